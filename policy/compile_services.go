@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// services builds the hosts and what addresses open by themselves.
+func (b *builder) services() {
+	for _, s := range b.cfg.Services {
+		if s.External {
+			continue
+		}
+		b.borrow[[2]string{s.Ref.Namespace, s.Ref.Name}] = s
+		for _, h := range s.Hosts {
+			if _, ok := b.kube[string(h)]; !ok {
+				b.kube[string(h)] = s
+			}
+		}
+	}
+	for _, s := range b.cfg.Services {
+		if !s.External {
+			continue
+		}
+		for _, pattern := range s.Hosts {
+			b.host(s, pattern)
+		}
+	}
+	for _, h := range b.hosts {
+		slices.SortFunc(h.Ports, func(x, y *HostPort) int {
+			return cmp.Or(cmp.Compare(x.Number, y.Number), cmp.Compare(x.Protocol.Transport(), y.Protocol.Transport()))
+		})
+		slices.SortFunc(h.Answers, netip.Addr.Compare)
+		h.Answers = slices.Compact(h.Answers)
+		slices.SortFunc(h.Literal, comparePrefix)
+		h.Literal = slices.Compact(h.Literal)
+	}
+	b.names = hostname.NewIndex(maps.All(b.hosts))
+}
+
+func comparePrefix(x, y netip.Prefix) int {
+	return cmp.Or(x.Addr().Compare(y.Addr()), cmp.Compare(x.Bits(), y.Bits()))
+}
+
+// host adds what s says about one of its hosts.
+func (b *builder) host(s *Service, pattern hostname.Pattern) {
+	h := b.hosts[pattern]
+	if h == nil {
+		h = &Host{Pattern: pattern, Rule: &s.Ref}
+		b.hosts[pattern] = h
+	}
+	h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
+	endpoints := b.endpoints(s, pattern)
+	b.answers(h, s, endpoints)
+	for i := range s.Ports {
+		b.port(h, s, &s.Ports[i], endpoints)
+	}
+}
+
+// answers adds the addresses that s itself names for h, and says which of
+// them egressd answers queries with: the single addresses of `addresses` if
+// there are any, else the endpoints of a STATIC service.
+func (b *builder) answers(h *Host, s *Service, endpoints []Endpoint) {
+	vip := false
+	for _, a := range s.Addresses {
+		a = plainPrefix(a)
+		h.Literal = append(h.Literal, a)
+		if a.IsSingleIP() {
+			vip = true
+			h.Answers = append(h.Answers, a.Addr())
+		}
+	}
+	for _, e := range endpoints {
+		if !e.Addr.IsValid() {
+			continue
+		}
+		a := e.Addr.Unmap()
+		h.Literal = append(h.Literal, netip.PrefixFrom(a, a.BitLen()))
+		if s.Resolution == ResolutionStatic && !vip {
+			h.Answers = append(h.Answers, a)
+		}
+	}
+	h.Own = h.Own || vip || s.Resolution == ResolutionStatic
+}
+
+// plainPrefix returns a prefix masked, and an IPv4-mapped one as IPv4.
+func plainPrefix(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked()
+}
+
+// endpoints returns s's endpoints for one of its hosts. A STATIC service
+// without any takes those of the Kubernetes Service of the host's name in its
+// namespace (this is how a ServiceEntry takes a headless Service over).
+func (b *builder) endpoints(s *Service, pattern hostname.Pattern) []Endpoint {
+	if s.Resolution != ResolutionStatic || len(s.Endpoints) > 0 {
+		return s.Endpoints
+	}
+	k := b.borrow[[2]string{s.Ref.Namespace, kubeName(string(pattern), s.Ref.Namespace)}]
+	if k == nil {
+		return nil
+	}
+	out := make([]Endpoint, len(k.Endpoints))
+	for i, e := range k.Endpoints {
+		out[i] = Endpoint{Addr: e.Addr, Weight: e.Weight, Ports: map[string]uint16{}}
+		for _, p := range s.Ports {
+			out[i].Ports[p.Name] = borrowedPort(p, k, e)
+		}
+	}
+	return out
+}
+
+// borrowedPort returns where an endpoint of the Kubernetes Service k serves
+// port p of a ServiceEntry: by the port's name, by the ServiceEntry's
+// targetPort, or by the Service's port of the same number.
+func borrowedPort(p Port, k *Service, e Endpoint) uint16 {
+	if n := e.Ports[p.Name]; n != 0 && p.Name != "" {
+		return n
+	}
+	if p.TargetPort != 0 {
+		return p.TargetPort
+	}
+	for _, kp := range k.Ports {
+		if kp.Number == p.Number && kp.Protocol.Transport() == p.Protocol.Transport() {
+			return endpointPort(kp, e)
+		}
+	}
+	return p.Number
+}
+
+// kubeName returns the name of the Kubernetes Service in namespace that host
+// stands for: "name", "name.namespace", "name.namespace.svc" or the latter
+// with a domain; "" for other hosts.
+func kubeName(host, namespace string) string {
+	name, rest, dotted := strings.Cut(host, ".")
+	if !dotted || rest == namespace || rest == namespace+".svc" || strings.HasPrefix(rest, namespace+".svc.") {
+		return name
+	}
+	return ""
+}
+
+// endpointPort returns the port that an endpoint serves p on: its own for
+// p's name, else the target port, else the service port.
+func endpointPort(p Port, e Endpoint) uint16 {
+	return cmp.Or(e.Ports[p.Name], p.TargetPort, p.Number)
+}
+
+// port adds port p of s to h. When another service opened the same port
+// before, that one has its way; two STATIC services of one protocol share
+// the port and put their endpoints together.
+func (b *builder) port(h *Host, s *Service, p *Port, endpoints []Endpoint) {
+	hp := h.Port(p.Protocol.Transport(), p.Number)
+	switch {
+	case hp == nil:
+		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref}
+		hp.Upstream = newUpstream(string(h.Pattern), s, p, endpoints)
+		hp.Upstream.Match = h
+		h.Ports = append(h.Ports, hp)
+	case s.Resolution == ResolutionStatic && hp.Upstream.Resolution == ResolutionStatic && hp.Protocol == p.Protocol:
+		for _, e := range newUpstream("", s, p, endpoints).Endpoints {
+			if !slices.ContainsFunc(hp.Upstream.Endpoints, func(o UpstreamEndpoint) bool { return o.Addr == e.Addr }) {
+				hp.Upstream.Endpoints = append(hp.Upstream.Endpoints, e)
+			}
+		}
+	default:
+		return
+	}
+	for _, a := range s.Addresses {
+		b.addresses = append(b.addresses, addressRule{plainPrefix(a), p.Number, hp})
+	}
+	if s.Resolution != ResolutionStatic {
+		return
+	}
+	for _, e := range endpoints {
+		a := e.Addr.Unmap()
+		prefix := netip.PrefixFrom(a, a.BitLen())
+		b.addresses = append(b.addresses, addressRule{prefix, p.Number, hp})
+		if n := endpointPort(*p, e); n != p.Number {
+			b.addresses = append(b.addresses, addressRule{prefix, n, hp})
+		}
+	}
+}
+
+// newUpstream builds where connections to a service's port go.
+func newUpstream(host string, s *Service, p *Port, endpoints []Endpoint) *Upstream {
+	u := &Upstream{
+		Host: host, Port: p.Number, Protocol: p.Protocol, Resolution: s.Resolution,
+		TargetPort: cmp.Or(p.TargetPort, p.Number), Rule: &s.Ref,
+	}
+	if s.Resolution == ResolutionNone {
+		return u
+	}
+	for _, e := range endpoints {
+		n := endpointPort(*p, e)
+		if e.Addr.IsValid() {
+			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{netip.AddrPortFrom(e.Addr.Unmap(), n), max(e.Weight, 1)})
+		} else {
+			u.Names = append(u.Names, UpstreamName{e.Host, n})
+		}
+	}
+	// A wildcard is not a name to resolve; WithName puts the request's in.
+	if len(endpoints) == 0 && s.Resolution != ResolutionStatic && host[0] != '*' {
+		u.Names = []UpstreamName{{host, u.TargetPort}}
+	}
+	return u
+}

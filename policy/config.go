@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// Ref says which object a rule came from, and where it is written. Line and
+// Column count from 1; 0 means unknown.
+type Ref struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	File      string `json:"file,omitempty"`
+	Line      int    `json:"line,omitempty"`
+	Column    int    `json:"column,omitempty"`
+}
+
+// Position is "file:line:column" as far as it is known.
+func (r Ref) Position() string {
+	s := r.File
+	if r.Line > 0 {
+		s += ":" + strconv.Itoa(r.Line)
+		if r.Column > 0 {
+			s += ":" + strconv.Itoa(r.Column)
+		}
+	}
+	return s
+}
+
+// String is "Kind namespace/name file:line:column".
+func (r Ref) String() string {
+	s := r.Kind + " " + r.Namespace + "/" + r.Name
+	if p := r.Position(); p != "" {
+		s += " " + p
+	}
+	return s
+}
+
+// Protocol is the application protocol of a port, as Istio names them
+// (istio.io/api networking/v1alpha3 Port.protocol).
+type Protocol uint8
+
+// The protocols. HTTPS and TLS are the same thing: opaque TLS told apart by SNI.
+const (
+	// ProtocolUnset: the port has no protocol; the first bytes decide.
+	ProtocolUnset Protocol = iota
+	ProtocolHTTP
+	ProtocolHTTP2
+	ProtocolGRPC
+	ProtocolHTTPS
+	ProtocolTLS
+	ProtocolTCP
+	ProtocolUDP
+)
+
+var protocolNames = [...]string{"", "HTTP", "HTTP2", "GRPC", "HTTPS", "TLS", "TCP", "UDP"}
+
+func (p Protocol) String() string {
+	if int(p) < len(protocolNames) {
+		return protocolNames[p]
+	}
+	return "?"
+}
+
+// IsHTTP says whether requests on the port are read as plain-text HTTP.
+func (p Protocol) IsHTTP() bool {
+	return p == ProtocolHTTP || p == ProtocolHTTP2 || p == ProtocolGRPC
+}
+
+// IsTLS says whether the port carries opaque TLS whose SNI is the name.
+func (p Protocol) IsTLS() bool { return p == ProtocolHTTPS || p == ProtocolTLS }
+
+// Transport is the port's transport.
+func (p Protocol) Transport() Transport {
+	if p == ProtocolUDP {
+		return UDP
+	}
+	return TCP
+}
+
+// Resolution says where a service's addresses come from
+// (istio.io/api networking/v1alpha3 ServiceEntry.Resolution).
+type Resolution uint8
+
+// The resolutions.
+const (
+	// ResolutionNone: the address the workload chose, if it was learned for the name.
+	ResolutionNone Resolution = iota
+	// ResolutionStatic: the endpoints' addresses.
+	ResolutionStatic
+	// ResolutionDNS: all answers for the host (or for each endpoint's name).
+	ResolutionDNS
+	// ResolutionDNSRoundRobin: the first answer for new connections.
+	ResolutionDNSRoundRobin
+	// ResolutionDynamicDNS: the name that the request carries, resolved at the time of the request.
+	ResolutionDynamicDNS
+)
+
+var resolutionNames = [...]string{"NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"}
+
+func (r Resolution) String() string {
+	if int(r) < len(resolutionNames) {
+		return resolutionNames[r]
+	}
+	return "?"
+}
+
+// Config is everything that Compile needs: validated, defaulted, with names
+// made absolute. policy/istio builds it. A compiled Snapshot points into its
+// Config, which must not be changed afterwards.
+type Config struct {
+	// Services are the ServiceEntries and the Kubernetes Services, in order of
+	// precedence: when two open one port of one host differently, the first
+	// has its way.
+	Services []*Service
+	// VirtualServices are in order of precedence, oldest first.
+	VirtualServices []*VirtualService
+	Gateways        []*Gateway
+	// GatewaySelector holds the labels that this node's gateway carries;
+	// Gateways whose selector they satisfy get listeners. Empty: none.
+	GatewaySelector map[string]string
+}
+
+// Service is one destination: a ServiceEntry (External) or a Kubernetes
+// Service. Only external ones open anything for workloads; Kubernetes
+// Services are destinations of routes.
+type Service struct {
+	Ref        Ref
+	External   bool
+	Hosts      []hostname.Pattern
+	Addresses  []netip.Prefix
+	Ports      []Port
+	Resolution Resolution
+	Endpoints  []Endpoint
+	// AllowPrivate lifts the refusal of private answers for names that only a
+	// wildcard matched (annotation egressd.dev/allow-private: "true").
+	AllowPrivate bool
+}
+
+// Port is one port of a Service. TargetPort 0 means Number.
+type Port struct {
+	Number     uint16
+	TargetPort uint16
+	Name       string
+	Protocol   Protocol
+}
+
+// Endpoint is one address (or, with DNS resolution, one name) of a Service.
+type Endpoint struct {
+	Addr   netip.Addr // invalid when Host is set
+	Host   string     // a name to resolve
+	Ports  map[string]uint16
+	Weight uint32 // 0 counts as 1
+}
+
+// VirtualService holds HTTP rules for hosts (Istio VirtualService.http).
+type VirtualService struct {
+	Ref   Ref
+	Hosts []hostname.Pattern
+	// Gateways are "mesh" or "namespace/name"; never empty.
+	Gateways []string
+	HTTP     []*HTTPRule
+}
+
+// HTTPRule is one entry of VirtualService.http: what to match and what to do.
+// Exactly one of Route, Redirect and DirectResponse is set.
+type HTTPRule struct {
+	Ref            Ref
+	Name           string
+	Matches        []*HTTPMatch // OR; empty matches everything
+	Route          []*WeightedDestination
+	Redirect       *Redirect
+	DirectResponse *DirectResponse
+	Rewrite        *Rewrite
+	Timeout        time.Duration // 0: none
+	Retries        *Retries      // nil: the safe default
+	Fault          *Fault
+	Headers        *Headers
+}
+
+// StringMatch is Istio's StringMatch. Regex is RE2 and matches the whole value.
+type StringMatch struct {
+	Kind  MatchKind
+	Value string
+}
+
+// MatchKind is the kind of a StringMatch.
+type MatchKind uint8
+
+// The kinds of StringMatch.
+const (
+	// MatchPresent: an empty StringMatch: the thing is there, with any value.
+	MatchPresent MatchKind = iota
+	MatchExact
+	MatchPrefix
+	MatchRegex
+)
+
+// HTTPMatch is Istio's HTTPMatchRequest: all set fields must match.
+type HTTPMatch struct {
+	Name           string
+	URI            *StringMatch
+	IgnoreURICase  bool
+	Scheme         *StringMatch
+	Method         *StringMatch
+	Authority      *StringMatch
+	Headers        map[string]StringMatch // keys in lower case
+	WithoutHeaders map[string]StringMatch // keys in lower case
+	QueryParams    map[string]StringMatch
+	Port           uint16   // 0: any
+	Gateways       []string // overrides VirtualService.Gateways when set
+}
+
+// WeightedDestination is one destination of a route. Its share is its weight
+// by the sum of the weights; a single destination takes all.
+type WeightedDestination struct {
+	Destination Destination
+	Weight      uint32
+	Headers     *Headers
+}
+
+// Destination names a service host (absolute) and a port; Port 0 means the
+// service's only port, else the port that the request came in on.
+type Destination struct {
+	Host string
+	Port uint16
+}
+
+// Redirect answers with a 3xx (Istio HTTPRedirect).
+type Redirect struct {
+	URI           string // replaces the whole path
+	PrefixRewrite string // replaces the matched prefix
+	Authority     string
+	Port          uint16 // 0: unset
+	// DerivePort is "", "FROM_PROTOCOL_DEFAULT" or "FROM_REQUEST_PORT".
+	DerivePort string
+	Scheme     string
+	Code       int // 301 when unset in the source
+}
+
+// DirectResponse answers without an upstream.
+type DirectResponse struct {
+	Status int
+	Body   []byte
+}
+
+// Rewrite changes the request before it goes upstream.
+type Rewrite struct {
+	URI          string // replaces the matched prefix or the whole exact path
+	Authority    string
+	RegexMatch   string // RE2
+	RegexRewrite string // with \1
+}
+
+// Retries is Istio's HTTPRetry. Attempts 0 disables retries.
+type Retries struct {
+	Attempts      int
+	PerTryTimeout time.Duration // 0: the route's timeout
+	// On holds Envoy retry_on tokens, in lower case; nil: the safe default.
+	On []string
+	// Codes are the retriable status codes of On.
+	Codes []int
+	// Backoff is the base interval; 0: 25 ms.
+	Backoff time.Duration
+}
+
+// Fault is Istio's HTTPFaultInjection. Percentages are 0 to 100; one that is
+// left out in the source is 0, which injects nothing.
+type Fault struct {
+	Delay        time.Duration
+	DelayPercent float64
+	// AbortStatus is an HTTP status, 0: none. AbortGRPC is a gRPC status code
+	// with HTTP 200, -1: none.
+	AbortStatus  int
+	AbortGRPC    int
+	AbortPercent float64
+}
+
+// Headers is Istio's Headers: operations on request and response headers.
+type Headers struct {
+	Request, Response HeaderOps
+}
+
+// HeaderOps are applied in the order remove, set, add.
+type HeaderOps struct {
+	Set, Add []Header
+	Remove   []string
+}
+
+// Header is one name and value.
+type Header struct{ Name, Value string }
+
+// Gateway is an Istio Gateway.
+type Gateway struct {
+	Ref      Ref
+	Selector map[string]string
+	Servers  []GatewayServer
+}
+
+// GatewayServer is one listener of a Gateway. Hosts are patterns; a host's
+// namespace part ("ns/host") is in HostNamespaces at the same index ("*" any).
+type GatewayServer struct {
+	Ref            Ref
+	Name           string
+	Port           uint16
+	Bind           netip.Addr // invalid: all addresses
+	Protocol       Protocol
+	Hosts          []hostname.Pattern
+	HostNamespaces []string
+	HTTPSRedirect  bool
+}

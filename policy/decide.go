@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import "slices"
+
+// candidates are the rules that may apply to a flow whose name is not known
+// yet: the first of each kind, and the strictest verdict of all.
+type candidates struct {
+	first, http, tls, opaque *HostPort
+	// opaqueName is the learned name that opaque was found by, if any.
+	opaqueName string
+	verdict    Verdict
+}
+
+// add adds a rule that was found by name, or by address when name is "".
+func (c *candidates) add(hp *HostPort, name string) {
+	unset := hp.Protocol == ProtocolUnset
+	if c.first == nil {
+		c.first = hp
+	}
+	if c.http == nil && (unset || hp.Protocol.IsHTTP()) {
+		c.http = hp
+	}
+	if c.tls == nil && (unset || hp.Protocol.IsTLS()) {
+		c.tls = hp
+	}
+	if c.opaque == nil && (unset || hp.Protocol == ProtocolTCP) {
+		c.opaque, c.opaqueName = hp, name
+	}
+	// A later verdict looks closer; an address that several rules share gets
+	// the closest look that any of them asks for.
+	c.verdict = max(c.verdict, hp.Verdict)
+}
+
+// merge adds what an entry of the address table holds.
+func (c *candidates) merge(e *candidates) {
+	for _, hp := range [...]*HostPort{e.first, e.http, e.tls, e.opaque} {
+		if hp != nil {
+			c.add(hp, "")
+		}
+	}
+	c.verdict = max(c.verdict, e.verdict)
+}
+
+// allow is the Decision that hp allows.
+func allow(v Verdict, hp *HostPort) Decision {
+	return Decision{Verdict: v, Reason: ReasonAllowed, Rule: hp.Rule, Host: hp.Upstream.Match, Port: hp}
+}
+
+// deny is a denial with the nearest rule, which may be nil.
+func deny(r Reason, near *Ref) Decision { return Decision{Verdict: Deny, Reason: r, Rule: near} }
+
+// ruleOf returns hp's rule, nil for nil.
+func ruleOf(hp *HostPort) *Ref {
+	if hp == nil {
+		return nil
+	}
+	return hp.Rule
+}
+
+// Decide decides a flow. It allocates nothing.
+//
+// Without f.Host the destination's address and port decide: what the address
+// opens by itself (Static), and what the names open that it was learned for.
+// With f.Host, that name must be allowed on the port for the protocol that
+// the name was read from; the address must be one of the name's own unless
+// the verdict is Proxy (the forwarding core dials its own answer). An
+// f.Dst without a valid address leaves the address out of the question.
+//
+// Denials carry the most telling reason and the nearest rule.
+func (p *Policy) Decide(f Flow) Decision {
+	if f.Transport != TCP && f.Transport != UDP {
+		return deny(ReasonSocketType, nil)
+	}
+	if f.Host != "" {
+		return p.decideName(f)
+	}
+	c := p.candidates(f)
+	if c.first == nil {
+		return p.missAddress(f)
+	}
+	return allow(c.verdict, c.first)
+}
+
+// candidates collects what may apply to f before its name is known. Names
+// that the address was learned for have precedence over the address itself.
+func (p *Policy) candidates(f Flow) candidates {
+	var c candidates
+	for _, n := range f.Names {
+		if _, hp := p.LookupPort(n, f.Transport, f.Dst.Port()); hp != nil {
+			c.add(hp, n)
+		}
+	}
+	p.addrs.collect(&c, f.Transport, f.Dst)
+	return c
+}
+
+// Candidates is what is known about a flow before its first byte was read.
+type Candidates struct {
+	// Decision is what Decide says about the flow without a name.
+	Decision
+	// HTTP and TLS say that rules of that kind may apply once the first bytes
+	// are there; DecideHTTP or DecideTLS then has the last word.
+	HTTP, TLS bool
+	// Opaque is where the connection goes when its bytes are not to be read:
+	// set when a TCP rule (or one without a protocol) covers the destination.
+	Opaque *Upstream
+}
+
+// Candidates says what may apply to a TCP connection to f.Dst, whose address
+// was learned for f.Names; f.Host is not looked at. One kind alone means that
+// there is nothing to find out; several mean that the first bytes must tell.
+func (p *Policy) Candidates(f Flow) Candidates {
+	f.Host = ""
+	c := p.candidates(f)
+	if c.first == nil {
+		return Candidates{Decision: p.Decide(f)}
+	}
+	out := Candidates{Decision: allow(c.verdict, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
+	if c.opaque != nil {
+		out.Opaque = c.opaqueUpstream()
+	}
+	return out
+}
+
+func (c *candidates) opaqueUpstream() *Upstream {
+	if c.opaqueName == "" {
+		return c.opaque.Upstream
+	}
+	return c.opaque.Upstream.WithName(c.opaqueName)
+}
+
+// DecideTLS decides a TCP connection to f.Dst whose ClientHello carries sni
+// (normalized, "" when absent), and says where it goes when it is allowed.
+// When the name does not allow it, a TCP rule for the destination still may.
+func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
+	f.Transport, f.Host, f.HostFrom = TCP, sni, EvidenceSNI
+	c := p.candidates(f)
+	var d Decision
+	if sni == "" {
+		d = deny(ReasonNoName, ruleOf(c.first))
+	} else {
+		d = p.decideName(f)
+	}
+	switch {
+	case d.Verdict != Deny:
+		return d, d.Port.Upstream.WithName(sni)
+	case c.opaque != nil:
+		return allow(c.opaque.Verdict, c.opaque), c.opaqueUpstream()
+	}
+	return d, nil
+}
+
+// decideName decides a flow that carries a name.
+func (p *Policy) decideName(f Flow) Decision {
+	h, hp := p.find(f)
+	if hp == nil {
+		return p.missName(f)
+	}
+	if r := unfit(hp.Protocol, f.HostFrom); r != "" {
+		return deny(r, hp.Rule)
+	}
+	if hp.Verdict != Proxy && f.Dst.Addr().IsValid() && !backs(h, f) {
+		return deny(ReasonNoRule, hp.Rule)
+	}
+	d := allow(hp.Verdict, hp)
+	d.Host = h
+	return d
+}
+
+// find returns the rule for f.Host on f's port. The port is the service's;
+// who dials a STATIC endpoint itself dials the endpoint's port instead.
+func (p *Policy) find(f Flow) (*Host, *HostPort) {
+	if h, hp := p.LookupPort(f.Host, f.Transport, f.Dst.Port()); hp != nil {
+		return h, hp
+	}
+	w := p.names.Walk(f.Host)
+	for h, ok := w.Next(); ok; h, ok = w.Next() {
+		for _, hp := range h.Ports {
+			if hp.Protocol.Transport() == f.Transport && hp.Upstream.hasEndpoint(f) {
+				return h, hp
+			}
+		}
+	}
+	return nil, nil
+}
+
+// hasEndpoint says whether f.Dst is one of the fixed endpoints of a STATIC
+// service.
+func (u *Upstream) hasEndpoint(f Flow) bool {
+	if u.Resolution != ResolutionStatic {
+		return false
+	}
+	for _, e := range u.Endpoints {
+		if e.Addr.Port() == f.Dst.Port() && e.Addr.Addr() == f.Dst.Addr().Unmap() {
+			return true
+		}
+	}
+	return false
+}
+
+// unfit returns the reason why a flow of the kind that shows a name in this
+// way must not use a port of protocol pr; "" when it may.
+func unfit(pr Protocol, e Evidence) Reason {
+	switch {
+	case e == EvidenceSNI && pr.IsHTTP():
+		return ReasonNotHTTP
+	case e == EvidenceHTTP && pr.IsTLS():
+		return ReasonNotTLS
+	}
+	return ""
+}
+
+// backs says whether f's address is one of the host's own.
+func backs(h *Host, f Flow) bool {
+	if slices.Contains(f.Names, f.Host) {
+		return true
+	}
+	a := f.Dst.Addr().Unmap()
+	for _, l := range h.Literal {
+		if l.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// missAddress says why no rule allows f's address on its port.
+func (p *Policy) missAddress(f Flow) Decision {
+	var near *Ref
+	for _, n := range f.Names {
+		r, rule := p.missPort(n, f)
+		if r == ReasonTransport {
+			return deny(r, rule)
+		}
+		if r != "" && near == nil {
+			near = rule
+		}
+	}
+	r, hp := p.addrs.miss(f.Transport, f.Dst)
+	switch {
+	case r == ReasonTransport:
+		return deny(r, hp.Rule)
+	case near != nil:
+		return deny(ReasonPort, near)
+	case r != "":
+		return deny(r, hp.Rule)
+	case len(f.Names) > 0:
+		return deny(ReasonName, nil)
+	}
+	return deny(ReasonNoRule, nil)
+}
+
+// missName says why no rule allows f.Host on f's port. When the name is not
+// allowed at all, the nearest rule is one for the address.
+func (p *Policy) missName(f Flow) Decision {
+	if r, rule := p.missPort(f.Host, f); r != "" {
+		return deny(r, rule)
+	}
+	c := p.candidates(f)
+	return deny(ReasonName, ruleOf(c.first))
+}
+
+// missPort returns ReasonTransport or ReasonPort with the nearest rule when
+// name is allowed, but not on f's port; "" when it is not allowed at all.
+func (p *Policy) missPort(name string, f Flow) (Reason, *Ref) {
+	if _, hp := p.LookupPort(name, f.Transport.other(), f.Dst.Port()); hp != nil {
+		return ReasonTransport, hp.Rule
+	}
+	h := p.Lookup(name)
+	if h == nil {
+		return "", nil
+	}
+	return ReasonPort, h.Rule
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/textproto"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// matcher is a compiled HTTPMatch. All of its conditions must hold; the zero
+// matcher matches everything.
+type matcher struct {
+	uri, scheme, method, authority *stringMatcher
+	headers                        []fieldMatcher
+	query                          []fieldMatcher
+	port                           uint16
+}
+
+// fieldMatcher is a condition on a header (canonical name) or query parameter.
+type fieldMatcher struct {
+	name   string
+	value  *stringMatcher
+	invert bool
+}
+
+// stringMatcher is a compiled StringMatch.
+type stringMatcher struct {
+	kind  MatchKind
+	value string
+	fold  bool
+	re    *regexp.Regexp
+}
+
+// fullMatch compiles an RE2 expression that must match the whole text.
+func fullMatch(expr string) (*regexp.Regexp, error) {
+	// Compiled alone first: "a)(b" must not become valid within the group.
+	if _, err := regexp.Compile(expr); err != nil {
+		return nil, err
+	}
+	return regexp.Compile(`\A(?:` + expr + `)\z`)
+}
+
+// newStringMatcher returns nil for a nil m.
+func newStringMatcher(m *StringMatch, fold bool) (*stringMatcher, error) {
+	if m == nil {
+		return nil, nil
+	}
+	s := &stringMatcher{kind: m.Kind, value: m.Value}
+	switch m.Kind {
+	case MatchPresent, MatchExact, MatchPrefix:
+		// Envoy ignores case_sensitive for regular expressions.
+		s.fold = fold
+		return s, nil
+	case MatchRegex:
+		re, err := fullMatch(m.Value)
+		s.re = re
+		return s, err
+	}
+	return nil, fmt.Errorf("match kind %d is unknown", m.Kind)
+}
+
+// matches says whether a present value v matches.
+func (s *stringMatcher) matches(v string) bool {
+	switch s.kind {
+	case MatchPresent:
+		return true
+	case MatchExact:
+		return v == s.value || s.fold && strings.EqualFold(v, s.value)
+	case MatchPrefix:
+		n := len(s.value)
+		return strings.HasPrefix(v, s.value) || s.fold && len(v) >= n && strings.EqualFold(v[:n], s.value)
+	case MatchRegex:
+		return s.re.MatchString(v)
+	}
+	return false
+}
+
+// newMatcher compiles m. Its errors say which field is wrong.
+func newMatcher(m *HTTPMatch) (*matcher, error) {
+	out := &matcher{port: m.Port}
+	var errs []error
+	compile := func(field string, m *StringMatch, fold bool) *stringMatcher {
+		s, err := newStringMatcher(m, fold)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+		}
+		return s
+	}
+	out.uri = compile("uri", m.URI, m.IgnoreURICase)
+	out.scheme = compile("scheme", m.Scheme, false)
+	out.method = compile("method", m.Method, false)
+	out.authority = compile("authority", m.Authority, false)
+	fields := func(field string, all map[string]StringMatch, name func(string) string, invert bool) []fieldMatcher {
+		var out []fieldMatcher
+		for _, k := range slices.Sorted(maps.Keys(all)) {
+			v := all[k]
+			if v.Kind == MatchRegex && v.Value == "*" {
+				v = StringMatch{} // Istio reads the regex "*" as "is there"
+			}
+			out = append(out, fieldMatcher{name(k), compile(field+"["+k+"]", &v, false), invert})
+		}
+		return out
+	}
+	out.headers = append(fields("headers", m.Headers, textproto.CanonicalMIMEHeaderKey, false),
+		fields("withoutHeaders", m.WithoutHeaders, textproto.CanonicalMIMEHeaderKey, true)...)
+	out.query = fields("queryParams", m.QueryParams, func(s string) string { return s }, false)
+	return out, errors.Join(errs...)
+}
+
+// matchesAll says whether nothing is asked but perhaps a path that every
+// path is: Istio's catch-all, behind which no rule is reachable.
+func (m *matcher) matchesAll() bool {
+	if m == nil {
+		return true
+	}
+	if m.scheme != nil || m.method != nil || m.authority != nil || m.port != 0 || len(m.headers)+len(m.query) > 0 {
+		return false
+	}
+	u := m.uri
+	return u == nil || u.kind == MatchPresent || u.kind == MatchPrefix && (u.value == "/" || u.value == "") ||
+		u.kind == MatchRegex && u.value == ".*"
+}
+
+// matches says whether r fulfils all conditions; a nil matcher has none.
+func (m *matcher) matches(r *Request) bool {
+	if m == nil {
+		return true
+	}
+	if m.port != 0 && m.port != r.Port ||
+		m.uri != nil && !m.uri.matches(r.Path) ||
+		m.scheme != nil && !m.scheme.matches(r.Scheme) ||
+		m.method != nil && !m.method.matches(r.Method) ||
+		m.authority != nil && !m.authority.matches(r.Authority) {
+		return false
+	}
+	for i := range m.headers {
+		if !m.headers[i].matchesHeader(r) {
+			return false
+		}
+	}
+	for i := range m.query {
+		q := &m.query[i]
+		v, ok := r.Query[q.name]
+		if !ok || len(v) == 0 || !q.value.matches(v[0]) {
+			return false
+		}
+	}
+	return true
+}
+
+// matchesHeader looks at one header. An inverted condition holds when the
+// header is absent and an empty value would not match (Envoy's invert_match
+// with treat_missing_header_as_empty).
+func (f *fieldMatcher) matchesHeader(r *Request) bool {
+	v, ok := r.header(f.name)
+	if !f.invert {
+		return ok && f.value.matches(v)
+	}
+	if f.value.kind == MatchPresent {
+		return !ok
+	}
+	return !f.value.matches(v)
+}
+
+// header returns a header's value, several joined by a comma as Envoy does,
+// and whether it is there. The pseudo-headers of HTTP/2 and Host are headers.
+func (r *Request) header(name string) (string, bool) {
+	switch name {
+	case "Host", ":authority":
+		return r.Authority, true
+	case ":method":
+		return r.Method, true
+	case ":scheme":
+		return r.Scheme, true
+	case ":path":
+		return r.Path, true
+	}
+	switch v := r.Header[name]; len(v) {
+	case 0:
+		return "", false
+	case 1:
+		return v[0], true
+	default:
+		return strings.Join(v, ","), true
+	}
+}

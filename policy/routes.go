@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// Routes are the HTTP rules of one host, in the order in which they are
+// tried. They are immutable.
+type Routes struct {
+	// Refs are the VirtualServices that the rules come from: one for
+	// workloads, one or more on a gateway.
+	Refs   []*Ref
+	routes []route
+}
+
+// route is one rule with one of its matches.
+type route struct {
+	match  *matcher // nil matches everything
+	action *HTTPAction
+}
+
+// find returns the action of the first rule that matches, or nil.
+func (rs *Routes) find(r *Request) *HTTPAction {
+	for i := range rs.routes {
+		if rs.routes[i].match.matches(r) {
+			return rs.routes[i].action
+		}
+	}
+	return nil
+}
+
+// decide fills in the answer that the rules give for r; hp may be nil.
+func (rs *Routes) decide(r *Request, h *Host, hp *HostPort) HTTPDecision {
+	a := rs.find(r)
+	if a == nil {
+		return HTTPDecision{Decision: deny(ReasonNoRoute, rs.Refs[0])}
+	}
+	return HTTPDecision{
+		Decision: Decision{Verdict: Proxy, Reason: ReasonAllowed, Rule: &a.Rule.Ref, Host: h, Port: hp},
+		Action:   a,
+	}
+}
+
+// Pick chooses a destination: each has the share of its weight by the sum of
+// the weights of all values of r. It is nil when the rule has no route
+// (redirect, direct response).
+func (a *HTTPAction) Pick(r uint64) *RouteDestination {
+	if len(a.Destinations) == 0 || a.TotalWeight == 0 {
+		return nil
+	}
+	n := uint32(r % uint64(a.TotalWeight))
+	for i := range a.Destinations {
+		d := &a.Destinations[i]
+		if n < d.Weight {
+			return d
+		}
+		n -= d.Weight
+	}
+	return nil // cannot be: TotalWeight is the sum
+}
+
+// meshVhost has the HTTP rules of one VirtualService host pattern for
+// workloads. Where a destination leaves its port to the request, the rules
+// differ by the port that the request came in on.
+type meshVhost struct {
+	pattern hostname.Pattern
+	byPort  map[uint16]*Routes
+	other   *Routes // all other ports
+}
+
+func (v *meshVhost) routes(port uint16) *Routes {
+	if rs := v.byPort[port]; rs != nil {
+		return rs
+	}
+	return v.other
+}
+
+// DecideHTTP decides one HTTP request on a connection to f.Dst, whose
+// address was learned for f.Names. The request's host must be allowed on the
+// port that was dialled; then the rules of the most specific VirtualService
+// host on gateway "mesh" decide, the oldest when several have that host. If
+// there are rules but none matches, the answer is ReasonNoRoute.
+//
+// A Host that is an IP address must be the one that was dialled, and the
+// address must be open by itself (a STATIC endpoint or one of `addresses`).
+// When the host does not allow the request, a TCP rule for the destination
+// still may; HTTP rules do not act on it then.
+func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
+	f.Transport, f.Host, f.HostFrom = TCP, r.Host, EvidenceHTTP
+	d := p.decideHost(f)
+	if d.Verdict == Deny {
+		if c := p.candidates(f); c.opaque != nil {
+			return HTTPDecision{Decision: allow(c.opaque.Verdict, c.opaque), Upstream: c.opaqueUpstream()}
+		}
+		return HTTPDecision{Decision: d}
+	}
+	if d.Port.Protocol != ProtocolTCP {
+		if rs := p.routesFor(f, d); rs != nil {
+			return rs.decide(r, d.Host, d.Port)
+		}
+	}
+	return HTTPDecision{Decision: d, Upstream: d.Port.Upstream.WithName(r.Host)}
+}
+
+// routesFor returns the HTTP rules for an allowed request, nil when it has none.
+func (p *Policy) routesFor(f Flow, d Decision) *Routes {
+	if !d.Host.Pattern.IsWildcard() {
+		return d.Port.Routes
+	}
+	if v, ok := p.vhosts.Lookup(f.Host); ok {
+		return v.routes(d.Port.Number)
+	}
+	return nil
+}
+
+// decideHost decides by the request's host alone.
+func (p *Policy) decideHost(f Flow) Decision {
+	if f.Host == "" {
+		c := p.candidates(f)
+		return deny(ReasonNoName, ruleOf(c.first))
+	}
+	a, err := netip.ParseAddr(strings.Trim(f.Host, "[]"))
+	if err != nil {
+		return p.decideName(f)
+	}
+	var c candidates
+	p.addrs.collect(&c, TCP, f.Dst)
+	switch {
+	case a.Unmap() != f.Dst.Addr().Unmap() || c.first == nil:
+		return deny(ReasonName, ruleOf(c.first))
+	case c.http == nil:
+		return deny(ReasonNotTLS, c.first.Rule)
+	}
+	return allow(c.http.Verdict, c.http)
+}
+
+// DecideHTTP decides one request that arrived at the listener: the virtual
+// host is the one with exactly the request's host, else the one with the
+// longest wildcard, else "*". If it has no rule that matches, or there is
+// none at all, the answer is ReasonNoRoute (404).
+func (l *GatewayListener) DecideHTTP(r *Request) HTTPDecision {
+	if r.Host == "" {
+		return HTTPDecision{Decision: deny(ReasonNoName, nil)}
+	}
+	v, ok := l.vhosts.Lookup(r.Host)
+	if !ok {
+		return HTTPDecision{Decision: deny(ReasonNoRoute, nil)}
+	}
+	return v.routes.decide(r, nil, nil)
+}
+
+// sortCatchAll moves the rules that match everything behind all others, as
+// Istio does when several VirtualServices share a host of a gateway.
+func sortCatchAll(all []route) {
+	slices.SortStableFunc(all, func(a, b route) int {
+		am, bm := a.match.matchesAll(), b.match.matchesAll()
+		switch {
+		case am == bm:
+			return 0
+		case am:
+			return 1
+		}
+		return -1
+	})
+}

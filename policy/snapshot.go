@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"net/netip"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// PolicyID numbers a policy within the kernel's tables. 0 is no policy.
+type PolicyID uint32
+
+// DefaultPolicy is the policy that every workload has which no more specific
+// rule gives another one.
+const DefaultPolicy PolicyID = 1
+
+// Host is one allowed host pattern of a policy with everything it opens.
+type Host struct {
+	Pattern hostname.Pattern
+	// Rule is the first service that declares the host.
+	Rule *Ref
+	// Ports are what the host may be reached on, by number; one host may be
+	// declared by several services.
+	Ports []*HostPort
+	// Own says that egressd answers DNS queries for the host itself, with
+	// Answers (STATIC endpoints, or the addresses of the ServiceEntry).
+	Own     bool
+	Answers []netip.Addr
+	// AllowPrivate: private answers are good although a wildcard matched.
+	AllowPrivate bool
+	// Literal holds the addresses that the ServiceEntry itself names; they
+	// are good whatever range they are in.
+	Literal []netip.Prefix
+}
+
+// Port returns the port rule for a transport and number, or nil.
+func (h *Host) Port(t Transport, number uint16) *HostPort {
+	for _, p := range h.Ports {
+		if p.Number == number && p.Protocol.Transport() == t {
+			return p
+		}
+	}
+	return nil
+}
+
+// HostPort is one port of a Host.
+type HostPort struct {
+	Number   uint16
+	Protocol Protocol
+	Verdict  Verdict
+	Rule     *Ref
+	// Upstream is where connections go when no HTTP rule says otherwise.
+	Upstream *Upstream
+	// Routes are the HTTP rules that act on this host and port; nil: none.
+	// Under a wildcard, a name may have rules of its own; DecideHTTP finds
+	// them by the request's name.
+	Routes *Routes
+}
+
+// Upstream is a destination that the forwarding core can dial: a host and
+// port, with fixed endpoints or a name to resolve.
+//
+// Resolution says what the address is taken from. With ResolutionNone there
+// are no Endpoints and no Names: the address that the workload dialled is
+// used, on TargetPort, but only if it was learned for Host or lies in
+// Match.Literal. With any other resolution it is Endpoints and Names; when
+// both are empty there is nothing to dial, and the connection fails.
+type Upstream struct {
+	// Host is the service's host; for a wildcard it is the pattern, and the
+	// request's own name is dialled (WithName).
+	Host string
+	// Port is the service port (host order); endpoints may have others.
+	Port     uint16
+	Protocol Protocol
+	// Resolution is that of the service; Kubernetes Services are STATIC.
+	Resolution Resolution
+	// TargetPort is the port that resolved and dialled addresses are dialled
+	// on; it is Port when the service says nothing else.
+	TargetPort uint16
+	// Endpoints are fixed endpoints; their Weight is at least 1.
+	Endpoints []UpstreamEndpoint
+	// Names are the names to resolve (DNS): the host, or the endpoints' names.
+	Names []UpstreamName
+	// Match is the host whose address rules apply to resolved addresses; nil
+	// for Kubernetes Services.
+	Match *Host
+	Rule  *Ref
+}
+
+// UpstreamEndpoint is a fixed endpoint.
+type UpstreamEndpoint struct {
+	Addr   netip.AddrPort
+	Weight uint32
+}
+
+// UpstreamName is a name to resolve and the port to dial.
+type UpstreamName struct {
+	Name string
+	Port uint16
+}
+
+// WithName returns an Upstream that stands for name where u stands for a
+// wildcard: name is its Host and, unless the service has endpoints or leaves
+// the address to the workload, the name to resolve. Upstreams that are not
+// wildcards are returned as they are.
+func (u *Upstream) WithName(name string) *Upstream {
+	if len(u.Host) == 0 || u.Host[0] != '*' || len(u.Endpoints) > 0 || len(u.Names) > 0 {
+		return u
+	}
+	w := *u
+	w.Host = name
+	if u.Resolution == ResolutionDNS || u.Resolution == ResolutionDNSRoundRobin || u.Resolution == ResolutionDynamicDNS {
+		w.Names = []UpstreamName{{Name: name, Port: u.TargetPort}}
+	}
+	return &w
+}
+
+// Opening is one entry of the kernel's verdict tables: an address or prefix
+// with a port and transport, and what happens to flows to it.
+type Opening struct {
+	Prefix    netip.Prefix
+	Port      uint16 // host order
+	Transport Transport
+	Verdict   Verdict
+}
+
+// Flow is a connection or datagram as far as it is known when it is decided.
+type Flow struct {
+	Transport Transport
+	Dst       netip.AddrPort
+	// Names are the names that Dst's address was learned for, in this policy.
+	Names []string
+	// Host is the name that the flow itself carried, "" when none was seen.
+	Host string
+	// HostFrom says where Host was read.
+	HostFrom Evidence
+}
+
+// Evidence says where a flow's name comes from.
+type Evidence uint8
+
+// The kinds of evidence.
+const (
+	EvidenceNone Evidence = iota
+	EvidenceSNI
+	EvidenceHTTP
+)
+
+func (e Evidence) String() string {
+	switch e {
+	case EvidenceSNI:
+		return "sni"
+	case EvidenceHTTP:
+		return "host"
+	}
+	return ""
+}
+
+// Decision is the answer for a flow, with its reason.
+type Decision struct {
+	Verdict Verdict
+	Reason  Reason
+	// WouldDeny says that the policy denies for Reason, and that the flow is
+	// let pass because the workload's mode is Audit. Decide never sets it.
+	WouldDeny bool
+	// Rule is the rule that allowed, or on a denial the nearest one; may be nil.
+	Rule *Ref
+	Host *Host
+	Port *HostPort
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package policy is the policy engine: it compiles validated configuration
+// into an immutable Snapshot and decides flows and HTTP requests from it.
+//
+// The package is pure: no I/O, no clock, no randomness, no goroutines. What
+// changes at run time (learned addresses, percentages, the clock) comes in
+// through arguments. YAML and Istio types live in policy/istio, which
+// translates them into the types declared here.
+package policy
+
+// Verdict is what the kernel does with a flow. The numbers are shared with
+// the kernel programs (enum egd_verdict in bpf/egressd.h); a test in loader
+// keeps the two equal.
+type Verdict uint8
+
+// The four verdicts. The zero value denies, so that forgetting to decide is
+// a denial.
+const (
+	// Deny refuses the flow with an errno and an event.
+	Deny Verdict = iota
+	// Direct lets the flow go straight to its destination: address and port decide.
+	Direct
+	// Inspect lets the flow go straight, after the kernel read an allowed SNI in its first data.
+	Inspect
+	// Proxy redirects the flow to the forwarding core.
+	Proxy
+)
+
+var verdictNames = [...]string{"deny", "direct", "inspect", "proxy"}
+
+func (v Verdict) String() string {
+	if int(v) < len(verdictNames) {
+		return verdictNames[v]
+	}
+	return "deny"
+}
+
+// MarshalText writes the verdict's name.
+func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// Mode says what a denial means for a workload. The numbers are shared with
+// the kernel programs (enum egd_mode in bpf/egressd.h).
+type Mode uint8
+
+// The modes. There is no automatic change between them.
+const (
+	// Enforce: deny is deny.
+	Enforce Mode = iota
+	// Audit: a denial is logged as would-deny and then allowed.
+	Audit
+	// Off: nothing is decided.
+	Off
+)
+
+var modeNames = [...]string{"enforce", "audit", "off"}
+
+func (m Mode) String() string {
+	if int(m) < len(modeNames) {
+		return modeNames[m]
+	}
+	return "enforce"
+}
+
+// MarshalText writes the mode's name.
+func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// Transport is an IP protocol number (IANA): TCP 6, UDP 17.
+type Transport uint8
+
+// The transports that policy speaks about. Any other IP protocol is denied.
+const (
+	TCP Transport = 6
+	UDP Transport = 17
+)
+
+func (t Transport) String() string {
+	switch t {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return "ip"
+}
+
+// Reason names why a decision was made. The strings are stable: they appear
+// in events, metrics and machine-readable output.
+type Reason string
+
+// Reasons of decisions, by the layer that finds them.
+const (
+	// ReasonAllowed: a rule allows the flow.
+	ReasonAllowed Reason = "allowed"
+
+	// ReasonNoRule: no rule allows this address and port and no name is known for the address.
+	ReasonNoRule Reason = "no-rule"
+	// ReasonPort: the name or address is allowed, but not on this port.
+	ReasonPort Reason = "port-not-allowed"
+	// ReasonTransport: the name or address is allowed on this port, but with another transport.
+	ReasonTransport Reason = "transport-not-allowed"
+	// ReasonSocketType: raw, ping, SCTP and other sockets that no rule can allow.
+	ReasonSocketType Reason = "socket-type"
+	// ReasonNetns: the socket lives in a network namespace that has no listener of egressd.
+	ReasonNetns Reason = "foreign-netns"
+	// ReasonOwnPort: a workload dialled one of egressd's own listeners.
+	ReasonOwnPort Reason = "own-port"
+	// ReasonMapFull: a kernel table had no room for the flow.
+	ReasonMapFull Reason = "map-full"
+	// ReasonNoWorkload: the kernel could not tell which workload the socket belongs to.
+	ReasonNoWorkload Reason = "no-workload"
+	// ReasonNoConfig: the kernel programs found no configuration.
+	ReasonNoConfig Reason = "no-config"
+	// ReasonStorage: no socket storage could be had for the socket.
+	ReasonStorage Reason = "no-socket-storage"
+
+	// ReasonNoOrigin: a connection reached a listener without a recorded original destination.
+	ReasonNoOrigin Reason = "no-original-destination"
+	// ReasonName: the SNI, Host or queried name is not allowed for the workload.
+	ReasonName Reason = "name-not-allowed"
+	// ReasonQueryType: the queried name is allowed, but not with this DNS record type.
+	ReasonQueryType Reason = "query-type-not-allowed"
+	// ReasonNoName: a TLS or HTTP flow carried no name.
+	ReasonNoName Reason = "no-name"
+	// ReasonNotTLS: the first bytes on a TLS port are not a ClientHello.
+	ReasonNotTLS Reason = "not-tls"
+	// ReasonNotHTTP: the first bytes on an HTTP port are not HTTP.
+	ReasonNotHTTP Reason = "not-http"
+	// ReasonMalformed: a ClientHello, DNS message or HTTP request that cannot be parsed.
+	ReasonMalformed Reason = "malformed"
+	// ReasonPeekTimeout: the first bytes did not arrive in time.
+	ReasonPeekTimeout Reason = "peek-timeout"
+	// ReasonAddress: the address is one that no answer may name (loopback, metadata, ...).
+	ReasonAddress Reason = "address-not-allowed"
+	// ReasonPolicyChanged: a connection was open and a newer policy denies it.
+	ReasonPolicyChanged Reason = "policy-changed"
+
+	// ReasonNoRoute: the host is allowed, but no HTTP rule matches the request.
+	ReasonNoRoute Reason = "no-route"
+	// ReasonUpstream: the upstream could not be reached.
+	ReasonUpstream Reason = "upstream-unreachable"
+	// ReasonResolve: the upstream's name could not be resolved.
+	ReasonResolve Reason = "upstream-unresolved"
+	// ReasonTimeout: the route's timeout ended the request.
+	ReasonTimeout Reason = "upstream-timeout"
+	// ReasonFault: a fault rule aborted the request.
+	ReasonFault Reason = "fault-injected"
+	// ReasonOverload: a bound on connections or queries was reached.
+	ReasonOverload Reason = "overload"
+)
