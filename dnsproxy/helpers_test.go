@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy"
+)
+
+// TestMain fails when a test leaves a goroutine behind.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s", buf[:runtime.Stack(buf, true)])
+			code = 1
+			break
+		}
+	}
+	os.Exit(code)
+}
+
+// service is a DNS ServiceEntry with port 443 for hosts.
+func service(hosts ...string) *policy.Service {
+	s := &policy.Service{
+		Ref: policy.Ref{Kind: "ServiceEntry", Namespace: "default", Name: hosts[0]}, External: true,
+		Ports:      []policy.Port{{Number: 443, Name: "tls", Protocol: policy.ProtocolTLS}},
+		Resolution: policy.ResolutionDNS,
+	}
+	for _, h := range hosts {
+		p, err := hostname.ParsePattern(h)
+		if err != nil {
+			panic(err)
+		}
+		s.Hosts = append(s.Hosts, p)
+		if p.IsWildcard() {
+			s.Resolution = policy.ResolutionNone
+		}
+	}
+	return s
+}
+
+func compile(t testing.TB, services ...*policy.Service) *policy.Snapshot {
+	t.Helper()
+	s, err := policy.Compile(&policy.Config{Services: services})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// seedServices are what most tests allow.
+func seedServices() []*policy.Service {
+	own := service("db.internal")
+	own.Resolution = policy.ResolutionStatic
+	for _, a := range []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"} {
+		own.Endpoints = append(own.Endpoints, policy.Endpoint{Addr: netip.MustParseAddr(a)})
+	}
+	lax := service("*.lax.test")
+	lax.AllowPrivate = true
+	return []*policy.Service{service("www.example.com"), service("other.example.com"), service("*.wild.test"), lax, own}
+}
+
+type snapshot struct {
+	p atomic.Pointer[policy.Snapshot]
+}
+
+func (s *snapshot) Policy(id policy.PolicyID) *policy.Policy {
+	if p := s.p.Load(); p != nil {
+		return p.Policy(id)
+	}
+	return nil
+}
+
+// kernel records what it is told.
+type kernel struct {
+	mu     sync.Mutex
+	open   map[netip.Addr][]policy.Opening
+	writes int
+	fail   error
+}
+
+func (k *kernel) SetAddress(_ policy.PolicyID, addr netip.Addr, o []policy.Opening) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.writes++
+	if k.fail != nil {
+		return k.fail
+	}
+	if k.open == nil {
+		k.open = map[netip.Addr][]policy.Opening{}
+	}
+	if k.open[addr] = o; len(o) == 0 {
+		delete(k.open, addr)
+	}
+	return nil
+}
+
+func (k *kernel) opens(addr string) []policy.Opening {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.open[netip.MustParseAddr(addr)]
+}
+
+func (k *kernel) addresses() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := []string{}
+	for a := range k.open {
+		out = append(out, a.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (k *kernel) setFail(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fail = err
+}
+
+func (k *kernel) written() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.writes
+}
+
+type clock struct{ ns atomic.Int64 }
+
+func newClock() *clock {
+	c := new(clock)
+	c.ns.Store(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano())
+	return c
+}
+
+func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()) }
+func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
+
+type events struct {
+	mu  sync.Mutex
+	all []flow.Event
+}
+
+func (e *events) Record(ev flow.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all = append(e.all, ev)
+}
+
+func (e *events) take() []flow.Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := e.all
+	e.all = nil
+	return out
+}
+
+// origins says that everybody is the client of the moment.
+type origins struct {
+	client atomic.Pointer[Client]
+	slots  sync.Map // slot -> true
+}
+
+func (o *origins) Origin(_ policy.Transport, src netip.AddrPort, slot int) (Client, bool) {
+	o.slots.Store(slot, true)
+	if c := o.client.Load(); c != nil && src.IsValid() {
+		return *c, true
+	}
+	return Client{}, false
+}
+
+// zone is a DNS server on loopback, UDP and TCP on one port.
+type zone struct {
+	addr netip.AddrPort
+
+	mu    sync.Mutex
+	asked []string // "NAME TYPE transport"
+	last  *dns.Msg
+	// handle answers; nil answers from records.
+	handle  func(w dns.ResponseWriter, r *dns.Msg)
+	records []string
+}
+
+func newZone(t testing.TB, records ...string) *zone {
+	t.Helper()
+	z := &zone{records: records}
+	pc, ln := listenBoth(t, "127.0.0.1:0")
+	z.addr = pc.LocalAddr().(*net.UDPAddr).AddrPort()
+	for _, s := range []*dns.Server{{PacketConn: pc, Handler: z}, {Listener: ln, Handler: z}} {
+		up := make(chan struct{})
+		done := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(up) }
+		go func() { defer close(done); _ = s.ActivateAndServe() }()
+		<-up
+		t.Cleanup(func() {
+			if err := s.Shutdown(); err != nil {
+				t.Error(err)
+			}
+			<-done
+		})
+	}
+	return z
+}
+
+// listenBoth binds UDP and TCP to one free port.
+func listenBoth(t testing.TB, addr string) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 20 {
+		pc, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.Listen("tcp", pc.LocalAddr().String())
+		if err == nil {
+			return pc, ln
+		}
+		_ = pc.Close()
+	}
+	t.Fatal("no port is free for both UDP and TCP")
+	return nil, nil
+}
+
+func (z *zone) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
+	z.mu.Lock()
+	q := r.Question[0]
+	z.asked = append(z.asked, fmt.Sprintf("%s %s %s", q.Name, dns.Type(q.Qtype), w.RemoteAddr().Network()))
+	z.last = r.Copy()
+	handle := z.handle
+	records := z.records
+	z.mu.Unlock()
+	if handle != nil {
+		handle(w, r)
+		return
+	}
+	_ = w.WriteMsg(zoneReply(r, records))
+}
+
+// zoneReply answers r with all records whose owner is on its alias chain.
+func zoneReply(r *dns.Msg, records []string) *dns.Msg {
+	m := new(dns.Msg).SetReply(r)
+	name, known := r.Question[0].Name, false
+	for range 8 {
+		next := ""
+		for _, text := range records {
+			rr, err := dns.NewRR(text)
+			if err != nil {
+				panic(err)
+			}
+			if canonical(rr.Header().Name) != canonical(name) {
+				continue
+			}
+			known = true
+			if cname, ok := rr.(*dns.CNAME); ok {
+				next = cname.Target
+				m.Answer = append(m.Answer, rr)
+			} else if rr.Header().Rrtype == r.Question[0].Qtype {
+				m.Answer = append(m.Answer, rr)
+			}
+		}
+		if next == "" {
+			break
+		}
+		name = next
+	}
+	if !known {
+		m.Rcode = dns.RcodeNameError
+	}
+	return m
+}
+
+func (z *zone) setHandle(h func(w dns.ResponseWriter, r *dns.Msg)) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.handle = h
+}
+
+func (z *zone) takeAsked() []string {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	out := z.asked
+	z.asked = nil
+	return out
+}
+
+func (z *zone) lastQuery() *dns.Msg {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.last
+}
+
+// rig is a running proxy with everything around it faked.
+type rig struct {
+	*Server
+	t       testing.TB
+	names   *Names
+	pol     *snapshot
+	kernel  *kernel
+	events  *events
+	origins *origins
+	clock   *clock
+	udp     []netip.AddrPort // 127.0.0.1 and ::1
+	tcp     []netip.AddrPort
+}
+
+func newRig(t testing.TB, c Config, upstreams ...netip.AddrPort) *rig {
+	t.Helper()
+	r := &rig{t: t, pol: new(snapshot), kernel: new(kernel), events: new(events), origins: new(origins), clock: newClock()}
+	r.pol.p.Store(compile(t, seedServices()...))
+	r.setClient(Client{Workload: "w", Policy: policy.DefaultPolicy, Server: netip.MustParseAddrPort("192.0.2.53:53")})
+	guard := ipguard.New([]netip.Addr{netip.MustParseAddr("198.51.100.7")})
+	r.names = NewNames(r.kernel, r.pol, NamesOptions{Guard: guard, Now: r.clock.now})
+	c.Origins, c.Policies, c.Names, c.Guard, c.Sink, c.Now = r.origins, r.pol, r.names, guard, r.events, r.clock.now
+	c.Upstreams = func() []netip.AddrPort { return upstreams }
+	if c.Timeout == 0 {
+		c.Timeout = 5 * time.Second // a busy machine must not fail the test
+	}
+	r.Server = New(c)
+	return r
+}
+
+func (r *rig) setClient(c Client) { r.origins.client.Store(&c) }
+
+// serve starts the listeners; they end with the test.
+func (r *rig) serve() *rig {
+	r.t.Helper()
+	var udp []net.PacketConn
+	var tcp []net.Listener
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		pc, ln := listenBoth(r.t, addr)
+		udp, tcp = append(udp, pc), append(tcp, ln)
+		r.udp = append(r.udp, pc.LocalAddr().(*net.UDPAddr).AddrPort())
+		r.tcp = append(r.tcp, ln.Addr().(*net.TCPAddr).AddrPort())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Serve(ctx, udp, tcp) }()
+	r.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("Serve: %v", err)
+		}
+	})
+	return r
+}
+
+// ask sends a query to a listener and returns the reply.
+func (r *rig) ask(network string, to netip.AddrPort, m *dns.Msg) *dns.Msg {
+	r.t.Helper()
+	c := dns.Client{Net: network, Timeout: 10 * time.Second, UDPSize: dns.MaxMsgSize}
+	reply, _, err := c.Exchange(m, to.String())
+	if err != nil && !errors.Is(err, dns.ErrId) {
+		r.t.Fatalf("%s: %v", m.Question[0].Name, err)
+	}
+	return reply
+}
+
+func question(name string, qtype uint16) *dns.Msg {
+	m := new(dns.Msg).SetQuestion(name, qtype)
+	m.SetEdns0(1400, false)
+	return m
+}
+
+// texts are records without header columns that do not matter.
+func texts(rrs []dns.RR) []string {
+	out := []string{}
+	for _, rr := range rrs {
+		if rr.Header().Rrtype != dns.TypeOPT {
+			out = append(out, string(spaces(rr.String())))
+		}
+	}
+	return out
+}
+
+func spaces(s string) []byte {
+	out := []byte(s)
+	for i, b := range out {
+		if b == '\t' {
+			out[i] = ' '
+		}
+	}
+	return out
+}
+
+// edeOf is the reply's extended error code, -1 without one.
+func edeOf(m *dns.Msg) int {
+	if opt := m.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if e, ok := o.(*dns.EDNS0_EDE); ok {
+				return int(e.InfoCode)
+			}
+		}
+	}
+	return -1
+}

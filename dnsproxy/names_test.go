@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy"
+)
+
+const id = policy.DefaultPolicy
+
+type namesRig struct {
+	*Names
+	kernel *kernel
+	pol    *snapshot
+	clock  *clock
+}
+
+func newNamesRig(t testing.TB, o NamesOptions) namesRig {
+	r := namesRig{kernel: new(kernel), pol: new(snapshot), clock: newClock()}
+	r.pol.p.Store(compile(t, seedServices()...))
+	o.Now = r.clock.now
+	r.Names = NewNames(r.kernel, r.pol, o)
+	return r
+}
+
+func answers(ttl time.Duration, addrs ...string) []Answer {
+	var out []Answer
+	for _, a := range addrs {
+		out = append(out, Answer{Addr: netip.MustParseAddr(a), TTL: ttl})
+	}
+	return out
+}
+
+func mustLearn(t testing.TB, n *Names, name string, a []Answer) {
+	t.Helper()
+	if err := n.Learn(id, name, a); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLearnOpensAndRemembers(t *testing.T) {
+	r := newNamesRig(t, NamesOptions{})
+	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1", "2001:4860::1"))
+	mustLearn(t, r.Names, "other.example.com", answers(time.Minute, "203.0.113.1"))
+	if got, want := r.NamesOf(id, netip.MustParseAddr("203.0.113.1")), []string{"other.example.com", "www.example.com"}; !slices.Equal(got, want) {
+		t.Errorf("NamesOf = %v, want %v", got, want)
+	}
+	if got := r.NamesOf(id, netip.MustParseAddr("::ffff:203.0.113.1")); len(got) != 2 {
+		t.Errorf("NamesOf of the mapped address = %v", got)
+	}
+	if got := fmt.Sprint(r.AddrsOf(id, "www.example.com")); got != "[203.0.113.1 2001:4860::1]" {
+		t.Errorf("AddrsOf = %v", got)
+	}
+	for _, a := range []string{"203.0.113.1", "2001:4860::1"} {
+		o := r.kernel.opens(a)
+		if len(o) != 1 || o[0].Port != 443 || o[0].Transport != policy.TCP || o[0].Verdict == policy.Deny {
+			t.Errorf("openings of %s = %v", a, o)
+		}
+	}
+	if got := r.NamesOf(2, netip.MustParseAddr("203.0.113.1")); got != nil {
+		t.Errorf("another policy sees %v", got)
+	}
+	before := r.kernel.written()
+	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1"))
+	if r.kernel.written() != before {
+		t.Error("an answer that changes nothing wrote the kernel")
+	}
+	if got, want := r.Size(), (Size{Policies: 1, Names: 2, Addresses: 2}); got != want {
+		t.Errorf("Size = %+v, want %+v", got, want)
+	}
+}
+
+func TestLearnRefuses(t *testing.T) {
+	own := netip.MustParseAddr("198.51.100.7")
+	tests := []struct {
+		name, addr string
+		id         policy.PolicyID
+		want       error
+	}{
+		{"evil.test", "203.0.113.1", id, ErrName},
+		{"www.example.com", "203.0.113.1", 7, ErrName},
+		{"www.example.com", "127.0.0.1", id, ErrAddress},
+		{"www.example.com", "::1", id, ErrAddress},
+		{"www.example.com", "169.254.169.254", id, ErrAddress},
+		{"www.example.com", "fd00:ec2::254", id, ErrAddress},
+		{"www.example.com", "::ffff:203.0.113.1", id, ErrAddress},
+		{"www.example.com", "64:ff9b::a9fe:a9fe", id, ErrAddress},
+		{"www.example.com", own.String(), id, ErrAddress},
+		{"www.example.com", "10.0.0.1", id, nil},
+		{"www.example.com", "fd12::1", id, nil},
+		{"a.wild.test", "10.0.0.1", id, ErrAddress},
+		{"a.wild.test", "fd12::1", id, ErrAddress},
+		{"a.lax.test", "10.0.0.1", id, nil},
+	}
+	for _, tt := range tests {
+		r := newNamesRig(t, NamesOptions{Guard: ipguard.New([]netip.Addr{own})})
+		err := r.Learn(tt.id, tt.name, answers(time.Minute, tt.addr))
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s %s: %v, want %v", tt.name, tt.addr, err, tt.want)
+		}
+		if open := r.kernel.opens(tt.addr) != nil; open != (tt.want == nil) {
+			t.Errorf("%s %s: open = %v", tt.name, tt.addr, open)
+		}
+	}
+}
+
+func TestExpire(t *testing.T) {
+	o := NamesOptions{Floor: 5 * time.Second, Cap: time.Minute, Grace: 10 * time.Second}
+	tests := []struct{ ttl, lives time.Duration }{
+		{0, 15 * time.Second}, // the floor and the grace
+		{20 * time.Second, 30 * time.Second},
+		{time.Hour, 70 * time.Second}, // the cap
+	}
+	for _, tt := range tests {
+		r := newNamesRig(t, o)
+		mustLearn(t, r.Names, "www.example.com", answers(tt.ttl, "203.0.113.1"))
+		r.clock.advance(tt.lives - time.Nanosecond)
+		if err := r.Expire(); err != nil || len(r.kernel.opens("203.0.113.1")) != 1 || len(r.AddrsOf(id, "www.example.com")) != 1 {
+			t.Errorf("ttl %s: gone before %s (%v)", tt.ttl, tt.lives, err)
+		}
+		r.clock.advance(time.Nanosecond)
+		if got := r.AddrsOf(id, "www.example.com"); len(got) != 0 {
+			t.Errorf("ttl %s: after %s still %v", tt.ttl, tt.lives, got)
+		}
+		if err := r.Expire(); err != nil || r.kernel.opens("203.0.113.1") != nil || r.Size().Addresses != 0 || r.Size().Names != 0 {
+			t.Errorf("ttl %s: there after %s (%v) %+v", tt.ttl, tt.lives, err, r.Size())
+		}
+	}
+}
+
+func TestExpireKeepsWhatAnotherNameOpens(t *testing.T) {
+	r := newNamesRig(t, NamesOptions{})
+	mustLearn(t, r.Names, "www.example.com", answers(10*time.Second, "203.0.113.1"))
+	mustLearn(t, r.Names, "other.example.com", answers(10*time.Minute, "203.0.113.1"))
+	r.clock.advance(2 * time.Minute)
+	if err := r.Expire(); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.NamesOf(id, netip.MustParseAddr("203.0.113.1")); !slices.Equal(got, []string{"other.example.com"}) {
+		t.Errorf("names = %v", got)
+	}
+	if len(r.kernel.opens("203.0.113.1")) != 1 {
+		t.Error("the address was closed under a live name")
+	}
+}
+
+func TestKernelErrorIsRepaired(t *testing.T) {
+	r := newNamesRig(t, NamesOptions{})
+	broken := errors.New("map is full")
+	r.kernel.setFail(broken)
+	if err := r.Learn(id, "www.example.com", answers(time.Minute, "203.0.113.1")); !errors.Is(err, broken) {
+		t.Fatalf("Learn = %v", err)
+	}
+	if got := r.NamesOf(id, netip.MustParseAddr("203.0.113.1")); len(got) != 0 {
+		t.Errorf("learned %v although the kernel was not written", got)
+	}
+	r.kernel.setFail(nil)
+	before := r.kernel.written()
+	if err := r.Expire(); err != nil || r.kernel.written() != before+1 || r.Size().Addresses != 0 {
+		t.Errorf("Expire did not repair: %v, %d writes, %+v", err, r.kernel.written()-before, r.Size())
+	}
+	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1"))
+	if len(r.kernel.opens("203.0.113.1")) != 1 {
+		t.Error("not open after the kernel works again")
+	}
+}
+
+func TestBounds(t *testing.T) {
+	addr := func(i int) string { return fmt.Sprintf("203.0.113.%d", i) }
+	tests := []struct {
+		name string
+		o    NamesOptions
+		fill func(r namesRig, i int) error
+		max  int
+	}{
+		{"addresses", NamesOptions{MaxAddrs: 3}, func(r namesRig, i int) error {
+			return r.Learn(id, "www.example.com", answers(time.Minute, addr(i)))
+		}, 3},
+		{"addresses of a name", NamesOptions{MaxAddrsPerName: 2}, func(r namesRig, i int) error {
+			return r.Learn(id, "www.example.com", answers(time.Minute, addr(i)))
+		}, 2},
+		{"names", NamesOptions{MaxNames: 4}, func(r namesRig, i int) error {
+			return r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(i)))
+		}, 4},
+		{"names of an address", NamesOptions{MaxNamesPerAddr: 2}, func(r namesRig, i int) error {
+			return r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
+		}, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newNamesRig(t, tt.o)
+			for i := range tt.max {
+				if err := tt.fill(r, i); err != nil {
+					t.Fatalf("%d: %v", i, err)
+				}
+			}
+			open := r.kernel.addresses()
+			if err := tt.fill(r, tt.max); !errors.Is(err, ErrFull) {
+				t.Fatalf("one more: %v", err)
+			}
+			if got := r.kernel.addresses(); !slices.Equal(got, open) {
+				t.Errorf("live addresses changed: %v, were %v", got, open)
+			}
+			if err := tt.fill(r, 0); err != nil {
+				t.Errorf("what is there cannot be renewed: %v", err)
+			}
+			r.clock.advance(10 * time.Minute)
+			if err := tt.fill(r, tt.max); err != nil {
+				t.Errorf("after the others' time: %v", err)
+			}
+		})
+	}
+}
+
+func TestReapply(t *testing.T) {
+	both := func() []*policy.Service { return []*policy.Service{service("www.example.com"), service("b.test")} }
+	wide := both()
+	wide[0].Ports = append(wide[0].Ports, policy.Port{Number: 80, Name: "http", Protocol: policy.ProtocolHTTP})
+	r := newNamesRig(t, NamesOptions{})
+	r.pol.p.Store(compile(t, both()...))
+	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1"))
+	mustLearn(t, r.Names, "b.test", answers(time.Minute, "203.0.113.2", "203.0.113.1"))
+
+	// b.test goes, www.example.com gains a port.
+	next := new(snapshot)
+	next.p.Store(compile(t, wide[0]))
+	if err := r.ReapplyTo(next, Tighten); err != nil {
+		t.Fatal(err)
+	}
+	if r.kernel.opens("203.0.113.2") != nil || len(r.kernel.opens("203.0.113.1")) != 1 {
+		t.Errorf("tightened: %v %v", r.kernel.opens("203.0.113.1"), r.kernel.opens("203.0.113.2"))
+	}
+	// An answer arrives between the phases, under the old policy.
+	mustLearn(t, r.Names, "b.test", answers(time.Minute, "203.0.113.3"))
+	r.pol.p.Store(next.p.Load())
+	if err := r.Reapply(Loosen); err != nil {
+		t.Fatal(err)
+	}
+	if o := r.kernel.opens("203.0.113.1"); len(o) != 2 || o[0].Port != 80 || o[1].Port != 443 {
+		t.Errorf("loosened: %v", o)
+	}
+	if r.kernel.opens("203.0.113.3") != nil || len(r.AddrsOf(id, "b.test")) != 0 {
+		t.Error("an address of the old policy is still open")
+	}
+	before := r.kernel.written()
+	if err := r.Reapply(Both); err != nil || r.kernel.written() != before {
+		t.Errorf("an unchanged policy wrote the kernel %d times (%v)", r.kernel.written()-before, err)
+	}
+	r.pol.p.Store(compile(t, service("else.test")))
+	if err := r.Reapply(Both); err != nil || len(r.kernel.addresses()) != 0 {
+		t.Errorf("nothing is allowed, open is %v (%v)", r.kernel.addresses(), err)
+	}
+}
+
+func TestReapplyChecksAddressesAnew(t *testing.T) {
+	lax := service("*.lax.test")
+	lax.AllowPrivate = true
+	r := newNamesRig(t, NamesOptions{})
+	r.pol.p.Store(compile(t, lax))
+	mustLearn(t, r.Names, "a.lax.test", answers(time.Minute, "10.0.0.1", "203.0.113.1"))
+	r.pol.p.Store(compile(t, service("*.lax.test")))
+	if err := r.Reapply(Both); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.kernel.addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
+		t.Errorf("open: %v", got)
+	}
+}
+
+func TestDumpRestore(t *testing.T) {
+	r := newNamesRig(t, NamesOptions{})
+	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1", "2001:4860::1"))
+	mustLearn(t, r.Names, "other.example.com", answers(5*time.Second, "203.0.113.2"))
+	data, err := json.Marshal(r.Dump())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var saved []Learned
+	if err := json.Unmarshal(data, &saved); err != nil {
+		t.Fatal(err)
+	}
+	same := newNamesRig(t, NamesOptions{})
+	if n, err := same.Restore(saved); n != 3 || err != nil {
+		t.Fatalf("Restore = %d, %v", n, err)
+	}
+	if got, want := same.Dump(), r.Dump(); !reflect.DeepEqual(dumpText(got), dumpText(want)) {
+		t.Errorf("restored %v, want %v", got, want)
+	}
+	if !slices.Equal(same.kernel.addresses(), r.kernel.addresses()) {
+		t.Errorf("open %v, want %v", same.kernel.addresses(), r.kernel.addresses())
+	}
+
+	later := newNamesRig(t, NamesOptions{})
+	later.clock.advance(70 * time.Second)
+	later.pol.p.Store(compile(t, service("www.example.com")))
+	saved = append(saved,
+		Learned{Policy: id, Name: "www.example.com", Addr: netip.MustParseAddr("127.0.0.1"), Until: later.clock.now().Add(time.Hour)},
+		Learned{Policy: 9, Name: "www.example.com", Addr: netip.MustParseAddr("203.0.113.9"), Until: later.clock.now().Add(time.Hour)},
+		Learned{Policy: id, Name: "www.example.com", Addr: netip.MustParseAddr("203.0.113.8"), Until: later.clock.now().Add(1000 * time.Hour)})
+	if n, err := later.Restore(saved); n != 3 || err != nil {
+		t.Fatalf("Restore = %d, %v", n, err)
+	}
+	if got := later.kernel.addresses(); !slices.Equal(got, []string{"2001:4860::1", "203.0.113.1", "203.0.113.8"}) {
+		t.Errorf("open: %v", got)
+	}
+	later.clock.advance(2 * time.Hour) // the cap bounds what a file says
+	if err := later.Expire(); err != nil || len(later.kernel.addresses()) != 0 {
+		t.Errorf("still open: %v (%v)", later.kernel.addresses(), err)
+	}
+}
+
+func dumpText(l []Learned) []string {
+	var out []string
+	for _, e := range l {
+		out = append(out, fmt.Sprint(e.Policy, e.Name, e.Addr, e.Until.UnixNano()))
+	}
+	return out
+}
+
+func TestMergeAndTighten(t *testing.T) {
+	p := netip.MustParsePrefix("203.0.113.1/32")
+	o := func(port uint16, t policy.Transport, v policy.Verdict) policy.Opening {
+		return policy.Opening{Prefix: p, Port: port, Transport: t, Verdict: v}
+	}
+	got := merge([]policy.Opening{o(443, policy.TCP, policy.Direct), o(53, policy.UDP, policy.Direct)},
+		[]policy.Opening{o(443, policy.TCP, policy.Inspect), o(80, policy.TCP, policy.Proxy), o(53, policy.UDP, policy.Direct)})
+	want := []policy.Opening{o(80, policy.TCP, policy.Proxy), o(443, policy.TCP, policy.Proxy), o(53, policy.UDP, policy.Direct)}
+	if !slices.Equal(got, want) {
+		t.Errorf("merge = %v, want %v", got, want)
+	}
+	got = tighten([]policy.Opening{o(80, policy.TCP, policy.Direct), o(443, policy.TCP, policy.Proxy), o(1, policy.TCP, policy.Proxy)},
+		merge([]policy.Opening{o(80, policy.TCP, policy.Inspect), o(443, policy.TCP, policy.Direct), o(2, policy.TCP, policy.Proxy)}, nil))
+	want = []policy.Opening{o(80, policy.TCP, policy.Inspect), o(443, policy.TCP, policy.Proxy)}
+	if !slices.Equal(got, want) {
+		t.Errorf("tighten = %v, want %v", got, want)
+	}
+}
+
+func TestNamesConcurrently(t *testing.T) {
+	r := newNamesRig(t, NamesOptions{Interval: time.Millisecond})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { r.Run(ctx) })
+	var work sync.WaitGroup
+	for g := range 4 {
+		work.Go(func() {
+			for i := range 200 {
+				name := fmt.Sprintf("n%d.wild.test", (g+i)%7)
+				addr := fmt.Sprintf("203.0.113.%d", i%11)
+				if err := r.Learn(id, name, answers(time.Second, addr)); err != nil {
+					t.Error(err)
+				}
+				r.NamesOf(id, netip.MustParseAddr(addr))
+				r.AddrsOf(id, name)
+				r.clock.advance(time.Second)
+				if i%50 == 0 {
+					if err := r.Reapply(Both); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	work.Wait()
+	cancel()
+	wg.Wait()
+	r.clock.advance(time.Hour)
+	if err := r.Expire(); err != nil || len(r.kernel.addresses()) != 0 || r.Size().Names != 0 {
+		t.Errorf("left open: %v, %+v (%v)", r.kernel.addresses(), r.Size(), err)
+	}
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// Phase says which half of a policy update Reapply does.
+type Phase uint8
+
+// The phases. An update tightens before user space changes over to the new
+// policy and loosens after it, so that the kernel never lets more pass than
+// both allow.
+const (
+	// Both brings the kernel to what the policy wants.
+	Both Phase = iota
+	// Tighten takes away what the policy no longer allows, and adds nothing.
+	Tighten
+	// Loosen is the same as Both: an answer learned between the two phases
+	// may have opened something under the old policy.
+	Loosen
+)
+
+// Expire forgets every name of an address whose time and grace are over and
+// closes in the kernel what no other name keeps open. It also repeats kernel
+// writes that failed before.
+func (n *Names) Expire() error {
+	now := n.o.Now()
+	var errs []error
+	for id, t := range n.all() {
+		t.mu.Lock()
+		errs = append(errs, n.expire(t, id, now))
+		t.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// expire is Expire for one locked table.
+func (n *Names) expire(t *table, id policy.PolicyID, now time.Time) error {
+	t.swept = now
+	p := n.policies.Policy(id)
+	var errs []error
+	for addr, a := range t.addrs {
+		gone := false
+		for name, until := range a.until {
+			if !now.Before(until.Add(n.o.Grace)) {
+				t.forget(name, addr, a)
+				gone = true
+			}
+		}
+		if gone || a.dirty {
+			errs = append(errs, n.settle(t, id, addr, a, n.wanted(p, addr, a)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Reapply computes anew what every learned address opens, against the newest
+// policies. It goes on after errors and returns all of them; what failed is
+// tried again by Expire.
+func (n *Names) Reapply(phase Phase) error { return n.ReapplyTo(n.policies, phase) }
+
+// ReapplyTo is Reapply against the policies of next: for tightening before
+// next is what Policies returns.
+func (n *Names) ReapplyTo(next Policies, phase Phase) error {
+	var errs []error
+	for id, t := range n.all() {
+		t.mu.Lock()
+		errs = append(errs, n.reapply(t, id, next.Policy(id), phase))
+		t.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Names) reapply(t *table, id policy.PolicyID, p *policy.Policy, phase Phase) error {
+	var errs []error
+	for addr, a := range t.addrs {
+		for name := range a.until {
+			host := lookup(p, name)
+			if host != nil {
+				if ok, _ := n.check(host, addr); ok {
+					continue
+				}
+			}
+			t.forget(name, addr, a)
+		}
+		want := n.wanted(p, addr, a)
+		if phase == Tighten {
+			want = tighten(a.open, want)
+		}
+		errs = append(errs, n.settle(t, id, addr, a, want))
+	}
+	return errors.Join(errs...)
+}
+
+// settle writes want and drops the address when nothing is left of it.
+func (n *Names) settle(t *table, id policy.PolicyID, addr netip.Addr, a *address, want []policy.Opening) error {
+	err := n.write(id, addr, a, want)
+	if len(a.until) == 0 && len(a.open) == 0 && !a.dirty {
+		delete(t.addrs, addr)
+	}
+	return err
+}
+
+// write brings the kernel's entry of addr to want. Both callers and the
+// kernel see openings sorted and without duplicates.
+func (n *Names) write(id policy.PolicyID, addr netip.Addr, a *address, want []policy.Opening) error {
+	if !a.dirty && slices.Equal(a.open, want) {
+		return nil
+	}
+	if err := n.kernel.SetAddress(id, addr, slices.Clone(want)); err != nil {
+		a.dirty = true
+		return fmt.Errorf("open %s for policy %d: %w", addr, id, err)
+	}
+	a.open, a.dirty = want, false
+	return nil
+}
+
+// wanted is what all names of a open under p, an address that the guard
+// refuses nothing.
+func (n *Names) wanted(p *policy.Policy, addr netip.Addr, a *address) []policy.Opening {
+	var want []policy.Opening
+	for _, name := range slices.Sorted(maps.Keys(a.until)) {
+		host := lookup(p, name)
+		if host == nil {
+			continue
+		}
+		if ok, _ := n.check(host, addr); ok {
+			want = append(want, p.Openings(name, addr)...)
+		}
+	}
+	return merge(want, nil)
+}
+
+// forget drops the pair of name and addr.
+func (t *table) forget(name string, addr netip.Addr, a *address) {
+	delete(a.until, name)
+	delete(t.names[name], addr)
+	if len(t.names[name]) == 0 {
+		delete(t.names, name)
+	}
+}
+
+// Learned is one learned address, for keeping over a restart. Until is the
+// end of the answer's time, without grace.
+type Learned struct {
+	Policy policy.PolicyID `json:"policy"`
+	Name   string          `json:"name"`
+	Addr   netip.Addr      `json:"addr"`
+	Until  time.Time       `json:"until"`
+}
+
+// Dump returns everything learned, sorted by policy, name and address.
+func (n *Names) Dump() []Learned {
+	var out []Learned
+	for id, t := range n.all() {
+		t.mu.RLock()
+		for addr, a := range t.addrs {
+			for name, until := range a.until {
+				out = append(out, Learned{Policy: id, Name: name, Addr: addr, Until: until})
+			}
+		}
+		t.mu.RUnlock()
+	}
+	slices.SortFunc(out, compareLearned)
+	return out
+}
+
+func compareLearned(a, b Learned) int {
+	if a.Policy != b.Policy {
+		return int(a.Policy) - int(b.Policy)
+	}
+	if a.Name != b.Name {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	}
+	return a.Addr.Compare(b.Addr)
+}
+
+// Restore learns what Dump returned, as far as it is not over and today's
+// policies and guard allow it. It returns how many were learned, and the
+// errors of the kernel and of full tables.
+func (n *Names) Restore(saved []Learned) (int, error) {
+	now := n.o.Now()
+	restored := 0
+	var errs []error
+	for _, l := range saved {
+		// A clock that jumped, or a file that was tampered with, must not
+		// keep an address longer than an answer could.
+		until := l.Until
+		if latest := now.Add(n.o.Cap); until.After(latest) {
+			until = latest
+		}
+		if !now.Before(until.Add(n.o.Grace)) {
+			continue
+		}
+		switch err := n.restore(l, until, now); {
+		case err == nil:
+			restored++
+		case errors.Is(err, ErrName), errors.Is(err, ErrAddress):
+		default:
+			errs = append(errs, fmt.Errorf("restore %s: %w", l.Name, err))
+		}
+	}
+	return restored, errors.Join(errs...)
+}
+
+func (n *Names) restore(l Learned, until, now time.Time) error {
+	if n.policies.Policy(l.Policy) == nil {
+		return ErrName
+	}
+	t := n.table(l.Policy)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := n.policies.Policy(l.Policy)
+	host := lookup(p, l.Name)
+	if host == nil {
+		return ErrName
+	}
+	if ok, _ := n.check(host, l.Addr); !ok {
+		return ErrAddress
+	}
+	return n.learn(t, l.Policy, p, l.Name, l.Addr, until, now)
+}
+
+// all is a copy of the tables' index, so that no lock is held over the loop.
+func (n *Names) all() map[policy.PolicyID]*table {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return maps.Clone(n.tables)
+}
+
+// Size is how much Names holds.
+type Size struct {
+	Policies  int `json:"policies"`
+	Names     int `json:"names"`
+	Addresses int `json:"addresses"`
+}
+
+// Size counts what was learned, over all policies.
+func (n *Names) Size() Size {
+	var s Size
+	for _, t := range n.all() {
+		t.mu.RLock()
+		s.Policies++
+		s.Names += len(t.names)
+		s.Addresses += len(t.addrs)
+		t.mu.RUnlock()
+	}
+	return s
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy"
+)
+
+// ErrNotFound: the name does not exist, or has no addresses.
+var ErrNotFound = errors.New("name has no addresses")
+
+const (
+	// maxCached bounds the names in the cache of egressd's own resolutions.
+	maxCached = 1 << 14
+	// negativeTime and failureTime are how long an answer without addresses
+	// and a failure are kept: only so long that they cannot become a storm.
+	negativeTime = 5 * time.Second
+	failureTime  = time.Second
+)
+
+// Resolve returns the addresses of name for the forwarding core: of both
+// families, IPv4 first, without those that the address rules refuse for
+// policy id. They are learned as if a workload had asked. Answers are cached
+// for their time to live, one resolution at a time is under way for a name,
+// and while no server answers the old addresses are good for the time that
+// the kernel keeps them (RFC 8767).
+//
+// Errors wrap ErrName (not allowed), ErrNotFound, ErrAddress (all refused) or
+// ErrUpstream.
+func (s *Server) Resolve(ctx context.Context, id policy.PolicyID, name string) ([]netip.Addr, error) {
+	normal, err := hostname.Normalize(name)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %q: %w: %s", name, ErrName, err)
+	}
+	host := lookup(s.policies.Policy(id), normal)
+	if host == nil {
+		return nil, fmt.Errorf("resolve %s: %w", normal, ErrName)
+	}
+	return s.ResolveFor(ctx, id, normal, host)
+}
+
+// ResolveFor is Resolve for a name that stands behind an allowed host: an
+// endpoint of a ServiceEntry with DNS resolution. match is the host whose
+// address rules apply (policy.Upstream.Match); nil, for Kubernetes Services,
+// takes private addresses. The name itself need not be allowed; only when it
+// is are its addresses learned.
+func (s *Server) ResolveFor(ctx context.Context, id policy.PolicyID, name string, match *policy.Host) ([]netip.Addr, error) {
+	name, err := hostname.Normalize(name)
+	if err != nil {
+		return nil, fmt.Errorf("resolve: %w: %s", ErrName, err)
+	}
+	s.stats.add(cResolve)
+	answers, err := s.lookupCached(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", name, err)
+	}
+	var addrs []netip.Addr
+	for _, a := range answers {
+		if ok, _ := s.guard.Check(a.Addr, guardOptions(match)); ok && !slices.Contains(addrs, a.Addr) {
+			addrs = append(addrs, a.Addr)
+		}
+	}
+	if len(addrs) == 0 {
+		s.stats.add(cAddrRefused)
+		return nil, fmt.Errorf("resolve %s: %w", name, ErrAddress)
+	}
+	s.learnResolved(id, name, answers)
+	return addrs, nil
+}
+
+// learnResolved learns what Resolve found. A failure is counted and no more:
+// the core dials from egressd's own cgroup, which needs no opening.
+func (s *Server) learnResolved(id policy.PolicyID, name string, answers []Answer) {
+	host := lookup(s.policies.Policy(id), name)
+	if host == nil || host.Own {
+		return // workloads see egressd's own answers for an own name, not these
+	}
+	good := slices.DeleteFunc(slices.Clone(answers), func(a Answer) bool {
+		ok, _ := s.guard.Check(a.Addr, guardOptions(host))
+		return !ok
+	})
+	// The refusals among them have their counters in learn.
+	_ = s.learn(Client{Policy: id, Workload: "egressd"}, policy.UDP, decision{name: name, host: host}, good, nil)
+}
+
+// cache holds egressd's own resolutions by name: what the servers said,
+// before any policy's rules.
+type cache struct {
+	mu      sync.Mutex
+	entries map[string]*entry
+	flights map[string]*flight
+}
+
+type entry struct {
+	answers []Answer
+	err     error
+	// until is when to ask again, stale until when answers are better than
+	// a failure.
+	until, stale time.Time
+}
+
+// flight is one resolution that is under way; done is closed after entry is
+// set.
+type flight struct {
+	done  chan struct{}
+	entry *entry
+}
+
+func newCache() *cache {
+	return &cache{entries: map[string]*entry{}, flights: map[string]*flight{}}
+}
+
+// lookupCached returns the addresses of name, with what is left of their time.
+func (s *Server) lookupCached(ctx context.Context, name string) ([]Answer, error) {
+	c := s.cache
+	c.mu.Lock()
+	if e := c.entries[name]; e != nil && s.now().Before(e.until) {
+		c.mu.Unlock()
+		s.stats.add(cResolveCached)
+		return s.remaining(e), e.err
+	}
+	f := c.flights[name]
+	if f == nil {
+		f = &flight{done: make(chan struct{})}
+		c.flights[name] = f
+		// The resolution outlives a caller that gives up: others wait for it.
+		go s.fly(context.WithoutCancel(ctx), name, f)
+	}
+	c.mu.Unlock()
+	select {
+	case <-f.done:
+		return s.remaining(f.entry), f.entry.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrUpstream, ctx.Err())
+	}
+}
+
+// remaining are e's addresses with the time that is left of e.
+func (s *Server) remaining(e *entry) []Answer {
+	left := max(0, e.until.Sub(s.now()))
+	out := slices.Clone(e.answers)
+	for i := range out {
+		out[i].TTL = min(out[i].TTL, left)
+	}
+	return out
+}
+
+// fly resolves name and publishes the result.
+func (s *Server) fly(ctx context.Context, name string, f *flight) {
+	e := s.resolve(ctx, name)
+	c := s.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := s.now()
+	if old := c.entries[name]; errors.Is(e.err, ErrUpstream) && old != nil && old.err == nil && now.Before(old.stale) {
+		s.stats.add(cResolveStale)
+		e = &entry{answers: old.answers, until: now.Add(failureTime), stale: old.stale}
+	}
+	if len(c.entries) >= maxCached {
+		c.evict(now)
+	}
+	c.entries[name] = e
+	delete(c.flights, name)
+	f.entry = e
+	close(f.done)
+}
+
+// evict makes room: what is over, or else any one. Unlike in Names nothing
+// but another query is lost.
+func (c *cache) evict(now time.Time) {
+	for name, e := range c.entries {
+		if now.After(e.until) && now.After(e.stale) {
+			delete(c.entries, name)
+		}
+	}
+	for name := range c.entries {
+		if len(c.entries) < maxCached {
+			return
+		}
+		delete(c.entries, name)
+	}
+}
+
+// resolve asks for both families at once. One family's failure is forgiven
+// when the other has addresses.
+func (s *Server) resolve(ctx context.Context, name string) *entry {
+	var found [2][]Answer
+	var errs [2]error
+	var wg sync.WaitGroup
+	for i, qtype := range [2]uint16{dns.TypeA, dns.TypeAAAA} {
+		wg.Go(func() { found[i], errs[i] = s.resolveType(ctx, name, qtype) })
+	}
+	wg.Wait()
+	now, o := s.now(), s.names.o
+	e := &entry{answers: slices.Concat(found[0], found[1])}
+	if len(e.answers) == 0 {
+		if err := errors.Join(errs[0], errs[1]); err != nil {
+			e.err, e.until = err, now.Add(failureTime)
+			return e
+		}
+		e.err, e.until = ErrNotFound, now.Add(negativeTime)
+		return e
+	}
+	ttl := o.Cap
+	for _, a := range e.answers {
+		ttl = min(ttl, a.TTL)
+	}
+	if errs[0] != nil || errs[1] != nil {
+		ttl = failureTime // the other family is asked for again soon
+	}
+	e.until = now.Add(max(ttl, min(o.Floor, failureTime)))
+	e.stale = e.until.Add(o.Grace)
+	return e
+}
+
+func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (found []Answer, err error) {
+	defer func() {
+		if r := recover(); r != nil { // as in reply: one lookup, not the node
+			s.stats.add(cPanic)
+			found, err = nil, fmt.Errorf("%w: panic: %v", ErrUpstream, r)
+		}
+	}()
+	q := dns.Question{Name: dns.Fqdn(name), Qtype: qtype, Qclass: dns.ClassINET}
+	rep, err := s.up.exchange(ctx, newQuery(q, nil), s.servers())
+	if err != nil {
+		return nil, err
+	}
+	if clientRcode(rep.Rcode) == dns.RcodeServerFailure {
+		return nil, fmt.Errorf("%w: %s", ErrUpstream, dns.RcodeToString[rep.Rcode])
+	}
+	f := filter(rep, q, rules{maxTTL: uint32(s.names.o.Cap / time.Second)})
+	return f.addrs, nil
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dnsproxy answers the DNS queries of workloads: it refuses names
+// that no policy allows without asking anybody, forwards the others to
+// trusted servers, and opens an address for a workload before the answer that
+// names it is sent.
+//
+// One deviation from "transparent" is on purpose. A query goes to the server
+// that the application addressed only when that server is one of
+// Config.Upstreams; otherwise the first of those is asked in its place. Who
+// answers for an allowed name decides which addresses the name opens, and
+// that must not be the workload.
+package dnsproxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy"
+)
+
+// Client is who asked, from the kernel's record of the query's original
+// destination.
+type Client struct {
+	Workload string
+	Process  flow.Process
+	Policy   policy.PolicyID
+	Mode     policy.Mode
+	// Server is the DNS server that the application addressed.
+	Server netip.AddrPort
+}
+
+// Origins looks up who sent a query.
+type Origins interface {
+	// Origin returns the client behind src. slot is the index of the UDP
+	// listener that received the query, 0 for TCP. False: nobody that the
+	// kernel redirected; the query is dropped without a reply.
+	Origin(t policy.Transport, src netip.AddrPort, slot int) (Client, bool)
+}
+
+// Config is what a Server needs. Origins, Policies, Names and Upstreams are
+// required; for the rest the zero value takes the default.
+type Config struct {
+	Origins  Origins
+	Policies Policies
+	Names    *Names
+	// Upstreams are the trusted servers, the preferred one first. It is
+	// called for each query and must not block.
+	Upstreams func() []netip.AddrPort
+	// Search are the suffixes that stub resolvers append (resolv.conf's
+	// search). What is not a name is ignored.
+	Search []string
+	Guard  ipguard.Guard
+	Sink   flow.Sink    // nil: no events
+	Log    *slog.Logger // nil: no log
+
+	// Timeout bounds one attempt at one upstream (2 s).
+	Timeout time.Duration
+	// Idle is how long a TCP connection may be silent (10 s).
+	Idle time.Duration
+	// Drain is how long queries in flight may go on after Serve's context
+	// ended (2 s).
+	Drain time.Duration
+	// MaxInflight and MaxPerWorkload bound the queries that are answered at
+	// once (1024 and 256), MaxConns and MaxConnsPerWorkload the TCP
+	// connections (512 and 64).
+	MaxInflight, MaxPerWorkload, MaxConns, MaxConnsPerWorkload int
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Server is the DNS proxy. It is safe for concurrent use.
+type Server struct {
+	origins  Origins
+	policies Policies
+	names    *Names
+	servers  func() []netip.AddrPort
+	search   []string
+	guard    ipguard.Guard
+	sink     flow.Sink
+	log      *slog.Logger
+	now      func() time.Time
+
+	idle, drain time.Duration
+	queries     *limiter
+	conns       *limiter
+	events      *once
+	up          *upstream
+	cache       *cache
+	turn        atomic.Uint32 // rotates own answers
+	stats       stats
+}
+
+// New returns a Server for c.
+func New(c Config) *Server {
+	setDefault(&c.Timeout, 2*time.Second)
+	setDefault(&c.Idle, 10*time.Second)
+	setDefault(&c.Drain, 2*time.Second)
+	setDefault(&c.MaxInflight, 1024)
+	setDefault(&c.MaxPerWorkload, 256)
+	setDefault(&c.MaxConns, 512)
+	setDefault(&c.MaxConnsPerWorkload, 64)
+	if c.Sink == nil {
+		c.Sink = discard{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	s := &Server{
+		origins: c.Origins, policies: c.Policies, names: c.Names, servers: c.Upstreams, guard: c.Guard,
+		sink: c.Sink, log: c.Log, now: c.Now, idle: c.Idle, drain: c.Drain,
+		queries: newLimiter(c.MaxInflight, c.MaxPerWorkload),
+		conns:   newLimiter(c.MaxConns, c.MaxConnsPerWorkload),
+		events:  &once{max: 4096, seen: map[string]time.Time{}},
+		cache:   newCache(),
+	}
+	s.up = &upstream{timeout: c.Timeout, stats: &s.stats}
+	for _, suffix := range c.Search {
+		if n, err := hostname.Normalize(strings.TrimPrefix(suffix, ".")); err == nil {
+			s.search = append(s.search, n)
+		}
+	}
+	return s
+}
+
+type discard struct{}
+
+func (discard) Record(flow.Event) {}
+
+// Serve answers queries on all listeners until ctx is done, lets the queries
+// in flight end (see Config.Drain) and closes the listeners. The index of a
+// socket in udp is its slot. Serve returns an error when a listener failed;
+// the others are stopped then, too.
+func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.Listener) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var readers, handlers sync.WaitGroup
+	for slot, pc := range udp {
+		readers.Go(func() {
+			if err := s.serveUDP(ctx, work, &handlers, pc, slot); err != nil {
+				fail(err)
+			}
+		})
+	}
+	for _, ln := range tcp {
+		readers.Go(func() {
+			if err := s.serveTCP(ctx, work, &handlers, ln); err != nil {
+				fail(err)
+			}
+		})
+	}
+	<-ctx.Done()
+	for _, pc := range udp {
+		_ = pc.SetReadDeadline(time.Unix(1, 0)) // wakes the reader; replies still leave
+	}
+	for _, ln := range tcp {
+		_ = ln.Close()
+	}
+	readers.Wait()
+	late := time.AfterFunc(s.drain, stop)
+	handlers.Wait()
+	late.Stop()
+	for _, pc := range udp {
+		_ = pc.Close()
+	}
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+// pause waits after the n-th failure in a row (n from 0), longer each time up
+// to a second, as net/http's accept loop does. False: ctx is done.
+func pause(ctx context.Context, n int) bool {
+	t := time.NewTimer(min(5*time.Millisecond<<min(n, 8), time.Second))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import "sync/atomic"
+
+// counter indexes the server's counts.
+type counter int
+
+const (
+	cQueryUDP counter = iota
+	cQueryTCP
+	cNoOrigin
+	cMalformed
+	cOverload
+	cConnOverload
+	cDenied
+	cWouldDeny
+	cDeniedType
+	cSuppressed
+	cSearch
+	cLocal
+	cForwarded
+	cUpstreamTCP
+	cUpstreamIgnored
+	cUpstreamFailed
+	cNoUpstream
+	cAddrRefused
+	cStripped
+	cLearned
+	cLearnFull
+	cLearnKernel
+	cLearnChanged
+	cTruncated
+	cResolve
+	cResolveCached
+	cResolveStale
+	cSendFailed
+	cPanic
+	counters
+)
+
+var counterNames = [counters]string{
+	"queries_udp", "queries_tcp", "no_origin", "malformed", "overload", "connection_overload",
+	"denied", "would_deny", "denied_type", "events_suppressed", "search_suffix", "answered_locally",
+	"forwarded", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream",
+	"address_refused", "records_stripped", "learned", "learn_full", "learn_kernel_error", "learn_policy_changed",
+	"truncated", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",
+}
+
+type stats [counters]atomic.Uint64
+
+func (s *stats) add(c counter) { s[c].Add(1) }
+
+// Stats returns the server's counts by name. The names are stable.
+func (s *Server) Stats() map[string]uint64 {
+	out := make(map[string]uint64, counters)
+	for i := range s.stats {
+		out[counterNames[i]] = s.stats[i].Load()
+	}
+	return out
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+)
+
+const (
+	// maxPipelined bounds the queries of one connection that are answered at
+	// once; more are read when one is done.
+	maxPipelined = 16
+	// writeTimeout bounds the write of one reply to a client.
+	writeTimeout = 5 * time.Second
+)
+
+// serveTCP accepts connections from ln until ctx is done.
+func (s *Server) serveTCP(ctx, work context.Context, handlers *sync.WaitGroup, ln net.Listener) error {
+	failures := 0
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) || !pause(ctx, failures) {
+				return fmt.Errorf("accept DNS connections: %w", err)
+			}
+			failures++
+			continue
+		}
+		failures = 0
+		client, ok := s.origin(policy.TCP, c.RemoteAddr(), 0)
+		if !ok {
+			_ = c.Close()
+			continue
+		}
+		if !s.conns.acquire(client.Workload) {
+			s.stats.add(cConnOverload)
+			_ = c.Close()
+			continue
+		}
+		handlers.Go(func() {
+			defer s.conns.release(client.Workload)
+			s.serveConn(ctx, work, c, client)
+		})
+	}
+}
+
+// serveConn answers the queries of one connection, each as soon as it is
+// ready (RFC 7766, section 6.2.1.1), until the client is done or silent for
+// too long, or ctx is done.
+func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client) {
+	defer c.Close()
+	wake := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	defer wake()
+	var pending sync.WaitGroup
+	defer pending.Wait() // before Close
+	var writing sync.Mutex
+	send := func(out []byte) {
+		if out == nil {
+			return
+		}
+		writing.Lock()
+		defer writing.Unlock()
+		_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if err := writeFrame(c, out); err != nil {
+			s.stats.add(cSendFailed)
+		}
+	}
+	slots := make(chan struct{}, maxPipelined)
+	buf := make([]byte, maxMessage)
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(s.idle))
+		if ctx.Err() != nil {
+			return // the deadline above may have undone the wake
+		}
+		raw, err := readFrame(c, buf)
+		if err != nil {
+			return
+		}
+		s.stats.add(cQueryTCP)
+		raw = slices.Clone(raw)
+		slots <- struct{}{} // answers are bounded in time, so this wait is
+		if !s.queries.acquire(client.Workload) {
+			send(s.overloaded(client, policy.TCP, raw))
+			<-slots
+			continue
+		}
+		pending.Go(func() {
+			defer func() { <-slots }()
+			defer s.queries.release(client.Workload)
+			send(s.reply(work, client, policy.TCP, raw))
+		})
+	}
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// maxQuery is the longest query that is read over UDP. A name has 255 bytes
+// at most; the rest is room for EDNS options and a signature.
+const maxQuery = 4096
+
+// serveUDP reads queries from pc until ctx is done; work is the context of
+// the answers.
+func (s *Server) serveUDP(ctx, work context.Context, handlers *sync.WaitGroup, pc net.PacketConn, slot int) error {
+	buf := make([]byte, maxQuery)
+	failures := 0
+	for {
+		n, from, err := pc.ReadFrom(buf)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) || !pause(ctx, failures) {
+				return fmt.Errorf("read DNS queries: %w", err)
+			}
+			failures++
+			continue
+		}
+		failures = 0
+		s.stats.add(cQueryUDP)
+		client, ok := s.origin(policy.UDP, from, slot)
+		if !ok {
+			continue
+		}
+		raw := slices.Clone(buf[:n])
+		if !s.queries.acquire(client.Workload) {
+			s.sendUDP(pc, from, s.overloaded(client, policy.UDP, raw))
+			continue
+		}
+		handlers.Go(func() {
+			defer s.queries.release(client.Workload)
+			s.sendUDP(pc, from, s.reply(work, client, policy.UDP, raw))
+		})
+	}
+}
+
+// sendUDP replies from the socket that the query came in on: the client's
+// socket may be connected, and the kernel undoes the redirect by this address.
+func (s *Server) sendUDP(pc net.PacketConn, to net.Addr, out []byte) {
+	if out == nil {
+		return
+	}
+	if _, err := pc.WriteTo(out, to); err != nil {
+		s.stats.add(cSendFailed)
+	}
+}
+
+// origin looks the sender up. A packet without a record was not redirected by
+// the kernel: somebody dialled the listener itself.
+func (s *Server) origin(t policy.Transport, from net.Addr, slot int) (Client, bool) {
+	var src netip.AddrPort
+	switch a := from.(type) {
+	case *net.UDPAddr:
+		src = a.AddrPort()
+	case *net.TCPAddr:
+		src = a.AddrPort()
+	}
+	src = netip.AddrPortFrom(src.Addr().Unmap().WithZone(""), src.Port())
+	c, ok := s.origins.Origin(t, src, slot)
+	if !ok {
+		s.stats.add(cNoOrigin)
+		s.log.Debug("query dropped", "reason", policy.ReasonNoOrigin, "from", src, "transport", t)
+	}
+	return c, ok
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// ErrUpstream: no trusted server gave an answer.
+var ErrUpstream = errors.New("no answer from any DNS server")
+
+const (
+	// upstreamSize is the UDP payload size that we offer upstream: what fits
+	// into any path's MTU (dnsflagday.net/2020).
+	upstreamSize = 1232
+	// maxAttempts bounds the servers that one query is sent to.
+	maxAttempts = 3
+	// maxMessage is the longest DNS message (RFC 1035, section 4.2.2).
+	maxMessage = 1<<16 - 1
+)
+
+// upstream asks trusted servers. Each query has its own socket, and so a
+// source port that cannot be guessed, and its own id.
+type upstream struct {
+	timeout time.Duration // of one attempt
+	stats   *stats
+}
+
+// newQuery is the query that goes upstream: of the client's own only the
+// question, DO, CD and AD are left. Client subnets, cookies and other options
+// say more about the client than the answer needs.
+func newQuery(q dns.Question, from *dns.Msg) *dns.Msg {
+	m := new(dns.Msg)
+	m.Id = dns.Id()
+	m.RecursionDesired = true
+	m.Question = []dns.Question{q}
+	do := false
+	if from != nil {
+		m.CheckingDisabled, m.AuthenticatedData = from.CheckingDisabled, from.AuthenticatedData
+		if opt := from.IsEdns0(); opt != nil {
+			do = opt.Do()
+		}
+	}
+	m.SetEdns0(upstreamSize, do)
+	return m
+}
+
+// exchange asks the servers in turn until one answers with NOERROR or
+// NXDOMAIN, a lone server twice. Another rcode is returned only when no
+// server had anything better. The error wraps ErrUpstream.
+func (u *upstream) exchange(ctx context.Context, q *dns.Msg, servers []netip.AddrPort) (*dns.Msg, error) {
+	if len(servers) == 0 {
+		u.stats.add(cNoUpstream)
+		return nil, fmt.Errorf("%w: none is configured", ErrUpstream)
+	}
+	if len(servers) == 1 {
+		servers = []netip.AddrPort{servers[0], servers[0]}
+	}
+	var poor *dns.Msg
+	var last error
+	for _, server := range servers[:min(len(servers), maxAttempts)] {
+		rep, err := u.ask(ctx, q, server)
+		switch {
+		case err != nil:
+			last = err
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("%w: %w", ErrUpstream, ctx.Err())
+			}
+		case rep.Rcode == dns.RcodeSuccess || rep.Rcode == dns.RcodeNameError:
+			return rep, nil
+		default:
+			poor = rep
+		}
+	}
+	if poor != nil {
+		return poor, nil
+	}
+	u.stats.add(cUpstreamFailed)
+	return nil, fmt.Errorf("%w: %s", ErrUpstream, last)
+}
+
+// ask is one attempt at one server: UDP, and TCP when that was truncated.
+func (u *upstream) ask(ctx context.Context, q *dns.Msg, server netip.AddrPort) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, u.timeout)
+	defer cancel()
+	q = q.Copy()
+	q.Id = dns.Id()
+	wire, err := q.Pack()
+	if err != nil {
+		return nil, fmt.Errorf("pack query: %w", err)
+	}
+	rep, truncated, err := u.askUDP(ctx, q, wire, server)
+	if err != nil || !truncated {
+		return rep, err
+	}
+	u.stats.add(cUpstreamTCP)
+	return u.askTCP(ctx, q, wire, server)
+}
+
+func (u *upstream) askUDP(ctx context.Context, q *dns.Msg, wire []byte, server netip.AddrPort) (rep *dns.Msg, truncated bool, err error) {
+	c, stop, err := u.dial(ctx, "udp", server)
+	if err != nil {
+		return nil, false, err
+	}
+	defer stop()
+	if _, err := c.Write(wire); err != nil {
+		return nil, false, err
+	}
+	buf := make([]byte, maxMessage)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return nil, false, err // refused, or the deadline
+		}
+		rep, truncated, ok := match(q, buf[:n])
+		if ok {
+			return rep, truncated, nil
+		}
+		// Somebody guesses, or a late answer to another socket's query.
+		u.stats.add(cUpstreamIgnored)
+	}
+}
+
+func (u *upstream) askTCP(ctx context.Context, q *dns.Msg, wire []byte, server netip.AddrPort) (*dns.Msg, error) {
+	c, stop, err := u.dial(ctx, "tcp", server)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	if err := writeFrame(c, wire); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, maxMessage)
+	for {
+		raw, err := readFrame(c, buf)
+		if err != nil {
+			return nil, err
+		}
+		if rep, truncated, ok := match(q, raw); ok && !truncated {
+			return rep, nil
+		}
+		u.stats.add(cUpstreamIgnored)
+	}
+}
+
+// dial connects to server; reads and writes end with ctx. stop closes.
+func (u *upstream) dial(ctx context.Context, network string, server netip.AddrPort) (c net.Conn, stop func(), err error) {
+	var d net.Dialer
+	c, err = d.DialContext(ctx, network, server.String())
+	if err != nil {
+		return nil, nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := c.SetDeadline(deadline); err != nil {
+			_ = c.Close()
+			return nil, nil, err
+		}
+	}
+	release := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	return c, func() { release(); _ = c.Close() }, nil
+}
+
+// match says whether raw is the answer to q: its id, its question, a
+// response. truncated comes with a nil rep when the rest cannot be parsed.
+func match(q *dns.Msg, raw []byte) (rep *dns.Msg, truncated, ok bool) {
+	if len(raw) < headerSize || binary.BigEndian.Uint16(raw) != q.Id || raw[2]&0x80 == 0 {
+		return nil, false, false
+	}
+	rep = new(dns.Msg)
+	err := rep.Unpack(raw)
+	if len(rep.Question) != 1 || !sameQuestion(rep.Question[0], q.Question[0]) {
+		return nil, false, false
+	}
+	if err != nil {
+		return nil, true, rep.Truncated
+	}
+	return rep, rep.Truncated, rep.Opcode == dns.OpcodeQuery
+}
+
+func sameQuestion(a, b dns.Question) bool {
+	return a.Qtype == b.Qtype && a.Qclass == b.Qclass && strings.EqualFold(a.Name, b.Name)
+}
+
+// trusted orders the servers for one query: the one that the application
+// addressed first, if it is one of the trusted. A server that is not is never
+// asked: a workload that could choose who answers for an allowed name would
+// choose the addresses that the name opens.
+func trusted(servers []netip.AddrPort, addressed netip.AddrPort) []netip.AddrPort {
+	i := slices.Index(servers, addressed)
+	if i <= 0 {
+		return servers
+	}
+	return slices.Concat([]netip.AddrPort{addressed}, servers[:i], servers[i+1:])
+}
+
+// readFrame reads one message with its two-byte length (RFC 1035, section
+// 4.2.2) into buf, which holds maxMessage bytes.
+func readFrame(r io.Reader, buf []byte) ([]byte, error) {
+	if _, err := io.ReadFull(r, buf[:2]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint16(buf)
+	if _, err := io.ReadFull(r, buf[:n]); err != nil {
+		return nil, err
+	}
+	return buf[:n], nil
+}
+
+// writeFrame writes one message with its length in one write, so that it
+// leaves in one segment.
+func writeFrame(w io.Writer, msg []byte) error {
+	if len(msg) > maxMessage {
+		return errors.New("message too long")
+	}
+	frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(msg)), uint16(len(msg)))
+	_, err := w.Write(append(frame, msg...))
+	return err
+}
