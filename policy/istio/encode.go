@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"strconv"
+	"time"
+)
+
+// encoder writes a node as the JSON that the official Go type decodes, and
+// checks it against that type on the way. The libraries' decoders know no
+// positions and stop at the first error; going through the type ourselves
+// gives every error with its line. What the encoder wrote is decoded by the
+// official decoder all the same, which has the last word.
+type encoder struct {
+	p   *place
+	buf bytes.Buffer
+	bad bool // some error was reported
+}
+
+func (e *encoder) errorf(n *node, format string, args ...any) {
+	e.bad = true
+	e.p.errorf(n, format, args...)
+	// Something must stand for the value, so that what follows stays valid.
+	e.buf.WriteString("null")
+}
+
+func (e *encoder) expected(n *node, where, want string) {
+	hint := ""
+	if want == "a string" && n.kind == scalarNode && !n.isNull() {
+		hint = "; put it in quotes"
+	}
+	e.errorf(n, "%s: expected %s, got %s%s", where, want, n.what(), hint)
+}
+
+func (e *encoder) string(s string) {
+	b, err := json.Marshal(s)
+	if err != nil { // cannot happen for a string; null is refused by the decoder
+		b = []byte("null")
+	}
+	e.buf.Write(b)
+}
+
+func (e *encoder) stringScalar(n *node, where string) {
+	if n.kind != scalarNode || n.tag != "!!str" {
+		e.expected(n, where, "a string")
+		return
+	}
+	e.string(n.text)
+}
+
+func (e *encoder) boolScalar(n *node, where string) {
+	v, ok := n.value.(bool)
+	if !ok {
+		e.expected(n, where, "true or false")
+		return
+	}
+	e.buf.WriteString(strconv.FormatBool(v))
+}
+
+// intScalar writes a whole number between lo and hi. Numbers in quotes are
+// good where protojson takes them.
+func (e *encoder) intScalar(n *node, where string, lo int64, hi uint64, quoted bool) {
+	value := n.value
+	if quoted && n.kind == scalarNode && n.tag == "!!str" {
+		if i, err := strconv.ParseInt(n.text, 10, 64); err == nil {
+			value = i
+		}
+	}
+	if f, ok := value.(float64); ok && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+		value = int64(f)
+	}
+	switch v := value.(type) {
+	case int64:
+		if v >= lo && (v < 0 || uint64(v) <= hi) {
+			e.buf.WriteString(strconv.FormatInt(v, 10))
+			return
+		}
+		e.errorf(n, "%s: %d is not in the range %d to %d", where, v, lo, hi)
+	case uint64:
+		if v <= hi {
+			e.buf.WriteString(strconv.FormatUint(v, 10))
+			return
+		}
+		e.errorf(n, "%s: %d is not in the range %d to %d", where, v, lo, hi)
+	default:
+		e.expected(n, where, "a whole number")
+	}
+}
+
+func (e *encoder) floatScalar(n *node, where string) {
+	f, ok := n.number()
+	if !ok || math.IsNaN(f) || math.IsInf(f, 0) {
+		e.expected(n, where, "a number")
+		return
+	}
+	e.buf.WriteString(strconv.FormatFloat(f, 'g', -1, 64))
+}
+
+func (n *node) number() (float64, bool) {
+	switch v := n.value.(type) {
+	case int64:
+		return float64(v), true
+	case uint64:
+		return float64(v), true
+	case float64:
+		return v, true
+	}
+	return 0, false
+}
+
+// duration writes a google.protobuf.Duration. Besides protojson's "1.5s" it
+// takes Go's form ("1m30s"), as Istio does, and a bare number of seconds.
+func (e *encoder) duration(n *node, where string) {
+	if f, ok := n.number(); ok {
+		// A float64 holds the nanoseconds of every duration up to 100 days.
+		d := time.Duration(math.Round(f * float64(time.Second)))
+		if math.IsNaN(f) || math.Abs(f) > 9e9 {
+			e.errorf(n, "%s: %s is not a duration", where, n.text)
+			return
+		}
+		e.p.warnf(n, "%s: a bare number is read as seconds; the standard form is %q", where, protoDuration(d))
+		e.string(protoDuration(d))
+		return
+	}
+	if n.kind != scalarNode || n.tag != "!!str" {
+		e.expected(n, where, `a duration such as "10s"`)
+		return
+	}
+	d, err := time.ParseDuration(n.text)
+	if err != nil {
+		hint := `write it as "10s" or "500ms"`
+		if _, err := strconv.ParseFloat(n.text, 64); err == nil {
+			hint = "write it with a unit: " + strconv.Quote(n.text+"s")
+		}
+		e.errorf(n, "%s: %q is not a duration; %s", where, n.text, hint)
+		return
+	}
+	e.string(protoDuration(d))
+}
+
+// protoDuration is d in the JSON form of google.protobuf.Duration.
+func protoDuration(d time.Duration) string {
+	sign := ""
+	if d < 0 {
+		sign = "-"
+	}
+	s, ns := d/time.Second, d%time.Second
+	out := strconv.FormatInt(max(int64(s), -int64(s)), 10)
+	if ns != 0 {
+		frac := strconv.FormatInt(max(int64(ns), -int64(ns))+int64(time.Second), 10)[1:]
+		for frac[len(frac)-1] == '0' {
+			frac = frac[:len(frac)-1]
+		}
+		out += "." + frac
+	}
+	return sign + out + "s"
+}
+
+// any writes a node whose type is not looked into.
+func (e *encoder) any(n *node) {
+	switch n.kind {
+	case listNode:
+		e.list(n, func(item *node, _ int) { e.any(item) })
+	case mapNode:
+		e.buf.WriteByte('{')
+		for i := range n.fields {
+			e.key(i, n.fields[i].key)
+			e.any(n.fields[i].value)
+		}
+		e.buf.WriteByte('}')
+	default:
+		e.anyScalar(n)
+	}
+}
+
+func (e *encoder) anyScalar(n *node) {
+	switch v := n.value.(type) {
+	case int64:
+		e.buf.WriteString(strconv.FormatInt(v, 10))
+	case uint64:
+		e.buf.WriteString(strconv.FormatUint(v, 10))
+	case bool:
+		e.buf.WriteString(strconv.FormatBool(v))
+	case float64:
+		e.floatScalar(n, "value")
+	default:
+		if n.isNull() {
+			e.buf.WriteString("null")
+			return
+		}
+		e.string(n.text)
+	}
+}
+
+func (e *encoder) key(i int, name string) {
+	if i > 0 {
+		e.buf.WriteByte(',')
+	}
+	e.string(name)
+	e.buf.WriteByte(':')
+}
+
+func (e *encoder) list(n *node, each func(item *node, i int)) {
+	e.buf.WriteByte('[')
+	for i, item := range n.items {
+		if i > 0 {
+			e.buf.WriteByte(',')
+		}
+		each(item, i)
+	}
+	e.buf.WriteByte(']')
+}
+
+// unknown reports a key that the type does not have.
+func (e *encoder) unknown(f *field, in string, known []string) {
+	e.bad = true
+	e.p.errorf(f.pos(), "unknown field %q in %s%s", f.key, in, didYouMean(f.key, known))
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Severity says what a Finding means for the configuration.
+type Severity uint8
+
+// The severities. The zero value is the gravest.
+const (
+	// Error: the configuration is refused as a whole.
+	Error Severity = iota
+	// Warning: the configuration is used, but probably does not do what its
+	// author thinks.
+	Warning
+	// Note: something was left out on purpose, such as a foreign kind.
+	Note
+)
+
+var severityNames = [...]string{"error", "warning", "note"}
+
+// String is the severity's name in lower case.
+func (s Severity) String() string {
+	if int(s) < len(severityNames) {
+		return severityNames[s]
+	}
+	return "error"
+}
+
+// MarshalText writes the severity's name.
+func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Finding is one thing to say about a configuration file. Line and Col count
+// from 1, Col in bytes; 0 means unknown.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	File     string   `json:"file"`
+	Line     int      `json:"line,omitempty"`
+	Col      int      `json:"col,omitempty"`
+	// Object is "Kind namespace/name", or "" outside of objects.
+	Object string `json:"object,omitempty"`
+	Text   string `json:"text"`
+}
+
+// String is the finding in the form of compilers:
+// file:line:col: severity: text [object].
+func (f Finding) String() string {
+	var b strings.Builder
+	b.WriteString(f.File)
+	if f.Line > 0 {
+		fmt.Fprintf(&b, ":%d", f.Line)
+		if f.Col > 0 {
+			fmt.Fprintf(&b, ":%d", f.Col)
+		}
+	}
+	fmt.Fprintf(&b, ": %s: %s", f.Severity, f.Text)
+	if f.Object != "" {
+		fmt.Fprintf(&b, " [%s]", f.Object)
+	}
+	return b.String()
+}
+
+// report gathers findings.
+type report struct {
+	findings []Finding
+	files    map[string]int // order of the files, for sorting
+	errors   int
+}
+
+func (r *report) add(f Finding) {
+	if f.Severity == Error {
+		r.errors++
+	}
+	r.findings = append(r.findings, f)
+}
+
+// sorted returns the findings in reading order, without repetitions.
+func (r *report) sorted() []Finding {
+	slices.SortStableFunc(r.findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(r.files[a.File], r.files[b.File]), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+	})
+	return slices.Compact(r.findings)
+}
+
+// place is where findings of one document or object go.
+type place struct {
+	r      *report
+	file   string
+	object string
+}
+
+func (p *place) say(s Severity, n *node, format string, args ...any) {
+	f := Finding{Severity: s, File: p.file, Object: p.object, Text: fmt.Sprintf(format, args...)}
+	if n != nil {
+		f.Line, f.Col = n.line, n.col
+	}
+	p.r.add(f)
+}
+
+func (p *place) errorf(n *node, format string, args ...any) { p.say(Error, n, format, args...) }
+func (p *place) warnf(n *node, format string, args ...any)  { p.say(Warning, n, format, args...) }
+
+// unsupported reports something that restricts or redirects and is not acted
+// on. Running without it would enforce less than the author wrote.
+func (p *place) unsupported(n *node, what string) {
+	p.errorf(n, "%s is not supported yet; egressd refuses to run with a rule that it would not enforce", what)
+}
+
+// inert reports something that only decorates and is not acted on.
+func (p *place) inert(n *node, what string) { p.warnf(n, "%s is not acted on yet", what) }

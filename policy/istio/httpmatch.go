@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/policy"
+)
+
+func (o *object) httpMatch(at *node, m *networking.HTTPMatchRequest) *policy.HTTPMatch {
+	out := &policy.HTTPMatch{
+		Name:          m.Name,
+		URI:           o.stringMatch(at.at("uri"), "uri", m.Uri),
+		IgnoreURICase: m.IgnoreUriCase,
+		Scheme:        o.stringMatch(at.at("scheme"), "scheme", m.Scheme),
+		Method:        o.stringMatch(at.at("method"), "method", m.Method),
+		Authority:     o.stringMatch(at.at("authority"), "authority", m.Authority),
+		Headers:       o.headerMatches(at.at("headers"), "headers", m.Headers),
+		QueryParams:   o.stringMatches(at.at("queryParams"), "queryParams", m.QueryParams),
+		Gateways:      o.gatewayNames(at.at("gateways"), m.Gateways),
+	}
+	out.WithoutHeaders = o.headerMatches(at.at("withoutHeaders"), "withoutHeaders", m.WithoutHeaders)
+	if m.Port != 0 {
+		out.Port = o.port(at.at("port"), "match port", m.Port)
+	}
+	if len(m.SourceLabels) > 0 {
+		o.unsupported(at.keyOf("sourceLabels"), "sourceLabels")
+	}
+	if m.SourceNamespace != "" {
+		o.unsupported(at.keyOf("sourceNamespace"), "sourceNamespace")
+	}
+	if m.StatPrefix != "" {
+		o.inert(at.keyOf("statPrefix"), "statPrefix")
+	}
+	return out
+}
+
+// stringMatch translates a StringMatch; nil stays nil.
+func (o *object) stringMatch(at *node, where string, m *networking.StringMatch) *policy.StringMatch {
+	if m == nil {
+		return nil
+	}
+	switch v := m.MatchType.(type) {
+	case *networking.StringMatch_Exact:
+		return &policy.StringMatch{Kind: policy.MatchExact, Value: v.Exact}
+	case *networking.StringMatch_Prefix:
+		if v.Prefix == "" && where != "uri" {
+			o.errorf(at.at("prefix"), "%q: prefix string match should not be empty", where)
+		}
+		return &policy.StringMatch{Kind: policy.MatchPrefix, Value: v.Prefix}
+	case *networking.StringMatch_Regex:
+		// Not a regular expression, but Istio's old way to say "present".
+		if v.Regex == "*" && (where == "headers" || where == "withoutHeaders" || where == "queryParams") {
+			return &policy.StringMatch{Kind: policy.MatchPresent}
+		}
+		o.regex(at.at("regex"), where, v.Regex)
+		return &policy.StringMatch{Kind: policy.MatchRegex, Value: v.Regex}
+	}
+	return &policy.StringMatch{Kind: policy.MatchPresent}
+}
+
+func (o *object) stringMatches(at *node, where string, in map[string]*networking.StringMatch) map[string]policy.StringMatch {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make(map[string]policy.StringMatch, len(in))
+	for _, key := range slices.Sorted(maps.Keys(in)) {
+		if m := o.stringMatch(at.at(key), where, in[key]); m != nil {
+			out[key] = *m
+		}
+	}
+	return out
+}
+
+func (o *object) headerMatches(at *node, where string, in map[string]*networking.StringMatch) map[string]policy.StringMatch {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make(map[string]policy.StringMatch, len(in))
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		key := at.keyOf(name)
+		switch {
+		case strings.HasPrefix(name, "@"):
+			o.unsupported(key, "matching on JWT claims")
+			continue
+		case !isHeaderName(strings.TrimPrefix(name, ":")):
+			o.errorf(key, "%s: header name %q is not a valid header name", where, name)
+			continue
+		}
+		lower := strings.ToLower(name)
+		if _, dup := out[lower]; dup {
+			o.errorf(key, "%s: header %q is listed twice (names ignore case)", where, name)
+			continue
+		}
+		switch lower {
+		case "uri", "scheme", "method", "authority":
+			o.warnf(key, "%s: %q is matched as a header of that name; use the field %s of the match", where, name, lower)
+		}
+		if m := o.stringMatch(at.at(name), where, in[name]); m != nil {
+			out[lower] = *m
+		}
+	}
+	return out
+}
+
+// isHeaderName says whether s is a token (RFC 9110, section 5.6.2).
+func isHeaderName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
+			return false
+		}
+	}
+	return s != ""
+}

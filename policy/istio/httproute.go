@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/policy"
+)
+
+func (l *loader) httpRule(d decoded[networking.VirtualService], at *node, r *networking.HTTPRoute) *policy.HTTPRule {
+	out := &policy.HTTPRule{Ref: d.ref, Name: r.Name}
+	out.Ref.Line, out.Ref.Column = at.line, at.col
+	d.httpConflicts(at, r)
+	for i, m := range r.Match {
+		out.Matches = append(out.Matches, d.httpMatch(at.at("match", i), m))
+	}
+	out.Route = l.route(d, at.at("route"), r.Route)
+	out.Redirect = d.redirect(at.at("redirect"), r)
+	out.DirectResponse = d.directResponse(at.at("directResponse"), r.DirectResponse)
+	out.Rewrite = d.rewrite(at.at("rewrite"), r.Rewrite)
+	out.Headers = d.headers(at.at("headers"), r.Headers)
+	d.authorityRewrite(at, out)
+	// 0s says the same as no timeout; everything else must be a millisecond or more.
+	if r.Timeout.GetSeconds() != 0 || r.Timeout.GetNanos() != 0 {
+		out.Timeout = d.duration(at.at("timeout"), "timeout", r.Timeout)
+	}
+	out.Retries = d.retries(at.at("retries"), r.Retries)
+	out.Fault = d.fault(at.at("fault"), r.Fault)
+	d.decoration(at, r)
+	return out
+}
+
+// httpConflicts checks which actions of a rule go together.
+func (o *object) httpConflicts(at *node, r *networking.HTTPRoute) {
+	if r.Delegate != nil {
+		if r.Redirect != nil || len(r.Route) > 0 || r.DirectResponse != nil {
+			o.errorf(at.keyOf("delegate"), "root HTTP route %s must not specify route, redirect or direct_response", r.Name)
+		}
+		o.unsupported(at.keyOf("delegate"), "delegate")
+		return
+	}
+	both := func(field, a, b string) {
+		o.errorf(at.keyOf(field), "HTTP route cannot contain both %s and %s", a, b)
+	}
+	action := ""
+	switch {
+	case r.Redirect != nil:
+		action = "redirect"
+		if r.DirectResponse != nil {
+			both("directResponse", "direct_response", action)
+		}
+	case r.DirectResponse != nil:
+		action = "direct_response"
+	case len(r.Route) == 0:
+		o.errorf(at, "HTTP route, redirect or direct_response is required")
+	}
+	if action == "" {
+		return
+	}
+	if len(r.Route) > 0 {
+		both("route", "route", action)
+	}
+	if r.Fault != nil {
+		both("fault", "fault", action)
+	}
+	if r.Rewrite != nil {
+		both("rewrite", "rewrite", action)
+	}
+}
+
+// decoration checks what only adds to an answer or copies requests, and says
+// that it has no effect.
+func (o *object) decoration(at *node, r *networking.HTTPRoute) {
+	if r.Mirror != nil && len(r.Mirrors) > 0 {
+		o.errorf(at.keyOf("mirrors"), "HTTP route cannot contain both mirror and mirrors")
+	}
+	if p := r.MirrorPercentage; p != nil && (p.Value < 0 || p.Value > 100) {
+		o.errorf(at.at("mirrorPercentage"), "mirror_percentage must be in range 0..100 (it has %v)", p.Value)
+	}
+	for i, m := range r.Mirrors {
+		if m.Destination == nil {
+			o.errorf(at.at("mirrors", i), "destination is required")
+		}
+		if p := m.Percentage; p != nil && (p.Value < 0 || p.Value > 100) {
+			o.errorf(at.at("mirrors", i, "percentage"), "percentage must be in range 0..100 (it has %v)", p.Value)
+		}
+	}
+	if r.Mirror != nil {
+		o.inert(at.keyOf("mirror"), "mirror")
+	}
+	if len(r.Mirrors) > 0 {
+		o.inert(at.keyOf("mirrors"), "mirrors")
+	}
+	if c := r.CorsPolicy; c != nil {
+		cn := at.at("corsPolicy")
+		for i, m := range c.AllowOrigins {
+			on := cn.at("allowOrigins", i)
+			if s := o.stringMatch(on, "corsPolicy.allowOrigins", m); s != nil && s.Kind == policy.MatchPresent {
+				o.errorf(on, "corsPolicy.allowOrigins: origin match cannot be empty")
+			}
+		}
+		o.inert(at.keyOf("corsPolicy"), "corsPolicy")
+	}
+}
+
+// headers translates header operations. The maps of the source have no order
+// of their own; names are sorted, so that equal configuration is equal.
+func (o *object) headers(at *node, h *networking.Headers) *policy.Headers {
+	if h == nil {
+		return nil
+	}
+	return &policy.Headers{
+		Request:  o.headerOps(at.at("request"), h.Request, true),
+		Response: o.headerOps(at.at("response"), h.Response, false),
+	}
+}
+
+func (o *object) headerOps(at *node, h *networking.Headers_HeaderOperations, request bool) policy.HeaderOps {
+	var out policy.HeaderOps
+	if h == nil {
+		return out
+	}
+	out.Set = o.headerValues(at.at("set"), h.Set, request)
+	out.Add = o.headerValues(at.at("add"), h.Add, request)
+	for i, name := range h.Remove {
+		n := at.at("remove", i)
+		switch {
+		case isInternalHeader(name):
+			o.errorf(n, "invalid header %q: header cannot be removed", name)
+		case !isHeaderName(name):
+			o.errorf(n, "invalid header name %q", name)
+		default:
+			out.Remove = append(out.Remove, name)
+		}
+	}
+	return out
+}
+
+func isAuthority(name string) bool {
+	return strings.EqualFold(name, "host") || strings.EqualFold(name, ":authority")
+}
+
+// isInternalHeader finds headers that belong to the HTTP layer itself.
+func isInternalHeader(name string) bool {
+	return strings.HasPrefix(name, ":") || strings.EqualFold(name, "host")
+}
+
+func (o *object) headerValues(at *node, in map[string]string, request bool) []policy.Header {
+	var out []policy.Header
+	for _, key := range slices.Sorted(maps.Keys(in)) {
+		name, value := key, in[key]
+		switch {
+		case request && isAuthority(name):
+			name = "Host"
+		case isInternalHeader(name):
+			o.errorf(at.keyOf(key), "invalid header %q: header cannot be modified", name)
+			continue
+		case !isHeaderName(name):
+			o.errorf(at.keyOf(key), "invalid header name %q", name)
+			continue
+		}
+		plain, err := headerValue(value)
+		if err != nil {
+			o.errorf(at.at(key), "header value %q: %s", value, err)
+			continue
+		}
+		out = append(out, policy.Header{Name: name, Value: plain})
+	}
+	return out
+}
+
+// headerValue reads Envoy's header format: "%%" is a percent sign, and
+// %COMMAND% stands for something of the connection, which is not done yet.
+func headerValue(s string) (string, error) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case c < ' ' && c != '\t' || c == 0x7f:
+			return "", fmt.Errorf("control characters are not allowed")
+		case c != '%':
+			b.WriteByte(c)
+		case i+1 < len(s) && s[i+1] == '%':
+			b.WriteByte('%')
+			i++
+		case strings.Contains(s[i+1:], "%"):
+			return "", fmt.Errorf("format strings such as %%DOWNSTREAM_REMOTE_ADDRESS%% are not supported yet (write %%%% for a percent sign)")
+		default:
+			return "", fmt.Errorf("single %% in header value; write %%%% for a percent sign")
+		}
+	}
+	return b.String(), nil
+}
+
+// authorityRewrite moves a Host header that the rule sets into the rewrite:
+// HTTP/2 has no Host header, and one place decides the authority.
+func (o *object) authorityRewrite(at *node, r *policy.HTTPRule) {
+	current := ""
+	if r.Rewrite != nil {
+		current = r.Rewrite.Authority
+	}
+	if r.Headers == nil {
+		return
+	}
+	take := func(list []policy.Header) []policy.Header {
+		var rest []policy.Header
+		for _, h := range list {
+			switch {
+			case h.Name != "Host":
+				rest = append(rest, h)
+			case current != "":
+				o.errorf(at.at("headers", "request"),
+					"authority header cannot be set multiple times: have %q, attempting to set %q", current, h.Value)
+			default:
+				current = h.Value
+			}
+		}
+		return rest
+	}
+	r.Headers.Request.Set = take(r.Headers.Request.Set)
+	r.Headers.Request.Add = take(r.Headers.Request.Add)
+	if current == "" {
+		return
+	}
+	if r.Rewrite == nil {
+		r.Rewrite = &policy.Rewrite{}
+	}
+	r.Rewrite.Authority = current
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// kind is what is done with the objects of one kind.
+type kind struct {
+	group    string
+	versions []string
+	take     func(l *loader, o *object)
+}
+
+const (
+	networkingGroup = "networking.istio.io"
+	securityGroup   = "security.istio.io"
+)
+
+// kindOf returns what is done with a kind of the Istio groups, or with one of
+// the Kubernetes kinds that we read.
+func kindOf(group, name string) (kind, bool) {
+	all := []string{"v1", "v1beta1", "v1alpha3"}
+	switch group + "/" + name {
+	case networkingGroup + "/ServiceEntry":
+		return kind{group, all, func(l *loader, o *object) {
+			v := &networking.ServiceEntry{}
+			if decodeProto(o.spec(), v, "spec", &o.place) {
+				l.entries = append(l.entries, decoded[networking.ServiceEntry]{o, v})
+			}
+		}}, true
+	case networkingGroup + "/VirtualService":
+		return kind{group, all, func(l *loader, o *object) {
+			v := &networking.VirtualService{}
+			if decodeProto(o.spec(), v, "spec", &o.place) {
+				l.virtuals = append(l.virtuals, decoded[networking.VirtualService]{o, v})
+			}
+		}}, true
+	case networkingGroup + "/Gateway":
+		return kind{group, all, func(l *loader, o *object) {
+			v := &networking.Gateway{}
+			if decodeProto(o.spec(), v, "spec", &o.place) {
+				l.gateways = append(l.gateways, decoded[networking.Gateway]{o, v})
+			}
+		}}, true
+	case networkingGroup + "/DestinationRule":
+		return kind{group, all, (*loader).destinationRule}, true
+	case "/Service":
+		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.services) }}, true
+	case "/Endpoints":
+		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.endpoints) }}, true
+	case "discovery.k8s.io/EndpointSlice":
+		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.slices) }}, true
+	}
+	return inertKind(group, name)
+}
+
+// inertKind knows the Istio kinds that are not acted on.
+func inertKind(group, name string) (kind, bool) {
+	refuse := func(_ *loader, o *object) { o.unsupported(o.root.keyOf("kind"), o.kind) }
+	warn := func(why string) func(*loader, *object) {
+		return func(_ *loader, o *object) {
+			o.warnf(o.root.keyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
+		}
+	}
+	switch group + "/" + name {
+	case networkingGroup + "/Sidecar", securityGroup + "/AuthorizationPolicy", securityGroup + "/RequestAuthentication":
+		return kind{group, nil, refuse}, true
+	case networkingGroup + "/WorkloadEntry", networkingGroup + "/WorkloadGroup":
+		return kind{group, nil, warn("only a workloadSelector would read it")}, true
+	case networkingGroup + "/EnvoyFilter":
+		return kind{group, nil, warn("it configures Envoy, which does not run here")}, true
+	case networkingGroup + "/ProxyConfig":
+		return kind{group, nil, warn("it configures Istio's proxies")}, true
+	case securityGroup + "/PeerAuthentication":
+		return kind{group, nil, warn("it speaks about the mutual TLS of sidecars")}, true
+	}
+	return kind{}, false
+}
+
+func istioKinds(group string) []string {
+	switch group {
+	case networkingGroup:
+		return []string{"ServiceEntry", "VirtualService", "Gateway", "DestinationRule", "Sidecar",
+			"WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"}
+	case securityGroup:
+		return []string{"AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication"}
+	}
+	return nil
+}
+
+// kind finds what to do with a document, and reports when nothing is done.
+func (l *loader) kind(n *node, apiVersion, name string, p *place) (kind, bool) {
+	group, version, found := strings.Cut(apiVersion, "/")
+	if !found {
+		group, version = "", apiVersion
+	}
+	k, ok := kindOf(group, name)
+	if ok {
+		if k.versions != nil && !slices.Contains(k.versions, version) {
+			p.errorf(n.at("apiVersion"), "apiVersion %s: version %q is not known; %s has %s",
+				apiVersion, version, name, strings.Join(k.versions, ", "))
+			return k, false
+		}
+		return k, true
+	}
+	if known := istioKinds(group); known != nil {
+		p.errorf(n.at("kind"), "kind %s is not known in %s%s", name, group, didYouMean(name, known))
+		return k, false
+	}
+	// A kind of ours under a group that nobody uses for it would be lost.
+	for _, g := range []string{networkingGroup, securityGroup} {
+		if slices.Contains(istioKinds(g), name) && !strings.Contains(group, ".k8s.io") {
+			p.errorf(n.at("apiVersion"), "apiVersion %s: kind %s belongs to %s/v1", apiVersion, name, g)
+			return k, false
+		}
+	}
+	p.say(Note, n, "kind %s of %s is not read by egressd, skipped", name, apiVersion)
+	return k, false
+}
+
+// take decodes a whole Kubernetes object.
+func take[T any](o *object, into *[]decoded[T]) {
+	v := new(T)
+	if decodeGo(o.root, v, o.kind, &o.place) {
+		*into = append(*into, decoded[T]{o, v})
+	}
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"net/netip"
+	"strings"
+
+	core "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy"
+)
+
+// backing is a Kubernetes Service with the endpoints found for it.
+type backing struct {
+	decoded[core.Service]
+	out *policy.Service
+	// index finds an endpoint by its address, to merge what Endpoints and
+	// EndpointSlices both say (Kubernetes mirrors the one into the other).
+	index map[netip.Addr]int
+}
+
+// kubernetesServices joins Services with their Endpoints and EndpointSlices.
+func (l *loader) kubernetesServices() []*policy.Service {
+	byName := map[string]*backing{}
+	var all []*backing
+	for _, d := range l.services {
+		b := &backing{d, &policy.Service{Ref: d.ref, Resolution: policy.ResolutionStatic}, map[netip.Addr]int{}}
+		b.service()
+		byName[d.ref.Namespace+"/"+d.ref.Name] = b
+		all = append(all, b)
+	}
+	for _, d := range l.endpoints {
+		b := byName[d.ref.Namespace+"/"+d.ref.Name]
+		if b == nil {
+			d.warnf(d.root.at("metadata", "name"), "there is no Service of this name; the Endpoints are not used")
+			b = &backing{out: &policy.Service{}, index: map[netip.Addr]int{}}
+		}
+		for i := range d.v.Subsets {
+			b.subset(d, i)
+		}
+	}
+	for _, d := range l.slices {
+		name := d.meta.Labels[discovery.LabelServiceName]
+		b := byName[d.ref.Namespace+"/"+name]
+		if b == nil {
+			d.warnf(d.root.at("metadata", "labels"), "there is no Service %q (label %s); the EndpointSlice is not used", name, discovery.LabelServiceName)
+			b = &backing{out: &policy.Service{}, index: map[netip.Addr]int{}}
+		}
+		b.slice(d)
+	}
+	var out []*policy.Service
+	for _, b := range all {
+		b.clusterIP()
+		out = append(out, b.out)
+	}
+	return out
+}
+
+func (b *backing) service() {
+	h, err := hostname.ParsePattern(kubernetesName(b.ref.Name, b.ref.Namespace))
+	if err != nil || !isLabel(b.ref.Name) {
+		b.errorf(b.root.at("metadata", "name"), "%q is not a name for a Service (DNS-1123 label)", b.ref.Name)
+		return
+	}
+	b.out.Hosts = []hostname.Pattern{h}
+	for i, p := range b.v.Spec.Ports {
+		b.servicePort(b.spec("ports", i), p)
+	}
+	if b.v.Spec.Type != core.ServiceTypeExternalName {
+		return
+	}
+	name, err := fqdn(b.v.Spec.ExternalName)
+	if err != nil {
+		b.errorf(b.spec("externalName"), "externalName: %s", err)
+		return
+	}
+	b.out.Resolution = policy.ResolutionDNS
+	b.out.Endpoints = []policy.Endpoint{{Host: name}}
+}
+
+func (b *backing) servicePort(at *node, p core.ServicePort) {
+	out := policy.Port{Name: p.Name}
+	if p.Port < 1 || p.Port > 65535 {
+		b.errorf(at.at("port"), "port number %d must be in the range 1..65535", p.Port)
+		return
+	}
+	out.Number = uint16(p.Port)
+	switch p.Protocol {
+	case "", core.ProtocolTCP:
+		out.Protocol = sniffable(p)
+	case core.ProtocolUDP:
+		out.Protocol = policy.ProtocolUDP
+	default:
+		b.warnf(at.at("protocol"), "protocol %s is not acted on; the port is left out", p.Protocol)
+		return
+	}
+	if p.TargetPort.Type == intstr.Int && p.TargetPort.IntVal != 0 {
+		if p.TargetPort.IntVal < 1 || p.TargetPort.IntVal > 65535 {
+			b.errorf(at.at("targetPort"), "targetPort %d must be in the range 1..65535", p.TargetPort.IntVal)
+			return
+		}
+		out.TargetPort = uint16(p.TargetPort.IntVal)
+	}
+	b.out.Ports = append(b.out.Ports, out)
+}
+
+// sniffable is Istio's choice of a TCP port's protocol: appProtocol, then the
+// port's name up to the first '-', then what the number is known for.
+func sniffable(p core.ServicePort) policy.Protocol {
+	if p.AppProtocol != nil {
+		switch *p.AppProtocol {
+		case "kubernetes.io/h2c":
+			return policy.ProtocolHTTP2
+		case "kubernetes.io/ws":
+			return policy.ProtocolHTTP
+		case "kubernetes.io/wss":
+			return policy.ProtocolHTTPS
+		}
+		if proto, ok := protocolOf(*p.AppProtocol); ok && proto != policy.ProtocolUDP {
+			return proto
+		}
+	}
+	name := p.Name
+	if strings.HasPrefix(name, "grpc-web") {
+		return policy.ProtocolHTTP
+	}
+	name, _, _ = strings.Cut(name, "-")
+	if proto, ok := protocolOf(name); ok && name != "" && proto != policy.ProtocolUDP {
+		return proto
+	}
+	switch p.Port {
+	case 25, 53, 3306, 27017: // servers that speak first
+		return policy.ProtocolTCP
+	}
+	return policy.ProtocolUnset
+}
+
+func (b *backing) subset(d decoded[endpoints], i int) {
+	at := d.root.at("subsets", i)
+	ports := map[string]uint16{}
+	for j, p := range d.v.Subsets[i].Ports {
+		if n := d.port(at.at("ports", j, "port"), "port", uint32(max(p.Port, 0))); n != 0 {
+			ports[p.Name] = n
+		}
+	}
+	for j, a := range d.v.Subsets[i].Addresses {
+		b.add(&d.place, at.at("addresses", j, "ip"), a.IP, ports)
+	}
+}
+
+func (b *backing) slice(d decoded[discovery.EndpointSlice]) {
+	ports := map[string]uint16{}
+	for i, p := range d.v.Ports {
+		if p.Port == nil {
+			continue // all ports: the service's own numbers hold
+		}
+		name := ""
+		if p.Name != nil {
+			name = *p.Name
+		}
+		if n := d.port(d.root.at("ports", i, "port"), "port", uint32(max(*p.Port, 0))); n != 0 {
+			ports[name] = n
+		}
+	}
+	for i, ep := range d.v.Endpoints {
+		if ep.Conditions.Ready != nil && !*ep.Conditions.Ready {
+			continue
+		}
+		for j, a := range ep.Addresses {
+			at := d.root.at("endpoints", i, "addresses", j)
+			if d.v.AddressType == discovery.AddressTypeFQDN {
+				name, err := fqdn(a)
+				if err != nil {
+					d.errorf(at, "endpoint address: %s", err)
+					continue
+				}
+				b.out.Resolution = policy.ResolutionDNS
+				b.out.Endpoints = append(b.out.Endpoints, policy.Endpoint{Host: name, Ports: ports})
+				continue
+			}
+			b.add(&d.place, at, a, ports)
+		}
+	}
+}
+
+// add merges an endpoint address into the service.
+func (b *backing) add(p *place, at *node, address string, ports map[string]uint16) {
+	a, err := netip.ParseAddr(address)
+	if err != nil || a.Zone() != "" || a.Is4In6() {
+		p.errorf(at, "%q is not a valid IP address", address)
+		return
+	}
+	i, known := b.index[a]
+	if !known {
+		i = len(b.out.Endpoints)
+		b.index[a] = i
+		b.out.Endpoints = append(b.out.Endpoints, policy.Endpoint{Addr: a})
+	}
+	ep := &b.out.Endpoints[i]
+	for name, number := range ports {
+		if ep.Ports == nil {
+			ep.Ports = make(map[string]uint16, len(ports))
+		}
+		ep.Ports[name] = number
+	}
+}
+
+// clusterIP makes the cluster address stand for endpoints that nobody listed:
+// the node's kube-proxy knows them.
+func (b *backing) clusterIP() {
+	if len(b.out.Endpoints) > 0 || b.v.Spec.Type == core.ServiceTypeExternalName {
+		return
+	}
+	addresses := b.v.Spec.ClusterIPs
+	if len(addresses) == 0 && b.v.Spec.ClusterIP != "" {
+		addresses = []string{b.v.Spec.ClusterIP}
+	}
+	// The cluster address listens on the service's ports, not on the targets.
+	ports := map[string]uint16{}
+	for _, p := range b.out.Ports {
+		ports[p.Name] = p.Number
+	}
+	for _, s := range addresses {
+		if s == core.ClusterIPNone {
+			continue
+		}
+		b.add(&b.place, b.spec("clusterIP"), s, ports)
+	}
+}

@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Bounds of one document. Without them a few nested aliases ("billion
+// laughs") stand for more values than memory holds.
+const (
+	maxAliasNodes = 100_000 // values that aliases may add to those written down
+	maxDepth      = 100
+)
+
+type nodeKind uint8
+
+const (
+	scalarNode nodeKind = iota
+	listNode
+	mapNode
+)
+
+// node is a YAML value with aliases and merge keys resolved. Nodes that an
+// alias stands for are shared, so a node is never changed once it is built.
+type node struct {
+	kind      nodeKind
+	line, col int
+	tag       string // short tag of a scalar: !!str, !!int, ...
+	text      string // a scalar as written
+	value     any    // int64, uint64, float64 or bool for scalars with these tags
+	items     []*node
+	fields    []field
+	size      int // values in this tree, with aliases expanded
+	depth     int
+}
+
+type field struct {
+	key       string
+	line, col int
+	value     *node
+}
+
+func (f *field) pos() *node { return &node{line: f.line, col: f.col} }
+
+func (n *node) isNull() bool { return n.kind == scalarNode && n.tag == "!!null" }
+
+// what names the node for error messages.
+func (n *node) what() string {
+	switch n.kind {
+	case listNode:
+		return "a list"
+	case mapNode:
+		return "a mapping"
+	}
+	switch n.tag {
+	case "!!null":
+		return "null"
+	case "!!int", "!!float":
+		return "the number " + n.text
+	case "!!bool":
+		return "the boolean " + n.text
+	}
+	return "the string " + strconv.Quote(n.text)
+}
+
+// get returns the value of a mapping's key, nil if it has none. Keys match in
+// their JSON form (camelCase) and in the form of the .proto file (snake_case).
+func (n *node) get(key string) *node {
+	if f := n.field(key); f != nil {
+		return f.value
+	}
+	return nil
+}
+
+func (n *node) field(key string) *field {
+	if n == nil {
+		return nil
+	}
+	for i := range n.fields {
+		if k := n.fields[i].key; k == key || camel(k) == key {
+			return &n.fields[i]
+		}
+	}
+	return nil
+}
+
+// at follows keys (string) and indexes (int) as far as they exist, so that a
+// finding about something left out points at what should hold it.
+func (n *node) at(path ...any) *node {
+	for _, p := range path {
+		var next *node
+		switch p := p.(type) {
+		case string:
+			next = n.get(p)
+		case int:
+			if p < len(n.items) {
+				next = n.items[p]
+			}
+		}
+		if next == nil {
+			return n
+		}
+		n = next
+	}
+	return n
+}
+
+// keyOf returns the position of a key, or of n when it has no such key.
+func (n *node) keyOf(key string) *node {
+	if f := n.field(key); f != nil {
+		return f.pos()
+	}
+	return n
+}
+
+func camel(s string) string {
+	if !strings.Contains(s, "_") {
+		return s
+	}
+	var b strings.Builder
+	up := false
+	for _, c := range s {
+		switch {
+		case c == '_':
+			up = true
+		case up && 'a' <= c && c <= 'z':
+			b.WriteRune(c - 'a' + 'A')
+			up = false
+		default:
+			b.WriteRune(c)
+			up = false
+		}
+	}
+	return b.String()
+}
+
+// chunk is the text of one document; line counts the lines before it.
+type chunk struct {
+	text []byte
+	line int
+}
+
+// split cuts a file at its document markers. Decoding each document by itself
+// lets one with a syntax error stand alone: the others are still checked. A
+// "---" at the start of a line ends a document whatever surrounds it (YAML
+// 1.2.2, section 9.1.2), so no knowledge of the content is needed.
+func split(data []byte) []chunk {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	var chunks []chunk
+	start, startLine, line := 0, 0, 0
+	for pos := 0; pos < len(data); line++ {
+		end := bytes.IndexByte(data[pos:], '\n')
+		if end < 0 {
+			end = len(data) - pos
+		}
+		l := data[pos : pos+end]
+		if pos > start && bytes.HasPrefix(l, []byte("---")) && (len(l) == 3 || l[3] == ' ' || l[3] == '\t' || l[3] == '\r') &&
+			!onlyDirectives(data[start:pos]) {
+			chunks = append(chunks, chunk{data[start:pos], startLine})
+			start, startLine = pos, line
+		}
+		pos += end + 1
+	}
+	return append(chunks, chunk{data[start:], startLine})
+}
+
+// onlyDirectives says whether text is the head of a document that starts at
+// the marker after it (%YAML, %TAG, comments).
+func onlyDirectives(text []byte) bool {
+	directive := false
+	for l := range bytes.Lines(text) {
+		l = bytes.TrimSpace(l)
+		switch {
+		case len(l) == 0 || l[0] == '#':
+		case l[0] == '%':
+			directive = true
+		default:
+			return false
+		}
+	}
+	return directive
+}
+
+var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+
+// parse decodes the documents of a chunk (more than one only after a "..."
+// marker) and reports what is wrong with them.
+func parse(c chunk, p *place) []*node {
+	var docs []*node
+	dec := yaml.NewDecoder(bytes.NewReader(c.text))
+	for {
+		var doc yaml.Node
+		err := decodeSafely(dec, &doc)
+		if errors.Is(err, io.EOF) {
+			return docs
+		}
+		if err != nil {
+			m := yamlLine.FindStringSubmatch(err.Error())
+			at := &node{line: c.line + 1}
+			if m != nil && m[1] != "" {
+				n, _ := strconv.Atoi(m[1])
+				at.line = c.line + n
+			}
+			p.errorf(at, "invalid YAML: %s", yamlLine.ReplaceAllString(err.Error(), ""))
+			return docs
+		}
+		b := builder{p: p, line: c.line, done: map[*yaml.Node]*node{}, open: map[*yaml.Node]bool{}}
+		if n := b.build(&doc); n != nil && !b.failed {
+			docs = append(docs, n)
+		}
+	}
+}
+
+// decodeSafely turns a panic of the YAML library into an error. Its parser
+// has had some on hostile input, and a bad file must not end the daemon.
+func decodeSafely(dec *yaml.Decoder, doc *yaml.Node) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the parser gave up: %v", r)
+		}
+	}()
+	return dec.Decode(doc)
+}
+
+// builder turns yaml.Nodes into nodes.
+type builder struct {
+	p       *place
+	line    int
+	done    map[*yaml.Node]*node // anchored nodes, built once and shared
+	open    map[*yaml.Node]bool  // anchored nodes being built, to find cycles
+	written int
+	failed  bool
+}
+
+func (b *builder) fail(y *yaml.Node, format string, args ...any) *node {
+	b.failed = true
+	b.p.errorf(&node{line: b.line + y.Line, col: y.Column}, format, args...)
+	return nil
+}
+
+// build returns the tree of a document; nil when it is empty or not usable.
+func (b *builder) build(doc *yaml.Node) *node {
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) == 0 {
+		return nil
+	}
+	n := b.node(doc.Content[0], 0)
+	if n == nil {
+		return nil
+	}
+	if n.size > b.written+maxAliasNodes {
+		return b.fail(doc.Content[0], "aliases stand for more than %d values", maxAliasNodes)
+	}
+	return n
+}
+
+func (b *builder) node(y *yaml.Node, depth int) *node {
+	if depth > maxDepth {
+		return b.fail(y, "nested deeper than %d levels", maxDepth)
+	}
+	if y.Kind == yaml.AliasNode {
+		return b.alias(y, depth)
+	}
+	b.written++
+	if y.Anchor != "" {
+		b.open[y] = true
+		defer delete(b.open, y)
+	}
+	n := &node{line: b.line + y.Line, col: y.Column, size: 1}
+	switch y.Kind {
+	case yaml.ScalarNode:
+		b.scalar(n, y)
+	case yaml.SequenceNode:
+		n.kind = listNode
+		for _, c := range y.Content {
+			if item := b.node(c, depth+1); item != nil {
+				n.items = append(n.items, item)
+				n.grow(item)
+			}
+		}
+	case yaml.MappingNode:
+		n.kind = mapNode
+		b.mapping(n, y, depth)
+	default:
+		return b.fail(y, "unexpected YAML node")
+	}
+	if y.Anchor != "" {
+		b.done[y] = n
+	}
+	return n
+}
+
+// grow counts a child. Sizes are capped far above the bound, where they
+// cannot overflow.
+func (n *node) grow(child *node) {
+	n.size = min(n.size+child.size, 1<<40)
+	n.depth = max(n.depth, child.depth+1)
+}
+
+func (b *builder) alias(y *yaml.Node, depth int) *node {
+	if b.open[y.Alias] {
+		return b.fail(y, "alias *%s stands for something that contains it", y.Value)
+	}
+	n := b.done[y.Alias]
+	if n == nil {
+		if b.failed {
+			return nil
+		}
+		return b.fail(y, "alias *%s has no anchor", y.Value)
+	}
+	if depth+n.depth > maxDepth {
+		return b.fail(y, "nested deeper than %d levels", maxDepth)
+	}
+	return n
+}
+
+func (b *builder) scalar(n *node, y *yaml.Node) {
+	n.tag, n.text = y.ShortTag(), y.Value
+	var err error
+	switch n.tag {
+	case "!!int":
+		var i int64
+		if err = y.Decode(&i); err == nil {
+			n.value = i
+			return
+		}
+		var u uint64
+		err = y.Decode(&u)
+		n.value = u
+	case "!!float":
+		var f float64
+		err = y.Decode(&f)
+		n.value = f
+	case "!!bool":
+		var v bool
+		err = y.Decode(&v)
+		n.value = v
+	case "!!str", "!!null":
+	case "!!timestamp", "!!merge":
+		// Only a plain scalar that looks like one: for Kubernetes a string.
+		n.tag = "!!str"
+	default:
+		err = fmt.Errorf("the tag %s has no meaning here", y.Tag)
+	}
+	if err != nil {
+		b.fail(y, "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+}
+
+func (b *builder) mapping(n *node, y *yaml.Node, depth int) {
+	seen := make(map[string]int, len(y.Content)/2)
+	var merged []*node
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		k := y.Content[i]
+		if k.Kind == yaml.AliasNode && k.Alias != nil {
+			k = k.Alias
+		}
+		if k.Kind != yaml.ScalarNode {
+			b.fail(k, "a key must be a string")
+			continue
+		}
+		v := b.node(y.Content[i+1], depth+1)
+		if v == nil {
+			continue
+		}
+		if k.ShortTag() == "!!merge" {
+			merged = append(merged, b.mergeSources(y.Content[i+1], v)...)
+			continue
+		}
+		if first, dup := seen[k.Value]; dup {
+			b.fail(k, "key %q is already defined at line %d", k.Value, first)
+			continue
+		}
+		seen[k.Value] = b.line + k.Line
+		n.fields = append(n.fields, field{k.Value, b.line + k.Line, k.Column, v})
+		n.grow(v)
+	}
+	for _, m := range merged {
+		for _, f := range m.fields {
+			if _, dup := seen[f.key]; !dup {
+				seen[f.key] = f.line
+				n.fields = append(n.fields, f)
+				n.grow(f.value)
+			}
+		}
+	}
+}
+
+// mergeSources returns the mappings that a merge key ("<<") takes fields from.
+func (b *builder) mergeSources(y *yaml.Node, v *node) []*node {
+	if v.kind == mapNode {
+		return []*node{v}
+	}
+	if v.kind == listNode {
+		for _, item := range v.items {
+			if item.kind != mapNode {
+				b.fail(y, "a merge key takes mappings")
+				return nil
+			}
+		}
+		return v.items
+	}
+	b.fail(y, "a merge key takes mappings")
+	return nil
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy"
+)
+
+var (
+	labelForm  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	numberForm = regexp.MustCompile(`^[0-9]+$`)
+)
+
+// isLabel says whether s is a DNS-1123 label.
+func isLabel(s string) bool { return labelForm.MatchString(s) }
+
+// isPortName says whether s is a name as Istio's validation takes it for
+// ports and subsets: like isLabel, but upper case is good.
+func isPortName(s string) bool { return isLabel(strings.ToLower(s)) }
+
+// isSubdomain says whether s is a DNS-1123 subdomain.
+func isSubdomain(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+func sorted(s []string) []string {
+	slices.Sort(s)
+	return s
+}
+
+// domain parses a host, wildcard or not.
+func domain(s string) (hostname.Pattern, error) {
+	h, err := hostname.ParsePattern(s)
+	if err != nil {
+		return "", err
+	}
+	last := string(h)[strings.LastIndexByte(string(h), '.')+1:]
+	if numberForm.MatchString(last) {
+		return "", fmt.Errorf("domain name %q invalid (top level domain %q cannot be all-numeric)", s, last)
+	}
+	return h, nil
+}
+
+// fqdn parses a host that is not a wildcard.
+func fqdn(s string) (string, error) {
+	h, err := domain(s)
+	if err == nil && h.IsWildcard() {
+		err = fmt.Errorf("%q is a wildcard", s)
+	}
+	return string(h), err
+}
+
+// hostOrIP parses a host as VirtualServices and Gateways write it: a domain,
+// a wildcard, or an IP address.
+func hostOrIP(s string) (hostname.Pattern, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return hostname.Pattern(a.Unmap().String()), nil
+	}
+	return domain(s)
+}
+
+func isPartialWildcard(h hostname.Pattern) bool {
+	return len(h) > 1 && h.IsWildcard() && h[1] != '.'
+}
+
+// port checks a port number. 0 is returned after an error.
+func (p *place) port(n *node, where string, number uint32) uint16 {
+	if number < 1 || number > 65535 {
+		p.errorf(n, "%s: port number %d must be in the range 1..65535", where, number)
+		return 0
+	}
+	return uint16(number)
+}
+
+// duration checks a duration as Istio does (at least 1 ms, whole ms).
+func (p *place) duration(n *node, where string, d *durationpb.Duration) time.Duration {
+	if d == nil {
+		return 0
+	}
+	if err := d.CheckValid(); err != nil {
+		p.errorf(n, "%s: %s", where, err)
+		return 0
+	}
+	v := d.AsDuration()
+	switch {
+	case v < time.Millisecond:
+		p.errorf(n, "%s: duration must be greater than 1ms", where)
+	case v%time.Millisecond != 0:
+		p.errorf(n, "%s: only durations to ms precision are supported", where)
+	}
+	return v
+}
+
+// protocolOf maps Istio's protocol names (case-insensitive). Database
+// protocols are opaque to egressd; gRPC-Web is HTTP with another body.
+func protocolOf(s string) (policy.Protocol, bool) {
+	switch strings.ToUpper(s) {
+	case "":
+		return policy.ProtocolUnset, true
+	case "HTTP", "GRPC-WEB":
+		return policy.ProtocolHTTP, true
+	case "HTTP2":
+		return policy.ProtocolHTTP2, true
+	case "GRPC":
+		return policy.ProtocolGRPC, true
+	case "HTTPS":
+		return policy.ProtocolHTTPS, true
+	case "TLS":
+		return policy.ProtocolTLS, true
+	case "TCP", "MONGO", "REDIS", "MYSQL":
+		return policy.ProtocolTCP, true
+	case "UDP":
+		return policy.ProtocolUDP, true
+	}
+	return 0, false
+}
+
+// exportTo checks the visibility of an object. egressd has one set of rules
+// for the node so far, so anything but "everybody" is only good when there is
+// just one namespace to be visible in.
+func (l *loader) exportTo(o *object, n *node, values []string) {
+	seen := map[string]bool{}
+	for i, v := range values {
+		at := n.at(i)
+		name := v
+		switch v {
+		case "*", "~":
+			if len(values) > 1 {
+				o.errorf(at, "exportTo: %q cannot be combined with other values", v)
+			}
+		case ".":
+			name = o.meta.Namespace
+		default:
+			if !isLabel(v) {
+				o.errorf(at, "exportTo: %q is not \".\", \"*\", \"~\" or a namespace", v)
+			}
+		}
+		if seen[name] {
+			o.errorf(at, "duplicate entries in exportTo for entry %s", v)
+		}
+		seen[name] = true
+	}
+	switch {
+	case len(values) == 0 || seen["*"]:
+	case l.mixed || !seen[o.meta.Namespace]:
+		o.unsupported(n, fmt.Sprintf("exportTo %s", strings.Join(values, ", ")))
+	}
+}
+
+// regex checks an RE2 regular expression as Istio does.
+func (p *place) regex(n *node, where, expr string) {
+	if expr == "" {
+		p.errorf(n, "%q: regex string match should not be empty", where)
+		return
+	}
+	if len(expr) > 1024 {
+		p.errorf(n, "%q: regex is too large, max length allowed is 1024", where)
+		return
+	}
+	if _, err := regexp.Compile(expr); err != nil {
+		p.errorf(n, "%q: %s; Istio uses RE2 style regex-based match (https://github.com/google/re2/wiki/Syntax)",
+			where, err)
+	}
+}
