@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What every hook needs: addresses, the workload, counters and events. */
+#ifndef EGRESSD_COMMON_H
+#define EGRESSD_COMMON_H
+
+#include "maps.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define ECONNREFUSED 111
+#define EPROTONOSUPPORT 93
+#define EPERM 1
+#define SOCK_RAW 3
+#define PORT_DNS bpf_htons(53)
+
+/* cgroup v2 trees deeper than this find their workload by the levels above. */
+#define MAX_CGROUP_LEVEL 24
+
+/* A flow as a hook sees it, in the form of the maps' keys. */
+struct flow {
+	__u8 addr[16];
+	__u16 port;
+	__u8 proto;
+	__u8 family;
+};
+
+static __always_inline void count(__u32 what)
+{
+	__u64 *n = bpf_map_lookup_elem(&egd_counters, &what);
+
+	if (n)
+		*n += 1;
+}
+
+static __always_inline void set_mapped(__u8 *addr, __u32 ip4)
+{
+	__u32 *w = (__u32 *)addr;
+
+	w[0] = 0;
+	w[1] = 0;
+	w[2] = bpf_htonl(0xffff);
+	w[3] = ip4;
+}
+
+static __always_inline bool is_mapped(const __u8 *addr)
+{
+	const __u32 *w = (const __u32 *)addr;
+
+	return w[0] == 0 && w[1] == 0 && w[2] == bpf_htonl(0xffff);
+}
+
+/* The kernel takes the unspecified address as loopback in connect() and
+ * sendto(), so it counts as loopback here. */
+static __always_inline bool is_loopback(const __u8 *addr)
+{
+	const __u32 *w = (const __u32 *)addr;
+
+	if (is_mapped(addr))
+		return addr[12] == 127 || w[3] == 0;
+	return w[0] == 0 && w[1] == 0 && w[2] == 0 &&
+	       (w[3] == 0 || w[3] == bpf_htonl(1));
+}
+
+/* The workload of the calling process: its cgroup or the nearest ancestor
+ * that is one. The caller's cgroup, not the socket's: a socket that was passed
+ * to a stricter workload is used under the stricter policy. */
+static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
+{
+	struct egd_workload *wl;
+	__u64 id = bpf_get_current_cgroup_id();
+	int level;
+
+	*cgroup = id;
+	wl = bpf_map_lookup_elem(&egd_workloads, &id);
+	if (wl)
+		return wl;
+	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		if (!id)
+			continue;
+		wl = bpf_map_lookup_elem(&egd_workloads, &id);
+		if (wl)
+			return wl;
+	}
+	return NULL;
+}
+
+static __always_inline struct egd_config *get_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&egd_config, &zero);
+}
+
+/* Counts and reports a denial of the current task. In audit mode it is
+ * reported as a would-be denial; the caller then lets the flow pass. */
+static __always_inline void report(const struct flow *f, const struct egd_workload *wl,
+				   __u64 cgroup, __u8 reason, bool audit)
+{
+	struct egd_event *e;
+
+	count(audit ? EGD_C_AUDIT : reason);
+	e = bpf_ringbuf_reserve(&egd_events, sizeof(*e), 0);
+	if (!e) {
+		count(EGD_C_EVENT_LOST);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = bpf_ktime_get_ns();
+	e->cgroup = cgroup;
+	__builtin_memcpy(e->dst, f->addr, 16);
+	e->dport = f->port;
+	e->family = f->family;
+	e->proto = f->proto;
+	e->reason = reason;
+	e->verdict = EGD_DENY;
+	e->audit = audit;
+	if (wl) {
+		e->workload = wl->id;
+		e->policy = wl->policy;
+	}
+	e->pid = bpf_get_current_pid_tgid() >> 32;
+	e->uid = (__u32)bpf_get_current_uid_gid();
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* The verdict for a flow by the tables: exact address first, then the longest
+ * prefix. EGD_DENY when neither knows it. */
+static __always_inline __u8 lookup_verdict(const struct flow *f, __u32 policy)
+{
+	struct egd_addr_key exact = {
+		.policy = policy,
+		.port = f->port,
+		.proto = f->proto,
+	};
+	struct egd_cidr_key prefix = {
+		.prefixlen = 64 + 128,
+		.policy = policy,
+		.port = f->port,
+		.proto = f->proto,
+	};
+	struct egd_addr_val *v;
+
+	__builtin_memcpy(exact.addr, f->addr, 16);
+	v = bpf_map_lookup_elem(&egd_addrs, &exact);
+	if (!v) {
+		__builtin_memcpy(prefix.addr, f->addr, 16);
+		v = bpf_map_lookup_elem(&egd_cidrs, &prefix);
+	}
+	return v ? v->verdict : EGD_DENY;
+}
+
+static __always_inline bool is_known(const struct flow *f, __u32 policy)
+{
+	struct egd_known_key k = { .policy = policy };
+
+	__builtin_memcpy(k.addr, f->addr, 16);
+	return bpf_map_lookup_elem(&egd_known, &k) != NULL;
+}
+
+static __always_inline bool is_own_port(const struct egd_config *cfg, const struct flow *f)
+{
+	int i;
+
+	if (f->proto == IPPROTO_TCP)
+		return f->port == cfg->proxy_port || f->port == cfg->dns_tcp_port ||
+		       (cfg->admin_port && f->port == cfg->admin_port);
+	for (i = 0; i < EGD_DNS_SLOTS; i++)
+		if (f->port == cfg->dns_port[i])
+			return true;
+	return false;
+}
+
+#endif

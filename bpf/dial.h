@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* connect() and sendto(): decide, and redirect what the proxies serve. */
+#ifndef EGRESSD_DIAL_H
+#define EGRESSD_DIAL_H
+
+#include "common.h"
+
+/* Return values of cgroup hooks. */
+#define REFUSE 0
+#define PROCEED 1
+
+static __always_inline void read_flow(struct bpf_sock_addr *ctx, bool v6, struct flow *f)
+{
+	__u32 *w = (__u32 *)f->addr;
+
+	if (v6) {
+		w[0] = ctx->user_ip6[0];
+		w[1] = ctx->user_ip6[1];
+		w[2] = ctx->user_ip6[2];
+		w[3] = ctx->user_ip6[3];
+		f->family = AF_INET6;
+	} else {
+		set_mapped(f->addr, ctx->user_ip4);
+		f->family = AF_INET;
+	}
+	f->port = (__u16)ctx->user_port;
+	/* UDP-Lite, SCTP and the rest keep their number and match no rule. */
+	f->proto = (__u8)ctx->protocol;
+	if (ctx->protocol > 255)
+		f->proto = 255;
+}
+
+static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6,
+				       const __u8 *addr, __u16 port)
+{
+	const __u32 *w = (const __u32 *)addr;
+
+	if (v6) {
+		ctx->user_ip6[0] = w[0];
+		ctx->user_ip6[1] = w[1];
+		ctx->user_ip6[2] = w[2];
+		ctx->user_ip6[3] = w[3];
+	} else {
+		ctx->user_ip4 = w[3];
+	}
+	ctx->user_port = port;
+}
+
+/* To egressd's listener on the loopback of the family that was dialled. */
+static __always_inline void redirect(struct bpf_sock_addr *ctx, bool v6,
+				     const struct flow *f, __u16 port)
+{
+	__u8 lo[16] = {};
+
+	if (is_mapped(f->addr))
+		set_mapped(lo, bpf_htonl(0x7f000001));
+	else
+		lo[15] = 1;
+	write_addr(ctx, v6, lo, port);
+}
+
+static __always_inline void fill_origin(struct egd_origin *o, struct bpf_sock_addr *ctx,
+					const struct flow *f, const struct egd_workload *wl,
+					__u64 cgroup)
+{
+	o->created = bpf_ktime_get_ns();
+	o->cookie = bpf_get_socket_cookie(ctx);
+	o->cgroup = cgroup;
+	__builtin_memcpy(o->dst, f->addr, 16);
+	o->dport = f->port;
+	o->family = f->family;
+	o->mode = wl->mode;
+	o->workload = wl->id;
+	o->policy = wl->policy;
+	o->pid = bpf_get_current_pid_tgid() >> 32;
+	o->uid = (__u32)bpf_get_current_uid_gid();
+	bpf_get_current_comm(o->comm, sizeof(o->comm));
+}
+
+static __always_inline bool same_dst(const struct egd_dst *d, const struct flow *f)
+{
+	const __u64 *a = (const __u64 *)d->addr;
+	const __u64 *b = (const __u64 *)f->addr;
+
+	return d->used && d->port == f->port && a[0] == b[0] && a[1] == b[1];
+}
+
+static __always_inline void set_dst(struct egd_dst *d, const struct flow *f)
+{
+	__builtin_memcpy(d->addr, f->addr, 16);
+	d->port = f->port;
+	d->family = f->family;
+	d->used = 1;
+}
+
+/* The slot of the server that a datagram goes to. A connected socket has one
+ * server; an unconnected one remembers its last EGD_DNS_SLOTS servers, so that
+ * answers can be shown under the right source address. */
+static __always_inline __u32 dns_slot(struct egd_socket *st, const struct flow *f, bool connect)
+{
+	__u32 slot;
+	int i;
+
+	if (connect) {
+		for (i = 0; i < EGD_DNS_SLOTS; i++)
+			st->dns[i].used = 0;
+		set_dst(&st->dns[0], f);
+		return 0;
+	}
+	for (i = 0; i < EGD_DNS_SLOTS; i++)
+		if (same_dst(&st->dns[i], f))
+			return i;
+	for (i = 0; i < EGD_DNS_SLOTS; i++) {
+		if (!st->dns[i].used) {
+			set_dst(&st->dns[i], f);
+			return i;
+		}
+	}
+	slot = st->next_slot & (EGD_DNS_SLOTS - 1);
+	st->next_slot = slot + 1;
+	set_dst(&st->dns[slot], f);
+	return slot;
+}
+
+/* The socket goes where it wants: forget an earlier redirect. */
+static __always_inline int proceed(struct egd_socket *st, bool connect, __u8 verdict, __u32 epoch)
+{
+	if (st) {
+		if (connect) {
+			st->redirected = 0;
+			st->held = 0;
+		}
+		st->verdict = verdict;
+		st->epoch = epoch;
+	}
+	return PROCEED;
+}
+
+static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct flow *f,
+				  const struct egd_workload *wl, __u64 cgroup, __u8 reason,
+				  bool connect)
+{
+	report(f, wl, cgroup, reason, false);
+	/* A refused connect() is what an app takes for "nobody there"; a
+	 * refused datagram keeps the kernel's own EPERM. */
+	if (connect)
+		bpf_set_retval(-ECONNREFUSED);
+	return REFUSE;
+}
+
+/* The one decision for connect4/6 and sendmsg4/6. */
+static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect)
+{
+	struct egd_config *cfg = get_config();
+	struct egd_workload *wl;
+	struct egd_socket *st;
+	struct flow f = {};
+	__u64 cgroup = 0;
+	__u8 reason, verdict;
+	__u32 slot;
+	bool dns;
+
+	read_flow(ctx, v6, &f);
+	wl = find_workload(&cgroup);
+	if (!wl)
+		return refuse(ctx, &f, wl, cgroup, EGD_R_NO_WORKLOAD, connect);
+	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
+	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF) {
+		count(EGD_C_PASS_OWN);
+		return proceed(st, connect, EGD_DIRECT, 0);
+	}
+	if (!cfg || !cfg->ready)
+		return refuse(ctx, &f, wl, cgroup, EGD_R_NO_CONFIG, connect);
+
+	dns = f.port == PORT_DNS && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP);
+	if (!dns && is_loopback(f.addr) && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP)) {
+		/* A listener serves only what was redirected to it. */
+		if (is_own_port(cfg, &f))
+			return refuse(ctx, &f, wl, cgroup, EGD_R_OWN_PORT, connect);
+		count(EGD_C_PASS_LOOPBACK);
+		return proceed(st, connect, EGD_DIRECT, cfg->epoch);
+	}
+
+	verdict = dns ? EGD_PROXY : lookup_verdict(&f, wl->policy);
+	reason = EGD_R_NONE;
+	if (f.proto != IPPROTO_UDP && f.proto != IPPROTO_TCP)
+		reason = EGD_R_SOCKET_TYPE;
+	else if (verdict == EGD_DENY)
+		reason = EGD_R_NO_RULE;
+	else if (f.proto == IPPROTO_UDP && !dns && verdict != EGD_DIRECT)
+		reason = EGD_R_NO_RULE; /* only TCP has a forwarding core */
+	else if (verdict != EGD_DIRECT && bpf_get_netns_cookie(ctx) != cfg->netns_cookie)
+		reason = EGD_R_NETNS;
+
+	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && connect &&
+	    wl->mode == EGD_ENFORCE && is_known(&f, wl->policy)) {
+		/* getaddrinfo(3) connects a UDP socket to each answer to learn
+		 * the source address that the kernel would use (RFC 6724), and
+		 * sends nothing. Let it ask; skb_egress refuses what it sends. */
+		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!st)
+			return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
+		fill_origin(&st->origin, ctx, &f, wl, cgroup);
+		st->redirected = 0;
+		st->held = 1;
+		return PROCEED;
+	}
+	if (reason != EGD_R_NONE) {
+		if (wl->mode == EGD_AUDIT) {
+			report(&f, wl, cgroup, reason, true);
+			return proceed(st, connect, EGD_DIRECT, cfg->epoch);
+		}
+		return refuse(ctx, &f, wl, cgroup, reason, connect);
+	}
+	if (verdict == EGD_DIRECT) {
+		count(EGD_C_DIRECT);
+		return proceed(st, connect, EGD_DIRECT, cfg->epoch);
+	}
+
+	/* PROXY; INSPECT has no reader in the kernel yet and takes the same way. */
+	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st)
+		return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
+	fill_origin(&st->origin, ctx, &f, wl, cgroup);
+	st->verdict = EGD_PROXY;
+	st->epoch = cfg->epoch;
+	st->held = 0;
+	if (connect)
+		st->redirected = 1;
+	if (f.proto == IPPROTO_TCP) {
+		count(dns ? EGD_C_DNS : EGD_C_PROXY);
+		redirect(ctx, v6, &f, dns ? cfg->dns_tcp_port : cfg->proxy_port);
+		return PROCEED;
+	}
+	count(EGD_C_DNS);
+	slot = dns_slot(st, &f, connect) & (EGD_DNS_SLOTS - 1);
+	redirect(ctx, v6, &f, cfg->dns_port[slot]);
+	return PROCEED;
+}
+
+/* Answers of the DNS proxy come from loopback; show the server that was asked. */
+static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct egd_config *cfg = get_config();
+	struct egd_socket *st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
+	struct flow f = {};
+	int i;
+
+	if (!cfg || !st)
+		return PROCEED;
+	read_flow(ctx, v6, &f);
+	if (!is_loopback(f.addr))
+		return PROCEED;
+	for (i = 0; i < EGD_DNS_SLOTS; i++) {
+		if (f.port == cfg->dns_port[i] && st->dns[i].used) {
+			write_addr(ctx, v6, st->dns[i].addr, st->dns[i].port);
+			return PROCEED;
+		}
+	}
+	return PROCEED;
+}
+
+/* getpeername() shows what the workload dialled. */
+static __always_inline int restore_peer(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct egd_socket *st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
+
+	if (st && st->redirected)
+		write_addr(ctx, v6, st->origin.dst, st->origin.dport);
+	return PROCEED;
+}
+
+/* Only egressd itself may stand at egressd's ports: whoever took one while the
+ * daemon is down would be handed the other workloads' connections. */
+static __always_inline int guard_bind(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct egd_config *cfg = get_config();
+	struct egd_workload *wl;
+	struct flow f = {};
+	__u64 cgroup = 0;
+
+	read_flow(ctx, v6, &f);
+	wl = find_workload(&cgroup);
+	if (wl && (wl->flags & EGD_WL_EXEMPT))
+		return PROCEED;
+	if (!cfg || !f.port || !is_own_port(cfg, &f))
+		return PROCEED;
+	report(&f, wl, cgroup, EGD_R_OWN_PORT, false);
+	return REFUSE;
+}
+
+#endif

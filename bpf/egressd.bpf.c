@@ -1,0 +1,150 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/* The programs, one per hook; each v4 hook stands beside its v6 twin. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#include "dial.h"
+#include "publish.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Keeps the enums in BTF, so that bpf2go can generate them. */
+const enum egd_verdict egd_keep_verdict = EGD_DENY;
+const enum egd_mode egd_keep_mode = EGD_ENFORCE;
+const enum egd_reason egd_keep_reason = EGD_R_NONE;
+const enum egd_counter egd_keep_counter = EGD_C_PASS_LOOPBACK;
+const struct egd_event *const egd_keep_event = NULL;
+
+SEC("cgroup/connect4")
+int egd_connect4(struct bpf_sock_addr *ctx)
+{
+	return dial(ctx, false, true);
+}
+
+SEC("cgroup/connect6")
+int egd_connect6(struct bpf_sock_addr *ctx)
+{
+	return dial(ctx, true, true);
+}
+
+SEC("cgroup/sendmsg4")
+int egd_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return dial(ctx, false, false);
+}
+
+SEC("cgroup/sendmsg6")
+int egd_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return dial(ctx, true, false);
+}
+
+SEC("cgroup/recvmsg4")
+int egd_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return restore_source(ctx, false);
+}
+
+SEC("cgroup/recvmsg6")
+int egd_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return restore_source(ctx, true);
+}
+
+SEC("cgroup/getpeername4")
+int egd_peername4(struct bpf_sock_addr *ctx)
+{
+	return restore_peer(ctx, false);
+}
+
+SEC("cgroup/getpeername6")
+int egd_peername6(struct bpf_sock_addr *ctx)
+{
+	return restore_peer(ctx, true);
+}
+
+SEC("cgroup/bind4")
+int egd_bind4(struct bpf_sock_addr *ctx)
+{
+	return guard_bind(ctx, false);
+}
+
+SEC("cgroup/bind6")
+int egd_bind6(struct bpf_sock_addr *ctx)
+{
+	return guard_bind(ctx, true);
+}
+
+/* Sockets whose packets no rule can speak about are refused at birth: raw and
+ * ping sockets, SCTP, UDP-Lite. MPTCP gets the errno that makes a client fall
+ * back to TCP: its subflows would not carry the socket storage of the socket
+ * that was connected. */
+SEC("cgroup/sock_create")
+int egd_sock_create(struct bpf_sock *ctx)
+{
+	struct egd_workload *wl;
+	struct flow f = {};
+	__u64 cgroup = 0;
+
+	if (ctx->type != SOCK_RAW &&
+	    (ctx->protocol == 0 || ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_UDP))
+		return PROCEED;
+	wl = find_workload(&cgroup);
+	if (wl && ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF))
+		return PROCEED;
+	if (ctx->protocol == 262) { /* IPPROTO_MPTCP */
+		count(EGD_R_SOCKET_TYPE);
+		bpf_set_retval(-EPROTONOSUPPORT);
+		return REFUSE;
+	}
+	f.family = (__u8)ctx->family;
+	f.proto = (__u8)ctx->protocol;
+	if (wl && wl->mode == EGD_AUDIT) {
+		report(&f, wl, cgroup, EGD_R_SOCKET_TYPE, true);
+		return PROCEED;
+	}
+	report(&f, wl, cgroup, EGD_R_SOCKET_TYPE, false);
+	return REFUSE;
+}
+
+SEC("cgroup/sock_release")
+int egd_sock_release(struct bpf_sock *ctx)
+{
+	struct egd_socket *st;
+	int i;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return PROCEED;
+	st = bpf_sk_storage_get(&egd_sockets, ctx, 0, 0);
+	if (!st)
+		return PROCEED;
+	for (i = 0; i < EGD_DNS_SLOTS; i++)
+		if (st->published[i].port)
+			bpf_map_delete_elem(&egd_origins, &st->published[i]);
+	return PROCEED;
+}
+
+SEC("sockops")
+int egd_sock_ops(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		publish_tcp(ctx);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		unpublish_tcp(ctx);
+		break;
+	}
+	return PROCEED;
+}
+
+SEC("cgroup_skb/egress")
+int egd_skb_egress(struct __sk_buff *skb)
+{
+	return publish_udp(skb);
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The ABI between the kernel programs and user space: enums and the structs
+ * that are keys and values of maps. bpf2go generates the Go mirrors from the
+ * BTF of the compiled object; a test in loader compares the enums with
+ * package policy and pins the sizes.
+ *
+ * Byte order: every address is 16 bytes in network order; IPv4 addresses are
+ * v4-mapped (::ffff:a.b.c.d), so that one key format serves both families and
+ * a v4-mapped socket hits the same entry as an IPv4 one. Every port in a key
+ * is in network order. Counters, ids and times are in host order.
+ */
+#ifndef EGRESSD_H
+#define EGRESSD_H
+
+#include <linux/types.h>
+
+/* What the kernel does with a flow; policy.Verdict. */
+enum egd_verdict {
+	EGD_DENY = 0,
+	EGD_DIRECT = 1,
+	EGD_INSPECT = 2,
+	EGD_PROXY = 3,
+};
+
+/* What a denial means for a workload; policy.Mode. */
+enum egd_mode {
+	EGD_ENFORCE = 0,
+	EGD_AUDIT = 1,
+	EGD_OFF = 2,
+};
+
+/* Why the kernel denied; loader maps each to a policy.Reason. The number is
+ * also the index into the counters. */
+enum egd_reason {
+	EGD_R_NONE = 0,
+	EGD_R_NO_RULE = 1,
+	EGD_R_SOCKET_TYPE = 2,
+	EGD_R_NETNS = 3,
+	EGD_R_OWN_PORT = 4,
+	EGD_R_MAP_FULL = 5,
+	EGD_R_NO_WORKLOAD = 6,
+	EGD_R_NO_CONFIG = 7,
+	EGD_R_STORAGE = 8,
+	EGD_R_UDP_HELD = 9,
+	EGD_R_MAX = 10,
+};
+
+/* Counters that are no denials. */
+enum egd_counter {
+	EGD_C_PASS_LOOPBACK = EGD_R_MAX,
+	EGD_C_PASS_OWN,
+	EGD_C_DIRECT,
+	EGD_C_PROXY,
+	EGD_C_DNS,
+	EGD_C_EVENT_LOST,
+	EGD_C_AUDIT,
+	EGD_C_MAX,
+};
+
+/* How many DNS servers one unconnected UDP socket can talk to at a time and
+ * still get its answers under the right source address. The DNS proxy listens
+ * on this many UDP ports; the port tells it the slot. */
+#define EGD_DNS_SLOTS 4
+
+#define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
+
+/* The node's configuration, one entry at key 0 of egd_config. */
+struct egd_config {
+	__u64 netns_cookie; /* of the network namespace with the listeners */
+	__u16 proxy_port;   /* network order; on 127.0.0.1 and ::1 */
+	__u16 dns_tcp_port; /* network order */
+	__u16 dns_port[EGD_DNS_SLOTS]; /* network order, UDP */
+	__u16 admin_port;   /* network order; refused to workloads; 0: none */
+	__u16 pad;
+	__u32 epoch;        /* raised by every policy change */
+	__u32 ready;        /* 0: deny everything (tables are being filled) */
+};
+
+/* egd_workloads: cgroup v2 id -> the workload that its processes belong to. */
+struct egd_workload {
+	__u32 id;     /* number of the workload in user space */
+	__u32 policy; /* policy.PolicyID */
+	__u8 mode;    /* enum egd_mode */
+	__u8 flags;   /* EGD_WL_* */
+	__u16 pad;
+};
+
+/* egd_addrs: what an exact address opens. */
+struct egd_addr_key {
+	__u32 policy;
+	__u16 port; /* network order */
+	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 pad;
+	__u8 addr[16];
+};
+
+struct egd_addr_val {
+	__u8 verdict; /* enum egd_verdict */
+	__u8 pad[3];
+};
+
+/* egd_cidrs: what a prefix opens. prefixlen counts bits of the whole key
+ * behind it: 64 for policy, port and proto, then the address bits (96 + n for
+ * an IPv4 prefix of n bits). */
+struct egd_cidr_key {
+	__u32 prefixlen;
+	__u32 policy;
+	__u16 port; /* network order */
+	__u8 proto;
+	__u8 pad;
+	__u8 addr[16];
+};
+
+/* egd_origins: who is behind a connection or datagram that arrives at one of
+ * egressd's listeners. Written before the SYN or datagram leaves. */
+struct egd_origin_key {
+	__u8 addr[16]; /* source address as the listener sees it */
+	__u16 port;    /* source port, network order */
+	__u8 proto;
+	__u8 slot; /* UDP: index of the DNS port; TCP: 0 */
+};
+
+struct egd_origin {
+	__u64 created; /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 cookie;  /* socket cookie */
+	__u64 cgroup;  /* cgroup id of the caller */
+	__u8 dst[16];  /* what the workload dialled */
+	__u16 dport;   /* network order */
+	__u8 family;   /* AF_INET or AF_INET6: how the workload dialled */
+	__u8 mode;     /* enum egd_mode */
+	__u32 workload;
+	__u32 policy;
+	__u32 pid; /* thread group id */
+	__u32 uid;
+	char comm[16];
+};
+
+/* egd_sockets: socket storage. */
+struct egd_dst {
+	__u8 addr[16];
+	__u16 port; /* network order */
+	__u8 family;
+	__u8 used;
+};
+
+struct egd_socket {
+	struct egd_origin origin; /* of the last redirected connect or send */
+	struct egd_origin_key published[EGD_DNS_SLOTS];
+	struct egd_dst dns[EGD_DNS_SLOTS]; /* servers by slot */
+	__u32 epoch;    /* of the verdict */
+	__u8 verdict;   /* enum egd_verdict */
+	__u8 redirected; /* getpeername must show origin.dst */
+	__u8 held;      /* UDP: connected to an address without a UDP rule */
+	__u8 next_slot; /* to be reused when all are taken */
+};
+
+/* egd_addr_known: addresses that were learned for a policy, whatever the
+ * port. A UDP connect() to one is let pass without sending (see hold). */
+struct egd_known_key {
+	__u32 policy;
+	__u8 addr[16];
+};
+
+/* egd_events: ring buffer of denials. */
+struct egd_event {
+	__u64 time; /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 cgroup;
+	__u8 dst[16];
+	__u16 dport; /* network order */
+	__u8 family;
+	__u8 proto; /* IPPROTO_* */
+	__u8 reason; /* enum egd_reason */
+	__u8 verdict;
+	__u8 audit; /* 1: would deny, was allowed */
+	__u8 pad;
+	__u32 workload;
+	__u32 policy;
+	__u32 pid;
+	__u32 uid;
+	char comm[16];
+};
+
+#endif

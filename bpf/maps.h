@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Every map of egressd. Owner and lifetime of each: docs/ARCHITECTURE.md.
+ * Names are egd_* and at most 15 characters, so that bpftool shows whose they
+ * are. None is an LRU: an entry that vanishes by itself would be a wrong
+ * answer; a full map is a denial that is counted. */
+#ifndef EGRESSD_MAPS_H
+#define EGRESSD_MAPS_H
+
+#include "egressd.h"
+
+/* Written by the loader, read by every program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct egd_config);
+} egd_config SEC(".maps");
+
+/* cgroup id -> workload. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct egd_workload);
+} egd_workloads SEC(".maps");
+
+/* What exact addresses open. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_addr_key);
+	__type(value, struct egd_addr_val);
+} egd_addrs SEC(".maps");
+
+/* Addresses that any port opens for a policy. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_known_key);
+	__type(value, __u32);
+} egd_known SEC(".maps");
+
+/* What prefixes open. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1 << 17);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_cidr_key);
+	__type(value, struct egd_addr_val);
+} egd_cidrs SEC(".maps");
+
+/* Original destinations. Written by sock_ops and skb_egress, taken out by the
+ * loader when the listener accepts, swept by age. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 16);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_origin_key);
+	__type(value, struct egd_origin);
+} egd_origins SEC(".maps");
+
+/* Per-socket state; dies with the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct egd_socket);
+} egd_sockets SEC(".maps");
+
+/* By enum egd_reason and enum egd_counter. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, EGD_C_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} egd_counters SEC(".maps");
+
+/* struct egd_event, to user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} egd_events SEC(".maps");
+
+#endif

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package flow holds the events of egressd: what was decided about a flow and
+// how it ended, and the sinks that events go to.
+package flow
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// Kind says which moment of a flow an Event describes.
+type Kind string
+
+// The kinds. Each flow has one Decision event; one that was forwarded also
+// has one Close event. A Query is a DNS question, a Request an HTTP request.
+const (
+	Decision Kind = "decision"
+	Close    Kind = "close"
+	Query    Kind = "query"
+	Request  Kind = "request"
+)
+
+// Layer says which part of egressd made the decision.
+type Layer string
+
+// The layers.
+const (
+	Kernel  Layer = "kernel"
+	DNS     Layer = "dns"
+	Egress  Layer = "egress"
+	Ingress Layer = "ingress"
+)
+
+// Process is who opened the flow, as the kernel saw it at that moment.
+type Process struct {
+	PID     int    `json:"pid,omitempty"` // thread group id, in the initial pid namespace
+	UID     int    `json:"uid,omitempty"`
+	Command string `json:"command,omitempty"` // at most 15 bytes (the kernel's comm)
+}
+
+// Event is one line of the flow log.
+type Event struct {
+	Time      time.Time        `json:"time"`
+	Kind      Kind             `json:"kind"`
+	Layer     Layer            `json:"layer"`
+	Workload  string           `json:"workload,omitempty"`
+	Process   Process          `json:"process"`
+	Transport policy.Transport `json:"-"`
+	Proto     string           `json:"proto,omitempty"` // tcp, udp, ip, http, tls, dns
+	// Dst is the destination that the workload dialled.
+	Dst netip.AddrPort `json:"dst,omitzero"`
+	// Name is the best name known for the flow: SNI, Host, the queried name,
+	// or a name that Dst was learned for.
+	Name    string         `json:"name,omitempty"`
+	Verdict policy.Verdict `json:"verdict"`
+	// Allowed is false for a denial. In audit mode a would-be denial is
+	// Allowed with WouldDeny set.
+	Allowed   bool          `json:"allowed"`
+	WouldDeny bool          `json:"wouldDeny,omitempty"`
+	Reason    policy.Reason `json:"reason"`
+	// Rule allowed the flow or, on a denial, is the nearest miss.
+	Rule *policy.Ref `json:"rule,omitempty"`
+	// Detail is a short human text, never needed to understand Reason.
+	Detail string `json:"detail,omitempty"`
+
+	// Upstream is the address that was really dialled.
+	Upstream netip.AddrPort `json:"upstream,omitzero"`
+	// HTTP: method, path without query, response status, retries made.
+	Method  string `json:"method,omitempty"`
+	Path    string `json:"path,omitempty"`
+	Status  int    `json:"status,omitempty"`
+	Retries int    `json:"retries,omitempty"`
+	// BytesSent counts from the workload to the upstream.
+	BytesSent     int64         `json:"bytesSent,omitempty"`
+	BytesReceived int64         `json:"bytesReceived,omitempty"`
+	Duration      time.Duration `json:"duration,omitempty"` // nanoseconds in JSON
+}
+
+// Sink takes events. Record must not block and must be safe for concurrent use.
+type Sink interface {
+	Record(Event)
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/policy"
+
+	"github.com/egressd/egressd/bpf"
+)
+
+// hook is one program and the place where it is attached.
+type hook struct {
+	name   string
+	prog   *ebpf.Program
+	attach ebpf.AttachType
+}
+
+// hooks lists the programs in the order in which they are attached: what
+// publishes and restores comes before what redirects, so that no flow is
+// redirected without its original destination being recorded.
+func (d *Datapath) hooks() []hook {
+	p := &d.objs.EgressdPrograms
+	return []hook{
+		{"egd_sock_ops", p.EgdSockOps, ebpf.AttachCGroupSockOps},
+		{"egd_skb_egress", p.EgdSkbEgress, ebpf.AttachCGroupInetEgress},
+		{"egd_sock_release", p.EgdSockRelease, ebpf.AttachCgroupInetSockRelease},
+		{"egd_recvmsg4", p.EgdRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg},
+		{"egd_recvmsg6", p.EgdRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg},
+		{"egd_peername4", p.EgdPeername4, ebpf.AttachCgroupInet4GetPeername},
+		{"egd_peername6", p.EgdPeername6, ebpf.AttachCgroupInet6GetPeername},
+		{"egd_bind4", p.EgdBind4, ebpf.AttachCGroupInet4Bind},
+		{"egd_bind6", p.EgdBind6, ebpf.AttachCGroupInet6Bind},
+		{"egd_sock_create", p.EgdSockCreate, ebpf.AttachCGroupInetSockCreate},
+		{"egd_sendmsg4", p.EgdSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
+		{"egd_sendmsg6", p.EgdSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},
+		{"egd_connect4", p.EgdConnect4, ebpf.AttachCGroupInet4Connect},
+		{"egd_connect6", p.EgdConnect6, ebpf.AttachCGroupInet6Connect},
+	}
+}
+
+// linkPrefix distinguishes pinned links from pinned maps.
+const linkPrefix = "link_"
+
+// Attach attaches every program to the cgroup at path and pins the links. A
+// link that is pinned already is kept and its program replaced atomically.
+func (d *Datapath) Attach(path string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, h := range d.hooks() {
+		if d.links[h.name] != nil {
+			return fmt.Errorf("%s is attached already", h.name)
+		}
+		l, err := d.attachOne(path, h)
+		if err != nil {
+			return fmt.Errorf("attach %s to cgroup %s: %w", h.name, path, err)
+		}
+		d.links[h.name] = l
+	}
+	return nil
+}
+
+func (d *Datapath) attachOne(path string, h hook) (link.Link, error) {
+	pin := filepath.Join(d.opts.PinDir, linkPrefix+h.name)
+	l, err := link.LoadPinnedLink(pin, nil)
+	switch {
+	case err == nil:
+		id, err := CgroupID(path)
+		if err != nil {
+			l.Close()
+			return nil, err
+		}
+		if info, err := l.Info(); err == nil && info.Cgroup() != nil && info.Cgroup().CgroupId == id {
+			if err := l.Update(h.prog); err != nil {
+				l.Close()
+				return nil, fmt.Errorf("replace the program: %w", err)
+			}
+			return l, nil
+		}
+		// Pinned for another cgroup, or for one that is gone: attach anew
+		// before the old link goes, so that there is no gap.
+		defer l.Close()
+		defer l.Unpin()
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("open the pinned link: %w", err)
+	}
+	fresh, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: h.prog})
+	if err != nil {
+		return nil, err
+	}
+	if l != nil {
+		if err := l.Unpin(); err != nil {
+			fresh.Close()
+			return nil, err
+		}
+	}
+	if err := fresh.Pin(pin); err != nil {
+		fresh.Close()
+		return nil, fmt.Errorf("pin the link: %w", err)
+	}
+	return fresh, nil
+}
+
+// Attached lists the attached programs with their kernel ids.
+func (d *Datapath) Attached() map[string]uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ids := map[string]uint32{}
+	for name, l := range d.links {
+		if info, err := l.Info(); err == nil {
+			ids[name] = uint32(info.Program)
+		}
+	}
+	return ids
+}
+
+// Workload is what the kernel knows of a workload.
+type Workload struct {
+	ID     uint32
+	Policy policy.PolicyID
+	Mode   policy.Mode
+	// Exempt is for egressd's own cgroup only: nothing is decided there.
+	Exempt bool
+}
+
+// SetWorkload says which workload the processes of a cgroup subtree are.
+func (d *Datapath) SetWorkload(cgroup uint64, w Workload) error {
+	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode)}
+	if w.Exempt {
+		v.Flags = 1
+	}
+	if err := d.objs.EgdWorkloads.Put(cgroup, &v); err != nil {
+		return fmt.Errorf("write egd_workloads: %w", err)
+	}
+	return nil
+}
+
+// SetWorkloads makes w the only workloads: those of an earlier run that are
+// not in it are removed, after the new ones are in place.
+func (d *Datapath) SetWorkloads(w map[uint64]Workload) error {
+	for id, one := range w {
+		if err := d.SetWorkload(id, one); err != nil {
+			return err
+		}
+	}
+	var stale []uint64
+	var id uint64
+	var v bpf.EgressdEgdWorkload
+	it := d.objs.EgdWorkloads.Iterate()
+	for it.Next(&id, &v) {
+		if _, ok := w[id]; !ok {
+			stale = append(stale, id)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read egd_workloads: %w", err)
+	}
+	for _, id := range stale {
+		if err := d.objs.EgdWorkloads.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove from egd_workloads: %w", err)
+		}
+	}
+	return nil
+}
+
+// CgroupID is the id that the kernel programs see for the cgroup v2 directory
+// at path: its inode number.
+func CgroupID(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, fmt.Errorf("cgroup %s: %w", path, err)
+	}
+	return st.Ino, nil
+}

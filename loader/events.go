@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/policy"
+)
+
+// Event is one denial that the kernel decided.
+type Event struct {
+	Time      time.Time
+	Dst       netip.AddrPort // IPv4 is unmapped; unspecified for sock_create
+	Transport policy.Transport
+	Reason    policy.Reason
+	Audit     bool // would be denied, was allowed
+	Workload  uint32
+	Policy    policy.PolicyID
+	Cgroup    uint64
+	PID       int
+	UID       int
+	Command   string
+}
+
+// reasons maps enum egd_reason.
+var reasons = map[uint8]policy.Reason{
+	uint8(bpf.EgressdEgdReasonEGD_R_NO_RULE):     policy.ReasonNoRule,
+	uint8(bpf.EgressdEgdReasonEGD_R_SOCKET_TYPE): policy.ReasonSocketType,
+	uint8(bpf.EgressdEgdReasonEGD_R_NETNS):       policy.ReasonNetns,
+	uint8(bpf.EgressdEgdReasonEGD_R_OWN_PORT):    policy.ReasonOwnPort,
+	uint8(bpf.EgressdEgdReasonEGD_R_MAP_FULL):    policy.ReasonMapFull,
+	uint8(bpf.EgressdEgdReasonEGD_R_NO_WORKLOAD): policy.ReasonNoWorkload,
+	uint8(bpf.EgressdEgdReasonEGD_R_NO_CONFIG):   policy.ReasonNoConfig,
+	uint8(bpf.EgressdEgdReasonEGD_R_STORAGE):     policy.ReasonStorage,
+	uint8(bpf.EgressdEgdReasonEGD_R_UDP_HELD):    policy.ReasonTransport,
+}
+
+// Events calls f for each event of the kernel, in order, until Close. A
+// record that cannot be read is skipped.
+func (d *Datapath) Events(f func(Event)) error {
+	var rec ringbuf.Record
+	for {
+		if err := d.events.ReadInto(&rec); err != nil {
+			if errors.Is(err, ringbuf.ErrClosed) {
+				return nil
+			}
+			return fmt.Errorf("read the event ring: %w", err)
+		}
+		if e, ok := parseEvent(rec.RawSample); ok {
+			f(e)
+		}
+	}
+}
+
+// DrainEvents calls f for the events that are in the ring now, and makes
+// Events return. To be called when nobody adds events any more.
+func (d *Datapath) DrainEvents() { d.events.SetDeadline(time.Unix(1, 0)) }
+
+// Drained says whether an error of Events came from DrainEvents.
+func Drained(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+func parseEvent(raw []byte) (Event, bool) {
+	var e bpf.EgressdEgdEvent
+	if err := binary.Read(bytes.NewReader(raw), binary.NativeEndian, &e); err != nil {
+		return Event{}, false
+	}
+	at := time.Now()
+	if now, err := monotonic(); err == nil && now > e.Time {
+		at = at.Add(-time.Duration(now - e.Time))
+	}
+	reason, ok := reasons[e.Reason]
+	if !ok {
+		reason = policy.ReasonNoRule
+	}
+	return Event{
+		Time:      at,
+		Dst:       netip.AddrPortFrom(netip.AddrFrom16(e.Dst).Unmap(), htons(e.Dport)),
+		Transport: policy.Transport(e.Proto),
+		Reason:    reason,
+		Audit:     e.Audit != 0,
+		Workload:  e.Workload,
+		Policy:    policy.PolicyID(e.Policy),
+		Cgroup:    e.Cgroup,
+		PID:       int(e.Pid),
+		UID:       int(e.Uid),
+		Command:   command(e.Comm[:]),
+	}, true
+}
+
+// command reads a NUL-terminated comm; generated types have it as int8s or
+// uint8s, depending on how C's char is declared.
+func command[T int8 | uint8](comm []T) string {
+	b := make([]byte, 0, len(comm))
+	for _, c := range comm {
+		if c == 0 {
+			break
+		}
+		b = append(b, byte(c))
+	}
+	return string(b)
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"fmt"
+
+	"github.com/egressd/egressd/bpf"
+)
+
+// counterNames maps enum egd_reason and enum egd_counter to the names that
+// metrics and status use.
+var counterNames = map[uint32]string{
+	uint32(bpf.EgressdEgdReasonEGD_R_NO_RULE):        "deny/no-rule",
+	uint32(bpf.EgressdEgdReasonEGD_R_SOCKET_TYPE):    "deny/socket-type",
+	uint32(bpf.EgressdEgdReasonEGD_R_NETNS):          "deny/foreign-netns",
+	uint32(bpf.EgressdEgdReasonEGD_R_OWN_PORT):       "deny/own-port",
+	uint32(bpf.EgressdEgdReasonEGD_R_MAP_FULL):       "deny/map-full",
+	uint32(bpf.EgressdEgdReasonEGD_R_NO_WORKLOAD):    "deny/no-workload",
+	uint32(bpf.EgressdEgdReasonEGD_R_NO_CONFIG):      "deny/no-config",
+	uint32(bpf.EgressdEgdReasonEGD_R_STORAGE):        "deny/no-socket-storage",
+	uint32(bpf.EgressdEgdReasonEGD_R_UDP_HELD):       "deny/transport-not-allowed",
+	uint32(bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK): "pass/loopback",
+	uint32(bpf.EgressdEgdCounterEGD_C_PASS_OWN):      "pass/exempt",
+	uint32(bpf.EgressdEgdCounterEGD_C_DIRECT):        "pass/direct",
+	uint32(bpf.EgressdEgdCounterEGD_C_PROXY):         "redirect/proxy",
+	uint32(bpf.EgressdEgdCounterEGD_C_DNS):           "redirect/dns",
+	uint32(bpf.EgressdEgdCounterEGD_C_EVENT_LOST):    "lost/event",
+	uint32(bpf.EgressdEgdCounterEGD_C_AUDIT):         "audit/would-deny",
+}
+
+// Counters are the kernel's counters by name ("deny/no-rule", ...), summed
+// over the CPUs. They live as long as the pinned map.
+func (d *Datapath) Counters() (map[string]uint64, error) {
+	out := make(map[string]uint64, len(counterNames))
+	for id, name := range counterNames {
+		var perCPU []uint64
+		if err := d.objs.EgdCounters.Lookup(id, &perCPU); err != nil {
+			return nil, fmt.Errorf("read egd_counters: %w", err)
+		}
+		for _, n := range perCPU {
+			out[name] += n
+		}
+	}
+	return out, nil
+}
+
+// Fill is how full a map is.
+type Fill struct {
+	Entries int `json:"entries"`
+	Max     int `json:"max"`
+}
+
+// Fills says how full the tables are that can fill up.
+func (d *Datapath) Fills() (map[string]Fill, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	origins, err := d.countOrigins()
+	if err != nil {
+		return nil, err
+	}
+	return map[string]Fill{
+		"egd_addrs":   {len(d.tables.haveAdr), int(d.objs.EgdAddrs.MaxEntries())},
+		"egd_known":   {len(d.tables.known), int(d.objs.EgdKnown.MaxEntries())},
+		"egd_cidrs":   {len(d.tables.haveNet), int(d.objs.EgdCidrs.MaxEntries())},
+		"egd_origins": {origins, int(d.objs.EgdOrigins.MaxEntries())},
+	}, nil
+}
+
+func (d *Datapath) countOrigins() (int, error) {
+	var k bpf.EgressdEgdOriginKey
+	var v bpf.EgressdEgdOrigin
+	n := 0
+	it := d.objs.EgdOrigins.Iterate()
+	for it.Next(&k, &v) {
+		n++
+	}
+	return n, nil
+}
