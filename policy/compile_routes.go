@@ -45,23 +45,46 @@ func (b *builder) meshVhost(vs *VirtualService) *meshVhost {
 		return &Routes{Refs: []*Ref{&vs.Ref}, routes: b.routes(vs, meshGateway, port)}
 	}
 	v := &meshVhost{byPort: map[uint16]*Routes{}, other: build(0)}
+	for _, n := range b.choices(vs) {
+		// Only a request on one of the destination's own ports can choose
+		// among them; all other requests go where v.other says.
+		if rs := build(n); !rs.leadsLike(v.other) {
+			v.byPort[n] = rs
+		}
+	}
+	return v
+}
+
+// choices returns the ports of the destinations that leave theirs open.
+func (b *builder) choices(vs *VirtualService) []uint16 {
+	var out []uint16
 	for _, rule := range vs.HTTP {
 		for _, wd := range rule.Route {
 			if wd.Destination.Port != 0 {
 				continue
 			}
-			// Only a request on one of the destination's own ports can choose
-			// among them; all other requests go where v.other says.
 			if ports := b.portsOf(wd.Destination.Host); len(ports) > 1 {
-				for _, n := range ports {
-					if v.byPort[n] == nil {
-						v.byPort[n] = build(n)
-					}
-				}
+				out = append(out, ports...)
 			}
 		}
 	}
-	return v
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// leadsLike says whether two compilations of the same rules have the same
+// destinations.
+func (rs *Routes) leadsLike(o *Routes) bool {
+	for i := range rs.routes {
+		x, y := rs.routes[i].action.Destinations, o.routes[i].action.Destinations
+		for j := range x {
+			u, w := x[j].Upstream, y[j].Upstream
+			if (u == nil) != (w == nil) || u != nil && u.Port != w.Port {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // routes compiles the rules of vs for one gateway and for requests that come

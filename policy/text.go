@@ -3,15 +3,238 @@
 package policy
 
 import (
+	"bufio"
+	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 )
 
-// Text is the snapshot in its canonical form, for people and for Hash.
+// Text is the snapshot in its canonical form: what is open, by which rule,
+// and what happens to it. It is for people and for golden files, and Hash is
+// computed over it: whatever changes a decision changes the text.
 func (s *Snapshot) Text() string {
 	var b strings.Builder
 	_ = s.writeText(&b) // a strings.Builder does not fail
 	return b.String()
 }
 
-func (s *Snapshot) writeText(w io.Writer) error { return nil }
+func (s *Snapshot) writeText(w io.Writer) error {
+	t := &text{bufio.NewWriter(w)}
+	for _, p := range s.policies {
+		t.policy(p)
+	}
+	for _, l := range s.listeners {
+		t.listener(l)
+	}
+	return t.w.Flush()
+}
+
+// text writes the canonical form; the bufio.Writer keeps the first error.
+type text struct{ w *bufio.Writer }
+
+// line writes one line, indented by depth.
+func (t *text) line(depth int, format string, args ...any) {
+	for range depth {
+		_, _ = t.w.WriteString("  ")
+	}
+	_, _ = fmt.Fprintf(t.w, format, args...)
+	_ = t.w.WriteByte('\n')
+}
+
+func (t *text) policy(p *Policy) {
+	t.line(0, "policy %d", p.id)
+	for _, h := range p.hosts {
+		t.host(h)
+	}
+	for _, o := range p.static {
+		e := p.addrs.entries[addressKey{o.Prefix, o.Transport, o.Port}]
+		t.line(1, "address %v %v %d %v%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Verdict,
+			kind("first", e.first), kind("http", e.http), kind("tls", e.tls), kind("opaque", e.opaque))
+	}
+	for _, v := range p.vhostList {
+		t.line(1, "routes %s", v.pattern)
+		t.routes(v.other)
+		for _, port := range slices.Sorted(maps.Keys(v.byPort)) {
+			t.line(2, "on port %d", port)
+			t.routes(v.byPort[port])
+		}
+	}
+}
+
+// kind names the host and port that an address opens for a kind of flow.
+func kind(name string, hp *HostPort) string {
+	if hp == nil {
+		return ""
+	}
+	return fmt.Sprintf(" %s=%s:%d", name, hp.Upstream.Host, hp.Number)
+}
+
+func (t *text) host(h *Host) {
+	t.line(1, "host %s (%v)", h.Pattern, h.Rule)
+	if h.Own {
+		t.line(2, "answers %v", h.Answers)
+	}
+	if len(h.Literal) > 0 {
+		t.line(2, "literal %v", h.Literal)
+	}
+	if h.AllowPrivate {
+		t.line(2, "allow-private")
+	}
+	for _, hp := range h.Ports {
+		t.line(2, "port %d/%v %s %v (%v)", hp.Number, hp.Protocol.Transport(), protocolText(hp.Protocol), hp.Verdict, hp.Rule)
+		t.line(3, "upstream %s", upstreamText(hp.Upstream))
+		if hp.Routes != nil {
+			t.line(3, "routes of %v", hp.Routes.Refs)
+		}
+	}
+}
+
+func protocolText(p Protocol) string {
+	if p == ProtocolUnset {
+		return "(unset)"
+	}
+	return p.String()
+}
+
+func upstreamText(u *Upstream) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%d %s %v", u.Host, u.Port, protocolText(u.Protocol), u.Resolution)
+	if u.TargetPort != u.Port {
+		fmt.Fprintf(&b, " target-port %d", u.TargetPort)
+	}
+	for _, e := range u.Endpoints {
+		fmt.Fprintf(&b, " %v", e.Addr)
+		if e.Weight != 1 {
+			fmt.Fprintf(&b, "*%d", e.Weight)
+		}
+	}
+	for _, n := range u.Names {
+		fmt.Fprintf(&b, " %s:%d", n.Name, n.Port)
+	}
+	return b.String()
+}
+
+func (t *text) listener(l *GatewayListener) {
+	bind := "*"
+	if l.Bind.IsValid() {
+		bind = l.Bind.String()
+	}
+	t.line(0, "listener %s port %d %s", bind, l.Port, protocolText(l.Protocol))
+	for _, s := range l.Servers {
+		t.line(1, "server %q %s %v namespaces %v (%v)", s.Name, protocolText(s.Protocol), s.Hosts, s.HostNamespaces, s.Ref)
+	}
+	for _, v := range l.vhostList {
+		t.line(1, "routes %s", v.pattern)
+		t.routes(v.routes)
+	}
+}
+
+func (t *text) routes(rs *Routes) {
+	t.line(2, "of %v", rs.Refs)
+	for _, r := range rs.routes {
+		t.line(2, "if %s", r.match.text(r.action.Match))
+		t.action(r.action)
+	}
+}
+
+func (t *text) action(a *HTTPAction) {
+	r := a.Rule
+	t.line(3, "rule %q timeout %v (%v)", r.Name, r.Timeout, r.Ref)
+	for _, d := range a.Destinations {
+		to := "unknown"
+		if d.Upstream != nil {
+			to = upstreamText(d.Upstream)
+		}
+		if d.Denied {
+			to = "denied " + to
+		}
+		t.line(3, "to %s:%d %d/%d: %s", d.Destination.Host, d.Destination.Port, d.Weight, a.TotalWeight, to)
+		t.headers(4, d.Headers)
+	}
+	if x := r.Redirect; x != nil {
+		t.line(3, "redirect %d uri %q prefix %q authority %q port %d derive %q scheme %q",
+			x.Code, x.URI, x.PrefixRewrite, x.Authority, x.Port, x.DerivePort, x.Scheme)
+	}
+	if x := r.DirectResponse; x != nil {
+		t.line(3, "respond %d %q", x.Status, x.Body)
+	}
+	if x := r.Rewrite; x != nil {
+		t.line(3, "rewrite uri %q authority %q regex %q to %q", x.URI, x.Authority, x.RegexMatch, x.RegexRewrite)
+	}
+	if x := r.Retries; x != nil {
+		on := "safe default"
+		if x.On != nil {
+			on = fmt.Sprintf("%q", x.On)
+		}
+		t.line(3, "retry %d per try %v on %s codes %v backoff %v", x.Attempts, x.PerTryTimeout, on, x.Codes, x.Backoff)
+	}
+	if x := r.Fault; x != nil {
+		t.line(3, "fault delay %v %v%% abort status %d grpc %d %v%%", x.Delay, x.DelayPercent, x.AbortStatus, x.AbortGRPC, x.AbortPercent)
+	}
+	t.headers(3, r.Headers)
+}
+
+func (t *text) headers(depth int, h *Headers) {
+	if h == nil {
+		return
+	}
+	for _, side := range [...]struct {
+		name string
+		ops  HeaderOps
+	}{{"request", h.Request}, {"response", h.Response}} {
+		if o := side.ops; len(o.Set)+len(o.Add)+len(o.Remove) > 0 {
+			t.line(depth, "%s headers set %q add %q remove %q", side.name, o.Set, o.Add, o.Remove)
+		}
+	}
+}
+
+// text writes the conditions of a match, in a fixed order.
+func (m *matcher) text(src *HTTPMatch) string {
+	if m == nil {
+		return "any"
+	}
+	var out []string
+	if src.Name != "" {
+		out = append(out, fmt.Sprintf("name=%q", src.Name))
+	}
+	for _, f := range [...]struct {
+		name string
+		s    *stringMatcher
+	}{{"uri", m.uri}, {"scheme", m.scheme}, {"method", m.method}, {"authority", m.authority}} {
+		if f.s != nil {
+			out = append(out, f.name+f.s.text())
+		}
+	}
+	for _, h := range m.headers {
+		not := ""
+		if h.invert {
+			not = "!"
+		}
+		out = append(out, fmt.Sprintf("%sheader[%q]%s", not, h.name, h.value.text()))
+	}
+	for _, q := range m.query {
+		out = append(out, fmt.Sprintf("query[%q]%s", q.name, q.value.text()))
+	}
+	if m.port != 0 {
+		out = append(out, fmt.Sprintf("port=%d", m.port))
+	}
+	if len(out) == 0 {
+		return "any"
+	}
+	return strings.Join(out, " ")
+}
+
+var matchSigns = [...]string{MatchPresent: " present", MatchExact: "=", MatchPrefix: "^=", MatchRegex: "~"}
+
+func (s *stringMatcher) text() string {
+	out := matchSigns[s.kind]
+	if s.kind != MatchPresent {
+		out += fmt.Sprintf("%q", s.value)
+	}
+	if s.fold {
+		out += " (any case)"
+	}
+	return out
+}

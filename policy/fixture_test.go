@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// se returns a ServiceEntry in namespace default. Its line is made of its
+// name, so that tests can tell rules apart.
+func se(name string, r Resolution, hosts ...hostname.Pattern) *Service {
+	return &Service{
+		Ref:      Ref{Kind: "ServiceEntry", Namespace: "default", Name: name, File: name + ".yaml", Line: 4},
+		External: true, Hosts: hosts, Resolution: r,
+	}
+}
+
+func (s *Service) port(n uint16, p Protocol) *Service {
+	s.Ports = append(s.Ports, Port{Number: n, Name: p.String(), Protocol: p})
+	return s
+}
+
+func (s *Service) target(n uint16) *Service {
+	s.Ports[len(s.Ports)-1].TargetPort = n
+	return s
+}
+
+func (s *Service) at(prefixes ...string) *Service {
+	for _, p := range prefixes {
+		s.Addresses = append(s.Addresses, netip.MustParsePrefix(p))
+	}
+	return s
+}
+
+func (s *Service) endpoint(addr string) *Service {
+	e := Endpoint{Host: addr}
+	if a, err := netip.ParseAddr(addr); err == nil {
+		e = Endpoint{Addr: a}
+	}
+	s.Endpoints = append(s.Endpoints, e)
+	return s
+}
+
+// kube returns a Kubernetes Service in namespace default.
+func kube(name string) *Service {
+	return &Service{
+		Ref:        Ref{Kind: "Service", Namespace: "default", Name: name, File: name + ".yaml", Line: 4},
+		Hosts:      []hostname.Pattern{hostname.Pattern(name + ".default.svc.cluster.local")},
+		Resolution: ResolutionStatic,
+	}
+}
+
+func vs(name string, gateways []string, hosts []hostname.Pattern, rules ...*HTTPRule) *VirtualService {
+	v := &VirtualService{
+		Ref:   Ref{Kind: "VirtualService", Namespace: "default", Name: name, File: name + ".yaml", Line: 4},
+		Hosts: hosts, Gateways: gateways, HTTP: rules,
+	}
+	for _, r := range rules {
+		if r.Ref == (Ref{}) {
+			r.Ref = v.Ref
+		}
+	}
+	return v
+}
+
+func names(p ...hostname.Pattern) []hostname.Pattern { return p }
+
+var mesh = []string{"mesh"}
+
+// to is a rule that routes to one destination.
+func to(name, host string, port uint16, matches ...*HTTPMatch) *HTTPRule {
+	return &HTTPRule{
+		Name: name, Matches: matches,
+		Route: []*WeightedDestination{{Destination: Destination{Host: host, Port: port}}},
+	}
+}
+
+// answer is a rule that answers by itself; its name tells rules apart.
+func answer(name string, matches ...*HTTPMatch) *HTTPRule {
+	return &HTTPRule{Name: name, Matches: matches, DirectResponse: &DirectResponse{Status: 200}}
+}
+
+func uri(k MatchKind, v string) *HTTPMatch { return &HTTPMatch{URI: &StringMatch{k, v}} }
+
+func mustCompile(t testing.TB, c *Config) *Snapshot {
+	t.Helper()
+	s, err := Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// defaultOf compiles services and rules into the default policy.
+func defaultOf(t testing.TB, services []*Service, rules ...*VirtualService) *Policy {
+	t.Helper()
+	return mustCompile(t, &Config{Services: services, VirtualServices: rules}).Policy(DefaultPolicy)
+}
+
+func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// seedConfig is the four seed cases in one.
+func seedConfig() *Config {
+	db := kube("external-db")
+	db.Ports = []Port{{Number: 3306, Protocol: ProtocolTCP}}
+	db.Endpoints = []Endpoint{{Addr: netip.MustParseAddr("190.64.31.232"), Ports: map[string]uint16{"": 3307}}}
+	page := kube("productpage")
+	page.Ports = []Port{{Number: 9080, Name: "http", Protocol: ProtocolHTTP}}
+	page.Endpoints = []Endpoint{{Addr: netip.MustParseAddr("10.0.0.9"), Ports: map[string]uint16{"http": 19080}, Weight: 3}}
+	timeout := to("", "www.googleapis.com", 0)
+	timeout.Timeout = 10 * time.Second
+	gateway := Ref{Kind: "Gateway", Namespace: "default", Name: "bookinfo-gateway", File: "gw.yaml", Line: 5}
+	return &Config{
+		Services: []*Service{
+			se("googleapis", ResolutionDNS, "www.googleapis.com").port(80, ProtocolHTTP).port(443, ProtocolHTTPS),
+			se("external-db", ResolutionStatic, "external-db").port(3306, ProtocolTCP),
+			se("external-db-dns", ResolutionDNS, "external-db.xxx.yyy").port(3306, ProtocolTCP),
+			db, page,
+		},
+		VirtualServices: []*VirtualService{
+			vs("timeout-for-googleapis", mesh, names("www.googleapis.com"), timeout),
+			vs("bookinfo", []string{"default/bookinfo-gateway"}, names("*"),
+				to("", "productpage.default.svc.cluster.local", 9080, uri(MatchExact, "/productpage"), uri(MatchPrefix, "/static"),
+					uri(MatchExact, "/login"), uri(MatchExact, "/logout"), uri(MatchPrefix, "/api/v1/products"))),
+		},
+		Gateways: []*Gateway{{
+			Ref: gateway, Selector: map[string]string{"istio": "ingressgateway"},
+			Servers: []GatewayServer{{Ref: gateway, Name: "http", Port: 80, Protocol: ProtocolHTTP, Hosts: names("*"), HostNamespaces: []string{"*"}}},
+		}},
+		GatewaySelector: map[string]string{"istio": "ingressgateway", "app": "gw"},
+	}
+}
+
+// richConfig uses every field that Config has, with values of its own.
+func richConfig() *Config {
+	match := &HTTPMatch{
+		Name: "all", URI: &StringMatch{MatchPrefix, "/v1"}, IgnoreURICase: true, Scheme: &StringMatch{MatchExact, "http"},
+		Method: &StringMatch{MatchRegex, "GET|HEAD"}, Authority: &StringMatch{MatchPrefix, "api"},
+		Headers:        map[string]StringMatch{"x-a": {MatchExact, "1"}, "x-b": {MatchPresent, ""}},
+		WithoutHeaders: map[string]StringMatch{"x-c": {MatchPrefix, "2"}},
+		QueryParams:    map[string]StringMatch{"q": {MatchRegex, "[a-z]+"}},
+		Port:           80, Gateways: []string{"mesh", "default/gw"},
+	}
+	full := &HTTPRule{
+		Name: "full", Matches: []*HTTPMatch{match},
+		Route: []*WeightedDestination{
+			{Destination: Destination{"api.example.com", 8080}, Weight: 3, Headers: &Headers{Request: HeaderOps{Add: []Header{{"x-d", "1"}}}}},
+			{Destination: Destination{"x.wild.example.org", 80}, Weight: 1},
+			{Destination: Destination{"inside.default.svc.cluster.local", 0}, Weight: 2},
+			{Destination: Destination{"unknown.example.net", 0}, Weight: 4},
+		},
+		Rewrite: &Rewrite{URI: "/v2", Authority: "other", RegexMatch: "a(.)", RegexRewrite: `b\1`},
+		Timeout: 3 * time.Second,
+		Retries: &Retries{Attempts: 2, PerTryTimeout: time.Second, On: []string{"5xx"}, Codes: []int{418}, Backoff: time.Millisecond},
+		Fault:   &Fault{Delay: time.Second, DelayPercent: 1, AbortStatus: 500, AbortGRPC: -1, AbortPercent: 2},
+		Headers: &Headers{Request: HeaderOps{Set: []Header{{"x-e", "1"}}}, Response: HeaderOps{Remove: []string{"server"}}},
+	}
+	moved := &HTTPRule{Name: "moved", Matches: []*HTTPMatch{uri(MatchExact, "/old")}, Redirect: &Redirect{
+		URI: "/new", PrefixRewrite: "/p", Authority: "new.example.com", Port: 8443, DerivePort: "FROM_REQUEST_PORT", Scheme: "https", Code: 302}}
+	static := se("static", ResolutionStatic, "db.example.com").port(5432, ProtocolTCP).target(15432).
+		at("240.1.1.1/32", "fd00:5::/64").endpoint("192.0.2.10").endpoint("2001:db8::10")
+	static.Endpoints[0].Ports = map[string]uint16{"TCP": 25432}
+	static.Endpoints[0].Weight = 5
+	wild := se("wild", ResolutionNone, "*.wild.example.org").port(80, ProtocolHTTP).port(443, ProtocolTLS)
+	wild.AllowPrivate = true
+	inside := kube("inside")
+	inside.Ports = []Port{{Number: 80, Name: "http", Protocol: ProtocolHTTP}, {Number: 81, Name: "admin", Protocol: ProtocolHTTP, TargetPort: 9081}}
+	inside.Endpoints = []Endpoint{{Addr: netip.MustParseAddr("10.1.1.1")}}
+	gw := Ref{Kind: "Gateway", Namespace: "default", Name: "gw", File: "gw.yaml", Line: 9, Column: 3}
+	return &Config{
+		Services: []*Service{
+			se("api", ResolutionDNS, "api.example.com").port(80, ProtocolHTTP).port(8080, ProtocolHTTP2).endpoint("a.example.net").endpoint("b.example.net"),
+			static, wild, inside,
+			se("ntp", ResolutionDNS, "time.example.com").port(123, ProtocolUDP),
+			se("vip", ResolutionDNS, "vip.example.com").port(9000, ProtocolUnset).at("240.1.1.2/32"),
+			se("nets", ResolutionNone, "nets.example.com").port(25, ProtocolTCP).at("198.51.100.0/24", "2001:db8:25::/48"),
+		},
+		VirtualServices: []*VirtualService{
+			vs("api", []string{"mesh", "default/gw"}, names("api.example.com", "*.wild.example.org"), full, moved, answer("rest")),
+		},
+		Gateways: []*Gateway{{Ref: gw, Selector: map[string]string{"a": "b"}, Servers: []GatewayServer{
+			{Ref: gw, Name: "http", Port: 8080, Bind: netip.MustParseAddr("127.0.0.1"), Protocol: ProtocolHTTP,
+				Hosts: names("*.example.com", "old.example.net"), HostNamespaces: []string{"*", "default"}},
+			{Ref: gw, Name: "up", Port: 8081, Protocol: ProtocolHTTP, Hosts: names("secure.example.com"),
+				HostNamespaces: []string{"default"}, HTTPSRedirect: true},
+		}}},
+		GatewaySelector: map[string]string{"a": "b"},
+	}
+}
