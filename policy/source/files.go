@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package source brings configuration to the daemon: it reads files and
+// directories, and says when they may have changed.
+package source
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/policy/istio"
+)
+
+// MaxFileSize is the most bytes that a configuration file may have.
+const MaxFileSize = 16 << 20
+
+// Files reads the configuration files that paths name. A path is a file, of
+// any name, or a directory, whose *.yaml, *.yml and *.json files are read in
+// the order of their names; it is not searched deeper, and files whose name
+// starts with a dot are left out (so a ConfigMap mount with its ..data link is
+// read once). Symbolic links are followed. A file that several paths lead to
+// is read once.
+//
+// All errors are returned together, and then no files: half of a
+// configuration is another configuration. A directory without configuration
+// is an error as well, for it is a wrong path far more often than it is meant.
+func Files(paths []string) ([]istio.File, error) {
+	names, errs := list(paths)
+	var files []istio.File
+	for _, name := range names {
+		data, err := read(name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		files = append(files, istio.File{Name: name, Data: data})
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return files, nil
+}
+
+// list returns the names of the files that paths lead to, without repetition.
+func list(paths []string) (names []string, errs []error) {
+	if len(paths) == 0 {
+		return nil, []error{errors.New("no configuration path given")}
+	}
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if !info.IsDir() {
+			add(filepath.Clean(p))
+			continue
+		}
+		found, err := listDir(p)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, name := range found {
+			add(name)
+		}
+	}
+	return names, errs
+}
+
+// listDir returns the configuration files of a directory in order.
+func listDir(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir) // sorted by name
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if !isConfig(e.Name()) {
+			continue
+		}
+		name := filepath.Join(dir, e.Name())
+		info, err := os.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) && e.Type()&fs.ModeSymlink == 0 {
+			continue // removed since the listing
+		}
+		if err != nil {
+			return nil, err // a dangling link is a mistake, not an absence
+		}
+		if info.IsDir() {
+			continue
+		}
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("%s: no *.yaml, *.yml or *.json file in the directory", dir)
+	}
+	return names, nil
+}
+
+func isConfig(name string) bool {
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return true
+	}
+	return false
+}
+
+// read reads one regular file. Pipes and devices are refused before they are
+// opened: reading one could block for ever.
+func read(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file", name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > MaxFileSize {
+		return nil, fmt.Errorf("%s: larger than %d bytes", name, MaxFileSize)
+	}
+	return data, nil
+}
