@@ -51,7 +51,7 @@ type Options struct {
 // stage is a running demo.
 type stage struct {
 	w      *world.World
-	d      *daemon
+	d      *world.Daemon
 	cg     *world.Cgroup // of the workload
 	report *report
 	self   string
@@ -72,24 +72,14 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.w.Close()) }()
-	own, err := world.NewCgroup("egressd")
-	if err != nil {
+	if s.d, err = s.w.NewDaemon(o.Self, o.Config); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, own.Close()) }()
-	root, err := world.NewCgroup("demo")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, root.Close()) }()
-	if s.cg, err = root.Child("workload"); err != nil {
+	defer func() { err = errors.Join(err, s.d.Stop()) }()
+	if s.cg, err = s.d.Root.Child("workload"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.cg.Close()) }()
-	if s.d, err = newDaemon(s.w, o.Self, o.Config, own, root); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.d.stop()) }()
 	if err := s.play(ctx); err != nil {
 		s.report.progress("")
 		return err
@@ -106,7 +96,7 @@ func Run(ctx context.Context, o Options) (err error) {
 // play runs the scenes.
 func (s *stage) play(ctx context.Context) error {
 	s.report.progress("starting egressd...")
-	if err := s.d.start(ctx); err != nil {
+	if err := s.d.Start(ctx); err != nil {
 		return err
 	}
 	s.report.progress("")
@@ -121,13 +111,13 @@ func (s *stage) play(ctx context.Context) error {
 		return err
 	}
 	s.report.add(slowRow)
-	if err := s.d.kill(); err != nil {
+	if err := s.d.Kill(); err != nil {
 		return err
 	}
 	if err := s.rows(ctx, killedAttempts()); err != nil {
 		return err
 	}
-	if err := s.d.start(ctx); err != nil {
+	if err := s.d.Start(ctx); err != nil {
 		return err
 	}
 	if err := s.rows(ctx, backAttempts(s.w)); err != nil {
@@ -195,7 +185,7 @@ func (s *stage) why(ctx context.Context, a attempt, begin time.Time) (event, boo
 	defer tick.Stop()
 	for {
 		// An error of one call is one event less; the row tells.
-		events, _ := s.d.events(ctx)
+		events, _ := askEvents(ctx, s.d)
 		for i := len(events) - 1; i >= 0; i-- {
 			if matches(events[i], a, begin) {
 				return events[i], true

@@ -113,6 +113,22 @@ func (c *Cgroup) Add(pid int) error {
 	return os.WriteFile(filepath.Join(c.path, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 }
 
+// CPU is the processor time that the cgroup's processes, past and present,
+// have used.
+func (c *Cgroup) CPU() (time.Duration, error) {
+	b, err := os.ReadFile(filepath.Join(c.path, "cpu.stat"))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "usage_usec "); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			return time.Duration(n) * time.Microsecond, err
+		}
+	}
+	return 0, fmt.Errorf("%s/cpu.stat has no usage_usec", c.path)
+}
+
 // Kill ends every process in the cgroup and below, and waits until they are gone.
 func (c *Cgroup) Kill() error { return killCgroup(c.path, killWait) }
 

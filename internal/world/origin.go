@@ -101,6 +101,20 @@ func (o *Origin) Addrs() []netip.Addr {
 	return out
 }
 
+// AddName gives the internet a name with addresses behind it (TTL one
+// minute), and nothing that listens there. Zero addresses are left out.
+func (w *World) AddName(name string, v4, v6 netip.Addr) error {
+	for _, a := range []netip.Addr{v4, v6} {
+		if a.IsValid() {
+			if err := w.Net.Do(func() error { return addHost(a) }); err != nil {
+				return err
+			}
+		}
+	}
+	w.publish(name, v4, v6)
+	return nil
+}
+
 // AddOrigin gives the internet one more web server, with addresses,
 // certificate and DNS records (TTL one minute).
 func (w *World) AddOrigin(c OriginConfig) (*Origin, error) {

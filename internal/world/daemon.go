@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package world
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	readyURL   = "http://127.0.0.1:15021/healthz/ready"
+	readyWait  = 20 * time.Second
+	readyEvery = 20 * time.Millisecond
+	stopWait   = 3 * time.Second
+)
+
+// Daemon is egressd as a process of its own on the node.
+type Daemon struct {
+	// Root is what the daemon captures; workloads run in its children.
+	Root *Cgroup
+	// Prefix is put before the command line, such as taskset and its arguments.
+	Prefix []string
+
+	w     *World
+	self  string
+	args  []string
+	own   *Cgroup // of the daemon itself, outside Root: not captured
+	dir   string
+	bpffs string
+
+	cmd  *Cmd
+	done chan error // the process's end
+}
+
+// NewDaemon lays out what the daemon needs: its configuration, a state
+// directory, a BPF file system and cgroups. It starts nothing. self is the
+// egressd binary; args are added to those of `egressd run`. Stop takes all
+// away again. A world has one daemon at most.
+func (w *World) NewDaemon(self string, config fs.FS, args ...string) (d *Daemon, err error) {
+	d = &Daemon{w: w, self: self, args: args, dir: filepath.Join(w.Dir(), "egressd")}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	if d.own, err = NewCgroup("egressd"); err != nil {
+		return nil, err
+	}
+	if d.Root, err = NewCgroup("captured"); err != nil {
+		return nil, err
+	}
+	if d.bpffs, err = w.MountBPFFS(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(d.StateDir(), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.CopyFS(d.ConfigDir(), config); err != nil {
+		return nil, fmt.Errorf("writing the policy: %w", err)
+	}
+	return d, nil
+}
+
+// ConfigDir is where the daemon reads its policy from.
+func (d *Daemon) ConfigDir() string { return filepath.Join(d.dir, "config") }
+
+// StateDir is the daemon's --state-dir.
+func (d *Daemon) StateDir() string { return filepath.Join(d.dir, "run") }
+
+// PinDir is the daemon's --pin-dir.
+func (d *Daemon) PinDir() string { return filepath.Join(d.bpffs, "egressd") }
+
+// CPU is the processor time that the daemon has used so far.
+func (d *Daemon) CPU() (time.Duration, error) { return d.own.CPU() }
+
+// Start runs the daemon and waits until it is ready. The error has the end of
+// its log.
+func (d *Daemon) Start(ctx context.Context) error {
+	out, err := os.OpenFile(d.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = out.Close() }() // the process has its own descriptor
+	line := append(append([]string{}, d.Prefix...), d.self, "run", "--config", d.ConfigDir(), "--cgroup", d.Root.Path(),
+		"--state-dir", d.StateDir(), "--pin-dir", d.PinDir(), "--dns-server", net.JoinHostPort(ResolverV4, "53"))
+	line = append(line, d.args...)
+	// Not bound to ctx: the daemon is stopped in order, by Stop.
+	c := d.w.Client(context.WithoutCancel(ctx), d.own, line[0], line[1:]...)
+	c.Stdout, c.Stderr = out, out
+	if err := c.Start(); err != nil {
+		return fmt.Errorf("starting egressd: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Wait() }()
+	d.cmd, d.done = c, done
+	if err := d.waitReady(ctx); err != nil {
+		return fmt.Errorf("%w\n%s", err, d.tail())
+	}
+	return nil
+}
+
+// waitReady polls the readiness port, as a kubelet would.
+func (d *Daemon) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			at, err := netip.ParseAddrPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			return d.w.Node.Dial(ctx, "tcp", at)
+		},
+	}
+	tick := time.NewTicker(readyEvery)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, readyURL, nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := transport.RoundTrip(req); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case err := <-d.done:
+			d.cmd = nil
+			return fmt.Errorf("egressd ended before it was ready: %v", err)
+		case <-ctx.Done():
+			return fmt.Errorf("egressd was not ready: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *Daemon) logFile() string { return filepath.Join(d.dir, "log") }
+
+// Log is all that the daemon wrote so far.
+func (d *Daemon) Log() string {
+	b, _ := os.ReadFile(d.logFile()) // without a log there is nothing to show
+	return string(b)
+}
+
+// tail is the end of the log.
+func (d *Daemon) tail() string {
+	lines := strings.Split(strings.TrimSpace(d.Log()), "\n")
+	return strings.Join(lines[max(0, len(lines)-15):], "\n")
+}
+
+// Command prepares another egressd process on the node that is not captured,
+// such as `egressd status`.
+func (d *Daemon) Command(ctx context.Context, args ...string) *Cmd {
+	return d.w.Node.Command(ctx, d.own, d.self, args...)
+}
+
+// Kill is kill -9: the daemon gets no chance to clean up. Start starts it again.
+func (d *Daemon) Kill() error {
+	if d.cmd == nil {
+		return nil
+	}
+	err := d.own.Kill()
+	<-d.done
+	d.cmd = nil
+	return err
+}
+
+// Stop ends the daemon, opens the kernel again with `egressd unload`, and
+// removes what NewDaemon made, with all processes that still run in Root. It
+// works after any failure of Start.
+func (d *Daemon) Stop() error {
+	if d.cmd != nil {
+		_ = d.cmd.Process.Signal(os.Interrupt) // it may have ended by itself
+		select {
+		case <-d.done:
+			d.cmd = nil
+		case <-time.After(stopWait):
+		}
+	}
+	err := d.Kill()
+	ctx, cancel := context.WithTimeout(context.Background(), readyWait)
+	defer cancel()
+	out, uerr := d.Command(ctx, "unload", "--pin-dir", d.PinDir()).CombinedOutput()
+	if uerr != nil {
+		err = errors.Join(err, fmt.Errorf("egressd unload: %w: %s", uerr, bytes.TrimSpace(out)))
+	}
+	return errors.Join(err, d.close())
+}
+
+// close removes the cgroups; the files go with the world.
+func (d *Daemon) close() error {
+	var errs []error
+	for _, cg := range []*Cgroup{d.Root, d.own} {
+		if cg != nil {
+			errs = append(errs, cg.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
