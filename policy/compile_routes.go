@@ -157,18 +157,22 @@ func (b *builder) destinations(rule *HTTPRule, gateway string, port uint16) ([]R
 // an allowed host. An explicit port counts; else the only port, else the
 // port of the request if the service has it, else the first.
 func (b *builder) upstream(d Destination, request uint16) (*Upstream, bool) {
-	if h, ok := b.names.Lookup(d.Host); ok {
+	allowed := false
+	w := b.names.Walk(d.Host)
+	for h, ok := w.Next(); ok; h, ok = w.Next() {
+		allowed = true
 		var ports []*HostPort
 		for _, hp := range h.Ports {
 			if hp.Protocol.Transport() == TCP {
 				ports = append(ports, hp)
 			}
 		}
-		i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request)
-		if i < 0 {
-			return nil, true
+		if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request); i >= 0 {
+			return ports[i].Upstream.WithName(d.Host), true
 		}
-		return ports[i].Upstream.WithName(d.Host), true
+	}
+	if allowed {
+		return nil, true
 	}
 	k := b.kube[d.Host]
 	if k == nil {

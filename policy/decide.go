@@ -7,10 +7,12 @@ import "slices"
 // candidates are the rules that may apply to a flow whose name is not known
 // yet: the first of each kind, and the strictest verdict of all.
 type candidates struct {
-	first, http, tls, opaque *HostPort
-	// opaqueName is the learned name that opaque was found by, if any.
-	opaqueName string
-	verdict    Verdict
+	first, http, tls *HostPort
+	// opaque is a TCP rule, unset one without a protocol.
+	opaque, unset *HostPort
+	// The learned names that opaque and unset were found by, if any.
+	opaqueName, unsetName string
+	verdict               Verdict
 }
 
 // add adds a rule that was found by name, or by address when name is "".
@@ -25,8 +27,11 @@ func (c *candidates) add(hp *HostPort, name string) {
 	if c.tls == nil && (unset || hp.Protocol.IsTLS()) {
 		c.tls = hp
 	}
-	if c.opaque == nil && (unset || hp.Protocol == ProtocolTCP) {
+	if c.opaque == nil && hp.Protocol == ProtocolTCP {
 		c.opaque, c.opaqueName = hp, name
+	}
+	if c.unset == nil && unset {
+		c.unset, c.unsetName = hp, name
 	}
 	// A later verdict looks closer; an address that several rules share gets
 	// the closest look that any of them asks for.
@@ -35,7 +40,7 @@ func (c *candidates) add(hp *HostPort, name string) {
 
 // merge adds what an entry of the address table holds.
 func (c *candidates) merge(e *candidates) {
-	for _, hp := range [...]*HostPort{e.first, e.http, e.tls, e.opaque} {
+	for _, hp := range [...]*HostPort{e.first, e.http, e.tls, e.opaque, e.unset} {
 		if hp != nil {
 			c.add(hp, "")
 		}
@@ -118,22 +123,28 @@ func (p *Policy) Candidates(f Flow) Candidates {
 		return Candidates{Decision: p.Decide(f)}
 	}
 	out := Candidates{Decision: allow(c.verdict, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
-	if c.opaque != nil {
-		out.Opaque = c.opaqueUpstream()
+	switch {
+	case c.opaque != nil:
+		out.Opaque = named(c.opaque, c.opaqueName)
+	case c.unset != nil:
+		out.Opaque = named(c.unset, c.unsetName)
 	}
 	return out
 }
 
-func (c *candidates) opaqueUpstream() *Upstream {
-	if c.opaqueName == "" {
-		return c.opaque.Upstream
+// named returns where a rule leads that was found by a name, "" for none.
+func named(hp *HostPort, name string) *Upstream {
+	if name == "" {
+		return hp.Upstream
 	}
-	return c.opaque.Upstream.WithName(c.opaqueName)
+	return hp.Upstream.WithName(name)
 }
 
 // DecideTLS decides a TCP connection to f.Dst whose ClientHello carries sni
 // (normalized, "" when absent), and says where it goes when it is allowed.
 // When the name does not allow it, a TCP rule for the destination still may.
+// A rule without a protocol may not: on an address that many share, TLS and
+// HTTP are told apart by name, and only what is neither goes by address.
 func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	f.Transport, f.Host, f.HostFrom = TCP, sni, EvidenceSNI
 	c := p.candidates(f)
@@ -147,7 +158,7 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	case d.Verdict != Deny:
 		return d, d.Port.Upstream.WithName(sni)
 	case c.opaque != nil:
-		return allow(c.opaque.Verdict, c.opaque), c.opaqueUpstream()
+		return allow(c.opaque.Verdict, c.opaque), named(c.opaque, c.opaqueName)
 	}
 	return d, nil
 }

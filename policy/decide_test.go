@@ -175,6 +175,9 @@ func TestDecideTLS(t *testing.T) {
 		{"none, address unknown", "203.0.113.1:443", nil, "", "", ReasonNoName, ""},
 		{"stranger, tcp rule", "203.0.113.1:443", []string{"tunnel.example.org"}, "evil.example", "tunnel.example.org:443 TCP DNS tunnel.example.org:443", ReasonAllowed, "tcp443"},
 		{"none, tcp rule", "203.0.113.1:443", []string{"tunnel.example.org"}, "", "tunnel.example.org:443 TCP DNS tunnel.example.org:443", ReasonAllowed, "tcp443"},
+		{"stranger, no protocol", "203.0.113.1:9000", []string{"any.example.org"}, "evil.example", "", ReasonName, "sniff"},
+		{"none, no protocol", "203.0.113.1:9000", []string{"any.example.org"}, "", "", ReasonNoName, "sniff"},
+		{"own name, no protocol", "203.0.113.1:9000", []string{"any.example.org"}, "any.example.org", "any.example.org:9000 (unset) DNS any.example.org:9000", ReasonAllowed, "sniff"},
 		{"http port", "203.0.113.1:80", []string{"api.example.com"}, "api.example.com", "", ReasonNotHTTP, "api"},
 	} {
 		d, u := p.DecideTLS(Flow{Dst: ap(c.dst), Names: c.names}, c.sni)

@@ -96,7 +96,7 @@ func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
 	d := p.decideHost(f)
 	if d.Verdict == Deny {
 		if c := p.candidates(f); c.opaque != nil {
-			return HTTPDecision{Decision: allow(c.opaque.Verdict, c.opaque), Upstream: c.opaqueUpstream()}
+			return HTTPDecision{Decision: allow(c.opaque.Verdict, c.opaque), Upstream: named(c.opaque, c.opaqueName)}
 		}
 		return HTTPDecision{Decision: d}
 	}

@@ -50,8 +50,8 @@ func (t *text) policy(p *Policy) {
 	}
 	for _, o := range p.static {
 		e := p.addrs.entries[addressKey{o.Prefix, o.Transport, o.Port}]
-		t.line(1, "address %v %v %d %v%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Verdict,
-			kind("first", e.first), kind("http", e.http), kind("tls", e.tls), kind("opaque", e.opaque))
+		t.line(1, "address %v %v %d %v%s%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Verdict,
+			kind("first", e.first), kind("http", e.http), kind("tls", e.tls), kind("opaque", e.opaque), kind("unset", e.unset))
 	}
 	for _, v := range p.vhostList {
 		t.line(1, "routes %s", v.pattern)
