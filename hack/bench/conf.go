@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// originConf: directory, address. The answer is 512 bytes.
+const originConf = `daemon off; user root; worker_processes 1; pid %[1]s/origin.pid; error_log stderr crit;
+events { worker_connections 8192; multi_accept on; }
+http {
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; tcp_nodelay on;
+  ssl_certificate %[1]s/bench.crt; ssl_certificate_key %[1]s/bench.key; ssl_session_cache off; ssl_session_tickets off;
+  server {
+    listen %[2]s:80 backlog=8192; listen %[2]s:443 ssl backlog=8192;
+    location / { default_type text/plain; return 200 "` + payload + `"; }
+  }
+}
+`
+
+// nginxConf: directory, origin, host, TCP port. One worker, keep-alive to the
+// origin, TLS by SNI without decryption.
+const nginxConf = `daemon off; user root; worker_processes 1; pid %[1]s/nginx.pid; error_log stderr crit;
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+events { worker_connections 8192; multi_accept on; }
+http {
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; tcp_nodelay on;
+  upstream origin { server %[2]s:80; keepalive 64; keepalive_requests 1000000000; }
+  server {
+    listen 127.0.0.2:80 backlog=8192;
+    location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; }
+  }
+}
+stream {
+  map $ssl_preread_server_name $by_name { %[3]s %[2]s:443; default 127.0.0.2:1; }
+  server { listen 127.0.0.2:443 backlog=8192; ssl_preread on; proxy_pass $by_name; }
+  server { listen 127.0.0.2:%[4]d backlog=8192; proxy_pass %[2]s:%[4]d; }
+}
+`
+
+// haproxyConf: origin, host, TCP port. The same as nginxConf.
+const haproxyConf = `global
+  nbthread 1
+  maxconn 4096
+defaults
+  timeout connect 10s
+  timeout client 300s
+  timeout server 300s
+  option splice-auto
+frontend http
+  mode http
+  bind 127.0.0.3:80 backlog 8192
+  default_backend http
+backend http
+  mode http
+  http-reuse always
+  server origin %[1]s:80
+frontend tls
+  mode tcp
+  bind 127.0.0.3:443 backlog 8192
+  tcp-request inspect-delay 5s
+  tcp-request content accept if { req_ssl_hello_type 1 }
+  use_backend tls if { req_ssl_sni -i %[2]s }
+backend tls
+  mode tcp
+  server origin %[1]s:443
+listen tcp
+  mode tcp
+  bind 127.0.0.3:%[3]d backlog 8192
+  server origin %[1]s:%[3]d
+`
+
+// egressdConf: host, TCP port.
+const egressdConf = `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata:
+  name: bench
+spec:
+  hosts:
+  - %[1]s
+  ports:
+  - number: 80
+    name: http
+    protocol: HTTP
+  - number: 443
+    name: https
+    protocol: HTTPS
+  - number: %[2]d
+    name: tcp
+    protocol: TCP
+  location: MESH_EXTERNAL
+  resolution: DNS
+`
+
+const (
+	line64  = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-."
+	line256 = line64 + line64 + line64 + line64
+	payload = line256 + line256
+)

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"golang.org/x/sys/unix"
+)
+
+// cell is one contestant in one discipline.
+type cell struct {
+	Contestant string    `json:"contestant"`
+	Values     []float64 `json:"values"`
+	Median     float64   `json:"median"`
+	// Ratio is the median over that of direct.
+	Ratio float64 `json:"ratio"`
+	// CPU is the proxy's median processor time, in the row's CPUUnit.
+	CPU   float64 `json:"cpu,omitempty"`
+	Error string  `json:"error,omitempty"`
+	cpus  []float64
+}
+
+// row is one discipline.
+type row struct {
+	Discipline string  `json:"discipline"`
+	Unit       string  `json:"unit"`
+	CPUUnit    string  `json:"cpuUnit"`
+	Cells      []*cell `json:"cells"`
+}
+
+// result is all that was measured.
+type result struct {
+	Kernel   string   `json:"kernel"`
+	Cores    int      `json:"cores"`
+	Rounds   int      `json:"rounds"`
+	Duration string   `json:"duration"`
+	Notes    []string `json:"notes,omitempty"`
+	Rows     []*row   `json:"rows"`
+}
+
+func newResult(b *bench) *result {
+	res := &result{Cores: runtime.NumCPU(), Rounds: b.rounds, Duration: b.duration.String(), Notes: b.notes}
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		res.Kernel = unix.ByteSliceToString(uts.Release[:])
+	}
+	for _, d := range disciplines() {
+		r := &row{Discipline: d.name, Unit: d.unit, CPUUnit: d.cpuUnit}
+		for _, c := range b.contestants {
+			r.Cells = append(r.Cells, &cell{Contestant: c.name})
+		}
+		res.Rows = append(res.Rows, r)
+	}
+	return res
+}
+
+func (res *result) cell(d discipline, c contestant) *cell {
+	for _, r := range res.Rows {
+		for _, cl := range r.Cells {
+			if r.Discipline == d.name && cl.Contestant == c.name {
+				return cl
+			}
+		}
+	}
+	panic("bench: no cell for " + d.name + " and " + c.name) // newResult makes all
+}
+
+func (res *result) add(d discipline, c contestant, s sample) {
+	cl := res.cell(d, c)
+	cl.Values = append(cl.Values, s.value)
+	cl.cpus = append(cl.cpus, s.cpu*d.cpuScale)
+	cl.Median, cl.CPU = median(cl.Values), median(cl.cpus)
+}
+
+func (res *result) fail(d discipline, c contestant, err error) {
+	res.cell(d, c).Error = err.Error()
+	fmt.Fprintf(os.Stderr, "%s, %s: %v\n", d.name, c.name, err)
+}
+
+// ratios fills in each cell's relation to the first contestant, direct.
+func (res *result) ratios() {
+	for _, r := range res.Rows {
+		for _, cl := range r.Cells {
+			if direct := r.Cells[0].Median; direct > 0 {
+				cl.Ratio = cl.Median / direct
+			}
+		}
+	}
+}
+
+// median of an unsorted, non-empty slice, which it leaves alone.
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	n := len(s)
+	if n%2 == 1 {
+		return s[n/2]
+	}
+	return (s[n/2-1] + s[n/2]) / 2
+}
+
+func (res *result) writeJSON(w io.Writer) error {
+	res.ratios()
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(res)
+}
+
+func (res *result) writeText(w io.Writer) error {
+	res.ratios()
+	fmt.Fprintf(w, "medians of %d rounds of %s, interleaved; Linux %s, %d cores, one for the proxy\n", res.Rounds, res.Duration, res.Kernel, res.Cores)
+	for _, note := range res.Notes {
+		fmt.Fprintln(w, "note:", note)
+	}
+	for _, r := range res.Rows {
+		fmt.Fprintf(w, "\n%s\n", r.Discipline)
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintf(tw, "\t%s\tof direct\t%s\tspread\t\n", r.Unit, r.CPUUnit)
+		for _, cl := range r.Cells {
+			if len(cl.Values) == 0 {
+				fmt.Fprintf(tw, "%s\tfailed\t\t\t\t\n", cl.Contestant)
+				continue
+			}
+			cpu := "-"
+			if cl.CPU > 0 {
+				cpu = fmt.Sprintf("%.1f", cl.CPU)
+			}
+			fmt.Fprintf(tw, "%s\t%s\t%.2f\t%s\t%s\t\n", cl.Contestant, number(cl.Median), cl.Ratio, cpu, spread(cl.Values))
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// number prints about three digits.
+func number(v float64) string {
+	if v >= 100 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.1f", v)
+}
+
+// spread is the lowest and the highest value.
+func spread(v []float64) string {
+	return strings.Join([]string{number(slices.Min(v)), number(slices.Max(v))}, "..")
+}
