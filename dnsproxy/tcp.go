@@ -62,6 +62,8 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 	defer c.Close()
 	wake := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer wake()
+	late := context.AfterFunc(work, func() { _ = c.Close() })
+	defer late()
 	var pending sync.WaitGroup
 	defer pending.Wait() // before Close
 	var writing sync.Mutex
@@ -74,6 +76,7 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 		_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if err := writeFrame(c, out); err != nil {
 			s.stats.add(cSendFailed)
+			_ = c.Close() // a client that does not read gets no second wait
 		}
 	}
 	slots := make(chan struct{}, maxPipelined)

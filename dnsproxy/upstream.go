@@ -117,7 +117,7 @@ func (u *upstream) askUDP(ctx context.Context, q *dns.Msg, wire []byte, server n
 	if _, err := c.Write(wire); err != nil {
 		return nil, false, err
 	}
-	buf := make([]byte, maxMessage)
+	buf := make([]byte, maxReply) // more than upstreamSize, which is what was offered
 	for {
 		n, err := c.Read(buf)
 		if err != nil {
@@ -197,11 +197,11 @@ func sameQuestion(a, b dns.Question) bool {
 // asked: a workload that could choose who answers for an allowed name would
 // choose the addresses that the name opens.
 func trusted(servers []netip.AddrPort, addressed netip.AddrPort) []netip.AddrPort {
-	i := slices.Index(servers, addressed)
+	i := slices.Index(servers, netip.AddrPortFrom(addressed.Addr().Unmap(), addressed.Port()))
 	if i <= 0 {
 		return servers
 	}
-	return slices.Concat([]netip.AddrPort{addressed}, servers[:i], servers[i+1:])
+	return slices.Concat(servers[i:i+1], servers[:i], servers[i+1:])
 }
 
 // readFrame reads one message with its two-byte length (RFC 1035, section
