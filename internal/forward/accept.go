@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// Bounds of the pause after an Accept that failed for want of resources.
+const (
+	acceptPauseMin = 5 * time.Millisecond
+	acceptPauseMax = time.Second
+)
+
+// Serve accepts connections on ln until ctx ends or ln is closed, and serves
+// each in a goroutine of its own. identify says who a connection belongs to;
+// when it fails the connection is refused with ReasonNoOrigin. Connections
+// outlive ctx: Shutdown ends them. Serve closes ln. The error is nil when ctx
+// ended.
+func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TCPConn) (Conn, error)) error {
+	defer ln.Close()
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	var pause time.Duration
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+		case ctx.Err() != nil:
+			return nil
+		case !passing(err):
+			return err
+		default:
+			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
+			c.o.Log.Warn("accept failed", "listener", ln.Addr(), "error", err, "pause", pause)
+			if !sleep(ctx, pause) {
+				return nil
+			}
+			continue
+		}
+		tc, ok := nc.(*net.TCPConn)
+		if !ok {
+			nc.Close() // a listener of another kind is a mistake of the caller
+			continue
+		}
+		go c.accepted(context.WithoutCancel(ctx), tc, identify)
+	}
+}
+
+// passing says whether an Accept error is worth another try: what one
+// connection or the system's limits caused, as opposed to the listener.
+func passing(err error) bool {
+	for _, e := range []error{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EINTR, syscall.EAGAIN,
+		syscall.EPERM, syscall.EPROTO, // accept(2): firewall rules; errors of the new socket
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// sleep waits for d and returns false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net.TCPConn) (Conn, error)) {
+	info, err := identify(nc)
+	if err != nil {
+		c.counters.refused.Add(1)
+		c.o.Sink.Record(flow.Event{
+			Time:      time.Now(),
+			Kind:      flow.Decision,
+			Layer:     info.Layer,
+			Workload:  info.Workload,
+			Process:   info.Process,
+			Transport: policy.TCP,
+			Proto:     "tcp",
+			Dst:       info.Dst,
+			Reason:    policy.ReasonNoOrigin,
+			Detail:    err.Error(),
+		})
+		reset(nc)
+		return
+	}
+	c.ServeConn(ctx, nc, info)
+}
+
+// reset closes nc with a RST where it can, so that the other end sees an
+// error at once instead of an orderly end.
+func reset(nc net.Conn) {
+	if tc, ok := nc.(*net.TCPConn); ok {
+		_ = tc.SetLinger(0) // fails on a closed socket only
+	}
+	nc.Close()
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// act does what the rule says, or forwards when there is none.
+func (x *exchange) act() {
+	a := x.decision.Action
+	if a == nil {
+		x.forward(x.decision.Upstream, nil)
+		return
+	}
+	rule := a.Rule
+	if rule.Fault != nil && x.fault(rule.Fault) {
+		return
+	}
+	switch {
+	case rule.Redirect != nil:
+		x.w.Header().Set("Location", redirectLocation(rule.Redirect, a.Match, &x.req, x.r.URL.RawQuery))
+		x.applyResponseHeaders(nil)
+		x.writeStatus(redirectCode(rule.Redirect))
+	case rule.DirectResponse != nil:
+		x.direct(rule.DirectResponse)
+	default:
+		x.route(a)
+	}
+}
+
+// route forwards to one of the rule's destinations.
+func (x *exchange) route(a *policy.HTTPAction) {
+	dest := a.Pick(x.core.o.Rand())
+	switch {
+	case dest == nil || dest.Upstream == nil && !dest.Denied:
+		x.reason, x.detail = policy.ReasonUpstream, "the route's destination is unknown"
+		x.reply(http.StatusServiceUnavailable, "egressd: the destination of the route for "+x.req.Host+" is unknown")
+	case dest.Denied:
+		name := "the destination of the route"
+		if dest.Upstream != nil {
+			name = dest.Upstream.Host
+		}
+		x.deny(policy.ReasonName, name)
+	default:
+		x.forward(dest.Upstream, dest)
+	}
+}
+
+// direct answers with the rule's own response.
+func (x *exchange) direct(d *policy.DirectResponse) {
+	if len(d.Body) > 0 {
+		x.w.Header().Set("Content-Type", "text/plain")
+	}
+	x.applyResponseHeaders(nil)
+	x.writeStatus(d.Status)
+	if x.r.Method != http.MethodHead {
+		_, _ = x.w.Write(d.Body) // a client that went away
+	}
+}
+
+// percent says whether a share of p (0 to 100) is hit, in steps of 0.0001.
+func (x *exchange) percent(p float64) bool {
+	return p > 0 && float64(x.core.o.Rand()%1_000_000) < p*10_000
+}
+
+// fault injects what the rule's fault says; true when the request is
+// answered. Timeouts and retries do not apply to it (Istio's HTTPFaultInjection).
+func (x *exchange) fault(f *policy.Fault) bool {
+	if f.Delay > 0 && x.percent(f.DelayPercent) {
+		x.detail = "delay injected"
+		if !sleep(x.ctx, f.Delay) {
+			x.aborted(context.Cause(x.ctx))
+		}
+	}
+	if f.AbortStatus == 0 && f.AbortGRPC < 0 || !x.percent(f.AbortPercent) {
+		return false
+	}
+	x.reason = policy.ReasonFault
+	if f.AbortStatus == 0 {
+		x.replyGRPC(f.AbortGRPC, "fault filter abort")
+		return true
+	}
+	x.reply(f.AbortStatus, "fault filter abort")
+	return true
+}
+
+func redirectCode(r *policy.Redirect) int {
+	if r.Code == 0 {
+		return http.StatusMovedPermanently
+	}
+	return r.Code
+}
+
+// redirectLocation builds the Location of a redirect, as Envoy's newUri does.
+func redirectLocation(r *policy.Redirect, m *policy.HTTPMatch, req *policy.Request, rawQuery string) string {
+	scheme := req.Scheme
+	if r.Scheme != "" {
+		scheme = r.Scheme
+	}
+	port := redirectPort(r, req, scheme)
+	host := r.Authority
+	if host == "" {
+		host = requestHost(req, scheme, port)
+	}
+	path := req.Path
+	switch {
+	case r.URI != "":
+		path = r.URI
+	case r.PrefixRewrite != "":
+		path = replacePrefix(m, req.Path, r.PrefixRewrite)
+	}
+	// A query of the rule's own takes the place of the request's.
+	if rawQuery != "" && !strings.Contains(r.URI, "?") {
+		path += "?" + rawQuery
+	}
+	return scheme + "://" + host + port + path
+}
+
+// redirectPort is ":n" when the rule sets a port that the scheme doesn't imply.
+func redirectPort(r *policy.Redirect, req *policy.Request, scheme string) string {
+	n := r.Port
+	if r.DerivePort == "FROM_REQUEST_PORT" {
+		n = req.Port
+	}
+	if n == 0 || n == 80 && scheme == "http" || n == 443 && scheme == "https" {
+		return ""
+	}
+	return ":" + strconv.Itoa(int(n))
+}
+
+// requestHost is the request's authority; its port goes when another one is
+// set, or when it was the old scheme's default and the scheme changes.
+func requestHost(req *policy.Request, scheme, port string) string {
+	host := req.Authority
+	i := strings.LastIndexByte(host, ':')
+	if i < 0 || strings.HasSuffix(host, "]") {
+		return host
+	}
+	if port != "" || scheme != req.Scheme && host[i:] == ":80" {
+		return host[:i]
+	}
+	return host
+}
+
+// replacePrefix puts with in the place of the prefix that m matched. A match
+// without a path matched "/", as in Istio's translation; one by expression
+// matched the whole path.
+func replacePrefix(m *policy.HTTPMatch, path, with string) string {
+	n := 1
+	if m != nil && m.URI != nil {
+		switch m.URI.Kind {
+		case policy.MatchPrefix:
+			n = len(m.URI.Value)
+		case policy.MatchExact, policy.MatchRegex:
+			n = len(path)
+		}
+	}
+	return with + path[min(n, len(path)):]
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// maxReplay is how much of a request body is kept for another attempt, in bytes.
+const maxReplay = 64 << 10
+
+var errStaleAttempt = errors.New("a later attempt reads the body")
+
+// replayBody is a request body that several attempts can read, one after the
+// other, as long as it has at most maxReplay bytes. Nothing is read ahead of
+// the attempts: bodies stream, and 100-continue works.
+type replayBody struct {
+	src io.Reader
+	// complete is called once, when the body has been read to its end.
+	complete func()
+
+	attempt  atomic.Int64 // the one that may read
+	overflow atomic.Bool  // more than maxReplay bytes: no further attempt
+	total    atomic.Int64
+
+	mu   sync.Mutex
+	kept []byte
+	err  error // of src, io.EOF included
+}
+
+func newReplayBody(src io.Reader, complete func()) *replayBody {
+	return &replayBody{src: src, complete: complete}
+}
+
+// next returns the body for a new attempt; earlier attempts read no more.
+func (b *replayBody) next() io.ReadCloser {
+	return &attemptBody{b: b, attempt: b.attempt.Add(1)}
+}
+
+// replayable says whether a further attempt could read it all.
+func (b *replayBody) replayable() bool { return !b.overflow.Load() && !b.failed() }
+
+// count is the number of bytes read from the client.
+func (b *replayBody) count() int64 { return b.total.Load() }
+
+// failed says whether the client broke off the body. It does not wait for a
+// read that is under way.
+func (b *replayBody) failed() bool {
+	if !b.mu.TryLock() {
+		return false
+	}
+	defer b.mu.Unlock()
+	return b.err != nil && !errors.Is(b.err, io.EOF)
+}
+
+// read reads at offset pos for an attempt.
+func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if attempt != b.attempt.Load() {
+		return 0, errStaleAttempt
+	}
+	if pos < int64(len(b.kept)) {
+		n := copy(p, b.kept[pos:])
+		if pos+int64(n) == int64(len(b.kept)) && !b.overflow.Load() {
+			return n, b.err
+		}
+		return n, nil
+	}
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.src.Read(p)
+	b.total.Add(int64(n))
+	if !b.overflow.Load() {
+		// Kept even if this attempt went stale meanwhile: the next goes on
+		// from here.
+		b.kept = append(b.kept, p[:n]...)
+		if len(b.kept) > maxReplay {
+			b.overflow.Store(true)
+		}
+	}
+	if err != nil {
+		b.err = err
+		if errors.Is(err, io.EOF) {
+			b.complete()
+		}
+	}
+	return n, err
+}
+
+// attemptBody is the body as one attempt sees it.
+type attemptBody struct {
+	b       *replayBody
+	attempt int64
+	pos     int64
+	closed  atomic.Bool
+}
+
+func (a *attemptBody) Read(p []byte) (int, error) {
+	if a.closed.Load() {
+		return 0, errStaleAttempt
+	}
+	n, err := a.b.read(a.attempt, a.pos, p)
+	a.pos += int64(n)
+	return n, err
+}
+
+// Close leaves the client's body open: a next attempt may read it, and the
+// http.Server closes it.
+func (a *attemptBody) Close() error {
+	a.closed.Store(true)
+	return nil
+}

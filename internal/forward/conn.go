@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// errKilled is the cause of a context that kill ended.
+var errKilled = errors.New("connection closed by egressd")
+
+// phase is how far a connection is decided; Recheck asks accordingly.
+type phase uint8
+
+const (
+	phaseOpening phase = iota // the first bytes are awaited
+	phaseOpaque
+	phaseTLS
+	phaseHTTP
+)
+
+// conn is one downstream connection that is being served.
+type conn struct {
+	core   *Core
+	info   Conn
+	nc     *net.TCPConn
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	opened time.Time
+	// generation is the core's before the Decider was first asked.
+	generation uint64
+
+	mu       sync.Mutex
+	phase    phase
+	sni      string
+	requests map[*exchange]struct{}
+	up       net.Conn // spliced with nc
+	killed   policy.Reason
+	detail   string // why it was killed
+}
+
+// ServeConn serves nc, which it closes, and returns when the connection has
+// ended. The end of ctx ends the connection.
+func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
+	t := &conn{core: c, info: info, nc: nc, opened: time.Now()}
+	t.ctx, t.cancel = context.WithCancelCause(ctx)
+	defer t.cancel(nil)
+	// Registered before anything is decided: a policy change can't miss it.
+	if !c.register(t) {
+		t.refuse(denied(policy.ReasonOverload, nil), "tcp", "", "")
+		return
+	}
+	defer c.unregister(t)
+	defer nc.Close()
+	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
+	defer stop()
+	c.counters.accepted.Add(1)
+	t.serve()
+}
+
+// serve asks for the opening and treats the connection accordingly.
+func (t *conn) serve() {
+	t.generation = t.core.generation.Load()
+	op := t.core.o.Decider.Open(&t.info)
+	if op.Verdict == policy.Deny {
+		op.Protocol = Refuse
+	}
+	switch op.Protocol {
+	case Opaque:
+		t.opaque(op, nil)
+	case TLS:
+		t.peekTLS(op)
+	case HTTP:
+		t.peekHTTP(op)
+	case Sniff:
+		t.sniff(op)
+	default:
+		op.Verdict = policy.Deny
+		t.refuse(op.Decision, "tcp", "", "")
+	}
+}
+
+// setPhase records what is about to be decided, so that Recheck asks the same.
+func (t *conn) setPhase(p phase, sni string) {
+	t.mu.Lock()
+	t.phase, t.sni = p, sni
+	t.mu.Unlock()
+}
+
+// attach makes up part of the connection. It returns false, and closes up,
+// when the connection was killed meanwhile.
+func (t *conn) attach(up net.Conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.killed != "" {
+		reset(up)
+		return false
+	}
+	t.up = up
+	return true
+}
+
+// kill ends the connection on both sides at once. The first reason stays.
+func (t *conn) kill(reason policy.Reason, detail string) {
+	t.mu.Lock()
+	if t.killed == "" {
+		t.killed, t.detail = reason, detail
+	}
+	up := t.up
+	t.mu.Unlock()
+	t.cancel(errKilled)
+	for _, x := range t.openRequests() {
+		x.cancel(errKilled)
+	}
+	reset(t.nc)
+	if up != nil {
+		reset(up)
+	}
+}
+
+// killReason returns why the connection was killed, "" when it was not.
+func (t *conn) killReason() (policy.Reason, string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.killed, t.detail
+}
+
+// recheck ends what the newest policy denies.
+func (t *conn) recheck() {
+	d := t.core.o.Decider
+	op := d.Open(&t.info)
+	t.mu.Lock()
+	phase, sni := t.phase, t.sni
+	t.mu.Unlock()
+
+	allowed := op.Verdict != policy.Deny && op.Protocol != Refuse
+	switch phase {
+	case phaseOpaque:
+		allowed = allowed && opaqueAllowed(op)
+	case phaseTLS:
+		allowed = allowed && op.Protocol != HTTP
+		if allowed && op.Protocol != Opaque {
+			now, u := d.TLS(&t.info, sni)
+			allowed = now.Verdict != policy.Deny && u != nil
+		}
+	case phaseHTTP:
+		allowed = allowed && op.Protocol != TLS
+	}
+	if !allowed {
+		t.kill(policy.ReasonPolicyChanged, "")
+		return
+	}
+	for _, x := range t.openRequests() {
+		if now := d.HTTP(&t.info, &x.req); now.Verdict == policy.Deny {
+			x.cancel(errPolicyChanged)
+		}
+	}
+}
+
+// opaqueAllowed says whether op lets bytes pass unread.
+func opaqueAllowed(op Opening) bool {
+	return op.Verdict != policy.Deny && op.Upstream != nil && (op.Protocol == Opaque || op.Protocol == Sniff)
+}
+
+func (t *conn) openRequests() []*exchange {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]*exchange, 0, len(t.requests))
+	for x := range t.requests {
+		list = append(list, x)
+	}
+	return list
+}
+
+// addRequest makes x known to recheck; call it before x is decided.
+func (t *conn) addRequest(x *exchange) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.requests == nil {
+		t.requests = make(map[*exchange]struct{})
+	}
+	t.requests[x] = struct{}{}
+}
+
+func (t *conn) removeRequest(x *exchange) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.requests, x)
+}
+
+// denied is a denial that the core itself found; rule is the nearest miss.
+func denied(reason policy.Reason, rule *policy.Ref) policy.Decision {
+	return policy.Decision{Verdict: policy.Deny, Reason: reason, Rule: rule}
+}
+
+// refuse records the denial d and resets the connection.
+func (t *conn) refuse(d policy.Decision, proto, name, detail string) {
+	if reason, why := t.killReason(); reason != "" {
+		d, detail = denied(reason, d.Rule), why
+	}
+	t.core.counters.refused.Add(1)
+	e := t.event(flow.Decision, d, proto, name)
+	e.Detail = detail
+	t.core.o.Sink.Record(e)
+	reset(t.nc)
+}
+
+// event returns an Event about this connection and the decision d. A denial
+// that was let through, as audit mode does, is an allowing verdict with a
+// denial's reason.
+func (t *conn) event(kind flow.Kind, d policy.Decision, proto, name string) flow.Event {
+	reason := d.Reason
+	if reason == "" && d.Verdict != policy.Deny {
+		reason = policy.ReasonAllowed
+	}
+	return flow.Event{
+		Time:      time.Now(),
+		Kind:      kind,
+		Layer:     t.info.Layer,
+		Workload:  t.info.Workload,
+		Process:   t.info.Process,
+		Transport: policy.TCP,
+		Proto:     proto,
+		Dst:       t.info.Dst,
+		Name:      name,
+		Verdict:   d.Verdict,
+		Allowed:   d.Verdict != policy.Deny,
+		WouldDeny: d.Verdict != policy.Deny && reason != policy.ReasonAllowed,
+		Reason:    reason,
+		Rule:      d.Rule,
+	}
+}
+
+// closeEvent starts the Close event of a connection that was decided by d.
+func (t *conn) closeEvent(d policy.Decision, proto, name string) flow.Event {
+	e := t.event(flow.Close, d, proto, name)
+	e.Duration = e.Time.Sub(t.opened)
+	if reason, detail := t.killReason(); reason != "" {
+		e.Detail = detail
+		if reason != policy.ReasonAllowed {
+			e.Reason, e.Allowed, e.WouldDeny = reason, false, false
+		}
+	}
+	return e
+}
+
+// addrPort is the address of an end of a connection, invalid if it has none.
+func addrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

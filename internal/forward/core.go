@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// Options are what a Core works with. Decider, Dialer and Sink must be set;
+// a zero duration or count means the default named beside it.
+type Options struct {
+	Decider Decider
+	Dialer  Dialer
+	Sink    flow.Sink
+	Log     *slog.Logger // none: discarded
+
+	// PeekTimeout bounds the first bytes of a connection (the whole
+	// ClientHello, a request's header), in all and not for each read. 10 s.
+	PeekTimeout time.Duration
+	// SniffTimeout is how long a Sniff connection may be silent before it is
+	// taken for a protocol in which the server speaks first. 300 ms.
+	SniffTimeout time.Duration
+	// ConnectTimeout bounds Dialer.Dial. 10 s.
+	ConnectTimeout time.Duration
+	// IdleTimeout closes connections without a byte either way. One hour, as
+	// in Envoy.
+	IdleTimeout time.Duration
+	// MaxConns bounds the open downstream connections. 65536.
+	MaxConns int
+	// Rand draws weights, fault percentages and backoff jitter; it must be
+	// safe for concurrent use. math/rand/v2.Uint64.
+	Rand func() uint64
+}
+
+func (o *Options) setDefaults() {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		v       *time.Duration
+		initial time.Duration
+	}{
+		{&o.PeekTimeout, 10 * time.Second},
+		{&o.SniffTimeout, 300 * time.Millisecond},
+		{&o.ConnectTimeout, 10 * time.Second},
+		{&o.IdleTimeout, time.Hour},
+	} {
+		if *d.v <= 0 {
+			*d.v = d.initial
+		}
+	}
+	if o.MaxConns <= 0 {
+		o.MaxConns = 65536
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Uint64
+	}
+}
+
+// Core forwards connections. It is safe for concurrent use.
+type Core struct {
+	o Options
+
+	// ctx ends when the core has shut down; upstream dials hang on it.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	conns    map[*conn]struct{}
+	draining bool
+	serving  sync.WaitGroup // ServeConn calls
+
+	// generation counts Recheck calls: a connection that decided under an
+	// older one asks again before it forwards.
+	generation atomic.Uint64
+	counters   counters
+
+	handoff *handoff
+	server  *http.Server
+	served  chan struct{} // closed when server.Serve has returned
+	pools   *pools
+
+	expressions expressionCache
+	buffers     copyBuffers
+}
+
+type counters struct {
+	accepted, refused, requests atomic.Uint64
+}
+
+// Stats are counts for the status page.
+type Stats struct {
+	Open     int    // downstream connections
+	Accepted uint64 // connections that were served, ever
+	Refused  uint64 // connections that were refused, ever
+	Requests uint64 // HTTP requests, ever
+	Pools    int    // upstream HTTP pools
+}
+
+// New returns a Core that is ready to serve. Shutdown ends it.
+func New(o Options) *Core {
+	o.setDefaults()
+	c := &Core{
+		o:       o,
+		conns:   make(map[*conn]struct{}),
+		handoff: newHandoff(),
+		served:  make(chan struct{}),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.pools = newPools(c)
+	c.server = newServer(c)
+	go func() {
+		defer close(c.served)
+		// Serve ends with ErrServerClosed only: handoff.Accept has no other.
+		_ = c.server.Serve(c.handoff)
+	}()
+	return c
+}
+
+// Stats returns the counts of this moment.
+func (c *Core) Stats() Stats {
+	c.mu.Lock()
+	open := len(c.conns)
+	c.mu.Unlock()
+	return Stats{
+		Open:     open,
+		Accepted: c.counters.accepted.Load(),
+		Refused:  c.counters.refused.Load(),
+		Requests: c.counters.requests.Load(),
+		Pools:    c.pools.len(),
+	}
+}
+
+// register makes t known to Recheck and Shutdown. It returns false when there
+// are too many connections or the core is shutting down.
+func (c *Core) register(t *conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining || len(c.conns) >= c.o.MaxConns {
+		return false
+	}
+	c.conns[t] = struct{}{}
+	c.serving.Add(1)
+	return true
+}
+
+func (c *Core) unregister(t *conn) {
+	c.mu.Lock()
+	delete(c.conns, t)
+	c.mu.Unlock()
+	c.serving.Done()
+}
+
+func (c *Core) open() []*conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]*conn, 0, len(c.conns))
+	for t := range c.conns {
+		list = append(list, t)
+	}
+	return list
+}
+
+// Recheck asks the Decider again about every open connection and every HTTP
+// request under way, and ends those that the newest policy denies, with
+// ReasonPolicyChanged. It must be called after the Decider has the new
+// policy; connections that stay allowed are not touched.
+func (c *Core) Recheck() {
+	c.generation.Add(1)
+	for _, t := range c.open() {
+		t.recheck()
+	}
+	// Idle upstream connections may go to addresses that are denied now.
+	c.pools.closeIdle()
+	c.expressions.m.Clear()
+}
+
+// Shutdown stops taking connections, lets requests and spliced connections
+// end, and closes what is left when ctx ends. It returns ctx's error in that
+// case. The core can't be used again.
+func (c *Core) Shutdown(ctx context.Context) error {
+	c.mu.Lock()
+	c.draining = true
+	c.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.serving.Wait()
+	}()
+	// Keep-alive connections end with their next response; its error is the
+	// context's, which is looked at below.
+	_ = c.server.Shutdown(ctx)
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+		for _, t := range c.open() {
+			t.kill(policy.ReasonAllowed, "shut down")
+		}
+		<-done
+	}
+	_ = c.server.Close()
+	<-c.served
+	c.cancel()
+	c.pools.closeIdle()
+	return err
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import "errors"
+
+// Errors that a Dialer wraps, so that the core can name the reason.
+var (
+	// ErrConnect: no address of the upstream could be connected to.
+	ErrConnect = errors.New("upstream could not be reached")
+	// ErrResolve: the upstream's name did not resolve.
+	ErrResolve = errors.New("upstream could not be resolved")
+	// ErrAddress: the upstream's addresses are ones that no answer may name.
+	ErrAddress = errors.New("upstream address is not allowed")
+)

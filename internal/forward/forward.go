@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package forward is the one forwarding core of the egress and the ingress
+// side: it accepts connections, peeks at their first bytes under a deadline,
+// routes HTTP requests by compiled rules, keeps upstream pools, applies
+// timeouts, retries and faults, and splices opaque bytes.
+//
+// It knows no BPF and no YAML. What is allowed comes from a Decider, where
+// upstreams are comes from a Dialer; egress and ingress implement both.
+package forward
+
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// Conn describes one accepted downstream connection. It is immutable once
+// the connection is served.
+type Conn struct {
+	// Dst is the destination that the workload dialled (the listener's own
+	// address on the ingress side).
+	Dst netip.AddrPort
+	// Src is the downstream's address.
+	Src      netip.AddrPort
+	Layer    flow.Layer
+	Workload string
+	Process  flow.Process
+	// Policy is the workload's policy id at accept.
+	Policy policy.PolicyID
+	// Mode is the workload's mode. The Decider acts on it; the core only
+	// reports Decision.WouldDeny.
+	Mode policy.Mode
+}
+
+// Protocol is how the core is to treat a connection.
+type Protocol uint8
+
+// The ways to treat a connection.
+const (
+	// Refuse: close at once.
+	Refuse Protocol = iota
+	// Opaque: splice to Upstream without reading.
+	Opaque
+	// TLS: peek the ClientHello, then ask Decider.TLS.
+	TLS
+	// HTTP: serve requests, asking Decider.HTTP for each.
+	HTTP
+	// Sniff: peek; TLS, HTTP or (when the Decider's Opening has an Upstream)
+	// opaque, also when the client is silent for the sniff time.
+	Sniff
+)
+
+// Opening is the Decider's first answer for a connection, before any byte
+// was read.
+type Opening struct {
+	Protocol Protocol
+	policy.Decision
+	// Upstream is set for Opaque, and for Sniff where opaque is allowed.
+	Upstream *policy.Upstream
+}
+
+// Decider decides. Every call reads the newest snapshot. Implementations
+// must be safe for concurrent use.
+type Decider interface {
+	// Open decides how a fresh connection is treated.
+	Open(c *Conn) Opening
+	// TLS decides about a ClientHello; sni is normalized, "" when absent.
+	TLS(c *Conn, sni string) (policy.Decision, *policy.Upstream)
+	// HTTP decides about one request.
+	HTTP(c *Conn, r *policy.Request) policy.HTTPDecision
+}
+
+// Dialer connects to upstreams, at addresses that it resolved and checked
+// itself.
+type Dialer interface {
+	// Dial connects to u for c. c.Dst's address is preferred when it is one
+	// of u's own. Errors for which nothing was sent wrap ErrConnect or
+	// ErrResolve; a refusal by address rules wraps ErrAddress.
+	Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error)
+}

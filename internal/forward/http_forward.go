@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/textproto"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// upstreamSeen is what the transport's goroutines tell about an exchange.
+type upstreamSeen struct {
+	mu       sync.Mutex
+	peer     netip.AddrPort
+	received atomic.Int64 // body bytes
+}
+
+func (u *upstreamSeen) set(a net.Addr) {
+	u.mu.Lock()
+	u.peer = addrPort(a)
+	u.mu.Unlock()
+}
+
+func (u *upstreamSeen) addr() netip.AddrPort {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.peer
+}
+
+// forward sends the request to u and its response back. dest is the route's
+// destination, nil without a route.
+func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
+	if u == nil {
+		x.reason, x.detail = policy.ReasonUpstream, "no upstream"
+		x.reply(http.StatusServiceUnavailable, "egressd: no upstream for "+x.req.Host)
+		return
+	}
+	u = u.WithName(x.req.Host)
+	out, err := x.outgoing(u, dest)
+	if err != nil {
+		x.reason, x.detail = policy.ReasonUpstream, err.Error()
+		x.reply(http.StatusInternalServerError, "egressd: rewrite failed")
+		return
+	}
+	if x.r.ContentLength != 0 {
+		x.body = newReplayBody(x.r.Body, x.startTimer)
+	} else {
+		x.startTimer()
+	}
+	resp, err := x.roundTrip(u, out)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		x.upgrade(resp, dest)
+		return
+	}
+	x.respond(resp, dest)
+}
+
+// startTimer starts the route's timeout: it counts from the moment the
+// request was received completely (Envoy's route timeout).
+func (x *exchange) startTimer() {
+	a := x.decision.Action
+	if a == nil || a.Rule.Timeout <= 0 {
+		return
+	}
+	x.timerMu.Lock()
+	defer x.timerMu.Unlock()
+	if x.timer == nil && !x.ended {
+		x.timer = time.AfterFunc(a.Rule.Timeout, func() { x.cancel(errRouteTimeout) })
+	}
+}
+
+func (x *exchange) stopTimer() {
+	x.timerMu.Lock()
+	defer x.timerMu.Unlock()
+	x.ended = true
+	if x.timer != nil {
+		x.timer.Stop()
+	}
+}
+
+// outgoing builds the request without its body. What the rule doesn't change
+// goes as it came: no field is added that would name us.
+func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (*http.Request, error) {
+	r := x.r
+	header := r.Header.Clone()
+	upgrade := upgradeType(header)
+	trailers := hasToken(header, "Te", "trailers")
+	removeHopByHop(header)
+	delete(header, "Host") // HTTP/2 may have both; they are equal
+	if upgrade != "" {
+		header["Connection"] = []string{"Upgrade"}
+		header["Upgrade"] = []string{upgrade}
+	}
+	if trailers {
+		header["Te"] = []string{"trailers"}
+	}
+	path, authority := x.req.Path, r.Host
+	if a := x.decision.Action; a != nil {
+		var err error
+		if path, err = x.core.expressions.rewritePath(a.Rule.Rewrite, a.Match, path); err != nil {
+			return nil, err
+		}
+		if rw := a.Rule.Rewrite; rw != nil && rw.Authority != "" {
+			authority = rw.Authority
+		}
+		if dest != nil && dest.Headers != nil {
+			authority = or(applyOps(header, dest.Headers.Request), authority)
+		}
+		if a.Rule.Headers != nil {
+			authority = or(applyOps(header, a.Rule.Headers.Request), authority)
+		}
+	}
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = nil // or net/http would invent one
+	}
+	return &http.Request{
+		Method:        r.Method,
+		URL:           outgoingURL(u, path, r.RequestURI),
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Header:        header,
+		Host:          authority,
+		ContentLength: r.ContentLength,
+		Trailer:       r.Trailer, // filled in by the server at the body's end
+	}, nil
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// outgoingURL keeps the path's bytes as they are: Opaque is written verbatim.
+// Host only names the connection within its pool.
+func outgoingURL(u *policy.Upstream, path, requestURI string) *url.URL {
+	out := &url.URL{Scheme: "http", Host: net.JoinHostPort(u.Host, strconv.Itoa(int(u.Port)))}
+	_, query, found := strings.Cut(requestURI, "?")
+	out.RawQuery, out.ForceQuery = query, found && query == ""
+	if !strings.HasPrefix(path, "//") {
+		out.Opaque = path
+		return out
+	}
+	// After "//" net/url would read a host into Opaque.
+	decoded, err := url.PathUnescape(path)
+	if err != nil {
+		decoded = path
+	}
+	out.Path, out.RawPath = decoded, path
+	return out
+}
+
+// attempt sends out once. sent says whether the upstream got any of it.
+func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Duration) (resp *http.Response, sent bool, err error) {
+	ctx, cancel := context.WithCancelCause(x.ctx)
+	x.release(func() { cancel(errDone) })
+	if perTry > 0 {
+		// Ends with the response's header: what has begun is the route
+		// timeout's (as in Envoy).
+		timer := time.AfterFunc(perTry, func() { cancel(errPerTry) })
+		defer timer.Stop()
+	}
+	var wrote atomic.Bool
+	informational := &informational{x: x}
+	trace := &httptrace.ClientTrace{
+		GotConn:        func(i httptrace.GotConnInfo) { x.upstream.set(i.Conn.RemoteAddr()) },
+		WroteHeaders:   func() { wrote.Store(true) },
+		Got1xxResponse: informational.got,
+	}
+	req := out.WithContext(httptrace.WithClientTrace(withTarget(ctx, &x.conn.info, u), trace))
+	if x.body != nil {
+		req.Body = x.body.next()
+	}
+	resp, err = x.core.pools.get(x.conn, u, x.wantsHTTP2(u)).RoundTrip(req)
+	informational.stop()
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, wrote.Load(), err
+	}
+	return resp, true, nil
+}
+
+// wantsHTTP2 says whether u is spoken to in HTTP/2: its protocol decides;
+// without one, the client's. HTTP/1.1 upgrades have no HTTP/2 form here.
+func (x *exchange) wantsHTTP2(u *policy.Upstream) bool {
+	if x.r.ProtoMajor == 1 && upgradeType(x.r.Header) != "" {
+		return false
+	}
+	switch u.Protocol {
+	case policy.ProtocolHTTP2, policy.ProtocolGRPC:
+		return true
+	case policy.ProtocolUnset:
+		return x.r.ProtoMajor == 2
+	}
+	return false
+}
+
+// informational passes 1xx responses on, until the final one was received.
+type informational struct {
+	x    *exchange
+	mu   sync.Mutex
+	over bool
+}
+
+func (i *informational) got(code int, header textproto.MIMEHeader) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.over || !i.x.r.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	h := i.x.w.Header()
+	for k, vv := range header {
+		h[k] = append([]string(nil), vv...)
+	}
+	i.x.w.WriteHeader(code)
+	clear(h) // they are this response's alone
+	return nil
+}
+
+func (i *informational) stop() {
+	i.mu.Lock()
+	i.over = true
+	i.mu.Unlock()
+}
+
+// respond passes the response on.
+func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
+	h := x.w.Header()
+	removeHopByHop(resp.Header)
+	for k, vv := range resp.Header {
+		h[k] = vv
+	}
+	// What the origin did not say is not said in its name.
+	for _, k := range []string{"Date", "Content-Type"} {
+		if _, ok := h[k]; !ok {
+			h[k] = nil
+		}
+	}
+	announced := len(resp.Trailer)
+	for k := range resp.Trailer {
+		h.Add("Trailer", k)
+	}
+	x.applyResponseHeaders(dest)
+	x.writeStatus(resp.StatusCode)
+	if err := x.copyBody(resp); err != nil {
+		if cause := context.Cause(x.ctx); cause != nil || errors.Is(err, errDownstream) {
+			x.aborted(cause)
+		}
+		x.reason, x.detail = policy.ReasonUpstream, "response body: "+err.Error()
+		panic(http.ErrAbortHandler)
+	}
+	if len(resp.Trailer) == announced {
+		for k, vv := range resp.Trailer {
+			h[k] = vv
+		}
+		return
+	}
+	for k, vv := range resp.Trailer { // more than were announced
+		h[http.TrailerPrefix+k] = vv
+	}
+}
+
+// copyBuffers holds 32 KiB buffers for bodies.
+type copyBuffers struct{ pool sync.Pool }
+
+func (p *copyBuffers) get() *[]byte {
+	if b, ok := p.pool.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 32<<10)
+	return &b
+}
+
+// errDownstream: the client can't be written to.
+var errDownstream = errors.New("the client went away")
+
+// copyBody streams the body: whatever is there is written and flushed before
+// more is waited for.
+func (x *exchange) copyBody(resp *http.Response) error {
+	if resp.ContentLength < 0 {
+		x.flush() // the header may be long before the first byte
+	}
+	buf := x.core.buffers.get()
+	defer x.core.buffers.pool.Put(buf)
+	for {
+		n, err := resp.Body.Read(*buf)
+		x.upstream.received.Add(int64(n))
+		if n > 0 {
+			if _, err := x.w.Write((*buf)[:n]); err != nil {
+				return errDownstream
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		x.flush()
+	}
+}
+
+func (x *exchange) flush() {
+	_ = http.NewResponseController(x.w).Flush() // the next write shows a failure
+}

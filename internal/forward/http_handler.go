@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// Causes of an exchange's context.
+var (
+	errPolicyChanged = errors.New("the policy changed")
+	errRouteTimeout  = errors.New("upstream request timeout")
+	errPerTry        = errors.New("upstream request timeout (one try)")
+	errDone          = errors.New("request ended")
+)
+
+// exchange is one HTTP request and its answer.
+type exchange struct {
+	core   *Core
+	conn   *conn
+	w      http.ResponseWriter
+	r      *http.Request
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	start  time.Time
+
+	req      policy.Request
+	decision policy.HTTPDecision
+	body     *replayBody // nil: no body
+	answered bool        // a final status was written
+	releases []func()    // of the attempts' contexts
+
+	timerMu sync.Mutex
+	timer   *time.Timer // the route's timeout, once the request is complete
+	ended   bool        // no timer may start any more
+
+	// For the event.
+	reason   policy.Reason
+	detail   string
+	status   int
+	retries  int
+	upstream *upstreamSeen
+}
+
+func newExchange(t *conn, w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{core: t.core, conn: t, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
+	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	return x
+}
+
+// serve decides about the request and answers it.
+func (x *exchange) serve() {
+	if err := x.parse(); err != nil {
+		x.decision.Decision = denied(policy.ReasonMalformed, nil)
+		if errors.Is(err, errNoHost) {
+			x.decision.Reason = policy.ReasonNoName
+		}
+		x.detail = err.Error()
+		x.w.Header().Set("Connection", "close")
+		x.reply(http.StatusBadRequest, "egressd: bad request: "+err.Error())
+		return
+	}
+	x.conn.addRequest(x) // before the decision: Recheck can't miss it
+	x.decision = x.core.o.Decider.HTTP(&x.conn.info, &x.req)
+	if x.decision.Verdict == policy.Deny {
+		x.deny(x.decision.Reason, x.req.Host)
+		return
+	}
+	// An upstream may answer before it has read all of the request.
+	_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/2 always is
+	x.act()
+}
+
+// parse fills x.req, or says why the request is refused.
+func (x *exchange) parse() error {
+	r := x.r
+	switch {
+	case r.Method == http.MethodConnect:
+		return errors.New("CONNECT is not supported")
+	case r.ProtoMajor == 1 && r.URL.Host != "":
+		// An absolute target is for proxies, and we are none to the client:
+		// its Host field, gone by now, may name somebody else.
+		return errors.New("absolute request target")
+	case r.ProtoMajor == 1 && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/"):
+		return errors.New("bad request target")
+	}
+	if hosts, ok := r.Header["Host"]; ok { // HTTP/2 beside :authority
+		if len(hosts) != 1 || !strings.EqualFold(hosts[0], r.Host) {
+			return errors.New("host and :authority differ")
+		}
+	}
+	host, _, err := parseAuthority(r.Host)
+	if err != nil {
+		return err
+	}
+	path, rawQuery, _ := strings.Cut(r.RequestURI, "?")
+	var query url.Values
+	if rawQuery != "" {
+		// What can't be parsed is not there to match; it is forwarded as sent.
+		query, _ = url.ParseQuery(rawQuery)
+	}
+	x.req = policy.Request{
+		Method:    r.Method,
+		Scheme:    "http",
+		Authority: r.Host,
+		Host:      host,
+		Path:      path,
+		Query:     query,
+		Header:    r.Header,
+		Port:      x.conn.info.Dst.Port(),
+	}
+	return nil
+}
+
+// deny answers a denial of name.
+func (x *exchange) deny(reason policy.Reason, name string) {
+	x.decision.Verdict, x.reason = policy.Deny, reason
+	noRoute := reason == policy.ReasonNoRoute ||
+		x.conn.info.Layer == flow.Ingress && (reason == policy.ReasonName || reason == policy.ReasonNoRule)
+	if noRoute {
+		x.reply(http.StatusNotFound, "egressd: no route for "+name)
+		return
+	}
+	x.reply(http.StatusBadGateway, "egressd: "+name+" is not allowed ("+string(reason)+")")
+}
+
+// fail answers when no upstream response could be had.
+func (x *exchange) fail(err error) {
+	switch cause := context.Cause(x.ctx); {
+	case errors.Is(cause, errRouteTimeout) || errors.Is(err, errRouteTimeout) || errors.Is(err, errPerTry):
+		x.reason = policy.ReasonTimeout
+		x.reply(http.StatusGatewayTimeout, "upstream request timeout")
+	case cause != nil:
+		x.aborted(cause)
+	case x.body != nil && x.body.failed():
+		x.reason, x.detail = policy.ReasonMalformed, "request body: "+err.Error()
+		x.reply(http.StatusBadRequest, "egressd: bad request body")
+	case errors.Is(err, ErrAddress):
+		x.detail = err.Error()
+		x.deny(policy.ReasonAddress, x.req.Host)
+	case isDialError(err):
+		x.reason, x.detail = dialReason(err), err.Error()
+		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+err.Error())
+	default:
+		x.reason, x.detail = policy.ReasonUpstream, err.Error()
+		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": the upstream closed the connection before it answered")
+	}
+}
+
+// aborted ends the exchange without an answer: the policy changed, the
+// connection was killed, or the client has gone.
+func (x *exchange) aborted(cause error) {
+	switch {
+	case errors.Is(cause, errPolicyChanged):
+		x.decision.Verdict, x.reason = policy.Deny, policy.ReasonPolicyChanged
+	case errors.Is(cause, errRouteTimeout):
+		x.reason = policy.ReasonTimeout
+	case x.detail == "":
+		x.detail = "the client went away"
+		if reason, detail := x.conn.killReason(); reason != "" {
+			x.detail = detail
+			if reason != policy.ReasonAllowed {
+				x.decision.Verdict, x.reason = policy.Deny, reason
+			}
+		}
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// end records the request, also after a panic with http.ErrAbortHandler.
+func (x *exchange) end() {
+	x.stopTimer()
+	x.conn.removeRequest(x)
+	x.cancel(errDone)
+	for _, release := range x.releases {
+		release()
+	}
+	e := x.conn.event(flow.Request, x.decision.Decision, "http", x.req.Host)
+	if x.reason != "" && e.Reason != x.reason {
+		e.Reason, e.WouldDeny = x.reason, e.WouldDeny && x.reason == policy.ReasonAllowed
+	}
+	e.Detail = x.detail
+	e.Method, e.Path = x.r.Method, x.req.Path
+	e.Status, e.Retries = x.status, x.retries
+	e.Upstream = x.upstream.addr()
+	e.BytesReceived = x.upstream.received.Load()
+	if x.body != nil {
+		e.BytesSent = x.body.count()
+	}
+	e.Duration = e.Time.Sub(x.start)
+	x.core.o.Sink.Record(e)
+}
+
+// release has f called when the exchange ends.
+func (x *exchange) release(f func()) { x.releases = append(x.releases, f) }
+
+// reply answers from here, with a line of plain text; to gRPC clients it
+// speaks in statuses (as Envoy's local replies do).
+func (x *exchange) reply(status int, text string) {
+	h := x.w.Header()
+	if strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc") {
+		x.replyGRPC(grpcStatus(status, x.decision.Verdict == policy.Deny), text)
+		return
+	}
+	h.Set("Content-Type", "text/plain")
+	x.writeStatus(status)
+	if x.r.Method != http.MethodHead {
+		_, _ = x.w.Write([]byte(text + "\n")) // a client that went away
+	}
+}
+
+// writeStatus writes the final status.
+func (x *exchange) writeStatus(status int) {
+	x.answered, x.status = true, status
+	x.w.WriteHeader(status)
+}

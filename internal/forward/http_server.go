@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// maxHeaderBytes bounds a request's header; Envoy's bound is 60 KiB.
+const maxHeaderBytes = 64 << 10
+
+// handoff is the net.Listener through which peeked connections reach the one
+// http.Server.
+type handoff struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newHandoff() *handoff {
+	return &handoff{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// give hands nc to the server; false when it takes no more.
+func (h *handoff) give(nc net.Conn) bool {
+	select {
+	case h.conns <- nc:
+		return true
+	case <-h.done:
+		return false
+	}
+}
+
+func (h *handoff) Accept() (net.Conn, error) {
+	select {
+	case nc := <-h.conns:
+		return nc, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handoff) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+func (h *handoff) Addr() net.Addr { return &net.TCPAddr{} }
+
+// httpConn is a connection whose first bytes were peeked, as the http.Server
+// sees it.
+type httpConn struct {
+	net.Conn
+	conn     *conn
+	first    []byte // peeked, not yet read
+	in, out  atomic.Int64
+	requests atomic.Int64
+	closed   chan struct{}
+	once     sync.Once
+}
+
+func (h *httpConn) Read(p []byte) (int, error) {
+	if len(h.first) > 0 {
+		n := copy(p, h.first)
+		if h.first = h.first[n:]; len(h.first) == 0 {
+			h.first = nil
+		}
+		h.in.Add(int64(n))
+		return n, nil
+	}
+	n, err := h.Conn.Read(p)
+	h.in.Add(int64(n))
+	return n, err
+}
+
+func (h *httpConn) Write(p []byte) (int, error) {
+	n, err := h.Conn.Write(p)
+	h.out.Add(int64(n))
+	return n, err
+}
+
+// CloseWrite lets the server end its side first, so that a client that is
+// still sending gets to read an early answer.
+func (h *httpConn) CloseWrite() error { return h.conn.nc.CloseWrite() }
+
+func (h *httpConn) Close() error {
+	err := h.Conn.Close()
+	h.once.Do(func() { close(h.closed) })
+	return err
+}
+
+// connKey is the context key of the *httpConn that a request came in on.
+type connKey struct{}
+
+func newServer(c *Core) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           http.HandlerFunc(c.serveHTTP),
+		Protocols:         &protocols,
+		ReadHeaderTimeout: c.o.PeekTimeout,
+		IdleTimeout:       c.o.IdleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(c.o.Log.Handler(), slog.LevelDebug),
+		// OPTIONS * is a request like any other, and the origin's to answer.
+		DisableGeneralOptionsHandler: true,
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, nc)
+		},
+	}
+}
+
+// http hands the connection to the http.Server and waits for its end.
+func (t *conn) http(op Opening, p *peeked) {
+	t.setPhase(phaseHTTP, "")
+	if t.core.generation.Load() != t.generation {
+		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
+			t.refuse(denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
+			return
+		}
+	}
+	if err := p.done(); err != nil {
+		t.refuse(denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
+		return
+	}
+	if reason, _ := t.killReason(); reason != "" {
+		t.refuse(op.Decision, "http", "", "")
+		return
+	}
+	h := &httpConn{Conn: t.nc, conn: t, first: p.bytes, closed: make(chan struct{})}
+	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
+	if t.core.handoff.give(h) {
+		<-h.closed
+	} else {
+		t.kill(policy.ReasonAllowed, "shut down")
+	}
+	e := t.closeEvent(op.Decision, "http", "")
+	e.BytesSent, e.BytesReceived = h.in.Load(), h.out.Load()
+	if h.requests.Load() == 0 && e.Reason == policy.ReasonAllowed && e.Detail == "" {
+		// net/http answered 400 or gave up on the header by itself.
+		e.Reason, e.Detail = policy.ReasonMalformed, "no complete request"
+	}
+	t.core.o.Sink.Record(e)
+}
+
+// serveHTTP is the http.Server's handler.
+func (c *Core) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	h, ok := r.Context().Value(connKey{}).(*httpConn)
+	if !ok {
+		panic(errors.New("forward: request without a connection")) // handoff carries httpConns only
+	}
+	h.requests.Add(1)
+	c.counters.requests.Add(1)
+	x := newExchange(h.conn, w, r)
+	defer x.end()
+	x.serve()
+}

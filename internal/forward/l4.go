@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/peek"
+	"github.com/egressd/egressd/policy"
+)
+
+// peekChunk is what the buffer for first bytes starts with; a post-quantum
+// ClientHello fits.
+const peekChunk = 2048
+
+// peeked are the first bytes of a connection, under one deadline in all.
+type peeked struct {
+	nc       *net.TCPConn
+	bytes    []byte
+	deadline time.Time
+}
+
+func (t *conn) newPeeked() *peeked {
+	return &peeked{nc: t.nc, deadline: t.opened.Add(t.core.o.PeekTimeout)}
+}
+
+// more reads once, until the deadline given. At least one byte was read when
+// the error is nil.
+func (p *peeked) more(deadline time.Time) error {
+	if len(p.bytes) == cap(p.bytes) {
+		p.bytes = append(make([]byte, 0, max(peekChunk, 2*cap(p.bytes))), p.bytes...)
+	}
+	if err := p.nc.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	n, err := p.nc.Read(p.bytes[len(p.bytes):cap(p.bytes)])
+	p.bytes = p.bytes[:len(p.bytes)+n]
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// done lifts the deadline before the bytes are forwarded.
+func (p *peeked) done() error { return p.nc.SetReadDeadline(time.Time{}) }
+
+// classify reads until the protocol is known. While nothing at all was read
+// the deadline is silence.
+func (p *peeked) classify(silence time.Time) (peek.Kind, error) {
+	for {
+		if k := peek.Classify(p.bytes); k != peek.NeedMore {
+			return k, nil
+		}
+		deadline := p.deadline
+		if len(p.bytes) == 0 {
+			deadline = silence
+		}
+		if err := p.more(deadline); err != nil {
+			return peek.NeedMore, err
+		}
+	}
+}
+
+// peekReason names why the first bytes could not be read: otherwise is the
+// reason when the client ended the connection itself.
+func peekReason(err error, otherwise policy.Reason) policy.Reason {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return policy.ReasonPeekTimeout
+	}
+	return otherwise
+}
+
+func (t *conn) peekTLS(op Opening) {
+	p := t.newPeeked()
+	switch kind, err := p.classify(p.deadline); {
+	case err != nil:
+		t.refuse(denied(peekReason(err, policy.ReasonNotTLS), op.Rule), "tls", "", "no ClientHello")
+	case kind != peek.TLSHello:
+		t.refuse(denied(policy.ReasonNotTLS, op.Rule), "tcp", "", kind.String())
+	default:
+		t.tls(op, p)
+	}
+}
+
+func (t *conn) peekHTTP(op Opening) {
+	p := t.newPeeked()
+	switch kind, err := p.classify(p.deadline); {
+	case err != nil:
+		t.refuse(denied(peekReason(err, policy.ReasonNotHTTP), op.Rule), "http", "", "no request")
+	case kind != peek.HTTP1 && kind != peek.HTTP2:
+		t.refuse(denied(policy.ReasonNotHTTP, op.Rule), "tcp", "", kind.String())
+	default:
+		t.http(op, p)
+	}
+}
+
+// sniff lets the first bytes decide. Where op allows opaque bytes a client
+// that is silent, or speaks something else, is spliced; one that stopped
+// within what could be a hello or a request is not.
+func (t *conn) sniff(op Opening) {
+	p := t.newPeeked()
+	silence := p.deadline
+	if op.Upstream != nil {
+		silence = t.opened.Add(t.core.o.SniffTimeout)
+	}
+	kind, err := p.classify(silence)
+	switch {
+	case errors.Is(err, io.EOF):
+		kind = peek.Other // all that the client had to say
+	case errors.Is(err, os.ErrDeadlineExceeded) && len(p.bytes) == 0 && op.Upstream != nil:
+		kind = peek.Other
+	case err != nil:
+		t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tcp", "", "no first bytes")
+		return
+	}
+	switch kind {
+	case peek.TLSHello:
+		t.tls(op, p)
+	case peek.HTTP1, peek.HTTP2:
+		t.http(op, p)
+	default:
+		t.opaque(op, p)
+	}
+}
+
+// opaque forwards without looking at the bytes; p is nil when none were read.
+func (t *conn) opaque(op Opening, p *peeked) {
+	t.setPhase(phaseOpaque, "")
+	if t.core.generation.Load() != t.generation {
+		op = t.core.o.Decider.Open(&t.info)
+	}
+	switch {
+	case op.Verdict == policy.Deny || op.Protocol == Refuse:
+		op.Verdict = policy.Deny
+		t.refuse(op.Decision, "tcp", "", "")
+	case !opaqueAllowed(op):
+		t.refuse(denied(policy.ReasonNoName, op.Rule), "tcp", "", "neither TLS nor HTTP")
+	default:
+		t.forward(op.Decision, op.Upstream, "tcp", op.Upstream.Host, "", p)
+	}
+}
+
+// tls reads the rest of the ClientHello and forwards by its SNI.
+func (t *conn) tls(op Opening, p *peeked) {
+	hello, status := peek.ClientHello(p.bytes)
+	for status == peek.More {
+		if err := p.more(p.deadline); err != nil {
+			t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tls", "", "ClientHello incomplete")
+			return
+		}
+		hello, status = peek.ClientHello(p.bytes)
+	}
+	if status == peek.Malformed {
+		t.refuse(denied(policy.ReasonMalformed, op.Rule), "tls", "", "ClientHello")
+		return
+	}
+	name, err := sniName(hello)
+	if err != nil {
+		t.refuse(denied(policy.ReasonName, op.Rule), "tls", "", err.Error())
+		return
+	}
+	t.setPhase(phaseTLS, name)
+	d, u := t.core.o.Decider.TLS(&t.info, name)
+	if d.Verdict == policy.Deny {
+		t.refuse(d, "tls", name, "")
+		return
+	}
+	var detail string
+	if hello.ECH {
+		detail = "encrypted ClientHello present; the outer name decided"
+	}
+	t.forward(d, u, "tls", name, detail, p)
+}
+
+// sniName returns the hello's name, normalized, "" when it has none.
+func sniName(h peek.Hello) (string, error) {
+	if !h.HasSNI {
+		return "", nil
+	}
+	if _, err := netip.ParseAddr(h.SNI); err == nil {
+		return "", fmt.Errorf("SNI %q is an address", h.SNI) // RFC 6066, 3: not permitted
+	}
+	name, err := hostname.Normalize(h.SNI)
+	if err != nil {
+		return "", fmt.Errorf("SNI %q: %s", h.SNI, err)
+	}
+	return name, nil
+}
+
+// forward dials u, hands it the peeked bytes and splices until both ends are
+// done.
+func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detail string, p *peeked) {
+	if u == nil {
+		t.refuse(denied(policy.ReasonUpstream, d.Rule), proto, name, "no upstream")
+		return
+	}
+	if reason, _ := t.killReason(); reason != "" {
+		t.refuse(d, proto, name, "")
+		return
+	}
+	e := t.event(flow.Decision, d, proto, name)
+	e.Detail = detail
+	t.core.o.Sink.Record(e)
+
+	up, err := t.dial(u)
+	if err != nil {
+		reset(t.nc)
+		end := t.closeEvent(d, proto, name)
+		if reason, _ := t.killReason(); reason == "" {
+			end.Reason, end.Detail, end.WouldDeny = dialReason(err), err.Error(), false
+		}
+		t.core.o.Sink.Record(end)
+		return
+	}
+	defer up.Close()
+	sent, received := t.splice(up, p)
+	end := t.closeEvent(d, proto, name)
+	end.Upstream = addrPort(up.RemoteAddr())
+	end.BytesSent, end.BytesReceived = sent, received
+	t.core.o.Sink.Record(end)
+}
+
+// dial connects to u and attaches the connection.
+func (t *conn) dial(u *policy.Upstream) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(t.ctx, t.core.o.ConnectTimeout)
+	defer cancel()
+	up, err := t.core.o.Dialer.Dial(ctx, &t.info, u)
+	if err != nil {
+		return nil, err
+	}
+	if !t.attach(up) {
+		return nil, errKilled
+	}
+	return up, nil
+}
+
+// dialReason names the reason of a Dialer's error.
+func dialReason(err error) policy.Reason {
+	switch {
+	case errors.Is(err, ErrAddress):
+		return policy.ReasonAddress
+	case errors.Is(err, ErrResolve):
+		return policy.ReasonResolve
+	}
+	return policy.ReasonUpstream
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// splice copies both ways between the downstream connection and up, after
+// the peeked bytes, until both directions have ended. An orderly end of one
+// direction is passed on as such; an error is passed on as a reset.
+//
+// io.Copy uses splice(2) only between two bare *net.TCPConn, so nothing here
+// wraps a connection, and idleness is read off the kernel's own counters.
+func (t *conn) splice(up net.Conn, p *peeked) (sent, received int64) {
+	if p != nil {
+		if err := p.done(); err != nil {
+			return 0, 0
+		}
+		n, err := up.Write(p.bytes)
+		sent = int64(n)
+		if err != nil {
+			reset(t.nc)
+			return sent, 0
+		}
+		p.bytes = nil
+	}
+	stop := t.watchIdle(up)
+	defer stop()
+	back := make(chan int64, 1)
+	go func() {
+		n, _ := pipe(t.nc, up)
+		back <- n
+	}()
+	n, _ := pipe(up, t.nc)
+	return sent + n, <-back
+}
+
+// pipe copies from src to dst until src ends, and passes the end on. It
+// returns the bytes copied.
+func pipe(dst, src net.Conn) (int64, error) {
+	n, err := io.Copy(dst, src)
+	if err == nil {
+		closeWrite(dst)
+		return n, nil
+	}
+	if gone(dst) {
+		// dst was reset. What it sent before is still to be read, as its
+		// peer would without us in between; then the other pipe ends.
+		return n, err
+	}
+	reset(dst)
+	return n, err
+}
+
+// closeWrite ends the sending side of c, or all of c if it has no half-close.
+func closeWrite(c net.Conn) {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = h.CloseWrite() // fails when the peer has reset; reading shows it
+		return
+	}
+	c.Close()
+}
+
+// gone says whether the peer of c has reset it.
+func gone(c net.Conn) bool {
+	info, ok := tcpInfo(c)
+	return ok && info.State == unix.BPF_TCP_CLOSE
+}
+
+// quiet is how long no data has passed c either way; ok is false when the
+// kernel can't tell.
+func quiet(c net.Conn) (d time.Duration, ok bool) {
+	info, ok := tcpInfo(c)
+	if !ok {
+		return 0, false
+	}
+	return time.Duration(min(info.Last_data_recv, info.Last_data_sent)) * time.Millisecond, true
+}
+
+func tcpInfo(c net.Conn) (info *unix.TCPInfo, ok bool) {
+	tc, ok := c.(*net.TCPConn)
+	if !ok {
+		return nil, false
+	}
+	raw, err := tc.SyscallConn()
+	if err != nil {
+		return nil, false
+	}
+	var optErr error
+	if err := raw.Control(func(fd uintptr) {
+		info, optErr = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	}); err != nil || optErr != nil {
+		return nil, false
+	}
+	return info, true
+}
+
+// watchIdle kills the connection once no data has passed either side for the
+// idle timeout. It costs one timer and nothing for each byte.
+func (t *conn) watchIdle(up net.Conn) (stop func()) {
+	idle := t.core.o.IdleTimeout
+	var timer *time.Timer
+	ready := make(chan struct{})
+	timer = time.AfterFunc(idle, func() {
+		<-ready
+		down, ok := quiet(t.nc)
+		if !ok {
+			return // closed
+		}
+		rest := idle - down
+		if other, ok := quiet(up); ok {
+			rest = max(rest, idle-other)
+		}
+		if rest <= 0 {
+			t.kill(policy.ReasonAllowed, "idle for "+idle.String())
+			return
+		}
+		timer.Reset(rest)
+	})
+	close(ready)
+	return func() { timer.Stop() }
+}

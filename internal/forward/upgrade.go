@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// upgrade passes a 101 response on and then copies both ways (WebSocket and
+// the like; RFC 9110, 7.8).
+func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
+	asked, got := upgradeType(x.r.Header), upgradeType(resp.Header)
+	up, ok := resp.Body.(io.ReadWriteCloser)
+	if asked == "" || !strings.EqualFold(asked, got) || !ok {
+		x.reason, x.detail = policy.ReasonUpstream, "upstream switched to a protocol that was not asked for"
+		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
+		return
+	}
+	h := resp.Header
+	removeHopByHop(h)
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{got}
+	if dest != nil && dest.Headers != nil {
+		applyOps(h, dest.Headers.Response)
+	}
+	if a := x.decision.Action; a != nil && a.Rule.Headers != nil {
+		applyOps(h, a.Rule.Headers.Response)
+	}
+	nc, brw, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		x.reason, x.detail = policy.ReasonUpstream, "upgrade: "+err.Error()
+		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": protocol switch is not possible")
+		return
+	}
+	defer nc.Close()
+	x.stopTimer() // Envoy's route timeout ends with an upgrade
+	x.answered, x.status = true, resp.StatusCode
+
+	stop := context.AfterFunc(x.ctx, func() { reset(x.conn.nc); up.Close() })
+	defer stop()
+	idle := x.conn.watchIdle(x.conn.nc)
+	defer idle()
+	if err := writeSwitching(nc, h); err != nil {
+		return
+	}
+	// What the client sent right after its request is in the server's buffer.
+	early := make([]byte, brw.Reader.Buffered())
+	_, _ = io.ReadFull(brw.Reader, early) // they are there: Buffered says so
+
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n, err := io.Copy(nc, up)
+		x.upstream.received.Add(n)
+		x.passEnd(nc, err)
+	}()
+	_, err = io.Copy(up, io.MultiReader(bytes.NewReader(early), nc))
+	x.passEnd(up, err)
+	<-done
+	if context.Cause(x.ctx) == errPolicyChanged {
+		x.decision.Verdict, x.reason = policy.Deny, policy.ReasonPolicyChanged
+	}
+}
+
+// passEnd passes the end of one direction on to the other end's reader, or
+// ends both directions after an error.
+func (x *exchange) passEnd(dst io.Closer, err error) {
+	if err == nil {
+		if h, ok := dst.(interface{ CloseWrite() error }); ok && h.CloseWrite() == nil {
+			return
+		}
+	}
+	x.cancel(errDone)
+}
+
+func writeSwitching(w io.Writer, h http.Header) error {
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = h.Write(&b) // a bytes.Buffer takes everything
+	b.WriteString("\r\n")
+	_, err := w.Write(b.Bytes())
+	return err
+}
