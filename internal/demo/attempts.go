@@ -24,6 +24,8 @@ type attempt struct {
 	// name and addr find the event of this attempt; either may be zero.
 	name string
 	addr netip.Addr
+	// visitor says that it comes from the internet, not from the workload.
+	visitor bool
 	// note is the reason that is printed when no event is looked for.
 	note string
 }
@@ -81,6 +83,16 @@ func attempts(w *world.World) []attempt {
 		{what: google + " on port 8080", try: []string{"http", "http://" + google + ":8080/"}, want: atOnce, promise: "refused at once", addr: w.GoogleAPIs.V4, reasons: []policy.Reason{policy.ReasonPort, policy.ReasonNoRule}},
 		{what: "UDP to " + stranger.String() + ":443", try: []string{"udp", stranger.String() + ":443"}, want: atOnce, promise: "refused at once", addr: stranger, reasons: byAddr},
 		{what: "UDP (QUIC) to an allowed address", try: []string{"udp", w.GoogleAPIs.V4.String() + ":443"}, want: atOnce, promise: "refused at once", addr: w.GoogleAPIs.V4, reasons: []policy.Reason{policy.ReasonTransport, policy.ReasonPort, policy.ReasonNoRule}},
+	}
+}
+
+// visits are what others on the internet ask the node's gateway for.
+func visits() []attempt {
+	node := "http://" + world.NodeV4
+	return []attempt{
+		{what: "a visitor: GET " + node + "/productpage", try: []string{"http", node + "/productpage"}, visitor: true, want: status(200), promise: "200", note: "the bookinfo Gateway's route"},
+		{what: "a visitor: GET http://[" + world.NodeV6 + "]/static/x", try: []string{"http", "http://[" + world.NodeV6 + "]/static/x"}, visitor: true, want: status(200), promise: "200", note: "the bookinfo Gateway's route"},
+		{what: "a visitor: GET " + node + "/admin", try: []string{"http", node + "/admin"}, visitor: true, want: status(404), promise: "404", note: "no route matches"},
 	}
 }
 

@@ -72,6 +72,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.w.Close()) }()
+	if err := addService(s.w); err != nil {
+		return err
+	}
 	if s.d, err = s.w.NewDaemon(o.Self, o.Config); err != nil {
 		return err
 	}
@@ -105,7 +108,7 @@ func (s *stage) play(ctx context.Context) error {
 	s.report.head()
 	slow := make(chan Row, 1)
 	go func() { slow <- s.row(ctx, slowAttempt()) }()
-	err := s.rows(ctx, attempts(s.w))
+	err := s.rows(ctx, append(attempts(s.w), visits()...))
 	slowRow := s.await(slow) // soon, if ctx has ended
 	if err != nil {
 		return err
@@ -157,7 +160,7 @@ func (s *stage) await(slow <-chan Row) Row {
 // row makes one attempt and finds out why it ended as it did.
 func (s *stage) row(ctx context.Context, a attempt) Row {
 	begin := time.Now()
-	o := s.attempt(ctx, a.try)
+	o := s.attempt(ctx, a)
 	row := Row{What: a.what, Happened: describe(o), Why: a.note, OK: a.want(o) && !o.broken, Promise: a.promise, Took: o.Took}
 	if len(a.reasons) == 0 || !row.OK {
 		return row // no denial, so no reason
@@ -230,12 +233,29 @@ func (s *stage) wireRow() Row {
 	}
 }
 
-// attempt runs one client process as the workload.
-func (s *stage) attempt(ctx context.Context, try []string) outcome {
-	if try[0] == "http" && s.curl != "" {
-		return s.runCurl(ctx, try[1:])
+// addService gives the seed's Gateway the Service that it routes to.
+func addService(w *world.World) error {
+	_, err := w.AddOrigin(world.OriginConfig{
+		Names: []string{"productpage", "productpage.default.svc.cluster.local"},
+		V4:    netip.AddrFrom4([4]byte{10, 96, 7, 80}), HTTP: []uint16{9080}, HTTPS: []uint16{},
+	})
+	return err
+}
+
+// client prepares a client process where the attempt is made.
+func (s *stage) client(ctx context.Context, a attempt, name string, args ...string) *world.Cmd {
+	if a.visitor {
+		return s.w.Net.Command(ctx, nil, name, args...)
 	}
-	out, err := s.w.Client(ctx, s.cg, s.self, append([]string{"demo-client"}, try...)...).Output()
+	return s.w.Client(ctx, s.cg, name, args...)
+}
+
+// attempt runs one client process.
+func (s *stage) attempt(ctx context.Context, a attempt) outcome {
+	if a.try[0] == "http" && s.curl != "" {
+		return s.runCurl(ctx, a)
+	}
+	out, err := s.client(ctx, a, s.self, append([]string{"demo-client"}, a.try...)...).Output()
 	var o outcome
 	if jerr := json.Unmarshal(out, &o); jerr != nil {
 		return outcome{broken: true, Error: fmt.Sprintf("the built-in client failed: %v", errors.Join(err, jerr))}
@@ -244,7 +264,8 @@ func (s *stage) attempt(ctx context.Context, try []string) outcome {
 }
 
 // runCurl does with curl what clientHTTP does.
-func (s *stage) runCurl(ctx context.Context, args []string) outcome {
+func (s *stage) runCurl(ctx context.Context, a attempt) outcome {
+	args := a.try[1:]
 	curl := []string{
 		"-q", "-sS", "--noproxy", "*", "--max-time", strconv.Itoa(int(clientTimeout.Seconds())),
 		"-o", "/dev/null", "-w", "%{http_code} %{time_total}",
@@ -265,7 +286,7 @@ func (s *stage) runCurl(ctx context.Context, args []string) outcome {
 			curl = append(curl, args[i])
 		}
 	}
-	out, err := s.w.Client(ctx, s.cg, s.curl, append(curl, target.String())...).Output()
+	out, err := s.client(ctx, a, s.curl, append(curl, target.String())...).Output()
 	var o outcome
 	var seconds float64
 	if _, serr := fmt.Sscan(string(out), &o.Status, &seconds); serr != nil {

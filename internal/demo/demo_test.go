@@ -126,7 +126,7 @@ func TestClient(t *testing.T) {
 	}
 	for _, tt := range tests {
 		s := &stage{w: w, cg: cg, self: self, report: &report{}}
-		if o := s.attempt(t.Context(), tt.args); !tt.want(o) {
+		if o := s.attempt(t.Context(), attempt{try: tt.args}); !tt.want(o) {
 			t.Errorf("%q: %+v", tt.args, o)
 		}
 	}
