@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -44,13 +45,17 @@ func (l *loader) analyze(cfg *policy.Config) {
 
 // registry holds the declared hosts: the exact ones by name.
 type registry struct {
+	all   []*policy.Service
 	exact map[hostname.Pattern][]*policy.Service
 	wild  []*policy.Service
+	// addresses are all that services name, for hosts that are addresses.
+	addresses []netip.Prefix
 }
 
 func declared(cfg *policy.Config) *registry {
-	r := &registry{exact: map[hostname.Pattern][]*policy.Service{}}
+	r := &registry{all: cfg.Services, exact: map[hostname.Pattern][]*policy.Service{}}
 	for _, s := range cfg.Services {
+		r.addresses = append(r.addresses, s.Addresses...)
 		wild := false
 		for _, h := range s.Hosts {
 			if h.IsWildcard() {
@@ -68,15 +73,11 @@ func declared(cfg *policy.Config) *registry {
 
 // find returns the services whose hosts h touches.
 func (r *registry) find(h hostname.Pattern) []*policy.Service {
-	found := slices.Clone(r.exact[h])
+	found, rest := slices.Clone(r.exact[h]), r.wild
 	if h.IsWildcard() {
-		for name, services := range r.exact {
-			if h.Matches(string(name)) {
-				found = append(found, services...)
-			}
-		}
+		rest = r.all
 	}
-	for _, s := range r.wild {
+	for _, s := range rest {
 		if slices.ContainsFunc(s.Hosts, h.Overlaps) {
 			found = append(found, s)
 		}
@@ -84,9 +85,18 @@ func (r *registry) find(h hostname.Pattern) []*policy.Service {
 	return found
 }
 
+// hasAddress says whether host is an IP address that some service names.
+func (r *registry) hasAddress(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && slices.ContainsFunc(r.addresses, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
 func (r *registry) checkHost(d decoded[networking.VirtualService], i int, h hostname.Pattern) {
 	at := d.spec("hosts", i)
 	found := r.find(h)
+	if len(found) == 0 && r.hasAddress(string(h)) {
+		return
+	}
 	if len(found) == 0 {
 		d.warnf(at, "no ServiceEntry and no Service declares the host %s: the rules do not apply to anything", h)
 		return
@@ -101,7 +111,7 @@ func (r *registry) checkHost(d decoded[networking.VirtualService], i int, h host
 }
 
 func (r *registry) checkDestination(d decoded[networking.VirtualService], at *node, host string) {
-	if len(r.find(hostname.Pattern(host))) > 0 {
+	if len(r.find(hostname.Pattern(host))) > 0 || r.hasAddress(host) {
 		return
 	}
 	what := "no ServiceEntry declares the destination %s: requests are answered with 503"

@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"cmp"
 	"encoding/json"
 	"math"
 	"reflect"
@@ -10,7 +11,8 @@ import (
 )
 
 // decodeGo decodes n into v, a pointer to a Kubernetes API struct. It reports
-// all errors and says whether there were none. where names n in them.
+// all errors and says whether there were none. where names n in them, and is
+// "" for a whole object.
 func decodeGo(n *node, v any, where string, p *place) bool {
 	e := &encoder{p: p}
 	e.goValue(n, reflect.TypeOf(v).Elem(), where)
@@ -85,8 +87,7 @@ func (e *encoder) goStruct(n *node, t reflect.Type, where string) {
 		e.expected(n, where, "a mapping")
 		return
 	}
-	known := map[string]reflect.Type{}
-	goFields(t, known)
+	known := e.p.r.fieldsOf(t)
 	e.buf.WriteByte('{')
 	written := 0
 	for i := range n.fields {
@@ -97,14 +98,26 @@ func (e *encoder) goStruct(n *node, t reflect.Type, where string) {
 			for name := range known {
 				names = append(names, name)
 			}
-			e.unknown(f, where, sorted(names))
+			e.unknown(f, cmp.Or(where, "the object"), sorted(names))
 			continue
 		}
 		e.key(written, f.key)
 		written++
-		e.goValue(f.value, ft, where+"."+f.key)
+		e.goValue(f.value, ft, strings.TrimPrefix(where+"."+f.key, "."))
 	}
 	e.buf.WriteByte('}')
+}
+
+// fieldsOf returns a struct's fields by their JSON names. It remembers them:
+// each object has the same metadata.
+func (r *report) fieldsOf(t reflect.Type) map[string]reflect.Type {
+	known, ok := r.types[t]
+	if !ok {
+		known = map[string]reflect.Type{}
+		goFields(t, known)
+		r.types[t] = known
+	}
+	return known
 }
 
 // goFields gathers a struct's fields by their JSON names.

@@ -5,6 +5,7 @@ package istio
 import (
 	"cmp"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -71,6 +72,7 @@ type report struct {
 	findings []Finding
 	files    map[string]int // order of the files, for sorting
 	errors   int
+	types    map[reflect.Type]map[string]reflect.Type
 }
 
 func (r *report) add(f Finding) {

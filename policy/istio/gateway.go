@@ -84,7 +84,7 @@ func (o *object) serverPort(at *node, s *networking.Server, out *policy.GatewayS
 	case !ok || p.Protocol == "" || proto == policy.ProtocolUDP:
 		o.errorf(pn.at("protocol"), "unsupported protocol: %q", p.Protocol)
 	case !proto.IsHTTP():
-		o.unsupported(pn.at("protocol"), "a "+p.Protocol+" server")
+		o.unsupported(pn.at("protocol"), "server protocol "+p.Protocol)
 	default:
 		out.Protocol = proto
 	}
@@ -153,6 +153,9 @@ func (o *object) gatewayName(at *node, s string) (string, error) {
 	}
 	// The form from before "ns/name" existed: name.namespace.svc.cluster.local.
 	labels := strings.SplitN(s, ".", 3)
+	if len(labels) < 2 || !isLabel(labels[0]) || !isLabel(labels[1]) {
+		return "", fmt.Errorf("gateway %q is not \"mesh\", a name or namespace/name", s)
+	}
 	o.warnf(at, "using legacy gatewayName reference %q; prefer namespace/name: \"%s/%s\"", s, labels[1], labels[0])
 	return labels[1] + "/" + labels[0], nil
 }

@@ -41,7 +41,7 @@ func (o *object) redirect(at *node, rule *networking.HTTPRoute) *policy.Redirect
 	switch {
 	case r.Uri != "" && r.PrefixRewrite != "":
 		o.errorf(at, "redirect cannot contain both uri and prefixRewrite")
-	case r.PrefixRewrite != "" && !slices.ContainsFunc(rule.Match, isPrefixMatch) || hasOtherURI(rule) && r.PrefixRewrite != "":
+	case r.PrefixRewrite != "" && hasOtherURI(rule):
 		o.errorf(at.at("prefixRewrite"), "redirect prefixRewrite needs matches with a uri prefix")
 	case r.Uri == "" && r.PrefixRewrite == "" && r.Authority == "" && r.RedirectPort == nil && r.Scheme == "":
 		o.errorf(at, "redirect must specify URI, authority, scheme, or port")

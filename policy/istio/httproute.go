@@ -40,7 +40,7 @@ func (l *loader) httpRule(d decoded[networking.VirtualService], at *node, r *net
 func (o *object) httpConflicts(at *node, r *networking.HTTPRoute) {
 	if r.Delegate != nil {
 		if r.Redirect != nil || len(r.Route) > 0 || r.DirectResponse != nil {
-			o.errorf(at.keyOf("delegate"), "root HTTP route %s must not specify route, redirect or direct_response", r.Name)
+			o.errorf(at.keyOf("delegate"), "root HTTP route %q must not specify route, redirect or direct_response", r.Name)
 		}
 		o.unsupported(at.keyOf("delegate"), "delegate")
 		return

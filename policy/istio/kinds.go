@@ -126,7 +126,7 @@ func (l *loader) kind(n *node, apiVersion, name string, p *place) (kind, bool) {
 // take decodes a whole Kubernetes object.
 func take[T any](o *object, into *[]decoded[T]) {
 	v := new(T)
-	if decodeGo(o.root, v, o.kind, &o.place) {
+	if decodeGo(o.root, v, "", &o.place) {
 		*into = append(*into, decoded[T]{o, v})
 	}
 }

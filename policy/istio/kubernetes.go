@@ -4,6 +4,7 @@ package istio
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	core "k8s.io/api/core/v1"
@@ -73,13 +74,11 @@ func (b *backing) service() {
 	if b.v.Spec.Type != core.ServiceTypeExternalName {
 		return
 	}
-	name, err := fqdn(b.v.Spec.ExternalName)
-	if err != nil {
+	if _, err := fqdn(b.v.Spec.ExternalName); err != nil {
 		b.errorf(b.spec("externalName"), "externalName: %s", err)
 		return
 	}
-	b.out.Resolution = policy.ResolutionDNS
-	b.out.Endpoints = []policy.Endpoint{{Host: name}}
+	b.warnf(b.spec("externalName"), "externalName is not acted on yet: routes to the Service are answered with 503; name the host itself as destination")
 }
 
 func (b *backing) servicePort(at *node, p core.ServicePort) {
@@ -104,6 +103,12 @@ func (b *backing) servicePort(at *node, p core.ServicePort) {
 			return
 		}
 		out.TargetPort = uint16(p.TargetPort.IntVal)
+	}
+	if slices.ContainsFunc(b.out.Ports, func(o policy.Port) bool {
+		return o.Number == out.Number && o.Protocol.Transport() == out.Protocol.Transport()
+	}) {
+		b.errorf(at.at("port"), "port %d/%s is already defined", out.Number, out.Protocol.Transport())
+		return
 	}
 	b.out.Ports = append(b.out.Ports, out)
 }
@@ -153,6 +158,10 @@ func (b *backing) subset(d decoded[endpoints], i int) {
 }
 
 func (b *backing) slice(d decoded[discovery.EndpointSlice]) {
+	if d.v.AddressType == discovery.AddressTypeFQDN {
+		d.inert(d.root.at("addressType"), "addressType FQDN")
+		return
+	}
 	ports := map[string]uint16{}
 	for i, p := range d.v.Ports {
 		if p.Port == nil {
@@ -171,18 +180,7 @@ func (b *backing) slice(d decoded[discovery.EndpointSlice]) {
 			continue
 		}
 		for j, a := range ep.Addresses {
-			at := d.root.at("endpoints", i, "addresses", j)
-			if d.v.AddressType == discovery.AddressTypeFQDN {
-				name, err := fqdn(a)
-				if err != nil {
-					d.errorf(at, "endpoint address: %s", err)
-					continue
-				}
-				b.out.Resolution = policy.ResolutionDNS
-				b.out.Endpoints = append(b.out.Endpoints, policy.Endpoint{Host: name, Ports: ports})
-				continue
-			}
-			b.add(&d.place, at, a, ports)
+			b.add(&d.place, d.root.at("endpoints", i, "addresses", j), a, ports)
 		}
 	}
 }

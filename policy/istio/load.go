@@ -11,6 +11,7 @@ package istio
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -123,7 +124,7 @@ func newLoader(o Options) *loader {
 		o.Namespace = "default"
 	}
 	return &loader{
-		r:          &report{files: map[string]int{}},
+		r:          &report{files: map[string]int{}, types: map[reflect.Type]map[string]reflect.Type{}},
 		namespace:  o.Namespace,
 		selector:   o.GatewaySelector,
 		seen:       map[string]*object{},

@@ -12,6 +12,7 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -66,8 +67,10 @@ func (e *entry) hosts() {
 	if len(e.v.Hosts) == 0 {
 		e.errorf(e.spec("hosts"), "service entry must have at least one host")
 	}
+	seen := make(map[hostname.Pattern]bool, len(e.v.Hosts))
+	list := e.spec("hosts")
 	for i, s := range e.v.Hosts {
-		at := e.spec("hosts", i)
+		at := list.at(i)
 		h, err := domain(s)
 		switch {
 		case s == "*":
@@ -86,10 +89,11 @@ func (e *entry) hosts() {
 		case e.isDNS() && len(e.v.Endpoints) == 0 && h.IsWildcard():
 			e.errorf(at, "hosts must be FQDN if no endpoints are provided for resolution mode %s", e.out.Resolution)
 		}
-		if slices.Contains(e.out.Hosts, h) {
+		if seen[h] {
 			e.warnf(at, "host %q is listed twice", s)
 			continue
 		}
+		seen[h] = true
 		e.out.Hosts = append(e.out.Hosts, h)
 	}
 }
@@ -100,14 +104,14 @@ func (e *entry) addresses() {
 		p, err := netip.ParsePrefix(s)
 		if !strings.Contains(s, "/") {
 			var a netip.Addr
-			if a, err = netip.ParseAddr(s); err == nil {
-				p = netip.PrefixFrom(a, a.BitLen())
+			if a, err = netip.ParseAddr(s); err == nil && a.Zone() == "" {
+				p = netip.PrefixFrom(a, a.BitLen()) // drops a zone
 			}
 		} else if r := e.out.Resolution; r != policy.ResolutionNone && r != policy.ResolutionStatic {
 			e.errorf(at, "CIDR addresses are allowed only for NONE/STATIC resolution types")
 		}
 		switch {
-		case err != nil || p.Addr().Zone() != "":
+		case err != nil || !p.IsValid():
 			e.errorf(at, "%q is not a valid IP address or CIDR prefix", s)
 			continue
 		case p.Addr().Is4In6():

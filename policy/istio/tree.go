@@ -204,13 +204,8 @@ func parse(c chunk, p *place) []*node {
 			return docs
 		}
 		if err != nil {
-			m := yamlLine.FindStringSubmatch(err.Error())
-			at := &node{line: c.line + 1}
-			if m != nil && m[1] != "" {
-				n, _ := strconv.Atoi(m[1])
-				at.line = c.line + n
-			}
-			p.errorf(at, "invalid YAML: %s", yamlLine.ReplaceAllString(err.Error(), ""))
+			at, text := syntaxError(c, err)
+			p.errorf(at, "invalid YAML: %s", text)
 			return docs
 		}
 		b := builder{p: p, line: c.line, done: map[*yaml.Node]*node{}, open: map[*yaml.Node]bool{}}
@@ -219,6 +214,34 @@ func parse(c chunk, p *place) []*node {
 		}
 	}
 }
+
+// syntaxError finds out where in a chunk an error of the YAML library is.
+func syntaxError(c chunk, err error) (at *node, text string) {
+	text = yamlLine.ReplaceAllString(err.Error(), "")
+	at = &node{line: c.line + 1}
+	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
+		n, _ := strconv.Atoi(m[1]) // digits; too many of them give a line that is out of sight
+		at.line = c.line + n
+		// The library adds one to the lines of its scanner, which count from
+		// 0, and forgets to for those of its parser (yaml.v3, parser.fail).
+		if parserError.MatchString(text) {
+			at.line++
+		}
+		return at, text
+	}
+	if m := unknownAnchor.FindStringSubmatch(text); m != nil {
+		if i := bytes.Index(c.text, []byte("*"+m[1])); i >= 0 {
+			at.line += bytes.Count(c.text[:i], []byte("\n"))
+		}
+	}
+	return at, text
+}
+
+var (
+	parserError = regexp.MustCompile(`^did not find expected (',' or|'-' indicator|<|key|node content)|` +
+		`^found (duplicate %|incompatible YAML|undefined tag handle)`)
+	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced`)
+)
 
 // decodeSafely turns a panic of the YAML library into an error. Its parser
 // has had some on hostile input, and a bad file must not end the daemon.

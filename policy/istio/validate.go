@@ -69,10 +69,13 @@ func fqdn(s string) (string, error) {
 }
 
 // hostOrIP parses a host as VirtualServices and Gateways write it: a domain,
-// a wildcard, or an IP address.
+// a wildcard, or an IPv4 address.
 func hostOrIP(s string) (hostname.Pattern, error) {
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		return hostname.Pattern(a.Unmap().String()), nil
+	if a, err := netip.ParseAddr(s); err == nil {
+		if !a.Is4() {
+			return "", fmt.Errorf("%q: an IPv6 address as host is not supported yet", s)
+		}
+		return hostname.Pattern(a.String()), nil
 	}
 	return domain(s)
 }
@@ -175,7 +178,12 @@ func (p *place) regex(n *node, where, expr string) {
 		p.errorf(n, "%q: regex is too large, max length allowed is 1024", where)
 		return
 	}
-	if _, err := regexp.Compile(expr); err != nil {
+	_, err := regexp.Compile(expr)
+	if err == nil {
+		// It is used inside of a group, which may nest too deeply.
+		_, err = regexp.Compile(`^(?:` + expr + `)$`)
+	}
+	if err != nil {
 		p.errorf(n, "%q: %s; Istio uses RE2 style regex-based match (https://github.com/google/re2/wiki/Syntax)",
 			where, err)
 	}

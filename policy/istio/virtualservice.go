@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -66,6 +67,7 @@ func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.
 	if len(d.v.Hosts) == 0 {
 		d.errorf(d.spec("hosts"), "virtual service must have at least one host (a VirtualService without hosts is a delegate, which is not supported yet)")
 	}
+	seen := make(map[hostname.Pattern]*node, len(d.v.Hosts))
 	for i, s := range d.v.Hosts {
 		at := d.spec("hosts", i)
 		h, err := hostOrIP(s)
@@ -78,16 +80,29 @@ func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.
 			continue
 		}
 		h = hostname.Pattern(l.absolute(string(h), d.ref.Namespace))
-		for _, other := range out.Hosts {
-			switch {
-			case h == other:
-				d.errorf(at, "duplicate hosts in virtual service: %s", h)
-			case h.Overlaps(other):
-				d.errorf(at, "overlapping hosts in virtual service: %s and %s", other, h)
-			}
+		if seen[h] != nil {
+			d.errorf(at, "duplicate hosts in virtual service: %s", h)
+			continue
 		}
+		seen[h] = at
 		out.Hosts = append(out.Hosts, h)
 	}
+	for _, h := range out.Hosts {
+		if wide := coveredBy(h, seen); wide != "" {
+			d.errorf(seen[h], "overlapping hosts in virtual service: %s and %s", wide, h)
+		}
+	}
+}
+
+// coveredBy returns the narrowest wildcard of set that covers h, or "". It
+// asks for each ending of h, so that many hosts cost no more than few.
+func coveredBy(h hostname.Pattern, set map[hostname.Pattern]*node) hostname.Pattern {
+	for i := 1; i <= len(h); i++ {
+		if w := "*" + h[i:]; w != h && set[w] != nil {
+			return w
+		}
+	}
+	return ""
 }
 
 // absolute expands a short name as Istio does, unless some ServiceEntry has
@@ -122,8 +137,8 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *node, v *
 		return out
 	}
 	hn := at.at("host")
-	if a, err := netip.ParseAddr(v.Host); err == nil && a.Zone() == "" {
-		out.Host = a.Unmap().String() // only a ServiceEntry's VirtualService has one
+	if a, err := netip.ParseAddr(v.Host); err == nil {
+		d.errorf(hn, "invalid destination host: %s is an address; name a host of a ServiceEntry", a)
 	} else if h, err := fqdn(v.Host); err != nil {
 		d.errorf(hn, "invalid destination host: %s", err)
 	} else {
@@ -159,6 +174,9 @@ func (l *loader) route(d decoded[networking.VirtualService], at *node, routes []
 	}
 	if len(routes) > 1 && total == 0 {
 		d.errorf(at, "total destination weight = 0")
+	}
+	if total > math.MaxUint32 {
+		d.errorf(at, "total destination weight %d is too large", total)
 	}
 	return out
 }

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files and the expected findings")
+
+// TestValid compares what is read from testdata/valid/*.yaml with the .golden
+// file of the same name: the findings (no errors), then the Config.
+func TestValid(t *testing.T) {
+	for _, name := range glob(t, "testdata/valid/*.yaml") {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			cfg, findings := Load([]File{readFile(t, name)}, Options{GatewaySelector: map[string]string{"istio": "ingressgateway"}})
+			var b strings.Builder
+			for _, f := range findings {
+				fmt.Fprintln(&b, f)
+			}
+			if cfg == nil {
+				t.Fatalf("refused:\n%s", b.String())
+			}
+			if _, err := policy.Compile(cfg); err != nil {
+				t.Errorf("what Load accepts must compile: %v", err)
+			}
+			dump(&b, "", reflect.ValueOf(*cfg))
+			compareGolden(t, strings.TrimSuffix(name, ".yaml")+".golden", b.String())
+		})
+	}
+}
+
+// TestInvalid compares the findings of testdata/invalid/*.yaml with the
+// comments "# want: line:col: severity: text [object]" at the file's end.
+func TestInvalid(t *testing.T) {
+	const mark = "# want: "
+	for _, name := range glob(t, "testdata/invalid/*.yaml") {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			f := readFile(t, name)
+			cfg, findings := Load([]File{f}, Options{})
+			if cfg != nil {
+				t.Error("accepted")
+			}
+			var input, want, got []string
+			for line := range strings.Lines(string(f.Data)) {
+				if w, ok := strings.CutPrefix(line, mark); ok {
+					want = append(want, strings.TrimSpace(w))
+				} else {
+					input = append(input, line)
+				}
+			}
+			for _, x := range findings {
+				got = append(got, strings.TrimPrefix(x.String(), f.Name+":"))
+			}
+			if *update {
+				text := strings.Join(input, "")
+				for _, g := range got {
+					text += mark + g + "\n"
+				}
+				writeFile(t, name, text)
+				return
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("findings:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		})
+	}
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	names, err := filepath.Glob(pattern)
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%s: %d files, %v", pattern, len(names), err)
+	}
+	return names
+}
+
+func writeFile(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func compareGolden(t *testing.T, name, got string) {
+	t.Helper()
+	if *update {
+		writeFile(t, name, got)
+		return
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (run with -update to rewrite):\n%s", name, got)
+	}
+}
+
+// dump writes what is set in v, one value a line, each with its path.
+func dump(b *strings.Builder, path string, v reflect.Value) {
+	switch x := v.Interface().(type) {
+	case netip.Addr, netip.Prefix, time.Duration, policy.Protocol, policy.Resolution:
+		if !v.IsZero() {
+			fmt.Fprintf(b, "%s: %v\n", path, x)
+		}
+		return
+	case policy.Ref:
+		fmt.Fprintf(b, "%s: %s %s/%s %s:%d:%d\n", path, x.Kind, x.Namespace, x.Name, x.File, x.Line, x.Column)
+		return
+	case policy.StringMatch:
+		fmt.Fprintf(b, "%s: %s %q\n", path, [...]string{"present", "exact", "prefix", "regex"}[x.Kind], x.Value)
+		return
+	case []byte:
+		fmt.Fprintf(b, "%s: %q\n", path, x)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			fmt.Fprintf(b, "%s: {}\n", path)
+			dump(b, path, v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			dump(b, strings.TrimPrefix(path+"."+v.Type().Field(i).Name, "."), v.Field(i))
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			dump(b, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
+		}
+	case reflect.Map:
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(x, y reflect.Value) int { return strings.Compare(x.String(), y.String()) })
+		for _, k := range keys {
+			dump(b, fmt.Sprintf("%s[%q]", path, k), v.MapIndex(k))
+		}
+	default:
+		if !v.IsZero() {
+			fmt.Fprintf(b, "%s: %v\n", path, v)
+		}
+	}
+}
