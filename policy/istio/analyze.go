@@ -22,6 +22,7 @@ func (l *loader) analyze(cfg *policy.Config) {
 		gateways[g.Ref.Namespace+"/"+g.Ref.Name] = true
 	}
 	hosts := declared(cfg)
+	first := map[hostname.Pattern]*policy.Ref{} // who has the mesh rules of a host
 	for i, vs := range cfg.VirtualServices {
 		d := l.virtuals[i]
 		for _, g := range vs.Gateways {
@@ -34,6 +35,12 @@ func (l *loader) analyze(cfg *policy.Config) {
 		}
 		for j, h := range vs.Hosts {
 			hosts.checkHost(d, j, h)
+			if older := first[h]; older != nil {
+				d.warnf(d.spec("hosts", j), "VirtualService %s/%s already has rules for the host %s; of several the oldest applies",
+					older.Namespace, older.Name, h)
+				continue
+			}
+			first[h] = &vs.Ref
 		}
 		for j, r := range d.v.Http {
 			for k := range r.Route {
