@@ -174,6 +174,11 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 
 	dns = f.port == PORT_DNS && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP);
 	if (!dns && is_loopback(f.addr) && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP)) {
+		/* Sending on a connected IPv6 socket whose peer is v4-mapped comes
+		 * through sendmsg4 with the address that connect() was rewritten
+		 * to (udpv6_sendmsg hands over to udp_sendmsg with an address). */
+		if (!connect && st && st->redirected && f.port == cfg->dns_port[0])
+			return PROCEED;
 		/* A listener serves only what was redirected to it. */
 		if (is_own_port(cfg, &f))
 			return refuse(ctx, &f, wl, cgroup, EGD_R_OWN_PORT, connect);

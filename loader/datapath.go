@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -144,6 +145,9 @@ func pinnedMaps(dir string, spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, 
 		}
 	}()
 	for name, ms := range spec.Maps {
+		if strings.HasPrefix(name, ".") {
+			continue // the constants of one version of the programs
+		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
 		if errors.Is(err, os.ErrNotExist) {
 			continue

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -45,13 +44,13 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_UDP_HELD):    policy.ReasonTransport,
 }
 
-// Events calls f for each event of the kernel, in order, until Close. A
-// record that cannot be read is skipped.
+// Events calls f for each event of the kernel, in order, until Close or
+// DrainEvents. A record that cannot be read is skipped.
 func (d *Datapath) Events(f func(Event)) error {
 	var rec ringbuf.Record
 	for {
 		if err := d.events.ReadInto(&rec); err != nil {
-			if errors.Is(err, ringbuf.ErrClosed) {
+			if errors.Is(err, ringbuf.ErrClosed) || errors.Is(err, ringbuf.ErrFlushed) {
 				return nil
 			}
 			return fmt.Errorf("read the event ring: %w", err)
@@ -62,12 +61,8 @@ func (d *Datapath) Events(f func(Event)) error {
 	}
 }
 
-// DrainEvents calls f for the events that are in the ring now, and makes
-// Events return. To be called when nobody adds events any more.
-func (d *Datapath) DrainEvents() { d.events.SetDeadline(time.Unix(1, 0)) }
-
-// Drained says whether an error of Events came from DrainEvents.
-func Drained(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+// DrainEvents makes Events hand out what is in the ring now and then return.
+func (d *Datapath) DrainEvents() error { return d.events.Flush() }
 
 func parseEvent(raw []byte) (Event, bool) {
 	var e bpf.EgressdEgdEvent
