@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -37,12 +38,20 @@ func (e *encoder) expected(n *node, where, want string) {
 }
 
 func (e *encoder) string(s string) {
+	if !strings.ContainsFunc(s, needsEscape) {
+		e.buf.WriteByte('"')
+		e.buf.WriteString(s)
+		e.buf.WriteByte('"')
+		return
+	}
 	b, err := json.Marshal(s)
 	if err != nil { // cannot happen for a string; null is refused by the decoder
 		b = []byte("null")
 	}
 	e.buf.Write(b)
 }
+
+func needsEscape(c rune) bool { return c < ' ' || c > '~' || c == '"' || c == '\\' }
 
 func (e *encoder) stringScalar(n *node, where string) {
 	if n.kind != scalarNode || n.tag != "!!str" {

@@ -47,10 +47,8 @@ func Load(files []File, o Options) (*policy.Config, []Finding) {
 	for i, f := range files {
 		l.r.files[f.Name] = i
 		p := &place{r: l.r, file: f.Name}
-		for _, c := range split(f.Data) {
-			for _, doc := range parse(c, p) {
-				l.document(doc, p)
-			}
+		for _, doc := range documents(f.Data, p) {
+			l.document(doc, p)
 		}
 	}
 	cfg := l.translate()

@@ -32,7 +32,6 @@ type chunk struct {
 // "---" at the start of a line ends a document whatever surrounds it (YAML
 // 1.2.2, section 9.1.2), so no knowledge of the content is needed.
 func split(data []byte) []chunk {
-	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	var chunks []chunk
 	start, startLine, line := 0, 0, 0
 	for pos := 0; pos < len(data); line++ {
@@ -70,21 +69,39 @@ func onlyDirectives(text []byte) bool {
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// parse decodes the documents of a chunk (more than one only after a "..."
-// marker) and reports what is wrong with them.
-func parse(c chunk, p *place) []*node {
+// documents decodes a file and reports what is wrong with it. A file without
+// syntax errors is decoded in one go, which is faster than many small ones.
+func documents(data []byte, p *place) []*node {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	scratch := &place{r: &report{}, file: p.file}
+	if docs, ok := parse(chunk{text: data}, scratch); ok {
+		for _, f := range scratch.r.findings {
+			p.r.add(f)
+		}
+		return docs
+	}
 	var docs []*node
+	for _, c := range split(data) {
+		some, _ := parse(c, p)
+		docs = append(docs, some...)
+	}
+	return docs
+}
+
+// parse decodes the documents of a chunk and reports what is wrong with them;
+// ok is false after a syntax error, which ends it.
+func parse(c chunk, p *place) (docs []*node, ok bool) {
 	dec := yaml.NewDecoder(bytes.NewReader(c.text))
 	for {
 		var doc yaml.Node
 		err := decodeSafely(dec, &doc)
 		if errors.Is(err, io.EOF) {
-			return docs
+			return docs, true
 		}
 		if err != nil {
 			at, text := syntaxError(c, err)
 			p.errorf(at, "invalid YAML: %s", text)
-			return docs
+			return docs, false
 		}
 		b := builder{p: p, line: c.line, done: map[*yaml.Node]*node{}, open: map[*yaml.Node]bool{}}
 		if n := b.build(&doc); n != nil && !b.failed {
@@ -228,6 +245,10 @@ func (b *builder) scalar(n *node, y *yaml.Node) {
 	var err error
 	switch n.tag {
 	case "!!int":
+		if i, err := strconv.ParseInt(y.Value, 10, 64); err == nil && y.Value[0] != '0' {
+			n.value = i // the common case; the library knows octal and the rest
+			return
+		}
 		var i int64
 		if err = y.Decode(&i); err == nil {
 			n.value = i
