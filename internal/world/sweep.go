@@ -4,6 +4,7 @@ package world
 
 import (
 	"errors"
+	"github.com/egressd/egressd/internal/cgroup"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,7 +21,7 @@ func Sweep() error {
 	var errs []error
 	if root, err := CgroupRoot(); err == nil {
 		for _, path := range stale(root) {
-			errs = append(errs, removeCgroup(path))
+			errs = append(errs, cgroup.Remove(path))
 		}
 	}
 	for _, path := range stale(os.TempDir()) {

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Own returns the directory of the calling process's cgroup v2.
+func Own() (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(data)) {
+		// cgroups(7): the v2 entry is "0::PATH"; PATH starts with /.. when it
+		// lies outside the cgroup namespace's root.
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			return filepath.Join(root, path), nil
+		}
+	}
+	return "", fmt.Errorf("%w: no entry in /proc/self/cgroup", ErrNone)
+}
+
+// Contains says whether the cgroup directory inner is outer or lies in it.
+func Contains(outer, inner string) bool {
+	rel, err := filepath.Rel(outer, inner)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+// Procs lists the processes directly in the cgroup at path, as the kernel
+// prints their pids.
+func Procs(path string) ([]string, error) {
+	data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	return strings.Fields(string(data)), nil
+}
+
+// Enter makes the cgroup at path, if it is missing, and moves the calling
+// process there.
+func Enter(path string) error {
+	if err := os.Mkdir(path, 0o755); err != nil && !os.IsExist(err) {
+		return fmt.Errorf("make the cgroup %s: %w", path, err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "cgroup.procs"), []byte("0"), 0); err != nil {
+		return fmt.Errorf("enter the cgroup %s: %w", path, err)
+	}
+	return nil
+}
