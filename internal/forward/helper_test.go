@@ -158,9 +158,9 @@ type rig struct {
 	*fakes
 	core   *Core
 	sink   *events
-	addr   string
 	layer  flow.Layer
 	server net.Listener
+	start  sync.Once
 }
 
 type rigOption func(*Options)
@@ -195,15 +195,7 @@ func newRig(t testing.TB, protocol Protocol, options ...rigOption) *rig {
 	}
 	r.core = New(o)
 	r.server = listen(t, "127.0.0.1:0")
-	r.addr = r.server.Addr().String()
-	served := make(chan error, 1)
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { served <- r.core.Serve(ctx, r.server, r.identify) }()
 	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
 		gone, stop := context.WithCancel(context.Background())
 		stop() // what a test left open is closed at once
 		if err := r.core.Shutdown(gone); err != nil && !errors.Is(err, context.Canceled) {
@@ -211,6 +203,22 @@ func newRig(t testing.TB, protocol Protocol, options ...rigOption) *rig {
 		}
 	})
 	return r
+}
+
+// addr starts serving, once the test has set everything up, and returns where.
+func (r *rig) addr() string {
+	r.start.Do(func() {
+		served := make(chan error, 1)
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() { served <- r.core.Serve(ctx, r.server, r.identify) }()
+		r.t.Cleanup(func() {
+			cancel()
+			if err := <-served; err != nil {
+				r.t.Errorf("Serve: %v", err)
+			}
+		})
+	})
+	return r.server.Addr().String()
 }
 
 func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
@@ -231,7 +239,7 @@ func (r *rig) at(host string, addr net.Addr) {
 // dial connects to the core.
 func (r *rig) dial() *net.TCPConn {
 	r.t.Helper()
-	return dial(r.t, r.addr)
+	return dial(r.t, r.addr())
 }
 
 func dial(t testing.TB, addr string) *net.TCPConn {
@@ -284,6 +292,7 @@ func (r *rig) origin(host string, handle func(nc *net.TCPConn)) {
 	ln := listen(r.t, "127.0.0.1:0")
 	r.at(host, ln.Addr())
 	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
 	wg.Go(func() {
 		for {
 			nc, err := ln.Accept()
@@ -292,12 +301,13 @@ func (r *rig) origin(host string, handle func(nc *net.TCPConn)) {
 			}
 			wg.Go(func() {
 				defer nc.Close()
+				defer context.AfterFunc(ctx, func() { nc.Close() })()
 				_ = nc.SetDeadline(time.Now().Add(patience))
 				handle(nc.(*net.TCPConn))
 			})
 		}
 	})
-	r.t.Cleanup(func() { ln.Close(); wg.Wait() })
+	r.t.Cleanup(func() { ln.Close(); cancel(); wg.Wait() })
 }
 
 // accepts listens for the host and returns the channel of what it accepts.

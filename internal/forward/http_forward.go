@@ -262,6 +262,10 @@ func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
 	for k := range resp.Trailer {
 		h.Add("Trailer", k)
 	}
+	if announced > 0 && x.r.ProtoMajor == 1 {
+		delete(h, "Content-Length") // HTTP/1.1 has trailers in chunked bodies only
+		resp.ContentLength = -1
+	}
 	x.applyResponseHeaders(dest)
 	x.writeStatus(resp.StatusCode)
 	if err := x.copyBody(resp); err != nil {

@@ -133,7 +133,7 @@ func TestRefusals(t *testing.T) {
 			}
 			r.tls = func(string) (policy.Decision, *policy.Upstream) { return deny, upstream("evil.example") }
 			if tt.protocol == Refuse {
-				dialReset(t, r.addr)
+				dialReset(t, r.addr())
 			} else {
 				nc := r.dial()
 				write(t, nc, string(tt.send))
@@ -224,7 +224,7 @@ func TestDialFailures(t *testing.T) {
 	for _, tt := range tests {
 		r := newRig(t, Opaque)
 		r.fails["opaque.example"] = tt.err
-		dialReset(t, r.addr)
+		dialReset(t, r.addr())
 		if c := r.sink.wait(t, flow.Close, 1); c.Reason != tt.want {
 			t.Errorf("close %+v, want %s", c, tt.want)
 		}
@@ -310,9 +310,12 @@ func TestRecheck(t *testing.T) {
 		r := newRig(t, TLS)
 		goodConns, badConns := r.accepts("good.example"), r.accepts("bad.example")
 		good, bad := r.dial(), r.dial()
-		write(t, good, string(hello(t, "good.example")))
-		write(t, bad, string(hello(t, "bad.example")))
+		goodHello, badHello := string(hello(t, "good.example")), string(hello(t, "bad.example"))
+		write(t, good, goodHello)
+		write(t, bad, badHello)
 		goodUp, badUp := receive(t, goodConns), receive(t, badConns)
+		readN(t, goodUp, len(goodHello))
+		readN(t, badUp, len(badHello))
 		r.change(func() {
 			r.tls = func(sni string) (policy.Decision, *policy.Upstream) {
 				if sni == "bad.example" {
@@ -402,7 +405,7 @@ func TestMaxConns(t *testing.T) {
 	conns := r.accepts("opaque.example")
 	r.dial()
 	receive(t, conns)
-	dialReset(t, r.addr)
+	dialReset(t, r.addr())
 	if d := r.sink.wait(t, flow.Decision, 2); d.Reason != policy.ReasonOverload {
 		t.Errorf("decision %+v", d)
 	}

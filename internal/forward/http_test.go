@@ -1,0 +1,600 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// httpOrigin serves HTTP/1.1 and h2c for the host.
+func (r *rig) httpOrigin(host string, h http.HandlerFunc) {
+	r.t.Helper()
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetUnencryptedHTTP2(true)
+	s := &http.Server{Handler: h, Protocols: &p}
+	ln := listen(r.t, "127.0.0.1:0")
+	r.at(host, ln.Addr())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(ln) }()
+	r.t.Cleanup(func() { s.Close(); <-done })
+}
+
+// client returns an HTTP client whose every connection goes to the core.
+func (r *rig) client(http2 bool) *http.Client {
+	addr := r.addr()
+	var p http.Protocols
+	p.SetHTTP1(!http2)
+	p.SetUnencryptedHTTP2(http2)
+	tr := &http.Transport{
+		Protocols:          &p,
+		DisableCompression: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", addr)
+		},
+		ExpectContinueTimeout: patience,
+	}
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{
+		Transport:     tr,
+		Timeout:       patience,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// rule makes an action act on every request.
+func (r *rig) rule(a *policy.HTTPAction) {
+	r.change(func() {
+		r.http = func(*policy.Request) policy.HTTPDecision {
+			return policy.HTTPDecision{Decision: allowed, Action: a}
+		}
+	})
+}
+
+// routeTo is an action that forwards to the hosts with equal weights.
+func routeTo(rule *policy.HTTPRule, hosts ...string) *policy.HTTPAction {
+	a := &policy.HTTPAction{Rule: rule}
+	for _, host := range hosts {
+		a.Destinations = append(a.Destinations, policy.RouteDestination{Upstream: upstream(host), Weight: 1})
+		a.TotalWeight++
+	}
+	return a
+}
+
+func get(t testing.TB, c *http.Client, url string) (*http.Response, string) {
+	t.Helper()
+	resp, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+// TestTransparent compares, byte by byte, what passes with what was sent:
+// neither end may notice the core.
+func TestTransparent(t *testing.T) {
+	tests := []struct{ request, response string }{
+		{
+			"GET /a%2Fb/../c|d?x=%zz&y HTTP/1.1\r\nHost: A.example:8080\r\nAccept: x\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+		},
+		{
+			"GET //double//slash? HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nServer: o\r\n\r\n",
+		},
+		{
+			"OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n",
+		},
+		{
+			"POST /p HTTP/1.1\r\nHost: a.example\r\nUser-Agent: me\r\nContent-Length: 3\r\nAccept-Encoding: gzip\r\n\r\nabc",
+			"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnot!",
+		},
+		{
+			"HEAD /h HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n",
+		},
+	}
+	for _, tt := range tests {
+		r := newRig(t, HTTP)
+		got := make(chan string, 1)
+		r.origin("a.example", func(nc *net.TCPConn) {
+			b := make([]byte, 4096)
+			n, _ := nc.Read(b)
+			got <- string(b[:n])
+			_, _ = io.WriteString(nc, tt.response)
+			_, _ = io.Copy(io.Discard, nc)
+		})
+		nc := r.dial()
+		write(t, nc, tt.request)
+		if out := receive(t, got); sorted(out) != sorted(tt.request) {
+			t.Errorf("the origin got\n%q, sent\n%q", out, tt.request)
+		}
+		back := readN(t, nc, len(tt.response))
+		if sorted(back) != sorted(tt.response) {
+			t.Errorf("the client got\n%q, sent\n%q", back, tt.response)
+		}
+	}
+}
+
+// sorted puts the header lines of a message in order: net/http sorts some.
+func sorted(message string) string {
+	header, body, _ := strings.Cut(message, "\r\n\r\n")
+	lines := strings.Split(header, "\r\n")
+	set := map[string]bool{}
+	for _, l := range lines[1:] {
+		set[l] = true
+	}
+	return fmt.Sprint(lines[0], set, body)
+}
+
+func TestHTTPBothVersions(t *testing.T) {
+	for _, down := range []int{1, 2} {
+		for _, proto := range []policy.Protocol{policy.ProtocolHTTP, policy.ProtocolHTTP2, policy.ProtocolUnset} {
+			r := newRig(t, HTTP)
+			r.http = func(req *policy.Request) policy.HTTPDecision {
+				u := upstream(req.Host)
+				u.Protocol = proto
+				return policy.HTTPDecision{Decision: allowed, Upstream: u}
+			}
+			r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+				body, _ := io.ReadAll(req.Body)
+				w.Header().Set("Trailer", "X-Sum")
+				fmt.Fprintf(w, "%d %s %s %s", req.ProtoMajor, req.Host, req.RequestURI, body)
+				w.Header().Set("X-Sum", req.Trailer.Get("X-Check"))
+			})
+			req, err := http.NewRequest("POST", "http://a.example/p%20q?x", io.MultiReader(strings.NewReader("body")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Trailer = http.Header{"X-Check": {"7"}}
+			resp, err := r.client(down == 2).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			up := map[policy.Protocol]int{policy.ProtocolHTTP: 1, policy.ProtocolHTTP2: 2, policy.ProtocolUnset: down}[proto]
+			want := fmt.Sprintf("%d a.example /p%%20q?x body", up)
+			if err != nil || string(got) != want || resp.Trailer.Get("X-Sum") != "7" || resp.ProtoMajor != down {
+				t.Errorf("down %d, %s: %q, trailer %v, %v; want %q", down, proto, got, resp.Trailer, err, want)
+			}
+			e := r.sink.wait(t, flow.Request, 1)
+			if e.Method != "POST" || e.Path != "/p%20q" || e.Status != 200 || e.Name != "a.example" || !e.Allowed || e.BytesSent != 4 || !e.Upstream.IsValid() {
+				t.Errorf("event %+v", e)
+			}
+		}
+	}
+}
+
+// TestEachRequestIsDecided sends several hosts over one connection.
+func TestEachRequestIsDecided(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		r := newRig(t, Sniff)
+		r.http = func(req *policy.Request) policy.HTTPDecision {
+			if req.Host != "a.example" {
+				return policy.HTTPDecision{Decision: denied(policy.ReasonName, nil)}
+			}
+			return policy.HTTPDecision{Decision: allowed, Upstream: upstream(req.Host)}
+		}
+		r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, "ok") })
+		c := r.client(http2)
+		for i, host := range []string{"a.example", "evil.example", "a.example"} {
+			req, err := http.NewRequest("GET", "http://a.example/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = host // the same connection serves all
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			want := 200
+			if i == 1 {
+				want = 502
+			}
+			if resp.StatusCode != want {
+				t.Errorf("http2 %v, %s: %d %s", http2, host, resp.StatusCode, body)
+			}
+			if i == 1 && string(body) != "egressd: evil.example is not allowed (name-not-allowed)\n" {
+				t.Errorf("body %q", body)
+			}
+		}
+		if e := r.sink.wait(t, flow.Request, 2); e.Allowed || e.Reason != policy.ReasonName || e.Name != "evil.example" || e.Status != 502 {
+			t.Errorf("event %+v", e)
+		}
+		if n := len(r.sink.all(flow.Decision)); n != 1 {
+			t.Errorf("%d connections; the test wants one", n)
+		}
+		if n := r.dialCount("evil.example"); n != 0 {
+			t.Errorf("the denied host was dialled %d times", n)
+		}
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	tests := []struct{ name, request string }{
+		{"no host", "GET / HTTP/1.0\r\n\r\n"},
+		{"empty host", "GET / HTTP/1.1\r\nHost:\r\n\r\n"},
+		{"two hosts", "GET / HTTP/1.1\r\nHost: a.example\r\nHost: b.example\r\n\r\n"},
+		{"userinfo", "GET / HTTP/1.1\r\nHost: a.example@evil.example\r\n\r\n"},
+		{"bad port", "GET / HTTP/1.1\r\nHost: a.example:x\r\n\r\n"},
+		{"NUL", "GET / HTTP/1.1\r\nHost: a.example\x00.evil.example\r\n\r\n"},
+		{"connect", "CONNECT evil.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n"},
+		{"absolute target", "GET http://evil.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n"},
+		{"bad version", "GET / HTTP/9\r\nHost: a.example\r\n\r\n"},
+		{"smuggled length", "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc"},
+		{"unknown coding", "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"},
+		{"space before colon", "GET / HTTP/1.1\r\nHost : a.example\r\n\r\n"},
+		{"header too large", "GET / HTTP/1.1\r\nHost: a.example\r\nX: " + strings.Repeat("x", 2*maxHeaderBytes) + "\r\n\r\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, HTTP)
+			asked := false
+			r.http = func(*policy.Request) policy.HTTPDecision {
+				asked = true
+				return policy.HTTPDecision{Decision: denied(policy.ReasonName, nil)}
+			}
+			nc := r.dial()
+			go func() { _, _ = io.WriteString(nc, tt.request) }() // the answer may come before all is read
+			line, err := bufio.NewReader(nc).ReadString('\n')
+			if err != nil || !strings.Contains(line, " 4") && !strings.Contains(line, " 5") {
+				t.Errorf("answer %q, %v", line, err)
+			}
+			if e := r.sink.wait(t, flow.Close, 1); e.Kind != flow.Close {
+				t.Errorf("close %+v", e)
+			}
+			if asked {
+				t.Error("a bad request reached the decider")
+			}
+		})
+	}
+}
+
+// TestLengthAndChunked: RFC 9112, 6.1 has the coding win; the length must not
+// reach the origin.
+func TestLengthAndChunked(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+		body, _ := io.ReadAll(req.Body)
+		fmt.Fprintf(w, "%d %q", req.ContentLength, body)
+	})
+	nc := r.dial()
+	write(t, nc, "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 30\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode == 200 && string(body) != `-1 "abc"` {
+		t.Errorf("the origin saw %s", body)
+	}
+}
+
+func TestNoRoute(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.layer = flow.Ingress
+	r.http = func(*policy.Request) policy.HTTPDecision {
+		return policy.HTTPDecision{Decision: denied(policy.ReasonNoRoute, nil)}
+	}
+	if resp, _ := get(t, r.client(false), "http://a.example/"); resp.StatusCode != 404 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+}
+
+func TestGRPCDenial(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.http = func(*policy.Request) policy.HTTPDecision {
+		return policy.HTTPDecision{Decision: denied(policy.ReasonName, nil)}
+	}
+	req, err := http.NewRequest("POST", "http://a.example/s/m", strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/grpc")
+	resp, err := r.client(true).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 || resp.Header.Get("Grpc-Status") != "7" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+}
+
+func TestWebSocket(t *testing.T) {
+	r := newRig(t, HTTP)
+	ended := make(chan struct{})
+	r.origin("a.example", func(nc *net.TCPConn) {
+		defer close(ended)
+		br := bufio.NewReader(nc)
+		req, err := http.ReadRequest(br)
+		if err != nil || req.Header.Get("Upgrade") != "websocket" || req.Header.Get("Connection") != "Upgrade" {
+			t.Errorf("request %+v, %v", req, err)
+			return
+		}
+		_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: x\r\n\r\nfirst")
+		_, _ = io.Copy(nc, br) // echo until the client's end
+		_, _ = io.WriteString(nc, "bye")
+	})
+	nc := r.dial()
+	write(t, nc, "GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
+	br := bufio.NewReader(nc)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Sec-WebSocket-Accept") != "x" {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	write(t, nc, " echo")
+	if err := nc.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(br)
+	if err != nil || string(got) != "firstearly echobye" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	receive(t, ended)
+	if e := r.sink.wait(t, flow.Request, 1); e.Status != 101 {
+		t.Errorf("event %+v", e)
+	}
+}
+
+func TestPolicyChangeEndsRequests(t *testing.T) {
+	r := newRig(t, HTTP)
+	started := make(chan struct{}, 2)
+	r.httpOrigin("bad.example", func(w http.ResponseWriter, req *http.Request) {
+		w.WriteHeader(200)
+		_ = http.NewResponseController(w).Flush()
+		started <- struct{}{}
+		<-req.Context().Done()
+	})
+	r.httpOrigin("good.example", func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, "ok") })
+	c := r.client(true) // one connection for both
+	resp, err := c.Get("http://bad.example/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	receive(t, started)
+	r.change(func() {
+		r.http = func(req *policy.Request) policy.HTTPDecision {
+			if req.Host == "bad.example" {
+				return policy.HTTPDecision{Decision: denied(policy.ReasonName, nil)}
+			}
+			return policy.HTTPDecision{Decision: allowed, Upstream: upstream(req.Host)}
+		}
+	})
+	r.core.Recheck()
+	if _, err := io.ReadAll(resp.Body); err == nil {
+		t.Error("the stream of a denied host ended in good order")
+	}
+	if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonPolicyChanged || e.Allowed || e.Status != 200 {
+		t.Errorf("event %+v", e)
+	}
+	if resp, body := get(t, c, "http://good.example/"); resp.StatusCode != 200 || body != "ok" {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
+
+func TestContinue(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/no" {
+			w.WriteHeader(http.StatusExpectationFailed)
+			return
+		}
+		body, _ := io.ReadAll(req.Body)
+		fmt.Fprintf(w, "%d", len(body))
+	})
+	for path, want := range map[string]int{"/yes": 200, "/no": 417} {
+		got100 := false
+		trace := &httptrace.ClientTrace{Got100Continue: func() { got100 = true }}
+		req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), "POST", "http://a.example"+path, strings.NewReader("body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Expect", "100-continue")
+		resp, err := r.client(false).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want || got100 != (want == 200) {
+			t.Errorf("%s: %d, 100 seen: %v", path, resp.StatusCode, got100)
+		}
+	}
+}
+
+func TestEarlyHints(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		r := newRig(t, HTTP)
+		r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("Link", "</s>")
+			w.WriteHeader(http.StatusEarlyHints)
+			w.Header().Del("Link")
+			fmt.Fprint(w, "ok")
+		})
+		var codes []int
+		trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			codes = append(codes, code)
+			if h.Get("Link") != "</s>" {
+				t.Errorf("hints %v", h)
+			}
+			return nil
+		}}
+		req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), "GET", "http://a.example/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := r.client(http2).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if !reflect.DeepEqual(codes, []int{103}) || resp.Header.Get("Link") != "" || resp.StatusCode != 200 {
+			t.Errorf("%v, %d %v", codes, resp.StatusCode, resp.Header)
+		}
+	}
+}
+
+// TestStreaming holds both bodies open at once: each part must arrive before
+// the next is sent.
+func TestStreaming(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		r := newRig(t, HTTP)
+		r.http = func(req *policy.Request) policy.HTTPDecision {
+			u := upstream(req.Host)
+			u.Protocol = policy.ProtocolUnset
+			return policy.HTTPDecision{Decision: allowed, Upstream: u}
+		}
+		r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+			rc := http.NewResponseController(w)
+			_ = rc.EnableFullDuplex()
+			b := make([]byte, 1)
+			for {
+				if _, err := req.Body.Read(b); err != nil {
+					return
+				}
+				_, _ = w.Write(bytes.ToUpper(b))
+				_ = rc.Flush()
+			}
+		})
+		body, send := io.Pipe()
+		req, err := http.NewRequest("POST", "http://a.example/", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = send.Write([]byte("a")) }()
+		resp, err := r.client(http2).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 1)
+		for _, next := range []string{"b", "c", ""} {
+			if _, err := io.ReadFull(resp.Body, b); err != nil {
+				t.Fatalf("http2 %v: %v", http2, err)
+			}
+			if next != "" {
+				_, _ = send.Write([]byte(next))
+			}
+		}
+		send.Close()
+		if _, err := io.ReadAll(resp.Body); err != nil {
+			t.Error(err)
+		}
+		resp.Body.Close()
+	}
+}
+
+func TestLargeBodies(t *testing.T) {
+	const size = 8 << 20
+	for _, http2 := range []bool{false, true} {
+		r := newRig(t, HTTP)
+		r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+			n, err := io.Copy(w, req.Body)
+			if err != nil {
+				t.Errorf("origin: %d bytes, %v", n, err)
+			}
+		})
+		in := bytes.Repeat([]byte("0123456789abcdef"), size/16)
+		resp, err := r.client(http2).Post("http://a.example/", "x/y", bytes.NewReader(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || !bytes.Equal(in, out) {
+			t.Errorf("http2 %v: %d bytes of %d came back, %v", http2, len(out), size, err)
+		}
+	}
+}
+
+func TestUpstreamBreaksOff(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.origin("a.example", func(nc *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(nc)); err != nil {
+			return
+		}
+		_, _ = io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+	})
+	resp, err := r.client(false).Get("http://a.example/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) && err == nil {
+		t.Errorf("read %v; the client must see that the body is cut", err)
+	}
+	resp.Body.Close()
+	if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonUpstream {
+		t.Errorf("event %+v", e)
+	}
+}
+
+func TestClientGoesAway(t *testing.T) {
+	r := newRig(t, HTTP)
+	gone := make(chan struct{})
+	started := make(chan struct{})
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+		close(started)
+		<-req.Context().Done()
+		close(gone)
+	})
+	nc := r.dial()
+	write(t, nc, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+	receive(t, started)
+	nc.Close()
+	receive(t, gone)
+	if e := r.sink.wait(t, flow.Request, 1); e.Status != 0 || e.Detail == "" {
+		t.Errorf("event %+v", e)
+	}
+}
+
+func TestSlowHeader(t *testing.T) {
+	r := newRig(t, HTTP, func(o *Options) { o.PeekTimeout = 50 * time.Millisecond })
+	nc := r.dial()
+	write(t, nc, "GET / HTTP/1.1\r\nHost:")
+	_, _ = io.Copy(io.Discard, nc) // until the core gives up
+	if e := r.sink.wait(t, flow.Close, 1); e.Reason != policy.ReasonMalformed {
+		t.Errorf("close %+v", e)
+	}
+}
+
+func BenchmarkHTTPKeepAlive(b *testing.B) {
+	r := newRig(b, HTTP)
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) { _, _ = io.WriteString(w, "ok") })
+	c := r.client(false)
+	b.ReportAllocs()
+	for b.Loop() {
+		resp, err := c.Get("http://a.example/")
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}

@@ -1,0 +1,511 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+func TestRedirectLocation(t *testing.T) {
+	prefix := &policy.HTTPMatch{URI: &policy.StringMatch{Kind: policy.MatchPrefix, Value: "/old"}}
+	tests := []struct {
+		name      string
+		r         policy.Redirect
+		m         *policy.HTTPMatch
+		authority string
+		path      string
+		query     string
+		want      string
+	}{
+		{"authority", policy.Redirect{Authority: "new.example"}, nil, "a.example", "/p", "", "http://new.example/p"},
+		{"uri keeps the query", policy.Redirect{URI: "/new"}, nil, "a.example", "/p", "q=1", "http://a.example/new?q=1"},
+		{"uri with a query", policy.Redirect{URI: "/new?x"}, nil, "a.example", "/p", "q=1", "http://a.example/new?x"},
+		{"prefix", policy.Redirect{PrefixRewrite: "/new"}, prefix, "a.example", "/old/p", "", "http://a.example/new/p"},
+		{"scheme", policy.Redirect{Scheme: "https"}, nil, "a.example", "/p", "", "https://a.example/p"},
+		{"scheme drops the old default port", policy.Redirect{Scheme: "https"}, nil, "a.example:80", "/p", "", "https://a.example/p"},
+		{"scheme keeps another port", policy.Redirect{Scheme: "https"}, nil, "a.example:8080", "/p", "", "https://a.example:8080/p"},
+		{"port", policy.Redirect{Port: 8443}, nil, "a.example:80", "/p", "", "http://a.example:8443/p"},
+		{"port 80 elided", policy.Redirect{Authority: "b.example", Port: 80}, nil, "a.example", "/p", "", "http://b.example/p"},
+		{"port 443 elided", policy.Redirect{Scheme: "https", Port: 443}, nil, "a.example", "/p", "", "https://a.example/p"},
+		{"port 443 with http", policy.Redirect{Port: 443}, nil, "a.example", "/p", "", "http://a.example:443/p"},
+		{"port of the request", policy.Redirect{Authority: "b.example", DerivePort: "FROM_REQUEST_PORT"}, nil, "a.example", "/p", "", "http://b.example:8080/p"},
+		{"port of the protocol", policy.Redirect{Authority: "b.example", DerivePort: "FROM_PROTOCOL_DEFAULT"}, nil, "a.example", "/p", "", "http://b.example/p"},
+		{"IPv6", policy.Redirect{Port: 81}, nil, "[2001:db8::1]:80", "/p", "", "http://[2001:db8::1]:81/p"},
+		{"IPv6 without port", policy.Redirect{URI: "/x"}, nil, "[2001:db8::1]", "/p", "", "http://[2001:db8::1]/x"},
+	}
+	for _, tt := range tests {
+		req := &policy.Request{Scheme: "http", Authority: tt.authority, Path: tt.path, Port: 8080}
+		if got := redirectLocation(&tt.r, tt.m, req, tt.query); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestRewritePath(t *testing.T) {
+	match := func(kind policy.MatchKind, v string) *policy.HTTPMatch {
+		return &policy.HTTPMatch{URI: &policy.StringMatch{Kind: kind, Value: v}}
+	}
+	tests := []struct {
+		name string
+		rw   *policy.Rewrite
+		m    *policy.HTTPMatch
+		path string
+		want string
+	}{
+		{"none", nil, nil, "/a", "/a"},
+		{"authority only", &policy.Rewrite{Authority: "x"}, nil, "/a", "/a"},
+		{"prefix", &policy.Rewrite{URI: "/new"}, match(policy.MatchPrefix, "/old"), "/old/x", "/new/x"},
+		{"prefix within a segment", &policy.Rewrite{URI: "/new"}, match(policy.MatchPrefix, "/old"), "/older", "/newer"},
+		{"exact", &policy.Rewrite{URI: "/new"}, match(policy.MatchExact, "/old"), "/old", "/new"},
+		{"regex match", &policy.Rewrite{URI: "/new"}, match(policy.MatchRegex, "/o.*"), "/old/x", "/new"},
+		{"no match", &policy.Rewrite{URI: "/v1/"}, nil, "/x", "/v1/x"},
+		{"expression", &policy.Rewrite{RegexMatch: "^/u/([^/]+)/(.*)$", RegexRewrite: `/\2/by/\1`}, nil, "/u/me/it", "/it/by/me"},
+		{"dollar is itself", &policy.Rewrite{RegexMatch: "b", RegexRewrite: `$1\\`}, nil, "/abc", `/a$1\c`},
+		{"whole match", &policy.Rewrite{RegexMatch: "b+", RegexRewrite: `[\0]`}, nil, "/abbc", `/a[bb]c`},
+	}
+	var cache expressionCache
+	for _, tt := range tests {
+		if got, err := cache.rewritePath(tt.rw, tt.m, tt.path); err != nil || got != tt.want {
+			t.Errorf("%s: %q, %v; want %q", tt.name, got, err, tt.want)
+		}
+	}
+}
+
+func TestRouteChangesRequest(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.httpOrigin("b.example", func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("X-Drop", "1")
+		w.Header().Set("X-Order", "origin")
+		fmt.Fprintf(w, "%s %s %v %q %q", req.Host, req.RequestURI, req.Header["X-Add"], req.Header.Get("X-Set"), req.Header.Get("X-Gone"))
+	})
+	a := routeTo(&policy.HTTPRule{
+		Rewrite: &policy.Rewrite{URI: "/new"},
+		Headers: &policy.Headers{
+			Request: policy.HeaderOps{
+				Set:    []policy.Header{{Name: "host", Value: "rewritten.example"}, {Name: "x-set", Value: "rule"}},
+				Add:    []policy.Header{{Name: "x-add", Value: "rule"}},
+				Remove: []string{"x-gone"},
+			},
+			Response: policy.HeaderOps{Remove: []string{"x-drop"}, Add: []policy.Header{{Name: "x-order", Value: "rule"}}},
+		},
+	}, "b.example")
+	a.Match = &policy.HTTPMatch{URI: &policy.StringMatch{Kind: policy.MatchPrefix, Value: "/old"}}
+	a.Destinations[0].Headers = &policy.Headers{
+		Request:  policy.HeaderOps{Set: []policy.Header{{Name: "x-set", Value: "dest"}}, Add: []policy.Header{{Name: "x-add", Value: "dest"}}},
+		Response: policy.HeaderOps{Add: []policy.Header{{Name: "x-order", Value: "dest"}}},
+	}
+	r.rule(a)
+	req, err := http.NewRequest("GET", "http://a.example/old/p?q", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Gone", "1")
+	req.Header.Set("X-Add", "client")
+	resp, err := r.client(false).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if want := `rewritten.example /new/p?q [client dest rule] "rule" ""`; string(body) != want {
+		t.Errorf("the origin got\n%s, want\n%s", body, want)
+	}
+	if got := fmt.Sprint(resp.Header["X-Order"], resp.Header["X-Drop"]); got != "[origin dest rule] []" {
+		t.Errorf("response header %s", got)
+	}
+}
+
+func TestWeights(t *testing.T) {
+	var draw atomic.Uint64
+	r := newRig(t, HTTP, func(o *Options) { o.Rand = func() uint64 { return draw.Add(1) - 1 } })
+	for _, host := range []string{"v1.example", "v2.example"} {
+		r.httpOrigin(host, func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, host) })
+	}
+	a := routeTo(&policy.HTTPRule{}, "v1.example", "v2.example")
+	a.Destinations[0].Weight, a.TotalWeight = 3, 4
+	r.rule(a)
+	c := r.client(false)
+	got := map[string]int{}
+	for range 8 {
+		_, body := get(t, c, "http://a.example/")
+		got[body]++
+	}
+	if got["v1.example"] != 6 || got["v2.example"] != 2 {
+		t.Errorf("shares %v, want 6 and 2", got)
+	}
+}
+
+func TestLocalAnswers(t *testing.T) {
+	deniedRoute := routeTo(&policy.HTTPRule{}, "b.example")
+	deniedRoute.Destinations[0].Denied = true
+	unknown := routeTo(&policy.HTTPRule{}, "b.example")
+	unknown.Destinations[0].Upstream = nil
+	fault := func(f policy.Fault) *policy.HTTPAction {
+		return routeTo(&policy.HTTPRule{Fault: &f}, "ok.example")
+	}
+	tests := []struct {
+		name   string
+		a      *policy.HTTPAction
+		status int
+		body   string
+		reason policy.Reason
+		header string
+	}{
+		{"redirect", &policy.HTTPAction{Rule: &policy.HTTPRule{Redirect: &policy.Redirect{Authority: "n.example", Code: 308}}}, 308, "", policy.ReasonAllowed, "http://n.example/p"},
+		{"redirect default", &policy.HTTPAction{Rule: &policy.HTTPRule{Redirect: &policy.Redirect{URI: "/"}}}, 301, "", policy.ReasonAllowed, "http://a.example/"},
+		{"direct", &policy.HTTPAction{Rule: &policy.HTTPRule{DirectResponse: &policy.DirectResponse{Status: 418, Body: []byte("tea")}}}, 418, "tea", policy.ReasonAllowed, ""},
+		{"unknown destination", unknown, 503, "", policy.ReasonUpstream, ""},
+		{"denied destination", deniedRoute, 502, "egressd: b.example is not allowed (name-not-allowed)\n", policy.ReasonName, ""},
+		{"abort", fault(policy.Fault{AbortStatus: 555, AbortGRPC: -1, AbortPercent: 100}), 555, "fault filter abort\n", policy.ReasonFault, ""},
+		{"abort grpc", fault(policy.Fault{AbortGRPC: 14, AbortPercent: 100}), 200, "", policy.ReasonFault, ""},
+		{"abort at 0 percent", fault(policy.Fault{AbortStatus: 555, AbortGRPC: -1}), 200, "ok", policy.ReasonAllowed, ""},
+		{"delay", fault(policy.Fault{Delay: time.Millisecond, DelayPercent: 100, AbortGRPC: -1}), 200, "ok", policy.ReasonAllowed, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, HTTP)
+			r.httpOrigin("ok.example", func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, "ok") })
+			r.rule(tt.a)
+			resp, body := get(t, r.client(false), "http://a.example/p")
+			if resp.StatusCode != tt.status || tt.body != "" && body != tt.body || resp.Header.Get("Location") != tt.header {
+				t.Errorf("%d %q %v", resp.StatusCode, body, resp.Header)
+			}
+			e := r.sink.wait(t, flow.Request, 1)
+			if e.Reason != tt.reason || e.Status != tt.status || e.Allowed != (tt.name != "denied destination") {
+				t.Errorf("event %+v", e)
+			}
+		})
+	}
+}
+
+func TestPercent(t *testing.T) {
+	for _, tt := range []struct {
+		p    float64
+		r    uint64
+		want bool
+	}{{0, 0, false}, {100, 999_999, true}, {50, 499_999, true}, {50, 500_000, false}, {0.0001, 0, true}, {0.0001, 1, false}} {
+		x := &exchange{core: &Core{o: Options{Rand: func() uint64 { return tt.r }}}}
+		if got := x.percent(tt.p); got != tt.want {
+			t.Errorf("percent(%v) with %d: %v", tt.p, tt.r, got)
+		}
+	}
+}
+
+// TestRouteTimeout: the origin is released only after the client has its
+// answer, so the answer is the timeout's.
+func TestRouteTimeout(t *testing.T) {
+	r := newRig(t, HTTP)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	var seen atomic.Int32
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+		seen.Add(1)
+		if req.URL.Path == "/begun" {
+			w.WriteHeader(200)
+			_ = http.NewResponseController(w).Flush()
+		}
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	})
+	r.rule(routeTo(&policy.HTTPRule{Timeout: 50 * time.Millisecond, Retries: &policy.Retries{Attempts: 5, On: []string{"5xx"}}}, "a.example"))
+	c := r.client(false)
+	resp, body := get(t, c, "http://a.example/")
+	if resp.StatusCode != 504 || body != "upstream request timeout\n" {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+	if n := seen.Load(); n != 1 {
+		t.Errorf("the origin saw %d requests; the timeout covers retries", n)
+	}
+	resp, err := c.Get("http://a.example/begun")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(resp.Body); err == nil {
+		t.Error("a response that timed out ended in good order")
+	}
+	resp.Body.Close()
+	for n := 1; n <= 2; n++ {
+		if e := r.sink.wait(t, flow.Request, n); e.Reason != policy.ReasonTimeout {
+			t.Errorf("event %+v", e)
+		}
+	}
+}
+
+// TestTimeoutCountsFromTheRequestsEnd sends the body later than the timeout.
+func TestTimeoutCountsFromTheRequestsEnd(t *testing.T) {
+	const timeout = 300 * time.Millisecond
+	r := newRig(t, HTTP)
+	got := make(chan struct{}, 1)
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+		b := make([]byte, 1)
+		_, _ = io.ReadFull(req.Body, b)
+		got <- struct{}{}
+		_, _ = io.Copy(io.Discard, req.Body)
+	})
+	r.rule(routeTo(&policy.HTTPRule{Timeout: timeout}, "a.example"))
+	nc := r.dial()
+	write(t, nc, "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nx")
+	receive(t, got)
+	<-time.After(2 * timeout) // the thing under test is time itself
+	write(t, nc, "y")
+	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Errorf("%+v, %v", resp, err)
+	}
+}
+
+// unreliable answers the first failures requests badly and then echoes.
+func unreliable(failures int32, bad http.HandlerFunc) (http.HandlerFunc, *atomic.Int32) {
+	var n atomic.Int32
+	return func(w http.ResponseWriter, req *http.Request) {
+		if n.Add(1) <= failures {
+			bad(w, req)
+			return
+		}
+		body, _ := io.ReadAll(req.Body)
+		fmt.Fprintf(w, "ok %d", len(body))
+	}, &n
+}
+
+func status(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+func abort(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+
+func TestRetries(t *testing.T) {
+	on := func(n int, tokens ...string) *policy.Retries { return &policy.Retries{Attempts: n, On: tokens} }
+	read := func(w http.ResponseWriter, req *http.Request) {
+		_, _ = io.Copy(io.Discard, req.Body)
+		w.WriteHeader(503)
+	}
+	tests := []struct {
+		name     string
+		retries  *policy.Retries
+		failures int32
+		bad      http.HandlerFunc
+		body     int // bytes
+		seen     int32
+		status   int
+	}{
+		{"default does not repeat a 503", nil, 1, status(503), 0, 1, 503},
+		{"default does not repeat after a reset", nil, 1, abort, 1, 1, 503},
+		{"none", on(0), 1, status(503), 0, 1, 503},
+		{"5xx", on(2, "5xx"), 2, status(500), 0, 3, 200},
+		{"attempts run out", on(2, "5xx"), 9, status(500), 0, 3, 500},
+		{"gateway-error", on(1, "gateway-error"), 1, status(502), 0, 2, 200},
+		{"gateway-error is not 500", on(1, "gateway-error"), 1, status(500), 0, 1, 500},
+		{"reset", on(1, "reset"), 1, abort, 1, 2, 200},
+		{"reset is not a status", on(1, "reset"), 1, status(503), 0, 1, 503},
+		{"retriable-4xx", on(1, "retriable-4xx"), 1, status(409), 0, 2, 200},
+		{"codes", &policy.Retries{Attempts: 1, On: []string{"retriable-status-codes"}, Codes: []int{418}}, 1, status(418), 0, 2, 200},
+		{"codes alone", &policy.Retries{Attempts: 1, Codes: []int{418}}, 1, status(418), 0, 2, 200},
+		{"unavailable", on(1, "connect-failure", "unavailable"), 1, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Grpc-Status", "14")
+		}, 0, 2, 200},
+		{"connect-failure is not a status", on(1, "connect-failure"), 1, status(503), 0, 1, 503},
+		{"body replayed", on(1, "5xx"), 1, read, maxReplay, 2, 200},
+		{"body too long to replay", on(1, "5xx"), 1, read, maxReplay + 1, 1, 503},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, HTTP)
+			h, seen := unreliable(tt.failures, tt.bad)
+			r.httpOrigin("a.example", h)
+			r.rule(routeTo(&policy.HTTPRule{Retries: tt.retries}, "a.example"))
+			method, body := "GET", io.Reader(nil)
+			if tt.body > 0 {
+				method, body = "POST", strings.NewReader(strings.Repeat("x", tt.body))
+			}
+			req, err := http.NewRequest(method, "http://a.example/", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := r.client(false).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != tt.status || seen.Load() != tt.seen {
+				t.Errorf("status %d after %d requests, want %d after %d", resp.StatusCode, seen.Load(), tt.status, tt.seen)
+			}
+			if want := fmt.Sprintf("ok %d", tt.body); tt.status == 200 && string(got) != want {
+				t.Errorf("body %q, want %q", got, want)
+			}
+			if e := r.sink.wait(t, flow.Request, 1); int32(e.Retries) != tt.seen-1 {
+				t.Errorf("event %+v", e)
+			}
+		})
+	}
+}
+
+func TestConnectRetries(t *testing.T) {
+	tests := []struct {
+		name   string
+		err    error
+		dials  int
+		status int
+		reason policy.Reason
+	}{
+		{"connect", ErrConnect, 3, 503, policy.ReasonUpstream},
+		{"resolve", ErrResolve, 3, 503, policy.ReasonResolve},
+		{"address", ErrAddress, 1, 502, policy.ReasonAddress},
+	}
+	for _, tt := range tests {
+		r := newRig(t, HTTP)
+		r.fails["a.example"] = tt.err
+		resp, _ := get(t, r.client(false), "http://a.example/")
+		if n := r.dialCount("a.example"); resp.StatusCode != tt.status || n != tt.dials {
+			t.Errorf("%s: status %d after %d dials", tt.name, resp.StatusCode, n)
+		}
+		if e := r.sink.wait(t, flow.Request, 1); e.Reason != tt.reason || e.Allowed != (tt.err != ErrAddress) {
+			t.Errorf("%s: event %+v", tt.name, e)
+		}
+	}
+}
+
+func TestPerTryTimeout(t *testing.T) {
+	r := newRig(t, HTTP)
+	h, seen := unreliable(1, func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
+	r.httpOrigin("a.example", h)
+	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, PerTryTimeout: 200 * time.Millisecond, On: []string{"5xx"}}}, "a.example"))
+	if resp, body := get(t, r.client(false), "http://a.example/"); resp.StatusCode != 200 || seen.Load() != 2 {
+		t.Errorf("%d %s after %d requests", resp.StatusCode, body, seen.Load())
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	most := uint64(1<<63 - 1)
+	for try, want := range []time.Duration{25, 50, 100, 200, 250, 250} {
+		if got := backoff(0, try, 0); got != 0 {
+			t.Errorf("least wait %s", got)
+		}
+		limit := want * time.Millisecond
+		if got := backoff(0, try, most); got >= limit {
+			t.Errorf("try %d: %s, want under %s", try, got, limit)
+		}
+		if got := backoff(0, try, uint64(limit-1)); got != limit-1 {
+			t.Errorf("try %d: %s, want %s", try, got, limit-1)
+		}
+	}
+}
+
+// TestPools: connections are shared within a policy, and never between two.
+func TestPools(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {})
+	for range 3 {
+		get(t, r.client(false), "http://a.example/") // a new downstream connection each
+	}
+	if n := r.dialCount("a.example"); n != 1 {
+		t.Errorf("%d upstream connections for one policy", n)
+	}
+	one := &conn{info: Conn{Policy: 1, Layer: flow.Egress}}
+	two := &conn{info: Conn{Policy: 2, Layer: flow.Egress}}
+	p := r.core.pools
+	u := upstream("x.example")
+	switch a := p.get(one, u, false); {
+	case a != p.get(one, u, false):
+		t.Error("one policy, two pools")
+	case a == p.get(two, u, false):
+		t.Error("two policies share a pool")
+	case a == p.get(one, u, true):
+		t.Error("HTTP/1 and HTTP/2 share a pool")
+	}
+	for i := range maxPools + 10 {
+		p.get(one, upstream(fmt.Sprint("h", i)), false)
+	}
+	if n := p.len(); n > maxPools {
+		t.Errorf("%d pools", n)
+	}
+}
+
+func TestParseAuthority(t *testing.T) {
+	tests := []struct {
+		in   string
+		host string
+		port uint16
+		err  error
+	}{
+		{"a.example", "a.example", 0, nil},
+		{"A.Example.", "a.example", 0, nil},
+		{"a.example:8080", "a.example", 8080, nil},
+		{"a.example.:80", "a.example", 80, nil},
+		{"192.0.2.1:80", "192.0.2.1", 80, nil},
+		{"[2001:DB8::1]", "2001:db8::1", 0, nil},
+		{"[2001:db8:0::1]:443", "2001:db8::1", 443, nil},
+		{"[::ffff:192.0.2.1]", "192.0.2.1", 0, nil},
+		{"", "", 0, errNoHost},
+		{":80", "", 0, errNoHost},
+		{"a.example:", "", 0, errPort},
+		{"a.example:0", "", 0, errPort},
+		{"a.example:+80", "", 0, errPort},
+		{"a.example:65536", "", 0, errPort},
+		{"a.example:80:80", "", 0, errPort},
+		{"2001:db8::1", "", 0, errPort},
+		{"u@a.example", "", 0, errUserinfo},
+		{"a.example:80@evil.example", "", 0, errUserinfo},
+		{"[fe80::1%eth0]", "", 0, errIPv6},
+		{"[192.0.2.1]", "", 0, errIPv6},
+		{"[::1", "", 0, errIPv6},
+		{"[::1]x", "", 0, errPort},
+	}
+	for _, tt := range tests {
+		host, port, err := parseAuthority(tt.in)
+		if !errors.Is(err, tt.err) || err == nil && (host != tt.host || port != tt.port) {
+			t.Errorf("%q: %q, %d, %v", tt.in, host, port, err)
+		}
+	}
+	for _, in := range []string{"a..b", "a b", "a.example\x00", "a/b", "bücher.example", "*.example", "a,b"} {
+		if host, _, err := parseAuthority(in); err == nil {
+			t.Errorf("%q: %q, want an error", in, host)
+		}
+	}
+}
+
+// FuzzAuthority: what is accepted is normal already, and net/url finds the
+// same host.
+func FuzzAuthority(f *testing.F) {
+	for _, s := range []string{"a.example", "A.example.:80", "[::1]:80", "[::ffff:1.2.3.4]", "u@h", "h:99999", "1.2.3.4."} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		host, port, err := parseAuthority(s)
+		if err != nil {
+			return
+		}
+		in := host
+		if strings.Contains(host, ":") {
+			in = "[" + host + "]"
+		}
+		if again, _, err := parseAuthority(in); err != nil || again != host {
+			t.Fatalf("%q: %q is not normal: %q, %v", s, host, again, err)
+		}
+		u, err := url.Parse("http://" + s + "/")
+		if err != nil {
+			t.Fatalf("%q is good for us, for net/url %v", s, err)
+		}
+		if got, _, err := parseAuthority(net.JoinHostPort(u.Hostname(), "1")); err != nil || got != host {
+			t.Fatalf("%q: %q for us, %q for net/url", s, host, u.Hostname())
+		}
+		if p := u.Port(); (p == "") != (port == 0) {
+			t.Fatalf("%q: port %d for us, %q for net/url", s, port, p)
+		}
+	})
+}
