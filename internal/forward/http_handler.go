@@ -49,6 +49,8 @@ type exchange struct {
 	status   int
 	retries  int
 	upstream *upstreamSeen
+	// tunnelled is what the client sent after a protocol switch, in bytes.
+	tunnelled int64
 }
 
 func newExchange(t *conn, w http.ResponseWriter, r *http.Request) *exchange {
@@ -193,8 +195,9 @@ func (x *exchange) end() {
 	e.Status, e.Retries = x.status, x.retries
 	e.Upstream = x.upstream.addr()
 	e.BytesReceived = x.upstream.received.Load()
+	e.BytesSent = x.tunnelled
 	if x.body != nil {
-		e.BytesSent = x.body.count()
+		e.BytesSent += x.body.count()
 	}
 	e.Duration = e.Time.Sub(x.start)
 	x.core.o.Sink.Record(e)

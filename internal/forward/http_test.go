@@ -359,8 +359,30 @@ func TestWebSocket(t *testing.T) {
 		t.Errorf("read %q, %v", got, err)
 	}
 	receive(t, ended)
-	if e := r.sink.wait(t, flow.Request, 1); e.Status != 101 {
+	if e := r.sink.wait(t, flow.Request, 1); e.Status != 101 || e.BytesSent != 10 || e.BytesReceived != 18 {
 		t.Errorf("event %+v", e)
+	}
+}
+
+// TestNoUpgradeToHTTP: requests inside an upgraded connection would not be
+// decided, so the upgrade is not asked for.
+func TestNoUpgradeToHTTP(t *testing.T) {
+	for _, upgrade := range []string{"h2c", "H2C", "HTTP/2.0", "TLS/1.0", "websocket, h2c"} {
+		r := newRig(t, HTTP)
+		r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+			fmt.Fprint(w, req.Header["Connection"], req.Header["Upgrade"], req.Header["Http2-Settings"])
+		})
+		nc := r.dial()
+		write(t, nc, "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: "+upgrade+"\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != 200 || string(body) != "[] [] []" {
+			t.Errorf("%s: %d, the origin got %s", upgrade, resp.StatusCode, body)
+		}
 	}
 }
 

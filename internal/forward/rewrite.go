@@ -107,6 +107,7 @@ func (x *exchange) applyResponseHeaders(dest *policy.RouteDestination) {
 var hopByHop = [...]string{
 	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate",
 	"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Http2-Settings", // of an upgrade to h2c
 }
 
 // removeHopByHop removes what is not for the next hop from h.
@@ -135,10 +136,21 @@ func hasToken(h http.Header, field, token string) bool {
 	return false
 }
 
-// upgradeType is the protocol that h asks to upgrade to, "" for none.
+// upgradeType is the protocol that h asks to upgrade to, "" for none. An
+// upgrade to another HTTP or to TLS counts as none, which a server may always
+// do (RFC 9110, 7.8): within it requests would pass that nobody decides.
 func upgradeType(h http.Header) string {
-	if !hasToken(h, "Connection", "upgrade") {
+	if !hasToken(h, "Connection", "upgrade") || len(h["Upgrade"]) != 1 {
 		return ""
 	}
-	return h.Get("Upgrade")
+	protocol := textproto.TrimString(h["Upgrade"][0])
+	name, _, _ := strings.Cut(strings.ToLower(protocol), "/")
+	switch name {
+	case "h2c", "h2", "http", "tls":
+		return ""
+	}
+	if strings.Contains(protocol, ",") {
+		return "" // a choice of several, one of which may be such
+	}
+	return protocol
 }

@@ -59,7 +59,7 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 		x.upstream.received.Add(n)
 		x.passEnd(nc, err)
 	}()
-	_, err = io.Copy(up, io.MultiReader(bytes.NewReader(early), nc))
+	x.tunnelled, err = io.Copy(up, io.MultiReader(bytes.NewReader(early), nc))
 	x.passEnd(up, err)
 	<-done
 	if context.Cause(x.ctx) == errPolicyChanged {
