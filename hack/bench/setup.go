@@ -18,7 +18,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"testing/fstest"
 	"time"
 
 	"github.com/egressd/egressd/internal/world"
@@ -218,7 +217,7 @@ func (b *bench) haproxy(ctx context.Context) error {
 
 // egress adds egressd. Its client runs captured and dials the origin.
 func (b *bench) egress(ctx context.Context) error {
-	config := fstest.MapFS{"bench.yaml": {Data: fmt.Appendf(nil, egressdConf, host, tcpPort)}}
+	config := map[string][]byte{"bench.yaml": fmt.Appendf(nil, egressdConf, host, tcpPort)}
 	d, err := b.w.NewDaemon(b.egressd, config)
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func gaveUp(o outcome) bool {
 // slowAttempt takes 10 s, so it runs beside the others.
 func slowAttempt() attempt {
 	return attempt{
-		what: "GET http://www.googleapis.com from an origin that takes 30 s", try: []string{"http", "http://" + world.GoogleAPIs + "/slow?d=30s"},
+		what: "GET http://www.googleapis.com, whose answer takes 30 s", try: []string{"http", "http://" + world.GoogleAPIs + "/slow?d=30s"},
 		want: gaveUp, promise: "504 after 10 s", note: "timeout: 10 in the VirtualService",
 	}
 }
@@ -140,6 +140,9 @@ func short(o outcome) string {
 	}
 	parts := strings.Split(text, ": ")
 	last := parts[len(parts)-1]
+	if last == "Couldn't connect to server" { // it says so three times
+		return "no connection"
+	}
 	if text != o.Error && (last == "" || last[0] < 'A' || last[0] > 'Z') {
 		return parts[0] // of curl's "Could not resolve host: NAME"
 	}
@@ -149,6 +152,9 @@ func short(o outcome) string {
 // round keeps about three digits.
 func round(d time.Duration) time.Duration {
 	for _, unit := range []time.Duration{time.Second, time.Millisecond, time.Microsecond} {
+		if d >= 100*unit {
+			return d.Round(unit)
+		}
 		if d >= 10*unit {
 			return d.Round(unit / 10)
 		}

@@ -6,6 +6,7 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,6 +66,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Config == nil {
 		o.Config = examples.Seed()
 	}
+	config, err := policyFiles(o.Config)
+	if err != nil {
+		return err
+	}
 	s := &stage{report: &report{out: o.Out, color: o.Color, json: o.JSON}, self: o.Self}
 	s.curl, _ = exec.LookPath("curl") // the built-in client does as well
 	s.report.progress("building a little internet...")
@@ -75,7 +80,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := addService(s.w); err != nil {
 		return err
 	}
-	if s.d, err = s.w.NewDaemon(o.Self, o.Config); err != nil {
+	if s.d, err = s.w.NewDaemon(o.Self, config); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.d.Stop()) }()
@@ -231,6 +236,31 @@ func (s *stage) wireRow() Row {
 		OK:       bad == 0 && asked == 0 && all > 0,
 		Promise:  "none to the stranger, no question about it",
 	}
+}
+
+// staticNamespace is where the demo puts the seed's static database. Two of
+// the seed's cases are alternatives that carry one name, external-db; side by
+// side they need a namespace each, as with `kubectl apply -n`.
+const staticNamespace = "static"
+
+// policyFiles reads the policy's files.
+func policyFiles(files fs.FS) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	names, err := fs.Glob(files, "*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		b, err := fs.ReadFile(files, name)
+		if err != nil {
+			return nil, err
+		}
+		if name == "external-db-static.yaml" {
+			b = bytes.ReplaceAll(b, []byte("\nmetadata:\n"), []byte("\nmetadata:\n  namespace: "+staticNamespace+"\n"))
+		}
+		out[name] = b
+	}
+	return out, nil
 }
 
 // addService gives the seed's Gateway the Service that it routes to.

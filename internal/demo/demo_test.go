@@ -221,7 +221,7 @@ func TestDescribe(t *testing.T) {
 		{outcome{Text: "REFUSED", Took: 1234567}, "REFUSED in 1.23ms"},
 		{outcome{Error: "dial tcp: connect: x", Errno: syscall.EPERM, Took: 431 * time.Microsecond}, "operation not permitted after 431µs"},
 		{outcome{Error: "curl: (6) Could not resolve host: a"}, "Could not resolve host after 0s"},
-		{outcome{Error: "curl: (7) Failed to connect to a port 80 after 0 ms: Couldn't connect to server"}, "Couldn't connect to server after 0s"},
+		{outcome{Error: "curl: (7) Failed to connect to a port 80 after 0 ms: Couldn't connect to server"}, "no connection after 0s"},
 		{outcome{}, "nothing"},
 	}
 	for _, tt := range tests {

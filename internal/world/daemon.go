@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -44,9 +43,9 @@ type Daemon struct {
 
 // NewDaemon lays out what the daemon needs: its configuration, a state
 // directory, a BPF file system and cgroups. It starts nothing. self is the
-// egressd binary; args are added to those of `egressd run`. Stop takes all
+// egressd binary; config maps file names to their content; args are added to those of `egressd run`. Stop takes all
 // away again. A world has one daemon at most.
-func (w *World) NewDaemon(self string, config fs.FS, args ...string) (d *Daemon, err error) {
+func (w *World) NewDaemon(self string, config map[string][]byte, args ...string) (d *Daemon, err error) {
 	d = &Daemon{w: w, self: self, args: args, dir: filepath.Join(w.Dir(), "egressd")}
 	defer func() {
 		if err != nil {
@@ -65,8 +64,13 @@ func (w *World) NewDaemon(self string, config fs.FS, args ...string) (d *Daemon,
 	if err := os.MkdirAll(d.StateDir(), 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.CopyFS(d.ConfigDir(), config); err != nil {
-		return nil, fmt.Errorf("writing the policy: %w", err)
+	if err := os.Mkdir(d.ConfigDir(), 0o755); err != nil {
+		return nil, err
+	}
+	for name, content := range config {
+		if err := os.WriteFile(filepath.Join(d.ConfigDir(), name), content, 0o644); err != nil {
+			return nil, fmt.Errorf("writing the policy: %w", err)
+		}
 	}
 	return d, nil
 }
@@ -172,7 +176,9 @@ func (d *Daemon) Kill() error {
 	if d.cmd == nil {
 		return nil
 	}
-	err := d.own.Kill()
+	// Not by cgroup.kill: since Linux 6.14 that also ends whatever is later
+	// cloned into the same cgroup, and Start would fail.
+	err := d.cmd.Process.Kill()
 	<-d.done
 	d.cmd = nil
 	return err
