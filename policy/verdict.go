@@ -9,6 +9,8 @@
 // translates them into the types declared here.
 package policy
 
+import "fmt"
+
 // Verdict is what the kernel does with a flow. The numbers are shared with
 // the kernel programs (enum egd_verdict in bpf/egressd.h); a test in loader
 // keeps the two equal.
@@ -38,6 +40,17 @@ func (v Verdict) String() string {
 
 // MarshalText writes the verdict's name.
 func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (v *Verdict) UnmarshalText(text []byte) error {
+	for i, name := range verdictNames {
+		if name == string(text) {
+			*v = Verdict(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown verdict %q", text)
+}
 
 // Mode says what a denial means for a workload. The numbers are shared with
 // the kernel programs (enum egd_mode in bpf/egressd.h).

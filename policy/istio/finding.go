@@ -116,3 +116,14 @@ func (p *place) unsupported(n *node, what string) {
 
 // inert reports something that only decorates and is not acted on.
 func (p *place) inert(n *node, what string) { p.warnf(n, "%s is not acted on yet", what) }
+
+// UnmarshalText reads what MarshalText writes.
+func (s *Severity) UnmarshalText(text []byte) error {
+	for _, known := range []Severity{Error, Warning, Note} {
+		if known.String() == string(text) {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown severity %q", text)
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/policy/istio"
+)
+
+// checkResult is what "check -o json" prints.
+type checkResult struct {
+	Valid           bool            `json:"valid"`
+	Hash            string          `json:"hash,omitempty"`
+	Services        int             `json:"services"`
+	VirtualServices int             `json:"virtualServices"`
+	Gateways        int             `json:"gateways"`
+	Findings        []istio.Finding `json:"findings"`
+	Error           string          `json:"error,omitempty"`
+}
+
+func checkCommand(e env) *cobra.Command {
+	var out output
+	var gateway string
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "check PATH...",
+		Short: "Validate a policy; exit 1 on any error",
+		Long: `check reads the policy as run and exec do and prints every error and warning,
+one a line: file:line:col: error|warning: text [object].`,
+		Example: `  egressd check policy/
+  egressd check -o json policy.yaml | jq .findings`,
+		Args: usageArgs(cobra.MinimumNArgs(1)),
+		RunE: func(_ *cobra.Command, args []string) error {
+			asJSON, err := out.json()
+			if err != nil {
+				return err
+			}
+			selector, err := labels(gateway)
+			if err != nil {
+				return err
+			}
+			l, err := agent.LoadPolicy(args, selector)
+			r := checkResult{
+				Valid: err == nil, Findings: l.Findings,
+				Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
+			}
+			if err == nil {
+				r.Hash = l.Snapshot.Hash()
+			} else {
+				r.Error = err.Error()
+			}
+			if asJSON {
+				if r.Findings == nil {
+					r.Findings = []istio.Finding{}
+				}
+				writeJSON(e.stdout, r)
+			} else {
+				printCheck(e, r, verbose, err)
+			}
+			if err != nil {
+				return exitError{exitFinding}
+			}
+			return nil
+		},
+	}
+	out.register(cmd)
+	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print notes as well, such as kinds that are skipped")
+	return cmd
+}
+
+func printCheck(e env, r checkResult, verbose bool, err error) {
+	errs, warnings := 0, 0
+	for _, f := range r.Findings {
+		switch f.Severity {
+		case istio.Error:
+			errs++
+		case istio.Warning:
+			warnings++
+		default:
+			if !verbose {
+				continue
+			}
+		}
+		fmt.Fprintln(e.stdout, f)
+	}
+	if err != nil && !(errors.Is(err, agent.ErrPolicy) && errs > 0) {
+		fmt.Fprintln(e.stderr, "egressd:", err)
+	}
+	state := "good"
+	if err != nil {
+		state = "not good"
+	}
+	fmt.Fprintf(e.stderr, "policy is %s: %d errors, %d warnings; %d services, %d virtual services, %d gateways\n",
+		state, errs, warnings, r.Services, r.VirtualServices, r.Gateways)
+}
+
+func explainCommand(e env) *cobra.Command {
+	var out output
+	var config []string
+	var method, stateDir, workload string
+	cmd := &cobra.Command{
+		Use:   "explain URL|HOST:PORT|IP:PORT",
+		Short: "Say what would happen to a connection, and why",
+		Long: `explain gives the decision, the verdict class, the rule with its place in the
+files, and each step that led to it. With --config it reads policy files;
+without, it asks the running daemon, which also knows what was learned.
+The exit code is 1 when the connection is denied.`,
+		Example: `  egressd explain --config policy/ https://www.googleapis.com/storage
+  egressd explain --config policy/ -X POST http://api.example.com/v1
+  sudo egressd explain 190.64.31.232:3306
+  sudo egressd explain example.com:443/udp`,
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			asJSON, err := out.json()
+			if err != nil {
+				return err
+			}
+			t, err := agent.ParseTarget(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			var x agent.Explanation
+			if len(config) > 0 {
+				l, err := agent.LoadPolicy(config, nil)
+				if err != nil {
+					for _, f := range l.Findings {
+						if f.Severity == istio.Error {
+							fmt.Fprintln(e.stderr, f)
+						}
+					}
+					return err
+				}
+				if x, err = agent.Explain(l.Snapshot, nil, t, method); err != nil {
+					return err
+				}
+			} else {
+				q := url.Values{"target": {args[0]}, "method": {method}, "workload": {workload}}
+				body, err := ask(cmd.Context(), stateDir, http.MethodGet, agent.PathExplain, q)
+				if errors.Is(err, errNoDaemon) {
+					return fmt.Errorf("%w; or give the policy with --config", err)
+				}
+				if err != nil {
+					return err
+				}
+				defer body.Close()
+				if err := json.NewDecoder(body).Decode(&x); err != nil {
+					return fmt.Errorf("read the daemon's answer: %w", err)
+				}
+			}
+			if asJSON {
+				writeJSON(e.stdout, x)
+			} else {
+				printExplanation(e.stdout, x)
+			}
+			if !x.Allowed {
+				return exitError{exitFinding}
+			}
+			return nil
+		},
+	}
+	out.register(cmd)
+	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline; without it the daemon is asked")
+	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
+	cmd.Flags().StringVar(&workload, "workload", "", "name of the workload (all have the same policy for now)")
+	registerDirs(cmd, &stateDir, nil)
+	return cmd
+}
+
+func printExplanation(w io.Writer, x agent.Explanation) {
+	result := "allowed"
+	if !x.Allowed {
+		result = "denied"
+	}
+	fmt.Fprintf(w, "%s: %s, verdict %s (%s)\n", x.Target, result, x.Verdict, x.Reason)
+	if x.Rule != nil {
+		label := "rule"
+		if !x.Allowed {
+			label = "nearest rule"
+		}
+		fmt.Fprintf(w, "%s: %s\n", label, x.Rule)
+	}
+	if x.Action != nil {
+		fmt.Fprintf(w, "acted on by: %s\n", x.Action)
+	}
+	for i, s := range x.Steps {
+		fmt.Fprintf(w, "  %d. %s\n", i+1, s)
+	}
+	if x.Suggestion != "" {
+		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", x.Suggestion)
+	}
+}

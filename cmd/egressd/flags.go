@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/policy"
+)
+
+// policyFlags are the flags of the commands that put a policy in force.
+type policyFlags struct {
+	config    []string
+	mode      string
+	servers   []string
+	stateDir  string
+	pinDir    string
+	logLevel  string
+	logFormat string
+}
+
+func (f *policyFlags) register(cmd *cobra.Command, level string) {
+	fs := cmd.Flags()
+	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
+	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
+	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: the node's)")
+	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
+	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	registerDirs(cmd, &f.stateDir, &f.pinDir)
+}
+
+// registerDirs adds the flags for the places that a daemon and the commands
+// that talk to it must agree on.
+func registerDirs(cmd *cobra.Command, state, pins *string) {
+	if state != nil {
+		cmd.Flags().StringVar(state, "state-dir", agent.DefaultStateDir, "where the admin socket and the state are")
+	}
+	if pins != nil {
+		cmd.Flags().StringVar(pins, "pin-dir", agent.DefaultPinRoot, "where programs and tables are pinned, on a bpf filesystem")
+	}
+}
+
+// options turns the flags into what the agent takes.
+func (f *policyFlags) options(e env) (agent.Options, error) {
+	o := agent.Options{Config: f.config, Version: version}
+	if len(f.config) == 0 {
+		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY")}
+	}
+	switch f.mode {
+	case "enforce":
+		o.Mode = policy.Enforce
+	case "audit":
+		o.Mode = policy.Audit
+	default:
+		return o, usageError{fmt.Errorf("--mode is enforce or audit, not %q", f.mode)}
+	}
+	var err error
+	if o.Log, err = f.logger(e); err != nil {
+		return o, err
+	}
+	servers, search := dnsproxy.NodeConfig()
+	o.Search = search
+	for _, s := range f.servers {
+		a, err := serverAddr(s)
+		if err != nil {
+			return o, usageError{err}
+		}
+		o.DNSServers = append(o.DNSServers, a)
+	}
+	if len(o.DNSServers) == 0 {
+		o.DNSServers = servers
+	}
+	if len(o.DNSServers) == 0 {
+		return o, fmt.Errorf("no DNS server in /etc/resolv.conf; give one with --dns-server")
+	}
+	if os.Geteuid() != 0 {
+		return o, fmt.Errorf("egressd needs root to load kernel programs; run it with sudo")
+	}
+	return o, nil
+}
+
+func (f *policyFlags) logger(e env) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level is debug, info, warn or error, not %q", f.logLevel)}
+	}
+	ho := &slog.HandlerOptions{Level: level}
+	switch f.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(e.stderr, ho)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(e.stderr, ho)), nil
+	}
+	return nil, usageError{fmt.Errorf("--log-format is text or json, not %q", f.logFormat)}
+}
+
+func serverAddr(s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, 53), nil
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return a, fmt.Errorf("--dns-server %q is not an ADDRESS or ADDRESS:PORT", s)
+	}
+	return a, nil
+}
+
+// labels parses "key=value,key=value".
+func labels(s string) (map[string]string, error) {
+	if s == "" {
+		return nil, nil
+	}
+	out := map[string]string{}
+	for _, pair := range strings.Split(s, ",") {
+		k, v, ok := strings.Cut(pair, "=")
+		if !ok || k == "" {
+			return nil, usageError{fmt.Errorf("%q is not a label; write key=value", pair)}
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+// output is the -o flag.
+type output string
+
+func (o *output) register(cmd *cobra.Command) {
+	cmd.Flags().StringVarP((*string)(o), "output", "o", "text", "text or json")
+}
+
+func (o output) json() (bool, error) {
+	switch o {
+	case "text":
+		return false, nil
+	case "json":
+		return true, nil
+	}
+	return false, usageError{fmt.Errorf("-o is text or json, not %q", string(o))}
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command egressd is a transparent egress gateway: it decides in the kernel
+// which connections may leave, by name, in Istio's own YAML.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the build (-ldflags -X main.version=...).
+var version = "dev"
+
+// Exit codes.
+const (
+	exitGood    = 0
+	exitFinding = 1 // a finding or a failure
+	exitUsage   = 2
+)
+
+// env is what the commands see of the world, so that tests can call them.
+type env struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	getenv         func(string) string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, env{os.Stdin, os.Stdout, os.Stderr, os.Getenv}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// usageError marks a wrong command line: exit code 2.
+type usageError struct{ error }
+
+// exitError carries an exit code and says that everything was printed.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// run is the whole program.
+func run(ctx context.Context, e env, args []string) int {
+	cmd := root(e)
+	cmd.SetArgs(args)
+	cmd.SetIn(e.stdin)
+	cmd.SetOut(e.stdout)
+	cmd.SetErr(e.stderr)
+	failed, err := cmd.ExecuteContextC(ctx)
+	var exit exitError
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitGood
+	case errors.As(err, &exit):
+		return exit.code
+	case errors.As(err, &usage):
+		fmt.Fprintf(e.stderr, "egressd: %v\nRun '%s --help' for how to use it.\n", err, failed.CommandPath())
+		return exitUsage
+	}
+	fmt.Fprintf(e.stderr, "egressd: %v\n", err)
+	return exitFinding
+}
+
+func root(e env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "egressd",
+		Short: "A transparent egress gateway: your policy in Istio's YAML, decided in the kernel",
+		Long: `egressd turns a Linux node into its own egress gateway. Processes keep making
+ordinary connections; egressd decides in the kernel which may leave, by name.
+The policy is Istio's own YAML: a ServiceEntry allows a host, a VirtualService
+acts on its traffic, a Gateway is the entrance for the way in.`,
+		Example: `  egressd check policy/                         # is the policy right?
+  sudo egressd exec --config policy/ -- make    # one command under the policy
+  sudo egressd run --config policy/             # the whole node`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q", args[0])}
+			}
+			return usageError{errors.New("say what to do: run, exec, check, explain, flows, status, unload, demo or version")}
+		},
+		RunE: func(*cobra.Command, []string) error { return nil },
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.AddCommand(
+		runCommand(e), execCommand(e), unloadCommand(e),
+		checkCommand(e), explainCommand(e), flowsCommand(e), statusCommand(e),
+		demoCommand(e), demoClientCommand(e), versionCommand(e),
+	)
+	return cmd
+}
+
+// noArgs and the like turn cobra's argument errors into usage errors.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}

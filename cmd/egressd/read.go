@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/flow"
+)
+
+func writeJSON(w io.Writer, v any) {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // a closed pipe is the reader's wish
+}
+
+func flowsCommand(e env) *cobra.Command {
+	var out output
+	var follow bool
+	var verdict, stateDir string
+	cmd := &cobra.Command{
+		Use:   "flows",
+		Short: "Show what was decided, one line each",
+		Example: `  sudo egressd flows
+  sudo egressd flows -f --verdict deny
+  sudo egressd flows -o json | jq 'select(.allowed == false)'`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			asJSON, err := out.json()
+			if err != nil {
+				return err
+			}
+			if !slices.Contains([]string{"", "deny", "direct", "inspect", "proxy"}, verdict) {
+				return usageError{fmt.Errorf("--verdict is deny, direct, inspect or proxy, not %q", verdict)}
+			}
+			q := url.Values{"verdict": {verdict}}
+			if follow {
+				q.Set("follow", "1")
+			}
+			body, err := ask(cmd.Context(), stateDir, http.MethodGet, agent.PathFlows, q)
+			if err != nil {
+				return err
+			}
+			defer body.Close()
+			lines := bufio.NewScanner(body)
+			lines.Buffer(nil, 1<<20)
+			for lines.Scan() {
+				if asJSON {
+					fmt.Fprintln(e.stdout, lines.Text())
+					continue
+				}
+				var ev flow.Event
+				if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {
+					return fmt.Errorf("read the daemon's answer: %w", err)
+				}
+				fmt.Fprintln(e.stdout, eventLine(ev))
+			}
+			if err := lines.Err(); err != nil && cmd.Context().Err() == nil {
+				return fmt.Errorf("the daemon ended: %w", err)
+			}
+			return nil
+		},
+	}
+	out.register(cmd)
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new events")
+	cmd.Flags().StringVar(&verdict, "verdict", "", "only deny (with what audit mode would deny), direct, inspect or proxy")
+	registerDirs(cmd, &stateDir, nil)
+	return cmd
+}
+
+// eventLine is the human form of an event.
+func eventLine(e flow.Event) string {
+	var b strings.Builder
+	result := "ALLOW"
+	switch {
+	case e.WouldDeny:
+		result = "AUDIT"
+	case !e.Allowed:
+		result = "DENY"
+	case e.Kind == flow.Close:
+		result = "CLOSE"
+	}
+	fmt.Fprintf(&b, "%s %-5s %-7s %s[%d]", e.Time.Local().Format("15:04:05.000"), result,
+		e.Layer, orDash(e.Process.Command), e.Process.PID)
+	if e.Proto != "" {
+		b.WriteString(" " + e.Proto)
+	}
+	if e.Method != "" {
+		fmt.Fprintf(&b, " %s %s%s -> %d", e.Method, e.Name, e.Path, e.Status)
+	} else if e.Name != "" {
+		b.WriteString(" " + e.Name)
+	}
+	if e.Dst.IsValid() {
+		fmt.Fprintf(&b, " %s", e.Dst)
+	}
+	if e.Upstream.IsValid() && e.Upstream != e.Dst {
+		fmt.Fprintf(&b, " via %s", e.Upstream)
+	}
+	if e.Kind == flow.Close {
+		fmt.Fprintf(&b, " sent %d received %d in %s", e.BytesSent, e.BytesReceived, e.Duration.Round(1e6))
+	}
+	if !e.Allowed || e.WouldDeny || e.Kind == flow.Decision {
+		fmt.Fprintf(&b, " (%s)", e.Reason)
+	}
+	if e.Rule != nil {
+		label := "rule"
+		if !e.Allowed {
+			label = "nearest"
+		}
+		fmt.Fprintf(&b, " %s: %s", label, e.Rule)
+	}
+	if e.Detail != "" {
+		b.WriteString("; " + e.Detail)
+	}
+	return b.String()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func statusCommand(e env) *cobra.Command {
+	var out output
+	var stateDir string
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "Show the state of the running daemon",
+		Example: "  sudo egressd status\n  sudo egressd status -o json | jq .kernel",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			asJSON, err := out.json()
+			if err != nil {
+				return err
+			}
+			body, err := ask(cmd.Context(), stateDir, http.MethodGet, agent.PathStatus, nil)
+			if err != nil {
+				return err
+			}
+			defer body.Close()
+			if asJSON {
+				_, err = io.Copy(e.stdout, body)
+				return err
+			}
+			var s agent.Status
+			if err := json.NewDecoder(body).Decode(&s); err != nil {
+				return fmt.Errorf("read the daemon's answer: %w", err)
+			}
+			printStatus(e.stdout, s)
+			return nil
+		},
+	}
+	out.register(cmd)
+	registerDirs(cmd, &stateDir, nil)
+	return cmd
+}
+
+func printStatus(w io.Writer, s agent.Status) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	defer tw.Flush()
+	row := func(k string, format string, args ...any) { fmt.Fprintf(tw, k+"\t"+format+"\n", args...) }
+	row("egressd", "%s, pid %d, since %s, ready: %t", s.Version, s.PID, s.Started.Local().Format("2006-01-02 15:04:05"), s.Ready)
+	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
+		s.Policy.Loaded.Local().Format("15:04:05"), s.Policy.Services, s.Policy.VirtualServices, s.Policy.Gateways)
+	if s.Policy.Error != "" {
+		row("NOT APPLIED", "%s (the policy above stays in force)", s.Policy.Error)
+	}
+	for _, f := range s.Findings {
+		row("finding", "%s", f)
+	}
+	for _, wl := range s.Workloads {
+		row("workload", "%s, mode %s, cgroup %s", wl.Name, wl.Mode, wl.Cgroup)
+	}
+	for _, g := range s.Gateway {
+		row("gateway", "listens on %s", g)
+	}
+	row("dns servers", "%s", strings.Join(s.DNSServers, ", "))
+	row("connections", "%d open, %d accepted, %d refused, %d requests",
+		s.Connections.Open, s.Connections.Accepted, s.Connections.Refused, s.Connections.Requests)
+	row("programs", "%d attached: %s", len(s.Programs), strings.Join(sortedKeys(s.Programs), " "))
+	for _, name := range sortedKeys(s.Maps) {
+		row("map", "%s: %d of %d", name, s.Maps[name].Entries, s.Maps[name].Max)
+	}
+	for _, name := range sortedKeys(s.Kernel) {
+		if s.Kernel[name] > 0 {
+			row("kernel", "%s: %d", name, s.Kernel[name])
+		}
+	}
+	for _, name := range sortedKeys(s.Denials) {
+		row("denials", "%s: %d", name, s.Denials[name])
+	}
+	for _, name := range sortedKeys(s.Features) {
+		if s.Features[name] != "yes" {
+			row("missing", "%s: %s", name, s.Features[name])
+		}
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func versionCommand(e env) *cobra.Command {
+	var out output
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			asJSON, err := out.json()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				writeJSON(e.stdout, map[string]string{"version": version, "go": runtime.Version()})
+				return nil
+			}
+			fmt.Fprintf(e.stdout, "egressd %s (%s)\n", version, runtime.Version())
+			return nil
+		},
+	}
+	out.register(cmd)
+	return cmd
+}
+
+// printDenials lists what a command was denied, and what would allow it.
+func printDenials(w io.Writer, denials []agent.Denial, mode string) {
+	if len(denials) == 0 {
+		return
+	}
+	what := "denied"
+	if mode == "audit" {
+		what = "would deny"
+	}
+	fmt.Fprintf(w, "\negressd %s %d destinations:\n", what, len(denials))
+	for _, d := range denials {
+		fmt.Fprintf(w, "  %s: %s, %d times, by %s\n", d.Target, d.Reason, d.Count, orDash(strings.Join(d.Commands, ", ")))
+		if d.Rule != nil {
+			fmt.Fprintf(w, "    nearest rule: %s\n", d.Rule)
+		}
+	}
+	var seen []string
+	for _, d := range denials {
+		if d.Suggestion == "" || slices.Contains(seen, d.Suggestion) {
+			continue
+		}
+		if len(seen) == 0 {
+			fmt.Fprint(w, "\nThis would allow them:\n\n")
+		} else {
+			fmt.Fprintln(w, "---")
+		}
+		seen = append(seen, d.Suggestion)
+		fmt.Fprint(w, d.Suggestion)
+	}
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/cgroup"
+)
+
+func runCommand(e env) *cobra.Command {
+	var f policyFlags
+	var cgroupPath, gateway string
+	cmd := &cobra.Command{
+		Use:   "run --config PATH...",
+		Short: "Put the node (or a cgroup) under the policy, until stopped",
+		Long: `run captures every process below a cgroup, by default the whole node, and
+serves until it gets SIGTERM or SIGINT. Policy files are watched; a change is
+in force within a second, a file with errors changes nothing.
+
+When the daemon ends, the kernel goes on with the last policy: proxied
+connections and DNS are refused until it is back. "egressd unload" opens.
+
+Ports: 15001 and 15053 on loopback take redirected traffic, 15000 on loopback
+is the read-only admin interface, 15020 has status and metrics, 15021 readiness.`,
+		Example: `  sudo egressd run --config /etc/egressd
+  sudo egressd run --config policy.yaml --mode audit
+  sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
+  sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := f.options(e)
+			if err != nil {
+				return err
+			}
+			if o.GatewaySelector, err = labels(gateway); err != nil {
+				return err
+			}
+			if o.Cgroup = cgroupPath; o.Cgroup == "" {
+				if o.Cgroup, err = cgroup.Root(); err != nil {
+					return err
+				}
+			}
+			o.Workload = "node"
+			o.StateDir = f.stateDir
+			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
+			o.Interfaces = true
+			a, err := agent.New(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return errors.Join(a.Run(cmd.Context(), func() {}), a.Close())
+		},
+	}
+	f.register(cmd, "info")
+	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
+	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
+	return cmd
+}
+
+func execCommand(e env) *cobra.Command {
+	var f policyFlags
+	var as string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "exec --config PATH... -- COMMAND [ARG...]",
+		Short: "Run one command under the policy",
+		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed.
+The exit code and the output are the command's own. What was denied is listed
+on standard error at the end, each with the ServiceEntry that would allow it.
+
+Processes that the command leaves behind are killed.`,
+		Example: `  sudo egressd exec --config policy/ -- curl https://www.googleapis.com/
+  sudo egressd exec --config policy/ --user "$USER" -- npm ci
+  sudo egressd exec --config policy/ --mode audit -- make   # what would be denied?`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("give the command to run after --")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := f.options(e)
+			if err != nil {
+				return err
+			}
+			credential, err := credentialOf(as)
+			if err != nil {
+				return usageError{err}
+			}
+			code, denials, err := agent.Exec(cmd.Context(), agent.ExecOptions{
+				Options: o, StateRoot: f.stateDir, PinRoot: f.pinDir,
+				Command: args, Credential: credential,
+				Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr,
+			})
+			if !quiet {
+				printDenials(e.stderr, denials, o.Mode.String())
+			}
+			if errors.Is(err, agent.ErrCommand) {
+				fmt.Fprintln(e.stderr, "egressd:", err)
+				return exitError{127}
+			}
+			if err != nil {
+				return err
+			}
+			if code != 0 {
+				return exitError{code}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	f.register(cmd, "error")
+	cmd.Flags().StringVar(&as, "user", "", "run the command as this user (default: as root)")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "don't list what was denied")
+	return cmd
+}
+
+// credentialOf looks up a user by name or number.
+func credentialOf(name string) (*syscall.Credential, error) {
+	if name == "" {
+		return nil, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		if u, err = user.LookupId(name); err != nil {
+			return nil, fmt.Errorf("--user: no user %q", name)
+		}
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	c := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	groups, err := u.GroupIds()
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		if n, err := strconv.ParseUint(g, 10, 32); err == nil {
+			c.Groups = append(c.Groups, uint32(n))
+		}
+	}
+	return c, nil
+}

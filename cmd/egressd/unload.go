@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/demo"
+	"github.com/egressd/egressd/loader"
+)
+
+func unloadCommand(e env) *cobra.Command {
+	var stateDir, pinDir string
+	cmd := &cobra.Command{
+		Use:   "unload",
+		Short: "Detach and remove everything from the kernel: the node is open again",
+		Long: `unload stops a running daemon and removes all programs, tables and links of
+egressd from the kernel. Commands that "egressd exec" still runs are freed, too.`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			body, err := ask(cmd.Context(), stateDir, http.MethodPost, agent.PathUnload, nil)
+			switch {
+			case err == nil:
+				body.Close()
+				fmt.Fprintln(e.stderr, "the daemon detaches and ends")
+				if err := agent.WaitUnlocked(cmd.Context(), stateDir); err != nil {
+					return err
+				}
+			case !errors.Is(err, errNoDaemon):
+				return err
+			}
+			removed, err := removePins(pinDir)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(e.stdout, "unloaded; %d pins removed\n", removed)
+			return nil
+		},
+	}
+	registerDirs(cmd, &stateDir, &pinDir)
+	return cmd
+}
+
+// removePins removes the pins of the daemon and of every exec.
+func removePins(root string) (int, error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	removed := 0
+	for _, d := range entries {
+		if d.IsDir() {
+			n, unloadErr := loader.Unload(filepath.Join(root, d.Name()))
+			removed += n
+			err = errors.Join(err, unloadErr)
+		}
+	}
+	return removed, errors.Join(err, os.Remove(root))
+}
+
+func demoCommand(e env) *cobra.Command {
+	var out output
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Show the policy at work in a little internet of its own",
+		Long: `demo makes network namespaces with a DNS server, web sites, a database and a
+stranger in them, puts a workload under the example policy, lets real programs
+try what is allowed and what is not, and prints what happened and why. Nothing
+outside these namespaces is touched, and nothing is left behind.`,
+		Example: "  sudo egressd demo",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			asJSON, err := out.json()
+			if err != nil {
+				return err
+			}
+			if os.Geteuid() != 0 {
+				return errors.New("the demo makes network namespaces and loads kernel programs; run it with sudo")
+			}
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			return demo.Run(cmd.Context(), demo.Options{Out: e.stdout, Color: colours(e), JSON: asJSON, Self: self})
+		},
+	}
+	out.register(cmd)
+	return cmd
+}
+
+// colours says whether standard output is a terminal that shows them
+// (https://no-color.org).
+func colours(e env) bool {
+	f, ok := e.stdout.(*os.File)
+	if !ok || e.getenv("NO_COLOR") != "" || e.getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// demoClientCommand is the demo's own client, for machines without curl.
+func demoClientCommand(e env) *cobra.Command {
+	return &cobra.Command{
+		Use:                "demo-client",
+		Hidden:             true,
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := demo.Client(cmd.Context(), args, e.stdout); err != nil {
+				return usageError{err}
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress
+
+import (
+	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/policy"
+)
+
+// Open says how a fresh connection is to be treated: by what its address may
+// stand for.
+func (e *Egress) Open(c *forward.Conn) forward.Opening {
+	p := e.o.Policies.Policy(c.Policy)
+	if p == nil {
+		return forward.Opening{Protocol: forward.Refuse, Decision: noPolicy}
+	}
+	may := p.Candidates(e.flow(c))
+	o := forward.Opening{Decision: may.Decision, Upstream: may.Opaque}
+	if d, would := audited(c, may.Decision); would {
+		return forward.Opening{Protocol: forward.Opaque, Decision: d, Upstream: dialled(c)}
+	}
+	switch {
+	case o.Verdict == policy.Deny:
+		o.Protocol = forward.Refuse
+	case may.TLS && !may.HTTP && may.Opaque == nil:
+		o.Protocol = forward.TLS
+	case may.HTTP && !may.TLS && may.Opaque == nil:
+		o.Protocol = forward.HTTP
+	case may.Opaque != nil && !may.TLS && !may.HTTP:
+		o.Protocol = forward.Opaque
+	default:
+		o.Protocol = forward.Sniff
+	}
+	return o
+}
+
+// TLS decides about a ClientHello.
+func (e *Egress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upstream) {
+	p := e.o.Policies.Policy(c.Policy)
+	if p == nil {
+		return noPolicy, nil
+	}
+	d, u := p.DecideTLS(e.flow(c), sni)
+	if d, would := audited(c, d); would {
+		return d, dialled(c)
+	}
+	return d, u
+}
+
+// HTTP decides about one request.
+func (e *Egress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision {
+	p := e.o.Policies.Policy(c.Policy)
+	if p == nil {
+		return policy.HTTPDecision{Decision: noPolicy}
+	}
+	d := p.DecideHTTP(e.flow(c), r)
+	// A request that no rule of an allowed host matches is answered 404 in
+	// every mode; that is routing, not access.
+	if d.Reason != policy.ReasonNoRoute {
+		if would, ok := audited(c, d.Decision); ok {
+			return policy.HTTPDecision{Decision: would, Upstream: dialled(c)}
+		}
+	}
+	return d
+}

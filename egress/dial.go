@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy"
+)
+
+// Dial connects to u at one of its own addresses: fixed endpoints, learned
+// addresses of its name, or what the trusted servers answer now. The address
+// that the workload dialled is used only if it is one of these.
+func (e *Egress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) (net.Conn, error) {
+	addrs, err := e.addresses(ctx, c, u)
+	if err != nil {
+		return nil, err
+	}
+	return forward.DialAny(ctx, addrs)
+}
+
+func (e *Egress) addresses(ctx context.Context, c *forward.Conn, u *policy.Upstream) ([]netip.AddrPort, error) {
+	addrs := e.endpoints(c, u)
+	var failed error
+	for _, n := range u.Names {
+		found, err := e.lookup(ctx, c, u, n.Name)
+		if err != nil {
+			failed = fmt.Errorf("%s: %w", n.Name, err)
+			continue
+		}
+		if u.Resolution == policy.ResolutionDNSRoundRobin {
+			found = found[:1]
+		}
+		for _, a := range found {
+			addrs = append(addrs, netip.AddrPortFrom(a, n.Port))
+		}
+	}
+	if u.Resolution == policy.ResolutionNone && len(addrs) == 0 {
+		a, err := e.original(ctx, c, u)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, a...)
+	}
+	if len(addrs) == 0 {
+		if failed == nil {
+			failed = fmt.Errorf("%w: %s has no endpoints", forward.ErrConnect, u.Host)
+		}
+		return nil, failed
+	}
+	return addrs, nil
+}
+
+// endpoints orders fixed endpoints: the one that the workload dialled first,
+// else one drawn by weight.
+func (e *Egress) endpoints(c *forward.Conn, u *policy.Upstream) []netip.AddrPort {
+	addrs := forward.ByWeight(u.Endpoints, e.o.Rand())
+	slices.SortStableFunc(addrs, func(a, b netip.AddrPort) int {
+		return min(rank(a.Addr(), c.Dst.Addr()), 1) - min(rank(b.Addr(), c.Dst.Addr()), 1)
+	})
+	return addrs
+}
+
+// lookup finds the addresses of a name: the learned ones, else egressd's own
+// resolution. Each is checked again here, at the last moment before the dial.
+func (e *Egress) lookup(ctx context.Context, c *forward.Conn, u *policy.Upstream, name string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(name); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	found := e.o.Names.AddrsOf(c.Policy, name)
+	if len(found) == 0 {
+		var err error
+		if found, err = e.o.Resolver.ResolveFor(ctx, c.Policy, name, u.Match); err != nil {
+			return nil, fmt.Errorf("%w: %w", forward.ErrResolve, err)
+		}
+		if len(found) == 0 {
+			return nil, fmt.Errorf("%w: no usable address", forward.ErrResolve)
+		}
+	}
+	return e.guarded(preferred(found, c.Dst.Addr()), u)
+}
+
+// original is where a service without endpoints and names (resolution NONE)
+// is reached: where the workload dialled, if the address belongs to the host.
+func (e *Egress) original(ctx context.Context, c *forward.Conn, u *policy.Upstream) ([]netip.AddrPort, error) {
+	dst := c.Dst.Addr()
+	if u.Match != nil && slices.ContainsFunc(u.Match.Literal, func(p netip.Prefix) bool { return p.Contains(dst) }) {
+		return []netip.AddrPort{netip.AddrPortFrom(dst, u.TargetPort)}, nil
+	}
+	found, err := e.lookup(ctx, c, u, u.Host)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]netip.AddrPort, len(found))
+	for i, a := range found {
+		out[i] = netip.AddrPortFrom(a, u.TargetPort)
+	}
+	return out, nil
+}
+
+func (e *Egress) guarded(addrs []netip.Addr, u *policy.Upstream) ([]netip.Addr, error) {
+	if u.Match == nil {
+		return addrs, nil
+	}
+	o := ipguard.Options{
+		Exact:        !u.Match.Pattern.IsWildcard(),
+		AllowPrivate: u.Match.AllowPrivate,
+		Literal:      u.Match.Literal,
+	}
+	good := slices.DeleteFunc(addrs, func(a netip.Addr) bool {
+		ok, _ := e.o.Guard.Check(a, o)
+		return !ok
+	})
+	if len(good) == 0 {
+		return nil, fmt.Errorf("%w: every address of %s is one that no answer may name", forward.ErrAddress, u.Host)
+	}
+	return good, nil
+}

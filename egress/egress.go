@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package egress is the outgoing side of the forwarding core: it decides
+// redirected connections by the workload's policy and dials upstreams at
+// egressd's own answers, never at an address that only the workload claims.
+package egress
+
+import (
+	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy"
+
+	"context"
+	"net/netip"
+	"slices"
+)
+
+// Policies gives the newest compiled policy of an id, nil when there is none.
+type Policies interface {
+	Policy(policy.PolicyID) *policy.Policy
+}
+
+// Names are the learned addresses.
+type Names interface {
+	// NamesOf lists the names that an address was learned for, in a policy.
+	NamesOf(policy.PolicyID, netip.Addr) []string
+	// AddrsOf lists the addresses that were learned for a name.
+	AddrsOf(policy.PolicyID, string) []netip.Addr
+}
+
+// Resolver asks the trusted servers, refuses what no answer may name, and
+// learns the rest. match is the host whose address rules apply.
+type Resolver interface {
+	ResolveFor(ctx context.Context, id policy.PolicyID, name string, match *policy.Host) ([]netip.Addr, error)
+}
+
+// Options are what an Egress works with. Rand gives uniformly distributed
+// numbers for choosing among weighted endpoints.
+type Options struct {
+	Policies Policies
+	Names    Names
+	Resolver Resolver
+	Guard    ipguard.Guard
+	// Mode says how denials are treated, by policy id and workload; see Conn.
+	Rand func() uint64
+}
+
+// Egress implements forward.Decider and forward.Dialer.
+type Egress struct{ o Options }
+
+var (
+	_ forward.Decider = (*Egress)(nil)
+	_ forward.Dialer  = (*Egress)(nil)
+)
+
+// New makes an Egress.
+func New(o Options) *Egress { return &Egress{o: o} }
+
+func (e *Egress) flow(c *forward.Conn) policy.Flow {
+	return policy.Flow{
+		Transport: policy.TCP,
+		Dst:       c.Dst,
+		Names:     e.o.Names.NamesOf(c.Policy, c.Dst.Addr()),
+	}
+}
+
+// noPolicy is the decision for a workload whose policy is gone.
+var noPolicy = policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonNoWorkload}
+
+// audited turns a denial into a would-be denial for a workload in audit mode:
+// the connection then goes where the workload dialled.
+func audited(c *forward.Conn, d policy.Decision) (policy.Decision, bool) {
+	if d.Verdict != policy.Deny || c.Mode != policy.Audit {
+		return d, false
+	}
+	d.Verdict = policy.Proxy
+	d.WouldDeny = true
+	return d, true
+}
+
+// dialled is the upstream that is exactly what the workload dialled.
+func dialled(c *forward.Conn) *policy.Upstream {
+	return &policy.Upstream{
+		Host:      c.Dst.Addr().String(),
+		Port:      c.Dst.Port(),
+		Endpoints: []policy.UpstreamEndpoint{{Addr: c.Dst, Weight: 1}},
+	}
+}
+
+// preferred puts first among addrs the address that the workload dialled, and
+// behind it those of its family: the workload chose among our answers, and
+// its choice is as good as any.
+func preferred(addrs []netip.Addr, dst netip.Addr) []netip.Addr {
+	out := slices.Clone(addrs)
+	slices.SortStableFunc(out, func(a, b netip.Addr) int { return rank(a, dst) - rank(b, dst) })
+	return out
+}
+
+func rank(a, dst netip.Addr) int {
+	switch {
+	case a == dst:
+		return 0
+	case a.Is4() == dst.Is4():
+		return 1
+	}
+	return 2
+}

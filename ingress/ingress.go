@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ingress is the incoming side of the forwarding core: it keeps the
+// listeners that Istio Gateways ask for, and routes their requests by the
+// VirtualServices bound to them. Only the listener differs from the egress
+// side; the core is the same.
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/policy"
+)
+
+// Resolver finds the addresses of upstreams that are names. match is the host
+// whose address rules apply, nil for Kubernetes Services.
+type Resolver interface {
+	ResolveFor(ctx context.Context, id policy.PolicyID, name string, match *policy.Host) ([]netip.Addr, error)
+}
+
+// Options are what an Ingress works with. Snapshot gives the newest snapshot,
+// nil before the first.
+type Options struct {
+	Snapshot func() *policy.Snapshot
+	Resolver Resolver
+	Sink     flow.Sink
+	Log      *slog.Logger
+	Rand     func() uint64
+}
+
+// Ingress is the set of gateway listeners. It implements forward.Decider and
+// forward.Dialer for its core.
+type Ingress struct {
+	o    Options
+	core *forward.Core
+
+	mu        sync.Mutex
+	listeners map[netip.AddrPort]*listener
+	serving   sync.WaitGroup
+	closed    bool
+}
+
+// listener is one open gateway port.
+type listener struct {
+	ln     net.Listener
+	cancel context.CancelFunc
+}
+
+var (
+	_ forward.Decider = (*Ingress)(nil)
+	_ forward.Dialer  = (*Ingress)(nil)
+)
+
+// New makes an Ingress without listeners; Apply opens them.
+func New(o Options) *Ingress {
+	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}}
+	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Rand: o.Rand})
+	return in
+}
+
+// bindOf is the address that a listener is bound to: [::] takes IPv4 as well.
+func bindOf(l *policy.GatewayListener) netip.AddrPort {
+	a := l.Bind
+	if !a.IsValid() {
+		a = netip.IPv6Unspecified()
+	}
+	return netip.AddrPortFrom(a, l.Port)
+}
+
+// Apply opens the listeners that s asks for and closes those that it no
+// longer does. Listeners that stay are not touched. A port that cannot be
+// opened is an error; the others are opened all the same.
+func (in *Ingress) Apply(s *policy.Snapshot) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return nil
+	}
+	want := map[netip.AddrPort]bool{}
+	var errs []error
+	for _, l := range s.Listeners() {
+		a := bindOf(l)
+		want[a] = true
+		if in.listeners[a] != nil {
+			continue
+		}
+		if err := in.open(a); err != nil {
+			errs = append(errs, fmt.Errorf("gateway port %d: %w", l.Port, err))
+		}
+	}
+	for a, l := range in.listeners {
+		if !want[a] {
+			l.cancel()
+			l.ln.Close()
+			delete(in.listeners, a)
+			in.o.Log.Info("gateway listener closed", "address", a.String())
+		}
+	}
+	in.core.Recheck()
+	return errors.Join(errs...)
+}
+
+func (in *Ingress) open(a netip.AddrPort) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(ctx, "tcp", a.String())
+	if err != nil && a.Addr().Is6() && a.Addr().IsUnspecified() {
+		// No IPv6 on this machine.
+		ln, err = lc.Listen(ctx, "tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()).String())
+	}
+	if err != nil {
+		cancel()
+		return err
+	}
+	in.listeners[a] = &listener{ln: ln, cancel: cancel}
+	in.serving.Go(func() {
+		if err := in.core.Serve(ctx, ln, identify); err != nil && ctx.Err() == nil {
+			in.o.Log.Error("gateway listener failed", "address", a.String(), "error", err)
+		}
+	})
+	in.o.Log.Info("gateway listener open", "address", ln.Addr().String())
+	return nil
+}
+
+// identify describes a connection from outside: its destination is the
+// listener's own address.
+func identify(c *net.TCPConn) (forward.Conn, error) {
+	local := c.LocalAddr().(*net.TCPAddr).AddrPort()
+	remote := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	return forward.Conn{
+		Dst:      netip.AddrPortFrom(local.Addr().Unmap(), local.Port()),
+		Src:      netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()),
+		Layer:    flow.Ingress,
+		Workload: "gateway",
+		Policy:   policy.DefaultPolicy,
+	}, nil
+}
+
+// Shutdown closes the listeners and drains the connections until ctx is done.
+func (in *Ingress) Shutdown(ctx context.Context) error {
+	in.mu.Lock()
+	in.closed = true
+	for a, l := range in.listeners {
+		l.cancel()
+		l.ln.Close()
+		delete(in.listeners, a)
+	}
+	in.mu.Unlock()
+	err := in.core.Shutdown(ctx)
+	in.serving.Wait()
+	return err
+}
+
+// Addresses lists what is being listened on.
+func (in *Ingress) Addresses() []string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var out []string
+	for _, l := range in.listeners {
+		out = append(out, l.ln.Addr().String())
+	}
+	return out
+}

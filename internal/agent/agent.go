@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/egress"
+	"github.com/egressd/egressd/ingress"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/source"
+)
+
+// Numbers of the workloads in the kernel's tables.
+const (
+	workloadID uint32 = 1 // the captured cgroup
+	ownID      uint32 = 2 // egressd itself
+)
+
+// eventsKept is how many events "egressd flows" can look back on.
+const eventsKept = 8192
+
+// Agent is a running egressd. Make one with New, run it with Run.
+type Agent struct {
+	opts     Options
+	log      *slog.Logger
+	lock     *os.File
+	datapath *loader.Datapath
+	current  current
+	events   *flow.Log
+	sink     flow.Sink
+	names    *dnsproxy.Names
+	dns      *dnsproxy.Server
+	outgoing *forward.Core
+	incoming *ingress.Ingress
+	sockets  *listeners
+	status   *status
+	watcher  *source.Watcher
+
+	// unload is closed when somebody asked for everything to be removed.
+	unload     chan struct{}
+	unloadOnce sync.Once
+}
+
+// New loads the policy, the kernel programs and the listeners, but captures
+// nothing yet. The caller must call Close, unless New fails.
+func New(ctx context.Context, o Options) (_ *Agent, err error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		opts:   o,
+		log:    o.Log,
+		events: flow.NewLog(eventsKept),
+		unload: make(chan struct{}),
+	}
+	a.sink = recorder{events: a.events, log: o.Log}
+	a.status = newStatus(a)
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	// Watching starts before reading, so that no change falls in between.
+	a.watcher = source.NewWatcher(o.Config, o.Log)
+	first, err := LoadPolicy(o.Config, o.GatewaySelector)
+	a.logFindings(first.Findings)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.takeLock(); err != nil {
+		return nil, err
+	}
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Log: o.Log}); err != nil {
+		return nil, err
+	}
+	if a.sockets, err = listen(ctx, o.Interfaces); err != nil {
+		return nil, err
+	}
+	if err := a.wire(); err != nil {
+		return nil, err
+	}
+	if err := a.startPolicy(first); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// wire makes the rooms and connects them.
+func (a *Agent) wire() error {
+	guard := ipguard.New(ownAddresses())
+	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{Guard: guard, Log: a.log})
+	a.dns = dnsproxy.New(dnsproxy.Config{
+		Origins:   origins{a},
+		Policies:  &a.current,
+		Names:     a.names,
+		Upstreams: func() []netip.AddrPort { return a.opts.DNSServers },
+		Search:    a.opts.Search,
+		Guard:     guard,
+		Sink:      a.sink,
+		Log:       a.log,
+	})
+	out := egress.New(egress.Options{
+		Policies: &a.current,
+		Names:    a.names,
+		Resolver: a.dns,
+		Guard:    guard,
+		Rand:     rand.Uint64,
+	})
+	a.outgoing = forward.New(forward.Options{
+		Decider: out, Dialer: out, Sink: a.sink, Log: a.log, Rand: rand.Uint64,
+	})
+	if len(a.opts.GatewaySelector) > 0 {
+		a.incoming = ingress.New(ingress.Options{
+			Snapshot: a.current.p.Load,
+			Resolver: a.dns,
+			Sink:     a.sink,
+			Log:      a.log,
+			Rand:     rand.Uint64,
+		})
+	}
+	return a.datapath.SetListeners(a.sockets.ports)
+}
+
+// ownAddresses are the node's addresses: no answer may name one.
+func ownAddresses() []netip.Addr {
+	var own []netip.Addr
+	ifaddrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range ifaddrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own = append(own, p.Addr())
+		}
+	}
+	return own
+}
+
+// startPolicy fills the kernel's tables with the first snapshot. Tables that
+// were adopted from an earlier run keep what is still right: flows of live
+// workloads go on while this happens.
+func (a *Agent) startPolicy(l Loaded) error {
+	a.current.p.Store(l.Snapshot)
+	if n, err := a.restoreNames(); err != nil {
+		a.log.Warn("learned addresses of the last run not restored", "error", err)
+	} else if n > 0 {
+		a.log.Info("learned addresses restored", "count", n)
+	}
+	a.current.p.Store(nil) // so that apply sees a change
+	err := a.apply(l)
+	a.status.loaded(l, err, time.Now())
+	return err
+}
+
+// Run captures the workload and serves until ctx is done. It leaves the
+// kernel side pinned; see Unload. ready is called once everything is in place.
+func (a *Agent) Run(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var serving sync.WaitGroup
+	serve := func(f func() error) {
+		serving.Go(func() {
+			if err := f(); err != nil && ctx.Err() == nil {
+				cancel(err)
+			}
+		})
+	}
+	serve(func() error { return a.datapath.Events(a.recordKernelEvent) })
+	for _, ln := range a.sockets.proxy {
+		serve(func() error { return a.outgoing.Serve(ctx, ln, a.identify) })
+	}
+	for i, udp := range a.sockets.dnsUDP {
+		serve(func() error { return a.dns.Serve(ctx, udp, a.sockets.dnsTCP[i:i+1]) })
+	}
+	serve(func() error { a.names.Run(ctx); return nil })
+	serve(func() error { return a.sweep(ctx) })
+	if a.incoming != nil {
+		if err := a.incoming.Apply(a.current.p.Load()); err != nil {
+			cancel(err)
+		}
+	}
+	if a.opts.Interfaces {
+		if err := a.serveInterfaces(ctx, serve); err != nil {
+			cancel(err)
+		}
+	}
+	if ctx.Err() == nil {
+		if err := a.capture(); err != nil {
+			cancel(err)
+		} else {
+			a.status.setReady(true)
+			a.log.Info("ready", "cgroup", a.opts.Cgroup, "mode", a.opts.Mode.String(),
+				"policy", a.current.p.Load().Hash()[:12])
+			ready()
+		}
+	}
+	if ctx.Err() == nil {
+		serve(func() error { a.watcher.Run(ctx, a.reload); return nil })
+	}
+	select {
+	case <-ctx.Done():
+	case <-a.unload:
+		cancel(nil)
+		if err := a.datapath.Unload(); err != nil {
+			a.log.Error("unload", "error", err)
+		}
+	}
+	a.stop()
+	serving.Wait()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// drainTime bounds how long requests in flight may go on at the end.
+const drainTime = 5 * time.Second
+
+func (a *Agent) stop() {
+	a.status.setReady(false)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := a.outgoing.Shutdown(ctx); err != nil {
+		a.log.Warn("connections were cut after the drain time", "error", err)
+	}
+	if a.incoming != nil {
+		if err := a.incoming.Shutdown(ctx); err != nil {
+			a.log.Warn("gateway connections were cut after the drain time", "error", err)
+		}
+	}
+	if err := a.datapath.DrainEvents(); err != nil {
+		a.log.Warn("kernel events", "error", err)
+	}
+}
+
+// capture attaches the programs. From here on the workload is under policy.
+func (a *Agent) capture() error {
+	id, err := loader.CgroupID(a.opts.Cgroup)
+	if err != nil {
+		return err
+	}
+	workloads := map[uint64]loader.Workload{
+		id: {ID: workloadID, Policy: policy.DefaultPolicy, Mode: a.opts.Mode},
+	}
+	own, err := exemptOwnCgroup(a.opts.Cgroup)
+	if err != nil {
+		return err
+	}
+	if own != 0 {
+		workloads[own] = loader.Workload{ID: ownID, Exempt: true}
+	}
+	if err := a.datapath.SetWorkloads(workloads); err != nil {
+		return err
+	}
+	if err := a.datapath.SetReady(true); err != nil {
+		return err
+	}
+	return a.datapath.Attach(a.opts.Cgroup)
+}
+
+// sweepInterval and originAge: an accepted connection takes its origin at
+// once, so an old one belongs to nobody.
+const (
+	sweepInterval = 10 * time.Second
+	originAge     = time.Minute
+)
+
+func (a *Agent) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
+				a.log.Warn("sweep of original destinations", "error", err)
+			}
+			if err := a.saveNames(); err != nil {
+				a.log.Warn("learned addresses not saved", "error", err)
+			}
+		}
+	}
+}
+
+// Unload removes everything from the kernel: the workload is free again.
+func (a *Agent) Unload() error { return a.datapath.Unload() }
+
+// Events is the log of what was decided.
+func (a *Agent) Events() *flow.Log { return a.events }
+
+// Close releases what New made. Pinned state stays.
+func (a *Agent) Close() error {
+	var err error
+	if a.sockets != nil {
+		a.sockets.close()
+	}
+	if a.datapath != nil {
+		err = errors.Join(a.saveNames(), a.datapath.Close())
+	}
+	if a.lock != nil {
+		err = errors.Join(err, a.lock.Close())
+	}
+	return err
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader"
+)
+
+// ExecOptions say what to run under which policy. Options.Cgroup, Workload,
+// StateDir and PinDir are chosen by Exec below StateRoot and PinRoot.
+type ExecOptions struct {
+	Options
+	StateRoot, PinRoot string
+	Command            []string
+	// Credential runs the command as another user; nil: as the caller.
+	Credential     *syscall.Credential
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// ErrCommand says that the command could not be started.
+var ErrCommand = errors.New("cannot start the command")
+
+// Exec runs a command in a fresh cgroup under the policy. It returns the
+// command's exit code (128 + n when signal n ended it) and what was denied.
+// Processes that the command leaves behind are killed: without egressd they
+// would be free.
+func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err error) {
+	sweepExec(o.StateRoot, o.PinRoot)
+	cg, err := cgroup.New("exec")
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { err = errors.Join(err, cg.Close()) }()
+	id := "exec-" + strconv.Itoa(os.Getpid())
+	o.Cgroup = cg.Path()
+	o.Workload = "exec/" + filepath.Base(o.Command[0])
+	o.StateDir = filepath.Join(o.StateRoot, id)
+	o.PinDir = filepath.Join(o.PinRoot, id)
+	defer os.RemoveAll(o.StateDir)
+
+	a, err := New(ctx, o.Options)
+	if err != nil {
+		_, unloadErr := loader.Unload(o.PinDir)
+		return 0, nil, errors.Join(err, unloadErr)
+	}
+	defer func() { err = errors.Join(err, a.Close()) }()
+	// Runs before Close, after the command's processes are gone.
+	defer func() { err = errors.Join(err, a.Unload()) }()
+
+	serving, stop := context.WithCancel(ctx)
+	ready := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(serving, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		stop()
+		return 0, nil, err
+	}
+	code, err = command(ctx, o, cg)
+	err = errors.Join(err, cg.Kill())
+	stop()
+	err = errors.Join(err, <-ended)
+	return code, Denials(a.events.Recent()), err
+}
+
+// command starts the command inside the cgroup, from its first instruction,
+// and waits for it.
+func command(ctx context.Context, o ExecOptions, cg *cgroup.Cgroup) (int, error) {
+	c := exec.CommandContext(ctx, o.Command[0], o.Command[1:]...)
+	c.Stdin, c.Stdout, c.Stderr = o.Stdin, o.Stdout, o.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{
+		UseCgroupFD: true,
+		CgroupFD:    cg.FD(),
+		Credential:  o.Credential,
+	}
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP,
+		syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	if err := c.Start(); err != nil {
+		return 127, fmt.Errorf("%w: %w", ErrCommand, err)
+	}
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case s := <-signals:
+				// The terminal sends these to the command as well.
+				if (s == syscall.SIGINT || s == syscall.SIGQUIT) && onTerminal() {
+					continue
+				}
+				_ = c.Process.Signal(s)
+			case <-done:
+				return
+			}
+		}
+	}()
+	err := c.Wait()
+	close(done)
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return 128 + int(ws.Signal()), nil
+		}
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}
+
+func onTerminal() bool {
+	_, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// sweepExec removes what killed "egressd exec" processes left, unless the
+// command's processes are still there: those stay locked in.
+func sweepExec(stateRoot, pinRoot string) {
+	dirs, _ := filepath.Glob(filepath.Join(stateRoot, "exec-*")) // the pattern is good
+	for _, dir := range dirs {
+		lock, err := os.Open(filepath.Join(dir, "lock"))
+		if err != nil {
+			continue
+		}
+		free := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+		pid := strings.TrimPrefix(filepath.Base(dir), "exec-")
+		if free && removeExecCgroups(pid) {
+			if _, err := loader.Unload(filepath.Join(pinRoot, filepath.Base(dir))); err == nil {
+				os.RemoveAll(dir)
+			}
+		}
+		lock.Close()
+	}
+}
+
+// removeExecCgroups removes the empty cgroups of a dead exec; false: there
+// are processes in one.
+func removeExecCgroups(pid string) bool {
+	root, err := cgroup.Root()
+	if err != nil {
+		return false
+	}
+	left, _ := filepath.Glob(filepath.Join(root, cgroup.Prefix+pid+"-exec-*")) // the pattern is good
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			return false
+		}
+	}
+	return true
+}

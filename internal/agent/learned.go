@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/egressd/egressd/dnsproxy"
+)
+
+// learnedFile keeps the learned addresses over a restart: programs that
+// resolved a name before it go on connecting after it.
+const learnedFile = "learned.json"
+
+func (a *Agent) saveNames() error {
+	if a.names == nil || !a.opts.Interfaces {
+		return nil
+	}
+	data, err := json.Marshal(a.names.Dump())
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(a.opts.StateDir, learnedFile)
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+func (a *Agent) restoreNames() (int, error) {
+	if !a.opts.Interfaces {
+		return 0, nil
+	}
+	data, err := os.ReadFile(filepath.Join(a.opts.StateDir, learnedFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	var saved []dnsproxy.Learned
+	if err := json.Unmarshal(data, &saved); err != nil {
+		return 0, err
+	}
+	return a.names.Restore(saved)
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/loader"
+)
+
+// listeners are the sockets that redirected flows arrive at: all bound before
+// any is served. Each exists on 127.0.0.1 and, with the same port, on ::1.
+type listeners struct {
+	proxy  []*net.TCPListener
+	dnsTCP []net.Listener
+	// dnsUDP holds one group per family; in a group the index is the slot.
+	dnsUDP [][]net.PacketConn
+	ports  loader.Listeners
+}
+
+// loopbacks are the addresses to listen on: ::1 only where IPv6 is there.
+func loopbacks() []netip.Addr {
+	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		return []netip.Addr{v4}
+	}
+	l.Close()
+	return []netip.Addr{v4, v6}
+}
+
+// listen binds every listener. fixed asks for the daemon's ports; a UDP slot
+// other than the first is always ephemeral.
+func listen(ctx context.Context, fixed bool) (_ *listeners, err error) {
+	l := &listeners{}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	want := loader.Listeners{}
+	if fixed {
+		want.Proxy, want.DNSTCP, want.DNSUDP[0] = proxyPort, dnsPort, dnsPort
+	}
+	addrs := loopbacks()
+	if l.ports.Proxy, err = l.bindTCP(ctx, addrs, want.Proxy, func(t *net.TCPListener) {
+		l.proxy = append(l.proxy, t)
+	}); err != nil {
+		return nil, fmt.Errorf("listen for redirected connections: %w", err)
+	}
+	if l.ports.DNSTCP, err = l.bindTCP(ctx, addrs, want.DNSTCP, func(t *net.TCPListener) {
+		l.dnsTCP = append(l.dnsTCP, t)
+	}); err != nil {
+		return nil, fmt.Errorf("listen for DNS over TCP: %w", err)
+	}
+	l.dnsUDP = make([][]net.PacketConn, len(addrs))
+	for slot := range l.ports.DNSUDP {
+		if l.ports.DNSUDP[slot], err = l.bindUDP(ctx, addrs, want.DNSUDP[slot]); err != nil {
+			return nil, fmt.Errorf("listen for DNS over UDP: %w", err)
+		}
+	}
+	return l, nil
+}
+
+// tries bounds how often an ephemeral port that is free on one family and
+// taken on the other is tried again.
+const tries = 16
+
+func (l *listeners) bindTCP(ctx context.Context, addrs []netip.Addr, port uint16, keep func(*net.TCPListener)) (uint16, error) {
+	return bindAll(addrs, port, func(a netip.AddrPort) (interface{ Close() error }, uint16, error) {
+		lc := net.ListenConfig{Control: reuse}
+		lc.SetMultipathTCP(false)
+		ln, err := lc.Listen(ctx, "tcp", a.String())
+		if err != nil {
+			return nil, 0, err
+		}
+		return ln, ln.Addr().(*net.TCPAddr).AddrPort().Port(), nil
+	}, func(_ int, c interface{ Close() error }) { keep(c.(*net.TCPListener)) })
+}
+
+func (l *listeners) bindUDP(ctx context.Context, addrs []netip.Addr, port uint16) (uint16, error) {
+	return bindAll(addrs, port, func(a netip.AddrPort) (interface{ Close() error }, uint16, error) {
+		var lc net.ListenConfig
+		pc, err := lc.ListenPacket(ctx, "udp", a.String())
+		if err != nil {
+			return nil, 0, err
+		}
+		return pc, pc.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
+	}, func(i int, c interface{ Close() error }) { l.dnsUDP[i] = append(l.dnsUDP[i], c.(net.PacketConn)) })
+}
+
+// bindAll binds one port on all addresses: the kernel's tables hold one port
+// for both families.
+func bindAll(addrs []netip.Addr, port uint16,
+	bind func(netip.AddrPort) (interface{ Close() error }, uint16, error),
+	keep func(int, interface{ Close() error }),
+) (uint16, error) {
+	for try := 0; ; try++ {
+		p := port
+		var bound []interface{ Close() error }
+		var err error
+		for _, a := range addrs {
+			var c interface{ Close() error }
+			if c, p, err = bind(netip.AddrPortFrom(a, p)); err != nil {
+				break
+			}
+			bound = append(bound, c)
+		}
+		if err == nil {
+			for i, c := range bound {
+				keep(i, c)
+			}
+			return p, nil
+		}
+		for _, c := range bound {
+			c.Close()
+		}
+		if port != 0 || try == tries || !errors.Is(err, unix.EADDRINUSE) {
+			return 0, err
+		}
+	}
+}
+
+// reuse lets a restarted daemon bind while connections of the one before are
+// in TIME_WAIT.
+func reuse(_, _ string, c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+func (l *listeners) close() {
+	for _, t := range l.proxy {
+		t.Close()
+	}
+	for _, t := range l.dnsTCP {
+		t.Close()
+	}
+	for _, group := range l.dnsUDP {
+		for _, u := range group {
+			u.Close()
+		}
+	}
+}
+
+// listenInterface binds one of the human and machine interfaces.
+func listenInterface(ctx context.Context, host string, port int) (net.Listener, error) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		return nil, fmt.Errorf("listen on port %d: %w", port, err)
+	}
+	return ln, nil
+}

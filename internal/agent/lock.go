@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockFile in the state directory is locked by the egressd that runs there.
+const lockFile = "lock"
+
+// takeLock makes this the only egressd on the state directory.
+func (a *Agent) takeLock() error {
+	if err := os.MkdirAll(a.opts.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(a.opts.StateDir, lockFile), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("another egressd runs on %s (see \"egressd status\"): %w", a.opts.StateDir, err)
+	}
+	a.lock = f
+	return nil
+}
+
+// WaitUnlocked waits until the egressd that runs on a state directory has
+// ended, or ctx is done.
+func WaitUnlocked(ctx context.Context, stateDir string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*drainTime)
+	defer cancel()
+	f, err := os.Open(filepath.Join(stateDir, lockFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// flock(2) has no deadline of its own.
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		select {
+		case <-ctx.Done():
+			return errors.New("the daemon did not end in time")
+		case <-tick.C:
+		}
+	}
+	return nil
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// registry has every metric of the daemon. They are read when they are asked
+// for: the kernel and the rooms keep the counts.
+func (a *Agent) registry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		metrics{a},
+	)
+	return r
+}
+
+// metrics collects from an Agent.
+type metrics struct{ a *Agent }
+
+var (
+	kernelDesc = prometheus.NewDesc("egressd_kernel_flows_total",
+		"Flows that the kernel decided, by what it did (deny, pass, redirect, audit, lost) and why.",
+		[]string{"action", "reason"}, nil)
+	eventDesc = prometheus.NewDesc("egressd_events_total",
+		"Decisions by layer, kind, result and reason.",
+		[]string{"layer", "kind", "allowed", "reason"}, nil)
+	dnsDesc = prometheus.NewDesc("egressd_dns_total",
+		"What the DNS proxy did.", []string{"what"}, nil)
+	mapDesc = prometheus.NewDesc("egressd_map_entries",
+		"Entries of a kernel table.", []string{"map"}, nil)
+	mapMaxDesc = prometheus.NewDesc("egressd_map_max_entries",
+		"Room of a kernel table.", []string{"map"}, nil)
+	openDesc = prometheus.NewDesc("egressd_connections_open",
+		"Downstream connections that are open in the egress proxy.", nil, nil)
+	readyDesc = prometheus.NewDesc("egressd_ready",
+		"1 when policy is applied and the programs are attached.", nil, nil)
+	errorDesc = prometheus.NewDesc("egressd_policy_rejected",
+		"1 when the newest configuration has errors and an older one is in force.", nil, nil)
+)
+
+func (m metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, openDesc, readyDesc, errorDesc,
+	} {
+		ch <- d
+	}
+}
+
+func (m metrics) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	gauge := func(d *prometheus.Desc, n float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n, labels...)
+	}
+	s := m.a.Status()
+	for name, n := range s.Kernel {
+		action, reason, _ := strings.Cut(name, "/")
+		counter(kernelDesc, n, action, reason)
+	}
+	for k, n := range m.a.events.Counts() {
+		allowed := "false"
+		if k.Allowed {
+			allowed = "true"
+		}
+		counter(eventDesc, n, string(k.Layer), string(k.Kind), allowed, string(k.Reason))
+	}
+	for name, n := range s.DNS {
+		counter(dnsDesc, n, name)
+	}
+	for name, f := range s.Maps {
+		gauge(mapDesc, float64(f.Entries), name)
+		gauge(mapMaxDesc, float64(f.Max), name)
+	}
+	gauge(openDesc, float64(s.Connections.Open))
+	gauge(readyDesc, truth(s.Ready))
+	gauge(errorDesc, truth(s.Policy.Error != ""))
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent wires the rooms into a running egressd: it loads the policy
+// and follows its files, opens the listeners, attaches the kernel programs,
+// applies policy changes in the order that never opens a gap, and answers the
+// admin and status interfaces.
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// Defaults of the daemon's places. Tests and the demo use others.
+const (
+	DefaultStateDir = "/run/egressd"
+	DefaultPinRoot  = loader.BPFFS + "/egressd"
+	// NodePins is the pin directory of the daemon, below the pin root; exec
+	// makes one beside it for each command.
+	NodePins = "node"
+)
+
+// The daemon's ports, as Istio's agent has them (15000 admin, 15001 outbound,
+// 15020 status, 15021 readiness, 15053 DNS).
+const (
+	adminPort  = 15000
+	proxyPort  = 15001
+	statusPort = 15020
+	readyPort  = 15021
+	dnsPort    = 15053
+)
+
+// Options configure an Agent. They are read once.
+type Options struct {
+	// Config are the files and directories with the policy.
+	Config []string
+	Mode   policy.Mode
+	// Cgroup is the cgroup v2 directory whose processes are captured.
+	Cgroup string
+	// Workload is the name of those processes in events.
+	Workload string
+	StateDir string
+	PinDir   string
+	// DNSServers are the trusted servers; empty: those of the node.
+	DNSServers []netip.AddrPort
+	// Search are the search domains of the node's resolver.
+	Search []string
+	// GatewaySelector are the labels that the ingress side carries.
+	GatewaySelector map[string]string
+	// Interfaces says whether the daemon's fixed ports are used (run) or only
+	// ephemeral ones without status and readiness (exec).
+	Interfaces bool
+	Version    string
+	Log        *slog.Logger
+}
+
+func (o *Options) validate() error {
+	if len(o.Config) == 0 {
+		return errors.New("no policy: give at least one --config FILE or DIRECTORY")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	info, err := os.Stat(o.Cgroup)
+	if err != nil {
+		return fmt.Errorf("the cgroup to capture: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("the cgroup to capture: %s is not a directory", o.Cgroup)
+	}
+	if _, err := os.Stat(filepath.Join(o.Cgroup, "cgroup.procs")); err != nil {
+		return fmt.Errorf("%s is not a cgroup v2 directory: %w", o.Cgroup, err)
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"os"
+
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader"
+)
+
+// ownCgroup is the name of the cgroup that a daemon makes for itself below
+// the captured one.
+const ownCgroup = "egressd"
+
+// exemptOwnCgroup makes sure that egressd itself is in a cgroup that nobody
+// else is in, when it runs below the captured one, and returns its id; 0 when
+// egressd is not captured at all. The exemption is by this cgroup alone: marks
+// and user ids can be forged.
+func exemptOwnCgroup(captured string) (uint64, error) {
+	captured, err := filepath.EvalSymlinks(captured)
+	if err != nil {
+		return 0, err
+	}
+	own, err := cgroup.Own()
+	if err != nil {
+		return 0, fmt.Errorf("find egressd's own cgroup: %w", err)
+	}
+	if !cgroup.Contains(captured, own) {
+		return 0, nil
+	}
+	procs, err := cgroup.Procs(own)
+	if err != nil {
+		return 0, err
+	}
+	// A service manager that gave egressd a cgroup of its own keeps it there.
+	alone := slices.Equal(procs, []string{strconv.Itoa(os.Getpid())})
+	if !alone || own == captured {
+		own = filepath.Join(captured, ownCgroup)
+		if err := cgroup.Enter(own); err != nil {
+			return 0, err
+		}
+	}
+	return loader.CgroupID(own)
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/source"
+)
+
+// current holds the snapshot that everything decides from.
+type current struct {
+	p atomic.Pointer[policy.Snapshot]
+}
+
+// Policy returns the newest policy with the id, or nil.
+func (c *current) Policy(id policy.PolicyID) *policy.Policy {
+	if s := c.p.Load(); s != nil {
+		return s.Policy(id)
+	}
+	return nil
+}
+
+// Loaded is the outcome of reading the configuration.
+type Loaded struct {
+	Snapshot *policy.Snapshot
+	Findings []istio.Finding
+	// Objects counts the services, virtual services and gateways.
+	Services, VirtualServices, Gateways int
+}
+
+// ErrPolicy says that the configuration has errors; Loaded.Findings has them.
+var ErrPolicy = errors.New("the policy has errors")
+
+// LoadPolicy reads, validates and compiles the policy in paths. On ErrPolicy
+// the findings say what is wrong.
+func LoadPolicy(paths []string, gateway map[string]string) (Loaded, error) {
+	files, err := source.Files(paths)
+	if err != nil {
+		return Loaded{}, err
+	}
+	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway})
+	l := Loaded{Findings: findings}
+	if config == nil {
+		return l, ErrPolicy
+	}
+	l.Services, l.VirtualServices, l.Gateways =
+		len(config.Services), len(config.VirtualServices), len(config.Gateways)
+	l.Snapshot, err = policy.Compile(config)
+	if err != nil {
+		return l, fmt.Errorf("%w: %w", ErrPolicy, err)
+	}
+	return l, nil
+}
+
+// reload reads the policy again and applies it. On any error the old policy
+// stays and the status says what is wrong.
+func (a *Agent) reload() {
+	l, err := LoadPolicy(a.opts.Config, a.opts.GatewaySelector)
+	a.logFindings(l.Findings)
+	if err == nil {
+		err = a.apply(l)
+	}
+	a.status.loaded(l, err, time.Now())
+	if err != nil {
+		a.log.Error("policy not applied; the previous one stays", "error", err)
+	}
+}
+
+func (a *Agent) logFindings(findings []istio.Finding) {
+	for _, f := range findings {
+		switch f.Severity {
+		case istio.Error:
+			a.log.Error("policy", "finding", f.String())
+		case istio.Warning:
+			a.log.Warn("policy", "finding", f.String())
+		default:
+			a.log.Debug("policy", "finding", f.String())
+		}
+	}
+}
+
+// apply brings kernel and user space to a new snapshot: close what is newly
+// denied, swap, open what is newly allowed, raise the epoch, and end the
+// connections that are denied now.
+func (a *Agent) apply(l Loaded) error {
+	old := a.current.p.Load()
+	if old != nil && old.Hash() == l.Snapshot.Hash() {
+		return nil
+	}
+	static := map[policy.PolicyID][]policy.Opening{}
+	for _, id := range l.Snapshot.Policies() {
+		static[id] = l.Snapshot.Policy(id).Static()
+	}
+	if err := a.datapath.Apply(static, loader.Tighten); err != nil {
+		return err
+	}
+	if err := a.names.ReapplyTo(l.Snapshot, dnsproxy.Tighten); err != nil {
+		return err
+	}
+	a.current.p.Store(l.Snapshot)
+	err := errors.Join(
+		a.names.Reapply(dnsproxy.Loosen),
+		a.datapath.Apply(static, loader.Loosen),
+		a.datapath.RaiseEpoch(),
+	)
+	a.outgoing.Recheck()
+	if a.incoming != nil {
+		err = errors.Join(err, a.incoming.Apply(l.Snapshot))
+	}
+	a.log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
+		"services", l.Services, "virtualServices", l.VirtualServices, "gateways", l.Gateways)
+	return err
+}

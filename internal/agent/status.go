@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy/istio"
+)
+
+// Status is what "egressd status -o json" prints.
+type Status struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Ready   bool      `json:"ready"`
+	Mode    string    `json:"mode"`
+	Policy  Policy    `json:"policy"`
+	// Workloads are the captured cgroups.
+	Workloads []WorkloadStatus `json:"workloads"`
+	// Programs maps the attached programs to their kernel ids.
+	Programs map[string]uint32 `json:"programs"`
+	// Maps says how full the kernel's tables are.
+	Maps map[string]loader.Fill `json:"maps"`
+	// Kernel holds the kernel's counters: "deny/REASON", "pass/...".
+	Kernel map[string]uint64 `json:"kernel"`
+	// DNS holds the DNS proxy's counters.
+	DNS         map[string]uint64 `json:"dns"`
+	DNSServers  []string          `json:"dnsServers"`
+	Connections forward.Stats     `json:"connections"`
+	Gateway     []string          `json:"gateway,omitempty"`
+	Denials     map[string]uint64 `json:"denials"` // by "layer/reason"
+	Features    map[string]string `json:"features"`
+	Findings    []istio.Finding   `json:"findings,omitempty"`
+}
+
+// Policy is the part of the Status about the configuration.
+type Policy struct {
+	Hash            string    `json:"hash"`
+	Loaded          time.Time `json:"loaded"`
+	Services        int       `json:"services"`
+	VirtualServices int       `json:"virtualServices"`
+	Gateways        int       `json:"gateways"`
+	// Error is why the newest files were not applied; the policy with Hash
+	// is then older than the files.
+	Error   string    `json:"error,omitempty"`
+	ErrorAt time.Time `json:"errorAt,omitzero"`
+}
+
+// WorkloadStatus is one captured cgroup.
+type WorkloadStatus struct {
+	Name   string `json:"name"`
+	Cgroup string `json:"cgroup"`
+	Mode   string `json:"mode"`
+}
+
+// status is the part of the Status that is not asked from others.
+type status struct {
+	agent   *Agent
+	started time.Time
+
+	mu       sync.Mutex
+	ready    bool
+	policy   Policy
+	findings []istio.Finding
+}
+
+func newStatus(a *Agent) *status { return &status{agent: a, started: time.Now()} }
+
+// loaded records the outcome of reading the configuration.
+func (s *status) loaded(l Loaded, err error, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.findings = slices.DeleteFunc(slices.Clone(l.Findings), func(f istio.Finding) bool {
+		return f.Severity == istio.Note
+	})
+	if err != nil {
+		s.policy.Error, s.policy.ErrorAt = err.Error(), now
+		if errors.Is(err, ErrPolicy) {
+			for _, f := range s.findings {
+				if f.Severity == istio.Error {
+					s.policy.Error = f.String()
+					break
+				}
+			}
+		}
+		return
+	}
+	s.policy = Policy{
+		Hash: l.Snapshot.Hash(), Loaded: now,
+		Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
+	}
+}
+
+func (s *status) setReady(ready bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = ready
+}
+
+func (s *status) isReady() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// Status gathers the state of everything. What cannot be read is left out.
+func (a *Agent) Status() Status {
+	s := a.status
+	s.mu.Lock()
+	st := Status{
+		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: s.ready,
+		Mode: a.opts.Mode.String(), Policy: s.policy, Findings: slices.Clone(s.findings),
+	}
+	s.mu.Unlock()
+	st.Workloads = []WorkloadStatus{{Name: a.opts.Workload, Cgroup: a.opts.Cgroup, Mode: a.opts.Mode.String()}}
+	st.Programs = a.datapath.Attached()
+	st.Maps, _ = a.datapath.Fills()
+	st.Kernel, _ = a.datapath.Counters()
+	st.DNS = a.dns.Stats()
+	for _, server := range a.opts.DNSServers {
+		st.DNSServers = append(st.DNSServers, server.String())
+	}
+	st.Connections = a.outgoing.Stats()
+	if a.incoming != nil {
+		st.Gateway = a.incoming.Addresses()
+	}
+	st.Denials = map[string]uint64{}
+	for k, n := range a.events.Counts() {
+		if !k.Allowed {
+			st.Denials[string(k.Layer)+"/"+string(k.Reason)] += n
+		}
+	}
+	st.Features = loader.Features()
+	return st
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// Wish is a destination that was denied.
+type Wish struct {
+	Name      string     // "" when only the address is known
+	Addr      netip.Addr // used without a name
+	Port      uint16     // 0: unknown, the name was refused before a port was dialled
+	Transport policy.Transport
+	URL       bool // the flow is known to be HTTP or HTTPS
+}
+
+// Suggest writes the ServiceEntry that would allow a wish.
+func Suggest(w Wish) string {
+	var b strings.Builder
+	host, label := w.Name, w.Name
+	if host == "" {
+		label = strings.Trim(strings.NewReplacer(":", "-", ".", "-").Replace(w.Addr.String()), "-")
+		host = label + ".address.internal"
+		label = "address-" + label
+	}
+	fmt.Fprintf(&b, "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: %s\nspec:\n",
+		objectName(label))
+	fmt.Fprintf(&b, "  hosts:\n  - %q\n", host)
+	if w.Name == "" {
+		fmt.Fprintf(&b, "  addresses:\n  - %s\n", w.Addr)
+	}
+	b.WriteString("  ports:\n")
+	port := w.Port
+	if port == 0 {
+		b.WriteString("  # the name was refused before a connection was made; adjust the port\n")
+		port = 443
+	}
+	name, protocol := portProtocol(port, w)
+	fmt.Fprintf(&b, "  - number: %d\n    name: %s\n    protocol: %s\n", port, name, protocol)
+	if w.Name == "" {
+		b.WriteString("  resolution: NONE\n")
+	} else {
+		b.WriteString("  resolution: DNS\n")
+	}
+	return b.String()
+}
+
+// objectName makes a Kubernetes object name (RFC 1123 subdomain) of a host.
+func objectName(host string) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-':
+			return r
+		case r == '.', r == '_':
+			return '-'
+		}
+		return -1
+	}, host)
+	return strings.Trim(name, "-")
+}
+
+func portProtocol(port uint16, w Wish) (name, protocol string) {
+	switch {
+	case w.Transport == policy.UDP:
+		return fmt.Sprintf("udp-%d", port), "UDP"
+	case w.Name == "":
+		return fmt.Sprintf("tcp-%d", port), "TCP"
+	case port == 80 || port == 8080:
+		return fmt.Sprintf("http-%d", port), "HTTP"
+	case port == 443 || port == 8443 || w.URL:
+		return fmt.Sprintf("https-%d", port), "HTTPS"
+	}
+	return fmt.Sprintf("tcp-%d", port), "TCP"
+}
+
+// Denial sums up the denials of one destination.
+type Denial struct {
+	Wish   `json:"-"`
+	Target string        `json:"target"`
+	Reason policy.Reason `json:"reason"`
+	Rule   *policy.Ref   `json:"rule,omitempty"`
+	Count  int           `json:"count"`
+	// Commands are the processes that tried.
+	Commands   []string `json:"commands"`
+	Suggestion string   `json:"suggestion,omitempty"`
+}
+
+// Denials groups the denials among events by destination, first seen first.
+func Denials(events []flow.Event) []Denial {
+	byKey := map[string]*Denial{}
+	var order []*Denial
+	for _, e := range events {
+		if (e.Allowed && !e.WouldDeny) || e.Kind == flow.Close {
+			continue
+		}
+		w := Wish{Name: e.Name, Port: e.Dst.Port(), Transport: e.Transport}
+		if e.Kind == flow.Query {
+			w.Port, w.Transport = 0, policy.TCP
+		} else if e.Dst.IsValid() {
+			w.Addr = e.Dst.Addr()
+		}
+		key := fmt.Sprint(cmp.Or(w.Name, w.Addr.String()), w.Port, e.Transport, e.Reason)
+		d := byKey[key]
+		if d == nil {
+			d = &Denial{Wish: w, Target: targetOf(e, w), Reason: e.Reason, Rule: e.Rule}
+			if wishable(e.Reason) && (w.Name != "" || w.Addr.IsValid()) {
+				d.Suggestion = Suggest(w)
+			}
+			byKey[key] = d
+			order = append(order, d)
+		}
+		d.Count++
+		if c := e.Process.Command; c != "" && !slices.Contains(d.Commands, c) {
+			d.Commands = append(d.Commands, c)
+		}
+	}
+	out := make([]Denial, len(order))
+	for i, d := range order {
+		out[i] = *d
+	}
+	return out
+}
+
+func targetOf(e flow.Event, w Wish) string {
+	switch {
+	case e.Kind == flow.Query:
+		return e.Name + " (dns)"
+	case w.Name != "" && e.Dst.IsValid():
+		return fmt.Sprintf("%s (%s/%s)", w.Name, e.Dst, e.Transport)
+	case e.Dst.IsValid():
+		return fmt.Sprintf("%s/%s", e.Dst, e.Transport)
+	}
+	return cmp.Or(w.Name, e.Transport.String()+" socket")
+}
+
+// wishable says whether a ServiceEntry could allow what was denied for r.
+func wishable(r policy.Reason) bool {
+	switch r {
+	case policy.ReasonNoRule, policy.ReasonPort, policy.ReasonTransport, policy.ReasonName:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+)
+
+// Features probes the kernel for what egressd uses, once: each feature maps
+// to "yes", "no" or "unknown: WHY".
+var Features = sync.OnceValue(func() map[string]string {
+	out := map[string]string{}
+	for name, probe := range map[string]func() error{
+		"sock_addr: bpf_set_retval":       helper(ebpf.CGroupSockAddr, asm.FnSetRetval),
+		"sock_addr: bpf_get_netns_cookie": helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie),
+		"sock_addr: bpf_sk_storage_get":   helper(ebpf.CGroupSockAddr, asm.FnSkStorageGet),
+		"cgroup_skb: bpf_sk_storage_get":  helper(ebpf.CGroupSKB, asm.FnSkStorageGet),
+		"cgroup_sock: bpf_sk_storage_get": helper(ebpf.CGroupSock, asm.FnSkStorageGet),
+		"sock_ops: bpf_sk_storage_get":    helper(ebpf.SockOps, asm.FnSkStorageGet),
+		"ring buffer":                     func() error { return features.HaveMapType(ebpf.RingBuf) },
+		"longest prefix match":            func() error { return features.HaveMapType(ebpf.LPMTrie) },
+	} {
+		switch err := probe(); {
+		case err == nil:
+			out[name] = "yes"
+		case errors.Is(err, ebpf.ErrNotSupported):
+			out[name] = "no"
+		default:
+			out[name] = "unknown: " + err.Error()
+		}
+	}
+	return out
+})
+
+func helper(t ebpf.ProgramType, f asm.BuiltinFunc) func() error {
+	return func() error { return features.HaveProgramHelper(t, f) }
+}
