@@ -77,7 +77,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.w.Close()) }()
-	if err := addService(s.w); err != nil {
+	if err := addService(s.w, config); err != nil {
 		return err
 	}
 	if s.d, err = s.w.NewDaemon(o.Self, config); err != nil {
@@ -109,7 +109,7 @@ func (s *stage) play(ctx context.Context) error {
 	}
 	s.report.progress("")
 	s.report.say("A node, a wire, an internet of its own; egressd runs on the node with the seed policy:")
-	s.report.say("%s:80 and :443, external-db.xxx.yyy:3306, external-db:3306, and nothing else.", world.GoogleAPIs)
+	s.report.say("%s:80 and :443, external-db.xxx.yyy:3306, external-db:3306, productpage:9080, nothing else.", world.GoogleAPIs)
 	s.report.head()
 	slow := make(chan Row, 1)
 	go func() { slow <- s.row(ctx, slowAttempt()) }()
@@ -263,11 +263,31 @@ func policyFiles(files fs.FS) (map[string][]byte, error) {
 	return out, nil
 }
 
-// addService gives the seed's Gateway the Service that it routes to.
-func addService(w *world.World) error {
+// productpage is the Service that the seed's Gateway routes to, said in
+// Istio's words: outside Kubernetes there is no Service to find.
+const productpage = `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata:
+  name: productpage
+spec:
+  hosts:
+  - productpage.default.svc.cluster.local
+  ports:
+  - number: 9080
+    name: http
+    protocol: HTTP
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints:
+  - address: 10.96.7.80
+`
+
+// addService starts that Service.
+func addService(w *world.World, config map[string][]byte) error {
+	config["productpage.yaml"] = []byte(productpage)
 	_, err := w.AddOrigin(world.OriginConfig{
-		Names: []string{"productpage", "productpage.default.svc.cluster.local"},
-		V4:    netip.AddrFrom4([4]byte{10, 96, 7, 80}), HTTP: []uint16{9080}, HTTPS: []uint16{},
+		Names: []string{"productpage.default.svc.cluster.local"},
+		V4:    netip.MustParseAddr("10.96.7.80"), HTTP: []uint16{9080}, HTTPS: []uint16{},
 	})
 	return err
 }

@@ -13,7 +13,7 @@ import (
 // The columns of the table, in characters.
 const (
 	whatWidth     = 60
-	happenedWidth = 38
+	happenedWidth = 40
 )
 
 // Row is one line of the demo's result, and of its JSON.
@@ -105,8 +105,9 @@ func (r *report) finish() error {
 
 // pad fills text up to width, and leaves at least two blanks behind it.
 func pad(text string, width int) string {
-	if len(text) > width-2 {
-		text = text[:width-3] + "~"
+	r := []rune(text)
+	if len(r) > width-2 {
+		r = append(r[:width-3], '~')
 	}
-	return text + strings.Repeat(" ", width-len(text))
+	return string(r) + strings.Repeat(" ", width-len(r))
 }

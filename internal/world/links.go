@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,15 +17,19 @@ import (
 // Uplink is the name of the node's only way out.
 const Uplink = "eth0"
 
+// linkWait bounds how long the wire may take to come up.
+const linkWait = 5 * time.Second
+
 // peerLink is the internet's end of the veth pair.
 const peerLink = "node0"
 
 // wire joins the two namespaces with a veth pair, addresses and default routes.
 func wire(node, inet *Netns) error {
+	// Before the link is there: it takes its settings over when it is made.
+	if err := errors.Join(node.Do(enableIPv6), inet.Do(enableIPv6)); err != nil {
+		return err
+	}
 	err := node.Do(func() error {
-		if err := enableIPv6(); err != nil {
-			return err
-		}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = Uplink
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: peerLink, PeerNamespace: netlink.NsFd(int(inet.file.Fd()))}
@@ -37,10 +42,13 @@ func wire(node, inet *Netns) error {
 		return fmt.Errorf("namespace node: %w", err)
 	}
 	err = inet.Do(func() error {
-		return errors.Join(enableIPv6(), setUp("lo"), addAddrs(peerLink, gatewayV4+"/24", gatewayV6+"/64"), setUp(peerLink))
+		return errors.Join(setUp("lo"), addAddrs(peerLink, gatewayV4+"/24", gatewayV6+"/64"), setUp(peerLink))
 	})
 	if err != nil {
 		return fmt.Errorf("namespace net: %w", err)
+	}
+	if err := errors.Join(node.Do(func() error { return awaitLink(Uplink) }), inet.Do(func() error { return awaitLink(peerLink) })); err != nil {
+		return err
 	}
 	err = node.Do(func() error {
 		return errors.Join(defaultRoute(gatewayV4), defaultRoute(gatewayV6))
@@ -77,6 +85,24 @@ func setUp(name string) error {
 		return fmt.Errorf("link %s up: %w", name, err)
 	}
 	return nil
+}
+
+// awaitLink waits until the kernel knows that a link is up at both ends.
+// Until then IPv6 does not use it. The kernel may take a second to look, but
+// since Linux 6.8 it looks when it is asked.
+func awaitLink(name string) error {
+	for deadline := time.Now().Add(linkWait); ; time.Sleep(time.Millisecond) {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("link %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("link %s is %s after %s", name, link.Attrs().OperState, linkWait)
+		}
+	}
 }
 
 // addAddrs adds prefixes to a link of the entered namespace, without

@@ -105,6 +105,23 @@ func TestDNS(t *testing.T) {
 	}
 }
 
+// TestReadyAtOnce guards against duplicate address detection, which makes
+// IPv6 stall for the first second.
+func TestReadyAtOnce(t *testing.T) {
+	w := testenv.World(t)
+	for _, s := range []*world.Server{w.Echo, w.Echo6} {
+		begin := time.Now()
+		c, err := w.Node.Dial(ctx(t), "tcp", s.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if took := time.Since(begin); took > 150*time.Millisecond {
+			t.Errorf("the first connection to %s took %v", s.Addr, took)
+		}
+	}
+}
+
 func TestWebByName(t *testing.T) {
 	testenv.RequireTool(t, "curl")
 	w := testenv.World(t)
