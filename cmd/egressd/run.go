@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/user"
@@ -96,7 +97,9 @@ Processes that the command leaves behind are killed.`,
 			if err != nil {
 				return usageError{err}
 			}
-			code, denials, err := agent.Exec(cmd.Context(), agent.ExecOptions{
+			// Signals go to the command; egressd ends when it has ended.
+			ctx := context.WithoutCancel(cmd.Context())
+			code, denials, err := agent.Exec(ctx, agent.ExecOptions{
 				Options: o, StateRoot: f.stateDir, PinRoot: f.pinDir,
 				Command: args, Credential: credential,
 				Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr,

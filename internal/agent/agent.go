@@ -49,6 +49,8 @@ type Agent struct {
 	sockets  *listeners
 	status   *status
 	watcher  *source.Watcher
+	// saved is what the file of learned addresses holds.
+	saved []byte
 
 	// unload is closed when somebody asked for everything to be removed.
 	unload     chan struct{}
@@ -187,7 +189,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		serve(func() error { return a.dns.Serve(ctx, udp, a.sockets.dnsTCP[i:i+1]) })
 	}
 	serve(func() error { a.names.Run(ctx); return nil })
-	serve(func() error { return a.sweep(ctx) })
+	serve(func() error { a.housekeep(ctx); return nil })
 	if a.incoming != nil {
 		if err := a.incoming.Apply(a.current.p.Load()); err != nil {
 			cancel(err)
@@ -272,24 +274,30 @@ func (a *Agent) capture() error {
 	return a.datapath.Attach(a.opts.Cgroup)
 }
 
-// sweepInterval and originAge: an accepted connection takes its origin at
-// once, so an old one belongs to nobody.
+// An accepted connection takes its origin at once, so an old one belongs to
+// nobody.
 const (
 	sweepInterval = 10 * time.Second
 	originAge     = time.Minute
+	// saveInterval is how much of what was learned a kill -9 may lose.
+	saveInterval = time.Second
 )
 
-func (a *Agent) sweep(ctx context.Context) error {
-	tick := time.NewTicker(sweepInterval)
-	defer tick.Stop()
+// housekeep sweeps original destinations and saves learned addresses.
+func (a *Agent) housekeep(ctx context.Context) {
+	sweep := time.NewTicker(sweepInterval)
+	defer sweep.Stop()
+	save := time.NewTicker(saveInterval)
+	defer save.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+			return
+		case <-sweep.C:
 			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
 				a.log.Warn("sweep of original destinations", "error", err)
 			}
+		case <-save.C:
 			if err := a.saveNames(); err != nil {
 				a.log.Warn("learned addresses not saved", "error", err)
 			}

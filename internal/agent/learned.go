@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -15,12 +16,14 @@ import (
 // resolved a name before it go on connecting after it.
 const learnedFile = "learned.json"
 
+// saveNames writes the file when something changed. It is called by one
+// goroutine at a time: housekeep, and after it Close.
 func (a *Agent) saveNames() error {
 	if a.names == nil || !a.opts.Interfaces {
 		return nil
 	}
 	data, err := json.Marshal(a.names.Dump())
-	if err != nil {
+	if err != nil || bytes.Equal(data, a.saved) {
 		return err
 	}
 	path := filepath.Join(a.opts.StateDir, learnedFile)
@@ -28,7 +31,11 @@ func (a *Agent) saveNames() error {
 	if err := os.WriteFile(tmp, data, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	a.saved = data
+	return nil
 }
 
 func (a *Agent) restoreNames() (int, error) {

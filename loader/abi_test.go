@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"testing"
+	"unsafe"
+
+	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/policy"
+)
+
+// TestEnums: the numbers that both evaluators use are the same ones.
+func TestEnums(t *testing.T) {
+	for c, g := range map[bpf.EgressdEgdVerdict]policy.Verdict{
+		bpf.EgressdEgdVerdictEGD_DENY:    policy.Deny,
+		bpf.EgressdEgdVerdictEGD_DIRECT:  policy.Direct,
+		bpf.EgressdEgdVerdictEGD_INSPECT: policy.Inspect,
+		bpf.EgressdEgdVerdictEGD_PROXY:   policy.Proxy,
+	} {
+		if uint32(c) != uint32(g) {
+			t.Errorf("verdict %s is %d in C and %d in Go", g, c, g)
+		}
+	}
+	for c, g := range map[bpf.EgressdEgdMode]policy.Mode{
+		bpf.EgressdEgdModeEGD_ENFORCE: policy.Enforce,
+		bpf.EgressdEgdModeEGD_AUDIT:   policy.Audit,
+		bpf.EgressdEgdModeEGD_OFF:     policy.Off,
+	} {
+		if uint32(c) != uint32(g) {
+			t.Errorf("mode %s is %d in C and %d in Go", g, c, g)
+		}
+	}
+	for r := bpf.EgressdEgdReasonEGD_R_NONE + 1; r < bpf.EgressdEgdReasonEGD_R_MAX; r++ {
+		if reasons[uint8(r)] == "" {
+			t.Errorf("reason %d of the kernel has no policy.Reason", r)
+		}
+		if counterNames[uint32(r)] == "" {
+			t.Errorf("reason %d of the kernel has no counter name", r)
+		}
+	}
+	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c < bpf.EgressdEgdCounterEGD_C_MAX; c++ {
+		if counterNames[uint32(c)] == "" {
+			t.Errorf("counter %d of the kernel has no name", c)
+		}
+	}
+}
+
+// TestSizes pins the layout of what is pinned: a change here makes the state
+// of a running version unusable for the next (ErrABIMismatch).
+func TestSizes(t *testing.T) {
+	for name, c := range map[string]struct{ got, want uintptr }{
+		"egd_config":     {unsafe.Sizeof(bpf.EgressdEgdConfig{}), 32},
+		"egd_workload":   {unsafe.Sizeof(bpf.EgressdEgdWorkload{}), 12},
+		"egd_addr_key":   {unsafe.Sizeof(bpf.EgressdEgdAddrKey{}), 24},
+		"egd_addr_val":   {unsafe.Sizeof(bpf.EgressdEgdAddrVal{}), 4},
+		"egd_cidr_key":   {unsafe.Sizeof(bpf.EgressdEgdCidrKey{}), 28},
+		"egd_known_key":  {unsafe.Sizeof(bpf.EgressdEgdKnownKey{}), 20},
+		"egd_origin_key": {unsafe.Sizeof(bpf.EgressdEgdOriginKey{}), 20},
+		"egd_origin":     {unsafe.Sizeof(bpf.EgressdEgdOrigin{}), 80},
+		"egd_socket":     {unsafe.Sizeof(bpf.EgressdEgdSocket{}), 248},
+		"egd_event":      {unsafe.Sizeof(bpf.EgressdEgdEvent{}), 72},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s has %d bytes, want %d", name, c.got, c.want)
+		}
+	}
+}
