@@ -80,7 +80,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := addService(s.w, config); err != nil {
 		return err
 	}
-	if s.d, err = s.w.NewDaemon(o.Self, config); err != nil {
+	if s.d, err = s.w.NewDaemon(o.Self, config, "--gateway-selector", "istio=ingressgateway"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.d.Stop()) }()
