@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+const seed = "../../examples/seed/googleapis.yaml"
+
+func loadSeed(t *testing.T) *policy.Snapshot {
+	t.Helper()
+	l, err := LoadPolicy([]string{seed}, nil)
+	if err != nil {
+		t.Fatal(err, l.Findings)
+	}
+	return l.Snapshot
+}
+
+func TestParseTarget(t *testing.T) {
+	for in, want := range map[string]string{
+		"http://A.Example/x":      "a.example 80 tcp",
+		"https://a.example":       "a.example 443 tcp",
+		"https://a.example:8443/": "a.example 8443 tcp",
+		"a.example:25":            "a.example 25 tcp",
+		"a.example:443/udp":       "a.example 443 udp",
+		"192.0.2.1:80":            "192.0.2.1 80 tcp",
+		"[2001:db8::1]:80":        "2001:db8::1 80 tcp",
+		"[::ffff:192.0.2.1]:80":   "192.0.2.1 80 tcp",
+		"http://[2001:db8::1]/":   "2001:db8::1 80 tcp",
+		"a.example":               "error",
+		"a.example:0":             "error",
+		"a.example:70000":         "error",
+		"a.example:80/sctp":       "error",
+		"ftp://a.example/":        "error",
+		"http://a b/":             "error",
+		"-.example.:80:80":        "error",
+		"http://xn--\u00e4.de/":   "error",
+		"":                        "error",
+	} {
+		got := "error"
+		if tg, err := ParseTarget(in); err == nil {
+			name := tg.host
+			if tg.addr.IsValid() {
+				name = tg.addr.String()
+			}
+			got = strings.Join([]string{name, itoa(tg.port), tg.transport.String()}, " ")
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func itoa(p uint16) string {
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), p).String()[len("0.0.0.0:"):]
+}
+
+// TestExplain: the answer agrees with the decision, and names the rule.
+func TestExplain(t *testing.T) {
+	s := loadSeed(t)
+	for _, c := range []struct {
+		target  string
+		allowed bool
+		reason  policy.Reason
+		says    string
+	}{
+		{"http://www.googleapis.com/x", true, policy.ReasonAllowed, "timeout 10s"},
+		{"https://www.googleapis.com/", true, policy.ReasonAllowed, "SNI must be www.googleapis.com"},
+		{"https://www.googleapis.com:80/", false, policy.ReasonNotHTTP, "plain HTTP"},
+		{"http://www.googleapis.com:443/", false, policy.ReasonNotTLS, "TLS"},
+		{"http://www.googleapis.com:8080/", false, policy.ReasonPort, "80/tcp"},
+		{"www.googleapis.com:443/udp", false, policy.ReasonTransport, "443/udp"},
+		{"http://evil.example/", false, policy.ReasonName, "REFUSED"},
+		{"203.0.113.66:443", false, policy.ReasonNoRule, "refused"},
+		{"[2001:db8::66]:443", false, policy.ReasonNoRule, "refused"},
+		{"127.0.0.1:8080", true, policy.ReasonAllowed, "loopback"},
+	} {
+		tg, err := ParseTarget(c.target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := Explain(s, nil, tg, "GET")
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps := strings.Join(x.Steps, "\n")
+		if x.Allowed != c.allowed || x.Reason != c.reason || !strings.Contains(steps, c.says) {
+			t.Errorf("%s: allowed %t, reason %s, steps:\n%s\nwant %t, %s, and a step that says %q",
+				c.target, x.Allowed, x.Reason, steps, c.allowed, c.reason, c.says)
+		}
+		if !x.Allowed && x.Suggestion == "" {
+			t.Errorf("%s: denied without saying what would allow it", c.target)
+		}
+	}
+}
+
+// TestDenials: one entry for a destination however often it was tried, and a
+// suggestion that check accepts.
+func TestDenials(t *testing.T) {
+	at := time.Unix(0, 0)
+	deny := func(k flow.Kind, name, dst string, r policy.Reason, command string) flow.Event {
+		e := flow.Event{
+			Time: at, Kind: k, Name: name, Reason: r, Transport: policy.TCP,
+			Process: flow.Process{Command: command},
+		}
+		if k == flow.Query {
+			e.Transport = policy.UDP
+		}
+		if dst != "" {
+			e.Dst = netip.MustParseAddrPort(dst)
+		}
+		return e
+	}
+	allowed := deny(flow.Decision, "ok.example", "192.0.2.1:443", policy.ReasonAllowed, "curl")
+	allowed.Allowed = true
+	got := Denials([]flow.Event{
+		deny(flow.Query, "evil.example", "", policy.ReasonName, "curl"),
+		deny(flow.Query, "evil.example", "", policy.ReasonName, "wget"),
+		deny(flow.Decision, "", "203.0.113.66:443", policy.ReasonNoRule, "curl"),
+		deny(flow.Decision, "", "[2001:db8::66]:25", policy.ReasonNoRule, "curl"),
+		deny(flow.Decision, "a.example", "192.0.2.1:8080", policy.ReasonPort, "curl"),
+		deny(flow.Close, "a.example", "192.0.2.1:8080", policy.ReasonPort, "curl"),
+		deny(flow.Decision, "", "", policy.ReasonSocketType, "ping"),
+		allowed,
+	})
+	if len(got) != 5 {
+		t.Fatalf("%d denials, want 5: %+v", len(got), got)
+	}
+	if got[0].Count != 2 || strings.Join(got[0].Commands, " ") != "curl wget" {
+		t.Errorf("a name that two programs asked for: %+v", got[0])
+	}
+	if got[4].Suggestion != "" {
+		t.Errorf("a ServiceEntry is suggested for a raw socket: %s", got[4].Suggestion)
+	}
+	for _, d := range got[:4] {
+		path := t.TempDir() + "/suggestion.yaml"
+		writeFile(t, path, d.Suggestion)
+		l, err := LoadPolicy([]string{path}, nil)
+		if err != nil {
+			t.Errorf("the suggestion for %s is refused: %v %v\n%s", d.Target, err, l.Findings, d.Suggestion)
+			continue
+		}
+		p := l.Snapshot.Policy(policy.DefaultPolicy)
+		f := policy.Flow{Transport: policy.TCP, Dst: netip.AddrPortFrom(d.Addr, d.Port)}
+		if d.Name != "" {
+			f.Names = []string{d.Name}
+		}
+		if d.Port == 0 {
+			f.Dst = netip.AddrPortFrom(netip.MustParseAddr("192.0.2.9"), 443)
+		}
+		if dec := p.Decide(f); dec.Verdict == policy.Deny {
+			t.Errorf("the suggestion for %s does not allow it: %+v\n%s", d.Target, dec, d.Suggestion)
+		}
+	}
+}
