@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package house
+
+import (
+	"strings"
+	"testing"
+)
+
+// Groups of imports, by prefix. A prefix that starts with "./" is a package
+// of this module.
+var (
+	ground = []string{"./policy", "./internal/hostname", "./internal/ipguard", "./internal/peek"}
+	core   = append([]string{"./internal/flow", "./internal/forward"}, ground...)
+	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
+)
+
+// floors says what each package may import besides the standard library:
+// packages, not trees, of this module; prefixes of others. The floors are
+// those of docs/ARCHITECTURE.md: an import points down, and rooms stand side
+// by side.
+var floors = map[string][]string{
+	// Ground.
+	"./policy":            {"./internal/hostname"},
+	"./policy/istio":      {"./policy", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./internal/hostname": nil,
+	"./internal/ipguard":  nil,
+	"./internal/peek":     nil,
+	"./internal/cgroup":   {"golang.org/x/sys/unix"},
+	// The kernel side's ABI.
+	"./bpf": {"github.com/cilium/ebpf"},
+	// Core.
+	"./internal/flow":    ground,
+	"./internal/forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
+	// Rooms.
+	"./loader":        join([]string{"./bpf", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"}, core),
+	"./dnsproxy":      join([]string{"github.com/miekg/dns"}, core),
+	"./egress":        core,
+	"./ingress":       core,
+	"./policy/source": join([]string{"./policy/istio", "github.com/fsnotify/fsnotify", "istio.io/", "k8s.io/"}, core),
+	// Roof.
+	"./internal/agent": join([]string{"./internal/cgroup", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/demo", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	// What shows and tests the house stands beside it.
+	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./internal/demo":    {"./examples", "./internal/world", "./policy", "golang.org/x/net/dns/dnsmessage"},
+	"./internal/e2e":     nil,
+	"./internal/house":   nil,
+	"./hack/bench":       {"./internal/world", "golang.org/x/sys/unix"},
+	"./examples":         nil,
+}
+
+// keepers says who may import what only a few may; tests as well, except that
+// a test that plays a server may speak its protocol.
+var keepers = []struct {
+	prefix  string
+	by      []string
+	inTests []string
+}{
+	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
+	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv"}, nil},
+	{"github.com/vishvananda/netlink", []string{"./internal/world"}, []string{"./loader", "./internal/agent", "./internal/testenv"}},
+	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
+	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
+	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},
+	{"./bpf", []string{"./loader"}, nil},
+	{"./internal/testenv", nil, []string{"*"}},
+	{"./internal/world", []string{"./internal/testenv", "./internal/demo", "./hack/bench"}, []string{"*"}},
+}
+
+func join(lists ...[]string) []string {
+	var out []string
+	for _, l := range lists {
+		out = append(out, l...)
+	}
+	return out
+}
+
+func TestFloors(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range packages(t) {
+		name := short(p.ImportPath)
+		seen[name] = true
+		allowed, ok := floors[name]
+		if !ok {
+			if len(p.GoFiles) > 0 {
+				t.Errorf("%s stands on no floor: say in floors what it may import", name)
+			}
+			continue
+		}
+		for _, path := range p.Imports {
+			if imp := short(path); !standard(imp) && !permits(allowed, imp) {
+				t.Errorf("%s may not import %s", name, imp)
+			}
+		}
+	}
+	for name := range floors {
+		if !seen[name] {
+			t.Errorf("floors names %s, which is not there", name)
+		}
+	}
+}
+
+func TestRoomsStandSideBySide(t *testing.T) {
+	for _, a := range rooms {
+		for _, b := range rooms {
+			if permits(floors[a], b) {
+				t.Errorf("floors lets the room %s import the room %s", a, b)
+			}
+		}
+	}
+}
+
+func TestKeepers(t *testing.T) {
+	for _, p := range packages(t) {
+		name := short(p.ImportPath)
+		for _, k := range keepers {
+			for _, path := range p.Imports {
+				if permits([]string{k.prefix}, short(path)) && !permits(k.by, name) {
+					t.Errorf("%s imports %s, which is kept to %v", name, short(path), k.by)
+				}
+			}
+			inTests := join(k.by, k.inTests)
+			for _, path := range join(p.TestImports, p.XTestImports) {
+				if permits([]string{k.prefix}, short(path)) && !permits(inTests, name) {
+					t.Errorf("a test of %s imports %s, which is kept to %v", name, short(path), inTests)
+				}
+			}
+		}
+	}
+}
+
+// permits says whether an import is in a list: by its exact name for this
+// module's packages and those without a slash at the end, else by prefix.
+func permits(list []string, imp string) bool {
+	for _, l := range list {
+		switch {
+		case l == "*", l == imp:
+			return true
+		case strings.HasPrefix(l, "./"):
+		case strings.HasPrefix(imp, strings.TrimSuffix(l, "/")+"/"):
+			return true
+		}
+	}
+	return false
+}
+
+// standard says whether an import path is the standard library's: its first
+// element has no dot.
+func standard(imp string) bool {
+	first, _, _ := strings.Cut(imp, "/")
+	return !strings.Contains(first, ".")
+}
+
+func TestPermits(t *testing.T) {
+	for _, c := range []struct {
+		list []string
+		imp  string
+		want bool
+	}{
+		{[]string{"./policy"}, "./policy", true},
+		{[]string{"./policy"}, "./policy/source", false},
+		{[]string{"k8s.io/"}, "k8s.io/api/core/v1", true},
+		{[]string{"k8s.io/"}, "k8s.iox/api", false},
+		{[]string{"github.com/cilium/ebpf"}, "github.com/cilium/ebpf/link", true},
+		{[]string{"github.com/cilium/ebpf"}, "github.com/cilium/ebpf-manager", false},
+		{nil, "./policy", false},
+	} {
+		if got := permits(c.list, c.imp); got != c.want {
+			t.Errorf("permits(%v, %q) = %t", c.list, c.imp, got)
+		}
+	}
+	if !standard("net/netip") || standard("golang.org/x/sys/unix") || standard("./policy") {
+		t.Error("standard tells the standard library from others wrongly")
+	}
+}
