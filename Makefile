@@ -1,0 +1,48 @@
+# Words: build, generate, test, demo, bench, fuzz, lint, check-generated, clean.
+SHELL   := /bin/bash
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# The tests, the demo and the benchmark make network namespaces and load kernel
+# programs. What is compiled stays the caller's, only the result runs as root.
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
+
+.PHONY: all build generate check-generated test demo bench fuzz lint clean help
+all: build
+
+build: ## bin/egressd, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/egressd ./cmd/egressd
+
+generate: ## compile the kernel programs again (needs clang; the objects are committed)
+	hack/install-test-deps.sh generate
+	$(GO) generate ./bpf
+
+check-generated: ## do the committed objects come from the committed C?
+	hack/install-test-deps.sh generate
+	hack/check-generated.sh
+
+test: ## every test; installs through apt-get what they need and is missing
+	hack/install-test-deps.sh test
+	$(GO) test -timeout 10m -p 2 $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
+
+demo: build ## the seed policy at work, in network namespaces of its own
+	$(ROOT) bin/egressd demo
+
+bench: build ## egressd beside direct, nginx and HAProxy; BENCHFLAGS='-rounds 3'
+	hack/install-test-deps.sh bench
+	$(GO) build -o bin/bench ./hack/bench
+	$(ROOT) bin/bench -egressd bin/egressd $(BENCHFLAGS)
+
+fuzz: ## every fuzz target for FUZZTIME (5s)
+	hack/fuzz.sh $(FUZZTIME)
+
+lint: ## gofmt, go vet, staticcheck
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "not gofmt'd:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+clean: ## remove what was built
+	rm -rf bin
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18

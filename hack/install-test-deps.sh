@@ -1,0 +1,71 @@
+#!/bin/bash
+# Installs through apt-get the programs that the tests, the generator or the
+# benchmark use, and only those that are missing. No service is started, and
+# none that runs is touched.
+#
+#   hack/install-test-deps.sh [test] [generate] [bench]     (default: test)
+set -euo pipefail
+
+missing=()
+
+# need_command COMMAND PACKAGE...: the packages, unless the command is there.
+need_command() {
+	command -v "$1" >/dev/null || PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("${@:2}")
+}
+
+# need_file FILE PACKAGE...: the packages, unless the file is there.
+need_file() {
+	[ -e "$1" ] || missing+=("${@:2}")
+}
+
+for set in "${@:-test}"; do
+	case $set in
+	test)
+		need_command curl curl ca-certificates
+		need_command python3 python3
+		need_command node nodejs
+		need_command ip iproute2
+		need_command mariadbd mariadb-server
+		need_command mariadb mariadb-client
+		;;
+	generate)
+		need_command clang clang
+		need_command llvm-strip llvm
+		need_file /usr/include/bpf/bpf_helpers.h libbpf-dev
+		need_file /usr/include/linux/bpf.h linux-libc-dev
+		;;
+	bench)
+		need_command nginx nginx-light
+		need_file /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
+		need_command haproxy haproxy
+		need_command wrk wrk
+		need_command iperf3 iperf3
+		;;
+	*)
+		echo "usage: $0 [test] [generate] [bench]" >&2
+		exit 2
+		;;
+	esac
+done
+
+[ ${#missing[@]} -gt 0 ] || exit 0
+echo "installing: ${missing[*]}"
+if ! command -v apt-get >/dev/null; then
+	echo "$0: no apt-get here; install these by hand" >&2
+	exit 1
+fi
+
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo)
+
+# Packages with daemons ask this file whether they may start them
+# (invoke-rc.d(8)); 101 is no.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+	printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null
+	"${as_root[@]}" chmod 755 $policy
+	trap '"${as_root[@]}" rm -f $policy' EXIT
+fi
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
+"${apt[@]}" update
+"${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
