@@ -6,7 +6,6 @@
 package demo
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -238,11 +237,6 @@ func (s *stage) wireRow() Row {
 	}
 }
 
-// staticNamespace is where the demo puts the seed's static database. Two of
-// the seed's cases are alternatives that carry one name, external-db; side by
-// side they need a namespace each, as with `kubectl apply -n`.
-const staticNamespace = "static"
-
 // policyFiles reads the policy's files.
 func policyFiles(files fs.FS) (map[string][]byte, error) {
 	out := map[string][]byte{}
@@ -254,9 +248,6 @@ func policyFiles(files fs.FS) (map[string][]byte, error) {
 		b, err := fs.ReadFile(files, name)
 		if err != nil {
 			return nil, err
-		}
-		if name == "external-db-static.yaml" {
-			b = bytes.ReplaceAll(b, []byte("\nmetadata:\n"), []byte("\nmetadata:\n  namespace: "+staticNamespace+"\n"))
 		}
 		out[name] = b
 	}

@@ -207,11 +207,18 @@ func (l *loader) object(n *node, kind string, p *place) *object {
 		Kind: kind, Namespace: o.meta.Namespace, Name: o.meta.Name,
 		File: p.file, Line: name.line, Column: name.col,
 	}
-	if first := l.seen[o.object]; first != nil {
+	switch first := l.seen[o.object]; {
+	case first == nil:
+		l.seen[o.object] = o
+	case kind == "ServiceEntry" && first.file != p.file:
+		// A directory may hold alternatives that a cluster would take one
+		// after the other. An allowlist can hold both.
+		o.warnf(name, "the object is already defined at %s:%d:%d; both are in force here, a cluster keeps the one that was applied last",
+			first.file, first.ref.Line, first.ref.Column)
+	default:
 		o.errorf(name, "the object is already defined at %s:%d:%d", first.file, first.ref.Line, first.ref.Column)
 		return nil
 	}
-	l.seen[o.object] = o
 	l.namespaces[o.meta.Namespace] = true
 	return o
 }
