@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
@@ -79,9 +80,26 @@ func peekReason(err error, otherwise policy.Reason) policy.Reason {
 	return otherwise
 }
 
+// unused says whether the client ended the connection before its first byte:
+// the loser of a race between addresses (RFC 8305), or a check that a port is
+// open. Nothing was asked for, so nothing is denied.
+func (t *conn) unused(err error, p *peeked) bool {
+	reason, _ := t.killReason()
+	return reason == "" && len(p.bytes) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
+}
+
+// leave ends an unused connection.
+func (t *conn) leave(d policy.Decision) {
+	e := t.closeEvent(d, "tcp", "")
+	e.Detail = "closed by the client before its first byte"
+	t.core.o.Sink.Record(e)
+}
+
 func (t *conn) peekTLS(op Opening) {
 	p := t.newPeeked()
 	switch kind, err := p.classify(p.deadline); {
+	case t.unused(err, p):
+		t.leave(op.Decision)
 	case err != nil:
 		t.refuse(denied(peekReason(err, policy.ReasonNotTLS), op.Rule), "tls", "", "no ClientHello")
 	case kind != peek.TLSHello:
@@ -94,6 +112,8 @@ func (t *conn) peekTLS(op Opening) {
 func (t *conn) peekHTTP(op Opening) {
 	p := t.newPeeked()
 	switch kind, err := p.classify(p.deadline); {
+	case t.unused(err, p):
+		t.leave(op.Decision)
 	case err != nil:
 		t.refuse(denied(peekReason(err, policy.ReasonNotHTTP), op.Rule), "http", "", "no request")
 	case kind != peek.HTTP1 && kind != peek.HTTP2:

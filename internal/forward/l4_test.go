@@ -458,3 +458,18 @@ func BenchmarkSplice(b *testing.B) {
 		}
 	}
 }
+
+// TestUnusedIsNoDenial: the loser of a race between addresses asked for nothing.
+func TestUnusedIsNoDenial(t *testing.T) {
+	for _, p := range []Protocol{TLS, HTTP} {
+		r := newRig(t, p)
+		nc := r.dial()
+		nc.Close()
+		if e := r.sink.wait(t, flow.Close, 1); !e.Allowed || e.BytesSent != 0 {
+			t.Errorf("close %+v", e)
+		}
+		if n := r.core.Stats().Refused; n != 0 {
+			t.Errorf("%d connections refused", n)
+		}
+	}
+}
