@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/demo"
 	"github.com/egressd/egressd/loader"
 )
@@ -25,6 +28,8 @@ func unloadCommand(e env) *cobra.Command {
 egressd from the kernel. Commands that "egressd exec" still runs are freed, too.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			captured := capturedBy(cmd.Context(), stateDir)
+			stopped := false
 			body, err := ask(cmd.Context(), stateDir, http.MethodPost, agent.PathUnload, nil)
 			switch {
 			case err == nil:
@@ -33,6 +38,7 @@ egressd from the kernel. Commands that "egressd exec" still runs are freed, too.
 				if err := agent.WaitUnlocked(cmd.Context(), stateDir); err != nil {
 					return err
 				}
+				stopped = true
 			case !errors.Is(err, errNoDaemon):
 				return err
 			}
@@ -40,12 +46,33 @@ egressd from the kernel. Commands that "egressd exec" still runs are freed, too.
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(e.stdout, "unloaded; %d pins removed\n", removed)
+			agent.RemoveOwnCgroup(captured)
+			what := "nothing of egressd was left in the kernel"
+			if removed > 0 || stopped {
+				what = "nothing of egressd is left in the kernel"
+			}
+			fmt.Fprintln(e.stdout, "unloaded:", what)
 			return nil
 		},
 	}
 	registerDirs(cmd, &stateDir, &pinDir)
 	return cmd
+}
+
+// capturedBy asks the daemon which cgroup it captures. When it can't say it is
+// taken to be the default, the whole node.
+func capturedBy(ctx context.Context, stateDir string) string {
+	root, _ := cgroup.Root() // without one there is nothing to remove
+	body, err := ask(ctx, stateDir, http.MethodGet, agent.PathStatus, nil)
+	if err != nil {
+		return root
+	}
+	defer body.Close()
+	var s agent.Status
+	if err := json.NewDecoder(body).Decode(&s); err != nil || len(s.Workloads) == 0 {
+		return root
+	}
+	return s.Workloads[0].Cgroup
 }
 
 // removePins removes the pins of the daemon and of every exec.

@@ -4,11 +4,10 @@ package agent
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-
-	"os"
 
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/loader"
@@ -47,4 +46,12 @@ func exemptOwnCgroup(captured string) (uint64, error) {
 		}
 	}
 	return loader.CgroupID(own)
+}
+
+// RemoveOwnCgroup removes the cgroup that an ended daemon made for itself
+// below the captured one. One that is in use, or not there, is left alone.
+func RemoveOwnCgroup(captured string) {
+	if captured != "" {
+		_ = os.Remove(filepath.Join(captured, ownCgroup)) // rmdir(2) refuses a populated one
+	}
 }

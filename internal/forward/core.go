@@ -99,11 +99,11 @@ type counters struct {
 
 // Stats are counts for the status page.
 type Stats struct {
-	Open     int    // downstream connections
-	Accepted uint64 // connections that were served, ever
-	Refused  uint64 // connections that were refused, ever
-	Requests uint64 // HTTP requests, ever
-	Pools    int    // upstream HTTP pools
+	Open     int    `json:"open"`     // downstream connections
+	Accepted uint64 `json:"accepted"` // connections that were served, ever
+	Refused  uint64 `json:"refused"`  // connections that were refused, ever
+	Requests uint64 `json:"requests"` // HTTP requests, ever
+	Pools    int    `json:"pools"`    // upstream HTTP pools
 }
 
 // New returns a Core that is ready to serve. Shutdown ends it.
