@@ -65,6 +65,10 @@ func (w *World) AddUDP(addr netip.AddrPort) (*Server, error) {
 	return s, nil
 }
 
+// Close ends the server before its world does, so that another program can
+// have its address.
+func (s *Server) Close() { s.close() }
+
 // accept serves connections until the listener is closed.
 func (s *Server) accept(ln net.Listener) {
 	for {

@@ -7,7 +7,7 @@
 //	lookup NAME                the pure-Go resolver's answer
 //	dns NET SERVER NAME TYPE   NET: udp, tcp, sendto (an unconnected socket)
 //	dial ADDR                  connects, says whom it is connected to
-//	send ADDR                  connects, sends its standard input, half-closes, reads to the end
+//	send ADDR                  connects, sends its standard input, reads to the end
 //	tls ADDR SNI CAFILE [SPLIT] a TLS request, the hello in pieces of SPLIT bytes
 //	udp ADDR TEXT              sends a datagram, waits for the echo
 //	listen NET ADDR            binds
@@ -206,9 +206,6 @@ func send(ctx context.Context, r *result, addr string) error {
 	defer c.Close()
 	r.Peer = c.RemoteAddr().String()
 	if _, err := io.Copy(c, os.Stdin); err != nil {
-		return err
-	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 		return err
 	}
 	b, err := io.ReadAll(c)
