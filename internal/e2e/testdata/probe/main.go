@@ -11,7 +11,7 @@
 //	tls ADDR SNI CAFILE [SPLIT] a TLS request, the hello in pieces of SPLIT bytes
 //	udp ADDR TEXT              sends a datagram, waits for the echo
 //	listen NET ADDR            binds
-//	session ADDR               connects, prints "open", then echoes line by line
+//	session ADDR               connects, prints "open", then passes bytes both ways
 package main
 
 import (
@@ -298,7 +298,7 @@ func listen(ctx context.Context, network, addr string) error {
 	return ln.Close()
 }
 
-// session sends each line of standard input and prints what comes back.
+// session sends standard input and prints what comes back.
 func session(ctx context.Context, addr string) error {
 	c, err := dial(ctx, "tcp", addr)
 	if err != nil {
@@ -310,16 +310,10 @@ func session(ctx context.Context, addr string) error {
 		return err
 	}
 	fmt.Println("open")
-	in, back := bufio.NewScanner(os.Stdin), bufio.NewReader(c)
-	for in.Scan() {
-		if _, err := fmt.Fprintln(c, in.Text()); err != nil {
-			return err
-		}
-		line, err := back.ReadString('\n')
-		if err != nil {
-			return err
-		}
-		fmt.Print(line)
-	}
-	return nil
+	go func() {
+		_, _ = io.Copy(c, os.Stdin) // the test closes the pipe, or the other end is gone
+		_ = c.Close()
+	}()
+	_, err = io.Copy(os.Stdout, c)
+	return err
 }
