@@ -29,7 +29,45 @@ func (a *Agent) takeLock() error {
 		f.Close()
 		return fmt.Errorf("another egressd runs on %s (see \"egressd status\"): %w", a.opts.StateDir, err)
 	}
+	if !sameFile(f) {
+		f.Close()
+		return fmt.Errorf("%s was unloaded just now; start again", a.opts.StateDir)
+	}
 	a.lock = f
+	return nil
+}
+
+// sameFile says whether an open file still is the one at its path.
+func sameFile(f *os.File) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(f.Name())
+	return err == nil && os.SameFile(opened, there)
+}
+
+// RemoveState removes the files of an egressd that has ended from its state
+// directory, and the directory if nothing else is in it. It does nothing
+// where one runs.
+func RemoveState(stateDir string) error {
+	f, err := os.Open(filepath.Join(stateDir, lockFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return nil
+	}
+	for _, name := range []string{AdminSocket, learnedFile, learnedFile + ".new", lockFile} { // the lock last
+		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	_ = os.Remove(stateDir) // not empty while commands run under "egressd exec"
 	return nil
 }
 

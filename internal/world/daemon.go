@@ -199,7 +199,7 @@ func (d *Daemon) Stop() error {
 	err := d.Kill()
 	ctx, cancel := context.WithTimeout(context.Background(), readyWait)
 	defer cancel()
-	out, uerr := d.Command(ctx, "unload", "--pin-dir", d.PinDir()).CombinedOutput()
+	out, uerr := d.Command(ctx, "unload", "--state-dir", d.StateDir(), "--pin-dir", d.PinDir()).CombinedOutput()
 	if uerr != nil {
 		err = errors.Join(err, fmt.Errorf("egressd unload: %w: %s", uerr, bytes.TrimSpace(out)))
 	}
