@@ -30,6 +30,9 @@ var ErrUnexpected = errors.New("not everything happened as promised")
 const (
 	eventWait  = 2 * time.Second
 	eventEvery = 50 * time.Millisecond
+	// queryEvery is how often the DNS proxy reports denials of one name: the
+	// event of an attempt may be that of the attempt before it.
+	queryEvery = time.Second
 )
 
 // Options says what Run does.
@@ -208,7 +211,11 @@ func (s *stage) why(ctx context.Context, a attempt, begin time.Time) (event, boo
 
 // matches says whether an event is the denial of an attempt that began then.
 func matches(e event, a attempt, begin time.Time) bool {
-	if e.Allowed || e.Time.Before(begin.Add(-eventEvery)) {
+	earliest := begin.Add(-eventEvery)
+	if a.name != "" {
+		earliest = begin.Add(-queryEvery)
+	}
+	if e.Allowed || e.Time.Before(earliest) {
 		return false
 	}
 	if a.name != "" && !strings.EqualFold(strings.TrimSuffix(e.Name, "."), a.name) {

@@ -188,6 +188,8 @@ func TestMatches(t *testing.T) {
 		{"other name", byName, event{Time: now, Name: "b.example"}, false},
 		{"allowed", byName, event{Time: now, Name: "a.example", Allowed: true}, false},
 		{"earlier attempt", byName, event{Time: now.Add(-time.Minute), Name: "a.example"}, false},
+		{"silenced by that of an earlier attempt", byName, event{Time: now.Add(-900 * time.Millisecond), Name: "a.example"}, true},
+		{"earlier attempt at an address", byAddr, event{Time: now.Add(-900 * time.Millisecond), Dst: netip.MustParseAddrPort("203.0.113.66:443")}, false},
 		{"address", byAddr, event{Time: now, Dst: netip.MustParseAddrPort("203.0.113.66:443")}, true},
 		{"mapped address", byAddr, event{Time: now, Dst: netip.MustParseAddrPort("[::ffff:203.0.113.66]:443")}, true},
 		{"no address", byAddr, event{Time: now}, false},
