@@ -223,9 +223,10 @@ func sortedKeys[V any](m map[string]V) []string {
 func versionCommand(e env) *cobra.Command {
 	var out output
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  usageArgs(cobra.NoArgs),
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  egressd version\n  egressd version -o json | jq -r .version",
+		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			asJSON, err := out.json()
 			if err != nil {

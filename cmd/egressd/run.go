@@ -72,8 +72,9 @@ func execCommand(e env) *cobra.Command {
 	var as string
 	var quiet bool
 	cmd := &cobra.Command{
-		Use:   "exec --config PATH... -- COMMAND [ARG...]",
-		Short: "Run one command under the policy",
+		Use:                   "exec --config PATH... [flags] -- COMMAND [ARG...]",
+		DisableFlagsInUseLine: true,
+		Short:                 "Run one command under the policy",
 		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed.
 The exit code and the output are the command's own. What was denied is listed
 on standard error at the end, each with the ServiceEntry that would allow it.

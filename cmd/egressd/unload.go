@@ -26,7 +26,8 @@ func unloadCommand(e env) *cobra.Command {
 		Short: "Detach and remove everything from the kernel: the node is open again",
 		Long: `unload stops a running daemon and removes all programs, tables and links of
 egressd from the kernel. Commands that "egressd exec" still runs are freed, too.`,
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  sudo egressd unload",
+		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			captured := capturedBy(cmd.Context(), stateDir)
 			stopped := false

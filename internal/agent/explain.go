@@ -111,7 +111,7 @@ func Explain(s *policy.Snapshot, learned Learned, t Target, method string) (Expl
 		x.name(method)
 	}
 	x.Allowed = x.Verdict != policy.Deny
-	if !x.Allowed {
+	if !x.Allowed && wishable(x.Reason) {
 		x.Suggestion = Suggest(Wish{Name: t.host, Addr: t.addr, Port: t.port, Transport: t.transport, URL: t.url != nil})
 	}
 	return x.Explanation, nil

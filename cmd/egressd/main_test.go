@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/egressd/egressd/internal/testenv"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
+
+// outcome is what one call of the program did.
+type outcome struct {
+	code           int
+	stdout, stderr string
+}
+
+func call(t *testing.T, args ...string) outcome {
+	t.Helper()
+	return callIn(t.Context(), args...)
+}
+
+func callIn(ctx context.Context, args ...string) outcome {
+	var stdout, stderr bytes.Buffer
+	code := run(ctx, env{strings.NewReader(""), &stdout, &stderr, func(string) string { return "" }}, args)
+	return outcome{code, stdout.String(), stderr.String()}
+}
+
+// hash is what changes with every detail of a policy's text.
+var hash = regexp.MustCompile(`"hash": "[0-9a-f]{64}"`)
+
+// golden compares with a file of testdata/golden.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	got = hash.ReplaceAllString(got, `"hash": "HASH"`)
+	path := filepath.Join("testdata", "golden", name+".txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s\n(-update writes the new one)", name, got, want)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	names := []string{""}
+	for _, c := range root(env{}).Commands() {
+		if !c.Hidden {
+			names = append(names, c.Name())
+		}
+	}
+	for _, name := range names {
+		args := []string{"--help"}
+		file := "help"
+		if name != "" {
+			args, file = []string{name, "--help"}, "help-"+name
+		}
+		o := call(t, args...)
+		if o.code != exitGood || o.stderr != "" {
+			t.Errorf("%v: exit code %d, %s", args, o.code, o.stderr)
+		}
+		if !strings.Contains(o.stdout, "\nExamples:\n") {
+			t.Errorf("%v has no examples", args)
+		}
+		golden(t, file, o.stdout)
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	good := filepath.Join("testdata", "policy")
+	tests := []struct {
+		args []string
+		want string // in the message
+	}{
+		{[]string{}, "say what to do"},
+		{[]string{"fly"}, `unknown command "fly"`},
+		{[]string{"--no-such-flag"}, "no-such-flag"},
+		{[]string{"check"}, "requires at least 1 arg"},
+		{[]string{"check", "-o", "yaml", good}, "-o is text or json"},
+		{[]string{"check", "--gateway-selector", "istio", good}, `"istio" is not a label`},
+		{[]string{"explain"}, "accepts 1 arg(s)"},
+		{[]string{"explain", "a.example"}, "give a URL, HOST:PORT or IP:PORT"},
+		{[]string{"explain", "a.example:0"}, "1 to 65535"},
+		{[]string{"explain", "a.example:80/sctp"}, "tcp or udp"},
+		{[]string{"explain", "gopher://a.example/"}, "gopher"},
+		{[]string{"explain", "http://a b/"}, "not a URL"},
+		{[]string{"run"}, "--config"},
+		{[]string{"run", "extra"}, "extra"},
+		{[]string{"run", "--config", good, "--mode", "lax"}, "enforce or audit"},
+		{[]string{"run", "--config", good, "--log-level", "loud"}, "--log-level"},
+		{[]string{"run", "--config", good, "--log-format", "xml"}, "--log-format"},
+		{[]string{"run", "--config", good, "--dns-server", "ns.example"}, "ADDRESS"},
+		{[]string{"exec", "--config", good}, "after --"},
+		{[]string{"exec", "--config", good, "--user", "no-such-user", "--", "true"}, "no-such-user"},
+		{[]string{"flows", "--verdict", "maybe"}, "--verdict"},
+		{[]string{"flows", "-o", "xml"}, "-o is text or json"},
+		{[]string{"status", "extra"}, "extra"},
+		{[]string{"unload", "extra"}, "extra"},
+		{[]string{"version", "extra"}, "extra"},
+	}
+	for _, tt := range tests {
+		o := call(t, tt.args...)
+		if o.code != exitUsage || o.stdout != "" || !strings.Contains(o.stderr, tt.want) || !strings.Contains(o.stderr, "--help") {
+			t.Errorf("%v: %+v, want exit code %d and %q", tt.args, o, exitUsage, tt.want)
+		}
+	}
+}
+
+// TestReadingCommands compares whole outputs, text and JSON.
+func TestReadingCommands(t *testing.T) {
+	good, bad := filepath.Join("testdata", "policy"), filepath.Join("testdata", "bad.yaml")
+	explain := func(args ...string) []string { return append([]string{"explain", "--config", good}, args...) }
+	tests := []struct {
+		name string
+		args []string
+		code int
+	}{
+		{"check-good", []string{"check", good}, exitGood},
+		{"check-good-verbose", []string{"check", "-v", good}, exitGood},
+		{"check-bad", []string{"check", good, bad}, exitFinding},
+		{"check-absent", []string{"check", filepath.Join("testdata", "absent.yaml")}, exitFinding},
+		{"explain-http", explain("http://www.googleapis.com/storage"), exitGood},
+		{"explain-https", explain("https://WWW.googleapis.com"), exitGood},
+		{"explain-port", explain("www.googleapis.com:8080"), exitFinding},
+		{"explain-transport", explain("www.googleapis.com:443/udp"), exitFinding},
+		{"explain-name", explain("-X", "POST", "https://stranger.example/"), exitFinding},
+		{"explain-scheme", explain("http://www.googleapis.com:443/"), exitFinding},
+		{"explain-address", explain("190.64.31.232:3306"), exitGood},
+		{"explain-other-address", explain("203.0.113.66:443"), exitFinding},
+		{"explain-address6", explain("[2001:db8:bad::66]:443/udp"), exitFinding},
+		{"explain-loopback", explain("127.0.0.1:80"), exitGood},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := call(t, tt.args...)
+			if o.code != tt.code {
+				t.Errorf("exit code %d, want %d", o.code, tt.code)
+			}
+			golden(t, tt.name, o.stdout+"-- stderr --\n"+o.stderr)
+			o = call(t, append(tt.args, "-o", "json")...)
+			if o.code != tt.code {
+				t.Errorf("-o json: exit code %d, want %d", o.code, tt.code)
+			}
+			golden(t, tt.name+"-json", o.stdout)
+		})
+	}
+}
+
+// TestFailures: what is not the user's fault is exit code 1 and one line.
+func TestFailures(t *testing.T) {
+	dir := t.TempDir()
+	tests := []struct {
+		args []string
+		want string
+	}{
+		{[]string{"status", "--state-dir", dir}, "no daemon answers on " + dir},
+		{[]string{"flows", "--state-dir", dir}, "no daemon answers on " + dir},
+		{[]string{"explain", "--state-dir", dir, "a.example:80"}, "or give the policy with --config"},
+		{[]string{"explain", "--config", filepath.Join("testdata", "bad.yaml"), "a.example:80"}, "the policy has errors"},
+	}
+	for _, tt := range tests {
+		o := call(t, tt.args...)
+		if o.code != exitFinding || o.stdout != "" || !strings.Contains(o.stderr, tt.want) || strings.Contains(o.stderr, "--help") {
+			t.Errorf("%v: %+v, want exit code %d and %q", tt.args, o, exitFinding, tt.want)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	if o := call(t, "version"); o.code != exitGood || !strings.HasPrefix(o.stdout, "egressd "+version+" (go") {
+		t.Errorf("%+v", o)
+	}
+	if o := call(t, "version", "-o", "json"); o.code != exitGood || !strings.Contains(o.stdout, `"version": "`+version+`"`) {
+		t.Errorf("%+v", o)
+	}
+}
