@@ -47,7 +47,10 @@ func wire(node, inet *Netns) error {
 	if err != nil {
 		return fmt.Errorf("namespace net: %w", err)
 	}
-	if err := errors.Join(node.Do(func() error { return awaitLink(Uplink) }), inet.Do(func() error { return awaitLink(peerLink) })); err != nil {
+	err = errors.Join(
+		node.Do(func() error { return errors.Join(awaitLink(Uplink), awaitLocal(NodeV6)) }),
+		inet.Do(func() error { return errors.Join(awaitLink(peerLink), awaitLocal(gatewayV6)) }))
+	if err != nil {
 		return err
 	}
 	err = node.Do(func() error {
@@ -129,7 +132,26 @@ func addAddrs(name string, prefixes ...string) error {
 
 // addHost gives the entered namespace one more address of its own.
 func addHost(a netip.Addr) error {
-	return addAddrs("lo", netip.PrefixFrom(a, a.BitLen()).String())
+	if err := addAddrs("lo", netip.PrefixFrom(a, a.BitLen()).String()); err != nil {
+		return err
+	}
+	return awaitLocal(a.String())
+}
+
+// awaitLocal waits until the entered namespace takes packets for an address
+// of its own. For IPv6 the kernel makes the route some time after the address
+// (in a workqueue); what comes earlier is lost, and sent again after 1 s.
+func awaitLocal(addr string) error {
+	ip := net.ParseIP(addr)
+	for deadline := time.Now().Add(linkWait); ; time.Sleep(time.Millisecond) {
+		routes, err := netlink.RouteGet(ip)
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("no local route to %s after %s (%v)", addr, linkWait, err)
+		}
+	}
 }
 
 // defaultRoute adds a default route of the gateway's family.
