@@ -23,6 +23,7 @@ type reply struct {
 	Code   string `json:"code"` // Node.js: the error's name
 	Addrs  []string
 	Peer   []any
+	Ways   map[string]string // what bypass tried
 }
 
 // scripted runs one of the scripts of testdata.
