@@ -349,3 +349,9 @@ func script(t *testing.T, name string) string {
 func hostPort(addr string, port uint16) string {
 	return netip.AddrPortFrom(netip.MustParseAddr(addr), port).String()
 }
+
+// stopwatch tells the time since it was made.
+func stopwatch() func() time.Duration {
+	begin := time.Now()
+	return func() time.Duration { return time.Since(begin) }
+}
