@@ -1,9 +1,9 @@
 #!/bin/bash
-# Installs through apt-get the programs that the tests, the generator or the
-# benchmark use, and only those that are missing. No service is started, and
-# none that runs is touched.
+# Installs through apt-get the programs that the tests, the generator, the
+# benchmark or the test machines use, and only those that are missing. No
+# service is started, and none that runs is touched.
 #
-#   hack/install-test-deps.sh [test] [generate] [bench]     (default: test)
+#   hack/install-test-deps.sh [test] [generate] [bench] [vm]     (default: test)
 set -euo pipefail
 
 missing=()
@@ -41,8 +41,11 @@ for set in "${@:-test}"; do
 		need_command wrk wrk
 		need_command iperf3 iperf3
 		;;
+	vm)
+		need_command qemu-system-x86_64 qemu-system-x86
+		;;
 	*)
-		echo "usage: $0 [test] [generate] [bench]" >&2
+		echo "usage: $0 [test] [generate] [bench] [vm]" >&2
 		exit 2
 		;;
 	esac
