@@ -243,3 +243,26 @@ func TestExecBesideDaemon(t *testing.T) {
 		t.Errorf("the daemon's workload: %+v", a)
 	}
 }
+
+// TestExecInsideWorkload: who is captured and runs exec has both policies for
+// what is forwarded; the command's own policy can't allow more.
+func TestExecInsideWorkload(t *testing.T) {
+	t.Parallel()
+	n := start(t, seed(t, "googleapis.yaml"), nil)
+	path := filepath.Join(n.Dir(), "inner.yaml")
+	if err := os.WriteFile(path, []byte(hosts("both", world.GoogleAPIs, world.API)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run := func(url string) ended {
+		return n.run(t, n.in, egressd, "exec", "--config", path, "--state-dir", n.d.StateDir(), "--pin-dir", n.d.PinDir(), "--",
+			probe, "get", url, n.CAFile())
+	}
+	if e := run("https://" + world.GoogleAPIs); !strings.Contains(e.stdout, `"status":200`) {
+		t.Errorf("what both allow: %+v", e)
+	}
+	n.noWire(t, func() {
+		if e := run("https://" + world.API); strings.Contains(e.stdout, `"status"`) {
+			t.Errorf("what the outer policy denies: %+v", e)
+		}
+	}, n.API.V4.String(), n.API.V6.String())
+}

@@ -81,6 +81,15 @@ func TestBookinfoGateway(t *testing.T) {
 			t.Errorf("%d requests without a route reached the Service", hits)
 		}
 	}
+	// A route that is added is there at once; the others stay.
+	text := seed(t, "bookinfo-gateway.yaml")["bookinfo-gateway.yaml"]
+	n.write(t, "bookinfo-gateway.yaml", strings.Replace(text, "exact: /login\n", "exact: /signin\n", 1))
+	eventually(t, soon, "the new route is in force", func() bool { return n.visit(t, "http://"+world.NodeV4+"/signin").status == 200 })
+	for path, status := range map[string]int{"/login": 404, "/logout": 200} {
+		if a := n.visit(t, "http://["+world.NodeV6+"]"+path); a.status != status {
+			t.Errorf("after the change, %s: %+v, want %d", path, a, status)
+		}
+	}
 	if s := n.status(t); len(s.Gateway) == 0 {
 		t.Errorf("status shows no listener of the gateway: %+v", s)
 	}
