@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +41,13 @@ var ErrCommand = errors.New("cannot start the command")
 // would be free.
 func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err error) {
 	sweepExec(o.StateRoot, o.PinRoot)
-	cg, err := cgroup.New("exec")
+	// Below its own cgroup, so that whatever policy exec itself is under
+	// stays over the command as well.
+	own, err := cgroup.Own()
+	if err != nil {
+		return 0, nil, err
+	}
+	cg, err := cgroup.NewIn(own, "exec")
 	if err != nil {
 		return 0, nil, err
 	}
@@ -60,6 +65,9 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err e
 		return 0, nil, errors.Join(err, unloadErr)
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
+	if err := os.WriteFile(filepath.Join(o.StateDir, cgroupFile), []byte(cg.Path()), 0o600); err != nil {
+		return 0, nil, errors.Join(err, a.Unload())
+	}
 	// Runs before Close, after the command's processes are gone.
 	defer func() { err = errors.Join(err, a.Unload()) }()
 
@@ -139,8 +147,7 @@ func sweepExec(stateRoot, pinRoot string) {
 			continue
 		}
 		free := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
-		pid := strings.TrimPrefix(filepath.Base(dir), "exec-")
-		if free && removeExecCgroups(pid) {
+		if free && removeExecCgroup(dir) {
 			if _, err := loader.Unload(filepath.Join(pinRoot, filepath.Base(dir))); err == nil {
 				os.RemoveAll(dir)
 			}
@@ -149,18 +156,17 @@ func sweepExec(stateRoot, pinRoot string) {
 	}
 }
 
-// removeExecCgroups removes the empty cgroups of a dead exec; false: there
-// are processes in one.
-func removeExecCgroups(pid string) bool {
-	root, err := cgroup.Root()
+// cgroupFile in the state directory of an exec names its cgroup, for whoever
+// cleans up after a killed one.
+const cgroupFile = "cgroup"
+
+// removeExecCgroup removes the empty cgroup of a dead exec; false: there are
+// processes in it.
+func removeExecCgroup(stateDir string) bool {
+	path, err := os.ReadFile(filepath.Join(stateDir, cgroupFile))
 	if err != nil {
-		return false
+		return errors.Is(err, os.ErrNotExist)
 	}
-	left, _ := filepath.Glob(filepath.Join(root, cgroup.Prefix+pid+"-exec-*")) // the pattern is good
-	for _, path := range left {
-		if err := os.Remove(path); err != nil {
-			return false
-		}
-	}
-	return true
+	err = os.Remove(string(path))
+	return err == nil || errors.Is(err, os.ErrNotExist)
 }

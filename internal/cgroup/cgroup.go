@@ -62,7 +62,12 @@ func New(name string) (*Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, err := os.MkdirTemp(root, fmt.Sprintf("%s%d-%s-*", Prefix, os.Getpid(), name))
+	return NewIn(root, name)
+}
+
+// NewIn is New below another cgroup.
+func NewIn(parent, name string) (*Cgroup, error) {
+	path, err := os.MkdirTemp(parent, fmt.Sprintf("%s%d-%s-*", Prefix, os.Getpid(), name))
 	if err != nil {
 		return nil, fmt.Errorf("making a cgroup: %w", err)
 	}
