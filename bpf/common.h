@@ -92,6 +92,36 @@ static __always_inline struct egd_config *get_config(void)
 	return bpf_map_lookup_elem(&egd_config, &zero);
 }
 
+/* An event about a socket, outside of its owner's context: who it was is in
+ * the origin. NULL when the ring is full. */
+static __always_inline struct egd_event *socket_event(const struct egd_socket *st, __u8 kind,
+						      __u8 reason)
+{
+	struct egd_event *e = bpf_ringbuf_reserve(&egd_events, sizeof(*e), 0);
+
+	if (!e) {
+		count(EGD_C_EVENT_LOST);
+		return NULL;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = bpf_ktime_get_ns();
+	e->kind = kind;
+	e->cgroup = st->origin.cgroup;
+	__builtin_memcpy(e->dst, st->origin.dst, 16);
+	e->dport = st->origin.dport;
+	e->family = st->origin.family;
+	e->reason = reason;
+	e->verdict = reason == EGD_R_NONE ? st->verdict : EGD_DENY;
+	e->workload = st->origin.workload;
+	e->policy = st->origin.policy;
+	e->pid = st->origin.pid;
+	e->uid = st->origin.uid;
+	e->opened = st->origin.created;
+	e->cookie = st->origin.cookie;
+	__builtin_memcpy(e->comm, st->origin.comm, sizeof(e->comm));
+	return e;
+}
+
 /* Counts and reports a denial of the current task. In audit mode it is
  * reported as a would-be denial; the caller then lets the flow pass. */
 static __always_inline void report(const struct flow *f, const struct egd_workload *wl,

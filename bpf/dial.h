@@ -129,6 +129,7 @@ static __always_inline int proceed(struct egd_socket *st, bool connect, __u8 ver
 		if (connect) {
 			st->redirected = 0;
 			st->held = 0;
+			st->watched = 0;
 		}
 		st->verdict = verdict;
 		st->epoch = epoch;
@@ -146,6 +147,44 @@ static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct flow *
 	if (connect)
 		bpf_set_retval(-ECONNREFUSED);
 	return REFUSE;
+}
+
+/* The connection goes straight to its destination, and is watched there. */
+static __always_inline int go_straight(struct bpf_sock_addr *ctx, const struct flow *f,
+				       const struct egd_workload *wl, __u64 cgroup,
+				       __u8 verdict, __u32 epoch)
+{
+	struct egd_socket *st;
+	struct egd_hello *h;
+	struct egd_event *e;
+
+	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st)
+		return refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, true);
+	if (verdict == EGD_INSPECT) {
+		h = bpf_sk_storage_get(&egd_hellos, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!h)
+			return refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, true);
+		__builtin_memset(h, 0, sizeof(*h)); /* of an earlier connect() */
+		h->need = 1; /* the handshake type */
+	}
+	fill_origin(&st->origin, ctx, f, wl, cgroup);
+	st->redirected = 0;
+	st->held = 0;
+	st->proved = 0;
+	st->cut = 0;
+	st->verdict = verdict;
+	st->epoch = epoch;
+	st->watched = 1;
+	if (verdict == EGD_DIRECT) {
+		count(EGD_C_DIRECT);
+		e = socket_event(st, EGD_E_DECISION, EGD_R_NONE);
+		if (e) {
+			e->proto = f->proto;
+			bpf_ringbuf_submit(e, 0);
+		}
+	}
+	return PROCEED;
 }
 
 /* The one decision for connect4/6 and sendmsg4/6. */
@@ -193,8 +232,8 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	else if (verdict == EGD_DENY)
 		reason = EGD_R_NO_RULE;
 	else if (f.proto == IPPROTO_UDP && !dns && verdict != EGD_DIRECT)
-		reason = EGD_R_NO_RULE; /* only TCP has a forwarding core */
-	else if (verdict != EGD_DIRECT && bpf_get_netns_cookie(ctx) != cfg->netns_cookie)
+		reason = EGD_R_NO_RULE; /* only TCP has a forwarding core or a hello */
+	else if (verdict == EGD_PROXY && bpf_get_netns_cookie(ctx) != cfg->netns_cookie)
 		reason = EGD_R_NETNS;
 
 	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && connect &&
@@ -207,6 +246,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 			return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
 		fill_origin(&st->origin, ctx, &f, wl, cgroup);
 		st->redirected = 0;
+		st->watched = 0;
 		st->held = 1;
 		return PROCEED;
 	}
@@ -217,12 +257,14 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		}
 		return refuse(ctx, &f, wl, cgroup, reason, connect);
 	}
-	if (verdict == EGD_DIRECT) {
+	if (verdict != EGD_PROXY) {
+		if (connect)
+			return go_straight(ctx, &f, wl, cgroup, verdict, cfg->epoch);
+		/* Each datagram of an unconnected socket is decided here. */
 		count(EGD_C_DIRECT);
-		return proceed(st, connect, EGD_DIRECT, cfg->epoch);
+		return PROCEED;
 	}
 
-	/* PROXY; INSPECT has no reader in the kernel yet and takes the same way. */
 	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st)
 		return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
@@ -230,8 +272,10 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	st->verdict = EGD_PROXY;
 	st->epoch = cfg->epoch;
 	st->held = 0;
-	if (connect)
+	if (connect) {
 		st->redirected = 1;
+		st->watched = 0;
+	}
 	if (f.proto == IPPROTO_TCP) {
 		count(dns ? EGD_C_DNS : EGD_C_PROXY);
 		redirect(ctx, v6, &f, dns ? cfg->dns_tcp_port : cfg->proxy_port);

@@ -10,6 +10,7 @@
 
 #include "dial.h"
 #include "publish.h"
+#include "watch.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -137,7 +138,7 @@ int egd_sock_ops(struct bpf_sock_ops *ctx)
 		publish_tcp(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		unpublish_tcp(ctx);
+		closed_tcp(ctx);
 		break;
 	}
 	return PROCEED;
@@ -146,5 +147,5 @@ int egd_sock_ops(struct bpf_sock_ops *ctx)
 SEC("cgroup_skb/egress")
 int egd_skb_egress(struct __sk_buff *skb)
 {
-	return publish_udp(skb);
+	return egress(skb);
 }

@@ -43,7 +43,13 @@ enum egd_reason {
 	EGD_R_NO_CONFIG = 7,
 	EGD_R_STORAGE = 8,
 	EGD_R_UDP_HELD = 9,
-	EGD_R_MAX = 10,
+	EGD_R_NAME = 10,      /* the SNI is not one that this address was learned for */
+	EGD_R_NO_NAME = 11,   /* a ClientHello without SNI */
+	EGD_R_NOT_TLS = 12,   /* the first bytes are no ClientHello */
+	EGD_R_MALFORMED = 13, /* a ClientHello that does not add up, or a bad packet */
+	EGD_R_CHANGED = 14,   /* the policy changed and denies an open connection */
+	EGD_R_OPTIONS = 15,   /* a source route or another IP option; counted only */
+	EGD_R_MAX = 16,
 };
 
 /* Counters that are no denials. */
@@ -55,13 +61,17 @@ enum egd_counter {
 	EGD_C_DNS,
 	EGD_C_EVENT_LOST,
 	EGD_C_AUDIT,
-	EGD_C_MAX,
+	EGD_C_INSPECT,
+	EGD_C_MAX = 32,
 };
 
 /* How many DNS servers one unconnected UDP socket can talk to at a time and
  * still get its answers under the right source address. The DNS proxy listens
  * on this many UDP ports; the port tells it the slot. */
 #define EGD_DNS_SLOTS 4
+
+/* The longest name in a table: 253 bytes and room (RFC 1035). A power of 2. */
+#define EGD_MAX_NAME 256
 
 #define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
 
@@ -145,7 +155,7 @@ struct egd_dst {
 };
 
 struct egd_socket {
-	struct egd_origin origin; /* of the last redirected connect or send */
+	struct egd_origin origin; /* of the last decided connect or send */
 	struct egd_origin_key published[EGD_DNS_SLOTS];
 	struct egd_dst dns[EGD_DNS_SLOTS]; /* servers by slot */
 	__u32 epoch;    /* of the verdict */
@@ -153,6 +163,43 @@ struct egd_socket {
 	__u8 redirected; /* getpeername must show origin.dst */
 	__u8 held;      /* UDP: connected to an address without a UDP rule */
 	__u8 next_slot; /* to be reused when all are taken */
+	/* Of connections that go straight to their destination: */
+	__u8 watched; /* 1: skb_egress decides again when the epoch rises */
+	__u8 proved;  /* 1: the SNI was allowed */
+	__u8 cut;     /* enum egd_reason: nothing leaves any more */
+	__u8 pad[5];
+};
+
+/* egd_hellos: socket storage of inspected connections: where the parser of
+ * the ClientHello stands, and the name that it found. */
+struct egd_hello {
+	__u32 next_seq; /* TCP sequence number of the next byte, host order */
+	__u32 record;   /* bytes left in the TLS record */
+	__u32 left;     /* bytes left in the handshake message */
+	__u32 skip;     /* bytes to skip before the next field */
+	__u32 need;     /* bytes left of the field */
+	__u32 acc;      /* the field so far */
+	__u32 list;     /* length of the server_name extension */
+	__u16 ext_type;
+	__u16 name_len;
+	__u8 field;
+	__u8 record_pos;
+	__u8 started; /* a whole record header was read */
+	__u8 named;   /* a server_name was seen */
+	__u8 synced;  /* next_seq is set */
+	__u8 record_len; /* high byte of the length in a record header */
+	__u8 pad[2];
+	__u8 name[EGD_MAX_NAME]; /* lower case, no NUL at the end */
+};
+
+/* egd_names: the names that an address proves on a port: a connection whose
+ * ClientHello carries one of them may go on. */
+struct egd_name_key {
+	__u32 policy;
+	__u16 port; /* network order */
+	__u16 len;
+	__u8 addr[16];
+	__u8 name[EGD_MAX_NAME]; /* lower case, zeroes behind it */
 };
 
 /* egd_addr_known: addresses that were learned for a policy, whatever the
@@ -162,7 +209,14 @@ struct egd_known_key {
 	__u8 addr[16];
 };
 
-/* egd_events: ring buffer of denials. */
+/* What an event tells. */
+enum egd_event_kind {
+	EGD_E_DECISION = 0,
+	EGD_E_CLOSE = 1,
+};
+
+/* egd_events: ring buffer of decisions and of the ends of connections that
+ * went straight to their destination. */
 struct egd_event {
 	__u64 time; /* CLOCK_MONOTONIC, nanoseconds */
 	__u64 cgroup;
@@ -173,12 +227,21 @@ struct egd_event {
 	__u8 reason; /* enum egd_reason */
 	__u8 verdict;
 	__u8 audit; /* 1: would deny, was allowed */
-	__u8 pad;
+	__u8 kind;  /* enum egd_event_kind */
 	__u32 workload;
 	__u32 policy;
 	__u32 pid;
 	__u32 uid;
 	char comm[16];
+	__u8 src[16];   /* of a connection that is to be ended; else zero */
+	__u16 sport;    /* network order */
+	__u16 name_len; /* of the SNI */
+	__u32 pad;
+	__u64 cookie;   /* of the socket */
+	__u64 sent;     /* EGD_E_CLOSE: payload bytes */
+	__u64 received;
+	__u64 opened;   /* EGD_E_CLOSE: time of the connect */
+	__u8 name[EGD_MAX_NAME];
 };
 
 #endif

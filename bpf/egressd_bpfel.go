@@ -53,14 +53,15 @@ type EgressdEgdConfig struct {
 type EgressdEgdCounter uint32
 
 const (
-	EgressdEgdCounterEGD_C_PASS_LOOPBACK EgressdEgdCounter = 10
-	EgressdEgdCounterEGD_C_PASS_OWN      EgressdEgdCounter = 11
-	EgressdEgdCounterEGD_C_DIRECT        EgressdEgdCounter = 12
-	EgressdEgdCounterEGD_C_PROXY         EgressdEgdCounter = 13
-	EgressdEgdCounterEGD_C_DNS           EgressdEgdCounter = 14
-	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 15
-	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 16
-	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 17
+	EgressdEgdCounterEGD_C_PASS_LOOPBACK EgressdEgdCounter = 16
+	EgressdEgdCounterEGD_C_PASS_OWN      EgressdEgdCounter = 17
+	EgressdEgdCounterEGD_C_DIRECT        EgressdEgdCounter = 18
+	EgressdEgdCounterEGD_C_PROXY         EgressdEgdCounter = 19
+	EgressdEgdCounterEGD_C_DNS           EgressdEgdCounter = 20
+	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 21
+	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 22
+	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 23
+	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 32
 )
 
 type EgressdEgdEvent struct {
@@ -74,12 +75,42 @@ type EgressdEgdEvent struct {
 	Reason   uint8
 	Verdict  uint8
 	Audit    uint8
-	Pad      uint8
+	Kind     uint8
 	Workload uint32
 	Policy   uint32
 	Pid      uint32
 	Uid      uint32
 	Comm     [16]int8
+	Src      [16]uint8
+	Sport    uint16
+	NameLen  uint16
+	Pad      uint32
+	Cookie   uint64
+	Sent     uint64
+	Received uint64
+	Opened   uint64
+	Name     [256]uint8
+}
+
+type EgressdEgdHello struct {
+	_         structs.HostLayout
+	NextSeq   uint32
+	Record    uint32
+	Left      uint32
+	Skip      uint32
+	Need      uint32
+	Acc       uint32
+	List      uint32
+	ExtType   uint16
+	NameLen   uint16
+	Field     uint8
+	RecordPos uint8
+	Started   uint8
+	Named     uint8
+	Synced    uint8
+	RecordLen uint8
+	Pad       [2]uint8
+	Name      [256]uint8
 }
 
 type EgressdEgdKnownKey struct {
@@ -95,6 +126,15 @@ const (
 	EgressdEgdModeEGD_AUDIT   EgressdEgdMode = 1
 	EgressdEgdModeEGD_OFF     EgressdEgdMode = 2
 )
+
+type EgressdEgdNameKey struct {
+	_      structs.HostLayout
+	Policy uint32
+	Port   uint16
+	Len    uint16
+	Addr   [16]uint8
+	Name   [256]uint8
+}
 
 type EgressdEgdOrigin struct {
 	_        structs.HostLayout
@@ -134,7 +174,13 @@ const (
 	EgressdEgdReasonEGD_R_NO_CONFIG   EgressdEgdReason = 7
 	EgressdEgdReasonEGD_R_STORAGE     EgressdEgdReason = 8
 	EgressdEgdReasonEGD_R_UDP_HELD    EgressdEgdReason = 9
-	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 10
+	EgressdEgdReasonEGD_R_NAME        EgressdEgdReason = 10
+	EgressdEgdReasonEGD_R_NO_NAME     EgressdEgdReason = 11
+	EgressdEgdReasonEGD_R_NOT_TLS     EgressdEgdReason = 12
+	EgressdEgdReasonEGD_R_MALFORMED   EgressdEgdReason = 13
+	EgressdEgdReasonEGD_R_CHANGED     EgressdEgdReason = 14
+	EgressdEgdReasonEGD_R_OPTIONS     EgressdEgdReason = 15
+	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 16
 )
 
 type EgressdEgdSocket struct {
@@ -153,6 +199,10 @@ type EgressdEgdSocket struct {
 	Redirected uint8
 	Held       uint8
 	NextSlot   uint8
+	Watched    uint8
+	Proved     uint8
+	Cut        uint8
+	Pad        [5]uint8
 }
 
 type EgressdEgdVerdict uint32
@@ -182,8 +232,11 @@ const (
 	EgressdMapEgdConfig       = "egd_config"
 	EgressdMapEgdCounters     = "egd_counters"
 	EgressdMapEgdEvents       = "egd_events"
+	EgressdMapEgdHellos       = "egd_hellos"
 	EgressdMapEgdKnown        = "egd_known"
+	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
+	EgressdMapEgdScratch      = "egd_scratch"
 	EgressdMapEgdSockets      = "egd_sockets"
 	EgressdMapEgdWorkloads    = "egd_workloads"
 	EgressdProgEgdBind4       = "egd_bind4"
@@ -274,8 +327,11 @@ type EgressdMapSpecs struct {
 	EgdConfig    *ebpf.MapSpec `ebpf:"egd_config"`
 	EgdCounters  *ebpf.MapSpec `ebpf:"egd_counters"`
 	EgdEvents    *ebpf.MapSpec `ebpf:"egd_events"`
+	EgdHellos    *ebpf.MapSpec `ebpf:"egd_hellos"`
 	EgdKnown     *ebpf.MapSpec `ebpf:"egd_known"`
+	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
+	EgdScratch   *ebpf.MapSpec `ebpf:"egd_scratch"`
 	EgdSockets   *ebpf.MapSpec `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.MapSpec `ebpf:"egd_workloads"`
 }
@@ -316,8 +372,11 @@ type EgressdMaps struct {
 	EgdConfig    *ebpf.Map `ebpf:"egd_config"`
 	EgdCounters  *ebpf.Map `ebpf:"egd_counters"`
 	EgdEvents    *ebpf.Map `ebpf:"egd_events"`
+	EgdHellos    *ebpf.Map `ebpf:"egd_hellos"`
 	EgdKnown     *ebpf.Map `ebpf:"egd_known"`
+	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
+	EgdScratch   *ebpf.Map `ebpf:"egd_scratch"`
 	EgdSockets   *ebpf.Map `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.Map `ebpf:"egd_workloads"`
 }
@@ -329,8 +388,11 @@ func (m *EgressdMaps) Close() error {
 		m.EgdConfig,
 		m.EgdCounters,
 		m.EgdEvents,
+		m.EgdHellos,
 		m.EgdKnown,
+		m.EgdNames,
 		m.EgdOrigins,
+		m.EgdScratch,
 		m.EgdSockets,
 		m.EgdWorkloads,
 	)

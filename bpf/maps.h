@@ -70,6 +70,32 @@ struct {
 	__type(value, struct egd_socket);
 } egd_sockets SEC(".maps");
 
+/* Where the parser of a ClientHello stands; made at connect() of an inspected
+ * connection, dies with the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct egd_hello);
+} egd_hellos SEC(".maps");
+
+/* The names that learned addresses prove. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 18);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_name_key);
+	__type(value, __u32);
+} egd_names SEC(".maps");
+
+/* Room for one egd_name_key, which is too big for the stack beside a walk. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct egd_name_key);
+} egd_scratch SEC(".maps");
+
 /* By enum egd_reason and enum egd_counter. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

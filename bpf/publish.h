@@ -20,7 +20,11 @@ static __always_inline void publish_tcp(struct bpf_sock_ops *ctx)
 	if (!sk)
 		return;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
-	if (!st || !st->redirected)
+	if (!st)
+		return;
+	if (st->watched) /* its end is reported */
+		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (!st->redirected)
 		return;
 	key.port = bpf_htons((__u16)ctx->local_port);
 	if (is_mapped(st->origin.dst)) {
@@ -40,17 +44,34 @@ static __always_inline void publish_tcp(struct bpf_sock_ops *ctx)
 	bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-/* A connect() that nobody answered leaves no entry behind. Later states must
+/* The end of a connection. A connect() that nobody answered leaves no entry behind. Later states must
  * not delete: a client may have sent and closed before the listener accepts. */
-static __always_inline void unpublish_tcp(struct bpf_sock_ops *ctx)
+static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct egd_socket *st;
+	struct egd_event *e;
 
-	if (!sk || ctx->args[0] != STATE_SYN_SENT || ctx->args[1] != STATE_CLOSE)
+	if (!sk || ctx->args[1] != STATE_CLOSE)
 		return;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
-	if (st && st->redirected && st->published[0].port)
+	if (!st)
+		return;
+	if (st->watched) {
+		/* One that was refused by its first bytes was never open. */
+		if (st->cut && st->cut != EGD_R_CHANGED)
+			return;
+		e = socket_event(st, EGD_E_CLOSE, st->cut);
+		if (!e)
+			return;
+		e->proto = IPPROTO_TCP;
+		/* The SYN counts as a byte, and so does an acknowledged FIN. */
+		e->sent = ctx->bytes_acked ? ctx->bytes_acked - 1 : 0;
+		e->received = ctx->bytes_received;
+		bpf_ringbuf_submit(e, 0);
+		return;
+	}
+	if (ctx->args[0] == STATE_SYN_SENT && st->redirected && st->published[0].port)
 		bpf_map_delete_elem(&egd_origins, &st->published[0]);
 }
 
@@ -59,54 +80,25 @@ static __always_inline int report_held(const struct egd_socket *st, __u8 proto)
 	struct egd_event *e;
 
 	count(EGD_R_UDP_HELD);
-	e = bpf_ringbuf_reserve(&egd_events, sizeof(*e), 0);
-	if (!e) {
-		count(EGD_C_EVENT_LOST);
+	e = socket_event(st, EGD_E_DECISION, EGD_R_UDP_HELD);
+	if (!e)
 		return 0;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->time = bpf_ktime_get_ns();
-	e->cgroup = st->origin.cgroup;
-	__builtin_memcpy(e->dst, st->origin.dst, 16);
-	e->dport = st->origin.dport;
-	e->family = st->origin.family;
 	e->proto = proto;
-	e->reason = EGD_R_UDP_HELD;
-	e->workload = st->origin.workload;
-	e->policy = st->origin.policy;
-	e->pid = st->origin.pid;
-	e->uid = st->origin.uid;
-	__builtin_memcpy(e->comm, st->origin.comm, sizeof(e->comm));
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }
 
-/* Datagrams to the DNS proxy: only here is the source address final. Also
- * refuses what a held UDP socket sends. Returns 1 to pass, 0 to drop (EPERM). */
-static __always_inline int publish_udp(struct __sk_buff *skb)
+/* Datagrams to the DNS proxy: only here is the source address final. Returns 1
+ * to pass, 0 to drop (EPERM). */
+static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket *st)
 {
 	struct egd_origin_key key = { .proto = IPPROTO_UDP };
-	struct bpf_sock *sk = skb->sk;
 	struct egd_config *cfg;
-	struct egd_socket *st;
 	struct egd_origin origin;
 	__u8 proto = 0, verihl = 0;
 	__u16 ports[2] = {};
 	__u32 off, slot;
 	int i;
-
-	if (!sk)
-		return 1;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return 1;
-	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
-	if (!st)
-		return 1;
-	if (st->held)
-		return report_held(st, IPPROTO_UDP);
-	if (sk->protocol != IPPROTO_UDP || st->verdict != EGD_PROXY)
-		return 1;
 
 	if (skb->protocol == bpf_htons(0x0800)) {
 		__u32 saddr;

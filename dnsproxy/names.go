@@ -54,6 +54,10 @@ type NamesOptions struct {
 	MaxAddrs, MaxNames, MaxAddrsPerName, MaxNamesPerAddr int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+	// InUse lists the addresses that open connections go to. An address is
+	// kept while it is in use, however old the answer: whether a connection
+	// may go on after a policy change is decided by its address. nil: none.
+	InUse func() (map[netip.Addr]bool, error)
 	// Log takes failures of Run; nil discards them.
 	Log *slog.Logger
 }

@@ -65,8 +65,14 @@ func TestLearnOpensAndRemembers(t *testing.T) {
 	}
 	for _, a := range []string{"203.0.113.1", "2001:4860::1"} {
 		o := r.kernel.opens(a)
-		if len(o) != 1 || o[0].Port != 443 || o[0].Transport != policy.TCP || o[0].Verdict == policy.Deny {
+		// One opening for each name that the address proves.
+		if len(o) != len(r.NamesOf(id, netip.MustParseAddr(a))) {
 			t.Errorf("openings of %s = %v", a, o)
+		}
+		for _, one := range o {
+			if one.Port != 443 || one.Transport != policy.TCP || one.Verdict != policy.Inspect || one.Name == "" {
+				t.Errorf("openings of %s = %v", a, o)
+			}
 		}
 	}
 	if got := r.NamesOf(2, netip.MustParseAddr("203.0.113.1")); got != nil {

@@ -48,10 +48,11 @@ func (n *Names) expire(t *table, id policy.PolicyID, now time.Time) error {
 	t.swept = now
 	p := n.policies.Policy(id)
 	var errs []error
+	inUse := n.inUse()
 	for addr, a := range t.addrs {
 		gone := false
 		for name, until := range a.until {
-			if !now.Before(until.Add(n.o.Grace)) {
+			if !now.Before(until.Add(n.o.Grace)) && !inUse(addr) {
 				t.forget(name, addr, a)
 				gone = true
 			}
@@ -61,6 +62,27 @@ func (n *Names) expire(t *table, id policy.PolicyID, now time.Time) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// inUse returns a test for addresses with open connections. It asks once, and
+// only when there is an address to test. When it can't be known every address
+// counts as used.
+func (n *Names) inUse() func(netip.Addr) bool {
+	if n.o.InUse == nil {
+		return func(netip.Addr) bool { return false }
+	}
+	var used map[netip.Addr]bool
+	asked := false
+	return func(a netip.Addr) bool {
+		if !asked {
+			asked = true
+			var err error
+			if used, err = n.o.InUse(); err != nil {
+				n.o.Log.Warn("connections could not be listed", "error", err)
+			}
+		}
+		return used == nil || used[a]
+	}
 }
 
 // Reapply computes anew what every learned address opens, against the newest

@@ -9,39 +9,32 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// merge returns the union of two sets of openings, sorted. Where the two want
-// different verdicts for one port, see both.
+// merge returns the union of two sets of openings, sorted and without
+// duplicates. Where the two want different verdicts for one port the verdict
+// is policy.Join of them; names stay only where all want inspect.
 func merge(a, b []policy.Opening) []policy.Opening {
 	all := slices.Concat(a, b)
 	slices.SortStableFunc(all, compareKey)
 	out := all[:0]
-	for _, o := range all {
-		if last := len(out) - 1; last >= 0 && compareKey(out[last], o) == 0 {
-			out[last].Verdict = both(out[last].Verdict, o.Verdict, o.Transport)
-			continue
+	for start := 0; start < len(all); {
+		verdict := all[start].Verdict
+		end := start + 1
+		for ; end < len(all) && comparePort(all[start], all[end]) == 0; end++ {
+			verdict = policy.Join(verdict, all[end].Verdict, all[end].Transport)
 		}
-		out = append(out, o)
+		for i := start; i < end; i++ {
+			o := all[i]
+			o.Verdict = verdict
+			if verdict != policy.Inspect {
+				o.Name = ""
+			}
+			if last := len(out) - 1; last < 0 || out[last] != o {
+				out = append(out, o)
+			}
+		}
+		start = end
 	}
 	return out
-}
-
-// both is the verdict for a port that two names on one address open in
-// different ways. Two TCP names that disagree are told apart by the
-// forwarding core, which knows every candidate: the stricter of direct and
-// inspect would cut the opaque one off, the laxer would let the other's
-// check be skipped.
-func both(a, b policy.Verdict, t policy.Transport) policy.Verdict {
-	switch {
-	case a == b:
-		return a
-	case a == policy.Deny:
-		return b
-	case b == policy.Deny:
-		return a
-	case t == policy.TCP:
-		return policy.Proxy
-	}
-	return stricter(a, b)
 }
 
 // stricter returns the verdict that lets less pass unseen: deny, then proxy,
@@ -58,16 +51,32 @@ func stricter(a, b policy.Verdict) policy.Verdict {
 func tighten(have, want []policy.Opening) []policy.Opening {
 	var out []policy.Opening
 	for _, h := range have {
-		if i, ok := slices.BinarySearchFunc(want, h, compareKey); ok {
-			h.Verdict = stricter(h.Verdict, want[i].Verdict)
-			out = append(out, h)
+		for _, w := range want {
+			if comparePort(h, w) != 0 {
+				continue
+			}
+			switch {
+			case h.Verdict == policy.Inspect && w.Verdict == policy.Inspect:
+				if h.Name == w.Name {
+					out = append(out, h)
+				}
+			case stricter(h.Verdict, w.Verdict) == h.Verdict:
+				out = append(out, h)
+			default:
+				out = append(out, w)
+			}
 		}
 	}
-	return out
+	return merge(out, nil)
+}
+
+// comparePort orders openings by address, transport and port.
+func comparePort(a, b policy.Opening) int {
+	return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
+		cmp.Compare(a.Transport, b.Transport), cmp.Compare(a.Port, b.Port))
 }
 
 // compareKey orders openings by all but the verdict.
 func compareKey(a, b policy.Opening) int {
-	return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
-		cmp.Compare(a.Transport, b.Transport), cmp.Compare(a.Port, b.Port))
+	return cmp.Or(comparePort(a, b), cmp.Compare(a.Name, b.Name))
 }

@@ -15,7 +15,7 @@ func (e *Egress) Open(c *forward.Conn) forward.Opening {
 		return forward.Opening{Protocol: forward.Refuse, Decision: noPolicy}
 	}
 	may := p.Candidates(e.flow(c))
-	o := forward.Opening{Decision: may.Decision, Upstream: may.Opaque}
+	o := forward.Opening{Decision: proxied(may.Decision), Upstream: may.Opaque}
 	if d, would := audited(c, may.Decision); would {
 		return forward.Opening{Protocol: forward.Opaque, Decision: d, Upstream: dialled(c)}
 	}
@@ -44,7 +44,16 @@ func (e *Egress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upst
 	if d, would := audited(c, d); would {
 		return d, dialled(c)
 	}
-	return d, u
+	return proxied(d), u
+}
+
+// proxied is what became of a flow that reached the proxy, whatever the
+// newest policy would do with a fresh one.
+func proxied(d policy.Decision) policy.Decision {
+	if d.Verdict != policy.Deny {
+		d.Verdict = policy.Proxy
+	}
+	return d
 }
 
 // HTTP decides about one request.

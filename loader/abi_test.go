@@ -31,7 +31,7 @@ func TestEnums(t *testing.T) {
 			t.Errorf("mode %s is %d in C and %d in Go", g, c, g)
 		}
 	}
-	for r := bpf.EgressdEgdReasonEGD_R_NONE + 1; r < bpf.EgressdEgdReasonEGD_R_MAX; r++ {
+	for r := bpf.EgressdEgdReasonEGD_R_NONE + 1; r <= bpf.EgressdEgdReasonEGD_R_CHANGED; r++ {
 		if reasons[uint8(r)] == "" {
 			t.Errorf("reason %d of the kernel has no policy.Reason", r)
 		}
@@ -39,7 +39,7 @@ func TestEnums(t *testing.T) {
 			t.Errorf("reason %d of the kernel has no counter name", r)
 		}
 	}
-	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c < bpf.EgressdEgdCounterEGD_C_MAX; c++ {
+	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c <= bpf.EgressdEgdCounterEGD_C_INSPECT; c++ {
 		if counterNames[uint32(c)] == "" {
 			t.Errorf("counter %d of the kernel has no name", c)
 		}
@@ -58,8 +58,10 @@ func TestSizes(t *testing.T) {
 		"egd_known_key":  {unsafe.Sizeof(bpf.EgressdEgdKnownKey{}), 20},
 		"egd_origin_key": {unsafe.Sizeof(bpf.EgressdEgdOriginKey{}), 20},
 		"egd_origin":     {unsafe.Sizeof(bpf.EgressdEgdOrigin{}), 80},
-		"egd_socket":     {unsafe.Sizeof(bpf.EgressdEgdSocket{}), 248},
-		"egd_event":      {unsafe.Sizeof(bpf.EgressdEgdEvent{}), 72},
+		"egd_socket":     {unsafe.Sizeof(bpf.EgressdEgdSocket{}), 256},
+		"egd_hello":      {unsafe.Sizeof(bpf.EgressdEgdHello{}), 296},
+		"egd_name_key":   {unsafe.Sizeof(bpf.EgressdEgdNameKey{}), 280},
+		"egd_event":      {unsafe.Sizeof(bpf.EgressdEgdEvent{}), 384},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s has %d bytes, want %d", name, c.got, c.want)

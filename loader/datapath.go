@@ -126,7 +126,9 @@ func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 		"egd_config":    m.EgdConfig,
 		"egd_counters":  m.EgdCounters,
 		"egd_events":    m.EgdEvents,
+		"egd_hellos":    m.EgdHellos,
 		"egd_known":     m.EgdKnown,
+		"egd_names":     m.EgdNames,
 		"egd_origins":   m.EgdOrigins,
 		"egd_sockets":   m.EgdSockets,
 		"egd_workloads": m.EgdWorkloads,
@@ -145,8 +147,8 @@ func pinnedMaps(dir string, spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, 
 		}
 	}()
 	for name, ms := range spec.Maps {
-		if strings.HasPrefix(name, ".") {
-			continue // the constants of one version of the programs
+		if strings.HasPrefix(name, ".") || name == "egd_scratch" {
+			continue // constants and scratch space of one version of the programs
 		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
 		if errors.Is(err, os.ErrNotExist) {

@@ -16,9 +16,13 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// Event is one denial that the kernel decided.
+// Event is one decision of the kernel, or the end of a connection that went
+// straight to its destination.
 type Event struct {
-	Time      time.Time
+	Time time.Time
+	// Closed: the connection is over; Sent, Received and Duration are set.
+	Closed    bool
+	Verdict   policy.Verdict
 	Dst       netip.AddrPort // IPv4 is unmapped; unspecified for sock_create
 	Transport policy.Transport
 	Reason    policy.Reason
@@ -29,6 +33,16 @@ type Event struct {
 	PID       int
 	UID       int
 	Command   string
+	// Name is the SNI of an inspected connection, "" when none was read.
+	Name string
+	// Src and Cookie are set for a connection that was open and is denied
+	// now: its socket is to be ended with Destroy.
+	Src    netip.AddrPort
+	Cookie uint64
+	// Sent and Received count payload bytes; what was sent is acknowledged,
+	// and may be one more for the end of the stream.
+	Sent, Received uint64
+	Duration       time.Duration
 }
 
 // reasons maps enum egd_reason.
@@ -42,6 +56,11 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_NO_CONFIG):   policy.ReasonNoConfig,
 	uint8(bpf.EgressdEgdReasonEGD_R_STORAGE):     policy.ReasonStorage,
 	uint8(bpf.EgressdEgdReasonEGD_R_UDP_HELD):    policy.ReasonTransport,
+	uint8(bpf.EgressdEgdReasonEGD_R_NAME):        policy.ReasonName,
+	uint8(bpf.EgressdEgdReasonEGD_R_NO_NAME):     policy.ReasonNoName,
+	uint8(bpf.EgressdEgdReasonEGD_R_NOT_TLS):     policy.ReasonNotTLS,
+	uint8(bpf.EgressdEgdReasonEGD_R_MALFORMED):   policy.ReasonMalformed,
+	uint8(bpf.EgressdEgdReasonEGD_R_CHANGED):     policy.ReasonPolicyChanged,
 }
 
 // Events calls f for each event of the kernel, in order, until Close or
@@ -74,11 +93,16 @@ func parseEvent(raw []byte) (Event, bool) {
 		at = at.Add(-time.Duration(now - e.Time))
 	}
 	reason, ok := reasons[e.Reason]
-	if !ok {
+	switch {
+	case e.Reason == uint8(bpf.EgressdEgdReasonEGD_R_NONE):
+		reason = policy.ReasonAllowed
+	case !ok:
 		reason = policy.ReasonNoRule
 	}
-	return Event{
+	out := Event{
 		Time:      at,
+		Closed:    e.Kind == eventClose,
+		Verdict:   policy.Verdict(e.Verdict),
 		Dst:       netip.AddrPortFrom(netip.AddrFrom16(e.Dst).Unmap(), htons(e.Dport)),
 		Transport: policy.Transport(e.Proto),
 		Reason:    reason,
@@ -89,8 +113,22 @@ func parseEvent(raw []byte) (Event, bool) {
 		PID:       int(e.Pid),
 		UID:       int(e.Uid),
 		Command:   command(e.Comm[:]),
-	}, true
+		Name:      string(e.Name[:min(int(e.NameLen), len(e.Name))]),
+		Cookie:    e.Cookie,
+		Sent:      e.Sent,
+		Received:  e.Received,
+	}
+	if out.Closed && e.Time > e.Opened {
+		out.Duration = time.Duration(e.Time - e.Opened)
+	}
+	if e.Sport != 0 {
+		out.Src = netip.AddrPortFrom(netip.AddrFrom16(e.Src).Unmap(), htons(e.Sport))
+	}
+	return out, true
 }
+
+// eventClose is EGD_E_CLOSE.
+const eventClose = 1
 
 // command reads a NUL-terminated comm; generated types have it as int8s or
 // uint8s, depending on how C's char is declared.

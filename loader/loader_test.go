@@ -68,12 +68,17 @@ func client(op string, args []string) result {
 		}
 		r.Data = string(buf[:n])
 		return r
-	case "sendto", "sendto-mapped":
+	case "sendto", "sendto-mapped", "sendto-routed":
 		fd, sa, err := socket(addr, unix.SOCK_DGRAM, op == "sendto-mapped")
 		if err != nil {
 			return fail(err)
 		}
 		defer unix.Close(fd)
+		if op == "sendto-routed" {
+			if err := sourceRoute(fd, netip.MustParseAddr(args[1])); err != nil {
+				return result{Errno: "setsockopt " + errnoName(err)}
+			}
+		}
 		if err := unix.Sendto(fd, []byte("hello"), 0, sa); err != nil {
 			return fail(err)
 		}
@@ -83,6 +88,10 @@ func client(op string, args []string) result {
 			return fail(err)
 		}
 		return result{Data: string(buf[:n]), From: sockaddr(from)}
+	case "hello":
+		return sendHello(addr, args[1:])
+	case "hold":
+		return hold(addr)
 	case "socket":
 		var nums [3]int
 		for i, a := range args[1:4] {
@@ -533,5 +542,49 @@ func TestPinnedStateOutlivesTheDaemon(t *testing.T) {
 	testenv.NoPins(t, r.pins)
 	if got := r.run(true, "sendto", hostport(world.StrangerV4, 443)); got.Data == "" {
 		t.Errorf("after unload: %+v, want the workload to be free", got)
+	}
+}
+
+// sourceRoute makes a socket send by way of another address: a loose source
+// route (RFC 791) or a segment routing header (RFC 8754).
+func sourceRoute(fd int, via netip.Addr) error {
+	if via.Is4() {
+		a := via.As4()
+		option := append([]byte{0x83, 7, 4}, a[:]...)
+		return unix.SetsockoptString(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, string(append(option, 0)))
+	}
+	a := via.As16()
+	// Two segments; the last one is replaced by the destination.
+	header := append([]byte{0, 4, 4, 1, 1, 0, 0, 0}, make([]byte, 16)...)
+	return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_RTHDR, string(append(header, a[:]...)))
+}
+
+// TestSourceRoute: an allowed destination does not lend itself as a pretext
+// for sending to another address.
+func TestSourceRoute(t *testing.T) {
+	r := newRig(t)
+	for _, c := range []struct{ to, via string }{
+		{world.DBV4, world.StrangerV4}, {world.DBV6, world.StrangerV6},
+	} {
+		r.allow(c.to, 443, policy.UDP, policy.Direct)
+		via := netip.MustParseAddr(c.via)
+		if got := r.run(true, "sendto-routed", hostport(c.to, 443), c.via); got.Errno != "EPERM" {
+			t.Errorf("by way of %s: %+v, want EPERM", c.via, got)
+		}
+		if n := r.world.Packets(via); n != 0 {
+			t.Errorf("%d packets to %s left", n, c.via)
+		}
+		// The DNS listener on loopback is no better pretext.
+		if got := r.run(true, "sendto-routed", hostport(c.to, 53), c.via); got.Data != "" {
+			t.Errorf("DNS by way of %s: %+v", c.via, got)
+		}
+		if n := r.world.Packets(via); n != 0 {
+			t.Errorf("%d packets of DNS to %s left", n, c.via)
+		}
+		// The twin: uncaptured, the packet goes where the route says.
+		r.run(false, "sendto-routed", hostport(c.to, 443), c.via)
+		if r.world.Packets(via) == 0 {
+			t.Errorf("uncaptured: no packet to %s; the test proves nothing", c.via)
+		}
 	}
 }

@@ -20,6 +20,13 @@ var counterNames = map[uint32]string{
 	uint32(bpf.EgressdEgdReasonEGD_R_NO_CONFIG):      "deny/no-config",
 	uint32(bpf.EgressdEgdReasonEGD_R_STORAGE):        "deny/no-socket-storage",
 	uint32(bpf.EgressdEgdReasonEGD_R_UDP_HELD):       "deny/transport-not-allowed",
+	uint32(bpf.EgressdEgdReasonEGD_R_NAME):           "deny/name-not-allowed",
+	uint32(bpf.EgressdEgdReasonEGD_R_NO_NAME):        "deny/no-name",
+	uint32(bpf.EgressdEgdReasonEGD_R_NOT_TLS):        "deny/not-tls",
+	uint32(bpf.EgressdEgdReasonEGD_R_MALFORMED):      "deny/malformed",
+	uint32(bpf.EgressdEgdReasonEGD_R_CHANGED):        "deny/policy-changed",
+	uint32(bpf.EgressdEgdReasonEGD_R_OPTIONS):        "deny/ip-options",
+	uint32(bpf.EgressdEgdCounterEGD_C_INSPECT):       "pass/inspect",
 	uint32(bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK): "pass/loopback",
 	uint32(bpf.EgressdEgdCounterEGD_C_PASS_OWN):      "pass/exempt",
 	uint32(bpf.EgressdEgdCounterEGD_C_DIRECT):        "pass/direct",
@@ -62,9 +69,18 @@ func (d *Datapath) Fills() (map[string]Fill, error) {
 	return map[string]Fill{
 		"egd_addrs":   {len(d.tables.haveAdr), int(d.objs.EgdAddrs.MaxEntries())},
 		"egd_known":   {len(d.tables.known), int(d.objs.EgdKnown.MaxEntries())},
+		"egd_names":   {d.countNames(), int(d.objs.EgdNames.MaxEntries())},
 		"egd_cidrs":   {len(d.tables.haveNet), int(d.objs.EgdCidrs.MaxEntries())},
 		"egd_origins": {origins, int(d.objs.EgdOrigins.MaxEntries())},
 	}, nil
+}
+
+func (d *Datapath) countNames() int {
+	n := 0
+	for _, names := range d.tables.proofs {
+		n += len(names)
+	}
+	return n
 }
 
 func (d *Datapath) countOrigins() (int, error) {

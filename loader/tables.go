@@ -18,6 +18,7 @@ type (
 	addrKey  = bpf.EgressdEgdAddrKey
 	cidrKey  = bpf.EgressdEgdCidrKey
 	knownKey = bpf.EgressdEgdKnownKey
+	nameKey  = bpf.EgressdEgdNameKey
 	verdict  = bpf.EgressdEgdAddrVal
 )
 
@@ -31,6 +32,9 @@ type tables struct {
 	haveNet map[cidrKey]policy.Verdict
 	// known holds the keys of haveAdr by address.
 	known map[knownKey][]addrKey
+	// proofs holds the names that each address proves in the kernel, wanted
+	// those that it should.
+	proofs, wanted map[knownKey]map[proof]bool
 }
 
 // adopt fills the mirror from the kernel.
@@ -41,6 +45,8 @@ func (t *tables) adopt(m *bpf.EgressdMaps) error {
 		haveAdr: map[addrKey]policy.Verdict{},
 		haveNet: map[cidrKey]policy.Verdict{},
 		known:   map[knownKey][]addrKey{},
+		proofs:  map[knownKey]map[proof]bool{},
+		wanted:  map[knownKey]map[proof]bool{},
 	}
 	var ak addrKey
 	var ck cidrKey
@@ -59,6 +65,16 @@ func (t *tables) adopt(m *bpf.EgressdMaps) error {
 	}
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("read egd_cidrs: %w", err)
+	}
+	var nk nameKey
+	var one uint32
+	it = m.EgdNames.Iterate()
+	for it.Next(&nk, &one) {
+		k := knownKey{Policy: nk.Policy, Addr: nk.Addr}
+		add(t.proofs, k, proof{nk.Port, string(nk.Name[:min(int(nk.Len), len(nk.Name))])})
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read egd_names: %w", err)
 	}
 	return nil
 }
@@ -121,26 +137,27 @@ func split(static map[policy.PolicyID][]policy.Opening) (map[addrKey]policy.Verd
 		for _, o := range openings {
 			if o.Prefix.IsSingleIP() {
 				k := keyOf(id, o)
-				addrs[k] = merge(addrs[k], o.Verdict)
+				addrs[k] = join(addrs[k], o.Verdict, k)
 			} else {
 				k := cidrOf(id, o)
-				nets[k] = merge(nets[k], o.Verdict)
+				nets[k] = policy.Join(nets[k], o.Verdict, o.Transport)
 			}
 		}
 	}
 	return addrs, nets
 }
 
-// merge picks between two verdicts for one address and port: the one that
-// looks at the flow more closely wins.
-func merge(a, b policy.Verdict) policy.Verdict { return max(a, b) }
+// join is policy.Join for the transport of k.
+func join(a, b policy.Verdict, k addrKey) policy.Verdict {
+	return policy.Join(a, b, policy.Transport(k.Proto))
+}
 
 // tighten removes what is in the kernel and in no table of want, and lifts
 // verdicts that look more closely now.
 func (d *Datapath) tighten(addrs map[addrKey]policy.Verdict, nets map[cidrKey]policy.Verdict) error {
 	t := &d.tables
 	for k, have := range t.haveAdr {
-		want := merge(addrs[k], t.learned[k])
+		want := join(addrs[k], t.learned[k], k)
 		switch {
 		case want == policy.Deny:
 			if err := d.dropAddr(k); err != nil {
@@ -150,6 +167,11 @@ func (d *Datapath) tighten(addrs map[addrKey]policy.Verdict, nets map[cidrKey]po
 			if err := d.putAddr(k, want); err != nil {
 				return err
 			}
+		}
+	}
+	for k := range t.proofs {
+		if err := d.dropProofs(k, t.wanted[k]); err != nil {
+			return err
 		}
 	}
 	for k, have := range t.haveNet {
@@ -171,7 +193,7 @@ func (d *Datapath) tighten(addrs map[addrKey]policy.Verdict, nets map[cidrKey]po
 func (d *Datapath) loosen(addrs map[addrKey]policy.Verdict, nets map[cidrKey]policy.Verdict) error {
 	t := &d.tables
 	for k, v := range addrs {
-		if want := merge(v, t.learned[k]); t.haveAdr[k] != want {
+		if want := join(v, t.learned[k], k); t.haveAdr[k] != want {
 			if err := d.putAddr(k, want); err != nil {
 				return err
 			}
@@ -192,14 +214,22 @@ func (d *Datapath) loosen(addrs map[addrKey]policy.Verdict, nets map[cidrKey]pol
 func (d *Datapath) SetAddress(p policy.PolicyID, addr netip.Addr, openings []policy.Opening) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	t := &d.tables
+	known := knownKey{Policy: uint32(p), Addr: addr.As16()}
 	want := map[addrKey]policy.Verdict{}
+	names := map[proof]bool{}
 	for _, o := range openings {
 		o.Prefix = netip.PrefixFrom(addr, addr.BitLen())
 		k := keyOf(p, o)
-		want[k] = merge(want[k], o.Verdict)
+		want[k] = join(want[k], o.Verdict, k)
+		if o.Verdict == policy.Inspect && o.Name != "" {
+			names[proof{k.Port, o.Name}] = true
+		}
 	}
-	t := &d.tables
-	known := knownKey{Policy: uint32(p), Addr: addr.As16()}
+	// A name is there before a connection can be judged by it.
+	if err := d.addProofs(known, names); err != nil {
+		return err
+	}
 	for _, k := range slices.Clone(t.known[known]) {
 		if want[k] != policy.Deny {
 			continue
@@ -213,14 +243,14 @@ func (d *Datapath) SetAddress(p policy.PolicyID, addr netip.Addr, openings []pol
 	}
 	for k, v := range want {
 		t.learned[k] = v
-		if v = merge(v, t.static[k]); t.haveAdr[k] != v {
+		if v = join(v, t.static[k], k); t.haveAdr[k] != v {
 			if err := d.putAddr(k, v); err != nil {
 				delete(t.learned, k)
 				return err
 			}
 		}
 	}
-	return nil
+	return d.dropProofs(known, names)
 }
 
 func (d *Datapath) putAddr(k addrKey, v policy.Verdict) error {

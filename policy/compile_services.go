@@ -195,6 +195,7 @@ func newUpstream(host string, s *Service, p *Port, endpoints []Endpoint) *Upstre
 	u := &Upstream{
 		Host: host, Port: p.Number, Protocol: p.Protocol, Resolution: s.Resolution,
 		TargetPort: cmp.Or(p.TargetPort, p.Number), Rule: &s.Ref,
+		virtual: s.Resolution != ResolutionNone && len(s.Addresses) > 0,
 	}
 	if s.Resolution == ResolutionNone {
 		return u

@@ -33,9 +33,7 @@ func (c *candidates) add(hp *HostPort, name string) {
 	if c.unset == nil && unset {
 		c.unset, c.unsetName = hp, name
 	}
-	// A later verdict looks closer; an address that several rules share gets
-	// the closest look that any of them asks for.
-	c.verdict = max(c.verdict, hp.Verdict)
+	c.verdict = Join(c.verdict, hp.Verdict, hp.Protocol.Transport())
 }
 
 // merge adds what an entry of the address table holds.
@@ -45,7 +43,9 @@ func (c *candidates) merge(e *candidates) {
 			c.add(hp, "")
 		}
 	}
-	c.verdict = max(c.verdict, e.verdict)
+	if e.first != nil {
+		c.verdict = Join(c.verdict, e.verdict, e.first.Protocol.Transport())
+	}
 }
 
 // allow is the Decision that hp allows.
@@ -79,7 +79,7 @@ func (p *Policy) Decide(f Flow) Decision {
 		return deny(ReasonSocketType, nil)
 	}
 	if f.Host != "" {
-		return p.decideName(f)
+		return p.decideName(f, false)
 	}
 	c := p.candidates(f)
 	if c.first == nil {
@@ -152,7 +152,7 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	if sni == "" {
 		d = deny(ReasonNoName, ruleOf(c.first))
 	} else {
-		d = p.decideName(f)
+		d = p.decideName(f, true)
 	}
 	switch {
 	case d.Verdict != Deny:
@@ -163,8 +163,9 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	return d, nil
 }
 
-// decideName decides a flow that carries a name.
-func (p *Policy) decideName(f Flow) Decision {
+// decideName decides a flow that carries a name. One that is proxied goes to
+// the name's own address whatever it dialled; any other must have dialled one.
+func (p *Policy) decideName(f Flow, proxied bool) Decision {
 	h, hp := p.find(f)
 	if hp == nil {
 		return p.missName(f)
@@ -172,10 +173,14 @@ func (p *Policy) decideName(f Flow) Decision {
 	if r := unfit(hp.Protocol, f.HostFrom); r != "" {
 		return deny(r, hp.Rule)
 	}
-	if hp.Verdict != Proxy && f.Dst.Addr().IsValid() && !backs(h, f) {
+	v := hp.Verdict
+	if proxied {
+		v = Proxy
+	}
+	if v != Proxy && f.Dst.Addr().IsValid() && !backs(h, f) {
 		return deny(ReasonNoRule, hp.Rule)
 	}
-	d := allow(hp.Verdict, hp)
+	d := allow(v, hp)
 	d.Host = h
 	return d
 }

@@ -49,10 +49,10 @@ func TestDecide(t *testing.T) {
 		reason  Reason
 		rule    string
 	}{
-		{"learned", TCP, "203.0.113.1:443", "api.example.com", "", 0, Proxy, ReasonAllowed, "api"},
-		{"learned v6", TCP, "[2001:db8::1]:443", "api.example.com", "", 0, Proxy, ReasonAllowed, "api"},
-		{"learned by wildcard", TCP, "203.0.113.1:443", "x.y.example.com", "", 0, Proxy, ReasonAllowed, "wild"},
-		{"specific host lacks the port", TCP, "203.0.113.1:8443", "api.example.com", "", 0, Proxy, ReasonAllowed, "wild"},
+		{"learned", TCP, "203.0.113.1:443", "api.example.com", "", 0, Inspect, ReasonAllowed, "api"},
+		{"learned v6", TCP, "[2001:db8::1]:443", "api.example.com", "", 0, Inspect, ReasonAllowed, "api"},
+		{"learned by wildcard", TCP, "203.0.113.1:443", "x.y.example.com", "", 0, Inspect, ReasonAllowed, "wild"},
+		{"specific host lacks the port", TCP, "203.0.113.1:8443", "api.example.com", "", 0, Inspect, ReasonAllowed, "wild"},
 		{"second name has it", TCP, "203.0.113.1:80", "time.example.org,api.example.com", "", 0, Proxy, ReasonAllowed, "api"},
 		{"udp is direct", UDP, "203.0.113.1:123", "time.example.org", "", 0, Direct, ReasonAllowed, "ntp"},
 		{"apex is not under the wildcard", TCP, "203.0.113.1:443", "example.com", "", 0, Deny, ReasonName, ""},
@@ -70,18 +70,19 @@ func TestDecide(t *testing.T) {
 		{"endpoint mapped", TCP, "[::ffff:192.0.2.10]:5432", "", "", 0, Proxy, ReasonAllowed, "db"},
 		{"endpoint, other port", TCP, "192.0.2.10:22", "", "", 0, Deny, ReasonPort, "db"},
 		{"endpoint, udp", UDP, "192.0.2.10:5432", "", "", 0, Deny, ReasonTransport, "db"},
-		{"in the CIDR", TCP, "198.51.100.9:25", "", "", 0, Proxy, ReasonAllowed, "nets"},
-		{"in the CIDR v6", TCP, "[2001:db8:25:1::9]:25", "", "", 0, Proxy, ReasonAllowed, "nets"},
+		{"in the CIDR", TCP, "198.51.100.9:25", "", "", 0, Direct, ReasonAllowed, "nets"},
+		{"in the CIDR v6", TCP, "[2001:db8:25:1::9]:25", "", "", 0, Direct, ReasonAllowed, "nets"},
 		{"beside the CIDR", TCP, "198.51.101.0:25", "", "", 0, Deny, ReasonNoRule, ""},
 		{"beside the CIDR v6", TCP, "[2001:db8:26::]:25", "", "", 0, Deny, ReasonNoRule, ""},
-		{"CIDR and longer prefix", TCP, "198.51.100.7:25", "", "", 0, Proxy, ReasonAllowed, "nets"},
+		{"CIDR and longer prefix", TCP, "198.51.100.7:25", "", "", 0, Direct, ReasonAllowed, "nets"},
 		{"longer prefix, udp", UDP, "198.51.100.7:25", "", "", 0, Direct, ReasonAllowed, "host25"},
 		{"CIDR has no udp", UDP, "198.51.100.8:25", "", "", 0, Deny, ReasonTransport, "nets"},
 		{"vip", TCP, "240.1.1.1:80", "", "", 0, Proxy, ReasonAllowed, "vip"},
 		{"vip v6", TCP, "[fd00::80]:80", "", "", 0, Proxy, ReasonAllowed, "vip"},
 
-		{"sni", TCP, "203.0.113.1:443", "", "api.example.com", EvidenceSNI, Proxy, ReasonAllowed, "api"},
-		{"sni by wildcard", TCP, "203.0.113.1:443", "", "z.example.com", EvidenceSNI, Proxy, ReasonAllowed, "wild"},
+		{"sni", TCP, "203.0.113.1:443", "api.example.com", "api.example.com", EvidenceSNI, Inspect, ReasonAllowed, "api"},
+		{"sni by wildcard", TCP, "203.0.113.1:443", "z.example.com", "z.example.com", EvidenceSNI, Inspect, ReasonAllowed, "wild"},
+		{"sni, address of another name", TCP, "203.0.113.1:443", "z.example.com", "api.example.com", EvidenceSNI, Deny, ReasonNoRule, "api"},
 		{"sni of a stranger", TCP, "203.0.113.1:443", "api.example.com", "evil.example", EvidenceSNI, Deny, ReasonName, "api"},
 		{"sni on another port", TCP, "203.0.113.1:444", "", "api.example.com", EvidenceSNI, Deny, ReasonPort, "api"},
 		{"sni on the http port", TCP, "203.0.113.1:80", "", "api.example.com", EvidenceSNI, Deny, ReasonNotHTTP, "api"},
@@ -206,9 +207,9 @@ func TestLookupAndOpenings(t *testing.T) {
 		"203.0.113.5": "203.0.113.5/32", "::ffff:203.0.113.5": "203.0.113.5/32", "2001:db8::5": "2001:db8::5/128",
 	} {
 		want := []Opening{
-			{netip.MustParsePrefix(prefix), 80, TCP, Proxy},
-			{netip.MustParsePrefix(prefix), 443, TCP, Proxy},
-			{netip.MustParsePrefix(prefix), 8443, TCP, Proxy},
+			{Prefix: netip.MustParsePrefix(prefix), Port: 80, Transport: TCP, Verdict: Proxy},
+			{Prefix: netip.MustParsePrefix(prefix), Port: 443, Transport: TCP, Verdict: Inspect, Name: "api.example.com"},
+			{Prefix: netip.MustParsePrefix(prefix), Port: 8443, Transport: TCP, Verdict: Inspect, Name: "api.example.com"},
 		}
 		if got := p.Openings("api.example.com", netip.MustParseAddr(addr)); !slices.Equal(got, want) {
 			t.Errorf("Openings(%s): %v, want %v", addr, got, want)

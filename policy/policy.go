@@ -100,6 +100,9 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
 			o := Opening{Prefix: prefix, Port: hp.Number, Transport: hp.Protocol.Transport(), Verdict: hp.Verdict}
+			if o.Verdict == Inspect {
+				o.Name = name
+			}
 			if !hasOpening(out, o) {
 				out = append(out, o)
 			}

@@ -127,7 +127,7 @@ func (p *Policy) decideHost(f Flow) Decision {
 	}
 	a, err := netip.ParseAddr(strings.Trim(f.Host, "[]"))
 	if err != nil {
-		return p.decideName(f)
+		return p.decideName(f, true)
 	}
 	var c candidates
 	p.addrs.collect(&c, TCP, f.Dst)

@@ -86,6 +86,8 @@ type Upstream struct {
 	// for Kubernetes Services.
 	Match *Host
 	Rule  *Ref
+	// virtual: the service has addresses of its own that are not where it is.
+	virtual bool
 }
 
 // UpstreamEndpoint is a fixed endpoint.
@@ -123,6 +125,9 @@ type Opening struct {
 	Port      uint16 // host order
 	Transport Transport
 	Verdict   Verdict
+	// Name is set with Inspect: the name that the address proves on the port.
+	// Several names are several openings.
+	Name string
 }
 
 // Flow is a connection or datagram as far as it is known when it is decided.

@@ -38,6 +38,22 @@ func (v Verdict) String() string {
 	return "deny"
 }
 
+// Join is the verdict for an address and port that two rules open in different
+// ways. TCP rules that disagree are told apart by the forwarding core, which
+// knows every candidate: the stricter of direct and inspect would cut the
+// opaque flow off, the laxer would let the other's check be skipped.
+func Join(a, b Verdict, t Transport) Verdict {
+	switch {
+	case a == b || b == Deny:
+		return a
+	case a == Deny:
+		return b
+	case t == TCP:
+		return Proxy
+	}
+	return max(a, b)
+}
+
 // MarshalText writes the verdict's name.
 func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
 

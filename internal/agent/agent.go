@@ -104,7 +104,9 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 // wire makes the rooms and connects them.
 func (a *Agent) wire() error {
 	guard := ipguard.New(ownAddresses())
-	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{Guard: guard, Log: a.log})
+	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
+		Guard: guard, InUse: loader.LiveAddresses, Log: a.log,
+	})
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
 		Policies:  &a.current,

@@ -11,9 +11,10 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// kernelEvent turns a denial of the kernel into an event that names what is
-// known about it: the names of the address, and the rule that comes nearest.
+// kernelEvent turns what the kernel tells into an event with what is known
+// besides: the names of the address, and the rule that allows or comes nearest.
 func (a *Agent) kernelEvent(k loader.Event) flow.Event {
+	allowed := k.Reason == policy.ReasonAllowed
 	e := flow.Event{
 		Time:      k.Time,
 		Kind:      flow.Decision,
@@ -22,27 +23,41 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		Process:   flow.Process{PID: k.PID, UID: k.UID, Command: k.Command},
 		Transport: k.Transport,
 		Proto:     k.Transport.String(),
-		Verdict:   policy.Deny,
-		Allowed:   k.Audit,
+		Verdict:   k.Verdict,
+		Allowed:   allowed || k.Audit,
 		WouldDeny: k.Audit,
 		Reason:    k.Reason,
+		Name:      k.Name,
+	}
+	if k.Closed {
+		e.Kind, e.Duration = flow.Close, k.Duration
+		e.BytesSent, e.BytesReceived = int64(k.Sent), int64(k.Received)
 	}
 	if !k.Dst.Addr().IsUnspecified() || k.Dst.Port() != 0 {
 		e.Dst = k.Dst
 	}
 	names := a.names.NamesOf(k.Policy, k.Dst.Addr())
-	if len(names) > 0 {
+	if e.Name == "" && len(names) > 0 {
 		e.Name = names[0]
 	}
-	// The kernel only knows that nothing opens the flow; the snapshot knows
-	// what comes nearest.
 	p := a.current.Policy(k.Policy)
-	if p == nil || (k.Reason != policy.ReasonNoRule && k.Reason != policy.ReasonTransport) {
+	if p == nil {
 		return e
 	}
-	d := p.Decide(policy.Flow{Transport: k.Transport, Dst: k.Dst, Names: names})
-	if d.Verdict == policy.Deny {
-		e.Reason, e.Rule = d.Reason, d.Rule
+	f := policy.Flow{Transport: k.Transport, Dst: k.Dst, Names: names}
+	if k.Name != "" {
+		f.Host, f.HostFrom = k.Name, policy.EvidenceSNI
+	}
+	switch d := p.Decide(f); {
+	case allowed == (d.Verdict != policy.Deny):
+		e.Rule = d.Rule
+		// The kernel only knows that nothing opens the flow; the snapshot
+		// knows what comes nearest.
+		if k.Reason == policy.ReasonNoRule || k.Reason == policy.ReasonTransport {
+			e.Reason = d.Reason
+		}
+	case !allowed && d.Rule != nil:
+		e.Rule = d.Rule // the rule that the first bytes did not fit
 	}
 	return e
 }
@@ -55,7 +70,16 @@ func (a *Agent) workloadName(id uint32) string {
 	return ""
 }
 
-func (a *Agent) recordKernelEvent(k loader.Event) { a.sink.Record(a.kernelEvent(k)) }
+// recordKernelEvent records an event, and ends the socket of a connection that
+// the kernel has cut: without that the application would wait for its timeout.
+func (a *Agent) recordKernelEvent(k loader.Event) {
+	if k.Src.IsValid() && !k.Closed && !k.Audit && k.Transport == policy.TCP {
+		if err := loader.Destroy(k.Src, k.Dst, k.Cookie); err != nil {
+			a.log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
+		}
+	}
+	a.sink.Record(a.kernelEvent(k))
+}
 
 // recorder keeps events and writes denials to the log of the daemon.
 type recorder struct {
@@ -66,8 +90,8 @@ type recorder struct {
 // Record implements flow.Sink.
 func (r recorder) Record(e flow.Event) {
 	r.events.Record(e)
-	if e.Allowed && !e.WouldDeny {
-		return
+	if (e.Allowed && !e.WouldDeny) || e.Kind == flow.Close {
+		return // a denial is said once, when it is decided
 	}
 	msg := "denied"
 	if e.WouldDeny {

@@ -204,17 +204,21 @@ func (x *explainer) protocol(port *policy.HostPort, method string) {
 	https := x.t.url != nil && x.t.url.Scheme == "https"
 	switch {
 	case pr.IsTLS() && x.t.url != nil && !https:
-		x.step("proxy: the port speaks TLS; plain HTTP is refused (%s)", policy.ReasonNotTLS)
+		x.step("the port speaks TLS; plain HTTP is refused (%s)", policy.ReasonNotTLS)
 		x.Verdict, x.Reason = policy.Deny, policy.ReasonNotTLS
 	case pr.IsHTTP() && https:
 		x.step("proxy: the port speaks plain HTTP; TLS is refused (%s)", policy.ReasonNotHTTP)
 		x.Verdict, x.Reason = policy.Deny, policy.ReasonNotHTTP
+	case port.Verdict == policy.Inspect:
+		x.step("kernel: straight to the address; the ClientHello is read there, and its SNI must be %s", x.t.host)
+	case port.Verdict == policy.Direct:
+		x.step("kernel: straight to the address; nothing else is looked at")
 	case pr.IsTLS() || https:
 		x.step("proxy: the SNI must be %s; the connection is spliced to egressd's own answer for it", x.t.host)
 	case pr.IsHTTP():
 		x.http(method)
-	case pr == policy.ProtocolTCP || pr == policy.ProtocolUDP:
-		x.step("proxy: opaque bytes; the address decides")
+	case pr == policy.ProtocolTCP:
+		x.step("proxy: opaque bytes to egressd's choice of endpoint")
 	}
 }
 

@@ -72,7 +72,7 @@ func TestExplain(t *testing.T) {
 		says    string
 	}{
 		{"http://www.googleapis.com/x", true, policy.ReasonAllowed, "timeout 10s"},
-		{"https://www.googleapis.com/", true, policy.ReasonAllowed, "SNI must be www.googleapis.com"},
+		{"https://www.googleapis.com/", true, policy.ReasonAllowed, "its SNI must be www.googleapis.com"},
 		{"https://www.googleapis.com:80/", false, policy.ReasonNotHTTP, "plain HTTP"},
 		{"http://www.googleapis.com:443/", false, policy.ReasonNotTLS, "TLS"},
 		{"http://www.googleapis.com:8080/", false, policy.ReasonPort, "80/tcp"},

@@ -42,7 +42,7 @@ func TestAudit(t *testing.T) {
 		{"its IPv6 address", flow.Kernel, policy.ReasonNoRule, to(hostPort(world.StrangerV6, 80))},
 		{"its name", flow.DNS, policy.ReasonName, func(e flow.Event) bool { return strings.TrimSuffix(e.Name, ".") == world.Stranger }},
 		{"UDP", flow.Kernel, policy.ReasonNoRule, to(n.StrangerUDP.Addr.String())},
-		{"no SNI", flow.Egress, policy.ReasonNoName, to(hostPort(google, 443))},
+		{"no SNI", flow.Kernel, policy.ReasonNoName, to(hostPort(google, 443))},
 	}
 	for _, w := range wanted {
 		n.event(t, w.what, func(e flow.Event) bool {
@@ -134,14 +134,14 @@ func explain(t *testing.T, n *node) {
 		verdict, reason string
 		step            string
 	}{
-		{[]string{"https://" + world.GoogleAPIs + "/x"}, 0, "proxy", "allowed", "learned now: " + n.GoogleAPIs.V4.String()},
+		{[]string{"https://" + world.GoogleAPIs + "/x"}, 0, "inspect", "allowed", "learned now: " + n.GoogleAPIs.V4.String()},
 		{[]string{"http://" + world.GoogleAPIs + "/x"}, 0, "proxy", "allowed", "timeout 10s"},
-		{[]string{hostPort(n.GoogleAPIs.V4.String(), 443)}, 0, "proxy", "allowed", "was learned for " + world.GoogleAPIs},
+		{[]string{hostPort(n.GoogleAPIs.V4.String(), 443)}, 0, "inspect", "allowed", "was learned for " + world.GoogleAPIs},
 		{[]string{hostPort(n.GoogleAPIs.V4.String(), 22)}, 1, "deny", "port-not-allowed", "was learned for " + world.GoogleAPIs},
 		{[]string{world.GoogleAPIs + ":443/udp"}, 1, "deny", "transport-not-allowed", ""},
 		{[]string{"https://" + world.Stranger}, 1, "deny", "name-not-allowed", "REFUSED"},
 		{[]string{hostPort(world.StrangerV6, 443)}, 1, "deny", "no-rule", "was not learned"},
-		{[]string{"external-db:3306"}, 0, "proxy", "allowed", "egressd answers external-db itself with " + world.DBV4},
+		{[]string{"external-db:3306"}, 0, "direct", "allowed", "egressd answers external-db itself with " + world.DBV4},
 	}
 	for _, tt := range tests {
 		e := n.egressd(t, append([]string{"explain", "-o", "json"}, tt.args...)...)
@@ -196,7 +196,7 @@ func exitCodes(t *testing.T, n *node) {
 		{append([]string{"status"}, nobody...), 1, "", "no daemon"},
 		{append([]string{"flows"}, nobody...), 1, "", "no daemon"},
 		{append([]string{"explain", "a.example:80"}, nobody...), 1, "", "--config"},
-		{[]string{"explain", "--config", n.d.ConfigDir(), "https://" + world.GoogleAPIs}, 0, "allowed, verdict proxy", ""},
+		{[]string{"explain", "--config", n.d.ConfigDir(), "https://" + world.GoogleAPIs}, 0, "allowed, verdict inspect", ""},
 		{[]string{"version"}, 0, "egressd ", ""},
 	}
 	for _, tt := range tests {

@@ -33,7 +33,7 @@ var floors = map[string][]string{
 	"./internal/flow":    ground,
 	"./internal/forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
-	"./loader":        join([]string{"./bpf", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"}, core),
+	"./loader":        join([]string{"./bpf", "./internal/cgroup", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns"}, core),
 	"./egress":        core,
 	"./ingress":       core,
@@ -60,7 +60,7 @@ var keepers = []struct {
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world"}, []string{"./loader", "./internal/agent", "./internal/testenv"}},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},

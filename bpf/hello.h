@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * A streaming parser for the ClientHello (RFC 8446 section 4.1.2, RFC 6066
+ * section 3), over the payload of outgoing TCP segments.
+ *
+ * It keeps its place in socket storage, byte by byte, so that a hello may come
+ * in one write or in many, down to single bytes, and over any number of TLS
+ * records. Only the name is kept; everything else is skipped. The parser is as
+ * strict as internal/peek, which reads the same in user space: a second
+ * server_name, a second name in one, a length that does not add up, or bytes
+ * behind the extensions make the hello malformed.
+ *
+ * What was read so far is let pass: a server can do nothing with a hello that
+ * is not complete, and the segment that completes it is judged.
+ */
+#ifndef EGRESSD_HELLO_H
+#define EGRESSD_HELLO_H
+
+#include "common.h"
+
+/* What the bytes so far are. */
+#define HELLO_MORE 0      /* a beginning of a hello */
+#define HELLO_DONE 1      /* a whole hello; the name is in the state */
+#define HELLO_NOT_TLS 2   /* not a TLS handshake */
+#define HELLO_MALFORMED 3 /* a handshake, but no good ClientHello */
+
+#define MAX_RECORD 16384
+#define MAX_HELLO 65536
+
+/* The next field. */
+enum {
+	F_HS_TYPE = 0,
+	F_HS_LEN,
+	F_FIXED, /* legacy_version and random */
+	F_SESSION_LEN,
+	F_SUITES_LEN,
+	F_COMPRESSION_LEN,
+	F_EXTENSIONS_LEN,
+	F_EXT_TYPE,
+	F_EXT_LEN,
+	F_LIST_LEN,
+	F_NAME_TYPE,
+	F_NAME_LEN,
+	F_NAME,
+};
+
+static __always_inline void want(struct egd_hello *h, __u8 field, __u32 bytes)
+{
+	h->field = field;
+	h->need = bytes;
+	h->acc = 0;
+}
+
+static __always_inline void skip_to(struct egd_hello *h, __u32 bytes, __u8 field, __u32 need)
+{
+	h->skip = bytes;
+	want(h, field, need);
+}
+
+/* Behind one extension: the next one, or the end. */
+static __always_inline int next_extension(struct egd_hello *h, __u32 skip)
+{
+	skip_to(h, skip, F_EXT_TYPE, 2);
+	return HELLO_MORE;
+}
+
+/* A field is complete; its value is in acc. */
+static __always_inline int field_done(struct egd_hello *h)
+{
+	__u32 v = h->acc;
+
+	switch (h->field) {
+	case F_HS_TYPE:
+		if (v != 1) /* client_hello */
+			return HELLO_MALFORMED;
+		want(h, F_HS_LEN, 3);
+		return HELLO_MORE;
+	case F_HS_LEN:
+		if (v < 34 + 1 + 2 + 2 || v > MAX_HELLO)
+			return HELLO_MALFORMED;
+		h->left = v;
+		skip_to(h, 34, F_SESSION_LEN, 1);
+		return HELLO_MORE;
+	case F_SESSION_LEN:
+		if (v > 32)
+			return HELLO_MALFORMED;
+		skip_to(h, v, F_SUITES_LEN, 2);
+		return HELLO_MORE;
+	case F_SUITES_LEN:
+		if (v < 2 || v % 2)
+			return HELLO_MALFORMED;
+		skip_to(h, v, F_COMPRESSION_LEN, 1);
+		return HELLO_MORE;
+	case F_COMPRESSION_LEN:
+		if (v < 1)
+			return HELLO_MALFORMED;
+		skip_to(h, v, F_EXTENSIONS_LEN, 2);
+		return HELLO_MORE;
+	case F_EXTENSIONS_LEN:
+		if (v != h->left)
+			return HELLO_MALFORMED;
+		return next_extension(h, 0);
+	case F_EXT_TYPE:
+		h->ext_type = v;
+		want(h, F_EXT_LEN, 2);
+		return HELLO_MORE;
+	case F_EXT_LEN:
+		if (v > h->left)
+			return HELLO_MALFORMED;
+		if (h->ext_type != 0)
+			return next_extension(h, v);
+		if (h->named || v < 6)
+			return HELLO_MALFORMED;
+		h->named = 1;
+		h->list = v;
+		want(h, F_LIST_LEN, 2);
+		return HELLO_MORE;
+	case F_LIST_LEN:
+		if (v + 2 != h->list)
+			return HELLO_MALFORMED;
+		want(h, F_NAME_TYPE, 1);
+		return HELLO_MORE;
+	case F_NAME_TYPE:
+		if (v != 0) /* host_name */
+			return HELLO_MALFORMED;
+		want(h, F_NAME_LEN, 2);
+		return HELLO_MORE;
+	case F_NAME_LEN:
+		if (v + 5 != h->list || v < 1 || v > EGD_MAX_NAME)
+			return HELLO_MALFORMED;
+		want(h, F_NAME, v);
+		return HELLO_MORE;
+	case F_NAME:
+		return next_extension(h, 0);
+	}
+	return HELLO_MALFORMED;
+}
+
+/* One byte of the handshake stream. */
+static __always_inline int hello_byte(struct egd_hello *h, __u8 b)
+{
+	if (h->field == F_NAME) {
+		if (b >= 'A' && b <= 'Z')
+			b += 'a' - 'A';
+		/* A NUL or a blank in a name fools those who read it after us. */
+		if (b <= ' ' || b >= 0x7f)
+			return HELLO_MALFORMED;
+		h->name[h->name_len & (EGD_MAX_NAME - 1)] = b;
+		h->name_len++;
+	} else {
+		h->acc = h->acc << 8 | b;
+	}
+	if (h->field != F_HS_TYPE && h->field != F_HS_LEN) {
+		if (!h->left)
+			return HELLO_MALFORMED;
+		h->left--;
+	}
+	if (--h->need)
+		return HELLO_MORE;
+	return field_done(h);
+}
+
+/* One byte of a record header: type, version, length. */
+static __always_inline int record_byte(struct egd_hello *h, __u8 b)
+{
+	switch (h->record_pos) {
+	case 0:
+		if (b != 22) /* handshake */
+			return h->started ? HELLO_MALFORMED : HELLO_NOT_TLS;
+		break;
+	case 1:
+		if (b != 3)
+			return h->started ? HELLO_MALFORMED : HELLO_NOT_TLS;
+		break;
+	case 3:
+		h->record_len = b; /* not record yet: that says a record is open */
+		break;
+	case 4:
+		h->record = (__u32)h->record_len << 8 | b;
+		if (!h->record || h->record > MAX_RECORD)
+			return HELLO_MALFORMED;
+		h->started = 1;
+		h->record_pos = 0;
+		return HELLO_MORE;
+	}
+	h->record_pos++;
+	return HELLO_MORE;
+}
+
+struct hello_walk {
+	struct __sk_buff *skb;
+	struct egd_hello *h;
+	__u32 off, end; /* of the payload in skb */
+	int result;
+};
+
+/* One step: a byte, or as much of a skip as the record and the segment have. */
+static long hello_step(__u32 i, struct hello_walk *w)
+{
+	struct egd_hello *h = w->h;
+	__u32 n;
+	__u8 b;
+
+	if (w->off >= w->end)
+		return 1;
+	if (h->record && h->skip) {
+		n = h->skip;
+		if (n > h->record)
+			n = h->record;
+		if (n > w->end - w->off)
+			n = w->end - w->off;
+		if (n > h->left) {
+			w->result = HELLO_MALFORMED;
+			return 1;
+		}
+		h->skip -= n;
+		h->record -= n;
+		h->left -= n;
+		w->off += n;
+	} else {
+		if (bpf_skb_load_bytes(w->skb, w->off, &b, 1)) {
+			w->result = HELLO_MALFORMED;
+			return 1;
+		}
+		w->off++;
+		if (!h->record) {
+			w->result = record_byte(h, b);
+			return w->result != HELLO_MORE;
+		}
+		h->record--;
+		w->result = hello_byte(h, b);
+		if (w->result != HELLO_MORE)
+			return 1;
+	}
+	/* The end of the message, at the start of what would be an extension, or
+	 * of the extensions' length, which may be missing. */
+	if (h->field > F_HS_LEN && !h->left && !h->skip) {
+		if ((h->field == F_EXT_TYPE || h->field == F_EXTENSIONS_LEN) && !h->acc &&
+		    h->need == 2)
+			w->result = HELLO_DONE;
+		else
+			w->result = HELLO_MALFORMED;
+		return 1;
+	}
+	return 0;
+}
+
+/* Steps for one segment: each takes a byte or skips. Enough for the largest
+ * segment, should somebody send a record for each byte. */
+#define HELLO_STEPS (1 << 17)
+
+/* Reads the payload of one segment, from off to end. A hello that is complete
+ * before the payload ends must be all that the client sent: what it may say
+ * before it has an answer (early data, a compatibility change_cipher_spec)
+ * comes in records of their own, and is not looked at. */
+static __always_inline int read_hello(struct __sk_buff *skb, struct egd_hello *h,
+				      __u32 off, __u32 end)
+{
+	struct hello_walk w = {
+		.skb = skb,
+		.h = h,
+		.off = off,
+		.end = end,
+		.result = HELLO_MORE,
+	};
+	long steps;
+
+	steps = bpf_loop(HELLO_STEPS, hello_step, &w, 0);
+	if (steps < 0 || (steps == HELLO_STEPS && w.off < w.end))
+		return HELLO_MALFORMED;
+	/* Bytes behind the hello in its own record are another message. */
+	if (w.result == HELLO_DONE && h->record)
+		return HELLO_MALFORMED;
+	return w.result;
+}
+
+#endif

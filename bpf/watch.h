@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Connections that go straight to their destination, packet by packet: reads
+ * the ClientHello of inspected ones, and decides again when the policy has
+ * changed. In between a packet costs one lookup of socket storage. */
+#ifndef EGRESSD_WATCH_H
+#define EGRESSD_WATCH_H
+
+#include "hello.h"
+
+/* Where the payload of a TCP segment is. */
+struct segment {
+	__u8 src[16];
+	__u16 sport; /* network order */
+	__u32 seq;   /* host order */
+	__u32 off, end;
+};
+
+/* A segment of over 64 KB, as the kernel makes them for IPv6 where the device
+ * takes them (BIG TCP, loopback among others): a hop-by-hop header of 8 bytes
+ * with the jumbo option (RFC 2675) stands before TCP, and leaves again before
+ * the wire. */
+static __always_inline bool is_big_tcp(struct __sk_buff *skb)
+{
+	__u8 head[3] = {}, first = 0;
+	__u16 len = 1;
+
+	return !bpf_skb_load_bytes(skb, 6, &first, 1) && first == 0 && /* hop-by-hop */
+	       !bpf_skb_load_bytes(skb, 4, &len, 2) && len == 0 &&
+	       !bpf_skb_load_bytes(skb, 40, head, 3) && head[0] == IPPROTO_TCP &&
+	       head[1] == 0 && head[2] == 0xc2;
+}
+
+/* False: not a TCP segment whose headers are where they should be. A socket's
+ * own segments never come with extension headers unless the application asks
+ * for them, or in fragments: TCP does its own segmentation. */
+static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *s)
+{
+	__u32 off, seq;
+	__u8 b = 0, proto = 0, flags = 0;
+
+	if (skb->protocol == bpf_htons(0x0800)) {
+		__u32 saddr;
+
+		if (bpf_skb_load_bytes(skb, 0, &b, 1) || bpf_skb_load_bytes(skb, 9, &proto, 1) ||
+		    bpf_skb_load_bytes(skb, 12, &saddr, 4))
+			return false;
+		set_mapped(s->src, saddr);
+		off = (b & 0xf) * 4;
+	} else {
+		if (bpf_skb_load_bytes(skb, 6, &proto, 1) || bpf_skb_load_bytes(skb, 8, s->src, 16))
+			return false;
+		off = 40;
+		if (is_big_tcp(skb)) {
+			proto = IPPROTO_TCP;
+			off = 48;
+		}
+	}
+	if (proto != IPPROTO_TCP || bpf_skb_load_bytes(skb, off, &s->sport, 2) ||
+	    bpf_skb_load_bytes(skb, off + 4, &seq, 4) ||
+	    bpf_skb_load_bytes(skb, off + 13, &flags, 1) ||
+	    bpf_skb_load_bytes(skb, off + 12, &b, 1))
+		return false;
+	s->seq = bpf_ntohl(seq);
+	if (flags & 2) /* SYN takes a number; data with it is Fast Open (RFC 7413) */
+		s->seq++;
+	s->off = off + (b >> 4) * 4;
+	s->end = skb->len;
+	return s->off <= s->end;
+}
+
+/* Nothing of this connection leaves any more; user space ends the socket
+ * (SOCK_DESTROY), which resets it at both ends. In audit mode it is only said.
+ * Returns what the hook returns. */
+static __always_inline int cut(struct egd_socket *st, const struct segment *s,
+			       const struct egd_hello *h, __u8 proto, __u8 reason)
+{
+	bool audit = st->origin.mode == EGD_AUDIT;
+	struct egd_event *e;
+
+	count(audit ? EGD_C_AUDIT : reason);
+	if (audit)
+		st->watched = 0;
+	else
+		st->cut = reason;
+	e = socket_event(st, EGD_E_DECISION, reason);
+	if (!e)
+		return audit;
+	e->proto = proto;
+	e->audit = audit;
+	__builtin_memcpy(e->src, s->src, 16);
+	e->sport = s->sport;
+	if (h) {
+		e->name_len = h->name_len;
+		__builtin_memcpy(e->name, h->name, EGD_MAX_NAME);
+	}
+	bpf_ringbuf_submit(e, 0);
+	return audit;
+}
+
+/* Whether the name that the hello carries is one that the address proves. */
+static __always_inline bool name_allowed(const struct egd_socket *st, const struct egd_hello *h)
+{
+	struct egd_name_key *k;
+	__u32 zero = 0;
+
+	k = bpf_map_lookup_elem(&egd_scratch, &zero);
+	if (!k)
+		return false;
+	k->policy = st->origin.policy;
+	k->port = st->origin.dport;
+	k->len = h->name_len;
+	__builtin_memcpy(k->addr, st->origin.dst, 16);
+	/* The state starts zeroed and the name is written once. */
+	__builtin_memcpy(k->name, h->name, EGD_MAX_NAME);
+	return bpf_map_lookup_elem(&egd_names, k) != NULL;
+}
+
+static __always_inline void report_allowed(const struct egd_socket *st, const struct egd_hello *h)
+{
+	struct egd_event *e = socket_event(st, EGD_E_DECISION, EGD_R_NONE);
+
+	if (!e)
+		return;
+	e->proto = IPPROTO_TCP;
+	e->name_len = h->name_len;
+	__builtin_memcpy(e->name, h->name, EGD_MAX_NAME);
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* Reads what a segment adds to the hello. */
+static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
+				   struct egd_socket *st, struct segment *s)
+{
+	struct egd_hello *h;
+	__u32 ahead;
+
+	if (s->off == s->end)
+		return 1; /* no payload: handshake, acknowledgement, end */
+	h = bpf_sk_storage_get(&egd_hellos, sk, 0, 0);
+	if (!h)
+		return cut(st, s, h, IPPROTO_TCP, EGD_R_STORAGE);
+	if (!h->synced) {
+		h->synced = 1;
+		h->next_seq = s->seq;
+	}
+	/* A retransmission: the part that was read was let pass. */
+	ahead = h->next_seq - s->seq;
+	if ((__s32)ahead < 0)
+		return 0; /* a gap: what fills it comes first */
+	if (ahead >= s->end - s->off)
+		return 1;
+	s->off += ahead;
+	h->next_seq = s->seq + ahead + (s->end - s->off);
+	switch (read_hello(skb, h, s->off, s->end)) {
+	case HELLO_MORE:
+		return 1;
+	case HELLO_DONE:
+		break;
+	case HELLO_NOT_TLS:
+		return cut(st, s, h, IPPROTO_TCP, EGD_R_NOT_TLS);
+	default:
+		return cut(st, s, h, IPPROTO_TCP, EGD_R_MALFORMED);
+	}
+	if (!h->named)
+		return cut(st, s, h, IPPROTO_TCP, EGD_R_NO_NAME);
+	if (!name_allowed(st, h))
+		return cut(st, s, h, IPPROTO_TCP, EGD_R_NAME);
+	st->proved = 1;
+	count(EGD_C_INSPECT);
+	report_allowed(st, h);
+	return 1;
+}
+
+/* The policy has changed since the verdict: ask the tables again. */
+static __always_inline bool still_allowed(struct bpf_sock *sk, struct egd_socket *st)
+{
+	struct egd_hello *h;
+	struct flow f = {
+		.port = st->origin.dport,
+		.family = st->origin.family,
+		.proto = IPPROTO_TCP,
+	};
+
+	__builtin_memcpy(f.addr, st->origin.dst, 16);
+	if (sk->protocol == IPPROTO_UDP)
+		f.proto = IPPROTO_UDP;
+	switch (lookup_verdict(&f, st->origin.policy)) {
+	case EGD_DIRECT:
+	case EGD_PROXY: /* new connections are proxied; this one stays allowed */
+		return true;
+	case EGD_INSPECT:
+		if (st->verdict == EGD_INSPECT && !st->proved)
+			return true; /* the hello will be judged by the new names */
+		h = bpf_sk_storage_get(&egd_hellos, sk, 0, 0);
+		return h && st->proved && name_allowed(st, h);
+	}
+	return false;
+}
+
+/* Returns 1 to pass, 0 to drop. */
+static __always_inline int watch(struct __sk_buff *skb, struct bpf_sock *sk,
+				 struct egd_socket *st, const struct egd_config *cfg)
+{
+	struct segment s = {};
+
+	if (st->cut) {
+		count(st->cut);
+		return 0;
+	}
+	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || st->proved))
+		return 1;
+	if (sk->protocol == IPPROTO_TCP && !read_segment(skb, &s))
+		return cut(st, &s, NULL, sk->protocol, EGD_R_MALFORMED);
+	if (st->epoch != cfg->epoch) {
+		if (!still_allowed(sk, st))
+			return cut(st, &s, NULL, sk->protocol, EGD_R_CHANGED);
+		st->epoch = cfg->epoch;
+	}
+	if (st->verdict == EGD_INSPECT && !st->proved)
+		return inspect(skb, sk, st, &s);
+	return 1;
+}
+
+/* IPv4 options and IPv6 extension headers in front of TCP or UDP. A source
+ * route (IP_OPTIONS, IP_RETOPTS, IPV6_RTHDR; none needs a privilege) sends a
+ * packet to another address than the one that the hooks of connect() and
+ * sendto() decided about; no ordinary program uses any of them. The hook runs
+ * before fragmentation, so a fragment header is nothing ordinary either. */
+static __always_inline bool has_options(struct __sk_buff *skb)
+{
+	__u8 b = 0;
+
+	if (skb->protocol == bpf_htons(0x0800))
+		return bpf_skb_load_bytes(skb, 0, &b, 1) || (b & 0xf) != 5;
+	if (bpf_skb_load_bytes(skb, 6, &b, 1))
+		return true;
+	return b != IPPROTO_TCP && b != IPPROTO_UDP && !is_big_tcp(skb);
+}
+
+/* Everything that a captured socket sends. */
+static __always_inline int egress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct egd_config *cfg;
+	struct egd_socket *st;
+
+	if (!sk)
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 1;
+	if ((sk->protocol == IPPROTO_TCP || sk->protocol == IPPROTO_UDP) && has_options(skb)) {
+		count(EGD_R_OPTIONS);
+		return 0;
+	}
+	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	if (!st)
+		return 1;
+	if (st->watched) {
+		cfg = get_config();
+		return cfg ? watch(skb, sk, st, cfg) : 0;
+	}
+	if (st->held)
+		return report_held(st, IPPROTO_UDP);
+	if (sk->protocol == IPPROTO_UDP && st->verdict == EGD_PROXY)
+		return publish_udp(skb, st);
+	return 1;
+}
+
+#endif

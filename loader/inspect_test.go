@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/testenv"
+	"github.com/egressd/egressd/internal/world"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// sendHello writes the bytes that args describe and reads them back from an
+// echo server. args: kind, name, size of a write (0: all in one), record size
+// (0: one record).
+func sendHello(addr netip.AddrPort, args []string) result {
+	chunk, _ := strconv.Atoi(args[2])
+	record, _ := strconv.Atoi(args[3])
+	data := firstBytes(args[0], args[1])
+	if record > 0 {
+		data = reframe(data, record)
+	}
+	if chunk == 0 {
+		chunk = len(data)
+	}
+	fd, sa, err := socket(addr, unix.SOCK_STREAM, false)
+	if err != nil {
+		return result{Errno: errnoName(err)}
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+		return result{Errno: errnoName(err)}
+	}
+	if err := unix.Connect(fd, sa); err != nil {
+		return result{Errno: "connect " + errnoName(err)}
+	}
+	for rest := data; len(rest) > 0; {
+		n, err := unix.Write(fd, rest[:min(chunk, len(rest))])
+		if err != nil {
+			return result{Errno: errnoName(err)}
+		}
+		rest = rest[n:]
+	}
+	got := make([]byte, 0, len(data))
+	buf := make([]byte, 1<<16)
+	for len(got) < len(data) {
+		n, err := unix.Read(fd, buf)
+		if err != nil {
+			return result{Errno: errnoName(err)}
+		}
+		if n == 0 {
+			return result{Errno: "EOF"}
+		}
+		got = append(got, buf[:n]...)
+	}
+	if !bytes.Equal(got, data) {
+		return result{Errno: "the echo differs"}
+	}
+	return result{Data: "echoed"}
+}
+
+// hold opens a connection, proves that it works, and tries again when it is
+// told to.
+func hold(addr netip.AddrPort) result {
+	fd, sa, err := socket(addr, unix.SOCK_STREAM, false)
+	if err == nil {
+		err = unix.Connect(fd, sa)
+	}
+	if err != nil {
+		return result{Errno: errnoName(err)}
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 16)
+	for i := range 2 {
+		if i == 1 {
+			fmt.Println("ready")
+			if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+				return result{Errno: err.Error()}
+			}
+		}
+		if _, err := unix.Write(fd, []byte("ping")); err != nil {
+			return result{Errno: errnoName(err)}
+		}
+		if _, err := unix.Read(fd, buf); err != nil {
+			return result{Errno: errnoName(err)}
+		}
+	}
+	return result{Data: "echoed"}
+}
+
+// firstBytes makes what a client of some kind sends first.
+func firstBytes(kind, name string) []byte {
+	switch kind {
+	case "hello":
+		return hello(&tls.Config{ServerName: name})
+	case "classic":
+		return hello(&tls.Config{ServerName: name, MaxVersion: tls.VersionTLS12, CurvePreferences: []tls.CurveID{tls.CurveP256}})
+	case "long": // a hello of about 16 KB
+		c := &tls.Config{ServerName: name}
+		for i := range 64 {
+			c.NextProtos = append(c.NextProtos, strings.Repeat("x", 240)+strconv.Itoa(i))
+		}
+		return hello(c)
+	case "nosni":
+		return hello(&tls.Config{InsecureSkipVerify: true})
+	case "early": // a second record behind the hello
+		return append(hello(&tls.Config{ServerName: name}), 20, 3, 3, 0, 1, 1)
+	case "twice": // server_name twice
+		return patchSNI(hello(&tls.Config{ServerName: name}), func(ext []byte) []byte {
+			return append(bytes.Clone(ext), ext...)
+		})
+	case "nul":
+		h := hello(&tls.Config{ServerName: name})
+		return bytes.Replace(h, []byte(name), append([]byte(name)[:len(name)-1], 0), 1)
+	case "http":
+		return []byte("GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n")
+	case "junk":
+		return bytes.Repeat([]byte{0x17}, 64)
+	case "halfjunk":
+		h := hello(&tls.Config{ServerName: name})
+		for i := 9; i < len(h); i++ {
+			h[i] = 0xff
+		}
+		return h
+	}
+	panic(kind)
+}
+
+// hello lets crypto/tls write a ClientHello.
+func hello(c *tls.Config) []byte {
+	client, server := net.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = tls.Client(client, c).Handshake() // ends when the pipe is closed
+	}()
+	var wire []byte
+	for message := 0; message == 0 || len(payload(wire)) < message; {
+		header := make([]byte, 5)
+		_, _ = io.ReadFull(server, header)
+		body := make([]byte, binary.BigEndian.Uint16(header[3:]))
+		_, _ = io.ReadFull(server, body)
+		wire = append(append(wire, header...), body...)
+		if message == 0 {
+			message = 4 + int(body[1])<<16 + int(body[2])<<8 + int(body[3])
+		}
+	}
+	client.Close()
+	server.Close()
+	<-done
+	return wire
+}
+
+// payload is what the records of data carry.
+func payload(data []byte) []byte {
+	var out []byte
+	for len(data) > 0 {
+		n := 5 + int(binary.BigEndian.Uint16(data[3:]))
+		out = append(out, data[5:n]...)
+		data = data[n:]
+	}
+	return out
+}
+
+// reframe puts a hello into records of n bytes.
+func reframe(data []byte, n int) []byte {
+	var out []byte
+	for body := payload(data); len(body) > 0; {
+		k := min(n, len(body))
+		out = append(out, 22, 3, 1, byte(k>>8), byte(k))
+		out = append(out, body[:k]...)
+		body = body[k:]
+	}
+	return out
+}
+
+// patchSNI changes the server_name extension and puts the lengths right.
+func patchSNI(h []byte, change func([]byte) []byte) []byte {
+	pos := 5 + 4 + 34
+	pos += 1 + int(h[pos])
+	pos += 2 + int(binary.BigEndian.Uint16(h[pos:]))
+	pos += 1 + int(h[pos])
+	var exts []byte
+	for rest := h[pos+2:]; len(rest) > 0; {
+		n := 4 + int(binary.BigEndian.Uint16(rest[2:]))
+		if rest[0] == 0 && rest[1] == 0 {
+			exts = append(exts, change(rest[:n])...)
+		} else {
+			exts = append(exts, rest[:n]...)
+		}
+		rest = rest[n:]
+	}
+	body := append(bytes.Clone(h[9:pos]), byte(len(exts)>>8), byte(len(exts)))
+	body = append(body, exts...)
+	out := append([]byte{22, 3, 1, 0, 0, 1, byte(len(body) >> 16), byte(len(body) >> 8), byte(len(body))}, body...)
+	binary.BigEndian.PutUint16(out[3:], uint16(len(body)+4))
+	return out
+}
+
+// serveEvents ends cut connections, as the daemon does, and keeps the events.
+func (r *rig) serveEvents() <-chan loader.Event {
+	r.t.Helper()
+	events := make(chan loader.Event, 4096)
+	done := make(chan error, 1)
+	dp := r.dp
+	go func() {
+		done <- dp.Events(func(e loader.Event) {
+			if e.Src.IsValid() && !e.Closed && !e.Audit {
+				if err := r.world.Node.Do(func() error { return loader.Destroy(e.Src, e.Dst, e.Cookie) }); err != nil {
+					r.t.Error(err)
+				}
+			}
+			events <- e
+		})
+	}()
+	r.t.Cleanup(func() {
+		if err := dp.DrainEvents(); err != nil {
+			r.t.Error(err)
+		}
+		if err := <-done; err != nil {
+			r.t.Error(err)
+		}
+	})
+	return events
+}
+
+const (
+	inspectPort = 9443
+	goodName    = "allowed.example"
+)
+
+// newInspectRig has an echo server on both families, inspected for goodName.
+func newInspectRig(t *testing.T) (*rig, <-chan loader.Event) {
+	t.Helper()
+	r := newRig(t)
+	for _, a := range []string{world.StrangerV4, world.StrangerV6} {
+		addr := netip.MustParseAddr(a)
+		if _, err := r.world.AddTCP(netip.AddrPortFrom(addr, inspectPort), ""); err != nil {
+			t.Fatal(err)
+		}
+		must(t, r.dp.SetAddress(testPolicy, addr, []policy.Opening{
+			{Port: inspectPort, Transport: policy.TCP, Verdict: policy.Inspect, Name: goodName},
+			{Port: inspectPort, Transport: policy.TCP, Verdict: policy.Inspect, Name: "second.example"},
+			{Port: inspectPort + 1, Transport: policy.TCP, Verdict: policy.Inspect, Name: "elsewhere.example"},
+		}))
+	}
+	return r, r.serveEvents()
+}
+
+// TestInspect: the kernel gives a hello the verdict that the whole hello
+// gets, however it is cut.
+func TestInspect(t *testing.T) {
+	r, _ := newInspectRig(t)
+	for _, c := range []struct {
+		kind, name string
+		pass       bool
+	}{
+		{"hello", goodName, true},
+		{"hello", "second.example", true},
+		{"hello", "ALLOWED.Example", true},
+		{"classic", goodName, true},
+		{"long", goodName, true},
+		{"early", goodName, true},
+		{"hello", "evil.example", false},
+		{"hello", "elsewhere.example", false},
+		{"hello", "allowed.exampl", false},
+		{"hello", "xallowed.example", false},
+		{"hello", "allowed.example.evil", false},
+		{"classic", "evil.example", false},
+		{"long", "evil.example", false},
+		{"nosni", "", false},
+		{"twice", goodName, false},
+		{"nul", goodName, false},
+		{"http", goodName, false},
+		{"junk", "", false},
+		{"halfjunk", goodName, false},
+	} {
+		for _, cut := range []struct{ chunk, record int }{{0, 0}, {1, 0}, {7, 0}, {100, 0}, {0, 1}, {0, 50}, {13, 200}} {
+			if c.kind == "long" && (cut.chunk == 1 || cut.record == 1) {
+				continue // 16,000 segments say nothing that the others don't
+			}
+			if cut.record > 0 && (c.kind == "http" || c.kind == "junk" || c.kind == "early") {
+				continue
+			}
+			for _, a := range []string{world.StrangerV4, world.StrangerV6} {
+				got := r.run(true, "hello", hostport(a, inspectPort), c.kind, c.name,
+					strconv.Itoa(cut.chunk), strconv.Itoa(cut.record))
+				if c.pass && got.Data != "echoed" {
+					t.Errorf("%s %q in writes of %d and records of %d to %s: %+v, want it to pass",
+						c.kind, c.name, cut.chunk, cut.record, a, got)
+				}
+				// Writes that follow the reset say EPIPE.
+				if !c.pass && got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
+					t.Errorf("%s %q in writes of %d and records of %d to %s: %+v, want a reset",
+						c.kind, c.name, cut.chunk, cut.record, a, got)
+				}
+			}
+		}
+	}
+	// The positive twin: outside the cgroup anything goes.
+	if got := r.run(false, "hello", hostport(world.StrangerV4, inspectPort), "hello", "evil.example", "0", "0"); got.Data != "echoed" {
+		t.Errorf("uncaptured: %+v", got)
+	}
+	fills, err := r.dp.Fills()
+	must(t, err)
+	if fills["egd_names"].Entries != 6 {
+		t.Errorf("egd_names: %+v, want 6 entries", fills["egd_names"])
+	}
+}
+
+// next returns the next event that f likes.
+func next(t *testing.T, events <-chan loader.Event, f func(loader.Event) bool) loader.Event {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		select {
+		case e := <-events:
+			if f(e) {
+				return e
+			}
+		case <-deadline:
+			t.Fatal("the event did not come")
+		}
+	}
+}
+
+// TestInspectEvents: a denial names the SNI; an allowed connection has a
+// decision and an end, with bytes.
+func TestInspectEvents(t *testing.T) {
+	r, events := newInspectRig(t)
+	dst := hostport(world.StrangerV4, inspectPort)
+	r.run(true, "hello", dst, "hello", "evil.example", "0", "0")
+	e := next(t, events, func(e loader.Event) bool { return !e.Closed })
+	if e.Name != "evil.example" || e.Reason != policy.ReasonName || e.Verdict != policy.Deny || e.Dst.String() != dst || e.PID == 0 {
+		t.Errorf("denial: %+v", e)
+	}
+	r.run(true, "hello", dst, "hello", goodName, "0", "0")
+	e = next(t, events, func(e loader.Event) bool { return !e.Closed && e.Reason == policy.ReasonAllowed })
+	if e.Name != goodName || e.Verdict != policy.Inspect {
+		t.Errorf("decision: %+v", e)
+	}
+	e = next(t, events, func(e loader.Event) bool { return e.Closed && e.Reason == policy.ReasonAllowed })
+	if e.Sent < 200 || e.Sent-e.Received > 1 || e.Duration <= 0 || e.Duration > time.Minute {
+		t.Errorf("end: %+v", e)
+	}
+}
+
+// held is a running "hold" client.
+type held struct {
+	t   *testing.T
+	cmd *world.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+func (r *rig) hold(dst string) *held {
+	r.t.Helper()
+	self, err := os.Executable()
+	must(r.t, err)
+	cmd := r.world.Node.Command(r.t.Context(), r.cg, self, dst)
+	cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT=hold")
+	in, err := cmd.StdinPipe()
+	must(r.t, err)
+	out, err := cmd.StdoutPipe()
+	must(r.t, err)
+	must(r.t, cmd.Start())
+	h := &held{r.t, cmd, in, bufio.NewReader(out)}
+	if line, err := h.out.ReadString('\n'); err != nil || line != "ready\n" {
+		r.t.Fatalf("the client said %q, %v", line, err)
+	}
+	return h
+}
+
+// goOn lets the client use its connection again.
+func (h *held) goOn() result {
+	h.t.Helper()
+	if _, err := io.WriteString(h.in, "go\n"); err != nil {
+		h.t.Fatal(err)
+	}
+	line, err := h.out.ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		h.t.Fatal(err)
+	}
+	must(h.t, h.cmd.Wait())
+	var res result
+	must(h.t, json.Unmarshal([]byte(line), &res))
+	return res
+}
+
+// TestEpoch: a policy change leaves alone what stays allowed, and cuts what
+// is denied now.
+func TestEpoch(t *testing.T) {
+	r := newRig(t)
+	events := r.serveEvents()
+	for _, a := range []string{world.StrangerV4, world.StrangerV6} {
+		addr := netip.MustParseAddr(a)
+		if _, err := r.world.AddTCP(netip.AddrPortFrom(addr, inspectPort), ""); err != nil {
+			t.Fatal(err)
+		}
+		open := []policy.Opening{{Port: inspectPort, Transport: policy.TCP, Verdict: policy.Direct}}
+		must(t, r.dp.SetAddress(testPolicy, addr, open))
+		dst := hostport(a, inspectPort)
+		stays := r.hold(dst)
+		must(t, r.dp.RaiseEpoch())
+		if got := stays.goOn(); got.Data != "echoed" {
+			t.Errorf("%s: a connection that stays allowed: %+v", a, got)
+		}
+		proxied := r.hold(dst)
+		open[0].Verdict = policy.Proxy
+		must(t, r.dp.SetAddress(testPolicy, addr, open))
+		must(t, r.dp.RaiseEpoch())
+		if got := proxied.goOn(); got.Data != "echoed" {
+			t.Errorf("%s: a connection whose successors are proxied: %+v", a, got)
+		}
+		open[0].Verdict = policy.Direct
+		must(t, r.dp.SetAddress(testPolicy, addr, open))
+		goes := r.hold(dst)
+		must(t, r.dp.SetAddress(testPolicy, addr, nil))
+		must(t, r.dp.RaiseEpoch())
+		if got := goes.goOn(); got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
+			t.Errorf("%s: a connection that is denied now: %+v, want a reset", a, got)
+		}
+		e := next(t, events, func(e loader.Event) bool { return e.Reason == policy.ReasonPolicyChanged && !e.Closed })
+		if e.Dst.String() != dst || e.Verdict != policy.Deny {
+			t.Errorf("event: %+v", e)
+		}
+	}
+}
+
+// TestLiveAddresses lists what connections go to.
+func TestLiveAddresses(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, lo := range loopbacks {
+		ln, err := net.Listen("tcp", net.JoinHostPort(lo, "0"))
+		must(t, err)
+		c, err := net.Dial("tcp", ln.Addr().String())
+		must(t, err)
+		live, err := loader.LiveAddresses()
+		must(t, err)
+		if !live[netip.MustParseAddr(lo)] {
+			t.Errorf("a connection to %s is not listed: %v", lo, live)
+		}
+		c.Close()
+		ln.Close()
+	}
+}
