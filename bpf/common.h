@@ -155,8 +155,20 @@ static __always_inline void report(const struct flow *f, const struct egd_worklo
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* The verdict for a flow by the tables: exact address first, then the longest
- * prefix. EGD_DENY when neither knows it. */
+/* policy.Join: TCP rules that disagree are told apart by the proxy. */
+static __always_inline __u8 join(__u8 a, __u8 b, __u8 proto)
+{
+	if (a == b || b == EGD_DENY)
+		return a;
+	if (a == EGD_DENY)
+		return b;
+	if (proto == IPPROTO_TCP)
+		return EGD_PROXY;
+	return a > b ? a : b;
+}
+
+/* The verdict for a flow by the tables: what the exact address opens and what
+ * the longest prefix does. EGD_DENY when neither knows it. */
 static __always_inline __u8 lookup_verdict(const struct flow *f, __u32 policy)
 {
 	struct egd_addr_key exact = {
@@ -171,14 +183,14 @@ static __always_inline __u8 lookup_verdict(const struct flow *f, __u32 policy)
 		.proto = f->proto,
 	};
 	struct egd_addr_val *v;
+	__u8 verdict;
 
 	__builtin_memcpy(exact.addr, f->addr, 16);
 	v = bpf_map_lookup_elem(&egd_addrs, &exact);
-	if (!v) {
-		__builtin_memcpy(prefix.addr, f->addr, 16);
-		v = bpf_map_lookup_elem(&egd_cidrs, &prefix);
-	}
-	return v ? v->verdict : EGD_DENY;
+	verdict = v ? v->verdict : EGD_DENY;
+	__builtin_memcpy(prefix.addr, f->addr, 16);
+	v = bpf_map_lookup_elem(&egd_cidrs, &prefix);
+	return v ? join(verdict, v->verdict, f->proto) : verdict;
 }
 
 static __always_inline bool is_known(const struct flow *f, __u32 policy)

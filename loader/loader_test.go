@@ -22,7 +22,15 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if op := os.Getenv("EGRESSD_TEST_CLIENT"); op != "" {
+	op := os.Getenv("EGRESSD_TEST_CLIENT")
+	if op == "many" {
+		if err := dialMany(os.Args[1], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if op != "" {
 		out, _ := json.Marshal(client(op, os.Args[1:]))
 		fmt.Println(string(out))
 		os.Exit(0)

@@ -110,11 +110,22 @@ func (t *addressTable) miss(transport Transport, dst netip.AddrPort) (Reason, *H
 }
 
 // openings returns the table as the kernel wants it: sorted, one entry for
-// each prefix, transport and port.
+// each prefix, transport and port. The kernel finds the longest prefix only,
+// so an entry carries what the prefixes around it say as well.
 func (t *addressTable) openings() []Opening {
 	out := make([]Opening, 0, len(t.entries))
 	for k, e := range t.entries {
-		out = append(out, Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: e.verdict})
+		verdict := e.verdict
+		for _, bits := range t.lengths(k.prefix.Addr()) {
+			if bits >= k.prefix.Bits() {
+				continue
+			}
+			around := netip.PrefixFrom(k.prefix.Addr(), bits).Masked()
+			if o := t.entries[addressKey{around, k.transport, k.port}]; o != nil {
+				verdict = Join(verdict, o.verdict, k.transport)
+			}
+		}
+		out = append(out, Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: verdict})
 	}
 	slices.SortFunc(out, func(a, b Opening) int {
 		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
