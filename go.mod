@@ -2,6 +2,8 @@ module github.com/egressd/egressd
 
 go 1.26.8
 
+ignore ./bin
+
 require (
 	github.com/cilium/ebpf v0.22.0
 	github.com/fsnotify/fsnotify v1.10.1
