@@ -122,6 +122,39 @@ static __always_inline __u32 dns_slot(struct egd_socket *st, const struct flow *
 	return slot;
 }
 
+/* How long after a datagram its sender may be answered, nanoseconds. */
+#define REPLY_TIME (120ULL * 1000000000ULL)
+
+static __always_inline void peer_key(struct egd_peer_key *k, struct bpf_sock_addr *ctx,
+				     const struct flow *f)
+{
+	__builtin_memset(k, 0, sizeof(*k));
+	k->cookie = bpf_get_socket_cookie(ctx);
+	__builtin_memcpy(k->addr, f->addr, 16);
+	k->port = f->port;
+}
+
+/* Remembers who sent a datagram to the socket. A server's answers always pass,
+ * as the answers on a connection that somebody opened to the node do. */
+static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struct flow *f)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct egd_peer_key k;
+
+	peer_key(&k, ctx, f);
+	bpf_map_update_elem(&egd_peers, &k, &now, BPF_ANY);
+}
+
+static __always_inline bool is_reply(struct bpf_sock_addr *ctx, const struct flow *f)
+{
+	struct egd_peer_key k;
+	__u64 *at;
+
+	peer_key(&k, ctx, f);
+	at = bpf_map_lookup_elem(&egd_peers, &k);
+	return at && bpf_ktime_get_ns() - *at < REPLY_TIME;
+}
+
 /* The socket goes where it wants: forget an earlier redirect. */
 static __always_inline int proceed(struct egd_socket *st, bool connect, __u8 verdict, __u32 epoch)
 {
@@ -250,6 +283,10 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		st->held = 1;
 		return PROCEED;
 	}
+	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && !connect && is_reply(ctx, &f)) {
+		count(EGD_C_REPLY);
+		return PROCEED;
+	}
 	if (reason != EGD_R_NONE) {
 		if (wl->mode == EGD_AUDIT) {
 			report(&f, wl, cgroup, reason, true);
@@ -287,7 +324,8 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	return PROCEED;
 }
 
-/* Answers of the DNS proxy come from loopback; show the server that was asked. */
+/* Answers of the DNS proxy come from loopback; show the server that was asked.
+ * Others are remembered, so that they can be answered. */
 static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct egd_config *cfg = get_config();
@@ -295,10 +333,12 @@ static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 	struct flow f = {};
 	int i;
 
-	if (!cfg || !st)
-		return PROCEED;
 	read_flow(ctx, v6, &f);
-	if (!is_loopback(f.addr))
+	if (!is_loopback(f.addr)) {
+		remember_peer(ctx, &f);
+		return PROCEED;
+	}
+	if (!cfg || !st)
 		return PROCEED;
 	for (i = 0; i < EGD_DNS_SLOTS; i++) {
 		if (f.port == cfg->dns_port[i] && st->dns[i].used) {

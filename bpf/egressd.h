@@ -62,6 +62,7 @@ enum egd_counter {
 	EGD_C_EVENT_LOST,
 	EGD_C_AUDIT,
 	EGD_C_INSPECT,
+	EGD_C_REPLY, /* datagrams that answer somebody */
 	EGD_C_MAX = 32,
 };
 
@@ -200,6 +201,14 @@ struct egd_name_key {
 	__u16 len;
 	__u8 addr[16];
 	__u8 name[EGD_MAX_NAME]; /* lower case, zeroes behind it */
+};
+
+/* egd_peers: who sent a datagram to an unconnected socket of the workload. */
+struct egd_peer_key {
+	__u64 cookie; /* of the socket */
+	__u8 addr[16];
+	__u16 port; /* network order */
+	__u16 pad[3];
 };
 
 /* egd_addr_known: addresses that were learned for a policy, whatever the

@@ -61,6 +61,7 @@ const (
 	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 21
 	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 22
 	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 23
+	EgressdEgdCounterEGD_C_REPLY         EgressdEgdCounter = 24
 	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 32
 )
 
@@ -161,6 +162,14 @@ type EgressdEgdOriginKey struct {
 	Slot  uint8
 }
 
+type EgressdEgdPeerKey struct {
+	_      structs.HostLayout
+	Cookie uint64
+	Addr   [16]uint8
+	Port   uint16
+	Pad    [3]uint16
+}
+
 type EgressdEgdReason uint32
 
 const (
@@ -236,6 +245,7 @@ const (
 	EgressdMapEgdKnown        = "egd_known"
 	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
+	EgressdMapEgdPeers        = "egd_peers"
 	EgressdMapEgdScratch      = "egd_scratch"
 	EgressdMapEgdSockets      = "egd_sockets"
 	EgressdMapEgdWorkloads    = "egd_workloads"
@@ -331,6 +341,7 @@ type EgressdMapSpecs struct {
 	EgdKnown     *ebpf.MapSpec `ebpf:"egd_known"`
 	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
+	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
 	EgdScratch   *ebpf.MapSpec `ebpf:"egd_scratch"`
 	EgdSockets   *ebpf.MapSpec `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.MapSpec `ebpf:"egd_workloads"`
@@ -376,6 +387,7 @@ type EgressdMaps struct {
 	EgdKnown     *ebpf.Map `ebpf:"egd_known"`
 	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
+	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
 	EgdScratch   *ebpf.Map `ebpf:"egd_scratch"`
 	EgdSockets   *ebpf.Map `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.Map `ebpf:"egd_workloads"`
@@ -392,6 +404,7 @@ func (m *EgressdMaps) Close() error {
 		m.EgdKnown,
 		m.EgdNames,
 		m.EgdOrigins,
+		m.EgdPeers,
 		m.EgdScratch,
 		m.EgdSockets,
 		m.EgdWorkloads,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Every map of egressd. Owner and lifetime of each: docs/ARCHITECTURE.md.
  * Names are egd_* and at most 15 characters, so that bpftool shows whose they
- * are. None is an LRU: an entry that vanishes by itself would be a wrong
+ * are. Only egd_peers is an LRU: elsewhere an entry that vanishes by itself would be a wrong
  * answer; a full map is a denial that is counted. */
 #ifndef EGRESSD_MAPS_H
 #define EGRESSD_MAPS_H
@@ -61,6 +61,15 @@ struct {
 	__type(key, struct egd_origin_key);
 	__type(value, struct egd_origin);
 } egd_origins SEC(".maps");
+
+/* Whom a UDP server may answer. The only LRU: strangers can fill it, and what
+ * falls out is a reply that is refused, never one that is let pass. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 16);
+	__type(key, struct egd_peer_key);
+	__type(value, __u64); /* when the datagram was read, CLOCK_MONOTONIC */
+} egd_peers SEC(".maps");
 
 /* Per-socket state; dies with the socket. */
 struct {

@@ -39,7 +39,7 @@ func TestEnums(t *testing.T) {
 			t.Errorf("reason %d of the kernel has no counter name", r)
 		}
 	}
-	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c <= bpf.EgressdEgdCounterEGD_C_INSPECT; c++ {
+	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c <= bpf.EgressdEgdCounterEGD_C_REPLY; c++ {
 		if counterNames[uint32(c)] == "" {
 			t.Errorf("counter %d of the kernel has no name", c)
 		}
@@ -61,6 +61,7 @@ func TestSizes(t *testing.T) {
 		"egd_socket":     {unsafe.Sizeof(bpf.EgressdEgdSocket{}), 256},
 		"egd_hello":      {unsafe.Sizeof(bpf.EgressdEgdHello{}), 296},
 		"egd_name_key":   {unsafe.Sizeof(bpf.EgressdEgdNameKey{}), 280},
+		"egd_peer_key":   {unsafe.Sizeof(bpf.EgressdEgdPeerKey{}), 32},
 		"egd_event":      {unsafe.Sizeof(bpf.EgressdEgdEvent{}), 384},
 	} {
 		if c.got != c.want {

@@ -130,6 +130,7 @@ func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 		"egd_known":     m.EgdKnown,
 		"egd_names":     m.EgdNames,
 		"egd_origins":   m.EgdOrigins,
+		"egd_peers":     m.EgdPeers,
 		"egd_sockets":   m.EgdSockets,
 		"egd_workloads": m.EgdWorkloads,
 	}

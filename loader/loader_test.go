@@ -3,6 +3,7 @@
 package loader_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -96,6 +97,8 @@ func client(op string, args []string) result {
 			return fail(err)
 		}
 		return result{Data: string(buf[:n]), From: sockaddr(from)}
+	case "serve":
+		return serveOnce(addr, args[1:])
 	case "hello":
 		return sendHello(addr, args[1:])
 	case "hold":
@@ -594,5 +597,70 @@ func TestSourceRoute(t *testing.T) {
 		if r.world.Packets(via) == 0 {
 			t.Errorf("uncaptured: no packet to %s; the test proves nothing", c.via)
 		}
+	}
+}
+
+// serveOnce is a UDP server: it says that it is there, answers one datagram,
+// and then sends one to a stranger.
+func serveOnce(addr netip.AddrPort, args []string) result {
+	fd, sa, err := socket(addr, unix.SOCK_DGRAM, false)
+	if err == nil {
+		err = unix.Bind(fd, sa)
+	}
+	if err != nil {
+		return result{Errno: errnoName(err)}
+	}
+	defer unix.Close(fd)
+	fmt.Println("ready")
+	buf := make([]byte, 64)
+	n, from, err := unix.Recvfrom(fd, buf, 0)
+	if err != nil {
+		return result{Errno: errnoName(err)}
+	}
+	if err := unix.Sendto(fd, buf[:n], 0, from); err != nil {
+		return result{Errno: "reply: " + errnoName(err)}
+	}
+	_, stranger, err := socket(netip.MustParseAddrPort(args[0]), unix.SOCK_DGRAM, false)
+	if err != nil {
+		return result{Errno: err.Error()}
+	}
+	return result{Data: "answered", Errno: errnoName(unix.Sendto(fd, buf[:n], 0, stranger))}
+}
+
+// TestReplies: a server of the workload's own answers whoever asks it, over
+// UDP and TCP, and nobody else.
+func TestReplies(t *testing.T) {
+	r := newRig(t)
+	for _, c := range []struct{ node, stranger string }{{world.NodeV4, world.StrangerV4}, {world.NodeV6, world.StrangerV6}} {
+		self, err := os.Executable()
+		must(t, err)
+		cmd := r.world.Node.Command(t.Context(), r.cg, self, hostport(c.node, 5353), hostport(c.stranger, 5353))
+		cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT=serve")
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		lines := bufio.NewReader(out)
+		if line, err := lines.ReadString('\n'); err != nil || line != "ready\n" {
+			t.Fatalf("the server said %q, %v", line, err)
+		}
+		conn, err := r.world.Net.Dial(t.Context(), "udp", netip.MustParseAddrPort(hostport(c.node, 5353)))
+		must(t, err)
+		must(t, conn.SetDeadline(time.Now().Add(5*time.Second)))
+		if _, err := conn.Write([]byte("hello?")); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 64)
+		if n, err := conn.Read(buf); err != nil || string(buf[:n]) != "hello?" {
+			t.Errorf("%s: answer %q, %v", c.node, buf[:n], err)
+		}
+		conn.Close()
+		line, err := lines.ReadString('\n')
+		must(t, err)
+		var res result
+		must(t, json.Unmarshal([]byte(line), &res))
+		if res.Data != "answered" || res.Errno != "EPERM" {
+			t.Errorf("%s: %+v, want the answer to pass and the stranger to be refused", c.node, res)
+		}
+		must(t, cmd.Wait())
 	}
 }

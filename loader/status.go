@@ -27,6 +27,7 @@ var counterNames = map[uint32]string{
 	uint32(bpf.EgressdEgdReasonEGD_R_CHANGED):        "deny/policy-changed",
 	uint32(bpf.EgressdEgdReasonEGD_R_OPTIONS):        "deny/ip-options",
 	uint32(bpf.EgressdEgdCounterEGD_C_INSPECT):       "pass/inspect",
+	uint32(bpf.EgressdEgdCounterEGD_C_REPLY):         "pass/reply",
 	uint32(bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK): "pass/loopback",
 	uint32(bpf.EgressdEgdCounterEGD_C_PASS_OWN):      "pass/exempt",
 	uint32(bpf.EgressdEgdCounterEGD_C_DIRECT):        "pass/direct",
