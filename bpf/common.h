@@ -92,6 +92,15 @@ static __always_inline struct egd_config *get_config(void)
 	return bpf_map_lookup_elem(&egd_config, &zero);
 }
 
+/* Events that nobody waits for don't wake user space, which looks at the ring
+ * by itself ten times a second: a wake-up for each connection would cost more
+ * than all the rest. Unless the ring fills up. */
+static __always_inline __u64 no_hurry(void)
+{
+	return bpf_ringbuf_query(&egd_events, BPF_RB_AVAIL_DATA) > EGD_EVENT_RING / 4 ?
+		       0 : BPF_RB_NO_WAKEUP;
+}
+
 /* An event about a socket, outside of its owner's context: who it was is in
  * the origin. NULL when the ring is full. */
 static __always_inline struct egd_event *socket_event(const struct egd_socket *st, __u8 kind,

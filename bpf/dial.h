@@ -214,7 +214,7 @@ static __always_inline int go_straight(struct bpf_sock_addr *ctx, const struct f
 		e = socket_event(st, EGD_E_DECISION, EGD_R_NONE);
 		if (e) {
 			e->proto = f->proto;
-			bpf_ringbuf_submit(e, 0);
+			bpf_ringbuf_submit(e, no_hurry());
 		}
 	}
 	return PROCEED;

@@ -114,9 +114,10 @@ struct {
 } egd_counters SEC(".maps");
 
 /* struct egd_event, to user space. */
+#define EGD_EVENT_RING (1 << 20) /* bytes */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, EGD_EVENT_RING);
 } egd_events SEC(".maps");
 
 #endif

@@ -68,7 +68,7 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		/* The SYN counts as a byte, and so does an acknowledged FIN. */
 		e->sent = ctx->bytes_acked ? ctx->bytes_acked - 1 : 0;
 		e->received = ctx->bytes_received;
-		bpf_ringbuf_submit(e, 0);
+		bpf_ringbuf_submit(e, no_hurry());
 		return;
 	}
 	if (ctx->args[0] == STATE_SYN_SENT && st->redirected && st->published[0].port)

@@ -124,7 +124,7 @@ static __always_inline void report_allowed(const struct egd_socket *st, const st
 	e->proto = IPPROTO_TCP;
 	e->name_len = h->name_len;
 	__builtin_memcpy(e->name, h->name, EGD_MAX_NAME);
-	bpf_ringbuf_submit(e, 0);
+	bpf_ringbuf_submit(e, no_hurry());
 }
 
 /* Reads what a segment adds to the hello. */

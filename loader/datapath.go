@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -49,7 +50,8 @@ type Datapath struct {
 	links  map[string]link.Link
 	tables tables
 
-	events *ringbuf.Reader
+	events   *ringbuf.Reader
+	draining atomic.Bool
 }
 
 // Open loads the programs. Where PinDir holds maps already they are taken

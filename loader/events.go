@@ -3,12 +3,12 @@
 package loader
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf/ringbuf"
 
@@ -63,15 +63,41 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_CHANGED):     policy.ReasonPolicyChanged,
 }
 
+// lookInterval is how often the ring is read when nothing wakes the reader:
+// the kernel programs wake it for denials only.
+const lookInterval = 100 * time.Millisecond
+
 // Events calls f for each event of the kernel, in order, until Close or
 // DrainEvents. A record that cannot be read is skipped.
 func (d *Datapath) Events(f func(Event)) error {
+	stop := make(chan struct{})
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		tick := time.NewTicker(lookInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				_ = d.events.Flush() // fails when the ring is closed, which Events finds out
+			}
+		}
+	})
+	defer looking.Wait()
+	defer close(stop)
 	var rec ringbuf.Record
 	for {
-		if err := d.events.ReadInto(&rec); err != nil {
-			if errors.Is(err, ringbuf.ErrClosed) || errors.Is(err, ringbuf.ErrFlushed) {
+		err := d.events.ReadInto(&rec)
+		switch {
+		case errors.Is(err, ringbuf.ErrClosed):
+			return nil
+		case errors.Is(err, ringbuf.ErrFlushed):
+			if d.draining.Load() {
 				return nil
 			}
+			continue
+		case err != nil:
 			return fmt.Errorf("read the event ring: %w", err)
 		}
 		if e, ok := parseEvent(rec.RawSample); ok {
@@ -81,13 +107,19 @@ func (d *Datapath) Events(f func(Event)) error {
 }
 
 // DrainEvents makes Events hand out what is in the ring now and then return.
-func (d *Datapath) DrainEvents() error { return d.events.Flush() }
+func (d *Datapath) DrainEvents() error {
+	d.draining.Store(true)
+	return d.events.Flush()
+}
 
 func parseEvent(raw []byte) (Event, bool) {
 	var e bpf.EgressdEgdEvent
-	if err := binary.Read(bytes.NewReader(raw), binary.NativeEndian, &e); err != nil {
+	if len(raw) < int(unsafe.Sizeof(e)) {
 		return Event{}, false
 	}
+	// The struct is the kernel's, byte by byte (structs.HostLayout);
+	// encoding/binary takes ten times as long.
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&e)), unsafe.Sizeof(e)), raw)
 	at := time.Now()
 	if now, err := monotonic(); err == nil && now > e.Time {
 		at = at.Add(-time.Duration(now - e.Time))
