@@ -8,18 +8,24 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/policy"
 )
 
-// Destroy ends the TCP socket of a connection of this network namespace: both
-// ends see a reset (SOCK_DESTROY, CONFIG_INET_DIAG_DESTROY). The cookie makes
-// sure that it is that socket and not a later one with the same addresses. A
-// socket that is gone already is no error.
-func Destroy(src, dst netip.AddrPort, cookie uint64) error {
+// Destroy ends a socket of this network namespace: a TCP connection is reset
+// at both ends, a UDP socket has an error (SOCK_DESTROY,
+// CONFIG_INET_DIAG_DESTROY). The cookie makes sure that it is that socket and
+// not a later one with the same addresses. A socket that is gone already is no
+// error.
+func Destroy(t policy.Transport, src, dst netip.AddrPort, cookie uint64) error {
 	req := nl.NewNetlinkRequest(nl.SOCK_DESTROY, unix.NLM_F_ACK)
-	req.AddData(&destroyRequest{src, dst, cookie})
+	family := uint8(unix.AF_INET)
+	if dst.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	req.AddData(&diagRequest{family, t, src, dst, cookie})
 	_, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("end the socket %s to %s: %w", src, dst, err)
@@ -27,22 +33,20 @@ func Destroy(src, dst netip.AddrPort, cookie uint64) error {
 	return nil
 }
 
-// destroyRequest is struct inet_diag_req_v2 (linux/inet_diag.h): addresses and
+// diagRequest is struct inet_diag_req_v2 (linux/inet_diag.h): addresses and
 // ports in network order, the rest in host order.
-type destroyRequest struct {
-	src, dst netip.AddrPort
-	cookie   uint64
+type diagRequest struct {
+	family    uint8
+	transport policy.Transport
+	src, dst  netip.AddrPort
+	cookie    uint64
 }
 
-func (*destroyRequest) Len() int { return 56 }
+func (*diagRequest) Len() int { return 56 }
 
-func (r *destroyRequest) Serialize() []byte {
+func (r *diagRequest) Serialize() []byte {
 	b := make([]byte, 0, r.Len())
-	family := byte(unix.AF_INET)
-	if r.dst.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	b = append(b, family, unix.IPPROTO_TCP, 0, 0)
+	b = append(b, r.family, byte(r.transport), 0, 0)
 	b = binary.NativeEndian.AppendUint32(b, 0xffffffff) // all states
 	b = binary.BigEndian.AppendUint16(b, r.src.Port())
 	b = binary.BigEndian.AppendUint16(b, r.dst.Port())
@@ -56,20 +60,105 @@ func (r *destroyRequest) Serialize() []byte {
 	return binary.NativeEndian.AppendUint32(b, uint32(r.cookie>>32))
 }
 
-// LiveAddresses lists the addresses that TCP connections of this network
-// namespace go to. IPv4 addresses are unmapped.
-func LiveAddresses() (map[netip.Addr]bool, error) {
-	out := map[netip.Addr]bool{}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		sockets, err := netlink.SocketDiagTCP(family)
-		if err != nil {
-			return nil, fmt.Errorf("list TCP sockets: %w", err)
-		}
-		for _, s := range sockets {
-			if a, ok := netip.AddrFromSlice(s.ID.Destination); ok {
-				out[a.Unmap()] = true
+// OpenSocket is a socket of this network namespace that has a peer.
+type OpenSocket struct {
+	Transport policy.Transport
+	Src, Dst  netip.AddrPort // IPv4 is unmapped
+	Cgroup    uint64         // id of the cgroup v2 that the socket was made in
+	Cookie    uint64
+	UID       int
+	// Inbound: somebody listens on the local port, so the peer opened it.
+	Inbound bool
+}
+
+// OpenSockets lists the TCP connections and the connected UDP sockets of this
+// network namespace.
+func OpenSockets() ([]OpenSocket, error) {
+	var all []OpenSocket
+	listening := map[netip.AddrPort]bool{}
+	for _, t := range []policy.Transport{policy.TCP, policy.UDP} {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			err := diag(t, family, func(s OpenSocket, listens bool) {
+				switch {
+				case listens && t == policy.TCP:
+					listening[s.Src] = true
+				case s.Dst.Port() != 0:
+					all = append(all, s)
+				}
+			})
+			if err != nil {
+				return nil, err
 			}
 		}
+	}
+	for i, s := range all {
+		if s.Transport != policy.TCP {
+			continue
+		}
+		for _, local := range []netip.Addr{s.Src.Addr(), netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			all[i].Inbound = all[i].Inbound || listening[netip.AddrPortFrom(local, s.Src.Port())]
+		}
+	}
+	return all, nil
+}
+
+// Of linux/inet_diag.h and include/net/tcp_states.h.
+const (
+	diagCgroupID = 21 // INET_DIAG_CGROUP_ID
+	tcpListen    = 10 // TCP_LISTEN
+	diagMsgSize  = 72 // sizeof(struct inet_diag_msg)
+)
+
+// diag dumps the sockets of a transport and family (sock_diag(7)).
+func diag(t policy.Transport, family uint8, f func(s OpenSocket, listens bool)) error {
+	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	req.AddData(&diagRequest{family: family, transport: t})
+	messages, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+	if err != nil {
+		return fmt.Errorf("list %s sockets: %w", t, err)
+	}
+	for _, m := range messages {
+		if len(m) < diagMsgSize {
+			continue
+		}
+		s := OpenSocket{
+			Transport: t,
+			Src:       netip.AddrPortFrom(diagAddr(family, m[8:24]), binary.BigEndian.Uint16(m[4:])),
+			Dst:       netip.AddrPortFrom(diagAddr(family, m[24:40]), binary.BigEndian.Uint16(m[6:])),
+			Cookie:    uint64(binary.NativeEndian.Uint32(m[44:])) | uint64(binary.NativeEndian.Uint32(m[48:]))<<32,
+			UID:       int(binary.NativeEndian.Uint32(m[64:])),
+		}
+		attrs, err := nl.ParseRouteAttr(m[diagMsgSize:])
+		if err != nil {
+			return fmt.Errorf("list %s sockets: %w", t, err)
+		}
+		for _, a := range attrs {
+			if a.Attr.Type == diagCgroupID && len(a.Value) >= 8 {
+				s.Cgroup = binary.NativeEndian.Uint64(a.Value)
+			}
+		}
+		f(s, m[1] == tcpListen)
+	}
+	return nil
+}
+
+func diagAddr(family uint8, b []byte) netip.Addr {
+	if family == unix.AF_INET {
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.AddrFrom16([16]byte(b)).Unmap()
+}
+
+// LiveAddresses lists the addresses that TCP connections and connected UDP
+// sockets of this network namespace go to. IPv4 addresses are unmapped.
+func LiveAddresses() (map[netip.Addr]bool, error) {
+	open, err := OpenSockets()
+	if err != nil {
+		return nil, err
+	}
+	out := map[netip.Addr]bool{}
+	for _, s := range open {
+		out[s.Dst.Addr()] = true
 	}
 	return out, nil
 }

@@ -49,6 +49,8 @@ type Agent struct {
 	sockets  *listeners
 	status   *status
 	watcher  *source.Watcher
+	// own is the id of egressd's own cgroup, 0 when it is not captured.
+	own uint64
 	// saved is what the file of learned addresses holds.
 	saved []byte
 
@@ -264,6 +266,7 @@ func (a *Agent) capture() error {
 	if err != nil {
 		return err
 	}
+	a.own = own
 	if own != 0 {
 		workloads[own] = loader.Workload{ID: ownID, Exempt: true}
 	}
@@ -273,7 +276,11 @@ func (a *Agent) capture() error {
 	if err := a.datapath.SetReady(true); err != nil {
 		return err
 	}
-	return a.datapath.Attach(a.opts.Cgroup)
+	if err := a.datapath.Attach(a.opts.Cgroup); err != nil {
+		return err
+	}
+	a.endEarlier()
+	return nil
 }
 
 // An accepted connection takes its origin at once, so an old one belongs to

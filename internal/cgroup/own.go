@@ -3,10 +3,14 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Own returns the directory of the calling process's cgroup v2.
@@ -55,4 +59,25 @@ func Enter(path string) error {
 		return fmt.Errorf("enter the cgroup %s: %w", path, err)
 	}
 	return nil
+}
+
+// IDs lists the ids of the cgroup at path and of all below it, as the kernel
+// programs and sock_diag(7) see them: the inode numbers of the directories.
+// Cgroups that come or go meanwhile may be missing.
+func IDs(path string) (map[uint64]bool, error) {
+	ids := map[uint64]bool{}
+	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(p, &st); err == nil {
+			ids[st.Ino] = true
+		}
+		return nil
+	})
+	return ids, err
 }

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"time"
+
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// endEarlier deals with the connections that were open before the workload
+// was captured: the hooks of connect() never saw them. What others opened to
+// the node stays, and so does what the address alone allows; the rest, of
+// which no name can be known any more, is ended, and its owner opens it anew
+// under the policy. In audit mode it is only said.
+//
+// After a restart there is nothing to do: the pinned programs saw everything.
+func (a *Agent) endEarlier() {
+	if a.datapath.Adopted() {
+		return
+	}
+	captured, err := cgroup.IDs(a.opts.Cgroup)
+	if err == nil {
+		var open []loader.OpenSocket
+		if open, err = loader.OpenSockets(); err == nil {
+			for _, s := range open {
+				if captured[s.Cgroup] && s.Cgroup != a.own && !s.Inbound && !s.Dst.Addr().IsLoopback() {
+					a.judgeEarlier(s)
+				}
+			}
+		}
+	}
+	if err != nil {
+		a.log.Error("connections that were open before could not be checked; they go on until they end", "error", err)
+	}
+}
+
+func (a *Agent) judgeEarlier(s loader.OpenSocket) {
+	p := a.current.Policy(policy.DefaultPolicy)
+	if p == nil {
+		return
+	}
+	names := a.names.NamesOf(policy.DefaultPolicy, s.Dst.Addr())
+	d := p.Decide(policy.Flow{Transport: s.Transport, Dst: s.Dst, Names: names})
+	if d.Verdict == policy.Direct {
+		return
+	}
+	audit := a.opts.Mode != policy.Enforce
+	if !audit {
+		if err := loader.Destroy(s.Transport, s.Src, s.Dst, s.Cookie); err != nil {
+			a.log.Error("a connection that was open before could not be ended", "error", err)
+			return
+		}
+	}
+	if d.Reason == policy.ReasonAllowed {
+		d.Reason = policy.ReasonNoName
+	}
+	a.sink.Record(flow.Event{
+		Time: time.Now(), Kind: flow.Decision, Layer: flow.Kernel,
+		Workload: a.opts.Workload, Process: flow.Process{UID: s.UID},
+		Transport: s.Transport, Proto: s.Transport.String(), Dst: s.Dst,
+		Allowed: audit, WouldDeny: audit, Reason: d.Reason, Rule: d.Rule,
+		Detail: "it was open before the policy was in force",
+	})
+}
