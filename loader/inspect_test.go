@@ -268,6 +268,13 @@ func newInspectRig(t *testing.T) (*rig, <-chan loader.Event) {
 // gets, however it is cut.
 func TestInspect(t *testing.T) {
 	r, _ := newInspectRig(t)
+	type attempt struct {
+		kind, name    string
+		pass          bool
+		chunk, record int
+		addr          string
+	}
+	var tries []attempt
 	for _, c := range []struct {
 		kind, name string
 		pass       bool
@@ -300,18 +307,22 @@ func TestInspect(t *testing.T) {
 				continue
 			}
 			for _, a := range []string{world.StrangerV4, world.StrangerV6} {
-				got := r.run(true, "hello", hostport(a, inspectPort), c.kind, c.name,
-					strconv.Itoa(cut.chunk), strconv.Itoa(cut.record))
-				if c.pass && got.Data != "echoed" {
-					t.Errorf("%s %q in writes of %d and records of %d to %s: %+v, want it to pass",
-						c.kind, c.name, cut.chunk, cut.record, a, got)
-				}
-				// Writes that follow the reset say EPIPE.
-				if !c.pass && got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
-					t.Errorf("%s %q in writes of %d and records of %d to %s: %+v, want a reset",
-						c.kind, c.name, cut.chunk, cut.record, a, got)
-				}
+				tries = append(tries, attempt{c.kind, c.name, c.pass, cut.chunk, cut.record, a})
 			}
+		}
+	}
+	var lines []string
+	for _, a := range tries {
+		lines = append(lines, fmt.Sprintf("%s %s %q %d %d", hostport(a.addr, inspectPort), a.kind, a.name, a.chunk, a.record))
+	}
+	for i, got := range r.hellos(lines) {
+		a := tries[i]
+		if a.pass && got.Data != "echoed" {
+			t.Errorf("%s: %+v, want it to pass", lines[i], got)
+		}
+		// Writes that follow the reset say EPIPE.
+		if !a.pass && got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
+			t.Errorf("%s: %+v, want a reset", lines[i], got)
 		}
 	}
 	// The positive twin: outside the cgroup anything goes.
@@ -323,6 +334,40 @@ func TestInspect(t *testing.T) {
 	if fills["egd_names"].Entries != 6 {
 		t.Errorf("egd_names: %+v, want 6 entries", fills["egd_names"])
 	}
+}
+
+// hellos lets one captured process make all the attempts, a line each: address,
+// kind, quoted name, size of a write, size of a record.
+func (r *rig) hellos(lines []string) []result {
+	r.t.Helper()
+	self, err := os.Executable()
+	must(r.t, err)
+	cmd := r.world.Node.Command(r.t.Context(), r.cg, self)
+	cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT=hellos")
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n"))
+	out, err := cmd.Output()
+	must(r.t, err)
+	var all []result
+	must(r.t, json.Unmarshal(out, &all))
+	if len(all) != len(lines) {
+		r.t.Fatalf("%d results of %d attempts", len(all), len(lines))
+	}
+	return all
+}
+
+// sendHellos is the client of hellos.
+func sendHellos(in io.Reader) []result {
+	var all []result
+	for scan := bufio.NewScanner(in); scan.Scan(); {
+		var addr, kind, name string
+		var chunk, record int
+		if _, err := fmt.Sscanf(scan.Text(), "%s %s %q %d %d", &addr, &kind, &name, &chunk, &record); err != nil {
+			return nil
+		}
+		all = append(all, sendHello(netip.MustParseAddrPort(addr),
+			[]string{kind, name, strconv.Itoa(chunk), strconv.Itoa(record)}))
+	}
+	return all
 }
 
 // next returns the next event that f likes.

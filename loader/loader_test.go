@@ -30,6 +30,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if op == "hellos" {
+		out, _ := json.Marshal(sendHellos(os.Stdin))
+		fmt.Println(string(out))
+		os.Exit(0)
+	}
 	if op != "" {
 		out, _ := json.Marshal(client(op, os.Args[1:]))
 		fmt.Println(string(out))
