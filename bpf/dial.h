@@ -270,7 +270,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		reason = EGD_R_NETNS;
 
 	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && connect &&
-	    wl->mode == EGD_ENFORCE && is_known(&f, wl->policy)) {
+	    (wl->mode == EGD_AUDIT || is_known(&f, wl->policy))) {
 		/* getaddrinfo(3) connects a UDP socket to each answer to learn
 		 * the source address that the kernel would use (RFC 6724), and
 		 * sends nothing. Let it ask; skb_egress refuses what it sends. */

@@ -75,17 +75,22 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		bpf_map_delete_elem(&egd_origins, &st->published[0]);
 }
 
-static __always_inline int report_held(const struct egd_socket *st, __u8 proto)
+/* A datagram on a held socket: refused; in audit mode said once. */
+static __always_inline int report_held(struct egd_socket *st, __u8 proto)
 {
+	bool audit = st->origin.mode == EGD_AUDIT;
 	struct egd_event *e;
 
-	count(EGD_R_UDP_HELD);
+	count(audit ? EGD_C_AUDIT : EGD_R_UDP_HELD);
+	if (audit)
+		st->held = 0;
 	e = socket_event(st, EGD_E_DECISION, EGD_R_UDP_HELD);
 	if (!e)
-		return 0;
+		return audit;
 	e->proto = proto;
+	e->audit = audit;
 	bpf_ringbuf_submit(e, 0);
-	return 0;
+	return audit;
 }
 
 /* Datagrams to the DNS proxy: only here is the source address final. Returns 1

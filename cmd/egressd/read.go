@@ -260,17 +260,12 @@ func printDenials(w io.Writer, denials []agent.Denial, mode string) {
 			fmt.Fprintf(w, "    nearest rule: %s\n", d.Rule)
 		}
 	}
-	var seen []string
-	for _, d := range denials {
-		if d.Suggestion == "" || slices.Contains(seen, d.Suggestion) {
-			continue
-		}
-		if len(seen) == 0 {
+	for i, suggestion := range agent.Suggestions(denials) {
+		if i == 0 {
 			fmt.Fprint(w, "\nThis would allow them:\n\n")
 		} else {
 			fmt.Fprintln(w, "---")
 		}
-		seen = append(seen, d.Suggestion)
-		fmt.Fprint(w, d.Suggestion)
+		fmt.Fprint(w, suggestion)
 	}
 }

@@ -161,3 +161,39 @@ func TestDenials(t *testing.T) {
 		}
 	}
 }
+
+// TestSuggestions: one ServiceEntry for a destination, with all its ports.
+func TestSuggestions(t *testing.T) {
+	denial := func(name, dst string, tr policy.Transport) Denial {
+		w := Wish{Name: name, Transport: tr}
+		if dst != "" {
+			a := netip.MustParseAddrPort(dst)
+			w.Addr, w.Port = a.Addr(), a.Port()
+		}
+		return Denial{Wish: w, Suggestion: Suggest(w)}
+	}
+	got := Suggestions([]Denial{
+		denial("a.example", "", policy.TCP),
+		denial("", "192.0.2.1:80", policy.TCP),
+		denial("", "192.0.2.1:443", policy.TCP),
+		denial("", "192.0.2.1:443", policy.UDP),
+		denial("a.example", "192.0.2.2:80", policy.TCP),
+		{Wish: Wish{}}, // what no ServiceEntry can allow
+	})
+	if len(got) != 2 {
+		t.Fatalf("%d suggestions, want 2: %q", len(got), got)
+	}
+	for i, want := range []string{"number: 80\n", "number: 443\n"} {
+		if strings.Count(got[1], want) != 1 {
+			t.Errorf("%q should be there once:\n%s", want, got[1])
+		}
+		if n := strings.Count(got[0], want); n != 1-i {
+			t.Errorf("%q is there %d times:\n%s", want, n, got[0])
+		}
+	}
+	path := t.TempDir() + "/all.yaml"
+	writeFile(t, path, strings.Join(got, "---\n"))
+	if l, err := LoadPolicy([]string{path}, nil); err != nil {
+		t.Errorf("%v %v", err, l.Findings)
+	}
+}

@@ -22,8 +22,10 @@ type Wish struct {
 	URL       bool // the flow is known to be HTTP or HTTPS
 }
 
-// Suggest writes the ServiceEntry that would allow a wish.
-func Suggest(w Wish) string {
+// Suggest writes the ServiceEntry that would allow wishes, which are all for
+// one destination.
+func Suggest(wishes ...Wish) string {
+	w := wishes[0]
 	var b strings.Builder
 	host, label := w.Name, w.Name
 	if host == "" {
@@ -38,19 +40,54 @@ func Suggest(w Wish) string {
 		fmt.Fprintf(&b, "  addresses:\n  - %s\n", w.Addr)
 	}
 	b.WriteString("  ports:\n")
-	port := w.Port
-	if port == 0 {
-		b.WriteString("  # the name was refused before a connection was made; adjust the port\n")
-		port = 443
-	}
-	name, protocol := portProtocol(port, w)
-	fmt.Fprintf(&b, "  - number: %d\n    name: %s\n    protocol: %s\n", port, name, protocol)
+	suggestPorts(&b, wishes)
 	if w.Name == "" {
 		b.WriteString("  resolution: NONE\n")
 	} else {
 		b.WriteString("  resolution: DNS\n")
 	}
 	return b.String()
+}
+
+// suggestPorts writes each port once. A port that is not known is guessed only
+// when no other is known. ServiceEntries have one protocol for a port number.
+func suggestPorts(b *strings.Builder, wishes []Wish) {
+	seen := map[uint16]bool{}
+	for _, w := range wishes {
+		if w.Port == 0 || seen[w.Port] {
+			continue
+		}
+		seen[w.Port] = true
+		name, protocol := portProtocol(w.Port, w)
+		fmt.Fprintf(b, "  - number: %d\n    name: %s\n    protocol: %s\n", w.Port, name, protocol)
+	}
+	if len(seen) == 0 {
+		b.WriteString("  # the name was refused before a connection was made; adjust the port\n")
+		name, protocol := portProtocol(443, wishes[0])
+		fmt.Fprintf(b, "  - number: 443\n    name: %s\n    protocol: %s\n", name, protocol)
+	}
+}
+
+// Suggestions writes one ServiceEntry for each destination among denials that
+// a ServiceEntry can allow.
+func Suggestions(denials []Denial) []string {
+	byHost := map[string][]Wish{}
+	var order []string
+	for _, d := range denials {
+		if d.Suggestion == "" {
+			continue
+		}
+		host := cmp.Or(d.Name, d.Addr.String())
+		if byHost[host] == nil {
+			order = append(order, host)
+		}
+		byHost[host] = append(byHost[host], d.Wish)
+	}
+	out := make([]string, len(order))
+	for i, host := range order {
+		out[i] = Suggest(byHost[host]...)
+	}
+	return out
 }
 
 // objectName makes a Kubernetes object name (RFC 1123 subdomain) of a host.
