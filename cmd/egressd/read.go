@@ -253,9 +253,17 @@ func printDenials(w io.Writer, denials []agent.Denial, mode string) {
 	if mode == "audit" {
 		what = "would deny"
 	}
-	fmt.Fprintf(w, "\negressd %s %d destinations:\n", what, len(denials))
+	count := "1 destination"
+	if len(denials) > 1 {
+		count = fmt.Sprintf("%d destinations", len(denials))
+	}
+	fmt.Fprintf(w, "\negressd %s %s:\n", what, count)
 	for _, d := range denials {
-		fmt.Fprintf(w, "  %s: %s, %d times, by %s\n", d.Target, d.Reason, d.Count, orDash(strings.Join(d.Commands, ", ")))
+		times := "once"
+		if d.Count > 1 {
+			times = fmt.Sprintf("%d times", d.Count)
+		}
+		fmt.Fprintf(w, "  %s: %s, %s, by %s\n", d.Target, d.Reason, times, orDash(strings.Join(d.Commands, ", ")))
 		if d.Rule != nil {
 			fmt.Fprintf(w, "    nearest rule: %s\n", d.Rule)
 		}

@@ -57,7 +57,12 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err e
 	o.Workload = "exec/" + filepath.Base(o.Command[0])
 	o.StateDir = filepath.Join(o.StateRoot, id)
 	o.PinDir = filepath.Join(o.PinRoot, id)
-	defer os.RemoveAll(o.StateDir)
+	defer func() {
+		err = errors.Join(err, os.RemoveAll(o.StateDir))
+		for _, root := range []string{o.StateRoot, o.PinRoot} {
+			_ = os.Remove(root) // unless a daemon or another exec is there
+		}
+	}()
 
 	a, err := New(ctx, o.Options)
 	if err != nil {
