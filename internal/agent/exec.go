@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 
@@ -108,7 +109,7 @@ func command(ctx context.Context, o ExecOptions, cg *cgroup.Cgroup) (int, error)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP,
 		syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
-	if err := c.Start(); err != nil {
+	if err := startWithout(c, unix.CAP_NET_RAW, unix.CAP_NET_ADMIN); err != nil {
 		return 127, fmt.Errorf("%w: %w", ErrCommand, err)
 	}
 	done := make(chan struct{})
@@ -135,6 +136,27 @@ func command(ctx context.Context, o ExecOptions, cg *cgroup.Cgroup) (int, error)
 		return exit.ExitCode(), nil
 	}
 	return 0, err
+}
+
+// startWithout starts a command that can never get the given capabilities,
+// not even as root or through a setuid program: with CAP_NET_RAW it could send
+// frames (packet(7)), with CAP_NET_ADMIN make tunnels, where no program of
+// egressd looks. The bounding set belongs to a thread and is inherited by what
+// it forks (capabilities(7)); the thread ends with the goroutine, since it is
+// not unlocked.
+func startWithout(c *exec.Cmd, caps ...uintptr) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		for _, which := range caps {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, which, 0, 0, 0); err != nil {
+				done <- fmt.Errorf("drop a capability: %w", err)
+				return
+			}
+		}
+		done <- c.Start()
+	}()
+	return <-done
 }
 
 func onTerminal() bool {
