@@ -42,7 +42,7 @@ type Options struct {
 type Datapath struct {
 	opts Options
 	objs bpf.EgressdObjects
-	// adopted says that pinned maps were found at Open.
+	// adopted says that the programs were attached already at Open.
 	adopted bool
 
 	mu     sync.Mutex
@@ -78,7 +78,10 @@ func Open(o Options) (*Datapath, error) {
 		}
 	}()
 
-	d := &Datapath{opts: o, adopted: len(replace) > 0, links: map[string]link.Link{}}
+	d := &Datapath{opts: o, links: map[string]link.Link{}}
+	// Maps alone are what a start that failed leaves.
+	_, err = os.Stat(filepath.Join(o.PinDir, linkPrefix+"egd_connect4"))
+	d.adopted = err == nil
 	err = spec.LoadAndAssign(&d.objs, &ebpf.CollectionOptions{MapReplacements: replace})
 	if err != nil {
 		var ve *ebpf.VerifierError
@@ -116,7 +119,7 @@ func (d *Datapath) start() error {
 	return nil
 }
 
-// Adopted says whether Open found pinned state.
+// Adopted says whether Open found programs at work, and took over their state.
 func (d *Datapath) Adopted() bool { return d.adopted }
 
 // pinnable lists every map by its name. Socket storage is pinned as well: a

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +21,7 @@ import (
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var cgroupPath, gateway string
+	var drain time.Duration
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
@@ -54,6 +56,7 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 			o.StateDir = f.stateDir
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Interfaces = true
+			o.DrainTime = drain
 			a, err := agent.New(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -63,6 +66,7 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 	}
 	f.register(cmd, "info")
 	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
+	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
 }

@@ -233,12 +233,12 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
-// drainTime bounds how long requests in flight may go on at the end.
+// drainTime is the default of Options.DrainTime.
 const drainTime = 5 * time.Second
 
 func (a *Agent) stop() {
 	a.status.setReady(false)
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	ctx, cancel := context.WithTimeout(context.Background(), a.opts.DrainTime)
 	defer cancel()
 	if err := a.outgoing.Shutdown(ctx); err != nil {
 		a.log.Warn("connections were cut after the drain time", "error", err)

@@ -71,10 +71,13 @@ func RemoveState(stateDir string) error {
 	return nil
 }
 
+// endWait bounds how long a daemon may take to end: its drain time, mostly.
+const endWait = 2 * time.Minute
+
 // WaitUnlocked waits until the egressd that runs on a state directory has
 // ended, or ctx is done.
 func WaitUnlocked(ctx context.Context, stateDir string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*drainTime)
+	ctx, cancel := context.WithTimeout(ctx, endWait)
 	defer cancel()
 	f, err := os.Open(filepath.Join(stateDir, lockFile))
 	if errors.Is(err, os.ErrNotExist) {

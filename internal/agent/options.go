@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -57,13 +58,19 @@ type Options struct {
 	// Interfaces says whether the daemon's fixed ports are used (run) or only
 	// ephemeral ones without status and readiness (exec).
 	Interfaces bool
-	Version    string
-	Log        *slog.Logger
+	// DrainTime bounds how long requests in flight may go on when the daemon
+	// ends; 0: 5 s.
+	DrainTime time.Duration
+	Version   string
+	Log       *slog.Logger
 }
 
 func (o *Options) validate() error {
 	if len(o.Config) == 0 {
 		return errors.New("no policy: give at least one --config FILE or DIRECTORY")
+	}
+	if o.DrainTime <= 0 {
+		o.DrainTime = drainTime
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
