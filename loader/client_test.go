@@ -41,7 +41,7 @@ func client(op string, args []string) result {
 			return r
 		}
 		buf := make([]byte, 64)
-		n, _, err := unix.Recvfrom(fd, buf, 0)
+		n, _, err := receive(fd, buf)
 		if err != nil {
 			return fail(err)
 		}
@@ -62,7 +62,7 @@ func client(op string, args []string) result {
 			return fail(err)
 		}
 		buf := make([]byte, 64)
-		n, from, err := unix.Recvfrom(fd, buf, 0)
+		n, from, err := receive(fd, buf)
 		if err != nil {
 			return fail(err)
 		}
@@ -94,6 +94,16 @@ func client(op string, args []string) result {
 		}
 	}
 	return result{}
+}
+
+// receive is recvfrom(2), which on a socket with a timeout is not restarted
+// after a signal (signal(7)): the Go runtime sends some on slow machines.
+func receive(fd int, buf []byte) (n int, from unix.Sockaddr, err error) {
+	for {
+		if n, from, err = unix.Recvfrom(fd, buf, 0); err != unix.EINTR {
+			return n, from, err
+		}
+	}
 }
 
 func socket(addr netip.AddrPort, typ int, mapped bool) (int, unix.Sockaddr, error) {

@@ -73,7 +73,7 @@ func serveOnce(addr netip.AddrPort, args []string) result {
 	defer unix.Close(fd)
 	fmt.Println("ready")
 	buf := make([]byte, 64)
-	n, from, err := unix.Recvfrom(fd, buf, 0)
+	n, from, err := receive(fd, buf)
 	if err != nil {
 		return result{Errno: errnoName(err)}
 	}

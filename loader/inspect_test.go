@@ -61,7 +61,7 @@ func sendHello(addr netip.AddrPort, args []string) result {
 	got := make([]byte, 0, len(data))
 	buf := make([]byte, 1<<16)
 	for len(got) < len(data) {
-		n, err := unix.Read(fd, buf)
+		n, _, err := receive(fd, buf)
 		if err != nil {
 			return result{Errno: errnoName(err)}
 		}
@@ -98,7 +98,7 @@ func hold(addr netip.AddrPort) result {
 		if _, err := unix.Write(fd, []byte("ping")); err != nil {
 			return result{Errno: errnoName(err)}
 		}
-		if _, err := unix.Read(fd, buf); err != nil {
+		if _, _, err := receive(fd, buf); err != nil {
 			return result{Errno: errnoName(err)}
 		}
 	}
