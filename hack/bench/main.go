@@ -33,6 +33,7 @@ type options struct {
 	egressd  string
 	only     string
 	conns    int
+	rules    int
 }
 
 func main() {
@@ -43,6 +44,14 @@ func main() {
 	flag.StringVar(&o.egressd, "egressd", "", "the egressd binary; built from ./cmd/egressd if empty")
 	flag.StringVar(&o.only, "only", "", "comma-separated contestants; all if empty")
 	flag.IntVar(&o.conns, "c", 32, "concurrent connections of the HTTP client")
+	flag.IntVar(&o.rules, "rules", 0, "further addresses in egressd's policy: what a decision costs should not depend on them")
+	if len(os.Args) == 4 && os.Args[1] == dialVerb {
+		if err := dialMany(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	if flag.NArg() > 0 || o.rounds < 1 || o.duration < time.Second || (o.output != "text" && o.output != "json") {
 		flag.Usage()

@@ -44,6 +44,12 @@ func disciplines() []discipline {
 			return b.wrk(ctx, c, "https://"+host+"/", true)
 		}},
 		{"TCP one stream", "Gbit/s", "ms CPU/GB", 1e3, (*bench).iperf},
+		{"connect() that is refused", "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+			return b.dial(ctx, c, closedPort)
+		}},
+		{"connect() that succeeds", "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+			return b.dial(ctx, c, tcpPort)
+		}},
 	}
 }
 

@@ -217,7 +217,10 @@ func (b *bench) haproxy(ctx context.Context) error {
 
 // egress adds egressd. Its client runs captured and dials the origin.
 func (b *bench) egress(ctx context.Context) error {
-	config := map[string][]byte{"bench.yaml": fmt.Appendf(nil, egressdConf, host, tcpPort)}
+	config := map[string][]byte{
+		"bench.yaml": fmt.Appendf(nil, egressdConf, host, tcpPort),
+		"rules.yaml": manyRules(b.rules),
+	}
 	d, err := b.w.NewDaemon(b.egressd, config)
 	if err != nil {
 		return err

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// closedPort is one that nobody listens on, and that egressd refuses.
+	closedPort = 9
+	// dialVerb lets this program be the client.
+	dialVerb = "dial-many"
+	// dialWarm connections come before the measured ones.
+	dialWarm = 100
+)
+
+// dial measures one connect() after the other to a port of the origin; the
+// value is the median in microseconds. Where nothing is in between, a refusal
+// is the origin's and takes the way there and back. nginx and HAProxy are left
+// out: they have no part in the client's connect().
+func (b *bench) dial(ctx context.Context, c contestant, port uint16) (sample, error) {
+	if c.addr != "" && c.addr != originV4 {
+		return sample{}, errors.New("not applicable")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return sample{}, err
+	}
+	before, err := c.cpuTime()
+	if err != nil {
+		return sample{}, err
+	}
+	if c.addr == "" {
+		// egressd opens the address for the name.
+		if out, err := b.client(ctx, c, "getent", "ahostsv4", host).CombinedOutput(); err != nil {
+			return sample{}, fmt.Errorf("resolve %s: %w: %s", host, err, out)
+		}
+	}
+	out, err := b.client(ctx, c, self, dialVerb, netip.AddrPortFrom(netip.MustParseAddr(originV4), port).String(), b.duration.String()).Output()
+	if err != nil {
+		return sample{}, fmt.Errorf("connect: %w: %s", err, out)
+	}
+	after, err := c.cpuTime()
+	if err != nil {
+		return sample{}, err
+	}
+	var median, n float64
+	if _, err := fmt.Sscan(string(out), &median, &n); err != nil {
+		return sample{}, fmt.Errorf("connect: %q: %w", out, err)
+	}
+	return sample{value: median, cpu: (after - before).Seconds() / n}, nil
+}
+
+// dialMany is the client: it connects for a while, one connection after the
+// other, and prints the median in microseconds and how many there were.
+func dialMany(addr, limit string) error {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return err
+	}
+	duration, err := time.ParseDuration(limit)
+	if err != nil {
+		return err
+	}
+	sa := &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	var took []float64
+	for begin := time.Now(); time.Since(begin) < duration; {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		start := time.Now()
+		err = unix.Connect(fd, sa)
+		took = append(took, float64(time.Since(start).Nanoseconds())/1e3)
+		// Close with a reset: no TIME_WAIT uses up the ports.
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		unix.Close(fd)
+		if err != nil && !errors.Is(err, unix.ECONNREFUSED) {
+			return err
+		}
+	}
+	if len(took) <= dialWarm {
+		return fmt.Errorf("only %d connections", len(took))
+	}
+	took = took[dialWarm:]
+	slices.Sort(took)
+	fmt.Println(took[len(took)/2], len(took))
+	return nil
+}
+
+// manyRules is a policy with n addresses, 250 to a ServiceEntry.
+func manyRules(n int) []byte {
+	var b bytes.Buffer
+	b.WriteString("# further addresses\n")
+	for i := 0; i < n; {
+		fmt.Fprintf(&b, "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: rules-%d}\n"+
+			"spec:\n  hosts: [rules-%d.example.com]\n  ports: [{number: 443, name: tcp, protocol: TCP}]\n"+
+			"  resolution: STATIC\n  endpoints:\n", i, i)
+		for range min(250, n-i) {
+			b.WriteString("  - address: 10." + strings.Join([]string{
+				strconv.Itoa(i >> 16 & 255), strconv.Itoa(i >> 8 & 255), strconv.Itoa(i & 255)}, ".") + "\n")
+			i++
+		}
+	}
+	return b.Bytes()
+}
