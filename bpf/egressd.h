@@ -171,6 +171,16 @@ struct egd_socket {
 	__u8 pad[5];
 };
 
+/* egd_names: the names that an address proves on a port: a connection whose
+ * ClientHello carries one of them may go on. */
+struct egd_name_key {
+	__u32 policy;
+	__u16 port; /* network order */
+	__u16 len;
+	__u8 addr[16];
+	__u8 name[EGD_MAX_NAME]; /* lower case, zeroes behind it */
+};
+
 /* egd_hellos: socket storage of inspected connections: where the parser of
  * the ClientHello stands, and the name that it found. */
 struct egd_hello {
@@ -182,25 +192,16 @@ struct egd_hello {
 	__u32 acc;      /* the field so far */
 	__u32 list;     /* length of the server_name extension */
 	__u16 ext_type;
-	__u16 name_len;
 	__u8 field;
 	__u8 record_pos;
 	__u8 started; /* a whole record header was read */
 	__u8 named;   /* a server_name was seen */
 	__u8 synced;  /* next_seq is set */
 	__u8 record_len; /* high byte of the length in a record header */
-	__u8 pad[2];
-	__u8 name[EGD_MAX_NAME]; /* lower case, no NUL at the end */
-};
-
-/* egd_names: the names that an address proves on a port: a connection whose
- * ClientHello carries one of them may go on. */
-struct egd_name_key {
-	__u32 policy;
-	__u16 port; /* network order */
-	__u16 len;
-	__u8 addr[16];
-	__u8 name[EGD_MAX_NAME]; /* lower case, zeroes behind it */
+	/* The name so far, in the form in which it is looked up: a key anywhere
+	 * else than in the socket's own storage could change under the lookup,
+	 * since the programs can be preempted. */
+	struct egd_name_key key;
 };
 
 /* egd_peers: who sent a datagram to an unconnected socket of the workload. */

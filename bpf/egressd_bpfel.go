@@ -103,15 +103,13 @@ type EgressdEgdHello struct {
 	Acc       uint32
 	List      uint32
 	ExtType   uint16
-	NameLen   uint16
 	Field     uint8
 	RecordPos uint8
 	Started   uint8
 	Named     uint8
 	Synced    uint8
 	RecordLen uint8
-	Pad       [2]uint8
-	Name      [256]uint8
+	Key       EgressdEgdNameKey
 }
 
 type EgressdEgdKnownKey struct {
@@ -246,7 +244,6 @@ const (
 	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
 	EgressdMapEgdPeers        = "egd_peers"
-	EgressdMapEgdScratch      = "egd_scratch"
 	EgressdMapEgdSockets      = "egd_sockets"
 	EgressdMapEgdWorkloads    = "egd_workloads"
 	EgressdProgEgdBind4       = "egd_bind4"
@@ -342,7 +339,6 @@ type EgressdMapSpecs struct {
 	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
-	EgdScratch   *ebpf.MapSpec `ebpf:"egd_scratch"`
 	EgdSockets   *ebpf.MapSpec `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.MapSpec `ebpf:"egd_workloads"`
 }
@@ -388,7 +384,6 @@ type EgressdMaps struct {
 	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
-	EgdScratch   *ebpf.Map `ebpf:"egd_scratch"`
 	EgdSockets   *ebpf.Map `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.Map `ebpf:"egd_workloads"`
 }
@@ -405,7 +400,6 @@ func (m *EgressdMaps) Close() error {
 		m.EgdNames,
 		m.EgdOrigins,
 		m.EgdPeers,
-		m.EgdScratch,
 		m.EgdSockets,
 		m.EgdWorkloads,
 	)

@@ -145,8 +145,8 @@ static __always_inline int hello_byte(struct egd_hello *h, __u8 b)
 		/* A NUL or a blank in a name fools those who read it after us. */
 		if (b <= ' ' || b >= 0x7f)
 			return HELLO_MALFORMED;
-		h->name[h->name_len & (EGD_MAX_NAME - 1)] = b;
-		h->name_len++;
+		h->key.name[h->key.len & (EGD_MAX_NAME - 1)] = b;
+		h->key.len++;
 	} else {
 		h->acc = h->acc << 8 | b;
 	}

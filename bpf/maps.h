@@ -97,14 +97,6 @@ struct {
 	__type(value, __u32);
 } egd_names SEC(".maps");
 
-/* Room for one egd_name_key, which is too big for the stack beside a walk. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct egd_name_key);
-} egd_scratch SEC(".maps");
-
 /* By enum egd_reason and enum egd_counter. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

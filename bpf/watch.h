@@ -90,29 +90,21 @@ static __always_inline int cut(struct egd_socket *st, const struct segment *s,
 	__builtin_memcpy(e->src, s->src, 16);
 	e->sport = s->sport;
 	if (h) {
-		e->name_len = h->name_len;
-		__builtin_memcpy(e->name, h->name, EGD_MAX_NAME);
+		e->name_len = h->key.len;
+		__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
 	}
 	bpf_ringbuf_submit(e, 0);
 	return audit;
 }
 
-/* Whether the name that the hello carries is one that the address proves. */
-static __always_inline bool name_allowed(const struct egd_socket *st, const struct egd_hello *h)
+/* Whether the name that the hello carries is one that the address proves. The
+ * state starts zeroed and the name is written once, so the key is clean. */
+static __always_inline bool name_allowed(const struct egd_socket *st, struct egd_hello *h)
 {
-	struct egd_name_key *k;
-	__u32 zero = 0;
-
-	k = bpf_map_lookup_elem(&egd_scratch, &zero);
-	if (!k)
-		return false;
-	k->policy = st->origin.policy;
-	k->port = st->origin.dport;
-	k->len = h->name_len;
-	__builtin_memcpy(k->addr, st->origin.dst, 16);
-	/* The state starts zeroed and the name is written once. */
-	__builtin_memcpy(k->name, h->name, EGD_MAX_NAME);
-	return bpf_map_lookup_elem(&egd_names, k) != NULL;
+	h->key.policy = st->origin.policy;
+	h->key.port = st->origin.dport;
+	__builtin_memcpy(h->key.addr, st->origin.dst, 16);
+	return bpf_map_lookup_elem(&egd_names, &h->key) != NULL;
 }
 
 static __always_inline void report_allowed(const struct egd_socket *st, const struct egd_hello *h)
@@ -122,8 +114,8 @@ static __always_inline void report_allowed(const struct egd_socket *st, const st
 	if (!e)
 		return;
 	e->proto = IPPROTO_TCP;
-	e->name_len = h->name_len;
-	__builtin_memcpy(e->name, h->name, EGD_MAX_NAME);
+	e->name_len = h->key.len;
+	__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
 	bpf_ringbuf_submit(e, no_hurry());
 }
 

@@ -59,7 +59,7 @@ func TestSizes(t *testing.T) {
 		"egd_origin_key": {unsafe.Sizeof(bpf.EgressdEgdOriginKey{}), 20},
 		"egd_origin":     {unsafe.Sizeof(bpf.EgressdEgdOrigin{}), 80},
 		"egd_socket":     {unsafe.Sizeof(bpf.EgressdEgdSocket{}), 256},
-		"egd_hello":      {unsafe.Sizeof(bpf.EgressdEgdHello{}), 296},
+		"egd_hello":      {unsafe.Sizeof(bpf.EgressdEgdHello{}), 316},
 		"egd_name_key":   {unsafe.Sizeof(bpf.EgressdEgdNameKey{}), 280},
 		"egd_peer_key":   {unsafe.Sizeof(bpf.EgressdEgdPeerKey{}), 32},
 		"egd_event":      {unsafe.Sizeof(bpf.EgressdEgdEvent{}), 384},

@@ -153,8 +153,8 @@ func pinnedMaps(dir string, spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, 
 		}
 	}()
 	for name, ms := range spec.Maps {
-		if strings.HasPrefix(name, ".") || name == "egd_scratch" {
-			continue // constants and scratch space of one version of the programs
+		if strings.HasPrefix(name, ".") {
+			continue // the constants of one version of the programs
 		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
 		if errors.Is(err, os.ErrNotExist) {
