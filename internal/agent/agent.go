@@ -91,6 +91,11 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Log: o.Log}); err != nil {
 		return nil, err
 	}
+	for name, state := range loader.Features() {
+		if state != "yes" {
+			o.Log.Warn("the kernel lacks a feature; see \"What is enforced\" in the README", "feature", name, "probe", state)
+		}
+	}
 	if a.sockets, err = listen(ctx, o.Interfaces); err != nil {
 		return nil, err
 	}
