@@ -93,8 +93,11 @@ static __always_inline int report_held(struct egd_socket *st, __u8 proto)
 	return audit;
 }
 
+/* publish_udp: not a datagram to the DNS proxy. */
+#define PUBLISH_OTHER 2
+
 /* Datagrams to the DNS proxy: only here is the source address final. Returns 1
- * to pass, 0 to drop (EPERM). */
+ * to pass, 0 to drop (EPERM), or PUBLISH_OTHER. */
 static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket *st)
 {
 	struct egd_origin_key key = { .proto = IPPROTO_UDP };
@@ -123,7 +126,7 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 	/* Extension headers or a fragment: the listener will not know the
 	 * datagram and refuses it. */
 	if (proto != IPPROTO_UDP || bpf_skb_load_bytes(skb, off, ports, 4))
-		return 1;
+		return PUBLISH_OTHER;
 	cfg = get_config();
 	if (!cfg)
 		return 0;
@@ -132,7 +135,7 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 		if (ports[1] == cfg->dns_port[i])
 			slot = i;
 	if (slot >= EGD_DNS_SLOTS || !st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
-		return 1;
+		return PUBLISH_OTHER;
 	slot &= EGD_DNS_SLOTS - 1;
 	key.port = ports[0];
 	key.slot = slot;

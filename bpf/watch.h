@@ -13,6 +13,7 @@ struct segment {
 	__u16 sport; /* network order */
 	__u32 seq;   /* host order */
 	__u32 off, end;
+	bool urgent; /* a byte of it is not in the receiver's stream */
 };
 
 /* A segment of over 64 KB, as the kernel makes them for IPv6 where the device
@@ -63,6 +64,7 @@ static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *
 	s->seq = bpf_ntohl(seq);
 	if (flags & 2) /* SYN takes a number; data with it is Fast Open (RFC 7413) */
 		s->seq++;
+	s->urgent = flags & 0x20;
 	s->off = off + (b >> 4) * 4;
 	s->end = skb->len;
 	return s->off <= s->end;
@@ -131,6 +133,10 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 	h = bpf_sk_storage_get(&egd_hellos, sk, 0, 0);
 	if (!h)
 		return cut(st, s, h, IPPROTO_TCP, EGD_R_STORAGE);
+	/* An urgent byte (MSG_OOB) is taken out of the stream that the server
+	 * reads, so the server would read another hello than this one. */
+	if (s->urgent)
+		return cut(st, s, h, IPPROTO_TCP, EGD_R_MALFORMED);
 	if (!h->synced) {
 		h->synced = 1;
 		h->next_seq = s->seq;
@@ -229,12 +235,41 @@ static __always_inline bool has_options(struct __sk_buff *skb)
 	return b != IPPROTO_TCP && b != IPPROTO_UDP && !is_big_tcp(skb);
 }
 
+#define LOOPBACK_IFINDEX 1 /* in every network namespace */
+
+/* Two packets that the hooks of connect() and sendto() take for loopback's,
+ * and that are not. One that leaves by another device, which SO_BINDTODEVICE
+ * chooses, reaches the next hop. And a datagram over loopback that bears a
+ * foreign source (IPV6_FREEBIND, no privilege; IP_TRANSPARENT) would make that
+ * stranger a peer who may be answered; the node's own addresses are sources
+ * there of what goes to themselves. */
+static __always_inline bool strays(struct __sk_buff *skb, bool udp)
+{
+	__u64 src[2], dst[2];
+
+	if (skb->protocol == bpf_htons(0x0800)) {
+		__u32 a[2];
+
+		if (bpf_skb_load_bytes(skb, 12, a, 8))
+			return true;
+		set_mapped((__u8 *)src, a[0]);
+		set_mapped((__u8 *)dst, a[1]);
+	} else if (bpf_skb_load_bytes(skb, 8, src, 16) || bpf_skb_load_bytes(skb, 24, dst, 16)) {
+		return true;
+	}
+	if (skb->ifindex != LOOPBACK_IFINDEX)
+		return is_loopback((__u8 *)dst);
+	return udp && !is_loopback((__u8 *)src) && (src[0] != dst[0] || src[1] != dst[1]);
+}
+
 /* Everything that a captured socket sends. */
 static __always_inline int egress(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct egd_config *cfg;
 	struct egd_socket *st;
+	int passed;
+	bool udp;
 
 	if (!sk)
 		return 1;
@@ -245,17 +280,27 @@ static __always_inline int egress(struct __sk_buff *skb)
 		count(EGD_R_OPTIONS);
 		return 0;
 	}
+	udp = sk->protocol == IPPROTO_UDP;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
-	if (!st)
-		return 1;
-	if (st->watched) {
+	if (st && st->watched && !udp) {
 		cfg = get_config();
 		return cfg ? watch(skb, sk, st, cfg) : 0;
 	}
-	if (st->held)
+	if (st && udp && !st->watched && !st->held && st->verdict == EGD_PROXY) {
+		passed = publish_udp(skb, st);
+		if (passed != PUBLISH_OTHER)
+			return passed;
+	}
+	if (strays(skb, udp)) {
+		count(EGD_R_NO_RULE);
+		return 0;
+	}
+	if (st && st->watched) {
+		cfg = get_config();
+		return cfg ? watch(skb, sk, st, cfg) : 0;
+	}
+	if (st && st->held)
 		return report_held(st, IPPROTO_UDP);
-	if (sk->protocol == IPPROTO_UDP && st->verdict == EGD_PROXY)
-		return publish_udp(skb, st);
 	return 1;
 }
 
