@@ -77,6 +77,13 @@ func (x *exchange) serve() {
 		x.deny(x.decision.Reason, x.req.Host)
 		return
 	}
+	if x.decision.Action != nil && climbs(x.req.Path) {
+		// A rule has looked at this path, and the server may serve another.
+		x.decision.Decision = denied(policy.ReasonMalformed, nil)
+		x.detail = `".." in the path`
+		x.reply(http.StatusBadRequest, "egressd: bad request: "+x.detail)
+		return
+	}
 	// An upstream may answer before it has read all of the request.
 	_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/2 always is
 	x.act()

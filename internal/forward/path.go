@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import "strings"
+
+// climbs says whether a path has a ".." segment (RFC 3986, 5.2.4), in any of
+// the forms in which servers recognize one: percent-encoded, parted by
+// backslashes or encoded slashes, with a parameter. Such a path would be
+// matched as one place and served as another. Clients resolve these segments
+// themselves; "." is left alone, for it stays in place and apt sends it.
+func climbs(path string) bool {
+	if !strings.Contains(path, "..") && !strings.Contains(path, "%2") {
+		return false
+	}
+	plain := strings.NewReplacer("%2e", ".", "%2f", "/", "%5c", "/", `\`, "/").Replace(strings.ToLower(path))
+	for segment := range strings.SplitSeq(plain, "/") {
+		if segment, _, _ = strings.Cut(segment, ";"); segment == ".." {
+			return true
+		}
+	}
+	return false
+}
