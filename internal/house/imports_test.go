@@ -45,6 +45,7 @@ var floors = map[string][]string{
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
 	"./internal/demo":    {"./examples", "./internal/world", "./policy", "golang.org/x/net/dns/dnsmessage"},
+	"./internal/attack":  nil,
 	"./internal/e2e":     nil,
 	"./internal/house":   nil,
 	"./hack/bench":       {"./internal/world", "golang.org/x/sys/unix"},

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/testenv"
+	"github.com/egressd/egressd/internal/world"
+)
+
+const (
+	clientTimeout = 30 * time.Second
+	soon          = 5 * time.Second
+	every         = 5 * time.Millisecond
+)
+
+// arena is a little internet with one daemon, which all attacks share.
+type arena struct {
+	*world.World
+	t testing.TB
+	d *world.Daemon
+	// in is captured, outside is not.
+	in, outside *world.Cgroup
+	words       *strings.Replacer
+	interpreter string
+	// shared has the address of two names of which one is allowed, tls is a
+	// server on an allowed HTTPS port that echoes what it gets.
+	shared, aliased *world.Origin
+	tls             *world.Server
+}
+
+// newArena builds everything and starts nothing.
+func newArena(t *testing.T) *arena {
+	testenv.RequireCgroup2(t)
+	testenv.RequireBPF(t)
+	a := &arena{World: testenv.World(t), t: t, interpreter: "/usr/bin/python3"}
+	if _, err := os.Stat(a.interpreter); err != nil {
+		testenv.RequireTool(t, "python3")
+		a.interpreter = "python3"
+	}
+	config, err := os.ReadFile("testdata/policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tight, err := os.ReadFile("testdata/tight.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.populate()
+	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of the daemon's log:\n%s", a.d.Log()[max(0, len(a.d.Log())-8000):])
+		}
+		if err := a.d.Stop(); err != nil {
+			t.Errorf("stopping egressd: %v", err)
+		}
+	})
+	for _, c := range []struct {
+		to   **world.Cgroup
+		make func() (*world.Cgroup, error)
+	}{
+		{&a.in, func() (*world.Cgroup, error) { return a.d.Root.Child("attacker") }},
+		{&a.outside, func() (*world.Cgroup, error) { return world.NewCgroup("outside") }},
+	} {
+		cg, err := c.make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		*c.to = cg
+		t.Cleanup(func() {
+			if err := cg.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	a.fill()
+	return a
+}
+
+// must ends the test on an error.
+func (a *arena) must(err error) {
+	a.t.Helper()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// fill sets the words that rows may use in arguments.
+func (a *arena) fill() {
+	a.words = strings.NewReplacer(
+		"{A4}", world.StrangerV4, "{A6}", world.StrangerV6,
+		"{R4}", world.ResolverV4, "{R6}", world.ResolverV6, "{O4}", world.OtherResolverV4,
+		"{G4}", a.GoogleAPIs.V4.String(), "{G6}", a.GoogleAPIs.V6.String(), "{google}", world.GoogleAPIs,
+		"{API4}", a.API.V4.String(), "{API6}", a.API.V6.String(),
+		"{S4}", a.shared.V4.String(), "{T4}", a.tls.Addr.Addr().String(),
+		"{API2}", a.API2.V4.String(), "{outside}", a.outside.Path(), "{net}", a.Net.Path(), "{N4}", world.NodeV4)
+}
+
+// python runs the attacker; cg nil: not captured.
+func (a *arena) python(cg *world.Cgroup, args ...string) string {
+	a.t.Helper()
+	ctx, cancel := context.WithTimeout(a.t.Context(), clientTimeout)
+	defer cancel()
+	c := a.command(ctx, cg, args...)
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	err := c.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		a.t.Fatalf("%v: %v", args, err)
+	}
+	if stderr.Len() > 0 {
+		a.t.Errorf("%v: %s", args, stderr.String())
+	}
+	return strings.TrimSpace(stdout.String())
+}
+
+func (a *arena) command(ctx context.Context, cg *world.Cgroup, args ...string) *world.Cmd {
+	path, err := filepath.Abs("testdata/attack.py")
+	a.must(err)
+	line := []string{"-IBE", path}
+	for _, arg := range args {
+		line = append(line, a.words.Replace(arg))
+	}
+	return a.Node.Command(ctx, cg, a.interpreter, line...)
+}
+
+// eventually polls until done or the time is over.
+func eventually(limit time.Duration, done func() bool) bool {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for begin := time.Now(); !done(); <-tick.C {
+		if time.Since(begin) > limit {
+			return false
+		}
+	}
+	return true
+}
+
+// try makes one attempt and says what the attacker saw, and whether it got out.
+func (a *arena) try(r row, cg *world.Cgroup, expect bool) (string, bool) {
+	proof := r.proof
+	if proof == nil {
+		proof = strangers
+	}
+	before := proof(a)
+	got := r.do(a, cg)
+	escaped := func() bool {
+		if r.seen != nil {
+			return r.seen(got)
+		}
+		return proof(a) > before
+	}
+	if expect { // what left is counted a moment later
+		return got, eventually(time.Second, escaped)
+	}
+	return got, escaped()
+}
+
+// run tests one row.
+func (a *arena) run(t *testing.T, r row) {
+	a.t = t
+	state := "as in the table"
+	got, out := a.try(r, a.in, r.open)
+	if r.noTwin == "" {
+		if twin, free := a.try(r, nil, true); !free {
+			if unavailable(twin) {
+				state = "not in this kernel"
+			} else {
+				t.Errorf("the same attack without egressd got nowhere: %s", twin)
+			}
+		}
+	}
+	if state == "not in this kernel" {
+		if out {
+			t.Errorf("it got out: %s", got)
+		}
+	} else {
+		if out != r.open {
+			t.Errorf("got out: %t, the table says %t; the attacker saw %s", out, r.open, got)
+		}
+		if !r.wanted(got) {
+			t.Errorf("the attacker saw %q, the table says %q", got, r.want)
+		}
+	}
+	if t.Failed() {
+		state = "FAILED: " + got
+	}
+	if *printTable {
+		fmt.Printf("%-30s| %-58s| %-34s| %s\n", r.attack, r.how, r.result(), map[bool]string{true: r.by, false: state}[state == "as in the table"])
+	}
+}
+
+// unavailable says whether a kernel without a protocol answered.
+func unavailable(result string) bool {
+	switch result {
+	case "EPROTONOSUPPORT", "EAFNOSUPPORT", "ESOCKTNOSUPPORT", "ENOSYS", "ENOPROTOOPT", "EINVAL":
+		return true
+	}
+	return false
+}
+
+// TestAttacks makes every attack against one daemon, one after the other.
+func TestAttacks(t *testing.T) {
+	t.Parallel()
+	a := newArena(t)
+	if *printTable {
+		fmt.Printf("%-30s| %-58s| %-34s| %s\n", "attack", "how", "result", "stopped by")
+	}
+	a.must(a.earlier(t, func() error { return a.d.Start(t.Context()) }))
+	if got := a.python(a.in, "names", "learn", "{R4}", world.GoogleAPIs, world.API, "a.cdn.example", "tls.example"); got != "learned" {
+		t.Fatal(got)
+	}
+	for _, group := range [][]row{sockets, packets, borrowed, tlsRows, httpRows, dnsRows, answerRows} {
+		for _, r := range group {
+			t.Run(r.attack+"/"+r.how, func(t *testing.T) { a.run(t, r) })
+		}
+	}
+	a.t = t
+	a.tighten(t)
+	a.killed(t)
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }

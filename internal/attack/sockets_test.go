@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attack
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// What stops attacks, by layer.
+const (
+	byConnect = "connect hook"
+	bySendmsg = "sendmsg hook"
+	bySocket  = "sock_create hook"
+	byPackets = "packets of the socket (cgroup_skb)"
+	byTCP     = "connect hook, by the caller's cgroup"
+)
+
+func n(v int) string { return strconv.Itoa(v) }
+
+// accepted: egressd accepts whom it then resets.
+func accepted(result string) bool { return result == "connected" || result == "ECONNRESET" }
+
+// sockets are ways to open a flow to the stranger.
+var sockets = []row{
+	{attack: "address literal", how: "connect(), IPv4", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "{A4}", "443")},
+	{attack: "address literal", how: "connect(), IPv6", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "{A6}", "443")},
+	{attack: "address literal", how: "connect(), not blocking", want: "ECONNREFUSED", by: byConnect, do: ways("nonblocking", "{A4}", "443")},
+	{attack: "IPv4-mapped IPv6", how: "connect() to ::ffff:a.b.c.d", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "::ffff:{A4}", "443")},
+	{attack: "IPv4-mapped IPv6", how: "UDP sendto() to ::ffff:a.b.c.d", want: "EPERM", by: bySendmsg, do: ways("udp", "::ffff:{A4}", "443")},
+	{attack: "TCP Fast Open", how: "sendto(MSG_FASTOPEN), IPv4", want: "ECONNREFUSED", by: byConnect, do: ways("fastopen", "{A4}", "443")},
+	{attack: "TCP Fast Open", how: "sendto(MSG_FASTOPEN), IPv6", want: "ECONNREFUSED", by: byConnect, do: ways("fastopen", "{A6}", "443")},
+	{attack: "TCP Fast Open", how: "TCP_FASTOPEN_CONNECT", want: "ECONNREFUSED", by: byConnect, do: ways("fastopen_connect", "{A4}", "443")},
+	{attack: "MPTCP", how: "socket(IPPROTO_MPTCP)", want: "EPROTONOSUPPORT", by: bySocket, do: ways("protocol", "{A4}", "443", "1", "262")},
+	{attack: "io_uring", how: "IORING_OP_CONNECT", want: "ECONNREFUSED", by: byConnect, do: ways("uring", "{A4}", "443", "0")},
+	{attack: "io_uring", how: "IORING_OP_CONNECT, SQPOLL: by a kernel thread", want: "ECONNREFUSED", by: byTCP, do: ways("uring", "{A6}", "443", "2")},
+	{attack: "socket used again", how: "connect(AF_UNSPEC), then connect()", want: "ECONNREFUSED", by: byConnect, do: ways("reused", "{G4}", "80", "{A4}", "443")},
+	{attack: "socket used again", how: "the same, after a direct connection", want: "ECONNREFUSED", by: byConnect, do: ways("reused", "{API4}", "7", "{A4}", "443")},
+	{attack: "UDP", how: "sendto(), IPv4", want: "EPERM", by: bySendmsg, do: ways("udp", "{A4}", "443")},
+	{attack: "UDP", how: "sendto(), IPv6", want: "EPERM", by: bySendmsg, do: ways("udp", "{A6}", "443")},
+	{attack: "UDP", how: "connected to an allowed server, sendto() elsewhere", want: "EPERM", by: bySendmsg, do: ways("udp_elsewhere", "{API4}", "7", "{A4}", "443")},
+	{attack: "UDP", how: "connected to a DNS server, sendto() elsewhere", want: "EPERM", by: bySendmsg, do: ways("udp_elsewhere", "{R4}", "53", "{A4}", "443")},
+	{attack: "UDP", how: "connect() to an allowed server, then elsewhere", want: "ECONNREFUSED", by: byConnect, do: ways("udp_reconnect", "{API4}", "7", "{A4}", "443")},
+	{attack: "UDP", how: "sendmmsg(), the second datagram elsewhere", want: "1 of 2", by: bySendmsg, do: ways("udp_batch", "{API4}", "7", "{A4}", "443")},
+	{attack: "QUIC", how: "UDP 443 of an allowed host, connected", want: "EPERM", by: byPackets, do: ways("udp_connected", "{G4}", "443"), proof: wire("142.250.74.10")},
+	{attack: "QUIC", how: "UDP 443 of an allowed host, sendto(), IPv6", want: "EPERM", by: bySendmsg, do: ways("udp", "{G6}", "443"), proof: wire("2a00:1450:4001:80b::200a")},
+	{attack: "UDP-Lite", how: "socket(IPPROTO_UDPLITE)", want: "EPERM", by: bySocket, do: ways("protocol", "{A4}", "443", "2", "136")},
+	{attack: "SCTP", how: "socket(IPPROTO_SCTP)", want: "EPERM", by: bySocket, do: ways("protocol", "{A4}", "443", "1", "132")},
+	{attack: "DCCP", how: "socket(SOCK_DCCP)", want: "EPERM", by: bySocket, do: ways("protocol", "{A4}", "443", "6", "33")},
+	{attack: "ping socket", how: "socket(SOCK_DGRAM, IPPROTO_ICMP), unprivileged", want: "EPERM", by: bySocket, do: ways("protocol", "{A4}", "0", "2", "1")},
+	{attack: "raw socket", how: "ICMP", want: "EPERM", by: bySocket, do: ways("raw", "{A4}", "1")},
+	{attack: "raw socket", how: "ICMPv6", want: "EPERM", by: bySocket, do: ways("raw", "{A6}", "58")},
+	{attack: "raw socket", how: "GRE", want: "EPERM", by: bySocket, do: ways("raw", "{A4}", "47")},
+	{attack: "raw socket", how: "IP in IP", want: "EPERM", by: bySocket, do: ways("raw", "{A4}", "4")},
+	{attack: "raw socket", how: "a SYN with IP_HDRINCL", want: "EPERM", by: bySocket, do: ways("hdrincl", "{A4}")},
+	{attack: "raw socket", how: "a UDP datagram with an IPv6 header of its own", want: "EPERM", by: bySocket, do: ways("hdrincl6", "{A6}")},
+	{attack: "SO_MARK", how: "the marks that proxies exempt themselves by (1337)", want: "ECONNREFUSED", by: "nothing is exempt by mark", do: ways("option", "{A4}", "443", n(unix.SOL_SOCKET), n(unix.SO_MARK), "1337")},
+	{attack: "SO_BINDTODEVICE", how: "the uplink by name", want: "ECONNREFUSED", by: byConnect, do: ways("option", "{A4}", "443", n(unix.SOL_SOCKET), n(unix.SO_BINDTODEVICE), "eth0")},
+	{attack: "another user", how: "uid 1337, whom Istio exempts", want: "ECONNREFUSED", by: "nothing is exempt by user", do: ways("as_user", "{A4}", "443", "1337")},
+	{attack: "another user", how: "uid 65534, no privilege", want: "ECONNREFUSED", by: byConnect, do: ways("as_user", "{A6}", "443", "65534")},
+}
+
+// packets are ways to make a packet go elsewhere than the flow.
+var packets = []row{
+	{attack: "source route", how: "IP_OPTIONS with LSRR, UDP to an allowed server", want: "EPERM", by: byPackets, do: ways("source_route", "{A4}", "{API4}", "7", "2")},
+	{attack: "source route", how: "IP_OPTIONS with LSRR, TCP to an allowed server", want: "silence", by: byPackets, do: ways("source_route", "{A4}", "{API4}", "7", "1")},
+	{attack: "source route", how: "IPV6_RTHDR with segments, UDP to an allowed server", want: "EPERM", by: byPackets, do: ways("routing_header", "{A6}", "{API6}", "7")},
+	{attack: "extension headers", how: "IPV6_DSTOPTS in front of UDP", want: "EPERM", by: byPackets, do: ways("extension", "{API6}", "7"), proof: wire("2606:2800:21f:cb07:6820:80da:af6b:8b2c")},
+	{attack: "forged peer", how: "the stranger seems to ask first: IPV6_FREEBIND, ::1", want: "EPERM", by: byPackets, do: ways("forged_peer", "{A6}", "443")},
+	{attack: "forged peer", how: "the stranger seems to ask first: IP_TRANSPARENT, 127.0.0.1", want: "EPERM", by: byPackets, do: ways("forged_peer", "{A4}", "443")},
+	{attack: "loopback by the uplink", how: "SO_BINDTODEVICE, UDP to 127.0.0.1", want: "EPERM", by: byPackets, do: ways("device_loopback", "127.0.0.1", "9"), proof: wire("127.0.0.1")},
+	{attack: "loopback by the uplink", how: "SO_BINDTODEVICE, UDP to ::1", want: "EPERM", by: byPackets, do: ways("device_loopback", "::1", "9"), proof: wire("::1")},
+	{attack: "AF_PACKET", how: "a frame past the IP stack, with CAP_NET_RAW", want: "sent", open: true, by: "needs a TC program on the uplink; take CAP_NET_RAW away", do: ways("packet", "{A4}")},
+	{attack: "AF_PACKET", how: "the same with PACKET_QDISC_BYPASS", want: "sent", open: true, by: "needs a host-side TC program; take CAP_NET_RAW away", do: ways("packet", "{A4}", "1")},
+	{attack: "AF_XDP", how: "socket(AF_XDP), with CAP_NET_RAW", want: "created", open: true, by: "no hook sees other families; take CAP_NET_RAW away", do: ways("family_only", "44", "3"), seen: is("created")},
+}
+
+// borrowed are sockets, cgroups, namespaces and ports of others.
+var borrowed = []row{
+	{attack: "descriptor from outside", how: "SCM_RIGHTS, connected before it is passed", want: "answered", open: true, by: "the socket is its maker's; its packets are not captured", do: ways("passed_in", "{outside}", "{A4}", "80", "after"), seen: is("answered")},
+	{attack: "descriptor from outside", how: "SCM_RIGHTS, connect() in the captured process", want: "connected", open: true, by: "the socket is its maker's; its hooks are not ours", do: ways("passed_in", "{outside}", "{A4}", "80", "before")},
+	{attack: "descriptor to the outside", how: "SCM_RIGHTS, connect() by a process outside", want: "ECONNREFUSED", by: "connect hook: no workload", do: ways("passed_out", "{outside}", "{A4}", "80")},
+	{attack: "another cgroup", how: "root moves out after socket()", want: "ECONNREFUSED", by: "connect hook: no workload", do: ways("moved", "{outside}", "{A4}", "80", "after")},
+	{attack: "another cgroup", how: "root moves out before socket()", want: "connected", open: true, by: "root may move out; run --cgroup on the tree's root leaves no outside", do: ways("moved", "{outside}", "{A4}", "80", "before")},
+	{attack: "new network namespace", how: "unshare(CLONE_NEWNET), then what is proxied", want: "ECONNREFUSED", by: "connect hook: foreign namespace", do: ways("new_netns", "{G4}", "80"), noTwin: "a new namespace has no wire"},
+	{attack: "other network namespace", how: "setns() into one with a way out", want: "ECONNREFUSED", by: "the cgroup's hooks run in every namespace", do: ways("other_netns", "{net}", "{A4}", "80"), proof: func(a *arena) int { return a.Stranger.Conns() }},
+	{attack: "egressd's ports", how: "connect() to 127.0.0.1:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("connect", "127.0.0.1", "15001"), seen: accepted},
+	{attack: "egressd's ports", how: "connect() to [::1]:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("connect", "::1", "15001"), seen: accepted},
+	{attack: "egressd's ports", how: "connect() to 0.0.0.0:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("connect", "0.0.0.0", "15001"), seen: accepted},
+	{attack: "egressd's ports", how: "connect() to the node's address, port 15020", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "{N4}", "15020"), seen: is("connected")},
+	{attack: "egressd's ports", how: "UDP to 127.0.0.1:15053", want: "EPERM", by: "sendmsg hook: own port", do: ways("udp", "127.0.0.1", "15053"), seen: is("sent")},
+	{attack: "source port used again", how: "of a proxied connection, to 127.0.0.1:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("same_tuple", "{G4}", "80", "127.0.0.1", "15001"), noTwin: "nothing is recorded of who is not captured"},
+	{attack: "exhaustion", how: "2,000 silent connections, then the stranger", want: "ECONNREFUSED", by: byConnect, do: ways("crowd", "{G4}", "80", "2000", "{A4}", "443")},
+}

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets of every kind."""
+import ctypes, errno, fcntl, mmap, os, select, socket, struct, time
+from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM
+
+HTTP = b"GET / HTTP/1.0\r\n\r\n"
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def family(addr):
+    return AF_INET6 if ":" in addr else AF_INET
+
+
+def checked(result):
+    if result < 0:
+        e = ctypes.get_errno()
+        raise OSError(e, os.strerror(e))
+    return result
+
+
+def connect(addr, port, sock=None):
+    """Tries for a second."""
+    s = sock or socket.socket(family(addr), SOCK_STREAM)
+    s.settimeout(1)
+    s.connect((addr, int(port)))
+    return "connected"
+
+
+def nonblocking(addr, port):
+    s = socket.socket(family(addr), SOCK_STREAM)
+    s.setblocking(False)
+    e = s.connect_ex((addr, int(port)))
+    if e == errno.EINPROGRESS:
+        select.select([], [s], [], 1)
+        e = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.errorcode[e] if e else "connected"
+
+
+def knock(addr, port):
+    """Sends a SYN and doesn't wait for what nobody will answer."""
+    s = socket.socket(family(addr), SOCK_STREAM)
+    s.setblocking(False)
+    e = s.connect_ex((addr, int(port)))
+    return "sent" if e == errno.EINPROGRESS else errno.errorcode[e]
+
+
+def fastopen(addr, port):
+    with socket.socket(family(addr), SOCK_STREAM) as s:
+        s.sendto(HTTP, socket.MSG_FASTOPEN, (addr, int(port)))
+    return "sent"
+
+
+def fastopen_connect(addr, port):
+    with socket.socket(family(addr), SOCK_STREAM) as s:
+        s.setsockopt(socket.IPPROTO_TCP, 30, 1)  # TCP_FASTOPEN_CONNECT
+        s.connect((addr, int(port)))
+        s.send(HTTP)
+    return "sent"
+
+
+def option(addr, port, level, opt, value):
+    """connect() with a socket option set: a mark, a device."""
+    s = socket.socket(family(addr), SOCK_STREAM)
+    s.setsockopt(int(level), int(opt), int(value) if value.isdigit() else value.encode() + b"\0")
+    return connect(addr, port, s)
+
+
+def as_user(addr, port, uid):
+    os.setgid(int(uid))
+    os.setuid(int(uid))
+    return connect(addr, port)
+
+
+def protocol(addr, port, kind, proto):
+    with socket.socket(family(addr), int(kind), int(proto)) as s:
+        if int(kind) == SOCK_STREAM or int(kind) == 6:  # SOCK_DCCP
+            s.setblocking(False)
+            try:
+                s.connect((addr, int(port)))
+            except BlockingIOError:
+                pass
+        else:  # what a ping socket takes, and others as well
+            s.sendto(b"\x08\0\xf7\xff\0\0\0\0", (addr, int(port)))
+    return "sent"
+
+
+def raw(addr, proto):
+    v6 = ":" in addr
+    packet = (b"\x80" if v6 else b"\x08") + b"\0\xf7\xff\0\0\0\0"
+    with socket.socket(family(addr), SOCK_RAW, int(proto)) as s:
+        s.sendto(packet, (addr, 0))
+    return "sent"
+
+
+def crafted(addr, inner=6):
+    """An IPv4 header of its own: a SYN."""
+    return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, inner, 0, b"\0" * 4, socket.inet_aton(addr)) + \
+        struct.pack("!HHIIBBHHH", 4444, 443, 1, 0, 0x50, 2, 1024, 0, 0)
+
+
+def hdrincl(addr):
+    with socket.socket(AF_INET, SOCK_RAW, socket.IPPROTO_RAW) as s:
+        s.sendto(crafted(addr), (addr, 0))
+    return "sent"
+
+
+def hdrincl6(addr):
+    head = struct.pack("!IHBB16s16s", 6 << 28, 8, 17, 64, socket.inet_pton(AF_INET6, "2001:db8:5::10"),
+                       socket.inet_pton(AF_INET6, addr)) + struct.pack("!HHHH", 4444, 443, 8, 0)
+    with socket.socket(AF_INET6, SOCK_RAW, socket.IPPROTO_RAW) as s:
+        s.sendto(head, (addr, 0))
+    return "sent"
+
+
+def link():
+    return [n for _, n in socket.if_nameindex() if n != "lo"][0]
+
+
+def packet(addr, bypass="0"):
+    """A frame past the whole IP stack."""
+    with socket.socket(socket.AF_PACKET, SOCK_DGRAM, 0) as s:
+        if bypass == "1":
+            s.setsockopt(263, 20, 1)  # SOL_PACKET, PACKET_QDISC_BYPASS
+        s.sendto(crafted(addr), (link(), 0x0800, 0, 0, b"\xff" * 6))
+    return "sent"
+
+
+def family_only(fam, kind, proto="0"):
+    with socket.socket(int(fam), int(kind), int(proto)):
+        return "created"
+
+
+def udp(addr, port):
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.sendto(b"x", (addr, int(port)))
+    return "sent"
+
+
+def udp_connected(addr, port):
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.connect((addr, int(port)))
+        s.send(b"x")
+    return "sent"
+
+
+def udp_elsewhere(first, fport, addr, port):
+    """Connected to one address, sends to another."""
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.connect((first, int(fport)))
+        s.sendto(b"x", (addr, int(port)))
+    return "sent"
+
+
+def udp_reconnect(first, fport, addr, port):
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.connect((first, int(fport)))
+        s.send(b"x")
+        s.connect((addr, int(port)))
+        s.send(b"x")
+    return "sent"
+
+
+def udp_batch(first, fport, addr, port):
+    """sendmmsg(): the second datagram goes elsewhere."""
+    class iovec(ctypes.Structure):
+        _fields_ = [("base", ctypes.c_char_p), ("len", ctypes.c_size_t)]
+
+    class msghdr(ctypes.Structure):
+        _fields_ = [("name", ctypes.c_char_p), ("namelen", ctypes.c_uint), ("iov", ctypes.POINTER(iovec)),
+                    ("iovlen", ctypes.c_size_t), ("control", ctypes.c_void_p), ("controllen", ctypes.c_size_t),
+                    ("flags", ctypes.c_int)]
+
+    class mmsghdr(ctypes.Structure):
+        _fields_ = [("head", msghdr), ("len", ctypes.c_uint)]
+    io = iovec(b"x", 1)
+    batch = (mmsghdr * 2)()
+    for m, at in zip((b.head for b in batch), (sockaddr(first, fport), sockaddr(addr, port))):
+        m.name, m.namelen, m.iov, m.iovlen = at, len(at), ctypes.pointer(io), 1
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        sent = checked(libc.sendmmsg(s.fileno(), batch, 2, 0))
+    return "%d of 2" % sent
+
+
+def reused(first, fport, addr, port):
+    """connect(AF_UNSPEC), and the same socket again."""
+    s = socket.socket(family(addr), SOCK_STREAM)
+    connect(first, fport, s)
+    checked(libc.connect(s.fileno(), b"\0" * 16, 16))
+    return connect(addr, port, s)
+
+
+def sockaddr(addr, port):
+    if ":" in addr:
+        return struct.pack("=H", AF_INET6) + struct.pack("!HI", int(port), 0) + socket.inet_pton(AF_INET6, addr) + b"\0" * 4
+    return struct.pack("=H", AF_INET) + struct.pack("!H", int(port)) + socket.inet_aton(addr) + b"\0" * 8
+
+
+def uring(addr, port, flags="0"):
+    """connect() as an io_uring request; flags 2: submitted by the kernel's thread."""
+    params = bytearray(120)
+    struct.pack_into("=I", params, 8, int(flags))
+    struct.pack_into("=I", params, 16, 100)
+    fd = checked(libc.syscall(425, 4, (ctypes.c_char * 120).from_buffer(params)))
+    sq, cq = struct.unpack_from("=7I", params, 40), struct.unpack_from("=6I", params, 80)
+    rings = mmap.mmap(fd, 4096, offset=0)
+    entries = mmap.mmap(fd, 4096, offset=0x10000000)
+    at = ctypes.create_string_buffer(sockaddr(addr, port))
+    s = socket.socket(family(addr), SOCK_STREAM)
+    struct.pack_into("=BBHiQQ", entries, 0, 16, 0, 0, s.fileno(), len(at) - 1, ctypes.addressof(at))
+    struct.pack_into("=I", rings, sq[6], 0)
+    struct.pack_into("=I", rings, sq[1], 1)
+    checked(libc.syscall(426, fd, 1, 1, 1 | int(flags), None, 0))  # GETEVENTS, SQ_WAKEUP
+    result = struct.unpack_from("=i", rings, cq[5] + 8)[0]
+    return errno.errorcode[-result] if result else "connected"
+
+
+def source_route(hop, addr, port, kind):
+    """Dials addr; the packets go to hop first (RFC 791, loose source route)."""
+    with socket.socket(AF_INET, int(kind)) as s:
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\x83\x07\x04" + socket.inet_aton(hop) + b"\0")
+        if int(kind) == SOCK_STREAM:
+            s.settimeout(0.4)
+            s.connect((addr, int(port)))
+        else:
+            s.sendto(b"x", (addr, int(port)))
+    return "sent"
+
+
+def routing_header(hop, addr, port):
+    """The same for IPv6: a segment routing header (RFC 8754)."""
+    segments = socket.inet_pton(AF_INET6, addr) + socket.inet_pton(AF_INET6, hop)
+    with socket.socket(AF_INET6, SOCK_DGRAM) as s:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RTHDR, struct.pack("!BBBBBBH", 0, 4, 4, 1, 1, 0, 0) + segments)
+        s.sendto(b"x", (addr, int(port)))
+    return "sent"
+
+
+def extension(addr, port):
+    """A destination option in front of UDP."""
+    with socket.socket(AF_INET6, SOCK_DGRAM) as s:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, b"\0\0\x01\x04\0\0\0\0")
+        s.sendto(b"x", (addr, int(port)))
+    return "sent"
+
+
+def forged_peer(addr, port):
+    """Makes the stranger seem to have asked first: a datagram over loopback
+    whose source is the stranger's address. No privilege for IPv6."""
+    v6 = ":" in addr
+    server = socket.socket(family(addr), SOCK_DGRAM)
+    server.bind(("::" if v6 else "0.0.0.0", 0))
+    server.settimeout(1)
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        if v6:
+            s.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
+        else:
+            s.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT
+        s.bind((addr, int(port)))
+        s.sendto(b"hello", ("::1" if v6 else "127.0.0.1", server.getsockname()[1]))
+    _, peer = server.recvfrom(16)
+    server.sendto(b"secret", peer)
+    return "sent"
+
+
+def device_loopback(addr, port):
+    """A loopback address by the uplink: the next hop gets it."""
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link().encode() + b"\0")
+        s.sendto(b"x", (addr, int(port)))
+    return "sent"
+
+
+def join(cgroup):
+    with open(cgroup + "/cgroup.procs", "w") as f:
+        f.write(str(os.getpid()))
+
+
+def in_child(f):
+    """What f says in a child process."""
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        from attack import name
+        try:
+            out = f()
+        except OSError as e:
+            out = name(e)
+        os.write(w, out.encode())
+        os._exit(0)
+    os.close(w)
+    os.waitpid(pid, 0)
+    return os.read(r, 1000).decode()
+
+
+def passed_in(outside, addr, port, when):
+    """A socket that a process outside made, and with when=after connected."""
+    a, b = socket.socketpair(socket.AF_UNIX)
+
+    def give():
+        join(outside)
+        s = socket.socket(family(addr), SOCK_STREAM)
+        if when == "after":
+            connect(addr, port, s)
+        socket.send_fds(a, [b"x"], [s.fileno()])
+        return ""
+    in_child(give)
+    s = socket.socket(fileno=socket.recv_fds(b, 1, 1)[1][0])
+    if when == "after":
+        s.settimeout(1)
+        s.send(HTTP)
+        return "answered" if s.recv(1) else "closed"
+    return connect(addr, port, s)
+
+
+def passed_out(outside, addr, port):
+    """A captured socket, connected by a process outside."""
+    a, b = socket.socketpair(socket.AF_UNIX)
+    s = socket.socket(family(addr), SOCK_STREAM)
+    socket.send_fds(a, [b"x"], [s.fileno()])
+
+    def take():
+        join(outside)
+        return connect(addr, port, socket.socket(fileno=socket.recv_fds(b, 1, 1)[1][0]))
+    return in_child(take)
+
+
+def moved(outside, addr, port, when):
+    """Leaves the cgroup, before or after it makes its socket."""
+    def go():
+        s = socket.socket(family(addr), SOCK_STREAM)
+        join(outside)
+        return connect(addr, port, s if when == "after" else None)
+    return in_child(go)
+
+
+def new_netns(addr, port):
+    checked(libc.unshare(0x40000000))
+    return connect(addr, port)
+
+
+def other_netns(path, addr, port):
+    with open(path) as f:
+        checked(libc.setns(f.fileno(), 0x40000000))
+    return connect(addr, port)
+
+
+def bind(kind, addr, port):
+    with socket.socket(family(addr), SOCK_STREAM if kind == "tcp" else SOCK_DGRAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind((addr, int(port)))
+    return "bound"
+
+
+def crowd(addr, port, count, to, toport):
+    """Many connections that say nothing, and then another way out."""
+    import resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+    held = []
+    for _ in range(int(count)):
+        s = socket.socket(family(addr), SOCK_STREAM)
+        s.setblocking(False)
+        s.connect_ex((addr, int(port)))
+        held.append(s)
+    return connect(to, toport)
+
+
+def same_tuple(addr, port, lo, loport):
+    """A source port that egressd knows, and then egressd's listener."""
+    s = socket.socket(family(addr), SOCK_STREAM)
+    connect(addr, port, s)
+    at = s.getsockname()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    s.close()
+    s = socket.socket(family(lo), SOCK_STREAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind((lo, at[1]))
+    return connect(lo, loport, s)
+
+
+def everything(addr, addr6):
+    """Dials and sends until its standard input ends; says whether anything worked."""
+    worked, rounds = 0, 0
+    print("ready", flush=True)
+    while not select.select([0], [], [], 0)[0]:
+        rounds += 1
+        for f, a in ((knock, addr), (knock, addr6), (udp, addr), (udp, addr6), (fastopen, addr)):
+            try:
+                worked += f(a, 443) == "sent"
+            except OSError:
+                pass
+        time.sleep(0.002)
+    return "%s of %s" % ("some" if worked else "none", "many" if rounds > 20 else rounds)
+
+
+def hold(kind, addr, port, first=""):
+    """Holds a connection; each line of its standard input is one try."""
+    import sys
+    from attack import name
+    s = socket.socket(family(addr), SOCK_DGRAM if kind == "udp" else SOCK_STREAM)
+    s.settimeout(2)
+    s.connect((addr, int(port)))
+    if kind == "tls":
+        import ssl
+        ctx = ssl.create_default_context()
+        ctx.check_hostname, ctx.verify_mode = False, ssl.CERT_NONE
+        s = ctx.wrap_socket(s, server_hostname=first)
+    print("open", flush=True)
+    for _ in sys.stdin:
+        try:
+            s.sendall(b"GET / HTTP/1.1\r\nHost: " + first.encode() + b"\r\n\r\n" if first else b"x")
+            print("answered" if s.recv(65536) else "closed", flush=True)
+        except OSError as e:
+            print(name(e), flush=True)
+    return ""
+
+
+def everything_for(seconds):
+    time.sleep(float(seconds))
+    return ""

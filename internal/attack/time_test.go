@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attack
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/egressd/egressd/internal/world"
+)
+
+// sysctl sets a value in the calling thread's namespaces.
+func sysctl(name, value string) error {
+	return os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0o644)
+}
+
+// client is an attacker that holds something and goes on when it is told.
+type client struct {
+	in  io.WriteCloser
+	out *bufio.Reader
+	end func()
+}
+
+// start runs an attacker until it says its first line.
+func (a *arena) start(cg *world.Cgroup, args ...string) *client {
+	a.t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(a.t.Context()))
+	c := a.command(ctx, cg, args...)
+	in, err := c.StdinPipe()
+	a.must(err)
+	out, err := c.StdoutPipe()
+	a.must(err)
+	c.Stderr = os.Stderr
+	a.must(c.Start())
+	h := &client{in: in, out: bufio.NewReader(out)}
+	h.end = func() {
+		_ = in.Close()
+		_, _ = io.Copy(io.Discard, h.out)
+		_ = c.Wait() // how it ends says nothing
+		cancel()
+	}
+	a.t.Cleanup(h.end)
+	if got := h.line(); got != "open" && got != "ready" {
+		a.t.Fatalf("%v: %q", args, got)
+	}
+	return h
+}
+
+func (c *client) line() string {
+	got, err := c.out.ReadString('\n')
+	if err != nil {
+		return "ended"
+	}
+	return strings.TrimSpace(got)
+}
+
+// again lets the attacker try once more.
+func (c *client) again() string {
+	if _, err := io.WriteString(c.in, "\n"); err != nil {
+		return "ended"
+	}
+	return c.line()
+}
+
+// held is something that is open when the world changes.
+type held struct {
+	row
+	args           []string
+	captured, twin *client
+}
+
+// hold opens connections, captured and not, and sees that they work.
+func (a *arena) hold(all []held) {
+	a.t.Helper()
+	for i := range all {
+		h := &all[i]
+		h.captured = a.start(a.in, append([]string{"ways", "hold"}, h.args...)...)
+		h.twin = a.start(nil, append([]string{"ways", "hold"}, h.args...)...)
+		for _, c := range []*client{h.captured, h.twin} {
+			if got := c.again(); got != "answered" {
+				a.t.Fatalf("%v: %q before anything happened", h.args, got)
+			}
+		}
+	}
+}
+
+// used runs the rows of what was held: one more try.
+func (a *arena) used(t *testing.T, all []held) {
+	for _, h := range all {
+		r := h.row
+		r.seen = is("answered")
+		r.do = func(_ *arena, cg *world.Cgroup) string {
+			if cg == nil {
+				return h.twin.again()
+			}
+			return h.captured.again()
+		}
+		t.Run(r.attack+"/"+r.how, func(t *testing.T) { a.run(t, r) })
+	}
+}
+
+const ended = "ECONNABORTED|ECONNRESET|EPIPE|closed|ended"
+
+// earlierRows are open before egressd starts.
+var earlierRows = []held{
+	{row: row{attack: "open before egressd", how: "a TCP connection to the stranger", want: ended, by: "the start: SOCK_DESTROY"}, args: []string{"tcp", "{A4}", "80", "stranger.example"}},
+	{row: row{attack: "open before egressd", how: "the same, IPv6", want: ended, by: "the start: SOCK_DESTROY"}, args: []string{"tcp", "{A6}", "80", "stranger.example"}},
+	{row: row{attack: "open before egressd", how: "a UDP socket connected to the stranger", want: "EDESTADDRREQ", by: "the start: SOCK_DESTROY"}, args: []string{"udp", "{A4}", "443"}},
+}
+
+// earlier opens connections, starts the daemon and tries them again.
+func (a *arena) earlier(t *testing.T, start func() error) error {
+	a.hold(earlierRows)
+	if err := start(); err != nil {
+		return err
+	}
+	a.used(t, earlierRows)
+	a.t = t
+	return nil
+}
+
+// tightRows are open when the policy is tightened.
+var tightRows = []held{
+	{row: row{attack: "policy tightened", how: "an open direct connection", want: ended, by: byPackets}, args: []string{"tcp", "{API2}", "7"}},
+	{row: row{attack: "policy tightened", how: "an open inspected connection", want: ended, by: byPackets}, args: []string{"tls", "{API2}", "443", world.API2}},
+	{row: row{attack: "policy tightened", how: "an open proxied connection", want: ended, by: byCore}, args: []string{"tcp", "{API2}", "80", world.API2}},
+}
+
+// tighten takes a host away whose connections are open.
+func (a *arena) tighten(t *testing.T) {
+	if got := a.python(a.in, "names", "learn", "{R4}", world.API2); got != "learned" {
+		t.Fatal(got)
+	}
+	a.hold(tightRows)
+	name := filepath.Join(a.d.ConfigDir(), "tight.yaml")
+	a.must(os.WriteFile(name+".new", nil, 0o644))
+	a.must(os.Rename(name+".new", name))
+	gone := func() bool { return a.python(a.in, "ways", "connect", a.API2.V4.String(), "7") == "ECONNREFUSED" }
+	if !eventually(soon, gone) {
+		t.Fatal("the policy did not change")
+	}
+	a.used(t, tightRows)
+	a.t = t
+}
+
+const kills = 5
+
+// killRow runs while the daemon is killed and started again.
+var killRow = row{
+	attack: "kill -9", how: "five times, beside a loop that dials and sends", want: "none of many",
+	by: "programs and maps are pinned", seen: is("some of many"),
+}
+
+// bindRows take egressd's ports while nobody is there.
+var bindRows = []row{
+	{attack: "egressd's ports", how: "bind() of 127.0.0.1:15001 while it is down", want: "EPERM", by: "bind hook", do: ways("bind", "tcp", "127.0.0.1", "15001"), seen: is("bound")},
+	{attack: "egressd's ports", how: "bind() of [::]:15001 while it is down", want: "EPERM", by: "bind hook", do: ways("bind", "tcp", "::", "15001"), seen: is("bound")},
+	{attack: "egressd's ports", how: "bind() of UDP 127.0.0.1:15053 while it is down", want: "EPERM", by: "bind hook", do: ways("bind", "udp", "127.0.0.1", "15053"), seen: is("bound")},
+	{attack: "egressd is down", how: "DNS to the node's resolver", want: "silence|EPERM|ECONNREFUSED", by: "port 53 goes to nobody", do: ask("udp", "{R4}", "53", "{google}"), seen: has("NOERROR")},
+	{attack: "egressd is down", how: "what is proxied", want: "ECONNREFUSED", by: "it goes to nobody", do: ways("connect", "{G4}", "80"), proof: wire("142.250.74.10")},
+}
+
+// killed kills the daemon under load, and looks at what is left of it.
+func (a *arena) killed(t *testing.T) {
+	r := killRow
+	r.do = func(a *arena, cg *world.Cgroup) string {
+		c := a.start(cg, "ways", "everything", world.StrangerV4, world.StrangerV6)
+		for range kills {
+			if cg == nil {
+				continue
+			}
+			_ = a.d.Kill() // says that it was killed
+			a.must(a.d.Start(a.t.Context()))
+		}
+		if cg == nil { // long enough to tell
+			a.python(nil, "ways", "everything_for", "0.3")
+		}
+		_ = c.in.Close()
+		return c.line()
+	}
+	before := strangers(a)
+	seen := 0
+	inner := r.do
+	r.do = func(a *arena, cg *world.Cgroup) string {
+		got := inner(a, cg)
+		if cg != nil {
+			seen = strangers(a) - before
+		}
+		return got
+	}
+	t.Run(r.attack, func(t *testing.T) {
+		a.run(t, r)
+		if seen > 0 {
+			t.Errorf("%d packets to the stranger", seen)
+		}
+	})
+	a.t = t
+	_ = a.d.Kill() // says that it was killed
+	for _, r := range bindRows {
+		t.Run(r.attack+"/"+r.how, func(t *testing.T) { a.run(t, r) })
+	}
+	a.t = t
+}
