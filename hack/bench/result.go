@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -82,6 +83,9 @@ func (res *result) add(d discipline, c contestant, s sample) {
 
 func (res *result) fail(d discipline, c contestant, err error) {
 	res.cell(d, c).Error = err.Error()
+	if errors.Is(err, errNoPart) {
+		return
+	}
 	fmt.Fprintf(os.Stderr, "%s, %s: %v\n", d.name, c.name, err)
 }
 
@@ -124,6 +128,9 @@ func (res *result) writeText(w io.Writer) error {
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintf(tw, "\t%s\tof direct\t%s\tspread\t\n", r.Unit, r.CPUUnit)
 		for _, cl := range r.Cells {
+			if cl.Error == errNoPart.Error() {
+				continue
+			}
 			if len(cl.Values) == 0 {
 				fmt.Fprintf(tw, "%s\tfailed\t\t\t\t\n", cl.Contestant)
 				continue
