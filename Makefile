@@ -1,4 +1,4 @@
-# Words: build, generate, test, test-vm, demo, bench, fuzz, lint, check-generated, clean.
+# Words: build, generate, test, test-vm, attack, demo, bench, fuzz, lint, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build generate check-generated test test-vm demo bench fuzz lint clean help
+.PHONY: all build generate check-generated test test-vm attack demo bench fuzz lint clean help
 all: build
 
 build: ## bin/egressd, static
@@ -27,6 +27,10 @@ test: ## every test; installs through apt-get what they need and is missing
 
 test-vm: ## the kernel's part of the tests, on Debian's Linux 6.1 and 6.12 in QEMU
 	hack/vm/run
+
+attack: ## every way out that is known, tried; prints the table, writes docs/ATTACKS.md
+	hack/install-test-deps.sh test
+	cd internal/attack && $(GO) test -timeout 5m -count=1 $(if $(ROOT),-exec '$(ROOT)') -args -table -write
 
 demo: build ## the seed policy at work, in network namespaces of its own
 	$(ROOT) bin/egressd demo

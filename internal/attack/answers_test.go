@@ -3,7 +3,10 @@
 package attack
 
 import (
+	"context"
+	"io"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/egressd/egressd/internal/world"
@@ -85,6 +88,42 @@ func rebind(name, kind, address string) func(*arena, *world.Cgroup) string {
 	}
 }
 
+// forward is a process on the node that passes connections on and is not
+// captured: this one.
+func (a *arena) forward(from, to netip.AddrPort) error {
+	ln, err := a.Node.Listen(from)
+	if err != nil {
+		return err
+	}
+	var serving sync.WaitGroup
+	a.t.Cleanup(func() {
+		_ = ln.Close()
+		serving.Wait()
+	})
+	serving.Go(func() {
+		for {
+			in, err := ln.Accept()
+			if err != nil {
+				return // closed
+			}
+			out, err := a.Node.Dial(context.Background(), "tcp", to)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			serving.Go(func() {
+				_, _ = io.Copy(out, in)
+				_ = out.Close()
+			})
+			serving.Go(func() {
+				_, _ = io.Copy(in, out)
+				_ = in.Close()
+			})
+		}
+	})
+	return nil
+}
+
 // populate adds to the internet what the rows need.
 func (a *arena) populate() {
 	var err error
@@ -92,10 +131,15 @@ func (a *arena) populate() {
 	a.must(err)
 	a.aliased, err = a.AddOrigin(world.OriginConfig{Names: []string{"c.cdn.example"}, V4: addr("203.0.113.77")})
 	a.must(err)
+	a.free, err = a.AddOrigin(world.OriginConfig{Names: []string{"free.example"}, V4: addr("203.0.113.88"), V6: addr("2001:db8:bad::88")})
+	a.must(err)
+	_, err = a.AddUDP(netip.AddrPortFrom(a.free.V4, 443))
+	a.must(err)
 	a.tls, err = a.AddTCP(netip.MustParseAddrPort("151.101.2.2:443"), "")
 	a.must(err)
 	_, err = a.AddTCP(netip.AddrPortFrom(a.API2.V4, 7), "")
 	a.must(err)
+	a.must(a.forward(netip.MustParseAddrPort("127.0.0.1:8118"), netip.MustParseAddrPort(world.StrangerV4+":80")))
 	a.DNS.SetA("tls.example", time.Minute, addr("151.101.2.2"))
 	a.DNS.SetAAAA("tls.example", time.Minute)
 	a.DNS.SetCNAME("alias.wild.example", time.Minute, "c.cdn.example")

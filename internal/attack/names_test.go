@@ -119,7 +119,7 @@ var dnsRows = []row{
 	{attack: "another resolver", how: "port 5353, multicast", want: "EPERM", by: bySendmsg, do: ask("udp", "224.0.0.251", "5353", "stranger.local"), proof: wirePort(5353)},
 	{attack: "DNS over TLS", how: "port 853 of a public resolver", want: "ECONNREFUSED", by: byConnect, do: ways("knock", "{O4}", "853"), proof: wirePort(853)},
 	{attack: "DNS over QUIC", how: "UDP port 853 of a public resolver", want: "EPERM", by: bySendmsg, do: ways("udp", "{O4}", "853"), proof: wirePort(853)},
-	{attack: "DNS over HTTPS", how: "port 443 of a public resolver, by address", want: "ECONNREFUSED", by: byConnect, do: ways("knock", "{O4}", "443"), proof: wire(world.OtherResolverV4)},
+	{attack: "DNS over HTTPS", how: "port 443 of a public resolver, by address", want: "ECONNREFUSED", by: byConnect, do: ways("knock", "{O4}", "443"), proof: wireTo(world.OtherResolverV4, 443)},
 	{attack: "fake answers", how: "a resolver of the workload's own on 127.0.0.1:53", want: "the truth", by: "DNS proxy: port 53 goes to it, on loopback too", do: names("own_resolver", "{google}", "{A4}"), seen: is("the lie")},
 	{attack: "fake answers", how: "datagrams from the resolver's address to the node's", want: "EPERM", by: bySendmsg, do: names("spoofed_answer", "{R4}", "{N4}"), seen: is("sent")},
 	{attack: "similar names", how: "www.googleapis.com.stranger.example", want: "REFUSED", by: byDNS, do: ask("udp", "{R4}", "53", "{google}.stranger.example"), proof: asked("com.stranger")},

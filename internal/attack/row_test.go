@@ -34,6 +34,9 @@ func (r row) result() string {
 	if r.open {
 		return "OPEN: " + r.want
 	}
+	if r.want == cutResult || r.want == ended {
+		return "reset"
+	}
 	return strings.ReplaceAll(r.want, "|", " or ")
 }
 
@@ -79,7 +82,31 @@ func wirePort(port uint16) func(*arena) int {
 	}
 }
 
-var strangers = wire(world.StrangerV4, world.StrangerV6)
+// stranger is the site that nobody may reach.
+func (a *arena) stranger() *world.Origin {
+	if a.twin {
+		return a.free
+	}
+	return a.Stranger
+}
+
+func strangers(a *arena) int {
+	o := a.stranger()
+	return wire(o.V4.String(), o.V6.String())(a)
+}
+
+// wireTo counts packets to one port of one address.
+func wireTo(addr string, port uint16) func(*arena) int {
+	return func(a *arena) int {
+		n := 0
+		for p, k := range a.Wire() {
+			if p.Dst == netip.MustParseAddr(addr) && p.Port == port {
+				n += k
+			}
+		}
+		return n
+	}
+}
 
 // asked counts questions about names that have a part in common.
 func asked(part string) func(*arena) int {

