@@ -228,7 +228,7 @@ func printRow(attack, how, result, by string) {
 // unavailable says whether a kernel without a protocol answered.
 func unavailable(result string) bool {
 	switch result {
-	case "EPROTONOSUPPORT", "EAFNOSUPPORT", "ESOCKTNOSUPPORT", "ENOSYS", "ENOPROTOOPT", "EINVAL":
+	case "ENOENT", "EPROTONOSUPPORT", "EAFNOSUPPORT", "ESOCKTNOSUPPORT", "ENOSYS", "ENOPROTOOPT", "EINVAL":
 		return true
 	}
 	return false

@@ -51,7 +51,7 @@ func timeRows() []row {
 		}
 	}
 	rows = append(rows, killRow)
-	return append(rows, bindRows...)
+	return append(append(rows, bindRows...), unloadRow)
 }
 
 const intro = `# Attacks

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -111,6 +112,9 @@ var earlierRows = []held{
 	{row: row{attack: "open before egressd", how: "a TCP connection to the stranger", want: ended, by: "the start: SOCK_DESTROY"}, args: []string{"tcp", "{A4}", "80", "stranger.example"}},
 	{row: row{attack: "open before egressd", how: "the same, IPv6", want: ended, by: "the start: SOCK_DESTROY"}, args: []string{"tcp", "{A6}", "80", "stranger.example"}},
 	{row: row{attack: "open before egressd", how: "a UDP socket connected to the stranger", want: "EDESTADDRREQ", by: "the start: SOCK_DESTROY"}, args: []string{"udp", "{A4}", "443"}},
+	{row: row{attack: "open before egressd", how: "a UDP socket that is not connected", want: "EPERM", by: bySendmsg}, args: []string{"unconnected", "{A4}", "443"}},
+	{row: row{attack: "open before egressd", how: "a raw socket", want: "answered", open: true, by: "the socket was made before its creation was refused; start egressd first"}, args: []string{"raw", "{A4}", "0"}},
+	{row: row{attack: "open before egressd", how: "a ping socket", want: "answered", open: true, by: "the socket was made before its creation was refused; start egressd first"}, args: []string{"ping", "{A4}", "0"}},
 }
 
 // earlier opens connections, starts the daemon and tries them again.
@@ -148,6 +152,21 @@ func (a *arena) tighten(t *testing.T) {
 	a.t = t
 }
 
+// unloadRow is the last: nothing is captured after it.
+var unloadRow = row{
+	attack: "egressd unload", how: "run by root in the workload", want: "connected", open: true,
+	by: "root may do all that egressd's own commands do; take CAP_BPF and CAP_SYS_ADMIN away", noTwin: "without egressd there is nothing to unload",
+	do: func(a *arena, cg *world.Cgroup) string {
+		ctx, cancel := context.WithTimeout(a.t.Context(), clientTimeout)
+		defer cancel()
+		c := a.Node.Command(ctx, cg, egressd, "unload", "--state-dir", a.d.StateDir(), "--pin-dir", a.d.PinDir())
+		if out, err := c.CombinedOutput(); err != nil {
+			return string(out)
+		}
+		return ways("connect", "{A4}", "443")(a, cg)
+	},
+}
+
 const kills = 5
 
 // killRow runs while the daemon is killed and started again.
@@ -161,6 +180,8 @@ var bindRows = []row{
 	{attack: "egressd's ports", how: "bind() of 127.0.0.1:15001 while it is down", want: "EPERM", by: "bind hook", do: ways("bind", "tcp", "127.0.0.1", "15001"), seen: is("bound")},
 	{attack: "egressd's ports", how: "bind() of [::]:15001 while it is down", want: "EPERM", by: "bind hook", do: ways("bind", "tcp", "::", "15001"), seen: is("bound")},
 	{attack: "egressd's ports", how: "bind() of UDP 127.0.0.1:15053 while it is down", want: "EPERM", by: "bind hook", do: ways("bind", "udp", "127.0.0.1", "15053"), seen: is("bound")},
+	{attack: "egressd's ports", how: "listen() on ::, not bound, where ip_local_port_range has the port", want: "bound", open: true, by: "no hook sees the kernel choose; keep 15000-15060 out of ip_local_port_range", do: ways("unbound", "tcp", "15001"), seen: is("bound")},
+	{attack: "egressd's ports", how: "sendto() without bind(), where ip_local_port_range has the port", want: "bound", open: true, by: "no hook sees the kernel choose; keep 15000-15060 out of ip_local_port_range", do: ways("unbound", "udp", "15053"), seen: is("bound")},
 	{attack: "egressd is down", how: "DNS to the node's resolver", want: "silence|EPERM|ECONNREFUSED", by: "port 53 goes to nobody", do: ask("udp", "{R4}", "53", "{google}"), seen: has("NOERROR")},
 	{attack: "egressd is down", how: "what is proxied", want: "ECONNREFUSED", by: "it goes to nobody", do: ways("connect", "{G4}", "80"), proof: func(a *arena) int { return a.GoogleAPIs.Conns() }},
 }
@@ -201,7 +222,9 @@ func (a *arena) killed(t *testing.T) {
 	})
 	a.t = t
 	_ = a.d.Kill() // says that it was killed
-	for _, r := range bindRows {
+	// Not the default, and not rare.
+	a.must(a.Node.Do(func() error { return sysctl("net/ipv4/ip_local_port_range", "1024 65535") }))
+	for _, r := range append(slices.Clone(bindRows), unloadRow) {
 		t.Run(r.attack+"/"+r.how, func(t *testing.T) { a.run(t, r) })
 	}
 	a.t = t

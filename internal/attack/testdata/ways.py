@@ -364,6 +364,19 @@ def bind(kind, addr, port):
     return "bound"
 
 
+def unbound(kind, port):
+    """Takes a port without bind(): the range that the kernel chooses from has one."""
+    s = socket.socket(AF_INET6, SOCK_STREAM) if kind == "tcp" else socket.socket(AF_INET, SOCK_DGRAM)
+    if kind == "tcp":  # nothing of IPv4 lingers there
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    s.setsockopt(socket.IPPROTO_IP, 51, struct.pack("=I", int(port) << 16 | int(port)))  # IP_LOCAL_PORT_RANGE
+    if kind == "tcp":
+        s.listen()
+    else:
+        s.sendto(b"x", ("127.0.0.1", 9))
+    return "bound" if s.getsockname()[1] == int(port) else "another port"
+
+
 def crowd(addr, port, count, to, toport):
     """Many connections that say nothing, and then another way out."""
     import resource
@@ -508,9 +521,11 @@ def hold(kind, addr, port, first=""):
     """Holds a connection; each line of its standard input is one try."""
     import sys
     from attack import name
-    s = socket.socket(family(addr), SOCK_DGRAM if kind == "udp" else SOCK_STREAM)
+    types = {"udp": (SOCK_DGRAM, 0), "raw": (SOCK_RAW, 1), "ping": (SOCK_DGRAM, 1), "unconnected": (SOCK_DGRAM, 0)}
+    s = socket.socket(family(addr), *types.get(kind, (SOCK_STREAM, 0)))
     s.settimeout(2)
-    s.connect((addr, int(port)))
+    if kind != "unconnected":
+        s.connect((addr, int(port)))
     if kind == "tls":
         import ssl
         ctx = ssl.create_default_context()
@@ -519,7 +534,12 @@ def hold(kind, addr, port, first=""):
     print("open", flush=True)
     for _ in sys.stdin:
         try:
-            s.sendall(b"GET / HTTP/1.1\r\nHost: " + first.encode() + b"\r\n\r\n" if first else b"x")
+            if kind in ("raw", "ping"):
+                s.send(b"\x08\0\xf7\xff\0\0\0\0")
+            elif kind == "unconnected":
+                s.sendto(b"x", (addr, int(port)))
+            else:
+                s.sendall(b"GET / HTTP/1.1\r\nHost: " + first.encode() + b"\r\n\r\n" if first else b"x")
             print("answered" if s.recv(65536) else "closed", flush=True)
         except OSError as e:
             print(name(e), flush=True)
