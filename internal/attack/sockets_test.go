@@ -75,12 +75,12 @@ var packets = []row{
 	{attack: "forged peer", how: "the stranger seems to ask first: IP_TRANSPARENT, 127.0.0.1", want: "EPERM", by: byPackets, do: ways("forged_peer", "{A4}", "443")},
 	{attack: "loopback by the uplink", how: "SO_BINDTODEVICE, UDP to 127.0.0.1", want: "EPERM", by: byPackets, do: ways("device_loopback", "127.0.0.1", "9"), proof: wire("127.0.0.1")},
 	{attack: "loopback by the uplink", how: "SO_BINDTODEVICE, UDP to ::1", want: "EPERM", by: byPackets, do: ways("device_loopback", "::1", "9"), proof: wire("::1")},
-	{attack: "forged peer", how: "the same through a tun device, with CAP_NET_ADMIN", want: "sent", open: true, by: "the packet did arrive by a device; take CAP_NET_ADMIN away", do: ways("tun_peer", "{A4}", "443")},
-	{attack: "tunnel device", how: "vxlan to the stranger, with CAP_NET_ADMIN", want: "sent", open: true, by: "the kernel's own socket sends; take CAP_NET_ADMIN away", do: ways("tunnelled", "{A4}")},
+	{attack: "forged peer", how: "the same through a tun device, with CAP_NET_ADMIN", want: "sent", open: true, by: "the packet did arrive by a device; exec takes CAP_NET_ADMIN away", do: ways("tun_peer", "{A4}", "443")},
+	{attack: "tunnel device", how: "vxlan to the stranger, with CAP_NET_ADMIN", want: "sent", open: true, by: "the kernel's own socket sends; exec takes CAP_NET_ADMIN away", do: ways("tunnelled", "{A4}")},
 	{attack: "AF_PACKET", how: "no privilege: uid 65534", want: "EPERM", by: "the kernel: no CAP_NET_RAW", do: ways("packet_as", "{A4}", "65534"), noTwin: "needs CAP_NET_RAW"},
-	{attack: "AF_PACKET", how: "a frame past the IP stack, with CAP_NET_RAW", want: "sent", open: true, by: "needs a TC program on the uplink; take CAP_NET_RAW away", do: ways("packet", "{A4}")},
-	{attack: "AF_PACKET", how: "the same with PACKET_QDISC_BYPASS", want: "sent", open: true, by: "needs a host-side TC program; take CAP_NET_RAW away", do: ways("packet", "{A4}", "1")},
-	{attack: "AF_XDP", how: "socket(AF_XDP), with CAP_NET_RAW", want: "created", open: true, by: "no hook sees other families; take CAP_NET_RAW away", do: ways("family_only", "44", "3"), seen: is("created")},
+	{attack: "AF_PACKET", how: "a frame past the IP stack, with CAP_NET_RAW", want: "sent", open: true, by: "needs a TC program on the uplink; exec takes CAP_NET_RAW away", do: ways("packet", "{A4}")},
+	{attack: "AF_PACKET", how: "the same with PACKET_QDISC_BYPASS", want: "sent", open: true, by: "needs a host-side TC program; exec takes CAP_NET_RAW away", do: ways("packet", "{A4}", "1")},
+	{attack: "AF_XDP", how: "socket(AF_XDP), with CAP_NET_RAW", want: "created", open: true, by: "no hook sees other families; exec takes CAP_NET_RAW away", do: ways("family_only", "44", "3"), seen: is("created")},
 }
 
 // borrowed are sockets, cgroups, namespaces and ports of others.

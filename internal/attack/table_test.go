@@ -39,6 +39,7 @@ var impossible = []struct{ attack, why string }{
 	{"a silent client until the deadline", "takes the 10 s of the deadline; package forward tests it with a shorter one"},
 	{"exfiltration to an allowed host", "another repository of an allowed site is the same name and, inside TLS, not seen"},
 	{"bpftool, iptables, routes, TCP_REPAIR by root", "a process with CAP_BPF or CAP_NET_ADMIN owns the machine's network; take them away"},
+	{"memory that changes after it was sent: sendfile(), MSG_ZEROCOPY", "open, but a race with the packet; see the README"},
 	{"VSOCK, SMC, TIPC", "no peer on one machine; no hook sees the creation of other families"},
 }
 
