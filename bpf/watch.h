@@ -282,16 +282,13 @@ static __always_inline int egress(struct __sk_buff *skb)
 	}
 	udp = sk->protocol == IPPROTO_UDP;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
-	if (st && st->watched && !udp) {
-		cfg = get_config();
-		return cfg ? watch(skb, sk, st, cfg) : 0;
-	}
 	if (st && udp && !st->watched && !st->held && st->verdict == EGD_PROXY) {
 		passed = publish_udp(skb, st);
 		if (passed != PUBLISH_OTHER)
 			return passed;
 	}
-	if (strays(skb, udp)) {
+	/* A TCP connection that is watched has been decided about by its address. */
+	if ((udp || !st || !st->watched) && strays(skb, udp)) {
 		count(EGD_R_NO_RULE);
 		return 0;
 	}

@@ -57,7 +57,7 @@ func timeRows() []row {
 
 const intro = `# Attacks
 
-Ways out of a captured cgroup, each tried by a real process on every test run, twice: captured, where nothing may leave the node, and not captured, where it must succeed. What counts is not only what the attacker is told, but the packets on the wire, the connections and requests at the sites, and the questions at the DNS servers. The attacker is root with every capability, unless a row says otherwise.
+Ways out of a captured cgroup, each tried by a real process on every test run, twice: captured, where nothing may leave the node, and not captured, where it must succeed; where that cannot be, the row says why it has no such twin. What counts is not only what the attacker is told, but the packets on the wire, the connections and requests at the sites, and the questions at the DNS servers. The attacker is root with every capability, unless a row says otherwise.
 
 ` + "`make attack`" + ` makes all of them, prints this table with what happened on this machine, and writes this file from [the rows](../internal/attack).
 
@@ -77,6 +77,9 @@ func render() string {
 			if r.open {
 				open++
 				by, result = "nothing: "+by, "**OPEN**: "+r.want
+			}
+			if r.noTwin != "" {
+				by += " (no twin: " + r.noTwin + ")"
 			}
 			count++
 			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", cell(r.attack), cell(r.how), cell(result), cell(by))
