@@ -117,8 +117,11 @@ func TestTransparent(t *testing.T) {
 		got := make(chan string, 1)
 		r.origin("a.example", func(nc *net.TCPConn) {
 			b := make([]byte, 4096)
-			n, _ := nc.Read(b)
+			// The body may come in a segment of its own.
+			_ = nc.SetReadDeadline(time.Now().Add(5 * time.Second))
+			n, _ := io.ReadAtLeast(nc, b, len(tt.request))
 			got <- string(b[:n])
+			_ = nc.SetReadDeadline(time.Time{})
 			_, _ = io.WriteString(nc, tt.response)
 			_, _ = io.Copy(io.Discard, nc)
 		})
