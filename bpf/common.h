@@ -9,7 +9,6 @@
 #define AF_INET6 10
 #define ECONNREFUSED 111
 #define EPROTONOSUPPORT 93
-#define EPERM 1
 #define SOCK_RAW 3
 #define PORT_DNS bpf_htons(53)
 
@@ -101,10 +100,9 @@ static __always_inline __u64 no_hurry(void)
 		       0 : BPF_RB_NO_WAKEUP;
 }
 
-/* An event about a socket, outside of its owner's context: who it was is in
- * the origin. NULL when the ring is full. */
-static __always_inline struct egd_event *socket_event(const struct egd_socket *st, __u8 kind,
-						      __u8 reason)
+/* An empty event with its time, to be submitted; NULL, and counted, when the
+ * ring is full. */
+static __always_inline struct egd_event *new_event(void)
 {
 	struct egd_event *e = bpf_ringbuf_reserve(&egd_events, sizeof(*e), 0);
 
@@ -114,6 +112,18 @@ static __always_inline struct egd_event *socket_event(const struct egd_socket *s
 	}
 	__builtin_memset(e, 0, sizeof(*e));
 	e->time = bpf_ktime_get_ns();
+	return e;
+}
+
+/* An event about a socket, outside of its owner's context: who it was is in
+ * the origin. NULL when the ring is full. */
+static __always_inline struct egd_event *socket_event(const struct egd_socket *st, __u8 kind,
+						      __u8 reason)
+{
+	struct egd_event *e = new_event();
+
+	if (!e)
+		return NULL;
 	e->kind = kind;
 	e->cgroup = st->origin.cgroup;
 	__builtin_memcpy(e->dst, st->origin.dst, 16);
@@ -139,13 +149,9 @@ static __always_inline void report(const struct flow *f, const struct egd_worklo
 	struct egd_event *e;
 
 	count(audit ? EGD_C_AUDIT : reason);
-	e = bpf_ringbuf_reserve(&egd_events, sizeof(*e), 0);
-	if (!e) {
-		count(EGD_C_EVENT_LOST);
+	e = new_event();
+	if (!e)
 		return;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->time = bpf_ktime_get_ns();
 	e->cgroup = cgroup;
 	__builtin_memcpy(e->dst, f->addr, 16);
 	e->dport = f->port;
