@@ -6,8 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/egressd/egressd/internal/testenv"
@@ -28,7 +26,7 @@ func TestMain(m *testing.M) {
 	}
 	dir, err := os.MkdirTemp("", "egressd-attack-")
 	if err == nil {
-		egressd, err = build(dir)
+		egressd, err = testenv.Build(dir, "egressd", "../../cmd/egressd")
 	}
 	code := 1
 	if err != nil {
@@ -41,19 +39,4 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
-}
-
-// build makes a static binary, as releases are. Where there is no Go,
-// EGRESSD_E2E_BIN is a directory with one.
-func build(dir string) (string, error) {
-	if made := os.Getenv("EGRESSD_E2E_BIN"); made != "" {
-		return filepath.Join(made, "egressd"), nil
-	}
-	path := filepath.Join(dir, "egressd")
-	c := exec.Command("go", "build", "-o", path, "../../cmd/egressd")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building egressd: %w\n%s", err, out)
-	}
-	return path, nil
 }

@@ -5,8 +5,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/egressd/egressd/internal/testenv"
@@ -28,10 +26,10 @@ func TestMain(m *testing.M) {
 		err = os.Chmod(dir, 0o755)
 	}
 	if err == nil {
-		egressd, err = build(dir, "egressd", "../../cmd/egressd")
+		egressd, err = testenv.Build(dir, "egressd", "../../cmd/egressd")
 	}
 	if err == nil {
-		probe, err = build(dir, "probe", "./testdata/probe")
+		probe, err = testenv.Build(dir, "probe", "./testdata/probe")
 	}
 	code := 1
 	if err != nil {
@@ -44,19 +42,4 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
-}
-
-// build makes a static binary, as releases are. Where there is no Go,
-// EGRESSD_E2E_BIN is a directory with those that are needed.
-func build(dir, name, pkg string) (string, error) {
-	if made := os.Getenv("EGRESSD_E2E_BIN"); made != "" {
-		return filepath.Join(made, name), nil
-	}
-	path := filepath.Join(dir, name)
-	c := exec.Command("go", "build", "-o", path, pkg)
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
-	}
-	return path, nil
 }
