@@ -102,10 +102,13 @@ type Names struct {
 // which they were merged here, and the one that finds nothing left to write
 // must not be sent before the other has written it.
 type table struct {
-	mu    sync.RWMutex
-	addrs map[netip.Addr]*address
-	names map[string]map[netip.Addr]struct{}
-	swept time.Time
+	mu sync.RWMutex
+	// changes counts what Dump would show: pairs that came, went or were
+	// seen again.
+	changes uint64
+	addrs   map[netip.Addr]*address
+	names   map[string]map[netip.Addr]struct{}
+	swept   time.Time
 }
 
 type address struct {
@@ -162,10 +165,8 @@ func (n *Names) Learn(id policy.PolicyID, name string, answers []Answer) error {
 func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, name string, addr netip.Addr, until, now time.Time) error {
 	a := t.addrs[addr]
 	if a != nil {
-		if old, ok := a.until[name]; ok && !a.dirty {
-			if until.After(old) {
-				a.until[name] = until
-			}
+		if _, ok := a.until[name]; ok && !a.dirty {
+			t.extend(a, name, until)
 			return nil
 		}
 	}
@@ -184,14 +185,20 @@ func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, name strin
 	if err := n.write(id, addr, a, want); err != nil {
 		return err // a is dirty now: Expire puts the kernel right
 	}
-	if old := a.until[name]; until.After(old) {
-		a.until[name] = until
-	}
+	t.extend(a, name, until)
 	if t.names[name] == nil {
 		t.names[name] = map[netip.Addr]struct{}{}
 	}
 	t.names[name][addr] = struct{}{}
 	return nil
+}
+
+// extend lets name have a for at least as long as until.
+func (t *table) extend(a *address, name string, until time.Time) {
+	if until.After(a.until[name]) {
+		a.until[name] = until
+		t.changes++
+	}
 }
 
 // room says whether one more pair of name and addr may be added; it sweeps

@@ -387,3 +387,31 @@ func TestNamesConcurrently(t *testing.T) {
 		t.Errorf("left open: %v, %+v (%v)", r.kernel.addresses(), r.Size(), err)
 	}
 }
+
+// TestChanges: the number grows when there is something new to dump, and only
+// then.
+func TestChanges(t *testing.T) {
+	r := newNamesRig(t, NamesOptions{})
+	before := r.Changes()
+	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1"))
+	learned := r.Changes()
+	if learned <= before {
+		t.Errorf("an address was learned: %d after %d", learned, before)
+	}
+	if err := r.Expire(); err != nil || r.Changes() != learned {
+		t.Errorf("nothing expired: %d after %d, %v", r.Changes(), learned, err)
+	}
+	mustLearn(t, r.Names, "www.example.com", answers(time.Hour, "203.0.113.1"))
+	again := r.Changes()
+	if again <= learned {
+		t.Errorf("it was learned for longer: %d after %d", again, learned)
+	}
+	if err := r.ReapplyTo(nobody{}, Both); err != nil || len(r.Dump()) != 0 || r.Changes() <= again {
+		t.Errorf("it was forgotten: %d after %d, %v, %v", r.Changes(), again, r.Dump(), err)
+	}
+}
+
+// nobody has no policies.
+type nobody struct{}
+
+func (nobody) Policy(policy.PolicyID) *policy.Policy { return nil }

@@ -164,6 +164,7 @@ func (n *Names) wanted(p *policy.Policy, addr netip.Addr, a *address) []policy.O
 
 // forget drops the pair of name and addr.
 func (t *table) forget(name string, addr netip.Addr, a *address) {
+	t.changes++
 	delete(a.until, name)
 	delete(t.names[name], addr)
 	if len(t.names[name]) == 0 {
@@ -194,6 +195,17 @@ func (n *Names) Dump() []Learned {
 	}
 	slices.SortFunc(out, compareLearned)
 	return out
+}
+
+// Changes is a number that grows whenever Dump has something new to return.
+func (n *Names) Changes() uint64 {
+	var sum uint64
+	for _, t := range n.all() {
+		t.mu.RLock()
+		sum += t.changes
+		t.mu.RUnlock()
+	}
+	return sum
 }
 
 func compareLearned(a, b Learned) int {

@@ -10,11 +10,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
-
-	"github.com/egressd/egressd/policy"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/policy"
 )
 
 // hook is one program and the place where it is attached.
@@ -73,7 +72,7 @@ func (d *Datapath) attachOne(path string, h hook) (link.Link, error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	switch {
 	case err == nil:
-		id, err := CgroupID(path)
+		id, err := cgroup.ID(path)
 		if err != nil {
 			l.Close()
 			return nil, err
@@ -169,14 +168,4 @@ func (d *Datapath) SetWorkloads(w map[uint64]Workload) error {
 		}
 	}
 	return nil
-}
-
-// CgroupID is the id that the kernel programs see for the cgroup v2 directory
-// at path: its inode number.
-func CgroupID(path string) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return 0, fmt.Errorf("cgroup %s: %w", path, err)
-	}
-	return st.Ino, nil
 }

@@ -8,7 +8,6 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +34,6 @@ type Options struct {
 	// that they outlive the process. It is made when missing; state found in
 	// it is adopted.
 	PinDir string
-	Log    *slog.Logger
 }
 
 // Datapath is the loaded kernel side. Its methods are safe for concurrent use.

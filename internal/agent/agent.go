@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/ingress"
+	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/internal/ipguard"
@@ -51,8 +52,8 @@ type Agent struct {
 	watcher  *source.Watcher
 	// own is the id of egressd's own cgroup, 0 when it is not captured.
 	own uint64
-	// saved is what the file of learned addresses holds.
-	saved []byte
+	// saved is names.Changes as it was when the file was written.
+	saved uint64
 
 	// unload is closed when somebody asked for everything to be removed.
 	unload     chan struct{}
@@ -88,7 +89,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.takeLock(); err != nil {
 		return nil, err
 	}
-	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Log: o.Log}); err != nil {
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir}); err != nil {
 		return nil, err
 	}
 	for name, state := range loader.Features() {
@@ -171,8 +172,7 @@ func (a *Agent) startPolicy(l Loaded) error {
 	} else if n > 0 {
 		a.log.Info("learned addresses restored", "count", n)
 	}
-	a.current.p.Store(nil) // so that apply sees a change
-	err := a.apply(l)
+	err := a.enforce(l)
 	a.status.loaded(l, err, time.Now())
 	return err
 }
@@ -260,7 +260,7 @@ func (a *Agent) stop() {
 
 // capture attaches the programs. From here on the workload is under policy.
 func (a *Agent) capture() error {
-	id, err := loader.CgroupID(a.opts.Cgroup)
+	id, err := cgroup.ID(a.opts.Cgroup)
 	if err != nil {
 		return err
 	}
@@ -321,9 +321,6 @@ func (a *Agent) housekeep(ctx context.Context) {
 
 // Unload removes everything from the kernel: the workload is free again.
 func (a *Agent) Unload() error { return a.datapath.Unload() }
-
-// Events is the log of what was decided.
-func (a *Agent) Events() *flow.Log { return a.events }
 
 // Close releases what New made. Pinned state stays.
 func (a *Agent) Close() error {

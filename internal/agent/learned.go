@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -22,8 +21,12 @@ func (a *Agent) saveNames() error {
 	if a.names == nil || !a.opts.Interfaces {
 		return nil
 	}
+	changes := a.names.Changes()
+	if changes == a.saved {
+		return nil
+	}
 	data, err := json.Marshal(a.names.Dump())
-	if err != nil || bytes.Equal(data, a.saved) {
+	if err != nil {
 		return err
 	}
 	path := filepath.Join(a.opts.StateDir, learnedFile)
@@ -34,7 +37,7 @@ func (a *Agent) saveNames() error {
 	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
-	a.saved = data
+	a.saved = changes
 	return nil
 }
 

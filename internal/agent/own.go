@@ -10,7 +10,6 @@ import (
 	"strconv"
 
 	"github.com/egressd/egressd/internal/cgroup"
-	"github.com/egressd/egressd/loader"
 )
 
 // ownCgroup is the name of the cgroup that a daemon makes for itself below
@@ -45,7 +44,7 @@ func exemptOwnCgroup(captured string) (uint64, error) {
 			return 0, err
 		}
 	}
-	return loader.CgroupID(own)
+	return cgroup.ID(own)
 }
 
 // RemoveOwnCgroup removes the cgroup that an ended daemon made for itself

@@ -87,14 +87,22 @@ func (a *Agent) logFindings(findings []istio.Finding) {
 	}
 }
 
-// apply brings kernel and user space to a new snapshot: close what is newly
-// denied, swap, open what is newly allowed, raise the epoch, and end the
-// connections that are denied now.
+// apply brings a changed policy in force, for gateways as well.
 func (a *Agent) apply(l Loaded) error {
-	old := a.current.p.Load()
-	if old != nil && old.Hash() == l.Snapshot.Hash() {
+	if a.current.p.Load().Hash() == l.Snapshot.Hash() {
 		return nil
 	}
+	err := a.enforce(l)
+	if a.incoming != nil {
+		err = errors.Join(err, a.incoming.Apply(a.current.p.Load()))
+	}
+	return err
+}
+
+// enforce brings kernel and user space to a snapshot: close what is newly
+// denied, swap, open what is newly allowed, raise the epoch, and end the
+// connections that are denied now.
+func (a *Agent) enforce(l Loaded) error {
 	static := map[policy.PolicyID][]policy.Opening{}
 	for _, id := range l.Snapshot.Policies() {
 		static[id] = l.Snapshot.Policy(id).Static()
@@ -112,9 +120,6 @@ func (a *Agent) apply(l Loaded) error {
 		a.datapath.RaiseEpoch(),
 	)
 	a.outgoing.Recheck()
-	if a.incoming != nil {
-		err = errors.Join(err, a.incoming.Apply(l.Snapshot))
-	}
 	a.log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
 		"services", l.Services, "virtualServices", l.VirtualServices, "gateways", l.Gateways)
 	return err

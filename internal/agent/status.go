@@ -121,7 +121,7 @@ func (a *Agent) Status() Status {
 	s.mu.Unlock()
 	st.Workloads = []WorkloadStatus{{Name: a.opts.Workload, Cgroup: a.opts.Cgroup, Mode: a.opts.Mode.String()}}
 	st.Programs = a.datapath.Attached()
-	st.Maps, _ = a.datapath.Fills()
+	st.Maps = a.datapath.Fills()
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
 	for _, server := range a.opts.DNSServers {

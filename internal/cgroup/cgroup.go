@@ -96,15 +96,8 @@ func (c *Cgroup) Path() string { return c.path }
 // It is valid until Close.
 func (c *Cgroup) FD() int { return int(c.dir.Fd()) }
 
-// ID is the cgroup's id as bpf_get_current_cgroup_id reports it: on cgroup v2
-// it is the inode number of the directory.
-func (c *Cgroup) ID() (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(c.FD(), &st); err != nil {
-		return 0, err
-	}
-	return st.Ino, nil
-}
+// ID is the cgroup's id as bpf_get_current_cgroup_id reports it.
+func (c *Cgroup) ID() (uint64, error) { return ID(c.path) }
 
 // Child makes a cgroup inside this one. Closing the parent closes it too.
 func (c *Cgroup) Child(name string) (*Cgroup, error) {

@@ -61,9 +61,17 @@ func Enter(path string) error {
 	return nil
 }
 
-// IDs lists the ids of the cgroup at path and of all below it, as the kernel
-// programs and sock_diag(7) see them: the inode numbers of the directories.
-// Cgroups that come or go meanwhile may be missing.
+// ID is the id that the kernel programs and sock_diag(7) see for the cgroup v2
+// directory at path: its inode number.
+func ID(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, fmt.Errorf("cgroup %s: %w", path, err)
+	}
+	return st.Ino, nil
+}
+
+// IDs lists the ids of the cgroup at path and of all below it. Cgroups that come or go meanwhile may be missing.
 func IDs(path string) (map[uint64]bool, error) {
 	ids := map[uint64]bool{}
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
@@ -73,9 +81,8 @@ func IDs(path string) (map[uint64]bool, error) {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		var st unix.Stat_t
-		if err := unix.Stat(p, &st); err == nil {
-			ids[st.Ino] = true
+		if id, err := ID(p); err == nil {
+			ids[id] = true
 		}
 		return nil
 	})
