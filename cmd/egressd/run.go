@@ -32,6 +32,10 @@ in force within a second, a file with errors changes nothing.
 When the daemon ends, the kernel goes on with the last policy: proxied
 connections and DNS are refused until it is back. "egressd unload" opens.
 
+A start whose policy has errors, or cannot be read, takes the last one that
+was in force (/var/lib/egressd/last-good.json, or in a --state-dir of your
+own), says so, and takes the new one as soon as it is good.
+
 Ports: 15001 and 15053 on loopback take redirected traffic, 15000 on loopback
 is the read-only admin interface, 15020 has status and metrics, 15021 readiness.`,
 		Example: `  sudo egressd run --config /etc/egressd
@@ -54,6 +58,10 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 			}
 			o.Workload = "node"
 			o.StateDir = f.stateDir
+			o.LastGood = agent.DefaultLastGood
+			if f.stateDir != agent.DefaultStateDir {
+				o.LastGood = filepath.Join(f.stateDir, agent.LastGoodFile)
+			}
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Interfaces = true
 			o.DrainTime = drain

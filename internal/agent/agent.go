@@ -81,12 +81,11 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	}()
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
-	first, err := LoadPolicy(o.Config, o.GatewaySelector)
-	a.logFindings(first.Findings)
-	if err != nil {
+	if err := a.takeLock(); err != nil {
 		return nil, err
 	}
-	if err := a.takeLock(); err != nil {
+	first, err := a.firstPolicy()
+	if err != nil {
 		return nil, err
 	}
 	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir}); err != nil {
@@ -172,9 +171,7 @@ func (a *Agent) startPolicy(l Loaded) error {
 	} else if n > 0 {
 		a.log.Info("learned addresses restored", "count", n)
 	}
-	err := a.enforce(l)
-	a.status.loaded(l, err, time.Now())
-	return err
+	return a.enforce(l)
 }
 
 // Run captures the workload and serves until ctx is done. It leaves the

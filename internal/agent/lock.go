@@ -62,7 +62,8 @@ func RemoveState(stateDir string) error {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil
 	}
-	for _, name := range []string{AdminSocket, learnedFile, learnedFile + ".new", lockFile} { // the lock last
+	for _, name := range []string{AdminSocket, learnedFile, learnedFile + ".new",
+		LastGoodFile, LastGoodFile + ".new", lockFile} { // the lock last
 		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -23,6 +23,10 @@ import (
 const (
 	DefaultStateDir = "/run/egressd"
 	DefaultPinRoot  = loader.BPFFS + "/egressd"
+	// DefaultLastGood outlives a boot, unlike the state directory.
+	DefaultLastGood = "/var/lib/egressd/" + LastGoodFile
+	// LastGoodFile is the file's name in a state directory of one's own.
+	LastGoodFile = "last-good.json"
 	// NodePins is the pin directory of the daemon, below the pin root; exec
 	// makes one beside it for each command.
 	NodePins = "node"
@@ -49,6 +53,9 @@ type Options struct {
 	Workload string
 	StateDir string
 	PinDir   string
+	// LastGood is the file that keeps the configuration in force for a start
+	// with a broken one; empty: none is kept.
+	LastGood string
 	// DNSServers are the trusted servers; empty: those of the node.
 	DNSServers []netip.AddrPort
 	// Search are the search domains of the node's resolver.

@@ -34,6 +34,8 @@ type Loaded struct {
 	Findings []istio.Finding
 	// Objects counts the services, virtual services and gateways.
 	Services, VirtualServices, Gateways int
+	// Files are what was read.
+	Files []istio.File
 }
 
 // ErrPolicy says that the configuration has errors; Loaded.Findings has them.
@@ -46,15 +48,20 @@ func LoadPolicy(paths []string, gateway map[string]string) (Loaded, error) {
 	if err != nil {
 		return Loaded{}, err
 	}
+	return loadFiles(files, gateway)
+}
+
+// loadFiles is LoadPolicy for files that have been read.
+func loadFiles(files []istio.File, gateway map[string]string) (Loaded, error) {
 	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway})
-	l := Loaded{Findings: findings}
+	l := Loaded{Findings: findings, Files: files}
 	if config == nil {
 		return l, ErrPolicy
 	}
 	l.Services, l.VirtualServices, l.Gateways =
 		len(config.Services), len(config.VirtualServices), len(config.Gateways)
-	l.Snapshot, err = policy.Compile(config)
-	if err != nil {
+	var err error
+	if l.Snapshot, err = policy.Compile(config); err != nil {
 		return l, fmt.Errorf("%w: %w", ErrPolicy, err)
 	}
 	return l, nil
@@ -71,7 +78,9 @@ func (a *Agent) reload() {
 	a.status.loaded(l, err, time.Now())
 	if err != nil {
 		a.log.Error("policy not applied; the previous one stays", "error", err)
+		return
 	}
+	a.saveLastGood(l)
 }
 
 func (a *Agent) logFindings(findings []istio.Finding) {

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/egressd/egressd/policy/istio"
+)
+
+// lastGoodFormat is the version of the file's layout; others are not read.
+const lastGoodFormat = 1
+
+// lastGood is the newest configuration that was in force, on disk: a daemon
+// that comes up while its configuration is broken or out of reach goes on
+// with it, rather than not coming up. It holds what was read and not what was
+// compiled, so that a newer egressd compiles it with its own rules.
+type lastGood struct {
+	Format int       `json:"format"`
+	Saved  time.Time `json:"saved"`
+	// Config and GatewaySelector are the options that it was read with: with
+	// others it is somebody else's policy.
+	Config          []string          `json:"config"`
+	GatewaySelector map[string]string `json:"gatewaySelector,omitempty"`
+	Files           []istio.File      `json:"files"`
+	// Sum is the SHA-256 of everything else, in hexadecimal.
+	Sum string `json:"sum"`
+}
+
+func (g lastGood) sum() (string, error) {
+	g.Sum = ""
+	b, err := json.Marshal(g)
+	if err != nil {
+		return "", err
+	}
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:]), nil
+}
+
+// readLastGood reads the file at path. It returns nil where there is none for
+// these options; an error says that there is one that cannot be used.
+func readLastGood(path string, o Options) (*lastGood, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var g lastGood
+	if err := json.Unmarshal(data, &g); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if g.Format != lastGoodFormat {
+		return nil, fmt.Errorf("%s: written by another version (format %d, not %d)", path, g.Format, lastGoodFormat)
+	}
+	want, err := g.sum()
+	if err != nil {
+		return nil, err
+	}
+	if g.Sum != want {
+		return nil, fmt.Errorf("%s: damaged: its checksum does not fit", path)
+	}
+	if !slices.Equal(g.Config, absolute(o.Config)) || !maps.Equal(g.GatewaySelector, o.GatewaySelector) {
+		return nil, nil
+	}
+	return &g, nil
+}
+
+// absolute makes paths comparable between runs from different directories.
+func absolute(paths []string) []string {
+	out := make([]string, len(paths))
+	for i, p := range paths {
+		out[i] = p
+		if abs, err := filepath.Abs(p); err == nil {
+			out[i] = abs
+		}
+	}
+	return out
+}
+
+// firstPolicy reads the configuration to start with: what the options name,
+// or, when that is broken or out of reach, what was in force before.
+func (a *Agent) firstPolicy() (Loaded, error) {
+	now := time.Now()
+	l, err := LoadPolicy(a.opts.Config, a.opts.GatewaySelector)
+	a.logFindings(l.Findings)
+	if err == nil {
+		a.status.loaded(l, nil, now)
+		a.saveLastGood(l)
+		return l, nil
+	}
+	g, gerr := readLastGood(a.opts.LastGood, a.opts)
+	if gerr != nil {
+		a.log.Warn("the last good policy cannot be used", "error", gerr)
+	}
+	if g == nil {
+		return l, err
+	}
+	old, gerr := loadFiles(g.Files, a.opts.GatewaySelector)
+	if gerr != nil {
+		a.log.Warn("the last good policy is not good any more", "file", a.opts.LastGood, "error", gerr)
+		return l, err
+	}
+	a.log.Error("the policy cannot be used; the last good one is in force until it can",
+		"error", err, "saved", g.Saved, "file", a.opts.LastGood)
+	a.status.loaded(old, nil, g.Saved)
+	a.status.loaded(l, err, now)
+	return old, nil
+}
+
+// saveLastGood writes what is in force. A daemon that cannot save it serves
+// all the same.
+func (a *Agent) saveLastGood(l Loaded) {
+	if a.opts.LastGood == "" {
+		return
+	}
+	g := lastGood{
+		Format: lastGoodFormat, Saved: time.Now().UTC().Truncate(time.Second),
+		Config: absolute(a.opts.Config), GatewaySelector: a.opts.GatewaySelector, Files: l.Files,
+	}
+	err := g.write(a.opts.LastGood)
+	if err != nil {
+		a.log.Warn("the policy in force could not be saved; a start with a broken configuration will fail", "error", err)
+	}
+}
+
+// write replaces the file at path: a crash leaves the old one or the new one.
+func (g lastGood) write(path string) (err error) {
+	if g.Sum, err = g.sum(); err != nil {
+		return err
+	}
+	data, err := json.Marshal(g)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
