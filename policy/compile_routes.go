@@ -183,7 +183,7 @@ func (b *builder) upstream(d Destination, request uint16) (*Upstream, bool) {
 	if i < 0 {
 		return nil, false
 	}
-	key := Destination{d.Host, ports[i].Number}
+	key := Destination{Host: d.Host, Port: ports[i].Number}
 	u := b.upstreams[key]
 	if u == nil {
 		u = newUpstream(d.Host, k, ports[i], k.Endpoints)

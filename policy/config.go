@@ -125,6 +125,14 @@ type Config struct {
 	// GatewaySelector holds the labels that this node's gateway carries;
 	// Gateways whose selector they satisfy get listeners. Empty: none.
 	GatewaySelector map[string]string
+	// DestinationRules are in order of precedence, oldest first.
+	DestinationRules []*DestinationRule
+	Sidecars         []*Sidecar
+	Authorizations   []*AuthorizationPolicy
+	// Workloads are those that are described; every other process has the
+	// zero Identity.
+	Workloads []*Workload
+	Mesh      Mesh
 }
 
 // Service is one destination: a ServiceEntry (External) or a Kubernetes
@@ -141,6 +149,12 @@ type Service struct {
 	// AllowPrivate lifts the refusal of private answers for names that only a
 	// wildcard matched (annotation egressd.dev/allow-private: "true").
 	AllowPrivate bool
+	Export       Visibility
+	// SubjectAltNames are whom TLS that egressd originates must lead to,
+	// unless a DestinationRule says so.
+	SubjectAltNames []string
+	// Selector holds the selector of a Kubernetes Service.
+	Selector map[string]string
 }
 
 // Port is one port of a Service. TargetPort 0 means Number.
@@ -153,19 +167,26 @@ type Port struct {
 
 // Endpoint is one address (or, with DNS resolution, one name) of a Service.
 type Endpoint struct {
-	Addr   netip.Addr // invalid when Host is set
+	Addr   netip.Addr // invalid when Host or Unix is set
 	Host   string     // a name to resolve
+	Unix   string     // the path of a socket, or "@name" of an abstract one
 	Ports  map[string]uint16
 	Weight uint32 // 0 counts as 1
+	Labels map[string]string
+	// Locality is "region/zone/subzone", as far as it is known.
+	Locality string
 }
 
-// VirtualService holds HTTP rules for hosts (Istio VirtualService.http).
+// VirtualService holds the rules for hosts. What it delegates is in it.
 type VirtualService struct {
 	Ref   Ref
 	Hosts []hostname.Pattern
 	// Gateways are "mesh" or "namespace/name"; never empty.
 	Gateways []string
+	Export   Visibility
 	HTTP     []*HTTPRule
+	TLS      []*TLSRule
+	TCP      []*TCPRule
 }
 
 // HTTPRule is one entry of VirtualService.http: what to match and what to do.
@@ -182,6 +203,8 @@ type HTTPRule struct {
 	Retries        *Retries      // nil: the safe default
 	Fault          *Fault
 	Headers        *Headers
+	Mirrors        []Mirror
+	CORS           *CORS
 }
 
 // StringMatch is Istio's StringMatch. Regex is RE2 and matches the whole value.
@@ -215,6 +238,10 @@ type HTTPMatch struct {
 	QueryParams    map[string]StringMatch
 	Port           uint16   // 0: any
 	Gateways       []string // overrides VirtualService.Gateways when set
+	// SourceLabels and SourceNamespace are about the workload; empty: any.
+	SourceLabels    map[string]string
+	SourceNamespace string
+	StatPrefix      string
 }
 
 // WeightedDestination is one destination of a route. Its share is its weight
@@ -228,8 +255,9 @@ type WeightedDestination struct {
 // Destination names a service host (absolute) and a port; Port 0 means the
 // service's only port, else the port that the request came in on.
 type Destination struct {
-	Host string
-	Port uint16
+	Host   string
+	Port   uint16
+	Subset string // of a DestinationRule; "": all endpoints
 }
 
 // Redirect answers with a 3xx (Istio HTTPRedirect).
@@ -314,4 +342,5 @@ type GatewayServer struct {
 	Hosts          []hostname.Pattern
 	HostNamespaces []string
 	HTTPSRedirect  bool
+	TLS            *ServerTLS
 }

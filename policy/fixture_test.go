@@ -148,10 +148,10 @@ func richConfig() *Config {
 	full := &HTTPRule{
 		Name: "full", Matches: []*HTTPMatch{match},
 		Route: []*WeightedDestination{
-			{Destination: Destination{"api.example.com", 8080}, Weight: 3, Headers: &Headers{Request: HeaderOps{Add: []Header{{"x-d", "1"}}}}},
-			{Destination: Destination{"x.wild.example.org", 80}, Weight: 1},
-			{Destination: Destination{"inside.default.svc.cluster.local", 0}, Weight: 2},
-			{Destination: Destination{"unknown.example.net", 0}, Weight: 4},
+			{Destination: Destination{Host: "api.example.com", Port: 8080}, Weight: 3, Headers: &Headers{Request: HeaderOps{Add: []Header{{"x-d", "1"}}}}},
+			{Destination: Destination{Host: "x.wild.example.org", Port: 80}, Weight: 1},
+			{Destination: Destination{Host: "inside.default.svc.cluster.local", Port: 0}, Weight: 2},
+			{Destination: Destination{Host: "unknown.example.net", Port: 0}, Weight: 4},
 		},
 		Rewrite: &Rewrite{URI: "/v2", Authority: "other", RegexMatch: "a(.)", RegexRewrite: `b\1`},
 		Timeout: 3 * time.Second,

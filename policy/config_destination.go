@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"time"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// DestinationRule is what happens to connections on the way to a host, after
+// it is known where they go (istio.io/api networking/v1alpha3).
+type DestinationRule struct {
+	Ref    Ref
+	Host   hostname.Pattern
+	Export Visibility
+	// Selector limits it to workloads with these labels; nil: all.
+	Selector map[string]string
+	Traffic  *TrafficPolicy // nil: nothing is said
+	Subsets  []Subset
+}
+
+// Subset is a named part of a host's endpoints.
+type Subset struct {
+	Name    string
+	Labels  map[string]string
+	Traffic *TrafficPolicy
+}
+
+// TrafficPolicy is Istio's TrafficPolicy. A nil part is not set.
+type TrafficPolicy struct {
+	LoadBalancer *LoadBalancer
+	Pool         *ConnectionPool
+	Outlier      *OutlierDetection
+	TLS          *ClientTLS
+	Tunnel       *Tunnel
+	// ProxyProtocol is 0 (none), 1 or 2.
+	ProxyProtocol int
+	// Ports replace all of the above for a port; they inherit nothing.
+	Ports map[uint16]*TrafficPolicy
+}
+
+// LoadBalancer chooses among endpoints. Simple is Istio's name for it
+// (LEAST_REQUEST, ROUND_ROBIN, RANDOM, PASSTHROUGH, or "" with a hash).
+type LoadBalancer struct {
+	Simple string
+	Hash   *ConsistentHash
+	Warmup time.Duration // 0: none
+}
+
+// ConsistentHash says what the endpoint is chosen by; one field is set.
+type ConsistentHash struct {
+	Header, Query string
+	SourceIP      bool
+	Cookie        *HashCookie
+}
+
+// HashCookie is made when the request has none; TTL 0: a session cookie.
+type HashCookie struct {
+	Name, Path string
+	TTL        time.Duration
+}
+
+// ConnectionPool bounds connections and requests; 0: Istio's default, which
+// is no bound, 10 s for ConnectTimeout and 1 h for the idle timeouts.
+type ConnectionPool struct {
+	MaxConnections        int
+	ConnectTimeout        time.Duration
+	TCPIdleTimeout        time.Duration
+	MaxConnectionDuration time.Duration
+	Keepalive             *Keepalive
+	HTTPIdleTimeout       time.Duration
+	MaxPendingRequests    int
+	MaxRequests           int
+	MaxRequestsPerConn    int
+	MaxRetries            int
+	MaxConcurrentStreams  int
+	UpgradeHTTP2          *bool // h2UpgradePolicy; nil: the default
+	UseClientProtocol     bool
+}
+
+// Keepalive is TCP's; 0: the system's.
+type Keepalive struct {
+	Probes         int
+	Idle, Interval time.Duration
+}
+
+// OutlierDetection takes endpoints that fail out for a time. nil: not set.
+type OutlierDetection struct {
+	Consecutive5xx, ConsecutiveGateway, ConsecutiveLocal *uint32
+	SplitLocal                                           bool
+	Interval, BaseEjection                               time.Duration
+	MaxEjectionPercent, MinHealthPercent                 int
+}
+
+// ClientTLSMode is how egressd originates TLS.
+type ClientTLSMode uint8
+
+// The modes of ClientTLS. ISTIO_MUTUAL is between parts of a mesh: towards a
+// gateway that is this node itself it has no meaning, elsewhere it is an error.
+const (
+	TLSDisable ClientTLSMode = iota
+	TLSSimple
+	TLSMutual
+	TLSIstioMutual
+)
+
+// ClientTLS says how TLS is originated to an upstream.
+type ClientTLS struct {
+	Mode                             ClientTLSMode
+	Certificate, PrivateKey, CA, CRL string // files
+	CredentialName                   string
+	SubjectAltNames                  []string
+	SNI                              string // "": the name that was asked for
+	InsecureSkipVerify               bool
+}
+
+// Tunnel reaches TCP destinations through an HTTP proxy.
+type Tunnel struct {
+	Protocol   string // CONNECT or POST
+	TargetHost string
+	TargetPort uint16
+}
+
+// ServerTLSMode is what a gateway server does with TLS.
+type ServerTLSMode uint8
+
+// The modes of ServerTLS (istio.io/api ServerTLSSettings.TLSmode).
+const (
+	ServerPassthrough ServerTLSMode = iota
+	ServerSimple
+	ServerMutual
+	ServerAutoPassthrough
+	ServerIstioMutual
+	ServerOptionalMutual
+)
+
+// ServerTLS is the TLS of a gateway server; nil for plain text.
+type ServerTLS struct {
+	Mode                   ServerTLSMode
+	Certificates           []CertificateFiles
+	CA, CRL                string // files
+	CredentialNames        []string
+	SubjectAltNames        []string
+	VerifySPKI, VerifyHash []string
+	// MinVersion and MaxVersion are crypto/tls numbers; 0: TLS 1.2 and 1.3.
+	MinVersion, MaxVersion uint16
+	CipherSuites           []string // as in the source, valid ones only
+}
+
+// CertificateFiles are a certificate chain and its key.
+type CertificateFiles struct{ Certificate, PrivateKey string }
+
+// Mirror sends a copy of requests to another destination and drops the answer.
+type Mirror struct {
+	Destination Destination
+	Percent     float64 // 0 to 100; Istio's default is 100
+}
+
+// CORS answers preflight requests and marks answers (Istio CorsPolicy).
+type CORS struct {
+	AllowOrigins                              []StringMatch
+	AllowMethods, AllowHeaders, ExposeHeaders []string
+	MaxAge                                    time.Duration // whole seconds; 0: none
+	AllowCredentials                          *bool
+	// IgnorePreflights: preflights that match no origin are answered and not
+	// forwarded (unmatchedPreflights IGNORE).
+	IgnorePreflights bool
+}

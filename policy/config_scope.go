@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import "github.com/egressd/egressd/internal/hostname"
+
+// Identity is what rules can ask of a workload. The zero Identity is that of
+// processes which nobody described: they are in the namespace "default" and
+// have neither labels nor a service account.
+type Identity struct {
+	Name           string            `json:"name"`
+	Namespace      string            `json:"namespace"`
+	ServiceAccount string            `json:"serviceAccount,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+}
+
+// DefaultNamespace is that of workloads and objects which name none.
+const DefaultNamespace = "default"
+
+// Workload is a set of processes with an identity, as the operator describes
+// it (kind Workload of egressd.dev/v1, a file of our own).
+type Workload struct {
+	Ref Ref
+	Identity
+	// Cgroups are the cgroups whose processes the workload is, as paths below
+	// the root of the cgroup v2 tree without a leading slash. In one segment
+	// '*' stands for any characters; "**" as the last segment stands for
+	// everything below. The most specific pattern has precedence.
+	Cgroups []string
+	// Mode is nil for the mode of the node.
+	Mode *Mode
+}
+
+// Visibility says to which namespaces an object is visible (exportTo). The
+// zero value is everybody.
+type Visibility struct {
+	// Limited: only Namespaces see the object; without any, nobody does.
+	Limited    bool
+	Namespaces []string // sorted
+}
+
+// OutboundMode says what happens to destinations that no rule names.
+type OutboundMode uint8
+
+// The outbound modes (istio.io/api mesh/v1alpha1 OutboundTrafficPolicy). The
+// zero value, which denies, is the default here and not in Istio.
+const (
+	RegistryOnly OutboundMode = iota
+	AllowAny
+)
+
+func (m OutboundMode) String() string {
+	if m == AllowAny {
+		return "ALLOW_ANY"
+	}
+	return "REGISTRY_ONLY"
+}
+
+// Mesh is what of Istio's MeshConfig acts on egress. The zero value is a node
+// without one.
+type Mesh struct {
+	// Ref is where the MeshConfig is; its zero value says that there is none.
+	Ref      Ref
+	Outbound OutboundMode
+	// Retries is defaultHttpRetryPolicy: for rules that say nothing of
+	// retries; nil: the safe default.
+	Retries *Retries
+	// RootNamespace has the objects that count for every namespace.
+	RootNamespace string
+	// TrustDomain begins every principal: TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT.
+	TrustDomain string
+	// The visibility of objects without exportTo.
+	DefaultServiceExport, DefaultVirtualServiceExport, DefaultDestinationRuleExport *Visibility
+}
+
+// Sidecar limits what the workloads of its namespace see, all of them or
+// those that Selector selects (Istio Sidecar.egress). What a workload does
+// not see is not open to it.
+type Sidecar struct {
+	Ref      Ref
+	Selector map[string]string // nil: all of the namespace
+	// Egress are the listeners; none at all leaves everything visible.
+	Egress []SidecarEgress
+	// Outbound overrides that of the Mesh; nil: it does not.
+	Outbound *OutboundMode
+}
+
+// SidecarEgress is one listener of a Sidecar: the hosts on a port.
+type SidecarEgress struct {
+	Ref   Ref
+	Port  uint16 // 0: every port that no other listener of the Sidecar has
+	Hosts []SidecarHost
+}
+
+// SidecarHost is a "namespace/host" of a Sidecar.
+type SidecarHost struct {
+	// Namespace is a name, or "*" for any; "~" stands for nothing at all.
+	Namespace string
+	Host      hostname.Pattern
+	// Not takes what it names out again ("~namespace/host").
+	Not bool
+}
