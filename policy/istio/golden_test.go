@@ -118,6 +118,9 @@ func dump(b *strings.Builder, path string, v reflect.Value) {
 		}
 		return
 	case policy.Ref:
+		if v.IsZero() {
+			return
+		}
 		fmt.Fprintf(b, "%s: %s %s/%s %s:%d:%d\n", path, x.Kind, x.Namespace, x.Name, x.File, x.Line, x.Column)
 		return
 	case policy.StringMatch:
