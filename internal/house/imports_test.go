@@ -10,7 +10,7 @@ import (
 // Groups of imports, by prefix. A prefix that starts with "./" is a package
 // of this module.
 var (
-	ground = []string{"./policy", "./internal/hostname", "./internal/ipguard", "./internal/peek"}
+	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek"}
 	core   = append([]string{"./internal/flow", "./internal/forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 )
@@ -21,9 +21,10 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":            {"./internal/hostname"},
+	"./policy":            {"./internal/cow", "./internal/hostname"},
 	"./policy/istio":      {"./policy", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
-	"./internal/hostname": nil,
+	"./internal/cow":      nil,
+	"./internal/hostname": {"./internal/cow"},
 	"./internal/ipguard":  nil,
 	"./internal/peek":     nil,
 	"./internal/cgroup":   {"golang.org/x/sys/unix"},
