@@ -138,6 +138,10 @@ static __always_inline struct egd_event *socket_event(const struct egd_socket *s
 	e->opened = st->origin.created;
 	e->cookie = st->origin.cookie;
 	__builtin_memcpy(e->comm, st->origin.comm, sizeof(e->comm));
+	if (st->rewritten) {
+		__builtin_memcpy(e->peer, st->peer, 16);
+		e->peer_port = st->peer_port;
+	}
 	return e;
 }
 
@@ -170,21 +174,42 @@ static __always_inline void report(const struct flow *f, const struct egd_worklo
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* policy.Join: TCP rules that disagree are told apart by the proxy. */
-static __always_inline __u8 join(__u8 a, __u8 b, __u8 proto)
+/* policy.way.within: what the exact address opens, and what a prefix around it
+ * does. TCP rules that disagree are told apart by the proxy; of two that send
+ * the flow to endpoints, the exact address's has its way. */
+static __always_inline struct egd_addr_val join(struct egd_addr_val a, struct egd_addr_val b,
+						__u8 proto)
 {
-	if (a == b || b == EGD_DENY)
+	if (b.verdict == EGD_DENY)
 		return a;
-	if (a == EGD_DENY)
+	if (a.verdict == EGD_DENY)
 		return b;
-	if (proto == IPPROTO_TCP)
-		return EGD_PROXY;
-	return a > b ? a : b;
+	if (a.verdict == b.verdict && (a.verdict != EGD_INSPECT || a.set == b.set))
+		return a;
+	if (proto == IPPROTO_TCP) {
+		a.verdict = EGD_PROXY;
+		a.slots = 0;
+		a.set = 0;
+		return a;
+	}
+	return a.verdict > b.verdict ? a : b;
 }
 
-/* The verdict for a flow by the tables: what the exact address opens and what
- * the longest prefix does. EGD_DENY when neither knows it. */
-static __always_inline __u8 lookup_verdict(const struct flow *f, __u32 policy)
+static __always_inline struct egd_addr_val read_val(const struct egd_addr_val *v)
+{
+	union {
+		__u64 raw;
+		struct egd_addr_val v;
+	} u = {};
+
+	if (v)
+		u.raw = *(const volatile __u64 *)v;
+	return u.v;
+}
+
+/* What the tables say about a flow: what the exact address opens and what the
+ * longest prefix does. EGD_DENY when neither knows it. */
+static __always_inline struct egd_addr_val lookup_verdict(const struct flow *f, __u32 policy)
 {
 	struct egd_addr_key exact = {
 		.policy = policy,
@@ -197,15 +222,12 @@ static __always_inline __u8 lookup_verdict(const struct flow *f, __u32 policy)
 		.port = f->port,
 		.proto = f->proto,
 	};
-	struct egd_addr_val *v;
-	__u8 verdict;
+	struct egd_addr_val v;
 
 	__builtin_memcpy(exact.addr, f->addr, 16);
-	v = bpf_map_lookup_elem(&egd_addrs, &exact);
-	verdict = v ? v->verdict : EGD_DENY;
+	v = read_val(bpf_map_lookup_elem(&egd_addrs, &exact));
 	__builtin_memcpy(prefix.addr, f->addr, 16);
-	v = bpf_map_lookup_elem(&egd_cidrs, &prefix);
-	return v ? join(verdict, v->verdict, f->proto) : verdict;
+	return join(v, read_val(bpf_map_lookup_elem(&egd_cidrs, &prefix)), f->proto);
 }
 
 static __always_inline bool is_known(const struct flow *f, __u32 policy)

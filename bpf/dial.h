@@ -3,7 +3,7 @@
 #ifndef EGRESSD_DIAL_H
 #define EGRESSD_DIAL_H
 
-#include "common.h"
+#include "endpoint.h"
 
 /* Return values of cgroup hooks. */
 #define REFUSE 0
@@ -160,6 +160,7 @@ static __always_inline int proceed(struct egd_socket *st, bool connect, __u8 ver
 {
 	if (st) {
 		if (connect) {
+			forget_peer(st);
 			st->redirected = 0;
 			st->held = 0;
 			st->watched = 0;
@@ -182,10 +183,12 @@ static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct flow *
 	return REFUSE;
 }
 
-/* The connection goes straight to its destination, and is watched there. */
-static __always_inline int go_straight(struct bpf_sock_addr *ctx, const struct flow *f,
+/* The connection goes straight to its destination or to the endpoint that was
+ * chosen for it, and is watched there. */
+static __always_inline int go_straight(struct bpf_sock_addr *ctx, bool v6, const struct flow *f,
 				       const struct egd_workload *wl, __u64 cgroup,
-				       __u8 verdict, __u32 epoch)
+				       const struct egd_addr_val *v,
+				       const struct egd_endpoint *to, __u32 epoch)
 {
 	struct egd_socket *st;
 	struct egd_hello *h;
@@ -194,22 +197,27 @@ static __always_inline int go_straight(struct bpf_sock_addr *ctx, const struct f
 	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st)
 		return refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, true);
-	if (verdict == EGD_INSPECT) {
+	if (v->verdict == EGD_INSPECT) {
 		h = bpf_sk_storage_get(&egd_hellos, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!h)
 			return refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, true);
 		__builtin_memset(h, 0, sizeof(*h)); /* of an earlier connect() */
 		h->need = 1; /* the handshake type */
 	}
+	forget_peer(st);
 	fill_origin(&st->origin, ctx, f, wl, cgroup);
+	if (!set_peer(st, f, v, to))
+		return refuse(ctx, f, wl, cgroup, EGD_R_MAP_FULL, true);
+	if (st->rewritten)
+		write_addr(ctx, v6, to->addr, to->port);
 	st->redirected = 0;
 	st->held = 0;
 	st->proved = 0;
 	st->cut = 0;
-	st->verdict = verdict;
+	st->verdict = v->verdict;
 	st->epoch = epoch;
 	st->watched = 1;
-	if (verdict == EGD_DIRECT) {
+	if (v->verdict == EGD_DIRECT) {
 		count(EGD_C_DIRECT);
 		e = socket_event(st, EGD_E_DECISION, EGD_R_NONE);
 		if (e) {
@@ -226,9 +234,11 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	struct egd_config *cfg = get_config();
 	struct egd_workload *wl;
 	struct egd_socket *st;
+	struct egd_endpoint to = {};
+	struct egd_addr_val v = { .verdict = EGD_PROXY };
 	struct flow f = {};
 	__u64 cgroup = 0;
-	__u8 reason, verdict;
+	__u8 reason;
 	__u32 slot;
 	bool dns;
 
@@ -244,11 +254,14 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	if (!cfg || !cfg->ready)
 		return refuse(ctx, &f, wl, cgroup, EGD_R_NO_CONFIG, connect);
 
+	/* Sending on a connected IPv6 socket whose peer is v4-mapped comes through
+	 * sendmsg4 with the address that connect() was rewritten to
+	 * (udpv6_sendmsg hands over to udp_sendmsg with an address). */
+	if (!connect && is_peer(st, &f) && leads_to(st, &f, wl->policy))
+		return PROCEED;
 	dns = f.port == PORT_DNS && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP);
 	if (!dns && is_loopback(f.addr) && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP)) {
-		/* Sending on a connected IPv6 socket whose peer is v4-mapped comes
-		 * through sendmsg4 with the address that connect() was rewritten
-		 * to (udpv6_sendmsg hands over to udp_sendmsg with an address). */
+		/* As above: a connected v4-mapped socket sends to its DNS listener. */
 		if (!connect && st && st->redirected && f.port == cfg->dns_port[0])
 			return PROCEED;
 		/* A listener serves only what was redirected to it. */
@@ -258,16 +271,19 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		return proceed(st, connect, EGD_DIRECT, cfg->epoch);
 	}
 
-	verdict = dns ? EGD_PROXY : lookup_verdict(&f, wl->policy);
+	if (!dns)
+		v = lookup_verdict(&f, wl->policy);
 	reason = EGD_R_NONE;
 	if (f.proto != IPPROTO_UDP && f.proto != IPPROTO_TCP)
 		reason = EGD_R_SOCKET_TYPE;
-	else if (verdict == EGD_DENY)
+	else if (v.verdict == EGD_DENY)
 		reason = EGD_R_NO_RULE;
-	else if (f.proto == IPPROTO_UDP && !dns && verdict != EGD_DIRECT)
+	else if (f.proto == IPPROTO_UDP && !dns && v.verdict != EGD_DIRECT)
 		reason = EGD_R_NO_RULE; /* only TCP has a forwarding core or a hello */
-	else if (verdict == EGD_PROXY && bpf_get_netns_cookie(ctx) != cfg->netns_cookie)
+	else if (v.verdict == EGD_PROXY && bpf_get_netns_cookie(ctx) != cfg->netns_cookie)
 		reason = EGD_R_NETNS;
+	else if (v.verdict != EGD_PROXY && v.slots)
+		reason = connect ? choose(&f, &v, &to) : choose_again(ctx, st, &f, &v, &to);
 
 	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && connect &&
 	    (wl->mode == EGD_AUDIT || is_known(&f, wl->policy))) {
@@ -277,6 +293,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!st)
 			return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
+		forget_peer(st);
 		fill_origin(&st->origin, ctx, &f, wl, cgroup);
 		st->redirected = 0;
 		st->watched = 0;
@@ -294,10 +311,12 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		}
 		return refuse(ctx, &f, wl, cgroup, reason, connect);
 	}
-	if (verdict != EGD_PROXY) {
+	if (v.verdict != EGD_PROXY) {
 		if (connect)
-			return go_straight(ctx, &f, wl, cgroup, verdict, cfg->epoch);
+			return go_straight(ctx, v6, &f, wl, cgroup, &v, &to, cfg->epoch);
 		/* Each datagram of an unconnected socket is decided here. */
+		if (v.slots)
+			write_addr(ctx, v6, to.addr, to.port);
 		count(EGD_C_DIRECT);
 		return PROCEED;
 	}
@@ -310,6 +329,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	st->epoch = cfg->epoch;
 	st->held = 0;
 	if (connect) {
+		forget_peer(st);
 		st->redirected = 1;
 		st->watched = 0;
 	}
@@ -325,7 +345,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 }
 
 /* Answers of the DNS proxy come from loopback; show the server that was asked.
- * Others are remembered, so that they can be answered. */
+ * Answers of an endpoint come from what was dialled. Others are remembered, so that they can be answered. */
 static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct egd_config *cfg = get_config();
@@ -335,6 +355,10 @@ static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 
 	read_flow(ctx, v6, &f);
 	if (!is_loopback(f.addr)) {
+		if (find_dialled(ctx, st, &f)) {
+			write_addr(ctx, v6, f.addr, f.port);
+			return PROCEED;
+		}
 		remember_peer(ctx, &f);
 		return PROCEED;
 	}
@@ -354,7 +378,7 @@ static __always_inline int restore_peer(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct egd_socket *st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
 
-	if (st && st->redirected)
+	if (st && (st->redirected || st->rewritten))
 		write_addr(ctx, v6, st->origin.dst, st->origin.dport);
 	return PROCEED;
 }

@@ -119,10 +119,13 @@ int egd_sock_release(struct bpf_sock *ctx)
 	struct egd_socket *st;
 	int i;
 
-	if (ctx->protocol != IPPROTO_UDP)
-		return PROCEED;
 	st = bpf_sk_storage_get(&egd_sockets, ctx, 0, 0);
 	if (!st)
+		return PROCEED;
+	/* What was sent may still be on its way; then sock_ops sees the end. */
+	if (ctx->protocol != IPPROTO_TCP || ctx->state == STATE_CLOSE)
+		forget_dialled(st);
+	if (ctx->protocol != IPPROTO_UDP)
 		return PROCEED;
 	for (i = 0; i < EGD_DNS_SLOTS; i++)
 		if (st->published[i].port)

@@ -49,7 +49,8 @@ enum egd_reason {
 	EGD_R_MALFORMED = 13, /* a ClientHello that does not add up, or a bad packet */
 	EGD_R_CHANGED = 14,   /* the policy changed and denies an open connection */
 	EGD_R_OPTIONS = 15,   /* a source route or another IP option; counted only */
-	EGD_R_MAX = 16,
+	EGD_R_NO_ENDPOINT = 16, /* the set of endpoints has not the one that was chosen */
+	EGD_R_MAX = 17,
 };
 
 /* Counters that are no denials. */
@@ -86,6 +87,8 @@ struct egd_config {
 	__u16 pad;
 	__u32 epoch;        /* raised by every policy change */
 	__u32 ready;        /* 0: deny everything (tables are being filled) */
+	__u32 last_set;     /* the highest id that a set of endpoints ever had */
+	__u32 pad2;
 };
 
 /* egd_workloads: cgroup v2 id -> the workload that its processes belong to. */
@@ -106,9 +109,30 @@ struct egd_addr_key {
 	__u8 addr[16];
 };
 
+/* Read in one piece, as 8 bytes: the three belong together. */
 struct egd_addr_val {
 	__u8 verdict; /* enum egd_verdict */
-	__u8 pad[3];
+	__u8 pad;
+	__u16 slots; /* how many slots the set has; 0: the flow goes where it was dialled */
+	__u32 set;   /* the endpoints to choose from */
+};
+
+/* egd_endpoints: where connections to an address of a service go. A set has
+ * slots, one of which is drawn (an endpoint of twice the weight has twice the
+ * slots), and a member for each endpoint, by which it is found again. */
+struct egd_endpoint_key {
+	__u32 set;
+	__u16 slot;    /* 0 to slots - 1, or EGD_MEMBER */
+	__u16 port;    /* of a member, network order; else 0 */
+	__u8 addr[16]; /* of a member; else zero */
+};
+
+#define EGD_MEMBER 0xffff
+
+struct egd_endpoint {
+	__u8 addr[16]; /* zero: the one that was dialled */
+	__u16 port;    /* network order */
+	__u16 pad;
 };
 
 /* egd_cidrs: what a prefix opens. prefixlen counts bits of the whole key
@@ -168,7 +192,29 @@ struct egd_socket {
 	__u8 watched; /* 1: skb_egress decides again when the epoch rises */
 	__u8 proved;  /* 1: the SNI was allowed */
 	__u8 cut;     /* enum egd_reason: nothing leaves any more */
-	__u8 pad[5];
+	__u8 rewritten; /* the peer is not origin.dst, which getpeername must show */
+	__u16 peer_port; /* network order */
+	__u16 pad;
+	__u32 set;      /* that the peer was drawn from, if it was rewritten */
+	__u32 pad2;
+	__u8 peer[16];  /* where the connection really goes */
+};
+
+/* egd_rewrites: socket storage of unconnected UDP sockets: the endpoints that
+ * stand for what the socket dialled, so that all datagrams to one address go
+ * to one endpoint and its answers come back under that address. */
+#define EGD_REWRITES 4 /* a power of 2 */
+
+struct egd_rewrite {
+	__u8 dst[16];
+	__u8 peer[16];
+	__u16 dport;     /* network order; 0: unused */
+	__u16 peer_port; /* network order */
+};
+
+struct egd_rewrites {
+	struct egd_rewrite all[EGD_REWRITES];
+	__u32 next; /* to be reused when all are taken */
 };
 
 /* egd_names: the names that an address proves on a port: a connection whose
@@ -246,11 +292,13 @@ struct egd_event {
 	__u8 src[16];   /* of a connection that is to be ended; else zero */
 	__u16 sport;    /* network order */
 	__u16 name_len; /* of the SNI */
-	__u32 pad;
+	__u16 peer_port; /* network order */
+	__u16 pad;
 	__u64 cookie;   /* of the socket */
 	__u64 sent;     /* EGD_E_CLOSE: payload bytes */
 	__u64 received;
 	__u64 opened;   /* EGD_E_CLOSE: time of the connect */
+	__u8 peer[16];  /* where a rewritten connection really goes; else zero */
 	__u8 name[EGD_MAX_NAME];
 };
 

@@ -25,7 +25,9 @@ type EgressdEgdAddrKey struct {
 type EgressdEgdAddrVal struct {
 	_       structs.HostLayout
 	Verdict uint8
-	Pad     [3]uint8
+	Pad     uint8
+	Slots   uint16
+	Set     uint32
 }
 
 type EgressdEgdCidrKey struct {
@@ -48,22 +50,39 @@ type EgressdEgdConfig struct {
 	Pad         uint16
 	Epoch       uint32
 	Ready       uint32
+	LastSet     uint32
+	Pad2        uint32
 }
 
 type EgressdEgdCounter uint32
 
 const (
-	EgressdEgdCounterEGD_C_PASS_LOOPBACK EgressdEgdCounter = 16
-	EgressdEgdCounterEGD_C_PASS_OWN      EgressdEgdCounter = 17
-	EgressdEgdCounterEGD_C_DIRECT        EgressdEgdCounter = 18
-	EgressdEgdCounterEGD_C_PROXY         EgressdEgdCounter = 19
-	EgressdEgdCounterEGD_C_DNS           EgressdEgdCounter = 20
-	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 21
-	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 22
-	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 23
-	EgressdEgdCounterEGD_C_REPLY         EgressdEgdCounter = 24
+	EgressdEgdCounterEGD_C_PASS_LOOPBACK EgressdEgdCounter = 17
+	EgressdEgdCounterEGD_C_PASS_OWN      EgressdEgdCounter = 18
+	EgressdEgdCounterEGD_C_DIRECT        EgressdEgdCounter = 19
+	EgressdEgdCounterEGD_C_PROXY         EgressdEgdCounter = 20
+	EgressdEgdCounterEGD_C_DNS           EgressdEgdCounter = 21
+	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 22
+	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 23
+	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 24
+	EgressdEgdCounterEGD_C_REPLY         EgressdEgdCounter = 25
 	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 32
 )
+
+type EgressdEgdEndpoint struct {
+	_    structs.HostLayout
+	Addr [16]uint8
+	Port uint16
+	Pad  uint16
+}
+
+type EgressdEgdEndpointKey struct {
+	_    structs.HostLayout
+	Set  uint32
+	Slot uint16
+	Port uint16
+	Addr [16]uint8
+}
 
 type EgressdEgdEvent struct {
 	_        structs.HostLayout
@@ -85,11 +104,13 @@ type EgressdEgdEvent struct {
 	Src      [16]uint8
 	Sport    uint16
 	NameLen  uint16
-	Pad      uint32
+	PeerPort uint16
+	Pad      uint16
 	Cookie   uint64
 	Sent     uint64
 	Received uint64
 	Opened   uint64
+	Peer     [16]uint8
 	Name     [256]uint8
 }
 
@@ -187,8 +208,21 @@ const (
 	EgressdEgdReasonEGD_R_MALFORMED   EgressdEgdReason = 13
 	EgressdEgdReasonEGD_R_CHANGED     EgressdEgdReason = 14
 	EgressdEgdReasonEGD_R_OPTIONS     EgressdEgdReason = 15
-	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 16
+	EgressdEgdReasonEGD_R_NO_ENDPOINT EgressdEgdReason = 16
+	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 17
 )
+
+type EgressdEgdRewrites struct {
+	_   structs.HostLayout
+	All [4]struct {
+		_        structs.HostLayout
+		Dst      [16]uint8
+		Peer     [16]uint8
+		Dport    uint16
+		PeerPort uint16
+	}
+	Next uint32
+}
 
 type EgressdEgdSocket struct {
 	_         structs.HostLayout
@@ -209,7 +243,12 @@ type EgressdEgdSocket struct {
 	Watched    uint8
 	Proved     uint8
 	Cut        uint8
-	Pad        [5]uint8
+	Rewritten  uint8
+	PeerPort   uint16
+	Pad        uint16
+	Set        uint32
+	Pad2       uint32
+	Peer       [16]uint8
 }
 
 type EgressdEgdVerdict uint32
@@ -238,12 +277,15 @@ const (
 	EgressdMapEgdCidrs        = "egd_cidrs"
 	EgressdMapEgdConfig       = "egd_config"
 	EgressdMapEgdCounters     = "egd_counters"
+	EgressdMapEgdDialled      = "egd_dialled"
+	EgressdMapEgdEndpoints    = "egd_endpoints"
 	EgressdMapEgdEvents       = "egd_events"
 	EgressdMapEgdHellos       = "egd_hellos"
 	EgressdMapEgdKnown        = "egd_known"
 	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
 	EgressdMapEgdPeers        = "egd_peers"
+	EgressdMapEgdRewrites     = "egd_rewrites"
 	EgressdMapEgdSockets      = "egd_sockets"
 	EgressdMapEgdWorkloads    = "egd_workloads"
 	EgressdProgEgdBind4       = "egd_bind4"
@@ -333,12 +375,15 @@ type EgressdMapSpecs struct {
 	EgdCidrs     *ebpf.MapSpec `ebpf:"egd_cidrs"`
 	EgdConfig    *ebpf.MapSpec `ebpf:"egd_config"`
 	EgdCounters  *ebpf.MapSpec `ebpf:"egd_counters"`
+	EgdDialled   *ebpf.MapSpec `ebpf:"egd_dialled"`
+	EgdEndpoints *ebpf.MapSpec `ebpf:"egd_endpoints"`
 	EgdEvents    *ebpf.MapSpec `ebpf:"egd_events"`
 	EgdHellos    *ebpf.MapSpec `ebpf:"egd_hellos"`
 	EgdKnown     *ebpf.MapSpec `ebpf:"egd_known"`
 	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
+	EgdRewrites  *ebpf.MapSpec `ebpf:"egd_rewrites"`
 	EgdSockets   *ebpf.MapSpec `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.MapSpec `ebpf:"egd_workloads"`
 }
@@ -378,12 +423,15 @@ type EgressdMaps struct {
 	EgdCidrs     *ebpf.Map `ebpf:"egd_cidrs"`
 	EgdConfig    *ebpf.Map `ebpf:"egd_config"`
 	EgdCounters  *ebpf.Map `ebpf:"egd_counters"`
+	EgdDialled   *ebpf.Map `ebpf:"egd_dialled"`
+	EgdEndpoints *ebpf.Map `ebpf:"egd_endpoints"`
 	EgdEvents    *ebpf.Map `ebpf:"egd_events"`
 	EgdHellos    *ebpf.Map `ebpf:"egd_hellos"`
 	EgdKnown     *ebpf.Map `ebpf:"egd_known"`
 	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
+	EgdRewrites  *ebpf.Map `ebpf:"egd_rewrites"`
 	EgdSockets   *ebpf.Map `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.Map `ebpf:"egd_workloads"`
 }
@@ -394,12 +442,15 @@ func (m *EgressdMaps) Close() error {
 		m.EgdCidrs,
 		m.EgdConfig,
 		m.EgdCounters,
+		m.EgdDialled,
+		m.EgdEndpoints,
 		m.EgdEvents,
 		m.EgdHellos,
 		m.EgdKnown,
 		m.EgdNames,
 		m.EgdOrigins,
 		m.EgdPeers,
+		m.EgdRewrites,
 		m.EgdSockets,
 		m.EgdWorkloads,
 	)

@@ -52,6 +52,26 @@ struct {
 	__type(value, struct egd_addr_val);
 } egd_cidrs SEC(".maps");
 
+/* Sets of endpoints: slots and members. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 18);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_endpoint_key);
+	__type(value, struct egd_endpoint);
+} egd_endpoints SEC(".maps");
+
+/* Socket cookie -> the address that was dialled, of open connections to the
+ * endpoint of another address. Written by connect(), removed at the
+ * connection's end. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 18);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct egd_endpoint);
+} egd_dialled SEC(".maps");
+
 /* Original destinations. Written by sock_ops and skb_egress, taken out by the
  * loader when the listener accepts, swept by age. */
 struct {
@@ -78,6 +98,15 @@ struct {
 	__type(key, int);
 	__type(value, struct egd_socket);
 } egd_sockets SEC(".maps");
+
+/* What an unconnected UDP socket's addresses were rewritten to; made by the
+ * first such datagram, dies with the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct egd_rewrites);
+} egd_rewrites SEC(".maps");
 
 /* Where the parser of a ClientHello stands; made at connect() of an inspected
  * connection, dies with the socket. */

@@ -4,7 +4,7 @@
 #ifndef EGRESSD_PUBLISH_H
 #define EGRESSD_PUBLISH_H
 
-#include "common.h"
+#include "endpoint.h"
 
 /* States of include/net/tcp_states.h, as sock_ops reports them. */
 #define STATE_SYN_SENT 2
@@ -57,6 +57,7 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
 	if (!st)
 		return;
+	forget_dialled(st);
 	if (st->watched) {
 		/* One that was refused by its first bytes was never open. */
 		if (st->cut && st->cut != EGD_R_CHANGED)

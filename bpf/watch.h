@@ -5,6 +5,7 @@
 #ifndef EGRESSD_WATCH_H
 #define EGRESSD_WATCH_H
 
+#include "endpoint.h"
 #include "hello.h"
 
 /* Where the payload of a TCP segment is. */
@@ -169,9 +170,26 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 	return 1;
 }
 
+/* Whether the connection's peer is one that the tables send it to today. */
+static __always_inline bool still_endpoint(const struct egd_socket *st,
+					   const struct egd_addr_val *v)
+{
+	struct egd_endpoint peer = { .port = st->peer_port };
+	struct flow f = { .port = st->origin.dport };
+
+	if (!v->slots)
+		return !st->rewritten;
+	if (st->rewritten && st->set == v->set)
+		return true;
+	__builtin_memcpy(peer.addr, st->peer, 16);
+	__builtin_memcpy(f.addr, st->origin.dst, 16);
+	return is_member(v->set, &peer, &f);
+}
+
 /* The policy has changed since the verdict: ask the tables again. */
 static __always_inline bool still_allowed(struct bpf_sock *sk, struct egd_socket *st)
 {
+	struct egd_addr_val v;
 	struct egd_hello *h;
 	struct flow f = {
 		.port = st->origin.dport,
@@ -182,9 +200,14 @@ static __always_inline bool still_allowed(struct bpf_sock *sk, struct egd_socket
 	__builtin_memcpy(f.addr, st->origin.dst, 16);
 	if (sk->protocol == IPPROTO_UDP)
 		f.proto = IPPROTO_UDP;
-	switch (lookup_verdict(&f, st->origin.policy)) {
+	v = lookup_verdict(&f, st->origin.policy);
+	if (v.verdict == EGD_PROXY) /* new connections are proxied; this one stays allowed */
+		return true;
+	if (!still_endpoint(st, &v))
+		return false;
+	st->set = v.set;
+	switch (v.verdict) {
 	case EGD_DIRECT:
-	case EGD_PROXY: /* new connections are proxied; this one stays allowed */
 		return true;
 	case EGD_INSPECT:
 		if (st->verdict == EGD_INSPECT && !st->proved)

@@ -10,22 +10,22 @@ import (
 )
 
 // merge returns the union of two sets of openings, sorted and without
-// duplicates. Where the two want different verdicts for one port the verdict
-// is policy.Join of them; names stay only where all want inspect.
+// duplicates. Where the two want different things for one port they are joined
+// (policy.Way); names stay only where all want inspect.
 func merge(a, b []policy.Opening) []policy.Opening {
 	all := slices.Concat(a, b)
 	slices.SortStableFunc(all, compareKey)
 	out := all[:0]
 	for start := 0; start < len(all); {
-		verdict := all[start].Verdict
+		way := all[start].Way()
 		end := start + 1
 		for ; end < len(all) && comparePort(all[start], all[end]) == 0; end++ {
-			verdict = policy.Join(verdict, all[end].Verdict, all[end].Transport)
+			way = way.Join(all[end].Way(), all[end].Transport)
 		}
 		for i := start; i < end; i++ {
 			o := all[i]
-			o.Verdict = verdict
-			if verdict != policy.Inspect {
+			o.Verdict, o.To = way.Verdict, way.To
+			if way.Verdict != policy.Inspect {
 				o.Name = ""
 			}
 			if last := len(out) - 1; last < 0 || out[last] != o {

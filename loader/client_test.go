@@ -41,11 +41,11 @@ func client(op string, args []string) result {
 			return r
 		}
 		buf := make([]byte, 64)
-		n, _, err := receive(fd, buf)
+		n, from, err := receive(fd, buf)
 		if err != nil {
 			return fail(err)
 		}
-		r.Data = string(buf[:n])
+		r.Data, r.From = string(buf[:n]), sockaddr(from)
 		return r
 	case "sendto", "sendto-mapped", "sendto-routed":
 		fd, sa, err := socket(addr, unix.SOCK_DGRAM, op == "sendto-mapped")
@@ -67,12 +67,27 @@ func client(op string, args []string) result {
 			return fail(err)
 		}
 		return result{Data: string(buf[:n]), From: sockaddr(from)}
+	case "syn": // does not wait for an answer
+		fd, sa, err := socket(addr, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, false)
+		if err == nil {
+			err = unix.Connect(fd, sa)
+			unix.Close(fd)
+		}
+		return fail(err)
+	case "fastopen", "nonblock":
+		return connectOddly(addr, op)
+	case "many-connects":
+		return connectMany(addr, args[1])
+	case "many-datagrams":
+		return sendMany(addr, args[1])
 	case "serve":
 		return serveOnce(addr, args[1:])
 	case "hello":
 		return sendHello(addr, args[1:])
 	case "hold":
-		return hold(addr)
+		return hold(addr, unix.SOCK_STREAM, false)
+	case "hold-udp", "hold-udp-mapped":
+		return hold(addr, unix.SOCK_DGRAM, op == "hold-udp-mapped")
 	case "socket":
 		var nums [3]int
 		for i, a := range args[1:4] {

@@ -34,8 +34,8 @@ const (
 )
 
 // dialMany is the client process: it reads "transport address:port" lines,
-// connects without waiting, and prints the verdict that the kernel gave, as
-// socket storage has it.
+// connects without waiting, and prints the verdict that the kernel gave and
+// the peer that it chose, as socket storage has it.
 func dialMany(sockets string, in io.Reader, out io.Writer) error {
 	m, err := ebpf.LoadPinnedMap(sockets, nil)
 	if err != nil {
@@ -46,23 +46,23 @@ func dialMany(sockets string, in io.Reader, out io.Writer) error {
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		transport, addr, _ := strings.Cut(lines.Text(), " ")
-		v, err := kernelVerdict(m, transport, netip.MustParseAddrPort(addr))
+		v, peer, err := kernelVerdict(m, transport, netip.MustParseAddrPort(addr))
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(w, v)
+		fmt.Fprintln(w, v, peer)
 	}
 	return errors.Join(lines.Err(), w.Flush())
 }
 
-func kernelVerdict(m *ebpf.Map, transport string, dst netip.AddrPort) (policy.Verdict, error) {
+func kernelVerdict(m *ebpf.Map, transport string, dst netip.AddrPort) (policy.Verdict, netip.AddrPort, error) {
 	typ := unix.SOCK_STREAM
 	if transport == policy.UDP.String() {
 		typ = unix.SOCK_DGRAM
 	}
 	fd, sa, err := socket(dst, typ|unix.SOCK_NONBLOCK, false)
 	if err != nil {
-		return policy.Deny, err
+		return policy.Deny, dst, err
 	}
 	defer unix.Close(fd)
 	// The errno does not tell a refusal from a port where nobody listens.
@@ -70,9 +70,14 @@ func kernelVerdict(m *ebpf.Map, transport string, dst netip.AddrPort) (policy.Ve
 	var st bpf.EgressdEgdSocket
 	err = m.Lookup(int32(fd), &st)
 	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && st.Held != 0 {
-		return policy.Deny, nil // nothing was kept, or only what forbids sending
+		return policy.Deny, dst, nil // nothing was kept, or only what forbids sending
 	}
-	return policy.Verdict(st.Verdict), err
+	peer := dst
+	if st.Rewritten != 0 {
+		p := st.PeerPort
+		peer = netip.AddrPortFrom(netip.AddrFrom16(st.Peer).Unmap(), p<<8|p>>8)
+	}
+	return policy.Verdict(st.Verdict), peer, err
 }
 
 // compiled is a dnsproxy.Policies of one snapshot; nil has no policy.
@@ -90,7 +95,7 @@ func TestDifferential(t *testing.T) {
 	r := newRig(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	seen := map[policy.Verdict]int{}
-	flows := 0
+	flows, rewritten := 0, 0
 	for n := range randomPolicies {
 		g := &generator{Rand: rnd}
 		s, err := policy.Compile(g.config())
@@ -110,9 +115,19 @@ func TestDifferential(t *testing.T) {
 			want := p.Decide(f)
 			seen[want.Verdict]++
 			flows++
-			if got[i] != want.Verdict {
+			if want.Verdict == policy.Proxy || want.Verdict == policy.Deny {
+				got[i].peer = f.Dst // there is none
+			}
+			if !want.To.IsZero() {
+				rewritten++
+			}
+			if !want.To.Has(f.Dst, got[i].peer) {
+				t.Errorf("policy %d: %s %s, learned for %v: the kernel goes to %s, Decide says %s",
+					n, f.Transport, f.Dst, f.Names, got[i].peer, want.To)
+			}
+			if got[i].verdict != want.Verdict {
 				t.Errorf("policy %d: %s %s, learned for %v: the kernel says %s, Decide says %s (%s)",
-					n, f.Transport, f.Dst, f.Names, got[i], want.Verdict, want.Reason)
+					n, f.Transport, f.Dst, f.Names, got[i].verdict, want.Verdict, want.Reason)
 			}
 		}
 		if t.Failed() {
@@ -125,7 +140,11 @@ func TestDifferential(t *testing.T) {
 			t.Errorf("of %d flows only %d have the verdict %s: the test asks too little", flows, seen[v], v)
 		}
 	}
+	if rewritten < flows/50 {
+		t.Errorf("of %d flows only %d go to an endpoint: the test asks too little", flows, rewritten)
+	}
 	must(t, r.dp.Apply(nil, loader.Tighten))
+	r.waitForSets(0)
 	fills := r.dp.Fills()
 	for name, f := range fills {
 		if name != "egd_origins" && f.Entries != 0 {
@@ -134,8 +153,14 @@ func TestDifferential(t *testing.T) {
 	}
 }
 
+// answer is the kernel's verdict for a flow, and where the flow goes.
+type answer struct {
+	verdict policy.Verdict
+	peer    netip.AddrPort
+}
+
 // askKernel lets one captured process dial every flow.
-func (r *rig) askKernel(flows []policy.Flow) []policy.Verdict {
+func (r *rig) askKernel(flows []policy.Flow) []answer {
 	r.t.Helper()
 	self, err := os.Executable()
 	must(r.t, err)
@@ -148,11 +173,13 @@ func (r *rig) askKernel(flows []policy.Flow) []policy.Verdict {
 	cmd.Stdin = strings.NewReader(in.String())
 	out, err := cmd.Output()
 	must(r.t, err)
-	var got []policy.Verdict
+	var got []answer
 	for line := range strings.Lines(string(out)) {
-		var v policy.Verdict
-		must(r.t, v.UnmarshalText([]byte(strings.TrimSpace(line))))
-		got = append(got, v)
+		var a answer
+		verdict, peer, _ := strings.Cut(strings.TrimSpace(line), " ")
+		must(r.t, a.verdict.UnmarshalText([]byte(verdict)))
+		a.peer = netip.MustParseAddrPort(peer)
+		got = append(got, a)
 	}
 	if len(got) != len(flows) {
 		r.t.Fatalf("%d answers for %d flows", len(got), len(flows))
@@ -208,11 +235,18 @@ func (g *generator) config() *policy.Config {
 
 func (g *generator) addresses(s *policy.Service) {
 	if s.Resolution == policy.ResolutionStatic {
-		for range 1 + g.IntN(2) {
-			s.Endpoints = append(s.Endpoints, policy.Endpoint{Addr: g.addr(), Weight: 1})
+		for range 1 + g.IntN(3) {
+			e := policy.Endpoint{Addr: g.addr(), Weight: uint32(g.IntN(4))}
+			if g.IntN(4) == 0 {
+				e.Ports = map[string]uint16{s.Ports[0].Name: 8443}
+			}
+			s.Endpoints = append(s.Endpoints, e)
 		}
 	}
-	if g.IntN(5) > 0 {
+	if s.Resolution == policy.ResolutionDNS && g.IntN(5) == 0 {
+		s.Endpoints = append(s.Endpoints, policy.Endpoint{Addr: g.addr()}, policy.Endpoint{Addr: g.addr()})
+	}
+	if g.IntN(3) > 0 {
 		return
 	}
 	a := g.addr()

@@ -21,9 +21,12 @@ import (
 type Event struct {
 	Time time.Time
 	// Closed: the connection is over; Sent, Received and Duration are set.
-	Closed    bool
-	Verdict   policy.Verdict
-	Dst       netip.AddrPort // IPv4 is unmapped; unspecified for sock_create
+	Closed  bool
+	Verdict policy.Verdict
+	Dst     netip.AddrPort // what was dialled; IPv4 is unmapped; unspecified for sock_create
+	// Peer is where the connection really goes: Dst, or the endpoint that was
+	// chosen for it.
+	Peer      netip.AddrPort
 	Transport policy.Transport
 	Reason    policy.Reason
 	Audit     bool // would be denied, was allowed
@@ -36,7 +39,7 @@ type Event struct {
 	// Name is the SNI of an inspected connection, "" when none was read.
 	Name string
 	// Src and Cookie are set for a connection that was open and is denied
-	// now: its socket is to be ended with Destroy.
+	// now: its socket, from Src to Peer, is to be ended with Destroy.
 	Src    netip.AddrPort
 	Cookie uint64
 	// Sent and Received count payload bytes; what was sent is acknowledged,
@@ -61,6 +64,7 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_NOT_TLS):     policy.ReasonNotTLS,
 	uint8(bpf.EgressdEgdReasonEGD_R_MALFORMED):   policy.ReasonMalformed,
 	uint8(bpf.EgressdEgdReasonEGD_R_CHANGED):     policy.ReasonPolicyChanged,
+	uint8(bpf.EgressdEgdReasonEGD_R_NO_ENDPOINT): policy.ReasonNoEndpoint,
 }
 
 // lookInterval is how often the ring is read when nothing wakes the reader:
@@ -152,6 +156,10 @@ func parseEvent(raw []byte) (Event, bool) {
 	}
 	if out.Closed && e.Time > e.Opened {
 		out.Duration = time.Duration(e.Time - e.Opened)
+	}
+	out.Peer = out.Dst
+	if e.PeerPort != 0 {
+		out.Peer = netip.AddrPortFrom(netip.AddrFrom16(e.Peer).Unmap(), htons(e.PeerPort))
 	}
 	if e.Sport != 0 {
 		out.Src = netip.AddrPortFrom(netip.AddrFrom16(e.Src).Unmap(), htons(e.Sport))

@@ -21,7 +21,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -78,8 +77,8 @@ func sendHello(addr netip.AddrPort, args []string) result {
 
 // hold opens a connection, proves that it works, and tries again when it is
 // told to.
-func hold(addr netip.AddrPort) result {
-	fd, sa, err := socket(addr, unix.SOCK_STREAM, false)
+func hold(addr netip.AddrPort, typ int, mapped bool) result {
+	fd, sa, err := socket(addr, typ, mapped)
 	if err == nil {
 		err = unix.Connect(fd, sa)
 	}
@@ -223,7 +222,7 @@ func (r *rig) serveEvents() <-chan loader.Event {
 	go func() {
 		done <- dp.Events(func(e loader.Event) {
 			if e.Src.IsValid() && !e.Closed && !e.Audit {
-				if err := r.world.Node.Do(func() error { return loader.Destroy(e.Transport, e.Src, e.Dst, e.Cookie) }); err != nil {
+				if err := r.world.Node.Do(func() error { return loader.Destroy(e.Transport, e.Src, e.Peer, e.Cookie) }); err != nil {
 					r.t.Error(err)
 				}
 			}
@@ -414,12 +413,14 @@ type held struct {
 	out *bufio.Reader
 }
 
-func (r *rig) hold(dst string) *held {
+func (r *rig) hold(dst string) *held { return r.holdAs("hold", dst) }
+
+func (r *rig) holdAs(op, dst string) *held {
 	r.t.Helper()
 	self, err := os.Executable()
 	must(r.t, err)
 	cmd := r.world.Node.Command(r.t.Context(), r.cg, self, dst)
-	cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT=hold")
+	cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT="+op)
 	in, err := cmd.StdinPipe()
 	must(r.t, err)
 	out, err := cmd.StdoutPipe()
@@ -490,13 +491,13 @@ func TestEpoch(t *testing.T) {
 
 // TestLiveAddresses lists what connections go to.
 func TestLiveAddresses(t *testing.T) {
-	testenv.RequireRoot(t)
+	r := newRig(t)
 	for _, lo := range loopbacks {
 		ln, err := net.Listen("tcp", net.JoinHostPort(lo, "0"))
 		must(t, err)
 		c, err := net.Dial("tcp", ln.Addr().String())
 		must(t, err)
-		live, err := loader.LiveAddresses()
+		live, err := r.dp.LiveAddresses()
 		must(t, err)
 		if !live[netip.MustParseAddr(lo)] {
 			t.Errorf("a connection to %s is not listed: %v", lo, live)

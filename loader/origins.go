@@ -75,8 +75,15 @@ func originOf(v *bpf.EgressdEgdOrigin) Origin {
 
 // SweepOrigins removes the entries that are older than maxAge: connections
 // that were never accepted, datagrams of sockets that live long. It returns
-// how many it removed.
+// how many it removed. Sets of endpoints that nothing points to any more go
+// with them.
 func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
+	d.mu.Lock()
+	err := d.collectSets()
+	d.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
 	now, err := monotonic()
 	if err != nil {
 		return 0, err

@@ -52,18 +52,14 @@ func (d *Datapath) addProofs(k knownKey, names map[proof]bool) error {
 		}
 		add(t.proofs, k, p)
 	}
-	delete(t.wanted, k)
-	if len(names) > 0 {
-		t.wanted[k] = names
-	}
 	return nil
 }
 
-// dropProofs removes the names of address k that are not in keep.
-func (d *Datapath) dropProofs(k knownKey, keep map[proof]bool) error {
+// dropProofs removes the names of address k that neither keeps.
+func (d *Datapath) dropProofs(k knownKey, learned, named map[proof]bool) error {
 	t := &d.tables
 	for p := range maps.Clone(t.proofs[k]) {
-		if keep[p] {
+		if learned[p] || named[p] {
 			continue
 		}
 		key, err := p.key(k)

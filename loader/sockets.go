@@ -150,15 +150,41 @@ func diagAddr(family uint8, b []byte) netip.Addr {
 }
 
 // LiveAddresses lists the addresses that TCP connections and connected UDP
-// sockets of this network namespace go to. IPv4 addresses are unmapped.
-func LiveAddresses() (map[netip.Addr]bool, error) {
+// sockets of this network namespace go to, and those that were dialled for
+// connections to an endpoint. IPv4 addresses are unmapped.
+func (d *Datapath) LiveAddresses() (map[netip.Addr]bool, error) {
+	out := map[netip.Addr]bool{}
+	if err := d.dialled(func(a netip.AddrPort) { out[a.Addr()] = true }); err != nil {
+		return nil, err
+	}
 	open, err := OpenSockets()
 	if err != nil {
 		return nil, err
 	}
-	out := map[netip.Addr]bool{}
 	for _, s := range open {
 		out[s.Dst.Addr()] = true
 	}
 	return out, nil
+}
+
+// dialled calls f with what was dialled for each open connection to the
+// endpoint of another address, in any network namespace.
+func (d *Datapath) dialled(f func(netip.AddrPort)) error {
+	var cookie uint64
+	var v endpoint
+	it := d.objs.EgdDialled.Iterate()
+	for it.Next(&cookie, &v) {
+		f(netip.AddrPortFrom(netip.AddrFrom16(v.Addr).Unmap(), htons(v.Port)))
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read egd_dialled: %w", err)
+	}
+	return nil
+}
+
+// countDialled is exact only while nobody connects.
+func (d *Datapath) countDialled() int {
+	n := 0
+	_ = d.dialled(func(netip.AddrPort) { n++ }) // the part that was read counts
+	return n
 }

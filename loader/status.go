@@ -26,6 +26,7 @@ var counterNames = map[uint32]string{
 	uint32(bpf.EgressdEgdReasonEGD_R_MALFORMED):      "deny/malformed",
 	uint32(bpf.EgressdEgdReasonEGD_R_CHANGED):        "deny/policy-changed",
 	uint32(bpf.EgressdEgdReasonEGD_R_OPTIONS):        "deny/ip-options",
+	uint32(bpf.EgressdEgdReasonEGD_R_NO_ENDPOINT):    "deny/no-endpoint",
 	uint32(bpf.EgressdEgdCounterEGD_C_INSPECT):       "pass/inspect",
 	uint32(bpf.EgressdEgdCounterEGD_C_REPLY):         "pass/reply",
 	uint32(bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK): "pass/loopback",
@@ -64,11 +65,13 @@ func (d *Datapath) Fills() map[string]Fill {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return map[string]Fill{
-		"egd_addrs":   {len(d.tables.haveAdr), int(d.objs.EgdAddrs.MaxEntries())},
-		"egd_known":   {len(d.tables.known), int(d.objs.EgdKnown.MaxEntries())},
-		"egd_names":   {d.countNames(), int(d.objs.EgdNames.MaxEntries())},
-		"egd_cidrs":   {len(d.tables.haveNet), int(d.objs.EgdCidrs.MaxEntries())},
-		"egd_origins": {d.countOrigins(), int(d.objs.EgdOrigins.MaxEntries())},
+		"egd_endpoints": {d.countEndpoints(), int(d.objs.EgdEndpoints.MaxEntries())},
+		"egd_dialled":   {d.countDialled(), int(d.objs.EgdDialled.MaxEntries())},
+		"egd_addrs":     {len(d.tables.haveAdr), int(d.objs.EgdAddrs.MaxEntries())},
+		"egd_known":     {len(d.tables.known), int(d.objs.EgdKnown.MaxEntries())},
+		"egd_names":     {d.countNames(), int(d.objs.EgdNames.MaxEntries())},
+		"egd_cidrs":     {len(d.tables.haveNet), int(d.objs.EgdCidrs.MaxEntries())},
+		"egd_origins":   {d.countOrigins(), int(d.objs.EgdOrigins.MaxEntries())},
 	}
 }
 

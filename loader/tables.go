@@ -26,34 +26,43 @@ type (
 // the static openings of the snapshot and the learned ones. Have equals the
 // kernel's contents after every successful write.
 type tables struct {
-	static  map[addrKey]policy.Verdict
-	learned map[addrKey]policy.Verdict
-	haveAdr map[addrKey]policy.Verdict
-	haveNet map[cidrKey]policy.Verdict
+	static  map[addrKey]policy.Way
+	learned map[addrKey]policy.Way
+	haveAdr map[addrKey]policy.Way
+	haveNet map[cidrKey]policy.Way
+	// sets holds the kernel's sets of endpoints by their list, setIDs all of
+	// them.
+	sets   map[policy.Endpoints]*endpointSet
+	setIDs map[uint32]*endpointSet
 	// known holds the keys of haveAdr by address.
 	known map[knownKey][]addrKey
-	// proofs holds the names that each address proves in the kernel, wanted
-	// those that it should.
-	proofs, wanted map[knownKey]map[proof]bool
+	// proofs holds the names that each address proves in the kernel; wanted
+	// those that it should by what was learned, named by the static openings.
+	proofs, wanted, named map[knownKey]map[proof]bool
 }
 
 // adopt fills the mirror from the kernel.
 func (t *tables) adopt(m *bpf.EgressdMaps) error {
 	*t = tables{
-		static:  map[addrKey]policy.Verdict{},
-		learned: map[addrKey]policy.Verdict{},
-		haveAdr: map[addrKey]policy.Verdict{},
-		haveNet: map[cidrKey]policy.Verdict{},
+		static:  map[addrKey]policy.Way{},
+		learned: map[addrKey]policy.Way{},
+		haveAdr: map[addrKey]policy.Way{},
+		haveNet: map[cidrKey]policy.Way{},
+		sets:    map[policy.Endpoints]*endpointSet{},
+		setIDs:  map[uint32]*endpointSet{},
 		known:   map[knownKey][]addrKey{},
 		proofs:  map[knownKey]map[proof]bool{},
 		wanted:  map[knownKey]map[proof]bool{},
+	}
+	if err := t.adoptSets(m); err != nil {
+		return err
 	}
 	var ak addrKey
 	var ck cidrKey
 	var v verdict
 	it := m.EgdAddrs.Iterate()
 	for it.Next(&ak, &v) {
-		t.haveAdr[ak] = policy.Verdict(v.Verdict)
+		t.haveAdr[ak] = t.wayOf(v)
 		t.known[knownOf(ak)] = append(t.known[knownOf(ak)], ak)
 	}
 	if err := it.Err(); err != nil {
@@ -61,7 +70,7 @@ func (t *tables) adopt(m *bpf.EgressdMaps) error {
 	}
 	it = m.EgdCidrs.Iterate()
 	for it.Next(&ck, &v) {
-		t.haveNet[ck] = policy.Verdict(v.Verdict)
+		t.haveNet[ck] = t.wayOf(v)
 	}
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("read egd_cidrs: %w", err)
@@ -122,66 +131,84 @@ const (
 func (d *Datapath) Apply(static map[policy.PolicyID][]policy.Opening, phase Phase) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	addrs, nets := split(static)
-	if phase == Tighten {
-		return d.tighten(addrs, nets)
+	if err := d.collectSets(); err != nil {
+		return err
 	}
-	d.tables.static = addrs
-	return d.loosen(addrs, nets)
+	want := split(static)
+	if phase == Tighten {
+		return d.tighten(want)
+	}
+	d.tables.static, d.tables.named = want.addrs, want.names
+	return d.loosen(want)
 }
 
-func split(static map[policy.PolicyID][]policy.Opening) (map[addrKey]policy.Verdict, map[cidrKey]policy.Verdict) {
-	addrs := map[addrKey]policy.Verdict{}
-	nets := map[cidrKey]policy.Verdict{}
-	for id, openings := range static {
-		for _, o := range openings {
-			if o.Prefix.IsSingleIP() {
-				k := keyOf(id, o)
-				addrs[k] = join(addrs[k], o.Verdict, k)
-			} else {
+// openings are the static openings in the form of the kernel's tables.
+type openings struct {
+	addrs map[addrKey]policy.Way
+	nets  map[cidrKey]policy.Way
+	names map[knownKey]map[proof]bool
+}
+
+func split(static map[policy.PolicyID][]policy.Opening) openings {
+	out := openings{map[addrKey]policy.Way{}, map[cidrKey]policy.Way{}, map[knownKey]map[proof]bool{}}
+	for id, list := range static {
+		for _, o := range list {
+			if !o.Prefix.IsSingleIP() {
 				k := cidrOf(id, o)
-				nets[k] = policy.Join(nets[k], o.Verdict, o.Transport)
+				out.nets[k] = out.nets[k].Join(wayOf(o), o.Transport)
+				continue
+			}
+			k := keyOf(id, o)
+			out.addrs[k] = join(out.addrs[k], wayOf(o), k)
+			if o.Verdict == policy.Inspect && o.Name != "" {
+				add(out.names, knownOf(k), proof{k.Port, o.Name})
 			}
 		}
 	}
-	return addrs, nets
+	return out
 }
 
-// join is policy.Join for the transport of k.
-func join(a, b policy.Verdict, k addrKey) policy.Verdict {
-	return policy.Join(a, b, policy.Transport(k.Proto))
-}
+// wayOf is what the kernel can do of what o wants: its weights are scaled.
+func wayOf(o policy.Opening) policy.Way { return policy.Way{Verdict: o.Verdict, To: scale(o.To)} }
 
-// tighten removes what is in the kernel and in no table of want, and lifts
-// verdicts that look more closely now.
-func (d *Datapath) tighten(addrs map[addrKey]policy.Verdict, nets map[cidrKey]policy.Verdict) error {
+func join(a, b policy.Way, k addrKey) policy.Way { return a.Join(b, policy.Transport(k.Proto)) }
+
+// tighten removes what is in the kernel and not wanted, and lifts verdicts
+// that look more closely now. Lists of endpoints are changed by loosen: what
+// connects to an old endpoint meanwhile is decided again when the epoch rises.
+func (d *Datapath) tighten(wanted openings) error {
 	t := &d.tables
 	for k, have := range t.haveAdr {
-		want := join(addrs[k], t.learned[k], k)
+		want := join(wanted.addrs[k], t.learned[k], k)
 		switch {
-		case want == policy.Deny:
+		case want.Verdict == policy.Deny:
 			if err := d.dropAddr(k); err != nil {
 				return err
 			}
-		case want > have:
+		case want.Verdict > have.Verdict:
+			// A name is there before a connection can be judged by it.
+			if err := d.addProofs(knownOf(k), wanted.names[knownOf(k)]); err != nil {
+				return err
+			}
 			if err := d.putAddr(k, want); err != nil {
 				return err
 			}
 		}
 	}
 	for k := range t.proofs {
-		if err := d.dropProofs(k, t.wanted[k]); err != nil {
+		if err := d.dropProofs(k, t.wanted[k], wanted.names[k]); err != nil {
 			return err
 		}
 	}
 	for k, have := range t.haveNet {
-		switch want := nets[k]; {
-		case want == policy.Deny:
+		switch want := wanted.nets[k]; {
+		case want.Verdict == policy.Deny:
 			if err := d.objs.EgdCidrs.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 				return fmt.Errorf("remove from egd_cidrs: %w", err)
 			}
+			t.leaveSet(have.To)
 			delete(t.haveNet, k)
-		case want > have:
+		case want.Verdict > have.Verdict:
 			if err := d.putNet(k, want); err != nil {
 				return err
 			}
@@ -190,16 +217,21 @@ func (d *Datapath) tighten(addrs map[addrKey]policy.Verdict, nets map[cidrKey]po
 	return nil
 }
 
-func (d *Datapath) loosen(addrs map[addrKey]policy.Verdict, nets map[cidrKey]policy.Verdict) error {
+func (d *Datapath) loosen(wanted openings) error {
 	t := &d.tables
-	for k, v := range addrs {
+	for k, names := range wanted.names {
+		if err := d.addProofs(k, names); err != nil {
+			return err
+		}
+	}
+	for k, v := range wanted.addrs {
 		if want := join(v, t.learned[k], k); t.haveAdr[k] != want {
 			if err := d.putAddr(k, want); err != nil {
 				return err
 			}
 		}
 	}
-	for k, want := range nets {
+	for k, want := range wanted.nets {
 		if t.haveNet[k] != want {
 			if err := d.putNet(k, want); err != nil {
 				return err
@@ -216,12 +248,12 @@ func (d *Datapath) SetAddress(p policy.PolicyID, addr netip.Addr, openings []pol
 	defer d.mu.Unlock()
 	t := &d.tables
 	known := knownKey{Policy: uint32(p), Addr: addr.As16()}
-	want := map[addrKey]policy.Verdict{}
+	want := map[addrKey]policy.Way{}
 	names := map[proof]bool{}
 	for _, o := range openings {
 		o.Prefix = netip.PrefixFrom(addr, addr.BitLen())
 		k := keyOf(p, o)
-		want[k] = join(want[k], o.Verdict, k)
+		want[k] = join(want[k], wayOf(o), k)
 		if o.Verdict == policy.Inspect && o.Name != "" {
 			names[proof{k.Port, o.Name}] = true
 		}
@@ -230,13 +262,21 @@ func (d *Datapath) SetAddress(p policy.PolicyID, addr netip.Addr, openings []pol
 	if err := d.addProofs(known, names); err != nil {
 		return err
 	}
+	delete(t.wanted, known)
+	if len(names) > 0 {
+		t.wanted[known] = names
+	}
 	for _, k := range slices.Clone(t.known[known]) {
-		if want[k] != policy.Deny {
+		if want[k].Verdict != policy.Deny {
 			continue
 		}
 		delete(t.learned, k)
-		if t.static[k] == policy.Deny {
+		if t.static[k].Verdict == policy.Deny {
 			if err := d.dropAddr(k); err != nil {
+				return err
+			}
+		} else if t.haveAdr[k] != t.static[k] {
+			if err := d.putAddr(k, t.static[k]); err != nil {
 				return err
 			}
 		}
@@ -250,10 +290,10 @@ func (d *Datapath) SetAddress(p policy.PolicyID, addr netip.Addr, openings []pol
 			}
 		}
 	}
-	return d.dropProofs(known, names)
+	return d.dropProofs(known, names, t.named[known])
 }
 
-func (d *Datapath) putAddr(k addrKey, v policy.Verdict) error {
+func (d *Datapath) putAddr(k addrKey, w policy.Way) error {
 	t := &d.tables
 	known := knownOf(k)
 	if len(t.known[known]) == 0 {
@@ -261,16 +301,25 @@ func (d *Datapath) putAddr(k addrKey, v policy.Verdict) error {
 			return fmt.Errorf("write egd_known: %w", err)
 		}
 	}
-	if err := d.objs.EgdAddrs.Put(&k, &verdict{Verdict: uint8(v)}); err != nil {
+	v, err := d.valueOf(w)
+	if err == nil {
+		if err = d.objs.EgdAddrs.Put(&k, &v); err != nil {
+			t.leaveSet(w.To)
+			err = fmt.Errorf("write egd_addrs: %w", err)
+		}
+	}
+	if err != nil {
 		if len(t.known[known]) == 0 {
 			_ = d.objs.EgdKnown.Delete(&known)
 		}
-		return fmt.Errorf("write egd_addrs: %w", err)
+		return err
 	}
-	if _, ok := t.haveAdr[k]; !ok {
+	if have, ok := t.haveAdr[k]; ok {
+		t.leaveSet(have.To)
+	} else {
 		t.known[known] = append(t.known[known], k)
 	}
-	t.haveAdr[k] = v
+	t.haveAdr[k] = w
 	return nil
 }
 
@@ -279,6 +328,7 @@ func (d *Datapath) dropAddr(k addrKey) error {
 	if err := d.objs.EgdAddrs.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("remove from egd_addrs: %w", err)
 	}
+	t.leaveSet(t.haveAdr[k].To)
 	delete(t.haveAdr, k)
 	known := knownOf(k)
 	t.known[known] = slices.DeleteFunc(t.known[known], func(o addrKey) bool { return o == k })
@@ -291,10 +341,16 @@ func (d *Datapath) dropAddr(k addrKey) error {
 	return nil
 }
 
-func (d *Datapath) putNet(k cidrKey, v policy.Verdict) error {
-	if err := d.objs.EgdCidrs.Put(&k, &verdict{Verdict: uint8(v)}); err != nil {
+func (d *Datapath) putNet(k cidrKey, w policy.Way) error {
+	v, err := d.valueOf(w)
+	if err != nil {
+		return err
+	}
+	if err := d.objs.EgdCidrs.Put(&k, &v); err != nil {
+		d.tables.leaveSet(w.To)
 		return fmt.Errorf("write egd_cidrs: %w", err)
 	}
-	d.tables.haveNet[k] = v
+	d.tables.leaveSet(d.tables.haveNet[k].To)
+	d.tables.haveNet[k] = w
 	return nil
 }

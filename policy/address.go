@@ -30,6 +30,10 @@ type addressRule struct {
 	prefix netip.Prefix
 	port   uint16
 	rule   *HostPort
+	// way is what the kernel does with flows there, name what a ClientHello
+	// must carry.
+	way  Way
+	name string
 }
 
 // newAddressTable builds the table. Of rules for one key, earlier ones have
@@ -43,7 +47,10 @@ func newAddressTable(rules []addressRule) addressTable {
 			e = &candidates{}
 			t.entries[k] = e
 		}
-		e.add(r.rule, "")
+		e.add(r.rule, "", r.way)
+		if r.name != "" {
+			e.names = append(e.names, r.name)
+		}
 		if _, ok := t.near[r.prefix]; !ok {
 			t.near[r.prefix] = r.rule
 		}
@@ -81,7 +88,7 @@ func (t *addressTable) collect(c *candidates, transport Transport, dst netip.Add
 			continue // cannot be: bits fits the family
 		}
 		if e := t.entries[addressKey{prefix, transport, dst.Port()}]; e != nil {
-			c.merge(e)
+			c.merge(e, bits < a.BitLen())
 		}
 	}
 }
@@ -110,26 +117,34 @@ func (t *addressTable) miss(transport Transport, dst netip.AddrPort) (Reason, *H
 }
 
 // openings returns the table as the kernel wants it: sorted, one entry for
-// each prefix, transport and port. The kernel finds the longest prefix only,
+// each prefix, transport, port and proved name. The kernel finds the longest prefix only,
 // so an entry carries what the prefixes around it say as well.
 func (t *addressTable) openings() []Opening {
 	out := make([]Opening, 0, len(t.entries))
 	for k, e := range t.entries {
-		verdict := e.verdict
+		way := e.way
 		for _, bits := range t.lengths(k.prefix.Addr()) {
 			if bits >= k.prefix.Bits() {
 				continue
 			}
 			around := netip.PrefixFrom(k.prefix.Addr(), bits).Masked()
 			if o := t.entries[addressKey{around, k.transport, k.port}]; o != nil {
-				verdict = Join(verdict, o.verdict, k.transport)
+				way = way.Within(o.way, k.transport)
 			}
 		}
-		out = append(out, Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: verdict})
+		o := Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: way.Verdict, To: way.To}
+		if way.Verdict != Inspect {
+			out = append(out, o)
+			continue
+		}
+		slices.Sort(e.names)
+		for _, o.Name = range slices.Compact(e.names) {
+			out = append(out, o)
+		}
 	}
 	slices.SortFunc(out, func(a, b Opening) int {
 		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
-			cmp.Compare(a.Transport, b.Transport), cmp.Compare(a.Port, b.Port))
+			cmp.Compare(a.Transport, b.Transport), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Name, b.Name))
 	})
 	return out
 }

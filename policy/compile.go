@@ -82,6 +82,7 @@ func (b *builder) policy() *Policy {
 		return hostname.Compare(x.Pattern, y.Pattern)
 	})
 	p.vhosts, p.vhostList = b.meshVhosts()
+	reaches := map[*HostPort]*reach{}
 	for _, h := range p.hosts {
 		for _, hp := range h.Ports {
 			if hp.Protocol.IsHTTP() || hp.Protocol == ProtocolUnset {
@@ -91,60 +92,15 @@ func (b *builder) policy() *Policy {
 					hp.Routes = v.routes(hp.Number)
 				}
 			}
-			hp.Verdict = classify(hp)
+			reaches[hp] = newReach(hp.Upstream)
+			hp.settle(h, reaches[hp])
 		}
 	}
-	// The table keeps verdicts, so it is built once they are known.
+	for i := range b.addresses {
+		r := &b.addresses[i]
+		r.way, r.name = r.rule.static(reaches[r.rule], r.prefix, r.port)
+	}
 	p.addrs = newAddressTable(b.addresses)
 	p.static = p.addrs.openings()
 	return p
-}
-
-// classify chooses what the kernel does with flows that a port allows: what
-// the address alone decides goes straight there, TLS as well once the kernel
-// has read an allowed name, and what needs more than that goes through the
-// forwarding core.
-func classify(hp *HostPort) Verdict {
-	switch pr := hp.Protocol; {
-	case pr.Transport() == UDP:
-		return Direct
-	case pr.IsHTTP() || pr == ProtocolUnset:
-		return Proxy
-	case !hp.Upstream.dialledAsIs():
-		return Proxy
-	case !pr.IsTLS():
-		return Direct
-	case hp.Upstream.byLearnedName():
-		return Inspect
-	}
-	return Proxy
-}
-
-// dialledAsIs says whether the address and port that a workload dials are
-// where the connection is to go: no other port, no virtual address, no name
-// of another.
-func (u *Upstream) dialledAsIs() bool {
-	if u.virtual || u.TargetPort != u.Port {
-		return false
-	}
-	for _, e := range u.Endpoints {
-		if u.Resolution != ResolutionStatic || e.Addr.Port() != u.Port {
-			return false
-		}
-	}
-	for _, n := range u.Names {
-		if n.Name != u.Host || n.Port != u.Port {
-			return false
-		}
-	}
-	return true
-}
-
-// byLearnedName says whether every address of u is learned under its name, so
-// that a ClientHello can be judged by address and name together.
-func (u *Upstream) byLearnedName() bool {
-	if u.Resolution == ResolutionStatic || u.Match == nil {
-		return false
-	}
-	return len(u.Match.Literal) == 0
 }

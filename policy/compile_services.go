@@ -175,7 +175,7 @@ func (b *builder) port(h *Host, s *Service, p *Port, endpoints []Endpoint) {
 		return
 	}
 	for _, a := range s.Addresses {
-		b.addresses = append(b.addresses, addressRule{plainPrefix(a), p.Number, hp})
+		b.addresses = append(b.addresses, addressRule{prefix: plainPrefix(a), port: p.Number, rule: hp})
 	}
 	if s.Resolution != ResolutionStatic {
 		return
@@ -183,9 +183,9 @@ func (b *builder) port(h *Host, s *Service, p *Port, endpoints []Endpoint) {
 	for _, e := range endpoints {
 		a := e.Addr.Unmap()
 		prefix := netip.PrefixFrom(a, a.BitLen())
-		b.addresses = append(b.addresses, addressRule{prefix, p.Number, hp})
+		b.addresses = append(b.addresses, addressRule{prefix: prefix, port: p.Number, rule: hp})
 		if n := endpointPort(*p, e); n != p.Number {
-			b.addresses = append(b.addresses, addressRule{prefix, n, hp})
+			b.addresses = append(b.addresses, addressRule{prefix: prefix, port: n, rule: hp})
 		}
 	}
 }

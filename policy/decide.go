@@ -5,18 +5,26 @@ package policy
 import "slices"
 
 // candidates are the rules that may apply to a flow whose name is not known
-// yet: the first of each kind, and the strictest verdict of all.
+// yet: the first of each kind, and what the kernel does with the flow.
 type candidates struct {
 	first, http, tls *HostPort
 	// opaque is a TCP rule, unset one without a protocol.
 	opaque, unset *HostPort
 	// The learned names that opaque and unset were found by, if any.
 	opaqueName, unsetName string
-	verdict               Verdict
+	way                   Way
+	// names are proved by an entry of the address table.
+	names []string
 }
 
 // add adds a rule that was found by name, or by address when name is "".
-func (c *candidates) add(hp *HostPort, name string) {
+func (c *candidates) add(hp *HostPort, name string, way Way) {
+	c.note(hp, name)
+	c.way = c.way.Join(way, hp.Protocol.Transport())
+}
+
+// note adds what kind of rule hp is.
+func (c *candidates) note(hp *HostPort, name string) {
 	unset := hp.Protocol == ProtocolUnset
 	if c.first == nil {
 		c.first = hp
@@ -33,24 +41,27 @@ func (c *candidates) add(hp *HostPort, name string) {
 	if c.unset == nil && unset {
 		c.unset, c.unsetName = hp, name
 	}
-	c.verdict = Join(c.verdict, hp.Verdict, hp.Protocol.Transport())
 }
 
-// merge adds what an entry of the address table holds.
-func (c *candidates) merge(e *candidates) {
+// merge adds what an entry of the address table holds; around says that its
+// prefix lies around what was added before.
+func (c *candidates) merge(e *candidates, around bool) {
 	for _, hp := range [...]*HostPort{e.first, e.http, e.tls, e.opaque, e.unset} {
 		if hp != nil {
-			c.add(hp, "")
+			c.note(hp, "")
 		}
 	}
-	if e.first != nil {
-		c.verdict = Join(c.verdict, e.verdict, e.first.Protocol.Transport())
+	switch t := e.first.Protocol.Transport(); {
+	case around:
+		c.way = c.way.Within(e.way, t)
+	default:
+		c.way = c.way.Join(e.way, t)
 	}
 }
 
 // allow is the Decision that hp allows.
-func allow(v Verdict, hp *HostPort) Decision {
-	return Decision{Verdict: v, Reason: ReasonAllowed, Rule: hp.Rule, Host: hp.Upstream.Match, Port: hp}
+func allow(w Way, hp *HostPort) Decision {
+	return Decision{Verdict: w.Verdict, To: w.To, Reason: ReasonAllowed, Rule: hp.Rule, Host: hp.Upstream.Match, Port: hp}
 }
 
 // deny is a denial with the nearest rule, which may be nil.
@@ -85,7 +96,7 @@ func (p *Policy) Decide(f Flow) Decision {
 	if c.first == nil {
 		return p.missAddress(f)
 	}
-	return allow(c.verdict, c.first)
+	return allow(c.way, c.first)
 }
 
 // candidates collects what may apply to f before its name is known. Names
@@ -94,7 +105,7 @@ func (p *Policy) candidates(f Flow) candidates {
 	var c candidates
 	for _, n := range f.Names {
 		if _, hp := p.LookupPort(n, f.Transport, f.Dst.Port()); hp != nil {
-			c.add(hp, n)
+			c.add(hp, n, hp.Way(f.Dst.Addr()))
 		}
 	}
 	p.addrs.collect(&c, f.Transport, f.Dst)
@@ -122,7 +133,7 @@ func (p *Policy) Candidates(f Flow) Candidates {
 	if c.first == nil {
 		return Candidates{Decision: p.Decide(f)}
 	}
-	out := Candidates{Decision: allow(c.verdict, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
+	out := Candidates{Decision: allow(c.way, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
 	switch {
 	case c.opaque != nil:
 		out.Opaque = named(c.opaque, c.opaqueName)
@@ -158,7 +169,7 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	case d.Verdict != Deny:
 		return d, d.Port.Upstream.WithName(sni)
 	case c.opaque != nil:
-		return allow(c.opaque.Verdict, c.opaque), named(c.opaque, c.opaqueName)
+		return allow(Way{Verdict: Proxy}, c.opaque), named(c.opaque, c.opaqueName)
 	}
 	return d, nil
 }
@@ -173,16 +184,31 @@ func (p *Policy) decideName(f Flow, proxied bool) Decision {
 	if r := unfit(hp.Protocol, f.HostFrom); r != "" {
 		return deny(r, hp.Rule)
 	}
-	v := hp.Verdict
-	if proxied {
-		v = Proxy
+	w := Way{Verdict: hp.Verdict}
+	switch {
+	case proxied:
+		w = Way{Verdict: Proxy}
+	case f.Dst.Addr().IsValid():
+		w = p.wayAt(hp, f)
 	}
-	if v != Proxy && f.Dst.Addr().IsValid() && !backs(h, f) {
+	if w.Verdict != Proxy && f.Dst.Addr().IsValid() && !backs(h, f) {
 		return deny(ReasonNoRule, hp.Rule)
 	}
-	d := allow(v, hp)
+	d := allow(w, hp)
 	d.Host = h
 	return d
+}
+
+// wayAt is what the kernel does with a flow of hp's: by the address that was
+// learned for its name, or else by the address itself.
+func (p *Policy) wayAt(hp *HostPort, f Flow) Way {
+	if !slices.Contains(f.Names, f.Host) {
+		var c candidates
+		if p.addrs.collect(&c, f.Transport, f.Dst); c.first != nil {
+			return c.way
+		}
+	}
+	return hp.Way(f.Dst.Addr())
 }
 
 // find returns the rule for f.Host on f's port. The port is the service's;

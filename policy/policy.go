@@ -83,7 +83,8 @@ func (p *Policy) LookupPort(name string, t Transport, number uint16) (*Host, *Ho
 
 // Static returns what addresses open by themselves, without a name: the
 // endpoints of STATIC services, and the addresses and CIDRs of ServiceEntries.
-// It is sorted, and has one Opening per prefix, transport and port.
+// It is sorted, and has one Opening per prefix, transport and port; several
+// for inspected ones that prove several names.
 func (p *Policy) Static() []Opening { return p.static }
 
 // Openings returns what addr opens when it is an accepted answer for a
@@ -99,7 +100,8 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 	w := p.names.Walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
-			o := Opening{Prefix: prefix, Port: hp.Number, Transport: hp.Protocol.Transport(), Verdict: hp.Verdict}
+			way := hp.Way(addr)
+			o := Opening{Prefix: prefix, Port: hp.Number, Transport: hp.Protocol.Transport(), Verdict: way.Verdict, To: way.To}
 			if o.Verdict == Inspect {
 				o.Name = name
 			}

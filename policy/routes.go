@@ -96,7 +96,7 @@ func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
 	d := p.decideHost(f)
 	if d.Verdict == Deny {
 		if c := p.candidates(f); c.opaque != nil {
-			return HTTPDecision{Decision: allow(c.opaque.Verdict, c.opaque), Upstream: named(c.opaque, c.opaqueName)}
+			return HTTPDecision{Decision: allow(Way{Verdict: Proxy}, c.opaque), Upstream: named(c.opaque, c.opaqueName)}
 		}
 		return HTTPDecision{Decision: d}
 	}
@@ -137,7 +137,7 @@ func (p *Policy) decideHost(f Flow) Decision {
 	case c.http == nil:
 		return deny(ReasonNotTLS, c.first.Rule)
 	}
-	return allow(c.http.Verdict, c.http)
+	return allow(Way{Verdict: Proxy}, c.http)
 }
 
 // DecideHTTP decides one request that arrived at the listener: the virtual

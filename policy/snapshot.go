@@ -48,14 +48,17 @@ func (h *Host) Port(t Transport, number uint16) *HostPort {
 type HostPort struct {
 	Number   uint16
 	Protocol Protocol
-	Verdict  Verdict
-	Rule     *Ref
+	// Verdict is what happens to flows that dial an address of the host; see Way.
+	Verdict Verdict
+	Rule    *Ref
 	// Upstream is where connections go when no HTTP rule says otherwise.
 	Upstream *Upstream
 	// Routes are the HTTP rules that act on this host and port; nil: none.
 	// Under a wildcard, a name may have rules of its own; DecideHTTP finds
 	// them by the request's name.
 	Routes *Routes
+	// learned is what happens at learned addresses, IPv6 and IPv4.
+	learned [2]Way
 }
 
 // Upstream is a destination that the forwarding core can dial: a host and
@@ -125,6 +128,8 @@ type Opening struct {
 	Port      uint16 // host order
 	Transport Transport
 	Verdict   Verdict
+	// To is where flows with the verdicts Direct and Inspect go.
+	To Endpoints
 	// Name is set with Inspect: the name that the address proves on the port.
 	// Several names are several openings.
 	Name string
@@ -166,6 +171,8 @@ func (e Evidence) String() string {
 type Decision struct {
 	Verdict Verdict
 	Reason  Reason
+	// To is where flows with the verdicts Direct and Inspect go.
+	To Endpoints
 	// WouldDeny says that the policy denies for Reason, and that the flow is
 	// let pass because the workload's mode is Audit. Decide never sets it.
 	WouldDeny bool

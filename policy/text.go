@@ -50,7 +50,7 @@ func (t *text) policy(p *Policy) {
 	}
 	for _, o := range p.static {
 		e := p.addrs.entries[addressKey{o.Prefix, o.Transport, o.Port}]
-		t.line(1, "address %v %v %d %v%s%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Verdict,
+		t.line(1, "address %v %v %d %v%s%s%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Way(), proved(o.Name),
 			kind("first", e.first), kind("http", e.http), kind("tls", e.tls), kind("opaque", e.opaque), kind("unset", e.unset))
 	}
 	for _, v := range p.vhostList {
@@ -61,6 +61,14 @@ func (t *text) policy(p *Policy) {
 			t.routes(v.byPort[port])
 		}
 	}
+}
+
+// proved is the name that an address proves.
+func proved(name string) string {
+	if name == "" {
+		return ""
+	}
+	return " proves " + name
 }
 
 // kind names the host and port that an address opens for a kind of flow.
@@ -85,6 +93,11 @@ func (t *text) host(h *Host) {
 	for _, hp := range h.Ports {
 		t.line(2, "port %d/%v %s %v (%v)", hp.Number, hp.Protocol.Transport(), protocolText(hp.Protocol), hp.Verdict, hp.Rule)
 		t.line(3, "upstream %s", upstreamText(hp.Upstream))
+		for i, family := range [...]string{"ipv6", "ipv4"} {
+			if w := hp.learned[i]; w != (Way{Verdict: hp.Verdict}) {
+				t.line(3, "learned %s %v", family, w)
+			}
+		}
 		if hp.Routes != nil {
 			t.line(3, "routes of %v", hp.Routes.Refs)
 		}

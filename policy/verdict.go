@@ -38,22 +38,6 @@ func (v Verdict) String() string {
 	return "deny"
 }
 
-// Join is the verdict for an address and port that two rules open in different
-// ways. TCP rules that disagree are told apart by the forwarding core, which
-// knows every candidate: the stricter of direct and inspect would cut the
-// opaque flow off, the laxer would let the other's check be skipped.
-func Join(a, b Verdict, t Transport) Verdict {
-	switch {
-	case a == b || b == Deny:
-		return a
-	case a == Deny:
-		return b
-	case t == TCP:
-		return Proxy
-	}
-	return max(a, b)
-}
-
 // MarshalText writes the verdict's name.
 func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
 
@@ -140,6 +124,8 @@ const (
 	ReasonNoWorkload Reason = "no-workload"
 	// ReasonNoConfig: the kernel programs found no configuration.
 	ReasonNoConfig Reason = "no-config"
+	// ReasonNoEndpoint: the kernel's tables do not have the endpoint that was chosen for the address.
+	ReasonNoEndpoint Reason = "no-endpoint"
 	// ReasonStorage: no socket storage could be had for the socket.
 	ReasonStorage Reason = "no-socket-storage"
 

@@ -112,7 +112,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 func (a *Agent) wire() error {
 	guard := ipguard.New(ownAddresses())
 	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
-		Guard: guard, InUse: loader.LiveAddresses, Log: a.log,
+		Guard: guard, InUse: a.datapath.LiveAddresses, Log: a.log,
 	})
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},

@@ -29,6 +29,9 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		Reason:    k.Reason,
 		Name:      k.Name,
 	}
+	if k.Peer != k.Dst {
+		e.Upstream = k.Peer
+	}
 	if k.Closed {
 		e.Kind, e.Duration = flow.Close, k.Duration
 		e.BytesSent, e.BytesReceived = int64(k.Sent), int64(k.Received)
@@ -74,7 +77,7 @@ func (a *Agent) workloadName(id uint32) string {
 // the kernel has cut: without that the application would wait for its timeout.
 func (a *Agent) recordKernelEvent(k loader.Event) {
 	if k.Src.IsValid() && !k.Closed && !k.Audit && k.Transport == policy.TCP {
-		if err := loader.Destroy(k.Transport, k.Src, k.Dst, k.Cookie); err != nil {
+		if err := loader.Destroy(k.Transport, k.Src, k.Peer, k.Cookie); err != nil {
 			a.log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
 		}
 	}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Services whose address is not where they are: connect() and sendto() go to
+ * one of their endpoints, and the application sees what it dialled. */
+#ifndef EGRESSD_ENDPOINT_H
+#define EGRESSD_ENDPOINT_H
+
+#include "common.h"
+
+static __always_inline bool same_addr(const __u8 *a, const __u8 *b)
+{
+	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
+}
+
+static __always_inline bool is_zero(const __u8 *a)
+{
+	const __u32 *w = (const __u32 *)a;
+
+	return !(w[0] | w[1] | w[2] | w[3]);
+}
+
+/* Draws an endpoint of the set for a flow. Returns EGD_R_NONE or why not. */
+static __always_inline __u8 choose(const struct flow *f, const struct egd_addr_val *v,
+				   struct egd_endpoint *to)
+{
+	struct egd_endpoint_key k = { .set = v->set };
+	struct egd_endpoint *e;
+
+	k.slot = bpf_get_prandom_u32() % v->slots;
+	e = bpf_map_lookup_elem(&egd_endpoints, &k);
+	if (!e)
+		return EGD_R_NO_ENDPOINT;
+	__builtin_memcpy(to, e, sizeof(*to));
+	if (is_zero(to->addr))
+		__builtin_memcpy(to->addr, f->addr, 16);
+	/* A socket reaches endpoints of the family that it dialled. */
+	if (!to->port || is_mapped(to->addr) != is_mapped(f->addr))
+		return EGD_R_NO_ENDPOINT;
+	return EGD_R_NONE;
+}
+
+/* Whether a set has an endpoint; f is what was dialled. */
+static __always_inline bool is_member(__u32 set, const struct egd_endpoint *to,
+				      const struct flow *f)
+{
+	struct egd_endpoint_key k = { .set = set, .slot = EGD_MEMBER, .port = to->port };
+
+	if (same_addr(to->addr, f->addr) && bpf_map_lookup_elem(&egd_endpoints, &k))
+		return true; /* the address that was dialled, on this port */
+	__builtin_memcpy(k.addr, to->addr, 16);
+	return bpf_map_lookup_elem(&egd_endpoints, &k) != NULL;
+}
+
+/* The endpoint for a datagram of an unconnected socket: the one of the last
+ * datagram to that address as long as it is in the set, for a conversation is
+ * with one server. What is read here is checked against the set, since another
+ * thread may be writing it. */
+static __always_inline __u8 choose_again(struct bpf_sock_addr *ctx, const struct egd_socket *st,
+					 const struct flow *f, const struct egd_addr_val *v,
+					 struct egd_endpoint *to)
+{
+	struct egd_rewrites *all;
+	struct egd_rewrite *r;
+	__u32 slot = EGD_REWRITES;
+	__u8 reason;
+	int i;
+
+	if (st && st->rewritten && st->origin.dport == f->port &&
+	    same_addr(st->origin.dst, f->addr)) { /* sendto() where connect() went */
+		__builtin_memcpy(to->addr, st->peer, 16);
+		to->port = st->peer_port;
+		if (is_member(v->set, to, f))
+			return EGD_R_NONE;
+	}
+	all = bpf_sk_storage_get(&egd_rewrites, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!all)
+		return EGD_R_STORAGE;
+	for (i = EGD_REWRITES - 1; i >= 0; i--) {
+		r = &all->all[i];
+		if (!r->dport || (r->dport == f->port && same_addr(r->dst, f->addr)))
+			slot = i;
+	}
+	if (slot == EGD_REWRITES)
+		slot = all->next++;
+	r = &all->all[slot & (EGD_REWRITES - 1)];
+	if (r->dport == f->port && same_addr(r->dst, f->addr)) {
+		__builtin_memcpy(to->addr, r->peer, 16);
+		to->port = r->peer_port;
+		if (is_member(v->set, to, f))
+			return EGD_R_NONE;
+	}
+	reason = choose(f, v, to);
+	if (reason != EGD_R_NONE)
+		return reason;
+	__builtin_memcpy(r->dst, f->addr, 16);
+	__builtin_memcpy(r->peer, to->addr, 16);
+	r->dport = f->port;
+	r->peer_port = to->port;
+	return EGD_R_NONE;
+}
+
+static __always_inline bool is_peer(const struct egd_socket *st, const struct flow *f)
+{
+	return st && st->rewritten && st->peer_port == f->port && same_addr(st->peer, f->addr);
+}
+
+/* Whether what the socket dialled leads to an endpoint today. The tables are
+ * asked, for another thread may be writing the socket's peer: two endpoints
+ * must not lend their halves to a third address. */
+static __always_inline bool leads_to(const struct egd_socket *st, const struct flow *endpoint,
+				     __u32 policy)
+{
+	struct egd_endpoint to = { .port = endpoint->port };
+	struct flow f = { .port = st->origin.dport, .proto = endpoint->proto };
+	struct egd_addr_val v;
+
+	__builtin_memcpy(f.addr, st->origin.dst, 16);
+	__builtin_memcpy(to.addr, endpoint->addr, 16);
+	v = lookup_verdict(&f, policy);
+	return v.verdict == EGD_DIRECT && v.slots && is_member(v.set, &to, &f);
+}
+
+/* Replaces the sender of a datagram by what the socket dialled; false when it
+ * dialled the sender. */
+static __always_inline bool find_dialled(struct bpf_sock_addr *ctx, const struct egd_socket *st,
+					 struct flow *f)
+{
+	struct egd_rewrites *all;
+	int i;
+
+	if (is_peer(st, f)) {
+		__builtin_memcpy(f->addr, st->origin.dst, 16);
+		f->port = st->origin.dport;
+		return true;
+	}
+	all = bpf_sk_storage_get(&egd_rewrites, ctx->sk, 0, 0);
+	if (!all)
+		return false;
+	for (i = 0; i < EGD_REWRITES; i++) {
+		struct egd_rewrite *r = &all->all[i];
+
+		if (r->dport && r->peer_port == f->port && same_addr(r->peer, f->addr)) {
+			__builtin_memcpy(f->addr, r->dst, 16);
+			f->port = r->dport;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The socket's connection is over. */
+static __always_inline void forget_dialled(struct egd_socket *st)
+{
+	if (st->rewritten)
+		bpf_map_delete_elem(&egd_dialled, &st->origin.cookie);
+}
+
+/* The socket is connected anew. */
+static __always_inline void forget_peer(struct egd_socket *st)
+{
+	forget_dialled(st);
+	st->rewritten = 0;
+}
+
+/* Where the connection goes; origin is filled. False: no room to note what was
+ * dialled, which user space must know as long as the connection is open. */
+static __always_inline bool set_peer(struct egd_socket *st, const struct flow *f,
+				     const struct egd_addr_val *v, const struct egd_endpoint *to)
+{
+	struct egd_endpoint dialled = { .port = f->port };
+
+	st->set = v->set;
+	if (!v->slots) {
+		__builtin_memcpy(st->peer, f->addr, 16);
+		st->peer_port = f->port;
+		return true;
+	}
+	__builtin_memcpy(st->peer, to->addr, 16);
+	st->peer_port = to->port;
+	if (!same_addr(to->addr, f->addr)) {
+		__builtin_memcpy(dialled.addr, f->addr, 16);
+		if (bpf_map_update_elem(&egd_dialled, &st->origin.cookie, &dialled, BPF_ANY))
+			return false;
+	}
+	st->rewritten = 1;
+	return true;
+}
+
+#endif

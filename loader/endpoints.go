@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/policy"
+)
+
+type (
+	endpointKey = bpf.EgressdEgdEndpointKey
+	endpoint    = bpf.EgressdEgdEndpoint
+)
+
+// maxSlots is how finely weights are told apart. A list of more endpoints has
+// one slot for each, and no weights.
+const maxSlots = 128
+
+// memberSlot is EGD_MEMBER.
+const memberSlot = 0xffff
+
+// setGrace is how long a set outlives the last address that points to it: a
+// program that has read the address is about to draw from the set.
+const setGrace = time.Second
+
+// endpointSet is a list of endpoints in the kernel. Equal lists share one. An
+// id is never used again, for sockets remember from which set they were served.
+type endpointSet struct {
+	id    uint32
+	list  policy.Endpoints // scaled
+	slots uint16
+	refs  int       // addresses and prefixes that point to it
+	idle  time.Time // since when there are none
+}
+
+// broken is the list of a set that is not whole, or not there: nothing wants
+// it, so that it is replaced.
+var broken = policy.NewEndpoints([]policy.UpstreamEndpoint{{}})
+
+// scale returns the list with the weights that the kernel can tell apart: as
+// many slots for each endpoint.
+func scale(e policy.Endpoints) policy.Endpoints {
+	list := e.List()
+	var sum uint64
+	for _, o := range list {
+		sum += uint64(o.Weight)
+	}
+	if sum <= maxSlots {
+		return e
+	}
+	slots := make([]uint32, len(list))
+	for i := range slots {
+		slots[i] = 1
+	}
+	// Each further slot goes to where it brings shares nearest to weights
+	// (Sainte-Laguë).
+	for range maxSlots - len(list) {
+		best := 0
+		for i, o := range list {
+			if uint64(o.Weight)*uint64(2*slots[best]+1) > uint64(list[best].Weight)*uint64(2*slots[i]+1) {
+				best = i
+			}
+		}
+		slots[best]++
+	}
+	for i := range list {
+		list[i].Weight = slots[i]
+	}
+	return policy.NewEndpoints(list)
+}
+
+// entries are the slots and members of a set.
+func (s *endpointSet) entries() map[endpointKey]endpoint {
+	out := map[endpointKey]endpoint{}
+	slot := uint16(0)
+	for _, o := range s.list.List() {
+		v := endpoint{Port: htons(o.Addr.Port())}
+		if o.Addr.Addr().IsValid() {
+			v.Addr = o.Addr.Addr().As16()
+		}
+		out[endpointKey{Set: s.id, Slot: memberSlot, Port: v.Port, Addr: v.Addr}] = v
+		for range o.Weight {
+			out[endpointKey{Set: s.id, Slot: slot}] = v
+			slot++
+		}
+	}
+	return out
+}
+
+func slotsOf(e policy.Endpoints) uint16 {
+	n := uint32(0)
+	for _, o := range e.List() {
+		n += o.Weight
+	}
+	return uint16(n) // at most policy.MaxEndpoints
+}
+
+// adoptSets finds the sets that are in the kernel.
+func (t *tables) adoptSets(m *bpf.EgressdMaps) error {
+	lists := map[uint32]map[uint16]policy.UpstreamEndpoint{}
+	var k endpointKey
+	var v endpoint
+	it := m.EgdEndpoints.Iterate()
+	for it.Next(&k, &v) {
+		if lists[k.Set] == nil {
+			lists[k.Set] = map[uint16]policy.UpstreamEndpoint{}
+		}
+		if k.Slot == memberSlot {
+			continue
+		}
+		a := netip.AddrFrom16(v.Addr).Unmap()
+		if v.Addr == [16]byte{} {
+			a = netip.Addr{}
+		}
+		lists[k.Set][k.Slot] = policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(a, htons(v.Port)), Weight: 1}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read egd_endpoints: %w", err)
+	}
+	for id, bySlot := range lists {
+		s := &endpointSet{id: id, list: broken, slots: uint16(len(bySlot)), idle: time.Now()}
+		weights := map[netip.AddrPort]uint32{}
+		for _, o := range bySlot {
+			weights[o.Addr]++
+		}
+		var list []policy.UpstreamEndpoint
+		for a, w := range weights {
+			list = append(list, policy.UpstreamEndpoint{Addr: a, Weight: w})
+		}
+		whole := len(list) > 0
+		for i := range s.slots {
+			_, ok := bySlot[i]
+			whole = whole && ok
+		}
+		if whole {
+			s.list = policy.NewEndpoints(list)
+		}
+		t.setIDs[id] = s
+		if whole && slotsOf(s.list) == s.slots && t.sets[s.list] == nil {
+			t.sets[s.list] = s
+		}
+	}
+	return nil
+}
+
+// wayOf reads a value of the kernel's tables and counts its reference.
+func (t *tables) wayOf(v verdict) policy.Way {
+	w := policy.Way{Verdict: policy.Verdict(v.Verdict)}
+	if v.Slots == 0 {
+		return w
+	}
+	w.To = broken
+	if s := t.setIDs[v.Set]; s != nil && s.slots == v.Slots && t.sets[s.list] == s {
+		s.refs++
+		w.To = s.list
+	}
+	return w
+}
+
+// useSet returns the set of a list, which is written when there is none yet.
+func (d *Datapath) useSet(list policy.Endpoints) (*endpointSet, error) {
+	t := &d.tables
+	if s := t.sets[list]; s != nil {
+		s.refs++
+		return s, nil
+	}
+	d.config.LastSet++
+	if err := d.writeConfig(); err != nil {
+		return nil, err
+	}
+	s := &endpointSet{id: d.config.LastSet, list: list, slots: slotsOf(list)}
+	for k, v := range s.entries() {
+		if err := d.objs.EgdEndpoints.Put(&k, &v); err != nil {
+			return nil, errors.Join(fmt.Errorf("write egd_endpoints: %w", err), d.removeSet(s))
+		}
+	}
+	s.refs = 1
+	t.sets[list], t.setIDs[s.id] = s, s
+	return s, nil
+}
+
+// leaveSet says that one address less points to the set of a list.
+func (t *tables) leaveSet(list policy.Endpoints) {
+	if s := t.sets[list]; s != nil {
+		if s.refs--; s.refs == 0 {
+			s.idle = time.Now()
+		}
+	}
+}
+
+// collectSets removes the sets that nothing has pointed to for a while.
+func (d *Datapath) collectSets() error {
+	t := &d.tables
+	for id, s := range t.setIDs {
+		if s.refs > 0 || time.Since(s.idle) < setGrace {
+			continue
+		}
+		if err := d.removeSet(s); err != nil {
+			return err
+		}
+		delete(t.setIDs, id)
+		if t.sets[s.list] == s {
+			delete(t.sets, s.list)
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) removeSet(s *endpointSet) error {
+	keys := s.entries()
+	if s.list == broken || slotsOf(s.list) != s.slots {
+		keys = map[endpointKey]endpoint{}
+		var k endpointKey
+		var v endpoint
+		it := d.objs.EgdEndpoints.Iterate()
+		for it.Next(&k, &v) {
+			if k.Set == s.id {
+				keys[k] = v
+			}
+		}
+		if err := it.Err(); err != nil {
+			return fmt.Errorf("read egd_endpoints: %w", err)
+		}
+	}
+	for k := range keys {
+		if err := d.objs.EgdEndpoints.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove from egd_endpoints: %w", err)
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) countEndpoints() int {
+	n := 0
+	for _, s := range d.tables.setIDs {
+		n += len(s.list.List()) + int(s.slots)
+	}
+	return n
+}
+
+// valueOf is what the kernel is told about a way, with a reference to its set.
+func (d *Datapath) valueOf(w policy.Way) (verdict, error) {
+	v := verdict{Verdict: uint8(w.Verdict)}
+	if w.To.IsZero() {
+		return v, nil
+	}
+	s, err := d.useSet(w.To)
+	if err != nil {
+		return v, err
+	}
+	v.Set, v.Slots = s.id, s.slots
+	return v, nil
+}

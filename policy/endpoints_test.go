@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+)
+
+// one compiles a single ServiceEntry.
+func one(t *testing.T, s *Service) *Policy {
+	t.Helper()
+	return defaultOf(t, []*Service{s})
+}
+
+// on adds the ports of the last endpoint, by name.
+func (s *Service) on(ports map[string]uint16, weight uint32) *Service {
+	e := &s.Endpoints[len(s.Endpoints)-1]
+	e.Ports, e.Weight = ports, weight
+	return s
+}
+
+// TestWays: what the kernel does with flows to an address of a service, and
+// where they go.
+func TestWays(t *testing.T) {
+	both := func(s *Service) *Service {
+		return s.endpoint("192.0.2.1").endpoint("192.0.2.2").endpoint("2001:db8::1")
+	}
+	vip := func(p Protocol) *Service {
+		return se("s", ResolutionStatic, "a.b").at("240.0.0.1/32", "fd00::1/128").port(70, p)
+	}
+	for _, c := range []struct {
+		name  string
+		s     *Service
+		tr    Transport
+		dst   string
+		names []string
+		want  string
+	}{
+		{"vip", both(vip(ProtocolTCP)), TCP, "240.0.0.1:70", nil, "direct to 192.0.2.1:70 192.0.2.2:70"},
+		{"vip v6", both(vip(ProtocolTCP)), TCP, "[fd00::1]:70", nil, "direct to [2001:db8::1]:70"},
+		{"vip, mapped", both(vip(ProtocolTCP)), TCP, "[::ffff:240.0.0.1]:70", nil, "direct to 192.0.2.1:70 192.0.2.2:70"},
+		{"vip, udp", both(vip(ProtocolUDP)), UDP, "[fd00::1]:70", nil, "direct to [2001:db8::1]:70"},
+		{"vip, tls", both(vip(ProtocolTLS)), TCP, "240.0.0.1:70", nil, "inspect to 192.0.2.1:70 192.0.2.2:70"},
+		{"vip, http", both(vip(ProtocolHTTP)), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"vip, by its first bytes", both(vip(ProtocolUnset)), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"an endpoint itself", both(vip(ProtocolTCP)), TCP, "192.0.2.2:70", nil, "direct"},
+		{"no endpoint of the family", vip(ProtocolTCP).endpoint("192.0.2.1"), TCP, "[fd00::1]:70", nil, "proxy"},
+		{"no endpoint of the family, tls", vip(ProtocolTLS).endpoint("192.0.2.1"), TCP, "[fd00::1]:70", nil, "proxy"},
+		{"no endpoint of the family, udp", vip(ProtocolUDP).endpoint("192.0.2.1"), UDP, "[fd00::1]:70", nil, "direct"},
+		{"no endpoints", vip(ProtocolTCP), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"loopback is the proxy's", vip(ProtocolTCP).endpoint("127.0.0.1").endpoint("192.0.2.1"), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"weights", vip(ProtocolTCP).endpoint("192.0.2.1").on(nil, 20).endpoint("192.0.2.2").on(nil, 10), TCP, "240.0.0.1:70", nil,
+			"direct to 192.0.2.1:70*2 192.0.2.2:70"},
+		{"ports", vip(ProtocolTCP).target(7070).endpoint("192.0.2.1").endpoint("192.0.2.2").on(map[string]uint16{"TCP": 71}, 0), TCP, "240.0.0.1:70", nil,
+			"direct to 192.0.2.1:7070 192.0.2.2:71"},
+		{"an endpoint on the service's port", vip(ProtocolTCP).target(7070).endpoint("192.0.2.1").endpoint("192.0.2.2"), TCP, "192.0.2.2:70", nil,
+			"direct to 192.0.2.2:7070"},
+		{"an endpoint on its own port", vip(ProtocolTCP).target(7070).endpoint("192.0.2.1"), TCP, "192.0.2.1:7070", nil, "direct"},
+		{"an endpoint's own port, tls", vip(ProtocolTLS).target(7070).endpoint("192.0.2.1"), TCP, "192.0.2.1:7070", nil, "inspect"},
+		{"cidr", se("s", ResolutionStatic, "a.b").at("240.0.0.0/8").port(70, ProtocolTCP).endpoint("192.0.2.1"), TCP, "240.9.9.9:70", nil,
+			"direct to 192.0.2.1:70"},
+		{"cidr, tls: no name is proved by a prefix", se("s", ResolutionStatic, "a.b").at("240.0.0.0/8").port(70, ProtocolTLS).endpoint("192.0.2.1"), TCP,
+			"240.9.9.9:70", nil, "proxy"},
+		{"wildcard, tls: a pattern is no name", se("s", ResolutionStatic, "*.b").at("240.0.0.1/32").port(70, ProtocolTLS).endpoint("192.0.2.1"), TCP,
+			"240.0.0.1:70", nil, "proxy"},
+		{"wildcard, tcp", se("s", ResolutionStatic, "*.b").at("240.0.0.1/32").port(70, ProtocolTCP).endpoint("192.0.2.1"), TCP, "240.0.0.1:70", nil,
+			"direct to 192.0.2.1:70"},
+		{"names to resolve", se("s", ResolutionDNS, "a.b").at("240.0.0.1/32").port(70, ProtocolTCP).endpoint("c.d"), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"dns behind an address", se("s", ResolutionDNS, "a.b").at("240.0.0.1/32").port(70, ProtocolTCP), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"dns", se("s", ResolutionDNS, "a.b").port(70, ProtocolTCP), TCP, "203.0.113.1:70", []string{"a.b"}, "direct"},
+		{"dns, target port", se("s", ResolutionDNS, "a.b").port(70, ProtocolTCP).target(7070), TCP, "203.0.113.1:70", []string{"a.b"}, "direct to :7070"},
+		{"dns, target port, udp", se("s", ResolutionDNS, "a.b").port(70, ProtocolUDP).target(7070), UDP, "203.0.113.1:70", []string{"a.b"}, "direct to :7070"},
+		{"dns, target port, tls", se("s", ResolutionDNS, "a.b").port(70, ProtocolTLS).target(7070), TCP, "203.0.113.1:70", []string{"a.b"}, "inspect to :7070"},
+		{"dns, target port, wildcard", se("s", ResolutionDNS, "*.b").port(70, ProtocolTLS).target(7070), TCP, "203.0.113.1:70", []string{"a.b"}, "inspect to :7070"},
+		{"dns, foreign endpoints", se("s", ResolutionDNS, "a.b").port(70, ProtocolTCP).endpoint("192.0.2.1"), TCP, "203.0.113.1:70", []string{"a.b"},
+			"direct to 192.0.2.1:70"},
+		{"dns, foreign endpoints, tls", se("s", ResolutionDNS, "a.b").port(70, ProtocolTLS).endpoint("2001:db8::1"), TCP, "[2001:db8:1::1]:70", []string{"a.b"},
+			"inspect to [2001:db8::1]:70"},
+		{"dns, another name", se("s", ResolutionDNS, "a.b").port(70, ProtocolTCP).endpoint("c.d"), TCP, "203.0.113.1:70", []string{"a.b"}, "proxy"},
+		{"none, target port", se("s", ResolutionNone, "a.b").at("192.0.2.0/24").port(70, ProtocolTCP).target(7070), TCP, "192.0.2.9:70", nil, "direct to :7070"},
+		{"none, an address, tls", se("s", ResolutionNone, "a.b").at("192.0.2.9/32").port(70, ProtocolTLS), TCP, "192.0.2.9:70", nil, "inspect"},
+	} {
+		d := one(t, c.s).Decide(Flow{Transport: c.tr, Dst: ap(c.dst), Names: c.names})
+		if got := (Way{d.Verdict, d.To}).String(); got != c.want || d.Reason != ReasonAllowed {
+			t.Errorf("%s: %s (%s), want %s", c.name, got, d.Reason, c.want)
+		}
+	}
+}
+
+// TestJoinedWays: what several rules say of one address.
+func TestJoinedWays(t *testing.T) {
+	a, b := NewEndpoints([]UpstreamEndpoint{{Addr: ap("192.0.2.1:70")}}), NewEndpoints([]UpstreamEndpoint{{Addr: ap("192.0.2.2:70")}})
+	for _, c := range []struct {
+		x, y         Way
+		tr           Transport
+		join, within Way
+	}{
+		{Way{Direct, a}, Way{Direct, a}, TCP, Way{Direct, a}, Way{Direct, a}},
+		{Way{Direct, a}, Way{}, TCP, Way{Direct, a}, Way{Direct, a}},
+		{Way{}, Way{Inspect, a}, TCP, Way{Inspect, a}, Way{Inspect, a}},
+		{Way{Direct, b}, Way{Direct, a}, TCP, Way{Verdict: Proxy}, Way{Direct, b}},
+		{Way{Direct, a}, Way{Verdict: Direct}, TCP, Way{Verdict: Proxy}, Way{Direct, a}},
+		{Way{Inspect, a}, Way{Inspect, b}, TCP, Way{Verdict: Proxy}, Way{Verdict: Proxy}},
+		{Way{Inspect, a}, Way{Direct, a}, TCP, Way{Verdict: Proxy}, Way{Verdict: Proxy}},
+		{Way{Direct, b}, Way{Direct, a}, UDP, Way{Direct, a}, Way{Direct, b}},
+		{Way{Direct, b}, Way{Verdict: Direct}, UDP, Way{Verdict: Direct}, Way{Direct, b}},
+	} {
+		if got := c.x.Join(c.y, c.tr); got != c.join {
+			t.Errorf("%v and %v: %v, want %v", c.x, c.y, got, c.join)
+		}
+		if got := c.y.Join(c.x, c.tr); got != c.join {
+			t.Errorf("%v and %v the other way round: %v, want %v", c.x, c.y, got, c.join)
+		}
+		if got := c.x.Within(c.y, c.tr); got != c.within {
+			t.Errorf("%v within %v: %v, want %v", c.x, c.y, got, c.within)
+		}
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	list := []UpstreamEndpoint{{ap("[2001:db8::1]:1"), 4}, {ap("192.0.2.1:70"), 2}, {netip.AddrPortFrom(netip.Addr{}, 9), 6}}
+	e := NewEndpoints(list)
+	if got, want := e.String(), ":9*3 192.0.2.1:70 [2001:db8::1]:1*2"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if again := NewEndpoints(e.List()); again != e {
+		t.Errorf("%v read back is %v", e, again)
+	}
+	if other := NewEndpoints([]UpstreamEndpoint{list[2], list[0], list[1]}); other != e {
+		t.Errorf("in another order: %v", other)
+	}
+	if NewEndpoints(nil) != (Endpoints{}) || !NewEndpoints(nil).IsZero() || (Endpoints{}).List() != nil {
+		t.Error("no list is not the zero value")
+	}
+	dst := ap("203.0.113.5:70")
+	for a, want := range map[string]bool{"192.0.2.1:70": true, "192.0.2.1:71": false, "203.0.113.5:9": true, "203.0.113.5:70": false} {
+		if e.Has(dst, ap(a)) != want {
+			t.Errorf("Has(%s): %t", a, !want)
+		}
+	}
+	if !(Endpoints{}).Has(dst, dst) || (Endpoints{}).Has(dst, ap("203.0.113.5:9")) {
+		t.Error("the zero value is what was dialled and nothing else")
+	}
+}
+
+// TestManyEndpoints: a list has a bound, behind which the core takes over.
+func TestManyEndpoints(t *testing.T) {
+	s := se("s", ResolutionStatic, "a.b").at("240.0.0.1/32").port(70, ProtocolTCP)
+	for i := range MaxEndpoints {
+		s.endpoint(fmt.Sprintf("10.0.%d.%d", i>>8, i&255))
+	}
+	if d := one(t, s).Decide(Flow{Transport: TCP, Dst: ap("240.0.0.1:70")}); d.Verdict != Direct || len(d.To.List()) != MaxEndpoints {
+		t.Errorf("%d endpoints: %v with %d", MaxEndpoints, d.Verdict, len(d.To.List()))
+	}
+	s.endpoint("10.1.0.0")
+	if d := one(t, s).Decide(Flow{Transport: TCP, Dst: ap("240.0.0.1:70")}); d.Verdict != Proxy {
+		t.Errorf("one more: %v", d.Verdict)
+	}
+}
+
+// TestStaticNames: what TLS to a service's own addresses must carry.
+func TestStaticNames(t *testing.T) {
+	p := defaultOf(t, []*Service{
+		se("s", ResolutionStatic, "a.b", "c.d").at("240.0.0.1/32", "fd00::1/128").port(443, ProtocolTLS).endpoint("192.0.2.1").endpoint("2001:db8::1"),
+	})
+	got := map[string][]string{}
+	for _, o := range p.Static() {
+		k := fmt.Sprintf("%v %v", o.Prefix, o.Way())
+		got[k] = append(got[k], o.Name)
+	}
+	want := map[string][]string{
+		"192.0.2.1/32 inspect":                     {"a.b", "c.d"},
+		"240.0.0.1/32 inspect to 192.0.2.1:443":    {"a.b", "c.d"},
+		"2001:db8::1/128 inspect":                  {"a.b", "c.d"},
+		"fd00::1/128 inspect to [2001:db8::1]:443": {"a.b", "c.d"},
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	// A name is good where the service is, and nowhere else.
+	for dst, want := range map[string]Reason{"240.0.0.1:443": ReasonAllowed, "[fd00::1]:443": ReasonAllowed, "192.0.2.1:443": ReasonAllowed, "192.0.2.2:443": ReasonNoRule} {
+		d := p.Decide(Flow{Transport: TCP, Dst: ap(dst), Host: "c.d", HostFrom: EvidenceSNI})
+		if d.Reason != want || want == ReasonAllowed && d.Verdict != Inspect {
+			t.Errorf("c.d at %s: %v %v", dst, d.Verdict, d.Reason)
+		}
+	}
+}
