@@ -158,6 +158,34 @@ func (x *explainer) address() {
 		return
 	}
 	x.step("connect: verdict %s by %s", d.Verdict, d.Rule)
+	x.endpoints(d.To)
+}
+
+// endpoints explains where a flow goes that the kernel does not send where it
+// was dialled.
+func (x *explainer) endpoints(to policy.Endpoints) {
+	if !to.IsZero() {
+		x.step("kernel: connect() goes to an endpoint, drawn by weight: %s", strings.ReplaceAll(to.String(), " ", ", "))
+	}
+}
+
+// reach explains where flows to the addresses of a host go.
+func (x *explainer) reach(h *policy.Host, port *policy.HostPort) {
+	addrs := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	ways := map[policy.Endpoints]bool{}
+	if h.Own {
+		addrs = h.Answers
+	}
+	for _, a := range addrs {
+		to := port.Way(a).To
+		if h.Own {
+			to = x.p.Decide(policy.Flow{Transport: x.t.transport, Dst: netip.AddrPortFrom(a, x.t.port)}).To
+		}
+		if !ways[to] {
+			ways[to] = true
+			x.endpoints(to)
+		}
+	}
 }
 
 // name explains a flow to a name: DNS, connect, and what the proxy reads.
@@ -195,6 +223,9 @@ func (x *explainer) name(method string) {
 	x.Verdict, x.Reason, x.Rule = port.Verdict, policy.ReasonAllowed, port.Rule
 	x.step("connect: port %d (%s) of host %s: verdict %s by %s",
 		port.Number, protocolName(port.Protocol), host.Pattern, port.Verdict, port.Rule)
+	if x.Verdict == policy.Direct || x.Verdict == policy.Inspect {
+		x.reach(host, port)
+	}
 	x.protocol(port, method)
 }
 
@@ -210,9 +241,9 @@ func (x *explainer) protocol(port *policy.HostPort, method string) {
 		x.step("proxy: the port speaks plain HTTP; TLS is refused (%s)", policy.ReasonNotHTTP)
 		x.Verdict, x.Reason = policy.Deny, policy.ReasonNotHTTP
 	case port.Verdict == policy.Inspect:
-		x.step("kernel: straight to the address; the ClientHello is read there, and its SNI must be %s", x.t.host)
+		x.step("kernel: straight there; the ClientHello is read on the way, and its SNI must be %s", x.t.host)
 	case port.Verdict == policy.Direct:
-		x.step("kernel: straight to the address; nothing else is looked at")
+		x.step("kernel: straight there; nothing else is looked at")
 	case pr.IsTLS() || https:
 		x.step("proxy: the SNI must be %s; the connection is spliced to egressd's own answer for it", x.t.host)
 	case pr.IsHTTP():

@@ -102,6 +102,40 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestExplainEndpoints: the endpoints that the kernel chooses from are named.
+func TestExplainEndpoints(t *testing.T) {
+	l, err := LoadPolicy([]string{"testdata/endpoints.yaml"}, nil)
+	if err != nil {
+		t.Fatal(err, l.Findings)
+	}
+	for target, want := range map[string]string{
+		"db.internal:3306":       "direct 192.0.2.1:13306*3, 192.0.2.2:3306",
+		"240.0.0.1:3306":         "direct 192.0.2.1:13306*3, 192.0.2.2:3306",
+		"[fd00::1]:3306":         "direct [2001:db8::1]:13306",
+		"192.0.2.1:3306":         "direct 192.0.2.1:13306",
+		"192.0.2.2:3306":         "direct ",
+		"https://web.internal/":  "inspect [2001:db8::2]:443",
+		"https://port.internal/": "inspect :8443",
+	} {
+		tg, err := ParseTarget(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := Explain(l.Snapshot, nil, tg, "GET")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := x.Verdict.String() + " "
+		for _, s := range x.Steps {
+			_, to, _ := strings.Cut(s, "drawn by weight: ")
+			got += to
+		}
+		if !strings.Contains(got, want) || want == "direct " && got != want {
+			t.Errorf("%s: %q, want %q in\n%s", target, got, want, strings.Join(x.Steps, "\n"))
+		}
+	}
+}
+
 // TestDenials: one entry for a destination however often it was tried, and a
 // suggestion that check accepts.
 func TestDenials(t *testing.T) {
