@@ -67,7 +67,7 @@ listen tcp
   server origin %[1]s:%[3]d
 `
 
-// egressdConf: host, TCP port.
+// egressdConf: host, TCP port, virtual address, origin.
 const egressdConf = `apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata:
@@ -87,6 +87,23 @@ spec:
     protocol: TCP
   location: MESH_EXTERNAL
   resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata:
+  name: virtual
+spec:
+  hosts:
+  - virtual.example.com
+  addresses:
+  - %[3]s
+  ports:
+  - number: %[2]d
+    name: tcp
+    protocol: TCP
+  resolution: STATIC
+  endpoints:
+  - address: %[4]s
 `
 
 const (

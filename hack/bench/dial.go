@@ -29,11 +29,13 @@ const (
 // errNoPart: the contestant has no part in what is measured.
 var errNoPart = errors.New("not applicable")
 
-// dial measures one connect() after the other to a port of the origin; the
+// dial measures one connect() after the other to a port of the origin, for
+// egressd at vip if it is not empty: an address of which the origin is the
+// endpoint. The
 // value is the median in microseconds. Where nothing is in between, a refusal
 // is the origin's and takes the way there and back. nginx and HAProxy are left
 // out: they have no part in the client's connect().
-func (b *bench) dial(ctx context.Context, c contestant, port uint16) (sample, error) {
+func (b *bench) dial(ctx context.Context, c contestant, vip string, port uint16) (sample, error) {
 	if c.addr != "" && c.addr != originV4 {
 		return sample{}, errNoPart
 	}
@@ -45,13 +47,16 @@ func (b *bench) dial(ctx context.Context, c contestant, port uint16) (sample, er
 	if err != nil {
 		return sample{}, err
 	}
-	if c.addr == "" {
+	to := originV4
+	if c.addr == "" && vip != "" {
+		to = vip
+	} else if c.addr == "" {
 		// egressd opens the address for the name.
 		if out, err := b.client(ctx, c, "getent", "ahostsv4", host).CombinedOutput(); err != nil {
 			return sample{}, fmt.Errorf("resolve %s: %w: %s", host, err, out)
 		}
 	}
-	out, err := b.client(ctx, c, self, dialVerb, netip.AddrPortFrom(netip.MustParseAddr(originV4), port).String(), b.duration.String()).Output()
+	out, err := b.client(ctx, c, self, dialVerb, netip.AddrPortFrom(netip.MustParseAddr(to), port).String(), b.duration.String()).Output()
 	if err != nil {
 		return sample{}, fmt.Errorf("connect: %w: %s", err, out)
 	}

@@ -45,10 +45,13 @@ func disciplines() []discipline {
 		}},
 		{"TCP one stream", "Gbit/s", "ms CPU/GB", 1e3, (*bench).iperf},
 		{"connect() that is refused", "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
-			return b.dial(ctx, c, closedPort)
+			return b.dial(ctx, c, "", closedPort)
 		}},
 		{"connect() that succeeds", "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
-			return b.dial(ctx, c, tcpPort)
+			return b.dial(ctx, c, "", tcpPort)
+		}},
+		{"connect() to an endpoint", "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+			return b.dial(ctx, c, vipV4, tcpPort)
 		}},
 	}
 }

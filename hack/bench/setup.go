@@ -27,6 +27,8 @@ const (
 	host     = "bench.example.com"
 	originV4 = "151.101.1.10"
 	tcpPort  = 5001
+	// vipV4 is nowhere; egressd's policy names the origin as its endpoint.
+	vipV4 = "240.0.0.1"
 	// startWait bounds how long a server may take to listen.
 	startWait = 10 * time.Second
 )
@@ -218,7 +220,7 @@ func (b *bench) haproxy(ctx context.Context) error {
 // egress adds egressd. Its client runs captured and dials the origin.
 func (b *bench) egress(ctx context.Context) error {
 	config := map[string][]byte{
-		"bench.yaml": fmt.Appendf(nil, egressdConf, host, tcpPort),
+		"bench.yaml": fmt.Appendf(nil, egressdConf, host, tcpPort, vipV4, originV4),
 		"rules.yaml": manyRules(b.rules),
 	}
 	d, err := b.w.NewDaemon(b.egressd, config)
