@@ -137,6 +137,7 @@ static __always_inline struct egd_event *socket_event(const struct egd_socket *s
 	e->uid = st->origin.uid;
 	e->opened = st->origin.created;
 	e->cookie = st->origin.cookie;
+	e->netns = st->origin.netns;
 	__builtin_memcpy(e->comm, st->origin.comm, sizeof(e->comm));
 	if (st->rewritten) {
 		__builtin_memcpy(e->peer, st->peer, 16);
@@ -236,6 +237,40 @@ static __always_inline bool is_known(const struct flow *f, __u32 policy)
 
 	__builtin_memcpy(k.addr, f->addr, 16);
 	return bpf_map_lookup_elem(&egd_known, &k) != NULL;
+}
+
+static __always_inline bool same_addr(const __u8 *a, const __u8 *b)
+{
+	const __u32 *v = (const __u32 *)a;
+	const __u32 *w = (const __u32 *)b;
+
+	return v[0] == w[0] && v[1] == w[1] && v[2] == w[2] && v[3] == w[3];
+}
+
+/* The address of the listeners for sockets of other network namespaces, of the
+ * family that was dialled; NULL: there is none. */
+static __always_inline const __u8 *gate_for(const struct egd_config *cfg, const struct flow *f)
+{
+	const __u8 *gate = is_mapped(f->addr) ? cfg->gate4 : cfg->gate6;
+	const __u32 *w = (const __u32 *)gate;
+
+	return w[0] | w[1] | w[2] | w[3] ? gate : NULL;
+}
+
+static __always_inline bool is_gate(const struct egd_config *cfg, const struct flow *f)
+{
+	const __u8 *gate = gate_for(cfg, f);
+
+	return gate && same_addr(gate, f->addr);
+}
+
+/* Whether a workload has its share of egd_origins. Several of its sockets at a
+ * time may pass the bound by as many as there are CPUs. */
+static __always_inline bool has_share(__u32 workload)
+{
+	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
+
+	return !u || u->origins >= EGD_MAX_ORIGINS;
 }
 
 static __always_inline bool is_own_port(const struct egd_config *cfg, const struct flow *f)

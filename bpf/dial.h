@@ -46,13 +46,16 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6,
 	ctx->user_port = port;
 }
 
-/* To egressd's listener on the loopback of the family that was dialled. */
+/* To egressd's listener of the family that was dialled: on loopback, or on the
+ * gate for a socket of another network namespace, which has another loopback. */
 static __always_inline void redirect(struct bpf_sock_addr *ctx, bool v6,
-				     const struct flow *f, __u16 port)
+				     const struct flow *f, const __u8 *gate, __u16 port)
 {
 	__u8 lo[16] = {};
 
-	if (is_mapped(f->addr))
+	if (gate)
+		__builtin_memcpy(lo, gate, 16);
+	else if (is_mapped(f->addr))
 		set_mapped(lo, bpf_htonl(0x7f000001));
 	else
 		lo[15] = 1;
@@ -66,6 +69,7 @@ static __always_inline void fill_origin(struct egd_origin *o, struct bpf_sock_ad
 	o->created = bpf_ktime_get_ns();
 	o->cookie = bpf_get_socket_cookie(ctx);
 	o->cgroup = cgroup;
+	o->netns = bpf_get_netns_cookie(ctx);
 	__builtin_memcpy(o->dst, f->addr, 16);
 	o->dport = f->port;
 	o->family = f->family;
@@ -164,6 +168,7 @@ static __always_inline int proceed(struct egd_socket *st, bool connect, __u8 ver
 			st->redirected = 0;
 			st->held = 0;
 			st->watched = 0;
+			st->cut = 0;
 		}
 		st->verdict = verdict;
 		st->epoch = epoch;
@@ -238,9 +243,10 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	struct egd_addr_val v = { .verdict = EGD_PROXY };
 	struct flow f = {};
 	__u64 cgroup = 0;
+	const __u8 *gate = NULL;
 	__u8 reason;
 	__u32 slot;
-	bool dns;
+	bool dns, foreign, at_gate;
 
 	read_flow(ctx, v6, &f);
 	wl = find_workload(&cgroup);
@@ -260,12 +266,15 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	if (!connect && is_peer(st, &f) && leads_to(st, &f, wl->policy))
 		return PROCEED;
 	dns = f.port == PORT_DNS && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP);
-	if (!dns && is_loopback(f.addr) && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP)) {
+	at_gate = is_gate(cfg, &f);
+	if (!dns && (at_gate || is_loopback(f.addr)) &&
+	    (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP)) {
 		/* As above: a connected v4-mapped socket sends to its DNS listener. */
 		if (!connect && st && st->redirected && f.port == cfg->dns_port[0])
 			return PROCEED;
-		/* A listener serves only what was redirected to it. */
-		if (is_own_port(cfg, &f))
+		/* A listener serves only what was redirected to it, and the gate
+		 * is for nothing else. */
+		if (at_gate || is_own_port(cfg, &f))
 			return refuse(ctx, &f, wl, cgroup, EGD_R_OWN_PORT, connect);
 		count(EGD_C_PASS_LOOPBACK);
 		return proceed(st, connect, EGD_DIRECT, cfg->epoch);
@@ -273,6 +282,9 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 
 	if (!dns)
 		v = lookup_verdict(&f, wl->policy);
+	foreign = bpf_get_netns_cookie(ctx) != cfg->netns_cookie;
+	if (foreign)
+		gate = gate_for(cfg, &f);
 	reason = EGD_R_NONE;
 	if (f.proto != IPPROTO_UDP && f.proto != IPPROTO_TCP)
 		reason = EGD_R_SOCKET_TYPE;
@@ -280,8 +292,12 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		reason = EGD_R_NO_RULE;
 	else if (f.proto == IPPROTO_UDP && !dns && v.verdict != EGD_DIRECT)
 		reason = EGD_R_NO_RULE; /* only TCP has a forwarding core or a hello */
-	else if (v.verdict == EGD_PROXY && bpf_get_netns_cookie(ctx) != cfg->netns_cookie)
+	else if (v.verdict == EGD_PROXY && foreign && !gate)
 		reason = EGD_R_NETNS;
+	/* A socket that is in the table already may go on asking. */
+	else if (v.verdict == EGD_PROXY && has_share(wl->id) &&
+		 !(f.proto == IPPROTO_UDP && st && st->published[0].port))
+		reason = EGD_R_QUOTA;
 	else if (v.verdict != EGD_PROXY && v.slots)
 		reason = connect ? choose(&f, &v, &to) : choose_again(ctx, st, &f, &v, &to);
 
@@ -298,6 +314,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		st->redirected = 0;
 		st->watched = 0;
 		st->held = 1;
+		st->cut = 0;
 		return PROCEED;
 	}
 	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && !connect && is_reply(ctx, &f)) {
@@ -332,20 +349,22 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		forget_peer(st);
 		st->redirected = 1;
 		st->watched = 0;
+		st->cut = 0;
 	}
 	if (f.proto == IPPROTO_TCP) {
 		count(dns ? EGD_C_DNS : EGD_C_PROXY);
-		redirect(ctx, v6, &f, dns ? cfg->dns_tcp_port : cfg->proxy_port);
+		redirect(ctx, v6, &f, gate, dns ? cfg->dns_tcp_port : cfg->proxy_port);
 		return PROCEED;
 	}
 	count(EGD_C_DNS);
 	slot = dns_slot(st, &f, connect) & (EGD_DNS_SLOTS - 1);
-	redirect(ctx, v6, &f, cfg->dns_port[slot]);
+	redirect(ctx, v6, &f, gate, cfg->dns_port[slot]);
 	return PROCEED;
 }
 
-/* Answers of the DNS proxy come from loopback; show the server that was asked.
- * Answers of an endpoint come from what was dialled. Others are remembered, so that they can be answered. */
+/* Answers of the DNS proxy come from loopback or the gate; show the server that
+ * was asked. Answers of an endpoint come from what was dialled. Others are
+ * remembered, so that they can be answered. */
 static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct egd_config *cfg = get_config();
@@ -354,7 +373,7 @@ static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 	int i;
 
 	read_flow(ctx, v6, &f);
-	if (!is_loopback(f.addr)) {
+	if (!is_loopback(f.addr) && !(cfg && is_gate(cfg, &f))) {
 		if (find_dialled(ctx, st, &f)) {
 			write_addr(ctx, v6, f.addr, f.port);
 			return PROCEED;

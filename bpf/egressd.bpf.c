@@ -129,7 +129,7 @@ int egd_sock_release(struct bpf_sock *ctx)
 		return PROCEED;
 	for (i = 0; i < EGD_DNS_SLOTS; i++)
 		if (st->published[i].port)
-			bpf_map_delete_elem(&egd_origins, &st->published[i]);
+			withdraw(&st->published[i], st);
 	return PROCEED;
 }
 

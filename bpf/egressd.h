@@ -48,9 +48,12 @@ enum egd_reason {
 	EGD_R_NOT_TLS = 12,   /* the first bytes are no ClientHello */
 	EGD_R_MALFORMED = 13, /* a ClientHello that does not add up, or a bad packet */
 	EGD_R_CHANGED = 14,   /* the policy changed and denies an open connection */
-	EGD_R_OPTIONS = 15,   /* a source route or another IP option; counted only */
-	EGD_R_NO_ENDPOINT = 16, /* the set of endpoints has not the one that was chosen */
-	EGD_R_MAX = 17,
+	EGD_R_OPTIONS = 15,   /* a source route or another IP option */
+	EGD_R_STRAY = 16,     /* a packet for loopback that is not loopback's */
+	EGD_R_QUOTA = 17,     /* the workload has its share of a table */
+	EGD_R_SOURCE = 18,    /* the source address is another namespace's */
+	EGD_R_NO_ENDPOINT = 19, /* the set of endpoints has not the one that was chosen */
+	EGD_R_MAX = 32,
 };
 
 /* Counters that are no denials. */
@@ -64,7 +67,7 @@ enum egd_counter {
 	EGD_C_AUDIT,
 	EGD_C_INSPECT,
 	EGD_C_REPLY, /* datagrams that answer somebody */
-	EGD_C_MAX = 32,
+	EGD_C_MAX = 64,
 };
 
 /* How many DNS servers one unconnected UDP socket can talk to at a time and
@@ -75,12 +78,20 @@ enum egd_counter {
 /* The longest name in a table: 253 bytes and room (RFC 1035). A power of 2. */
 #define EGD_MAX_NAME 256
 
+/* How many entries of egd_origins one workload may have: an eighth of the
+ * table. Connections count until they are accepted, DNS sockets until they are
+ * closed; a listener's backlog is half of this. */
+#define EGD_MAX_ORIGINS 8192
+
+/* Numbers of workloads are below this. */
+#define EGD_MAX_WORKLOADS 16384
+
 #define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
 
 /* The node's configuration, one entry at key 0 of egd_config. */
 struct egd_config {
 	__u64 netns_cookie; /* of the network namespace with the listeners */
-	__u16 proxy_port;   /* network order; on 127.0.0.1 and ::1 */
+	__u16 proxy_port;   /* network order; on 127.0.0.1, ::1 and the gate */
 	__u16 dns_tcp_port; /* network order */
 	__u16 dns_port[EGD_DNS_SLOTS]; /* network order, UDP */
 	__u16 admin_port;   /* network order; refused to workloads; 0: none */
@@ -89,6 +100,10 @@ struct egd_config {
 	__u32 ready;        /* 0: deny everything (tables are being filled) */
 	__u32 last_set;     /* the highest id that a set of endpoints ever had */
 	__u32 pad2;
+	/* Where sockets of other network namespaces find the listeners; zero:
+	 * nowhere, they are refused. */
+	__u8 gate4[16];
+	__u8 gate6[16];
 };
 
 /* egd_workloads: cgroup v2 id -> the workload that its processes belong to. */
@@ -160,6 +175,7 @@ struct egd_origin {
 	__u64 created; /* CLOCK_MONOTONIC, nanoseconds */
 	__u64 cookie;  /* socket cookie */
 	__u64 cgroup;  /* cgroup id of the caller */
+	__u64 netns;   /* cookie of the socket's network namespace */
 	__u8 dst[16];  /* what the workload dialled */
 	__u16 dport;   /* network order */
 	__u8 family;   /* AF_INET or AF_INET6: how the workload dialled */
@@ -169,6 +185,13 @@ struct egd_origin {
 	__u32 pid; /* thread group id */
 	__u32 uid;
 	char comm[16];
+};
+
+/* egd_usage: what a workload has of the tables that all share, by its number.
+ * The kernel adds what it writes and takes off what it removes; so does user
+ * space, by the mapped memory. */
+struct egd_usage {
+	__s64 origins;
 };
 
 /* egd_sockets: socket storage. */
@@ -193,10 +216,11 @@ struct egd_socket {
 	__u8 proved;  /* 1: the SNI was allowed */
 	__u8 cut;     /* enum egd_reason: nothing leaves any more */
 	__u8 rewritten; /* the peer is not origin.dst, which getpeername must show */
+	__u8 told;    /* 1: user space was told of the cut */
+	__u8 strayed; /* 1: it was told of a packet that was dropped */
 	__u16 peer_port; /* network order */
-	__u16 pad;
 	__u32 set;      /* that the peer was drawn from, if it was rewritten */
-	__u32 pad2;
+	__u32 pad;
 	__u8 peer[16];  /* where the connection really goes */
 };
 
@@ -290,15 +314,16 @@ struct egd_event {
 	__u32 uid;
 	char comm[16];
 	__u8 src[16];   /* of a connection that is to be ended; else zero */
+	__u8 peer[16];  /* whom it is connected to, if not dst: an endpoint, or a listener of egressd */
 	__u16 sport;    /* network order */
-	__u16 name_len; /* of the SNI */
 	__u16 peer_port; /* network order */
+	__u16 name_len; /* of the SNI */
 	__u16 pad;
 	__u64 cookie;   /* of the socket */
 	__u64 sent;     /* EGD_E_CLOSE: payload bytes */
 	__u64 received;
 	__u64 opened;   /* EGD_E_CLOSE: time of the connect */
-	__u8 peer[16];  /* where a rewritten connection really goes; else zero */
+	__u64 netns;    /* cookie of the socket's network namespace; 0: not said */
 	__u8 name[EGD_MAX_NAME];
 };
 

@@ -52,21 +52,23 @@ type EgressdEgdConfig struct {
 	Ready       uint32
 	LastSet     uint32
 	Pad2        uint32
+	Gate4       [16]uint8
+	Gate6       [16]uint8
 }
 
 type EgressdEgdCounter uint32
 
 const (
-	EgressdEgdCounterEGD_C_PASS_LOOPBACK EgressdEgdCounter = 17
-	EgressdEgdCounterEGD_C_PASS_OWN      EgressdEgdCounter = 18
-	EgressdEgdCounterEGD_C_DIRECT        EgressdEgdCounter = 19
-	EgressdEgdCounterEGD_C_PROXY         EgressdEgdCounter = 20
-	EgressdEgdCounterEGD_C_DNS           EgressdEgdCounter = 21
-	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 22
-	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 23
-	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 24
-	EgressdEgdCounterEGD_C_REPLY         EgressdEgdCounter = 25
-	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 32
+	EgressdEgdCounterEGD_C_PASS_LOOPBACK EgressdEgdCounter = 32
+	EgressdEgdCounterEGD_C_PASS_OWN      EgressdEgdCounter = 33
+	EgressdEgdCounterEGD_C_DIRECT        EgressdEgdCounter = 34
+	EgressdEgdCounterEGD_C_PROXY         EgressdEgdCounter = 35
+	EgressdEgdCounterEGD_C_DNS           EgressdEgdCounter = 36
+	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 37
+	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 38
+	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 39
+	EgressdEgdCounterEGD_C_REPLY         EgressdEgdCounter = 40
+	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 64
 )
 
 type EgressdEgdEndpoint struct {
@@ -102,15 +104,16 @@ type EgressdEgdEvent struct {
 	Uid      uint32
 	Comm     [16]int8
 	Src      [16]uint8
+	Peer     [16]uint8
 	Sport    uint16
-	NameLen  uint16
 	PeerPort uint16
+	NameLen  uint16
 	Pad      uint16
 	Cookie   uint64
 	Sent     uint64
 	Received uint64
 	Opened   uint64
-	Peer     [16]uint8
+	Netns    uint64
 	Name     [256]uint8
 }
 
@@ -161,6 +164,7 @@ type EgressdEgdOrigin struct {
 	Created  uint64
 	Cookie   uint64
 	Cgroup   uint64
+	Netns    uint64
 	Dst      [16]uint8
 	Dport    uint16
 	Family   uint8
@@ -208,8 +212,11 @@ const (
 	EgressdEgdReasonEGD_R_MALFORMED   EgressdEgdReason = 13
 	EgressdEgdReasonEGD_R_CHANGED     EgressdEgdReason = 14
 	EgressdEgdReasonEGD_R_OPTIONS     EgressdEgdReason = 15
-	EgressdEgdReasonEGD_R_NO_ENDPOINT EgressdEgdReason = 16
-	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 17
+	EgressdEgdReasonEGD_R_STRAY       EgressdEgdReason = 16
+	EgressdEgdReasonEGD_R_QUOTA       EgressdEgdReason = 17
+	EgressdEgdReasonEGD_R_SOURCE      EgressdEgdReason = 18
+	EgressdEgdReasonEGD_R_NO_ENDPOINT EgressdEgdReason = 19
+	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 32
 )
 
 type EgressdEgdRewrites struct {
@@ -244,11 +251,17 @@ type EgressdEgdSocket struct {
 	Proved     uint8
 	Cut        uint8
 	Rewritten  uint8
+	Told       uint8
+	Strayed    uint8
 	PeerPort   uint16
-	Pad        uint16
 	Set        uint32
-	Pad2       uint32
+	Pad        uint32
 	Peer       [16]uint8
+}
+
+type EgressdEgdUsage struct {
+	_       structs.HostLayout
+	Origins int64
 }
 
 type EgressdEgdVerdict uint32
@@ -287,6 +300,7 @@ const (
 	EgressdMapEgdPeers        = "egd_peers"
 	EgressdMapEgdRewrites     = "egd_rewrites"
 	EgressdMapEgdSockets      = "egd_sockets"
+	EgressdMapEgdUsage        = "egd_usage"
 	EgressdMapEgdWorkloads    = "egd_workloads"
 	EgressdProgEgdBind4       = "egd_bind4"
 	EgressdProgEgdBind6       = "egd_bind6"
@@ -385,6 +399,7 @@ type EgressdMapSpecs struct {
 	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
 	EgdRewrites  *ebpf.MapSpec `ebpf:"egd_rewrites"`
 	EgdSockets   *ebpf.MapSpec `ebpf:"egd_sockets"`
+	EgdUsage     *ebpf.MapSpec `ebpf:"egd_usage"`
 	EgdWorkloads *ebpf.MapSpec `ebpf:"egd_workloads"`
 }
 
@@ -433,6 +448,7 @@ type EgressdMaps struct {
 	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
 	EgdRewrites  *ebpf.Map `ebpf:"egd_rewrites"`
 	EgdSockets   *ebpf.Map `ebpf:"egd_sockets"`
+	EgdUsage     *ebpf.Map `ebpf:"egd_usage"`
 	EgdWorkloads *ebpf.Map `ebpf:"egd_workloads"`
 }
 
@@ -452,6 +468,7 @@ func (m *EgressdMaps) Close() error {
 		m.EgdPeers,
 		m.EgdRewrites,
 		m.EgdSockets,
+		m.EgdUsage,
 		m.EgdWorkloads,
 	)
 }

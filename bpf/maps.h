@@ -82,6 +82,16 @@ struct {
 	__type(value, struct egd_origin);
 } egd_origins SEC(".maps");
 
+/* By struct egd_workload's id. Written by sock_ops, skb_egress and, through
+ * mapped memory, the loader: both add to it atomically. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, EGD_MAX_WORKLOADS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct egd_usage);
+} egd_usage SEC(".maps");
+
 /* Whom a UDP server may answer. The only LRU: strangers can fill it, and what
  * falls out is a reply that is refused, never one that is let pass. */
 struct {

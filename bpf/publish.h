@@ -10,6 +10,54 @@
 #define STATE_SYN_SENT 2
 #define STATE_CLOSE 7
 
+static __always_inline void account(__u32 workload, __s64 n)
+{
+	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
+
+	if (u)
+		__sync_fetch_and_add(&u->origins, n);
+}
+
+/* Takes out what a socket published, unless it is another's by now. */
+static __always_inline void withdraw(const struct egd_origin_key *key, const struct egd_socket *st)
+{
+	struct egd_origin *o = bpf_map_lookup_elem(&egd_origins, key);
+	__u32 workload;
+
+	if (!o || o->cookie != st->origin.cookie)
+		return;
+	workload = o->workload;
+	if (!bpf_map_delete_elem(&egd_origins, key))
+		account(workload, -1);
+}
+
+/* Writes an original destination, on the account of its workload. Within a
+ * network namespace the kernel gives an address and port to one socket at a
+ * time, so an entry that is there is an old one. Of two namespaces one has an
+ * address that is not its own (IPV6_FREEBIND needs no privilege): who was there
+ * first stays. Returns why not, or 0. */
+static __always_inline __u8 publish(const struct egd_origin_key *key, const struct egd_origin *o)
+{
+	struct egd_origin *old = bpf_map_lookup_elem(&egd_origins, key);
+	__u32 workload;
+
+	if (old) {
+		workload = old->workload;
+		if (old->netns != o->netns)
+			return EGD_R_SOURCE;
+		if (workload == o->workload && !bpf_map_update_elem(&egd_origins, key, o, BPF_EXIST))
+			return EGD_R_NONE;
+		if (workload != o->workload && !bpf_map_delete_elem(&egd_origins, key))
+			account(workload, -1);
+	}
+	if (has_share(o->workload))
+		return EGD_R_QUOTA;
+	if (bpf_map_update_elem(&egd_origins, key, o, BPF_NOEXIST))
+		return EGD_R_MAP_FULL;
+	account(o->workload, 1);
+	return EGD_R_NONE;
+}
+
 static __always_inline void publish_tcp(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -35,11 +83,12 @@ static __always_inline void publish_tcp(struct bpf_sock_ops *ctx)
 		w[2] = ctx->local_ip6[2];
 		w[3] = ctx->local_ip6[3];
 	}
-	/* Too late to fail connect(): without the entry the listener refuses. */
-	if (bpf_map_update_elem(&egd_origins, &key, &st->origin, BPF_ANY)) {
-		count(EGD_R_MAP_FULL);
+	/* Too late to fail connect(). The SYN stays here, for it might be taken
+	 * for whoever is in the table, and user space ends the socket. */
+	st->cut = publish(&key, &st->origin);
+	st->told = 0;
+	if (st->cut)
 		return;
-	}
 	st->published[0] = key;
 	bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
@@ -73,7 +122,7 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		return;
 	}
 	if (ctx->args[0] == STATE_SYN_SENT && st->redirected && st->published[0].port)
-		bpf_map_delete_elem(&egd_origins, &st->published[0]);
+		withdraw(&st->published[0], st);
 }
 
 /* A datagram on a held socket: refused; in audit mode said once. */
@@ -94,6 +143,24 @@ static __always_inline int report_held(struct egd_socket *st, __u8 proto)
 	return audit;
 }
 
+/* A DNS datagram that was dropped, told once for a socket. */
+static __always_inline void tell_once(struct egd_socket *st, const struct egd_origin *o, __u8 reason)
+{
+	struct egd_event *e;
+
+	if (st->strayed)
+		return;
+	e = socket_event(st, EGD_E_DECISION, reason);
+	if (!e)
+		return;
+	__builtin_memcpy(e->dst, o->dst, 16);
+	e->dport = o->dport;
+	e->family = o->family;
+	e->proto = IPPROTO_UDP;
+	bpf_ringbuf_submit(e, 0);
+	st->strayed = 1;
+}
+
 /* publish_udp: not a datagram to the DNS proxy. */
 #define PUBLISH_OTHER 2
 
@@ -104,7 +171,7 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 	struct egd_origin_key key = { .proto = IPPROTO_UDP };
 	struct egd_config *cfg;
 	struct egd_origin origin;
-	__u8 proto = 0, verihl = 0;
+	__u8 proto = 0, verihl = 0, reason;
 	__u16 ports[2] = {};
 	__u32 off, slot;
 	int i;
@@ -145,8 +212,10 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 	origin.dport = st->dns[slot].port;
 	origin.family = st->dns[slot].family;
 	origin.created = bpf_ktime_get_ns();
-	if (bpf_map_update_elem(&egd_origins, &key, &origin, BPF_ANY)) {
-		count(EGD_R_MAP_FULL);
+	reason = publish(&key, &origin);
+	if (reason) {
+		count(reason);
+		tell_once(st, &origin, reason);
 		return 0;
 	}
 	st->published[slot] = key;

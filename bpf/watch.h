@@ -10,9 +10,9 @@
 
 /* Where the payload of a TCP segment is. */
 struct segment {
-	__u8 src[16];
-	__u16 sport; /* network order */
-	__u32 seq;   /* host order */
+	__u8 src[16], dst[16];
+	__u16 ports[2]; /* source and destination, network order */
+	__u32 seq;      /* host order */
 	__u32 off, end;
 	bool urgent; /* a byte of it is not in the receiver's stream */
 };
@@ -41,15 +41,17 @@ static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *
 	__u8 b = 0, proto = 0, flags = 0;
 
 	if (skb->protocol == bpf_htons(0x0800)) {
-		__u32 saddr;
+		__u32 a[2];
 
 		if (bpf_skb_load_bytes(skb, 0, &b, 1) || bpf_skb_load_bytes(skb, 9, &proto, 1) ||
-		    bpf_skb_load_bytes(skb, 12, &saddr, 4))
+		    bpf_skb_load_bytes(skb, 12, a, 8))
 			return false;
-		set_mapped(s->src, saddr);
+		set_mapped(s->src, a[0]);
+		set_mapped(s->dst, a[1]);
 		off = (b & 0xf) * 4;
 	} else {
-		if (bpf_skb_load_bytes(skb, 6, &proto, 1) || bpf_skb_load_bytes(skb, 8, s->src, 16))
+		if (bpf_skb_load_bytes(skb, 6, &proto, 1) || bpf_skb_load_bytes(skb, 8, s->src, 16) ||
+		    bpf_skb_load_bytes(skb, 24, s->dst, 16))
 			return false;
 		off = 40;
 		if (is_big_tcp(skb)) {
@@ -57,7 +59,7 @@ static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *
 			off = 48;
 		}
 	}
-	if (proto != IPPROTO_TCP || bpf_skb_load_bytes(skb, off, &s->sport, 2) ||
+	if (proto != IPPROTO_TCP || bpf_skb_load_bytes(skb, off, s->ports, 4) ||
 	    bpf_skb_load_bytes(skb, off + 4, &seq, 4) ||
 	    bpf_skb_load_bytes(skb, off + 13, &flags, 1) ||
 	    bpf_skb_load_bytes(skb, off + 12, &b, 1))
@@ -71,6 +73,28 @@ static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *
 	return s->off <= s->end;
 }
 
+/* Tells user space of a connection that is denied now. False: the ring is full. */
+static __always_inline bool tell(struct egd_socket *st, const struct segment *s,
+				 const struct egd_hello *h, __u8 proto, __u8 reason, bool audit)
+{
+	struct egd_event *e = socket_event(st, EGD_E_DECISION, reason);
+
+	if (!e)
+		return false;
+	e->proto = proto;
+	e->audit = audit;
+	__builtin_memcpy(e->src, s->src, 16);
+	__builtin_memcpy(e->peer, s->dst, 16);
+	e->sport = s->ports[0];
+	e->peer_port = s->ports[1];
+	if (h) {
+		e->name_len = h->key.len;
+		__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
+	}
+	bpf_ringbuf_submit(e, 0);
+	return true;
+}
+
 /* Nothing of this connection leaves any more; user space ends the socket
  * (SOCK_DESTROY), which resets it at both ends. In audit mode it is only said.
  * Returns what the hook returns. */
@@ -78,26 +102,31 @@ static __always_inline int cut(struct egd_socket *st, const struct segment *s,
 			       const struct egd_hello *h, __u8 proto, __u8 reason)
 {
 	bool audit = st->origin.mode == EGD_AUDIT;
-	struct egd_event *e;
 
 	count(audit ? EGD_C_AUDIT : reason);
 	if (audit)
 		st->watched = 0;
 	else
 		st->cut = reason;
-	e = socket_event(st, EGD_E_DECISION, reason);
-	if (!e)
-		return audit;
-	e->proto = proto;
-	e->audit = audit;
-	__builtin_memcpy(e->src, s->src, 16);
-	e->sport = s->sport;
-	if (h) {
-		e->name_len = h->key.len;
-		__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
-	}
-	bpf_ringbuf_submit(e, 0);
+	st->told = tell(st, s, h, proto, reason, audit);
 	return audit;
+}
+
+/* A packet of a socket that is cut. Until user space knows of it nobody ends
+ * the socket, and its owner waits in vain: what a full ring lost is told again. */
+static __always_inline int stay_cut(struct __sk_buff *skb, struct bpf_sock *sk,
+				    struct egd_socket *st)
+{
+	struct segment s = {};
+
+	count(st->cut);
+	if (!st->told) {
+		if (sk->protocol == IPPROTO_TCP)
+			read_segment(skb, &s);
+		st->told = tell(st, &s, bpf_sk_storage_get(&egd_hellos, sk, 0, 0), sk->protocol,
+				st->cut, false);
+	}
+	return 0;
 }
 
 /* Whether the name that the hello carries is one that the address proves. The
@@ -224,10 +253,6 @@ static __always_inline int watch(struct __sk_buff *skb, struct bpf_sock *sk,
 {
 	struct segment s = {};
 
-	if (st->cut) {
-		count(st->cut);
-		return 0;
-	}
 	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || st->proved))
 		return 1;
 	if (sk->protocol == IPPROTO_TCP && !read_segment(skb, &s))
@@ -285,6 +310,71 @@ static __always_inline bool strays(struct __sk_buff *skb, bool udp)
 	return udp && !is_loopback((__u8 *)src) && (src[0] != dst[0] || src[1] != dst[1]);
 }
 
+/* Whose socket it is, for a packet that is sent outside of its owner's context. */
+static __always_inline struct egd_workload *workload_of(struct __sk_buff *skb)
+{
+	struct egd_workload *wl;
+	__u64 id;
+	int level;
+
+	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
+		id = bpf_skb_ancestor_cgroup_id(skb, level);
+		if (!id)
+			continue;
+		wl = bpf_map_lookup_elem(&egd_workloads, &id);
+		if (wl)
+			return wl;
+	}
+	return NULL;
+}
+
+/* A packet that no hook decided about. It is dropped, and told once for a
+ * socket: who sends one may send millions. */
+static __always_inline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
+				struct egd_socket *st, __u8 reason)
+{
+	struct egd_workload *wl;
+	struct egd_event *e;
+	__u32 off = 40, addr;
+	__u8 b = 0;
+
+	count(reason);
+	if (!st)
+		st = bpf_sk_storage_get(&egd_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st || st->strayed)
+		return 0;
+	wl = workload_of(skb);
+	e = socket_event(st, EGD_E_DECISION, reason);
+	if (!e)
+		return 0;
+	if (wl) {
+		e->workload = wl->id;
+		e->policy = wl->policy;
+	}
+	e->cgroup = bpf_skb_cgroup_id(skb);
+	e->proto = sk->protocol;
+	e->cookie = bpf_get_socket_cookie(skb);
+	if (skb->protocol == bpf_htons(0x0800)) {
+		e->family = AF_INET;
+		bpf_skb_load_bytes(skb, 0, &b, 1);
+		if (!bpf_skb_load_bytes(skb, 16, &addr, 4))
+			set_mapped(e->dst, addr);
+		off = (b & 0xf) * 4;
+	} else {
+		e->family = AF_INET6;
+		bpf_skb_load_bytes(skb, 6, &b, 1);
+		bpf_skb_load_bytes(skb, 24, e->dst, 16);
+		if (b != sk->protocol)
+			off = 0; /* the port is behind extension headers */
+	}
+	e->dport = 0;
+	if (off)
+		bpf_skb_load_bytes(skb, off + 2, &e->dport, 2);
+	bpf_ringbuf_submit(e, 0);
+	st->strayed = 1;
+	return 0;
+}
+
 /* Everything that a captured socket sends. */
 static __always_inline int egress(struct __sk_buff *skb)
 {
@@ -299,22 +389,20 @@ static __always_inline int egress(struct __sk_buff *skb)
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 1;
-	if ((sk->protocol == IPPROTO_TCP || sk->protocol == IPPROTO_UDP) && has_options(skb)) {
-		count(EGD_R_OPTIONS);
-		return 0;
-	}
 	udp = sk->protocol == IPPROTO_UDP;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	if ((sk->protocol == IPPROTO_TCP || udp) && has_options(skb))
+		return drop(skb, sk, st, EGD_R_OPTIONS);
+	if (st && st->cut)
+		return stay_cut(skb, sk, st);
 	if (st && udp && !st->watched && !st->held && st->verdict == EGD_PROXY) {
 		passed = publish_udp(skb, st);
 		if (passed != PUBLISH_OTHER)
 			return passed;
 	}
 	/* A TCP connection that is watched has been decided about by its address. */
-	if ((udp || !st || !st->watched) && strays(skb, udp)) {
-		count(EGD_R_NO_RULE);
-		return 0;
-	}
+	if ((udp || !st || !st->watched) && strays(skb, udp))
+		return drop(skb, sk, st, EGD_R_STRAY);
 	if (st && st->watched) {
 		cfg = get_config();
 		return cfg ? watch(skb, sk, st, cfg) : 0;

@@ -123,7 +123,7 @@ func (d *Datapath) Attached() map[string]uint32 {
 
 // Workload is what the kernel knows of a workload.
 type Workload struct {
-	ID     uint32
+	ID     uint32 // below 16,384 (EGD_MAX_WORKLOADS)
 	Policy policy.PolicyID
 	Mode   policy.Mode
 	// Exempt is for egressd's own cgroup only: nothing is decided there.
@@ -132,6 +132,9 @@ type Workload struct {
 
 // SetWorkload says which workload the processes of a cgroup subtree are.
 func (d *Datapath) SetWorkload(cgroup uint64, w Workload) error {
+	if !d.usage.has(w.ID) {
+		return fmt.Errorf("%w: %d", errWorkload, w.ID)
+	}
 	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode)}
 	if w.Exempt {
 		v.Flags = 1

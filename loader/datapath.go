@@ -8,6 +8,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,9 +19,9 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/internal/netns"
 )
 
 // ErrABIMismatch says that the pinned maps were made by a version of egressd
@@ -47,6 +48,7 @@ type Datapath struct {
 	config bpf.EgressdEgdConfig
 	links  map[string]link.Link
 	tables tables
+	usage  *usage
 
 	events   *ringbuf.Reader
 	draining atomic.Bool
@@ -102,7 +104,7 @@ func (d *Datapath) start() error {
 	if err := d.objs.EgdConfig.Lookup(uint32(0), &d.config); err != nil {
 		return fmt.Errorf("read egd_config: %w", err)
 	}
-	cookie, err := netnsCookie()
+	cookie, err := netns.Cookie()
 	if err != nil {
 		return err
 	}
@@ -110,9 +112,12 @@ func (d *Datapath) start() error {
 	if err := d.tables.adopt(&d.objs.EgressdMaps); err != nil {
 		return err
 	}
+	if d.usage, err = mapUsage(d.objs.EgdUsage); err != nil {
+		return err
+	}
 	d.events, err = ringbuf.NewReader(d.objs.EgdEvents)
 	if err != nil {
-		return fmt.Errorf("open the event ring: %w", err)
+		return errors.Join(fmt.Errorf("open the event ring: %w", err), d.usage.close())
 	}
 	return nil
 }
@@ -138,6 +143,7 @@ func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 		"egd_origins":   m.EgdOrigins,
 		"egd_peers":     m.EgdPeers,
 		"egd_sockets":   m.EgdSockets,
+		"egd_usage":     m.EgdUsage,
 		"egd_workloads": m.EgdWorkloads,
 	}
 }
@@ -190,12 +196,15 @@ func (d *Datapath) pinMaps() error {
 }
 
 // Listeners are the ports that redirected flows go to, in host order, on
-// 127.0.0.1 and ::1.
+// 127.0.0.1 and ::1 and on the gate of each family.
 type Listeners struct {
 	Proxy  uint16
 	DNSTCP uint16
 	DNSUDP [Slots]uint16
 	Admin  uint16 // refused to workloads; 0: none
+	// Gate4 and Gate6 are where sockets of other network namespaces find the
+	// listeners. The zero Addr: nowhere; they are refused what is redirected.
+	Gate4, Gate6 netip.Addr
 }
 
 // Slots is the number of UDP ports of the DNS proxy (EGD_DNS_SLOTS).
@@ -211,6 +220,13 @@ func (d *Datapath) SetListeners(l Listeners) error {
 		d.config.DnsPort[i] = htons(p)
 	}
 	d.config.AdminPort = htons(l.Admin)
+	d.config.Gate4, d.config.Gate6 = [16]byte{}, [16]byte{}
+	if l.Gate4.IsValid() {
+		d.config.Gate4 = l.Gate4.As16()
+	}
+	if l.Gate6.IsValid() {
+		d.config.Gate6 = l.Gate6.As16()
+	}
 	return d.writeConfig()
 }
 
@@ -250,20 +266,5 @@ func (d *Datapath) Close() error {
 		err = errors.Join(err, l.Close())
 		delete(d.links, name)
 	}
-	return errors.Join(err, d.objs.Close())
-}
-
-// netnsCookie is the cookie of the calling thread's network namespace, as
-// bpf_get_netns_cookie sees it (SO_NETNS_COOKIE, kernel 5.14).
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open a socket: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("read SO_NETNS_COOKIE: %w", err)
-	}
-	return cookie, nil
+	return errors.Join(err, d.usage.close(), d.objs.Close())
 }

@@ -88,7 +88,7 @@ func TestEndpointRestart(t *testing.T) {
 			if !r.dp.Adopted() {
 				t.Error("pinned state was not adopted")
 			}
-			live, err := r.dp.LiveAddresses()
+			live, err := r.dp.LiveAddresses(nil)
 			must(t, err)
 			if !live[netip.MustParseAddr(f.vip)] {
 				t.Errorf("%s: the dialled address is not among those in use: %v", f.name, live)
@@ -107,7 +107,7 @@ func TestEndpointRestart(t *testing.T) {
 			}
 			next(t, events, func(e loader.Event) bool { return e.Reason == policy.ReasonPolicyChanged })
 			r.waitForSets(2)
-			live, err = r.dp.LiveAddresses()
+			live, err = r.dp.LiveAddresses(nil)
 			must(t, err)
 			if live[netip.MustParseAddr(f.vip)] {
 				t.Errorf("%s: the dialled address counts as in use after its connections", f.name)

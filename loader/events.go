@@ -42,6 +42,8 @@ type Event struct {
 	// now: its socket, from Src to Peer, is to be ended with Destroy.
 	Src    netip.AddrPort
 	Cookie uint64
+	// Netns is the cookie of the socket's network namespace; 0: not known.
+	Netns uint64
 	// Sent and Received count payload bytes; what was sent is acknowledged,
 	// and may be one more for the end of the stream.
 	Sent, Received uint64
@@ -65,6 +67,10 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_MALFORMED):   policy.ReasonMalformed,
 	uint8(bpf.EgressdEgdReasonEGD_R_CHANGED):     policy.ReasonPolicyChanged,
 	uint8(bpf.EgressdEgdReasonEGD_R_NO_ENDPOINT): policy.ReasonNoEndpoint,
+	uint8(bpf.EgressdEgdReasonEGD_R_OPTIONS):     policy.ReasonOptions,
+	uint8(bpf.EgressdEgdReasonEGD_R_STRAY):       policy.ReasonStray,
+	uint8(bpf.EgressdEgdReasonEGD_R_QUOTA):       policy.ReasonQuota,
+	uint8(bpf.EgressdEgdReasonEGD_R_SOURCE):      policy.ReasonSource,
 }
 
 // lookInterval is how often the ring is read when nothing wakes the reader:
@@ -116,6 +122,19 @@ func (d *Datapath) DrainEvents() error {
 	return d.events.Flush()
 }
 
+// Cut says that the event is about a connection whose socket is to be ended.
+func (e Event) Cut() bool {
+	return e.Src.IsValid() && !e.Closed && !e.Audit && e.Transport == policy.TCP
+}
+
+// Socket is the socket of a connection that is to be ended.
+func (e Event) Socket() OpenSocket {
+	return OpenSocket{
+		Transport: e.Transport, Src: e.Src, Dst: e.Peer, Cgroup: e.Cgroup,
+		Cookie: e.Cookie, UID: e.UID, Netns: e.Netns,
+	}
+}
+
 func parseEvent(raw []byte) (Event, bool) {
 	var e bpf.EgressdEgdEvent
 	if len(raw) < int(unsafe.Sizeof(e)) {
@@ -151,6 +170,7 @@ func parseEvent(raw []byte) (Event, bool) {
 		Command:   command(e.Comm[:]),
 		Name:      string(e.Name[:min(int(e.NameLen), len(e.Name))]),
 		Cookie:    e.Cookie,
+		Netns:     e.Netns,
 		Sent:      e.Sent,
 		Received:  e.Received,
 	}

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -221,8 +222,9 @@ func (r *rig) serveEvents() <-chan loader.Event {
 	dp := r.dp
 	go func() {
 		done <- dp.Events(func(e loader.Event) {
-			if e.Src.IsValid() && !e.Closed && !e.Audit {
-				if err := r.world.Node.Do(func() error { return loader.Destroy(e.Transport, e.Src, e.Peer, e.Cookie) }); err != nil {
+			if e.Cut() {
+				rest := func() ([]int, error) { return cgroup.AllProcs(r.cg.Path()) }
+				if err := r.world.Node.Do(func() error { return dp.Destroy(e.Socket(), e.PID, rest) }); err != nil {
 					r.t.Error(err)
 				}
 			}
@@ -497,7 +499,7 @@ func TestLiveAddresses(t *testing.T) {
 		must(t, err)
 		c, err := net.Dial("tcp", ln.Addr().String())
 		must(t, err)
-		live, err := r.dp.LiveAddresses()
+		live, err := r.dp.LiveAddresses(nil)
 		must(t, err)
 		if !live[netip.MustParseAddr(lo)] {
 			t.Errorf("a connection to %s is not listed: %v", lo, live)

@@ -37,6 +37,7 @@ func (d *Datapath) TakeOrigin(src netip.AddrPort) (Origin, bool) {
 	if err := d.objs.EgdOrigins.LookupAndDelete(&key, &v); err != nil {
 		return Origin{}, false
 	}
+	d.usage.release(v.Workload)
 	return originOf(&v), true
 }
 
@@ -88,13 +89,17 @@ func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	var old []bpf.EgressdEgdOriginKey
+	type entry struct {
+		key      bpf.EgressdEgdOriginKey
+		workload uint32
+	}
+	var old []entry
 	var k bpf.EgressdEgdOriginKey
 	var v bpf.EgressdEgdOrigin
 	it := d.objs.EgdOrigins.Iterate()
 	for it.Next(&k, &v) {
 		if now > v.Created && time.Duration(now-v.Created) > maxAge {
-			old = append(old, k)
+			old = append(old, entry{k, v.Workload})
 		}
 	}
 	// A table that changes while it is read may end the walk early; the next
@@ -102,8 +107,11 @@ func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return 0, fmt.Errorf("read egd_origins: %w", err)
 	}
-	for _, k := range old {
-		if err := d.objs.EgdOrigins.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	for _, e := range old {
+		switch err := d.objs.EgdOrigins.Delete(&e.key); {
+		case err == nil:
+			d.usage.release(e.workload)
+		case !errors.Is(err, ebpf.ErrKeyNotExist):
 			return 0, fmt.Errorf("remove from egd_origins: %w", err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/netns"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -60,7 +61,32 @@ func (r *diagRequest) Serialize() []byte {
 	return binary.NativeEndian.AppendUint32(b, uint32(r.cookie>>32))
 }
 
-// OpenSocket is a socket of this network namespace that has a peer.
+// Destroy is the function Destroy in the network namespace of the socket, which
+// is looked for at the process pid and then at those that rest lists.
+func (d *Datapath) Destroy(s OpenSocket, pid int, rest func() ([]int, error)) error {
+	end := func() error { return Destroy(s.Transport, s.Src, s.Dst, s.Cookie) }
+	if s.Netns == 0 || s.Netns == d.netns() {
+		return end()
+	}
+	err := netns.In(s.Netns, []int{pid}, end)
+	if !errors.Is(err, netns.ErrGone) {
+		return err
+	}
+	pids, err := rest()
+	if err != nil {
+		return err
+	}
+	return netns.In(s.Netns, pids, end)
+}
+
+// netns is the cookie of the network namespace that the listeners are in.
+func (d *Datapath) netns() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.config.NetnsCookie
+}
+
+// OpenSocket is a socket that has a peer.
 type OpenSocket struct {
 	Transport policy.Transport
 	Src, Dst  netip.AddrPort // IPv4 is unmapped
@@ -69,11 +95,29 @@ type OpenSocket struct {
 	UID       int
 	// Inbound: somebody listens on the local port, so the peer opened it.
 	Inbound bool
+	// Netns is the cookie of its network namespace; 0: the calling thread's.
+	Netns uint64
 }
 
 // OpenSockets lists the TCP connections and the connected UDP sockets of this
-// network namespace.
-func OpenSockets() ([]OpenSocket, error) {
+// network namespace and of those that the processes are in.
+func OpenSockets(pids []int) ([]OpenSocket, error) {
+	all, err := openSockets()
+	if err != nil {
+		return nil, err
+	}
+	err = netns.Each(pids, func(cookie uint64) error {
+		more, err := openSockets()
+		for i := range more {
+			more[i].Netns = cookie
+		}
+		all = append(all, more...)
+		return err
+	})
+	return all, err
+}
+
+func openSockets() ([]OpenSocket, error) {
 	var all []OpenSocket
 	listening := map[netip.AddrPort]bool{}
 	for _, t := range []policy.Transport{policy.TCP, policy.UDP} {
@@ -149,15 +193,15 @@ func diagAddr(family uint8, b []byte) netip.Addr {
 	return netip.AddrFrom16([16]byte(b)).Unmap()
 }
 
-// LiveAddresses lists the addresses that TCP connections and connected UDP
-// sockets of this network namespace go to, and those that were dialled for
-// connections to an endpoint. IPv4 addresses are unmapped.
-func (d *Datapath) LiveAddresses() (map[netip.Addr]bool, error) {
+// LiveAddresses lists the addresses that the sockets of OpenSockets go to, and
+// those that were dialled for connections to an endpoint. IPv4 addresses are
+// unmapped.
+func (d *Datapath) LiveAddresses(pids []int) (map[netip.Addr]bool, error) {
 	out := map[netip.Addr]bool{}
 	if err := d.dialled(func(a netip.AddrPort) { out[a.Addr()] = true }); err != nil {
 		return nil, err
 	}
-	open, err := OpenSockets()
+	open, err := OpenSockets(pids)
 	if err != nil {
 		return nil, err
 	}

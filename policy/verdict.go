@@ -114,12 +114,20 @@ const (
 	ReasonTransport Reason = "transport-not-allowed"
 	// ReasonSocketType: raw, ping, SCTP and other sockets that no rule can allow.
 	ReasonSocketType Reason = "socket-type"
-	// ReasonNetns: the socket lives in a network namespace that has no listener of egressd.
+	// ReasonNetns: the socket lives in another network namespace than egressd, which has no gate for it.
 	ReasonNetns Reason = "foreign-netns"
 	// ReasonOwnPort: a workload dialled one of egressd's own listeners.
 	ReasonOwnPort Reason = "own-port"
 	// ReasonMapFull: a kernel table had no room for the flow.
 	ReasonMapFull Reason = "map-full"
+	// ReasonQuota: the workload or policy has its share of a table that all use.
+	ReasonQuota Reason = "quota"
+	// ReasonSource: the source address and port is in use in another network namespace.
+	ReasonSource Reason = "foreign-source"
+	// ReasonStray: a packet for loopback that leaves by another device, or one over loopback with a foreign source.
+	ReasonStray Reason = "stray-packet"
+	// ReasonOptions: a source route or another IP option or extension header.
+	ReasonOptions Reason = "ip-options"
 	// ReasonNoWorkload: the kernel could not tell which workload the socket belongs to.
 	ReasonNoWorkload Reason = "no-workload"
 	// ReasonNoConfig: the kernel programs found no configuration.

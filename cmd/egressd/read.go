@@ -184,7 +184,10 @@ func printStatus(w io.Writer, s agent.Status) {
 		row("finding", "%s", f)
 	}
 	for _, wl := range s.Workloads {
-		row("workload", "%s, mode %s, cgroup %s", wl.Name, wl.Mode, wl.Cgroup)
+		row("workload", "%s, mode %s, cgroup %s, %d of %d origins", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
+	}
+	if len(s.Gates) > 0 {
+		row("gates", "for other network namespaces: %s", strings.Join(s.Gates, ", "))
 	}
 	for _, g := range s.Gateway {
 		row("gateway", "listens on %s", g)

@@ -44,7 +44,7 @@ egressd from the kernel. Commands that "egressd exec" still runs are freed, too.
 				return err
 			}
 			removed, err := removePins(pinDir)
-			if err = errors.Join(err, agent.RemoveState(stateDir)); err != nil {
+			if err = errors.Join(err, agent.RemoveGates(), agent.RemoveState(stateDir)); err != nil {
 				return err
 			}
 			agent.RemoveOwnCgroup(captured)

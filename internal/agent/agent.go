@@ -96,7 +96,11 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 			o.Log.Warn("the kernel lacks a feature; see \"What is enforced\" in the README", "feature", name, "probe", state)
 		}
 	}
-	if a.sockets, err = listen(ctx, o.Interfaces); err != nil {
+	var gates []netip.Addr
+	if o.Interfaces {
+		gates = openGates(o.Log)
+	}
+	if a.sockets, err = listen(ctx, o.Interfaces, gates); err != nil {
 		return nil, err
 	}
 	if err := a.wire(); err != nil {
@@ -112,7 +116,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 func (a *Agent) wire() error {
 	guard := ipguard.New(ownAddresses())
 	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
-		Guard: guard, InUse: a.datapath.LiveAddresses, Log: a.log,
+		Guard: guard, InUse: a.liveAddresses, Log: a.log,
 	})
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
@@ -226,6 +230,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		if err := a.datapath.Unload(); err != nil {
 			a.log.Error("unload", "error", err)
 		}
+		defer RemoveGates() // unload says what is wrong, by removing them again
 	}
 	a.stop()
 	serving.Wait()
@@ -308,6 +313,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
 				a.log.Warn("sweep of original destinations", "error", err)
 			}
+			a.keepGates()
 		case <-save.C:
 			if err := a.saveNames(); err != nil {
 				a.log.Warn("learned addresses not saved", "error", err)

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/egressd/egressd/internal/cgroup"
@@ -10,6 +11,19 @@ import (
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
+
+// captured lists the processes of the workload.
+func (a *Agent) captured() ([]int, error) { return cgroup.AllProcs(a.opts.Cgroup) }
+
+// liveAddresses lists the addresses that open connections go to, in every
+// network namespace that a captured process is in.
+func (a *Agent) liveAddresses() (map[netip.Addr]bool, error) {
+	pids, err := a.captured()
+	if err != nil {
+		return nil, err
+	}
+	return a.datapath.LiveAddresses(pids)
+}
 
 // endEarlier deals with the connections that were open before the workload
 // was captured: the hooks of connect() never saw them. What others opened to
@@ -25,7 +39,11 @@ func (a *Agent) endEarlier() {
 	captured, err := cgroup.IDs(a.opts.Cgroup)
 	if err == nil {
 		var open []loader.OpenSocket
-		if open, err = loader.OpenSockets(); err == nil {
+		pids, perr := a.captured()
+		if perr != nil {
+			a.log.Warn("captured processes could not be listed", "error", perr)
+		}
+		if open, err = loader.OpenSockets(pids); err == nil {
 			for _, s := range open {
 				if captured[s.Cgroup] && s.Cgroup != a.own && !s.Inbound && !s.Dst.Addr().IsLoopback() {
 					a.judgeEarlier(s)
@@ -50,7 +68,7 @@ func (a *Agent) judgeEarlier(s loader.OpenSocket) {
 	}
 	audit := a.opts.Mode != policy.Enforce
 	if !audit {
-		if err := loader.Destroy(s.Transport, s.Src, s.Dst, s.Cookie); err != nil {
+		if err := a.datapath.Destroy(s, 0, a.captured); err != nil {
 			a.log.Error("a connection that was open before could not be ended", "error", err)
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,12 +18,14 @@ import (
 )
 
 // listeners are the sockets that redirected flows arrive at: all bound before
-// any is served. Each exists on 127.0.0.1 and, with the same port, on ::1.
+// any is served. Each exists on 127.0.0.1 and, with the same port, on ::1 and on
+// the gates.
 type listeners struct {
 	proxy  []*net.TCPListener
 	dnsTCP []net.Listener
-	// dnsUDP holds one group per family; in a group the index is the slot.
+	// dnsUDP holds one group per address; in a group the index is the slot.
 	dnsUDP [][]net.PacketConn
+	mu     sync.Mutex // guards the gates of ports, which may be closed
 	ports  loader.Listeners
 }
 
@@ -37,9 +40,9 @@ func loopbacks() []netip.Addr {
 	return []netip.Addr{v4, v6}
 }
 
-// listen binds every listener. fixed asks for the daemon's ports; a UDP slot
+// listen binds every listener, on loopback and the gates. fixed asks for the daemon's ports; a UDP slot
 // other than the first is always ephemeral.
-func listen(ctx context.Context, fixed bool) (_ *listeners, err error) {
+func listen(ctx context.Context, fixed bool, gates []netip.Addr) (_ *listeners, err error) {
 	l := &listeners{}
 	defer func() {
 		if err != nil {
@@ -50,7 +53,14 @@ func listen(ctx context.Context, fixed bool) (_ *listeners, err error) {
 	if fixed {
 		want.Proxy, want.DNSTCP, want.DNSUDP[0] = proxyPort, dnsPort, dnsPort
 	}
-	addrs := loopbacks()
+	addrs := append(loopbacks(), gates...)
+	for _, g := range gates {
+		if g.Is4() {
+			l.ports.Gate4 = g
+		} else {
+			l.ports.Gate6 = g
+		}
+	}
 	if l.ports.Proxy, err = l.bindTCP(ctx, addrs, want.Proxy, func(t *net.TCPListener) {
 		l.proxy = append(l.proxy, t)
 	}); err != nil {
@@ -98,7 +108,7 @@ func (l *listeners) bindUDP(ctx context.Context, addrs []netip.Addr, port uint16
 }
 
 // bindAll binds one port on all addresses: the kernel's tables hold one port
-// for both families.
+// for all of them.
 func bindAll(addrs []netip.Addr, port uint16,
 	bind func(netip.AddrPort) (interface{ Close() error }, uint16, error),
 	keep func(int, interface{ Close() error }),

@@ -37,6 +37,10 @@ var (
 		"Entries of a kernel table.", []string{"map"}, nil)
 	mapMaxDesc = prometheus.NewDesc("egressd_map_max_entries",
 		"Room of a kernel table.", []string{"map"}, nil)
+	shareDesc = prometheus.NewDesc("egressd_workload_origins",
+		"Connections that wait to be accepted and DNS sockets, of a workload.", []string{"workload"}, nil)
+	shareMaxDesc = prometheus.NewDesc("egressd_workload_max_origins",
+		"How many of them a workload may have; more are refused (quota).", []string{"workload"}, nil)
 	openDesc = prometheus.NewDesc("egressd_connections_open",
 		"Downstream connections that are open in the egress proxy.", nil, nil)
 	readyDesc = prometheus.NewDesc("egressd_ready",
@@ -47,7 +51,7 @@ var (
 
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, openDesc, readyDesc, errorDesc,
+		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc, openDesc, readyDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -78,6 +82,10 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	for name, f := range s.Maps {
 		gauge(mapDesc, float64(f.Entries), name)
 		gauge(mapMaxDesc, float64(f.Max), name)
+	}
+	for _, w := range s.Workloads {
+		gauge(shareDesc, float64(w.Origins.Entries), w.Name)
+		gauge(shareMaxDesc, float64(w.Origins.Max), w.Name)
 	}
 	gauge(openDesc, float64(s.Connections.Open))
 	gauge(readyDesc, truth(s.Ready))

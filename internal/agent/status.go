@@ -35,9 +35,12 @@ type Status struct {
 	DNSServers  []string          `json:"dnsServers"`
 	Connections forward.Stats     `json:"connections"`
 	Gateway     []string          `json:"gateway,omitempty"`
-	Denials     map[string]uint64 `json:"denials"` // by "layer/reason"
-	Features    map[string]string `json:"features"`
-	Findings    []istio.Finding   `json:"findings,omitempty"`
+	// Gates are where the listeners stand for sockets of other network
+	// namespaces (pods, containers).
+	Gates    []string          `json:"gates,omitempty"`
+	Denials  map[string]uint64 `json:"denials"` // by "layer/reason"
+	Features map[string]string `json:"features"`
+	Findings []istio.Finding   `json:"findings,omitempty"`
 }
 
 // Policy is the part of the Status about the configuration.
@@ -58,6 +61,8 @@ type WorkloadStatus struct {
 	Name   string `json:"name"`
 	Cgroup string `json:"cgroup"`
 	Mode   string `json:"mode"`
+	// Origins is how much of its share of egd_origins it uses.
+	Origins loader.Fill `json:"origins"`
 }
 
 // status is the part of the Status that is not asked from others.
@@ -119,7 +124,10 @@ func (a *Agent) Status() Status {
 		Mode: a.opts.Mode.String(), Policy: s.policy, Findings: slices.Clone(s.findings),
 	}
 	s.mu.Unlock()
-	st.Workloads = []WorkloadStatus{{Name: a.opts.Workload, Cgroup: a.opts.Cgroup, Mode: a.opts.Mode.String()}}
+	st.Workloads = []WorkloadStatus{{Name: a.opts.Workload, Cgroup: a.opts.Cgroup, Mode: a.opts.Mode.String(), Origins: a.datapath.Origins(workloadID)}}
+	for _, g := range a.gates() {
+		st.Gates = append(st.Gates, g.String())
+	}
 	st.Programs = a.datapath.Attached()
 	st.Maps = a.datapath.Fills()
 	st.Kernel, _ = a.datapath.Counters()

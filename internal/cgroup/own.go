@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -47,6 +48,32 @@ func Procs(path string) ([]string, error) {
 		return nil, err
 	}
 	return strings.Fields(string(data)), nil
+}
+
+// AllProcs lists the processes in the cgroup at path and below. Processes that
+// come or go meanwhile may be missing.
+func AllProcs(path string) ([]int, error) {
+	var pids []int
+	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		procs, err := Procs(p)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) &&
+			!errors.Is(err, unix.EOPNOTSUPP) { // removed meanwhile; a threaded cgroup, its parent has them
+			return err
+		}
+		for _, s := range procs {
+			if pid, err := strconv.Atoi(s); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids, err
 }
 
 // Enter makes the cgroup at path, if it is missing, and moves the calling

@@ -28,19 +28,21 @@ var floors = map[string][]string{
 	"./internal/ipguard":  nil,
 	"./internal/peek":     nil,
 	"./internal/cgroup":   {"golang.org/x/sys/unix"},
+	"./internal/netns":    {"golang.org/x/sys/unix"},
+	"./internal/gate":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	// The kernel side's ABI.
 	"./bpf": {"github.com/cilium/ebpf"},
 	// Core.
 	"./internal/flow":    ground,
 	"./internal/forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
-	"./loader":        join([]string{"./bpf", "./internal/cgroup", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
+	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns"}, core),
 	"./egress":        core,
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "github.com/fsnotify/fsnotify", "istio.io/", "k8s.io/"}, core),
 	// Roof.
-	"./internal/agent": join([]string{"./internal/cgroup", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/demo", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
@@ -62,7 +64,7 @@ var keepers = []struct {
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv"}},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/gate", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv", "./internal/gate"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},

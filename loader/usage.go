@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/bpf"
+)
+
+// maxOrigins is EGD_MAX_ORIGINS.
+const maxOrigins = 8192
+
+// usage is egd_usage, mapped: the kernel programs and this process add to the
+// same numbers atomically.
+type usage struct {
+	mu  sync.RWMutex // held for writing to unmap
+	mem []byte
+}
+
+func mapUsage(m *ebpf.Map) (*usage, error) {
+	size := int(m.MaxEntries()) * int(m.ValueSize())
+	mem, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map egd_usage: %w", err)
+	}
+	return &usage{mem: mem}, nil
+}
+
+func (u *usage) close() error {
+	if u == nil {
+		return nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	mem := u.mem
+	if u.mem = nil; mem == nil {
+		return nil
+	}
+	return unix.Munmap(mem)
+}
+
+// origins is the counter of a workload, nil for a number that none can have.
+// The caller holds mu.
+func (u *usage) origins(workload uint32) *int64 {
+	at := uintptr(workload) * unsafe.Sizeof(bpf.EgressdEgdUsage{})
+	if at >= uintptr(len(u.mem)) {
+		return nil
+	}
+	return (*int64)(unsafe.Pointer(&u.mem[at]))
+}
+
+// release takes one entry of egd_origins off the account of its workload.
+func (u *usage) release(workload uint32) {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	if n := u.origins(workload); n != nil {
+		atomic.AddInt64(n, -1)
+	}
+}
+
+// Origins says how much of its share of egd_origins a workload uses.
+func (d *Datapath) Origins(workload uint32) Fill {
+	u := d.usage
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	f := Fill{Max: maxOrigins}
+	if n := u.origins(workload); n != nil {
+		f.Entries = int(atomic.LoadInt64(n))
+	}
+	return f
+}
+
+// errWorkload: egd_usage has no account of that number.
+var errWorkload = errors.New("the number of the workload is out of range")
+
+// has says whether there is an account for a number.
+func (u *usage) has(workload uint32) bool {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return u.origins(workload) != nil
+}
