@@ -84,6 +84,16 @@ func client(op string, args []string) result {
 		return serveOnce(addr, args[1:])
 	case "hello":
 		return sendHello(addr, args[1:])
+	case "bound":
+		return bound(addr, args[1])
+	case "refused-many":
+		return refusedMany(addr, args[1])
+	case "hoard":
+		return hoard(addr, args[1:])
+	case "from-tcp":
+		return from(unix.SOCK_STREAM, addr, args[1:])
+	case "from-udp":
+		return from(unix.SOCK_DGRAM, addr, args[1:])
 	case "hold":
 		return hold(addr, unix.SOCK_STREAM, false)
 	case "hold-udp", "hold-udp-mapped":

@@ -51,14 +51,24 @@ type rig struct {
 	cg    *world.Cgroup
 	dp    *loader.Datapath
 	pins  string
+	// gates are where the listeners stand besides loopback.
+	gates []netip.Addr
+	ports loader.Listeners
 }
 
 const testPolicy = policy.DefaultPolicy
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newGateRig(t)
+}
+
+// newGateRig is newRig with addresses that other namespaces are redirected to.
+func newGateRig(t *testing.T, gates ...netip.Addr) *rig {
+	t.Helper()
 	testenv.RequireBPF(t)
-	r := &rig{t: t, world: testenv.World(t)}
+	r := &rig{t: t, world: testenv.World(t), gates: gates}
+	must(t, r.world.GiveNode(gates...))
 	r.cg = testenv.Cgroup(t)
 	r.pins = filepath.Join(testenv.BPFFS(t), "pins")
 	r.open()
@@ -83,6 +93,14 @@ func (r *rig) open() {
 	for i := range ports.DNSUDP {
 		ports.DNSUDP[i] = r.serveUDP(i)
 	}
+	for _, g := range r.gates {
+		if g.Is4() {
+			ports.Gate4 = g
+		} else {
+			ports.Gate6 = g
+		}
+	}
+	r.ports = ports
 	id, err := r.cg.ID()
 	must(r.t, err)
 	must(r.t, dp.SetListeners(ports))
@@ -100,12 +118,18 @@ func must(t *testing.T, err error) {
 
 var loopbacks = []string{"127.0.0.1", "::1"}
 
+// listenAt lists the addresses of the listeners.
+func (r *rig) listenAt() []netip.Addr {
+	at := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+	return append(at, r.gates...)
+}
+
 // serveTCP answers every connection with the original destination that the
 // kernel recorded for it.
 func (r *rig) serveTCP() (port uint16) {
 	r.t.Helper()
-	for _, lo := range loopbacks {
-		ln, err := r.world.Node.Listen(netip.AddrPortFrom(netip.MustParseAddr(lo), port))
+	for _, lo := range r.listenAt() {
+		ln, err := r.world.Node.Listen(netip.AddrPortFrom(lo, port))
 		must(r.t, err)
 		port = ln.Addr().(*net.TCPAddr).AddrPort().Port()
 		done := make(chan struct{})
@@ -130,8 +154,8 @@ func (r *rig) serveTCP() (port uint16) {
 
 func (r *rig) serveUDP(slot int) (port uint16) {
 	r.t.Helper()
-	for _, lo := range loopbacks {
-		pc, err := r.world.Node.ListenPacket(netip.AddrPortFrom(netip.MustParseAddr(lo), port))
+	for _, lo := range r.listenAt() {
+		pc, err := r.world.Node.ListenPacket(netip.AddrPortFrom(lo, port))
 		must(r.t, err)
 		port = pc.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 		done := make(chan struct{})
@@ -161,9 +185,15 @@ func (r *rig) run(captured bool, op string, args ...string) result {
 	if !captured {
 		cg = nil
 	}
+	return r.runIn(r.world.Node, cg, op, args...)
+}
+
+// runIn is run in any namespace and cgroup.
+func (r *rig) runIn(ns *world.Netns, cg *world.Cgroup, op string, args ...string) result {
+	r.t.Helper()
 	self, err := os.Executable()
 	must(r.t, err)
-	cmd := r.world.Node.Command(r.t.Context(), cg, self, args...)
+	cmd := ns.Command(r.t.Context(), cg, self, args...)
 	cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT="+op)
 	out, err := cmd.Output()
 	if err != nil {
