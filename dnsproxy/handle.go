@@ -189,7 +189,7 @@ func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []Answer,
 		s.stats.add(cLearned)
 	case errors.Is(err, ErrFull):
 		s.stats.add(cLearnFull)
-		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonMapFull, detail: "learned addresses"})
+		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonQuota, detail: "learned addresses"})
 	case errors.Is(err, ErrName), errors.Is(err, ErrAddress):
 		s.stats.add(cLearnChanged) // the policy changed while the query was under way
 	default:

@@ -50,8 +50,13 @@ type NamesOptions struct {
 	// Interval is the time between two expiries in Run (5 s).
 	Interval time.Duration
 	// MaxAddrs and MaxNames bound a policy's addresses and names (65536 each),
-	// MaxAddrsPerName (1024) and MaxNamesPerAddr (1024) one entry.
-	MaxAddrs, MaxNames, MaxAddrsPerName, MaxNamesPerAddr int
+	// MaxAddrsPerName (1024) and MaxNamesPerAddr (1024) one entry. MaxOpenings
+	// (131072) and MaxProofs (32768) bound what a policy has of the kernel's
+	// tables of addresses and of names, which all policies share: an eighth of
+	// each. Names that only a wildcard allows may have three quarters of a
+	// bound: there is no end of them, and the hosts that are named exactly must
+	// not suffer.
+	MaxAddrs, MaxNames, MaxAddrsPerName, MaxNamesPerAddr, MaxOpenings, MaxProofs int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// InUse lists the addresses that open connections go to. An address is
@@ -71,6 +76,8 @@ func (o NamesOptions) withDefaults() NamesOptions {
 	setDefault(&o.MaxNames, 1<<16)
 	setDefault(&o.MaxAddrsPerName, 1024)
 	setDefault(&o.MaxNamesPerAddr, 1024)
+	setDefault(&o.MaxOpenings, 1<<17)
+	setDefault(&o.MaxProofs, 1<<15)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -108,8 +115,26 @@ type table struct {
 	changes uint64
 	addrs   map[netip.Addr]*address
 	names   map[string]map[netip.Addr]struct{}
-	swept   time.Time
+	// used sums over the addresses.
+	used  use
+	swept time.Time
 }
+
+// use is what openings take in the kernel's tables.
+type use struct{ openings, proofs int }
+
+func useOf(open []policy.Opening) use {
+	u := use{openings: len(open)}
+	for _, o := range open {
+		if o.Name != "" {
+			u.proofs++
+		}
+	}
+	return u
+}
+
+func (u use) plus(b use) use  { return use{u.openings + b.openings, u.proofs + b.proofs} }
+func (u use) minus(b use) use { return use{u.openings - b.openings, u.proofs - b.proofs} }
 
 type address struct {
 	// until is the end of the answer's time (without grace), by name.
@@ -155,14 +180,14 @@ func (n *Names) Learn(id policy.PolicyID, name string, answers []Answer) error {
 			return fmt.Errorf("learn %s: %s is %s: %w", name, a.Addr, class, ErrAddress)
 		}
 		until := now.Add(min(max(a.TTL, n.o.Floor), n.o.Cap))
-		if err := n.learn(t, id, p, name, a.Addr, until, now); err != nil {
+		if err := n.learn(t, id, p, host, name, a.Addr, until, now); err != nil {
 			return fmt.Errorf("learn %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, name string, addr netip.Addr, until, now time.Time) error {
+func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, host *policy.Host, name string, addr netip.Addr, until, now time.Time) error {
 	a := t.addrs[addr]
 	if a != nil {
 		if _, ok := a.until[name]; ok && !a.dirty {
@@ -170,7 +195,7 @@ func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, name strin
 			return nil
 		}
 	}
-	if err := n.room(t, id, name, addr, now); err != nil {
+	if err := n.room(t, id, p, host, name, addr, now); err != nil {
 		return err
 	}
 	// room may have swept the table.
@@ -182,7 +207,7 @@ func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, name strin
 	if a.dirty {
 		want = merge(n.wanted(p, addr, a), p.Openings(name, addr))
 	}
-	if err := n.write(id, addr, a, want); err != nil {
+	if err := n.write(t, id, addr, a, want); err != nil {
 		return err // a is dirty now: Expire puts the kernel right
 	}
 	t.extend(a, name, until)
@@ -203,13 +228,27 @@ func (t *table) extend(a *address, name string, until time.Time) {
 
 // room says whether one more pair of name and addr may be added; it sweeps
 // the table at most once a second, so that a full one costs little.
-func (n *Names) room(t *table, id policy.PolicyID, name string, addr netip.Addr, now time.Time) error {
+func (n *Names) room(t *table, id policy.PolicyID, p *policy.Policy, host *policy.Host, name string, addr netip.Addr, now time.Time) error {
+	share := func(bound int) int {
+		if host.Pattern.IsWildcard() {
+			bound -= bound / 4
+		}
+		return bound
+	}
+	openings := p.Openings(name, addr)
 	full := func() bool {
 		a, names := t.addrs[addr], t.names[name]
-		return a == nil && len(t.addrs) >= n.o.MaxAddrs ||
-			names == nil && len(t.names) >= n.o.MaxNames ||
+		var open []policy.Opening
+		if a != nil {
+			open = a.open
+		}
+		more := t.used.minus(useOf(open)).plus(useOf(merge(open, openings)))
+		return a == nil && len(t.addrs) >= share(n.o.MaxAddrs) ||
+			names == nil && len(t.names) >= share(n.o.MaxNames) ||
 			len(names) >= n.o.MaxAddrsPerName ||
-			a != nil && len(a.until) >= n.o.MaxNamesPerAddr
+			a != nil && len(a.until) >= n.o.MaxNamesPerAddr ||
+			more.openings > t.used.openings && more.openings > share(n.o.MaxOpenings) ||
+			more.proofs > t.used.proofs && more.proofs > share(n.o.MaxProofs)
 	}
 	if !full() {
 		return nil

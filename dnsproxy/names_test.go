@@ -83,7 +83,7 @@ func TestLearnOpensAndRemembers(t *testing.T) {
 	if r.kernel.written() != before {
 		t.Error("an answer that changes nothing wrote the kernel")
 	}
-	if got, want := r.Size(), (Size{Policies: 1, Names: 2, Addresses: 2}); got != want {
+	if got, want := r.Size(), (Size{Policies: 1, Names: 2, Addresses: 2, Openings: 3, Proofs: 3}); got != want {
 		t.Errorf("Size = %+v, want %+v", got, want)
 	}
 }
@@ -197,12 +197,18 @@ func TestBounds(t *testing.T) {
 		{"addresses of a name", NamesOptions{MaxAddrsPerName: 2}, func(r namesRig, i int) error {
 			return r.Learn(id, "www.example.com", answers(time.Minute, addr(i)))
 		}, 2},
-		{"names", NamesOptions{MaxNames: 4}, func(r namesRig, i int) error {
+		{"names", NamesOptions{MaxNames: 5}, func(r namesRig, i int) error {
 			return r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(i)))
 		}, 4},
 		{"names of an address", NamesOptions{MaxNamesPerAddr: 2}, func(r namesRig, i int) error {
 			return r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
 		}, 2},
+		{"openings", NamesOptions{MaxOpenings: 3}, func(r namesRig, i int) error {
+			return r.Learn(id, "www.example.com", answers(time.Minute, addr(i)))
+		}, 3},
+		{"proofs", NamesOptions{MaxProofs: 4}, func(r namesRig, i int) error {
+			return r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
+		}, 3},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -227,6 +233,48 @@ func TestBounds(t *testing.T) {
 				t.Errorf("after the others' time: %v", err)
 			}
 		})
+	}
+}
+
+// twoPolicies gives two ids the same policy.
+type twoPolicies struct{ *snapshot }
+
+func (p twoPolicies) Policy(id policy.PolicyID) *policy.Policy {
+	if id > policy.DefaultPolicy+1 {
+		return nil
+	}
+	return p.snapshot.Policy(policy.DefaultPolicy)
+}
+
+// TestEndlessNames: who owns a wildcard's zone can make up names without end.
+// They take neither the room of the hosts that are named exactly nor that of
+// other policies, and it is free again when their time is over.
+func TestEndlessNames(t *testing.T) {
+	r := newNamesRig(t, NamesOptions{MaxNames: 100, MaxAddrs: 100})
+	r.Names = NewNames(r.kernel, twoPolicies{r.pol}, r.Names.o)
+	learned := 0
+	var err error
+	for i := 0; err == nil && i < 1000; i++ {
+		if err = r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, fmt.Sprintf("203.0.113.%d", i))); err == nil {
+			learned++
+		}
+	}
+	if !errors.Is(err, ErrFull) || learned != 75 {
+		t.Fatalf("%d names, then %v; want 75, then ErrFull", learned, err)
+	}
+	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.200", "2001:4860::1"))
+	if err := r.Learn(id+1, "n1.wild.test", answers(time.Minute, "203.0.113.1")); err != nil {
+		t.Errorf("another policy: %v", err)
+	}
+	if err := r.Learn(id, "n1.wild.test", answers(time.Minute, "203.0.113.1")); err != nil {
+		t.Errorf("a name that is known: %v", err)
+	}
+	r.clock.advance(10 * time.Minute)
+	if err := r.Learn(id, "late.wild.test", answers(time.Minute, "203.0.113.1")); err != nil {
+		t.Errorf("after the others' time: %v", err)
+	}
+	if got := r.Size(); got.Openings != got.Proofs || got.Openings > 2 {
+		t.Errorf("the account: %+v", got)
 	}
 }
 

@@ -125,7 +125,7 @@ func (n *Names) reapply(t *table, id policy.PolicyID, p *policy.Policy, phase Ph
 
 // settle writes want and drops the address when nothing is left of it.
 func (n *Names) settle(t *table, id policy.PolicyID, addr netip.Addr, a *address, want []policy.Opening) error {
-	err := n.write(id, addr, a, want)
+	err := n.write(t, id, addr, a, want)
 	if len(a.until) == 0 && len(a.open) == 0 && !a.dirty {
 		delete(t.addrs, addr)
 	}
@@ -134,7 +134,7 @@ func (n *Names) settle(t *table, id policy.PolicyID, addr netip.Addr, a *address
 
 // write brings the kernel's entry of addr to want. Both callers and the
 // kernel see openings sorted and without duplicates.
-func (n *Names) write(id policy.PolicyID, addr netip.Addr, a *address, want []policy.Opening) error {
+func (n *Names) write(t *table, id policy.PolicyID, addr netip.Addr, a *address, want []policy.Opening) error {
 	if !a.dirty && slices.Equal(a.open, want) {
 		return nil
 	}
@@ -142,6 +142,7 @@ func (n *Names) write(id policy.PolicyID, addr netip.Addr, a *address, want []po
 		a.dirty = true
 		return fmt.Errorf("open %s for policy %d: %w", addr, id, err)
 	}
+	t.used = t.used.minus(useOf(a.open)).plus(useOf(want))
 	a.open, a.dirty = want, false
 	return nil
 }
@@ -264,7 +265,7 @@ func (n *Names) restore(l Learned, until, now time.Time) error {
 	if ok, _ := n.check(host, l.Addr); !ok {
 		return ErrAddress
 	}
-	return n.learn(t, l.Policy, p, l.Name, l.Addr, until, now)
+	return n.learn(t, l.Policy, p, host, l.Name, l.Addr, until, now)
 }
 
 // all is a copy of the tables' index, so that no lock is held over the loop.
@@ -279,6 +280,17 @@ type Size struct {
 	Policies  int `json:"policies"`
 	Names     int `json:"names"`
 	Addresses int `json:"addresses"`
+	// Openings and Proofs are what they take in the kernel's tables.
+	Openings int `json:"openings"`
+	Proofs   int `json:"proofs"`
+}
+
+// Bounds is how much one policy may have.
+func (n *Names) Bounds() Size {
+	return Size{
+		Policies: 1, Names: n.o.MaxNames, Addresses: n.o.MaxAddrs,
+		Openings: n.o.MaxOpenings, Proofs: n.o.MaxProofs,
+	}
 }
 
 // Size counts what was learned, over all policies.
@@ -289,6 +301,8 @@ func (n *Names) Size() Size {
 		s.Policies++
 		s.Names += len(t.names)
 		s.Addresses += len(t.addrs)
+		s.Openings += t.used.openings
+		s.Proofs += t.used.proofs
 		t.mu.RUnlock()
 	}
 	return s

@@ -168,7 +168,7 @@ func TestFullTableWithholdsTheAnswer(t *testing.T) {
 	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeAAAA)); m.Rcode != dns.RcodeServerFailure {
 		t.Errorf("reply: %v", m)
 	}
-	r.expectEvent(policy.ReasonMapFull, false)
+	r.expectEvent(policy.ReasonQuota, false)
 	if got := r.kernel.addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
 		t.Errorf("open: %v", got)
 	}

@@ -193,6 +193,8 @@ func printStatus(w io.Writer, s agent.Status) {
 		row("gateway", "listens on %s", g)
 	}
 	row("dns servers", "%s", strings.Join(s.DNSServers, ", "))
+	row("learned", "%d names and %d addresses; %d openings and %d proofs of at most %d and %d for a policy", s.Learned.Names, s.Learned.Addresses,
+		s.Learned.Openings, s.Learned.Proofs, s.LearnedMax.Openings, s.LearnedMax.Proofs)
 	row("connections", "%d open, %d accepted, %d refused, %d requests",
 		s.Connections.Open, s.Connections.Accepted, s.Connections.Refused, s.Connections.Requests)
 	row("programs", "%d attached: %s", len(s.Programs), strings.Join(sortedKeys(s.Programs), " "))

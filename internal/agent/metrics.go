@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/egressd/egressd/dnsproxy"
 )
 
 // registry has every metric of the daemon. They are read when they are asked
@@ -41,6 +43,10 @@ var (
 		"Connections that wait to be accepted and DNS sockets, of a workload.", []string{"workload"}, nil)
 	shareMaxDesc = prometheus.NewDesc("egressd_workload_max_origins",
 		"How many of them a workload may have; more are refused (quota).", []string{"workload"}, nil)
+	learnedDesc = prometheus.NewDesc("egressd_learned",
+		"What the DNS proxy learned and its room in the kernel's tables, over all policies.", []string{"what"}, nil)
+	learnedMaxDesc = prometheus.NewDesc("egressd_learned_max",
+		"How much of it one policy may have; more is refused (quota).", []string{"what"}, nil)
 	openDesc = prometheus.NewDesc("egressd_connections_open",
 		"Downstream connections that are open in the egress proxy.", nil, nil)
 	readyDesc = prometheus.NewDesc("egressd_ready",
@@ -51,7 +57,8 @@ var (
 
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc, openDesc, readyDesc, errorDesc,
+		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
+		learnedDesc, learnedMaxDesc, openDesc, readyDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -86,6 +93,12 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, w := range s.Workloads {
 		gauge(shareDesc, float64(w.Origins.Entries), w.Name)
 		gauge(shareMaxDesc, float64(w.Origins.Max), w.Name)
+	}
+	for d, n := range map[*prometheus.Desc]dnsproxy.Size{learnedDesc: s.Learned, learnedMaxDesc: s.LearnedMax} {
+		gauge(d, float64(n.Names), "names")
+		gauge(d, float64(n.Addresses), "addresses")
+		gauge(d, float64(n.Openings), "openings")
+		gauge(d, float64(n.Proofs), "proofs")
 	}
 	gauge(openDesc, float64(s.Connections.Open))
 	gauge(readyDesc, truth(s.Ready))

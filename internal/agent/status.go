@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy/istio"
@@ -31,10 +32,14 @@ type Status struct {
 	// Kernel holds the kernel's counters: "deny/REASON", "pass/...".
 	Kernel map[string]uint64 `json:"kernel"`
 	// DNS holds the DNS proxy's counters.
-	DNS         map[string]uint64 `json:"dns"`
-	DNSServers  []string          `json:"dnsServers"`
-	Connections forward.Stats     `json:"connections"`
-	Gateway     []string          `json:"gateway,omitempty"`
+	DNS map[string]uint64 `json:"dns"`
+	// Learned is what the DNS proxy learned, over all policies; one policy may
+	// have LearnedMax.
+	Learned     dnsproxy.Size `json:"learned"`
+	LearnedMax  dnsproxy.Size `json:"learnedMax"`
+	DNSServers  []string      `json:"dnsServers"`
+	Connections forward.Stats `json:"connections"`
+	Gateway     []string      `json:"gateway,omitempty"`
 	// Gates are where the listeners stand for sockets of other network
 	// namespaces (pods, containers).
 	Gates    []string          `json:"gates,omitempty"`
@@ -132,6 +137,7 @@ func (a *Agent) Status() Status {
 	st.Maps = a.datapath.Fills()
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
+	st.Learned, st.LearnedMax = a.names.Size(), a.names.Bounds()
 	for _, server := range a.opts.DNSServers {
 		st.DNSServers = append(st.DNSServers, server.String())
 	}
