@@ -138,25 +138,54 @@ static __always_inline void peer_key(struct egd_peer_key *k, struct bpf_sock_add
 	k->port = f->port;
 }
 
+static __always_inline bool same_peer(const struct egd_peer *p, const struct flow *f)
+{
+	return p->at && p->port == f->port && same_addr(p->addr, f->addr);
+}
+
 /* Remembers who sent a datagram to the socket. A server's answers always pass,
  * as the answers on a connection that somebody opened to the node do. */
 static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struct flow *f)
 {
 	__u64 now = bpf_ktime_get_ns();
+	struct egd_recent *r;
 	struct egd_peer_key k;
+	struct egd_peer *p;
+	int i;
 
 	peer_key(&k, ctx, f);
 	bpf_map_update_elem(&egd_peers, &k, &now, BPF_ANY);
+	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!r)
+		return;
+	for (i = 0; i < EGD_RECENT; i++) {
+		if (same_peer(&r->peers[i], f)) {
+			r->peers[i].at = now;
+			return;
+		}
+	}
+	p = &r->peers[r->next & (EGD_RECENT - 1)];
+	r->next++;
+	__builtin_memcpy(p->addr, f->addr, 16);
+	p->port = f->port;
+	p->at = now;
 }
 
 static __always_inline bool is_reply(struct bpf_sock_addr *ctx, const struct flow *f)
 {
+	__u64 now = bpf_ktime_get_ns();
 	struct egd_peer_key k;
+	struct egd_recent *r;
 	__u64 *at;
+	int i;
 
+	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, 0);
+	for (i = 0; r && i < EGD_RECENT; i++)
+		if (same_peer(&r->peers[i], f))
+			return now - r->peers[i].at < REPLY_TIME;
 	peer_key(&k, ctx, f);
 	at = bpf_map_lookup_elem(&egd_peers, &k);
-	return at && bpf_ktime_get_ns() - *at < REPLY_TIME;
+	return at && now - *at < REPLY_TIME;
 }
 
 /* The socket goes where it wants: forget an earlier redirect. */

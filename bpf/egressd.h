@@ -282,6 +282,22 @@ struct egd_peer_key {
 	__u16 pad[3];
 };
 
+/* egd_recent: socket storage: the last of them, which nobody else can push out. */
+#define EGD_RECENT 16 /* a power of 2 */
+
+struct egd_peer {
+	__u64 at; /* when the datagram was read, CLOCK_MONOTONIC; 0: none */
+	__u8 addr[16];
+	__u16 port; /* network order */
+	__u16 pad[3];
+};
+
+struct egd_recent {
+	struct egd_peer peers[EGD_RECENT];
+	__u32 next; /* to be overwritten */
+	__u32 pad;
+};
+
 /* egd_addr_known: addresses that were learned for a policy, whatever the
  * port. A UDP connect() to one is let pass without sending (see hold). */
 struct egd_known_key {

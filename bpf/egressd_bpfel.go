@@ -219,6 +219,19 @@ const (
 	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 32
 )
 
+type EgressdEgdRecent struct {
+	_     structs.HostLayout
+	Peers [16]struct {
+		_    structs.HostLayout
+		At   uint64
+		Addr [16]uint8
+		Port uint16
+		Pad  [3]uint16
+	}
+	Next uint32
+	Pad  uint32
+}
+
 type EgressdEgdRewrites struct {
 	_   structs.HostLayout
 	All [4]struct {
@@ -298,6 +311,7 @@ const (
 	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
 	EgressdMapEgdPeers        = "egd_peers"
+	EgressdMapEgdRecent       = "egd_recent"
 	EgressdMapEgdRewrites     = "egd_rewrites"
 	EgressdMapEgdSockets      = "egd_sockets"
 	EgressdMapEgdUsage        = "egd_usage"
@@ -397,6 +411,7 @@ type EgressdMapSpecs struct {
 	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
+	EgdRecent    *ebpf.MapSpec `ebpf:"egd_recent"`
 	EgdRewrites  *ebpf.MapSpec `ebpf:"egd_rewrites"`
 	EgdSockets   *ebpf.MapSpec `ebpf:"egd_sockets"`
 	EgdUsage     *ebpf.MapSpec `ebpf:"egd_usage"`
@@ -446,6 +461,7 @@ type EgressdMaps struct {
 	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
+	EgdRecent    *ebpf.Map `ebpf:"egd_recent"`
 	EgdRewrites  *ebpf.Map `ebpf:"egd_rewrites"`
 	EgdSockets   *ebpf.Map `ebpf:"egd_sockets"`
 	EgdUsage     *ebpf.Map `ebpf:"egd_usage"`
@@ -466,6 +482,7 @@ func (m *EgressdMaps) Close() error {
 		m.EgdNames,
 		m.EgdOrigins,
 		m.EgdPeers,
+		m.EgdRecent,
 		m.EgdRewrites,
 		m.EgdSockets,
 		m.EgdUsage,

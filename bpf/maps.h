@@ -92,14 +92,23 @@ struct {
 	__type(value, struct egd_usage);
 } egd_usage SEC(".maps");
 
-/* Whom a UDP server may answer. The only LRU: strangers can fill it, and what
- * falls out is a reply that is refused, never one that is let pass. */
+/* Whom a UDP server may answer, besides egd_recent. The only LRU: strangers can
+ * fill it, and what falls out is a reply that is refused, never one that is let
+ * pass. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 16);
 	__type(key, struct egd_peer_key);
 	__type(value, __u64); /* when the datagram was read, CLOCK_MONOTONIC */
 } egd_peers SEC(".maps");
+
+/* Whom a UDP socket heard last: its own share, whatever happens to egd_peers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct egd_recent);
+} egd_recent SEC(".maps");
 
 /* Per-socket state; dies with the socket. */
 struct {

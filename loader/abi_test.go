@@ -62,6 +62,7 @@ func TestSizes(t *testing.T) {
 		"egd_hello":        {unsafe.Sizeof(bpf.EgressdEgdHello{}), 316},
 		"egd_endpoint_key": {unsafe.Sizeof(bpf.EgressdEgdEndpointKey{}), 24},
 		"egd_endpoint":     {unsafe.Sizeof(bpf.EgressdEgdEndpoint{}), 20},
+		"egd_recent":       {unsafe.Sizeof(bpf.EgressdEgdRecent{}), 520},
 		"egd_usage":        {unsafe.Sizeof(bpf.EgressdEgdUsage{}), 8},
 		"egd_rewrites":     {unsafe.Sizeof(bpf.EgressdEgdRewrites{}), 148},
 		"egd_name_key":     {unsafe.Sizeof(bpf.EgressdEgdNameKey{}), 280},

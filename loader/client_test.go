@@ -88,6 +88,8 @@ func client(op string, args []string) result {
 		return bound(addr, args[1])
 	case "refused-many":
 		return refusedMany(addr, args[1])
+	case "answering":
+		return answering(addr)
 	case "hoard":
 		return hoard(addr, args[1:])
 	case "from-tcp":

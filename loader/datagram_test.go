@@ -8,12 +8,16 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/policy"
-	"golang.org/x/sys/unix"
 )
 
 // sourceRoute makes a socket send by way of another address: a loose source
@@ -122,5 +126,108 @@ func TestReplies(t *testing.T) {
 			t.Errorf("%s: %+v, want the answer to pass and the stranger to be refused", c.node, res)
 		}
 		must(t, cmd.Wait())
+	}
+}
+
+// answering is a UDP server that answers whoever it hears next, or whom it
+// heard first, when it is told to.
+func answering(addr netip.AddrPort) result {
+	in := bufio.NewReader(os.Stdin)
+	fd, sa, err := socket(addr, unix.SOCK_DGRAM, false)
+	if err == nil {
+		err = unix.Bind(fd, sa)
+	}
+	if err != nil {
+		return result{Errno: errnoName(err)}
+	}
+	say(result{Data: "ready"})
+	buf := make([]byte, 64)
+	var heard []unix.Sockaddr
+	for word, more := waitLine(in); more; word, more = waitLine(in) {
+		if word != "first" {
+			_, from, err := receive(fd, buf)
+			if err != nil {
+				return result{Errno: errnoName(err)}
+			}
+			heard = append(heard, from)
+		}
+		from := heard[len(heard)-1]
+		if word == "first" {
+			from = heard[0]
+		}
+		if err := unix.Sendto(fd, []byte("hello"), 0, from); err != nil {
+			say(result{Errno: errnoName(err)})
+			continue
+		}
+		say(result{Data: "answered", From: sockaddr(from)})
+	}
+	return result{}
+}
+
+// TestRepliesHaveAShare: whoever fills the table of those that may be answered
+// takes nothing from a server that answers soon; and the table still serves one
+// that has many clients.
+func TestRepliesHaveAShare(t *testing.T) {
+	r := newRig(t)
+	for _, node := range []string{world.NodeV4, world.NodeV6} {
+		server := r.talk(r.world.Node, r.cg, "answering", hostport(node, 5353))
+		if got := server.next(); got.Data != "ready" {
+			t.Fatalf("%+v", got)
+		}
+		for range 20 { // more than a socket remembers by itself
+			conn, err := r.world.Net.Dial(t.Context(), "udp", netip.MustParseAddrPort(hostport(node, 5353)))
+			must(t, err)
+			if _, err := conn.Write([]byte("hello?")); err != nil {
+				t.Fatal(err)
+			}
+			if got := server.again(); got.From != conn.LocalAddr().String() {
+				t.Errorf("%+v, want an answer to %s", got, conn.LocalAddr())
+			}
+			conn.Close()
+		}
+		if got := server.ask("first"); got.Data != "answered" {
+			t.Errorf("the first of twenty: %+v", got)
+		}
+		r.emptyPeers(t)
+		if got := server.ask("first"); got.Errno != "EPERM" {
+			t.Errorf("the first of twenty, when the table has lost it: %+v, want EPERM", got)
+		}
+	}
+	for _, node := range []string{world.NodeV4, world.NodeV6} {
+		server := r.talk(r.world.Node, r.cg, "answering", hostport(node, 5354))
+		server.next()
+		conn, err := r.world.Net.Dial(t.Context(), "udp", netip.MustParseAddrPort(hostport(node, 5354)))
+		must(t, err)
+		if _, err := conn.Write([]byte("hello?")); err != nil {
+			t.Fatal(err)
+		}
+		server.again()
+		r.emptyPeers(t)
+		if got := server.ask("first"); got.Data != "answered" {
+			t.Errorf("the last one, when the table has lost it: %+v", got)
+		}
+		conn.Close()
+	}
+}
+
+// emptyPeers makes egd_peers forget, as it does when it is full.
+func (r *rig) emptyPeers(t *testing.T) {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(r.pins, "egd_peers"), nil)
+	must(t, err)
+	defer m.Close()
+	var keys []bpf.EgressdEgdPeerKey
+	var k bpf.EgressdEgdPeerKey
+	var at uint64
+	it := m.Iterate()
+	for it.Next(&k, &at) {
+		keys = append(keys, k)
+	}
+	must(t, it.Err())
+	if len(keys) == 0 {
+		t.Fatal("the table was empty; the test proves nothing")
+	}
+	for _, k := range keys {
+		must(t, m.Delete(&k))
 	}
 }

@@ -142,6 +142,7 @@ func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 		"egd_names":     m.EgdNames,
 		"egd_origins":   m.EgdOrigins,
 		"egd_peers":     m.EgdPeers,
+		"egd_recent":    m.EgdRecent,
 		"egd_sockets":   m.EgdSockets,
 		"egd_usage":     m.EgdUsage,
 		"egd_workloads": m.EgdWorkloads,

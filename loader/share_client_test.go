@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -72,7 +73,13 @@ func (c *talker) next() result {
 
 func (c *talker) again() result {
 	c.r.t.Helper()
-	if _, err := io.WriteString(c.in, "\n"); err != nil {
+	return c.ask("")
+}
+
+// ask is again with a word about what to do.
+func (c *talker) ask(word string) result {
+	c.r.t.Helper()
+	if _, err := io.WriteString(c.in, word+"\n"); err != nil {
 		c.r.t.Fatal(err)
 	}
 	return c.next()
@@ -84,10 +91,10 @@ func say(r result) {
 	fmt.Println(string(line))
 }
 
-// waitLine waits to be told to go on; false: to end.
-func waitLine(in *bufio.Reader) bool {
-	_, err := in.ReadString('\n')
-	return err == nil
+// waitLine waits to be told to go on, and how; false: to end.
+func waitLine(in *bufio.Reader) (string, bool) {
+	line, err := in.ReadString('\n')
+	return strings.TrimSpace(line), err == nil
 }
 
 // hoard opens n UDP sockets, sends on each and keeps them; then it asks on the
@@ -116,7 +123,7 @@ func hoard(addr netip.AddrPort, args []string) result {
 	if _, _, err := receive(first, buf); err != nil {
 		return result{Errno: errnoName(err)}
 	}
-	for waitLine(in) {
+	for _, more := waitLine(in); more; _, more = waitLine(in) {
 		_, err := unix.Write(first, []byte("again"))
 		got := 0
 		if err == nil {
@@ -163,9 +170,13 @@ func from(typ int, addr netip.AddrPort, args []string) result {
 	}
 	say(result{From: sockaddr(local)})
 	buf := make([]byte, 64)
-	for waitLine(in) {
+	for word, more := waitLine(in); more; word, more = waitLine(in) {
 		if _, err := unix.Write(fd, []byte("hello")); err != nil {
 			say(result{Errno: errnoName(err)})
+			continue
+		}
+		if word == "send" {
+			say(result{Data: "sent"})
 			continue
 		}
 		n, _, err := receive(fd, buf)

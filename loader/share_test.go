@@ -157,7 +157,7 @@ func TestForgedSource(t *testing.T) {
 				t.Fatalf("the forger, uncaptured: %+v", got)
 			}
 			before := r.world.Packets(netip.MustParseAddr(addr))
-			free.again()
+			free.ask("send")
 			if r.world.Packets(netip.MustParseAddr(addr)) == before {
 				t.Error("uncaptured: nothing left; the test proves nothing")
 			}
