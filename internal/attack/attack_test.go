@@ -45,6 +45,9 @@ type arena struct {
 	// server on an allowed HTTPS port that echoes what it gets.
 	shared, aliased *world.Origin
 	tls             *world.Server
+	// pods are on one bridge; impostor has the gate's address elsewhere.
+	pods     [2]*world.Pod
+	impostor *world.Server
 }
 
 // newArena builds everything and starts nothing.
@@ -65,6 +68,7 @@ func newArena(t *testing.T) *arena {
 		t.Fatal(err)
 	}
 	a.populate()
+	a.addPods()
 	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight}); err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +118,7 @@ func (a *arena) fill() {
 		"{API4}", a.API.V4.String(), "{API6}", a.API.V6.String(), "{API2}", a.API2.V4.String(),
 		"{S4}", a.shared.V4.String(), "{T4}", a.tls.Addr.Addr().String(),
 		"{outside}", a.outside.Path(), "{net}", a.Net.Path(), "{N4}", world.NodeV4,
+		"{pod1}", a.pods[0].Path(), "{pod2}", a.pods[1].Path(),
 	}
 	a.words = strings.NewReplacer(append(words, "{A4}", world.StrangerV4, "{A6}", world.StrangerV6)...)
 	a.twinWords = strings.NewReplacer(append(words, "{A4}", a.free.V4.String(), "{A6}", a.free.V6.String())...)

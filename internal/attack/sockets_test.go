@@ -92,7 +92,7 @@ var borrowed = []row{
 	{attack: "descriptor to the outside", how: "SCM_RIGHTS, connect() by a process outside", want: "ECONNREFUSED", by: "connect hook: no workload", do: ways("passed_out", "{outside}", "{A4}", "80")},
 	{attack: "another cgroup", how: "root moves out after socket()", want: "ECONNREFUSED", by: "connect hook: no workload", do: ways("moved", "{outside}", "{A4}", "80", "after")},
 	{attack: "another cgroup", how: "root moves out before socket()", want: "connected", open: true, by: "root may move out; run --cgroup on the tree's root leaves no outside", do: ways("moved", "{outside}", "{A4}", "80", "before")},
-	{attack: "new network namespace", how: "unshare(CLONE_NEWNET), then what is proxied", want: "ECONNREFUSED", by: "connect hook: foreign namespace", do: ways("new_netns", "{G4}", "80"), noTwin: "a new namespace has no wire"},
+	{attack: "new network namespace", how: "unshare(CLONE_NEWNET), then what is proxied", want: "ENETUNREACH", by: "no path to the gate", do: ways("new_netns", "{G4}", "80"), noTwin: "a new namespace has no wire"},
 	{attack: "other network namespace", how: "setns() into one with a way out", want: "ECONNREFUSED", by: "the cgroup's hooks run in every namespace", do: ways("other_netns", "{net}", "{A4}", "80"), proof: func(a *arena) int { return a.stranger().Conns() }},
 	{attack: "egressd's ports", how: "connect() to 127.0.0.1:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("connect", "127.0.0.1", "15001"), seen: accepted},
 	{attack: "egressd's ports", how: "connect() to [::1]:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("connect", "::1", "15001"), seen: accepted},

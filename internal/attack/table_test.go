@@ -21,6 +21,7 @@ func table() []group {
 		{"Flows to an address that is not allowed", sockets},
 		{"Packets that go elsewhere than their flow", packets},
 		{"Sockets, cgroups, namespaces and ports of others", borrowed},
+		{"Pods: other network namespaces", pods},
 		{"TLS", tlsRows},
 		{"HTTP", httpRows},
 		{"DNS questions", dnsRows},

@@ -352,8 +352,7 @@ def new_netns(addr, port):
 
 
 def other_netns(path, addr, port):
-    with open(path) as f:
-        checked(libc.setns(f.fileno(), 0x40000000))
+    enter(path)
     return connect(addr, port)
 
 
@@ -549,3 +548,54 @@ def hold(kind, addr, port, first=""):
 def everything_for(seconds):
     time.sleep(float(seconds))
     return ""
+
+
+def enter(path):
+    with open(path) as f:
+        checked(libc.setns(f.fileno(), 0x40000000))
+
+
+def udp_from(path, addr, port):
+    enter(path)
+    return udp(addr, port)
+
+
+def tls_from(path, addr, port, sni):
+    import names
+    enter(path)
+    return names.https(addr, port, sni, sni)
+
+
+def steal(victim, forger, addr, port):
+    """Sends from the address and port that another pod's socket asked from."""
+    enter(victim)
+    theirs = socket.socket(family(addr), SOCK_DGRAM)
+    theirs.connect((addr, int(port)))
+    theirs.send(b"x")
+    enter(forger)
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        if ":" in addr:
+            s.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
+        else:
+            s.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT
+        s.bind(theirs.getsockname()[:2])
+        s.connect((addr, int(port)))
+        s.send(b"x")
+    return "sent"
+
+
+def hoard(addr, port, count, to, toport):
+    """Many sockets that asked something and stay open, and then one more."""
+    import resource
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    held = []
+    for _ in range(int(count)):
+        s = socket.socket(family(addr), SOCK_DGRAM)
+        held.append(s)
+        try:
+            s.connect((addr, int(port)))
+            s.send(b"x")
+        except (ConnectionRefusedError, PermissionError):
+            break
+    return connect(to, toport)
