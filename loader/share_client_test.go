@@ -102,6 +102,10 @@ func waitLine(in *bufio.Reader) (string, bool) {
 func hoard(addr netip.AddrPort, args []string) result {
 	n, _ := strconv.Atoi(args[0])
 	in := bufio.NewReader(os.Stdin)
+	room := uint64(n + 64)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: room, Max: room}); err != nil {
+		return result{Errno: "setrlimit " + errnoName(err)}
+	}
 	first, refused, errno := -1, 0, ""
 	for range n {
 		fd, sa, err := socket(addr, unix.SOCK_DGRAM, false)

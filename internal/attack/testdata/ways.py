@@ -587,8 +587,8 @@ def steal(victim, forger, addr, port):
 def hoard(addr, port, count, to, toport):
     """Many sockets that asked something and stay open, and then one more."""
     import resource
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = int(count) + 64
+    resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
     held = []
     for _ in range(int(count)):
         s = socket.socket(family(addr), SOCK_DGRAM)
