@@ -91,6 +91,15 @@ func TestShare(t *testing.T) {
 	if got := r.runIn(r.world.Node, greedy, "tcp", hostport(world.StrangerV4, 443)); got.Errno != "" {
 		t.Errorf("afterwards: %+v", got)
 	}
+	// A connection that nobody accepts takes its entry along.
+	ports := r.ports
+	ports.Proxy = 1
+	must(t, r.dp.SetListeners(ports))
+	for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
+		if got := r.runIn(r.world.Node, modest, "tcp", hostport(addr, 443)); got.Errno != "ECONNREFUSED" {
+			t.Errorf("nobody listens: %+v", got)
+		}
+	}
 	for _, id := range []uint32{1, 2, 3} {
 		if f := r.dp.Origins(id); f.Entries != 0 {
 			t.Errorf("workload %d is left with %+v", id, f)

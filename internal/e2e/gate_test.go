@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/world"
@@ -234,6 +235,22 @@ func (n *node) podCut(t *testing.T, p inPod) {
 			t.Errorf("without a route, DNS %s: %+v", network, got)
 		}
 	}
+}
+
+// TestGateKept: a gate that somebody takes away is put back.
+func TestGateKept(t *testing.T) {
+	t.Parallel()
+	n := start(t, seed(t, "googleapis.yaml"), nil)
+	gates := n.gatesOf(t)
+	for _, g := range gates {
+		if err := n.TakeFromNode(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, 20*time.Second, "the gates are back", func() bool {
+		have, err := n.NodeAddrs()
+		return err == nil && slices.Contains(have, gates[0]) && slices.Contains(have, gates[1])
+	})
 }
 
 // TestGateTaken: an address that is somebody else's is no gate, and unload

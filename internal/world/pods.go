@@ -193,6 +193,28 @@ func (w *World) GiveNode(addrs ...netip.Addr) error {
 	})
 }
 
+// TakeFromNode removes an address of the node, wherever it is.
+func (w *World) TakeFromNode(addr netip.Addr) error {
+	return w.Node.Do(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			have, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+			if err != nil {
+				return err
+			}
+			for _, a := range have {
+				if a.IP.Equal(addr.AsSlice()) {
+					return netlink.AddrDel(l, &a)
+				}
+			}
+		}
+		return fmt.Errorf("the node has no address %s", addr)
+	})
+}
+
 // NodeAddrs lists the addresses of the node.
 func (w *World) NodeAddrs() ([]netip.Addr, error) {
 	var out []netip.Addr
