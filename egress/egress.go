@@ -61,6 +61,7 @@ func (e *Egress) flow(c *forward.Conn) policy.Flow {
 		Transport: policy.TCP,
 		Dst:       c.Dst,
 		Names:     e.o.Names.NamesOf(c.Policy, c.Dst.Addr()),
+		Draw:      e.o.Rand(),
 	}
 }
 

@@ -4,68 +4,205 @@ package policy
 
 import (
 	"cmp"
+	"hash/maphash"
 	"net/netip"
 	"slices"
+
+	"github.com/egressd/egressd/internal/cow"
 )
 
 // addressTable finds what an address and port open by themselves. The cost
 // of a lookup grows with the number of different prefix lengths (at most 33
-// for IPv4 and 129 for IPv6), not with the number of entries.
+// for IPv4 and 129 for IPv6), not with the number of entries. It is immutable;
+// an addressEdit makes the next one.
 type addressTable struct {
-	entries map[addressKey]*candidates
-	// near has some rule of each prefix, whatever its port: the nearest miss.
-	near map[netip.Prefix]*HostPort
-	// bits4 and bits6 are the prefix lengths in use, longest first.
+	entries cow.Map[addressKey, *addressEntry]
+	// near has the rules of each prefix, whatever their port: the nearest miss.
+	near cow.Map[netip.Prefix, []addressRule]
+	// count4 and count6 count the entries by prefix length; bits4 and bits6
+	// are the lengths in use, longest first.
+	count4       [33]int32
+	count6       [129]int32
 	bits4, bits6 []int
+	// sum covers the order of rules that share an entry.
+	sum digest
 }
 
+// addressKey is a prefix, unmapped and masked, with a transport and a port.
 type addressKey struct {
 	prefix    netip.Prefix
 	transport Transport
 	port      uint16
 }
 
-// addressRule is one entry of the table while it is built.
+// addressEntry is what rules open together, in order of precedence.
+type addressEntry struct {
+	candidates
+	rules []addressRule
+}
+
+// addressRule is one thing that a service says about a prefix and port.
 type addressRule struct {
-	prefix netip.Prefix
-	port   uint16
-	rule   *HostPort
+	prefix  netip.Prefix
+	port    uint16
+	rule    *HostPort
+	service *Service
 	// way is what the kernel does with flows there, name what a ClientHello
 	// must carry.
 	way  Way
 	name string
 }
 
-// newAddressTable builds the table. Of rules for one key, earlier ones have
-// precedence.
-func newAddressTable(rules []addressRule) addressTable {
-	t := addressTable{entries: map[addressKey]*candidates{}, near: map[netip.Prefix]*HostPort{}}
-	for _, r := range rules {
-		k := addressKey{r.prefix, r.rule.Protocol.Transport(), r.port}
-		e := t.entries[k]
-		if e == nil {
-			e = &candidates{}
-			t.entries[k] = e
+func (r addressRule) key() addressKey {
+	return addressKey{r.prefix, r.rule.Protocol.Transport(), r.port}
+}
+
+func hashPrefix(p netip.Prefix) uint64 {
+	a := p.Addr().As16()
+	var h maphash.Hash
+	h.SetSeed(seed)
+	_, _ = h.Write(a[:]) // never fails
+	_ = h.WriteByte(byte(p.Bits()))
+	return h.Sum64()
+}
+
+func hashAddress(k addressKey) uint64 {
+	return hashPrefix(k.prefix) + uint64(k.port)*0x9e3779b97f4a7c15 + uint64(k.transport)
+}
+
+func newAddressTable() addressTable {
+	return addressTable{
+		entries: cow.New[addressKey, *addressEntry](hashAddress),
+		near:    cow.New[netip.Prefix, []addressRule](hashPrefix),
+	}
+}
+
+// addressEdit collects changes to a copy of an addressTable.
+type addressEdit struct {
+	t       addressTable
+	entries *cow.Edit[addressKey, *addressEntry]
+	near    *cow.Edit[netip.Prefix, []addressRule]
+	// dirty has the rules of the entries and prefixes that change.
+	dirty     map[addressKey][]addressRule
+	dirtyNear map[netip.Prefix][]addressRule
+}
+
+func (t *addressTable) edit() *addressEdit {
+	return &addressEdit{t: *t, entries: t.entries.Edit(), near: t.near.Edit(),
+		dirty: map[addressKey][]addressRule{}, dirtyNear: map[netip.Prefix][]addressRule{}}
+}
+
+func (e *addressEdit) open(r addressRule) {
+	k := r.key()
+	if _, ok := e.dirty[k]; !ok {
+		var rules []addressRule
+		if was, ok := e.entries.Get(k); ok {
+			rules = slices.Clone(was.rules)
 		}
+		e.dirty[k] = rules
+	}
+	if _, ok := e.dirtyNear[r.prefix]; !ok {
+		was, _ := e.near.Get(r.prefix)
+		e.dirtyNear[r.prefix] = slices.Clone(was)
+	}
+}
+
+func (e *addressEdit) add(r addressRule) {
+	e.open(r)
+	k := r.key()
+	e.dirty[k] = append(e.dirty[k], r)
+	e.dirtyNear[r.prefix] = append(e.dirtyNear[r.prefix], r)
+}
+
+func (e *addressEdit) remove(r addressRule) {
+	e.open(r)
+	k := r.key()
+	is := func(o addressRule) bool { return o == r }
+	e.dirty[k] = slices.DeleteFunc(e.dirty[k], is)
+	e.dirtyNear[r.prefix] = slices.DeleteFunc(e.dirtyNear[r.prefix], is)
+}
+
+// finish returns the table; compare orders rules by precedence. Of a rule that
+// was added twice one counts.
+func (e *addressEdit) finish(compare func(x, y addressRule) int) addressTable {
+	t := &e.t
+	for k, rules := range e.dirty {
+		was, had := e.entries.Get(k)
+		if had {
+			t.sum.toggle(was.sum(k))
+			*t.counter(k.prefix)--
+		}
+		if len(rules) == 0 {
+			e.entries.Delete(k)
+			continue
+		}
+		now := newAddressEntry(k, rules, compare)
+		e.entries.Set(k, now)
+		t.sum.toggle(now.sum(k))
+		*t.counter(k.prefix)++
+	}
+	for prefix, rules := range e.dirtyNear {
+		if len(rules) == 0 {
+			e.near.Delete(prefix)
+			continue
+		}
+		if len(rules) > 1 {
+			slices.SortStableFunc(rules, compare)
+		}
+		e.near.Set(prefix, rules)
+	}
+	t.entries, t.near = e.entries.Map(), e.near.Map()
+	t.bits4, t.bits6 = inUse(t.count4[:]), inUse(t.count6[:])
+	return *t
+}
+
+func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addressRule) int) *addressEntry {
+	if len(rules) > 1 {
+		slices.SortStableFunc(rules, compare)
+		rules = slices.Compact(rules)
+	}
+	e := &addressEntry{rules: rules}
+	for _, r := range rules {
 		e.add(r.rule, "", r.way)
 		if r.name != "" {
 			e.names = append(e.names, r.name)
 		}
-		if _, ok := t.near[r.prefix]; !ok {
-			t.near[r.prefix] = r.rule
-		}
-		bits := &t.bits6
-		if r.prefix.Addr().Is4() {
-			bits = &t.bits4
-		}
-		if !slices.Contains(*bits, r.prefix.Bits()) {
-			*bits = append(*bits, r.prefix.Bits())
+	}
+	slices.Sort(e.names)
+	e.names = slices.Compact(e.names)
+	return e
+}
+
+// sum is the digest of the order of the rules; a single one has no order.
+func (e *addressEntry) sum(k addressKey) digest {
+	var d digest
+	if len(e.rules) > 1 {
+		d.text(func(t *text) {
+			t.line(0, "%v %v %d", k.prefix, k.transport, k.port)
+			for _, r := range e.rules {
+				t.line(1, "%v %s %d", r.service.Ref, r.rule.host.Pattern, r.rule.Number)
+			}
+		})
+	}
+	return d
+}
+
+func (t *addressTable) counter(p netip.Prefix) *int32 {
+	if p.Addr().Is4() {
+		return &t.count4[p.Bits()]
+	}
+	return &t.count6[p.Bits()]
+}
+
+// inUse returns the indices of what is not 0, largest first.
+func inUse(counts []int32) []int {
+	var out []int
+	for i := len(counts) - 1; i >= 0; i-- {
+		if counts[i] != 0 {
+			out = append(out, i)
 		}
 	}
-	descending := func(a, b int) int { return b - a }
-	slices.SortFunc(t.bits4, descending)
-	slices.SortFunc(t.bits6, descending)
-	return t
+	return out
 }
 
 // lengths returns the prefix lengths to try for an unmapped address.
@@ -87,8 +224,8 @@ func (t *addressTable) collect(c *candidates, transport Transport, dst netip.Add
 		if err != nil {
 			continue // cannot be: bits fits the family
 		}
-		if e := t.entries[addressKey{prefix, transport, dst.Port()}]; e != nil {
-			c.merge(e, bits < a.BitLen())
+		if e, ok := t.entries.Get(addressKey{prefix, transport, dst.Port()}); ok {
+			c.merge(&e.candidates, bits < a.BitLen())
 		}
 	}
 }
@@ -103,11 +240,11 @@ func (t *addressTable) miss(transport Transport, dst netip.AddrPort) (Reason, *H
 		if err != nil {
 			continue
 		}
-		if e := t.entries[addressKey{prefix, transport.other(), dst.Port()}]; e != nil {
+		if e, ok := t.entries.Get(addressKey{prefix, transport.other(), dst.Port()}); ok {
 			return ReasonTransport, e.first
 		}
-		if near == nil {
-			near = t.near[prefix]
+		if rules, ok := t.near.Get(prefix); ok && near == nil {
+			near = rules[0].rule
 		}
 	}
 	if near == nil {
@@ -117,35 +254,41 @@ func (t *addressTable) miss(transport Transport, dst netip.AddrPort) (Reason, *H
 }
 
 // openings returns the table as the kernel wants it: sorted, one entry for
-// each prefix, transport, port and proved name. The kernel finds the longest prefix only,
-// so an entry carries what the prefixes around it say as well.
+// each prefix, transport, port and proved name.
 func (t *addressTable) openings() []Opening {
-	out := make([]Opening, 0, len(t.entries))
-	for k, e := range t.entries {
-		way := e.way
-		for _, bits := range t.lengths(k.prefix.Addr()) {
-			if bits >= k.prefix.Bits() {
-				continue
-			}
-			around := netip.PrefixFrom(k.prefix.Addr(), bits).Masked()
-			if o := t.entries[addressKey{around, k.transport, k.port}]; o != nil {
-				way = way.Within(o.way, k.transport)
-			}
-		}
-		o := Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: way.Verdict, To: way.To}
-		if way.Verdict != Inspect {
-			out = append(out, o)
+	out := make([]Opening, 0, t.entries.Len())
+	for k, e := range t.entries.All() {
+		out = t.opening(out, k, e)
+	}
+	slices.SortFunc(out, compareOpening)
+	return out
+}
+
+func compareOpening(a, b Opening) int {
+	return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
+		cmp.Compare(a.Transport, b.Transport), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Name, b.Name))
+}
+
+// opening adds what an entry opens to out. The kernel finds the longest
+// prefix only, so an entry carries what the prefixes around it say as well.
+func (t *addressTable) opening(out []Opening, k addressKey, e *addressEntry) []Opening {
+	way := e.way
+	for _, bits := range t.lengths(k.prefix.Addr()) {
+		if bits >= k.prefix.Bits() {
 			continue
 		}
-		slices.Sort(e.names)
-		for _, o.Name = range slices.Compact(e.names) {
-			out = append(out, o)
+		around := netip.PrefixFrom(k.prefix.Addr(), bits).Masked()
+		if o, ok := t.entries.Get(addressKey{around, k.transport, k.port}); ok {
+			way = way.Within(o.way, k.transport)
 		}
 	}
-	slices.SortFunc(out, func(a, b Opening) int {
-		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
-			cmp.Compare(a.Transport, b.Transport), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Name, b.Name))
-	})
+	o := Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: way.Verdict, To: way.To}
+	if way.Verdict != Inspect {
+		return append(out, o)
+	}
+	for _, o.Name = range e.names {
+		out = append(out, o)
+	}
 	return out
 }
 

@@ -17,7 +17,7 @@ func (hp *HostPort) classify(to Endpoints, kernel, named bool) Way {
 	switch pr := hp.Protocol; {
 	case pr.Transport() == UDP && !kernel:
 		return Way{Verdict: Direct} // there is no forwarding core for it
-	case pr.IsHTTP() || pr == ProtocolUnset || !kernel:
+	case pr.IsHTTP() || pr == ProtocolUnset || !kernel || hp.routed:
 		return Way{Verdict: Proxy}
 	case !pr.IsTLS():
 		return Way{Direct, to}

@@ -3,65 +3,89 @@
 package policy
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-
-	"github.com/egressd/egressd/internal/hostname"
 )
 
 // Compile compiles c, whose order it takes as precedence. It returns all
 // errors at once (errors.Join, one for each wrong thing, with its position),
 // and then no Snapshot: nothing of a wrong configuration is applied. The same
 // Config always gives the same Snapshot. A nil Config allows nothing.
-func Compile(c *Config) (*Snapshot, error) {
+func Compile(c *Config) (*Snapshot, error) { return new(Snapshot).Update(c) }
+
+// Update compiles c as Compile does, and takes over from s what has not
+// changed: Services that are the same pointers must not have changed. One
+// changed ServiceEntry costs what it opens, not what all of them do. Policies
+// keep their ids. s stays what it is.
+func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	if c == nil {
 		c = &Config{}
 	}
-	b := &builder{
-		cfg:       c,
-		hosts:     map[hostname.Pattern]*Host{},
-		kube:      map[string]*Service{},
-		borrow:    map[[2]string]*Service{},
-		matchers:  map[*HTTPMatch]*matcher{},
-		upstreams: map[Destination]*Upstream{},
-	}
+	b := newBuilder(c, s)
 	b.validate()
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	b.services()
-	p := b.policy()
-	s := &Snapshot{policies: []*Policy{p}, listeners: b.listeners()}
+	b.index()
+	out := &Snapshot{base: b.base}
+	b.policies(out)
+	out.listeners = b.listeners(out.policies[0])
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	sum := sha256.New()
-	if err := s.writeText(sum); err != nil {
-		return nil, err
-	}
-	s.hash = hex.EncodeToString(sum.Sum(nil))
-	return s, nil
+	return out, out.seal()
 }
 
 // builder holds what a compilation has come to so far.
 type builder struct {
 	cfg  *Config
+	old  *base // of the snapshot before; nil: there is none
+	was  *Snapshot
+	base *base
 	errs []error
-	// hosts are the allowed hosts of the policy.
-	hosts map[hostname.Pattern]*Host
-	names *hostname.Index[*Host]
-	// kube has the Kubernetes Services by host, borrow by namespace and name.
-	kube   map[string]*Service
-	borrow map[[2]string]*Service
-	// addresses are what opens without a name, in order of precedence.
-	addresses []addressRule
-	matchers  map[*HTTPMatch]*matcher
+	// removed and added are the external services that differ from those of
+	// the snapshot before, each in its order.
+	removed, added []*Service
+	// ranks are the positions of the services, once somebody has asked.
+	ranks map[*Service]int
 	// upstreams are those of Kubernetes Services, by host and chosen port.
 	upstreams map[Destination]*Upstream
+}
+
+func newBuilder(c *Config, s *Snapshot) *builder {
+	b := &builder{cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{}}
+	b.base = newBase(c, s.base)
+	var before []*Service
+	if b.old != nil {
+		before = b.old.cfg.Services
+	}
+	b.removed, b.added = difference(before, c.Services)
+	return b
+}
+
+// difference returns what two lists do not have in common at their beginnings
+// and ends, with the Services that are in both middles left out when their
+// order there is the same.
+func difference(before, after []*Service) (removed, added []*Service) {
+	for len(before) > 0 && len(after) > 0 && before[0] == after[0] {
+		before, after = before[1:], after[1:]
+	}
+	for len(before) > 0 && len(after) > 0 && before[len(before)-1] == after[len(after)-1] {
+		before, after = before[:len(before)-1], after[:len(after)-1]
+	}
+	return before, after
+}
+
+// rank is the position of a service, or of the one that it is a part of.
+func (b *builder) rank(s *Service) int {
+	if b.ranks == nil {
+		b.ranks = make(map[*Service]int, len(b.cfg.Services))
+		for i, s := range b.cfg.Services {
+			b.ranks[s] = i
+		}
+	}
+	return b.ranks[s.whole()]
 }
 
 // errorf notes an error about the object that ref names.
@@ -75,32 +99,41 @@ func (b *builder) errorf(ref Ref, format string, args ...any) {
 	b.errs = append(b.errs, fmt.Errorf("%s [%s]", text, object))
 }
 
-// policy builds the one policy that there is.
-func (b *builder) policy() *Policy {
-	p := &Policy{id: DefaultPolicy, names: b.names}
-	p.hosts = slices.SortedFunc(maps.Values(b.hosts), func(x, y *Host) int {
-		return hostname.Compare(x.Pattern, y.Pattern)
-	})
-	p.vhosts, p.vhostList = b.meshVhosts()
-	reaches := map[*HostPort]*reach{}
-	for _, h := range p.hosts {
-		for _, hp := range h.Ports {
-			if hp.Protocol.IsHTTP() || hp.Protocol == ProtocolUnset {
-				// A pattern looked up like a name finds the most specific
-				// pattern that covers it.
-				if v, ok := p.vhosts.Lookup(string(h.Pattern)); ok {
-					hp.Routes = v.routes(hp.Number)
-				}
-			}
-			reaches[hp] = newReach(hp.Upstream)
-			hp.settle(h, reaches[hp])
+// policies compiles one policy for each group of workloads. Groups that are
+// told apart and come to the same share one.
+func (b *builder) policies(out *Snapshot) {
+	scopes, of := b.scopes()
+	ids := make([]PolicyID, len(scopes))
+	out.ids, out.next = map[string]PolicyID{}, max(b.was.next, DefaultPolicy+1)
+	bySum := map[digest]*Policy{}
+	for i, sc := range scopes {
+		p := b.policy(sc, b.was.byKey(sc.key))
+		if same := bySum[p.sum]; same != nil {
+			ids[i] = same.id
+			out.ids[sc.key] = same.id
+			continue
 		}
+		p.id = b.identify(out, sc, i == 0)
+		bySum[p.sum] = p
+		ids[i], out.ids[sc.key] = p.id, p.id
+		out.policies = append(out.policies, p)
 	}
-	for i := range b.addresses {
-		r := &b.addresses[i]
-		r.way, r.name = r.rule.static(reaches[r.rule], r.prefix, r.port)
+	slices.SortFunc(out.policies, func(x, y *Policy) int { return int(x.id) - int(y.id) })
+	for i, w := range b.cfg.Workloads {
+		out.workloads = append(out.workloads, BoundWorkload{w, ids[of[i]]})
 	}
-	p.addrs = newAddressTable(b.addresses)
-	p.static = p.addrs.openings()
-	return p
+}
+
+// identify numbers a policy: as before when the group had one of its own then.
+func (b *builder) identify(out *Snapshot, sc *scope, first bool) PolicyID {
+	if first {
+		return DefaultPolicy
+	}
+	id, ok := b.was.ids[sc.key]
+	taken := func(p *Policy) bool { return p.id == id }
+	if !ok || id == DefaultPolicy || slices.ContainsFunc(out.policies, taken) {
+		id = out.next
+		out.next++
+	}
+	return id
 }

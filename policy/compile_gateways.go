@@ -18,7 +18,8 @@ type server struct {
 }
 
 // listeners compiles the Gateways of this node, merged by address and port.
-func (b *builder) listeners() []*GatewayListener {
+// Their destinations are the hosts of p.
+func (b *builder) listeners(p *Policy) []*GatewayListener {
 	byAddress := map[netip.AddrPort][]server{}
 	for _, g := range b.cfg.Gateways {
 		if !b.selects(g) {
@@ -40,7 +41,7 @@ func (b *builder) listeners() []*GatewayListener {
 		for _, s := range servers {
 			l.Servers = append(l.Servers, s.GatewayServer)
 		}
-		b.gatewayVhosts(l, servers)
+		b.gatewayVhosts(p, l, servers)
 		out = append(out, l)
 	}
 	return out
@@ -63,7 +64,7 @@ func (b *builder) selects(g *Gateway) bool {
 // gatewayVhosts fills in l's virtual hosts: the VirtualServices bound to each
 // server, oldest first, rules that match everything last. A virtual host has
 // the more specific of the server's and the VirtualService's host.
-func (b *builder) gatewayVhosts(l *GatewayListener, servers []server) {
+func (b *builder) gatewayVhosts(from *Policy, l *GatewayListener, servers []server) {
 	byHost := map[hostname.Pattern]*gatewayVhost{}
 	vhost := func(p hostname.Pattern) *gatewayVhost {
 		if byHost[p] == nil {
@@ -90,7 +91,7 @@ func (b *builder) gatewayVhosts(l *GatewayListener, servers []server) {
 				if !slices.Contains(rs.Refs, &vs.Ref) {
 					rs.Refs = append(rs.Refs, &vs.Ref)
 				}
-				rs.routes = append(rs.routes, b.routes(vs, s.gateway, l.Port)...)
+				rs.routes = append(rs.routes, b.routes(from, vs, s.gateway, l.Port)...)
 			}
 		}
 	}

@@ -13,25 +13,27 @@ import (
 // meshGateway is the reserved gateway name that stands for all workloads.
 const meshGateway = "mesh"
 
-// meshVhosts compiles the VirtualServices that act on workloads. Of several
-// for one host the oldest counts.
-func (b *builder) meshVhosts() (*hostname.Index[*meshVhost], []*meshVhost) {
-	byHost := map[hostname.Pattern]*meshVhost{}
+// rules returns the VirtualServices that act on the workloads of a scope.
+func (b *builder) rules(sc *scope) []*VirtualService {
+	var out []*VirtualService
 	for _, vs := range b.cfg.VirtualServices {
-		if !slices.Contains(vs.Gateways, meshGateway) {
-			continue
+		fallback := b.cfg.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace)
+		if slices.Contains(vs.Gateways, meshGateway) && vs.Export.sees(sc.identity.Namespace, fallback) {
+			out = append(out, vs)
 		}
-		var v *meshVhost // the same for all hosts of vs
+	}
+	return out
+}
+
+// meshHosts finds the VirtualService that counts for each host: of several
+// the oldest.
+func meshHosts(rules []*VirtualService) (*hostname.Index[*meshVhost], []*meshVhost) {
+	byHost := map[hostname.Pattern]*meshVhost{}
+	for _, vs := range rules {
 		for _, h := range vs.Hosts {
-			if byHost[h] != nil {
-				continue
+			if byHost[h] == nil {
+				byHost[h] = &meshVhost{pattern: h, vs: vs}
 			}
-			if v == nil {
-				v = b.meshVhost(vs)
-			}
-			named := *v
-			named.pattern = h
-			byHost[h] = &named
 		}
 	}
 	list := slices.SortedFunc(maps.Values(byHost), func(x, y *meshVhost) int {
@@ -40,30 +42,53 @@ func (b *builder) meshVhosts() (*hostname.Index[*meshVhost], []*meshVhost) {
 	return hostname.NewIndex(maps.All(byHost)), list
 }
 
-func (b *builder) meshVhost(vs *VirtualService) *meshVhost {
-	build := func(port uint16) *Routes {
-		return &Routes{Refs: []*Ref{&vs.Ref}, routes: b.routes(vs, meshGateway, port)}
+// meshRoutes compiles the rules of a policy whose hosts are known.
+func (b *builder) meshRoutes(p *Policy) {
+	type compiled struct {
+		byPort   map[uint16]*Routes
+		other    *Routes
+		tls, tcp []l4Route
 	}
-	v := &meshVhost{byPort: map[uint16]*Routes{}, other: build(0)}
-	for _, n := range b.choices(vs) {
+	done := map[*VirtualService]*compiled{}
+	for _, v := range p.vhostList {
+		c := done[v.vs]
+		if c == nil {
+			c = &compiled{tls: b.tlsRoutes(p, v.vs), tcp: b.tcpRoutes(p, v.vs)}
+			c.byPort, c.other = b.httpRoutes(p, v.vs)
+			done[v.vs] = c
+		}
+		v.byPort, v.other, v.tls, v.tcp = c.byPort, c.other, c.tls, c.tcp
+	}
+}
+
+// httpRoutes compiles the HTTP rules of vs; nil when it has none.
+func (b *builder) httpRoutes(p *Policy, vs *VirtualService) (map[uint16]*Routes, *Routes) {
+	if len(vs.HTTP) == 0 {
+		return nil, nil
+	}
+	build := func(port uint16) *Routes {
+		return &Routes{Refs: []*Ref{&vs.Ref}, routes: b.routes(p, vs, meshGateway, port)}
+	}
+	byPort, other := map[uint16]*Routes{}, build(0)
+	for _, n := range b.choices(p, vs) {
 		// Only a request on one of the destination's own ports can choose
-		// among them; all other requests go where v.other says.
-		if rs := build(n); !rs.leadsLike(v.other) {
-			v.byPort[n] = rs
+		// among them; all other requests go where other says.
+		if rs := build(n); !rs.leadsLike(other) {
+			byPort[n] = rs
 		}
 	}
-	return v
+	return byPort, other
 }
 
 // choices returns the ports of the destinations that leave theirs open.
-func (b *builder) choices(vs *VirtualService) []uint16 {
+func (b *builder) choices(p *Policy, vs *VirtualService) []uint16 {
 	var out []uint16
 	for _, rule := range vs.HTTP {
 		for _, wd := range rule.Route {
 			if wd.Destination.Port != 0 {
 				continue
 			}
-			if ports := b.portsOf(wd.Destination.Host); len(ports) > 1 {
+			if ports := b.portsOf(p, wd.Destination.Host); len(ports) > 1 {
 				out = append(out, ports...)
 			}
 		}
@@ -90,10 +115,10 @@ func (rs *Routes) leadsLike(o *Routes) bool {
 // routes compiles the rules of vs for one gateway and for requests that come
 // in on a port (0: any). What follows a rule that matches everything is
 // unreachable, and is left out as Istio does.
-func (b *builder) routes(vs *VirtualService, gateway string, port uint16) []route {
+func (b *builder) routes(p *Policy, vs *VirtualService, gateway string, port uint16) []route {
 	var out []route
 	for _, rule := range vs.HTTP {
-		destinations, total := b.destinations(rule, gateway, port)
+		destinations, total := b.destinations(p, rule.Route, gateway, port)
 		action := func(m *HTTPMatch) *HTTPAction {
 			return &HTTPAction{Rule: rule, Match: m, Destinations: destinations, TotalWeight: total}
 		}
@@ -101,7 +126,7 @@ func (b *builder) routes(vs *VirtualService, gateway string, port uint16) []rout
 			return append(out, route{nil, action(nil)})
 		}
 		for _, m := range rule.Matches {
-			if len(m.Gateways) > 0 && !slices.Contains(m.Gateways, gateway) {
+			if !p.scope.meets(gateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
 				continue
 			}
 			r := route{b.matcher(rule, m), action(m)}
@@ -116,25 +141,29 @@ func (b *builder) routes(vs *VirtualService, gateway string, port uint16) []rout
 
 // matcher compiles m once, however many gateways and ports it serves.
 func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *matcher {
-	if c := b.matchers[m]; c != nil {
+	if c := b.base.matchers[m]; c != nil {
 		return c
+	}
+	if b.old != nil && b.old.matchers[m] != nil {
+		b.base.matchers[m] = b.old.matchers[m]
+		return b.old.matchers[m]
 	}
 	c, err := newMatcher(m)
 	if err != nil {
 		b.errorf(rule.Ref, "match: %v", err)
 	}
-	b.matchers[m] = c
+	b.base.matchers[m] = c
 	return c
 }
 
 // destinations compiles a rule's destinations. One alone takes everything
 // whatever its weight; of several, those with weight 0 are dropped.
-func (b *builder) destinations(rule *HTTPRule, gateway string, port uint16) ([]RouteDestination, uint32) {
+func (b *builder) destinations(p *Policy, list []*WeightedDestination, gateway string, port uint16) ([]RouteDestination, uint32) {
 	var out []RouteDestination
 	total := uint32(0)
-	for _, wd := range rule.Route {
+	for _, wd := range list {
 		weight := wd.Weight
-		if len(rule.Route) == 1 {
+		if len(list) == 1 {
 			weight = max(weight, 1)
 		}
 		if weight == 0 {
@@ -142,7 +171,7 @@ func (b *builder) destinations(rule *HTTPRule, gateway string, port uint16) ([]R
 		}
 		d := RouteDestination{Destination: wd.Destination, Weight: weight, Headers: wd.Headers}
 		var external bool
-		d.Upstream, external = b.upstream(wd.Destination, port)
+		d.Upstream, external = b.upstream(p, wd.Destination, port)
 		// Workloads reach what ServiceEntries open; a gateway is told by its
 		// rules what it may reach.
 		d.Denied = gateway == meshGateway && d.Upstream != nil && !external
@@ -156,9 +185,9 @@ func (b *builder) destinations(rule *HTTPRule, gateway string, port uint16) ([]R
 // It returns nil when there is none or it lacks the port, and whether it is
 // an allowed host. An explicit port counts; else the only port, else the
 // port of the request if the service has it, else the first.
-func (b *builder) upstream(d Destination, request uint16) (*Upstream, bool) {
+func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream, bool) {
 	allowed := false
-	w := b.names.Walk(d.Host)
+	w := p.names.Walk(d.Host)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		allowed = true
 		var ports []*HostPort
@@ -174,7 +203,7 @@ func (b *builder) upstream(d Destination, request uint16) (*Upstream, bool) {
 	if allowed {
 		return nil, true
 	}
-	k := b.kube[d.Host]
+	k := b.base.kube[d.Host]
 	if k == nil {
 		return nil, false
 	}
@@ -221,15 +250,15 @@ func tcpPorts(s *Service) []*Port {
 }
 
 // portsOf returns the numbers of the ports that a destination host has.
-func (b *builder) portsOf(host string) []uint16 {
+func (b *builder) portsOf(p *Policy, host string) []uint16 {
 	var out []uint16
-	if h, ok := b.names.Lookup(host); ok {
+	if h, ok := p.names.Lookup(host); ok {
 		for _, hp := range h.Ports {
 			if hp.Protocol.Transport() == TCP {
 				out = append(out, hp.Number)
 			}
 		}
-	} else if k := b.kube[host]; k != nil {
+	} else if k := b.base.kube[host]; k != nil {
 		for _, p := range tcpPorts(k) {
 			out = append(out, p.Number)
 		}

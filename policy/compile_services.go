@@ -4,7 +4,6 @@ package policy
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,62 +11,47 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 )
 
-// services builds the hosts and what addresses open by themselves.
-func (b *builder) services() {
-	for _, s := range b.cfg.Services {
-		if s.External {
-			continue
-		}
-		b.borrow[[2]string{s.Ref.Namespace, s.Ref.Name}] = s
-		for _, h := range s.Hosts {
-			if _, ok := b.kube[string(h)]; !ok {
-				b.kube[string(h)] = s
-			}
-		}
-	}
-	for _, s := range b.cfg.Services {
-		if !s.External {
-			continue
-		}
-		for _, pattern := range s.Hosts {
-			b.host(s, pattern)
-		}
-	}
-	for _, h := range b.hosts {
-		slices.SortFunc(h.Ports, func(x, y *HostPort) int {
-			return cmp.Or(cmp.Compare(x.Number, y.Number), cmp.Compare(x.Protocol.Transport(), y.Protocol.Transport()))
-		})
-		slices.SortFunc(h.Answers, netip.Addr.Compare)
-		h.Answers = slices.Compact(h.Answers)
-		slices.SortFunc(h.Literal, comparePrefix)
-		h.Literal = slices.Compact(h.Literal)
-	}
-	b.names = hostname.NewIndex(maps.All(b.hosts))
-}
-
 func comparePrefix(x, y netip.Prefix) int {
 	return cmp.Or(x.Addr().Compare(y.Addr()), cmp.Compare(x.Bits(), y.Bits()))
 }
 
-// host adds what s says about one of its hosts.
-func (b *builder) host(s *Service, pattern hostname.Pattern) {
-	h := b.hosts[pattern]
-	if h == nil {
-		h = &Host{Pattern: pattern, Rule: &s.Ref}
-		b.hosts[pattern] = h
+// host builds what a policy has for a host that services declare, in order of
+// precedence.
+func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Service) *Host {
+	h := &Host{Pattern: pattern, Rule: &services[0].Ref, services: services}
+	for _, s := range services {
+		h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
+		endpoints := b.endpoints(s, pattern)
+		h.answer(s, endpoints)
+		for i := range s.Ports {
+			h.open(s, &s.Ports[i], endpoints)
+		}
 	}
-	h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
-	endpoints := b.endpoints(s, pattern)
-	b.answers(h, s, endpoints)
-	for i := range s.Ports {
-		b.port(h, s, &s.Ports[i], endpoints)
+	slices.SortFunc(h.Ports, func(x, y *HostPort) int {
+		return cmp.Or(cmp.Compare(x.Number, y.Number), cmp.Compare(x.Protocol.Transport(), y.Protocol.Transport()))
+	})
+	slices.SortFunc(h.Answers, netip.Addr.Compare)
+	h.Answers = slices.Compact(h.Answers)
+	slices.SortFunc(h.Literal, comparePrefix)
+	h.Literal = slices.Compact(h.Literal)
+	reaches := make(map[*HostPort]*reach, len(h.Ports))
+	for _, hp := range h.Ports {
+		hp.routed = e.policy.routesL4(pattern, hp)
+		reaches[hp] = newReach(hp.Upstream)
+		hp.settle(h, reaches[hp])
 	}
+	for i := range h.rules {
+		r := &h.rules[i]
+		r.way, r.name = r.rule.static(reaches[r.rule], r.prefix, r.port)
+	}
+	h.sum = h.digest()
+	return h
 }
 
-// answers adds the addresses that s itself names for h, and says which of
+// answer adds the addresses that s itself names for h, and says which of
 // them egressd answers queries with: the single addresses of `addresses` if
 // there are any, else the endpoints of a STATIC service.
-func (b *builder) answers(h *Host, s *Service, endpoints []Endpoint) {
+func (h *Host) answer(s *Service, endpoints []Endpoint) {
 	vip := false
 	for _, a := range s.Addresses {
 		a = plainPrefix(a)
@@ -105,7 +89,7 @@ func (b *builder) endpoints(s *Service, pattern hostname.Pattern) []Endpoint {
 	if s.Resolution != ResolutionStatic || len(s.Endpoints) > 0 {
 		return s.Endpoints
 	}
-	k := b.borrow[[2]string{s.Ref.Namespace, kubeName(string(pattern), s.Ref.Namespace)}]
+	k := b.base.borrow[[2]string{s.Ref.Namespace, kubeName(string(pattern), s.Ref.Namespace)}]
 	if k == nil {
 		return nil
 	}
@@ -154,14 +138,14 @@ func endpointPort(p Port, e Endpoint) uint16 {
 	return cmp.Or(e.Ports[p.Name], p.TargetPort, p.Number)
 }
 
-// port adds port p of s to h. When another service opened the same port
+// open adds port p of s to h. When another service opened the same port
 // before, that one has its way; two STATIC services of one protocol share
 // the port and put their endpoints together.
-func (b *builder) port(h *Host, s *Service, p *Port, endpoints []Endpoint) {
+func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) {
 	hp := h.Port(p.Protocol.Transport(), p.Number)
 	switch {
 	case hp == nil:
-		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref}
+		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref, host: h}
 		hp.Upstream = newUpstream(string(h.Pattern), s, p, endpoints)
 		hp.Upstream.Match = h
 		h.Ports = append(h.Ports, hp)
@@ -175,17 +159,20 @@ func (b *builder) port(h *Host, s *Service, p *Port, endpoints []Endpoint) {
 		return
 	}
 	for _, a := range s.Addresses {
-		b.addresses = append(b.addresses, addressRule{prefix: plainPrefix(a), port: p.Number, rule: hp})
+		h.rules = append(h.rules, addressRule{prefix: plainPrefix(a), port: p.Number, rule: hp, service: s})
 	}
 	if s.Resolution != ResolutionStatic {
 		return
 	}
 	for _, e := range endpoints {
+		if !e.Addr.IsValid() {
+			continue
+		}
 		a := e.Addr.Unmap()
 		prefix := netip.PrefixFrom(a, a.BitLen())
-		b.addresses = append(b.addresses, addressRule{prefix: prefix, port: p.Number, rule: hp})
+		h.rules = append(h.rules, addressRule{prefix: prefix, port: p.Number, rule: hp, service: s})
 		if n := endpointPort(*p, e); n != p.Number {
-			b.addresses = append(b.addresses, addressRule{prefix: prefix, port: n, rule: hp})
+			h.rules = append(h.rules, addressRule{prefix: prefix, port: n, rule: hp, service: s})
 		}
 	}
 }

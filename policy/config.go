@@ -155,6 +155,16 @@ type Service struct {
 	SubjectAltNames []string
 	// Selector holds the selector of a Kubernetes Service.
 	Selector map[string]string
+	// of is the service that this is a part of; nil: it is whole.
+	of *Service
+}
+
+// whole returns the service that s is, or is a part of.
+func (s *Service) whole() *Service {
+	if s.of != nil {
+		return s.of
+	}
+	return s
 }
 
 // Port is one port of a Service. TargetPort 0 means Number.

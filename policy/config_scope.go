@@ -32,8 +32,12 @@ type Workload struct {
 }
 
 // Visibility says to which namespaces an object is visible (exportTo). The
-// zero value is everybody.
+// zero value is what the Mesh says for objects that say nothing, which is
+// everybody unless it says otherwise.
 type Visibility struct {
+	// Everybody: the object itself says so.
+	Everybody bool
+
 	// Limited: only Namespaces see the object; without any, nobody does.
 	Limited    bool
 	Namespaces []string // sorted

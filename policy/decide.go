@@ -134,13 +134,28 @@ func (p *Policy) Candidates(f Flow) Candidates {
 		return Candidates{Decision: p.Decide(f)}
 	}
 	out := Candidates{Decision: allow(c.way, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
-	switch {
-	case c.opaque != nil:
-		out.Opaque = named(c.opaque, c.opaqueName)
-	case c.unset != nil:
-		out.Opaque = named(c.unset, c.unsetName)
+	hp, name := c.opaque, c.opaqueName
+	if hp == nil {
+		hp, name = c.unset, c.unsetName
+	}
+	if hp == nil {
+		return out
+	}
+	d, u := p.opaque(f, out.Decision, hp, name)
+	if d.Verdict != Deny || !out.HTTP && !out.TLS {
+		out.Decision, out.Opaque = d, u
 	}
 	return out
+}
+
+// opaque says where a connection goes whose bytes are not read; hp was found
+// by name, or by the address when name is "".
+func (p *Policy) opaque(f Flow, d Decision, hp *HostPort, name string) (Decision, *Upstream) {
+	if name == "" && !hp.host.Pattern.IsWildcard() {
+		name = string(hp.host.Pattern)
+	}
+	d.Port = hp
+	return p.l4Target(f, d, named(hp, name), name, false)
 }
 
 // named returns where a rule leads that was found by a name, "" for none.
@@ -167,9 +182,9 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	}
 	switch {
 	case d.Verdict != Deny:
-		return d, d.Port.Upstream.WithName(sni)
+		return p.l4Target(f, d, d.Port.Upstream.WithName(sni), sni, true)
 	case c.opaque != nil:
-		return allow(Way{Verdict: Proxy}, c.opaque), named(c.opaque, c.opaqueName)
+		return p.opaque(f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
 	}
 	return d, nil
 }

@@ -4,20 +4,48 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
 
 // Snapshot is the compiled policy of a node. It is immutable, and everything
-// decides from one Snapshot at a time.
+// decides from one Snapshot at a time. The zero Snapshot has no policy.
 type Snapshot struct {
 	policies  []*Policy // sorted by id
+	workloads []BoundWorkload
 	listeners []*GatewayListener
 	hash      string
+	base      *base
+	// ids are the policies' numbers by the keys of their scopes; next is one
+	// that was never given away.
+	ids  map[string]PolicyID
+	next PolicyID
 }
 
-// Hash is the SHA-256 of Text, in lower-case hexadecimal. Snapshots with one
-// hash decide alike.
+// BoundWorkload is a workload and the policy that it has.
+type BoundWorkload struct {
+	*Workload
+	Policy PolicyID
+}
+
+// Workloads returns the workloads that are described, in their order.
+func (s *Snapshot) Workloads() []BoundWorkload { return s.workloads }
+
+// byKey returns the policy of a group of workloads, or nil.
+func (s *Snapshot) byKey(key string) *Policy {
+	id, ok := s.ids[key]
+	if !ok {
+		return nil
+	}
+	if p := s.Policy(id); p != nil && p.scope.key == key {
+		return p
+	}
+	return nil
+}
+
+// Hash is a SHA-256 in lower-case hexadecimal over everything that Text has.
+// Snapshots with one hash decide alike.
 func (s *Snapshot) Hash() string { return s.hash }
 
 // Policies returns the ids of all policies, ascending.
@@ -46,12 +74,13 @@ func (s *Snapshot) Listeners() []*GatewayListener { return s.listeners }
 
 // Policy is what one workload may reach. It is immutable.
 type Policy struct {
-	id     PolicyID
-	hosts  []*Host // sorted by hostname.Compare
-	names  *hostname.Index[*Host]
-	static []Opening
-	addrs  addressTable
-	// vhosts are the HTTP rules of the gateway "mesh".
+	id    PolicyID
+	scope *scope
+	names *hostname.Index[*Host]
+	addrs addressTable
+	// hostSum covers the hosts, sum all but the id.
+	hostSum, sum digest
+	// vhosts are the rules of the gateway "mesh".
 	vhosts    *hostname.Index[*meshVhost]
 	vhostList []*meshVhost // sorted by hostname.Compare
 }
@@ -60,7 +89,14 @@ type Policy struct {
 func (p *Policy) ID() PolicyID { return p.id }
 
 // Hosts returns all allowed hosts, most specific first.
-func (p *Policy) Hosts() []*Host { return p.hosts }
+func (p *Policy) Hosts() []*Host {
+	out := make([]*Host, 0, p.names.Len())
+	for _, h := range p.names.All() {
+		out = append(out, h)
+	}
+	slices.SortFunc(out, func(x, y *Host) int { return hostname.Compare(x.Pattern, y.Pattern) })
+	return out
+}
 
 // Lookup returns the most specific allowed host for a normalized name, or
 // nil when the name is not allowed.
@@ -85,7 +121,7 @@ func (p *Policy) LookupPort(name string, t Transport, number uint16) (*Host, *Ho
 // endpoints of STATIC services, and the addresses and CIDRs of ServiceEntries.
 // It is sorted, and has one Opening per prefix, transport and port; several
 // for inspected ones that prove several names.
-func (p *Policy) Static() []Opening { return p.static }
+func (p *Policy) Static() []Opening { return p.addrs.openings() }
 
 // Openings returns what addr opens when it is an accepted answer for a
 // normalized name: one Opening for each port of the hosts that match name.

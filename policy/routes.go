@@ -50,28 +50,32 @@ func (rs *Routes) decide(r *Request, h *Host, hp *HostPort) HTTPDecision {
 // Pick chooses a destination: each has the share of its weight by the sum of
 // the weights of all values of r. It is nil when the rule has no route
 // (redirect, direct response).
-func (a *HTTPAction) Pick(r uint64) *RouteDestination {
-	if len(a.Destinations) == 0 || a.TotalWeight == 0 {
+func (a *HTTPAction) Pick(r uint64) *RouteDestination { return pick(a.Destinations, a.TotalWeight, r) }
+
+func pick(all []RouteDestination, total uint32, r uint64) *RouteDestination {
+	if len(all) == 0 || total == 0 {
 		return nil
 	}
-	n := uint32(r % uint64(a.TotalWeight))
-	for i := range a.Destinations {
-		d := &a.Destinations[i]
+	n := uint32(r % uint64(total))
+	for i := range all {
+		d := &all[i]
 		if n < d.Weight {
 			return d
 		}
 		n -= d.Weight
 	}
-	return nil // cannot be: TotalWeight is the sum
+	return nil // cannot be: total is the sum
 }
 
-// meshVhost has the HTTP rules of one VirtualService host pattern for
-// workloads. Where a destination leaves its port to the request, the rules
-// differ by the port that the request came in on.
+// meshVhost has the rules of one VirtualService host pattern for workloads.
+// Where a destination leaves its port to the request, the HTTP rules differ by
+// the port that the request came in on.
 type meshVhost struct {
-	pattern hostname.Pattern
-	byPort  map[uint16]*Routes
-	other   *Routes // all other ports
+	pattern  hostname.Pattern
+	vs       *VirtualService
+	byPort   map[uint16]*Routes
+	other    *Routes // all other ports; nil: there are no HTTP rules
+	tls, tcp []l4Route
 }
 
 func (v *meshVhost) routes(port uint16) *Routes {
@@ -96,7 +100,8 @@ func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
 	d := p.decideHost(f)
 	if d.Verdict == Deny {
 		if c := p.candidates(f); c.opaque != nil {
-			return HTTPDecision{Decision: allow(Way{Verdict: Proxy}, c.opaque), Upstream: named(c.opaque, c.opaqueName)}
+			d, u := p.opaque(f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
+			return HTTPDecision{Decision: d, Upstream: u}
 		}
 		return HTTPDecision{Decision: d}
 	}
@@ -110,10 +115,7 @@ func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
 
 // routesFor returns the HTTP rules for an allowed request, nil when it has none.
 func (p *Policy) routesFor(f Flow, d Decision) *Routes {
-	if !d.Host.Pattern.IsWildcard() {
-		return d.Port.Routes
-	}
-	if v, ok := p.vhosts.Lookup(f.Host); ok {
+	if v, ok := p.vhosts.Lookup(f.Host); ok && v.other != nil {
 		return v.routes(d.Port.Number)
 	}
 	return nil

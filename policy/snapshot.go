@@ -32,6 +32,11 @@ type Host struct {
 	// Literal holds the addresses that the ServiceEntry itself names; they
 	// are good whatever range they are in.
 	Literal []netip.Prefix
+	// services declare the host, in order of precedence; rules are what they
+	// say about addresses.
+	services []*Service
+	rules    []addressRule
+	sum      digest
 }
 
 // Port returns the port rule for a transport and number, or nil.
@@ -53,10 +58,9 @@ type HostPort struct {
 	Rule    *Ref
 	// Upstream is where connections go when no HTTP rule says otherwise.
 	Upstream *Upstream
-	// Routes are the HTTP rules that act on this host and port; nil: none.
-	// Under a wildcard, a name may have rules of its own; DecideHTTP finds
-	// them by the request's name.
-	Routes *Routes
+	host     *Host
+	// routed says that rules for TLS or TCP choose where connections go.
+	routed bool
 	// learned is what happens at learned addresses, IPv6 and IPv4.
 	learned [2]Way
 }
@@ -145,6 +149,9 @@ type Flow struct {
 	Host string
 	// HostFrom says where Host was read.
 	HostFrom Evidence
+	// Draw is a uniformly distributed number, by which rules for TLS and TCP
+	// choose among weighted destinations.
+	Draw uint64
 }
 
 // Evidence says where a flow's name comes from.

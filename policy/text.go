@@ -5,30 +5,26 @@ package policy
 import (
 	"bufio"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
 )
 
 // Text is the snapshot in its canonical form: what is open, by which rule,
-// and what happens to it. It is for people and for golden files, and Hash is
-// computed over it: whatever changes a decision changes the text.
+// and what happens to it. It is for people and for golden files. Whatever
+// changes a decision changes the text.
 func (s *Snapshot) Text() string {
 	var b strings.Builder
-	_ = s.writeText(&b) // a strings.Builder does not fail
-	return b.String()
-}
-
-func (s *Snapshot) writeText(w io.Writer) error {
-	t := &text{bufio.NewWriter(w)}
+	t := &text{bufio.NewWriter(&b)}
 	for _, p := range s.policies {
 		t.policy(p)
 	}
+	t.workloads(s)
 	for _, l := range s.listeners {
 		t.listener(l)
 	}
-	return t.w.Flush()
+	_ = t.w.Flush() // a strings.Builder does not fail
+	return b.String()
 }
 
 // text writes the canonical form; the bufio.Writer keeps the first error.
@@ -45,21 +41,72 @@ func (t *text) line(depth int, format string, args ...any) {
 
 func (t *text) policy(p *Policy) {
 	t.line(0, "policy %d", p.id)
-	for _, h := range p.hosts {
+	for _, h := range p.Hosts() {
 		t.host(h)
 	}
-	for _, o := range p.static {
-		e := p.addrs.entries[addressKey{o.Prefix, o.Transport, o.Port}]
+	for _, o := range p.Static() {
+		e, _ := p.addrs.entries.Get(addressKey{o.Prefix, o.Transport, o.Port})
 		t.line(1, "address %v %v %d %v%s%s%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Way(), proved(o.Name),
 			kind("first", e.first), kind("http", e.http), kind("tls", e.tls), kind("opaque", e.opaque), kind("unset", e.unset))
 	}
+	t.rules(p)
+}
+
+// rules writes what of a policy is not about single hosts.
+func (t *text) rules(p *Policy) {
+	if p.scope.outbound != RegistryOnly {
+		t.line(1, "outbound %v", p.scope.outbound)
+	}
 	for _, v := range p.vhostList {
 		t.line(1, "routes %s", v.pattern)
-		t.routes(v.other)
+		if v.other != nil {
+			t.routes(v.other)
+		}
 		for _, port := range slices.Sorted(maps.Keys(v.byPort)) {
 			t.line(2, "on port %d", port)
 			t.routes(v.byPort[port])
 		}
+		t.l4("tls", v.tls)
+		t.l4("tcp", v.tcp)
+	}
+}
+
+// l4 writes rules for TLS or TCP.
+func (t *text) l4(kind string, routes []l4Route) {
+	for _, r := range routes {
+		t.line(2, "%s %s (%v)", kind, l4MatchText(r.match), r.ref)
+		t.destinations(3, r.destinations, r.total)
+	}
+}
+
+func l4MatchText(m *L4Match) string {
+	if m == nil {
+		return "any"
+	}
+	var out []string
+	if len(m.SNIHosts) > 0 {
+		out = append(out, fmt.Sprintf("sni %v", m.SNIHosts))
+	}
+	if len(m.Subnets) > 0 {
+		out = append(out, fmt.Sprintf("to %v", m.Subnets))
+	}
+	if m.Port != 0 {
+		out = append(out, fmt.Sprintf("port %d", m.Port))
+	}
+	if len(out) == 0 {
+		return "any"
+	}
+	return strings.Join(out, " ")
+}
+
+// workloads writes which policy each workload has.
+func (t *text) workloads(s *Snapshot) {
+	for _, w := range s.workloads {
+		mode := "of the node"
+		if w.Mode != nil {
+			mode = w.Mode.String()
+		}
+		t.line(0, "workload %s/%s policy %d mode %s cgroups %q (%v)", w.Namespace, w.Name, w.Policy, mode, w.Cgroups, w.Ref)
 	}
 }
 
@@ -97,9 +144,6 @@ func (t *text) host(h *Host) {
 			if w := hp.learned[i]; w != (Way{Verdict: hp.Verdict}) {
 				t.line(3, "learned %s %v", family, w)
 			}
-		}
-		if hp.Routes != nil {
-			t.line(3, "routes of %v", hp.Routes.Refs)
 		}
 	}
 }
@@ -155,17 +199,7 @@ func (t *text) routes(rs *Routes) {
 func (t *text) action(a *HTTPAction) {
 	r := a.Rule
 	t.line(3, "rule %q timeout %v (%v)", r.Name, r.Timeout, r.Ref)
-	for _, d := range a.Destinations {
-		to := "unknown"
-		if d.Upstream != nil {
-			to = upstreamText(d.Upstream)
-		}
-		if d.Denied {
-			to = "denied " + to
-		}
-		t.line(3, "to %s:%d %d/%d: %s", d.Destination.Host, d.Destination.Port, d.Weight, a.TotalWeight, to)
-		t.headers(4, d.Headers)
-	}
+	t.destinations(3, a.Destinations, a.TotalWeight)
 	if x := r.Redirect; x != nil {
 		t.line(3, "redirect %d uri %q prefix %q authority %q port %d derive %q scheme %q",
 			x.Code, x.URI, x.PrefixRewrite, x.Authority, x.Port, x.DerivePort, x.Scheme)
@@ -187,6 +221,20 @@ func (t *text) action(a *HTTPAction) {
 		t.line(3, "fault delay %v %v%% abort status %d grpc %d %v%%", x.Delay, x.DelayPercent, x.AbortStatus, x.AbortGRPC, x.AbortPercent)
 	}
 	t.headers(3, r.Headers)
+}
+
+func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
+	for _, d := range all {
+		to := "unknown"
+		if d.Upstream != nil {
+			to = upstreamText(d.Upstream)
+		}
+		if d.Denied {
+			to = "denied " + to
+		}
+		t.line(depth, "to %s:%d %d/%d: %s", d.Destination.Host, d.Destination.Port, d.Weight, total, to)
+		t.headers(depth+1, d.Headers)
+	}
 }
 
 func (t *text) headers(depth int, h *Headers) {

@@ -14,7 +14,7 @@ import (
 // validate notes what Compile could not give a safe meaning to. What only
 // Istio's schema asks for is policy/istio's to check.
 func (b *builder) validate() {
-	for _, s := range b.cfg.Services {
+	for _, s := range b.added { // the others were good before
 		b.validateService(s)
 	}
 	for _, vs := range b.cfg.VirtualServices {

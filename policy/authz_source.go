@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// principal is the name of an identity in certificates, as Istio writes it
+// (a SPIFFE id without its scheme).
+func (id *Identity) principal(trustDomain string) string {
+	return trustDomain + "/ns/" + cmp.Or(id.Namespace, DefaultNamespace) + "/sa/" + cmp.Or(id.ServiceAccount, "default")
+}
+
+// account is "namespace/service account".
+func (id *Identity) account() string {
+	return cmp.Or(id.Namespace, DefaultNamespace) + "/" + cmp.Or(id.ServiceAccount, "default")
+}
+
+// matchesIdentity says whether what the source asks of the workload holds; its
+// IP blocks are not looked at.
+func (s *AuthSource) matchesIdentity(id Identity, trustDomain string) bool {
+	ns := cmp.Or(id.Namespace, DefaultNamespace)
+	return !s.Never &&
+		oneOf(s.Principals, s.NotPrincipals, id.principal(trustDomain)) &&
+		oneOf(s.Namespaces, s.NotNamespaces, ns) &&
+		oneOf(s.ServiceAccounts, s.NotServiceAccounts, id.account()) &&
+		oneOf(s.TrustDomains, s.NotTrustDomains, trustDomain)
+}
+
+// matchesIdentity says whether a condition about the workload holds; one
+// about something else does.
+func (c *AuthCondition) matchesIdentity(id Identity, trustDomain string) bool {
+	var have string
+	switch c.Key {
+	case "source.namespace":
+		have = cmp.Or(id.Namespace, DefaultNamespace)
+	case "source.principal":
+		have = id.principal(trustDomain)
+	case "source.serviceAccount":
+		have = id.account()
+	default:
+		return true
+	}
+	return oneOf(valueMatches(c.Values), valueMatches(c.NotValues), have)
+}
+
+func valueMatches(values []string) []ValueMatch {
+	out := make([]ValueMatch, len(values))
+	for i, v := range values {
+		out[i] = ParseValueMatch(v)
+	}
+	return out
+}
+
+// ParseValueMatch reads a string of an AuthorizationPolicy.
+func ParseValueMatch(s string) ValueMatch {
+	switch {
+	case s == "*":
+		return ValueMatch{Kind: ValuePresent}
+	case strings.HasSuffix(s, "*"):
+		return ValueMatch{ValuePrefix, s[:len(s)-1]}
+	case strings.HasPrefix(s, "*"):
+		return ValueMatch{ValueSuffix, s[1:]}
+	}
+	return ValueMatch{ValueExact, s}
+}
+
+// String is the ValueMatch as it is written.
+func (m ValueMatch) String() string {
+	switch m.Kind {
+	case ValuePresent:
+		return "*"
+	case ValuePrefix:
+		return m.Value + "*"
+	case ValueSuffix:
+		return "*" + m.Value
+	}
+	return m.Value
+}
+
+// Matches says whether a value matches; an absent one is "".
+func (m ValueMatch) Matches(v string) bool {
+	switch m.Kind {
+	case ValuePresent:
+		return v != ""
+	case ValuePrefix:
+		return strings.HasPrefix(v, m.Value)
+	case ValueSuffix:
+		return strings.HasSuffix(v, m.Value)
+	}
+	return v == m.Value
+}
+
+// oneOf says whether v matches one of wanted, if there are any, and none of
+// unwanted.
+func oneOf(wanted, unwanted []ValueMatch, v string) bool {
+	match := func(m ValueMatch) bool { return m.Matches(v) }
+	return (len(wanted) == 0 || slices.ContainsFunc(wanted, match)) && !slices.ContainsFunc(unwanted, match)
+}

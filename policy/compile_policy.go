@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// policy compiles what a scope sees, on top of what old (nil: nothing) saw
+// under the same key.
+func (b *builder) policy(sc *scope, old *Policy) *Policy {
+	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() {
+		old = emptyPolicy
+	}
+	p := &Policy{scope: sc}
+	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
+	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
+		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{}}
+	h.services()
+	h.touch()
+	h.build()
+	p.names = h.names.Index()
+	p.addrs = h.addrs.finish(h.compareRules)
+	p.hostSum = h.sum
+	b.meshRoutes(p)
+	p.sum = p.digest()
+	return p
+}
+
+var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
+
+// visibilityChanged says whether the defaults by which services are visible
+// are others than before.
+func (b *builder) visibilityChanged() bool {
+	if b.old == nil {
+		return true
+	}
+	same := func(x, y *Visibility) bool {
+		return x == y || x != nil && y != nil && x.Limited == y.Limited && slices.Equal(x.Namespaces, y.Namespaces)
+	}
+	return !same(b.old.cfg.Mesh.DefaultServiceExport, b.cfg.Mesh.DefaultServiceExport)
+}
+
+// hostEdit brings the hosts and addresses of a policy from one Config to the
+// next.
+type hostEdit struct {
+	b           *builder
+	scope       *scope
+	policy, old *Policy
+	names       *hostname.IndexEdit[*Host]
+	addrs       *addressEdit
+	sum         digest
+	// gone are the services that no longer count, decls the services that
+	// declare each host that is built anew.
+	gone  map[*Service]bool
+	decls map[hostname.Pattern][]*Service
+}
+
+// services finds the hosts that the services which came and went declare. A
+// policy without a past has all services to come.
+func (h *hostEdit) services() {
+	removed, added := h.b.removed, h.b.added
+	if h.old == emptyPolicy {
+		removed, added = nil, h.b.cfg.Services
+	}
+	for _, s := range removed {
+		if !s.External {
+			h.borrowers(s)
+			continue
+		}
+		for _, v := range h.b.oldView(h.old.scope, s) {
+			h.gone[v] = true
+			for _, p := range v.Hosts {
+				h.affect(p)
+			}
+		}
+	}
+	var fresh []*Service
+	for _, s := range added {
+		if !s.External {
+			h.borrowers(s)
+			continue
+		}
+		fresh = append(fresh, h.b.view(h.scope, s)...)
+	}
+	for _, v := range fresh {
+		for _, p := range v.Hosts {
+			h.affect(p)
+		}
+	}
+	for _, p := range h.affected() {
+		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return h.gone[s] })
+	}
+	for _, v := range fresh {
+		for _, p := range v.Hosts {
+			h.decls[p] = append(h.decls[p], v)
+		}
+	}
+}
+
+// affected lists the hosts that are built anew.
+func (h *hostEdit) affected() []hostname.Pattern {
+	out := make([]hostname.Pattern, 0, len(h.decls))
+	for p := range h.decls {
+		out = append(out, p)
+	}
+	return out
+}
+
+// affect has a host built anew.
+func (h *hostEdit) affect(p hostname.Pattern) {
+	if _, ok := h.decls[p]; ok {
+		return
+	}
+	var decls []*Service
+	if was, ok := h.old.names.Get(p); ok {
+		decls = slices.Clone(was.services)
+	}
+	h.decls[p] = decls
+}
+
+// borrowers has the hosts built anew that take the endpoints of a Kubernetes
+// Service over.
+func (h *hostEdit) borrowers(kube *Service) {
+	name, ns := kube.Ref.Name, kube.Ref.Namespace
+	hosts := append([]hostname.Pattern{
+		hostname.Pattern(name), hostname.Pattern(name + "." + ns), hostname.Pattern(name + "." + ns + ".svc"),
+	}, kube.Hosts...)
+	for _, p := range hosts {
+		if _, ok := h.old.names.Get(p); ok {
+			h.affect(p)
+		}
+	}
+}
+
+// touch has the hosts built anew whose verdict rules for TLS and TCP decide,
+// before or now.
+func (h *hostEdit) touch() {
+	if h.old == emptyPolicy {
+		return
+	}
+	var patterns []hostname.Pattern
+	for _, list := range [][]*meshVhost{h.old.vhostList, h.policy.vhostList} {
+		for _, v := range list {
+			if len(v.vs.TLS)+len(v.vs.TCP) > 0 {
+				patterns = append(patterns, v.pattern)
+			}
+		}
+	}
+	slices.Sort(patterns)
+	patterns = slices.Compact(patterns)
+	if len(patterns) == 0 {
+		return
+	}
+	for p := range h.old.names.All() {
+		if slices.ContainsFunc(patterns, p.Overlaps) {
+			h.affect(p)
+		}
+	}
+}
+
+// build builds the affected hosts anew.
+func (h *hostEdit) build() {
+	for p, services := range h.decls {
+		if was, ok := h.old.names.Get(p); ok {
+			h.sum.toggle(was.sum)
+			for _, r := range was.rules {
+				h.addrs.remove(r)
+			}
+		}
+		if len(services) == 0 {
+			h.names.Delete(p)
+			continue
+		}
+		if len(services) > 1 {
+			slices.SortStableFunc(services, h.compare)
+		}
+		now := h.b.host(h, p, services)
+		h.names.Set(p, now)
+		h.sum.toggle(now.sum)
+		for _, r := range now.rules {
+			h.addrs.add(r)
+		}
+	}
+}
+
+// compare orders services that declare one host: those of the workload's own
+// namespace first, then by namespace, then as they are in the Config.
+func (h *hostEdit) compare(x, y *Service) int {
+	own := func(s *Service) int {
+		if s.Ref.Namespace == h.scope.identity.Namespace {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(own(x)-own(y), cmp.Compare(x.Ref.Namespace, y.Ref.Namespace), h.b.rank(x)-h.b.rank(y))
+}
+
+// compareRules orders the rules for one address: by their services, then by
+// the order of hosts and ports within one.
+func (h *hostEdit) compareRules(x, y addressRule) int {
+	return cmp.Or(h.compare(x.service, y.service),
+		slices.Index(x.service.Hosts, x.rule.host.Pattern)-slices.Index(y.service.Hosts, y.rule.host.Pattern),
+		cmp.Compare(x.rule.Number, y.rule.Number))
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// l4Route is one match of a rule for TLS or TCP, and where it leads.
+type l4Route struct {
+	match        *L4Match // nil matches everything
+	ref          *Ref
+	destinations []RouteDestination
+	total        uint32
+}
+
+// meets says whether what a match asks of the workload and the gateway holds.
+// On a gateway nothing is known of the workload, and nothing is asked.
+func (sc *scope) meets(gateway string, gateways []string, namespace string, labels map[string]string) bool {
+	if len(gateways) > 0 && !slices.Contains(gateways, gateway) {
+		return false
+	}
+	if gateway != meshGateway {
+		return true
+	}
+	return (namespace == "" || namespace == sc.identity.Namespace) && selects(labels, sc.identity.Labels)
+}
+
+func (b *builder) tlsRoutes(p *Policy, vs *VirtualService) []l4Route {
+	var out []l4Route
+	for _, r := range vs.TLS {
+		out = b.l4Routes(out, p, &r.Ref, r.Matches, r.Route)
+	}
+	return out
+}
+
+func (b *builder) tcpRoutes(p *Policy, vs *VirtualService) []l4Route {
+	var out []l4Route
+	for _, r := range vs.TCP {
+		out = b.l4Routes(out, p, &r.Ref, r.Matches, r.Route)
+	}
+	return out
+}
+
+// l4Routes adds a rule. Its destinations that name no port take that of the
+// match.
+func (b *builder) l4Routes(out []l4Route, p *Policy, ref *Ref, matches []*L4Match, list []*WeightedDestination) []l4Route {
+	if len(matches) == 0 {
+		to, total := b.destinations(p, list, meshGateway, 0)
+		return append(out, l4Route{nil, ref, to, total})
+	}
+	for _, m := range matches {
+		if p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+			to, total := b.destinations(p, list, meshGateway, m.Port)
+			out = append(out, l4Route{m, ref, to, total})
+		}
+	}
+	return out
+}
+
+// matches says whether the route is for a connection to dst that carries sni;
+// TCP rules don't look at that.
+func (r *l4Route) matches(dst netip.AddrPort, sni string) bool {
+	m := r.match
+	if m == nil {
+		return true
+	}
+	if m.Port != 0 && m.Port != dst.Port() {
+		return false
+	}
+	if len(m.SNIHosts) > 0 && !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(sni) }) {
+		return false
+	}
+	a := dst.Addr().Unmap().WithZone("")
+	return len(m.Subnets) == 0 || slices.ContainsFunc(m.Subnets, func(n netip.Prefix) bool { return n.Contains(a) })
+}
+
+// routesL4 says whether a rule for TLS or TCP may choose where connections to
+// a port of a host go, so that the forwarding core must see them.
+func (p *Policy) routesL4(pattern hostname.Pattern, hp *HostPort) bool {
+	if hp.Protocol.Transport() != TCP || hp.Protocol.IsHTTP() {
+		return false
+	}
+	for _, v := range p.vhostList {
+		if len(v.vs.TLS)+len(v.vs.TCP) > 0 && v.pattern.Overlaps(pattern) && p.scope.routesPort(v.vs, hp) {
+			return true
+		}
+	}
+	return false
+}
+
+func (sc *scope) routesPort(vs *VirtualService, hp *HostPort) bool {
+	about := func(m *L4Match) bool {
+		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels)
+	}
+	if hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) {
+		return true
+	}
+	return slices.ContainsFunc(vs.TCP, func(r *TCPRule) bool {
+		return len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, about)
+	})
+}
+
+// l4Target is where an allowed connection to hp goes under a name: by the
+// first rule that matches, or to the host's own upstream. The rules for TLS
+// count for TLS; those for TCP for everything else, and for TLS on a host that
+// has none for TLS.
+func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
+	if !d.Port.routed || name == "" {
+		return d, u
+	}
+	v, ok := p.vhosts.Lookup(name)
+	if !ok {
+		return d, u
+	}
+	routes, sni := v.tcp, ""
+	if tls && len(v.tls) > 0 {
+		routes, sni = v.tls, name
+	}
+	dst := netip.AddrPortFrom(f.Dst.Addr(), d.Port.Number)
+	for i := range routes {
+		r := &routes[i]
+		if !r.matches(dst, sni) {
+			continue
+		}
+		to := pick(r.destinations, r.total, f.Draw)
+		switch {
+		case to == nil || to.Upstream == nil:
+			return deny(ReasonNoRoute, r.ref), nil
+		case to.Denied:
+			return deny(ReasonName, r.ref), nil
+		}
+		d.Rule = r.ref
+		return d, to.Upstream
+	}
+	return d, u
+}

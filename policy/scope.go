@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// scope is what a group of workloads has in common: everything that rules ask
+// of an identity has the same answer for all of them, so that one policy
+// serves the group.
+type scope struct {
+	// key names the answers. Equal keys have equal scopes within one Config,
+	// and the same key in the next Config is the same group.
+	key string
+	// identity is one of the group; whoever asks it what the key does not
+	// hold asks something that the group does not agree on.
+	identity Identity
+	sidecar  *Sidecar
+	outbound OutboundMode
+}
+
+// scopes finds the groups of all workloads: the group of the zero Identity
+// first, then in order of the workloads. of has each workload's index.
+func (b *builder) scopes() (all []*scope, of []int) {
+	ask := b.questions()
+	index := map[string]int{}
+	add := func(id Identity) int {
+		s := b.scope(id, ask)
+		i, ok := index[s.key]
+		if !ok {
+			i = len(all)
+			index[s.key] = i
+			all = append(all, s)
+		}
+		return i
+	}
+	add(Identity{})
+	for _, w := range b.cfg.Workloads {
+		of = append(of, add(w.Identity))
+	}
+	return all, of
+}
+
+// questions are what the rules of a Config ask of identities.
+type questions struct {
+	// namespaces are those that see or mean something else than others do.
+	namespaces map[string]bool
+	labels     []map[string]string // selectors of rules
+	sources    []*AuthSource
+	conditions []*AuthCondition
+}
+
+func (b *builder) questions() *questions {
+	q := &questions{namespaces: b.base.distinguished()}
+	sees := func(v Visibility) {
+		for _, n := range v.Namespaces {
+			q.namespaces[n] = true
+		}
+	}
+	for _, v := range []*Visibility{b.cfg.Mesh.DefaultServiceExport, b.cfg.Mesh.DefaultVirtualServiceExport, b.cfg.Mesh.DefaultDestinationRuleExport} {
+		if v != nil && v.Limited { // every namespace may see its own
+			for _, w := range b.cfg.Workloads {
+				q.namespaces[cmp.Or(w.Namespace, DefaultNamespace)] = true
+			}
+		}
+	}
+	source := func(namespace string, labels map[string]string) {
+		if namespace != "" {
+			q.namespaces[namespace] = true
+		}
+		if len(labels) > 0 {
+			q.labels = append(q.labels, labels)
+		}
+	}
+	for _, vs := range b.cfg.VirtualServices {
+		sees(vs.Export)
+		for _, r := range vs.HTTP {
+			for _, m := range r.Matches {
+				source(m.SourceNamespace, m.SourceLabels)
+			}
+		}
+		for _, r := range vs.TLS {
+			for _, m := range r.Matches {
+				source(m.SourceNamespace, m.SourceLabels)
+			}
+		}
+		for _, r := range vs.TCP {
+			for _, m := range r.Matches {
+				source(m.SourceNamespace, m.SourceLabels)
+			}
+		}
+	}
+	for _, dr := range b.cfg.DestinationRules {
+		sees(dr.Export)
+		// Rules of the client's own namespace come first.
+		source(dr.Ref.Namespace, dr.Selector)
+	}
+	for _, a := range b.cfg.Authorizations {
+		for _, r := range a.Rules {
+			q.sources = append(q.sources, r.From...)
+			for _, c := range r.When {
+				if strings.HasPrefix(c.Key, "source.") && c.Key != "source.ip" {
+					q.conditions = append(q.conditions, c)
+				}
+			}
+		}
+	}
+	return q
+}
+
+// scope answers the questions for one identity.
+func (b *builder) scope(id Identity, q *questions) *scope {
+	id.Namespace = cmp.Or(id.Namespace, DefaultNamespace)
+	s := &scope{identity: id, sidecar: b.sidecarOf(id), outbound: b.cfg.Mesh.Outbound}
+	var key strings.Builder
+	if q.namespaces[id.Namespace] {
+		key.WriteString(id.Namespace)
+	}
+	if s.sidecar != nil {
+		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
+		if s.sidecar.Outbound != nil {
+			s.outbound = *s.sidecar.Outbound
+		}
+	}
+	answer := func(yes bool) {
+		bit := byte('0')
+		if yes {
+			bit = '1'
+		}
+		key.WriteByte(bit)
+	}
+	key.WriteString(" labels ")
+	for _, l := range q.labels {
+		answer(selects(l, id.Labels))
+	}
+	key.WriteString(" sources ")
+	for _, src := range q.sources {
+		answer(src.matchesIdentity(id, b.trustDomain()))
+	}
+	for _, c := range q.conditions {
+		answer(c.matchesIdentity(id, b.trustDomain()))
+	}
+	key.WriteString(" " + strconv.Itoa(int(s.outbound)))
+	s.key = key.String()
+	return s
+}
+
+// selects says whether labels have everything that a selector asks for.
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// sidecarOf returns the Sidecar that counts for an identity: one of its
+// namespace that selects it, else one of its namespace for all, else that of
+// the root namespace; nil for none.
+func (b *builder) sidecarOf(id Identity) *Sidecar {
+	var own, root *Sidecar
+	for _, s := range b.cfg.Sidecars {
+		switch {
+		case s.Ref.Namespace == id.Namespace && len(s.Selector) > 0:
+			if selects(s.Selector, id.Labels) {
+				return s
+			}
+		case s.Ref.Namespace == id.Namespace && own == nil:
+			own = s
+		case s.Ref.Namespace == b.rootNamespace() && len(s.Selector) == 0 && root == nil:
+			root = s
+		}
+	}
+	return cmp.Or(own, root)
+}
+
+func (b *builder) rootNamespace() string { return cmp.Or(b.cfg.Mesh.RootNamespace, "istio-system") }
+func (b *builder) trustDomain() string   { return cmp.Or(b.cfg.Mesh.TrustDomain, "cluster.local") }
+
+// sees says whether an object of a namespace is visible to another. A nil
+// fallback is everybody; it counts for objects that say nothing themselves.
+func (v Visibility) sees(namespace string, fallback *Visibility) bool {
+	if !v.Limited && !v.Everybody && fallback != nil {
+		v = *fallback
+	}
+	return !v.Limited || slices.Contains(v.Namespaces, namespace)
+}
+
+// view returns what a scope sees of a service: the service itself, parts of
+// it, or nothing. Parts are made once, so that the same part of the same
+// service is the same pointer in the next snapshot.
+func (b *builder) view(sc *scope, s *Service) []*Service {
+	fallback := b.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)
+	if !s.Export.sees(sc.identity.Namespace, fallback) {
+		return nil
+	}
+	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
+		return []*Service{s}
+	}
+	k := part{sc.sidecar, s}
+	p, ok := b.base.parts[k]
+	if !ok {
+		if p, ok = b.base.oldParts[k]; !ok {
+			p = sc.sidecar.narrow(s)
+		}
+		b.base.parts[k] = p
+	}
+	return p
+}
+
+// oldView returns what a scope of the snapshot before saw of a service.
+func (b *builder) oldView(sc *scope, s *Service) []*Service {
+	if p, ok := b.base.oldParts[part{sc.sidecar, s}]; ok && sc.sidecar != nil {
+		return p
+	}
+	return b.view(sc, s)
+}
+
+// part is a service as a Sidecar lets it be seen.
+type part struct {
+	sidecar *Sidecar
+	service *Service
+}
+
+// in reads "." of a default as the namespace of the object it is used for.
+func (v *Visibility) in(namespace string) *Visibility {
+	if v == nil || !slices.Contains(v.Namespaces, ".") {
+		return v
+	}
+	own := *v
+	own.Namespaces = slices.Clone(v.Namespaces)
+	own.Namespaces[slices.Index(own.Namespaces, ".")] = namespace
+	return &own
+}
+
+// narrow returns the parts of s that the Sidecar shows: s alone when that is
+// all of it, else one part for each host. A host that the Sidecar names more
+// closely than the service does is open as closely as that.
+func (sc *Sidecar) narrow(s *Service) []*Service {
+	ports := map[hostname.Pattern][]Port{}
+	whole := true
+	for _, h := range s.Hosts {
+		for _, p := range s.Ports {
+			shown := sc.shows(s.Ref.Namespace, h, p.Number)
+			whole = whole && slices.Contains(shown, h)
+			for _, as := range shown {
+				ports[as] = append(ports[as], p)
+			}
+		}
+	}
+	if whole {
+		return []*Service{s}
+	}
+	var out []*Service
+	for _, h := range slices.SortedFunc(maps.Keys(ports), hostname.Compare) {
+		one := *s
+		one.Hosts, one.Ports, one.of = []hostname.Pattern{h}, ports[h], s
+		out = append(out, &one)
+	}
+	return out
+}
+
+// shows returns the patterns under which a host and port of a namespace are
+// visible; several when the Sidecar names parts of a wildcard. A part that is
+// taken out ("~namespace/host") takes out all that covers it: a wildcard
+// cannot be open with a hole in it.
+func (sc *Sidecar) shows(namespace string, h hostname.Pattern, port uint16) []hostname.Pattern {
+	own := slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return e.Port == port })
+	var out, not []hostname.Pattern
+	for _, e := range sc.Egress {
+		if e.Port != port && (e.Port != 0 || own) {
+			continue
+		}
+		for _, sh := range e.Hosts {
+			switch {
+			case sh.Namespace != "*" && sh.Namespace != namespace:
+			case sh.Not:
+				not = append(not, sh.Host)
+			case sh.Host.Covers(h):
+				out = append(out, h)
+			case h.Covers(sh.Host):
+				out = append(out, sh.Host)
+			}
+		}
+	}
+	out = slices.DeleteFunc(out, func(p hostname.Pattern) bool { return slices.ContainsFunc(not, p.Overlaps) })
+	slices.SortFunc(out, hostname.Compare)
+	return slices.Compact(out)
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// TestUpdateEqualsCompile: whatever the edits, a snapshot that was brought up
+// to date decides like one that was compiled from nothing, and what it says
+// has changed leads from the old openings to the new ones.
+func TestUpdateEqualsCompile(t *testing.T) {
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		g := generator{r: r}
+		c := g.config()
+		s := mustCompile(t, c)
+		for step := range 12 {
+			c = g.edit(c)
+			next, err := s.Update(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fresh := mustCompile(t, c)
+			if ids := renumber(next, fresh); ids != "" {
+				t.Fatalf("seed %d step %d: %s", seed, step, ids)
+			}
+			for _, id := range next.Policies() {
+				p := next.Policy(id)
+				old := s.Policy(id)
+				if old == nil {
+					continue
+				}
+				checkChanges(t, old, p)
+			}
+			s = next
+		}
+	}
+}
+
+// renumber compares what two snapshots decide, whatever numbers their policies
+// have: by workload.
+func renumber(a, b *Snapshot) string {
+	text := func(s *Snapshot, id PolicyID) string {
+		one := *s.Policy(id)
+		one.id = 1
+		return (&Snapshot{policies: []*Policy{&one}}).Text()
+	}
+	if x, y := text(a, DefaultPolicy), text(b, DefaultPolicy); x != y {
+		return "default policy:\n" + x + "\nwant:\n" + y
+	}
+	for i, w := range a.Workloads() {
+		if x, y := text(a, w.Policy), text(b, b.Workloads()[i].Policy); x != y {
+			return fmt.Sprintf("workload %s/%s:\n%s\nwant:\n%s", w.Namespace, w.Name, x, y)
+		}
+	}
+	return ""
+}
+
+func checkChanges(t *testing.T, old, now *Policy) {
+	t.Helper()
+	have := map[Opening]bool{}
+	for _, o := range old.Static() {
+		have[o] = true
+	}
+	gone, come := now.StaticChanges(old)
+	for _, o := range gone {
+		if !have[o] {
+			t.Fatalf("%+v is said to be gone and was not there", o)
+		}
+		delete(have, o)
+	}
+	for _, o := range come {
+		have[o] = true
+	}
+	want := now.Static()
+	if len(have) != len(want) {
+		t.Fatalf("%d openings after the changes, want %d", len(have), len(want))
+	}
+	for _, o := range want {
+		if !have[o] {
+			t.Fatalf("%+v is missing after the changes", o)
+		}
+	}
+}
+
+// generator makes small configurations in which much overlaps.
+type generator struct {
+	r *rand.Rand
+	n int
+}
+
+func (g *generator) config() *Config {
+	c := &Config{}
+	for range 1 + g.r.IntN(8) {
+		c.Services = append(c.Services, g.service())
+	}
+	for i := range g.r.IntN(4) {
+		c.Workloads = append(c.Workloads, &Workload{Ref: Ref{Kind: "Workload", Name: fmt.Sprint(i)},
+			Identity: Identity{Name: fmt.Sprint(i), Namespace: g.one("a", "b", "default"), Labels: map[string]string{"app": g.one("x", "y")}}})
+	}
+	return c
+}
+
+func (g *generator) one(s ...string) string { return s[g.r.IntN(len(s))] }
+
+func (g *generator) service() *Service {
+	g.n++
+	ns := g.one("a", "b", "default")
+	s := &Service{External: true, Ref: Ref{Kind: "ServiceEntry", Namespace: ns, Name: fmt.Sprint("s", g.n)}}
+	for _, h := range []string{"x.example.com", "y.example.com", "*.example.com", "*.wild.org", "a.wild.org", "kube"} {
+		if g.r.IntN(4) == 0 {
+			s.Hosts = append(s.Hosts, hostname.Pattern(h))
+		}
+	}
+	if len(s.Hosts) == 0 {
+		s.Hosts = names("z.example.com")
+	}
+	s.Resolution = []Resolution{ResolutionNone, ResolutionStatic, ResolutionDNS}[g.r.IntN(3)]
+	protocols := []Protocol{ProtocolTCP, ProtocolTLS, ProtocolHTTP, ProtocolUDP, ProtocolUnset}
+	for i, n := range []uint16{80, 443, 5432} {
+		if g.r.IntN(2) == 0 {
+			s.Ports = append(s.Ports, Port{Number: n, Name: fmt.Sprint("p", i), Protocol: protocols[g.r.IntN(len(protocols))]})
+		}
+	}
+	for _, a := range []string{"192.0.2.1/32", "192.0.2.0/24", "192.0.0.0/16", "2001:db8::/32", "2001:db8::1/128"} {
+		if g.r.IntN(5) == 0 && s.Resolution != ResolutionDNS {
+			s.Addresses = append(s.Addresses, netip.MustParsePrefix(a))
+		}
+	}
+	if s.Resolution == ResolutionStatic {
+		for _, a := range []string{"192.0.2.1", "192.0.2.7", "2001:db8::1"} {
+			if g.r.IntN(3) == 0 {
+				s.Endpoints = append(s.Endpoints, Endpoint{Addr: netip.MustParseAddr(a)})
+			}
+		}
+	}
+	switch g.r.IntN(8) {
+	case 0:
+		s.Export = Visibility{Limited: true, Namespaces: []string{ns}}
+	case 1:
+		s.Export = Visibility{Limited: true}
+	}
+	return s
+}
+
+func (g *generator) edit(c *Config) *Config {
+	next := *c
+	next.Services = slices.Clone(c.Services)
+	at := func(n int) int { return g.r.IntN(n) }
+	switch n := len(next.Services); g.r.IntN(9) {
+	case 0, 1:
+		next.Services = slices.Insert(next.Services, at(n+1), g.service())
+	case 2, 3:
+		if n > 0 {
+			i := at(n)
+			next.Services = slices.Delete(next.Services, i, i+1)
+		}
+	case 4:
+		if n > 0 {
+			next.Services[at(n)] = g.service()
+		}
+	case 5:
+		g.r.Shuffle(n, func(i, j int) { next.Services[i], next.Services[j] = next.Services[j], next.Services[i] })
+	case 6:
+		k := kube("kube")
+		k.Ref.Namespace = g.one("a", "default")
+		k.Ports = []Port{{Number: 80, Name: "p0", Protocol: ProtocolTCP}}
+		k.Endpoints = []Endpoint{{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(at(200))})}}
+		next.Services = append(slices.DeleteFunc(next.Services, func(s *Service) bool { return !s.External }), k)
+	case 7:
+		next.VirtualServices = nil
+		if g.r.IntN(3) > 0 {
+			v := vs("routes", mesh, names(hostname.Pattern(g.one("x.example.com", "*.example.com", "*.wild.org"))))
+			v.HTTP = []*HTTPRule{to("", "x.example.com", 0)}
+			v.TLS = []*TLSRule{{Ref: v.Ref, Matches: []*L4Match{{SNIHosts: v.Hosts, Port: 443}}, Route: v.HTTP[0].Route}}
+			if g.r.IntN(2) == 0 {
+				v.TCP = []*TCPRule{{Ref: v.Ref, Matches: []*L4Match{{Port: 5432, SourceLabels: map[string]string{"app": "x"}}}, Route: v.HTTP[0].Route}}
+			}
+			next.VirtualServices = []*VirtualService{v}
+		}
+	case 8:
+		next.Sidecars = nil
+		if g.r.IntN(3) > 0 {
+			next.Sidecars = []*Sidecar{{Ref: Ref{Kind: "Sidecar", Namespace: g.one("a", "b", "istio-system"), Name: "s"},
+				Egress: []SidecarEgress{{Hosts: []SidecarHost{{Namespace: g.one("a", "*"), Host: hostname.Pattern(g.one("*.example.com", "*", "x.example.com"))}}}}}}
+		}
+	}
+	return &next
+}
+
+func manyServices(n int) []*Service {
+	all := make([]*Service, n)
+	for i := range all {
+		all[i] = se(fmt.Sprint("s", i), ResolutionDNS, hostname.Pattern(fmt.Sprintf("h%d.example%d.com", i, i%1000))).port(443, ProtocolTLS)
+	}
+	return all
+}
+
+func BenchmarkCompile100k(b *testing.B) {
+	c := &Config{Services: manyServices(100_000)}
+	for b.Loop() {
+		mustCompile(b, c)
+	}
+}
+
+func BenchmarkUpdateOneOf100k(b *testing.B) {
+	c := &Config{Services: manyServices(100_000)}
+	s := mustCompile(b, c)
+	i := 0
+	for b.Loop() {
+		next := *c
+		next.Services = slices.Clone(c.Services)
+		next.Services[50_000] = se("s", ResolutionDNS, hostname.Pattern(fmt.Sprintf("new%d.example.org", i))).port(443, ProtocolTLS)
+		i++
+		var err error
+		if s, err = s.Update(&next); err != nil {
+			b.Fatal(err)
+		}
+		c = &next
+	}
+}
