@@ -105,6 +105,10 @@ func (b *builder) policies(out *Snapshot) {
 	scopes, of := b.scopes()
 	ids := make([]PolicyID, len(scopes))
 	out.ids, out.next = map[string]PolicyID{}, max(b.was.next, DefaultPolicy+1)
+	had := map[string]PolicyID{} // by workload
+	for _, w := range b.was.workloads {
+		had[w.Namespace+"/"+w.Name] = w.Policy
+	}
 	bySum := map[digest]*Policy{}
 	for i, sc := range scopes {
 		p := b.policy(sc, b.was.byKey(sc.key))
@@ -113,7 +117,10 @@ func (b *builder) policies(out *Snapshot) {
 			out.ids[sc.key] = same.id
 			continue
 		}
-		p.id = b.identify(out, sc, i == 0)
+		p.id = DefaultPolicy
+		if i > 0 {
+			p.id = b.identify(out, had, of, i)
+		}
 		bySum[p.sum] = p
 		ids[i], out.ids[sc.key] = p.id, p.id
 		out.policies = append(out.policies, p)
@@ -124,16 +131,20 @@ func (b *builder) policies(out *Snapshot) {
 	}
 }
 
-// identify numbers a policy: as before when the group had one of its own then.
-func (b *builder) identify(out *Snapshot, sc *scope, first bool) PolicyID {
-	if first {
-		return DefaultPolicy
+// identify numbers the policy of the i-th group: with the number that one of
+// its workloads had before, if no other policy has it, so that what was
+// learned and what is in the kernel's tables under it stays good.
+func (b *builder) identify(out *Snapshot, had map[string]PolicyID, of []int, i int) PolicyID {
+	for w, group := range of {
+		if group != i {
+			continue
+		}
+		id, ok := had[b.cfg.Workloads[w].Namespace+"/"+b.cfg.Workloads[w].Name]
+		taken := func(p *Policy) bool { return p.id == id }
+		if ok && id != DefaultPolicy && !slices.ContainsFunc(out.policies, taken) {
+			return id
+		}
 	}
-	id, ok := b.was.ids[sc.key]
-	taken := func(p *Policy) bool { return p.id == id }
-	if !ok || id == DefaultPolicy || slices.ContainsFunc(out.policies, taken) {
-		id = out.next
-		out.next++
-	}
-	return id
+	out.next++
+	return out.next - 1
 }

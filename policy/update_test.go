@@ -226,3 +226,47 @@ func BenchmarkUpdateOneOf100k(b *testing.B) {
 		c = &next
 	}
 }
+
+// TestPolicyNumbers: a workload keeps the number of its policy while what
+// tells it apart changes, and workloads that come to see the same share one.
+func TestPolicyNumbers(t *testing.T) {
+	w := func(name, ns string) *Workload {
+		return &Workload{Identity: Identity{Name: name, Namespace: ns, Labels: map[string]string{"app": name}}}
+	}
+	limited := func(name, ns, host string) *Service {
+		s := se(name, ResolutionDNS, hostname.Pattern(host)).port(443, ProtocolTLS)
+		s.Ref.Namespace = ns
+		s.Export = Visibility{Limited: true, Namespaces: []string{ns}}
+		return s
+	}
+	common := se("common", ResolutionDNS, "common.example.com").port(443, ProtocolTLS)
+	workloads := []*Workload{w("web", "a"), w("job", "a"), w("db", "b"), w("plain", "c")}
+	numbers := func(s *Snapshot) (out [4]PolicyID) {
+		for i, b := range s.Workloads() {
+			out[i] = b.Policy
+		}
+		return out
+	}
+	s := mustCompile(t, &Config{Workloads: workloads, Services: []*Service{common, limited("a", "a", "a.example.com"), limited("b", "b", "b.example.com")}})
+	if got, want := numbers(s), [4]PolicyID{2, 2, 3, 1}; got != want {
+		t.Errorf("numbers %v, want %v", got, want)
+	}
+	// A rule that asks for labels splits namespace a; the first keeps the number.
+	v := vs("labels", mesh, names("common.example.com"))
+	v.TLS = []*TLSRule{{Matches: []*L4Match{{SNIHosts: v.Hosts, SourceLabels: map[string]string{"app": "job"}}}, Route: to("", "a.example.com", 443).Route}}
+	s, err := s.Update(&Config{Workloads: workloads, VirtualServices: []*VirtualService{v},
+		Services: []*Service{common, limited("a", "a", "a.example.com"), limited("b", "b", "b.example.com")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := numbers(s), [4]PolicyID{2, 4, 3, 1}; got != want {
+		t.Errorf("numbers %v, want %v", got, want)
+	}
+	// Without anything of their own all are like the rest.
+	if s, err = s.Update(&Config{Workloads: workloads, Services: []*Service{common}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := numbers(s), [4]PolicyID{1, 1, 1, 1}; got != want || len(s.Policies()) != 1 {
+		t.Errorf("numbers %v, want %v; policies %v", got, want, s.Policies())
+	}
+}
