@@ -20,13 +20,19 @@ type encoder struct {
 	p   *place
 	buf bytes.Buffer
 	bad bool // some error was reported
+	// stand is the length of buf after the last value that could not be read.
+	stand int
 }
 
+// errorf reports a value that cannot be read, and writes null in its place.
+// What is wrong with it has been said: later checks of the value itself are
+// not reported, those of everything around it are.
 func (e *encoder) errorf(n *node, format string, args ...any) {
 	e.bad = true
 	e.p.errorf(n, format, args...)
-	// Something must stand for the value, so that what follows stays valid.
+	e.p.r.unread(e.p, n)
 	e.buf.WriteString("null")
+	e.stand = e.buf.Len()
 }
 
 func (e *encoder) expected(n *node, where, want string) {

@@ -11,19 +11,17 @@ import (
 )
 
 // decodeGo decodes n into v, a pointer to a Kubernetes API struct. It reports
-// all errors and says whether there were none. where names n in them, and is
-// "" for a whole object.
+// all errors, and says whether v is fit for further checks: what could not be
+// read is zero in it. where names n in the errors, and is "" for a whole
+// object.
 func decodeGo(n *node, v any, where string, p *place) bool {
 	e := &encoder{p: p}
 	e.goValue(n, reflect.TypeOf(v).Elem(), where)
-	if e.bad {
-		return false
-	}
-	if err := json.Unmarshal(e.buf.Bytes(), v); err != nil {
+	err := json.Unmarshal(e.buf.Bytes(), v)
+	if err != nil && !e.bad {
 		p.errorf(n, "%s: %s", where, strings.TrimPrefix(err.Error(), "json: "))
-		return false
 	}
-	return true
+	return err == nil
 }
 
 func (e *encoder) goValue(n *node, t reflect.Type, where string) {

@@ -12,19 +12,17 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// decodeProto decodes n into m. It reports all errors and says whether there
-// were none. where names n in them.
+// decodeProto decodes n into m. It reports all errors, and says whether m is
+// fit for further checks: what could not be read is zero in it. where names n
+// in the errors.
 func decodeProto(n *node, m proto.Message, where string, p *place) bool {
 	e := &encoder{p: p}
 	e.message(n, m.ProtoReflect().Descriptor(), where)
-	if e.bad {
-		return false
-	}
-	if err := protojson.Unmarshal(e.buf.Bytes(), m); err != nil {
+	err := protojson.Unmarshal(e.buf.Bytes(), m)
+	if err != nil && !e.bad {
 		p.errorf(n, "%s: %s", where, strings.ReplaceAll(err.Error(), "\u00a0", " "))
-		return false
 	}
-	return true
+	return err == nil
 }
 
 func (e *encoder) message(n *node, md protoreflect.MessageDescriptor, where string) {
@@ -114,15 +112,41 @@ func (e *encoder) protoField(n *node, fd protoreflect.FieldDescriptor, where str
 }
 
 func (e *encoder) element(n *node, fd protoreflect.FieldDescriptor, where string) {
-	if n.isNull() {
+	start := e.buf.Len()
+	switch {
+	case n.isNull():
 		e.errorf(n, "%s cannot be null", where)
-		return
-	}
-	if fd.Message() != nil {
+	case fd.Message() != nil:
 		e.message(n, fd.Message(), where)
-		return
+	default:
+		e.scalarField(n, fd, where)
 	}
-	e.scalarField(n, fd, where)
+	if end := e.buf.Len(); e.stand == end && end == start+len("null") {
+		e.buf.Truncate(start)
+		e.buf.WriteString(zeroJSON(fd))
+	}
+}
+
+// zeroJSON is the zero value of a field's elements. protojson reads null as
+// such for fields only, not in lists and maps.
+func zeroJSON(fd protoreflect.FieldDescriptor) string {
+	if md := fd.Message(); md != nil {
+		switch value := md.Fields().ByName("value"); {
+		case md.FullName() == "google.protobuf.Duration":
+			return `"0s"`
+		case md.ParentFile().Package() != "google.protobuf":
+		case strings.HasSuffix(string(md.Name()), "Value") && value != nil:
+			return zeroJSON(value)
+		}
+		return "{}"
+	}
+	switch fd.Kind() {
+	case protoreflect.BoolKind:
+		return "false"
+	case protoreflect.StringKind, protoreflect.BytesKind:
+		return `""`
+	}
+	return "0"
 }
 
 func (e *encoder) scalarField(n *node, fd protoreflect.FieldDescriptor, where string) {

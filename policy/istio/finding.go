@@ -73,6 +73,23 @@ type report struct {
 	files    map[string]int // order of the files, for sorting
 	errors   int
 	types    map[reflect.Type]map[string]reflect.Type
+	// unreadable are the values that could not be decoded.
+	unreadable map[spot]bool
+}
+
+// spot is the place of a value in an object.
+type spot struct {
+	file, object string
+	line, col    int
+}
+
+// unread notes that the value at n could not be decoded. A zero value stands
+// for it, whose own faults are not those of the file.
+func (r *report) unread(p *place, n *node) {
+	if r.unreadable == nil {
+		r.unreadable = map[spot]bool{}
+	}
+	r.unreadable[spot{p.file, p.object, n.line, n.col}] = true
 }
 
 func (r *report) add(f Finding) {
@@ -97,10 +114,18 @@ type place struct {
 	object string
 }
 
+// unreadable says whether the value at n could not be decoded.
+func (p *place) unreadable(n *node) bool {
+	return n != nil && p.r.unreadable[spot{p.file, p.object, n.line, n.col}]
+}
+
 func (p *place) say(s Severity, n *node, format string, args ...any) {
 	f := Finding{Severity: s, File: p.file, Object: p.object, Text: fmt.Sprintf(format, args...)}
 	if n != nil {
 		f.Line, f.Col = n.line, n.col
+	}
+	if p.unreadable(n) {
+		return
 	}
 	p.r.add(f)
 }

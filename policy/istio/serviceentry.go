@@ -170,6 +170,7 @@ func (e *entry) endpoints() {
 	n := len(e.v.Endpoints)
 	list := e.spec("endpoints")
 	switch {
+	case e.unreadable(e.spec("resolution")): // NONE stands for it
 	case n > 0 && e.out.Resolution == policy.ResolutionNone:
 		e.errorf(list, "no endpoints should be provided for resolution type none")
 	case n > 0 && e.out.Resolution == policy.ResolutionDynamicDNS:
