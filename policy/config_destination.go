@@ -62,7 +62,8 @@ type HashCookie struct {
 }
 
 // ConnectionPool bounds connections and requests; 0: Istio's default, which
-// is no bound, 10 s for ConnectTimeout and 1 h for the idle timeouts.
+// is no bound, 10 s for ConnectTimeout and 1 h for the idle timeouts. A
+// negative TCPIdleTimeout says that there is none.
 type ConnectionPool struct {
 	MaxConnections        int
 	ConnectTimeout        time.Duration

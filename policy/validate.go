@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
@@ -36,6 +37,9 @@ func (b *builder) validateHosts(ref Ref, hosts []hostname.Pattern) {
 		b.errorf(ref, "hosts: there is none")
 	}
 	for _, h := range hosts {
+		if a, err := netip.ParseAddr(string(h)); err == nil && a.String() == string(h) {
+			continue // a VirtualService may be about an address
+		}
 		switch p, err := hostname.ParsePattern(string(h)); {
 		case err != nil:
 			b.errorf(ref, "hosts: %v", err)
@@ -47,6 +51,9 @@ func (b *builder) validateHosts(ref Ref, hosts []hostname.Pattern) {
 
 func (b *builder) validateService(s *Service) {
 	b.validateHosts(s.Ref, s.Hosts)
+	if slices.ContainsFunc(s.Hosts, func(h hostname.Pattern) bool { return strings.Contains(string(h), ":") }) {
+		b.errorf(s.Ref, "hosts: an address is not a name")
+	}
 	if slices.Contains(s.Hosts, "*") {
 		b.errorf(s.Ref, `hosts: "*" would open every name`)
 	}
@@ -92,7 +99,7 @@ func (b *builder) validateEndpoint(s *Service, e Endpoint) {
 	case e.Host == "":
 	case e.Addr.IsValid():
 		b.errorf(s.Ref, "endpoints: %q has an address as well", e.Host)
-	case s.Resolution == ResolutionStatic || !s.External:
+	case s.Resolution == ResolutionStatic:
 		b.errorf(s.Ref, "endpoints: %q is not an IP address", e.Host)
 	default:
 		if n, err := hostname.Normalize(e.Host); err != nil || n != e.Host {

@@ -42,10 +42,8 @@ func (l *loader) analyze(cfg *policy.Config) {
 			}
 			first[h] = &vs.Ref
 		}
-		for j, r := range d.v.Http {
-			for k := range r.Route {
-				hosts.checkDestination(d, d.spec("http", j, "route", k, "destination", "host"), vs.HTTP[j].Route[k].Destination.Host)
-			}
+		for _, w := range destinations(vs) {
+			hosts.checkDestination(l.origins[w], w.Destination.Host)
 		}
 	}
 }
@@ -108,6 +106,9 @@ func (r *registry) checkHost(d decoded[networking.VirtualService], i int, h host
 		d.warnf(at, "no ServiceEntry and no Service declares the host %s: the rules do not apply to anything", h)
 		return
 	}
+	if len(d.v.Http) == 0 {
+		return
+	}
 	for _, s := range found {
 		if slices.ContainsFunc(s.Ports, func(p policy.Port) bool { return p.Protocol.IsHTTP() || p.Protocol == policy.ProtocolUnset }) {
 			return
@@ -117,7 +118,22 @@ func (r *registry) checkHost(d decoded[networking.VirtualService], i int, h host
 		h, found[0].Ref.Kind, found[0].Ref.Namespace, found[0].Ref.Name)
 }
 
-func (r *registry) checkDestination(d decoded[networking.VirtualService], at *node, host string) {
+// destinations are those of all routes of vs, delegated ones as well.
+func destinations(vs *policy.VirtualService) []*policy.WeightedDestination {
+	var out []*policy.WeightedDestination
+	for _, r := range vs.HTTP {
+		out = append(out, r.Route...)
+	}
+	for _, r := range vs.TLS {
+		out = append(out, r.Route...)
+	}
+	for _, r := range vs.TCP {
+		out = append(out, r.Route...)
+	}
+	return out
+}
+
+func (r *registry) checkDestination(o origin, host string) {
 	if len(r.find(hostname.Pattern(host))) > 0 || r.hasAddress(host) {
 		return
 	}
@@ -125,5 +141,5 @@ func (r *registry) checkDestination(d decoded[networking.VirtualService], at *no
 	if strings.HasSuffix(host, ".svc.cluster.local") {
 		what = "there is no Service for the destination %s: requests are answered with 503"
 	}
-	d.warnf(at, what, host)
+	o.warnf(o.at.at("host"), what, host)
 }

@@ -3,62 +3,145 @@
 package istio
 
 import (
+	"net/netip"
+	"slices"
+
 	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy"
 )
 
-// destinationRule reads a DestinationRule. Load balancing and connection
-// pools only decorate; what changes where the bytes go, or in what form they
-// leave the node (TLS origination, tunnels), must not be ignored.
-func (l *loader) destinationRule(o *object) {
-	v := &networking.DestinationRule{}
-	if !decodeProto(o.spec(), v, "spec", &o.place) {
-		return
+func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.DestinationRule {
+	out := &policy.DestinationRule{Ref: d.ref}
+	if h, err := hostOrIP(d.v.Host); err != nil {
+		d.errorf(d.spec("host"), "invalid host: %s", err)
+	} else {
+		out.Host = hostname.Pattern(l.absolute(string(h), d.ref.Namespace))
 	}
-	if _, err := domain(v.Host); err != nil {
-		o.errorf(o.spec("host"), "invalid host: %s", err)
+	out.Export = d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)
+	if s := d.v.WorkloadSelector; s != nil {
+		out.Selector = s.MatchLabels
+		d.selector(d.spec("workloadSelector"), s.MatchLabels, "workload selector specified without labels")
+		d.selectedExport(out.Export)
 	}
-	o.trafficPolicy(o.spec("trafficPolicy"), v.TrafficPolicy)
+	out.Traffic = l.trafficPolicy(d.object, d.spec("trafficPolicy"), d.v.TrafficPolicy)
 	names := map[string]bool{}
-	for i, s := range v.Subsets {
-		at := o.spec("subsets", i)
-		if !isPortName(s.Name) {
-			o.errorf(at.at("name"), "subset name %q is not a DNS label", s.Name)
-		}
-		if names[s.Name] {
-			o.errorf(at.at("name"), "subset %q is defined twice", s.Name)
+	for i, s := range d.v.Subsets {
+		at := d.spec("subsets", i)
+		switch {
+		case s.Name == "":
+			d.errorf(at.at("name"), "subset name cannot be empty")
+		case !isPortName(s.Name):
+			d.errorf(at.at("name"), "subset name is invalid: %s", s.Name)
+		case names[s.Name]:
+			d.errorf(at.at("name"), "duplicate subset names: %s", s.Name)
 		}
 		names[s.Name] = true
-		o.trafficPolicy(at.at("trafficPolicy"), s.TrafficPolicy)
+		d.labels(at.at("labels"), s.Labels)
+		if len(s.Labels) > 0 {
+			d.inert(at.keyOf("labels"), "a subset with labels")
+		}
+		out.Subsets = append(out.Subsets, policy.Subset{
+			Name: s.Name, Labels: s.Labels, Traffic: l.trafficPolicy(d.object, at.at("trafficPolicy"), s.TrafficPolicy),
+		})
 	}
-	if v.WorkloadSelector != nil {
-		o.unsupported(o.spec("workloadSelector"), "workloadSelector")
-	}
-	l.later(func() { l.exportTo(o, o.spec("exportTo"), v.ExportTo) })
-	o.inert(o.root.keyOf("kind"), "DestinationRule")
+	return out
 }
 
-func (o *object) trafficPolicy(at *node, t *networking.TrafficPolicy) {
+// selectedExport checks that a rule for some workloads is not for those of
+// other namespaces.
+func (o *object) selectedExport(export policy.Visibility) {
+	at := o.spec("exportTo")
+	switch {
+	case at == o.spec(): // it has none
+	case !slices.Contains(export.Namespaces, o.meta.Namespace):
+		o.errorf(at, "destination rule with workload selector cannot have exportTo beyond current namespace")
+	case len(export.Namespaces) > 1:
+		o.errorf(at, "destination rule with workload selector cannot have multiple entries in exportTo")
+	}
+}
+
+// trafficPolicy reads a TrafficPolicy; nil stays nil.
+func (l *loader) trafficPolicy(o *object, at *node, t *networking.TrafficPolicy) *policy.TrafficPolicy {
 	if t == nil {
-		return
+		return nil
 	}
-	o.clientTLS(at.at("tls"), t.Tls)
-	if t.Tunnel != nil {
-		o.unsupported(at.keyOf("tunnel"), "tunnel")
+	if t.OutlierDetection == nil && t.ConnectionPool == nil && t.LoadBalancer == nil && t.Tls == nil &&
+		len(t.PortLevelSettings) == 0 && t.Tunnel == nil && t.ProxyProtocol == nil && t.RetryBudget == nil {
+		o.errorf(at, "traffic policy must have at least one field")
 	}
-	if t.ProxyProtocol != nil {
-		o.unsupported(at.keyOf("proxyProtocol"), "proxyProtocol")
+	if t.Tunnel != nil && t.ProxyProtocol != nil {
+		o.errorf(at.keyOf("proxyProtocol"), "tunnel and proxyProtocol must not be set together")
+	}
+	out := &policy.TrafficPolicy{
+		LoadBalancer: o.loadBalancer(at, t.LoadBalancer, t.OutlierDetection != nil),
+		Pool:         o.connectionPool(at, t.ConnectionPool),
+		Outlier:      o.outlierDetection(at, t.OutlierDetection),
+		TLS:          l.clientTLS(o, at.at("tls"), t.Tls),
+		Tunnel:       o.tunnel(at, t.Tunnel),
+	}
+	if p := t.ProxyProtocol; p != nil {
+		out.ProxyProtocol = int(p.Version) + 1
+		o.inert(at.keyOf("proxyProtocol"), "proxyProtocol")
+	}
+	if t.RetryBudget != nil {
+		o.inert(at.keyOf("retryBudget"), "retryBudget")
 	}
 	for i, p := range t.PortLevelSettings {
-		pn := at.at("portLevelSettings", i)
-		if p.Port == nil {
-			o.errorf(pn, "portLevelSettings: port is required")
-		}
-		o.clientTLS(pn.at("tls"), p.Tls)
+		l.portTraffic(o, at.at("portLevelSettings", i), p, out)
 	}
+	return out
 }
 
-func (o *object) clientTLS(at *node, t *networking.ClientTLSSettings) {
-	if t != nil && t.Mode != networking.ClientTLSSettings_DISABLE {
-		o.unsupported(at, "tls mode "+t.Mode.String())
+// portTraffic reads the settings of a port into t.
+func (l *loader) portTraffic(o *object, at *node, p *networking.TrafficPolicy_PortTrafficPolicy, t *policy.TrafficPolicy) {
+	if p.OutlierDetection == nil && p.ConnectionPool == nil && p.LoadBalancer == nil && p.Tls == nil {
+		o.errorf(at, "port traffic policy must have at least one field")
 	}
+	out := &policy.TrafficPolicy{
+		LoadBalancer: o.loadBalancer(at, p.LoadBalancer, p.OutlierDetection != nil),
+		Pool:         o.connectionPool(at, p.ConnectionPool),
+		Outlier:      o.outlierDetection(at, p.OutlierDetection),
+		TLS:          l.clientTLS(o, at.at("tls"), p.Tls),
+	}
+	if p.Port == nil {
+		o.errorf(at, "portTrafficPolicy must have valid port")
+		return
+	}
+	pn := at.at("port", "number")
+	number := o.port(pn, "portLevelSettings", p.Port.Number)
+	if t.Ports[number] != nil {
+		o.warnf(pn, "portLevelSettings: port %d is listed twice; the first applies", number)
+		return
+	}
+	if t.Ports == nil {
+		t.Ports = map[uint16]*policy.TrafficPolicy{}
+	}
+	t.Ports[number] = out
+}
+
+func (o *object) tunnel(at *node, t *networking.TrafficPolicy_TunnelSettings) *policy.Tunnel {
+	if t == nil {
+		return nil
+	}
+	o.inert(at.keyOf("tunnel"), "tunnel")
+	at = at.at("tunnel")
+	out := &policy.Tunnel{Protocol: t.Protocol, TargetHost: t.TargetHost}
+	switch t.Protocol {
+	case "":
+		out.Protocol = "CONNECT"
+	case "CONNECT", "POST":
+	default:
+		o.errorf(at.at("protocol"), `tunnel protocol must be "CONNECT" or "POST"`)
+	}
+	if a, err := netip.ParseAddr(t.TargetHost); err == nil {
+		out.TargetHost = a.String()
+	} else if h, err := fqdn(t.TargetHost); err == nil {
+		out.TargetHost = h
+	} else {
+		o.errorf(at.at("targetHost"), "tunnel target host must be valid FQDN or IP address: %s", err)
+	}
+	out.TargetPort = o.port(at.at("targetPort"), "tunnel target port is invalid", t.TargetPort)
+	return out
 }

@@ -3,11 +3,11 @@
 package istio
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
@@ -16,7 +16,7 @@ import (
 func (l *loader) gateway(d decoded[networking.Gateway]) *policy.Gateway {
 	out := &policy.Gateway{Ref: d.ref, Selector: d.v.Selector}
 	if !isLabel(d.ref.Name) {
-		d.errorf(d.root.at("metadata", "name"), "gateway name %q is not a DNS label", d.ref.Name)
+		d.errorf(d.root.at("metadata", "name"), "invalid gateway name: %q", d.ref.Name)
 	}
 	if len(d.v.Servers) == 0 {
 		d.errorf(d.spec("servers"), "gateway must have at least one server")
@@ -30,30 +30,20 @@ func (l *loader) gateway(d decoded[networking.Gateway]) *policy.Gateway {
 			}
 			names[name] = true
 		}
-		out.Servers = append(out.Servers, d.object.server(at, s))
+		out.Servers = append(out.Servers, l.server(d.object, at, s))
 	}
 	return out
 }
 
-func (o *object) server(at *node, s *networking.Server) policy.GatewayServer {
+func (l *loader) server(o *object, at *node, s *networking.Server) policy.GatewayServer {
 	out := policy.GatewayServer{Ref: o.ref, Name: s.Name}
 	out.Ref.Line, out.Ref.Column = at.line, at.col
 	o.serverPort(at, s, &out)
-	if s.Bind != "" {
-		a, err := netip.ParseAddr(s.Bind)
-		switch {
-		case strings.HasPrefix(s.Bind, unixPrefix):
-			o.unsupported(at.at("bind"), "a unix socket to bind to")
-		case err != nil || a.Zone() != "" || a.Is4In6():
-			o.errorf(at.at("bind"), "bind: %q is not a valid IP address", s.Bind)
-		default:
-			out.Bind = a
-		}
-	}
+	o.serverBind(at.at("bind"), s, &out)
 	if s.DefaultEndpoint != "" {
-		o.unsupported(at.keyOf("defaultEndpoint"), "defaultEndpoint")
+		o.warnf(at.keyOf("defaultEndpoint"), "defaultEndpoint has no effect on a Gateway, as in Istio: the routes say where requests go")
 	}
-	o.serverTLS(at, s, &out)
+	l.serverSecurity(o, at, s, &out)
 	if len(s.Hosts) == 0 {
 		o.errorf(at.at("hosts"), "server config must contain at least one host")
 	}
@@ -61,6 +51,26 @@ func (o *object) server(at *node, s *networking.Server) policy.GatewayServer {
 		o.serverHost(at.at("hosts", i), h, &out)
 	}
 	return out
+}
+
+func (o *object) serverBind(at *node, s *networking.Server, out *policy.GatewayServer) {
+	socket, unix := strings.CutPrefix(s.Bind, unixPrefix)
+	a, err := netip.ParseAddr(s.Bind)
+	switch {
+	case s.Bind == "":
+	case unix:
+		if err := unixAddress(socket); err != "" {
+			o.errorf(at, "%s", err)
+		}
+		if n := s.GetPort().GetNumber(); n != 0 {
+			o.errorf(at, "port number must be 0 for unix domain socket: %d", n)
+		}
+		o.unsupported(at, "a unix socket to bind to")
+	case err != nil || a.Zone() != "" || a.Is4In6():
+		o.errorf(at, "%q is not a valid IP", s.Bind)
+	default:
+		out.Bind = a
+	}
 }
 
 func (o *object) serverPort(at *node, s *networking.Server, out *policy.GatewayServer) {
@@ -72,33 +82,51 @@ func (o *object) serverPort(at *node, s *networking.Server, out *policy.GatewayS
 	pn := at.at("port")
 	if p.Name == "" {
 		o.errorf(pn.at("name"), "port name must be set: number %d", p.Number)
-	} else if !isPortName(p.Name) {
-		o.errorf(pn.at("name"), "invalid port name: %q", p.Name)
 	}
 	//lint:ignore SA1019 deprecated, and refused
 	if p.TargetPort != 0 {
-		o.errorf(pn.at("targetPort"), "targetPort has no meaning in a Gateway")
+		o.errorf(pn.at("targetPort"), "targetPort has no impact on Gateways")
 	}
-	out.Port = o.port(pn.at("number"), "number", p.Number)
-	switch proto, ok := protocolOf(p.Protocol); {
-	case !ok || p.Protocol == "" || proto == policy.ProtocolUDP:
-		o.errorf(pn.at("protocol"), "unsupported protocol: %q", p.Protocol)
-	case !proto.IsHTTP():
-		o.unsupported(pn.at("protocol"), "server protocol "+p.Protocol)
-	default:
-		out.Protocol = proto
+	if p.Number != 0 || !strings.HasPrefix(s.Bind, unixPrefix) {
+		out.Port = o.port(pn.at("number"), "number", p.Number)
+	}
+	proto, ok := protocolOf(p.Protocol)
+	if !ok || p.Protocol == "" || proto == policy.ProtocolUDP {
+		o.errorf(pn.at("protocol"), "invalid protocol %q, supported protocols are HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, MONGO, REDIS, MYSQL, TCP", p.Protocol)
+		return
+	}
+	out.Protocol = proto
+	if !proto.IsHTTP() {
+		o.inert(pn.at("protocol"), "a server of protocol "+p.Protocol)
 	}
 }
 
-func (o *object) serverTLS(at *node, s *networking.Server, out *policy.GatewayServer) {
-	if s.Tls == nil || !out.Protocol.IsHTTP() {
-		return // a server of another protocol is refused as it is
+// serverSecurity checks that a server has the TLS settings that go with its
+// protocol, and reads them.
+func (l *loader) serverSecurity(o *object, at *node, s *networking.Server, out *policy.GatewayServer) {
+	t, tn := s.Tls, at.at("tls")
+	known := out.Protocol != policy.ProtocolUnset
+	switch {
+	case t == nil && out.Protocol.IsTLS():
+		o.errorf(at, "server must have TLS settings for HTTPS/TLS protocols")
+		return
+	case t == nil:
+		return
+	case t.HttpsRedirect && known && !out.Protocol.IsHTTP():
+		o.warnf(tn.keyOf("httpsRedirect"), "tls.httpsRedirect should only be used with http servers")
 	}
-	out.HTTPSRedirect = s.Tls.HttpsRedirect
-	rest := proto.CloneOf(s.Tls)
-	rest.HttpsRedirect = false
-	if !proto.Equal(rest, &networking.ServerTLSSettings{}) {
-		o.errorf(at.at("tls"), "server cannot have TLS settings for plain text HTTP ports (only httpsRedirect)")
+	out.HTTPSRedirect = t.HttpsRedirect && out.Protocol.IsHTTP()
+	settings := l.serverTLS(o, tn, t)
+	switch {
+	case out.Protocol.IsTLS():
+		out.TLS = settings
+	case out.Protocol.IsHTTP():
+		if t.Mode != networking.ServerTLSSettings_PASSTHROUGH || t.CaCertificates != "" ||
+			len(settings.Certificates)+len(settings.CredentialNames) > 0 {
+			o.errorf(tn, "server cannot have TLS settings for plain text HTTP ports")
+		}
+	case known:
+		o.errorf(tn, "server cannot have TLS settings for non HTTPS/TLS ports")
 	}
 }
 
@@ -108,10 +136,13 @@ func (o *object) serverHost(at *node, s string, out *policy.GatewayServer) {
 		ns, host = "*", s
 	}
 	switch {
+	case ns == "" || host == "":
+		o.errorf(at, "config namespace and dnsName in host entry cannot be empty")
+		return
 	case ns == ".":
 		ns = o.meta.Namespace
 	case ns != "*" && !isLabel(ns):
-		o.errorf(at, "namespace/hostname %q: namespace is not \"*\", \".\" or a name", s)
+		o.errorf(at, "invalid namespace value %q in gateway", ns)
 		return
 	}
 	h, err := hostOrIP(host)
@@ -120,10 +151,10 @@ func (o *object) serverHost(at *node, s string, out *policy.GatewayServer) {
 		o.errorf(at, "invalid host: %s", err)
 		return
 	case isPartialWildcard(h):
-		o.errorf(at, "partial wildcard %q is not allowed in Gateway server hosts", host)
+		o.errorf(at, "partial wildcard %q not allowed", host)
 		return
 	case h != "*" && !strings.ContainsAny(string(h), ".:"):
-		o.errorf(at, "short names (non FQDN) are not allowed in Gateway server hosts: %q", host)
+		o.errorf(at, "short names (non FQDN) are not allowed: %q", host)
 		return
 	}
 	out.Hosts = append(out.Hosts, h)
@@ -140,8 +171,13 @@ func (o *object) gatewayName(at *node, s string) (string, error) {
 		if ns == "." {
 			ns = o.meta.Namespace
 		}
-		if !isLabel(ns) || !isLabel(name) {
-			return "", fmt.Errorf("gateway %q is not \"mesh\", a name or namespace/name", s)
+		switch {
+		case ns == "" || name == "":
+			return "", errors.New("config namespace and gateway name cannot be empty")
+		case !isLabel(ns):
+			return "", fmt.Errorf("invalid value for namespace: %q", ns)
+		case !isLabel(name):
+			return "", fmt.Errorf("invalid value for gateway name: %q", name)
 		}
 		return ns + "/" + name, nil
 	}
@@ -156,6 +192,6 @@ func (o *object) gatewayName(at *node, s string) (string, error) {
 	if len(labels) < 2 || !isLabel(labels[0]) || !isLabel(labels[1]) {
 		return "", fmt.Errorf("gateway %q is not \"mesh\", a name or namespace/name", s)
 	}
-	o.warnf(at, "using legacy gatewayName reference %q; prefer namespace/name: \"%s/%s\"", s, labels[1], labels[0])
+	o.warnf(at, "using legacy gatewayName format %q; prefer the <namespace>/<name> format: \"%s/%s\"", s, labels[1], labels[0])
 	return labels[1] + "/" + labels[0], nil
 }

@@ -3,13 +3,16 @@
 package istio
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +27,7 @@ var update = flag.Bool("update", false, "rewrite the golden files and the expect
 func TestValid(t *testing.T) {
 	for _, name := range glob(t, "testdata/valid/*.yaml") {
 		t.Run(filepath.Base(name), func(t *testing.T) {
-			cfg, findings := Load([]File{readFile(t, name)}, Options{GatewaySelector: map[string]string{"istio": "ingressgateway"}})
+			cfg, findings := Load([]File{readFile(t, name)}, goldenOptions)
 			var b strings.Builder
 			for _, f := range findings {
 				fmt.Fprintln(&b, f)
@@ -32,9 +35,7 @@ func TestValid(t *testing.T) {
 			if cfg == nil {
 				t.Fatalf("refused:\n%s", b.String())
 			}
-			if _, err := policy.Compile(cfg); err != nil {
-				t.Errorf("what Load accepts must compile: %v", err)
-			}
+			compiles(t, cfg)
 			dump(&b, "", reflect.ValueOf(*cfg))
 			compareGolden(t, strings.TrimSuffix(name, ".yaml")+".golden", b.String())
 		})
@@ -48,7 +49,7 @@ func TestInvalid(t *testing.T) {
 	for _, name := range glob(t, "testdata/invalid/*.yaml") {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			f := readFile(t, name)
-			cfg, findings := Load([]File{f}, Options{})
+			cfg, findings := Load([]File{f}, goldenOptions)
 			if cfg != nil {
 				t.Error("accepted")
 			}
@@ -77,6 +78,33 @@ func TestInvalid(t *testing.T) {
 		})
 	}
 }
+
+// goldenOptions fix what else would differ from day to day and between
+// machines: the files that objects name are in testdata/files.
+var goldenOptions = Options{
+	GatewaySelector: map[string]string{"istio": "ingressgateway"},
+	Now:             time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),
+	ReadFile: func(name string) ([]byte, error) {
+		return readRegular(filepath.Join("testdata/files", filepath.Base(name)))
+	},
+}
+
+// compiles checks that what is accepted compiles. What the compiler does not
+// know yet is at least an error with its place.
+func compiles(t testing.TB, cfg *policy.Config) {
+	t.Helper()
+	_, err := policy.Compile(cfg)
+	if err == nil {
+		return
+	}
+	for _, text := range strings.Split(err.Error(), "\n") {
+		if !placed.MatchString(text) {
+			t.Errorf("accepted, but does not compile, without a place: %s", text)
+		}
+	}
+}
+
+var placed = regexp.MustCompile(`^[^ ]+:[0-9]+:[0-9]+: .* \[[A-Z][A-Za-z]+ [^ ]+\]$`)
 
 func glob(t *testing.T, pattern string) []string {
 	t.Helper()
@@ -149,9 +177,18 @@ func dump(b *strings.Builder, path string, v reflect.Value) {
 		}
 	case reflect.Map:
 		keys := v.MapKeys()
-		slices.SortFunc(keys, func(x, y reflect.Value) int { return strings.Compare(x.String(), y.String()) })
+		slices.SortFunc(keys, func(x, y reflect.Value) int {
+			if x.CanUint() {
+				return cmp.Compare(x.Uint(), y.Uint())
+			}
+			return strings.Compare(x.String(), y.String())
+		})
 		for _, k := range keys {
-			dump(b, fmt.Sprintf("%s[%q]", path, k), v.MapIndex(k))
+			name := fmt.Sprint(k)
+			if k.Kind() == reflect.String {
+				name = strconv.Quote(name)
+			}
+			dump(b, path+"["+name+"]", v.MapIndex(k))
 		}
 	default:
 		if !v.IsZero() {

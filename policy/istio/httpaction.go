@@ -27,6 +27,10 @@ func (o *object) redirect(at *node, rule *networking.HTTPRoute) *policy.Redirect
 	switch out.Code {
 	case 301, 302, 303, 307, 308:
 	default:
+		if out.Code < 300 || out.Code > 399 {
+			o.errorf(at.at("redirectCode"), "%d is not a valid redirect code, must be 3xx", out.Code)
+			break
+		}
 		o.errorf(at.at("redirectCode"), "redirect code %d is not one of 301, 302, 303, 307, 308", out.Code)
 	}
 	switch p := r.RedirectPort.(type) {
@@ -36,7 +40,7 @@ func (o *object) redirect(at *node, rule *networking.HTTPRoute) *policy.Redirect
 		out.DerivePort = p.DerivePort.String()
 	}
 	if r.Scheme != "" && r.Scheme != "http" && r.Scheme != "https" {
-		o.errorf(at.at("scheme"), `redirect scheme must be one of "http" or "https"`)
+		o.errorf(at.at("scheme"), `invalid redirect scheme, must be "http" or "https"`)
 	}
 	switch {
 	case r.Uri != "" && r.PrefixRewrite != "":
@@ -65,7 +69,7 @@ func (o *object) directResponse(at *node, r *networking.HTTPDirectResponse) *pol
 		return nil
 	}
 	if r.Status < 200 || r.Status > 599 {
-		o.errorf(at.at("status"), "HTTP status %d is not in range 200..599", r.Status)
+		o.errorf(at.at("status"), "HTTP status %d is not in range 200-599", r.Status)
 	}
 	out := &policy.DirectResponse{Status: int(r.Status)}
 	switch b := r.Body.GetSpecifier().(type) {
@@ -76,9 +80,9 @@ func (o *object) directResponse(at *node, r *networking.HTTPDirectResponse) *pol
 	}
 	switch n := len(out.Body); {
 	case n > 1<<20:
-		o.errorf(at.at("body"), "large direct_responses may not exceed 1MB (it has %d bytes)", n)
+		o.errorf(at.at("body"), "large direct_responses may impact control plane performance, must be less than 1MB (it has %d bytes)", n)
 	case n > 100<<10:
-		o.warnf(at.at("body"), "large direct_responses may impact the memory of the proxy (%d bytes)", n)
+		o.warnf(at.at("body"), "large direct_responses may impact control plane performance (it has %d bytes)", n)
 	}
 	return out
 }
@@ -95,11 +99,11 @@ func (o *object) rewrite(at *node, r *networking.HTTPRewrite) *policy.Rewrite {
 		if x.Match == "" || x.Rewrite == "" {
 			o.errorf(at.at("uriRegexRewrite"), "UriRegexRewrite requires both Rewrite and Match fields to be specified")
 		} else {
-			o.regex(at.at("uriRegexRewrite", "match"), "uriRegexRewrite", x.Match)
+			o.regex(at.at("uriRegexRewrite", "match"), "HTTPRewrite.UriRegexRewrite.Match", x.Match)
 		}
 		out.RegexMatch, out.RegexRewrite = x.Match, x.Rewrite
 	} else if r.Uri == "" && r.Authority == "" {
-		o.errorf(at, "rewrite must specify URI, UriRegexRewrite, or authority")
+		o.errorf(at, "rewrite must specify at least one of URI, UriRegexRewrite, or authority. Only one of URI or UriRegexRewrite may be specified")
 	}
 	return out
 }
@@ -201,18 +205,18 @@ func (o *object) faultAbort(at *node, a *networking.HTTPFaultInjection_Abort, ou
 	switch t := a.ErrorType.(type) {
 	case *networking.HTTPFaultInjection_Abort_HttpStatus:
 		if t.HttpStatus < 200 || t.HttpStatus > 599 {
-			o.errorf(at.at("httpStatus"), "HTTP status %d is not in range 200..599", t.HttpStatus)
+			o.errorf(at.at("httpStatus"), "HTTP status %d is not in range 200-599", t.HttpStatus)
 		}
 		out.AbortStatus = int(t.HttpStatus)
 	case *networking.HTTPFaultInjection_Abort_GrpcStatus:
 		out.AbortGRPC = slices.Index(grpcStatus, t.GrpcStatus)
 		if out.AbortGRPC < 0 {
-			o.errorf(at.at("grpcStatus"), "gRPC status %q is not known%s", t.GrpcStatus, didYouMean(t.GrpcStatus, grpcStatus))
+			o.errorf(at.at("grpcStatus"), "gRPC status %q is not supported%s; see https://github.com/grpc/grpc/blob/master/doc/statuscodes.md", t.GrpcStatus, didYouMean(t.GrpcStatus, grpcStatus))
 		}
 	case *networking.HTTPFaultInjection_Abort_Http2Error:
 		o.errorf(at.at("http2Error"), "HTTP/2 abort fault injection not supported yet")
 	default:
-		o.warnf(at, "abort: neither httpStatus nor grpcStatus: it injects nothing")
+		o.warnf(at, "abort configured, but error type not set: it injects nothing")
 		return
 	}
 	out.AbortPercent = o.percent(at, "abort", a.Percentage)

@@ -28,12 +28,8 @@ func (o *object) httpMatch(at *node, m *networking.HTTPMatchRequest) *policy.HTT
 	if m.Port != 0 {
 		out.Port = o.port(at.at("port"), "match port", m.Port)
 	}
-	if len(m.SourceLabels) > 0 {
-		o.unsupported(at.keyOf("sourceLabels"), "sourceLabels")
-	}
-	if m.SourceNamespace != "" {
-		o.unsupported(at.keyOf("sourceNamespace"), "sourceNamespace")
-	}
+	out.SourceLabels, out.SourceNamespace, out.StatPrefix = m.SourceLabels, m.SourceNamespace, m.StatPrefix
+	o.source(at, m.SourceLabels, m.SourceNamespace)
 	if m.StatPrefix != "" {
 		o.inert(at.keyOf("statPrefix"), "statPrefix")
 	}
@@ -85,9 +81,8 @@ func (o *object) headerMatches(at *node, where string, in map[string]*networking
 	for _, name := range slices.Sorted(maps.Keys(in)) {
 		key := at.keyOf(name)
 		switch {
-		case strings.HasPrefix(name, "@"):
-			o.unsupported(key, "matching on JWT claims")
-			continue
+		case isClaim(name):
+			continue // claims says it
 		case !isHeaderName(strings.TrimPrefix(name, ":")):
 			o.errorf(key, "%s: header name %q is not a valid header name", where, name)
 			continue
@@ -106,6 +101,31 @@ func (o *object) headerMatches(at *node, where string, in map[string]*networking
 		}
 	}
 	return out
+}
+
+// isClaim says whether a header of a match stands for a claim of a token that
+// Istio has verified ("@request.auth.claims.sub").
+func isClaim(name string) bool { return strings.HasPrefix(name, "@") }
+
+// claims refuses matches on the claims of tokens: nothing here verifies them.
+func (o *object) claims(at *node, r *networking.HTTPRoute, gateways []string) {
+	for i, m := range r.Match {
+		for _, where := range []struct {
+			key     string
+			headers map[string]*networking.StringMatch
+		}{{"headers", m.Headers}, {"withoutHeaders", m.WithoutHeaders}} {
+			for _, name := range slices.Sorted(maps.Keys(where.headers)) {
+				n := at.at("match", i, where.key).keyOf(name)
+				switch {
+				case !isClaim(name):
+				case slices.Contains(gateways, mesh):
+					o.errorf(n, "JWT claim based routing (key: %s) is only supported for gateway, found no gateways: %v", name, gateways)
+				default:
+					o.unsupported(n, "matching on JWT claims")
+				}
+			}
+		}
+	}
 }
 
 // isHeaderName says whether s is a token (RFC 9110, section 5.6.2).

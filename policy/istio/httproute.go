@@ -13,10 +13,12 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
+// httpRule reads an entry of `http`. The authority that its headers set is
+// left to authorityRewrite: a rule that delegates may give it away.
 func (l *loader) httpRule(d decoded[networking.VirtualService], at *node, r *networking.HTTPRoute) *policy.HTTPRule {
 	out := &policy.HTTPRule{Ref: d.ref, Name: r.Name}
 	out.Ref.Line, out.Ref.Column = at.line, at.col
-	d.httpConflicts(at, r)
+	httpConflicts(d, at, r)
 	for i, m := range r.Match {
 		out.Matches = append(out.Matches, d.httpMatch(at.at("match", i), m))
 	}
@@ -25,28 +27,34 @@ func (l *loader) httpRule(d decoded[networking.VirtualService], at *node, r *net
 	out.DirectResponse = d.directResponse(at.at("directResponse"), r.DirectResponse)
 	out.Rewrite = d.rewrite(at.at("rewrite"), r.Rewrite)
 	out.Headers = d.headers(at.at("headers"), r.Headers)
-	d.authorityRewrite(at, out)
 	// 0s says the same as no timeout; everything else must be a millisecond or more.
 	if r.Timeout.GetSeconds() != 0 || r.Timeout.GetNanos() != 0 {
 		out.Timeout = d.duration(at.at("timeout"), "timeout", r.Timeout)
 	}
 	out.Retries = d.retries(at.at("retries"), r.Retries)
 	out.Fault = d.fault(at.at("fault"), r.Fault)
-	d.decoration(at, r)
+	out.Mirrors = l.mirrors(d, at, r)
+	out.CORS = d.cors(at, r.CorsPolicy)
 	return out
 }
 
 // httpConflicts checks which actions of a rule go together.
-func (o *object) httpConflicts(at *node, r *networking.HTTPRoute) {
-	if r.Delegate != nil {
-		if r.Redirect != nil || len(r.Route) > 0 || r.DirectResponse != nil {
-			o.errorf(at.keyOf("delegate"), "root HTTP route %q must not specify route, redirect or direct_response", r.Name)
+func httpConflicts(d decoded[networking.VirtualService], at *node, r *networking.HTTPRoute) {
+	if r.Delegate != nil && !isDelegate(d) {
+		const text = "root HTTP route %q must not specify %s"
+		if r.Redirect != nil {
+			d.errorf(at.keyOf("redirect"), text, r.Name, "redirect")
 		}
-		o.unsupported(at.keyOf("delegate"), "delegate")
+		if len(r.Route) > 0 {
+			d.errorf(at.keyOf("route"), text, r.Name, "route")
+		}
+		if r.DirectResponse != nil {
+			d.errorf(at.keyOf("directResponse"), text, r.Name, "direct_response")
+		}
 		return
 	}
 	both := func(field, a, b string) {
-		o.errorf(at.keyOf(field), "HTTP route cannot contain both %s and %s", a, b)
+		d.errorf(at.keyOf(field), "HTTP route cannot contain both %s and %s", a, b)
 	}
 	action := ""
 	switch {
@@ -58,7 +66,7 @@ func (o *object) httpConflicts(at *node, r *networking.HTTPRoute) {
 	case r.DirectResponse != nil:
 		action = "direct_response"
 	case len(r.Route) == 0:
-		o.errorf(at, "HTTP route, redirect or direct_response is required")
+		d.errorf(at, "HTTP route, redirect or direct_response is required")
 	}
 	if action == "" {
 		return
@@ -71,41 +79,6 @@ func (o *object) httpConflicts(at *node, r *networking.HTTPRoute) {
 	}
 	if r.Rewrite != nil {
 		both("rewrite", "rewrite", action)
-	}
-}
-
-// decoration checks what only adds to an answer or copies requests, and says
-// that it has no effect.
-func (o *object) decoration(at *node, r *networking.HTTPRoute) {
-	if r.Mirror != nil && len(r.Mirrors) > 0 {
-		o.errorf(at.keyOf("mirrors"), "HTTP route cannot contain both mirror and mirrors")
-	}
-	if p := r.MirrorPercentage; p != nil && (p.Value < 0 || p.Value > 100) {
-		o.errorf(at.at("mirrorPercentage"), "mirror_percentage must be in range 0..100 (it has %v)", p.Value)
-	}
-	for i, m := range r.Mirrors {
-		if m.Destination == nil {
-			o.errorf(at.at("mirrors", i), "destination is required")
-		}
-		if p := m.Percentage; p != nil && (p.Value < 0 || p.Value > 100) {
-			o.errorf(at.at("mirrors", i, "percentage"), "percentage must be in range 0..100 (it has %v)", p.Value)
-		}
-	}
-	if r.Mirror != nil {
-		o.inert(at.keyOf("mirror"), "mirror")
-	}
-	if len(r.Mirrors) > 0 {
-		o.inert(at.keyOf("mirrors"), "mirrors")
-	}
-	if c := r.CorsPolicy; c != nil {
-		cn := at.at("corsPolicy")
-		for i, m := range c.AllowOrigins {
-			on := cn.at("allowOrigins", i)
-			if s := o.stringMatch(on, "corsPolicy.allowOrigins", m); s != nil && s.Kind == policy.MatchPresent {
-				o.errorf(on, "corsPolicy.allowOrigins: origin match cannot be empty")
-			}
-		}
-		o.inert(at.keyOf("corsPolicy"), "corsPolicy")
 	}
 }
 
@@ -132,7 +105,9 @@ func (o *object) headerOps(at *node, h *networking.Headers_HeaderOperations, req
 		n := at.at("remove", i)
 		switch {
 		case isInternalHeader(name):
-			o.errorf(n, "invalid header %q: header cannot be removed", name)
+			o.internalHeader(n, name)
+		case name == "":
+			o.errorf(n, "header name cannot be empty")
 		case !isHeaderName(name):
 			o.errorf(n, "invalid header name %q", name)
 		default:
@@ -151,6 +126,14 @@ func isInternalHeader(name string) bool {
 	return strings.HasPrefix(name, ":") || strings.EqualFold(name, "host")
 }
 
+func (o *object) internalHeader(at *node, name string) {
+	if strings.EqualFold(name, "host") {
+		o.errorf(at, "invalid header %q: cannot set Host header", name)
+		return
+	}
+	o.errorf(at, `invalid header %q: header cannot have ":" prefix`, name)
+}
+
 func (o *object) headerValues(at *node, in map[string]string, request bool) []policy.Header {
 	var out []policy.Header
 	for _, key := range slices.Sorted(maps.Keys(in)) {
@@ -159,7 +142,10 @@ func (o *object) headerValues(at *node, in map[string]string, request bool) []po
 		case request && isAuthority(name):
 			name = "Host"
 		case isInternalHeader(name):
-			o.errorf(at.keyOf(key), "invalid header %q: header cannot be modified", name)
+			o.internalHeader(at.keyOf(key), name)
+			continue
+		case name == "":
+			o.errorf(at.keyOf(key), "header name cannot be empty")
 			continue
 		case !isHeaderName(name):
 			o.errorf(at.keyOf(key), "invalid header name %q", name)
@@ -167,7 +153,7 @@ func (o *object) headerValues(at *node, in map[string]string, request bool) []po
 		}
 		plain, err := headerValue(value)
 		if err != nil {
-			o.errorf(at.at(key), "header value %q: %s", value, err)
+			o.errorf(at.at(key), "header value configuration %q: %s", value, err)
 			continue
 		}
 		out = append(out, policy.Header{Name: name, Value: plain})
@@ -192,7 +178,7 @@ func headerValue(s string) (string, error) {
 		case strings.Contains(s[i+1:], "%"):
 			return "", fmt.Errorf("format strings such as %%DOWNSTREAM_REMOTE_ADDRESS%% are not supported yet (write %%%% for a percent sign)")
 		default:
-			return "", fmt.Errorf("single %% in header value; write %%%% for a percent sign")
+			return "", fmt.Errorf("invalid header configuration. Un-escaped %% (write %%%% for a percent sign)")
 		}
 	}
 	return b.String(), nil
@@ -223,13 +209,16 @@ func (o *object) authorityRewrite(at *node, r *policy.HTTPRule) {
 		}
 		return rest
 	}
-	r.Headers.Request.Set = take(r.Headers.Request.Set)
-	r.Headers.Request.Add = take(r.Headers.Request.Add)
+	h := *r.Headers // of delegated rules shared with others
+	h.Request.Set, h.Request.Add = take(h.Request.Set), take(h.Request.Add)
+	r.Headers = &h
 	if current == "" {
 		return
 	}
-	if r.Rewrite == nil {
-		r.Rewrite = &policy.Rewrite{}
+	var rewrite policy.Rewrite
+	if r.Rewrite != nil {
+		rewrite = *r.Rewrite
 	}
-	r.Rewrite.Authority = current
+	rewrite.Authority = current
+	r.Rewrite = &rewrite
 }

@@ -48,9 +48,23 @@ func kindOf(group, name string) (kind, bool) {
 			}
 		}}, true
 	case networkingGroup + "/DestinationRule":
-		return kind{group, all, (*loader).destinationRule}, true
+		return kind{group, all, func(l *loader, o *object) {
+			v := &networking.DestinationRule{}
+			if decodeProto(o.spec(), v, "spec", &o.place) {
+				l.rules = append(l.rules, decoded[networking.DestinationRule]{o, v})
+			}
+		}}, true
+	case networkingGroup + "/WorkloadEntry":
+		return kind{group, all, func(l *loader, o *object) {
+			v := &networking.WorkloadEntry{}
+			if decodeProto(o.spec(), v, "spec", &o.place) {
+				l.workloadEntries = append(l.workloadEntries, decoded[networking.WorkloadEntry]{o, v})
+			}
+		}}, true
 	case "/Service":
 		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.services) }}, true
+	case "/Secret":
+		return kind{group, []string{"v1"}, (*loader).takeSecret}, true
 	case "/Endpoints":
 		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.endpoints) }}, true
 	case "discovery.k8s.io/EndpointSlice":
@@ -70,7 +84,7 @@ func inertKind(group, name string) (kind, bool) {
 	switch group + "/" + name {
 	case networkingGroup + "/Sidecar", securityGroup + "/AuthorizationPolicy", securityGroup + "/RequestAuthentication":
 		return kind{group, nil, refuse}, true
-	case networkingGroup + "/WorkloadEntry", networkingGroup + "/WorkloadGroup":
+	case networkingGroup + "/WorkloadGroup":
 		return kind{group, nil, warn("only a workloadSelector would read it")}, true
 	case networkingGroup + "/EnvoyFilter":
 		return kind{group, nil, warn("it configures Envoy, which does not run here")}, true

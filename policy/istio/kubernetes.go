@@ -22,6 +22,12 @@ type backing struct {
 	// index finds an endpoint by its address, to merge what Endpoints and
 	// EndpointSlices both say (Kubernetes mirrors the one into the other).
 	index map[netip.Addr]int
+	// external says that it is an ExternalName, which has no other endpoints.
+	external bool
+}
+
+func newBacking(d decoded[core.Service]) *backing {
+	return &backing{decoded: d, out: &policy.Service{}, index: map[netip.Addr]int{}}
 }
 
 // kubernetesServices joins Services with their Endpoints and EndpointSlices.
@@ -29,7 +35,7 @@ func (l *loader) kubernetesServices() []*policy.Service {
 	byName := map[string]*backing{}
 	var all []*backing
 	for _, d := range l.services {
-		b := &backing{d, &policy.Service{Ref: d.ref, Resolution: policy.ResolutionStatic}, map[netip.Addr]int{}}
+		b := newBacking(d)
 		b.service()
 		byName[d.ref.Namespace+"/"+d.ref.Name] = b
 		all = append(all, b)
@@ -38,7 +44,7 @@ func (l *loader) kubernetesServices() []*policy.Service {
 		b := byName[d.ref.Namespace+"/"+d.ref.Name]
 		if b == nil {
 			d.warnf(d.root.at("metadata", "name"), "there is no Service of this name; the Endpoints are not used")
-			b = &backing{out: &policy.Service{}, index: map[netip.Addr]int{}}
+			b = newBacking(decoded[core.Service]{})
 		}
 		for i := range d.v.Subsets {
 			b.subset(d, i)
@@ -49,7 +55,7 @@ func (l *loader) kubernetesServices() []*policy.Service {
 		b := byName[d.ref.Namespace+"/"+name]
 		if b == nil {
 			d.warnf(d.root.at("metadata", "labels"), "there is no Service %q (label %s); the EndpointSlice is not used", name, discovery.LabelServiceName)
-			b = &backing{out: &policy.Service{}, index: map[netip.Addr]int{}}
+			b = newBacking(decoded[core.Service]{})
 		}
 		b.slice(d)
 	}
@@ -62,6 +68,8 @@ func (l *loader) kubernetesServices() []*policy.Service {
 }
 
 func (b *backing) service() {
+	b.out.Ref, b.out.Resolution = b.ref, policy.ResolutionStatic
+	b.out.Selector, b.out.Export = b.v.Spec.Selector, b.annotatedExport()
 	h, err := hostname.ParsePattern(kubernetesName(b.ref.Name, b.ref.Namespace))
 	if err != nil || !isLabel(b.ref.Name) {
 		b.errorf(b.root.at("metadata", "name"), "%q is not a name for a Service (DNS-1123 label)", b.ref.Name)
@@ -74,11 +82,19 @@ func (b *backing) service() {
 	if b.v.Spec.Type != core.ServiceTypeExternalName {
 		return
 	}
-	if _, err := fqdn(b.v.Spec.ExternalName); err != nil {
-		b.errorf(b.spec("externalName"), "externalName: %s", err)
+	at := b.spec("externalName")
+	name, err := fqdn(b.v.Spec.ExternalName)
+	if err != nil {
+		b.errorf(at, "externalName: %s", err)
 		return
 	}
-	b.warnf(b.spec("externalName"), "externalName is not acted on yet: routes to the Service are answered with 503; name the host itself as destination")
+	// A name for a name, whose addresses are found when they are needed.
+	b.external = true
+	b.out.Resolution = policy.ResolutionDNS
+	b.out.Endpoints = []policy.Endpoint{{Host: name}}
+	if len(b.out.Ports) == 0 {
+		b.warnf(at, "an ExternalName Service without ports: routes to it are answered with 503; give it the port of %s", name)
+	}
 }
 
 func (b *backing) servicePort(at *node, p core.ServicePort) {
@@ -192,6 +208,10 @@ func (b *backing) add(p *place, at *node, address string, ports map[string]uint1
 		p.errorf(at, "%q is not a valid IP address", address)
 		return
 	}
+	if b.external {
+		p.warnf(at, "the Service is an ExternalName; its endpoints are not used")
+		return
+	}
 	i, known := b.index[a]
 	if !known {
 		i = len(b.out.Endpoints)
@@ -210,7 +230,7 @@ func (b *backing) add(p *place, at *node, address string, ports map[string]uint1
 // clusterIP makes the cluster address stand for endpoints that nobody listed:
 // the node's kube-proxy knows them.
 func (b *backing) clusterIP() {
-	if len(b.out.Endpoints) > 0 || b.v.Spec.Type == core.ServiceTypeExternalName {
+	if len(b.out.Endpoints) > 0 || b.external {
 		return
 	}
 	addresses := b.v.Spec.ClusterIPs

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	networking "istio.io/api/networking/v1alpha3"
 	core "k8s.io/api/core/v1"
@@ -35,6 +36,11 @@ type Options struct {
 	GatewaySelector map[string]string
 	// Namespace is that of objects that name none; "" means "default".
 	Namespace string
+	// Now is when certificates must be valid; its zero value means now.
+	Now time.Time
+	// ReadFile reads the certificates that objects name, to check them; nil
+	// reads files.
+	ReadFile func(name string) ([]byte, error)
 }
 
 // Load translates files. The Config is nil when any finding is an Error.
@@ -54,6 +60,7 @@ func Load(files []File, o Options) (*policy.Config, []Finding) {
 	cfg := l.translate()
 	if l.r.errors == 0 {
 		l.analyze(cfg)
+		l.conflicts(cfg)
 	}
 	if l.r.errors > 0 {
 		cfg = nil
@@ -86,6 +93,12 @@ type decoded[T any] struct {
 	v *T
 }
 
+// origin is a place in an object.
+type origin struct {
+	*place
+	at *node
+}
+
 // endpoints is what headless Services with hand-written addresses still use.
 //
 //lint:ignore SA1019 deprecated in Kubernetes 1.33, and in wide use
@@ -106,29 +119,39 @@ type loader struct {
 	endpoints []decoded[endpoints]
 	slices    []decoded[discovery.EndpointSlice]
 
+	workloadEntries []decoded[networking.WorkloadEntry]
+	byLabel         *workloadIndex // of the workloadEntries
+	rules           []decoded[networking.DestinationRule]
+	// origins is where the destinations of routes are written: what is
+	// delegated is in another object.
+	origins map[*policy.WeightedDestination]origin
+
+	delegates map[string]*delegateVS // by namespace/name
+	merged    int                    // matches that delegation made
+
+	secrets  map[string]secret // by namespace/name
+	now      time.Time
+	readFile func(string) ([]byte, error)
+
 	// shortHosts holds the ServiceEntry hosts without a dot.
 	shortHosts map[string]bool
-	// mixed says that the objects are in more than one namespace.
-	mixed bool
-	// deferred are checks that need to know mixed.
-	deferred []func()
 }
-
-// later runs f when all objects are known.
-func (l *loader) later(f func()) { l.deferred = append(l.deferred, f) }
 
 func newLoader(o Options) *loader {
 	if o.Namespace == "" {
 		o.Namespace = "default"
 	}
-	return &loader{
+	l := &loader{
 		r:          &report{files: map[string]int{}, types: map[reflect.Type]map[string]reflect.Type{}},
 		namespace:  o.Namespace,
 		selector:   o.GatewaySelector,
 		seen:       map[string]*object{},
 		namespaces: map[string]bool{},
 		shortHosts: map[string]bool{},
+		origins:    map[*policy.WeightedDestination]origin{},
 	}
+	l.credentials(o)
+	return l
 }
 
 // document takes one document: an object, or a list of objects.
@@ -249,10 +272,6 @@ func (l *loader) validName(o *object, name *node) bool {
 
 // translate builds the Config from what was decoded.
 func (l *loader) translate() *policy.Config {
-	l.mixed = len(l.namespaces) > 1
-	for _, f := range l.deferred {
-		f()
-	}
 	for _, se := range l.entries {
 		for _, h := range se.v.Hosts {
 			if !strings.Contains(h, ".") {
@@ -268,14 +287,21 @@ func (l *loader) translate() *policy.Config {
 	for _, gw := range l.gateways {
 		cfg.Gateways = append(cfg.Gateways, l.gateway(gw))
 	}
-	slices.SortStableFunc(l.virtuals, oldestFirst)
+	slices.SortStableFunc(l.rules, oldestFirst[networking.DestinationRule])
+	for _, dr := range l.rules {
+		cfg.DestinationRules = append(cfg.DestinationRules, l.destinationRule(dr))
+	}
+	slices.SortStableFunc(l.virtuals, oldestFirst[networking.VirtualService])
+	l.readDelegates()
 	for _, vs := range l.virtuals {
 		cfg.VirtualServices = append(cfg.VirtualServices, l.virtualService(vs))
 	}
+	l.unusedDelegates()
 	return cfg
 }
 
-func oldestFirst(a, b decoded[networking.VirtualService]) int {
+// oldestFirst orders objects as Istio gives them precedence.
+func oldestFirst[T any](a, b decoded[T]) int {
 	at, bt := a.meta.CreationTimestamp, b.meta.CreationTimestamp
 	switch {
 	case at.IsZero() && bt.IsZero():

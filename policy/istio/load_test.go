@@ -4,6 +4,7 @@ package istio
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,29 +12,34 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// TestExportTo: "own namespace" is everybody as long as there is no other.
+// TestExportTo: who sees an object. The rest of the package's goldens have
+// the errors.
 func TestExportTo(t *testing.T) {
-	object := func(ns, name, exportTo string) File {
-		return File{Name: name + ".yaml", Data: fmt.Appendf(nil, `{apiVersion: networking.istio.io/v1, kind: ServiceEntry,
-			metadata: {name: %s, namespace: %s}, spec: {hosts: [%s.example.com], ports: [{number: 80, name: http}], exportTo: [%s]}}`,
-			name, ns, name, exportTo)}
+	limited := func(ns ...string) policy.Visibility { return policy.Visibility{Limited: true, Namespaces: ns} }
+	tests := map[string]policy.Visibility{
+		``: {}, `"*"`: {}, `"~"`: limited(), `"."`: limited("a"), `a`: limited("a"),
+		`c, b`: limited("b", "c"), `b, "."`: limited("a", "b"),
 	}
-	tests := []struct {
-		name  string
-		files []File
-		good  bool
-	}{
-		{"everybody", []File{object("a", "x", `"*"`), object("b", "y", `"*"`)}, true},
-		{"own, alone", []File{object("a", "x", `"."`), object("a", "y", "a")}, true},
-		{"own, with another namespace", []File{object("a", "x", `"."`), object("b", "y", `"*"`)}, false},
-		{"nobody", []File{object("a", "x", `"~"`)}, false},
-		{"elsewhere", []File{object("a", "x", "b")}, false},
-	}
-	for _, tt := range tests {
-		cfg, findings := Load(tt.files, Options{})
-		if (cfg != nil) != tt.good {
-			t.Errorf("%s: Config is nil: %t; findings %v", tt.name, cfg == nil, findings)
+	for exportTo, want := range tests {
+		cfg, findings := Load([]File{{Name: "f", Data: fmt.Appendf(nil, `{apiVersion: networking.istio.io/v1, kind: ServiceEntry,
+			metadata: {name: x, namespace: a}, spec: {hosts: [x.example.com], ports: [{number: 80, name: http}], exportTo: [%s]}}`, exportTo)}}, Options{})
+		if cfg == nil {
+			t.Errorf("[%s] refused: %v", exportTo, findings)
+			continue
 		}
+		got := cfg.Services[0].Export
+		if got.Limited != want.Limited || !slices.Equal(got.Namespaces, want.Namespaces) {
+			t.Errorf("[%s]: %+v, want %+v", exportTo, got, want)
+		}
+	}
+	// A Kubernetes Service says it in an annotation.
+	cfg, findings := Load([]File{{Name: "f", Data: []byte(`{apiVersion: v1, kind: Service, spec: {},
+		metadata: {name: x, namespace: a, annotations: {networking.istio.io/exportTo: "., b"}}}`)}}, Options{})
+	if cfg == nil {
+		t.Fatalf("refused: %v", findings)
+	}
+	if got := cfg.Services[0].Export; !got.Limited || !slices.Equal(got.Namespaces, []string{"a", "b"}) {
+		t.Errorf("Service: %+v", got)
 	}
 }
 

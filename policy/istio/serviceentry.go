@@ -5,7 +5,6 @@ package istio
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +18,6 @@ import (
 const (
 	annotationPrefix  = "egressd.dev/"
 	annotationPrivate = "egressd.dev/allow-private"
-	unixPrefix        = "unix://"
 )
 
 // entry is the translation of one ServiceEntry.
@@ -35,10 +33,11 @@ func (l *loader) serviceEntry(d decoded[networking.ServiceEntry]) *policy.Servic
 	e.addresses()
 	e.ports()
 	e.endpoints()
+	l.selected(&e)
 	e.shape()
 	e.annotations()
 	e.decoration()
-	l.exportTo(e.object, e.spec("exportTo"), e.v.ExportTo)
+	e.out.Export = e.exportTo(e.spec("exportTo"), e.v.ExportTo, true)
 	return e.out
 }
 
@@ -101,28 +100,16 @@ func (e *entry) hosts() {
 func (e *entry) addresses() {
 	for i, s := range e.v.Addresses {
 		at := e.spec("addresses", i)
-		p, err := netip.ParsePrefix(s)
-		if !strings.Contains(s, "/") {
-			var a netip.Addr
-			if a, err = netip.ParseAddr(s); err == nil && a.Zone() == "" {
-				p = netip.PrefixFrom(a, a.BitLen()) // drops a zone
-			}
-		} else if r := e.out.Resolution; r != policy.ResolutionNone && r != policy.ResolutionStatic {
+		r := e.out.Resolution
+		switch {
+		case r == policy.ResolutionDynamicDNS:
+			e.errorf(at, "addresses are not allowed for resolution mode DYNAMIC_DNS")
+		case strings.Contains(s, "/") && e.isDNS():
 			e.errorf(at, "CIDR addresses are allowed only for NONE/STATIC resolution types")
 		}
-		switch {
-		case err != nil || !p.IsValid():
-			e.errorf(at, "%q is not a valid IP address or CIDR prefix", s)
-			continue
-		case p.Addr().Is4In6():
-			e.errorf(at, "%q is an IPv4 address in IPv6 form; write it as IPv4", s)
-			continue
-		case e.out.Resolution == policy.ResolutionDynamicDNS:
-			e.errorf(at, "addresses are not allowed for resolution mode DYNAMIC_DNS")
-		case p != p.Masked():
-			e.warnf(at, "%s has host bits set; it is read as %s", s, p.Masked())
+		if p, ok := e.subnet(at, s); ok {
+			e.out.Addresses = append(e.out.Addresses, p)
 		}
-		e.out.Addresses = append(e.out.Addresses, p.Masked())
 	}
 }
 
@@ -141,7 +128,7 @@ func (e *entry) ports() {
 		}
 		names[p.Name], numbers[p.Number] = true, true
 		if !isPortName(p.Name) {
-			e.errorf(at.at("name"), "invalid port name: %q", p.Name)
+			e.errorf(at.at("name"), "invalid port name: %s", p.Name)
 		}
 		proto, ok := protocolOf(p.Protocol)
 		if !ok {
@@ -166,107 +153,35 @@ func dynamicProtocol(s string) bool {
 	return false
 }
 
-func (e *entry) endpoints() {
-	n := len(e.v.Endpoints)
-	list := e.spec("endpoints")
-	switch {
-	case e.unreadable(e.spec("resolution")): // NONE stands for it
-	case n > 0 && e.out.Resolution == policy.ResolutionNone:
-		e.errorf(list, "no endpoints should be provided for resolution type none")
-	case n > 0 && e.out.Resolution == policy.ResolutionDynamicDNS:
-		e.errorf(list, "no endpoints should be provided for resolution mode DYNAMIC_DNS")
-	case n > 1 && e.out.Resolution == policy.ResolutionDNSRoundRobin:
-		e.errorf(list, "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN, this service entry has %d", n)
-	}
-	for i, we := range e.v.Endpoints {
-		if out, ok := e.endpoint(list.at(i), we); ok {
-			e.out.Endpoints = append(e.out.Endpoints, out)
-		}
-	}
-}
-
-func (e *entry) endpoint(at *node, we *networking.WorkloadEntry) (policy.Endpoint, bool) {
-	out := policy.Endpoint{Weight: we.Weight}
-	address := at.at("address")
-	if strings.HasPrefix(we.Address, unixPrefix) {
-		e.unixEndpoint(at, we)
-		return out, false
-	}
-	a, err := netip.ParseAddr(we.Address)
-	switch {
-	case err == nil && (a.Zone() != "" || a.Is4In6()):
-		e.errorf(address, "endpoint address %q is not a plain IPv4 or IPv6 address", we.Address)
-		return out, false
-	case err == nil:
-		out.Addr = a
-	case e.isDNS():
-		if out.Host, err = fqdn(we.Address); err != nil {
-			e.errorf(address, "endpoint address %q is not a valid FQDN or an IP address", we.Address)
-			return out, false
-		}
-	default:
-		e.errorf(address, "endpoint address %q is not a valid IP address", we.Address)
-		return out, false
-	}
-	ok := true
-	for _, name := range slices.Sorted(maps.Keys(we.Ports)) {
-		pn := at.at("ports", name)
-		if !slices.ContainsFunc(e.v.Ports, func(p *networking.ServicePort) bool { return p.Name == name }) {
-			e.errorf(pn, "endpoint port %q is not defined by the service entry", name)
-			ok = false
-		}
-		number := e.port(pn, "endpoint port "+name, we.Ports[name])
-		if out.Ports == nil {
-			out.Ports = map[string]uint16{}
-		}
-		out.Ports[name] = number
-	}
-	if we.Network != "" {
-		e.inert(at.at("network"), "endpoint network")
-	}
-	if we.Locality != "" {
-		e.inert(at.at("locality"), "endpoint locality")
-	}
-	return out, ok
-}
-
-func (e *entry) unixEndpoint(at *node, we *networking.WorkloadEntry) {
-	path := strings.TrimPrefix(we.Address, unixPrefix)
-	address := at.at("address")
-	switch {
-	case e.out.Resolution != policy.ResolutionStatic:
-		e.errorf(address, "unix endpoint %s needs resolution STATIC", we.Address)
-	case !strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "@"):
-		e.errorf(address, "%s is not an absolute path", path)
-	case strings.HasSuffix(path, "/"):
-		e.errorf(address, "%s is not a file", path)
-	case len(we.Ports) > 0:
-		e.errorf(at.at("ports"), "unix endpoint %s must not include ports", we.Address)
-	case len(e.v.Ports) != 1:
-		e.errorf(address, "exactly 1 service port required for unix endpoints")
-	default:
-		e.unsupported(address, "a unix endpoint")
-	}
-}
-
 // shape checks what several fields together must satisfy.
 func (e *entry) shape() {
-	if e.v.WorkloadSelector != nil {
-		at := e.spec().keyOf("workloadSelector")
-		if len(e.v.Endpoints) > 0 {
-			e.errorf(at, "only one of WorkloadSelector or Endpoints is allowed in Service Entry")
-		}
-		e.unsupported(at, "workloadSelector")
+	if len(e.v.Hosts) > 1 {
+		e.manyHosts()
 	}
+	unix := slices.ContainsFunc(e.out.Endpoints, func(ep policy.Endpoint) bool { return ep.Unix != "" })
+	addressed := slices.ContainsFunc(e.out.Endpoints, func(ep policy.Endpoint) bool { return ep.Unix == "" })
+	if unix && !addressed && len(e.out.Addresses) == 0 {
+		// Istio asks for addresses whenever TCP hosts could not be told apart;
+		// here the answers to queries do that, and only a socket has none.
+		e.warnf(e.spec("ports"), "addresses are required for ports serving TCP (or unset) protocol: "+
+			"all endpoints are unix sockets, so there is no address to answer queries for the host with")
+	}
+}
+
+// manyHosts checks that the hosts can be told apart: by the Host header, by
+// the SNI, or not at all.
+func (e *entry) manyHosts() {
 	nameless := slices.IndexFunc(e.out.Ports, func(p policy.Port) bool {
 		return !p.Protocol.IsHTTP() && !p.Protocol.IsTLS()
 	})
-	if nameless < 0 {
-		return
+	if nameless >= 0 && e.out.Resolution != policy.ResolutionNone {
+		e.errorf(e.spec("ports", nameless), "multiple hosts provided with non-HTTP, non-TLS ports")
 	}
-	at := e.spec("ports", nameless)
-	if len(e.v.Hosts) > 1 && e.out.Resolution != policy.ResolutionNone {
-		e.errorf(at, "multiple hosts provided with non-HTTP, non-TLS ports")
+	tcp := slices.IndexFunc(e.out.Ports, func(p policy.Port) bool {
+		return p.Protocol == policy.ProtocolTCP || p.Protocol.IsTLS()
+	})
+	if tcp >= 0 && e.isDNS() && len(e.v.Addresses) > 0 {
+		e.warnf(e.spec("ports", tcp), "service entry can not have more than one host specified simultaneously with address and tcp port")
 	}
 }
 
@@ -292,6 +207,7 @@ func (e *entry) annotations() {
 // decoration names what is read and has no effect.
 func (e *entry) decoration() {
 	if len(e.v.SubjectAltNames) > 0 {
+		e.out.SubjectAltNames = e.v.SubjectAltNames
 		e.warnf(e.spec().keyOf("subjectAltNames"), "subjectAltNames is not acted on yet: egressd does not originate TLS")
 	}
 	if e.v.Location == networking.ServiceEntry_MESH_INTERNAL {

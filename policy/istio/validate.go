@@ -69,11 +69,11 @@ func fqdn(s string) (string, error) {
 }
 
 // hostOrIP parses a host as VirtualServices and Gateways write it: a domain,
-// a wildcard, or an IPv4 address.
+// a wildcard, or an address.
 func hostOrIP(s string) (hostname.Pattern, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
-		if !a.Is4() {
-			return "", fmt.Errorf("%q: an IPv6 address as host is not supported yet", s)
+		if a.Zone() != "" || a.Is4In6() {
+			return "", fmt.Errorf("%q is not a plain IPv4 or IPv6 address", s)
 		}
 		return hostname.Pattern(a.String()), nil
 	}
@@ -134,38 +134,6 @@ func protocolOf(s string) (policy.Protocol, bool) {
 		return policy.ProtocolUDP, true
 	}
 	return 0, false
-}
-
-// exportTo checks the visibility of an object. egressd has one set of rules
-// for the node so far, so anything but "everybody" is only good when there is
-// just one namespace to be visible in.
-func (l *loader) exportTo(o *object, n *node, values []string) {
-	seen := map[string]bool{}
-	for i, v := range values {
-		at := n.at(i)
-		name := v
-		switch v {
-		case "*", "~":
-			if len(values) > 1 {
-				o.errorf(at, "exportTo: %q cannot be combined with other values", v)
-			}
-		case ".":
-			name = o.meta.Namespace
-		default:
-			if !isLabel(v) {
-				o.errorf(at, "exportTo: %q is not \".\", \"*\", \"~\" or a namespace", v)
-			}
-		}
-		if seen[name] {
-			o.errorf(at, "duplicate entries in exportTo for entry %s", v)
-		}
-		seen[name] = true
-	}
-	switch {
-	case len(values) == 0 || seen["*"]:
-	case l.mixed || !seen[o.meta.Namespace]:
-		o.unsupported(n, fmt.Sprintf("exportTo %s", strings.Join(values, ", ")))
-	}
 }
 
 // regex checks an RE2 regular expression as Istio does.

@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,35 +16,44 @@ import (
 const mesh = "mesh"
 
 func (l *loader) virtualService(d decoded[networking.VirtualService]) *policy.VirtualService {
-	out := &policy.VirtualService{Ref: d.ref}
+	out := &policy.VirtualService{Ref: d.ref, Export: d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)}
 	out.Gateways = d.gatewayNames(d.spec("gateways"), d.v.Gateways)
 	if len(d.v.Gateways) == 0 {
 		out.Gateways = []string{mesh}
 	}
-	l.virtualHosts(d, out)
+	written := l.virtualHosts(d, out)
 	if len(d.v.Http)+len(d.v.Tls)+len(d.v.Tcp) == 0 {
 		d.errorf(d.spec(), "http, tcp or tls must be provided in virtual service")
 	}
-	if len(d.v.Tls) > 0 {
-		d.unsupported(d.spec().keyOf("tls"), "tls")
+	l.httpRules(d, out)
+	for i, r := range d.v.Tls {
+		out.TLS = append(out.TLS, l.tlsRule(d, d.spec("tls", i), r, written))
 	}
-	if len(d.v.Tcp) > 0 {
-		d.unsupported(d.spec().keyOf("tcp"), "tcp")
+	for i, r := range d.v.Tcp {
+		out.TCP = append(out.TCP, l.tcpRule(d, d.spec("tcp", i), r))
 	}
-	l.exportTo(d.object, d.spec("exportTo"), d.v.ExportTo)
+	return out
+}
+
+func (l *loader) httpRules(d decoded[networking.VirtualService], out *policy.VirtualService) {
 	var all *node // the rule that matches everything
 	for i, r := range d.v.Http {
 		at := d.spec("http", i)
 		if all != nil {
 			d.warnf(at, "the rule is never reached: the rule at line %d matches everything", all.line)
 		}
+		d.claims(at, r, out.Gateways)
 		rule := l.httpRule(d, at, r)
+		if r.Delegate != nil {
+			out.HTTP = append(out.HTTP, l.delegated(httpSource{d, at, r, rule})...)
+			continue
+		}
+		d.authorityRewrite(at, rule)
 		out.HTTP = append(out.HTTP, rule)
 		if all == nil && matchesAll(rule, out) {
 			all = at
 		}
 	}
-	return out
 }
 
 // matchesAll says whether no request passes the rule by.
@@ -56,6 +64,7 @@ func matchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
 	return slices.ContainsFunc(r.Matches, func(m *policy.HTTPMatch) bool {
 		uri := m.URI == nil || m.URI.Kind == policy.MatchPrefix && (m.URI.Value == "/" || m.URI.Value == "")
 		return uri && m.Scheme == nil && m.Method == nil && m.Authority == nil && m.Port == 0 &&
+			len(m.SourceLabels) == 0 && m.SourceNamespace == "" &&
 			len(m.Headers)+len(m.WithoutHeaders)+len(m.QueryParams) == 0 &&
 			!slices.ContainsFunc(vs.Gateways, func(g string) bool {
 				return len(m.Gateways) > 0 && !slices.Contains(m.Gateways, g)
@@ -63,10 +72,10 @@ func matchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
 	})
 }
 
-func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.VirtualService) {
-	if len(d.v.Hosts) == 0 {
-		d.errorf(d.spec("hosts"), "virtual service must have at least one host (a VirtualService without hosts is a delegate, which is not supported yet)")
-	}
+// virtualHosts reads the hosts. It returns them as they are written, without
+// the domain that short names get.
+func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.VirtualService) map[hostname.Pattern]*node {
+	written := make(map[hostname.Pattern]*node, len(d.v.Hosts))
 	seen := make(map[hostname.Pattern]*node, len(d.v.Hosts))
 	for i, s := range d.v.Hosts {
 		at := d.spec("hosts", i)
@@ -75,13 +84,14 @@ func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.
 			d.errorf(at, "invalid host: %s", err)
 			continue
 		}
+		written[h] = at
 		if h == "*" && slices.Contains(out.Gateways, mesh) {
 			d.errorf(at, "wildcard host * is not allowed for virtual services bound to the mesh gateway")
 			continue
 		}
 		h = hostname.Pattern(l.absolute(string(h), d.ref.Namespace))
 		if seen[h] != nil {
-			d.errorf(at, "duplicate hosts in virtual service: %s", h)
+			d.errorf(at, "duplicate hosts in virtual service: %s & %s", h, h)
 			continue
 		}
 		seen[h] = at
@@ -89,9 +99,10 @@ func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.
 	}
 	for _, h := range out.Hosts {
 		if wide := coveredBy(h, seen); wide != "" {
-			d.errorf(seen[h], "overlapping hosts in virtual service: %s and %s", wide, h)
+			d.errorf(seen[h], "duplicate hosts in virtual service: %s & %s", wide, h)
 		}
 	}
+	return written
 }
 
 // coveredBy returns the narrowest wildcard of set that covers h, or "". It
@@ -137,7 +148,9 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *node, v *
 		return out
 	}
 	hn := at.at("host")
-	if a, err := netip.ParseAddr(v.Host); err == nil {
+	if v.Host == "*" {
+		d.errorf(hn, "invalid destination host %s", v.Host)
+	} else if a, err := netip.ParseAddr(v.Host); err == nil {
 		d.errorf(hn, "invalid destination host: %s is an address; name a host of a ServiceEntry", a)
 	} else if h, err := fqdn(v.Host); err != nil {
 		d.errorf(hn, "invalid destination host: %s", err)
@@ -147,36 +160,25 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *node, v *
 	if v.Port != nil {
 		out.Port = d.port(at.at("port", "number"), "destination port", v.Port.Number)
 	}
-	if v.Subset != "" {
-		if !isPortName(v.Subset) {
-			d.errorf(at.at("subset"), "subset name %q is not a DNS label", v.Subset)
-		}
-		d.inert(at.at("subset"), "subset")
+	if out.Subset = v.Subset; v.Subset != "" && !isPortName(v.Subset) {
+		d.errorf(at.at("subset"), "subset name is invalid: %s", v.Subset)
 	}
 	return out
 }
 
 func (l *loader) route(d decoded[networking.VirtualService], at *node, routes []*networking.HTTPRouteDestination) []*policy.WeightedDestination {
 	var out []*policy.WeightedDestination
-	total := uint64(0)
+	weights := weights{object: d.object, at: at}
 	for i, r := range routes {
 		rn := at.at(i)
-		if r.Weight < 0 {
-			d.errorf(rn.at("weight"), "weight %d < 0", r.Weight)
-		}
 		w := &policy.WeightedDestination{
 			Destination: l.destination(d, rn.at("destination"), r.Destination),
-			Weight:      uint32(max(r.Weight, 0)),
+			Weight:      weights.add(rn, r.Weight),
 			Headers:     d.headers(rn.at("headers"), r.Headers),
 		}
-		total += uint64(w.Weight)
+		l.origins[w] = origin{&d.place, rn.at("destination")}
 		out = append(out, w)
 	}
-	if len(routes) > 1 && total == 0 {
-		d.errorf(at, "total destination weight = 0")
-	}
-	if total > math.MaxUint32 {
-		d.errorf(at, "total destination weight %d is too large", total)
-	}
+	weights.check(len(routes))
 	return out
 }

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/policy"
+)
+
+var clientTLSModes = map[networking.ClientTLSSettings_TLSmode]policy.ClientTLSMode{
+	networking.ClientTLSSettings_DISABLE:      policy.TLSDisable,
+	networking.ClientTLSSettings_SIMPLE:       policy.TLSSimple,
+	networking.ClientTLSSettings_MUTUAL:       policy.TLSMutual,
+	networking.ClientTLSSettings_ISTIO_MUTUAL: policy.TLSIstioMutual,
+}
+
+// clientTLS reads how TLS is originated; nil stays nil.
+func (l *loader) clientTLS(o *object, at *node, t *networking.ClientTLSSettings) *policy.ClientTLS {
+	if t == nil {
+		return nil
+	}
+	out := &policy.ClientTLS{
+		Mode:        clientTLSModes[t.Mode],
+		Certificate: t.ClientCertificate, PrivateKey: t.PrivateKey, CA: t.CaCertificates, CRL: t.CaCrl,
+		CredentialName: t.CredentialName, SubjectAltNames: t.SubjectAltNames, SNI: t.Sni,
+		InsecureSkipVerify: t.InsecureSkipVerify.GetValue(),
+	}
+	if out.Mode != policy.TLSDisable {
+		o.inert(at, "tls mode "+t.Mode.String())
+	}
+	files := t.ClientCertificate != "" || t.PrivateKey != "" || t.CaCertificates != "" || t.CaCrl != ""
+	o.skipVerify(at.at("insecureSkipVerify"), t)
+	switch t.Mode {
+	case networking.ClientTLSSettings_ISTIO_MUTUAL:
+		if files || t.CredentialName != "" {
+			o.errorf(at, "ISTIO_MUTUAL TLS cannot have associated certificates, keys or credentialName")
+		}
+		return out
+	case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
+		if t.CredentialName == "" {
+			break
+		}
+		if files {
+			o.errorf(at.at("credentialName"), "cannot specify client certificates or CA certificate or CA CRL If credentialName is set")
+		}
+		l.credential(o, at.at("credentialName"), t.CredentialName, clientUse(t.Mode))
+		return out
+	}
+	if t.Mode == networking.ClientTLSSettings_MUTUAL {
+		if t.ClientCertificate == "" {
+			o.errorf(at, "client certificate required for mutual tls")
+		}
+		if t.PrivateKey == "" {
+			o.errorf(at, "private key required for mutual tls")
+		}
+	}
+	if out.Mode != policy.TLSDisable {
+		l.pairFiles(o, at.at("clientCertificate"), t.ClientCertificate, at.at("privateKey"), t.PrivateKey)
+		l.caFile(o, at.at("caCertificates"), t.CaCertificates)
+	}
+	return out
+}
+
+func clientUse(mode networking.ClientTLSSettings_TLSmode) credentialUse {
+	if mode == networking.ClientTLSSettings_MUTUAL {
+		return credentialUse{pair: true}
+	}
+	return credentialUse{ca: true}
+}
+
+// skipVerify checks that what is not verified is not named either.
+func (o *object) skipVerify(at *node, t *networking.ClientTLSSettings) {
+	if !t.InsecureSkipVerify.GetValue() {
+		return
+	}
+	named := t.CaCertificates != "" || len(t.SubjectAltNames) > 0
+	switch {
+	case t.Mode == networking.ClientTLSSettings_SIMPLE && (named || t.CredentialName != ""):
+		o.errorf(at, "cannot specify CaCertificates or CredentialName or SubjectAltNames when InsecureSkipVerify is set true")
+	case t.Mode == networking.ClientTLSSettings_MUTUAL && named:
+		o.errorf(at, "cannot specify CaCertificates or SubjectAltNames when InsecureSkipVerify is set true")
+	case t.Mode != networking.ClientTLSSettings_DISABLE:
+		o.warnf(at, "insecureSkipVerify: whoever answers is believed to be the upstream")
+	}
+}

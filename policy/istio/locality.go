@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// topology are the labels of failoverPriority that stand for localities.
+var topology = []string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"}
+
+// locality checks a localityLbSetting. A node is in one place and takes what
+// answers, so it has no effect.
+func (o *object) locality(at *node, lb *networking.LocalityLoadBalancerSetting, outlier bool) {
+	if lb == nil {
+		return
+	}
+	if len(lb.Distribute) > 0 && len(lb.Failover) > 0 {
+		o.errorf(at, "can not simultaneously specify 'distribute' and 'failover'")
+	}
+	for i, label := range lb.FailoverPriority {
+		if len(lb.Failover) > 0 && slices.Contains(topology, label) {
+			o.errorf(at.at("failoverPriority", i), "can not simultaneously set 'failover' and topology label '%s' in 'failover_priority'", label)
+		}
+	}
+	from := localities{}
+	for i, d := range lb.Distribute {
+		dn := at.at("distribute", i)
+		o.localityOverlap(dn.at("from"), d.From, from)
+		o.distribute(dn.at("to"), d.To)
+	}
+	if len(lb.Failover)+len(lb.FailoverPriority) > 0 && !outlier {
+		o.warnf(at, "outlier detection policy must be provided for failover")
+	}
+	for i, f := range lb.Failover {
+		fn := at.at("failover", i)
+		if f.From == f.To {
+			o.errorf(fn, "locality lb failover settings must specify different regions")
+		}
+		if strings.Contains(f.From+f.To, "/") {
+			o.errorf(fn, "locality lb failover only specify region")
+		}
+		if strings.Contains(f.From+f.To, "*") {
+			o.errorf(fn, "locality lb failover region should not contain '*' wildcard")
+		}
+	}
+}
+
+func (o *object) distribute(at *node, to map[string]uint32) {
+	total, seen := uint64(0), localities{}
+	for _, where := range slices.Sorted(maps.Keys(to)) {
+		weight := to[where]
+		if weight < 1 || weight > 100 {
+			o.errorf(at.at(where), "locality weight must be in range [1, 100]")
+		}
+		total += uint64(weight)
+		o.localityOverlap(at.keyOf(where), where, seen)
+	}
+	if total != 100 {
+		o.errorf(at, "total locality weight %d != 100", total)
+	}
+}
+
+// localities are those of a list, each with those that it is part of: true
+// for one that is listed itself.
+type localities map[string]bool
+
+// localityOverlap checks "region/zone/subzone" or a beginning of it, with a
+// '*' at the end for everything below, and that the list has no other that
+// means the same place.
+func (o *object) localityOverlap(at *node, locality string, seen localities) {
+	if n := strings.Count(locality, "*"); n > 1 || n == 1 && !strings.HasSuffix(locality, "*") {
+		o.errorf(at, "locality %s wildcard '*' number can not exceed 1 and must be in the end", locality)
+		return
+	}
+	parts := strings.SplitN(locality, "/", 3)
+	if slices.Contains(parts, "") {
+		o.errorf(at, "locality %s must not contain empty region/zone/subzone info", locality)
+		return
+	}
+	if parts[len(parts)-1] == "*" {
+		parts = parts[:len(parts)-1]
+	}
+	where := strings.Join(parts, "/")
+	_, below := seen[where] // it, or something in it
+	overlap := below || seen[""]
+	for i := range parts {
+		wide := strings.Join(parts[:i], "/")
+		overlap = overlap || seen[wide]
+		if _, ok := seen[wide]; !ok {
+			seen[wide] = false
+		}
+	}
+	seen[where] = true
+	if overlap {
+		o.errorf(at, "locality %s overlap with previous specified ones", locality)
+	}
+}

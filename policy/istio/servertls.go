@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"crypto/tls"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// cipherSuites are those that Istio passes on
+// (istio.io/istio pkg/config/security ValidCipherSuites).
+var cipherSuites = []string{
+	"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384",
+	"ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
+	"ECDHE-ECDSA-AES128-SHA", "ECDHE-RSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA", "ECDHE-RSA-AES256-SHA",
+	"AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA", "DES-CBC3-SHA",
+}
+
+var serverTLSModes = map[networking.ServerTLSSettings_TLSmode]policy.ServerTLSMode{
+	networking.ServerTLSSettings_PASSTHROUGH:      policy.ServerPassthrough,
+	networking.ServerTLSSettings_SIMPLE:           policy.ServerSimple,
+	networking.ServerTLSSettings_MUTUAL:           policy.ServerMutual,
+	networking.ServerTLSSettings_AUTO_PASSTHROUGH: policy.ServerAutoPassthrough,
+	networking.ServerTLSSettings_ISTIO_MUTUAL:     policy.ServerIstioMutual,
+	networking.ServerTLSSettings_OPTIONAL_MUTUAL:  policy.ServerOptionalMutual,
+}
+
+var tlsVersions = map[networking.ServerTLSSettings_TLSProtocol]uint16{
+	networking.ServerTLSSettings_TLSV1_0: tls.VersionTLS10,
+	networking.ServerTLSSettings_TLSV1_1: tls.VersionTLS11,
+	networking.ServerTLSSettings_TLSV1_2: tls.VersionTLS12,
+	networking.ServerTLSSettings_TLSV1_3: tls.VersionTLS13,
+}
+
+// serverTLS is the translation of the TLS settings of one gateway server.
+type serverTLS struct {
+	*loader
+	*object
+	at  *node
+	in  *networking.ServerTLSSettings
+	out *policy.ServerTLS
+}
+
+// serverTLS reads the TLS settings at n.
+func (l *loader) serverTLS(o *object, n *node, t *networking.ServerTLSSettings) *policy.ServerTLS {
+	s := &serverTLS{l, o, n, t, &policy.ServerTLS{
+		Mode: serverTLSModes[t.Mode],
+		CA:   t.CaCertificates, CRL: t.CaCrl, SubjectAltNames: t.SubjectAltNames,
+		VerifySPKI: t.VerifyCertificateSpki, VerifyHash: t.VerifyCertificateHash,
+		MinVersion: tlsVersions[t.MinProtocolVersion], MaxVersion: tlsVersions[t.MaxProtocolVersion],
+		CredentialNames: slices.Clone(t.CredentialNames),
+	}}
+	if t.CredentialName != "" {
+		s.out.CredentialNames = append([]string{t.CredentialName}, s.out.CredentialNames...)
+	}
+	if t.ServerCertificate != "" || t.PrivateKey != "" {
+		s.out.Certificates = append(s.out.Certificates, policy.CertificateFiles{Certificate: t.ServerCertificate, PrivateKey: t.PrivateKey})
+	}
+	for _, c := range t.TlsCertificates {
+		s.out.Certificates = append(s.out.Certificates, policy.CertificateFiles{Certificate: c.ServerCertificate, PrivateKey: c.PrivateKey})
+	}
+	s.versions()
+	s.ciphers()
+	if t.CaCertCredentialName != "" {
+		s.inert(n.keyOf("caCertCredentialName"), "caCertCredentialName")
+	}
+	if t.InsecureSkipVerify.GetValue() {
+		s.inert(n.keyOf("insecureSkipVerify"), "insecureSkipVerify")
+	}
+	switch t.Mode {
+	case networking.ServerTLSSettings_ISTIO_MUTUAL:
+		s.istioMutual()
+	case networking.ServerTLSSettings_PASSTHROUGH, networking.ServerTLSSettings_AUTO_PASSTHROUGH:
+		if s.named() || t.CaCertificates != "" || t.CaCrl != "" {
+			s.warnf(n, "%v mode does not use certificates, they will be ignored", t.Mode)
+		}
+	default:
+		s.terminates()
+	}
+	return s.out
+}
+
+// named says whether any certificate is named.
+func (s *serverTLS) named() bool { return len(s.out.Certificates)+len(s.out.CredentialNames) > 0 }
+
+func (s *serverTLS) versions() {
+	if v := s.out.MinVersion; v != 0 && v < tls.VersionTLS12 && len(s.in.CipherSuites) == 0 {
+		s.warnf(s.at.at("minProtocolVersion"), "TLS version below TLSV1_2 require setting compatible ciphers as by default they no longer include compatible ciphers.")
+	}
+	lowest := s.out.MinVersion
+	if lowest == 0 {
+		lowest = tls.VersionTLS12
+	}
+	if v := s.out.MaxVersion; v != 0 && v < lowest {
+		s.errorf(s.at.at("maxProtocolVersion"), "maxProtocolVersion %s is below the minimum: no client could connect", s.in.MaxProtocolVersion)
+	}
+}
+
+func (s *serverTLS) ciphers() {
+	var invalid, duplicate []string
+	seen := map[string]bool{}
+	for _, c := range s.in.CipherSuites {
+		switch {
+		case !validCipher(c):
+			invalid = append(invalid, c)
+		case seen[c]:
+			duplicate = append(duplicate, c)
+		default:
+			seen[c] = true
+			s.out.CipherSuites = append(s.out.CipherSuites, c)
+		}
+	}
+	at := s.at.at("cipherSuites")
+	if len(invalid) > 0 {
+		s.warnf(at, "ignoring invalid cipher suites: %v", slices.Compact(sorted(invalid)))
+	}
+	if len(duplicate) > 0 {
+		s.warnf(at, "ignoring duplicate cipher suites: %v", slices.Compact(sorted(duplicate)))
+	}
+}
+
+// validCipher lets the names pass that Istio knows, and expressions with the
+// operators of BoringSSL.
+func validCipher(c string) bool {
+	if c == "" || c == "ALL" || slices.Contains(cipherSuites, c) {
+		return true
+	}
+	first := rune(c[0])
+	return !strings.ContainsRune("0123456789", first) && (first|0x20 < 'a' || first|0x20 > 'z')
+}
+
+func (s *serverTLS) istioMutual() {
+	t := s.in
+	for _, f := range []struct {
+		set       bool
+		key, what string
+	}{
+		{t.ServerCertificate != "", "serverCertificate", "server certificate"},
+		{t.PrivateKey != "", "privateKey", "private key"},
+		{t.CaCertificates != "", "caCertificates", "CA bundle"},
+		{len(t.TlsCertificates) > 0, "tlsCertificates", "tlsCertificates"},
+		{t.CredentialName != "", "credentialName", "credentialName"},
+		{len(t.CredentialNames) > 0, "credentialNames", "credentialNames"},
+	} {
+		if f.set {
+			s.errorf(s.at.keyOf(f.key), "ISTIO_MUTUAL TLS cannot have associated %s", f.what)
+		}
+	}
+}
+
+// terminates checks a server that has certificates of its own.
+func (s *serverTLS) terminates() {
+	t := s.in
+	mutual := t.Mode != networking.ServerTLSSettings_SIMPLE
+	sources := 0
+	for _, set := range []bool{
+		t.ServerCertificate != "" && t.PrivateKey != "", t.CredentialName != "",
+		len(t.CredentialNames) > 0, len(t.TlsCertificates) > 0,
+	} {
+		if set {
+			sources++
+		}
+	}
+	if sources > 1 {
+		s.errorf(s.at, "only one of credential_name, credential_names, server_certificate/private_key, tls_certificates should be specified")
+	}
+	if t.CaCrl != "" && !mutual {
+		s.errorf(s.at.keyOf("caCrl"), "CRL is not supported with SIMPLE TLS")
+	}
+	if t.CredentialName != "" || len(t.CredentialNames) > 0 {
+		s.fromSecrets(mutual)
+		return
+	}
+	s.fromFiles(mutual)
+}
+
+func (s *serverTLS) fromSecrets(mutual bool) {
+	t := s.in
+	if t.CaCrl != "" {
+		s.errorf(s.at.keyOf("caCrl"), "CRL is not supported with credentialName. CRL has to be specified in the credential")
+	}
+	if len(t.CredentialNames) > 2 {
+		s.warnf(s.at.at("credentialNames"), "%s can support up to 2 server certificates", prefix(mutual))
+	}
+	use := credentialUse{pair: true, ca: mutual && t.CaCertificates == ""}
+	if t.CredentialName != "" {
+		s.credential(s.object, s.at.at("credentialName"), t.CredentialName, use)
+	}
+	for i, name := range t.CredentialNames {
+		s.credential(s.object, s.at.at("credentialNames", i), name, use)
+	}
+	s.caFile(s.object, s.at.at("caCertificates"), t.CaCertificates)
+}
+
+func (s *serverTLS) fromFiles(mutual bool) {
+	t := s.in
+	if mutual && t.CaCertificates == "" {
+		s.errorf(s.at, "%s requires a client CA bundle", prefix(mutual))
+	}
+	if len(t.TlsCertificates) > 2 {
+		s.warnf(s.at.at("tlsCertificates"), "%s can support up to 2 server certificates", prefix(mutual))
+	}
+	check := func(at *node, cert, key string) {
+		if cert == "" {
+			s.errorf(at, "%s requires a server certificate", prefix(mutual))
+		}
+		if key == "" {
+			s.errorf(at, "%s requires a private key", prefix(mutual))
+		}
+		s.pairFiles(s.object, at.at("serverCertificate"), cert, at.at("privateKey"), key)
+	}
+	if len(t.TlsCertificates) == 0 {
+		check(s.at, t.ServerCertificate, t.PrivateKey)
+	}
+	for i, c := range t.TlsCertificates {
+		check(s.at.at("tlsCertificates", i), c.ServerCertificate, c.PrivateKey)
+	}
+	s.caFile(s.object, s.at.at("caCertificates"), t.CaCertificates)
+}
+
+// prefix names the mode in the errors about its certificates.
+func prefix(mutual bool) string {
+	if mutual {
+		return "MUTUAL TLS"
+	}
+	return "SIMPLE TLS"
+}
