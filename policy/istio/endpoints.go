@@ -108,9 +108,13 @@ func (e *entry) endpointDecoration(at *node, we *networking.WorkloadEntry) {
 
 func (e *entry) endpointPorts(at *node, we *networking.WorkloadEntry) bool {
 	ok := true
+	if len(we.Ports) == 0 {
+		return ok
+	}
+	x := at.at("ports").index()
 	for _, name := range slices.Sorted(maps.Keys(we.Ports)) {
-		pn := at.at("ports", name)
-		if !slices.ContainsFunc(e.v.Ports, func(p *networking.ServicePort) bool { return p.Name == name }) {
+		pn := x.at(name)
+		if !e.names[name] {
 			e.errorf(pn, "endpoint port %q is not defined by the service entry", name)
 			ok = false
 		}

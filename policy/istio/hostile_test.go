@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,28 @@ func TestHostile(t *testing.T) {
 		}
 		return b.String()
 	}
+	kind := func(name, spec string) string {
+		return "---\napiVersion: networking.istio.io/v1\nkind: " + name + "\nmetadata: {name: " + spec[:strings.IndexByte(spec, ' ')] + "}\nspec:" + spec[strings.IndexByte(spec, ' '):]
+	}
+	many := func(item string, n int) string {
+		var b strings.Builder
+		for i := range n {
+			b.WriteString(strings.ReplaceAll(item, "#", strconv.Itoa(i)))
+		}
+		return b.String()
+	}
+	rules := many("{match: [{port: #1}, {port: #2}], route: [{destination: {host: a.b}}]}, ", 2000)
 	tests := map[string]string{
+		"delegates": kind("VirtualService", "a {hosts: [a.b], http: ["+many("{match: [{port: #1}], delegate: {name: d}}, ", 2000)+"]}\n") +
+			kind("VirtualService", "d {http: ["+rules+"]}\n"),
+		"selectors": many(kind("ServiceEntry", "s# {hosts: [s#.b], resolution: STATIC, workloadSelector: {labels: {a: b, c: d#}}}\n"), 2000) +
+			many(kind("WorkloadEntry", "w# {address: 10.0.0.1, labels: {a: b, c: d#}}\n"), 2000),
+		"exports": kind("ServiceEntry", "s {hosts: [s.b], exportTo: ["+many("n#, ", size/8)+"]}\n"),
+		"ciphers": kind("Gateway", "g {servers: [{port: {number: 1, name: a, protocol: TLS}, hosts: ['*'], tls: {cipherSuites: ["+many("-#, ", size/8)+"]}}]}\n"),
+		"localities": kind("DestinationRule", "d {host: a.b, trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: x, to: {"+
+			many("r#/z: 1, ", size/12)+"}}]}}}}\n"),
+		"addresses":       many(kind("ServiceEntry", "s# {hosts: [s#.b], addresses: [10.0.0.1], ports: [{number: 1, name: a, protocol: TCP, targetPort: 1#}]}\n"), 4000),
+		"sni":             kind("VirtualService", "v {hosts: ["+many("h#.b, ", size/30)+"], tls: [{match: [{sniHosts: ["+many("h#.b, ", size/30)+"]}]}]}\n"),
 		"flow lists":      strings.Repeat("[", size),
 		"flow maps":       strings.Repeat("{a: ", size/4),
 		"block nesting":   strings.Repeat("- ", size/2),

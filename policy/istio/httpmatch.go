@@ -64,9 +64,9 @@ func (o *object) stringMatches(at *node, where string, in map[string]*networking
 	if len(in) == 0 {
 		return nil
 	}
-	out := make(map[string]policy.StringMatch, len(in))
+	out, x := make(map[string]policy.StringMatch, len(in)), at.index()
 	for _, key := range slices.Sorted(maps.Keys(in)) {
-		if m := o.stringMatch(at.at(key), where, in[key]); m != nil {
+		if m := o.stringMatch(x.at(key), where, in[key]); m != nil {
 			out[key] = *m
 		}
 	}
@@ -77,9 +77,9 @@ func (o *object) headerMatches(at *node, where string, in map[string]*networking
 	if len(in) == 0 {
 		return nil
 	}
-	out := make(map[string]policy.StringMatch, len(in))
+	out, x := make(map[string]policy.StringMatch, len(in)), at.index()
 	for _, name := range slices.Sorted(maps.Keys(in)) {
-		key := at.keyOf(name)
+		key := x.keyOf(name)
 		switch {
 		case isClaim(name):
 			continue // claims says it
@@ -96,7 +96,7 @@ func (o *object) headerMatches(at *node, where string, in map[string]*networking
 		case "uri", "scheme", "method", "authority":
 			o.warnf(key, "%s: %q is matched as a header of that name; use the field %s of the match", where, name, lower)
 		}
-		if m := o.stringMatch(at.at(name), where, in[name]); m != nil {
+		if m := o.stringMatch(x.at(name), where, in[name]); m != nil {
 			out[lower] = *m
 		}
 	}
@@ -114,10 +114,16 @@ func (o *object) claims(at *node, r *networking.HTTPRoute, gateways []string) {
 			key     string
 			headers map[string]*networking.StringMatch
 		}{{"headers", m.Headers}, {"withoutHeaders", m.WithoutHeaders}} {
+			if len(where.headers) == 0 {
+				continue
+			}
+			x := at.at("match", i, where.key).index()
 			for _, name := range slices.Sorted(maps.Keys(where.headers)) {
-				n := at.at("match", i, where.key).keyOf(name)
+				if !isClaim(name) {
+					continue
+				}
+				n := x.keyOf(name)
 				switch {
-				case !isClaim(name):
 				case slices.Contains(gateways, mesh):
 					o.errorf(n, "JWT claim based routing (key: %s) is only supported for gateway, found no gateways: %v", name, gateways)
 				default:

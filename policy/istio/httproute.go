@@ -135,25 +135,29 @@ func (o *object) internalHeader(at *node, name string) {
 }
 
 func (o *object) headerValues(at *node, in map[string]string, request bool) []policy.Header {
+	if len(in) == 0 {
+		return nil
+	}
 	var out []policy.Header
+	x := at.index()
 	for _, key := range slices.Sorted(maps.Keys(in)) {
 		name, value := key, in[key]
 		switch {
 		case request && isAuthority(name):
 			name = "Host"
 		case isInternalHeader(name):
-			o.internalHeader(at.keyOf(key), name)
+			o.internalHeader(x.keyOf(key), name)
 			continue
 		case name == "":
-			o.errorf(at.keyOf(key), "header name cannot be empty")
+			o.errorf(x.keyOf(key), "header name cannot be empty")
 			continue
 		case !isHeaderName(name):
-			o.errorf(at.keyOf(key), "invalid header name %q", name)
+			o.errorf(x.keyOf(key), "invalid header name %q", name)
 			continue
 		}
 		plain, err := headerValue(value)
 		if err != nil {
-			o.errorf(at.at(key), "header value configuration %q: %s", value, err)
+			o.errorf(x.at(key), "header value configuration %q: %s", value, err)
 			continue
 		}
 		out = append(out, policy.Header{Name: name, Value: plain})

@@ -16,16 +16,20 @@ var (
 
 // labels checks the keys and values of Kubernetes labels at n.
 func (p *place) labels(n *node, labels map[string]string) {
+	if len(labels) == 0 {
+		return
+	}
+	x := n.index()
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		prefix, name, found := strings.Cut(key, "/")
 		if !found {
 			prefix, name = "", key
 		}
 		if found && !isSubdomain(strings.ToLower(prefix)) || !labelNameForm.MatchString(name) {
-			p.errorf(n.keyOf(key), "invalid tag key: %q", key)
+			p.errorf(x.keyOf(key), "invalid tag key: %q", key)
 		}
 		if value := labels[key]; !labelValueForm.MatchString(value) {
-			p.errorf(n.at(key), "invalid tag value: %q", value)
+			p.errorf(x.at(key), "invalid tag value: %q", value)
 		}
 	}
 }
@@ -33,13 +37,14 @@ func (p *place) labels(n *node, labels map[string]string) {
 // selector checks the labels of a workload selector at n, and warns when
 // there are none, with what that means.
 func (p *place) selector(n *node, labels map[string]string, without string) {
+	x := n.index()
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		pair := key + "=" + labels[key]
 		switch {
 		case key == "":
-			p.errorf(n.keyOf(key), "empty key is not supported in selector: %q", pair)
+			p.errorf(x.keyOf(key), "empty key is not supported in selector: %q", pair)
 		case strings.Contains(pair, "*"):
-			p.errorf(n.keyOf(key), "wildcard is not supported in selector: %q", pair)
+			p.errorf(x.keyOf(key), "wildcard is not supported in selector: %q", pair)
 		}
 	}
 	if len(labels) == 0 {

@@ -51,14 +51,14 @@ func (o *object) locality(at *node, lb *networking.LocalityLoadBalancerSetting, 
 }
 
 func (o *object) distribute(at *node, to map[string]uint32) {
-	total, seen := uint64(0), localities{}
+	total, seen, x := uint64(0), localities{}, at.index()
 	for _, where := range slices.Sorted(maps.Keys(to)) {
 		weight := to[where]
 		if weight < 1 || weight > 100 {
-			o.errorf(at.at(where), "locality weight must be in range [1, 100]")
+			o.errorf(x.at(where), "locality weight must be in range [1, 100]")
 		}
 		total += uint64(weight)
-		o.localityOverlap(at.keyOf(where), where, seen)
+		o.localityOverlap(x.keyOf(where), where, seen)
 	}
 	if total != 100 {
 		o.errorf(at, "total locality weight %d != 100", total)

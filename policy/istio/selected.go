@@ -5,7 +5,6 @@ package istio
 import (
 	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -106,8 +105,7 @@ func (l *loader) selected(e *entry) {
 func (e *entry) take(at *node, w *selectable) {
 	out := describe(w.v, w.labels)
 	maps.DeleteFunc(out.Ports, func(name string, _ uint16) bool {
-		known := slices.ContainsFunc(e.v.Ports, func(p *networking.ServicePort) bool { return p.Name == name })
-		return !known || w.v.Ports[name] < 1 || w.v.Ports[name] > 65535
+		return !e.names[name] || w.v.Ports[name] < 1 || w.v.Ports[name] > 65535
 	})
 	a, err := netip.ParseAddr(w.v.Address)
 	socket, unix := strings.CutPrefix(w.v.Address, unixPrefix)

@@ -24,10 +24,12 @@ const (
 type entry struct {
 	decoded[networking.ServiceEntry]
 	out *policy.Service
+	// names are those of the ports.
+	names map[string]bool
 }
 
 func (l *loader) serviceEntry(d decoded[networking.ServiceEntry]) *policy.Service {
-	e := entry{d, &policy.Service{Ref: d.ref, External: true}}
+	e := entry{d, &policy.Service{Ref: d.ref, External: true}, map[string]bool{}}
 	e.resolution()
 	e.hosts()
 	e.addresses()
@@ -114,19 +116,19 @@ func (e *entry) addresses() {
 }
 
 func (e *entry) ports() {
-	names, numbers := map[string]bool{}, map[uint32]bool{}
+	numbers := map[uint32]bool{}
 	if len(e.v.Ports) == 0 {
 		e.warnf(e.spec("ports"), "no ports: the entry opens nothing")
 	}
 	for i, p := range e.v.Ports {
 		at := e.spec("ports", i)
-		if names[p.Name] {
+		if e.names[p.Name] {
 			e.errorf(at.at("name"), "service entry port name %q already defined", p.Name)
 		}
 		if numbers[p.Number] {
 			e.errorf(at.at("number"), "service entry port %d already defined", p.Number)
 		}
-		names[p.Name], numbers[p.Number] = true, true
+		e.names[p.Name], numbers[p.Number] = true, true
 		if !isPortName(p.Name) {
 			e.errorf(at.at("name"), "invalid port name: %s", p.Name)
 		}
