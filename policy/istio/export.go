@@ -52,7 +52,7 @@ func (o *object) exportTo(n *node, values []string, nobody bool) policy.Visibili
 		if len(values) > 1 {
 			o.errorf(n, "cannot have both public (*) and non-public exportTo values for a resource")
 		}
-		return policy.Visibility{}
+		return policy.Visibility{Everybody: true}
 	}
 	slices.Sort(out.Namespaces)
 	return out
