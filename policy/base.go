@@ -5,6 +5,7 @@ package policy
 import (
 	"hash/maphash"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/egressd/egressd/internal/cow"
@@ -14,10 +15,11 @@ import (
 // base is what a Snapshot keeps for the next one to build on.
 type base struct {
 	cfg *Config
-	// declared has the namespaces of the services that declare a host.
+	// declared has the namespaces of the services that declare a host, and,
+	// under the text of a prefix, which is no host, of those that name it.
 	declared cow.Map[hostname.Pattern, []string]
-	// contested counts the hosts that a namespace declares and another does,
-	// too: there the namespace of the workload matters.
+	// contested counts the hosts and prefixes that a namespace declares and
+	// another does, too: there the namespace of the workload matters.
 	contested map[string]int
 	// limited counts the services that are not visible to everybody, by the
 	// namespaces that see them.
@@ -97,7 +99,7 @@ func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], s *Service, by 
 		}
 	}
 	ns := s.Ref.Namespace
-	for _, h := range s.Hosts {
+	for _, h := range s.claims() {
 		before, _ := edit.Get(h)
 		after := slices.Clone(before)
 		if by > 0 {
@@ -117,6 +119,25 @@ func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], s *Service, by 
 			edit.Set(h, after)
 		}
 	}
+}
+
+// claims lists what a service declares: its hosts, and the prefixes that it
+// names.
+func (s *Service) claims() []hostname.Pattern {
+	if len(s.Addresses)+len(s.Endpoints) == 0 {
+		return s.Hosts
+	}
+	out := slices.Clone(s.Hosts)
+	for _, a := range s.Addresses {
+		out = append(out, hostname.Pattern(plainPrefix(a).String()))
+	}
+	for _, e := range s.Endpoints {
+		if a := e.Addr.Unmap(); a.IsValid() {
+			out = append(out, hostname.Pattern(netip.PrefixFrom(a, a.BitLen()).String()))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // contestants returns the different namespaces of a list when there are
