@@ -5,6 +5,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 )
 
@@ -30,7 +31,8 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	b.index()
 	out := &Snapshot{base: b.base}
 	b.policies(out)
-	out.listeners = b.listeners(out.policies[0])
+	out.listeners = b.listeners(out)
+	out.warnings = b.warnings
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
@@ -51,10 +53,24 @@ type builder struct {
 	ranks map[*Service]int
 	// upstreams are those of Kubernetes Services, by host and chosen port.
 	upstreams map[Destination]*Upstream
+	// doors are the ports of gateways that rules lead to, by the services that
+	// stand for them; gateways are all Gateways by "namespace/name".
+	doors    map[doorKey]*door
+	gateways map[string]*Gateway
+	// goneOn are the doors of the policy that is being compiled.
+	goneOn map[*door]*GatewayListener
+	// said are the errors and warnings there are, each once.
+	said     map[string]bool
+	warnings []Warning
+	ask      *questions
+	rewrites map[*HTTPRule]*regexp.Regexp
 }
 
 func newBuilder(c *Config, s *Snapshot) *builder {
-	b := &builder{cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{}}
+	b := &builder{cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{}, doors: map[doorKey]*door{}, gateways: map[string]*Gateway{}, said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{}}
+	for _, g := range c.Gateways {
+		b.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
+	}
 	b.base = newBase(c, s.base)
 	var before []*Service
 	if b.old != nil {
@@ -91,12 +107,34 @@ func (b *builder) rank(s *Service) int {
 // errorf notes an error about the object that ref names.
 func (b *builder) errorf(ref Ref, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
+	if key := "error " + ref.String() + " " + text; ref != (Ref{}) {
+		if b.said[key] {
+			return
+		}
+		b.said[key] = true
+	}
 	object := ref.Kind + " " + ref.Namespace + "/" + ref.Name
 	if p := ref.Position(); p != "" {
 		b.errs = append(b.errs, fmt.Errorf("%s: %s [%s]", p, text, object))
 		return
 	}
 	b.errs = append(b.errs, fmt.Errorf("%s [%s]", text, object))
+}
+
+// Warning is something about an object that is left out, or does not do what
+// its author may think.
+type Warning struct {
+	Ref  Ref
+	Text string
+}
+
+// warnf notes a warning about the object that ref names, once.
+func (b *builder) warnf(ref Ref, format string, args ...any) {
+	w := Warning{ref, fmt.Sprintf(format, args...)}
+	if key := "warning " + ref.String() + " " + w.Text; !b.said[key] {
+		b.said[key] = true
+		b.warnings = append(b.warnings, w)
+	}
 }
 
 // policies compiles one policy for each group of workloads. Groups that are

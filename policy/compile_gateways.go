@@ -7,19 +7,45 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
 
-// server is a GatewayServer together with its Gateway's "namespace/name".
+// server is a GatewayServer together with its Gateway.
 type server struct {
 	*GatewayServer
+	gateway string // "namespace/name"
+	// namespace is that of the proxy which serves the Gateway: what is
+	// visible there counts.
+	namespace string
+}
+
+// door is one port of a gateway as far as it is the same for whoever comes
+// through it.
+type door struct {
+	name      string // of the Gateways
+	port      uint16
+	bind      netip.Addr
+	namespace string
+	labels    map[string]string
+	servers   []server
+	// sni are the rules for TLS that is passed through, by the SNI that they
+	// are for: the exact one counts, else the longest wildcard.
+	sni *hostname.Index[*sniRule]
+}
+
+// sniRule is a rule for TLS that a server passes through.
+type sniRule struct {
+	pattern hostname.Pattern
+	rule    *TLSRule
+	match   *L4Match
+	vs      *VirtualService
 	gateway string
 }
 
 // listeners compiles the Gateways of this node, merged by address and port.
-// Their destinations are the hosts of p.
-func (b *builder) listeners(p *Policy) []*GatewayListener {
+func (b *builder) listeners(out *Snapshot) []*GatewayListener {
 	byAddress := map[netip.AddrPort][]server{}
 	for _, g := range b.cfg.Gateways {
 		if !b.selects(g) {
@@ -28,125 +54,245 @@ func (b *builder) listeners(p *Policy) []*GatewayListener {
 		for i := range g.Servers {
 			s := &g.Servers[i]
 			k := netip.AddrPortFrom(s.Bind, s.Port)
-			byAddress[k] = append(byAddress[k], server{s, g.Ref.Namespace + "/" + g.Ref.Name})
+			byAddress[k] = append(byAddress[k], g.server(s, g.Ref.Namespace))
 		}
 	}
 	keys := slices.SortedFunc(maps.Keys(byAddress), func(x, y netip.AddrPort) int {
 		return cmp.Or(cmp.Compare(x.Port(), y.Port()), x.Addr().Compare(y.Addr()))
 	})
-	var out []*GatewayListener
+	var all []*GatewayListener
 	for _, k := range keys {
-		servers := byAddress[k]
-		l := &GatewayListener{Port: k.Port(), Bind: k.Addr(), Protocol: servers[0].Protocol}
-		for _, s := range servers {
-			l.Servers = append(l.Servers, s.GatewayServer)
+		d := b.newDoor(byAddress[k], b.cfg.GatewaySelector)
+		if d == nil {
+			continue
 		}
-		b.gatewayVhosts(p, l, servers)
-		out = append(out, l)
+		d.bind = k.Addr()
+		if l := shared(all, d); l != nil {
+			b.warnf(d.servers[0].Ref, "port %d: bind %v and that of gateway %s exclude each other; skipping the server", d.port, d.bind, l.Name)
+			continue
+		}
+		all = append(all, b.listener(b.gatewayScope(out, d.namespace), d, false))
 	}
-	return out
+	return all
+}
+
+// shared returns a listener on the same port with an address of the door's:
+// two sockets cannot both have it.
+func shared(all []*GatewayListener, d *door) *GatewayListener {
+	covers := func(x, y netip.Addr) bool {
+		return !x.IsValid() || x.IsUnspecified() && (x.Is6() || y.Is4())
+	}
+	for _, l := range all {
+		if l.Port == d.port && (covers(l.Bind, d.bind) || covers(d.bind, l.Bind)) {
+			return l
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) server(s *GatewayServer, namespace string) server {
+	return server{s, g.Ref.Namespace + "/" + g.Ref.Name, namespace}
 }
 
 // selects says whether g is for this node's gateway: its selector is empty,
 // or the node carries all of its labels. A node without labels has no gateway.
 func (b *builder) selects(g *Gateway) bool {
-	if len(b.cfg.GatewaySelector) == 0 {
-		return false
-	}
-	for k, v := range g.Selector {
-		if have, ok := b.cfg.GatewaySelector[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
+	return len(b.cfg.GatewaySelector) > 0 && selects(g.Selector, b.cfg.GatewaySelector)
 }
 
-// gatewayVhosts fills in l's virtual hosts: the VirtualServices bound to each
-// server, oldest first, rules that match everything last. A virtual host has
-// the more specific of the server's and the VirtualService's host.
-func (b *builder) gatewayVhosts(from *Policy, l *GatewayListener, servers []server) {
-	byHost := map[hostname.Pattern]*gatewayVhost{}
-	vhost := func(p hostname.Pattern) *gatewayVhost {
-		if byHost[p] == nil {
-			byHost[p] = &gatewayVhost{pattern: p, routes: &Routes{}}
-		}
-		return byHost[p]
+// newDoor merges servers that share a port; nil when none is left.
+func (b *builder) newDoor(servers []server, labels map[string]string) *door {
+	servers = b.merge(servers)
+	if len(servers) == 0 {
+		return nil
 	}
-	type bound struct {
-		host    hostname.Pattern
-		gateway string
+	d := &door{port: servers[0].Port, namespace: servers[0].namespace, labels: labels, servers: servers}
+	var names []string
+	for _, s := range servers {
+		names = append(names, s.gateway)
 	}
-	for _, vs := range b.cfg.VirtualServices {
-		done := map[bound]bool{}
-		for _, s := range servers {
-			if !slices.Contains(vs.Gateways, s.gateway) {
+	slices.Sort(names)
+	d.name = strings.Join(slices.Compact(names), ",")
+	d.sni = b.sniRules(servers)
+	return d
+}
+
+// merge leaves out the servers that cannot share a port with the others
+// before them, as Istio does: plain text with TLS, plain text but HTTP, and
+// one SNI twice.
+func (b *builder) merge(servers []server) []server {
+	var kept []server
+	known := map[hostname.Pattern]bool{}
+	for _, s := range servers {
+		if len(kept) > 0 {
+			first := kept[0]
+			if first.Protocol.IsTLS() != s.Protocol.IsTLS() || !s.Protocol.IsTLS() && !(first.Protocol.IsHTTP() && s.Protocol.IsHTTP()) {
+				b.warnf(s.Ref, "skipping server on gateway %s port %s.%d.%s: conflict with existing server %d.%s of gateway %s",
+					s.gateway, s.Name, s.Port, s.Protocol, first.Port, first.Protocol, first.gateway)
 				continue
 			}
-			for _, p := range s.meet(vs) {
-				if done[bound{p, s.gateway}] {
-					continue
+		}
+		if s.Protocol.IsTLS() {
+			if s.TLS.Mode == ServerAutoPassthrough {
+				b.warnf(s.Ref, "skipping server on gateway %s: AUTO_PASSTHROUGH is between the clusters of a mesh", s.gateway)
+				continue
+			}
+			twice := func(h hostname.Pattern) bool { return known[h] }
+			if i := slices.IndexFunc(s.Hosts, twice); i >= 0 {
+				b.warnf(s.Ref, "skipping server on gateway %s, duplicate host names: [%s]", s.gateway, s.Hosts[i])
+				continue
+			}
+			for _, h := range s.Hosts {
+				known[h] = true
+			}
+		}
+		kept = append(kept, s)
+	}
+	return kept
+}
+
+// bound says whether the rules of vs are for a server: it names the Gateway,
+// and is visible to the namespace of the proxy.
+func (b *builder) bound(vs *VirtualService, s *server) bool {
+	return slices.Contains(vs.Gateways, s.gateway) && vs.Export.sees(s.namespace, b.cfg.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+}
+
+// sniRules finds the rules of servers that pass TLS through. Of several for
+// one SNI the oldest VirtualService counts.
+func (b *builder) sniRules(servers []server) *hostname.Index[*sniRule] {
+	all := map[hostname.Pattern]*sniRule{}
+	for _, vs := range b.cfg.VirtualServices {
+		if len(vs.TLS) == 0 {
+			continue
+		}
+		for i := range servers {
+			s := &servers[i]
+			if !s.Protocol.IsTLS() || s.terminates() || !b.bound(vs, s) {
+				continue
+			}
+			for _, r := range vs.TLS {
+				for _, m := range r.Matches {
+					if m.Port != 0 && m.Port != s.Port || len(m.Gateways) > 0 && !slices.Contains(m.Gateways, s.gateway) {
+						continue
+					}
+					for _, p := range s.common(vs.Ref.Namespace, m.SNIHosts) {
+						if all[p] == nil {
+							all[p] = &sniRule{p, r, m, vs, s.gateway}
+						}
+					}
 				}
-				done[bound{p, s.gateway}] = true
-				rs := vhost(p).routes
-				if !slices.Contains(rs.Refs, &vs.Ref) {
-					rs.Refs = append(rs.Refs, &vs.Ref)
-				}
-				rs.routes = append(rs.routes, b.routes(from, vs, s.gateway, l.Port)...)
 			}
 		}
 	}
-	for _, v := range byHost {
-		sortCatchAll(v.routes.routes)
-	}
-	// A server that only redirects does so for its hosts whatever rules
-	// there are, and for hosts without any.
-	for _, s := range servers {
-		if s.HTTPSRedirect {
-			redirectHosts(s, vhost, byHost)
-		}
-	}
-	l.vhosts = hostname.NewIndex(maps.All(byHost))
-	l.vhostList = slices.SortedFunc(maps.Values(byHost), func(x, y *gatewayVhost) int {
-		return hostname.Compare(x.pattern, y.pattern)
-	})
+	return hostname.NewIndex(maps.All(all))
 }
 
-// meet returns the hosts that the server and vs have in common.
-func (s *server) meet(vs *VirtualService) []hostname.Pattern {
-	var out []hostname.Pattern
-	for i, sh := range s.Hosts {
-		if ns := s.HostNamespaces[i]; ns != "*" && ns != vs.Ref.Namespace {
+// listener compiles what a door does with what comes through. Its
+// destinations are the hosts of p; those of workloads must be allowed.
+func (b *builder) listener(p *Policy, d *door, workload bool) *GatewayListener {
+	l := &GatewayListener{
+		Name: d.name, Port: d.port, Bind: d.bind, Protocol: d.servers[0].Protocol,
+		labels: d.labels, namespace: d.namespace,
+	}
+	b.fill(l, p, d, workload)
+	return l
+}
+
+// fill compiles the rules of l, which rules may lead to already.
+func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
+	for _, s := range d.servers {
+		l.Servers = append(l.Servers, s.GatewayServer)
+	}
+	at := place{p: p, port: d.port, workload: workload}
+	if !l.IsTLS() {
+		l.plain = b.chain(at, d.servers)
+		return
+	}
+	bySNI := map[hostname.Pattern]*gatewayChain{}
+	for i := range d.servers {
+		s := &d.servers[i]
+		if !s.terminates() {
 			continue
 		}
-		for _, vh := range vs.Hosts {
+		c := b.chain(at, d.servers[i:i+1])
+		c.server = s.GatewayServer
+		for _, h := range s.Hosts {
+			if bySNI[h] == nil {
+				bySNI[h] = c
+				c.sni = append(c.sni, h)
+			}
+		}
+		l.chains = append(l.chains, c)
+	}
+	for _, pattern := range slices.SortedFunc(maps.Keys(maps.Collect(d.sni.All())), hostname.Compare) {
+		if bySNI[pattern] != nil {
+			continue
+		}
+		r, _ := d.sni.Get(pattern)
+		at.gateway, at.vs = r.gateway, r.vs
+		to, total := b.destinations(at, r.rule.Route)
+		c := &gatewayChain{sni: []hostname.Pattern{pattern}, route: &l4Route{r.match, &r.rule.Ref, to, total}}
+		bySNI[pattern] = c
+		l.chains = append(l.chains, c)
+	}
+	l.bySNI = hostname.NewIndex(maps.All(bySNI))
+}
+
+// chain compiles the rules for servers whose plain text is read, or goes on
+// as it comes.
+func (b *builder) chain(at place, servers []server) *gatewayChain {
+	c := &gatewayChain{}
+	if servers[0].servesHTTP() {
+		b.gatewayVhosts(at, c, servers)
+		return c
+	}
+	// Istio makes one route of the first VirtualService that has one.
+	for _, vs := range b.cfg.VirtualServices {
+		for i := range servers {
+			s := &servers[i]
+			if !b.bound(vs, s) || len(s.common(vs.Ref.Namespace, vs.Hosts)) == 0 {
+				continue
+			}
+			at.gateway, at.vs = s.gateway, vs
+			if c.route = b.gatewayTCP(at); c.route != nil {
+				return c
+			}
+		}
+	}
+	return c
+}
+
+// gatewayTCP compiles the first rule for TCP that is for a port of a gateway;
+// nothing else is looked at there.
+func (b *builder) gatewayTCP(at place) *l4Route {
+	for _, r := range at.vs.TCP {
+		here := func(m *L4Match) bool {
+			return (m.Port == 0 || m.Port == at.port) && (len(m.Gateways) == 0 || slices.Contains(m.Gateways, at.gateway))
+		}
+		if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, here) {
+			to, total := b.destinations(at, r.Route)
+			return &l4Route{nil, &r.Ref, to, total}
+		}
+	}
+	return nil
+}
+
+// common returns what the server's hosts have in common with those of a
+// VirtualService in a namespace: the more specific of two.
+func (s *server) common(namespace string, hosts []hostname.Pattern) []hostname.Pattern {
+	var out []hostname.Pattern
+	for i, sh := range s.Hosts {
+		if ns := s.HostNamespaces[i]; ns != "*" && ns != namespace {
+			continue
+		}
+		for _, h := range hosts {
 			switch {
-			case sh.Covers(vh):
-				out = append(out, vh)
-			case vh.Covers(sh):
+			case sh.Covers(h):
+				out = append(out, h)
+			case h.Covers(sh):
 				out = append(out, sh)
 			}
 		}
 	}
 	return out
-}
-
-// redirectHosts makes all virtual hosts of s answer with a redirect to https.
-func redirectHosts(s server, vhost func(hostname.Pattern) *gatewayVhost, all map[hostname.Pattern]*gatewayVhost) {
-	action := &HTTPAction{Rule: &HTTPRule{
-		Ref: s.Ref, Name: "https-redirect", Redirect: &Redirect{Scheme: "https", Code: 301},
-	}}
-	set := func(v *gatewayVhost) {
-		if len(v.routes.Refs) == 0 {
-			v.routes.Refs = []*Ref{&s.Ref}
-		}
-		v.routes.routes = []route{{nil, action}}
-	}
-	for _, h := range s.Hosts {
-		set(vhost(h))
-		for p, v := range all {
-			if h.Covers(p) {
-				set(v)
-			}
-		}
-	}
 }

@@ -18,6 +18,7 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	}
 	p := &Policy{scope: sc}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
+	b.goneOn = map[*door]*GatewayListener{}
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
 		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{}}
 	h.services()
@@ -27,6 +28,8 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	p.addrs = h.addrs.finish(h.compareRules)
 	p.hostSum = h.sum
 	b.meshRoutes(p)
+	p.gateways = b.goneOnAs()
+	b.checkLoops(p)
 	p.sum = p.digest()
 	return p
 }
@@ -54,8 +57,9 @@ type hostEdit struct {
 	names       *hostname.IndexEdit[*Host]
 	addrs       *addressEdit
 	sum         digest
-	// gone are the services that no longer count, decls the services that
-	// declare each host that is built anew.
+	// gone are the services that no longer count, whole ones, whatever parts
+	// of them were seen; decls are the services that declare each host that is
+	// built anew.
 	gone  map[*Service]bool
 	decls map[hostname.Pattern][]*Service
 }
@@ -72,8 +76,8 @@ func (h *hostEdit) services() {
 			h.borrowers(s)
 			continue
 		}
+		h.gone[s] = true
 		for _, v := range h.b.oldView(h.old.scope, s) {
-			h.gone[v] = true
 			for _, p := range v.Hosts {
 				h.affect(p)
 			}
@@ -93,7 +97,7 @@ func (h *hostEdit) services() {
 		}
 	}
 	for _, p := range h.affected() {
-		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return h.gone[s] })
+		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return h.gone[s.whole()] })
 	}
 	for _, v := range fresh {
 		for _, p := range v.Hosts {
@@ -192,7 +196,7 @@ func (h *hostEdit) build() {
 // namespace first, then by namespace, then as they are in the Config.
 func (h *hostEdit) compare(x, y *Service) int {
 	own := func(s *Service) int {
-		if s.Ref.Namespace == h.scope.identity.Namespace {
+		if s.Ref.Namespace == h.scope.home {
 			return 0
 		}
 		return 1
@@ -201,9 +205,10 @@ func (h *hostEdit) compare(x, y *Service) int {
 }
 
 // compareRules orders the rules for one address: by their services, then by
-// the order of hosts and ports within one.
+// the order of hosts and ports within one. A part of a service has one host
+// only, which may be one that the Sidecar names.
 func (h *hostEdit) compareRules(x, y addressRule) int {
-	return cmp.Or(h.compare(x.service, y.service),
-		slices.Index(x.service.Hosts, x.rule.host.Pattern)-slices.Index(y.service.Hosts, y.rule.host.Pattern),
-		cmp.Compare(x.rule.Number, y.rule.Number))
+	at := func(r addressRule) int { return slices.Index(r.service.whole().Hosts, r.rule.host.Pattern) }
+	return cmp.Or(h.compare(x.service, y.service), at(x)-at(y),
+		hostname.Compare(x.rule.host.Pattern, y.rule.host.Pattern), cmp.Compare(x.rule.Number, y.rule.Number))
 }

@@ -5,6 +5,7 @@ package policy
 import (
 	"cmp"
 	"maps"
+	"regexp"
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -53,24 +54,40 @@ func (b *builder) meshRoutes(p *Policy) {
 	for _, v := range p.vhostList {
 		c := done[v.vs]
 		if c == nil {
-			c = &compiled{tls: b.tlsRoutes(p, v.vs), tcp: b.tcpRoutes(p, v.vs)}
-			c.byPort, c.other = b.httpRoutes(p, v.vs)
+			at := place{p: p, gateway: meshGateway, vs: v.vs, workload: true}
+			c = &compiled{tls: b.tlsRoutes(at), tcp: b.tcpRoutes(at)}
+			c.byPort, c.other = b.httpRoutes(at)
 			done[v.vs] = c
 		}
 		v.byPort, v.other, v.tls, v.tcp = c.byPort, c.other, c.tls, c.tcp
 	}
 }
 
-// httpRoutes compiles the HTTP rules of vs; nil when it has none.
-func (b *builder) httpRoutes(p *Policy, vs *VirtualService) (map[uint16]*Routes, *Routes) {
-	if len(vs.HTTP) == 0 {
+// place is where rules are compiled for.
+type place struct {
+	// p has the hosts that can be destinations.
+	p *Policy
+	// gateway is "mesh", or "namespace/name".
+	gateway string
+	vs      *VirtualService
+	// port is the one that connections come in on; 0: any.
+	port uint16
+	// workload says that it is a workload whose connections come here, at
+	// once or from one Gateway to the next: destinations must be allowed.
+	workload bool
+}
+
+// httpRoutes compiles the HTTP rules of a VirtualService; nil when it has none.
+func (b *builder) httpRoutes(at place) (map[uint16]*Routes, *Routes) {
+	if len(at.vs.HTTP) == 0 {
 		return nil, nil
 	}
 	build := func(port uint16) *Routes {
-		return &Routes{Refs: []*Ref{&vs.Ref}, routes: b.routes(p, vs, meshGateway, port)}
+		at.port = port
+		return &Routes{Refs: []*Ref{&at.vs.Ref}, routes: b.routes(at)}
 	}
 	byPort, other := map[uint16]*Routes{}, build(0)
-	for _, n := range b.choices(p, vs) {
+	for _, n := range b.choices(at.p, at.vs) {
 		// Only a request on one of the destination's own ports can choose
 		// among them; all other requests go where other says.
 		if rs := build(n); !rs.leadsLike(other) {
@@ -104,7 +121,7 @@ func (rs *Routes) leadsLike(o *Routes) bool {
 		x, y := rs.routes[i].action.Destinations, o.routes[i].action.Destinations
 		for j := range x {
 			u, w := x[j].Upstream, y[j].Upstream
-			if (u == nil) != (w == nil) || u != nil && u.Port != w.Port {
+			if (u == nil) != (w == nil) || u != nil && u.Port != w.Port || x[j].Gateway != y[j].Gateway {
 				return false
 			}
 		}
@@ -112,24 +129,34 @@ func (rs *Routes) leadsLike(o *Routes) bool {
 	return true
 }
 
-// routes compiles the rules of vs for one gateway and for requests that come
-// in on a port (0: any). What follows a rule that matches everything is
-// unreachable, and is left out as Istio does.
-func (b *builder) routes(p *Policy, vs *VirtualService, gateway string, port uint16) []route {
+// routes compiles the rules of a VirtualService. What follows a rule that
+// matches everything is unreachable, and is left out as Istio does.
+func (b *builder) routes(at place) []route {
 	var out []route
-	for _, rule := range vs.HTTP {
-		destinations, total := b.destinations(p, rule.Route, gateway, port)
+	for _, rule := range at.vs.HTTP {
+		destinations, total := b.destinations(at, rule.Route)
 		action := func(m *HTTPMatch) *HTTPAction {
-			return &HTTPAction{Rule: rule, Match: m, Destinations: destinations, TotalWeight: total}
+			return &HTTPAction{Rule: rule, Match: m, Destinations: destinations, TotalWeight: total,
+				draws: goesOn(destinations), rewrite: b.rewrite(rule)}
 		}
 		if len(rule.Matches) == 0 {
 			return append(out, route{nil, action(nil)})
 		}
 		for _, m := range rule.Matches {
-			if !p.scope.meets(gateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+			if !at.p.scope.meets(at.gateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
 				continue
 			}
-			r := route{b.matcher(rule, m), action(m)}
+			match := b.matcher(rule, m)
+			if at.gateway != meshGateway && m.Port != 0 {
+				// A gateway's port is known here, and no condition any more.
+				if m.Port != at.port {
+					continue
+				}
+				anyPort := *match
+				anyPort.port = 0
+				match = &anyPort
+			}
+			r := route{match, action(m)}
 			out = append(out, r)
 			if r.match.matchesAll() {
 				return out
@@ -137,6 +164,25 @@ func (b *builder) routes(p *Policy, vs *VirtualService, gateway string, port uin
 		}
 	}
 	return out
+}
+
+// rewrite compiles the expression of a rule's rewrite once; nil: there is none.
+func (b *builder) rewrite(rule *HTTPRule) *regexp.Regexp {
+	if rule.Rewrite == nil || rule.Rewrite.RegexMatch == "" {
+		return nil
+	}
+	re, ok := b.rewrites[rule]
+	if !ok {
+		re, _ = regexp.Compile(rule.Rewrite.RegexMatch) // validated
+		b.rewrites[rule] = re
+	}
+	return re
+}
+
+// goesOn says whether one of the destinations is a Gateway that is gone on
+// as.
+func goesOn(all []RouteDestination) bool {
+	return slices.ContainsFunc(all, func(d RouteDestination) bool { return d.Gateway != nil })
 }
 
 // matcher compiles m once, however many gateways and ports it serves.
@@ -158,7 +204,7 @@ func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *matcher {
 
 // destinations compiles a rule's destinations. One alone takes everything
 // whatever its weight; of several, those with weight 0 are dropped.
-func (b *builder) destinations(p *Policy, list []*WeightedDestination, gateway string, port uint16) ([]RouteDestination, uint32) {
+func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDestination, uint32) {
 	var out []RouteDestination
 	total := uint32(0)
 	for _, wd := range list {
@@ -170,13 +216,20 @@ func (b *builder) destinations(p *Policy, list []*WeightedDestination, gateway s
 			continue
 		}
 		d := RouteDestination{Destination: wd.Destination, Weight: weight, Headers: wd.Headers}
-		var external bool
-		d.Upstream, external = b.upstream(p, wd.Destination, port)
-		// Workloads reach what ServiceEntries open; a gateway is told by its
-		// rules what it may reach.
-		d.Denied = gateway == meshGateway && d.Upstream != nil && !external
-		out = append(out, d)
 		total += weight
+		if at.workload {
+			if door := b.doorOf(at.vs, wd.Destination, at.port); door != nil {
+				d.Gateway = b.goOn(at.p, door)
+				out = append(out, d)
+				continue
+			}
+		}
+		var external bool
+		d.Upstream, external = b.upstream(at.p, wd.Destination, at.port)
+		// Workloads reach what ServiceEntries open, by whatever gateway; one
+		// that serves others is told by its rules what it may reach.
+		d.Denied = at.workload && d.Upstream != nil && !external
+		out = append(out, d)
 	}
 	return out, total
 }

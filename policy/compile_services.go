@@ -36,7 +36,7 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	h.Literal = slices.Compact(h.Literal)
 	reaches := make(map[*HostPort]*reach, len(h.Ports))
 	for _, hp := range h.Ports {
-		hp.routed = e.policy.routesL4(pattern, hp)
+		hp.routed = b.routesL4(e.policy, pattern, hp)
 		reaches[hp] = newReach(hp.Upstream)
 		hp.settle(h, reaches[hp])
 	}

@@ -199,7 +199,9 @@ func TestCompileRefusals(t *testing.T) {
 		"mesh and *":         {&Config{VirtualServices: []*VirtualService{vs("v", mesh, names("*"), answer(""))}}, `"*" is for gateways only`},
 		"no gateways":        {&Config{VirtualServices: []*VirtualService{vs("v", nil, names("a.b"), answer(""))}}, "gateways: there is none"},
 		"no servers":         {&Config{Gateways: []*Gateway{{}}}, "a Gateway needs a server"},
-		"server protocol":    {gateway(GatewayServer{Port: 443, Protocol: ProtocolHTTPS, Hosts: names("*"), HostNamespaces: []string{"*"}}), `protocol "HTTPS" is not supported`},
+		"server protocol":    {gateway(GatewayServer{Port: 443, Protocol: ProtocolHTTPS, Hosts: names("*"), HostNamespaces: []string{"*"}}), `protocol HTTPS needs tls`},
+		"server without":     {gateway(GatewayServer{Port: 443, Hosts: names("*"), HostNamespaces: []string{"*"}}), `protocol "" is not supported`},
+		"server redirect":    {gateway(GatewayServer{Port: 443, Protocol: ProtocolTCP, HTTPSRedirect: true, Hosts: names("*"), HostNamespaces: []string{"*"}}), `httpsRedirect is for HTTP`},
 		"server port":        {gateway(GatewayServer{Protocol: ProtocolHTTP, Hosts: names("*"), HostNamespaces: []string{"*"}}), "0 is not a port number"},
 		"server namespaces":  {gateway(GatewayServer{Port: 80, Protocol: ProtocolHTTP, Hosts: names("*")}), "a namespace for each host"},
 	} {

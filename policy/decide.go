@@ -155,15 +155,15 @@ func (p *Policy) opaque(f Flow, d Decision, hp *HostPort, name string) (Decision
 		name = string(hp.host.Pattern)
 	}
 	d.Port = hp
-	return p.l4Target(f, d, named(hp, name), name, false)
+	return p.l4Target(f, d, hp.Upstream, name, false)
 }
 
 // named returns where a rule leads that was found by a name, "" for none.
-func named(hp *HostPort, name string) *Upstream {
+func named(u *Upstream, name string) *Upstream {
 	if name == "" {
-		return hp.Upstream
+		return u
 	}
-	return hp.Upstream.WithName(name)
+	return u.WithName(name)
 }
 
 // DecideTLS decides a TCP connection to f.Dst whose ClientHello carries sni
@@ -182,7 +182,7 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	}
 	switch {
 	case d.Verdict != Deny:
-		return p.l4Target(f, d, d.Port.Upstream.WithName(sni), sni, true)
+		return p.l4Target(f, d, d.Port.Upstream, sni, true)
 	case c.opaque != nil:
 		return p.opaque(f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
 	}

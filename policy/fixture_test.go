@@ -183,7 +183,7 @@ func richConfig() *Config {
 			vs("api", []string{"mesh", "default/gw"}, names("api.example.com", "*.wild.example.org"), full, moved, answer("rest")),
 		},
 		Gateways: []*Gateway{{Ref: gw, Selector: map[string]string{"a": "b"}, Servers: []GatewayServer{
-			{Ref: gw, Name: "http", Port: 8080, Bind: netip.MustParseAddr("127.0.0.1"), Protocol: ProtocolHTTP,
+			{Ref: gw, Name: "http", Port: 80, Bind: netip.MustParseAddr("127.0.0.1"), Protocol: ProtocolHTTP,
 				Hosts: names("*.example.com", "old.example.net"), HostNamespaces: []string{"*", "default"}},
 			{Ref: gw, Name: "up", Port: 8081, Protocol: ProtocolHTTP, Hosts: names("secure.example.com"),
 				HostNamespaces: []string{"default"}, HTTPSRedirect: true},

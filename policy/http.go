@@ -2,7 +2,11 @@
 
 package policy
 
-import "net/url"
+import (
+	"net/url"
+	"regexp"
+	"time"
+)
 
 // Request is what HTTP rules match on. Path has no query and is as the
 // client sent it (still escaped). Header keys are canonical (net/textproto).
@@ -27,6 +31,80 @@ type HTTPDecision struct {
 	Action *HTTPAction
 	// Upstream is the default upstream of the host (nil Action).
 	Upstream *Upstream
+	// Via are the rules that led to Gateways as which the request went on at
+	// this place, in the order in which they act, before Action. The zero
+	// value is none.
+	Via [maxHops]Hop
+	// To is one of Action's destinations when it is drawn already.
+	To *RouteDestination
+}
+
+// maxHops is how many times a request or connection goes on as a Gateway.
+const maxHops = 2
+
+// Hop is a rule by which a request went on as a Gateway, and the destination
+// that stands for it.
+type Hop struct {
+	Action *HTTPAction
+	To     *RouteDestination
+}
+
+// Hops returns the hops of the decision, in the order in which they act on a
+// request; on the response they act in reverse.
+func (d *HTTPDecision) Hops() []Hop {
+	n := 0
+	for n < len(d.Via) && d.Via[n].Action != nil {
+		n++
+	}
+	return d.Via[:n]
+}
+
+// Request is r as the rules before Action have changed it: what Action acts on.
+func (d *HTTPDecision) Request(r *Request) *Request {
+	for _, h := range d.Hops() {
+		r, _ = h.apply(r) // it was good when the request was decided
+	}
+	return r
+}
+
+// Destination is where the request goes by Action, which r draws unless it is
+// drawn already; see HTTPAction.Pick.
+func (d *HTTPDecision) Destination(r uint64) *RouteDestination {
+	if d.To != nil {
+		return d.To
+	}
+	return d.Action.Pick(r)
+}
+
+// Timeout is the smallest of the timeouts of the rules that act on the
+// request; 0: none.
+func (d *HTTPDecision) Timeout() time.Duration {
+	var out time.Duration
+	take := func(a *HTTPAction) {
+		if a != nil && a.Rule.Timeout > 0 && (out == 0 || a.Rule.Timeout < out) {
+			out = a.Rule.Timeout
+		}
+	}
+	for i := range d.Via {
+		take(d.Via[i].Action)
+	}
+	take(d.Action)
+	return out
+}
+
+// Retries are those of the last rule that says something of them: with several
+// rules there is still one upstream, and what the last rule retries is what
+// the others would see. nil: no rule does.
+func (d *HTTPDecision) Retries() *Retries {
+	if d.Action != nil && d.Action.Rule.Retries != nil {
+		return d.Action.Rule.Retries
+	}
+	for i := len(d.Via) - 1; i >= 0; i-- {
+		if a := d.Via[i].Action; a != nil && a.Rule.Retries != nil {
+			return a.Rule.Retries
+		}
+	}
+	return nil
 }
 
 // HTTPAction is a compiled HTTPRule together with the match that won.
@@ -36,6 +114,11 @@ type HTTPAction struct {
 	// Destinations are compiled, weight 0 dropped, in the rule's order.
 	Destinations []RouteDestination
 	TotalWeight  uint32
+	// draws says that a destination is a Gateway, so that it is drawn when the
+	// request is decided.
+	draws bool
+	// rewrite is the compiled expression of the rule's rewrite, if any.
+	rewrite *regexp.Regexp
 }
 
 // RouteDestination is one compiled destination. Upstream nil: the host is
@@ -48,4 +131,7 @@ type RouteDestination struct {
 	Headers     *Headers
 	// Denied says that the workload may not reach the destination.
 	Denied bool
+	// Gateway is set when the destination is a gateway as which the request
+	// goes on at this place; Upstream is nil then.
+	Gateway *GatewayListener
 }

@@ -29,32 +29,33 @@ func (sc *scope) meets(gateway string, gateways []string, namespace string, labe
 	return (namespace == "" || namespace == sc.identity.Namespace) && selects(labels, sc.identity.Labels)
 }
 
-func (b *builder) tlsRoutes(p *Policy, vs *VirtualService) []l4Route {
+func (b *builder) tlsRoutes(at place) []l4Route {
 	var out []l4Route
-	for _, r := range vs.TLS {
-		out = b.l4Routes(out, p, &r.Ref, r.Matches, r.Route)
+	for _, r := range at.vs.TLS {
+		out = b.l4Routes(out, at, &r.Ref, r.Matches, r.Route)
 	}
 	return out
 }
 
-func (b *builder) tcpRoutes(p *Policy, vs *VirtualService) []l4Route {
+func (b *builder) tcpRoutes(at place) []l4Route {
 	var out []l4Route
-	for _, r := range vs.TCP {
-		out = b.l4Routes(out, p, &r.Ref, r.Matches, r.Route)
+	for _, r := range at.vs.TCP {
+		out = b.l4Routes(out, at, &r.Ref, r.Matches, r.Route)
 	}
 	return out
 }
 
 // l4Routes adds a rule. Its destinations that name no port take that of the
 // match.
-func (b *builder) l4Routes(out []l4Route, p *Policy, ref *Ref, matches []*L4Match, list []*WeightedDestination) []l4Route {
+func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match, list []*WeightedDestination) []l4Route {
 	if len(matches) == 0 {
-		to, total := b.destinations(p, list, meshGateway, 0)
+		to, total := b.destinations(at, list)
 		return append(out, l4Route{nil, ref, to, total})
 	}
 	for _, m := range matches {
-		if p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
-			to, total := b.destinations(p, list, meshGateway, m.Port)
+		if at.p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+			at.port = m.Port
+			to, total := b.destinations(at, list)
 			out = append(out, l4Route{m, ref, to, total})
 		}
 	}
@@ -80,9 +81,15 @@ func (r *l4Route) matches(dst netip.AddrPort, sni string) bool {
 
 // routesL4 says whether a rule for TLS or TCP may choose where connections to
 // a port of a host go, so that the forwarding core must see them.
-func (p *Policy) routesL4(pattern hostname.Pattern, hp *HostPort) bool {
+func (b *builder) routesL4(p *Policy, pattern hostname.Pattern, hp *HostPort) bool {
 	if hp.Protocol.Transport() != TCP || hp.Protocol.IsHTTP() {
 		return false
+	}
+	if !pattern.IsWildcard() {
+		// Connections that hp allows have this name; only the rules of the
+		// most specific host are asked.
+		v, ok := p.vhosts.Lookup(string(pattern))
+		return ok && len(v.vs.TLS)+len(v.vs.TCP) > 0 && p.scope.routesPort(v.vs, hp) && !b.leadsHome(p, v.vs, hp)
 	}
 	for _, v := range p.vhostList {
 		if len(v.vs.TLS)+len(v.vs.TCP) > 0 && v.pattern.Overlaps(pattern) && p.scope.routesPort(v.vs, hp) {
@@ -110,11 +117,11 @@ func (sc *scope) routesPort(vs *VirtualService, hp *HostPort) bool {
 // has none for TLS.
 func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
 	if !d.Port.routed || name == "" {
-		return d, u
+		return d, named(u, name)
 	}
 	v, ok := p.vhosts.Lookup(name)
 	if !ok {
-		return d, u
+		return d, named(u, name)
 	}
 	routes, sni := v.tcp, ""
 	if tls && len(v.tls) > 0 {
@@ -122,19 +129,34 @@ func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool
 	}
 	dst := netip.AddrPortFrom(f.Dst.Addr(), d.Port.Number)
 	for i := range routes {
-		r := &routes[i]
-		if !r.matches(dst, sni) {
-			continue
+		if r := &routes[i]; r.matches(dst, sni) {
+			return r.follow(f, d, name, tls)
 		}
-		to := pick(r.destinations, r.total, f.Draw)
+	}
+	return d, named(u, name)
+}
+
+// follow goes where the rule leads, as one Gateway after the other.
+func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *Upstream) {
+	draw := f.Draw
+	for hops := 0; ; hops++ {
+		to := pick(r.destinations, r.total, draw)
 		switch {
-		case to == nil || to.Upstream == nil:
+		case to == nil || to.Upstream == nil && to.Gateway == nil:
 			return deny(ReasonNoRoute, r.ref), nil
 		case to.Denied:
 			return deny(ReasonName, r.ref), nil
+		case to.Gateway == nil:
+			d.Rule = r.ref
+			return d, to.Upstream
+		case hops == maxHops:
+			return deny(ReasonGatewayLoop, r.ref), nil
 		}
-		d.Rule = r.ref
-		return d, to.Upstream
+		draw /= uint64(r.total)
+		next, reason := to.Gateway.enter(name, tls)
+		if next == nil {
+			return deny(reason, r.ref), nil
+		}
+		r = next
 	}
-	return d, u
 }

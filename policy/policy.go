@@ -15,8 +15,12 @@ type Snapshot struct {
 	policies  []*Policy // sorted by id
 	workloads []BoundWorkload
 	listeners []*GatewayListener
+	warnings  []Warning
 	hash      string
 	base      *base
+	// gateways are the policies of the gateways that serve others, by the
+	// keys of their scopes, where no workload has the same.
+	gateways map[string]*Policy
 	// ids are the policies' numbers by the keys of their scopes; next is one
 	// that was never given away.
 	ids  map[string]PolicyID
@@ -68,6 +72,9 @@ func (s *Snapshot) Policy(id PolicyID) *Policy {
 	return nil
 }
 
+// Warnings returns what of the Config is left out and not refused.
+func (s *Snapshot) Warnings() []Warning { return s.warnings }
+
 // Listeners returns the ingress listeners of this node's gateway, sorted by
 // port and address.
 func (s *Snapshot) Listeners() []*GatewayListener { return s.listeners }
@@ -83,6 +90,8 @@ type Policy struct {
 	// vhosts are the rules of the gateway "mesh".
 	vhosts    *hostname.Index[*meshVhost]
 	vhostList []*meshVhost // sorted by hostname.Compare
+	// gateways are those as which connections go on, sorted by name and port.
+	gateways []*GatewayListener
 }
 
 // ID returns the policy's number in the kernel's tables.

@@ -4,7 +4,6 @@ package policy
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -107,7 +106,7 @@ func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
 	}
 	if d.Port.Protocol != ProtocolTCP {
 		if rs := p.routesFor(f, d); rs != nil {
-			return rs.decide(r, d.Host, d.Port)
+			return rs.decide(r, d.Host, d.Port).follow(f.Draw, r)
 		}
 	}
 	return HTTPDecision{Decision: d, Upstream: d.Port.Upstream.WithName(r.Host)}
@@ -127,6 +126,9 @@ func (p *Policy) decideHost(f Flow) Decision {
 		c := p.candidates(f)
 		return deny(ReasonNoName, ruleOf(c.first))
 	}
+	if end := f.Host[len(f.Host)-1]; strings.IndexByte(f.Host, ':') < 0 && (end < '0' || end > '9') {
+		return p.decideName(f, true) // no address; the parser's error would allocate
+	}
 	a, err := netip.ParseAddr(strings.Trim(f.Host, "[]"))
 	if err != nil {
 		return p.decideName(f, true)
@@ -140,34 +142,4 @@ func (p *Policy) decideHost(f Flow) Decision {
 		return deny(ReasonNotTLS, c.first.Rule)
 	}
 	return allow(Way{Verdict: Proxy}, c.http)
-}
-
-// DecideHTTP decides one request that arrived at the listener: the virtual
-// host is the one with exactly the request's host, else the one with the
-// longest wildcard, else "*". If it has no rule that matches, or there is
-// none at all, the answer is ReasonNoRoute (404).
-func (l *GatewayListener) DecideHTTP(r *Request) HTTPDecision {
-	if r.Host == "" {
-		return HTTPDecision{Decision: deny(ReasonNoName, nil)}
-	}
-	v, ok := l.vhosts.Lookup(r.Host)
-	if !ok {
-		return HTTPDecision{Decision: deny(ReasonNoRoute, nil)}
-	}
-	return v.routes.decide(r, nil, nil)
-}
-
-// sortCatchAll moves the rules that match everything behind all others, as
-// Istio does when several VirtualServices share a host of a gateway.
-func sortCatchAll(all []route) {
-	slices.SortStableFunc(all, func(a, b route) int {
-		am, bm := a.match.matchesAll(), b.match.matchesAll()
-		switch {
-		case am == bm:
-			return 0
-		case am:
-			return 1
-		}
-		return -1
-	})
 }

@@ -22,6 +22,9 @@ type scope struct {
 	// identity is one of the group; whoever asks it what the key does not
 	// hold asks something that the group does not agree on.
 	identity Identity
+	// home is the namespace whose services come first; "": it makes no
+	// difference which.
+	home     string
 	sidecar  *Sidecar
 	outbound OutboundMode
 }
@@ -29,10 +32,10 @@ type scope struct {
 // scopes finds the groups of all workloads: the group of the zero Identity
 // first, then in order of the workloads. of has each workload's index.
 func (b *builder) scopes() (all []*scope, of []int) {
-	ask := b.questions()
+	b.ask = b.questions()
 	index := map[string]int{}
 	add := func(id Identity) int {
-		s := b.scope(id, ask)
+		s := b.scope(id, b.ask)
 		i, ok := index[s.key]
 		if !ok {
 			i = len(all)
@@ -68,6 +71,9 @@ func (b *builder) questions() *questions {
 		if v != nil && v.Limited { // every namespace may see its own
 			for _, w := range b.cfg.Workloads {
 				q.namespaces[cmp.Or(w.Namespace, DefaultNamespace)] = true
+			}
+			for _, g := range b.cfg.Gateways {
+				q.namespaces[g.Ref.Namespace] = true
 			}
 		}
 	}
@@ -118,9 +124,15 @@ func (b *builder) questions() *questions {
 // scope answers the questions for one identity.
 func (b *builder) scope(id Identity, q *questions) *scope {
 	id.Namespace = cmp.Or(id.Namespace, DefaultNamespace)
-	s := &scope{identity: id, sidecar: b.sidecarOf(id), outbound: b.cfg.Mesh.Outbound}
+	return b.scopeWith(id, b.sidecarOf(id), q)
+}
+
+// scopeWith is scope for an identity that has another Sidecar, nil for none.
+func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope {
+	s := &scope{identity: id, sidecar: sidecar, outbound: b.cfg.Mesh.Outbound}
 	var key strings.Builder
 	if q.namespaces[id.Namespace] {
+		s.home = id.Namespace
 		key.WriteString(id.Namespace)
 	}
 	if s.sidecar != nil {

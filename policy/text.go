@@ -69,6 +69,10 @@ func (t *text) rules(p *Policy) {
 		t.l4("tls", v.tls)
 		t.l4("tcp", v.tcp)
 	}
+	for _, l := range p.gateways {
+		t.line(1, "on as gateway %s port %d %s", l.Name, l.Port, protocolText(l.Protocol))
+		t.chains(2, l)
+	}
 }
 
 // l4 writes rules for TLS or TCP.
@@ -173,21 +177,6 @@ func upstreamText(u *Upstream) string {
 	return b.String()
 }
 
-func (t *text) listener(l *GatewayListener) {
-	bind := "*"
-	if l.Bind.IsValid() {
-		bind = l.Bind.String()
-	}
-	t.line(0, "listener %s port %d %s", bind, l.Port, protocolText(l.Protocol))
-	for _, s := range l.Servers {
-		t.line(1, "server %q %s %v namespaces %v (%v)", s.Name, protocolText(s.Protocol), s.Hosts, s.HostNamespaces, s.Ref)
-	}
-	for _, v := range l.vhostList {
-		t.line(1, "routes %s", v.pattern)
-		t.routes(v.routes)
-	}
-}
-
 func (t *text) routes(rs *Routes) {
 	t.line(2, "of %v", rs.Refs)
 	for _, r := range rs.routes {
@@ -231,6 +220,9 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 		}
 		if d.Denied {
 			to = "denied " + to
+		}
+		if g := d.Gateway; g != nil {
+			to = fmt.Sprintf("on as gateway %s port %d", g.Name, g.Port)
 		}
 		t.line(depth, "to %s:%d %d/%d: %s", d.Destination.Host, d.Destination.Port, d.Weight, total, to)
 		t.headers(depth+1, d.Headers)

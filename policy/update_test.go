@@ -16,17 +16,21 @@ import (
 // to date decides like one that was compiled from nothing, and what it says
 // has changed leads from the old openings to the new ones.
 func TestUpdateEqualsCompile(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		g := generator{r: r}
 		c := g.config()
 		s := mustCompile(t, c)
 		for step := range 12 {
-			c = g.edit(c)
-			next, err := s.Update(c)
+			edited := g.edit(c)
+			next, err := s.Update(edited)
 			if err != nil {
-				t.Fatal(err)
+				if _, again := Compile(edited); again == nil || again.Error() != err.Error() {
+					t.Fatalf("seed %d step %d: %v, and %v from nothing", seed, step, err, again)
+				}
+				continue
 			}
+			c = edited
 			fresh := mustCompile(t, c)
 			if ids := renumber(next, fresh); ids != "" {
 				t.Fatalf("seed %d step %d: %s", seed, step, ids)
@@ -54,6 +58,10 @@ func renumber(a, b *Snapshot) string {
 	}
 	if x, y := text(a, DefaultPolicy), text(b, DefaultPolicy); x != y {
 		return "default policy:\n" + x + "\nwant:\n" + y
+	}
+	listeners := func(s *Snapshot) string { return (&Snapshot{listeners: s.listeners}).Text() }
+	if x, y := listeners(a), listeners(b); x != y {
+		return "listeners:\n" + x + "\nwant:\n" + y
 	}
 	for i, w := range a.Workloads() {
 		if x, y := text(a, w.Policy), text(b, b.Workloads()[i].Policy); x != y {
@@ -154,7 +162,7 @@ func (g *generator) edit(c *Config) *Config {
 	next := *c
 	next.Services = slices.Clone(c.Services)
 	at := func(n int) int { return g.r.IntN(n) }
-	switch n := len(next.Services); g.r.IntN(9) {
+	switch n := len(next.Services); g.r.IntN(11) {
 	case 0, 1:
 		next.Services = slices.Insert(next.Services, at(n+1), g.service())
 	case 2, 3:
@@ -185,6 +193,14 @@ func (g *generator) edit(c *Config) *Config {
 			}
 			next.VirtualServices = []*VirtualService{v}
 		}
+	case 9:
+		next.Gateways = nil
+		for i := range g.r.IntN(3) {
+			next.Gateways = append(next.Gateways, g.gateway(i))
+		}
+		next.GatewaySelector = map[string]string{"istio": g.one("egressgateway", "ingressgateway")}
+	case 10:
+		next.VirtualServices = g.twoHop()
 	case 8:
 		next.Sidecars = nil
 		if g.r.IntN(3) > 0 {
@@ -193,6 +209,42 @@ func (g *generator) edit(c *Config) *Config {
 		}
 	}
 	return &next
+}
+
+// gateway returns one of the Gateways that twoHop's rules are bound to.
+func (g *generator) gateway(i int) *Gateway {
+	out := egressGateway([]uint16{80, 443}[g.r.IntN(2)], ProtocolHTTP, nil, hostname.Pattern(g.one("*.example.com", "x.example.com", "*")))
+	out.Ref.Name = fmt.Sprint("egress", i)
+	s := &out.Servers[0]
+	switch s.Ref = out.Ref; g.r.IntN(4) {
+	case 0:
+		s.Protocol, s.TLS = ProtocolTLS, &ServerTLS{}
+	case 1:
+		s.Protocol, s.TLS = ProtocolHTTPS, &ServerTLS{Mode: ServerIstioMutual}
+	case 2:
+		s.Protocol = ProtocolTCP
+	}
+	if g.r.IntN(3) == 0 {
+		out.Selector = nil
+	}
+	return out
+}
+
+// twoHop returns a rule that leads to a gateway and one that leads on.
+func (g *generator) twoHop() []*VirtualService {
+	host := names(hostname.Pattern(g.one("x.example.com", "*.example.com", "*.wild.org")))
+	gateway := g.one("default/egress0", "default/egress1")
+	v := vs("via", []string{"mesh", gateway}, host)
+	last := g.one("x.example.com", "y.example.com", egressHost, "nowhere")
+	port := []uint16{80, 443, 0}[g.r.IntN(3)]
+	first := on("mesh", 0)
+	v.HTTP = []*HTTPRule{to("", egressHost, port, first), to("", last, 443, on(gateway, 80))}
+	v.TLS = []*TLSRule{
+		{Ref: v.Ref, Matches: []*L4Match{l4on("mesh", 443, host...)}, Route: toL4(egressHost, port)},
+		{Ref: v.Ref, Matches: []*L4Match{l4on(gateway, 443, host...)}, Route: toL4(last, 80)},
+	}
+	v.TCP = []*TCPRule{{Ref: v.Ref, Matches: []*L4Match{l4on("mesh", 5432)}, Route: toL4(egressHost, port)}}
+	return []*VirtualService{v}
 }
 
 func manyServices(n int) []*Service {

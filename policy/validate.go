@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"errors"
 	"math"
 	"net/netip"
 	"slices"
@@ -160,13 +159,18 @@ func (b *builder) validateServer(g *Gateway, s *GatewayServer) {
 	if s.Port == 0 {
 		b.errorf(ref, "port: 0 is not a port number")
 	}
-	if !s.Protocol.IsHTTP() {
+	switch {
+	case s.Protocol == ProtocolUnset || s.Protocol == ProtocolUDP || int(s.Protocol) >= len(protocolNames):
 		b.errorf(ref, "port %d: protocol %q is not supported on a gateway", s.Port, s.Protocol)
+	case s.Protocol.IsTLS() && s.TLS == nil:
+		b.errorf(ref, "port %d: a server with protocol %v needs tls", s.Port, s.Protocol)
+	case s.HTTPSRedirect && !s.servesHTTP():
+		b.errorf(ref, "port %d: httpsRedirect is for HTTP", s.Port)
 	}
 	if s.Bind != (netip.Addr{}) && s.Bind.Zone() != "" {
 		b.errorf(ref, "bind: %v has a zone", s.Bind)
 	}
 	if len(s.HostNamespaces) != len(s.Hosts) {
-		b.errs = append(b.errs, errors.New("policy: a gateway server needs a namespace for each host"))
+		b.errorf(ref, "policy: a gateway server needs a namespace for each host")
 	}
 }

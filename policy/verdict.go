@@ -160,6 +160,10 @@ const (
 
 	// ReasonNoRoute: the host is allowed, but no HTTP rule matches the request.
 	ReasonNoRoute Reason = "no-route"
+	// ReasonGateway: a rule leads to a Gateway that has no server for the port and protocol.
+	ReasonGateway Reason = "gateway-mismatch"
+	// ReasonGatewayLoop: rules lead from Gateway to Gateway more than twice.
+	ReasonGatewayLoop Reason = "gateway-loop"
 	// ReasonUpstream: the upstream could not be reached.
 	ReasonUpstream Reason = "upstream-unreachable"
 	// ReasonResolve: the upstream's name could not be resolved.

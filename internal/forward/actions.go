@@ -18,25 +18,30 @@ func (x *exchange) act() {
 		x.forward(x.decision.Upstream, nil)
 		return
 	}
+	for _, h := range x.decision.Hops() {
+		if f := h.Action.Rule.Fault; f != nil && x.fault(f) {
+			return
+		}
+	}
 	rule := a.Rule
 	if rule.Fault != nil && x.fault(rule.Fault) {
 		return
 	}
 	switch {
 	case rule.Redirect != nil:
-		x.w.Header().Set("Location", redirectLocation(rule.Redirect, a.Match, &x.req, x.r.URL.RawQuery))
+		x.w.Header().Set("Location", redirectLocation(rule.Redirect, a.Match, x.decision.Request(&x.req), x.r.URL.RawQuery))
 		x.applyResponseHeaders(nil)
 		x.writeStatus(redirectCode(rule.Redirect))
 	case rule.DirectResponse != nil:
 		x.direct(rule.DirectResponse)
 	default:
-		x.route(a)
+		x.route()
 	}
 }
 
 // route forwards to one of the rule's destinations.
-func (x *exchange) route(a *policy.HTTPAction) {
-	dest := a.Pick(x.core.o.Rand())
+func (x *exchange) route() {
+	dest := x.decision.Destination(x.core.o.Rand())
 	switch {
 	case dest == nil || dest.Upstream == nil && !dest.Denied:
 		x.reason, x.detail = policy.ReasonUpstream, "the route's destination is unknown"
@@ -113,7 +118,7 @@ func redirectLocation(r *policy.Redirect, m *policy.HTTPMatch, req *policy.Reque
 	case r.URI != "":
 		path = r.URI
 	case r.PrefixRewrite != "":
-		path = replacePrefix(m, req.Path, r.PrefixRewrite)
+		path = m.ReplacePrefix(req.Path, r.PrefixRewrite)
 	}
 	// A query of the rule's own takes the place of the request's.
 	if rawQuery != "" && !strings.Contains(r.URI, "?") {
@@ -146,20 +151,4 @@ func requestHost(req *policy.Request, scheme, port string) string {
 		return host[:i]
 	}
 	return host
-}
-
-// replacePrefix puts with in the place of the prefix that m matched. A match
-// without a path matched "/", as in Istio's translation; one by expression
-// matched the whole path.
-func replacePrefix(m *policy.HTTPMatch, path, with string) string {
-	n := 1
-	if m != nil && m.URI != nil {
-		switch m.URI.Kind {
-		case policy.MatchPrefix:
-			n = len(m.URI.Value)
-		case policy.MatchExact, policy.MatchRegex:
-			n = len(path)
-		}
-	}
-	return with + path[min(n, len(path)):]
 }

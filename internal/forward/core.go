@@ -89,8 +89,7 @@ type Core struct {
 	served  chan struct{} // closed when server.Serve has returned
 	pools   *pools
 
-	expressions expressionCache
-	buffers     copyBuffers
+	buffers copyBuffers
 }
 
 type counters struct {
@@ -181,7 +180,6 @@ func (c *Core) Recheck() {
 	}
 	// Idle upstream connections may go to addresses that are denied now.
 	c.pools.closeIdle()
-	c.expressions.m.Clear()
 }
 
 // Shutdown stops taking connections, lets requests and spliced connections

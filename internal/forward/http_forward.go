@@ -76,14 +76,14 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 // startTimer starts the route's timeout: it counts from the moment the
 // request was received completely (Envoy's route timeout).
 func (x *exchange) startTimer() {
-	a := x.decision.Action
-	if a == nil || a.Rule.Timeout <= 0 {
+	timeout := x.decision.Timeout()
+	if timeout <= 0 {
 		return
 	}
 	x.timerMu.Lock()
 	defer x.timerMu.Unlock()
 	if x.timer == nil && !x.ended {
-		x.timer = time.AfterFunc(a.Rule.Timeout, func() { x.cancel(errRouteTimeout) })
+		x.timer = time.AfterFunc(timeout, func() { x.cancel(errRouteTimeout) })
 	}
 }
 
@@ -100,9 +100,10 @@ func (x *exchange) stopTimer() {
 // goes as it came: no field is added that would name us.
 func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (*http.Request, error) {
 	r := x.r
-	header := r.Header.Clone()
-	upgrade := upgradeType(header)
-	trailers := hasToken(header, "Te", "trailers")
+	seen := x.decision.Request(&x.req)
+	header := http.Header(seen.Header).Clone()
+	upgrade := upgradeType(r.Header)
+	trailers := hasToken(r.Header, "Te", "trailers")
 	removeHopByHop(header)
 	delete(header, "Host") // HTTP/2 may have both; they are equal
 	if upgrade != "" {
@@ -112,20 +113,17 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 	if trailers {
 		header["Te"] = []string{"trailers"}
 	}
-	path, authority := x.req.Path, r.Host
+	path, authority := seen.Path, seen.Authority
 	if a := x.decision.Action; a != nil {
-		var err error
-		if path, err = x.core.expressions.rewritePath(a.Rule.Rewrite, a.Match, path); err != nil {
-			return nil, err
-		}
+		path = a.RewritePath(path)
 		if rw := a.Rule.Rewrite; rw != nil && rw.Authority != "" {
 			authority = rw.Authority
 		}
 		if dest != nil && dest.Headers != nil {
-			authority = or(applyOps(header, dest.Headers.Request), authority)
+			authority = or(dest.Headers.Request.Apply(header), authority)
 		}
 		if a.Rule.Headers != nil {
-			authority = or(applyOps(header, a.Rule.Headers.Request), authority)
+			authority = or(a.Rule.Headers.Request.Apply(header), authority)
 		}
 	}
 	if _, ok := header["User-Agent"]; !ok {

@@ -32,8 +32,8 @@ func safeRetries() *policy.Retries {
 
 // retryPolicy returns the rule's retries or the safe default.
 func (x *exchange) retryPolicy() *policy.Retries {
-	if a := x.decision.Action; a != nil && a.Rule.Retries != nil {
-		return a.Rule.Retries
+	if p := x.decision.Retries(); p != nil {
+		return p
 	}
 	return safeRetries()
 }

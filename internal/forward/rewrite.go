@@ -5,100 +5,30 @@ package forward
 import (
 	"net/http"
 	"net/textproto"
-	"regexp"
+	"slices"
 	"strings"
-	"sync"
 
 	"github.com/egressd/egressd/policy"
 )
 
-// rewritePath returns the path that goes upstream.
-func (c *expressionCache) rewritePath(rw *policy.Rewrite, m *policy.HTTPMatch, path string) (string, error) {
-	switch {
-	case rw == nil:
-		return path, nil
-	case rw.RegexMatch != "":
-		re, err := c.get(rw.RegexMatch)
-		if err != nil {
-			return "", err
-		}
-		return re.ReplaceAllString(path, goTemplate(rw.RegexRewrite)), nil
-	case rw.URI != "":
-		return replacePrefix(m, path, rw.URI), nil
-	}
-	return path, nil
-}
-
-// goTemplate turns RE2's \1 into Go's ${1}, and keeps every $ as it is.
-func goTemplate(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '$':
-			b.WriteString("$$")
-		case c == '\\' && i+1 < len(s) && '0' <= s[i+1] && s[i+1] <= '9':
-			i++
-			b.WriteString("${" + s[i:i+1] + "}")
-		case c == '\\' && i+1 < len(s) && s[i+1] == '\\':
-			i++
-			b.WriteByte('\\')
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
-}
-
-// expressionCache keeps the compiled expressions of rewrites by their text.
-type expressionCache struct{ m sync.Map }
-
-func (c *expressionCache) get(s string) (*regexp.Regexp, error) {
-	if re, ok := c.m.Load(s); ok {
-		return re.(*regexp.Regexp), nil
-	}
-	re, err := regexp.Compile(s)
-	if err != nil {
-		return nil, err
-	}
-	c.m.Store(s, re)
-	return re, nil
-}
-
-// applyOps applies the operations to h in the order remove, set, add. It
-// returns the last value given to Host or :authority, "" for none.
-func applyOps(h http.Header, ops policy.HeaderOps) (authority string) {
-	for _, name := range ops.Remove {
-		h.Del(name)
-	}
-	for _, kv := range ops.Set {
-		if isAuthority(kv.Name) {
-			authority = kv.Value
-			continue
-		}
-		h.Set(kv.Name, kv.Value)
-	}
-	for _, kv := range ops.Add {
-		if isAuthority(kv.Name) {
-			authority = kv.Value
-			continue
-		}
-		h.Add(kv.Name, kv.Value)
-	}
-	return authority
-}
-
-func isAuthority(name string) bool {
-	return strings.EqualFold(name, "host") || name == ":authority"
-}
-
 // applyResponseHeaders applies the destination's and then the rule's
-// operations to the response.
+// operations to the response, and then those of the rules that led there.
 func (x *exchange) applyResponseHeaders(dest *policy.RouteDestination) {
-	if dest != nil && dest.Headers != nil {
-		applyOps(x.w.Header(), dest.Headers.Response)
+	x.responseHeaders(x.w.Header(), dest)
+}
+
+func (x *exchange) responseHeaders(h http.Header, dest *policy.RouteDestination) {
+	step := func(a *policy.HTTPAction, to *policy.RouteDestination) {
+		if to != nil && to.Headers != nil {
+			to.Headers.Response.Apply(h)
+		}
+		if a != nil && a.Rule.Headers != nil {
+			a.Rule.Headers.Response.Apply(h)
+		}
 	}
-	if a := x.decision.Action; a != nil && a.Rule.Headers != nil {
-		applyOps(x.w.Header(), a.Rule.Headers.Response)
+	step(x.decision.Action, dest)
+	for _, hop := range slices.Backward(x.decision.Hops()) {
+		step(hop.Action, hop.To)
 	}
 }
 

@@ -54,36 +54,6 @@ func TestRedirectLocation(t *testing.T) {
 	}
 }
 
-func TestRewritePath(t *testing.T) {
-	match := func(kind policy.MatchKind, v string) *policy.HTTPMatch {
-		return &policy.HTTPMatch{URI: &policy.StringMatch{Kind: kind, Value: v}}
-	}
-	tests := []struct {
-		name string
-		rw   *policy.Rewrite
-		m    *policy.HTTPMatch
-		path string
-		want string
-	}{
-		{"none", nil, nil, "/a", "/a"},
-		{"authority only", &policy.Rewrite{Authority: "x"}, nil, "/a", "/a"},
-		{"prefix", &policy.Rewrite{URI: "/new"}, match(policy.MatchPrefix, "/old"), "/old/x", "/new/x"},
-		{"prefix within a segment", &policy.Rewrite{URI: "/new"}, match(policy.MatchPrefix, "/old"), "/older", "/newer"},
-		{"exact", &policy.Rewrite{URI: "/new"}, match(policy.MatchExact, "/old"), "/old", "/new"},
-		{"regex match", &policy.Rewrite{URI: "/new"}, match(policy.MatchRegex, "/o.*"), "/old/x", "/new"},
-		{"no match", &policy.Rewrite{URI: "/v1/"}, nil, "/x", "/v1/x"},
-		{"expression", &policy.Rewrite{RegexMatch: "^/u/([^/]+)/(.*)$", RegexRewrite: `/\2/by/\1`}, nil, "/u/me/it", "/it/by/me"},
-		{"dollar is itself", &policy.Rewrite{RegexMatch: "b", RegexRewrite: `$1\\`}, nil, "/abc", `/a$1\c`},
-		{"whole match", &policy.Rewrite{RegexMatch: "b+", RegexRewrite: `[\0]`}, nil, "/abbc", `/a[bb]c`},
-	}
-	var cache expressionCache
-	for _, tt := range tests {
-		if got, err := cache.rewritePath(tt.rw, tt.m, tt.path); err != nil || got != tt.want {
-			t.Errorf("%s: %q, %v; want %q", tt.name, got, err, tt.want)
-		}
-	}
-}
-
 func TestRouteChangesRequest(t *testing.T) {
 	r := newRig(t, HTTP)
 	r.httpOrigin("b.example", func(w http.ResponseWriter, req *http.Request) {

@@ -25,12 +25,7 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 	h := resp.Header
 	removeHopByHop(h)
 	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{got}
-	if dest != nil && dest.Headers != nil {
-		applyOps(h, dest.Headers.Response)
-	}
-	if a := x.decision.Action; a != nil && a.Rule.Headers != nil {
-		applyOps(h, a.Rule.Headers.Response)
-	}
+	x.responseHeaders(h, dest)
 	nc, brw, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
 		x.reason, x.detail = policy.ReasonUpstream, "upgrade: "+err.Error()

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// doorKey is what a door is known by: the Kubernetes Service that stands for
+// it, if any, its Gateways, the namespace that they are in, and the port.
+type doorKey struct {
+	service   *Service
+	gateways  string
+	namespace string
+	port      uint16
+}
+
+// doorOf returns the door of the gateway that a destination of vs stands for,
+// nil when it stands for none; request is the port that a connection came in
+// on, 0: any. A gateway is
+//
+//   - a Kubernetes Service whose selector has all labels of a Gateway's;
+//   - where nothing declares the destination, the first of the Gateways that vs
+//     is bound to with a server for the port and the hosts, or else the first,
+//     when the destination is called like a Service. Gateways that this node
+//     serves for others do not count.
+//
+// What it is not: a host that some ServiceEntry declares.
+func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *door {
+	if len(b.gateways) == 0 || b.declares(d.Host) {
+		return nil
+	}
+	if k := b.base.kube[d.Host]; k != nil {
+		return b.serviceDoor(vs, k, d, request)
+	}
+	namespace, ok := b.serviceNamespace(vs, d.Host)
+	if !ok {
+		return nil
+	}
+	var all []*Gateway
+	for _, name := range vs.Gateways {
+		if g := b.gateways[name]; g != nil && !b.selects(g) {
+			all = append(all, g)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	want := cmp.Or(d.Port, request)
+	for _, g := range all {
+		if want != 0 && g.serves(want, vs) {
+			return b.door(doorKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
+		}
+	}
+	g := all[0]
+	for i := range g.Servers {
+		if g.serves(g.Servers[i].Port, vs) {
+			return b.door(doorKey{namespace: namespace, port: g.Servers[i].Port}, []*Gateway{g}, g.Selector)
+		}
+	}
+	return b.door(doorKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
+}
+
+// serves says whether g has a server on a port for hosts of vs.
+func (g *Gateway) serves(port uint16, vs *VirtualService) bool {
+	for i := range g.Servers {
+		if s := g.server(&g.Servers[i], ""); s.Port == port && len(s.common(vs.Ref.Namespace, vs.Hosts)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// serviceDoor returns the door that a port of a Kubernetes Service leads to:
+// Gateways name the Service's port, or the one behind it.
+func (b *builder) serviceDoor(vs *VirtualService, k *Service, d Destination, request uint16) *door {
+	if len(k.Selector) == 0 {
+		return nil
+	}
+	var all []*Gateway
+	for _, g := range b.cfg.Gateways {
+		// A Gateway without a selector is for all gateways; that a Service is
+		// one, only the rule that leads there says.
+		named := len(g.Selector) > 0 || slices.Contains(vs.Gateways, g.Ref.Namespace+"/"+g.Ref.Name)
+		if named && selects(g.Selector, k.Selector) {
+			all = append(all, g)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	ports := tcpPorts(k)
+	number := cmp.Or(d.Port, request)
+	if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request); i >= 0 {
+		number = ports[i].Number
+		has := func(n uint16) bool {
+			return slices.ContainsFunc(all, func(g *Gateway) bool {
+				return slices.ContainsFunc(g.Servers, func(s GatewayServer) bool { return s.Port == n })
+			})
+		}
+		if t := ports[i].TargetPort; !has(number) && t != 0 && has(t) {
+			number = t
+		}
+	}
+	return b.door(doorKey{service: k, namespace: k.Ref.Namespace, port: number}, all, k.Selector)
+}
+
+// door makes the door that the servers of Gateways on a port are together.
+func (b *builder) door(k doorKey, gateways []*Gateway, labels map[string]string) *door {
+	for _, g := range gateways {
+		k.gateways += g.Ref.Namespace + "/" + g.Ref.Name + ","
+	}
+	if d, ok := b.doors[k]; ok {
+		return d
+	}
+	var servers []server
+	for _, g := range gateways {
+		for i := range g.Servers {
+			if s := &g.Servers[i]; s.Port == k.port {
+				servers = append(servers, g.server(s, k.namespace))
+			}
+		}
+	}
+	d := b.newDoor(servers, labels)
+	if d == nil {
+		// Nothing listens there: who comes is refused.
+		g := gateways[0]
+		d = &door{name: g.Ref.Namespace + "/" + g.Ref.Name, port: k.port, namespace: k.namespace, labels: labels}
+	}
+	b.doors[k] = d
+	return d
+}
+
+// goOn compiles a door for the policy that is being compiled. Its rules may
+// lead back to it.
+func (b *builder) goOn(p *Policy, d *door) *GatewayListener {
+	if l := b.goneOn[d]; l != nil {
+		return l
+	}
+	l := &GatewayListener{Name: d.name, Port: d.port, labels: d.labels, namespace: d.namespace}
+	b.goneOn[d] = l
+	if len(d.servers) > 0 {
+		l.Protocol = d.servers[0].Protocol
+		b.fill(l, p, d, true)
+	}
+	return l
+}
+
+// goneOnAs lists the doors of the policy that is being compiled.
+func (b *builder) goneOnAs() []*GatewayListener {
+	return slices.SortedFunc(maps.Values(b.goneOn), func(x, y *GatewayListener) int {
+		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.namespace, y.namespace), cmp.Compare(x.Port, y.Port))
+	})
+}
+
+// declares says whether a ServiceEntry of whatever namespace has a host that
+// matches a name.
+func (b *builder) declares(host string) bool {
+	if _, ok := b.base.declared.Get(hostname.Pattern(host)); ok {
+		return true
+	}
+	for i := 1; i < len(host); i++ {
+		if _, ok := b.base.declared.Get(hostname.Pattern("*" + host[i:])); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// serviceNamespace returns the namespace of the Service that a name could be
+// of: "name", "name.namespace", "name.namespace.svc" or the latter with a
+// domain. Without "svc" only a namespace that the rule is about counts.
+func (b *builder) serviceNamespace(vs *VirtualService, host string) (string, bool) {
+	_, rest, dotted := strings.Cut(host, ".")
+	if !dotted {
+		return vs.Ref.Namespace, host != ""
+	}
+	namespace, rest, more := strings.Cut(rest, ".")
+	if more {
+		return namespace, rest == "svc" || strings.HasPrefix(rest, "svc.")
+	}
+	known := namespace == vs.Ref.Namespace || namespace == b.rootNamespace() || slices.ContainsFunc(vs.Gateways, func(g string) bool {
+		return strings.HasPrefix(g, namespace+"/")
+	})
+	return namespace, known
+}
+
+// leadsHome says whether the rules for TLS and TCP lead connections to a port
+// of a host that is named exactly to that very port, directly or by Gateways
+// that pass TLS through: then nothing above the connection acts on it, and the
+// kernel can let it go straight there.
+func (b *builder) leadsHome(p *Policy, vs *VirtualService, hp *HostPort) bool {
+	if !hp.Protocol.IsTLS() || !slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool {
+		return slices.ContainsFunc(r.Matches, func(m *L4Match) bool {
+			return p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels)
+		})
+	}) {
+		return false // rules for TCP count
+	}
+	name := string(hp.host.Pattern)
+	for _, r := range vs.TLS {
+		for _, m := range r.Matches {
+			if !p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) || m.Port != 0 && m.Port != hp.Number {
+				continue
+			}
+			if !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(name) }) {
+				continue
+			}
+			return len(m.Subnets) == 0 && b.routesHome(vs, r, m.Port, hp)
+		}
+	}
+	return true // no rule matches
+}
+
+// routesHome follows the one destination of a rule.
+func (b *builder) routesHome(vs *VirtualService, r *TLSRule, port uint16, hp *HostPort) bool {
+	name := string(hp.host.Pattern)
+	for hops := 0; hops <= maxHops; hops++ {
+		if len(r.Route) != 1 {
+			return false
+		}
+		to := r.Route[0].Destination
+		if to.Host == name {
+			return cmp.Or(to.Port, port) == hp.Number && to.Subset == ""
+		}
+		d := b.doorOf(vs, to, port)
+		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() {
+			return false
+		}
+		next, ok := d.sni.Lookup(name)
+		if !ok || d.terminates(next.pattern) {
+			return false
+		}
+		vs, r, port = next.vs, next.rule, d.port
+	}
+	return false
+}
+
+// terminates says whether a server that reads TLS has the SNI pattern, or a
+// more specific one that could come in between.
+func (d *door) terminates(p hostname.Pattern) bool {
+	return slices.ContainsFunc(d.servers, func(s server) bool {
+		return s.terminates() && slices.ContainsFunc(s.Hosts, p.Overlaps)
+	})
+}
+
+// checkLoops refuses rules of a Gateway that lead back to where they are.
+// Longer circles are left to the bound on hops.
+func (b *builder) checkLoops(p *Policy) {
+	for _, l := range p.gateways {
+		back := func(ref *Ref, all []RouteDestination) {
+			if slices.ContainsFunc(all, func(d RouteDestination) bool { return d.Gateway == l }) {
+				b.errorf(*ref, "the rule leads from gateway %s port %d to the same gateway and port; match.gateways says which rule is for which", l.Name, l.Port)
+			}
+		}
+		for _, c := range l.all() {
+			for _, v := range c.vhostList {
+				for _, r := range v.routes.routes {
+					back(&r.action.Rule.Ref, r.action.Destinations)
+				}
+			}
+			if c.route != nil {
+				back(c.route.ref, c.route.destinations)
+			}
+		}
+	}
+}
+
+// all lists the chains of the listener.
+func (l *GatewayListener) all() []*gatewayChain {
+	if l.plain != nil {
+		return []*gatewayChain{l.plain}
+	}
+	return l.chains
+}
+
+// gatewayScope returns the hosts that a gateway of a namespace can lead to:
+// all that are visible there, whatever Sidecars say to workloads.
+func (b *builder) gatewayScope(out *Snapshot, namespace string) *Policy {
+	sc := b.scopeWith(Identity{Namespace: namespace}, nil, b.ask)
+	if p := out.byKey(sc.key); p != nil {
+		return p
+	}
+	if p := out.gateways[sc.key]; p != nil {
+		return p
+	}
+	p := b.policy(sc, b.was.gateways[sc.key])
+	if out.gateways == nil {
+		out.gateways = map[string]*Policy{}
+	}
+	out.gateways[sc.key] = p
+	return p
+}

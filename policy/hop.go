@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// Rules of workloads may lead to the Service of an egress gateway, whose own
+// rules lead on (istio.io, "Egress Gateways"). Here both act at one place: the
+// request or connection goes on as the Gateway's, through what its servers
+// and the VirtualServices bound to it say, and the rules of both act on it,
+// those of the workload first.
+
+// follow goes on from a rule for a request that leads to a Gateway, until one
+// leads elsewhere. draw chooses among weighted destinations.
+func (d HTTPDecision) follow(draw uint64, r *Request) HTTPDecision {
+	for hops := 0; d.Action != nil && d.Action.draws; hops++ {
+		a := d.Action
+		if d.To = a.Pick(draw); d.To == nil || d.To.Gateway == nil {
+			return d
+		}
+		if hops == maxHops {
+			return HTTPDecision{Decision: deny(ReasonGatewayLoop, &a.Rule.Ref)}
+		}
+		draw /= uint64(a.TotalWeight)
+		hop := Hop{a, d.To}
+		next, ok := hop.apply(r)
+		if !ok {
+			return HTTPDecision{Decision: deny(ReasonMalformed, &a.Rule.Ref)}
+		}
+		inner := d.To.Gateway.enterHTTP(next)
+		if inner.Verdict == Deny {
+			if inner.Rule == nil {
+				inner.Rule = &a.Rule.Ref
+			}
+			return inner
+		}
+		inner.Host, inner.Port, inner.Via = d.Host, d.Port, d.Via
+		inner.Via[hops] = hop
+		d, r = inner, next
+	}
+	return d
+}
+
+// enterHTTP decides a request that goes on as the Gateway's. The server is the
+// one for the request's host: TLS between workload and gateway has no meaning
+// here.
+func (l *GatewayListener) enterHTTP(r *Request) HTTPDecision {
+	c := l.chain(r.Host)
+	switch {
+	case c == nil && l.IsTLS():
+		return HTTPDecision{Decision: deny(ReasonNoRoute, nil)}
+	case c == nil:
+		return HTTPDecision{Decision: deny(ReasonGateway, nil)}
+	case l.IsTLS() && c.server == nil:
+		// Plain text does not pass through a server for TLS.
+		return HTTPDecision{Decision: deny(ReasonGateway, nil)}
+	case c.vhosts == nil && c.route == nil:
+		return HTTPDecision{Decision: deny(ReasonNoRoute, nil)}
+	case c.vhosts == nil:
+		return HTTPDecision{
+			Decision: Decision{Verdict: Proxy, Reason: ReasonAllowed, Rule: c.route.ref},
+			Action:   c.route.action(),
+		}
+	}
+	return c.decideHTTP(r)
+}
+
+// action is what the rule does with a request that nobody reads.
+func (r *l4Route) action() *HTTPAction {
+	return &HTTPAction{Rule: &HTTPRule{Ref: *r.ref}, Destinations: r.destinations, TotalWeight: r.total, draws: goesOn(r.destinations)}
+}
+
+// enter finds the rule for a connection that goes on as the Gateway's, or says
+// why there is none. name is its SNI, or the host by which it was allowed.
+func (l *GatewayListener) enter(name string, tls bool) (*l4Route, Reason) {
+	c := l.chain(name)
+	switch {
+	case c == nil && l.IsTLS():
+		return nil, ReasonNoRoute
+	case c == nil || c.vhosts != nil || l.IsTLS() && c.server == nil && !tls:
+		return nil, ReasonGateway
+	case c.route == nil:
+		return nil, ReasonNoRoute
+	}
+	return c.route, ""
+}
+
+// apply is the request that the next rules see: with the path, authority and
+// headers that the hop's rule gives it. It is false when the new authority is
+// none.
+func (h *Hop) apply(r *Request) (*Request, bool) {
+	rule := h.Action.Rule
+	ops := [...]*Headers{h.To.Headers, rule.Headers}
+	if rule.Rewrite == nil && ops[0] == nil && ops[1] == nil {
+		return r, true
+	}
+	out := *r
+	authority := ""
+	if rw := rule.Rewrite; rw != nil {
+		out.Path = h.Action.RewritePath(r.Path)
+		authority = rw.Authority
+	}
+	for _, o := range ops {
+		if o == nil || o.Request.empty() {
+			continue
+		}
+		out.Header = cloneHeader(out.Header)
+		if a := o.Request.Apply(out.Header); a != "" {
+			authority = a
+		}
+	}
+	if authority == "" {
+		return &out, true
+	}
+	host, err := hostname.Normalize(hostOf(authority))
+	out.Authority, out.Host = authority, host
+	return &out, err == nil
+}
+
+// hostOf is an authority without its port.
+func hostOf(authority string) string {
+	host := authority
+	if i := strings.LastIndexByte(authority, ':'); i > strings.LastIndexByte(authority, ']') {
+		host = authority[:i]
+	}
+	return strings.Trim(host, "[]")
+}
