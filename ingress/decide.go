@@ -35,21 +35,42 @@ func (in *Ingress) listener(c *forward.Conn) *policy.GatewayListener {
 	return anywhere
 }
 
-// Open treats every gateway connection as HTTP: Gateways with TLS are refused
-// when the policy is read.
+// Open lets the listener's protocol say what is read of a connection.
 func (in *Ingress) Open(c *forward.Conn) forward.Opening {
-	if in.listener(c) == nil {
+	l := in.listener(c)
+	op := forward.Opening{Decision: policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowed}}
+	switch {
+	case l == nil:
 		return forward.Opening{Protocol: forward.Refuse, Decision: gone}
+	case l.IsTLS():
+		op.Protocol = forward.TLS
+	case l.Protocol.IsHTTP():
+		op.Protocol = forward.HTTP
+	default:
+		if op.Decision, op.Upstream = l.DecideTCP(in.o.Rand()); op.Verdict != policy.Deny {
+			op.Protocol = forward.Opaque
+		}
 	}
-	return forward.Opening{
-		Protocol: forward.HTTP,
-		Decision: policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowed},
-	}
+	return op
 }
 
-// TLS refuses: no gateway server speaks TLS.
-func (in *Ingress) TLS(*forward.Conn, string) (policy.Decision, *policy.Upstream) {
-	return policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonNotHTTP}, nil
+// unable is the decision for TLS that a server would have to terminate.
+func unable(s *policy.GatewayServer) policy.Decision {
+	return policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonGateway, Rule: &s.Ref}
+}
+
+// TLS passes a connection on by its SNI. Nothing here terminates TLS: what a
+// server would have to is refused.
+func (in *Ingress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upstream) {
+	l := in.listener(c)
+	if l == nil {
+		return gone, nil
+	}
+	d := l.DecideTLS(sni, in.o.Rand())
+	if d.Verdict != policy.Deny && d.Server != nil {
+		return unable(d.Server), nil
+	}
+	return d.Decision, d.Upstream
 }
 
 // HTTP routes one request.

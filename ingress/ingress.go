@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/egressd/egressd/internal/flow"
@@ -46,6 +47,7 @@ type Ingress struct {
 	listeners map[netip.AddrPort]*listener
 	serving   sync.WaitGroup
 	closed    bool
+	skipped   []string
 }
 
 // listener is one open gateway port.
@@ -88,6 +90,9 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 	var errs []error
 	for _, l := range s.Listeners() {
 		a := bindOf(l)
+		if skips(l) {
+			continue
+		}
 		want[a] = true
 		if in.listeners[a] != nil {
 			continue
@@ -104,8 +109,28 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 			in.o.Log.Info("gateway listener closed", "address", a.String())
 		}
 	}
+	in.skipped = nil
+	for _, l := range s.Listeners() {
+		for _, server := range l.Terminates() {
+			text := fmt.Sprintf("port %d: server %q of gateway %s is not served: terminating TLS is not supported", l.Port, server.Name, l.Name)
+			in.skipped = append(in.skipped, text)
+			in.o.Log.Warn("gateway server left out", "server", text, "at", server.Ref.String())
+		}
+	}
 	in.core.Recheck()
 	return errors.Join(errs...)
+}
+
+// skips says whether there is nothing on a listener that could be served.
+func skips(l *policy.GatewayListener) bool {
+	return len(l.Terminates()) == len(l.Servers)
+}
+
+// Skipped says what the policy asks for and is not served, one line each.
+func (in *Ingress) Skipped() []string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return slices.Clone(in.skipped)
 }
 
 func (in *Ingress) open(a netip.AddrPort) error {

@@ -229,7 +229,7 @@ func (b *builder) routesHome(vs *VirtualService, r *TLSRule, port uint16, hp *Ho
 			return cmp.Or(to.Port, port) == hp.Number && to.Subset == ""
 		}
 		d := b.doorOf(vs, to, port)
-		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() {
+		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.guards(d) {
 			return false
 		}
 		next, ok := d.sni.Lookup(name)
@@ -239,6 +239,14 @@ func (b *builder) routesHome(vs *VirtualService, r *TLSRule, port uint16, hp *Ho
 		vs, r, port = next.vs, next.rule, d.port
 	}
 	return false
+}
+
+// guards says whether an AuthorizationPolicy may be about a gateway: one for
+// its labels, or for all of its namespace or of the mesh.
+func (b *builder) guards(d *door) bool {
+	return slices.ContainsFunc(b.cfg.Authorizations, func(a *AuthorizationPolicy) bool {
+		return len(a.Targets) == 0 && (a.Ref.Namespace == d.namespace || a.Ref.Namespace == b.rootNamespace()) && selects(a.Selector, d.labels)
+	})
 }
 
 // terminates says whether a server that reads TLS has the SNI pattern, or a

@@ -94,6 +94,12 @@ var inert = map[string]bool{
 	// The servers have positions of their own.
 	"Config.Gateways[0].Ref.Kind": true, "Config.Gateways[0].Ref.File": true,
 	"Config.Gateways[0].Ref.Line": true, "Config.Gateways[0].Ref.Column": true,
+	"Config.Gateways[1].Ref.Kind": true, "Config.Gateways[1].Ref.File": true,
+	"Config.Gateways[1].Ref.Line": true, "Config.Gateways[1].Ref.Column": true,
+	// So have the rules for TLS; a single destination takes everything.
+	"Config.VirtualServices[1].Ref.Kind": true, "Config.VirtualServices[1].Ref.Namespace": true, "Config.VirtualServices[1].Ref.Name": true,
+	"Config.VirtualServices[1].Ref.File": true, "Config.VirtualServices[1].Ref.Line": true, "Config.VirtualServices[1].Ref.Column": true,
+	"Config.VirtualServices[1].TLS[0].Route[0].Weight": true, "Config.VirtualServices[1].TLS[1].Route[0].Weight": true,
 }
 
 type leaf struct {

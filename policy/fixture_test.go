@@ -170,6 +170,13 @@ func richConfig() *Config {
 	inside := kube("inside")
 	inside.Ports = []Port{{Number: 80, Name: "http", Protocol: ProtocolHTTP}, {Number: 81, Name: "admin", Protocol: ProtocolHTTP, TargetPort: 9081}}
 	inside.Endpoints = []Endpoint{{Addr: netip.MustParseAddr("10.1.1.1")}}
+	out := egressGateway(443, ProtocolTLS, passthrough, "*.wild.example.org")
+	out.Servers[0].TLS = &ServerTLS{}
+	via := vs("via", both(), names("*.wild.example.org"))
+	via.TLS = []*TLSRule{
+		{Ref: via.Ref, Matches: []*L4Match{l4on("mesh", 443, "*.wild.example.org")}, Route: toL4(egressHost, 443)},
+		{Ref: via.Ref, Matches: []*L4Match{l4on("default/egress", 443, "*.wild.example.org")}, Route: toL4("x.wild.example.org", 443)},
+	}
 	gw := Ref{Kind: "Gateway", Namespace: "default", Name: "gw", File: "gw.yaml", Line: 9, Column: 3}
 	return &Config{
 		Services: []*Service{
@@ -180,14 +187,19 @@ func richConfig() *Config {
 			se("nets", ResolutionNone, "nets.example.com").port(25, ProtocolTCP).at("198.51.100.0/24", "2001:db8:25::/48"),
 		},
 		VirtualServices: []*VirtualService{
-			vs("api", []string{"mesh", "default/gw"}, names("api.example.com", "*.wild.example.org"), full, moved, answer("rest")),
+			vs("api", []string{"mesh", "default/gw"}, names("api.example.com", "*.b.wild.example.org"), full, moved, answer("rest")),
+			via,
 		},
 		Gateways: []*Gateway{{Ref: gw, Selector: map[string]string{"a": "b"}, Servers: []GatewayServer{
 			{Ref: gw, Name: "http", Port: 80, Bind: netip.MustParseAddr("127.0.0.1"), Protocol: ProtocolHTTP,
 				Hosts: names("*.example.com", "old.example.net"), HostNamespaces: []string{"*", "default"}},
 			{Ref: gw, Name: "up", Port: 8081, Protocol: ProtocolHTTP, Hosts: names("secure.example.com"),
 				HostNamespaces: []string{"default"}, HTTPSRedirect: true},
-		}}},
+			{Ref: gw, Name: "tls", Port: 8443, Protocol: ProtocolHTTPS, Hosts: names("api.example.com"), HostNamespaces: []string{"*"}, TLS: &ServerTLS{
+				Mode: ServerMutual, Certificates: []CertificateFiles{{"/c", "/k"}}, CA: "/ca", CRL: "/crl", CredentialNames: []string{"cred"},
+				SubjectAltNames: []string{"san"}, VerifySPKI: []string{"spki"}, VerifyHash: []string{"hash"},
+				MinVersion: 0x303, MaxVersion: 0x304, CipherSuites: []string{"ECDHE"}}},
+		}}, out},
 		GatewaySelector: map[string]string{"a": "b"},
 	}
 }

@@ -40,11 +40,13 @@ func egressGateway(port uint16, pr Protocol, mode *ServerTLSMode, hosts ...hostn
 var (
 	passthrough = new(ServerTLSMode)
 	istioMutual = func() *ServerTLSMode { m := ServerIstioMutual; return &m }()
-	both        = []string{"default/egress", "mesh"}
 )
 
-// on is a match for a port of a gateway.
-func on(gateway string, port uint16) *HTTPMatch {
+// both are the gateways of rules for workloads and for the Gateway.
+func both() []string { return []string{"default/egress", "mesh"} }
+
+// atGateway is a match for a port of a gateway.
+func atGateway(gateway string, port uint16) *HTTPMatch {
 	return &HTTPMatch{Gateways: []string{gateway}, Port: port}
 }
 
@@ -58,18 +60,18 @@ func toL4(host string, port uint16) []*WeightedDestination {
 
 // twoHopHTTP is istio.io, "Egress Gateways", for HTTP.
 func twoHopHTTP() *Config {
-	first := to("mesh", egressHost, 80, on("mesh", 80))
+	first := to("mesh", egressHost, 80, atGateway("mesh", 80))
 	first.Route[0].Destination.Subset = "cnn"
 	return &Config{
 		Services:        []*Service{se("cnn", ResolutionDNS, "edition.cnn.com").port(80, ProtocolHTTP).port(443, ProtocolHTTPS)},
 		Gateways:        []*Gateway{egressGateway(80, ProtocolHTTP, nil, "edition.cnn.com")},
-		VirtualServices: []*VirtualService{vs("via", both, names("edition.cnn.com"), first, to("gateway", "edition.cnn.com", 80, on("default/egress", 80)))},
+		VirtualServices: []*VirtualService{vs("via", both(), names("edition.cnn.com"), first, to("gateway", "edition.cnn.com", 80, atGateway("default/egress", 80)))},
 	}
 }
 
 // twoHopTLS is istio.io, "Egress Gateways", for HTTPS.
 func twoHopTLS() *Config {
-	v := vs("via", both, names("edition.cnn.com"))
+	v := vs("via", both(), names("edition.cnn.com"))
 	v.TLS = []*TLSRule{
 		{Ref: v.Ref, Matches: []*L4Match{l4on("mesh", 443, "edition.cnn.com")}, Route: toL4(egressHost, 443)},
 		{Ref: v.Ref, Matches: []*L4Match{l4on("default/egress", 443, "edition.cnn.com")}, Route: toL4("edition.cnn.com", 443)},
@@ -91,7 +93,7 @@ func twoHopOrigination() *Config {
 
 // twoHopWildcard is istio.io, "Egress using Wildcard Hosts", by a gateway.
 func twoHopWildcard() *Config {
-	v := vs("via", both, names("*.wikipedia.org"))
+	v := vs("via", both(), names("*.wikipedia.org"))
 	v.TLS = []*TLSRule{
 		{Ref: v.Ref, Matches: []*L4Match{l4on("mesh", 443, "*.wikipedia.org")}, Route: toL4(egressHost, 443)},
 		{Ref: v.Ref, Matches: []*L4Match{l4on("default/egress", 443, "*.wikipedia.org")}, Route: toL4("www.wikipedia.org", 443)},
@@ -108,7 +110,7 @@ func twoHopWildcard() *Config {
 
 // twoHopTCP is istio.io's blog, "Consuming External MongoDB Services".
 func twoHopTCP() *Config {
-	v := vs("via", both, names("mongo.example.com"))
+	v := vs("via", both(), names("mongo.example.com"))
 	mesh := l4on("mesh", 27017)
 	mesh.Subnets = []netip.Prefix{netip.MustParsePrefix("240.1.1.1/32")}
 	v.TCP = []*TCPRule{
@@ -317,8 +319,8 @@ func TestTwoHopLoops(t *testing.T) {
 	c.Gateways[0].Servers[1].Port, c.Gateways[0].Servers[1].Name = 443, "other"
 	chain := func(last uint16) []*HTTPRule {
 		return []*HTTPRule{
-			to("", egressHost, 80, on("mesh", 80)), to("", egressHost, 443, on("default/egress", 80)),
-			to("", map[uint16]string{80: egressHost, 8: "edition.cnn.com"}[last], 80, on("default/egress", 443)),
+			to("", egressHost, 80, atGateway("mesh", 80)), to("", egressHost, 443, atGateway("default/egress", 80)),
+			to("", map[uint16]string{80: egressHost, 8: "edition.cnn.com"}[last], 80, atGateway("default/egress", 443)),
 		}
 	}
 	f := Flow{Transport: TCP, Dst: ap("192.0.2.1:80"), Names: []string{"edition.cnn.com"}}

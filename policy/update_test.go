@@ -237,8 +237,8 @@ func (g *generator) twoHop() []*VirtualService {
 	v := vs("via", []string{"mesh", gateway}, host)
 	last := g.one("x.example.com", "y.example.com", egressHost, "nowhere")
 	port := []uint16{80, 443, 0}[g.r.IntN(3)]
-	first := on("mesh", 0)
-	v.HTTP = []*HTTPRule{to("", egressHost, port, first), to("", last, 443, on(gateway, 80))}
+	first := atGateway("mesh", 0)
+	v.HTTP = []*HTTPRule{to("", egressHost, port, first), to("", last, 443, atGateway(gateway, 80))}
 	v.TLS = []*TLSRule{
 		{Ref: v.Ref, Matches: []*L4Match{l4on("mesh", 443, host...)}, Route: toL4(egressHost, port)},
 		{Ref: v.Ref, Matches: []*L4Match{l4on(gateway, 443, host...)}, Route: toL4(last, 80)},

@@ -192,6 +192,9 @@ func printStatus(w io.Writer, s agent.Status) {
 	for _, g := range s.Gateway {
 		row("gateway", "listens on %s", g)
 	}
+	for _, g := range s.GatewaySkipped {
+		row("gateway", "%s", g)
+	}
 	row("dns servers", "%s", strings.Join(s.DNSServers, ", "))
 	row("learned", "%d names and %d addresses; %d openings and %d proofs of at most %d and %d for a policy", s.Learned.Names, s.Learned.Addresses,
 		s.Learned.Openings, s.Learned.Proofs, s.LearnedMax.Openings, s.LearnedMax.Proofs)

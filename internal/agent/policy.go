@@ -64,6 +64,12 @@ func loadFiles(files []istio.File, gateway map[string]string) (Loaded, error) {
 	if l.Snapshot, err = policy.Compile(config); err != nil {
 		return l, fmt.Errorf("%w: %w", ErrPolicy, err)
 	}
+	for _, w := range l.Snapshot.Warnings() {
+		l.Findings = append(l.Findings, istio.Finding{
+			Severity: istio.Warning, File: w.Ref.File, Line: w.Ref.Line, Col: w.Ref.Column,
+			Object: w.Ref.Kind + " " + w.Ref.Namespace + "/" + w.Ref.Name, Text: w.Text,
+		})
+	}
 	return l, nil
 }
 

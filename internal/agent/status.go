@@ -40,6 +40,8 @@ type Status struct {
 	DNSServers  []string      `json:"dnsServers"`
 	Connections forward.Stats `json:"connections"`
 	Gateway     []string      `json:"gateway,omitempty"`
+	// GatewaySkipped says what Gateways ask for and is not served.
+	GatewaySkipped []string `json:"gatewaySkipped,omitempty"`
 	// Gates are where the listeners stand for sockets of other network
 	// namespaces (pods, containers).
 	Gates    []string          `json:"gates,omitempty"`
@@ -143,7 +145,7 @@ func (a *Agent) Status() Status {
 	}
 	st.Connections = a.outgoing.Stats()
 	if a.incoming != nil {
-		st.Gateway = a.incoming.Addresses()
+		st.Gateway, st.GatewaySkipped = a.incoming.Addresses(), a.incoming.Skipped()
 	}
 	st.Denials = map[string]uint64{}
 	for k, n := range a.events.Counts() {
