@@ -16,7 +16,7 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() {
 		old = emptyPolicy
 	}
-	p := &Policy{scope: sc}
+	p := &Policy{scope: sc, base: b.base}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
 	b.goneOn = map[*door]*GatewayListener{}
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,

@@ -92,6 +92,8 @@ type Policy struct {
 	vhostList []*meshVhost // sorted by hostname.Compare
 	// gateways are those as which connections go on, sorted by name and port.
 	gateways []*GatewayListener
+	// base has what the policy was compiled from, for explanations.
+	base *base
 }
 
 // ID returns the policy's number in the kernel's tables.

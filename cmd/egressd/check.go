@@ -140,7 +140,7 @@ The exit code is 1 when the connection is denied.`,
 					}
 					return err
 				}
-				if x, err = agent.Explain(l.Snapshot, nil, t, method); err != nil {
+				if x, err = agent.Explain(l.Snapshot, nil, t, method, workload); err != nil {
 					return err
 				}
 			} else {
@@ -171,7 +171,7 @@ The exit code is 1 when the connection is denied.`,
 	out.register(cmd)
 	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline; without it the daemon is asked")
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
-	cmd.Flags().StringVar(&workload, "workload", "", "name of the workload (all have the same policy for now)")
+	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
 	registerDirs(cmd, &stateDir, nil)
 	return cmd
 }
@@ -194,6 +194,22 @@ func printExplanation(w io.Writer, x agent.Explanation) {
 	}
 	for i, s := range x.Steps {
 		fmt.Fprintf(w, "  %d. %s\n", i+1, s)
+	}
+	if x.Class != "" {
+		fmt.Fprintf(w, "verdict %s because: %s\n", x.Verdict, x.Class)
+	}
+	if len(x.Considered) > 0 {
+		fmt.Fprintln(w, "considered:")
+	}
+	for _, c := range x.Considered {
+		sign := "-"
+		if c.Won {
+			sign = "+"
+		}
+		fmt.Fprintf(w, "  %s %s: %s\n", sign, c.Rule, c.Why)
+	}
+	if x.Nearest != nil {
+		fmt.Fprintf(w, "nearest: %s: %s\n", x.Nearest.Rule, x.Nearest.Why)
 	}
 	if x.Suggestion != "" {
 		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", x.Suggestion)

@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -28,6 +27,10 @@ type Explanation struct {
 	// Action is the HTTP rule that would act on the request.
 	Action *policy.Ref `json:"action,omitempty"`
 	Steps  []string    `json:"steps"`
+	// Class, Considered and Nearest are those of policy.Explanation.
+	Class      string              `json:"class,omitempty"`
+	Considered []policy.Considered `json:"considered,omitempty"`
+	Nearest    *policy.Considered  `json:"nearest,omitempty"`
 	// Suggestion is a ServiceEntry that would allow a denied flow.
 	Suggestion string `json:"suggestion,omitempty"`
 }
@@ -98,11 +101,13 @@ type Learned interface {
 	AddrsOf(policy.PolicyID, string) []netip.Addr
 }
 
-// Explain says what would happen to a flow, and why, step by step.
-func Explain(s *policy.Snapshot, learned Learned, t Target, method string) (Explanation, error) {
-	p := s.Policy(policy.DefaultPolicy)
-	if p == nil {
-		return Explanation{}, errors.New("the snapshot has no policy")
+// Explain says what would happen to a flow of a workload ("name" or
+// "namespace/name", "" for every process that nobody described), and why, step
+// by step.
+func Explain(s *policy.Snapshot, learned Learned, t Target, method, workload string) (Explanation, error) {
+	p, err := policyOf(s, workload)
+	if err != nil {
+		return Explanation{}, err
 	}
 	x := explainer{Explanation: Explanation{Target: t.text}, p: p, learned: learned, t: t}
 	if t.addr.IsValid() {
@@ -111,6 +116,7 @@ func Explain(s *policy.Snapshot, learned Learned, t Target, method string) (Expl
 		x.name(method)
 	}
 	x.Allowed = x.Verdict != policy.Deny
+	x.why(method)
 	if !x.Allowed && wishable(x.Reason) {
 		x.Suggestion = Suggest(Wish{Name: t.host, Addr: t.addr, Port: t.port, Transport: t.transport, URL: t.url != nil})
 	}
@@ -143,7 +149,7 @@ func (x *explainer) address() {
 	case x.learned == nil:
 		x.step("address: offline; which names %s was learned for is known to a running daemon only", x.t.addr)
 	default:
-		f.Names = x.learned.NamesOf(policy.DefaultPolicy, x.t.addr)
+		f.Names = x.learned.NamesOf(x.p.ID(), x.t.addr)
 		if len(f.Names) == 0 {
 			x.step("address: %s was not learned for any allowed name", x.t.addr)
 		} else {
@@ -203,7 +209,7 @@ func (x *explainer) name(method string) {
 			x.t.host, h.Rule, h.Pattern)
 	}
 	if x.learned != nil {
-		if addrs := x.learned.AddrsOf(policy.DefaultPolicy, x.t.host); len(addrs) > 0 {
+		if addrs := x.learned.AddrsOf(x.p.ID(), x.t.host); len(addrs) > 0 {
 			x.step("dns: learned now: %s", join(addrs))
 		}
 	}
@@ -254,16 +260,7 @@ func (x *explainer) protocol(port *policy.HostPort, method string) {
 }
 
 func (x *explainer) http(method string) {
-	r := &policy.Request{
-		Method: method, Scheme: "http", Authority: x.t.host, Host: x.t.host, Path: "/",
-		Header: http.Header{}, Port: x.t.port,
-	}
-	if u := x.t.url; u != nil {
-		r.Scheme, r.Authority, r.Query = u.Scheme, u.Host, u.Query()
-		if r.Path = u.EscapedPath(); r.Path == "" {
-			r.Path = "/"
-		}
-	}
+	r := x.request(method)
 	d := x.p.DecideHTTP(policy.Flow{
 		Transport: policy.TCP, Dst: netip.AddrPortFrom(netip.Addr{}, x.t.port), Names: []string{x.t.host},
 	}, r)
@@ -276,6 +273,9 @@ func (x *explainer) http(method string) {
 		x.step("http: no VirtualService acts on the host; %s %s is forwarded", r.Method, r.Path)
 	default:
 		rule := d.Action.Rule
+		for _, h := range d.Hops() {
+			x.step("http: %s %s is matched by %s, which leads to gateway %s port %d", r.Method, r.Path, h.Action.Rule.Ref, h.To.Gateway.Name, h.To.Gateway.Port)
+		}
 		x.Action = &rule.Ref
 		x.step("http: %s %s is matched by %s", r.Method, r.Path, rule.Ref)
 		for _, s := range describe(d.Action) {
@@ -305,6 +305,8 @@ func describe(a *policy.HTTPAction) []string {
 	for i := range a.Destinations {
 		d := &a.Destinations[i]
 		switch {
+		case d.Gateway != nil:
+			out = append(out, fmt.Sprintf("go on as gateway %s port %d, %d of %d", d.Gateway.Name, d.Gateway.Port, d.Weight, a.TotalWeight))
 		case d.Denied:
 			out = append(out, fmt.Sprintf("route to %s: not allowed for the workload", d.Destination.Host))
 		case d.Upstream == nil:
@@ -372,9 +374,9 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 	if method == "" {
 		method = http.MethodGet
 	}
-	x, err := Explain(s, a.names, t, method)
+	x, err := Explain(s, a.names, t, method, r.URL.Query().Get("workload"))
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	writeJSON(w, x)

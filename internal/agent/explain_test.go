@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -86,11 +87,14 @@ func TestExplain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := Explain(s, nil, tg, "GET")
+		x, err := Explain(s, nil, tg, "GET", "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		steps := strings.Join(x.Steps, "\n")
+		if (len(x.Considered) == 0) != (c.says == "loopback" || c.reason == policy.ReasonNoRule || c.reason == policy.ReasonName) {
+			t.Errorf("%s: considered %v", c.target, x.Considered)
+		}
 		if x.Allowed != c.allowed || x.Reason != c.reason || !strings.Contains(steps, c.says) {
 			t.Errorf("%s: allowed %t, reason %s, steps:\n%s\nwant %t, %s, and a step that says %q",
 				c.target, x.Allowed, x.Reason, steps, c.allowed, c.reason, c.says)
@@ -121,7 +125,7 @@ func TestExplainEndpoints(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := Explain(l.Snapshot, nil, tg, "GET")
+		x, err := Explain(l.Snapshot, nil, tg, "GET", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,6 +136,48 @@ func TestExplainEndpoints(t *testing.T) {
 		}
 		if !strings.Contains(got, want) || want == "direct " && got != want {
 			t.Errorf("%s: %q, want %q in\n%s", target, got, want, strings.Join(x.Steps, "\n"))
+		}
+	}
+}
+
+// TestExplainWorkload: every workload can be asked about, by its name or with
+// its namespace.
+func TestExplainWorkload(t *testing.T) {
+	ref := policy.Ref{Kind: "ServiceEntry", Namespace: "prod", Name: "api"}
+	s, err := policy.Compile(&policy.Config{
+		Services: []*policy.Service{{
+			Ref: ref, External: true, Hosts: []hostname.Pattern{"api.example.com"}, Resolution: policy.ResolutionDNS,
+			Ports:  []policy.Port{{Number: 443, Protocol: policy.ProtocolTLS}},
+			Export: policy.Visibility{Limited: true, Namespaces: []string{"prod"}},
+		}},
+		Workloads: []*policy.Workload{
+			{Identity: policy.Identity{Name: "web", Namespace: "prod"}}, {Identity: policy.Identity{Name: "web", Namespace: "test"}},
+			{Identity: policy.Identity{Name: "job", Namespace: "prod"}},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tg, err := ParseTarget("https://api.example.com/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for workload, want := range map[string]string{
+		"prod/web": "allowed", "job": "allowed", "": "denied", "test/web": "denied",
+		"web": "several workloads are called web: prod/web, test/web", "prod/none": "no workload is called prod/none",
+	} {
+		x, err := Explain(s, nil, tg, "GET", workload)
+		got := "denied"
+		switch {
+		case err != nil:
+			got = err.Error()
+		case x.Allowed:
+			got = "allowed"
+		case x.Nearest == nil || !strings.Contains(x.Nearest.Why, "exportTo"):
+			t.Errorf("%s: nearest %+v", workload, x.Nearest)
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", workload, got, want)
 		}
 	}
 }

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// Explanation is why a flow or request is decided as it is: raw material for
+// people, in no stable wording but for the verdict and the reason.
+type Explanation struct {
+	Allowed bool    `json:"allowed"`
+	Verdict Verdict `json:"verdict"`
+	Reason  Reason  `json:"reason"`
+	// Class says why the verdict is the one it is and not a faster or closer
+	// one.
+	Class string `json:"class,omitempty"`
+	// Rule allows the flow or, on a denial, is the nearest that the decision
+	// itself met; Action is the rule of a VirtualService that acts on it.
+	Rule   *Ref `json:"rule,omitempty"`
+	Action *Ref `json:"action,omitempty"`
+	// Considered are all objects and rules that are about the destination,
+	// with what came of each, in the order in which they are asked.
+	Considered []Considered `json:"considered,omitempty"`
+	// Nearest is what comes closest to a denied flow.
+	Nearest *Considered `json:"nearest,omitempty"`
+}
+
+// Considered is one object or rule, and why it counts or does not.
+type Considered struct {
+	Rule Ref    `json:"rule"`
+	Won  bool   `json:"won"`
+	Why  string `json:"why"`
+}
+
+func (c Considered) String() string {
+	what := "does not count"
+	if c.Won {
+		what = "counts"
+	}
+	return fmt.Sprintf("%v %s: %s", c.Rule, what, c.Why)
+}
+
+// Why explains what DecideHTTP says when r is not nil, what DecideTLS says for
+// a TCP flow with a name from its SNI, and else what Decide says. It looks at
+// every object of the configuration: it is for people who ask, not for flows.
+func (p *Policy) Why(f Flow, r *Request) Explanation {
+	if r != nil {
+		f.Transport, f.Host, f.HostFrom = TCP, r.Host, EvidenceHTTP
+	}
+	w := why{p: p, f: f, r: r, names: f.Names}
+	if f.Host != "" {
+		w.names = []string{f.Host}
+	}
+	w.decide()
+	w.Allowed = w.d.Verdict != Deny
+	w.Verdict, w.Reason, w.Rule = w.d.Verdict, w.d.Reason, w.d.Rule
+	w.class()
+	w.services()
+	for _, name := range w.names {
+		w.virtualServices(name)
+	}
+	wins := func(c Considered) bool { return c.Won }
+	switch {
+	case !w.Allowed:
+		w.nearest()
+	case w.Rule != nil && !slices.ContainsFunc(w.Considered, wins):
+		w.say(*w.Rule, true, "allows it")
+	}
+	return w.Explanation
+}
+
+// why gathers an Explanation.
+type why struct {
+	Explanation
+	p     *Policy
+	f     Flow
+	r     *Request
+	names []string
+	d     Decision
+	http  HTTPDecision
+	// hidden is the first object that would count if it were visible.
+	hidden *Considered
+}
+
+func (w *why) say(rule Ref, won bool, format string, args ...any) {
+	w.Considered = append(w.Considered, Considered{rule, won, fmt.Sprintf(format, args...)})
+}
+
+// decide asks for the decision itself.
+func (w *why) decide() {
+	switch {
+	case w.r != nil:
+		w.http = w.p.DecideHTTP(w.f, w.r)
+		w.d = w.http.Decision
+		if a := w.http.Action; a != nil {
+			w.Action = &a.Rule.Ref
+			if to := w.http.To; to != nil || len(a.Destinations) == 1 {
+				w.refused(w.http.Destination(0), &a.Rule.Ref)
+			}
+		}
+	case w.f.Transport == TCP && w.f.HostFrom == EvidenceSNI && w.f.Host != "":
+		d, _ := w.p.DecideTLS(w.f, w.f.Host)
+		w.d = d
+		if k := w.p.Decide(w.f); d.Verdict != Deny && k.Verdict != Deny {
+			w.d.Verdict = k.Verdict // the kernel's, which comes first
+		}
+	default:
+		w.d = w.p.Decide(w.f)
+	}
+}
+
+// refused turns an allowed request into a denied one when its only destination
+// is refused.
+func (w *why) refused(to *RouteDestination, rule *Ref) {
+	switch {
+	case to == nil:
+	case to.Denied:
+		w.d = deny(ReasonName, rule)
+		w.say(*rule, false, "its destination %s is not allowed for the workload", to.Destination.Host)
+	case to.Upstream == nil && to.Gateway == nil:
+		w.d = deny(ReasonUpstream, rule)
+		w.say(*rule, false, "its destination %s is unknown", to.Destination.Host)
+	}
+}
+
+// class says what the verdict comes from.
+func (w *why) class() {
+	hp := w.d.Port
+	if hp == nil {
+		if w.Allowed {
+			w.Class = "no rule names the destination, and what none names may pass"
+		}
+		return
+	}
+	switch pr := hp.Protocol; {
+	case w.Verdict == Direct && hp.Protocol.Transport() == UDP:
+		w.Class = "UDP: address and port decide"
+	case w.Verdict == Direct:
+		w.Class = "the protocol is TCP: address and port decide, nothing is read"
+	case w.Verdict == Inspect:
+		w.Class = "the protocol is TLS: the kernel reads the ClientHello, and its SNI must be an allowed name of the address"
+	case pr.IsHTTP():
+		w.Class = fmt.Sprintf("the protocol is %v: requests are read one by one", pr)
+	case pr == ProtocolUnset:
+		w.Class = "the port has no protocol: the first bytes must tell"
+	case hp.routed:
+		w.Class = "rules for TLS or TCP choose where connections go"
+	default:
+		w.Class = hp.Upstream.whyProxy(pr)
+	}
+}
+
+// whyProxy says why the kernel alone cannot send connections to u.
+func (u *Upstream) whyProxy(pr Protocol) string {
+	is := func(e UpstreamEndpoint) bool {
+		_, kernel := kernelEndpoints([]UpstreamEndpoint{e}, e.Addr.Addr().Is4())
+		return !kernel
+	}
+	switch {
+	case len(u.Names) > 0 && (len(u.Endpoints) > 0 || u.Names[0].Name != u.Host):
+		return "the service's endpoints are names, which are resolved for each connection"
+	case len(u.Endpoints) > MaxEndpoints:
+		return fmt.Sprintf("the service has more than %d endpoints", MaxEndpoints)
+	case slices.ContainsFunc(u.Endpoints, is):
+		return "an endpoint is an address that means another thing in the workload's network namespace"
+	case u.virtual && len(u.Endpoints) == 0:
+		return "the service's own addresses stand for its name, which is resolved for each connection"
+	case u.Resolution == ResolutionStatic && len(u.Endpoints) == 0:
+		return "the service has no endpoint"
+	case pr.IsTLS():
+		return "the address does not prove one name"
+	}
+	return "the service has no endpoint of the address family"
+}
+
+// nearest finds what comes closest to a denied flow: what would allow it if it
+// were visible, else what the decision met, else the host with the most
+// similar name.
+func (w *why) nearest() {
+	if w.hidden != nil {
+		w.Nearest = w.hidden
+		return
+	}
+	if w.Rule != nil {
+		w.Nearest = &Considered{Rule: *w.Rule, Why: w.about(*w.Rule)}
+		return
+	}
+	best, distance := (*Host)(nil), maxDistance+1
+	parent, shared := (*Host)(nil), 0
+	for _, name := range w.names {
+		for pattern, h := range w.p.names.All() {
+			text := strings.TrimPrefix(string(pattern), "*.")
+			if d := editDistance(name, text, min(distance, maxDistance)); d < distance || d == distance && best != nil && hostname.Compare(pattern, best.Pattern) < 0 {
+				best, distance = h, d
+			}
+			if n := commonLabels(name, text); n > shared || n == shared && parent != nil && hostname.Compare(pattern, parent.Pattern) < 0 {
+				parent, shared = h, n
+			}
+		}
+	}
+	switch {
+	case best != nil && distance <= maxDistance:
+		w.Nearest = &Considered{Rule: *best.Rule, Why: fmt.Sprintf("host %s differs by %d", best.Pattern, distance)}
+	case parent != nil && shared >= 2:
+		w.Nearest = &Considered{Rule: *parent.Rule, Why: fmt.Sprintf("host %s is of the same domain", parent.Pattern)}
+	}
+}
+
+// about is what was said of a rule.
+func (w *why) about(rule Ref) string {
+	for _, c := range w.Considered {
+		if c.Rule == rule && !c.Won {
+			return c.Why
+		}
+	}
+	return fmt.Sprintf("the decision is %s", w.Reason)
+}
+
+// maxDistance is how many letters a name may differ in and be taken for a
+// slip.
+const maxDistance = 3
+
+// editDistance is the number of letters to insert, delete or replace to make
+// b of a, or limit+1 when it is more than limit.
+func editDistance(a, b string, limit int) int {
+	if limit < 0 || len(a)-len(b) > limit || len(b)-len(a) > limit {
+		return limit + 1
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before, least := row[0], i+1
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := before
+			if a[i] != b[j] {
+				cost++
+			}
+			before = row[j+1]
+			row[j+1] = min(cost, row[j]+1, before+1)
+			least = min(least, row[j+1])
+		}
+		if least > limit {
+			return limit + 1
+		}
+	}
+	return min(row[len(b)], limit+1)
+}
+
+// commonLabels counts the labels at the end that two names share.
+func commonLabels(a, b string) int {
+	x, y := strings.Split(a, "."), strings.Split(b, ".")
+	n := 0
+	for n < len(x) && n < len(y) && x[len(x)-1-n] == y[len(y)-1-n] {
+		n++
+	}
+	return n
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// virtualServices goes through the VirtualServices with a host for a name.
+func (w *why) virtualServices(name string) {
+	won, _ := w.p.vhosts.Lookup(name)
+	for _, vs := range w.p.base.cfg.VirtualServices {
+		var h hostname.Pattern
+		for _, p := range vs.Hosts {
+			if p.Matches(name) && (h == "" || hostname.Compare(p, h) < 0) {
+				h = p
+			}
+		}
+		sc := w.p.scope
+		switch {
+		case h == "":
+		case !slices.Contains(vs.Gateways, meshGateway):
+			if !w.hasGateway(vs) {
+				w.say(vs.Ref, false, "is for gateways (%s), not for workloads", strings.Join(vs.Gateways, ", "))
+			}
+		case !vs.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace)):
+			w.say(vs.Ref, false, "not visible to namespace %s (exportTo)", sc.identity.Namespace)
+		case won == nil: // cannot be: it is visible and has the host
+		case won.vs == vs:
+			w.rules(won, name)
+		case won.pattern != h:
+			w.say(vs.Ref, false, "host %s is less specific than %s of VirtualService %s/%s", h, won.pattern, won.vs.Ref.Namespace, won.vs.Ref.Name)
+		default:
+			w.say(vs.Ref, false, "younger than VirtualService %s/%s for host %s", won.vs.Ref.Namespace, won.vs.Ref.Name, h)
+		}
+	}
+}
+
+// hasGateway says whether connections may go on as a Gateway of vs.
+func (w *why) hasGateway(vs *VirtualService) bool {
+	return slices.ContainsFunc(w.p.gateways, func(l *GatewayListener) bool {
+		return slices.ContainsFunc(strings.Split(l.Name, ","), func(g string) bool { return slices.Contains(vs.Gateways, g) })
+	})
+}
+
+// rules says what became of each rule of the VirtualService that counts.
+func (w *why) rules(v *meshVhost, name string) {
+	switch {
+	case w.r != nil:
+		if len(v.vs.HTTP) == 0 {
+			w.say(v.vs.Ref, false, "has no rules for HTTP")
+			return
+		}
+		w.httpRules(v)
+	case w.f.Transport == TCP:
+		w.l4Rules(v, name)
+	}
+}
+
+func (w *why) httpRules(v *meshVhost) {
+	var done *HTTPRule
+	for i, rule := range v.vs.HTTP {
+		label := ruleLabel(i, rule.Name)
+		if done != nil {
+			w.say(rule.Ref, false, "%s: comes after a rule that matches", label)
+			continue
+		}
+		misses := w.misses(rule)
+		if misses == nil {
+			done = rule
+			w.say(rule.Ref, w.Allowed, "%s: matches", label)
+			continue
+		}
+		w.say(rule.Ref, false, "%s: %s", label, strings.Join(misses, "; "))
+	}
+	if done == nil {
+		return
+	}
+	r := w.r
+	for _, hop := range w.http.Hops() {
+		next, _ := hop.apply(r)
+		r = next
+		w.say(hop.Action.Rule.Ref, true, "goes on as gateway %s port %d (%s)", hop.To.Gateway.Name, hop.To.Gateway.Port, hop.To.Destination.Host)
+		w.gatewayRules(hop.To.Gateway, r)
+	}
+	if !w.Allowed && len(w.http.Hops()) == 0 {
+		w.deadEnd(v, r)
+	}
+}
+
+// misses lists why each match of a rule fails; nil when one holds.
+func (w *why) misses(rule *HTTPRule) []string {
+	if len(rule.Matches) == 0 {
+		return nil
+	}
+	var out []string
+	for _, m := range rule.Matches {
+		text := w.p.scope.misses(m.Gateways, m.SourceNamespace, m.SourceLabels)
+		if c := w.p.base.matchers[m]; text == "" && c != nil {
+			text = c.miss(w.r)
+		}
+		if text == "" {
+			return nil
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// deadEnd says of a request that a rule leads to a Gateway which does not take
+// it.
+func (w *why) deadEnd(v *meshVhost, r *Request) {
+	rs := v.routes(w.f.Dst.Port())
+	a := rs.find(r)
+	if a == nil || !a.draws {
+		return
+	}
+	to := a.Pick(w.f.Draw)
+	if to == nil || to.Gateway == nil {
+		return
+	}
+	w.say(a.Rule.Ref, false, "goes on as gateway %s port %d (%s), which has no rule for it (%s)", to.Gateway.Name, to.Gateway.Port, to.Destination.Host, w.Reason)
+	if next, ok := (&Hop{a, to}).apply(r); ok {
+		w.gatewayRules(to.Gateway, next)
+	}
+}
+
+// gatewayRules says what became of the rules of a Gateway that a request goes
+// on as.
+func (w *why) gatewayRules(l *GatewayListener, r *Request) {
+	c := l.chain(r.Host)
+	if c == nil || c.vhosts == nil {
+		return
+	}
+	v, ok := c.vhosts.Lookup(r.Host)
+	if !ok {
+		return
+	}
+	done := false
+	for i, route := range v.routes.routes {
+		label := "gateway " + ruleLabel(i, route.action.Rule.Name)
+		switch {
+		case done:
+			w.say(route.action.Rule.Ref, false, "%s: comes after a rule that matches", label)
+		case route.match.matches(r):
+			done = true
+			w.say(route.action.Rule.Ref, w.Allowed, "%s: matches", label)
+		default:
+			w.say(route.action.Rule.Ref, false, "%s: %s", label, route.match.miss(r))
+		}
+	}
+}
+
+// ruleLabel names a rule: by its name, or by its place from 1.
+func ruleLabel(i int, name string) string {
+	if name != "" {
+		return fmt.Sprintf("rule %q", name)
+	}
+	return fmt.Sprintf("rule %d", i+1)
+}
+
+// l4Rules says what became of the rules for TLS and TCP.
+func (w *why) l4Rules(v *meshVhost, name string) {
+	tls := w.f.HostFrom == EvidenceSNI
+	routes, sni, kind := v.tcp, "", "tcp"
+	if tls && len(v.tls) > 0 {
+		routes, sni, kind = v.tls, name, "tls"
+	}
+	dst := w.f.Dst
+	if w.d.Port != nil {
+		dst = netip.AddrPortFrom(dst.Addr(), w.d.Port.Number)
+	}
+	done := false
+	for i := range routes {
+		r := &routes[i]
+		label := fmt.Sprintf("%s rule %d", kind, i+1)
+		switch {
+		case done:
+			w.say(*r.ref, false, "%s: comes after a rule that matches", label)
+		case r.matches(dst, sni):
+			done = true
+			w.say(*r.ref, w.Allowed, "%s: %s matches", label, l4MatchText(r.match))
+			w.l4Hops(r, name, tls)
+		default:
+			w.say(*r.ref, false, "%s: %s does not match", label, l4MatchText(r.match))
+		}
+	}
+	if !done && len(v.vs.TLS)+len(v.vs.TCP) == 0 {
+		w.say(v.vs.Ref, false, "has rules for HTTP only")
+	}
+}
+
+// l4Hops says as which Gateways a connection goes on.
+func (w *why) l4Hops(r *l4Route, name string, tls bool) {
+	draw := w.f.Draw
+	for range maxHops {
+		to := pick(r.destinations, r.total, draw)
+		if to == nil || to.Gateway == nil {
+			return
+		}
+		draw /= uint64(r.total)
+		next, reason := to.Gateway.enter(name, tls)
+		if next == nil {
+			w.say(*r.ref, false, "goes on as gateway %s port %d, which has no rule for it (%s)", to.Gateway.Name, to.Gateway.Port, reason)
+			return
+		}
+		w.say(*next.ref, w.Allowed, "is the rule of gateway %s port %d, which connections to %s go on as", to.Gateway.Name, to.Gateway.Port, to.Destination.Host)
+		r = next
+	}
+}
+
+// misses says what a match asks of the workload that it is not; "" for
+// nothing.
+func (sc *scope) misses(gateways []string, namespace string, labels map[string]string) string {
+	switch {
+	case len(gateways) > 0 && !slices.Contains(gateways, meshGateway):
+		return fmt.Sprintf("is for gateways (%s)", strings.Join(gateways, ", "))
+	case namespace != "" && namespace != sc.identity.Namespace:
+		return fmt.Sprintf("sourceNamespace %s is not %s", namespace, sc.identity.Namespace)
+	case !selects(labels, sc.identity.Labels):
+		return fmt.Sprintf("sourceLabels %v are not those of the workload", labels)
+	}
+	return ""
+}
+
+// miss says which condition of m fails first; "" for none.
+func (m *matcher) miss(r *Request) string {
+	if m == nil {
+		return ""
+	}
+	if m.port != 0 && m.port != r.Port {
+		return fmt.Sprintf("port %d is not %d", r.Port, m.port)
+	}
+	for _, f := range [...]struct {
+		name, value string
+		s           *stringMatcher
+	}{{"uri", r.Path, m.uri}, {"scheme", r.Scheme, m.scheme}, {"method", r.Method, m.method}, {"authority", r.Authority, m.authority}} {
+		if f.s != nil && !f.s.matches(f.value) {
+			return fmt.Sprintf("%s %s does not match %q", f.name, f.s.words(), f.value)
+		}
+	}
+	for i := range m.headers {
+		h := &m.headers[i]
+		if h.matchesHeader(r) {
+			continue
+		}
+		v, ok := r.header(h.name)
+		switch {
+		case h.invert:
+			return fmt.Sprintf("header %s must not be %s", h.name, h.value.words())
+		case !ok:
+			return fmt.Sprintf("header %s is missing", h.name)
+		}
+		return fmt.Sprintf("header %s %s does not match %q", h.name, h.value.words(), v)
+	}
+	for i := range m.query {
+		q := &m.query[i]
+		v, ok := r.Query[q.name]
+		switch {
+		case !ok || len(v) == 0:
+			return fmt.Sprintf("query parameter %s is missing", q.name)
+		case !q.value.matches(v[0]):
+			return fmt.Sprintf("query parameter %s %s does not match %q", q.name, q.value.words(), v[0])
+		}
+	}
+	return ""
+}
+
+var matchWords = [...]string{MatchPresent: "there", MatchExact: "exact", MatchPrefix: "prefix", MatchRegex: "regex"}
+
+// words is the condition for people.
+func (s *stringMatcher) words() string {
+	if s.kind == MatchPresent {
+		return matchWords[s.kind]
+	}
+	return fmt.Sprintf("%s %q", matchWords[s.kind], s.value)
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// services goes through the services that are about the destination.
+func (w *why) services() {
+	for _, s := range w.p.base.cfg.Services {
+		if h, ok := w.matching(s); ok {
+			w.service(s, h)
+		} else if w.namesAddress(s) {
+			w.address(s)
+		}
+	}
+}
+
+// matching returns the most specific host of a service that stands for one of
+// the names.
+func (w *why) matching(s *Service) (hostname.Pattern, bool) {
+	var best hostname.Pattern
+	for _, h := range s.Hosts {
+		if slices.ContainsFunc(w.names, h.Matches) && (best == "" || hostname.Compare(h, best) < 0) {
+			best = h
+		}
+	}
+	return best, best != ""
+}
+
+// visible says whether the workload sees a service, and if not, why.
+func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern, reason string) {
+	sc := w.p.scope
+	mesh := &w.p.base.cfg.Mesh
+	if !s.Export.sees(sc.identity.Namespace, mesh.DefaultServiceExport.in(s.Ref.Namespace)) {
+		return nil, fmt.Sprintf("not visible to namespace %s (exportTo)", sc.identity.Namespace)
+	}
+	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
+		return []hostname.Pattern{h}, ""
+	}
+	shown = sc.sidecar.shows(s.Ref.Namespace, h, w.f.Dst.Port())
+	shown = slices.DeleteFunc(shown, func(p hostname.Pattern) bool { return !slices.ContainsFunc(w.names, p.Matches) })
+	if len(shown) == 0 {
+		return nil, fmt.Sprintf("hidden by Sidecar %s/%s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name)
+	}
+	return shown, ""
+}
+
+// service says what became of a service with a host for one of the names.
+func (w *why) service(s *Service, h hostname.Pattern) {
+	if !s.External {
+		w.say(s.Ref, false, "a Kubernetes Service opens nothing by itself; a ServiceEntry does")
+		return
+	}
+	port := s.declared(w.f.Transport, w.f.Dst.Port())
+	shown, reason := w.visible(s, h)
+	switch {
+	case reason != "":
+		w.say(s.Ref, false, "%s", reason)
+		if port != nil && w.hidden == nil {
+			hidden := w.Considered[len(w.Considered)-1]
+			w.hidden = &hidden
+		}
+	case port == nil:
+		w.say(s.Ref, false, "%s", s.lacks(w.f.Transport, w.f.Dst.Port()))
+	default:
+		w.opens(s, shown[0])
+	}
+}
+
+// opens says whether a service that has the port is the one that counts.
+func (w *why) opens(s *Service, h hostname.Pattern) {
+	for _, name := range w.names {
+		if !h.Matches(name) {
+			continue
+		}
+		host, hp := w.p.LookupPort(name, w.f.Transport, w.f.Dst.Port())
+		switch {
+		case hp == nil: // an AuthorizationPolicy may have closed it
+			w.say(s.Ref, false, "the port is closed (%s)", w.Reason)
+		case host.Pattern != h:
+			w.say(s.Ref, false, "host %s is less specific than %s of %s %s/%s", h, host.Pattern, hp.Rule.Kind, hp.Rule.Namespace, hp.Rule.Name)
+		case *hp.Rule != s.Ref:
+			w.say(s.Ref, false, "%s %s/%s declares port %d of host %s first", hp.Rule.Kind, hp.Rule.Namespace, hp.Rule.Name, hp.Number, h)
+		case unfit(hp.Protocol, w.f.HostFrom) != "":
+			w.say(s.Ref, false, "port %d is for %s, the connection shows its name by %s", hp.Number, protocolText(hp.Protocol), w.f.HostFrom)
+		default:
+			w.say(s.Ref, w.Allowed, "host %s, port %d/%v %s", h, hp.Number, w.f.Transport, protocolText(hp.Protocol))
+		}
+		return
+	}
+}
+
+// declared returns the service's port, nil when it has none like that.
+func (s *Service) declared(t Transport, number uint16) *Port {
+	for i := range s.Ports {
+		if p := &s.Ports[i]; p.Number == number && p.Protocol.Transport() == t {
+			return p
+		}
+	}
+	return nil
+}
+
+// lacks says which ports there are in the place of one.
+func (s *Service) lacks(t Transport, number uint16) string {
+	if s.declared(t.other(), number) != nil {
+		return fmt.Sprintf("port %d is declared for %v, not for %v", number, t.other(), t)
+	}
+	var have []string
+	for _, p := range s.Ports {
+		have = append(have, fmt.Sprintf("%d %s", p.Number, protocolText(p.Protocol)))
+	}
+	if len(have) == 0 {
+		return "it declares no port"
+	}
+	return fmt.Sprintf("port %d is not declared; it has %s", number, strings.Join(have, ", "))
+}
+
+// namesAddress says whether a service names the address that is dialled.
+func (w *why) namesAddress(s *Service) bool {
+	a := w.f.Dst.Addr().Unmap()
+	if !a.IsValid() || !s.External {
+		return false
+	}
+	return slices.ContainsFunc(s.Addresses, func(n netip.Prefix) bool { return plainPrefix(n).Contains(a) }) ||
+		s.Resolution == ResolutionStatic && slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr.Unmap() == a })
+}
+
+// address says what became of a service that names the address.
+func (w *why) address(s *Service) {
+	opens := func(p Port) bool {
+		return p.Protocol.Transport() == w.f.Transport && (p.Number == w.f.Dst.Port() || slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool {
+			return e.Addr.Unmap() == w.f.Dst.Addr().Unmap() && endpointPort(p, e) == w.f.Dst.Port()
+		}))
+	}
+	sc := w.p.scope
+	switch {
+	case w.Allowed && w.d.Rule != nil && *w.d.Rule == s.Ref:
+		w.say(s.Ref, true, "names the address %v on port %d/%v", w.f.Dst.Addr(), w.f.Dst.Port(), w.f.Transport)
+	case !s.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)):
+		w.say(s.Ref, false, "names the address, but is not visible to namespace %s (exportTo)", sc.identity.Namespace)
+	case !slices.ContainsFunc(s.Ports, opens):
+		w.say(s.Ref, false, "names the address, but %s", s.lacks(w.f.Transport, w.f.Dst.Port()))
+	case w.f.Host != "":
+		w.say(s.Ref, false, "names the address, but not the name %s", w.f.Host)
+	case sc.sidecar != nil && !slices.ContainsFunc(s.Hosts, func(h hostname.Pattern) bool { return len(sc.sidecar.shows(s.Ref.Namespace, h, w.f.Dst.Port())) > 0 }):
+		w.say(s.Ref, false, "names the address, but is hidden by Sidecar %s/%s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name)
+	case w.d.Rule != nil && *w.d.Rule != s.Ref:
+		w.say(s.Ref, false, "names the address as well; %s %s/%s comes first", w.d.Rule.Kind, w.d.Rule.Namespace, w.d.Rule.Name)
+	default:
+		w.say(s.Ref, false, "names the address, but the decision is %s", w.Reason)
+	}
+}
