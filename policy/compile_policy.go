@@ -24,6 +24,7 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	h.services()
 	h.touch()
 	h.build()
+	h.ruled()
 	p.names = h.names.Index()
 	p.addrs = h.addrs.finish(h.compareRules)
 	p.hostSum = h.sum
@@ -96,8 +97,11 @@ func (h *hostEdit) services() {
 			h.affect(p)
 		}
 	}
+	for _, p := range h.old.ruled {
+		h.affect(p)
+	}
 	for _, p := range h.affected() {
-		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return h.gone[s.whole()] })
+		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return s.ruled || h.gone[s.whole()] })
 	}
 	for _, v := range fresh {
 		for _, p := range v.Hosts {
@@ -170,7 +174,7 @@ func (h *hostEdit) touch() {
 // build builds the affected hosts anew.
 func (h *hostEdit) build() {
 	for p, services := range h.decls {
-		if was, ok := h.old.names.Get(p); ok {
+		if was, ok := h.names.Get(p); ok {
 			h.sum.toggle(was.sum)
 			for _, r := range was.rules {
 				h.addrs.remove(r)

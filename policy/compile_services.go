@@ -36,7 +36,7 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	h.Literal = slices.Compact(h.Literal)
 	reaches := make(map[*HostPort]*reach, len(h.Ports))
 	for _, hp := range h.Ports {
-		hp.routed = b.routesL4(e.policy, pattern, hp)
+		hp.routed = hp.ruled || b.routesL4(e.policy, pattern, hp)
 		reaches[hp] = newReach(hp.Upstream)
 		hp.settle(h, reaches[hp])
 	}
@@ -145,7 +145,7 @@ func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) {
 	hp := h.Port(p.Protocol.Transport(), p.Number)
 	switch {
 	case hp == nil:
-		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref, host: h}
+		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref, host: h, ruled: s.ruled}
 		hp.Upstream = newUpstream(string(h.Pattern), s, p, endpoints)
 		hp.Upstream.Match = h
 		h.Ports = append(h.Ports, hp)

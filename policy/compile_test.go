@@ -133,6 +133,9 @@ func leaves(v reflect.Value, path string) []leaf {
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
+			if !v.Type().Field(i).IsExported() {
+				continue
+			}
 			out = append(out, leaves(v.Field(i), path+"."+v.Type().Field(i).Name)...)
 		}
 	case reflect.Slice:

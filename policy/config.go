@@ -157,6 +157,8 @@ type Service struct {
 	Selector map[string]string
 	// of is the service that this is a part of; nil: it is whole.
 	of *Service
+	// ruled: no ServiceEntry but a rule for TLS declares the hosts.
+	ruled bool
 }
 
 // whole returns the service that s is, or is a part of.

@@ -117,11 +117,11 @@ func (sc *scope) routesPort(vs *VirtualService, hp *HostPort) bool {
 // has none for TLS.
 func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
 	if !d.Port.routed || name == "" {
-		return d, named(u, name)
+		return d.unruled(named(u, name))
 	}
 	v, ok := p.vhosts.Lookup(name)
 	if !ok {
-		return d, named(u, name)
+		return d.unruled(named(u, name))
 	}
 	routes, sni := v.tcp, ""
 	if tls && len(v.tls) > 0 {
@@ -133,7 +133,16 @@ func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool
 			return r.follow(f, d, name, tls)
 		}
 	}
-	return d, named(u, name)
+	return d.unruled(named(u, name))
+}
+
+// unruled is the answer when no rule matches: u, unless only rules open the
+// port.
+func (d Decision) unruled(u *Upstream) (Decision, *Upstream) {
+	if d.Port.ruled {
+		return deny(ReasonNoRoute, d.Port.Rule), nil
+	}
+	return d, u
 }
 
 // follow goes where the rule leads, as one Gateway after the other.

@@ -92,6 +92,8 @@ type Policy struct {
 	vhostList []*meshVhost // sorted by hostname.Compare
 	// gateways are those as which connections go on, sorted by name and port.
 	gateways []*GatewayListener
+	// ruled are the hosts that only rules for TLS declare.
+	ruled []hostname.Pattern
 	// base has what the policy was compiled from, for explanations.
 	base *base
 }

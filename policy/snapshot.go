@@ -59,8 +59,9 @@ type HostPort struct {
 	// Upstream is where connections go when no HTTP rule says otherwise.
 	Upstream *Upstream
 	host     *Host
-	// routed says that rules for TLS or TCP choose where connections go.
-	routed bool
+	// routed says that rules for TLS or TCP choose where connections go; ruled
+	// that they alone open the port, and what none matches is denied.
+	routed, ruled bool
 	// learned is what happens at learned addresses, IPv6 and IPv4.
 	learned [2]Way
 }

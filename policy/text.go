@@ -143,6 +143,9 @@ func (t *text) host(h *Host) {
 	}
 	for _, hp := range h.Ports {
 		t.line(2, "port %d/%v %s %v (%v)", hp.Number, hp.Protocol.Transport(), protocolText(hp.Protocol), hp.Verdict, hp.Rule)
+		if hp.ruled {
+			t.line(3, "by rules alone")
+		}
 		t.line(3, "upstream %s", upstreamText(hp.Upstream))
 		for i, family := range [...]string{"ipv6", "ipv4"} {
 			if w := hp.learned[i]; w != (Way{Verdict: hp.Verdict}) {

@@ -100,7 +100,6 @@ func twoHopWildcard() *Config {
 	}
 	return &Config{
 		Services: []*Service{
-			se("wiki", ResolutionNone, "*.wikipedia.org").port(443, ProtocolHTTPS),
 			se("www-wiki", ResolutionDNS, "www.wikipedia.org").port(443, ProtocolTLS),
 		},
 		Gateways:        []*Gateway{egressGateway(443, ProtocolHTTPS, passthrough, "*.wikipedia.org")},
@@ -282,6 +281,57 @@ func TestTwoHopRulesOfBoth(t *testing.T) {
 	d = mustCompile(t, c).Policy(DefaultPolicy).DecideHTTP(f, r)
 	if d.Timeout() != time.Second || d.Retries().Attempts != 3 {
 		t.Errorf("timeout %v, retries %+v", d.Timeout(), d.Retries())
+	}
+}
+
+// TestRuledNames: what a rule for TLS leads to an allowed host is open by the
+// rule alone.
+func TestRuledNames(t *testing.T) {
+	f := Flow{Transport: TCP, Dst: ap("192.0.2.1:443"), Names: []string{"en.wikipedia.org"}}
+	goes := func(c *Config, f Flow) string {
+		d, u := mustCompile(t, c).Policy(DefaultPolicy).DecideTLS(f, f.Names[0])
+		if d.Verdict == Deny {
+			return string(d.Reason)
+		}
+		return u.Host
+	}
+	for name, c := range map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"by the rule":       {func(*Config) {}, "www.wikipedia.org"},
+		"no declared host":  {func(c *Config) { c.Services[0].Hosts = names("www.example.org") }, "name-not-allowed"},
+		"another port":      {func(c *Config) { c.Services[0].Ports[0].Number = 444 }, "name-not-allowed"},
+		"not TLS":           {func(c *Config) { c.Services[0].Ports[0].Protocol = ProtocolHTTP }, "name-not-allowed"},
+		"hidden":            {func(c *Config) { c.Services[0].Export = Visibility{Limited: true} }, "name-not-allowed"},
+		"not for workloads": {func(c *Config) { c.VirtualServices[0].Gateways = c.VirtualServices[0].Gateways[:1] }, "name-not-allowed"},
+		"other workloads": {func(c *Config) {
+			c.VirtualServices[0].TLS[0].Matches[0].SourceLabels = map[string]string{"app": "x"}
+		}, "name-not-allowed"},
+		"another address": {func(c *Config) {
+			c.VirtualServices[0].TLS[0].Matches[0].Subnets = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+		}, "no-route"},
+		"declared": {func(c *Config) {
+			c.Services = append(c.Services, se("en", ResolutionDNS, "en.wikipedia.org").port(443, ProtocolTLS))
+		}, "www.wikipedia.org"},
+		"declared, another port": {func(c *Config) {
+			c.Services = append(c.Services, se("all", ResolutionNone, "*.wikipedia.org").port(80, ProtocolHTTP))
+		}, "port-not-allowed"},
+	} {
+		config := twoHopWildcard()
+		c.change(config)
+		if got := goes(config, f); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+	p := mustCompile(t, twoHopWildcard()).Policy(DefaultPolicy)
+	for _, o := range p.Openings("en.wikipedia.org", ap("192.0.2.1:443").Addr()) {
+		if o.Verdict != Proxy {
+			t.Errorf("open in the kernel: %+v", o)
+		}
+	}
+	if c := p.Candidates(f); c.Opaque != nil || c.HTTP || !c.TLS {
+		t.Errorf("%+v", c)
 	}
 }
 
