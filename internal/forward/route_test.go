@@ -98,6 +98,54 @@ func TestRouteChangesRequest(t *testing.T) {
 	}
 }
 
+// TestRulesOfTwoHops: what led to a Gateway that is this place acts first, and
+// last on the response.
+func TestRulesOfTwoHops(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.httpOrigin("b.example", func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("X-Order", "origin")
+		fmt.Fprintf(w, "%s %s %v", req.Host, req.RequestURI, req.Header["X-Order"])
+	})
+	add := func(v string) policy.HeaderOps {
+		return policy.HeaderOps{Add: []policy.Header{{Name: "x-order", Value: v}}}
+	}
+	first := &policy.HTTPAction{
+		Rule: &policy.HTTPRule{
+			Rewrite: &policy.Rewrite{URI: "/b", Authority: "hop.example"},
+			Headers: &policy.Headers{Request: add("rule1"), Response: add("rule1")},
+			Fault:   &policy.Fault{AbortStatus: 418, AbortGRPC: -1},
+		},
+		Match: &policy.HTTPMatch{URI: &policy.StringMatch{Kind: policy.MatchPrefix, Value: "/a"}},
+	}
+	by := &policy.RouteDestination{Headers: &policy.Headers{Request: add("dest1"), Response: add("dest1")}}
+	second := routeTo(&policy.HTTPRule{
+		Rewrite: &policy.Rewrite{URI: "/c"}, Headers: &policy.Headers{Request: add("rule2"), Response: add("rule2")},
+	}, "unused.example", "b.example")
+	second.Match = &policy.HTTPMatch{URI: &policy.StringMatch{Kind: policy.MatchPrefix, Value: "/b"}}
+	d := policy.HTTPDecision{Decision: allowed, Action: second, To: &second.Destinations[1]}
+	d.Via[0] = policy.Hop{Action: first, To: by}
+	r.change(func() { r.http = func(*policy.Request) policy.HTTPDecision { return d } })
+	resp, body := get(t, r.client(false), "http://a.example/a/p?q")
+	if want := "hop.example /c/p?q [dest1 rule1 rule2]"; body != want {
+		t.Errorf("the origin got %q, want %q", body, want)
+	}
+	if got := fmt.Sprint(resp.Header["X-Order"]); got != "[origin rule2 dest1 rule1]" {
+		t.Errorf("response header %s", got)
+	}
+	// A redirect of the second rule is made of what the first one left.
+	moved := &policy.HTTPAction{Rule: &policy.HTTPRule{Redirect: &policy.Redirect{PrefixRewrite: "/new"}}, Match: second.Match}
+	r.change(func() { d.Action, d.To = moved, nil })
+	resp, _ = get(t, r.client(false), "http://a.example/a/p")
+	if got := resp.Header.Get("Location"); got != "http://hop.example/new/p" {
+		t.Errorf("redirected to %q", got)
+	}
+	// A fault of either is injected.
+	r.change(func() { first.Rule.Fault.AbortPercent = 100 })
+	if resp, _ = get(t, r.client(false), "http://a.example/a/p"); resp.StatusCode != 418 {
+		t.Errorf("status %d, want 418", resp.StatusCode)
+	}
+}
+
 func TestWeights(t *testing.T) {
 	var draw atomic.Uint64
 	r := newRig(t, HTTP, func(o *Options) { o.Rand = func() uint64 { return draw.Add(1) - 1 } })
