@@ -159,15 +159,33 @@ func (h *hostEdit) touch() {
 			}
 		}
 	}
-	slices.Sort(patterns)
-	patterns = slices.Compact(patterns)
-	if len(patterns) == 0 {
+	wild := map[hostname.Pattern]bool{}
+	for _, p := range patterns {
+		if p.IsWildcard() {
+			wild[p] = true
+		}
+		h.affectOld(p)
+		for i := 1; i <= len(p); i++ { // the hosts that cover it
+			h.affectOld("*" + p[i:])
+		}
+	}
+	if len(wild) == 0 {
 		return
 	}
-	for p := range h.old.names.All() {
-		if slices.ContainsFunc(patterns, p.Overlaps) {
-			h.affect(p)
+	for p := range h.old.names.All() { // and those that it covers
+		for i := 1; i <= len(p); i++ {
+			if wild["*"+p[i:]] {
+				h.affect(p)
+				break
+			}
 		}
+	}
+}
+
+// affectOld has a host built anew that there was before.
+func (h *hostEdit) affectOld(p hostname.Pattern) {
+	if _, ok := h.old.names.Get(p); ok {
+		h.affect(p)
 	}
 }
 
