@@ -61,7 +61,11 @@ func (p *Policy) Why(f Flow, r *Request) Explanation {
 	w.Verdict, w.Reason, w.Rule = w.d.Verdict, w.d.Reason, w.d.Rule
 	w.class()
 	w.services()
-	for _, name := range w.names {
+	names := w.names
+	if len(names) == 0 && w.d.Port != nil && !w.d.Port.host.Pattern.IsWildcard() {
+		names = []string{string(w.d.Port.host.Pattern)} // by which rules for TCP are found
+	}
+	for _, name := range names {
 		w.virtualServices(name)
 	}
 	wins := func(c Considered) bool { return c.Won }

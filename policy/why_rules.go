@@ -66,17 +66,16 @@ func (w *why) httpRules(v *meshVhost) {
 	var done *HTTPRule
 	for i, rule := range v.vs.HTTP {
 		label := ruleLabel(i, rule.Name)
-		if done != nil {
+		misses, others := w.misses(rule)
+		switch {
+		case others || misses != nil && done == nil:
+			w.say(rule.Ref, false, "%s: %s", label, strings.Join(misses, "; "))
+		case done != nil:
 			w.say(rule.Ref, false, "%s: comes after a rule that matches", label)
-			continue
-		}
-		misses := w.misses(rule)
-		if misses == nil {
+		default:
 			done = rule
 			w.say(rule.Ref, w.Allowed, "%s: matches", label)
-			continue
 		}
-		w.say(rule.Ref, false, "%s: %s", label, strings.Join(misses, "; "))
 	}
 	if done == nil {
 		return
@@ -93,23 +92,22 @@ func (w *why) httpRules(v *meshVhost) {
 	}
 }
 
-// misses lists why each match of a rule fails; nil when one holds.
-func (w *why) misses(rule *HTTPRule) []string {
-	if len(rule.Matches) == 0 {
-		return nil
-	}
-	var out []string
+// misses lists why each match of a rule fails; nil when one holds. others says
+// that the rule is for other workloads, or for gateways.
+func (w *why) misses(rule *HTTPRule) (out []string, others bool) {
+	others = len(rule.Matches) > 0
 	for _, m := range rule.Matches {
 		text := w.p.scope.misses(m.Gateways, m.SourceNamespace, m.SourceLabels)
+		others = others && text != ""
 		if c := w.p.base.matchers[m]; text == "" && c != nil {
 			text = c.miss(w.r)
 		}
 		if text == "" {
-			return nil
+			return nil, false
 		}
 		out = append(out, text)
 	}
-	return out
+	return out, others
 }
 
 // deadEnd says of a request that a rule leads to a Gateway which does not take

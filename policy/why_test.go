@@ -112,7 +112,7 @@ func TestWhyTwoHops(t *testing.T) {
 	for _, c := range w.Considered {
 		said += c.String() + "\n"
 	}
-	for _, s := range []string{`rule "mesh": matches`, "goes on as gateway default/egress port 80", `gateway rule "gateway": matches`} {
+	for _, s := range []string{`rule "mesh": matches`, "goes on as gateway default/egress port 80", `rule "gateway": is for gateways (default/egress)`, `gateway rule "gateway": matches`} {
 		if !strings.Contains(said, s) {
 			t.Errorf("does not say %q:\n%s", s, said)
 		}
@@ -126,6 +126,14 @@ func TestWhyTwoHops(t *testing.T) {
 	}
 	if w.Allowed || !strings.Contains(said, "which has no rule for it (no-route)") || !strings.Contains(said, `uri prefix "/only" does not match "/"`) {
 		t.Errorf("%+v:\n%s", w.Nearest, said)
+	}
+}
+
+// TestWhyTCP: rules are found by the host that the address is of.
+func TestWhyTCP(t *testing.T) {
+	w := mustCompile(t, twoHopTCP()).Policy(DefaultPolicy).Why(Flow{Transport: TCP, Dst: ap("240.1.1.1:27017")}, nil)
+	if n := len(w.Considered); !w.Allowed || n != 3 || !strings.Contains(w.Considered[2].Why, "is the rule of gateway default/egress port 7777") {
+		t.Errorf("%+v", w.Considered)
 	}
 }
 
