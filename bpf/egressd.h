@@ -13,6 +13,7 @@
 #ifndef EGRESSD_H
 #define EGRESSD_H
 
+#include <linux/bpf.h>
 #include <linux/types.h>
 
 /* What the kernel does with a flow; policy.Verdict. */
@@ -49,7 +50,15 @@ enum egd_reason {
 	EGD_R_MALFORMED = 13, /* a ClientHello that does not add up, or a bad packet */
 	EGD_R_CHANGED = 14,   /* the policy changed and denies an open connection */
 	EGD_R_OPTIONS = 15,   /* a source route or another IP option; counted only */
-	EGD_R_MAX = 16,
+	/* Of packets on interfaces (wire.h, tc.h): */
+	EGD_R_ETHERTYPE = 24, /* a frame that is not IP and not what IP needs; a VLAN tag */
+	EGD_R_FRAGMENT = 25,
+	EGD_R_NO_STATE = 26,  /* the middle of a connection whose beginning nobody saw */
+	EGD_R_SHARE = 27,     /* the interface has its share of egd_flows */
+	EGD_R_FRAME = 28,     /* a frame that did not come from the IP stack */
+	EGD_R_SEQUENCE = 29,  /* a segment that does not fit those before it; counted only */
+	EGD_R_LISTENER = 30,  /* nobody listens: the daemon is down */
+	EGD_R_MAX = 32,
 };
 
 /* Counters that are no denials. */
@@ -63,7 +72,10 @@ enum egd_counter {
 	EGD_C_AUDIT,
 	EGD_C_INSPECT,
 	EGD_C_REPLY, /* datagrams that answer somebody */
-	EGD_C_MAX = 32,
+	EGD_C_BY_SOCKET, /* packets of interfaces whose socket was decided about */
+	EGD_C_INBOUND,   /* connections that others opened by an interface */
+	EGD_C_CONTROL,   /* ARP, neighbour discovery, DHCP */
+	EGD_C_MAX = 64,
 };
 
 /* How many DNS servers one unconnected UDP socket can talk to at a time and
@@ -145,6 +157,8 @@ struct egd_origin {
 	__u32 pid; /* thread group id */
 	__u32 uid;
 	char comm[16];
+	__u32 ifindex; /* of the interface that it came by; 0: from a socket here */
+	__u32 pad;
 };
 
 /* egd_sockets: socket storage. */
@@ -246,12 +260,80 @@ struct egd_event {
 	__u8 src[16];   /* of a connection that is to be ended; else zero */
 	__u16 sport;    /* network order */
 	__u16 name_len; /* of the SNI */
-	__u32 pad;
+	__u32 ifindex;  /* of the interface that it came by; 0: from a socket here */
 	__u64 cookie;   /* of the socket */
 	__u64 sent;     /* EGD_E_CLOSE: payload bytes */
 	__u64 received;
 	__u64 opened;   /* EGD_E_CLOSE: time of the connect */
 	__u8 name[EGD_MAX_NAME];
+};
+
+/* The mark of packets that are given to egressd's sockets; an ip rule for it
+ * makes them local. It exempts from nothing: who forges it talks to nobody. */
+#define EGD_MARK 0x65676401
+
+/* egd_ifaces: the interfaces whose other end is a workload, by index. What
+ * comes in by one is the workload's, whatever source address it bears. */
+#define EGD_IF_L3 1 /* no link-layer header */
+
+struct egd_iface {
+	__u32 workload;
+	__u32 policy;
+	__u32 share; /* how many entries of egd_flows it may have */
+	__u8 mode;   /* enum egd_mode */
+	__u8 flags;  /* EGD_IF_* */
+	__u16 pad;
+};
+
+/* egd_flows: connections and datagrams that pass an interface and whose
+ * sockets are not in this kernel. src is the workload's end. */
+struct egd_flow_key {
+	__u32 ifindex;
+	__u16 sport; /* network order */
+	__u16 dport; /* network order */
+	__u8 src[16];
+	__u8 dst[16];
+	__u8 proto;
+	__u8 pad[3];
+};
+
+#define EGD_F_INBOUND 1 /* the other end began it */
+#define EGD_F_SYNCED 2  /* the server has told where the stream begins */
+#define EGD_F_PROVED 4  /* the SNI was allowed */
+#define EGD_F_FIN_OUT 8
+#define EGD_F_FIN_IN 16
+#define EGD_F_RESET 32
+#define EGD_F_ACKED 64  /* the server has acknowledged the whole hello */
+#define EGD_F_TOLD 128  /* its decision was reported */
+
+struct egd_flow {
+	__u64 opened; /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 seen;   /* the last packet; of inbound UDP: the last one that came in */
+	__u64 sent;   /* bytes of IP packets */
+	__u64 received;
+	__u32 epoch;
+	__u32 base;  /* TCP, host order: sequence number of the stream's first byte */
+	__u32 hello; /* bytes of the hello */
+	__u32 acked; /* the last acknowledgement of the server */
+	__u32 policy;
+	__u32 workload;
+	__u8 verdict; /* enum egd_verdict */
+	__u8 mode;    /* enum egd_mode */
+	__u8 cut;     /* enum egd_reason: nothing passes any more */
+	__u8 flags;   /* EGD_F_* */
+	__u32 pad;
+};
+
+/* egd_flow_bytes: the bytes of a hello, until the server has acknowledged
+ * them. Whoever makes the segments himself can send two versions of one byte,
+ * of which the server never gets one (a bad checksum, a low TTL); so only the
+ * first version passes, and a hello that does not fit in here is refused. */
+#define EGD_MAX_KEPT 4096
+
+struct egd_flow_bytes {
+	struct bpf_spin_lock lock;
+	__u32 busy; /* a CPU is at work on the flow's hello */
+	__u8 data[EGD_MAX_KEPT + 64]; /* room for the last step */
 };
 
 #endif

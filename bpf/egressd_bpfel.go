@@ -53,16 +53,19 @@ type EgressdEgdConfig struct {
 type EgressdEgdCounter uint32
 
 const (
-	EgressdEgdCounterEGD_C_PASS_LOOPBACK EgressdEgdCounter = 16
-	EgressdEgdCounterEGD_C_PASS_OWN      EgressdEgdCounter = 17
-	EgressdEgdCounterEGD_C_DIRECT        EgressdEgdCounter = 18
-	EgressdEgdCounterEGD_C_PROXY         EgressdEgdCounter = 19
-	EgressdEgdCounterEGD_C_DNS           EgressdEgdCounter = 20
-	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 21
-	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 22
-	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 23
-	EgressdEgdCounterEGD_C_REPLY         EgressdEgdCounter = 24
-	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 32
+	EgressdEgdCounterEGD_C_PASS_LOOPBACK EgressdEgdCounter = 32
+	EgressdEgdCounterEGD_C_PASS_OWN      EgressdEgdCounter = 33
+	EgressdEgdCounterEGD_C_DIRECT        EgressdEgdCounter = 34
+	EgressdEgdCounterEGD_C_PROXY         EgressdEgdCounter = 35
+	EgressdEgdCounterEGD_C_DNS           EgressdEgdCounter = 36
+	EgressdEgdCounterEGD_C_EVENT_LOST    EgressdEgdCounter = 37
+	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 38
+	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 39
+	EgressdEgdCounterEGD_C_REPLY         EgressdEgdCounter = 40
+	EgressdEgdCounterEGD_C_BY_SOCKET     EgressdEgdCounter = 41
+	EgressdEgdCounterEGD_C_INBOUND       EgressdEgdCounter = 42
+	EgressdEgdCounterEGD_C_CONTROL       EgressdEgdCounter = 43
+	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 64
 )
 
 type EgressdEgdEvent struct {
@@ -85,12 +88,52 @@ type EgressdEgdEvent struct {
 	Src      [16]uint8
 	Sport    uint16
 	NameLen  uint16
-	Pad      uint32
+	Ifindex  uint32
 	Cookie   uint64
 	Sent     uint64
 	Received uint64
 	Opened   uint64
 	Name     [256]uint8
+}
+
+type EgressdEgdFlow struct {
+	_        structs.HostLayout
+	Opened   uint64
+	Seen     uint64
+	Sent     uint64
+	Received uint64
+	Epoch    uint32
+	Base     uint32
+	Hello    uint32
+	Acked    uint32
+	Policy   uint32
+	Workload uint32
+	Verdict  uint8
+	Mode     uint8
+	Cut      uint8
+	Flags    uint8
+	Pad      uint32
+}
+
+type EgressdEgdFlowBytes struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Busy uint32
+	Data [4160]uint8
+}
+
+type EgressdEgdFlowKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Sport   uint16
+	Dport   uint16
+	Src     [16]uint8
+	Dst     [16]uint8
+	Proto   uint8
+	Pad     [3]uint8
 }
 
 type EgressdEgdHello struct {
@@ -110,6 +153,16 @@ type EgressdEgdHello struct {
 	Synced    uint8
 	RecordLen uint8
 	Key       EgressdEgdNameKey
+}
+
+type EgressdEgdIface struct {
+	_        structs.HostLayout
+	Workload uint32
+	Policy   uint32
+	Share    uint32
+	Mode     uint8
+	Flags    uint8
+	Pad      uint16
 }
 
 type EgressdEgdKnownKey struct {
@@ -149,6 +202,8 @@ type EgressdEgdOrigin struct {
 	Pid      uint32
 	Uid      uint32
 	Comm     [16]int8
+	Ifindex  uint32
+	Pad      uint32
 	_        [4]byte
 }
 
@@ -187,7 +242,14 @@ const (
 	EgressdEgdReasonEGD_R_MALFORMED   EgressdEgdReason = 13
 	EgressdEgdReasonEGD_R_CHANGED     EgressdEgdReason = 14
 	EgressdEgdReasonEGD_R_OPTIONS     EgressdEgdReason = 15
-	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 16
+	EgressdEgdReasonEGD_R_ETHERTYPE   EgressdEgdReason = 24
+	EgressdEgdReasonEGD_R_FRAGMENT    EgressdEgdReason = 25
+	EgressdEgdReasonEGD_R_NO_STATE    EgressdEgdReason = 26
+	EgressdEgdReasonEGD_R_SHARE       EgressdEgdReason = 27
+	EgressdEgdReasonEGD_R_FRAME       EgressdEgdReason = 28
+	EgressdEgdReasonEGD_R_SEQUENCE    EgressdEgdReason = 29
+	EgressdEgdReasonEGD_R_LISTENER    EgressdEgdReason = 30
+	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 32
 )
 
 type EgressdEgdSocket struct {
@@ -239,11 +301,16 @@ const (
 	EgressdMapEgdConfig       = "egd_config"
 	EgressdMapEgdCounters     = "egd_counters"
 	EgressdMapEgdEvents       = "egd_events"
+	EgressdMapEgdFlowBytes    = "egd_flow_bytes"
+	EgressdMapEgdFlowHello    = "egd_flow_hello"
+	EgressdMapEgdFlows        = "egd_flows"
 	EgressdMapEgdHellos       = "egd_hellos"
+	EgressdMapEgdIfaces       = "egd_ifaces"
 	EgressdMapEgdKnown        = "egd_known"
 	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
 	EgressdMapEgdPeers        = "egd_peers"
+	EgressdMapEgdShares       = "egd_shares"
 	EgressdMapEgdSockets      = "egd_sockets"
 	EgressdMapEgdWorkloads    = "egd_workloads"
 	EgressdProgEgdBind4       = "egd_bind4"
@@ -260,6 +327,9 @@ const (
 	EgressdProgEgdSockCreate  = "egd_sock_create"
 	EgressdProgEgdSockOps     = "egd_sock_ops"
 	EgressdProgEgdSockRelease = "egd_sock_release"
+	EgressdProgEgdTcFrom      = "egd_tc_from"
+	EgressdProgEgdTcTo        = "egd_tc_to"
+	EgressdProgEgdTcUplink    = "egd_tc_uplink"
 	EgressdVarEgdKeepCounter  = "egd_keep_counter"
 	EgressdVarEgdKeepEvent    = "egd_keep_event"
 	EgressdVarEgdKeepMode     = "egd_keep_mode"
@@ -323,6 +393,9 @@ type EgressdProgramSpecs struct {
 	EgdSockCreate  *ebpf.ProgramSpec `ebpf:"egd_sock_create"`
 	EgdSockOps     *ebpf.ProgramSpec `ebpf:"egd_sock_ops"`
 	EgdSockRelease *ebpf.ProgramSpec `ebpf:"egd_sock_release"`
+	EgdTcFrom      *ebpf.ProgramSpec `ebpf:"egd_tc_from"`
+	EgdTcTo        *ebpf.ProgramSpec `ebpf:"egd_tc_to"`
+	EgdTcUplink    *ebpf.ProgramSpec `ebpf:"egd_tc_uplink"`
 }
 
 // EgressdMapSpecs contains maps before they are loaded into the kernel.
@@ -334,11 +407,16 @@ type EgressdMapSpecs struct {
 	EgdConfig    *ebpf.MapSpec `ebpf:"egd_config"`
 	EgdCounters  *ebpf.MapSpec `ebpf:"egd_counters"`
 	EgdEvents    *ebpf.MapSpec `ebpf:"egd_events"`
+	EgdFlowBytes *ebpf.MapSpec `ebpf:"egd_flow_bytes"`
+	EgdFlowHello *ebpf.MapSpec `ebpf:"egd_flow_hello"`
+	EgdFlows     *ebpf.MapSpec `ebpf:"egd_flows"`
 	EgdHellos    *ebpf.MapSpec `ebpf:"egd_hellos"`
+	EgdIfaces    *ebpf.MapSpec `ebpf:"egd_ifaces"`
 	EgdKnown     *ebpf.MapSpec `ebpf:"egd_known"`
 	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
+	EgdShares    *ebpf.MapSpec `ebpf:"egd_shares"`
 	EgdSockets   *ebpf.MapSpec `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.MapSpec `ebpf:"egd_workloads"`
 }
@@ -379,11 +457,16 @@ type EgressdMaps struct {
 	EgdConfig    *ebpf.Map `ebpf:"egd_config"`
 	EgdCounters  *ebpf.Map `ebpf:"egd_counters"`
 	EgdEvents    *ebpf.Map `ebpf:"egd_events"`
+	EgdFlowBytes *ebpf.Map `ebpf:"egd_flow_bytes"`
+	EgdFlowHello *ebpf.Map `ebpf:"egd_flow_hello"`
+	EgdFlows     *ebpf.Map `ebpf:"egd_flows"`
 	EgdHellos    *ebpf.Map `ebpf:"egd_hellos"`
+	EgdIfaces    *ebpf.Map `ebpf:"egd_ifaces"`
 	EgdKnown     *ebpf.Map `ebpf:"egd_known"`
 	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
+	EgdShares    *ebpf.Map `ebpf:"egd_shares"`
 	EgdSockets   *ebpf.Map `ebpf:"egd_sockets"`
 	EgdWorkloads *ebpf.Map `ebpf:"egd_workloads"`
 }
@@ -395,11 +478,16 @@ func (m *EgressdMaps) Close() error {
 		m.EgdConfig,
 		m.EgdCounters,
 		m.EgdEvents,
+		m.EgdFlowBytes,
+		m.EgdFlowHello,
+		m.EgdFlows,
 		m.EgdHellos,
+		m.EgdIfaces,
 		m.EgdKnown,
 		m.EgdNames,
 		m.EgdOrigins,
 		m.EgdPeers,
+		m.EgdShares,
 		m.EgdSockets,
 		m.EgdWorkloads,
 	)
@@ -434,6 +522,9 @@ type EgressdPrograms struct {
 	EgdSockCreate  *ebpf.Program `ebpf:"egd_sock_create"`
 	EgdSockOps     *ebpf.Program `ebpf:"egd_sock_ops"`
 	EgdSockRelease *ebpf.Program `ebpf:"egd_sock_release"`
+	EgdTcFrom      *ebpf.Program `ebpf:"egd_tc_from"`
+	EgdTcTo        *ebpf.Program `ebpf:"egd_tc_to"`
+	EgdTcUplink    *ebpf.Program `ebpf:"egd_tc_uplink"`
 }
 
 func (p *EgressdPrograms) Close() error {
@@ -452,6 +543,9 @@ func (p *EgressdPrograms) Close() error {
 		p.EgdSockCreate,
 		p.EgdSockOps,
 		p.EgdSockRelease,
+		p.EgdTcFrom,
+		p.EgdTcTo,
+		p.EgdTcUplink,
 	)
 }
 

@@ -37,8 +37,14 @@ type Event struct {
 	Name string
 	// Src and Cookie are set for a connection that was open and is denied
 	// now: its socket is to be ended with Destroy.
+	//
+	// Of a flow of an interface, Src is its source, whatever that is worth,
+	// and there is no socket to end.
 	Src    netip.AddrPort
 	Cookie uint64
+	// Interface is the index of the interface that the flow came by; 0: it
+	// came from a socket.
+	Interface int
 	// Sent and Received count payload bytes; what was sent is acknowledged,
 	// and may be one more for the end of the stream.
 	Sent, Received uint64
@@ -61,6 +67,14 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_NOT_TLS):     policy.ReasonNotTLS,
 	uint8(bpf.EgressdEgdReasonEGD_R_MALFORMED):   policy.ReasonMalformed,
 	uint8(bpf.EgressdEgdReasonEGD_R_CHANGED):     policy.ReasonPolicyChanged,
+	uint8(bpf.EgressdEgdReasonEGD_R_OPTIONS):     policy.ReasonOptions,
+	uint8(bpf.EgressdEgdReasonEGD_R_ETHERTYPE):   policy.ReasonEthertype,
+	uint8(bpf.EgressdEgdReasonEGD_R_FRAGMENT):    policy.ReasonFragment,
+	uint8(bpf.EgressdEgdReasonEGD_R_NO_STATE):    policy.ReasonNoState,
+	uint8(bpf.EgressdEgdReasonEGD_R_SHARE):       policy.ReasonShare,
+	uint8(bpf.EgressdEgdReasonEGD_R_FRAME):       policy.ReasonFrame,
+	uint8(bpf.EgressdEgdReasonEGD_R_SEQUENCE):    policy.ReasonSequence,
+	uint8(bpf.EgressdEgdReasonEGD_R_LISTENER):    policy.ReasonNoListener,
 }
 
 // lookInterval is how often the ring is read when nothing wakes the reader:
@@ -147,6 +161,7 @@ func parseEvent(raw []byte) (Event, bool) {
 		Command:   command(e.Comm[:]),
 		Name:      string(e.Name[:min(int(e.NameLen), len(e.Name))]),
 		Cookie:    e.Cookie,
+		Interface: int(e.Ifindex),
 		Sent:      e.Sent,
 		Received:  e.Received,
 	}

@@ -222,7 +222,7 @@ func (r *rig) serveEvents() <-chan loader.Event {
 	dp := r.dp
 	go func() {
 		done <- dp.Events(func(e loader.Event) {
-			if e.Src.IsValid() && !e.Closed && !e.Audit {
+			if e.Src.IsValid() && e.Interface == 0 && !e.Closed && !e.Audit {
 				if err := r.world.Node.Do(func() error { return loader.Destroy(e.Transport, e.Src, e.Dst, e.Cookie) }); err != nil {
 					r.t.Error(err)
 				}

@@ -57,10 +57,15 @@ func Unload(dir string) (removed int, err error) {
 		switch {
 		case strings.HasPrefix(name, linkPrefix+"egd_connect"), strings.HasPrefix(name, linkPrefix+"egd_sendmsg"):
 			return 0
-		case strings.HasPrefix(name, linkPrefix):
+		case strings.HasPrefix(name, linkPrefix), name == filterPin:
 			return 1
 		}
 		return 2
+	}
+	for _, e := range entries {
+		if e.Name() == filterPin {
+			err = removeAllFilters(func(int) bool { return false })
+		}
 	}
 	for r := 0; r <= 2; r++ {
 		for _, e := range entries {

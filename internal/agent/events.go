@@ -73,7 +73,7 @@ func (a *Agent) workloadName(id uint32) string {
 // recordKernelEvent records an event, and ends the socket of a connection that
 // the kernel has cut: without that the application would wait for its timeout.
 func (a *Agent) recordKernelEvent(k loader.Event) {
-	if k.Src.IsValid() && !k.Closed && !k.Audit && k.Transport == policy.TCP {
+	if k.Src.IsValid() && k.Interface == 0 && !k.Closed && !k.Audit && k.Transport == policy.TCP {
 		if err := loader.Destroy(k.Transport, k.Src, k.Dst, k.Cookie); err != nil {
 			a.log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
 		}

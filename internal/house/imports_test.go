@@ -44,6 +44,7 @@ var floors = map[string][]string{
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./internal/machine": {"./internal/world", "github.com/vishvananda/netlink", "golang.org/x/sys/unix", "gvisor.dev/gvisor/pkg/tcpip"},
 	"./internal/demo":    {"./examples", "./internal/world", "./policy", "golang.org/x/net/dns/dnsmessage"},
 	"./internal/attack":  nil,
 	"./internal/e2e":     nil,
@@ -61,13 +62,15 @@ var keepers = []struct {
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv"}},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv"}},
+	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
+	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"./bpf", []string{"./loader"}, nil},
 	{"./internal/testenv", nil, []string{"*"}},
-	{"./internal/world", []string{"./internal/testenv", "./internal/demo", "./hack/bench"}, []string{"*"}},
+	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench"}, []string{"*"}},
 }
 
 func join(lists ...[]string) []string {
