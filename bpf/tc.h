@@ -278,20 +278,36 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 	return act(skb, &w, in, cfg, f ? go_on(skb, &w, in, cfg, f) : begin(&w, in, cfg));
 }
 
+/* Puts the port of DNS servers into a datagram of the DNS proxy. */
+static __always_inline void from_port_53(struct __sk_buff *skb, const struct packet *p, __u16 own)
+{
+	__u16 port = PORT_DNS;
+
+	bpf_l4_csum_replace(skb, p->l4 + 6, own, port, 2 | BPF_F_MARK_MANGLED_0);
+	bpf_skb_store_bytes(skb, p->l4, &port, 2, 0);
+}
+
 /* What goes into a workload's interface always passes: it is seen for what it
  * tells about the other direction. */
 static __always_inline int to_workload(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
-	struct passing w = {};
+	struct egd_config *cfg = get_config();
 	struct egd_flow *f, inbound = {};
-	bool tcp, opens;
+	struct passing w = {};
+	bool tcp, opens, dns;
 
 	if (!in || in->mode == EGD_OFF ||
 	    parse_packet(skb, in->flags & EGD_IF_L3, &w.p) || !w.p.parsed)
 		return WIRE_PASS;
 	w.now = bpf_ktime_get_ns();
+	/* The DNS proxy answers with the address of the server that was asked,
+	 * which it can choose, and with its own port, which it can't. */
+	dns = cfg && w.p.proto == IPPROTO_UDP && !skb->ingress_ifindex &&
+	      w.p.sport == cfg->dns_port[0];
+	if (dns)
+		w.p.sport = PORT_DNS;
 	set_key(&w, ifindex, false);
 	tcp = w.p.proto == IPPROTO_TCP;
 	opens = tcp && (w.p.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
@@ -305,6 +321,8 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 			f->flags |= EGD_F_RESET;
 		if (tcp && f->verdict == EGD_INSPECT && !(f->flags & EGD_F_INBOUND))
 			hear_server(&w, f);
+		if (dns && f->verdict == EGD_PROXY)
+			from_port_53(skb, &w.p, cfg->dns_port[0]);
 		return WIRE_PASS;
 	}
 	/* A datagram from a DNS server answers a question that went to the

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/egressd/egressd/internal/machine"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
@@ -347,5 +349,60 @@ func TestGuardOutlivesTheDaemon(t *testing.T) {
 	}
 	if c != nil {
 		must(t, c.Close())
+	}
+}
+
+// TestSteer: what is proxied, and DNS to any server, comes to the listeners as
+// it was dialled; without them it is refused.
+func TestSteer(t *testing.T) {
+	v := newVM(t)
+	must(t, v.rig.world.Node.Do(v.dp.Steer))
+	v.guard(policy.Enforce)
+	for _, a := range families {
+		v.allow(a, 443, policy.TCP, policy.Proxy)
+		for _, port := range []int{443, 53} {
+			dst := hostport(a, port)
+			c, how := v.dialSoon(dst)
+			if how != "" {
+				t.Fatalf("%s: %s", dst, how)
+			}
+			must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+			if got, err := io.ReadAll(c); string(got) != dst+" true" {
+				t.Errorf("%s: the listener says %q, %v", dst, got, err)
+			}
+			must(t, c.Close())
+		}
+		before := v.rig.world.Packets(netip.MustParseAddr(a))
+		u, err := v.DialUDP(netip.MustParseAddrPort(hostport(a, 53)))
+		must(t, err)
+		must(t, u.SetDeadline(time.Now().Add(5*time.Second)))
+		_, err = u.Write([]byte("?"))
+		must(t, err)
+		buf := make([]byte, 64)
+		n, err := u.Read(buf)
+		if string(buf[:max(n, 0)]) != hostport(a, 53)+" true" {
+			t.Errorf("DNS to %s: %q, %v", a, buf[:max(n, 0)], err)
+		}
+		must(t, u.Close())
+		if n := v.rig.world.Packets(netip.MustParseAddr(a)) - before; n != 0 {
+			t.Errorf("%s: %d packets left", a, n)
+		}
+	}
+	// Nobody listens at these.
+	must(t, v.dp.SetListeners(loader.Listeners{Proxy: 9, DNSTCP: 9}))
+	for _, a := range families {
+		if _, how := v.dialSoon(hostport(a, 443)); how != "refused" {
+			t.Errorf("%s with no listener: %s", a, how)
+		}
+	}
+	must(t, v.rig.world.Node.Do(v.dp.Unload))
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		must(t, v.rig.world.Node.Do(func() error {
+			rules, err := netlink.RuleList(family)
+			if len(rules) > 3 {
+				t.Errorf("rules are left: %v", rules)
+			}
+			return err
+		}))
 	}
 }

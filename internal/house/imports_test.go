@@ -34,7 +34,7 @@ var floors = map[string][]string{
 	"./internal/forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
 	"./loader":        join([]string{"./bpf", "./internal/cgroup", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
-	"./dnsproxy":      join([]string{"github.com/miekg/dns"}, core),
+	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "github.com/fsnotify/fsnotify", "istio.io/", "k8s.io/"}, core),
