@@ -113,12 +113,10 @@ struct keep_walk {
 /* The next bytes, at most 32, in a form that the verifier believes. */
 static __always_inline __u32 step_of(__u32 n)
 {
-	asm volatile("" : "+r"(n));
 	if (n > 32)
 		n = 32;
 	asm volatile("" : "+r"(n));
-	n &= 63;
-	return n ? n : 1;
+	return ((n - 1) & 31) + 1;
 }
 
 static long keep_step(__u32 i, struct keep_walk *w)
@@ -128,6 +126,8 @@ static long keep_step(__u32 i, struct keep_walk *w)
 	if (w->off >= w->end || pos >= EGD_MAX_KEPT)
 		return 1;
 	n = step_of(n);
+	asm volatile("" : "+r"(pos)); /* so that the verifier sees the bound */
+	pos &= EGD_MAX_KEPT - 1;
 	if (bpf_skb_load_bytes(w->skb, w->off, &w->kept->data[pos], n)) {
 		w->differs = 1;
 		return 1;
@@ -152,6 +152,8 @@ static long compare_step(__u32 i, struct keep_walk *w)
 		w->differs = 1;
 		return 1;
 	}
+	asm volatile("" : "+r"(pos));
+	pos &= EGD_MAX_KEPT - 1;
 	__builtin_memcpy(&before, &w->kept->data[pos], 8);
 	w->differs |= (now ^ before) << (64 - 8 * n); /* little-endian: the first n */
 	w->off += n;

@@ -359,7 +359,8 @@ static __always_inline int uplink(struct __sk_buff *skb)
 	if (!sk || sk->family != AF_PACKET)
 		return WIRE_PASS;
 	wl = find_skb_workload(skb);
-	if (wl && ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF))
+	/* Nobody's: not everything on the node is captured. */
+	if (!wl || (wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
 		return WIRE_PASS;
 	parse_packet(skb, false, &w.p);
 	if (!skb->vlan_present &&
@@ -368,11 +369,9 @@ static __always_inline int uplink(struct __sk_buff *skb)
 		count(EGD_C_CONTROL);
 		return WIRE_PASS;
 	}
-	if (wl) {
-		who.workload = wl->id;
-		who.policy = wl->policy;
-		who.mode = wl->mode;
-	}
+	who.workload = wl->id;
+	who.policy = wl->policy;
+	who.mode = wl->mode;
 	w.key.ifindex = skb->ifindex;
 	return denied(&w, &who, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
 }

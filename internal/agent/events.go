@@ -28,6 +28,7 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		WouldDeny: k.Audit,
 		Reason:    k.Reason,
 		Name:      k.Name,
+		Interface: a.interfaceName(k.Interface),
 	}
 	if k.Closed {
 		e.Kind, e.Duration = flow.Close, k.Duration
@@ -101,6 +102,9 @@ func (r recorder) Record(e flow.Event) {
 		slog.String("layer", string(e.Layer)), slog.String("reason", string(e.Reason)),
 		slog.String("workload", e.Workload), slog.Int("pid", e.Process.PID),
 		slog.String("command", e.Process.Command), slog.String("proto", e.Proto),
+	}
+	if e.Interface != "" {
+		attrs = append(attrs, slog.String("interface", e.Interface))
 	}
 	if e.Name != "" {
 		attrs = append(attrs, slog.String("name", e.Name))

@@ -26,6 +26,8 @@ type Status struct {
 	Workloads []WorkloadStatus `json:"workloads"`
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
+	// Interfaces are the guarded network interfaces.
+	Interfaces []InterfaceStatus `json:"interfaces"`
 	// Maps says how full the kernel's tables are.
 	Maps map[string]loader.Fill `json:"maps"`
 	// Kernel holds the kernel's counters: "deny/REASON", "pass/...".
@@ -121,6 +123,7 @@ func (a *Agent) Status() Status {
 	s.mu.Unlock()
 	st.Workloads = []WorkloadStatus{{Name: a.opts.Workload, Cgroup: a.opts.Cgroup, Mode: a.opts.Mode.String()}}
 	st.Programs = a.datapath.Attached()
+	st.Interfaces = a.interfaceStatus()
 	st.Maps = a.datapath.Fills()
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
