@@ -99,6 +99,7 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 		.mode = in->mode,
 	};
 	__u8 reason = EGD_R_NONE;
+	int how = WIRE_REFUSE;
 
 	f.verdict = verdict_of(w, in->policy);
 	if (f.verdict == EGD_DENY || (!tcp && f.verdict != EGD_DIRECT && w->p.dport != PORT_DNS))
@@ -110,10 +111,14 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 		reason = EGD_R_NO_STATE;
 	else if (syn && f.verdict == EGD_INSPECT && w->p.off != w->p.end)
 		reason = EGD_R_SEQUENCE; /* Fast Open; the sender tries without */
-	/* The end of what is over: nothing to say, and nobody to say it to. */
+	/* Who may not be reached gets no reset either: it would carry numbers
+	 * that the workload chose. */
+	if (tcp && !syn)
+		how = reason == EGD_R_NO_RULE ? WIRE_REFUSE : WIRE_RESET;
+	/* The end of what is over: nothing to say. */
 	if (reason != EGD_R_NONE && tcp && !syn && w->p.off == w->p.end && in->mode != EGD_AUDIT) {
 		count(reason);
-		return w->p.flags & (TCP_RST | TCP_FIN) ? WIRE_DROP : WIRE_RESET;
+		return w->p.flags & (TCP_RST | TCP_FIN) ? WIRE_DROP : how;
 	}
 	if (reason == EGD_R_SEQUENCE) {
 		count(reason);
@@ -121,7 +126,7 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 	}
 	if (reason != EGD_R_NONE) {
 		if (denied(w, in, reason))
-			return tcp && !syn ? WIRE_RESET : WIRE_REFUSE;
+			return how;
 		f.verdict = EGD_DIRECT;
 		f.flags |= EGD_F_TOLD;
 	}
@@ -174,10 +179,7 @@ static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const stru
 
 	bool tcp = w->p.proto == IPPROTO_TCP;
 
-	/* What the receivers of resets answer may pass: it says nothing. */
 	if (f->cut) {
-		if (tcp && (w->p.flags & TCP_RST) && w->p.off == w->p.end)
-			return WIRE_PASS;
 		count(f->cut);
 		return WIRE_REFUSE;
 	}

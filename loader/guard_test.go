@@ -4,10 +4,12 @@ package loader_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +32,7 @@ type vm struct {
 func newVM(t *testing.T) *vm {
 	t.Helper()
 	r := newRig(t)
-	m, err := machine.New(r.world, "tap0")
+	m, err := machine.New(r.world, "tap0", 0)
 	must(t, err)
 	t.Cleanup(func() { must(t, m.Close()) })
 	return &vm{r, m, r.serveEvents()}
@@ -48,9 +50,12 @@ func (v *vm) guardAs(i loader.Interface) {
 	must(v.t, v.rig.world.Node.Do(func() error { return v.dp.Guard(i) }))
 }
 
-// soon is enough for a reset, and less than what TCP waits before it sends a
-// SYN again.
-const soon = 900 * time.Millisecond
+// soon is enough for a reset on an emulated machine; silent is how long the
+// absence of an answer is waited for.
+const (
+	soon   = 3 * time.Second
+	silent = 500 * time.Millisecond
+)
 
 // dialSoon connects from the machine and says how that ended.
 func (v *vm) dialSoon(to string) (net.Conn, string) {
@@ -163,11 +168,11 @@ func TestGuardTCP(t *testing.T) {
 func TestGuardUDP(t *testing.T) {
 	v := newVM(t)
 	v.addEcho(7)
-	ask := func(a string) string {
+	ask := func(a string, limit time.Duration) string {
 		c, err := v.DialUDP(netip.MustParseAddrPort(hostport(a, 7)))
 		must(t, err)
 		defer c.Close()
-		must(t, c.SetDeadline(time.Now().Add(soon)))
+		must(t, c.SetDeadline(time.Now().Add(limit)))
 		_, err = c.Write([]byte("ask"))
 		must(t, err)
 		buf := make([]byte, 16)
@@ -177,18 +182,18 @@ func TestGuardUDP(t *testing.T) {
 		return "echoed"
 	}
 	for _, a := range families {
-		if got := ask(a); got != "echoed" {
+		if got := ask(a, soon); got != "echoed" {
 			t.Fatalf("%s unguarded: %s", a, got)
 		}
 	}
 	v.guard(policy.Enforce)
 	for _, a := range families {
 		before := v.rig.world.Packets(netip.MustParseAddr(a))
-		if got := ask(a); got != "silence" || v.rig.world.Packets(netip.MustParseAddr(a)) != before {
+		if got := ask(a, silent); got != "silence" || v.rig.world.Packets(netip.MustParseAddr(a)) != before {
 			t.Errorf("%s: %s", a, got)
 		}
 		v.allow(a, 7, policy.UDP, policy.Direct)
-		if got := ask(a); got != "echoed" {
+		if got := ask(a, soon); got != "echoed" {
 			t.Errorf("%s allowed: %s", a, got)
 		}
 	}
@@ -322,7 +327,7 @@ func TestGuardAudit(t *testing.T) {
 // one replaces them, and Unload opens.
 func TestGuardOutlivesTheDaemon(t *testing.T) {
 	r := newRig(t)
-	m, err := machine.New(r.world, "tap0")
+	m, err := machine.New(r.world, "tap0", 0)
 	must(t, err)
 	t.Cleanup(func() { must(t, m.Close()) })
 	v := &vm{r, m, nil}
@@ -405,4 +410,65 @@ func TestSteer(t *testing.T) {
 			return err
 		}))
 	}
+}
+
+// TestGuardPod: a pod's sockets are in this kernel. What its hooks have decided
+// is not decided again; what only looks like it is.
+func TestGuardPod(t *testing.T) {
+	r := newRig(t)
+	pod, err := r.world.AddPod("pod0", 1)
+	must(t, err)
+	l := r.linkIndex("pod0")
+	v := &vm{rig: r}
+	v.addEcho(7)
+	must(t, r.world.Node.Do(func() error {
+		return r.dp.Guard(loader.Interface{Index: l, Name: "pod0", Workload: loader.Workload{ID: 1, Policy: testPolicy}})
+	}))
+	self, err := os.Executable()
+	must(t, err)
+	run := func(captured bool, op, dst string) result {
+		cg := r.cg
+		if !captured {
+			cg = nil
+		}
+		cmd := pod.Command(t.Context(), cg, self, dst)
+		cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT="+op)
+		out, err := cmd.Output()
+		must(t, err)
+		var res result
+		must(t, json.Unmarshal(out, &res))
+		return res
+	}
+	for _, a := range families {
+		dst := hostport(a, 7)
+		if got := run(false, "tcp", dst); got.Errno != "ECONNREFUSED" {
+			t.Errorf("%s by a socket that is not captured: %+v", a, got)
+		}
+		r.allow(a, 7, policy.TCP, policy.Direct)
+		for _, captured := range []bool{true, false} {
+			before, err := r.dp.Counters()
+			must(t, err)
+			if got := run(captured, "tcp", dst); got.Data != "hello" {
+				t.Errorf("%s, captured %t: %+v", a, captured, got)
+			}
+			after, err := r.dp.Counters()
+			must(t, err)
+			if bySocket := after["pass/by-socket"] > before["pass/by-socket"]; bySocket != captured {
+				t.Errorf("%s, captured %t: decided by its socket: %t", a, captured, bySocket)
+			}
+		}
+		must(t, r.dp.SetAddress(testPolicy, netip.MustParseAddr(a), nil))
+	}
+}
+
+func (r *rig) linkIndex(name string) (index int) {
+	r.t.Helper()
+	must(r.t, r.world.Node.Do(func() error {
+		l, err := net.InterfaceByName(name)
+		if err == nil {
+			index = l.Index
+		}
+		return err
+	}))
+	return index
 }

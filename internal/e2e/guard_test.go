@@ -28,9 +28,9 @@ type guest struct {
 	cas *x509.CertPool
 }
 
-func newGuest(t *testing.T, w *world.World, name string) *guest {
+func newGuest(t *testing.T, w *world.World, name string, number int) *guest {
 	t.Helper()
-	m, err := machine.New(w, name)
+	m, err := machine.New(w, name, number)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestMachine(t *testing.T) {
 	t.Parallel()
 	testenv.RequireRoot(t)
 	var g *guest
-	n := prepare(t, seed(t, "googleapis.yaml"), func(w *world.World) { g = newGuest(t, w, "tap0") }, "--interfaces", "tap*")
+	n := prepare(t, seed(t, "googleapis.yaml"), func(w *world.World) { g = newGuest(t, w, "tap0", 0) }, "--interfaces", "tap*")
 	strangers := []netip.Addr{netip.MustParseAddr(world.StrangerV4), netip.MustParseAddr(world.StrangerV6)}
 	for _, a := range strangers { // the twin
 		if status, err := g.get("https://"+world.Stranger+"/", world.Stranger, a); status != 200 {
@@ -126,7 +126,7 @@ func TestMachine(t *testing.T) {
 		}
 	}
 	// A machine that comes later.
-	newer := newGuest(t, n.World, "tap1")
+	newer := newGuest(t, n.World, "tap1", 1)
 	eventually(t, soon, "tap1 is guarded", func() bool {
 		return strings.Contains(n.egressd(t, "status").stdout, "tap1, workload")
 	})

@@ -33,9 +33,9 @@ const (
 	mtu = 1500
 )
 
-// New starts a machine that has V4 and V6 and goes out by the node.
-func New(w *world.World, name string) (*Machine, error) {
-	t, err := NewTap(w, name)
+// New starts a machine that goes out by the node; see NewTap for number.
+func New(w *world.World, name string, number int) (*Machine, error) {
+	t, err := NewTap(w, name, number)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (m *Machine) start() error {
 		addr  string
 		bits  int
 		proto tcpip.NetworkProtocolNumber
-	}{{V4, 24, header.IPv4ProtocolNumber}, {V6, 64, header.IPv6ProtocolNumber}} {
+	}{{m.V4, 24, header.IPv4ProtocolNumber}, {m.V6, 64, header.IPv6ProtocolNumber}} {
 		addr := tcpip.ProtocolAddress{
 			Protocol:          a.proto,
 			AddressWithPrefix: tcpip.AddressWithPrefix{Address: address(netip.MustParseAddr(a.addr)), PrefixLen: a.bits},
@@ -75,8 +75,8 @@ func (m *Machine) start() error {
 		}
 	}
 	m.stack.SetRouteTable([]tcpip.Route{
-		{Destination: header.IPv4EmptySubnet, Gateway: address(netip.MustParseAddr(HostV4)), NIC: nic},
-		{Destination: header.IPv6EmptySubnet, Gateway: address(netip.MustParseAddr(HostV6)), NIC: nic},
+		{Destination: header.IPv4EmptySubnet, Gateway: address(netip.MustParseAddr(m.HostV4)), NIC: nic},
+		{Destination: header.IPv6EmptySubnet, Gateway: address(netip.MustParseAddr(m.HostV6)), NIC: nic},
 	})
 	return nil
 }

@@ -18,12 +18,10 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-// The addresses between the node and its machines.
+// The addresses of the first machine.
 const (
-	HostV4 = "10.77.0.1"
-	HostV6 = "fd77::1"
-	V4     = "10.77.0.2"
-	V6     = "fd77::2"
+	V4 = "10.77.0.2"
+	V6 = "fd77:0::2"
 )
 
 // MAC is the machine's hardware address.
@@ -37,14 +35,22 @@ type Tap struct {
 	// Host is the device's own hardware address.
 	Host net.HardwareAddr
 
+	// V4 and V6 are the machine's addresses, HostV4 and HostV6 the node's
+	// towards it.
+	V4, V6, HostV4, HostV6 string
+
 	fd   int
 	node *world.Netns
 }
 
-// NewTap makes a tap device on the node of a world, with HostV4 and HostV6,
-// and lets the node forward.
-func NewTap(w *world.World, name string) (t *Tap, err error) {
-	t = &Tap{Name: name, fd: -1, node: w.Node}
+// NewTap makes a tap device on the node of a world and lets the node forward.
+// number tells taps apart that are there at the same time, from 0 to 255.
+func NewTap(w *world.World, name string, number int) (t *Tap, err error) {
+	t = &Tap{
+		Name: name, fd: -1, node: w.Node,
+		V4: fmt.Sprintf("10.77.%d.2", number), V6: fmt.Sprintf("fd77:%d::2", number),
+		HostV4: fmt.Sprintf("10.77.%d.1", number), HostV6: fmt.Sprintf("fd77:%d::1", number),
+	}
 	err = w.Node.Do(func() error {
 		var err error
 		if t.fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
@@ -62,7 +68,7 @@ func NewTap(w *world.World, name string) (t *Tap, err error) {
 	})
 	if err == nil {
 		err = w.Net.Do(func() error {
-			return errors.Join(route("10.77.0.0/24", world.NodeV4), route("fd77::/64", world.NodeV6))
+			return errors.Join(route("10.77.0.0/16", world.NodeV4), route("fd77::/16", world.NodeV6))
 		})
 	}
 	if err != nil {
@@ -84,7 +90,7 @@ func (t *Tap) setUp() error {
 		return err
 	}
 	t.Index, t.Host = l.Attrs().Index, l.Attrs().HardwareAddr
-	for _, p := range []string{HostV4 + "/24", HostV6 + "/64"} {
+	for _, p := range []string{t.HostV4 + "/24", t.HostV6 + "/64"} {
 		addr, err := netlink.ParseAddr(p)
 		if err != nil {
 			return err
@@ -99,7 +105,7 @@ func (t *Tap) setUp() error {
 	if err := netlink.LinkSetUp(l); err != nil {
 		return err
 	}
-	for _, a := range []string{V4, V6} {
+	for _, a := range []string{t.V4, t.V6} {
 		if err := t.neighbour(l, a); err != nil {
 			return err
 		}
