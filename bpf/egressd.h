@@ -285,6 +285,15 @@ struct egd_iface {
 	__u16 pad;
 };
 
+/* egd_shares: what an interface has of the tables that all interfaces share. */
+struct egd_share {
+	__u64 flows;  /* in egd_flows */
+	__u64 hellos; /* in egd_flow_bytes */
+};
+
+/* How many entries of egd_flow_bytes an interface may have. */
+#define EGD_MAX_HELLOS 1024
+
 /* egd_flows: connections and datagrams that pass an interface and whose
  * sockets are not in this kernel. src is the workload's end. */
 struct egd_flow_key {
@@ -297,14 +306,18 @@ struct egd_flow_key {
 	__u8 pad[3];
 };
 
+/* Of a flow, set by what comes from the workload. */
 #define EGD_F_INBOUND 1 /* the other end began it */
-#define EGD_F_SYNCED 2  /* the server has told where the stream begins */
-#define EGD_F_PROVED 4  /* the SNI was allowed */
-#define EGD_F_FIN_OUT 8
-#define EGD_F_FIN_IN 16
-#define EGD_F_RESET 32
-#define EGD_F_ACKED 64  /* the server has acknowledged the whole hello */
-#define EGD_F_TOLD 128  /* its decision was reported */
+#define EGD_F_PROVED 2  /* the SNI was allowed */
+#define EGD_F_FIN 4
+#define EGD_F_RESET 8
+#define EGD_F_TOLD 16   /* audit: it would have been denied */
+
+/* Set by what goes to the workload, which another CPU may do at that time. */
+#define EGD_H_SYNCED 1 /* the server has told where the stream begins */
+#define EGD_H_ACKED 2  /* the server has acknowledged the whole hello */
+#define EGD_H_FIN 4
+#define EGD_H_RESET 8
 
 struct egd_flow {
 	__u64 opened; /* CLOCK_MONOTONIC, nanoseconds */
@@ -321,7 +334,8 @@ struct egd_flow {
 	__u8 mode;    /* enum egd_mode */
 	__u8 cut;     /* enum egd_reason: nothing passes any more */
 	__u8 flags;   /* EGD_F_* */
-	__u32 pad;
+	__u8 heard;   /* EGD_H_* */
+	__u8 pad[3];
 };
 
 /* egd_flow_bytes: the bytes of a hello, until the server has acknowledged

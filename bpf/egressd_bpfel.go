@@ -112,7 +112,8 @@ type EgressdEgdFlow struct {
 	Mode     uint8
 	Cut      uint8
 	Flags    uint8
-	Pad      uint32
+	Heard    uint8
+	Pad      [3]uint8
 }
 
 type EgressdEgdFlowBytes struct {
@@ -251,6 +252,12 @@ const (
 	EgressdEgdReasonEGD_R_LISTENER    EgressdEgdReason = 30
 	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 32
 )
+
+type EgressdEgdShare struct {
+	_      structs.HostLayout
+	Flows  uint64
+	Hellos uint64
+}
 
 type EgressdEgdSocket struct {
 	_         structs.HostLayout

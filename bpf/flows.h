@@ -29,22 +29,49 @@ static __always_inline void set_key(struct passing *w, __u32 ifindex, bool outwa
 }
 
 /* Puts a flow into the table, over one with the same addresses that is over.
- * Returns an enum egd_reason. */
+ * Returns an enum egd_reason. Strangers who open connections to the workload
+ * can use up half of its share, so that it goes on having its own. */
 static __always_inline __u8 add_flow(const struct egd_flow_key *k, const struct egd_iface *in,
 				     const struct egd_flow *f)
 {
-	__u64 *used, one = 1;
+	__u32 share = f->flags & EGD_F_INBOUND ? in->share / 2 : in->share;
+	struct egd_share *used;
 
 	if (!bpf_map_lookup_elem(&egd_flows, k)) {
 		used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
-		if (used && *used >= in->share)
+		if (!used || used->flows >= share)
 			return EGD_R_SHARE;
-		if (used)
-			__sync_fetch_and_add(used, 1);
-		else
-			bpf_map_update_elem(&egd_shares, &k->ifindex, &one, BPF_ANY);
+		__sync_fetch_and_add(&used->flows, 1);
 	}
 	return bpf_map_update_elem(&egd_flows, k, f, BPF_ANY) ? EGD_R_MAP_FULL : EGD_R_NONE;
+}
+
+/* State for the hello of a flow that begins. Returns an enum egd_reason. */
+static __always_inline __u8 expect_hello(const struct egd_flow_key *k)
+{
+	struct egd_share *used;
+
+	if (!bpf_map_lookup_elem(&egd_flow_bytes, k)) {
+		used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
+		if (!used || used->hellos >= EGD_MAX_HELLOS)
+			return EGD_R_SHARE;
+		__sync_fetch_and_add(&used->hellos, 1);
+	}
+	return bpf_map_update_elem(&egd_flow_bytes, k, egd_no_bytes, BPF_ANY) ||
+			       bpf_map_update_elem(&egd_flow_hello, k, &egd_no_hello, BPF_ANY) ?
+		       EGD_R_MAP_FULL : EGD_R_NONE;
+}
+
+/* Nobody needs the bytes of the hello any more. */
+static __always_inline void forget_bytes(const struct egd_flow_key *k)
+{
+	struct egd_share *used;
+
+	if (bpf_map_delete_elem(&egd_flow_bytes, k))
+		return;
+	used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
+	if (used && used->hellos)
+		__sync_fetch_and_add(&used->hellos, -1);
 }
 
 /* Reports a decision about a flow, or about a packet that has none. */
@@ -292,12 +319,12 @@ static __always_inline int inspect_wire(struct __sk_buff *skb, struct passing *w
 
 	if (w->p.off == w->p.end)
 		return WIRE_PASS; /* no payload */
-	if (f->flags & EGD_F_ACKED) {
+	if (f->heard & EGD_H_ACKED) {
 		/* Nobody needs the hello's bytes again, so nobody gets others.
 		 * hello is 0 once the stream is so long that numbers repeat. */
 		if (!f->hello || ((__s32)at >= 0 && at >= f->hello))
 			return WIRE_PASS;
-	} else if (f->flags & EGD_F_SYNCED) {
+	} else if (f->heard & EGD_H_SYNCED) {
 		return inspect_segment(skb, w, in, f);
 	}
 	count(EGD_R_SEQUENCE);
@@ -313,21 +340,21 @@ static __always_inline void hear_server(const struct passing *w, struct egd_flow
 
 	if (!(w->p.flags & TCP_ACK))
 		return;
-	if (!(f->flags & EGD_F_SYNCED)) {
+	if (!(f->heard & EGD_H_SYNCED)) {
 		h = bpf_map_lookup_elem(&egd_flow_hello, &w->key);
 		if (!h || !(w->p.flags & TCP_SYN))
 			return;
 		f->base = w->p.ack;
 		h->next_seq = f->base;
-		f->flags |= EGD_F_SYNCED;
+		f->heard |= EGD_H_SYNCED;
 		return;
 	}
 	got = w->p.ack - f->base;
 	if (!(f->flags & EGD_F_PROVED) || (__s32)got < 0)
 		return;
-	if (!(f->flags & EGD_F_ACKED) && got >= f->hello) {
-		f->flags |= EGD_F_ACKED;
-		bpf_map_delete_elem(&egd_flow_bytes, &w->key);
+	if (!(f->heard & EGD_H_ACKED) && got >= f->hello) {
+		f->heard |= EGD_H_ACKED;
+		forget_bytes(&w->key);
 	}
 	if (got > 1 << 30)
 		f->hello = 0;

@@ -106,14 +106,14 @@ struct {
 	__type(value, struct egd_iface);
 } egd_ifaces SEC(".maps");
 
-/* ifindex -> entries in egd_flows. The programs count up; the loader, which
- * alone removes entries, counts anew at each sweep. */
+/* ifindex -> its entries in the tables below. The programs count; the loader
+ * makes the entry, and counts anew at each sweep. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct egd_share);
 } egd_shares SEC(".maps");
 
 /* What passes guarded interfaces. Written by the programs on them, swept by

@@ -63,13 +63,6 @@ static __always_inline bool socket_decided(struct __sk_buff *skb, const struct p
 	return wl != NULL;
 }
 
-/* State for the hello of a flow that begins. */
-static __always_inline bool expect_hello(const struct egd_flow_key *k)
-{
-	return !bpf_map_update_elem(&egd_flow_bytes, k, egd_no_bytes, BPF_ANY) &&
-	       !bpf_map_update_elem(&egd_flow_hello, k, &egd_no_hello, BPF_ANY);
-}
-
 /* The tables' verdict for a packet. */
 static __always_inline __u8 verdict_of(const struct passing *w, __u32 policy)
 {
@@ -130,9 +123,9 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 		f.verdict = EGD_DIRECT;
 		f.flags |= EGD_F_TOLD;
 	}
-	if (f.verdict == EGD_INSPECT && !expect_hello(&w->key))
-		reason = EGD_R_MAP_FULL;
-	else
+	if (f.verdict == EGD_INSPECT)
+		reason = expect_hello(&w->key);
+	if (reason == EGD_R_NONE || f.flags & EGD_F_TOLD)
 		reason = add_flow(&w->key, in, &f);
 	if (reason != EGD_R_NONE) {
 		denied(w, in, reason); /* also in audit mode: it cannot be watched */
@@ -187,7 +180,7 @@ static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const stru
 		f->seen = w->now;
 	f->sent += w->p.end - w->p.l2;
 	if (tcp && (w->p.flags & TCP_FIN))
-		f->flags |= EGD_F_FIN_OUT;
+		f->flags |= EGD_F_FIN;
 	if (tcp && (w->p.flags & TCP_RST))
 		f->flags |= EGD_F_RESET;
 	if (f->flags & EGD_F_INBOUND)
@@ -314,13 +307,13 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	tcp = w.p.proto == IPPROTO_TCP;
 	opens = tcp && (w.p.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 	f = bpf_map_lookup_elem(&egd_flows, &w.key);
-	if (f && !(opens && !(f->flags & EGD_F_INBOUND) && (f->cut || f->flags & EGD_F_RESET))) {
+	if (f && !(opens && !(f->flags & EGD_F_INBOUND) && (f->cut || (f->flags & EGD_F_RESET) || f->heard & EGD_H_RESET))) {
 		f->seen = w.now;
 		f->received += w.p.end - w.p.l2;
 		if (tcp && (w.p.flags & TCP_FIN))
-			f->flags |= EGD_F_FIN_IN;
+			f->heard |= EGD_H_FIN;
 		if (tcp && (w.p.flags & TCP_RST))
-			f->flags |= EGD_F_RESET;
+			f->heard |= EGD_H_RESET;
 		if (tcp && f->verdict == EGD_INSPECT && !(f->flags & EGD_F_INBOUND))
 			hear_server(&w, f);
 		if (dns && f->verdict == EGD_PROXY)

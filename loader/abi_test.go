@@ -67,6 +67,7 @@ func TestSizes(t *testing.T) {
 		"egd_peer_key":   {unsafe.Sizeof(bpf.EgressdEgdPeerKey{}), 32},
 		"egd_iface":      {unsafe.Sizeof(bpf.EgressdEgdIface{}), 16},
 		"egd_flow_key":   {unsafe.Sizeof(bpf.EgressdEgdFlowKey{}), 44},
+		"egd_share":      {unsafe.Sizeof(bpf.EgressdEgdShare{}), 16},
 		"egd_flow":       {unsafe.Sizeof(bpf.EgressdEgdFlow{}), 64},
 		"egd_flow_bytes": {unsafe.Sizeof(bpf.EgressdEgdFlowBytes{}), 4168},
 		"egd_event":      {unsafe.Sizeof(bpf.EgressdEgdEvent{}), 384},

@@ -19,13 +19,13 @@ type (
 	flowValue = bpf.EgressdEgdFlow
 )
 
-// EGD_F_*, as far as user space reads them.
+// EGD_F_* and EGD_H_*, as far as user space reads them.
 const (
 	flowInbound = 1
-	flowFinOut  = 8
-	flowFinIn   = 16
-	flowReset   = 32
-	flowTold    = 128
+	flowProved  = 2
+	flowFin     = 4 // in both
+	flowReset   = 8 // in both
+	flowTold    = 16
 )
 
 // How long a flow of an interface may be silent before it is forgotten.
@@ -33,7 +33,8 @@ const (
 	// One that ended: segments of it may still be under way (RFC 9293: two
 	// segment lifetimes; Linux waits a minute, most paths take a second).
 	endedIdle = 20 * time.Second
-	// One that nobody has answered: a SYN is sent again for about a minute.
+	// One that nobody has answered (a SYN is sent again for about a minute),
+	// or whose client says nothing.
 	openingIdle = time.Minute
 	// A connection without keepalives may be silent for long, and what is
 	// forgotten is cut if its verdict needed the ClientHello. Two hours is
@@ -49,12 +50,19 @@ func limitOf(k *flowKey, f *flowValue) time.Duration {
 	switch {
 	case policy.Transport(k.Proto) == policy.UDP:
 		return udpIdle
-	case f.Cut != 0 || f.Flags&flowReset != 0 || f.Flags&(flowFinIn|flowFinOut) == flowFinIn|flowFinOut:
+	case f.Cut != 0 || (f.Flags|f.Heard)&flowReset != 0 || f.Flags&f.Heard&flowFin != 0:
 		return endedIdle
-	case f.Received == 0 || f.Sent == 0:
+	case f.Received == 0 || f.Sent == 0,
+		policy.Verdict(f.Verdict) == policy.Inspect && f.Flags&(flowProved|flowInbound) == 0:
 		return openingIdle
 	}
 	return tcpIdle
+}
+
+// flow is an entry of egd_flows.
+type flow struct {
+	key   flowKey
+	value flowValue
 }
 
 // SweepFlows forgets flows of interfaces that are over, and calls ended for
@@ -65,51 +73,78 @@ func (d *Datapath) SweepFlows(ended func(Event)) error {
 	if err != nil {
 		return err
 	}
+	shares := map[uint32]*bpf.EgressdEgdShare{}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	var k flowKey
-	var f flowValue
-	type gone struct {
-		k flowKey
-		f flowValue
-	}
-	var over []gone
-	shares := map[uint32]uint64{}
-	for index := range d.guards {
-		shares[uint32(index)] = 0
-	}
-	it := d.objs.EgdFlows.Iterate()
-	for it.Next(&k, &f) {
-		_, guarded := shares[k.Ifindex]
-		if !guarded || (now > f.Seen && time.Duration(now-f.Seen) > limitOf(&k, &f)) {
-			over = append(over, gone{k, f})
-		} else {
-			shares[k.Ifindex]++
+	for index, g := range d.guards {
+		if g.Kind == WorkloadInterface {
+			shares[uint32(index)] = &bpf.EgressdEgdShare{}
 		}
 	}
-	// A table that changes while it is read may end the walk early; then only
-	// what was seen is removed, and nothing counted.
-	if err := it.Err(); err != nil {
-		if !errors.Is(err, ebpf.ErrIterationAborted) {
-			return fmt.Errorf("read egd_flows: %w", err)
-		}
-		shares = nil
+	d.mu.Unlock()
+	over, whole, err := d.flowsOver(now, shares)
+	if err != nil {
+		return err
 	}
-	for _, g := range over {
-		if err := d.dropFlow(&g.k); err != nil {
+	for _, f := range over {
+		if err := d.dropFlow(&f.key); err != nil {
 			return err
 		}
-		if ended != nil && g.f.Cut == 0 && g.f.Flags&(flowInbound|flowTold) == 0 && policy.Verdict(g.f.Verdict) != policy.Proxy {
-			ended(closeOf(&g.k, &g.f, now))
+		if ended != nil && f.value.Cut == 0 && f.value.Flags&(flowInbound|flowTold) == 0 && policy.Verdict(f.value.Verdict) != policy.Proxy {
+			ended(closeOf(&f.key, &f.value, now))
 		}
 	}
-	d.flowCount = 0
-	for index, n := range shares {
-		d.flowCount += int(n)
-		if d.guards[int(index)].Kind == Uplink {
-			continue
+	if !whole {
+		return nil
+	}
+	return d.writeShares(shares)
+}
+
+// flowsOver reads the table and counts in shares what is not over. A table that
+// changes while it is read may end the walk early: whole is false then.
+func (d *Datapath) flowsOver(now uint64, shares map[uint32]*bpf.EgressdEgdShare) (over []flow, whole bool, err error) {
+	var f flow
+	it := d.objs.EgdFlows.Iterate()
+	for it.Next(&f.key, &f.value) {
+		s := shares[f.key.Ifindex]
+		if s == nil || (now > f.value.Seen && time.Duration(now-f.value.Seen) > limitOf(&f.key, &f.value)) {
+			over = append(over, f)
+		} else {
+			s.Flows++
 		}
-		if err := d.objs.EgdShares.Put(index, n); err != nil {
+	}
+	if err := it.Err(); errors.Is(err, ebpf.ErrIterationAborted) {
+		return over, false, nil
+	} else if err != nil {
+		return nil, false, fmt.Errorf("read egd_flows: %w", err)
+	}
+	return over, true, nil
+}
+
+// writeShares counts the hellos as well and sets the shares. What came in
+// between is not counted until the next time.
+func (d *Datapath) writeShares(shares map[uint32]*bpf.EgressdEgdShare) error {
+	var k, next flowKey
+	err := d.objs.EgdFlowBytes.NextKey(nil, &k)
+	for n := 0; err == nil && n < int(d.objs.EgdFlowBytes.MaxEntries()); n++ {
+		if s := shares[k.Ifindex]; s != nil {
+			s.Hellos++
+		}
+		if err = d.objs.EgdFlowBytes.NextKey(&k, &next); err == nil {
+			k = next
+		}
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("read egd_flow_bytes: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.flowCount = 0
+	for index, s := range shares {
+		d.flowCount += int(s.Flows)
+		if d.guards[int(index)] == nil {
+			continue // it went in between
+		}
+		if err := d.objs.EgdShares.Put(index, s); err != nil {
 			return fmt.Errorf("write egd_shares: %w", err)
 		}
 	}

@@ -46,6 +46,8 @@ type Interface struct {
 	L3 bool
 	// Workload is who is behind it; not for uplinks.
 	Workload Workload
+	// Share is how many flows it may have; 0: a quarter of the table.
+	Share uint32
 }
 
 // guard is a guarded interface.
@@ -94,13 +96,20 @@ func (d *Datapath) Guard(i Interface) error {
 	if i.Kind == WorkloadInterface {
 		v := bpf.EgressdEgdIface{
 			Workload: i.Workload.ID, Policy: uint32(i.Workload.Policy),
-			Mode: uint8(i.Workload.Mode), Share: flowShare,
+			Mode: uint8(i.Workload.Mode), Share: i.Share,
+		}
+		if v.Share == 0 {
+			v.Share = flowShare
 		}
 		if i.L3 {
 			v.Flags = interfaceL3
 		}
 		if err := d.objs.EgdIfaces.Put(uint32(i.Index), &v); err != nil {
 			return fmt.Errorf("write egd_ifaces: %w", err)
+		}
+		err := d.objs.EgdShares.Update(uint32(i.Index), &bpf.EgressdEgdShare{}, ebpf.UpdateNoExist)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+			return fmt.Errorf("write egd_shares: %w", err)
 		}
 	}
 	if g := d.guards[i.Index]; g != nil {

@@ -472,3 +472,62 @@ func (r *rig) linkIndex(name string) (index int) {
 	}))
 	return index
 }
+
+// TestSweepFlows: what is over is forgotten and told, and frees its share.
+func TestSweepFlows(t *testing.T) {
+	v := newVM(t)
+	v.addEcho(7)
+	v.guard(policy.Enforce)
+	v.allow(world.StrangerV4, 7, policy.TCP, policy.Direct)
+	c, how := v.dialSoon(hostport(world.StrangerV4, 7))
+	if how != "" || v.echo(c, []byte("x"), 0) != "echoed" {
+		t.Fatal(how)
+	}
+	must(t, v.dp.SweepFlows(func(e loader.Event) { t.Errorf("an open one ended: %+v", e) }))
+	if n := v.dp.Fills()["egd_flows"].Entries; n != 1 {
+		t.Errorf("%d flows, want 1", n)
+	}
+	must(t, c.Close())
+	must(t, v.rig.world.Node.Do(func() error { return v.dp.Unguard(v.Index) }))
+	var ended []loader.Event
+	must(t, v.dp.SweepFlows(func(e loader.Event) { ended = append(ended, e) }))
+	if len(ended) != 1 || !ended[0].Closed || ended[0].Sent == 0 || ended[0].Received == 0 || ended[0].Interface != v.Index {
+		t.Errorf("ended: %+v", ended)
+	}
+	if n := v.dp.Fills()["egd_flows"].Entries; n != 0 {
+		t.Errorf("%d flows are left", n)
+	}
+}
+
+// TestGuardShare: an interface that has its share gets no more flows, and
+// strangers can use up half of it.
+func TestGuardShare(t *testing.T) {
+	v := newVM(t)
+	v.addEcho(7)
+	for _, a := range families {
+		v.allow(a, 7, policy.TCP, policy.Direct)
+	}
+	v.guardAs(loader.Interface{Index: v.Index, Name: v.Name, Share: 4, Workload: loader.Workload{ID: 1, Policy: testPolicy}})
+	for range 4 { // the machine refuses them all
+		ctx, cancel := context.WithTimeout(t.Context(), soon)
+		if _, err := v.rig.world.Net.Dial(ctx, "tcp", netip.MustParseAddrPort(hostport(v.V4, 9))); err == nil {
+			t.Error("somebody listens on port 9")
+		}
+		cancel()
+	}
+	counters, err := v.dp.Counters()
+	must(t, err)
+	if counters["pass/inbound"] != 2 || counters["deny/share-used-up"] == 0 {
+		t.Errorf("inbound: %d, denied: %d", counters["pass/inbound"], counters["deny/share-used-up"])
+	}
+	for i, a := range []string{world.StrangerV4, world.StrangerV6, world.StrangerV4} {
+		c, how := v.dialSoon(hostport(a, 7))
+		if want := map[bool]string{true: "refused"}[i == 2]; how != want {
+			t.Errorf("connection %d: %q, want %q", i, how, want)
+		}
+		if c != nil {
+			must(t, c.Close())
+		}
+	}
+	next(t, v.events, func(e loader.Event) bool { return e.Reason == policy.ReasonShare })
+}
