@@ -531,3 +531,40 @@ func TestGuardShare(t *testing.T) {
 	}
 	next(t, v.events, func(e loader.Event) bool { return e.Reason == policy.ReasonShare })
 }
+
+// TestAddInbound: a connection that somebody opened before goes on when it is
+// known, and is judged by its address when it is not.
+func TestAddInbound(t *testing.T) {
+	v := newVM(t)
+	for i, known := range []bool{true, false} {
+		at := netip.MustParseAddrPort(hostport(v.V4, 8080+i))
+		ln, err := v.Listen(at)
+		must(t, err)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if c, err := ln.Accept(); err == nil {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}
+		}()
+		must(t, v.rig.world.Node.Do(func() error { return v.dp.Unguard(v.Index) }))
+		must(t, v.dp.SweepFlows(nil))
+		c, err := v.rig.world.Net.Dial(t.Context(), "tcp", at)
+		must(t, err)
+		if got := v.echo(c, []byte("before"), 0); got != "echoed" {
+			t.Fatal(got)
+		}
+		if known {
+			other := c.LocalAddr().(*net.TCPAddr).AddrPort()
+			must(t, v.dp.AddInbound(v.Index, policy.TCP, at, netip.AddrPortFrom(other.Addr().Unmap(), other.Port())))
+		}
+		v.guard(policy.Enforce)
+		if got := v.echo(c, []byte("after"), 0); (got == "echoed") != known {
+			t.Errorf("known %t: %s", known, got)
+		}
+		must(t, c.Close())
+		must(t, ln.Close())
+		<-done
+	}
+}
