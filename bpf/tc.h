@@ -43,7 +43,7 @@ static __always_inline bool socket_decided(struct __sk_buff *skb, const struct p
 {
 	const __u32 *dst = (const __u32 *)p->dst;
 	struct bpf_sock *sk = skb->sk;
-	struct egd_workload *wl;
+	struct egd_socket *st;
 
 	if (!sk || !p->parsed)
 		return false;
@@ -59,8 +59,8 @@ static __always_inline bool socket_decided(struct __sk_buff *skb, const struct p
 		   sk->dst_ip6[2] != dst[2] || sk->dst_ip6[3] != dst[3]) {
 		return false;
 	}
-	wl = find_skb_workload(skb);
-	return wl != NULL;
+	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	return (st && st->watched) || find_skb_workload(skb) != NULL;
 }
 
 /* The tables' verdict for a packet. */
