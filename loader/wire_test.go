@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/machine"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -27,6 +28,7 @@ const forgedISN = 0xfffffff0 // the numbers soon begin again at 0
 
 func newForger(t *testing.T) *forger {
 	t.Helper()
+	testenv.RequireTun(t)
 	r := newRig(t)
 	tap, err := machine.NewTap(r.world, "tap0", 0)
 	must(t, err)

@@ -99,7 +99,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 			o.Log.Warn("the kernel lacks a feature; see \"What is enforced\" in the README", "feature", name, "probe", state)
 		}
 	}
-	if a.sockets, err = listen(ctx, o.Interfaces, !o.Guard.None()); err != nil {
+	if a.sockets, err = listen(ctx, o.Interfaces, o.Guard.Workloads()); err != nil {
 		return nil, err
 	}
 	if err := a.wire(); err != nil {

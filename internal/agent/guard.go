@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,11 +34,13 @@ func (a *Agent) guardInterfaces() error {
 	if a.opts.Guard.None() {
 		return a.datapath.ForgetOtherInterfaces()
 	}
-	if err := a.datapath.Steer(); err != nil {
-		return err
-	}
-	if !a.datapath.Adopted() {
-		a.admitInbound()
+	if a.opts.Guard.Workloads() {
+		if err := a.datapath.Steer(); err != nil {
+			return err
+		}
+		if !a.datapath.Adopted() {
+			a.admitInbound()
+		}
 	}
 	a.lookAtInterfaces()
 	return a.datapath.ForgetOtherInterfaces()
@@ -48,8 +51,21 @@ func (a *Agent) watchInterfaces(ctx context.Context) error {
 	if a.opts.Guard.None() {
 		return nil
 	}
-	return link.Watch(ctx, a.lookAtInterfaces)
+	for ctx.Err() == nil {
+		if err := link.Watch(ctx, a.lookAtInterfaces); err != nil {
+			a.log.Error("new interfaces are not noticed at once", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchAgain):
+			a.lookAtInterfaces()
+		}
+	}
+	return nil
 }
+
+// watchAgain is how long a daemon that cannot be told waits between two looks.
+const watchAgain = 5 * time.Second
 
 // wantedInterfaces are the interfaces that are to be guarded now.
 func (a *Agent) wantedInterfaces() (map[int]loader.Interface, error) {

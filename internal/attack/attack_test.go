@@ -56,6 +56,7 @@ type arena struct {
 func newArena(t *testing.T) *arena {
 	testenv.RequireCgroup2(t)
 	testenv.RequireBPF(t)
+	testenv.RequireTun(t)
 	a := &arena{World: testenv.World(t), t: t, interpreter: "/usr/bin/python3"}
 	if _, err := os.Stat(a.interpreter); err != nil {
 		testenv.RequireTool(t, "python3")

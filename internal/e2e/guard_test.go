@@ -99,7 +99,7 @@ func (g *guest) refused(dst string) bool {
 // same policy as a process: names, TLS, HTTP, and nobody else.
 func TestMachine(t *testing.T) {
 	t.Parallel()
-	testenv.RequireRoot(t)
+	testenv.RequireTun(t)
 	var g *guest
 	n := prepare(t, seed(t, "googleapis.yaml"), func(w *world.World) { g = newGuest(t, w, "tap0", 0) }, "--interfaces", "tap*")
 	strangers := []netip.Addr{netip.MustParseAddr(world.StrangerV4), netip.MustParseAddr(world.StrangerV6)}

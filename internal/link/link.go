@@ -60,6 +60,9 @@ func ParseChoice(s string) (Choice, error) {
 // None says that no interface is guarded, not even uplinks.
 func (c Choice) None() bool { return !c.Auto && !c.uplinks && len(c.globs) == 0 }
 
+// Workloads says that interfaces with workloads are guarded, not uplinks alone.
+func (c Choice) Workloads() bool { return c.Auto || len(c.globs) > 0 }
+
 // Picks says whether an interface has a workload at its other end.
 func (c Choice) Picks(l Link) bool {
 	if c.Auto {

@@ -48,6 +48,7 @@ func TestParseChoice(t *testing.T) {
 
 // TestList: what kinds of interfaces are there, and Watch says when that changes.
 func TestList(t *testing.T) {
+	testenv.RequireTun(t)
 	w := testenv.World(t)
 	if _, err := w.AddPod("pod0", 1); err != nil {
 		t.Fatal(err)
