@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -185,4 +186,47 @@ func (n *node) policyHolds(t *testing.T, g *guest) {
 			}
 		}
 	}, world.StrangerV4, world.StrangerV6)
+}
+
+// wholeNode makes the daemon take its captured cgroup for the root of all: it
+// starts inside it and sees it through a cgroup namespace.
+const wholeNode = `echo $$ >"$0/cgroup.procs" && root=$1 && shift &&
+exec unshare --cgroup --mount sh -c 'umount -l "$0"; mount -t cgroup2 cgroup2 "$0" && exec "$@"' "$root" "$@"`
+
+// TestWholeNode: when all is captured, taps and veths are guarded without being
+// named.
+func TestWholeNode(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTun(t)
+	testenv.RequireTool(t, "unshare")
+	root, err := world.CgroupRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g *guest
+	n := prepare(t, seed(t, "googleapis.yaml"), func(w *world.World) {
+		g = newGuest(t, w, "tap0", 0)
+		if _, err := w.AddPod("pod0", 1); err != nil {
+			t.Fatal(err)
+		}
+	}, "--cgroup", root)
+	n.d.Prefix = []string{"sh", "-c", wholeNode, n.d.Root.Path(), root}
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	text := n.egressd(t, "status").stdout
+	for _, want := range []string{"tap0, workload", "pod0, workload", "eth0, uplink"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("status does not say %q:\n%s", want, text)
+		}
+	}
+	n.policyHolds(t, g)
+	n.learn(t, world.GoogleAPIs) // processes, as ever
+	// Its cgroup is in the captured one, which it cannot remove from there.
+	if err := n.d.Kill(); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(filepath.Join(n.d.Root.Path(), "egressd")); err != nil {
+		t.Error(err)
+	}
 }
