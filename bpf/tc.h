@@ -39,7 +39,8 @@ static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *
  * captured socket of this kernel. It must also be that socket's own, with its
  * addresses: a tunnel's packet still carries the socket of what is inside, and
  * a frame that of the packet socket. */
-static __always_inline bool socket_decided(struct __sk_buff *skb, const struct packet *p)
+static __always_inline bool socket_decided(struct __sk_buff *skb, const struct packet *p,
+					   bool *inspected)
 {
 	const __u32 *dst = (const __u32 *)p->dst;
 	struct bpf_sock *sk = skb->sk;
@@ -60,6 +61,7 @@ static __always_inline bool socket_decided(struct __sk_buff *skb, const struct p
 		return false;
 	}
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	*inspected = st && st->watched && st->verdict == EGD_INSPECT;
 	return (st && st->watched) || find_skb_workload(skb) != NULL;
 }
 
@@ -230,6 +232,7 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
 	struct egd_config *cfg = get_config();
 	struct passing w = {};
+	bool inspected = false;
 	struct egd_flow *f;
 	__u8 bad;
 
@@ -255,7 +258,18 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 		return denied(&w, in, bad) ? WIRE_DROP : WIRE_PASS;
 	w.now = bpf_ktime_get_ns();
 	set_key(&w, ifindex, true);
-	if (socket_decided(skb, &w.p)) {
+	w.at = w.p.seq;
+	f = NULL;
+	if (socket_decided(skb, &w.p, &inspected)) {
+		/* Frames with the addresses of an inspected connection: two who
+		 * send one stream, each of whom shows the beginning of another
+		 * hello, could make up a third. */
+		if (inspected)
+			f = bpf_map_lookup_elem(&egd_flows, &w.key);
+		if (f && f->cut)
+			return act(skb, &w, in, cfg, WIRE_REFUSE);
+		if (f && !(f->flags & EGD_F_INBOUND))
+			return act(skb, &w, in, cfg, cut_flow(&w, in, f, NULL, EGD_R_SEQUENCE, w.p.seq));
 		count(EGD_C_BY_SOCKET);
 		return WIRE_PASS;
 	}
@@ -269,7 +283,6 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 	if (f && w.p.proto == IPPROTO_UDP && (f->flags & EGD_F_INBOUND) &&
 	    w.now - f->seen > WIRE_REPLY_TIME)
 		f = NULL;
-	w.at = w.p.seq;
 	return act(skb, &w, in, cfg, f ? go_on(skb, &w, in, cfg, f) : begin(&w, in, cfg));
 }
 

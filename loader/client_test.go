@@ -71,6 +71,8 @@ func client(op string, args []string) result {
 		return serveOnce(addr, args[1:])
 	case "hello":
 		return sendHello(addr, args[1:])
+	case "shadowed":
+		return shadowed(addr, args[1:])
 	case "frame":
 		return sendFrame(addr, args[1])
 	case "hold":

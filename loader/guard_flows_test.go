@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/egressd/egressd/internal/machine"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -228,5 +229,64 @@ func TestAddInbound(t *testing.T) {
 		must(t, c.Close())
 		must(t, ln.Close())
 		<-done
+	}
+}
+
+// shadowedPort is the source port of shadowed.
+const shadowedPort = 5555
+
+// shadowed connects from a port from which a SYN was sent past the IP stack
+// before, if there is a router's hardware address to send it to.
+func shadowed(dst netip.AddrPort, args []string) result {
+	src := netip.AddrPortFrom(netip.MustParseAddr(args[0]), shadowedPort)
+	if len(args) > 1 {
+		mac, err := net.ParseMAC(args[1])
+		if err != nil {
+			return result{Errno: err.Error()}
+		}
+		frame := (&machine.Tap{Host: mac}).Frame(machine.Segment{Src: src, Dst: dst, Seq: 1, Flags: machine.SYN})
+		if err := sendRaw(frame); err != nil {
+			return result{Errno: errnoName(err)}
+		}
+	}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(src), Timeout: soon}
+	c, err := d.Dial("tcp", dst.String())
+	if err != nil {
+		return result{Errno: ending(err)}
+	}
+	defer c.Close()
+	return result{Data: "connected"}
+}
+
+// TestGuardShadow: whoever sends frames with the addresses of a connection of
+// his own that is inspected loses the connection.
+func TestGuardShadow(t *testing.T) {
+	v := &vm{rig: newRig(t)}
+	pod, err := v.rig.world.AddPod("pod0", 1)
+	must(t, err)
+	v.addEcho(inspectPort)
+	self, err := os.Executable()
+	must(t, err)
+	v.guardAs(loader.Interface{Index: v.linkIndex("pod0"), Name: "pod0", Workload: loader.Workload{ID: 1, Policy: testPolicy}})
+	for i, src := range []string{pod.V4, pod.V6} {
+		must(t, v.dp.SetAddress(testPolicy, netip.MustParseAddr(families[i]), []policy.Opening{
+			{Port: inspectPort, Transport: policy.TCP, Verdict: policy.Inspect, Name: goodName},
+		}))
+		for _, args := range [][]string{{src}, {src, pod.MAC.String()}} {
+			cmd := pod.Command(t.Context(), v.cg, self, append([]string{hostport(families[i], inspectPort)}, args...)...)
+			cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT=shadowed")
+			out, err := cmd.Output()
+			must(t, err)
+			var got result
+			must(t, json.Unmarshal(out, &got))
+			if (got.Data == "connected") != (len(args) == 1) {
+				t.Errorf("%s with a shadow %t: %+v", src, len(args) > 1, got)
+			}
+			counters, err := v.dp.Counters()
+			must(t, err)
+			if n := counters["deny/out-of-sequence"]; (n > uint64(i)) != (len(args) > 1) {
+				t.Errorf("%s with a shadow %t: out of sequence %d", src, len(args) > 1, n)
+			}
+		}
 	}
 }

@@ -17,10 +17,6 @@ import (
 
 // sendFrame sends a frame by the uplink, past the IP stack.
 func sendFrame(dst netip.AddrPort, kind string) result {
-	l, err := net.InterfaceByName(world.Uplink)
-	if err != nil {
-		return result{Errno: err.Error()}
-	}
 	s := machine.Segment{Dst: dst, Protocol: unix.IPPROTO_UDP, Src: netip.MustParseAddrPort(world.NodeV4 + ":4444")}
 	if dst.Addr().Is6() {
 		s.Src = netip.MustParseAddrPort("[" + world.NodeV6 + "]:4444")
@@ -36,15 +32,24 @@ func sendFrame(dst netip.AddrPort, kind string) result {
 		s.Src = netip.MustParseAddrPort("0.0.0.0:68")
 	}
 	frame := (&machine.Tap{Host: net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}).Frame(s)
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return result{Errno: errnoName(err)}
-	}
-	defer unix.Close(fd)
-	if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: l.Index, Halen: 6}); err != nil {
+	if err := sendRaw(frame); err != nil {
 		return result{Errno: errnoName(err)}
 	}
 	return result{Data: "sent"}
+}
+
+// sendRaw sends a frame by the uplink of the namespace.
+func sendRaw(frame []byte) error {
+	l, err := net.InterfaceByName(world.Uplink)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: l.Index, Halen: 6})
 }
 
 // TestGuardUplink: frames of captured packet sockets end there, except what a
