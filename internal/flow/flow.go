@@ -43,11 +43,14 @@ type Process struct {
 
 // Event is one line of the flow log.
 type Event struct {
-	Time      time.Time        `json:"time"`
-	Kind      Kind             `json:"kind"`
-	Layer     Layer            `json:"layer"`
-	Workload  string           `json:"workload,omitempty"`
-	Process   Process          `json:"process"`
+	Time     time.Time `json:"time"`
+	Kind     Kind      `json:"kind"`
+	Layer    Layer     `json:"layer"`
+	Workload string    `json:"workload,omitempty"`
+	Process  Process   `json:"process"`
+	// Interface is the network interface that the flow came by, when it did
+	// not come from a socket of this kernel; Process is then empty.
+	Interface string           `json:"interface,omitempty"`
 	Transport policy.Transport `json:"-"`
 	Proto     string           `json:"proto,omitempty"` // tcp, udp, ip, http, tls, dns
 	// Dst is the destination that the workload dialled.
