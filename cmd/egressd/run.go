@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -23,6 +24,7 @@ import (
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var cgroupPath, gateway, interfaces string
+	var workloads []string
 	var drain time.Duration
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
@@ -53,6 +55,9 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 			if o.GatewaySelector, err = labels(gateway); err != nil {
 				return err
 			}
+			// Workloads are objects like all others; that they describe the
+			// node is why they have a flag of their own.
+			o.Config = append(slices.Clone(o.Config), workloads...)
 			if o.Cgroup = cgroupPath; o.Cgroup == "" {
 				if o.Cgroup, err = cgroup.Root(); err != nil {
 					return err
@@ -80,6 +85,7 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 	f.register(cmd, "info")
 	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
+	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
