@@ -51,6 +51,7 @@ type Agent struct {
 	status   *status
 	watcher  *source.Watcher
 	guards   guards
+	took     Took // by reading the first policy
 	// own is the id of egressd's own cgroup, 0 when it is not captured.
 	own uint64
 	// saved is names.Changes as it was when the file was written.
@@ -171,6 +172,7 @@ func ownAddresses() []netip.Addr {
 // were adopted from an earlier run keep what is still right: flows of live
 // workloads go on while this happens.
 func (a *Agent) startPolicy(l Loaded) error {
+	a.took = l.Took
 	a.current.p.Store(l.Snapshot)
 	if n, err := a.restoreNames(); err != nil {
 		a.log.Warn("learned addresses of the last run not restored", "error", err)
@@ -223,7 +225,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	if ctx.Err() == nil {
-		serve(func() error { a.watcher.Run(ctx, a.reload); return nil })
+		serve(func() error {
+			release(a.took)
+			a.watcher.Run(ctx, a.reload)
+			return nil
+		})
 		serve(func() error { return a.watchInterfaces(ctx) })
 	}
 	select {
