@@ -53,7 +53,7 @@ var floors = map[string][]string{
 	"./internal/attack":  nil,
 	"./internal/e2e":     nil,
 	"./internal/house":   nil,
-	"./hack/bench":       {"./internal/world", "golang.org/x/sys/unix"},
+	"./hack/bench":       {"./internal/agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./examples":         nil,
 }
 
