@@ -28,6 +28,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 		return nil, errors.Join(b.errs...)
 	}
 	b.index()
+	b.indexAuthorizations()
 	out := &Snapshot{base: b.base}
 	b.policies(out)
 	out.listeners = b.listeners(out.policies[0])
@@ -51,6 +52,7 @@ type builder struct {
 	ranks map[*Service]int
 	// upstreams are those of Kubernetes Services, by host and chosen port.
 	upstreams map[Destination]*Upstream
+	auth      *authIndex
 }
 
 func newBuilder(c *Config, s *Snapshot) *builder {

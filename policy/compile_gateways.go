@@ -37,7 +37,7 @@ func (b *builder) listeners(p *Policy) []*GatewayListener {
 	var out []*GatewayListener
 	for _, k := range keys {
 		servers := byAddress[k]
-		l := &GatewayListener{Port: k.Port(), Bind: k.Addr(), Protocol: servers[0].Protocol}
+		l := &GatewayListener{Port: k.Port(), Bind: k.Addr(), Protocol: servers[0].Protocol, retries: b.cfg.Mesh.Retries}
 		for _, s := range servers {
 			l.Servers = append(l.Servers, s.GatewayServer)
 		}

@@ -5,6 +5,7 @@ package policy
 import (
 	"cmp"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -13,18 +14,19 @@ import (
 // policy compiles what a scope sees, on top of what old (nil: nothing) saw
 // under the same key.
 func (b *builder) policy(sc *scope, old *Policy) *Policy {
-	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() {
+	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) {
 		old = emptyPolicy
 	}
-	p := &Policy{scope: sc}
+	p := &Policy{scope: sc, proof: b.proof(sc)}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
-		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{}}
+		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{}, auth: b.authScope(sc)}
 	h.services()
 	h.touch()
 	h.build()
 	p.names = h.names.Index()
 	p.addrs = h.addrs.finish(h.compareRules)
+	p.addrs.unknown = p.AllowsUnknown()
 	p.hostSum = h.sum
 	b.meshRoutes(p)
 	p.sum = p.digest()
@@ -58,6 +60,7 @@ type hostEdit struct {
 	// declare each host that is built anew.
 	gone  map[*Service]bool
 	decls map[hostname.Pattern][]*Service
+	auth  *authScope
 }
 
 // services finds the hosts that the services which came and went declare. A
@@ -138,11 +141,13 @@ func (h *hostEdit) borrowers(kube *Service) {
 }
 
 // touch has the hosts built anew whose verdict rules for TLS and TCP decide,
-// before or now.
+// before or now, and those that AuthorizationPolicies guard when these have
+// changed.
 func (h *hostEdit) touch() {
 	if h.old == emptyPolicy {
 		return
 	}
+	h.touchGuarded()
 	var patterns []hostname.Pattern
 	for _, list := range [][]*meshVhost{h.old.vhostList, h.policy.vhostList} {
 		for _, v := range list {
@@ -158,6 +163,28 @@ func (h *hostEdit) touch() {
 	}
 	for p := range h.old.names.All() {
 		if slices.ContainsFunc(patterns, p.Overlaps) {
+			h.affect(p)
+		}
+	}
+}
+
+func (h *hostEdit) touchGuarded() {
+	was, now := h.b.old.cfg, h.b.cfg
+	if was.Mesh.TrustDomain == now.Mesh.TrustDomain && was.Mesh.RootNamespace == now.Mesh.RootNamespace &&
+		reflect.DeepEqual(was.Authorizations, now.Authorizations) {
+		return
+	}
+	guarded := map[[2]string]bool{}
+	for _, a := range slices.Concat(was.Authorizations, now.Authorizations) {
+		for _, t := range a.Targets {
+			guarded[[2]string{a.Ref.Namespace, t.Name}] = true
+		}
+	}
+	if len(guarded) == 0 {
+		return
+	}
+	for p, host := range h.old.names.All() {
+		if slices.ContainsFunc(host.services, func(s *Service) bool { return guarded[[2]string{s.Ref.Namespace, s.Ref.Name}] }) {
 			h.affect(p)
 		}
 	}

@@ -170,11 +170,14 @@ func (b *builder) destinations(p *Policy, list []*WeightedDestination, gateway s
 			continue
 		}
 		d := RouteDestination{Destination: wd.Destination, Weight: weight, Headers: wd.Headers}
-		var external bool
-		d.Upstream, external = b.upstream(p, wd.Destination, port)
+		var hp *HostPort
+		d.Upstream, hp = b.upstream(p, wd.Destination, port)
 		// Workloads reach what ServiceEntries open; a gateway is told by its
 		// rules what it may reach.
-		d.Denied = gateway == meshGateway && d.Upstream != nil && !external
+		d.Denied = gateway == meshGateway && d.Upstream != nil && hp == nil
+		if gateway == meshGateway && hp != nil && hp.guard != nil {
+			d.gates = append(d.gates, gate{hp.guard, hp, wd.Destination.Host})
+		}
 		out = append(out, d)
 		total += weight
 	}
@@ -182,10 +185,10 @@ func (b *builder) destinations(p *Policy, list []*WeightedDestination, gateway s
 }
 
 // upstream finds a destination: an allowed host, else a Kubernetes Service.
-// It returns nil when there is none or it lacks the port, and whether it is
-// an allowed host. An explicit port counts; else the only port, else the
+// It returns nil when there is none or it lacks the port, and the port of the
+// host if it is an allowed one. An explicit port counts; else the only port, else the
 // port of the request if the service has it, else the first.
-func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream, bool) {
+func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream, *HostPort) {
 	allowed := false
 	w := p.names.Walk(d.Host)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
@@ -197,20 +200,20 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 			}
 		}
 		if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request); i >= 0 {
-			return ports[i].Upstream.WithName(d.Host), true
+			return ports[i].Upstream.WithName(d.Host), ports[i]
 		}
 	}
 	if allowed {
-		return nil, true
+		return nil, nil
 	}
 	k := b.base.kube[d.Host]
 	if k == nil {
-		return nil, false
+		return nil, nil
 	}
 	ports := tcpPorts(k)
 	i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request)
 	if i < 0 {
-		return nil, false
+		return nil, nil
 	}
 	key := Destination{Host: d.Host, Port: ports[i].Number}
 	u := b.upstreams[key]
@@ -218,7 +221,7 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 		u = newUpstream(d.Host, k, ports[i], k.Endpoints)
 		b.upstreams[key] = u
 	}
-	return u, false
+	return u, nil
 }
 
 // choosePort returns the index of the port to use, or -1.

@@ -19,12 +19,16 @@ func comparePrefix(x, y netip.Prefix) int {
 // precedence.
 func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Service) *Host {
 	h := &Host{Pattern: pattern, Rule: &services[0].Ref, services: services}
+	guards := map[*HostPort][]*AuthorizationPolicy{}
 	for _, s := range services {
 		h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
 		endpoints := b.endpoints(s, pattern)
 		h.answer(s, endpoints)
 		for i := range s.Ports {
-			h.open(s, &s.Ports[i], endpoints)
+			hp := h.open(s, &s.Ports[i], endpoints)
+			if list := b.auth.guardsOf(s); hp != nil && len(list) > 0 {
+				guards[hp] = append(guards[hp], list...)
+			}
 		}
 	}
 	slices.SortFunc(h.Ports, func(x, y *HostPort) int {
@@ -36,7 +40,10 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	h.Literal = slices.Compact(h.Literal)
 	reaches := make(map[*HostPort]*reach, len(h.Ports))
 	for _, hp := range h.Ports {
-		hp.routed = e.policy.routesL4(pattern, hp)
+		hp.routed, hp.proof = e.policy.routesL4(pattern, hp), e.policy.proof
+		if hp.guard = e.auth.guard(guards[hp]); hp.guard != nil {
+			h.guarded = true
+		}
 		reaches[hp] = newReach(hp.Upstream)
 		hp.settle(h, reaches[hp])
 	}
@@ -140,8 +147,9 @@ func endpointPort(p Port, e Endpoint) uint16 {
 
 // open adds port p of s to h. When another service opened the same port
 // before, that one has its way; two STATIC services of one protocol share
-// the port and put their endpoints together.
-func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) {
+// the port and put their endpoints together. It returns the port if s has a
+// part in it.
+func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) *HostPort {
 	hp := h.Port(p.Protocol.Transport(), p.Number)
 	switch {
 	case hp == nil:
@@ -156,13 +164,13 @@ func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) {
 			}
 		}
 	default:
-		return
+		return nil
 	}
 	for _, a := range s.Addresses {
 		h.rules = append(h.rules, addressRule{prefix: plainPrefix(a), port: p.Number, rule: hp, service: s})
 	}
 	if s.Resolution != ResolutionStatic {
-		return
+		return hp
 	}
 	for _, e := range endpoints {
 		if !e.Addr.IsValid() {
@@ -175,6 +183,7 @@ func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) {
 			h.rules = append(h.rules, addressRule{prefix: prefix, port: n, rule: hp, service: s})
 		}
 	}
+	return hp
 }
 
 // newUpstream builds where connections to a service's port go.

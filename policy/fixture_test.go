@@ -189,5 +189,40 @@ func richConfig() *Config {
 				HostNamespaces: []string{"default"}, HTTPSRedirect: true},
 		}}},
 		GatewaySelector: map[string]string{"a": "b"},
+		Authorizations:  richAuthorizations(),
+		Mesh: Mesh{
+			Ref:     Ref{Kind: "MeshConfig", Namespace: "istio-system", Name: "mesh", File: "mesh.yaml", Line: 1, Column: 1},
+			Retries: &Retries{Attempts: 1, PerTryTimeout: time.Second, On: []string{"reset"}, Codes: []int{503}, Backoff: time.Second},
+		},
+	}
+}
+
+// richAuthorizations guard the ServiceEntries api and nets of richConfig with
+// every field.
+func richAuthorizations() []*AuthorizationPolicy {
+	ref := func(name string) Ref {
+		return Ref{Kind: "AuthorizationPolicy", Namespace: "default", Name: name, File: "authz.yaml", Line: 3, Column: 1}
+	}
+	match := func(list ...string) []ValueMatch { return valueMatches(list) }
+	path := []PathMatch{{ValueMatch: ParseValueMatch("/v1*")}, {ValueMatch: ParseValueMatch("*/v2")}, {Template: "/{*}/{**}"}}
+	net := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	full := &AuthRule{
+		Ref: ref("full"),
+		From: []*AuthSource{{
+			Principals: match("cluster.local/ns/default/sa/default"), NotPrincipals: match("x"), Namespaces: match("def*"), NotNamespaces: match("y"),
+			ServiceAccounts: match("default/default"), NotServiceAccounts: match("z"), TrustDomains: match("*local"), NotTrustDomains: match("w"),
+			IPBlocks: net, NotIPBlocks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		}},
+		To: []*AuthOperation{{
+			Hosts: match("api.example.com"), NotHosts: match("b.example.com"), Ports: []uint16{80, 8080}, NotPorts: []uint16{81},
+			Methods: match("GET", "P*"), NotMethods: match("PUT"), Paths: path, NotPaths: []PathMatch{{ValueMatch: ParseValueMatch("/x")}},
+		}},
+		When: []*AuthCondition{{Key: "request.headers[x-a]", Values: []string{"*"}, NotValues: []string{"2"}}, {Key: "destination.port", NotValues: []string{"22"}}},
+	}
+	target := func(name string) []AuthTarget { return []AuthTarget{{"ServiceEntry", name}} }
+	return []*AuthorizationPolicy{
+		{Ref: ref("allow"), Targets: target("api"), Rules: []*AuthRule{full}},
+		{Ref: ref("audit"), Action: AuthAudit, Targets: target("nets"), Rules: []*AuthRule{{Ref: ref("any")}}},
+		{Ref: ref("dry"), Action: AuthDeny, DryRun: true, Targets: target("nets"), Rules: []*AuthRule{{Ref: ref("any")}}},
 	}
 }

@@ -19,6 +19,7 @@ type GatewayListener struct {
 	// Servers are in the order of the Gateways and of their servers.
 	Servers []*GatewayServer
 
+	retries   *Retries // the mesh's default
 	vhosts    *hostname.Index[*gatewayVhost]
 	vhostList []*gatewayVhost // sorted by hostname.Compare
 }

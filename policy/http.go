@@ -27,6 +27,9 @@ type HTTPDecision struct {
 	Action *HTTPAction
 	// Upstream is the default upstream of the host (nil Action).
 	Upstream *Upstream
+	// Retries are for rules that say nothing of them, and where there is no
+	// rule; nil: the safe default.
+	Retries *Retries
 }
 
 // HTTPAction is a compiled HTTPRule together with the match that won.
@@ -48,4 +51,16 @@ type RouteDestination struct {
 	Headers     *Headers
 	// Denied says that the workload may not reach the destination.
 	Denied bool
+	// gates are the guards on the way there.
+	gates []gate
+}
+
+// refuses says which of the gates denies a flow that is allowed as own.
+func (d *RouteDestination) refuses(f *Flow, own *HostPort, name string, r *Request) refusal {
+	for i := range d.gates {
+		if no := d.gates[i].refuses(f, own, name, r); no.reason != "" {
+			return no
+		}
+	}
+	return refusal{}
 }

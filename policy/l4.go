@@ -133,6 +133,9 @@ func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool
 		case to.Denied:
 			return deny(ReasonName, r.ref), nil
 		}
+		if no := to.refuses(&f, d.Port, name, nil); no.reason != "" {
+			return no.decision(), nil
+		}
 		d.Rule = r.ref
 		return d, to.Upstream
 	}

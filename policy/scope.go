@@ -24,6 +24,10 @@ type scope struct {
 	identity Identity
 	sidecar  *Sidecar
 	outbound OutboundMode
+	// outboundRule is the object that says outbound; nil: none does.
+	outboundRule *Ref
+	// retries is the mesh's default; nil: the safe default.
+	retries *Retries
 }
 
 // scopes finds the groups of all workloads: the group of the zero Identity
@@ -118,7 +122,10 @@ func (b *builder) questions() *questions {
 // scope answers the questions for one identity.
 func (b *builder) scope(id Identity, q *questions) *scope {
 	id.Namespace = cmp.Or(id.Namespace, DefaultNamespace)
-	s := &scope{identity: id, sidecar: b.sidecarOf(id), outbound: b.cfg.Mesh.Outbound}
+	s := &scope{identity: id, sidecar: b.sidecarOf(id), outbound: b.cfg.Mesh.Outbound, retries: b.cfg.Mesh.Retries}
+	if b.cfg.Mesh.Ref != (Ref{}) {
+		s.outboundRule = &b.cfg.Mesh.Ref
+	}
 	var key strings.Builder
 	if q.namespaces[id.Namespace] {
 		key.WriteString(id.Namespace)
@@ -126,7 +133,7 @@ func (b *builder) scope(id Identity, q *questions) *scope {
 	if s.sidecar != nil {
 		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
 		if s.sidecar.Outbound != nil {
-			s.outbound = *s.sidecar.Outbound
+			s.outbound, s.outboundRule = *s.sidecar.Outbound, &s.sidecar.Ref
 		}
 	}
 	answer := func(yes bool) {

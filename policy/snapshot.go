@@ -36,7 +36,9 @@ type Host struct {
 	// say about addresses.
 	services []*Service
 	rules    []addressRule
-	sum      digest
+	// guarded says that AuthorizationPolicies guard one of Ports.
+	guarded bool
+	sum     digest
 }
 
 // Port returns the port rule for a transport and number, or nil.
@@ -61,6 +63,11 @@ type HostPort struct {
 	host     *Host
 	// routed says that rules for TLS or TCP choose where connections go.
 	routed bool
+	// guard is what AuthorizationPolicies say about the port; nil: nothing.
+	guard *guard
+	// proof is what the kernel does where the ClientHello must carry a name:
+	// Inspect, unless other names pass as well.
+	proof Verdict
 	// learned is what happens at learned addresses, IPv6 and IPv4.
 	learned [2]Way
 }
@@ -152,6 +159,9 @@ type Flow struct {
 	// Draw is a uniformly distributed number, by which rules for TLS and TCP
 	// choose among weighted destinations.
 	Draw uint64
+	// Src is the address that the connection comes from; invalid when it is
+	// not known.
+	Src netip.Addr
 }
 
 // Evidence says where a flow's name comes from.
@@ -185,6 +195,11 @@ type Decision struct {
 	WouldDeny bool
 	// Rule is the rule that allowed, or on a denial the nearest one; may be nil.
 	Rule *Ref
+	// Host and Port are what the flow is allowed as; both are nil on a denial,
+	// and when it is allowed because no rule names its destination.
 	Host *Host
 	Port *HostPort
+	// Audited is the AUDIT policy that matched, DryRun the AuthorizationPolicy
+	// that would deny the flow if it were not dry-run only; nil for none.
+	Audited, DryRun *Ref
 }

@@ -46,6 +46,10 @@ func (t *text) policy(p *Policy) {
 	}
 	for _, o := range p.Static() {
 		e, _ := p.addrs.entries.Get(addressKey{o.Prefix, o.Transport, o.Port})
+		if e.shut() {
+			t.line(1, "address %v %v %d shut", o.Prefix, o.Transport, o.Port)
+			continue
+		}
 		t.line(1, "address %v %v %d %v%s%s%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Way(), proved(o.Name),
 			kind("first", e.first), kind("http", e.http), kind("tls", e.tls), kind("opaque", e.opaque), kind("unset", e.unset))
 	}
@@ -54,9 +58,10 @@ func (t *text) policy(p *Policy) {
 
 // rules writes what of a policy is not about single hosts.
 func (t *text) rules(p *Policy) {
-	if p.scope.outbound != RegistryOnly {
-		t.line(1, "outbound %v", p.scope.outbound)
+	if p.scope.outbound != RegistryOnly || p.scope.outboundRule != nil {
+		t.line(1, "outbound %v (%v)", p.scope.outbound, p.scope.outboundRule)
 	}
+	t.retries(1, "default retry", p.scope.retries)
 	for _, v := range p.vhostList {
 		t.line(1, "routes %s", v.pattern)
 		if v.other != nil {
@@ -140,6 +145,7 @@ func (t *text) host(h *Host) {
 	for _, hp := range h.Ports {
 		t.line(2, "port %d/%v %s %v (%v)", hp.Number, hp.Protocol.Transport(), protocolText(hp.Protocol), hp.Verdict, hp.Rule)
 		t.line(3, "upstream %s", upstreamText(hp.Upstream))
+		t.guard(3, hp.guard)
 		for i, family := range [...]string{"ipv6", "ipv4"} {
 			if w := hp.learned[i]; w != (Way{Verdict: hp.Verdict}) {
 				t.line(3, "learned %s %v", family, w)
@@ -179,6 +185,7 @@ func (t *text) listener(l *GatewayListener) {
 		bind = l.Bind.String()
 	}
 	t.line(0, "listener %s port %d %s", bind, l.Port, protocolText(l.Protocol))
+	t.retries(1, "default retry", l.retries)
 	for _, s := range l.Servers {
 		t.line(1, "server %q %s %v namespaces %v (%v)", s.Name, protocolText(s.Protocol), s.Hosts, s.HostNamespaces, s.Ref)
 	}
@@ -210,17 +217,22 @@ func (t *text) action(a *HTTPAction) {
 	if x := r.Rewrite; x != nil {
 		t.line(3, "rewrite uri %q authority %q regex %q to %q", x.URI, x.Authority, x.RegexMatch, x.RegexRewrite)
 	}
-	if x := r.Retries; x != nil {
-		on := "safe default"
-		if x.On != nil {
-			on = fmt.Sprintf("%q", x.On)
-		}
-		t.line(3, "retry %d per try %v on %s codes %v backoff %v", x.Attempts, x.PerTryTimeout, on, x.Codes, x.Backoff)
-	}
+	t.retries(3, "retry", r.Retries)
 	if x := r.Fault; x != nil {
 		t.line(3, "fault delay %v %v%% abort status %d grpc %d %v%%", x.Delay, x.DelayPercent, x.AbortStatus, x.AbortGRPC, x.AbortPercent)
 	}
 	t.headers(3, r.Headers)
+}
+
+func (t *text) retries(depth int, what string, x *Retries) {
+	if x == nil {
+		return
+	}
+	on := "safe default"
+	if x.On != nil {
+		on = fmt.Sprintf("%q", x.On)
+	}
+	t.line(depth, "%s %d per try %v on %s codes %v backoff %v", what, x.Attempts, x.PerTryTimeout, on, x.Codes, x.Backoff)
 }
 
 func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
@@ -233,6 +245,9 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 			to = "denied " + to
 		}
 		t.line(depth, "to %s:%d %d/%d: %s", d.Destination.Host, d.Destination.Port, d.Weight, total, to)
+		for _, g := range d.gates {
+			t.guard(depth+1, g.guard)
+		}
 		t.headers(depth+1, d.Headers)
 	}
 }

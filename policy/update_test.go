@@ -154,7 +154,7 @@ func (g *generator) edit(c *Config) *Config {
 	next := *c
 	next.Services = slices.Clone(c.Services)
 	at := func(n int) int { return g.r.IntN(n) }
-	switch n := len(next.Services); g.r.IntN(9) {
+	switch n := len(next.Services); g.r.IntN(12) {
 	case 0, 1:
 		next.Services = slices.Insert(next.Services, at(n+1), g.service())
 	case 2, 3:
@@ -191,8 +191,119 @@ func (g *generator) edit(c *Config) *Config {
 			next.Sidecars = []*Sidecar{{Ref: Ref{Kind: "Sidecar", Namespace: g.one("a", "b", "istio-system"), Name: "s"},
 				Egress: []SidecarEgress{{Hosts: []SidecarHost{{Namespace: g.one("a", "*"), Host: hostname.Pattern(g.one("*.example.com", "*", "x.example.com"))}}}}}}
 		}
+	case 9:
+		next.Authorizations = g.authorizations(next.Services)
+	case 10:
+		next.Mesh.Outbound = OutboundMode(at(2))
+	case 11:
+		next.Mesh.TrustDomain = g.one("", "other.example")
 	}
 	return &next
+}
+
+// authorizations are policies for some of the services, and now and then for
+// the servers of a namespace.
+func (g *generator) authorizations(services []*Service) []*AuthorizationPolicy {
+	var out []*AuthorizationPolicy
+	some := func(n int) bool { return g.r.IntN(n) == 0 }
+	for _, s := range services {
+		if !some(2) {
+			continue
+		}
+		a := &AuthorizationPolicy{Ref: Ref{Kind: "AuthorizationPolicy", Namespace: s.Ref.Namespace, Name: "for-" + s.Ref.Name},
+			Action: AuthAction(g.r.IntN(3)), DryRun: some(5), Targets: []AuthTarget{{"ServiceEntry", s.Ref.Name}}}
+		for range g.r.IntN(3) {
+			r := &AuthRule{}
+			if some(3) {
+				r.From = []*AuthSource{{Namespaces: values(g.one("a", "b", "default"))}}
+			}
+			if some(4) {
+				r.From = append(r.From, &AuthSource{IPBlocks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Principals: values(g.one("cluster.local/*", "*"))})
+			}
+			o := &AuthOperation{}
+			if some(2) {
+				o.Hosts = values(g.one("x.example.com", "*.wild.org", "y.example.com:80"))
+			}
+			if some(3) {
+				o.Ports = []uint16{[]uint16{80, 443, 5432}[g.r.IntN(3)]}
+			}
+			if some(4) {
+				o.Methods = values("GET")
+			}
+			if some(2) {
+				r.To = []*AuthOperation{o}
+			}
+			switch g.r.IntN(8) {
+			case 0:
+				r.When = []*AuthCondition{{Key: keyDestinationIP, Values: []string{"192.0.2.0/28", "2001:db8::/64"}}}
+			case 1:
+				r.When = []*AuthCondition{{Key: keySNI, NotValues: []string{"x.example.com"}}}
+			case 2:
+				r.When = []*AuthCondition{{Key: keyHeaders + "x]", Values: []string{"1"}}}
+			}
+			a.Rules = append(a.Rules, r)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// TestOpeningsAreAllowed: whatever the policies are, nothing is open in the
+// kernel that Decide denies, and what Decide sends straight the last decision
+// allows.
+func TestOpeningsAreAllowed(t *testing.T) {
+	direct := 0
+	for seed := range uint64(300) {
+		g := generator{r: rand.New(rand.NewPCG(seed, 2))}
+		c := g.config()
+		c.Authorizations = g.authorizations(c.Services)
+		c.Mesh.Outbound = OutboundMode(g.r.IntN(2))
+		s := mustCompile(t, c)
+		for _, id := range s.Policies() {
+			p := s.Policy(id)
+			for _, o := range p.Static() {
+				f := Flow{Transport: o.Transport, Dst: netip.AddrPortFrom(o.Prefix.Addr(), o.Port)}
+				direct += checkOpening(t, seed, p, o, f)
+			}
+			for _, name := range []string{"x.example.com", "y.example.com", "q.example.com", "a.wild.org", "b.wild.org"} {
+				for _, a := range []string{"198.51.100.3", "2001:db8:1::9"} {
+					for _, o := range p.Openings(name, netip.MustParseAddr(a)) {
+						f := Flow{Transport: o.Transport, Dst: netip.AddrPortFrom(o.Prefix.Addr(), o.Port), Names: []string{name}}
+						direct += checkOpening(t, seed, p, o, f)
+					}
+				}
+			}
+		}
+	}
+	if direct < 100 {
+		t.Errorf("only %d openings went straight", direct)
+	}
+}
+
+// checkOpening returns 1 for an opening by which flows go straight.
+func checkOpening(t *testing.T, seed uint64, p *Policy, o Opening, f Flow) int {
+	t.Helper()
+	d := p.Decide(f)
+	if o.Verdict == Proxy {
+		return 0 // the proxy decides
+	}
+	if o.Verdict == Deny || d.Verdict == Deny {
+		t.Fatalf("seed %d: %+v, decided %v %v\n%s", seed, o, d.Verdict, d.Reason, (&Snapshot{policies: []*Policy{p}}).Text())
+	}
+	if f.Transport == UDP {
+		return 1
+	}
+	switch o.Verdict {
+	case Inspect:
+		if d, _ := p.DecideTLS(f, o.Name); d.Verdict == Deny {
+			t.Fatalf("seed %d: %+v, with the name %v\n%s", seed, o, d.Reason, (&Snapshot{policies: []*Policy{p}}).Text())
+		}
+	case Direct:
+		if c := p.Candidates(f); c.Verdict == Deny {
+			t.Fatalf("seed %d: %+v, opaque %v\n%s", seed, o, c.Reason, (&Snapshot{policies: []*Policy{p}}).Text())
+		}
+	}
+	return 1
 }
 
 func manyServices(n int) []*Service {

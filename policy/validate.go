@@ -21,6 +21,9 @@ func (b *builder) validate() {
 	for _, vs := range b.cfg.VirtualServices {
 		b.validateVirtualService(vs)
 	}
+	for _, a := range b.cfg.Authorizations {
+		b.validateAuthorization(a)
+	}
 	for _, g := range b.cfg.Gateways {
 		if len(g.Servers) == 0 {
 			b.errorf(g.Ref, "a Gateway needs a server")

@@ -173,6 +173,13 @@ const (
 	// ReasonPolicyChanged: a connection was open and a newer policy denies it.
 	ReasonPolicyChanged Reason = "policy-changed"
 
+	// ReasonAuthorization: an AuthorizationPolicy denies the flow.
+	ReasonAuthorization Reason = "authorization-denied"
+	// ReasonNoAllow: AuthorizationPolicies guard the destination, and none of them allows the flow.
+	ReasonNoAllow Reason = "authorization-no-allow"
+	// ReasonNotSupported: the flow would have to leave in a way that egressd does not know.
+	ReasonNotSupported Reason = "not-supported"
+
 	// ReasonNoRoute: the host is allowed, but no HTTP rule matches the request.
 	ReasonNoRoute Reason = "no-route"
 	// ReasonUpstream: the upstream could not be reached.
