@@ -14,7 +14,8 @@ import (
 // policy compiles what a scope sees, on top of what old (nil: nothing) saw
 // under the same key.
 func (b *builder) policy(sc *scope, old *Policy) *Policy {
-	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) {
+	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) ||
+		old.scope.identity.Namespace != sc.identity.Namespace { // whose services come first
 		old = emptyPolicy
 	}
 	p := &Policy{scope: sc, proof: b.proof(sc)}
@@ -76,7 +77,7 @@ func (h *hostEdit) services() {
 			continue
 		}
 		for _, v := range h.b.oldView(h.old.scope, s) {
-			h.gone[v] = true
+			h.gone[v.whole()] = true // parts are not kept for long enough to be told by pointer
 			for _, p := range v.Hosts {
 				h.affect(p)
 			}
@@ -96,7 +97,7 @@ func (h *hostEdit) services() {
 		}
 	}
 	for _, p := range h.affected() {
-		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return h.gone[s] })
+		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return h.gone[s.whole()] })
 	}
 	for _, v := range fresh {
 		for _, p := range v.Hosts {
@@ -231,6 +232,7 @@ func (h *hostEdit) compare(x, y *Service) int {
 // the order of hosts and ports within one.
 func (h *hostEdit) compareRules(x, y addressRule) int {
 	return cmp.Or(h.compare(x.service, y.service),
-		slices.Index(x.service.Hosts, x.rule.host.Pattern)-slices.Index(y.service.Hosts, y.rule.host.Pattern),
+		slices.Index(x.service.whole().Hosts, x.rule.host.Pattern)-slices.Index(y.service.whole().Hosts, y.rule.host.Pattern),
+		hostname.Compare(x.rule.host.Pattern, y.rule.host.Pattern), // parts of a wildcard that a Sidecar shows
 		cmp.Compare(x.rule.Number, y.rule.Number))
 }
