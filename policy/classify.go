@@ -17,7 +17,7 @@ func (hp *HostPort) classify(to Endpoints, kernel, named bool) Way {
 	switch pr := hp.Protocol; {
 	case pr.Transport() == UDP && !kernel:
 		return Way{Verdict: Direct} // there is no forwarding core for it
-	case pr.IsHTTP() || pr == ProtocolUnset || !kernel || hp.routed:
+	case pr.IsHTTP() || pr == ProtocolUnset || !kernel || hp.routed || hp.Upstream.unsupported():
 		return Way{Verdict: Proxy}
 	case !pr.IsTLS():
 		return Way{Direct, to}
@@ -175,6 +175,8 @@ func kernelEndpoints(list []UpstreamEndpoint, is4 bool) (to Endpoints, kernel bo
 	var usable []UpstreamEndpoint
 	for _, e := range list {
 		switch a := e.Addr.Addr(); {
+		case e.Unix != "":
+			return Endpoints{}, false
 		case a.Is4() != is4:
 		case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast(), a.Is6() && a.IsLinkLocalUnicast():
 			return Endpoints{}, false

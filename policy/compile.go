@@ -53,10 +53,12 @@ type builder struct {
 	// upstreams are those of Kubernetes Services, by host and chosen port.
 	upstreams map[Destination]*Upstream
 	auth      *authIndex
+
+	destinationScopes map[*scope]*destinationScope
 }
 
 func newBuilder(c *Config, s *Snapshot) *builder {
-	b := &builder{cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{}}
+	b := &builder{cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{}, destinationScopes: map[*scope]*destinationScope{}}
 	b.base = newBase(c, s.base)
 	var before []*Service
 	if b.old != nil {

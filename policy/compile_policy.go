@@ -21,7 +21,8 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	p := &Policy{scope: sc, proof: b.proof(sc)}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
-		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{}, auth: b.authScope(sc)}
+		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{},
+		auth: b.authScope(sc), destinations: b.destinationScope(sc)}
 	h.services()
 	h.touch()
 	h.build()
@@ -45,7 +46,8 @@ func (b *builder) visibilityChanged() bool {
 	same := func(x, y *Visibility) bool {
 		return x == y || x != nil && y != nil && x.Limited == y.Limited && slices.Equal(x.Namespaces, y.Namespaces)
 	}
-	return !same(b.old.cfg.Mesh.DefaultServiceExport, b.cfg.Mesh.DefaultServiceExport)
+	was, now := &b.old.cfg.Mesh, &b.cfg.Mesh
+	return !same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
 }
 
 // hostEdit brings the hosts and addresses of a policy from one Config to the
@@ -62,6 +64,8 @@ type hostEdit struct {
 	gone  map[*Service]bool
 	decls map[hostname.Pattern][]*Service
 	auth  *authScope
+
+	destinations *destinationScope
 }
 
 // services finds the hosts that the services which came and went declare. A
@@ -149,6 +153,8 @@ func (h *hostEdit) touch() {
 		return
 	}
 	h.touchGuarded()
+	was, now := h.b.old.cfg, h.b.cfg
+	h.touchDestinations(was.Mesh.RootNamespace != now.Mesh.RootNamespace || !reflect.DeepEqual(was.DestinationRules, now.DestinationRules))
 	var patterns []hostname.Pattern
 	for _, list := range [][]*meshVhost{h.old.vhostList, h.policy.vhostList} {
 		for _, v := range list {

@@ -200,7 +200,7 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 			}
 		}
 		if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request); i >= 0 {
-			return ports[i].Upstream.WithName(d.Host), ports[i]
+			return b.subset(p, ports[i].Upstream, h.Pattern, d).WithName(d.Host), ports[i]
 		}
 	}
 	if allowed {
@@ -221,7 +221,18 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 		u = newUpstream(d.Host, k, ports[i], k.Endpoints)
 		b.upstreams[key] = u
 	}
-	return u, nil
+	own := *u // DestinationRules differ by who asks
+	b.destinationScope(p.scope).direct(&own, hostname.Pattern(d.Host), k.Ref.Namespace)
+	return b.subset(p, &own, hostname.Pattern(d.Host), d), nil
+}
+
+// subset returns the part of u that a destination asks for; nil when no
+// DestinationRule says what that is.
+func (b *builder) subset(p *Policy, u *Upstream, host hostname.Pattern, d Destination) *Upstream {
+	if d.Subset == "" {
+		return u
+	}
+	return b.destinationScope(p.scope).subset(u, host, u.Rule.Namespace, d.Subset)
 }
 
 // choosePort returns the index of the port to use, or -1.

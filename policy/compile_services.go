@@ -40,6 +40,7 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	h.Literal = slices.Compact(h.Literal)
 	reaches := make(map[*HostPort]*reach, len(h.Ports))
 	for _, hp := range h.Ports {
+		e.destinations.direct(hp.Upstream, pattern, hp.Rule.Namespace)
 		hp.routed, hp.proof = e.policy.routesL4(pattern, hp), e.policy.proof
 		if hp.guard = e.auth.guard(guards[hp]); hp.guard != nil {
 			h.guarded = true
@@ -102,7 +103,7 @@ func (b *builder) endpoints(s *Service, pattern hostname.Pattern) []Endpoint {
 	}
 	out := make([]Endpoint, len(k.Endpoints))
 	for i, e := range k.Endpoints {
-		out[i] = Endpoint{Addr: e.Addr, Weight: e.Weight, Ports: map[string]uint16{}}
+		out[i] = Endpoint{Addr: e.Addr, Weight: e.Weight, Labels: e.Labels, Ports: map[string]uint16{}}
 		for _, p := range s.Ports {
 			out[i].Ports[p.Name] = borrowedPort(p, k, e)
 		}
@@ -158,9 +159,11 @@ func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) *HostPort {
 		hp.Upstream.Match = h
 		h.Ports = append(h.Ports, hp)
 	case s.Resolution == ResolutionStatic && hp.Upstream.Resolution == ResolutionStatic && hp.Protocol == p.Protocol:
-		for _, e := range newUpstream("", s, p, endpoints).Endpoints {
-			if !slices.ContainsFunc(hp.Upstream.Endpoints, func(o UpstreamEndpoint) bool { return o.Addr == e.Addr }) {
+		more := newUpstream("", s, p, endpoints)
+		for i, e := range more.Endpoints {
+			if !slices.ContainsFunc(hp.Upstream.Endpoints, func(o UpstreamEndpoint) bool { return o.Addr == e.Addr && o.Unix == e.Unix }) {
 				hp.Upstream.Endpoints = append(hp.Upstream.Endpoints, e)
+				hp.Upstream.labels = append(hp.Upstream.labels, more.labels[i])
 			}
 		}
 	default:
@@ -198,10 +201,16 @@ func newUpstream(host string, s *Service, p *Port, endpoints []Endpoint) *Upstre
 	}
 	for _, e := range endpoints {
 		n := endpointPort(*p, e)
-		if e.Addr.IsValid() {
-			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{netip.AddrPortFrom(e.Addr.Unmap(), n), max(e.Weight, 1)})
-		} else {
+		switch {
+		case e.Unix != "":
+			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{Unix: e.Unix, Weight: max(e.Weight, 1)})
+			u.labels = append(u.labels, e.Labels)
+		case e.Addr.IsValid():
+			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{Addr: netip.AddrPortFrom(e.Addr.Unmap(), n), Weight: max(e.Weight, 1)})
+			u.labels = append(u.labels, e.Labels)
+		default:
 			u.Names = append(u.Names, UpstreamName{e.Host, n})
+			u.nameLabels = append(u.nameLabels, e.Labels)
 		}
 	}
 	// A wildcard is not a name to resolve; WithName puts the request's in.

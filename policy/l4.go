@@ -110,11 +110,11 @@ func (sc *scope) routesPort(vs *VirtualService, hp *HostPort) bool {
 // has none for TLS.
 func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
 	if !d.Port.routed || name == "" {
-		return d, u
+		return d.supported(u)
 	}
 	v, ok := p.vhosts.Lookup(name)
 	if !ok {
-		return d, u
+		return d.supported(u)
 	}
 	routes, sni := v.tcp, ""
 	if tls && len(v.tls) > 0 {
@@ -137,7 +137,7 @@ func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool
 			return no.decision(), nil
 		}
 		d.Rule = r.ref
-		return d, to.Upstream
+		return d.supported(to.Upstream)
 	}
-	return d, u
+	return d.supported(u)
 }

@@ -126,7 +126,8 @@ func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
 			return out.through(&f, d.Port, r)
 		}
 	}
-	return HTTPDecision{Decision: d, Upstream: d.Port.Upstream.WithName(r.Host)}
+	d, u := d.supported(d.Port.Upstream.WithName(r.Host))
+	return HTTPDecision{Decision: d, Upstream: u}
 }
 
 // through denies a request that a guard on its way denies. Of several
@@ -138,6 +139,11 @@ func (d HTTPDecision) through(f *Flow, own *HostPort, r *Request) HTTPDecision {
 	for i := range d.Action.Destinations {
 		if no := d.Action.Destinations[i].refuses(f, own, r.Host, r); no.reason != "" {
 			return HTTPDecision{Decision: no.decision()}
+		}
+	}
+	if len(d.Action.Destinations) == 1 { // of several, the one that is drawn counts
+		if no, _ := d.Decision.supported(d.Action.Destinations[0].Upstream); no.Verdict == Deny {
+			return HTTPDecision{Decision: no}
 		}
 	}
 	return d

@@ -100,14 +100,27 @@ type Upstream struct {
 	// for Kubernetes Services.
 	Match *Host
 	Rule  *Ref
+	// Subset is the part of the service's endpoints that these are; "": all.
+	Subset string
+	// Traffic is what DestinationRules say for the port and the subset, Ports
+	// resolved; nil: nothing. TrafficRule is the one that says so.
+	Traffic     *TrafficPolicy
+	TrafficRule *Ref
+	// labels are those of Endpoints, nameLabels those of Names; Names without
+	// any are not from endpoints.
+	labels, nameLabels []map[string]string
+	// empty: no endpoint has the labels of the subset.
+	empty bool
 	// virtual: the service has addresses of its own that are not where it is.
 	virtual bool
 }
 
-// UpstreamEndpoint is a fixed endpoint.
+// UpstreamEndpoint is a fixed endpoint: an address, or a socket in the file
+// system. An upstream has endpoints of one kind only.
 type UpstreamEndpoint struct {
-	Addr   netip.AddrPort
+	Addr   netip.AddrPort // invalid when Unix is set
 	Weight uint32
+	Unix   string // the path of a socket, or "@name" of an abstract one
 }
 
 // UpstreamName is a name to resolve and the port to dial.
@@ -119,9 +132,9 @@ type UpstreamName struct {
 // WithName returns an Upstream that stands for name where u stands for a
 // wildcard: name is its Host and, unless the service has endpoints or leaves
 // the address to the workload, the name to resolve. Upstreams that are not
-// wildcards are returned as they are.
+// wildcards are returned as they are, and so is nil.
 func (u *Upstream) WithName(name string) *Upstream {
-	if len(u.Host) == 0 || u.Host[0] != '*' || len(u.Endpoints) > 0 || len(u.Names) > 0 {
+	if u == nil || len(u.Host) == 0 || u.Host[0] != '*' || len(u.Endpoints) > 0 || len(u.Names) > 0 {
 		return u
 	}
 	w := *u

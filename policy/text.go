@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -167,8 +168,15 @@ func upstreamText(u *Upstream) string {
 	if u.TargetPort != u.Port {
 		fmt.Fprintf(&b, " target-port %d", u.TargetPort)
 	}
+	if u.Subset != "" {
+		fmt.Fprintf(&b, " subset %s", u.Subset)
+	}
 	for _, e := range u.Endpoints {
-		fmt.Fprintf(&b, " %v", e.Addr)
+		if e.Unix != "" {
+			fmt.Fprintf(&b, " unix:%s", e.Unix)
+		} else {
+			fmt.Fprintf(&b, " %v", e.Addr)
+		}
 		if e.Weight != 1 {
 			fmt.Fprintf(&b, "*%d", e.Weight)
 		}
@@ -176,7 +184,32 @@ func upstreamText(u *Upstream) string {
 	for _, n := range u.Names {
 		fmt.Fprintf(&b, " %s:%d", n.Name, n.Port)
 	}
+	if u.empty {
+		b.WriteString(" no endpoint")
+	}
+	if u.Traffic != nil {
+		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), u.TrafficRule)
+	}
 	return b.String()
+}
+
+// brief writes the fields of a struct that are set.
+func brief(v reflect.Value) string {
+	switch v.Kind() {
+	case reflect.Pointer:
+		return brief(v.Elem())
+	case reflect.Struct:
+		var out []string
+		for i := range v.NumField() {
+			if f := v.Field(i); !f.IsZero() {
+				out = append(out, v.Type().Field(i).Name+"="+brief(f))
+			}
+		}
+		return "{" + strings.Join(out, " ") + "}"
+	case reflect.String:
+		return fmt.Sprintf("%q", v.String())
+	}
+	return fmt.Sprint(v.Interface())
 }
 
 func (t *text) listener(l *GatewayListener) {
@@ -244,7 +277,11 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 		if d.Denied {
 			to = "denied " + to
 		}
-		t.line(depth, "to %s:%d %d/%d: %s", d.Destination.Host, d.Destination.Port, d.Weight, total, to)
+		subset := ""
+		if s := d.Destination.Subset; s != "" {
+			subset = " subset " + s
+		}
+		t.line(depth, "to %s:%d%s %d/%d: %s", d.Destination.Host, d.Destination.Port, subset, d.Weight, total, to)
 		for _, g := range d.gates {
 			t.guard(depth+1, g.guard)
 		}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
@@ -16,7 +17,7 @@ import (
 // to date decides like one that was compiled from nothing, and what it says
 // has changed leads from the old openings to the new ones.
 func TestUpdateEqualsCompile(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		g := generator{r: r}
 		c := g.config()
@@ -154,7 +155,7 @@ func (g *generator) edit(c *Config) *Config {
 	next := *c
 	next.Services = slices.Clone(c.Services)
 	at := func(n int) int { return g.r.IntN(n) }
-	switch n := len(next.Services); g.r.IntN(12) {
+	switch n := len(next.Services); g.r.IntN(14) {
 	case 0, 1:
 		next.Services = slices.Insert(next.Services, at(n+1), g.service())
 	case 2, 3:
@@ -179,6 +180,7 @@ func (g *generator) edit(c *Config) *Config {
 		if g.r.IntN(3) > 0 {
 			v := vs("routes", mesh, names(hostname.Pattern(g.one("x.example.com", "*.example.com", "*.wild.org"))))
 			v.HTTP = []*HTTPRule{to("", "x.example.com", 0)}
+			v.HTTP[0].Route[0].Destination.Subset = g.one("", "v1")
 			v.TLS = []*TLSRule{{Ref: v.Ref, Matches: []*L4Match{{SNIHosts: v.Hosts, Port: 443}}, Route: v.HTTP[0].Route}}
 			if g.r.IntN(2) == 0 {
 				v.TCP = []*TCPRule{{Ref: v.Ref, Matches: []*L4Match{{Port: 5432, SourceLabels: map[string]string{"app": "x"}}}, Route: v.HTTP[0].Route}}
@@ -197,8 +199,34 @@ func (g *generator) edit(c *Config) *Config {
 		next.Mesh.Outbound = OutboundMode(at(2))
 	case 11:
 		next.Mesh.TrustDomain = g.one("", "other.example")
+	case 12:
+		next.DestinationRules = g.destinationRules()
+	case 13:
+		next.Mesh.RootNamespace = g.one("", "a")
 	}
 	return &next
+}
+
+func (g *generator) destinationRules() []*DestinationRule {
+	var out []*DestinationRule
+	for i := range g.r.IntN(4) {
+		d := dr(g.one("a", "b", "default", "istio-system"), fmt.Sprint("d", i), hostname.Pattern(g.one("x.example.com", "*.example.com", "*.wild.org", "*")), time.Duration(i+1))
+		if g.r.IntN(3) == 0 {
+			d.Traffic.TLS = &ClientTLS{Mode: ClientTLSMode(g.r.IntN(3))}
+		}
+		if g.r.IntN(3) == 0 {
+			d.Selector = map[string]string{"app": g.one("x", "y")}
+		}
+		if g.r.IntN(3) == 0 {
+			d.Traffic.Ports = map[uint16]*TrafficPolicy{443: {ProxyProtocol: 1}}
+		}
+		if g.r.IntN(4) == 0 {
+			d.Export = Visibility{Limited: true, Namespaces: []string{"a"}}
+		}
+		d.Subsets = []Subset{{Name: g.one("v1", "v2")}}
+		out = append(out, d)
+	}
+	return out
 }
 
 // authorizations are policies for some of the services, and now and then for
@@ -258,6 +286,7 @@ func TestOpeningsAreAllowed(t *testing.T) {
 		c := g.config()
 		c.Authorizations = g.authorizations(c.Services)
 		c.Mesh.Outbound = OutboundMode(g.r.IntN(2))
+		c.DestinationRules = g.destinationRules()
 		s := mustCompile(t, c)
 		for _, id := range s.Policies() {
 			p := s.Policy(id)
