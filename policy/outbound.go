@@ -12,6 +12,38 @@ import "net/netip"
 // is known to be the name's.
 func (p *Policy) AllowsUnknown() bool { return p.scope.outbound == AllowAny }
 
+// DecideQuery says whether a normalized name may be asked for in DNS. Host is
+// nil when no rule names it and unknown names pass: nothing is to be learned
+// then. A name to which AuthorizationPolicies leave no port is denied.
+func (p *Policy) DecideQuery(name string) Decision {
+	h, ok := p.names.Lookup(name)
+	switch {
+	case !ok && p.AllowsUnknown():
+		return p.passing(Direct)
+	case !ok:
+		return deny(ReasonName, nil)
+	case h.guarded && !p.opens(name):
+		return p.closed(name).decision()
+	}
+	return Decision{Verdict: Direct, Reason: ReasonAllowed, Rule: h.Rule, Host: h}
+}
+
+// closed says why no port of a guarded name is open.
+func (p *Policy) closed(name string) refusal {
+	w := p.names.Walk(name)
+	for h, ok := w.Next(); ok; h, ok = w.Next() {
+		for _, hp := range h.Ports {
+			if hp.guard == nil {
+				continue
+			}
+			if r := hp.refusal(name, netip.Addr{}); r.reason != "" {
+				return r
+			}
+		}
+	}
+	return refusal{reason: ReasonName}
+}
+
 // passing is the Decision for what no rule names under ALLOW_ANY.
 func (p *Policy) passing(v Verdict) Decision {
 	return Decision{Verdict: v, Reason: ReasonAllowed, Rule: p.scope.outboundRule}

@@ -125,6 +125,12 @@ func eventLine(e flow.Event) string {
 		}
 		fmt.Fprintf(&b, " %s: %s", label, e.Rule)
 	}
+	if e.Audited != nil {
+		fmt.Fprintf(&b, "; audited by %s", e.Audited)
+	}
+	if e.DryRun != nil {
+		fmt.Fprintf(&b, "; would be denied by %s (dry-run)", e.DryRun)
+	}
 	if e.Detail != "" {
 		b.WriteString("; " + e.Detail)
 	}

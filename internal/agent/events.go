@@ -54,7 +54,7 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 	}
 	switch d := p.Decide(f); {
 	case allowed == (d.Verdict != policy.Deny):
-		e.Rule = d.Rule
+		e.Rule, e.Audited, e.DryRun = d.Rule, d.Audited, d.DryRun
 		// The kernel only knows that nothing opens the flow; the snapshot
 		// knows what comes nearest.
 		if k.Reason == policy.ReasonNoRule || k.Reason == policy.ReasonTransport {

@@ -66,6 +66,10 @@ type Event struct {
 	Reason    policy.Reason `json:"reason"`
 	// Rule allowed the flow or, on a denial, is the nearest miss.
 	Rule *policy.Ref `json:"rule,omitempty"`
+	// Audited is the AUDIT AuthorizationPolicy that the flow matches, DryRun
+	// the dry-run one that would deny it.
+	Audited *policy.Ref `json:"audited,omitempty"`
+	DryRun  *policy.Ref `json:"dryRunDeny,omitempty"`
 	// Detail is a short human text, never needed to understand Reason.
 	Detail string `json:"detail,omitempty"`
 
