@@ -35,7 +35,7 @@ attack: ## every way out that is known, tried; prints the table, writes docs/ATT
 demo: build ## the seed policy at work, in network namespaces of its own
 	$(ROOT) bin/egressd demo
 
-bench: build ## egressd beside direct, nginx and HAProxy; BENCHFLAGS='-rounds 3'
+bench: build ## egressd beside nginx, HAProxy, sniproxy and none; BENCHFLAGS='-what load,memory'
 	hack/install-test-deps.sh bench
 	$(GO) build -o bin/bench ./hack/bench
 	$(ROOT) bin/bench -egressd bin/egressd $(BENCHFLAGS)

@@ -10,6 +10,7 @@
 
 #include "dial.h"
 #include "publish.h"
+#include "tc.h"
 #include "watch.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -151,4 +152,22 @@ SEC("cgroup_skb/egress")
 int egd_skb_egress(struct __sk_buff *skb)
 {
 	return egress(skb);
+}
+
+SEC("tc")
+int egd_tc_from(struct __sk_buff *skb)
+{
+	return from_workload(skb);
+}
+
+SEC("tc")
+int egd_tc_to(struct __sk_buff *skb)
+{
+	return to_workload(skb);
+}
+
+SEC("tc")
+int egd_tc_uplink(struct __sk_buff *skb)
+{
+	return uplink(skb);
 }

@@ -13,6 +13,7 @@
 #ifndef EGRESSD_H
 #define EGRESSD_H
 
+#include <linux/bpf.h>
 #include <linux/types.h>
 
 /* What the kernel does with a flow; policy.Verdict. */
@@ -53,6 +54,14 @@ enum egd_reason {
 	EGD_R_QUOTA = 17,     /* the workload has its share of a table */
 	EGD_R_SOURCE = 18,    /* the source address is another namespace's */
 	EGD_R_NO_ENDPOINT = 19, /* the set of endpoints has not the one that was chosen */
+	/* Of packets on interfaces (wire.h, tc.h): */
+	EGD_R_ETHERTYPE = 24, /* a frame that is not IP and not what IP needs; a VLAN tag */
+	EGD_R_FRAGMENT = 25,
+	EGD_R_NO_STATE = 26,  /* the middle of a connection whose beginning nobody saw */
+	EGD_R_SHARE = 27,     /* the interface has its share of egd_flows */
+	EGD_R_FRAME = 28,     /* a frame that did not come from the IP stack */
+	EGD_R_SEQUENCE = 29,  /* a segment that does not fit those before it; counted only */
+	EGD_R_LISTENER = 30,  /* nobody listens: the daemon is down */
 	EGD_R_MAX = 32,
 };
 
@@ -67,6 +76,9 @@ enum egd_counter {
 	EGD_C_AUDIT,
 	EGD_C_INSPECT,
 	EGD_C_REPLY, /* datagrams that answer somebody */
+	EGD_C_BY_SOCKET, /* packets of interfaces whose socket was decided about */
+	EGD_C_INBOUND,   /* connections that others opened by an interface */
+	EGD_C_CONTROL,   /* ARP, neighbour discovery, DHCP */
 	EGD_C_MAX = 64,
 };
 
@@ -185,6 +197,7 @@ struct egd_origin {
 	__u32 pid; /* thread group id */
 	__u32 uid;
 	char comm[16];
+	__u32 ifindex; /* of the interface that it came by; 0: from a socket here */
 };
 
 /* egd_usage: what a workload has of the tables that all share, by its number.
@@ -335,12 +348,96 @@ struct egd_event {
 	__u16 peer_port; /* network order */
 	__u16 name_len; /* of the SNI */
 	__u16 pad;
+	__u32 ifindex;  /* of the interface that it came by; 0: from a socket here */
+	__u32 pad2;
 	__u64 cookie;   /* of the socket */
 	__u64 sent;     /* EGD_E_CLOSE: payload bytes */
 	__u64 received;
 	__u64 opened;   /* EGD_E_CLOSE: time of the connect */
 	__u64 netns;    /* cookie of the socket's network namespace; 0: not said */
 	__u8 name[EGD_MAX_NAME];
+};
+
+/* The mark of packets that are given to egressd's sockets; an ip rule for it
+ * makes them local. It exempts from nothing: who forges it talks to nobody. */
+#define EGD_MARK 0x65676401
+
+/* egd_ifaces: the interfaces whose other end is a workload, by index. What
+ * comes in by one is the workload's, whatever source address it bears. */
+#define EGD_IF_L3 1 /* no link-layer header */
+
+struct egd_iface {
+	__u32 workload;
+	__u32 policy;
+	__u32 share; /* how many entries of egd_flows it may have */
+	__u8 mode;   /* enum egd_mode */
+	__u8 flags;  /* EGD_IF_* */
+	__u16 pad;
+};
+
+/* egd_shares: what an interface has of the tables that all interfaces share. */
+struct egd_share {
+	__u64 flows;  /* in egd_flows */
+	__u64 hellos; /* in egd_flow_bytes */
+};
+
+/* How many entries of egd_flow_bytes an interface may have. */
+#define EGD_MAX_HELLOS 1024
+
+/* egd_flows: connections and datagrams that pass an interface and whose
+ * sockets are not in this kernel. src is the workload's end. */
+struct egd_flow_key {
+	__u32 ifindex;
+	__u16 sport; /* network order */
+	__u16 dport; /* network order */
+	__u8 src[16];
+	__u8 dst[16];
+	__u8 proto;
+	__u8 pad[3];
+};
+
+/* Of a flow, set by what comes from the workload. */
+#define EGD_F_INBOUND 1 /* the other end began it */
+#define EGD_F_PROVED 2  /* the SNI was allowed */
+#define EGD_F_FIN 4
+#define EGD_F_RESET 8
+#define EGD_F_TOLD 16   /* audit: it would have been denied */
+
+/* Set by what goes to the workload, which another CPU may do at that time. */
+#define EGD_H_SYNCED 1 /* the server has told where the stream begins */
+#define EGD_H_ACKED 2  /* the server has acknowledged the whole hello */
+#define EGD_H_FIN 4
+#define EGD_H_RESET 8
+
+struct egd_flow {
+	__u64 opened; /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 seen;   /* the last packet; of inbound UDP: the last one that came in */
+	__u64 sent;   /* bytes of IP packets */
+	__u64 received;
+	__u32 epoch;
+	__u32 base;  /* TCP, host order: sequence number of the stream's first byte */
+	__u32 hello; /* bytes of the hello */
+	__u32 acked; /* the last acknowledgement of the server */
+	__u32 policy;
+	__u32 workload;
+	__u8 verdict; /* enum egd_verdict */
+	__u8 mode;    /* enum egd_mode */
+	__u8 cut;     /* enum egd_reason: nothing passes any more */
+	__u8 flags;   /* EGD_F_* */
+	__u8 heard;   /* EGD_H_* */
+	__u8 pad[3];
+};
+
+/* egd_flow_bytes: the bytes of a hello, until the server has acknowledged
+ * them. Whoever makes the segments himself can send two versions of one byte,
+ * of which the server never gets one (a bad checksum, a low TTL); so only the
+ * first version passes, and a hello that does not fit in here is refused. */
+#define EGD_MAX_KEPT 4096
+
+struct egd_flow_bytes {
+	struct bpf_spin_lock lock;
+	__u32 busy; /* a CPU is at work on the flow's hello */
+	__u8 data[EGD_MAX_KEPT + 64]; /* room for the last step */
 };
 
 #endif

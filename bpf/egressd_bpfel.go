@@ -68,6 +68,9 @@ const (
 	EgressdEgdCounterEGD_C_AUDIT         EgressdEgdCounter = 38
 	EgressdEgdCounterEGD_C_INSPECT       EgressdEgdCounter = 39
 	EgressdEgdCounterEGD_C_REPLY         EgressdEgdCounter = 40
+	EgressdEgdCounterEGD_C_BY_SOCKET     EgressdEgdCounter = 41
+	EgressdEgdCounterEGD_C_INBOUND       EgressdEgdCounter = 42
+	EgressdEgdCounterEGD_C_CONTROL       EgressdEgdCounter = 43
 	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 64
 )
 
@@ -109,12 +112,55 @@ type EgressdEgdEvent struct {
 	PeerPort uint16
 	NameLen  uint16
 	Pad      uint16
+	Ifindex  uint32
+	Pad2     uint32
 	Cookie   uint64
 	Sent     uint64
 	Received uint64
 	Opened   uint64
 	Netns    uint64
 	Name     [256]uint8
+}
+
+type EgressdEgdFlow struct {
+	_        structs.HostLayout
+	Opened   uint64
+	Seen     uint64
+	Sent     uint64
+	Received uint64
+	Epoch    uint32
+	Base     uint32
+	Hello    uint32
+	Acked    uint32
+	Policy   uint32
+	Workload uint32
+	Verdict  uint8
+	Mode     uint8
+	Cut      uint8
+	Flags    uint8
+	Heard    uint8
+	Pad      [3]uint8
+}
+
+type EgressdEgdFlowBytes struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Busy uint32
+	Data [4160]uint8
+}
+
+type EgressdEgdFlowKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Sport   uint16
+	Dport   uint16
+	Src     [16]uint8
+	Dst     [16]uint8
+	Proto   uint8
+	Pad     [3]uint8
 }
 
 type EgressdEgdHello struct {
@@ -134,6 +180,16 @@ type EgressdEgdHello struct {
 	Synced    uint8
 	RecordLen uint8
 	Key       EgressdEgdNameKey
+}
+
+type EgressdEgdIface struct {
+	_        structs.HostLayout
+	Workload uint32
+	Policy   uint32
+	Share    uint32
+	Mode     uint8
+	Flags    uint8
+	Pad      uint16
 }
 
 type EgressdEgdKnownKey struct {
@@ -174,7 +230,7 @@ type EgressdEgdOrigin struct {
 	Pid      uint32
 	Uid      uint32
 	Comm     [16]int8
-	_        [4]byte
+	Ifindex  uint32
 }
 
 type EgressdEgdOriginKey struct {
@@ -216,6 +272,13 @@ const (
 	EgressdEgdReasonEGD_R_QUOTA       EgressdEgdReason = 17
 	EgressdEgdReasonEGD_R_SOURCE      EgressdEgdReason = 18
 	EgressdEgdReasonEGD_R_NO_ENDPOINT EgressdEgdReason = 19
+	EgressdEgdReasonEGD_R_ETHERTYPE   EgressdEgdReason = 24
+	EgressdEgdReasonEGD_R_FRAGMENT    EgressdEgdReason = 25
+	EgressdEgdReasonEGD_R_NO_STATE    EgressdEgdReason = 26
+	EgressdEgdReasonEGD_R_SHARE       EgressdEgdReason = 27
+	EgressdEgdReasonEGD_R_FRAME       EgressdEgdReason = 28
+	EgressdEgdReasonEGD_R_SEQUENCE    EgressdEgdReason = 29
+	EgressdEgdReasonEGD_R_LISTENER    EgressdEgdReason = 30
 	EgressdEgdReasonEGD_R_MAX         EgressdEgdReason = 32
 )
 
@@ -242,6 +305,12 @@ type EgressdEgdRewrites struct {
 		PeerPort uint16
 	}
 	Next uint32
+}
+
+type EgressdEgdShare struct {
+	_      structs.HostLayout
+	Flows  uint64
+	Hellos uint64
 }
 
 type EgressdEgdSocket struct {
@@ -306,13 +375,18 @@ const (
 	EgressdMapEgdDialled      = "egd_dialled"
 	EgressdMapEgdEndpoints    = "egd_endpoints"
 	EgressdMapEgdEvents       = "egd_events"
+	EgressdMapEgdFlowBytes    = "egd_flow_bytes"
+	EgressdMapEgdFlowHello    = "egd_flow_hello"
+	EgressdMapEgdFlows        = "egd_flows"
 	EgressdMapEgdHellos       = "egd_hellos"
+	EgressdMapEgdIfaces       = "egd_ifaces"
 	EgressdMapEgdKnown        = "egd_known"
 	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
 	EgressdMapEgdPeers        = "egd_peers"
 	EgressdMapEgdRecent       = "egd_recent"
 	EgressdMapEgdRewrites     = "egd_rewrites"
+	EgressdMapEgdShares       = "egd_shares"
 	EgressdMapEgdSockets      = "egd_sockets"
 	EgressdMapEgdUsage        = "egd_usage"
 	EgressdMapEgdWorkloads    = "egd_workloads"
@@ -330,6 +404,9 @@ const (
 	EgressdProgEgdSockCreate  = "egd_sock_create"
 	EgressdProgEgdSockOps     = "egd_sock_ops"
 	EgressdProgEgdSockRelease = "egd_sock_release"
+	EgressdProgEgdTcFrom      = "egd_tc_from"
+	EgressdProgEgdTcTo        = "egd_tc_to"
+	EgressdProgEgdTcUplink    = "egd_tc_uplink"
 	EgressdVarEgdKeepCounter  = "egd_keep_counter"
 	EgressdVarEgdKeepEvent    = "egd_keep_event"
 	EgressdVarEgdKeepMode     = "egd_keep_mode"
@@ -393,6 +470,9 @@ type EgressdProgramSpecs struct {
 	EgdSockCreate  *ebpf.ProgramSpec `ebpf:"egd_sock_create"`
 	EgdSockOps     *ebpf.ProgramSpec `ebpf:"egd_sock_ops"`
 	EgdSockRelease *ebpf.ProgramSpec `ebpf:"egd_sock_release"`
+	EgdTcFrom      *ebpf.ProgramSpec `ebpf:"egd_tc_from"`
+	EgdTcTo        *ebpf.ProgramSpec `ebpf:"egd_tc_to"`
+	EgdTcUplink    *ebpf.ProgramSpec `ebpf:"egd_tc_uplink"`
 }
 
 // EgressdMapSpecs contains maps before they are loaded into the kernel.
@@ -406,13 +486,18 @@ type EgressdMapSpecs struct {
 	EgdDialled   *ebpf.MapSpec `ebpf:"egd_dialled"`
 	EgdEndpoints *ebpf.MapSpec `ebpf:"egd_endpoints"`
 	EgdEvents    *ebpf.MapSpec `ebpf:"egd_events"`
+	EgdFlowBytes *ebpf.MapSpec `ebpf:"egd_flow_bytes"`
+	EgdFlowHello *ebpf.MapSpec `ebpf:"egd_flow_hello"`
+	EgdFlows     *ebpf.MapSpec `ebpf:"egd_flows"`
 	EgdHellos    *ebpf.MapSpec `ebpf:"egd_hellos"`
+	EgdIfaces    *ebpf.MapSpec `ebpf:"egd_ifaces"`
 	EgdKnown     *ebpf.MapSpec `ebpf:"egd_known"`
 	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
 	EgdRecent    *ebpf.MapSpec `ebpf:"egd_recent"`
 	EgdRewrites  *ebpf.MapSpec `ebpf:"egd_rewrites"`
+	EgdShares    *ebpf.MapSpec `ebpf:"egd_shares"`
 	EgdSockets   *ebpf.MapSpec `ebpf:"egd_sockets"`
 	EgdUsage     *ebpf.MapSpec `ebpf:"egd_usage"`
 	EgdWorkloads *ebpf.MapSpec `ebpf:"egd_workloads"`
@@ -456,13 +541,18 @@ type EgressdMaps struct {
 	EgdDialled   *ebpf.Map `ebpf:"egd_dialled"`
 	EgdEndpoints *ebpf.Map `ebpf:"egd_endpoints"`
 	EgdEvents    *ebpf.Map `ebpf:"egd_events"`
+	EgdFlowBytes *ebpf.Map `ebpf:"egd_flow_bytes"`
+	EgdFlowHello *ebpf.Map `ebpf:"egd_flow_hello"`
+	EgdFlows     *ebpf.Map `ebpf:"egd_flows"`
 	EgdHellos    *ebpf.Map `ebpf:"egd_hellos"`
+	EgdIfaces    *ebpf.Map `ebpf:"egd_ifaces"`
 	EgdKnown     *ebpf.Map `ebpf:"egd_known"`
 	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
 	EgdRecent    *ebpf.Map `ebpf:"egd_recent"`
 	EgdRewrites  *ebpf.Map `ebpf:"egd_rewrites"`
+	EgdShares    *ebpf.Map `ebpf:"egd_shares"`
 	EgdSockets   *ebpf.Map `ebpf:"egd_sockets"`
 	EgdUsage     *ebpf.Map `ebpf:"egd_usage"`
 	EgdWorkloads *ebpf.Map `ebpf:"egd_workloads"`
@@ -477,13 +567,18 @@ func (m *EgressdMaps) Close() error {
 		m.EgdDialled,
 		m.EgdEndpoints,
 		m.EgdEvents,
+		m.EgdFlowBytes,
+		m.EgdFlowHello,
+		m.EgdFlows,
 		m.EgdHellos,
+		m.EgdIfaces,
 		m.EgdKnown,
 		m.EgdNames,
 		m.EgdOrigins,
 		m.EgdPeers,
 		m.EgdRecent,
 		m.EgdRewrites,
+		m.EgdShares,
 		m.EgdSockets,
 		m.EgdUsage,
 		m.EgdWorkloads,
@@ -519,6 +614,9 @@ type EgressdPrograms struct {
 	EgdSockCreate  *ebpf.Program `ebpf:"egd_sock_create"`
 	EgdSockOps     *ebpf.Program `ebpf:"egd_sock_ops"`
 	EgdSockRelease *ebpf.Program `ebpf:"egd_sock_release"`
+	EgdTcFrom      *ebpf.Program `ebpf:"egd_tc_from"`
+	EgdTcTo        *ebpf.Program `ebpf:"egd_tc_to"`
+	EgdTcUplink    *ebpf.Program `ebpf:"egd_tc_uplink"`
 }
 
 func (p *EgressdPrograms) Close() error {
@@ -537,6 +635,9 @@ func (p *EgressdPrograms) Close() error {
 		p.EgdSockCreate,
 		p.EgdSockOps,
 		p.EgdSockRelease,
+		p.EgdTcFrom,
+		p.EgdTcTo,
+		p.EgdTcUplink,
 	)
 }
 

@@ -145,6 +145,58 @@ struct {
 	__type(value, __u32);
 } egd_names SEC(".maps");
 
+/* ifindex -> whose it is. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct egd_iface);
+} egd_ifaces SEC(".maps");
+
+/* ifindex -> its entries in the tables below. The programs count; the loader
+ * makes the entry, and counts anew at each sweep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct egd_share);
+} egd_shares SEC(".maps");
+
+/* What passes guarded interfaces. Written by the programs on them, swept by
+ * the loader. */
+#define EGD_FLOWS (1 << 18)
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, EGD_FLOWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_flow_key);
+	__type(value, struct egd_flow);
+} egd_flows SEC(".maps");
+
+/* Inspected flows: where the parser stands, and the name. As long as the flow. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, EGD_FLOWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_flow_key);
+	__type(value, struct egd_hello);
+} egd_flow_hello SEC(".maps");
+
+/* The bytes of hellos that the server has not acknowledged yet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_flow_key);
+	__type(value, struct egd_flow_bytes);
+} egd_flow_bytes SEC(".maps");
+
+/* What entries of these two begin as. */
+static const __u8 egd_no_bytes[sizeof(struct egd_flow_bytes)];
+static const struct egd_hello egd_no_hello = { .need = 1 }; /* the handshake type */
+
 /* By enum egd_reason and enum egd_counter. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -160,7 +160,7 @@ func (s *Server) rules(c Client, d decision, req *dns.Msg, refused *[]netip.Addr
 	if opt := req.IsEdns0(); opt != nil {
 		r.dnssec = opt.Do()
 	}
-	if d.host == nil {
+	if d.host == nil && !d.unknown {
 		return r // forwarded in audit mode; nothing is learned
 	}
 	r.address = func(a netip.Addr) bool {
@@ -170,7 +170,7 @@ func (s *Server) rules(c Client, d decision, req *dns.Msg, refused *[]netip.Addr
 		}
 		return ok || c.Mode != policy.Enforce
 	}
-	if c.Mode == policy.Enforce {
+	if c.Mode == policy.Enforce && d.host != nil {
 		p := s.policies.Policy(c.Policy)
 		r.target = func(name string) bool { return lookup(p, name) != nil }
 	}
@@ -248,6 +248,9 @@ func (s *Server) report(c Client, t policy.Transport, name string, d decision, w
 	}
 	if d.host != nil && len(d.host.Ports) > 0 {
 		e.Rule = d.host.Ports[0].Rule
+	}
+	if d.rule != nil {
+		e.Rule = d.rule
 	}
 	s.sink.Record(e)
 }

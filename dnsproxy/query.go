@@ -73,7 +73,11 @@ type decision struct {
 	action action
 	name   string // normalized; "" when the question has no name that can be
 	host   *policy.Host
-	reason policy.Reason
+	// unknown: no rule names the name, and such names pass (ALLOW_ANY). The
+	// answer opens nothing.
+	unknown bool
+	reason  policy.Reason
+	rule    *policy.Ref // on a denial, the nearest; may be nil
 	detail string
 }
 
@@ -99,7 +103,11 @@ func decide(q dns.Question, p *policy.Policy, search []string) decision {
 	case name == canary:
 		return decision{action: absent, name: name, reason: policy.ReasonAllowed}
 	}
-	host := lookup(p, name)
+	may := query(p, name)
+	if may.Verdict == policy.Deny && may.Reason != policy.ReasonName {
+		return decision{name: name, reason: may.Reason, rule: may.Rule, detail: typeName(q.Qtype)}
+	}
+	host := may.Host
 	if host == nil {
 		// Reverse names end here, too, unless the policy allows them by name:
 		// who owns the address's zone would see every query, which makes
@@ -107,7 +115,13 @@ func decide(q dns.Question, p *policy.Policy, search []string) decision {
 		if searchStep(name, p, search) {
 			return decision{action: absent, name: name, reason: policy.ReasonAllowed}
 		}
-		return decision{name: name, reason: policy.ReasonName, detail: typeName(q.Qtype)}
+		switch {
+		case may.Verdict == policy.Deny:
+			return decision{name: name, reason: policy.ReasonName, detail: typeName(q.Qtype)}
+		case q.Qtype == dns.TypeANY:
+			return decision{action: minimal, name: name, unknown: true, reason: policy.ReasonAllowed}
+		}
+		return decision{action: forward, name: name, unknown: true, reason: policy.ReasonAllowed}
 	}
 	d := decision{name: name, host: host, reason: policy.ReasonAllowed}
 	switch {
@@ -121,6 +135,14 @@ func decide(q dns.Question, p *policy.Policy, search []string) decision {
 		d.reason, d.detail = policy.ReasonQueryType, typeName(q.Qtype)
 	}
 	return d
+}
+
+// query asks the policy about a name; without one nothing is allowed.
+func query(p *policy.Policy, name string) policy.Decision {
+	if p == nil {
+		return policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonName}
+	}
+	return p.DecideQuery(name)
 }
 
 // searchStep says whether name is an allowed name with a search suffix behind

@@ -38,6 +38,9 @@ type Client struct {
 	Mode     policy.Mode
 	// Server is the DNS server that the application addressed.
 	Server netip.AddrPort
+	// AsServer: nothing on the way back puts Server's address into a UDP
+	// answer, so it must leave with it. The socket must be transparent.
+	AsServer bool
 }
 
 // Origins looks up who sent a query.

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/egressd/egressd/policy"
 )
 
@@ -43,25 +45,41 @@ func (s *Server) serveUDP(ctx, work context.Context, handlers *sync.WaitGroup, p
 		}
 		raw := slices.Clone(buf[:n])
 		if !s.queries.acquire(client.Workload) {
-			s.sendUDP(pc, from, s.overloaded(client, policy.UDP, raw))
+			s.sendUDP(pc, from, client, s.overloaded(client, policy.UDP, raw))
 			continue
 		}
 		handlers.Go(func() {
 			defer s.queries.release(client.Workload)
-			s.sendUDP(pc, from, s.reply(work, client, policy.UDP, raw))
+			s.sendUDP(pc, from, client, s.reply(work, client, policy.UDP, raw))
 		})
 	}
 }
 
 // sendUDP replies from the socket that the query came in on: the client's
 // socket may be connected, and the kernel undoes the redirect by this address.
-func (s *Server) sendUDP(pc net.PacketConn, to net.Addr, out []byte) {
+func (s *Server) sendUDP(pc net.PacketConn, to net.Addr, c Client, out []byte) {
 	if out == nil {
 		return
 	}
-	if _, err := pc.WriteTo(out, to); err != nil {
-		s.stats.add(cSendFailed)
+	var err error
+	if udp, ok := pc.(*net.UDPConn); ok && c.AsServer {
+		_, _, err = udp.WriteMsgUDP(out, sourceOf(c.Server.Addr()), to.(*net.UDPAddr))
+	} else {
+		_, err = pc.WriteTo(out, to)
 	}
+	if err != nil {
+		s.stats.add(cSendFailed)
+		s.log.Debug("answer not sent", "error", err)
+	}
+}
+
+// sourceOf is the control message that lets a datagram leave with an address
+// (ip(7) IP_PKTINFO, ipv6(7) IPV6_PKTINFO).
+func sourceOf(a netip.Addr) []byte {
+	if a.Is4() {
+		return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: a.As4()})
+	}
+	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: a.As16()})
 }
 
 // origin looks the sender up. A packet without a record was not redirected by

@@ -15,6 +15,7 @@ func (e *Egress) Open(c *forward.Conn) forward.Opening {
 		return forward.Opening{Protocol: forward.Refuse, Decision: noPolicy}
 	}
 	may := p.Candidates(e.flow(c))
+	may.Decision = e.reachable(c, may.Decision)
 	o := forward.Opening{Decision: proxied(may.Decision), Upstream: may.Opaque}
 	if d, would := audited(c, may.Decision); would {
 		return forward.Opening{Protocol: forward.Opaque, Decision: d, Upstream: dialled(c)}
@@ -41,6 +42,9 @@ func (e *Egress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upst
 		return noPolicy, nil
 	}
 	d, u := p.DecideTLS(e.flow(c), sni)
+	if d = e.reachable(c, d); d.Verdict == policy.Deny {
+		u = nil
+	}
 	if d, would := audited(c, d); would {
 		return d, dialled(c)
 	}
@@ -63,6 +67,7 @@ func (e *Egress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision {
 		return policy.HTTPDecision{Decision: noPolicy}
 	}
 	d := p.DecideHTTP(e.flow(c), r)
+	d.Decision = e.reachable(c, d.Decision)
 	// A request that no rule of an allowed host matches is answered 404 in
 	// every mode; that is routing, not access.
 	if d.Reason != policy.ReasonNoRoute {

@@ -4,6 +4,7 @@ package egress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,11 +19,41 @@ import (
 // addresses of its name, or what the trusted servers answer now. The address
 // that the workload dialled is used only if it is one of these.
 func (e *Egress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) (net.Conn, error) {
+	if what := u.Unsupported(); what != "" { // decided before; nothing leaves that way
+		return nil, fmt.Errorf("%w: %s", forward.ErrUnsupported, what)
+	}
+	if len(u.Endpoints) > 0 && u.Endpoints[0].Unix != "" {
+		return e.socket(ctx, u)
+	}
 	addrs, err := e.addresses(ctx, c, u)
 	if err != nil {
 		return nil, err
 	}
 	return forward.DialAny(ctx, addrs)
+}
+
+// socket connects to one of the upstream's sockets in egressd's own file
+// system: first the one that is drawn by weight, then the others. Which sockets
+// workloads reach is for whoever may write ServiceEntries to say.
+func (e *Egress) socket(ctx context.Context, u *policy.Upstream) (net.Conn, error) {
+	total := uint64(0)
+	for _, ep := range u.Endpoints {
+		total += uint64(ep.Weight)
+	}
+	first, draw := 0, e.o.Rand()%max(total, 1)
+	for draw >= uint64(u.Endpoints[first].Weight) && first < len(u.Endpoints)-1 {
+		draw -= uint64(u.Endpoints[first].Weight)
+		first++
+	}
+	var errs []error
+	for i := range u.Endpoints {
+		c, err := forward.DialSocket(ctx, u.Endpoints[(first+i)%len(u.Endpoints)].Unix)
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 func (e *Egress) addresses(ctx context.Context, c *forward.Conn, u *policy.Upstream) ([]netip.AddrPort, error) {

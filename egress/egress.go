@@ -62,7 +62,31 @@ func (e *Egress) flow(c *forward.Conn) policy.Flow {
 		Dst:       c.Dst,
 		Names:     e.o.Names.NamesOf(c.Policy, c.Dst.Addr()),
 		Draw:      e.o.Rand(),
+		Src:       source(c.Src.Addr()),
 	}
+}
+
+// source is the address of a workload, invalid when it is not known: a
+// connection that was redirected within the host's namespace comes from
+// loopback, whatever address it would have had.
+func source(a netip.Addr) netip.Addr {
+	if a.Unmap().IsLoopback() {
+		return netip.Addr{}
+	}
+	return a.Unmap()
+}
+
+// reachable denies what passes because no rule names it (ALLOW_ANY) when it
+// leads to an address that is not for workloads: egressd dials from another
+// place than they would.
+func (e *Egress) reachable(c *forward.Conn, d policy.Decision) policy.Decision {
+	if d.Verdict == policy.Deny || d.Port != nil {
+		return d
+	}
+	if ok, _ := e.o.Guard.Check(c.Dst.Addr().Unmap(), ipguard.Options{Exact: true, AllowPrivate: true}); !ok {
+		return policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonAddress, Rule: d.Rule}
+	}
+	return d
 }
 
 // noPolicy is the decision for a workload whose policy is gone.

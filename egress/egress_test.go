@@ -5,7 +5,9 @@ package egress
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -56,7 +58,12 @@ func addrs(s ...string) []netip.Addr {
 
 func newTest(t *testing.T, services ...*policy.Service) (*Egress, *fakes) {
 	t.Helper()
-	s, err := policy.Compile(&policy.Config{Services: services})
+	return newTestOf(t, &policy.Config{Services: services})
+}
+
+func newTestOf(t *testing.T, c *policy.Config) (*Egress, *fakes) {
+	t.Helper()
+	s, err := policy.Compile(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,5 +202,100 @@ func TestAudit(t *testing.T) {
 	stranger.Mode = policy.Audit
 	if o := e.Open(stranger); o.Protocol != forward.Opaque || !o.WouldDeny {
 		t.Errorf("audit of a stranger's address: %+v", o)
+	}
+}
+
+// TestAllowAny: what no rule names goes where it was dialled, but not to
+// places that are not for workloads.
+func TestAllowAny(t *testing.T) {
+	for _, c := range []struct {
+		mode policy.OutboundMode
+		dst  string
+		want policy.Reason
+	}{
+		{policy.AllowAny, "203.0.113.66:8080", policy.ReasonAllowed},
+		{policy.AllowAny, "[2606:4700::66]:8080", policy.ReasonAllowed},
+		{policy.AllowAny, "10.1.2.3:8080", policy.ReasonAllowed},
+		{policy.AllowAny, "127.0.0.1:8080", policy.ReasonAddress},
+		{policy.AllowAny, "[::1]:8080", policy.ReasonAddress},
+		{policy.AllowAny, "169.254.169.254:80", policy.ReasonAddress},
+		{policy.AllowAny, "198.51.100.10:8080", policy.ReasonAddress}, // the node's own
+		{policy.RegistryOnly, "203.0.113.66:8080", policy.ReasonNoRule},
+	} {
+		e, _ := newTestOf(t, &policy.Config{Mesh: policy.Mesh{Outbound: c.mode}})
+		o := e.Open(conn(c.dst))
+		if o.Reason != c.want || (o.Protocol == forward.Opaque) != (c.want == policy.ReasonAllowed) {
+			t.Errorf("%v %s: protocol %d, %v", c.mode, c.dst, o.Protocol, o.Reason)
+		}
+		if c.mode == policy.RegistryOnly {
+			continue
+		}
+		d, u := e.TLS(conn(c.dst), "who.example")
+		h := e.HTTP(conn(c.dst), &policy.Request{Host: "who.example", Path: "/"})
+		if d.Reason != c.want || (u != nil) != (c.want == policy.ReasonAllowed) || h.Reason != c.want {
+			t.Errorf("%s: tls %v, http %v", c.dst, d.Reason, h.Reason)
+		}
+		if c.want != policy.ReasonAllowed {
+			continue
+		}
+		if got, err := e.addresses(t.Context(), conn(c.dst), u); err != nil || len(got) != 1 || got[0].String() != c.dst {
+			t.Errorf("%s: dials %v, %v", c.dst, got, err)
+		}
+	}
+}
+
+// TestSource: an address that a redirection made up is nobody's.
+func TestSource(t *testing.T) {
+	for src, want := range map[string]bool{"10.0.0.7:1": true, "[fd00::7]:1": true, "127.0.0.1:1": false, "[::1]:1": false, "[::ffff:127.0.0.1]:1": false} {
+		e, _ := newTest(t)
+		c := conn("203.0.113.1:80")
+		c.Src = netip.MustParseAddrPort(src)
+		if got := e.flow(c).Src; got.IsValid() != want {
+			t.Errorf("%s is taken as %v", src, got)
+		}
+	}
+}
+
+// TestSocket dials real sockets: the one that is drawn, else another.
+func TestSocket(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	s := service("db.example", policy.ResolutionStatic, policy.Port{Number: 5432, Name: "tcp", Protocol: policy.ProtocolTCP})
+	s.Addresses = []netip.Prefix{netip.MustParsePrefix("240.1.1.1/32")}
+	s.Endpoints = []policy.Endpoint{{Unix: filepath.Join(dir, "gone"), Weight: 3}, {Unix: path}}
+	e, _ := newTest(t, s)
+	c := conn("240.1.1.1:5432")
+	o := e.Open(c)
+	if o.Protocol != forward.Opaque {
+		t.Fatalf("%+v", o)
+	}
+	up, err := e.Dial(t.Context(), c, o.Upstream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer up.Close()
+	down, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	down.Close()
+	listener.Close()
+	if up, err := e.Dial(t.Context(), c, o.Upstream); !errors.Is(err, forward.ErrConnect) {
+		t.Errorf("nobody listens: %v, %v", up, err)
+	}
+}
+
+// TestUnsupported: an upstream that needs what is not there is not dialled.
+func TestUnsupported(t *testing.T) {
+	e, _ := newTest(t)
+	u := &policy.Upstream{Host: "x", Endpoints: []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("203.0.113.1:1"), Weight: 1}},
+		Traffic: &policy.TrafficPolicy{TLS: &policy.ClientTLS{Mode: policy.TLSSimple}}}
+	if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, forward.ErrUnsupported) {
+		t.Errorf("dialled: %v", err)
 	}
 }

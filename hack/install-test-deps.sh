@@ -39,7 +39,7 @@ for set in "${@:-test}"; do
 		need_file /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
 		need_command haproxy haproxy
 		need_command wrk wrk
-		need_command iperf3 iperf3
+		need_command sniproxy sniproxy
 		;;
 	vm)
 		need_command qemu-system-x86_64 qemu-system-x86

@@ -31,7 +31,10 @@ func TestEnums(t *testing.T) {
 			t.Errorf("mode %s is %d in C and %d in Go", g, c, g)
 		}
 	}
-	for r := bpf.EgressdEgdReasonEGD_R_NONE + 1; r <= bpf.EgressdEgdReasonEGD_R_NO_ENDPOINT; r++ {
+	for r := bpf.EgressdEgdReasonEGD_R_NONE + 1; r <= bpf.EgressdEgdReasonEGD_R_LISTENER; r++ {
+		if r > bpf.EgressdEgdReasonEGD_R_NO_ENDPOINT && r < bpf.EgressdEgdReasonEGD_R_ETHERTYPE {
+			continue // free
+		}
 		if reasons[uint8(r)] == "" {
 			t.Errorf("reason %d of the kernel has no policy.Reason", r)
 		}
@@ -39,7 +42,7 @@ func TestEnums(t *testing.T) {
 			t.Errorf("reason %d of the kernel has no counter name", r)
 		}
 	}
-	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c <= bpf.EgressdEgdCounterEGD_C_REPLY; c++ {
+	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c <= bpf.EgressdEgdCounterEGD_C_CONTROL; c++ {
 		if counterNames[uint32(c)] == "" {
 			t.Errorf("counter %d of the kernel has no name", c)
 		}
@@ -67,7 +70,12 @@ func TestSizes(t *testing.T) {
 		"egd_rewrites":     {unsafe.Sizeof(bpf.EgressdEgdRewrites{}), 148},
 		"egd_name_key":     {unsafe.Sizeof(bpf.EgressdEgdNameKey{}), 280},
 		"egd_peer_key":     {unsafe.Sizeof(bpf.EgressdEgdPeerKey{}), 32},
-		"egd_event":        {unsafe.Sizeof(bpf.EgressdEgdEvent{}), 408},
+		"egd_iface":        {unsafe.Sizeof(bpf.EgressdEgdIface{}), 16},
+		"egd_flow_key":     {unsafe.Sizeof(bpf.EgressdEgdFlowKey{}), 44},
+		"egd_share":        {unsafe.Sizeof(bpf.EgressdEgdShare{}), 16},
+		"egd_flow":         {unsafe.Sizeof(bpf.EgressdEgdFlow{}), 64},
+		"egd_flow_bytes":   {unsafe.Sizeof(bpf.EgressdEgdFlowBytes{}), 4168},
+		"egd_event":        {unsafe.Sizeof(bpf.EgressdEgdEvent{}), 416},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s has %d bytes, want %d", name, c.got, c.want)

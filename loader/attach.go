@@ -118,6 +118,15 @@ func (d *Datapath) Attached() map[string]uint32 {
 			ids[name] = uint32(info.Program)
 		}
 	}
+	for _, g := range d.guards {
+		for _, p := range d.tcPrograms(g.Kind) {
+			if info, err := p.prog.Info(); err == nil {
+				if id, ok := info.ID(); ok {
+					ids[p.name] = uint32(id)
+				}
+			}
+		}
+	}
 	return ids
 }
 

@@ -96,6 +96,10 @@ func client(op string, args []string) result {
 		return from(unix.SOCK_STREAM, addr, args[1:])
 	case "from-udp":
 		return from(unix.SOCK_DGRAM, addr, args[1:])
+	case "shadowed":
+		return shadowed(addr, args[1:])
+	case "frame":
+		return sendFrame(addr, args[1])
 	case "hold":
 		return hold(addr, unix.SOCK_STREAM, false)
 	case "hold-udp", "hold-udp-mapped":

@@ -49,6 +49,9 @@ type Datapath struct {
 	links  map[string]link.Link
 	tables tables
 	usage  *usage
+	guards map[int]*guard // by interface index
+	// flowCount is how many flows the last sweep left.
+	flowCount int
 
 	events   *ringbuf.Reader
 	draining atomic.Bool
@@ -78,7 +81,7 @@ func Open(o Options) (*Datapath, error) {
 		}
 	}()
 
-	d := &Datapath{opts: o, links: map[string]link.Link{}}
+	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}}
 	// Maps alone are what a start that failed leaves.
 	_, err = os.Stat(filepath.Join(o.PinDir, linkPrefix+"egd_connect4"))
 	d.adopted = err == nil
@@ -129,23 +132,28 @@ func (d *Datapath) Adopted() bool { return d.adopted }
 // restarted daemon's programs must see the verdicts of sockets that are open.
 func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
-		"egd_addrs":     m.EgdAddrs,
-		"egd_cidrs":     m.EgdCidrs,
-		"egd_config":    m.EgdConfig,
-		"egd_dialled":   m.EgdDialled,
-		"egd_endpoints": m.EgdEndpoints,
-		"egd_rewrites":  m.EgdRewrites,
-		"egd_counters":  m.EgdCounters,
-		"egd_events":    m.EgdEvents,
-		"egd_hellos":    m.EgdHellos,
-		"egd_known":     m.EgdKnown,
-		"egd_names":     m.EgdNames,
-		"egd_origins":   m.EgdOrigins,
-		"egd_peers":     m.EgdPeers,
-		"egd_recent":    m.EgdRecent,
-		"egd_sockets":   m.EgdSockets,
-		"egd_usage":     m.EgdUsage,
-		"egd_workloads": m.EgdWorkloads,
+		"egd_addrs":      m.EgdAddrs,
+		"egd_cidrs":      m.EgdCidrs,
+		"egd_config":     m.EgdConfig,
+		"egd_dialled":    m.EgdDialled,
+		"egd_endpoints":  m.EgdEndpoints,
+		"egd_rewrites":   m.EgdRewrites,
+		"egd_counters":   m.EgdCounters,
+		"egd_events":     m.EgdEvents,
+		"egd_flow_bytes": m.EgdFlowBytes,
+		"egd_flow_hello": m.EgdFlowHello,
+		"egd_flows":      m.EgdFlows,
+		"egd_hellos":     m.EgdHellos,
+		"egd_ifaces":     m.EgdIfaces,
+		"egd_shares":     m.EgdShares,
+		"egd_known":      m.EgdKnown,
+		"egd_names":      m.EgdNames,
+		"egd_origins":    m.EgdOrigins,
+		"egd_peers":      m.EgdPeers,
+		"egd_recent":     m.EgdRecent,
+		"egd_sockets":    m.EgdSockets,
+		"egd_usage":      m.EgdUsage,
+		"egd_workloads":  m.EgdWorkloads,
 	}
 }
 
@@ -266,6 +274,10 @@ func (d *Datapath) Close() error {
 	for name, l := range d.links {
 		err = errors.Join(err, l.Close())
 		delete(d.links, name)
+	}
+	for index, g := range d.guards {
+		err = errors.Join(err, g.close())
+		delete(d.guards, index)
 	}
 	return errors.Join(err, d.usage.close(), d.objs.Close())
 }

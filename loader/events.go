@@ -40,10 +40,16 @@ type Event struct {
 	Name string
 	// Src and Cookie are set for a connection that was open and is denied
 	// now: its socket, from Src to Peer, is to be ended with Destroy.
+	//
+	// Of a flow of an interface, Src is its source, whatever that is worth,
+	// and there is no socket to end.
 	Src    netip.AddrPort
 	Cookie uint64
 	// Netns is the cookie of the socket's network namespace; 0: not known.
 	Netns uint64
+	// Interface is the index of the interface that the flow came by; 0: it
+	// came from a socket.
+	Interface int
 	// Sent and Received count payload bytes; what was sent is acknowledged,
 	// and may be one more for the end of the stream.
 	Sent, Received uint64
@@ -71,6 +77,13 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_STRAY):       policy.ReasonStray,
 	uint8(bpf.EgressdEgdReasonEGD_R_QUOTA):       policy.ReasonQuota,
 	uint8(bpf.EgressdEgdReasonEGD_R_SOURCE):      policy.ReasonSource,
+	uint8(bpf.EgressdEgdReasonEGD_R_ETHERTYPE):   policy.ReasonEthertype,
+	uint8(bpf.EgressdEgdReasonEGD_R_FRAGMENT):    policy.ReasonFragment,
+	uint8(bpf.EgressdEgdReasonEGD_R_NO_STATE):    policy.ReasonNoState,
+	uint8(bpf.EgressdEgdReasonEGD_R_SHARE):       policy.ReasonShare,
+	uint8(bpf.EgressdEgdReasonEGD_R_FRAME):       policy.ReasonFrame,
+	uint8(bpf.EgressdEgdReasonEGD_R_SEQUENCE):    policy.ReasonSequence,
+	uint8(bpf.EgressdEgdReasonEGD_R_LISTENER):    policy.ReasonNoListener,
 }
 
 // lookInterval is how often the ring is read when nothing wakes the reader:
@@ -171,6 +184,7 @@ func parseEvent(raw []byte) (Event, bool) {
 		Name:      string(e.Name[:min(int(e.NameLen), len(e.Name))]),
 		Cookie:    e.Cookie,
 		Netns:     e.Netns,
+		Interface: int(e.Ifindex),
 		Sent:      e.Sent,
 		Received:  e.Received,
 	}

@@ -222,7 +222,7 @@ func (r *rig) serveEvents() <-chan loader.Event {
 	dp := r.dp
 	go func() {
 		done <- dp.Events(func(e loader.Event) {
-			if e.Cut() {
+			if e.Cut() && e.Interface == 0 {
 				rest := func() ([]int, error) { return cgroup.AllProcs(r.cg.Path()) }
 				if err := r.world.Node.Do(func() error { return dp.Destroy(e.Socket(), e.PID, rest) }); err != nil {
 					r.t.Error(err)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,6 +133,7 @@ func (r *rig) serveTCP() (port uint16) {
 		ln, err := r.world.Node.Listen(netip.AddrPortFrom(lo, port))
 		must(r.t, err)
 		port = ln.Addr().(*net.TCPAddr).AddrPort().Port()
+		transparent(r.t, ln.(*net.TCPListener))
 		done := make(chan struct{})
 		dp := r.dp
 		go func() {
@@ -152,12 +154,31 @@ func (r *rig) serveTCP() (port uint16) {
 	return port
 }
 
+// transparent lets a socket use addresses that are not the node's.
+func transparent(t *testing.T, s syscall.Conn) {
+	t.Helper()
+	raw, err := s.SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1) // of the other family it is not
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1)
+	}))
+}
+
+func sourceOf(a netip.Addr) []byte {
+	if a.Is4() {
+		return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: a.As4()})
+	}
+	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: a.As16()})
+}
+
 func (r *rig) serveUDP(slot int) (port uint16) {
 	r.t.Helper()
 	for _, lo := range r.listenAt() {
 		pc, err := r.world.Node.ListenPacket(netip.AddrPortFrom(lo, port))
 		must(r.t, err)
 		port = pc.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+		transparent(r.t, pc.(*net.UDPConn))
 		done := make(chan struct{})
 		dp := r.dp
 		go func() {
@@ -170,7 +191,12 @@ func (r *rig) serveUDP(slot int) (port uint16) {
 				}
 				src := from.(*net.UDPAddr).AddrPort()
 				o, ok := dp.DatagramOrigin(netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), slot)
-				pc.WriteTo(fmt.Appendf(nil, "%s %v", o.Dst, ok), from)
+				answer := fmt.Appendf(nil, "%s %v", o.Dst, ok)
+				if o.Interface != 0 {
+					pc.(*net.UDPConn).WriteMsgUDP(answer, sourceOf(o.Dst.Addr()), from.(*net.UDPAddr))
+					continue
+				}
+				pc.WriteTo(answer, from)
 			}
 		}()
 		r.t.Cleanup(func() { pc.Close(); <-done })

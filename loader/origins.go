@@ -27,6 +27,9 @@ type Origin struct {
 	PID      int // thread group id
 	UID      int
 	Command  string
+	// Interface is the index of the interface that the flow came by, and its
+	// packets still bear Dst; 0: it was redirected from a socket of this kernel.
+	Interface int
 }
 
 // TakeOrigin looks up and removes the origin of an accepted TCP connection.
@@ -63,14 +66,15 @@ func originKey(t policy.Transport, src netip.AddrPort, slot int) bpf.EgressdEgdO
 
 func originOf(v *bpf.EgressdEgdOrigin) Origin {
 	return Origin{
-		Dst:      netip.AddrPortFrom(netip.AddrFrom16(v.Dst).Unmap(), htons(v.Dport)),
-		Workload: v.Workload,
-		Policy:   policy.PolicyID(v.Policy),
-		Mode:     policy.Mode(v.Mode),
-		Cgroup:   v.Cgroup,
-		PID:      int(v.Pid),
-		UID:      int(v.Uid),
-		Command:  command(v.Comm[:]),
+		Dst:       netip.AddrPortFrom(netip.AddrFrom16(v.Dst).Unmap(), htons(v.Dport)),
+		Workload:  v.Workload,
+		Policy:    policy.PolicyID(v.Policy),
+		Mode:      policy.Mode(v.Mode),
+		Cgroup:    v.Cgroup,
+		PID:       int(v.Pid),
+		UID:       int(v.Uid),
+		Command:   command(v.Comm[:]),
+		Interface: int(v.Ifindex),
 	}
 }
 

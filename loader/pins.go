@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -57,10 +58,16 @@ func Unload(dir string) (removed int, err error) {
 		switch {
 		case strings.HasPrefix(name, linkPrefix+"egd_connect"), strings.HasPrefix(name, linkPrefix+"egd_sendmsg"):
 			return 0
-		case strings.HasPrefix(name, linkPrefix):
+		case strings.HasPrefix(name, linkPrefix), name == filterPin, name == steerPin:
 			return 1
 		}
 		return 2
+	}
+	if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == filterPin }) {
+		err = removeAllFilters(func(int) bool { return false })
+	}
+	if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == steerPin }) {
+		err = errors.Join(err, removeSteering())
 	}
 	for r := 0; r <= 2; r++ {
 		for _, e := range entries {

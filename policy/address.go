@@ -26,6 +26,8 @@ type addressTable struct {
 	bits4, bits6 []int
 	// sum covers the order of rules that share an entry.
 	sum digest
+	// unknown says that what no rule names is open.
+	unknown bool
 }
 
 // addressKey is a prefix, unmapped and masked, with a transport and a port.
@@ -39,7 +41,13 @@ type addressKey struct {
 type addressEntry struct {
 	candidates
 	rules []addressRule
+	// access is what the guards of rules say; nil when there are none. An
+	// entry of which all rules are shut denies, whatever lies around it.
+	access []access
 }
+
+// shut says whether guards have closed all of the entry.
+func (e *addressEntry) shut() bool { return e.way.Verdict == Deny }
 
 // addressRule is one thing that a service says about a prefix and port.
 type addressRule struct {
@@ -162,9 +170,20 @@ func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addres
 		rules = slices.Compact(rules)
 	}
 	e := &addressEntry{rules: rules}
-	for _, r := range rules {
-		e.add(r.rule, "", r.way)
-		if r.name != "" {
+	if slices.ContainsFunc(rules, func(r addressRule) bool { return r.rule.guard != nil }) {
+		e.access = make([]access, len(rules))
+	}
+	for i, r := range rules {
+		way := r.way
+		if e.access != nil {
+			e.access[i] = r.rule.staticAccess(k.prefix)
+			way = way.limit(e.access[i], k.transport)
+		}
+		if way.Verdict == Deny {
+			continue
+		}
+		e.add(nil, r.rule, "", way)
+		if r.name != "" && way.Verdict == Inspect {
 			e.names = append(e.names, r.name)
 		}
 	}
@@ -216,16 +235,21 @@ func (t *addressTable) lengths(a netip.Addr) []int {
 	return nil
 }
 
-// collect adds the rules for the address and port to c, longest prefix first.
-func (t *addressTable) collect(c *candidates, transport Transport, dst netip.AddrPort) {
-	a := dst.Addr().Unmap().WithZone("")
+// collect adds the rules for f's address and port to c, longest prefix first.
+func (t *addressTable) collect(c *candidates, f *Flow) {
+	a := f.Dst.Addr().Unmap().WithZone("")
 	for _, bits := range t.lengths(a) {
 		prefix, err := a.Prefix(bits)
 		if err != nil {
 			continue // cannot be: bits fits the family
 		}
-		if e, ok := t.entries.Get(addressKey{prefix, transport, dst.Port()}); ok {
-			c.merge(&e.candidates, bits < a.BitLen())
+		e, ok := t.entries.Get(addressKey{prefix, f.Transport, f.Dst.Port()})
+		if !ok {
+			continue
+		}
+		c.merge(f, e, bits < a.BitLen())
+		if e.shut() {
+			return
 		}
 	}
 }
@@ -241,7 +265,7 @@ func (t *addressTable) miss(transport Transport, dst netip.AddrPort) (Reason, *H
 			continue
 		}
 		if e, ok := t.entries.Get(addressKey{prefix, transport.other(), dst.Port()}); ok {
-			return ReasonTransport, e.first
+			return ReasonTransport, e.rules[0].rule
 		}
 		if rules, ok := t.near.Get(prefix); ok && near == nil {
 			near = rules[0].rule
@@ -273,12 +297,19 @@ func compareOpening(a, b Opening) int {
 // prefix only, so an entry carries what the prefixes around it say as well.
 func (t *addressTable) opening(out []Opening, k addressKey, e *addressEntry) []Opening {
 	way := e.way
+	if e.shut() {
+		return t.closed(out, k)
+	}
 	for _, bits := range t.lengths(k.prefix.Addr()) {
 		if bits >= k.prefix.Bits() {
 			continue
 		}
 		around := netip.PrefixFrom(k.prefix.Addr(), bits).Masked()
-		if o, ok := t.entries.Get(addressKey{around, k.transport, k.port}); ok {
+		o, ok := t.entries.Get(addressKey{around, k.transport, k.port})
+		if ok && o.shut() {
+			break
+		}
+		if ok {
 			way = way.Within(o.way, k.transport)
 		}
 	}
@@ -290,6 +321,21 @@ func (t *addressTable) opening(out []Opening, k addressKey, e *addressEntry) []O
 		out = append(out, o)
 	}
 	return out
+}
+
+// closed adds what keeps an entry shut that nothing else in the kernel's
+// tables would: the forwarding core, which denies. UDP has none, and is denied.
+func (t *addressTable) closed(out []Opening, k addressKey) []Opening {
+	covered := t.unknown
+	for _, bits := range t.lengths(k.prefix.Addr()) {
+		if bits < k.prefix.Bits() && !covered {
+			_, covered = t.entries.Get(addressKey{netip.PrefixFrom(k.prefix.Addr(), bits).Masked(), k.transport, k.port})
+		}
+	}
+	if !covered {
+		return out
+	}
+	return append(out, Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: Proxy})
 }
 
 // other is the transport that t is not.

@@ -17,12 +17,14 @@ func (hp *HostPort) classify(to Endpoints, kernel, named bool) Way {
 	switch pr := hp.Protocol; {
 	case pr.Transport() == UDP && !kernel:
 		return Way{Verdict: Direct} // there is no forwarding core for it
-	case pr.IsHTTP() || pr == ProtocolUnset || !kernel || hp.routed:
+	case pr.IsHTTP() || pr == ProtocolUnset || !kernel || hp.routed || hp.Upstream.unsupported():
 		return Way{Verdict: Proxy}
 	case !pr.IsTLS():
 		return Way{Direct, to}
+	case named && hp.proof == Proxy:
+		return Way{Verdict: Proxy}
 	case named:
-		return Way{Inspect, to}
+		return Way{hp.proof, to}
 	}
 	return Way{Verdict: Proxy}
 }
@@ -37,7 +39,9 @@ func (hp *HostPort) settle(h *Host, r *reach) {
 	if h.Own && len(h.Answers) > 0 {
 		var w Way
 		for _, a := range h.Answers {
-			at, _ := hp.static(r, netip.PrefixFrom(a, a.BitLen()), hp.Number)
+			prefix := netip.PrefixFrom(a, a.BitLen())
+			at, _ := hp.static(r, prefix, hp.Number)
+			at = at.limit(hp.staticAccess(prefix), hp.Protocol.Transport())
 			w = w.Join(Way{Verdict: at.Verdict}, hp.Protocol.Transport())
 		}
 		hp.Verdict = w.Verdict
@@ -47,6 +51,20 @@ func (hp *HostPort) settle(h *Host, r *reach) {
 	if hp.Verdict == Proxy {
 		hp.Verdict = hp.learned[ipv6].Verdict
 	}
+	if hp.guard != nil {
+		f := hp.kernelFacts(hp.exactName(), netip.Prefix{})
+		hp.Verdict = Way{Verdict: hp.Verdict}.limit(hp.guard.access(&f), hp.Protocol.Transport()).Verdict
+	}
+}
+
+// staticAccess is what the guard says of flows to a prefix that the service
+// itself names.
+func (hp *HostPort) staticAccess(prefix netip.Prefix) access {
+	if hp.guard == nil {
+		return open
+	}
+	f := hp.kernelFacts(hp.exactName(), prefix)
+	return hp.guard.access(&f)
 }
 
 // Indices by family.
@@ -63,7 +81,7 @@ func family(a netip.Addr) int {
 }
 
 // Way is what the kernel does with flows to an address that was learned for
-// the host.
+// the host, as far as AuthorizationPolicies have nothing against it.
 func (hp *HostPort) Way(a netip.Addr) Way {
 	return hp.learned[family(a.Unmap())]
 }
@@ -157,6 +175,8 @@ func kernelEndpoints(list []UpstreamEndpoint, is4 bool) (to Endpoints, kernel bo
 	var usable []UpstreamEndpoint
 	for _, e := range list {
 		switch a := e.Addr.Addr(); {
+		case e.Unix != "":
+			return Endpoints{}, false
 		case a.Is4() != is4:
 		case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast(), a.Is6() && a.IsLinkLocalUnicast():
 			return Endpoints{}, false

@@ -29,6 +29,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 		return nil, errors.Join(b.errs...)
 	}
 	b.index()
+	b.indexAuthorizations()
 	out := &Snapshot{base: b.base}
 	b.policies(out)
 	out.listeners = b.listeners(out)
@@ -64,10 +65,13 @@ type builder struct {
 	warnings []Warning
 	ask      *questions
 	rewrites map[*HTTPRule]*regexp.Regexp
+	auth     *authIndex
+
+	destinationScopes map[*scope]*destinationScope
 }
 
 func newBuilder(c *Config, s *Snapshot) *builder {
-	b := &builder{cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{}, doors: map[doorKey]*door{}, gateways: map[string]*Gateway{}, said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{}}
+	b := &builder{cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{}, doors: map[doorKey]*door{}, gateways: map[string]*Gateway{}, destinationScopes: map[*scope]*destinationScope{}, said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{}}
 	for _, g := range c.Gateways {
 		b.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
 	}

@@ -192,7 +192,7 @@ func (b *builder) sniRules(servers []server) *hostname.Index[*sniRule] {
 func (b *builder) listener(p *Policy, d *door, workload bool) *GatewayListener {
 	l := &GatewayListener{
 		Name: d.name, Port: d.port, Bind: d.bind, Protocol: d.servers[0].Protocol,
-		labels: d.labels, namespace: d.namespace,
+		namespace: d.namespace, retries: b.cfg.Mesh.Retries,
 	}
 	b.fill(l, p, d, workload)
 	return l

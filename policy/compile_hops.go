@@ -142,7 +142,8 @@ func (b *builder) goOn(p *Policy, d *door) *GatewayListener {
 	if l := b.goneOn[d]; l != nil {
 		return l
 	}
-	l := &GatewayListener{Name: d.name, Port: d.port, labels: d.labels, namespace: d.namespace}
+	l := &GatewayListener{Name: d.name, Port: d.port, namespace: d.namespace}
+	l.guard = b.authScope(p.scope).gatewayGuard(d.namespace, d.labels)
 	b.goneOn[d] = l
 	if len(d.servers) > 0 {
 		l.Protocol = d.servers[0].Protocol

@@ -5,6 +5,7 @@ package policy
 import (
 	"cmp"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -13,20 +14,23 @@ import (
 // policy compiles what a scope sees, on top of what old (nil: nothing) saw
 // under the same key.
 func (b *builder) policy(sc *scope, old *Policy) *Policy {
-	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() {
+	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) ||
+		old.scope.identity.Namespace != sc.identity.Namespace { // whose services come first
 		old = emptyPolicy
 	}
-	p := &Policy{scope: sc, base: b.base}
+	p := &Policy{scope: sc, base: b.base, proof: b.proof(sc)}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
 	b.goneOn = map[*door]*GatewayListener{}
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
-		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{}}
+		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{},
+		auth: b.authScope(sc), destinations: b.destinationScope(sc)}
 	h.services()
 	h.touch()
 	h.build()
 	h.ruled()
 	p.names = h.names.Index()
 	p.addrs = h.addrs.finish(h.compareRules)
+	p.addrs.unknown = p.AllowsUnknown()
 	p.hostSum = h.sum
 	b.meshRoutes(p)
 	p.gateways = b.goneOnAs()
@@ -46,7 +50,8 @@ func (b *builder) visibilityChanged() bool {
 	same := func(x, y *Visibility) bool {
 		return x == y || x != nil && y != nil && x.Limited == y.Limited && slices.Equal(x.Namespaces, y.Namespaces)
 	}
-	return !same(b.old.cfg.Mesh.DefaultServiceExport, b.cfg.Mesh.DefaultServiceExport)
+	was, now := &b.old.cfg.Mesh, &b.cfg.Mesh
+	return !same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
 }
 
 // hostEdit brings the hosts and addresses of a policy from one Config to the
@@ -63,6 +68,9 @@ type hostEdit struct {
 	// built anew.
 	gone  map[*Service]bool
 	decls map[hostname.Pattern][]*Service
+	auth  *authScope
+
+	destinations *destinationScope
 }
 
 // services finds the hosts that the services which came and went declare. A
@@ -146,11 +154,15 @@ func (h *hostEdit) borrowers(kube *Service) {
 }
 
 // touch has the hosts built anew whose verdict rules for TLS and TCP decide,
-// before or now.
+// before or now, and those that AuthorizationPolicies guard when these have
+// changed.
 func (h *hostEdit) touch() {
 	if h.old == emptyPolicy {
 		return
 	}
+	h.touchGuarded()
+	was, now := h.b.old.cfg, h.b.cfg
+	h.touchDestinations(was.Mesh.RootNamespace != now.Mesh.RootNamespace || !reflect.DeepEqual(was.DestinationRules, now.DestinationRules))
 	var patterns []hostname.Pattern
 	for _, list := range [][]*meshVhost{h.old.vhostList, h.policy.vhostList} {
 		for _, v := range list {
@@ -186,6 +198,28 @@ func (h *hostEdit) touch() {
 func (h *hostEdit) affectOld(p hostname.Pattern) {
 	if _, ok := h.old.names.Get(p); ok {
 		h.affect(p)
+	}
+}
+
+func (h *hostEdit) touchGuarded() {
+	was, now := h.b.old.cfg, h.b.cfg
+	if was.Mesh.TrustDomain == now.Mesh.TrustDomain && was.Mesh.RootNamespace == now.Mesh.RootNamespace &&
+		reflect.DeepEqual(was.Authorizations, now.Authorizations) {
+		return
+	}
+	guarded := map[[2]string]bool{}
+	for _, a := range slices.Concat(was.Authorizations, now.Authorizations) {
+		for _, t := range a.Targets {
+			guarded[[2]string{a.Ref.Namespace, t.Name}] = true
+		}
+	}
+	if len(guarded) == 0 {
+		return
+	}
+	for p, host := range h.old.names.All() {
+		if slices.ContainsFunc(host.services, func(s *Service) bool { return guarded[[2]string{s.Ref.Namespace, s.Ref.Name}] }) {
+			h.affect(p)
+		}
 	}
 }
 

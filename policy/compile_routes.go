@@ -220,25 +220,31 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 		if at.workload {
 			if door := b.doorOf(at.vs, wd.Destination, at.port); door != nil {
 				d.Gateway = b.goOn(at.p, door)
+				if g := d.Gateway.guard; g != nil {
+					d.gates = append(d.gates, gate{guard: g})
+				}
 				out = append(out, d)
 				continue
 			}
 		}
-		var external bool
-		d.Upstream, external = b.upstream(at.p, wd.Destination, at.port)
+		var hp *HostPort
+		d.Upstream, hp = b.upstream(at.p, wd.Destination, at.port)
 		// Workloads reach what ServiceEntries open, by whatever gateway; one
 		// that serves others is told by its rules what it may reach.
-		d.Denied = at.workload && d.Upstream != nil && !external
+		d.Denied = at.workload && d.Upstream != nil && hp == nil
+		if at.workload && hp != nil && hp.guard != nil {
+			d.gates = append(d.gates, gate{hp.guard, hp, wd.Destination.Host})
+		}
 		out = append(out, d)
 	}
 	return out, total
 }
 
 // upstream finds a destination: an allowed host, else a Kubernetes Service.
-// It returns nil when there is none or it lacks the port, and whether it is
-// an allowed host. An explicit port counts; else the only port, else the
+// It returns nil when there is none or it lacks the port, and the port of the
+// host if it is an allowed one. An explicit port counts; else the only port, else the
 // port of the request if the service has it, else the first.
-func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream, bool) {
+func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream, *HostPort) {
 	allowed := false
 	w := p.names.Walk(d.Host)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
@@ -250,20 +256,20 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 			}
 		}
 		if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request); i >= 0 {
-			return ports[i].Upstream.WithName(d.Host), true
+			return b.subset(p, ports[i].Upstream, h.Pattern, d).WithName(d.Host), ports[i]
 		}
 	}
 	if allowed {
-		return nil, true
+		return nil, nil
 	}
 	k := b.base.kube[d.Host]
 	if k == nil {
-		return nil, false
+		return nil, nil
 	}
 	ports := tcpPorts(k)
 	i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request)
 	if i < 0 {
-		return nil, false
+		return nil, nil
 	}
 	key := Destination{Host: d.Host, Port: ports[i].Number}
 	u := b.upstreams[key]
@@ -271,7 +277,18 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 		u = newUpstream(d.Host, k, ports[i], k.Endpoints)
 		b.upstreams[key] = u
 	}
-	return u, false
+	own := *u // DestinationRules differ by who asks
+	b.destinationScope(p.scope).direct(&own, hostname.Pattern(d.Host), k.Ref.Namespace)
+	return b.subset(p, &own, hostname.Pattern(d.Host), d), nil
+}
+
+// subset returns the part of u that a destination asks for; nil when no
+// DestinationRule says what that is.
+func (b *builder) subset(p *Policy, u *Upstream, host hostname.Pattern, d Destination) *Upstream {
+	if d.Subset == "" {
+		return u
+	}
+	return b.destinationScope(p.scope).subset(u, host, u.Rule.Namespace, d.Subset)
 }
 
 // choosePort returns the index of the port to use, or -1.

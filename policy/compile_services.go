@@ -19,12 +19,16 @@ func comparePrefix(x, y netip.Prefix) int {
 // precedence.
 func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Service) *Host {
 	h := &Host{Pattern: pattern, Rule: &services[0].Ref, services: services}
+	guards := map[*HostPort][]*AuthorizationPolicy{}
 	for _, s := range services {
 		h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
 		endpoints := b.endpoints(s, pattern)
 		h.answer(s, endpoints)
 		for i := range s.Ports {
-			h.open(s, &s.Ports[i], endpoints)
+			hp := h.open(s, &s.Ports[i], endpoints)
+			if list := b.auth.guardsOf(s); hp != nil && len(list) > 0 {
+				guards[hp] = append(guards[hp], list...)
+			}
 		}
 	}
 	slices.SortFunc(h.Ports, func(x, y *HostPort) int {
@@ -36,7 +40,11 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	h.Literal = slices.Compact(h.Literal)
 	reaches := make(map[*HostPort]*reach, len(h.Ports))
 	for _, hp := range h.Ports {
-		hp.routed = hp.ruled || b.routesL4(e.policy, pattern, hp)
+		e.destinations.direct(hp.Upstream, pattern, hp.Rule.Namespace)
+		hp.routed, hp.proof = hp.ruled || b.routesL4(e.policy, pattern, hp), e.policy.proof
+		if hp.guard = e.auth.guard(guards[hp]); hp.guard != nil {
+			h.guarded = true
+		}
 		reaches[hp] = newReach(hp.Upstream)
 		hp.settle(h, reaches[hp])
 	}
@@ -95,7 +103,7 @@ func (b *builder) endpoints(s *Service, pattern hostname.Pattern) []Endpoint {
 	}
 	out := make([]Endpoint, len(k.Endpoints))
 	for i, e := range k.Endpoints {
-		out[i] = Endpoint{Addr: e.Addr, Weight: e.Weight, Ports: map[string]uint16{}}
+		out[i] = Endpoint{Addr: e.Addr, Weight: e.Weight, Labels: e.Labels, Ports: map[string]uint16{}}
 		for _, p := range s.Ports {
 			out[i].Ports[p.Name] = borrowedPort(p, k, e)
 		}
@@ -140,8 +148,9 @@ func endpointPort(p Port, e Endpoint) uint16 {
 
 // open adds port p of s to h. When another service opened the same port
 // before, that one has its way; two STATIC services of one protocol share
-// the port and put their endpoints together.
-func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) {
+// the port and put their endpoints together. It returns the port if s has a
+// part in it.
+func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) *HostPort {
 	hp := h.Port(p.Protocol.Transport(), p.Number)
 	switch {
 	case hp == nil:
@@ -150,19 +159,21 @@ func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) {
 		hp.Upstream.Match = h
 		h.Ports = append(h.Ports, hp)
 	case s.Resolution == ResolutionStatic && hp.Upstream.Resolution == ResolutionStatic && hp.Protocol == p.Protocol:
-		for _, e := range newUpstream("", s, p, endpoints).Endpoints {
-			if !slices.ContainsFunc(hp.Upstream.Endpoints, func(o UpstreamEndpoint) bool { return o.Addr == e.Addr }) {
+		more := newUpstream("", s, p, endpoints)
+		for i, e := range more.Endpoints {
+			if !slices.ContainsFunc(hp.Upstream.Endpoints, func(o UpstreamEndpoint) bool { return o.Addr == e.Addr && o.Unix == e.Unix }) {
 				hp.Upstream.Endpoints = append(hp.Upstream.Endpoints, e)
+				hp.Upstream.labels = append(hp.Upstream.labels, more.labels[i])
 			}
 		}
 	default:
-		return
+		return nil
 	}
 	for _, a := range s.Addresses {
 		h.rules = append(h.rules, addressRule{prefix: plainPrefix(a), port: p.Number, rule: hp, service: s})
 	}
 	if s.Resolution != ResolutionStatic {
-		return
+		return hp
 	}
 	for _, e := range endpoints {
 		if !e.Addr.IsValid() {
@@ -175,6 +186,7 @@ func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) {
 			h.rules = append(h.rules, addressRule{prefix: prefix, port: n, rule: hp, service: s})
 		}
 	}
+	return hp
 }
 
 // newUpstream builds where connections to a service's port go.
@@ -189,10 +201,16 @@ func newUpstream(host string, s *Service, p *Port, endpoints []Endpoint) *Upstre
 	}
 	for _, e := range endpoints {
 		n := endpointPort(*p, e)
-		if e.Addr.IsValid() {
-			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{netip.AddrPortFrom(e.Addr.Unmap(), n), max(e.Weight, 1)})
-		} else {
+		switch {
+		case e.Unix != "":
+			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{Unix: e.Unix, Weight: max(e.Weight, 1)})
+			u.labels = append(u.labels, e.Labels)
+		case e.Addr.IsValid():
+			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{Addr: netip.AddrPortFrom(e.Addr.Unmap(), n), Weight: max(e.Weight, 1)})
+			u.labels = append(u.labels, e.Labels)
+		default:
 			u.Names = append(u.Names, UpstreamName{e.Host, n})
+			u.nameLabels = append(u.nameLabels, e.Labels)
 		}
 	}
 	// A wildcard is not a name to resolve; WithName puts the request's in.

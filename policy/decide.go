@@ -2,62 +2,10 @@
 
 package policy
 
-import "slices"
-
-// candidates are the rules that may apply to a flow whose name is not known
-// yet: the first of each kind, and what the kernel does with the flow.
-type candidates struct {
-	first, http, tls *HostPort
-	// opaque is a TCP rule, unset one without a protocol.
-	opaque, unset *HostPort
-	// The learned names that opaque and unset were found by, if any.
-	opaqueName, unsetName string
-	way                   Way
-	// names are proved by an entry of the address table.
-	names []string
-}
-
-// add adds a rule that was found by name, or by address when name is "".
-func (c *candidates) add(hp *HostPort, name string, way Way) {
-	c.note(hp, name)
-	c.way = c.way.Join(way, hp.Protocol.Transport())
-}
-
-// note adds what kind of rule hp is.
-func (c *candidates) note(hp *HostPort, name string) {
-	unset := hp.Protocol == ProtocolUnset
-	if c.first == nil {
-		c.first = hp
-	}
-	if c.http == nil && (unset || hp.Protocol.IsHTTP()) {
-		c.http = hp
-	}
-	if c.tls == nil && (unset || hp.Protocol.IsTLS()) {
-		c.tls = hp
-	}
-	if c.opaque == nil && hp.Protocol == ProtocolTCP {
-		c.opaque, c.opaqueName = hp, name
-	}
-	if c.unset == nil && unset {
-		c.unset, c.unsetName = hp, name
-	}
-}
-
-// merge adds what an entry of the address table holds; around says that its
-// prefix lies around what was added before.
-func (c *candidates) merge(e *candidates, around bool) {
-	for _, hp := range [...]*HostPort{e.first, e.http, e.tls, e.opaque, e.unset} {
-		if hp != nil {
-			c.note(hp, "")
-		}
-	}
-	switch t := e.first.Protocol.Transport(); {
-	case around:
-		c.way = c.way.Within(e.way, t)
-	default:
-		c.way = c.way.Join(e.way, t)
-	}
-}
+import (
+	"net/netip"
+	"slices"
+)
 
 // allow is the Decision that hp allows.
 func allow(w Way, hp *HostPort) Decision {
@@ -90,26 +38,29 @@ func (p *Policy) Decide(f Flow) Decision {
 		return deny(ReasonSocketType, nil)
 	}
 	if f.Host != "" {
-		return p.decideName(f, false)
+		return p.decideName(f, false, nil)
 	}
 	c := p.candidates(f)
 	if c.first == nil {
-		return p.missAddress(f)
+		return p.miss(f, &c)
 	}
-	return allow(c.way, c.first)
+	d := allow(c.way, c.first)
+	if c.first.guard != nil {
+		facts := c.first.flowFacts(&f, c.firstName(), true, nil)
+		d = d.marked(&facts)
+	}
+	return d
 }
 
-// candidates collects what may apply to f before its name is known. Names
-// that the address was learned for have precedence over the address itself.
-func (p *Policy) candidates(f Flow) candidates {
-	var c candidates
-	for _, n := range f.Names {
-		if _, hp := p.LookupPort(n, f.Transport, f.Dst.Port()); hp != nil {
-			c.add(hp, n, hp.Way(f.Dst.Addr()))
-		}
+// miss is the answer for a flow that no rule allows by its address.
+func (p *Policy) miss(f Flow, c *candidates) Decision {
+	switch {
+	case c.refused.reason != "":
+		return c.refused.decision()
+	case p.AllowsUnknown():
+		return p.passing(Direct)
 	}
-	p.addrs.collect(&c, f.Transport, f.Dst)
-	return c
+	return p.missAddress(f)
 }
 
 // Candidates is what is known about a flow before its first byte was read.
@@ -131,7 +82,7 @@ func (p *Policy) Candidates(f Flow) Candidates {
 	f.Host = ""
 	c := p.candidates(f)
 	if c.first == nil {
-		return Candidates{Decision: p.Decide(f)}
+		return p.passes(f, p.miss(f, &c))
 	}
 	out := Candidates{Decision: allow(c.way, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
 	hp, name := c.opaque, c.opaqueName
@@ -139,7 +90,10 @@ func (p *Policy) Candidates(f Flow) Candidates {
 		hp, name = c.unset, c.unsetName
 	}
 	if hp == nil {
-		return out
+		if !out.HTTP && !out.TLS { // an opaque flow that a guard denies
+			out.Decision = c.refused.decision()
+		}
+		return p.passesOpaque(f, out, &c)
 	}
 	d, u := p.opaque(f, out.Decision, hp, name)
 	if d.Verdict != Deny || !out.HTTP && !out.TLS {
@@ -155,6 +109,10 @@ func (p *Policy) opaque(f Flow, d Decision, hp *HostPort, name string) (Decision
 		name = string(hp.host.Pattern)
 	}
 	d.Port = hp
+	if hp.guard != nil {
+		facts := hp.flowFacts(&f, name, true, nil)
+		d = d.marked(&facts)
+	}
 	return p.l4Target(f, d, hp.Upstream, name, false)
 }
 
@@ -178,39 +136,68 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	if sni == "" {
 		d = deny(ReasonNoName, ruleOf(c.first))
 	} else {
-		d = p.decideName(f, true)
+		d = p.decideName(f, true, nil)
 	}
 	switch {
 	case d.Verdict != Deny:
+		if d.Port == nil {
+			return d, dialledUpstream(f.Dst)
+		}
 		return p.l4Target(f, d, d.Port.Upstream, sni, true)
+	case d.byGuard():
+		return d, nil // whatever else is open there
 	case c.opaque != nil:
 		return p.opaque(f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
+	case sni == "" && p.AllowsUnknown() && c.refused.reason == "":
+		return p.passing(Proxy), dialledUpstream(f.Dst)
 	}
 	return d, nil
 }
 
+// byGuard says whether an AuthorizationPolicy made the decision.
+func (d *Decision) byGuard() bool {
+	return d.Reason == ReasonAuthorization || d.Reason == ReasonNoAllow
+}
+
 // decideName decides a flow that carries a name. One that is proxied goes to
 // the name's own address whatever it dialled; any other must have dialled one.
-func (p *Policy) decideName(f Flow, proxied bool) Decision {
+// r is the request of an HTTP flow when it is there.
+func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	h, hp := p.find(f)
 	if hp == nil {
-		return p.missName(f)
+		return p.unknownName(f, proxied)
 	}
 	if r := unfit(hp.Protocol, f.HostFrom); r != "" {
 		return deny(r, hp.Rule)
 	}
-	w := Way{Verdict: hp.Verdict}
+	own := f.Dst.Addr().IsValid() && backs(h, f)
+	facts := hp.flowFacts(&f, f.Host, own, r)
+	if proxied {
+		if r := hp.guard.refuses(&facts, false); r.reason != "" {
+			return r.decision()
+		}
+	}
+	w := Way{Verdict: Proxy}
 	switch {
 	case proxied:
-		w = Way{Verdict: Proxy}
 	case f.Dst.Addr().IsValid():
 		w = p.wayAt(hp, f)
+	case hp.guard == nil:
+		w = Way{Verdict: hp.Verdict}
+	default:
+		w = hp.wayOf(f.Host, netip.Addr{})
 	}
-	if w.Verdict != Proxy && f.Dst.Addr().IsValid() && !backs(h, f) {
+	switch {
+	case w.Verdict == Deny:
+		return hp.refusal(f.Host, f.Dst.Addr()).decision()
+	case w.Verdict != Proxy && f.Dst.Addr().IsValid() && !own:
 		return deny(ReasonNoRule, hp.Rule)
 	}
 	d := allow(w, hp)
 	d.Host = h
+	if hp.guard != nil {
+		d = d.marked(&facts)
+	}
 	return d
 }
 
@@ -219,11 +206,11 @@ func (p *Policy) decideName(f Flow, proxied bool) Decision {
 func (p *Policy) wayAt(hp *HostPort, f Flow) Way {
 	if !slices.Contains(f.Names, f.Host) {
 		var c candidates
-		if p.addrs.collect(&c, f.Transport, f.Dst); c.first != nil {
+		if p.addrs.collect(&c, &f); c.first != nil {
 			return c.way
 		}
 	}
-	return hp.Way(f.Dst.Addr())
+	return hp.wayOf(f.Host, f.Dst.Addr())
 }
 
 // find returns the rule for f.Host on f's port. The port is the service's;
@@ -325,8 +312,8 @@ func (p *Policy) missPort(name string, f Flow) (Reason, *Ref) {
 	if _, hp := p.LookupPort(name, f.Transport.other(), f.Dst.Port()); hp != nil {
 		return ReasonTransport, hp.Rule
 	}
-	h := p.Lookup(name)
-	if h == nil {
+	h, ok := p.names.Lookup(name)
+	if !ok {
 		return "", nil
 	}
 	return ReasonPort, h.Rule

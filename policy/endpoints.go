@@ -86,11 +86,11 @@ func (e Endpoints) List() []UpstreamEndpoint {
 		}
 		if port, ok := strings.CutPrefix(addr, ":"); ok {
 			n, _ := strconv.ParseUint(port, 10, 16) // NewEndpoints wrote it
-			out = append(out, UpstreamEndpoint{netip.AddrPortFrom(netip.Addr{}, uint16(n)), uint32(w)})
+			out = append(out, UpstreamEndpoint{Addr: netip.AddrPortFrom(netip.Addr{}, uint16(n)), Weight: uint32(w)})
 			continue
 		}
 		a, _ := netip.ParseAddrPort(addr) // NewEndpoints wrote it
-		out = append(out, UpstreamEndpoint{a, uint32(w)})
+		out = append(out, UpstreamEndpoint{Addr: a, Weight: uint32(w)})
 	}
 	return out
 }

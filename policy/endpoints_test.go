@@ -120,7 +120,7 @@ func TestJoinedWays(t *testing.T) {
 }
 
 func TestEndpoints(t *testing.T) {
-	list := []UpstreamEndpoint{{ap("[2001:db8::1]:1"), 4}, {ap("192.0.2.1:70"), 2}, {netip.AddrPortFrom(netip.Addr{}, 9), 6}}
+	list := []UpstreamEndpoint{{Addr: ap("[2001:db8::1]:1"), Weight: 4}, {Addr: ap("192.0.2.1:70"), Weight: 2}, {Addr: netip.AddrPortFrom(netip.Addr{}, 9), Weight: 6}}
 	e := NewEndpoints(list)
 	if got, want := e.String(), ":9*3 192.0.2.1:70 [2001:db8::1]:1*2"; got != want {
 		t.Errorf("%q, want %q", got, want)

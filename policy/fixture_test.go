@@ -45,6 +45,12 @@ func (s *Service) endpoint(addr string) *Service {
 	return s
 }
 
+// labelled gives the last endpoint labels.
+func (s *Service) labelled(labels map[string]string) *Service {
+	s.Endpoints[len(s.Endpoints)-1].Labels = labels
+	return s
+}
+
 // kube returns a Kubernetes Service in namespace default.
 func kube(name string) *Service {
 	return &Service{
@@ -177,13 +183,18 @@ func richConfig() *Config {
 		{Ref: via.Ref, Matches: []*L4Match{l4on("mesh", 443, "*.wild.example.org")}, Route: toL4(egressHost, 443)},
 		{Ref: via.Ref, Matches: []*L4Match{l4on("default/egress", 443, "*.wild.example.org")}, Route: toL4("x.wild.example.org", 443)},
 	}
+	socket := se("socket", ResolutionStatic, "socket.example.com").port(9001, ProtocolTCP).at("240.1.1.3/32")
+	socket.Endpoints = []Endpoint{{Unix: "/run/socket", Labels: map[string]string{"version": "v1"}}, {Unix: "/run/other"}}
+	full.Route[0].Destination.Subset = "v1"
 	gw := Ref{Kind: "Gateway", Namespace: "default", Name: "gw", File: "gw.yaml", Line: 9, Column: 3}
 	return &Config{
 		Services: []*Service{
-			se("api", ResolutionDNS, "api.example.com").port(80, ProtocolHTTP).port(8080, ProtocolHTTP2).endpoint("a.example.net").endpoint("b.example.net"),
+			se("api", ResolutionDNS, "api.example.com").port(80, ProtocolHTTP).port(8080, ProtocolHTTP2).endpoint("a.example.net").endpoint("b.example.net").
+				labelled(map[string]string{"version": "v1"}),
 			static, wild, inside,
 			se("ntp", ResolutionDNS, "time.example.com").port(123, ProtocolUDP),
 			se("vip", ResolutionDNS, "vip.example.com").port(9000, ProtocolUnset).at("240.1.1.2/32"),
+			socket,
 			se("nets", ResolutionNone, "nets.example.com").port(25, ProtocolTCP).at("198.51.100.0/24", "2001:db8:25::/48"),
 		},
 		VirtualServices: []*VirtualService{
@@ -201,5 +212,66 @@ func richConfig() *Config {
 				MinVersion: 0x303, MaxVersion: 0x304, CipherSuites: []string{"ECDHE"}}},
 		}}, out},
 		GatewaySelector: map[string]string{"a": "b"},
+		Authorizations:  richAuthorizations(),
+		DestinationRules: []*DestinationRule{
+			{Ref: Ref{Kind: "DestinationRule", Namespace: "istio-system", Name: "api", File: "dr.yaml", Line: 2, Column: 1},
+				Host: "api.example.com", Traffic: richTraffic(), Subsets: []Subset{
+					{Name: "v1", Labels: map[string]string{"version": "v1"}, Traffic: &TrafficPolicy{
+						LoadBalancer: &LoadBalancer{Hash: &ConsistentHash{Cookie: &HashCookie{Name: "c", Path: "/", TTL: time.Minute}}}}},
+				}},
+		},
+		Mesh: Mesh{
+			Ref:     Ref{Kind: "MeshConfig", Namespace: "istio-system", Name: "mesh", File: "mesh.yaml", Line: 1, Column: 1},
+			Retries: &Retries{Attempts: 1, PerTryTimeout: time.Second, On: []string{"reset"}, Codes: []int{503}, Backoff: time.Second},
+		},
+	}
+}
+
+// richAuthorizations guard the ServiceEntries api and nets of richConfig with
+// every field.
+func richAuthorizations() []*AuthorizationPolicy {
+	ref := func(name string) Ref {
+		return Ref{Kind: "AuthorizationPolicy", Namespace: "default", Name: name, File: "authz.yaml", Line: 3, Column: 1}
+	}
+	match := func(list ...string) []ValueMatch { return valueMatches(list) }
+	path := []PathMatch{{ValueMatch: ParseValueMatch("/v1*")}, {ValueMatch: ParseValueMatch("*/v2")}, {Template: "/{*}/{**}"}}
+	net := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	full := &AuthRule{
+		Ref: ref("full"),
+		From: []*AuthSource{{
+			Principals: match("cluster.local/ns/default/sa/default"), NotPrincipals: match("x"), Namespaces: match("def*"), NotNamespaces: match("y"),
+			ServiceAccounts: match("default/default"), NotServiceAccounts: match("z"), TrustDomains: match("*local"), NotTrustDomains: match("w"),
+			IPBlocks: net, NotIPBlocks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		}},
+		To: []*AuthOperation{{
+			Hosts: match("api.example.com"), NotHosts: match("b.example.com"), Ports: []uint16{80, 8080}, NotPorts: []uint16{81},
+			Methods: match("GET", "P*"), NotMethods: match("PUT"), Paths: path, NotPaths: []PathMatch{{ValueMatch: ParseValueMatch("/x")}},
+		}},
+		When: []*AuthCondition{{Key: "request.headers[x-a]", Values: []string{"*"}, NotValues: []string{"2"}}, {Key: "destination.port", NotValues: []string{"22"}}},
+	}
+	target := func(name string) []AuthTarget { return []AuthTarget{{"ServiceEntry", name}} }
+	return []*AuthorizationPolicy{
+		{Ref: ref("allow"), Targets: target("api"), Rules: []*AuthRule{full}},
+		{Ref: ref("audit"), Action: AuthAudit, Targets: target("nets"), Rules: []*AuthRule{{Ref: ref("any")}}},
+		{Ref: ref("dry"), Action: AuthDeny, DryRun: true, Targets: target("nets"), Rules: []*AuthRule{{Ref: ref("any")}}},
+	}
+}
+
+// richTraffic has every field that a DestinationRule can have.
+func richTraffic() *TrafficPolicy {
+	n := uint32(5)
+	yes := true
+	return &TrafficPolicy{
+		LoadBalancer: &LoadBalancer{Simple: "ROUND_ROBIN", Warmup: time.Second, Hash: &ConsistentHash{Header: "x", Query: "q", SourceIP: true}},
+		Pool: &ConnectionPool{MaxConnections: 1, ConnectTimeout: time.Second, TCPIdleTimeout: time.Minute, MaxConnectionDuration: time.Hour,
+			Keepalive: &Keepalive{Probes: 3, Idle: time.Second, Interval: time.Second}, HTTPIdleTimeout: time.Minute, MaxPendingRequests: 2,
+			MaxRequests: 3, MaxRequestsPerConn: 4, MaxRetries: 5, MaxConcurrentStreams: 6, UpgradeHTTP2: &yes, UseClientProtocol: true},
+		Outlier: &OutlierDetection{Consecutive5xx: &n, ConsecutiveGateway: &n, ConsecutiveLocal: &n, SplitLocal: true, Interval: time.Second,
+			BaseEjection: time.Second, MaxEjectionPercent: 10, MinHealthPercent: 20},
+		TLS: &ClientTLS{Mode: TLSMutual, Certificate: "cert", PrivateKey: "key", CA: "ca", CRL: "crl", CredentialName: "name",
+			SubjectAltNames: []string{"san"}, SNI: "sni", InsecureSkipVerify: true},
+		Tunnel:        &Tunnel{Protocol: "CONNECT", TargetHost: "proxy.example.com", TargetPort: 3128},
+		ProxyProtocol: 2,
+		Ports:         map[uint16]*TrafficPolicy{80: {Pool: &ConnectionPool{MaxConnections: 9}}},
 	}
 }

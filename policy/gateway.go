@@ -27,12 +27,14 @@ type GatewayListener struct {
 
 	// plain is for connections in plain text, bySNI for those that begin with
 	// a ClientHello; a listener has one of them.
-	plain  *gatewayChain
-	bySNI  *hostname.Index[*gatewayChain]
-	chains []*gatewayChain // all of bySNI, each once, in order
-	// labels are those of the gateway that the listener is of.
-	labels    map[string]string
+	plain     *gatewayChain
+	bySNI     *hostname.Index[*gatewayChain]
+	chains    []*gatewayChain // all of bySNI, each once, in order
 	namespace string
+	// guard is what AuthorizationPolicies say to workloads that go on as the
+	// gateway; nil: nothing.
+	guard   *guard
+	retries *Retries // the mesh's default
 }
 
 // gatewayChain is what happens to the connections of one server, or to those
@@ -104,7 +106,9 @@ func (l *GatewayListener) DecideHTTP(r *Request) HTTPDecision {
 	if l.plain == nil {
 		return HTTPDecision{Decision: deny(ReasonNotTLS, nil)}
 	}
-	return l.plain.decideHTTP(r)
+	d := l.plain.decideHTTP(r)
+	d.Retries = l.retries
+	return d
 }
 
 // DecideHTTPS decides one request within TLS that a server terminates; sni is
@@ -114,7 +118,9 @@ func (l *GatewayListener) DecideHTTPS(sni string, r *Request) HTTPDecision {
 	if c == nil || c.server == nil {
 		return HTTPDecision{Decision: deny(ReasonName, nil)}
 	}
-	return c.decideHTTP(r)
+	d := c.decideHTTP(r)
+	d.Retries = l.retries
+	return d
 }
 
 func (c *gatewayChain) decideHTTP(r *Request) HTTPDecision {

@@ -14,11 +14,17 @@ import (
 // and the VirtualServices bound to it say, and the rules of both act on it,
 // those of the workload first.
 
-// follow goes on from a rule for a request that leads to a Gateway, until one
-// leads elsewhere. draw chooses among weighted destinations.
-func (d HTTPDecision) follow(draw uint64, r *Request) HTTPDecision {
-	for hops := 0; d.Action != nil && d.Action.draws; hops++ {
+// follow goes on from a rule for a request of a flow that is allowed as own,
+// which may lead to a Gateway, until one leads elsewhere. What guards the way
+// is asked at each step.
+func (d HTTPDecision) follow(f *Flow, own *HostPort, r *Request) HTTPDecision {
+	draw := f.Draw
+	for hops := 0; ; hops++ {
+		d = d.through(f, own, r)
 		a := d.Action
+		if a == nil || !a.draws {
+			return d
+		}
 		if d.To = a.Pick(draw); d.To == nil || d.To.Gateway == nil {
 			return d
 		}
@@ -39,10 +45,10 @@ func (d HTTPDecision) follow(draw uint64, r *Request) HTTPDecision {
 			return inner
 		}
 		inner.Host, inner.Port, inner.Via = d.Host, d.Port, d.Via
+		inner.Audited, inner.DryRun = d.Audited, d.DryRun
 		inner.Via[hops] = hop
 		d, r = inner, next
 	}
-	return d
 }
 
 // enterHTTP decides a request that goes on as the Gateway's. The server is the

@@ -31,6 +31,9 @@ type HTTPDecision struct {
 	Action *HTTPAction
 	// Upstream is the default upstream of the host (nil Action).
 	Upstream *Upstream
+	// Retries are for rules that say nothing of them, and where there is no
+	// rule; nil: the safe default.
+	Retries *Retries
 	// Via are the rules that led to Gateways as which the request went on at
 	// this place, in the order in which they act, before Action. The zero
 	// value is none.
@@ -92,10 +95,11 @@ func (d *HTTPDecision) Timeout() time.Duration {
 	return out
 }
 
-// Retries are those of the last rule that says something of them: with several
-// rules there is still one upstream, and what the last rule retries is what
-// the others would see. nil: no rule does.
-func (d *HTTPDecision) Retries() *Retries {
+// RetryPolicy is that of the last rule that says something of retries: with
+// several rules there is still one upstream, and what the last rule retries is
+// what the others would see. Where no rule does it is Retries; nil: the safe
+// default.
+func (d *HTTPDecision) RetryPolicy() *Retries {
 	if d.Action != nil && d.Action.Rule.Retries != nil {
 		return d.Action.Rule.Retries
 	}
@@ -104,7 +108,7 @@ func (d *HTTPDecision) Retries() *Retries {
 			return a.Rule.Retries
 		}
 	}
-	return nil
+	return d.Retries
 }
 
 // HTTPAction is a compiled HTTPRule together with the match that won.
@@ -134,4 +138,16 @@ type RouteDestination struct {
 	// Gateway is set when the destination is a gateway as which the request
 	// goes on at this place; Upstream is nil then.
 	Gateway *GatewayListener
+	// gates are the guards on the way there.
+	gates []gate
+}
+
+// refuses says which of the gates denies a flow that is allowed as own.
+func (d *RouteDestination) refuses(f *Flow, own *HostPort, name string, r *Request) refusal {
+	for i := range d.gates {
+		if no := d.gates[i].refuses(f, own, name, r); no.reason != "" {
+			return no
+		}
+	}
+	return refusal{}
 }

@@ -142,7 +142,7 @@ func (d Decision) unruled(u *Upstream) (Decision, *Upstream) {
 	if d.Port.ruled {
 		return deny(ReasonNoRoute, d.Port.Rule), nil
 	}
-	return d, u
+	return d.supported(u)
 }
 
 // follow goes where the rule leads, as one Gateway after the other.
@@ -155,9 +155,14 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 			return deny(ReasonNoRoute, r.ref), nil
 		case to.Denied:
 			return deny(ReasonName, r.ref), nil
+		}
+		if no := to.refuses(&f, d.Port, name, nil); no.reason != "" {
+			return no.decision(), nil
+		}
+		switch {
 		case to.Gateway == nil:
 			d.Rule = r.ref
-			return d, to.Upstream
+			return d.supported(to.Upstream)
 		case hops == maxHops:
 			return deny(ReasonGatewayLoop, r.ref), nil
 		}

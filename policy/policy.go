@@ -84,6 +84,7 @@ type Policy struct {
 	id    PolicyID
 	scope *scope
 	names *hostname.Index[*Host]
+	proof Verdict // see HostPort
 	addrs addressTable
 	// hostSum covers the hosts, sum all but the id.
 	hostSum, sum digest
@@ -112,10 +113,26 @@ func (p *Policy) Hosts() []*Host {
 }
 
 // Lookup returns the most specific allowed host for a normalized name, or
-// nil when the name is not allowed.
+// nil when the name is not allowed, or AuthorizationPolicies leave it no port.
 func (p *Policy) Lookup(name string) *Host {
-	h, _ := p.names.Lookup(name)
+	h, ok := p.names.Lookup(name)
+	if !ok || h.guarded && !p.opens(name) {
+		return nil
+	}
 	return h
+}
+
+// opens says whether any port of a name is open.
+func (p *Policy) opens(name string) bool {
+	w := p.names.Walk(name)
+	for h, ok := w.Next(); ok; h, ok = w.Next() {
+		for _, hp := range h.Ports {
+			if _, first := p.LookupPort(name, hp.Protocol.Transport(), hp.Number); first == hp && hp.wayOf(name, netip.Addr{}).Verdict != Deny {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // LookupPort returns the most specific allowed host for a normalized name
@@ -149,7 +166,7 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 	w := p.names.Walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
-			way := hp.Way(addr)
+			way := hp.wayOf(name, addr)
 			o := Opening{Prefix: prefix, Port: hp.Number, Transport: hp.Protocol.Transport(), Verdict: way.Verdict, To: way.To}
 			if o.Verdict == Inspect {
 				o.Name = name
@@ -159,7 +176,12 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 			}
 		}
 	}
-	return out
+	for i := range out {
+		if out[i].Verdict == Deny && p.AllowsUnknown() {
+			out[i].Verdict = Proxy // which denies it; the kernel would let it pass
+		}
+	}
+	return slices.DeleteFunc(out, func(o Opening) bool { return o.Verdict == Deny })
 }
 
 // hasOpening says whether a more specific host opened o's port already.

@@ -94,22 +94,58 @@ func (v *meshVhost) routes(port uint16) *Routes {
 // address must be open by itself (a STATIC endpoint or one of `addresses`).
 // When the host does not allow the request, a TCP rule for the destination
 // still may; HTTP rules do not act on it then.
+//
+// AuthorizationPolicies have the last word, here for the first time with the
+// whole request; what they deny no other rule allows.
 func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
+	d := p.decideHTTP(f, r)
+	d.Retries = p.scope.retries
+	return d
+}
+
+func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
 	f.Transport, f.Host, f.HostFrom = TCP, r.Host, EvidenceHTTP
-	d := p.decideHost(f)
-	if d.Verdict == Deny {
+	d := p.decideHost(f, r)
+	switch {
+	case d.Verdict == Deny && d.byGuard():
+		return HTTPDecision{Decision: d}
+	case d.Verdict == Deny:
 		if c := p.candidates(f); c.opaque != nil {
 			d, u := p.opaque(f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
 			return HTTPDecision{Decision: d, Upstream: u}
 		}
 		return HTTPDecision{Decision: d}
+	case d.Port == nil:
+		return HTTPDecision{Decision: d, Upstream: dialledUpstream(f.Dst)}
 	}
 	if d.Port.Protocol != ProtocolTCP {
 		if rs := p.routesFor(f, d); rs != nil {
-			return rs.decide(r, d.Host, d.Port).follow(f.Draw, r)
+			out := rs.decide(r, d.Host, d.Port)
+			out.Audited, out.DryRun = d.Audited, d.DryRun
+			return out.follow(&f, d.Port, r)
 		}
 	}
-	return HTTPDecision{Decision: d, Upstream: d.Port.Upstream.WithName(r.Host)}
+	d, u := d.supported(d.Port.Upstream.WithName(r.Host))
+	return HTTPDecision{Decision: d, Upstream: u}
+}
+
+// through denies a request that a guard on its way denies. Of several
+// destinations all must allow it.
+func (d HTTPDecision) through(f *Flow, own *HostPort, r *Request) HTTPDecision {
+	if d.Action == nil {
+		return d
+	}
+	for i := range d.Action.Destinations {
+		if no := d.Action.Destinations[i].refuses(f, own, r.Host, r); no.reason != "" {
+			return HTTPDecision{Decision: no.decision()}
+		}
+	}
+	if len(d.Action.Destinations) == 1 { // of several, the one that is drawn counts
+		if no, _ := d.Decision.supported(d.Action.Destinations[0].Upstream); no.Verdict == Deny {
+			return HTTPDecision{Decision: no}
+		}
+	}
+	return d
 }
 
 // routesFor returns the HTTP rules for an allowed request, nil when it has none.
@@ -121,25 +157,49 @@ func (p *Policy) routesFor(f Flow, d Decision) *Routes {
 }
 
 // decideHost decides by the request's host alone.
-func (p *Policy) decideHost(f Flow) Decision {
+func (p *Policy) decideHost(f Flow, r *Request) Decision {
 	if f.Host == "" {
 		c := p.candidates(f)
+		if p.AllowsUnknown() && c.refused.reason == "" {
+			return p.passing(Proxy)
+		}
 		return deny(ReasonNoName, ruleOf(c.first))
 	}
-	if end := f.Host[len(f.Host)-1]; strings.IndexByte(f.Host, ':') < 0 && (end < '0' || end > '9') {
-		return p.decideName(f, true) // no address; the parser's error would allocate
-	}
-	a, err := netip.ParseAddr(strings.Trim(f.Host, "[]"))
-	if err != nil {
-		return p.decideName(f, true)
+	a, ok := literal(f.Host)
+	if !ok {
+		return p.decideName(f, true, r)
 	}
 	var c candidates
-	p.addrs.collect(&c, TCP, f.Dst)
+	p.addrs.collect(&c, &f)
+	other := a.Unmap() != f.Dst.Addr().Unmap()
 	switch {
-	case a.Unmap() != f.Dst.Addr().Unmap() || c.first == nil:
+	case c.refused.reason != "" && c.http == nil:
+		return c.refused.decision()
+	case (other || c.first == nil) && p.AllowsUnknown():
+		return p.passing(Proxy)
+	case other || c.first == nil:
 		return deny(ReasonName, ruleOf(c.first))
 	case c.http == nil:
 		return deny(ReasonNotTLS, c.first.Rule)
 	}
-	return allow(Way{Verdict: Proxy}, c.http)
+	d := allow(Way{Verdict: Proxy}, c.http)
+	if hp := c.http; hp.guard != nil {
+		// The name that the address stands for is what rules are about.
+		facts := hp.flowFacts(&f, hp.exactName(), true, r)
+		if no := hp.guard.refuses(&facts, false); no.reason != "" {
+			return no.decision()
+		}
+		d = d.marked(&facts)
+	}
+	return d
+}
+
+// literal reads a host that is an IP address, in brackets or not. Names that
+// cannot be one are not tried: the error of a try costs more than the decision.
+func literal(host string) (netip.Addr, bool) {
+	if last := host[len(host)-1]; (last < '0' || last > '9') && !strings.Contains(host, ":") {
+		return netip.Addr{}, false
+	}
+	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return a, err == nil
 }

@@ -27,6 +27,10 @@ type scope struct {
 	home     string
 	sidecar  *Sidecar
 	outbound OutboundMode
+	// outboundRule is the object that says outbound; nil: none does.
+	outboundRule *Ref
+	// retries is the mesh's default; nil: the safe default.
+	retries *Retries
 }
 
 // scopes finds the groups of all workloads: the group of the zero Identity
@@ -129,7 +133,10 @@ func (b *builder) scope(id Identity, q *questions) *scope {
 
 // scopeWith is scope for an identity that has another Sidecar, nil for none.
 func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope {
-	s := &scope{identity: id, sidecar: sidecar, outbound: b.cfg.Mesh.Outbound}
+	s := &scope{identity: id, sidecar: sidecar, outbound: b.cfg.Mesh.Outbound, retries: b.cfg.Mesh.Retries}
+	if b.cfg.Mesh.Ref != (Ref{}) {
+		s.outboundRule = &b.cfg.Mesh.Ref
+	}
 	var key strings.Builder
 	if q.namespaces[id.Namespace] {
 		s.home = id.Namespace
@@ -138,7 +145,7 @@ func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope 
 	if s.sidecar != nil {
 		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
 		if s.sidecar.Outbound != nil {
-			s.outbound = *s.sidecar.Outbound
+			s.outbound, s.outboundRule = *s.sidecar.Outbound, &s.sidecar.Ref
 		}
 	}
 	answer := func(yes bool) {

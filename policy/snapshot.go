@@ -36,7 +36,9 @@ type Host struct {
 	// say about addresses.
 	services []*Service
 	rules    []addressRule
-	sum      digest
+	// guarded says that AuthorizationPolicies guard one of Ports.
+	guarded bool
+	sum     digest
 }
 
 // Port returns the port rule for a transport and number, or nil.
@@ -62,6 +64,11 @@ type HostPort struct {
 	// routed says that rules for TLS or TCP choose where connections go; ruled
 	// that they alone open the port, and what none matches is denied.
 	routed, ruled bool
+	// guard is what AuthorizationPolicies say about the port; nil: nothing.
+	guard *guard
+	// proof is what the kernel does where the ClientHello must carry a name:
+	// Inspect, unless other names pass as well.
+	proof Verdict
 	// learned is what happens at learned addresses, IPv6 and IPv4.
 	learned [2]Way
 }
@@ -94,14 +101,27 @@ type Upstream struct {
 	// for Kubernetes Services.
 	Match *Host
 	Rule  *Ref
+	// Subset is the part of the service's endpoints that these are; "": all.
+	Subset string
+	// Traffic is what DestinationRules say for the port and the subset, Ports
+	// resolved; nil: nothing. TrafficRule is the one that says so.
+	Traffic     *TrafficPolicy
+	TrafficRule *Ref
+	// labels are those of Endpoints, nameLabels those of Names; Names without
+	// any are not from endpoints.
+	labels, nameLabels []map[string]string
+	// empty: no endpoint has the labels of the subset.
+	empty bool
 	// virtual: the service has addresses of its own that are not where it is.
 	virtual bool
 }
 
-// UpstreamEndpoint is a fixed endpoint.
+// UpstreamEndpoint is a fixed endpoint: an address, or a socket in the file
+// system. An upstream has endpoints of one kind only.
 type UpstreamEndpoint struct {
-	Addr   netip.AddrPort
+	Addr   netip.AddrPort // invalid when Unix is set
 	Weight uint32
+	Unix   string // the path of a socket, or "@name" of an abstract one
 }
 
 // UpstreamName is a name to resolve and the port to dial.
@@ -113,9 +133,9 @@ type UpstreamName struct {
 // WithName returns an Upstream that stands for name where u stands for a
 // wildcard: name is its Host and, unless the service has endpoints or leaves
 // the address to the workload, the name to resolve. Upstreams that are not
-// wildcards are returned as they are.
+// wildcards are returned as they are, and so is nil.
 func (u *Upstream) WithName(name string) *Upstream {
-	if len(u.Host) == 0 || u.Host[0] != '*' || len(u.Endpoints) > 0 || len(u.Names) > 0 {
+	if u == nil || len(u.Host) == 0 || u.Host[0] != '*' || len(u.Endpoints) > 0 || len(u.Names) > 0 {
 		return u
 	}
 	w := *u
@@ -153,6 +173,9 @@ type Flow struct {
 	// Draw is a uniformly distributed number, by which rules for TLS and TCP
 	// choose among weighted destinations.
 	Draw uint64
+	// Src is the address that the connection comes from; invalid when it is
+	// not known.
+	Src netip.Addr
 }
 
 // Evidence says where a flow's name comes from.
@@ -186,6 +209,11 @@ type Decision struct {
 	WouldDeny bool
 	// Rule is the rule that allowed, or on a denial the nearest one; may be nil.
 	Rule *Ref
+	// Host and Port are what the flow is allowed as; both are nil on a denial,
+	// and when it is allowed because no rule names its destination.
 	Host *Host
 	Port *HostPort
+	// Audited is the AUDIT policy that matched, DryRun the AuthorizationPolicy
+	// that would deny the flow if it were not dry-run only; nil for none.
+	Audited, DryRun *Ref
 }

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -46,6 +47,10 @@ func (t *text) policy(p *Policy) {
 	}
 	for _, o := range p.Static() {
 		e, _ := p.addrs.entries.Get(addressKey{o.Prefix, o.Transport, o.Port})
+		if e.shut() {
+			t.line(1, "address %v %v %d shut", o.Prefix, o.Transport, o.Port)
+			continue
+		}
 		t.line(1, "address %v %v %d %v%s%s%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Way(), proved(o.Name),
 			kind("first", e.first), kind("http", e.http), kind("tls", e.tls), kind("opaque", e.opaque), kind("unset", e.unset))
 	}
@@ -54,9 +59,10 @@ func (t *text) policy(p *Policy) {
 
 // rules writes what of a policy is not about single hosts.
 func (t *text) rules(p *Policy) {
-	if p.scope.outbound != RegistryOnly {
-		t.line(1, "outbound %v", p.scope.outbound)
+	if p.scope.outbound != RegistryOnly || p.scope.outboundRule != nil {
+		t.line(1, "outbound %v (%v)", p.scope.outbound, p.scope.outboundRule)
 	}
+	t.retries(1, "default retry", p.scope.retries)
 	for _, v := range p.vhostList {
 		t.line(1, "routes %s", v.pattern)
 		if v.other != nil {
@@ -147,6 +153,7 @@ func (t *text) host(h *Host) {
 			t.line(3, "by rules alone")
 		}
 		t.line(3, "upstream %s", upstreamText(hp.Upstream))
+		t.guard(3, hp.guard)
 		for i, family := range [...]string{"ipv6", "ipv4"} {
 			if w := hp.learned[i]; w != (Way{Verdict: hp.Verdict}) {
 				t.line(3, "learned %s %v", family, w)
@@ -168,8 +175,15 @@ func upstreamText(u *Upstream) string {
 	if u.TargetPort != u.Port {
 		fmt.Fprintf(&b, " target-port %d", u.TargetPort)
 	}
+	if u.Subset != "" {
+		fmt.Fprintf(&b, " subset %s", u.Subset)
+	}
 	for _, e := range u.Endpoints {
-		fmt.Fprintf(&b, " %v", e.Addr)
+		if e.Unix != "" {
+			fmt.Fprintf(&b, " unix:%s", e.Unix)
+		} else {
+			fmt.Fprintf(&b, " %v", e.Addr)
+		}
 		if e.Weight != 1 {
 			fmt.Fprintf(&b, "*%d", e.Weight)
 		}
@@ -177,7 +191,32 @@ func upstreamText(u *Upstream) string {
 	for _, n := range u.Names {
 		fmt.Fprintf(&b, " %s:%d", n.Name, n.Port)
 	}
+	if u.empty {
+		b.WriteString(" no endpoint")
+	}
+	if u.Traffic != nil {
+		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), u.TrafficRule)
+	}
 	return b.String()
+}
+
+// brief writes the fields of a struct that are set.
+func brief(v reflect.Value) string {
+	switch v.Kind() {
+	case reflect.Pointer:
+		return brief(v.Elem())
+	case reflect.Struct:
+		var out []string
+		for i := range v.NumField() {
+			if f := v.Field(i); !f.IsZero() {
+				out = append(out, v.Type().Field(i).Name+"="+brief(f))
+			}
+		}
+		return "{" + strings.Join(out, " ") + "}"
+	case reflect.String:
+		return fmt.Sprintf("%q", v.String())
+	}
+	return fmt.Sprint(v.Interface())
 }
 
 func (t *text) routes(rs *Routes) {
@@ -202,17 +241,22 @@ func (t *text) action(a *HTTPAction) {
 	if x := r.Rewrite; x != nil {
 		t.line(3, "rewrite uri %q authority %q regex %q to %q", x.URI, x.Authority, x.RegexMatch, x.RegexRewrite)
 	}
-	if x := r.Retries; x != nil {
-		on := "safe default"
-		if x.On != nil {
-			on = fmt.Sprintf("%q", x.On)
-		}
-		t.line(3, "retry %d per try %v on %s codes %v backoff %v", x.Attempts, x.PerTryTimeout, on, x.Codes, x.Backoff)
-	}
+	t.retries(3, "retry", r.Retries)
 	if x := r.Fault; x != nil {
 		t.line(3, "fault delay %v %v%% abort status %d grpc %d %v%%", x.Delay, x.DelayPercent, x.AbortStatus, x.AbortGRPC, x.AbortPercent)
 	}
 	t.headers(3, r.Headers)
+}
+
+func (t *text) retries(depth int, what string, x *Retries) {
+	if x == nil {
+		return
+	}
+	on := "safe default"
+	if x.On != nil {
+		on = fmt.Sprintf("%q", x.On)
+	}
+	t.line(depth, "%s %d per try %v on %s codes %v backoff %v", what, x.Attempts, x.PerTryTimeout, on, x.Codes, x.Backoff)
 }
 
 func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
@@ -227,7 +271,14 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 		if g := d.Gateway; g != nil {
 			to = fmt.Sprintf("on as gateway %s port %d", g.Name, g.Port)
 		}
-		t.line(depth, "to %s:%d %d/%d: %s", d.Destination.Host, d.Destination.Port, d.Weight, total, to)
+		subset := ""
+		if s := d.Destination.Subset; s != "" {
+			subset = " subset " + s
+		}
+		t.line(depth, "to %s:%d%s %d/%d: %s", d.Destination.Host, d.Destination.Port, subset, d.Weight, total, to)
+		for _, g := range d.gates {
+			t.guard(depth+1, g.guard)
+		}
 		t.headers(depth+1, d.Headers)
 	}
 }

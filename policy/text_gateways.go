@@ -19,6 +19,7 @@ func (t *text) listener(l *GatewayListener) {
 		bind = l.Bind.String()
 	}
 	t.line(0, "listener %s port %d %s", bind, l.Port, protocolText(l.Protocol))
+	t.retries(1, "default retry", l.retries)
 	t.chains(1, l)
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
@@ -16,7 +17,7 @@ import (
 // to date decides like one that was compiled from nothing, and what it says
 // has changed leads from the old openings to the new ones.
 func TestUpdateEqualsCompile(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		g := generator{r: r}
 		c := g.config()
@@ -162,7 +163,7 @@ func (g *generator) edit(c *Config) *Config {
 	next := *c
 	next.Services = slices.Clone(c.Services)
 	at := func(n int) int { return g.r.IntN(n) }
-	switch n := len(next.Services); g.r.IntN(11) {
+	switch n := len(next.Services); g.r.IntN(16) {
 	case 0, 1:
 		next.Services = slices.Insert(next.Services, at(n+1), g.service())
 	case 2, 3:
@@ -187,19 +188,20 @@ func (g *generator) edit(c *Config) *Config {
 		if g.r.IntN(3) > 0 {
 			v := vs("routes", mesh, names(hostname.Pattern(g.one("x.example.com", "*.example.com", "*.wild.org"))))
 			v.HTTP = []*HTTPRule{to("", "x.example.com", 0)}
+			v.HTTP[0].Route[0].Destination.Subset = g.one("", "v1")
 			v.TLS = []*TLSRule{{Ref: v.Ref, Matches: []*L4Match{{SNIHosts: v.Hosts, Port: 443}}, Route: v.HTTP[0].Route}}
 			if g.r.IntN(2) == 0 {
 				v.TCP = []*TCPRule{{Ref: v.Ref, Matches: []*L4Match{{Port: 5432, SourceLabels: map[string]string{"app": "x"}}}, Route: v.HTTP[0].Route}}
 			}
 			next.VirtualServices = []*VirtualService{v}
 		}
-	case 9:
+	case 14:
 		next.Gateways = nil
 		for i := range g.r.IntN(3) {
 			next.Gateways = append(next.Gateways, g.gateway(i))
 		}
 		next.GatewaySelector = map[string]string{"istio": g.one("egressgateway", "ingressgateway")}
-	case 10:
+	case 15:
 		next.VirtualServices = g.twoHop()
 	case 8:
 		next.Sidecars = nil
@@ -207,44 +209,152 @@ func (g *generator) edit(c *Config) *Config {
 			next.Sidecars = []*Sidecar{{Ref: Ref{Kind: "Sidecar", Namespace: g.one("a", "b", "istio-system"), Name: "s"},
 				Egress: []SidecarEgress{{Hosts: []SidecarHost{{Namespace: g.one("a", "*"), Host: hostname.Pattern(g.one("*.example.com", "*", "x.example.com"))}}}}}}
 		}
+	case 9:
+		next.Authorizations = g.authorizations(next.Services)
+	case 10:
+		next.Mesh.Outbound = OutboundMode(at(2))
+	case 11:
+		next.Mesh.TrustDomain = g.one("", "other.example")
+	case 12:
+		next.DestinationRules = g.destinationRules()
+	case 13:
+		next.Mesh.RootNamespace = g.one("", "a")
 	}
 	return &next
 }
 
-// gateway returns one of the Gateways that twoHop's rules are bound to.
-func (g *generator) gateway(i int) *Gateway {
-	out := egressGateway([]uint16{80, 443}[g.r.IntN(2)], ProtocolHTTP, nil, hostname.Pattern(g.one("*.example.com", "x.example.com", "*")))
-	out.Ref.Name = fmt.Sprint("egress", i)
-	s := &out.Servers[0]
-	switch s.Ref = out.Ref; g.r.IntN(4) {
-	case 0:
-		s.Protocol, s.TLS = ProtocolTLS, &ServerTLS{}
-	case 1:
-		s.Protocol, s.TLS = ProtocolHTTPS, &ServerTLS{Mode: ServerIstioMutual}
-	case 2:
-		s.Protocol = ProtocolTCP
-	}
-	if g.r.IntN(3) == 0 {
-		out.Selector = nil
+func (g *generator) destinationRules() []*DestinationRule {
+	var out []*DestinationRule
+	for i := range g.r.IntN(4) {
+		d := dr(g.one("a", "b", "default", "istio-system"), fmt.Sprint("d", i), hostname.Pattern(g.one("x.example.com", "*.example.com", "*.wild.org", "*")), time.Duration(i+1))
+		if g.r.IntN(3) == 0 {
+			d.Traffic.TLS = &ClientTLS{Mode: ClientTLSMode(g.r.IntN(3))}
+		}
+		if g.r.IntN(3) == 0 {
+			d.Selector = map[string]string{"app": g.one("x", "y")}
+		}
+		if g.r.IntN(3) == 0 {
+			d.Traffic.Ports = map[uint16]*TrafficPolicy{443: {ProxyProtocol: 1}}
+		}
+		if g.r.IntN(4) == 0 {
+			d.Export = Visibility{Limited: true, Namespaces: []string{"a"}}
+		}
+		d.Subsets = []Subset{{Name: g.one("v1", "v2")}}
+		out = append(out, d)
 	}
 	return out
 }
 
-// twoHop returns a rule that leads to a gateway and one that leads on.
-func (g *generator) twoHop() []*VirtualService {
-	host := names(hostname.Pattern(g.one("x.example.com", "*.example.com", "*.wild.org")))
-	gateway := g.one("default/egress0", "default/egress1")
-	v := vs("via", []string{"mesh", gateway}, host)
-	last := g.one("x.example.com", "y.example.com", egressHost, "nowhere")
-	port := []uint16{80, 443, 0}[g.r.IntN(3)]
-	first := atGateway("mesh", 0)
-	v.HTTP = []*HTTPRule{to("", egressHost, port, first), to("", last, 443, atGateway(gateway, 80))}
-	v.TLS = []*TLSRule{
-		{Ref: v.Ref, Matches: []*L4Match{l4on("mesh", 443, host...)}, Route: toL4(egressHost, port)},
-		{Ref: v.Ref, Matches: []*L4Match{l4on(gateway, 443, host...)}, Route: toL4(last, 80)},
+// authorizations are policies for some of the services, and now and then for
+// the servers of a namespace.
+func (g *generator) authorizations(services []*Service) []*AuthorizationPolicy {
+	var out []*AuthorizationPolicy
+	some := func(n int) bool { return g.r.IntN(n) == 0 }
+	for _, s := range services {
+		if !some(2) {
+			continue
+		}
+		a := &AuthorizationPolicy{Ref: Ref{Kind: "AuthorizationPolicy", Namespace: s.Ref.Namespace, Name: "for-" + s.Ref.Name},
+			Action: AuthAction(g.r.IntN(3)), DryRun: some(5), Targets: []AuthTarget{{"ServiceEntry", s.Ref.Name}}}
+		for range g.r.IntN(3) {
+			r := &AuthRule{}
+			if some(3) {
+				r.From = []*AuthSource{{Namespaces: values(g.one("a", "b", "default"))}}
+			}
+			if some(4) {
+				r.From = append(r.From, &AuthSource{IPBlocks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Principals: values(g.one("cluster.local/*", "*"))})
+			}
+			o := &AuthOperation{}
+			if some(2) {
+				o.Hosts = values(g.one("x.example.com", "*.wild.org", "y.example.com:80"))
+			}
+			if some(3) {
+				o.Ports = []uint16{[]uint16{80, 443, 5432}[g.r.IntN(3)]}
+			}
+			if some(4) {
+				o.Methods = values("GET")
+			}
+			if some(2) {
+				r.To = []*AuthOperation{o}
+			}
+			switch g.r.IntN(8) {
+			case 0:
+				r.When = []*AuthCondition{{Key: keyDestinationIP, Values: []string{"192.0.2.0/28", "2001:db8::/64"}}}
+			case 1:
+				r.When = []*AuthCondition{{Key: keySNI, NotValues: []string{"x.example.com"}}}
+			case 2:
+				r.When = []*AuthCondition{{Key: keyHeaders + "x]", Values: []string{"1"}}}
+			}
+			a.Rules = append(a.Rules, r)
+		}
+		out = append(out, a)
 	}
-	v.TCP = []*TCPRule{{Ref: v.Ref, Matches: []*L4Match{l4on("mesh", 5432)}, Route: toL4(egressHost, port)}}
-	return []*VirtualService{v}
+	return out
+}
+
+// TestOpeningsAreAllowed: whatever the policies are, nothing is open in the
+// kernel that Decide denies, and what Decide sends straight the last decision
+// allows.
+func TestOpeningsAreAllowed(t *testing.T) {
+	direct := 0
+	for seed := range uint64(300) {
+		g := generator{r: rand.New(rand.NewPCG(seed, 2))}
+		c := g.config()
+		c.Authorizations = g.authorizations(c.Services)
+		c.Mesh.Outbound = OutboundMode(g.r.IntN(2))
+		c.DestinationRules = g.destinationRules()
+		if seed%2 == 0 {
+			c.Gateways, c.VirtualServices = []*Gateway{g.gateway(0), g.gateway(1)}, g.twoHop()
+			if !canCompile(c) { // a rule that leads to itself
+				c.VirtualServices = nil
+			}
+		}
+		s := mustCompile(t, c)
+		for _, id := range s.Policies() {
+			p := s.Policy(id)
+			for _, o := range p.Static() {
+				f := Flow{Transport: o.Transport, Dst: netip.AddrPortFrom(o.Prefix.Addr(), o.Port)}
+				direct += checkOpening(t, seed, p, o, f)
+			}
+			for _, name := range []string{"x.example.com", "y.example.com", "q.example.com", "a.wild.org", "b.wild.org"} {
+				for _, a := range []string{"198.51.100.3", "2001:db8:1::9"} {
+					for _, o := range p.Openings(name, netip.MustParseAddr(a)) {
+						f := Flow{Transport: o.Transport, Dst: netip.AddrPortFrom(o.Prefix.Addr(), o.Port), Names: []string{name}}
+						direct += checkOpening(t, seed, p, o, f)
+					}
+				}
+			}
+		}
+	}
+	if direct < 100 {
+		t.Errorf("only %d openings went straight", direct)
+	}
+}
+
+// checkOpening returns 1 for an opening by which flows go straight.
+func checkOpening(t *testing.T, seed uint64, p *Policy, o Opening, f Flow) int {
+	t.Helper()
+	d := p.Decide(f)
+	if o.Verdict == Proxy {
+		return 0 // the proxy decides
+	}
+	if o.Verdict == Deny || d.Verdict == Deny {
+		t.Fatalf("seed %d: %+v, decided %v %v\n%s", seed, o, d.Verdict, d.Reason, (&Snapshot{policies: []*Policy{p}}).Text())
+	}
+	if f.Transport == UDP {
+		return 1
+	}
+	switch o.Verdict {
+	case Inspect:
+		if d, _ := p.DecideTLS(f, o.Name); d.Verdict == Deny {
+			t.Fatalf("seed %d: %+v, with the name %v\n%s", seed, o, d.Reason, (&Snapshot{policies: []*Policy{p}}).Text())
+		}
+	case Direct:
+		if c := p.Candidates(f); c.Verdict == Deny {
+			t.Fatalf("seed %d: %+v, opaque %v\n%s", seed, o, c.Reason, (&Snapshot{policies: []*Policy{p}}).Text())
+		}
+	}
+	return 1
 }
 
 func manyServices(n int) []*Service {

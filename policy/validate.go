@@ -20,6 +20,9 @@ func (b *builder) validate() {
 	for _, vs := range b.cfg.VirtualServices {
 		b.validateVirtualService(vs)
 	}
+	for _, a := range b.cfg.Authorizations {
+		b.validateAuthorization(a)
+	}
 	for _, g := range b.cfg.Gateways {
 		if len(g.Servers) == 0 {
 			b.errorf(g.Ref, "a Gateway needs a server")
@@ -91,6 +94,8 @@ func (b *builder) validateService(s *Service) {
 
 func (b *builder) validateEndpoint(s *Service, e Endpoint) {
 	switch {
+	case e.Unix != "":
+		b.validateSocket(s, e)
 	case e.Host == "" && !e.Addr.IsValid():
 		b.errorf(s.Ref, "endpoints: one has no address")
 	case e.Host == "" && e.Addr.Zone() != "":
@@ -104,6 +109,23 @@ func (b *builder) validateEndpoint(s *Service, e Endpoint) {
 		if n, err := hostname.Normalize(e.Host); err != nil || n != e.Host {
 			b.errorf(s.Ref, "endpoints: %q is not a normalized name", e.Host)
 		}
+	}
+}
+
+// validateSocket checks an endpoint that is a socket in the file system. It
+// is for the forwarding core alone, which has no UDP.
+func (b *builder) validateSocket(s *Service, e Endpoint) {
+	switch {
+	case e.Addr.IsValid() || e.Host != "":
+		b.errorf(s.Ref, "endpoints: unix %q has an address as well", e.Unix)
+	case s.Resolution != ResolutionStatic:
+		b.errorf(s.Ref, "endpoints: unix %q needs resolution STATIC", e.Unix)
+	case e.Unix[0] != '/' && e.Unix[0] != '@':
+		b.errorf(s.Ref, "endpoints: unix %q is neither an absolute path nor an abstract name", e.Unix)
+	case slices.ContainsFunc(s.Endpoints, func(o Endpoint) bool { return o.Unix == "" }):
+		b.errorf(s.Ref, "endpoints: some are unix sockets and some are not")
+	case slices.ContainsFunc(s.Ports, func(p Port) bool { return p.Protocol.Transport() == UDP }):
+		b.errorf(s.Ref, "endpoints: a unix socket cannot serve a UDP port")
 	}
 }
 

@@ -137,6 +137,21 @@ const (
 	// ReasonStorage: no socket storage could be had for the socket.
 	ReasonStorage Reason = "no-socket-storage"
 
+	// ReasonEthertype: a frame that is not IP, or has a VLAN tag.
+	ReasonEthertype Reason = "not-ip"
+	// ReasonFragment: a fragment, whose ports or first bytes are elsewhere.
+	ReasonFragment Reason = "fragment"
+	// ReasonNoState: the middle of a connection whose beginning nobody saw, where an address does not decide alone.
+	ReasonNoState Reason = "no-connection"
+	// ReasonShare: an interface has its share of the table of flows.
+	ReasonShare Reason = "share-used-up"
+	// ReasonFrame: a frame that went past the IP stack (AF_PACKET).
+	ReasonFrame Reason = "raw-frame"
+	// ReasonSequence: a segment that does not fit those before it.
+	ReasonSequence Reason = "out-of-sequence"
+	// ReasonNoListener: the proxy that the flow has to go to is not there.
+	ReasonNoListener Reason = "no-listener"
+
 	// ReasonNoOrigin: a connection reached a listener without a recorded original destination.
 	ReasonNoOrigin Reason = "no-original-destination"
 	// ReasonName: the SNI, Host or queried name is not allowed for the workload.
@@ -157,6 +172,13 @@ const (
 	ReasonAddress Reason = "address-not-allowed"
 	// ReasonPolicyChanged: a connection was open and a newer policy denies it.
 	ReasonPolicyChanged Reason = "policy-changed"
+
+	// ReasonAuthorization: an AuthorizationPolicy denies the flow.
+	ReasonAuthorization Reason = "authorization-denied"
+	// ReasonNoAllow: AuthorizationPolicies guard the destination, and none of them allows the flow.
+	ReasonNoAllow Reason = "authorization-no-allow"
+	// ReasonNotSupported: the flow would have to leave in a way that egressd does not know.
+	ReasonNotSupported Reason = "not-supported"
 
 	// ReasonNoRoute: the host is allowed, but no HTTP rule matches the request.
 	ReasonNoRoute Reason = "no-route"

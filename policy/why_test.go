@@ -187,7 +187,7 @@ func checkWhy(t *testing.T, p *Policy, f Flow) {
 	if w.Allowed != (d.Verdict != Deny) || w.Reason != d.Reason {
 		t.Fatalf("%+v: explained as %v (%v), decided %v (%v)", f, w.Verdict, w.Reason, d.Verdict, d.Reason)
 	}
-	if w.Allowed && (w.Class == "" || !slices.ContainsFunc(w.Considered, func(c Considered) bool { return c.Won })) {
+	if w.Allowed && (w.Class == "" || w.Rule != nil && !slices.ContainsFunc(w.Considered, func(c Considered) bool { return c.Won })) {
 		t.Fatalf("%+v: allowed, class %q, by nothing: %+v", f, w.Class, w.Considered)
 	}
 	if w.Allowed && w.Nearest != nil {

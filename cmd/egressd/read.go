@@ -93,8 +93,11 @@ func eventLine(e flow.Event) string {
 	case e.Kind == flow.Close:
 		result = "CLOSE"
 	}
-	fmt.Fprintf(&b, "%s %-5s %-7s %s[%d]", e.Time.Local().Format("15:04:05.000"), result,
-		e.Layer, orDash(e.Process.Command), e.Process.PID)
+	who := fmt.Sprintf("%s[%d]", orDash(e.Process.Command), e.Process.PID)
+	if e.Interface != "" && e.Process.PID == 0 {
+		who = "if:" + e.Interface
+	}
+	fmt.Fprintf(&b, "%s %-5s %-7s %s", e.Time.Local().Format("15:04:05.000"), result, e.Layer, who)
 	if e.Proto != "" {
 		b.WriteString(" " + e.Proto)
 	}
@@ -121,6 +124,12 @@ func eventLine(e flow.Event) string {
 			label = "nearest"
 		}
 		fmt.Fprintf(&b, " %s: %s", label, e.Rule)
+	}
+	if e.Audited != nil {
+		fmt.Fprintf(&b, "; audited by %s", e.Audited)
+	}
+	if e.DryRun != nil {
+		fmt.Fprintf(&b, "; would be denied by %s (dry-run)", e.DryRun)
 	}
 	if e.Detail != "" {
 		b.WriteString("; " + e.Detail)
@@ -201,6 +210,9 @@ func printStatus(w io.Writer, s agent.Status) {
 	row("connections", "%d open, %d accepted, %d refused, %d requests",
 		s.Connections.Open, s.Connections.Accepted, s.Connections.Refused, s.Connections.Requests)
 	row("programs", "%d attached: %s", len(s.Programs), strings.Join(sortedKeys(s.Programs), " "))
+	for _, i := range s.Interfaces {
+		row("interface", "%s, %s %s", i.Name, i.As, i.Error)
+	}
 	for _, name := range sortedKeys(s.Maps) {
 		row("map", "%s: %d of %d", name, s.Maps[name].Entries, s.Maps[name].Max)
 	}

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -16,11 +18,13 @@ import (
 
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/link"
 )
 
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
-	var cgroupPath, gateway string
+	var cgroupPath, gateway, interfaces string
+	var workloads []string
 	var drain time.Duration
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
@@ -51,10 +55,16 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 			if o.GatewaySelector, err = labels(gateway); err != nil {
 				return err
 			}
+			// Workloads are objects like all others; that they describe the
+			// node is why they have a flag of their own.
+			o.Config = append(slices.Clone(o.Config), workloads...)
 			if o.Cgroup = cgroupPath; o.Cgroup == "" {
 				if o.Cgroup, err = cgroup.Root(); err != nil {
 					return err
 				}
+			}
+			if o.Guard, err = guardChoice(interfaces, o.Cgroup); err != nil {
+				return err
 			}
 			o.Workload = "node"
 			o.StateDir = f.stateDir
@@ -74,9 +84,34 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 	}
 	f.register(cmd, "info")
 	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
+	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
+	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
+}
+
+// guardChoice reads --interfaces. With auto, what is behind veths and taps is
+// under policy only when everything on the node is.
+func guardChoice(flag, captured string) (link.Choice, error) {
+	c, err := link.ParseChoice(flag)
+	if err != nil {
+		return c, usageError{fmt.Errorf("--interfaces: %w", err)}
+	}
+	root, err := cgroup.Root()
+	if err != nil {
+		return c, err
+	}
+	if c.Auto && !sameFile(root, captured) {
+		c = link.UplinksOnly
+	}
+	return c, nil
+}
+
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 func execCommand(e env) *cobra.Command {

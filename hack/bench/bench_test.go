@@ -6,9 +6,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/egressd/egressd/internal/agent"
 )
 
 const wrkOutput = `Running 2s test @ http://bench.example.com/
@@ -53,7 +57,8 @@ func TestMedian(t *testing.T) {
 func TestResult(t *testing.T) {
 	b := &bench{options: options{rounds: 2, duration: time.Second}}
 	b.contestants = []contestant{{name: "direct"}, {name: "nginx"}, {name: "broken"}}
-	res := newResult(b)
+	res := newResult(b.options)
+	res.contest(b)
 	d := disciplines()[0]
 	for _, v := range []float64{100, 200} {
 		res.add(d, b.contestants[0], sample{value: v})
@@ -75,5 +80,56 @@ func TestResult(t *testing.T) {
 	}
 	if c := got.Rows[0].Cells; c[1].Ratio != 0.5 || c[1].CPU != 20 || c[2].Error != "refused" {
 		t.Errorf("%+v %+v", c[1], c[2])
+	}
+}
+
+// TestShapes: what is measured is what is said: so many hosts, and no finding.
+func TestShapes(t *testing.T) {
+	for _, s := range shapes()[:3] {
+		dir := t.TempDir()
+		for name, content := range s.files() {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := agent.LoadPolicy([]string{dir}, nil)
+		if err != nil || len(l.Findings) > 0 {
+			t.Fatalf("%s: %v %v", s.name, err, l.Findings)
+		}
+		hosts := strings.Count(l.Snapshot.Text(), "\n  host ")
+		if want := s.hosts + s.hosts/10 + (s.addresses+249)/250; hosts != want {
+			t.Errorf("%s: %d hosts, want %d", s.name, hosts, want)
+		}
+	}
+}
+
+func TestClientHello(t *testing.T) {
+	hello, err := clientHello()
+	if err != nil || hello[0] != 22 || !bytes.Contains(hello, []byte(host)) {
+		t.Errorf("%x, %v", hello, err)
+	}
+}
+
+func TestAppliedLine(t *testing.T) {
+	m := appliedLine.FindStringSubmatch(`time=T level=INFO msg="policy applied" hash=abc services=3 read=1.5ms decode=2s compile=3µs apply=0s`)
+	if len(m) != 5 || m[1] != "1.5ms" || m[4] != "0s" {
+		t.Errorf("%q", m)
+	}
+}
+
+func TestWriteScale(t *testing.T) {
+	res := &result{Scale: []*scale{
+		{Policy: "small", Ready: 120, Read: 1, Decode: 2, Compile: 3, Memory: &memory{RSS: 20, Maps: map[string]float64{"egd_a": 1}}},
+		{Policy: "big", Change: &change{Effective: 105}, Memory: &memory{RSS: 150, Maps: map[string]float64{"egd_a": 2}},
+			Flat: &flat{Refused: 1.7, Allowed: 17, RefusedToSmall: 1.01}},
+	}}
+	var text bytes.Buffer
+	if err := res.writeText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"small", "big", "120", "6.0", "105", "150", "1.01", "egd_a"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in\n%s", want, text.String())
+		}
 	}
 }

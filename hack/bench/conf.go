@@ -15,7 +15,7 @@ http {
 }
 `
 
-// nginxConf: directory, origin, host, TCP port. One worker, keep-alive to the
+// nginxConf: directory, origin, host, TCP port, TLS port. One worker, keep-alive to the
 // origin, TLS by SNI without decryption.
 const nginxConf = `daemon off; user root; worker_processes 1; pid %[1]s/nginx.pid; error_log stderr crit;
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -29,13 +29,13 @@ http {
   }
 }
 stream {
-  map $ssl_preread_server_name $by_name { %[3]s %[2]s:443; default 127.0.0.2:1; }
-  server { listen 127.0.0.2:443 backlog=8192; ssl_preread on; proxy_pass $by_name; }
+  map $ssl_preread_server_name $by_name { %[3]s %[2]s:$server_port; default 127.0.0.2:1; }
+  server { listen 127.0.0.2:443 backlog=8192; listen 127.0.0.2:%[5]d backlog=8192; ssl_preread on; proxy_pass $by_name; }
   server { listen 127.0.0.2:%[4]d backlog=8192; proxy_pass %[2]s:%[4]d; }
 }
 `
 
-// haproxyConf: origin, host, TCP port. The same as nginxConf.
+// haproxyConf: origin, host, TCP port, TLS port. The same as nginxConf.
 const haproxyConf = `global
   nbthread 1
   maxconn 4096
@@ -55,19 +55,51 @@ backend http
 frontend tls
   mode tcp
   bind 127.0.0.3:443 backlog 8192
+  bind 127.0.0.3:%[4]d backlog 8192
   tcp-request inspect-delay 5s
   tcp-request content accept if { req_ssl_hello_type 1 }
   use_backend tls if { req_ssl_sni -i %[2]s }
 backend tls
   mode tcp
-  server origin %[1]s:443
+  server origin %[1]s
 listen tcp
   mode tcp
   bind 127.0.0.3:%[3]d backlog 8192
   server origin %[1]s:%[3]d
 `
 
-// egressdConf: host, TCP port, virtual address, origin.
+// sniproxyConf: directory, origin, host, TLS port. It knows HTTP and TLS by
+// name and no opaque TCP.
+const sniproxyConf = `user root
+pidfile %[1]s/sniproxy.pid
+error_log {
+  filename %[1]s/sniproxy.log
+  priority crit
+}
+listen 127.0.0.4:80 {
+  proto http
+  table http
+}
+listen 127.0.0.4:443 {
+  proto tls
+  table tls
+}
+listen 127.0.0.4:%[4]d {
+  proto tls
+  table streams
+}
+table http {
+  %[3]s %[2]s:80
+}
+table tls {
+  %[3]s %[2]s:443
+}
+table streams {
+  %[3]s %[2]s:%[4]d
+}
+`
+
+// egressdConf: host, TCP port, TLS port, virtual address, origin.
 const egressdConf = `apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata:
@@ -85,6 +117,9 @@ spec:
   - number: %[2]d
     name: tcp
     protocol: TCP
+  - number: %[3]d
+    name: streams
+    protocol: TLS
   location: MESH_EXTERNAL
   resolution: DNS
 ---
@@ -96,14 +131,14 @@ spec:
   hosts:
   - virtual.example.com
   addresses:
-  - %[3]s
+  - %[4]s
   ports:
   - number: %[2]d
     name: tcp
     protocol: TCP
   resolution: STATIC
   endpoints:
-  - address: %[4]s
+  - address: %[5]s
 `
 
 const (

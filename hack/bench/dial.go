@@ -3,15 +3,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -106,21 +103,4 @@ func dialMany(addr, limit string) error {
 	slices.Sort(took)
 	fmt.Println(took[len(took)/2], len(took))
 	return nil
-}
-
-// manyRules is a policy with n addresses, 250 to a ServiceEntry.
-func manyRules(n int) []byte {
-	var b bytes.Buffer
-	b.WriteString("# further addresses\n")
-	for i := 0; i < n; {
-		fmt.Fprintf(&b, "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: rules-%d}\n"+
-			"spec:\n  hosts: [rules-%d.example.com]\n  ports: [{number: 443, name: tcp, protocol: TCP}]\n"+
-			"  resolution: STATIC\n  endpoints:\n", i, i)
-		for range min(250, n-i) {
-			b.WriteString("  - address: 10." + strings.Join([]string{
-				strconv.Itoa(i >> 16 & 255), strconv.Itoa(i >> 8 & 255), strconv.Itoa(i & 255)}, ".") + "\n")
-			i++
-		}
-	}
-	return b.Bytes()
 }

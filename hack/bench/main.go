@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures egressd against no proxy at all, nginx and HAProxy,
-// side by side in one run on one machine: the same client, the same origin
+// Command bench measures egressd against no proxy at all, nginx, HAProxy and
+// sniproxy, side by side in one run on one machine: the same client, the same origin
 // and the same wire, the contestants taking turns round by round. Only the
 // ratios mean something; the numbers behind them are this machine's.
 //
-// It needs root and wrk, iperf3 and nginx (for the origin). Of the
+// Then it measures egressd alone with a big policy: loading it, changing it,
+// its memory, and that connect() costs what it does with a small one.
+//
+// It needs root and wrk and nginx (for the origin). Of the
 // contestants, those that are not installed are left out.
 package main
 
@@ -32,28 +35,29 @@ type options struct {
 	output   string
 	egressd  string
 	only     string
+	what     string
 	conns    int
-	rules    int
 }
 
 func main() {
 	var o options
-	flag.DurationVar(&o.duration, "duration", 3*time.Second, "length of one measurement")
-	flag.IntVar(&o.rounds, "rounds", 5, "how often each is measured; the median counts")
+	flag.DurationVar(&o.duration, "duration", 2*time.Second, "length of one measurement")
+	flag.IntVar(&o.rounds, "rounds", 3, "how often each is measured; the median counts")
 	flag.StringVar(&o.output, "o", "text", "output format: text or json")
 	flag.StringVar(&o.egressd, "egressd", "", "the egressd binary; built from ./cmd/egressd if empty")
 	flag.StringVar(&o.only, "only", "", "comma-separated contestants; all if empty")
 	flag.IntVar(&o.conns, "c", 32, "concurrent connections of the HTTP client")
-	flag.IntVar(&o.rules, "rules", 0, "further addresses in egressd's policy: what a decision costs should not depend on them")
-	if len(os.Args) == 4 && os.Args[1] == dialVerb {
-		if err := dialMany(os.Args[2], os.Args[3]); err != nil {
+	flag.StringVar(&o.what, "what", "", "comma-separated measurements, of "+strings.Join(keys(), ", ")+"; all if empty")
+	if len(os.Args) > 1 && verbs[os.Args[1]] != nil {
+		if err := verbs[os.Args[1]](os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
 		return
 	}
 	flag.Parse()
-	if flag.NArg() > 0 || o.rounds < 1 || o.duration < time.Second || (o.output != "text" && o.output != "json") {
+	if flag.NArg() > 0 || o.rounds < 1 || o.duration < time.Second || (o.output != "text" && o.output != "json") ||
+		slices.ContainsFunc(split(o.what), func(w string) bool { return !slices.Contains(keys(), w) }) {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -67,7 +71,7 @@ func main() {
 
 // run measures and prints.
 func run(ctx context.Context, o options) (err error) {
-	for _, tool := range []string{"wrk", "iperf3", "nginx"} {
+	for _, tool := range []string{"wrk", "nginx"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return fmt.Errorf("needs %s: %w", tool, err)
 		}
@@ -84,13 +88,11 @@ func run(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("building egressd: %w\n%s", berr, out)
 		}
 	}
-	b, err := newBench(ctx, o)
-	if err != nil {
+	res := newResult(o)
+	if err := measureContestants(ctx, o, res); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
-	res, err := b.measure(ctx)
-	if err != nil {
+	if err := measureScale(ctx, o, res); err != nil {
 		return err
 	}
 	if o.output == "json" {
@@ -99,7 +101,52 @@ func run(ctx context.Context, o options) (err error) {
 	return res.writeText(os.Stdout)
 }
 
+// measureContestants compares egressd with the others.
+func measureContestants(ctx context.Context, o options, res *result) (err error) {
+	if len(o.disciplines()) == 0 {
+		return nil
+	}
+	b, err := newBench(ctx, o, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	return b.measure(ctx, res)
+}
+
+// verbs are what this program does for itself in namespaces and cgroups.
+var verbs = map[string]func(args []string) error{
+	dialVerb:   func(a []string) error { return dialMany(a[0], a[1]) },
+	streamVerb: func(a []string) error { return stream(a[0], a[1], a[2]) },
+	sinkVerb:   func(a []string) error { return sink(a[0]) },
+	lookupVerb: func(a []string) error { return lookup(a[0], a[1]) },
+	loadVerb:   func(a []string) error { return load(a) },
+}
+
+func split(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
+}
+
+// keys are the names of all measurements.
+func keys() []string {
+	var out []string
+	for _, d := range disciplines() {
+		out = append(out, d.key)
+	}
+	return append(out, scaleKeys...)
+}
+
+// disciplines are those that were asked for.
+func (o options) disciplines() []discipline {
+	return slices.DeleteFunc(disciplines(), func(d discipline) bool { return !o.measures(d.key) })
+}
+
+// measures says whether a measurement was asked for.
+func (o options) measures(key string) bool {
+	return o.what == "" || slices.Contains(split(o.what), key)
+}
+
 // wanted says whether a contestant was asked for.
 func (o options) wanted(name string) bool {
-	return o.only == "" || slices.Contains(strings.Split(o.only, ","), name)
+	return o.only == "" || slices.Contains(split(o.only), name)
 }

@@ -4,11 +4,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,49 +24,56 @@ type sample struct {
 
 // discipline is one thing that is measured.
 type discipline struct {
-	name, unit, cpuUnit string
+	// key is what -what calls it.
+	key, name, unit, cpuUnit string
 	// cpuScale converts sample.cpu to cpuUnit.
 	cpuScale float64
 	run      func(*bench, context.Context, contestant) (sample, error)
 }
 
 func disciplines() []discipline {
+	http := func(key, name, unit, cpuUnit, url string, closing bool) discipline {
+		return discipline{key, name, unit, cpuUnit, 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+			return b.wrk(ctx, c, url, closing)
+		}}
+	}
+	streams := func(key, name string, port uint16, n int, hello bool) discipline {
+		return discipline{key, name, "Gbit/s", "ms CPU/GB", 1e3, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+			return b.streams(ctx, c, port, n, hello)
+		}}
+	}
+	dial := func(key, name, vip string, port uint16) discipline {
+		return discipline{key, name, "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+			return b.dial(ctx, c, vip, port)
+		}}
+	}
 	return []discipline{
-		{"HTTP keep-alive", "req/s", "µs CPU/req", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
-			return b.wrk(ctx, c, "http://"+host+"/", false)
-		}},
-		{"HTTP new connections", "conn/s", "µs CPU/req", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
-			return b.wrk(ctx, c, "http://"+host+"/", true)
-		}},
-		{"TLS new connections", "conn/s", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
-			return b.wrk(ctx, c, "https://"+host+"/", true)
-		}},
-		{"TCP one stream", "Gbit/s", "ms CPU/GB", 1e3, (*bench).iperf},
-		{"connect() that is refused", "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
-			return b.dial(ctx, c, "", closedPort)
-		}},
-		{"connect() that succeeds", "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
-			return b.dial(ctx, c, "", tcpPort)
-		}},
-		{"connect() to an endpoint", "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
-			return b.dial(ctx, c, vipV4, tcpPort)
-		}},
+		http("http", "HTTP keep-alive", "req/s", "µs CPU/req", "http://"+host+"/", false),
+		http("http-new", "HTTP new connections", "conn/s", "µs CPU/req", "http://"+host+"/", true),
+		http("tls-new", "TLS new connections", "conn/s", "µs CPU/conn", "https://"+host+"/", true),
+		streams("tls-1", "TLS one stream", tlsPort, 1, true),
+		streams("tls-32", "TLS 32 streams", tlsPort, 32, true),
+		streams("tcp-1", "TCP one stream", tcpPort, 1, false),
+		streams("tcp-32", "TCP 32 streams", tcpPort, 32, false),
+		dial("refused", "connect() that is refused", "", closedPort),
+		dial("allowed", "connect() that succeeds", "", tcpPort),
+		dial("endpoint", "connect() to an endpoint", vipV4, tcpPort),
 	}
 }
 
 // measure runs all rounds; in each, the contestants take turns in every
 // discipline, so that whatever else the machine does hits all alike.
-func (b *bench) measure(ctx context.Context) (*result, error) {
-	res := newResult(b)
+func (b *bench) measure(ctx context.Context, res *result) error {
+	res.contest(b)
 	for round := range b.rounds {
-		for _, d := range disciplines() {
+		for _, d := range b.disciplines() {
 			for i := range b.contestants {
 				// Each round another one goes first.
 				c := b.contestants[(i+round)%len(b.contestants)]
 				fmt.Fprintf(os.Stderr, "round %d/%d: %s, %s\n", round+1, b.rounds, d.name, c.name)
 				s, err := d.run(b, ctx, c)
 				if ctx.Err() != nil {
-					return nil, ctx.Err()
+					return ctx.Err()
 				}
 				if err != nil {
 					res.fail(d, c, err)
@@ -78,7 +83,7 @@ func (b *bench) measure(ctx context.Context) (*result, error) {
 			}
 		}
 	}
-	return res, nil
+	return nil
 }
 
 // cpuTime is the proxy's processor time so far.
@@ -132,39 +137,4 @@ func parseWrk(out string) (n float64, d time.Duration, err error) {
 		return 0, 0, errors.Join(nerr, derr, fmt.Errorf("no request was answered: %s", out))
 	}
 	return n, d, errors.Join(nerr, derr)
-}
-
-// iperf measures one TCP stream from the client to the origin.
-func (b *bench) iperf(ctx context.Context, c contestant) (sample, error) {
-	before, err := c.cpuTime()
-	if err != nil {
-		return sample{}, err
-	}
-	out, err := b.client(ctx, c, "iperf3", "-J", "-c", host, "-p", strconv.Itoa(tcpPort), "-t", strconv.Itoa(int(b.duration.Seconds()))).Output()
-	if err != nil {
-		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-			return sample{}, fmt.Errorf("iperf3: %w: %s %s", err, out, exit.Stderr)
-		}
-		return sample{}, fmt.Errorf("iperf3: %w", err)
-	}
-	after, err := c.cpuTime()
-	if err != nil {
-		return sample{}, err
-	}
-	var report struct {
-		End struct {
-			Received struct {
-				Bytes float64 `json:"bytes"`
-				Rate  float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		} `json:"end"`
-	}
-	if err := json.Unmarshal(out, &report); err != nil {
-		return sample{}, fmt.Errorf("iperf3: %w", err)
-	}
-	r := report.End.Received
-	if r.Bytes == 0 {
-		return sample{}, errors.New("iperf3: nothing was received")
-	}
-	return sample{value: r.Rate / 1e9, cpu: (after - before).Seconds() / (r.Bytes / 1e9)}, nil
 }

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -43,24 +45,58 @@ type result struct {
 	Cores    int      `json:"cores"`
 	Rounds   int      `json:"rounds"`
 	Duration string   `json:"duration"`
+	Peers    []string `json:"peers,omitempty"`
 	Notes    []string `json:"notes,omitempty"`
-	Rows     []*row   `json:"rows"`
+	Rows     []*row   `json:"rows,omitempty"`
+	Scale    []*scale `json:"scale,omitempty"`
 }
 
-func newResult(b *bench) *result {
-	res := &result{Cores: runtime.NumCPU(), Rounds: b.rounds, Duration: b.duration.String(), Notes: b.notes}
+func newResult(o options) *result {
+	res := &result{Cores: runtime.NumCPU(), Rounds: o.rounds, Duration: o.duration.String()}
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
 		res.Kernel = unix.ByteSliceToString(uts.Release[:])
 	}
-	for _, d := range disciplines() {
+	// Whoever else runs takes from the proxies' core first, and distorts most
+	// what they do.
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		load, _, _ := strings.Cut(string(text), " ")
+		if n, err := strconv.ParseFloat(load, 64); err == nil && n > float64(res.Cores)/2 {
+			res.Notes = append(res.Notes, "others used the machine at the start (load average "+load+"): repeat this when it is quiet")
+		}
+	}
+	return res
+}
+
+// contest makes the rows of b's contestants.
+func (res *result) contest(b *bench) {
+	res.Notes = append(res.Notes, b.notes...)
+	res.Peers = peers(b)
+	for _, d := range b.disciplines() {
 		r := &row{Discipline: d.name, Unit: d.unit, CPUUnit: d.cpuUnit}
 		for _, c := range b.contestants {
 			r.Cells = append(r.Cells, &cell{Contestant: c.name})
 		}
 		res.Rows = append(res.Rows, r)
 	}
-	return res
+}
+
+// peers are the versions of the programs beside egressd, by their own words.
+func peers(b *bench) []string {
+	var out []string
+	for _, c := range b.contestants {
+		flag := map[string]string{"nginx": "-v", "haproxy": "-v", "sniproxy": "-V"}[c.name]
+		if flag == "" {
+			continue
+		}
+		said, err := exec.Command(c.name, flag).CombinedOutput()
+		if err != nil {
+			said = []byte(c.name + ": " + err.Error())
+		}
+		first, _, _ := strings.Cut(string(said), "\n")
+		out = append(out, first)
+	}
+	return out
 }
 
 func (res *result) cell(d discipline, c contestant) *cell {
@@ -120,6 +156,9 @@ func (res *result) writeJSON(w io.Writer) error {
 func (res *result) writeText(w io.Writer) error {
 	res.ratios()
 	fmt.Fprintf(w, "medians of %d rounds of %s, interleaved; Linux %s, %d cores, one for the proxy\n", res.Rounds, res.Duration, res.Kernel, res.Cores)
+	for _, peer := range res.Peers {
+		fmt.Fprintln(w, peer)
+	}
 	for _, note := range res.Notes {
 		fmt.Fprintln(w, "note:", note)
 	}
@@ -145,7 +184,7 @@ func (res *result) writeText(w io.Writer) error {
 			return err
 		}
 	}
-	return nil
+	return res.writeScale(w)
 }
 
 // number prints about three digits.

@@ -12,12 +12,14 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/egressd/egressd/internal/world"
@@ -26,9 +28,13 @@ import (
 const (
 	host     = "bench.example.com"
 	originV4 = "151.101.1.10"
+	// The ports of the byte streams, opaque and with a ClientHello, and the
+	// one that says how much of them arrived.
 	tcpPort  = 5001
 	// vipV4 is nowhere; egressd's policy names the origin as its endpoint.
 	vipV4 = "240.0.0.1"
+	tlsPort  = 8443
+	sinkPort = 5002
 	// startWait bounds how long a server may take to listen.
 	startWait = 10 * time.Second
 )
@@ -41,6 +47,8 @@ type contestant struct {
 	addr string
 	// cg is the client's cgroup; nil: the bench's own.
 	cg *world.Cgroup
+	// tlsOnly: it cannot forward opaque TCP.
+	tlsOnly bool
 	// cpu is the processor time that the proxy has used; nil: there is none.
 	cpu func() (time.Duration, error)
 }
@@ -51,13 +59,16 @@ type bench struct {
 	w           *world.World
 	dir         string
 	contestants []contestant
-	notes       []string // who is left out, and why
+	notes       []string          // who is left out, and why
+	policy      map[string][]byte // egressd's further configuration, by file name
+	daemon      *world.Daemon
+	started     time.Duration // what the daemon took to be ready
 	closers     []func() error
 }
 
 // newBench builds the world, the origin and the contestants.
-func newBench(ctx context.Context, o options) (b *bench, err error) {
-	b = &bench{options: o}
+func newBench(ctx context.Context, o options, policy map[string][]byte) (b *bench, err error) {
+	b = &bench{options: o, policy: policy}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -83,7 +94,7 @@ func newBench(ctx context.Context, o options) (b *bench, err error) {
 	for _, c := range []struct {
 		name string
 		add  func(context.Context) error
-	}{{"nginx", b.nginx}, {"haproxy", b.haproxy}, {"egressd", b.egress}} {
+	}{{"nginx", b.nginx}, {"haproxy", b.haproxy}, {"sniproxy", b.sniproxy}, {"egressd", b.egress}} {
 		if !o.wanted(c.name) {
 			continue
 		}
@@ -171,7 +182,7 @@ func (b *bench) write(name, content string) (string, error) {
 	return path, os.WriteFile(path, []byte(content), 0o644)
 }
 
-// origin is nginx with a small answer on 80 and 443, and iperf3.
+// origin is nginx with a small answer on 80 and 443, and the sink.
 func (b *bench) origin(ctx context.Context) error {
 	if err := writeCert(b.dir); err != nil {
 		return err
@@ -184,8 +195,11 @@ func (b *bench) origin(ctx context.Context) error {
 	if _, err := b.server(ctx, "origin", "origin", b.w.Net, netip.AddrPortFrom(at, 80), "nginx", "-c", conf, "-e", "stderr"); err != nil {
 		return err
 	}
-	// iperf3 takes one client at a time; the probe of b.server is one that goes at once.
-	_, err = b.server(ctx, "iperf3", "origin", b.w.Net, netip.AddrPortFrom(at, tcpPort), "iperf3", "-s", "-p", fmt.Sprint(tcpPort))
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	_, err = b.server(ctx, "sink", "origin", b.w.Net, netip.AddrPortFrom(at, sinkPort), self, sinkVerb, originV4)
 	return err
 }
 
@@ -202,7 +216,7 @@ func (b *bench) proxy(ctx context.Context, name, addr string, line ...string) er
 }
 
 func (b *bench) nginx(ctx context.Context) error {
-	conf, err := b.write("nginx.conf", fmt.Sprintf(nginxConf, b.dir, originV4, host, tcpPort))
+	conf, err := b.write("nginx.conf", fmt.Sprintf(nginxConf, b.dir, originV4, host, tcpPort, tlsPort))
 	if err != nil {
 		return err
 	}
@@ -210,28 +224,42 @@ func (b *bench) nginx(ctx context.Context) error {
 }
 
 func (b *bench) haproxy(ctx context.Context) error {
-	conf, err := b.write("haproxy.cfg", fmt.Sprintf(haproxyConf, originV4, host, tcpPort))
+	conf, err := b.write("haproxy.cfg", fmt.Sprintf(haproxyConf, originV4, host, tcpPort, tlsPort))
 	if err != nil {
 		return err
 	}
 	return b.proxy(ctx, "haproxy", "127.0.0.3", "haproxy", "-db", "-f", conf)
 }
 
+func (b *bench) sniproxy(ctx context.Context) error {
+	conf, err := b.write("sniproxy.conf", fmt.Sprintf(sniproxyConf, b.dir, originV4, strings.ReplaceAll(host, ".", `\.`), tlsPort))
+	if err != nil {
+		return err
+	}
+	if err := b.proxy(ctx, "sniproxy", "127.0.0.4", "sniproxy", "-f", "-c", conf); err != nil {
+		return err
+	}
+	b.contestants[len(b.contestants)-1].tlsOnly = true
+	return nil
+}
+
 // egress adds egressd. Its client runs captured and dials the origin.
 func (b *bench) egress(ctx context.Context) error {
-	config := map[string][]byte{
-		"bench.yaml": fmt.Appendf(nil, egressdConf, host, tcpPort, vipV4, originV4),
-		"rules.yaml": manyRules(b.rules),
-	}
+	config := map[string][]byte{"bench.yaml": fmt.Appendf(nil, egressdConf, host, tcpPort, tlsPort, vipV4, originV4)}
+	maps.Copy(config, b.policy)
 	d, err := b.w.NewDaemon(b.egressd, config)
 	if err != nil {
 		return err
 	}
 	b.closers = append(b.closers, d.Stop)
-	d.Prefix = pin("proxy")
+	if len(b.policy) == 0 {
+		d.Prefix = pin("proxy")
+	}
+	start := time.Now()
 	if err := d.Start(ctx); err != nil {
 		return err
 	}
+	b.started, b.daemon = time.Since(start), d
 	cg, err := d.Root.Child("client")
 	if err != nil {
 		return err

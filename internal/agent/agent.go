@@ -50,6 +50,8 @@ type Agent struct {
 	sockets  *listeners
 	status   *status
 	watcher  *source.Watcher
+	guards   guards
+	took     Took // by reading the first policy
 	// own is the id of egressd's own cgroup, 0 when it is not captured.
 	own uint64
 	// saved is names.Changes as it was when the file was written.
@@ -72,6 +74,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		events: flow.NewLog(eventsKept),
 		unload: make(chan struct{}),
 	}
+	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
 	a.sink = recorder{events: a.events, log: o.Log}
 	a.status = newStatus(a)
 	defer func() {
@@ -100,7 +103,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if o.Interfaces {
 		gates = openGates(o.Log)
 	}
-	if a.sockets, err = listen(ctx, o.Interfaces, gates); err != nil {
+	if a.sockets, err = listen(ctx, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
 		return nil, err
 	}
 	if err := a.wire(); err != nil {
@@ -169,6 +172,7 @@ func ownAddresses() []netip.Addr {
 // were adopted from an earlier run keep what is still right: flows of live
 // workloads go on while this happens.
 func (a *Agent) startPolicy(l Loaded) error {
+	a.took = l.Took
 	a.current.p.Store(l.Snapshot)
 	if n, err := a.restoreNames(); err != nil {
 		a.log.Warn("learned addresses of the last run not restored", "error", err)
@@ -221,7 +225,12 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	if ctx.Err() == nil {
-		serve(func() error { a.watcher.Run(ctx, a.reload); return nil })
+		serve(func() error {
+			release(a.took)
+			a.watcher.Run(ctx, a.reload)
+			return nil
+		})
+		serve(func() error { return a.watchInterfaces(ctx) })
 	}
 	select {
 	case <-ctx.Done():
@@ -286,6 +295,9 @@ func (a *Agent) capture() error {
 	if err := a.datapath.Attach(a.opts.Cgroup); err != nil {
 		return err
 	}
+	if err := a.guardInterfaces(); err != nil {
+		return err
+	}
 	a.endEarlier()
 	return nil
 }
@@ -314,6 +326,9 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("sweep of original destinations", "error", err)
 			}
 			a.keepGates()
+			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
+				a.log.Warn("sweep of the interfaces' flows", "error", err)
+			}
 		case <-save.C:
 			if err := a.saveNames(); err != nil {
 				a.log.Warn("learned addresses not saved", "error", err)

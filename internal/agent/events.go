@@ -28,6 +28,7 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		WouldDeny: k.Audit,
 		Reason:    k.Reason,
 		Name:      k.Name,
+		Interface: a.interfaceName(k.Interface),
 	}
 	if k.Peer != k.Dst {
 		e.Upstream = k.Peer
@@ -53,7 +54,7 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 	}
 	switch d := p.Decide(f); {
 	case allowed == (d.Verdict != policy.Deny):
-		e.Rule = d.Rule
+		e.Rule, e.Audited, e.DryRun = d.Rule, d.Audited, d.DryRun
 		// The kernel only knows that nothing opens the flow; the snapshot
 		// knows what comes nearest.
 		if k.Reason == policy.ReasonNoRule || k.Reason == policy.ReasonTransport {
@@ -76,7 +77,7 @@ func (a *Agent) workloadName(id uint32) string {
 // recordKernelEvent records an event, and ends the socket of a connection that
 // the kernel has cut: without that the application would wait for its timeout.
 func (a *Agent) recordKernelEvent(k loader.Event) {
-	if k.Cut() {
+	if k.Cut() && k.Interface == 0 {
 		if err := a.datapath.Destroy(k.Socket(), k.PID, a.captured); err != nil {
 			a.log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
 		}
@@ -104,6 +105,9 @@ func (r recorder) Record(e flow.Event) {
 		slog.String("layer", string(e.Layer)), slog.String("reason", string(e.Reason)),
 		slog.String("workload", e.Workload), slog.Int("pid", e.Process.PID),
 		slog.String("command", e.Process.Command), slog.String("proto", e.Proto),
+	}
+	if e.Interface != "" {
+		attrs = append(attrs, slog.String("interface", e.Interface))
 	}
 	if e.Name != "" {
 		attrs = append(attrs, slog.String("name", e.Name))

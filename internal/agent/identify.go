@@ -53,6 +53,7 @@ func (s origins) Origin(t policy.Transport, src netip.AddrPort, slot int) (dnspr
 		Policy:   o.Policy,
 		Mode:     o.Mode,
 		Server:   o.Dst,
+		AsServer: o.Interface != 0,
 	}, ok
 }
 

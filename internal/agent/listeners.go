@@ -27,6 +27,8 @@ type listeners struct {
 	dnsUDP [][]net.PacketConn
 	mu     sync.Mutex // guards the gates of ports, which may be closed
 	ports  loader.Listeners
+	// transparent: the sockets may use addresses that are not the node's.
+	transparent bool
 }
 
 // loopbacks are the addresses to listen on: ::1 only where IPv6 is there.
@@ -40,10 +42,12 @@ func loopbacks() []netip.Addr {
 	return []netip.Addr{v4, v6}
 }
 
-// listen binds every listener, on loopback and the gates. fixed asks for the daemon's ports; a UDP slot
-// other than the first is always ephemeral.
-func listen(ctx context.Context, fixed bool, gates []netip.Addr) (_ *listeners, err error) {
-	l := &listeners{}
+// listen binds every listener, on loopback and the gates. fixed asks for the
+// daemon's ports; a UDP slot other than the first is always ephemeral.
+// transparent lets them serve what still bears the address that was dialled
+// (loader's Steer).
+func listen(ctx context.Context, fixed, transparent bool, gates []netip.Addr) (_ *listeners, err error) {
+	l := &listeners{transparent: transparent}
 	defer func() {
 		if err != nil {
 			l.close()
@@ -86,7 +90,7 @@ const tries = 16
 
 func (l *listeners) bindTCP(ctx context.Context, addrs []netip.Addr, port uint16, keep func(*net.TCPListener)) (uint16, error) {
 	return bindAll(addrs, port, func(a netip.AddrPort) (interface{ Close() error }, uint16, error) {
-		lc := net.ListenConfig{Control: reuse}
+		lc := net.ListenConfig{Control: l.control}
 		lc.SetMultipathTCP(false)
 		ln, err := lc.Listen(ctx, "tcp", a.String())
 		if err != nil {
@@ -98,7 +102,7 @@ func (l *listeners) bindTCP(ctx context.Context, addrs []netip.Addr, port uint16
 
 func (l *listeners) bindUDP(ctx context.Context, addrs []netip.Addr, port uint16) (uint16, error) {
 	return bindAll(addrs, port, func(a netip.AddrPort) (interface{ Close() error }, uint16, error) {
-		var lc net.ListenConfig
+		lc := net.ListenConfig{Control: l.control}
 		pc, err := lc.ListenPacket(ctx, "udp", a.String())
 		if err != nil {
 			return nil, 0, err
@@ -139,12 +143,26 @@ func bindAll(addrs []netip.Addr, port uint16,
 	}
 }
 
-// reuse lets a restarted daemon bind while connections of the one before are
-// in TIME_WAIT.
-func reuse(_, _ string, c syscall.RawConn) error {
+// control sets the options of a socket before it is bound. SO_REUSEADDR lets a
+// restarted daemon bind while connections of the one before are in TIME_WAIT.
+func (l *listeners) control(network, _ string, c syscall.RawConn) error {
 	var err error
+	set := func(fd uintptr, level, option int) {
+		if err == nil {
+			err = unix.SetsockoptInt(int(fd), level, option, 1)
+		}
+	}
 	if cerr := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		if network == "tcp4" || network == "tcp6" {
+			set(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+		}
+		switch {
+		case !l.transparent:
+		case network == "tcp6" || network == "udp6":
+			set(fd, unix.SOL_IPV6, unix.IPV6_TRANSPARENT)
+		default:
+			set(fd, unix.SOL_IP, unix.IP_TRANSPARENT)
+		}
 	}); cerr != nil {
 		return cerr
 	}

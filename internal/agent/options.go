@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
@@ -65,6 +66,9 @@ type Options struct {
 	// Interfaces says whether the daemon's fixed ports are used (run) or only
 	// ephemeral ones without status and readiness (exec).
 	Interfaces bool
+	// Guard says which network interfaces have workloads at their other end;
+	// the zero value guards none, and no uplink.
+	Guard link.Choice
 	// DrainTime bounds how long requests in flight may go on when the daemon
 	// ends; 0: 5 s.
 	DrainTime time.Duration

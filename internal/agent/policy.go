@@ -5,6 +5,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -32,10 +33,18 @@ func (c *current) Policy(id policy.PolicyID) *policy.Policy {
 type Loaded struct {
 	Snapshot *policy.Snapshot
 	Findings []istio.Finding
+	Took     Took
 	// Objects counts the services, virtual services and gateways.
 	Services, VirtualServices, Gateways int
 	// Files are what was read.
 	Files []istio.File
+}
+
+// Took is how long the steps of reading the configuration took.
+type Took struct {
+	Read    time.Duration `json:"read"`    // the files
+	Decode  time.Duration `json:"decode"`  // and validate
+	Compile time.Duration `json:"compile"` // to a snapshot
 }
 
 // ErrPolicy says that the configuration has errors; Loaded.Findings has them.
@@ -44,24 +53,32 @@ var ErrPolicy = errors.New("the policy has errors")
 // LoadPolicy reads, validates and compiles the policy in paths. On ErrPolicy
 // the findings say what is wrong.
 func LoadPolicy(paths []string, gateway map[string]string) (Loaded, error) {
+	start := time.Now()
 	files, err := source.Files(paths)
 	if err != nil {
 		return Loaded{}, err
 	}
-	return loadFiles(files, gateway)
+	read := time.Since(start)
+	l, err := loadFiles(files, gateway)
+	l.Took.Read = read
+	return l, err
 }
 
 // loadFiles is LoadPolicy for files that have been read.
 func loadFiles(files []istio.File, gateway map[string]string) (Loaded, error) {
+	start := time.Now()
 	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway})
-	l := Loaded{Findings: findings, Files: files}
+	decoded := time.Now()
+	l := Loaded{Findings: findings, Files: files, Took: Took{Decode: decoded.Sub(start)}}
 	if config == nil {
 		return l, ErrPolicy
 	}
 	l.Services, l.VirtualServices, l.Gateways =
 		len(config.Services), len(config.VirtualServices), len(config.Gateways)
 	var err error
-	if l.Snapshot, err = policy.Compile(config); err != nil {
+	l.Snapshot, err = policy.Compile(config)
+	l.Took.Compile = time.Since(decoded)
+	if err != nil {
 		return l, fmt.Errorf("%w: %w", ErrPolicy, err)
 	}
 	for _, w := range l.Snapshot.Warnings() {
@@ -87,6 +104,18 @@ func (a *Agent) reload() {
 		return
 	}
 	a.saveLastGood(l)
+	release(l.Took)
+}
+
+// bigPolicy is how long loading takes when it is worth to clean up behind it.
+const bigPolicy = 100 * time.Millisecond
+
+// release gives the memory back that loading a big policy took: it is several
+// times what the policy itself needs, and nothing else will need it soon.
+func release(t Took) {
+	if t.Read+t.Decode+t.Compile > bigPolicy {
+		debug.FreeOSMemory()
+	}
 }
 
 func (a *Agent) logFindings(findings []istio.Finding) {
@@ -118,6 +147,7 @@ func (a *Agent) apply(l Loaded) error {
 // denied, swap, open what is newly allowed, raise the epoch, and end the
 // connections that are denied now.
 func (a *Agent) enforce(l Loaded) error {
+	start := time.Now()
 	static := map[policy.PolicyID][]policy.Opening{}
 	for _, id := range l.Snapshot.Policies() {
 		static[id] = l.Snapshot.Policy(id).Static()
@@ -134,8 +164,10 @@ func (a *Agent) enforce(l Loaded) error {
 		a.datapath.Apply(static, loader.Loosen),
 		a.datapath.RaiseEpoch(),
 	)
+	took := time.Since(start)
 	a.outgoing.Recheck()
 	a.log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
-		"services", l.Services, "virtualServices", l.VirtualServices, "gateways", l.Gateways)
+		"services", l.Services, "virtualServices", l.VirtualServices, "gateways", l.Gateways,
+		"read", l.Took.Read, "decode", l.Took.Decode, "compile", l.Took.Compile, "apply", took)
 	return err
 }

@@ -27,6 +27,8 @@ type Status struct {
 	Workloads []WorkloadStatus `json:"workloads"`
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
+	// Interfaces are the guarded network interfaces.
+	Interfaces []InterfaceStatus `json:"interfaces"`
 	// Maps says how full the kernel's tables are.
 	Maps map[string]loader.Fill `json:"maps"`
 	// Kernel holds the kernel's counters: "deny/REASON", "pass/...".
@@ -136,6 +138,7 @@ func (a *Agent) Status() Status {
 		st.Gates = append(st.Gates, g.String())
 	}
 	st.Programs = a.datapath.Attached()
+	st.Interfaces = a.interfaceStatus()
 	st.Maps = a.datapath.Fills()
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()

@@ -11,10 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/machine"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )
@@ -44,16 +46,20 @@ type arena struct {
 	// shared has the address of two names of which one is allowed, tls is a
 	// server on an allowed HTTPS port that echoes what it gets.
 	shared, aliased *world.Origin
-	tls             *world.Server
 	// pods are on one bridge; impostor has the gate's address elsewhere.
 	pods     [2]*world.Pod
 	impostor *world.Server
+	// pod and vm are behind guarded interfaces, their twins are not.
+	pod, freePod *world.Neighbour
+	vm, freeVM   *machine.Machine
+	tls          *world.Server
 }
 
 // newArena builds everything and starts nothing.
 func newArena(t *testing.T) *arena {
 	testenv.RequireCgroup2(t)
 	testenv.RequireBPF(t)
+	testenv.RequireTun(t)
 	a := &arena{World: testenv.World(t), t: t, interpreter: "/usr/bin/python3"}
 	if _, err := os.Stat(a.interpreter); err != nil {
 		testenv.RequireTool(t, "python3")
@@ -69,7 +75,8 @@ func newArena(t *testing.T) *arena {
 	}
 	a.populate()
 	a.addPods()
-	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight}); err != nil {
+	a.addNeighbours()
+	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight}, "--interfaces", "pod0,vm0"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -120,16 +127,24 @@ func (a *arena) fill() {
 		"{outside}", a.outside.Path(), "{net}", a.Net.Path(), "{N4}", world.NodeV4,
 		"{pod1}", a.pods[0].Path(), "{pod2}", a.pods[1].Path(),
 	}
-	a.words = strings.NewReplacer(append(words, "{A4}", world.StrangerV4, "{A6}", world.StrangerV6)...)
-	a.twinWords = strings.NewReplacer(append(words, "{A4}", a.free.V4.String(), "{A6}", a.free.V6.String())...)
+	a.words = strings.NewReplacer(append(slices.Clone(words), "{A4}", world.StrangerV4, "{A6}", world.StrangerV6,
+		"{P4}", a.pod.V4, "{P6}", a.pod.V6, "{mac}", a.pod.MAC.String())...)
+	a.twinWords = strings.NewReplacer(append(slices.Clone(words), "{A4}", a.free.V4.String(), "{A6}", a.free.V6.String(),
+		"{P4}", a.freePod.V4, "{P6}", a.freePod.V6, "{mac}", a.freePod.MAC.String())...)
 }
 
 // python runs the attacker; cg nil: not captured.
 func (a *arena) python(cg *world.Cgroup, args ...string) string {
 	a.t.Helper()
+	return a.pythonIn(a.Node, cg, cg == nil, args...)
+}
+
+// pythonIn runs the attacker in a namespace; twin: towards the other stranger.
+func (a *arena) pythonIn(ns *world.Netns, cg *world.Cgroup, twin bool, args ...string) string {
+	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), clientTimeout)
 	defer cancel()
-	c := a.command(ctx, cg, args...)
+	c := a.commandIn(ctx, ns, cg, twin, args...)
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
 	err := c.Run()
@@ -143,16 +158,20 @@ func (a *arena) python(cg *world.Cgroup, args ...string) string {
 }
 
 func (a *arena) command(ctx context.Context, cg *world.Cgroup, args ...string) *world.Cmd {
+	return a.commandIn(ctx, a.Node, cg, cg == nil, args...)
+}
+
+func (a *arena) commandIn(ctx context.Context, ns *world.Netns, cg *world.Cgroup, twin bool, args ...string) *world.Cmd {
 	path, err := filepath.Abs("testdata/attack.py")
 	a.must(err)
 	line, words := []string{"-IBE", path}, a.words
-	if cg == nil {
+	if twin {
 		words = a.twinWords
 	}
 	for _, arg := range args {
 		line = append(line, words.Replace(arg))
 	}
-	return a.Node.Command(ctx, cg, a.interpreter, line...)
+	return ns.Command(ctx, cg, a.interpreter, line...)
 }
 
 // eventually polls until done or the time is over.

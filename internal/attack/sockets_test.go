@@ -3,9 +3,12 @@
 package attack
 
 import (
+	"net/netip"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/world"
 )
 
 // What stops attacks, by layer.
@@ -14,6 +17,8 @@ const (
 	bySendmsg = "sendmsg hook"
 	bySocket  = "sock_create hook"
 	byPackets = "packets of the socket (cgroup_skb)"
+	byUplink  = "TC program on the uplink"
+	byVeth    = "TC program on the host's side"
 	byTCP     = "connect hook, by the caller's cgroup"
 )
 
@@ -78,9 +83,35 @@ var packets = []row{
 	{attack: "forged peer", how: "the same through a tun device, with CAP_NET_ADMIN", want: "sent", open: true, by: "the packet did arrive by a device; exec takes CAP_NET_ADMIN away", do: ways("tun_peer", "{A4}", "443")},
 	{attack: "tunnel device", how: "vxlan to the stranger, with CAP_NET_ADMIN", want: "sent", open: true, by: "the kernel's own socket sends; exec takes CAP_NET_ADMIN away", do: ways("tunnelled", "{A4}")},
 	{attack: "AF_PACKET", how: "no privilege: uid 65534", want: "EPERM", by: "the kernel: no CAP_NET_RAW", do: ways("packet_as", "{A4}", "65534"), noTwin: "needs CAP_NET_RAW"},
-	{attack: "AF_PACKET", how: "a frame past the IP stack, with CAP_NET_RAW", want: "sent", open: true, by: "needs a TC program on the uplink; exec takes CAP_NET_RAW away", do: ways("packet", "{A4}")},
-	{attack: "AF_PACKET", how: "the same with PACKET_QDISC_BYPASS", want: "sent", open: true, by: "needs a host-side TC program; exec takes CAP_NET_RAW away", do: ways("packet", "{A4}", "1")},
+	{attack: "AF_PACKET", how: "a frame past the IP stack, with CAP_NET_RAW", want: "ENOBUFS", by: byUplink, do: ways("packet", "{A4}")},
+	{attack: "AF_PACKET", how: "the same with PACKET_QDISC_BYPASS", want: "sent", open: true, by: "the frame passes no program of the sending device; exec takes CAP_NET_RAW away", do: ways("packet", "{A4}", "1")},
 	{attack: "AF_XDP", how: "socket(AF_XDP), with CAP_NET_RAW", want: "created", open: true, by: "no hook sees other families; exec takes CAP_NET_RAW away", do: ways("family_only", "44", "3"), seen: is("created")},
+}
+
+// behind are pods and machines, whose interface is guarded: nothing is asked of
+// sockets, cgroups or namespaces.
+var behind = []row{
+	{attack: "frame in a pod", how: "AF_PACKET, a datagram, IPv4", want: "sent", by: byVeth, do: pod("frame", "udp", "{P4}", "{A4}", "{mac}")},
+	{attack: "frame in a pod", how: "AF_PACKET, a datagram, IPv6", want: "sent", by: byVeth, do: pod("frame", "udp", "{P6}", "{A6}", "{mac}")},
+	{attack: "frame in a pod", how: "the same with PACKET_QDISC_BYPASS", want: "sent", by: byVeth, do: pod("frame", "udp", "{P4}", "{A4}", "{mac}", "1")},
+	{attack: "frame in a pod", how: "a SYN, IPv4", want: "sent", by: byVeth, do: pod("frame", "syn", "{P4}", "{A4}", "{mac}")},
+	{attack: "frame in a pod", how: "a SYN, IPv6, PACKET_QDISC_BYPASS", want: "sent", by: byVeth, do: pod("frame", "syn", "{P6}", "{A6}", "{mac}", "1")},
+	{attack: "frame in a pod", how: "the middle of a connection that never began", want: "sent", by: byVeth, do: pod("frame", "middle", "{P4}", "{A4}", "{mac}")},
+	{attack: "frame in a pod", how: "the source address of another pod", want: "sent", by: byVeth, do: pod("frame", "udp", "10.88.200.7", "{A4}", "{mac}")},
+	{attack: "frame in a pod", how: "a later fragment, IPv4", want: "sent", by: byVeth, do: pod("frame", "fragment", "{P4}", "{A4}", "{mac}")},
+	{attack: "frame in a pod", how: "a later fragment, IPv6", want: "sent", by: byVeth, do: pod("frame", "fragment", "{P6}", "{A6}", "{mac}")},
+	{attack: "frame in a pod", how: "IP options", want: "sent", by: byVeth, do: pod("frame", "options", "{P4}", "{A4}", "{mac}")},
+	{attack: "frame in a pod", how: "IPv6 destination options", want: "sent", by: byVeth, do: pod("frame", "options", "{P6}", "{A6}", "{mac}")},
+	{attack: "frame in a pod", how: "ICMP echo", want: "sent", by: byVeth, do: pod("frame", "ping", "{P4}", "{A4}", "{mac}")},
+	{attack: "frame in a pod", how: "ICMPv6 echo", want: "sent", by: byVeth, do: pod("frame", "ping", "{P6}", "{A6}", "{mac}")},
+	{attack: "frame in a pod", how: "GRE", want: "sent", by: byVeth, do: pod("frame", "gre", "{P4}", "{A4}", "{mac}")},
+	{attack: "tunnel device in a pod", how: "vxlan to the stranger, with CAP_NET_ADMIN", want: "sent", by: byVeth, do: pod("tunnelled", "{A4}")},
+	{attack: "not captured, in a pod", how: "connect() of a socket that no hook saw", want: "ECONNREFUSED", by: byVeth, do: podOutside("connect", "{A4}", "443")},
+	{attack: "machine", how: "connect(), IPv4", want: "refused", by: byVeth, do: machineDial(func(a *arena) netip.AddrPort { return netip.AddrPortFrom(a.stranger().V4, 443) })},
+	{attack: "machine", how: "connect(), IPv6", want: "refused", by: byVeth, do: machineDial(func(a *arena) netip.AddrPort { return netip.AddrPortFrom(a.stranger().V6, 443) })},
+	{attack: "machine", how: "TLS to an allowed address, SNI of a stranger", want: "reset", by: byHello, do: machineTLS("b.cdn.example", 0), proof: sharedHits},
+	{attack: "machine", how: "the same, byte by byte", want: "reset", by: byHello, do: machineTLS("b.cdn.example", 1), proof: sharedHits},
+	{attack: "machine", how: "DNS to another server: a name that is not allowed", want: "REFUSED", by: byDNS, do: machineDNS(world.OtherResolverV4, "leak.stranger.example"), proof: asked("leak.stranger")},
 }
 
 // borrowed are sockets, cgroups, namespaces and ports of others.

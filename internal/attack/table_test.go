@@ -20,6 +20,7 @@ func table() []group {
 	return []group{
 		{"Flows to an address that is not allowed", sockets},
 		{"Packets that go elsewhere than their flow", packets},
+		{"Pods and machines behind an interface", behind},
 		{"Sockets, cgroups, namespaces and ports of others", borrowed},
 		{"Pods: other network namespaces", pods},
 		{"TLS", tlsRows},
@@ -32,7 +33,7 @@ func table() []group {
 
 // impossible are attacks of the catalogue that have no row, and why.
 var impossible = []struct{ attack, why string }{
-	{"pods of gVisor, Kata and VMs", "their sockets are not in this kernel; needs a TC program on the host's side"},
+	{"gVisor, Kata and QEMU themselves", "a machine stands for them: a tap device with gVisor's network stack behind it"},
 	{"hostNetwork pods, pod-start races, init containers", "needs Kubernetes; here a process is captured from its first instruction"},
 	{"API server's proxy, open proxy pods, ExternalName, kubelet's port", "needs Kubernetes"},
 	{"another pod's learned address", "there is one policy for all that is captured today"},

@@ -43,11 +43,14 @@ type Process struct {
 
 // Event is one line of the flow log.
 type Event struct {
-	Time      time.Time        `json:"time"`
-	Kind      Kind             `json:"kind"`
-	Layer     Layer            `json:"layer"`
-	Workload  string           `json:"workload,omitempty"`
-	Process   Process          `json:"process"`
+	Time     time.Time `json:"time"`
+	Kind     Kind      `json:"kind"`
+	Layer    Layer     `json:"layer"`
+	Workload string    `json:"workload,omitempty"`
+	Process  Process   `json:"process"`
+	// Interface is the network interface that the flow came by, when it did
+	// not come from a socket of this kernel; Process is then empty.
+	Interface string           `json:"interface,omitempty"`
 	Transport policy.Transport `json:"-"`
 	Proto     string           `json:"proto,omitempty"` // tcp, udp, ip, http, tls, dns
 	// Dst is the destination that the workload dialled.
@@ -63,6 +66,10 @@ type Event struct {
 	Reason    policy.Reason `json:"reason"`
 	// Rule allowed the flow or, on a denial, is the nearest miss.
 	Rule *policy.Ref `json:"rule,omitempty"`
+	// Audited is the AUDIT AuthorizationPolicy that the flow matches, DryRun
+	// the dry-run one that would deny it.
+	Audited *policy.Ref `json:"audited,omitempty"`
+	DryRun  *policy.Ref `json:"dryRunDeny,omitempty"`
 	// Detail is a short human text, never needed to understand Reason.
 	Detail string `json:"detail,omitempty"`
 

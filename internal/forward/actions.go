@@ -52,6 +52,9 @@ func (x *exchange) route() {
 			name = dest.Upstream.Host
 		}
 		x.deny(policy.ReasonName, name)
+	case dest.Upstream.Unsupported() != "":
+		x.detail = dest.Upstream.Unsupported()
+		x.deny(policy.ReasonNotSupported, dest.Upstream.Host)
 	default:
 		x.forward(dest.Upstream, dest)
 	}

@@ -236,6 +236,8 @@ func (t *conn) event(kind flow.Kind, d policy.Decision, proto, name string) flow
 		WouldDeny: d.Verdict != policy.Deny && reason != policy.ReasonAllowed,
 		Reason:    reason,
 		Rule:      d.Rule,
+		Audited:   d.Audited,
+		DryRun:    d.DryRun,
 	}
 }
 

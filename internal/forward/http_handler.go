@@ -153,9 +153,9 @@ func (x *exchange) fail(err error) {
 	case x.body != nil && x.body.failed():
 		x.reason, x.detail = policy.ReasonMalformed, "request body: "+err.Error()
 		x.reply(http.StatusBadRequest, "egressd: bad request body")
-	case errors.Is(err, ErrAddress):
+	case isRefusal(err):
 		x.detail = err.Error()
-		x.deny(policy.ReasonAddress, x.req.Host)
+		x.deny(dialReason(err), x.req.Host)
 	case isDialError(err):
 		x.reason, x.detail = dialReason(err), err.Error()
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+err.Error())

@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -251,7 +252,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 
 // dial connects to u and attaches the connection.
 func (t *conn) dial(u *policy.Upstream) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(t.ctx, t.core.o.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(t.ctx, t.core.connectTimeout(u))
 	defer cancel()
 	up, err := t.core.o.Dialer.Dial(ctx, &t.info, u)
 	if err != nil {
@@ -263,6 +264,11 @@ func (t *conn) dial(u *policy.Upstream) (net.Conn, error) {
 	return up, nil
 }
 
+// connectTimeout is the upstream's own, else the core's.
+func (c *Core) connectTimeout(u *policy.Upstream) time.Duration {
+	return cmp.Or(u.ConnectTimeout(), c.o.ConnectTimeout)
+}
+
 // dialReason names the reason of a Dialer's error.
 func dialReason(err error) policy.Reason {
 	switch {
@@ -270,6 +276,8 @@ func dialReason(err error) policy.Reason {
 		return policy.ReasonAddress
 	case errors.Is(err, ErrResolve):
 		return policy.ReasonResolve
+	case errors.Is(err, ErrUnsupported):
+		return policy.ReasonNotSupported
 	}
 	return policy.ReasonUpstream
 }

@@ -220,6 +220,7 @@ func TestDialFailures(t *testing.T) {
 		{ErrConnect, policy.ReasonUpstream},
 		{ErrResolve, policy.ReasonResolve},
 		{ErrAddress, policy.ReasonAddress},
+		{ErrUnsupported, policy.ReasonNotSupported},
 	}
 	for _, tt := range tests {
 		r := newRig(t, Opaque)

@@ -3,7 +3,6 @@
 package forward
 
 import (
-	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -30,9 +29,9 @@ func safeRetries() *policy.Retries {
 	return &policy.Retries{Attempts: defaultAttempts, On: []string{"connect-failure"}}
 }
 
-// retryPolicy returns the rule's retries or the safe default.
+// retryPolicy returns the rule's retries, the mesh's, or the safe default.
 func (x *exchange) retryPolicy() *policy.Retries {
-	if p := x.decision.Retries(); p != nil {
+	if p := x.decision.RetryPolicy(); p != nil {
 		return p
 	}
 	return safeRetries()
@@ -73,7 +72,7 @@ func backoff(base time.Duration, try int, r uint64) time.Duration {
 // retriable says whether the outcome of an attempt is one that p names
 // (Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on).
 func retriable(p *policy.Retries, resp *http.Response, sent bool, err error) bool {
-	if errors.Is(err, ErrAddress) {
+	if isRefusal(err) {
 		return false
 	}
 	if len(p.On) == 0 {
@@ -138,7 +137,7 @@ func grpcToken(token string) string {
 }
 
 func isConnectFailure(err error) bool {
-	return isDialError(err) && !errors.Is(err, ErrAddress)
+	return isDialError(err) && !isRefusal(err)
 }
 
 // isRefusedStream tells by the text: net/http's type is its own.

@@ -384,6 +384,7 @@ func TestConnectRetries(t *testing.T) {
 		{"connect", ErrConnect, 3, 503, policy.ReasonUpstream},
 		{"resolve", ErrResolve, 3, 503, policy.ReasonResolve},
 		{"address", ErrAddress, 1, 502, policy.ReasonAddress},
+		{"unsupported", ErrUnsupported, 1, 502, policy.ReasonNotSupported},
 	}
 	for _, tt := range tests {
 		r := newRig(t, HTTP)
@@ -392,7 +393,7 @@ func TestConnectRetries(t *testing.T) {
 		if n := r.dialCount("a.example"); resp.StatusCode != tt.status || n != tt.dials {
 			t.Errorf("%s: status %d after %d dials", tt.name, resp.StatusCode, n)
 		}
-		if e := r.sink.wait(t, flow.Request, 1); e.Reason != tt.reason || e.Allowed != (tt.err != ErrAddress) {
+		if e := r.sink.wait(t, flow.Request, 1); e.Reason != tt.reason || e.Allowed == (tt.status == 502) {
 			t.Errorf("%s: event %+v", tt.name, e)
 		}
 	}
@@ -445,6 +446,11 @@ func TestPools(t *testing.T) {
 		t.Error("two policies share a pool")
 	case a == p.get(one, u, true):
 		t.Error("HTTP/1 and HTTP/2 share a pool")
+	}
+	v1, socket := *u, *u
+	v1.Subset, socket.Endpoints = "v1", []policy.UpstreamEndpoint{{Unix: "/run/s", Weight: 1}}
+	if p.get(one, u, false) == p.get(one, &v1, false) || p.get(one, u, false) == p.get(one, &socket, false) {
+		t.Error("a subset or a socket shares the pool of all")
 	}
 	for i := range maxPools + 10 {
 		p.get(one, upstream(fmt.Sprint("h", i)), false)

@@ -36,6 +36,8 @@ type poolKey struct {
 	// other places by a route.
 	endpoint netip.AddrPort
 	name     string
+	// subset and socket tell parts of one host and port apart.
+	subset, socket string
 	// dst is set for upstreams without addresses or names of their own, where
 	// the workload's own choice is dialled.
 	dst netip.AddrPort
@@ -65,10 +67,10 @@ func (p *pools) len() int {
 
 // get returns the transport for requests of t to u.
 func (p *pools) get(t *conn, u *policy.Upstream, http2 bool) *http.Transport {
-	key := poolKey{layer: t.info.Layer, policy: t.info.Policy, host: u.Host, port: u.Port, http2: http2}
+	key := poolKey{layer: t.info.Layer, policy: t.info.Policy, host: u.Host, port: u.Port, http2: http2, subset: u.Subset}
 	switch {
 	case len(u.Endpoints) > 0:
-		key.endpoint = u.Endpoints[0].Addr
+		key.endpoint, key.socket = u.Endpoints[0].Addr, u.Endpoints[0].Unix
 	case len(u.Names) > 0:
 		key.name = u.Names[0].Name
 	default:
@@ -163,7 +165,7 @@ func (c *Core) dialTarget(ctx context.Context, _, _ string) (net.Conn, error) {
 	if !ok {
 		return nil, errors.New("forward: dial without a target")
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.o.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.connectTimeout(to.upstream))
 	defer cancel()
 	stop := context.AfterFunc(c.ctx, cancel) // net/http dials on when the request is gone
 	defer stop()

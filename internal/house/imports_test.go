@@ -30,6 +30,7 @@ var floors = map[string][]string{
 	"./internal/cgroup":   {"golang.org/x/sys/unix"},
 	"./internal/netns":    {"golang.org/x/sys/unix"},
 	"./internal/gate":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/link":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	// The kernel side's ABI.
 	"./bpf": {"github.com/cilium/ebpf"},
 	// Core.
@@ -37,21 +38,22 @@ var floors = map[string][]string{
 	"./internal/forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
 	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
-	"./dnsproxy":      join([]string{"github.com/miekg/dns"}, core),
+	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "github.com/fsnotify/fsnotify", "istio.io/", "k8s.io/"}, core),
 	// Roof.
-	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/demo", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/link", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./internal/machine": {"./internal/world", "github.com/vishvananda/netlink", "golang.org/x/sys/unix", "gvisor.dev/gvisor/pkg/tcpip"},
 	"./internal/demo":    {"./examples", "./internal/world", "./policy", "golang.org/x/net/dns/dnsmessage"},
 	"./internal/attack":  nil,
 	"./internal/e2e":     nil,
 	"./internal/house":   nil,
-	"./hack/bench":       {"./internal/world", "golang.org/x/sys/unix"},
+	"./hack/bench":       {"./internal/agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./examples":         nil,
 }
 
@@ -64,13 +66,15 @@ var keepers = []struct {
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/gate", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv", "./internal/gate"}},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/gate", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv", "./internal/gate"}},
+	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
+	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"./bpf", []string{"./loader"}, nil},
 	{"./internal/testenv", nil, []string{"*"}},
-	{"./internal/world", []string{"./internal/testenv", "./internal/demo", "./hack/bench"}, []string{"*"}},
+	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench"}, []string{"*"}},
 }
 
 func join(lists ...[]string) []string {

@@ -80,6 +80,17 @@ func RequireTool(t testing.TB, name string) {
 	}
 }
 
+// RequireTun skips unless tap devices can be made.
+func RequireTun(t testing.TB) {
+	t.Helper()
+	RequireRoot(t)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		skip(t, "needs tap devices: /dev/net/tun: %v", err)
+	}
+	unix.Close(fd)
+}
+
 // World builds a little internet that goes away with the test.
 func World(t testing.TB) *world.World {
 	t.Helper()

@@ -3,143 +3,122 @@
 package istio
 
 import (
-	"net/netip"
-	"slices"
-	"strings"
-
-	networking "istio.io/api/networking/v1alpha3"
-
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
 // analyze warns about objects that are right by themselves and wrong
 // together. It runs only on configuration without errors: otherwise an object
-// that could not be read would be missed everywhere else.
+// that could not be read would be missed everywhere else. Its cost is linear
+// in the number of objects, whatever they are.
 func (l *loader) analyze(cfg *policy.Config) {
-	gateways := map[string]bool{}
+	a := &analysis{
+		loader: l, cfg: cfg, hosts: newHostSet(cfg.Services),
+		gateways: map[string]*policy.Gateway{}, rules: map[*object]map[[2]int]*node{},
+	}
 	for _, g := range cfg.Gateways {
-		gateways[g.Ref.Namespace+"/"+g.Ref.Name] = true
+		a.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
 	}
-	hosts := declared(cfg)
-	first := map[hostname.Pattern]*policy.Ref{} // who has the mesh rules of a host
-	for i, vs := range cfg.VirtualServices {
-		d := l.virtuals[i]
-		for _, g := range vs.Gateways {
-			if g != mesh && !gateways[g] {
-				d.warnf(d.spec("gateways"), "there is no Gateway %s", g)
+	a.sharedHosts()
+	a.virtualServices()
+	a.destinationRules()
+	a.sidecars()
+	a.authorizations()
+	a.workloads()
+	a.exports()
+}
+
+// analysis looks at a whole Config.
+type analysis struct {
+	*loader
+	cfg      *policy.Config
+	hosts    *hostSet
+	gateways map[string]*policy.Gateway // by namespace/name
+	subsets  *subsets
+	// routed are the hosts that routes lead to.
+	routed map[string]bool
+	// rules are the nodes of an object's rules by line and column.
+	rules map[*object]map[[2]int]*node
+}
+
+// part is a part of the Config, and where it is written.
+type part struct {
+	place
+	o *object // nil: only the place of the part itself is known
+	n *node
+}
+
+func (a *analysis) part(ref policy.Ref) part {
+	n := &node{line: ref.Line, col: ref.Column}
+	if o := a.objectOf(ref); o != nil {
+		return part{o.place, o, n}
+	}
+	return part{place{r: a.r, file: ref.File, object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
+}
+
+// spec is the node at path in the object's spec.
+func (s part) spec(path ...any) *node {
+	if s.o == nil {
+		return s.n
+	}
+	return s.o.spec(path...)
+}
+
+// rule finds the rule that ref stands for, in the object that it is written in.
+func (a *analysis) rule(ref policy.Ref) (part, *node) {
+	s := a.part(ref)
+	if s.o == nil {
+		return s, s.n
+	}
+	known := a.rules[s.o]
+	if known == nil {
+		known = map[[2]int]*node{}
+		for _, list := range [...]string{"http", "tls", "tcp", "rules"} {
+			for _, n := range s.o.spec().get(list).list() {
+				known[[2]int{n.line, n.col}] = n
 			}
 		}
-		if !slices.Contains(vs.Gateways, mesh) {
-			continue
-		}
-		for j, h := range vs.Hosts {
-			hosts.checkHost(d, j, h)
-			if older := first[h]; older != nil {
-				d.warnf(d.spec("hosts", j), "VirtualService %s/%s already has rules for the host %s; of several the oldest applies",
-					older.Namespace, older.Name, h)
-				continue
-			}
-			first[h] = &vs.Ref
-		}
-		for _, w := range destinations(vs) {
-			hosts.checkDestination(l.origins[w], w.Destination.Host)
-		}
+		a.rules[s.o] = known
 	}
+	if n := known[[2]int{ref.Line, ref.Column}]; n != nil {
+		return s, n
+	}
+	return s, s.n
 }
 
-// registry holds the declared hosts: the exact ones by name.
-type registry struct {
-	all   []*policy.Service
-	exact map[hostname.Pattern][]*policy.Service
-	wild  []*policy.Service
-	// addresses are all that services name, for hosts that are addresses.
-	addresses []netip.Prefix
+// list is the items of a list, none for anything else.
+func (n *node) list() []*node {
+	if n == nil {
+		return nil
+	}
+	return n.items
 }
 
-func declared(cfg *policy.Config) *registry {
-	r := &registry{all: cfg.Services, exact: map[hostname.Pattern][]*policy.Service{}}
-	for _, s := range cfg.Services {
-		r.addresses = append(r.addresses, s.Addresses...)
-		wild := false
-		for _, h := range s.Hosts {
-			if h.IsWildcard() {
-				wild = true
-				continue
-			}
-			r.exact[h] = append(r.exact[h], s)
-		}
-		if wild {
-			r.wild = append(r.wild, s)
-		}
+// overlap says whether some namespace sees both.
+func overlap(a, b policy.Visibility) bool {
+	switch {
+	case !a.Limited:
+		return !b.Limited || len(b.Namespaces) > 0
+	case !b.Limited:
+		return len(a.Namespaces) > 0
 	}
-	return r
-}
-
-// find returns the services whose hosts h touches.
-func (r *registry) find(h hostname.Pattern) []*policy.Service {
-	found, rest := slices.Clone(r.exact[h]), r.wild
-	if h.IsWildcard() {
-		rest = r.all
+	seen := map[string]bool{}
+	for _, ns := range a.Namespaces {
+		seen[ns] = true
 	}
-	for _, s := range rest {
-		if slices.ContainsFunc(s.Hosts, h.Overlaps) {
-			found = append(found, s)
+	for _, ns := range b.Namespaces {
+		if seen[ns] {
+			return true
 		}
 	}
-	return found
+	return false
 }
 
-// hasAddress says whether host is an IP address that some service names.
-func (r *registry) hasAddress(host string) bool {
-	a, err := netip.ParseAddr(host)
-	return err == nil && slices.ContainsFunc(r.addresses, func(p netip.Prefix) bool { return p.Contains(a) })
-}
+// nameOf is how findings call an object.
+func nameOf(r policy.Ref) string { return r.Kind + " " + r.Namespace + "/" + r.Name }
 
-func (r *registry) checkHost(d decoded[networking.VirtualService], i int, h hostname.Pattern) {
-	at := d.spec("hosts", i)
-	found := r.find(h)
-	if len(found) == 0 && r.hasAddress(string(h)) {
-		return
-	}
-	if len(found) == 0 {
-		d.warnf(at, "no ServiceEntry and no Service declares the host %s: the rules do not apply to anything", h)
-		return
-	}
-	if len(d.v.Http) == 0 {
-		return
-	}
-	for _, s := range found {
-		if slices.ContainsFunc(s.Ports, func(p policy.Port) bool { return p.Protocol.IsHTTP() || p.Protocol == policy.ProtocolUnset }) {
-			return
-		}
-	}
-	d.warnf(at, "http rules do not apply to %s: %s %s/%s has no HTTP port (what TLS carries cannot be read)",
-		h, found[0].Ref.Kind, found[0].Ref.Namespace, found[0].Ref.Name)
-}
-
-// destinations are those of all routes of vs, delegated ones as well.
-func destinations(vs *policy.VirtualService) []*policy.WeightedDestination {
-	var out []*policy.WeightedDestination
-	for _, r := range vs.HTTP {
-		out = append(out, r.Route...)
-	}
-	for _, r := range vs.TLS {
-		out = append(out, r.Route...)
-	}
-	for _, r := range vs.TCP {
-		out = append(out, r.Route...)
-	}
-	return out
-}
-
-func (r *registry) checkDestination(o origin, host string) {
-	if len(r.find(hostname.Pattern(host))) > 0 || r.hasAddress(host) {
-		return
-	}
-	what := "no ServiceEntry declares the destination %s: requests are answered with 503"
-	if strings.HasSuffix(host, ".svc.cluster.local") {
-		what = "there is no Service for the destination %s: requests are answered with 503"
-	}
-	o.warnf(o.at.at("host"), what, host)
+// isKubernetes says whether a host is the name of a Kubernetes Service.
+func isKubernetes(h hostname.Pattern) bool {
+	const domain = ".svc.cluster.local"
+	return len(h) > len(domain) && h[len(h)-len(domain):] == domain
 }

@@ -34,7 +34,7 @@ func (l *loader) conflicts(cfg *policy.Config) {
 			for _, o := range openings(s, &s.Ports[j]) {
 				p := &s.Ports[j]
 				for _, other := range first[o] {
-					if other.service == s || !apart(other, opened{s, p}) || !seenTogether(other.service, s) {
+					if other.service == s || !apart(other, opened{s, p}) || !overlap(other.service.Export, s.Export) {
 						continue
 					}
 					d.warnf(d.spec("ports", j), "port %d of %s is opened by ServiceEntry %s/%s (%s) as well, %s, "+
@@ -101,18 +101,6 @@ func sameUpstream(a, b opened) bool {
 	return slices.EqualFunc(a.service.Endpoints, b.service.Endpoints, func(x, y policy.Endpoint) bool {
 		return x.Addr == y.Addr && x.Host == y.Host && x.Unix == y.Unix && x.Ports[a.port.Name] == y.Ports[b.port.Name]
 	})
-}
-
-// seenTogether says whether some namespace sees both.
-func seenTogether(a, b *policy.Service) bool {
-	x, y := a.Export, b.Export
-	switch {
-	case !x.Limited:
-		return !y.Limited || len(y.Namespaces) > 0
-	case !y.Limited:
-		return len(x.Namespaces) > 0
-	}
-	return slices.ContainsFunc(x.Namespaces, func(ns string) bool { return slices.Contains(y.Namespaces, ns) })
 }
 
 func plainAddress(p netip.Prefix) string {

@@ -154,6 +154,9 @@ func dump(b *strings.Builder, path string, v reflect.Value) {
 	case policy.StringMatch:
 		fmt.Fprintf(b, "%s: %s %q\n", path, [...]string{"present", "exact", "prefix", "regex"}[x.Kind], x.Value)
 		return
+	case policy.ValueMatch:
+		fmt.Fprintf(b, "%s: %s %q\n", path, [...]string{"exact", "prefix", "suffix", "present"}[x.Kind], x.Value)
+		return
 	case []byte:
 		fmt.Fprintf(b, "%s: %q\n", path, x)
 		return

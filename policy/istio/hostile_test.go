@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 	"testing"
@@ -58,6 +59,7 @@ func TestHostile(t *testing.T) {
 		"colons":          strings.Repeat("a: ", size/3),
 		"question marks":  strings.Repeat("? ", size/2),
 	}
+	maps.Copy(tests, hostileScopes(hosts, size))
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()

@@ -55,12 +55,7 @@ func kindOf(group, name string) (kind, bool) {
 			}
 		}}, true
 	case networkingGroup + "/WorkloadEntry":
-		return kind{group, all, func(l *loader, o *object) {
-			v := &networking.WorkloadEntry{}
-			if decodeProto(o.spec(), v, "spec", &o.place) {
-				l.workloadEntries = append(l.workloadEntries, decoded[networking.WorkloadEntry]{o, v})
-			}
-		}}, true
+		return kind{group, all, func(l *loader, o *object) { takeSpec(o, &l.workloadEntries) }}, true
 	case "/Service":
 		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.services) }}, true
 	case "/Secret":
@@ -70,22 +65,26 @@ func kindOf(group, name string) (kind, bool) {
 	case "discovery.k8s.io/EndpointSlice":
 		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.slices) }}, true
 	}
+	if k, ok := scopeKind(group, name); ok {
+		return k, true
+	}
 	return inertKind(group, name)
 }
 
 // inertKind knows the Istio kinds that are not acted on.
 func inertKind(group, name string) (kind, bool) {
-	refuse := func(_ *loader, o *object) { o.unsupported(o.root.keyOf("kind"), o.kind) }
 	warn := func(why string) func(*loader, *object) {
 		return func(_ *loader, o *object) {
 			o.warnf(o.root.keyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
 		}
 	}
 	switch group + "/" + name {
-	case networkingGroup + "/Sidecar", securityGroup + "/AuthorizationPolicy", securityGroup + "/RequestAuthentication":
-		return kind{group, nil, refuse}, true
+	case securityGroup + "/RequestAuthentication":
+		return kind{group, nil, func(_ *loader, o *object) {
+			o.unsupported(o.root.keyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
+		}}, true
 	case networkingGroup + "/WorkloadGroup":
-		return kind{group, nil, warn("only a workloadSelector would read it")}, true
+		return kind{group, nil, warn("it is a template for WorkloadEntries that register themselves, which nothing does here")}, true
 	case networkingGroup + "/EnvoyFilter":
 		return kind{group, nil, warn("it configures Envoy, which does not run here")}, true
 	case networkingGroup + "/ProxyConfig":
@@ -103,6 +102,8 @@ func istioKinds(group string) []string {
 			"WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"}
 	case securityGroup:
 		return []string{"AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication"}
+	case egressdGroup:
+		return []string{"Workload", "MeshConfig"}
 	}
 	return nil
 }
@@ -114,7 +115,7 @@ func (l *loader) kind(n *node, apiVersion, name string, p *place) (kind, bool) {
 		group, version = "", apiVersion
 	}
 	k, ok := kindOf(group, name)
-	if ok {
+	if ok && isRead(group, name, n) {
 		if k.versions != nil && !slices.Contains(k.versions, version) {
 			p.errorf(n.at("apiVersion"), "apiVersion %s: version %q is not known; %s has %s",
 				apiVersion, version, name, strings.Join(k.versions, ", "))

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	networking "istio.io/api/networking/v1alpha3"
+	security "istio.io/api/security/v1beta1"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,6 +53,7 @@ func Load(files []File, o Options) (*policy.Config, []Finding) {
 	l := newLoader(o)
 	for i, f := range files {
 		l.r.files[f.Name] = i
+		l.source[f.Name] = f.Data
 		p := &place{r: l.r, file: f.Name}
 		for _, doc := range documents(f.Data, p) {
 			l.document(doc, p)
@@ -133,6 +135,17 @@ type loader struct {
 	now      time.Time
 	readFile func(string) ([]byte, error)
 
+	sidecars       []decoded[networking.Sidecar]
+	authorizations []decoded[security.AuthorizationPolicy]
+	workloads      []*policy.Workload
+	meshes         []meshSource
+	// exports are the MeshConfig's defaults for Services, VirtualServices and
+	// DestinationRules.
+	exports [3]*visibility
+	// source has the text of the files, for what is YAML within YAML.
+	source map[string][]byte
+	split  map[string][][]byte
+
 	// shortHosts holds the ServiceEntry hosts without a dot.
 	shortHosts map[string]bool
 }
@@ -149,6 +162,8 @@ func newLoader(o Options) *loader {
 		namespaces: map[string]bool{},
 		shortHosts: map[string]bool{},
 		origins:    map[*policy.WeightedDestination]origin{},
+		source:     map[string][]byte{},
+		split:      map[string][][]byte{},
 	}
 	l.credentials(o)
 	return l
@@ -209,6 +224,10 @@ func (l *loader) object(n *node, kind string, p *place) *object {
 	o := &object{place: *p, kind: kind, root: n, order: l.count}
 	l.count++
 	o.object = kind
+	if kind == operatorKind {
+		n = withOperatorName(n)
+		o.root = n
+	}
 	if m := n.get("metadata"); m == nil || m.kind != mapNode {
 		o.errorf(n, "metadata is missing or not a mapping")
 		return nil
@@ -297,6 +316,7 @@ func (l *loader) translate() *policy.Config {
 		cfg.VirtualServices = append(cfg.VirtualServices, l.virtualService(vs))
 	}
 	l.unusedDelegates()
+	l.scope(cfg)
 	return cfg
 }
 

@@ -125,6 +125,52 @@ def packet(addr, bypass="0"):
     return "sent"
 
 
+def summed(data):
+    """The checksum of RFC 1071."""
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    while total > 0xffff:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+
+def frame(kind, src, dst, mac, bypass="0"):
+    """A frame to the router whose hardware address is mac, past the IP stack."""
+    v6 = family(dst) == AF_INET6
+    a, b = (socket.inet_pton(family(dst), x) for x in (src, dst))
+    proto, fragment, options = 17, 0, b""
+    inner = struct.pack("!HHHH", 4444, 443, 12, 0) + b"data"
+    if kind in ("syn", "middle"):
+        proto, flags = 6, 2 if kind == "syn" else 0x18
+        inner = struct.pack("!HHIIBBHHH", 4444, 443, 1, 1, 0x50, flags, 1024, 0, 0) + (b"data" if kind == "middle" else b"")
+    elif kind == "ping":
+        proto, inner = (58, b"\x80\0\0\0\0\1\0\1data") if v6 else (1, b"\x08\0\0\0\0\1\0\1data")
+    elif kind == "gre":
+        proto, inner = 47, b"\0\0\x08\0" + inner
+    elif kind == "fragment":
+        fragment = 1  # 8 bytes into a datagram that never began
+    elif kind == "options":
+        options = b"\1\1\1\0"
+    at = {6: 16, 17: 6, 58: 2, 1: 2}.get(proto)
+    if at:
+        pseudo = b"" if proto == 1 else a + b + struct.pack("!II", len(inner), proto)
+        inner = inner[:at] + struct.pack("!H", summed(pseudo + inner)) + inner[at + 2:]
+    if v6:
+        if kind == "options":
+            proto, inner = 60, bytes([proto, 0, 1, 4, 0, 0, 0, 0]) + inner
+        if kind == "fragment":
+            proto, inner = 44, struct.pack("!BBHI", proto, 0, 8, 1) + inner
+        ip = struct.pack("!IHBB", 6 << 28, len(inner), proto, 64) + a + b
+    else:
+        ip = struct.pack("!BBHHHBBH", 0x45 + len(options) // 4, 0, 20 + len(options) + len(inner), 1, fragment, 64, proto, 0) + a + b + options
+        ip = ip[:10] + struct.pack("!H", summed(ip)) + ip[12:]
+    with socket.socket(socket.AF_PACKET, SOCK_DGRAM, 0) as s:
+        if bypass == "1":
+            s.setsockopt(263, 20, 1)  # SOL_PACKET, PACKET_QDISC_BYPASS
+        s.sendto(ip + inner, (link(), 0x86dd if v6 else 0x0800, 0, 0, bytes.fromhex(mac.replace(":", ""))))
+    return "sent"
+
+
 def packet_as(addr, uid):
     os.setgid(int(uid))
     os.setuid(int(uid))

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Flows of interfaces, whose sockets are not in this kernel: the table, and
+ * the ClientHello that is read from their packets. */
+#ifndef EGRESSD_FLOWS_H
+#define EGRESSD_FLOWS_H
+
+#include "hello.h"
+#include "wire.h"
+
+/* One packet and what is known of it. */
+struct passing {
+	struct packet p;
+	struct egd_flow_key key;
+	__u64 now;
+	__u32 at; /* WIRE_RESET: the sequence number that the server expects */
+};
+
+static __always_inline void set_key(struct passing *w, __u32 ifindex, bool outward)
+{
+	const struct packet *p = &w->p;
+	struct egd_flow_key *k = &w->key;
+
+	k->ifindex = ifindex;
+	k->proto = p->proto;
+	k->sport = outward ? p->sport : p->dport;
+	k->dport = outward ? p->dport : p->sport;
+	__builtin_memcpy(k->src, outward ? p->src : p->dst, 16);
+	__builtin_memcpy(k->dst, outward ? p->dst : p->src, 16);
+}
+
+/* Puts a flow into the table, over one with the same addresses that is over.
+ * Returns an enum egd_reason. Strangers who open connections to the workload
+ * can use up half of its share, so that it goes on having its own. */
+static __always_inline __u8 add_flow(const struct egd_flow_key *k, const struct egd_iface *in,
+				     const struct egd_flow *f)
+{
+	__u32 share = f->flags & EGD_F_INBOUND ? in->share / 2 : in->share;
+	struct egd_share *used;
+
+	if (!bpf_map_lookup_elem(&egd_flows, k)) {
+		used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
+		if (!used || used->flows >= share)
+			return EGD_R_SHARE;
+		__sync_fetch_and_add(&used->flows, 1);
+	}
+	return bpf_map_update_elem(&egd_flows, k, f, BPF_ANY) ? EGD_R_MAP_FULL : EGD_R_NONE;
+}
+
+/* State for the hello of a flow that begins. Returns an enum egd_reason. */
+static __always_inline __u8 expect_hello(const struct egd_flow_key *k)
+{
+	struct egd_share *used;
+
+	if (!bpf_map_lookup_elem(&egd_flow_bytes, k)) {
+		used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
+		if (!used || used->hellos >= EGD_MAX_HELLOS)
+			return EGD_R_SHARE;
+		__sync_fetch_and_add(&used->hellos, 1);
+	}
+	return bpf_map_update_elem(&egd_flow_bytes, k, egd_no_bytes, BPF_ANY) ||
+			       bpf_map_update_elem(&egd_flow_hello, k, &egd_no_hello, BPF_ANY) ?
+		       EGD_R_MAP_FULL : EGD_R_NONE;
+}
+
+/* Nobody needs the bytes of the hello any more. */
+static __always_inline void forget_bytes(const struct egd_flow_key *k)
+{
+	struct egd_share *used;
+
+	if (bpf_map_delete_elem(&egd_flow_bytes, k))
+		return;
+	used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
+	if (used && used->hellos)
+		__sync_fetch_and_add(&used->hellos, -1);
+}
+
+/* Reports a decision about a flow, or about a packet that has none. */
+static __always_inline void report_wire(const struct passing *w, const struct egd_iface *in,
+					const struct egd_hello *h, __u8 reason, __u8 verdict,
+					bool audit)
+{
+	struct egd_event *e = new_event();
+
+	if (!e)
+		return;
+	e->ifindex = w->key.ifindex;
+	__builtin_memcpy(e->src, w->p.src, 16);
+	__builtin_memcpy(e->dst, w->p.dst, 16);
+	e->sport = w->p.sport;
+	e->dport = w->p.dport;
+	e->family = w->p.family;
+	e->proto = w->p.proto;
+	e->reason = reason;
+	e->verdict = verdict;
+	e->audit = audit;
+	e->workload = in->workload;
+	e->policy = in->policy;
+	if (h) {
+		e->name_len = h->key.len;
+		__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
+	}
+	bpf_ringbuf_submit(e, reason == EGD_R_NONE ? no_hurry() : 0);
+}
+
+/* A packet that does not pass; in audit mode it is only said. */
+static __always_inline bool denied(const struct passing *w, const struct egd_iface *in, __u8 reason)
+{
+	bool audit = in->mode == EGD_AUDIT;
+
+	count(audit ? EGD_C_AUDIT : reason);
+	report_wire(w, in, NULL, reason, EGD_DENY, audit);
+	return !audit;
+}
+
+/* A flow that went on until now. */
+static __always_inline int cut_flow(struct passing *w, const struct egd_iface *in, struct egd_flow *f,
+				    const struct egd_hello *h, __u8 reason, __u32 at)
+{
+	bool audit = in->mode == EGD_AUDIT;
+
+	count(audit ? EGD_C_AUDIT : reason);
+	report_wire(w, in, h, reason, EGD_DENY, audit);
+	if (audit) {
+		f->verdict = EGD_DIRECT;
+		return WIRE_PASS;
+	}
+	f->cut = reason;
+	w->at = at;
+	return WIRE_RESET;
+}
+
+struct keep_walk {
+	struct __sk_buff *skb;
+	struct egd_flow_bytes *kept;
+	__u32 off, end; /* in skb */
+	__u32 pos;      /* in the stream */
+	__u64 differs;
+};
+
+/* The next bytes, at most 32, in a form that the verifier believes. */
+static __always_inline __u32 step_of(__u32 n)
+{
+	if (n > 32)
+		n = 32;
+	asm volatile("" : "+r"(n));
+	return ((n - 1) & 31) + 1;
+}
+
+static long keep_step(__u32 i, struct keep_walk *w)
+{
+	__u32 n = w->end - w->off, pos = w->pos;
+
+	if (w->off >= w->end || pos >= EGD_MAX_KEPT)
+		return 1;
+	n = step_of(n);
+	asm volatile("" : "+r"(pos)); /* so that the verifier sees the bound */
+	pos &= EGD_MAX_KEPT - 1;
+	if (bpf_skb_load_bytes(w->skb, w->off, &w->kept->data[pos], n)) {
+		w->differs = 1;
+		return 1;
+	}
+	w->off += n;
+	w->pos += n;
+	return 0;
+}
+
+/* Eight bytes, without a branch for each: the verifier would follow them all. */
+static long compare_step(__u32 i, struct keep_walk *w)
+{
+	__u32 n = w->end - w->off, pos = w->pos;
+	__u64 now = 0, before = 0;
+
+	if (w->off >= w->end || pos >= EGD_MAX_KEPT)
+		return 1;
+	n = step_of(n);
+	if (n > 8)
+		n = 8;
+	if (bpf_skb_load_bytes(w->skb, w->off, &now, n)) {
+		w->differs = 1;
+		return 1;
+	}
+	asm volatile("" : "+r"(pos));
+	pos &= EGD_MAX_KEPT - 1;
+	__builtin_memcpy(&before, &w->kept->data[pos], 8);
+	w->differs |= (now ^ before) << (64 - 8 * n); /* little-endian: the first n */
+	w->off += n;
+	w->pos += n;
+	return w->differs != 0;
+}
+
+/* Enough for either. */
+#define KEEP_STEPS (EGD_MAX_KEPT / 8 + 1)
+
+/* What a segment of an inspected flow is. */
+enum {
+	SEG_PASS = 0,  /* nothing new before the end of the hello */
+	SEG_DROP,      /* does not fit: the sender sends it again */
+	SEG_PROVED,    /* the hello is complete */
+	SEG_CUT,       /* and the reason */
+};
+
+/* Whether the flow's hello carries a name that its address proves. */
+static __always_inline bool wire_name_allowed(const struct egd_flow_key *k, struct egd_hello *h,
+					      __u32 policy)
+{
+	h->key.policy = policy;
+	h->key.port = k->dport;
+	__builtin_memcpy(h->key.addr, k->dst, 16);
+	return bpf_map_lookup_elem(&egd_names, &h->key) != NULL;
+}
+
+/* Reads len bytes at position at of the stream, both below EGD_MAX_KEPT. The
+ * caller has the flow's hello for itself. */
+static __always_inline int read_stream(struct __sk_buff *skb, struct passing *w,
+				       struct egd_flow *f, struct egd_hello *h,
+				       struct egd_flow_bytes *kept, __u32 at, __u8 *why)
+{
+	bool proved = f->flags & EGD_F_PROVED;
+	__u32 have = proved ? f->hello : h->next_seq - f->base;
+	__u32 len = w->p.end - w->p.off;
+	struct keep_walk k = { .skb = skb, .kept = kept, .off = w->p.off, .end = w->p.end, .pos = at };
+
+	if (at < have) { /* sent again: it must be what passed before */
+		if (len > have - at)
+			k.end = w->p.off + (have - at);
+		bpf_loop(KEEP_STEPS, compare_step, &k, 0);
+		if (k.differs || k.off < k.end)
+			return SEG_DROP;
+		if (at + len <= have)
+			return SEG_PASS;
+	} else if (at > have) {
+		return proved ? SEG_PASS : SEG_DROP; /* a gap: what fills it comes first */
+	}
+	if (proved)
+		return SEG_PASS;
+	k.off = w->p.off + (have - at);
+	k.end = w->p.end;
+	k.pos = have;
+	*why = EGD_R_MALFORMED;
+	if (at + len > EGD_MAX_KEPT)
+		return SEG_CUT;
+	bpf_loop(KEEP_STEPS, keep_step, &k, 0);
+	if (k.differs || k.off < k.end)
+		return SEG_CUT;
+	h->next_seq = f->base + at + len;
+	switch (read_hello(skb, h, w->p.off + (have - at), w->p.end)) {
+	case HELLO_MORE:
+		return SEG_PASS;
+	case HELLO_DONE:
+		break;
+	case HELLO_NOT_TLS:
+		*why = EGD_R_NOT_TLS;
+		return SEG_CUT;
+	default:
+		return SEG_CUT;
+	}
+	*why = h->named ? EGD_R_NAME : EGD_R_NO_NAME;
+	if (!h->named || !wire_name_allowed(&w->key, h, f->policy))
+		return SEG_CUT;
+	f->hello = at + len;
+	return SEG_PROVED;
+}
+
+/* A segment before the server has acknowledged the whole hello. */
+static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing *w,
+					   const struct egd_iface *in, struct egd_flow *f)
+{
+	struct egd_flow_bytes *kept;
+	struct egd_hello *h;
+	__u32 at = w->p.seq - f->base, before;
+	__u8 why = EGD_R_STORAGE;
+	bool mine = false;
+	int got = SEG_CUT;
+
+	h = bpf_map_lookup_elem(&egd_flow_hello, &w->key);
+	kept = bpf_map_lookup_elem(&egd_flow_bytes, &w->key);
+	if (!h || !kept)
+		return cut_flow(w, in, f, NULL, why, w->p.seq);
+	if (w->p.flags & TCP_URG) /* see inspect() in watch.h */
+		return cut_flow(w, in, f, h, EGD_R_MALFORMED, w->p.seq);
+	before = h->next_seq;
+	if (at >= EGD_MAX_KEPT) {
+		got = f->flags & EGD_F_PROVED && (__s32)at > 0 ? SEG_PASS : SEG_DROP;
+	} else {
+		bpf_spin_lock(&kept->lock);
+		if (!kept->busy) {
+			kept->busy = 1;
+			mine = true;
+		}
+		bpf_spin_unlock(&kept->lock);
+		if (mine) {
+			got = read_stream(skb, w, f, h, kept, at, &why);
+			if (got == SEG_PROVED)
+				f->flags |= EGD_F_PROVED;
+			kept->busy = 0;
+		} else {
+			got = SEG_DROP; /* another segment of the flow, on another CPU */
+		}
+	}
+	switch (got) {
+	case SEG_PASS:
+		return WIRE_PASS;
+	case SEG_PROVED:
+		count(EGD_C_INSPECT);
+		report_wire(w, in, h, EGD_R_NONE, EGD_INSPECT, false);
+		return WIRE_PASS;
+	case SEG_CUT:
+		return cut_flow(w, in, f, h, why, before);
+	}
+	count(EGD_R_SEQUENCE);
+	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
+}
+
+/* A segment of an inspected flow. */
+static __always_inline int inspect_wire(struct __sk_buff *skb, struct passing *w,
+					const struct egd_iface *in, struct egd_flow *f)
+{
+	__u32 at = w->p.seq - f->base;
+
+	if (w->p.off == w->p.end)
+		return WIRE_PASS; /* no payload */
+	if (f->heard & EGD_H_ACKED) {
+		/* Nobody needs the hello's bytes again, so nobody gets others.
+		 * hello is 0 once the stream is so long that numbers repeat. */
+		if (!f->hello || ((__s32)at >= 0 && at >= f->hello))
+			return WIRE_PASS;
+	} else if (f->heard & EGD_H_SYNCED) {
+		return inspect_segment(skb, w, in, f);
+	}
+	count(EGD_R_SEQUENCE);
+	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
+}
+
+/* What the server's segments tell about an inspected flow: with its SYN|ACK
+ * where the stream begins, later that it has the hello. */
+static __always_inline void hear_server(const struct passing *w, struct egd_flow *f)
+{
+	struct egd_hello *h;
+	__u32 got;
+
+	if (!(w->p.flags & TCP_ACK))
+		return;
+	if (!(f->heard & EGD_H_SYNCED)) {
+		h = bpf_map_lookup_elem(&egd_flow_hello, &w->key);
+		if (!h || !(w->p.flags & TCP_SYN))
+			return;
+		f->base = w->p.ack;
+		h->next_seq = f->base;
+		f->heard |= EGD_H_SYNCED;
+		return;
+	}
+	got = w->p.ack - f->base;
+	if (!(f->flags & EGD_F_PROVED) || (__s32)got < 0)
+		return;
+	if (!(f->heard & EGD_H_ACKED) && got >= f->hello) {
+		f->heard |= EGD_H_ACKED;
+		forget_bytes(&w->key);
+	}
+	if (got > 1 << 30)
+		f->hello = 0;
+}
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Flows of interfaces that egressd's own sockets serve: the packets are given
+ * to them as they are. */
+#ifndef EGRESSD_STEER_H
+#define EGRESSD_STEER_H
+
+#include "flows.h"
+
+#define STATE_LISTEN 10
+
+static __always_inline bool tuple_of(const struct packet *p, struct bpf_sock_tuple *t, __u32 *size)
+{
+	const __u32 *src = (const __u32 *)p->src, *dst = (const __u32 *)p->dst;
+
+	if (p->family == AF_INET) {
+		t->ipv4.saddr = src[3];
+		t->ipv4.daddr = dst[3];
+		t->ipv4.sport = p->sport;
+		t->ipv4.dport = p->dport;
+		*size = sizeof(t->ipv4);
+		return true;
+	}
+	__builtin_memcpy(t->ipv6.saddr, p->src, 16);
+	__builtin_memcpy(t->ipv6.daddr, p->dst, 16);
+	t->ipv6.sport = p->sport;
+	t->ipv6.dport = p->dport;
+	*size = sizeof(t->ipv6);
+	return true;
+}
+
+/* Whom the listener will find behind the packet. */
+static __always_inline bool publish_wire(const struct passing *w, const struct egd_iface *in)
+{
+	struct egd_origin_key key = { .port = w->p.sport, .proto = w->p.proto };
+	struct egd_origin o = {
+		.created = w->now,
+		.dport = w->p.dport,
+		.family = w->p.family,
+		.mode = in->mode,
+		.workload = in->workload,
+		.policy = in->policy,
+		.ifindex = w->key.ifindex,
+	};
+
+	__builtin_memcpy(key.addr, w->p.src, 16);
+	__builtin_memcpy(o.dst, w->p.dst, 16);
+	return !bpf_map_update_elem(&egd_origins, &key, &o, BPF_ANY);
+}
+
+/* Gives the packet to one of egressd's sockets without changing it; the mark
+ * makes the stack take it for local (ip rule, see loader). Returns an enum
+ * egd_reason. */
+static __noinline int steer(struct __sk_buff *skb, const struct passing *w,
+			    const struct egd_iface *in, const struct egd_config *cfg)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+	__u32 size;
+	long failed;
+
+	if (!w || !in || !cfg)
+		return EGD_R_NO_CONFIG;
+	if (w->p.proto == IPPROTO_TCP) {
+		tuple_of(&w->p, &t, &size);
+		sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+		if (sk) {
+			if (sk->state != STATE_LISTEN)
+				goto assign;
+			bpf_sk_release(sk); /* of somebody who listens on all addresses */
+		}
+		if ((w->p.flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+			return EGD_R_NO_STATE;
+	}
+	if (!publish_wire(w, in))
+		return EGD_R_MAP_FULL;
+	if (w->p.family == AF_INET) {
+		t.ipv4.saddr = 0;
+		t.ipv4.sport = 0;
+		t.ipv4.daddr = bpf_htonl(0x7f000001);
+		t.ipv4.dport = w->p.dport == PORT_DNS ? cfg->dns_tcp_port : cfg->proxy_port;
+		if (w->p.proto == IPPROTO_UDP)
+			t.ipv4.dport = cfg->dns_port[0];
+		size = sizeof(t.ipv4);
+	} else {
+		__builtin_memset(&t, 0, sizeof(t));
+		t.ipv6.daddr[3] = bpf_htonl(1);
+		t.ipv6.dport = w->p.dport == PORT_DNS ? cfg->dns_tcp_port : cfg->proxy_port;
+		if (w->p.proto == IPPROTO_UDP)
+			t.ipv6.dport = cfg->dns_port[0];
+		size = sizeof(t.ipv6);
+	}
+	if (w->p.proto == IPPROTO_TCP)
+		sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return EGD_R_LISTENER;
+assign:
+	failed = bpf_sk_assign(skb, sk, 0);
+	bpf_sk_release(sk);
+	if (failed)
+		return EGD_R_LISTENER;
+	skb->mark = EGD_MARK;
+	return EGD_R_NONE;
+}
+
+#endif

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The programs on interfaces. What a workload's interface sends is decided
+ * here when no hook of a socket has: machines on taps, kernels of their own
+ * (gVisor, Kata), frames past the IP stack. */
+#ifndef EGRESSD_TC_H
+#define EGRESSD_TC_H
+
+#include "steer.h"
+
+#define AF_PACKET 17
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+
+/* How long after a datagram that came in its sender may be answered. */
+#define WIRE_REPLY_TIME (120ULL * 1000000000ULL)
+
+/* The workload of the socket that a packet comes from. */
+static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *skb)
+{
+	struct egd_workload *wl;
+	__u64 id = bpf_skb_cgroup_id(skb);
+	int level;
+
+	wl = bpf_map_lookup_elem(&egd_workloads, &id);
+	if (wl)
+		return wl;
+	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
+		id = bpf_skb_ancestor_cgroup_id(skb, level);
+		if (!id)
+			continue;
+		wl = bpf_map_lookup_elem(&egd_workloads, &id);
+		if (wl)
+			return wl;
+	}
+	return NULL;
+}
+
+/* Whether skb_egress has decided about the packet: it is one of a connected,
+ * captured socket of this kernel. It must also be that socket's own, with its
+ * addresses: a tunnel's packet still carries the socket of what is inside, and
+ * a frame that of the packet socket. */
+static __always_inline bool socket_decided(struct __sk_buff *skb, const struct packet *p,
+					   bool *inspected)
+{
+	const __u32 *dst = (const __u32 *)p->dst;
+	struct bpf_sock *sk = skb->sk;
+	struct egd_socket *st;
+
+	if (!sk || !p->parsed)
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != p->proto ||
+	    sk->type != (p->proto == IPPROTO_TCP ? SOCK_STREAM : SOCK_DGRAM) ||
+	    sk->dst_port != p->dport || sk->src_port != bpf_ntohs(p->sport))
+		return false;
+	if (p->family == AF_INET) {
+		if (sk->dst_ip4 != dst[3])
+			return false;
+	} else if (sk->dst_ip6[0] != dst[0] || sk->dst_ip6[1] != dst[1] ||
+		   sk->dst_ip6[2] != dst[2] || sk->dst_ip6[3] != dst[3]) {
+		return false;
+	}
+	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	*inspected = st && st->watched && st->verdict == EGD_INSPECT;
+	return (st && st->watched) || find_skb_workload(skb) != NULL;
+}
+
+/* The tables' verdict for a packet. */
+static __always_inline __u8 verdict_of(const struct passing *w, __u32 policy)
+{
+	struct flow fl = { .port = w->p.dport, .proto = w->p.proto, .family = w->p.family };
+
+	struct egd_addr_val v;
+
+	if (w->p.dport == PORT_DNS)
+		return EGD_PROXY;
+	__builtin_memcpy(fl.addr, w->p.dst, 16);
+	v = lookup_verdict(&fl, policy);
+	/* Packets are not sent elsewhere here: the forwarding core knows the
+	 * endpoints as well, and has nothing for UDP. */
+	if (v.slots && v.verdict != EGD_DENY)
+		return fl.proto == IPPROTO_TCP ? EGD_PROXY : EGD_DENY;
+	return v.verdict;
+}
+
+/* A datagram of a captured pod's socket to the gate: sendto() was redirected
+ * there, and without its publication the listener does not know it. */
+static __always_inline bool is_redirected(const struct passing *w, const struct egd_config *cfg)
+{
+	struct flow fl = { .port = w->p.dport, .proto = w->p.proto, .family = w->p.family };
+
+	__builtin_memcpy(fl.addr, w->p.dst, 16);
+	return is_gate(cfg, &fl) && is_own_port(cfg, &fl);
+}
+
+/* The first packet of a flow, or one of a flow that nobody knows. */
+static __noinline int begin(struct passing *w, const struct egd_iface *in,
+			    const struct egd_config *cfg)
+{
+	if (!w || !in || !cfg)
+		return WIRE_DROP;
+
+	bool tcp = w->p.proto == IPPROTO_TCP, syn = tcp && (w->p.flags & TCP_SYN);
+	struct egd_flow f = {
+		.opened = w->now,
+		.seen = w->now,
+		.sent = w->p.end - w->p.l2,
+		.epoch = cfg->epoch,
+		.policy = in->policy,
+		.workload = in->workload,
+		.mode = in->mode,
+	};
+	__u8 reason = EGD_R_NONE;
+	int how = WIRE_REFUSE;
+
+	f.verdict = verdict_of(w, in->policy);
+	if (f.verdict == EGD_DENY || (!tcp && f.verdict != EGD_DIRECT && w->p.dport != PORT_DNS))
+		reason = EGD_R_NO_RULE;
+	else if (syn && (w->p.flags & (TCP_ACK | TCP_RST | TCP_FIN)))
+		/* An answer to a SYN that nobody saw come in, or nonsense. */
+		reason = w->p.flags & (TCP_RST | TCP_FIN) ? EGD_R_MALFORMED : EGD_R_NO_STATE;
+	else if (tcp && !syn && f.verdict == EGD_INSPECT)
+		reason = EGD_R_NO_STATE;
+	else if (syn && f.verdict == EGD_INSPECT && w->p.off != w->p.end)
+		reason = EGD_R_SEQUENCE; /* Fast Open; the sender tries without */
+	/* Who may not be reached gets no reset either: it would carry numbers
+	 * that the workload chose. */
+	if (tcp && !syn)
+		how = reason == EGD_R_NO_RULE ? WIRE_REFUSE : WIRE_RESET;
+	/* The end of what is over: nothing to say. */
+	if (reason != EGD_R_NONE && tcp && !syn && w->p.off == w->p.end && in->mode != EGD_AUDIT) {
+		count(reason);
+		return w->p.flags & (TCP_RST | TCP_FIN) ? WIRE_DROP : how;
+	}
+	if (reason == EGD_R_SEQUENCE) {
+		count(reason);
+		return WIRE_DROP;
+	}
+	if (reason != EGD_R_NONE) {
+		if (denied(w, in, reason))
+			return how;
+		f.verdict = EGD_DIRECT;
+		f.flags |= EGD_F_TOLD;
+	}
+	if (f.verdict == EGD_INSPECT)
+		reason = expect_hello(&w->key);
+	if (reason == EGD_R_NONE || f.flags & EGD_F_TOLD)
+		reason = add_flow(&w->key, in, &f);
+	if (reason != EGD_R_NONE) {
+		denied(w, in, reason); /* also in audit mode: it cannot be watched */
+		return WIRE_REFUSE;
+	}
+	if (f.verdict == EGD_PROXY) {
+		count(w->p.dport == PORT_DNS ? EGD_C_DNS : EGD_C_PROXY);
+		return WIRE_STEER;
+	}
+	if (f.verdict == EGD_DIRECT && !(f.flags & EGD_F_TOLD)) {
+		count(EGD_C_DIRECT);
+		report_wire(w, in, NULL, EGD_R_NONE, EGD_DIRECT, false);
+	}
+	return WIRE_PASS;
+}
+
+/* The policy has changed since the verdict: ask the tables again. */
+static __always_inline bool flow_allowed(struct passing *w, struct egd_flow *f)
+{
+	struct egd_hello *h;
+
+	switch (verdict_of(w, f->policy)) {
+	case EGD_DIRECT:
+		return true;
+	case EGD_PROXY: /* what is proxied is decided there */
+		return w->p.proto == IPPROTO_TCP || f->verdict == EGD_PROXY;
+	case EGD_INSPECT:
+		if (f->verdict != EGD_INSPECT)
+			return f->verdict == EGD_PROXY;
+		if (!(f->flags & EGD_F_PROVED))
+			return true;
+		h = bpf_map_lookup_elem(&egd_flow_hello, &w->key);
+		return h && wire_name_allowed(&w->key, h, f->policy);
+	}
+	return f->verdict == EGD_PROXY;
+}
+
+/* A packet of a known flow. */
+static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const struct egd_iface *in,
+			    const struct egd_config *cfg, struct egd_flow *f)
+{
+	if (!w || !in || !cfg || !f)
+		return WIRE_DROP;
+
+	bool tcp = w->p.proto == IPPROTO_TCP;
+
+	if (f->cut) {
+		count(f->cut);
+		return WIRE_REFUSE;
+	}
+	if (tcp || !(f->flags & EGD_F_INBOUND))
+		f->seen = w->now;
+	f->sent += w->p.end - w->p.l2;
+	if (tcp && (w->p.flags & TCP_FIN))
+		f->flags |= EGD_F_FIN;
+	if (tcp && (w->p.flags & TCP_RST))
+		f->flags |= EGD_F_RESET;
+	if (f->flags & EGD_F_INBOUND)
+		return WIRE_PASS;
+	if (f->epoch != cfg->epoch && !(f->flags & EGD_F_TOLD)) {
+		if (!flow_allowed(w, f))
+			return cut_flow(w, in, f, NULL, EGD_R_CHANGED, w->p.seq);
+		f->epoch = cfg->epoch;
+	}
+	switch (f->verdict) {
+	case EGD_DIRECT:
+		return WIRE_PASS;
+	case EGD_INSPECT:
+		return inspect_wire(skb, w, in, f);
+	case EGD_PROXY:
+		return WIRE_STEER;
+	}
+	return WIRE_DROP;
+}
+
+/* Does what a decision comes to. */
+static __always_inline int act(struct __sk_buff *skb, struct passing *w,
+			       const struct egd_iface *in, const struct egd_config *cfg, int what)
+{
+	int reason;
+
+	switch (what) {
+	case WIRE_STEER:
+		reason = steer(skb, w, in, cfg);
+		if (reason == EGD_R_NONE)
+			return WIRE_PASS;
+		count(reason & (EGD_R_MAX - 1));
+		report_wire(w, in, NULL, reason, EGD_DENY, false);
+		return refuse_packet(skb, &w->p);
+	case WIRE_REFUSE:
+		return refuse_packet(skb, &w->p);
+	case WIRE_RESET:
+		return reset_both(skb, &w->p, w->at);
+	}
+	return what;
+}
+
+/* What comes out of a workload's interface. */
+static __always_inline int from_workload(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
+	struct egd_config *cfg = get_config();
+	struct passing w = {};
+	bool inspected = false;
+	struct egd_flow *f;
+	__u8 bad;
+
+	if (!in || !cfg) {
+		count(in ? EGD_R_NO_CONFIG : EGD_R_NO_WORKLOAD);
+		return WIRE_DROP;
+	}
+	if (in->mode == EGD_OFF)
+		return WIRE_PASS;
+	bad = parse_packet(skb, in->flags & EGD_IF_L3, &w.p);
+	w.key.ifindex = ifindex;
+	if (bad == EGD_R_NONE && is_control(&w.p)) {
+		count(EGD_C_CONTROL);
+		return WIRE_PASS;
+	}
+	if (bad == EGD_R_NONE && !is_ip(&w.p))
+		bad = EGD_R_ETHERTYPE;
+	else if (bad == EGD_R_NONE && !w.p.parsed)
+		bad = EGD_R_SOCKET_TYPE;
+	else if (!cfg->ready)
+		bad = EGD_R_NO_CONFIG;
+	if (bad != EGD_R_NONE)
+		return denied(&w, in, bad) ? WIRE_DROP : WIRE_PASS;
+	w.now = bpf_ktime_get_ns();
+	set_key(&w, ifindex, true);
+	w.at = w.p.seq;
+	f = NULL;
+	if (socket_decided(skb, &w.p, &inspected)) {
+		/* Frames with the addresses of an inspected connection: two who
+		 * send one stream, each of whom shows the beginning of another
+		 * hello, could make up a third. */
+		if (inspected)
+			f = bpf_map_lookup_elem(&egd_flows, &w.key);
+		if (f && f->cut)
+			return act(skb, &w, in, cfg, WIRE_REFUSE);
+		if (f && !(f->flags & EGD_F_INBOUND))
+			return act(skb, &w, in, cfg, cut_flow(&w, in, f, NULL, EGD_R_SEQUENCE, w.p.seq));
+		count(EGD_C_BY_SOCKET);
+		return WIRE_PASS;
+	}
+	if (is_redirected(&w, cfg)) {
+		count(EGD_C_BY_SOCKET);
+		return WIRE_PASS;
+	}
+	f = bpf_map_lookup_elem(&egd_flows, &w.key);
+	if (f && w.p.proto == IPPROTO_TCP && (w.p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+		/* A SYN that is sent again, or a new connection from an old port:
+		 * both begin anew. A proxied one is the listener's to judge. */
+		if (f->verdict != EGD_PROXY || (f->flags & EGD_F_INBOUND) || f->cut)
+			f = NULL;
+	}
+	if (f && w.p.proto == IPPROTO_UDP && (f->flags & EGD_F_INBOUND) &&
+	    w.now - f->seen > WIRE_REPLY_TIME)
+		f = NULL;
+	return act(skb, &w, in, cfg, f ? go_on(skb, &w, in, cfg, f) : begin(&w, in, cfg));
+}
+
+/* Puts the port of DNS servers into a datagram of the DNS proxy. */
+static __always_inline void from_port_53(struct __sk_buff *skb, const struct packet *p, __u16 own)
+{
+	__u16 port = PORT_DNS;
+
+	bpf_l4_csum_replace(skb, p->l4 + 6, own, port, 2 | BPF_F_MARK_MANGLED_0);
+	bpf_skb_store_bytes(skb, p->l4, &port, 2, 0);
+}
+
+/* What goes into a workload's interface always passes: it is seen for what it
+ * tells about the other direction. */
+static __always_inline int to_workload(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
+	struct egd_config *cfg = get_config();
+	struct egd_flow *f, inbound = {};
+	struct passing w = {};
+	bool tcp, opens, dns;
+
+	if (!in || in->mode == EGD_OFF ||
+	    parse_packet(skb, in->flags & EGD_IF_L3, &w.p) || !w.p.parsed)
+		return WIRE_PASS;
+	w.now = bpf_ktime_get_ns();
+	/* The DNS proxy answers with the address of the server that was asked,
+	 * which it can choose, and with its own port, which it can't. */
+	dns = cfg && w.p.proto == IPPROTO_UDP && !skb->ingress_ifindex &&
+	      w.p.sport == cfg->dns_port[0];
+	if (dns)
+		w.p.sport = PORT_DNS;
+	set_key(&w, ifindex, false);
+	tcp = w.p.proto == IPPROTO_TCP;
+	opens = tcp && (w.p.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+	f = bpf_map_lookup_elem(&egd_flows, &w.key);
+	if (f && !(opens && !(f->flags & EGD_F_INBOUND) && (f->cut || (f->flags & EGD_F_RESET) || f->heard & EGD_H_RESET))) {
+		f->seen = w.now;
+		f->received += w.p.end - w.p.l2;
+		if (tcp && (w.p.flags & TCP_FIN))
+			f->heard |= EGD_H_FIN;
+		if (tcp && (w.p.flags & TCP_RST))
+			f->heard |= EGD_H_RESET;
+		if (tcp && f->verdict == EGD_INSPECT && !(f->flags & EGD_F_INBOUND))
+			hear_server(&w, f);
+		if (dns && f->verdict == EGD_PROXY)
+			from_port_53(skb, &w.p, cfg->dns_port[0]);
+		return WIRE_PASS;
+	}
+	/* A datagram from a DNS server answers a question that went to the
+	 * proxy: it must not open the way to that server. */
+	if (!opens && (tcp || w.p.sport == PORT_DNS))
+		return WIRE_PASS;
+	inbound.opened = inbound.seen = w.now;
+	inbound.received = w.p.end - w.p.l2;
+	inbound.policy = in->policy;
+	inbound.workload = in->workload;
+	inbound.mode = in->mode;
+	inbound.verdict = EGD_DIRECT;
+	inbound.flags = EGD_F_INBOUND;
+	if (add_flow(&w.key, in, &inbound))
+		count(EGD_R_SHARE); /* its replies will not pass */
+	else
+		count(EGD_C_INBOUND);
+	return WIRE_PASS;
+}
+
+/* What leaves the node by an uplink: hooks of sockets have decided about
+ * packets of the node's own sockets, the workload's interface about what was
+ * forwarded. What is left are frames of packet sockets of this node. */
+static __always_inline int uplink(struct __sk_buff *skb)
+{
+	struct egd_iface who = {};
+	struct bpf_sock *sk = skb->sk;
+	struct egd_workload *wl;
+	struct passing w = {};
+
+	if (!sk || skb->ingress_ifindex)
+		return WIRE_PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->family != AF_PACKET)
+		return WIRE_PASS;
+	wl = find_skb_workload(skb);
+	/* Nobody's: not everything on the node is captured. */
+	if (!wl || (wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
+		return WIRE_PASS;
+	parse_packet(skb, false, &w.p);
+	if (!skb->vlan_present &&
+	    (is_control(&w.p) || w.p.ethertype == bpf_htons(ETHERTYPE_EAPOL) ||
+	     w.p.ethertype == bpf_htons(ETHERTYPE_LLDP))) {
+		count(EGD_C_CONTROL);
+		return WIRE_PASS;
+	}
+	who.workload = wl->id;
+	who.policy = wl->policy;
+	who.mode = wl->mode;
+	w.key.ifindex = skb->ifindex;
+	return denied(&w, &who, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
+}
+
+#endif

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Before kernel 6.6 the programs on interfaces are filters of the clsact
+// qdisc, which stay when the process ends and go with the interface.
+
+// filterPrio and filterHandle say where the filters stand: first.
+const (
+	filterPrio   = 1
+	filterHandle = 0xe9d
+	filterPrefix = "egd_tc_"
+)
+
+// filterPin is a pinned program that says that there are filters to remove.
+const filterPin = "prog_egd_tc"
+
+// hasTCX probes for TCX links by attaching to an interface that is not there.
+var hasTCX = sync.OnceValue(func() bool {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "Apache-2.0",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	if err != nil {
+		return false
+	}
+	defer prog.Close()
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 1<<31 - 1, Program: prog, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		l.Close()
+	}
+	return err == nil || errors.Is(err, unix.ENODEV)
+})
+
+func (d *Datapath) attachFilter(g *guard, p tcProgram) error {
+	pin := filepath.Join(d.opts.PinDir, filterPin)
+	if _, err := os.Stat(pin); errors.Is(err, os.ErrNotExist) {
+		if err := p.prog.Pin(pin); err != nil {
+			return fmt.Errorf("pin the program: %w", err)
+		}
+	}
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: g.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add the clsact qdisc: %w", err)
+	}
+	f := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: g.Index, Parent: netlink.HANDLE_MIN_EGRESS, Handle: filterHandle,
+			Protocol: unix.ETH_P_ALL, Priority: filterPrio,
+		},
+		Fd: p.prog.FD(), Name: p.name, DirectAction: true,
+	}
+	if p.attach == ebpf.AttachTCXIngress {
+		f.Parent = netlink.HANDLE_MIN_INGRESS
+	}
+	if err := netlink.FilterReplace(f); err != nil {
+		return fmt.Errorf("add the filter: %w", err)
+	}
+	return nil
+}
+
+// removeFilters removes egressd's filters from an interface. The qdisc stays:
+// others may use it.
+func removeFilters(index int) error {
+	l, err := netlink.LinkByIndex(index)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil // and its filters are gone with it
+	}
+	if err != nil {
+		return fmt.Errorf("interface %d: %w", index, err)
+	}
+	var errs []error
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netlink.FilterList(l, parent)
+		if err != nil {
+			continue // no clsact
+		}
+		for _, f := range filters {
+			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterPrefix) {
+				errs = append(errs, netlink.FilterDel(f))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeAllFilters removes egressd's filters from every interface of this
+// network namespace but those that keep names.
+func removeAllFilters(keep func(index int) bool) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		if !keep(l.Attrs().Index) {
+			errs = append(errs, removeFilters(l.Attrs().Index))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Datapath) removeOtherFilters() error {
+	if _, err := os.Stat(filepath.Join(d.opts.PinDir, filterPin)); err != nil {
+		return nil
+	}
+	return removeAllFilters(func(i int) bool { return d.guards[i] != nil })
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"net/netip"
+	"net/textproto"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// guard is what AuthorizationPolicies say about one destination to the
+// workloads of one scope. What they ask of the identity is answered already:
+// sources that the scope is not are left out. It is immutable; nil allows
+// everything.
+type guard struct {
+	deny, allow, audit []*authPolicy
+	// dryDeny and dryAllow only say what they would do.
+	dryDeny, dryAllow []*authPolicy
+}
+
+// authPolicy is an AuthorizationPolicy as one scope meets it.
+type authPolicy struct {
+	ref    *Ref
+	policy *AuthorizationPolicy
+	rules  []authRule // may be none: it matches nothing
+}
+
+type authRule struct {
+	rule *AuthRule
+	ref  *Ref
+	// sources ask for source addresses; with none, any will do.
+	sources    []*AuthSource
+	operations []authOperation
+	conditions []authCondition
+}
+
+// authOperation is an AuthOperation with its lists in the form in which they
+// are asked.
+type authOperation struct {
+	*AuthOperation
+	paths, notPaths []pathMatcher
+}
+
+// authCondition is a condition on something else than the identity.
+type authCondition struct {
+	key               string
+	header            string // canonical; of request.headers[...]
+	values, notValues []ValueMatch
+	ports, notPorts   []uint16
+	nets, notNets     []netip.Prefix
+}
+
+// The keys of conditions that are asked of flows.
+const (
+	keyDestinationIP   = "destination.ip"
+	keyDestinationPort = "destination.port"
+	keySNI             = "connection.sni"
+	keySourceIP        = "source.ip"
+	keyRemoteIP        = "remote.ip"
+	keyHeaders         = "request.headers["
+)
+
+// authIndex has the AuthorizationPolicies of a Config by what they guard.
+type authIndex struct {
+	rank     map[*AuthorizationPolicy]int
+	services map[[2]string][]*AuthorizationPolicy // by namespace and name of a ServiceEntry
+	gateways []*AuthorizationPolicy               // with a selector, or for all servers
+}
+
+func (b *builder) indexAuthorizations() {
+	x := &authIndex{rank: map[*AuthorizationPolicy]int{}, services: map[[2]string][]*AuthorizationPolicy{}}
+	for i, a := range b.cfg.Authorizations {
+		x.rank[a] = i
+		if len(a.Targets) == 0 {
+			x.gateways = append(x.gateways, a)
+		}
+		for _, t := range a.Targets {
+			if t.Kind == "ServiceEntry" {
+				k := [2]string{a.Ref.Namespace, t.Name}
+				x.services[k] = append(x.services[k], a)
+			}
+		}
+	}
+	b.auth = x
+}
+
+// guards says whether any AuthorizationPolicy that is in force guards a
+// ServiceEntry.
+func (x *authIndex) guards() bool {
+	for _, list := range x.services {
+		if slices.ContainsFunc(list, func(a *AuthorizationPolicy) bool { return !a.DryRun && a.Action != AuthAudit }) {
+			return true
+		}
+	}
+	return false
+}
+
+// guardsOf returns the AuthorizationPolicies that guard a service.
+func (x *authIndex) guardsOf(s *Service) []*AuthorizationPolicy {
+	if len(x.services) == 0 {
+		return nil
+	}
+	return x.services[[2]string{s.Ref.Namespace, s.Ref.Name}]
+}
+
+// authScope compiles guards for one scope, each combination once.
+type authScope struct {
+	b        *builder
+	scope    *scope
+	policies map[*AuthorizationPolicy]*authPolicy
+	guards   map[string]*guard
+}
+
+func (b *builder) authScope(sc *scope) *authScope {
+	return &authScope{b: b, scope: sc, policies: map[*AuthorizationPolicy]*authPolicy{}, guards: map[string]*guard{}}
+}
+
+// guard compiles what a list of AuthorizationPolicies says; nil for nothing.
+func (s *authScope) guard(list []*AuthorizationPolicy) *guard {
+	if len(list) == 0 {
+		return nil
+	}
+	rank := s.b.auth.rank
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(x, y *AuthorizationPolicy) int { return rank[x] - rank[y] })
+	list = slices.Compact(list)
+	var key strings.Builder
+	for _, a := range list {
+		key.WriteString(strconv.Itoa(rank[a]) + " ")
+	}
+	if g, ok := s.guards[key.String()]; ok {
+		return g
+	}
+	g := &guard{}
+	for _, a := range list {
+		p := s.policy(a)
+		switch {
+		case a.DryRun && a.Action == AuthDeny:
+			g.dryDeny = append(g.dryDeny, p)
+		case a.DryRun && a.Action == AuthAllow:
+			g.dryAllow = append(g.dryAllow, p)
+		case a.Action == AuthDeny:
+			g.deny = append(g.deny, p)
+		case a.Action == AuthAudit:
+			g.audit = append(g.audit, p)
+		default:
+			g.allow = append(g.allow, p)
+		}
+	}
+	s.guards[key.String()] = g
+	return g
+}
+
+// gatewayGuard compiles what guards an egress gateway whose pods are in a
+// namespace and carry labels: the AuthorizationPolicies there and in the root
+// namespace that select these labels, and those for all servers of either.
+// Others do not count, or whoever may write in any namespace could open a
+// gateway with an ALLOW policy of his own.
+func (s *authScope) gatewayGuard(namespace string, labels map[string]string) *guard {
+	var list []*AuthorizationPolicy
+	for _, a := range s.b.auth.gateways {
+		if a.Ref.Namespace != namespace && a.Ref.Namespace != s.b.rootNamespace() {
+			continue
+		}
+		if selects(a.Selector, labels) {
+			list = append(list, a)
+		}
+	}
+	return s.guard(list)
+}
+
+func (s *authScope) policy(a *AuthorizationPolicy) *authPolicy {
+	if p := s.policies[a]; p != nil {
+		return p
+	}
+	p := &authPolicy{ref: &a.Ref, policy: a}
+	for _, r := range a.Rules {
+		if c, ok := s.rule(a, r); ok {
+			p.rules = append(p.rules, c)
+		}
+	}
+	s.policies[a] = p
+	return p
+}
+
+// rule compiles a rule; false when the scope is not whom it is about.
+func (s *authScope) rule(a *AuthorizationPolicy, r *AuthRule) (authRule, bool) {
+	out := authRule{rule: r, ref: &r.Ref}
+	if r.Ref == (Ref{}) {
+		out.ref = &a.Ref
+	}
+	id, domain := s.scope.identity, s.b.trustDomain()
+	for _, src := range r.From {
+		if src.matchesIdentity(id, domain) {
+			out.sources = append(out.sources, src)
+		}
+	}
+	if len(r.From) > 0 && len(out.sources) == 0 {
+		return out, false
+	}
+	if slices.ContainsFunc(out.sources, func(src *AuthSource) bool { return len(src.IPBlocks)+len(src.NotIPBlocks) == 0 }) {
+		out.sources = nil
+	}
+	for _, o := range r.To {
+		out.operations = append(out.operations, authOperation{o, pathMatchers(o.Paths), pathMatchers(o.NotPaths)})
+	}
+	for _, c := range r.When {
+		if !c.matchesIdentity(id, domain) {
+			return out, false
+		}
+		if !strings.HasPrefix(c.Key, "source.") || c.Key == keySourceIP {
+			out.conditions = append(out.conditions, newAuthCondition(c))
+		}
+	}
+	return out, true
+}
+
+func newAuthCondition(c *AuthCondition) authCondition {
+	out := authCondition{key: c.Key, values: valueMatches(c.Values), notValues: valueMatches(c.NotValues)}
+	switch {
+	case c.Key == keyDestinationPort:
+		out.ports, _ = parsePorts(c.Values) // validated
+		out.notPorts, _ = parsePorts(c.NotValues)
+	case c.Key == keyDestinationIP, c.Key == keySourceIP, c.Key == keyRemoteIP:
+		out.nets, _ = parsePrefixes(c.Values)
+		out.notNets, _ = parsePrefixes(c.NotValues)
+	case strings.HasPrefix(c.Key, keyHeaders):
+		out.header = textproto.CanonicalMIMEHeaderKey(strings.TrimSuffix(c.Key[len(keyHeaders):], "]"))
+	}
+	return out
+}
+
+func parsePorts(list []string) ([]uint16, error) {
+	out := make([]uint16, 0, len(list))
+	for _, v := range list {
+		n, err := strconv.ParseUint(v, 10, 16)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, uint16(n))
+	}
+	return out, nil
+}
+
+// parsePrefixes reads addresses and prefixes.
+func parsePrefixes(list []string) ([]netip.Prefix, error) {
+	out := make([]netip.Prefix, 0, len(list))
+	for _, v := range list {
+		p, err := netip.ParsePrefix(v)
+		if err != nil {
+			a, aerr := netip.ParseAddr(v)
+			if aerr != nil {
+				return nil, aerr
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		out = append(out, plainPrefix(p))
+	}
+	return out, nil
+}
+
+// validateAuthorization notes what a guard could not be made of.
+func (b *builder) validateAuthorization(a *AuthorizationPolicy) {
+	if int(a.Action) >= len(authActionNames) {
+		b.errorf(a.Ref, "action %d is unknown", a.Action)
+	}
+	for _, r := range a.Rules {
+		for _, c := range r.When {
+			b.validateCondition(cmp.Or(r.Ref, a.Ref), c)
+		}
+		for _, o := range r.To {
+			for _, m := range slices.Concat(o.Paths, o.NotPaths) {
+				if _, err := newPathMatcher(m); err != nil {
+					b.errorf(cmp.Or(r.Ref, a.Ref), "to: %v", err)
+				}
+			}
+		}
+	}
+}
+
+func (b *builder) validateCondition(ref Ref, c *AuthCondition) {
+	var err error
+	values := slices.Concat(c.Values, c.NotValues)
+	switch c.Key {
+	case keyDestinationPort:
+		_, err = parsePorts(values)
+	case keyDestinationIP, keySourceIP, keyRemoteIP:
+		_, err = parsePrefixes(values)
+	}
+	if err != nil {
+		b.errorf(ref, "when: %s: %v", c.Key, err)
+	}
+	if len(values) == 0 {
+		b.errorf(ref, "when: %s: there is neither a value nor a notValue", c.Key)
+	}
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+)
+
+// pathMatcher is a PathMatch in the form in which it is asked. A template
+// has segments, "{*}" for any one, with "{**}" for any number of the rest at
+// most once.
+type pathMatcher struct {
+	ValueMatch
+	template bool
+	segments []string
+}
+
+func pathMatchers(list []PathMatch) []pathMatcher {
+	out := make([]pathMatcher, len(list))
+	for i, m := range list {
+		out[i], _ = newPathMatcher(m) // validated
+	}
+	return out
+}
+
+func newPathMatcher(m PathMatch) (pathMatcher, error) {
+	if m.Template == "" {
+		return pathMatcher{ValueMatch: m.ValueMatch}, nil
+	}
+	out := pathMatcher{template: true, segments: strings.Split(m.Template, "/")}
+	for i, s := range out.segments {
+		switch {
+		case s == "{*}":
+		case s == "{**}":
+			if strings.Contains(strings.Join(out.segments[i+1:], "/"), "{**}") {
+				return out, fmt.Errorf("path template %q has {**} twice", m.Template)
+			}
+		case strings.ContainsAny(s, "{}*"):
+			return out, fmt.Errorf("path template %q: %q is neither a text nor {*} nor {**}", m.Template, s)
+		}
+	}
+	return out, nil
+}
+
+func (m *pathMatcher) matches(p string) bool {
+	if !m.template {
+		return m.Matches(p)
+	}
+	return matchSegments(m.segments, p)
+}
+
+// matchSegments matches a path against a template. {*} is one segment that is
+// not empty; {**} is any number of them, or none (Envoy's UriTemplateMatch).
+func matchSegments(template []string, p string) bool {
+	for i, want := range template {
+		if want == "{**}" {
+			return matchRest(template[i+1:], p)
+		}
+		head, rest, more := strings.Cut(p, "/")
+		if want == "{*}" && head == "" || want != "{*}" && want != head {
+			return false
+		}
+		if !more {
+			// {**} may stand for nothing at all.
+			return len(template) == i+1 || len(template) == i+2 && template[i+1] == "{**}"
+		}
+		if i == len(template)-1 {
+			return false // there is more
+		}
+		p = rest
+	}
+	return false // cannot be: a template has a segment
+}
+
+// matchRest says whether a suffix of p's segments matches template.
+func matchRest(template []string, p string) bool {
+	if len(template) == 0 {
+		return true
+	}
+	for {
+		if matchSegments(template, p) {
+			return true
+		}
+		_, rest, more := strings.Cut(p, "/")
+		if !more {
+			return false
+		}
+		p = rest
+	}
+}
+
+// plainPath is a path as servers may read it: percent-decoded, without
+// parameters, with dot segments resolved and runs of slashes merged. A path that cannot be decoded
+// is returned as it is. It allocates only when something has to change.
+func plainPath(raw string) string {
+	if !strings.ContainsAny(raw, `%\;`) && !strings.Contains(raw, "//") && !strings.Contains(raw, "/.") {
+		return raw
+	}
+	p := raw
+	if d, err := url.PathUnescape(raw); err == nil {
+		p = d
+	}
+	p = strings.ReplaceAll(p, `\`, "/")
+	if strings.Contains(p, ";") { // parameters, which many servers leave out
+		segments := strings.Split(p, "/")
+		for i := range segments {
+			segments[i], _, _ = strings.Cut(segments[i], ";")
+		}
+		p = strings.Join(segments, "/")
+	}
+	end := ""
+	if strings.HasSuffix(p, "/") && p != "/" {
+		end = "/"
+	}
+	if p = path.Clean("/" + p); p == "/" {
+		return p
+	}
+	return p + end
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy"
+)
+
+// openPort is a port as it can be open once.
+type openPort struct {
+	number    uint16
+	transport policy.Transport
+}
+
+// sharedHosts finds ServiceEntries that open one port of one host differently.
+func (a *analysis) sharedHosts() {
+	for _, h := range slices.SortedFunc(maps.Keys(a.hosts.several), hostname.Compare) {
+		open := map[openPort]*policy.Service{}
+		for _, s := range a.hosts.several[h] {
+			if !s.External {
+				continue // a ServiceEntry may take a Service over
+			}
+			for i, p := range s.Ports {
+				key := openPort{p.Number, p.Protocol.Transport()}
+				first := open[key]
+				switch {
+				case first == nil:
+					open[key] = s
+				case first != s && overlap(first.Export, s.Export):
+					a.conflict(h, first, s, i)
+				}
+			}
+		}
+	}
+}
+
+func (a *analysis) conflict(h hostname.Pattern, first, s *policy.Service, i int) {
+	p := s.Ports[i]
+	j := slices.IndexFunc(first.Ports, func(q policy.Port) bool {
+		return q.Number == p.Number && q.Protocol.Transport() == p.Protocol.Transport()
+	})
+	q := first.Ports[j]
+	where := a.part(s.Ref)
+	at := where.spec("ports", i)
+	switch {
+	case !sameProtocol(p.Protocol, q.Protocol):
+		where.warnf(at.at("protocol"), "port %d of %s has protocol %s here and %s in %s (%s): conflicting protocols; where both are visible, the first applies",
+			p.Number, h, protocolName(p.Protocol), protocolName(q.Protocol), nameOf(first.Ref), first.Ref.Position())
+	case first.Resolution != s.Resolution || targetOf(p) != targetOf(q) || !reflect.DeepEqual(first.Endpoints, s.Endpoints):
+		where.warnf(at, "%s (%s) already opens port %d of %s and leads it elsewhere; where both are visible, the first applies",
+			nameOf(first.Ref), first.Ref.Position(), p.Number, h)
+	}
+}
+
+func sameProtocol(a, b policy.Protocol) bool { return a == b || a.IsTLS() && b.IsTLS() }
+
+func protocolName(p policy.Protocol) string {
+	if p == policy.ProtocolUnset {
+		return "none"
+	}
+	return p.String()
+}
+
+func targetOf(p policy.Port) uint16 {
+	if p.TargetPort == 0 {
+		return p.Number
+	}
+	return p.TargetPort
+}
+
+// exports finds objects that are visible in namespaces where nobody is. That
+// is nearly always a namespace that is written wrongly.
+func (a *analysis) exports() {
+	for _, s := range a.cfg.Services {
+		a.export(s.Ref, s.Export)
+	}
+	for _, vs := range a.cfg.VirtualServices {
+		a.export(vs.Ref, vs.Export)
+	}
+	for _, r := range a.cfg.DestinationRules {
+		a.export(r.Ref, r.Export)
+	}
+}
+
+func (a *analysis) export(ref policy.Ref, v policy.Visibility) {
+	var places map[string]*node // of the namespaces
+	for _, ns := range v.Namespaces {
+		if a.namespaces[ns] || ns == policy.DefaultNamespace {
+			continue
+		}
+		where := a.part(ref)
+		list := where.spec("exportTo")
+		if places == nil {
+			places = map[string]*node{}
+			for _, n := range list.list() {
+				places[n.text] = n
+			}
+		}
+		at := places[ns]
+		if at == nil {
+			at = list
+		}
+		where.warnf(at, "exportTo %s: there is no object and no workload in that namespace", ns)
+	}
+}

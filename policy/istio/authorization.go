@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	security "istio.io/api/security/v1beta1"
+	selectors "istio.io/api/type/v1beta1"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// Bounds of Istio's schema for AuthorizationPolicies.
+const (
+	maxTargetRefs = 16
+	maxAuthRules  = 512
+)
+
+const annotationDryRun = "istio.io/dry-run"
+
+// auth is the translation of one AuthorizationPolicy.
+type auth struct {
+	decoded[security.AuthorizationPolicy]
+	out *policy.AuthorizationPolicy
+}
+
+func (l *loader) authorization(d decoded[security.AuthorizationPolicy]) *policy.AuthorizationPolicy {
+	a := auth{d, &policy.AuthorizationPolicy{Ref: d.ref}}
+	a.action()
+	a.target()
+	a.dryRun()
+	if n := len(d.v.Rules); n > maxAuthRules {
+		d.errorf(d.spec("rules"), "rules: %d are more than %d", n, maxAuthRules)
+	}
+	for i, r := range d.v.Rules {
+		a.out.Rules = append(a.out.Rules, a.rule(i, r))
+	}
+	return a.out
+}
+
+func (a *auth) action() {
+	at := a.spec("action")
+	none := "%s action without `rules` is meaningless as it will never be triggered, " +
+		"add an empty rule `{}` if you want it be triggered for every request"
+	switch a.v.Action {
+	case security.AuthorizationPolicy_ALLOW:
+		a.out.Action = policy.AuthAllow
+	case security.AuthorizationPolicy_DENY:
+		a.out.Action = policy.AuthDeny
+		if len(a.v.Rules) == 0 {
+			a.errorf(at, none, "DENY")
+		}
+	case security.AuthorizationPolicy_AUDIT:
+		a.out.Action = policy.AuthAudit
+	case security.AuthorizationPolicy_CUSTOM:
+		if len(a.v.Rules) == 0 {
+			a.errorf(at, none, "CUSTOM")
+		} else if a.v.GetProvider().GetName() == "" {
+			a.errorf(a.spec("provider"), "`provider.name` must not be empty")
+		}
+		a.errorf(at, "action CUSTOM is not supported: egressd asks no external authorizer; write what it would decide as ALLOW and DENY rules")
+	default:
+		a.errorf(at, "action %s is not known", a.v.Action)
+	}
+	if a.v.GetProvider() != nil && a.v.Action != security.AuthorizationPolicy_CUSTOM {
+		a.errorf(a.spec().keyOf("provider"), "`provider` must not be with non CUSTOM action, found %s", a.v.Action)
+	}
+}
+
+func (a *auth) target() {
+	refs := a.v.TargetRefs
+	set := 0
+	for _, is := range [...]bool{a.v.Selector != nil, a.v.TargetRef != nil, len(refs) > 0} {
+		if is {
+			set++
+		}
+	}
+	if set > 1 {
+		a.errorf(a.spec(), "only one of targetRefs or workloadSelector can be set")
+	}
+	if s := a.v.Selector; s != nil {
+		a.selector(a.spec("selector", "matchLabels"), s.MatchLabels, noLabels)
+		if len(s.MatchLabels) > 0 {
+			a.out.Selector = s.MatchLabels
+		}
+	}
+	if a.v.TargetRef != nil {
+		a.targetRef(a.spec("targetRef"), a.v.TargetRef)
+	}
+	if len(refs) > maxTargetRefs {
+		a.errorf(a.spec("targetRefs"), "targetRefs: %d are more than %d", len(refs), maxTargetRefs)
+	}
+	for i, r := range refs {
+		a.targetRef(a.spec("targetRefs", i), r)
+	}
+}
+
+// targetKinds are what Istio lets a policy be attached to, with their groups.
+var targetKinds = []struct{ group, version, kind string }{
+	{"", "v1", "Service"},
+	{networkingGroup, "v1", "ServiceEntry"},
+	{"gateway.networking.k8s.io", "v1", "Gateway"},
+	{"gateway.networking.k8s.io", "v1", "GatewayClass"},
+}
+
+func (a *auth) targetRef(at *node, r *selectors.PolicyTargetReference) {
+	if r.Name == "" {
+		a.errorf(at.at("name"), "targetRef name must be set")
+	}
+	if r.Namespace != "" {
+		a.errorf(at.at("namespace"), "targetRef namespace must not be set; cross namespace referencing is not supported")
+	}
+	group := r.Group
+	if group == "core" {
+		group = ""
+	}
+	var names []string
+	for _, k := range targetKinds {
+		if k.kind == r.Kind && k.group == group {
+			a.out.Targets = append(a.out.Targets, policy.AuthTarget{Kind: r.Kind, Name: r.Name})
+			return
+		}
+		if k.group == "" {
+			k.group = "core"
+		}
+		names = append(names, k.group+"/"+k.version+"/"+k.kind)
+	}
+	a.errorf(at, "targetRef must be to one of %v but was %s/%s", names, r.Group, r.Kind)
+}
+
+func (a *auth) dryRun() {
+	value, ok := a.meta.Annotations[annotationDryRun]
+	if !ok {
+		return
+	}
+	at := a.root.at("metadata", "annotations", annotationDryRun)
+	dry, err := strconv.ParseBool(value)
+	if err != nil {
+		a.errorf(at, "%s: expected \"true\" or \"false\", got %q", annotationDryRun, value)
+	}
+	a.out.DryRun = dry
+}
+
+// rule translates one rule. number counts from 0, as in Istio's messages.
+func (a *auth) rule(number int, r *security.Rule) *policy.AuthRule {
+	at := a.spec("rules", number)
+	out := &policy.AuthRule{Ref: a.ref}
+	out.Ref.Line, out.Ref.Column = at.line, at.col
+	for _, key := range [...]string{"from", "to"} {
+		if f := at.field(key); f != nil && f.value.kind == listNode && len(f.value.items) == 0 {
+			a.errorf(f.pos(), "`%s` must not be empty, found at rule %d", key, number)
+		}
+	}
+	for i, f := range r.From {
+		fn := at.at("from", i)
+		if f.Source == nil {
+			a.errorf(fn, "`from.source` must not be nil, found at rule %d", number)
+			continue
+		}
+		out.From = append(out.From, a.source(fn.at("source"), number, f.Source))
+	}
+	for i, t := range r.To {
+		tn := at.at("to", i)
+		if t.Operation == nil {
+			a.errorf(tn, "`to.operation` must not be nil, found at rule %d", number)
+			continue
+		}
+		out.To = append(out.To, a.operation(tn.at("operation"), number, t.Operation))
+	}
+	for i, c := range r.When {
+		if w := a.condition(at.at("when", i), c); w != nil {
+			out.When = append(out.When, w)
+		}
+	}
+	if a.out.Action == policy.AuthDeny && slices.ContainsFunc(out.To, readsHTTP) {
+		a.warnf(at, "configured AuthorizationPolicy will deny all traffic to TCP ports under its scope "+
+			"due to the use of only HTTP attributes in a DENY rule; it is recommended to explicitly specify the port")
+	}
+	return out
+}
+
+// readsHTTP says whether an operation asks for what only plain HTTP shows,
+// and for no port that would limit it.
+func readsHTTP(o *policy.AuthOperation) bool {
+	return asksHTTP(o) && len(o.Ports)+len(o.NotPorts) == 0
+}
+
+// empty reports empty values of a list, and says whether there were any.
+func (a *auth) empty(at *node, key, label string, values []string) bool {
+	found := false
+	for i, v := range values {
+		if v == "" {
+			a.errorf(at.at(key, i), "empty value not allowed, found in %s", label)
+			found = true
+		}
+	}
+	return found
+}
+
+// authPort reads a port of an AuthorizationPolicy, which are strings.
+func authPort(s string) (uint16, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return 0, fmt.Errorf("bad port (%s): %v", s, err)
+	}
+	return uint16(n), nil
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"cmp"
+	"slices"
+
+	meshapi "istio.io/api/mesh/v1alpha1"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// Istio's defaults (istio.io/istio pkg/config/mesh).
+const (
+	defaultRootNamespace = "istio-system"
+	defaultTrustDomain   = "cluster.local"
+)
+
+// meshSource is a MeshConfig, and where it is written: at is its node in the
+// object, or in the text that the object holds.
+type meshSource struct {
+	decoded[meshapi.MeshConfig]
+	at *node
+}
+
+// meshFields are what acts on egressd.
+var meshFields = []string{"outboundTrafficPolicy", "defaultHttpRetryPolicy", "rootNamespace", "trustDomain",
+	"defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"}
+
+// meshConfig translates the MeshConfig: the first that there is. What is wrong
+// with the others is said as well.
+func (l *loader) meshConfig() policy.Mesh {
+	out := policy.Mesh{RootNamespace: defaultRootNamespace, TrustDomain: defaultTrustDomain}
+	var chosen *meshSource
+	for i := range l.meshes {
+		m := &l.meshes[i]
+		if m.foreign() {
+			continue
+		}
+		mesh, exports := m.translate()
+		if chosen != nil {
+			m.errorf(m.root.keyOf("kind"), "there is a MeshConfig already, at %s; a node has one", chosen.ref.Position())
+			continue
+		}
+		chosen, out, l.exports = m, mesh, exports
+	}
+	return out
+}
+
+// foreign says whether the MeshConfig is that of a ConfigMap outside of the
+// root namespace, which is none of Istio's.
+func (m *meshSource) foreign() bool {
+	root := cmp.Or(m.v.RootNamespace, defaultRootNamespace)
+	ns := m.root.at("metadata").get("namespace")
+	if m.kind != configMapKind || ns == nil || ns.text == root || ns.text == defaultRootNamespace {
+		return false
+	}
+	m.say(Note, m.root.keyOf("kind"), "the ConfigMap is not in the root namespace %s, skipped", root)
+	return true
+}
+
+// translate also returns the defaults of exportTo.
+func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
+	out := policy.Mesh{Ref: m.ref}
+	m.outbound(&out)
+	out.Retries = m.retries(m.at.at("defaultHttpRetryPolicy"), m.v.DefaultHttpRetryPolicy)
+	out.RootNamespace = cmp.Or(m.v.RootNamespace, defaultRootNamespace)
+	if !isLabel(out.RootNamespace) {
+		m.errorf(m.at.at("rootNamespace"), "rootNamespace: %q is not a DNS-1123 label", out.RootNamespace)
+	}
+	out.TrustDomain = cmp.Or(m.v.TrustDomain, defaultTrustDomain)
+	if _, err := fqdn(out.TrustDomain); err != nil {
+		m.errorf(m.at.at("trustDomain"), "trustDomain: %s", err)
+	}
+	exports := [...]*visibility{
+		m.defaultExport("defaultServiceExportTo", m.v.DefaultServiceExportTo),
+		m.defaultExport("defaultVirtualServiceExportTo", m.v.DefaultVirtualServiceExportTo),
+		m.defaultExport("defaultDestinationRuleExportTo", m.v.DefaultDestinationRuleExportTo),
+	}
+	m.hidden()
+	for i := range m.at.fields {
+		f := &m.at.fields[i]
+		if name := camel(f.key); !slices.Contains(meshFields, name) && m.has(name) {
+			m.say(Note, f.pos(), "%s does not act on egressd", f.key)
+		}
+	}
+	return out, exports
+}
+
+// has says whether the MeshConfig has a field: one that is unknown is an
+// error already.
+func (m *meshSource) has(name string) bool {
+	return slices.ContainsFunc(protoNames(m.v.ProtoReflect().Descriptor()), func(n string) bool { return n == name || camel(n) == name })
+}
+
+func (m *meshSource) outbound(out *policy.Mesh) {
+	p := m.v.OutboundTrafficPolicy
+	at := m.at.at("outboundTrafficPolicy")
+	if p == nil {
+		m.say(Note, m.at, "no outboundTrafficPolicy: Istio's default is ALLOW_ANY, here what no rule names is denied")
+		return
+	}
+	switch p.Mode {
+	case meshapi.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY:
+	case meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS:
+		out.Outbound = policy.AllowAny
+		m.warnf(at.at("mode"), "outboundTrafficPolicy %s opens the node: what no rule names is allowed", p.Mode)
+	default:
+		m.errorf(at.at("mode"), "outboundTrafficPolicy: mode %s is not known", p.Mode)
+	}
+	if p.Tls != nil {
+		m.unsupported(at.keyOf("tls"), "outboundTrafficPolicy.tls")
+	}
+}
+
+// hidden refuses what would hide services that egressd would then open.
+func (m *meshSource) hidden() {
+	v := m.v.ServiceEntryVisibility
+	if v == nil {
+		return
+	}
+	d := v.DefaultVisibility
+	public := d == meshapi.ServiceEntryVisibility_VISIBILITY_UNSPECIFIED || d == meshapi.ServiceEntryVisibility_PUBLIC
+	if !public || len(v.Policies) > 0 {
+		m.unsupported(m.at.keyOf("serviceEntryVisibility"), "serviceEntryVisibility (write exportTo in the ServiceEntries)")
+	}
+}

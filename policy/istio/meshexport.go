@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"slices"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// visibility is a default of exportTo: "." stands for the namespace of the
+// object that it is used for, which own remembers.
+type visibility struct {
+	namespaces []string
+	own, all   bool
+}
+
+// of is the visibility of an object in a namespace.
+func (v *visibility) of(namespace string) policy.Visibility {
+	if v.all {
+		return policy.Visibility{}
+	}
+	out := policy.Visibility{Limited: true, Namespaces: slices.Clone(v.namespaces)}
+	if v.own && !slices.Contains(out.Namespaces, namespace) {
+		out.Namespaces = append(out.Namespaces, namespace)
+	}
+	slices.Sort(out.Namespaces)
+	return out
+}
+
+// defaultExport reads one of the MeshConfig's defaults; nil when it is not set.
+func (m *meshSource) defaultExport(key string, values []string) *visibility {
+	if len(values) == 0 {
+		return nil
+	}
+	out := &visibility{}
+	seen := map[string]bool{}
+	for i, s := range values {
+		at := m.at.at(key, i)
+		if seen[s] {
+			m.errorf(at, "duplicate entries in %s for entry %s", key, s)
+		}
+		seen[s] = true
+		switch s {
+		case ".":
+			out.own = true
+		case "*":
+			out.all = true
+			if len(values) > 1 {
+				m.errorf(at, "cannot have both public (*) and non-public exportTo values for a resource")
+			}
+		case "~":
+			if len(values) > 1 {
+				m.errorf(at, "cannot export service entry to no one (~) and someone")
+			}
+		default:
+			if !isLabel(s) {
+				m.errorf(at, "%s: %q is not \".\", \"*\", \"~\" or a namespace", key, s)
+			}
+			out.namespaces = append(out.namespaces, s)
+		}
+	}
+	return out
+}
+
+// defaultExports gives the objects without exportTo the visibility that the
+// MeshConfig has for their kind.
+func (l *loader) defaultExports(cfg *policy.Config) {
+	services, virtuals, rules := l.exports[0], l.exports[1], l.exports[2]
+	if services != nil {
+		for _, s := range cfg.Services {
+			if !l.saysExport(s.Ref) {
+				s.Export = services.of(s.Ref.Namespace)
+			}
+		}
+	}
+	if virtuals != nil {
+		for _, vs := range cfg.VirtualServices {
+			if !l.saysExport(vs.Ref) {
+				vs.Export = virtuals.of(vs.Ref.Namespace)
+			}
+		}
+	}
+	if rules != nil {
+		for _, r := range cfg.DestinationRules {
+			if !l.saysExport(r.Ref) {
+				r.Export = rules.of(r.Ref.Namespace)
+			}
+		}
+	}
+}
+
+// saysExport says whether an object has its own exportTo.
+func (l *loader) saysExport(ref policy.Ref) bool {
+	o := l.objectOf(ref)
+	if o == nil {
+		return false
+	}
+	if o.kind == "Service" {
+		return o.meta.Annotations[exportAnnotation] != ""
+	}
+	list := o.spec().get("exportTo")
+	return list != nil && len(list.items) > 0
+}

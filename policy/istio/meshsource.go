@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"bytes"
+	"regexp"
+	"strings"
+
+	meshapi "istio.io/api/mesh/v1alpha1"
+	core "k8s.io/api/core/v1"
+)
+
+const (
+	operatorKind  = "IstioOperator"
+	configMapKind = "ConfigMap"
+)
+
+func (l *loader) takeMeshConfig(o *object) {
+	o.topLevel()
+	l.takeMesh(o, o.spec(), "spec")
+}
+
+func (l *loader) takeOperator(o *object) { l.takeMesh(o, o.spec("meshConfig"), "spec.meshConfig") }
+
+func (l *loader) takeMesh(o *object, at *node, where string) {
+	v := &meshapi.MeshConfig{}
+	if decodeProto(at, v, where, &o.place) {
+		l.meshes = append(l.meshes, meshSource{decoded[meshapi.MeshConfig]{o, v}, at})
+	}
+}
+
+// withOperatorName gives an IstioOperator the name that istioctl gives it
+// when it has none.
+func withOperatorName(n *node) *node {
+	if n.get("metadata").field("name") != nil {
+		return n
+	}
+	text := func(s string) *node { return &node{line: n.line, col: n.col, tag: "!!str", text: s} }
+	m := &node{kind: mapNode, line: n.line, col: n.col, fields: []field{{key: "name", value: text("installed-state")}}}
+	if given := n.get("metadata"); given != nil && given.kind == mapNode {
+		m.fields = append(m.fields, given.fields...)
+	}
+	if m.get("namespace") == nil {
+		m.fields = append(m.fields, field{key: "namespace", value: text(defaultRootNamespace)})
+	}
+	named := *n
+	named.fields = []field{{key: "metadata", value: m}}
+	for _, f := range n.fields {
+		if f.key != "metadata" {
+			named.fields = append(named.fields, f)
+		}
+	}
+	return &named
+}
+
+// isMeshConfigMap says whether a ConfigMap is the one with the MeshConfig:
+// "istio", or "istio-REVISION", with the key "mesh".
+func isMeshConfigMap(n *node) bool {
+	name := n.at("metadata", "name")
+	return name.kind == scalarNode && (name.text == "istio" || strings.HasPrefix(name.text, "istio-")) &&
+		n.get("data").field("mesh") != nil
+}
+
+// takeConfigMap reads the MeshConfig that a ConfigMap holds as text.
+func (l *loader) takeConfigMap(o *object) {
+	v := &core.ConfigMap{}
+	if !decodeGo(o.root, v, "", &o.place) {
+		return
+	}
+	at := o.root.at("data", "mesh")
+	docs, ok := l.within(o, at)
+	switch {
+	case !ok:
+	case len(docs) == 0:
+		l.takeMesh(o, &node{kind: mapNode, line: at.line, col: at.col}, "data.mesh")
+	case len(docs) > 1:
+		o.errorf(docs[1], "data.mesh: expected one YAML document")
+	default:
+		l.takeMesh(o, docs[0], "data.mesh")
+	}
+}
+
+// within parses the YAML that a string holds. ok is false after an error.
+// What is found in a literal block ("|") has the place that it has in the
+// file; what is written in another way has the place of the string.
+func (l *loader) within(o *object, at *node) (docs []*node, ok bool) {
+	scratch := &place{r: &report{}, file: o.file, object: o.object}
+	indent, literal := literalIndent(l.lines(o.file), at)
+	c := chunk{text: []byte(at.text)}
+	if literal {
+		c.line = at.line
+	}
+	docs, _ = parse(c, scratch)
+	for _, f := range scratch.r.findings {
+		switch {
+		case !literal:
+			f.Line, f.Col = at.line, at.col
+		case f.Col > 0:
+			f.Col += indent
+		}
+		o.r.add(f)
+	}
+	moved := map[*node]bool{}
+	for _, n := range docs {
+		n.walk(moved, func(line, col *int) {
+			if literal {
+				*col += indent
+			} else {
+				*line, *col = at.line, at.col
+			}
+		})
+	}
+	return docs, scratch.r.errors == 0
+}
+
+// walk calls f with every place in a tree that nobody else has seen yet.
+func (n *node) walk(seen map[*node]bool, f func(line, col *int)) {
+	if seen[n] {
+		return
+	}
+	seen[n] = true
+	f(&n.line, &n.col)
+	for _, item := range n.items {
+		item.walk(seen, f)
+	}
+	for i := range n.fields {
+		f(&n.fields[i].line, &n.fields[i].col)
+		n.fields[i].value.walk(seen, f)
+	}
+}
+
+// blockHeader ends the line that a literal block is announced on.
+var blockHeader = regexp.MustCompile(`\|[-+0-9]*[ \t]*(#.*)?\r?$`)
+
+// lines are those of a file.
+func (l *loader) lines(file string) [][]byte {
+	if l.split[file] == nil {
+		l.split[file] = bytes.Split(l.source[file], []byte("\n"))
+	}
+	return l.split[file]
+}
+
+// literalIndent says how far a literal block is indented in lines, and
+// whether at is one.
+func literalIndent(lines [][]byte, at *node) (indent int, ok bool) {
+	if len(lines) <= at.line || !blockHeader.Match(lines[at.line-1]) {
+		return 0, false
+	}
+	for _, l := range lines[at.line:] {
+		if text := bytes.TrimLeft(l, " "); len(bytes.TrimSpace(text)) > 0 {
+			// The first line of the text may be indented further itself.
+			first := strings.TrimLeft(at.text, "\n")
+			own := len(first) - len(strings.TrimLeft(first, " "))
+			return len(l) - len(text) - own, true
+		}
+	}
+	return 0, false
+}

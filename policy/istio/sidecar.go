@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy"
+)
+
+// noLabels is what Istio says of a selector that selects everything.
+const noLabels = "workload selector specified without labels"
+
+// nowhere hides everything: everything is taken out again.
+var nowhere = policy.SidecarHost{Namespace: "*", Host: "*", Not: true}
+
+// sidecar translates a Sidecar. What it says of the way in has no effect.
+func (l *loader) sidecar(d decoded[networking.Sidecar]) *policy.Sidecar {
+	out := &policy.Sidecar{Ref: d.ref}
+	if s := d.v.WorkloadSelector; s != nil {
+		d.selector(d.spec("workloadSelector", "labels"), s.Labels, "sidecar: "+noLabels+", will be applied to all services in namespace")
+		if len(s.Labels) > 0 {
+			out.Selector = s.Labels
+		}
+	}
+	if len(d.v.Egress) == 0 && len(d.v.Ingress) == 0 && d.v.OutboundTrafficPolicy == nil && d.v.InboundConnectionPool == nil {
+		d.errorf(d.spec(), "sidecar: empty configuration provided")
+		return out
+	}
+	d.sidecarIngress(d.spec("ingress"), d.v.Ingress)
+	if d.v.InboundConnectionPool != nil {
+		d.warnf(d.spec().keyOf("inboundConnectionPool"), "inboundConnectionPool is not acted on: egressd has no part in the way in to a workload")
+	}
+	d.sidecarEgress(out, d.v.Egress)
+	d.sidecarOutbound(out, d.v.OutboundTrafficPolicy)
+	return out
+}
+
+func (o *object) sidecarEgress(out *policy.Sidecar, listeners []*networking.IstioEgressListener) {
+	ports, sockets := map[uint32]bool{}, map[string]bool{}
+	socket := false
+	for i, e := range listeners {
+		at := o.spec("egress", i)
+		listener := policy.SidecarEgress{Ref: o.ref, Hosts: o.sidecarHosts(at.at("hosts"), e.Hosts)}
+		listener.Ref.Line, listener.Ref.Column = at.line, at.col
+		switch p := e.Port; {
+		case p == nil:
+			if i < len(listeners)-1 {
+				o.errorf(at, "sidecar: the egress listener with empty port should be the last listener in the list")
+			}
+			if e.Bind != "" {
+				o.errorf(at.at("bind"), "sidecar: bind needs a port")
+			}
+		case p.Number == 0:
+			o.sidecarPort(at.at("port"), p)
+			o.sidecarSocket(at, e, sockets)
+			socket = true
+			continue
+		default:
+			o.sidecarPort(at.at("port"), p)
+			listener.Port = o.port(at.at("port", "number"), "number", p.Number)
+			if ports[p.Number] {
+				o.errorf(at.at("port"), "sidecar: ports on IP bound listeners must be unique")
+			}
+			ports[p.Number] = true
+			o.sidecarBind(at, e.Bind)
+		}
+		if e.CaptureMode == networking.CaptureMode_NONE && e.Port != nil {
+			o.warnf(at.at("captureMode"), "captureMode NONE is not acted on: connections are captured whatever it says, and nothing listens for the workload")
+		}
+		out.Egress = append(out.Egress, listener)
+	}
+	if socket && len(out.Egress) == 0 {
+		// No listener at all would make everything visible.
+		out.Egress = []policy.SidecarEgress{{Ref: o.ref, Hosts: []policy.SidecarHost{nowhere}}}
+	}
+}
+
+func (o *object) sidecarPort(at *node, p *networking.SidecarPort) {
+	//lint:ignore SA1019 deprecated, and refused
+	if p.TargetPort != 0 {
+		o.errorf(at.at("targetPort"), "targetPort has no impact on Sidecars")
+	}
+	if p.Name != "" && !isPortName(p.Name) {
+		o.errorf(at.at("name"), "invalid port name: %s", p.Name)
+	}
+	if _, ok := protocolOf(p.Protocol); !ok {
+		o.errorf(at.at("protocol"), "unsupported protocol: %s", p.Protocol)
+	}
+}
+
+func (o *object) sidecarBind(at *node, bind string) {
+	if bind == "" {
+		return
+	}
+	if _, err := netip.ParseAddr(bind); err != nil {
+		o.errorf(at.at("bind"), "%s is not a valid IP", bind)
+		return
+	}
+	o.warnf(at.at("bind"), "bind is not acted on: nothing listens for the workload; the hosts and the port count")
+}
+
+// sidecarSocket checks a listener on a unix socket.
+func (o *object) sidecarSocket(at *node, e *networking.IstioEgressListener, seen map[string]bool) {
+	path, ok := strings.CutPrefix(e.Bind, unixPrefix)
+	if !ok {
+		o.errorf(at.at("bind"), "sidecar: ports with 0 value must have a unix domain socket bind address")
+		return
+	}
+	if wrong := unixAddress(path); wrong != "" {
+		o.errorf(at.at("bind"), "%s", wrong)
+	}
+	if e.CaptureMode == networking.CaptureMode_IPTABLES {
+		o.errorf(at.at("captureMode"), "sidecar: captureMode must be DEFAULT/NONE for unix domain socket listeners")
+	}
+	if seen[e.Bind] {
+		o.errorf(at.at("bind"), "sidecar: unix domain socket values for listeners must be unique")
+	}
+	seen[e.Bind] = true
+	o.warnf(at.at("bind"), "a unix socket to listen on is not acted on yet: nothing listens there, and the listener opens nothing")
+}
+
+// sidecarHosts reads the hosts of a listener: "namespace/name", and
+// "~namespace/name" for what is taken out again.
+func (o *object) sidecarHosts(at *node, hosts []string) []policy.SidecarHost {
+	if len(hosts) == 0 {
+		o.errorf(at, "sidecar: egress listener must contain at least one host")
+	}
+	var out []policy.SidecarHost
+	seen := map[string]map[string]bool{} // names by namespace
+	all := false
+	for i, s := range hosts {
+		h, err := o.sidecarHost(s)
+		if err != nil {
+			o.errorf(at.at(i), "%s: %q", err, s)
+			continue
+		}
+		out = append(out, h)
+		if h.Not {
+			continue
+		}
+		all = all || h.Namespace == "*" && h.Host == "*"
+		names := seen[h.Namespace]
+		if names == nil {
+			names = map[string]bool{}
+			seen[h.Namespace] = names
+		}
+		if names[string(h.Host)] || names["*"] || h.Host == "*" && len(names) > 0 {
+			o.warnf(at.at(i), "duplicated egress host: %s", s)
+		}
+		names[string(h.Host)] = true
+	}
+	if all && len(seen) > 1 {
+		o.warnf(at, "`*/*` host select all resources, no other hosts can be added")
+	}
+	return out
+}
+
+func (o *object) sidecarHost(s string) (policy.SidecarHost, error) {
+	var out policy.SidecarHost
+	ns, name, found := strings.Cut(s, "/")
+	if !found {
+		return out, fmt.Errorf("host must be of form namespace/dnsName")
+	}
+	if ns == "" || name == "" {
+		return out, fmt.Errorf("config namespace and dnsName in host entry cannot be empty")
+	}
+	if rest, not := strings.CutPrefix(ns, "~"); not {
+		// "~/name" takes the name out of all namespaces.
+		out.Not = true
+		if ns = rest; ns == "" {
+			ns = "*"
+		}
+	}
+	switch {
+	case ns == ".":
+		ns = o.meta.Namespace
+	case ns != "*" && !isLabel(ns):
+		return out, fmt.Errorf("invalid namespace value %q in sidecar", ns)
+	}
+	if name != "*" && !strings.Contains(name, ".") {
+		return out, fmt.Errorf("short names (non FQDN) are not allowed")
+	}
+	h, err := domain(name)
+	if err != nil {
+		return out, err
+	}
+	if isPartialWildcard(h) {
+		return out, fmt.Errorf("partial wildcard %q not allowed", name)
+	}
+	out.Namespace, out.Host = ns, hostname.Pattern(h)
+	return out, nil
+}
+
+func (o *object) sidecarOutbound(out *policy.Sidecar, p *networking.OutboundTrafficPolicy) {
+	if p == nil {
+		return
+	}
+	at := o.spec("outboundTrafficPolicy")
+	mode := policy.RegistryOnly
+	if p.Mode == networking.OutboundTrafficPolicy_ALLOW_ANY {
+		mode = policy.AllowAny
+		o.warnf(at.at("mode"), "outboundTrafficPolicy ALLOW_ANY opens every destination to these workloads")
+	}
+	out.Outbound = &mode
+	if p.EgressProxy == nil {
+		return
+	}
+	at = at.at("egressProxy")
+	if mode != policy.AllowAny {
+		o.errorf(at, "sidecar: egress_proxy must be set only with ALLOW_ANY outbound_traffic_policy mode")
+		return
+	}
+	if _, err := fqdn(p.EgressProxy.Host); err != nil {
+		o.errorf(at.at("host"), "invalid host: %s", err)
+	}
+	if p.EgressProxy.Port == nil {
+		o.errorf(at, "sidecar: egress_proxy port must be non-nil")
+	}
+	o.unsupported(at, "egressProxy")
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// sidecarIngress checks the listeners on the way in to a workload, which
+// egressd has no part in.
+func (o *object) sidecarIngress(list *node, listeners []*networking.IstioIngressListener) {
+	seen := map[uint32]bool{}
+	for i, in := range listeners {
+		at := list.at(i)
+		if in.Port == nil {
+			o.errorf(at, "sidecar: port is required for ingress listeners")
+			continue
+		}
+		o.sidecarPort(at.at("port"), in.Port)
+		o.port(at.at("port", "number"), "number", in.Port.Number)
+		if seen[in.Port.Number] {
+			o.errorf(at.at("port"), "sidecar: ports on IP bound listeners must be unique")
+		}
+		seen[in.Port.Number] = true
+		if _, err := netip.ParseAddr(in.Bind); err != nil && in.Bind != "" {
+			o.errorf(at.at("bind"), "%s is not a valid IP", in.Bind)
+		}
+		o.ingressEndpoint(at.at("defaultEndpoint"), in.DefaultEndpoint)
+		o.ingressTLS(at.at("tls"), in.Tls)
+	}
+	if len(listeners) > 0 {
+		o.warnf(o.spec().keyOf("ingress"), "ingress is not acted on: egressd has no part in the way in to a workload")
+	}
+}
+
+func (o *object) ingressEndpoint(at *node, s string) {
+	if s == "" {
+		return
+	}
+	if path, ok := strings.CutPrefix(s, unixPrefix); ok {
+		if wrong := unixAddress(path); wrong != "" {
+			o.errorf(at, "%s", wrong)
+		}
+		return
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		o.errorf(at, "%s", err)
+		return
+	}
+	if !slices.Contains([]string{"", "127.0.0.1", "0.0.0.0", "::1", "::"}, host) {
+		o.errorf(at, "sidecar: defaultEndpoint must be of form 127.0.0.1:<port>,0.0.0.0:<port>,[::1]:port,[::]:port,unix://filepath or unset")
+	}
+	n, err := strconv.ParseUint(port, 10, 32)
+	if err != nil {
+		o.errorf(at, "sidecar: defaultEndpoint port (%s) is not a number: %v", port, err)
+		return
+	}
+	o.port(at, "defaultEndpoint", uint32(n))
+}
+
+func (o *object) ingressTLS(at *node, t *networking.ServerTLSSettings) {
+	if t == nil {
+		return
+	}
+	if len(t.SubjectAltNames) > 0 {
+		o.errorf(at.keyOf("subjectAltNames"), "sidecar: subjectAltNames is not supported in ingress tls")
+	}
+	if t.HttpsRedirect {
+		o.errorf(at.keyOf("httpsRedirect"), "sidecar: httpsRedirect is not supported")
+	}
+	if t.CredentialName != "" {
+		o.errorf(at.keyOf("credentialName"), "sidecar: credentialName is not currently supported")
+	}
+	if t.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL || t.Mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH {
+		o.errorf(at.at("mode"), "configuration is invalid: cannot set mode to %s in sidecar ingress tls", t.Mode)
+	}
+}

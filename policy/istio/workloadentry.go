@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// workloadEntry checks a WorkloadEntry by itself. Whether its ports and its
+// kind of address are good for a ServiceEntry is known where one selects it.
+func (l *loader) workloadEntry(d decoded[networking.WorkloadEntry]) {
+	d.workloadAddress(d.spec("address"), d.v)
+	for _, name := range slices.Sorted(maps.Keys(d.v.Ports)) {
+		at := d.spec("ports").keyOf(name)
+		if !isPortName(name) {
+			d.errorf(at, "invalid port name: %s", name)
+		}
+		d.port(d.spec("ports", name), "port "+name, d.v.Ports[name])
+	}
+	d.labels(d.spec("labels"), d.v.Labels)
+	if a := d.v.ServiceAccount; a != "" && !isSubdomain(a) {
+		d.errorf(d.spec("serviceAccount"), "serviceAccount: %q is not a DNS-1123 subdomain", a)
+	}
+}
+
+func (o *object) workloadAddress(at *node, we *networking.WorkloadEntry) {
+	if we.Address == "" {
+		if we.Network == "" {
+			o.errorf(at, "address is required")
+			return
+		}
+		o.warnf(at, "address is unset with network %q: the entry leads nowhere here", we.Network)
+		return
+	}
+	if path, ok := strings.CutPrefix(we.Address, unixPrefix); ok {
+		if wrong := unixAddress(path); wrong != "" {
+			o.errorf(at, "%s", wrong)
+		}
+		if len(we.Ports) > 0 {
+			o.errorf(o.spec().keyOf("ports"), "unix endpoint %s must not include ports", we.Address)
+		}
+		return
+	}
+	a, err := netip.ParseAddr(we.Address)
+	switch {
+	case err == nil && (a.Zone() != "" || a.Is4In6()):
+		o.errorf(at, "endpoint address %q is not a plain IPv4 or IPv6 address", we.Address)
+	case err == nil:
+	default:
+		if _, err := fqdn(we.Address); err != nil {
+			o.errorf(at, "endpoint address %q is not a valid FQDN or an IP address", we.Address)
+		}
+	}
+}

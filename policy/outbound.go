@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import "net/netip"
+
+// AllowsUnknown says whether destinations that no rule names are open
+// (outboundTrafficPolicy ALLOW_ANY). The kernel then lets pass what its tables
+// do not know, and the DNS proxy answers for every name; it learns nothing for
+// names that Lookup does not have. What rules and AuthorizationPolicies deny
+// stays denied where it can be recognized: by its name, or by an address that
+// is known to be the name's.
+func (p *Policy) AllowsUnknown() bool { return p.scope.outbound == AllowAny }
+
+// DecideQuery says whether a normalized name may be asked for in DNS. Host is
+// nil when no rule names it and unknown names pass: nothing is to be learned
+// then. A name to which AuthorizationPolicies leave no port is denied.
+func (p *Policy) DecideQuery(name string) Decision {
+	h, ok := p.names.Lookup(name)
+	switch {
+	case !ok && p.AllowsUnknown():
+		return p.passing(Direct)
+	case !ok:
+		return deny(ReasonName, nil)
+	case h.guarded && !p.opens(name):
+		return p.closed(name).decision()
+	}
+	return Decision{Verdict: Direct, Reason: ReasonAllowed, Rule: h.Rule, Host: h}
+}
+
+// closed says why no port of a guarded name is open.
+func (p *Policy) closed(name string) refusal {
+	w := p.names.Walk(name)
+	for h, ok := w.Next(); ok; h, ok = w.Next() {
+		for _, hp := range h.Ports {
+			if hp.guard == nil {
+				continue
+			}
+			if r := hp.refusal(name, netip.Addr{}); r.reason != "" {
+				return r
+			}
+		}
+	}
+	return refusal{reason: ReasonName}
+}
+
+// passing is the Decision for what no rule names under ALLOW_ANY.
+func (p *Policy) passing(v Verdict) Decision {
+	return Decision{Verdict: v, Reason: ReasonAllowed, Rule: p.scope.outboundRule}
+}
+
+// dialledUpstream is exactly the address that was dialled; nil for none.
+func dialledUpstream(dst netip.AddrPort) *Upstream {
+	if !dst.Addr().IsValid() {
+		return nil
+	}
+	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
+	return &Upstream{
+		Host: dst.Addr().String(), Port: dst.Port(), TargetPort: dst.Port(), Protocol: ProtocolTCP,
+		Resolution: ResolutionStatic, Endpoints: []UpstreamEndpoint{{Addr: dst, Weight: 1}},
+	}
+}
+
+// passes are the Candidates of a flow that no rule is for.
+func (p *Policy) passes(f Flow, d Decision) Candidates {
+	if d.Verdict == Deny {
+		return Candidates{Decision: d}
+	}
+	return Candidates{Decision: d, Opaque: dialledUpstream(f.Dst)}
+}
+
+// passesOpaque lets a flow pass that is neither of what rules at its address
+// are about, under ALLOW_ANY and when no guard has anything against it.
+func (p *Policy) passesOpaque(f Flow, out Candidates, c *candidates) Candidates {
+	if out.Verdict != Deny && p.AllowsUnknown() && c.refused.reason == "" {
+		out.Opaque = dialledUpstream(f.Dst)
+	}
+	return out
+}
+
+// unknownName is the answer for a flow whose name has no rule for its port.
+func (p *Policy) unknownName(f Flow, proxied bool) Decision {
+	if !p.AllowsUnknown() {
+		return p.missName(f)
+	}
+	w := Way{Verdict: Direct}
+	c := p.candidates(f)
+	switch {
+	case c.refused.reason != "": // a name of one's own choice opens nothing
+		return c.refused.decision()
+	case c.first != nil:
+		w = c.way // others have rules at this address
+	}
+	if proxied || w.Verdict == Inspect {
+		w = Way{Verdict: Proxy}
+	}
+	d := p.passing(w.Verdict)
+	d.To = w.To
+	return d
+}
+
+// proof says what the kernel does where the ClientHello must carry a name.
+// Where unknown names pass, nothing has to be proved, unless an
+// AuthorizationPolicy denies one.
+func (b *builder) proof(sc *scope) Verdict {
+	switch {
+	case sc.outbound != AllowAny:
+		return Inspect
+	case b.auth.guards():
+		return Proxy
+	}
+	return Direct
+}
