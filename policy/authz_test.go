@@ -275,6 +275,31 @@ func TestAuthorizationOfDestinations(t *testing.T) {
 	}
 }
 
+// TestAuthorizationOfOwnDestination: a rule that leads to the host itself asks
+// nothing a second time, when less is known of the address.
+func TestAuthorizationOfOwnDestination(t *testing.T) {
+	c := guarded(authorize(AuthAllow, "http", when("destination.ip", "203.0.113.0/24")),
+		authorize(AuthDeny, "tls", when("connection.sni", "b.tls.example.com")))
+	c.VirtualServices = []*VirtualService{vs("v", mesh, names("http.example.com"), to("", "http.example.com", 80))}
+	wild := vs("w", mesh, names("*.tls.example.com"))
+	wild.TLS = []*TLSRule{{Ref: wild.Ref, Matches: []*L4Match{{SNIHosts: wild.Hosts}}, Route: []*WeightedDestination{{Destination: Destination{Host: "b.tls.example.com"}}}}}
+	c.VirtualServices = append(c.VirtualServices, wild)
+	p := mustCompile(t, c).Policy(DefaultPolicy)
+	for addr, want := range map[string]Reason{"203.0.113.1": ReasonAllowed, "198.51.100.1": ReasonNoAllow} {
+		f := Flow{Transport: TCP, Dst: ap(hostPort(addr, 80)), Names: []string{"http.example.com"}}
+		if d := p.DecideHTTP(f, get("http.example.com", "/")); d.Reason != want {
+			t.Errorf("%s: %v, want %v", addr, d.Reason, want)
+		}
+	}
+	// Another name of the same wildcard is another destination: what was read
+	// of the flow is asked of its guard too.
+	for sni, want := range map[string]Reason{"a.tls.example.com": ReasonAllowed, "b.tls.example.com": ReasonAuthorization} {
+		if d, _ := p.DecideTLS(flow443, sni); d.Reason != want {
+			t.Errorf("%s: %v, want %v", sni, d.Reason, want)
+		}
+	}
+}
+
 // TestAuthorizationMarks: AUDIT and dry-run policies deny nothing, and say so.
 func TestAuthorizationMarks(t *testing.T) {
 	dry := func(a *AuthorizationPolicy) *AuthorizationPolicy { a.DryRun = true; return a }
