@@ -96,9 +96,20 @@ func (o *object) serverPort(at *node, s *networking.Server, out *policy.GatewayS
 		return
 	}
 	out.Protocol = proto
-	if !proto.IsHTTP() {
+	if proto.IsTLS() && terminates(s.Tls) {
 		o.inert(pn.at("protocol"), "a server of protocol "+p.Protocol)
 	}
+}
+
+// terminates says whether the TLS of a server would have to end here. What is
+// passed through does not, and between a workload and the egress gateway that
+// is this node there is none.
+func terminates(t *networking.ServerTLSSettings) bool {
+	switch t.GetMode() {
+	case networking.ServerTLSSettings_SIMPLE, networking.ServerTLSSettings_MUTUAL, networking.ServerTLSSettings_OPTIONAL_MUTUAL:
+		return true
+	}
+	return false
 }
 
 // serverSecurity checks that a server has the TLS settings that go with its
