@@ -84,6 +84,27 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 	return NULL;
 }
 
+/* The workload of the socket that a packet comes from. */
+static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *skb)
+{
+	struct egd_workload *wl;
+	__u64 id = bpf_skb_cgroup_id(skb);
+	int level;
+
+	wl = bpf_map_lookup_elem(&egd_workloads, &id);
+	if (wl)
+		return wl;
+	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
+		id = bpf_skb_ancestor_cgroup_id(skb, level);
+		if (!id)
+			continue;
+		wl = bpf_map_lookup_elem(&egd_workloads, &id);
+		if (wl)
+			return wl;
+	}
+	return NULL;
+}
+
 static __always_inline struct egd_config *get_config(void)
 {
 	__u32 zero = 0;
@@ -229,6 +250,17 @@ static __always_inline struct egd_addr_val lookup_verdict(const struct flow *f, 
 	v = read_val(bpf_map_lookup_elem(&egd_addrs, &exact));
 	__builtin_memcpy(prefix.addr, f->addr, 16);
 	return join(v, read_val(bpf_map_lookup_elem(&egd_cidrs, &prefix)), f->proto);
+}
+
+/* The verdict for a flow of a workload. */
+static __always_inline struct egd_addr_val workload_verdict(const struct flow *f,
+							    const struct egd_workload *wl)
+{
+	struct egd_addr_val v = lookup_verdict(f, wl->policy);
+
+	if (v.verdict == EGD_DENY && (wl->flags & EGD_WL_ALLOW_ANY))
+		v.verdict = EGD_DIRECT;
+	return v;
 }
 
 static __always_inline bool is_known(const struct flow *f, __u32 policy)

@@ -69,6 +69,7 @@ static __always_inline void fill_origin(struct egd_origin *o, struct bpf_sock_ad
 	o->created = bpf_ktime_get_ns();
 	o->cookie = bpf_get_socket_cookie(ctx);
 	o->cgroup = cgroup;
+	o->home = wl->cgroup;
 	o->netns = bpf_get_netns_cookie(ctx);
 	__builtin_memcpy(o->dst, f->addr, 16);
 	o->dport = f->port;
@@ -310,7 +311,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	}
 
 	if (!dns)
-		v = lookup_verdict(&f, wl->policy);
+		v = workload_verdict(&f, wl);
 	foreign = bpf_get_netns_cookie(ctx) != cfg->netns_cookie;
 	if (foreign)
 		gate = gate_for(cfg, &f);

@@ -99,6 +99,7 @@ enum egd_counter {
 #define EGD_MAX_WORKLOADS 16384
 
 #define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
+#define EGD_WL_ALLOW_ANY 2 /* what no table names goes straight there */
 
 /* The node's configuration, one entry at key 0 of egd_config. */
 struct egd_config {
@@ -125,6 +126,8 @@ struct egd_workload {
 	__u8 mode;    /* enum egd_mode */
 	__u8 flags;   /* EGD_WL_* */
 	__u16 pad;
+	__u32 pad2;
+	__u64 cgroup; /* its key */
 };
 
 /* egd_addrs: what an exact address opens. */
@@ -187,6 +190,7 @@ struct egd_origin {
 	__u64 created; /* CLOCK_MONOTONIC, nanoseconds */
 	__u64 cookie;  /* socket cookie */
 	__u64 cgroup;  /* cgroup id of the caller */
+	__u64 home;    /* the key of egd_workloads that it was found under */
 	__u64 netns;   /* cookie of the socket's network namespace */
 	__u8 dst[16];  /* what the workload dialled */
 	__u16 dport;   /* network order */
@@ -235,6 +239,9 @@ struct egd_socket {
 	__u32 set;      /* that the peer was drawn from, if it was rewritten */
 	__u32 pad;
 	__u8 peer[16];  /* where the connection really goes */
+	/* Room for what later versions add: the storage of open sockets is taken
+	 * over by a new version, which finds zeroes here. */
+	__u8 reserved[64];
 };
 
 /* egd_rewrites: socket storage of unconnected UDP sockets: the endpoints that
@@ -365,6 +372,7 @@ struct egd_event {
 /* egd_ifaces: the interfaces whose other end is a workload, by index. What
  * comes in by one is the workload's, whatever source address it bears. */
 #define EGD_IF_L3 1 /* no link-layer header */
+#define EGD_IF_ALLOW_ANY 2 /* as EGD_WL_ALLOW_ANY */
 
 struct egd_iface {
 	__u32 workload;

@@ -220,6 +220,7 @@ type EgressdEgdOrigin struct {
 	Created  uint64
 	Cookie   uint64
 	Cgroup   uint64
+	Home     uint64
 	Netns    uint64
 	Dst      [16]uint8
 	Dport    uint16
@@ -339,6 +340,7 @@ type EgressdEgdSocket struct {
 	Set        uint32
 	Pad        uint32
 	Peer       [16]uint8
+	Reserved   [64]uint8
 }
 
 type EgressdEgdUsage struct {
@@ -362,6 +364,8 @@ type EgressdEgdWorkload struct {
 	Mode   uint8
 	Flags  uint8
 	Pad    uint16
+	Pad2   uint32
+	Cgroup uint64
 }
 
 // Names of all BPF objects in the ELF.

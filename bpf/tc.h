@@ -14,27 +14,6 @@
 /* How long after a datagram that came in its sender may be answered. */
 #define WIRE_REPLY_TIME (120ULL * 1000000000ULL)
 
-/* The workload of the socket that a packet comes from. */
-static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *skb)
-{
-	struct egd_workload *wl;
-	__u64 id = bpf_skb_cgroup_id(skb);
-	int level;
-
-	wl = bpf_map_lookup_elem(&egd_workloads, &id);
-	if (wl)
-		return wl;
-	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
-		id = bpf_skb_ancestor_cgroup_id(skb, level);
-		if (!id)
-			continue;
-		wl = bpf_map_lookup_elem(&egd_workloads, &id);
-		if (wl)
-			return wl;
-	}
-	return NULL;
-}
-
 /* Whether skb_egress has decided about the packet: it is one of a connected,
  * captured socket of this kernel. It must also be that socket's own, with its
  * addresses: a tunnel's packet still carries the socket of what is inside, and
@@ -66,7 +45,7 @@ static __always_inline bool socket_decided(struct __sk_buff *skb, const struct p
 }
 
 /* The tables' verdict for a packet. */
-static __always_inline __u8 verdict_of(const struct passing *w, __u32 policy)
+static __always_inline __u8 verdict_of(const struct passing *w, const struct egd_iface *in)
 {
 	struct flow fl = { .port = w->p.dport, .proto = w->p.proto, .family = w->p.family };
 
@@ -75,7 +54,9 @@ static __always_inline __u8 verdict_of(const struct passing *w, __u32 policy)
 	if (w->p.dport == PORT_DNS)
 		return EGD_PROXY;
 	__builtin_memcpy(fl.addr, w->p.dst, 16);
-	v = lookup_verdict(&fl, policy);
+	v = lookup_verdict(&fl, in->policy);
+	if (v.verdict == EGD_DENY && (in->flags & EGD_IF_ALLOW_ANY))
+		return EGD_DIRECT;
 	/* Packets are not sent elsewhere here: the forwarding core knows the
 	 * endpoints as well, and has nothing for UDP. */
 	if (v.slots && v.verdict != EGD_DENY)
@@ -113,7 +94,7 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 	__u8 reason = EGD_R_NONE;
 	int how = WIRE_REFUSE;
 
-	f.verdict = verdict_of(w, in->policy);
+	f.verdict = verdict_of(w, in);
 	if (f.verdict == EGD_DENY || (!tcp && f.verdict != EGD_DIRECT && w->p.dport != PORT_DNS))
 		reason = EGD_R_NO_RULE;
 	else if (syn && (w->p.flags & (TCP_ACK | TCP_RST | TCP_FIN)))
@@ -162,11 +143,14 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 }
 
 /* The policy has changed since the verdict: ask the tables again. */
-static __always_inline bool flow_allowed(struct passing *w, struct egd_flow *f)
+static __always_inline bool flow_allowed(struct passing *w, const struct egd_iface *in,
+					 struct egd_flow *f)
 {
 	struct egd_hello *h;
 
-	switch (verdict_of(w, f->policy)) {
+	f->policy = in->policy;
+	f->mode = in->mode;
+	switch (verdict_of(w, in)) {
 	case EGD_DIRECT:
 		return true;
 	case EGD_PROXY: /* what is proxied is decided there */
@@ -205,7 +189,7 @@ static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const stru
 	if (f->flags & EGD_F_INBOUND)
 		return WIRE_PASS;
 	if (f->epoch != cfg->epoch && !(f->flags & EGD_F_TOLD)) {
-		if (!flow_allowed(w, f))
+		if (!flow_allowed(w, in, f))
 			return cut_flow(w, in, f, NULL, EGD_R_CHANGED, w->p.seq);
 		f->epoch = cfg->epoch;
 	}

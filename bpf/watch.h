@@ -215,9 +215,13 @@ static __always_inline bool still_endpoint(const struct egd_socket *st,
 	return is_member(v->set, &peer, &f);
 }
 
-/* The policy has changed since the verdict: ask the tables again. */
-static __always_inline bool still_allowed(struct bpf_sock *sk, struct egd_socket *st)
+/* The policy has changed since the verdict: ask the tables again. The workload
+ * may have another policy by now; when it is none any more, that of the cgroups
+ * around it counts. */
+static __always_inline bool still_allowed(struct __sk_buff *skb, struct bpf_sock *sk,
+					  struct egd_socket *st)
 {
+	struct egd_workload *wl;
 	struct egd_addr_val v;
 	struct egd_hello *h;
 	struct flow f = {
@@ -229,7 +233,16 @@ static __always_inline bool still_allowed(struct bpf_sock *sk, struct egd_socket
 	__builtin_memcpy(f.addr, st->origin.dst, 16);
 	if (sk->protocol == IPPROTO_UDP)
 		f.proto = IPPROTO_UDP;
-	v = lookup_verdict(&f, st->origin.policy);
+	wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
+	if (!wl)
+		wl = find_skb_workload(skb);
+	if (!wl)
+		return false;
+	st->origin.policy = wl->policy;
+	st->origin.mode = wl->mode;
+	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
+		return true;
+	v = workload_verdict(&f, wl);
 	if (v.verdict == EGD_PROXY) /* new connections are proxied; this one stays allowed */
 		return true;
 	if (!still_endpoint(st, &v))
@@ -258,7 +271,7 @@ static __always_inline int watch(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (sk->protocol == IPPROTO_TCP && !read_segment(skb, &s))
 		return cut(st, &s, NULL, sk->protocol, EGD_R_MALFORMED);
 	if (st->epoch != cfg->epoch) {
-		if (!still_allowed(sk, st))
+		if (!still_allowed(skb, sk, st))
 			return cut(st, &s, NULL, sk->protocol, EGD_R_CHANGED);
 		st->epoch = cfg->epoch;
 	}
@@ -310,24 +323,6 @@ static __always_inline bool strays(struct __sk_buff *skb, bool udp)
 	return udp && !is_loopback((__u8 *)src) && (src[0] != dst[0] || src[1] != dst[1]);
 }
 
-/* Whose socket it is, for a packet that is sent outside of its owner's context. */
-static __always_inline struct egd_workload *workload_of(struct __sk_buff *skb)
-{
-	struct egd_workload *wl;
-	__u64 id;
-	int level;
-
-	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
-		id = bpf_skb_ancestor_cgroup_id(skb, level);
-		if (!id)
-			continue;
-		wl = bpf_map_lookup_elem(&egd_workloads, &id);
-		if (wl)
-			return wl;
-	}
-	return NULL;
-}
-
 /* A packet that no hook decided about. It is dropped, and told once for a
  * socket: who sends one may send millions. */
 static __always_inline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
@@ -343,7 +338,7 @@ static __always_inline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
 		st = bpf_sk_storage_get(&egd_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st || st->strayed)
 		return 0;
-	wl = workload_of(skb);
+	wl = find_skb_workload(skb);
 	e = socket_event(st, EGD_E_DECISION, reason);
 	if (!e)
 		return 0;

@@ -54,14 +54,14 @@ func TestEnums(t *testing.T) {
 func TestSizes(t *testing.T) {
 	for name, c := range map[string]struct{ got, want uintptr }{
 		"egd_config":       {unsafe.Sizeof(bpf.EgressdEgdConfig{}), 72},
-		"egd_workload":     {unsafe.Sizeof(bpf.EgressdEgdWorkload{}), 12},
+		"egd_workload":     {unsafe.Sizeof(bpf.EgressdEgdWorkload{}), 24},
 		"egd_addr_key":     {unsafe.Sizeof(bpf.EgressdEgdAddrKey{}), 24},
 		"egd_addr_val":     {unsafe.Sizeof(bpf.EgressdEgdAddrVal{}), 8},
 		"egd_cidr_key":     {unsafe.Sizeof(bpf.EgressdEgdCidrKey{}), 28},
 		"egd_known_key":    {unsafe.Sizeof(bpf.EgressdEgdKnownKey{}), 20},
 		"egd_origin_key":   {unsafe.Sizeof(bpf.EgressdEgdOriginKey{}), 20},
-		"egd_origin":       {unsafe.Sizeof(bpf.EgressdEgdOrigin{}), 88},
-		"egd_socket":       {unsafe.Sizeof(bpf.EgressdEgdSocket{}), 288},
+		"egd_origin":       {unsafe.Sizeof(bpf.EgressdEgdOrigin{}), 96},
+		"egd_socket":       {unsafe.Sizeof(bpf.EgressdEgdSocket{}), 360},
 		"egd_hello":        {unsafe.Sizeof(bpf.EgressdEgdHello{}), 316},
 		"egd_endpoint_key": {unsafe.Sizeof(bpf.EgressdEgdEndpointKey{}), 24},
 		"egd_endpoint":     {unsafe.Sizeof(bpf.EgressdEgdEndpoint{}), 20},

@@ -137,16 +137,28 @@ type Workload struct {
 	Mode   policy.Mode
 	// Exempt is for egressd's own cgroup only: nothing is decided there.
 	Exempt bool
+	// AllowAny lets what no rule names go straight there
+	// (policy.Policy.AllowsUnknown).
+	AllowAny bool
 }
+
+// Flags of enum EGD_WL_*.
+const (
+	workloadExempt   = 1
+	workloadAllowAny = 2
+)
 
 // SetWorkload says which workload the processes of a cgroup subtree are.
 func (d *Datapath) SetWorkload(cgroup uint64, w Workload) error {
 	if !d.usage.has(w.ID) {
 		return fmt.Errorf("%w: %d", errWorkload, w.ID)
 	}
-	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode)}
+	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode), Cgroup: cgroup}
 	if w.Exempt {
-		v.Flags = 1
+		v.Flags |= workloadExempt
+	}
+	if w.AllowAny {
+		v.Flags |= workloadAllowAny
 	}
 	if err := d.objs.EgdWorkloads.Put(cgroup, &v); err != nil {
 		return fmt.Errorf("write egd_workloads: %w", err)

@@ -96,6 +96,7 @@ func TestDifferential(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	seen := map[policy.Verdict]int{}
 	flows, rewritten := 0, 0
+	var before *policy.Policy
 	for n := range randomPolicies {
 		g := &generator{Rand: rnd}
 		s, err := policy.Compile(g.config())
@@ -103,9 +104,15 @@ func TestDifferential(t *testing.T) {
 			t.Fatalf("policy %d: %v", n, err)
 		}
 		p := s.Policy(testPolicy)
-		static := map[policy.PolicyID][]policy.Opening{testPolicy: p.Static()}
-		must(t, r.dp.Apply(static, loader.Tighten))
-		must(t, r.dp.Apply(static, loader.Loosen))
+		// One time all is written anew, the next time what has changed.
+		for _, phase := range []loader.Phase{loader.Tighten, loader.Loosen} {
+			if before == nil || n%2 == 0 {
+				must(t, r.dp.Apply(map[policy.PolicyID][]policy.Opening{testPolicy: p.Static()}, phase))
+			} else {
+				must(t, r.dp.Update(map[policy.PolicyID][]policy.StaticChange{testPolicy: p.StaticChanges(before)}, phase))
+			}
+		}
+		before = p
 		names := dnsproxy.NewNames(r.dp, &compiled{s}, dnsproxy.NamesOptions{})
 		g.learn(t, names, p)
 		asked := g.flows(flowsEach)

@@ -102,7 +102,10 @@ func (d *Datapath) Guard(i Interface) error {
 			v.Share = flowShare
 		}
 		if i.L3 {
-			v.Flags = interfaceL3
+			v.Flags |= interfaceL3
+		}
+		if i.Workload.AllowAny {
+			v.Flags |= interfaceAllowAny
 		}
 		if err := d.objs.EgdIfaces.Put(uint32(i.Index), &v); err != nil {
 			return fmt.Errorf("write egd_ifaces: %w", err)
@@ -127,8 +130,11 @@ func (d *Datapath) Guard(i Interface) error {
 	return nil
 }
 
-// interfaceL3 is EGD_IF_L3.
-const interfaceL3 = 1
+// Flags of enum EGD_IF_*.
+const (
+	interfaceL3       = 1
+	interfaceAllowAny = 2
+)
 
 // attachTC attaches a program with a TCX link where the kernel has them (6.6),
 // in front of other programs; else as a filter.

@@ -53,6 +53,7 @@ func (t *tables) adopt(m *bpf.EgressdMaps) error {
 		known:   map[knownKey][]addrKey{},
 		proofs:  map[knownKey]map[proof]bool{},
 		wanted:  map[knownKey]map[proof]bool{},
+		named:   map[knownKey]map[proof]bool{},
 	}
 	if err := t.adoptSets(m); err != nil {
 		return err
@@ -178,21 +179,9 @@ func join(a, b policy.Way, k addrKey) policy.Way { return a.Join(b, policy.Trans
 // connects to an old endpoint meanwhile is decided again when the epoch rises.
 func (d *Datapath) tighten(wanted openings) error {
 	t := &d.tables
-	for k, have := range t.haveAdr {
-		want := join(wanted.addrs[k], t.learned[k], k)
-		switch {
-		case want.Verdict == policy.Deny:
-			if err := d.dropAddr(k); err != nil {
-				return err
-			}
-		case want.Verdict > have.Verdict:
-			// A name is there before a connection can be judged by it.
-			if err := d.addProofs(knownOf(k), wanted.names[knownOf(k)]); err != nil {
-				return err
-			}
-			if err := d.putAddr(k, want); err != nil {
-				return err
-			}
+	for k := range t.haveAdr {
+		if err := d.tightenAddr(k, wanted.addrs[k], wanted.names[knownOf(k)]); err != nil {
+			return err
 		}
 	}
 	for k := range t.proofs {
@@ -200,19 +189,48 @@ func (d *Datapath) tighten(wanted openings) error {
 			return err
 		}
 	}
-	for k, have := range t.haveNet {
-		switch want := wanted.nets[k]; {
-		case want.Verdict == policy.Deny:
-			if err := d.objs.EgdCidrs.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-				return fmt.Errorf("remove from egd_cidrs: %w", err)
-			}
-			t.leaveSet(have.To)
-			delete(t.haveNet, k)
-		case want.Verdict > have.Verdict:
-			if err := d.putNet(k, want); err != nil {
-				return err
-			}
+	for k := range t.haveNet {
+		if err := d.tightenNet(k, wanted.nets[k]); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// tightenAddr is tighten for one entry; static is what it opens by itself, and
+// names what it then proves.
+func (d *Datapath) tightenAddr(k addrKey, static policy.Way, names map[proof]bool) error {
+	have, ok := d.tables.haveAdr[k]
+	if !ok {
+		return nil
+	}
+	want := join(static, d.tables.learned[k], k)
+	switch {
+	case want.Verdict == policy.Deny:
+		return d.dropAddr(k)
+	case want.Verdict > have.Verdict:
+		// A name is there before a connection can be judged by it.
+		if err := d.addProofs(knownOf(k), names); err != nil {
+			return err
+		}
+		return d.putAddr(k, want)
+	}
+	return nil
+}
+
+// tightenNet is tighten for one prefix.
+func (d *Datapath) tightenNet(k cidrKey, want policy.Way) error {
+	have, ok := d.tables.haveNet[k]
+	switch {
+	case !ok:
+	case want.Verdict == policy.Deny:
+		if err := d.objs.EgdCidrs.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove from egd_cidrs: %w", err)
+		}
+		d.tables.leaveSet(have.To)
+		delete(d.tables.haveNet, k)
+	case want.Verdict > have.Verdict:
+		return d.putNet(k, want)
 	}
 	return nil
 }

@@ -3,73 +3,78 @@
 package policy
 
 import (
+	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
 
-// StaticChanges returns the static openings that old has and p has not, and
-// those that p has and old has not. When p was made from old by an Update that
-// changed little, it costs little.
-func (p *Policy) StaticChanges(old *Policy) (gone, come []Opening) {
-	was, now := &old.addrs, &p.addrs
-	var changed []addressKey
-	for k, c := range now.entries.Changed(&was.entries) {
-		if c.Old == c.New {
-			continue
-		}
-		if !k.prefix.IsSingleIP() {
-			// What it says counts for the entries within it.
-			return compareOpenings(was.openings(), now.openings())
-		}
-		changed = append(changed, k)
-	}
-	for _, k := range changed {
-		var before, after []Opening
-		if e, ok := was.entries.Get(k); ok {
-			before = was.opening(nil, k, e)
-		}
-		if e, ok := now.entries.Get(k); ok {
-			after = now.opening(nil, k, e)
-		}
-		g, c := compareOpenings(before, after)
-		gone, come = append(gone, g...), append(come, c...)
-	}
-	slices.SortFunc(gone, compareOpening)
-	slices.SortFunc(come, compareOpening)
-	return gone, come
+// StaticChange is what a prefix, transport and port open by themselves now.
+type StaticChange struct {
+	Prefix    netip.Prefix
+	Transport Transport
+	Port      uint16 // host order
+	// Openings are all that there are, as in Static; none: it is closed.
+	Openings []Opening
 }
 
-// compareOpenings compares two sorted lists.
-func compareOpenings(before, after []Opening) (gone, come []Opening) {
-	for len(before) > 0 || len(after) > 0 {
-		c := 0
-		switch {
-		case len(before) == 0:
-			c = 1
-		case len(after) == 0:
-			c = -1
-		default:
-			c = compareOpening(before[0], after[0])
-		}
-		switch {
-		case c < 0:
-			gone, before = append(gone, before[0]), before[1:]
-		case c > 0:
-			come, after = append(come, after[0]), after[1:]
-		default:
-			if before[0] != after[0] {
-				gone, come = append(gone, before[0]), append(come, after[0])
-			}
-			before, after = before[1:], after[1:]
+// StaticChanges returns what the static openings of old and p differ in. When
+// p was made from old by an Update that changed little, it costs little. A nil
+// old opens nothing.
+func (p *Policy) StaticChanges(old *Policy) []StaticChange {
+	if old == nil {
+		old = emptyPolicy
+	}
+	was, now := &old.addrs, &p.addrs
+	var keys []addressKey
+	all := now.unknown != was.unknown
+	for k, c := range now.entries.Changed(&was.entries) {
+		if c.Old != c.New {
+			keys = append(keys, k)
+			// What a prefix says counts for the entries within it.
+			all = all || !k.prefix.IsSingleIP()
 		}
 	}
-	return gone, come
+	if all {
+		keys = slices.Collect(maps.Keys(allKeys(was, now)))
+	}
+	var out []StaticChange
+	for _, k := range keys {
+		before, after := was.at(k), now.at(k)
+		if !slices.Equal(before, after) {
+			out = append(out, StaticChange{k.prefix, k.transport, k.port, after})
+		}
+	}
+	return out
+}
+
+func allKeys(tables ...*addressTable) map[addressKey]bool {
+	out := map[addressKey]bool{}
+	for _, t := range tables {
+		for k := range t.entries.All() {
+			out[k] = true
+		}
+	}
+	return out
+}
+
+// at returns what one entry opens, sorted.
+func (t *addressTable) at(k addressKey) []Opening {
+	e, ok := t.entries.Get(k)
+	if !ok {
+		return nil
+	}
+	return t.opening(nil, k, e)
 }
 
 // ChangedHosts returns the host patterns that may open something else in p
-// than in old, those that are in one of them only among them.
+// than in old, those that are in one of them only among them. A nil old opens
+// nothing.
 func (p *Policy) ChangedHosts(old *Policy) []hostname.Pattern {
+	if old == nil {
+		old = emptyPolicy
+	}
 	var out []hostname.Pattern
 	for h, c := range p.names.Changed(old.names) {
 		if c.Had != c.Has || c.Old != c.New && c.Old.sum != c.New.sum {

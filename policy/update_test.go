@@ -74,28 +74,36 @@ func renumber(a, b *Snapshot) string {
 
 func checkChanges(t *testing.T, old, now *Policy) {
 	t.Helper()
-	have := map[Opening]bool{}
+	type key struct {
+		netip.Prefix
+		Transport
+		uint16
+	}
+	have := map[key][]Opening{}
 	for _, o := range old.Static() {
-		have[o] = true
+		k := key{o.Prefix, o.Transport, o.Port}
+		have[k] = append(have[k], o)
 	}
-	gone, come := now.StaticChanges(old)
-	for _, o := range gone {
-		if !have[o] {
-			t.Fatalf("%+v is said to be gone and was not there", o)
+	for _, c := range now.StaticChanges(old) {
+		k := key{c.Prefix, c.Transport, c.Port}
+		if slices.Equal(have[k], c.Openings) {
+			t.Fatalf("%v is said to have changed and has not", c)
 		}
-		delete(have, o)
+		have[k] = c.Openings
 	}
-	for _, o := range come {
-		have[o] = true
+	want := map[key][]Opening{}
+	for _, o := range now.Static() {
+		k := key{o.Prefix, o.Transport, o.Port}
+		want[k] = append(want[k], o)
 	}
-	want := now.Static()
-	if len(have) != len(want) {
-		t.Fatalf("%d openings after the changes, want %d", len(have), len(want))
-	}
-	for _, o := range want {
-		if !have[o] {
-			t.Fatalf("%+v is missing after the changes", o)
+	for k, list := range have {
+		if !slices.Equal(list, want[k]) {
+			t.Fatalf("%v: after the changes %v, want %v", k, list, want[k])
 		}
+		delete(want, k)
+	}
+	if len(want) > 0 {
+		t.Fatalf("missing after the changes: %v", want)
 	}
 }
 
