@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Pattern names cgroups by their paths below a root, without a leading slash:
+// "system.slice/foo.service". In a segment '*' stands for any characters, '?'
+// for one. "**" as the last segment stands for what is below; since a cgroup
+// stands for everything below it anyway, "a/**" names what "a" does.
+type Pattern string
+
+// segments returns the parts of the path without a last "**".
+func (p Pattern) segments() []string {
+	s := strings.Split(strings.Trim(string(p), "/"), "/")
+	if s[len(s)-1] == "**" {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// Compare orders patterns most specific first: more segments before fewer,
+// then those with fewer wildcards, then longer, then alphabetically.
+func (p Pattern) Compare(o Pattern) int {
+	wild := func(p Pattern) int { return strings.Count(string(p), "*") + strings.Count(string(p), "?") }
+	return cmp.Or(cmp.Compare(len(o.segments()), len(p.segments())), cmp.Compare(wild(p), wild(o)),
+		cmp.Compare(len(o), len(p)), cmp.Compare(p, o))
+}
+
+// Find returns the directories below root that the pattern names, and the
+// directories that have to be watched to learn of new ones. Cgroups that go
+// away meanwhile are left out.
+func (p Pattern) Find(root string) (found, watch []string, err error) {
+	at := []string{root}
+	for _, segment := range p.segments() {
+		watch = append(watch, at...)
+		var next []string
+		for _, dir := range at {
+			if !strings.ContainsAny(segment, "*?[") {
+				if info, err := os.Stat(filepath.Join(dir, segment)); err == nil && info.IsDir() {
+					next = append(next, filepath.Join(dir, segment))
+				}
+				continue
+			}
+			entries, err := os.ReadDir(dir)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, nil, err
+			}
+			for _, e := range entries {
+				if ok, err := filepath.Match(segment, e.Name()); err != nil {
+					return nil, nil, err
+				} else if ok && e.IsDir() {
+					next = append(next, filepath.Join(dir, e.Name()))
+				}
+			}
+		}
+		at = next
+	}
+	return at, watch, nil
+}
+
+// Assign finds the cgroups of several patterns. Each cgroup goes to the most
+// specific pattern that names it. The result has the directories with the
+// index of their pattern, and the directories to be watched for new ones.
+func Assign(root string, patterns []Pattern) (dirs map[string]int, watch []string, err error) {
+	order := make([]int, len(patterns))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return patterns[a].Compare(patterns[b]) })
+	dirs = map[string]int{}
+	for _, i := range order {
+		found, around, err := patterns[i].Find(root)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, dir := range found {
+			if _, ok := dirs[dir]; !ok {
+				dirs[dir] = i
+			}
+		}
+		watch = append(watch, around...)
+	}
+	slices.Sort(watch)
+	return dirs, slices.Compact(watch), nil
+}
