@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -102,25 +103,110 @@ func (n *Names) ReapplyTo(next Policies, phase Phase) error {
 	return errors.Join(errs...)
 }
 
+// Changed are the hosts of each policy that may open something else than
+// before; policies that are not in it have not changed.
+type Changed map[policy.PolicyID][]hostname.Pattern
+
+// ReapplyChanged is ReapplyTo for the names of some hosts.
+func (n *Names) ReapplyChanged(next Policies, changed Changed, phase Phase) error {
+	var errs []error
+	for id, hosts := range changed {
+		t := n.peek(id)
+		if t == nil || len(hosts) == 0 {
+			continue
+		}
+		t.mu.Lock()
+		addrs := map[netip.Addr]bool{}
+		for name := range t.namesOf(hosts) {
+			for addr := range t.names[name] {
+				addrs[addr] = true
+			}
+		}
+		for addr := range addrs {
+			errs = append(errs, n.reapplyOne(t, id, next.Policy(id), addr, t.addrs[addr], phase))
+		}
+		t.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// namesOf returns the learned names that the patterns match.
+func (t *table) namesOf(hosts []hostname.Pattern) map[string]bool {
+	out := map[string]bool{}
+	var wild []hostname.Pattern
+	for _, h := range hosts {
+		if h.IsWildcard() {
+			wild = append(wild, h)
+		} else if _, ok := t.names[string(h)]; ok {
+			out[string(h)] = true
+		}
+	}
+	for name := range t.names {
+		if slices.ContainsFunc(wild, func(h hostname.Pattern) bool { return h.Matches(name) }) {
+			out[name] = true
+		}
+	}
+	return out
+}
+
+// Inherit gives policy id what was learned for another, as far as it allows
+// the names: for workloads that change their policy and keep their
+// connections.
+func (n *Names) Inherit(id, from policy.PolicyID) error {
+	var saved []Learned
+	if t := n.peek(from); t != nil {
+		t.mu.RLock()
+		for addr, a := range t.addrs {
+			for name, until := range a.until {
+				saved = append(saved, Learned{Policy: id, Name: name, Addr: addr, Until: until})
+			}
+		}
+		t.mu.RUnlock()
+	}
+	_, err := n.Restore(saved)
+	return err
+}
+
+// Forget drops all that was learned for a policy that is no more.
+func (n *Names) Forget(id policy.PolicyID) error {
+	t := n.peek(id)
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	err := n.reapply(t, id, nil, Both)
+	t.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err == nil {
+		delete(n.tables, id)
+	}
+	return err
+}
+
 func (n *Names) reapply(t *table, id policy.PolicyID, p *policy.Policy, phase Phase) error {
 	var errs []error
 	for addr, a := range t.addrs {
-		for name := range a.until {
-			host := lookup(p, name)
-			if host != nil {
-				if ok, _ := n.check(host, addr); ok {
-					continue
-				}
-			}
-			t.forget(name, addr, a)
-		}
-		want := n.wanted(p, addr, a)
-		if phase == Tighten {
-			want = tighten(a.open, want)
-		}
-		errs = append(errs, n.settle(t, id, addr, a, want))
+		errs = append(errs, n.reapplyOne(t, id, p, addr, a, phase))
 	}
 	return errors.Join(errs...)
+}
+
+func (n *Names) reapplyOne(t *table, id policy.PolicyID, p *policy.Policy, addr netip.Addr, a *address, phase Phase) error {
+	for name := range a.until {
+		host := lookup(p, name)
+		if host != nil {
+			if ok, _ := n.check(host, addr); ok {
+				continue
+			}
+		}
+		t.forget(name, addr, a)
+	}
+	want := n.wanted(p, addr, a)
+	if phase == Tighten {
+		want = tighten(a.open, want)
+	}
+	return n.settle(t, id, addr, a, want)
 }
 
 // settle writes want and drops the address when nothing is left of it.

@@ -78,7 +78,7 @@ type decision struct {
 	unknown bool
 	reason  policy.Reason
 	rule    *policy.Ref // on a denial, the nearest; may be nil
-	detail string
+	detail  string
 }
 
 // canary is the name that Firefox asks for before it turns on DNS over HTTPS

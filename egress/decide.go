@@ -10,14 +10,14 @@ import (
 // Open says how a fresh connection is to be treated: by what its address may
 // stand for.
 func (e *Egress) Open(c *forward.Conn) forward.Opening {
-	p := e.o.Policies.Policy(c.Policy)
+	p := e.policy(c)
 	if p == nil {
 		return forward.Opening{Protocol: forward.Refuse, Decision: noPolicy}
 	}
 	may := p.Candidates(e.flow(c))
 	may.Decision = e.reachable(c, may.Decision)
 	o := forward.Opening{Decision: proxied(may.Decision), Upstream: may.Opaque}
-	if d, would := audited(c, may.Decision); would {
+	if d, would := e.audited(c, may.Decision); would {
 		return forward.Opening{Protocol: forward.Opaque, Decision: d, Upstream: dialled(c)}
 	}
 	switch {
@@ -37,7 +37,7 @@ func (e *Egress) Open(c *forward.Conn) forward.Opening {
 
 // TLS decides about a ClientHello.
 func (e *Egress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upstream) {
-	p := e.o.Policies.Policy(c.Policy)
+	p := e.policy(c)
 	if p == nil {
 		return noPolicy, nil
 	}
@@ -45,7 +45,7 @@ func (e *Egress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upst
 	if d = e.reachable(c, d); d.Verdict == policy.Deny {
 		u = nil
 	}
-	if d, would := audited(c, d); would {
+	if d, would := e.audited(c, d); would {
 		return d, dialled(c)
 	}
 	return proxied(d), u
@@ -62,7 +62,7 @@ func proxied(d policy.Decision) policy.Decision {
 
 // HTTP decides about one request.
 func (e *Egress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision {
-	p := e.o.Policies.Policy(c.Policy)
+	p := e.policy(c)
 	if p == nil {
 		return policy.HTTPDecision{Decision: noPolicy}
 	}
@@ -71,7 +71,7 @@ func (e *Egress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision {
 	// A request that no rule of an allowed host matches is answered 404 in
 	// every mode; that is routing, not access.
 	if d.Reason != policy.ReasonNoRoute {
-		if would, ok := audited(c, d.Decision); ok {
+		if would, ok := e.audited(c, d.Decision); ok {
 			return policy.HTTPDecision{Decision: would, Upstream: dialled(c)}
 		}
 	}

@@ -104,10 +104,11 @@ func (e *Egress) lookup(ctx context.Context, c *forward.Conn, u *policy.Upstream
 	if a, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{a}, nil
 	}
-	found := e.o.Names.AddrsOf(c.Policy, name)
+	id, _ := e.bound(c)
+	found := e.o.Names.AddrsOf(id, name)
 	if len(found) == 0 {
 		var err error
-		if found, err = e.o.Resolver.ResolveFor(ctx, c.Policy, name, u.Match); err != nil {
+		if found, err = e.o.Resolver.ResolveFor(ctx, id, name, u.Match); err != nil {
 			return nil, fmt.Errorf("%w: %w", forward.ErrResolve, err)
 		}
 		if len(found) == 0 {

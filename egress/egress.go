@@ -41,8 +41,10 @@ type Options struct {
 	Names    Names
 	Resolver Resolver
 	Guard    ipguard.Guard
-	// Mode says how denials are treated, by policy id and workload; see Conn.
-	Rand func() uint64
+	// Bound gives the policy and the mode that a workload has now; nil, or
+	// false for a workload that is none any more: those at accept count.
+	Bound func(workload uint32) (policy.PolicyID, policy.Mode, bool)
+	Rand  func() uint64
 }
 
 // Egress implements forward.Decider and forward.Dialer.
@@ -56,11 +58,28 @@ var (
 // New makes an Egress.
 func New(o Options) *Egress { return &Egress{o: o} }
 
+// bound is the policy and the mode of a connection's workload.
+func (e *Egress) bound(c *forward.Conn) (policy.PolicyID, policy.Mode) {
+	if e.o.Bound != nil {
+		if id, mode, ok := e.o.Bound(c.WorkloadID); ok {
+			return id, mode
+		}
+	}
+	return c.Policy, c.Mode
+}
+
+// policy is what counts for a connection now; nil: there is none.
+func (e *Egress) policy(c *forward.Conn) *policy.Policy {
+	id, _ := e.bound(c)
+	return e.o.Policies.Policy(id)
+}
+
 func (e *Egress) flow(c *forward.Conn) policy.Flow {
+	id, _ := e.bound(c)
 	return policy.Flow{
 		Transport: policy.TCP,
 		Dst:       c.Dst,
-		Names:     e.o.Names.NamesOf(c.Policy, c.Dst.Addr()),
+		Names:     e.o.Names.NamesOf(id, c.Dst.Addr()),
 		Draw:      e.o.Rand(),
 		Src:       source(c.Src.Addr()),
 	}
@@ -94,8 +113,8 @@ var noPolicy = policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonNoWork
 
 // audited turns a denial into a would-be denial for a workload in audit mode:
 // the connection then goes where the workload dialled.
-func audited(c *forward.Conn, d policy.Decision) (policy.Decision, bool) {
-	if d.Verdict != policy.Deny || c.Mode != policy.Audit {
+func (e *Egress) audited(c *forward.Conn, d policy.Decision) (policy.Decision, bool) {
+	if _, mode := e.bound(c); d.Verdict != policy.Deny || mode != policy.Audit {
 		return d, false
 	}
 	d.Verdict = policy.Proxy

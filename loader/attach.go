@@ -130,9 +130,12 @@ func (d *Datapath) Attached() map[string]uint32 {
 	return ids
 }
 
+// MaxWorkloads bounds the numbers of workloads (EGD_MAX_WORKLOADS).
+const MaxWorkloads = 16384
+
 // Workload is what the kernel knows of a workload.
 type Workload struct {
-	ID     uint32 // below 16,384 (EGD_MAX_WORKLOADS)
+	ID     uint32 // below MaxWorkloads
 	Policy policy.PolicyID
 	Mode   policy.Mode
 	// Exempt is for egressd's own cgroup only: nothing is decided there.

@@ -16,12 +16,10 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/ingress"
-	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/loader"
-	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -36,24 +34,26 @@ const eventsKept = 8192
 
 // Agent is a running egressd. Make one with New, run it with Run.
 type Agent struct {
-	opts     Options
-	log      *slog.Logger
-	lock     *os.File
-	datapath *loader.Datapath
-	current  current
-	events   *flow.Log
-	sink     flow.Sink
-	names    *dnsproxy.Names
-	dns      *dnsproxy.Server
-	outgoing *forward.Core
-	incoming *ingress.Ingress
-	sockets  *listeners
-	status   *status
-	watcher  *source.Watcher
-	guards   guards
-	took     Took // by reading the first policy
-	// own is the id of egressd's own cgroup, 0 when it is not captured.
-	own uint64
+	opts      Options
+	log       *slog.Logger
+	lock      *os.File
+	datapath  *loader.Datapath
+	current   current
+	events    *flow.Log
+	sink      flow.Sink
+	names     *dnsproxy.Names
+	dns       *dnsproxy.Server
+	outgoing  *forward.Core
+	incoming  *ingress.Ingress
+	sockets   *listeners
+	status    *status
+	watcher   *source.Watcher
+	guards    guards
+	took      Took // by reading the first policy
+	workloads *workloads
+	// captures says that the programs are attached, inStep that the kernel has
+	// exactly what the snapshot says.
+	captures, inStep bool
 	// saved is names.Changes as it was when the file was written.
 	saved uint64
 
@@ -106,6 +106,9 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if a.sockets, err = listen(ctx, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
 		return nil, err
 	}
+	if a.workloads, err = a.capturedWorkloads(); err != nil {
+		return nil, err
+	}
 	if err := a.wire(); err != nil {
 		return nil, err
 	}
@@ -136,6 +139,7 @@ func (a *Agent) wire() error {
 		Names:    a.names,
 		Resolver: a.dns,
 		Guard:    guard,
+		Bound:    a.workloads.of,
 		Rand:     rand.Uint64,
 	})
 	a.outgoing = forward.New(forward.Options{
@@ -231,6 +235,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			return nil
 		})
 		serve(func() error { return a.watchInterfaces(ctx) })
+		if w := a.workloads.watcher; w != nil {
+			serve(func() error { w.Run(ctx, a.rebind); return nil })
+		}
 	}
 	select {
 	case <-ctx.Done():
@@ -271,24 +278,15 @@ func (a *Agent) stop() {
 
 // capture attaches the programs. From here on the workload is under policy.
 func (a *Agent) capture() error {
-	id, err := cgroup.ID(a.opts.Cgroup)
-	if err != nil {
-		return err
-	}
-	workloads := map[uint64]loader.Workload{
-		id: {ID: workloadID, Policy: policy.DefaultPolicy, Mode: a.opts.Mode},
-	}
 	own, err := exemptOwnCgroup(a.opts.Cgroup)
 	if err != nil {
 		return err
 	}
-	a.own = own
-	if own != 0 {
-		workloads[own] = loader.Workload{ID: ownID, Exempt: true}
-	}
-	if err := a.datapath.SetWorkloads(workloads); err != nil {
+	a.workloads.own = own
+	if err := a.bind(a.current.p.Load()); err != nil {
 		return err
 	}
+	a.captures = true
 	if err := a.datapath.SetReady(true); err != nil {
 		return err
 	}

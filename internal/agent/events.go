@@ -67,12 +67,7 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 }
 
 // workloadName names a workload of the kernel's tables.
-func (a *Agent) workloadName(id uint32) string {
-	if id == workloadID {
-		return a.opts.Workload
-	}
-	return ""
-}
+func (a *Agent) workloadName(id uint32) string { return a.workloads.name(id) }
 
 // recordKernelEvent records an event, and ends the socket of a connection that
 // the kernel has cut: without that the application would wait for its timeout.

@@ -36,37 +36,34 @@ func (a *Agent) endEarlier() {
 	if a.datapath.Adopted() {
 		return
 	}
-	captured, err := cgroup.IDs(a.opts.Cgroup)
-	if err == nil {
-		var open []loader.OpenSocket
-		pids, perr := a.captured()
-		if perr != nil {
-			a.log.Warn("captured processes could not be listed", "error", perr)
-		}
-		if open, err = loader.OpenSockets(pids); err == nil {
-			for _, s := range open {
-				if captured[s.Cgroup] && s.Cgroup != a.own && !s.Inbound && !s.Dst.Addr().IsLoopback() {
-					a.judgeEarlier(s)
-				}
-			}
-		}
+	captured := a.workloads.byCgroup()
+	pids, err := a.captured()
+	if err != nil {
+		a.log.Warn("captured processes could not be listed", "error", err)
 	}
+	open, err := loader.OpenSockets(pids)
 	if err != nil {
 		a.log.Error("connections that were open before could not be checked; they go on until they end", "error", err)
 	}
+	for _, s := range open {
+		w, ok := captured[s.Cgroup]
+		if ok && s.Cgroup != a.workloads.own && !s.Inbound && !s.Dst.Addr().IsLoopback() {
+			a.judgeEarlier(w, s)
+		}
+	}
 }
 
-func (a *Agent) judgeEarlier(s loader.OpenSocket) {
-	p := a.current.Policy(policy.DefaultPolicy)
-	if p == nil {
+func (a *Agent) judgeEarlier(w workload, s loader.OpenSocket) {
+	p := a.current.Policy(w.Policy)
+	if p == nil || w.Mode == policy.Off {
 		return
 	}
-	names := a.names.NamesOf(policy.DefaultPolicy, s.Dst.Addr())
+	names := a.names.NamesOf(w.Policy, s.Dst.Addr())
 	d := p.Decide(policy.Flow{Transport: s.Transport, Dst: s.Dst, Names: names})
 	if d.Verdict == policy.Direct {
 		return
 	}
-	audit := a.opts.Mode != policy.Enforce
+	audit := w.Mode != policy.Enforce
 	if !audit {
 		if err := a.datapath.Destroy(s, 0, a.captured); err != nil {
 			a.log.Error("a connection that was open before could not be ended", "error", err)
@@ -78,7 +75,7 @@ func (a *Agent) judgeEarlier(s loader.OpenSocket) {
 	}
 	a.sink.Record(flow.Event{
 		Time: time.Now(), Kind: flow.Decision, Layer: flow.Kernel,
-		Workload: a.opts.Workload, Process: flow.Process{UID: s.UID},
+		Workload: w.name, Process: flow.Process{UID: s.UID},
 		Transport: s.Transport, Proto: s.Transport.String(), Dst: s.Dst,
 		Allowed: audit, WouldDeny: audit, Reason: d.Reason, Rule: d.Rule,
 		Detail: "it was open before the policy was in force",

@@ -78,7 +78,7 @@ func (a *Agent) wantedInterfaces() (map[int]loader.Interface, error) {
 		i := loader.Interface{Index: l.Index, Name: l.Name, L3: l.L3}
 		switch {
 		case a.opts.Guard.Picks(l):
-			i.Workload = loader.Workload{ID: workloadID, Policy: policy.DefaultPolicy, Mode: a.opts.Mode}
+			i.Workload = a.nodeWorkload(a.current.p.Load())
 		case l.Uplink && !l.L3:
 			i.Kind = loader.Uplink
 		default:
@@ -132,6 +132,21 @@ func (a *Agent) lookAtInterfaces() {
 		}
 	}
 	a.guards.failed = failed
+}
+
+// regard tells the kernel of guarded interfaces that their workload has another
+// policy.
+func (a *Agent) regard() {
+	node := a.nodeWorkload(a.current.p.Load())
+	for _, i := range a.datapath.Guarded() {
+		if i.Kind != loader.WorkloadInterface || i.Workload == node {
+			continue
+		}
+		i.Workload = node
+		if err := a.datapath.Guard(i); err != nil {
+			a.log.Error("an interface keeps its earlier policy", "interface", i.Name, "error", err)
+		}
+	}
 }
 
 // admitInbound lets go on what others opened to workloads before their

@@ -29,10 +29,10 @@ func (a *Agent) identify(c *net.TCPConn) (forward.Conn, error) {
 		Dst:      o.Dst,
 		Src:      src,
 		Layer:    flow.Egress,
-		Workload: a.workloadName(o.Workload),
-		Process:  processOf(o),
-		Policy:   o.Policy,
-		Mode:     o.Mode,
+		Workload: a.workloadName(o.Workload), WorkloadID: o.Workload,
+		Process: processOf(o),
+		Policy:  o.Policy,
+		Mode:    o.Mode,
 	}, nil
 }
 

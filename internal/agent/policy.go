@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/egressd/egressd/dnsproxy"
-	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 	"github.com/egressd/egressd/policy/source"
@@ -129,45 +127,4 @@ func (a *Agent) logFindings(findings []istio.Finding) {
 			a.log.Debug("policy", "finding", f.String())
 		}
 	}
-}
-
-// apply brings a changed policy in force, for gateways as well.
-func (a *Agent) apply(l Loaded) error {
-	if a.current.p.Load().Hash() == l.Snapshot.Hash() {
-		return nil
-	}
-	err := a.enforce(l)
-	if a.incoming != nil {
-		err = errors.Join(err, a.incoming.Apply(a.current.p.Load()))
-	}
-	return err
-}
-
-// enforce brings kernel and user space to a snapshot: close what is newly
-// denied, swap, open what is newly allowed, raise the epoch, and end the
-// connections that are denied now.
-func (a *Agent) enforce(l Loaded) error {
-	start := time.Now()
-	static := map[policy.PolicyID][]policy.Opening{}
-	for _, id := range l.Snapshot.Policies() {
-		static[id] = l.Snapshot.Policy(id).Static()
-	}
-	if err := a.datapath.Apply(static, loader.Tighten); err != nil {
-		return err
-	}
-	if err := a.names.ReapplyTo(l.Snapshot, dnsproxy.Tighten); err != nil {
-		return err
-	}
-	a.current.p.Store(l.Snapshot)
-	err := errors.Join(
-		a.names.Reapply(dnsproxy.Loosen),
-		a.datapath.Apply(static, loader.Loosen),
-		a.datapath.RaiseEpoch(),
-	)
-	took := time.Since(start)
-	a.outgoing.Recheck()
-	a.log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
-		"services", l.Services, "virtualServices", l.VirtualServices, "gateways", l.Gateways,
-		"read", l.Took.Read, "decode", l.Took.Decode, "compile", l.Took.Compile, "apply", took)
-	return err
 }

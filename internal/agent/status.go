@@ -12,6 +12,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 )
 
@@ -65,11 +66,15 @@ type Policy struct {
 	ErrorAt time.Time `json:"errorAt,omitzero"`
 }
 
-// WorkloadStatus is one captured cgroup.
+// WorkloadStatus is one workload; the first is all of what is captured that
+// is no other.
 type WorkloadStatus struct {
-	Name   string `json:"name"`
-	Cgroup string `json:"cgroup"`
-	Mode   string `json:"mode"`
+	Name string `json:"name"`
+	// Cgroup is the first of Cgroups.
+	Cgroup  string          `json:"cgroup"`
+	Cgroups []string        `json:"cgroups"`
+	Mode    string          `json:"mode"`
+	Policy  policy.PolicyID `json:"policy"`
 	// Origins is how much of its share of egd_origins it uses.
 	Origins loader.Fill `json:"origins"`
 }
@@ -133,7 +138,11 @@ func (a *Agent) Status() Status {
 		Mode: a.opts.Mode.String(), Policy: s.policy, Findings: slices.Clone(s.findings),
 	}
 	s.mu.Unlock()
-	st.Workloads = []WorkloadStatus{{Name: a.opts.Workload, Cgroup: a.opts.Cgroup, Mode: a.opts.Mode.String(), Origins: a.datapath.Origins(workloadID)}}
+	for _, w := range a.workloads.all() {
+		st.Workloads = append(st.Workloads, WorkloadStatus{
+			Name: w.name, Cgroup: w.dirs[0], Cgroups: w.dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID),
+		})
+	}
 	for _, g := range a.gates() {
 		st.Gates = append(st.Gates, g.String())
 	}

@@ -212,8 +212,13 @@ func (n *node) probeWith(t *testing.T, cg *world.Cgroup, stdin io.Reader, args .
 // connects.
 func (n *node) learn(t *testing.T, names ...string) {
 	t.Helper()
+	n.learnIn(t, n.in, names...)
+}
+
+func (n *node) learnIn(t *testing.T, cg *world.Cgroup, names ...string) {
+	t.Helper()
 	for _, name := range names {
-		if p := n.probe(t, n.in, "lookup", name); len(p.Addrs) == 0 {
+		if p := n.probe(t, cg, "lookup", name); len(p.Addrs) == 0 {
 			t.Fatalf("%s: %s", name, p.Error)
 		}
 	}
@@ -233,6 +238,7 @@ type state struct {
 	Policy struct{ Hash, Error string }
 	Denials,
 	DNS map[string]uint64
+	Workloads   []struct{ Name, Mode string }
 	Connections struct{ Open int }
 	Gateway     []string
 }

@@ -25,7 +25,12 @@ type line struct {
 // open starts a client that holds a connection to addr.
 func (n *node) open(t *testing.T, addr string) *line {
 	t.Helper()
-	c := n.client(t, n.in, probe, "session", addr)
+	return n.openIn(t, n.in, addr)
+}
+
+func (n *node) openIn(t *testing.T, cg *world.Cgroup, addr string) *line {
+	t.Helper()
+	c := n.client(t, cg, probe, "session", addr)
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

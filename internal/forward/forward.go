@@ -28,7 +28,9 @@ type Conn struct {
 	Src      netip.AddrPort
 	Layer    flow.Layer
 	Workload string
-	Process  flow.Process
+	// WorkloadID is the workload's number, for the Decider.
+	WorkloadID uint32
+	Process    flow.Process
 	// Policy is the workload's policy id at accept.
 	Policy policy.PolicyID
 	// Mode is the workload's mode. The Decider acts on it; the core only

@@ -27,7 +27,7 @@ var floors = map[string][]string{
 	"./internal/hostname": {"./internal/cow"},
 	"./internal/ipguard":  nil,
 	"./internal/peek":     nil,
-	"./internal/cgroup":   {"golang.org/x/sys/unix"},
+	"./internal/cgroup":   {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
 	"./internal/netns":    {"golang.org/x/sys/unix"},
 	"./internal/gate":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/link":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// workloads keeps the kernel's table of workloads in step with the policy,
+// which describes them, and with the cgroups, which come and go.
+type workloads struct {
+	mu sync.Mutex
+	// root is the cgroup v2 tree that patterns begin at, own the id of
+	// egressd's cgroup, 0 when it is not captured.
+	root string
+	own  uint64
+	// numbers are those of the described workloads by "namespace/name"; one
+	// that was given is never given to another.
+	numbers map[string]uint32
+	// bound is what the kernel was told, by number, and cgroups by cgroup id.
+	bound   map[uint32]workload
+	cgroups map[uint64]loader.Workload
+	watcher *cgroup.Watcher
+}
+
+// workload is one that is bound.
+type workload struct {
+	loader.Workload
+	name string
+	dirs []string // cgroup directories
+}
+
+// capturedWorkloads prepares the binding of workloads below the captured
+// cgroup.
+func (a *Agent) capturedWorkloads() (*workloads, error) {
+	w := &workloads{root: a.opts.Cgroup, numbers: map[string]uint32{}, bound: map[uint32]workload{}}
+	if root, err := cgroup.Root(); err == nil {
+		w.root = root
+	} else if !errors.Is(err, cgroup.ErrNone) {
+		return nil, err
+	}
+	if a.opts.Interfaces {
+		w.watcher = cgroup.NewWatcher(a.log)
+	}
+	return w, nil
+}
+
+// bind tells the kernel which cgroup is which workload, by a snapshot whose
+// policies are in its tables.
+func (a *Agent) bind(s *policy.Snapshot) error {
+	w := a.workloads
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	id, err := cgroup.ID(a.opts.Cgroup)
+	if err != nil {
+		return err
+	}
+	node := a.nodeWorkload(s)
+	table := map[uint64]loader.Workload{id: node}
+	bound := map[uint32]workload{workloadID: {Workload: node, name: a.opts.Workload, dirs: []string{a.opts.Cgroup}}}
+	if w.own != 0 {
+		table[w.own] = loader.Workload{ID: ownID, Exempt: true}
+	}
+	var errs []error
+	if a.opts.Interfaces {
+		errs = append(errs, a.bindDescribed(s, table, bound))
+	}
+	if !maps.Equal(table, w.cgroups) {
+		if err := a.datapath.SetWorkloads(table); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		w.cgroups = table
+	}
+	w.bound = bound
+	return errors.Join(errs...)
+}
+
+// nodeWorkload is everything captured that no other workload is.
+func (a *Agent) nodeWorkload(s *policy.Snapshot) loader.Workload {
+	return loader.Workload{ID: workloadID, Policy: policy.DefaultPolicy, Mode: a.opts.Mode,
+		AllowAny: s.Policy(policy.DefaultPolicy).AllowsUnknown()}
+}
+
+// bindDescribed adds the workloads that the policy describes.
+func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Workload, bound map[uint32]workload) error {
+	w := a.workloads
+	var patterns []cgroup.Pattern
+	var of []int // index of the workload
+	all := s.Workloads()
+	for i, d := range all {
+		for _, c := range d.Cgroups {
+			patterns, of = append(patterns, cgroup.Pattern(c)), append(of, i)
+		}
+	}
+	dirs, watch, err := cgroup.Assign(w.root, patterns)
+	if err != nil {
+		return fmt.Errorf("find the cgroups of the workloads: %w", err)
+	}
+	if w.watcher != nil {
+		// What comes between the two looks is found by the second.
+		w.watcher.Follow(watch)
+		if dirs, _, err = cgroup.Assign(w.root, patterns); err != nil {
+			return fmt.Errorf("find the cgroups of the workloads: %w", err)
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		if !cgroup.Contains(a.opts.Cgroup, dir) {
+			continue // not captured
+		}
+		id, err := cgroup.ID(dir)
+		if err != nil || id == w.own {
+			continue // gone meanwhile, or egressd itself
+		}
+		d := all[of[dirs[dir]]]
+		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: s.Policy(d.Policy).AllowsUnknown()}
+		if d.Mode != nil {
+			one.Mode = *d.Mode
+		}
+		name := d.Namespace + "/" + d.Name
+		if one.ID = w.number(name); one.ID == 0 {
+			return fmt.Errorf("too many workloads: %s stays under the policy around it", name)
+		}
+		table[id] = one
+		b := bound[one.ID]
+		bound[one.ID] = workload{one, name, append(b.dirs, dir)}
+	}
+	return nil
+}
+
+// number returns the number of a workload by its name; 0: there is none left.
+func (w *workloads) number(name string) uint32 {
+	n, ok := w.numbers[name]
+	if !ok {
+		if n = ownID + 1 + uint32(len(w.numbers)); n >= loader.MaxWorkloads {
+			return 0
+		}
+		w.numbers[name] = n
+	}
+	return n
+}
+
+// of returns the policy and mode that a workload has now.
+func (w *workloads) of(number uint32) (policy.PolicyID, policy.Mode, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b, ok := w.bound[number]
+	return b.Policy, b.Mode, ok
+}
+
+// name is how a workload is called in events.
+func (w *workloads) name(number uint32) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if b, ok := w.bound[number]; ok {
+		return b.name
+	}
+	for name, n := range w.numbers { // it was one
+		if n == number {
+			return name
+		}
+	}
+	return ""
+}
+
+// all lists the bound workloads by number.
+func (w *workloads) all() []workload {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := slices.Collect(maps.Values(w.bound))
+	slices.SortFunc(out, func(x, y workload) int { return int(x.ID) - int(y.ID) })
+	return out
+}
+
+// byCgroup maps every captured cgroup, by its id, to its workload.
+func (w *workloads) byCgroup() map[uint64]workload {
+	type at struct {
+		dir string
+		workload
+	}
+	var dirs []at
+	for _, b := range w.all() {
+		for _, dir := range b.dirs {
+			dirs = append(dirs, at{filepath.Clean(dir), b})
+		}
+	}
+	// Those further down have the last word.
+	slices.SortFunc(dirs, func(x, y at) int { return strings.Count(x.dir, "/") - strings.Count(y.dir, "/") })
+	out := map[uint64]workload{}
+	for _, d := range dirs {
+		ids, err := cgroup.IDs(d.dir)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		for id := range ids {
+			out[id] = d.workload
+		}
+	}
+	return out
+}
+
+// rebind looks for cgroups that came or went.
+func (a *Agent) rebind() {
+	if err := a.bind(a.current.p.Load()); err != nil {
+		a.log.Error("workloads could not be told apart; new ones are under the policy of the node", "error", err)
+	}
+}
