@@ -32,8 +32,9 @@ type arena struct {
 	*world.World
 	t testing.TB
 	d *world.Daemon
-	// in is captured, outside is not.
-	in, outside *world.Cgroup
+	// in is captured, outside is not; other is a captured workload that may
+	// reach theirs.example, whose address is the stranger's.
+	in, outside, other *world.Cgroup
 	interpreter string
 	// words are what rows may use in arguments, for the captured and for the
 	// others. They have strangers of their own: the last packets of a
@@ -93,6 +94,7 @@ func newArena(t *testing.T) *arena {
 	}{
 		{&a.in, func() (*world.Cgroup, error) { return a.d.Root.Child("attacker") }},
 		{&a.outside, func() (*world.Cgroup, error) { return world.NewCgroup("outside") }},
+		{&a.other, func() (*world.Cgroup, error) { return a.d.Root.Child("other") }},
 	} {
 		cg, err := c.make()
 		if err != nil {

@@ -141,3 +141,14 @@ func is(success string) func(string) bool {
 func has(part string) func(string) bool {
 	return func(result string) bool { return strings.Contains(result, part) }
 }
+
+// theirs is ways, after another workload has resolved a name that only it may
+// reach: the address is open to it now, and to nobody else.
+func theirs(function string, args ...string) func(*arena, *world.Cgroup) string {
+	return func(a *arena, cg *world.Cgroup) string {
+		if got := ask("udp", "{R4}", "53", "theirs.example")(a, a.other); !strings.Contains(got, world.StrangerV4) {
+			return "the other workload asked in vain: " + got
+		}
+		return ways(function, args...)(a, cg)
+	}
+}

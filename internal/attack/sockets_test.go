@@ -30,6 +30,8 @@ func accepted(result string) bool { return result == "connected" || result == "E
 // sockets are ways to open a flow to the stranger.
 var sockets = []row{
 	{attack: "address literal", how: "connect(), IPv4", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "{A4}", "443")},
+	{attack: "another workload's learned address", how: "connect(), after the other resolved the name", want: "ECONNREFUSED", by: byConnect, do: theirs("connect", "{A4}", "443")},
+	{attack: "another workload's learned address", how: "UDP sendto()", want: "EPERM", by: bySendmsg, do: theirs("udp", "{A4}", "443")},
 	{attack: "address literal", how: "connect(), IPv6", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "{A6}", "443")},
 	{attack: "address literal", how: "connect(), not blocking", want: "ECONNREFUSED", by: byConnect, do: ways("nonblocking", "{A4}", "443")},
 	{attack: "IPv4-mapped IPv6", how: "connect() to ::ffff:a.b.c.d", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "::ffff:{A4}", "443")},

@@ -36,7 +36,7 @@ var impossible = []struct{ attack, why string }{
 	{"gVisor, Kata and QEMU themselves", "a machine stands for them: a tap device with gVisor's network stack behind it"},
 	{"hostNetwork pods, pod-start races, init containers", "needs Kubernetes; here a process is captured from its first instruction"},
 	{"API server's proxy, open proxy pods, ExternalName, kubelet's port", "needs Kubernetes"},
-	{"another pod's learned address", "there is one policy for all that is captured today"},
+	{"MPTCP's ADD_ADDR", "no MPTCP socket is made, so no server can name another address to it"},
 	{"a stale address after its TTL", "an address is kept 60 s longer, which no test waits for; package dnsproxy tests it with a clock of its own"},
 	{"a silent client until the deadline", "takes the 10 s of the deadline; package forward tests it with a shorter one"},
 	{"exfiltration to an allowed host", "another repository of an allowed site is the same name and, inside TLS, not seen"},
