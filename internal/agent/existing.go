@@ -4,6 +4,7 @@ package agent
 
 import (
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/egressd/egressd/internal/cgroup"
@@ -41,6 +42,7 @@ func (a *Agent) endEarlier() {
 	if err != nil {
 		a.log.Warn("captured processes could not be listed", "error", err)
 	}
+	a.cutOthers()
 	open, err := loader.OpenSockets(pids)
 	if err != nil {
 		a.log.Error("connections that were open before could not be checked; they go on until they end", "error", err)
@@ -49,6 +51,32 @@ func (a *Agent) endEarlier() {
 		w, ok := captured[s.Cgroup]
 		if ok && s.Cgroup != a.workloads.own && !s.Inbound && !s.Dst.Addr().IsLoopback() {
 			a.judgeEarlier(w, s)
+		}
+	}
+}
+
+// cutOthers silences raw and ping sockets and the like, which are refused at
+// birth, when they are older than that.
+func (a *Agent) cutOthers() {
+	whose := a.workloads.byProcess()
+	delete(whose, os.Getpid()) // whose cgroup is its own
+	byMode := map[policy.Mode][]int{}
+	for pid, w := range whose {
+		byMode[w.Mode] = append(byMode[w.Mode], pid)
+	}
+	for _, mode := range []policy.Mode{policy.Enforce, policy.Audit} {
+		found, err := a.datapath.CutOthers(byMode[mode], mode == policy.Audit)
+		if err != nil {
+			a.log.Error("sockets that are neither TCP nor UDP and older than egressd could not all be silenced", "error", err)
+		}
+		for _, s := range found {
+			a.sink.Record(flow.Event{
+				Time: time.Now(), Kind: flow.Decision, Layer: flow.Kernel,
+				Workload: whose[s.PID].name, Process: flow.Process{PID: s.PID},
+				Transport: s.Transport(), Proto: s.Transport().String(),
+				Allowed: mode == policy.Audit, WouldDeny: mode == policy.Audit, Reason: policy.ReasonSocketType,
+				Detail: "it was open before the policy was in force",
+			})
 		}
 	}
 }

@@ -183,6 +183,37 @@ func (w *workloads) all() []workload {
 
 // byCgroup maps every captured cgroup, by its id, to its workload.
 func (w *workloads) byCgroup() map[uint64]workload {
+	out := map[uint64]workload{}
+	w.each(func(dir string, b workload) {
+		ids, err := cgroup.IDs(dir)
+		if err != nil {
+			return // gone meanwhile
+		}
+		for id := range ids {
+			out[id] = b
+		}
+	})
+	return out
+}
+
+// byProcess maps every captured process to its workload.
+func (w *workloads) byProcess() map[int]workload {
+	out := map[int]workload{}
+	w.each(func(dir string, b workload) {
+		pids, err := cgroup.AllProcs(dir)
+		if err != nil {
+			return // gone meanwhile
+		}
+		for _, pid := range pids {
+			out[pid] = b
+		}
+	})
+	return out
+}
+
+// each calls f for every directory of a workload, those further down last:
+// they have the last word.
+func (w *workloads) each(f func(dir string, b workload)) {
 	type at struct {
 		dir string
 		workload
@@ -193,19 +224,10 @@ func (w *workloads) byCgroup() map[uint64]workload {
 			dirs = append(dirs, at{filepath.Clean(dir), b})
 		}
 	}
-	// Those further down have the last word.
 	slices.SortFunc(dirs, func(x, y at) int { return strings.Count(x.dir, "/") - strings.Count(y.dir, "/") })
-	out := map[uint64]workload{}
 	for _, d := range dirs {
-		ids, err := cgroup.IDs(d.dir)
-		if err != nil {
-			continue // gone meanwhile
-		}
-		for id := range ids {
-			out[id] = d.workload
-		}
+		f(d.dir, d.workload)
 	}
-	return out
 }
 
 // rebind looks for cgroups that came or went.

@@ -113,8 +113,8 @@ var earlierRows = []held{
 	{row: row{attack: "open before egressd", how: "the same, IPv6", want: ended, by: "the start: SOCK_DESTROY"}, args: []string{"tcp", "{A6}", "80", "stranger.example"}},
 	{row: row{attack: "open before egressd", how: "a UDP socket connected to the stranger", want: "EDESTADDRREQ", by: "the start: SOCK_DESTROY"}, args: []string{"udp", "{A4}", "443"}},
 	{row: row{attack: "open before egressd", how: "a UDP socket that is not connected", want: "EPERM", by: bySendmsg}, args: []string{"unconnected", "{A4}", "443"}},
-	{row: row{attack: "open before egressd", how: "a raw socket", want: "answered", open: true, by: "the socket was made before its creation was refused; start egressd first"}, args: []string{"raw", "{A4}", "0"}},
-	{row: row{attack: "open before egressd", how: "a ping socket", want: "answered", open: true, by: "the socket was made before its creation was refused; start egressd first"}, args: []string{"ping", "{A4}", "0"}},
+	{row: row{attack: "open before egressd", how: "a raw socket", want: "EPERM", by: "the start: the socket is silenced"}, args: []string{"raw", "{A4}", "0"}},
+	{row: row{attack: "open before egressd", how: "a ping socket", want: "EPERM", by: "the start: the socket is silenced"}, args: []string{"ping", "{A4}", "0"}},
 }
 
 // earlier opens connections, starts the daemon and tries them again.

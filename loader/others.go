@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/policy"
+)
+
+// OtherSocket is an IP socket that is neither TCP nor UDP: raw, ping, SCTP,
+// UDP-Lite. No rule can speak about what it sends.
+type OtherSocket struct {
+	PID      int
+	FD       int
+	Protocol int // IPPROTO_*
+	cookie   uint64
+}
+
+// CutOthers silences the sockets of processes that are neither TCP nor UDP,
+// for those that were made before their creation was refused, and returns
+// them. With only set nothing is silenced. Processes and descriptors that go
+// away meanwhile are left out; who may not be looked into is an error.
+func (d *Datapath) CutOthers(pids []int, only bool) ([]OtherSocket, error) {
+	var out []OtherSocket
+	var errs []error
+	seen := map[uint64]bool{} // one socket may have many descriptors
+	for _, pid := range pids {
+		found, err := d.cutOthersOf(pid, only, seen)
+		out = append(out, found...)
+		if err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("sockets of process %d: %w", pid, err))
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+func gone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF)
+}
+
+func (d *Datapath) cutOthersOf(pid int, only bool, seen map[uint64]bool) ([]OtherSocket, error) {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(process)
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var out []OtherSocket
+	var errs []error
+	for _, e := range entries {
+		link, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil || !strings.HasPrefix(link, "socket:") {
+			continue
+		}
+		n, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		s, err := d.cutOther(process, n, only, seen)
+		switch {
+		case err != nil && !gone(err):
+			errs = append(errs, err)
+		case s != nil:
+			s.PID = pid
+			out = append(out, *s)
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// cutOther silences one socket; nil when it is of another kind.
+func (d *Datapath) cutOther(process, n int, only bool, seen map[uint64]bool) (*OtherSocket, error) {
+	fd, err := unix.PidfdGetfd(process, n, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil || domain != unix.AF_INET && domain != unix.AF_INET6 {
+		return nil, err
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return nil, err
+	}
+	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err != nil {
+		return nil, err
+	}
+	if kind != unix.SOCK_RAW {
+		switch protocol {
+		case unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_MPTCP: // MPTCP sends by TCP sockets
+			return nil, nil
+		}
+	}
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil || seen[cookie] {
+		return nil, err
+	}
+	seen[cookie] = true
+	s := &OtherSocket{FD: n, Protocol: protocol, cookie: cookie}
+	if only {
+		return s, nil
+	}
+	v := bpf.EgressdEgdSocket{Cut: socketTypeCut, Told: 1}
+	if err := d.objs.EgdSockets.Update(uint32(fd), &v, ebpf.UpdateAny); err != nil {
+		return s, fmt.Errorf("write egd_sockets: %w", err)
+	}
+	return s, nil
+}
+
+// socketTypeCut is EGD_R_SOCKET_TYPE.
+const socketTypeCut = uint8(bpf.EgressdEgdReasonEGD_R_SOCKET_TYPE)
+
+// Transport is what events call the socket's protocol.
+func (s OtherSocket) Transport() policy.Transport { return policy.Transport(s.Protocol) }
