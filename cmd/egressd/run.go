@@ -23,7 +23,7 @@ import (
 
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
-	var cgroupPath, gateway, interfaces string
+	var cgroupPath, gateway, interfaces, services string
 	var workloads []string
 	var drain time.Duration
 	cmd := &cobra.Command{
@@ -66,6 +66,13 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 			if o.Guard, err = guardChoice(interfaces, o.Cgroup); err != nil {
 				return err
 			}
+			whole, err := wholeNode(o.Cgroup)
+			if err != nil {
+				return err
+			}
+			if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
+				return usageError{fmt.Errorf("--node-services: %w", err)}
+			}
 			o.Workload = "node"
 			o.StateDir = f.stateDir
 			o.LastGood = agent.DefaultLastGood
@@ -85,6 +92,7 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 	f.register(cmd, "info")
 	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
+	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
@@ -98,14 +106,17 @@ func guardChoice(flag, captured string) (link.Choice, error) {
 	if err != nil {
 		return c, usageError{fmt.Errorf("--interfaces: %w", err)}
 	}
-	root, err := cgroup.Root()
-	if err != nil {
-		return c, err
-	}
-	if c.Auto && !sameFile(root, captured) {
+	whole, err := wholeNode(captured)
+	if c.Auto && !whole {
 		c = link.UplinksOnly
 	}
-	return c, nil
+	return c, err
+}
+
+// wholeNode says whether what is captured is everything.
+func wholeNode(captured string) (bool, error) {
+	root, err := cgroup.Root()
+	return err == nil && sameFile(root, captured), err
 }
 
 func sameFile(a, b string) bool {

@@ -27,6 +27,7 @@ import (
 const (
 	workloadID uint32 = 1 // the captured cgroup
 	ownID      uint32 = 2 // egressd itself
+	servicesID uint32 = 3 // the node's own services
 )
 
 // eventsKept is how many events "egressd flows" can look back on.

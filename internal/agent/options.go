@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -66,6 +67,9 @@ type Options struct {
 	// Interfaces says whether the daemon's fixed ports are used (run) or only
 	// ephemeral ones without status and readiness (exec).
 	Interfaces bool
+	// NodeServices are cgroups that are not under policy, unless a Workload
+	// describes them.
+	NodeServices []cgroup.Pattern
 	// Guard says which network interfaces have workloads at their other end;
 	// the zero value guards none, and no uplink.
 	Guard link.Choice

@@ -102,6 +102,10 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 			patterns, of = append(patterns, cgroup.Pattern(c)), append(of, i)
 		}
 	}
+	// Behind the described ones: of equal patterns the first counts.
+	for _, p := range a.opts.NodeServices {
+		patterns, of = append(patterns, p), append(of, len(all))
+	}
 	dirs, watch, err := cgroup.Assign(w.root, patterns)
 	if err != nil {
 		return fmt.Errorf("find the cgroups of the workloads: %w", err)
@@ -121,7 +125,14 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		if err != nil || id == w.own {
 			continue // gone meanwhile, or egressd itself
 		}
-		d := all[of[dirs[dir]]]
+		i := of[dirs[dir]]
+		if i == len(all) {
+			free := loader.Workload{ID: servicesID, Policy: policy.DefaultPolicy, Mode: policy.Off}
+			table[id] = free
+			bound[servicesID] = workload{free, NodeServices, append(bound[servicesID].dirs, dir)}
+			continue
+		}
+		d := all[i]
 		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: s.Policy(d.Policy).AllowsUnknown()}
 		if d.Mode != nil {
 			one.Mode = *d.Mode
@@ -141,7 +152,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 func (w *workloads) number(name string) uint32 {
 	n, ok := w.numbers[name]
 	if !ok {
-		if n = ownID + 1 + uint32(len(w.numbers)); n >= loader.MaxWorkloads {
+		if n = servicesID + 1 + uint32(len(w.numbers)); n >= loader.MaxWorkloads {
 			return 0
 		}
 		w.numbers[name] = n

@@ -35,7 +35,7 @@ type arena struct {
 	// in is captured, outside is not; other is a captured workload that may
 	// reach theirs.example, whose address is the stranger's.
 	in, outside, other *world.Cgroup
-	interpreter string
+	interpreter        string
 	// words are what rows may use in arguments, for the captured and for the
 	// others. They have strangers of their own: the last packets of a
 	// connection come late, and must not be taken for the next attacker's.

@@ -117,6 +117,40 @@ spec:
 	})
 }
 
+// TestNodeServices: the node's own services are not under policy, and a
+// Workload that describes one of them has its way.
+func TestNodeServices(t *testing.T) {
+	t.Parallel()
+	n := prepare(t, map[string]string{"all.yaml": tcp("all", world.API, "7")}, nil, "--node-services", "egd-*-captured-*/dhcp.service,egd-*-captured-*/kubelet.service")
+	n.write(t, "workloads.yaml", n.workload(t, "kubelet", "default", "kubelet.service", ""))
+	groups := map[string]*world.Cgroup{}
+	for _, name := range []string{"dhcp.service", "kubelet.service"} {
+		cg, err := n.d.Root.Child(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cg.Close() }) // also when the daemon's root goes first
+		groups[name] = cg
+	}
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
+		if p := n.probe(t, groups["dhcp.service"], "dial", hostPort(addr, 443)); p.Error != "" {
+			t.Errorf("a service of the node, %s: %+v", addr, p)
+		}
+		if p := n.probe(t, groups["kubelet.service"], "dial", hostPort(addr, 443)); p.Errno != syscall.ECONNREFUSED {
+			t.Errorf("one that a Workload describes, %s: %+v", addr, p)
+		}
+		if p := n.probe(t, n.in, "dial", hostPort(addr, 443)); p.Errno != syscall.ECONNREFUSED {
+			t.Errorf("another process, %s: %+v", addr, p)
+		}
+	}
+	if text := n.egressd(t, "status").stdout; !strings.Contains(text, "node-services, mode off") {
+		t.Errorf("status does not name the services that are not under policy:\n%s", text)
+	}
+}
+
 // TestAllowAny: with a MeshConfig that says so, what no rule names passes, and
 // what rules speak about is still decided by them.
 func TestAllowAny(t *testing.T) {
