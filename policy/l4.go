@@ -155,16 +155,21 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 			return deny(ReasonNoRoute, r.ref), nil
 		case to.Denied:
 			return deny(ReasonName, r.ref), nil
-		}
-		if no := to.refuses(&f, d.Port, name, nil); no.reason != "" {
-			return no.decision(), nil
-		}
-		switch {
 		case to.Gateway == nil:
+			if no := to.refuses(&f, d.Port, name, nil); no.reason != "" {
+				return no.decision(), nil
+			}
 			d.Rule = r.ref
 			return d.supported(to.Upstream)
 		case hops == maxHops:
 			return deny(ReasonGatewayLoop, r.ref), nil
+		}
+		if g := to.Gateway.guard; g != nil {
+			facts := to.Gateway.facts(&f, d.Port, name, nil)
+			if no := g.refuses(&facts, false); no.reason != "" {
+				return no.decision(), nil
+			}
+			d = d.markedBy(g, &facts)
 		}
 		draw /= uint64(r.total)
 		next, reason := to.Gateway.enter(name, tls)
