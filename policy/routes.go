@@ -118,12 +118,14 @@ func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
 	case d.Port == nil:
 		return HTTPDecision{Decision: d, Upstream: dialledUpstream(f.Dst)}
 	}
-	if d.Port.Protocol != ProtocolTCP {
-		if rs := p.routesFor(f, d); rs != nil {
-			out := rs.decide(r, d.Host, d.Port)
-			out.Audited, out.DryRun = d.Audited, d.DryRun
-			return out.follow(&f, r)
-		}
+	if d.Port.Protocol == ProtocolTCP { // bytes, whatever they look like
+		d, u := p.l4Target(f, d, d.Port.Upstream, r.Host, false)
+		return HTTPDecision{Decision: d, Upstream: u}
+	}
+	if rs := p.routesFor(f, d); rs != nil {
+		out := rs.decide(r, d.Host, d.Port)
+		out.Audited, out.DryRun = d.Audited, d.DryRun
+		return out.follow(&f, r)
 	}
 	d, u := d.supported(d.Port.Upstream.WithName(r.Host))
 	return HTTPDecision{Decision: d, Upstream: u}

@@ -234,3 +234,19 @@ func TestTwoHopUnknown(t *testing.T) {
 		t.Errorf("the other name: %v", d.Reason)
 	}
 }
+
+// TestRequestOnTCP: a port for TCP goes by the rules for TCP, and past what
+// guards these lead to, also for bytes that look like a request.
+func TestRequestOnTCP(t *testing.T) {
+	f := Flow{Transport: TCP, Dst: ap("240.1.1.1:27017")}
+	r := get("mongo.example.com", "/")
+	for want, c := range map[Reason]*Config{
+		ReasonAllowed:       guardGateway(twoHopTCP(), AuthAllow, &AuthRule{}),
+		ReasonAuthorization: guardGateway(twoHopTCP(), AuthDeny, &AuthRule{}),
+	} {
+		d := mustCompile(t, c).Policy(DefaultPolicy).DecideHTTP(f, r)
+		if d.Reason != want || want == ReasonAllowed && (d.Upstream == nil || d.Upstream.Host != "mongo.example.com") {
+			t.Errorf("%v, want %v: %+v", d.Reason, want, d.Upstream)
+		}
+	}
+}
