@@ -47,7 +47,8 @@ func (c Considered) String() string {
 }
 
 // Why explains what DecideHTTP says when r is not nil, what DecideTLS says for
-// a TCP flow with a name from its SNI, and else what Decide says. It looks at
+// a TCP flow with a name from its SNI, and else what Decide says, or the
+// forwarding core before the first byte when it is left to that. It looks at
 // every object of the configuration: it is for people who ask, not for flows.
 func (p *Policy) Why(f Flow, r *Request) Explanation {
 	if r != nil {
@@ -117,6 +118,11 @@ func (w *why) decide() {
 		}
 	default:
 		w.d = w.p.Decide(w.f)
+		if w.d.Verdict == Proxy && w.f.Host == "" && w.f.Transport == TCP {
+			if c := w.p.Candidates(w.f); c.Verdict == Deny {
+				w.d = c.Decision
+			}
+		}
 	}
 }
 

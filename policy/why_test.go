@@ -182,8 +182,13 @@ func canCompile(c *Config) bool {
 func checkWhy(t *testing.T, p *Policy, f Flow) {
 	t.Helper()
 	w, d := p.Why(f, nil), p.Decide(f)
-	if f.Host != "" {
+	switch {
+	case f.Host != "":
 		d, _ = p.DecideTLS(f, f.Host)
+	case d.Verdict == Proxy:
+		if c := p.Candidates(f); c.Verdict == Deny {
+			d = c.Decision
+		}
 	}
 	if w.Allowed != (d.Verdict != Deny) || w.Reason != d.Reason {
 		t.Fatalf("%+v: explained as %v (%v), decided %v (%v)", f, w.Verdict, w.Reason, d.Verdict, d.Reason)
