@@ -2,7 +2,10 @@
 
 package policy
 
-import "net/netip"
+import (
+	"cmp"
+	"net/netip"
+)
 
 // access is what a guard says of flows before their first byte.
 type access uint8
@@ -151,27 +154,48 @@ func (d Decision) marked(f *authFacts) Decision {
 	return d
 }
 
-// gate is a guard that a flow passes on its way besides that of the host it
-// asked for: of another destination, or of an egress gateway.
+// markedBy adds the marks that another guard on the flow's way makes.
+func (d Decision) markedBy(g *guard, f *authFacts) Decision {
+	audited, dryRun := g.marks(f)
+	d.Audited, d.DryRun = cmp.Or(d.Audited, audited), cmp.Or(d.DryRun, dryRun)
+	return d
+}
+
+// facts are what is known of a flow that is allowed as own and goes on as the
+// gateway's: name is what it is for there, r its request as the gateway sees
+// it.
+func (l *GatewayListener) facts(f *Flow, own *HostPort, name string, r *Request) authFacts {
+	out := own.flowFacts(f, name, false, r)
+	out.atGateway(l.Port)
+	if r != nil && l.IsTLS() {
+		out.sniIs = never // the TLS between workload and gateway is not there
+	}
+	return out
+}
+
+// atGateway turns the facts to a port of a gateway. The address that would be
+// dialled there is its own.
+func (f *authFacts) atGateway(port uint16) { f.port, f.dst, f.dstIs = port, netip.Prefix{}, never }
+
+// gate is the guard of another destination than the one that a flow asked for.
 type gate struct {
 	guard *guard
-	// port is the destination there; nil for a gateway, which is asked about
-	// the flow's own.
-	port *HostPort
-	host string // "": the flow's own
+	port  *HostPort
+	host  string
+}
+
+// facts are what is known of a flow that is allowed as own under a name and
+// goes to the gate's destination. The address that was dialled says something
+// of that only when it is the one that the flow asked for.
+func (g *gate) facts(f *Flow, own *HostPort, name string, r *Request) authFacts {
+	// Where the protocols differ, what was read of the flow counts.
+	out := own.flowFacts(f, g.host, g.port == own && g.host == name, r)
+	out.port = g.port.Number
+	return out
 }
 
 // refuses says why the gate denies a flow that is allowed as own.
 func (g *gate) refuses(f *Flow, own *HostPort, name string, r *Request) refusal {
-	if g.guard == nil || g.port == own && g.host == name { // where it is anyway
-		return refusal{}
-	}
-	hp := own
-	if g.port != nil {
-		hp, name = g.port, g.host
-	}
-	// Where the protocols differ, what was read of the flow counts.
-	facts := own.flowFacts(f, name, false, r)
-	facts.port = hp.Number
+	facts := g.facts(f, own, name, r)
 	return g.guard.refuses(&facts, false)
 }

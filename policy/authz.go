@@ -88,19 +88,20 @@ func (b *builder) indexAuthorizations() {
 }
 
 // guards says whether any AuthorizationPolicy that is in force guards a
-// ServiceEntry.
-func (x *authIndex) guards() bool {
+// ServiceEntry or, if there are Gateways, may guard one of these.
+func (x *authIndex) guards(gateways bool) bool {
+	inForce := func(a *AuthorizationPolicy) bool { return !a.DryRun && a.Action != AuthAudit }
 	for _, list := range x.services {
-		if slices.ContainsFunc(list, func(a *AuthorizationPolicy) bool { return !a.DryRun && a.Action != AuthAudit }) {
+		if slices.ContainsFunc(list, inForce) {
 			return true
 		}
 	}
-	return false
+	return gateways && slices.ContainsFunc(x.gateways, inForce)
 }
 
 // guardsOf returns the AuthorizationPolicies that guard a service.
 func (x *authIndex) guardsOf(s *Service) []*AuthorizationPolicy {
-	if len(x.services) == 0 {
+	if len(x.services) == 0 || s.ruled {
 		return nil
 	}
 	return x.services[[2]string{s.Ref.Namespace, s.Ref.Name}]
@@ -115,7 +116,12 @@ type authScope struct {
 }
 
 func (b *builder) authScope(sc *scope) *authScope {
-	return &authScope{b: b, scope: sc, policies: map[*AuthorizationPolicy]*authPolicy{}, guards: map[string]*guard{}}
+	s := b.authScopes[sc]
+	if s == nil {
+		s = &authScope{b: b, scope: sc, policies: map[*AuthorizationPolicy]*authPolicy{}, guards: map[string]*guard{}}
+		b.authScopes[sc] = s
+	}
+	return s
 }
 
 // guard compiles what a list of AuthorizationPolicies says; nil for nothing.

@@ -379,9 +379,10 @@ func TestGatewayGuard(t *testing.T) {
 		g := b.authScope(b.scope(Identity{}, b.questions())).gatewayGuard("gw", map[string]string{"istio": "egressgateway", "app": "gw"})
 		p := mustCompile(t, guarded()).Policy(DefaultPolicy)
 		_, hp := p.LookupPort("http.example.com", TCP, 80)
-		door := gate{guard: g}
+		door := &GatewayListener{Port: 80, guard: g}
 		r := &Request{Method: "GET", Path: "/", Host: "http.example.com"}
-		if got := door.refuses(&flow80, hp, "http.example.com", r).reason; got != c.want {
+		facts := door.facts(&flow80, hp, "http.example.com", r)
+		if got := g.refuses(&facts, false).reason; got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}

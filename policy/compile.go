@@ -54,6 +54,10 @@ type builder struct {
 	ranks map[*Service]int
 	// upstreams are those of Kubernetes Services, by host and chosen port.
 	upstreams map[Destination]*Upstream
+	auth      *authIndex
+	// authScopes and destinationScopes are made once for each scope.
+	authScopes        map[*scope]*authScope
+	destinationScopes map[*scope]*destinationScope
 	// doors are the ports of gateways that rules lead to, by the services that
 	// stand for them; gateways are all Gateways by "namespace/name".
 	doors    map[doorKey]*door
@@ -65,13 +69,15 @@ type builder struct {
 	warnings []Warning
 	ask      *questions
 	rewrites map[*HTTPRule]*regexp.Regexp
-	auth     *authIndex
-
-	destinationScopes map[*scope]*destinationScope
 }
 
 func newBuilder(c *Config, s *Snapshot) *builder {
-	b := &builder{cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{}, doors: map[doorKey]*door{}, gateways: map[string]*Gateway{}, destinationScopes: map[*scope]*destinationScope{}, said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{}}
+	b := &builder{
+		cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{},
+		authScopes: map[*scope]*authScope{}, destinationScopes: map[*scope]*destinationScope{},
+		doors: map[doorKey]*door{}, gateways: map[string]*Gateway{},
+		said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
+	}
 	for _, g := range c.Gateways {
 		b.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
 	}

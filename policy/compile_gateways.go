@@ -33,6 +33,9 @@ type door struct {
 	// sni are the rules for TLS that is passed through, by the SNI that they
 	// are for: the exact one counts, else the longest wildcard.
 	sni *hostname.Index[*sniRule]
+	// rules are the DestinationRules as the gateway sees them; see
+	// destinationsBehind.
+	rules *destinationScope
 }
 
 // sniRule is a rule for TLS that a server passes through.
@@ -192,7 +195,7 @@ func (b *builder) sniRules(servers []server) *hostname.Index[*sniRule] {
 func (b *builder) listener(p *Policy, d *door, workload bool) *GatewayListener {
 	l := &GatewayListener{
 		Name: d.name, Port: d.port, Bind: d.bind, Protocol: d.servers[0].Protocol,
-		namespace: d.namespace, retries: b.cfg.Mesh.Retries,
+		labels: d.labels, namespace: d.namespace, retries: b.cfg.Mesh.Retries,
 	}
 	b.fill(l, p, d, workload)
 	return l
@@ -203,7 +206,7 @@ func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
 	for _, s := range d.servers {
 		l.Servers = append(l.Servers, s.GatewayServer)
 	}
-	at := place{p: p, port: d.port, workload: workload}
+	at := place{p: p, port: d.port, workload: workload, rules: b.destinationsBehind(d)}
 	if !l.IsTLS() {
 		l.plain = b.chain(at, d.servers)
 		return

@@ -5,6 +5,7 @@ package policy
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -142,7 +143,7 @@ func (b *builder) goOn(p *Policy, d *door) *GatewayListener {
 	if l := b.goneOn[d]; l != nil {
 		return l
 	}
-	l := &GatewayListener{Name: d.name, Port: d.port, namespace: d.namespace}
+	l := &GatewayListener{Name: d.name, Port: d.port, labels: d.labels, namespace: d.namespace}
 	l.guard = b.authScope(p.scope).gatewayGuard(d.namespace, d.labels)
 	b.goneOn[d] = l
 	if len(d.servers) > 0 {
@@ -150,6 +151,15 @@ func (b *builder) goOn(p *Policy, d *door) *GatewayListener {
 		b.fill(l, p, d, true)
 	}
 	return l
+}
+
+// destinationsBehind finds the DestinationRules that count for what leaves the
+// gateway.
+func (b *builder) destinationsBehind(d *door) *destinationScope {
+	if d.rules == nil {
+		d.rules = b.destinationScope(&scope{identity: Identity{Namespace: d.namespace, Labels: d.labels}})
+	}
+	return d.rules
 }
 
 // goneOnAs lists the doors of the policy that is being compiled.
@@ -212,25 +222,25 @@ func (b *builder) leadsHome(p *Policy, vs *VirtualService, hp *HostPort) bool {
 			if !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(name) }) {
 				continue
 			}
-			return len(m.Subnets) == 0 && b.routesHome(vs, r, m.Port, hp)
+			return len(m.Subnets) == 0 && b.routesHome(p, vs, r, m.Port, hp)
 		}
 	}
 	return true // no rule matches
 }
 
 // routesHome follows the one destination of a rule.
-func (b *builder) routesHome(vs *VirtualService, r *TLSRule, port uint16, hp *HostPort) bool {
-	name := string(hp.host.Pattern)
+func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uint16, hp *HostPort) bool {
+	name, as := string(hp.host.Pattern), *hp.Upstream
 	for hops := 0; hops <= maxHops; hops++ {
 		if len(r.Route) != 1 {
 			return false
 		}
 		to := r.Route[0].Destination
 		if to.Host == name {
-			return cmp.Or(to.Port, port) == hp.Number && to.Subset == ""
+			return cmp.Or(to.Port, port) == hp.Number && to.Subset == "" && !as.unsupported() && !hp.Upstream.unsupported()
 		}
 		d := b.doorOf(vs, to, port)
-		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.guards(d) {
+		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.watches(p, d, hp) {
 			return false
 		}
 		next, ok := d.sni.Lookup(name)
@@ -238,16 +248,23 @@ func (b *builder) routesHome(vs *VirtualService, r *TLSRule, port uint16, hp *Ho
 			return false
 		}
 		vs, r, port = next.vs, next.rule, d.port
+		as.Traffic = nil
+		b.destinationsBehind(d).direct(&as, hp.host.Pattern, hp.Rule.Namespace)
 	}
 	return false
 }
 
-// guards says whether an AuthorizationPolicy may be about a gateway: one for
-// its labels, or for all of its namespace or of the mesh.
-func (b *builder) guards(d *door) bool {
-	return slices.ContainsFunc(b.cfg.Authorizations, func(a *AuthorizationPolicy) bool {
-		return len(a.Targets) == 0 && (a.Ref.Namespace == d.namespace || a.Ref.Namespace == b.rootNamespace()) && selects(a.Selector, d.labels)
-	})
+// watches says whether the forwarding core must ask AuthorizationPolicies
+// about connections to hp that go on as the gateway's: unless those allow all
+// of them, and mark none.
+func (b *builder) watches(p *Policy, d *door, hp *HostPort) bool {
+	g := b.authScope(p.scope).gatewayGuard(d.namespace, d.labels)
+	if g == nil {
+		return false
+	}
+	f := hp.kernelFacts(hp.exactName(), netip.Prefix{})
+	f.atGateway(d.port)
+	return g.access(&f) != open || len(g.audit)+len(g.dryDeny)+len(g.dryAllow) > 0
 }
 
 // terminates says whether a server that reads TLS has the SNI pattern, or a

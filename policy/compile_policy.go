@@ -14,8 +14,7 @@ import (
 // policy compiles what a scope sees, on top of what old (nil: nothing) saw
 // under the same key.
 func (b *builder) policy(sc *scope, old *Policy) *Policy {
-	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) ||
-		old.scope.identity.Namespace != sc.identity.Namespace { // whose services come first
+	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) {
 		old = emptyPolicy
 	}
 	p := &Policy{scope: sc, base: b.base, proof: b.proof(sc)}

@@ -54,7 +54,7 @@ func (b *builder) meshRoutes(p *Policy) {
 	for _, v := range p.vhostList {
 		c := done[v.vs]
 		if c == nil {
-			at := place{p: p, gateway: meshGateway, vs: v.vs, workload: true}
+			at := place{p: p, gateway: meshGateway, vs: v.vs, workload: true, rules: b.destinationScope(p.scope)}
 			c = &compiled{tls: b.tlsRoutes(at), tcp: b.tcpRoutes(at)}
 			c.byPort, c.other = b.httpRoutes(at)
 			done[v.vs] = c
@@ -75,6 +75,8 @@ type place struct {
 	// workload says that it is a workload whose connections come here, at
 	// once or from one Gateway to the next: destinations must be allowed.
 	workload bool
+	// rules are the DestinationRules that count for what leaves the place.
+	rules *destinationScope
 }
 
 // httpRoutes compiles the HTTP rules of a VirtualService; nil when it has none.
@@ -220,15 +222,12 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 		if at.workload {
 			if door := b.doorOf(at.vs, wd.Destination, at.port); door != nil {
 				d.Gateway = b.goOn(at.p, door)
-				if g := d.Gateway.guard; g != nil {
-					d.gates = append(d.gates, gate{guard: g})
-				}
 				out = append(out, d)
 				continue
 			}
 		}
 		var hp *HostPort
-		d.Upstream, hp = b.upstream(at.p, wd.Destination, at.port)
+		d.Upstream, hp = b.upstream(at, wd.Destination)
 		// Workloads reach what ServiceEntries open, by whatever gateway; one
 		// that serves others is told by its rules what it may reach.
 		d.Denied = at.workload && d.Upstream != nil && hp == nil
@@ -244,9 +243,9 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 // It returns nil when there is none or it lacks the port, and the port of the
 // host if it is an allowed one. An explicit port counts; else the only port, else the
 // port of the request if the service has it, else the first.
-func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream, *HostPort) {
+func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
 	allowed := false
-	w := p.names.Walk(d.Host)
+	w := at.p.names.Walk(d.Host)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		allowed = true
 		var ports []*HostPort
@@ -255,8 +254,9 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 				ports = append(ports, hp)
 			}
 		}
-		if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request); i >= 0 {
-			return b.subset(p, ports[i].Upstream, h.Pattern, d).WithName(d.Host), ports[i]
+		if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, at.port); i >= 0 {
+			hp := ports[i]
+			return at.traffic(hp.Upstream, h.Pattern, hp.Rule.Namespace, d).WithName(d.Host), hp
 		}
 	}
 	if allowed {
@@ -267,7 +267,7 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 		return nil, nil
 	}
 	ports := tcpPorts(k)
-	i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, request)
+	i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, at.port)
 	if i < 0 {
 		return nil, nil
 	}
@@ -277,18 +277,23 @@ func (b *builder) upstream(p *Policy, d Destination, request uint16) (*Upstream,
 		u = newUpstream(d.Host, k, ports[i], k.Endpoints)
 		b.upstreams[key] = u
 	}
-	own := *u // DestinationRules differ by who asks
-	b.destinationScope(p.scope).direct(&own, hostname.Pattern(d.Host), k.Ref.Namespace)
-	return b.subset(p, &own, hostname.Pattern(d.Host), d), nil
+	return at.traffic(u, hostname.Pattern(d.Host), k.Ref.Namespace, d), nil
 }
 
-// subset returns the part of u that a destination asks for; nil when no
-// DestinationRule says what that is.
-func (b *builder) subset(p *Policy, u *Upstream, host hostname.Pattern, d Destination) *Upstream {
-	if d.Subset == "" {
+// traffic returns u with what the DestinationRules of the place say of it, and
+// with the part of its endpoints that the destination asks for; nil when no
+// DestinationRule says which part that is.
+func (at *place) traffic(u *Upstream, host hostname.Pattern, namespace string, d Destination) *Upstream {
+	if d.Subset != "" {
+		return at.rules.subset(u, host, namespace, d.Subset)
+	}
+	own := *u // DestinationRules differ by who asks
+	own.Traffic, own.TrafficRule = nil, nil
+	at.rules.direct(&own, host, namespace)
+	if own.Traffic == nil && u.Traffic == nil {
 		return u
 	}
-	return b.destinationScope(p.scope).subset(u, host, u.Rule.Namespace, d.Subset)
+	return &own
 }
 
 // choosePort returns the index of the port to use, or -1.

@@ -27,14 +27,17 @@ type GatewayListener struct {
 
 	// plain is for connections in plain text, bySNI for those that begin with
 	// a ClientHello; a listener has one of them.
-	plain     *gatewayChain
-	bySNI     *hostname.Index[*gatewayChain]
-	chains    []*gatewayChain // all of bySNI, each once, in order
+	plain  *gatewayChain
+	bySNI  *hostname.Index[*gatewayChain]
+	chains []*gatewayChain // all of bySNI, each once, in order
+	// labels are those of the gateway that the listener is of.
+	labels    map[string]string
 	namespace string
-	// guard is what AuthorizationPolicies say to workloads that go on as the
-	// gateway; nil: nothing.
-	guard   *guard
-	retries *Retries // the mesh's default
+	// guard is what AuthorizationPolicies say of flows that go on as the
+	// gateway; nil: nothing. Nobody asks it of flows that come from outside.
+	guard *guard
+	// retries is the mesh's default.
+	retries *Retries
 }
 
 // gatewayChain is what happens to the connections of one server, or to those
@@ -106,9 +109,7 @@ func (l *GatewayListener) DecideHTTP(r *Request) HTTPDecision {
 	if l.plain == nil {
 		return HTTPDecision{Decision: deny(ReasonNotTLS, nil)}
 	}
-	d := l.plain.decideHTTP(r)
-	d.Retries = l.retries
-	return d
+	return l.plain.decideHTTP(r).retried(l.retries)
 }
 
 // DecideHTTPS decides one request within TLS that a server terminates; sni is
@@ -118,9 +119,7 @@ func (l *GatewayListener) DecideHTTPS(sni string, r *Request) HTTPDecision {
 	if c == nil || c.server == nil {
 		return HTTPDecision{Decision: deny(ReasonName, nil)}
 	}
-	d := c.decideHTTP(r)
-	d.Retries = l.retries
-	return d
+	return c.decideHTTP(r).retried(l.retries)
 }
 
 func (c *gatewayChain) decideHTTP(r *Request) HTTPDecision {
@@ -135,6 +134,11 @@ func (c *gatewayChain) decideHTTP(r *Request) HTTPDecision {
 		return HTTPDecision{Decision: deny(ReasonNoRoute, nil)}
 	}
 	return v.routes.decide(r, nil, nil)
+}
+
+func (d HTTPDecision) retried(by *Retries) HTTPDecision {
+	d.Retries = by
+	return d
 }
 
 // GatewayTLS is what a listener does with a ClientHello.
@@ -187,5 +191,5 @@ func (r *l4Route) decide(draw uint64) (Decision, *Upstream) {
 	case to.Denied:
 		return deny(ReasonName, r.ref), nil
 	}
-	return Decision{Verdict: Proxy, Reason: ReasonAllowed, Rule: r.ref}, to.Upstream
+	return Decision{Verdict: Proxy, Reason: ReasonAllowed, Rule: r.ref}.supported(to.Upstream)
 }

@@ -14,19 +14,15 @@ import (
 // and the VirtualServices bound to it say, and the rules of both act on it,
 // those of the workload first.
 
-// follow goes on from a rule for a request of a flow that is allowed as own,
-// which may lead to a Gateway, until one leads elsewhere. What guards the way
-// is asked at each step.
-func (d HTTPDecision) follow(f *Flow, own *HostPort, r *Request) HTTPDecision {
-	draw := f.Draw
-	for hops := 0; ; hops++ {
-		d = d.through(f, own, r)
+// follow goes on from a rule for a request that leads to a Gateway, until one
+// leads elsewhere; f.Draw chooses among weighted destinations. The guards of
+// the gateways and of the last destination may deny it.
+func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
+	own, draw := d.Port, f.Draw
+	for hops := 0; d.Action != nil && d.Action.draws; hops++ {
 		a := d.Action
-		if a == nil || !a.draws {
-			return d
-		}
 		if d.To = a.Pick(draw); d.To == nil || d.To.Gateway == nil {
-			return d
+			break
 		}
 		if hops == maxHops {
 			return HTTPDecision{Decision: deny(ReasonGatewayLoop, &a.Rule.Ref)}
@@ -36,6 +32,13 @@ func (d HTTPDecision) follow(f *Flow, own *HostPort, r *Request) HTTPDecision {
 		next, ok := hop.apply(r)
 		if !ok {
 			return HTTPDecision{Decision: deny(ReasonMalformed, &a.Rule.Ref)}
+		}
+		if g := d.To.Gateway.guard; g != nil {
+			facts := d.To.Gateway.facts(f, own, next.Host, next)
+			if no := g.refuses(&facts, false); no.reason != "" {
+				return HTTPDecision{Decision: no.decision()}
+			}
+			d.Decision = d.Decision.markedBy(g, &facts)
 		}
 		inner := d.To.Gateway.enterHTTP(next)
 		if inner.Verdict == Deny {
@@ -49,6 +52,7 @@ func (d HTTPDecision) follow(f *Flow, own *HostPort, r *Request) HTTPDecision {
 		inner.Via[hops] = hop
 		d, r = inner, next
 	}
+	return d.through(f, own, r)
 }
 
 // enterHTTP decides a request that goes on as the Gateway's. The server is the

@@ -97,8 +97,8 @@ func (d *HTTPDecision) Timeout() time.Duration {
 
 // RetryPolicy is that of the last rule that says something of retries: with
 // several rules there is still one upstream, and what the last rule retries is
-// what the others would see. Where no rule does it is Retries; nil: the safe
-// default.
+// what the others would see. If no rule does, it is the mesh's default; nil:
+// the safe one.
 func (d *HTTPDecision) RetryPolicy() *Retries {
 	if d.Action != nil && d.Action.Rule.Retries != nil {
 		return d.Action.Rule.Retries
@@ -135,11 +135,11 @@ type RouteDestination struct {
 	Headers     *Headers
 	// Denied says that the workload may not reach the destination.
 	Denied bool
+	// gates are the guards on the way there.
+	gates []gate
 	// Gateway is set when the destination is a gateway as which the request
 	// goes on at this place; Upstream is nil then.
 	Gateway *GatewayListener
-	// gates are the guards on the way there.
-	gates []gate
 }
 
 // refuses says which of the gates denies a flow that is allowed as own.

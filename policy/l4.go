@@ -116,24 +116,34 @@ func (sc *scope) routesPort(vs *VirtualService, hp *HostPort) bool {
 // count for TLS; those for TCP for everything else, and for TLS on a host that
 // has none for TLS.
 func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
-	if !d.Port.routed || name == "" {
-		return d.unruled(named(u, name))
+	if d.Port.routed {
+		if r := p.l4Rule(d.Port, f.Dst.Addr(), name, tls); r != nil {
+			return r.follow(f, d, name, tls)
+		}
+	}
+	return d.unruled(named(u, name))
+}
+
+// l4Rule finds the rule for connections to a port of hp under a name; nil when
+// none matches.
+func (p *Policy) l4Rule(hp *HostPort, dst netip.Addr, name string, tls bool) *l4Route {
+	if name == "" {
+		return nil
 	}
 	v, ok := p.vhosts.Lookup(name)
 	if !ok {
-		return d.unruled(named(u, name))
+		return nil
 	}
 	routes, sni := v.tcp, ""
 	if tls && len(v.tls) > 0 {
 		routes, sni = v.tls, name
 	}
-	dst := netip.AddrPortFrom(f.Dst.Addr(), d.Port.Number)
 	for i := range routes {
-		if r := &routes[i]; r.matches(dst, sni) {
-			return r.follow(f, d, name, tls)
+		if r := &routes[i]; r.matches(netip.AddrPortFrom(dst, hp.Number), sni) {
+			return r
 		}
 	}
-	return d.unruled(named(u, name))
+	return nil
 }
 
 // unruled is the answer when no rule matches: u, unless only rules open the
@@ -155,16 +165,21 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 			return deny(ReasonNoRoute, r.ref), nil
 		case to.Denied:
 			return deny(ReasonName, r.ref), nil
-		}
-		if no := to.refuses(&f, d.Port, name, nil); no.reason != "" {
-			return no.decision(), nil
-		}
-		switch {
 		case to.Gateway == nil:
+			if no := to.refuses(&f, d.Port, name, nil); no.reason != "" {
+				return no.decision(), nil
+			}
 			d.Rule = r.ref
 			return d.supported(to.Upstream)
 		case hops == maxHops:
 			return deny(ReasonGatewayLoop, r.ref), nil
+		}
+		if g := to.Gateway.guard; g != nil {
+			facts := to.Gateway.facts(&f, d.Port, name, nil)
+			if no := g.refuses(&facts, false); no.reason != "" {
+				return no.decision(), nil
+			}
+			d = d.markedBy(g, &facts)
 		}
 		draw /= uint64(r.total)
 		next, reason := to.Gateway.enter(name, tls)

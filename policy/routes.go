@@ -118,30 +118,40 @@ func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
 	case d.Port == nil:
 		return HTTPDecision{Decision: d, Upstream: dialledUpstream(f.Dst)}
 	}
-	if d.Port.Protocol != ProtocolTCP {
-		if rs := p.routesFor(f, d); rs != nil {
-			out := rs.decide(r, d.Host, d.Port)
-			out.Audited, out.DryRun = d.Audited, d.DryRun
-			return out.follow(&f, d.Port, r)
-		}
+	if d.Port.Protocol == ProtocolTCP { // bytes, whatever they look like
+		d, u := p.l4Target(f, d, d.Port.Upstream, r.Host, false)
+		return HTTPDecision{Decision: d, Upstream: u}
+	}
+	if rs := p.routesFor(f, d); rs != nil {
+		out := rs.decide(r, d.Host, d.Port)
+		out.Audited, out.DryRun = d.Audited, d.DryRun
+		return out.follow(&f, r)
 	}
 	d, u := d.supported(d.Port.Upstream.WithName(r.Host))
 	return HTTPDecision{Decision: d, Upstream: u}
 }
 
-// through denies a request that a guard on its way denies. Of several
-// destinations all must allow it.
+// through denies a request that the guard of a destination denies. Of several
+// all must allow it, unless the one that it goes to is drawn already.
 func (d HTTPDecision) through(f *Flow, own *HostPort, r *Request) HTTPDecision {
 	if d.Action == nil {
 		return d
 	}
-	for i := range d.Action.Destinations {
-		if no := d.Action.Destinations[i].refuses(f, own, r.Host, r); no.reason != "" {
+	all := d.Action.Destinations
+	for i := range all {
+		if d.To != nil && d.To != &all[i] {
+			continue
+		}
+		if no := all[i].refuses(f, own, f.Host, r); no.reason != "" {
 			return HTTPDecision{Decision: no.decision()}
 		}
 	}
-	if len(d.Action.Destinations) == 1 { // of several, the one that is drawn counts
-		if no, _ := d.Decision.supported(d.Action.Destinations[0].Upstream); no.Verdict == Deny {
+	to := d.To
+	if len(all) == 1 { // of several, the one that is drawn counts
+		to = &all[0]
+	}
+	if to != nil {
+		if no, _ := d.Decision.supported(to.Upstream); no.Verdict == Deny {
 			return HTTPDecision{Decision: no}
 		}
 	}

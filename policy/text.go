@@ -77,6 +77,7 @@ func (t *text) rules(p *Policy) {
 	}
 	for _, l := range p.gateways {
 		t.line(1, "on as gateway %s port %d %s", l.Name, l.Port, protocolText(l.Protocol))
+		t.guard(2, l.guard)
 		t.chains(2, l)
 	}
 }

@@ -43,3 +43,28 @@ func (g *generator) twoHop() []*VirtualService {
 	v.TCP = []*TCPRule{{Ref: v.Ref, Matches: []*L4Match{l4on("mesh", 5432)}, Route: toL4(egressHost, port)}}
 	return []*VirtualService{v}
 }
+
+// gatewayAuthorization returns a policy for the servers of a namespace, mostly
+// for the gateways of twoHop's rules.
+func (g *generator) gatewayAuthorization(i int) *AuthorizationPolicy {
+	a := &AuthorizationPolicy{
+		Ref:    Ref{Kind: "AuthorizationPolicy", Namespace: g.one("istio-system", "istio-system", "a"), Name: fmt.Sprint("gateway", i)},
+		Action: AuthAction(g.r.IntN(3)), DryRun: g.r.IntN(5) == 0,
+	}
+	if g.r.IntN(2) == 0 {
+		a.Selector = map[string]string{"istio": g.one("egressgateway", "egressgateway", "other")}
+	}
+	switch r := (&AuthRule{}); g.r.IntN(5) {
+	case 0:
+	case 1:
+		r.From = []*AuthSource{{Namespaces: values(g.one("a", "b", "default"))}}
+		a.Rules = append(a.Rules, r)
+	case 2:
+		r.When = []*AuthCondition{{Key: g.one(keyDestinationIP, keySourceIP), Values: []string{"192.0.2.0/24"}}}
+		a.Rules = append(a.Rules, r)
+	default:
+		r.To = []*AuthOperation{{Hosts: values(g.one("x.example.com", "*.example.com", "*.wild.org")), Ports: []uint16{[]uint16{80, 443}[g.r.IntN(2)]}}}
+		a.Rules = append(a.Rules, r)
+	}
+	return a
+}

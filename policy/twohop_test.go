@@ -240,40 +240,6 @@ func TestTwoHopDenials(t *testing.T) {
 	}
 }
 
-// TestTwoHopAuthorization: who guards the gateway guards what goes on as it.
-func TestTwoHopAuthorization(t *testing.T) {
-	guarded := func(c *Config, a *AuthorizationPolicy) *Policy {
-		a.Ref = Ref{Kind: "AuthorizationPolicy", Namespace: "istio-system", Name: "guard"}
-		a.Targets, a.Selector = nil, map[string]string{"istio": "egressgateway"}
-		c.Authorizations = []*AuthorizationPolicy{a}
-		return mustCompile(t, c).Policy(DefaultPolicy)
-	}
-	get := func(path string) *Request { return get("edition.cnn.com", path) }
-	f := Flow{Transport: TCP, Dst: ap("192.0.2.1:80"), Names: []string{"edition.cnn.com"}}
-	closed := &AuthRule{To: []*AuthOperation{{Paths: paths("/closed")}}}
-	for _, make := range []func() *Config{twoHopHTTP, func() *Config { return onKubernetes(twoHopHTTP()) }} {
-		p := guarded(make(), &AuthorizationPolicy{Action: AuthDeny, Rules: []*AuthRule{closed}})
-		if d := p.DecideHTTP(f, get("/open")); d.Verdict != Proxy {
-			t.Errorf("what the guard does not deny: %+v", d.Decision)
-		}
-		if d := p.DecideHTTP(f, get("/closed")); d.Reason != ReasonAuthorization {
-			t.Errorf("what the guard denies: %+v", d.Decision)
-		}
-	}
-	f.Dst = ap("192.0.2.1:443")
-	p := guarded(twoHopTLS(), &AuthorizationPolicy{Action: AuthAllow, Rules: []*AuthRule{{To: []*AuthOperation{{Hosts: values("www.cnn.com")}}}}})
-	if _, hp := p.LookupPort("edition.cnn.com", TCP, 443); hp.Verdict != Proxy {
-		t.Errorf("a guarded gateway is %v", hp.Verdict)
-	}
-	if d, _ := p.DecideTLS(f, "edition.cnn.com"); d.Reason != ReasonNoAllow {
-		t.Errorf("what the guard does not allow: %+v", d)
-	}
-	p = guarded(twoHopTLS(), &AuthorizationPolicy{Action: AuthAllow, Rules: []*AuthRule{{To: []*AuthOperation{{Hosts: values("edition.cnn.com")}}}}})
-	if d, u := p.DecideTLS(f, "edition.cnn.com"); d.Verdict == Deny || u.Host != "edition.cnn.com" {
-		t.Errorf("what the guard allows: %+v", d)
-	}
-}
-
 // TestTwoHopPortWithoutServer: a gateway that does not listen is refused.
 func TestTwoHopPortWithoutServer(t *testing.T) {
 	c := onKubernetes(twoHopTLS())

@@ -297,6 +297,9 @@ func (g *generator) authorizations(services []*Service) []*AuthorizationPolicy {
 		}
 		out = append(out, a)
 	}
+	for i := range g.r.IntN(3) {
+		out = append(out, g.gatewayAuthorization(i))
+	}
 	return out
 }
 

@@ -4,6 +4,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -46,7 +47,8 @@ func (c Considered) String() string {
 }
 
 // Why explains what DecideHTTP says when r is not nil, what DecideTLS says for
-// a TCP flow with a name from its SNI, and else what Decide says. It looks at
+// a TCP flow with a name from its SNI, and else what Decide says, or the
+// forwarding core before the first byte when it is left to that. It looks at
 // every object of the configuration: it is for people who ask, not for flows.
 func (p *Policy) Why(f Flow, r *Request) Explanation {
 	if r != nil {
@@ -68,6 +70,7 @@ func (p *Policy) Why(f Flow, r *Request) Explanation {
 	for _, name := range names {
 		w.virtualServices(name)
 	}
+	w.way()
 	wins := func(c Considered) bool { return c.Won }
 	switch {
 	case !w.Allowed:
@@ -115,6 +118,11 @@ func (w *why) decide() {
 		}
 	default:
 		w.d = w.p.Decide(w.f)
+		if w.d.Verdict == Proxy && w.f.Host == "" && w.f.Transport == TCP {
+			if c := w.p.Candidates(w.f); c.Verdict == Deny {
+				w.d = c.Decision
+			}
+		}
 	}
 }
 
@@ -144,6 +152,8 @@ func (w *why) class() {
 	switch pr := hp.Protocol; {
 	case w.Verdict == Direct && hp.Protocol.Transport() == UDP:
 		w.Class = "UDP: address and port decide"
+	case w.Verdict == Direct && hp.Protocol != ProtocolTCP:
+		w.Class = "unknown names may pass, so that nothing need be read of TLS"
 	case w.Verdict == Direct:
 		w.Class = "the protocol is TCP: address and port decide, nothing is read"
 	case w.Verdict == Inspect:
@@ -154,9 +164,29 @@ func (w *why) class() {
 		w.Class = "the port has no protocol: the first bytes must tell"
 	case hp.routed:
 		w.Class = "rules for TLS or TCP choose where connections go"
+	case hp.Upstream.unsupported():
+		w.Class = "what a DestinationRule asks for is not done, and only the forwarding core can say so"
+	case w.asks(hp):
+		w.Class = "AuthorizationPolicies ask for what only the forwarding core sees"
+	case hp.proof == Proxy && pr.IsTLS():
+		w.Class = "unknown names may pass, but AuthorizationPolicies deny some names: each is read"
 	default:
 		w.Class = hp.Upstream.whyProxy(pr)
 	}
+}
+
+// asks says whether what guards the port leaves something open that the kernel
+// cannot know.
+func (w *why) asks(hp *HostPort) bool {
+	if hp.guard == nil {
+		return false
+	}
+	name := w.f.Host
+	if name == "" {
+		name = hp.exactName()
+	}
+	f := hp.kernelFacts(name, netip.Prefix{})
+	return hp.guard.access(&f) == depends
 }
 
 // whyProxy says why the kernel alone cannot send connections to u.
@@ -186,7 +216,8 @@ func (u *Upstream) whyProxy(pr Protocol) string {
 // were visible, else what the decision met, else the host with the most
 // similar name.
 func (w *why) nearest() {
-	if w.hidden != nil {
+	final := w.d.byGuard() || w.d.Reason == ReasonNotSupported // no other rule would help
+	if w.hidden != nil && !final {
 		w.Nearest = w.hidden
 		return
 	}
@@ -215,14 +246,19 @@ func (w *why) nearest() {
 	}
 }
 
-// about is what was said of a rule.
+// about is what was said of a rule: why it does not count, else how it denies.
 func (w *why) about(rule Ref) string {
+	said := fmt.Sprintf("the decision is %s", w.Reason)
 	for _, c := range w.Considered {
-		if c.Rule == rule && !c.Won {
+		switch {
+		case c.Rule != rule:
+		case !c.Won:
 			return c.Why
+		default:
+			said = c.Why
 		}
 	}
-	return fmt.Sprintf("the decision is %s", w.Reason)
+	return said
 }
 
 // maxDistance is how many letters a name may differ in and be taken for a

@@ -122,7 +122,11 @@ func (w *why) deadEnd(v *meshVhost, r *Request) {
 	if to == nil || to.Gateway == nil {
 		return
 	}
-	w.say(a.Rule.Ref, false, "goes on as gateway %s port %d (%s), which has no rule for it (%s)", to.Gateway.Name, to.Gateway.Port, to.Destination.Host, w.Reason)
+	what := "which has no rule for it"
+	if w.d.byGuard() || w.Reason == ReasonNotSupported {
+		what = "and is denied on the way"
+	}
+	w.say(a.Rule.Ref, false, "goes on as gateway %s port %d (%s), %s (%s)", to.Gateway.Name, to.Gateway.Port, to.Destination.Host, what, w.Reason)
 	if next, ok := (&Hop{a, to}).apply(r); ok {
 		w.gatewayRules(to.Gateway, next)
 	}

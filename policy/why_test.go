@@ -151,7 +151,7 @@ func TestWhySidecar(t *testing.T) {
 // TestWhyAgrees: whatever the configuration, the explanation says what the
 // decision says, and something of a rule that allows.
 func TestWhyAgrees(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(100) {
 		g := generator{r: rand.New(rand.NewPCG(seed, 2))}
 		c := g.config()
 		for range 6 {
@@ -167,6 +167,7 @@ func TestWhyAgrees(t *testing.T) {
 					checkWhy(t, p, Flow{Transport: TCP, Dst: ap(dst), Names: []string{name}})
 					checkWhy(t, p, Flow{Transport: TCP, Dst: ap(dst), Names: []string{name}, Host: name, HostFrom: EvidenceSNI})
 					checkWhy(t, p, Flow{Transport: UDP, Dst: ap(dst)})
+					checkWhyRequest(t, p, Flow{Transport: TCP, Dst: ap(dst), Names: []string{name}}, get(name, "/"))
 				}
 			}
 		}
@@ -181,8 +182,13 @@ func canCompile(c *Config) bool {
 func checkWhy(t *testing.T, p *Policy, f Flow) {
 	t.Helper()
 	w, d := p.Why(f, nil), p.Decide(f)
-	if f.Host != "" {
+	switch {
+	case f.Host != "":
 		d, _ = p.DecideTLS(f, f.Host)
+	case d.Verdict == Proxy:
+		if c := p.Candidates(f); c.Verdict == Deny {
+			d = c.Decision
+		}
 	}
 	if w.Allowed != (d.Verdict != Deny) || w.Reason != d.Reason {
 		t.Fatalf("%+v: explained as %v (%v), decided %v (%v)", f, w.Verdict, w.Reason, d.Verdict, d.Reason)
@@ -192,6 +198,37 @@ func checkWhy(t *testing.T, p *Policy, f Flow) {
 	}
 	if w.Allowed && w.Nearest != nil {
 		t.Fatalf("%+v: allowed, and %+v is nearest", f, w.Nearest)
+	}
+	checkDenial(t, f, w, d)
+}
+
+// checkWhyRequest is checkWhy for requests that the policy itself denies.
+func checkWhyRequest(t *testing.T, p *Policy, f Flow, r *Request) {
+	t.Helper()
+	w, d := p.Why(f, r), p.DecideHTTP(f, r)
+	if d.Verdict == Deny && w.Reason != d.Reason {
+		t.Fatalf("%+v: explained as %v (%v), decided %v (%v)", f, w.Verdict, w.Reason, d.Verdict, d.Reason)
+	}
+	checkDenial(t, f, w, d.Decision)
+}
+
+// checkDenial: what an AuthorizationPolicy or a DestinationRule denies is
+// explained by it.
+func checkDenial(t *testing.T, f Flow, w Explanation, d Decision) {
+	t.Helper()
+	says := ""
+	switch d.Reason {
+	case ReasonAuthorization:
+		says = "matches"
+	case ReasonNoAllow:
+		says = "ALLOW policy for"
+	case ReasonNotSupported:
+		says = "which egressd does not do"
+	default:
+		return
+	}
+	if w.Nearest == nil || w.Nearest.Rule != *d.Rule || !strings.Contains(w.Nearest.Why, says) {
+		t.Fatalf("%+v: %v by %v, explained by %+v: %v", f, d.Reason, d.Rule, w.Nearest, w.Considered)
 	}
 }
 

@@ -163,43 +163,34 @@ func (x *explainer) address() {
 		x.nearest(d.Rule)
 		return
 	}
-	x.step("connect: verdict %s by %s", d.Verdict, d.Rule)
+	if d.Rule == nil {
+		x.step("connect: verdict %s: no rule names the destination, and what none names may pass", d.Verdict)
+	} else {
+		x.step("connect: verdict %s by %s", d.Verdict, d.Rule)
+	}
 	x.endpoints(d.To)
-}
-
-// endpoints explains where a flow goes that the kernel does not send where it
-// was dialled.
-func (x *explainer) endpoints(to policy.Endpoints) {
-	if !to.IsZero() {
-		x.step("kernel: connect() goes to an endpoint, drawn by weight: %s", strings.ReplaceAll(to.String(), " ", ", "))
-	}
-}
-
-// reach explains where flows to the addresses of a host go.
-func (x *explainer) reach(h *policy.Host, port *policy.HostPort) {
-	addrs := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-	ways := map[policy.Endpoints]bool{}
-	if h.Own {
-		addrs = h.Answers
-	}
-	for _, a := range addrs {
-		to := port.Way(a).To
-		if h.Own {
-			to = x.p.Decide(policy.Flow{Transport: x.t.transport, Dst: netip.AddrPortFrom(a, x.t.port)}).To
-		}
-		if !ways[to] {
-			ways[to] = true
-			x.endpoints(to)
-		}
+	if d.Verdict == policy.Proxy && x.t.transport == policy.TCP {
+		x.core(x.p.Candidates(f).Decision)
 	}
 }
 
 // name explains a flow to a name: DNS, connect, and what the proxy reads.
 func (x *explainer) name(method string) {
+	q := x.p.DecideQuery(x.t.host)
 	h := x.p.Lookup(x.t.host)
-	if h == nil {
+	switch {
+	case q.Verdict == policy.Deny && q.Rule == nil:
 		x.step("dns: %s is not allowed; the query is answered REFUSED and not forwarded", x.t.host)
 		x.Reason = policy.ReasonName
+		return
+	case q.Verdict == policy.Deny:
+		x.step("dns: no port of %s is left (%s); the query is answered REFUSED and not forwarded", x.t.host, q.Reason)
+		x.take(q)
+		x.nearest(q.Rule)
+		return
+	case h == nil:
+		x.step("dns: no rule names %s, and what none names may pass; the query is forwarded, nothing is learned", x.t.host)
+		x.take(q)
 		return
 	}
 	if h.Own {
@@ -226,9 +217,15 @@ func (x *explainer) name(method string) {
 		x.nearest(h.Rule)
 		return
 	}
-	x.Verdict, x.Reason, x.Rule = port.Verdict, policy.ReasonAllowed, port.Rule
+	d := x.p.Decide(policy.Flow{Transport: x.t.transport, Dst: netip.AddrPortFrom(netip.Addr{}, x.t.port), Host: x.t.host})
+	x.take(d)
+	if d.Verdict == policy.Deny {
+		x.step("connect: refused (%s): port %d (%s) of host %s", d.Reason, port.Number, protocolName(port.Protocol), host.Pattern)
+		x.nearest(d.Rule)
+		return
+	}
 	x.step("connect: port %d (%s) of host %s: verdict %s by %s",
-		port.Number, protocolName(port.Protocol), host.Pattern, port.Verdict, port.Rule)
+		port.Number, protocolName(port.Protocol), host.Pattern, d.Verdict, port.Rule)
 	if x.Verdict == policy.Direct || x.Verdict == policy.Inspect {
 		x.reach(host, port)
 	}
@@ -238,6 +235,7 @@ func (x *explainer) name(method string) {
 // protocol explains what the forwarding core does on the port.
 func (x *explainer) protocol(port *policy.HostPort, method string) {
 	pr := port.Protocol
+	f := policy.Flow{Transport: policy.TCP, Dst: netip.AddrPortFrom(netip.Addr{}, x.t.port), Names: []string{x.t.host}}
 	https := x.t.url != nil && x.t.url.Scheme == "https"
 	switch {
 	case pr.IsTLS() && x.t.url != nil && !https:
@@ -246,24 +244,26 @@ func (x *explainer) protocol(port *policy.HostPort, method string) {
 	case pr.IsHTTP() && https:
 		x.step("proxy: the port speaks plain HTTP; TLS is refused (%s)", policy.ReasonNotHTTP)
 		x.Verdict, x.Reason = policy.Deny, policy.ReasonNotHTTP
-	case port.Verdict == policy.Inspect:
+	case x.Verdict == policy.Inspect:
 		x.step("kernel: straight there; the ClientHello is read on the way, and its SNI must be %s", x.t.host)
-	case port.Verdict == policy.Direct:
+	case x.Verdict == policy.Direct:
 		x.step("kernel: straight there; nothing else is looked at")
 	case pr.IsTLS() || https:
-		x.step("proxy: the SNI must be %s; the connection is spliced to egressd's own answer for it", x.t.host)
+		if d, _ := x.p.DecideTLS(f, x.t.host); x.core(d) {
+			x.step("proxy: the SNI must be %s; the connection is spliced to egressd's own answer for it", x.t.host)
+		}
 	case pr.IsHTTP():
-		x.http(method)
+		x.http(method, f)
 	case pr == policy.ProtocolTCP:
-		x.step("proxy: opaque bytes to egressd's choice of endpoint")
+		if x.core(x.p.Candidates(f).Decision) {
+			x.step("proxy: opaque bytes to egressd's choice of endpoint")
+		}
 	}
 }
 
-func (x *explainer) http(method string) {
+func (x *explainer) http(method string, f policy.Flow) {
 	r := x.request(method)
-	d := x.p.DecideHTTP(policy.Flow{
-		Transport: policy.TCP, Dst: netip.AddrPortFrom(netip.Addr{}, x.t.port), Names: []string{x.t.host},
-	}, r)
+	d := x.p.DecideHTTP(f, r)
 	x.take(d.Decision)
 	switch {
 	case d.Verdict == policy.Deny:

@@ -92,3 +92,42 @@ func (x *explainer) why(method string) {
 	why := x.p.Why(x.flow(method))
 	x.Class, x.Considered, x.Nearest = why.Class, why.Considered, why.Nearest
 }
+
+// core adds what the forwarding core says of a flow that the kernel leaves to
+// it; it is false when that is a denial.
+func (x *explainer) core(d policy.Decision) bool {
+	if d.Verdict != policy.Deny {
+		return true
+	}
+	x.take(d)
+	x.step("proxy: refused (%s)", d.Reason)
+	x.nearest(d.Rule)
+	return false
+}
+
+// endpoints explains where a flow goes that the kernel does not send where it
+// was dialled.
+func (x *explainer) endpoints(to policy.Endpoints) {
+	if !to.IsZero() {
+		x.step("kernel: connect() goes to an endpoint, drawn by weight: %s", strings.ReplaceAll(to.String(), " ", ", "))
+	}
+}
+
+// reach explains where flows to the addresses of a host go.
+func (x *explainer) reach(h *policy.Host, port *policy.HostPort) {
+	addrs := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	ways := map[policy.Endpoints]bool{}
+	if h.Own {
+		addrs = h.Answers
+	}
+	for _, a := range addrs {
+		to := port.Way(a).To
+		if h.Own {
+			to = x.p.Decide(policy.Flow{Transport: x.t.transport, Dst: netip.AddrPortFrom(a, x.t.port)}).To
+		}
+		if !ways[to] {
+			ways[to] = true
+			x.endpoints(to)
+		}
+	}
+}
