@@ -26,8 +26,12 @@ func (l *loader) clientTLS(o *object, at *node, t *networking.ClientTLSSettings)
 		CredentialName: t.CredentialName, SubjectAltNames: t.SubjectAltNames, SNI: t.Sni,
 		InsecureSkipVerify: t.InsecureSkipVerify.GetValue(),
 	}
-	if out.Mode != policy.TLSDisable {
-		o.inert(at, "tls mode "+t.Mode.String())
+	switch out.Mode {
+	case policy.TLSDisable:
+	case policy.TLSIstioMutual:
+		o.warnf(at, "tls mode ISTIO_MUTUAL is nothing between a workload and an egress gateway, which are one node here; what it applies to elsewhere is denied (not-supported)")
+	default:
+		o.denied(at, "tls mode "+t.Mode.String())
 	}
 	files := t.ClientCertificate != "" || t.PrivateKey != "" || t.CaCertificates != "" || t.CaCrl != ""
 	o.skipVerify(at.at("insecureSkipVerify"), t)

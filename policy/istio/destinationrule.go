@@ -39,9 +39,6 @@ func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.
 		}
 		names[s.Name] = true
 		d.labels(at.at("labels"), s.Labels)
-		if len(s.Labels) > 0 {
-			d.inert(at.keyOf("labels"), "a subset with labels")
-		}
 		out.Subsets = append(out.Subsets, policy.Subset{
 			Name: s.Name, Labels: s.Labels, Traffic: l.trafficPolicy(d.object, at.at("trafficPolicy"), s.TrafficPolicy),
 		})
@@ -83,7 +80,7 @@ func (l *loader) trafficPolicy(o *object, at *node, t *networking.TrafficPolicy)
 	}
 	if p := t.ProxyProtocol; p != nil {
 		out.ProxyProtocol = int(p.Version) + 1
-		o.inert(at.keyOf("proxyProtocol"), "proxyProtocol")
+		o.denied(at.keyOf("proxyProtocol"), "proxyProtocol")
 	}
 	if t.RetryBudget != nil {
 		o.inert(at.keyOf("retryBudget"), "retryBudget")
@@ -125,7 +122,7 @@ func (o *object) tunnel(at *node, t *networking.TrafficPolicy_TunnelSettings) *p
 	if t == nil {
 		return nil
 	}
-	o.inert(at.keyOf("tunnel"), "tunnel")
+	o.denied(at.keyOf("tunnel"), "tunnel")
 	at = at.at("tunnel")
 	out := &policy.Tunnel{Protocol: t.Protocol, TargetHost: t.TargetHost}
 	switch t.Protocol {

@@ -137,7 +137,6 @@ func (e *entry) unixEndpoint(at *node, we *networking.WorkloadEntry, socket stri
 	case len(e.v.Ports) != 1:
 		e.errorf(address, "exactly 1 service port required for unix endpoints")
 	default:
-		e.inert(address, "a unix endpoint")
 		return true
 	}
 	return false

@@ -142,6 +142,11 @@ func (p *place) unsupported(n *node, what string) {
 // inert reports something that only decorates and is not acted on.
 func (p *place) inert(n *node, what string) { p.warnf(n, "%s is not acted on yet", what) }
 
+// denied names what egressd can't do yet, so that it denies what asks for it.
+func (p *place) denied(n *node, what string) {
+	p.warnf(n, "%s is not done yet: what it applies to is denied (not-supported)", what)
+}
+
 // UnmarshalText reads what MarshalText writes.
 func (s *Severity) UnmarshalText(text []byte) error {
 	for _, known := range []Severity{Error, Warning, Note} {

@@ -121,7 +121,6 @@ func (e *entry) take(at *node, w *selectable) {
 			return
 		}
 		out.Unix = socket
-		e.inert(at, "the unix endpoint of "+what)
 	case e.isDNS() && err != nil && !unix:
 		if out.Host, err = fqdn(w.v.Address); err != nil {
 			return

@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
@@ -13,7 +14,14 @@ func (o *object) connectionPool(at *node, p *networking.ConnectionPoolSettings) 
 	if p == nil {
 		return nil
 	}
-	o.inert(at.keyOf("connectionPool"), "connectionPool")
+	if rest := proto.CloneOf(p); rest.Tcp != nil {
+		rest.Tcp.ConnectTimeout = nil
+		if rest.Http != nil || !proto.Equal(rest.Tcp, &networking.ConnectionPoolSettings_TCPSettings{}) {
+			o.inert(at.keyOf("connectionPool"), "connectionPool, but for tcp.connectTimeout,")
+		}
+	} else {
+		o.inert(at.keyOf("connectionPool"), "connectionPool")
+	}
 	at = at.at("connectionPool")
 	if p.Http == nil && p.Tcp == nil {
 		o.errorf(at, "connection pool must have at least one field")
