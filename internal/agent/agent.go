@@ -49,6 +49,7 @@ type Agent struct {
 	sockets   *listeners
 	status    *status
 	watcher   *source.Watcher
+	config    *configuration
 	guards    guards
 	took      Took // by reading the first policy
 	workloads *workloads
@@ -74,6 +75,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		log:    o.Log,
 		events: flow.NewLog(eventsKept),
 		unload: make(chan struct{}),
+		config: newConfiguration(o),
 	}
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
 	a.sink = recorder{events: a.events, log: o.Log}
@@ -235,6 +237,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			a.watcher.Run(ctx, a.reload)
 			return nil
 		})
+		serve(func() error { a.settle(ctx); return nil })
 		serve(func() error { return a.watchInterfaces(ctx) })
 		if w := a.workloads.watcher; w != nil {
 			serve(func() error { w.Run(ctx, a.rebind); return nil })
@@ -251,6 +254,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.stop()
 	serving.Wait()
+	a.saveLastGood()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -93,11 +93,12 @@ func absolute(paths []string) []string {
 // or, when that is broken or out of reach, what was in force before.
 func (a *Agent) firstPolicy() (Loaded, error) {
 	now := time.Now()
-	l, err := LoadPolicy(a.opts.Config, a.opts.GatewaySelector)
+	l, err := a.config.load(nil)
+	l.Findings = append(l.Findings, a.config.reader.Analyze()...)
 	a.logFindings(l.Findings)
 	if err == nil {
 		a.status.loaded(l, nil, now)
-		a.saveLastGood(l)
+		a.config.later(l, false)
 		return l, nil
 	}
 	g, gerr := readLastGood(a.opts.LastGood, a.opts)
@@ -107,7 +108,7 @@ func (a *Agent) firstPolicy() (Loaded, error) {
 	if g == nil {
 		return l, err
 	}
-	old, gerr := loadFiles(g.Files, a.opts.GatewaySelector)
+	old, gerr := a.config.compile(g.Files, nil)
 	if gerr != nil {
 		a.log.Warn("the last good policy is not good any more", "file", a.opts.LastGood, "error", gerr)
 		return l, err
@@ -119,10 +120,14 @@ func (a *Agent) firstPolicy() (Loaded, error) {
 	return old, nil
 }
 
-// saveLastGood writes what is in force. A daemon that cannot save it serves
-// all the same.
-func (a *Agent) saveLastGood(l Loaded) {
-	if a.opts.LastGood == "" {
+// saveLastGood writes what is in force, unless it has been written. A daemon
+// that cannot save it serves all the same.
+func (a *Agent) saveLastGood() {
+	a.config.mu.Lock()
+	l := a.config.unsaved
+	a.config.unsaved = nil
+	a.config.mu.Unlock()
+	if l == nil || a.opts.LastGood == "" {
 		return
 	}
 	g := lastGood{

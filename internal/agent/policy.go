@@ -4,7 +4,6 @@ package agent
 
 import (
 	"errors"
-	"fmt"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -56,52 +55,31 @@ func LoadPolicy(paths []string, gateway map[string]string) (Loaded, error) {
 	if err != nil {
 		return Loaded{}, err
 	}
-	read := time.Since(start)
-	l, err := loadFiles(files, gateway)
-	l.Took.Read = read
-	return l, err
-}
-
-// loadFiles is LoadPolicy for files that have been read.
-func loadFiles(files []istio.File, gateway map[string]string) (Loaded, error) {
-	start := time.Now()
+	read := time.Now()
 	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway})
-	decoded := time.Now()
-	l := Loaded{Findings: findings, Files: files, Took: Took{Decode: decoded.Sub(start)}}
-	if config == nil {
-		return l, ErrPolicy
-	}
-	l.Services, l.VirtualServices, l.Gateways =
-		len(config.Services), len(config.VirtualServices), len(config.Gateways)
-	var err error
-	l.Snapshot, err = policy.Compile(config)
-	l.Took.Compile = time.Since(decoded)
-	if err != nil {
-		return l, fmt.Errorf("%w: %w", ErrPolicy, err)
-	}
-	for _, w := range l.Snapshot.Warnings() {
-		l.Findings = append(l.Findings, istio.Finding{
-			Severity: istio.Warning, File: w.Ref.File, Line: w.Ref.Line, Col: w.Ref.Column,
-			Object: w.Ref.Kind + " " + w.Ref.Namespace + "/" + w.Ref.Name, Text: w.Text,
-		})
-	}
-	return l, nil
+	l := Loaded{Findings: findings, Files: files, Took: Took{Read: read.Sub(start), Decode: time.Since(read)}}
+	err = l.compile(config, new(policy.Snapshot))
+	return l, err
 }
 
 // reload reads the policy again and applies it. On any error the old policy
 // stays and the status says what is wrong.
 func (a *Agent) reload() {
-	l, err := LoadPolicy(a.opts.Config, a.opts.GatewaySelector)
-	a.logFindings(l.Findings)
+	c := a.config
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, err := c.load(a.current.p.Load())
 	if err == nil {
 		err = a.apply(l)
 	}
+	a.logFindings(l.Findings)
 	a.status.loaded(l, err, time.Now())
 	if err != nil {
 		a.log.Error("policy not applied; the previous one stays", "error", err)
+		c.unseen = false // the reader has gone on to the one with the error
 		return
 	}
-	a.saveLastGood(l)
+	c.later(l, true)
 	release(l.Took)
 }
 

@@ -117,6 +117,13 @@ func (s *status) loaded(l Loaded, err error, now time.Time) {
 	}
 }
 
+// found adds findings about what was loaded.
+func (s *status) found(findings []istio.Finding) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.findings = append(s.findings, findings...) // a list of our own
+}
+
 func (s *status) setReady(ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

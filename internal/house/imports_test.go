@@ -41,7 +41,7 @@ var floors = map[string][]string{
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
-	"./policy/source": join([]string{"./policy/istio", "github.com/fsnotify/fsnotify", "istio.io/", "k8s.io/"}, core),
+	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	// Roof.
 	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/link", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),

@@ -26,6 +26,10 @@ func (l *loader) analyze(cfg *policy.Config) {
 	a.authorizations()
 	a.workloads()
 	a.exports()
+	a.conflicts()
+	for _, b := range a.restored {
+		b.letGo()
+	}
 }
 
 // analysis looks at a whole Config.
@@ -39,6 +43,8 @@ type analysis struct {
 	routed map[string]bool
 	// rules are the nodes of an object's rules by line and column.
 	rules map[*object]map[[2]int]*node
+	// restored are the batches whose trees were read again.
+	restored []*batch
 }
 
 // part is a part of the Config, and where it is written.
@@ -51,6 +57,10 @@ type part struct {
 func (a *analysis) part(ref policy.Ref) part {
 	n := &node{line: ref.Line, col: ref.Column}
 	if o := a.objectOf(ref); o != nil {
+		if o.root == nil {
+			o.batch.restore(a.loader)
+			a.restored = append(a.restored, o.batch)
+		}
 		return part{o.place, o, n}
 	}
 	return part{place{r: a.r, file: ref.File, object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}

@@ -29,11 +29,12 @@ func route(line int, hosts ...string) []*policy.WeightedDestination {
 // analyzed are the findings about a Config that no file holds.
 func analyzed(cfg *policy.Config, namespaces ...string) []Finding {
 	l := newLoader(Options{})
+	l.namespaces = map[string]bool{}
 	for _, ns := range namespaces {
 		l.namespaces[ns] = true
 	}
 	l.analyze(cfg)
-	return l.r.sorted()
+	return l.r.sorted(l.r.findings)
 }
 
 // TestAnalyzeRoutes is about the lists and fields that the files of the other

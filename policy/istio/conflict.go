@@ -26,10 +26,12 @@ type opened struct {
 // differently, where nothing but the address tells their traffic apart. Hosts
 // without addresses of their own are told apart by what their names resolve
 // to, HTTP requests by their Host and TLS by its SNI.
-func (l *loader) conflicts(cfg *policy.Config) {
+func (a *analysis) conflicts() {
 	first := map[opening][]opened{}
-	for i, d := range l.entries {
-		s := cfg.Services[i]
+	for _, s := range a.cfg.Services {
+		if !s.External {
+			continue
+		}
 		for j := range s.Ports {
 			for _, o := range openings(s, &s.Ports[j]) {
 				p := &s.Ports[j]
@@ -37,6 +39,7 @@ func (l *loader) conflicts(cfg *policy.Config) {
 					if other.service == s || !apart(other, opened{s, p}) || !overlap(other.service.Export, s.Export) {
 						continue
 					}
+					d := a.part(s.Ref)
 					d.warnf(d.spec("ports", j), "port %d of %s is opened by ServiceEntry %s/%s (%s) as well, %s, "+
 						"and only the address tells the two apart: the first has its way",
 						o.port, plainAddress(o.address), other.service.Ref.Namespace, other.service.Ref.Name,

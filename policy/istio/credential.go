@@ -24,9 +24,9 @@ type secret struct {
 	data map[string][]byte
 }
 
-// takeSecret reads a Secret without the general decoder, whose errors quote
+// decodeSecret reads a Secret without the general decoder, whose errors quote
 // what they found.
-func (l *loader) takeSecret(o *object) {
+func decodeSecret(o *object, d *draft) {
 	s := secret{o, map[string][]byte{}}
 	for _, key := range []string{"data", "stringData"} { // the latter has precedence
 		fields := o.root.get(key)
@@ -55,7 +55,7 @@ func (l *loader) takeSecret(o *object) {
 		}
 	}
 	name := o.ref.Namespace + "/" + o.ref.Name
-	l.secrets[name] = s
+	d.take = func(l *loader) { l.secrets[name] = s }
 }
 
 // credentialUse says what a credential must have.
@@ -131,6 +131,7 @@ func (l *loader) pair(o *object, at *node, what string, cert, key []byte) {
 
 // certificates checks PEM certificates, and says whether all can be read.
 func (l *loader) certificates(o *object, at *node, what string, data []byte) bool {
+	l.outside = true
 	count := 0
 	for {
 		var block *pem.Block
@@ -184,6 +185,7 @@ func (l *loader) file(o *object, at *node, name string) (data []byte, ok bool) {
 	if name == "" {
 		return nil, false
 	}
+	l.outside = true
 	data, err := l.readFile(name)
 	if err == nil {
 		return data, true

@@ -85,11 +85,13 @@ type spot struct {
 
 // unread notes that the value at n could not be decoded. A zero value stands
 // for it, whose own faults are not those of the file.
-func (r *report) unread(p *place, n *node) {
+func (r *report) unread(p *place, n *node) { r.unreadAt(spot{p.file, p.object, n.line, n.col}) }
+
+func (r *report) unreadAt(s spot) {
 	if r.unreadable == nil {
 		r.unreadable = map[spot]bool{}
 	}
-	r.unreadable[spot{p.file, p.object, n.line, n.col}] = true
+	r.unreadable[s] = true
 }
 
 func (r *report) add(f Finding) {
@@ -99,12 +101,22 @@ func (r *report) add(f Finding) {
 	r.findings = append(r.findings, f)
 }
 
-// sorted returns the findings in reading order, without repetitions.
-func (r *report) sorted() []Finding {
-	slices.SortStableFunc(r.findings, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(r.files[a.File], r.files[b.File]), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+func (r *report) addAll(findings []Finding) {
+	for _, f := range findings {
+		r.add(f)
+	}
+}
+
+// sorted returns findings in reading order, without repetitions. It takes
+// the list.
+func (r *report) sorted(findings []Finding) []Finding {
+	slices.SortStableFunc(findings, func(a, b Finding) int {
+		if a.File == b.File {
+			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+		}
+		return cmp.Compare(r.files[a.File], r.files[b.File])
 	})
-	return slices.Compact(r.findings)
+	return slices.Compact(findings)
 }
 
 // place is where findings of one document or object go.

@@ -7,11 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // FuzzLoad proves that no file ends the daemon, that a refusal says why, and
 // that what is accepted compiles
-// or is refused with its place.
+// or is refused with its place; and that a Reader's past does not show.
 func FuzzLoad(f *testing.F) {
 	for _, pattern := range []string{"testdata/valid/*.yaml", "testdata/invalid/*.yaml", "../../examples/seed/*.yaml"} {
 		names, err := filepath.Glob(pattern)
@@ -29,9 +30,21 @@ func FuzzLoad(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		cfg, findings := Load([]File{{Name: "f", Data: data}}, Options{
+		o := Options{
+			Now:      time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),
 			ReadFile: func(string) ([]byte, error) { return nil, fs.ErrNotExist },
-		})
+		}
+		cfg, findings := Load([]File{{Name: "f", Data: data}}, o)
+		// A Reader that has read something else says the same.
+		r := NewReader(o)
+		r.size = 1
+		r.Load([]File{{Name: "f", Data: data[:len(data)/2]}})
+		fresh := NewReader(o)
+		fresh.size = 1
+		_, got := r.outcome([]File{{Name: "f", Data: data}})
+		if _, want := fresh.outcome([]File{{Name: "f", Data: data}}); got != want {
+			t.Errorf("a Reader gives\n%s\na new one\n%s", got, want)
+		}
 		refused := false
 		for _, x := range findings {
 			refused = refused || x.Severity == Error

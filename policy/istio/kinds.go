@@ -6,14 +6,20 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
+	core "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
 )
 
 // kind is what is done with the objects of one kind.
 type kind struct {
 	group    string
 	versions []string
-	take     func(l *loader, o *object)
+	// decode reads an object as far as that needs no other one. What is to be
+	// done when the others are known goes to d. It is called concurrently for
+	// several objects.
+	decode func(o *object, d *draft)
 }
 
 const (
@@ -27,43 +33,23 @@ func kindOf(group, name string) (kind, bool) {
 	all := []string{"v1", "v1beta1", "v1alpha3"}
 	switch group + "/" + name {
 	case networkingGroup + "/ServiceEntry":
-		return kind{group, all, func(l *loader, o *object) {
-			v := &networking.ServiceEntry{}
-			if decodeProto(o.spec(), v, "spec", &o.place) {
-				l.entries = append(l.entries, decoded[networking.ServiceEntry]{o, v})
-			}
-		}}, true
+		return kind{group, all, decodeServiceEntry}, true
 	case networkingGroup + "/VirtualService":
-		return kind{group, all, func(l *loader, o *object) {
-			v := &networking.VirtualService{}
-			if decodeProto(o.spec(), v, "spec", &o.place) {
-				l.virtuals = append(l.virtuals, decoded[networking.VirtualService]{o, v})
-			}
-		}}, true
+		return kind{group, all, spec(func(l *loader) *[]decoded[networking.VirtualService] { return &l.virtuals })}, true
 	case networkingGroup + "/Gateway":
-		return kind{group, all, func(l *loader, o *object) {
-			v := &networking.Gateway{}
-			if decodeProto(o.spec(), v, "spec", &o.place) {
-				l.gateways = append(l.gateways, decoded[networking.Gateway]{o, v})
-			}
-		}}, true
+		return kind{group, all, spec(func(l *loader) *[]decoded[networking.Gateway] { return &l.gateways })}, true
 	case networkingGroup + "/DestinationRule":
-		return kind{group, all, func(l *loader, o *object) {
-			v := &networking.DestinationRule{}
-			if decodeProto(o.spec(), v, "spec", &o.place) {
-				l.rules = append(l.rules, decoded[networking.DestinationRule]{o, v})
-			}
-		}}, true
+		return kind{group, all, spec(func(l *loader) *[]decoded[networking.DestinationRule] { return &l.rules })}, true
 	case networkingGroup + "/WorkloadEntry":
-		return kind{group, all, func(l *loader, o *object) { takeSpec(o, &l.workloadEntries) }}, true
+		return kind{group, all, strictSpec(func(l *loader) *[]decoded[networking.WorkloadEntry] { return &l.workloadEntries })}, true
 	case "/Service":
-		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.services) }}, true
+		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[core.Service] { return &l.services })}, true
 	case "/Secret":
-		return kind{group, []string{"v1"}, (*loader).takeSecret}, true
+		return kind{group, []string{"v1"}, decodeSecret}, true
 	case "/Endpoints":
-		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.endpoints) }}, true
+		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[endpoints] { return &l.endpoints })}, true
 	case "discovery.k8s.io/EndpointSlice":
-		return kind{group, []string{"v1"}, func(l *loader, o *object) { take(o, &l.slices) }}, true
+		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[discovery.EndpointSlice] { return &l.slices })}, true
 	}
 	if k, ok := scopeKind(group, name); ok {
 		return k, true
@@ -73,14 +59,14 @@ func kindOf(group, name string) (kind, bool) {
 
 // inertKind knows the Istio kinds that are not acted on.
 func inertKind(group, name string) (kind, bool) {
-	warn := func(why string) func(*loader, *object) {
-		return func(_ *loader, o *object) {
+	warn := func(why string) func(*object, *draft) {
+		return func(o *object, _ *draft) {
 			o.warnf(o.root.keyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
 		}
 	}
 	switch group + "/" + name {
 	case securityGroup + "/RequestAuthentication":
-		return kind{group, nil, func(_ *loader, o *object) {
+		return kind{group, nil, func(o *object, _ *draft) {
 			o.unsupported(o.root.keyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
 		}}, true
 	case networkingGroup + "/WorkloadGroup":
@@ -108,8 +94,8 @@ func istioKinds(group string) []string {
 	return nil
 }
 
-// kind finds what to do with a document, and reports when nothing is done.
-func (l *loader) kind(n *node, apiVersion, name string, p *place) (kind, bool) {
+// findKind finds what to do with a document, and reports when nothing is done.
+func findKind(n *node, apiVersion, name string, p *place) (kind, bool) {
 	group, version, found := strings.Cut(apiVersion, "/")
 	if !found {
 		group, version = "", apiVersion
@@ -138,10 +124,32 @@ func (l *loader) kind(n *node, apiVersion, name string, p *place) (kind, bool) {
 	return k, false
 }
 
-// take decodes a whole Kubernetes object.
-func take[T any](o *object, into *[]decoded[T]) {
-	v := new(T)
-	if decodeGo(o.root, v, "", &o.place) {
-		*into = append(*into, decoded[T]{o, v})
+// whole decodes a whole Kubernetes object for one of the loader's lists.
+func whole[T any](into func(*loader) *[]decoded[T]) func(*object, *draft) {
+	return func(o *object, d *draft) {
+		v := new(T)
+		if decodeGo(o.root, v, "", &o.place) {
+			d.take = appendTo(into, o, v)
+		}
+	}
+}
+
+// spec decodes the spec of an object for one of the loader's lists.
+func spec[T any, M interface {
+	*T
+	proto.Message
+}](into func(*loader) *[]decoded[T]) func(*object, *draft) {
+	return func(o *object, d *draft) {
+		v := new(T)
+		if decodeProto(o.spec(), M(v), "spec", &o.place) {
+			d.take = appendTo(into, o, v)
+		}
+	}
+}
+
+func appendTo[T any](into func(*loader) *[]decoded[T], o *object, v *T) func(*loader) {
+	return func(l *loader) {
+		list := into(l)
+		*list = append(*list, decoded[T]{o, v})
 	}
 }

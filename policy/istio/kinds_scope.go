@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
+	security "istio.io/api/security/v1beta1"
 
 	"github.com/egressd/egressd/policy"
 )
@@ -22,17 +24,17 @@ const (
 func scopeKind(group, name string) (kind, bool) {
 	switch group + "/" + name {
 	case networkingGroup + "/Sidecar":
-		return kind{group, []string{"v1", "v1beta1", "v1alpha3"}, func(l *loader, o *object) { takeSpec(o, &l.sidecars) }}, true
+		return kind{group, []string{"v1", "v1beta1", "v1alpha3"}, strictSpec(func(l *loader) *[]decoded[networking.Sidecar] { return &l.sidecars })}, true
 	case securityGroup + "/AuthorizationPolicy":
-		return kind{group, []string{"v1", "v1beta1"}, func(l *loader, o *object) { takeSpec(o, &l.authorizations) }}, true
+		return kind{group, []string{"v1", "v1beta1"}, strictSpec(func(l *loader) *[]decoded[security.AuthorizationPolicy] { return &l.authorizations })}, true
 	case egressdGroup + "/Workload":
-		return kind{group, []string{"v1"}, (*loader).takeWorkload}, true
+		return kind{group, []string{"v1"}, decodeWorkload}, true
 	case egressdGroup + "/MeshConfig":
-		return kind{group, []string{"v1"}, (*loader).takeMeshConfig}, true
+		return kind{group, []string{"v1"}, decodeMeshConfig}, true
 	case operatorGroup + "/" + operatorKind:
-		return kind{group, []string{"v1alpha1"}, (*loader).takeOperator}, true
+		return kind{group, []string{"v1alpha1"}, decodeOperator}, true
 	case "/" + configMapKind:
-		return kind{group, []string{"v1"}, (*loader).takeConfigMap}, true
+		return kind{group, []string{"v1"}, decodeConfigMap}, true
 	}
 	return kind{}, false
 }
@@ -49,15 +51,15 @@ func isRead(group, name string, n *node) bool {
 	return true
 }
 
-// takeSpec decodes the spec of an object of an Istio kind.
-func takeSpec[T any, M interface {
+// strictSpec is spec for kinds whose objects have nothing beside it.
+func strictSpec[T any, M interface {
 	*T
 	proto.Message
-}](o *object, into *[]decoded[T]) {
-	o.topLevel()
-	v := new(T)
-	if decodeProto(o.spec(), M(v), "spec", &o.place) {
-		*into = append(*into, decoded[T]{o, v})
+}](into func(*loader) *[]decoded[T]) func(*object, *draft) {
+	decode := spec[T, M](into)
+	return func(o *object, d *draft) {
+		o.topLevel()
+		decode(o, d)
 	}
 }
 
@@ -81,11 +83,16 @@ func oldest[T any](all []decoded[T]) []decoded[T] {
 
 // objectOf finds the object that a part of the Config came from.
 func (l *loader) objectOf(ref policy.Ref) *object {
-	o := l.seen[ref.Kind+" "+ref.Namespace+"/"+ref.Name]
-	if o == nil || o.file != ref.File {
-		return nil
+	name := ref.Kind + " " + ref.Namespace + "/" + ref.Name
+	if o := l.seen[name]; o == nil || o.file == ref.File {
+		return o
 	}
-	return o
+	for _, o := range l.twice[name] { // only ServiceEntries are in force twice
+		if o.ref == ref {
+			return o
+		}
+	}
+	return nil
 }
 
 // scope translates what says to whom rules apply.

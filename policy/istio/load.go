@@ -50,33 +50,24 @@ type Options struct {
 // VirtualServices come oldest first: by creationTimestamp, then name and
 // namespace; those without a timestamp follow in reading order.
 func Load(files []File, o Options) (*policy.Config, []Finding) {
-	l := newLoader(o)
-	for i, f := range files {
-		l.r.files[f.Name] = i
-		l.source[f.Name] = f.Data
-		p := &place{r: l.r, file: f.Name}
-		for _, doc := range documents(f.Data, p) {
-			l.document(doc, p)
-		}
+	r := NewReader(o)
+	cfg, findings := r.Load(files)
+	if cfg == nil {
+		return nil, findings
 	}
-	cfg := l.translate()
-	if l.r.errors == 0 {
-		l.analyze(cfg)
-		l.conflicts(cfg)
-	}
-	if l.r.errors > 0 {
-		cfg = nil
-	}
-	return cfg, l.r.sorted()
+	return cfg, r.l.r.sorted(slices.Concat(findings, r.Analyze()))
 }
 
 // object is one decoded object.
 type object struct {
 	place
 	kind  string
+	batch *batch // that it was read in
+	// root and meta are nil in ServiceEntries that have been translated; see
+	// batch.restore.
 	root  *node
+	meta  *meta.ObjectMeta
 	ref   policy.Ref
-	meta  meta.ObjectMeta
 	order int
 }
 
@@ -111,15 +102,21 @@ type loader struct {
 	namespace  string
 	selector   map[string]string
 	count      int
-	seen       map[string]*object
-	namespaces map[string]bool
+	seen       map[string]*object // by object.object
+	twice      map[string][]*object
+	namespaces map[string]bool // for the analysis
 
+	// entries are the ServiceEntries that need other objects, and dependent
+	// what they become.
 	entries   []decoded[networking.ServiceEntry]
-	virtuals  []decoded[networking.VirtualService]
-	gateways  []decoded[networking.Gateway]
-	services  []decoded[core.Service]
-	endpoints []decoded[endpoints]
-	slices    []decoded[discovery.EndpointSlice]
+	dependent []*policy.Service
+	// kubernetes are the translated Kubernetes Services.
+	kubernetes []*policy.Service
+	virtuals   []decoded[networking.VirtualService]
+	gateways   []decoded[networking.Gateway]
+	services   []decoded[core.Service]
+	endpoints  []decoded[endpoints]
+	slices     []decoded[discovery.EndpointSlice]
 
 	workloadEntries []decoded[networking.WorkloadEntry]
 	byLabel         *workloadIndex // of the workloadEntries
@@ -134,6 +131,9 @@ type loader struct {
 	secrets  map[string]secret // by namespace/name
 	now      time.Time
 	readFile func(string) ([]byte, error)
+	// outside says that something was looked at that is in none of the files:
+	// the clock, a certificate.
+	outside bool
 
 	sidecars       []decoded[networking.Sidecar]
 	authorizations []decoded[security.AuthorizationPolicy]
@@ -142,10 +142,6 @@ type loader struct {
 	// exports are the MeshConfig's defaults for Services, VirtualServices and
 	// DestinationRules.
 	exports [3]*visibility
-	// source has the text of the files, for what is YAML within YAML.
-	source map[string][]byte
-	split  map[string][][]byte
-
 	// shortHosts holds the ServiceEntry hosts without a dot.
 	shortHosts map[string]bool
 }
@@ -159,150 +155,21 @@ func newLoader(o Options) *loader {
 		namespace:  o.Namespace,
 		selector:   o.GatewaySelector,
 		seen:       map[string]*object{},
-		namespaces: map[string]bool{},
 		shortHosts: map[string]bool{},
 		origins:    map[*policy.WeightedDestination]origin{},
-		source:     map[string][]byte{},
-		split:      map[string][][]byte{},
 	}
 	l.credentials(o)
 	return l
 }
 
-// document takes one document: an object, or a list of objects.
-func (l *loader) document(n *node, p *place) {
-	if n.isNull() {
-		return
-	}
-	if n.kind != mapNode {
-		p.errorf(n, "expected a Kubernetes object, got %s", n.what())
-		return
-	}
-	version, kind := l.typeMeta(n, p)
-	if kind == "" {
-		return
-	}
-	if items := n.get("items"); items != nil && strings.HasSuffix(kind, "List") {
-		if items.kind != listNode {
-			if !items.isNull() {
-				p.errorf(items, "items: expected a list, got %s", items.what())
-			}
-			return
-		}
-		for _, item := range items.items {
-			l.document(item, p)
-		}
-		return
-	}
-	k, ok := l.kind(n, version, kind, p)
-	if !ok {
-		return
-	}
-	if o := l.object(n, kind, p); o != nil {
-		k.take(l, o)
-	}
-}
-
-// typeMeta reads apiVersion and kind; kind is "" when there is no object.
-func (l *loader) typeMeta(n *node, p *place) (version, kind string) {
-	v, k := n.get("apiVersion"), n.get("kind")
-	switch {
-	case v == nil && k == nil:
-		p.warnf(n, "neither apiVersion nor kind: not a Kubernetes object, skipped")
-	case v == nil || v.tag != "!!str" || v.text == "":
-		p.errorf(n.at("apiVersion"), "apiVersion is missing or not a string")
-	case k == nil || k.tag != "!!str" || k.text == "":
-		p.errorf(n.at("kind"), "kind is missing or not a string")
-	default:
-		return v.text, k.text
-	}
-	return "", ""
-}
-
-// object reads the metadata. It returns nil after an error.
-func (l *loader) object(n *node, kind string, p *place) *object {
-	o := &object{place: *p, kind: kind, root: n, order: l.count}
-	l.count++
-	o.object = kind
-	if kind == operatorKind {
-		n = withOperatorName(n)
-		o.root = n
-	}
-	if m := n.get("metadata"); m == nil || m.kind != mapNode {
-		o.errorf(n, "metadata is missing or not a mapping")
-		return nil
-	}
-	name := n.at("metadata", "name")
-	if name.kind == scalarNode && name.tag == "!!str" {
-		o.object = kind + " " + l.namespaceOf(n) + "/" + name.text
-	}
-	if !decodeGo(n.at("metadata"), &o.meta, "metadata", &o.place) {
-		return nil
-	}
-	if o.meta.Namespace == "" {
-		o.meta.Namespace = l.namespace
-	}
-	if !l.validName(o, name) {
-		return nil
-	}
-	o.ref = policy.Ref{
-		Kind: kind, Namespace: o.meta.Namespace, Name: o.meta.Name,
-		File: p.file, Line: name.line, Column: name.col,
-	}
-	switch first := l.seen[o.object]; {
-	case first == nil:
-		l.seen[o.object] = o
-	case kind == "ServiceEntry" && first.file != p.file:
-		// A directory may hold alternatives that a cluster would take one
-		// after the other. An allowlist can hold both.
-		o.warnf(name, "the object is already defined at %s:%d:%d; both are in force here, a cluster keeps the one that was applied last",
-			first.file, first.ref.Line, first.ref.Column)
-	default:
-		o.errorf(name, "the object is already defined at %s:%d:%d", first.file, first.ref.Line, first.ref.Column)
-		return nil
-	}
-	l.namespaces[o.meta.Namespace] = true
-	return o
-}
-
-func (l *loader) namespaceOf(n *node) string {
-	if ns := n.at("metadata").get("namespace"); ns != nil && ns.kind == scalarNode && ns.text != "" {
-		return ns.text
-	}
-	return l.namespace
-}
-
-func (l *loader) validName(o *object, name *node) bool {
-	if o.meta.Name == "" {
-		o.errorf(o.root.at("metadata"), "metadata.name is required")
-		return false
-	}
-	ok := true
-	if !isSubdomain(o.meta.Name) {
-		o.errorf(name, "metadata.name: %q is not a DNS-1123 subdomain (lower-case letters, digits, '-' and '.')", o.meta.Name)
-		ok = false
-	}
-	if !isLabel(o.meta.Namespace) {
-		o.errorf(o.root.at("metadata", "namespace"), "metadata.namespace: %q is not a DNS-1123 label", o.meta.Namespace)
-		ok = false
-	}
-	return ok
-}
-
-// translate builds the Config from what was decoded.
+// translate builds the Config from what was decoded, but for the ServiceEntries
+// that need no other object.
 func (l *loader) translate() *policy.Config {
-	for _, se := range l.entries {
-		for _, h := range se.v.Hosts {
-			if !strings.Contains(h, ".") {
-				l.shortHosts[strings.ToLower(h)] = true
-			}
-		}
-	}
 	cfg := &policy.Config{GatewaySelector: maps.Clone(l.selector)}
 	for _, se := range l.entries {
-		cfg.Services = append(cfg.Services, l.serviceEntry(se))
+		l.dependent = append(l.dependent, l.serviceEntry(se))
 	}
-	cfg.Services = append(cfg.Services, l.kubernetesServices()...)
+	cfg.Services = l.kubernetesServices()
 	for _, gw := range l.gateways {
 		cfg.Gateways = append(cfg.Gateways, l.gateway(gw))
 	}

@@ -64,11 +64,17 @@ func (m *meshSource) defaultExport(key string, values []string) *visibility {
 }
 
 // defaultExports gives the objects without exportTo the visibility that the
-// MeshConfig has for their kind.
+// MeshConfig has for their kind. For the ServiceEntries that need no other
+// object batch.visible does so.
 func (l *loader) defaultExports(cfg *policy.Config) {
 	services, virtuals, rules := l.exports[0], l.exports[1], l.exports[2]
 	if services != nil {
-		for _, s := range cfg.Services {
+		for _, s := range l.dependent {
+			if !saysExport(s) {
+				s.Export = services.of(s.Ref.Namespace)
+			}
+		}
+		for _, s := range cfg.Services { // of Kubernetes
 			if !l.saysExport(s.Ref) {
 				s.Export = services.of(s.Ref.Namespace)
 			}
@@ -88,6 +94,37 @@ func (l *loader) defaultExports(cfg *policy.Config) {
 			}
 		}
 	}
+}
+
+// saysExport says whether a ServiceEntry has its own exportTo, which is never
+// the zero Visibility.
+func saysExport(s *policy.Service) bool { return s.Export.Limited || s.Export.Everybody }
+
+// equal says whether two defaults are the same; nil is none.
+func (v *visibility) equal(w *visibility) bool {
+	if v == nil || w == nil {
+		return v == w
+	}
+	return v.own == w.own && v.all == w.all && slices.Equal(v.namespaces, w.namespaces)
+}
+
+// visible returns the batch's services with a default for exportTo; nil is
+// none. They are the same as long as the default is.
+func (b *batch) visible(v *visibility) []*policy.Service {
+	if v == nil {
+		return b.services
+	}
+	if !v.equal(b.exportedFor) {
+		b.exported, b.exportedFor = slices.Clone(b.services), v
+		for i, s := range b.services {
+			if !saysExport(s) {
+				c := *s
+				c.Export = v.of(s.Ref.Namespace)
+				b.exported[i] = &c
+			}
+		}
+	}
+	return b.exported
 }
 
 // saysExport says whether an object has its own exportTo.

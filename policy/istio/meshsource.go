@@ -16,17 +16,17 @@ const (
 	configMapKind = "ConfigMap"
 )
 
-func (l *loader) takeMeshConfig(o *object) {
+func decodeMeshConfig(o *object, d *draft) {
 	o.topLevel()
-	l.takeMesh(o, o.spec(), "spec")
+	o.mesh(d, o.spec(), "spec")
 }
 
-func (l *loader) takeOperator(o *object) { l.takeMesh(o, o.spec("meshConfig"), "spec.meshConfig") }
+func decodeOperator(o *object, d *draft) { o.mesh(d, o.spec("meshConfig"), "spec.meshConfig") }
 
-func (l *loader) takeMesh(o *object, at *node, where string) {
+func (o *object) mesh(d *draft, at *node, where string) {
 	v := &meshapi.MeshConfig{}
 	if decodeProto(at, v, where, &o.place) {
-		l.meshes = append(l.meshes, meshSource{decoded[meshapi.MeshConfig]{o, v}, at})
+		d.take = func(l *loader) { l.meshes = append(l.meshes, meshSource{decoded[meshapi.MeshConfig]{o, v}, at}) }
 	}
 }
 
@@ -62,31 +62,31 @@ func isMeshConfigMap(n *node) bool {
 		n.get("data").field("mesh") != nil
 }
 
-// takeConfigMap reads the MeshConfig that a ConfigMap holds as text.
-func (l *loader) takeConfigMap(o *object) {
+// decodeConfigMap reads the MeshConfig that a ConfigMap holds as text.
+func decodeConfigMap(o *object, d *draft) {
 	v := &core.ConfigMap{}
 	if !decodeGo(o.root, v, "", &o.place) {
 		return
 	}
 	at := o.root.at("data", "mesh")
-	docs, ok := l.within(o, at)
+	docs, ok := o.within(at)
 	switch {
 	case !ok:
 	case len(docs) == 0:
-		l.takeMesh(o, &node{kind: mapNode, line: at.line, col: at.col}, "data.mesh")
+		o.mesh(d, &node{kind: mapNode, line: at.line, col: at.col}, "data.mesh")
 	case len(docs) > 1:
 		o.errorf(docs[1], "data.mesh: expected one YAML document")
 	default:
-		l.takeMesh(o, docs[0], "data.mesh")
+		o.mesh(d, docs[0], "data.mesh")
 	}
 }
 
 // within parses the YAML that a string holds. ok is false after an error.
 // What is found in a literal block ("|") has the place that it has in the
 // file; what is written in another way has the place of the string.
-func (l *loader) within(o *object, at *node) (docs []*node, ok bool) {
+func (o *object) within(at *node) (docs []*node, ok bool) {
 	scratch := &place{r: &report{}, file: o.file, object: o.object}
-	indent, literal := literalIndent(l.lines(o.file), at)
+	indent, literal := literalIndent(o.batch.chunk, at)
 	c := chunk{text: []byte(at.text)}
 	if literal {
 		c.line = at.line
@@ -133,21 +133,15 @@ func (n *node) walk(seen map[*node]bool, f func(line, col *int)) {
 // blockHeader ends the line that a literal block is announced on.
 var blockHeader = regexp.MustCompile(`\|[-+0-9]*[ \t]*(#.*)?\r?$`)
 
-// lines are those of a file.
-func (l *loader) lines(file string) [][]byte {
-	if l.split[file] == nil {
-		l.split[file] = bytes.Split(l.source[file], []byte("\n"))
-	}
-	return l.split[file]
-}
-
-// literalIndent says how far a literal block is indented in lines, and
-// whether at is one.
-func literalIndent(lines [][]byte, at *node) (indent int, ok bool) {
-	if len(lines) <= at.line || !blockHeader.Match(lines[at.line-1]) {
+// literalIndent says how far a literal block is indented in a file that c is
+// a part of, and whether at is one.
+func literalIndent(c chunk, at *node) (indent int, ok bool) {
+	lines := bytes.Split(c.text, []byte("\n"))
+	line := at.line - c.line // the next one, counted from 0
+	if len(lines) <= line || !blockHeader.Match(lines[line-1]) {
 		return 0, false
 	}
-	for _, l := range lines[at.line:] {
+	for _, l := range lines[line:] {
 		if text := bytes.TrimLeft(l, " "); len(bytes.TrimSpace(text)) > 0 {
 			// The first line of the text may be indented further itself.
 			first := strings.TrimLeft(at.text, "\n")

@@ -69,20 +69,19 @@ func onlyDirectives(text []byte) bool {
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// documents decodes a file and reports what is wrong with it. A file without
-// syntax errors is decoded in one go, which is faster than many small ones.
-func documents(data []byte, p *place) []*node {
-	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+// documents decodes a chunk of several documents and reports what is wrong
+// with them. One without syntax errors is decoded in one go, which is faster
+// than many small ones.
+func documents(c chunk, p *place) []*node {
 	scratch := &place{r: &report{}, file: p.file}
-	if docs, ok := parse(chunk{text: data}, scratch); ok {
-		for _, f := range scratch.r.findings {
-			p.r.add(f)
-		}
+	if docs, ok := parse(c, scratch); ok {
+		p.r.addAll(scratch.r.findings)
 		return docs
 	}
 	var docs []*node
-	for _, c := range split(data) {
-		some, _ := parse(c, p)
+	for _, one := range split(c.text) {
+		one.line += c.line
+		some, _ := parse(one, p)
 		docs = append(docs, some...)
 	}
 	return docs

@@ -55,7 +55,7 @@ func rewritten(data []byte) ([]byte, bool) {
 				return nil, false
 			}
 			p := &place{r: &report{types: map[reflect.Type]map[string]reflect.Type{}}}
-			nodes := documents(text, p)
+			nodes := documents(chunk{text: text}, p)
 			m := spec()
 			if len(nodes) != 1 || !decodeProto(nodes[0], m, "spec", p) || p.r.errors > 0 {
 				return nil, false

@@ -28,14 +28,51 @@ type entry struct {
 	names map[string]bool
 }
 
+// decodeServiceEntry reads a ServiceEntry, and translates it at once unless
+// that needs other objects.
+func decodeServiceEntry(o *object, d *draft) {
+	v := &networking.ServiceEntry{}
+	if !decodeProto(o.spec(), v, "spec", &o.place) {
+		return
+	}
+	in := decoded[networking.ServiceEntry]{o, v}
+	var short []string // hosts without a dot
+	for _, h := range v.Hosts {
+		if !strings.Contains(h, ".") {
+			short = append(short, strings.ToLower(h))
+		}
+	}
+	if v.WorkloadSelector == nil {
+		d.service = serviceEntry(in, nil)
+		if len(short) == 0 {
+			return
+		}
+	}
+	d.take = func(l *loader) {
+		for _, h := range short {
+			l.shortHosts[h] = true
+		}
+		if v.WorkloadSelector != nil {
+			l.entries = append(l.entries, in)
+		}
+	}
+}
+
+// serviceEntry translates a ServiceEntry with a workloadSelector.
 func (l *loader) serviceEntry(d decoded[networking.ServiceEntry]) *policy.Service {
+	return serviceEntry(d, l.selected)
+}
+
+func serviceEntry(d decoded[networking.ServiceEntry], selected func(*entry)) *policy.Service {
 	e := entry{d, &policy.Service{Ref: d.ref, External: true}, map[string]bool{}}
 	e.resolution()
 	e.hosts()
 	e.addresses()
 	e.ports()
 	e.endpoints()
-	l.selected(&e)
+	if selected != nil {
+		selected(&e)
+	}
 	e.shape()
 	e.annotations()
 	e.decoration()

@@ -21,7 +21,7 @@ type workloadSpec struct {
 	Mode string `json:"mode"`
 }
 
-func (l *loader) takeWorkload(o *object) {
+func decodeWorkload(o *object, d *draft) {
 	o.topLevel()
 	var spec workloadSpec
 	if !decodeGo(o.spec(), &spec, "spec", &o.place) {
@@ -57,7 +57,7 @@ func (l *loader) takeWorkload(o *object) {
 	if w.Mode != nil && *w.Mode == policy.Off {
 		o.warnf(o.spec("mode"), "mode off: nothing is decided for these processes, every destination is open to them")
 	}
-	l.workloads = append(l.workloads, w)
+	d.take = func(l *loader) { l.workloads = append(l.workloads, w) }
 }
 
 // cgroupMount is where the tree is on nearly every node, for people who

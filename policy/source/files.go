@@ -7,11 +7,9 @@ package source
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/policy/istio"
@@ -30,30 +28,17 @@ const MaxFileSize = 16 << 20
 // All errors are returned together, and then no files: half of a
 // configuration is another configuration. A directory without configuration
 // is an error as well, for it is a wrong path far more often than it is meant.
-func Files(paths []string) ([]istio.File, error) {
-	names, errs := list(paths)
-	var files []istio.File
-	for _, name := range names {
-		data, err := read(name)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		files = append(files, istio.File{Name: name, Data: data})
-	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
-	return files, nil
-}
+func Files(paths []string) ([]istio.File, error) { return new(Cache).Files(paths) }
 
 // list returns the names of the files that paths lead to, without repetition.
 func list(paths []string) (names []string, errs []error) {
 	if len(paths) == 0 {
 		return nil, []error{errors.New("no configuration path given")}
 	}
+	listed := map[string]bool{}
 	add := func(name string) {
-		if !slices.Contains(names, name) {
+		if !listed[name] {
+			listed[name] = true
 			names = append(names, name)
 		}
 	}
@@ -117,29 +102,4 @@ func isConfig(name string) bool {
 		return true
 	}
 	return false
-}
-
-// read reads one regular file. Pipes and devices are refused before they are
-// opened: reading one could block for ever.
-func read(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", name)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > MaxFileSize {
-		return nil, fmt.Errorf("%s: larger than %d bytes", name, MaxFileSize)
-	}
-	return data, nil
 }

@@ -11,14 +11,15 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 const (
 	// debounce is how long nothing must happen before a change is reported:
-	// editors and ConfigMap updates take several steps.
+	// files that are written in place are incomplete for a while.
 	debounce = 100 * time.Millisecond
+	// replaced is debounce for files that were moved to their place: they are
+	// complete, and all that can follow is another one.
+	replaced = 2 * time.Millisecond
 	// patience bounds the debouncing, so that a file that is written all the
 	// time cannot put off an update for ever.
 	patience = 500 * time.Millisecond
@@ -40,9 +41,11 @@ func Watch(ctx context.Context, paths []string, log *slog.Logger, changed func()
 type Watcher struct {
 	paths  []string
 	log    *slog.Logger
-	notify *fsnotify.Watcher // nil without inotify
-	warned map[string]bool   // directories that cannot be watched
+	notify *notifier       // nil without inotify
+	warned map[string]bool // directories that cannot be watched
 	last   map[string]stamp
+	// real are the files and directories that links among paths lead to.
+	real map[string]bool
 }
 
 // NewWatcher takes the state that changes are measured against: a change
@@ -52,7 +55,7 @@ type Watcher struct {
 func NewWatcher(paths []string, log *slog.Logger) *Watcher {
 	w := &Watcher{paths: paths, log: log, warned: map[string]bool{}}
 	var err error
-	if w.notify, err = fsnotify.NewWatcher(); err != nil {
+	if w.notify, err = newNotifier(); err != nil {
 		log.Warn("no file notifications, scanning once a second", "error", err)
 		w.notify = nil
 	}
@@ -62,7 +65,7 @@ func NewWatcher(paths []string, log *slog.Logger) *Watcher {
 
 func (w *Watcher) close() {
 	if w.notify != nil {
-		_ = w.notify.Close() // only descriptors: nothing can be lost
+		_ = w.notify.close() // only descriptors: nothing can be lost
 	}
 }
 
@@ -76,54 +79,52 @@ type stamp struct {
 // Run calls changed each time the files have changed, until ctx ends. Calls
 // come one at a time from the caller's goroutine, and changes that happen
 // during one are reported by one more. A change is reported within about a
-// second, and mostly after 100 ms without a further one.
+// second: mostly after 2 ms without a further one when files were moved to
+// their place, and after 100 ms when they were written there.
 func (w *Watcher) Run(ctx context.Context, changed func()) {
 	defer w.close()
-	var events <-chan fsnotify.Event
-	var errs <-chan error
+	var events <-chan notice
 	if w.notify != nil {
-		events, errs = w.notify.Events, w.notify.Errors
+		events = w.notify.events
 	}
 	ticker := time.NewTicker(scanEvery)
 	defer ticker.Stop()
 	quiet := time.NewTimer(debounce)
 	quiet.Stop()
 	defer quiet.Stop()
-	var since time.Time // of the first event that was not looked at; zero: none
+	var p pending
+	note := func(e weight) (look bool) {
+		wait := p.add(e, time.Now())
+		if wait > 0 {
+			quiet.Reset(wait)
+		}
+		return wait == 0
+	}
 	for {
 		look := false
 		select {
 		case <-ctx.Done():
 			return
-		case _, ok := <-events:
+		case e, ok := <-events:
 			if !ok {
 				events = nil
 				continue
 			}
-			if since.IsZero() {
-				since = time.Now()
+			if e.lost {
+				w.log.Warn("file notifications were lost, scanning")
 			}
-			if time.Since(since) < patience {
-				quiet.Reset(debounce)
-				continue
-			}
-			look = true
-		case err, ok := <-errs:
-			if !ok {
-				errs = nil
-				continue
-			}
-			w.log.Warn("file notifications failed, scanning", "error", err)
-			look = true
+			look = e.lost || note(w.weigh(e))
 		case <-quiet.C:
 			look = true
 		case <-ticker.C:
-			look = since.IsZero()
+			if p.since.IsZero() && !maps.Equal(w.scan(), w.last) {
+				look = note(partial) // for all that is known
+			}
 		}
 		if !look {
 			continue
 		}
-		since = time.Time{}
+		p = pending{}
 		quiet.Stop()
 		// Taken before the call: what changes while it runs counts as new.
 		if now := w.scan(); !maps.Equal(now, w.last) {
@@ -133,25 +134,72 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 	}
 }
 
+// weight says what an event means for the time to look.
+type weight int
+
+const (
+	// aside: something beside the configuration, such as the file that will
+	// be moved to its place. It is looked at, for links may lead through it.
+	aside weight = iota
+	// whole: a file or a link is in its place.
+	whole
+	// partial: a file of the configuration is being changed.
+	partial
+)
+
+func (w *Watcher) weigh(e notice) weight {
+	switch {
+	case e.moved:
+		return whole
+	case e.name == "" || isConfig(filepath.Base(e.name)) || w.real[e.name]:
+		return partial
+	}
+	return aside
+}
+
+// pending are events that were not looked at yet.
+type pending struct {
+	since time.Time // of the first; zero: none
+	worst weight
+}
+
+// add notes an event. It returns how long nothing must follow: 0 is to look
+// now, for others may go on and on, and less is what was said before.
+func (p *pending) add(e weight, now time.Time) time.Duration {
+	first := p.since.IsZero()
+	if first {
+		p.since = now
+	}
+	p.worst = max(p.worst, e)
+	switch {
+	case now.Sub(p.since) >= patience:
+		return 0
+	case e == aside && !first: // it puts nothing off
+		return -1
+	case p.worst == whole:
+		return replaced
+	}
+	return debounce
+}
+
 // scan takes the stamps of all files that paths lead to, and keeps the
 // directories around them watched. A watch on a directory sees files replaced
 // by rename, which a watch on the file itself would lose.
 func (w *Watcher) scan() map[string]stamp {
 	stamps := map[string]stamp{}
 	dirs := map[string]bool{}
+	w.real = map[string]bool{}
 	for _, p := range w.paths {
+		p = filepath.Clean(p)
+		w.real[p] = true
 		dirs[filepath.Dir(p)] = true
 		record(stamps, p)
+		w.target(p, dirs)
 		info, err := os.Stat(p)
-		if err != nil {
-			continue
-		}
-		if !info.IsDir() {
-			w.target(p, dirs)
+		if err != nil || !info.IsDir() {
 			continue
 		}
 		dirs[p] = true
-		w.target(p, dirs)
 		entries, err := os.ReadDir(p)
 		if err != nil {
 			continue
@@ -161,8 +209,9 @@ func (w *Watcher) scan() map[string]stamp {
 				continue
 			}
 			name := filepath.Join(p, e.Name())
-			record(stamps, name)
-			w.target(name, dirs)
+			if record(stamps, name) {
+				w.target(name, dirs)
+			}
 		}
 	}
 	w.follow(dirs)
@@ -171,22 +220,27 @@ func (w *Watcher) scan() map[string]stamp {
 
 // target adds the directory that a link leads to.
 func (w *Watcher) target(name string, dirs map[string]bool) {
-	if real, err := filepath.EvalSymlinks(name); err == nil && real != filepath.Clean(name) {
+	if real, err := filepath.EvalSymlinks(name); err == nil && real != name {
+		w.real[real] = true
 		dirs[filepath.Dir(real)] = true
 	}
 }
 
 // record stamps the file that name leads to, and the link on the way: a link
-// swapped to another file with equal times and sizes is a change, too.
-func record(stamps map[string]stamp, name string) {
-	if info, err := os.Stat(name); err == nil {
-		stamps[name] = stampOf(info)
-	} else {
-		stamps[name] = stamp{size: -1}
-	}
-	if info, err := os.Lstat(name); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+// swapped to another file with equal times and sizes is a change, too. It
+// says whether there is a link.
+func record(stamps map[string]stamp, name string) (link bool) {
+	info, err := os.Lstat(name)
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		stamps[name+"\x00link"] = stampOf(info)
+		link = true
+		info, err = os.Stat(name)
 	}
+	stamps[name] = stamp{size: -1}
+	if err == nil {
+		stamps[name] = stampOf(info)
+	}
+	return link
 }
 
 func stampOf(info fs.FileInfo) stamp {
@@ -202,27 +256,13 @@ func stampOf(info fs.FileInfo) stamp {
 	return s
 }
 
-// follow makes the set of watched directories equal to dirs. Watches are on
-// inodes: a directory that was removed has lost its own, so fsnotify's list
-// is asked and not ours alone.
+// follow makes the set of watched directories equal to dirs.
 func (w *Watcher) follow(dirs map[string]bool) {
 	if w.notify == nil {
 		return
 	}
-	live := map[string]bool{}
-	for _, name := range w.notify.WatchList() {
-		live[name] = true
-	}
-	for name := range live {
-		if !dirs[name] {
-			_ = w.notify.Remove(name) // gone already: nothing to remove
-		}
-	}
-	for name := range dirs {
-		if live[name] {
-			continue
-		}
-		if err := w.notify.Add(name); err != nil && !w.warned[name] {
+	for name, err := range w.notify.watch(dirs) {
+		if !w.warned[name] {
 			w.log.Warn("directory cannot be watched, scanning once a second", "path", name, "error", err)
 			w.warned[name] = true // said once
 		}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/source"
+)
+
+// configuration reads the daemon's policy again and again. What did not change
+// is not read, decoded or compiled again.
+type configuration struct {
+	mu     sync.Mutex // for all but the channel
+	paths  []string
+	files  source.Cache
+	reader *istio.Reader
+	// unsaved is in force and not on disk; nil: what is in force is.
+	unsaved *Loaded
+	// unseen says that what is in force was not analyzed.
+	unseen bool
+	// changed has a value when there is something unsaved or unseen.
+	changed chan struct{}
+}
+
+func newConfiguration(o Options) *configuration {
+	return &configuration{
+		paths:   o.Config,
+		reader:  istio.NewReader(istio.Options{GatewaySelector: o.GatewaySelector}),
+		changed: make(chan struct{}, 1),
+	}
+}
+
+// load is LoadPolicy with what is known from before, which was is compiled
+// from; nil is nothing. The findings lack those of the reader's Analyze.
+func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {
+	start := time.Now()
+	files, err := c.files.Files(c.paths)
+	if err != nil {
+		return Loaded{}, err
+	}
+	read := time.Since(start)
+	l, err := c.compile(files, was)
+	l.Took.Read = read
+	return l, err
+}
+
+// compile is load for files that have been read.
+func (c *configuration) compile(files []istio.File, was *policy.Snapshot) (Loaded, error) {
+	if was == nil {
+		was = new(policy.Snapshot)
+	}
+	start := time.Now()
+	config, findings := c.reader.Load(files)
+	l := Loaded{Findings: findings, Files: files, Took: Took{Decode: time.Since(start)}}
+	err := l.compile(config, was)
+	return l, err
+}
+
+// compile fills l from a Config, and from what was is compiled from. A nil
+// Config is one with errors.
+func (l *Loaded) compile(config *policy.Config, was *policy.Snapshot) error {
+	if config == nil {
+		return ErrPolicy
+	}
+	l.Services, l.VirtualServices, l.Gateways =
+		len(config.Services), len(config.VirtualServices), len(config.Gateways)
+	start := time.Now()
+	s, err := was.Update(config)
+	l.Took.Compile = time.Since(start)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrPolicy, err)
+	}
+	l.Snapshot = s
+	for _, w := range s.Warnings() {
+		l.Findings = append(l.Findings, istio.Finding{
+			Severity: istio.Warning, File: w.Ref.File, Line: w.Ref.Line, Col: w.Ref.Column,
+			Object: w.Ref.Kind + " " + w.Ref.Namespace + "/" + w.Ref.Name, Text: w.Text,
+		})
+	}
+	return nil
+}
+
+// later notes what is in force, for settle.
+func (c *configuration) later(l Loaded, unseen bool) {
+	c.unsaved, c.unseen = &l, unseen
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	// quiet is how long the policy must not have changed before it is analyzed
+	// and saved: both take longer than a change, which must not wait for them.
+	quiet = time.Second
+	// restless is how long that is put off when it changes all the time.
+	restless = 10 * time.Second
+)
+
+// settle saves the first policy, and analyzes and saves the one in force when
+// no further change comes, until ctx ends.
+func (a *Agent) settle(ctx context.Context) {
+	c := a.config
+	timer := time.NewTimer(quiet)
+	timer.Stop()
+	defer timer.Stop()
+	a.saveLastGood()
+	var since time.Time // of the first change; zero: none
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.changed:
+			now := time.Now()
+			if since.IsZero() {
+				since = now
+			}
+			timer.Reset(min(quiet, restless-now.Sub(since)))
+		case <-timer.C:
+			since = time.Time{}
+			a.analyze()
+			a.saveLastGood()
+		}
+	}
+}
+
+// analyze says what is probably wrong with the policy in force, unless that
+// has been said.
+func (a *Agent) analyze() {
+	c := a.config
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.unseen {
+		return
+	}
+	c.unseen = false
+	found := c.reader.Analyze()
+	a.logFindings(found)
+	a.status.found(found)
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"bytes"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// batchSize is about how much text is read at a time: enough that starting a
+// decoder costs nothing beside it, and little enough that a change costs
+// little and that one big file keeps all cores busy.
+const batchSize = 8 << 10
+
+// batch is some documents of a file that follow each other, and what came of
+// reading them. That depends on nothing else, so it is good for as long as the
+// file has this text at this line.
+type batch struct {
+	file string
+	chunk
+	findings []Finding // of text that is no document
+	drafts   []draft
+	said     int // findings here and in the drafts
+	errors   int // of them
+	mark     int // that a Reader compares it by
+	// plain says that nothing but names connects the drafts with what is in
+	// other batches.
+	plain bool
+	// services are those of the drafts, in their order.
+	services []*policy.Service
+	// exported are services as they are with a default for exportTo, which is
+	// exportedFor; nil until there is one.
+	exported    []*policy.Service
+	exportedFor *visibility
+}
+
+// draft is one document, read as far as that needs no other one.
+type draft struct {
+	object *object // nil: nothing that is read, or not readable
+	// service is the translation of a ServiceEntry that needs no other object.
+	service *policy.Service
+	// take hands on what needs others; nil: nothing.
+	take func(*loader)
+	said *said // nil: nothing
+}
+
+// said is what there is to say about a draft.
+type said struct {
+	head []Finding // up to and including the metadata
+	body []Finding // of the rest of the object
+	// unread are the values of the body that could not be decoded.
+	unread map[spot]bool
+}
+
+func (d *draft) says() said {
+	if d.said == nil {
+		return said{}
+	}
+	return *d.said
+}
+
+func (d *draft) note() *said {
+	if d.said == nil {
+		d.said = &said{}
+	}
+	return d.said
+}
+
+// batchesOf cuts a file between documents, into batches of at least size bytes.
+func batchesOf(f File, size int) []*batch {
+	data := bytes.TrimPrefix(f.Data, []byte("\xef\xbb\xbf"))
+	var batches []*batch
+	start, end, line := 0, 0, 0
+	cut := func() {
+		text := data[start:end:end]
+		batches = append(batches, &batch{file: f.Name, chunk: chunk{text, line}})
+		line += bytes.Count(text, []byte("\n"))
+		start = end
+	}
+	for _, c := range split(data) {
+		end += len(c.text)
+		// A directive at the end of c belongs to the document behind it.
+		if end-start >= size && !bytes.Contains(c.text, []byte("\n%")) {
+			cut()
+		}
+	}
+	if start < end {
+		cut()
+	}
+	return batches
+}
+
+// workers is how many goroutines concurrently uses for n calls.
+func workers(n int) int { return min(n, runtime.GOMAXPROCS(0)) }
+
+// concurrently calls f for each i below n and returns when all calls have.
+// Calls with the same worker number come one after the other.
+func concurrently(n int, f func(worker, i int)) {
+	if n == 1 {
+		f(0, 0)
+		return
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for worker := range workers(n) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(worker, i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// decode reads batches, several at a time.
+func decode(batches []*batch, namespace string) {
+	types := make([]map[reflect.Type]map[string]reflect.Type, workers(len(batches)))
+	concurrently(len(batches), func(worker, i int) {
+		if types[worker] == nil {
+			types[worker] = map[reflect.Type]map[string]reflect.Type{}
+		}
+		rd := batchReader{batch: batches[i], namespace: namespace, types: types[worker]}
+		rd.read()
+	})
+}
+
+// batchReader reads the documents of one batch.
+type batchReader struct {
+	*batch
+	namespace string // of objects that name none
+	types     map[reflect.Type]map[string]reflect.Type
+	keep      bool // the trees of all objects
+}
+
+// place starts a report of its own: the findings of one part of a document.
+func (rd *batchReader) place() *place {
+	return &place{r: &report{types: rd.types}, file: rd.file}
+}
+
+func (rd *batchReader) read() {
+	p := rd.place()
+	for _, doc := range documents(rd.chunk, p) {
+		rd.document(doc)
+	}
+	rd.findings, rd.said, rd.errors, rd.plain = p.r.findings, len(p.r.findings), p.r.errors, true
+	for i := range rd.drafts {
+		d := &rd.drafts[i]
+		said := d.says()
+		rd.said += len(said.head) + len(said.body)
+		rd.errors += countErrors(said.head) + countErrors(said.body)
+		rd.plain = rd.plain && d.take == nil
+		if d.service != nil {
+			rd.services = append(rd.services, d.service)
+		}
+	}
+}
+
+func countErrors(findings []Finding) (n int) {
+	for _, f := range findings {
+		if f.Severity == Error {
+			n++
+		}
+	}
+	return n
+}
+
+// document reads one document: an object, or a list of objects.
+func (rd *batchReader) document(n *node) {
+	if n.isNull() {
+		return
+	}
+	p := rd.place()
+	d := draft{}
+	if items := rd.head(n, p, &d); items != nil {
+		for _, item := range items {
+			rd.document(item)
+		}
+		return
+	}
+	if len(p.r.findings) > 0 {
+		d.note().head = p.r.findings
+	}
+	if d.object != nil || d.said != nil {
+		rd.drafts = append(rd.drafts, d)
+	}
+}
+
+// head reads what kind of document n is. It fills d for an object, and
+// returns the items of a list.
+func (rd *batchReader) head(n *node, p *place, d *draft) (items []*node) {
+	if n.kind != mapNode {
+		p.errorf(n, "expected a Kubernetes object, got %s", n.what())
+		return nil
+	}
+	version, kind := typeMeta(n, p)
+	if kind == "" {
+		return nil
+	}
+	if items := n.get("items"); items != nil && strings.HasSuffix(kind, "List") {
+		if items.kind != listNode && !items.isNull() {
+			p.errorf(items, "items: expected a list, got %s", items.what())
+		}
+		return items.items
+	}
+	k, ok := findKind(n, version, kind, p)
+	if !ok {
+		return nil
+	}
+	o := rd.object(n, kind, p)
+	if o == nil {
+		return nil
+	}
+	body := &report{types: rd.types}
+	o.r, o.batch = body, rd.batch
+	d.object = o
+	k.decode(o, d)
+	if len(body.findings) > 0 {
+		d.note().body, d.said.unread = body.findings, body.unreadable
+	}
+	o.r = nil // the report of who takes it comes here
+	if d.service != nil && !rd.keep {
+		o.letGo()
+	}
+	return nil
+}
+
+// letGo forgets what an object was read from. Nearly all of a big policy are
+// ServiceEntries; their trees are several times what they say.
+func (o *object) letGo() { o.root, o.meta, o.r = nil, nil, nil }
+
+// restore reads the trees of the batch's objects again, to find places in
+// them. Findings about them are for l.
+func (b *batch) restore(l *loader) {
+	again := &batch{file: b.file, chunk: b.chunk}
+	rd := batchReader{batch: again, namespace: l.namespace, types: map[reflect.Type]map[string]reflect.Type{}, keep: true}
+	rd.read()
+	for i, d := range again.drafts {
+		if o := b.drafts[i].object; o != nil && o.root == nil {
+			o.root, o.meta, o.r = d.object.root, d.object.meta, l.r
+		}
+	}
+}
+
+// letGo is the reverse of restore.
+func (b *batch) letGo() {
+	for i := range b.drafts {
+		if d := &b.drafts[i]; d.service != nil {
+			d.object.letGo()
+		}
+	}
+}
+
+// typeMeta reads apiVersion and kind; kind is "" when there is no object.
+func typeMeta(n *node, p *place) (version, kind string) {
+	v, k := n.get("apiVersion"), n.get("kind")
+	switch {
+	case v == nil && k == nil:
+		p.warnf(n, "neither apiVersion nor kind: not a Kubernetes object, skipped")
+	case v == nil || v.tag != "!!str" || v.text == "":
+		p.errorf(n.at("apiVersion"), "apiVersion is missing or not a string")
+	case k == nil || k.tag != "!!str" || k.text == "":
+		p.errorf(n.at("kind"), "kind is missing or not a string")
+	default:
+		return v.text, k.text
+	}
+	return "", ""
+}
+
+// object reads the metadata. It returns nil after an error.
+func (rd *batchReader) object(n *node, kind string, p *place) *object {
+	o := &object{place: *p, kind: kind, root: n, meta: &meta.ObjectMeta{}}
+	o.object = kind
+	if kind == operatorKind {
+		n = withOperatorName(n)
+		o.root = n
+	}
+	if m := n.get("metadata"); m == nil || m.kind != mapNode {
+		o.errorf(n, "metadata is missing or not a mapping")
+		return nil
+	}
+	name := n.at("metadata", "name")
+	if name.kind == scalarNode && name.tag == "!!str" {
+		o.object = kind + " " + rd.namespaceOf(n) + "/" + name.text
+	}
+	if !o.plainMeta() && !decodeGo(n.at("metadata"), o.meta, "metadata", &o.place) {
+		return nil
+	}
+	if o.meta.Namespace == "" {
+		o.meta.Namespace = rd.namespace
+	}
+	if !o.validName(name) {
+		return nil
+	}
+	o.ref = policy.Ref{
+		Kind: kind, Namespace: o.meta.Namespace, Name: o.meta.Name,
+		File: p.file, Line: name.line, Column: name.col,
+	}
+	return o
+}
+
+// plainMeta reads metadata of nothing but a name and a namespace, which is
+// most, without the official decoder. It says whether it did.
+func (o *object) plainMeta() bool {
+	var name, namespace string
+	fields := o.root.get("metadata").fields
+	for i := range fields {
+		v := fields[i].value
+		if v.kind != scalarNode || v.tag != "!!str" {
+			return false
+		}
+		switch fields[i].key {
+		case "name":
+			name = v.text
+		case "namespace":
+			namespace = v.text
+		default:
+			return false
+		}
+	}
+	o.meta.Name, o.meta.Namespace = name, namespace
+	return true
+}
+
+func (rd *batchReader) namespaceOf(n *node) string {
+	if ns := n.at("metadata").get("namespace"); ns != nil && ns.kind == scalarNode && ns.text != "" {
+		return ns.text
+	}
+	return rd.namespace
+}
+
+func (o *object) validName(name *node) bool {
+	if o.meta.Name == "" {
+		o.errorf(o.root.at("metadata"), "metadata.name is required")
+		return false
+	}
+	ok := true
+	if !isSubdomain(o.meta.Name) {
+		o.errorf(name, "metadata.name: %q is not a DNS-1123 subdomain (lower-case letters, digits, '-' and '.')", o.meta.Name)
+		ok = false
+	}
+	if !isLabel(o.meta.Namespace) {
+		o.errorf(o.root.at("metadata", "namespace"), "metadata.namespace: %q is not a DNS-1123 label", o.meta.Namespace)
+		ok = false
+	}
+	return ok
+}

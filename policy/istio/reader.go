@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"bytes"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// Reader reads a configuration again and again. What has not changed since it
+// was read is taken over: the text of files is decoded once, and ServiceEntries
+// that need no other object are the same *policy.Service in the next Config,
+// so that the cost of a change is that of what changed.
+//
+// A Reader is used by one goroutine. It keeps the files that it was given.
+type Reader struct {
+	options Options
+	size    int                   // of batches
+	files   map[string]parsedFile // by name
+	batches []*batch              // of all files, in reading order
+	mark    int                   // of the last comparison of batches
+	// seen are the objects of the batches by their names; nil: to be found out.
+	seen map[string]*object
+	// twice are the objects whose name another one had before, what there is
+	// to say about them, and those that are ruled out.
+	twice   map[string][]*object
+	repeats []Finding
+	refused map[*object]bool
+	// l and config are of the objects that are more than independent
+	// ServiceEntries; nil before the first Load.
+	l      *loader
+	config *policy.Config
+	last   *policy.Config // as Load returned it
+}
+
+// parsedFile is a file as it was read.
+type parsedFile struct {
+	data    []byte
+	batches []*batch
+}
+
+// NewReader makes a Reader that has read nothing.
+func NewReader(o Options) *Reader {
+	if o.Namespace == "" {
+		o.Namespace = "default"
+	}
+	return &Reader{options: o, size: batchSize}
+}
+
+// Load translates files as the function Load does, but for the warnings about
+// objects that are right by themselves and wrong together, which take longer:
+// Analyze has them. The Config is nil when any finding is an Error. It shares
+// parts with those before, so none may be changed.
+func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
+	order := make(map[string]int, len(files))
+	for i, f := range files {
+		order[f.Name] = i
+	}
+	batches, removed, added := r.read(files)
+	again := r.l == nil || r.l.outside || !plain(removed) || !plain(added)
+	again = r.rename(batches, removed, added) || again
+	r.batches = batches
+	if again {
+		r.translate(order)
+	}
+	r.l.r.files = order
+	findings, errors := r.findings()
+	r.last = nil
+	if errors == 0 {
+		r.last = r.assemble()
+	}
+	return r.last, findings
+}
+
+// findings are those about all that was read, and how many are Errors.
+func (r *Reader) findings() (all []Finding, errors int) {
+	n := len(r.l.r.findings)
+	errors = r.l.r.errors
+	for _, b := range r.batches {
+		if b.plain {
+			n += b.said
+			errors += b.errors
+		}
+	}
+	all = make([]Finding, 0, n)
+	for _, b := range r.batches {
+		if b.plain && b.said > 0 {
+			all = b.appendTo(all, r.refused)
+		}
+	}
+	return r.l.r.sorted(append(all, r.l.r.findings...)), errors
+}
+
+func plain(batches []*batch) bool {
+	return !slices.ContainsFunc(batches, func(b *batch) bool { return !b.plain })
+}
+
+// read decodes what is new in files. It returns all batches in reading order,
+// and those that are no more or were not there before. When what is there is
+// in another order than before, all are both.
+func (r *Reader) read(files []File) (batches, removed, added []*batch) {
+	known := make(map[string]parsedFile, len(files))
+	for _, f := range files {
+		old := r.files[f.Name]
+		if _, twice := known[f.Name]; twice {
+			old = parsedFile{} // what was is another's by now
+		}
+		now := parsedFile{data: f.Data, batches: old.batches}
+		if old.data == nil || !same(old.data, f.Data) {
+			now.batches = old.update(f, r.size)
+		}
+		known[f.Name] = now
+		batches = append(batches, now.batches...)
+	}
+	r.files = known
+	removed, stayed := r.without(r.batches, batches)
+	added, still := r.without(batches, r.batches)
+	decode(added, r.options.Namespace)
+	if !slices.Equal(stayed, still) {
+		return batches, r.batches, batches
+	}
+	return batches, removed, added
+}
+
+// without splits x into what is not in y and what is.
+func (r *Reader) without(x, y []*batch) (out, in []*batch) {
+	r.mark++
+	for _, b := range y {
+		b.mark = r.mark
+	}
+	in = make([]*batch, 0, len(x))
+	for _, b := range x {
+		if b.mark == r.mark {
+			in = append(in, b)
+		} else {
+			out = append(out, b)
+		}
+	}
+	return out, in
+}
+
+// same compares files. Those that did not change are often the same memory.
+func same(a, b []byte) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || bytes.Equal(a, b))
+}
+
+// update returns the batches of f: those of old that are the same, and new
+// ones that have not been decoded.
+func (old parsedFile) update(f File, size int) []*batch {
+	byLine := make(map[int]*batch, len(old.batches))
+	for _, b := range old.batches {
+		byLine[b.line] = b
+	}
+	batches := batchesOf(f, size)
+	for i, b := range batches {
+		if was := byLine[b.line]; was != nil && bytes.Equal(was.text, b.text) {
+			was.text = b.text // the old text is let go
+			batches[i] = was
+		}
+	}
+	return batches
+}
+
+// rename brings the names of objects up to date. It says whether names that
+// several objects have, or had, changed what there is.
+func (r *Reader) rename(batches, removed, added []*batch) (changed bool) {
+	if r.seen == nil || !r.forget(removed) || !r.learn(added) {
+		r.register(batches)
+		return true
+	}
+	return false
+}
+
+// forget removes the names of batches, and says whether that was all.
+func (r *Reader) forget(batches []*batch) bool {
+	for _, b := range batches {
+		for i := range b.drafts {
+			o := b.drafts[i].object
+			if o == nil {
+				continue
+			}
+			if r.twice[o.object] != nil {
+				return false
+			}
+			delete(r.seen, o.object)
+		}
+	}
+	return true
+}
+
+// learn adds the names of batches, and says whether all were new.
+func (r *Reader) learn(batches []*batch) bool {
+	for _, b := range batches {
+		for i := range b.drafts {
+			o := b.drafts[i].object
+			if o == nil {
+				continue
+			}
+			if r.seen[o.object] != nil {
+				return false
+			}
+			r.seen[o.object] = o
+		}
+	}
+	return true
+}
+
+// register finds out the names of all objects, and those that several have.
+func (r *Reader) register(batches []*batch) {
+	r.seen = make(map[string]*object, len(r.seen))
+	r.twice, r.refused = map[string][]*object{}, map[*object]bool{}
+	var said report
+	for _, b := range batches {
+		for i := range b.drafts {
+			o := b.drafts[i].object
+			if o == nil {
+				continue
+			}
+			first := r.seen[o.object]
+			if first == nil {
+				r.seen[o.object] = o
+				continue
+			}
+			r.twice[o.object] = append(r.twice[o.object], o)
+			at := place{r: &said, file: o.file, object: o.object}
+			name := &node{line: o.ref.Line, col: o.ref.Column}
+			if o.kind == "ServiceEntry" && first.file != o.file {
+				// A directory may hold alternatives that a cluster would take one
+				// after the other. An allowlist can hold both.
+				at.warnf(name, "the object is already defined at %s:%d:%d; both are in force here, a cluster keeps the one that was applied last",
+					first.file, first.ref.Line, first.ref.Column)
+				continue
+			}
+			at.errorf(name, "the object is already defined at %s:%d:%d", first.file, first.ref.Line, first.ref.Column)
+			r.refused[o] = true
+		}
+	}
+	r.repeats = said.findings
+}
+
+// translate translates what is more than independent ServiceEntries.
+func (r *Reader) translate(order map[string]int) {
+	l := newLoader(r.options)
+	l.r.files = order
+	l.seen, l.twice = r.seen, r.twice
+	l.r.addAll(r.repeats)
+	for _, b := range r.batches {
+		if b.plain {
+			continue
+		}
+		l.r.addAll(b.findings)
+		for i := range b.drafts {
+			l.take(&b.drafts[i], r.refused)
+		}
+	}
+	was := r.l
+	r.l, r.config = l, l.translate()
+	if was != nil {
+		keep(l.dependent, was.dependent)
+		keep(r.config.Services, was.kubernetes)
+	}
+	l.kubernetes = r.config.Services
+}
+
+// take takes a draft after those before it.
+func (l *loader) take(d *draft, refused map[*object]bool) {
+	l.r.addAll(d.says().head)
+	if d.object == nil || refused[d.object] {
+		return
+	}
+	d.object.order = l.count
+	l.count++
+	l.r.addAll(d.says().body)
+	if d.take == nil {
+		return
+	}
+	for s := range d.says().unread {
+		l.r.unreadAt(s)
+	}
+	d.object.r = l.r
+	d.take(l)
+}
+
+// keep replaces those of services that are as they were by what they were.
+func keep(services, before []*policy.Service) {
+	was := make(map[policy.Ref]*policy.Service, len(before))
+	for _, s := range before {
+		was[s.Ref] = s
+	}
+	for i, s := range services {
+		if old := was[s.Ref]; old != nil && reflect.DeepEqual(old, s) {
+			services[i] = old
+		}
+	}
+}
+
+// assemble makes a Config of what was translated.
+func (r *Reader) assemble() *policy.Config {
+	cfg := *r.config
+	cfg.GatewaySelector = maps.Clone(cfg.GatewaySelector)
+	n := len(r.l.dependent) + len(r.l.kubernetes)
+	for _, b := range r.batches {
+		n += len(b.services)
+	}
+	cfg.Services = make([]*policy.Service, 0, n)
+	dependent := r.l.dependent
+	for _, b := range r.batches {
+		independent := b.visible(r.l.exports[0])
+		if b.plain {
+			cfg.Services = append(cfg.Services, independent...)
+			continue
+		}
+		for i := range b.drafts {
+			switch d := &b.drafts[i]; {
+			case d.service != nil:
+				cfg.Services = append(cfg.Services, independent[0])
+				independent = independent[1:]
+			case d.take != nil && d.object.kind == "ServiceEntry":
+				cfg.Services = append(cfg.Services, dependent[0])
+				dependent = dependent[1:]
+			}
+		}
+	}
+	cfg.Services = append(cfg.Services, r.l.kubernetes...)
+	return &cfg
+}
+
+// Analyze warns about objects of the last Load that are right by themselves
+// and wrong together. Its cost is linear in the number of objects. There are
+// no findings when the Load had errors: an object that could not be read would
+// be missed everywhere else.
+func (r *Reader) Analyze() []Finding {
+	if r.last == nil {
+		return nil
+	}
+	l := r.l
+	l.namespaces = map[string]bool{}
+	for _, b := range r.batches {
+		for i := range b.drafts {
+			if o := b.drafts[i].object; o != nil {
+				l.namespaces[o.ref.Namespace] = true
+			}
+		}
+	}
+	before := len(l.r.findings)
+	l.analyze(r.last)
+	found := slices.Clone(l.r.findings[before:])
+	l.r.findings = l.r.findings[:before]
+	return l.r.sorted(found)
+}
+
+// appendTo appends the batch's findings but those of refused objects.
+func (b *batch) appendTo(all []Finding, refused map[*object]bool) []Finding {
+	all = append(all, b.findings...)
+	for i := range b.drafts {
+		s := b.drafts[i].says()
+		all = append(all, s.head...)
+		if !refused[b.drafts[i].object] {
+			all = append(all, s.body...)
+		}
+	}
+	return all
+}
