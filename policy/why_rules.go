@@ -56,6 +56,10 @@ func (w *why) rules(v *meshVhost, name string) {
 			w.say(v.vs.Ref, false, "has no rules for HTTP")
 			return
 		}
+		if port := w.f.Dst.Port(); len(v.vs.Ports) > 0 && !slices.Contains(v.vs.Ports, port) {
+			w.say(v.vs.Ref, false, "has rules for the ports %v, not for %d", v.vs.Ports, port)
+			return
+		}
 		w.httpRules(v)
 	case w.f.Transport == TCP:
 		w.l4Rules(v, name)
@@ -269,7 +273,7 @@ func (m *matcher) miss(r *Request) string {
 	return ""
 }
 
-var matchWords = [...]string{MatchPresent: "there", MatchExact: "exact", MatchPrefix: "prefix", MatchRegex: "regex"}
+var matchWords = [...]string{MatchPresent: "there", MatchExact: "exact", MatchPrefix: "prefix", MatchRegex: "regex", MatchPathPrefix: "path prefix"}
 
 // words is the condition for people.
 func (s *stringMatcher) words() string {
