@@ -21,6 +21,7 @@ import (
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayapi "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
 )
@@ -134,6 +135,8 @@ type loader struct {
 	secrets  map[string]secret // by namespace/name
 	now      time.Time
 	readFile func(string) ([]byte, error)
+
+	httpRoutes []decoded[gatewayapi.HTTPRouteSpec]
 
 	sidecars       []decoded[networking.Sidecar]
 	authorizations []decoded[security.AuthorizationPolicy]
@@ -316,6 +319,7 @@ func (l *loader) translate() *policy.Config {
 		cfg.VirtualServices = append(cfg.VirtualServices, l.virtualService(vs))
 	}
 	l.unusedDelegates()
+	cfg.VirtualServices = append(cfg.VirtualServices, l.gatewayRoutes(cfg.Services)...)
 	l.scope(cfg)
 	return cfg
 }
