@@ -34,8 +34,12 @@ func (w *why) virtualServices(name string) {
 		case won.vs == vs:
 			w.rules(won, name)
 		case won.pattern != h:
-			w.say(vs.Ref, false, "host %s is less specific than %s of VirtualService %s/%s", h, won.pattern, won.vs.Ref.Namespace, won.vs.Ref.Name)
+			w.say(vs.Ref, false, "host %s is less specific than %s of %s %s/%s", h, won.pattern, won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name)
 		default:
+			if vs.Ref.Kind != won.vs.Ref.Kind || vs.Export.Limited != won.vs.Export.Limited {
+				w.say(vs.Ref, false, "comes after %s %s/%s for host %s", won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name, h)
+				continue
+			}
 			w.say(vs.Ref, false, "younger than VirtualService %s/%s for host %s", won.vs.Ref.Namespace, won.vs.Ref.Name, h)
 		}
 	}
