@@ -195,10 +195,13 @@ type VirtualService struct {
 	Hosts []hostname.Pattern
 	// Gateways are "mesh" or "namespace/name"; never empty.
 	Gateways []string
-	Export   Visibility
-	HTTP     []*HTTPRule
-	TLS      []*TLSRule
-	TCP      []*TCPRule
+	// Ports are those that the HTTP rules for workloads act on; requests on
+	// others are forwarded as if there were no rules. None: all ports.
+	Ports  []uint16
+	Export Visibility
+	HTTP   []*HTTPRule
+	TLS    []*TLSRule
+	TCP    []*TCPRule
 }
 
 // HTTPRule is one entry of VirtualService.http: what to match and what to do.
@@ -217,6 +220,9 @@ type HTTPRule struct {
 	Headers        *Headers
 	Mirrors        []Mirror
 	CORS           *CORS
+	// UnknownStatus answers requests that the rule sends to a destination
+	// which nobody declares; 0: 503, as Istio's VirtualServices.
+	UnknownStatus int
 }
 
 // StringMatch is Istio's StringMatch. Regex is RE2 and matches the whole value.
@@ -235,6 +241,10 @@ const (
 	MatchExact
 	MatchPrefix
 	MatchRegex
+	// MatchPathPrefix is a prefix of whole segments of a path (Gateway API
+	// PathPrefix): /a matches /a and /a/b, not /ab. It starts with a slash and
+	// ends with one only if it is nothing else.
+	MatchPathPrefix
 )
 
 // HTTPMatch is Istio's HTTPMatchRequest: all set fields must match.

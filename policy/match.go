@@ -52,7 +52,7 @@ func newStringMatcher(m *StringMatch, fold bool) (*stringMatcher, error) {
 	}
 	s := &stringMatcher{kind: m.Kind, value: m.Value}
 	switch m.Kind {
-	case MatchPresent, MatchExact, MatchPrefix:
+	case MatchPresent, MatchExact, MatchPrefix, MatchPathPrefix:
 		// Envoy ignores case_sensitive for regular expressions.
 		s.fold = fold
 		return s, nil
@@ -76,6 +76,12 @@ func (s *stringMatcher) matches(v string) bool {
 		return strings.HasPrefix(v, s.value) || s.fold && len(v) >= n && strings.EqualFold(v[:n], s.value)
 	case MatchRegex:
 		return s.re.MatchString(v)
+	case MatchPathPrefix:
+		n := len(s.value)
+		if s.value == "/" {
+			return true // also of "*", which OPTIONS asks for
+		}
+		return len(v) >= n && (len(v) == n || v[n] == '/') && (v[:n] == s.value || s.fold && strings.EqualFold(v[:n], s.value))
 	}
 	return false
 }
@@ -123,7 +129,7 @@ func (m *matcher) matchesAll() bool {
 	}
 	u := m.uri
 	return u == nil || u.kind == MatchPresent || u.kind == MatchPrefix && (u.value == "/" || u.value == "") ||
-		u.kind == MatchRegex && u.value == ".*"
+		u.kind == MatchPathPrefix && u.value == "/" || u.kind == MatchRegex && u.value == ".*"
 }
 
 // matches says whether r fulfils all conditions; a nil matcher has none.

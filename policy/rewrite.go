@@ -35,6 +35,9 @@ func (a *HTTPAction) RewritePath(path string) string {
 // without a path, and a nil one, matched "/", as in Istio's translation; one
 // by expression matched the whole path.
 func (m *HTTPMatch) ReplacePrefix(path, with string) string {
+	if m != nil && m.URI != nil && m.URI.Kind == MatchPathPrefix {
+		return replaceSegments(path, m.URI.Value, with)
+	}
 	n := 1
 	if m != nil && m.URI != nil {
 		switch m.URI.Kind {
@@ -45,6 +48,16 @@ func (m *HTTPMatch) ReplacePrefix(path, with string) string {
 		}
 	}
 	return with + path[min(n, len(path)):]
+}
+
+// replaceSegments puts with in the place of the segments of prefix, with one
+// slash between it and the rest (Gateway API HTTPPathModifier).
+func replaceSegments(path, prefix, with string) string {
+	n := min(len(strings.TrimSuffix(prefix, "/")), len(path))
+	if out := strings.TrimSuffix(with, "/") + path[n:]; out != "" {
+		return out
+	}
+	return "/"
 }
 
 // goTemplate turns RE2's \1 into Go's ${1}, and keeps every $ as it is.

@@ -24,6 +24,16 @@ func TestRewritePath(t *testing.T) {
 		{"no match", &Rewrite{URI: "/v1/"}, nil, "/x", "/v1/x"},
 		{"expression", &Rewrite{RegexMatch: "^/u/([^/]+)/(.*)$", RegexRewrite: `/\2/by/\1`}, nil, "/u/me/it", "/it/by/me"},
 		{"dollar is itself", &Rewrite{RegexMatch: "b", RegexRewrite: `$1\\`}, nil, "/abc", `/a$1\c`},
+		// The table of the Gateway API's HTTPPathModifier.
+		{"segment", &Rewrite{URI: "/xyz"}, match(MatchPathPrefix, "/foo"), "/foo/bar", "/xyz/bar"},
+		{"segment with slash", &Rewrite{URI: "/xyz/"}, match(MatchPathPrefix, "/foo"), "/foo/bar", "/xyz/bar"},
+		{"segment alone", &Rewrite{URI: "/xyz"}, match(MatchPathPrefix, "/foo"), "/foo", "/xyz"},
+		{"segment and slash", &Rewrite{URI: "/xyz"}, match(MatchPathPrefix, "/foo"), "/foo/", "/xyz/"},
+		{"segment away", &Rewrite{URI: "/"}, match(MatchPathPrefix, "/foo"), "/foo/bar", "/bar"},
+		{"segment with slash away", &Rewrite{URI: "/"}, match(MatchPathPrefix, "/foo"), "/foo/", "/"},
+		{"lone segment away", &Rewrite{URI: "/"}, match(MatchPathPrefix, "/foo"), "/foo", "/"},
+		{"segment of the root", &Rewrite{URI: "/xyz"}, match(MatchPathPrefix, "/"), "/foo", "/xyz/foo"},
+		{"root of the root", &Rewrite{URI: "/xyz/"}, match(MatchPathPrefix, "/"), "/", "/xyz/"},
 		{"whole match", &Rewrite{RegexMatch: "b+", RegexRewrite: `[\0]`}, nil, "/abbc", `/a[bb]c`},
 	}
 	for _, tt := range tests {

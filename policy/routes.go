@@ -4,6 +4,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -77,7 +78,11 @@ type meshVhost struct {
 	tls, tcp []l4Route
 }
 
+// routes returns the HTTP rules for a port, nil when there are none.
 func (v *meshVhost) routes(port uint16) *Routes {
+	if len(v.vs.Ports) > 0 && !slices.Contains(v.vs.Ports, port) {
+		return nil
+	}
 	if rs := v.byPort[port]; rs != nil {
 		return rs
 	}

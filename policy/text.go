@@ -64,7 +64,11 @@ func (t *text) rules(p *Policy) {
 	}
 	t.retries(1, "default retry", p.scope.retries)
 	for _, v := range p.vhostList {
-		t.line(1, "routes %s", v.pattern)
+		ports := ""
+		if len(v.vs.Ports) > 0 {
+			ports = fmt.Sprintf(" on ports %v", v.vs.Ports)
+		}
+		t.line(1, "routes %s%s", v.pattern, ports)
 		if v.other != nil {
 			t.routes(v.other)
 		}
@@ -232,6 +236,9 @@ func (t *text) action(a *HTTPAction) {
 	r := a.Rule
 	t.line(3, "rule %q timeout %v (%v)", r.Name, r.Timeout, r.Ref)
 	t.destinations(3, a.Destinations, a.TotalWeight)
+	if r.UnknownStatus != 0 {
+		t.line(3, "unknown destination %d", r.UnknownStatus)
+	}
 	if x := r.Redirect; x != nil {
 		t.line(3, "redirect %d uri %q prefix %q authority %q port %d derive %q scheme %q",
 			x.Code, x.URI, x.PrefixRewrite, x.Authority, x.Port, x.DerivePort, x.Scheme)
@@ -334,7 +341,7 @@ func (m *matcher) text(src *HTTPMatch) string {
 	return strings.Join(out, " ")
 }
 
-var matchSigns = [...]string{MatchPresent: " present", MatchExact: "=", MatchPrefix: "^=", MatchRegex: "~"}
+var matchSigns = [...]string{MatchPresent: " present", MatchExact: "=", MatchPrefix: "^=", MatchRegex: "~", MatchPathPrefix: "/="}
 
 func (s *stringMatcher) text() string {
 	out := matchSigns[s.kind]

@@ -34,8 +34,12 @@ func (w *why) virtualServices(name string) {
 		case won.vs == vs:
 			w.rules(won, name)
 		case won.pattern != h:
-			w.say(vs.Ref, false, "host %s is less specific than %s of VirtualService %s/%s", h, won.pattern, won.vs.Ref.Namespace, won.vs.Ref.Name)
+			w.say(vs.Ref, false, "host %s is less specific than %s of %s %s/%s", h, won.pattern, won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name)
 		default:
+			if vs.Ref.Kind != won.vs.Ref.Kind || vs.Export.Limited != won.vs.Export.Limited {
+				w.say(vs.Ref, false, "comes after %s %s/%s for host %s", won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name, h)
+				continue
+			}
 			w.say(vs.Ref, false, "younger than VirtualService %s/%s for host %s", won.vs.Ref.Namespace, won.vs.Ref.Name, h)
 		}
 	}
@@ -54,6 +58,10 @@ func (w *why) rules(v *meshVhost, name string) {
 	case w.r != nil:
 		if len(v.vs.HTTP) == 0 {
 			w.say(v.vs.Ref, false, "has no rules for HTTP")
+			return
+		}
+		if port := w.f.Dst.Port(); len(v.vs.Ports) > 0 && !slices.Contains(v.vs.Ports, port) {
+			w.say(v.vs.Ref, false, "has rules for the ports %v, not for %d", v.vs.Ports, port)
 			return
 		}
 		w.httpRules(v)
@@ -273,7 +281,7 @@ func (m *matcher) miss(r *Request) string {
 	return ""
 }
 
-var matchWords = [...]string{MatchPresent: "there", MatchExact: "exact", MatchPrefix: "prefix", MatchRegex: "regex"}
+var matchWords = [...]string{MatchPresent: "there", MatchExact: "exact", MatchPrefix: "prefix", MatchRegex: "regex", MatchPathPrefix: "path prefix"}
 
 // words is the condition for people.
 func (s *stringMatcher) words() string {

@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strconv"
@@ -45,7 +46,7 @@ func (x *exchange) route() {
 	switch {
 	case dest == nil || dest.Upstream == nil && !dest.Denied:
 		x.reason, x.detail = policy.ReasonUpstream, "the route's destination is unknown"
-		x.reply(http.StatusServiceUnavailable, "egressd: the destination of the route for "+x.req.Host+" is unknown")
+		x.reply(cmp.Or(x.decision.Action.Rule.UnknownStatus, http.StatusServiceUnavailable), "egressd: the destination of the route for "+x.req.Host+" is unknown")
 	case dest.Denied:
 		name := "the destination of the route"
 		if dest.Upstream != nil {
@@ -114,7 +115,7 @@ func redirectLocation(r *policy.Redirect, m *policy.HTTPMatch, req *policy.Reque
 	port := redirectPort(r, req, scheme)
 	host := r.Authority
 	if host == "" {
-		host = requestHost(req, scheme, port)
+		host = requestHost(r, req, scheme, port)
 	}
 	path := req.Path
 	switch {
@@ -142,15 +143,16 @@ func redirectPort(r *policy.Redirect, req *policy.Request, scheme string) string
 	return ":" + strconv.Itoa(int(n))
 }
 
-// requestHost is the request's authority; its port goes when another one is
-// set, or when it was the old scheme's default and the scheme changes.
-func requestHost(req *policy.Request, scheme, port string) string {
+// requestHost is the request's authority; its port goes when the rule says
+// which one it is, or when it was the old scheme's default and the scheme
+// changes.
+func requestHost(r *policy.Redirect, req *policy.Request, scheme, port string) string {
 	host := req.Authority
 	i := strings.LastIndexByte(host, ':')
 	if i < 0 || strings.HasSuffix(host, "]") {
 		return host
 	}
-	if port != "" || scheme != req.Scheme && host[i:] == ":80" {
+	if port != "" || r.Port != 0 || r.DerivePort == "FROM_REQUEST_PORT" || scheme != req.Scheme && host[i:] == ":80" {
 		return host[:i]
 	}
 	return host

@@ -42,6 +42,9 @@ func TestRedirectLocation(t *testing.T) {
 		{"port 443 elided", policy.Redirect{Scheme: "https", Port: 443}, nil, "a.example", "/p", "", "https://a.example/p"},
 		{"port 443 with http", policy.Redirect{Port: 443}, nil, "a.example", "/p", "", "http://a.example:443/p"},
 		{"port of the request", policy.Redirect{Authority: "b.example", DerivePort: "FROM_REQUEST_PORT"}, nil, "a.example", "/p", "", "http://b.example:8080/p"},
+		{"port 80 takes the place of another", policy.Redirect{Port: 80}, nil, "a.example:8080", "/p", "", "http://a.example/p"},
+		{"port 443 takes the place of another", policy.Redirect{Scheme: "https", Port: 443}, nil, "[2001:db8::1]:8080", "/p", "", "https://[2001:db8::1]/p"},
+		{"port of the request, once", policy.Redirect{URI: "/x", DerivePort: "FROM_REQUEST_PORT"}, nil, "a.example:8080", "/p", "", "http://a.example:8080/x"},
 		{"port of the protocol", policy.Redirect{Authority: "b.example", DerivePort: "FROM_PROTOCOL_DEFAULT"}, nil, "a.example", "/p", "", "http://b.example/p"},
 		{"IPv6", policy.Redirect{Port: 81}, nil, "[2001:db8::1]:80", "/p", "", "http://[2001:db8::1]:81/p"},
 		{"IPv6 without port", policy.Redirect{URI: "/x"}, nil, "[2001:db8::1]", "/p", "", "http://[2001:db8::1]/x"},
@@ -171,6 +174,8 @@ func TestLocalAnswers(t *testing.T) {
 	deniedRoute.Destinations[0].Denied = true
 	unknown := routeTo(&policy.HTTPRule{}, "b.example")
 	unknown.Destinations[0].Upstream = nil
+	gone := routeTo(&policy.HTTPRule{UnknownStatus: 500}, "b.example")
+	gone.Destinations[0].Upstream = nil
 	fault := func(f policy.Fault) *policy.HTTPAction {
 		return routeTo(&policy.HTTPRule{Fault: &f}, "ok.example")
 	}
@@ -186,6 +191,7 @@ func TestLocalAnswers(t *testing.T) {
 		{"redirect default", &policy.HTTPAction{Rule: &policy.HTTPRule{Redirect: &policy.Redirect{URI: "/"}}}, 301, "", policy.ReasonAllowed, "http://a.example/"},
 		{"direct", &policy.HTTPAction{Rule: &policy.HTTPRule{DirectResponse: &policy.DirectResponse{Status: 418, Body: []byte("tea")}}}, 418, "tea", policy.ReasonAllowed, ""},
 		{"unknown destination", unknown, 503, "", policy.ReasonUpstream, ""},
+		{"unknown destination, as the rule says", gone, 500, "", policy.ReasonUpstream, ""},
 		{"denied destination", deniedRoute, 502, "egressd: b.example is not allowed (name-not-allowed)\n", policy.ReasonName, ""},
 		{"abort", fault(policy.Fault{AbortStatus: 555, AbortGRPC: -1, AbortPercent: 100}), 555, "fault filter abort\n", policy.ReasonFault, ""},
 		{"abort grpc", fault(policy.Fault{AbortGRPC: 14, AbortPercent: 100}), 200, "", policy.ReasonFault, ""},

@@ -22,7 +22,7 @@ var (
 var floors = map[string][]string{
 	// Ground.
 	"./policy":            {"./internal/cow", "./internal/hostname"},
-	"./policy/istio":      {"./policy", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy/istio":      {"./policy", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./internal/cow":      nil,
 	"./internal/hostname": {"./internal/cow"},
 	"./internal/ipguard":  nil,
@@ -72,6 +72,7 @@ var keepers = []struct {
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},
+	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio"}, nil},
 	{"./bpf", []string{"./loader"}, nil},
 	{"./internal/testenv", nil, []string{"*"}},
 	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench"}, []string{"*"}},

@@ -3,7 +3,10 @@
 package istio
 
 import (
+	"cmp"
+	"net/http"
 	"slices"
+	"strconv"
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
@@ -29,7 +32,9 @@ func (a *analysis) virtualServices() {
 			}
 		}
 		a.destinations(vs, onMesh)
-		a.unreachable(vs)
+		if vs.Ref.Kind != httpRouteKind { // what is not used is said where they are put in order
+			a.unreachable(vs)
+		}
 	}
 }
 
@@ -59,6 +64,13 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 			continue
 		}
 		if overlap(older.Export, vs.Export) {
+			switch {
+			case vs.Ref.Kind == httpRouteKind && older.Ref.Kind == httpRouteKind:
+				continue // a consumer's route takes the place of the producer's
+			case vs.Ref.Kind == httpRouteKind:
+				s.warnf(s.spec("parentRefs"), "%s already has rules for the host %s, which come before those of HTTPRoutes", nameOf(older.Ref), h)
+				continue
+			}
 			s.warnf(s.spec("hosts", j), "VirtualService %s/%s already has rules for the host %s; of several the oldest applies",
 				older.Ref.Namespace, older.Ref.Name, h)
 		}
@@ -67,6 +79,9 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 
 func (a *analysis) meshHost(s part, vs *policy.VirtualService, j int, h hostname.Pattern) {
 	at := s.spec("hosts", j)
+	if vs.Ref.Kind == httpRouteKind {
+		at = s.spec("parentRefs")
+	}
 	found := a.hosts.find(h)
 	if found.service == nil {
 		if !a.hosts.hasAddress(string(h)) {
@@ -138,7 +153,7 @@ func serversOf(g *policy.Gateway) []*policy.Service {
 // destinations checks where the rules of a VirtualService lead.
 func (a *analysis) destinations(vs *policy.VirtualService, onMesh bool) {
 	for _, r := range vs.HTTP {
-		a.routes(vs, onMesh, r.Ref, r.Route, "requests are answered with 503")
+		a.routes(vs, onMesh, r.Ref, r.Route, "requests are answered with "+strconv.Itoa(cmp.Or(r.UnknownStatus, http.StatusServiceUnavailable)))
 		for k, m := range r.Mirrors {
 			s, n := a.rule(r.Ref)
 			at := n.at("mirrors", k, "destination")

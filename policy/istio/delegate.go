@@ -14,8 +14,9 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// maxMerged bounds the matches that delegation makes in all: each match of a
-// root rule meets each match of its delegate.
+// maxMerged bounds the matches that delegation makes in all, where each match
+// of a root rule meets each match of its delegate, and those of HTTPRoutes,
+// whose matches are written once for each set of hosts.
 const maxMerged = 100_000
 
 // httpSource is a rule as it is read, with what tells "unset" from a default.

@@ -152,7 +152,7 @@ func dump(b *strings.Builder, path string, v reflect.Value) {
 		fmt.Fprintf(b, "%s: %s %s/%s %s:%d:%d\n", path, x.Kind, x.Namespace, x.Name, x.File, x.Line, x.Column)
 		return
 	case policy.StringMatch:
-		fmt.Fprintf(b, "%s: %s %q\n", path, [...]string{"present", "exact", "prefix", "regex"}[x.Kind], x.Value)
+		fmt.Fprintf(b, "%s: %s %q\n", path, [...]string{"present", "exact", "prefix", "regex", "path prefix"}[x.Kind], x.Value)
 		return
 	case policy.ValueMatch:
 		fmt.Fprintf(b, "%s: %s %q\n", path, [...]string{"exact", "prefix", "suffix", "present"}[x.Kind], x.Value)

@@ -54,6 +54,9 @@ func kindOf(group, name string) (kind, bool) {
 	if k, ok := scopeKind(group, name); ok {
 		return k, true
 	}
+	if k, ok := gatewayKind(group, name); ok {
+		return k, true
+	}
 	return inertKind(group, name)
 }
 

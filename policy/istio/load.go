@@ -21,6 +21,7 @@ import (
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayapi "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
 )
@@ -134,6 +135,8 @@ type loader struct {
 	// outside says that something was looked at that is in none of the files:
 	// the clock, a certificate.
 	outside bool
+
+	httpRoutes []decoded[gatewayapi.HTTPRouteSpec]
 
 	sidecars       []decoded[networking.Sidecar]
 	authorizations []decoded[security.AuthorizationPolicy]

@@ -69,11 +69,27 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 	}
 	r.l.r.files = order
 	findings, errors := r.findings()
+	cfg := r.assemble()
+	if len(r.l.httpRoutes) > 0 {
+		said, wrong := r.routes(cfg)
+		findings, errors = r.l.r.sorted(append(findings, said...)), errors+wrong
+	}
 	r.last = nil
 	if errors == 0 {
-		r.last = r.assemble()
+		r.last = cfg
 	}
 	return r.last, findings
+}
+
+// routes adds what HTTPRoutes say, which are about ServiceEntries of any kind,
+// and returns what there is to say about it.
+func (r *Reader) routes(cfg *policy.Config) (said []Finding, errors int) {
+	report := r.l.r
+	findings, before := len(report.findings), report.errors
+	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), r.l.gatewayRoutes(cfg.Services)...)
+	said, errors = slices.Clone(report.findings[findings:]), report.errors-before
+	report.findings, report.errors = report.findings[:findings], before
+	return said, errors
 }
 
 // findings are those about all that was read, and how many are Errors.
@@ -298,7 +314,8 @@ func keep(services, before []*policy.Service) {
 	}
 }
 
-// assemble makes a Config of what was translated.
+// assemble makes a Config of what was translated. After errors something may
+// be missing in it.
 func (r *Reader) assemble() *policy.Config {
 	cfg := *r.config
 	cfg.GatewaySelector = maps.Clone(cfg.GatewaySelector)
@@ -316,10 +333,10 @@ func (r *Reader) assemble() *policy.Config {
 		}
 		for i := range b.drafts {
 			switch d := &b.drafts[i]; {
-			case d.service != nil:
+			case d.service != nil && len(independent) > 0:
 				cfg.Services = append(cfg.Services, independent[0])
 				independent = independent[1:]
-			case d.take != nil && d.object.kind == "ServiceEntry":
+			case d.service == nil && d.take != nil && d.object.kind == "ServiceEntry" && len(dependent) > 0:
 				cfg.Services = append(cfg.Services, dependent[0])
 				dependent = dependent[1:]
 			}

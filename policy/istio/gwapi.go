@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"cmp"
+	"slices"
+
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// The Gateway API: HTTPRoutes whose parents are ServiceEntries are rules for
+// what leaves the node. Nothing here serves its Gateways.
+const (
+	gatewayGroup  = "gateway.networking.k8s.io"
+	httpRouteKind = "HTTPRoute"
+	waypointClass = "istio-waypoint"
+)
+
+// gatewayKinds are the kinds of the group, and why those that are not acted
+// on are not.
+var gatewayKinds = map[string]string{
+	httpRouteKind:      "",
+	"Gateway":          "no Gateway of the Gateway API is served here",
+	"GatewayClass":     "no Gateway of the Gateway API is served here",
+	"ListenerSet":      "no Gateway of the Gateway API is served here",
+	"ReferenceGrant":   "it grants Gateways something, and routes of ServiceEntries need no grant",
+	"GRPCRoute":        "an HTTPRoute can match the path /service/method",
+	"TLSRoute":         "a VirtualService can have the rules as tls",
+	"TCPRoute":         "a VirtualService can have the rules as tcp",
+	"UDPRoute":         "UDP goes where the application sends it",
+	"BackendTLSPolicy": "a DestinationRule says how TLS is originated",
+}
+
+// gatewayKind knows all kinds of the Gateway API.
+func gatewayKind(group, name string) (kind, bool) {
+	if group != gatewayGroup {
+		return kind{}, false
+	}
+	switch name {
+	case httpRouteKind:
+		return kind{group, []string{"v1", "v1beta1"}, decodeHTTPRoute}, true
+	case "Gateway":
+		return kind{group, nil, func(o *object, _ *draft) { o.notServed() }}, true
+	}
+	return kind{group, nil, func(o *object, _ *draft) {
+		at := o.root.keyOf("kind")
+		if why, ok := gatewayKinds[name]; ok {
+			o.warnf(at, "%s is not acted on: %s", name, why)
+			return
+		}
+		var known []string
+		for k := range gatewayKinds {
+			known = append(known, k)
+		}
+		o.warnf(at, "kind %s of %s is not known, and not acted on%s", name, group, didYouMean(name, sorted(known)))
+	}}, true
+}
+
+// notServed says what becomes of a Gateway.
+func (o *object) notServed() {
+	if class := o.spec().get("gatewayClassName"); class != nil && class.text == waypointClass {
+		o.say(Note, o.root.keyOf("kind"), "egressd does on the node what the waypoint would do for ServiceEntries")
+		return
+	}
+	o.warnf(o.root.keyOf("kind"), "Gateway is not acted on: %s", gatewayKinds["Gateway"])
+}
+
+// decodeHTTPRoute decodes an HTTPRoute. One that is for Gateways alone is not
+// ours to judge: what it has in it may be newer than we are.
+func decodeHTTPRoute(o *object, d *draft) {
+	if o.forGateways() {
+		for i := range o.spec("parentRefs").items {
+			o.noGateway(o.spec("parentRefs", i), "Gateway")
+		}
+		return
+	}
+	o.topLevel()
+	v := new(gateway.HTTPRouteSpec)
+	if decodeGo(o.spec(), v, "spec", &o.place) {
+		d.take = func(l *loader) { l.httpRoutes = append(l.httpRoutes, decoded[gateway.HTTPRouteSpec]{o, v}) }
+	}
+}
+
+// forGateways says whether all parents of a route are Gateways, or sets of
+// listeners of theirs.
+func (o *object) forGateways() bool {
+	fields := []string{"group", "kind", "namespace", "name", "sectionName", "port"}
+	kinds := []string{"Gateway", "ListenerSet", "XListenerSet"}
+	parents := o.spec().get("parentRefs").list()
+	return len(parents) > 0 && !slices.ContainsFunc(parents, func(p *node) bool {
+		k := p.get("kind")
+		return p.kind != mapNode || k != nil && !slices.Contains(kinds, k.text) ||
+			slices.ContainsFunc(p.fields, func(f field) bool { return !slices.Contains(fields, f.key) })
+	})
+}
+
+func (o *object) noGateway(at *node, kind string) {
+	name := ""
+	if n := at.get("name"); n != nil {
+		name = " " + n.text
+	}
+	o.warnf(at, "the route is not acted on for the %s%s: %s (parents can be ServiceEntries)", cmp.Or(kind, "Gateway"), name, gatewayKinds["Gateway"])
+}
