@@ -3,8 +3,8 @@
 package loader
 
 import (
+	_ "embed"
 	"fmt"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,6 +15,11 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 )
+
+// keptLayout says where each field is: name, offset, size.
+//
+//go:embed testdata/kept.txt
+var keptLayout string
 
 // fields lists the fields of a type with their places: name, offset, size.
 func fields(name string, t reflect.Type, at uintptr) []string {
@@ -45,11 +50,7 @@ func TestKept(t *testing.T) {
 		got = append(got, fields(strings.TrimPrefix(typ.Name(), "EgressdEgd"), typ, 0)...)
 	}
 	text := strings.Join(got, "\n") + "\n"
-	want, err := os.ReadFile("testdata/kept.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text != string(want) {
+	if text != keptLayout {
 		t.Errorf("the layout of what is kept has changed:\n%s", text)
 	}
 	spec, err := bpf.LoadEgressd()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -30,19 +31,26 @@ var closedAddrs = [...]string{"203.0.113.103", "2001:db8:bad::103"}
 // versions have the same programs and other maps, as far as maps may change.
 var versions = [...]func(*ebpf.CollectionSpec){
 	func(*ebpf.CollectionSpec) {},
-	func(s *ebpf.CollectionSpec) {
-		for _, names := range loader.Renewed() {
-			for _, name := range names {
-				switch m := s.Maps[name]; m.Type {
-				case ebpf.Array, ebpf.PerCPUArray:
-					m.MaxEntries *= 2
-				default:
-					m.MaxEntries /= 2
-				}
+	resized,
+	oneTable,
+}
+
+// resized is a version of which every table differs.
+func resized(s *ebpf.CollectionSpec) {
+	for _, names := range loader.Renewed() {
+		for _, name := range names {
+			switch m := s.Maps[name]; m.Type {
+			case ebpf.Array, ebpf.PerCPUArray:
+				m.MaxEntries *= 2
+			default:
+				m.MaxEntries /= 2
 			}
 		}
-	},
+	}
 }
+
+// oneTable is a version of which one table differs.
+func oneTable(s *ebpf.CollectionSpec) { s.Maps["egd_addrs"].MaxEntries /= 2 }
 
 // upgradeRig is a rig whose datapath changes its version.
 type upgradeRig struct {
@@ -253,6 +261,16 @@ func (u *upgradeRig) pinned() map[string]ebpf.MapID {
 	return ids
 }
 
+// config is what egd_config has.
+func (u *upgradeRig) config() (c bpf.EgressdEgdConfig) {
+	u.t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(u.pins, "egd_config"), nil)
+	must(u.t, err)
+	defer m.Close()
+	must(u.t, m.Lookup(uint32(0), &c))
+	return c
+}
+
 // gone checks that maps are no more, whose pins and programs were replaced.
 func (u *upgradeRig) gone(before, now map[string]ebpf.MapID) {
 	u.t.Helper()
@@ -283,7 +301,7 @@ func TestUpgrade(t *testing.T) {
 		all := []*live{u.connect(0), u.connect(1)}
 		var bad []*talker
 		knockers := []*talker{u.knocker(0), u.knocker(1)}
-		programs, before := u.dp.Attached(), u.pinned()
+		programs, before, config := u.dp.Attached(), u.pinned(), u.config()
 		u.die()
 		// Cut while nobody listens: it is told again to who comes.
 		for _, f := range families[:2] {
@@ -302,6 +320,9 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("%s: attached %v, adopted %v", when, u.dp.Attached(), u.dp.Adopted())
 		}
 		u.gone(before, u.pinned())
+		if c := u.config(); c.Epoch <= config.Epoch || c.Ring <= config.Ring || c.LastSet <= config.LastSet {
+			t.Errorf("%s: numbers go on from %+v with %+v", when, config, c)
+		}
 		for _, c := range bad {
 			if got := c.next(); !isReset(got) {
 				t.Errorf("%s: cut by the older version: %+v, want a reset", when, got)
@@ -401,6 +422,43 @@ func TestUpgradeInterrupted(t *testing.T) {
 		l.judge(u, "at last")
 	}
 	u.noLeaks(knockers...)
+	u.die()
+}
+
+// TestUpgradeHalfPinned: tables of two versions are never taken for one set,
+// even if each fits by itself. What has nothing to do with them is taken over.
+func TestUpgradeHalfPinned(t *testing.T) {
+	u := newUpgradeRig(t)
+	u.start(0)
+	l := u.connect(0)
+	before := u.pinned()
+	u.die()
+	u.begin(2)
+	must(t, u.dp.AttachSome(u.cg.Path(), u.dp.Links(), 1)) // egd_addrs is in place
+	u.die()
+	u.start(2)
+	now := u.pinned()
+	for i, names := range loader.Renewed() {
+		for _, name := range names {
+			// All that was pinned when it was interrupted is made anew, once.
+			if before[name] == now[name] {
+				t.Errorf("%s, of line %d, was taken over", name, i)
+			}
+		}
+	}
+	l.goOn(u, "after it")
+	u.die()
+	u.start(0)
+	third := u.pinned()
+	for i, names := range loader.Renewed() {
+		for _, name := range names {
+			if (third[name] != now[name]) != (i == 0) {
+				t.Errorf("%s, of line %d: %d and now %d", name, i, now[name], third[name])
+			}
+		}
+	}
+	l.goOn(u, "back again")
+	l.judge(u, "back again")
 	u.die()
 }
 
