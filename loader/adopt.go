@@ -27,14 +27,15 @@ var kept = []string{"egd_sockets", "egd_hellos", "egd_recent", "egd_rewrites", "
 
 // renewed are the other maps. Those of one line speak of each other, so that
 // they are taken over together or made anew together; the first line has what
-// the policy says, which the loader fills before the programs see it.
+// the policy says, which the loader fills before the programs see it, and what
+// the programs publish in its numbers.
 var renewed = [...][]string{
 	policyTables: {
-		"egd_config", "egd_events", "egd_workloads", "egd_addrs", "egd_known", "egd_cidrs",
-		"egd_endpoints", "egd_names", "egd_ifaces",
+		"egd_config", "egd_workloads", "egd_addrs", "egd_known", "egd_cidrs",
+		"egd_endpoints", "egd_names", "egd_ifaces", "egd_origins", "egd_usage",
 	},
+	eventRing:    {"egd_events"},
 	flowTables:   {"egd_flows", "egd_flow_hello", "egd_flow_bytes", "egd_shares"},
-	originTables: {"egd_origins", "egd_usage"},
 	peerTables:   {"egd_peers"},
 	counterTable: {"egd_counters"},
 }
@@ -42,8 +43,8 @@ var renewed = [...][]string{
 // The lines of renewed.
 const (
 	policyTables = iota
+	eventRing
 	flowTables
-	originTables
 	peerTables
 	counterTable
 )
@@ -104,11 +105,13 @@ type takeover struct {
 	// these stay pinned until all programs are replaced (see commit).
 	waiting map[string]bool
 	layout  uint64
+	ring    uint32 // egd_config's, of the ring that is used again
 }
 
 // lookAround opens the maps that are pinned in dir and decides which are used
 // again.
-func lookAround(dir string, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
+func lookAround(o Options, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
+	dir := o.PinDir
 	t := &takeover{old: map[string]*ebpf.Map{}, waiting: map[string]bool{}, layout: layoutOf(spec)}
 	defer func() {
 		if err != nil {
@@ -141,9 +144,12 @@ func lookAround(dir string, spec *ebpf.CollectionSpec) (_ *takeover, err error) 
 	}
 	// Pins of a commit that was interrupted are of two versions.
 	fits := len(half) == 0 && t.sameLayout(spec)
-	for _, names := range renewed {
-		t.take(spec, names, fits)
+	for group := range renewed {
+		if group != policyTables {
+			t.take(spec, group, fits)
+		}
 	}
+	t.take(spec, policyTables, fits && t.has(eventRing) && !o.Renew)
 	return t, nil
 }
 
@@ -154,13 +160,17 @@ func (t *takeover) sameLayout(spec *ebpf.CollectionSpec) bool {
 		return false
 	}
 	var c bpf.EgressdEgdConfig
-	return m.Lookup(uint32(0), &c) == nil && c.Layout == t.layout
+	if m.Lookup(uint32(0), &c) != nil || c.Layout != t.layout {
+		return false
+	}
+	t.ring = c.Ring
+	return true
 }
 
 // take keeps a group of maps if it is whole and fits, and lets go of it
 // otherwise.
-func (t *takeover) take(spec *ebpf.CollectionSpec, names []string, fits bool) {
-	found := 0
+func (t *takeover) take(spec *ebpf.CollectionSpec, group int, fits bool) {
+	names, found := renewed[group], 0
 	for _, name := range names {
 		if m := t.old[name]; m != nil {
 			found++
@@ -202,6 +212,9 @@ func (d *Datapath) beginConfig(t *takeover) error {
 	}
 	now := uint32(time.Now().UnixMilli() / 100)
 	d.config = bpf.EgressdEgdConfig{Layout: t.layout, Epoch: now, LastSet: now, Ring: now}
+	if t.has(eventRing) {
+		d.config.Ring = t.ring
+	}
 	return d.writeConfig()
 }
 

@@ -34,6 +34,10 @@ type Options struct {
 	// that they outlive the process. It is made when missing; state found in
 	// it is adopted.
 	PinDir string
+	// Renew makes the policy's tables anew even if those that are pinned could
+	// be used: a start numbers policies and workloads as it finds them, and
+	// until the programs are replaced the old ones go by the old numbers.
+	Renew bool
 }
 
 // Datapath is the loaded kernel side. Its methods are safe for concurrent use.
@@ -79,7 +83,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
 	change(spec)
-	t, err := lookAround(o.PinDir, spec)
+	t, err := lookAround(o, spec)
 	if err != nil {
 		return nil, err
 	}

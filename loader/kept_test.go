@@ -107,7 +107,7 @@ func TestLayout(t *testing.T) {
 	if again := layoutOf(load()); again != was {
 		t.Errorf("the same layout is %x and %x", was, again)
 	}
-	for _, name := range []string{"egd_addrs", "egd_flows", "egd_origins", "egd_ifaces"} {
+	for _, name := range []string{"egd_addrs", "egd_flows", "egd_origins", "egd_ifaces", "egd_workloads"} {
 		spec := load()
 		value := spec.Maps[name].Value.(*btf.Struct)
 		swapped := *value

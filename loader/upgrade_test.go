@@ -390,8 +390,7 @@ func TestUpgradeInterrupted(t *testing.T) {
 		links, pins int
 		back        bool // to the version that was there
 	}{
-		{1, 0, false}, {2, 0, true}, {7, 0, false}, {12, 0, true}, {13, 0, false},
-		{links, 0, true}, {links, 1, false}, {links, 5, true}, {links, 17, false},
+		{1, 0, false}, {2, 0, true}, {12, 0, false}, {13, 0, true}, {links, 1, false}, {links, 5, true},
 	} {
 		when := fmt.Sprintf("interrupted after %d links and %d pins, back %v", c.links, c.pins, c.back)
 		u.begin(1 - is)

@@ -88,10 +88,10 @@ func (l *line) raw(data []byte) bool {
 	return err == nil && bytes.Equal(got, data)
 }
 
-// table is the id of the pinned egd_addrs.
-func (n *node) table(t *testing.T) ebpf.MapID {
+// table is the id of a pinned map.
+func (n *node) table(t *testing.T, name string) ebpf.MapID {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(n.d.PinDir(), "node", "egd_addrs"), nil)
+	m, err := ebpf.LoadPinnedMap(filepath.Join(n.d.PinDir(), "node", name), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	knocker := n.knock(t, n.in, n.Echo.Addr.String(), closed...)
 	n.noWire(t, func() {
-		programs, table := n.status(t).Programs, n.table(t)
+		programs, table := n.status(t).Programs, [2]ebpf.MapID{n.table(t, "egd_addrs"), n.table(t, "egd_flows")}
 		for _, step := range []struct {
 			name, version string
 			binary        int
@@ -212,9 +212,11 @@ func TestUpgrade(t *testing.T) {
 				}
 			}
 			programs = s.Programs
-			now := n.table(t)
-			if other := step.name != "restart after kill -9"; (now != table) != other {
-				t.Errorf("%s: egd_addrs was %d and is %d", step.name, table, now)
+			// What the policy says is written anew at each start, the rest
+			// when the version is another.
+			now := [2]ebpf.MapID{n.table(t, "egd_addrs"), n.table(t, "egd_flows")}
+			if other := step.name != "restart after kill -9"; now[0] == table[0] || (now[1] != table[1]) != other {
+				t.Errorf("%s: egd_addrs and egd_flows were %d and are %d", step.name, table, now)
 			}
 			table = now
 			for i := range direct {
