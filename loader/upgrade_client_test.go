@@ -22,6 +22,9 @@ func steps(addr netip.AddrPort, typ int) result {
 	if err == nil && typ == unix.SOCK_STREAM {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
+	if err == nil { // a cut is told again when TCP sends again, ever more seldom
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 60})
+	}
 	if err == nil {
 		err = unix.Connect(fd, sa)
 	}

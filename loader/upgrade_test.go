@@ -5,6 +5,7 @@ package loader_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -302,13 +303,16 @@ func TestUpgrade(t *testing.T) {
 		var bad []*talker
 		knockers := []*talker{u.knocker(0), u.knocker(1)}
 		programs, before, config := u.dp.Attached(), u.pinned(), u.config()
-		u.die()
-		// Cut while nobody listens: it is told again to who comes.
 		for _, f := range families[:2] {
-			c := u.talk(u.world.Node, u.cg, "hello", hostport(f.alt, inspectPort), "hello", "evil.example", "0", "0")
+			c := u.talk(u.world.Node, u.cg, "steps-tcp", hostport(f.alt, inspectPort))
+			if got := c.next(); got.Errno != "" {
+				t.Fatalf("%+v", got)
+			}
 			bad = append(bad, c)
 		}
-		u.waitForCuts(2)
+		u.die()
+		// Cut while nobody listens: it is told again to who comes.
+		u.cutSilently(bad)
 		u.start(round)
 		when := fmt.Sprint("upgrade ", round)
 		for name, id := range u.dp.Attached() {
@@ -360,21 +364,26 @@ func TestUpgrade(t *testing.T) {
 	u.die()
 }
 
-// waitForCuts waits until as many hellos were refused by the pinned programs.
-func (u *upgradeRig) waitForCuts(n int) {
+// cutSilently lets connections send a hello that the pinned programs refuse.
+func (u *upgradeRig) cutSilently(bad []*talker) {
 	u.t.Helper()
 	m, err := ebpf.LoadPinnedMap(filepath.Join(u.pins, "egd_counters"), nil)
 	must(u.t, err)
 	defer m.Close()
-	await(u.t, "the hellos are refused", func() bool {
+	refused := func() (sum uint64) {
 		var perCPU []uint64
-		must(u.t, m.Lookup(uint32(10), &perCPU)) // EGD_R_NAME
-		sum := uint64(0)
-		for _, c := range perCPU {
-			sum += c
+		must(u.t, m.Lookup(uint32(bpf.EgressdEgdReasonEGD_R_NAME), &perCPU))
+		for _, n := range perCPU {
+			sum += n
 		}
-		return sum >= uint64(n)
-	})
+		return sum
+	}
+	before := refused()
+	for _, c := range bad {
+		_, err := io.WriteString(c.in, "hello evil.example\n")
+		must(u.t, err)
+	}
+	await(u.t, "the hellos are refused", func() bool { return refused() >= before+uint64(len(bad)) })
 }
 
 // TestUpgradeInterrupted: whatever was replaced when a start ended, the next one
@@ -459,6 +468,50 @@ func TestUpgradeHalfPinned(t *testing.T) {
 	l.goOn(u, "back again")
 	l.judge(u, "back again")
 	u.die()
+}
+
+// TestPublishedByToday: a socket that was connected to a DNS server before its
+// workload got other numbers asks under the new ones.
+func TestPublishedByToday(t *testing.T) {
+	r := newRig(t)
+	for _, f := range families[:2] {
+		id, err := r.cg.ID()
+		must(t, err)
+		for _, w := range []loader.Workload{{ID: 1, Policy: testPolicy}, {ID: 5, Policy: 7}} {
+			must(t, r.dp.SetWorkload(id, w))
+			must(t, r.dp.RaiseEpoch())
+			dst := hostport(f.alt, 53)
+			c := r.talk(r.world.Node, r.cg, "steps-udp", dst)
+			if got := c.next(); got.Peer != dst {
+				t.Fatalf("%s: %+v", f.name, got)
+			}
+			next := loader.Workload{ID: w.ID + 1, Policy: w.Policy + 1}
+			for _, who := range []loader.Workload{w, next} {
+				must(t, r.dp.SetWorkload(id, who))
+				must(t, r.dp.RaiseEpoch())
+				c.ask("ping") // is answered, with something else
+				now := r.published()
+				if len(now) != 1 || now[0].Workload != who.ID || now[0].Policy != uint32(who.Policy) {
+					t.Errorf("%s: published %+v, want %+v", f.name, now, who)
+				}
+			}
+			c.end()
+		}
+	}
+}
+
+// published is what is in egd_origins.
+func (r *rig) published() (all []bpf.EgressdEgdOrigin) {
+	r.t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(r.pins, "egd_origins"), nil)
+	must(r.t, err)
+	defer m.Close()
+	var k bpf.EgressdEgdOriginKey
+	var v bpf.EgressdEgdOrigin
+	for it := m.Iterate(); it.Next(&k, &v); {
+		all = append(all, v)
+	}
+	return all
 }
 
 // TestKeptLayout: state of sockets in another layout is an error, and nothing
