@@ -14,8 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )
@@ -89,19 +87,9 @@ func (l *line) raw(data []byte) bool {
 }
 
 // table is the id of a pinned map.
-func (n *node) table(t *testing.T, name string) ebpf.MapID {
+func (n *node) table(t *testing.T, name string) uint32 {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(n.d.PinDir(), "node", name), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	info, err := m.Info()
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _ := info.ID()
-	return id
+	return testenv.PinnedMap(t, filepath.Join(n.d.PinDir(), "node", name))
 }
 
 // knocking is a running "knock" client.
@@ -183,7 +171,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	knocker := n.knock(t, n.in, n.Echo.Addr.String(), closed...)
 	n.noWire(t, func() {
-		programs, table := n.status(t).Programs, [2]ebpf.MapID{n.table(t, "egd_addrs"), n.table(t, "egd_flows")}
+		programs, table := n.status(t).Programs, [2]uint32{n.table(t, "egd_addrs"), n.table(t, "egd_flows")}
 		for _, step := range []struct {
 			name, version string
 			binary        int
@@ -214,7 +202,7 @@ func TestUpgrade(t *testing.T) {
 			programs = s.Programs
 			// What the policy says is written anew at each start, the rest
 			// when the version is another.
-			now := [2]ebpf.MapID{n.table(t, "egd_addrs"), n.table(t, "egd_flows")}
+			now := [2]uint32{n.table(t, "egd_addrs"), n.table(t, "egd_flows")}
 			if other := step.name != "restart after kill -9"; now[0] == table[0] || (now[1] != table[1]) != other {
 				t.Errorf("%s: egd_addrs and egd_flows were %d and are %d", step.name, table, now)
 			}
