@@ -343,7 +343,13 @@ func pinAgain(p *ebpf.Program, path string) error {
 	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := p.Pin(next); err != nil {
+	// A clone, for a Program remembers its pin, and would not pin there again.
+	c, err := p.Clone()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Pin(next); err != nil {
 		return err
 	}
 	return os.Rename(next, path)
