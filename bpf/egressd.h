@@ -103,6 +103,9 @@ enum egd_counter {
 
 /* The node's configuration, one entry at key 0 of egd_config. */
 struct egd_config {
+	/* Says by which layout the maps were written; at this place in every
+	 * version (loader's layoutOf). */
+	__u64 layout;
 	__u64 netns_cookie; /* of the network namespace with the listeners */
 	__u16 proxy_port;   /* network order; on 127.0.0.1, ::1 and the gate */
 	__u16 dns_tcp_port; /* network order */
@@ -112,7 +115,7 @@ struct egd_config {
 	__u32 epoch;        /* raised by every policy change */
 	__u32 ready;        /* 0: deny everything (tables are being filled) */
 	__u32 last_set;     /* the highest id that a set of endpoints ever had */
-	__u32 pad2;
+	__u32 ring;         /* which egd_events this is: a new one has a new number */
 	/* Where sockets of other network namespaces find the listeners; zero:
 	 * nowhere, they are refused. */
 	__u8 gate4[16];
@@ -165,6 +168,13 @@ struct egd_endpoint {
 	__u16 pad;
 };
 
+/* egd_dialled: kept from version to version as socket storage is. */
+struct egd_dialled {
+	__u8 addr[16];
+	__u16 port; /* network order */
+	__u8 reserved[14];
+};
+
 /* egd_cidrs: what a prefix opens. prefixlen counts bits of the whole key
  * behind it: 64 for policy, port and proto, then the address bits (96 + n for
  * an IPv4 prefix of n bits). */
@@ -211,6 +221,11 @@ struct egd_usage {
 	__s64 origins;
 };
 
+/* What follows, up to egd_recent, is kept from version to version, for it belongs
+ * to sockets that are open: fields stay where they are, with what they mean
+ * (the two structs above, which egd_socket begins with, as well). New ones take
+ * reserved bytes, which are zero in what an older version wrote. */
+
 /* egd_sockets: socket storage. */
 struct egd_dst {
 	__u8 addr[16];
@@ -233,14 +248,12 @@ struct egd_socket {
 	__u8 proved;  /* 1: the SNI was allowed */
 	__u8 cut;     /* enum egd_reason: nothing leaves any more */
 	__u8 rewritten; /* the peer is not origin.dst, which getpeername must show */
-	__u8 told;    /* 1: user space was told of the cut */
+	__u8 told;    /* 1: user space was told of the cut, by the ring below */
 	__u8 strayed; /* 1: it was told of a packet that was dropped */
 	__u16 peer_port; /* network order */
-	__u32 set;      /* that the peer was drawn from, if it was rewritten */
+	__u32 ring;     /* egd_config's, when it was told */
 	__u32 pad;
 	__u8 peer[16];  /* where the connection really goes */
-	/* Room for what later versions add: the storage of open sockets is taken
-	 * over by a new version, which finds zeroes here. */
 	__u8 reserved[64];
 };
 
@@ -259,6 +272,7 @@ struct egd_rewrite {
 struct egd_rewrites {
 	struct egd_rewrite all[EGD_REWRITES];
 	__u32 next; /* to be reused when all are taken */
+	__u8 reserved[40];
 };
 
 /* egd_names: the names that an address proves on a port: a connection whose
@@ -292,6 +306,7 @@ struct egd_hello {
 	 * else than in the socket's own storage could change under the lookup,
 	 * since the programs can be preempted. */
 	struct egd_name_key key;
+	__u8 reserved[20];
 };
 
 /* egd_peers: who sent a datagram to an unconnected socket of the workload. */
@@ -316,6 +331,7 @@ struct egd_recent {
 	struct egd_peer peers[EGD_RECENT];
 	__u32 next; /* to be overwritten */
 	__u32 pad;
+	__u8 reserved[24];
 };
 
 /* egd_addr_known: addresses that were learned for a policy, whatever the

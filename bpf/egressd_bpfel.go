@@ -42,6 +42,7 @@ type EgressdEgdCidrKey struct {
 
 type EgressdEgdConfig struct {
 	_           structs.HostLayout
+	Layout      uint64
 	NetnsCookie uint64
 	ProxyPort   uint16
 	DnsTcpPort  uint16
@@ -51,7 +52,7 @@ type EgressdEgdConfig struct {
 	Epoch       uint32
 	Ready       uint32
 	LastSet     uint32
-	Pad2        uint32
+	Ring        uint32
 	Gate4       [16]uint8
 	Gate6       [16]uint8
 }
@@ -73,6 +74,13 @@ const (
 	EgressdEgdCounterEGD_C_CONTROL       EgressdEgdCounter = 43
 	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 64
 )
+
+type EgressdEgdDialled struct {
+	_        structs.HostLayout
+	Addr     [16]uint8
+	Port     uint16
+	Reserved [14]uint8
+}
 
 type EgressdEgdEndpoint struct {
 	_    structs.HostLayout
@@ -180,6 +188,7 @@ type EgressdEgdHello struct {
 	Synced    uint8
 	RecordLen uint8
 	Key       EgressdEgdNameKey
+	Reserved  [20]uint8
 }
 
 type EgressdEgdIface struct {
@@ -292,8 +301,9 @@ type EgressdEgdRecent struct {
 		Port uint16
 		Pad  [3]uint16
 	}
-	Next uint32
-	Pad  uint32
+	Next     uint32
+	Pad      uint32
+	Reserved [24]uint8
 }
 
 type EgressdEgdRewrites struct {
@@ -305,7 +315,8 @@ type EgressdEgdRewrites struct {
 		Dport    uint16
 		PeerPort uint16
 	}
-	Next uint32
+	Next     uint32
+	Reserved [40]uint8
 }
 
 type EgressdEgdShare struct {
@@ -337,7 +348,7 @@ type EgressdEgdSocket struct {
 	Told       uint8
 	Strayed    uint8
 	PeerPort   uint16
-	Set        uint32
+	Ring       uint32
 	Pad        uint32
 	Peer       [16]uint8
 	Reserved   [64]uint8

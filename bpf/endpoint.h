@@ -161,9 +161,8 @@ static __always_inline void forget_peer(struct egd_socket *st)
 static __always_inline bool set_peer(struct egd_socket *st, const struct flow *f,
 				     const struct egd_addr_val *v, const struct egd_endpoint *to)
 {
-	struct egd_endpoint dialled = { .port = f->port };
+	struct egd_dialled dialled = { .port = f->port };
 
-	st->set = v->set;
 	if (!v->slots) {
 		__builtin_memcpy(st->peer, f->addr, 16);
 		st->peer_port = f->port;

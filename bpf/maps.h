@@ -69,7 +69,7 @@ struct {
 	__uint(max_entries, 1 << 18);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
-	__type(value, struct egd_endpoint);
+	__type(value, struct egd_dialled);
 } egd_dialled SEC(".maps");
 
 /* Original destinations. Written by sock_ops and skb_egress, taken out by the

@@ -58,6 +58,27 @@ static __always_inline __u8 publish(const struct egd_origin_key *key, const stru
 	return EGD_R_NONE;
 }
 
+/* Who it is by today's numbers: connect() may have been another version's, or
+ * long ago. False: nobody's. */
+static __always_inline bool by_today(struct egd_socket *st)
+{
+	struct egd_config *cfg = get_config();
+	struct egd_workload *wl;
+
+	if (!cfg)
+		return false;
+	if (st->epoch == cfg->epoch)
+		return true;
+	wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
+	if (!wl)
+		return false;
+	st->origin.workload = wl->id;
+	st->origin.policy = wl->policy;
+	st->origin.mode = wl->mode;
+	st->epoch = cfg->epoch;
+	return true;
+}
+
 static __always_inline void publish_tcp(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -85,7 +106,7 @@ static __always_inline void publish_tcp(struct bpf_sock_ops *ctx)
 	}
 	/* Too late to fail connect(). The SYN stays here, for it might be taken
 	 * for whoever is in the table, and user space ends the socket. */
-	st->cut = publish(&key, &st->origin);
+	st->cut = by_today(st) ? publish(&key, &st->origin) : EGD_R_NO_WORKLOAD;
 	st->told = 0;
 	if (st->cut)
 		return;
@@ -207,12 +228,14 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 	slot &= EGD_DNS_SLOTS - 1;
 	key.port = ports[0];
 	key.slot = slot;
+	reason = by_today(st) ? EGD_R_NONE : EGD_R_NO_WORKLOAD;
 	origin = st->origin;
 	__builtin_memcpy(origin.dst, st->dns[slot].addr, 16);
 	origin.dport = st->dns[slot].port;
 	origin.family = st->dns[slot].family;
 	origin.created = bpf_ktime_get_ns();
-	reason = publish(&key, &origin);
+	if (!reason)
+		reason = publish(&key, &origin);
 	if (reason) {
 		count(reason);
 		tell_once(st, &origin, reason);

@@ -73,6 +73,13 @@ static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *
 	return s->off <= s->end;
 }
 
+static __always_inline __u32 this_ring(void)
+{
+	struct egd_config *cfg = get_config();
+
+	return cfg ? cfg->ring : 0;
+}
+
 /* Tells user space of a connection that is denied now. False: the ring is full. */
 static __always_inline bool tell(struct egd_socket *st, const struct segment *s,
 				 const struct egd_hello *h, __u8 proto, __u8 reason, bool audit)
@@ -109,22 +116,25 @@ static __always_inline int cut(struct egd_socket *st, const struct segment *s,
 	else
 		st->cut = reason;
 	st->told = tell(st, s, h, proto, reason, audit);
+	st->ring = this_ring();
 	return audit;
 }
 
 /* A packet of a socket that is cut. Until user space knows of it nobody ends
- * the socket, and its owner waits in vain: what a full ring lost is told again. */
+ * the socket, and its owner waits in vain: what a full ring lost is told again,
+ * and so is what is in the ring of an older version, which nobody reads. */
 static __always_inline int stay_cut(struct __sk_buff *skb, struct bpf_sock *sk,
 				    struct egd_socket *st)
 {
 	struct segment s = {};
 
 	count(st->cut);
-	if (!st->told) {
+	if (!st->told || st->ring != this_ring()) {
 		if (sk->protocol == IPPROTO_TCP)
 			read_segment(skb, &s);
 		st->told = tell(st, &s, bpf_sk_storage_get(&egd_hellos, sk, 0, 0), sk->protocol,
 				st->cut, false);
+		st->ring = this_ring();
 	}
 	return 0;
 }
@@ -208,8 +218,6 @@ static __always_inline bool still_endpoint(const struct egd_socket *st,
 
 	if (!v->slots)
 		return !st->rewritten;
-	if (st->rewritten && st->set == v->set)
-		return true;
 	__builtin_memcpy(peer.addr, st->peer, 16);
 	__builtin_memcpy(f.addr, st->origin.dst, 16);
 	return is_member(v->set, &peer, &f);
@@ -247,7 +255,6 @@ static __always_inline bool still_allowed(struct __sk_buff *skb, struct bpf_sock
 		return true;
 	if (!still_endpoint(st, &v))
 		return false;
-	st->set = v.set;
 	switch (v.verdict) {
 	case EGD_DIRECT:
 		return true;

@@ -375,6 +375,29 @@ func TestDumpRestore(t *testing.T) {
 	}
 }
 
+// TestRestoreInUse: what an open connection goes to is learned again however old
+// it is; without the connection it is not.
+func TestRestoreInUse(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:4860::1")
+	used := map[netip.Addr]bool{v4: true, v6: true}
+	inUse := func() (map[netip.Addr]bool, error) { return used, nil }
+	r := newNamesRig(t, NamesOptions{InUse: inUse})
+	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, v4.String(), v6.String(), "203.0.113.2"))
+	saved := r.Dump()
+	later := newNamesRig(t, NamesOptions{InUse: inUse})
+	later.clock.advance(24 * time.Hour)
+	if n, err := later.Restore(saved); n != 2 || err != nil {
+		t.Fatalf("Restore = %d, %v", n, err)
+	}
+	if got := later.kernel.addresses(); !slices.Equal(got, []string{v6.String(), v4.String()}) {
+		t.Errorf("open: %v", got)
+	}
+	clear(used)
+	if err := later.Expire(); err != nil || len(later.kernel.addresses()) != 0 {
+		t.Errorf("still open: %v (%v)", later.kernel.addresses(), err)
+	}
+}
+
 func dumpText(l []Learned) []string {
 	var out []string
 	for _, e := range l {

@@ -308,12 +308,14 @@ func compareLearned(a, b Learned) int {
 	return a.Addr.Compare(b.Addr)
 }
 
-// Restore learns what Dump returned, as far as it is not over and today's
+// Restore learns what Dump returned, as far as it is not over, or used by
+// an open connection, and today's
 // policies and guard allow it. It returns how many were learned, and the
 // errors of the kernel and of full tables.
 func (n *Names) Restore(saved []Learned) (int, error) {
 	now := n.o.Now()
 	restored := 0
+	inUse := n.inUse()
 	var errs []error
 	for _, l := range saved {
 		// A clock that jumped, or a file that was tampered with, must not
@@ -322,7 +324,7 @@ func (n *Names) Restore(saved []Learned) (int, error) {
 		if latest := now.Add(n.o.Cap); until.After(latest) {
 			until = latest
 		}
-		if !now.Before(until.Add(n.o.Grace)) {
+		if !now.Before(until.Add(n.o.Grace)) && !inUse(l.Addr) {
 			continue
 		}
 		switch err := n.restore(l, until, now); {

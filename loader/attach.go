@@ -50,11 +50,21 @@ func (d *Datapath) hooks() []hook {
 const linkPrefix = "link_"
 
 // Attach attaches every program to the cgroup at path and pins the links. A
-// link that is pinned already is kept and its program replaced atomically.
+// link that is pinned already is kept and its program replaced atomically. The
+// tables must be full: the first program that is replaced goes by them. Then
+// what another version left is removed.
 func (d *Datapath) Attach(path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, h := range d.hooks() {
+	if err := d.attach(path, d.hooks()); err != nil {
+		return err
+	}
+	return d.commit()
+}
+
+// attach is Attach for some of the programs.
+func (d *Datapath) attach(path string, hooks []hook) error {
+	for _, h := range hooks {
 		if d.links[h.name] != nil {
 			return fmt.Errorf("%s is attached already", h.name)
 		}

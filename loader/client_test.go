@@ -104,6 +104,12 @@ func client(op string, args []string) result {
 		return hold(addr, unix.SOCK_STREAM, false)
 	case "hold-udp", "hold-udp-mapped":
 		return hold(addr, unix.SOCK_DGRAM, op == "hold-udp-mapped")
+	case "steps-tcp":
+		return steps(addr, unix.SOCK_STREAM)
+	case "steps-udp":
+		return steps(addr, unix.SOCK_DGRAM)
+	case "knock":
+		return knock(addr, args[1:])
 	case "socket":
 		var nums [3]int
 		for i, a := range args[1:4] {

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -24,8 +23,8 @@ import (
 	"github.com/egressd/egressd/internal/netns"
 )
 
-// ErrABIMismatch says that the pinned maps were made by a version of egressd
-// whose map layout differs. The way out is to run "egressd unload" and to
+// ErrABIMismatch says that what belongs to open sockets is pinned in another
+// layout than this version's. The way out is to run "egressd unload" and to
 // start again.
 var ErrABIMismatch = errors.New("the pinned state has another layout")
 
@@ -35,14 +34,21 @@ type Options struct {
 	// that they outlive the process. It is made when missing; state found in
 	// it is adopted.
 	PinDir string
+	// Renew makes the policy's tables anew even if those that are pinned could
+	// be used: a start numbers policies and workloads as it finds them, and
+	// until the programs are replaced the old ones go by the old numbers.
+	Renew bool
 }
 
 // Datapath is the loaded kernel side. Its methods are safe for concurrent use.
 type Datapath struct {
 	opts Options
 	objs bpf.EgressdObjects
-	// adopted says that the programs were attached already at Open.
-	adopted bool
+	// adopted says that the programs were attached already at Open, and
+	// adoptedFlows that the flows of interfaces were taken over.
+	adopted, adoptedFlows bool
+	// waiting are the maps that Attach will pin over older ones.
+	waiting map[string]bool
 
 	mu     sync.Mutex
 	config bpf.EgressdEgdConfig
@@ -58,9 +64,14 @@ type Datapath struct {
 }
 
 // Open loads the programs. Where PinDir holds maps already they are taken
-// over with their contents, so that flows keep their verdicts. Nothing is
-// attached yet. It returns ErrABIMismatch when the layouts differ.
-func Open(o Options) (*Datapath, error) {
+// over with their contents, so that flows keep their verdicts. Tables of another
+// layout are made anew, to be filled by the caller before Attach puts them and
+// the programs in the place of the old ones. Nothing is attached yet. It returns
+// ErrABIMismatch when what belongs to open sockets has another layout.
+func Open(o Options) (*Datapath, error) { return open(o, func(*ebpf.CollectionSpec) {}) }
+
+// open lets tests be other versions.
+func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise the locked memory limit: %w", err)
 	}
@@ -71,21 +82,25 @@ func Open(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
-	replace, err := pinnedMaps(o.PinDir, spec)
+	change(spec)
+	t, err := lookAround(o, spec)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for _, m := range replace {
-			m.Close()
-		}
-	}()
+	defer t.close()
 
-	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}}
-	// Maps alone are what a start that failed leaves.
-	_, err = os.Stat(filepath.Join(o.PinDir, linkPrefix+"egd_connect4"))
+	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}, waiting: map[string]bool{}}
+	for name, waits := range t.waiting {
+		if waits {
+			d.waiting[name] = true
+		}
+	}
+	// Maps, and links but the last, are what a start that failed leaves.
+	hooks := d.hooks()
+	_, err = os.Stat(filepath.Join(o.PinDir, linkPrefix+hooks[len(hooks)-1].name))
 	d.adopted = err == nil
-	err = spec.LoadAndAssign(&d.objs, &ebpf.CollectionOptions{MapReplacements: replace})
+	d.adoptedFlows = d.adopted && t.has(flowTables)
+	err = spec.LoadAndAssign(&d.objs, &ebpf.CollectionOptions{MapReplacements: t.old})
 	if err != nil {
 		var ve *ebpf.VerifierError
 		if errors.As(err, &ve) {
@@ -93,19 +108,19 @@ func Open(o Options) (*Datapath, error) {
 		}
 		return nil, fmt.Errorf("load the kernel programs: %w", err)
 	}
-	if err := d.start(); err != nil {
+	if err := d.start(t); err != nil {
 		d.objs.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Datapath) start() error {
-	if err := d.pinMaps(); err != nil {
+func (d *Datapath) start(t *takeover) error {
+	if err := d.beginConfig(t); err != nil {
 		return err
 	}
-	if err := d.objs.EgdConfig.Lookup(uint32(0), &d.config); err != nil {
-		return fmt.Errorf("read egd_config: %w", err)
+	if err := d.pinMaps(t); err != nil {
+		return err
 	}
 	cookie, err := netns.Cookie()
 	if err != nil {
@@ -125,8 +140,12 @@ func (d *Datapath) start() error {
 	return nil
 }
 
-// Adopted says whether Open found programs at work, and took over their state.
+// Adopted says whether Open found programs at work, which saw every connection.
 func (d *Datapath) Adopted() bool { return d.adopted }
+
+// AdoptedFlows says whether they saw those of interfaces as well, and what they
+// knew of them was taken over.
+func (d *Datapath) AdoptedFlows() bool { return d.adoptedFlows }
 
 // pinnable lists every map by its name. Socket storage is pinned as well: a
 // restarted daemon's programs must see the verdicts of sockets that are open.
@@ -155,53 +174,6 @@ func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 		"egd_usage":      m.EgdUsage,
 		"egd_workloads":  m.EgdWorkloads,
 	}
-}
-
-// pinnedMaps opens the maps that are pinned in dir. A directory with some of
-// them is what an interrupted start leaves: those that are there are adopted.
-func pinnedMaps(dir string, spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, err error) {
-	maps := map[string]*ebpf.Map{}
-	defer func() {
-		if err != nil {
-			for _, m := range maps {
-				m.Close()
-			}
-		}
-	}()
-	for name, ms := range spec.Maps {
-		if strings.HasPrefix(name, ".") {
-			continue // the constants of one version of the programs
-		}
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open the pinned map %s: %w", name, err)
-		}
-		maps[name] = m
-		if err := ms.Compatible(m); err != nil {
-			return nil, fmt.Errorf("%w: map %s in %s (%s); run \"egressd unload\" and start again",
-				ErrABIMismatch, name, dir, err)
-		}
-	}
-	return maps, nil
-}
-
-func (d *Datapath) pinMaps() error {
-	for name, m := range pinnable(&d.objs.EgressdMaps) {
-		if m.IsPinned() {
-			continue
-		}
-		path := filepath.Join(d.opts.PinDir, name)
-		if _, err := os.Stat(path); err == nil {
-			continue
-		}
-		if err := m.Pin(path); err != nil {
-			return fmt.Errorf("pin %s: %w", path, err)
-		}
-	}
-	return nil
 }
 
 // Listeners are the ports that redirected flows go to, in host order, on

@@ -171,7 +171,7 @@ func TestEndpoint(t *testing.T) {
 			t.Errorf("%s: uncaptured: %+v, %d packets", f.name, got, r.world.Packets(addr))
 		}
 	}
-	if n := r.entries("egd_dialled", new(uint64), new(bpf.EgressdEgdEndpoint)); n != 0 {
+	if n := r.entries("egd_dialled", new(uint64), new(bpf.EgressdEgdDialled)); n != 0 {
 		t.Errorf("egd_dialled keeps %d entries of sockets that are closed", n)
 	}
 }

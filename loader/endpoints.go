@@ -31,7 +31,7 @@ const memberSlot = 0xffff
 const setGrace = time.Second
 
 // endpointSet is a list of endpoints in the kernel. Equal lists share one. An
-// id is never used again, for sockets remember from which set they were served.
+// id is not used again: a program that has read it is about to draw from it.
 type endpointSet struct {
 	id    uint32
 	list  policy.Endpoints // scaled

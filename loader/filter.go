@@ -24,7 +24,6 @@ import (
 const (
 	filterPrio   = 1
 	filterHandle = 0xe9d
-	filterPrefix = "egd_tc_"
 )
 
 // filterPin is a pinned program that says that there are filters to remove.
@@ -49,10 +48,8 @@ var hasTCX = sync.OnceValue(func() bool {
 
 func (d *Datapath) attachFilter(g *guard, p tcProgram) error {
 	pin := filepath.Join(d.opts.PinDir, filterPin)
-	if _, err := os.Stat(pin); errors.Is(err, os.ErrNotExist) {
-		if err := p.prog.Pin(pin); err != nil {
-			return fmt.Errorf("pin the program: %w", err)
-		}
+	if err := pinAgain(p.prog, pin); err != nil {
+		return fmt.Errorf("pin the program: %w", err)
 	}
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: g.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
@@ -93,7 +90,7 @@ func removeFilters(index int) error {
 			continue // no clsact
 		}
 		for _, f := range filters {
-			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterPrefix) {
+			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, tcPrefix) {
 				errs = append(errs, netlink.FilterDel(f))
 			}
 		}

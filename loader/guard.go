@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -81,6 +82,9 @@ func (d *Datapath) tcPrograms(k InterfaceKind) []tcProgram {
 		{"egd_tc_from", p.EgdTcFrom, ebpf.AttachTCXIngress},
 	}
 }
+
+// tcPrefix begins the names of the programs on interfaces.
+const tcPrefix = "egd_tc_"
 
 // tcPin is the name of a pinned TCX link: the interface's index tells two
 // apart whose names are the same, one after the other.
@@ -225,11 +229,11 @@ func (d *Datapath) ForgetOtherInterfaces() error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), linkPrefix+"egd_tc_") {
+		if !strings.HasPrefix(e.Name(), linkPrefix+tcPrefix) {
 			continue
 		}
 		index, err := strconv.Atoi(e.Name()[strings.LastIndexByte(e.Name(), '_')+1:])
-		if err == nil && d.guards[index] == nil {
+		if err == nil && !d.hasTC(index, e.Name()) {
 			errs = append(errs, os.Remove(filepath.Join(d.opts.PinDir, e.Name())))
 		}
 	}
@@ -248,6 +252,15 @@ func (d *Datapath) ForgetOtherInterfaces() error {
 		errs = append(errs, d.forgetInterface(index))
 	}
 	return errors.Join(errs...)
+}
+
+// hasTC says whether a pin is one of a guarded interface and of a program that
+// this version has.
+func (d *Datapath) hasTC(index int, pin string) bool {
+	g := d.guards[index]
+	return g != nil && slices.ContainsFunc(d.tcPrograms(g.Kind), func(p tcProgram) bool {
+		return pin == tcPin(p.name, index)
+	})
 }
 
 // Guarded lists the guarded interfaces.

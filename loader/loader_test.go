@@ -67,20 +67,35 @@ func newRig(t *testing.T) *rig {
 // newGateRig is newRig with addresses that other namespaces are redirected to.
 func newGateRig(t *testing.T, gates ...netip.Addr) *rig {
 	t.Helper()
+	r := newBareRig(t, gates...)
+	r.open()
+	return r
+}
+
+// newBareRig has no datapath yet.
+func newBareRig(t *testing.T, gates ...netip.Addr) *rig {
+	t.Helper()
 	testenv.RequireBPF(t)
 	r := &rig{t: t, world: testenv.World(t), gates: gates}
 	must(t, r.world.GiveNode(gates...))
 	r.cg = testenv.Cgroup(t)
 	r.pins = filepath.Join(testenv.BPFFS(t), "pins")
-	r.open()
 	return r
 }
 
 // open loads a datapath as a fresh daemon would, in the node's namespace.
 func (r *rig) open() {
 	r.t.Helper()
+	r.load(loader.Open)
+	must(r.t, r.dp.SetReady(true))
+	must(r.t, r.dp.Attach(r.cg.Path()))
+}
+
+// load is open without attaching.
+func (r *rig) load(open func(loader.Options) (*loader.Datapath, error)) {
+	r.t.Helper()
 	err := r.world.Node.Do(func() (err error) {
-		r.dp, err = loader.Open(loader.Options{PinDir: r.pins})
+		r.dp, err = open(loader.Options{PinDir: r.pins})
 		return err
 	})
 	if err != nil {
@@ -106,8 +121,6 @@ func (r *rig) open() {
 	must(r.t, err)
 	must(r.t, dp.SetListeners(ports))
 	must(r.t, dp.SetWorkloads(map[uint64]loader.Workload{id: {ID: 1, Policy: testPolicy}}))
-	must(r.t, dp.SetReady(true))
-	must(r.t, dp.Attach(r.cg.Path()))
 }
 
 func must(t *testing.T, err error) {

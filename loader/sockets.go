@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/netns"
 	"github.com/egressd/egressd/policy"
 )
@@ -215,7 +216,7 @@ func (d *Datapath) LiveAddresses(pids []int) (map[netip.Addr]bool, error) {
 // endpoint of another address, in any network namespace.
 func (d *Datapath) dialled(f func(netip.AddrPort)) error {
 	var cookie uint64
-	var v endpoint
+	var v bpf.EgressdEgdDialled
 	it := d.objs.EgdDialled.Iterate()
 	for it.Next(&cookie, &v) {
 		f(netip.AddrPortFrom(netip.AddrFrom16(v.Addr).Unmap(), htons(v.Port)))

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
@@ -29,10 +28,8 @@ const steerPin = "prog_egd_steer"
 // must be transparent (ip(7) IP_TRANSPARENT). It stays until Unload.
 func (d *Datapath) Steer() error {
 	pin := filepath.Join(d.opts.PinDir, steerPin)
-	if _, err := os.Stat(pin); errors.Is(err, os.ErrNotExist) {
-		if err := d.objs.EgdTcFrom.Pin(pin); err != nil {
-			return fmt.Errorf("pin the program: %w", err)
-		}
+	if err := pinAgain(d.objs.EgdTcFrom, pin); err != nil {
+		return fmt.Errorf("pin the program: %w", err)
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

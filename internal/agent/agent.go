@@ -94,7 +94,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir}); err != nil {
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true}); err != nil {
 		return nil, err
 	}
 	for name, state := range loader.Features() {

@@ -38,7 +38,7 @@ func (a *Agent) guardInterfaces() error {
 		if err := a.datapath.Steer(); err != nil {
 			return err
 		}
-		if !a.datapath.Adopted() {
+		if !a.datapath.AdoptedFlows() {
 			a.admitInbound()
 		}
 	}

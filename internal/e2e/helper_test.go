@@ -234,8 +234,10 @@ func (n *node) egressd(t *testing.T, args ...string) ended {
 
 // state is the part of `egressd status -o json` that tests look at.
 type state struct {
-	Ready  bool
-	Policy struct{ Hash, Error string }
+	Version  string
+	Programs map[string]uint32
+	Ready    bool
+	Policy   struct{ Hash, Error string }
 	Denials,
 	DNS map[string]uint64
 	Workloads   []struct{ Name, Mode string }

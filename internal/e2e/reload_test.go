@@ -30,7 +30,12 @@ func (n *node) open(t *testing.T, addr string) *line {
 
 func (n *node) openIn(t *testing.T, cg *world.Cgroup, addr string) *line {
 	t.Helper()
-	c := n.client(t, cg, probe, "session", addr)
+	return n.session(t, n.client(t, cg, probe, "session", addr))
+}
+
+// session starts a "session" client.
+func (n *node) session(t *testing.T, c *world.Cmd) *line {
+	t.Helper()
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +54,7 @@ func (n *node) openIn(t *testing.T, cg *world.Cgroup, addr string) *line {
 		_ = c.Wait()
 	})
 	if got, err := l.out.ReadString('\n'); got != "open\n" {
-		t.Fatalf("%s: %q, %v", addr, got, err)
+		t.Fatalf("%v: %q, %v", c.Args, got, err)
 	}
 	return l
 }

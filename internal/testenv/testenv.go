@@ -147,6 +147,22 @@ func BPFFS(t testing.TB) string {
 	return dir
 }
 
+// PinnedMap is the kernel's id of the map that is pinned at path.
+func PinnedMap(t testing.TB, path string) uint32 {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	return uint32(id)
+}
+
 // NoPins fails the test if anything is pinned below dir. An absent directory
 // is fine.
 func NoPins(t testing.TB, dir string) {

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -183,6 +185,27 @@ func (d *Daemon) Kill() error {
 	d.cmd = nil
 	return err
 }
+
+// Terminate ends the daemon as a service manager does: with a chance to clean
+// up, and a capture that stays. Start starts it again.
+func (d *Daemon) Terminate() error {
+	if d.cmd == nil {
+		return nil
+	}
+	if err := d.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case err := <-d.done:
+		d.cmd = nil
+		return err
+	case <-time.After(readyWait):
+		return errors.New("egressd did not end")
+	}
+}
+
+// Install makes self the binary of the next Start and Command.
+func (d *Daemon) Install(self string) { d.self = self }
 
 // Stop ends the daemon, opens the kernel again with `egressd unload`, and
 // removes what NewDaemon made, with all processes that still run in Root. It

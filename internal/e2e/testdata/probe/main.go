@@ -12,6 +12,8 @@
 //	udp ADDR TEXT              sends a datagram, waits for the echo
 //	listen NET ADDR            binds
 //	session ADDR               connects, prints "open", then passes bytes both ways
+//	knock OPEN ADDR...         until its input ends, over and over: connects to OPEN,
+//	                           and tries to reach the others by TCP and UDP
 package main
 
 import (
@@ -47,6 +49,8 @@ type result struct {
 	Rcode  string        `json:"rcode,omitempty"`
 	EDE    int           `json:"ede"` // -1: none
 	Addrs  []string      `json:"addrs,omitempty"`
+	Rounds int           `json:"rounds,omitempty"`
+	Good   int           `json:"good,omitempty"` // attempts that went through
 }
 
 func main() {
@@ -89,6 +93,8 @@ func run(ctx context.Context, r *result, verb string, args []string) error {
 		return listen(ctx, args[0], args[1])
 	case "session":
 		return session(ctx, args[0])
+	case "knock":
+		return knock(r, args[0], args[1:])
 	}
 	return fmt.Errorf("no such verb %q", verb)
 }

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import "github.com/cilium/ebpf"
+
+// OpenAs is Open of another version: one whose maps and programs differ in
+// what change does.
+func OpenAs(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) { return open(o, change) }
+
+// Kept and Renewed list the maps that no version changes, and the others.
+func Kept() []string { return kept }
+
+// Renewed is said at Kept.
+func Renewed() [][]string { return renewed[:] }
+
+// Links is how many programs Attach attaches.
+func (d *Datapath) Links() int { return len(d.hooks()) }
+
+// AttachSome does of Attach what is done when it is interrupted after as many
+// links and pins that were replaced.
+func (d *Datapath) AttachSome(path string, links, pins int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.attach(path, d.hooks()[:links]); err != nil || pins == 0 {
+		return err
+	}
+	names, err := d.pinWaiting()
+	if err != nil {
+		return err
+	}
+	return d.putInPlace(names[:min(pins, len(names))])
+}
