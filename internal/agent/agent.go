@@ -232,11 +232,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	if ctx.Err() == nil {
-		serve(func() error {
-			release(a.took)
-			a.watcher.Run(ctx, a.reload)
-			return nil
-		})
+		serve(func() error { a.watcher.Run(ctx, a.reload); return nil })
 		serve(func() error { a.settle(ctx); return nil })
 		serve(func() error { return a.watchInterfaces(ctx) })
 		if w := a.workloads.watcher; w != nil {

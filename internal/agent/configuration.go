@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -101,6 +102,8 @@ const (
 	quiet = time.Second
 	// restless is how long that is put off when it changes all the time.
 	restless = 10 * time.Second
+	// bigFiles is how many bytes of files are worth to clean up behind.
+	bigFiles = 4 << 20
 )
 
 // settle saves the first policy, and analyzes and saves the one in force when
@@ -110,7 +113,8 @@ func (a *Agent) settle(ctx context.Context) {
 	timer := time.NewTimer(quiet)
 	timer.Stop()
 	defer timer.Stop()
-	a.saveLastGood()
+	release(a.took)
+	a.save()
 	var since time.Time // of the first change; zero: none
 	for {
 		select {
@@ -125,8 +129,16 @@ func (a *Agent) settle(ctx context.Context) {
 		case <-timer.C:
 			since = time.Time{}
 			a.analyze()
-			a.saveLastGood()
+			a.save()
 		}
+	}
+}
+
+// save saves the policy in force and cleans up behind it: what is written is
+// made in memory, and is several times the files.
+func (a *Agent) save() {
+	if a.saveLastGood() > bigFiles {
+		debug.FreeOSMemory()
 	}
 }
 

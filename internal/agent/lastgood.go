@@ -3,11 +3,13 @@
 package agent
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -39,12 +41,40 @@ type lastGood struct {
 
 func (g lastGood) sum() (string, error) {
 	g.Sum = ""
-	b, err := json.Marshal(g)
-	if err != nil {
+	h := sha256.New()
+	if err := g.encode(h); err != nil {
 		return "", err
 	}
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:]), nil
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// encode writes what json.Marshal makes of g, one file at a time: all of a big
+// policy at once would take several times its size, and the encoder keeps that.
+func (g lastGood) encode(w io.Writer) error {
+	files := g.Files
+	g.Files = nil
+	frame, err := json.Marshal(g)
+	if err != nil {
+		return err
+	}
+	i := bytes.LastIndex(frame, []byte(`null,"sum":`))
+	if files == nil || i < 0 {
+		_, err = w.Write(frame)
+		return err
+	}
+	_, err = w.Write(append(frame[:i:i], '['))
+	for n, f := range files {
+		data, merr := json.Marshal(f)
+		if n > 0 {
+			data = append([]byte{','}, data...)
+		}
+		_, werr := w.Write(data)
+		if err = errors.Join(err, merr, werr); err != nil {
+			return err
+		}
+	}
+	_, werr := w.Write(append([]byte{']'}, frame[i+len("null"):]...))
+	return errors.Join(err, werr)
 }
 
 // readLastGood reads the file at path. It returns nil where there is none for
@@ -120,15 +150,19 @@ func (a *Agent) firstPolicy() (Loaded, error) {
 	return old, nil
 }
 
-// saveLastGood writes what is in force, unless it has been written. A daemon
-// that cannot save it serves all the same.
-func (a *Agent) saveLastGood() {
+// saveLastGood writes what is in force, unless it has been written, and says
+// how many bytes of files there were to write. A daemon that cannot save it
+// serves all the same.
+func (a *Agent) saveLastGood() (size int) {
 	a.config.mu.Lock()
 	l := a.config.unsaved
 	a.config.unsaved = nil
 	a.config.mu.Unlock()
 	if l == nil || a.opts.LastGood == "" {
-		return
+		return 0
+	}
+	for _, f := range l.Files {
+		size += len(f.Data)
 	}
 	g := lastGood{
 		Format: lastGoodFormat, Saved: time.Now().UTC().Truncate(time.Second),
@@ -138,15 +172,12 @@ func (a *Agent) saveLastGood() {
 	if err != nil {
 		a.log.Warn("the policy in force could not be saved; a start with a broken configuration will fail", "error", err)
 	}
+	return size
 }
 
 // write replaces the file at path: a crash leaves the old one or the new one.
 func (g lastGood) write(path string) (err error) {
 	if g.Sum, err = g.sum(); err != nil {
-		return err
-	}
-	data, err := json.Marshal(g)
-	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -156,8 +187,7 @@ func (g lastGood) write(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(g.encode(f), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)

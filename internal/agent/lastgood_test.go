@@ -4,6 +4,7 @@ package agent
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -53,6 +54,22 @@ func TestLastGoodFile(t *testing.T) {
 		}
 		if got, err := readLastGood(path, o); got != nil || err == nil {
 			t.Errorf("%s: %v, %v; want an error", name, got, err)
+		}
+	}
+}
+
+// TestLastGoodEncode: files are written one by one, and as if all at once.
+func TestLastGoodEncode(t *testing.T) {
+	one, two := istio.File{Name: `a"null,"sum":".yaml`, Data: []byte("\x00\xff")}, istio.File{Name: "b", Data: []byte{}}
+	for _, files := range [][]istio.File{nil, {}, {one}, {one, two, {Name: "c"}}} {
+		g := lastGood{Format: lastGoodFormat, Config: []string{`null,"sum":`}, Files: files, Sum: "abc"}
+		want, err := json.Marshal(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		if err := g.encode(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
+			t.Errorf("%d files: %s, %v; want %s", len(files), got.Bytes(), err, want)
 		}
 	}
 }

@@ -86,6 +86,7 @@ func (old cached) read(name string) (cached, error) {
 	if len(data) > MaxFileSize {
 		return cached{}, fmt.Errorf("%s: larger than %d bytes", name, MaxFileSize)
 	}
+	data = bytes.Clone(data) // it stays: without the room for more
 	if old.data != nil && bytes.Equal(data, old.data) {
 		data = old.data
 	}
