@@ -30,9 +30,9 @@ const (
 	originV4 = "151.101.1.10"
 	// The ports of the byte streams, opaque and with a ClientHello, and the
 	// one that says how much of them arrived.
-	tcpPort  = 5001
+	tcpPort = 5001
 	// vipV4 is nowhere; egressd's policy names the origin as its endpoint.
-	vipV4 = "240.0.0.1"
+	vipV4    = "240.0.0.1"
 	tlsPort  = 8443
 	sinkPort = 5002
 	// startWait bounds how long a server may take to listen.
