@@ -67,14 +67,19 @@ func (n *base) distinguished() map[string]bool {
 func (b *builder) index() {
 	n := b.base
 	edit := n.declared.Edit()
-	for _, s := range b.removed {
-		if s.External {
-			n.count(edit, s, -1)
-		}
+	for c, by := range claimed(b.removed, b.added) {
+		n.count(edit, c, by)
 	}
-	for _, s := range b.added {
-		if s.External {
-			n.count(edit, s, 1)
+	for _, list := range [...]struct {
+		services []*Service
+		by       int
+	}{{b.removed, -1}, {b.added, 1}} {
+		for _, s := range list.services {
+			if s.External && s.Export.Limited {
+				for _, name := range s.Export.Namespaces {
+					tally(n.limited, name, list.by)
+				}
+			}
 		}
 	}
 	n.declared = edit.Map()
@@ -91,33 +96,56 @@ func (b *builder) index() {
 	}
 }
 
-// count adds a service (by 1) or takes it out (by -1).
-func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], s *Service, by int) {
-	if s.Export.Limited {
-		for _, name := range s.Export.Namespaces {
-			tally(n.limited, name, by)
+// claim is a host or prefix that a namespace declares.
+type claim struct {
+	host      hostname.Pattern
+	namespace string
+}
+
+// claimed counts the claims that came, less those that went; what a service
+// and the version of it before both declare is none.
+func claimed(removed, added []*Service) map[claim]int {
+	out := map[claim]int{}
+	add := func(list []*Service, by int) {
+		for _, s := range list {
+			if !s.External {
+				continue
+			}
+			for _, h := range s.claims() {
+				c := claim{h, s.Ref.Namespace}
+				if out[c] += by; out[c] == 0 {
+					delete(out, c)
+				}
+			}
 		}
 	}
-	ns := s.Ref.Namespace
-	for _, h := range s.claims() {
-		before, _ := edit.Get(h)
-		after := slices.Clone(before)
-		if by > 0 {
-			after = append(after, ns)
-		} else if i := slices.Index(after, ns); i >= 0 {
+	add(removed, -1)
+	add(added, 1)
+	return out
+}
+
+// count brings the declarations of a host to by more of a namespace, or less.
+func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], c claim, by int) {
+	before, _ := edit.Get(c.host)
+	after := slices.Clone(before)
+	for ; by > 0; by-- {
+		after = append(after, c.namespace)
+	}
+	for ; by < 0; by++ {
+		if i := slices.Index(after, c.namespace); i >= 0 {
 			after = slices.Delete(after, i, i+1)
 		}
-		for _, name := range contestants(before) {
-			tally(n.contested, name, -1)
-		}
-		for _, name := range contestants(after) {
-			tally(n.contested, name, 1)
-		}
-		if len(after) == 0 {
-			edit.Delete(h)
-		} else {
-			edit.Set(h, after)
-		}
+	}
+	for _, name := range contestants(before) {
+		tally(n.contested, name, -1)
+	}
+	for _, name := range contestants(after) {
+		tally(n.contested, name, 1)
+	}
+	if len(after) == 0 {
+		edit.Delete(c.host)
+	} else {
+		edit.Set(c.host, after)
 	}
 }
 

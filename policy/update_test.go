@@ -443,3 +443,29 @@ func TestPolicyNumbers(t *testing.T) {
 		t.Errorf("numbers %v, want %v; policies %v", got, want, s.Policies())
 	}
 }
+
+func BenchmarkUpdateHundredOf100k(b *testing.B) {
+	c := &Config{}
+	for i := range 1000 {
+		s := se(fmt.Sprint("s", i), ResolutionDNS).port(443, ProtocolTLS)
+		for j := range 100 {
+			s.Hosts = append(s.Hosts, hostname.Pattern(fmt.Sprintf("h%d.example%d.com", j, i)))
+		}
+		c.Services = append(c.Services, s)
+	}
+	s := mustCompile(b, c)
+	i := 0
+	for b.Loop() {
+		next := *c
+		next.Services = slices.Clone(c.Services)
+		changed := *c.Services[500]
+		changed.Hosts = append(slices.Clone(changed.Hosts[:100]), hostname.Pattern(fmt.Sprintf("new%d.example.org", i)))
+		next.Services[500] = &changed
+		i++
+		var err error
+		if s, err = s.Update(&next); err != nil {
+			b.Fatal(err)
+		}
+		c = &next
+	}
+}

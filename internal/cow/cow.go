@@ -22,7 +22,7 @@ type shard[K comparable, V any] struct{ m map[K]V }
 
 // perShard is how many keys a shard has when it is built: what one write to
 // it copies. Shards may grow to four times as many before all are split anew.
-const perShard = 32
+const perShard = 8
 
 // New returns an empty Map whose keys are spread by hash.
 func New[K comparable, V any](hash func(K) uint64) Map[K, V] { return Map[K, V]{hash: hash} }
