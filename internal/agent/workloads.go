@@ -27,6 +27,9 @@ type workloads struct {
 	// numbers are those of the described workloads by "namespace/name"; one
 	// that was given is never given to another.
 	numbers map[string]uint32
+	// snapshot is the one that they are bound by. It may be older than the
+	// current one for a moment: while its tables are filled.
+	snapshot *policy.Snapshot
 	// bound is what the kernel was told, by number, and cgroups by cgroup id.
 	bound   map[uint32]workload
 	cgroups map[uint64]loader.Workload
@@ -56,11 +59,15 @@ func (a *Agent) capturedWorkloads() (*workloads, error) {
 }
 
 // bind tells the kernel which cgroup is which workload, by a snapshot whose
-// policies are in its tables.
+// policies are in its tables; nil stands for the one of the time before.
 func (a *Agent) bind(s *policy.Snapshot) error {
 	w := a.workloads
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if s == nil {
+		s = w.snapshot
+	}
+	w.snapshot = s
 	id, err := cgroup.ID(a.opts.Cgroup)
 	if err != nil {
 		return err
@@ -243,7 +250,7 @@ func (w *workloads) each(f func(dir string, b workload)) {
 
 // rebind looks for cgroups that came or went.
 func (a *Agent) rebind() {
-	if err := a.bind(a.current.p.Load()); err != nil {
+	if err := a.bind(nil); err != nil {
 		a.log.Error("workloads could not be told apart; new ones are under the policy of the node", "error", err)
 	}
 }
