@@ -67,6 +67,9 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 	if s == nil {
 		s = w.snapshot
 	}
+	if s == nil {
+		return nil // nothing is bound yet
+	}
 	w.snapshot = s
 	id, err := cgroup.ID(a.opts.Cgroup)
 	if err != nil {
