@@ -155,7 +155,7 @@ func (b *builder) policies(out *Snapshot) {
 	out.ids, out.next = map[string]PolicyID{}, max(b.was.next, DefaultPolicy+1)
 	had := map[string]PolicyID{} // by workload
 	for _, w := range b.was.workloads {
-		had[w.Namespace+"/"+w.Name] = w.Policy
+		had[w.Key()] = w.Policy
 	}
 	bySum := map[digest]*Policy{}
 	for i, sc := range scopes {
@@ -187,7 +187,7 @@ func (b *builder) identify(out *Snapshot, had map[string]PolicyID, of []int, i i
 		if group != i {
 			continue
 		}
-		id, ok := had[b.cfg.Workloads[w].Namespace+"/"+b.cfg.Workloads[w].Name]
+		id, ok := had[b.cfg.Workloads[w].Key()]
 		taken := func(p *Policy) bool { return p.id == id }
 		if ok && id != DefaultPolicy && !slices.ContainsFunc(out.policies, taken) {
 			return id

@@ -14,6 +14,9 @@ type Identity struct {
 	Labels         map[string]string `json:"labels,omitempty"`
 }
 
+// Key is "namespace/name", which tells workloads apart.
+func (id *Identity) Key() string { return id.Namespace + "/" + id.Name }
+
 // DefaultNamespace is that of workloads and objects which name none.
 const DefaultNamespace = "default"
 

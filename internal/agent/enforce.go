@@ -4,6 +4,7 @@ package agent
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -57,7 +58,8 @@ func (a *Agent) enforceAll(old, next *policy.Snapshot) error {
 	for _, id := range gone(old, next) {
 		leaving[id] = old.Policy(id).Static()
 	}
-	both := union(static, leaving)
+	both := maps.Clone(static)
+	maps.Copy(both, leaving)
 	if err := a.datapath.Apply(both, loader.Tighten); err != nil {
 		return err
 	}
@@ -133,13 +135,13 @@ func (a *Agent) inherit(old, next *policy.Snapshot) error {
 	}
 	had := map[string]policy.PolicyID{}
 	for _, w := range old.Workloads() {
-		had[w.Namespace+"/"+w.Name] = w.Policy
+		had[w.Key()] = w.Policy
 	}
 	type move struct{ to, from policy.PolicyID }
 	done := map[move]bool{}
 	var errs []error
 	for _, w := range next.Workloads() {
-		from, ok := had[w.Namespace+"/"+w.Name]
+		from, ok := had[w.Key()]
 		if m := (move{w.Policy, from}); ok && w.Policy != from && !done[m] {
 			done[m] = true
 			errs = append(errs, a.names.Inherit(w.Policy, from))
@@ -163,16 +165,6 @@ func gone(old, next *policy.Snapshot) []policy.PolicyID {
 		return nil
 	}
 	return slices.DeleteFunc(old.Policies(), func(id policy.PolicyID) bool { return next.Policy(id) != nil })
-}
-
-func union(x, y map[policy.PolicyID][]policy.Opening) map[policy.PolicyID][]policy.Opening {
-	out := map[policy.PolicyID][]policy.Opening{}
-	for _, m := range []map[policy.PolicyID][]policy.Opening{x, y} {
-		for id, list := range m {
-			out[id] = list
-		}
-	}
-	return out
 }
 
 // either has the policies of next, and those that only old has.

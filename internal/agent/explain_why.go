@@ -38,7 +38,7 @@ func policyOf(s *policy.Snapshot, workload string) (*policy.Policy, error) {
 	}
 	var names []string
 	for _, w := range found {
-		names = append(names, w.Namespace+"/"+w.Name)
+		names = append(names, w.Key())
 	}
 	return nil, fmt.Errorf("several workloads are called %s: %s", workload, strings.Join(names, ", "))
 }

@@ -120,9 +120,8 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 	if err != nil {
 		return fmt.Errorf("find the cgroups of the workloads: %w", err)
 	}
-	if w.watcher != nil {
-		// What comes between the two looks is found by the second.
-		w.watcher.Follow(watch)
+	// What came before a directory was watched is found by a second look.
+	if w.watcher != nil && w.watcher.Follow(watch) {
 		if dirs, _, err = cgroup.Assign(w.root, patterns); err != nil {
 			return fmt.Errorf("find the cgroups of the workloads: %w", err)
 		}
@@ -147,7 +146,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		if d.Mode != nil {
 			one.Mode = *d.Mode
 		}
-		name := d.Namespace + "/" + d.Name
+		name := d.Key()
 		if one.ID = w.number(name); one.ID == 0 {
 			return fmt.Errorf("too many workloads: %s stays under the policy around it", name)
 		}

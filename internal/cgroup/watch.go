@@ -32,11 +32,11 @@ func NewWatcher(log *slog.Logger) *Watcher {
 }
 
 // Follow makes dirs the directories that are watched. Those that are gone are
-// no error. Look for cgroups after it, not before: what comes in between is
-// reported by no one.
-func (w *Watcher) Follow(dirs []string) {
+// no error. It says whether there are new ones: look at these for cgroups
+// again, for what came before nobody reports.
+func (w *Watcher) Follow(dirs []string) (more bool) {
 	if w.notify == nil {
-		return
+		return false
 	}
 	live := map[string]bool{}
 	for _, dir := range w.notify.WatchList() {
@@ -44,6 +44,7 @@ func (w *Watcher) Follow(dirs []string) {
 	}
 	for _, dir := range dirs {
 		if !live[dir] {
+			more = true
 			_ = w.notify.Add(dir) // gone already, or out of watches: the rescan finds it
 		}
 		delete(live, dir)
@@ -51,6 +52,7 @@ func (w *Watcher) Follow(dirs []string) {
 	for dir := range live {
 		_ = w.notify.Remove(dir) // gone already: nothing to remove
 	}
+	return more
 }
 
 // Run calls changed after cgroups have come or gone, and every two seconds,

@@ -58,15 +58,20 @@ func TestAgainstMap(t *testing.T) {
 	}
 }
 
-// TestChangedIsSmall: one write among many costs one shard.
-func TestChangedIsSmall(t *testing.T) {
+// many is a Map of 100,000 keys.
+func many() Map[string, int] {
 	m := New[string, int](hash)
 	e := m.Edit()
 	for i := range 100_000 {
 		e.Set(strconv.Itoa(i), i)
 	}
-	m = e.Map()
-	e = m.Edit()
+	return e.Map()
+}
+
+// TestChangedIsSmall: one write among many costs one shard.
+func TestChangedIsSmall(t *testing.T) {
+	m := many()
+	e := m.Edit()
 	e.Set("one more", 1)
 	next := e.Map()
 	n := 0
@@ -82,24 +87,14 @@ func TestChangedIsSmall(t *testing.T) {
 }
 
 func BenchmarkGet(b *testing.B) {
-	m := New[string, int](hash)
-	e := m.Edit()
-	for i := range 100_000 {
-		e.Set(strconv.Itoa(i), i)
-	}
-	m = e.Map()
+	m := many()
 	for b.Loop() {
 		m.Get("50000")
 	}
 }
 
 func BenchmarkEditOne(b *testing.B) {
-	m := New[string, int](hash)
-	e := m.Edit()
-	for i := range 100_000 {
-		e.Set(strconv.Itoa(i), i)
-	}
-	m = e.Map()
+	m := many()
 	for b.Loop() {
 		e := m.Edit()
 		e.Set("one more", 1)

@@ -4,8 +4,6 @@ package istio
 
 import (
 	"io/fs"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -14,21 +12,7 @@ import (
 // that what is accepted compiles
 // or is refused with its place; and that a Reader's past does not show.
 func FuzzLoad(f *testing.F) {
-	for _, pattern := range []string{"testdata/valid/*.yaml", "testdata/invalid/*.yaml", "../../examples/seed/*.yaml"} {
-		names, err := filepath.Glob(pattern)
-		if err != nil || len(names) == 0 {
-			f.Fatalf("%s: %d files, %v", pattern, len(names), err)
-		}
-		for _, name := range names {
-			data, err := os.ReadFile(name)
-			if err != nil {
-				f.Fatal(err)
-			}
-			for _, c := range split(data) {
-				f.Add(c.text)
-			}
-		}
-	}
+	addDocuments(f, "testdata/valid/*.yaml", "testdata/invalid/*.yaml", "../../examples/seed/*.yaml")
 	f.Fuzz(func(t *testing.T, data []byte) {
 		o := Options{
 			Now:      time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),

@@ -106,7 +106,23 @@ func compiles(t testing.TB, cfg *policy.Config) {
 
 var placed = regexp.MustCompile(`^[^ ]+:[0-9]+:[0-9]+: .* \[[A-Z][A-Za-z]+ [^ ]+\]$`)
 
-func glob(t *testing.T, pattern string) []string {
+// addDocuments adds each document of the files as a seed.
+func addDocuments(f *testing.F, patterns ...string) {
+	f.Helper()
+	for _, pattern := range patterns {
+		for _, name := range glob(f, pattern) {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				f.Fatal(err)
+			}
+			for _, c := range split(data) {
+				f.Add(c.text)
+			}
+		}
+	}
+}
+
+func glob(t testing.TB, pattern string) []string {
 	t.Helper()
 	names, err := filepath.Glob(pattern)
 	if err != nil || len(names) == 0 {

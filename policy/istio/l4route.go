@@ -156,11 +156,8 @@ func (l *loader) l4Route(d decoded[networking.VirtualService], at *node, routes 
 	weights := weights{object: d.object, at: at}
 	for i, r := range routes {
 		rn := at.at(i)
-		w := &policy.WeightedDestination{
-			Destination: l.destination(d, rn.at("destination"), r.Destination),
-			Weight:      weights.add(rn, r.Weight),
-		}
-		l.origins[w] = origin{&d.place, rn.at("destination")}
+		w := l.weighted(d, rn, r.Destination)
+		w.Weight = weights.add(rn, r.Weight)
 		out = append(out, w)
 	}
 	weights.check(len(routes))

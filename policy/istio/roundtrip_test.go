@@ -136,20 +136,6 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func FuzzRoundTrip(f *testing.F) {
-	for _, pattern := range []string{"testdata/valid/*.yaml", "../../examples/*/*.yaml"} {
-		names, err := filepath.Glob(pattern)
-		if err != nil || len(names) == 0 {
-			f.Fatalf("%s: %d files, %v", pattern, len(names), err)
-		}
-		for _, name := range names {
-			data, err := os.ReadFile(name)
-			if err != nil {
-				f.Fatal(err)
-			}
-			for _, c := range split(data) {
-				f.Add(c.text)
-			}
-		}
-	}
+	addDocuments(f, "testdata/valid/*.yaml", "../../examples/*/*.yaml")
 	f.Fuzz(checkRoundTrip)
 }

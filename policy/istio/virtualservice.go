@@ -166,17 +166,21 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *node, v *
 	return out
 }
 
+// weighted reads one destination of a route, without its weight.
+func (l *loader) weighted(d decoded[networking.VirtualService], rn *node, v *networking.Destination) *policy.WeightedDestination {
+	w := &policy.WeightedDestination{Destination: l.destination(d, rn.at("destination"), v)}
+	l.origins[w] = origin{&d.place, rn.at("destination")}
+	return w
+}
+
 func (l *loader) route(d decoded[networking.VirtualService], at *node, routes []*networking.HTTPRouteDestination) []*policy.WeightedDestination {
 	var out []*policy.WeightedDestination
 	weights := weights{object: d.object, at: at}
 	for i, r := range routes {
 		rn := at.at(i)
-		w := &policy.WeightedDestination{
-			Destination: l.destination(d, rn.at("destination"), r.Destination),
-			Weight:      weights.add(rn, r.Weight),
-			Headers:     d.headers(rn.at("headers"), r.Headers),
-		}
-		l.origins[w] = origin{&d.place, rn.at("destination")}
+		w := l.weighted(d, rn, r.Destination)
+		w.Weight = weights.add(rn, r.Weight)
+		w.Headers = d.headers(rn.at("headers"), r.Headers)
 		out = append(out, w)
 	}
 	weights.check(len(routes))
