@@ -8,6 +8,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define ECONNREFUSED 111
+#define EAFNOSUPPORT 97
 #define EPROTONOSUPPORT 93
 #define SOCK_RAW 3
 #define PORT_DNS bpf_htons(53)
@@ -84,25 +85,30 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 	return NULL;
 }
 
-/* The workload of the socket that a packet comes from. */
-static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *skb)
+/* The key of the workload of the socket that a packet comes from; 0: none. Here
+ * and below, what is not static is a function that the verifier reads once,
+ * whoever calls it. */
+__noinline __u64 egd_skb_cgroup(struct __sk_buff *skb)
 {
-	struct egd_workload *wl;
 	__u64 id = bpf_skb_cgroup_id(skb);
 	int level;
 
-	wl = bpf_map_lookup_elem(&egd_workloads, &id);
-	if (wl)
-		return wl;
+	if (bpf_map_lookup_elem(&egd_workloads, &id))
+		return id;
 	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
 		id = bpf_skb_ancestor_cgroup_id(skb, level);
-		if (!id)
-			continue;
-		wl = bpf_map_lookup_elem(&egd_workloads, &id);
-		if (wl)
-			return wl;
+		if (id && bpf_map_lookup_elem(&egd_workloads, &id))
+			return id;
 	}
-	return NULL;
+	return 0;
+}
+
+/* The workload of the socket that a packet comes from. */
+static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *skb)
+{
+	__u64 id = egd_skb_cgroup(skb);
+
+	return id ? bpf_map_lookup_elem(&egd_workloads, &id) : NULL;
 }
 
 static __always_inline struct egd_config *get_config(void)
@@ -209,6 +215,7 @@ static __always_inline struct egd_addr_val join(struct egd_addr_val a, struct eg
 	if (a.verdict == b.verdict && (a.verdict != EGD_INSPECT || a.set == b.set))
 		return a;
 	if (proto == IPPROTO_TCP) {
+		a.straight |= b.straight || a.verdict == EGD_DIRECT || b.verdict == EGD_DIRECT;
 		a.verdict = EGD_PROXY;
 		a.slots = 0;
 		a.set = 0;
@@ -294,6 +301,27 @@ static __always_inline bool is_gate(const struct egd_config *cfg, const struct f
 	const __u8 *gate = gate_for(cfg, f);
 
 	return gate && same_addr(gate, f->addr);
+}
+
+/* The key of a listener of egressd for a flow, by whether it is at the gate. */
+static __always_inline __u32 listener_key(const struct flow *f, bool gate, __u32 kind)
+{
+	__u32 place = gate ? EGD_GATE4 : EGD_LOOPBACK4;
+
+	if (!is_mapped(f->addr))
+		place++;
+	return place * EGD_KINDS + kind;
+}
+
+/* Whether one of egressd's sockets is open. */
+static __always_inline bool is_listening(__u32 key)
+{
+	struct bpf_sock *sk = bpf_map_lookup_elem(&egd_listeners, &key);
+
+	if (!sk)
+		return false;
+	bpf_sk_release(sk);
+	return true;
 }
 
 /* Whether a workload has its share of egd_origins. Several of its sockets at a

@@ -3,7 +3,7 @@
 #ifndef EGRESSD_DIAL_H
 #define EGRESSD_DIAL_H
 
-#include "endpoint.h"
+#include "datagram.h"
 
 /* Return values of cgroup hooks. */
 #define REFUSE 0
@@ -47,9 +47,11 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6,
 }
 
 /* To egressd's listener of the family that was dialled: on loopback, or on the
- * gate for a socket of another network namespace, which has another loopback. */
+ * gate for a socket of another network namespace, which has another loopback.
+ * A socket that is connected there has st. */
 static __always_inline void redirect(struct bpf_sock_addr *ctx, bool v6,
-				     const struct flow *f, const __u8 *gate, __u16 port)
+				     const struct flow *f, const __u8 *gate, __u16 port,
+				     struct egd_socket *st)
 {
 	__u8 lo[16] = {};
 
@@ -59,27 +61,39 @@ static __always_inline void redirect(struct bpf_sock_addr *ctx, bool v6,
 		set_mapped(lo, bpf_htonl(0x7f000001));
 	else
 		lo[15] = 1;
+	if (st) {
+		__builtin_memcpy(st->peer, lo, 16);
+		st->peer_port = port;
+	}
 	write_addr(ctx, v6, lo, port);
 }
 
-static __always_inline void fill_origin(struct egd_origin *o, struct bpf_sock_addr *ctx,
-					const struct flow *f, const struct egd_workload *wl,
-					__u64 cgroup)
+/* Who calls. */
+static __always_inline void fill_caller(struct egd_origin *o, struct bpf_sock_addr *ctx,
+					const struct egd_workload *wl, __u64 cgroup)
 {
 	o->created = bpf_ktime_get_ns();
 	o->cookie = bpf_get_socket_cookie(ctx);
 	o->cgroup = cgroup;
 	o->home = wl->cgroup;
 	o->netns = bpf_get_netns_cookie(ctx);
-	__builtin_memcpy(o->dst, f->addr, 16);
-	o->dport = f->port;
-	o->family = f->family;
 	o->mode = wl->mode;
 	o->workload = wl->id;
 	o->policy = wl->policy;
 	o->pid = bpf_get_current_pid_tgid() >> 32;
 	o->uid = (__u32)bpf_get_current_uid_gid();
 	bpf_get_current_comm(o->comm, sizeof(o->comm));
+}
+
+/* Who calls, and what the socket is connected to from now on. */
+static __always_inline void fill_origin(struct egd_origin *o, struct bpf_sock_addr *ctx,
+					const struct flow *f, const struct egd_workload *wl,
+					__u64 cgroup)
+{
+	fill_caller(o, ctx, wl, cgroup);
+	__builtin_memcpy(o->dst, f->addr, 16);
+	o->dport = f->port;
+	o->family = f->family;
 }
 
 static __always_inline bool same_dst(const struct egd_dst *d, const struct flow *f)
@@ -127,23 +141,6 @@ static __always_inline __u32 dns_slot(struct egd_socket *st, const struct flow *
 	return slot;
 }
 
-/* How long after a datagram its sender may be answered, nanoseconds. */
-#define REPLY_TIME (120ULL * 1000000000ULL)
-
-static __always_inline void peer_key(struct egd_peer_key *k, struct bpf_sock_addr *ctx,
-				     const struct flow *f)
-{
-	__builtin_memset(k, 0, sizeof(*k));
-	k->cookie = bpf_get_socket_cookie(ctx);
-	__builtin_memcpy(k->addr, f->addr, 16);
-	k->port = f->port;
-}
-
-static __always_inline bool same_peer(const struct egd_peer *p, const struct flow *f)
-{
-	return p->at && p->port == f->port && same_addr(p->addr, f->addr);
-}
-
 /* Remembers who sent a datagram to the socket. A server's answers always pass,
  * as the answers on a connection that somebody opened to the node do. */
 static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struct flow *f)
@@ -154,56 +151,67 @@ static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struc
 	struct egd_peer *p;
 	int i;
 
-	peer_key(&k, ctx, f);
-	bpf_map_update_elem(&egd_peers, &k, &now, BPF_ANY);
 	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!r)
-		return;
-	for (i = 0; i < EGD_RECENT; i++) {
+	for (i = 0; r && i < EGD_RECENT; i++) {
 		if (same_peer(&r->peers[i], f)) {
+			if (r->peers[i].at == DIALLED)
+				return;
 			r->peers[i].at = now;
-			return;
+			r = NULL;
 		}
 	}
-	p = &r->peers[r->next & (EGD_RECENT - 1)];
-	r->next++;
+	peer_key(&k, bpf_get_socket_cookie(ctx), f);
+	bpf_map_update_elem(&egd_peers, &k, &now, BPF_ANY);
+	if (!r)
+		return;
+	p = peer_place(r);
+	p->at = 0; /* nobody's while it is written */
 	__builtin_memcpy(p->addr, f->addr, 16);
 	p->port = f->port;
 	p->at = now;
 }
 
-static __always_inline bool is_reply(struct bpf_sock_addr *ctx, const struct flow *f)
+/* The socket sends to a peer because a rule lets it. */
+static __always_inline void note_dialled(struct bpf_sock_addr *ctx, const struct flow *f)
 {
-	__u64 now = bpf_ktime_get_ns();
-	struct egd_peer_key k;
 	struct egd_recent *r;
-	__u64 *at;
+	struct egd_peer *p;
 	int i;
 
-	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, 0);
-	for (i = 0; r && i < EGD_RECENT; i++)
+	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!r)
+		return;
+	for (i = 0; i < EGD_RECENT; i++)
 		if (same_peer(&r->peers[i], f))
-			return now - r->peers[i].at < REPLY_TIME;
-	peer_key(&k, ctx, f);
-	at = bpf_map_lookup_elem(&egd_peers, &k);
-	return at && now - *at < REPLY_TIME;
+			return; /* who came first stays who it was */
+	p = peer_place(r);
+	p->at = 0; /* nobody's while it is written */
+	__builtin_memcpy(p->addr, f->addr, 16);
+	p->port = f->port;
+	p->at = DIALLED;
 }
 
-/* The socket goes where it wants: forget an earlier redirect. */
-static __always_inline int proceed(struct egd_socket *st, bool connect, __u8 verdict, __u32 epoch)
+/* The socket is connected anew: nothing that was decided before counts. */
+static __always_inline void begin_anew(struct egd_socket *st)
 {
-	if (st) {
-		if (connect) {
-			forget_peer(st);
-			st->redirected = 0;
-			st->held = 0;
-			st->watched = 0;
-			st->cut = 0;
-		}
-		st->verdict = verdict;
-		st->epoch = epoch;
-	}
-	return PROCEED;
+	forget_peer(st);
+	st->redirected = 0;
+	st->held = 0;
+	st->watched = 0;
+	st->proved = 0;
+	st->reading = 0;
+	st->unjudged = 0;
+	st->local = 0;
+	st->cut = 0;
+}
+
+/* Whose datagrams they are that the socket sends, for skb_egress, which decides
+ * about each by its own destination: what sendto() was let do says nothing about
+ * the next datagram, and changes nothing of what connect() decided. */
+static __always_inline void note_caller(struct egd_socket *st, const struct egd_workload *wl)
+{
+	if (st && st->origin.home != wl->cgroup)
+		st->origin.home = wl->cgroup;
 }
 
 static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct flow *f,
@@ -239,16 +247,12 @@ static __always_inline int go_straight(struct bpf_sock_addr *ctx, bool v6, const
 		__builtin_memset(h, 0, sizeof(*h)); /* of an earlier connect() */
 		h->need = 1; /* the handshake type */
 	}
-	forget_peer(st);
+	begin_anew(st);
 	fill_origin(&st->origin, ctx, f, wl, cgroup);
 	if (!set_peer(st, f, v, to))
 		return refuse(ctx, f, wl, cgroup, EGD_R_MAP_FULL, true);
 	if (st->rewritten)
 		write_addr(ctx, v6, to->addr, to->port);
-	st->redirected = 0;
-	st->held = 0;
-	st->proved = 0;
-	st->cut = 0;
 	st->verdict = v->verdict;
 	st->epoch = epoch;
 	st->watched = 1;
@@ -260,6 +264,56 @@ static __always_inline int go_straight(struct bpf_sock_addr *ctx, bool v6, const
 			bpf_ringbuf_submit(e, no_hurry());
 		}
 	}
+	return PROCEED;
+}
+
+/* The flow goes where it wants: nobody judges it, for the workload's mode is
+ * audit or off. A connection is noted, so that skb_egress judges it as soon as
+ * the mode is enforce; datagrams are judged one by one anyway. */
+static __always_inline int let_pass(struct bpf_sock_addr *ctx, struct egd_socket *st,
+				    const struct flow *f, const struct egd_workload *wl,
+				    __u64 cgroup, bool connect, __u32 epoch)
+{
+	if (f->proto != IPPROTO_TCP) {
+		if (connect && st)
+			begin_anew(st);
+		note_caller(st, wl);
+		return PROCEED;
+	}
+	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st) /* of two wrongs, breaking what is not enforced is the greater */
+		return PROCEED;
+	begin_anew(st);
+	fill_origin(&st->origin, ctx, f, wl, cgroup);
+	__builtin_memcpy(st->peer, f->addr, 16);
+	st->peer_port = f->port;
+	st->verdict = EGD_DIRECT;
+	st->epoch = epoch;
+	st->unjudged = 1;
+	st->watched = 1;
+	return PROCEED;
+}
+
+/* Loopback is not judged. What is let pass as its own has to stay there, which
+ * skb_egress sees to. */
+static __always_inline int stay_local(struct bpf_sock_addr *ctx, struct egd_socket *st,
+				      const struct flow *f, const struct egd_workload *wl,
+				      __u64 cgroup, bool connect)
+{
+	count(EGD_C_PASS_LOOPBACK);
+	if (f->proto == IPPROTO_TCP)
+		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st)
+		return f->proto == IPPROTO_TCP ?
+			       refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, connect) : PROCEED;
+	note_caller(st, wl);
+	if (!connect)
+		return PROCEED;
+	begin_anew(st);
+	__builtin_memcpy(st->peer, f->addr, 16);
+	st->peer_port = f->port;
+	st->verdict = EGD_DIRECT;
+	st->local = 1;
 	return PROCEED;
 }
 
@@ -275,17 +329,32 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	__u64 cgroup = 0;
 	const __u8 *gate = NULL;
 	__u8 reason;
-	__u32 slot;
+	__u32 slot = 0, kind;
 	bool dns, foreign, at_gate;
 
+	/* The kernel refuses another family than the socket's behind this hook.
+	 * Nothing has been decided then, so nothing may be noted. */
+	if (connect && ctx->user_family != (v6 ? AF_INET6 : AF_INET)) {
+		bpf_set_retval(-EAFNOSUPPORT);
+		return REFUSE;
+	}
 	read_flow(ctx, v6, &f);
 	wl = find_workload(&cgroup);
 	if (!wl)
 		return refuse(ctx, &f, wl, cgroup, EGD_R_NO_WORKLOAD, connect);
 	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
-	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF) {
+	if (wl->flags & EGD_WL_EXEMPT) {
 		count(EGD_C_PASS_OWN);
-		return proceed(st, connect, EGD_DIRECT, 0);
+		if (connect && st)
+			begin_anew(st);
+		note_caller(st, wl);
+		return PROCEED;
+	}
+	if (wl->mode == EGD_OFF) {
+		count(EGD_C_PASS_OWN);
+		if (is_loopback(f.addr))
+			return stay_local(ctx, st, &f, wl, cgroup, connect);
+		return let_pass(ctx, st, &f, wl, cgroup, connect, cfg ? cfg->epoch : 0);
 	}
 	if (!cfg || !cfg->ready)
 		return refuse(ctx, &f, wl, cgroup, EGD_R_NO_CONFIG, connect);
@@ -306,8 +375,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		 * is for nothing else. */
 		if (at_gate || is_own_port(cfg, &f))
 			return refuse(ctx, &f, wl, cgroup, EGD_R_OWN_PORT, connect);
-		count(EGD_C_PASS_LOOPBACK);
-		return proceed(st, connect, EGD_DIRECT, cfg->epoch);
+		return stay_local(ctx, st, &f, wl, cgroup, connect);
 	}
 
 	if (!dns)
@@ -328,7 +396,13 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	else if (v.verdict == EGD_PROXY && has_share(wl->id) &&
 		 !(f.proto == IPPROTO_UDP && st && st->published[0].port))
 		reason = EGD_R_QUOTA;
-	else if (v.verdict != EGD_PROXY && v.slots)
+	else if (v.verdict == EGD_PROXY) {
+		kind = dns ? EGD_L_DNS_TCP : EGD_L_PROXY;
+		if (f.proto == IPPROTO_UDP)
+			kind = EGD_L_DNS_UDP;
+		if (!is_listening(listener_key(&f, foreign, kind)))
+			reason = EGD_R_LISTENER;
+	} else if (v.slots)
 		reason = connect ? choose(&f, &v, &to) : choose_again(ctx, st, &f, &v, &to);
 
 	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && connect &&
@@ -339,29 +413,34 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!st)
 			return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
-		forget_peer(st);
+		begin_anew(st);
 		fill_origin(&st->origin, ctx, &f, wl, cgroup);
-		st->redirected = 0;
-		st->watched = 0;
 		st->held = 1;
-		st->cut = 0;
 		return PROCEED;
 	}
-	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && !connect && is_reply(ctx, &f)) {
+	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && !connect &&
+	    egd_is_reply(bpf_sk_storage_get(&egd_recent, ctx->sk, 0, 0), bpf_get_socket_cookie(ctx), &f)) {
 		count(EGD_C_REPLY);
+		note_caller(st, wl);
 		return PROCEED;
 	}
 	if (reason != EGD_R_NONE) {
 		if (wl->mode == EGD_AUDIT) {
 			report(&f, wl, cgroup, reason, true);
-			return proceed(st, connect, EGD_DIRECT, cfg->epoch);
+			return let_pass(ctx, st, &f, wl, cgroup, connect, cfg->epoch);
 		}
 		return refuse(ctx, &f, wl, cgroup, reason, connect);
 	}
 	if (v.verdict != EGD_PROXY) {
+		if (f.proto == IPPROTO_UDP)
+			note_dialled(ctx, &f);
 		if (connect)
 			return go_straight(ctx, v6, &f, wl, cgroup, &v, &to, cfg->epoch);
-		/* Each datagram of an unconnected socket is decided here. */
+		/* skb_egress decides again, by the caller's policy. */
+		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!st)
+			return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
+		note_caller(st, wl);
 		if (v.slots)
 			write_addr(ctx, v6, to.addr, to.port);
 		count(EGD_C_DIRECT);
@@ -371,24 +450,23 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st)
 		return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
-	fill_origin(&st->origin, ctx, &f, wl, cgroup);
-	st->verdict = EGD_PROXY;
-	st->epoch = cfg->epoch;
-	st->held = 0;
 	if (connect) {
-		forget_peer(st);
+		begin_anew(st);
+		fill_origin(&st->origin, ctx, &f, wl, cgroup);
+		st->verdict = EGD_PROXY;
 		st->redirected = 1;
-		st->watched = 0;
-		st->cut = 0;
+	} else {
+		fill_caller(&st->origin, ctx, wl, cgroup);
 	}
+	st->epoch = cfg->epoch;
 	if (f.proto == IPPROTO_TCP) {
 		count(dns ? EGD_C_DNS : EGD_C_PROXY);
-		redirect(ctx, v6, &f, gate, dns ? cfg->dns_tcp_port : cfg->proxy_port);
+		redirect(ctx, v6, &f, gate, dns ? cfg->dns_tcp_port : cfg->proxy_port, st);
 		return PROCEED;
 	}
 	count(EGD_C_DNS);
 	slot = dns_slot(st, &f, connect) & (EGD_DNS_SLOTS - 1);
-	redirect(ctx, v6, &f, gate, cfg->dns_port[slot]);
+	redirect(ctx, v6, &f, gate, cfg->dns_port[slot], connect ? st : NULL);
 	return PROCEED;
 }
 

@@ -20,6 +20,9 @@ const enum egd_verdict egd_keep_verdict = EGD_DENY;
 const enum egd_mode egd_keep_mode = EGD_ENFORCE;
 const enum egd_reason egd_keep_reason = EGD_R_NONE;
 const enum egd_counter egd_keep_counter = EGD_C_PASS_LOOPBACK;
+const enum egd_way egd_keep_way = EGD_BY_LOOPBACK;
+const enum egd_listener egd_keep_listener = EGD_L_PROXY;
+const enum egd_place egd_keep_place = EGD_LOOPBACK4;
 const struct egd_event *const egd_keep_event = NULL;
 
 SEC("cgroup/connect4")
@@ -82,6 +85,20 @@ int egd_bind6(struct bpf_sock_addr *ctx)
 	return guard_bind(ctx, true);
 }
 
+/* A socket that would be refused in enforce mode: skb_egress silences it as soon
+ * as the workload's mode is that. */
+static __always_inline int note_other(struct bpf_sock *ctx, const struct egd_workload *wl)
+{
+	struct egd_socket *st =
+		bpf_sk_storage_get(&egd_sockets, ctx, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!st)
+		return REFUSE;
+	st->other = 1;
+	st->origin.home = wl->cgroup;
+	return PROCEED;
+}
+
 /* Sockets whose packets no rule can speak about are refused at birth: raw and
  * ping sockets, SCTP, UDP-Lite. MPTCP gets the errno that makes a client fall
  * back to TCP: its subflows would not carry the socket storage of the socket
@@ -97,8 +114,10 @@ int egd_sock_create(struct bpf_sock *ctx)
 	    (ctx->protocol == 0 || ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_UDP))
 		return PROCEED;
 	wl = find_workload(&cgroup);
-	if (wl && ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF))
+	if (wl && (wl->flags & EGD_WL_EXEMPT))
 		return PROCEED;
+	if (wl && wl->mode == EGD_OFF)
+		return note_other(ctx, wl);
 	if (ctx->protocol == 262) { /* IPPROTO_MPTCP */
 		count(EGD_R_SOCKET_TYPE);
 		bpf_set_retval(-EPROTONOSUPPORT);
@@ -108,7 +127,7 @@ int egd_sock_create(struct bpf_sock *ctx)
 	f.proto = (__u8)ctx->protocol;
 	if (wl && wl->mode == EGD_AUDIT) {
 		report(&f, wl, cgroup, EGD_R_SOCKET_TYPE, true);
-		return PROCEED;
+		return note_other(ctx, wl);
 	}
 	report(&f, wl, cgroup, EGD_R_SOCKET_TYPE, false);
 	return REFUSE;
@@ -130,7 +149,7 @@ int egd_sock_release(struct bpf_sock *ctx)
 		return PROCEED;
 	for (i = 0; i < EGD_DNS_SLOTS; i++)
 		if (st->published[i].port)
-			withdraw(&st->published[i], st);
+			withdraw(st, i);
 	return PROCEED;
 }
 
@@ -139,7 +158,7 @@ int egd_sock_ops(struct bpf_sock_ops *ctx)
 {
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		publish_tcp(ctx);
+		opening_tcp(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		closed_tcp(ctx);

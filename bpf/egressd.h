@@ -87,6 +87,24 @@ enum egd_counter {
  * on this many UDP ports; the port tells it the slot. */
 #define EGD_DNS_SLOTS 4
 
+/* Keys of egd_listeners: the kind of socket, and where it listens (egd_place)
+ * times EGD_KINDS. */
+enum egd_listener {
+	EGD_L_PROXY = 0,
+	EGD_L_DNS_TCP = 1,
+	EGD_L_DNS_UDP = 2, /* and the slot */
+	EGD_KINDS = EGD_L_DNS_UDP + EGD_DNS_SLOTS + 2, /* a power of 2 */
+};
+
+enum egd_place {
+	EGD_LOOPBACK4 = 0,
+	EGD_LOOPBACK6 = 1,
+	EGD_GATE4 = 2,
+	EGD_GATE6 = 3,
+};
+
+#define EGD_LISTENERS 32
+
 /* The longest name in a table: 253 bytes and room (RFC 1035). A power of 2. */
 #define EGD_MAX_NAME 256
 
@@ -145,7 +163,7 @@ struct egd_addr_key {
 /* Read in one piece, as 8 bytes: the three belong together. */
 struct egd_addr_val {
 	__u8 verdict; /* enum egd_verdict */
-	__u8 pad;
+	__u8 straight; /* of EGD_PROXY: one of the rules that meet here says EGD_DIRECT */
 	__u16 slots; /* how many slots the set has; 0: the flow goes where it was dialled */
 	__u32 set;   /* the endpoints to choose from */
 };
@@ -194,6 +212,21 @@ struct egd_origin_key {
 	__u16 port;    /* source port, network order */
 	__u8 proto;
 	__u8 slot; /* UDP: index of the DNS port; TCP: 0 */
+	/* What only who sent it knows, for another network namespace or machine
+	 * may send, or pretend to, from the same address: of TCP the sequence
+	 * number of the SYN, of UDP the first four bytes of the question, which
+	 * begin with its id. 0 by EGD_BY_LOOPBACK: the kernel gives an address
+	 * and port of the node to one socket at a time. Host order. */
+	__u32 token;
+	__u8 way; /* enum egd_way */
+	__u8 pad[3];
+};
+
+/* How a flow comes to a listener. */
+enum egd_way {
+	EGD_BY_LOOPBACK = 0, /* redirected in the listeners' network namespace */
+	EGD_BY_GATE = 1,     /* redirected in another one */
+	EGD_BY_WIRE = 2,     /* from an interface, to the address that was dialled */
 };
 
 struct egd_origin {
@@ -234,9 +267,17 @@ struct egd_dst {
 	__u8 used;
 };
 
+/* The beginning of egd_origin_key. */
+struct egd_published {
+	__u8 addr[16];
+	__u16 port;
+	__u8 proto;
+	__u8 slot;
+};
+
 struct egd_socket {
 	struct egd_origin origin; /* of the last decided connect or send */
-	struct egd_origin_key published[EGD_DNS_SLOTS];
+	struct egd_published published[EGD_DNS_SLOTS];
 	struct egd_dst dns[EGD_DNS_SLOTS]; /* servers by slot */
 	__u32 epoch;    /* of the verdict */
 	__u8 verdict;   /* enum egd_verdict */
@@ -253,8 +294,14 @@ struct egd_socket {
 	__u16 peer_port; /* network order */
 	__u32 ring;     /* egd_config's, when it was told */
 	__u32 pad;
-	__u8 peer[16];  /* where the connection really goes */
-	__u8 reserved[64];
+	__u8 peer[16];  /* where the connection really goes: TCP's packets bear it */
+	__u8 unjudged;  /* 1: it passed because its workload was not in enforce mode */
+	__u8 local;     /* 1: it was let pass as loopback's */
+	__u8 other;     /* 1: neither TCP nor UDP, made where that was not refused */
+	__u8 reading;   /* 1: proved, and skb_egress still compares and reads on */
+	__u32 token[EGD_DNS_SLOTS]; /* of published */
+	__u8 by_gate;   /* 1: of published, EGD_BY_GATE */
+	__u8 reserved[43];
 };
 
 /* egd_rewrites: socket storage of unconnected UDP sockets: the endpoints that
@@ -285,6 +332,9 @@ struct egd_name_key {
 	__u8 name[EGD_MAX_NAME]; /* lower case, zeroes behind it */
 };
 
+/* How many bytes of a stream are kept; a power of 2. */
+#define EGD_MAX_KEPT 4096
+
 /* egd_hellos: socket storage of inspected connections: where the parser of
  * the ClientHello stands, and the name that it found. */
 struct egd_hello {
@@ -306,7 +356,27 @@ struct egd_hello {
 	 * else than in the socket's own storage could change under the lookup,
 	 * since the programs can be preempted. */
 	struct egd_name_key key;
-	__u8 reserved[20];
+	__u32 base;     /* sequence number of the first byte, host order */
+	__u16 again;    /* bytes of the second hello's name so far, all as in the first */
+	__u8 phase;     /* enum egd_phase */
+	__u8 early;     /* the hello announces early data (RFC 8446 section 4.2.10) */
+	__u8 ccs;       /* a change_cipher_spec came after the hello */
+	__u8 opaque;    /* the record is not a handshake's: it is skipped */
+	__u8 settled;   /* nothing behind next_seq can be a ClientHello */
+	__u8 reserved[9];
+};
+
+/* egd_hello.phase: of which hello the parser's fields speak. */
+enum egd_phase {
+	EGD_FIRST = 0,
+	EGD_BETWEEN = 1, /* the first was good; a HelloRetryRequest may ask for another */
+	EGD_SECOND = 2,
+};
+
+/* egd_kept: socket storage of inspected connections: the first bytes of the
+ * stream, until the server has acknowledged what was read. */
+struct egd_kept {
+	__u8 data[EGD_MAX_KEPT + 64]; /* room for the last step */
 };
 
 /* egd_peers: who sent a datagram to an unconnected socket of the workload. */
@@ -426,6 +496,7 @@ struct egd_flow_key {
 #define EGD_F_FIN 4
 #define EGD_F_RESET 8
 #define EGD_F_TOLD 16   /* audit: it would have been denied */
+#define EGD_F_SETTLED 32 /* no second ClientHello can come; hello is set */
 
 /* Set by what goes to the workload, which another CPU may do at that time. */
 #define EGD_H_SYNCED 1 /* the server has told where the stream begins */
@@ -440,7 +511,7 @@ struct egd_flow {
 	__u64 received;
 	__u32 epoch;
 	__u32 base;  /* TCP, host order: sequence number of the stream's first byte */
-	__u32 hello; /* bytes of the hello */
+	__u32 hello; /* bytes up to where it is settled that no other hello comes */
 	__u32 acked; /* the last acknowledgement of the server */
 	__u32 policy;
 	__u32 workload;
@@ -456,8 +527,6 @@ struct egd_flow {
  * them. Whoever makes the segments himself can send two versions of one byte,
  * of which the server never gets one (a bad checksum, a low TTL); so only the
  * first version passes, and a hello that does not fit in here is refused. */
-#define EGD_MAX_KEPT 4096
-
 struct egd_flow_bytes {
 	struct bpf_spin_lock lock;
 	__u32 busy; /* a CPU is at work on the flow's hello */

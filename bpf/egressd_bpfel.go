@@ -23,11 +23,11 @@ type EgressdEgdAddrKey struct {
 }
 
 type EgressdEgdAddrVal struct {
-	_       structs.HostLayout
-	Verdict uint8
-	Pad     uint8
-	Slots   uint16
-	Set     uint32
+	_        structs.HostLayout
+	Verdict  uint8
+	Straight uint8
+	Slots    uint16
+	Set      uint32
 }
 
 type EgressdEgdCidrKey struct {
@@ -188,7 +188,14 @@ type EgressdEgdHello struct {
 	Synced    uint8
 	RecordLen uint8
 	Key       EgressdEgdNameKey
-	Reserved  [20]uint8
+	Base      uint32
+	Again     uint16
+	Phase     uint8
+	Early     uint8
+	Ccs       uint8
+	Opaque    uint8
+	Settled   uint8
+	Reserved  [9]uint8
 }
 
 type EgressdEgdIface struct {
@@ -201,11 +208,25 @@ type EgressdEgdIface struct {
 	Pad      uint16
 }
 
+type EgressdEgdKept struct {
+	_    structs.HostLayout
+	Data [4160]uint8
+}
+
 type EgressdEgdKnownKey struct {
 	_      structs.HostLayout
 	Policy uint32
 	Addr   [16]uint8
 }
+
+type EgressdEgdListener uint32
+
+const (
+	EgressdEgdListenerEGD_L_PROXY   EgressdEgdListener = 0
+	EgressdEgdListenerEGD_L_DNS_TCP EgressdEgdListener = 1
+	EgressdEgdListenerEGD_L_DNS_UDP EgressdEgdListener = 2
+	EgressdEgdListenerEGD_KINDS     EgressdEgdListener = 8
+)
 
 type EgressdEgdMode uint32
 
@@ -249,6 +270,9 @@ type EgressdEgdOriginKey struct {
 	Port  uint16
 	Proto uint8
 	Slot  uint8
+	Token uint32
+	Way   uint8
+	Pad   [3]uint8
 }
 
 type EgressdEgdPeerKey struct {
@@ -258,6 +282,15 @@ type EgressdEgdPeerKey struct {
 	Port   uint16
 	Pad    [3]uint16
 }
+
+type EgressdEgdPlace uint32
+
+const (
+	EgressdEgdPlaceEGD_LOOPBACK4 EgressdEgdPlace = 0
+	EgressdEgdPlaceEGD_LOOPBACK6 EgressdEgdPlace = 1
+	EgressdEgdPlaceEGD_GATE4     EgressdEgdPlace = 2
+	EgressdEgdPlaceEGD_GATE6     EgressdEgdPlace = 3
+)
 
 type EgressdEgdReason uint32
 
@@ -328,8 +361,14 @@ type EgressdEgdShare struct {
 type EgressdEgdSocket struct {
 	_         structs.HostLayout
 	Origin    EgressdEgdOrigin
-	Published [4]EgressdEgdOriginKey
-	Dns       [4]struct {
+	Published [4]struct {
+		_     structs.HostLayout
+		Addr  [16]uint8
+		Port  uint16
+		Proto uint8
+		Slot  uint8
+	}
+	Dns [4]struct {
 		_      structs.HostLayout
 		Addr   [16]uint8
 		Port   uint16
@@ -351,7 +390,13 @@ type EgressdEgdSocket struct {
 	Ring       uint32
 	Pad        uint32
 	Peer       [16]uint8
-	Reserved   [64]uint8
+	Unjudged   uint8
+	Local      uint8
+	Other      uint8
+	Reading    uint8
+	Token      [4]uint32
+	ByGate     uint8
+	Reserved   [43]uint8
 }
 
 type EgressdEgdUsage struct {
@@ -366,6 +411,14 @@ const (
 	EgressdEgdVerdictEGD_DIRECT  EgressdEgdVerdict = 1
 	EgressdEgdVerdictEGD_INSPECT EgressdEgdVerdict = 2
 	EgressdEgdVerdictEGD_PROXY   EgressdEgdVerdict = 3
+)
+
+type EgressdEgdWay uint32
+
+const (
+	EgressdEgdWayEGD_BY_LOOPBACK EgressdEgdWay = 0
+	EgressdEgdWayEGD_BY_GATE     EgressdEgdWay = 1
+	EgressdEgdWayEGD_BY_WIRE     EgressdEgdWay = 2
 )
 
 type EgressdEgdWorkload struct {
@@ -395,7 +448,9 @@ const (
 	EgressdMapEgdFlows        = "egd_flows"
 	EgressdMapEgdHellos       = "egd_hellos"
 	EgressdMapEgdIfaces       = "egd_ifaces"
+	EgressdMapEgdKept         = "egd_kept"
 	EgressdMapEgdKnown        = "egd_known"
+	EgressdMapEgdListeners    = "egd_listeners"
 	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
 	EgressdMapEgdPeers        = "egd_peers"
@@ -424,9 +479,12 @@ const (
 	EgressdProgEgdTcUplink    = "egd_tc_uplink"
 	EgressdVarEgdKeepCounter  = "egd_keep_counter"
 	EgressdVarEgdKeepEvent    = "egd_keep_event"
+	EgressdVarEgdKeepListener = "egd_keep_listener"
 	EgressdVarEgdKeepMode     = "egd_keep_mode"
+	EgressdVarEgdKeepPlace    = "egd_keep_place"
 	EgressdVarEgdKeepReason   = "egd_keep_reason"
 	EgressdVarEgdKeepVerdict  = "egd_keep_verdict"
+	EgressdVarEgdKeepWay      = "egd_keep_way"
 )
 
 // LoadEgressd returns the embedded CollectionSpec for Egressd.
@@ -506,7 +564,9 @@ type EgressdMapSpecs struct {
 	EgdFlows     *ebpf.MapSpec `ebpf:"egd_flows"`
 	EgdHellos    *ebpf.MapSpec `ebpf:"egd_hellos"`
 	EgdIfaces    *ebpf.MapSpec `ebpf:"egd_ifaces"`
+	EgdKept      *ebpf.MapSpec `ebpf:"egd_kept"`
 	EgdKnown     *ebpf.MapSpec `ebpf:"egd_known"`
+	EgdListeners *ebpf.MapSpec `ebpf:"egd_listeners"`
 	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
@@ -522,11 +582,14 @@ type EgressdMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EgressdVariableSpecs struct {
-	EgdKeepCounter *ebpf.VariableSpec `ebpf:"egd_keep_counter"`
-	EgdKeepEvent   *ebpf.VariableSpec `ebpf:"egd_keep_event"`
-	EgdKeepMode    *ebpf.VariableSpec `ebpf:"egd_keep_mode"`
-	EgdKeepReason  *ebpf.VariableSpec `ebpf:"egd_keep_reason"`
-	EgdKeepVerdict *ebpf.VariableSpec `ebpf:"egd_keep_verdict"`
+	EgdKeepCounter  *ebpf.VariableSpec `ebpf:"egd_keep_counter"`
+	EgdKeepEvent    *ebpf.VariableSpec `ebpf:"egd_keep_event"`
+	EgdKeepListener *ebpf.VariableSpec `ebpf:"egd_keep_listener"`
+	EgdKeepMode     *ebpf.VariableSpec `ebpf:"egd_keep_mode"`
+	EgdKeepPlace    *ebpf.VariableSpec `ebpf:"egd_keep_place"`
+	EgdKeepReason   *ebpf.VariableSpec `ebpf:"egd_keep_reason"`
+	EgdKeepVerdict  *ebpf.VariableSpec `ebpf:"egd_keep_verdict"`
+	EgdKeepWay      *ebpf.VariableSpec `ebpf:"egd_keep_way"`
 }
 
 // EgressdObjects contains all objects after they have been loaded into the kernel.
@@ -561,7 +624,9 @@ type EgressdMaps struct {
 	EgdFlows     *ebpf.Map `ebpf:"egd_flows"`
 	EgdHellos    *ebpf.Map `ebpf:"egd_hellos"`
 	EgdIfaces    *ebpf.Map `ebpf:"egd_ifaces"`
+	EgdKept      *ebpf.Map `ebpf:"egd_kept"`
 	EgdKnown     *ebpf.Map `ebpf:"egd_known"`
+	EgdListeners *ebpf.Map `ebpf:"egd_listeners"`
 	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
 	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
@@ -587,7 +652,9 @@ func (m *EgressdMaps) Close() error {
 		m.EgdFlows,
 		m.EgdHellos,
 		m.EgdIfaces,
+		m.EgdKept,
 		m.EgdKnown,
+		m.EgdListeners,
 		m.EgdNames,
 		m.EgdOrigins,
 		m.EgdPeers,
@@ -604,11 +671,14 @@ func (m *EgressdMaps) Close() error {
 //
 // It can be passed to LoadEgressdObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EgressdVariables struct {
-	EgdKeepCounter *ebpf.Variable `ebpf:"egd_keep_counter"`
-	EgdKeepEvent   *ebpf.Variable `ebpf:"egd_keep_event"`
-	EgdKeepMode    *ebpf.Variable `ebpf:"egd_keep_mode"`
-	EgdKeepReason  *ebpf.Variable `ebpf:"egd_keep_reason"`
-	EgdKeepVerdict *ebpf.Variable `ebpf:"egd_keep_verdict"`
+	EgdKeepCounter  *ebpf.Variable `ebpf:"egd_keep_counter"`
+	EgdKeepEvent    *ebpf.Variable `ebpf:"egd_keep_event"`
+	EgdKeepListener *ebpf.Variable `ebpf:"egd_keep_listener"`
+	EgdKeepMode     *ebpf.Variable `ebpf:"egd_keep_mode"`
+	EgdKeepPlace    *ebpf.Variable `ebpf:"egd_keep_place"`
+	EgdKeepReason   *ebpf.Variable `ebpf:"egd_keep_reason"`
+	EgdKeepVerdict  *ebpf.Variable `ebpf:"egd_keep_verdict"`
+	EgdKeepWay      *ebpf.Variable `ebpf:"egd_keep_way"`
 }
 
 // EgressdPrograms contains all programs after they have been loaded into the kernel.

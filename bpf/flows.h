@@ -129,73 +129,10 @@ static __always_inline int cut_flow(struct passing *w, const struct egd_iface *i
 	return WIRE_RESET;
 }
 
-struct keep_walk {
-	struct __sk_buff *skb;
-	struct egd_flow_bytes *kept;
-	__u32 off, end; /* in skb */
-	__u32 pos;      /* in the stream */
-	__u64 differs;
-};
-
-/* The next bytes, at most 32, in a form that the verifier believes. */
-static __always_inline __u32 step_of(__u32 n)
-{
-	if (n > 32)
-		n = 32;
-	asm volatile("" : "+r"(n));
-	return ((n - 1) & 31) + 1;
-}
-
-static long keep_step(__u32 i, struct keep_walk *w)
-{
-	__u32 n = w->end - w->off, pos = w->pos;
-
-	if (w->off >= w->end || pos >= EGD_MAX_KEPT)
-		return 1;
-	n = step_of(n);
-	asm volatile("" : "+r"(pos)); /* so that the verifier sees the bound */
-	pos &= EGD_MAX_KEPT - 1;
-	if (bpf_skb_load_bytes(w->skb, w->off, &w->kept->data[pos], n)) {
-		w->differs = 1;
-		return 1;
-	}
-	w->off += n;
-	w->pos += n;
-	return 0;
-}
-
-/* Eight bytes, without a branch for each: the verifier would follow them all. */
-static long compare_step(__u32 i, struct keep_walk *w)
-{
-	__u32 n = w->end - w->off, pos = w->pos;
-	__u64 now = 0, before = 0;
-
-	if (w->off >= w->end || pos >= EGD_MAX_KEPT)
-		return 1;
-	n = step_of(n);
-	if (n > 8)
-		n = 8;
-	if (bpf_skb_load_bytes(w->skb, w->off, &now, n)) {
-		w->differs = 1;
-		return 1;
-	}
-	asm volatile("" : "+r"(pos));
-	pos &= EGD_MAX_KEPT - 1;
-	__builtin_memcpy(&before, &w->kept->data[pos], 8);
-	w->differs |= (now ^ before) << (64 - 8 * n); /* little-endian: the first n */
-	w->off += n;
-	w->pos += n;
-	return w->differs != 0;
-}
-
-/* Enough for either. */
-#define KEEP_STEPS (EGD_MAX_KEPT / 8 + 1)
-
 /* What a segment of an inspected flow is. */
 enum {
 	SEG_PASS = 0,  /* nothing new before the end of the hello */
 	SEG_DROP,      /* does not fit: the sender sends it again */
-	SEG_PROVED,    /* the hello is complete */
 	SEG_CUT,       /* and the reason */
 };
 
@@ -209,56 +146,57 @@ static __always_inline bool wire_name_allowed(const struct egd_flow_key *k, stru
 	return bpf_map_lookup_elem(&egd_names, &h->key) != NULL;
 }
 
-/* Reads len bytes at position at of the stream, both below EGD_MAX_KEPT. The
- * caller has the flow's hello for itself. */
+/* Reads a segment at position at of the stream. The caller has the flow's hello
+ * for itself. */
 static __always_inline int read_stream(struct __sk_buff *skb, struct passing *w,
 				       struct egd_flow *f, struct egd_hello *h,
 				       struct egd_flow_bytes *kept, __u32 at, __u8 *why)
 {
-	bool proved = f->flags & EGD_F_PROVED;
-	__u32 have = proved ? f->hello : h->next_seq - f->base;
-	__u32 len = w->p.end - w->p.off;
-	struct keep_walk k = { .skb = skb, .kept = kept, .off = w->p.off, .end = w->p.end, .pos = at };
+	bool settled = f->flags & EGD_F_SETTLED;
+	__u32 have = settled ? f->hello : h->next_seq - f->base;
+	__u32 off = w->p.off, end = w->p.end, start;
+	int got;
 
 	if (at < have) { /* sent again: it must be what passed before */
-		if (len > have - at)
-			k.end = w->p.off + (have - at);
-		bpf_loop(KEEP_STEPS, compare_step, &k, 0);
-		if (k.differs || k.off < k.end)
+		start = off + (have - at);
+		if (!same_bytes(skb, kept->data, at, off, start < end ? start : end))
 			return SEG_DROP;
-		if (at + len <= have)
+		if (start >= end)
 			return SEG_PASS;
+		off = start;
 	} else if (at > have) {
-		return proved ? SEG_PASS : SEG_DROP; /* a gap: what fills it comes first */
+		return settled ? SEG_PASS : SEG_DROP; /* a gap: what fills it comes first */
 	}
-	if (proved)
+	if (settled)
 		return SEG_PASS;
-	k.off = w->p.off + (have - at);
-	k.end = w->p.end;
-	k.pos = have;
-	*why = EGD_R_MALFORMED;
-	if (at + len > EGD_MAX_KEPT)
-		return SEG_CUT;
-	bpf_loop(KEEP_STEPS, keep_step, &k, 0);
-	if (k.differs || k.off < k.end)
-		return SEG_CUT;
-	h->next_seq = f->base + at + len;
-	switch (read_hello(skb, h, w->p.off + (have - at), w->p.end)) {
-	case HELLO_MORE:
-		return SEG_PASS;
-	case HELLO_DONE:
-		break;
-	case HELLO_NOT_TLS:
-		*why = EGD_R_NOT_TLS;
-		return SEG_CUT;
-	default:
-		return SEG_CUT;
+	start = off;
+	got = HELLO_SETTLED;
+	if (!(f->flags & EGD_F_PROVED)) {
+		got = read_hello(skb, h, &off, end);
+		if (got == HELLO_DONE) {
+			*why = h->named ? EGD_R_NAME : EGD_R_NO_NAME;
+			if (!h->named || !wire_name_allowed(&w->key, h, f->policy))
+				return SEG_CUT;
+			f->flags |= EGD_F_PROVED;
+			expect_second(h);
+			got = HELLO_MORE;
+		}
 	}
-	*why = h->named ? EGD_R_NAME : EGD_R_NO_NAME;
-	if (!h->named || !wire_name_allowed(&w->key, h, f->policy))
+	if (f->flags & EGD_F_PROVED && (off < end || got == HELLO_SETTLED))
+		got = read_second(skb, h, have, &off, end);
+	*why = got == HELLO_NOT_TLS ? EGD_R_NOT_TLS : got == HELLO_OTHER_NAME ? EGD_R_NAME : EGD_R_MALFORMED;
+	if (got != HELLO_MORE && got != HELLO_SETTLED)
 		return SEG_CUT;
-	f->hello = at + len;
-	return SEG_PROVED;
+	/* Early data may be more than is kept: then it passes once. */
+	if (!(f->flags & EGD_F_PROVED && h->early && have + (off - start) > EGD_MAX_KEPT) &&
+	    !keep_bytes(skb, kept->data, have, start, off))
+		return SEG_CUT;
+	h->next_seq = f->base + have + (off - start);
+	if (got == HELLO_SETTLED) {
+		f->hello = have + (off - start);
+		f->flags |= EGD_F_SETTLED;
+	}
+	return SEG_PASS;
 }
 
 /* A segment before the server has acknowledged the whole hello. */
@@ -268,9 +206,9 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing
 	struct egd_flow_bytes *kept;
 	struct egd_hello *h;
 	__u32 at = w->p.seq - f->base, before;
+	bool mine = false, proved = f->flags & EGD_F_PROVED;
 	__u8 why = EGD_R_STORAGE;
-	bool mine = false;
-	int got = SEG_CUT;
+	int got = SEG_DROP; /* another segment of the flow, on another CPU */
 
 	h = bpf_map_lookup_elem(&egd_flow_hello, &w->key);
 	kept = bpf_map_lookup_elem(&egd_flow_bytes, &w->key);
@@ -279,30 +217,23 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing
 	if (w->p.flags & TCP_URG) /* see inspect() in watch.h */
 		return cut_flow(w, in, f, h, EGD_R_MALFORMED, w->p.seq);
 	before = h->next_seq;
-	if (at >= EGD_MAX_KEPT) {
-		got = f->flags & EGD_F_PROVED && (__s32)at > 0 ? SEG_PASS : SEG_DROP;
-	} else {
-		bpf_spin_lock(&kept->lock);
-		if (!kept->busy) {
-			kept->busy = 1;
-			mine = true;
-		}
-		bpf_spin_unlock(&kept->lock);
-		if (mine) {
+	bpf_spin_lock(&kept->lock);
+	if (!kept->busy) {
+		kept->busy = 1;
+		mine = true;
+	}
+	bpf_spin_unlock(&kept->lock);
+	if (mine) {
+		if ((__s32)at >= 0)
 			got = read_stream(skb, w, f, h, kept, at, &why);
-			if (got == SEG_PROVED)
-				f->flags |= EGD_F_PROVED;
-			kept->busy = 0;
-		} else {
-			got = SEG_DROP; /* another segment of the flow, on another CPU */
-		}
+		kept->busy = 0;
+	}
+	if (!proved && f->flags & EGD_F_PROVED && got == SEG_PASS) {
+		count(EGD_C_INSPECT);
+		report_wire(w, in, h, EGD_R_NONE, EGD_INSPECT, false);
 	}
 	switch (got) {
 	case SEG_PASS:
-		return WIRE_PASS;
-	case SEG_PROVED:
-		count(EGD_C_INSPECT);
-		report_wire(w, in, h, EGD_R_NONE, EGD_INSPECT, false);
 		return WIRE_PASS;
 	case SEG_CUT:
 		return cut_flow(w, in, f, h, why, before);
@@ -350,7 +281,7 @@ static __always_inline void hear_server(const struct passing *w, struct egd_flow
 		return;
 	}
 	got = w->p.ack - f->base;
-	if (!(f->flags & EGD_F_PROVED) || (__s32)got < 0)
+	if (!(f->flags & EGD_F_SETTLED) || (__s32)got < 0)
 		return;
 	if (!(f->heard & EGD_H_ACKED) && got >= f->hello) {
 		f->heard |= EGD_H_ACKED;

@@ -82,6 +82,16 @@ struct {
 	__type(value, struct egd_origin);
 } egd_origins SEC(".maps");
 
+/* egressd's own sockets, by egd_listener. Written by the loader; the kernel takes
+ * a socket out when it is closed. So nobody who binds a listener's port while the
+ * daemon is down is handed anything. No program parses or redirects by it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, EGD_LISTENERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} egd_listeners SEC(".maps");
+
 /* By struct egd_workload's id. Written by sock_ops, skb_egress and, through
  * mapped memory, the loader: both add to it atomically. */
 struct {
@@ -135,6 +145,15 @@ struct {
 	__type(key, int);
 	__type(value, struct egd_hello);
 } egd_hellos SEC(".maps");
+
+/* What was read of a hello; made with the first byte, removed when the server has
+ * acknowledged it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct egd_kept);
+} egd_kept SEC(".maps");
 
 /* The names that learned addresses prove. Written by the loader. */
 struct {

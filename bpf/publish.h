@@ -4,38 +4,62 @@
 #ifndef EGRESSD_PUBLISH_H
 #define EGRESSD_PUBLISH_H
 
-#include "endpoint.h"
+#include "datagram.h"
 
 /* States of include/net/tcp_states.h, as sock_ops reports them. */
 #define STATE_SYN_SENT 2
 #define STATE_CLOSE 7
+#define STATE_LISTEN 10
 
+/* Adds to a workload's account of egd_origins. It never goes below zero: what a
+ * version that did not count wrote is taken off all the same. */
 static __always_inline void account(__u32 workload, __s64 n)
 {
 	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
 
-	if (u)
+	if (u && (n > 0 || u->origins > 0))
 		__sync_fetch_and_add(&u->origins, n);
 }
 
-/* Takes out what a socket published, unless it is another's by now. */
-static __always_inline void withdraw(const struct egd_origin_key *key, const struct egd_socket *st)
+/* What a socket published under a slot. */
+static __always_inline void published_key(struct egd_origin_key *key, const struct egd_socket *st,
+					  __u32 slot)
 {
-	struct egd_origin *o = bpf_map_lookup_elem(&egd_origins, key);
+	slot &= EGD_DNS_SLOTS - 1;
+	__builtin_memset(key, 0, sizeof(*key));
+	__builtin_memcpy(key, &st->published[slot], sizeof(st->published[0]));
+	key->token = st->token[slot];
+	key->way = st->by_gate ? EGD_BY_GATE : EGD_BY_LOOPBACK;
+}
+
+static __always_inline void note_published(struct egd_socket *st, const struct egd_origin_key *key,
+					   __u32 slot)
+{
+	slot &= EGD_DNS_SLOTS - 1;
+	__builtin_memcpy(&st->published[slot], key, sizeof(st->published[0]));
+	st->token[slot] = key->token;
+	st->by_gate = key->way == EGD_BY_GATE;
+}
+
+/* Takes out what a socket published, unless it is another's by now. */
+static __always_inline void withdraw(const struct egd_socket *st, __u32 slot)
+{
+	struct egd_origin_key key;
+	struct egd_origin *o;
 	__u32 workload;
 
+	published_key(&key, st, slot);
+	o = bpf_map_lookup_elem(&egd_origins, &key);
 	if (!o || o->cookie != st->origin.cookie)
 		return;
 	workload = o->workload;
-	if (!bpf_map_delete_elem(&egd_origins, key))
+	if (!bpf_map_delete_elem(&egd_origins, &key))
 		account(workload, -1);
 }
 
-/* Writes an original destination, on the account of its workload. Within a
- * network namespace the kernel gives an address and port to one socket at a
- * time, so an entry that is there is an old one. Of two namespaces one has an
- * address that is not its own (IPV6_FREEBIND needs no privilege): who was there
- * first stays. Returns why not, or 0. */
+/* Writes an original destination, on the account of its workload. An entry that
+ * is there is an old one of the same socket's address, unless it is somebody
+ * else's who guessed the token: then it stays. Returns why not, or 0. */
 static __always_inline __u8 publish(const struct egd_origin_key *key, const struct egd_origin *o)
 {
 	struct egd_origin *old = bpf_map_lookup_elem(&egd_origins, key);
@@ -43,7 +67,7 @@ static __always_inline __u8 publish(const struct egd_origin_key *key, const stru
 
 	if (old) {
 		workload = old->workload;
-		if (old->netns != o->netns)
+		if (old->netns != o->netns || old->ifindex != o->ifindex)
 			return EGD_R_SOURCE;
 		if (workload == o->workload && !bpf_map_update_elem(&egd_origins, key, o, BPF_EXIST))
 			return EGD_R_NONE;
@@ -79,39 +103,43 @@ static __always_inline bool by_today(struct egd_socket *st)
 	return true;
 }
 
-static __always_inline void publish_tcp(struct bpf_sock_ops *ctx)
+/* An active open: its end is to be seen. */
+static __always_inline void opening_tcp(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct egd_origin_key key = { .proto = IPPROTO_TCP };
-	__u32 *w = (__u32 *)key.addr;
 	struct egd_socket *st;
 
 	if (!sk)
 		return;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
-	if (!st)
-		return;
-	if (st->watched) /* its end is reported */
+	if (st && (st->watched || st->redirected))
 		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-	if (!st->redirected)
-		return;
-	key.port = bpf_htons((__u16)ctx->local_port);
-	if (is_mapped(st->origin.dst)) {
-		set_mapped(key.addr, ctx->local_ip4);
-	} else {
-		w[0] = ctx->local_ip6[0];
-		w[1] = ctx->local_ip6[1];
-		w[2] = ctx->local_ip6[2];
-		w[3] = ctx->local_ip6[3];
+	if (st && st->redirected)
+		st->published[0].port = 0; /* of an earlier connection */
+}
+
+/* The SYN of a connection that connect() redirected; its source is final here.
+ * What cannot be published must not leave, for it might be taken for whoever is in
+ * the table: skb_egress cuts the socket, and user space ends it, for connect() is
+ * past failing. Returns an enum egd_reason. */
+static __always_inline __u8 publish_tcp(struct egd_socket *st, const __u8 *src, __u16 sport,
+					__u32 seq)
+{
+	struct egd_origin_key key = { .proto = IPPROTO_TCP, .port = sport };
+	struct egd_config *cfg = get_config();
+	__u8 reason;
+
+	if (!cfg || !by_today(st))
+		return cfg ? EGD_R_NO_WORKLOAD : EGD_R_NO_CONFIG;
+	__builtin_memcpy(key.addr, src, 16);
+	if (st->origin.netns != cfg->netns_cookie) {
+		key.way = EGD_BY_GATE;
+		key.token = seq;
 	}
-	/* Too late to fail connect(). The SYN stays here, for it might be taken
-	 * for whoever is in the table, and user space ends the socket. */
-	st->cut = by_today(st) ? publish(&key, &st->origin) : EGD_R_NO_WORKLOAD;
-	st->told = 0;
-	if (st->cut)
-		return;
-	st->published[0] = key;
-	bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+	reason = publish(&key, &st->origin);
+	if (reason == EGD_R_NONE)
+		note_published(st, &key, 0);
+	return reason;
 }
 
 /* The end of a connection. A connect() that nobody answered leaves no entry behind. Later states must
@@ -129,8 +157,9 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		return;
 	forget_dialled(st);
 	if (st->watched) {
-		/* One that was refused by its first bytes was never open. */
-		if (st->cut && st->cut != EGD_R_CHANGED)
+		/* One that was refused by its first bytes was never open, and one
+		 * that nobody judged was never told of. */
+		if ((st->cut && st->cut != EGD_R_CHANGED) || (st->unjudged && !st->cut))
 			return;
 		e = socket_event(st, EGD_E_CLOSE, st->cut);
 		if (!e)
@@ -143,7 +172,7 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		return;
 	}
 	if (ctx->args[0] == STATE_SYN_SENT && st->redirected && st->published[0].port)
-		withdraw(&st->published[0], st);
+		withdraw(st, 0);
 }
 
 /* A datagram on a held socket: refused; in audit mode said once. */
@@ -182,58 +211,57 @@ static __always_inline void tell_once(struct egd_socket *st, const struct egd_or
 	st->strayed = 1;
 }
 
-/* publish_udp: not a datagram to the DNS proxy. */
-#define PUBLISH_OTHER 2
-
-/* Datagrams to the DNS proxy: only here is the source address final. Returns 1
- * to pass, 0 to drop (EPERM), or PUBLISH_OTHER. */
-static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket *st)
+/* The slot of a port of the DNS proxy; EGD_DNS_SLOTS: it is none. */
+static __always_inline __u32 slot_of(const struct egd_config *cfg, __u16 port)
 {
-	struct egd_origin_key key = { .proto = IPPROTO_UDP };
-	struct egd_config *cfg;
-	struct egd_origin origin;
-	__u8 proto = 0, verihl = 0, reason;
-	__u16 ports[2] = {};
-	__u32 off, slot;
+	__u32 slot = EGD_DNS_SLOTS;
 	int i;
 
-	if (skb->protocol == bpf_htons(0x0800)) {
-		__u32 saddr;
-
-		if (bpf_skb_load_bytes(skb, 0, &verihl, 1) ||
-		    bpf_skb_load_bytes(skb, 9, &proto, 1) ||
-		    bpf_skb_load_bytes(skb, 12, &saddr, 4))
-			return 0;
-		off = (verihl & 0xf) * 4;
-		set_mapped(key.addr, saddr);
-	} else {
-		if (bpf_skb_load_bytes(skb, 6, &proto, 1) ||
-		    bpf_skb_load_bytes(skb, 8, key.addr, 16))
-			return 0;
-		off = 40;
-	}
-	/* Extension headers or a fragment: the listener will not know the
-	 * datagram and refuses it. */
-	if (proto != IPPROTO_UDP || bpf_skb_load_bytes(skb, off, ports, 4))
-		return PUBLISH_OTHER;
-	cfg = get_config();
-	if (!cfg)
-		return 0;
-	slot = EGD_DNS_SLOTS;
 	for (i = 0; i < EGD_DNS_SLOTS; i++)
-		if (ports[1] == cfg->dns_port[i])
+		if (port == cfg->dns_port[i])
 			slot = i;
-	if (slot >= EGD_DNS_SLOTS || !st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
-		return PUBLISH_OTHER;
+	return slot;
+}
+
+/* The token of a datagram: its first four bytes, or 0. */
+static __always_inline __u32 question_token(struct __sk_buff *skb, __u32 payload)
+{
+	__u32 token = 0;
+
+	if (bpf_skb_load_bytes(skb, payload, &token, 4))
+		return 0;
+	return bpf_ntohl(token);
+}
+
+/* A datagram to the DNS proxy: only here is the source address final. Returns 1
+ * to pass, 0 to drop (EPERM). */
+static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
+				       const struct datagram *d, const struct egd_config *cfg,
+				       __u32 slot)
+{
+	struct egd_origin_key key = { .proto = IPPROTO_UDP, .port = d->sport };
+	bool gate = is_gate(cfg, &d->to);
+	struct egd_origin origin;
+	__u8 reason;
+
 	slot &= EGD_DNS_SLOTS - 1;
-	key.port = ports[0];
+	__builtin_memcpy(key.addr, d->src, 16);
 	key.slot = slot;
+	if (gate) {
+		key.way = EGD_BY_GATE;
+		key.token = question_token(skb, d->payload);
+	}
 	reason = by_today(st) ? EGD_R_NONE : EGD_R_NO_WORKLOAD;
+	/* The node's loopback is not what another namespace has by that name. */
+	if (!reason && !gate && st->origin.netns != cfg->netns_cookie)
+		reason = EGD_R_SOURCE;
 	origin = st->origin;
 	__builtin_memcpy(origin.dst, st->dns[slot].addr, 16);
 	origin.dport = st->dns[slot].port;
 	origin.family = st->dns[slot].family;
 	origin.created = bpf_ktime_get_ns();
+	if (!reason && !is_listening(listener_key(&d->to, gate, EGD_L_DNS_UDP + slot)))
+		reason = EGD_R_LISTENER;
 	if (!reason)
 		reason = publish(&key, &origin);
 	if (reason) {
@@ -241,7 +269,7 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 		tell_once(st, &origin, reason);
 		return 0;
 	}
-	st->published[slot] = key;
+	note_published(st, &key, slot);
 	return 1;
 }
 

@@ -5,8 +5,7 @@
 #define EGRESSD_STEER_H
 
 #include "flows.h"
-
-#define STATE_LISTEN 10
+#include "publish.h"
 
 static __always_inline bool tuple_of(const struct packet *p, struct bpf_sock_tuple *t, __u32 *size)
 {
@@ -28,10 +27,16 @@ static __always_inline bool tuple_of(const struct packet *p, struct bpf_sock_tup
 	return true;
 }
 
-/* Whom the listener will find behind the packet. */
-static __always_inline bool publish_wire(const struct passing *w, const struct egd_iface *in)
+/* Whom the listener will find behind the packet. Returns an enum egd_reason. */
+static __always_inline __u8 publish_wire(struct __sk_buff *skb, const struct passing *w,
+					 const struct egd_iface *in)
 {
-	struct egd_origin_key key = { .port = w->p.sport, .proto = w->p.proto };
+	struct egd_origin_key key = {
+		.port = w->p.sport,
+		.proto = w->p.proto,
+		.way = EGD_BY_WIRE,
+		.token = w->p.seq,
+	};
 	struct egd_origin o = {
 		.created = w->now,
 		.dport = w->p.dport,
@@ -42,9 +47,11 @@ static __always_inline bool publish_wire(const struct passing *w, const struct e
 		.ifindex = w->key.ifindex,
 	};
 
+	if (w->p.proto == IPPROTO_UDP)
+		key.token = question_token(skb, w->p.off);
 	__builtin_memcpy(key.addr, w->p.src, 16);
 	__builtin_memcpy(o.dst, w->p.dst, 16);
-	return !bpf_map_update_elem(&egd_origins, &key, &o, BPF_ANY);
+	return publish(&key, &o);
 }
 
 /* Gives the packet to one of egressd's sockets without changing it; the mark
@@ -54,8 +61,10 @@ static __noinline int steer(struct __sk_buff *skb, const struct passing *w,
 			    const struct egd_iface *in, const struct egd_config *cfg)
 {
 	struct bpf_sock_tuple t = {};
+	struct flow f = {};
 	struct bpf_sock *sk;
-	__u32 size;
+	__u32 size, key;
+	__u8 reason;
 	long failed;
 
 	if (!w || !in || !cfg)
@@ -71,28 +80,15 @@ static __noinline int steer(struct __sk_buff *skb, const struct passing *w,
 		if ((w->p.flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 			return EGD_R_NO_STATE;
 	}
-	if (!publish_wire(w, in))
-		return EGD_R_MAP_FULL;
-	if (w->p.family == AF_INET) {
-		t.ipv4.saddr = 0;
-		t.ipv4.sport = 0;
-		t.ipv4.daddr = bpf_htonl(0x7f000001);
-		t.ipv4.dport = w->p.dport == PORT_DNS ? cfg->dns_tcp_port : cfg->proxy_port;
-		if (w->p.proto == IPPROTO_UDP)
-			t.ipv4.dport = cfg->dns_port[0];
-		size = sizeof(t.ipv4);
-	} else {
-		__builtin_memset(&t, 0, sizeof(t));
-		t.ipv6.daddr[3] = bpf_htonl(1);
-		t.ipv6.dport = w->p.dport == PORT_DNS ? cfg->dns_tcp_port : cfg->proxy_port;
-		if (w->p.proto == IPPROTO_UDP)
-			t.ipv6.dport = cfg->dns_port[0];
-		size = sizeof(t.ipv6);
-	}
-	if (w->p.proto == IPPROTO_TCP)
-		sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
-	else
-		sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	reason = publish_wire(skb, w, in);
+	if (reason)
+		return reason;
+	__builtin_memcpy(f.addr, w->p.dst, 16);
+	key = w->p.dport == PORT_DNS ? EGD_L_DNS_TCP : EGD_L_PROXY;
+	if (w->p.proto == IPPROTO_UDP)
+		key = EGD_L_DNS_UDP;
+	key = listener_key(&f, false, key);
+	sk = bpf_map_lookup_elem(&egd_listeners, &key);
 	if (!sk)
 		return EGD_R_LISTENER;
 assign:

@@ -65,13 +65,19 @@ static __always_inline __u8 verdict_of(const struct passing *w, const struct egd
 }
 
 /* A datagram of a captured pod's socket to the gate: sendto() was redirected
- * there, and without its publication the listener does not know it. */
-static __always_inline bool is_redirected(const struct passing *w, const struct egd_config *cfg)
+ * there, and skb_egress published it. Nobody else's may come near the listeners:
+ * they would look for whom its source address belongs to. */
+static __always_inline bool is_redirected(struct __sk_buff *skb, const struct passing *w,
+					  const struct flow *fl, const struct egd_config *cfg)
 {
-	struct flow fl = { .port = w->p.dport, .proto = w->p.proto, .family = w->p.family };
+	struct bpf_sock *sk = skb->sk;
 
-	__builtin_memcpy(fl.addr, w->p.dst, 16);
-	return is_gate(cfg, &fl) && is_own_port(cfg, &fl);
+	if (!sk || !is_own_port(cfg, fl))
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	return sk && (sk->family == AF_INET || sk->family == AF_INET6) && sk->type == SOCK_DGRAM &&
+	       sk->protocol == w->p.proto && sk->src_port == bpf_ntohs(w->p.sport) &&
+	       find_skb_workload(skb) != NULL;
 }
 
 /* The first packet of a flow, or one of a flow that nobody knows. */
@@ -234,6 +240,7 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 	struct egd_config *cfg = get_config();
 	struct passing w = {};
 	bool inspected = false;
+	struct flow fl = {};
 	struct egd_flow *f;
 	__u8 bad;
 
@@ -274,9 +281,15 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 		count(EGD_C_BY_SOCKET);
 		return WIRE_PASS;
 	}
-	if (is_redirected(&w, cfg)) {
-		count(EGD_C_BY_SOCKET);
-		return WIRE_PASS;
+	__builtin_memcpy(fl.addr, w.p.dst, 16);
+	fl.port = w.p.dport;
+	fl.proto = w.p.proto;
+	if (is_gate(cfg, &fl)) {
+		if (is_redirected(skb, &w, &fl, cfg)) {
+			count(EGD_C_BY_SOCKET);
+			return WIRE_PASS;
+		}
+		return denied(&w, in, EGD_R_OWN_PORT) ? act(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
 	}
 	f = bpf_map_lookup_elem(&egd_flows, &w.key);
 	if (f && w.p.proto == IPPROTO_TCP && (w.p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {

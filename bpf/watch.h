@@ -5,8 +5,8 @@
 #ifndef EGRESSD_WATCH_H
 #define EGRESSD_WATCH_H
 
-#include "endpoint.h"
 #include "hello.h"
+#include "publish.h"
 
 /* Where the payload of a TCP segment is. */
 struct segment {
@@ -111,10 +111,13 @@ static __always_inline int cut(struct egd_socket *st, const struct segment *s,
 	bool audit = st->origin.mode == EGD_AUDIT;
 
 	count(audit ? EGD_C_AUDIT : reason);
-	if (audit)
-		st->watched = 0;
-	else
+	if (audit) {
+		/* It is said once, and judged when the mode is enforce. */
+		st->verdict = EGD_DIRECT;
+		st->unjudged = 1;
+	} else {
 		st->cut = reason;
+	}
 	st->told = tell(st, s, h, proto, reason, audit);
 	st->ring = this_ring();
 	return audit;
@@ -123,7 +126,7 @@ static __always_inline int cut(struct egd_socket *st, const struct segment *s,
 /* A packet of a socket that is cut. Until user space knows of it nobody ends
  * the socket, and its owner waits in vain: what a full ring lost is told again,
  * and so is what is in the ring of an older version, which nobody reads. */
-static __always_inline int stay_cut(struct __sk_buff *skb, struct bpf_sock *sk,
+static __noinline int stay_cut(struct __sk_buff *skb, struct bpf_sock *sk,
 				    struct egd_socket *st)
 {
 	struct segment s = {};
@@ -161,52 +164,113 @@ static __always_inline void report_allowed(const struct egd_socket *st, const st
 	bpf_ringbuf_submit(e, no_hurry());
 }
 
-/* Reads what a segment adds to the hello. */
+/* Nothing is read any more once it is settled that no other hello comes, and the
+ * server has all that was read: then TCP does not send it again. */
+static __always_inline int go_on_reading(struct bpf_sock *sk, struct egd_socket *st,
+					 const struct egd_hello *h)
+{
+	struct bpf_tcp_sock *tp;
+
+	if (!h->settled)
+		return 1;
+	tp = bpf_tcp_sock(sk);
+	if (tp && (__s32)(tp->snd_una - h->next_seq) >= 0) {
+		st->reading = 0;
+		bpf_sk_storage_delete(&egd_kept, sk);
+	}
+	return 1;
+}
+
+/* Reads the first hello, and what may be a second one, from *off. Returns an enum
+ * egd_reason. */
+static __always_inline __u8 read_hellos(struct __sk_buff *skb, struct egd_socket *st,
+					struct egd_hello *h, __u32 *off, __u32 end)
+{
+	__u32 had = h->next_seq - h->base;
+	int got = HELLO_SETTLED;
+
+	if (!st->proved) {
+		got = read_hello(skb, h, off, end);
+		if (got == HELLO_DONE) {
+			if (!h->named)
+				return EGD_R_NO_NAME;
+			if (!name_allowed(st, h))
+				return EGD_R_NAME;
+			st->proved = 1;
+			st->reading = 1;
+			count(EGD_C_INSPECT);
+			report_allowed(st, h);
+			expect_second(h);
+			got = HELLO_MORE;
+		}
+	}
+	if (st->proved && (*off < end || got == HELLO_SETTLED))
+		got = read_second(skb, h, had, off, end);
+	switch (got) {
+	case HELLO_SETTLED:
+		h->settled = 1;
+		return EGD_R_NONE;
+	case HELLO_MORE:
+		return EGD_R_NONE;
+	case HELLO_NOT_TLS:
+		return EGD_R_NOT_TLS;
+	case HELLO_OTHER_NAME:
+		return EGD_R_NAME;
+	}
+	return EGD_R_MALFORMED;
+}
+
+/* Reads what a segment adds to the hello, and compares what is sent again with
+ * what was read: a file that is sent without a copy (sendfile, MSG_ZEROCOPY) may
+ * have other bytes by then. */
 static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 				   struct egd_socket *st, struct segment *s)
 {
+	__u32 at, had, start = s->off, off;
+	struct egd_kept *kept;
 	struct egd_hello *h;
-	__u32 ahead;
+	__u8 bad;
 
-	if (s->off == s->end)
-		return 1; /* no payload: handshake, acknowledgement, end */
 	h = bpf_sk_storage_get(&egd_hellos, sk, 0, 0);
 	if (!h)
 		return cut(st, s, h, IPPROTO_TCP, EGD_R_STORAGE);
+	if (s->off == s->end) /* no payload: handshake, acknowledgement, end */
+		return go_on_reading(sk, st, h);
+	if (!h->synced) {
+		h->synced = 1;
+		h->next_seq = s->seq;
+		h->base = s->seq;
+	}
+	at = s->seq - h->base;
+	had = h->next_seq - h->base;
+	if (h->settled && (__s32)(s->seq - h->next_seq) >= 0)
+		return go_on_reading(sk, st, h);
 	/* An urgent byte (MSG_OOB) is taken out of the stream that the server
 	 * reads, so the server would read another hello than this one. */
 	if (s->urgent)
 		return cut(st, s, h, IPPROTO_TCP, EGD_R_MALFORMED);
-	if (!h->synced) {
-		h->synced = 1;
-		h->next_seq = s->seq;
-	}
-	/* A retransmission: the part that was read was let pass. */
-	ahead = h->next_seq - s->seq;
-	if ((__s32)ahead < 0)
+	if ((__s32)at < 0 || (__s32)(s->seq - h->next_seq) > 0)
 		return 0; /* a gap: what fills it comes first */
-	if (ahead >= s->end - s->off)
-		return 1;
-	s->off += ahead;
-	h->next_seq = s->seq + ahead + (s->end - s->off);
-	switch (read_hello(skb, h, s->off, s->end)) {
-	case HELLO_MORE:
-		return 1;
-	case HELLO_DONE:
-		break;
-	case HELLO_NOT_TLS:
-		return cut(st, s, h, IPPROTO_TCP, EGD_R_NOT_TLS);
-	default:
-		return cut(st, s, h, IPPROTO_TCP, EGD_R_MALFORMED);
+	kept = bpf_sk_storage_get(&egd_kept, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!kept)
+		return cut(st, s, h, IPPROTO_TCP, EGD_R_STORAGE);
+	if (at < had) {
+		start = s->off + (had - at);
+		if (start > s->end)
+			start = s->end;
+		/* What is beyond the kept bytes is not known, so it is not sent again. */
+		if (!same_bytes(skb, kept->data, at, s->off, start))
+			return cut(st, s, h, IPPROTO_TCP, EGD_R_SEQUENCE);
+		if (start == s->end || h->settled)
+			return go_on_reading(sk, st, h);
 	}
-	if (!h->named)
-		return cut(st, s, h, IPPROTO_TCP, EGD_R_NO_NAME);
-	if (!name_allowed(st, h))
-		return cut(st, s, h, IPPROTO_TCP, EGD_R_NAME);
-	st->proved = 1;
-	count(EGD_C_INSPECT);
-	report_allowed(st, h);
-	return 1;
+	off = start;
+	bad = read_hellos(skb, st, h, &off, s->end);
+	if (bad)
+		return cut(st, s, h, IPPROTO_TCP, bad);
+	keep_bytes(skb, kept->data, had, start, off);
+	h->next_seq = h->base + had + (off - start);
+	return go_on_reading(sk, st, h);
 }
 
 /* Whether the connection's peer is one that the tables send it to today. */
@@ -250,9 +314,15 @@ static __always_inline bool still_allowed(struct __sk_buff *skb, struct bpf_sock
 	st->origin.mode = wl->mode;
 	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
 		return true;
+	if (wl->mode == EGD_AUDIT && st->unjudged)
+		return true; /* connect() said so */
 	v = workload_verdict(&f, wl);
-	if (v.verdict == EGD_PROXY) /* new connections are proxied; this one stays allowed */
-		return true;
+	if (v.verdict == EGD_DIRECT || st->verdict == EGD_INSPECT)
+		st->unjudged = 0;
+	/* What must pass the proxy now does not go on without it, unless that is
+	 * because two rules meet at the address, one of which lets it go straight. */
+	if (v.verdict == EGD_PROXY)
+		return v.straight && st->verdict == EGD_DIRECT;
 	if (!still_endpoint(st, &v))
 		return false;
 	switch (v.verdict) {
@@ -273,16 +343,16 @@ static __always_inline int watch(struct __sk_buff *skb, struct bpf_sock *sk,
 {
 	struct segment s = {};
 
-	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || st->proved))
+	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || (st->proved && !st->reading)))
 		return 1;
-	if (sk->protocol == IPPROTO_TCP && !read_segment(skb, &s))
-		return cut(st, &s, NULL, sk->protocol, EGD_R_MALFORMED);
+	if (!read_segment(skb, &s))
+		return cut(st, &s, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
 	if (st->epoch != cfg->epoch) {
 		if (!still_allowed(skb, sk, st))
-			return cut(st, &s, NULL, sk->protocol, EGD_R_CHANGED);
+			return cut(st, &s, NULL, IPPROTO_TCP, EGD_R_CHANGED);
 		st->epoch = cfg->epoch;
 	}
-	if (st->verdict == EGD_INSPECT && !st->proved)
+	if (st->verdict == EGD_INSPECT && (!st->proved || st->reading))
 		return inspect(skb, sk, st, &s);
 	return 1;
 }
@@ -305,34 +375,40 @@ static __always_inline bool has_options(struct __sk_buff *skb)
 
 #define LOOPBACK_IFINDEX 1 /* in every network namespace */
 
-/* Two packets that the hooks of connect() and sendto() take for loopback's,
- * and that are not. One that leaves by another device, which SO_BINDTODEVICE
- * chooses, reaches the next hop. And a datagram over loopback that bears a
- * foreign source (IPV6_FREEBIND, no privilege; IP_TRANSPARENT) would make that
- * stranger a peer who may be answered; the node's own addresses are sources
- * there of what goes to themselves. */
-static __always_inline bool strays(struct __sk_buff *skb, bool udp)
+/* A packet that the hooks of connect() and sendto() take for loopback's and that
+ * is not: one that leaves by another device, which SO_BINDTODEVICE chooses,
+ * reaches the next hop. */
+static __always_inline bool strays(struct __sk_buff *skb, const __u8 *dst)
 {
-	__u64 src[2], dst[2];
+	return skb->ifindex != LOOPBACK_IFINDEX && is_loopback(dst);
+}
 
-	if (skb->protocol == bpf_htons(0x0800)) {
-		__u32 a[2];
+/* A datagram over loopback that bears a foreign source (IPV6_FREEBIND, no
+ * privilege; IP_TRANSPARENT) would make that stranger a peer who may be
+ * answered; the node's own addresses are sources there of what goes to
+ * themselves. */
+static __always_inline bool is_forged(struct __sk_buff *skb, const struct datagram *d)
+{
+	return skb->ifindex == LOOPBACK_IFINDEX && !is_loopback(d->src) &&
+	       !same_addr(d->src, d->to.addr);
+}
 
-		if (bpf_skb_load_bytes(skb, 12, a, 8))
-			return true;
-		set_mapped((__u8 *)src, a[0]);
-		set_mapped((__u8 *)dst, a[1]);
-	} else if (bpf_skb_load_bytes(skb, 8, src, 16) || bpf_skb_load_bytes(skb, 24, dst, 16)) {
-		return true;
-	}
-	if (skb->ifindex != LOOPBACK_IFINDEX)
-		return is_loopback((__u8 *)dst);
-	return udp && !is_loopback((__u8 *)src) && (src[0] != dst[0] || src[1] != dst[1]);
+/* Where a packet goes; false: it cannot be read. */
+static __always_inline bool read_dst(struct __sk_buff *skb, __u8 *dst)
+{
+	__u32 a;
+
+	if (skb->protocol != bpf_htons(0x0800))
+		return !bpf_skb_load_bytes(skb, 24, dst, 16);
+	if (bpf_skb_load_bytes(skb, 16, &a, 4))
+		return false;
+	set_mapped(dst, a);
+	return true;
 }
 
 /* A packet that no hook decided about. It is dropped, and told once for a
  * socket: who sends one may send millions. */
-static __always_inline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
+static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
 				struct egd_socket *st, __u8 reason)
 {
 	struct egd_workload *wl;
@@ -377,41 +453,149 @@ static __always_inline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
 	return 0;
 }
 
+/* Whether a connection is with the peer that connect() decided about. A program
+ * of somebody else behind ours may have changed the address once more. */
+static __always_inline bool at_peer(struct __sk_buff *skb, struct bpf_sock *sk,
+				    const struct egd_socket *st)
+{
+	const __u32 *w = (const __u32 *)st->peer;
+
+	/* Written by a version that did not note the listener. */
+	if (!st->peer_port)
+		return st->redirected;
+	if (st->local && skb->ifindex == LOOPBACK_IFINDEX)
+		return true; /* connect() to the unspecified address goes to an own one */
+	if (sk->dst_port != st->peer_port)
+		return false;
+	if (skb->protocol == bpf_htons(0x0800))
+		return is_mapped(st->peer) && sk->dst_ip4 == w[3];
+	return sk->dst_ip6[0] == w[0] && sk->dst_ip6[1] == w[1] && sk->dst_ip6[2] == w[2] &&
+	       sk->dst_ip6[3] == w[3];
+}
+
+/* A segment of a captured socket. */
+static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
+				      struct egd_socket *st)
+{
+	struct egd_config *cfg;
+	struct segment s = {};
+	__u8 dst[16];
+
+	/* A connection that is watched has been decided about by its address. */
+	if (!st || !st->watched) {
+		if (!read_dst(skb, dst) || strays(skb, dst))
+			return drop(skb, sk, st, EGD_R_STRAY);
+	}
+	/* Who listens answers: the socket may have been connected before. */
+	if (!st || sk->state == STATE_LISTEN)
+		return 1;
+	if ((st->watched || st->redirected || st->local) && !at_peer(skb, sk, st))
+		return drop(skb, sk, st, EGD_R_STRAY);
+	if (st->redirected && sk->state == STATE_SYN_SENT) {
+		if (!read_segment(skb, &s))
+			return drop(skb, sk, st, EGD_R_OPTIONS);
+		st->cut = publish_tcp(st, s.src, s.ports[0], s.seq - 1);
+		st->told = 0;
+		return st->cut ? stay_cut(skb, sk, st) : 1;
+	}
+	if (!st->watched)
+		return 1;
+	cfg = get_config();
+	return cfg ? watch(skb, sk, st, cfg) : 0;
+}
+
+/* A datagram of a captured socket. */
+static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
+				      struct egd_socket *st)
+{
+	struct egd_config *cfg = get_config();
+	struct segment s = {};
+	struct egd_workload *wl;
+	struct datagram d = {};
+	bool gate;
+	__u32 slot;
+
+	if (!cfg || !read_datagram(skb, &d))
+		return drop(skb, sk, st, cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG);
+	if (strays(skb, d.to.addr) || is_forged(skb, &d))
+		return drop(skb, sk, st, EGD_R_STRAY);
+	gate = is_gate(cfg, &d.to);
+	if (gate || is_loopback(d.to.addr)) {
+		slot = slot_of(cfg, d.to.port);
+		if (slot < EGD_DNS_SLOTS && st && st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
+			return publish_udp(skb, st, &d, cfg, slot);
+		if (!gate)
+			return 1;
+	}
+	wl = sender_of(skb, st);
+	if (!wl)
+		return drop(skb, sk, st, EGD_R_NO_WORKLOAD);
+	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
+		return 1;
+	if (!cfg->ready)
+		return drop(skb, sk, st, EGD_R_NO_CONFIG);
+	if (!gate && datagram_allowed(skb, sk, st, &d.to, wl))
+		return 1;
+	if (st)
+		st->origin.mode = wl->mode;
+	if (st && st->held && same_addr(st->origin.dst, d.to.addr) && st->origin.dport == d.to.port)
+		return report_held(st, IPPROTO_UDP);
+	if (wl->mode == EGD_AUDIT)
+		return 1; /* sendto() said so already */
+	if (st && st->watched && st->peer_port == d.to.port && same_addr(st->peer, d.to.addr)) {
+		__builtin_memcpy(s.src, d.src, 16);
+		__builtin_memcpy(s.dst, d.to.addr, 16);
+		s.ports[0] = d.sport;
+		s.ports[1] = d.to.port;
+		return cut(st, &s, NULL, IPPROTO_UDP, EGD_R_CHANGED);
+	}
+	return drop(skb, sk, st, EGD_R_NO_RULE);
+}
+
+/* A packet of a socket that is refused at birth in enforce mode and was made in
+ * another one: raw and ping sockets, SCTP. */
+static __noinline int egress_other(struct __sk_buff *skb, struct bpf_sock *sk,
+					struct egd_socket *st)
+{
+	struct egd_workload *wl;
+
+	if (!st || !st->other) /* the kernel's own: neighbour discovery, IGMP */
+		return 1;
+	wl = sender_of(skb, st);
+	if (!wl)
+		return drop(skb, sk, st, EGD_R_NO_WORKLOAD);
+	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode != EGD_ENFORCE)
+		return 1;
+	return drop(skb, sk, st, EGD_R_SOCKET_TYPE);
+}
+
 /* Everything that a captured socket sends. */
 static __always_inline int egress(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct egd_config *cfg;
 	struct egd_socket *st;
-	int passed;
-	bool udp;
+	__u32 proto, type;
 
 	if (!sk)
 		return 1;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 1;
-	udp = sk->protocol == IPPROTO_UDP;
+	/* Read once: the verifier wants fields of sk at their offsets, not an
+	 * address that the compiler made of one. */
+	proto = sk->protocol;
+	type = sk->type;
+	asm volatile("" : "+r"(proto), "+r"(type));
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
-	if ((sk->protocol == IPPROTO_TCP || udp) && has_options(skb))
+	if (type != SOCK_RAW && (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && has_options(skb))
 		return drop(skb, sk, st, EGD_R_OPTIONS);
 	if (st && st->cut)
 		return stay_cut(skb, sk, st);
-	if (st && udp && !st->watched && !st->held && st->verdict == EGD_PROXY) {
-		passed = publish_udp(skb, st);
-		if (passed != PUBLISH_OTHER)
-			return passed;
-	}
-	/* A TCP connection that is watched has been decided about by its address. */
-	if ((udp || !st || !st->watched) && strays(skb, udp))
-		return drop(skb, sk, st, EGD_R_STRAY);
-	if (st && st->watched) {
-		cfg = get_config();
-		return cfg ? watch(skb, sk, st, cfg) : 0;
-	}
-	if (st && st->held)
-		return report_held(st, IPPROTO_UDP);
-	return 1;
+	if (type != SOCK_RAW && proto == IPPROTO_TCP)
+		return egress_tcp(skb, sk, st);
+	if (type != SOCK_RAW && proto == IPPROTO_UDP)
+		return egress_udp(skb, sk, st);
+	return egress_other(skb, sk, st);
 }
 
 #endif

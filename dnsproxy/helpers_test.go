@@ -198,8 +198,14 @@ type origins struct {
 	slots  sync.Map // slot -> true
 }
 
-func (o *origins) Origin(_ policy.Transport, src netip.AddrPort, slot int) (Client, bool) {
+func (o *origins) OfConn(c net.Conn) (Client, bool) { return o.of(addrPort(c.RemoteAddr())) }
+
+func (o *origins) OfDatagram(src, local netip.AddrPort, slot int, query []byte) (Client, bool) {
 	o.slots.Store(slot, true)
+	return o.of(src)
+}
+
+func (o *origins) of(src netip.AddrPort) (Client, bool) {
 	if c := o.client.Load(); c != nil && src.IsValid() {
 		return *c, true
 	}

@@ -45,10 +45,12 @@ type Client struct {
 
 // Origins looks up who sent a query.
 type Origins interface {
-	// Origin returns the client behind src. slot is the index of the UDP
-	// listener that received the query, 0 for TCP. False: nobody that the
-	// kernel redirected; the query is dropped without a reply.
-	Origin(t policy.Transport, src netip.AddrPort, slot int) (Client, bool)
+	// OfConn returns the client behind an accepted connection, OfDatagram the
+	// one behind a query from src to the UDP listener at local with the index
+	// slot. False: nobody that the kernel redirected; it is dropped without a
+	// reply.
+	OfConn(net.Conn) (Client, bool)
+	OfDatagram(src, local netip.AddrPort, slot int, query []byte) (Client, bool)
 }
 
 // Config is what a Server needs. Origins, Policies, Names and Upstreams are

@@ -38,8 +38,9 @@ func (s *Server) serveTCP(ctx, work context.Context, handlers *sync.WaitGroup, l
 			continue
 		}
 		failures = 0
-		client, ok := s.origin(policy.TCP, c.RemoteAddr(), 0)
+		client, ok := s.origins.OfConn(c)
 		if !ok {
+			s.noOrigin(policy.TCP, addrPort(c.RemoteAddr()))
 			_ = c.Close()
 			continue
 		}

@@ -39,7 +39,7 @@ func (s *Server) serveUDP(ctx, work context.Context, handlers *sync.WaitGroup, p
 		}
 		failures = 0
 		s.stats.add(cQueryUDP)
-		client, ok := s.origin(policy.UDP, from, slot)
+		client, ok := s.origin(from, pc, slot, buf[:n])
 		if !ok {
 			continue
 		}
@@ -82,21 +82,30 @@ func sourceOf(a netip.Addr) []byte {
 	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: a.As16()})
 }
 
-// origin looks the sender up. A packet without a record was not redirected by
-// the kernel: somebody dialled the listener itself.
-func (s *Server) origin(t policy.Transport, from net.Addr, slot int) (Client, bool) {
-	var src netip.AddrPort
-	switch a := from.(type) {
-	case *net.UDPAddr:
-		src = a.AddrPort()
-	case *net.TCPAddr:
-		src = a.AddrPort()
-	}
-	src = netip.AddrPortFrom(src.Addr().Unmap().WithZone(""), src.Port())
-	c, ok := s.origins.Origin(t, src, slot)
+// origin looks the sender of a datagram up. One without a record was not
+// redirected by the kernel: somebody dialled the listener itself.
+func (s *Server) origin(from net.Addr, pc net.PacketConn, slot int, query []byte) (Client, bool) {
+	src, local := addrPort(from), addrPort(pc.LocalAddr())
+	c, ok := s.origins.OfDatagram(src, local, slot, query)
 	if !ok {
-		s.stats.add(cNoOrigin)
-		s.log.Debug("query dropped", "reason", policy.ReasonNoOrigin, "from", src, "transport", t)
+		s.noOrigin(policy.UDP, src)
 	}
 	return c, ok
+}
+
+func (s *Server) noOrigin(t policy.Transport, src netip.AddrPort) {
+	s.stats.add(cNoOrigin)
+	s.log.Debug("query dropped", "reason", policy.ReasonNoOrigin, "from", src, "transport", t)
+}
+
+// addrPort is an address of a socket; IPv4 is unmapped.
+func addrPort(a net.Addr) netip.AddrPort {
+	var out netip.AddrPort
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		out = a.AddrPort()
+	case *net.TCPAddr:
+		out = a.AddrPort()
+	}
+	return netip.AddrPortFrom(out.Addr().Unmap().WithZone(""), out.Port())
 }

@@ -59,7 +59,7 @@ func TestSizes(t *testing.T) {
 		"egd_addr_val":     {unsafe.Sizeof(bpf.EgressdEgdAddrVal{}), 8},
 		"egd_cidr_key":     {unsafe.Sizeof(bpf.EgressdEgdCidrKey{}), 28},
 		"egd_known_key":    {unsafe.Sizeof(bpf.EgressdEgdKnownKey{}), 20},
-		"egd_origin_key":   {unsafe.Sizeof(bpf.EgressdEgdOriginKey{}), 20},
+		"egd_origin_key":   {unsafe.Sizeof(bpf.EgressdEgdOriginKey{}), 28},
 		"egd_origin":       {unsafe.Sizeof(bpf.EgressdEgdOrigin{}), 96},
 		"egd_socket":       {unsafe.Sizeof(bpf.EgressdEgdSocket{}), 360},
 		"egd_hello":        {unsafe.Sizeof(bpf.EgressdEgdHello{}), 336},

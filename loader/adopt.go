@@ -23,7 +23,7 @@ import (
 
 // kept are the maps whose entries belong to sockets that are open: whatever
 // they hold is taken over by every version, so their layout never changes.
-var kept = []string{"egd_sockets", "egd_hellos", "egd_recent", "egd_rewrites", "egd_dialled"}
+var kept = []string{"egd_sockets", "egd_hellos", "egd_recent", "egd_rewrites", "egd_dialled", "egd_kept"}
 
 // renewed are the other maps. Those of one line speak of each other, so that
 // they are taken over together or made anew together; the first line has what
@@ -32,7 +32,7 @@ var kept = []string{"egd_sockets", "egd_hellos", "egd_recent", "egd_rewrites", "
 var renewed = [...][]string{
 	policyTables: {
 		"egd_config", "egd_workloads", "egd_addrs", "egd_known", "egd_cidrs",
-		"egd_endpoints", "egd_names", "egd_ifaces", "egd_origins", "egd_usage",
+		"egd_endpoints", "egd_names", "egd_ifaces", "egd_origins", "egd_usage", "egd_listeners",
 	},
 	eventRing:    {"egd_events"},
 	flowTables:   {"egd_flows", "egd_flow_hello", "egd_flow_bytes", "egd_shares"},

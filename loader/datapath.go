@@ -13,11 +13,13 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/netns"
@@ -58,6 +60,8 @@ type Datapath struct {
 	guards map[int]*guard // by interface index
 	// flowCount is how many flows the last sweep left.
 	flowCount int
+	// gates are those of the listeners: IPv4 and IPv6.
+	gates atomic.Pointer[[2]netip.Addr]
 
 	events   *ringbuf.Reader
 	draining atomic.Bool
@@ -165,7 +169,9 @@ func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 		"egd_hellos":     m.EgdHellos,
 		"egd_ifaces":     m.EgdIfaces,
 		"egd_shares":     m.EgdShares,
+		"egd_kept":       m.EgdKept,
 		"egd_known":      m.EgdKnown,
+		"egd_listeners":  m.EgdListeners,
 		"egd_names":      m.EgdNames,
 		"egd_origins":    m.EgdOrigins,
 		"egd_peers":      m.EgdPeers,
@@ -186,15 +192,80 @@ type Listeners struct {
 	// Gate4 and Gate6 are where sockets of other network namespaces find the
 	// listeners. The zero Addr: nowhere; they are refused what is redirected.
 	Gate4, Gate6 netip.Addr
+	// Sockets are the listeners themselves: a flow is redirected only while the
+	// one that it would reach is open.
+	Sockets []Socket
+}
+
+// Socket is a listener of egressd.
+type Socket struct {
+	Kind SocketKind
+	Slot int        // of a DNSUDP socket
+	Addr netip.Addr // loopback or a gate
+	Conn syscall.Conn
+}
+
+// SocketKind says what a socket serves.
+type SocketKind uint32
+
+// The kinds of enum egd_listener.
+const (
+	ProxySocket  = SocketKind(bpf.EgressdEgdListenerEGD_L_PROXY)
+	DNSTCPSocket = SocketKind(bpf.EgressdEgdListenerEGD_L_DNS_TCP)
+	DNSUDPSocket = SocketKind(bpf.EgressdEgdListenerEGD_L_DNS_UDP)
+)
+
+// key is the socket's place in egd_listeners.
+func (s Socket) key() uint32 {
+	place := uint32(bpf.EgressdEgdPlaceEGD_LOOPBACK4)
+	if !s.Addr.IsLoopback() {
+		place = uint32(bpf.EgressdEgdPlaceEGD_GATE4)
+	}
+	if s.Addr.Is6() {
+		place++
+	}
+	return place*uint32(bpf.EgressdEgdListenerEGD_KINDS) + uint32(s.Kind) + uint32(s.Slot)
+}
+
+// setSockets makes egd_listeners hold these sockets and no others.
+func (d *Datapath) setSockets(sockets []Socket) error {
+	m := d.objs.EgdListeners
+	is := map[uint32]bool{}
+	for _, s := range sockets {
+		raw, err := s.Conn.SyscallConn()
+		if err != nil {
+			return fmt.Errorf("the listener on %s: %w", s.Addr, err)
+		}
+		is[s.key()] = true
+		cerr := raw.Control(func(fd uintptr) { err = m.Put(s.key(), uint64(fd)) })
+		if err = errors.Join(cerr, err); err != nil {
+			return fmt.Errorf("write egd_listeners: %w", err)
+		}
+	}
+	for key := range m.MaxEntries() {
+		if is[key] {
+			continue
+		}
+		// EINVAL: there is none.
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("write egd_listeners: %w", err)
+		}
+	}
+	return nil
 }
 
 // Slots is the number of UDP ports of the DNS proxy (EGD_DNS_SLOTS).
 const Slots = 4
 
-// SetListeners publishes the listeners' ports. The listeners must be bound.
+// SetListeners publishes the listeners' ports and sockets. The listeners must be
+// bound.
 func (d *Datapath) SetListeners(l Listeners) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.setSockets(l.Sockets); err != nil {
+		return err
+	}
+	d.gates.Store(&[2]netip.Addr{l.Gate4, l.Gate6})
 	d.config.ProxyPort = htons(l.Proxy)
 	d.config.DnsTcpPort = htons(l.DNSTCP)
 	for i, p := range l.DNSUDP {

@@ -266,7 +266,7 @@ func TestEndpointChanges(t *testing.T) {
 			{"one more", one, vip, service(f.vip, policy.Direct, endpoints(end, alt), ""), true},
 			{"another", one, vip, service(f.vip, policy.Direct, endpoints(alt), ""), false},
 			{"straight", one, vip, service(f.vip, policy.Direct, policy.Endpoints{}, ""), false},
-			{"proxied from now on", one, vip, service(f.vip, policy.Proxy, policy.Endpoints{}, ""), true},
+			{"proxied from now on", one, vip, service(f.vip, policy.Proxy, policy.Endpoints{}, ""), false},
 			{"gone", one, vip, nil, false},
 			{"port the same, as a list", service(f.end, policy.Direct, onPort(endPort), ""), hostport(f.end, vipPort),
 				service(f.end, policy.Direct, endpoints(end), ""), true},

@@ -255,6 +255,8 @@ func TestGuardHello(t *testing.T) {
 		pass       bool
 	}{
 		{"hello", goodName, true}, {"hello", "ALLOWED.Example", true}, {"classic", goodName, true}, {"early", goodName, true},
+		{"retry", goodName, true}, {"retry-other", "evil.example", false}, {"retry-other-plain", "evil.example", false},
+		{"retry-other-alert", "evil.example", false}, {"retry-nosni", goodName, false},
 		{"hello", "evil.example", false}, {"hello", "xallowed.example", false}, {"nosni", "", false}, {"twice", goodName, false},
 		{"nul", goodName, false}, {"http", goodName, false}, {"junk", "", false}, {"halfjunk", goodName, false},
 	} {
@@ -298,7 +300,7 @@ func (v *vm) guardHello(kind, name string, pass bool, piece int, a string) {
 	if took := time.Since(begin); !pass && took > soon {
 		v.t.Errorf("%s %q: the reset took %v", kind, name, took)
 	}
-	if pass && v.echo(c, []byte("and on it goes"), 0) != "echoed" {
+	if pass && v.echo(c, record(23, []byte("and on it goes")), 0) != "echoed" {
 		v.t.Errorf("%s %q: no more after the hello", kind, name)
 	}
 }

@@ -44,7 +44,7 @@ func TestKept(t *testing.T) {
 	var got []string
 	for _, v := range []any{
 		bpf.EgressdEgdSocket{}, bpf.EgressdEgdHello{}, bpf.EgressdEgdRecent{}, bpf.EgressdEgdRewrites{},
-		bpf.EgressdEgdDialled{},
+		bpf.EgressdEgdDialled{}, bpf.EgressdEgdKept{},
 	} {
 		typ := reflect.TypeOf(v)
 		got = append(got, fields(strings.TrimPrefix(typ.Name(), "EgressdEgd"), typ, 0)...)

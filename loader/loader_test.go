@@ -55,6 +55,8 @@ type rig struct {
 	// gates are where the listeners stand besides loopback.
 	gates []netip.Addr
 	ports loader.Listeners
+	// sockets are the listeners that were opened since the last load.
+	sockets []loader.Socket
 }
 
 const testPolicy = policy.DefaultPolicy
@@ -103,9 +105,10 @@ func (r *rig) load(open func(loader.Options) (*loader.Datapath, error)) {
 	}
 	dp := r.dp
 	r.t.Cleanup(func() { dp.Close() })
+	r.sockets = nil
 	ports := loader.Listeners{Admin: 15000}
-	ports.Proxy = r.serveTCP()
-	ports.DNSTCP = r.serveTCP()
+	ports.Proxy = r.serveTCP(loader.ProxySocket)
+	ports.DNSTCP = r.serveTCP(loader.DNSTCPSocket)
 	for i := range ports.DNSUDP {
 		ports.DNSUDP[i] = r.serveUDP(i)
 	}
@@ -116,6 +119,7 @@ func (r *rig) load(open func(loader.Options) (*loader.Datapath, error)) {
 			ports.Gate6 = g
 		}
 	}
+	ports.Sockets = r.sockets
 	r.ports = ports
 	id, err := r.cg.ID()
 	must(r.t, err)
@@ -140,13 +144,15 @@ func (r *rig) listenAt() []netip.Addr {
 
 // serveTCP answers every connection with the original destination that the
 // kernel recorded for it.
-func (r *rig) serveTCP() (port uint16) {
+func (r *rig) serveTCP(kind loader.SocketKind) (port uint16) {
 	r.t.Helper()
 	for _, lo := range r.listenAt() {
 		ln, err := r.world.Node.Listen(netip.AddrPortFrom(lo, port))
 		must(r.t, err)
 		port = ln.Addr().(*net.TCPAddr).AddrPort().Port()
 		transparent(r.t, ln.(*net.TCPListener))
+		saveSYN(r.t, ln.(*net.TCPListener))
+		r.sockets = append(r.sockets, loader.Socket{Kind: kind, Addr: lo, Conn: ln.(*net.TCPListener)})
 		done := make(chan struct{})
 		dp := r.dp
 		go func() {
@@ -156,8 +162,9 @@ func (r *rig) serveTCP() (port uint16) {
 				if err != nil {
 					return
 				}
-				src := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-				o, ok := dp.TakeOrigin(netip.AddrPortFrom(src.Addr().Unmap(), src.Port()))
+				at, err := loader.ArrivalOf(c.(*net.TCPConn))
+				o, ok := dp.TakeOrigin(at)
+				ok = ok && err == nil
 				fmt.Fprintf(c, "%s %v", o.Dst, ok)
 				c.Close()
 			}
@@ -165,6 +172,14 @@ func (r *rig) serveTCP() (port uint16) {
 		r.t.Cleanup(func() { ln.Close(); <-done })
 	}
 	return port
+}
+
+func saveSYN(t *testing.T, s syscall.Conn) {
+	t.Helper()
+	raw, err := s.SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) { err = loader.SaveSYN(fd) }))
+	must(t, err)
 }
 
 // transparent lets a socket use addresses that are not the node's.
@@ -192,18 +207,22 @@ func (r *rig) serveUDP(slot int) (port uint16) {
 		must(r.t, err)
 		port = pc.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 		transparent(r.t, pc.(*net.UDPConn))
+		r.sockets = append(r.sockets, loader.Socket{Kind: loader.DNSUDPSocket, Slot: slot, Addr: lo, Conn: pc.(*net.UDPConn)})
 		done := make(chan struct{})
 		dp := r.dp
 		go func() {
 			defer close(done)
 			buf := make([]byte, 512)
 			for {
-				_, from, err := pc.ReadFrom(buf)
+				n, from, err := pc.ReadFrom(buf)
 				if err != nil {
 					return
 				}
 				src := from.(*net.UDPAddr).AddrPort()
-				o, ok := dp.DatagramOrigin(netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), slot)
+				o, ok := dp.DatagramOrigin(loader.Arrival{
+					Src:   netip.AddrPortFrom(src.Addr().Unmap(), src.Port()),
+					Local: lo, Slot: slot, Token: loader.QuestionToken(buf[:n]),
+				})
 				answer := fmt.Appendf(nil, "%s %v", o.Dst, ok)
 				if o.Interface != 0 {
 					pc.(*net.UDPConn).WriteMsgUDP(answer, sourceOf(o.Dst.Addr()), from.(*net.UDPAddr))
@@ -416,7 +435,7 @@ func TestSocketTypes(t *testing.T) {
 
 func TestOwnPorts(t *testing.T) {
 	r := newRig(t)
-	port := r.serveTCP()
+	port := r.serveTCP(loader.ProxySocket)
 	if got := r.run(true, "tcp", hostport("127.0.0.1", int(port))); got.Data == "" {
 		t.Errorf("a server of the workload's own on loopback: %+v", got)
 	}

@@ -60,6 +60,16 @@ func (c *talker) end() {
 	}
 }
 
+// kill ends a client that waits for something else than its next line.
+func (c *talker) kill() {
+	cmd := c.cmd
+	c.cmd = nil
+	must(c.r.t, cmd.Process.Kill())
+	_ = c.in.Close()
+	_, _ = io.Copy(io.Discard, c.out)
+	_ = cmd.Wait()
+}
+
 func (c *talker) next() result {
 	c.r.t.Helper()
 	line, err := c.out.ReadString('\n')
@@ -111,7 +121,7 @@ func hoard(addr netip.AddrPort, args []string) result {
 		fd, sa, err := socket(addr, unix.SOCK_DGRAM, false)
 		if err == nil {
 			if err = unix.Connect(fd, sa); err == nil {
-				_, err = unix.Write(fd, []byte("hello"))
+				_, err = unix.Write(fd, fmt.Appendf(nil, "%04d hello", os.Getpid()%10000))
 			}
 		}
 		if err != nil {
@@ -175,7 +185,7 @@ func from(typ int, addr netip.AddrPort, args []string) result {
 	say(result{From: sockaddr(local)})
 	buf := make([]byte, 64)
 	for word, more := waitLine(in); more; word, more = waitLine(in) {
-		if _, err := unix.Write(fd, []byte("hello")); err != nil {
+		if _, err := unix.Write(fd, fmt.Appendf(nil, "%04d hello", os.Getpid()%10000)); err != nil {
 			say(result{Errno: errnoName(err)})
 			continue
 		}

@@ -37,7 +37,7 @@ func steps(addr netip.AddrPort, typ int) result {
 	var sent []byte // what was not echoed yet
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		word, name, _ := strings.Cut(in.Text(), " ")
-		data := []byte("ping")
+		data := record(23, []byte("ping"))
 		if word != "ping" {
 			data = fixedHello(name)
 		}

@@ -57,12 +57,17 @@ func (u *usage) origins(workload uint32) *int64 {
 	return (*int64)(unsafe.Pointer(&u.mem[at]))
 }
 
-// release takes one entry of egd_origins off the account of its workload.
+// release takes one entry of egd_origins off the account of its workload, which
+// never goes below zero: a version that did not count may have written it.
 func (u *usage) release(workload uint32) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	if n := u.origins(workload); n != nil {
-		atomic.AddInt64(n, -1)
+	n := u.origins(workload)
+	for n != nil {
+		was := atomic.LoadInt64(n)
+		if was <= 0 || atomic.CompareAndSwapInt64(n, was, was-1) {
+			return
+		}
 	}
 }
 

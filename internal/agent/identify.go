@@ -11,7 +11,6 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/loader"
-	"github.com/egressd/egressd/policy"
 )
 
 // errNoOrigin: nobody was redirected from this address. Somebody dialled the
@@ -20,8 +19,12 @@ var errNoOrigin = errors.New("no recorded original destination")
 
 // identify finds who is behind a connection that arrived at the proxy.
 func (a *Agent) identify(c *net.TCPConn) (forward.Conn, error) {
-	src := unmapped(c.RemoteAddr().(*net.TCPAddr).AddrPort())
-	o, ok := a.datapath.TakeOrigin(src)
+	at, err := loader.ArrivalOf(c)
+	src := at.Src
+	if err != nil {
+		return forward.Conn{Src: src, Layer: flow.Egress}, err
+	}
+	o, ok := a.datapath.TakeOrigin(at)
 	if !ok {
 		return forward.Conn{Src: src, Layer: flow.Egress}, errNoOrigin
 	}
@@ -39,14 +42,27 @@ func (a *Agent) identify(c *net.TCPConn) (forward.Conn, error) {
 // origins tells the DNS proxy who asked.
 type origins struct{ a *Agent }
 
-func (s origins) Origin(t policy.Transport, src netip.AddrPort, slot int) (dnsproxy.Client, bool) {
-	var o loader.Origin
-	var ok bool
-	if t == policy.TCP {
-		o, ok = s.a.datapath.TakeOrigin(unmapped(src))
-	} else {
-		o, ok = s.a.datapath.DatagramOrigin(unmapped(src), slot)
+func (s origins) OfConn(c net.Conn) (dnsproxy.Client, bool) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return dnsproxy.Client{}, false
 	}
+	at, err := loader.ArrivalOf(tcp)
+	if err != nil {
+		return dnsproxy.Client{}, false
+	}
+	o, ok := s.a.datapath.TakeOrigin(at)
+	return s.client(o), ok
+}
+
+func (s origins) OfDatagram(src, local netip.AddrPort, slot int, query []byte) (dnsproxy.Client, bool) {
+	o, ok := s.a.datapath.DatagramOrigin(loader.Arrival{
+		Src: unmapped(src), Local: unmapped(local).Addr(), Slot: slot, Token: loader.QuestionToken(query),
+	})
+	return s.client(o), ok
+}
+
+func (s origins) client(o loader.Origin) dnsproxy.Client {
 	return dnsproxy.Client{
 		Workload: s.a.workloadName(o.Workload),
 		Process:  processOf(o),
@@ -54,7 +70,7 @@ func (s origins) Origin(t policy.Transport, src netip.AddrPort, slot int) (dnspr
 		Mode:     o.Mode,
 		Server:   o.Dst,
 		AsServer: o.Interface != 0,
-	}, ok
+	}
 }
 
 func processOf(o loader.Origin) flow.Process {

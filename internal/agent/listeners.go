@@ -67,11 +67,13 @@ func listen(ctx context.Context, fixed, transparent bool, gates []netip.Addr) (_
 	}
 	if l.ports.Proxy, err = l.bindTCP(ctx, addrs, want.Proxy, func(t *net.TCPListener) {
 		l.proxy = append(l.proxy, t)
+		l.add(loader.ProxySocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
 	}); err != nil {
 		return nil, fmt.Errorf("listen for redirected connections: %w", err)
 	}
 	if l.ports.DNSTCP, err = l.bindTCP(ctx, addrs, want.DNSTCP, func(t *net.TCPListener) {
 		l.dnsTCP = append(l.dnsTCP, t)
+		l.add(loader.DNSTCPSocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
 	}); err != nil {
 		return nil, fmt.Errorf("listen for DNS over TCP: %w", err)
 	}
@@ -108,7 +110,16 @@ func (l *listeners) bindUDP(ctx context.Context, addrs []netip.Addr, port uint16
 			return nil, 0, err
 		}
 		return pc, pc.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
-	}, func(i int, c interface{ Close() error }) { l.dnsUDP[i] = append(l.dnsUDP[i], c.(net.PacketConn)) })
+	}, func(i int, c interface{ Close() error }) {
+		u := c.(*net.UDPConn)
+		l.add(loader.DNSUDPSocket, len(l.dnsUDP[i]), u.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), u)
+		l.dnsUDP[i] = append(l.dnsUDP[i], u)
+	})
+}
+
+// add tells the kernel's side of a listener.
+func (l *listeners) add(kind loader.SocketKind, slot int, addr netip.Addr, c syscall.Conn) {
+	l.ports.Sockets = append(l.ports.Sockets, loader.Socket{Kind: kind, Slot: slot, Addr: addr.Unmap(), Conn: c})
 }
 
 // bindAll binds one port on all addresses: the kernel's tables hold one port
@@ -155,6 +166,7 @@ func (l *listeners) control(network, _ string, c syscall.RawConn) error {
 	if cerr := c.Control(func(fd uintptr) {
 		if network == "tcp4" || network == "tcp6" {
 			set(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+			err = errors.Join(err, loader.SaveSYN(fd))
 		}
 		switch {
 		case !l.transparent:

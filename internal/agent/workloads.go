@@ -90,6 +90,9 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 			return errors.Join(append(errs, err)...)
 		}
 		w.cgroups = table
+		// A socket that passed because of its workload's mode is judged anew
+		// by the next packet.
+		errs = append(errs, a.datapath.RaiseEpoch())
 	}
 	w.bound = bound
 	return errors.Join(errs...)

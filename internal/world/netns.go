@@ -95,8 +95,10 @@ func onOwnThread(fn func() error) error {
 // Listen opens a TCP listener inside the namespace.
 func (n *Netns) Listen(addr netip.AddrPort) (net.Listener, error) {
 	var ln net.Listener
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // its sockets are no TCP sockets: TCP's options fail
 	err := n.Do(func() (err error) {
-		ln, err = (&net.ListenConfig{}).Listen(context.Background(), family("tcp", addr.Addr()), addr.String())
+		ln, err = lc.Listen(context.Background(), family("tcp", addr.Addr()), addr.String())
 		return err
 	})
 	return ln, err

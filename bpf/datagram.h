@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Datagrams: each is decided by its own destination, whatever the hooks of
+ * connect() and sendto() said about the socket before. They can be made to speak
+ * of another peer than the socket has (a connect() that fails behind its hook, a
+ * sendto() between two send()s, a corked datagram), and the policy may have
+ * changed since. */
+#ifndef EGRESSD_DATAGRAM_H
+#define EGRESSD_DATAGRAM_H
+
+#include "endpoint.h"
+
+/* How long after a datagram its sender may be answered, nanoseconds. */
+#define REPLY_TIME (120ULL * 1000000000ULL)
+
+/* egd_peer.at of a peer that the socket itself sent to first, because a rule let
+ * it: what comes from there is an answer and opens nothing. Else a flow whose rule
+ * is gone would go on by its answers for ever. */
+#define DIALLED (~0ULL)
+
+static __always_inline void peer_key(struct egd_peer_key *k, __u64 cookie, const struct flow *f)
+{
+	__builtin_memset(k, 0, sizeof(*k));
+	k->cookie = cookie;
+	__builtin_memcpy(k->addr, f->addr, 16);
+	k->port = f->port;
+}
+
+static __always_inline bool same_peer(const struct egd_peer *p, const struct flow *f)
+{
+	return p->at && p->port == f->port && same_addr(p->addr, f->addr);
+}
+
+/* Whether a datagram answers somebody; r is the socket's egd_recent, or NULL. */
+__noinline int egd_is_reply(const struct egd_recent *r, __u64 cookie, const struct flow *f)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct egd_peer_key k;
+	__u64 *at;
+	int i;
+
+	if (!f)
+		return 0;
+
+	for (i = 0; r && i < EGD_RECENT; i++)
+		if (same_peer(&r->peers[i], f))
+			return r->peers[i].at != DIALLED && now - r->peers[i].at < REPLY_TIME;
+	peer_key(&k, cookie, f);
+	at = bpf_map_lookup_elem(&egd_peers, &k);
+	return at && now - *at < REPLY_TIME;
+}
+
+/* Where a peer is in the socket's list, or may be put: dialled ones stay as long
+ * as there are others. The caller knows that it is not in there. */
+static __always_inline struct egd_peer *peer_place(struct egd_recent *r)
+{
+	__u32 at = r->next;
+	int i;
+
+	for (i = 0; i < EGD_RECENT; i++, at++)
+		if (r->peers[at & (EGD_RECENT - 1)].at != DIALLED)
+			break;
+	r->next = at + 1;
+	return &r->peers[at & (EGD_RECENT - 1)];
+}
+
+/* A datagram as it leaves: source and destination are final. */
+struct datagram {
+	struct flow to;
+	__u8 src[16];
+	__u16 sport;   /* network order */
+	__u32 payload; /* its offset */
+};
+
+/* False: no UDP where it should be. IP options and extension headers were
+ * refused before. */
+static __always_inline bool read_datagram(struct __sk_buff *skb, struct datagram *d)
+{
+	__u16 ports[2];
+	__u8 proto = 0;
+	__u32 off;
+
+	d->to.proto = IPPROTO_UDP;
+	if (skb->protocol == bpf_htons(0x0800)) {
+		__u32 a[2];
+
+		if (bpf_skb_load_bytes(skb, 9, &proto, 1) || bpf_skb_load_bytes(skb, 12, a, 8))
+			return false;
+		set_mapped(d->src, a[0]);
+		set_mapped(d->to.addr, a[1]);
+		d->to.family = AF_INET;
+		off = 20;
+	} else {
+		if (bpf_skb_load_bytes(skb, 6, &proto, 1) || bpf_skb_load_bytes(skb, 8, d->src, 16) ||
+		    bpf_skb_load_bytes(skb, 24, d->to.addr, 16))
+			return false;
+		d->to.family = AF_INET6;
+		off = 40;
+	}
+	if (proto != IPPROTO_UDP || bpf_skb_load_bytes(skb, off, ports, 4))
+		return false;
+	d->sport = ports[0];
+	d->to.port = ports[1];
+	d->payload = off + 8;
+	return true;
+}
+
+/* Whether what one of the socket's rewrites stands for leads to the endpoint
+ * today. Another thread may be writing the entry: two must not lend their halves
+ * to a third address, so the tables are asked. */
+__noinline int egd_was_rewritten(const struct egd_rewrites *all, const struct flow *to, __u32 policy)
+{
+	struct egd_endpoint peer = {};
+	struct egd_addr_val v;
+	int i;
+
+	if (!all || !to)
+		return 0;
+	peer.port = to->port;
+	__builtin_memcpy(peer.addr, to->addr, 16);
+	for (i = 0; i < EGD_REWRITES; i++) {
+		const struct egd_rewrite *r = &all->all[i];
+		struct flow f = { .port = r->dport, .proto = IPPROTO_UDP };
+
+		if (!r->dport || r->peer_port != to->port || !same_addr(r->peer, to->addr))
+			continue;
+		__builtin_memcpy(f.addr, r->dst, 16);
+		v = lookup_verdict(&f, policy);
+		if (v.verdict == EGD_DIRECT && v.slots && is_member(v.set, &peer, &f))
+			return 1;
+	}
+	return 0;
+}
+
+/* Whether a datagram may go where it goes. */
+static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct bpf_sock *sk,
+					     const struct egd_socket *st, const struct flow *to,
+					     const struct egd_workload *wl)
+{
+	struct egd_endpoint self = { .port = to->port };
+	struct egd_addr_val v;
+
+	if (to->port != PORT_DNS) { /* questions go to the DNS proxy, by whatever rule */
+		v = workload_verdict(to, wl);
+		if (v.verdict == EGD_DIRECT && !v.slots)
+			return true;
+		__builtin_memcpy(self.addr, to->addr, 16);
+		if (v.verdict == EGD_DIRECT && is_member(v.set, &self, to))
+			return true; /* an endpoint of its own */
+		if (is_peer(st, to) && leads_to(st, to, wl->policy))
+			return true;
+		if (egd_was_rewritten(bpf_sk_storage_get(&egd_rewrites, sk, 0, 0), to, wl->policy))
+			return true;
+	}
+	return egd_is_reply(bpf_sk_storage_get(&egd_recent, sk, 0, 0), bpf_get_socket_cookie(skb), to);
+}
+
+/* The workload whose datagram it is: that of who called last, else that of the
+ * socket's cgroup. */
+static __always_inline struct egd_workload *sender_of(struct __sk_buff *skb,
+						      const struct egd_socket *st)
+{
+	struct egd_workload *wl = NULL;
+
+	if (st && st->origin.home)
+		wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
+	return wl ? wl : find_skb_workload(skb);
+}
+
+#endif
