@@ -612,12 +612,19 @@ def tls_from(path, addr, port, sni):
     return names.https(addr, port, sni, sni)
 
 
-def steal(victim, forger, addr, port):
-    """Sends from the address and port that another pod's socket asked from."""
+def question(name, number):
+    """A DNS question for an address."""
+    labels = b"".join(bytes([len(l)]) + l.encode() for l in name.split("."))
+    return struct.pack("!HHHHHH", number, 0x100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1)
+
+
+def steal(victim, forger, addr, port, allowed):
+    """Sends from the address and port that another pod's socket asks from, for as
+    long as that has a question open."""
     enter(victim)
     theirs = socket.socket(family(addr), SOCK_DGRAM)
     theirs.connect((addr, int(port)))
-    theirs.send(b"x")
+    theirs.settimeout(3)
     enter(forger)
     with socket.socket(family(addr), SOCK_DGRAM) as s:
         if ":" in addr:
@@ -626,8 +633,19 @@ def steal(victim, forger, addr, port):
             s.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT
         s.bind(theirs.getsockname()[:2])
         s.connect((addr, int(port)))
-        s.send(b"x")
-    return "sent"
+        for number in range(200):
+            try:
+                s.send(question("steal.stranger.example", number))
+            except PermissionError:
+                pass
+    try:
+        theirs.send(question(allowed, 4711))
+        while True:
+            got = theirs.recv(4096)
+            if got[:2] == struct.pack("!H", 4711):
+                return "kept" if got[6:8] != b"\0\0" else "other answer"
+    except OSError:
+        return "taken"
 
 
 def hoard(addr, port, count, to, toport):
