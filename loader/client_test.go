@@ -108,6 +108,8 @@ func client(op string, args []string) result {
 		return steps(addr, unix.SOCK_STREAM)
 	case "steps-udp":
 		return steps(addr, unix.SOCK_DGRAM)
+	case "model":
+		return drive()
 	case "knock":
 		return knock(addr, args[1:])
 	case "socket":

@@ -24,6 +24,7 @@ type Packet struct {
 	Dst      netip.Addr
 	Protocol uint8  // IP protocol; for IPv6 the first header that is not an option
 	Port     uint16 // destination port of TCP and UDP, else 0
+	Reset    bool   // a TCP segment without data and options that is a reset
 }
 
 // tap counts every IP packet that arrives on the wire from the node, whatever
@@ -143,6 +144,7 @@ func parsePacket(b []byte) (Packet, bool) {
 	if (p.Protocol == unix.IPPROTO_TCP || p.Protocol == unix.IPPROTO_UDP) && len(payload) >= 4 {
 		p.Port = binary.BigEndian.Uint16(payload[2:])
 	}
+	p.Reset = p.Protocol == unix.IPPROTO_TCP && len(payload) == 20 && payload[13]&4 != 0
 	return p, true
 }
 

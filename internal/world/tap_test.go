@@ -21,10 +21,10 @@ func TestParsePacket(t *testing.T) {
 		want         Packet
 		ok           bool
 	}{
-		{"UDP", udp4, Packet{v4, 17, 443}, true},
-		{"fragment", udp4[:12] + "0001" + udp4[16:], Packet{v4, 17, 0}, true},
-		{"TCP over IPv6", tcp6, Packet{v6, 6, 80}, true},
-		{"UDP behind hop-by-hop options", hop6, Packet{v6, 17, 53}, true},
+		{"UDP", udp4, Packet{Dst: v4, Protocol: 17, Port: 443}, true},
+		{"fragment", udp4[:12] + "0001" + udp4[16:], Packet{Dst: v4, Protocol: 17, Port: 0}, true},
+		{"TCP over IPv6", tcp6, Packet{Dst: v6, Protocol: 6, Port: 80}, true},
+		{"UDP behind hop-by-hop options", hop6, Packet{Dst: v6, Protocol: 17, Port: 53}, true},
 		{"IPv6 cut", tcp6[:60], Packet{}, false},
 		{"neither", "00" + udp4[2:], Packet{}, false},
 	}
