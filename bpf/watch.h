@@ -504,36 +504,54 @@ static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
 	return cfg ? watch(skb, sk, st, cfg) : 0;
 }
 
+/* A flow of a connected socket that was allowed when it was connected. */
+static __noinline int cut_datagram(struct egd_socket *st, const struct datagram *d)
+{
+	struct segment s = { .ports = { d->sport, d->to.port } };
+
+	__builtin_memcpy(s.src, d->src, 16);
+	__builtin_memcpy(s.dst, d->to.addr, 16);
+	return cut(st, &s, NULL, IPPROTO_UDP, EGD_R_CHANGED);
+}
+
 /* A datagram of a captured socket. */
 static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
-				      struct egd_socket *st)
+				 struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
-	struct segment s = {};
 	struct egd_workload *wl;
 	struct datagram d = {};
-	bool gate;
+	__u8 reason = EGD_R_STRAY;
+	bool gate, local;
 	__u32 slot;
 
-	if (!cfg || !read_datagram(skb, &d))
-		return drop(skb, sk, st, cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG);
-	if (strays(skb, d.to.addr) || is_forged(skb, &d))
-		return drop(skb, sk, st, EGD_R_STRAY);
+	if (!cfg || !read_datagram(skb, &d)) {
+		reason = cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG;
+		goto refused;
+	}
+	if (strays(skb, d.to.addr))
+		goto refused;
 	gate = is_gate(cfg, &d.to);
-	if (gate || is_loopback(d.to.addr)) {
+	local = !gate && is_loopback(d.to.addr);
+	if (gate || local) {
+		/* A question may bear an address of the node as its source. */
 		slot = slot_of(cfg, d.to.port);
 		if (slot < EGD_DNS_SLOTS && st && st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
 			return publish_udp(skb, st, &d, cfg, slot);
-		if (!gate)
-			return 1;
 	}
+	if (is_forged(skb, &d))
+		goto refused;
+	if (local)
+		return 1;
 	wl = sender_of(skb, st);
+	reason = EGD_R_NO_WORKLOAD;
 	if (!wl)
-		return drop(skb, sk, st, EGD_R_NO_WORKLOAD);
+		goto refused;
 	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
 		return 1;
+	reason = EGD_R_NO_CONFIG;
 	if (!cfg->ready)
-		return drop(skb, sk, st, EGD_R_NO_CONFIG);
+		goto refused;
 	if (!gate && datagram_allowed(skb, sk, st, &d.to, wl))
 		return 1;
 	if (st)
@@ -542,14 +560,11 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 		return report_held(st, IPPROTO_UDP);
 	if (wl->mode == EGD_AUDIT)
 		return 1; /* sendto() said so already */
-	if (st && st->watched && st->peer_port == d.to.port && same_addr(st->peer, d.to.addr)) {
-		__builtin_memcpy(s.src, d.src, 16);
-		__builtin_memcpy(s.dst, d.to.addr, 16);
-		s.ports[0] = d.sport;
-		s.ports[1] = d.to.port;
-		return cut(st, &s, NULL, IPPROTO_UDP, EGD_R_CHANGED);
-	}
-	return drop(skb, sk, st, EGD_R_NO_RULE);
+	if (st && st->watched && st->peer_port == d.to.port && same_addr(st->peer, d.to.addr))
+		return cut_datagram(st, &d);
+	reason = EGD_R_NO_RULE;
+refused:
+	return drop(skb, sk, st, reason);
 }
 
 /* A packet of a socket that is refused at birth in enforce mode and was made in

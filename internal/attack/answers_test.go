@@ -139,6 +139,8 @@ func (a *arena) populate() {
 	a.must(err)
 	_, err = a.AddTCP(netip.AddrPortFrom(a.API2.V4, 7), "")
 	a.must(err)
+	_, err = a.AddUDP(netip.AddrPortFrom(a.API2.V4, 7))
+	a.must(err)
 	a.must(a.forward(netip.MustParseAddrPort("127.0.0.1:8118"), netip.MustParseAddrPort(world.StrangerV4+":80")))
 	a.DNS.SetA("theirs.example", time.Minute, addr(world.StrangerV4))
 	a.DNS.SetA("tls.example", time.Minute, addr("151.101.2.2"))

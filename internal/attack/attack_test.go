@@ -35,6 +35,8 @@ type arena struct {
 	// in is captured, outside is not; other is a captured workload that may
 	// reach theirs.example, whose address is the stranger's.
 	in, outside, other *world.Cgroup
+	// audited and freed are captured workloads whose mode is changed to enforce.
+	audited, freed *world.Cgroup
 	interpreter        string
 	// words are what rows may use in arguments, for the captured and for the
 	// others. They have strangers of their own: the last packets of a
@@ -77,7 +79,7 @@ func newArena(t *testing.T) *arena {
 	a.populate()
 	a.addPods()
 	a.addNeighbours()
-	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight}, "--interfaces", "pod0,vm0"); err != nil {
+	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight, "modes.yaml": modes("audit", "off")}, "--interfaces", "pod0,vm0"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -95,6 +97,8 @@ func newArena(t *testing.T) *arena {
 		{&a.in, func() (*world.Cgroup, error) { return a.d.Root.Child("attacker") }},
 		{&a.outside, func() (*world.Cgroup, error) { return world.NewCgroup("outside") }},
 		{&a.other, func() (*world.Cgroup, error) { return a.d.Root.Child("other") }},
+		{&a.audited, func() (*world.Cgroup, error) { return a.d.Root.Child("audited") }},
+		{&a.freed, func() (*world.Cgroup, error) { return a.d.Root.Child("freed") }},
 	} {
 		cg, err := c.make()
 		if err != nil {
@@ -280,6 +284,7 @@ func TestAttacks(t *testing.T) {
 		}
 	}
 	a.t = t
+	a.enforceModes(t)
 	a.tighten(t)
 	a.killed(t)
 }

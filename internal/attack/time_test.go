@@ -5,6 +5,7 @@ package attack
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -73,6 +74,8 @@ type held struct {
 	row
 	args           []string
 	captured, twin *client
+	// in is who holds it; nil: the attacker.
+	in func(*arena) *world.Cgroup
 }
 
 // hold opens connections, captured and not, and sees that they work.
@@ -80,7 +83,11 @@ func (a *arena) hold(all []held) {
 	a.t.Helper()
 	for i := range all {
 		h := &all[i]
-		h.captured = a.start(a.in, append([]string{"ways", "hold"}, h.args...)...)
+		in := a.in
+		if h.in != nil {
+			in = h.in(a)
+		}
+		h.captured = a.start(in, append([]string{"ways", "hold"}, h.args...)...)
 		h.twin = a.start(nil, append([]string{"ways", "hold"}, h.args...)...)
 		for _, c := range []*client{h.captured, h.twin} {
 			if got := c.again(); got != "answered" {
@@ -128,11 +135,58 @@ func (a *arena) earlier(t *testing.T, start func() error) error {
 	return nil
 }
 
+// modes is the configuration of two workloads with a mode of their own.
+func modes(audited, freed string) []byte {
+	var out strings.Builder
+	for _, w := range [][2]string{{"audited", audited}, {"freed", freed}} {
+		fmt.Fprintf(&out, "apiVersion: egressd.dev/v1\nkind: Workload\nmetadata: {name: %s, namespace: %s}\nspec: {cgroups: [\"egd-*-captured-*/%s\"], mode: %s}\n---\n",
+			w[0], w[0], w[0], w[1])
+	}
+	return []byte(out.String())
+}
+
+// modeRows are open when their workload's mode becomes enforce.
+func modeRows(mode string) []held {
+	in := func(a *arena) *world.Cgroup { return a.audited }
+	if mode == "off" {
+		in = func(a *arena) *world.Cgroup { return a.freed }
+	}
+	attack := mode + ", then enforce"
+	return []held{
+		{row: row{attack: attack, how: "a TCP connection to the stranger", want: ended, by: byPackets}, args: []string{"tcp", "{A4}", "80", "stranger.example"}, in: in},
+		{row: row{attack: attack, how: "the same, IPv6", want: ended, by: byPackets}, args: []string{"tcp", "{A6}", "80", "stranger.example"}, in: in},
+		{row: row{attack: attack, how: "a UDP socket connected to the stranger", want: "EPERM", by: byPackets}, args: []string{"udp", "{A4}", "443"}, in: in},
+		{row: row{attack: attack, how: "a UDP socket that is not connected", want: "EPERM", by: bySendmsg}, args: []string{"unconnected", "{A4}", "443"}, in: in},
+		{row: row{attack: attack, how: "a raw socket", want: "EPERM", by: byPackets}, args: []string{"raw", "{A4}", "0"}, in: in},
+		{row: row{attack: attack, how: "a ping socket", want: "EPERM", by: byPackets}, args: []string{"ping", "{A4}", "0"}, in: in},
+	}
+}
+
+// enforceModes ends the time in which two workloads are not judged.
+func (a *arena) enforceModes(t *testing.T) {
+	all := append(modeRows("audit"), modeRows("off")...)
+	a.hold(all)
+	name := filepath.Join(a.d.ConfigDir(), "modes.yaml")
+	a.must(os.WriteFile(name+".new", modes("enforce", "enforce"), 0o644))
+	a.must(os.Rename(name+".new", name))
+	for _, cg := range []*world.Cgroup{a.audited, a.freed} {
+		if !eventually(soon, func() bool { return a.python(cg, "ways", "connect", "{A4}", "7") == "ECONNREFUSED" }) {
+			t.Fatal("the mode did not change")
+		}
+	}
+	a.used(t, all)
+	a.t = t
+}
+
 // tightRows are open when the policy is tightened.
 var tightRows = []held{
 	{row: row{attack: "policy tightened", how: "an open direct connection", want: ended, by: byPackets}, args: []string{"tcp", "{API2}", "7"}},
 	{row: row{attack: "policy tightened", how: "an open inspected connection", want: ended, by: byPackets}, args: []string{"tls", "{API2}", "443", world.API2}},
 	{row: row{attack: "policy tightened", how: "an open proxied connection", want: ended, by: byCore}, args: []string{"tcp", "{API2}", "80", world.API2}},
+	{row: row{attack: "policy tightened", how: "an open UDP flow", want: "EPERM", by: byPackets}, args: []string{"udp", "{API2}", "7"}},
+	{row: row{attack: "policy tightened", how: "the same, with a datagram to loopback before each", want: "EPERM", by: byPackets}, args: []string{"udp-loopback", "{API2}", "7"}},
+	{row: row{attack: "policy tightened", how: "the same, with a question to port 53 before each", want: "EPERM", by: byPackets}, args: []string{"udp-dns", "{API2}", "7"}},
+	{row: row{attack: "policy tightened", how: "UDP of a socket that is not connected", want: "EPERM", by: bySendmsg}, args: []string{"unconnected", "{API2}", "7"}},
 }
 
 // tighten takes a host away whose connections are open.
@@ -183,7 +237,20 @@ var bindRows = []row{
 	{attack: "egressd's ports", how: "listen() on ::, not bound, where ip_local_port_range has the port", want: "bound", open: true, by: "no hook sees the kernel choose; keep 15000-15060 out of ip_local_port_range", do: ways("unbound", "tcp", "15001"), seen: is("bound")},
 	{attack: "egressd's ports", how: "sendto() without bind(), where ip_local_port_range has the port", want: "bound", open: true, by: "no hook sees the kernel choose; keep 15000-15060 out of ip_local_port_range", do: ways("unbound", "udp", "15053"), seen: is("bound")},
 	{attack: "egressd is down", how: "DNS to the node's resolver", want: "silence|EPERM|ECONNREFUSED", by: "port 53 goes to nobody", do: ask("udp", "{R4}", "53", "{google}"), seen: has("NOERROR")},
+	{attack: "egressd is down", how: "who is not captured takes its port: DNS", want: "silence|EPERM|ECONNREFUSED", by: "egressd's own socket must be open", do: squatted(ask("udp", "{R4}", "53", "{google}")), seen: has("NOERROR")},
+	{attack: "egressd is down", how: "who is not captured takes its port: what is proxied", want: "ECONNREFUSED", by: "egressd's own socket must be open", do: squatted(ways("connect", "{G4}", "80")), seen: is("connected")},
 	{attack: "egressd is down", how: "what is proxied", want: "ECONNREFUSED", by: "it goes to nobody", do: ways("connect", "{G4}", "80"), proof: func(a *arena) int { return a.GoogleAPIs.Conns() }},
+}
+
+// squatted is an attempt while somebody who is not captured has egressd's ports.
+func squatted(do func(*arena, *world.Cgroup) string) func(*arena, *world.Cgroup) string {
+	return func(a *arena, cg *world.Cgroup) string {
+		if cg != nil {
+			c := a.start(a.outside, "ways", "squat", "15001", "15053")
+			defer c.end()
+		}
+		return do(a, cg)
+	}
 }
 
 // killed kills the daemon under load, and looks at what is left of it.

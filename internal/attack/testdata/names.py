@@ -25,7 +25,16 @@ def hello(extensions, record=0):
     return b"".join(b"\x16\x03\x01" + u16(shake[i:i + record]) for i in range(0, len(shake), record))
 
 
+CCS = b"\x14\x03\x03\0\x01\x01"
+
 VARIANTS = {
+    # What may follow a HelloRetryRequest (RFC 8446 section 4.1.4): servers take the name from there.
+    "again": lambda n: hello(sni("tls.example")) + hello(sni(n)),
+    "again-ccs": lambda n: hello(sni("tls.example")) + CCS + hello(sni(n)),
+    "again-pieces": lambda n: hello(sni("tls.example")) + CCS + hello(sni(n), 3),
+    "again-alert": lambda n: hello(sni("tls.example")) + b"\x15\x03\x03\0\x02\x01\x5a" + CCS + hello(sni(n)),
+    "again-early": lambda n: hello(sni("tls.example") + ext(42, b"")) + b"\x17\x03\x03" + u16(b"e" * 7000) + hello(sni(n)),
+    "again-none": lambda n: hello(sni("tls.example")) + CCS + hello(ext(43, b"\x02\x03\x04")),
     "name": lambda n: hello(sni(n)),
     "none": lambda n: hello(ext(43, b"\x02\x03\x04")),
     "empty": lambda n: hello(ext(0, b"")),
@@ -83,6 +92,34 @@ def first(addr, port, variant, name, split="0", how=""):
         for i in range(0, len(data), step):
             s.send(data[i:i + step])
     return "reached" if received(s) else "silence"
+
+
+def retry(addr, port, name, other):
+    """A real HelloRetryRequest, and another name in the second hello."""
+    def full(n, share):
+        return hello(sni(n) + ext(43, b"\x02\x03\x04") + ext(10, u16(b"\0\x1d")) + ext(13, u16(b"\x04\x03\x08\x04\x04\x01")) + ext(51, u16(share)))
+    with socket.create_connection((addr, int(port)), 2) as s:
+        s.sendall(full(name, b""))
+        if received(s)[:1] != b"\x16":
+            return "no retry"
+        again = full(other, b"\0\x1d" + u16(bytes(range(1, 33))))
+        s.sendall(CCS + b"\x16\x03\x03" + again[3:])
+        return "reached" if received(s)[:1] == b"\x16" else "silence"
+
+
+def changed(addr, port, name, other):
+    """sendfile() of a hello that dies on its way; what is sent again has another name."""
+    import os
+    from ways import link
+    assert len(name) == len(other)
+    fd = os.memfd_create("hello")
+    size = os.write(fd, hello(sni(name)))
+    with socket.create_connection((addr, int(port)), 2) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+        os.sendfile(s.fileno(), fd, 0, size)
+        os.pwrite(fd, hello(sni(other)), 0)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"\0")
+        return "reached" if other.encode() in received(s, 4) else "silence"
 
 
 def https(addr, port, name, host):

@@ -202,6 +202,33 @@ def udp_connected(addr, port):
     return "sent"
 
 
+def udp_after(how, addr, port):
+    """Connected to an address that only TCP may go to; then something that makes the
+    hooks speak of another one, and the datagram."""
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.connect((addr, int(port)))
+        lo = "127.0.0.1" if s.family == AF_INET else "::1"
+        if how == "dns":
+            s.sendto(question("www.googleapis.com", 1), (addr, 53))
+        elif how == "loopback":
+            try:
+                s.sendto(b"x", (lo, 9))
+            except PermissionError:
+                pass  # by another source than loopback's; what counts is the hook
+        else:  # a connect() that fails behind its hook
+            libc.connect(s.fileno(), struct.pack("=H", 99) + bytes(sockaddr(lo, 9))[2:], 28 if s.family == AF_INET6 else 16)
+        s.send(b"x")
+    return "sent"
+
+
+def dns_by_device(addr, port):
+    """Anything to port 53, by the uplink: it is addressed to the DNS proxy."""
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link().encode() + b"\0")
+        s.sendto(b"LEAK", (addr, int(port)))
+    return "sent"
+
+
 def udp_elsewhere(first, fport, addr, port):
     """Connected to one address, sends to another."""
     with socket.socket(family(addr), SOCK_DGRAM) as s:
@@ -566,7 +593,7 @@ def hold(kind, addr, port, first=""):
     """Holds a connection; each line of its standard input is one try."""
     import sys
     from attack import name
-    types = {"udp": (SOCK_DGRAM, 0), "raw": (SOCK_RAW, 1), "ping": (SOCK_DGRAM, 1), "unconnected": (SOCK_DGRAM, 0)}
+    types = {"udp": (SOCK_DGRAM, 0), "udp-loopback": (SOCK_DGRAM, 0), "udp-dns": (SOCK_DGRAM, 0), "raw": (SOCK_RAW, 1), "ping": (SOCK_DGRAM, 1), "unconnected": (SOCK_DGRAM, 0)}
     s = socket.socket(family(addr), *types.get(kind, (SOCK_STREAM, 0)))
     s.settimeout(2)
     if kind != "unconnected":
@@ -583,12 +610,40 @@ def hold(kind, addr, port, first=""):
                 s.send(b"\x08\0\xf7\xff\0\0\0\0")
             elif kind == "unconnected":
                 s.sendto(b"x", (addr, int(port)))
+            elif kind.startswith("udp-"):
+                if kind == "udp-loopback":
+                    try:
+                        s.sendto(b"x", ("127.0.0.1", 9))
+                    except PermissionError:
+                        pass  # by another source than loopback's; what counts is the hook
+                elif kind == "udp-dns":
+                    s.sendto(question("www.googleapis.com", 1), ("8.8.8.8", 53))
+                s.send(b"x")
             else:
                 s.sendall(b"GET / HTTP/1.1\r\nHost: " + first.encode() + b"\r\n\r\n" if first else b"x")
             print("answered" if s.recv(65536) else "closed", flush=True)
         except OSError as e:
             print(name(e), flush=True)
     return ""
+
+
+def squat(port, dns):
+    """Listens where egressd does, until its standard input ends."""
+    import sys
+    for at in (("127.0.0.1", AF_INET), ("::1", AF_INET6)):
+        for p, kind in ((port, SOCK_STREAM), (dns, SOCK_STREAM), (dns, SOCK_DGRAM)):
+            s = socket.socket(at[1], kind)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((at[0], int(p)))
+            if kind == SOCK_STREAM:
+                s.listen()
+            held.append(s)
+    print("open", flush=True)
+    sys.stdin.read()
+    return ""
+
+
+held = []
 
 
 def everything_for(seconds):
