@@ -35,6 +35,9 @@ type Hello struct {
 	// ECH says that encrypted_client_hello (RFC 9849, 0xfe0d) is present, in
 	// earnest or as grease; SNI is then the outer name.
 	ECH bool
+	// EarlyData says that the client announces early data (RFC 8446 section
+	// 4.2.10).
+	EarlyData bool
 }
 
 // Sizes in bytes.
@@ -60,6 +63,7 @@ const (
 	extServerName = 0
 	extALPN       = 16
 	extECH        = 0xfe0d
+	extEarlyData  = 42
 )
 
 // ClientHello reads a ClientHello from the first bytes b of a connection. It
@@ -186,6 +190,8 @@ func (h *Hello) extensions(list *reader) bool {
 			h.ALPN, ok = parseALPN(data)
 		case extECH:
 			h.ECH = true
+		case extEarlyData:
+			h.EarlyData = true
 		}
 		if !ok {
 			return false
