@@ -313,8 +313,41 @@ static __always_inline void from_port_53(struct __sk_buff *skb, const struct pac
 	bpf_skb_store_bytes(skb, p->l4, &port, 2, 0);
 }
 
-/* What goes into a workload's interface always passes: it is seen for what it
- * tells about the other direction. */
+/* What leaves by an interface: hooks of sockets have decided about
+ * packets of the node's own sockets, the workload's interface about what was
+ * forwarded. What is left are frames of packet sockets of this node. */
+static __noinline int uplink(struct __sk_buff *skb)
+{
+	struct egd_iface who = {};
+	struct bpf_sock *sk = skb->sk;
+	struct egd_workload *wl;
+	struct passing w = {};
+
+	if (!sk || skb->ingress_ifindex)
+		return WIRE_PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->family != AF_PACKET)
+		return WIRE_PASS;
+	wl = find_skb_workload(skb);
+	/* Nobody's: not everything on the node is captured. */
+	if (!wl || (wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
+		return WIRE_PASS;
+	parse_packet(skb, false, &w.p);
+	if (!skb->vlan_present &&
+	    (is_control(&w.p) || w.p.ethertype == bpf_htons(ETHERTYPE_EAPOL) ||
+	     w.p.ethertype == bpf_htons(ETHERTYPE_LLDP))) {
+		count(EGD_C_CONTROL);
+		return WIRE_PASS;
+	}
+	who.workload = wl->id;
+	who.policy = wl->policy;
+	who.mode = wl->mode;
+	w.key.ifindex = skb->ifindex;
+	return denied(&w, &who, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
+}
+
+/* What goes into a workload's interface passes, but for frames of packet sockets:
+ * it is seen for what it tells about the other direction. */
 static __always_inline int to_workload(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
@@ -324,6 +357,8 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	struct passing w = {};
 	bool tcp, opens, dns;
 
+	if (uplink(skb) == WIRE_DROP)
+		return WIRE_DROP;
 	if (!in || in->mode == EGD_OFF ||
 	    parse_packet(skb, in->flags & EGD_IF_L3, &w.p) || !w.p.parsed)
 		return WIRE_PASS;
@@ -367,39 +402,6 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	else
 		count(EGD_C_INBOUND);
 	return WIRE_PASS;
-}
-
-/* What leaves the node by an uplink: hooks of sockets have decided about
- * packets of the node's own sockets, the workload's interface about what was
- * forwarded. What is left are frames of packet sockets of this node. */
-static __always_inline int uplink(struct __sk_buff *skb)
-{
-	struct egd_iface who = {};
-	struct bpf_sock *sk = skb->sk;
-	struct egd_workload *wl;
-	struct passing w = {};
-
-	if (!sk || skb->ingress_ifindex)
-		return WIRE_PASS;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->family != AF_PACKET)
-		return WIRE_PASS;
-	wl = find_skb_workload(skb);
-	/* Nobody's: not everything on the node is captured. */
-	if (!wl || (wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
-		return WIRE_PASS;
-	parse_packet(skb, false, &w.p);
-	if (!skb->vlan_present &&
-	    (is_control(&w.p) || w.p.ethertype == bpf_htons(ETHERTYPE_EAPOL) ||
-	     w.p.ethertype == bpf_htons(ETHERTYPE_LLDP))) {
-		count(EGD_C_CONTROL);
-		return WIRE_PASS;
-	}
-	who.workload = wl->id;
-	who.policy = wl->policy;
-	who.mode = wl->mode;
-	w.key.ifindex = skb->ifindex;
-	return denied(&w, &who, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
 }
 
 #endif

@@ -25,8 +25,8 @@ const (
 	// Workload: what comes in by the interface is a workload's, which has no
 	// sockets in this kernel or is not to be trusted to use them.
 	WorkloadInterface InterfaceKind = iota
-	// Uplink: the interface leads out. Only frames that did not come from the
-	// IP stack are looked at.
+	// Uplink: the interface leads elsewhere. Only frames that did not come from
+	// the IP stack are looked at.
 	Uplink
 )
 

@@ -79,7 +79,9 @@ func (a *Agent) wantedInterfaces() (map[int]loader.Interface, error) {
 		switch {
 		case a.opts.Guard.Picks(l):
 			i.Workload = a.nodeWorkload(a.current.p.Load())
-		case l.Uplink && !l.L3:
+		case l.Frames && !l.L3:
+			// Not only those with a default route: a second network and the
+			// veth of a pod are ways out for a packet socket as well.
 			i.Kind = loader.Uplink
 		default:
 			continue

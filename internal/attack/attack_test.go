@@ -37,7 +37,7 @@ type arena struct {
 	in, outside, other *world.Cgroup
 	// audited and freed are captured workloads whose mode is changed to enforce.
 	audited, freed *world.Cgroup
-	interpreter        string
+	interpreter    string
 	// words are what rows may use in arguments, for the captured and for the
 	// others. They have strangers of their own: the last packets of a
 	// connection come late, and must not be taken for the next attacker's.

@@ -6,6 +6,7 @@ package link
 
 import (
 	"fmt"
+	"net"
 	"path"
 	"slices"
 	"strings"
@@ -25,6 +26,8 @@ type Link struct {
 	Uplink bool
 	// L3: its packets have no link-layer header.
 	L3 bool
+	// Frames that a packet socket sends by it arrive somewhere.
+	Frames bool
 }
 
 // Choice says which interfaces have workloads at their other end.
@@ -89,7 +92,8 @@ func List() ([]Link, error) {
 		a := l.Attrs()
 		all = append(all, Link{
 			Index: a.Index, Name: a.Name, Outside: outside(l), Uplink: up[a.Index],
-			L3: a.EncapType == "none" || a.EncapType == "ipip" || a.EncapType == "sit",
+			L3:     a.EncapType == "none" || a.EncapType == "ipip" || a.EncapType == "sit",
+			Frames: a.Flags&net.FlagLoopback == 0 && l.Type() != "dummy",
 		})
 	}
 	return all, nil

@@ -81,11 +81,12 @@ func TestList(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]Link{
-		"lo": {}, "pod0": {Outside: true}, "tap0": {Outside: true}, "eth0": {Outside: true, Uplink: true},
+		"lo": {}, "pod0": {Outside: true, Frames: true}, "tap0": {Outside: true, Frames: true},
+		"eth0": {Outside: true, Uplink: true, Frames: true},
 	}
 	for _, l := range all {
 		x, ok := want[l.Name]
-		if ok && (l.Outside != x.Outside || l.Uplink != x.Uplink || l.L3) {
+		if ok && (l.Outside != x.Outside || l.Uplink != x.Uplink || l.Frames != x.Frames || l.L3) {
 			t.Errorf("%+v, want %+v", l, x)
 		}
 		delete(want, l.Name)

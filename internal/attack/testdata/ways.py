@@ -116,12 +116,12 @@ def link():
     return [n for _, n in socket.if_nameindex() if n != "lo"][0]
 
 
-def packet(addr, bypass="0"):
-    """A frame past the whole IP stack."""
+def packet(addr, bypass="0", device=""):
+    """A frame past the whole IP stack, by the uplink or another interface."""
     with socket.socket(socket.AF_PACKET, SOCK_DGRAM, 0) as s:
         if bypass == "1":
             s.setsockopt(263, 20, 1)  # SOL_PACKET, PACKET_QDISC_BYPASS
-        s.sendto(crafted(addr), (link(), 0x0800, 0, 0, b"\xff" * 6))
+        s.sendto(crafted(addr), (device or link(), 0x0800, 0, 0, b"\xff" * 6))
     return "sent"
 
 
