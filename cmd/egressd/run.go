@@ -26,6 +26,7 @@ func runCommand(e env) *cobra.Command {
 	var cgroupPath, gateway, interfaces, services string
 	var workloads []string
 	var drain time.Duration
+	var delegated bool
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
@@ -73,6 +74,7 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 			if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
 				return usageError{fmt.Errorf("--node-services: %w", err)}
 			}
+			o.Delegated = delegated
 			o.Workload = "node"
 			o.StateDir = f.stateDir
 			o.LastGood = agent.DefaultLastGood
@@ -91,6 +93,7 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 	}
 	f.register(cmd, "info")
 	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
+	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
@@ -134,6 +137,9 @@ func execCommand(e env) *cobra.Command {
 		DisableFlagsInUseLine: true,
 		Short:                 "Run one command under the policy",
 		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed.
+The cgroup is made where only root can move processes out again, and inside the
+policy that exec itself is under, if any.
+
 The exit code and the output are the command's own. What was denied is listed
 on standard error at the end, each with the ServiceEntry that would allow it.
 

@@ -42,13 +42,11 @@ var ErrCommand = errors.New("cannot start the command")
 // would be free.
 func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err error) {
 	sweepExec(o.StateRoot, o.PinRoot)
-	// Below its own cgroup, so that whatever policy exec itself is under
-	// stays over the command as well.
-	own, err := cgroup.Own()
+	place, err := execPlace()
 	if err != nil {
 		return 0, nil, err
 	}
-	cg, err := cgroup.NewIn(own, "exec")
+	cg, err := cgroup.NewIn(place, "exec")
 	if err != nil {
 		return 0, nil, err
 	}

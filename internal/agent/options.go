@@ -51,6 +51,9 @@ type Options struct {
 	Mode   policy.Mode
 	// Cgroup is the cgroup v2 directory whose processes are captured.
 	Cgroup string
+	// Delegated captures a cgroup although somebody other than root may take
+	// processes out of it.
+	Delegated bool
 	// Workload is the name of those processes in events.
 	Workload string
 	StateDir string
@@ -100,5 +103,5 @@ func (o *Options) validate() error {
 	if _, err := os.Stat(filepath.Join(o.Cgroup, "cgroup.procs")); err != nil {
 		return fmt.Errorf("%s is not a cgroup v2 directory: %w", o.Cgroup, err)
 	}
-	return nil
+	return o.checkHeld()
 }

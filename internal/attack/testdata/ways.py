@@ -392,6 +392,15 @@ def moved(outside, addr, port, when):
     return in_child(go)
 
 
+def left(uid, cgroup, addr, port):
+    """Leaves the cgroup without any privilege."""
+    os.setgroups([])
+    os.setgid(int(uid))
+    os.setuid(int(uid))
+    join(cgroup)
+    return connect(addr, port)
+
+
 def new_netns(addr, port):
     checked(libc.unshare(0x40000000))
     return connect(addr, port)
