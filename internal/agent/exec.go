@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -41,6 +42,11 @@ var ErrCommand = errors.New("cannot start the command")
 // Processes that the command leaves behind are killed: without egressd they
 // would be free.
 func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err error) {
+	for _, root := range []string{o.StateRoot, o.PinRoot} {
+		if err := securedir.Check(root); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, nil, err
+		}
+	}
 	sweepExec(o.StateRoot, o.PinRoot)
 	place, err := execPlace()
 	if err != nil {
@@ -69,7 +75,11 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err e
 		return 0, nil, errors.Join(err, unloadErr)
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	if err := os.WriteFile(filepath.Join(o.StateDir, cgroupFile), []byte(cg.Path()), 0o600); err != nil {
+	err = securedir.Replace(filepath.Join(o.StateDir, cgroupFile), func(f *os.File) error {
+		_, err := f.WriteString(cg.Path())
+		return err
+	})
+	if err != nil {
 		return 0, nil, errors.Join(err, a.Unload())
 	}
 	// Runs before Close, after the command's processes are gone.
@@ -167,7 +177,7 @@ func onTerminal() bool {
 func sweepExec(stateRoot, pinRoot string) {
 	dirs, _ := filepath.Glob(filepath.Join(stateRoot, "exec-*")) // the pattern is good
 	for _, dir := range dirs {
-		lock, err := os.Open(filepath.Join(dir, "lock"))
+		lock, err := securedir.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY)
 		if err != nil {
 			continue
 		}
@@ -188,7 +198,7 @@ const cgroupFile = "cgroup"
 // removeExecCgroup removes the empty cgroup of a dead exec; false: there are
 // processes in it.
 func removeExecCgroup(stateDir string) bool {
-	path, err := os.ReadFile(filepath.Join(stateDir, cgroupFile))
+	path, err := securedir.ReadFile(filepath.Join(stateDir, cgroupFile))
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist)
 	}
