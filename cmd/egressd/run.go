@@ -19,6 +19,7 @@ import (
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
+	"github.com/egressd/egressd/internal/plain"
 )
 
 func runCommand(e env) *cobra.Command {
@@ -173,7 +174,7 @@ Processes that the command leaves behind are killed.`,
 				printDenials(e.stderr, denials, o.Mode.String())
 			}
 			if errors.Is(err, agent.ErrCommand) {
-				fmt.Fprintln(e.stderr, "egressd:", err)
+				fmt.Fprintln(e.stderr, "egressd:", plain.Lines(err.Error()))
 				return exitError{127}
 			}
 			if err != nil {

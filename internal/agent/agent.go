@@ -41,7 +41,7 @@ type Agent struct {
 	datapath  *loader.Datapath
 	current   current
 	events    *flow.Log
-	sink      flow.Sink
+	recorder  *recorder
 	names     *dnsproxy.Names
 	dns       *dnsproxy.Server
 	outgoing  *forward.Core
@@ -78,7 +78,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		config: newConfiguration(o),
 	}
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
-	a.sink = recorder{events: a.events, log: o.Log}
+	a.recorder = &recorder{events: a.events, folder: flow.NewFolder(), log: o.Log}
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {
@@ -134,7 +134,7 @@ func (a *Agent) wire() error {
 		Upstreams: func() []netip.AddrPort { return a.opts.DNSServers },
 		Search:    a.opts.Search,
 		Guard:     guard,
-		Sink:      a.sink,
+		Sink:      a.recorder,
 		Log:       a.log,
 	})
 	out := egress.New(egress.Options{
@@ -146,13 +146,13 @@ func (a *Agent) wire() error {
 		Rand:     rand.Uint64,
 	})
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.sink, Log: a.log, Rand: rand.Uint64,
+		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Rand: rand.Uint64,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
 			Snapshot: a.current.p.Load,
 			Resolver: a.dns,
-			Sink:     a.sink,
+			Sink:     a.recorder,
 			Log:      a.log,
 			Rand:     rand.Uint64,
 		})
@@ -250,6 +250,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.stop()
 	serving.Wait()
+	a.recorder.flush(true)
 	a.saveLastGood()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -329,6 +330,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}
 		case <-save.C:
+			a.recorder.flush(false)
 			if err := a.saveNames(); err != nil {
 				a.log.Warn("learned addresses not saved", "error", err)
 			}

@@ -147,11 +147,7 @@ func (a *Agent) serveFlows(w http.ResponseWriter, r *http.Request) {
 	keep := r.URL.Query().Get("verdict")
 	write := func(e flow.Event) bool { return !matches(e, keep) || enc.Encode(e) == nil }
 	if r.URL.Query().Get("follow") == "" {
-		for _, e := range a.events.Recent() {
-			if !write(e) {
-				return
-			}
-		}
+		a.events.Each(write)
 		return
 	}
 	rc := http.NewResponseController(w)

@@ -99,9 +99,11 @@ func TestFiles(t *testing.T) {
 	}
 	must(t, os.WriteFile(victim, []byte("victim"), 0o600))
 	for name, plant := range map[string]func(at string) error{
-		"a link":       func(at string) error { return os.Symlink(victim, at) },
-		"a FIFO":       func(at string) error { return unix.Mkfifo(at, 0o600) },
-		"another's":    func(at string) error { return errors.Join(os.WriteFile(at, []byte("x"), 0o600), os.Chown(at, nobody, 0)) },
+		"a link": func(at string) error { return os.Symlink(victim, at) },
+		"a FIFO": func(at string) error { return unix.Mkfifo(at, 0o600) },
+		"another's": func(at string) error {
+			return errors.Join(os.WriteFile(at, []byte("x"), 0o600), os.Chown(at, nobody, 0))
+		},
 		"all's":        func(at string) error { return errors.Join(os.WriteFile(at, []byte("x"), 0o600), os.Chmod(at, 0o666)) },
 		"a group's":    func(at string) error { return errors.Join(os.WriteFile(at, []byte("x"), 0o600), os.Chmod(at, 0o660)) },
 		"nothing":      func(string) error { return nil },
