@@ -28,6 +28,7 @@ func runCommand(e env) *cobra.Command {
 	var workloads []string
 	var drain time.Duration
 	var delegated bool
+	var status, health string
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
@@ -42,8 +43,10 @@ A start whose policy has errors, or cannot be read, takes the last one that
 was in force (/var/lib/egressd/last-good.json, or in a --state-dir of your
 own), says so, and takes the new one as soon as it is good.
 
-Ports: 15001 and 15053 on loopback take redirected traffic, 15000 on loopback
-is the read-only admin interface, 15020 has status and metrics, 15021 readiness.`,
+Ports, all on loopback: 15001 and 15053 take redirected traffic, 15000 is the
+read-only admin interface, 15020 has status and metrics, 15021 readiness; the
+last two can be put elsewhere. If somebody else has 15001 or 15053, others are
+taken.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
   sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
@@ -76,6 +79,7 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 				return usageError{fmt.Errorf("--node-services: %w", err)}
 			}
 			o.Delegated = delegated
+			o.StatusAddress, o.HealthAddress = status, health
 			o.Workload = "node"
 			o.StateDir = f.stateDir
 			o.LastGood = agent.DefaultLastGood
@@ -99,6 +103,8 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
+	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
+	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
 }

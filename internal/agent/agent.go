@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/dnsproxy"
@@ -53,6 +54,11 @@ type Agent struct {
 	guards    guards
 	took      Took // by reading the first policy
 	workloads *workloads
+	surfaces  surfaces
+	// dropped counts the followers of events that did not read.
+	dropped atomic.Uint64
+	// fills is how full the kernel's tables are; to count is expensive.
+	fills recently[map[string]loader.Fill]
 	// captures says that the programs are attached, inStep that the kernel has
 	// exactly what the snapshot says.
 	captures, inStep bool
@@ -106,7 +112,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if o.Interfaces {
 		gates = openGates(o.Log)
 	}
-	if a.sockets, err = listen(ctx, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
+	if a.sockets, err = listen(ctx, o.Log, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
 		return nil, err
 	}
 	if a.workloads, err = a.capturedWorkloads(); err != nil {
@@ -242,6 +248,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	select {
 	case <-ctx.Done():
 	case <-a.unload:
+		a.surfaces.release()
 		cancel(nil)
 		if err := a.datapath.Unload(); err != nil {
 			a.log.Error("unload", "error", err)
