@@ -36,15 +36,23 @@ type Key struct {
 	Interface string
 	Dst       netip.AddrPort
 	Command   string
+	PID       int    // only where there is no Command
 	Name      string // what the workload said: SNI, Host, the queried name
+	Method    string
+	Path      string
 }
 
 // KeyOf is the kind of a denial that has no other Key.
 func KeyOf(e *Event) Key {
-	return Key{
+	k := Key{
 		Workload: e.Workload, Layer: e.Layer, Kind: e.Kind, Allowed: e.Allowed, Reason: e.Reason,
 		Transport: e.Transport, Dst: e.Dst, Interface: e.Interface, Command: e.Process.Command, Name: e.Name,
+		Method: e.Method, Path: e.Path,
 	}
+	if k.Command == "" {
+		k.PID = e.Process.PID
+	}
+	return k
 }
 
 // Folder makes few events of many: the first denial of each kind passes at
@@ -86,7 +94,7 @@ func (f *Folder) Fold(k Key, now time.Time, full func() Event) (Event, bool) {
 	}
 	first := e
 	if k == k.rest() {
-		first.Dst, first.Upstream, first.Name, first.Rule, first.Process, first.Detail = netip.AddrPort{}, netip.AddrPort{}, "", nil, Process{}, TooMany
+		first.Dst, first.Upstream, first.Name, first.Rule, first.Process, first.Method, first.Path, first.Detail = netip.AddrPort{}, netip.AddrPort{}, "", nil, Process{}, "", "", TooMany
 	}
 	f.kinds[k] = &folded{since: now, first: first}
 	f.of[k.Workload]++
