@@ -538,6 +538,11 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 		slot = slot_of(cfg, d.to.port);
 		if (slot < EGD_DNS_SLOTS && st && st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
 			return publish_udp(skb, st, &d, cfg, slot);
+		/* Connected to a listener that has another port now. */
+		reason = EGD_R_LISTENER;
+		if (slot == EGD_DNS_SLOTS && st && st->redirected && st->peer_port == d.to.port)
+			goto refused;
+		reason = EGD_R_STRAY;
 	}
 	if (is_forged(skb, &d))
 		goto refused;

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/securedir"
 )
 
 // BPFFS is where the bpf filesystem is mounted by convention.
@@ -27,7 +29,7 @@ func ensureBPFFS(dir string) error {
 			return fmt.Errorf("mount a bpf filesystem at %s: %w", BPFFS, err)
 		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := securedir.Ensure(dir); err != nil {
 		return fmt.Errorf("make the pin directory: %w", err)
 	}
 	if !isBPFFS(dir) {
@@ -47,9 +49,14 @@ func isBPFFS(dir string) bool {
 // without being restored; then the maps; then the directory. A directory that
 // does not exist is no error.
 func Unload(dir string) (removed int, err error) {
-	entries, err := os.ReadDir(dir)
+	// In somebody else's directory the names below could be files of others.
+	err = securedir.Check(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
+	}
+	var entries []os.DirEntry
+	if err == nil {
+		entries, err = os.ReadDir(dir)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read the pin directory: %w", err)

@@ -47,9 +47,13 @@ var counterNames = map[uint32]string{
 	uint32(bpf.EgressdEgdCounterEGD_C_DIRECT):        "pass/direct",
 	uint32(bpf.EgressdEgdCounterEGD_C_PROXY):         "redirect/proxy",
 	uint32(bpf.EgressdEgdCounterEGD_C_DNS):           "redirect/dns",
-	uint32(bpf.EgressdEgdCounterEGD_C_EVENT_LOST):    "lost/event",
+	uint32(bpf.EgressdEgdCounterEGD_C_EVENT_LOST):    CounterLost,
 	uint32(bpf.EgressdEgdCounterEGD_C_AUDIT):         "audit/would-deny",
 }
+
+// CounterLost is the name of the counter of events that there was no room for
+// in the ring.
+const CounterLost = "lost/event"
 
 // Counters are the kernel's counters by name ("deny/no-rule", ...), summed
 // over the CPUs. They live as long as the pinned map.

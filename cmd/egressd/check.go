@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/plain"
 	"github.com/egressd/egressd/policy/istio"
 )
 
@@ -91,10 +92,10 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 				continue
 			}
 		}
-		fmt.Fprintln(e.stdout, f)
+		printLine(e.stdout, "%s", f)
 	}
 	if err != nil && !(errors.Is(err, agent.ErrPolicy) && errs > 0) {
-		fmt.Fprintln(e.stderr, "egressd:", err)
+		fmt.Fprintln(e.stderr, "egressd:", plain.Lines(err.Error()))
 	}
 	state := "good"
 	if err != nil {
@@ -135,7 +136,7 @@ The exit code is 1 when the connection is denied.`,
 				if err != nil {
 					for _, f := range l.Findings {
 						if f.Severity == istio.Error {
-							fmt.Fprintln(e.stderr, f)
+							printLine(e.stderr, "%s", f)
 						}
 					}
 					return err
@@ -181,22 +182,22 @@ func printExplanation(w io.Writer, x agent.Explanation) {
 	if !x.Allowed {
 		result = "denied"
 	}
-	fmt.Fprintf(w, "%s: %s, verdict %s (%s)\n", x.Target, result, x.Verdict, x.Reason)
+	printLine(w, "%s: %s, verdict %s (%s)", x.Target, result, x.Verdict, x.Reason)
 	if x.Rule != nil {
 		label := "rule"
 		if !x.Allowed {
 			label = "nearest rule"
 		}
-		fmt.Fprintf(w, "%s: %s\n", label, x.Rule)
+		printLine(w, "%s: %s", label, x.Rule)
 	}
 	if x.Action != nil {
-		fmt.Fprintf(w, "acted on by: %s\n", x.Action)
+		printLine(w, "acted on by: %s", x.Action)
 	}
 	for i, s := range x.Steps {
-		fmt.Fprintf(w, "  %d. %s\n", i+1, s)
+		printLine(w, "  %d. %s", i+1, s)
 	}
 	if x.Class != "" {
-		fmt.Fprintf(w, "verdict %s because: %s\n", x.Verdict, x.Class)
+		printLine(w, "verdict %s because: %s", x.Verdict, x.Class)
 	}
 	if len(x.Considered) > 0 {
 		fmt.Fprintln(w, "considered:")
@@ -206,12 +207,12 @@ func printExplanation(w io.Writer, x agent.Explanation) {
 		if c.Won {
 			sign = "+"
 		}
-		fmt.Fprintf(w, "  %s %s: %s\n", sign, c.Rule, c.Why)
+		printLine(w, "  %s %s: %s", sign, c.Rule, c.Why)
 	}
 	if x.Nearest != nil {
-		fmt.Fprintf(w, "nearest: %s: %s\n", x.Nearest.Rule, x.Nearest.Why)
+		printLine(w, "nearest: %s: %s", x.Nearest.Rule, x.Nearest.Why)
 	}
 	if x.Suggestion != "" {
-		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", x.Suggestion)
+		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", plain.Lines(x.Suggestion))
 	}
 }

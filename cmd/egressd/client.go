@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/securedir"
 )
 
 // errNoDaemon says that nobody listens on the admin socket.
@@ -23,6 +24,10 @@ var errNoDaemon = errors.New("no daemon")
 
 // ask sends a request to the daemon's admin socket. The caller closes the body.
 func ask(ctx context.Context, stateDir, method, path string, query url.Values) (io.ReadCloser, error) {
+	// Somebody else's socket would say whatever its owner likes.
+	if err := securedir.Check(stateDir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
 	socket := filepath.Join(stateDir, agent.AdminSocket)
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,

@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"encoding/json"
-
 	"fmt"
 	"io"
 	"net/http"
@@ -14,18 +13,14 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/plain"
 )
-
-func writeJSON(w io.Writer, v any) {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	_ = enc.Encode(v) // a closed pipe is the reader's wish
-}
 
 func flowsCommand(e env) *cobra.Command {
 	var out output
@@ -66,7 +61,7 @@ func flowsCommand(e env) *cobra.Command {
 				if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {
 					return fmt.Errorf("read the daemon's answer: %w", err)
 				}
-				fmt.Fprintln(e.stdout, eventLine(ev))
+				printLine(e.stdout, "%s", eventLine(ev))
 			}
 			if err := lines.Err(); err != nil && cmd.Context().Err() == nil {
 				return fmt.Errorf("the daemon ended: %w", err)
@@ -81,7 +76,7 @@ func flowsCommand(e env) *cobra.Command {
 	return cmd
 }
 
-// eventLine is the human form of an event.
+// eventLine is the human form of an event, to be printed by printLine.
 func eventLine(e flow.Event) string {
 	var b strings.Builder
 	result := "ALLOW"
@@ -93,7 +88,7 @@ func eventLine(e flow.Event) string {
 	case e.Kind == flow.Close:
 		result = "CLOSE"
 	}
-	who := fmt.Sprintf("%s[%d]", orDash(e.Process.Command), e.Process.PID)
+	who := fmt.Sprintf("%s[%d]", orDash(plain.Word(e.Process.Command)), e.Process.PID)
 	if e.Interface != "" && e.Process.PID == 0 {
 		who = "if:" + e.Interface
 	}
@@ -102,9 +97,9 @@ func eventLine(e flow.Event) string {
 		b.WriteString(" " + e.Proto)
 	}
 	if e.Method != "" {
-		fmt.Fprintf(&b, " %s %s%s -> %d", e.Method, e.Name, e.Path, e.Status)
+		fmt.Fprintf(&b, " %s %s%s -> %d", e.Method, plain.Word(e.Name), e.Path, e.Status)
 	} else if e.Name != "" {
-		b.WriteString(" " + e.Name)
+		b.WriteString(" " + plain.Word(e.Name))
 	}
 	if e.Dst.IsValid() {
 		fmt.Fprintf(&b, " %s", e.Dst)
@@ -117,6 +112,9 @@ func eventLine(e flow.Event) string {
 	}
 	if !e.Allowed || e.WouldDeny || e.Kind == flow.Decision {
 		fmt.Fprintf(&b, " (%s)", e.Reason)
+	}
+	if e.More > 0 {
+		fmt.Fprintf(&b, " %d more in %s", e.More, e.Duration.Round(time.Second))
 	}
 	if e.Rule != nil {
 		label := "rule"
@@ -182,7 +180,9 @@ func statusCommand(e env) *cobra.Command {
 func printStatus(w io.Writer, s agent.Status) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer tw.Flush()
-	row := func(k string, format string, args ...any) { fmt.Fprintf(tw, k+"\t"+format+"\n", args...) }
+	row := func(k string, format string, args ...any) {
+		fmt.Fprintf(tw, "%s\t%s\n", k, plain.Line(fmt.Sprintf(format, args...)))
+	}
 	row("egressd", "%s, pid %d, since %s, ready: %t", s.Version, s.PID, s.Started.Local().Format("2006-01-02 15:04:05"), s.Ready)
 	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
 		s.Policy.Loaded.Local().Format("15:04:05"), s.Policy.Services, s.Policy.VirtualServices, s.Policy.Gateways)
@@ -265,8 +265,8 @@ func versionCommand(e env) *cobra.Command {
 }
 
 // printDenials lists what a command was denied, and what would allow it.
-func printDenials(w io.Writer, denials []agent.Denial, mode string) {
-	if len(denials) == 0 {
+func printDenials(w io.Writer, denials agent.Denials, mode string) {
+	if len(denials.List) == 0 && denials.Others == 0 && denials.Lost == 0 {
 		return
 	}
 	what := "denied"
@@ -274,26 +274,48 @@ func printDenials(w io.Writer, denials []agent.Denial, mode string) {
 		what = "would deny"
 	}
 	count := "1 destination"
-	if len(denials) > 1 {
-		count = fmt.Sprintf("%d destinations", len(denials))
+	if n := len(denials.List); n != 1 {
+		count = fmt.Sprintf("%d destinations", n)
 	}
-	fmt.Fprintf(w, "\negressd %s %s:\n", what, count)
-	for _, d := range denials {
+	fmt.Fprintln(w)
+	printLine(w, "egressd %s %s:", what, count)
+	for i, d := range denials.List {
+		if i == denialsShown {
+			times := 0
+			for _, d := range denials.List[i:] {
+				times += d.Count
+			}
+			printLine(w, "  and %d destinations that came later, %d times", len(denials.List)-i, times)
+			break
+		}
 		times := "once"
 		if d.Count > 1 {
 			times = fmt.Sprintf("%d times", d.Count)
 		}
-		fmt.Fprintf(w, "  %s: %s, %s, by %s\n", d.Target, d.Reason, times, orDash(strings.Join(d.Commands, ", ")))
+		var commands []string
+		for _, c := range d.Commands {
+			commands = append(commands, plain.Word(c))
+		}
+		printLine(w, "  %s: %s, %s, by %s", d.Target, d.Reason, times, orDash(strings.Join(commands, ", ")))
 		if d.Rule != nil {
-			fmt.Fprintf(w, "    nearest rule: %s\n", d.Rule)
+			printLine(w, "    nearest rule: %s", d.Rule)
 		}
 	}
-	for i, suggestion := range agent.Suggestions(denials) {
+	if denials.Others > 0 {
+		printLine(w, "  and %d denials of destinations that were too many to tell apart", denials.Others)
+	}
+	if denials.Lost > 0 {
+		printLine(w, "  %d events were lost, because they came faster than they could be read: numbers are too low, and destinations may be missing", denials.Lost)
+	}
+	for i, suggestion := range agent.Suggestions(denials.List[:min(denialsShown, len(denials.List))]) {
 		if i == 0 {
 			fmt.Fprint(w, "\nThis would allow them:\n\n")
 		} else {
 			fmt.Fprintln(w, "---")
 		}
-		fmt.Fprint(w, suggestion)
+		fmt.Fprint(w, plain.Lines(suggestion))
 	}
 }
+
+// denialsShown is how many destinations are listed.
+const denialsShown = 50

@@ -19,6 +19,7 @@ import (
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
+	"github.com/egressd/egressd/internal/plain"
 )
 
 func runCommand(e env) *cobra.Command {
@@ -26,6 +27,8 @@ func runCommand(e env) *cobra.Command {
 	var cgroupPath, gateway, interfaces, services string
 	var workloads []string
 	var drain time.Duration
+	var delegated bool
+	var status, health string
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
@@ -40,8 +43,10 @@ A start whose policy has errors, or cannot be read, takes the last one that
 was in force (/var/lib/egressd/last-good.json, or in a --state-dir of your
 own), says so, and takes the new one as soon as it is good.
 
-Ports: 15001 and 15053 on loopback take redirected traffic, 15000 on loopback
-is the read-only admin interface, 15020 has status and metrics, 15021 readiness.`,
+Ports, all on loopback: 15001 and 15053 take redirected traffic, 15000 is the
+read-only admin interface, 15020 has status and metrics, 15021 readiness; the
+last two can be put elsewhere. If somebody else has 15001 or 15053, others are
+taken.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
   sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
@@ -73,6 +78,8 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 			if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
 				return usageError{fmt.Errorf("--node-services: %w", err)}
 			}
+			o.Delegated = delegated
+			o.StatusAddress, o.HealthAddress = status, health
 			o.Workload = "node"
 			o.StateDir = f.stateDir
 			o.LastGood = agent.DefaultLastGood
@@ -91,10 +98,13 @@ is the read-only admin interface, 15020 has status and metrics, 15021 readiness.
 	}
 	f.register(cmd, "info")
 	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
+	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
+	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
+	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
 }
@@ -134,6 +144,9 @@ func execCommand(e env) *cobra.Command {
 		DisableFlagsInUseLine: true,
 		Short:                 "Run one command under the policy",
 		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed.
+The cgroup is made where only root can move processes out again, and inside the
+policy that exec itself is under, if any.
+
 The exit code and the output are the command's own. What was denied is listed
 on standard error at the end, each with the ServiceEntry that would allow it.
 
@@ -167,7 +180,7 @@ Processes that the command leaves behind are killed.`,
 				printDenials(e.stderr, denials, o.Mode.String())
 			}
 			if errors.Is(err, agent.ErrCommand) {
-				fmt.Fprintln(e.stderr, "egressd:", err)
+				fmt.Fprintln(e.stderr, "egressd:", plain.Lines(err.Error()))
 				return exitError{127}
 			}
 			if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/demo"
+	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -78,9 +79,13 @@ func capturedBy(ctx context.Context, stateDir string) string {
 
 // removePins removes the pins of the daemon and of every exec.
 func removePins(root string) (int, error) {
-	entries, err := os.ReadDir(root)
+	err := securedir.Check(root)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
+	}
+	var entries []os.DirEntry
+	if err == nil {
+		entries, err = os.ReadDir(root)
 	}
 	if err != nil {
 		return 0, err

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/dnsproxy"
@@ -41,7 +42,7 @@ type Agent struct {
 	datapath  *loader.Datapath
 	current   current
 	events    *flow.Log
-	sink      flow.Sink
+	recorder  *recorder
 	names     *dnsproxy.Names
 	dns       *dnsproxy.Server
 	outgoing  *forward.Core
@@ -53,6 +54,11 @@ type Agent struct {
 	guards    guards
 	took      Took // by reading the first policy
 	workloads *workloads
+	surfaces  surfaces
+	// dropped counts the followers of events that did not read.
+	dropped atomic.Uint64
+	// fills is how full the kernel's tables are; to count is expensive.
+	fills recently[map[string]loader.Fill]
 	// captures says that the programs are attached, inStep that the kernel has
 	// exactly what the snapshot says.
 	captures, inStep bool
@@ -78,7 +84,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		config: newConfiguration(o),
 	}
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
-	a.sink = recorder{events: a.events, log: o.Log}
+	a.recorder = &recorder{events: a.events, folder: flow.NewFolder(), log: o.Log}
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {
@@ -106,7 +112,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if o.Interfaces {
 		gates = openGates(o.Log)
 	}
-	if a.sockets, err = listen(ctx, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
+	if a.sockets, err = listen(ctx, o.Log, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
 		return nil, err
 	}
 	if a.workloads, err = a.capturedWorkloads(); err != nil {
@@ -134,7 +140,7 @@ func (a *Agent) wire() error {
 		Upstreams: func() []netip.AddrPort { return a.opts.DNSServers },
 		Search:    a.opts.Search,
 		Guard:     guard,
-		Sink:      a.sink,
+		Sink:      a.recorder,
 		Log:       a.log,
 	})
 	out := egress.New(egress.Options{
@@ -146,13 +152,13 @@ func (a *Agent) wire() error {
 		Rand:     rand.Uint64,
 	})
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.sink, Log: a.log, Rand: rand.Uint64,
+		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Rand: rand.Uint64,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
 			Snapshot: a.current.p.Load,
 			Resolver: a.dns,
-			Sink:     a.sink,
+			Sink:     a.recorder,
 			Log:      a.log,
 			Rand:     rand.Uint64,
 		})
@@ -242,6 +248,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	select {
 	case <-ctx.Done():
 	case <-a.unload:
+		a.surfaces.release()
 		cancel(nil)
 		if err := a.datapath.Unload(); err != nil {
 			a.log.Error("unload", "error", err)
@@ -250,6 +257,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.stop()
 	serving.Wait()
+	a.recorder.flush(true)
 	a.saveLastGood()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -329,6 +337,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}
 		case <-save.C:
+			a.recorder.flush(false)
 			if err := a.saveNames(); err != nil {
 				a.log.Warn("learned addresses not saved", "error", err)
 			}

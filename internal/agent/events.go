@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/loader"
@@ -77,24 +78,56 @@ func (a *Agent) recordKernelEvent(k loader.Event) {
 			a.log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
 		}
 	}
-	a.sink.Record(a.kernelEvent(k))
+	if k.Closed || k.Reason == policy.ReasonAllowed {
+		a.recorder.Record(a.kernelEvent(k))
+		return
+	}
+	// What is known besides is looked up only if it is to be told.
+	a.recorder.denied(flow.Key{
+		Workload: a.workloadName(k.Workload), Layer: flow.Kernel, Kind: flow.Decision, Allowed: k.Audit, Reason: k.Reason,
+		Transport: k.Transport, Interface: a.interfaceName(k.Interface), Dst: k.Dst, Command: k.Command, Name: k.Name,
+	}, func() flow.Event { return a.kernelEvent(k) })
 }
 
-// recorder keeps events and writes denials to the log of the daemon.
+// recorder keeps events, and writes denials to the log of the daemon. Of many
+// denials of a kind it tells the first, and how many more there were.
 type recorder struct {
 	events *flow.Log
+	folder *flow.Folder
+	tally  *tally // nil: nobody asks for a sum
 	log    *slog.Logger
 }
 
 // Record implements flow.Sink.
-func (r recorder) Record(e flow.Event) {
+func (r *recorder) Record(e flow.Event) {
+	if !e.Denied() {
+		r.events.Record(e)
+		return
+	}
+	r.denied(flow.KeyOf(&e), func() flow.Event { return e })
+}
+
+func (r *recorder) denied(k flow.Key, full func() flow.Event) {
+	if e, first := r.folder.Fold(k, time.Now(), full); first {
+		r.tell(e)
+	}
+}
+
+// flush tells what was counted for long enough, or everything.
+func (r *recorder) flush(all bool) { r.folder.Flush(time.Now(), all, r.tell) }
+
+// tell records a denial.
+func (r *recorder) tell(e flow.Event) {
 	r.events.Record(e)
-	if (e.Allowed && !e.WouldDeny) || e.Kind == flow.Close {
-		return // a denial is said once, when it is decided
+	if r.tally != nil {
+		r.tally.add(e)
 	}
 	msg := "denied"
 	if e.WouldDeny {
 		msg = "would be denied"
+	}
+	if e.More > 0 {
+		msg += " again"
 	}
 	attrs := []slog.Attr{
 		slog.String("layer", string(e.Layer)), slog.String("reason", string(e.Reason)),
@@ -112,6 +145,12 @@ func (r recorder) Record(e flow.Event) {
 	}
 	if e.Rule != nil {
 		attrs = append(attrs, slog.String("nearestRule", e.Rule.String()))
+	}
+	if e.More > 0 {
+		attrs = append(attrs, slog.Int("more", e.More), slog.Duration("within", e.Duration.Round(time.Second)))
+	}
+	if e.Detail != "" {
+		attrs = append(attrs, slog.String("detail", e.Detail))
 	}
 	r.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -40,17 +41,20 @@ var ErrCommand = errors.New("cannot start the command")
 // command's exit code (128 + n when signal n ended it) and what was denied.
 // Processes that the command leaves behind are killed: without egressd they
 // would be free.
-func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err error) {
-	sweepExec(o.StateRoot, o.PinRoot)
-	// Below its own cgroup, so that whatever policy exec itself is under
-	// stays over the command as well.
-	own, err := cgroup.Own()
-	if err != nil {
-		return 0, nil, err
+func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err error) {
+	for _, root := range []string{o.StateRoot, o.PinRoot} {
+		if err := securedir.Check(root); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, Denials{}, err
+		}
 	}
-	cg, err := cgroup.NewIn(own, "exec")
+	sweepExec(o.StateRoot, o.PinRoot)
+	place, err := execPlace()
 	if err != nil {
-		return 0, nil, err
+		return 0, Denials{}, err
+	}
+	cg, err := cgroup.NewIn(place, "exec")
+	if err != nil {
+		return 0, Denials{}, err
 	}
 	defer func() { err = errors.Join(err, cg.Close()) }()
 	id := "exec-" + strconv.Itoa(os.Getpid())
@@ -68,11 +72,18 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err e
 	a, err := New(ctx, o.Options)
 	if err != nil {
 		_, unloadErr := loader.Unload(o.PinDir)
-		return 0, nil, errors.Join(err, unloadErr)
+		return 0, Denials{}, errors.Join(err, unloadErr)
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	if err := os.WriteFile(filepath.Join(o.StateDir, cgroupFile), []byte(cg.Path()), 0o600); err != nil {
-		return 0, nil, errors.Join(err, a.Unload())
+	// The log keeps the newest events only, and the command may make many.
+	sum := newTally()
+	a.recorder.tally = sum
+	err = securedir.Replace(filepath.Join(o.StateDir, cgroupFile), func(f *os.File) error {
+		_, err := f.WriteString(cg.Path())
+		return err
+	})
+	if err != nil {
+		return 0, Denials{}, errors.Join(err, a.Unload())
 	}
 	// Runs before Close, after the command's processes are gone.
 	defer func() { err = errors.Join(err, a.Unload()) }()
@@ -85,13 +96,17 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials []Denial, err e
 	case <-ready:
 	case err := <-ended:
 		stop()
-		return 0, nil, err
+		return 0, Denials{}, err
 	}
 	code, err = command(ctx, o, cg)
 	err = errors.Join(err, cg.Kill())
 	stop()
 	err = errors.Join(err, <-ended)
-	return code, Denials(a.events.Recent()), err
+	denials = sum.denials()
+	if counters, cerr := a.datapath.Counters(); cerr == nil {
+		denials.Lost = counters[loader.CounterLost]
+	}
+	return code, denials, err
 }
 
 // command starts the command inside the cgroup, from its first instruction,
@@ -169,7 +184,7 @@ func onTerminal() bool {
 func sweepExec(stateRoot, pinRoot string) {
 	dirs, _ := filepath.Glob(filepath.Join(stateRoot, "exec-*")) // the pattern is good
 	for _, dir := range dirs {
-		lock, err := os.Open(filepath.Join(dir, "lock"))
+		lock, err := securedir.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY)
 		if err != nil {
 			continue
 		}
@@ -190,7 +205,7 @@ const cgroupFile = "cgroup"
 // removeExecCgroup removes the empty cgroup of a dead exec; false: there are
 // processes in it.
 func removeExecCgroup(stateDir string) bool {
-	path, err := os.ReadFile(filepath.Join(stateDir, cgroupFile))
+	path, err := securedir.ReadFile(filepath.Join(stateDir, cgroupFile))
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist)
 	}

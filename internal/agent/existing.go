@@ -70,7 +70,7 @@ func (a *Agent) cutOthers() {
 			a.log.Error("sockets that are neither TCP nor UDP and older than egressd could not all be silenced", "error", err)
 		}
 		for _, s := range found {
-			a.sink.Record(flow.Event{
+			a.recorder.Record(flow.Event{
 				Time: time.Now(), Kind: flow.Decision, Layer: flow.Kernel,
 				Workload: whose[s.PID].name, Process: flow.Process{PID: s.PID},
 				Transport: s.Transport(), Proto: s.Transport().String(),
@@ -101,7 +101,7 @@ func (a *Agent) judgeEarlier(w workload, s loader.OpenSocket) {
 	if d.Reason == policy.ReasonAllowed {
 		d.Reason = policy.ReasonNoName
 	}
-	a.sink.Record(flow.Event{
+	a.recorder.Record(flow.Event{
 		Time: time.Now(), Kind: flow.Decision, Layer: flow.Kernel,
 		Workload: w.name, Process: flow.Process{UID: s.UID},
 		Transport: s.Transport, Proto: s.Transport.String(), Dst: s.Dst,

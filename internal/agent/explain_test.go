@@ -201,7 +201,8 @@ func TestDenials(t *testing.T) {
 	}
 	allowed := deny(flow.Decision, "ok.example", "192.0.2.1:443", policy.ReasonAllowed, "curl")
 	allowed.Allowed = true
-	got := Denials([]flow.Event{
+	sum := newTally()
+	for _, e := range []flow.Event{
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "curl"),
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "wget"),
 		deny(flow.Decision, "", "203.0.113.66:443", policy.ReasonNoRule, "curl"),
@@ -210,7 +211,10 @@ func TestDenials(t *testing.T) {
 		deny(flow.Close, "a.example", "192.0.2.1:8080", policy.ReasonPort, "curl"),
 		deny(flow.Decision, "", "", policy.ReasonSocketType, "ping"),
 		allowed,
-	})
+	} {
+		sum.add(e)
+	}
+	got := sum.denials().List
 	if len(got) != 5 {
 		t.Fatalf("%d denials, want 5: %+v", len(got), got)
 	}

@@ -4,36 +4,82 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/internal/connlimit"
+	"github.com/egressd/egressd/internal/portholder"
 )
 
 // AdminSocket is the name of the admin socket in the state directory. Only
 // root may connect; everything that changes something goes through it.
 const AdminSocket = "admin.sock"
 
-// Paths of the admin interface.
+// Bounds of the interfaces. Who opens more connections has the oldest closed.
 const (
-	PathStatus  = "/status"
-	PathFlows   = "/flows"
-	PathExplain = "/explain"
-	PathConfig  = "/config_dump"
-	PathUnload  = "/unload"
+	maxInterfaceConns = 64 // of one listener
+	// adminReserve are descriptors that are kept for the admin socket: unload
+	// and status must work when everything else has run out of them.
+	adminReserve = 16
+	headerWait   = 5 * time.Second
+	// writeWait is how long an answer may take, and one event for a follower.
+	writeWait = 10 * time.Second
+	// bindAgain is how often a taken port of an interface is tried again.
+	bindAgain = 5 * time.Second
 )
 
+// surfaces are the interfaces of the daemon that are open.
+type surfaces struct {
+	mu     sync.Mutex
+	limits map[string]*connlimit.Listener // by name
+}
+
+// closed is how many connections were closed to make room, by interface.
+func (s *surfaces) closed() map[string]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]uint64{}
+	for name, l := range s.limits {
+		name, _, _ = strings.Cut(name, " ")
+		out[name] += l.Closed()
+	}
+	return out
+}
+
+// release gives up the reserve of descriptors.
+func (s *surfaces) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.limits {
+		l.Release(adminReserve)
+	}
+}
+
+func (s *surfaces) limit(name string, ln net.Listener, reserve int) net.Listener {
+	l := connlimit.New(ln, maxInterfaceConns, reserve)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limits == nil {
+		s.limits = map[string]*connlimit.Listener{}
+	}
+	s.limits[name] = l
+	return l
+}
+
 // serveInterfaces opens the admin socket and port, the status and metrics
-// port and the readiness port. All are bound before any is served.
+// port and the readiness port. A port that somebody else has is opened when it
+// is free: nobody can keep the daemon from starting with it.
 func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) error {
 	path := filepath.Join(a.opts.StateDir, AdminSocket)
 	// The lock on the state directory says that nobody listens there.
@@ -47,46 +93,111 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 	if err := os.Chmod(path, 0o600); err != nil {
 		return errors.Join(err, socket.Close())
 	}
-	open := []struct {
-		ln      net.Listener
-		handler http.Handler
-	}{{socket, a.adminHandler(true)}}
+	admin := a.surfaces.limit("socket", notOurselves{socket}, adminReserve)
+	serve(func() error { return serveHTTP(ctx, admin, a.adminHandler(true)) })
+	metrics := a.statusHandler()
 	for _, i := range []struct {
-		host    string
-		port    int
-		handler http.Handler
+		name, address string
+		handler       http.Handler
 	}{
-		{"127.0.0.1", adminPort, a.adminHandler(false)},
-		{"", statusPort, a.statusHandler()},
-		{"", readyPort, a.readyHandler()},
+		{"admin", net.JoinHostPort("127.0.0.1", strconv.Itoa(adminPort)), a.adminHandler(false)},
+		{"status", a.opts.StatusAddress, metrics},
+		{"health", a.opts.HealthAddress, a.readyHandler()},
 	} {
-		ln, err := listenInterface(ctx, i.host, i.port)
+		addrs, err := interfaceAddrs(i.address)
 		if err != nil {
-			for _, o := range open {
-				err = errors.Join(err, o.ln.Close())
-			}
 			return err
 		}
-		open = append(open, struct {
-			ln      net.Listener
-			handler http.Handler
-		}{ln, i.handler})
-	}
-	for _, o := range open {
-		serve(func() error { return serveHTTP(ctx, o.ln, o.handler) })
+		for _, addr := range addrs {
+			if err := a.serveAt(ctx, serve, i.name, addr, i.handler); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// serveAt serves one address, now or, if somebody else has it, later.
+func (a *Agent) serveAt(ctx context.Context, serve func(func() error), name, addr string, h http.Handler) error {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil && !errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("open the %s interface: %w", name, err)
+	}
+	if ln == nil {
+		a.log.Warn("an interface is not there, because somebody else has its port; it comes when the port is free",
+			"interface", name, "address", addr, "holder", holderOf("tcp", addr))
+	}
+	serve(func() error {
+		for again := time.NewTicker(bindAgain); ln == nil; {
+			select {
+			case <-ctx.Done():
+				again.Stop()
+				return nil
+			case <-again.C:
+				ln, _ = lc.Listen(ctx, "tcp", addr) // it was said that it is taken
+			}
+		}
+		// A page that a browser shows may have its name point here.
+		if at, err := netip.ParseAddrPort(ln.Addr().String()); err == nil && at.Addr().IsLoopback() {
+			h = loopbackOnly(h)
+		}
+		return serveHTTP(ctx, a.surfaces.limit(name+" "+addr, ln, 0), h)
+	})
+	return nil
+}
+
+// holderOf says who has a port.
+func holderOf(network, addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	n, _ := strconv.ParseUint(port, 10, 16)
+	if h, ok := portholder.Find(network, uint16(n)); ok {
+		return h.String()
+	}
+	return "unknown"
+}
+
+// interfaceAddrs reads the address of an interface: ADDRESS:PORT,
+// localhost:PORT for loopback of each family that the machine has, or :PORT
+// for all addresses.
+func interfaceAddrs(s string) ([]string, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%q is not ADDRESS:PORT, localhost:PORT or :PORT", s)
+	}
+	switch host {
+	case "localhost":
+		var out []string
+		for _, lo := range loopbacks() {
+			out = append(out, net.JoinHostPort(lo.String(), port))
+		}
+		return out, nil
+	case "":
+		return []string{s}, nil
+	}
+	if _, err := netip.ParseAddr(host); err != nil {
+		return nil, fmt.Errorf("%q: write the address itself, localhost, or nothing before the colon for all addresses", s)
+	}
+	return []string{s}, nil
 }
 
 // serveHTTP serves until ctx is done.
 func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 	s := &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       time.Minute,
+		ReadHeaderTimeout: headerWait,
+		ReadTimeout:       headerWait,
+		WriteTimeout:      writeWait,
+		IdleTimeout:       headerWait,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
+	// Connections are few, and are not kept.
+	s.SetKeepAlivesEnabled(false)
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -95,84 +206,58 @@ func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 	return nil
 }
 
-// adminHandler serves the admin interface. The TCP port only reads: any
-// process on the node can reach it, and a request made by a web page, too.
-func (a *Agent) adminHandler(change bool) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+PathStatus, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.Status()) })
-	mux.HandleFunc("GET "+PathFlows, a.serveFlows)
-	mux.HandleFunc("GET "+PathExplain, a.serveExplain)
-	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
-		if s := a.current.p.Load(); s != nil {
-			fmt.Fprint(w, s.Text())
+// loopbackOnly refuses requests that were meant for another host.
+func loopbackOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !isLoopbackHost(r.Host) {
+			http.Error(w, "this is egressd on loopback; ask for localhost or a loopback address", http.StatusMisdirectedRequest)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func isLoopbackHost(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	} else if inner, ok := strings.CutPrefix(host, "["); ok {
+		name = strings.TrimSuffix(inner, "]")
+	}
+	addr, err := netip.ParseAddr(name)
+	return strings.EqualFold(name, "localhost") || err == nil && addr.Zone() == "" && addr.IsLoopback()
+}
+
+// notOurselves takes no connection that this process makes: what a policy
+// sends to a unix socket is sent by egressd, for a workload.
+type notOurselves struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (l notOurselves) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || peerPID(c) != os.Getpid() {
+			return c, err
+		}
+		_ = c.Close() // the workload sees a connection that ended
+	}
+}
+
+// peerPID is the process that connected; 0: not known.
+func peerPID(c net.Conn) int {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return 0
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	_ = raw.Control(func(fd uintptr) { // 0 on an error
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
 		}
 	})
-	if change {
-		mux.HandleFunc("POST "+PathUnload, func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(http.StatusAccepted)
-			a.unloadOnce.Do(func() { close(a.unload) })
-		})
-	}
-	return mux
-}
-
-func (a *Agent) statusHandler() http.Handler {
-	mux := http.NewServeMux()
-	metrics := promhttp.HandlerFor(a.registry(), promhttp.HandlerOpts{})
-	mux.Handle("GET /metrics", metrics)
-	mux.Handle("GET /stats/prometheus", metrics)
-	mux.HandleFunc("GET /healthz/ready", a.serveReady)
-	return mux
-}
-
-func (a *Agent) readyHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz/ready", a.serveReady)
-	return mux
-}
-
-func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
-	if !a.status.isReady() {
-		http.Error(w, "not ready", http.StatusServiceUnavailable)
-		return
-	}
-	fmt.Fprintln(w, "ready")
-}
-
-// serveFlows writes one JSON object a line. With follow it goes on until the
-// client leaves; verdict=deny keeps denials (and would-be denials) only.
-func (a *Agent) serveFlows(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	enc := json.NewEncoder(w)
-	keep := r.URL.Query().Get("verdict")
-	write := func(e flow.Event) bool { return !matches(e, keep) || enc.Encode(e) == nil }
-	if r.URL.Query().Get("follow") == "" {
-		for _, e := range a.events.Recent() {
-			if !write(e) {
-				return
-			}
-		}
-		return
-	}
-	rc := http.NewResponseController(w)
-	rc.Flush()
-	a.events.Follow(r.Context(), func(e flow.Event) bool { return write(e) && rc.Flush() == nil })
-}
-
-// matches says whether an event has the verdict that was asked for.
-func matches(e flow.Event, verdict string) bool {
-	switch verdict {
-	case "":
-		return true
-	case policy.Deny.String():
-		return !e.Allowed || e.WouldDeny
-	}
-	return e.Allowed && e.Verdict.String() == verdict
-}
-
-func writeJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.Encode(v)
+	return pid
 }

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/policy/istio"
 )
 
@@ -80,7 +81,7 @@ func (g lastGood) encode(w io.Writer) error {
 // readLastGood reads the file at path. It returns nil where there is none for
 // these options; an error says that there is one that cannot be used.
 func readLastGood(path string, o Options) (*lastGood, error) {
-	data, err := os.ReadFile(path)
+	data, err := securedir.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -180,15 +181,5 @@ func (g lastGood) write(path string) (err error) {
 	if g.Sum, err = g.sum(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if err = errors.Join(g.encode(f), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return securedir.Replace(path, func(f *os.File) error { return errors.Join(g.encode(f), f.Sync()) })
 }

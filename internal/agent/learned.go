@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/securedir"
 )
 
 // learnedFile keeps the learned addresses over a restart: programs that
@@ -29,12 +30,11 @@ func (a *Agent) saveNames() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(a.opts.StateDir, learnedFile)
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+	err = securedir.Replace(filepath.Join(a.opts.StateDir, learnedFile), func(f *os.File) error {
+		_, err := f.Write(data)
 		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	a.saved = changes
@@ -45,7 +45,7 @@ func (a *Agent) restoreNames() (int, error) {
 	if !a.opts.Interfaces {
 		return 0, nil
 	}
-	data, err := os.ReadFile(filepath.Join(a.opts.StateDir, learnedFile))
+	data, err := securedir.ReadFile(filepath.Join(a.opts.StateDir, learnedFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strconv"
@@ -43,10 +44,13 @@ func loopbacks() []netip.Addr {
 }
 
 // listen binds every listener, on loopback and the gates. fixed asks for the
-// daemon's ports; a UDP slot other than the first is always ephemeral.
+// daemon's ports; a UDP slot other than the first is always ephemeral. A port
+// that somebody else has is replaced by a free one: what is redirected goes to
+// whatever ports the kernel is told, and nobody can keep the daemon from
+// starting by standing in its place.
 // transparent lets them serve what still bears the address that was dialled
 // (loader's Steer).
-func listen(ctx context.Context, fixed, transparent bool, gates []netip.Addr) (_ *listeners, err error) {
+func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gates []netip.Addr) (_ *listeners, err error) {
 	l := &listeners{transparent: transparent}
 	defer func() {
 		if err != nil {
@@ -65,25 +69,46 @@ func listen(ctx context.Context, fixed, transparent bool, gates []netip.Addr) (_
 			l.ports.Gate6 = g
 		}
 	}
-	if l.ports.Proxy, err = l.bindTCP(ctx, addrs, want.Proxy, func(t *net.TCPListener) {
-		l.proxy = append(l.proxy, t)
-		l.add(loader.ProxySocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
+	if l.ports.Proxy, err = orAnother(log, "tcp", want.Proxy, func(port uint16) (uint16, error) {
+		return l.bindTCP(ctx, addrs, port, func(t *net.TCPListener) {
+			l.proxy = append(l.proxy, t)
+			l.add(loader.ProxySocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
+		})
 	}); err != nil {
 		return nil, fmt.Errorf("listen for redirected connections: %w", err)
 	}
-	if l.ports.DNSTCP, err = l.bindTCP(ctx, addrs, want.DNSTCP, func(t *net.TCPListener) {
-		l.dnsTCP = append(l.dnsTCP, t)
-		l.add(loader.DNSTCPSocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
+	if l.ports.DNSTCP, err = orAnother(log, "tcp", want.DNSTCP, func(port uint16) (uint16, error) {
+		return l.bindTCP(ctx, addrs, port, func(t *net.TCPListener) {
+			l.dnsTCP = append(l.dnsTCP, t)
+			l.add(loader.DNSTCPSocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
+		})
 	}); err != nil {
 		return nil, fmt.Errorf("listen for DNS over TCP: %w", err)
 	}
 	l.dnsUDP = make([][]net.PacketConn, len(addrs))
 	for slot := range l.ports.DNSUDP {
-		if l.ports.DNSUDP[slot], err = l.bindUDP(ctx, addrs, want.DNSUDP[slot]); err != nil {
+		if l.ports.DNSUDP[slot], err = orAnother(log, "udp", want.DNSUDP[slot], func(port uint16) (uint16, error) {
+			return l.bindUDP(ctx, addrs, port)
+		}); err != nil {
 			return nil, fmt.Errorf("listen for DNS over UDP: %w", err)
 		}
 	}
 	return l, nil
+}
+
+// orAnother binds a port, or a free one when somebody else has it.
+func orAnother(log *slog.Logger, network string, port uint16, bind func(uint16) (uint16, error)) (uint16, error) {
+	got, err := bind(port)
+	if port == 0 || !errors.Is(err, unix.EADDRINUSE) {
+		return got, err
+	}
+	holder := holderOf(network, net.JoinHostPort("", strconv.Itoa(int(port))))
+	if got, err = bind(0); err != nil {
+		return 0, fmt.Errorf("port %d is taken by %s, and no other could be had: %w", port, holder, err)
+	}
+	log.Warn("somebody else has a port of egressd; another one takes what is redirected. End that process and restart egressd to have the port again, and let firewalls between pods and the node pass the other one until then",
+		"network", network, "port", port, "instead", got, "holder", holder)
+	return got, nil
 }
 
 // tries bounds how often an ephemeral port that is free on one family and
@@ -193,14 +218,4 @@ func (l *listeners) close() {
 			u.Close()
 		}
 	}
-}
-
-// listenInterface binds one of the human and machine interfaces.
-func listenInterface(ctx context.Context, host string, port int) (net.Listener, error) {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-	if err != nil {
-		return nil, fmt.Errorf("listen on port %d: %w", port, err)
-	}
-	return ln, nil
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/securedir"
 )
 
 // lockFile in the state directory is locked by the egressd that runs there.
@@ -18,12 +20,9 @@ const lockFile = "lock"
 
 // takeLock makes this the only egressd on the state directory.
 func (a *Agent) takeLock() error {
-	if err := os.MkdirAll(a.opts.StateDir, 0o700); err != nil {
-		return fmt.Errorf("make the state directory: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(a.opts.StateDir, lockFile), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	f, err := securedir.OpenFile(filepath.Join(a.opts.StateDir, lockFile), os.O_CREATE|os.O_RDWR)
 	if err != nil {
-		return fmt.Errorf("open the lock: %w", err)
+		return fmt.Errorf("the state directory: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
@@ -51,7 +50,7 @@ func sameFile(f *os.File) bool {
 // directory, and the directory if nothing else is in it. It does nothing
 // where one runs.
 func RemoveState(stateDir string) error {
-	f, err := os.Open(filepath.Join(stateDir, lockFile))
+	f, err := securedir.OpenFile(filepath.Join(stateDir, lockFile), os.O_RDONLY)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -62,8 +61,8 @@ func RemoveState(stateDir string) error {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil
 	}
-	for _, name := range []string{AdminSocket, learnedFile, learnedFile + ".new",
-		LastGoodFile, LastGoodFile + ".new", lockFile} { // the lock last
+	for _, name := range []string{AdminSocket, learnedFile, learnedFile + securedir.NewSuffix,
+		LastGoodFile, LastGoodFile + securedir.NewSuffix, lockFile} { // the lock last
 		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -80,7 +79,7 @@ const endWait = 2 * time.Minute
 func WaitUnlocked(ctx context.Context, stateDir string) error {
 	ctx, cancel := context.WithTimeout(ctx, endWait)
 	defer cancel()
-	f, err := os.Open(filepath.Join(stateDir, lockFile))
+	f, err := securedir.OpenFile(filepath.Join(stateDir, lockFile), os.O_RDONLY)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -49,6 +49,10 @@ var (
 		"How much of it one policy may have; more is refused (quota).", []string{"what"}, nil)
 	openDesc = prometheus.NewDesc("egressd_connections_open",
 		"Downstream connections that are open in the egress proxy.", nil, nil)
+	closedDesc = prometheus.NewDesc("egressd_interface_closed_total",
+		"Connections to the admin, status and readiness interfaces that were closed to make room for newer ones.", []string{"interface"}, nil)
+	droppedDesc = prometheus.NewDesc("egressd_followers_dropped_total",
+		"Readers of the events that did not read, and were left.", nil, nil)
 	readyDesc = prometheus.NewDesc("egressd_ready",
 		"1 when policy is applied and the programs are attached.", nil, nil)
 	errorDesc = prometheus.NewDesc("egressd_policy_rejected",
@@ -58,7 +62,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, readyDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, closedDesc, droppedDesc, readyDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -101,6 +105,10 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(d, float64(n.Proofs), "proofs")
 	}
 	gauge(openDesc, float64(s.Connections.Open))
+	for name, n := range m.a.surfaces.closed() {
+		counter(closedDesc, n, name)
+	}
+	counter(droppedDesc, m.a.dropped.Load())
 	gauge(readyDesc, truth(s.Ready))
 	gauge(errorDesc, truth(s.Policy.Error != ""))
 }

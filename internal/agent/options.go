@@ -7,6 +7,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,11 +38,16 @@ const (
 // The daemon's ports, as Istio's agent has them (15000 admin, 15001 outbound,
 // 15020 status, 15021 readiness, 15053 DNS).
 const (
-	adminPort  = 15000
-	proxyPort  = 15001
-	statusPort = 15020
-	readyPort  = 15021
-	dnsPort    = 15053
+	adminPort = 15000
+	proxyPort = 15001
+	dnsPort   = 15053
+)
+
+// Where the status and readiness interfaces are by default: loopback of each
+// family.
+const (
+	DefaultStatusAddress = "localhost:15020"
+	DefaultHealthAddress = "localhost:15021"
 )
 
 // Options configure an Agent. They are read once.
@@ -51,6 +57,9 @@ type Options struct {
 	Mode   policy.Mode
 	// Cgroup is the cgroup v2 directory whose processes are captured.
 	Cgroup string
+	// Delegated captures a cgroup although somebody other than root may take
+	// processes out of it.
+	Delegated bool
 	// Workload is the name of those processes in events.
 	Workload string
 	StateDir string
@@ -67,6 +76,10 @@ type Options struct {
 	// Interfaces says whether the daemon's fixed ports are used (run) or only
 	// ephemeral ones without status and readiness (exec).
 	Interfaces bool
+	// StatusAddress and HealthAddress are where status and metrics, and
+	// readiness are served: ADDRESS:PORT, localhost:PORT, or :PORT for all
+	// addresses. Empty: DefaultStatusAddress and DefaultHealthAddress.
+	StatusAddress, HealthAddress string
 	// NodeServices are cgroups that are not under policy, unless a Workload
 	// describes them.
 	NodeServices []cgroup.Pattern
@@ -87,6 +100,13 @@ func (o *Options) validate() error {
 	if o.DrainTime <= 0 {
 		o.DrainTime = drainTime
 	}
+	o.StatusAddress = cmp.Or(o.StatusAddress, DefaultStatusAddress)
+	o.HealthAddress = cmp.Or(o.HealthAddress, DefaultHealthAddress)
+	for _, address := range []string{o.StatusAddress, o.HealthAddress} {
+		if _, err := interfaceAddrs(address); err != nil {
+			return err
+		}
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -100,5 +120,5 @@ func (o *Options) validate() error {
 	if _, err := os.Stat(filepath.Join(o.Cgroup, "cgroup.procs")); err != nil {
 		return fmt.Errorf("%s is not a cgroup v2 directory: %w", o.Cgroup, err)
 	}
-	return nil
+	return o.checkHeld()
 }

@@ -37,12 +37,16 @@ func exemptOwnCgroup(captured string) (uint64, error) {
 		return 0, err
 	}
 	// A service manager that gave egressd a cgroup of its own keeps it there.
-	alone := slices.Equal(procs, []string{strconv.Itoa(os.Getpid())})
+	// One that others may enter would exempt them as well.
+	alone := slices.Equal(procs, []string{strconv.Itoa(os.Getpid())}) && cgroup.Secure(own) == nil
 	if !alone || own == captured {
 		own = filepath.Join(captured, ownCgroup)
 		if err := cgroup.Enter(own); err != nil {
 			return 0, err
 		}
+	}
+	if err := cgroup.Secure(own); err != nil {
+		return 0, fmt.Errorf("egressd's own cgroup is not under policy, so nobody else may enter it: %w; remove it (rmdir %s) and start again", err, own)
 	}
 	return cgroup.ID(own)
 }

@@ -155,7 +155,7 @@ func (a *Agent) Status() Status {
 	}
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()
-	st.Maps = a.datapath.Fills()
+	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
 	st.Learned, st.LearnedMax = a.names.Size(), a.names.Bounds()

@@ -6,10 +6,8 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -116,73 +114,4 @@ func portProtocol(port uint16, w Wish) (name, protocol string) {
 		return fmt.Sprintf("https-%d", port), "HTTPS"
 	}
 	return fmt.Sprintf("tcp-%d", port), "TCP"
-}
-
-// Denial sums up the denials of one destination.
-type Denial struct {
-	Wish   `json:"-"`
-	Target string        `json:"target"`
-	Reason policy.Reason `json:"reason"`
-	Rule   *policy.Ref   `json:"rule,omitempty"`
-	Count  int           `json:"count"`
-	// Commands are the processes that tried.
-	Commands   []string `json:"commands"`
-	Suggestion string   `json:"suggestion,omitempty"`
-}
-
-// Denials groups the denials among events by destination, first seen first.
-func Denials(events []flow.Event) []Denial {
-	byKey := map[string]*Denial{}
-	var order []*Denial
-	for _, e := range events {
-		if (e.Allowed && !e.WouldDeny) || e.Kind == flow.Close {
-			continue
-		}
-		w := Wish{Name: e.Name, Port: e.Dst.Port(), Transport: e.Transport}
-		if e.Kind == flow.Query {
-			w.Port, w.Transport = 0, policy.TCP
-		} else if e.Dst.IsValid() {
-			w.Addr = e.Dst.Addr()
-		}
-		key := fmt.Sprint(cmp.Or(w.Name, w.Addr.String()), w.Port, e.Transport, e.Reason)
-		d := byKey[key]
-		if d == nil {
-			d = &Denial{Wish: w, Target: targetOf(e, w), Reason: e.Reason, Rule: e.Rule}
-			if wishable(e.Reason) && (w.Name != "" || w.Addr.IsValid()) {
-				d.Suggestion = Suggest(w)
-			}
-			byKey[key] = d
-			order = append(order, d)
-		}
-		d.Count++
-		if c := e.Process.Command; c != "" && !slices.Contains(d.Commands, c) {
-			d.Commands = append(d.Commands, c)
-		}
-	}
-	out := make([]Denial, len(order))
-	for i, d := range order {
-		out[i] = *d
-	}
-	return out
-}
-
-func targetOf(e flow.Event, w Wish) string {
-	switch {
-	case e.Kind == flow.Query:
-		return e.Name + " (dns)"
-	case w.Name != "" && e.Dst.IsValid():
-		return fmt.Sprintf("%s (%s/%s)", w.Name, e.Dst, e.Transport)
-	case e.Dst.IsValid():
-		return fmt.Sprintf("%s/%s", e.Dst, e.Transport)
-	}
-	return cmp.Or(w.Name, e.Transport.String()+" socket")
-}
-
-// wishable says whether a ServiceEntry could allow what was denied for r.
-func wishable(r policy.Reason) bool {
-	switch r {
-	case policy.ReasonNoRule, policy.ReasonPort, policy.ReasonTransport, policy.ReasonName:
-		return true
-	}
-	return false
 }

@@ -34,6 +34,8 @@ type workloads struct {
 	bound   map[uint32]workload
 	cgroups map[uint64]loader.Workload
 	watcher *cgroup.Watcher
+	// told are the directories that were said to be anybody's.
+	told map[string]bool
 }
 
 // workload is one that is bound.
@@ -46,7 +48,7 @@ type workload struct {
 // capturedWorkloads prepares the binding of workloads below the captured
 // cgroup.
 func (a *Agent) capturedWorkloads() (*workloads, error) {
-	w := &workloads{root: a.opts.Cgroup, numbers: map[string]uint32{}, bound: map[uint32]workload{}}
+	w := &workloads{root: a.opts.Cgroup, numbers: map[string]uint32{}, bound: map[uint32]workload{}, told: map[string]bool{}}
 	if root, err := cgroup.Root(); err == nil {
 		w.root = root
 	} else if !errors.Is(err, cgroup.ErrNone) {
@@ -139,6 +141,9 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		}
 		i := of[dirs[dir]]
 		if i == len(all) {
+			if !a.mayBeLax(dir, NodeServices) {
+				continue
+			}
 			free := loader.Workload{ID: servicesID, Policy: policy.DefaultPolicy, Mode: policy.Off}
 			table[id] = free
 			bound[servicesID] = workload{free, NodeServices, append(bound[servicesID].dirs, dir)}
@@ -146,10 +151,10 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		}
 		d := all[i]
 		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: s.Policy(d.Policy).AllowsUnknown()}
-		if d.Mode != nil {
+		name := d.Key()
+		if d.Mode != nil && (!laxer(*d.Mode, one.Mode) || a.mayBeLax(dir, name)) {
 			one.Mode = *d.Mode
 		}
-		name := d.Key()
 		if one.ID = w.number(name); one.ID == 0 {
 			return fmt.Errorf("too many workloads: %s stays under the policy around it", name)
 		}

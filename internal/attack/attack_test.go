@@ -79,7 +79,8 @@ func newArena(t *testing.T) *arena {
 	a.populate()
 	a.addPods()
 	a.addNeighbours()
-	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight, "modes.yaml": modes("audit", "off")}, "--interfaces", "pod0,vm0"); err != nil {
+	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight, "modes.yaml": modes("audit", "off")},
+		"--interfaces", "pod0,vm0", "--status-address", ":15020", "--health-address", ":15021"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -5,6 +5,7 @@ package attack
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -21,7 +22,7 @@ func table() []group {
 		{"Flows to an address that is not allowed", sockets},
 		{"Packets that go elsewhere than their flow", packets},
 		{"Pods and machines behind an interface", behind},
-		{"Sockets, cgroups, namespaces and ports of others", borrowed},
+		{"Sockets, cgroups, namespaces and ports of others", slices.Concat(borrowed, execRows, surfaceRows)},
 		{"Pods: other network namespaces", pods},
 		{"TLS", tlsRows},
 		{"HTTP", httpRows},

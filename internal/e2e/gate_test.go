@@ -52,7 +52,7 @@ func pods(t *testing.T, f func(t *testing.T, n *node, pods []*world.Pod)) {
 				if all, err = w.AddPods(2, tt.bridged); err != nil {
 					t.Fatal(err)
 				}
-			})
+			}, "--health-address", ":15021", "--status-address", ":15020")
 			f(t, n, all)
 		})
 	}

@@ -84,7 +84,15 @@ type Event struct {
 	BytesSent     int64         `json:"bytesSent,omitempty"`
 	BytesReceived int64         `json:"bytesReceived,omitempty"`
 	Duration      time.Duration `json:"duration,omitempty"` // nanoseconds in JSON
+
+	// More is set in an event that stands for that many like it, which came
+	// within Duration after one that was told in full; see Folder.
+	More int `json:"more,omitempty"`
 }
+
+// Denied says whether the event is a denial, or what would be one but for the
+// audit mode. How a denied flow ended is not one.
+func (e *Event) Denied() bool { return (!e.Allowed || e.WouldDeny) && e.Kind != Close }
 
 // Sink takes events. Record must not block and must be safe for concurrent use.
 type Sink interface {

@@ -4,21 +4,45 @@ package flow
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/egressd/egressd/policy"
 )
 
 // Log is a Sink that keeps the newest events, counts decisions by layer and
-// reason, and hands events to followers. The zero value is not usable; see
-// NewLog.
+// reason, and lets followers read along. When it is full, who has more than a
+// fair share of it loses its oldest event: a workload that floods it loses its
+// own events, not those of others, and what was allowed does not push out what
+// was denied. The zero value is not usable; see NewLog.
 type Log struct {
-	mu        sync.Mutex
-	ring      []Event
-	next      uint64 // number of events recorded so far
-	counts    map[CountKey]uint64
-	followers map[chan Event]*follower
+	mu   sync.Mutex
+	size int
+	// kept are the events, oldest first. Those that were dropped from the
+	// middle leave a gap, which is closed now and then.
+	kept   []slot
+	live   int
+	next   uint64 // number of the next event
+	shares map[share]*queue
+	counts map[CountKey]uint64
+	// followers are woken when there is something to read.
+	followers map[chan struct{}]bool
 }
+
+// slot has an event, or nil where one was.
+type slot struct {
+	number uint64
+	event  *Event
+}
+
+// share is what takes part in the division of the log.
+type share struct {
+	workload string
+	denied   bool
+}
+
+// queue has the numbers of a share's events, oldest first.
+type queue struct{ numbers []uint64 }
 
 // CountKey is what decisions are counted by.
 type CountKey struct {
@@ -28,53 +52,137 @@ type CountKey struct {
 	Reason  policy.Reason
 }
 
-type follower struct{ lost uint64 }
-
 // NewLog makes a Log that keeps the newest size events.
 func NewLog(size int) *Log {
 	return &Log{
-		ring:      make([]Event, 0, max(size, 1)),
+		size:      max(size, 1),
+		shares:    map[share]*queue{},
 		counts:    map[CountKey]uint64{},
-		followers: map[chan Event]*follower{},
+		followers: map[chan struct{}]bool{},
 	}
 }
 
-// Record keeps e. A follower that does not keep up loses events.
+// Record keeps and counts e; one that stands for several counts as many.
 func (l *Log) Record(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.ring) < cap(l.ring) {
-		l.ring = append(l.ring, e)
-	} else {
-		l.ring[l.next%uint64(cap(l.ring))] = e
+	l.counts[CountKey{e.Layer, e.Kind, e.Allowed, e.Reason}] += uint64(max(e.More, 1))
+	s := share{e.Workload, e.Denied()}
+	q := l.shares[s]
+	if q == nil {
+		q = &queue{}
+		l.shares[s] = q
 	}
+	if l.live >= l.size {
+		l.drop(l.victim(s))
+		if l.shares[s] == nil { // it was its only one
+			l.shares[s] = q
+		}
+	}
+	l.kept = append(l.kept, slot{l.next, &e})
+	q.numbers = append(q.numbers, l.next)
+	l.live++
 	l.next++
-	l.counts[CountKey{e.Layer, e.Kind, e.Allowed, e.Reason}]++
-	for ch, f := range l.followers {
+	if len(l.kept) > 2*l.size {
+		l.kept = slices.DeleteFunc(l.kept, func(s slot) bool { return s.event == nil })
+	}
+	for wake := range l.followers {
 		select {
-		case ch <- e:
-		default:
-			f.lost++
+		case wake <- struct{}{}:
+		default: // it has been woken
+		}
+	}
+}
+
+// victim is who loses an event for one of s: s itself when it has its fair
+// share already, else who has most.
+func (l *Log) victim(s share) share {
+	if len(l.shares[s].numbers) >= max(l.size/len(l.shares), 1) {
+		return s
+	}
+	most := s
+	for other, q := range l.shares {
+		if len(q.numbers) > len(l.shares[most].numbers) {
+			most = other
+		}
+	}
+	return most
+}
+
+// drop forgets the oldest event of a share.
+func (l *Log) drop(s share) {
+	q := l.shares[s]
+	if at, ok := l.find(q.numbers[0]); ok {
+		l.kept[at].event = nil
+		l.live--
+	}
+	// Appending moves what is left to the front of a new array.
+	if q.numbers = q.numbers[1:]; len(q.numbers) == 0 {
+		delete(l.shares, s)
+	}
+}
+
+// find returns where the event with a number, or the first one after it, is.
+func (l *Log) find(number uint64) (int, bool) {
+	return slices.BinarySearchFunc(l.kept, number, func(s slot, n uint64) int {
+		switch {
+		case s.number < n:
+			return -1
+		case s.number > n:
+			return 1
+		}
+		return 0
+	})
+}
+
+// batch is how many events are read at a time: the log is not copied for a
+// reader, who may be slow.
+const batch = 64
+
+// read fills buf with the events from a number on, and returns how many there
+// are and the number to go on with.
+func (l *Log) read(from uint64, buf *[batch]Event) (n int, next uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, _ := l.find(from)
+	for ; at < len(l.kept) && n < batch; at++ {
+		if s := l.kept[at]; s.event != nil {
+			buf[n], from = *s.event, s.number+1
+			n++
+		}
+	}
+	return n, from
+}
+
+// end is the number that the next event will have.
+func (l *Log) end() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next
+}
+
+// Each calls f for the events that are kept now, oldest first, until it
+// returns false. Those that are pushed out meanwhile are left out.
+func (l *Log) Each(f func(Event) bool) {
+	var buf [batch]Event
+	end := l.end()
+	for from := uint64(0); ; {
+		n, next := l.read(from, &buf)
+		for _, e := range buf[:n] {
+			if !f(e) {
+				return
+			}
+		}
+		if from = next; n < batch || from >= end {
+			return
 		}
 	}
 }
 
 // Recent returns the kept events, oldest first.
 func (l *Log) Recent() []Event {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.recent()
-}
-
-func (l *Log) recent() []Event {
-	out := make([]Event, 0, len(l.ring))
-	start := uint64(0)
-	if len(l.ring) == cap(l.ring) {
-		start = l.next % uint64(cap(l.ring))
-	}
-	for i := range uint64(len(l.ring)) {
-		out = append(out, l.ring[(start+i)%uint64(len(l.ring))])
-	}
+	var out []Event
+	l.Each(func(e Event) bool { out = append(out, e); return true })
 	return out
 }
 
@@ -90,34 +198,34 @@ func (l *Log) Counts() map[CountKey]uint64 {
 }
 
 // Follow calls f for the kept events and then for each new one, until ctx is
-// done or f returns false. No event is lost between the two unless f is slower
-// than the events; lost tells how many were.
-func (l *Log) Follow(ctx context.Context, f func(Event) bool) (lost uint64) {
-	ch := make(chan Event, 1024)
-	me := &follower{}
+// done or f returns false. When f is so slow that events are pushed out before
+// it has had them, it misses those.
+func (l *Log) Follow(ctx context.Context, f func(Event) bool) {
+	wake := make(chan struct{}, 1)
 	l.mu.Lock()
-	old := l.recent()
-	l.followers[ch] = me
+	l.followers[wake] = true
 	l.mu.Unlock()
 	defer func() {
 		l.mu.Lock()
-		delete(l.followers, ch)
-		lost = me.lost
+		delete(l.followers, wake)
 		l.mu.Unlock()
 	}()
-	for _, e := range old {
-		if !f(e) {
-			return
-		}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case e := <-ch:
+	var buf [batch]Event
+	for from := uint64(0); ; {
+		n, next := l.read(from, &buf)
+		from = next
+		for _, e := range buf[:n] {
 			if !f(e) {
 				return
 			}
+		}
+		if n > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
 		}
 	}
 }

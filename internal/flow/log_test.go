@@ -4,7 +4,10 @@ package flow
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/egressd/egressd/policy"
 )
@@ -33,9 +36,10 @@ func TestFollowSeesOldAndNewOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seen := make(chan string, 4)
-	done := make(chan uint64)
+	done := make(chan struct{})
 	go func() {
-		done <- l.Follow(ctx, func(e Event) bool {
+		defer close(done)
+		l.Follow(ctx, func(e Event) bool {
 			seen <- e.Name
 			return e.Name != "last"
 		})
@@ -52,12 +56,87 @@ func TestFollowSeesOldAndNewOnce(t *testing.T) {
 	if got := <-seen; got != "last" {
 		t.Errorf("third event %q, want last", got)
 	}
-	if lost := <-done; lost != 0 {
-		t.Errorf("lost %d events", lost)
-	}
+	<-done
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.followers) != 0 {
 		t.Errorf("%d followers stay behind", len(l.followers))
 	}
+}
+
+// names lists the kept events.
+func names(l *Log) []string {
+	var out []string
+	l.Each(func(e Event) bool { out = append(out, e.Name); return true })
+	return out
+}
+
+// TestLogIsShared: who floods the log pushes out nobody else's events, and
+// nobody's denials with what was allowed; who is alone has all of it.
+func TestLogIsShared(t *testing.T) {
+	l := NewLog(100)
+	for i := range 3 {
+		l.Record(Event{Workload: "quiet", Name: fmt.Sprint("denied", i)})
+		l.Record(Event{Workload: "quiet", Allowed: true, Name: fmt.Sprint("allowed", i)})
+		l.Record(Event{Workload: "loud", Allowed: true, Name: fmt.Sprint("loud", i)})
+	}
+	for i := range 1000 {
+		l.Record(Event{Workload: "loud", Name: fmt.Sprint(i)})
+	}
+	got := names(l)
+	want := []string{"denied0", "allowed0", "loud0", "denied1", "allowed1", "loud1", "denied2", "allowed2", "loud2"}
+	if len(got) != 100 || !slices.Equal(got[:9], want) || got[9] != "909" || got[99] != "999" {
+		t.Errorf("kept %v", got)
+	}
+	// A second one that floods gets its half.
+	for i := range 1000 {
+		l.Record(Event{Workload: "second", Name: fmt.Sprint("second", i)})
+	}
+	count := map[string]int{}
+	l.Each(func(e Event) bool { count[fmt.Sprint(e.Workload, e.Allowed)]++; return true })
+	if count["loudfalse"] < 40 || count["secondfalse"] < 20 || count["quietfalse"] != 3 || count["quiettrue"] != 3 || count["loudtrue"] != 3 {
+		t.Errorf("kept %v", count)
+	}
+	if len(l.kept) > 200 || l.live != 100 {
+		t.Errorf("%d slots, %d live", len(l.kept), l.live)
+	}
+	// More workloads than room: bounded all the same.
+	for i := range 1000 {
+		l.Record(Event{Workload: fmt.Sprint(i)})
+	}
+	if l.live != 100 || len(l.shares) > 100 {
+		t.Errorf("%d live of %d", l.live, len(l.shares))
+	}
+}
+
+// TestSlowReader: who reads slowly holds no copy and keeps nobody waiting.
+func TestSlowReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLog(1000)
+		for i := range 1000 {
+			l.Record(Event{Name: fmt.Sprint(i)})
+		}
+		var got []string
+		l.Each(func(e Event) bool {
+			got = append(got, e.Name)
+			for range 100 {
+				l.Record(Event{Name: "new"})
+			}
+			return true
+		})
+		// What it had not read when it was pushed out is missing; it ends.
+		if len(got) < batch || len(got) > 1000 || got[0] != "0" {
+			t.Errorf("%d events", len(got))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		follows := make(chan Event)
+		go l.Follow(ctx, func(e Event) bool { follows <- e; return ctx.Err() == nil })
+		<-follows
+		for range 5000 {
+			l.Record(Event{Name: "flood"})
+		}
+		synctest.Wait() // it stands still, and Record did not
+		cancel()
+		<-follows
+	})
 }

@@ -31,20 +31,27 @@ var floors = map[string][]string{
 	"./internal/netns":    {"golang.org/x/sys/unix"},
 	"./internal/gate":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/link":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	// Ports and connections to them.
+	"./internal/connlimit":  {"golang.org/x/sys/unix"},
+	"./internal/portholder": {"./internal/plain"},
+	// Text of others.
+	"./internal/plain": nil,
+	// Places that nobody else can take.
+	"./internal/securedir": {"golang.org/x/sys/unix"},
 	// The kernel side's ABI.
 	"./bpf": {"github.com/cilium/ebpf"},
 	// Core.
 	"./internal/flow":    ground,
 	"./internal/forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
-	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
+	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	// Roof.
-	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/link", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/plain", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},

@@ -419,6 +419,28 @@ def moved(outside, addr, port, when):
     return in_child(go)
 
 
+def left(uid, cgroup, addr, port):
+    """Leaves the cgroup without any privilege."""
+    os.setgroups([])
+    os.setgid(int(uid))
+    os.setuid(int(uid))
+    join(cgroup)
+    return connect(addr, port)
+
+
+def storm(count, how):
+    """Makes many denials, of one kind or of many."""
+    s, t = socket.socket(socket.AF_INET, SOCK_DGRAM), socket.socket(socket.AF_INET6, SOCK_DGRAM)
+    for i in range(int(count)):
+        n = i if how == "many" else 0
+        for sock, addr in ((s, "10.9.%d.%d" % (n // 256 % 256, n % 256)), (t, "2001:db8:9::%x:%x" % (n // 65536, n % 65536))):
+            try:
+                sock.sendto(b"x", (addr, 9))
+            except OSError:
+                pass
+    return "done"
+
+
 def new_netns(addr, port):
     checked(libc.unshare(0x40000000))
     return connect(addr, port)

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// Paths of the admin interface.
+const (
+	PathStatus  = "/status"
+	PathFlows   = "/flows"
+	PathExplain = "/explain"
+	PathConfig  = "/config_dump"
+	PathUnload  = "/unload"
+)
+
+// Bounds of one admin interface.
+const (
+	maxFollowers = 16
+	maxDumps     = 2 // a dump is made in memory
+)
+
+// adminHandler serves the admin interface. The TCP port only reads: any
+// process on the node can reach it, and a request made by a web page, too.
+func (a *Agent) adminHandler(change bool) http.Handler {
+	mux := http.NewServeMux()
+	follow, dump := atMost(maxFollowers), atMost(maxDumps)
+	mux.HandleFunc("GET "+PathStatus, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.Status()) })
+	mux.HandleFunc("GET "+PathFlows, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("follow") == "" {
+			a.serveFlows(w, r)
+			return
+		}
+		follow(w, func() { a.followFlows(w, r) })
+	})
+	mux.HandleFunc("GET "+PathExplain, a.serveExplain)
+	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
+		dump(w, func() {
+			if s := a.current.p.Load(); s != nil {
+				fmt.Fprint(w, s.Text())
+			}
+		})
+	})
+	if change {
+		mux.HandleFunc("POST "+PathUnload, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusAccepted)
+			a.unloadOnce.Do(func() { close(a.unload) })
+		})
+	}
+	return mux
+}
+
+// atMost bounds how many of a kind of request are served at a time.
+func atMost(n int) func(http.ResponseWriter, func()) {
+	slots := make(chan struct{}, n)
+	return func(w http.ResponseWriter, f func()) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			f()
+		default:
+			http.Error(w, fmt.Sprintf("%d such requests are served already; end one of them", n), http.StatusServiceUnavailable)
+		}
+	}
+}
+
+func (a *Agent) statusHandler() http.Handler {
+	mux := http.NewServeMux()
+	metrics := &page{handler: promhttp.HandlerFor(a.registry(), promhttp.HandlerOpts{DisableCompression: true}), now: time.Now}
+	mux.Handle("GET /metrics", metrics)
+	mux.Handle("GET /stats/prometheus", metrics)
+	mux.HandleFunc("GET /healthz/ready", a.serveReady)
+	return mux
+}
+
+func (a *Agent) readyHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz/ready", a.serveReady)
+	return mux
+}
+
+func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
+	if !a.status.isReady() {
+		http.Error(w, "not ready", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+// serveFlows writes the events that are kept, one JSON object a line.
+// verdict=deny keeps denials (and would-be denials) only.
+func (a *Agent) serveFlows(w http.ResponseWriter, r *http.Request) {
+	a.events.Each(eventWriter(w, r))
+}
+
+// followFlows is serveFlows that goes on until the client leaves. One that does
+// not read is left.
+func (a *Agent) followFlows(w http.ResponseWriter, r *http.Request) {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Time{}) // it says nothing more
+	write := eventWriter(w, r)
+	_ = rc.Flush() // the next write finds out
+	a.events.Follow(r.Context(), func(e flow.Event) bool {
+		began := time.Now()
+		_ = rc.SetWriteDeadline(began.Add(writeWait))
+		if write(e) && rc.Flush() == nil {
+			return true
+		}
+		if time.Since(began) >= writeWait {
+			a.dropped.Add(1)
+		}
+		return false
+	})
+}
+
+// eventWriter writes the events that a request asks for, while it can.
+func eventWriter(w http.ResponseWriter, r *http.Request) func(flow.Event) bool {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	keep := r.URL.Query().Get("verdict")
+	return func(e flow.Event) bool { return !matches(e, keep) || enc.Encode(e) == nil }
+}
+
+// matches says whether an event has the verdict that was asked for.
+func matches(e flow.Event, verdict string) bool {
+	switch verdict {
+	case "":
+		return true
+	case policy.Deny.String():
+		return !e.Allowed || e.WouldDeny
+	}
+	return e.Allowed && e.Verdict.String() == verdict
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(v)
+}

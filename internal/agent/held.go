@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// checkHeld refuses to capture a cgroup that its processes can leave without
+// root's help, unless that is wanted.
+func (o *Options) checkHeld() error {
+	err := cgroup.Held(o.Cgroup)
+	loose := (*cgroup.LooseError)(nil)
+	if !errors.As(err, &loose) {
+		return err
+	}
+	if o.Delegated {
+		o.Log.Warn("the captured cgroup is part of a delegated tree; whoever owns that can move processes out of it, and they are free then",
+			"cgroup", o.Cgroup, "delegated", loose.Cgroup, "uid", loose.UID)
+		return nil
+	}
+	return fmt.Errorf("%s does not hold its processes: %w, so they can be moved out of it, where no policy is; "+
+		"capture %s as a whole, or give it back to root (chown -R root, and no Delegate= with User= in its systemd unit); "+
+		"--delegated-cgroup captures it all the same", o.Cgroup, loose, loose.Cgroup)
+}
+
+// execPlace finds the cgroup to make the command's in. It must be one that is
+// root's all the way up, or the command, as the user whose cgroups these are,
+// would move itself out. And it must be inside whatever policy exec itself is
+// under, so that this stays over the command as well.
+func execPlace() (string, error) {
+	own, err := cgroup.Own()
+	if err != nil {
+		return "", err
+	}
+	policy, err := loader.Enclosing(own)
+	if err != nil {
+		return "", err
+	}
+	place, err := cgroup.Place(own, policy)
+	loose := (*cgroup.LooseError)(nil)
+	switch {
+	case err == nil:
+		return place, nil
+	case !errors.As(err, &loose):
+		return "", err
+	case policy == "":
+		return "", fmt.Errorf("no cgroup from %s upwards holds a command: %w; give the cgroups back to root", own, loose)
+	}
+	return "", fmt.Errorf("no cgroup holds a command and is under the policy that exec is under, which begins at %s: %w; "+
+		"run exec from a cgroup of root, or let that policy begin above %s", policy, loose, loose.Cgroup)
+}
+
+// laxer says whether less is denied in mode m than in mode than.
+func laxer(m, than policy.Mode) bool { return m > than }
+
+// mayBeLax says whether a cgroup can be under less policy than the node: not
+// when processes of other cgroups can be moved there without root's help.
+// The caller holds the lock of the workloads.
+func (a *Agent) mayBeLax(dir, workload string) bool {
+	err := cgroup.Held(dir)
+	if err == nil {
+		return true
+	}
+	if w := a.workloads; !w.told[dir] {
+		w.told[dir] = true
+		a.log.Warn("a cgroup stays in the mode of the node, because processes can be moved there from others; give the cgroups above it to root",
+			"workload", workload, "cgroup", dir, "error", err)
+	}
+	return false
+}
