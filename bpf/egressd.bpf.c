@@ -9,9 +9,9 @@
 #include <bpf/bpf_endian.h>
 
 #include "dial.h"
-#include "publish.h"
+#include "egress.h"
+#include "group.h"
 #include "tc.h"
-#include "watch.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -151,6 +151,12 @@ int egd_sock_release(struct bpf_sock *ctx)
 		if (st->published[i].port)
 			withdraw(st, i);
 	return PROCEED;
+}
+
+SEC("cgroup/setsockopt")
+int egd_setsockopt(struct bpf_sockopt *ctx)
+{
+	return join_group(ctx);
 }
 
 SEC("sockops")

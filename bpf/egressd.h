@@ -54,6 +54,7 @@ enum egd_reason {
 	EGD_R_QUOTA = 17,     /* the workload has its share of a table */
 	EGD_R_SOURCE = 18,    /* the source address is another namespace's */
 	EGD_R_NO_ENDPOINT = 19, /* the set of endpoints has not the one that was chosen */
+	EGD_R_GROUP = 20,     /* a multicast group that the kernel would tell the link of */
 	/* Of packets on interfaces (wire.h, tc.h): */
 	EGD_R_ETHERTYPE = 24, /* a frame that is not IP and not what IP needs; a VLAN tag */
 	EGD_R_FRAGMENT = 25,

@@ -315,6 +315,7 @@ const (
 	EgressdEgdReasonEGD_R_QUOTA       EgressdEgdReason = 17
 	EgressdEgdReasonEGD_R_SOURCE      EgressdEgdReason = 18
 	EgressdEgdReasonEGD_R_NO_ENDPOINT EgressdEgdReason = 19
+	EgressdEgdReasonEGD_R_GROUP       EgressdEgdReason = 20
 	EgressdEgdReasonEGD_R_ETHERTYPE   EgressdEgdReason = 24
 	EgressdEgdReasonEGD_R_FRAGMENT    EgressdEgdReason = 25
 	EgressdEgdReasonEGD_R_NO_STATE    EgressdEgdReason = 26
@@ -470,6 +471,7 @@ const (
 	EgressdProgEgdRecvmsg6    = "egd_recvmsg6"
 	EgressdProgEgdSendmsg4    = "egd_sendmsg4"
 	EgressdProgEgdSendmsg6    = "egd_sendmsg6"
+	EgressdProgEgdSetsockopt  = "egd_setsockopt"
 	EgressdProgEgdSkbEgress   = "egd_skb_egress"
 	EgressdProgEgdSockCreate  = "egd_sock_create"
 	EgressdProgEgdSockOps     = "egd_sock_ops"
@@ -539,6 +541,7 @@ type EgressdProgramSpecs struct {
 	EgdRecvmsg6    *ebpf.ProgramSpec `ebpf:"egd_recvmsg6"`
 	EgdSendmsg4    *ebpf.ProgramSpec `ebpf:"egd_sendmsg4"`
 	EgdSendmsg6    *ebpf.ProgramSpec `ebpf:"egd_sendmsg6"`
+	EgdSetsockopt  *ebpf.ProgramSpec `ebpf:"egd_setsockopt"`
 	EgdSkbEgress   *ebpf.ProgramSpec `ebpf:"egd_skb_egress"`
 	EgdSockCreate  *ebpf.ProgramSpec `ebpf:"egd_sock_create"`
 	EgdSockOps     *ebpf.ProgramSpec `ebpf:"egd_sock_ops"`
@@ -695,6 +698,7 @@ type EgressdPrograms struct {
 	EgdRecvmsg6    *ebpf.Program `ebpf:"egd_recvmsg6"`
 	EgdSendmsg4    *ebpf.Program `ebpf:"egd_sendmsg4"`
 	EgdSendmsg6    *ebpf.Program `ebpf:"egd_sendmsg6"`
+	EgdSetsockopt  *ebpf.Program `ebpf:"egd_setsockopt"`
 	EgdSkbEgress   *ebpf.Program `ebpf:"egd_skb_egress"`
 	EgdSockCreate  *ebpf.Program `ebpf:"egd_sock_create"`
 	EgdSockOps     *ebpf.Program `ebpf:"egd_sock_ops"`
@@ -716,6 +720,7 @@ func (p *EgressdPrograms) Close() error {
 		p.EgdRecvmsg6,
 		p.EgdSendmsg4,
 		p.EgdSendmsg6,
+		p.EgdSetsockopt,
 		p.EgdSkbEgress,
 		p.EgdSockCreate,
 		p.EgdSockOps,

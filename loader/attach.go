@@ -38,6 +38,7 @@ func (d *Datapath) hooks() []hook {
 		{"egd_peername6", p.EgdPeername6, ebpf.AttachCgroupInet6GetPeername},
 		{"egd_bind4", p.EgdBind4, ebpf.AttachCGroupInet4Bind},
 		{"egd_bind6", p.EgdBind6, ebpf.AttachCGroupInet6Bind},
+		{"egd_setsockopt", p.EgdSetsockopt, ebpf.AttachCGroupSetsockopt},
 		{"egd_sock_create", p.EgdSockCreate, ebpf.AttachCGroupInetSockCreate},
 		{"egd_sendmsg4", p.EgdSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
 		{"egd_sendmsg6", p.EgdSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},

@@ -110,6 +110,8 @@ func client(op string, args []string) result {
 		return steps(addr, unix.SOCK_DGRAM)
 	case "model":
 		return drive()
+	case "join":
+		return join(addr.Addr())
 	case "knock":
 		return knock(addr, args[1:])
 	case "socket":

@@ -122,6 +122,8 @@ const (
 	ReasonMapFull Reason = "map-full"
 	// ReasonQuota: the workload or policy has its share of a table that all use.
 	ReasonQuota Reason = "quota"
+	// ReasonGroup: joining a multicast group would make the kernel tell the link, with the group as data.
+	ReasonGroup Reason = "multicast-group"
 	// ReasonSource: the source address and port is in use in another network namespace.
 	ReasonSource Reason = "foreign-source"
 	// ReasonStray: a packet for loopback that leaves by another device, or one over loopback with a foreign source.

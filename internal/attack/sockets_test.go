@@ -13,13 +13,14 @@ import (
 
 // What stops attacks, by layer.
 const (
-	byConnect = "connect hook"
-	bySendmsg = "sendmsg hook"
-	bySocket  = "sock_create hook"
-	byPackets = "packets of the socket (cgroup_skb)"
-	byUplink  = "TC program on the uplink"
-	byVeth    = "TC program on the host's side"
-	byTCP     = "connect hook, by the caller's cgroup"
+	byConnect    = "connect hook"
+	bySendmsg    = "sendmsg hook"
+	bySocket     = "sock_create hook"
+	byPackets    = "packets of the socket (cgroup_skb)"
+	bySetsockopt = "setsockopt hook: groups that no rule names"
+	byUplink     = "TC program on the uplink"
+	byVeth       = "TC program on the host's side"
+	byTCP        = "connect hook, by the caller's cgroup"
 )
 
 func n(v int) string { return strconv.Itoa(v) }
@@ -54,6 +55,11 @@ var sockets = []row{
 	{attack: "UDP", how: "MSG_MORE to an allowed server, the rest elsewhere", want: "sent", by: "the kernel: one datagram, to its first address", do: ways("corked", "{API4}", "7", "{A4}", "443"), noTwin: "a corked datagram goes to its first address"},
 	{attack: "UDP", how: "broadcast", want: "EPERM", by: bySendmsg, do: ways("broadcast", "255.255.255.255", "9999"), proof: wirePort(9999)},
 	{attack: "UDP", how: "multicast, link-local IPv6", want: "EPERM", by: bySendmsg, do: ways("udp", "ff02::1", "9998"), proof: wirePort(9998)},
+	{attack: "multicast group", how: "IP_ADD_MEMBERSHIP: the group is told to the link (IGMP)", want: "EPERM", by: bySetsockopt, do: ways("group", "239.83.69.67"), seen: is("joined")},
+	{attack: "multicast group", how: "IPV6_JOIN_GROUP: 14 bytes are told to the link (MLD)", want: "EPERM", by: bySetsockopt, do: ways("group", "ff0e:5345:4352:4554::1"), seen: is("joined")},
+	{attack: "multicast group", how: "MCAST_JOIN_GROUP", want: "EPERM", by: bySetsockopt, do: ways("group", "239.83.69.67", "group_req"), seen: is("joined")},
+	{attack: "multicast group", how: "MCAST_JOIN_GROUP, IPv6", want: "EPERM", by: bySetsockopt, do: ways("group", "ff0e:5345:4352:4554::1", "group_req"), seen: is("joined")},
+	{attack: "multicast group", how: "MCAST_JOIN_SOURCE_GROUP of a common group", want: "EPERM", by: bySetsockopt, do: ways("group", "224.0.0.251", "source"), seen: func(got string) bool { return got == "joined" || got == "EINVAL" }},
 	{attack: "QUIC", how: "UDP 443 of an allowed host, connected", want: "EPERM", by: byPackets, do: ways("udp_connected", "{G4}", "443"), proof: wire("142.250.74.10")},
 	{attack: "QUIC", how: "the same after a question to port 53 by the socket", want: "EPERM", by: byPackets, do: ways("udp_after", "dns", "{G4}", "443"), proof: wireTo("142.250.74.10", 443)},
 	{attack: "QUIC", how: "the same after a connect() that fails, of family 99 to loopback", want: "EPERM", by: byPackets, do: ways("udp_after", "family", "{G4}", "443"), proof: wireTo("142.250.74.10", 443)},

@@ -188,6 +188,24 @@ def udp(addr, port):
     return "sent"
 
 
+def group(addr, how="plain"):
+    """Joins a multicast group: the kernel tells the link, with the address as data."""
+    index = struct.pack("=I", socket.if_nametoindex(link()))
+    with socket.socket(family(addr), SOCK_DGRAM) as s:
+        raw = socket.inet_pton(family(addr), addr)
+        at = struct.pack("=H", family(addr)) + (b"\0\0" + raw if len(raw) == 4 else b"\0" * 6 + raw)
+        level = socket.IPPROTO_IP if len(raw) == 4 else socket.IPPROTO_IPV6
+        if how == "group_req":  # MCAST_JOIN_GROUP
+            s.setsockopt(level, 42, index + b"\0" * 4 + at.ljust(128, b"\0"))
+        elif how == "source":  # MCAST_JOIN_SOURCE_GROUP, with an address as data
+            s.setsockopt(level, 46, index + b"\0" * 4 + at.ljust(128, b"\0") * 2)
+        elif len(raw) == 4:
+            s.setsockopt(level, socket.IP_ADD_MEMBERSHIP, raw + b"\0" * 4 + index)
+        else:
+            s.setsockopt(level, socket.IPV6_JOIN_GROUP, raw + index)
+    return "joined"
+
+
 def broadcast(addr, port):
     with socket.socket(AF_INET, SOCK_DGRAM) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)

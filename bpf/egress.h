@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Every packet of every captured socket: the backstop behind the hooks of connect()
+ * and sendto(). */
+#ifndef EGRESSD_EGRESS_H
+#define EGRESSD_EGRESS_H
+
+#include "watch.h"
+
+/* IPv4 options and IPv6 extension headers in front of TCP or UDP. A source
+ * route (IP_OPTIONS, IP_RETOPTS, IPV6_RTHDR; none needs a privilege) sends a
+ * packet to another address than the one that the hooks of connect() and
+ * sendto() decided about; no ordinary program uses any of them. The hook runs
+ * before fragmentation, so a fragment header is nothing ordinary either. */
+static __always_inline bool has_options(struct __sk_buff *skb)
+{
+	__u8 b = 0;
+
+	if (skb->protocol == bpf_htons(0x0800))
+		return bpf_skb_load_bytes(skb, 0, &b, 1) || (b & 0xf) != 5;
+	if (bpf_skb_load_bytes(skb, 6, &b, 1))
+		return true;
+	return b != IPPROTO_TCP && b != IPPROTO_UDP && !is_big_tcp(skb);
+}
+
+#define LOOPBACK_IFINDEX 1 /* in every network namespace */
+
+/* A packet that the hooks of connect() and sendto() take for loopback's and that
+ * is not: one that leaves by another device, which SO_BINDTODEVICE chooses,
+ * reaches the next hop. */
+static __always_inline bool strays(struct __sk_buff *skb, const __u8 *dst)
+{
+	return skb->ifindex != LOOPBACK_IFINDEX && is_loopback(dst);
+}
+
+/* A datagram over loopback that bears a foreign source (IPV6_FREEBIND, no
+ * privilege; IP_TRANSPARENT) would make that stranger a peer who may be
+ * answered; the node's own addresses are sources there of what goes to
+ * themselves. */
+static __always_inline bool is_forged(struct __sk_buff *skb, const struct datagram *d)
+{
+	return skb->ifindex == LOOPBACK_IFINDEX && !is_loopback(d->src) &&
+	       !same_addr(d->src, d->to.addr);
+}
+
+/* Where a packet goes; false: it cannot be read. */
+static __always_inline bool read_dst(struct __sk_buff *skb, __u8 *dst)
+{
+	__u32 a;
+
+	if (skb->protocol != bpf_htons(0x0800))
+		return !bpf_skb_load_bytes(skb, 24, dst, 16);
+	if (bpf_skb_load_bytes(skb, 16, &a, 4))
+		return false;
+	set_mapped(dst, a);
+	return true;
+}
+
+/* A packet that no hook decided about. It is dropped, and told once for a
+ * socket: who sends one may send millions. */
+static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
+				struct egd_socket *st, __u8 reason)
+{
+	struct egd_workload *wl;
+	struct egd_event *e;
+	__u32 off = 40, addr;
+	__u8 b = 0;
+
+	count(reason);
+	if (!st)
+		st = bpf_sk_storage_get(&egd_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st || st->strayed)
+		return 0;
+	wl = find_skb_workload(skb);
+	e = socket_event(st, EGD_E_DECISION, reason);
+	if (!e)
+		return 0;
+	if (wl) {
+		e->workload = wl->id;
+		e->policy = wl->policy;
+	}
+	e->cgroup = bpf_skb_cgroup_id(skb);
+	e->proto = sk->protocol;
+	e->cookie = bpf_get_socket_cookie(skb);
+	if (skb->protocol == bpf_htons(0x0800)) {
+		e->family = AF_INET;
+		bpf_skb_load_bytes(skb, 0, &b, 1);
+		if (!bpf_skb_load_bytes(skb, 16, &addr, 4))
+			set_mapped(e->dst, addr);
+		off = (b & 0xf) * 4;
+	} else {
+		e->family = AF_INET6;
+		bpf_skb_load_bytes(skb, 6, &b, 1);
+		bpf_skb_load_bytes(skb, 24, e->dst, 16);
+		if (b != sk->protocol)
+			off = 0; /* the port is behind extension headers */
+	}
+	e->dport = 0;
+	if (off)
+		bpf_skb_load_bytes(skb, off + 2, &e->dport, 2);
+	bpf_ringbuf_submit(e, 0);
+	st->strayed = 1;
+	return 0;
+}
+
+/* Whether a connection is with the peer that connect() decided about. A program
+ * of somebody else behind ours may have changed the address once more. */
+static __always_inline bool at_peer(struct __sk_buff *skb, struct bpf_sock *sk,
+				    const struct egd_socket *st)
+{
+	const __u32 *w = (const __u32 *)st->peer;
+
+	/* Written by a version that did not note the listener. */
+	if (!st->peer_port)
+		return st->redirected;
+	if (st->local && skb->ifindex == LOOPBACK_IFINDEX)
+		return true; /* connect() to the unspecified address goes to an own one */
+	if (sk->dst_port != st->peer_port)
+		return false;
+	if (skb->protocol == bpf_htons(0x0800))
+		return is_mapped(st->peer) && sk->dst_ip4 == w[3];
+	return sk->dst_ip6[0] == w[0] && sk->dst_ip6[1] == w[1] && sk->dst_ip6[2] == w[2] &&
+	       sk->dst_ip6[3] == w[3];
+}
+
+/* A segment of a captured socket. */
+static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
+				      struct egd_socket *st)
+{
+	struct egd_config *cfg;
+	struct segment s = {};
+	__u8 dst[16];
+
+	/* A connection that is watched has been decided about by its address. */
+	if (!st || !st->watched) {
+		if (!read_dst(skb, dst) || strays(skb, dst))
+			return drop(skb, sk, st, EGD_R_STRAY);
+	}
+	/* Who listens answers: the socket may have been connected before. */
+	if (!st || sk->state == STATE_LISTEN)
+		return 1;
+	if ((st->watched || st->redirected || st->local) && !at_peer(skb, sk, st))
+		return drop(skb, sk, st, EGD_R_STRAY);
+	if (st->redirected && sk->state == STATE_SYN_SENT) {
+		if (!read_segment(skb, &s))
+			return drop(skb, sk, st, EGD_R_OPTIONS);
+		st->cut = publish_tcp(st, s.src, s.ports[0], s.seq - 1);
+		st->told = 0;
+		return st->cut ? stay_cut(skb, sk, st) : 1;
+	}
+	if (!st->watched)
+		return 1;
+	cfg = get_config();
+	return cfg ? watch(skb, sk, st, cfg) : 0;
+}
+
+/* A flow of a connected socket that was allowed when it was connected. */
+static __noinline int cut_datagram(struct egd_socket *st, const struct datagram *d)
+{
+	struct segment s = { .ports = { d->sport, d->to.port } };
+
+	__builtin_memcpy(s.src, d->src, 16);
+	__builtin_memcpy(s.dst, d->to.addr, 16);
+	return cut(st, &s, NULL, IPPROTO_UDP, EGD_R_CHANGED);
+}
+
+/* A datagram of a captured socket. */
+static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
+				 struct egd_socket *st)
+{
+	struct egd_config *cfg = get_config();
+	struct egd_workload *wl;
+	struct datagram d = {};
+	__u8 reason = EGD_R_STRAY;
+	bool gate, local;
+	__u32 slot;
+
+	if (!cfg || !read_datagram(skb, &d)) {
+		reason = cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG;
+		goto refused;
+	}
+	if (strays(skb, d.to.addr))
+		goto refused;
+	gate = is_gate(cfg, &d.to);
+	local = !gate && is_loopback(d.to.addr);
+	if (gate || local) {
+		/* A question may bear an address of the node as its source. */
+		slot = slot_of(cfg, d.to.port);
+		if (slot < EGD_DNS_SLOTS && st && st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
+			return publish_udp(skb, st, &d, cfg, slot);
+		/* Connected to a listener that has another port now. */
+		reason = EGD_R_LISTENER;
+		if (slot == EGD_DNS_SLOTS && st && st->redirected && st->peer_port == d.to.port)
+			goto refused;
+		reason = EGD_R_STRAY;
+	}
+	if (is_forged(skb, &d))
+		goto refused;
+	if (local)
+		return 1;
+	wl = sender_of(skb, st);
+	reason = EGD_R_NO_WORKLOAD;
+	if (!wl)
+		goto refused;
+	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
+		return 1;
+	reason = EGD_R_NO_CONFIG;
+	if (!cfg->ready)
+		goto refused;
+	if (!gate && datagram_allowed(skb, sk, st, &d.to, wl))
+		return 1;
+	if (st)
+		st->origin.mode = wl->mode;
+	if (st && st->held && same_addr(st->origin.dst, d.to.addr) && st->origin.dport == d.to.port)
+		return report_held(st, IPPROTO_UDP);
+	if (wl->mode == EGD_AUDIT)
+		return 1; /* sendto() said so already */
+	if (st && st->watched && st->peer_port == d.to.port && same_addr(st->peer, d.to.addr))
+		return cut_datagram(st, &d);
+	reason = EGD_R_NO_RULE;
+refused:
+	return drop(skb, sk, st, reason);
+}
+
+/* A packet of a socket that is refused at birth in enforce mode and was made in
+ * another one: raw and ping sockets, SCTP. */
+static __noinline int egress_other(struct __sk_buff *skb, struct bpf_sock *sk,
+					struct egd_socket *st)
+{
+	struct egd_workload *wl;
+
+	if (!st || !st->other) /* the kernel's own: neighbour discovery, IGMP */
+		return 1;
+	wl = sender_of(skb, st);
+	if (!wl)
+		return drop(skb, sk, st, EGD_R_NO_WORKLOAD);
+	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode != EGD_ENFORCE)
+		return 1;
+	return drop(skb, sk, st, EGD_R_SOCKET_TYPE);
+}
+
+/* Everything that a captured socket sends. */
+static __always_inline int egress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct egd_socket *st;
+	__u32 proto, type;
+
+	if (!sk)
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 1;
+	/* Read once: the verifier wants fields of sk at their offsets, not an
+	 * address that the compiler made of one. */
+	proto = sk->protocol;
+	type = sk->type;
+	asm volatile("" : "+r"(proto), "+r"(type));
+	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	if (type != SOCK_RAW && (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && has_options(skb))
+		return drop(skb, sk, st, EGD_R_OPTIONS);
+	if (st && st->cut)
+		return stay_cut(skb, sk, st);
+	if (type != SOCK_RAW && proto == IPPROTO_TCP)
+		return egress_tcp(skb, sk, st);
+	if (type != SOCK_RAW && proto == IPPROTO_UDP)
+		return egress_udp(skb, sk, st);
+	return egress_other(skb, sk, st);
+}
+
+#endif
