@@ -173,6 +173,25 @@ static __always_inline struct egd_event *socket_event(const struct egd_socket *s
 	return e;
 }
 
+/* Whether a workload may have one more denial told now; if not it is counted as a
+ * lost event. Denials of nobody share an account. */
+static __always_inline bool may_tell(const struct egd_workload *wl)
+{
+	__u32 id = wl ? wl->id : 0, now = bpf_ktime_get_ns() >> 24;
+	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &id);
+
+	if (!u)
+		return true;
+	if (u->window != now) {
+		u->window = now;
+		u->told = 0;
+	}
+	if (u->told++ < EGD_MAX_TOLD)
+		return true;
+	count(EGD_C_EVENT_LOST);
+	return false;
+}
+
 /* Counts and reports a denial of the current task. In audit mode it is
  * reported as a would-be denial; the caller then lets the flow pass. */
 static __always_inline void report(const struct flow *f, const struct egd_workload *wl,
@@ -181,6 +200,8 @@ static __always_inline void report(const struct flow *f, const struct egd_worklo
 	struct egd_event *e;
 
 	count(audit ? EGD_C_AUDIT : reason);
+	if (!may_tell(wl))
+		return;
 	e = new_event();
 	if (!e)
 		return;

@@ -253,7 +253,16 @@ struct egd_origin {
  * space, by the mapped memory. */
 struct egd_usage {
 	__s64 origins;
+	/* Events of denials: in which window of 2^24 ns, and how many were told in
+	 * it. Written without a lock: two CPUs may tell one too many. */
+	__u32 window;
+	__u32 told;
 };
+
+/* How many denials of one workload are told in a window (15,000 a second): the
+ * ring is for all of them, and who is refused a million times a second must not
+ * keep the others' from being read. */
+#define EGD_MAX_TOLD 256
 
 /* What follows, up to egd_recent, is kept from version to version, for it belongs
  * to sockets that are open: fields stay where they are, with what they mean

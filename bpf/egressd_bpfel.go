@@ -403,6 +403,8 @@ type EgressdEgdSocket struct {
 type EgressdEgdUsage struct {
 	_       structs.HostLayout
 	Origins int64
+	Window  uint32
+	Told    uint32
 }
 
 type EgressdEgdVerdict uint32

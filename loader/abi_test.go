@@ -67,7 +67,7 @@ func TestSizes(t *testing.T) {
 		"egd_dialled":      {unsafe.Sizeof(bpf.EgressdEgdDialled{}), 32},
 		"egd_endpoint":     {unsafe.Sizeof(bpf.EgressdEgdEndpoint{}), 20},
 		"egd_recent":       {unsafe.Sizeof(bpf.EgressdEgdRecent{}), 544},
-		"egd_usage":        {unsafe.Sizeof(bpf.EgressdEgdUsage{}), 8},
+		"egd_usage":        {unsafe.Sizeof(bpf.EgressdEgdUsage{}), 16},
 		"egd_rewrites":     {unsafe.Sizeof(bpf.EgressdEgdRewrites{}), 188},
 		"egd_name_key":     {unsafe.Sizeof(bpf.EgressdEgdNameKey{}), 280},
 		"egd_peer_key":     {unsafe.Sizeof(bpf.EgressdEgdPeerKey{}), 32},
