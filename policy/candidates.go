@@ -74,7 +74,7 @@ func (c *candidates) merge(f *Flow, e *addressEntry, around bool) {
 	for i, a := range e.access {
 		hp := e.rules[i].rule
 		if a == shut || a == depends && f.Transport == UDP {
-			c.refuse(hp.refusal(hp.exactName(), f.Dst.Addr()))
+			c.refuse(e.rules[i].refusal(f.Dst.Addr()))
 			continue
 		}
 		c.note(f, hp, "")

@@ -64,6 +64,8 @@ type builder struct {
 	gateways map[string]*Gateway
 	// goneOn are the doors of the policy that is being compiled.
 	goneOn map[*door]*GatewayListener
+	// consent says which node-local places services may lead to.
+	consent Consent
 	// said are the errors and warnings there are, each once.
 	said     map[string]bool
 	warnings []Warning
@@ -77,6 +79,7 @@ func newBuilder(c *Config, s *Snapshot) *builder {
 		authScopes: map[*scope]*authScope{}, destinationScopes: map[*scope]*destinationScope{},
 		doors: map[doorKey]*door{}, gateways: map[string]*Gateway{},
 		said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
+		consent: NewConsent(c.AllowedEndpoints),
 	}
 	for _, g := range c.Gateways {
 		b.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g

@@ -40,8 +40,8 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 
 var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
 
-// visibilityChanged says whether the defaults by which services are visible
-// are others than before.
+// visibilityChanged says whether the defaults by which services are visible,
+// or what the node lets them lead to, are others than before.
 func (b *builder) visibilityChanged() bool {
 	if b.old == nil {
 		return true
@@ -50,7 +50,7 @@ func (b *builder) visibilityChanged() bool {
 		return x == y || x != nil && y != nil && x.Limited == y.Limited && slices.Equal(x.Namespaces, y.Namespaces)
 	}
 	was, now := &b.old.cfg.Mesh, &b.cfg.Mesh
-	return !same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
+	return !slices.Equal(b.old.cfg.AllowedEndpoints, b.cfg.AllowedEndpoints) || !same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
 }
 
 // hostEdit brings the hosts and addresses of a policy from one Config to the

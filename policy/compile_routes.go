@@ -274,7 +274,7 @@ func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
 	key := Destination{Host: d.Host, Port: ports[i].Number}
 	u := b.upstreams[key]
 	if u == nil {
-		u = newUpstream(d.Host, k, ports[i], k.Endpoints)
+		u = newUpstream(b.consent, d.Host, k, ports[i], k.Endpoints)
 		b.upstreams[key] = u
 	}
 	return at.traffic(u, hostname.Pattern(d.Host), k.Ref.Namespace, d), nil

@@ -133,6 +133,9 @@ type Config struct {
 	// zero Identity.
 	Workloads []*Workload
 	Mesh      Mesh
+	// AllowedEndpoints are the node-local places that the node's operator lets
+	// services lead to. They are not the configuration's to say.
+	AllowedEndpoints []AllowedEndpoint
 }
 
 // Service is one destination: a ServiceEntry (External) or a Kubernetes
