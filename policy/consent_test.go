@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -246,6 +247,22 @@ func TestParseAllowedEndpoint(t *testing.T) {
 		a, err := ParseAllowedEndpoint(text)
 		if got := a.String(); err == nil && got != want || (err != nil) != (want == "") {
 			t.Errorf("%q: %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
+// TestWhyConsent: explain names the remedy.
+func TestWhyConsent(t *testing.T) {
+	s := se("s", ResolutionStatic, "s.example.com").port(80, ProtocolHTTP).endpoint("127.0.0.1")
+	p := allowed(t, s)
+	r := &Request{Method: "GET", Scheme: "http", Host: "s.example.com", Authority: "s.example.com", Path: "/", Port: 80}
+	for what, x := range map[string]Explanation{
+		"http":    p.Why(Flow{Transport: TCP, Dst: ap("203.0.113.1:80")}, r),
+		"address": p.Why(Flow{Transport: TCP, Dst: ap("127.0.0.1:80")}, nil),
+	} {
+		said := x.Nearest != nil && strings.Contains(x.Nearest.Why, "--allow-endpoint 127.0.0.1")
+		if x.Allowed || x.Reason != ReasonEndpoint || !said {
+			t.Errorf("%s: %+v", what, x)
 		}
 	}
 }

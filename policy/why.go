@@ -216,7 +216,7 @@ func (u *Upstream) whyProxy(pr Protocol) string {
 // were visible, else what the decision met, else the host with the most
 // similar name.
 func (w *why) nearest() {
-	final := w.d.byGuard() || w.d.Reason == ReasonNotSupported // no other rule would help
+	final := w.d.byGuard() || w.d.Reason == ReasonNotSupported || w.d.Reason == ReasonEndpoint // no other rule would help
 	if w.hidden != nil && !final {
 		w.Nearest = w.hidden
 		return

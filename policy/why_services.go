@@ -88,6 +88,8 @@ func (w *why) opens(s *Service, h hostname.Pattern) {
 			w.say(s.Ref, false, "host %s is less specific than %s of %s %s/%s", h, host.Pattern, hp.Rule.Kind, hp.Rule.Namespace, hp.Rule.Name)
 		case *hp.Rule != s.Ref:
 			w.say(s.Ref, false, "%s %s/%s declares port %d of host %s first", hp.Rule.Kind, hp.Rule.Namespace, hp.Rule.Name, hp.Number, h)
+		case w.Reason == ReasonEndpoint && hp.Upstream.unreachable():
+			w.say(s.Ref, false, "%s", hp.Upstream.Unsupported())
 		case unfit(hp.Protocol, w.f.HostFrom) != "":
 			w.say(s.Ref, false, "port %d is for %s, the connection shows its name by %s", hp.Number, protocolText(hp.Protocol), w.f.HostFrom)
 		default:
@@ -143,6 +145,8 @@ func (w *why) address(s *Service) {
 	switch {
 	case w.Allowed && w.d.Rule != nil && *w.d.Rule == s.Ref:
 		w.say(s.Ref, true, "names the address %v on port %d/%v", w.f.Dst.Addr(), w.f.Dst.Port(), w.f.Transport)
+	case w.Reason == ReasonEndpoint && w.d.Rule != nil && *w.d.Rule == s.Ref:
+		w.say(s.Ref, false, "names the address, which is on the node, or for the node alone; --allow-endpoint %v lets policies lead there", w.f.Dst.Addr().Unmap())
 	case !s.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)):
 		w.say(s.Ref, false, "names the address, but is not visible to namespace %s (exportTo)", sc.identity.Namespace)
 	case !slices.ContainsFunc(s.Ports, opens):

@@ -50,7 +50,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 	open := []struct {
 		ln      net.Listener
 		handler http.Handler
-	}{{socket, a.adminHandler(true)}}
+	}{{others{socket}, a.adminHandler(true)}}
 	for _, i := range []struct {
 		host    string
 		port    int

@@ -21,7 +21,7 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":            {"./internal/cow", "./internal/hostname"},
+	"./policy":            {"./internal/cow", "./internal/hostname", "./internal/ipguard"},
 	"./policy/istio":      {"./policy", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./internal/cow":      nil,
 	"./internal/hostname": {"./internal/cow"},
