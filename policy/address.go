@@ -41,8 +41,8 @@ type addressKey struct {
 type addressEntry struct {
 	candidates
 	rules []addressRule
-	// access is what the guards of rules and the node's operator say; nil when
-	// they say nothing. An
+	// access is what the guards of rules and the node's operator say, and
+	// whether a rule of another namespace comes before; nil when all is open. An
 	// entry of which all rules are shut denies, whatever lies around it.
 	access []access
 }
@@ -63,6 +63,17 @@ type addressRule struct {
 	// refused: the node's operator has not allowed what is there.
 	refused bool
 }
+
+// of says whether a rule is of the same namespace as another. Where the
+// address alone tells what a flow is for, rules of one namespace count: those
+// of the first.
+func (r addressRule) of(o addressRule) bool {
+	return r.service.Ref.Namespace == o.service.Ref.Namespace
+}
+
+// named says whether flows to the port say for which name they are, so that
+// several hosts can share an address.
+func (hp *HostPort) named() bool { return hp.Protocol.IsHTTP() || hp.Protocol.IsTLS() }
 
 // access is what the node's operator and guards say of flows to the rule's
 // prefix.
@@ -190,13 +201,19 @@ func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addres
 		rules = slices.Compact(rules)
 	}
 	e := &addressEntry{rules: rules}
-	if slices.ContainsFunc(rules, func(r addressRule) bool { return r.refused || r.rule.guard != nil || r.way.Verdict == Deny }) {
+	blind := slices.ContainsFunc(rules, func(r addressRule) bool { return r.of(rules[0]) && !r.rule.named() })
+	lost := func(r addressRule) bool { return !r.of(rules[0]) && (blind || !r.rule.named()) }
+	if slices.ContainsFunc(rules, func(r addressRule) bool {
+		return r.refused || r.rule.guard != nil || r.way.Verdict == Deny || lost(r)
+	}) {
 		e.access = make([]access, len(rules))
 	}
 	for i, r := range rules {
 		way := r.way
 		if e.access != nil {
-			e.access[i] = r.access()
+			if e.access[i] = r.access(); lost(r) {
+				e.access[i] = shut
+			}
 			way = way.limit(e.access[i], k.transport)
 		}
 		if way.Verdict == Deny {

@@ -248,7 +248,7 @@ func (h *hostEdit) build() {
 }
 
 // compare orders services that declare one host: those of the workload's own
-// namespace first, then by namespace, then as they are in the Config.
+// namespace first, then the oldest, then as they are in the Config.
 func (h *hostEdit) compare(x, y *Service) int {
 	own := func(s *Service) int {
 		if s.Ref.Namespace == h.scope.home {
@@ -256,7 +256,8 @@ func (h *hostEdit) compare(x, y *Service) int {
 		}
 		return 1
 	}
-	return cmp.Or(own(x)-own(y), cmp.Compare(x.Ref.Namespace, y.Ref.Namespace), h.b.rank(x)-h.b.rank(y))
+	age := func(s *Service) uint64 { return uint64(s.Created) - 1 } // unknown is the youngest
+	return cmp.Or(own(x)-own(y), cmp.Compare(age(x), age(y)), h.b.rank(x)-h.b.rank(y))
 }
 
 // compareRules orders the rules for one address: by their services, then by

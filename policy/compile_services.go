@@ -16,19 +16,30 @@ func comparePrefix(x, y netip.Prefix) int {
 }
 
 // host builds what a policy has for a host that services declare, in order of
-// precedence.
+// precedence. Those of one namespace count: what another one's author writes
+// about a host changes neither its answers nor its ports.
 func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Service) *Host {
 	h := &Host{Pattern: pattern, Rule: &services[0].Ref, services: services}
 	guards := map[*HostPort][]*AuthorizationPolicy{}
 	for _, s := range services {
-		h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
+		if !h.joins(s) {
+			continue
+		}
 		endpoints := b.endpoints(s, pattern)
-		h.answer(b.consent, s, endpoints)
+		part := s == services[0] // whether it has one in the host
 		for i := range s.Ports {
 			hp := h.open(b.consent, s, &s.Ports[i], endpoints)
-			if list := b.auth.guardsOf(s); hp != nil && len(list) > 0 {
+			if hp == nil {
+				continue
+			}
+			part = true
+			if list := b.auth.guardsOf(s); len(list) > 0 {
 				guards[hp] = append(guards[hp], list...)
 			}
+		}
+		if part {
+			h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
+			h.answer(b.consent, s, endpoints)
 		}
 	}
 	slices.SortFunc(h.Ports, func(x, y *HostPort) int {
@@ -54,6 +65,20 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	}
 	h.sum = h.digest()
 	return h
+}
+
+// joins says whether a service that declares the host counts beside the first
+// one: it is of the same namespace, and its queries are answered alike (by
+// egressd or by the servers), or it is the same object, written twice.
+func (h *Host) joins(s *Service) bool {
+	first := h.services[0]
+	same := s.Ref.Kind == first.Ref.Kind && s.Ref.Name == first.Ref.Name
+	return s.Ref.Namespace == first.Ref.Namespace && (same || s.answers() == first.answers())
+}
+
+// answers says whether egressd answers queries for the service's hosts itself.
+func (s *Service) answers() bool {
+	return s.Resolution == ResolutionStatic || slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return plainPrefix(a).IsSingleIP() })
 }
 
 // answer adds the addresses that s itself names for h, and says which of

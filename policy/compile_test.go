@@ -70,8 +70,9 @@ func TestEveryFieldCounts(t *testing.T) {
 	}
 }
 
-// pending are fields that nothing compiles yet.
-var pending = regexp.MustCompile(`\.(Everybody|Locality|StatPrefix)\b`)
+// pending are fields that nothing compiles yet, or that only tell several
+// objects for one host apart.
+var pending = regexp.MustCompile(`\.(Everybody|Locality|StatPrefix|Created)\b`)
 
 // inert are fields of richConfig that decide nothing.
 var inert = map[string]bool{

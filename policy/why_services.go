@@ -67,11 +67,36 @@ func (w *why) service(s *Service, h hostname.Pattern) {
 			hidden := w.Considered[len(w.Considered)-1]
 			w.hidden = &hidden
 		}
+	case w.yields(s, shown[0]) != "":
+		w.say(s.Ref, false, "%s", w.yields(s, shown[0]))
+		if port != nil && w.hidden == nil {
+			hidden := w.Considered[len(w.Considered)-1]
+			w.hidden = &hidden
+		}
 	case port == nil:
 		w.say(s.Ref, false, "%s", s.lacks(w.f.Transport, w.f.Dst.Port()))
 	default:
 		w.opens(s, shown[0])
 	}
+}
+
+// yields says why a visible service has no part in its host: those of another
+// namespace do, or one that is answered for in another way; "" when it has.
+func (w *why) yields(s *Service, h hostname.Pattern) string {
+	host, ok := w.p.names.Get(h)
+	if !ok || !slices.ContainsFunc(host.services, func(o *Service) bool { return o.whole() == s }) || host.joins(s) {
+		return ""
+	}
+	first := host.services[0]
+	if first.Ref.Namespace == s.Ref.Namespace {
+		return fmt.Sprintf("ServiceEntry %s/%s declares host %s first, and its queries are answered in another way (resolution %v there, %v here)",
+			first.Ref.Namespace, first.Ref.Name, h, first.Resolution, s.Resolution)
+	}
+	why := "which is older"
+	if first.Ref.Namespace == w.p.scope.identity.Namespace {
+		why = "which is of the workload's own namespace"
+	}
+	return fmt.Sprintf("ServiceEntry %s/%s declares host %s, too, %s: what other namespaces say of the host does not count, whatever its ports", first.Ref.Namespace, first.Ref.Name, h, why)
 }
 
 // opens says whether a service that has the port is the one that counts.

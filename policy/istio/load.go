@@ -195,6 +195,15 @@ func (l *loader) translate() *policy.Config {
 	return cfg
 }
 
+// created is when an object was made, in seconds since 1970; 0 when it does
+// not say.
+func created(m *meta.ObjectMeta) int64 {
+	if m.CreationTimestamp.IsZero() {
+		return 0
+	}
+	return m.CreationTimestamp.Unix()
+}
+
 // oldestFirst orders objects as Istio gives them precedence.
 func oldestFirst[T any](a, b decoded[T]) int {
 	at, bt := a.meta.CreationTimestamp, b.meta.CreationTimestamp
