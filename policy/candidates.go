@@ -13,7 +13,7 @@ type candidates struct {
 	opaqueName, unsetName string
 	// home is the namespace whose rules come before those of others.
 	home string
-	way                   Way
+	way  Way
 	// names are proved by an entry of the address table.
 	names []string
 	// refused is why a guard denies what is not among the rules for that.
