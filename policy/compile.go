@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+
+	"github.com/egressd/egressd/internal/quote"
 )
 
 // Compile compiles c, whose order it takes as precedence. It returns all
@@ -119,7 +121,7 @@ func (b *builder) rank(s *Service) int {
 
 // errorf notes an error about the object that ref names.
 func (b *builder) errorf(ref Ref, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text := quote.Text(fmt.Sprintf(format, quote.Args(args)...))
 	if key := "error " + ref.String() + " " + text; ref != (Ref{}) {
 		if b.said[key] {
 			return
@@ -143,7 +145,7 @@ type Warning struct {
 
 // warnf notes a warning about the object that ref names, once.
 func (b *builder) warnf(ref Ref, format string, args ...any) {
-	w := Warning{ref, fmt.Sprintf(format, args...)}
+	w := Warning{ref, quote.Text(fmt.Sprintf(format, quote.Args(args)...))}
 	if key := "warning " + ref.String() + " " + w.Text; !b.said[key] {
 		b.said[key] = true
 		b.warnings = append(b.warnings, w)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy/istio"
 )
 
@@ -100,7 +101,7 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 		fmt.Fprintln(e.stdout, f)
 	}
 	if err != nil && !(errors.Is(err, agent.ErrPolicy) && errs > 0) {
-		fmt.Fprintln(e.stderr, "egressd:", err)
+		fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
 	}
 	state := "good"
 	if err != nil {
@@ -188,23 +189,24 @@ The exit code is 1 when the connection is denied.`,
 }
 
 func printExplanation(w io.Writer, x agent.Explanation) {
+	w = quote.Writer(w)
 	result := "allowed"
 	if !x.Allowed {
 		result = "denied"
 	}
-	fmt.Fprintf(w, "%s: %s, verdict %s (%s)\n", x.Target, result, x.Verdict, x.Reason)
+	fmt.Fprintf(w, "%s: %s, verdict %s (%s)\n", quote.Line(x.Target), result, x.Verdict, x.Reason)
 	if x.Rule != nil {
 		label := "rule"
 		if !x.Allowed {
 			label = "nearest rule"
 		}
-		fmt.Fprintf(w, "%s: %s\n", label, x.Rule)
+		fmt.Fprintf(w, "%s: %s\n", label, quote.Line(x.Rule.String()))
 	}
 	if x.Action != nil {
-		fmt.Fprintf(w, "acted on by: %s\n", x.Action)
+		fmt.Fprintf(w, "acted on by: %s\n", quote.Line(x.Action.String()))
 	}
 	for i, s := range x.Steps {
-		fmt.Fprintf(w, "  %d. %s\n", i+1, s)
+		fmt.Fprintf(w, "  %d. %s\n", i+1, quote.Line(s))
 	}
 	if x.Class != "" {
 		fmt.Fprintf(w, "verdict %s because: %s\n", x.Verdict, x.Class)
@@ -217,10 +219,10 @@ func printExplanation(w io.Writer, x agent.Explanation) {
 		if c.Won {
 			sign = "+"
 		}
-		fmt.Fprintf(w, "  %s %s: %s\n", sign, c.Rule, c.Why)
+		fmt.Fprintf(w, "  %s %s: %s\n", sign, quote.Line(c.Rule.String()), quote.Line(c.Why))
 	}
 	if x.Nearest != nil {
-		fmt.Fprintf(w, "nearest: %s: %s\n", x.Nearest.Rule, x.Nearest.Why)
+		fmt.Fprintf(w, "nearest: %s: %s\n", quote.Line(x.Nearest.Rule.String()), quote.Line(x.Nearest.Why))
 	}
 	if x.Suggestion != "" {
 		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", x.Suggestion)

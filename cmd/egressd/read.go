@@ -19,6 +19,7 @@ import (
 
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/quote"
 )
 
 func writeJSON(w io.Writer, v any) {
@@ -182,7 +183,9 @@ func statusCommand(e env) *cobra.Command {
 func printStatus(w io.Writer, s agent.Status) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer tw.Flush()
-	row := func(k string, format string, args ...any) { fmt.Fprintf(tw, k+"\t"+format+"\n", args...) }
+	row := func(k string, format string, args ...any) {
+		fmt.Fprintf(tw, "%s\t%s\n", k, quote.Line(fmt.Sprintf(format, args...)))
+	}
 	row("egressd", "%s, pid %d, since %s, ready: %t", s.Version, s.PID, s.Started.Local().Format("2006-01-02 15:04:05"), s.Ready)
 	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
 		s.Policy.Loaded.Local().Format("15:04:05"), s.Policy.Services, s.Policy.VirtualServices, s.Policy.Gateways)

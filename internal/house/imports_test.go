@@ -10,7 +10,7 @@ import (
 // Groups of imports, by prefix. A prefix that starts with "./" is a package
 // of this module.
 var (
-	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek"}
+	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core   = append([]string{"./internal/flow", "./internal/forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 )
@@ -21,12 +21,13 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":            {"./internal/cow", "./internal/hostname", "./internal/ipguard"},
-	"./policy/istio":      {"./policy", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy":            {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
+	"./policy/istio":      {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./internal/cow":      nil,
 	"./internal/hostname": {"./internal/cow"},
 	"./internal/ipguard":  nil,
 	"./internal/peek":     nil,
+	"./internal/quote":    nil,
 	"./internal/cgroup":   {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
 	"./internal/netns":    {"golang.org/x/sys/unix"},
 	"./internal/gate":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
