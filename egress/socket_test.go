@@ -135,3 +135,15 @@ func TestOwnListeners(t *testing.T) {
 		}
 	}
 }
+
+// TestAddressAsName: a name that is an address is checked like an answer.
+func TestAddressAsName(t *testing.T) {
+	wild := service("*.1", policy.ResolutionDNS, https)
+	e, f := newTest(t, wild)
+	u := f.Policy(policy.DefaultPolicy).Hosts()[0].Ports[0].Upstream
+	for _, name := range []string{"127.0.0.1", "::1"} {
+		if _, err := e.Dial(t.Context(), conn("203.0.113.1:443"), u.WithName(name)); !errors.Is(err, forward.ErrAddress) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
