@@ -4,10 +4,13 @@ package policy
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 // local are node-local places, with consents that open them and some that do
@@ -264,5 +267,66 @@ func TestWhyConsent(t *testing.T) {
 		if x.Allowed || x.Reason != ReasonEndpoint || !said {
 			t.Errorf("%s: %+v", what, x)
 		}
+	}
+}
+
+// TestDivide: whatever the prefix and the consents, the longest part around an
+// address says what is asked for the address itself.
+func TestDivide(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	bases := ipguard.NodeLocal()
+	near := func() netip.Addr { // an address in or near a node-local prefix
+		p := bases[r.IntN(len(bases))]
+		b := p.Addr().AsSlice()
+		for range r.IntN(3) {
+			b[r.IntN(len(b))] ^= 1 << r.IntN(8)
+		}
+		b[len(b)-1] = byte(r.IntN(256))
+		a, _ := netip.AddrFromSlice(b)
+		return a
+	}
+	refused := 0
+	for range 3000 {
+		var list []AllowedEndpoint
+		for range r.IntN(4) {
+			a := near()
+			e := AllowedEndpoint{Prefix: netip.PrefixFrom(a, r.IntN(a.BitLen()+1)).Masked()}
+			if r.IntN(2) == 0 {
+				e = AllowedEndpoint{Prefix: netip.PrefixFrom(a, a.BitLen()), Port: uint16(80 + r.IntN(2))}
+			}
+			list = append(list, e)
+		}
+		c := NewConsent(list)
+		a := near()
+		p := netip.PrefixFrom(a, r.IntN(a.BitLen()+1)).Masked()
+		open, shut := c.Divide(p, 80)
+		literal := c.Literal(p, []Port{{Number: 80}})
+		for range 20 {
+			b := near()
+			if !p.Contains(b) {
+				continue
+			}
+			best, is := -1, false
+			for _, o := range open {
+				if o.Contains(b) && o.Bits() > best {
+					best, is = o.Bits(), true
+				}
+			}
+			for _, o := range shut {
+				if o.Contains(b) && o.Bits() > best {
+					best, is = o.Bits(), false
+				}
+			}
+			want := c.Address(b, 80)
+			if is != want || slices.ContainsFunc(literal, func(l netip.Prefix) bool { return l.Contains(b) }) != want {
+				t.Fatalf("%v of %v with %v: %t, want %t; open %v, refused %v, literal %v", b, p, list, is, want, open, shut, literal)
+			}
+			if !want {
+				refused++
+			}
+		}
+	}
+	if refused < 100 {
+		t.Errorf("%d refused only", refused)
 	}
 }

@@ -51,9 +51,15 @@ func (l *loader) workloadConflicts() {
 			if comparisons++; comparisons > maxComparisons {
 				return
 			}
-			if o.workload.Ref.Namespace != c.workload.Ref.Namespace && modeOf(c.workload) > modeOf(o.workload) &&
-				inside(c.pattern, o.pattern) && specific(c.pattern, o.pattern) < 0 {
-				l.claimError(c, "is within %s of %s (%s), which is in mode %s: the mode %s of another namespace does not free it; give it to one namespace, or the same mode",
+			if o.workload.Ref.Namespace == c.workload.Ref.Namespace || modeOf(c.workload) <= modeOf(o.workload) {
+				continue
+			}
+			if inside(o.pattern, c.pattern) && specific(o.pattern, c.pattern) < 0 {
+				l.claim(Warning, c, "is around %s of %s (%s), which keeps its mode %s: mode %s is for what else is there",
+					o.pattern, nameOf(o.workload.Ref), o.workload.Ref.Position(), modeOf(o.workload), modeOf(c.workload))
+			}
+			if inside(c.pattern, o.pattern) && specific(c.pattern, o.pattern) < 0 {
+				l.claim(Error, c, "is within %s of %s (%s), which is in mode %s: the mode %s of another namespace does not free it; give it to one namespace, or the same mode",
 					o.pattern, nameOf(o.workload.Ref), o.workload.Ref.Position(), modeOf(o.workload), modeOf(c.workload))
 				break
 			}
@@ -71,17 +77,17 @@ func modeOf(w *policy.Workload) policy.Mode {
 
 func (l *loader) claimedTwice(c, first claim) {
 	if c.workload.Ref.Namespace != first.workload.Ref.Namespace {
-		l.claimError(c, "is also claimed by %s (%s, mode %s) of another namespace as %s: a process has one identity; give the cgroup to one of them",
+		l.claim(Error, c, "is also claimed by %s (%s, mode %s) of another namespace as %s: a process has one identity; give the cgroup to one of them",
 			nameOf(first.workload.Ref), first.workload.Ref.Position(), modeOf(first.workload), first.pattern)
 	}
 }
 
-func (l *loader) claimError(c claim, format string, args ...any) {
+func (l *loader) claim(s Severity, c claim, format string, args ...any) {
 	o := l.objectOf(c.workload.Ref)
 	if o == nil {
 		return // cannot be: it was read a moment ago
 	}
-	o.errorf(o.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
+	o.say(s, o.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
 }
 
 // pathOf are the segments of a pattern without a last "**", which stands for
