@@ -129,7 +129,9 @@ func TestOwnListeners(t *testing.T) {
 			t.Errorf("%v: %v", at, err)
 		}
 		// An address that is known for the node's own by the connection alone.
-		e.o.Own = func(a netip.AddrPort) bool { return a == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), at.Port()) }
+		e.o.Own = func(a netip.AddrPort) bool {
+			return a == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), at.Port())
+		}
 		if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, forward.ErrEndpoint) {
 			t.Errorf("%v: %v", at, err)
 		}
