@@ -19,8 +19,12 @@ import (
 // addresses of its name, or what the trusted servers answer now. The address
 // that the workload dialled is used only if it is one of these.
 func (e *Egress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) (net.Conn, error) {
-	if what := u.Unsupported(); what != "" { // decided before; nothing leaves that way
-		return nil, fmt.Errorf("%w: %s", forward.ErrUnsupported, what)
+	switch u.Refusal() { // decided before; nothing leaves that way
+	case "":
+	case policy.ReasonEndpoint:
+		return nil, fmt.Errorf("%w: %s", forward.ErrEndpoint, u.Unsupported())
+	default:
+		return nil, fmt.Errorf("%w: %s", forward.ErrUnsupported, u.Unsupported())
 	}
 	if len(u.Endpoints) > 0 && u.Endpoints[0].Unix != "" {
 		return e.socket(ctx, u)
@@ -29,12 +33,12 @@ func (e *Egress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) 
 	if err != nil {
 		return nil, err
 	}
-	return forward.DialAny(ctx, addrs)
+	return e.o.Own.Dial(ctx, addrs)
 }
 
 // socket connects to one of the upstream's sockets in egressd's own file
 // system: first the one that is drawn by weight, then the others. Which sockets
-// workloads reach is for whoever may write ServiceEntries to say.
+// workloads reach is for the node's operator to say, not for ServiceEntries.
 func (e *Egress) socket(ctx context.Context, u *policy.Upstream) (net.Conn, error) {
 	total := uint64(0)
 	for _, ep := range u.Endpoints {
@@ -47,7 +51,7 @@ func (e *Egress) socket(ctx context.Context, u *policy.Upstream) (net.Conn, erro
 	}
 	var errs []error
 	for i := range u.Endpoints {
-		c, err := forward.DialSocket(ctx, u.Endpoints[(first+i)%len(u.Endpoints)].Unix)
+		c, err := forward.DialSocket(ctx, u.Endpoints[(first+i)%len(u.Endpoints)].Unix, e.o.allows)
 		if err == nil {
 			return c, nil
 		}
@@ -102,7 +106,7 @@ func (e *Egress) endpoints(c *forward.Conn, u *policy.Upstream) []netip.AddrPort
 // resolution. Each is checked again here, at the last moment before the dial.
 func (e *Egress) lookup(ctx context.Context, c *forward.Conn, u *policy.Upstream, name string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(name); err == nil {
-		return []netip.Addr{a}, nil
+		return e.guarded([]netip.Addr{a}, u)
 	}
 	id, _ := e.bound(c)
 	found := e.o.Names.AddrsOf(id, name)

@@ -45,7 +45,14 @@ type Options struct {
 	// false for a workload that is none any more: those at accept count.
 	Bound func(workload uint32) (policy.PolicyID, policy.Mode, bool)
 	Rand  func() uint64
+	// Socket says whether a unix socket may be dialled, by its path with all
+	// links resolved; nil: none may.
+	Socket func(path string) bool
+	// Own says where egressd itself listens: nothing is dialled there.
+	Own forward.Own
 }
+
+func (o *Options) allows(socket string) bool { return o.Socket != nil && o.Socket(socket) }
 
 // Egress implements forward.Decider and forward.Dialer.
 type Egress struct{ o Options }

@@ -5,9 +5,7 @@ package egress
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -253,40 +251,6 @@ func TestSource(t *testing.T) {
 		if got := e.flow(c).Src; got.IsValid() != want {
 			t.Errorf("%s is taken as %v", src, got)
 		}
-	}
-}
-
-// TestSocket dials real sockets: the one that is drawn, else another.
-func TestSocket(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "s")
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	s := service("db.example", policy.ResolutionStatic, policy.Port{Number: 5432, Name: "tcp", Protocol: policy.ProtocolTCP})
-	s.Addresses = []netip.Prefix{netip.MustParsePrefix("240.1.1.1/32")}
-	s.Endpoints = []policy.Endpoint{{Unix: filepath.Join(dir, "gone"), Weight: 3}, {Unix: path}}
-	e, _ := newTest(t, s)
-	c := conn("240.1.1.1:5432")
-	o := e.Open(c)
-	if o.Protocol != forward.Opaque {
-		t.Fatalf("%+v", o)
-	}
-	up, err := e.Dial(t.Context(), c, o.Upstream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer up.Close()
-	down, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	down.Close()
-	listener.Close()
-	if up, err := e.Dial(t.Context(), c, o.Upstream); !errors.Is(err, forward.ErrConnect) {
-		t.Errorf("nobody listens: %v, %v", up, err)
 	}
 }
 

@@ -99,5 +99,5 @@ func (in *Ingress) Dial(ctx context.Context, _ *forward.Conn, u *policy.Upstream
 	if len(addrs) == 0 && len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	return forward.DialAny(ctx, addrs)
+	return in.o.Own.Dial(ctx, addrs)
 }

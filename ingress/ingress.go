@@ -35,6 +35,8 @@ type Options struct {
 	Sink     flow.Sink
 	Log      *slog.Logger
 	Rand     func() uint64
+	// Own says where egressd itself listens: nothing is dialled there.
+	Own forward.Own
 }
 
 // Ingress is the set of gateway listeners. It implements forward.Decider and

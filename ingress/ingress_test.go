@@ -43,7 +43,8 @@ func compile(t *testing.T, port uint16, backend netip.AddrPort) *policy.Snapshot
 	t.Helper()
 	host := "app.default.svc.cluster.local"
 	c := &policy.Config{
-		GatewaySelector: map[string]string{"istio": "ingressgateway"},
+		GatewaySelector:  map[string]string{"istio": "ingressgateway"},
+		AllowedEndpoints: []policy.AllowedEndpoint{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}},
 		Services: []*policy.Service{{
 			Ref:   policy.Ref{Kind: "Service", Namespace: "default", Name: "app"},
 			Hosts: []hostname.Pattern{hostname.Pattern(host)}, Resolution: policy.ResolutionStatic,

@@ -65,7 +65,8 @@ func TestTLSAndTCPListeners(t *testing.T) {
 	ref := policy.Ref{Kind: "VirtualService", Namespace: "default", Name: "v"}
 	end := &policy.ServerTLS{Mode: policy.ServerSimple}
 	s, err := policy.Compile(&policy.Config{
-		GatewaySelector: map[string]string{"istio": "ingressgateway"},
+		GatewaySelector:  map[string]string{"istio": "ingressgateway"},
+		AllowedEndpoints: []policy.AllowedEndpoint{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}},
 		Services: []*policy.Service{
 			backendService("tls", policy.ProtocolTLS, netip.MustParseAddrPort(origin.Listener.Addr().String())),
 			backendService("tcp", policy.ProtocolTCP, netip.MustParseAddrPort(echo.Addr().String())),

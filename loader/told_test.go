@@ -114,8 +114,8 @@ func TestToldWhenTheRingWasFull(t *testing.T) {
 			must(t, r.dp.SetAddress(testPolicy, dst.Addr(), []policy.Opening{
 				{Port: inspectPort, Transport: policy.TCP, Verdict: policy.Inspect, Name: goodName},
 			}))
-			// Each is told 256 times at most: the ring has room for ten of them.
-			for range 14 {
+			// Of each at most 256 are told: the ring has room for ten.
+			for range 40 {
 				if got := r.run(true, "refused-many", hostport(world.DBV4, 99), "500"); got.Data != "refused" {
 					t.Fatalf("filling the ring: %+v", got)
 				}

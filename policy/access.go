@@ -136,6 +136,9 @@ func (hp *HostPort) refusesOpaque(f *Flow, name string) refusal {
 
 // refusal says why nothing of what may come is allowed.
 func (hp *HostPort) refusal(name string, a netip.Addr) refusal {
+	if hp.Upstream.unreachable() {
+		return refusal{ReasonEndpoint, hp.Rule}
+	}
 	var dst netip.Prefix
 	if a = a.Unmap().WithZone(""); a.IsValid() {
 		dst = netip.PrefixFrom(a, a.BitLen())

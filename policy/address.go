@@ -41,7 +41,8 @@ type addressKey struct {
 type addressEntry struct {
 	candidates
 	rules []addressRule
-	// access is what the guards of rules say; nil when there are none. An
+	// access is what the guards of rules and the node's operator say, and
+	// whether a rule of another namespace comes before; nil when all is open. An
 	// entry of which all rules are shut denies, whatever lies around it.
 	access []access
 }
@@ -59,6 +60,36 @@ type addressRule struct {
 	// must carry.
 	way  Way
 	name string
+	// refused: the node's operator has not allowed what is there.
+	refused bool
+}
+
+// of says whether a rule is of the same namespace as another. Where the
+// address alone tells what a flow is for, rules of one namespace count: those
+// of the first.
+func (r addressRule) of(o addressRule) bool {
+	return r.service.Ref.Namespace == o.service.Ref.Namespace
+}
+
+// named says whether flows to the port say for which name they are, so that
+// several hosts can share an address.
+func (hp *HostPort) named() bool { return hp.Protocol.IsHTTP() || hp.Protocol.IsTLS() }
+
+// access is what the node's operator and guards say of flows to the rule's
+// prefix.
+func (r addressRule) access() access {
+	if r.refused || r.way.Verdict == Deny {
+		return shut
+	}
+	return r.rule.staticAccess(r.prefix)
+}
+
+// refusal says why a rule that is shut denies a flow to an address.
+func (r addressRule) refusal(a netip.Addr) refusal {
+	if r.refused {
+		return refusal{ReasonEndpoint, r.rule.Rule}
+	}
+	return r.rule.refusal(r.rule.exactName(), a)
 }
 
 func (r addressRule) key() addressKey {
@@ -170,13 +201,19 @@ func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addres
 		rules = slices.Compact(rules)
 	}
 	e := &addressEntry{rules: rules}
-	if slices.ContainsFunc(rules, func(r addressRule) bool { return r.rule.guard != nil }) {
+	blind := slices.ContainsFunc(rules, func(r addressRule) bool { return r.of(rules[0]) && !r.rule.named() })
+	lost := func(r addressRule) bool { return !r.of(rules[0]) && (blind || !r.rule.named()) }
+	if slices.ContainsFunc(rules, func(r addressRule) bool {
+		return r.refused || r.rule.guard != nil || r.way.Verdict == Deny || lost(r)
+	}) {
 		e.access = make([]access, len(rules))
 	}
 	for i, r := range rules {
 		way := r.way
 		if e.access != nil {
-			e.access[i] = r.rule.staticAccess(k.prefix)
+			if e.access[i] = r.access(); lost(r) {
+				e.access[i] = shut
+			}
 			way = way.limit(e.access[i], k.transport)
 		}
 		if way.Verdict == Deny {

@@ -11,7 +11,9 @@ type candidates struct {
 	opaque, unset *HostPort
 	// The learned names that opaque and unset were found by, if any.
 	opaqueName, unsetName string
-	way                   Way
+	// home is the namespace whose rules come before those of others.
+	home string
+	way  Way
 	// names are proved by an entry of the address table.
 	names []string
 	// refused is why a guard denies what is not among the rules for that.
@@ -53,12 +55,35 @@ func (c *candidates) note(f *Flow, hp *HostPort, name string) {
 			return
 		}
 	}
-	if c.opaque == nil && !unset {
+	switch {
+	case !unset && c.before(hp, c.opaque):
 		c.opaque, c.opaqueName = hp, name
-	}
-	if c.unset == nil && unset {
+	case unset && c.before(hp, c.unset):
 		c.unset, c.unsetName = hp, name
 	}
+}
+
+// before says whether a rule that comes after another has its way all the
+// same: it is of the workload's own namespace, and the other is not.
+func (c *candidates) before(hp, other *HostPort) bool {
+	return other == nil || c.own(hp) && !c.own(other)
+}
+
+func (c *candidates) own(hp *HostPort) bool { return c.home != "" && hp.Rule.Namespace == c.home }
+
+// unread is the rule for flows whose bytes are not read, and the name that it
+// was found by: one for opaque TCP rather than one without a protocol, unless
+// the latter alone is of the workload's namespace, or was found by a name.
+func (c *candidates) unread() (*HostPort, string) {
+	if c.unset != nil {
+		switch {
+		case c.opaque == nil, c.own(c.unset) && !c.own(c.opaque):
+			return c.unset, c.unsetName
+		case c.own(c.unset) == c.own(c.opaque) && c.unsetName != "" && c.opaqueName == "":
+			return c.unset, c.unsetName
+		}
+	}
+	return c.opaque, c.opaqueName
 }
 
 // merge adds what an entry of the address table holds; around says that its
@@ -74,7 +99,7 @@ func (c *candidates) merge(f *Flow, e *addressEntry, around bool) {
 	for i, a := range e.access {
 		hp := e.rules[i].rule
 		if a == shut || a == depends && f.Transport == UDP {
-			c.refuse(hp.refusal(hp.exactName(), f.Dst.Addr()))
+			c.refuse(e.rules[i].refusal(f.Dst.Addr()))
 			continue
 		}
 		c.note(f, hp, "")
@@ -90,7 +115,7 @@ func (c *candidates) merge(f *Flow, e *addressEntry, around bool) {
 // candidates collects what may apply to f before its name is known. Names
 // that the address was learned for have precedence over the address itself.
 func (p *Policy) candidates(f Flow) candidates {
-	var c candidates
+	c := candidates{home: p.scope.home}
 	for _, n := range f.Names {
 		_, hp := p.LookupPort(n, f.Transport, f.Dst.Port())
 		if hp == nil {

@@ -15,6 +15,8 @@ import (
 // known for which the address stands.
 func (hp *HostPort) classify(to Endpoints, kernel, named bool) Way {
 	switch pr := hp.Protocol; {
+	case pr.Transport() == UDP && hp.Upstream.unreachable():
+		return Way{} // nor one that could refuse it later
 	case pr.Transport() == UDP && !kernel:
 		return Way{Verdict: Direct} // there is no forwarding core for it
 	case pr.IsHTTP() || pr == ProtocolUnset || !kernel || hp.routed || hp.Upstream.unsupported():

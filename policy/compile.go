@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+
+	"github.com/egressd/egressd/internal/quote"
 )
 
 // Compile compiles c, whose order it takes as precedence. It returns all
@@ -64,6 +66,8 @@ type builder struct {
 	gateways map[string]*Gateway
 	// goneOn are the doors of the policy that is being compiled.
 	goneOn map[*door]*GatewayListener
+	// consent says which node-local places services may lead to.
+	consent Consent
 	// said are the errors and warnings there are, each once.
 	said     map[string]bool
 	warnings []Warning
@@ -77,6 +81,7 @@ func newBuilder(c *Config, s *Snapshot) *builder {
 		authScopes: map[*scope]*authScope{}, destinationScopes: map[*scope]*destinationScope{},
 		doors: map[doorKey]*door{}, gateways: map[string]*Gateway{},
 		said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
+		consent: NewConsent(c.AllowedEndpoints),
 	}
 	for _, g := range c.Gateways {
 		b.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
@@ -116,7 +121,7 @@ func (b *builder) rank(s *Service) int {
 
 // errorf notes an error about the object that ref names.
 func (b *builder) errorf(ref Ref, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text := quote.Text(fmt.Sprintf(format, quote.Args(args)...))
 	if key := "error " + ref.String() + " " + text; ref != (Ref{}) {
 		if b.said[key] {
 			return
@@ -140,7 +145,7 @@ type Warning struct {
 
 // warnf notes a warning about the object that ref names, once.
 func (b *builder) warnf(ref Ref, format string, args ...any) {
-	w := Warning{ref, fmt.Sprintf(format, args...)}
+	w := Warning{ref, quote.Text(fmt.Sprintf(format, quote.Args(args)...))}
 	if key := "warning " + ref.String() + " " + w.Text; !b.said[key] {
 		b.said[key] = true
 		b.warnings = append(b.warnings, w)

@@ -40,8 +40,8 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 
 var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
 
-// visibilityChanged says whether the defaults by which services are visible
-// are others than before.
+// visibilityChanged says whether the defaults by which services are visible,
+// or what the node lets them lead to, are others than before.
 func (b *builder) visibilityChanged() bool {
 	if b.old == nil {
 		return true
@@ -50,7 +50,7 @@ func (b *builder) visibilityChanged() bool {
 		return x == y || x != nil && y != nil && x.Limited == y.Limited && slices.Equal(x.Namespaces, y.Namespaces)
 	}
 	was, now := &b.old.cfg.Mesh, &b.cfg.Mesh
-	return !same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
+	return !slices.Equal(b.old.cfg.AllowedEndpoints, b.cfg.AllowedEndpoints) || !same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
 }
 
 // hostEdit brings the hosts and addresses of a policy from one Config to the
@@ -248,7 +248,7 @@ func (h *hostEdit) build() {
 }
 
 // compare orders services that declare one host: those of the workload's own
-// namespace first, then by namespace, then as they are in the Config.
+// namespace first, then the oldest, then as they are in the Config.
 func (h *hostEdit) compare(x, y *Service) int {
 	own := func(s *Service) int {
 		if s.Ref.Namespace == h.scope.home {
@@ -256,7 +256,8 @@ func (h *hostEdit) compare(x, y *Service) int {
 		}
 		return 1
 	}
-	return cmp.Or(own(x)-own(y), cmp.Compare(x.Ref.Namespace, y.Ref.Namespace), h.b.rank(x)-h.b.rank(y))
+	age := func(s *Service) uint64 { return uint64(s.Created) - 1 } // unknown is the youngest
+	return cmp.Or(own(x)-own(y), cmp.Compare(age(x), age(y)), h.b.rank(x)-h.b.rank(y))
 }
 
 // compareRules orders the rules for one address: by their services, then by

@@ -14,20 +14,70 @@ import (
 // meshGateway is the reserved gateway name that stands for all workloads.
 const meshGateway = "mesh"
 
-// rules returns the VirtualServices that act on the workloads of a scope.
+// rules returns the VirtualServices that act on the workloads of a scope, in
+// order of precedence: those of the workloads' own namespace, those that are
+// exported to it by name, those that everybody sees; within each the oldest
+// first. Age alone would let any namespace take a host from the one that has
+// rules for it.
 func (b *builder) rules(sc *scope) []*VirtualService {
 	var out []*VirtualService
 	for _, vs := range b.cfg.VirtualServices {
-		fallback := b.cfg.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace)
-		if slices.Contains(vs.Gateways, meshGateway) && vs.Export.sees(sc.identity.Namespace, fallback) {
+		if slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) {
 			out = append(out, vs)
 		}
 	}
+	slices.SortStableFunc(out, func(x, y *VirtualService) int {
+		return b.cfg.nearness(x, sc.identity.Namespace) - b.cfg.nearness(y, sc.identity.Namespace)
+	})
 	return out
 }
 
+// seesRules says whether a VirtualService is visible to a namespace.
+func (c *Config) seesRules(vs *VirtualService, namespace string) bool {
+	return vs.Export.sees(namespace, c.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+}
+
+// nearness is less for VirtualServices that come before others: for one's own
+// that nobody else sees (0), one's own (1), and those of others, by name (2)
+// or because everybody sees them (3). HTTPRoutes come after VirtualServices,
+// whoever sees them.
+func (c *Config) nearness(vs *VirtualService, namespace string) int {
+	v := vs.Export.or(c.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+	switch {
+	case vs.Ref.Namespace == namespace && vs.Ref.Kind == "VirtualService" && v.Limited && len(v.Namespaces) == 1:
+		return 0
+	case vs.Ref.Namespace == namespace:
+		return 1
+	case v.Limited:
+		return 2
+	}
+	return 3
+}
+
+// disputed lists the namespaces whose VirtualServices have a host for
+// workloads that those of another namespace have as well: there it matters
+// who asks.
+func (b *builder) disputed() []string {
+	first := map[hostname.Pattern]string{}
+	found := map[string]bool{}
+	for _, vs := range b.cfg.VirtualServices {
+		if !slices.Contains(vs.Gateways, meshGateway) {
+			continue
+		}
+		for _, h := range vs.Hosts {
+			ns, ok := first[h]
+			if !ok {
+				first[h] = vs.Ref.Namespace
+			} else if ns != vs.Ref.Namespace {
+				found[ns], found[vs.Ref.Namespace] = true, true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
 // meshHosts finds the VirtualService that counts for each host: of several
-// the oldest.
+// the first.
 func meshHosts(rules []*VirtualService) (*hostname.Index[*meshVhost], []*meshVhost) {
 	byHost := map[hostname.Pattern]*meshVhost{}
 	for _, vs := range rules {
@@ -274,7 +324,7 @@ func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
 	key := Destination{Host: d.Host, Port: ports[i].Number}
 	u := b.upstreams[key]
 	if u == nil {
-		u = newUpstream(d.Host, k, ports[i], k.Endpoints)
+		u = newUpstream(b.consent, d.Host, k, ports[i], k.Endpoints)
 		b.upstreams[key] = u
 	}
 	return at.traffic(u, hostname.Pattern(d.Host), k.Ref.Namespace, d), nil

@@ -16,19 +16,30 @@ func comparePrefix(x, y netip.Prefix) int {
 }
 
 // host builds what a policy has for a host that services declare, in order of
-// precedence.
+// precedence. Those of one namespace count: what another one's author writes
+// about a host changes neither its answers nor its ports.
 func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Service) *Host {
 	h := &Host{Pattern: pattern, Rule: &services[0].Ref, services: services}
 	guards := map[*HostPort][]*AuthorizationPolicy{}
 	for _, s := range services {
-		h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
+		if !h.joins(s) {
+			continue
+		}
 		endpoints := b.endpoints(s, pattern)
-		h.answer(s, endpoints)
+		part := s == services[0] // whether it has one in the host
 		for i := range s.Ports {
-			hp := h.open(s, &s.Ports[i], endpoints)
-			if list := b.auth.guardsOf(s); hp != nil && len(list) > 0 {
+			hp := h.open(b.consent, s, &s.Ports[i], endpoints)
+			if hp == nil {
+				continue
+			}
+			part = true
+			if list := b.auth.guardsOf(s); len(list) > 0 {
 				guards[hp] = append(guards[hp], list...)
 			}
+		}
+		if part {
+			h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
+			h.answer(b.consent, s, endpoints)
 		}
 	}
 	slices.SortFunc(h.Ports, func(x, y *HostPort) int {
@@ -56,25 +67,45 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	return h
 }
 
+// joins says whether a service that declares the host counts beside the first
+// one: it is of the same namespace, and its queries are answered alike (by
+// egressd or by the servers), or it is the same object, written twice.
+func (h *Host) joins(s *Service) bool {
+	first := h.services[0]
+	same := s.Ref.Kind == first.Ref.Kind && s.Ref.Name == first.Ref.Name
+	return s.Ref.Namespace == first.Ref.Namespace && (same || s.answers() == first.answers())
+}
+
+// answers says whether egressd answers queries for the service's hosts itself.
+func (s *Service) answers() bool {
+	return s.Resolution == ResolutionStatic || slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return plainPrefix(a).IsSingleIP() })
+}
+
 // answer adds the addresses that s itself names for h, and says which of
 // them egressd answers queries with: the single addresses of `addresses` if
-// there are any, else the endpoints of a STATIC service.
-func (h *Host) answer(s *Service, endpoints []Endpoint) {
+// there are any, else the endpoints of a STATIC service. What needs the node's
+// consent and has none is no address of h.
+func (h *Host) answer(consent Consent, s *Service, endpoints []Endpoint) {
 	vip := false
 	for _, a := range s.Addresses {
 		a = plainPrefix(a)
-		h.Literal = append(h.Literal, a)
+		h.Literal = append(h.Literal, consent.Literal(a, s.Ports)...)
 		if a.IsSingleIP() {
 			vip = true
-			h.Answers = append(h.Answers, a.Addr())
+			if len(s.Ports) == 0 || slices.ContainsFunc(s.Ports, func(p Port) bool { return consent.Address(a.Addr(), p.Number) }) {
+				h.Answers = append(h.Answers, a.Addr())
+			}
 		}
 	}
 	for _, e := range endpoints {
-		if !e.Addr.IsValid() {
+		a := e.Addr.Unmap()
+		refused := func(p Port) bool { return !consent.Address(a, endpointPort(p, e)) }
+		if !a.IsValid() || len(s.Ports) > 0 && !slices.ContainsFunc(s.Ports, func(p Port) bool { return !refused(p) }) {
 			continue
 		}
-		a := e.Addr.Unmap()
-		h.Literal = append(h.Literal, netip.PrefixFrom(a, a.BitLen()))
+		if !slices.ContainsFunc(s.Ports, refused) {
+			h.Literal = append(h.Literal, netip.PrefixFrom(a, a.BitLen()))
+		}
 		if s.Resolution == ResolutionStatic && !vip {
 			h.Answers = append(h.Answers, a)
 		}
@@ -150,16 +181,17 @@ func endpointPort(p Port, e Endpoint) uint16 {
 // before, that one has its way; two STATIC services of one protocol share
 // the port and put their endpoints together. It returns the port if s has a
 // part in it.
-func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) *HostPort {
+func (h *Host) open(consent Consent, s *Service, p *Port, endpoints []Endpoint) *HostPort {
 	hp := h.Port(p.Protocol.Transport(), p.Number)
 	switch {
 	case hp == nil:
 		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref, host: h, ruled: s.ruled}
-		hp.Upstream = newUpstream(string(h.Pattern), s, p, endpoints)
+		hp.Upstream = newUpstream(consent, string(h.Pattern), s, p, endpoints)
 		hp.Upstream.Match = h
 		h.Ports = append(h.Ports, hp)
 	case s.Resolution == ResolutionStatic && hp.Upstream.Resolution == ResolutionStatic && hp.Protocol == p.Protocol:
-		more := newUpstream("", s, p, endpoints)
+		more := newUpstream(consent, "", s, p, endpoints)
+		hp.Upstream.refused = cmp.Or(hp.Upstream.refused, more.refused)
 		for i, e := range more.Endpoints {
 			if !slices.ContainsFunc(hp.Upstream.Endpoints, func(o UpstreamEndpoint) bool { return o.Addr == e.Addr && o.Unix == e.Unix }) {
 				hp.Upstream.Endpoints = append(hp.Upstream.Endpoints, e)
@@ -169,8 +201,17 @@ func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) *HostPort {
 	default:
 		return nil
 	}
+	rule := func(prefix netip.Prefix, port uint16, refused bool) {
+		h.rules = append(h.rules, addressRule{prefix: prefix, port: port, rule: hp, service: s, refused: refused})
+	}
 	for _, a := range s.Addresses {
-		h.rules = append(h.rules, addressRule{prefix: plainPrefix(a), port: p.Number, rule: hp, service: s})
+		open, refused := consent.Divide(a, p.Number)
+		for _, prefix := range open {
+			rule(prefix, p.Number, false)
+		}
+		for _, prefix := range refused {
+			rule(prefix, p.Number, true)
+		}
 	}
 	if s.Resolution != ResolutionStatic {
 		return hp
@@ -180,17 +221,19 @@ func (h *Host) open(s *Service, p *Port, endpoints []Endpoint) *HostPort {
 			continue
 		}
 		a := e.Addr.Unmap()
-		prefix := netip.PrefixFrom(a, a.BitLen())
-		h.rules = append(h.rules, addressRule{prefix: prefix, port: p.Number, rule: hp, service: s})
-		if n := endpointPort(*p, e); n != p.Number {
-			h.rules = append(h.rules, addressRule{prefix: prefix, port: n, rule: hp, service: s})
+		prefix, n := netip.PrefixFrom(a, a.BitLen()), endpointPort(*p, e)
+		refused := !consent.Address(a, n)
+		rule(prefix, p.Number, refused)
+		if n != p.Number {
+			rule(prefix, n, refused)
 		}
 	}
 	return hp
 }
 
-// newUpstream builds where connections to a service's port go.
-func newUpstream(host string, s *Service, p *Port, endpoints []Endpoint) *Upstream {
+// newUpstream builds where connections to a service's port go. Endpoints that
+// need the node's consent and have none are left out.
+func newUpstream(consent Consent, host string, s *Service, p *Port, endpoints []Endpoint) *Upstream {
 	u := &Upstream{
 		Host: host, Port: p.Number, Protocol: p.Protocol, Resolution: s.Resolution,
 		TargetPort: cmp.Or(p.TargetPort, p.Number), Rule: &s.Ref,
@@ -199,23 +242,37 @@ func newUpstream(host string, s *Service, p *Port, endpoints []Endpoint) *Upstre
 	if s.Resolution == ResolutionNone {
 		return u
 	}
+	add := func(e UpstreamEndpoint, labels map[string]string) {
+		if !consent.Endpoint(e) {
+			u.refused = cmp.Or(u.refused, e.place())
+			return
+		}
+		u.Endpoints, u.labels = append(u.Endpoints, e), append(u.labels, labels)
+	}
 	for _, e := range endpoints {
 		n := endpointPort(*p, e)
 		switch {
 		case e.Unix != "":
-			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{Unix: e.Unix, Weight: max(e.Weight, 1)})
-			u.labels = append(u.labels, e.Labels)
+			add(UpstreamEndpoint{Unix: e.Unix, Weight: max(e.Weight, 1)}, e.Labels)
 		case e.Addr.IsValid():
-			u.Endpoints = append(u.Endpoints, UpstreamEndpoint{Addr: netip.AddrPortFrom(e.Addr.Unmap(), n), Weight: max(e.Weight, 1)})
-			u.labels = append(u.labels, e.Labels)
+			add(UpstreamEndpoint{Addr: netip.AddrPortFrom(e.Addr.Unmap(), n), Weight: max(e.Weight, 1)}, e.Labels)
 		default:
+			if a, ok := literal(e.Host); ok {
+				add(UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), n), Weight: max(e.Weight, 1)}, e.Labels)
+				continue
+			}
 			u.Names = append(u.Names, UpstreamName{e.Host, n})
 			u.nameLabels = append(u.nameLabels, e.Labels)
 		}
 	}
-	// A wildcard is not a name to resolve; WithName puts the request's in.
+	// A wildcard is not a name to resolve; WithName puts the request's in. Nor
+	// is an address, which has endpoints of its own.
 	if len(endpoints) == 0 && s.Resolution != ResolutionStatic && host[0] != '*' {
-		u.Names = []UpstreamName{{host, u.TargetPort}}
+		if a, ok := literal(host); ok {
+			add(UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), u.TargetPort), Weight: 1}, nil)
+		} else {
+			u.Names = []UpstreamName{{host, u.TargetPort}}
+		}
 	}
 	return u
 }

@@ -115,11 +115,14 @@ func (r Resolution) String() string {
 // made absolute. policy/istio builds it. A compiled Snapshot points into its
 // Config, which must not be changed afterwards.
 type Config struct {
-	// Services are the ServiceEntries and the Kubernetes Services, in order of
-	// precedence: when two open one port of one host differently, the first
-	// has its way.
+	// Services are the ServiceEntries and the Kubernetes Services. Of those that
+	// declare one host the workload's own namespace comes first, then the
+	// oldest (Created), then the first in the list; those of the namespace of
+	// the first count, and no others. When two of them open one port
+	// differently, the first has its way.
 	Services []*Service
-	// VirtualServices are in order of precedence, oldest first.
+	// VirtualServices are in order of age, oldest first. For workloads those of
+	// their own namespace come before those of others; see rules.
 	VirtualServices []*VirtualService
 	Gateways        []*Gateway
 	// GatewaySelector holds the labels that this node's gateway carries;
@@ -133,6 +136,9 @@ type Config struct {
 	// zero Identity.
 	Workloads []*Workload
 	Mesh      Mesh
+	// AllowedEndpoints are the node-local places that the node's operator lets
+	// services lead to. They are not the configuration's to say.
+	AllowedEndpoints []AllowedEndpoint
 }
 
 // Service is one destination: a ServiceEntry (External) or a Kubernetes
@@ -150,6 +156,9 @@ type Service struct {
 	// wildcard matched (annotation egressd.dev/allow-private: "true").
 	AllowPrivate bool
 	Export       Visibility
+	// Created is when the object was made, in seconds since 1970; 0: it does
+	// not say, and is taken to be younger than all that do.
+	Created int64
 	// SubjectAltNames are whom TLS that egressd originates must lead to,
 	// unless a DestinationRule says so.
 	SubjectAltNames []string

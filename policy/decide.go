@@ -85,10 +85,7 @@ func (p *Policy) Candidates(f Flow) Candidates {
 		return p.passes(f, p.miss(f, &c))
 	}
 	out := Candidates{Decision: allow(c.way, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
-	hp, name := c.opaque, c.opaqueName
-	if hp == nil {
-		hp, name = c.unset, c.unsetName
-	}
+	hp, name := c.unread()
 	if hp == nil {
 		if !out.HTTP && !out.TLS { // an opaque flow that a guard denies
 			out.Decision = c.refused.decision()

@@ -201,13 +201,17 @@ func (m ClientTLSMode) name() string {
 }
 
 // Unsupported says what a DestinationRule asks for on the way to u that
-// egressd does not do, in a few words; "" when there is nothing. To send on as
+// egressd does not do, or that no endpoint may be dialled, in a few words; ""
+// when there is nothing. To send on as
 // if it were not asked for would be wrong: plain text would go to a TLS port,
 // or to endpoints that were not meant. Limits and load balancing are not among
 // it.
 func (u *Upstream) Unsupported() string {
 	if u == nil {
 		return ""
+	}
+	if u.unreachable() {
+		return fmt.Sprintf("endpoint %s is on the node, or for the node alone; --allow-endpoint %s lets policies lead there", u.refused, u.refused)
 	}
 	if u.empty {
 		return fmt.Sprintf("subset %q has no endpoint", u.Subset)
@@ -231,7 +235,7 @@ func (u *Upstream) unsupported() bool {
 		return false
 	}
 	t := u.Traffic
-	return u.empty || t != nil && (t.TLS != nil && t.TLS.Mode != TLSDisable || t.Tunnel != nil || t.ProxyProtocol != 0)
+	return u.empty || u.unreachable() || t != nil && (t.TLS != nil && t.TLS.Mode != TLSDisable || t.Tunnel != nil || t.ProxyProtocol != 0)
 }
 
 // ConnectTimeout is how long a connection to u may take to be made; 0: as
@@ -243,12 +247,37 @@ func (u *Upstream) ConnectTimeout() time.Duration {
 	return u.Traffic.Pool.ConnectTimeout
 }
 
-// supported denies what would go to u in a way that egressd does not know.
-func (d Decision) supported(u *Upstream) (Decision, *Upstream) {
-	if d.Verdict != Deny && u.unsupported() {
-		return deny(ReasonNotSupported, cmp.Or(u.TrafficRule, d.Rule)), nil
+// unreachable says that u has endpoints, and the node's operator has allowed
+// none of them.
+func (u *Upstream) unreachable() bool {
+	return u.refused != "" && len(u.Endpoints)+len(u.Names) == 0
+}
+
+// Refusal is the reason why nothing goes to u; "" when something may.
+func (u *Upstream) Refusal() Reason {
+	switch {
+	case !u.unsupported():
+		return ""
+	case u.unreachable():
+		return ReasonEndpoint
 	}
-	return d, u
+	return ReasonNotSupported
+}
+
+// supported denies what would go to u in a way that egressd does not know, or
+// where the node's operator does not let it.
+func (d Decision) supported(u *Upstream) (Decision, *Upstream) {
+	if d.Verdict == Deny {
+		return d, u
+	}
+	switch r := u.Refusal(); r {
+	case "":
+		return d, u
+	case ReasonEndpoint:
+		return deny(r, cmp.Or(u.Rule, d.Rule)), nil
+	default:
+		return deny(r, cmp.Or(u.TrafficRule, d.Rule)), nil
+	}
 }
 
 // touchDestinations has the hosts built anew that DestinationRules are about

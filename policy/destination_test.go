@@ -209,7 +209,7 @@ func TestSubsets(t *testing.T) {
 func TestSocketEndpoints(t *testing.T) {
 	s := se("s", ResolutionStatic, "s.example.com").port(5432, ProtocolTCP).at("240.1.1.1/32", "fd00::1/128")
 	s.Endpoints = []Endpoint{{Unix: "/run/db.sock", Weight: 2}}
-	p := defaultOf(t, []*Service{s})
+	p := mustCompile(t, &Config{Services: []*Service{s}, AllowedEndpoints: allowing("unix:///run/db.sock")}).Policy(DefaultPolicy)
 	for _, a := range []string{"240.1.1.1:5432", "[fd00::1]:5432"} {
 		f := Flow{Transport: TCP, Dst: ap(a)}
 		if d := p.Decide(f); d.Verdict != Proxy {

@@ -82,7 +82,8 @@ func TestWays(t *testing.T) {
 		{"none, target port", se("s", ResolutionNone, "a.b").at("192.0.2.0/24").port(70, ProtocolTCP).target(7070), TCP, "192.0.2.9:70", nil, "direct to :7070"},
 		{"none, an address, tls", se("s", ResolutionNone, "a.b").at("192.0.2.9/32").port(70, ProtocolTLS), TCP, "192.0.2.9:70", nil, "inspect"},
 	} {
-		d := one(t, c.s).Decide(Flow{Transport: c.tr, Dst: ap(c.dst), Names: c.names})
+		p := mustCompile(t, &Config{Services: []*Service{c.s}, AllowedEndpoints: allowing("127.0.0.1")}).Policy(DefaultPolicy)
+		d := p.Decide(Flow{Transport: c.tr, Dst: ap(c.dst), Names: c.names})
 		if got := (Way{d.Verdict, d.To}).String(); got != c.want || d.Reason != ReasonAllowed {
 			t.Errorf("%s: %s (%s), want %s", c.name, got, d.Reason, c.want)
 		}

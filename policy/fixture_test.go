@@ -107,6 +107,19 @@ func defaultOf(t testing.TB, services []*Service, rules ...*VirtualService) *Pol
 	return mustCompile(t, &Config{Services: services, VirtualServices: rules}).Policy(DefaultPolicy)
 }
 
+// allowing is a list of AllowedEndpoints.
+func allowing(list ...string) []AllowedEndpoint {
+	var out []AllowedEndpoint
+	for _, s := range list {
+		a, err := ParseAllowedEndpoint(s)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 // seedConfig is the four seed cases in one.
@@ -197,6 +210,7 @@ func richConfig() *Config {
 			socket,
 			se("nets", ResolutionNone, "nets.example.com").port(25, ProtocolTCP).at("198.51.100.0/24", "2001:db8:25::/48"),
 		},
+		AllowedEndpoints: []AllowedEndpoint{{Unix: "/run/socket"}, {Unix: "/run/other"}},
 		VirtualServices: []*VirtualService{
 			vs("api", []string{"mesh", "default/gw"}, names("api.example.com", "*.b.wild.example.org"), full, moved, answer("rest")),
 			via,

@@ -92,7 +92,7 @@ func (v *meshVhost) routes(port uint16) *Routes {
 // DecideHTTP decides one HTTP request on a connection to f.Dst, whose
 // address was learned for f.Names. The request's host must be allowed on the
 // port that was dialled; then the rules of the most specific VirtualService
-// host on gateway "mesh" decide, the oldest when several have that host. If
+// host on gateway "mesh" decide, the nearest when several have that host (see rules). If
 // there are rules but none matches, the answer is ReasonNoRoute.
 //
 // A Host that is an IP address must be the one that was dialled, and the

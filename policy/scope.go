@@ -81,6 +81,9 @@ func (b *builder) questions() *questions {
 			}
 		}
 	}
+	for _, n := range b.disputed() {
+		q.namespaces[n] = true
+	}
 	source := func(namespace string, labels map[string]string) {
 		if namespace != "" {
 			q.namespaces[namespace] = true
@@ -207,10 +210,16 @@ func (b *builder) trustDomain() string   { return cmp.Or(b.cfg.Mesh.TrustDomain,
 // sees says whether an object of a namespace is visible to another. A nil
 // fallback is everybody; it counts for objects that say nothing themselves.
 func (v Visibility) sees(namespace string, fallback *Visibility) bool {
-	if !v.Limited && !v.Everybody && fallback != nil {
-		v = *fallback
-	}
+	v = v.or(fallback)
 	return !v.Limited || slices.Contains(v.Namespaces, namespace)
+}
+
+// or is what counts of what an object says and a fallback.
+func (v Visibility) or(fallback *Visibility) Visibility {
+	if !v.Limited && !v.Everybody && fallback != nil {
+		return *fallback
+	}
+	return v
 }
 
 // view returns what a scope sees of a service: the service itself, parts of

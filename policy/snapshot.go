@@ -112,6 +112,9 @@ type Upstream struct {
 	labels, nameLabels []map[string]string
 	// empty: no endpoint has the labels of the subset.
 	empty bool
+	// refused is an endpoint that is left out because the node's operator has
+	// not allowed it; "": there is none.
+	refused string
 	// virtual: the service has addresses of its own that are not where it is.
 	virtual bool
 }

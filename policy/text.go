@@ -199,6 +199,9 @@ func upstreamText(u *Upstream) string {
 	if u.empty {
 		b.WriteString(" no endpoint")
 	}
+	if u.refused != "" {
+		fmt.Fprintf(&b, " without %s", u.refused)
+	}
 	if u.Traffic != nil {
 		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), u.TrafficRule)
 	}

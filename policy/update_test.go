@@ -136,6 +136,7 @@ func (g *generator) service() *Service {
 			s.Hosts = append(s.Hosts, hostname.Pattern(h))
 		}
 	}
+	s.Created = int64(g.r.IntN(3))
 	if len(s.Hosts) == 0 {
 		s.Hosts = names("z.example.com")
 	}

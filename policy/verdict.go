@@ -172,6 +172,8 @@ const (
 	ReasonPeekTimeout Reason = "peek-timeout"
 	// ReasonAddress: the address is one that no answer may name (loopback, metadata, ...).
 	ReasonAddress Reason = "address-not-allowed"
+	// ReasonEndpoint: the endpoint is the node's own or node-local, and the node's operator has not allowed it.
+	ReasonEndpoint Reason = "endpoint-not-allowed"
 	// ReasonPolicyChanged: a connection was open and a newer policy denies it.
 	ReasonPolicyChanged Reason = "policy-changed"
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/quote"
 )
 
 // Explanation is why a flow or request is decided as it is: raw material for
@@ -95,7 +96,7 @@ type why struct {
 }
 
 func (w *why) say(rule Ref, won bool, format string, args ...any) {
-	w.Considered = append(w.Considered, Considered{rule, won, fmt.Sprintf(format, args...)})
+	w.Considered = append(w.Considered, Considered{rule, won, quote.Text(fmt.Sprintf(format, quote.Args(args)...))})
 }
 
 // decide asks for the decision itself.
@@ -216,7 +217,7 @@ func (u *Upstream) whyProxy(pr Protocol) string {
 // were visible, else what the decision met, else the host with the most
 // similar name.
 func (w *why) nearest() {
-	final := w.d.byGuard() || w.d.Reason == ReasonNotSupported // no other rule would help
+	final := w.d.byGuard() || w.d.Reason == ReasonNotSupported || w.d.Reason == ReasonEndpoint // no other rule would help
 	if w.hidden != nil && !final {
 		w.Nearest = w.hidden
 		return

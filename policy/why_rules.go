@@ -28,7 +28,7 @@ func (w *why) virtualServices(name string) {
 			if !w.hasGateway(vs) {
 				w.say(vs.Ref, false, "is for gateways (%s), not for workloads", strings.Join(vs.Gateways, ", "))
 			}
-		case !vs.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace)):
+		case !w.p.base.cfg.seesRules(vs, sc.identity.Namespace):
 			w.say(vs.Ref, false, "not visible to namespace %s (exportTo)", sc.identity.Namespace)
 		case won == nil: // cannot be: it is visible and has the host
 		case won.vs == vs:
@@ -36,8 +36,12 @@ func (w *why) virtualServices(name string) {
 		case won.pattern != h:
 			w.say(vs.Ref, false, "host %s is less specific than %s of %s %s/%s", h, won.pattern, won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name)
 		default:
-			if vs.Ref.Kind != won.vs.Ref.Kind || vs.Export.Limited != won.vs.Export.Limited {
-				w.say(vs.Ref, false, "comes after %s %s/%s for host %s", won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name, h)
+			if c := w.p.base.cfg; vs.Ref.Kind != won.vs.Ref.Kind || c.nearness(vs, sc.identity.Namespace) != c.nearness(won.vs, sc.identity.Namespace) {
+				why := ""
+				if won.vs.Ref.Namespace == sc.identity.Namespace && vs.Ref.Namespace != sc.identity.Namespace {
+					why = ", which is of the workload's own namespace"
+				}
+				w.say(vs.Ref, false, "comes after %s %s/%s for host %s%s", won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name, h, why)
 				continue
 			}
 			w.say(vs.Ref, false, "younger than VirtualService %s/%s for host %s", won.vs.Ref.Namespace, won.vs.Ref.Name, h)

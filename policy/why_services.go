@@ -67,11 +67,36 @@ func (w *why) service(s *Service, h hostname.Pattern) {
 			hidden := w.Considered[len(w.Considered)-1]
 			w.hidden = &hidden
 		}
+	case w.yields(s, shown[0]) != "":
+		w.say(s.Ref, false, "%s", w.yields(s, shown[0]))
+		if port != nil && w.hidden == nil {
+			hidden := w.Considered[len(w.Considered)-1]
+			w.hidden = &hidden
+		}
 	case port == nil:
 		w.say(s.Ref, false, "%s", s.lacks(w.f.Transport, w.f.Dst.Port()))
 	default:
 		w.opens(s, shown[0])
 	}
+}
+
+// yields says why a visible service has no part in its host: those of another
+// namespace do, or one that is answered for in another way; "" when it has.
+func (w *why) yields(s *Service, h hostname.Pattern) string {
+	host, ok := w.p.names.Get(h)
+	if !ok || !slices.ContainsFunc(host.services, func(o *Service) bool { return o.whole() == s }) || host.joins(s) {
+		return ""
+	}
+	first := host.services[0]
+	if first.Ref.Namespace == s.Ref.Namespace {
+		return fmt.Sprintf("ServiceEntry %s/%s declares host %s first, and its queries are answered in another way (resolution %v there, %v here)",
+			first.Ref.Namespace, first.Ref.Name, h, first.Resolution, s.Resolution)
+	}
+	why := "which is older"
+	if first.Ref.Namespace == w.p.scope.identity.Namespace {
+		why = "which is of the workload's own namespace"
+	}
+	return fmt.Sprintf("ServiceEntry %s/%s declares host %s, too, %s: what other namespaces say of the host does not count, whatever its ports", first.Ref.Namespace, first.Ref.Name, h, why)
 }
 
 // opens says whether a service that has the port is the one that counts.
@@ -88,6 +113,8 @@ func (w *why) opens(s *Service, h hostname.Pattern) {
 			w.say(s.Ref, false, "host %s is less specific than %s of %s %s/%s", h, host.Pattern, hp.Rule.Kind, hp.Rule.Namespace, hp.Rule.Name)
 		case *hp.Rule != s.Ref:
 			w.say(s.Ref, false, "%s %s/%s declares port %d of host %s first", hp.Rule.Kind, hp.Rule.Namespace, hp.Rule.Name, hp.Number, h)
+		case w.Reason == ReasonEndpoint && hp.Upstream.unreachable():
+			w.say(s.Ref, false, "%s", hp.Upstream.Unsupported())
 		case unfit(hp.Protocol, w.f.HostFrom) != "":
 			w.say(s.Ref, false, "port %d is for %s, the connection shows its name by %s", hp.Number, protocolText(hp.Protocol), w.f.HostFrom)
 		default:
@@ -143,6 +170,8 @@ func (w *why) address(s *Service) {
 	switch {
 	case w.Allowed && w.d.Rule != nil && *w.d.Rule == s.Ref:
 		w.say(s.Ref, true, "names the address %v on port %d/%v", w.f.Dst.Addr(), w.f.Dst.Port(), w.f.Transport)
+	case w.Reason == ReasonEndpoint && w.d.Rule != nil && *w.d.Rule == s.Ref:
+		w.say(s.Ref, false, "names the address, which is on the node, or for the node alone; --allow-endpoint %v lets policies lead there", w.f.Dst.Addr().Unmap())
 	case !s.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)):
 		w.say(s.Ref, false, "names the address, but is not visible to namespace %s (exportTo)", sc.identity.Namespace)
 	case !slices.ContainsFunc(s.Ports, opens):

@@ -124,7 +124,7 @@ func (w *why) traffic(u *Upstream) {
 	if u.Subset != "" {
 		of += fmt.Sprintf(" subset %q", u.Subset)
 	}
-	if no := u.Unsupported(); no != "" {
+	if no := u.Unsupported(); no != "" && !u.unreachable() {
 		w.tell(*u.TrafficRule, true, "is for %s: %s, which egressd does not do", of, no)
 		return
 	}

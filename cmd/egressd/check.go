@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/agent"
-	"github.com/egressd/egressd/internal/plain"
+	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy/istio"
 )
 
@@ -31,6 +31,7 @@ type checkResult struct {
 func checkCommand(e env) *cobra.Command {
 	var out output
 	var gateway string
+	var allow []string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "check PATH...",
@@ -49,7 +50,11 @@ one a line: file:line:col: error|warning: text [object].`,
 			if err != nil {
 				return err
 			}
-			l, err := agent.LoadPolicy(args, selector)
+			consent, err := allowed(allow)
+			if err != nil {
+				return err
+			}
+			l, err := agent.LoadPolicy(args, selector, consent...)
 			r := checkResult{
 				Valid: err == nil, Findings: l.Findings,
 				Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
@@ -75,6 +80,7 @@ one a line: file:line:col: error|warning: text [object].`,
 	}
 	out.register(cmd)
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
+	registerAllow(cmd, &allow)
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print notes as well, such as kinds that are skipped")
 	return cmd
 }
@@ -95,7 +101,7 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 		printLine(e.stdout, "%s", f)
 	}
 	if err != nil && !(errors.Is(err, agent.ErrPolicy) && errs > 0) {
-		fmt.Fprintln(e.stderr, "egressd:", plain.Lines(err.Error()))
+		fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
 	}
 	state := "good"
 	if err != nil {
@@ -107,7 +113,7 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 
 func explainCommand(e env) *cobra.Command {
 	var out output
-	var config []string
+	var config, allow []string
 	var method, stateDir, workload string
 	cmd := &cobra.Command{
 		Use:   "explain URL|HOST:PORT|IP:PORT",
@@ -131,8 +137,12 @@ The exit code is 1 when the connection is denied.`,
 				return usageError{err}
 			}
 			var x agent.Explanation
+			consent, err := allowed(allow)
+			if err != nil {
+				return err
+			}
 			if len(config) > 0 {
-				l, err := agent.LoadPolicy(config, nil)
+				l, err := agent.LoadPolicy(config, nil, consent...)
 				if err != nil {
 					for _, f := range l.Findings {
 						if f.Severity == istio.Error {
@@ -171,6 +181,7 @@ The exit code is 1 when the connection is denied.`,
 	}
 	out.register(cmd)
 	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline; without it the daemon is asked")
+	registerAllow(cmd, &allow)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
 	registerDirs(cmd, &stateDir, nil)
@@ -178,6 +189,7 @@ The exit code is 1 when the connection is denied.`,
 }
 
 func printExplanation(w io.Writer, x agent.Explanation) {
+	w = quote.Writer(w)
 	result := "allowed"
 	if !x.Allowed {
 		result = "denied"
@@ -213,6 +225,6 @@ func printExplanation(w io.Writer, x agent.Explanation) {
 		printLine(w, "nearest: %s: %s", x.Nearest.Rule, x.Nearest.Why)
 	}
 	if x.Suggestion != "" {
-		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", plain.Lines(x.Suggestion))
+		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", quote.Lines(x.Suggestion))
 	}
 }

@@ -25,6 +25,7 @@ type policyFlags struct {
 	pinDir    string
 	logLevel  string
 	logFormat string
+	allow     []string
 }
 
 func (f *policyFlags) register(cmd *cobra.Command, level string) {
@@ -32,9 +33,28 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
 	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
 	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: the node's)")
+	registerAllow(cmd, &f.allow)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	registerDirs(cmd, &f.stateDir, &f.pinDir)
+}
+
+// registerAllow adds the flag of the commands that read a policy.
+func registerAllow(cmd *cobra.Command, list *[]string) {
+	cmd.Flags().StringSliceVar(list, "allow-endpoint", nil, "node-local endpoint that the policy may lead to: unix:///PATH, ADDRESS, CIDR or ADDRESS:PORT (loopback, link-local, metadata services); may be given several times")
+}
+
+// allowed reads --allow-endpoint.
+func allowed(list []string) ([]policy.AllowedEndpoint, error) {
+	var out []policy.AllowedEndpoint
+	for _, s := range list {
+		a, err := policy.ParseAllowedEndpoint(s)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--allow-endpoint: %w", err)}
+		}
+		out = append(out, a)
+	}
+	return out, nil
 }
 
 // registerDirs adds the flags for the places that a daemon and the commands
@@ -63,6 +83,9 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 		return o, usageError{fmt.Errorf("--mode is enforce or audit, not %q", f.mode)}
 	}
 	var err error
+	if o.AllowEndpoints, err = allowed(f.allow); err != nil {
+		return o, err
+	}
 	if o.Log, err = f.logger(e); err != nil {
 		return o, err
 	}

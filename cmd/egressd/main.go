@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/internal/plain"
+	"github.com/egressd/egressd/internal/quote"
 )
 
 // version is set by the build (-ldflags -X main.version=...).
@@ -66,10 +66,10 @@ func run(ctx context.Context, e env, args []string) int {
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.As(err, &usage):
-		fmt.Fprintf(e.stderr, "egressd: %s\nRun '%s --help' for how to use it.\n", plain.Lines(err.Error()), failed.CommandPath())
+		fmt.Fprintf(e.stderr, "egressd: %s\nRun '%s --help' for how to use it.\n", quote.Lines(err.Error()), failed.CommandPath())
 		return exitUsage
 	}
-	fmt.Fprintf(e.stderr, "egressd: %s\n", plain.Lines(err.Error()))
+	fmt.Fprintf(e.stderr, "egressd: %s\n", quote.Lines(err.Error()))
 	return exitFinding
 }
 

@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/egressd/egressd/internal/plain"
+	"github.com/egressd/egressd/internal/quote"
 )
 
 // printLine writes one line for people. Parts of it are chosen by others:
 // names of processes and hosts, paths, what a policy says.
 func printLine(w io.Writer, format string, args ...any) {
-	fmt.Fprintln(w, plain.Line(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(w, quote.Line(fmt.Sprintf(format, args...)))
 }
 
 func writeJSON(w io.Writer, v any) {

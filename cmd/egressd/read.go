@@ -19,7 +19,7 @@ import (
 
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/internal/plain"
+	"github.com/egressd/egressd/internal/quote"
 )
 
 func flowsCommand(e env) *cobra.Command {
@@ -88,7 +88,7 @@ func eventLine(e flow.Event) string {
 	case e.Kind == flow.Close:
 		result = "CLOSE"
 	}
-	who := fmt.Sprintf("%s[%d]", orDash(plain.Word(e.Process.Command)), e.Process.PID)
+	who := fmt.Sprintf("%s[%d]", orDash(quote.Word(e.Process.Command)), e.Process.PID)
 	if e.Interface != "" && e.Process.PID == 0 {
 		who = "if:" + e.Interface
 	}
@@ -97,9 +97,9 @@ func eventLine(e flow.Event) string {
 		b.WriteString(" " + e.Proto)
 	}
 	if e.Method != "" {
-		fmt.Fprintf(&b, " %s %s%s -> %d", e.Method, plain.Word(e.Name), e.Path, e.Status)
+		fmt.Fprintf(&b, " %s %s%s -> %d", e.Method, quote.Word(e.Name), e.Path, e.Status)
 	} else if e.Name != "" {
-		b.WriteString(" " + plain.Word(e.Name))
+		b.WriteString(" " + quote.Word(e.Name))
 	}
 	if e.Dst.IsValid() {
 		fmt.Fprintf(&b, " %s", e.Dst)
@@ -181,7 +181,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer tw.Flush()
 	row := func(k string, format string, args ...any) {
-		fmt.Fprintf(tw, "%s\t%s\n", k, plain.Line(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(tw, "%s\t%s\n", k, quote.Line(fmt.Sprintf(format, args...)))
 	}
 	row("egressd", "%s, pid %d, since %s, ready: %t", s.Version, s.PID, s.Started.Local().Format("2006-01-02 15:04:05"), s.Ready)
 	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
@@ -294,7 +294,7 @@ func printDenials(w io.Writer, denials agent.Denials, mode string) {
 		}
 		var commands []string
 		for _, c := range d.Commands {
-			commands = append(commands, plain.Word(c))
+			commands = append(commands, quote.Word(c))
 		}
 		printLine(w, "  %s: %s, %s, by %s", d.Target, d.Reason, times, orDash(strings.Join(commands, ", ")))
 		if d.Rule != nil {
@@ -313,7 +313,7 @@ func printDenials(w io.Writer, denials agent.Denials, mode string) {
 		} else {
 			fmt.Fprintln(w, "---")
 		}
-		fmt.Fprint(w, plain.Lines(suggestion))
+		fmt.Fprint(w, quote.Lines(suggestion))
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
-	"github.com/egressd/egressd/internal/plain"
+	"github.com/egressd/egressd/internal/quote"
 )
 
 func runCommand(e env) *cobra.Command {
@@ -180,7 +180,7 @@ Processes that the command leaves behind are killed.`,
 				printDenials(e.stderr, denials, o.Mode.String())
 			}
 			if errors.Is(err, agent.ErrCommand) {
-				fmt.Fprintln(e.stderr, "egressd:", plain.Lines(err.Error()))
+				fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
 				return exitError{127}
 			}
 			if err != nil {

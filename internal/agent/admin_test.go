@@ -175,7 +175,7 @@ func TestNotOurselves(t *testing.T) {
 	}
 	served := make(chan error, 1)
 	go func() {
-		_, err := notOurselves{ln}.Accept()
+		_, err := others{ln}.Accept()
 		served <- err
 	}()
 	c, err := net.Dial("unix", ln.Addr().String())

@@ -150,6 +150,8 @@ func (a *Agent) wire() error {
 		Guard:    guard,
 		Bound:    a.workloads.of,
 		Rand:     rand.Uint64,
+		Socket:   a.allowsSocket,
+		Own:      a.own,
 	})
 	a.outgoing = forward.New(forward.Options{
 		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Rand: rand.Uint64,
@@ -161,6 +163,7 @@ func (a *Agent) wire() error {
 			Sink:     a.recorder,
 			Log:      a.log,
 			Rand:     rand.Uint64,
+			Own:      a.own,
 		})
 	}
 	return a.datapath.SetListeners(a.sockets.ports)

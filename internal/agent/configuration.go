@@ -32,7 +32,7 @@ type configuration struct {
 func newConfiguration(o Options) *configuration {
 	return &configuration{
 		paths:   o.Config,
-		reader:  istio.NewReader(istio.Options{GatewaySelector: o.GatewaySelector}),
+		reader:  istio.NewReader(istio.Options{GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints}),
 		changed: make(chan struct{}, 1),
 	}
 }

@@ -93,7 +93,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 	if err := os.Chmod(path, 0o600); err != nil {
 		return errors.Join(err, socket.Close())
 	}
-	admin := a.surfaces.limit("socket", notOurselves{socket}, adminReserve)
+	admin := a.surfaces.limit("socket", others{socket}, adminReserve)
 	serve(func() error { return serveHTTP(ctx, admin, a.adminHandler(true)) })
 	metrics := a.statusHandler()
 	for _, i := range []struct {
@@ -226,38 +226,4 @@ func isLoopbackHost(host string) bool {
 	}
 	addr, err := netip.ParseAddr(name)
 	return strings.EqualFold(name, "localhost") || err == nil && addr.Zone() == "" && addr.IsLoopback()
-}
-
-// notOurselves takes no connection that this process makes: what a policy
-// sends to a unix socket is sent by egressd, for a workload.
-type notOurselves struct{ net.Listener }
-
-// Accept implements net.Listener.
-func (l notOurselves) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil || peerPID(c) != os.Getpid() {
-			return c, err
-		}
-		_ = c.Close() // the workload sees a connection that ended
-	}
-}
-
-// peerPID is the process that connected; 0: not known.
-func peerPID(c net.Conn) int {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return 0
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	pid := 0
-	_ = raw.Control(func(fd uintptr) { // 0 on an error
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(cred.Pid)
-		}
-	})
-	return pid
 }

@@ -71,6 +71,8 @@ type Options struct {
 	DNSServers []netip.AddrPort
 	// Search are the search domains of the node's resolver.
 	Search []string
+	// AllowEndpoints are the node-local endpoints that the policy may lead to.
+	AllowEndpoints []policy.AllowedEndpoint
 	// GatewaySelector are the labels that the ingress side carries.
 	GatewaySelector map[string]string
 	// Interfaces says whether the daemon's fixed ports are used (run) or only

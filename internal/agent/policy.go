@@ -47,16 +47,17 @@ type Took struct {
 // ErrPolicy says that the configuration has errors; Loaded.Findings has them.
 var ErrPolicy = errors.New("the policy has errors")
 
-// LoadPolicy reads, validates and compiles the policy in paths. On ErrPolicy
-// the findings say what is wrong.
-func LoadPolicy(paths []string, gateway map[string]string) (Loaded, error) {
+// LoadPolicy reads, validates and compiles the policy in paths, for a node
+// whose operator allows some node-local endpoints. On ErrPolicy the findings
+// say what is wrong.
+func LoadPolicy(paths []string, gateway map[string]string, allow ...policy.AllowedEndpoint) (Loaded, error) {
 	start := time.Now()
 	files, err := source.Files(paths)
 	if err != nil {
 		return Loaded{}, err
 	}
 	read := time.Now()
-	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway})
+	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
 	l := Loaded{Findings: findings, Files: files, Took: Took{Read: read.Sub(start), Decode: time.Since(read)}}
 	err = l.compile(config, new(policy.Snapshot))
 	return l, err

@@ -139,7 +139,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		if err != nil || id == w.own {
 			continue // gone meanwhile, or egressd itself
 		}
-		i := of[dirs[dir]]
+		i := of[dirs[dir][0]]
 		if i == len(all) {
 			if !a.mayBeLax(dir, NodeServices) {
 				continue
@@ -152,8 +152,16 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		d := all[i]
 		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: s.Policy(d.Policy).AllowsUnknown()}
 		name := d.Key()
-		if d.Mode != nil && (!laxer(*d.Mode, one.Mode) || a.mayBeLax(dir, name)) {
-			one.Mode = *d.Mode
+		mode := a.strictest(d, dir, w.root, func(at string) (claims []policy.BoundWorkload) {
+			for _, p := range dirs[at] {
+				if of[p] < len(all) {
+					claims = append(claims, all[of[p]])
+				}
+			}
+			return claims
+		})
+		if !laxer(mode, one.Mode) || a.mayBeLax(dir, name) {
+			one.Mode = mode
 		}
 		if one.ID = w.number(name); one.ID == 0 {
 			return fmt.Errorf("too many workloads: %s stays under the policy around it", name)
@@ -163,6 +171,30 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		bound[one.ID] = workload{one, name, append(b.dirs, dir)}
 	}
 	return nil
+}
+
+// strictest is the mode of the cgroup that d has: its own, or a stricter one
+// that a Workload of another namespace has for that cgroup or one around it. A
+// namespace does not free what another one holds.
+func (a *Agent) strictest(d policy.BoundWorkload, dir, root string, claims func(dir string) []policy.BoundWorkload) policy.Mode {
+	of := func(w policy.BoundWorkload) policy.Mode {
+		if w.Mode != nil {
+			return *w.Mode
+		}
+		return a.opts.Mode
+	}
+	mode := of(d)
+	for at := dir; cgroup.Contains(root, at); at = filepath.Dir(at) {
+		for _, o := range claims(at) {
+			if o.Namespace != d.Namespace {
+				mode = min(mode, of(o)) // enforce is the least
+			}
+		}
+		if at == root {
+			break
+		}
+	}
+	return mode
 }
 
 // number returns the number of a workload by its name; 0: there is none left.

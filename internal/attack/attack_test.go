@@ -49,6 +49,8 @@ type arena struct {
 	// shared has the address of two names of which one is allowed, tls is a
 	// server on an allowed HTTPS port that echoes what it gets.
 	shared, aliased *world.Origin
+	// thief is the server of another author of policy.
+	thief *world.Origin
 	// pods are on one bridge; impostor has the gate's address elsewhere.
 	pods     [2]*world.Pod
 	impostor *world.Server
@@ -79,8 +81,10 @@ func newArena(t *testing.T) *arena {
 	a.populate()
 	a.addPods()
 	a.addNeighbours()
-	if a.d, err = a.NewDaemon(egressd, map[string][]byte{"policy.yaml": config, "tight.yaml": tight, "modes.yaml": modes("audit", "off")},
-		"--interfaces", "pod0,vm0", "--status-address", ":15020", "--health-address", ":15021"); err != nil {
+	theirs, flags := a.addAuthors()
+	files := map[string][]byte{"00-authors.yaml": theirs, "policy.yaml": config, "tight.yaml": tight, "modes.yaml": modes("audit", "off")}
+	flags = append(flags, "--interfaces", "pod0,vm0", "--status-address", ":15020", "--health-address", ":15021")
+	if a.d, err = a.NewDaemon(egressd, files, flags...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -28,6 +28,7 @@ func table() []group {
 		{"HTTP", httpRows},
 		{"DNS questions", dnsRows},
 		{"DNS answers and special addresses", answerRows},
+		{"Policy of another author", authors},
 		{"Time", timeRows()},
 	}
 }

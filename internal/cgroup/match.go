@@ -67,25 +67,23 @@ func (p Pattern) Find(root string) (found, watch []string, err error) {
 	return at, watch, nil
 }
 
-// Assign finds the cgroups of several patterns. Each cgroup goes to the most
-// specific pattern that names it. The result has the directories with the
-// index of their pattern, and the directories to be watched for new ones.
-func Assign(root string, patterns []Pattern) (dirs map[string]int, watch []string, err error) {
+// Assign finds the cgroups of several patterns. The result has the directories
+// with the indices of the patterns that name them, the most specific first, to
+// which the cgroup goes; and the directories to be watched for new ones.
+func Assign(root string, patterns []Pattern) (dirs map[string][]int, watch []string, err error) {
 	order := make([]int, len(patterns))
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return patterns[a].Compare(patterns[b]) })
-	dirs = map[string]int{}
+	dirs = map[string][]int{}
 	for _, i := range order {
 		found, around, err := patterns[i].Find(root)
 		if err != nil {
 			return nil, nil, err
 		}
 		for _, dir := range found {
-			if _, ok := dirs[dir]; !ok {
-				dirs[dir] = i
-			}
+			dirs[dir] = append(dirs[dir], i)
 		}
 		watch = append(watch, around...)
 	}

@@ -5,9 +5,9 @@ package cgroup
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 )
@@ -33,16 +33,16 @@ func TestAssign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]int{
-		"system.slice/web.service": 0, "system.slice/db.service": 1, "user.slice": 2,
-		"user.slice/user-1.slice/app.scope": 3, "system.slice": 5,
+	want := map[string][]int{
+		"system.slice/web.service": {0}, "system.slice/db.service": {1, 0}, "user.slice": {2},
+		"user.slice/user-1.slice/app.scope": {3}, "system.slice": {5},
 	}
-	got := map[string]int{}
+	got := map[string][]int{}
 	for dir, i := range dirs {
 		rel, _ := filepath.Rel(root, dir)
 		got[rel] = i
 	}
-	if !maps.Equal(got, want) {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	for i, w := range watch {

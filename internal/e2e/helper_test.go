@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,7 +52,8 @@ func start(t *testing.T, config map[string]string, change func(*world.World), ar
 	return n
 }
 
-// prepare is start without starting.
+// prepare is start without starting. "{dir}" in the policy and in args is the
+// world's directory.
 func prepare(t *testing.T, config map[string]string, change func(*world.World), args ...string) *node {
 	t.Helper()
 	testenv.RequireCgroup2(t)
@@ -62,7 +64,11 @@ func prepare(t *testing.T, config map[string]string, change func(*world.World), 
 	}
 	files := map[string][]byte{}
 	for name, text := range config {
-		files[name] = []byte(text)
+		files[name] = []byte(strings.ReplaceAll(text, "{dir}", n.Dir()))
+	}
+	args = slices.Clone(args)
+	for i, a := range args {
+		args[i] = strings.ReplaceAll(a, "{dir}", n.Dir())
 	}
 	var err error
 	if n.d, err = n.NewDaemon(egressd, files, args...); err != nil {

@@ -46,7 +46,7 @@ func TestWorkloads(t *testing.T) {
 	n := prepare(t, map[string]string{
 		"all.yaml": tcp("all", world.API, "7"),
 		"prod.yaml": strings.Replace(tcp("prod", world.GoogleAPIs, "443"), "spec:", "spec:\n  exportTo: [prod]", 1) +
-			strings.Replace(tcp("own", world.GoogleAPIs, "80"), "{name: own}", "{name: own, namespace: prod}", 1),
+			strings.Replace(tcp("own", "own.example", "80"), "{name: own}", "{name: own, namespace: prod}", 1),
 	}, nil)
 	web := child(n, "web.service")
 	n.write(t, "workloads.yaml", n.workload(t, "web", "prod", "*.service", "")+

@@ -55,7 +55,7 @@ func (x *exchange) route() {
 		x.deny(policy.ReasonName, name)
 	case dest.Upstream.Unsupported() != "":
 		x.detail = dest.Upstream.Unsupported()
-		x.deny(policy.ReasonNotSupported, dest.Upstream.Host)
+		x.deny(dest.Upstream.Refusal(), dest.Upstream.Host)
 	default:
 		x.forward(dest.Upstream, dest)
 	}

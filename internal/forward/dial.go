@@ -75,17 +75,6 @@ func DialAny(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
 	return nil, fmt.Errorf("%w: %w", ErrConnect, errors.Join(errs...))
 }
 
-// DialSocket connects to a socket in the file system, or an abstract one
-// ("@name"). The error wraps ErrConnect.
-func DialSocket(ctx context.Context, path string) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrConnect, err)
-	}
-	return c, nil
-}
-
 // dialOne makes a plain TCP connection: MPTCP would lose splice(2) and the
 // socket options that apply to TCP.
 func dialOne(ctx context.Context, a netip.AddrPort) (net.Conn, error) {

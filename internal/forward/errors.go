@@ -12,9 +12,14 @@ var (
 	ErrResolve = errors.New("upstream could not be resolved")
 	// ErrAddress: the upstream's addresses are ones that no answer may name.
 	ErrAddress = errors.New("upstream address is not allowed")
+	// ErrEndpoint: the endpoint is the node's own, or one that its operator has
+	// not allowed.
+	ErrEndpoint = errors.New("endpoint is not allowed")
 	// ErrUnsupported: the upstream is to be reached in a way that is not there.
 	ErrUnsupported = errors.New("not supported")
 )
 
 // isRefusal says whether a Dialer would not dial, rather than could not.
-func isRefusal(err error) bool { return errors.Is(err, ErrAddress) || errors.Is(err, ErrUnsupported) }
+func isRefusal(err error) bool {
+	return errors.Is(err, ErrAddress) || errors.Is(err, ErrEndpoint) || errors.Is(err, ErrUnsupported)
+}

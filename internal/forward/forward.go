@@ -82,6 +82,7 @@ type Dialer interface {
 	// Dial connects to u for c. c.Dst's address is preferred when it is one
 	// of u's own. Errors for which nothing was sent wrap ErrConnect or
 	// ErrResolve; a refusal by address rules wraps ErrAddress, one
-	// because u asks for what is not there ErrUnsupported.
+	// because of where an endpoint is ErrEndpoint, one because u asks for what
+	// is not there ErrUnsupported.
 	Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error)
 }

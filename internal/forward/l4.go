@@ -276,6 +276,8 @@ func dialReason(err error) policy.Reason {
 		return policy.ReasonAddress
 	case errors.Is(err, ErrResolve):
 		return policy.ReasonResolve
+	case errors.Is(err, ErrEndpoint):
+		return policy.ReasonEndpoint
 	case errors.Is(err, ErrUnsupported):
 		return policy.ReasonNotSupported
 	}

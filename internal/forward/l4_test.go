@@ -221,6 +221,7 @@ func TestDialFailures(t *testing.T) {
 		{ErrResolve, policy.ReasonResolve},
 		{ErrAddress, policy.ReasonAddress},
 		{ErrUnsupported, policy.ReasonNotSupported},
+		{ErrEndpoint, policy.ReasonEndpoint},
 	}
 	for _, tt := range tests {
 		r := newRig(t, Opaque)

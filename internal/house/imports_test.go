@@ -10,7 +10,7 @@ import (
 // Groups of imports, by prefix. A prefix that starts with "./" is a package
 // of this module.
 var (
-	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek"}
+	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core   = append([]string{"./internal/flow", "./internal/forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 )
@@ -21,21 +21,21 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":            {"./internal/cow", "./internal/hostname"},
-	"./policy/istio":      {"./policy", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy":            {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
+	"./policy/istio":      {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./internal/cow":      nil,
 	"./internal/hostname": {"./internal/cow"},
 	"./internal/ipguard":  nil,
 	"./internal/peek":     nil,
+	"./internal/quote":    nil,
 	"./internal/cgroup":   {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
 	"./internal/netns":    {"golang.org/x/sys/unix"},
 	"./internal/gate":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/link":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	// Ports and connections to them.
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
-	"./internal/portholder": {"./internal/plain"},
+	"./internal/portholder": {"./internal/quote"},
 	// Text of others.
-	"./internal/plain": nil,
 	// Places that nobody else can take.
 	"./internal/securedir": {"golang.org/x/sys/unix"},
 	// The kernel side's ABI.
@@ -51,7 +51,7 @@ var floors = map[string][]string{
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	// Roof.
 	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/plain", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},

@@ -15,7 +15,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/egressd/egressd/internal/plain"
+	"github.com/egressd/egressd/internal/quote"
 )
 
 // Holder is a socket on a port, and who has it.
@@ -30,7 +30,7 @@ func (h Holder) String() string {
 	if h.PID == 0 {
 		return fmt.Sprintf("a process of uid %d that is not seen here (%s)", h.UID, h.Addr)
 	}
-	return fmt.Sprintf("process %d (%s) of uid %d (%s)", h.PID, plain.Word(h.Command), h.UID, h.Addr)
+	return fmt.Sprintf("process %d (%s) of uid %d (%s)", h.PID, quote.Word(h.Command), h.UID, h.Addr)
 }
 
 // Find returns who has a socket on one of the addresses, or on all addresses,

@@ -27,6 +27,7 @@ func (l *loader) analyze(cfg *policy.Config) {
 	a.workloads()
 	a.exports()
 	a.conflicts()
+	a.consents()
 	for _, b := range a.restored {
 		b.letGo()
 	}

@@ -18,6 +18,7 @@ func (a *analysis) virtualServices() {
 	a.routed = map[string]bool{}
 	first := map[hostname.Pattern]*policy.VirtualService{} // who has the mesh rules of a host
 	served := map[*policy.Gateway]*hostSet{}
+	a.foreignRules()
 	for _, vs := range a.cfg.VirtualServices {
 		s := a.part(vs.Ref)
 		onMesh := slices.Contains(vs.Gateways, mesh)
@@ -61,6 +62,14 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 		older := first[h]
 		if older == nil {
 			first[h] = vs
+			continue
+		}
+		if older.Ref.Namespace != vs.Ref.Namespace {
+			if older.Ref.Kind != httpRouteKind && vs.Ref.Kind != httpRouteKind && !keptHome(older) && !keptHome(vs) && overlap(older.Export, vs.Export) {
+				s.warnf(s.spec("hosts", j), "VirtualService %s/%s of another namespace already has rules for the host %s; "+
+					"each counts for workloads of its own namespace, and the oldest that all see for those of others",
+					older.Ref.Namespace, older.Ref.Name, h)
+			}
 			continue
 		}
 		if overlap(older.Export, vs.Export) {

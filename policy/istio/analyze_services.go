@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"cmp"
 	"maps"
 	"reflect"
 	"slices"
@@ -31,10 +32,43 @@ func (a *analysis) sharedHosts() {
 				switch {
 				case first == nil:
 					open[key] = s
-				case first != s && overlap(first.Export, s.Export):
+				case first != s && first.Ref.Namespace == s.Ref.Namespace && overlap(first.Export, s.Export):
 					a.conflict(h, first, s, i)
 				}
 			}
+		}
+		a.contestedHost(h)
+	}
+}
+
+// contestedHost warns about ServiceEntries of several namespaces for one host
+// when it makes a difference which of them counts.
+func (a *analysis) contestedHost(h hostname.Pattern) {
+	list := slices.DeleteFunc(slices.Clone(a.hosts.several[h]), func(s *policy.Service) bool { return !s.External })
+	age := func(s *policy.Service) uint64 { return uint64(s.Created) - 1 } // unknown is the youngest
+	slices.SortStableFunc(list, func(x, y *policy.Service) int { return cmp.Compare(age(x), age(y)) })
+	said := map[string]bool{} // namespaces
+	for _, s := range list {
+		first := list[0]
+		if s.Ref.Namespace == first.Ref.Namespace || said[s.Ref.Namespace] || !overlap(first.Export, s.Export) {
+			continue
+		}
+		for i, p := range s.Ports {
+			same := slices.ContainsFunc(list, func(o *policy.Service) bool {
+				return o.Ref.Namespace == first.Ref.Namespace && slices.ContainsFunc(o.Ports, func(q policy.Port) bool {
+					return q.Number == p.Number && sameProtocol(p.Protocol, q.Protocol) && targetOf(p) == targetOf(q) &&
+						o.Resolution == s.Resolution && reflect.DeepEqual(o.Endpoints, s.Endpoints) && slices.Equal(o.Addresses, s.Addresses)
+				})
+			})
+			if same {
+				continue
+			}
+			said[s.Ref.Namespace] = true
+			at := a.part(s.Ref)
+			at.warnf(at.spec("ports", i), "%s (%s) of another namespace declares %s, too, and otherwise: workloads of namespace %s have this one, "+
+				"those of %s and of all other namespaces that one alone, so that port %d is not open to them",
+				nameOf(first.Ref), first.Ref.Position(), h, s.Ref.Namespace, first.Ref.Namespace, p.Number)
+			break
 		}
 	}
 }

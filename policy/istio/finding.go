@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/internal/quote"
 )
 
 // Severity says what a Finding means for the configuration.
@@ -50,7 +52,7 @@ type Finding struct {
 }
 
 // String is the finding in the form of compilers:
-// file:line:col: severity: text [object].
+// file:line:col: severity: text [object]. It is one line, fit for a terminal.
 func (f Finding) String() string {
 	var b strings.Builder
 	b.WriteString(f.File)
@@ -64,7 +66,7 @@ func (f Finding) String() string {
 	if f.Object != "" {
 		fmt.Fprintf(&b, " [%s]", f.Object)
 	}
-	return b.String()
+	return quote.Line(b.String())
 }
 
 // report gathers findings.
@@ -132,7 +134,7 @@ func (p *place) unreadable(n *node) bool {
 }
 
 func (p *place) say(s Severity, n *node, format string, args ...any) {
-	f := Finding{Severity: s, File: p.file, Object: p.object, Text: fmt.Sprintf(format, args...)}
+	f := Finding{Severity: s, File: p.file, Object: quote.Cut(p.object), Text: quote.Text(fmt.Sprintf(format, quote.Args(args)...))}
 	if n != nil {
 		f.Line, f.Col = n.line, n.col
 	}

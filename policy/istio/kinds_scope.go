@@ -107,6 +107,7 @@ func (l *loader) scope(cfg *policy.Config) {
 		l.workloadEntry(d)
 	}
 	cfg.Workloads = l.workloads
+	l.workloadConflicts()
 	cfg.Mesh = l.meshConfig()
 	l.defaultExports(cfg)
 }

@@ -36,6 +36,9 @@ type File struct {
 type Options struct {
 	// GatewaySelector holds the labels that this node's gateway carries.
 	GatewaySelector map[string]string
+	// AllowEndpoints are the node-local endpoints that the node's operator lets
+	// the policy lead to.
+	AllowEndpoints []policy.AllowedEndpoint
 	// Namespace is that of objects that name none; "" means "default".
 	Namespace string
 	// Now is when certificates must be valid; its zero value means now.
@@ -102,6 +105,7 @@ type loader struct {
 	r          *report
 	namespace  string
 	selector   map[string]string
+	allowed    []policy.AllowedEndpoint
 	count      int
 	seen       map[string]*object // by object.object
 	twice      map[string][]*object
@@ -157,6 +161,7 @@ func newLoader(o Options) *loader {
 		r:          &report{files: map[string]int{}, types: map[reflect.Type]map[string]reflect.Type{}},
 		namespace:  o.Namespace,
 		selector:   o.GatewaySelector,
+		allowed:    o.AllowEndpoints,
 		seen:       map[string]*object{},
 		shortHosts: map[string]bool{},
 		origins:    map[*policy.WeightedDestination]origin{},
@@ -168,7 +173,7 @@ func newLoader(o Options) *loader {
 // translate builds the Config from what was decoded, but for the ServiceEntries
 // that need no other object.
 func (l *loader) translate() *policy.Config {
-	cfg := &policy.Config{GatewaySelector: maps.Clone(l.selector)}
+	cfg := &policy.Config{GatewaySelector: maps.Clone(l.selector), AllowedEndpoints: l.allowed}
 	for _, se := range l.entries {
 		l.dependent = append(l.dependent, l.serviceEntry(se))
 	}
@@ -188,6 +193,15 @@ func (l *loader) translate() *policy.Config {
 	l.unusedDelegates()
 	l.scope(cfg)
 	return cfg
+}
+
+// created is when an object was made, in seconds since 1970; 0 when it does
+// not say.
+func created(m *meta.ObjectMeta) int64 {
+	if m.CreationTimestamp.IsZero() {
+		return 0
+	}
+	return m.CreationTimestamp.Unix()
 }
 
 // oldestFirst orders objects as Istio gives them precedence.

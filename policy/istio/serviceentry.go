@@ -64,7 +64,7 @@ func (l *loader) serviceEntry(d decoded[networking.ServiceEntry]) *policy.Servic
 }
 
 func serviceEntry(d decoded[networking.ServiceEntry], selected func(*entry)) *policy.Service {
-	e := entry{d, &policy.Service{Ref: d.ref, External: true}, map[string]bool{}}
+	e := entry{d, &policy.Service{Ref: d.ref, External: true, Created: created(d.meta)}, map[string]bool{}}
 	e.resolution()
 	e.hosts()
 	e.addresses()

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -24,6 +23,8 @@ const settled = time.Second
 // one goroutine.
 type Cache struct {
 	files map[string]cached // by name
+	// reading is what has not ended in time.
+	reading deadline
 }
 
 // cached is a file as it was read.
@@ -36,23 +37,43 @@ type cached struct {
 
 // Files returns the files that paths name; see the function Files.
 func (c *Cache) Files(paths []string) ([]istio.File, error) {
+	var files []istio.File
+	var now map[string]cached
+	var err error
+	old := c.files
+	if !c.reading.run(readWait, func() { files, now, err = readAll(paths, old) }) {
+		return nil, fmt.Errorf("the policy could not be read within %v: a file system does not answer", readWait)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.files = now
+	return files, nil
+}
+
+// readAll reads what has changed since old was read.
+func readAll(paths []string, old map[string]cached) ([]istio.File, map[string]cached, error) {
 	names, errs := list(paths)
 	files := make([]istio.File, 0, len(names))
 	now := make(map[string]cached, len(names))
+	total := 0
 	for _, name := range names {
-		f, err := c.files[name].read(name)
+		f, err := old[name].read(name)
 		if err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if total += len(f.data); total > MaxSize {
+			errs = append(errs, fmt.Errorf("%s: with it the policy is larger than %d bytes", name, MaxSize))
+			break
 		}
 		now[name] = f
 		files = append(files, istio.File{Name: name, Data: f.data})
 	}
 	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+		return nil, nil, errors.Join(errs...)
 	}
-	c.files = now
-	return files, nil
+	return files, now, nil
 }
 
 // read returns the file called name, which is old unless it changed. Pipes
@@ -69,22 +90,16 @@ func (old cached) read(name string) (cached, error) {
 	if old.data != nil && !old.fresh && stampOf(info) == old.stamp {
 		return old, nil
 	}
-	f, err := os.Open(name)
+	start := time.Now()
+	// What was opened, before it is read: a change from here on shows.
+	f, info, err := open(name)
 	if err != nil {
 		return cached{}, err
 	}
 	defer f.Close()
-	// What was opened, before it is read: a change from here on shows.
-	start := time.Now()
-	if info, err = f.Stat(); err != nil {
-		return cached{}, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
+	data, err := content(f, info)
 	if err != nil {
 		return cached{}, err
-	}
-	if len(data) > MaxFileSize {
-		return cached{}, fmt.Errorf("%s: larger than %d bytes", name, MaxFileSize)
 	}
 	data = bytes.Clone(data) // it stays: without the room for more
 	if old.data != nil && bytes.Equal(data, old.data) {

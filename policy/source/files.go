@@ -18,11 +18,15 @@ import (
 // MaxFileSize is the most bytes that a configuration file may have.
 const MaxFileSize = 16 << 20
 
+// MaxSize is the most bytes that all of them together may have.
+const MaxSize = 1 << 30
+
 // Files reads the configuration files that paths name. A path is a file, of
 // any name, or a directory, whose *.yaml, *.yml and *.json files are read in
 // the order of their names; it is not searched deeper, and files whose name
 // starts with a dot are left out (so a ConfigMap mount with its ..data link is
-// read once). Symbolic links are followed. A file that several paths lead to
+// read once). Symbolic links are followed; what they lead to must be a regular
+// file, and none that the kernel makes up (of /proc or /sys). A file that several paths lead to
 // is read once.
 //
 // All errors are returned together, and then no files: half of a

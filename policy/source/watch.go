@@ -44,6 +44,9 @@ type Watcher struct {
 	notify *notifier       // nil without inotify
 	warned map[string]bool // directories that cannot be watched
 	last   map[string]stamp
+	// looking is a scan that has not ended in time.
+	looking deadline
+	stuck   bool
 	// real are the files and directories that links among paths lead to.
 	real map[string]bool
 }
@@ -184,22 +187,41 @@ func (p *pending) add(e weight, now time.Time) time.Duration {
 
 // scan takes the stamps of all files that paths lead to, and keeps the
 // directories around them watched. A watch on a directory sees files replaced
-// by rename, which a watch on the file itself would lose.
+// by rename, which a watch on the file itself would lose. While a file system
+// does not answer nothing has changed.
 func (w *Watcher) scan() map[string]stamp {
-	stamps := map[string]stamp{}
-	dirs := map[string]bool{}
-	w.real = map[string]bool{}
-	for _, p := range w.paths {
+	s := seen{stamps: map[string]stamp{}, dirs: map[string]bool{}, real: map[string]bool{}}
+	if !w.looking.run(readWait, func() { s.look(w.paths) }) {
+		if !w.stuck {
+			w.log.Error("the policy's files cannot be watched: a file system does not answer; the policy in force stays")
+		}
+		w.stuck = true
+		return w.last
+	}
+	w.stuck = false
+	w.real = s.real
+	w.follow(s.dirs)
+	return s.stamps
+}
+
+// seen is what a scan finds: see Watcher.
+type seen struct {
+	stamps     map[string]stamp
+	dirs, real map[string]bool
+}
+
+func (s *seen) look(paths []string) {
+	for _, p := range paths {
 		p = filepath.Clean(p)
-		w.real[p] = true
-		dirs[filepath.Dir(p)] = true
-		record(stamps, p)
-		w.target(p, dirs)
+		s.real[p] = true
+		s.dirs[filepath.Dir(p)] = true
+		record(s.stamps, p)
+		s.target(p)
 		info, err := os.Stat(p)
 		if err != nil || !info.IsDir() {
 			continue
 		}
-		dirs[p] = true
+		s.dirs[p] = true
 		entries, err := os.ReadDir(p)
 		if err != nil {
 			continue
@@ -209,20 +231,18 @@ func (w *Watcher) scan() map[string]stamp {
 				continue
 			}
 			name := filepath.Join(p, e.Name())
-			if record(stamps, name) {
-				w.target(name, dirs)
+			if record(s.stamps, name) {
+				s.target(name)
 			}
 		}
 	}
-	w.follow(dirs)
-	return stamps
 }
 
 // target adds the directory that a link leads to.
-func (w *Watcher) target(name string, dirs map[string]bool) {
+func (s *seen) target(name string) {
 	if real, err := filepath.EvalSymlinks(name); err == nil && real != name {
-		w.real[real] = true
-		dirs[filepath.Dir(real)] = true
+		s.real[real] = true
+		s.dirs[filepath.Dir(real)] = true
 	}
 }
 

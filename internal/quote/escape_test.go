@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package plain
+package quote
 
 import (
 	"strings"
@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestLine(t *testing.T) {
+func TestLineEscapes(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                               "",
 		"curl":                           "curl",
@@ -50,7 +50,7 @@ func TestWord(t *testing.T) {
 	}
 }
 
-func FuzzLine(f *testing.F) {
+func FuzzLineEscapes(f *testing.F) {
 	f.Add("\x1b[31m\u202e\xff\u009b")
 	f.Fuzz(func(t *testing.T, s string) {
 		for _, out := range []string{Line(s), Word(s), strings.ReplaceAll(Lines(s), "\n", "")} {

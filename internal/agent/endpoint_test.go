@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/egressd/egressd/internal/testenv"
+	"github.com/egressd/egressd/policy"
+)
+
+// TestOwn: the daemon's ports on any address of the node, and no others.
+func TestOwn(t *testing.T) {
+	a := &Agent{}
+	own := ownAddresses()
+	for _, host := range append(own, netip.MustParseAddr("127.9.9.9"), netip.MustParseAddr("0.0.0.0"), netip.MustParseAddr("::"), netip.MustParseAddr("::ffff:127.0.0.1")) {
+		for _, port := range []uint16{15000, 15001, 15020, 15021, 15053} {
+			if !a.own(netip.AddrPortFrom(host, port)) {
+				t.Errorf("%v port %d is not egressd's own", host, port)
+			}
+		}
+		if a.own(netip.AddrPortFrom(host, 80)) {
+			t.Errorf("%v port 80 is egressd's own", host)
+		}
+	}
+	for _, host := range []string{"203.0.113.7", "2001:db8::7"} {
+		if a.own(netip.AddrPortFrom(netip.MustParseAddr(host), 15000)) {
+			t.Errorf("%s is not this node", host)
+		}
+	}
+	a.sockets = &listeners{}
+	a.sockets.ports.Proxy, a.sockets.ports.DNSTCP = 40001, 40002
+	for _, port := range []uint16{40001, 40002} {
+		if !a.own(netip.AddrPortFrom(netip.MustParseAddr("::1"), port)) {
+			t.Errorf("port %d of exec is not its own", port)
+		}
+	}
+}
+
+// TestOwnSockets: consent never reaches an egressd.
+func TestOwnSockets(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, other := filepath.Join(dir, "state"), filepath.Join(dir, "other")
+	for _, d := range []string{state, other} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(state, link); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(other, lockFile), "")
+	free := filepath.Join(dir, AdminSocket)
+	list := []string{filepath.Join(state, AdminSocket), filepath.Join(state, "exec-1", "x"), filepath.Join(other, AdminSocket), free}
+	a := &Agent{opts: Options{StateDir: link}}
+	for _, s := range list {
+		a.opts.AllowEndpoints = append(a.opts.AllowEndpoints, policy.AllowedEndpoint{Unix: s})
+	}
+	for _, s := range list {
+		if got := a.allowsSocket(s); got != (s == free) {
+			t.Errorf("%s: %t", s, got)
+		}
+	}
+	if a.allowsSocket(filepath.Join(dir, "x")) {
+		t.Error("a socket that nobody allowed")
+	}
+}
+
+// TestAdminRefusesItself: what egressd itself connects is closed unheard.
+func TestAdminRefusesItself(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	asked := false
+	go func() {
+		served <- serveHTTP(t.Context(), others{ln}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	}()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = c.Write([]byte("POST /unload HTTP/1.1\r\nHost: x\r\n\r\n")) // it may be closed by now
+	if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Error("an answer")
+	}
+	testenv.RequireTool(t, "curl")
+	if out, err := exec.Command("curl", "-sS", "--unix-socket", path, "http://x/").CombinedOutput(); err != nil {
+		t.Errorf("another process: %v %s", err, out)
+	}
+	ln.Close()
+	<-served
+	if !asked {
+		t.Error("another process was not heard")
+	}
+}

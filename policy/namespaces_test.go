@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
+
+// in moves an object to a namespace.
+func (s *Service) in(namespace string) *Service {
+	s.Ref.Namespace = namespace
+	return s
+}
+
+func (vs *VirtualService) in(namespace string) *VirtualService {
+	vs.Ref.Namespace = namespace
+	for _, r := range vs.HTTP {
+		r.Ref = vs.Ref
+	}
+	return vs
+}
+
+func workloads(namespaces ...string) []*Workload {
+	var out []*Workload
+	for _, n := range namespaces {
+		out = append(out, &Workload{Ref: Ref{Kind: "Workload", Namespace: n, Name: "w"}, Identity: Identity{Name: "w", Namespace: n}})
+	}
+	return out
+}
+
+// policyFor compiles c and returns the policy of its workload in a namespace.
+func policyFor(t testing.TB, c *Config, namespace string) *Policy {
+	t.Helper()
+	s := mustCompile(t, c)
+	for _, w := range s.Workloads() {
+		if w.Namespace == namespace {
+			return s.Policy(w.Policy)
+		}
+	}
+	return s.Policy(DefaultPolicy)
+}
+
+// TestHostOfSeveralNamespaces: a workload has its own namespace's entries for
+// a host, others have the oldest one's, and nobody has a mixture.
+func TestHostOfSeveralNamespaces(t *testing.T) {
+	const host = "shop.example.com"
+	for _, ip := range []string{"185.10.10.3", "2001:db8:b::3"} {
+		for name, b := range map[string]*Service{
+			"another port": se("b", ResolutionStatic, host).port(8080, ProtocolHTTP).endpoint(ip),
+			"all ports":    se("b", ResolutionStatic, host).port(80, ProtocolHTTP).port(443, ProtocolTLS).port(3306, ProtocolTCP).endpoint(ip),
+			"addresses":    se("b", ResolutionNone, host).port(8080, ProtocolTCP).at(netip.PrefixFrom(netip.MustParseAddr(ip), netip.MustParseAddr(ip).BitLen()).String()),
+			"private":      private(se("b", ResolutionDNS, host).port(8080, ProtocolHTTP)),
+			"no port":      se("b", ResolutionStatic, host).endpoint(ip),
+		} {
+			a := func() *Service {
+				return se("a", ResolutionDNS, host).port(80, ProtocolHTTP).port(443, ProtocolTLS).port(3306, ProtocolTCP).in("a")
+			}
+			b.in("b").Created = 1 // older
+			c := &Config{Services: []*Service{b, a()}, Workloads: workloads("a", "b", "c")}
+			alone := policyFor(t, &Config{Services: []*Service{a()}, Workloads: workloads("a")}, "a").Lookup(host)
+			got := policyFor(t, c, "a").Lookup(host)
+			if x, y := hostText(got), hostText(alone); x != y {
+				t.Errorf("%s: a has\n%s, want\n%s", name, x, y)
+			}
+			theirs := policyFor(t, &Config{Services: []*Service{b}, Workloads: workloads("b")}, "b").Lookup(host)
+			for _, ns := range []string{"b", "c"} { // the older one is everybody else's
+				if x, y := hostText(policyFor(t, c, ns).Lookup(host)), hostText(theirs); x != y {
+					t.Errorf("%s: %s has\n%s, want\n%s", name, ns, x, y)
+				}
+			}
+		}
+	}
+}
+
+func private(s *Service) *Service {
+	s.AllowPrivate = true
+	return s
+}
+
+func hostText(h *Host) string {
+	if h == nil {
+		return "nothing"
+	}
+	s := &Snapshot{policies: []*Policy{{scope: &scope{}, names: hostname.NewIndex(func(yield func(hostname.Pattern, *Host) bool) { yield(h.Pattern, h) }), addrs: newAddressTable(), vhosts: emptyVhosts}}}
+	return s.Text()
+}
+
+var emptyVhosts, _ = meshHosts(nil)
+
+// TestOldestForOthers: age, not the order of files or the name of the
+// namespace, says whose entry counts for workloads of other namespaces.
+func TestOldestForOthers(t *testing.T) {
+	make := func(ns string, created int64) *Service {
+		s := se(ns, ResolutionDNS, "x.example.com").port(80, ProtocolHTTP).in(ns)
+		s.Created = created
+		return s
+	}
+	for _, c := range []struct {
+		list []*Service
+		want string
+	}{
+		{[]*Service{make("a", 9), make("b", 5)}, "b"},
+		{[]*Service{make("a", 0), make("b", 5)}, "b"},
+		{[]*Service{make("b", 0), make("a", 0)}, "b"},
+		{[]*Service{make("b", 5), make("a", 5)}, "b"},
+	} {
+		h := policyFor(t, &Config{Services: c.list, Workloads: workloads("c")}, "c").Lookup("x.example.com")
+		if h.Rule.Namespace != c.want || len(h.Ports) != 1 || h.Ports[0].Rule.Namespace != c.want {
+			t.Errorf("%v: of %s, want %s", c.list, h.Rule.Namespace, c.want)
+		}
+	}
+	// What is not visible is nobody else's.
+	hidden := make("b", 1)
+	hidden.Export = Visibility{Limited: true, Namespaces: []string{"b"}}
+	if h := policyFor(t, &Config{Services: []*Service{hidden, make("a", 5)}, Workloads: workloads("c")}, "c").Lookup("x.example.com"); h.Rule.Namespace != "a" {
+		t.Errorf("of %s", h.Rule.Namespace)
+	}
+}
+
+// TestOneNamespaceJoins: within a namespace ports are put together, as long as
+// queries are answered in one way.
+func TestOneNamespaceJoins(t *testing.T) {
+	dns := func(name string, port uint16) *Service {
+		return se(name, ResolutionDNS, "x.example.com").port(port, ProtocolHTTP).in("a")
+	}
+	static := func(name string) *Service {
+		return se(name, ResolutionStatic, "x.example.com").port(8080, ProtocolHTTP).endpoint("192.0.2.1").in("a")
+	}
+	again := static("one")
+	again.Ref.File = "other.yaml"
+	for name, c := range map[string]struct {
+		list  []*Service
+		ports int
+		own   bool
+	}{
+		"two of DNS":             {[]*Service{dns("one", 80), dns("two", 81)}, 2, false},
+		"static after DNS":       {[]*Service{dns("one", 80), static("two")}, 1, false},
+		"DNS after static":       {[]*Service{static("one"), dns("two", 80)}, 1, true},
+		"the same object, twice": {[]*Service{dns("one", 80), again}, 2, true},
+	} {
+		h := policyFor(t, &Config{Services: c.list, Workloads: workloads("a")}, "a").Lookup("x.example.com")
+		if len(h.Ports) != c.ports || h.Own != c.own {
+			t.Errorf("%s: %d ports, own %t", name, len(h.Ports), h.Own)
+		}
+	}
+}
+
+// TestAddressOfSeveralNamespaces: where only the address tells what a flow is
+// for, another namespace's rules for it are nothing to a workload whose own
+// has some.
+func TestAddressOfSeveralNamespaces(t *testing.T) {
+	for _, v := range []struct{ vip, mine, theirs string }{{"240.0.0.1/32", "192.0.2.9", "192.0.2.1"}, {"fd00::1/128", "2001:db8::9", "2001:db8::1"}} {
+		vip := netip.MustParsePrefix(v.vip).Addr()
+		for _, pr := range []Protocol{ProtocolTCP, ProtocolUDP, ProtocolUnset, ProtocolTLS, ProtocolHTTP} {
+			for _, other := range []Protocol{ProtocolTCP, ProtocolUDP, ProtocolUnset, ProtocolTLS, ProtocolHTTP} {
+				a := se("a", ResolutionStatic, "a.example.com").port(53, pr).at(v.vip).endpoint(v.mine).in("a")
+				b := se("b", ResolutionStatic, "b.example.com").port(53, other).at(v.vip).endpoint(v.theirs).in("b")
+				alone := policyFor(t, &Config{Services: []*Service{a}, Workloads: workloads("a")}, "a")
+				both := policyFor(t, &Config{Services: []*Service{b, a}, Workloads: workloads("a")}, "a")
+				f := Flow{Transport: pr.Transport(), Dst: netip.AddrPortFrom(vip, 53)}
+				x, y := alone.Decide(f), both.Decide(f)
+				// TLS and HTTP say for whom they are, so that names can share.
+				shared := x.Port.named() && other.Transport() == TCP && (other.IsHTTP() || other.IsTLS())
+				if x.Rule != y.Rule && *x.Rule != *y.Rule || !shared && (x.Verdict != y.Verdict || x.To != y.To) {
+					t.Errorf("%v beside %v: %v %v by %v, alone %v %v", pr, other, y.Verdict, y.To, y.Rule, x.Verdict, x.To)
+				}
+				if f.Transport == TCP {
+					if u, w := alone.Candidates(f).Opaque, both.Candidates(f).Opaque; (u == nil) != (w == nil) || u != nil && u.Host != w.Host {
+						t.Errorf("%v beside %v: opaque to %+v, alone %+v", pr, other, w, u)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestRulesOfSeveralNamespaces: one's own VirtualServices first, then those
+// that are exported by name, then everybody's; age counts within each.
+func TestRulesOfSeveralNamespaces(t *testing.T) {
+	rule := func(name, ns string, sees ...string) *VirtualService {
+		v := vs(name, mesh, names("x.example.com"), answer(name)).in(ns)
+		if len(sees) > 0 {
+			v.Export = Visibility{Limited: true, Namespaces: sees}
+		}
+		return v
+	}
+	host := []*Service{se("x", ResolutionDNS, "x.example.com").port(80, ProtocolHTTP).in("a")}
+	r := &Request{Method: "GET", Scheme: "http", Host: "x.example.com", Authority: "x.example.com", Path: "/", Port: 80}
+	for _, c := range []struct {
+		rules     []*VirtualService // oldest first
+		namespace string
+		want      string
+	}{
+		{[]*VirtualService{rule("public", "b"), rule("mine", "a")}, "a", "mine"},
+		{[]*VirtualService{rule("public", "b"), rule("mine", "a")}, "b", "public"},
+		{[]*VirtualService{rule("public", "b"), rule("mine", "a")}, "c", "public"},
+		{[]*VirtualService{rule("public", "b"), rule("named", "b", "a")}, "a", "named"},
+		{[]*VirtualService{rule("named", "b", "a"), rule("mine", "a")}, "a", "mine"},
+		{[]*VirtualService{rule("mine", "a"), rule("private", "a", "a")}, "a", "private"},
+		{[]*VirtualService{rule("old", "a"), rule("young", "a")}, "a", "old"},
+		{[]*VirtualService{rule("old", "b"), rule("young", "c")}, "a", "old"},
+		{[]*VirtualService{rule("theirs", "b", "b")}, "a", ""},
+	} {
+		p := policyFor(t, &Config{Services: host, VirtualServices: c.rules, Workloads: workloads("a", "b", "c")}, c.namespace)
+		d := p.DecideHTTP(Flow{Dst: ap("203.0.113.1:80"), Names: []string{r.Host}}, r)
+		got := ""
+		if d.Action != nil {
+			got = d.Action.Rule.Name
+		}
+		if got != c.want {
+			t.Errorf("%s: %q decides, want %q", c.namespace, got, c.want)
+		}
+	}
+}
+
+// TestWhyNamesTheLoser: explain says what the data path does, and why another
+// namespace's entry has no part in it.
+func TestWhyNamesTheLoser(t *testing.T) {
+	a := se("a", ResolutionDNS, "x.example.com").port(80, ProtocolHTTP).in("a")
+	b := se("b", ResolutionStatic, "x.example.com").port(8080, ProtocolHTTP).endpoint("192.0.2.1").in("b")
+	c := &Config{Services: []*Service{b, a}, VirtualServices: []*VirtualService{
+		vs("b", mesh, names("x.example.com"), answer("b")).in("b"), vs("a", mesh, names("x.example.com"), answer("a")).in("a"),
+	}, Workloads: workloads("a", "b")}
+	said := func(x Explanation, rule Ref) string {
+		for _, c := range x.Considered {
+			if c.Rule == rule {
+				return c.String()
+			}
+		}
+		return "nothing"
+	}
+	r := func(port uint16) *Request {
+		return &Request{Method: "GET", Scheme: "http", Host: "x.example.com", Authority: "x.example.com", Path: "/", Port: port}
+	}
+	p := policyFor(t, c, "a")
+	x := p.Why(Flow{Dst: ap("203.0.113.1:8080")}, r(8080))
+	if x.Allowed || x.Nearest == nil || x.Nearest.Rule != b.Ref || !strings.Contains(said(x, b.Ref), "own namespace") {
+		t.Errorf("%+v", x)
+	}
+	if x = p.Why(Flow{Dst: ap("203.0.113.1:80")}, r(80)); !x.Allowed || !strings.Contains(said(x, b.Ref), "does not count") ||
+		!strings.Contains(said(x, c.VirtualServices[0].Ref), "own namespace") {
+		t.Errorf("%+v", x)
+	}
+	if x = policyFor(t, c, "b").Why(Flow{Dst: ap("203.0.113.1:8080")}, r(8080)); !x.Allowed {
+		t.Errorf("%+v", x)
+	}
+}
+
+// dnsAnswer is what a policy says of queries for a name.
+func dnsAnswer(p *Policy, name string) string {
+	h := p.Lookup(name)
+	if h == nil {
+		return "refused"
+	}
+	return fmt.Sprint(h.Pattern, h.Own, h.Answers, h.Literal, h.AllowPrivate, slices.Sorted(slices.Values(portNumbers(h))))
+}
+
+func portNumbers(h *Host) (out []uint16) {
+	for _, hp := range h.Ports {
+		out = append(out, hp.Number)
+	}
+	return out
+}
