@@ -5,6 +5,7 @@ package forward
 import (
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -19,25 +20,32 @@ var errStaleAttempt = errors.New("a later attempt reads the body")
 // the attempts: bodies stream, and 100-continue works.
 type replayBody struct {
 	src io.Reader
-	// complete is called once, when the body has been read to its end.
-	complete func()
+	// received is called once, when the body has been read to its end.
+	received func()
 
 	attempt  atomic.Int64 // the one that may read
 	overflow atomic.Bool  // more than maxReplay bytes: no further attempt
+	ended    atomic.Bool  // read to its end
 	total    atomic.Int64
 
 	mu   sync.Mutex
 	kept []byte
-	err  error // of src, io.EOF included
+	// trailer is the client's, once the body was read to its end.
+	trailer http.Header
+	err     error // of src, io.EOF included
 }
 
-func newReplayBody(src io.Reader, complete func()) *replayBody {
-	return &replayBody{src: src, complete: complete}
+func newReplayBody(src io.Reader, received func()) *replayBody {
+	return &replayBody{src: src, received: received}
 }
+
+// complete says whether the body was read to its end.
+func (b *replayBody) complete() bool { return b.ended.Load() }
 
 // next returns the body for a new attempt; earlier attempts read no more.
-func (b *replayBody) next() io.ReadCloser {
-	return &attemptBody{b: b, attempt: b.attempt.Add(1)}
+// trailer is the attempt's own and gets its values at the body's end.
+func (b *replayBody) next(trailer http.Header) *attemptBody {
+	return &attemptBody{b: b, attempt: b.attempt.Add(1), trailer: trailer}
 }
 
 // replayable says whether a further attempt could read it all.
@@ -86,7 +94,8 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 	if err != nil {
 		b.err = err
 		if errors.Is(err, io.EOF) {
-			b.complete()
+			b.received()
+			b.ended.Store(true)
 		}
 	}
 	return n, err
@@ -98,6 +107,7 @@ type attemptBody struct {
 	attempt int64
 	pos     int64
 	closed  atomic.Bool
+	trailer http.Header
 }
 
 func (a *attemptBody) Read(p []byte) (int, error) {
@@ -106,6 +116,11 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	}
 	n, err := a.b.read(a.attempt, a.pos, p)
 	a.pos += int64(n)
+	if errors.Is(err, io.EOF) {
+		for name := range a.trailer {
+			a.trailer[name] = a.b.trailer[name]
+		}
+	}
 	return n, err
 }
 

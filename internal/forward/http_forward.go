@@ -55,9 +55,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		x.reply(http.StatusInternalServerError, "egressd: rewrite failed")
 		return
 	}
-	if x.r.ContentLength != 0 {
-		x.body = newReplayBody(x.r.Body, x.startTimer)
-	} else {
+	if x.body == nil {
 		x.startTimer()
 	}
 	resp, err := x.roundTrip(u, out)
@@ -71,6 +69,12 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		return
 	}
 	x.respond(resp, dest)
+}
+
+// received is called when the request's body was read to its end.
+func (x *exchange) received() {
+	x.body.trailer = x.r.Trailer
+	x.startTimer()
 }
 
 // startTimer starts the route's timeout: it counts from the moment the
@@ -126,6 +130,9 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 			authority = or(a.Rule.Headers.Request.Apply(header), authority)
 		}
 	}
+	if err := checkPath(path); err != nil {
+		return nil, err // by a rule's rewrite
+	}
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = nil // or net/http would invent one
 	}
@@ -138,7 +145,7 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 		Header:        header,
 		Host:          authority,
 		ContentLength: r.ContentLength,
-		Trailer:       r.Trailer, // filled in by the server at the body's end
+		Trailer:       announcedTrailer(r.Trailer),
 	}, nil
 }
 
@@ -187,7 +194,8 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 	}
 	req := out.WithContext(httptrace.WithClientTrace(withTarget(ctx, &x.conn.info, u), trace))
 	if x.body != nil {
-		req.Body = x.body.next()
+		body := x.body.next(announcedTrailer(out.Trailer))
+		req.Body, req.Trailer = body, body.trailer
 	}
 	resp, err = x.core.pools.get(x.conn, u, x.wantsHTTP2(u)).RoundTrip(req)
 	informational.stop()

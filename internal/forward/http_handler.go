@@ -27,6 +27,7 @@ var (
 type exchange struct {
 	core   *Core
 	conn   *conn
+	in     *httpConn
 	w      http.ResponseWriter
 	r      *http.Request
 	ctx    context.Context
@@ -37,6 +38,7 @@ type exchange struct {
 	decision policy.HTTPDecision
 	body     *replayBody // nil: no body
 	answered bool        // a final status was written
+	lingers  bool        // the connection ends with it, whatever is still to be read
 	releases []func()    // of the attempts' contexts
 
 	timerMu sync.Mutex
@@ -53,9 +55,12 @@ type exchange struct {
 	tunnelled int64
 }
 
-func newExchange(t *conn, w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{core: t.core, conn: t, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
+func newExchange(in *httpConn, w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{core: in.conn.core, conn: in.conn, in: in, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	if r.ContentLength != 0 {
+		x.body = newReplayBody(r.Body, x.received)
+	}
 	return x
 }
 
@@ -67,7 +72,7 @@ func (x *exchange) serve() {
 			x.decision.Reason = policy.ReasonNoName
 		}
 		x.detail = err.Error()
-		x.w.Header().Set("Connection", "close")
+		x.closes()
 		x.reply(http.StatusBadRequest, "egressd: bad request: "+err.Error())
 		return
 	}
@@ -92,15 +97,11 @@ func (x *exchange) serve() {
 // parse fills x.req, or says why the request is refused.
 func (x *exchange) parse() error {
 	r := x.r
-	switch {
-	case r.Method == http.MethodConnect:
-		return errors.New("CONNECT is not supported")
-	case r.ProtoMajor == 1 && r.URL.Host != "":
-		// An absolute target is for proxies, and we are none to the client:
-		// its Host field, gone by now, may name somebody else.
-		return errors.New("absolute request target")
-	case r.ProtoMajor == 1 && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/"):
-		return errors.New("bad request target")
+	if err := x.checkFraming(); err != nil {
+		return err
+	}
+	if err := checkTarget(r.Method, r.RequestURI); err != nil {
+		return err
 	}
 	if hosts, ok := r.Header["Host"]; ok { // HTTP/2 beside :authority
 		if len(hosts) != 1 || !strings.EqualFold(hosts[0], r.Host) {
@@ -126,6 +127,21 @@ func (x *exchange) parse() error {
 		Query:     query,
 		Header:    r.Header,
 		Port:      x.conn.info.Dst.Port(),
+	}
+	return nil
+}
+
+// checkFraming refuses an HTTP/1 request whose end others may see elsewhere.
+// net/http has removed what contradicted itself, so the raw head is asked.
+func (x *exchange) checkFraming() error {
+	if x.in.heads == nil {
+		return nil
+	}
+	switch f := x.in.heads.take(); {
+	case f == framingCoded && !x.r.ProtoAtLeast(1, 1):
+		return errors.New("Transfer-Encoding in HTTP/1.0")
+	case f != framingGood && f != framingCoded:
+		return errors.New("request framing: " + f.String())
 	}
 	return nil
 }
@@ -188,6 +204,9 @@ func (x *exchange) aborted(cause error) {
 // end records the request, also after a panic with http.ErrAbortHandler.
 func (x *exchange) end() {
 	x.stopTimer()
+	if x.lingers {
+		x.in.unread.Store(true)
+	}
 	x.conn.removeRequest(x)
 	x.cancel(errDone)
 	for _, release := range x.releases {
@@ -228,8 +247,21 @@ func (x *exchange) reply(status int, text string) {
 	}
 }
 
-// writeStatus writes the final status.
+// writeStatus writes the final status. An HTTP/1 connection ends with an answer
+// to a request that was not received to its end: what is on its way must not be
+// read as another request.
 func (x *exchange) writeStatus(status int) {
+	if x.body != nil && !x.body.complete() {
+		x.closes()
+	}
 	x.answered, x.status = true, status
 	x.w.WriteHeader(status)
+}
+
+// closes has an HTTP/1 connection end with this answer.
+func (x *exchange) closes() {
+	if x.r.ProtoMajor == 1 {
+		x.w.Header().Set("Connection", "close")
+		x.lingers = true
+	}
 }
