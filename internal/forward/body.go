@@ -13,7 +13,10 @@ import (
 // maxReplay is how much of a request body is kept for another attempt, in bytes.
 const maxReplay = 64 << 10
 
-var errStaleAttempt = errors.New("a later attempt reads the body")
+var (
+	errStaleAttempt  = errors.New("a later attempt reads the body")
+	errNotReplayable = errors.New("the body is not kept for another attempt")
+)
 
 // replayBody is a request body that several attempts can read, one after the
 // other, as long as it has at most maxReplay bytes. Nothing is read ahead of
@@ -22,21 +25,24 @@ type replayBody struct {
 	src io.Reader
 	// received is called once, when the body has been read to its end.
 	received func()
+	// keep is asked before n more bytes are kept.
+	keep func(n int) bool
 
 	attempt  atomic.Int64 // the one that may read
-	overflow atomic.Bool  // more than maxReplay bytes: no further attempt
+	overflow atomic.Bool  // more than may be kept: no further attempt
 	ended    atomic.Bool  // read to its end
 	total    atomic.Int64
 
 	mu   sync.Mutex
 	kept []byte
+	base int64 // bytes before kept, which nobody can have any more
 	// trailer is the client's, once the body was read to its end.
 	trailer http.Header
 	err     error // of src, io.EOF included
 }
 
-func newReplayBody(src io.Reader, received func()) *replayBody {
-	return &replayBody{src: src, received: received}
+func newReplayBody(src io.Reader, received func(), keep func(n int) bool) *replayBody {
+	return &replayBody{src: src, received: received, keep: keep}
 }
 
 // complete says whether the body was read to its end.
@@ -71,6 +77,10 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 	if attempt != b.attempt.Load() {
 		return 0, errStaleAttempt
 	}
+	pos -= b.base
+	if pos < 0 {
+		return 0, errNotReplayable
+	}
 	if pos < int64(len(b.kept)) {
 		n := copy(p, b.kept[pos:])
 		if pos+int64(n) == int64(len(b.kept)) && !b.overflow.Load() {
@@ -86,9 +96,13 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 	if !b.overflow.Load() {
 		// Kept even if this attempt went stale meanwhile: the next goes on
 		// from here.
-		b.kept = append(b.kept, p[:n]...)
-		if len(b.kept) > maxReplay {
+		if len(b.kept)+n > maxReplay || !b.keep(n) {
 			b.overflow.Store(true)
+		}
+		b.kept = append(b.kept, p[:n]...)
+		if b.overflow.Load() && attempt == b.attempt.Load() {
+			// This attempt has it all; one that begins meanwhile gets an error.
+			b.base, b.kept = b.total.Load(), nil
 		}
 	}
 	if err != nil {

@@ -192,12 +192,19 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 		WroteHeaders:   func() { wrote.Store(true) },
 		Got1xxResponse: informational.got,
 	}
-	req := out.WithContext(httptrace.WithClientTrace(withTarget(ctx, &x.conn.info, u), trace))
+	req := out.WithContext(httptrace.WithClientTrace(withTarget(ctx, u), trace))
 	if x.body != nil {
 		body := x.body.next(announcedTrailer(out.Trailer))
 		req.Body, req.Trailer = body, body.trailer
+		// For what net/http itself repeats because nothing of it was processed.
+		req.GetBody = func() (io.ReadCloser, error) {
+			if !x.body.replayable() {
+				return nil, errNotReplayable
+			}
+			return x.body.next(req.Trailer), nil
+		}
 	}
-	resp, err = x.core.pools.get(x.conn, u, x.wantsHTTP2(u)).RoundTrip(req)
+	resp, err = x.conn.ups.get(u, x.wantsHTTP2(u)).RoundTrip(req)
 	informational.stop()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {

@@ -40,6 +40,7 @@ type exchange struct {
 	answered bool        // a final status was written
 	lingers  bool        // the connection ends with it, whatever is still to be read
 	releases []func()    // of the attempts' contexts
+	held     *lease
 
 	timerMu sync.Mutex
 	timer   *time.Timer // the route's timeout, once the request is complete
@@ -59,7 +60,7 @@ func newExchange(in *httpConn, w http.ResponseWriter, r *http.Request) *exchange
 	x := &exchange{core: in.conn.core, conn: in.conn, in: in, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	if r.ContentLength != 0 {
-		x.body = newReplayBody(r.Body, x.received)
+		x.body = newReplayBody(r.Body, x.received, x.keep)
 	}
 	return x
 }
@@ -74,6 +75,10 @@ func (x *exchange) serve() {
 		x.detail = err.Error()
 		x.closes()
 		x.reply(http.StatusBadRequest, "egressd: bad request: "+err.Error())
+		return
+	}
+	if err := x.takeMemory(); err != nil {
+		x.limited(err)
 		return
 	}
 	x.conn.addRequest(x) // before the decision: Recheck can't miss it
@@ -92,6 +97,25 @@ func (x *exchange) serve() {
 	// An upstream may answer before it has read all of the request.
 	_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/2 always is
 	x.act()
+}
+
+// takeMemory takes what the request may cost. A connection has paid for the one
+// request at a time that HTTP/1 has.
+func (x *exchange) takeMemory() error {
+	x.held = x.conn.lease()
+	if x.r.ProtoMajor == 1 {
+		return nil
+	}
+	return x.held.take(0, streamMemory)
+}
+
+// keep says whether n more bytes of the body may be kept for another attempt.
+func (x *exchange) keep(n int) bool { return x.held.take(0, int64(n)) == nil }
+
+// limited answers when a limit is reached.
+func (x *exchange) limited(err error) {
+	x.decision.Verdict, x.reason, x.detail = policy.Deny, dialReason(err), err.Error()
+	x.reply(http.StatusServiceUnavailable, "egressd: "+err.Error()+" ("+string(x.reason)+")")
 }
 
 // parse fills x.req, or says why the request is refused.
@@ -172,6 +196,8 @@ func (x *exchange) fail(err error) {
 	case isRefusal(err):
 		x.detail = err.Error()
 		x.deny(dialReason(err), x.req.Host)
+	case isLimit(err):
+		x.limited(err)
 	case isDialError(err):
 		x.reason, x.detail = dialReason(err), err.Error()
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+err.Error())
@@ -211,6 +237,9 @@ func (x *exchange) end() {
 	x.cancel(errDone)
 	for _, release := range x.releases {
 		release()
+	}
+	if x.held != nil {
+		x.held.end()
 	}
 	e := x.conn.event(flow.Request, x.decision.Decision, "http", x.req.Host)
 	if x.reason != "" && e.Reason != x.reason {

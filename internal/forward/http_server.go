@@ -21,6 +21,13 @@ import (
 // maxHeaderBytes bounds a request's header; Envoy's bound is 60 KiB.
 const maxHeaderBytes = 64 << 10
 
+// HTTP/2 with clients: how many requests at once on a connection, and how much
+// of their bodies, in bytes, may wait for upstreams.
+const (
+	maxStreams = 250
+	downWindow = 512 << 10
+)
+
 // handoff is the net.Listener through which peeked connections reach the one
 // http.Server.
 type handoff struct {
@@ -154,8 +161,13 @@ func newServer(c *Core) *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           http.HandlerFunc(c.serveHTTP),
-		Protocols:         &protocols,
+		Handler:   http.HandlerFunc(c.serveHTTP),
+		Protocols: &protocols,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: downWindow,
+		},
 		ReadHeaderTimeout: c.o.PeekTimeout,
 		IdleTimeout:       c.o.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -185,11 +197,20 @@ func (t *conn) http(op Opening, p *peeked) {
 		t.refuse(op.Decision, "http", "", "")
 		return
 	}
+	t.multiplexed = peek.Classify(p.bytes) == peek.HTTP2
+	memory := int64(httpMemory)
+	if t.multiplexed {
+		memory += downWindow
+	}
+	if err := t.held.take(0, memory); err != nil {
+		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
+		return
+	}
 	h := &httpConn{Conn: t.nc, conn: t, first: p.bytes, closed: make(chan struct{})}
-	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
-	if peek.Classify(p.bytes) == peek.HTTP1 {
+	if !t.multiplexed {
 		h.heads = newHeads()
 	}
+	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
 		<-h.closed
 		h.linger()
