@@ -145,8 +145,9 @@ func (a *Agent) wire() error {
 		Bound:    a.workloads.of,
 		Rand:     rand.Uint64,
 	})
+	limits := forwardLimits(a.log)
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.sink, Log: a.log, Rand: rand.Uint64,
+		Decider: out, Dialer: out, Sink: a.sink, Log: a.log, Limits: limits, Rand: rand.Uint64,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
@@ -154,6 +155,7 @@ func (a *Agent) wire() error {
 			Resolver: a.dns,
 			Sink:     a.sink,
 			Log:      a.log,
+			Limits:   limits,
 			Rand:     rand.Uint64,
 		})
 	}
