@@ -25,6 +25,8 @@ type replayBody struct {
 	src io.Reader
 	// received is called once, when the body has been read to its end.
 	received func()
+	// moved is called when some of it has come.
+	moved func()
 	// keep is asked before n more bytes are kept.
 	keep func(n int) bool
 
@@ -41,8 +43,8 @@ type replayBody struct {
 	err     error // of src, io.EOF included
 }
 
-func newReplayBody(src io.Reader, received func(), keep func(n int) bool) *replayBody {
-	return &replayBody{src: src, received: received, keep: keep}
+func newReplayBody(src io.Reader, received func(), keep func(n int) bool, moved func()) *replayBody {
+	return &replayBody{src: src, received: received, keep: keep, moved: moved}
 }
 
 // complete says whether the body was read to its end.
@@ -93,6 +95,9 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 	}
 	n, err := b.src.Read(p)
 	b.total.Add(int64(n))
+	if n > 0 {
+		b.moved()
+	}
 	if !b.overflow.Load() {
 		// Kept even if this attempt went stale meanwhile: the next goes on
 		// from here.

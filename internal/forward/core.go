@@ -31,9 +31,14 @@ type Options struct {
 	SniffTimeout time.Duration
 	// ConnectTimeout bounds Dialer.Dial. 10 s.
 	ConnectTimeout time.Duration
-	// IdleTimeout closes connections without a byte either way. One hour, as
-	// in Envoy.
+	// IdleTimeout ends what has been without a byte either way: spliced and
+	// upgraded connections, HTTP connections between requests, and requests
+	// whose origin is silent. One hour, as in Envoy.
 	IdleTimeout time.Duration
+	// StallTimeout ends a request whose client owes bytes: of its body, before
+	// an answer has begun (gRPC excepted, whose streams may be silent), or in
+	// taking an answer. Five minutes, as Envoy's stream_idle_timeout.
+	StallTimeout time.Duration
 	// Limits bound what connections and requests take. Some of its own: 131072
 	// descriptors, 4 GiB.
 	Limits *Limits
@@ -54,6 +59,7 @@ func (o *Options) setDefaults() {
 		{&o.SniffTimeout, 300 * time.Millisecond},
 		{&o.ConnectTimeout, 10 * time.Second},
 		{&o.IdleTimeout, time.Hour},
+		{&o.StallTimeout, 5 * time.Minute},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.initial

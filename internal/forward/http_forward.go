@@ -325,6 +325,8 @@ func (x *exchange) copyBody(resp *http.Response) error {
 		n, err := resp.Body.Read(*buf)
 		x.upstream.received.Add(int64(n))
 		if n > 0 {
+			x.stall.moved()
+			x.stall.writing.Store(true)
 			if _, err := x.w.Write((*buf)[:n]); err != nil {
 				return errDownstream
 			}
@@ -336,6 +338,8 @@ func (x *exchange) copyBody(resp *http.Response) error {
 			return err
 		}
 		x.flush()
+		x.stall.writing.Store(false)
+		x.stall.moved()
 	}
 }
 

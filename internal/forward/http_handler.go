@@ -20,6 +20,7 @@ var (
 	errPolicyChanged = errors.New("the policy changed")
 	errRouteTimeout  = errors.New("upstream request timeout")
 	errPerTry        = errors.New("upstream request timeout (one try)")
+	errStalled       = errors.New("nothing moved for too long")
 	errDone          = errors.New("request ended")
 )
 
@@ -42,6 +43,8 @@ type exchange struct {
 	releases []func()    // of the attempts' contexts
 	held     *lease
 
+	stall stall
+
 	timerMu sync.Mutex
 	timer   *time.Timer // the route's timeout, once the request is complete
 	ended   bool        // no timer may start any more
@@ -60,7 +63,7 @@ func newExchange(in *httpConn, w http.ResponseWriter, r *http.Request) *exchange
 	x := &exchange{core: in.conn.core, conn: in.conn, in: in, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	if r.ContentLength != 0 {
-		x.body = newReplayBody(r.Body, x.received, x.keep)
+		x.body = newReplayBody(r.Body, x.received, x.keep, x.stall.moved)
 	}
 	return x
 }
@@ -80,6 +83,10 @@ func (x *exchange) serve() {
 	if err := x.takeMemory(); err != nil {
 		x.limited(err)
 		return
+	}
+	x.stall.start(x)
+	if x.body != nil {
+		defer context.AfterFunc(x.ctx, x.stall.unblock)()
 	}
 	x.conn.addRequest(x) // before the decision: Recheck can't miss it
 	x.decision = x.core.o.Decider.HTTP(&x.conn.info, &x.req)
@@ -188,6 +195,8 @@ func (x *exchange) fail(err error) {
 	case errors.Is(cause, errRouteTimeout) || errors.Is(err, errRouteTimeout) || errors.Is(err, errPerTry):
 		x.reason = policy.ReasonTimeout
 		x.reply(http.StatusGatewayTimeout, "upstream request timeout")
+	case errors.Is(cause, errStalled):
+		x.stalled()
 	case cause != nil:
 		x.aborted(cause)
 	case x.body != nil && x.body.failed():
@@ -207,6 +216,18 @@ func (x *exchange) fail(err error) {
 	}
 }
 
+// stalled answers a request in which nothing moved: 408 when the client owes the
+// rest of it, 504 when the origin owes the answer (Envoy's codes).
+func (x *exchange) stalled() {
+	x.reason, x.detail = policy.ReasonTimeout, errStalled.Error()
+	if x.body != nil && !x.body.complete() {
+		x.detail += ": the request's body did not come"
+		x.reply(http.StatusRequestTimeout, "request timeout")
+		return
+	}
+	x.reply(http.StatusGatewayTimeout, "upstream request timeout")
+}
+
 // aborted ends the exchange without an answer: the policy changed, the
 // connection was killed, or the client has gone.
 func (x *exchange) aborted(cause error) {
@@ -215,6 +236,8 @@ func (x *exchange) aborted(cause error) {
 		x.decision.Verdict, x.reason = policy.Deny, policy.ReasonPolicyChanged
 	case errors.Is(cause, errRouteTimeout):
 		x.reason = policy.ReasonTimeout
+	case errors.Is(cause, errStalled):
+		x.reason, x.detail = policy.ReasonTimeout, errStalled.Error()
 	case x.detail == "":
 		x.detail = "the client went away"
 		if reason, detail := x.conn.killReason(); reason != "" {
@@ -230,6 +253,7 @@ func (x *exchange) aborted(cause error) {
 // end records the request, also after a panic with http.ErrAbortHandler.
 func (x *exchange) end() {
 	x.stopTimer()
+	x.stall.stop()
 	if x.lingers {
 		x.in.unread.Store(true)
 	}
@@ -284,6 +308,7 @@ func (x *exchange) writeStatus(status int) {
 		x.closes()
 	}
 	x.answered, x.status = true, status
+	x.stall.began.Store(true)
 	x.w.WriteHeader(status)
 }
 

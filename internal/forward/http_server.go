@@ -167,6 +167,7 @@ func newServer(c *Core) *http.Server {
 			MaxConcurrentStreams:          maxStreams,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: downWindow,
+			WriteByteTimeout:              c.o.StallTimeout,
 		},
 		ReadHeaderTimeout: c.o.PeekTimeout,
 		IdleTimeout:       c.o.IdleTimeout,
@@ -237,4 +238,6 @@ func (c *Core) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(h, w, r)
 	defer x.end()
 	x.serve()
+	// What the server has still to write is the client's to take.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.o.StallTimeout))
 }

@@ -41,6 +41,7 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 	}
 	defer nc.Close()
 	x.in.heads.stop() // upgrades are HTTP/1's
+	x.stall.stop()    // watchIdle takes over
 	x.stopTimer()     // Envoy's route timeout ends with an upgrade
 	x.answered, x.status = true, resp.StatusCode
 
