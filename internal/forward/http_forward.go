@@ -5,6 +5,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -64,6 +65,11 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		return
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode < 100 || resp.StatusCode > 999 {
+		x.reason, x.detail = policy.ReasonUpstream, fmt.Sprintf("the upstream answered with status %d", resp.StatusCode)
+		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream answered with a bad status")
+		return
+	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.upgrade(resp, dest)
 		return

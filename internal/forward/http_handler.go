@@ -186,7 +186,11 @@ func (x *exchange) deny(reason policy.Reason, name string) {
 		x.reply(http.StatusNotFound, "egressd: no route for "+name)
 		return
 	}
-	x.reply(http.StatusBadGateway, "egressd: "+name+" is not allowed ("+string(reason)+")")
+	status := http.StatusBadGateway
+	if reason == policy.ReasonAuthorization || reason == policy.ReasonNoAllow {
+		status = http.StatusForbidden // as Istio's "RBAC: access denied"
+	}
+	x.reply(status, "egressd: "+name+" is not allowed ("+string(reason)+")")
 }
 
 // fail answers when no upstream response could be had.
@@ -209,11 +213,23 @@ func (x *exchange) fail(err error) {
 		x.limited(err)
 	case isDialError(err):
 		x.reason, x.detail = dialReason(err), err.Error()
-		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+err.Error())
+		text := err.Error()
+		if x.conn.info.Layer == flow.Ingress {
+			text = publicText(err) // a visitor is not told of addresses behind the gateway
+		}
+		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+text)
 	default:
 		x.reason, x.detail = policy.ReasonUpstream, err.Error()
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": the upstream closed the connection before it answered")
 	}
+}
+
+// publicText is what a dial error is about, without addresses.
+func publicText(err error) string {
+	if errors.Is(err, ErrResolve) {
+		return ErrResolve.Error()
+	}
+	return ErrConnect.Error()
 }
 
 // stalled answers a request in which nothing moved: 408 when the client owes the
