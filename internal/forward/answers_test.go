@@ -3,7 +3,11 @@
 package forward
 
 import (
+	"bufio"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -55,6 +59,20 @@ func TestBadStatus(t *testing.T) {
 		}
 		if e := r.sink.wait(t, flow.Request, 1); e.Status != 502 || e.Reason != policy.ReasonUpstream {
 			t.Errorf("event %+v", e)
+		}
+	}
+}
+
+// TestAnswerIsNotHTTP: an origin that speaks something else, or no HTTP/1.x.
+func TestAnswerIsNotHTTP(t *testing.T) {
+	for _, answer := range []string{"220 mail.example ESMTP\r\n", "<html>", "HTTP/1.1 2x0 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n"} {
+		r := newRig(t, HTTP)
+		r.origin("a.example", func(nc *net.TCPConn) {
+			_, _ = http.ReadRequest(bufio.NewReader(nc))
+			_, _ = io.WriteString(nc, answer)
+		})
+		if resp, body := get(t, r.client(false), "http://a.example/"); resp.StatusCode != 502 {
+			t.Errorf("%q: %d %s", answer, resp.StatusCode, body)
 		}
 	}
 }

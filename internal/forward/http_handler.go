@@ -218,6 +218,9 @@ func (x *exchange) fail(err error) {
 			text = publicText(err) // a visitor is not told of addresses behind the gateway
 		}
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+text)
+	case strings.Contains(err.Error(), "malformed"): // net/http has no type for it
+		x.reason, x.detail = policy.ReasonUpstream, err.Error()
+		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream's answer is not HTTP")
 	default:
 		x.reason, x.detail = policy.ReasonUpstream, err.Error()
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": the upstream closed the connection before it answered")
