@@ -34,7 +34,10 @@ type Options struct {
 	Resolver Resolver
 	Sink     flow.Sink
 	Log      *slog.Logger
-	Rand     func() uint64
+	// Limits are those of the egress side, which the listeners share; nil:
+	// some of their own.
+	Limits *forward.Limits
+	Rand   func() uint64
 	// Own says where egressd itself listens: nothing is dialled there.
 	Own forward.Own
 }
@@ -66,7 +69,7 @@ var (
 // New makes an Ingress without listeners; Apply opens them.
 func New(o Options) *Ingress {
 	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}}
-	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Rand: o.Rand})
+	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Rand: o.Rand})
 	return in
 }
 
@@ -186,6 +189,9 @@ func (in *Ingress) Shutdown(ctx context.Context) error {
 	in.serving.Wait()
 	return err
 }
+
+// Stats returns the counts of this moment.
+func (in *Ingress) Stats() forward.Stats { return in.core.Stats() }
 
 // Addresses lists what is being listened on.
 func (in *Ingress) Addresses() []string {

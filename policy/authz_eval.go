@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // knowledge says what is known of a fact about a flow.
@@ -266,6 +267,26 @@ func (c *authCondition) matches(f *authFacts, q asking) bool {
 	if f.requestIs != known {
 		return q.unknown(f.requestIs)
 	}
-	v, _ := f.request.header(c.header)
-	return oneOf(c.values, c.notValues, v)
+	return c.onHeader(f.request, q)
+}
+
+// onHeader looks at a header's lines joined by commas, which is how Envoy sees
+// them, and at each alone, which is how a server may that takes the first or the
+// last: what is denied in any form is denied, what is to be allowed must be in
+// all. A comma within a line parts values as a line end does (RFC 9110, 5.3).
+func (c *authCondition) onHeader(r *Request, q asking) bool {
+	joined, _ := r.header(c.header)
+	has := func(v string) bool { return oneOf(c.values, c.notValues, v) }
+	is := has(joined)
+	for _, line := range r.Header[c.header] {
+		if !q.deny {
+			is = is && has(line)
+			continue
+		}
+		is = is || has(line)
+		for part := range strings.SplitSeq(line, ",") {
+			is = is || has(strings.Trim(part, " \t"))
+		}
+	}
+	return is
 }

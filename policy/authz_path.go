@@ -92,17 +92,16 @@ func matchRest(template []string, p string) bool {
 	}
 }
 
-// plainPath is a path as servers may read it: percent-decoded, without
-// parameters, with dot segments resolved and runs of slashes merged. A path that cannot be decoded
-// is returned as it is. It allocates only when something has to change.
+// plainPath is a path as servers may read it: without a fragment, percent-
+// decoded, up to a NUL, without parameters, with dot segments resolved and runs
+// of slashes merged. Escapes that are none stay as they are, as lenient servers
+// leave them. It allocates only when something has to change.
 func plainPath(raw string) string {
-	if !strings.ContainsAny(raw, `%\;`) && !strings.Contains(raw, "//") && !strings.Contains(raw, "/.") {
+	if !strings.ContainsAny(raw, "%\\;#\x00") && !strings.Contains(raw, "//") && !strings.Contains(raw, "/.") {
 		return raw
 	}
-	p := raw
-	if d, err := url.PathUnescape(raw); err == nil {
-		p = d
-	}
+	p, _, _ := strings.Cut(raw, "#")
+	p, _, _ = strings.Cut(unescape(p), "\x00")
 	p = strings.ReplaceAll(p, `\`, "/")
 	if strings.Contains(p, ";") { // parameters, which many servers leave out
 		segments := strings.Split(p, "/")
@@ -119,4 +118,23 @@ func plainPath(raw string) string {
 		return p
 	}
 	return p + end
+}
+
+// unescape decodes the percent-escapes of s, and leaves alone what is none.
+func unescape(s string) string {
+	if d, err := url.PathUnescape(s); err == nil {
+		return d
+	}
+	var b strings.Builder
+	for s != "" {
+		n := min(3, len(s))
+		if d, err := url.PathUnescape(s[:n]); s[0] == '%' && err == nil {
+			b.WriteString(d)
+		} else {
+			n = 1
+			b.WriteByte(s[0])
+		}
+		s = s[n:]
+	}
+	return b.String()
 }

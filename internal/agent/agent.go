@@ -153,8 +153,9 @@ func (a *Agent) wire() error {
 		Socket:   a.allowsSocket,
 		Own:      a.own,
 	})
+	limits := forwardLimits(a.log)
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Rand: rand.Uint64,
+		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: limits, Rand: rand.Uint64,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
@@ -162,6 +163,7 @@ func (a *Agent) wire() error {
 			Resolver: a.dns,
 			Sink:     a.recorder,
 			Log:      a.log,
+			Limits:   limits,
 			Rand:     rand.Uint64,
 			Own:      a.own,
 		})

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/forward"
 )
 
 // registry has every metric of the daemon. They are read when they are asked
@@ -48,7 +49,11 @@ var (
 	learnedMaxDesc = prometheus.NewDesc("egressd_learned_max",
 		"How much of it one policy may have; more is refused (quota).", []string{"what"}, nil)
 	openDesc = prometheus.NewDesc("egressd_connections_open",
-		"Downstream connections that are open in the egress proxy.", nil, nil)
+		"Downstream connections that are open in the proxy.", []string{"side"}, nil)
+	limitDesc = prometheus.NewDesc("egressd_forward_used",
+		"File descriptors, and bytes at the most, that proxied connections take.", []string{"what"}, nil)
+	limitMaxDesc = prometheus.NewDesc("egressd_forward_max",
+		"How much of them there is for all; no workload may have more than it leaves free (quota).", []string{"what"}, nil)
 	closedDesc = prometheus.NewDesc("egressd_interface_closed_total",
 		"Connections to the admin, status and readiness interfaces that were closed to make room for newer ones.", []string{"interface"}, nil)
 	droppedDesc = prometheus.NewDesc("egressd_followers_dropped_total",
@@ -62,7 +67,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, closedDesc, droppedDesc, readyDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, readyDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -104,7 +109,14 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(d, float64(n.Openings), "openings")
 		gauge(d, float64(n.Proofs), "proofs")
 	}
-	gauge(openDesc, float64(s.Connections.Open))
+	gauge(openDesc, float64(s.Connections.Open), "egress")
+	if s.GatewayConnections != nil {
+		gauge(openDesc, float64(s.GatewayConnections.Open), "ingress")
+	}
+	for what, u := range map[string]forward.Use{"descriptors": s.Connections.Descriptors, "memory": s.Connections.Memory} {
+		gauge(limitDesc, float64(u.Used), what)
+		gauge(limitMaxDesc, float64(u.Max), what)
+	}
 	for name, n := range m.a.surfaces.closed() {
 		counter(closedDesc, n, name)
 	}

@@ -43,6 +43,8 @@ type Status struct {
 	DNSServers  []string      `json:"dnsServers"`
 	Connections forward.Stats `json:"connections"`
 	Gateway     []string      `json:"gateway,omitempty"`
+	// GatewayConnections are those of the gateway's visitors.
+	GatewayConnections *forward.Stats `json:"gatewayConnections,omitempty"`
 	// GatewaySkipped says what Gateways ask for and is not served.
 	GatewaySkipped []string `json:"gatewaySkipped,omitempty"`
 	// Gates are where the listeners stand for sockets of other network
@@ -165,6 +167,8 @@ func (a *Agent) Status() Status {
 	st.Connections = a.outgoing.Stats()
 	if a.incoming != nil {
 		st.Gateway, st.GatewaySkipped = a.incoming.Addresses(), a.incoming.Skipped()
+		visitors := a.incoming.Stats()
+		st.GatewayConnections = &visitors
 	}
 	st.Denials = map[string]uint64{}
 	for k, n := range a.events.Counts() {

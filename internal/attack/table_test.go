@@ -41,6 +41,8 @@ var impossible = []struct{ attack, why string }{
 	{"MPTCP's ADD_ADDR", "no MPTCP socket is made, so no server can name another address to it"},
 	{"a stale address after its TTL", "an address is kept 60 s longer, which no test waits for; package dnsproxy tests it with a clock of its own"},
 	{"a silent client until the deadline", "takes the 10 s of the deadline; package forward tests it with a shorter one"},
+	{"all connections that one workload may have", "half of the machine's limit of descriptors; package forward tests it with a small limit"},
+	{"stalled requests, answers that nobody reads", "take the five minutes of the timeout; package forward tests them with a shorter one"},
 	{"exfiltration to an allowed host", "another repository of an allowed site is the same name and, inside TLS, not seen"},
 	{"bpftool, iptables, routes, TCP_REPAIR by root", "a process with CAP_BPF or CAP_NET_ADMIN owns the machine's network; take them away"},
 	{"VSOCK, SMC, TIPC", "no peer on one machine; no hook sees the creation of other families"},

@@ -5,6 +5,7 @@ package forward
 import (
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -12,32 +13,47 @@ import (
 // maxReplay is how much of a request body is kept for another attempt, in bytes.
 const maxReplay = 64 << 10
 
-var errStaleAttempt = errors.New("a later attempt reads the body")
+var (
+	errStaleAttempt  = errors.New("a later attempt reads the body")
+	errNotReplayable = errors.New("the body is not kept for another attempt")
+)
 
 // replayBody is a request body that several attempts can read, one after the
 // other, as long as it has at most maxReplay bytes. Nothing is read ahead of
 // the attempts: bodies stream, and 100-continue works.
 type replayBody struct {
 	src io.Reader
-	// complete is called once, when the body has been read to its end.
-	complete func()
+	// received is called once, when the body has been read to its end.
+	received func()
+	// moved is called when some of it has come.
+	moved func()
+	// keep is asked before n more bytes are kept.
+	keep func(n int) bool
 
 	attempt  atomic.Int64 // the one that may read
-	overflow atomic.Bool  // more than maxReplay bytes: no further attempt
+	overflow atomic.Bool  // more than may be kept: no further attempt
+	ended    atomic.Bool  // read to its end
 	total    atomic.Int64
 
 	mu   sync.Mutex
 	kept []byte
-	err  error // of src, io.EOF included
+	base int64 // bytes before kept, which nobody can have any more
+	// trailer is the client's, once the body was read to its end.
+	trailer http.Header
+	err     error // of src, io.EOF included
 }
 
-func newReplayBody(src io.Reader, complete func()) *replayBody {
-	return &replayBody{src: src, complete: complete}
+func newReplayBody(src io.Reader, received func(), keep func(n int) bool, moved func()) *replayBody {
+	return &replayBody{src: src, received: received, keep: keep, moved: moved}
 }
+
+// complete says whether the body was read to its end.
+func (b *replayBody) complete() bool { return b.ended.Load() }
 
 // next returns the body for a new attempt; earlier attempts read no more.
-func (b *replayBody) next() io.ReadCloser {
-	return &attemptBody{b: b, attempt: b.attempt.Add(1)}
+// trailer is the attempt's own and gets its values at the body's end.
+func (b *replayBody) next(trailer http.Header) *attemptBody {
+	return &attemptBody{b: b, attempt: b.attempt.Add(1), trailer: trailer}
 }
 
 // replayable says whether a further attempt could read it all.
@@ -63,6 +79,10 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 	if attempt != b.attempt.Load() {
 		return 0, errStaleAttempt
 	}
+	pos -= b.base
+	if pos < 0 {
+		return 0, errNotReplayable
+	}
 	if pos < int64(len(b.kept)) {
 		n := copy(p, b.kept[pos:])
 		if pos+int64(n) == int64(len(b.kept)) && !b.overflow.Load() {
@@ -75,18 +95,26 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 	}
 	n, err := b.src.Read(p)
 	b.total.Add(int64(n))
+	if n > 0 {
+		b.moved()
+	}
 	if !b.overflow.Load() {
 		// Kept even if this attempt went stale meanwhile: the next goes on
 		// from here.
-		b.kept = append(b.kept, p[:n]...)
-		if len(b.kept) > maxReplay {
+		if len(b.kept)+n > maxReplay || !b.keep(n) {
 			b.overflow.Store(true)
+		}
+		b.kept = append(b.kept, p[:n]...)
+		if b.overflow.Load() && attempt == b.attempt.Load() {
+			// This attempt has it all; one that begins meanwhile gets an error.
+			b.base, b.kept = b.total.Load(), nil
 		}
 	}
 	if err != nil {
 		b.err = err
 		if errors.Is(err, io.EOF) {
-			b.complete()
+			b.received()
+			b.ended.Store(true)
 		}
 	}
 	return n, err
@@ -98,6 +126,7 @@ type attemptBody struct {
 	attempt int64
 	pos     int64
 	closed  atomic.Bool
+	trailer http.Header
 }
 
 func (a *attemptBody) Read(p []byte) (int, error) {
@@ -106,6 +135,11 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	}
 	n, err := a.b.read(a.attempt, a.pos, p)
 	a.pos += int64(n)
+	if errors.Is(err, io.EOF) {
+		for name := range a.trailer {
+			a.trailer[name] = a.b.trailer[name]
+		}
+	}
 	return n, err
 }
 

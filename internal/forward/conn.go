@@ -35,6 +35,10 @@ type conn struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	opened time.Time
+	held   *lease
+	ups    *upstreams
+	// multiplexed: HTTP/2, set before the first request.
+	multiplexed bool
 	// generation is the core's before the Decider was first asked.
 	generation uint64
 
@@ -51,15 +55,17 @@ type conn struct {
 // ended. The end of ctx ends the connection.
 func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 	t := &conn{core: c, info: info, nc: nc, opened: time.Now()}
+	t.held, t.ups = t.lease(), newUpstreams(t)
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
 	// Registered before anything is decided: a policy change can't miss it.
-	if !c.register(t) {
-		t.refuse(denied(policy.ReasonOverload, nil), "tcp", "", "")
+	if err := c.register(t); err != nil {
+		t.refuse(denied(dialReason(err), nil), "tcp", "", err.Error())
 		return
 	}
 	defer c.unregister(t)
 	defer nc.Close()
+	defer t.ups.close()
 	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
 	defer stop()
 	c.counters.accepted.Add(1)

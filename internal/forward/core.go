@@ -31,11 +31,17 @@ type Options struct {
 	SniffTimeout time.Duration
 	// ConnectTimeout bounds Dialer.Dial. 10 s.
 	ConnectTimeout time.Duration
-	// IdleTimeout closes connections without a byte either way. One hour, as
-	// in Envoy.
+	// IdleTimeout ends what has been without a byte either way: spliced and
+	// upgraded connections, HTTP connections between requests, and requests
+	// whose origin is silent. One hour, as in Envoy.
 	IdleTimeout time.Duration
-	// MaxConns bounds the open downstream connections. 65536.
-	MaxConns int
+	// StallTimeout ends a request whose client owes bytes: of its body, before
+	// an answer has begun (gRPC excepted, whose streams may be silent), or in
+	// taking an answer. Five minutes, as Envoy's stream_idle_timeout.
+	StallTimeout time.Duration
+	// Limits bound what connections and requests take. Some of its own: 131072
+	// descriptors, 4 GiB.
+	Limits *Limits
 	// Rand draws weights, fault percentages and backoff jitter; it must be
 	// safe for concurrent use. math/rand/v2.Uint64.
 	Rand func() uint64
@@ -53,13 +59,14 @@ func (o *Options) setDefaults() {
 		{&o.SniffTimeout, 300 * time.Millisecond},
 		{&o.ConnectTimeout, 10 * time.Second},
 		{&o.IdleTimeout, time.Hour},
+		{&o.StallTimeout, 5 * time.Minute},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.initial
 		}
 	}
-	if o.MaxConns <= 0 {
-		o.MaxConns = 65536
+	if o.Limits == nil {
+		o.Limits = &Limits{Descriptors: NewBudget(128 << 10), Memory: NewBudget(4 << 30)}
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Uint64
@@ -87,7 +94,6 @@ type Core struct {
 	handoff *handoff
 	server  *http.Server
 	served  chan struct{} // closed when server.Serve has returned
-	pools   *pools
 
 	buffers copyBuffers
 }
@@ -102,7 +108,9 @@ type Stats struct {
 	Accepted uint64 `json:"accepted"` // connections that were served, ever
 	Refused  uint64 `json:"refused"`  // connections that were refused, ever
 	Requests uint64 `json:"requests"` // HTTP requests, ever
-	Pools    int    `json:"pools"`    // upstream HTTP pools
+	// What is taken of the limits, by all cores that share them.
+	Descriptors Use `json:"descriptors"`
+	Memory      Use `json:"memory"` // bytes, at the most
 }
 
 // New returns a Core that is ready to serve. Shutdown ends it.
@@ -115,7 +123,6 @@ func New(o Options) *Core {
 		served:  make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.pools = newPools(c)
 	c.server = newServer(c)
 	go func() {
 		defer close(c.served)
@@ -135,27 +142,36 @@ func (c *Core) Stats() Stats {
 		Accepted: c.counters.accepted.Load(),
 		Refused:  c.counters.refused.Load(),
 		Requests: c.counters.requests.Load(),
-		Pools:    c.pools.len(),
+
+		Descriptors: c.o.Limits.Descriptors.use(),
+		Memory:      c.o.Limits.Memory.use(),
 	}
 }
 
-// register makes t known to Recheck and Shutdown. It returns false when there
-// are too many connections or the core is shutting down.
-func (c *Core) register(t *conn) bool {
+// errDraining: the core takes no more connections.
+var errDraining = &limitError{policy.ReasonOverload, "egressd is shutting down"}
+
+// register makes t known to Recheck and Shutdown. It fails when there are too
+// many connections or the core is shutting down.
+func (c *Core) register(t *conn) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining || len(c.conns) >= c.o.MaxConns {
-		return false
+	if c.draining {
+		return errDraining
+	}
+	if err := t.held.take(1, connMemory); err != nil {
+		return err
 	}
 	c.conns[t] = struct{}{}
 	c.serving.Add(1)
-	return true
+	return nil
 }
 
 func (c *Core) unregister(t *conn) {
 	c.mu.Lock()
 	delete(c.conns, t)
 	c.mu.Unlock()
+	t.held.end()
 	c.serving.Done()
 }
 
@@ -177,9 +193,9 @@ func (c *Core) Recheck() {
 	c.generation.Add(1)
 	for _, t := range c.open() {
 		t.recheck()
+		// Idle upstream connections may go to addresses that are denied now.
+		t.ups.closeIdle()
 	}
-	// Idle upstream connections may go to addresses that are denied now.
-	c.pools.closeIdle()
 }
 
 // Shutdown stops taking connections, lets requests and spliced connections
@@ -211,6 +227,5 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	_ = c.server.Close()
 	<-c.served
 	c.cancel()
-	c.pools.closeIdle()
 	return err
 }

@@ -2,7 +2,7 @@
 
 // Package forward is the one forwarding core of the egress and the ingress
 // side: it accepts connections, peeks at their first bytes under a deadline,
-// routes HTTP requests by compiled rules, keeps upstream pools, applies
+// routes HTTP requests by compiled rules, keeps upstream connections, applies
 // timeouts, retries and faults, and splices opaque bytes.
 //
 // It knows no BPF and no YAML. What is allowed comes from a Decider, where

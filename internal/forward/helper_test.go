@@ -222,13 +222,17 @@ func (r *rig) addr() string {
 }
 
 func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
-	return Conn{
+	info := Conn{
 		Dst:      netip.MustParseAddrPort("192.0.2.1:80"),
 		Src:      addrPort(nc.RemoteAddr()),
 		Layer:    r.layer,
 		Workload: "w",
 		Policy:   policy.DefaultPolicy,
-	}, nil
+	}
+	if info.Src.Addr() == second {
+		info.Workload, info.WorkloadID = "w2", 2
+	}
+	return info, nil
 }
 
 // at tells the dialer where a host is.

@@ -5,6 +5,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -55,9 +56,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		x.reply(http.StatusInternalServerError, "egressd: rewrite failed")
 		return
 	}
-	if x.r.ContentLength != 0 {
-		x.body = newReplayBody(x.r.Body, x.startTimer)
-	} else {
+	if x.body == nil {
 		x.startTimer()
 	}
 	resp, err := x.roundTrip(u, out)
@@ -66,11 +65,22 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		return
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode < 100 || resp.StatusCode > 999 {
+		x.reason, x.detail = policy.ReasonUpstream, fmt.Sprintf("the upstream answered with status %d", resp.StatusCode)
+		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream answered with a bad status")
+		return
+	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.upgrade(resp, dest)
 		return
 	}
 	x.respond(resp, dest)
+}
+
+// received is called when the request's body was read to its end.
+func (x *exchange) received() {
+	x.body.trailer = x.r.Trailer
+	x.startTimer()
 }
 
 // startTimer starts the route's timeout: it counts from the moment the
@@ -126,6 +136,9 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 			authority = or(a.Rule.Headers.Request.Apply(header), authority)
 		}
 	}
+	if err := checkPath(path); err != nil {
+		return nil, err // by a rule's rewrite
+	}
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = nil // or net/http would invent one
 	}
@@ -138,7 +151,7 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 		Header:        header,
 		Host:          authority,
 		ContentLength: r.ContentLength,
-		Trailer:       r.Trailer, // filled in by the server at the body's end
+		Trailer:       announcedTrailer(r.Trailer),
 	}, nil
 }
 
@@ -185,11 +198,19 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 		WroteHeaders:   func() { wrote.Store(true) },
 		Got1xxResponse: informational.got,
 	}
-	req := out.WithContext(httptrace.WithClientTrace(withTarget(ctx, &x.conn.info, u), trace))
+	req := out.WithContext(httptrace.WithClientTrace(withTarget(ctx, u), trace))
 	if x.body != nil {
-		req.Body = x.body.next()
+		body := x.body.next(announcedTrailer(out.Trailer))
+		req.Body, req.Trailer = body, body.trailer
+		// For what net/http itself repeats because nothing of it was processed.
+		req.GetBody = func() (io.ReadCloser, error) {
+			if !x.body.replayable() {
+				return nil, errNotReplayable
+			}
+			return x.body.next(req.Trailer), nil
+		}
 	}
-	resp, err = x.core.pools.get(x.conn, u, x.wantsHTTP2(u)).RoundTrip(req)
+	resp, err = x.conn.ups.get(u, x.wantsHTTP2(u)).RoundTrip(req)
 	informational.stop()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -310,6 +331,8 @@ func (x *exchange) copyBody(resp *http.Response) error {
 		n, err := resp.Body.Read(*buf)
 		x.upstream.received.Add(int64(n))
 		if n > 0 {
+			x.stall.moved()
+			x.stall.writing.Store(true)
 			if _, err := x.w.Write((*buf)[:n]); err != nil {
 				return errDownstream
 			}
@@ -321,6 +344,8 @@ func (x *exchange) copyBody(resp *http.Response) error {
 			return err
 		}
 		x.flush()
+		x.stall.writing.Store(false)
+		x.stall.moved()
 	}
 }
 

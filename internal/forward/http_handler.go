@@ -20,6 +20,7 @@ var (
 	errPolicyChanged = errors.New("the policy changed")
 	errRouteTimeout  = errors.New("upstream request timeout")
 	errPerTry        = errors.New("upstream request timeout (one try)")
+	errStalled       = errors.New("nothing moved for too long")
 	errDone          = errors.New("request ended")
 )
 
@@ -27,6 +28,7 @@ var (
 type exchange struct {
 	core   *Core
 	conn   *conn
+	in     *httpConn
 	w      http.ResponseWriter
 	r      *http.Request
 	ctx    context.Context
@@ -37,7 +39,11 @@ type exchange struct {
 	decision policy.HTTPDecision
 	body     *replayBody // nil: no body
 	answered bool        // a final status was written
+	lingers  bool        // the connection ends with it, whatever is still to be read
 	releases []func()    // of the attempts' contexts
+	held     *lease
+
+	stall stall
 
 	timerMu sync.Mutex
 	timer   *time.Timer // the route's timeout, once the request is complete
@@ -53,9 +59,12 @@ type exchange struct {
 	tunnelled int64
 }
 
-func newExchange(t *conn, w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{core: t.core, conn: t, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
+func newExchange(in *httpConn, w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{core: in.conn.core, conn: in.conn, in: in, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	if r.ContentLength != 0 {
+		x.body = newReplayBody(r.Body, x.received, x.keep, x.stall.moved)
+	}
 	return x
 }
 
@@ -67,9 +76,17 @@ func (x *exchange) serve() {
 			x.decision.Reason = policy.ReasonNoName
 		}
 		x.detail = err.Error()
-		x.w.Header().Set("Connection", "close")
+		x.closes()
 		x.reply(http.StatusBadRequest, "egressd: bad request: "+err.Error())
 		return
+	}
+	if err := x.takeMemory(); err != nil {
+		x.limited(err)
+		return
+	}
+	x.stall.start(x)
+	if x.body != nil {
+		defer context.AfterFunc(x.ctx, x.stall.unblock)()
 	}
 	x.conn.addRequest(x) // before the decision: Recheck can't miss it
 	x.decision = x.core.o.Decider.HTTP(&x.conn.info, &x.req)
@@ -89,18 +106,33 @@ func (x *exchange) serve() {
 	x.act()
 }
 
+// takeMemory takes what the request may cost. A connection has paid for the one
+// request at a time that HTTP/1 has.
+func (x *exchange) takeMemory() error {
+	x.held = x.conn.lease()
+	if x.r.ProtoMajor == 1 {
+		return nil
+	}
+	return x.held.take(0, streamMemory)
+}
+
+// keep says whether n more bytes of the body may be kept for another attempt.
+func (x *exchange) keep(n int) bool { return x.held.take(0, int64(n)) == nil }
+
+// limited answers when a limit is reached.
+func (x *exchange) limited(err error) {
+	x.decision.Verdict, x.reason, x.detail = policy.Deny, dialReason(err), err.Error()
+	x.reply(http.StatusServiceUnavailable, "egressd: "+err.Error()+" ("+string(x.reason)+")")
+}
+
 // parse fills x.req, or says why the request is refused.
 func (x *exchange) parse() error {
 	r := x.r
-	switch {
-	case r.Method == http.MethodConnect:
-		return errors.New("CONNECT is not supported")
-	case r.ProtoMajor == 1 && r.URL.Host != "":
-		// An absolute target is for proxies, and we are none to the client:
-		// its Host field, gone by now, may name somebody else.
-		return errors.New("absolute request target")
-	case r.ProtoMajor == 1 && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/"):
-		return errors.New("bad request target")
+	if err := x.checkFraming(); err != nil {
+		return err
+	}
+	if err := checkTarget(r.Method, r.RequestURI); err != nil {
+		return err
 	}
 	if hosts, ok := r.Header["Host"]; ok { // HTTP/2 beside :authority
 		if len(hosts) != 1 || !strings.EqualFold(hosts[0], r.Host) {
@@ -130,6 +162,21 @@ func (x *exchange) parse() error {
 	return nil
 }
 
+// checkFraming refuses an HTTP/1 request whose end others may see elsewhere.
+// net/http has removed what contradicted itself, so the raw head is asked.
+func (x *exchange) checkFraming() error {
+	if x.in.heads == nil {
+		return nil
+	}
+	switch f := x.in.heads.take(); {
+	case f == framingCoded && !x.r.ProtoAtLeast(1, 1):
+		return errors.New("Transfer-Encoding in HTTP/1.0")
+	case f != framingGood && f != framingCoded:
+		return errors.New("request framing: " + f.String())
+	}
+	return nil
+}
+
 // deny answers a denial of name.
 func (x *exchange) deny(reason policy.Reason, name string) {
 	x.decision.Verdict, x.reason = policy.Deny, reason
@@ -139,7 +186,11 @@ func (x *exchange) deny(reason policy.Reason, name string) {
 		x.reply(http.StatusNotFound, "egressd: no route for "+name)
 		return
 	}
-	x.reply(http.StatusBadGateway, "egressd: "+name+" is not allowed ("+string(reason)+")")
+	status := http.StatusBadGateway
+	if reason == policy.ReasonAuthorization || reason == policy.ReasonNoAllow {
+		status = http.StatusForbidden // as Istio's "RBAC: access denied"
+	}
+	x.reply(status, "egressd: "+name+" is not allowed ("+string(reason)+")")
 }
 
 // fail answers when no upstream response could be had.
@@ -148,6 +199,8 @@ func (x *exchange) fail(err error) {
 	case errors.Is(cause, errRouteTimeout) || errors.Is(err, errRouteTimeout) || errors.Is(err, errPerTry):
 		x.reason = policy.ReasonTimeout
 		x.reply(http.StatusGatewayTimeout, "upstream request timeout")
+	case errors.Is(cause, errStalled):
+		x.stalled()
 	case cause != nil:
 		x.aborted(cause)
 	case x.body != nil && x.body.failed():
@@ -156,13 +209,42 @@ func (x *exchange) fail(err error) {
 	case isRefusal(err):
 		x.detail = err.Error()
 		x.deny(dialReason(err), x.req.Host)
+	case isLimit(err):
+		x.limited(err)
 	case isDialError(err):
 		x.reason, x.detail = dialReason(err), err.Error()
-		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+err.Error())
+		text := err.Error()
+		if x.conn.info.Layer == flow.Ingress {
+			text = publicText(err) // a visitor is not told of addresses behind the gateway
+		}
+		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+text)
+	case strings.Contains(err.Error(), "malformed"): // net/http has no type for it
+		x.reason, x.detail = policy.ReasonUpstream, err.Error()
+		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream's answer is not HTTP")
 	default:
 		x.reason, x.detail = policy.ReasonUpstream, err.Error()
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": the upstream closed the connection before it answered")
 	}
+}
+
+// publicText is what a dial error is about, without addresses.
+func publicText(err error) string {
+	if errors.Is(err, ErrResolve) {
+		return ErrResolve.Error()
+	}
+	return ErrConnect.Error()
+}
+
+// stalled answers a request in which nothing moved: 408 when the client owes the
+// rest of it, 504 when the origin owes the answer (Envoy's codes).
+func (x *exchange) stalled() {
+	x.reason, x.detail = policy.ReasonTimeout, errStalled.Error()
+	if x.body != nil && !x.body.complete() {
+		x.detail += ": the request's body did not come"
+		x.reply(http.StatusRequestTimeout, "request timeout")
+		return
+	}
+	x.reply(http.StatusGatewayTimeout, "upstream request timeout")
 }
 
 // aborted ends the exchange without an answer: the policy changed, the
@@ -173,6 +255,8 @@ func (x *exchange) aborted(cause error) {
 		x.decision.Verdict, x.reason = policy.Deny, policy.ReasonPolicyChanged
 	case errors.Is(cause, errRouteTimeout):
 		x.reason = policy.ReasonTimeout
+	case errors.Is(cause, errStalled):
+		x.reason, x.detail = policy.ReasonTimeout, errStalled.Error()
 	case x.detail == "":
 		x.detail = "the client went away"
 		if reason, detail := x.conn.killReason(); reason != "" {
@@ -188,10 +272,17 @@ func (x *exchange) aborted(cause error) {
 // end records the request, also after a panic with http.ErrAbortHandler.
 func (x *exchange) end() {
 	x.stopTimer()
+	x.stall.stop()
+	if x.lingers {
+		x.in.unread.Store(true)
+	}
 	x.conn.removeRequest(x)
 	x.cancel(errDone)
 	for _, release := range x.releases {
 		release()
+	}
+	if x.held != nil {
+		x.held.end()
 	}
 	e := x.conn.event(flow.Request, x.decision.Decision, "http", x.req.Host)
 	if x.reason != "" && e.Reason != x.reason {
@@ -228,8 +319,22 @@ func (x *exchange) reply(status int, text string) {
 	}
 }
 
-// writeStatus writes the final status.
+// writeStatus writes the final status. An HTTP/1 connection ends with an answer
+// to a request that was not received to its end: what is on its way must not be
+// read as another request.
 func (x *exchange) writeStatus(status int) {
+	if x.body != nil && !x.body.complete() {
+		x.closes()
+	}
 	x.answered, x.status = true, status
+	x.stall.began.Store(true)
 	x.w.WriteHeader(status)
+}
+
+// closes has an HTTP/1 connection end with this answer.
+func (x *exchange) closes() {
+	if x.r.ProtoMajor == 1 {
+		x.w.Header().Set("Connection", "close")
+		x.lingers = true
+	}
 }

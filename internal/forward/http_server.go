@@ -5,18 +5,28 @@ package forward
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
 )
 
 // maxHeaderBytes bounds a request's header; Envoy's bound is 60 KiB.
 const maxHeaderBytes = 64 << 10
+
+// HTTP/2 with clients: how many requests at once on a connection, and how much
+// of their bodies, in bytes, may wait for upstreams.
+const (
+	maxStreams = 250
+	downWindow = 512 << 10
+)
 
 // handoff is the net.Listener through which peeked connections reach the one
 // http.Server.
@@ -62,23 +72,32 @@ type httpConn struct {
 	net.Conn
 	conn     *conn
 	first    []byte // peeked, not yet read
+	heads    *heads // nil: HTTP/2
 	in, out  atomic.Int64
 	requests atomic.Int64
-	closed   chan struct{}
-	once     sync.Once
+	// unread says that the last request was not read to its end: what comes is
+	// no request, and nothing more is read.
+	unread atomic.Bool
+	closed chan struct{}
+	once   sync.Once
 }
 
-func (h *httpConn) Read(p []byte) (int, error) {
-	if len(h.first) > 0 {
-		n := copy(p, h.first)
+func (h *httpConn) Read(p []byte) (n int, err error) {
+	switch {
+	case h.unread.Load():
+		return 0, io.EOF
+	case len(h.first) > 0:
+		n = copy(p, h.first)
 		if h.first = h.first[n:]; len(h.first) == 0 {
 			h.first = nil
 		}
-		h.in.Add(int64(n))
-		return n, nil
+	default:
+		n, err = h.Conn.Read(p)
 	}
-	n, err := h.Conn.Read(p)
 	h.in.Add(int64(n))
+	if h.heads != nil {
+		h.heads.read(p[:n])
+	}
 	return n, err
 }
 
@@ -92,10 +111,46 @@ func (h *httpConn) Write(p []byte) (int, error) {
 // still sending gets to read an early answer.
 func (h *httpConn) CloseWrite() error { return h.conn.nc.CloseWrite() }
 
-func (h *httpConn) Close() error {
-	err := h.Conn.Close()
+// Close closes the connection, but for one whose last request was not read:
+// see linger.
+func (h *httpConn) Close() (err error) {
+	if !h.unread.Load() {
+		err = h.Conn.Close()
+	}
 	h.once.Do(func() { close(h.closed) })
 	return err
+}
+
+// How long is read on behind an answer to an unfinished request: in all, and
+// without a byte.
+const (
+	lingerTime  = 5 * time.Second
+	lingerQuiet = time.Second
+)
+
+// linger ends the connection after an answer to a request that was not read to
+// its end. The client may still be sending; a connection that is closed with
+// bytes unread is reset, and the reset would overtake the answer. So what comes
+// is read and thrown away for a while (RFC 9112, 9.6).
+func (h *httpConn) linger() {
+	if !h.unread.Load() {
+		return
+	}
+	nc := h.conn.nc
+	if nc.CloseWrite() != nil {
+		return // closed already
+	}
+	buf := h.conn.core.buffers.get()
+	defer h.conn.core.buffers.pool.Put(buf)
+	for end := time.Now().Add(lingerTime); ; {
+		wait := min(lingerQuiet, time.Until(end))
+		if wait <= 0 || nc.SetReadDeadline(time.Now().Add(wait)) != nil {
+			return
+		}
+		if _, err := nc.Read(*buf); err != nil {
+			return
+		}
+	}
 }
 
 // connKey is the context key of the *httpConn that a request came in on.
@@ -106,8 +161,14 @@ func newServer(c *Core) *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           http.HandlerFunc(c.serveHTTP),
-		Protocols:         &protocols,
+		Handler:   http.HandlerFunc(c.serveHTTP),
+		Protocols: &protocols,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: downWindow,
+			WriteByteTimeout:              c.o.StallTimeout,
+		},
 		ReadHeaderTimeout: c.o.PeekTimeout,
 		IdleTimeout:       c.o.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -137,10 +198,23 @@ func (t *conn) http(op Opening, p *peeked) {
 		t.refuse(op.Decision, "http", "", "")
 		return
 	}
+	t.multiplexed = peek.Classify(p.bytes) == peek.HTTP2
+	memory := int64(httpMemory)
+	if t.multiplexed {
+		memory += downWindow
+	}
+	if err := t.held.take(0, memory); err != nil {
+		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
+		return
+	}
 	h := &httpConn{Conn: t.nc, conn: t, first: p.bytes, closed: make(chan struct{})}
+	if !t.multiplexed {
+		h.heads = newHeads()
+	}
 	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
 		<-h.closed
+		h.linger()
 	} else {
 		t.kill(policy.ReasonAllowed, "shut down")
 	}
@@ -161,7 +235,9 @@ func (c *Core) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.requests.Add(1)
 	c.counters.requests.Add(1)
-	x := newExchange(h.conn, w, r)
+	x := newExchange(h, w, r)
 	defer x.end()
 	x.serve()
+	// What the server has still to write is the client's to take.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.o.StallTimeout))
 }

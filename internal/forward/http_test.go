@@ -20,10 +20,16 @@ import (
 // httpOrigin serves HTTP/1.1 and h2c for the host.
 func (r *rig) httpOrigin(host string, h http.HandlerFunc) {
 	r.t.Helper()
+	r.httpOriginWith(host, h, nil)
+}
+
+// httpOriginWith is httpOrigin that tells of its connections' states.
+func (r *rig) httpOriginWith(host string, h http.HandlerFunc, state func(net.Conn, http.ConnState)) {
+	r.t.Helper()
 	var p http.Protocols
 	p.SetHTTP1(true)
 	p.SetUnencryptedHTTP2(true)
-	s := &http.Server{Handler: h, Protocols: &p}
+	s := &http.Server{Handler: h, Protocols: &p, ConnState: state}
 	ln := listen(r.t, "127.0.0.1:0")
 	r.at(host, ln.Addr())
 	done := make(chan struct{})

@@ -228,6 +228,10 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		t.refuse(d, proto, name, "")
 		return
 	}
+	if err := t.held.take(spliceDescriptors, 0); err != nil {
+		t.refuse(denied(dialReason(err), d.Rule), proto, name, err.Error())
+		return
+	}
 	e := t.event(flow.Decision, d, proto, name)
 	e.Detail = detail
 	t.core.o.Sink.Record(e)
@@ -269,9 +273,12 @@ func (c *Core) connectTimeout(u *policy.Upstream) time.Duration {
 	return cmp.Or(u.ConnectTimeout(), c.o.ConnectTimeout)
 }
 
-// dialReason names the reason of a Dialer's error.
+// dialReason names the reason of a Dialer's error, or of a limit's.
 func dialReason(err error) policy.Reason {
+	var limit *limitError
 	switch {
+	case errors.As(err, &limit):
+		return limit.reason
 	case errors.Is(err, ErrAddress):
 		return policy.ReasonAddress
 	case errors.Is(err, ErrResolve):

@@ -403,12 +403,14 @@ func TestIdentifyFails(t *testing.T) {
 }
 
 func TestMaxConns(t *testing.T) {
-	r := newRig(t, Opaque, func(o *Options) { o.MaxConns = 1 })
+	r := newRig(t, Opaque, func(o *Options) {
+		o.Limits = &Limits{Descriptors: NewBudget(2 + 2*spliceDescriptors), Memory: NewBudget(1 << 30)}
+	})
 	conns := r.accepts("opaque.example")
 	r.dial()
 	receive(t, conns)
 	dialReset(t, r.addr())
-	if d := r.sink.wait(t, flow.Decision, 2); d.Reason != policy.ReasonOverload {
+	if d := r.sink.wait(t, flow.Decision, 2); d.Reason != policy.ReasonQuota {
 		t.Errorf("decision %+v", d)
 	}
 	if s := r.core.Stats(); s.Open != 1 || s.Accepted != 1 || s.Refused != 1 {

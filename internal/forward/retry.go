@@ -72,7 +72,7 @@ func backoff(base time.Duration, try int, r uint64) time.Duration {
 // retriable says whether the outcome of an attempt is one that p names
 // (Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on).
 func retriable(p *policy.Retries, resp *http.Response, sent bool, err error) bool {
-	if isRefusal(err) {
+	if isRefusal(err) || isLimit(err) {
 		return false
 	}
 	if len(p.On) == 0 {
@@ -137,7 +137,7 @@ func grpcToken(token string) string {
 }
 
 func isConnectFailure(err error) bool {
-	return isDialError(err) && !isRefusal(err)
+	return isDialError(err) && !isRefusal(err) && !isLimit(err)
 }
 
 // isRefusedStream tells by the text: net/http's type is its own.

@@ -431,41 +431,6 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// TestPools: connections are shared within a policy, and never between two.
-func TestPools(t *testing.T) {
-	r := newRig(t, HTTP)
-	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {})
-	for range 3 {
-		get(t, r.client(false), "http://a.example/") // a new downstream connection each
-	}
-	if n := r.dialCount("a.example"); n != 1 {
-		t.Errorf("%d upstream connections for one policy", n)
-	}
-	one := &conn{info: Conn{Policy: 1, Layer: flow.Egress}}
-	two := &conn{info: Conn{Policy: 2, Layer: flow.Egress}}
-	p := r.core.pools
-	u := upstream("x.example")
-	switch a := p.get(one, u, false); {
-	case a != p.get(one, u, false):
-		t.Error("one policy, two pools")
-	case a == p.get(two, u, false):
-		t.Error("two policies share a pool")
-	case a == p.get(one, u, true):
-		t.Error("HTTP/1 and HTTP/2 share a pool")
-	}
-	v1, socket := *u, *u
-	v1.Subset, socket.Endpoints = "v1", []policy.UpstreamEndpoint{{Unix: "/run/s", Weight: 1}}
-	if p.get(one, u, false) == p.get(one, &v1, false) || p.get(one, u, false) == p.get(one, &socket, false) {
-		t.Error("a subset or a socket shares the pool of all")
-	}
-	for i := range maxPools + 10 {
-		p.get(one, upstream(fmt.Sprint("h", i)), false)
-	}
-	if n := p.len(); n > maxPools {
-		t.Errorf("%d pools", n)
-	}
-}
-
 func TestParseAuthority(t *testing.T) {
 	tests := []struct {
 		in   string

@@ -22,6 +22,13 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
 	}
+	if x.body != nil && !x.body.complete() {
+		// The rest of the body and the first bytes of the other protocol could
+		// not be told apart.
+		x.reason, x.detail = policy.ReasonUpstream, "upstream switched protocols before it had the request's body"
+		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
+		return
+	}
 	h := resp.Header
 	removeHopByHop(h)
 	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{got}
@@ -33,7 +40,9 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 		return
 	}
 	defer nc.Close()
-	x.stopTimer() // Envoy's route timeout ends with an upgrade
+	x.in.heads.stop() // upgrades are HTTP/1's
+	x.stall.stop()    // watchIdle takes over
+	x.stopTimer()     // Envoy's route timeout ends with an upgrade
 	x.answered, x.status = true, resp.StatusCode
 
 	stop := context.AfterFunc(x.ctx, func() { reset(x.conn.nc); up.Close() })

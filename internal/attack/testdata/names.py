@@ -152,6 +152,15 @@ def silent(addr, port):
 
 def h2(addr, port, *authorities):
     """Requests over one HTTP/2 connection with prior knowledge (RFC 9113)."""
+    return h2_requests(addr, port, [(a, None) for a in authorities])
+
+
+def h2_path(addr, port, authority, path):
+    """One request over HTTP/2 with a :path of any kind."""
+    return h2_requests(addr, port, [(authority, path)])
+
+
+def h2_requests(addr, port, requests):
     def frame(kind, flags, stream, data=b""):
         return struct.pack("!I", len(data))[1:] + struct.pack("!BBI", kind, flags, stream) + data
 
@@ -159,8 +168,8 @@ def h2(addr, port, *authorities):
         return bytes([index, len(value)]) + value.encode()
     with socket.create_connection((addr, int(port)), 2) as s:
         s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
-        for i, a in enumerate(authorities):
-            s.sendall(frame(1, 5, 2 * i + 1, b"\x82\x86\x84" + field(1, a)))
+        for i, (a, path) in enumerate(requests):
+            s.sendall(frame(1, 5, 2 * i + 1, b"\x82\x86" + (field(4, path) if path else b"\x84") + field(1, a)))
         got = received(s, 2)
     ok = {}
     while len(got) >= 9:
@@ -173,7 +182,7 @@ def h2(addr, port, *authorities):
         elif kind == 3:
             ok[stream] = "reset"
         got = got[9 + size:]
-    return "h2 " + ", ".join(ok.get(2 * i + 1, "nothing") for i in range(len(authorities)))
+    return "h2 " + ", ".join(ok.get(2 * i + 1, "nothing") for i in range(len(requests)))
 
 
 def labels(name):

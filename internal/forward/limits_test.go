@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+func TestBudget(t *testing.T) {
+	b := NewBudget(12)
+	a, c, d := holder{workload: 1}, holder{workload: 2}, holder{layer: flow.Ingress, workload: 1}
+	count := func(h holder) (n int64, why policy.Reason) {
+		for why = b.take(h, 1); why == ""; why = b.take(h, 1) {
+			n++
+		}
+		return n, why
+	}
+	if n, why := count(a); n != 6 || why != policy.ReasonQuota {
+		t.Errorf("one alone: %d, %s; want half", n, why)
+	}
+	if n, why := count(c); n != 3 || why != policy.ReasonQuota {
+		t.Errorf("the next: %d, %s; want half of the rest", n, why)
+	}
+	if n, why := count(d); n != 1 || why != policy.ReasonQuota {
+		t.Errorf("one more: %d, %s", n, why)
+	}
+	if why := b.take(holder{workload: 9}, 3); why != policy.ReasonOverload {
+		t.Errorf("more than there is: %q", why)
+	}
+	b.give(a, 6)
+	b.give(c, 3)
+	b.give(d, 1)
+	if u := b.use(); u.Used != 0 || len(b.held) != 0 {
+		t.Errorf("%+v, %v", u, b.held)
+	}
+	l := &lease{limits: &Limits{Descriptors: NewBudget(100), Memory: NewBudget(100)}}
+	if err := l.take(1, 51); err == nil || l.limits.Descriptors.use().Used != 0 {
+		t.Errorf("half a lease: %v, %+v", err, l.limits.Descriptors.use())
+	}
+	if err := l.take(2, 20); err != nil {
+		t.Error(err)
+	}
+	l.give(1, 10)
+	l.end()
+	l.end()
+	l.give(1, 10)
+	if err := l.take(1, 1); err == nil {
+		t.Error("taken after the end")
+	}
+	if d, m := l.limits.Descriptors.use(), l.limits.Memory.use(); d.Used != 0 || m.Used != 0 {
+		t.Errorf("left: %+v, %+v", d, m)
+	}
+}
+
+// few is an Options with few descriptors.
+func few(n int64) rigOption {
+	return func(o *Options) { o.Limits = &Limits{Descriptors: NewBudget(n), Memory: NewBudget(1 << 30)} }
+}
+
+// second is where the second workload is; all else is the first.
+var second = netip.MustParseAddr("127.0.0.2")
+
+// dialAs connects from an address.
+func (r *rig) dialAs(from netip.Addr) *net.TCPConn {
+	r.t.Helper()
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+	nc, err := d.DialContext(r.t.Context(), "tcp", r.addr())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { nc.Close() })
+	return nc.(*net.TCPConn)
+}
+
+// TestShareOfDescriptors: while one workload holds all that it may have, by
+// connections, idle after a request, another one is served.
+func TestShareOfDescriptors(t *testing.T) {
+	for _, protocol := range []Protocol{HTTP, Opaque} {
+		r := newRig(t, protocol, few(64))
+		r.httpOrigin("a.example", func(http.ResponseWriter, *http.Request) {})
+		if protocol == Opaque {
+			r.at("opaque.example", net.TCPAddrFromAddrPort(r.addrs["a.example"]))
+		}
+		ask := func(nc net.Conn) (int, error) {
+			if _, err := io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"); err != nil {
+				return 0, err
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+			if err != nil {
+				return 0, err
+			}
+			resp.Body.Close()
+			return resp.StatusCode, nil
+		}
+		served := 0
+		for range 40 {
+			nc, err := net.Dial("tcp", r.addr())
+			if err != nil {
+				continue // the reset may come before connect(2) returns
+			}
+			t.Cleanup(func() { nc.Close() })
+			if status, err := ask(nc); status == 200 && err == nil {
+				served++
+			}
+		}
+		if served == 0 || served > 16 {
+			t.Errorf("%v: %d connections served with 64 descriptors, of which half are the workload's", protocol, served)
+		}
+		if status, err := ask(r.dialAs(second)); status != 200 {
+			t.Errorf("%v: the other workload: %d, %v", protocol, status, err)
+		}
+		refused := false
+		for _, kind := range []flow.Kind{flow.Decision, flow.Request} {
+			for _, e := range r.sink.all(kind) {
+				refused = refused || e.Reason == policy.ReasonQuota && !e.Allowed
+			}
+		}
+		if !refused {
+			t.Errorf("%v: no event with the reason quota", protocol)
+		}
+	}
+}
+
+// TestUpstreamsOfHTTP2AreCounted: many requests at once on one connection open
+// many upstream connections; they are the workload's as well.
+func TestUpstreamsOfHTTP2AreCounted(t *testing.T) {
+	r := newRig(t, HTTP, few(64))
+	release, started := make(chan struct{}), make(chan struct{}, 100)
+	r.httpOrigin("a.example", func(_ http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/first" {
+			return
+		}
+		started <- struct{}{}
+		<-release
+	})
+	c := r.client(true)
+	get(t, c, "http://a.example/first") // or the client opens several connections
+	statuses := make(chan int, 60)
+	for range 60 {
+		go func() {
+			resp, err := c.Get("http://a.example/")
+			if err != nil {
+				statuses <- 0
+				return
+			}
+			resp.Body.Close()
+			statuses <- resp.StatusCode
+		}()
+	}
+	// 31 upstream connections beside the one of the client; 29 answers at once.
+	for range 29 {
+		if s := receive(t, statuses); s != 503 {
+			t.Errorf("status %d, want 503", s)
+		}
+	}
+	for range 31 {
+		receive(t, started)
+	}
+	close(release)
+	for range 31 {
+		if s := receive(t, statuses); s != 200 {
+			t.Errorf("status %d, want 200", s)
+		}
+	}
+	if e := r.sink.wait(t, flow.Request, 2); e.Reason != policy.ReasonQuota || e.Allowed || e.Detail == "" {
+		t.Errorf("event %+v", e)
+	}
+}
+
+// TestReplayMemory: what is kept of bodies for another attempt is bounded over
+// all requests; beyond it they are forwarded, but not again.
+func TestReplayMemory(t *testing.T) {
+	r := newRig(t, HTTP, func(o *Options) {
+		o.Limits = &Limits{Descriptors: NewBudget(1 << 20), Memory: NewBudget(2 * (connMemory + httpMemory + downWindow + 8*streamMemory + 2*maxReplay))}
+	})
+	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, On: []string{"5xx"}}}, "a.example"))
+	var seen atomic.Int32
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+		_, _ = io.Copy(io.Discard, req.Body)
+		seen.Add(1)
+		w.WriteHeader(500)
+	})
+	c := r.client(true)
+	post := func() {
+		resp, err := c.Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", maxReplay)))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		resp.Body.Close()
+	}
+	post()
+	if n := seen.Load(); n != 2 {
+		t.Errorf("%d attempts with room, want 2", n)
+	}
+	// Somebody else has the rest.
+	h := holder{flow.Egress, 0}
+	for r.core.o.Limits.Memory.take(h, 4096) == "" {
+	}
+	seen.Store(0)
+	r.core.o.Limits.Memory.give(h, streamMemory)
+	post()
+	if n := seen.Load(); n != 1 {
+		t.Errorf("%d attempts without room, want 1", n)
+	}
+}
+
+// TestUpstreamBelongsToDownstream: connections are not shared between clients,
+// are kept for one client, and end with it.
+func TestUpstreamBelongsToDownstream(t *testing.T) {
+	for _, proto := range []policy.Protocol{policy.ProtocolHTTP, policy.ProtocolHTTP2} {
+		r := newRig(t, HTTP)
+		r.http = func(req *policy.Request) policy.HTTPDecision {
+			u := upstream(req.Host)
+			u.Protocol = proto
+			return policy.HTTPDecision{Decision: allowed, Upstream: u}
+		}
+		var who sync.Map // NTLM and Negotiate bind who somebody is to a connection
+		states := make(chan http.ConnState, 100)
+		r.httpOriginWith("a.example", func(w http.ResponseWriter, req *http.Request) {
+			if user := req.Header.Get("Authorization"); user != "" {
+				who.Store(req.RemoteAddr, user)
+			}
+			if user, ok := who.Load(req.RemoteAddr); ok {
+				_, _ = io.WriteString(w, user.(string))
+				return
+			}
+			w.Header().Set("Www-Authenticate", "NTLM")
+			w.WriteHeader(401)
+		}, func(_ net.Conn, s http.ConnState) {
+			if s == http.StateClosed {
+				states <- s
+			}
+		})
+		alice, bob := r.client(false), r.client(false)
+		ask := func(c *http.Client, auth string) string {
+			req, err := http.NewRequest("GET", "http://a.example/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if auth != "" {
+				req.Header.Set("Authorization", auth)
+			}
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body, _ := io.ReadAll(resp.Body)
+			return string(body)
+		}
+		for i, got := range []string{ask(bob, ""), ask(alice, "NTLM alice"), ask(bob, ""), ask(alice, ""), ask(bob, "")} {
+			if want := []string{"", "NTLM alice", "", "NTLM alice", ""}[i]; got != want {
+				t.Errorf("%s: request %d is %q's, want %q", proto, i, got, want)
+			}
+		}
+		if n := r.dialCount("a.example"); n != 2 {
+			t.Errorf("%s: %d upstream connections for two clients", proto, n)
+		}
+		alice.CloseIdleConnections()
+		receive(t, states)
+		bob.CloseIdleConnections()
+		receive(t, states)
+	}
+}
+
+// TestUpstreamEndsWithDownstream: also one whose request is under way, and one
+// that is dialled when the client has gone.
+func TestUpstreamEndsWithDownstream(t *testing.T) {
+	r := newRig(t, HTTP)
+	conns := r.accepts("a.example")
+	nc := r.dial()
+	write(t, nc, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+	up := receive(t, conns)
+	nc.Close()
+	_, _ = io.Copy(io.Discard, up) // an end or a reset: it is over
+	e := r.sink.wait(t, flow.Close, 1)
+	if u := r.core.o.Limits.Descriptors.use(); u.Used > 1 {
+		t.Errorf("%d descriptors are still taken after %+v", u.Used, e)
+	}
+}
+
+// TestTransports: what may share a connection, and how many are kept.
+func TestTransports(t *testing.T) {
+	r := newRig(t, HTTP)
+	p := newUpstreams(&conn{core: r.core})
+	u := upstream("x.example")
+	v1, socket := *u, *u
+	v1.Subset, socket.Endpoints = "v1", []policy.UpstreamEndpoint{{Unix: "/run/s", Weight: 1}}
+	first := p.get(u, false)
+	for name, same := range map[string]bool{
+		"the same": first == p.get(u, false), "HTTP/2": first != p.get(u, true),
+		"a subset": first != p.get(&v1, false), "a socket": first != p.get(&socket, false),
+	} {
+		if !same {
+			t.Error(name)
+		}
+	}
+	for i := range maxTransports + 10 {
+		p.get(upstream(strings.Repeat("h", i+1)), false)
+	}
+	if len(p.m) > maxTransports {
+		t.Errorf("%d transports", len(p.m))
+	}
+}
+
+// TestUserTimeout: the kernel ends upstream connections whose peer is gone.
+func TestUserTimeout(t *testing.T) {
+	r := newRig(t, HTTP)
+	r.accepts("a.example")
+	r.addr()
+	tc := &conn{core: r.core, ctx: t.Context()}
+	tc.held, tc.ups = tc.lease(), newUpstreams(tc)
+	nc, err := tc.ups.dial(withTarget(t.Context(), upstream("a.example")), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tc.ups.close()
+	raw, err := nc.(*upstreamConn).Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ms int
+	_ = raw.Control(func(fd uintptr) { ms, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) })
+	if err != nil || int64(ms) != userTimeout.Milliseconds() {
+		t.Errorf("%d ms, %v", ms, err)
+	}
+}

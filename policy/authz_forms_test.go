@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import "testing"
+
+// TestPlainPath: how servers may read a path.
+func TestPlainPath(t *testing.T) {
+	for raw, want := range map[string]string{
+		"/": "/", "/a/b": "/a/b", "/%61": "/a", "/a//b/": "/a/b/", "/a/../b": "/b", `/a\b`: "/a/b",
+		"/a;x/b;y": "/a/b", "/a%3bx": "/a", "/a%2fb": "/a/b", "/a%5Cb": "/a/b", "/a/..;/b": "/b",
+		"/a#b": "/a", "/a#": "/a", "/a#/../b": "/a", "/#a": "/", "/a%23b": "/a#b",
+		"/a%00b": "/a", "/a\x00b": "/a", "/%00": "/",
+		"/%zz": "/%zz", "/%61%zz": "/a%zz", "/%61%": "/a%", "/%6": "/%6", "/a%2": "/a%2", "/%zz%2e%2e/b": "/%zz../b",
+	} {
+		if got := plainPath(raw); got != want {
+			t.Errorf("plainPath(%q) = %q, want %q", raw, got, want)
+		}
+	}
+}
+
+func FuzzPlainPath(f *testing.F) {
+	for _, s := range []string{"/", "/a#b", "/%61%zz", "/a;b/../c//", `\..\a`, "%00", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		got := plainPath(raw)
+		if got != raw && (got == "" || got[0] != '/') {
+			t.Errorf("plainPath(%q) = %q", raw, got)
+		}
+	})
+}
+
+// TestAuthorizationOfForms: what is denied is denied in each form in which a
+// server may read it, and nothing is allowed by one form alone.
+func TestAuthorizationOfForms(t *testing.T) {
+	deny := mustCompile(t, guarded(
+		authorize(AuthDeny, "http", on(&AuthOperation{Paths: paths("/secret", "/admin/*", "*.key")})),
+		authorize(AuthDeny, "http", when("request.headers[x-env]", "prod")),
+	)).Policy(DefaultPolicy)
+	allow := mustCompile(t, guarded(
+		authorize(AuthAllow, "http", &AuthRule{
+			To:   []*AuthOperation{{Paths: paths("/open/*")}},
+			When: []*AuthCondition{{Key: "request.headers[x-env]", Values: []string{"test*"}}},
+		}),
+	)).Policy(DefaultPolicy)
+	ask := func(p *Policy, path string, env ...string) Reason {
+		r := get("http.example.com", "/")
+		r.Path = path
+		if len(env) > 0 {
+			r.Header["X-Env"] = env
+		}
+		return p.DecideHTTP(flow80, r).Reason
+	}
+	for _, path := range []string{
+		"/secret", "/secret#x", "/secret#", "/%73ecret", "/secret;x", "/./secret", "//secret", "/secret%00x", "/%73ecret#%zz",
+		"/admin/x%zz", "/%61dmin/%zz", "/admin/#", "/x.key", "/x.key#y", "/x.ke%79#%", "/x.key;a=b", "/x.key%00.png",
+	} {
+		if got := ask(deny, path); got != ReasonAuthorization {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+	for _, path := range []string{"/", "/public", "/secrets", "/secret/x", "/admin", "/key", "/a%23secret"} {
+		if got := ask(deny, path); got != ReasonAllowed {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+	for _, env := range [][]string{
+		{"prod"}, {"prod", "x"}, {"x", "prod"}, {"prod", "prod"}, {"x,prod"}, {"prod, x"}, {"x ,\tprod ", "y"},
+	} {
+		if got := ask(deny, "/", env...); got != ReasonAuthorization {
+			t.Errorf("X-Env %q: %s", env, got)
+		}
+	}
+	for _, env := range [][]string{{}, {"test"}, {"production"}, {"x", "y"}, {"x, production"}, {""}} {
+		if got := ask(deny, "/", env...); got != ReasonAllowed {
+			t.Errorf("X-Env %q: %s", env, got)
+		}
+	}
+	for _, c := range []struct {
+		path string
+		env  []string
+		want Reason
+	}{
+		{"/open/x", []string{"test1"}, ReasonAllowed},
+		{"/open/x", []string{"test1", "test2"}, ReasonAllowed},
+		{"/open/x", []string{"test1,other"}, ReasonAllowed}, // one value, as far as anybody knows
+		{"/open/x", []string{"test1", "other"}, ReasonNoAllow},
+		{"/open/x", []string{"other", "test1"}, ReasonNoAllow},
+		{"/open/x", nil, ReasonNoAllow},
+		{"/secret#/open/x", []string{"test1"}, ReasonNoAllow},
+		{"/open/%2e%2e/secret", []string{"test1"}, ReasonNoAllow},
+		{"/open%2fx", []string{"test1"}, ReasonNoAllow},
+	} {
+		if got := ask(allow, c.path, c.env...); got != c.want {
+			t.Errorf("%s, X-Env %q: %s, want %s", c.path, c.env, got, c.want)
+		}
+	}
+}
