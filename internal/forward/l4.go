@@ -29,6 +29,8 @@ type peeked struct {
 	nc       *net.TCPConn
 	bytes    []byte
 	deadline time.Time
+	// second reads on behind a ClientHello; nil: it is none.
+	second *peek.Second
 }
 
 func (t *conn) newPeeked() *peeked {
@@ -195,12 +197,20 @@ func (t *conn) tls(op Opening, p *peeked) {
 		t.refuse(d, "tls", name, "")
 		return
 	}
+	p.second = peek.NewSecond(hello)
+	if p.second.Read(p.bytes[hello.Wire:]) == peek.Refused {
+		t.refuse(denied(policy.ReasonName, op.Rule), "tls", name, secondName)
+		return
+	}
 	var detail string
 	if hello.ECH {
 		detail = "encrypted ClientHello present; the outer name decided"
 	}
 	t.forward(d, u, "tls", name, detail, p)
 }
+
+// secondName is what events say of a bad second hello.
+const secondName = "a second ClientHello without the name of the first"
 
 // sniName returns the hello's name, normalized, "" when it has none.
 func sniName(h peek.Hello) (string, error) {

@@ -7,8 +7,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -155,15 +157,78 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// tlsData is a record of application data.
+var tlsData = []byte{23, 3, 3, 0, 1, 'x'}
+
+// TestSecondHello: the hello that a HelloRetryRequest asks for has the name of the
+// first, or the connection ends, however it is cut.
+func TestSecondHello(t *testing.T) {
+	ccs := []byte{20, 3, 3, 0, 1, 1}
+	good, bad := hello(t, "opaque.example"), hello(t, "evil.example")
+	for name, tt := range map[string]struct {
+		second []byte
+		passes bool
+	}{
+		"the same name":                  {slices.Concat(ccs, good, tlsData), true},
+		"application data":               {slices.Concat(ccs, tlsData), true},
+		"another name":                   {slices.Concat(ccs, bad), false},
+		"another name, no change_cipher": {bad, false},
+		"another name behind an alert":   {slices.Concat([]byte{21, 3, 3, 0, 2, 1, 90}, bad), false},
+	} {
+		for _, together := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", in the first bytes ", together), func(t *testing.T) {
+				r := newRig(t, TLS)
+				conns := r.accepts("opaque.example")
+				nc := r.dial()
+				if together {
+					write(t, nc, string(good)+string(tt.second))
+				} else {
+					write(t, nc, string(good))
+				}
+				if together && !tt.passes {
+					// Refused at once, or at the end if the first read brought
+					// the first hello alone.
+					expectReset(t, nc)
+					if d := r.sink.wait(t, flow.Decision, 1); d.Reason == policy.ReasonName {
+						return
+					}
+					if c := r.sink.wait(t, flow.Close, 1); c.Reason != policy.ReasonName {
+						t.Errorf("close %+v", c)
+					}
+					return
+				}
+				up := receive(t, conns)
+				readN(t, up, len(good))
+				if !together {
+					write(t, nc, string(tt.second))
+				}
+				if tt.passes {
+					readN(t, up, len(tt.second))
+					write(t, up, "answer")
+					readN(t, nc, len("answer"))
+					return
+				}
+				expectReset(t, nc)
+				if c := r.sink.wait(t, flow.Close, 1); c.Reason != policy.ReasonName || c.Allowed {
+					t.Errorf("close %+v", c)
+				}
+				if got, _ := io.ReadAll(up); bytes.Contains(got, []byte("evil.example")) {
+					t.Errorf("the upstream got the other name")
+				}
+			})
+		}
+	}
+}
+
 // TestHalfClose ends each side in each order; the other side must go on.
 func TestHalfClose(t *testing.T) {
 	for _, protocol := range []Protocol{Opaque, TLS} {
 		for _, clientFirst := range []bool{true, false} {
 			r := newRig(t, protocol)
 			conns := r.accepts("opaque.example")
-			first := ""
+			first, record := "", ""
 			if protocol == TLS {
-				first = string(hello(t, "opaque.example"))
+				first, record = string(hello(t, "opaque.example")), string(tlsData)
 			}
 			nc := r.dial()
 			write(t, nc, first)
@@ -173,6 +238,9 @@ func TestHalfClose(t *testing.T) {
 			if !clientFirst {
 				a, b = up, nc
 			}
+			write(t, nc, record) // behind a ClientHello comes TLS
+			readN(t, up, len(record))
+			first += record
 			write(t, a, "last words")
 			if err := a.CloseWrite(); err != nil {
 				t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -38,8 +39,47 @@ func (t *conn) splice(up net.Conn, p *peeked) (sent, received int64) {
 		n, _ := pipe(t.nc, up)
 		back <- n
 	}()
-	n, _ := pipe(up, t.nc)
-	return sent + n, <-back
+	n, more := t.readSecond(up, p)
+	sent += n
+	if more {
+		n, _ = pipe(up, t.nc)
+		sent += n
+	}
+	return sent, <-back
+}
+
+// readSecond passes on what the client sends, until nothing in it can be a second
+// ClientHello any more. False: that was all.
+func (t *conn) readSecond(up net.Conn, p *peeked) (sent int64, more bool) {
+	if p == nil || p.second == nil {
+		return 0, true
+	}
+	for buf := make([]byte, peekChunk); ; {
+		judged := p.second.Read(nil)
+		if judged == peek.Refused && t.info.Mode == policy.Enforce {
+			t.kill(policy.ReasonName, secondName)
+			return sent, false
+		}
+		if judged != peek.Undecided {
+			return sent, true
+		}
+		n, err := t.nc.Read(buf)
+		if p.second.Read(buf[:n]) == peek.Refused && t.info.Mode == policy.Enforce {
+			continue // the loop's head ends it
+		}
+		w, werr := up.Write(buf[:n])
+		sent += int64(w)
+		switch {
+		case err == io.EOF && werr == nil:
+			closeWrite(up)
+			return sent, false
+		case err != nil || werr != nil:
+			if !gone(up) {
+				reset(up)
+			}
+			return sent, false
+		}
+	}
 }
 
 // pipe copies from src to dst until src ends, and passes the end on. It

@@ -38,6 +38,8 @@ type Hello struct {
 	// EarlyData says that the client announces early data (RFC 8446 section
 	// 4.2.10).
 	EarlyData bool
+	// Wire is how many bytes the hello and its record headers take.
+	Wire int
 }
 
 // Sizes in bytes.
@@ -72,7 +74,7 @@ const (
 // an extension twice, two names, trailing bytes and bytes that no name has
 // are Malformed (RFC 8446 4.2, RFC 6066 3).
 func ClientHello(b []byte) (Hello, Status) {
-	msg, st := handshake(b)
+	msg, rest, st := handshake(b)
 	if st != OK {
 		return Hello{}, st
 	}
@@ -80,18 +82,18 @@ func ClientHello(b []byte) (Hello, Status) {
 	if !ok {
 		return Hello{}, Malformed
 	}
+	h.Wire = len(b) - len(rest)
 	return h, OK
 }
 
-// handshake joins the records in b to one handshake message, with its header.
-// A hello in one record, the usual case, is not copied.
-func handshake(b []byte) ([]byte, Status) {
+// handshake joins the records in b to one handshake message, with its header;
+// rest is what comes behind. A hello in one record, the usual case, is not copied.
+func handshake(b []byte) (msg, rest []byte, st Status) {
 	total := len(b)
-	var msg []byte
 	for first := true; ; first = false {
 		fragment, rest, st := record(b)
 		if st == Malformed {
-			return nil, Malformed
+			return nil, nil, Malformed
 		}
 		if first {
 			msg = fragment[:len(fragment):len(fragment)]
@@ -99,7 +101,7 @@ func handshake(b []byte) ([]byte, Status) {
 			msg = append(msg, fragment...)
 		}
 		if len(msg) > 0 && msg[0] != handshakeClientHello {
-			return nil, Malformed
+			return nil, nil, Malformed
 		}
 		if len(msg) >= handshakeHeader {
 			size := handshakeHeader + (int(msg[1])<<16 | int(msg[2])<<8 | int(msg[3]))
@@ -107,18 +109,18 @@ func handshake(b []byte) ([]byte, Status) {
 			case size > MaxHello || len(msg) > size:
 				// Nothing may follow the hello in its record: the client has
 				// to hear from the server first.
-				return nil, Malformed
+				return nil, nil, Malformed
 			case len(msg) == size && st == OK:
-				return msg, OK
+				return msg, rest, OK
 			}
 		}
 		if st == More {
 			// One-byte records would make the bytes on the wire six times
 			// the message; nobody sends them, and buffers are bounded.
 			if total > MaxHelloBytes {
-				return nil, Malformed
+				return nil, nil, Malformed
 			}
-			return nil, More
+			return nil, nil, More
 		}
 		b = rest
 	}

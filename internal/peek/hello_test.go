@@ -60,7 +60,7 @@ func TestClientHello(t *testing.T) {
 	for name, c := range configs() {
 		b := helloBytes(t, c)
 		h, st := ClientHello(b)
-		want := Hello{SNI: c.ServerName, HasSNI: c.ServerName != "", ALPN: c.NextProtos}
+		want := Hello{SNI: c.ServerName, HasSNI: c.ServerName != "", ALPN: c.NextProtos, Wire: len(b)}
 		if st != OK || !reflect.DeepEqual(h, want) {
 			t.Errorf("%s: %+v, %v; want %+v", name, h, st, want)
 		}
@@ -98,7 +98,8 @@ func TestClientHelloOverRecords(t *testing.T) {
 	want, _ := ClientHello(b)
 	for _, n := range []int{1, 2, 3, 4, 5, 100, len(b) / 2, len(b) - recordHeader - 1} {
 		split := rerecord(b, n)
-		if h, st := ClientHello(split); st != OK || !reflect.DeepEqual(h, want) {
+		want.Wire = len(split)
+		if h, st := ClientHello(append(split, 20, 3, 3)); st != OK || !reflect.DeepEqual(h, want) {
 			t.Errorf("records of %d: %+v, %v", n, h, st)
 		}
 		for k := 0; k < len(split); k += 7 {
@@ -164,6 +165,7 @@ func TestClientHelloExtensions(t *testing.T) {
 	}
 	for _, tt := range tests {
 		h, st := ClientHello(tt.in)
+		h.Wire = 0
 		if st != tt.st || !reflect.DeepEqual(h, tt.want) {
 			t.Errorf("%s: %+v, %v; want %+v, %v", tt.name, h, st, tt.want, tt.st)
 		}
