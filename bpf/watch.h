@@ -15,6 +15,7 @@ struct segment {
 	__u32 seq;      /* host order */
 	__u32 off, end;
 	bool urgent; /* a byte of it is not in the receiver's stream */
+	bool reset;
 };
 
 /* A segment of over 64 KB, as the kernel makes them for IPv6 where the device
@@ -68,6 +69,7 @@ static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *
 	if (flags & 2) /* SYN takes a number; data with it is Fast Open (RFC 7413) */
 		s->seq++;
 	s->urgent = flags & 0x20;
+	s->reset = flags & 4;
 	s->off = off + (b >> 4) * 4;
 	s->end = skb->len;
 	return s->off <= s->end;
@@ -131,6 +133,11 @@ static __noinline int stay_cut(struct __sk_buff *skb, struct bpf_sock *sk,
 {
 	struct segment s = {};
 
+	/* The end of the socket is told to the other side, which would wait for
+	 * ever: a reset has no data. */
+	if (sk->protocol == IPPROTO_TCP && st->watched && read_segment(skb, &s) && s.reset &&
+	    s.off == s.end)
+		return 1;
 	count(st->cut);
 	if (!st->told || st->ring != this_ring()) {
 		if (sk->protocol == IPPROTO_TCP)

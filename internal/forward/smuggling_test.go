@@ -226,3 +226,40 @@ func TestTrailers(t *testing.T) {
 		}
 	}
 }
+
+// FuzzHeads: how the bytes come makes no difference, and where net/http reads a
+// request, the framing of its head is either good or known not to be.
+func FuzzHeads(f *testing.F) {
+	for _, tt := range smuggling {
+		f.Add([]byte(tt.raw), 7)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte, size int) {
+		size = max(1, size%64)
+		whole, pieces := newHeads(), newHeads()
+		whole.read(raw)
+		for b := range slices.Chunk(raw, size) {
+			pieces.read(b)
+		}
+		if !slices.Equal(whole.found, pieces.found) || whole.state != pieces.state {
+			t.Fatalf("%q: %v at once, %v in pieces of %d", raw, whole.found, pieces.found, size)
+		}
+		br := bufio.NewReader(strings.NewReader(string(raw)))
+		for {
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			switch fr := whole.take(); {
+			case fr != framingGood && fr != framingCoded:
+				return // refused
+			case fr == framingGood && len(req.TransferEncoding) > 0:
+				t.Fatalf("%q: a coding that was not seen", raw)
+			case req.Method == "CONNECT" || req.Method == "PRI" || !req.ProtoAtLeast(1, 1) && fr == framingCoded:
+				return
+			}
+			if _, err := io.Copy(io.Discard, req.Body); err != nil {
+				return
+			}
+		}
+	})
+}

@@ -159,6 +159,10 @@ func (o *object) headerChanges(at *node, f *gateway.HTTPHeaderFilter, request bo
 			if !good(n.at("name"), name, request) {
 				continue
 			}
+			if isFramingHeader(name) {
+				o.errorf(n.at("name"), "header %q frames messages and is egressd's to write, not a rule's", name)
+				continue
+			}
 			if h.Value == "" || strings.ContainsFunc(h.Value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
 				o.errorf(n.at("value"), "header %q: the value is empty or has control characters", name)
 			}

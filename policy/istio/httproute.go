@@ -126,6 +126,17 @@ func isInternalHeader(name string) bool {
 	return strings.HasPrefix(name, ":") || strings.EqualFold(name, "host")
 }
 
+// isFramingHeader finds headers that say where a message ends or belong to one
+// connection (RFC 9112, 6; RFC 9110, 7.6.1). A rule that wrote one would contradict
+// the message.
+func isFramingHeader(name string) bool {
+	switch strings.ToLower(name) {
+	case "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade":
+		return true
+	}
+	return false
+}
+
 func (o *object) internalHeader(at *node, name string) {
 	if strings.EqualFold(name, "host") {
 		o.errorf(at, "invalid header %q: cannot set Host header", name)
@@ -153,6 +164,9 @@ func (o *object) headerValues(at *node, in map[string]string, request bool) []po
 			continue
 		case !isHeaderName(name):
 			o.errorf(x.keyOf(key), "invalid header name %q", name)
+			continue
+		case isFramingHeader(name):
+			o.errorf(x.keyOf(key), "header %q frames messages and is egressd's to write, not a rule's", name)
 			continue
 		}
 		plain, err := headerValue(value)
