@@ -98,7 +98,7 @@ func FuzzReply(f *testing.F) {
 			target:  func(string) bool { return false },
 			maxTTL:  3600,
 		})
-		if err := r.Learn(id, "a.wild.test", out.addrs); err != nil {
+		if err := r.Learn(id, "w", "a.wild.test", out.addrs); err != nil {
 			t.Fatal(err)
 		}
 		seen := map[string]bool{}

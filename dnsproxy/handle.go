@@ -183,13 +183,13 @@ func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []Answer,
 		return nil
 	}
 	good := slices.DeleteFunc(slices.Clone(addrs), func(a Answer) bool { return slices.Contains(refused, a.Addr) })
-	err := s.names.Learn(c.Policy, d.name, good)
+	err := s.names.Learn(c.Policy, c.Workload, d.name, good)
 	switch {
 	case err == nil:
 		s.stats.add(cLearned)
 	case errors.Is(err, ErrFull):
 		s.stats.add(cLearnFull)
-		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonQuota, detail: "learned addresses"})
+		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonQuota, detail: err.Error()})
 	case errors.Is(err, ErrName), errors.Is(err, ErrAddress):
 		s.stats.add(cLearnChanged) // the policy changed while the query was under way
 	default:

@@ -54,7 +54,8 @@ func (s *stats) add(c counter) { s[c].Add(1) }
 
 // Stats returns the server's counts by name. The names are stable.
 func (s *Server) Stats() map[string]uint64 {
-	out := make(map[string]uint64, counters)
+	out := make(map[string]uint64, counters+1)
+	out["names_evicted"] = s.names.Evicted()
 	for i := range s.stats {
 		out[counterNames[i]] = s.stats[i].Load()
 	}
