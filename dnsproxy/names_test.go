@@ -452,3 +452,35 @@ func TestChanges(t *testing.T) {
 type nobody struct{}
 
 func (nobody) Policy(policy.PolicyID) *policy.Policy { return nil }
+
+// TestRecheck: an address that becomes the node's own is closed, and can be
+// learned again when it no longer is.
+func TestRecheck(t *testing.T) {
+	own := new(ipguard.Addresses)
+	pinned := func() (map[netip.Addr]bool, error) { return nil, errors.New("all in use") }
+	r := newNamesRig(t, NamesOptions{Guard: ipguard.NewLive(own), InUse: pinned})
+	for _, addr := range bothFamilies {
+		a := netip.MustParseAddr(addr)
+		mustLearn(t, r.Names, "www.example.com", answers(time.Minute, addr, "203.0.113.50"))
+		mustLearn(t, r.Names, "a.wild.test", answers(time.Minute, addr))
+		own.Set([]netip.Prefix{netip.PrefixFrom(a, a.BitLen())})
+		if gone, err := r.Recheck(); gone != 2 || err != nil {
+			t.Errorf("%s: Recheck = %d, %v", addr, gone, err)
+		}
+		if r.kernel.opens(addr) != nil || r.kernel.opens("203.0.113.50") == nil || len(r.NamesOf(id, a)) != 0 {
+			t.Errorf("%s: open %v, names %v", addr, r.kernel.addresses(), r.NamesOf(id, a))
+		}
+		if err := r.Learn(id, "w", "www.example.com", answers(time.Minute, addr)); !errors.Is(err, ErrAddress) {
+			t.Errorf("%s: %v", addr, err)
+		}
+		own.Set(nil)
+		if gone, err := r.Recheck(); gone != 0 || err != nil {
+			t.Errorf("%s: Recheck = %d, %v", addr, gone, err)
+		}
+		mustLearn(t, r.Names, "www.example.com", answers(time.Minute, addr))
+		if r.kernel.opens(addr) == nil {
+			t.Errorf("%s is not open again", addr)
+		}
+	}
+	checkAccounts(t, r.Names)
+}

@@ -102,6 +102,33 @@ func (n *Names) ReapplyTo(next Policies, phase Phase) error {
 	return errors.Join(errs...)
 }
 
+// Recheck forgets the pairs of name and address that the guard refuses by now,
+// since the node's own addresses changed, whatever connections are open. It
+// returns how many went.
+func (n *Names) Recheck() (gone int, err error) {
+	var errs []error
+	for id, t := range n.all() {
+		t.mu.Lock()
+		p := n.policies.Policy(id)
+		for addr, a := range t.addrs {
+			before := len(a.pairs)
+			for name := range a.pairs {
+				if host := lookup(p, name); host != nil {
+					if ok, _ := n.check(host, addr); !ok {
+						t.forget(name, addr, a)
+					}
+				}
+			}
+			if less := before - len(a.pairs); less > 0 {
+				gone += less
+				errs = append(errs, n.settle(t, id, addr, a, n.wanted(p, addr, a)))
+			}
+		}
+		t.mu.Unlock()
+	}
+	return gone, errors.Join(errs...)
+}
+
 // Changed are the hosts of each policy that may open something else than
 // before; policies that are not in it have not changed.
 type Changed map[policy.PolicyID][]hostname.Pattern
