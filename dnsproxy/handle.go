@@ -171,6 +171,7 @@ func (s *Server) rules(c Client, d decision, req *dns.Msg, refused *[]netip.Addr
 		return ok || c.Mode != policy.Enforce
 	}
 	if c.Mode == policy.Enforce && d.host != nil {
+		r.plain = d.host.Pattern.IsWildcard()
 		p := s.policies.Policy(c.Policy)
 		r.target = func(name string) bool { return lookup(p, name) != nil }
 	}

@@ -142,7 +142,7 @@ func (n *Names) room(t *table, id policy.PolicyID, w wish, openings []policy.Ope
 		freed := false
 		switch {
 		case errors.Is(err, errNameFull):
-			freed = n.evict(t, id, n.idle(t.pairsOf(w.name)), nil) > 0
+			freed = n.evict(t, id, n.idle(t.pairsOf(w.name), w), nil) > 0
 		case errors.Is(err, errAddressFull) && wild:
 			a := t.addrs[w.addr]
 			freed = n.evictHeaviest(t, id, w, a.held(), a.wildPairs(nil, w.addr))
@@ -168,10 +168,12 @@ type candidate struct {
 }
 
 // idle leaves out the candidates to whose address connections are open:
-// whether these may go on after a policy change is decided by it.
-func (n *Names) idle(all []candidate) []candidate {
+// whether these may go on after a policy change is decided by it. It leaves
+// out as well what is part of the same answer, or newer: an answer that is
+// sent is open as a whole.
+func (n *Names) idle(all []candidate, w wish) []candidate {
 	inUse := n.using.of(n, n.o.Now())
-	return slices.DeleteFunc(all, func(c candidate) bool { return inUse(c.addr) })
+	return slices.DeleteFunc(all, func(c candidate) bool { return !c.asked.Before(w.now) || inUse(c.addr) })
 }
 
 // evictHeaviest evicts of those workloads that hold most of the candidates,
@@ -179,7 +181,7 @@ func (n *Names) idle(all []candidate) []candidate {
 // no more than who asks are left alone, itself excepted.
 func (n *Names) evictHeaviest(t *table, id policy.PolicyID, w wish, held map[string]int, all []candidate) bool {
 	by := map[string][]candidate{}
-	for _, c := range n.idle(all) {
+	for _, c := range n.idle(all, w) {
 		for _, workload := range c.by {
 			by[workload] = append(by[workload], c)
 		}
@@ -270,7 +272,7 @@ func (n *Names) relieve(w wish) bool {
 			continue
 		}
 		t.mu.Lock()
-		all := slices.DeleteFunc(n.idle(t.wildPairs()), func(c candidate) bool { return !slices.Contains(c.by, h.workload) })
+		all := slices.DeleteFunc(n.idle(t.wildPairs(), w), func(c candidate) bool { return !slices.Contains(c.by, h.workload) })
 		freed := n.evict(t, h.id, all, &h.workload)
 		t.mu.Unlock()
 		if freed > 0 {

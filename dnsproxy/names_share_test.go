@@ -193,6 +193,15 @@ func TestAddressesOfOneName(t *testing.T) {
 		r.clock.advance(time.Second)
 		mustLearn(t, r.Names, "www.example.com", answers(time.Hour, fmt.Sprintf("203.0.113.%d", i), fmt.Sprintf("2001:4860::%x", i)))
 	}
+	// An answer is open as a whole or refused: it does not evict itself.
+	r.clock.advance(time.Second)
+	var large []Answer
+	for i := range 17 {
+		large = append(large, answers(time.Hour, fmt.Sprintf("203.0.114.%d", i))...)
+	}
+	if err := r.Learn(id, "w", "other.example.com", large); !errors.Is(err, ErrFull) {
+		t.Errorf("an answer of more addresses than a name may have: %v", err)
+	}
 	got := r.AddrsOf(id, "www.example.com")
 	if len(got) > 16 || !slices.Contains(got, netip.MustParseAddr("203.0.113.199")) || !slices.Contains(got, netip.MustParseAddr("2001:4860::c7")) {
 		t.Errorf("addresses: %v", got)
