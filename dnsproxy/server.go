@@ -98,7 +98,7 @@ type Server struct {
 	queries     *limiter
 	conns       *limiter
 	events      *once
-	up          *upstream
+	up          *shared
 	cache       *cache
 	turn        atomic.Uint32 // rotates own answers
 	stats       stats
@@ -130,7 +130,7 @@ func New(c Config) *Server {
 		events:  &once{max: 4096, seen: map[string]time.Time{}},
 		cache:   newCache(),
 	}
-	s.up = &upstream{timeout: c.Timeout, stats: &s.stats}
+	s.up = newShared(&upstream{timeout: c.Timeout, stats: &s.stats}, &s.stats)
 	for _, suffix := range c.Search {
 		if n, err := hostname.Normalize(strings.TrimPrefix(suffix, ".")); err == nil {
 			s.search = append(s.search, n)

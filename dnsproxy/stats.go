@@ -21,6 +21,7 @@ const (
 	cSearch
 	cLocal
 	cForwarded
+	cUpstreamShared
 	cUpstreamTCP
 	cUpstreamIgnored
 	cUpstreamFailed
@@ -43,7 +44,7 @@ const (
 var counterNames = [counters]string{
 	"queries_udp", "queries_tcp", "no_origin", "malformed", "overload", "connection_overload",
 	"denied", "would_deny", "denied_type", "events_suppressed", "search_suffix", "answered_locally",
-	"forwarded", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream",
+	"forwarded", "upstream_shared", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream",
 	"address_refused", "records_stripped", "learned", "learn_full", "learn_kernel_error", "learn_policy_changed",
 	"truncated", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",
 }

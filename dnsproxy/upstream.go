@@ -39,11 +39,13 @@ type upstream struct {
 
 // newQuery is the query that goes upstream: of the client's own only the
 // question, DO, CD and AD are left. Client subnets, cookies and other options
-// say more about the client than the answer needs.
+// say more about the client than the answer needs, and so does the case of the
+// letters.
 func newQuery(q dns.Question, from *dns.Msg) *dns.Msg {
 	m := new(dns.Msg)
 	m.Id = dns.Id()
 	m.RecursionDesired = true
+	q.Name = canonical(q.Name)
 	m.Question = []dns.Question{q}
 	do := false
 	if from != nil {
