@@ -20,7 +20,7 @@ type rules struct {
 	// address says whether the queried name may have the address.
 	address func(netip.Addr) bool
 	// target says whether an HTTPS or SVCB record may send the client to
-	// another name (normalized as far as it can be).
+	// another name (as a message spells it).
 	target func(string) bool
 	// maxTTL caps all times to live, in seconds.
 	maxTTL uint32
@@ -213,7 +213,9 @@ func follow(answer []dns.RR, q dns.Question) chain {
 				}
 			case *dns.DNAME:
 				// RFC 6672, section 2.2: the labels before the owner stay.
-				if head, ok := strings.CutSuffix(c.end(), "."+canonical(v.Hdr.Name)); ok {
+				// A dot may be part of a label, so labels are compared.
+				owner := canonical(v.Hdr.Name)
+				if head, ok := strings.CutSuffix(c.end(), "."+owner); ok && dns.IsSubDomain(owner, c.end()) {
 					to = canonical(head + "." + v.Target)
 				}
 			}

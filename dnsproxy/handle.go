@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -173,9 +174,15 @@ func (s *Server) rules(c Client, d decision, req *dns.Msg, refused *[]netip.Addr
 	if c.Mode == policy.Enforce && d.host != nil {
 		r.plain = d.host.Pattern.IsWildcard()
 		p := s.policies.Policy(c.Policy)
-		r.target = func(name string) bool { return lookup(p, name) != nil }
+		r.target = func(name string) bool { return allows(p, name) }
 	}
 	return r
+}
+
+// allows says whether p allows a name of an answer; what is no name is not.
+func allows(p *policy.Policy, name string) bool {
+	normal, err := hostname.Normalize(name)
+	return err == nil && lookup(p, normal) != nil
 }
 
 // learn opens the addresses of an answer, all but refused.
