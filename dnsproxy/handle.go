@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -197,7 +198,7 @@ func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []Answer,
 		s.stats.add(cLearned)
 	case errors.Is(err, ErrFull):
 		s.stats.add(cLearnFull)
-		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonQuota, detail: err.Error()})
+		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonQuota, detail: strings.TrimPrefix(err.Error(), "learn "+d.name+": ")})
 	case errors.Is(err, ErrName), errors.Is(err, ErrAddress):
 		s.stats.add(cLearnChanged) // the policy changed while the query was under way
 	default:
@@ -245,7 +246,7 @@ func (s *Server) denied(c Client, t policy.Transport, name string, d decision) {
 // reason.
 func (s *Server) report(c Client, t policy.Transport, name string, d decision, wouldDeny bool) {
 	now := s.now()
-	if !s.events.allow(c.Workload+"\x00"+name+"\x00"+string(d.reason), now) {
+	if !s.events.allow(eventKind{c.Workload, name + "\x00" + string(d.reason)}, now) {
 		s.stats.add(cSuppressed)
 		return
 	}

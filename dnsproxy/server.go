@@ -127,7 +127,7 @@ func New(c Config) *Server {
 		sink: c.Sink, log: c.Log, now: c.Now, idle: c.Idle, drain: c.Drain,
 		queries: newLimiter(c.MaxInflight, c.MaxPerWorkload),
 		conns:   newLimiter(c.MaxConns, c.MaxConnsPerWorkload),
-		events:  &once{max: 4096, seen: map[string]time.Time{}},
+		events:  newOnce(4096),
 		cache:   newCache(),
 	}
 	s.up = newShared(&upstream{timeout: c.Timeout, stats: &s.stats}, &s.stats)
