@@ -142,7 +142,11 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonAddress, detail: addrList(refused)})
 	}
 	if err := s.learn(c, t, d, f.addrs, refused); err != nil && c.Mode == policy.Enforce {
-		return answerTo(req, dns.RcodeServerFailure)
+		m := answerTo(req, dns.RcodeServerFailure)
+		if errors.Is(err, ErrFull) {
+			extend(m, req, dns.ExtendedErrorCodeOther, "egressd: "+string(policy.ReasonQuota))
+		}
+		return m
 	}
 	m := answerTo(req, clientRcode(rep.Rcode))
 	m.Answer, m.Ns = f.answer, f.ns

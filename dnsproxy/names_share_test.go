@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/egressd/egressd/policy"
 )
 
@@ -302,5 +304,21 @@ func checkAccounts(t *testing.T, n *Names) {
 	}
 	if got := (use{int(n.node.openings.Load()), int(n.node.proofs.Load())}); got != wild {
 		t.Errorf("the node has %+v under wildcards and says %+v", wild, got)
+	}
+}
+
+// TestQuotaIsSaid: an answer for which there is no room is withheld, and says
+// why to the client and in an event.
+func TestQuotaIsSaid(t *testing.T) {
+	z := newZone(t, "www.example.com. 60 A 203.0.113.1", "www.example.com. 60 A 203.0.113.2")
+	r := newRig(t, Config{}, z.addr).serve()
+	r.names.o.MaxAddrsPerName = 1
+	m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA))
+	if m.Rcode != dns.RcodeServerFailure || edeOf(m) != int(dns.ExtendedErrorCodeOther) || len(m.Answer) != 0 {
+		t.Errorf("reply: %v", m)
+	}
+	r.expectEvent(policy.ReasonQuota, false)
+	if got := r.Stats()["learn_full"]; got != 1 {
+		t.Errorf("learn_full = %d", got)
 	}
 }

@@ -118,7 +118,7 @@ func nameFlood(a *arena, cg *world.Cgroup) string {
 	victim, err := a.d.Root.Child("victim")
 	a.must(err)
 	defer func() { a.must(victim.Close()) }()
-	return ask("udp", "{R4}", "53", "tls.example")(a, victim) + "; " + ask("udp", "{R4}", "53", "fresh.wild.example")(a, victim)
+	return ask("udp", "{R4}", "53", "fresh.example")(a, victim) + "; " + ask("udp", "{R4}", "53", "fresh.wild.example")(a, victim)
 }
 
 // forward is a process on the node that passes connections on and is not
@@ -187,6 +187,7 @@ func (a *arena) populate() {
 		a.DNS.SetA("n"+n(i)+".many.wild.example", time.Minute, addr("151.101.2.2"))
 	}
 	a.DNS.SetA("fresh.wild.example", time.Minute, addr("151.101.2.2"))
+	a.DNS.SetA("fresh.example", time.Minute, addr("151.101.2.2"))
 	var flood []netip.Addr
 	for i := range 2000 {
 		flood = append(flood, netip.AddrFrom4([4]byte{151, 102, byte(i >> 8), byte(i)}))
