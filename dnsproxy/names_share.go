@@ -93,7 +93,7 @@ func (n *Names) full(t *table, w wish, openings []policy.Opening, wild bool) err
 		return errNameFull
 	}
 	if !wild {
-		more := t.exact.minus(useOf(a.exact)).plus(useOf(merge(a.exact, openings)))
+		more := n.after(t.exact, a.exact, openings)
 		switch {
 		case len(a.pairs)-a.wild >= n.o.MaxNamesPerAddr:
 			return errAddressFull
@@ -112,7 +112,7 @@ func (n *Names) full(t *table, w wish, openings []policy.Opening, wild bool) err
 	}
 	little := t.held[w.by[0]] < n.policyFloor()
 	had := t.used.beyond(t.exact)
-	more := t.used.minus(useOf(a.open)).plus(useOf(merge(a.open, openings))).beyond(t.exact)
+	more := n.after(t.used, a.open, openings).beyond(t.exact)
 	switch {
 	case t.addrs[w.addr] == nil && t.wildAddrs >= pool(n.o.MaxAddrs, little),
 		addrs == nil && t.wildNames >= pool(n.o.MaxNames, little),
@@ -126,6 +126,17 @@ func (n *Names) full(t *table, w wish, openings []policy.Opening, wild bool) err
 		return errNodeFull
 	}
 	return nil
+}
+
+// after is what is used when an address opens more than it has. Only near a
+// bound it is counted exactly, which costs what the address has.
+func (n *Names) after(used use, has, more []policy.Opening) use {
+	all := used.plus(useOf(more))
+	if all.openings < n.o.MaxOpenings/2 && all.proofs < n.o.MaxProofs/2 &&
+		int(n.node.openings.Load()) < n.o.MaxNodeOpenings/2 && int(n.node.proofs.Load()) < n.o.MaxNodeProofs/2 {
+		return all
+	}
+	return used.minus(useOf(has)).plus(useOf(merge(has, more)))
 }
 
 // room makes room for one more pair, or says what is full. It sweeps the
