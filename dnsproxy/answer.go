@@ -20,12 +20,14 @@ type rules struct {
 	// address says whether the queried name may have the address.
 	address func(netip.Addr) bool
 	// target says whether an HTTPS or SVCB record may send the client to
-	// another name (normalized as far as it can be).
+	// another name (as a message spells it).
 	target func(string) bool
 	// maxTTL caps all times to live, in seconds.
 	maxTTL uint32
 	// dnssec keeps signatures.
 	dnssec bool
+	// plain leaves out what no connection needs: see plainType.
+	plain bool
 }
 
 // filtered is what is left of an upstream's reply.
@@ -51,6 +53,8 @@ func (f *filtered) modified() bool { return f.stripped > 0 || len(f.refused) > 0
 func filter(rep *dns.Msg, q dns.Question, r rules) filtered {
 	var f filtered
 	c := follow(rep.Answer, q)
+	// Who has the keys of a signature is free in what it says.
+	r.dnssec = r.dnssec && !r.plain
 	altered := false // the asked type's records are not the signed ones
 	for i, rr := range rep.Answer {
 		h := rr.Header()
@@ -73,9 +77,18 @@ func filter(rep *dns.Msg, q dns.Question, r rules) filtered {
 			}
 		}
 	}
-	f.authority(rep.Ns, r.dnssec)
+	f.authority(rep.Ns, c, r)
 	for _, rr := range slices.Concat(f.answer, f.ns) {
-		rr.Header().Ttl = min(rr.Header().Ttl, r.maxTTL)
+		h := rr.Header()
+		h.Ttl = min(h.Ttl, r.maxTTL)
+		// The letters of a name that was asked are the asker's; nobody else's
+		// case means anything.
+		if h.Name = canonical(h.Name); h.Name == c.owners[0] {
+			h.Name = q.Name
+		}
+		if r.plain {
+			plainRecord(rr)
+		}
 	}
 	return f
 }
@@ -123,10 +136,18 @@ func (f *filtered) takeService(rr dns.RR, s *dns.SVCB, c chain, r rules) bool {
 		f.stripped++
 		return false
 	}
+	changed := false
+	if r.plain {
+		var ok bool
+		if changed, ok = plainService(s); !ok {
+			f.stripped++
+			return false
+		}
+	}
 	f.answer = append(f.answer, rr)
 	before := len(s.Value)
 	s.Value = slices.DeleteFunc(s.Value, func(kv dns.SVCBKeyValue) bool { return hidden(kv.Key()) })
-	if len(s.Value) == before {
+	if len(s.Value) == before && !changed {
 		return true
 	}
 	f.stripped++
@@ -146,16 +167,19 @@ func hidden(k dns.SVCBKey) bool {
 	return k == dns.SVCB_ECHCONFIG || k == dns.SVCB_IPV4HINT || k == dns.SVCB_IPV6HINT
 }
 
-// authority keeps what a negative answer needs (RFC 2308) and its proof. The
-// additional section is dropped whole: all it could add are addresses that
-// were not asked for.
-func (f *filtered) authority(ns []dns.RR, dnssec bool) {
+// authority keeps what a negative answer needs (RFC 2308) and its proof: the
+// SOA of a zone that one of the names is in. The additional section is dropped
+// whole: all it could add are addresses that were not asked for.
+func (f *filtered) authority(ns []dns.RR, c chain, r rules) {
 	for _, rr := range ns {
 		switch rr.(type) {
 		case *dns.SOA:
-			f.ns = append(f.ns, rr)
+			zone := rr.Header().Name
+			if slices.ContainsFunc(c.owners, func(name string) bool { return dns.IsSubDomain(zone, name) }) {
+				f.ns = append(f.ns, rr)
+			}
 		case *dns.NSEC, *dns.NSEC3, *dns.RRSIG:
-			if dnssec {
+			if r.dnssec {
 				f.ns = append(f.ns, rr)
 			}
 		}
@@ -189,7 +213,9 @@ func follow(answer []dns.RR, q dns.Question) chain {
 				}
 			case *dns.DNAME:
 				// RFC 6672, section 2.2: the labels before the owner stay.
-				if head, ok := strings.CutSuffix(c.end(), "."+canonical(v.Hdr.Name)); ok {
+				// A dot may be part of a label, so labels are compared.
+				owner := canonical(v.Hdr.Name)
+				if head, ok := strings.CutSuffix(c.end(), "."+owner); ok && dns.IsSubDomain(owner, c.end()) {
 					to = canonical(head + "." + v.Target)
 				}
 			}

@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -140,7 +142,11 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonAddress, detail: addrList(refused)})
 	}
 	if err := s.learn(c, t, d, f.addrs, refused); err != nil && c.Mode == policy.Enforce {
-		return answerTo(req, dns.RcodeServerFailure)
+		m := answerTo(req, dns.RcodeServerFailure)
+		if errors.Is(err, ErrFull) {
+			extend(m, req, dns.ExtendedErrorCodeOther, "egressd: "+string(policy.ReasonQuota))
+		}
+		return m
 	}
 	m := answerTo(req, clientRcode(rep.Rcode))
 	m.Answer, m.Ns = f.answer, f.ns
@@ -171,10 +177,17 @@ func (s *Server) rules(c Client, d decision, req *dns.Msg, refused *[]netip.Addr
 		return ok || c.Mode != policy.Enforce
 	}
 	if c.Mode == policy.Enforce && d.host != nil {
+		r.plain = d.host.Pattern.IsWildcard()
 		p := s.policies.Policy(c.Policy)
-		r.target = func(name string) bool { return lookup(p, name) != nil }
+		r.target = func(name string) bool { return allows(p, name) }
 	}
 	return r
+}
+
+// allows says whether p allows a name of an answer; what is no name is not.
+func allows(p *policy.Policy, name string) bool {
+	normal, err := hostname.Normalize(name)
+	return err == nil && lookup(p, normal) != nil
 }
 
 // learn opens the addresses of an answer, all but refused.
@@ -183,13 +196,13 @@ func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []Answer,
 		return nil
 	}
 	good := slices.DeleteFunc(slices.Clone(addrs), func(a Answer) bool { return slices.Contains(refused, a.Addr) })
-	err := s.names.Learn(c.Policy, d.name, good)
+	err := s.names.Learn(c.Policy, c.Workload, d.name, good)
 	switch {
 	case err == nil:
 		s.stats.add(cLearned)
 	case errors.Is(err, ErrFull):
 		s.stats.add(cLearnFull)
-		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonQuota, detail: "learned addresses"})
+		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonQuota, detail: strings.TrimPrefix(err.Error(), "learn "+d.name+": ")})
 	case errors.Is(err, ErrName), errors.Is(err, ErrAddress):
 		s.stats.add(cLearnChanged) // the policy changed while the query was under way
 	default:
@@ -237,7 +250,7 @@ func (s *Server) denied(c Client, t policy.Transport, name string, d decision) {
 // reason.
 func (s *Server) report(c Client, t policy.Transport, name string, d decision, wouldDeny bool) {
 	now := s.now()
-	if !s.events.allow(c.Workload+"\x00"+name+"\x00"+string(d.reason), now) {
+	if !s.events.allow(eventKind{c.Workload, name + "\x00" + string(d.reason)}, now) {
 		s.stats.add(cSuppressed)
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/internal/ipguard"
@@ -31,8 +32,8 @@ type Policies interface {
 
 // Errors of Learn.
 var (
-	// ErrFull: a bound was reached. Nothing is evicted to make room, since
-	// every learned address may carry traffic.
+	// ErrFull: a bound was reached, and there was nothing that could be
+	// evicted: what connections are open to never is.
 	ErrFull = errors.New("no room for more learned addresses")
 	// ErrName: no policy of that id allows the name.
 	ErrName = errors.New("name not allowed")
@@ -53,10 +54,12 @@ type NamesOptions struct {
 	// MaxAddrsPerName (1024) and MaxNamesPerAddr (1024) one entry. MaxOpenings
 	// (131072) and MaxProofs (32768) bound what a policy has of the kernel's
 	// tables of addresses and of names, which all policies share: an eighth of
-	// each. Names that only a wildcard allows may have three quarters of a
-	// bound: there is no end of them, and the hosts that are named exactly must
-	// not suffer.
+	// each. The names that only a wildcard allows are counted apart from the
+	// hosts that are named exactly, so that neither takes the other's room.
 	MaxAddrs, MaxNames, MaxAddrsPerName, MaxNamesPerAddr, MaxOpenings, MaxProofs int
+	// MaxNodeOpenings (524288) and MaxNodeProofs (131072) bound what the names
+	// under the wildcards of all policies have of these tables: a half of each.
+	MaxNodeOpenings, MaxNodeProofs int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// InUse lists the addresses that open connections go to. An address is
@@ -78,6 +81,8 @@ func (o NamesOptions) withDefaults() NamesOptions {
 	setDefault(&o.MaxNamesPerAddr, 1024)
 	setDefault(&o.MaxOpenings, 1<<17)
 	setDefault(&o.MaxProofs, 1<<15)
+	setDefault(&o.MaxNodeOpenings, 1<<19)
+	setDefault(&o.MaxNodeProofs, 1<<17)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -102,47 +107,10 @@ type Names struct {
 
 	mu     sync.RWMutex // guards tables, not what they hold
 	tables map[policy.PolicyID]*table
-}
 
-// table is what one policy learned. Its lock is held while the kernel is
-// written: two answers for one address must reach the kernel in the order in
-// which they were merged here, and the one that finds nothing left to write
-// must not be sent before the other has written it.
-type table struct {
-	mu sync.RWMutex
-	// changes counts what Dump would show: pairs that came, went or were
-	// seen again.
-	changes uint64
-	addrs   map[netip.Addr]*address
-	names   map[string]map[netip.Addr]struct{}
-	// used sums over the addresses.
-	used  use
-	swept time.Time
-}
-
-// use is what openings take in the kernel's tables.
-type use struct{ openings, proofs int }
-
-func useOf(open []policy.Opening) use {
-	u := use{openings: len(open)}
-	for _, o := range open {
-		if o.Name != "" {
-			u.proofs++
-		}
-	}
-	return u
-}
-
-func (u use) plus(b use) use  { return use{u.openings + b.openings, u.proofs + b.proofs} }
-func (u use) minus(b use) use { return use{u.openings - b.openings, u.proofs - b.proofs} }
-
-type address struct {
-	// until is the end of the answer's time (without grace), by name.
-	until map[string]time.Time
-	// open is what the kernel was last told, sorted; dirty says that a write
-	// failed, so that the kernel may hold something else.
-	open  []policy.Opening
-	dirty bool
+	node    node
+	evicted atomic.Uint64
+	using   using
 }
 
 // NewNames returns an empty Names that writes to k and reads policies from p.
@@ -156,110 +124,96 @@ type Answer struct {
 	TTL  time.Duration
 }
 
-// Learn records that name has the addresses for policy id. When it returns
-// nil the kernel lets them pass as the policy says. Errors wrap ErrName,
-// ErrAddress, ErrFull or the kernel's; what was learned before the error
-// stays, since each address was good by itself.
-func (n *Names) Learn(id policy.PolicyID, name string, answers []Answer) error {
+// Learn records that name has the addresses for policy id, as workload was
+// told. When it returns nil the kernel lets them pass as the policy says.
+// Errors wrap ErrName, ErrAddress, ErrFull or the kernel's; what was learned
+// before the error stays, since each address was good by itself.
+func (n *Names) Learn(id policy.PolicyID, workload, name string, answers []Answer) error {
 	if n.policies.Policy(id) == nil {
 		return fmt.Errorf("learn %s: policy %d: %w", name, id, ErrName)
 	}
 	now := n.o.Now()
-	t := n.table(id)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	// Read under the table's lock: a Reapply that runs later has seen at
-	// least this policy and corrects what is written here.
-	p := n.policies.Policy(id)
-	host := lookup(p, name)
-	if host == nil {
-		return fmt.Errorf("learn %s: %w", name, ErrName)
-	}
 	for _, a := range answers {
-		if ok, class := n.check(host, a.Addr); !ok {
-			return fmt.Errorf("learn %s: %s is %s: %w", name, a.Addr, class, ErrAddress)
-		}
-		until := now.Add(min(max(a.TTL, n.o.Floor), n.o.Cap))
-		if err := n.learn(t, id, p, host, name, a.Addr, until, now); err != nil {
+		err := n.answer(id, wish{
+			name: name, addr: a.Addr, by: []string{workload},
+			until: now.Add(min(max(a.TTL, n.o.Floor), n.o.Cap)), now: now,
+		})
+		if err != nil {
 			return fmt.Errorf("learn %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, host *policy.Host, name string, addr netip.Addr, until, now time.Time) error {
-	a := t.addrs[addr]
-	if a != nil {
-		if _, ok := a.until[name]; ok && !a.dirty {
-			t.extend(a, name, until)
-			return nil
+// wish is one pair of name and address that is to be learned.
+type wish struct {
+	name       string
+	addr       netip.Addr
+	by         []string // the workloads that know it; the first asks
+	until, now time.Time
+}
+
+// answer is Learn for one address. When the node's tables are full of other
+// policies' names it makes room there, without a lock of its own, and tries
+// again.
+func (n *Names) answer(id policy.PolicyID, w wish) error {
+	for again := true; ; again = false {
+		err := n.answerOnce(id, w)
+		if !again || !errors.Is(err, errNodeFull) || !n.relieve(w) {
+			return err
 		}
 	}
-	if err := n.room(t, id, p, host, name, addr, now); err != nil {
+}
+
+func (n *Names) answerOnce(id policy.PolicyID, w wish) error {
+	t := n.table(id)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	// Read under the table's lock: a Reapply that runs later has seen at
+	// least this policy and corrects what is written here.
+	p := n.policies.Policy(id)
+	host := lookup(p, w.name)
+	if host == nil {
+		return ErrName
+	}
+	if ok, class := n.check(host, w.addr); !ok {
+		return fmt.Errorf("%s is %s: %w", w.addr, class, ErrAddress)
+	}
+	return n.learn(t, id, p, host, w)
+}
+
+func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, host *policy.Host, w wish) error {
+	a := t.addrs[w.addr]
+	if a != nil && a.pairs[w.name] != nil && !a.dirty {
+		t.renew(a.pairs[w.name], w)
+		return nil
+	}
+	wild := host.Pattern.IsWildcard()
+	t.regrade(w.name, wild) // a policy update is under way
+	openings := p.Openings(w.name, w.addr)
+	if err := n.room(t, id, w, openings, wild); err != nil {
 		return err
 	}
 	// room may have swept the table.
-	if a = t.addrs[addr]; a == nil {
-		a = &address{until: map[string]time.Time{}}
-		t.addrs[addr] = a
+	if a = t.addrs[w.addr]; a == nil {
+		a = t.addAddress(w.addr)
 	}
-	want := merge(a.open, p.Openings(name, addr))
+	have := opened{a.open, a.exact}
 	if a.dirty {
-		want = merge(n.wanted(p, addr, a), p.Openings(name, addr))
+		have = n.wanted(p, w.addr, a)
 	}
-	if err := n.write(t, id, addr, a, want); err != nil {
+	want := opened{merge(have.all, openings), have.exact}
+	if !wild {
+		want.exact = merge(have.exact, openings)
+	}
+	if err := n.write(t, id, w.addr, a, want); err != nil {
 		return err // a is dirty now: Expire puts the kernel right
 	}
-	t.extend(a, name, until)
-	if t.names[name] == nil {
-		t.names[name] = map[netip.Addr]struct{}{}
+	if a.pairs[w.name] == nil {
+		t.add(w.name, w.addr, a, wild)
 	}
-	t.names[name][addr] = struct{}{}
+	t.renew(a.pairs[w.name], w)
 	return nil
-}
-
-// extend lets name have a for at least as long as until.
-func (t *table) extend(a *address, name string, until time.Time) {
-	if until.After(a.until[name]) {
-		a.until[name] = until
-		t.changes++
-	}
-}
-
-// room says whether one more pair of name and addr may be added; it sweeps
-// the table at most once a second, so that a full one costs little.
-func (n *Names) room(t *table, id policy.PolicyID, p *policy.Policy, host *policy.Host, name string, addr netip.Addr, now time.Time) error {
-	share := func(bound int) int {
-		if host.Pattern.IsWildcard() {
-			bound -= bound / 4
-		}
-		return bound
-	}
-	openings := p.Openings(name, addr)
-	full := func() bool {
-		a, names := t.addrs[addr], t.names[name]
-		var open []policy.Opening
-		if a != nil {
-			open = a.open
-		}
-		more := t.used.minus(useOf(open)).plus(useOf(merge(open, openings)))
-		return a == nil && len(t.addrs) >= share(n.o.MaxAddrs) ||
-			names == nil && len(t.names) >= share(n.o.MaxNames) ||
-			len(names) >= n.o.MaxAddrsPerName ||
-			a != nil && len(a.until) >= n.o.MaxNamesPerAddr ||
-			more.openings > t.used.openings && more.openings > share(n.o.MaxOpenings) ||
-			more.proofs > t.used.proofs && more.proofs > share(n.o.MaxProofs)
-	}
-	if !full() {
-		return nil
-	}
-	if now.Sub(t.swept) >= time.Second {
-		n.expire(t, id, now) // its errors stay dirty and are tried again
-		if !full() {
-			return nil
-		}
-	}
-	return ErrFull
 }
 
 // NamesOf returns the names that addr was learned for, sorted; those in grace
@@ -276,9 +230,9 @@ func (n *Names) NamesOf(id policy.PolicyID, addr netip.Addr) []string {
 	if a == nil {
 		return nil
 	}
-	names := make([]string, 0, len(a.until))
-	for name, until := range a.until {
-		if now.Before(until.Add(n.o.Grace)) {
+	names := make([]string, 0, len(a.pairs))
+	for name, pair := range a.pairs {
+		if now.Before(pair.until.Add(n.o.Grace)) {
 			names = append(names, name)
 		}
 	}
@@ -298,7 +252,7 @@ func (n *Names) AddrsOf(id policy.PolicyID, name string) []netip.Addr {
 	defer t.mu.RUnlock()
 	addrs := make([]netip.Addr, 0, len(t.names[name]))
 	for addr := range t.names[name] {
-		if now.Before(t.addrs[addr].until[name].Add(n.o.Grace)) {
+		if now.Before(t.addrs[addr].pairs[name].until.Add(n.o.Grace)) {
 			addrs = append(addrs, addr)
 		}
 	}
@@ -329,7 +283,7 @@ func (n *Names) table(id policy.PolicyID) *table {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.tables[id] == nil {
-		n.tables[id] = &table{addrs: map[netip.Addr]*address{}, names: map[string]map[netip.Addr]struct{}{}}
+		n.tables[id] = newTable()
 	}
 	return n.tables[id]
 }

@@ -45,7 +45,7 @@ func answers(ttl time.Duration, addrs ...string) []Answer {
 
 func mustLearn(t testing.TB, n *Names, name string, a []Answer) {
 	t.Helper()
-	if err := n.Learn(id, name, a); err != nil {
+	if err := n.Learn(id, "w", name, a); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -112,7 +112,7 @@ func TestLearnRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		r := newNamesRig(t, NamesOptions{Guard: ipguard.New([]netip.Addr{own})})
-		err := r.Learn(tt.id, tt.name, answers(time.Minute, tt.addr))
+		err := r.Learn(tt.id, "w", tt.name, answers(time.Minute, tt.addr))
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s %s: %v, want %v", tt.name, tt.addr, err, tt.want)
 		}
@@ -166,7 +166,7 @@ func TestKernelErrorIsRepaired(t *testing.T) {
 	r := newNamesRig(t, NamesOptions{})
 	broken := errors.New("map is full")
 	r.kernel.setFail(broken)
-	if err := r.Learn(id, "www.example.com", answers(time.Minute, "203.0.113.1")); !errors.Is(err, broken) {
+	if err := r.Learn(id, "w", "www.example.com", answers(time.Minute, "203.0.113.1")); !errors.Is(err, broken) {
 		t.Fatalf("Learn = %v", err)
 	}
 	if got := r.NamesOf(id, netip.MustParseAddr("203.0.113.1")); len(got) != 0 {
@@ -192,26 +192,33 @@ func TestBounds(t *testing.T) {
 		max  int
 	}{
 		{"addresses", NamesOptions{MaxAddrs: 3}, func(r namesRig, i int) error {
-			return r.Learn(id, "www.example.com", answers(time.Minute, addr(i)))
+			return r.Learn(id, "w", "www.example.com", answers(time.Minute, addr(i)))
 		}, 3},
 		{"addresses of a name", NamesOptions{MaxAddrsPerName: 2}, func(r namesRig, i int) error {
-			return r.Learn(id, "www.example.com", answers(time.Minute, addr(i)))
+			return r.Learn(id, "w", "www.example.com", answers(time.Minute, addr(i)))
 		}, 2},
 		{"names", NamesOptions{MaxNames: 5}, func(r namesRig, i int) error {
-			return r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(i)))
+			return r.Learn(id, "w", fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(i)))
 		}, 4},
-		{"names of an address", NamesOptions{MaxNamesPerAddr: 2}, func(r namesRig, i int) error {
-			return r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
-		}, 2},
+		{"names of an address", NamesOptions{MaxNamesPerAddr: 4}, func(r namesRig, i int) error {
+			return r.Learn(id, "w", fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
+		}, 3},
 		{"openings", NamesOptions{MaxOpenings: 3}, func(r namesRig, i int) error {
-			return r.Learn(id, "www.example.com", answers(time.Minute, addr(i)))
+			return r.Learn(id, "w", "www.example.com", answers(time.Minute, addr(i)))
 		}, 3},
 		{"proofs", NamesOptions{MaxProofs: 4}, func(r namesRig, i int) error {
-			return r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
+			return r.Learn(id, "w", fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
 		}, 3},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			used := true // so that nothing can be evicted
+			tt.o.InUse = func() (map[netip.Addr]bool, error) {
+				if used {
+					return nil, errors.New("all of them")
+				}
+				return map[netip.Addr]bool{}, nil
+			}
 			r := newNamesRig(t, tt.o)
 			for i := range tt.max {
 				if err := tt.fill(r, i); err != nil {
@@ -228,53 +235,12 @@ func TestBounds(t *testing.T) {
 			if err := tt.fill(r, 0); err != nil {
 				t.Errorf("what is there cannot be renewed: %v", err)
 			}
+			used = false
 			r.clock.advance(10 * time.Minute)
 			if err := tt.fill(r, tt.max); err != nil {
 				t.Errorf("after the others' time: %v", err)
 			}
 		})
-	}
-}
-
-// twoPolicies gives two ids the same policy.
-type twoPolicies struct{ *snapshot }
-
-func (p twoPolicies) Policy(id policy.PolicyID) *policy.Policy {
-	if id > policy.DefaultPolicy+1 {
-		return nil
-	}
-	return p.snapshot.Policy(policy.DefaultPolicy)
-}
-
-// TestEndlessNames: who owns a wildcard's zone can make up names without end.
-// They take neither the room of the hosts that are named exactly nor that of
-// other policies, and it is free again when their time is over.
-func TestEndlessNames(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{MaxNames: 100, MaxAddrs: 100})
-	r.Names = NewNames(r.kernel, twoPolicies{r.pol}, r.Names.o)
-	learned := 0
-	var err error
-	for i := 0; err == nil && i < 1000; i++ {
-		if err = r.Learn(id, fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, fmt.Sprintf("203.0.113.%d", i))); err == nil {
-			learned++
-		}
-	}
-	if !errors.Is(err, ErrFull) || learned != 75 {
-		t.Fatalf("%d names, then %v; want 75, then ErrFull", learned, err)
-	}
-	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.200", "2001:4860::1"))
-	if err := r.Learn(id+1, "n1.wild.test", answers(time.Minute, "203.0.113.1")); err != nil {
-		t.Errorf("another policy: %v", err)
-	}
-	if err := r.Learn(id, "n1.wild.test", answers(time.Minute, "203.0.113.1")); err != nil {
-		t.Errorf("a name that is known: %v", err)
-	}
-	r.clock.advance(10 * time.Minute)
-	if err := r.Learn(id, "late.wild.test", answers(time.Minute, "203.0.113.1")); err != nil {
-		t.Errorf("after the others' time: %v", err)
-	}
-	if got := r.Size(); got.Openings != got.Proofs || got.Openings > 2 {
-		t.Errorf("the account: %+v", got)
 	}
 }
 
@@ -436,7 +402,7 @@ func TestNamesConcurrently(t *testing.T) {
 			for i := range 200 {
 				name := fmt.Sprintf("n%d.wild.test", (g+i)%7)
 				addr := fmt.Sprintf("203.0.113.%d", i%11)
-				if err := r.Learn(id, name, answers(time.Second, addr)); err != nil {
+				if err := r.Learn(id, "w", name, answers(time.Second, addr)); err != nil {
 					t.Error(err)
 				}
 				r.NamesOf(id, netip.MustParseAddr(addr))
@@ -486,3 +452,35 @@ func TestChanges(t *testing.T) {
 type nobody struct{}
 
 func (nobody) Policy(policy.PolicyID) *policy.Policy { return nil }
+
+// TestRecheck: an address that becomes the node's own is closed, and can be
+// learned again when it no longer is.
+func TestRecheck(t *testing.T) {
+	own := new(ipguard.Addresses)
+	pinned := func() (map[netip.Addr]bool, error) { return nil, errors.New("all in use") }
+	r := newNamesRig(t, NamesOptions{Guard: ipguard.NewLive(own), InUse: pinned})
+	for _, addr := range bothFamilies {
+		a := netip.MustParseAddr(addr)
+		mustLearn(t, r.Names, "www.example.com", answers(time.Minute, addr, "203.0.113.50"))
+		mustLearn(t, r.Names, "a.wild.test", answers(time.Minute, addr))
+		own.Set([]netip.Prefix{netip.PrefixFrom(a, a.BitLen())})
+		if gone, err := r.Recheck(); gone != 2 || err != nil {
+			t.Errorf("%s: Recheck = %d, %v", addr, gone, err)
+		}
+		if r.kernel.opens(addr) != nil || r.kernel.opens("203.0.113.50") == nil || len(r.NamesOf(id, a)) != 0 {
+			t.Errorf("%s: open %v, names %v", addr, r.kernel.addresses(), r.NamesOf(id, a))
+		}
+		if err := r.Learn(id, "w", "www.example.com", answers(time.Minute, addr)); !errors.Is(err, ErrAddress) {
+			t.Errorf("%s: %v", addr, err)
+		}
+		own.Set(nil)
+		if gone, err := r.Recheck(); gone != 0 || err != nil {
+			t.Errorf("%s: Recheck = %d, %v", addr, gone, err)
+		}
+		mustLearn(t, r.Names, "www.example.com", answers(time.Minute, addr))
+		if r.kernel.opens(addr) == nil {
+			t.Errorf("%s is not open again", addr)
+		}
+	}
+	checkAccounts(t, r.Names)
+}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -52,8 +53,8 @@ func (n *Names) expire(t *table, id policy.PolicyID, now time.Time) error {
 	inUse := n.inUse()
 	for addr, a := range t.addrs {
 		gone := false
-		for name, until := range a.until {
-			if !now.Before(until.Add(n.o.Grace)) && !inUse(addr) {
+		for name, pair := range a.pairs {
+			if !now.Before(pair.until.Add(n.o.Grace)) && !inUse(addr) {
 				t.forget(name, addr, a)
 				gone = true
 			}
@@ -66,24 +67,22 @@ func (n *Names) expire(t *table, id policy.PolicyID, now time.Time) error {
 }
 
 // inUse returns a test for addresses with open connections. It asks once, and
-// only when there is an address to test. When it can't be known every address
-// counts as used.
+// only when there is an address to test.
 func (n *Names) inUse() func(netip.Addr) bool {
+	ask := sync.OnceValue(n.inUseNow)
+	return func(a netip.Addr) bool { return ask()(a) }
+}
+
+// inUseNow asks at once. When it can't be known every address counts as used.
+func (n *Names) inUseNow() func(netip.Addr) bool {
 	if n.o.InUse == nil {
 		return func(netip.Addr) bool { return false }
 	}
-	var used map[netip.Addr]bool
-	asked := false
-	return func(a netip.Addr) bool {
-		if !asked {
-			asked = true
-			var err error
-			if used, err = n.o.InUse(); err != nil {
-				n.o.Log.Warn("connections could not be listed", "error", err)
-			}
-		}
-		return used == nil || used[a]
+	used, err := n.o.InUse()
+	if err != nil {
+		n.o.Log.Warn("connections could not be listed", "error", err)
 	}
+	return func(a netip.Addr) bool { return used == nil || used[a] }
 }
 
 // Reapply computes anew what every learned address opens, against the newest
@@ -101,6 +100,33 @@ func (n *Names) ReapplyTo(next Policies, phase Phase) error {
 		t.mu.Unlock()
 	}
 	return errors.Join(errs...)
+}
+
+// Recheck forgets the pairs of name and address that the guard refuses by now,
+// since the node's own addresses changed, whatever connections are open. It
+// returns how many went.
+func (n *Names) Recheck() (gone int, err error) {
+	var errs []error
+	for id, t := range n.all() {
+		t.mu.Lock()
+		p := n.policies.Policy(id)
+		for addr, a := range t.addrs {
+			before := len(a.pairs)
+			for name := range a.pairs {
+				if host := lookup(p, name); host != nil {
+					if ok, _ := n.check(host, addr); !ok {
+						t.forget(name, addr, a)
+					}
+				}
+			}
+			if less := before - len(a.pairs); less > 0 {
+				gone += less
+				errs = append(errs, n.settle(t, id, addr, a, n.wanted(p, addr, a)))
+			}
+		}
+		t.mu.Unlock()
+	}
+	return gone, errors.Join(errs...)
 }
 
 // Changed are the hosts of each policy that may open something else than
@@ -157,8 +183,8 @@ func (n *Names) Inherit(id, from policy.PolicyID) error {
 	if t := n.peek(from); t != nil {
 		t.mu.RLock()
 		for addr, a := range t.addrs {
-			for name, until := range a.until {
-				saved = append(saved, Learned{Policy: id, Name: name, Addr: addr, Until: until})
+			for name, pair := range a.pairs {
+				saved = append(saved, pair.learned(id, name, addr))
 			}
 		}
 		t.mu.RUnlock()
@@ -193,10 +219,13 @@ func (n *Names) reapply(t *table, id policy.PolicyID, p *policy.Policy, phase Ph
 }
 
 func (n *Names) reapplyOne(t *table, id policy.PolicyID, p *policy.Policy, addr netip.Addr, a *address, phase Phase) error {
-	for name := range a.until {
+	for name := range a.pairs {
 		host := lookup(p, name)
 		if host != nil {
 			if ok, _ := n.check(host, addr); ok {
+				if wild := host.Pattern.IsWildcard(); wild != a.pairs[name].wild {
+					t.regrade(name, wild)
+				}
 				continue
 			}
 		}
@@ -204,68 +233,64 @@ func (n *Names) reapplyOne(t *table, id policy.PolicyID, p *policy.Policy, addr 
 	}
 	want := n.wanted(p, addr, a)
 	if phase == Tighten {
-		want = tighten(a.open, want)
+		want.all = tighten(a.open, want.all)
 	}
 	return n.settle(t, id, addr, a, want)
 }
 
 // settle writes want and drops the address when nothing is left of it.
-func (n *Names) settle(t *table, id policy.PolicyID, addr netip.Addr, a *address, want []policy.Opening) error {
+func (n *Names) settle(t *table, id policy.PolicyID, addr netip.Addr, a *address, want opened) error {
 	err := n.write(t, id, addr, a, want)
-	if len(a.until) == 0 && len(a.open) == 0 && !a.dirty {
-		delete(t.addrs, addr)
+	if len(a.pairs) == 0 && len(a.open) == 0 && !a.dirty {
+		t.dropAddress(addr)
 	}
 	return err
 }
 
 // write brings the kernel's entry of addr to want. Both callers and the
 // kernel see openings sorted and without duplicates.
-func (n *Names) write(t *table, id policy.PolicyID, addr netip.Addr, a *address, want []policy.Opening) error {
-	if !a.dirty && slices.Equal(a.open, want) {
-		return nil
+func (n *Names) write(t *table, id policy.PolicyID, addr netip.Addr, a *address, want opened) error {
+	if a.dirty || !slices.Equal(a.open, want.all) {
+		if err := n.kernel.SetAddress(id, addr, slices.Clone(want.all)); err != nil {
+			a.dirty = true
+			return fmt.Errorf("open %s for policy %d: %w", addr, id, err)
+		}
 	}
-	if err := n.kernel.SetAddress(id, addr, slices.Clone(want)); err != nil {
-		a.dirty = true
-		return fmt.Errorf("open %s for policy %d: %w", addr, id, err)
-	}
-	t.used = t.used.minus(useOf(a.open)).plus(useOf(want))
-	a.open, a.dirty = want, false
+	n.account(t, a, want)
+	a.open, a.exact, a.dirty = want.all, want.exact, false
 	return nil
 }
 
-// wanted is what all names of a open under p, an address that the guard
-// refuses nothing.
-func (n *Names) wanted(p *policy.Policy, addr netip.Addr, a *address) []policy.Opening {
-	var want []policy.Opening
-	for _, name := range slices.Sorted(maps.Keys(a.until)) {
+// wanted is what the names of a open under p; for an address that the guard
+// refuses, nothing.
+func (n *Names) wanted(p *policy.Policy, addr netip.Addr, a *address) opened {
+	var want opened
+	for _, name := range slices.Sorted(maps.Keys(a.pairs)) {
 		host := lookup(p, name)
 		if host == nil {
 			continue
 		}
-		if ok, _ := n.check(host, addr); ok {
-			want = append(want, p.Openings(name, addr)...)
+		if ok, _ := n.check(host, addr); !ok {
+			continue
+		}
+		o := p.Openings(name, addr)
+		want.all = append(want.all, o...)
+		if !host.Pattern.IsWildcard() {
+			want.exact = append(want.exact, o...)
 		}
 	}
-	return merge(want, nil)
-}
-
-// forget drops the pair of name and addr.
-func (t *table) forget(name string, addr netip.Addr, a *address) {
-	t.changes++
-	delete(a.until, name)
-	delete(t.names[name], addr)
-	if len(t.names[name]) == 0 {
-		delete(t.names, name)
-	}
+	return opened{merge(want.all, nil), merge(want.exact, nil)}
 }
 
 // Learned is one learned address, for keeping over a restart. Until is the
-// end of the answer's time, without grace.
+// end of the answer's time, without grace; Workloads asked for it.
 type Learned struct {
 	Policy policy.PolicyID `json:"policy"`
 	Name   string          `json:"name"`
 	Addr   netip.Addr      `json:"addr"`
 	Until  time.Time       `json:"until"`
+
+	Workloads []string `json:"workloads,omitempty"`
 }
 
 // Dump returns everything learned, sorted by policy, name and address.
@@ -274,8 +299,8 @@ func (n *Names) Dump() []Learned {
 	for id, t := range n.all() {
 		t.mu.RLock()
 		for addr, a := range t.addrs {
-			for name, until := range a.until {
-				out = append(out, Learned{Policy: id, Name: name, Addr: addr, Until: until})
+			for name, pair := range a.pairs {
+				out = append(out, pair.learned(id, name, addr))
 			}
 		}
 		t.mu.RUnlock()
@@ -342,18 +367,11 @@ func (n *Names) restore(l Learned, until, now time.Time) error {
 	if n.policies.Policy(l.Policy) == nil {
 		return ErrName
 	}
-	t := n.table(l.Policy)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := n.policies.Policy(l.Policy)
-	host := lookup(p, l.Name)
-	if host == nil {
-		return ErrName
+	by := l.Workloads
+	if len(by) == 0 {
+		by = []string{""} // an account of its own: written by an older version
 	}
-	if ok, _ := n.check(host, l.Addr); !ok {
-		return ErrAddress
-	}
-	return n.learn(t, l.Policy, p, host, l.Name, l.Addr, until, now)
+	return n.answer(l.Policy, wish{name: l.Name, addr: l.Addr, by: by, until: until, now: now})
 }
 
 // all is a copy of the tables' index, so that no lock is held over the loop.
@@ -373,7 +391,7 @@ type Size struct {
 	Proofs   int `json:"proofs"`
 }
 
-// Bounds is how much one policy may have.
+// Bounds is how much one policy may have, for hosts that are named exactly.
 func (n *Names) Bounds() Size {
 	return Size{
 		Policies: 1, Names: n.o.MaxNames, Addresses: n.o.MaxAddrs,

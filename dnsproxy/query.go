@@ -159,18 +159,19 @@ func searchStep(name string, p *policy.Policy, search []string) bool {
 
 // typeAllowed says whether a question of type t is forwarded. Types that no
 // ordinary program asks for are left out, because their answers are good for
-// little but tunnelling; where only a wildcard allows the name, so that the
-// asker chooses the labels, TXT is left out as well.
+// little but tunnelling; where only a wildcard allows the name all are but
+// those of plainType.
 func typeAllowed(t uint16, exact bool) bool {
-	switch t {
-	case dns.TypeA, dns.TypeAAAA, dns.TypeCNAME, dns.TypeHTTPS, dns.TypeSVCB,
-		dns.TypeMX, dns.TypeSRV, dns.TypeNS, dns.TypeSOA, dns.TypeCAA, dns.TypePTR, dns.TypeDNAME,
-		dns.TypeDS, dns.TypeDNSKEY, dns.TypeRRSIG, dns.TypeNSEC, dns.TypeNSEC3, dns.TypeNSEC3PARAM:
-		return true
-	case dns.TypeTXT, dns.TypeNAPTR, dns.TypeTLSA, dns.TypeSSHFP, dns.TypeURI, dns.TypeLOC, dns.TypeHINFO:
-		return exact
+	if !exact {
+		return plainType(t)
 	}
-	return false
+	switch t {
+	case dns.TypeNS, dns.TypeSOA, dns.TypeCAA, dns.TypeDNAME,
+		dns.TypeDS, dns.TypeDNSKEY, dns.TypeRRSIG, dns.TypeNSEC, dns.TypeNSEC3, dns.TypeNSEC3PARAM,
+		dns.TypeTXT, dns.TypeNAPTR, dns.TypeTLSA, dns.TypeSSHFP, dns.TypeURI, dns.TypeLOC, dns.TypeHINFO:
+		return true
+	}
+	return plainType(t)
 }
 
 func typeName(t uint16) string { return "type " + dns.Type(t).String() }

@@ -100,7 +100,7 @@ type Server struct {
 	queries     *limiter
 	conns       *limiter
 	events      *once
-	up          *upstream
+	up          *shared
 	cache       *cache
 	turn        atomic.Uint32 // rotates own answers
 	stats       stats
@@ -129,10 +129,10 @@ func New(c Config) *Server {
 		sink: c.Sink, log: c.Log, now: c.Now, idle: c.Idle, drain: c.Drain,
 		queries: newLimiter(c.MaxInflight, c.MaxPerWorkload),
 		conns:   newLimiter(c.MaxConns, c.MaxConnsPerWorkload),
-		events:  &once{max: 4096, seen: map[string]time.Time{}},
+		events:  newOnce(4096),
 		cache:   newCache(),
 	}
-	s.up = &upstream{timeout: c.Timeout, stats: &s.stats}
+	s.up = newShared(&upstream{timeout: c.Timeout, stats: &s.stats}, &s.stats)
 	for _, suffix := range c.Search {
 		if n, err := hostname.Normalize(strings.TrimPrefix(suffix, ".")); err == nil {
 			s.search = append(s.search, n)

@@ -41,7 +41,7 @@ func TestServe(t *testing.T) {
 	}{
 		{"allowed", "www.example.com.", dns.TypeA, 0, -1, []string{"www.example.com. 60 IN A 203.0.113.1"}, true, []string{"203.0.113.1"}, ""},
 		{"allowed AAAA", "www.example.com.", dns.TypeAAAA, 0, -1, []string{"www.example.com. 60 IN AAAA 2001:4860::1"}, true, []string{"2001:4860::1"}, ""},
-		{"case is kept", "wWw.eXample.coM.", dns.TypeTXT, 0, -1, []string{`www.example.com. 60 IN TXT "hello"`}, true, nil, ""},
+		{"case is kept", "wWw.eXample.coM.", dns.TypeTXT, 0, -1, []string{`wWw.eXample.coM. 60 IN TXT "hello"`}, true, nil, ""},
 		{"HTTPS", "www.example.com.", dns.TypeHTTPS, 0, -1, []string{`www.example.com. 60 IN HTTPS 1 . alpn="h2"`}, true, nil, ""},
 		{"CNAME counts for the queried name", "other.example.com.", dns.TypeA, 0, -1, []string{"other.example.com. 60 IN CNAME cdn.evil.test.", "cdn.evil.test. 30 IN A 203.0.113.2"}, true, []string{"203.0.113.2"}, ""},
 		{"no such name", "none.wild.test.", dns.TypeA, dns.RcodeNameError, -1, nil, true, nil, ""},
@@ -235,12 +235,6 @@ func TestEventsAreBounded(t *testing.T) {
 	r.clock.advance(time.Second)
 	ask("evil.test.")
 	r.expectEvent(policy.ReasonName, false)
-
-	o := &once{max: 2, seen: map[string]time.Time{}}
-	now := time.Now()
-	if !o.allow("a", now) || !o.allow("b", now) || o.allow("c", now) || !o.allow("c", now.Add(time.Second)) {
-		t.Error("once: the bound on keys does not hold")
-	}
 }
 
 func TestOwnAnswersRotate(t *testing.T) {

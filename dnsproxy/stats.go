@@ -21,6 +21,7 @@ const (
 	cSearch
 	cLocal
 	cForwarded
+	cUpstreamShared
 	cUpstreamTCP
 	cUpstreamIgnored
 	cUpstreamFailed
@@ -43,7 +44,7 @@ const (
 var counterNames = [counters]string{
 	"queries_udp", "queries_tcp", "no_origin", "malformed", "overload", "connection_overload",
 	"denied", "would_deny", "denied_type", "events_suppressed", "search_suffix", "answered_locally",
-	"forwarded", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream",
+	"forwarded", "upstream_shared", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream",
 	"address_refused", "records_stripped", "learned", "learn_full", "learn_kernel_error", "learn_policy_changed",
 	"truncated", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",
 }
@@ -54,7 +55,8 @@ func (s *stats) add(c counter) { s[c].Add(1) }
 
 // Stats returns the server's counts by name. The names are stable.
 func (s *Server) Stats() map[string]uint64 {
-	out := make(map[string]uint64, counters)
+	out := make(map[string]uint64, counters+1)
+	out["names_evicted"] = s.names.Evicted()
 	for i := range s.stats {
 		out[counterNames[i]] = s.stats[i].Load()
 	}

@@ -81,7 +81,8 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 		}
 	}
 	slots := make(chan struct{}, maxPipelined)
-	buf := make([]byte, maxMessage)
+	// As long as over UDP: an idle connection must not cost 64 KB.
+	buf := make([]byte, maxQuery)
 	for {
 		_ = c.SetReadDeadline(time.Now().Add(s.idle))
 		if ctx.Err() != nil {
@@ -89,6 +90,9 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 		}
 		raw, err := readFrame(c, buf)
 		if err != nil {
+			if errors.Is(err, errLong) {
+				s.malformed(client, policy.TCP, nil, err)
+			}
 			return
 		}
 		s.stats.add(cQueryTCP)

@@ -16,7 +16,7 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// maxQuery is the longest query that is read over UDP. A name has 255 bytes
+// maxQuery is the longest query that is read. A name has 255 bytes
 // at most; the rest is room for EDNS options and a signature.
 const maxQuery = 4096
 

@@ -39,11 +39,13 @@ type upstream struct {
 
 // newQuery is the query that goes upstream: of the client's own only the
 // question, DO, CD and AD are left. Client subnets, cookies and other options
-// say more about the client than the answer needs.
+// say more about the client than the answer needs, and so does the case of the
+// letters.
 func newQuery(q dns.Question, from *dns.Msg) *dns.Msg {
 	m := new(dns.Msg)
 	m.Id = dns.Id()
 	m.RecursionDesired = true
+	q.Name = canonical(q.Name)
 	m.Question = []dns.Question{q}
 	do := false
 	if from != nil {
@@ -204,13 +206,19 @@ func trusted(servers []netip.AddrPort, addressed netip.AddrPort) []netip.AddrPor
 	return slices.Concat(servers[i:i+1], servers[:i], servers[i+1:])
 }
 
+// errLong: a message that is longer than there is room.
+var errLong = errors.New("message too long")
+
 // readFrame reads one message with its two-byte length (RFC 1035, section
-// 4.2.2) into buf, which holds maxMessage bytes.
+// 4.2.2) into buf. The error is errLong when it does not fit.
 func readFrame(r io.Reader, buf []byte) ([]byte, error) {
 	if _, err := io.ReadFull(r, buf[:2]); err != nil {
 		return nil, err
 	}
-	n := binary.BigEndian.Uint16(buf)
+	n := int(binary.BigEndian.Uint16(buf))
+	if n > len(buf) {
+		return nil, errLong
+	}
 	if _, err := io.ReadFull(r, buf[:n]); err != nil {
 		return nil, err
 	}
@@ -221,7 +229,7 @@ func readFrame(r io.Reader, buf []byte) ([]byte, error) {
 // leaves in one segment.
 func writeFrame(w io.Writer, msg []byte) error {
 	if len(msg) > maxMessage {
-		return errors.New("message too long")
+		return errLong
 	}
 	frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(msg)), uint16(len(msg)))
 	_, err := w.Write(append(frame, msg...))

@@ -141,13 +141,15 @@ func (e *Egress) original(ctx context.Context, c *forward.Conn, u *policy.Upstre
 }
 
 func (e *Egress) guarded(addrs []netip.Addr, u *policy.Upstream) ([]netip.Addr, error) {
-	if u.Match == nil {
-		return addrs, nil
-	}
-	o := ipguard.Options{
-		Exact:        !u.Match.Pattern.IsWildcard(),
-		AllowPrivate: u.Match.AllowPrivate,
-		Literal:      u.Match.Literal,
+	// A destination of the node itself (a Kubernetes Service) has a private
+	// address as a rule, but never the node's own by a name.
+	o := ipguard.Options{Exact: true, AllowPrivate: true}
+	if u.Match != nil {
+		o = ipguard.Options{
+			Exact:        !u.Match.Pattern.IsWildcard(),
+			AllowPrivate: u.Match.AllowPrivate,
+			Literal:      u.Match.Literal,
+		}
 	}
 	good := slices.DeleteFunc(addrs, func(a netip.Addr) bool {
 		ok, _ := e.o.Guard.Check(a, o)

@@ -272,7 +272,7 @@ func (g *generator) learn(t *testing.T, names *dnsproxy.Names, p *policy.Policy)
 		if h := p.Lookup(name); h == nil || h.Own {
 			continue
 		}
-		err := names.Learn(testPolicy, name, []dnsproxy.Answer{{Addr: g.addr(), TTL: time.Hour}, {Addr: g.addr(), TTL: time.Hour}})
+		err := names.Learn(testPolicy, "w", name, []dnsproxy.Answer{{Addr: g.addr(), TTL: time.Hour}, {Addr: g.addr(), TTL: time.Hour}})
 		if err != nil && !errors.Is(err, dnsproxy.ErrAddress) {
 			t.Fatal(err)
 		}

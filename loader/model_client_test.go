@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -25,6 +26,7 @@ type driven struct {
 // line.
 func drive() result {
 	var d driven
+	onFirstCPU()
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		for op := range strings.SplitSeq(in.Text(), ";") {
 			d.do(strings.Fields(op))
@@ -32,6 +34,15 @@ func drive() result {
 		say(result{Data: "done"})
 	}
 	return result{}
+}
+
+// onFirstCPU keeps the thread on one CPU: what two threads send is in order on the
+// wire only if it passes one CPU's queue.
+func onFirstCPU() {
+	runtime.LockOSThread()
+	var set unix.CPUSet
+	set.Set(0)
+	_ = unix.SchedSetaffinity(0, &set) // where there is no CPU 0 order is by luck
 }
 
 // do is one operation. Its error is of no interest: what leaves is counted on the

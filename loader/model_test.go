@@ -170,6 +170,7 @@ func runModel(t *testing.T, f modelFamily, typ string) {
 		must(t, err)
 	}
 	rnd := rand.New(rand.NewPCG(seed, 1))
+	onFirstCPU() // the barrier's thread
 	captured := r.talk(r.world.Node, r.cg, "model", "0.0.0.0:0")
 	var history []string
 	rounds, passed := 0, 0

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -43,6 +42,7 @@ type Agent struct {
 	current   current
 	events    *flow.Log
 	recorder  *recorder
+	addresses ipguard.Addresses // of the node
 	names     *dnsproxy.Names
 	dns       *dnsproxy.Server
 	outgoing  *forward.Core
@@ -129,7 +129,10 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 
 // wire makes the rooms and connects them.
 func (a *Agent) wire() error {
-	guard := ipguard.New(ownAddresses())
+	if err := a.readAddresses(); err != nil {
+		return err
+	}
+	guard := ipguard.NewLive(&a.addresses)
 	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
 		Guard: guard, InUse: a.liveAddresses, Log: a.log,
 	})
@@ -171,21 +174,6 @@ func (a *Agent) wire() error {
 	return a.datapath.SetListeners(a.sockets.ports)
 }
 
-// ownAddresses are the node's addresses: no answer may name one.
-func ownAddresses() []netip.Addr {
-	var own []netip.Addr
-	ifaddrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	for _, a := range ifaddrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			own = append(own, p.Addr())
-		}
-	}
-	return own
-}
-
 // startPolicy fills the kernel's tables with the first snapshot. Tables that
 // were adopted from an earlier run keep what is still right: flows of live
 // workloads go on while this happens.
@@ -221,6 +209,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		serve(func() error { return a.dns.Serve(ctx, udp, a.sockets.dnsTCP[i:i+1]) })
 	}
 	serve(func() error { a.names.Run(ctx); return nil })
+	serve(func() error { return a.watchAddresses(ctx) })
 	serve(func() error { a.housekeep(ctx); return nil })
 	if a.incoming != nil {
 		if err := a.incoming.Apply(a.current.p.Load()); err != nil {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -40,8 +39,7 @@ func (a *Agent) own(ap netip.AddrPort) bool {
 	if addr.IsLoopback() || addr.IsUnspecified() || addr.Is4() && addr.As4()[0] == 0 {
 		return true
 	}
-	// Asked anew: addresses come and go. Few connections go to these ports.
-	return slices.Contains(ownAddresses(), addr)
+	return a.addresses.Has(addr)
 }
 
 // allowsSocket says whether a unix socket may be dialled, by its path with all

@@ -18,7 +18,8 @@ import (
 // TestOwn: the daemon's ports on any address of the node, and no others.
 func TestOwn(t *testing.T) {
 	a := &Agent{}
-	own := ownAddresses()
+	own := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	a.addresses.Set([]netip.Prefix{netip.PrefixFrom(own[0], 32), netip.PrefixFrom(own[1], 128)})
 	for _, host := range append(own, netip.MustParseAddr("127.9.9.9"), netip.MustParseAddr("0.0.0.0"), netip.MustParseAddr("::"), netip.MustParseAddr("::ffff:127.0.0.1")) {
 		for _, port := range []uint16{15000, 15001, 15020, 15021, 15053} {
 			if !a.own(netip.AddrPortFrom(host, port)) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,6 +65,10 @@ func makeAnswers() []row {
 		row{attack: "alias", how: "allowed name -> stranger's address: the stranger's SNI there", want: cutResult, by: byHello, do: names("learn_and", "{R4}", "alias.wild.example", "names", "https", "203.0.113.77", "443", "b.cdn.example", "b.cdn.example"), proof: func(a *arena) int { return a.aliased.Hits() }},
 		row{attack: "alias", how: "the stranger's name -> an allowed name", want: "REFUSED", by: byDNS, do: ask("udp", "{R4}", "53", "alias.stranger.example"), proof: asked("alias.stranger")},
 		row{attack: "ech in HTTPS records", how: "keys for a hidden name", want: "NOERROR, no ech", by: byDNS, do: ask("udp", "{R4}", "53", "hidden.wild.example", "HTTPS"), seen: has(", ech")},
+		row{attack: "private parameter in HTTPS records", how: "text under an allowed wildcard", want: "NOERROR, no ech", by: byDNS, do: ask("udp", "{R4}", "53", "parameter.wild.example", "HTTPS"), seen: has("private")},
+		row{attack: "the node gets an address", how: "IPv4: an allowed name has it", want: "NOERROR", by: byDNS, do: given("198.51.100.99", "A"), seen: has("198.51.100.99")},
+		row{attack: "the node gets an address", how: "IPv6: an allowed name has it", want: "NOERROR", by: byDNS, do: given("2001:db8:51::99", "AAAA"), seen: has("2001:db8:51::99")},
+		row{attack: "name flood", how: "1,100 names on another site's address; then another workload of the same policy asks", want: "NOERROR, 151.101.2.2; NOERROR, 151.101.2.2", by: "DNS proxy: names are counted by workload, exact hosts apart from wildcards", do: nameFlood, seen: has("SERVFAIL"), noTwin: "nothing is counted"},
 		row{attack: "answer flood", how: "2,000 A records, TTL 0, then the stranger", want: "ECONNREFUSED", by: byConnect, do: names("learn_and", "{R4}", "flood.example", "ways", "connect", "{A4}", "443")},
 		row{attack: "answer flood", how: "2,000 A records over TCP", want: "SERVFAIL", by: "DNS proxy: bounded, withheld", do: ask("tcp", "{R4}", "53", "flood.example"), seen: has("some addresses")},
 	)
@@ -86,6 +91,34 @@ func rebind(name, kind, address string) func(*arena, *world.Cgroup) string {
 		}
 		return ask("udp", "{R4}", "53", name, kind)(a, cg)
 	}
+}
+
+// given asks for a name whose address the node has just got.
+func given(address, kind string) func(*arena, *world.Cgroup) string {
+	return func(a *arena, cg *world.Cgroup) string {
+		a.must(a.GiveNode(addr(address)))
+		defer func() { a.must(a.TakeFromNode(addr(address))) }()
+		question := rebind("given.wild.example", kind, address)
+		got := question(a, cg)
+		// The node is told a moment later.
+		for deadline := time.Now().Add(soon); cg != nil && strings.Contains(got, address) && time.Now().Before(deadline); {
+			got = question(a, cg)
+		}
+		return got
+	}
+}
+
+// nameFlood lets the attacker ask for more names on one address than an
+// address has, and then another workload of the same policy for a host that is
+// named exactly and for a new name under the wildcard.
+func nameFlood(a *arena, cg *world.Cgroup) string {
+	if got := names("many", "{R4}", "1100", "many.wild.example")(a, cg); !strings.HasSuffix(got, " of 1100") || strings.HasPrefix(got, "0 ") {
+		return "the flood: " + got
+	}
+	victim, err := a.d.Root.Child("victim")
+	a.must(err)
+	defer func() { a.must(victim.Close()) }()
+	return ask("udp", "{R4}", "53", "fresh.example")(a, victim) + "; " + ask("udp", "{R4}", "53", "fresh.wild.example")(a, victim)
 }
 
 // forward is a process on the node that passes connections on and is not
@@ -148,6 +181,15 @@ func (a *arena) populate() {
 	a.DNS.SetCNAME("alias.wild.example", time.Minute, "c.cdn.example")
 	a.DNS.SetCNAME("alias.stranger.example", time.Minute, world.GoogleAPIs)
 	a.must(a.DNS.Set("hidden.wild.example. 60 IN HTTPS 1 . alpn=h2 ech=RUNIU0VDUkVU"))
+	a.must(a.DNS.Set("parameter.wild.example. 60 IN HTTPS 1 . alpn=h2 key65400=PRIVATESECRET"))
+	a.DNS.SetCNAME("told.wild.example", time.Minute, "secret.c.cdn.example")
+	a.DNS.SetA("secret.c.cdn.example", time.Minute, addr("203.0.113.77"))
+	a.DNS.SetAAAA("numbers.wild.example", time.Minute, addr("2a00:5345:4352:4554::1"))
+	for i := range 1100 {
+		a.DNS.SetA("n"+n(i)+".many.wild.example", time.Minute, addr("151.101.2.2"))
+	}
+	a.DNS.SetA("fresh.wild.example", time.Minute, addr("151.101.2.2"))
+	a.DNS.SetA("fresh.example", time.Minute, addr("151.101.2.2"))
 	var flood []netip.Addr
 	for i := range 2000 {
 		flood = append(flood, netip.AddrFrom4([4]byte{151, 102, byte(i >> 8), byte(i)}))

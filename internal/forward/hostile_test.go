@@ -20,10 +20,10 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// hostile are requests that must not reach an upstream, and beside each group
+// hostileRequests are requests that must not reach an upstream, and beside each group
 // the benign spelling that must. The tests of both versions of HTTP use it: what
 // one refuses the other must.
-var hostile = []struct {
+var hostileRequests = []struct {
 	name, method, target string
 	authority            string // "" is a.example
 	good                 bool
@@ -158,7 +158,7 @@ func (r *rig) answers(parts ...string) (statuses []int) {
 }
 
 func TestHostileTargetsHTTP1(t *testing.T) {
-	for _, tt := range hostile {
+	for _, tt := range hostileRequests {
 		if tt.only == 2 {
 			continue
 		}
@@ -181,7 +181,7 @@ func TestHostileTargetsHTTP1(t *testing.T) {
 }
 
 func TestHostileTargetsHTTP2(t *testing.T) {
-	for _, tt := range hostile {
+	for _, tt := range hostileRequests {
 		if tt.only == 1 {
 			continue
 		}

@@ -25,6 +25,7 @@ var floors = map[string][]string{
 	"./policy/istio":      {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./internal/cow":      nil,
 	"./internal/hostname": {"./internal/cow"},
+	"./internal/hostile":  nil,
 	"./internal/ipguard":  nil,
 	"./internal/peek":     nil,
 	"./internal/quote":    nil,
@@ -81,6 +82,7 @@ var keepers = []struct {
 	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio"}, nil},
 	{"./bpf", []string{"./loader"}, nil},
+	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/testenv", nil, []string{"*"}},
 	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench"}, []string{"*"}},
 }

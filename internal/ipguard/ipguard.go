@@ -180,23 +180,28 @@ const (
 	PrivateAlways
 )
 
-// Guard decides whether an answer may be learned on this node. It is
-// immutable and safe for concurrent use; the zero Guard knows no own
-// addresses.
+// Guard decides whether an answer may be learned on this node. It is safe for
+// concurrent use; the zero Guard knows no own addresses.
 type Guard struct {
-	own     map[netip.Addr]struct{}
+	own     *Addresses
 	private PrivateRule
 }
 
-// New returns a Guard of a node with the addresses own. v4-mapped addresses
-// are unmapped and zones dropped.
+// New returns a Guard of a node whose addresses stay as they are.
 func New(own []netip.Addr) Guard {
-	g := Guard{own: make(map[netip.Addr]struct{}, len(own))}
-	for _, a := range own {
-		g.own[a.Unmap().WithZone("")] = struct{}{}
+	o := new(Addresses)
+	prefixes := make([]netip.Prefix, len(own))
+	for i, a := range own {
+		a = a.WithZone("")
+		prefixes[i] = netip.PrefixFrom(a, a.BitLen())
 	}
-	return g
+	o.Set(prefixes)
+	return Guard{own: o}
 }
+
+// NewLive returns a Guard of a node that has, at each Check, the addresses
+// that own then has.
+func NewLive(own *Addresses) Guard { return Guard{own: own} }
 
 // WithPrivate returns a copy of g with another rule for private answers.
 func (g Guard) WithPrivate(r PrivateRule) Guard {
@@ -242,7 +247,7 @@ func (g Guard) classify(a netip.Addr) Class {
 	if c.Forbidden() {
 		return c
 	}
-	if _, own := g.own[a]; own {
+	if g.own.Has(a) {
 		return Own
 	}
 	return c

@@ -109,3 +109,44 @@ func FuzzCheck(f *testing.F) {
 		}
 	})
 }
+
+// TestOwnChanges: a Guard follows the node's addresses, in both directions.
+func TestOwnChanges(t *testing.T) {
+	own := new(Addresses)
+	g := NewLive(own)
+	prefixes := func(list ...string) []netip.Prefix {
+		var out []netip.Prefix
+		for _, p := range list {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	steps := []struct {
+		own    []netip.Prefix
+		more   bool
+		mine   []string
+		others []string
+	}{
+		{nil, false, nil, []string{"203.0.113.5", "2001:db8::5"}},
+		{prefixes("203.0.113.5/32", "2001:db8::5/128"), true, []string{"203.0.113.5", "2001:db8::5"}, []string{"203.0.113.6", "2001:db8::6"}},
+		{prefixes("203.0.113.5/32", "2001:db8::5/128"), false, []string{"203.0.113.5", "2001:db8::5"}, nil},
+		{prefixes("203.0.113.5/32"), false, []string{"203.0.113.5"}, []string{"2001:db8::5"}},
+		{prefixes("203.0.113.0/28", "2001:db8::/64"), true, []string{"203.0.113.5", "203.0.113.15", "2001:db8::99"}, []string{"203.0.113.16", "2001:db8:1::"}},
+		{prefixes("203.0.113.7/32", "::ffff:198.51.100.1/128"), true, []string{"203.0.113.7", "198.51.100.1"}, []string{"203.0.113.5"}},
+	}
+	for i, s := range steps {
+		if more := own.Set(s.own); more != s.more {
+			t.Errorf("step %d: more = %v", i, more)
+		}
+		for _, a := range s.mine {
+			if ok, c := g.Check(netip.MustParseAddr(a), Options{Exact: true, AllowPrivate: true}); ok || c != Own {
+				t.Errorf("step %d: %s is %s, ok %v", i, a, c, ok)
+			}
+		}
+		for _, a := range s.others {
+			if ok, c := g.Check(netip.MustParseAddr(a), Options{}); !ok {
+				t.Errorf("step %d: %s is refused as %s", i, a, c)
+			}
+		}
+	}
+}

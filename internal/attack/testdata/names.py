@@ -190,7 +190,8 @@ def labels(name):
     return b"".join(bytes([len(l)]) + l for l in raw.rstrip(b".").split(b".") if l) + b"\0"
 
 
-TYPES = {"A": 1, "AAAA": 28, "TXT": 16, "NULL": 10, "HTTPS": 65, "ANY": 255, "AXFR": 252, "PTR": 12}
+TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "NULL": 10, "PTR": 12, "TXT": 16, "AAAA": 28, "RRSIG": 46, "DNSKEY": 48,
+         "HTTPS": 65, "AXFR": 252, "ANY": 255, "CAA": 257, "PRIVATE": 65300}
 RCODES = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"]
 
 
@@ -222,7 +223,7 @@ def answers(m):
         if kind in (1, 28):
             out.append(socket.inet_ntop(socket.AF_INET if kind == 1 else socket.AF_INET6, data))
         elif kind == 65:
-            out.append("ech" if b"ECHSECRET" in data else "no ech")
+            out.append("ech" if b"ECHSECRET" in data else "private" if b"PRIVATESECRET" in data else "no ech")
         elif kind != 5:
             out.append("data")
     return RCODES[rcode], out
@@ -251,6 +252,20 @@ def ask(net, server, port, name, kind="A", *more):
     if len(found) > 4:
         return "%s, some addresses" % rcode
     return ", ".join([rcode] + found)
+
+
+def alias(server, name):
+    """Whether the name of an alias tells what the zone's owner wants to say."""
+    m = exchange("udp", server, 53, query(name))
+    return RCODES[m[3] & 15] + (", data" if b"SECRET" in m.upper() else "")
+
+
+def many(server, count, zone):
+    """Asks for that many names of a zone."""
+    good = 0
+    for i in range(int(count)):
+        good += answers(exchange("udp", server, 53, query("n%d.%s" % (i, zone))))[0] == "NOERROR"
+    return "%d of %s" % (good, count)
 
 
 def update(server, name):

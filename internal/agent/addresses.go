@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/egressd/egressd/internal/link"
+)
+
+// readAddresses reads the node's own addresses, which no answer may name,
+// before anything is learned.
+func (a *Agent) readAddresses() error {
+	own, err := link.Own()
+	if err != nil {
+		return fmt.Errorf("what the node's own addresses are is not known, so no DNS answer could be trusted: %w", err)
+	}
+	a.addresses.Set(own)
+	return nil
+}
+
+// watchAddresses follows the node's addresses as they come and go.
+func (a *Agent) watchAddresses(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := link.WatchOwn(ctx, a.lookAtAddresses); err != nil {
+			a.log.Error("addresses that the node gets are not noticed at once, but within seconds", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchAgain):
+			a.lookAtAddresses()
+		}
+	}
+	return nil
+}
+
+// lookAtAddresses reads the addresses anew. What was learned before the node
+// had it as an address of its own is closed, and connections are decided
+// again.
+func (a *Agent) lookAtAddresses() {
+	own, err := link.Own()
+	if err != nil {
+		a.log.Warn("the node's addresses could not be listed; the ones known are refused as before", "error", err)
+		return
+	}
+	if !a.addresses.Set(own) {
+		return
+	}
+	closed, err := a.names.Recheck()
+	if err != nil {
+		a.log.Error("a learned address that is the node's own now is still open; it is tried again", "error", err)
+	}
+	if closed == 0 {
+		return
+	}
+	a.log.Warn("learned addresses are the node's own now; they are closed", "count", closed)
+	if err := a.datapath.RaiseEpoch(); err != nil {
+		a.log.Error("connections to an address that is the node's own now go on", "error", err)
+	}
+	a.outgoing.Recheck()
+}
