@@ -155,6 +155,8 @@ func firstBytes(kind, name string) []byte {
 	case "nul":
 		h := hello(&tls.Config{ServerName: name})
 		return bytes.Replace(h, []byte(name), append([]byte(name)[:len(name)-1], 0), 1)
+	case "sni": // the name as it is, whatever is in it
+		return patchSNI(hello(&tls.Config{ServerName: "some.example"}), func([]byte) []byte { return serverName(name) })
 	case "http":
 		return []byte("GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n")
 	case "junk":
