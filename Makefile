@@ -1,4 +1,4 @@
-# Words: build, generate, test, test-vm, attack, demo, bench, fuzz, lint, check-generated, clean.
+# Words: build, generate, test, test-vm, attack, demo, bench, fuzz, bpf-coverage, lint, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build generate check-generated test test-vm attack demo bench fuzz lint clean help
+.PHONY: all build generate check-generated test test-vm attack demo bench fuzz bpf-coverage lint clean help
 all: build
 
 build: ## bin/egressd, static
@@ -42,6 +42,9 @@ bench: build ## egressd beside nginx, HAProxy, sniproxy and none; BENCHFLAGS='-w
 
 fuzz: ## every fuzz target for FUZZTIME (5s)
 	hack/fuzz.sh $(FUZZTIME)
+
+bpf-coverage: ## branches of the kernel programs that no test reaches; minutes
+	hack/bpf-coverage
 
 lint: ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "not gofmt'd:"; echo "$$out"; exit 1; fi

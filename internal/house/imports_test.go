@@ -61,6 +61,7 @@ var floors = map[string][]string{
 	"./internal/attack":  nil,
 	"./internal/e2e":     nil,
 	"./internal/house":   nil,
+	"./hack/bpfcover":    {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
 	"./hack/bench":       {"./internal/agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./examples":         nil,
 }
@@ -73,7 +74,7 @@ var keepers = []struct {
 	inTests []string
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
-	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv"}, nil},
+	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv", "./hack/bpfcover"}, nil},
 	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/gate", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
