@@ -67,12 +67,13 @@ func (s *Second) Read(b []byte) Judgement {
 			continue
 		}
 		n := min(len(b), s.left)
+		s.left -= n
 		if s.head[0] == recordHandshake {
 			s.msg = append(s.msg, b[:n]...)
 			s.now = s.message()
 		}
 		b = b[n:]
-		if s.left -= n; s.left == 0 {
+		if s.left == 0 {
 			s.headed = 0
 		}
 	}
@@ -144,6 +145,9 @@ func (s *Second) message() Judgement {
 		return Refused
 	case len(body) == size:
 		h, ok := parseHello(body)
+		if s.left > 0 { // another message behind it in its record
+			return Refused
+		}
 		if !ok || !h.HasSNI != (s.name == "") || !strings.EqualFold(h.SNI, s.name) {
 			return Refused
 		}
