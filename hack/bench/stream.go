@@ -194,6 +194,8 @@ func stream(addr, count, hello string) error {
 		if first, err = clientHello(); err != nil {
 			return err
 		}
+		// The kernel reads on behind the hello until application data begins.
+		first = append(first, 23, 3, 3, 0x40, 0)
 	}
 	var begun sync.WaitGroup
 	failed := make(chan error, n)
