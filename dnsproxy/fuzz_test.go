@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/egressd/egressd/internal/hostile"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/policy"
 )
@@ -29,6 +30,9 @@ func FuzzQuery(f *testing.F) {
 	for _, name := range []string{"www.example.com.", "evil.test.", "a.wild.test.", "localhost.", ".", `\000.example.com.`, "db.internal."} {
 		f.Add(mustPack(f, question(name, dns.TypeA)), true)
 		f.Add(mustPack(f, question(name, dns.TypeANY)), false)
+	}
+	for _, s := range hostile.Spellings() {
+		f.Add(s.Query(dns.TypeA), false)
 	}
 	f.Add([]byte{0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1}, true)
 	r := newRig(f, Config{Search: []string{"corp.test"}}) // without upstreams

@@ -233,33 +233,55 @@ func TestSharesOverRestart(t *testing.T) {
 // TestAccountsHold: whatever happens, the counts are what is there.
 func TestAccountsHold(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	r := newNamesRig(t, NamesOptions{MaxNames: 40, MaxAddrs: 30, MaxNamesPerAddr: 12, MaxProofs: 60, MaxAddrsPerName: 6})
+	steps := make([]byte, 20_000)
+	for i := range steps {
+		steps[i] = byte(rnd.Uint32())
+	}
+	accounts(t, steps, 50)
+}
+
+// FuzzAccounts is TestAccountsHold for steps that a fuzzer chooses.
+func FuzzAccounts(f *testing.F) {
+	f.Add([]byte("a few steps, each of four bytes, and then some more of them"))
+	f.Fuzz(func(t *testing.T, steps []byte) { accounts(t, steps[:min(len(steps), 2000)], 1) })
+}
+
+// accounts does what steps say, four bytes each, and counts every so many.
+func accounts(t *testing.T, steps []byte, every int) {
+	r := newNamesRig(t, NamesOptions{MaxNames: 40, MaxAddrs: 30, MaxNamesPerAddr: 12, MaxProofs: 60, MaxAddrsPerName: 6, MaxNodeProofs: 50})
 	wide := append(exactServices(0), service("n1.wild.test"), service("n2.wild.test"))
 	snapshots := []*policy.Snapshot{compile(t, exactServices(5)...), compile(t, wide...)}
 	r.pol.p.Store(snapshots[0])
 	broken := errors.New("broken")
-	for i := range 5000 {
-		r.clock.advance(time.Duration(rnd.IntN(2000)) * time.Millisecond)
-		name := fmt.Sprintf("n%d.wild.test", rnd.IntN(60))
-		if rnd.IntN(4) == 0 {
-			name = fmt.Sprintf("h%d.example.com", rnd.IntN(6))
+	for i := 0; len(steps) >= 4; i, steps = i+1, steps[4:] {
+		who, what, where, then := steps[0], steps[1], steps[2], steps[3]
+		r.clock.advance(time.Duration(who) * 8 * time.Millisecond)
+		name := fmt.Sprintf("n%d.wild.test", what%60)
+		if what >= 192 {
+			name = fmt.Sprintf("h%d.example.com", what%6)
 		}
-		_ = r.Learn(id, string(rune('a'+rnd.IntN(4))), name, answers(time.Minute, fmt.Sprintf("203.0.113.%d", rnd.IntN(50))))
-		switch rnd.IntN(40) {
-		case 0:
-			r.pol.p.Store(snapshots[rnd.IntN(2)])
-			_ = r.Reapply(Phase(rnd.IntN(3)))
-		case 1:
+		_ = r.Learn(id, string(rune('a'+who%4)), name, answers(time.Minute, fmt.Sprintf("203.0.113.%d", where%50)))
+		switch then {
+		case 0, 1, 2, 3, 4, 5:
+			r.pol.p.Store(snapshots[then%2])
+			_ = r.Reapply(Phase(then % 3))
+		case 6, 7, 8:
 			_ = r.Expire()
-		case 2:
+		case 9, 10, 11:
 			r.kernel.setFail(broken)
-		case 3:
+		case 12, 13, 14, 15, 16:
 			r.kernel.setFail(nil)
 		}
-		if i%50 == 0 {
+		if i%every == 0 {
 			checkAccounts(t, r.Names)
 		}
 	}
+	r.kernel.setFail(nil)
+	r.clock.advance(2 * time.Hour)
+	if err := r.Expire(); err != nil || r.Size().Names != 0 || len(r.kernel.addresses()) != 0 {
+		t.Errorf("after all: %+v, %v", r.Size(), err)
+	}
+	checkAccounts(t, r.Names)
 }
 
 // checkAccounts counts anew what tables say of themselves.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/egressd/egressd/internal/hostile"
 )
 
 var long = strings.Repeat(strings.Repeat("a", 49)+".", 5) // 250 bytes, ends with a dot
@@ -150,6 +152,9 @@ func TestCompare(t *testing.T) {
 func FuzzNormalize(f *testing.F) {
 	for _, s := range []string{"", ".", "a.", "A.b", "*.x", "xn--a", "a..b", "é", "\xff", long + "abc."} {
 		f.Add(s)
+	}
+	for _, s := range hostile.Spellings() {
+		f.Add(s.Text)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		n, err := Normalize(s)

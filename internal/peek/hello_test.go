@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/egressd/egressd/internal/hostile"
 )
 
 // helloBytes returns the first flight that crypto/tls sends with c.
@@ -236,6 +238,9 @@ func FuzzClientHello(f *testing.F) {
 		if len(b) < 4096 {
 			f.Add(rerecord(b, 40))
 		}
+	}
+	for _, s := range hostile.Spellings() {
+		f.Add(handmade(sni(s.Text)))
 	}
 	f.Add(handmade(sni("a.example"), ext(extECH, "x")))
 	f.Add(handmade(sni("a.example"), sni("b.example")))
