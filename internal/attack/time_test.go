@@ -147,11 +147,10 @@ func modes(audited, freed string) []byte {
 
 // modeRows are open when their workload's mode becomes enforce.
 func modeRows(mode string) []held {
-	in := func(a *arena) *world.Cgroup { return a.audited }
+	in, attack := func(a *arena) *world.Cgroup { return a.audited }, "audit, then enforce"
 	if mode == "off" {
-		in = func(a *arena) *world.Cgroup { return a.freed }
+		in, attack = func(a *arena) *world.Cgroup { return a.freed }, "off, then enforce"
 	}
-	attack := mode + ", then enforce"
 	return []held{
 		{row: row{attack: attack, how: "a TCP connection to the stranger", want: ended, by: byPackets}, args: []string{"tcp", "{A4}", "80", "stranger.example"}, in: in},
 		{row: row{attack: attack, how: "the same, IPv6", want: ended, by: byPackets}, args: []string{"tcp", "{A6}", "80", "stranger.example"}, in: in},
