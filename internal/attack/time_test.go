@@ -147,10 +147,11 @@ func modes(audited, freed string) []byte {
 
 // modeRows are open when their workload's mode becomes enforce.
 func modeRows(mode string) []held {
-	in, attack := func(a *arena) *world.Cgroup { return a.audited }, "audit, then enforce"
+	in, all := func(a *arena) *world.Cgroup { return a.audited }, row{attack: "audit, then enforce"}
 	if mode == "off" {
-		in, attack = func(a *arena) *world.Cgroup { return a.freed }, "off, then enforce"
+		in, all = func(a *arena) *world.Cgroup { return a.freed }, row{attack: "off, then enforce"}
 	}
+	attack := all.attack
 	return []held{
 		{row: row{attack: attack, how: "a TCP connection to the stranger", want: ended, by: byPackets}, args: []string{"tcp", "{A4}", "80", "stranger.example"}, in: in},
 		{row: row{attack: attack, how: "the same, IPv6", want: ended, by: byPackets}, args: []string{"tcp", "{A6}", "80", "stranger.example"}, in: in},
