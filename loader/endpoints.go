@@ -152,7 +152,7 @@ func (t *tables) adoptSets(m *bpf.EgressdMaps) error {
 
 // wayOf reads a value of the kernel's tables and counts its reference.
 func (t *tables) wayOf(v verdict) policy.Way {
-	w := policy.Way{Verdict: policy.Verdict(v.Verdict)}
+	w := policy.Way{Verdict: policy.Verdict(v.Verdict), Straight: v.Straight != 0}
 	if v.Slots == 0 {
 		return w
 	}
@@ -248,6 +248,9 @@ func (d *Datapath) countEndpoints() int {
 // valueOf is what the kernel is told about a way, with a reference to its set.
 func (d *Datapath) valueOf(w policy.Way) (verdict, error) {
 	v := verdict{Verdict: uint8(w.Verdict)}
+	if w.Straight {
+		v.Straight = 1
+	}
 	if w.To.IsZero() {
 		return v, nil
 	}

@@ -22,11 +22,11 @@ func (hp *HostPort) classify(to Endpoints, kernel, named bool) Way {
 	case pr.IsHTTP() || pr == ProtocolUnset || !kernel || hp.routed || hp.Upstream.unsupported():
 		return Way{Verdict: Proxy}
 	case !pr.IsTLS():
-		return Way{Direct, to}
+		return Way{Verdict: Direct, To: to}
 	case named && hp.proof == Proxy:
 		return Way{Verdict: Proxy}
 	case named:
-		return Way{hp.proof, to}
+		return Way{Verdict: hp.proof, To: to}
 	}
 	return Way{Verdict: Proxy}
 }

@@ -113,7 +113,13 @@ func (e Endpoints) Has(dst, a netip.AddrPort) bool {
 type Way struct {
 	Verdict Verdict
 	To      Endpoints
+	// Straight is of Proxy: one of the rules that meet here says Direct, so a
+	// connection that went straight when there was only that one may go on.
+	Straight bool
 }
+
+// straight says whether a rule lets a flow go straight by its address.
+func (w Way) straight() bool { return w.Straight || w.Verdict == Direct }
 
 // Join is the way of an address and port that two rules open; it does not
 // matter which is first. TCP rules that disagree are told apart by the
@@ -128,7 +134,7 @@ func (w Way) Join(o Way, t Transport) Way {
 	case w.Verdict == Deny:
 		return o
 	case t == TCP:
-		return Way{Verdict: Proxy}
+		return Way{Verdict: Proxy, Straight: w.straight() || o.straight()}
 	case w.Verdict != o.Verdict:
 		return Way{Verdict: max(w.Verdict, o.Verdict), To: w.To}
 	case o.To.text < w.To.text:
@@ -155,4 +161,4 @@ func (w Way) String() string {
 }
 
 // Way is what the opening does with flows.
-func (o Opening) Way() Way { return Way{o.Verdict, o.To} }
+func (o Opening) Way() Way { return Way{Verdict: o.Verdict, To: o.To} }

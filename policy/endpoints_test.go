@@ -84,7 +84,7 @@ func TestWays(t *testing.T) {
 	} {
 		p := mustCompile(t, &Config{Services: []*Service{c.s}, AllowedEndpoints: allowing("127.0.0.1")}).Policy(DefaultPolicy)
 		d := p.Decide(Flow{Transport: c.tr, Dst: ap(c.dst), Names: c.names})
-		if got := (Way{d.Verdict, d.To}).String(); got != c.want || d.Reason != ReasonAllowed {
+		if got := (Way{Verdict: d.Verdict, To: d.To}).String(); got != c.want || d.Reason != ReasonAllowed {
 			t.Errorf("%s: %s (%s), want %s", c.name, got, d.Reason, c.want)
 		}
 	}
@@ -98,15 +98,15 @@ func TestJoinedWays(t *testing.T) {
 		tr           Transport
 		join, within Way
 	}{
-		{Way{Direct, a}, Way{Direct, a}, TCP, Way{Direct, a}, Way{Direct, a}},
-		{Way{Direct, a}, Way{}, TCP, Way{Direct, a}, Way{Direct, a}},
-		{Way{}, Way{Inspect, a}, TCP, Way{Inspect, a}, Way{Inspect, a}},
-		{Way{Direct, b}, Way{Direct, a}, TCP, Way{Verdict: Proxy}, Way{Direct, b}},
-		{Way{Direct, a}, Way{Verdict: Direct}, TCP, Way{Verdict: Proxy}, Way{Direct, a}},
-		{Way{Inspect, a}, Way{Inspect, b}, TCP, Way{Verdict: Proxy}, Way{Verdict: Proxy}},
-		{Way{Inspect, a}, Way{Direct, a}, TCP, Way{Verdict: Proxy}, Way{Verdict: Proxy}},
-		{Way{Direct, b}, Way{Direct, a}, UDP, Way{Direct, a}, Way{Direct, b}},
-		{Way{Direct, b}, Way{Verdict: Direct}, UDP, Way{Verdict: Direct}, Way{Direct, b}},
+		{Way{Verdict: Direct, To: a}, Way{Verdict: Direct, To: a}, TCP, Way{Verdict: Direct, To: a}, Way{Verdict: Direct, To: a}},
+		{Way{Verdict: Direct, To: a}, Way{}, TCP, Way{Verdict: Direct, To: a}, Way{Verdict: Direct, To: a}},
+		{Way{}, Way{Verdict: Inspect, To: a}, TCP, Way{Verdict: Inspect, To: a}, Way{Verdict: Inspect, To: a}},
+		{Way{Verdict: Direct, To: b}, Way{Verdict: Direct, To: a}, TCP, Way{Verdict: Proxy, Straight: true}, Way{Verdict: Direct, To: b}},
+		{Way{Verdict: Direct, To: a}, Way{Verdict: Direct}, TCP, Way{Verdict: Proxy, Straight: true}, Way{Verdict: Direct, To: a}},
+		{Way{Verdict: Inspect, To: a}, Way{Verdict: Inspect, To: b}, TCP, Way{Verdict: Proxy}, Way{Verdict: Proxy}},
+		{Way{Verdict: Inspect, To: a}, Way{Verdict: Direct, To: a}, TCP, Way{Verdict: Proxy, Straight: true}, Way{Verdict: Proxy, Straight: true}},
+		{Way{Verdict: Direct, To: b}, Way{Verdict: Direct, To: a}, UDP, Way{Verdict: Direct, To: a}, Way{Verdict: Direct, To: b}},
+		{Way{Verdict: Direct, To: b}, Way{Verdict: Direct}, UDP, Way{Verdict: Direct}, Way{Verdict: Direct, To: b}},
 	} {
 		if got := c.x.Join(c.y, c.tr); got != c.join {
 			t.Errorf("%v and %v: %v, want %v", c.x, c.y, got, c.join)

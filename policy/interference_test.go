@@ -108,7 +108,7 @@ func fate(p *Policy, host string, dst netip.AddrPort, tr Transport) string {
 	brief := func(d Decision) string {
 		way := fmt.Sprint(d.Verdict == Deny, d.Reason)
 		if tr == UDP {
-			way += " " + Way{d.Verdict, d.To}.String()
+			way += " " + Way{Verdict: d.Verdict, To: d.To}.String()
 		}
 		if d.Rule != nil {
 			way += " " + d.Rule.String()
