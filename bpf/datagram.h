@@ -49,10 +49,11 @@ __noinline int egd_is_reply(const struct egd_recent *r, __u64 cookie, const stru
 	return at && now - *at < REPLY_TIME;
 }
 
-/* Where a peer is in the socket's list, or may be put: dialled ones stay as long
- * as there are others. The caller knows that it is not in there. */
-static __always_inline struct egd_peer *peer_place(struct egd_recent *r)
+/* Puts a peer into the socket's list; dialled ones stay as long as there are
+ * others. The caller knows that it is not in there. */
+static __always_inline void put_peer(struct egd_recent *r, const struct flow *f, __u64 when)
 {
+	struct egd_peer *p;
 	__u32 at = r->next;
 	int i;
 
@@ -60,7 +61,11 @@ static __always_inline struct egd_peer *peer_place(struct egd_recent *r)
 		if (r->peers[at & (EGD_RECENT - 1)].at != DIALLED)
 			break;
 	r->next = at + 1;
-	return &r->peers[at & (EGD_RECENT - 1)];
+	p = &r->peers[at & (EGD_RECENT - 1)];
+	p->at = 0; /* nobody's while it is written */
+	__builtin_memcpy(p->addr, f->addr, 16);
+	p->port = f->port;
+	p->at = when;
 }
 
 /* A datagram as it leaves: source and destination are final. */

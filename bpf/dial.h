@@ -148,7 +148,6 @@ static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struc
 	__u64 now = bpf_ktime_get_ns();
 	struct egd_recent *r;
 	struct egd_peer_key k;
-	struct egd_peer *p;
 	int i;
 
 	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -162,20 +161,14 @@ static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struc
 	}
 	peer_key(&k, bpf_get_socket_cookie(ctx), f);
 	bpf_map_update_elem(&egd_peers, &k, &now, BPF_ANY);
-	if (!r)
-		return;
-	p = peer_place(r);
-	p->at = 0; /* nobody's while it is written */
-	__builtin_memcpy(p->addr, f->addr, 16);
-	p->port = f->port;
-	p->at = now;
+	if (r)
+		put_peer(r, f, now);
 }
 
 /* The socket sends to a peer because a rule lets it. */
 static __always_inline void note_dialled(struct bpf_sock_addr *ctx, const struct flow *f)
 {
 	struct egd_recent *r;
-	struct egd_peer *p;
 	int i;
 
 	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -184,11 +177,7 @@ static __always_inline void note_dialled(struct bpf_sock_addr *ctx, const struct
 	for (i = 0; i < EGD_RECENT; i++)
 		if (same_peer(&r->peers[i], f))
 			return; /* who came first stays who it was */
-	p = peer_place(r);
-	p->at = 0; /* nobody's while it is written */
-	__builtin_memcpy(p->addr, f->addr, 16);
-	p->port = f->port;
-	p->at = DIALLED;
+	put_peer(r, f, DIALLED);
 }
 
 /* The socket is connected anew: nothing that was decided before counts. */

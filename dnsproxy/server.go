@@ -47,8 +47,8 @@ type Client struct {
 type Origins interface {
 	// OfConn returns the client behind an accepted connection, OfDatagram the
 	// one behind a query from src to the UDP listener at local with the index
-	// slot. False: nobody that the kernel redirected; it is dropped without a
-	// reply.
+	// slot; IPv4 is unmapped. False: nobody that the kernel redirected; it is
+	// dropped without a reply.
 	OfConn(net.Conn) (Client, bool)
 	OfDatagram(src, local netip.AddrPort, slot int, query []byte) (Client, bool)
 }

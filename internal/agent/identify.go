@@ -57,7 +57,7 @@ func (s origins) OfConn(c net.Conn) (dnsproxy.Client, bool) {
 
 func (s origins) OfDatagram(src, local netip.AddrPort, slot int, query []byte) (dnsproxy.Client, bool) {
 	o, ok := s.a.datapath.DatagramOrigin(loader.Arrival{
-		Src: unmapped(src), Local: unmapped(local).Addr(), Slot: slot, Token: loader.QuestionToken(query),
+		Src: src, Local: local.Addr(), Slot: slot, Token: loader.QuestionToken(query),
 	})
 	return s.client(o), ok
 }
@@ -75,8 +75,4 @@ func (s origins) client(o loader.Origin) dnsproxy.Client {
 
 func processOf(o loader.Origin) flow.Process {
 	return flow.Process{PID: o.PID, UID: o.UID, Command: o.Command}
-}
-
-func unmapped(a netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
