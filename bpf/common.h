@@ -12,6 +12,7 @@
 #define EPROTONOSUPPORT 93
 #define SOCK_RAW 3
 #define PORT_DNS bpf_htons(53)
+#define LOOPBACK_IFINDEX 1 /* in every network namespace */
 
 /* cgroup v2 trees deeper than this find their workload by the levels above. */
 #define MAX_CGROUP_LEVEL 24
@@ -59,6 +60,16 @@ static __always_inline bool is_loopback(const __u8 *addr)
 		return addr[12] == 127 || w[3] == 0;
 	return w[0] == 0 && w[1] == 0 && w[2] == 0 &&
 	       (w[3] == 0 || w[3] == bpf_htonl(1));
+}
+
+/* Whether the node receives what goes to an address. Of a socket in another
+ * network namespace it says nothing: the address is somebody else's there. */
+static __noinline bool is_own(const __u8 *addr)
+{
+	struct egd_own_key k = { .prefixlen = 128 };
+
+	__builtin_memcpy(k.addr, addr, 16);
+	return bpf_map_lookup_elem(&egd_own, &k) != NULL;
 }
 
 /* The workload of the calling process: its cgroup or the nearest ancestor

@@ -46,26 +46,82 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6,
 	ctx->user_port = port;
 }
 
-/* To egressd's listener of the family that was dialled: on loopback, or on the
- * gate for a socket of another network namespace, which has another loopback.
- * A socket that is connected there has st. */
-static __always_inline void redirect(struct bpf_sock_addr *ctx, bool v6,
-				     const struct flow *f, const __u8 *gate, __u16 port,
-				     struct egd_socket *st)
+/* The device that the kernel will send the socket's packets by, whatever address
+ * they bear; 0: the routing table says. What a control message or a scope id
+ * chooses is not seen here: skb_egress refuses what it leads astray. */
+static __always_inline __u32 device_of(struct bpf_sock_addr *ctx, const struct egd_socket *st,
+				       const struct flow *f)
 {
-	__u8 lo[16] = {};
+	__u32 device = ctx->sk->bound_dev_if;
 
-	if (gate)
-		__builtin_memcpy(lo, gate, 16);
-	else if (is_mapped(f->addr))
-		set_mapped(lo, bpf_htonl(0x7f000001));
-	else
-		lo[15] = 1;
+	/* TCP has no unicast interface (ip(7) IP_UNICAST_IF). */
+	if (!device && st && f->proto == IPPROTO_UDP)
+		device = is_mapped(f->addr) ? st->unicast4 : st->unicast6;
+	return device == LOOPBACK_IFINDEX ? 0 : device;
+}
+
+/* Where egressd's listener is for a socket, in the family that was dialled: on
+ * loopback; at an address of the device that the socket is bound to; at the gate for
+ * a socket of another network namespace, which has another loopback. Returns why
+ * there is none, or 0. */
+static __always_inline __u8 find_listener(const struct egd_config *cfg, const struct flow *f,
+					  bool foreign, __u32 device, __u8 *addr)
+{
+	const struct egd_device *d;
+	const __u8 *gate;
+	__u32 *w = (__u32 *)addr;
+
+	if (foreign) {
+		gate = gate_for(cfg, f);
+		if (!gate)
+			return EGD_R_NETNS;
+		__builtin_memcpy(addr, gate, 16);
+	} else if (device) {
+		d = bpf_map_lookup_elem(&egd_devices, &device);
+		if (!d)
+			return EGD_R_DEVICE;
+		__builtin_memcpy(addr, is_mapped(f->addr) ? d->addr4 : d->addr6, 16);
+		if (!(w[0] | w[1] | w[2] | w[3]))
+			return EGD_R_DEVICE;
+	} else if (is_mapped(f->addr)) {
+		set_mapped(addr, bpf_htonl(0x7f000001));
+	} else {
+		__builtin_memset(addr, 0, 16);
+		addr[15] = 1;
+	}
+	return EGD_R_NONE;
+}
+
+/* Finds the listener, its address in addr. Returns why a flow cannot be served
+ * there, or 0. */
+static __always_inline __u8 to_proxy(const struct egd_config *cfg, const struct flow *f,
+				     const struct egd_workload *wl, const struct egd_socket *st,
+				     bool foreign, __u32 device, __u8 *addr)
+{
+	__u8 reason = find_listener(cfg, f, foreign, device, addr);
+	bool dns = f->port == PORT_DNS;
+	__u32 kind = dns ? EGD_L_DNS_TCP : EGD_L_PROXY;
+
+	if (reason)
+		return reason;
+	/* A socket that is in the table already may go on asking. */
+	if (has_share(wl->id) && !(f->proto == IPPROTO_UDP && st && st->published[0].port))
+		return EGD_R_QUOTA;
+	if (f->proto == IPPROTO_UDP)
+		kind = EGD_L_DNS_UDP;
+	/* All of egressd's sockets live as long as those on loopback. */
+	return is_listening(listener_key(f, foreign, kind)) ? EGD_R_NONE : EGD_R_LISTENER;
+}
+
+/* To egressd's listener. A socket that is connected there has st. */
+static __always_inline void redirect(struct bpf_sock_addr *ctx, bool v6, const __u8 *addr,
+				     __u16 port, struct egd_socket *st)
+{
 	if (st) {
-		__builtin_memcpy(st->peer, lo, 16);
+		__builtin_memcpy(st->peer, addr, 16);
 		st->peer_port = port;
 	}
-	write_addr(ctx, v6, lo, port);
+	write_addr(ctx, v6, addr, port);
 }
 
 /* Who calls. */
@@ -283,22 +339,26 @@ static __always_inline int let_pass(struct bpf_sock_addr *ctx, struct egd_socket
 	return PROCEED;
 }
 
-/* Loopback is not judged. What is let pass as its own has to stay there, which
- * skb_egress sees to. */
+/* What goes to the node itself is not judged: by loopback, or to another address of
+ * its own. What is let pass as that has to stay there, which skb_egress sees to. */
 static __always_inline int stay_local(struct bpf_sock_addr *ctx, struct egd_socket *st,
 				      const struct flow *f, const struct egd_workload *wl,
-				      __u64 cgroup, bool connect)
+				      __u64 cgroup, bool connect, bool own)
 {
 	count(EGD_C_PASS_LOOPBACK);
-	if (f->proto == IPPROTO_TCP)
+	if (f->proto == IPPROTO_TCP || own)
 		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st)
-		return f->proto == IPPROTO_TCP ?
+		return f->proto == IPPROTO_TCP || own ?
 			       refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, connect) : PROCEED;
 	note_caller(st, wl);
+	if (own) /* skb_egress asks whose namespace it is */
+		st->origin.netns = bpf_get_netns_cookie(ctx);
 	if (!connect)
 		return PROCEED;
 	begin_anew(st);
+	if (own)
+		fill_origin(&st->origin, ctx, f, wl, cgroup);
 	__builtin_memcpy(st->peer, f->addr, 16);
 	st->peer_port = f->port;
 	st->verdict = EGD_DIRECT;
@@ -316,10 +376,9 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	struct egd_addr_val v = { .verdict = EGD_PROXY };
 	struct flow f = {};
 	__u64 cgroup = 0;
-	const __u8 *gate = NULL;
 	__u8 reason;
-	__u32 slot = 0, kind;
-	bool dns, foreign, at_gate;
+	__u32 slot = 0, device;
+	bool dns, foreign, at_gate, own;
 
 	/* The kernel refuses another family than the socket's behind this hook.
 	 * Nothing has been decided then, so nothing may be noted. */
@@ -342,7 +401,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	if (wl->mode == EGD_OFF) {
 		count(EGD_C_PASS_OWN);
 		if (is_loopback(f.addr))
-			return stay_local(ctx, st, &f, wl, cgroup, connect);
+			return stay_local(ctx, st, &f, wl, cgroup, connect, false);
 		return let_pass(ctx, st, &f, wl, cgroup, connect, cfg ? cfg->epoch : 0);
 	}
 	if (!cfg || !cfg->ready)
@@ -354,8 +413,16 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	if (!connect && is_peer(st, &f) && leads_to(st, &f, wl->policy))
 		return PROCEED;
 	dns = f.port == PORT_DNS && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP);
+	foreign = bpf_get_netns_cookie(ctx) != cfg->netns_cookie;
 	at_gate = is_gate(cfg, &f);
-	if (!dns && (at_gate || is_loopback(f.addr)) &&
+	own = false;
+	if (!dns && !at_gate && !is_loopback(f.addr)) {
+		v = workload_verdict(&f, wl);
+		/* What the policy says of an address of the node goes first: NAT may
+		 * stand there, which leads away. */
+		own = v.verdict == EGD_DENY && !foreign && is_own(f.addr);
+	}
+	if (!dns && (at_gate || own || is_loopback(f.addr)) &&
 	    (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP)) {
 		/* As above: a connected v4-mapped socket sends to its DNS listener. */
 		if (!connect && st && st->redirected && f.port == cfg->dns_port[0])
@@ -364,14 +431,10 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		 * is for nothing else. */
 		if (at_gate || is_own_port(cfg, &f))
 			return refuse(ctx, &f, wl, cgroup, EGD_R_OWN_PORT, connect);
-		return stay_local(ctx, st, &f, wl, cgroup, connect);
+		return stay_local(ctx, st, &f, wl, cgroup, connect, own);
 	}
 
-	if (!dns)
-		v = workload_verdict(&f, wl);
-	foreign = bpf_get_netns_cookie(ctx) != cfg->netns_cookie;
-	if (foreign)
-		gate = gate_for(cfg, &f);
+	device = foreign ? 0 : device_of(ctx, st, &f);
 	reason = EGD_R_NONE;
 	if (f.proto != IPPROTO_UDP && f.proto != IPPROTO_TCP)
 		reason = EGD_R_SOCKET_TYPE;
@@ -379,19 +442,9 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		reason = EGD_R_NO_RULE;
 	else if (f.proto == IPPROTO_UDP && !dns && v.verdict != EGD_DIRECT)
 		reason = EGD_R_NO_RULE; /* only TCP has a forwarding core or a hello */
-	else if (v.verdict == EGD_PROXY && foreign && !gate)
-		reason = EGD_R_NETNS;
-	/* A socket that is in the table already may go on asking. */
-	else if (v.verdict == EGD_PROXY && has_share(wl->id) &&
-		 !(f.proto == IPPROTO_UDP && st && st->published[0].port))
-		reason = EGD_R_QUOTA;
-	else if (v.verdict == EGD_PROXY) {
-		kind = dns ? EGD_L_DNS_TCP : EGD_L_PROXY;
-		if (f.proto == IPPROTO_UDP)
-			kind = EGD_L_DNS_UDP;
-		if (!is_listening(listener_key(&f, foreign, kind)))
-			reason = EGD_R_LISTENER;
-	} else if (v.slots)
+	else if (v.verdict == EGD_PROXY)
+		reason = to_proxy(cfg, &f, wl, st, foreign, device, to.addr);
+	else if (v.slots)
 		reason = connect ? choose(&f, &v, &to) : choose_again(ctx, st, &f, &v, &to);
 
 	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && connect &&
@@ -448,18 +501,27 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		fill_caller(&st->origin, ctx, wl, cgroup);
 	}
 	st->epoch = cfg->epoch;
+	st->origin.ifindex = device;
 	if (f.proto == IPPROTO_TCP) {
 		count(dns ? EGD_C_DNS : EGD_C_PROXY);
-		redirect(ctx, v6, &f, gate, dns ? cfg->dns_tcp_port : cfg->proxy_port, st);
+		redirect(ctx, v6, to.addr, dns ? cfg->dns_tcp_port : cfg->proxy_port, st);
 		return PROCEED;
 	}
 	count(EGD_C_DNS);
 	slot = dns_slot(st, &f, connect) & (EGD_DNS_SLOTS - 1);
-	redirect(ctx, v6, &f, gate, cfg->dns_port[slot], connect ? st : NULL);
+	redirect(ctx, v6, to.addr, cfg->dns_port[slot], connect ? st : NULL);
 	return PROCEED;
 }
 
-/* Answers of the DNS proxy come from loopback or the gate; show the server that
+/* Whether egressd stands at an address. */
+static __always_inline bool is_listener(const struct egd_config *cfg, const struct egd_socket *st,
+					const struct flow *f)
+{
+	return is_loopback(f->addr) || is_gate(cfg, f) ||
+	       (st->origin.netns == cfg->netns_cookie && is_own(f->addr));
+}
+
+/* Answers of the DNS proxy come from one of egressd's addresses; show the server that
  * was asked. Answers of an endpoint come from what was dialled. Others are
  * remembered, so that they can be answered. */
 static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
@@ -470,22 +532,18 @@ static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 	int i;
 
 	read_flow(ctx, v6, &f);
-	if (!is_loopback(f.addr) && !(cfg && is_gate(cfg, &f))) {
-		if (find_dialled(ctx, st, &f)) {
-			write_addr(ctx, v6, f.addr, f.port);
-			return PROCEED;
-		}
-		remember_peer(ctx, &f);
-		return PROCEED;
-	}
-	if (!cfg || !st)
-		return PROCEED;
-	for (i = 0; i < EGD_DNS_SLOTS; i++) {
-		if (f.port == cfg->dns_port[i] && st->dns[i].used) {
+	for (i = 0; cfg && st && i < EGD_DNS_SLOTS; i++) {
+		if (f.port == cfg->dns_port[i] && st->dns[i].used && is_listener(cfg, st, &f)) {
 			write_addr(ctx, v6, st->dns[i].addr, st->dns[i].port);
 			return PROCEED;
 		}
 	}
+	if (is_loopback(f.addr) || (cfg && is_gate(cfg, &f)))
+		return PROCEED;
+	if (find_dialled(ctx, st, &f))
+		write_addr(ctx, v6, f.addr, f.port);
+	else
+		remember_peer(ctx, &f);
 	return PROCEED;
 }
 

@@ -22,8 +22,6 @@ static __always_inline bool has_options(struct __sk_buff *skb)
 	return b != IPPROTO_TCP && b != IPPROTO_UDP && !is_big_tcp(skb);
 }
 
-#define LOOPBACK_IFINDEX 1 /* in every network namespace */
-
 /* A packet that the hooks of connect() and sendto() take for loopback's and that
  * is not: one that leaves by another device, which SO_BINDTODEVICE chooses,
  * reaches the next hop. */
@@ -36,10 +34,10 @@ static __always_inline bool strays(struct __sk_buff *skb, const __u8 *dst)
  * privilege; IP_TRANSPARENT) would make that stranger a peer who may be
  * answered; the node's own addresses are sources there of what goes to
  * themselves. */
-static __always_inline bool is_forged(struct __sk_buff *skb, const struct datagram *d)
+static __always_inline bool is_forged(struct __sk_buff *skb, const struct datagram *d, bool home)
 {
 	return skb->ifindex == LOOPBACK_IFINDEX && !is_loopback(d->src) &&
-	       !same_addr(d->src, d->to.addr);
+	       !same_addr(d->src, d->to.addr) && !(home && is_own(d->src));
 }
 
 /* Where a packet goes; false: it cannot be read. */
@@ -122,13 +120,37 @@ static __always_inline bool at_peer(struct __sk_buff *skb, struct bpf_sock *sk,
 	       sk->dst_ip6[3] == w[3];
 }
 
+/* A connection to the node itself that leaves it: to a listener of egressd, by a
+ * device that the socket was bound to where connect() could not see it; to an
+ * address that is not the node's any more, or that NAT leads away. Nobody would
+ * answer, so it is ended. */
+static __always_inline int off_loopback(struct __sk_buff *skb, struct bpf_sock *sk,
+					struct egd_socket *st)
+{
+	__u8 reason = st->redirected ? EGD_R_DEVICE : EGD_R_STRAY;
+	struct segment s = {};
+
+	if (!read_segment(skb, &s))
+		return drop(skb, sk, st, EGD_R_OPTIONS);
+	count(reason);
+	st->cut = reason;
+	st->told = tell(st, &s, NULL, IPPROTO_TCP, reason, false);
+	st->ring = this_ring();
+	return 0;
+}
+
 /* A segment of a captured socket. */
 static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
 				      struct egd_socket *st)
 {
-	struct egd_config *cfg;
+	struct egd_config *cfg = get_config();
 	struct segment s = {};
 	__u8 dst[16];
+
+	if (cfg && st && st->origin.netns == cfg->netns_cookie && sk->state == STATE_SYN_SENT &&
+	    skb->ifindex != LOOPBACK_IFINDEX && (st->redirected || st->local) &&
+	    !(st->local && is_loopback(st->peer)))
+		return off_loopback(skb, sk, st);
 
 	/* A connection that is watched has been decided about by its address. */
 	if (!st || !st->watched) {
@@ -140,6 +162,8 @@ static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
 		return 1;
 	if ((st->watched || st->redirected || st->local) && !at_peer(skb, sk, st))
 		return drop(skb, sk, st, EGD_R_STRAY);
+	if (st->local && skb->ifindex != LOOPBACK_IFINDEX)
+		return drop(skb, sk, st, EGD_R_STRAY);
 	if (st->redirected && sk->state == STATE_SYN_SENT) {
 		if (!read_segment(skb, &s))
 			return drop(skb, sk, st, EGD_R_OPTIONS);
@@ -149,7 +173,6 @@ static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
 	}
 	if (!st->watched)
 		return 1;
-	cfg = get_config();
 	return cfg ? watch(skb, sk, st, cfg) : 0;
 }
 
@@ -163,6 +186,21 @@ static __noinline int cut_datagram(struct egd_socket *st, const struct datagram 
 	return cut(st, &s, NULL, IPPROTO_UDP, EGD_R_CHANGED);
 }
 
+/* A question to egressd that leaves by a device, which the socket was bound to
+ * where sendto() could not see it. */
+static __always_inline int astray(struct egd_socket *st, __u32 slot)
+{
+	struct egd_origin o = st->origin;
+
+	slot &= EGD_DNS_SLOTS - 1;
+	__builtin_memcpy(o.dst, st->dns[slot].addr, 16);
+	o.dport = st->dns[slot].port;
+	o.family = st->dns[slot].family;
+	count(EGD_R_DEVICE);
+	tell_once(st, &o, EGD_R_DEVICE);
+	return 0;
+}
+
 /* A datagram of a captured socket. */
 static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 				 struct egd_socket *st)
@@ -171,20 +209,25 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 	struct egd_workload *wl;
 	struct datagram d = {};
 	__u8 reason = EGD_R_STRAY;
-	bool gate, local;
+	bool gate, home, local;
 	__u32 slot;
 
 	if (!cfg || !read_datagram(skb, &d)) {
 		reason = cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG;
 		goto refused;
 	}
-	if (strays(skb, d.to.addr))
-		goto refused;
+	slot = slot_of(cfg, d.to.port);
+	if (strays(skb, d.to.addr)) {
+		if (slot == EGD_DNS_SLOTS || !st || !st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
+			goto refused;
+		return astray(st, slot);
+	}
 	gate = is_gate(cfg, &d.to);
-	local = !gate && is_loopback(d.to.addr);
+	home = st && st->origin.netns == cfg->netns_cookie;
+	local = !gate && (is_loopback(d.to.addr) ||
+			  (home && skb->ifindex == LOOPBACK_IFINDEX && is_own(d.to.addr)));
 	if (gate || local) {
 		/* A question may bear an address of the node as its source. */
-		slot = slot_of(cfg, d.to.port);
 		if (slot < EGD_DNS_SLOTS && st && st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
 			return publish_udp(skb, st, &d, cfg, slot);
 		/* Connected to a listener that has another port now. */
@@ -193,7 +236,7 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 			goto refused;
 		reason = EGD_R_STRAY;
 	}
-	if (is_forged(skb, &d))
+	if (is_forged(skb, &d, home))
 		goto refused;
 	if (local)
 		return 1;

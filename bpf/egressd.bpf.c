@@ -156,6 +156,7 @@ int egd_sock_release(struct bpf_sock *ctx)
 SEC("cgroup/setsockopt")
 int egd_setsockopt(struct bpf_sockopt *ctx)
 {
+	note_unicast_if(ctx);
 	return join_group(ctx);
 }
 

@@ -55,6 +55,7 @@ enum egd_reason {
 	EGD_R_SOURCE = 18,    /* the source address is another namespace's */
 	EGD_R_NO_ENDPOINT = 19, /* the set of endpoints has not the one that was chosen */
 	EGD_R_GROUP = 20,     /* a multicast group that the kernel would tell the link of */
+	EGD_R_DEVICE = 21,    /* the socket is bound to a device, where no listener is */
 	/* Of packets on interfaces (wire.h, tc.h): */
 	EGD_R_ETHERTYPE = 24, /* a frame that is not IP and not what IP needs; a VLAN tag */
 	EGD_R_FRAGMENT = 25,
@@ -245,8 +246,26 @@ struct egd_origin {
 	__u32 pid; /* thread group id */
 	__u32 uid;
 	char comm[16];
-	__u32 ifindex; /* of the interface that it came by; 0: from a socket here */
+	/* Without a cookie: the interface that it came by. With one: the device that
+	 * the socket is bound to, 0: none. */
+	__u32 ifindex;
 };
+
+/* egd_own: the addresses of the node. prefixlen counts the bits of addr. */
+struct egd_own_key {
+	__u32 prefixlen;
+	__u8 addr[16];
+};
+
+/* egd_devices: where egressd listens for sockets that are bound to a device: at
+ * an address of that device, the only ones of the node that such a socket
+ * reaches. By interface index; zero: nowhere. */
+struct egd_device {
+	__u8 addr4[16];
+	__u8 addr6[16];
+};
+
+#define EGD_DEVICES 64
 
 /* egd_usage: what a workload has of the tables that all share, by its number.
  * The kernel adds what it writes and takes off what it removes; so does user
@@ -311,7 +330,11 @@ struct egd_socket {
 	__u8 reading;   /* 1: proved, and skb_egress still compares and reads on */
 	__u32 token[EGD_DNS_SLOTS]; /* of published */
 	__u8 by_gate;   /* 1: of published, EGD_BY_GATE */
-	__u8 reserved[43];
+	__u8 pad2[3];
+	/* What IP_UNICAST_IF and IPV6_UNICAST_IF chose: interface indexes. */
+	__u32 unicast4;
+	__u32 unicast6;
+	__u8 reserved[32];
 };
 
 /* egd_rewrites: socket storage of unconnected UDP sockets: the endpoints that

@@ -75,6 +75,12 @@ const (
 	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 64
 )
 
+type EgressdEgdDevice struct {
+	_     structs.HostLayout
+	Addr4 [16]uint8
+	Addr6 [16]uint8
+}
+
 type EgressdEgdDialled struct {
 	_        structs.HostLayout
 	Addr     [16]uint8
@@ -275,6 +281,12 @@ type EgressdEgdOriginKey struct {
 	Pad   [3]uint8
 }
 
+type EgressdEgdOwnKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Addr      [16]uint8
+}
+
 type EgressdEgdPeerKey struct {
 	_      structs.HostLayout
 	Cookie uint64
@@ -316,6 +328,7 @@ const (
 	EgressdEgdReasonEGD_R_SOURCE      EgressdEgdReason = 18
 	EgressdEgdReasonEGD_R_NO_ENDPOINT EgressdEgdReason = 19
 	EgressdEgdReasonEGD_R_GROUP       EgressdEgdReason = 20
+	EgressdEgdReasonEGD_R_DEVICE      EgressdEgdReason = 21
 	EgressdEgdReasonEGD_R_ETHERTYPE   EgressdEgdReason = 24
 	EgressdEgdReasonEGD_R_FRAGMENT    EgressdEgdReason = 25
 	EgressdEgdReasonEGD_R_NO_STATE    EgressdEgdReason = 26
@@ -397,7 +410,10 @@ type EgressdEgdSocket struct {
 	Reading    uint8
 	Token      [4]uint32
 	ByGate     uint8
-	Reserved   [43]uint8
+	Pad2       [3]uint8
+	Unicast4   uint32
+	Unicast6   uint32
+	Reserved   [32]uint8
 }
 
 type EgressdEgdUsage struct {
@@ -443,6 +459,7 @@ const (
 	EgressdMapEgdCidrs        = "egd_cidrs"
 	EgressdMapEgdConfig       = "egd_config"
 	EgressdMapEgdCounters     = "egd_counters"
+	EgressdMapEgdDevices      = "egd_devices"
 	EgressdMapEgdDialled      = "egd_dialled"
 	EgressdMapEgdEndpoints    = "egd_endpoints"
 	EgressdMapEgdEvents       = "egd_events"
@@ -456,6 +473,7 @@ const (
 	EgressdMapEgdListeners    = "egd_listeners"
 	EgressdMapEgdNames        = "egd_names"
 	EgressdMapEgdOrigins      = "egd_origins"
+	EgressdMapEgdOwn          = "egd_own"
 	EgressdMapEgdPeers        = "egd_peers"
 	EgressdMapEgdRecent       = "egd_recent"
 	EgressdMapEgdRewrites     = "egd_rewrites"
@@ -561,6 +579,7 @@ type EgressdMapSpecs struct {
 	EgdCidrs     *ebpf.MapSpec `ebpf:"egd_cidrs"`
 	EgdConfig    *ebpf.MapSpec `ebpf:"egd_config"`
 	EgdCounters  *ebpf.MapSpec `ebpf:"egd_counters"`
+	EgdDevices   *ebpf.MapSpec `ebpf:"egd_devices"`
 	EgdDialled   *ebpf.MapSpec `ebpf:"egd_dialled"`
 	EgdEndpoints *ebpf.MapSpec `ebpf:"egd_endpoints"`
 	EgdEvents    *ebpf.MapSpec `ebpf:"egd_events"`
@@ -574,6 +593,7 @@ type EgressdMapSpecs struct {
 	EgdListeners *ebpf.MapSpec `ebpf:"egd_listeners"`
 	EgdNames     *ebpf.MapSpec `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.MapSpec `ebpf:"egd_origins"`
+	EgdOwn       *ebpf.MapSpec `ebpf:"egd_own"`
 	EgdPeers     *ebpf.MapSpec `ebpf:"egd_peers"`
 	EgdRecent    *ebpf.MapSpec `ebpf:"egd_recent"`
 	EgdRewrites  *ebpf.MapSpec `ebpf:"egd_rewrites"`
@@ -621,6 +641,7 @@ type EgressdMaps struct {
 	EgdCidrs     *ebpf.Map `ebpf:"egd_cidrs"`
 	EgdConfig    *ebpf.Map `ebpf:"egd_config"`
 	EgdCounters  *ebpf.Map `ebpf:"egd_counters"`
+	EgdDevices   *ebpf.Map `ebpf:"egd_devices"`
 	EgdDialled   *ebpf.Map `ebpf:"egd_dialled"`
 	EgdEndpoints *ebpf.Map `ebpf:"egd_endpoints"`
 	EgdEvents    *ebpf.Map `ebpf:"egd_events"`
@@ -634,6 +655,7 @@ type EgressdMaps struct {
 	EgdListeners *ebpf.Map `ebpf:"egd_listeners"`
 	EgdNames     *ebpf.Map `ebpf:"egd_names"`
 	EgdOrigins   *ebpf.Map `ebpf:"egd_origins"`
+	EgdOwn       *ebpf.Map `ebpf:"egd_own"`
 	EgdPeers     *ebpf.Map `ebpf:"egd_peers"`
 	EgdRecent    *ebpf.Map `ebpf:"egd_recent"`
 	EgdRewrites  *ebpf.Map `ebpf:"egd_rewrites"`
@@ -649,6 +671,7 @@ func (m *EgressdMaps) Close() error {
 		m.EgdCidrs,
 		m.EgdConfig,
 		m.EgdCounters,
+		m.EgdDevices,
 		m.EgdDialled,
 		m.EgdEndpoints,
 		m.EgdEvents,
@@ -662,6 +685,7 @@ func (m *EgressdMaps) Close() error {
 		m.EgdListeners,
 		m.EgdNames,
 		m.EgdOrigins,
+		m.EgdOwn,
 		m.EgdPeers,
 		m.EgdRecent,
 		m.EgdRewrites,

@@ -63,6 +63,31 @@ static __always_inline bool read_group(struct bpf_sockopt *ctx, struct flow *f)
 	return true;
 }
 
+#define IP_UNICAST_IF 50
+#define IPV6_UNICAST_IF 76
+
+/* The interface that the socket's datagrams leave by, which nothing else tells the
+ * hooks of connect() and sendto(). */
+static __always_inline void note_unicast_if(struct bpf_sockopt *ctx)
+{
+	bool v6 = ctx->level == SOL_IPV6 && ctx->optname == IPV6_UNICAST_IF;
+	__u8 *value = ctx->optval;
+	struct egd_socket *st;
+	__u32 device;
+
+	if (!v6 && !(ctx->level == SOL_IP && ctx->optname == IP_UNICAST_IF))
+		return;
+	if (value + 4 > (__u8 *)ctx->optval_end || !ctx->sk)
+		return;
+	device = bpf_ntohl(*(__u32 *)value);
+	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0,
+				device ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (st && v6)
+		st->unicast6 = device;
+	else if (st)
+		st->unicast4 = device;
+}
+
 static __always_inline int join_group(struct bpf_sockopt *ctx)
 {
 	struct egd_workload *wl;

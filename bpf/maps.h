@@ -92,6 +92,24 @@ struct {
 	__type(value, __u64);
 } egd_listeners SEC(".maps");
 
+/* What the node receives itself. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1 << 14);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_own_key);
+	__type(value, __u32);
+} egd_own SEC(".maps");
+
+/* ifindex -> egressd's address there. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, EGD_DEVICES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct egd_device);
+} egd_devices SEC(".maps");
+
 /* By struct egd_workload's id. Written by sock_ops, skb_egress and, through
  * mapped memory, the loader: both add to it atomically. */
 struct {

@@ -57,6 +57,12 @@ static __always_inline void withdraw(const struct egd_socket *st, __u32 slot)
 		account(workload, -1);
 }
 
+/* The interface that a flow came by; 0: from a socket here. */
+static __always_inline __u32 interface_of(const struct egd_origin *o)
+{
+	return o->cookie ? 0 : o->ifindex;
+}
+
 /* Writes an original destination, on the account of its workload. An entry that
  * is there is an old one of the same socket's address, unless it is somebody
  * else's who guessed the token: then it stays. Returns why not, or 0. */
@@ -67,7 +73,7 @@ static __always_inline __u8 publish(const struct egd_origin_key *key, const stru
 
 	if (old) {
 		workload = old->workload;
-		if (old->netns != o->netns || old->ifindex != o->ifindex)
+		if (old->netns != o->netns || interface_of(old) != interface_of(o))
 			return EGD_R_SOURCE;
 		if (workload == o->workload && !bpf_map_update_elem(&egd_origins, key, o, BPF_EXIST))
 			return EGD_R_NONE;

@@ -32,7 +32,7 @@ func TestEnums(t *testing.T) {
 		}
 	}
 	for r := bpf.EgressdEgdReasonEGD_R_NONE + 1; r <= bpf.EgressdEgdReasonEGD_R_LISTENER; r++ {
-		if r > bpf.EgressdEgdReasonEGD_R_NO_ENDPOINT && r < bpf.EgressdEgdReasonEGD_R_ETHERTYPE {
+		if r > bpf.EgressdEgdReasonEGD_R_DEVICE && r < bpf.EgressdEgdReasonEGD_R_ETHERTYPE {
 			continue // free
 		}
 		if reasons[uint8(r)] == "" {
@@ -67,6 +67,8 @@ func TestSizes(t *testing.T) {
 		"egd_dialled":      {unsafe.Sizeof(bpf.EgressdEgdDialled{}), 32},
 		"egd_endpoint":     {unsafe.Sizeof(bpf.EgressdEgdEndpoint{}), 20},
 		"egd_recent":       {unsafe.Sizeof(bpf.EgressdEgdRecent{}), 544},
+		"egd_own_key":      {unsafe.Sizeof(bpf.EgressdEgdOwnKey{}), 20},
+		"egd_device":       {unsafe.Sizeof(bpf.EgressdEgdDevice{}), 32},
 		"egd_usage":        {unsafe.Sizeof(bpf.EgressdEgdUsage{}), 16},
 		"egd_rewrites":     {unsafe.Sizeof(bpf.EgressdEgdRewrites{}), 188},
 		"egd_name_key":     {unsafe.Sizeof(bpf.EgressdEgdNameKey{}), 280},

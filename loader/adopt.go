@@ -33,6 +33,7 @@ var renewed = [...][]string{
 	policyTables: {
 		"egd_config", "egd_workloads", "egd_addrs", "egd_known", "egd_cidrs",
 		"egd_endpoints", "egd_names", "egd_ifaces", "egd_origins", "egd_usage", "egd_listeners",
+		"egd_own", "egd_devices",
 	},
 	eventRing:    {"egd_events"},
 	flowTables:   {"egd_flows", "egd_flow_hello", "egd_flow_bytes", "egd_shares"},

@@ -76,6 +76,8 @@ func client(op string, args []string) result {
 		return fail(err)
 	case "fastopen", "nonblock":
 		return connectOddly(addr, op)
+	case "device":
+		return byDevice(addr, args[1], args[2:])
 	case "many-connects":
 		return connectMany(addr, args[1])
 	case "many-datagrams":

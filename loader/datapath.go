@@ -62,6 +62,8 @@ type Datapath struct {
 	flowCount int
 	// gates are those of the listeners: IPv4 and IPv6.
 	gates atomic.Pointer[[2]netip.Addr]
+	// devices are the listeners' addresses on devices.
+	devices atomic.Pointer[map[netip.Addr]bool]
 
 	events   *ringbuf.Reader
 	draining atomic.Bool
@@ -158,6 +160,7 @@ func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 		"egd_addrs":      m.EgdAddrs,
 		"egd_cidrs":      m.EgdCidrs,
 		"egd_config":     m.EgdConfig,
+		"egd_devices":    m.EgdDevices,
 		"egd_dialled":    m.EgdDialled,
 		"egd_endpoints":  m.EgdEndpoints,
 		"egd_rewrites":   m.EgdRewrites,
@@ -174,6 +177,7 @@ func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 		"egd_listeners":  m.EgdListeners,
 		"egd_names":      m.EgdNames,
 		"egd_origins":    m.EgdOrigins,
+		"egd_own":        m.EgdOwn,
 		"egd_peers":      m.EgdPeers,
 		"egd_recent":     m.EgdRecent,
 		"egd_sockets":    m.EgdSockets,

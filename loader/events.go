@@ -78,6 +78,7 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_QUOTA):       policy.ReasonQuota,
 	uint8(bpf.EgressdEgdReasonEGD_R_SOURCE):      policy.ReasonSource,
 	uint8(bpf.EgressdEgdReasonEGD_R_GROUP):       policy.ReasonGroup,
+	uint8(bpf.EgressdEgdReasonEGD_R_DEVICE):      policy.ReasonDevice,
 	uint8(bpf.EgressdEgdReasonEGD_R_ETHERTYPE):   policy.ReasonEthertype,
 	uint8(bpf.EgressdEgdReasonEGD_R_FRAGMENT):    policy.ReasonFragment,
 	uint8(bpf.EgressdEgdReasonEGD_R_NO_STATE):    policy.ReasonNoState,

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -52,9 +53,10 @@ type rig struct {
 	cg    *world.Cgroup
 	dp    *loader.Datapath
 	pins  string
-	// gates are where the listeners stand besides loopback.
-	gates []netip.Addr
-	ports loader.Listeners
+	// gates are where the listeners stand besides loopback, and devices where they
+	// stand for sockets that are bound to the uplink.
+	gates, devices []netip.Addr
+	ports          loader.Listeners
 	// sockets are the listeners that were opened since the last load.
 	sockets []loader.Socket
 }
@@ -139,7 +141,7 @@ var loopbacks = []string{"127.0.0.1", "::1"}
 // listenAt lists the addresses of the listeners.
 func (r *rig) listenAt() []netip.Addr {
 	at := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
-	return append(at, r.gates...)
+	return append(append(at, r.gates...), r.devices...)
 }
 
 // serveTCP answers every connection with the original destination that the
@@ -152,7 +154,7 @@ func (r *rig) serveTCP(kind loader.SocketKind) (port uint16) {
 		port = ln.Addr().(*net.TCPAddr).AddrPort().Port()
 		transparent(r.t, ln.(*net.TCPListener))
 		saveSYN(r.t, ln.(*net.TCPListener))
-		r.sockets = append(r.sockets, loader.Socket{Kind: kind, Addr: lo, Conn: ln.(*net.TCPListener)})
+		r.listening(loader.Socket{Kind: kind, Addr: lo, Conn: ln.(*net.TCPListener)})
 		done := make(chan struct{})
 		dp := r.dp
 		go func() {
@@ -172,6 +174,19 @@ func (r *rig) serveTCP(kind loader.SocketKind) (port uint16) {
 		r.t.Cleanup(func() { ln.Close(); <-done })
 	}
 	return port
+}
+
+// listening notes a listener: the kernel has a table of those that are not on a
+// device, which may hear this machine only.
+func (r *rig) listening(s loader.Socket) {
+	if !slices.Contains(r.devices, s.Addr) {
+		r.sockets = append(r.sockets, s)
+		return
+	}
+	raw, err := s.Conn.SyscallConn()
+	must(r.t, err)
+	must(r.t, raw.Control(func(fd uintptr) { err = loader.LocalOnly(fd) }))
+	must(r.t, err)
 }
 
 func saveSYN(t *testing.T, s syscall.Conn) {
@@ -207,7 +222,7 @@ func (r *rig) serveUDP(slot int) (port uint16) {
 		must(r.t, err)
 		port = pc.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 		transparent(r.t, pc.(*net.UDPConn))
-		r.sockets = append(r.sockets, loader.Socket{Kind: loader.DNSUDPSocket, Slot: slot, Addr: lo, Conn: pc.(*net.UDPConn)})
+		r.listening(loader.Socket{Kind: loader.DNSUDPSocket, Slot: slot, Addr: lo, Conn: pc.(*net.UDPConn)})
 		done := make(chan struct{})
 		dp := r.dp
 		go func() {

@@ -34,6 +34,8 @@ type Origin struct {
 	// Interface is the index of the interface that the flow came by, and its
 	// packets still bear Dst; 0: it was redirected from a socket of this kernel.
 	Interface int
+	// Device is the index of the interface that the socket is bound to; 0: none.
+	Device int
 }
 
 // Arrival is how a flow came to one of egressd's listeners.
@@ -141,7 +143,7 @@ func (d *Datapath) DatagramOrigin(a Arrival) (Origin, bool) {
 	// What comes from an interface is given to the socket on loopback. It comes
 	// first: a machine may bear an address of the node, but who sent it is then
 	// in its own entry.
-	if !a.Src.Addr().IsLoopback() {
+	if a.Local.IsLoopback() && !a.Src.Addr().IsLoopback() {
 		if o, ok := d.takeOrigin(originKey(policy.UDP, a, byWire)); ok {
 			return o, ok
 		}
@@ -174,6 +176,9 @@ func (d *Datapath) wayOf(local netip.Addr) uint8 {
 	if local.IsLoopback() {
 		return byLoopback
 	}
+	if m := d.devices.Load(); m != nil && (*m)[local] {
+		return byLoopback // those sockets are of this network namespace as well
+	}
 	if g := d.gates.Load(); g != nil && (local == g[0] || local == g[1]) {
 		return byGate
 	}
@@ -197,6 +202,11 @@ func originKey(t policy.Transport, a Arrival, way uint8) bpf.EgressdEgdOriginKey
 }
 
 func originOf(v *bpf.EgressdEgdOrigin) Origin {
+	// Sockets have a cookie.
+	device, by := int(v.Ifindex), 0
+	if v.Cookie == 0 {
+		device, by = 0, device
+	}
 	return Origin{
 		Dst:       netip.AddrPortFrom(netip.AddrFrom16(v.Dst).Unmap(), htons(v.Dport)),
 		Workload:  v.Workload,
@@ -206,7 +216,8 @@ func originOf(v *bpf.EgressdEgdOrigin) Origin {
 		PID:       int(v.Pid),
 		UID:       int(v.Uid),
 		Command:   command(v.Comm[:]),
-		Interface: int(v.Ifindex),
+		Interface: by,
+		Device:    device,
 	}
 }
 

@@ -31,6 +31,7 @@ var counterNames = map[uint32]string{
 	uint32(bpf.EgressdEgdReasonEGD_R_QUOTA):          "deny/quota",
 	uint32(bpf.EgressdEgdReasonEGD_R_SOURCE):         "deny/foreign-source",
 	uint32(bpf.EgressdEgdReasonEGD_R_GROUP):          "deny/multicast-group",
+	uint32(bpf.EgressdEgdReasonEGD_R_DEVICE):         "deny/bound-to-device",
 	uint32(bpf.EgressdEgdReasonEGD_R_ETHERTYPE):      "deny/not-ip",
 	uint32(bpf.EgressdEgdReasonEGD_R_FRAGMENT):       "deny/fragment",
 	uint32(bpf.EgressdEgdReasonEGD_R_NO_STATE):       "deny/no-connection",

@@ -128,6 +128,8 @@ const (
 	ReasonSource Reason = "foreign-source"
 	// ReasonStray: a packet for loopback that leaves by another device, or one over loopback with a foreign source.
 	ReasonStray Reason = "stray-packet"
+	// ReasonDevice: the socket is bound to a network device that egressd has no listener on, so what must be proxied cannot be redirected.
+	ReasonDevice Reason = "bound-to-device"
 	// ReasonOptions: a source route or another IP option or extension header.
 	ReasonOptions Reason = "ip-options"
 	// ReasonNoWorkload: the kernel could not tell which workload the socket belongs to.
