@@ -11,26 +11,31 @@ import (
 )
 
 // readAddresses reads the node's own addresses, which no answer may name,
-// before anything is learned.
+// before anything is learned, and tells the kernel, for which they are the node.
 func (a *Agent) readAddresses() error {
 	own, err := link.Own()
 	if err != nil {
 		return fmt.Errorf("what the node's own addresses are is not known, so no DNS answer could be trusted: %w", err)
 	}
 	a.addresses.Set(own)
-	return nil
+	return a.datapath.SetOwn(own)
 }
 
-// watchAddresses follows the node's addresses as they come and go.
-func (a *Agent) watchAddresses(ctx context.Context) error {
+// watchAddresses follows the node's addresses as they come and go. serve starts a
+// function that is waited for at the end.
+func (a *Agent) watchAddresses(ctx context.Context, serve func(func() error)) error {
+	look := func() {
+		a.lookAtAddresses()
+		a.followDevices(ctx, serve)
+	}
 	for ctx.Err() == nil {
-		if err := link.WatchOwn(ctx, a.lookAtAddresses); err != nil {
+		if err := link.WatchOwn(ctx, look); err != nil {
 			a.log.Error("addresses that the node gets are not noticed at once, but within seconds", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(watchAgain):
-			a.lookAtAddresses()
+			look()
 		}
 	}
 	return nil
@@ -45,7 +50,11 @@ func (a *Agent) lookAtAddresses() {
 		a.log.Warn("the node's addresses could not be listed; the ones known are refused as before", "error", err)
 		return
 	}
-	if !a.addresses.Set(own) {
+	more := a.addresses.Set(own)
+	if err := a.datapath.SetOwn(own); err != nil {
+		a.log.Error("the kernel was not told of the node's addresses; what processes of the node dial there may be refused", "error", err)
+	}
+	if !more {
 		return
 	}
 	closed, err := a.names.Recheck()

@@ -48,6 +48,7 @@ type Agent struct {
 	outgoing  *forward.Core
 	incoming  *ingress.Ingress
 	sockets   *listeners
+	devices   *deviceListeners
 	status    *status
 	watcher   *source.Watcher
 	config    *configuration
@@ -83,6 +84,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		unload: make(chan struct{}),
 		config: newConfiguration(o),
 	}
+	a.devices = newDeviceListeners(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
 	a.recorder = &recorder{events: a.events, folder: flow.NewFolder(), log: o.Log}
 	a.status = newStatus(a)
@@ -209,7 +211,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		serve(func() error { return a.dns.Serve(ctx, udp, a.sockets.dnsTCP[i:i+1]) })
 	}
 	serve(func() error { a.names.Run(ctx); return nil })
-	serve(func() error { return a.watchAddresses(ctx) })
+	a.followDevices(ctx, serve)
+	serve(func() error { return a.watchAddresses(ctx, serve) })
 	serve(func() error { a.housekeep(ctx); return nil })
 	if a.incoming != nil {
 		if err := a.incoming.Apply(a.current.p.Load()); err != nil {

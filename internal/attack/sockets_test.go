@@ -14,6 +14,7 @@ import (
 // What stops attacks, by layer.
 const (
 	byConnect    = "connect hook"
+	byDevice     = "connect and sendmsg hooks: it goes to the DNS proxy, which stands at an address of the device"
 	bySendmsg    = "sendmsg hook"
 	bySocket     = "sock_create hook"
 	byPackets    = "packets of the socket (cgroup_skb)"
@@ -92,8 +93,8 @@ var packets = []row{
 	{attack: "forged peer", how: "the stranger seems to ask first: IPV6_FREEBIND, ::1", want: "EPERM", by: byPackets, do: ways("forged_peer", "{A6}", "443")},
 	{attack: "forged peer", how: "the stranger seems to ask first: IP_TRANSPARENT, 127.0.0.1", want: "EPERM", by: byPackets, do: ways("forged_peer", "{A4}", "443")},
 	{attack: "loopback by the uplink", how: "SO_BINDTODEVICE, UDP to 127.0.0.1", want: "EPERM", by: byPackets, do: ways("device_loopback", "127.0.0.1", "9"), proof: wire("127.0.0.1")},
-	{attack: "loopback by the uplink", how: "SO_BINDTODEVICE, anything to port 53", want: "EPERM", by: byPackets, do: ways("dns_by_device", "{R4}", "53"), proof: wire("127.0.0.1", world.ResolverV4)},
-	{attack: "loopback by the uplink", how: "the same, IPv6", want: "EPERM", by: byPackets, do: ways("dns_by_device", "{R6}", "53"), proof: wire("::1", world.ResolverV6)},
+	{attack: "loopback by the uplink", how: "SO_BINDTODEVICE, anything to port 53", want: "sent", by: byDevice, do: ways("dns_by_device", "{R4}", "53"), proof: wire("127.0.0.1", world.ResolverV4)},
+	{attack: "loopback by the uplink", how: "the same, IPv6", want: "sent", by: byDevice, do: ways("dns_by_device", "{R6}", "53"), proof: wire("::1", world.ResolverV6)},
 	{attack: "loopback by the uplink", how: "SO_BINDTODEVICE, UDP to ::1", want: "EPERM", by: byPackets, do: ways("device_loopback", "::1", "9"), proof: wire("::1")},
 	{attack: "forged peer", how: "the same through a tun device, with CAP_NET_ADMIN", want: "sent", open: true, by: "the packet did arrive by a device; exec takes CAP_NET_ADMIN away", do: ways("tun_peer", "{A4}", "443")},
 	{attack: "tunnel device", how: "vxlan to the stranger, with CAP_NET_ADMIN", want: "sent|ENOBUFS", open: true, by: "the kernel's own socket sends; exec takes CAP_NET_ADMIN away", do: ways("tunnelled", "{A4}")},
@@ -145,7 +146,7 @@ var borrowed = []row{
 	{attack: "egressd's ports", how: "connect() to 127.0.0.1:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("connect", "127.0.0.1", "15001"), seen: accepted},
 	{attack: "egressd's ports", how: "connect() to [::1]:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("connect", "::1", "15001"), seen: accepted},
 	{attack: "egressd's ports", how: "connect() to 0.0.0.0:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("connect", "0.0.0.0", "15001"), seen: accepted},
-	{attack: "egressd's ports", how: "connect() to the node's address, port 15020", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "{N4}", "15020"), seen: is("connected")},
+	{attack: "egressd's ports", how: "connect() to the node's address, port 15001", want: "ECONNREFUSED", by: byConnect, do: ways("connect", "{N4}", "15001"), seen: is("connected")},
 	{attack: "egressd's ports", how: "UDP to 127.0.0.1:15053", want: "EPERM", by: "sendmsg hook: own port", do: ways("udp", "127.0.0.1", "15053"), seen: is("sent")},
 	{attack: "source port used again", how: "of a proxied connection, to 127.0.0.1:15001", want: "ECONNREFUSED", by: "connect hook: own port", do: ways("same_tuple", "{G4}", "80", "127.0.0.1", "15001"), noTwin: "nothing is recorded of who is not captured"},
 	{attack: "exhaustion", how: "2,000 silent connections, then the stranger", want: "ECONNREFUSED, others: HTTP 200", by: byConnect, do: ways("crowd", "{G4}", "80", "2000", "{A4}", "443")},

@@ -229,3 +229,29 @@ func (w *World) NodeAddrs() ([]netip.Addr, error) {
 	})
 	return out, err
 }
+
+// AddDevice gives the node a network device that leads nowhere, with addresses.
+func (w *World) AddDevice(name string, addrs ...netip.Addr) error {
+	return w.Node.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = name
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name + "-end"}); err != nil {
+			return err
+		}
+		for _, end := range []string{name, name + "-end"} {
+			l, err := netlink.LinkByName(end)
+			if err == nil {
+				err = netlink.LinkSetUp(l)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		for _, a := range addrs {
+			if err := addAddrs(name, netip.PrefixFrom(a, a.BitLen()).String()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Device is a network interface with addresses of its own.
+type Device struct {
+	Index int
+	Name  string
+	// Addr4 and Addr6 are the first address of each family that stays and is
+	// not link-local; the zero Addr: there is none.
+	Addr4, Addr6 netip.Addr
+}
+
+// unusable are the flags of IPv6 addresses (linux/if_addr.h) that cannot be bound
+// yet, or that go again by themselves.
+const unusable = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED | unix.IFA_F_TEMPORARY
+
+// Devices lists the interfaces of this network namespace that have addresses,
+// loopback aside, by their index.
+func Devices() ([]Device, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	var all []Device
+	for _, l := range links {
+		if l.Attrs().Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		d := Device{Index: l.Attrs().Index, Name: l.Attrs().Name}
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return nil, fmt.Errorf("list the addresses of %s: %w", d.Name, err)
+		}
+		for _, a := range addrs {
+			ip, ok := netip.AddrFromSlice(a.IP)
+			ip = ip.Unmap()
+			switch {
+			case !ok || ip.IsLinkLocalUnicast():
+			case ip.Is4() && !d.Addr4.IsValid():
+				d.Addr4 = ip
+			case ip.Is6() && !d.Addr6.IsValid() && a.Flags&unusable == 0:
+				d.Addr6 = ip
+			}
+		}
+		if d.Addr4.IsValid() || d.Addr6.IsValid() {
+			all = append(all, d)
+		}
+	}
+	return all, nil
+}
