@@ -84,6 +84,17 @@ static __always_inline int next_extension(struct egd_hello *h, __u32 skip)
 	return HELLO_MORE;
 }
 
+/* An absolute name (RFC 1034 section 3.1) is the same one without its last dot. */
+static __always_inline void drop_root_dot(struct egd_name_key *k)
+{
+	__u32 last = k->len - 1;
+
+	if (k->len < 2 || k->name[last & (EGD_MAX_NAME - 1)] != '.')
+		return;
+	k->name[last & (EGD_MAX_NAME - 1)] = 0;
+	k->len = last;
+}
+
 /* A field is complete; its value is in acc. */
 static __always_inline int field_done(struct egd_hello *h)
 {
@@ -160,6 +171,8 @@ static __always_inline int field_done(struct egd_hello *h)
 		want(h, F_NAME, v);
 		return HELLO_MORE;
 	case F_NAME:
+		if (h->phase != EGD_SECOND)
+			drop_root_dot(&h->key);
 		return next_extension(h, 0);
 	}
 	return HELLO_MALFORMED;
@@ -175,7 +188,9 @@ static __always_inline int hello_byte(struct egd_hello *h, __u8 b)
 		if (b <= ' ' || b >= 0x7f)
 			return HELLO_MALFORMED;
 		if (h->phase == EGD_SECOND) {
-			if (h->key.name[h->again & (EGD_MAX_NAME - 1)] != b)
+			if (b == '.' && h->need == 1 && h->again == h->key.len)
+				h->again--; /* the dot of the root */
+			else if (h->key.name[h->again & (EGD_MAX_NAME - 1)] != b)
 				return HELLO_OTHER_NAME;
 			h->again++;
 		} else {

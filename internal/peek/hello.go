@@ -212,15 +212,24 @@ func parseServerName(data []byte) (string, bool) {
 		return "", false
 	}
 	kind := list.uint8()
-	name := list.vector16()
+	name := withoutRootDot(list.vector16())
 	if list.failed || len(list.b) != 0 || kind != nameTypeHost || !plausibleName(name) {
 		return "", false
 	}
 	return string(name), true
 }
 
+// withoutRootDot takes the last dot off an absolute name (RFC 1034, 3.1): it is the
+// same name.
+func withoutRootDot(name []byte) []byte {
+	if n := len(name); n > 1 && name[n-1] == '.' {
+		return name[:n-1]
+	}
+	return name
+}
+
 // plausibleName refuses what no server may treat as a host name: empty, over
-// 255 bytes, NUL, spaces, other control or non-ASCII bytes, a trailing dot.
+// 255 bytes, NUL, spaces, other control or non-ASCII bytes, a dot at the end.
 func plausibleName(name []byte) bool {
 	if len(name) == 0 || len(name) > 255 || name[len(name)-1] == '.' {
 		return false
