@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	egdlink "github.com/egressd/egressd/internal/link"
 )
 
 // Before kernel 6.6 the programs on interfaces are filters of the clsact
@@ -85,7 +87,7 @@ func removeFilters(index int) error {
 	}
 	var errs []error
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := netlink.FilterList(l, parent)
+		filters, err := egdlink.Whole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) })
 		if err != nil {
 			continue // no clsact
 		}
@@ -101,7 +103,7 @@ func removeFilters(index int) error {
 // removeAllFilters removes egressd's filters from every interface of this
 // network namespace but those that keep names.
 func removeAllFilters(keep func(index int) bool) error {
-	links, err := netlink.LinkList()
+	links, err := egdlink.Whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}

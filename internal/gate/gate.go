@@ -19,6 +19,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/link"
 )
 
 const (
@@ -54,7 +56,7 @@ func Ensure(family int) (netip.Addr, error) {
 	if family == unix.AF_INET6 {
 		candidates = candidates6
 	}
-	have, err := netlink.AddrList(nil, family)
+	have, err := addrList(nil, family)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list addresses: %w", err)
 	}
@@ -87,13 +89,17 @@ func Ensure(family int) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("%w: %v", ErrTaken, candidates)
 }
 
+func addrList(l netlink.Link, family int) ([]netlink.Addr, error) {
+	return link.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, family) })
+}
+
 // Missing says whether a gate that was there has been taken away.
 func Missing(addr netip.Addr) (bool, error) {
 	lo, err := netlink.LinkByName(device)
 	if err != nil {
 		return false, fmt.Errorf("find %s: %w", device, err)
 	}
-	have, err := netlink.AddrList(lo, family(addr))
+	have, err := addrList(lo, family(addr))
 	if err != nil {
 		return false, fmt.Errorf("list addresses: %w", err)
 	}
@@ -123,7 +129,7 @@ func Remove() error {
 	if err != nil {
 		return fmt.Errorf("find %s: %w", device, err)
 	}
-	have, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
+	have, err := addrList(lo, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -188,7 +194,9 @@ func isFree(c netip.Addr, have []netlink.Addr) (bool, error) {
 			return false, nil
 		}
 	}
-	routes, err := netlink.RouteListFiltered(family(c), &netlink.Route{Dst: entry(c).IPNet}, netlink.RT_FILTER_DST)
+	routes, err := link.Whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family(c), &netlink.Route{Dst: entry(c).IPNet}, netlink.RT_FILTER_DST)
+	})
 	if err != nil {
 		return false, fmt.Errorf("list routes to %s: %w", c, err)
 	}

@@ -31,7 +31,7 @@ var floors = map[string][]string{
 	"./internal/quote":    nil,
 	"./internal/cgroup":   {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
 	"./internal/netns":    {"golang.org/x/sys/unix"},
-	"./internal/gate":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/gate":     {"./internal/link", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/link":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	// Ports and connections to them.
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
@@ -45,7 +45,7 @@ var floors = map[string][]string{
 	"./internal/flow":    ground,
 	"./internal/forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
-	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
+	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/link", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,

@@ -4,8 +4,10 @@ package link
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -27,33 +29,36 @@ const unusable = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPREC
 // Devices lists the interfaces of this network namespace that have addresses,
 // loopback aside, by their index.
 func Devices() ([]Device, error) {
-	links, err := netlink.LinkList()
+	links, err := Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	var all []Device
+	addrs, err := ownAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list the node's addresses: %w", err)
+	}
+	at := map[int]*Device{}
 	for _, l := range links {
-		if l.Attrs().Flags&net.FlagLoopback != 0 {
-			continue
+		if l.Attrs().Flags&net.FlagLoopback == 0 {
+			at[l.Attrs().Index] = &Device{Index: l.Attrs().Index, Name: l.Attrs().Name}
 		}
-		d := Device{Index: l.Attrs().Index, Name: l.Attrs().Name}
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
-		if err != nil {
-			return nil, fmt.Errorf("list the addresses of %s: %w", d.Name, err)
+	}
+	for _, a := range addrs {
+		d := at[a.LinkIndex]
+		ip, ok := netip.AddrFromSlice(a.IP)
+		ip = ip.Unmap()
+		switch {
+		case d == nil || !ok || ip.IsLinkLocalUnicast():
+		case ip.Is4() && !d.Addr4.IsValid():
+			d.Addr4 = ip
+		case ip.Is6() && !d.Addr6.IsValid() && a.Flags&unusable == 0:
+			d.Addr6 = ip
 		}
-		for _, a := range addrs {
-			ip, ok := netip.AddrFromSlice(a.IP)
-			ip = ip.Unmap()
-			switch {
-			case !ok || ip.IsLinkLocalUnicast():
-			case ip.Is4() && !d.Addr4.IsValid():
-				d.Addr4 = ip
-			case ip.Is6() && !d.Addr6.IsValid() && a.Flags&unusable == 0:
-				d.Addr6 = ip
-			}
-		}
-		if d.Addr4.IsValid() || d.Addr6.IsValid() {
-			all = append(all, d)
+	}
+	var all []Device
+	for _, index := range slices.Sorted(maps.Keys(at)) {
+		if d := at[index]; d.Addr4.IsValid() || d.Addr6.IsValid() {
+			all = append(all, *d)
 		}
 	}
 	return all, nil

@@ -79,7 +79,7 @@ func (c Choice) Picks(l Link) bool {
 
 // List lists the interfaces of this network namespace.
 func List() ([]Link, error) {
-	links, err := netlink.LinkList()
+	links, err := Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -111,11 +111,23 @@ func outside(l netlink.Link) bool {
 	return false
 }
 
+// tableRoutes lists the routes of a table.
+func tableRoutes(family, table int) ([]netlink.Route, error) {
+	return Whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	})
+}
+
+// ownAddrs lists the addresses of all interfaces.
+func ownAddrs() ([]netlink.Addr, error) {
+	return Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+}
+
 // uplinks are the interfaces that default routes of the main table go by.
 func uplinks() (map[int]bool, error) {
 	out := map[int]bool{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		routes, err := tableRoutes(family, unix.RT_TABLE_MAIN)
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}

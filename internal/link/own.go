@@ -26,7 +26,7 @@ func Own() ([]netip.Prefix, error) {
 			}
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := ownAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("list the node's addresses: %w", err)
 	}
@@ -39,7 +39,7 @@ func Own() ([]netip.Prefix, error) {
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		for _, table := range []int{unix.RT_TABLE_LOCAL, unix.RT_TABLE_MAIN} {
-			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+			routes, err := tableRoutes(family, table)
 			if err != nil {
 				return nil, fmt.Errorf("list local routes: %w", err)
 			}
