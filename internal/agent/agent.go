@@ -96,6 +96,10 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.takeLock(); err != nil {
 		return nil, err
 	}
+	own, err := exemptOwn(o.Cgroup, o.PinDir)
+	if err != nil {
+		return nil, err
+	}
 	first, err := a.firstPolicy()
 	if err != nil {
 		return nil, err
@@ -118,6 +122,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if a.workloads, err = a.capturedWorkloads(); err != nil {
 		return nil, err
 	}
+	a.workloads.own = own
 	if err := a.wire(); err != nil {
 		return nil, err
 	}
@@ -281,11 +286,6 @@ func (a *Agent) stop() {
 
 // capture attaches the programs. From here on the workload is under policy.
 func (a *Agent) capture() error {
-	own, err := exemptOwnCgroup(a.opts.Cgroup)
-	if err != nil {
-		return err
-	}
-	a.workloads.own = own
 	if err := a.bind(a.current.p.Load()); err != nil {
 		return err
 	}

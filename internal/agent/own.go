@@ -7,20 +7,20 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader"
 )
 
 // ownCgroup is the name of the cgroup that a daemon makes for itself below
 // the captured one.
 const ownCgroup = "egressd"
 
-// exemptOwnCgroup makes sure that egressd itself is in a cgroup that nobody
-// else is in, when it runs below the captured one, and returns its id; 0 when
-// egressd is not captured at all. The exemption is by this cgroup alone: marks
-// and user ids can be forged.
-func exemptOwnCgroup(captured string) (uint64, error) {
+// exemptOwn makes egressd free of the policy that it enforces, and of the one
+// that an earlier run has left in force, before it binds, asks or dials
+// anything. It returns the id of egressd's cgroup when that lies below the
+// captured one, else 0.
+func exemptOwn(captured, pins string) (uint64, error) {
 	captured, err := filepath.EvalSymlinks(captured)
 	if err != nil {
 		return 0, err
@@ -29,16 +29,60 @@ func exemptOwnCgroup(captured string) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find egressd's own cgroup: %w", err)
 	}
-	if !cgroup.Contains(captured, own) {
-		return 0, nil
+	before, err := loader.ReadPinned(pins)
+	if err != nil {
+		return 0, err
 	}
-	procs, err := cgroup.Procs(own)
+	inside := cgroup.Contains(captured, own)
+	if !inside {
+		// The earlier run may have captured another one.
+		if captured, err = nearestOf(own, before.Cgroups); err != nil || captured == "" {
+			return 0, err
+		}
+	}
+	id, err := enterOwn(captured, own)
+	if err != nil {
+		return 0, err
+	}
+	if err := before.Exempt(id, ownID); err != nil || !inside {
+		return 0, err
+	}
+	return id, nil
+}
+
+// nearestOf finds the cgroup nearest to dir, from there upwards, that is one of
+// ids; "" when there is none.
+func nearestOf(dir string, ids map[uint64]bool) (string, error) {
+	if len(ids) == 0 {
+		return "", nil
+	}
+	above, err := cgroup.Upwards(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, d := range above {
+		id, err := cgroup.ID(d)
+		if err != nil {
+			return "", err
+		}
+		if ids[id] {
+			return d, nil
+		}
+	}
+	return "", nil
+}
+
+// enterOwn makes sure that egressd, which is in the cgroup own below the
+// captured one, is in a cgroup that nobody else is in, and returns its id. The
+// exemption is by this cgroup alone: marks and user ids can be forged.
+func enterOwn(captured, own string) (uint64, error) {
+	procs, err := cgroup.AllProcs(own)
 	if err != nil {
 		return 0, err
 	}
 	// A service manager that gave egressd a cgroup of its own keeps it there.
-	// One that others may enter would exempt them as well.
-	alone := slices.Equal(procs, []string{strconv.Itoa(os.Getpid())}) && cgroup.Secure(own) == nil
+	// One that others are in, or may enter, would exempt them as well.
+	alone := slices.Equal(procs, []int{os.Getpid()}) && cgroup.Secure(own) == nil
 	if !alone || own == captured {
 		own = filepath.Join(captured, ownCgroup)
 		if err := cgroup.Enter(own); err != nil {
