@@ -27,7 +27,7 @@ func runCommand(e env) *cobra.Command {
 	var cgroupPath, gateway, interfaces, services string
 	var workloads []string
 	var drain time.Duration
-	var delegated bool
+	var delegated, volatilePins bool
 	var status, health string
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
@@ -78,7 +78,7 @@ taken.`,
 			if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
 				return usageError{fmt.Errorf("--node-services: %w", err)}
 			}
-			o.Delegated = delegated
+			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
 			o.Workload = "node"
 			o.StateDir = f.stateDir
@@ -99,6 +99,7 @@ taken.`,
 	f.register(cmd, "info")
 	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")
+	cmd.Flags().BoolVar(&volatilePins, "volatile-pins", false, "enforce although the bpf filesystem ends with egressd (a container's or unit's own): all traffic is open when it is killed")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")

@@ -55,6 +55,7 @@ type Agent struct {
 	took      Took // by reading the first policy
 	workloads *workloads
 	surfaces  surfaces
+	pins      pins
 	// dropped counts the followers of events that did not read.
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
@@ -94,6 +95,9 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
 	if err := a.takeLock(); err != nil {
+		return nil, err
+	}
+	if err := a.preparePins(); err != nil {
 		return nil, err
 	}
 	own, err := exemptOwn(o.Cgroup, o.PinDir)
@@ -327,6 +331,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("sweep of original destinations", "error", err)
 			}
 			a.keepGates()
+			a.watchPins()
 			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}

@@ -64,7 +64,8 @@ func TestStartInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.learn(t, world.GoogleAPIs, world.API)
-	direct := n.open(t, n.Echo.Addr.String())
+	// As long as the test runs.
+	direct := n.session(t, n.Client(t.Context(), n.in, probe, "session", n.Echo.Addr.String()))
 	knocker := n.knock(t, n.in, n.Echo6.Addr.String(), hostPort(world.StrangerV4, 443), hostPort(world.StrangerV6, 443))
 	dir := filepath.Join(n.d.Root.Path(), unit)
 	steps := []insideStep{
