@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -34,7 +35,8 @@ func runCommand(e env) *cobra.Command {
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
 serves until it gets SIGTERM or SIGINT. Policy files are watched; a change is
-in force within a second, a file with errors changes nothing.
+in force within a second, a file with errors changes nothing. SIGHUP reads them
+again.
 
 When the daemon ends, the kernel goes on with the last policy: proxied
 connections and DNS are refused until it is back. "egressd unload" opens.
@@ -89,10 +91,20 @@ taken.`,
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Interfaces = true
 			o.DrainTime = drain
+			// What comes while it starts is done when it is ready.
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer func() { signal.Stop(reload); close(reload) }()
+			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)()
 			a, err := agent.New(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
+			go func() {
+				for range reload {
+					a.Reload()
+				}
+			}()
 			return errors.Join(a.Run(cmd.Context(), func() {}), a.Close())
 		},
 	}
@@ -108,6 +120,15 @@ taken.`,
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
+}
+
+// outlive keeps signals from ending this process, but not those that it starts,
+// until the function that it returns is called. SIGPIPE comes when whoever reads
+// the log is gone.
+func outlive(signals ...os.Signal) (stop func()) {
+	c := make(chan os.Signal, 1) // nobody reads it
+	signal.Notify(c, signals...)
+	return func() { signal.Stop(c) }
 }
 
 // guardChoice reads --interfaces. With auto, what is behind veths and taps is
@@ -172,6 +193,8 @@ Processes that the command leaves behind are killed.`,
 			}
 			// Signals go to the command; egressd ends when it has ended.
 			ctx := context.WithoutCancel(cmd.Context())
+			// The command's processes would be without their guard.
+			defer outlive(syscall.SIGPIPE)()
 			code, denials, err := agent.Exec(ctx, agent.ExecOptions{
 				Options: o, StateRoot: f.stateDir, PinRoot: f.pinDir,
 				Command: args, Credential: credential,

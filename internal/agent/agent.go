@@ -56,6 +56,7 @@ type Agent struct {
 	workloads *workloads
 	surfaces  surfaces
 	pins      pins
+	life      life
 	// dropped counts the followers of events that did not read.
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
@@ -83,12 +84,14 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		events: flow.NewLog(eventsKept),
 		unload: make(chan struct{}),
 		config: newConfiguration(o),
+		life:   newLife(o),
 	}
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
 	a.recorder = &recorder{events: a.events, folder: flow.NewFolder(), log: o.Log}
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {
+			a.sayFailed()
 			a.Close()
 		}
 	}()
@@ -97,6 +100,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.takeLock(); err != nil {
 		return nil, err
 	}
+	a.sayStart()
 	if err := a.preparePins(); err != nil {
 		return nil, err
 	}
@@ -235,22 +239,28 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			cancel(err)
 		} else {
 			a.status.setReady(true)
-			a.log.Info("ready", "cgroup", a.opts.Cgroup, "mode", a.opts.Mode.String(),
-				"policy", a.current.p.Load().Hash()[:12])
+			a.sayReady()
 			ready()
 		}
 	}
 	if ctx.Err() == nil {
-		serve(func() error { a.watcher.Run(ctx, a.reload); return nil })
+		serve(func() error { a.watcher.Run(ctx, a.changed); return nil })
+		serve(func() error { a.reloadAsked(ctx); return nil })
 		serve(func() error { a.settle(ctx); return nil })
 		serve(func() error { return a.watchInterfaces(ctx) })
 		if w := a.workloads.watcher; w != nil {
 			serve(func() error { w.Run(ctx, a.rebind); return nil })
 		}
 	}
+	watched, done := context.WithCancel(context.WithoutCancel(ctx))
+	var watching sync.WaitGroup
+	watching.Go(func() { a.watch(watched, ctx) })
+	defer func() { done(); watching.Wait() }()
 	select {
 	case <-ctx.Done():
+		a.sayStop(false)
 	case <-a.unload:
+		a.sayStop(true)
 		a.surfaces.release()
 		cancel(nil)
 		if err := a.datapath.Unload(); err != nil {
@@ -326,6 +336,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-a.life.beats:
 		case <-sweep.C:
 			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
 				a.log.Warn("sweep of original destinations", "error", err)

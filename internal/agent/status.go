@@ -128,6 +128,13 @@ func (s *status) found(findings []istio.Finding) {
 	s.findings = append(s.findings, findings...) // a list of our own
 }
 
+// now is what is known of the policy.
+func (s *status) now() Policy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.policy
+}
+
 func (s *status) setReady(ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
