@@ -77,7 +77,7 @@ func TestStartInside(t *testing.T) {
 		{name: "kill -9, in the captured cgroup itself, fresh", end: n.d.Kill, remove: filepath.Join(n.d.Root.Path(), "egressd")},
 		{name: "kill -9, in a cgroup with others", end: n.d.Kill, unit: filepath.Base(n.in.Path())},
 	}
-	for i := range 20 {
+	for i := range 14 {
 		s := insideStep{name: fmt.Sprintf("kill -9, fresh cgroup, %d", i), end: n.d.Kill, unit: unit, remove: dir}
 		if i%2 == 0 {
 			s.name, s.end = fmt.Sprintf("TERM, fresh cgroup, %d", i), n.d.Terminate
@@ -97,6 +97,17 @@ func TestStartInside(t *testing.T) {
 		if rounds, good := knocker.end(t); good != 0 {
 			t.Errorf("%d attempts of %d rounds went through", good, rounds)
 		}
+		// A cgroup that a user may fill is not exempt, although egressd was
+		// alone in it.
+		loose, err := n.d.Root.Child("loose")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(loose.Path(), nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+		n.startInside(t, insideStep{name: "in a user's cgroup", end: n.d.Kill, unit: filepath.Base(loose.Path())})
+		n.free(t, "in a user's cgroup", loose, false)
 		// What was learned stays in the other state directory.
 		_ = direct.in.Close()
 		n.startInside(t, insideStep{name: "another state directory", end: n.d.Kill, unit: unit, remove: dir,

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )
 
@@ -131,39 +132,51 @@ func (n *node) metric(t *testing.T, name string) string {
 // anywhere, the daemon mounts one where the machine's first process sees it.
 func TestPinsAreMounted(t *testing.T) {
 	t.Parallel()
-	n := prepare(t, seed(t, "googleapis.yaml"), nil)
-	// The first process of this machine belongs to others, so another one
-	// stands in its place.
-	first := n.startFirst(t)
-	n.d.Prefix = []string{"sh", "-c", `umount -l /sys/fs/bpf 2>/dev/null; mount --bind /proc/` + first + ` /proc/1 && exec "$@" --pin-dir /sys/fs/bpf/egressd`, "sh"}
-	link := "/proc/" + first + "/root/sys/fs/bpf/egressd/node/link_egd_connect4"
-	if _, err := os.Stat(link); !errors.Is(err, os.ErrNotExist) {
-		t.Fatalf("before: %v", err)
+	// The first process of this machine belongs to others, so another one,
+	// whose mount namespace has no bpf filesystem, stands in its place.
+	const none = "umount -l /sys/fs/bpf 2>/dev/null; "
+	const daemon = `mount --bind /proc/$1 /proc/1 && shift && exec "$@" --pin-dir /sys/fs/bpf/egressd`
+	for _, tt := range []struct {
+		name, first string
+		prefix      func(first string) []string
+	}{
+		{"private", none, func(first string) []string {
+			return []string{"sh", "-c", none + daemon, "sh", first}
+		}},
+		// As units with PrivateMounts= are: what the first process mounts
+		// shows here, and not the other way round.
+		{"slave", none + "mount --make-rshared /; ", func(first string) []string {
+			return []string{"nsenter", "--mount=/proc/" + first + "/ns/mnt", "unshare", "--mount", "--propagation", "slave", "sh", "-c", daemon, "sh", first}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			testenv.RequireTool(t, "nsenter")
+			n := prepare(t, seed(t, "googleapis.yaml"), nil)
+			c := n.Client(t.Context(), nil, "sh", "-c", tt.first+"echo open; read end")
+			n.session(t, c)
+			first := strconv.Itoa(c.Process.Pid)
+			n.d.Prefix = tt.prefix(first)
+			link := "/proc/" + first + "/root/sys/fs/bpf/egressd/node/link_egd_connect4"
+			if _, err := os.Stat(link); !errors.Is(err, os.ErrNotExist) {
+				t.Fatalf("before: %v", err)
+			}
+			for _, when := range []string{"first start", "second start"} {
+				if err := n.d.Start(t.Context()); err != nil {
+					t.Fatalf("%s: %v", when, err)
+				}
+				if s := n.pins(t); !s.Pins.Lasting {
+					t.Errorf("%s: %+v", when, s)
+				}
+				if _, err := os.Stat(link); err != nil {
+					t.Errorf("%s: the first process doesn't see the pins: %v", when, err)
+				}
+				_ = n.d.Kill() // says that it was killed
+				n.free(t, when+", killed", n.in, false)
+				n.free(t, when+", the twin", nil, true)
+			}
+		})
 	}
-	for _, when := range []string{"first start", "second start"} {
-		if err := n.d.Start(t.Context()); err != nil {
-			t.Fatalf("%s: %v", when, err)
-		}
-		if s := n.pins(t); !s.Pins.Lasting {
-			t.Errorf("%s: %+v", when, s)
-		}
-		if _, err := os.Stat(link); err != nil {
-			t.Errorf("%s: the first process doesn't see the pins: %v", when, err)
-		}
-		_ = n.d.Kill() // says that it was killed
-		n.free(t, when+", killed", n.in, false)
-		n.free(t, when+", the twin", nil, true)
-	}
-}
-
-// startFirst starts a process that stands for the machine's first one: its
-// mount namespace has no bpf filesystem.
-func (n *node) startFirst(t *testing.T) (pid string) {
-	t.Helper()
-	c := n.Client(t.Context(), nil, "sh", "-c", "umount -l /sys/fs/bpf 2>/dev/null; echo open; read end")
-	l := n.session(t, c)
-	t.Cleanup(func() { _ = l.in.Close() })
-	return strconv.Itoa(c.Process.Pid)
 }
 
 // TestExecPrivatePins: the command of an exec that was killed stays under the
