@@ -17,17 +17,17 @@ import (
 // Pinned is what an earlier run left at work: the programs whose links are
 // pinned in one directory.
 type Pinned struct {
-	// Cgroups are the ids of the cgroups that they are attached to.
-	Cgroups map[uint64]bool
-	dir     string
-	// programs are those of all links.
+	dir      string
 	programs map[ebpf.ProgramID]bool
+	// captured are the cgroups in their tables, by id, and whether something is
+	// decided for them.
+	captured map[uint64]bool
 }
 
 // ReadPinned looks at the links that are pinned in dir. A directory that does
 // not exist, or is on no bpf filesystem, has none.
 func ReadPinned(dir string) (Pinned, error) {
-	p := Pinned{Cgroups: map[uint64]bool{}, dir: dir, programs: map[ebpf.ProgramID]bool{}}
+	p := Pinned{dir: dir, programs: map[ebpf.ProgramID]bool{}, captured: map[uint64]bool{}}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) || err == nil && !isBPFFS(dir) {
 		return p, nil
@@ -42,7 +42,12 @@ func ReadPinned(dir string) (Pinned, error) {
 			}
 		}
 	}
-	return p, nil
+	err = p.eachTable(func(m *ebpf.Map) error {
+		return eachWorkload(m, func(cgroup uint64, flags uint8) {
+			p.captured[cgroup] = p.captured[cgroup] || flags&workloadExempt == 0
+		})
+	})
+	return p, err
 }
 
 func (p *Pinned) add(pin string) error {
@@ -56,30 +61,41 @@ func (p *Pinned) add(pin string) error {
 		return err
 	}
 	p.programs[info.Program] = true
-	if c := info.Cgroup(); c != nil && c.CgroupId != 0 { // 0: the cgroup is gone
-		p.Cgroups[c.CgroupId] = true
+	return nil
+}
+
+// eachTable calls f with every table of workloads that the programs go by.
+// These are not always the pinned tables: a start that was killed while it
+// replaced programs leaves some that only they hold.
+func (p Pinned) eachTable(f func(*ebpf.Map) error) error {
+	done := map[ebpf.MapID]bool{}
+	for program := range p.programs {
+		if err := eachTable(program, done, f); err != nil {
+			return fmt.Errorf("look at the tables of the programs that are pinned in %s: %w", p.dir, err)
+		}
 	}
 	return nil
 }
 
+// AtWork says whether there are any.
+func (p Pinned) AtWork() bool { return len(p.programs) > 0 }
+
+// Workload says whether the programs decide for the processes of a cgroup, if
+// it is one that their tables name.
+func (p Pinned) Workload(cgroup uint64) (captured, known bool) {
+	captured, known = p.captured[cgroup]
+	return captured, known
+}
+
 // Exempt makes a cgroup the workload with the number id, for which nothing is
-// decided, in every table that the pinned programs go by. These are not always
-// the pinned tables: a start that was killed while it replaced programs leaves
-// some that only they hold.
+// decided, in every table that the programs go by.
 func (p Pinned) Exempt(cgroup uint64, id uint32) error {
 	v := kernelWorkload(cgroup, Workload{ID: id, Exempt: true})
-	done := map[ebpf.MapID]bool{}
-	for program := range p.programs {
-		err := eachTable(program, done, func(m *ebpf.Map) error {
-			if m.ValueSize() != uint32(unsafe.Sizeof(v)) {
-				return fmt.Errorf("%w: egd_workloads of the programs in %s; start egressd from a cgroup that they do not capture, or run \"egressd unload\", which frees the workloads",
-					ErrABIMismatch, p.dir)
-			}
-			return m.Put(cgroup, &v)
-		})
-		if err != nil {
-			return fmt.Errorf("exempt egressd's own cgroup from the policy that is in force: %w", err)
+	return p.eachTable(func(m *ebpf.Map) error {
+		if m.ValueSize() != uint32(unsafe.Sizeof(v)) {
+			return fmt.Errorf("%w, so egressd can't exempt its own cgroup there; start it from a cgroup that is not captured, or run \"egressd unload\", which frees the workloads",
+				ErrABIMismatch)
 		}
-	}
-	return nil
+		return m.Put(cgroup, &v)
+	})
 }

@@ -15,7 +15,7 @@ import (
 // tables its programs go by, and nobody else.
 func TestExempt(t *testing.T) {
 	r := newBareRig(t)
-	if p, err := loader.ReadPinned(r.pins); err != nil || len(p.Cgroups) != 0 {
+	if p, err := loader.ReadPinned(r.pins); err != nil || p.AtWork() {
 		t.Errorf("nothing is pinned: %+v, %v", p, err)
 	}
 	r.open()
@@ -38,12 +38,20 @@ func TestExempt(t *testing.T) {
 		must(t, err)
 		captured, err := r.cg.ID()
 		must(t, err)
-		if len(p.Cgroups) != 1 || !p.Cgroups[captured] {
-			t.Errorf("%s: attached to %v, want %d", when, p.Cgroups, captured)
-		}
 		id, err := own.ID()
 		must(t, err)
+		if yes, known := p.Workload(captured); !yes || !known || !p.AtWork() {
+			t.Errorf("%s: captured %v, known %v", when, yes, known)
+		}
+		if _, known := p.Workload(id); known {
+			t.Errorf("%s: the own cgroup is known", when)
+		}
 		must(t, p.Exempt(id, 2))
+		p, err = loader.ReadPinned(r.pins)
+		must(t, err)
+		if yes, known := p.Workload(id); yes || !known {
+			t.Errorf("%s: the own cgroup: captured %v, known %v", when, yes, known)
+		}
 		denied(when, own, "")
 		denied(when+", the neighbour", beside, "ECONNREFUSED")
 	}

@@ -104,7 +104,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.preparePins(); err != nil {
 		return nil, err
 	}
-	own, err := exemptOwn(o.Cgroup, o.PinDir)
+	own, err := exemptOwn([]string{o.Cgroup}, o.PinDir)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func newLife(o Options) life {
 
 // withoutDaemon is what traffic can do while no daemon runs.
 func withoutDaemon(pins string) string {
-	if p, err := loader.ReadPinned(pins); err == nil && len(p.Cgroups) > 0 {
+	if p, err := loader.ReadPinned(pins); err == nil && p.AtWork() {
 		return trafficHeld
 	}
 	return trafficOpen

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,13 +19,9 @@ const ownCgroup = "egressd"
 
 // exemptOwn makes egressd free of the policy that it enforces, and of the one
 // that an earlier run has left in force, before it binds, asks or dials
-// anything. It returns the id of egressd's cgroup when that lies below the
-// captured one, else 0.
-func exemptOwn(captured, pins string) (uint64, error) {
-	captured, err := filepath.EvalSymlinks(captured)
-	if err != nil {
-		return 0, err
-	}
+// anything. It returns the id of egressd's cgroup when that lies below one of
+// the captured ones, else 0.
+func exemptOwn(captured []string, pins string) (uint64, error) {
 	own, err := cgroup.Own()
 	if err != nil {
 		return 0, fmt.Errorf("find egressd's own cgroup: %w", err)
@@ -33,14 +30,18 @@ func exemptOwn(captured, pins string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	inside := cgroup.Contains(captured, own)
+	place, err := oneAround(own, captured)
+	if err != nil {
+		return 0, err
+	}
+	inside := place != ""
 	if !inside {
 		// The earlier run may have captured another one.
-		if captured, err = nearestOf(own, before.Cgroups); err != nil || captured == "" {
+		if place, err = capturedBefore(own, before); err != nil || place == "" {
 			return 0, err
 		}
 	}
-	id, err := enterOwn(captured, own)
+	id, err := enterOwn(place, own)
 	if err != nil {
 		return 0, err
 	}
@@ -50,23 +51,43 @@ func exemptOwn(captured, pins string) (uint64, error) {
 	return id, nil
 }
 
-// nearestOf finds the cgroup nearest to dir, from there upwards, that is one of
-// ids; "" when there is none.
-func nearestOf(dir string, ids map[uint64]bool) (string, error) {
-	if len(ids) == 0 {
-		return "", nil
-	}
-	above, err := cgroup.Upwards(dir)
-	if err != nil {
-		return "", err
-	}
-	for _, d := range above {
-		id, err := cgroup.ID(d)
+// oneAround finds the one of the directories that own is in; "": none.
+func oneAround(own string, dirs []string) (string, error) {
+	for _, dir := range dirs {
+		dir, err := filepath.EvalSymlinks(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return "", err
 		}
-		if ids[id] {
-			return d, nil
+		if cgroup.Contains(dir, own) {
+			return dir, nil
+		}
+	}
+	return "", nil
+}
+
+// capturedBefore finds the workload of an earlier run that own is in; "": none,
+// or an exempt one.
+func capturedBefore(own string, before loader.Pinned) (string, error) {
+	if !before.AtWork() {
+		return "", nil
+	}
+	above, err := cgroup.Upwards(own)
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range above {
+		id, err := cgroup.ID(dir)
+		if err != nil {
+			return "", err
+		}
+		switch captured, known := before.Workload(id); {
+		case captured:
+			return dir, nil
+		case known:
+			return "", nil
 		}
 	}
 	return "", nil
