@@ -12,6 +12,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/egressd/egressd/bpf"
 )
 
 // Pinned is what an earlier run left at work: the programs whose links are
@@ -88,7 +90,8 @@ func (p Pinned) Workload(cgroup uint64) (captured, known bool) {
 }
 
 // Exempt makes a cgroup the workload with the number id, for which nothing is
-// decided, in every table that the programs go by.
+// decided, in every table that the programs go by. No other cgroup is that
+// workload then: starts that fail, each in a new cgroup, would fill the tables.
 func (p Pinned) Exempt(cgroup uint64, id uint32) error {
 	v := kernelWorkload(cgroup, Workload{ID: id, Exempt: true})
 	return p.eachTable(func(m *ebpf.Map) error {
@@ -96,6 +99,30 @@ func (p Pinned) Exempt(cgroup uint64, id uint32) error {
 			return fmt.Errorf("%w, so egressd can't exempt its own cgroup there; start it from a cgroup that is not captured, or run \"egressd unload\", which frees the workloads",
 				ErrABIMismatch)
 		}
-		return m.Put(cgroup, &v)
+		if err := m.Put(cgroup, &v); err != nil {
+			return err
+		}
+		return dropExempt(m, id, cgroup)
 	})
+}
+
+// dropExempt removes the exempt workload with the number id from all cgroups
+// but one.
+func dropExempt(m *ebpf.Map, id uint32, but uint64) error {
+	var stale []uint64
+	var cgroup uint64
+	var v bpf.EgressdEgdWorkload
+	it := m.Iterate()
+	for it.Next(&cgroup, &v) {
+		if cgroup != but && v.Id == id && v.Flags == workloadExempt {
+			stale = append(stale, cgroup)
+		}
+	}
+	errs := []error{it.Err()}
+	for _, cgroup := range stale {
+		if err := m.Delete(cgroup); !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }

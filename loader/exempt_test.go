@@ -23,6 +23,8 @@ func TestExempt(t *testing.T) {
 	must(t, err)
 	beside, err := r.cg.Child("beside")
 	must(t, err)
+	next, err := r.cg.Child("next")
+	must(t, err)
 	denied := func(when string, cg *world.Cgroup, want string) {
 		t.Helper()
 		for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
@@ -54,6 +56,12 @@ func TestExempt(t *testing.T) {
 		}
 		denied(when, own, "")
 		denied(when+", the neighbour", beside, "ECONNREFUSED")
+		// The next start has another cgroup.
+		id, err = next.ID()
+		must(t, err)
+		must(t, p.Exempt(id, 2))
+		denied(when+", next", next, "")
+		denied(when+", the cgroup before", own, "ECONNREFUSED")
 	}
 	must(t, r.dp.Close())
 	exempt("killed")
