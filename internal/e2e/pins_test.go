@@ -111,6 +111,9 @@ func TestVolatilePins(t *testing.T) {
 	if s := n.pins(t); s.Pins.Lasting || !strings.Contains(s.Pins.Error, "link_egd_peername6") {
 		t.Errorf("a pin was removed: %+v", s)
 	}
+	eventually(t, 4*soon, "the log says so", func() bool {
+		return strings.Contains(n.d.Log(), "see that nobody removes pins")
+	})
 	if err := errors.Join(n.d.Terminate(), n.d.Start(t.Context())); err != nil {
 		t.Fatal(err)
 	}
