@@ -104,6 +104,7 @@ type Server struct {
 	cache       *cache
 	turn        atomic.Uint32 // rotates own answers
 	stats       stats
+	checking    sync.Map // the queries of Check, by source address
 }
 
 // New returns a Server for c.

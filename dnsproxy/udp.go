@@ -86,6 +86,9 @@ func sourceOf(a netip.Addr) []byte {
 // redirected by the kernel: somebody dialled the listener itself.
 func (s *Server) origin(from net.Addr, pc net.PacketConn, slot int, query []byte) (Client, bool) {
 	src, local := addrPort(from), addrPort(pc.LocalAddr())
+	if s.isCheck(src, query) {
+		return Client{Workload: checker}, true
+	}
 	c, ok := s.origins.OfDatagram(src, local, slot, query)
 	if !ok {
 		s.noOrigin(policy.UDP, src)

@@ -167,6 +167,14 @@ func (d *Datapath) SetWorkload(cgroup uint64, w Workload) error {
 	if !d.usage.has(w.ID) {
 		return fmt.Errorf("%w: %d", errWorkload, w.ID)
 	}
+	v := kernelWorkload(cgroup, w)
+	if err := d.objs.EgdWorkloads.Put(cgroup, &v); err != nil {
+		return fmt.Errorf("write egd_workloads: %w", err)
+	}
+	return nil
+}
+
+func kernelWorkload(cgroup uint64, w Workload) bpf.EgressdEgdWorkload {
 	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode), Cgroup: cgroup}
 	if w.Exempt {
 		v.Flags |= workloadExempt
@@ -174,10 +182,7 @@ func (d *Datapath) SetWorkload(cgroup uint64, w Workload) error {
 	if w.AllowAny {
 		v.Flags |= workloadAllowAny
 	}
-	if err := d.objs.EgdWorkloads.Put(cgroup, &v); err != nil {
-		return fmt.Errorf("write egd_workloads: %w", err)
-	}
-	return nil
+	return v
 }
 
 // SetWorkloads makes w the only workloads: those of an earlier run that are

@@ -81,7 +81,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise the locked memory limit: %w", err)
 	}
-	if err := ensureBPFFS(o.PinDir); err != nil {
+	if err := makePins(o.PinDir); err != nil {
 		return nil, err
 	}
 	spec, err := bpf.LoadEgressd()

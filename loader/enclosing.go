@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
 )
 
@@ -77,6 +79,30 @@ func attachedTo(dir string, named map[uint64]bool) (bool, error) {
 
 // workloadsOf adds the cgroups in the table of workloads that a program has.
 func workloadsOf(program ebpf.ProgramID, named map[uint64]bool) error {
+	return eachTable(program, map[ebpf.MapID]bool{}, func(m *ebpf.Map) error {
+		return eachWorkload(m, func(cgroup uint64, _ uint8) { named[cgroup] = true })
+	})
+}
+
+// flagsAt is the place of the flags in struct egd_workload, in every version.
+const flagsAt = int(unsafe.Offsetof(bpf.EgressdEgdWorkload{}.Flags))
+
+// eachWorkload goes through a table of workloads, of whatever version.
+func eachWorkload(m *ebpf.Map, f func(cgroup uint64, flags uint8)) error {
+	var key uint64
+	raw := make([]byte, m.ValueSize()) // another version's may be longer
+	it := m.Iterate()
+	for it.Next(&key, &raw) {
+		if len(raw) > flagsAt {
+			f(key, raw[flagsAt])
+		}
+	}
+	return it.Err()
+}
+
+// eachTable calls f with the table of workloads that a program has, unless it
+// is in done, where it is noted. A program that is gone has none.
+func eachTable(program ebpf.ProgramID, done map[ebpf.MapID]bool, f func(*ebpf.Map) error) error {
 	p, err := ebpf.NewProgramFromID(program)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // detached meanwhile
@@ -91,14 +117,19 @@ func workloadsOf(program ebpf.ProgramID, named map[uint64]bool) error {
 	}
 	maps, _ := info.MapIDs()
 	for _, id := range maps {
-		if err := workloadsIn(id, named); err != nil {
+		if done[id] {
+			continue
+		}
+		done[id] = true
+		if err := ifTable(id, f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func workloadsIn(id ebpf.MapID, named map[uint64]bool) error {
+// ifTable calls f if the map is a table of workloads.
+func ifTable(id ebpf.MapID, f func(*ebpf.Map) error) error {
 	m, err := ebpf.NewMapFromID(id)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -108,17 +139,8 @@ func workloadsIn(id ebpf.MapID, named map[uint64]bool) error {
 	}
 	defer m.Close()
 	info, err := m.Info()
-	if err != nil {
+	if err != nil || info.Name != "egd_workloads" || m.KeySize() != 8 {
 		return err
 	}
-	var key uint64
-	if info.Name != "egd_workloads" || m.KeySize() != 8 {
-		return nil
-	}
-	raw := make([]byte, m.ValueSize()) // another version's may be longer
-	it := m.Iterate()
-	for it.Next(&key, &raw) {
-		named[key] = true
-	}
-	return it.Err()
+	return f(m)
 }

@@ -10,39 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/egressd/egressd/internal/securedir"
 )
-
-// BPFFS is where the bpf filesystem is mounted by convention.
-const BPFFS = "/sys/fs/bpf"
-
-// ensureBPFFS makes dir, and mounts a bpffs at BPFFS when dir lies there and
-// none is mounted yet.
-func ensureBPFFS(dir string) error {
-	if dir == "" {
-		return errors.New("no directory to pin to")
-	}
-	if strings.HasPrefix(filepath.Clean(dir), BPFFS+"/") && !isBPFFS(BPFFS) {
-		if err := unix.Mount("bpffs", BPFFS, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-			return fmt.Errorf("mount a bpf filesystem at %s: %w", BPFFS, err)
-		}
-	}
-	if err := securedir.Ensure(dir); err != nil {
-		return fmt.Errorf("make the pin directory: %w", err)
-	}
-	if !isBPFFS(dir) {
-		_ = os.Remove(dir)
-		return fmt.Errorf("%s is not on a bpf filesystem; mount one with: mount -t bpf bpffs %s", dir, BPFFS)
-	}
-	return nil
-}
-
-func isBPFFS(dir string) bool {
-	var st unix.Statfs_t
-	return unix.Statfs(dir, &st) == nil && st.Type == unix.BPF_FS_MAGIC
-}
 
 // Unload removes everything that is pinned in dir: first the links, connect
 // hooks before the hooks that restore addresses, so that nothing is redirected

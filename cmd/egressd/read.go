@@ -210,6 +210,11 @@ func printStatus(w io.Writer, s agent.Status) {
 	row("connections", "%d open, %d accepted, %d refused, %d requests",
 		s.Connections.Open, s.Connections.Accepted, s.Connections.Refused, s.Connections.Requests)
 	row("programs", "%d attached: %s", len(s.Programs), strings.Join(sortedKeys(s.Programs), " "))
+	if s.Pins.Lasting {
+		row("pins", "%s, which outlives the daemon", s.Pins.Dir)
+	} else {
+		row("PINS", "all traffic is open when the daemon ends: %s", s.Pins.Error)
+	}
 	for _, i := range s.Interfaces {
 		row("interface", "%s, %s %s", i.Name, i.As, i.Error)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -27,14 +28,15 @@ func runCommand(e env) *cobra.Command {
 	var cgroupPath, gateway, interfaces, services string
 	var workloads []string
 	var drain time.Duration
-	var delegated bool
+	var delegated, volatilePins bool
 	var status, health string
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
 serves until it gets SIGTERM or SIGINT. Policy files are watched; a change is
-in force within a second, a file with errors changes nothing.
+in force within a second, a file with errors changes nothing. SIGHUP reads them
+again.
 
 When the daemon ends, the kernel goes on with the last policy: proxied
 connections and DNS are refused until it is back. "egressd unload" opens.
@@ -78,7 +80,7 @@ taken.`,
 			if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
 				return usageError{fmt.Errorf("--node-services: %w", err)}
 			}
-			o.Delegated = delegated
+			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
 			o.Workload = "node"
 			o.StateDir = f.stateDir
@@ -89,16 +91,27 @@ taken.`,
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Interfaces = true
 			o.DrainTime = drain
+			// What comes while it starts is done when it is ready.
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer func() { signal.Stop(reload); close(reload) }()
+			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)()
 			a, err := agent.New(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
+			go func() {
+				for range reload {
+					a.Reload()
+				}
+			}()
 			return errors.Join(a.Run(cmd.Context(), func() {}), a.Close())
 		},
 	}
 	f.register(cmd, "info")
 	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")
+	cmd.Flags().BoolVar(&volatilePins, "volatile-pins", false, "enforce although the bpf filesystem ends with egressd (a container's or unit's own): all traffic is open when it is killed")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
@@ -107,6 +120,15 @@ taken.`,
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
+}
+
+// outlive keeps signals from ending this process, but not those that it starts,
+// until the function that it returns is called. SIGPIPE comes when whoever reads
+// the log is gone.
+func outlive(signals ...os.Signal) (stop func()) {
+	c := make(chan os.Signal, 1) // nobody reads it
+	signal.Notify(c, signals...)
+	return func() { signal.Stop(c) }
 }
 
 // guardChoice reads --interfaces. With auto, what is behind veths and taps is
@@ -171,6 +193,8 @@ Processes that the command leaves behind are killed.`,
 			}
 			// Signals go to the command; egressd ends when it has ended.
 			ctx := context.WithoutCancel(cmd.Context())
+			// The command's processes would be without their guard.
+			defer outlive(syscall.SIGPIPE)()
 			code, denials, err := agent.Exec(ctx, agent.ExecOptions{
 				Options: o, StateRoot: f.stateDir, PinRoot: f.pinDir,
 				Command: args, Credential: credential,

@@ -56,6 +56,8 @@ type Agent struct {
 	took      Took // by reading the first policy
 	workloads *workloads
 	surfaces  surfaces
+	pins      pins
+	life      life
 	// dropped counts the followers of events that did not read.
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
@@ -83,6 +85,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		events: flow.NewLog(eventsKept),
 		unload: make(chan struct{}),
 		config: newConfiguration(o),
+		life:   newLife(o),
 	}
 	a.devices = newDeviceListeners(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
@@ -90,12 +93,21 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {
+			a.sayFailed()
 			a.Close()
 		}
 	}()
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
 	if err := a.takeLock(); err != nil {
+		return nil, err
+	}
+	a.sayStart()
+	if err := a.preparePins(); err != nil {
+		return nil, err
+	}
+	own, err := exemptOwn([]string{o.Cgroup}, o.PinDir)
+	if err != nil {
 		return nil, err
 	}
 	first, err := a.firstPolicy()
@@ -120,6 +132,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if a.workloads, err = a.capturedWorkloads(); err != nil {
 		return nil, err
 	}
+	a.workloads.own = own
 	if err := a.wire(); err != nil {
 		return nil, err
 	}
@@ -229,22 +242,28 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			cancel(err)
 		} else {
 			a.status.setReady(true)
-			a.log.Info("ready", "cgroup", a.opts.Cgroup, "mode", a.opts.Mode.String(),
-				"policy", a.current.p.Load().Hash()[:12])
+			a.sayReady()
 			ready()
 		}
 	}
 	if ctx.Err() == nil {
-		serve(func() error { a.watcher.Run(ctx, a.reload); return nil })
+		serve(func() error { a.watcher.Run(ctx, a.changed); return nil })
+		serve(func() error { a.reloadAsked(ctx); return nil })
 		serve(func() error { a.settle(ctx); return nil })
 		serve(func() error { return a.watchInterfaces(ctx) })
 		if w := a.workloads.watcher; w != nil {
 			serve(func() error { w.Run(ctx, a.rebind); return nil })
 		}
 	}
+	watched, done := context.WithCancel(context.WithoutCancel(ctx))
+	var watching sync.WaitGroup
+	watching.Go(func() { a.watch(watched, ctx) })
+	defer func() { done(); watching.Wait() }()
 	select {
 	case <-ctx.Done():
+		a.sayStop(false)
 	case <-a.unload:
+		a.sayStop(true)
 		a.surfaces.release()
 		cancel(nil)
 		if err := a.datapath.Unload(); err != nil {
@@ -284,11 +303,6 @@ func (a *Agent) stop() {
 
 // capture attaches the programs. From here on the workload is under policy.
 func (a *Agent) capture() error {
-	own, err := exemptOwnCgroup(a.opts.Cgroup)
-	if err != nil {
-		return err
-	}
-	a.workloads.own = own
 	if err := a.bind(a.current.p.Load()); err != nil {
 		return err
 	}
@@ -325,11 +339,13 @@ func (a *Agent) housekeep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-a.life.beats:
 		case <-sweep.C:
 			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
 				a.log.Warn("sweep of original destinations", "error", err)
 			}
 			a.keepGates()
+			a.watchPins()
 			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}

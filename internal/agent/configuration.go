@@ -37,6 +37,12 @@ func newConfiguration(o Options) *configuration {
 	}
 }
 
+// waitIdle returns when no change of the policy is under way.
+func (c *configuration) waitIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+}
+
 // load is LoadPolicy with what is known from before, which was is compiled
 // from; nil is nothing. The findings lack those of the reader's Analyze.
 func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {

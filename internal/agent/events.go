@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
@@ -96,6 +97,14 @@ type recorder struct {
 	folder *flow.Folder
 	tally  *tally // nil: nobody asks for a sum
 	log    *slog.Logger
+	// writing is held while a denial is written; see waitWritten.
+	writing sync.Mutex
+}
+
+// waitWritten returns when the log takes what is written to it.
+func (r *recorder) waitWritten() {
+	r.writing.Lock()
+	defer r.writing.Unlock()
 }
 
 // Record implements flow.Sink.
@@ -152,5 +161,7 @@ func (r *recorder) tell(e flow.Event) {
 	if e.Detail != "" {
 		attrs = append(attrs, slog.String("detail", e.Detail))
 	}
+	r.writing.Lock()
+	defer r.writing.Unlock()
 	r.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
 }

@@ -62,6 +62,9 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 	o.Workload = "exec/" + filepath.Base(o.Command[0])
 	o.StateDir = filepath.Join(o.StateRoot, id)
 	o.PinDir = filepath.Join(o.PinRoot, id)
+	// Exec ends its command when it ends. If it is killed, the command holds
+	// the mount namespace that they share, and with that the pins.
+	o.VolatilePins = true
 	defer func() {
 		err = errors.Join(err, os.RemoveAll(o.StateDir))
 		for _, root := range []string{o.StateRoot, o.PinRoot} {

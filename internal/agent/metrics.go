@@ -60,6 +60,8 @@ var (
 		"Readers of the events that did not read, and were left.", nil, nil)
 	readyDesc = prometheus.NewDesc("egressd_ready",
 		"1 when policy is applied and the programs are attached.", nil, nil)
+	pinsDesc = prometheus.NewDesc("egressd_pins_lasting",
+		"1 when what is in the kernel outlives the daemon; 0: all traffic is open when it is killed.", nil, nil)
 	errorDesc = prometheus.NewDesc("egressd_policy_rejected",
 		"1 when the newest configuration has errors and an older one is in force.", nil, nil)
 )
@@ -67,7 +69,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, readyDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, readyDesc, errorDesc, pinsDesc,
 	} {
 		ch <- d
 	}
@@ -122,6 +124,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(droppedDesc, m.a.dropped.Load())
 	gauge(readyDesc, truth(s.Ready))
+	gauge(pinsDesc, truth(s.Pins.Lasting))
 	gauge(errorDesc, truth(s.Policy.Error != ""))
 }
 

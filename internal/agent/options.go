@@ -64,6 +64,9 @@ type Options struct {
 	Workload string
 	StateDir string
 	PinDir   string
+	// VolatilePins accepts a PinDir that ends with the process: with it the
+	// workload is free.
+	VolatilePins bool
 	// LastGood is the file that keeps the configuration in force for a start
 	// with a broken one; empty: none is kept.
 	LastGood string

@@ -3,42 +3,107 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader"
 )
 
 // ownCgroup is the name of the cgroup that a daemon makes for itself below
 // the captured one.
 const ownCgroup = "egressd"
 
-// exemptOwnCgroup makes sure that egressd itself is in a cgroup that nobody
-// else is in, when it runs below the captured one, and returns its id; 0 when
-// egressd is not captured at all. The exemption is by this cgroup alone: marks
-// and user ids can be forged.
-func exemptOwnCgroup(captured string) (uint64, error) {
-	captured, err := filepath.EvalSymlinks(captured)
-	if err != nil {
-		return 0, err
-	}
+// exemptOwn makes egressd free of the policy that it enforces, and of the one
+// that an earlier run has left in force, before it binds, asks or dials
+// anything. It returns the id of egressd's cgroup when that lies below one of
+// the captured ones, else 0.
+func exemptOwn(captured []string, pins string) (uint64, error) {
 	own, err := cgroup.Own()
 	if err != nil {
 		return 0, fmt.Errorf("find egressd's own cgroup: %w", err)
 	}
-	if !cgroup.Contains(captured, own) {
-		return 0, nil
+	before, err := loader.ReadPinned(pins)
+	if err != nil {
+		return 0, err
 	}
-	procs, err := cgroup.Procs(own)
+	place, err := oneAround(own, captured)
+	if err != nil {
+		return 0, err
+	}
+	inside := place != ""
+	if !inside {
+		// The earlier run may have captured another one.
+		if place, err = capturedBefore(own, before); err != nil || place == "" {
+			return 0, err
+		}
+	}
+	id, err := enterOwn(place, own)
+	if err != nil {
+		return 0, err
+	}
+	if err := before.Exempt(id, ownID); err != nil || !inside {
+		return 0, err
+	}
+	return id, nil
+}
+
+// oneAround finds the one of the directories that own is in; "": none.
+func oneAround(own string, dirs []string) (string, error) {
+	for _, dir := range dirs {
+		dir, err := filepath.EvalSymlinks(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if cgroup.Contains(dir, own) {
+			return dir, nil
+		}
+	}
+	return "", nil
+}
+
+// capturedBefore finds the workload of an earlier run that own is in; "": none,
+// or an exempt one.
+func capturedBefore(own string, before loader.Pinned) (string, error) {
+	if !before.AtWork() {
+		return "", nil
+	}
+	above, err := cgroup.Upwards(own)
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range above {
+		id, err := cgroup.ID(dir)
+		if err != nil {
+			return "", err
+		}
+		switch captured, known := before.Workload(id); {
+		case captured:
+			return dir, nil
+		case known:
+			return "", nil
+		}
+	}
+	return "", nil
+}
+
+// enterOwn makes sure that egressd, which is in the cgroup own below the
+// captured one, is in a cgroup that nobody else is in, and returns its id. The
+// exemption is by this cgroup alone: marks and user ids can be forged.
+func enterOwn(captured, own string) (uint64, error) {
+	procs, err := cgroup.AllProcs(own)
 	if err != nil {
 		return 0, err
 	}
 	// A service manager that gave egressd a cgroup of its own keeps it there.
-	// One that others may enter would exempt them as well.
-	alone := slices.Equal(procs, []string{strconv.Itoa(os.Getpid())}) && cgroup.Secure(own) == nil
+	// One that others are in, or may enter, would exempt them as well.
+	alone := slices.Equal(procs, []int{os.Getpid()}) && cgroup.Secure(own) == nil
 	if !alone || own == captured {
 		own = filepath.Join(captured, ownCgroup)
 		if err := cgroup.Enter(own); err != nil {

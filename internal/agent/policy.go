@@ -76,7 +76,7 @@ func (a *Agent) reload() {
 	a.logFindings(l.Findings)
 	a.status.loaded(l, err, time.Now())
 	if err != nil {
-		a.log.Error("policy not applied; the previous one stays", "error", err)
+		a.log.Error("policy not applied; the previous one stays in force, also for new connections", "error", err)
 		c.unseen = false // the reader has gone on to the one with the error
 		return
 	}

@@ -26,6 +26,8 @@ type Status struct {
 	Policy  Policy    `json:"policy"`
 	// Workloads are the captured cgroups.
 	Workloads []WorkloadStatus `json:"workloads"`
+	// Pins says whether what is attached outlives the daemon.
+	Pins PinStatus `json:"pins"`
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
 	// Interfaces are the guarded network interfaces.
@@ -126,6 +128,13 @@ func (s *status) found(findings []istio.Finding) {
 	s.findings = append(s.findings, findings...) // a list of our own
 }
 
+// now is what is known of the policy.
+func (s *status) now() Policy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.policy
+}
+
 func (s *status) setReady(ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,6 +164,7 @@ func (a *Agent) Status() Status {
 	for _, g := range a.gates() {
 		st.Gates = append(st.Gates, g.String())
 	}
+	st.Pins = a.pinStatus()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()
 	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)

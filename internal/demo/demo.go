@@ -82,7 +82,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := addService(s.w, config); err != nil {
 		return err
 	}
-	if s.d, err = s.w.NewDaemon(o.Self, config, "--gateway-selector", "istio=ingressgateway"); err != nil {
+	// Nothing is to outlive the demo, wherever its bpf filesystem is mounted.
+	if s.d, err = s.w.NewDaemon(o.Self, config, "--gateway-selector", "istio=ingressgateway", "--volatile-pins"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.d.Stop()) }()

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/egressd/egressd/internal/sdnotify"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// What the states of the daemon mean for traffic, for its log and for the
+// service manager.
+const (
+	trafficOpen = "all traffic is open"
+	trafficHeld = "the policy of the last run stays in force; what needs the proxy or DNS is refused"
+	trafficOn   = "the policy is in force"
+)
+
+// life tells people and the service manager how the daemon is.
+type life struct {
+	manager *sdnotify.Manager // nil: none
+	// reloads has a value when somebody asked for one.
+	reloads chan struct{}
+	// beats is received from by housekeep.
+	beats chan struct{}
+}
+
+func newLife(o Options) life {
+	l := life{reloads: make(chan struct{}, 1), beats: make(chan struct{})}
+	if o.Interfaces {
+		l.manager = sdnotify.New(o.Log)
+	}
+	return l
+}
+
+// withoutDaemon is what traffic can do while no daemon runs.
+func withoutDaemon(pins string) string {
+	if p, err := loader.ReadPinned(pins); err == nil && p.AtWork() {
+		return trafficHeld
+	}
+	return trafficOpen
+}
+
+func (a *Agent) sayStart() {
+	if a.opts.Interfaces {
+		a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroup", a.opts.Cgroup,
+			"traffic", "until it is ready, "+withoutDaemon(a.opts.PinDir))
+	}
+}
+
+func (a *Agent) sayFailed() {
+	if a.opts.Interfaces && a.lock != nil { // else another one runs
+		a.log.Error("egressd does not start", "traffic", withoutDaemon(a.opts.PinDir))
+	}
+}
+
+func (a *Agent) sayReady() {
+	traffic := trafficOn
+	if a.opts.Mode == policy.Audit {
+		traffic = "denials are logged and let pass, except for workloads whose own mode is enforce"
+	}
+	a.log.Info("ready", "cgroup", a.opts.Cgroup, "mode", a.opts.Mode.String(),
+		"policy", a.current.p.Load().Hash()[:12], "traffic", traffic)
+	a.life.manager.Ready(a.summary())
+}
+
+// sayStop is for an end after which the kernel goes on, or does not.
+func (a *Agent) sayStop(unload bool) {
+	traffic := "the policy stays in force; what needs the proxy or DNS is refused until egressd is back, and \"egressd unload\" opens"
+	switch {
+	case unload:
+		traffic = trafficOpen
+	case !a.status.isReady():
+		traffic = withoutDaemon(a.opts.PinDir)
+	case a.lasting() != nil:
+		traffic = "when egressd has ended, " + trafficOpen
+	}
+	if a.opts.Interfaces {
+		a.log.Info("egressd stops; requests in flight may end", "within", a.opts.DrainTime, "traffic", traffic)
+	}
+	a.life.manager.Stopping("Stopping: " + traffic)
+}
+
+// summary is one line about the policy.
+func (a *Agent) summary() string {
+	p := a.status.now()
+	in := fmt.Sprintf("mode %s, policy %.12s of %s", a.opts.Mode, p.Hash, p.Loaded.Format(time.DateTime))
+	if p.Error != "" {
+		return "The newest policy has errors and is not applied; " + in + " stays in force: " + p.Error
+	}
+	return "Ready: " + in
+}
+
+// Reload reads the policy again, as if its files had changed. It does not wait.
+func (a *Agent) Reload() {
+	select {
+	case a.life.reloads <- struct{}{}:
+	default: // one is asked for, and has not begun
+	}
+}
+
+// reloadAsked does what Reload asks for, until ctx ends.
+func (a *Agent) reloadAsked(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.life.reloads:
+			a.life.manager.Reloading()
+			a.log.Info("the policy is read again, as was asked")
+			a.readAgain()
+			a.life.manager.Ready(a.summary())
+		}
+	}
+}
+
+// changed follows a change of the files.
+func (a *Agent) changed() {
+	a.readAgain()
+	a.life.manager.Status(a.summary())
+}
+
+// readAgain reloads, and says what came of it where that is not said yet.
+func (a *Agent) readAgain() {
+	before := a.status.now()
+	a.reload()
+	now := a.status.now()
+	switch {
+	case now.Error != "":
+	case before.Error != "":
+		a.log.Info("the policy's files are good again and in force", "hash", now.Hash[:12])
+	case before.Hash == now.Hash:
+		a.log.Info("the policy has not changed", "hash", now.Hash[:12])
+	}
+}
+
+// checkWait bounds how long the DNS proxy may take for an answer of its own.
+const checkWait = 5 * time.Second
+
+// watch tells the service manager's watchdog that the daemon is alive, as long
+// as its loops answer, until ctx ends. A daemon that stops has no loops any
+// more, and is alive.
+func (a *Agent) watch(ctx, serving context.Context) {
+	interval := a.life.manager.WatchdogInterval()
+	if interval <= 0 {
+		return
+	}
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	checked := make(chan error, 1)
+	checking := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-checked:
+			checking = false
+			if err == nil {
+				a.life.manager.Alive()
+			} else if serving.Err() == nil {
+				a.log.Error("the daemon does not answer itself; the service manager will restart it if that goes on", "error", err)
+			}
+		case <-tick.C:
+			if serving.Err() != nil {
+				a.life.manager.Alive()
+			} else if !checking {
+				checking = true
+				go func() { checked <- a.check(serving) }()
+			}
+		}
+	}
+}
+
+// check passes by the daemon's loops: housekeeping, what writes denials, the
+// policy's updates, and DNS on every address.
+func (a *Agent) check(ctx context.Context) error {
+	select {
+	case a.life.beats <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	a.recorder.waitWritten()
+	a.config.waitIdle()
+	ctx, cancel := context.WithTimeout(ctx, checkWait)
+	defer cancel()
+	var errs []error
+	for _, group := range a.sockets.dnsUDP {
+		errs = append(errs, a.dns.Check(ctx, group[0].LocalAddr()))
+	}
+	return errors.Join(errs...)
+}

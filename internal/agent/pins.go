@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// pins knows whether what is pinned outlives the daemon.
+type pins struct {
+	// accepted is why it doesn't, as the operator accepted at the start; nil:
+	// it did.
+	accepted error
+	told     string // what was said last; empty: all is well
+}
+
+// PinStatus says whether the kernel's side goes on when the daemon is killed.
+type PinStatus struct {
+	Dir     string `json:"dir"`
+	Lasting bool   `json:"lasting"`
+	// Error is why they don't outlive the daemon.
+	Error string `json:"error,omitempty"`
+}
+
+// preparePins makes the place where programs and tables are pinned. One that
+// ends with the daemon is no place to enforce a policy from.
+func (a *Agent) preparePins() error {
+	accept := a.opts.VolatilePins || a.opts.Mode != policy.Enforce
+	err := loader.PreparePins(a.opts.PinDir, accept)
+	if v := (*loader.VolatileError)(nil); !errors.As(err, &v) {
+		return err
+	}
+	if !accept {
+		return fmt.Errorf("%w. If egressd were killed, all traffic would be open. Mount a bpf filesystem for the whole node (mount -t bpf bpffs %s; "+
+			"in a container, mount the node's %s into it), or start with --volatile-pins to take the risk", err, loader.BPFFS, loader.BPFFS)
+	}
+	a.pins.accepted, a.pins.told = err, err.Error()
+	a.log.Warn("if egressd ends or is killed, all traffic is open", "error", err)
+	return nil
+}
+
+// lasting returns why the kernel's side would not outlive the daemon.
+func (a *Agent) lasting() error {
+	if a.pins.accepted != nil {
+		return a.pins.accepted
+	}
+	return a.datapath.CheckPins()
+}
+
+func (a *Agent) pinStatus() PinStatus {
+	s := PinStatus{Dir: a.opts.PinDir, Lasting: true}
+	if err := a.lasting(); err != nil {
+		s.Lasting, s.Error = false, err.Error()
+	}
+	return s
+}
+
+// watchPins says when the pins are lost, and when they are back.
+func (a *Agent) watchPins() {
+	now := ""
+	if err := a.lasting(); err != nil {
+		now = err.Error()
+	}
+	switch {
+	case now == a.pins.told:
+	case now != "":
+		a.log.Error("the policy is in force, but if egressd ends or is killed all traffic is open: see that nobody removes pins or unmounts the bpf filesystem, and restart egressd",
+			"error", now)
+	default:
+		a.log.Info("the policy outlives egressd again")
+	}
+	a.pins.told = now
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sdnotify_test
+
+import (
+	"bytes"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/sdnotify"
+)
+
+func TestMessages(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	var log bytes.Buffer
+	m := sdnotify.New(slog.New(slog.NewTextHandler(&log, nil)))
+	for _, tt := range []struct {
+		send func()
+		want string
+	}{
+		{func() { m.Ready("two\nREADY=0") }, `^READY=1\nSTATUS=two\\nREADY=0\n$`},
+		{m.Reloading, `^RELOADING=1\nMONOTONIC_USEC=[1-9][0-9]*\n$`},
+		{func() { m.Stopping("bye") }, `^STOPPING=1\nSTATUS=bye\n$`},
+		{func() { m.Status("well") }, `^STATUS=well\n$`},
+		{m.Alive, `^WATCHDOG=1$`},
+	} {
+		tt.send()
+		got := make([]byte, 4096)
+		_ = socket.SetReadDeadline(time.Now().Add(5 * time.Second))
+		n, err := socket.Read(got)
+		if err != nil || !regexp.MustCompile(tt.want).Match(got[:n]) {
+			t.Errorf("%q, %v; want %s", got[:n], err, tt.want)
+		}
+	}
+	if log.Len() > 0 {
+		t.Errorf("log: %s", &log)
+	}
+	_ = socket.Close()
+	m.Alive()
+	if !strings.Contains(log.String(), "could not be told") {
+		t.Errorf("nobody listens: log %q", &log)
+	}
+	t.Setenv("NOTIFY_SOCKET", "")
+	log.Reset()
+	m.Alive()
+	(*sdnotify.Manager)(nil).Alive()
+	if log.Len() > 0 {
+		t.Errorf("no manager: log %s", &log)
+	}
+}
+
+func TestWatchdogInterval(t *testing.T) {
+	self := strconv.Itoa(os.Getpid())
+	for _, tt := range []struct {
+		usec, pid string
+		want      time.Duration
+		warns     bool
+	}{
+		{"", "", 0, false},
+		{"30000000", "", 15 * time.Second, false},
+		{"30000000", self, 15 * time.Second, false},
+		{"30000000", "1", 0, false}, // another process's
+		{"soon", self, 0, true},
+	} {
+		t.Setenv("WATCHDOG_USEC", tt.usec)
+		t.Setenv("WATCHDOG_PID", tt.pid)
+		var log bytes.Buffer
+		if got := sdnotify.New(slog.New(slog.NewTextHandler(&log, nil))).WatchdogInterval(); got != tt.want || (log.Len() > 0) != tt.warns {
+			t.Errorf("%+v: %v, log %q", tt, got, &log)
+		}
+	}
+	if got := (*sdnotify.Manager)(nil).WatchdogInterval(); got != 0 {
+		t.Errorf("no manager: %v", got)
+	}
+}
