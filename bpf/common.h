@@ -4,6 +4,7 @@
 #define EGRESSD_COMMON_H
 
 #include "maps.h"
+#include "follow.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -72,17 +73,16 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 
 	*cgroup = id;
 	wl = bpf_map_lookup_elem(&egd_workloads, &id);
-	if (wl)
-		return wl;
-	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
+	for (level = MAX_CGROUP_LEVEL; level >= 0 && !wl; level--) {
 		id = bpf_get_current_ancestor_cgroup_id(level);
-		if (!id)
-			continue;
-		wl = bpf_map_lookup_elem(&egd_workloads, &id);
-		if (wl)
-			return wl;
+		if (id)
+			wl = bpf_map_lookup_elem(&egd_workloads, &id);
 	}
-	return NULL;
+	if (!wl || !(wl->flags & EGD_WL_OUTSIDE))
+		return wl;
+	/* A cgroup that was made a moment ago is known by its name only. */
+	id = egd_follow();
+	return id ? bpf_map_lookup_elem(&egd_workloads, &id) : wl;
 }
 
 /* The key of the workload of the socket that a packet comes from; 0: none. Here
@@ -111,11 +111,13 @@ static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *
 	return id ? bpf_map_lookup_elem(&egd_workloads, &id) : NULL;
 }
 
-static __always_inline struct egd_config *get_config(void)
+/* The workload around a socket whose own one is none any more. That its cgroup
+ * is gone frees nobody: what remains then is no workload at all. */
+static __always_inline struct egd_workload *find_around(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
+	struct egd_workload *wl = find_skb_workload(skb);
 
-	return bpf_map_lookup_elem(&egd_config, &zero);
+	return wl && (wl->flags & EGD_WL_OUTSIDE) ? NULL : wl;
 }
 
 /* Events that nobody waits for don't wake user space, which looks at the ring

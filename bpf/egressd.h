@@ -80,6 +80,7 @@ enum egd_counter {
 	EGD_C_BY_SOCKET, /* packets of interfaces whose socket was decided about */
 	EGD_C_INBOUND,   /* connections that others opened by an interface */
 	EGD_C_CONTROL,   /* ARP, neighbour discovery, DHCP */
+	EGD_C_PASS_OUTSIDE, /* of cgroups beside the captured ones */
 	EGD_C_MAX = 64,
 };
 
@@ -119,6 +120,45 @@ enum egd_place {
 
 #define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
 #define EGD_WL_ALLOW_ANY 2 /* what no table names goes straight there */
+/* Beside what is captured, below the cgroup that the programs are attached to:
+ * exempt (EGD_WL_EXEMPT is set as well), unless it has a captured name. */
+#define EGD_WL_OUTSIDE 4
+#define EGD_WL_FOUND 8 /* entered by a program, which knew the cgroup by its name */
+
+/* No key of egd_workloads: a cgroup whose name cannot be read, or that there is no
+ * room for. */
+#define EGD_NOBODY (~0ULL)
+
+/* Where the kernel has what a cgroup's name is found by, in bytes; 0 in the first:
+ * not known, and nothing is captured by name. */
+struct egd_offsets {
+	__u32 task_cgroups;     /* task_struct.cgroups */
+	__u32 css_set_cgroup;   /* css_set.dfl_cgrp */
+	__u32 cgroup_level;     /* cgroup.level */
+	__u32 cgroup_ancestors; /* cgroup.ancestors (Linux 6.1) */
+	__u32 cgroup_node;      /* cgroup.kn */
+	__u32 node_id;          /* kernfs_node.id */
+	__u32 node_name;        /* kernfs_node.name */
+};
+
+/* egd_captured: the names of the captured cgroups, as a tree of numbered steps
+ * that begins at 0, the cgroup of egd_config.above. Names are known by a hash: two that have
+ * the same one are both captured. */
+struct egd_step_key {
+	__u64 hash;
+	__u32 from; /* the step before */
+	__u32 pad;
+};
+
+struct egd_step {
+	__u64 like; /* the key of egd_workloads of what is captured here; 0: only on the way */
+	__u32 step;
+	__u32 pad;
+};
+
+/* A name is read in pieces of 31 bytes. NAME_MAX is 255. */
+#define EGD_NAME_PIECE 32
+#define EGD_NAME_PIECES 9
 
 /* The node's configuration, one entry at key 0 of egd_config. */
 struct egd_config {
@@ -139,6 +179,9 @@ struct egd_config {
 	 * nowhere, they are refused. */
 	__u8 gate4[16];
 	__u8 gate6[16];
+	/* The id of the cgroup that the programs are attached to, if what is
+	 * captured are cgroups below it, by their names; 0: it is captured itself. */
+	__u64 above;
 };
 
 /* egd_workloads: cgroup v2 id -> the workload that its processes belong to. */
@@ -149,7 +192,9 @@ struct egd_workload {
 	__u8 flags;   /* EGD_WL_* */
 	__u16 pad;
 	__u32 pad2;
-	__u64 cgroup; /* its key */
+	/* Its key, or one that stays: what is captured by name is in here also when
+	 * the cgroup is gone, and a new one of the name has the sockets that were left. */
+	__u64 home;
 };
 
 /* egd_addrs: what an exact address opens. */

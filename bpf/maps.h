@@ -16,7 +16,8 @@ struct {
 	__type(value, struct egd_config);
 } egd_config SEC(".maps");
 
-/* cgroup id -> workload. Written by the loader. */
+/* cgroup id -> workload. Written by the loader, and for cgroups that were made a
+ * moment ago by egd_follow. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -24,6 +25,15 @@ struct {
 	__type(key, __u64);
 	__type(value, struct egd_workload);
 } egd_workloads SEC(".maps");
+
+/* The names of captured cgroups. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_step_key);
+	__type(value, struct egd_step);
+} egd_captured SEC(".maps");
 
 /* What exact addresses open. Written by the loader. */
 struct {

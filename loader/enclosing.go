@@ -111,14 +111,12 @@ func workloadsIn(id ebpf.MapID, named map[uint64]bool) error {
 	if err != nil {
 		return err
 	}
-	var key uint64
 	if info.Name != "egd_workloads" || m.KeySize() != 8 {
 		return nil
 	}
-	raw := make([]byte, m.ValueSize()) // another version's may be longer
-	it := m.Iterate()
-	for it.Next(&key, &raw) {
-		named[key] = true
-	}
-	return it.Err()
+	return eachWorkload(m, func(cgroup uint64, flags uint8) {
+		if flags&workloadOutside == 0 {
+			named[cgroup] = true
+		}
+	})
 }

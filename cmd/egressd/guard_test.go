@@ -26,12 +26,16 @@ func TestGuardChoice(t *testing.T) {
 		{"none", root, false, true},
 		{"veth*", t.TempDir(), true, false},
 	} {
-		got, err := guardChoice(c.flag, c.captured)
+		whole, err := wholeNode([]string{c.captured})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := guardChoice(c.flag, whole)
 		if err != nil || got.Picks(veth) != c.picks || got.None() != c.none {
 			t.Errorf("--interfaces %s: picks a veth %t, none %t, %v", c.flag, got.Picks(veth), got.None(), err)
 		}
 	}
-	if _, err := guardChoice("[", root); err == nil {
+	if _, err := guardChoice("[", true); err == nil {
 		t.Error("a bad pattern was taken")
 	}
 }

@@ -53,8 +53,11 @@ type Agent struct {
 	config    *configuration
 	guards    guards
 	took      Took // by reading the first policy
+	capture   *capture
 	workloads *workloads
-	surfaces  surfaces
+	// attached says that this run attached the programs once.
+	attached bool
+	surfaces surfaces
 	// dropped counts the followers of events that did not read.
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
@@ -84,6 +87,12 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		config: newConfiguration(o),
 	}
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
+	if a.capture, err = newCapture(o); err != nil {
+		return nil, err
+	}
+	for _, dir := range a.capture.named {
+		o.warnDelegated(dir)
+	}
 	a.recorder = &recorder{events: a.events, folder: flow.NewFolder(), log: o.Log}
 	a.status = newStatus(a)
 	defer func() {
@@ -100,7 +109,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true}); err != nil {
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, ByName: a.capture.byName}); err != nil {
 		return nil, err
 	}
 	for name, state := range loader.Features() {
@@ -222,11 +231,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	if ctx.Err() == nil {
-		if err := a.capture(); err != nil {
+		if err := a.begin(); err != nil {
 			cancel(err)
 		} else {
 			a.status.setReady(true)
-			a.log.Info("ready", "cgroup", a.opts.Cgroup, "mode", a.opts.Mode.String(),
+			a.log.Info("ready", "cgroups", a.capture.named, "held", a.capture.err() == nil, "mode", a.opts.Mode.String(),
 				"policy", a.current.p.Load().Hash()[:12])
 			ready()
 		}
@@ -279,13 +288,18 @@ func (a *Agent) stop() {
 	}
 }
 
-// capture attaches the programs. From here on the workload is under policy.
-func (a *Agent) capture() error {
-	own, err := exemptOwnCgroup(a.opts.Cgroup)
-	if err != nil {
-		return err
+// begin attaches the programs. From here on the workload is under policy. That
+// there is nothing yet to attach them to is no error.
+func (a *Agent) begin() error {
+	for _, dir := range a.capture.named {
+		own, err := exemptOwnCgroup(dir)
+		if err != nil {
+			return err
+		}
+		if own != 0 {
+			a.workloads.own = own
+		}
 	}
-	a.workloads.own = own
 	if err := a.bind(a.current.p.Load()); err != nil {
 		return err
 	}
@@ -293,13 +307,17 @@ func (a *Agent) capture() error {
 	if err := a.datapath.SetReady(true); err != nil {
 		return err
 	}
-	if err := a.datapath.Attach(a.opts.Cgroup); err != nil {
+	fresh, err := a.hold()
+	if err != nil && !errors.Is(err, errNotThere) {
 		return err
 	}
 	if err := a.guardInterfaces(); err != nil {
 		return err
 	}
-	a.endEarlier()
+	if fresh {
+		a.endEarlier()
+		a.tellFreed()
+	}
 	return nil
 }
 

@@ -17,14 +17,10 @@ import (
 const ownCgroup = "egressd"
 
 // exemptOwnCgroup makes sure that egressd itself is in a cgroup that nobody
-// else is in, when it runs below the captured one, and returns its id; 0 when
+// else is in, when it runs below a captured one, and returns its id; 0 when
 // egressd is not captured at all. The exemption is by this cgroup alone: marks
 // and user ids can be forged.
 func exemptOwnCgroup(captured string) (uint64, error) {
-	captured, err := filepath.EvalSymlinks(captured)
-	if err != nil {
-		return 0, err
-	}
 	own, err := cgroup.Own()
 	if err != nil {
 		return 0, fmt.Errorf("find egressd's own cgroup: %w", err)

@@ -5,6 +5,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,11 @@ type workloads struct {
 	watcher *cgroup.Watcher
 	// told are the directories that were said to be anybody's.
 	told map[string]bool
+	// above and followed are what the kernel was told of captured names, last
+	// is what the captured cgroup of a directory was when it was there.
+	above    uint64
+	followed []loader.Named
+	last     map[string]loader.Workload
 }
 
 // workload is one that is bound.
@@ -48,7 +54,8 @@ type workload struct {
 // capturedWorkloads prepares the binding of workloads below the captured
 // cgroup.
 func (a *Agent) capturedWorkloads() (*workloads, error) {
-	w := &workloads{root: a.opts.Cgroup, numbers: map[string]uint32{}, bound: map[uint32]workload{}, told: map[string]bool{}}
+	w := &workloads{root: a.capture.at, numbers: map[string]uint32{}, bound: map[uint32]workload{},
+		told: map[string]bool{}, last: map[string]loader.Workload{}}
 	if root, err := cgroup.Root(); err == nil {
 		w.root = root
 	} else if !errors.Is(err, cgroup.ErrNone) {
@@ -73,21 +80,29 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 		return nil // nothing is bound yet
 	}
 	w.snapshot = s
-	id, err := cgroup.ID(a.opts.Cgroup)
-	if err != nil {
-		return err
-	}
 	node := a.nodeWorkload(s)
-	table := map[uint64]loader.Workload{id: node}
-	bound := map[uint32]workload{workloadID: {Workload: node, name: a.opts.Workload, dirs: []string{a.opts.Cgroup}}}
+	table, described := map[uint64]loader.Workload{}, map[uint64]loader.Workload{}
+	bound := map[uint32]workload{workloadID: {Workload: node, name: a.opts.Workload, dirs: a.capture.named}}
+	var errs []error
+	if a.opts.Interfaces {
+		errs = append(errs, a.bindDescribed(s, described, bound))
+	}
+	for _, dir := range a.capture.named {
+		if id, err := cgroup.ID(dir); err == nil {
+			table[id] = node
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
 	if w.own != 0 {
 		table[w.own] = loader.Workload{ID: ownID, Exempt: true}
 	}
-	var errs []error
-	if a.opts.Interfaces {
-		errs = append(errs, a.bindDescribed(s, table, bound))
-	}
-	if !maps.Equal(table, w.cgroups) {
+	maps.Copy(table, described)
+	errs = append(errs, a.follow(s, table))
+	if maps.Equal(table, w.cgroups) {
+		// Programs enter cgroups by themselves, which may be gone already.
+		errs = append(errs, a.datapath.DropGone(table))
+	} else {
 		if err := a.datapath.SetWorkloads(table); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
@@ -125,6 +140,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 	if err != nil {
 		return fmt.Errorf("find the cgroups of the workloads: %w", err)
 	}
+	watch = append(watch, a.capture.around(w.root)...)
 	// What came before a directory was watched is found by a second look.
 	if w.watcher != nil && w.watcher.Follow(watch) {
 		if dirs, _, err = cgroup.Assign(w.root, patterns); err != nil {
@@ -132,7 +148,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		}
 	}
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
-		if !cgroup.Contains(a.opts.Cgroup, dir) {
+		if !a.capture.holds(dir) {
 			continue // not captured
 		}
 		id, err := cgroup.ID(dir)
@@ -241,21 +257,6 @@ func (w *workloads) all() []workload {
 	return out
 }
 
-// byCgroup maps every captured cgroup, by its id, to its workload.
-func (w *workloads) byCgroup() map[uint64]workload {
-	out := map[uint64]workload{}
-	w.each(func(dir string, b workload) {
-		ids, err := cgroup.IDs(dir)
-		if err != nil {
-			return // gone meanwhile
-		}
-		for id := range ids {
-			out[id] = b
-		}
-	})
-	return out
-}
-
 // byProcess maps every captured process to its workload.
 func (w *workloads) byProcess() map[int]workload {
 	out := map[int]workload{}
@@ -294,5 +295,8 @@ func (w *workloads) each(f func(dir string, b workload)) {
 func (a *Agent) rebind() {
 	if err := a.bind(nil); err != nil {
 		a.log.Error("workloads could not be told apart; new ones are under the policy of the node", "error", err)
+	}
+	if fresh, _ := a.hold(); fresh { // an error is said there, and by the status
+		a.endEarlier()
 	}
 }
