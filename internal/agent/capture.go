@@ -206,19 +206,16 @@ func (a *Agent) follow(s *policy.Snapshot, table map[uint64]loader.Workload) err
 	table[above] = loader.Workload{Outside: true}
 	named := make([]loader.Named, len(c.named))
 	for i, dir := range c.named {
-		as := a.nodeWorkload(s)
-		id, err := cgroup.ID(dir)
-		one, ok := table[id]
-		if err == nil && ok {
-			as = one
-		} else if last, ok := w.last[dir]; ok && s.Policy(last.Policy) != nil {
-			as = last
+		key := loader.NamedKey(c.path(dir))
+		as, ok := table[key]
+		if !ok { // no Workload describes it
+			as = a.nodeWorkload(s)
 		}
-		as.Home = loader.NamedKey(c.path(dir))
-		if ok {
+		delete(table, key)
+		as.Home = key
+		if id, err := cgroup.ID(dir); err == nil {
 			table[id] = as
 		}
-		w.last[dir] = as
 		named[i] = loader.Named{Path: c.path(dir), As: as}
 	}
 	if above == w.above && slices.EqualFunc(named, w.followed, sameNamed) {

@@ -37,11 +37,9 @@ type workloads struct {
 	watcher *cgroup.Watcher
 	// told are the directories that were said to be anybody's.
 	told map[string]bool
-	// above and followed are what the kernel was told of captured names, last
-	// is what the captured cgroup of a directory was when it was there.
+	// above and followed are what the kernel was told of captured names.
 	above    uint64
 	followed []loader.Named
-	last     map[string]loader.Workload
 }
 
 // workload is one that is bound.
@@ -55,7 +53,7 @@ type workload struct {
 // cgroup.
 func (a *Agent) capturedWorkloads() (*workloads, error) {
 	w := &workloads{root: a.capture.at, numbers: map[string]uint32{}, bound: map[uint32]workload{},
-		told: map[string]bool{}, last: map[string]loader.Workload{}}
+		told: map[string]bool{}}
 	if root, err := cgroup.Root(); err == nil {
 		w.root = root
 	} else if !errors.Is(err, cgroup.ErrNone) {
@@ -99,10 +97,7 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 	}
 	maps.Copy(table, described)
 	errs = append(errs, a.follow(s, table))
-	if maps.Equal(table, w.cgroups) {
-		// Programs enter cgroups by themselves, which may be gone already.
-		errs = append(errs, a.datapath.DropGone(table))
-	} else {
+	if !maps.Equal(table, w.cgroups) {
 		if err := a.datapath.SetWorkloads(table); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
@@ -110,6 +105,9 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 		// A socket that passed because of its workload's mode is judged anew
 		// by the next packet.
 		errs = append(errs, a.datapath.RaiseEpoch())
+	} else if a.capture.byName {
+		// Programs enter cgroups by themselves, which may be gone already.
+		errs = append(errs, a.datapath.DropGone(table))
 	}
 	w.bound = bound
 	return errors.Join(errs...)
@@ -136,14 +134,18 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 	for _, p := range a.opts.NodeServices {
 		patterns, of = append(patterns, p), append(of, len(all))
 	}
-	dirs, watch, err := cgroup.Assign(w.root, patterns)
+	var expected []string
+	if a.capture.byName {
+		expected = a.capture.named
+	}
+	dirs, watch, err := cgroup.Assign(w.root, patterns, expected)
 	if err != nil {
 		return fmt.Errorf("find the cgroups of the workloads: %w", err)
 	}
 	watch = append(watch, a.capture.around(w.root)...)
 	// What came before a directory was watched is found by a second look.
 	if w.watcher != nil && w.watcher.Follow(watch) {
-		if dirs, _, err = cgroup.Assign(w.root, patterns); err != nil {
+		if dirs, _, err = cgroup.Assign(w.root, patterns, expected); err != nil {
 			return fmt.Errorf("find the cgroups of the workloads: %w", err)
 		}
 	}
@@ -151,8 +153,14 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		if !a.capture.holds(dir) {
 			continue // not captured
 		}
-		id, err := cgroup.ID(dir)
-		if err != nil || id == w.own {
+		var keys []uint64
+		if slices.Contains(expected, dir) {
+			keys = append(keys, loader.NamedKey(a.capture.path(dir))) // for follow
+		}
+		if id, err := cgroup.ID(dir); err == nil && id != w.own {
+			keys = append(keys, id)
+		}
+		if len(keys) == 0 {
 			continue // gone meanwhile, or egressd itself
 		}
 		i := of[dirs[dir][0]]
@@ -161,7 +169,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 				continue
 			}
 			free := loader.Workload{ID: servicesID, Policy: policy.DefaultPolicy, Mode: policy.Off}
-			table[id] = free
+			put(table, keys, free)
 			bound[servicesID] = workload{free, NodeServices, append(bound[servicesID].dirs, dir)}
 			continue
 		}
@@ -182,11 +190,17 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		if one.ID = w.number(name); one.ID == 0 {
 			return fmt.Errorf("too many workloads: %s stays under the policy around it", name)
 		}
-		table[id] = one
+		put(table, keys, one)
 		b := bound[one.ID]
 		bound[one.ID] = workload{one, name, append(b.dirs, dir)}
 	}
 	return nil
+}
+
+func put(table map[uint64]loader.Workload, keys []uint64, w loader.Workload) {
+	for _, key := range keys {
+		table[key] = w
+	}
 }
 
 // strictest is the mode of the cgroup that d has: its own, or a stricter one

@@ -455,3 +455,33 @@ spec:
 		}
 	}
 }
+
+// TestFollowDescribed: what a Workload says about a captured cgroup counts from the
+// first instruction on as well.
+func TestFollowDescribed(t *testing.T) {
+	t.Parallel()
+	n := prepare(t, nil, nil)
+	n.write(t, "policy.yaml", `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: stranger, namespace: shop}
+spec:
+  exportTo: ["."]
+  hosts: [stranger.example]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: `+world.StrangerV4+`}, {address: "`+world.StrangerV6+`"}]
+---
+`+n.workload(t, "web", "shop", "*.slice/shop.service", ""))
+	root := n.d.Root.Path()
+	shop := filepath.Join(root, "a.slice", "shop.service")
+	n.d.Capture = []string{"--cgroup", shop, "--cgroup", filepath.Join(root, "b.service")}
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for act, went := range n.again(t, 20, shop+"//") {
+		if want := map[bool]int{true: 20}[strings.HasPrefix(act, "tcp")]; went != want && act != "frame" {
+			t.Errorf("%s went through %d times, want %d", act, went, want)
+		}
+	}
+	n.neverOut(t, "what no Workload describes", 5, filepath.Join(root, "b.service"))
+}
