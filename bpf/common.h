@@ -73,6 +73,11 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 
 	*cgroup = id;
 	wl = bpf_map_lookup_elem(&egd_workloads, &id);
+	if (!wl) {
+		wl = find_beside(id);
+		if (wl)
+			return wl;
+	}
 	for (level = MAX_CGROUP_LEVEL; level >= 0 && !wl; level--) {
 		id = bpf_get_current_ancestor_cgroup_id(level);
 		if (id)
@@ -91,10 +96,14 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 __noinline __u64 egd_skb_cgroup(struct __sk_buff *skb)
 {
 	__u64 id = bpf_skb_cgroup_id(skb);
+	struct egd_workload *wl;
 	int level;
 
 	if (bpf_map_lookup_elem(&egd_workloads, &id))
 		return id;
+	wl = find_beside(id);
+	if (wl)
+		return wl->home;
 	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
 		id = bpf_skb_ancestor_cgroup_id(skb, level);
 		if (id && bpf_map_lookup_elem(&egd_workloads, &id))

@@ -467,6 +467,7 @@ type EgressdEgdWorkload struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	EgressdMapEgdAddrs        = "egd_addrs"
+	EgressdMapEgdBeside       = "egd_beside"
 	EgressdMapEgdCaptured     = "egd_captured"
 	EgressdMapEgdCidrs        = "egd_cidrs"
 	EgressdMapEgdConfig       = "egd_config"
@@ -587,6 +588,7 @@ type EgressdProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type EgressdMapSpecs struct {
 	EgdAddrs     *ebpf.MapSpec `ebpf:"egd_addrs"`
+	EgdBeside    *ebpf.MapSpec `ebpf:"egd_beside"`
 	EgdCaptured  *ebpf.MapSpec `ebpf:"egd_captured"`
 	EgdCidrs     *ebpf.MapSpec `ebpf:"egd_cidrs"`
 	EgdConfig    *ebpf.MapSpec `ebpf:"egd_config"`
@@ -649,6 +651,7 @@ func (o *EgressdObjects) Close() error {
 // It can be passed to LoadEgressdObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EgressdMaps struct {
 	EgdAddrs     *ebpf.Map `ebpf:"egd_addrs"`
+	EgdBeside    *ebpf.Map `ebpf:"egd_beside"`
 	EgdCaptured  *ebpf.Map `ebpf:"egd_captured"`
 	EgdCidrs     *ebpf.Map `ebpf:"egd_cidrs"`
 	EgdConfig    *ebpf.Map `ebpf:"egd_config"`
@@ -678,6 +681,7 @@ type EgressdMaps struct {
 func (m *EgressdMaps) Close() error {
 	return _EgressdClose(
 		m.EgdAddrs,
+		m.EgdBeside,
 		m.EgdCaptured,
 		m.EgdCidrs,
 		m.EgdConfig,

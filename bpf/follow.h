@@ -75,6 +75,17 @@ static __always_inline __u64 enter(__u64 id, __u64 like)
 	return err && err != -EEXIST ? EGD_NOBODY : id;
 }
 
+/* The entry of all that is beside what is captured by name, if a cgroup is known to
+ * be there. */
+static __always_inline struct egd_workload *find_beside(__u64 id)
+{
+	struct egd_config *cfg = get_config();
+
+	if (!cfg || !cfg->above || !bpf_map_lookup_elem(&egd_beside, &id))
+		return NULL;
+	return bpf_map_lookup_elem(&egd_workloads, &cfg->above);
+}
+
 /* The id of the captured cgroup that the calling process is in by name, which is
  * in egd_workloads then; 0: it is in none, EGD_NOBODY: that cannot be said. */
 __noinline __u64 egd_follow(void)
@@ -83,7 +94,7 @@ __noinline __u64 egd_follow(void)
 	struct egd_step_key key = {};
 	struct egd_step *step;
 	__u64 cgroup, at, node, id;
-	__u32 depth = 0, level;
+	__u32 depth = 0, level, one = 1;
 	bool below = false;
 
 	if (!egd_offsets.task_cgroups || !cfg)
@@ -108,8 +119,12 @@ __noinline __u64 egd_follow(void)
 		if (!hash_name(peek(node, egd_offsets.node_name), &key.hash))
 			return EGD_NOBODY;
 		step = bpf_map_lookup_elem(&egd_captured, &key);
-		if (!step)
+		if (!step) {
+			id = peek(peek(cgroup, egd_offsets.cgroup_node), egd_offsets.node_id);
+			if (id)
+				bpf_map_update_elem(&egd_beside, &id, &one, BPF_ANY);
 			return 0;
+		}
 		if (step->like)
 			return enter(id, step->like);
 		key.from = step->step;

@@ -168,6 +168,7 @@ func (d *Datapath) AdoptedFlows() bool { return d.adoptedFlows }
 func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		"egd_addrs":      m.EgdAddrs,
+		"egd_beside":     m.EgdBeside,
 		"egd_captured":   m.EgdCaptured,
 		"egd_cidrs":      m.EgdCidrs,
 		"egd_config":     m.EgdConfig,

@@ -65,6 +65,17 @@ func (d *Datapath) Follow(above uint64, named []Named) error {
 	return d.writeConfig()
 }
 
+// Beside says of cgroups, by their ids, that they are neither captured by name
+// nor around what is: the programs need not look at their names.
+func (d *Datapath) Beside(ids []uint64) error {
+	for _, id := range ids {
+		if err := d.objs.EgdBeside.Put(id, uint32(1)); err != nil {
+			return fmt.Errorf("write egd_beside: %w", err)
+		}
+	}
+	return nil
+}
+
 // NamedKey is the key of egd_workloads for what a captured name stands for, by its
 // path. It is the same after a restart, and no cgroup has such an id.
 func NamedKey(path []string) uint64 {

@@ -87,7 +87,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		config: newConfiguration(o),
 	}
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
-	if a.capture, err = newCapture(o); err != nil {
+	if a.capture, err = newCapture(o, loader.CanFollow); err != nil {
 		return nil, err
 	}
 	for _, dir := range a.capture.named {

@@ -33,6 +33,17 @@ type capture struct {
 	lost error
 }
 
+// beside are the ids of cgroups below at that are not captured, nor around what is.
+func (c *capture) beside() (ids []uint64, err error) {
+	err = cgroup.Walk(c.at, nil, func(dir string, up []uint64) {
+		around := slices.ContainsFunc(c.named, func(named string) bool { return cgroup.Contains(dir, named) })
+		if !around && !c.holds(dir) {
+			ids = append(ids, up[0])
+		}
+	})
+	return ids, err
+}
+
 // errNotThere says that the cgroup that the programs belong at is missing.
 var errNotThere = errors.New("the cgroup is not there; egressd attaches its programs as soon as it is, and ends what was opened before that and is not allowed")
 
@@ -42,8 +53,8 @@ var errNotYet = errors.New("the programs are not attached yet")
 // newCapture decides where the programs go. A cgroup that lies below another one
 // is captured by its name from there, since it may go and come back; the outermost
 // one is the likeliest to stay. Above that is only the root, and the programs would
-// be over every process of the machine.
-func newCapture(o Options) (*capture, error) {
+// be over every process of the machine. canFollow says why the kernel has no names.
+func newCapture(o Options, canFollow func() error) (*capture, error) {
 	c := &capture{lost: errNotYet}
 	var dirs []string
 	for _, dir := range o.Cgroups {
@@ -70,7 +81,7 @@ func newCapture(o Options) (*capture, error) {
 	case err != nil:
 		return c, nil
 	}
-	if err := loader.CanFollow(); err != nil {
+	if err := canFollow(); err != nil {
 		if len(c.named) > 1 {
 			return nil, fmt.Errorf("this kernel lets one cgroup be captured, not several: %w", err)
 		}
@@ -222,6 +233,10 @@ func (a *Agent) follow(s *policy.Snapshot, table map[uint64]loader.Workload) err
 		return nil
 	}
 	if err := a.datapath.Follow(above, named); err != nil {
+		return err
+	}
+	beside, err := c.beside()
+	if err := errors.Join(err, a.datapath.Beside(beside)); err != nil {
 		return err
 	}
 	w.above, w.followed = above, named

@@ -3,6 +3,9 @@
 package agent
 
 import (
+	"bytes"
+	"errors"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,7 +47,7 @@ func TestNewCapture(t *testing.T) {
 		for _, dir := range strings.Fields(c.dirs) {
 			o.Cgroups = append(o.Cgroups, root+"/"+dir)
 		}
-		got, err := newCapture(o)
+		got, err := newCapture(o, loader.CanFollow)
 		if c.at == "" {
 			if err == nil || !strings.Contains(err.Error(), "captured together") {
 				t.Errorf("%s: %+v, %v", c.dirs, got, err)
@@ -61,7 +64,28 @@ func TestNewCapture(t *testing.T) {
 			t.Errorf("%s: %v at %s, by name: %t", c.dirs, got.named, got.at, got.byName)
 		}
 	}
-	if _, err := newCapture(Options{Interfaces: true, Cgroups: []string{t.TempDir() + "/none"}}); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
+	if _, err := newCapture(Options{Interfaces: true, Cgroups: []string{t.TempDir() + "/none"}}, loader.CanFollow); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
 		t.Errorf("a directory that is no cgroup: %v", err)
+	}
+}
+
+// TestCaptureWithoutNames: where the kernel does not tell names, one cgroup is captured
+// as it is, which is said, and several are not.
+func TestCaptureWithoutNames(t *testing.T) {
+	testenv.RequireCgroup2(t)
+	root, err := cgroup.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	o := Options{Interfaces: true, Cgroups: []string{root + "/x.slice/a.service"}, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	no := func() error { return errors.New("locked down") }
+	c, err := newCapture(o, no)
+	if err != nil || c.byName || c.at != o.Cgroups[0] || !strings.Contains(log.String(), "locked down") {
+		t.Errorf("%+v, %v: %s", c, err, log.String())
+	}
+	o.Cgroups = append(o.Cgroups, root+"/x.slice/b.service")
+	if _, err := newCapture(o, no); err == nil || !strings.Contains(err.Error(), "locked down") {
+		t.Errorf("several: %v", err)
 	}
 }
