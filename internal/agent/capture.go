@@ -179,8 +179,7 @@ func (c *capture) attach(attach func() error) (fresh bool, err error) {
 	if err := attach(); err != nil {
 		return false, err
 	}
-	// It may have been made anew meanwhile.
-	c.attached = id
+	c.attached = id // made anew meanwhile, it has another one at the next look
 	return true, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
@@ -106,6 +107,8 @@ func TestFollowName(t *testing.T) {
 	n.free(t, "before the first one", beside)
 	n.free(t, "before the first one", alike)
 	n.neverOut(t, "with the daemon", 200, shop)
+	table := filepath.Join(n.d.PinDir(), agent.NodePins, "egd_workloads")
+	eventually(t, soon, "what programs entered and is gone is removed", func() bool { return testenv.PinnedEntries(t, table) == 2 })
 	if err := n.d.Terminate(); err != nil {
 		t.Fatal(err)
 	}
