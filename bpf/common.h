@@ -4,6 +4,7 @@
 #define EGRESSD_COMMON_H
 
 #include "maps.h"
+#include "follow.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -83,17 +84,21 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 
 	*cgroup = id;
 	wl = bpf_map_lookup_elem(&egd_workloads, &id);
-	if (wl)
-		return wl;
-	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
-		id = bpf_get_current_ancestor_cgroup_id(level);
-		if (!id)
-			continue;
-		wl = bpf_map_lookup_elem(&egd_workloads, &id);
+	if (!wl) {
+		wl = find_beside(id);
 		if (wl)
 			return wl;
 	}
-	return NULL;
+	for (level = MAX_CGROUP_LEVEL; level >= 0 && !wl; level--) {
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		if (id)
+			wl = bpf_map_lookup_elem(&egd_workloads, &id);
+	}
+	if (!wl || !(wl->flags & EGD_WL_OUTSIDE))
+		return wl;
+	/* A cgroup that was made a moment ago is known by its name only. */
+	id = egd_follow();
+	return id ? bpf_map_lookup_elem(&egd_workloads, &id) : wl;
 }
 
 /* The key of the workload of the socket that a packet comes from; 0: none. Here
@@ -102,10 +107,14 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 __noinline __u64 egd_skb_cgroup(struct __sk_buff *skb)
 {
 	__u64 id = bpf_skb_cgroup_id(skb);
+	struct egd_workload *wl;
 	int level;
 
 	if (bpf_map_lookup_elem(&egd_workloads, &id))
 		return id;
+	wl = find_beside(id);
+	if (wl)
+		return wl->home;
 	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
 		id = bpf_skb_ancestor_cgroup_id(skb, level);
 		if (id && bpf_map_lookup_elem(&egd_workloads, &id))
@@ -122,11 +131,13 @@ static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *
 	return id ? bpf_map_lookup_elem(&egd_workloads, &id) : NULL;
 }
 
-static __always_inline struct egd_config *get_config(void)
+/* The workload around a socket whose own one is none any more. That its cgroup
+ * is gone frees nobody: what remains then is no workload at all. */
+static __always_inline struct egd_workload *find_around(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
+	struct egd_workload *wl = find_skb_workload(skb);
 
-	return bpf_map_lookup_elem(&egd_config, &zero);
+	return wl && (wl->flags & EGD_WL_OUTSIDE) ? NULL : wl;
 }
 
 /* Events that nobody waits for don't wake user space, which looks at the ring

@@ -164,11 +164,12 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct bpf_s
 static __always_inline struct egd_workload *sender_of(struct __sk_buff *skb,
 						      const struct egd_socket *st)
 {
-	struct egd_workload *wl = NULL;
+	struct egd_workload *wl;
 
-	if (st && st->origin.home)
-		wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
-	return wl ? wl : find_skb_workload(skb);
+	if (!st || !st->origin.home)
+		return find_skb_workload(skb);
+	wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
+	return wl ? wl : find_around(skb);
 }
 
 #endif

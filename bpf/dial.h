@@ -131,7 +131,7 @@ static __always_inline void fill_caller(struct egd_origin *o, struct bpf_sock_ad
 	o->created = bpf_ktime_get_ns();
 	o->cookie = bpf_get_socket_cookie(ctx);
 	o->cgroup = cgroup;
-	o->home = wl->cgroup;
+	o->home = wl->home;
 	o->netns = bpf_get_netns_cookie(ctx);
 	o->mode = wl->mode;
 	o->workload = wl->id;
@@ -255,8 +255,8 @@ static __always_inline void begin_anew(struct egd_socket *st)
  * the next datagram, and changes nothing of what connect() decided. */
 static __always_inline void note_caller(struct egd_socket *st, const struct egd_workload *wl)
 {
-	if (st && st->origin.home != wl->cgroup)
-		st->origin.home = wl->cgroup;
+	if (st && st->origin.home != wl->home)
+		st->origin.home = wl->home;
 }
 
 static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct flow *f,
@@ -392,7 +392,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		return refuse(ctx, &f, wl, cgroup, EGD_R_NO_WORKLOAD, connect);
 	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
 	if (wl->flags & EGD_WL_EXEMPT) {
-		count(EGD_C_PASS_OWN);
+		count(wl->flags & EGD_WL_OUTSIDE ? EGD_C_PASS_OUTSIDE : EGD_C_PASS_OWN);
 		if (connect && st)
 			begin_anew(st);
 		note_caller(st, wl);
@@ -521,6 +521,15 @@ static __always_inline bool is_listener(const struct egd_config *cfg, const stru
 	       (st->origin.netns == cfg->netns_cookie && is_own(f->addr));
 }
 
+/* Whether the calling process is in none of the captured cgroups. */
+static __always_inline bool is_outsider(void)
+{
+	__u64 cgroup;
+	struct egd_workload *wl = find_workload(&cgroup);
+
+	return wl && (wl->flags & EGD_WL_OUTSIDE);
+}
+
 /* Answers of the DNS proxy come from one of egressd's addresses; show the server that
  * was asked. Answers of an endpoint come from what was dialled. Others are
  * remembered, so that they can be answered. */
@@ -531,6 +540,8 @@ static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 	struct flow f = {};
 	int i;
 
+	if (!st && cfg && cfg->above && is_outsider())
+		return PROCEED;
 	read_flow(ctx, v6, &f);
 	for (i = 0; cfg && st && i < EGD_DNS_SLOTS; i++) {
 		if (f.port == cfg->dns_port[i] && st->dns[i].used && is_listener(cfg, st, &f)) {

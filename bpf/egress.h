@@ -281,6 +281,27 @@ static __noinline int egress_other(struct __sk_buff *skb, struct bpf_sock *sk,
 	return drop(skb, sk, st, EGD_R_SOCKET_TYPE);
 }
 
+/* Whether a packet comes from beside what is captured: from whoever used the socket
+ * last, else from the socket's cgroup. A captured cgroup that user space has not heard
+ * of yet is known by its id here all the same, for nothing gets here without a hook
+ * that ran for the process that sends, and entered the id or refused (find_workload):
+ * connect() and sendto() for TCP and UDP, a datagram has no destination otherwise;
+ * sock_create for all others. Without one there are only the answers of listeners,
+ * which pass from captured cgroups as well. */
+static __always_inline bool is_outside(struct __sk_buff *skb, const struct egd_socket *st)
+{
+	struct egd_config *cfg = get_config();
+	struct egd_workload *wl;
+
+	if (!cfg || !cfg->above)
+		return false;
+	if (st && st->origin.home)
+		wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
+	else
+		wl = find_skb_workload(skb);
+	return wl && (wl->flags & EGD_WL_OUTSIDE);
+}
+
 /* Everything that a captured socket sends. */
 static __always_inline int egress(struct __sk_buff *skb)
 {
@@ -299,6 +320,8 @@ static __always_inline int egress(struct __sk_buff *skb)
 	type = sk->type;
 	asm volatile("" : "+r"(proto), "+r"(type));
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	if (is_outside(skb, st))
+		return 1;
 	if (type != SOCK_RAW && (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && has_options(skb))
 		return drop(skb, sk, st, EGD_R_OPTIONS);
 	if (st && st->cut)

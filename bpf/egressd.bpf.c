@@ -95,7 +95,7 @@ static __always_inline int note_other(struct bpf_sock *ctx, const struct egd_wor
 	if (!st)
 		return REFUSE;
 	st->other = 1;
-	st->origin.home = wl->cgroup;
+	st->origin.home = wl->home;
 	return PROCEED;
 }
 
@@ -189,11 +189,13 @@ int egd_tc_from(struct __sk_buff *skb)
 SEC("tc")
 int egd_tc_to(struct __sk_buff *skb)
 {
+	follow_frame(skb);
 	return to_workload(skb);
 }
 
 SEC("tc")
 int egd_tc_uplink(struct __sk_buff *skb)
 {
+	follow_frame(skb);
 	return uplink(skb);
 }

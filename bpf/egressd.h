@@ -81,6 +81,7 @@ enum egd_counter {
 	EGD_C_BY_SOCKET, /* packets of interfaces whose socket was decided about */
 	EGD_C_INBOUND,   /* connections that others opened by an interface */
 	EGD_C_CONTROL,   /* ARP, neighbour discovery, DHCP */
+	EGD_C_PASS_OUTSIDE, /* of cgroups beside the captured ones */
 	EGD_C_MAX = 64,
 };
 
@@ -120,6 +121,45 @@ enum egd_place {
 
 #define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
 #define EGD_WL_ALLOW_ANY 2 /* what no table names goes straight there */
+/* Beside what is captured, below the cgroup that the programs are attached to:
+ * exempt (EGD_WL_EXEMPT is set as well), unless it has a captured name. */
+#define EGD_WL_OUTSIDE 4
+#define EGD_WL_FOUND 8 /* entered by a program, which knew the cgroup by its name */
+
+/* No key of egd_workloads: a cgroup whose name cannot be read, or that there is no
+ * room for. */
+#define EGD_NOBODY (~0ULL)
+
+/* Where the kernel has what a cgroup's name is found by, in bytes; 0 in the first:
+ * not known, and nothing is captured by name. */
+struct egd_offsets {
+	__u32 task_cgroups;     /* task_struct.cgroups */
+	__u32 css_set_cgroup;   /* css_set.dfl_cgrp */
+	__u32 cgroup_level;     /* cgroup.level */
+	__u32 cgroup_ancestors; /* cgroup.ancestors (Linux 6.1) */
+	__u32 cgroup_node;      /* cgroup.kn */
+	__u32 node_id;          /* kernfs_node.id */
+	__u32 node_name;        /* kernfs_node.name */
+};
+
+/* egd_captured: the names of the captured cgroups, as a tree of numbered steps
+ * that begins at 0, the cgroup of egd_config.above. Names are known by a hash: two that have
+ * the same one are both captured. */
+struct egd_step_key {
+	__u64 hash;
+	__u32 from; /* the step before */
+	__u32 pad;
+};
+
+struct egd_step {
+	__u64 like; /* the key of egd_workloads of what is captured here; 0: only on the way */
+	__u32 step;
+	__u32 pad;
+};
+
+/* A name is read in pieces of 31 bytes. NAME_MAX is 255. */
+#define EGD_NAME_PIECE 32
+#define EGD_NAME_PIECES 9
 
 /* The node's configuration, one entry at key 0 of egd_config. */
 struct egd_config {
@@ -140,6 +180,9 @@ struct egd_config {
 	 * nowhere, they are refused. */
 	__u8 gate4[16];
 	__u8 gate6[16];
+	/* The id of the cgroup that the programs are attached to, if what is
+	 * captured are cgroups below it, by their names; 0: it is captured itself. */
+	__u64 above;
 };
 
 /* egd_workloads: cgroup v2 id -> the workload that its processes belong to. */
@@ -150,7 +193,9 @@ struct egd_workload {
 	__u8 flags;   /* EGD_WL_* */
 	__u16 pad;
 	__u32 pad2;
-	__u64 cgroup; /* its key */
+	/* Its key, or one that stays: what is captured by name is in here also when
+	 * the cgroup is gone, and a new one of the name has the sockets that were left. */
+	__u64 home;
 };
 
 /* egd_addrs: what an exact address opens. */
@@ -444,46 +489,6 @@ struct egd_known_key {
 	__u8 addr[16];
 };
 
-/* What an event tells. */
-enum egd_event_kind {
-	EGD_E_DECISION = 0,
-	EGD_E_CLOSE = 1,
-};
-
-/* egd_events: ring buffer of decisions and of the ends of connections that
- * went straight to their destination. */
-struct egd_event {
-	__u64 time; /* CLOCK_MONOTONIC, nanoseconds */
-	__u64 cgroup;
-	__u8 dst[16];
-	__u16 dport; /* network order */
-	__u8 family;
-	__u8 proto; /* IPPROTO_* */
-	__u8 reason; /* enum egd_reason */
-	__u8 verdict;
-	__u8 audit; /* 1: would deny, was allowed */
-	__u8 kind;  /* enum egd_event_kind */
-	__u32 workload;
-	__u32 policy;
-	__u32 pid;
-	__u32 uid;
-	char comm[16];
-	__u8 src[16];   /* of a connection that is to be ended; else zero */
-	__u8 peer[16];  /* whom it is connected to, if not dst: an endpoint, or a listener of egressd */
-	__u16 sport;    /* network order */
-	__u16 peer_port; /* network order */
-	__u16 name_len; /* of the SNI */
-	__u16 pad;
-	__u32 ifindex;  /* of the interface that it came by; 0: from a socket here */
-	__u32 pad2;
-	__u64 cookie;   /* of the socket */
-	__u64 sent;     /* EGD_E_CLOSE: payload bytes */
-	__u64 received;
-	__u64 opened;   /* EGD_E_CLOSE: time of the connect */
-	__u64 netns;    /* cookie of the socket's network namespace; 0: not said */
-	__u8 name[EGD_MAX_NAME];
-};
-
 /* The mark of packets that are given to egressd's sockets; an ip rule for it
  * makes them local. It exempts from nothing: who forges it talks to nobody. */
 #define EGD_MARK 0x65676401
@@ -565,5 +570,7 @@ struct egd_flow_bytes {
 	__u32 busy; /* a CPU is at work on the flow's hello */
 	__u8 data[EGD_MAX_KEPT + 64]; /* room for the last step */
 };
+
+#include "events.h"
 
 #endif

@@ -55,6 +55,7 @@ type EgressdEgdConfig struct {
 	Ring        uint32
 	Gate4       [16]uint8
 	Gate6       [16]uint8
+	Above       uint64
 }
 
 type EgressdEgdCounter uint32
@@ -72,6 +73,7 @@ const (
 	EgressdEgdCounterEGD_C_BY_SOCKET     EgressdEgdCounter = 41
 	EgressdEgdCounterEGD_C_INBOUND       EgressdEgdCounter = 42
 	EgressdEgdCounterEGD_C_CONTROL       EgressdEgdCounter = 43
+	EgressdEgdCounterEGD_C_PASS_OUTSIDE  EgressdEgdCounter = 44
 	EgressdEgdCounterEGD_C_MAX           EgressdEgdCounter = 64
 )
 
@@ -251,6 +253,17 @@ type EgressdEgdNameKey struct {
 	Name   [256]uint8
 }
 
+type EgressdEgdOffsets struct {
+	_               structs.HostLayout
+	TaskCgroups     uint32
+	CssSetCgroup    uint32
+	CgroupLevel     uint32
+	CgroupAncestors uint32
+	CgroupNode      uint32
+	NodeId          uint32
+	NodeName        uint32
+}
+
 type EgressdEgdOrigin struct {
 	_        structs.HostLayout
 	Created  uint64
@@ -416,6 +429,20 @@ type EgressdEgdSocket struct {
 	Reserved   [32]uint8
 }
 
+type EgressdEgdStep struct {
+	_    structs.HostLayout
+	Like uint64
+	Step uint32
+	Pad  uint32
+}
+
+type EgressdEgdStepKey struct {
+	_    structs.HostLayout
+	Hash uint64
+	From uint32
+	Pad  uint32
+}
+
 type EgressdEgdUsage struct {
 	_       structs.HostLayout
 	Origins int64
@@ -448,7 +475,7 @@ type EgressdEgdWorkload struct {
 	Flags  uint8
 	Pad    uint16
 	Pad2   uint32
-	Cgroup uint64
+	Home   uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -456,6 +483,8 @@ type EgressdEgdWorkload struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	EgressdMapEgdAddrs        = "egd_addrs"
+	EgressdMapEgdBeside       = "egd_beside"
+	EgressdMapEgdCaptured     = "egd_captured"
 	EgressdMapEgdCidrs        = "egd_cidrs"
 	EgressdMapEgdConfig       = "egd_config"
 	EgressdMapEgdCounters     = "egd_counters"
@@ -507,6 +536,7 @@ const (
 	EgressdVarEgdKeepReason   = "egd_keep_reason"
 	EgressdVarEgdKeepVerdict  = "egd_keep_verdict"
 	EgressdVarEgdKeepWay      = "egd_keep_way"
+	EgressdVarEgdOffsets      = "egd_offsets"
 )
 
 // LoadEgressd returns the embedded CollectionSpec for Egressd.
@@ -576,6 +606,8 @@ type EgressdProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type EgressdMapSpecs struct {
 	EgdAddrs     *ebpf.MapSpec `ebpf:"egd_addrs"`
+	EgdBeside    *ebpf.MapSpec `ebpf:"egd_beside"`
+	EgdCaptured  *ebpf.MapSpec `ebpf:"egd_captured"`
 	EgdCidrs     *ebpf.MapSpec `ebpf:"egd_cidrs"`
 	EgdConfig    *ebpf.MapSpec `ebpf:"egd_config"`
 	EgdCounters  *ebpf.MapSpec `ebpf:"egd_counters"`
@@ -615,6 +647,7 @@ type EgressdVariableSpecs struct {
 	EgdKeepReason   *ebpf.VariableSpec `ebpf:"egd_keep_reason"`
 	EgdKeepVerdict  *ebpf.VariableSpec `ebpf:"egd_keep_verdict"`
 	EgdKeepWay      *ebpf.VariableSpec `ebpf:"egd_keep_way"`
+	EgdOffsets      *ebpf.VariableSpec `ebpf:"egd_offsets"`
 }
 
 // EgressdObjects contains all objects after they have been loaded into the kernel.
@@ -638,6 +671,8 @@ func (o *EgressdObjects) Close() error {
 // It can be passed to LoadEgressdObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EgressdMaps struct {
 	EgdAddrs     *ebpf.Map `ebpf:"egd_addrs"`
+	EgdBeside    *ebpf.Map `ebpf:"egd_beside"`
+	EgdCaptured  *ebpf.Map `ebpf:"egd_captured"`
 	EgdCidrs     *ebpf.Map `ebpf:"egd_cidrs"`
 	EgdConfig    *ebpf.Map `ebpf:"egd_config"`
 	EgdCounters  *ebpf.Map `ebpf:"egd_counters"`
@@ -668,6 +703,8 @@ type EgressdMaps struct {
 func (m *EgressdMaps) Close() error {
 	return _EgressdClose(
 		m.EgdAddrs,
+		m.EgdBeside,
+		m.EgdCaptured,
 		m.EgdCidrs,
 		m.EgdConfig,
 		m.EgdCounters,
@@ -708,6 +745,7 @@ type EgressdVariables struct {
 	EgdKeepReason   *ebpf.Variable `ebpf:"egd_keep_reason"`
 	EgdKeepVerdict  *ebpf.Variable `ebpf:"egd_keep_verdict"`
 	EgdKeepWay      *ebpf.Variable `ebpf:"egd_keep_way"`
+	EgdOffsets      *ebpf.Variable `ebpf:"egd_offsets"`
 }
 
 // EgressdPrograms contains all programs after they have been loaded into the kernel.

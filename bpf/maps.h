@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Every map of egressd. Owner and lifetime of each: docs/ARCHITECTURE.md.
  * Names are egd_* and at most 15 characters, so that bpftool shows whose they
- * are. Only egd_peers is an LRU: elsewhere an entry that vanishes by itself would be a wrong
- * answer; a full map is a denial that is counted. */
+ * are. Only egd_peers and egd_beside are LRUs: elsewhere an entry that vanishes by itself would
+ * be a wrong answer; a full map is a denial that is counted. */
 #ifndef EGRESSD_MAPS_H
 #define EGRESSD_MAPS_H
 
@@ -16,7 +16,8 @@ struct {
 	__type(value, struct egd_config);
 } egd_config SEC(".maps");
 
-/* cgroup id -> workload. Written by the loader. */
+/* cgroup id -> workload. Written by the loader, and for cgroups that were made a
+ * moment ago by egd_follow. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -24,6 +25,25 @@ struct {
 	__type(key, __u64);
 	__type(value, struct egd_workload);
 } egd_workloads SEC(".maps");
+
+/* The names of captured cgroups. Written by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct egd_step_key);
+	__type(value, struct egd_step);
+} egd_captured SEC(".maps");
+
+/* Ids of cgroups that are beside what is captured by name, which spares reading their
+ * names. Written by egd_follow and the loader. An id is never given to another cgroup; what
+ * is not in here is looked at again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, __u32);
+} egd_beside SEC(".maps");
 
 /* What exact addresses open. Written by the loader. */
 struct {

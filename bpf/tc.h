@@ -313,6 +313,20 @@ static __always_inline void from_port_53(struct __sk_buff *skb, const struct pac
 	bpf_skb_store_bytes(skb, p->l4, &port, 2, 0);
 }
 
+/* No hook sees a packet socket being made in a cgroup that is known by its name;
+ * its owner is at work now. For uplink, which has no room on the stack. */
+static __always_inline void follow_frame(struct __sk_buff *skb)
+{
+	struct egd_config *cfg = get_config();
+	struct bpf_sock *sk = skb->sk;
+
+	if (!cfg || !cfg->above || !sk || skb->ingress_ifindex)
+		return;
+	sk = bpf_sk_fullsock(sk);
+	if (sk && sk->family == AF_PACKET)
+		egd_follow();
+}
+
 /* What leaves by an interface: hooks of sockets have decided about
  * packets of the node's own sockets, the workload's interface about what was
  * forwarded. What is left are frames of packet sockets of this node. */

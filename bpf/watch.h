@@ -314,7 +314,7 @@ static __always_inline bool still_allowed(struct __sk_buff *skb, struct bpf_sock
 		f.proto = IPPROTO_UDP;
 	wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
 	if (!wl)
-		wl = find_skb_workload(skb);
+		wl = find_around(skb);
 	if (!wl)
 		return false;
 	st->origin.policy = wl->policy;

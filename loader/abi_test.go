@@ -42,7 +42,7 @@ func TestEnums(t *testing.T) {
 			t.Errorf("reason %d of the kernel has no counter name", r)
 		}
 	}
-	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c <= bpf.EgressdEgdCounterEGD_C_CONTROL; c++ {
+	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c <= bpf.EgressdEgdCounterEGD_C_PASS_OUTSIDE; c++ {
 		if counterNames[uint32(c)] == "" {
 			t.Errorf("counter %d of the kernel has no name", c)
 		}
@@ -53,8 +53,10 @@ func TestEnums(t *testing.T) {
 // makes the tables anew at the next start; TestKept has what must not change.
 func TestSizes(t *testing.T) {
 	for name, c := range map[string]struct{ got, want uintptr }{
-		"egd_config":       {unsafe.Sizeof(bpf.EgressdEgdConfig{}), 80},
+		"egd_config":       {unsafe.Sizeof(bpf.EgressdEgdConfig{}), 88},
 		"egd_workload":     {unsafe.Sizeof(bpf.EgressdEgdWorkload{}), 24},
+		"egd_step_key":     {unsafe.Sizeof(bpf.EgressdEgdStepKey{}), 16},
+		"egd_step":         {unsafe.Sizeof(bpf.EgressdEgdStep{}), 16},
 		"egd_addr_key":     {unsafe.Sizeof(bpf.EgressdEgdAddrKey{}), 24},
 		"egd_addr_val":     {unsafe.Sizeof(bpf.EgressdEgdAddrVal{}), 8},
 		"egd_cidr_key":     {unsafe.Sizeof(bpf.EgressdEgdCidrKey{}), 28},

@@ -31,7 +31,7 @@ var kept = []string{"egd_sockets", "egd_hellos", "egd_recent", "egd_rewrites", "
 // the programs publish in its numbers.
 var renewed = [...][]string{
 	policyTables: {
-		"egd_config", "egd_workloads", "egd_addrs", "egd_known", "egd_cidrs",
+		"egd_config", "egd_workloads", "egd_captured", "egd_beside", "egd_addrs", "egd_known", "egd_cidrs",
 		"egd_endpoints", "egd_names", "egd_ifaces", "egd_origins", "egd_usage", "egd_listeners",
 		"egd_own", "egd_devices",
 	},

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -53,7 +54,8 @@ const linkPrefix = "link_"
 // Attach attaches every program to the cgroup at path and pins the links. A
 // link that is pinned already is kept and its program replaced atomically. The
 // tables must be full: the first program that is replaced goes by them. Then
-// what another version left is removed.
+// what another version left is removed. Attaching again, when the cgroup was made
+// anew, leaves the one before.
 func (d *Datapath) Attach(path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -66,12 +68,12 @@ func (d *Datapath) Attach(path string) error {
 // attach is Attach for some of the programs.
 func (d *Datapath) attach(path string, hooks []hook) error {
 	for _, h := range hooks {
-		if d.links[h.name] != nil {
-			return fmt.Errorf("%s is attached already", h.name)
-		}
 		l, err := d.attachOne(path, h)
 		if err != nil {
 			return fmt.Errorf("attach %s to cgroup %s: %w", h.name, path, err)
+		}
+		if before := d.links[h.name]; before != nil {
+			before.Close() // its pin is gone, and with this the link
 		}
 		d.links[h.name] = l
 	}
@@ -125,7 +127,8 @@ func (d *Datapath) Attached() map[string]uint32 {
 	defer d.mu.Unlock()
 	ids := map[string]uint32{}
 	for name, l := range d.links {
-		if info, err := l.Info(); err == nil {
+		// One whose cgroup is gone is attached to nothing.
+		if info, err := l.Info(); err == nil && info.Cgroup() != nil && info.Cgroup().CgroupId != 0 {
 			ids[name] = uint32(info.Program)
 		}
 	}
@@ -154,12 +157,20 @@ type Workload struct {
 	// AllowAny lets what no rule names go straight there
 	// (policy.Policy.AllowsUnknown).
 	AllowAny bool
+	// Outside is for the cgroup that the programs are attached to when it is
+	// captured only in parts (Follow): all else below it is free.
+	Outside bool
+	// Home is the key that sockets remember the workload by, if it is another
+	// than the cgroup's id (NamedKey).
+	Home uint64
 }
 
 // Flags of enum EGD_WL_*.
 const (
 	workloadExempt   = 1
 	workloadAllowAny = 2
+	workloadOutside  = 4
+	workloadFound    = 8
 )
 
 // SetWorkload says which workload the processes of a cgroup subtree are.
@@ -175,34 +186,51 @@ func (d *Datapath) SetWorkload(cgroup uint64, w Workload) error {
 }
 
 func kernelWorkload(cgroup uint64, w Workload) bpf.EgressdEgdWorkload {
-	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode), Cgroup: cgroup}
+	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode), Home: cmp.Or(w.Home, cgroup)}
 	if w.Exempt {
 		v.Flags |= workloadExempt
 	}
 	if w.AllowAny {
 		v.Flags |= workloadAllowAny
 	}
+	if w.Outside {
+		v.Flags |= workloadExempt | workloadOutside
+	}
 	return v
 }
 
 // SetWorkloads makes w the only workloads: those of an earlier run that are
-// not in it are removed, after the new ones are in place.
+// not in it are removed, after the new ones are in place. What stays is what
+// Follow says, and cgroups that a program has just entered by their names.
 func (d *Datapath) SetWorkloads(w map[uint64]Workload) error {
 	for id, one := range w {
 		if err := d.SetWorkload(id, one); err != nil {
 			return err
 		}
 	}
+	return d.dropStale(func(id uint64, flags uint8) bool {
+		// The caller may have looked for cgroups before this one was made.
+		_, ok := w[id]
+		return !ok && (flags&workloadFound == 0 || cgroup.Gone(id))
+	})
+}
+
+// DropGone removes what programs entered by name and is gone.
+func (d *Datapath) DropGone(w map[uint64]Workload) error {
+	return d.dropStale(func(id uint64, flags uint8) bool {
+		_, ok := w[id]
+		return !ok && flags&workloadFound != 0 && cgroup.Gone(id)
+	})
+}
+
+func (d *Datapath) dropStale(is func(id uint64, flags uint8) bool) error {
 	var stale []uint64
-	var id uint64
-	var v bpf.EgressdEgdWorkload
-	it := d.objs.EgdWorkloads.Iterate()
-	for it.Next(&id, &v) {
-		if _, ok := w[id]; !ok {
+	err := eachWorkload(d.objs.EgdWorkloads, func(id uint64, flags uint8) {
+		if is(id, flags) {
 			stale = append(stale, id)
 		}
-	}
-	if err := it.Err(); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("read egd_workloads: %w", err)
 	}
 	for _, id := range stale {

@@ -40,6 +40,8 @@ type Options struct {
 	// be used: a start numbers policies and workloads as it finds them, and
 	// until the programs are replaced the old ones go by the old numbers.
 	Renew bool
+	// ByName lets cgroups be captured by their names (Follow), if CanFollow.
+	ByName bool
 }
 
 // Datapath is the loaded kernel side. Its methods are safe for concurrent use.
@@ -49,6 +51,7 @@ type Datapath struct {
 	// adopted says that the programs were attached already at Open, and
 	// adoptedFlows that the flows of interfaces were taken over.
 	adopted, adoptedFlows bool
+	earlier               Earlier
 	// waiting are the maps that Attach will pin over older ones.
 	waiting map[string]bool
 
@@ -89,6 +92,11 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
 	change(spec)
+	if o.ByName {
+		if err := tellOffsets(spec); err != nil {
+			return nil, fmt.Errorf("capture by name: %w", err)
+		}
+	}
 	t, err := lookAround(o, spec)
 	if err != nil {
 		return nil, err
@@ -103,8 +111,12 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	}
 	// Maps, and links but the last, are what a start that failed leaves.
 	hooks := d.hooks()
-	_, err = os.Stat(filepath.Join(o.PinDir, linkPrefix+hooks[len(hooks)-1].name))
+	last := linkPrefix + hooks[len(hooks)-1].name
+	_, err = os.Stat(filepath.Join(o.PinDir, last))
 	d.adopted = err == nil
+	if d.earlier, err = readEarlier(o.PinDir, last); err != nil {
+		return nil, err
+	}
 	d.adoptedFlows = d.adopted && t.has(flowTables)
 	err = spec.LoadAndAssign(&d.objs, &ebpf.CollectionOptions{MapReplacements: t.old})
 	if err != nil {
@@ -146,7 +158,7 @@ func (d *Datapath) start(t *takeover) error {
 	return nil
 }
 
-// Adopted says whether Open found programs at work, which saw every connection.
+// Adopted says whether Open found programs at work; what they saw: Earlier.
 func (d *Datapath) Adopted() bool { return d.adopted }
 
 // AdoptedFlows says whether they saw those of interfaces as well, and what they
@@ -158,6 +170,8 @@ func (d *Datapath) AdoptedFlows() bool { return d.adoptedFlows }
 func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		"egd_addrs":      m.EgdAddrs,
+		"egd_beside":     m.EgdBeside,
+		"egd_captured":   m.EgdCaptured,
 		"egd_cidrs":      m.EgdCidrs,
 		"egd_config":     m.EgdConfig,
 		"egd_devices":    m.EgdDevices,

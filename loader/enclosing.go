@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
-	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
 )
 
@@ -80,24 +78,12 @@ func attachedTo(dir string, named map[uint64]bool) (bool, error) {
 // workloadsOf adds the cgroups in the table of workloads that a program has.
 func workloadsOf(program ebpf.ProgramID, named map[uint64]bool) error {
 	return eachTable(program, map[ebpf.MapID]bool{}, func(m *ebpf.Map) error {
-		return eachWorkload(m, func(cgroup uint64, _ uint8) { named[cgroup] = true })
+		return eachWorkload(m, func(cgroup uint64, flags uint8) {
+			if flags&workloadOutside == 0 {
+				named[cgroup] = true
+			}
+		})
 	})
-}
-
-// flagsAt is the place of the flags in struct egd_workload, in every version.
-const flagsAt = int(unsafe.Offsetof(bpf.EgressdEgdWorkload{}.Flags))
-
-// eachWorkload goes through a table of workloads, of whatever version.
-func eachWorkload(m *ebpf.Map, f func(cgroup uint64, flags uint8)) error {
-	var key uint64
-	raw := make([]byte, m.ValueSize()) // another version's may be longer
-	it := m.Iterate()
-	for it.Next(&key, &raw) {
-		if len(raw) > flagsAt {
-			f(key, raw[flagsAt])
-		}
-	}
-	return it.Err()
 }
 
 // eachTable calls f with the table of workloads that a program has, unless it

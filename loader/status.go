@@ -46,6 +46,7 @@ var counterNames = map[uint32]string{
 	uint32(bpf.EgressdEgdCounterEGD_C_REPLY):         "pass/reply",
 	uint32(bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK): "pass/loopback",
 	uint32(bpf.EgressdEgdCounterEGD_C_PASS_OWN):      "pass/exempt",
+	uint32(bpf.EgressdEgdCounterEGD_C_PASS_OUTSIDE):  "pass/outside",
 	uint32(bpf.EgressdEgdCounterEGD_C_DIRECT):        "pass/direct",
 	uint32(bpf.EgressdEgdCounterEGD_C_PROXY):         "redirect/proxy",
 	uint32(bpf.EgressdEgdCounterEGD_C_DNS):           "redirect/dns",

@@ -184,6 +184,12 @@ func printStatus(w io.Writer, s agent.Status) {
 		fmt.Fprintf(tw, "%s\t%s\n", k, quote.Line(fmt.Sprintf(format, args...)))
 	}
 	row("egressd", "%s, pid %d, since %s, ready: %t", s.Version, s.PID, s.Started.Local().Format("2006-01-02 15:04:05"), s.Ready)
+	for _, dir := range sortedKeys(s.Capture.Cgroups) {
+		row("captured", "%s%s", dir, presence(s.Capture, dir))
+	}
+	if s.Capture.Error != "" {
+		row("NOT HELD", "%s", s.Capture.Error)
+	}
 	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
 		s.Policy.Loaded.Local().Format("15:04:05"), s.Policy.Services, s.Policy.VirtualServices, s.Policy.Gateways)
 	if s.Policy.Error != "" {
@@ -234,6 +240,19 @@ func printStatus(w io.Writer, s agent.Status) {
 			row("missing", "%s: %s", name, s.Features[name])
 		}
 	}
+}
+
+// presence says how a captured cgroup is there.
+func presence(c agent.CaptureStatus, dir string) string {
+	switch {
+	case c.Cgroups[dir] && c.ByName:
+		return ", by its name below " + c.Attached
+	case c.Cgroups[dir]:
+		return ""
+	case c.Held:
+		return ", by its name below " + c.Attached + "; not there now"
+	}
+	return "; not there now"
 }
 
 func sortedKeys[V any](m map[string]V) []string {

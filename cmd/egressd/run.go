@@ -25,8 +25,8 @@ import (
 
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
-	var cgroupPath, gateway, interfaces, services string
-	var workloads []string
+	var gateway, interfaces, services string
+	var cgroups, units, workloads []string
 	var drain time.Duration
 	var delegated, volatilePins bool
 	var status, health string
@@ -37,6 +37,13 @@ func runCommand(e env) *cobra.Command {
 serves until it gets SIGTERM or SIGINT. Policy files are watched; a change is
 in force within a second, a file with errors changes nothing. SIGHUP reads them
 again.
+
+--unit and --cgroup name what is captured, which need not be there yet. What goes
+and comes back (a unit that is restarted, a container that is made anew) is under
+the policy from its first instruction on, whether the daemon runs or not. That
+takes programs at the outermost cgroup around it, such as system.slice; what is
+beside it there stays free. An outermost cgroup itself that goes is captured again
+as soon as it is back; until then egressd is not ready.
 
 When the daemon ends, the kernel goes on with the last policy: proxied
 connections and DNS are refused until it is back. "egressd unload" opens.
@@ -51,6 +58,7 @@ last two can be put elsewhere. If somebody else has 15001 or 15053, others are
 taken.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
+  sudo egressd run --config policy/ --unit build.service
   sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
   sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
 		Args: usageArgs(cobra.NoArgs),
@@ -65,16 +73,14 @@ taken.`,
 			// Workloads are objects like all others; that they describe the
 			// node is why they have a flag of their own.
 			o.Config = append(slices.Clone(o.Config), workloads...)
-			if o.Cgroup = cgroupPath; o.Cgroup == "" {
-				if o.Cgroup, err = cgroup.Root(); err != nil {
-					return err
-				}
-			}
-			if o.Guard, err = guardChoice(interfaces, o.Cgroup); err != nil {
+			if o.Cgroups, err = toCapture(cmd.Context(), cgroups, units); err != nil {
 				return err
 			}
-			whole, err := wholeNode(o.Cgroup)
+			whole, err := wholeNode(o.Cgroups)
 			if err != nil {
+				return err
+			}
+			if o.Guard, err = guardChoice(interfaces, whole); err != nil {
 				return err
 			}
 			if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
@@ -109,7 +115,8 @@ taken.`,
 		},
 	}
 	f.register(cmd, "info")
-	cmd.Flags().StringVar(&cgroupPath, "cgroup", "", "capture what is below this cgroup v2 directory (default: the whole node)")
+	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which may come later (default: the whole node); may be given several times")
+	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")
 	cmd.Flags().BoolVar(&volatilePins, "volatile-pins", false, "enforce although the bpf filesystem ends with egressd (a container's or unit's own): all traffic is open when it is killed")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
@@ -133,22 +140,41 @@ func outlive(signals ...os.Signal) (stop func()) {
 
 // guardChoice reads --interfaces. With auto, what is behind veths and taps is
 // under policy only when everything on the node is.
-func guardChoice(flag, captured string) (link.Choice, error) {
+func guardChoice(flag string, whole bool) (link.Choice, error) {
 	c, err := link.ParseChoice(flag)
 	if err != nil {
 		return c, usageError{fmt.Errorf("--interfaces: %w", err)}
 	}
-	whole, err := wholeNode(captured)
 	if c.Auto && !whole {
 		c = link.UplinksOnly
 	}
-	return c, err
+	return c, nil
+}
+
+// toCapture lists the cgroups that the flags name: without any it is the whole node.
+func toCapture(ctx context.Context, cgroups, units []string) ([]string, error) {
+	root, err := cgroup.Root()
+	if err != nil {
+		return nil, err
+	}
+	dirs := slices.Clone(cgroups)
+	for _, unit := range units {
+		path, err := cgroup.Unit(unit, func(name string) map[string]string { return cgroup.AskSystemd(ctx, name) })
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--unit: %w", err)}
+		}
+		dirs = append(dirs, filepath.Join(root, path))
+	}
+	if len(dirs) == 0 {
+		dirs = []string{root}
+	}
+	return dirs, nil
 }
 
 // wholeNode says whether what is captured is everything.
-func wholeNode(captured string) (bool, error) {
+func wholeNode(captured []string) (bool, error) {
 	root, err := cgroup.Root()
-	return err == nil && sameFile(root, captured), err
+	return err == nil && slices.ContainsFunc(captured, func(dir string) bool { return sameFile(root, dir) }), err
 }
 
 func sameFile(a, b string) bool {

@@ -48,7 +48,9 @@ egressd from the kernel. Commands that "egressd exec" still runs are freed, too.
 			if err = errors.Join(err, agent.RemoveGates(), agent.RemoveState(stateDir)); err != nil {
 				return err
 			}
-			agent.RemoveOwnCgroup(captured)
+			for _, dir := range captured {
+				agent.RemoveOwnCgroup(dir)
+			}
 			what := "nothing of egressd was left in the kernel"
 			if removed > 0 || stopped {
 				what = "nothing of egressd is left in the kernel"
@@ -61,20 +63,20 @@ egressd from the kernel. Commands that "egressd exec" still runs are freed, too.
 	return cmd
 }
 
-// capturedBy asks the daemon which cgroup it captures. When it can't say it is
+// capturedBy asks the daemon which cgroups it captures. When it can't say it is
 // taken to be the default, the whole node.
-func capturedBy(ctx context.Context, stateDir string) string {
+func capturedBy(ctx context.Context, stateDir string) []string {
 	root, _ := cgroup.Root() // without one there is nothing to remove
 	body, err := ask(ctx, stateDir, http.MethodGet, agent.PathStatus, nil)
 	if err != nil {
-		return root
+		return []string{root}
 	}
 	defer body.Close()
 	var s agent.Status
 	if err := json.NewDecoder(body).Decode(&s); err != nil || len(s.Workloads) == 0 {
-		return root
+		return []string{root}
 	}
-	return s.Workloads[0].Cgroup
+	return s.Workloads[0].Cgroups
 }
 
 // removePins removes the pins of the daemon and of every exec.

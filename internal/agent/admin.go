@@ -89,8 +89,8 @@ func (a *Agent) readyHandler() http.Handler {
 }
 
 func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
-	if !a.status.isReady() {
-		http.Error(w, "not ready", http.StatusServiceUnavailable)
+	if err := a.status.notReady(); err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	fmt.Fprintln(w, "ready")

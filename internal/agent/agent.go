@@ -54,10 +54,13 @@ type Agent struct {
 	config    *configuration
 	guards    guards
 	took      Took // by reading the first policy
+	capture   *capture
 	workloads *workloads
-	surfaces  surfaces
-	pins      pins
-	life      life
+	// attached says that this run attached the programs once.
+	attached bool
+	surfaces surfaces
+	pins     pins
+	life     life
 	// dropped counts the followers of events that did not read.
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
@@ -89,6 +92,12 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	}
 	a.devices = newDeviceListeners(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
+	if a.capture, err = newCapture(o, loader.CanFollow); err != nil {
+		return nil, err
+	}
+	for _, dir := range a.capture.named {
+		o.warnDelegated(dir)
+	}
 	a.recorder = &recorder{events: a.events, folder: flow.NewFolder(), log: o.Log}
 	a.status = newStatus(a)
 	defer func() {
@@ -106,7 +115,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.preparePins(); err != nil {
 		return nil, err
 	}
-	own, err := exemptOwn([]string{o.Cgroup}, o.PinDir)
+	own, err := exemptOwn(a.capture.named, o.PinDir)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +123,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true}); err != nil {
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, ByName: a.capture.byName}); err != nil {
 		return nil, err
 	}
 	for name, state := range loader.Features() {
@@ -238,7 +247,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	if ctx.Err() == nil {
-		if err := a.capture(); err != nil {
+		if err := a.begin(); err != nil {
 			cancel(err)
 		} else {
 			a.status.setReady(true)
@@ -301,8 +310,9 @@ func (a *Agent) stop() {
 	}
 }
 
-// capture attaches the programs. From here on the workload is under policy.
-func (a *Agent) capture() error {
+// begin attaches the programs. From here on the workload is under policy. That
+// there is nothing yet to attach them to is no error.
+func (a *Agent) begin() error {
 	if err := a.bind(a.current.p.Load()); err != nil {
 		return err
 	}
@@ -310,13 +320,17 @@ func (a *Agent) capture() error {
 	if err := a.datapath.SetReady(true); err != nil {
 		return err
 	}
-	if err := a.datapath.Attach(a.opts.Cgroup); err != nil {
+	fresh, err := a.hold()
+	if err != nil && !errors.Is(err, errNotThere) {
 		return err
 	}
 	if err := a.guardInterfaces(); err != nil {
 		return err
 	}
-	a.endEarlier()
+	if fresh {
+		a.endEarlier()
+		a.tellFreed()
+	}
 	return nil
 }
 

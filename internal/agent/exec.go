@@ -58,7 +58,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 	}
 	defer func() { err = errors.Join(err, cg.Close()) }()
 	id := "exec-" + strconv.Itoa(os.Getpid())
-	o.Cgroup = cg.Path()
+	o.Cgroups = []string{cg.Path()}
 	o.Workload = "exec/" + filepath.Base(o.Command[0])
 	o.StateDir = filepath.Join(o.StateRoot, id)
 	o.PinDir = filepath.Join(o.PinRoot, id)

@@ -3,8 +3,10 @@
 package agent
 
 import (
+	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/egressd/egressd/internal/cgroup"
@@ -14,7 +16,15 @@ import (
 )
 
 // captured lists the processes of the workload.
-func (a *Agent) captured() ([]int, error) { return cgroup.AllProcs(a.opts.Cgroup) }
+func (a *Agent) captured() ([]int, error) {
+	var all []int
+	var errs []error
+	for _, dir := range a.capture.named {
+		pids, err := cgroup.AllProcs(dir)
+		all, errs = append(all, pids...), append(errs, err)
+	}
+	return all, errors.Join(errs...)
+}
 
 // liveAddresses lists the addresses that open connections go to, in every
 // network namespace that a captured process is in.
@@ -26,23 +36,44 @@ func (a *Agent) liveAddresses() (map[netip.Addr]bool, error) {
 	return a.datapath.LiveAddresses(pids)
 }
 
-// endEarlier deals with the connections that were open before the workload
-// was captured: the hooks of connect() never saw them. What others opened to
+// endEarlier deals with the connections that were open before the programs were
+// attached: the hooks of connect() never saw them. What others opened to
 // the node stays, and so does what the address alone allows; the rest, of
 // which no name can be known any more, is ended, and its owner opens it anew
 // under the policy. In audit mode it is only said.
 //
-// After a restart there is nothing to do: the pinned programs saw everything.
+// After a restart there is mostly nothing to do: the pinned programs saw
+// everything in the cgroups that they were over. Those that were made or named
+// since are others.
 func (a *Agent) endEarlier() {
-	if a.datapath.Adopted() {
+	saw := func([]uint64) bool { return false }
+	if !a.attached {
+		saw = a.datapath.Earlier().Saw
+	}
+	a.attached = true
+	unseen := a.unseen(saw)
+	if len(unseen) == 0 {
 		return
 	}
-	captured := a.workloads.byCgroup()
-	pids, err := a.captured()
-	if err != nil {
-		a.log.Warn("captured processes could not be listed", "error", err)
+	captured := map[uint64]workload{}
+	var pids []int
+	for dir, w := range unseen {
+		id, err := cgroup.ID(dir)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		captured[id] = w
 	}
-	a.cutOthers()
+	whose := a.workloads.byProcess()
+	delete(whose, os.Getpid()) // whose cgroup is its own
+	for dir := range unseen {
+		inside, err := cgroup.Pids(dir)
+		if err != nil {
+			continue
+		}
+		pids = append(pids, inside...)
+	}
+	a.cutOthers(whose, pids)
 	open, err := loader.OpenSockets(pids)
 	if err != nil {
 		a.log.Error("connections that were open before could not be checked; they go on until they end", "error", err)
@@ -55,14 +86,45 @@ func (a *Agent) endEarlier() {
 	}
 }
 
-// cutOthers silences raw and ping sockets and the like, which are refused at
-// birth, when they are older than that.
-func (a *Agent) cutOthers() {
-	whose := a.workloads.byProcess()
-	delete(whose, os.Getpid()) // whose cgroup is its own
+// unseen are the captured directories whose connections the programs that were at
+// work before did not all see.
+func (a *Agent) unseen(saw func(ids []uint64) bool) map[string]workload {
+	out := map[string]workload{}
+	a.workloads.each(func(top string, w workload) {
+		above, err := cgroup.IDsUpwards(filepath.Dir(top))
+		if err != nil {
+			above = nil // what is captured is the root itself
+		}
+		err = cgroup.Walk(top, above, func(dir string, ids []uint64) {
+			delete(out, dir) // of a workload around this one
+			if !saw(ids) {
+				out[dir] = w
+			}
+		})
+		if err != nil {
+			a.log.Warn("captured cgroups could not all be listed", "error", err)
+		}
+	})
+	return out
+}
+
+// tellFreed says which cgroups an earlier run had captured and this one has not.
+func (a *Agent) tellFreed() {
+	for _, id := range a.datapath.Earlier().Captured() {
+		if dir := cgroup.PathOf(id); dir != "" && !a.capture.holds(dir) {
+			a.log.Warn("a cgroup that egressd had captured before this start is free now, because it is not among those to capture any more", "cgroup", dir)
+		}
+	}
+}
+
+// cutOthers silences raw and ping sockets and the like of some processes, which are
+// refused at birth, when they are older than that.
+func (a *Agent) cutOthers(whose map[int]workload, pids []int) {
 	byMode := map[policy.Mode][]int{}
-	for pid, w := range whose {
-		byMode[w.Mode] = append(byMode[w.Mode], pid)
+	for _, pid := range pids {
+		if w, ok := whose[pid]; ok {
+			byMode[w.Mode] = append(byMode[w.Mode], pid)
+		}
 	}
 	for _, mode := range []policy.Mode{policy.Enforce, policy.Audit} {
 		found, err := a.datapath.CutOthers(byMode[mode], mode == policy.Audit)

@@ -13,20 +13,18 @@ import (
 
 // checkHeld refuses to capture a cgroup that its processes can leave without
 // root's help, unless that is wanted.
-func (o *Options) checkHeld() error {
-	err := cgroup.Held(o.Cgroup)
+func (o *Options) checkHeld(dir string) error {
+	err := cgroup.Held(dir)
 	loose := (*cgroup.LooseError)(nil)
 	if !errors.As(err, &loose) {
 		return err
 	}
 	if o.Delegated {
-		o.Log.Warn("the captured cgroup is part of a delegated tree; whoever owns that can move processes out of it, and they are free then",
-			"cgroup", o.Cgroup, "delegated", loose.Cgroup, "uid", loose.UID)
 		return nil
 	}
 	return fmt.Errorf("%s does not hold its processes: %w, so they can be moved out of it, where no policy is; "+
 		"capture %s as a whole, or give it back to root (chown -R root, and no Delegate= with User= in its systemd unit); "+
-		"--delegated-cgroup captures it all the same", o.Cgroup, loose, loose.Cgroup)
+		"--delegated-cgroup captures it all the same", dir, loose, loose.Cgroup)
 }
 
 // execPlace finds the cgroup to make the command's in. It must be one that is
@@ -54,6 +52,15 @@ func execPlace() (string, error) {
 	}
 	return "", fmt.Errorf("no cgroup holds a command and is under the policy that exec is under, which begins at %s: %w; "+
 		"run exec from a cgroup of root, or let that policy begin above %s", policy, loose, loose.Cgroup)
+}
+
+// warnDelegated says what it means that a delegated cgroup is captured.
+func (o *Options) warnDelegated(dir string) {
+	loose := (*cgroup.LooseError)(nil)
+	if errors.As(cgroup.Held(dir), &loose) {
+		o.Log.Warn("the captured cgroup is part of a delegated tree; whoever owns that can move processes out of it, and they are free then",
+			"cgroup", dir, "delegated", loose.Cgroup, "uid", loose.UID)
+	}
 }
 
 // laxer says whether less is denied in mode m than in mode than.

@@ -48,7 +48,7 @@ func withoutDaemon(pins string) string {
 
 func (a *Agent) sayStart() {
 	if a.opts.Interfaces {
-		a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroup", a.opts.Cgroup,
+		a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroups", a.capture.named,
 			"traffic", "until it is ready, "+withoutDaemon(a.opts.PinDir))
 	}
 }
@@ -64,7 +64,7 @@ func (a *Agent) sayReady() {
 	if a.opts.Mode == policy.Audit {
 		traffic = "denials are logged and let pass, except for workloads whose own mode is enforce"
 	}
-	a.log.Info("ready", "cgroup", a.opts.Cgroup, "mode", a.opts.Mode.String(),
+	a.log.Info("ready", "cgroups", a.capture.named, "held", a.capture.err() == nil, "mode", a.opts.Mode.String(),
 		"policy", a.current.p.Load().Hash()[:12], "traffic", traffic)
 	a.life.manager.Ready(a.summary())
 }
@@ -75,7 +75,7 @@ func (a *Agent) sayStop(unload bool) {
 	switch {
 	case unload:
 		traffic = trafficOpen
-	case !a.status.isReady():
+	case a.status.notReady() != nil:
 		traffic = withoutDaemon(a.opts.PinDir)
 	case a.lasting() != nil:
 		traffic = "when egressd has ended, " + trafficOpen

@@ -59,7 +59,11 @@ var (
 	droppedDesc = prometheus.NewDesc("egressd_followers_dropped_total",
 		"Readers of the events that did not read, and were left.", nil, nil)
 	readyDesc = prometheus.NewDesc("egressd_ready",
-		"1 when policy is applied and the programs are attached.", nil, nil)
+		"1 when policy is applied and the captured cgroups are held.", nil, nil)
+	heldDesc = prometheus.NewDesc("egressd_capture_held",
+		"1 when the programs are attached where they belong, and no process in a captured cgroup is free.", nil, nil)
+	presentDesc = prometheus.NewDesc("egressd_capture_present",
+		"1 when a captured cgroup is there; what is captured by name is held as well when it is not.", []string{"cgroup"}, nil)
 	pinsDesc = prometheus.NewDesc("egressd_pins_lasting",
 		"1 when what is in the kernel outlives the daemon; 0: all traffic is open when it is killed.", nil, nil)
 	errorDesc = prometheus.NewDesc("egressd_policy_rejected",
@@ -69,7 +73,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, readyDesc, errorDesc, pinsDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -125,6 +129,10 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(droppedDesc, m.a.dropped.Load())
 	gauge(readyDesc, truth(s.Ready))
 	gauge(pinsDesc, truth(s.Pins.Lasting))
+	gauge(heldDesc, truth(s.Capture.Held))
+	for dir, present := range s.Capture.Cgroups {
+		gauge(presentDesc, truth(present), dir)
+	}
 	gauge(errorDesc, truth(s.Policy.Error != ""))
 }
 

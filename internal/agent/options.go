@@ -12,8 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/egressd/egressd/internal/cgroup"
@@ -55,8 +53,9 @@ type Options struct {
 	// Config are the files and directories with the policy.
 	Config []string
 	Mode   policy.Mode
-	// Cgroup is the cgroup v2 directory whose processes are captured.
-	Cgroup string
+	// Cgroups are the cgroup v2 directories whose processes are captured. Run
+	// captures them also if they come later, and when they come back.
+	Cgroups []string
 	// Delegated captures a cgroup although somebody other than root may take
 	// processes out of it.
 	Delegated bool
@@ -115,15 +114,16 @@ func (o *Options) validate() error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	info, err := os.Stat(o.Cgroup)
-	if err != nil {
-		return fmt.Errorf("the cgroup to capture: %w", err)
+	if len(o.Cgroups) == 0 {
+		return errors.New("no cgroup to capture")
 	}
-	if !info.IsDir() {
-		return fmt.Errorf("the cgroup to capture: %s is not a directory", o.Cgroup)
+	for _, dir := range o.Cgroups {
+		if _, err := cgroup.Resolve(dir); err != nil {
+			return fmt.Errorf("the cgroup to capture: %w", err)
+		}
+		if err := o.checkHeld(dir); err != nil {
+			return err
+		}
 	}
-	if _, err := os.Stat(filepath.Join(o.Cgroup, "cgroup.procs")); err != nil {
-		return fmt.Errorf("%s is not a cgroup v2 directory: %w", o.Cgroup, err)
-	}
-	return o.checkHeld()
+	return nil
 }

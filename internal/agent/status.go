@@ -24,6 +24,8 @@ type Status struct {
 	Ready   bool      `json:"ready"`
 	Mode    string    `json:"mode"`
 	Policy  Policy    `json:"policy"`
+	// Capture is what is captured, and whether it is held.
+	Capture CaptureStatus `json:"capture"`
 	// Workloads are the captured cgroups.
 	Workloads []WorkloadStatus `json:"workloads"`
 	// Pins says whether what is attached outlives the daemon.
@@ -94,6 +96,9 @@ type status struct {
 	findings []istio.Finding
 }
 
+// errNotServing says that the agent begins, or ends.
+var errNotServing = errors.New("egressd begins or ends")
+
 func newStatus(a *Agent) *status { return &status{agent: a, started: time.Now()} }
 
 // loaded records the outcome of reading the configuration.
@@ -141,18 +146,23 @@ func (s *status) setReady(ready bool) {
 	s.ready = ready
 }
 
-func (s *status) isReady() bool {
+// notReady is why the agent is not ready; nil: it is.
+func (s *status) notReady() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ready
+	if !s.ready {
+		return errNotServing
+	}
+	return s.agent.capture.err()
 }
 
 // Status gathers the state of everything. What cannot be read is left out.
 func (a *Agent) Status() Status {
 	s := a.status
+	ready := s.notReady() == nil
 	s.mu.Lock()
 	st := Status{
-		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: s.ready,
+		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: ready, Capture: a.captureStatus(),
 		Mode: a.opts.Mode.String(), Policy: s.policy, Findings: slices.Clone(s.findings),
 	}
 	s.mu.Unlock()

@@ -5,6 +5,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,9 @@ type workloads struct {
 	watcher *cgroup.Watcher
 	// told are the directories that were said to be anybody's.
 	told map[string]bool
+	// above and followed are what the kernel was told of captured names.
+	above    uint64
+	followed []loader.Named
 }
 
 // workload is one that is bound.
@@ -48,7 +52,8 @@ type workload struct {
 // capturedWorkloads prepares the binding of workloads below the captured
 // cgroup.
 func (a *Agent) capturedWorkloads() (*workloads, error) {
-	w := &workloads{root: a.opts.Cgroup, numbers: map[string]uint32{}, bound: map[uint32]workload{}, told: map[string]bool{}}
+	w := &workloads{root: a.capture.at, numbers: map[string]uint32{}, bound: map[uint32]workload{},
+		told: map[string]bool{}}
 	if root, err := cgroup.Root(); err == nil {
 		w.root = root
 	} else if !errors.Is(err, cgroup.ErrNone) {
@@ -73,20 +78,25 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 		return nil // nothing is bound yet
 	}
 	w.snapshot = s
-	id, err := cgroup.ID(a.opts.Cgroup)
-	if err != nil {
-		return err
-	}
 	node := a.nodeWorkload(s)
-	table := map[uint64]loader.Workload{id: node}
-	bound := map[uint32]workload{workloadID: {Workload: node, name: a.opts.Workload, dirs: []string{a.opts.Cgroup}}}
+	table, described := map[uint64]loader.Workload{}, map[uint64]loader.Workload{}
+	bound := map[uint32]workload{workloadID: {Workload: node, name: a.opts.Workload, dirs: a.capture.named}}
+	var errs []error
+	if a.opts.Interfaces {
+		errs = append(errs, a.bindDescribed(s, described, bound))
+	}
+	for _, dir := range a.capture.named {
+		if id, err := cgroup.ID(dir); err == nil {
+			table[id] = node
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
 	if w.own != 0 {
 		table[w.own] = loader.Workload{ID: ownID, Exempt: true}
 	}
-	var errs []error
-	if a.opts.Interfaces {
-		errs = append(errs, a.bindDescribed(s, table, bound))
-	}
+	maps.Copy(table, described)
+	errs = append(errs, a.follow(s, table))
 	if !maps.Equal(table, w.cgroups) {
 		if err := a.datapath.SetWorkloads(table); err != nil {
 			return errors.Join(append(errs, err)...)
@@ -95,6 +105,9 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 		// A socket that passed because of its workload's mode is judged anew
 		// by the next packet.
 		errs = append(errs, a.datapath.RaiseEpoch())
+	} else if a.capture.byName {
+		// Programs enter cgroups by themselves, which may be gone already.
+		errs = append(errs, a.datapath.DropGone(table))
 	}
 	w.bound = bound
 	return errors.Join(errs...)
@@ -121,22 +134,33 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 	for _, p := range a.opts.NodeServices {
 		patterns, of = append(patterns, p), append(of, len(all))
 	}
-	dirs, watch, err := cgroup.Assign(w.root, patterns)
+	var expected []string
+	if a.capture.byName {
+		expected = a.capture.named
+	}
+	dirs, watch, err := cgroup.Assign(w.root, patterns, expected)
 	if err != nil {
 		return fmt.Errorf("find the cgroups of the workloads: %w", err)
 	}
+	watch = append(watch, a.capture.around(w.root)...)
 	// What came before a directory was watched is found by a second look.
 	if w.watcher != nil && w.watcher.Follow(watch) {
-		if dirs, _, err = cgroup.Assign(w.root, patterns); err != nil {
+		if dirs, _, err = cgroup.Assign(w.root, patterns, expected); err != nil {
 			return fmt.Errorf("find the cgroups of the workloads: %w", err)
 		}
 	}
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
-		if !cgroup.Contains(a.opts.Cgroup, dir) {
+		if !a.capture.holds(dir) {
 			continue // not captured
 		}
-		id, err := cgroup.ID(dir)
-		if err != nil || id == w.own {
+		var keys []uint64
+		if slices.Contains(expected, dir) {
+			keys = append(keys, loader.NamedKey(a.capture.path(dir))) // for follow
+		}
+		if id, err := cgroup.ID(dir); err == nil && id != w.own {
+			keys = append(keys, id)
+		}
+		if len(keys) == 0 {
 			continue // gone meanwhile, or egressd itself
 		}
 		i := of[dirs[dir][0]]
@@ -145,7 +169,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 				continue
 			}
 			free := loader.Workload{ID: servicesID, Policy: policy.DefaultPolicy, Mode: policy.Off}
-			table[id] = free
+			put(table, keys, free)
 			bound[servicesID] = workload{free, NodeServices, append(bound[servicesID].dirs, dir)}
 			continue
 		}
@@ -166,11 +190,17 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		if one.ID = w.number(name); one.ID == 0 {
 			return fmt.Errorf("too many workloads: %s stays under the policy around it", name)
 		}
-		table[id] = one
+		put(table, keys, one)
 		b := bound[one.ID]
 		bound[one.ID] = workload{one, name, append(b.dirs, dir)}
 	}
 	return nil
+}
+
+func put(table map[uint64]loader.Workload, keys []uint64, w loader.Workload) {
+	for _, key := range keys {
+		table[key] = w
+	}
 }
 
 // strictest is the mode of the cgroup that d has: its own, or a stricter one
@@ -241,21 +271,6 @@ func (w *workloads) all() []workload {
 	return out
 }
 
-// byCgroup maps every captured cgroup, by its id, to its workload.
-func (w *workloads) byCgroup() map[uint64]workload {
-	out := map[uint64]workload{}
-	w.each(func(dir string, b workload) {
-		ids, err := cgroup.IDs(dir)
-		if err != nil {
-			return // gone meanwhile
-		}
-		for id := range ids {
-			out[id] = b
-		}
-	})
-	return out
-}
-
 // byProcess maps every captured process to its workload.
 func (w *workloads) byProcess() map[int]workload {
 	out := map[int]workload{}
@@ -294,5 +309,8 @@ func (w *workloads) each(f func(dir string, b workload)) {
 func (a *Agent) rebind() {
 	if err := a.bind(nil); err != nil {
 		a.log.Error("workloads could not be told apart; new ones are under the policy of the node", "error", err)
+	}
+	if fresh, _ := a.hold(); fresh { // an error is said there, and by the status
+		a.endEarlier()
 	}
 }

@@ -292,6 +292,7 @@ func TestAttacks(t *testing.T) {
 	a.enforceModes(t)
 	a.tighten(t)
 	a.killed(t)
+	a.followed(t)
 }
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }

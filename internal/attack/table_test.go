@@ -57,7 +57,7 @@ func timeRows() []row {
 		}
 	}
 	rows = append(rows, killRow)
-	return append(append(rows, bindRows...), unloadRow)
+	return slices.Concat(rows, bindRows, []row{unloadRow}, anewRows)
 }
 
 const intro = `# Attacks

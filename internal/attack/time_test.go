@@ -206,7 +206,7 @@ func (a *arena) tighten(t *testing.T) {
 	a.t = t
 }
 
-// unloadRow is the last: nothing is captured after it.
+// unloadRow is the last of this daemon: nothing is captured after it.
 var unloadRow = row{
 	attack: "egressd unload", how: "run by root in the workload", want: "connected", open: true,
 	by: "root may do all that egressd's own commands do; take CAP_BPF and CAP_SYS_ADMIN away", noTwin: "without egressd there is nothing to unload",

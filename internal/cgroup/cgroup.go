@@ -78,6 +78,14 @@ func NewIn(parent, name string) (*Cgroup, error) {
 	return open(path)
 }
 
+// Make makes the cgroup at path, which must not exist.
+func Make(path string) (*Cgroup, error) {
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return nil, err
+	}
+	return open(path)
+}
+
 func open(path string) (*Cgroup, error) {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -101,11 +109,7 @@ func (c *Cgroup) ID() (uint64, error) { return ID(c.path) }
 
 // Child makes a cgroup inside this one. Closing the parent closes it too.
 func (c *Cgroup) Child(name string) (*Cgroup, error) {
-	path := filepath.Join(c.path, name)
-	if err := os.Mkdir(path, 0o755); err != nil {
-		return nil, err
-	}
-	return open(path)
+	return Make(filepath.Join(c.path, name))
 }
 
 // Add moves a running process into the cgroup.

@@ -49,9 +49,19 @@ func TestLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := cgroup.IDs(c.Path())
-	if err != nil || len(ids) != 2 || !ids[id] {
-		t.Errorf("IDs of %s: %v, %v; want two with %d", c.Path(), ids, err, id)
+	above, err := cgroup.IDsUpwards(filepath.Dir(c.Path()))
+	if err != nil || len(above) != 1 {
+		t.Fatalf("above %s: %v, %v; want the root", c.Path(), above, err)
+	}
+	seen := map[string][]uint64{}
+	if err := cgroup.Walk(c.Path(), above, func(dir string, ids []uint64) { seen[dir] = ids }); err != nil {
+		t.Fatal(err)
+	}
+	if ids := seen[inner.Path()]; len(seen) != 2 || len(ids) != 3 || ids[0] != id || ids[2] != above[0] {
+		t.Errorf("%s has %v; want two with %d, the inner one's", c.Path(), seen, id)
+	}
+	if path := cgroup.PathOf(id); path != inner.Path() || cgroup.Gone(id) {
+		t.Errorf("the cgroup %d is at %q, gone: %t; want %s", id, path, cgroup.Gone(id), inner.Path())
 	}
 	cmd := exec.Command("sleep", "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: inner.FD()}
@@ -74,6 +84,9 @@ func TestLife(t *testing.T) {
 	}
 	if err := inner.Close(); err != nil {
 		t.Error(err)
+	}
+	if !cgroup.Gone(id) || cgroup.PathOf(id) != "" {
+		t.Error("a removed cgroup is not gone")
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)

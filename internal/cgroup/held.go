@@ -57,13 +57,55 @@ func Secure(dir string) error {
 // cgroup at dir. To move a process one must be able to write to the
 // cgroup.procs of the cgroup that both places have in common, so what counts
 // is what is above dir; of several that were delegated, the uppermost is
-// returned: that one is held itself.
+// returned: that one is held itself. The cgroup need not exist; what will be
+// above it and is not there either will be made in what is.
 func Held(dir string) error {
-	above, err := Upwards(dir)
+	there, missing, err := nearest(dir)
 	if err != nil {
 		return err
 	}
-	return highest(above[1:])
+	above, err := Upwards(there)
+	if err != nil {
+		return err
+	}
+	if missing == "" {
+		above = above[1:]
+	}
+	return highest(above)
+}
+
+// Resolve makes the path of a cgroup, which need not exist, absolute and free of
+// links. The nearest directory above that does must be a cgroup v2.
+func Resolve(dir string) (string, error) {
+	there, missing, err := nearest(dir)
+	if err != nil {
+		return "", err
+	}
+	if !isCgroup2(there) {
+		return "", fmt.Errorf("%s is not a cgroup v2 directory", dir)
+	}
+	return filepath.Join(there, missing), nil
+}
+
+// nearest splits a path into what is there, without links, and what is missing.
+func nearest(dir string) (there, missing string, err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", "", err
+	}
+	for {
+		info, err := os.Stat(dir)
+		if err == nil && !info.IsDir() {
+			return "", "", fmt.Errorf("%s is not a directory", dir)
+		}
+		if err == nil {
+			there, err = filepath.EvalSymlinks(dir)
+			return there, missing, err
+		}
+		if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+			return "", "", err
+		}
+		dir, missing = filepath.Dir(dir), filepath.Join(filepath.Base(dir), missing)
+	}
 }
 
 // Place returns the nearest cgroup, from dir upwards, below which what is made

@@ -67,10 +67,26 @@ func (p Pattern) Find(root string) (found, watch []string, err error) {
 	return at, watch, nil
 }
 
+// Names says whether the pattern names the cgroup of a path below the root, be it
+// there or not.
+func (p Pattern) Names(path string) bool {
+	segments, names := p.segments(), strings.Split(path, "/")
+	if len(segments) != len(names) {
+		return false
+	}
+	for i, segment := range segments {
+		if ok, err := filepath.Match(segment, names[i]); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}
+
 // Assign finds the cgroups of several patterns. The result has the directories
 // with the indices of the patterns that name them, the most specific first, to
-// which the cgroup goes; and the directories to be watched for new ones.
-func Assign(root string, patterns []Pattern) (dirs map[string][]int, watch []string, err error) {
+// which the cgroup goes; and the directories to be watched for new ones. It also has
+// those of expected that are named, be they there or not.
+func Assign(root string, patterns []Pattern, expected []string) (dirs map[string][]int, watch []string, err error) {
 	order := make([]int, len(patterns))
 	for i := range order {
 		order[i] = i
@@ -81,6 +97,12 @@ func Assign(root string, patterns []Pattern) (dirs map[string][]int, watch []str
 		found, around, err := patterns[i].Find(root)
 		if err != nil {
 			return nil, nil, err
+		}
+		for _, dir := range expected {
+			rel, err := filepath.Rel(root, dir)
+			if err == nil && patterns[i].Names(rel) && !slices.Contains(found, dir) {
+				found = append(found, dir)
+			}
 		}
 		for _, dir := range found {
 			dirs[dir] = append(dirs[dir], i)

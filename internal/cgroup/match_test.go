@@ -29,7 +29,7 @@ func TestAssign(t *testing.T) {
 		t.Fatal(err)
 	}
 	patterns := []Pattern{"system.slice/*.service", "system.slice/db.service", "user.slice/**", "user.slice/*/app.scope", "gone.slice/x", "/system.slice/"}
-	dirs, watch, err := Assign(root, patterns)
+	dirs, watch, err := Assign(root, patterns, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestWatch(t *testing.T) {
 	found := make(chan string, 16)
 	look := func() {
 		for range 2 { // what is watched is looked at once more
-			dirs, watch, err := Assign(root, patterns)
+			dirs, watch, err := Assign(root, patterns, nil)
 			if err != nil {
 				t.Error(err)
 			}
@@ -95,6 +95,26 @@ func TestWatch(t *testing.T) {
 		case <-found:
 		case <-done:
 			open = false
+		}
+	}
+}
+
+// TestNames: a pattern names a path as it finds it.
+func TestNames(t *testing.T) {
+	for _, c := range []struct {
+		pattern Pattern
+		path    string
+		want    bool
+	}{
+		{"a.slice/x.service", "a.slice/x.service", true},
+		{"*.slice/x@?.service", "a.slice/x@1.service", true},
+		{"a.slice/**", "a.slice", true},
+		{"a.slice", "a.slice/x.service", false},
+		{"a.slice/*", "a.slice", false},
+		{"a.slice/*", "a.slice/x/y", false},
+	} {
+		if got := c.pattern.Names(c.path); got != c.want {
+			t.Errorf("%s names %s: %t", c.pattern, c.path, got)
 		}
 	}
 }

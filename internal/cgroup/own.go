@@ -3,6 +3,7 @@
 package cgroup
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,6 +51,21 @@ func Procs(path string) ([]string, error) {
 	return strings.Fields(string(data)), nil
 }
 
+// Pids lists the processes directly in the cgroup at path. One that is gone has
+// none, and neither has one with threads only, whose parent has them.
+func Pids(path string) (pids []int, err error) {
+	procs, err := Procs(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	for _, s := range procs {
+		if pid, err := strconv.Atoi(s); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, err
+}
+
 // AllProcs lists the processes in the cgroup at path and below. Processes that
 // come or go meanwhile may be missing.
 func AllProcs(path string) ([]int, error) {
@@ -61,17 +77,9 @@ func AllProcs(path string) ([]int, error) {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		procs, err := Procs(p)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) &&
-			!errors.Is(err, unix.EOPNOTSUPP) { // removed meanwhile; a threaded cgroup, its parent has them
-			return err
-		}
-		for _, s := range procs {
-			if pid, err := strconv.Atoi(s); err == nil {
-				pids = append(pids, pid)
-			}
-		}
-		return nil
+		inside, err := Pids(p)
+		pids = append(pids, inside...)
+		return err
 	})
 	return pids, err
 }
@@ -98,20 +106,91 @@ func ID(path string) (uint64, error) {
 	return st.Ino, nil
 }
 
-// IDs lists the ids of the cgroup at path and of all below it. Cgroups that come or go meanwhile may be missing.
-func IDs(path string) (map[uint64]bool, error) {
-	ids := map[uint64]bool{}
-	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+// IDsUpwards lists the ids of the cgroup at dir and of those around it.
+func IDsUpwards(dir string) ([]uint64, error) {
+	dirs, err := Upwards(dir)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]uint64, len(dirs))
+	for i, dir := range dirs {
+		if ids[i], err = ID(dir); err != nil {
+			return nil, err
 		}
-		if err != nil || !d.IsDir() {
-			return err
+	}
+	return ids, nil
+}
+
+// Walk calls f for the cgroup at dir and each below it, with its id and those of the cgroups
+// around it, the nearest first; above are those around dir. Cgroups that come
+// or go meanwhile may be missing.
+func Walk(dir string, above []uint64, f func(dir string, ids []uint64)) error {
+	id, err := ID(dir)
+	if err != nil {
+		return nil // gone
+	}
+	ids := append([]uint64{id}, above...)
+	f(dir, ids)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := Walk(filepath.Join(dir, e.Name()), ids, f); err != nil {
+				return err
+			}
 		}
-		if id, err := ID(p); err == nil {
-			ids[id] = true
-		}
-		return nil
-	})
-	return ids, err
+	}
+	return nil
+}
+
+// Gone says whether there is no cgroup with this id any more, nor will be: ids
+// are not given again. When that cannot be found out it is not gone.
+func Gone(id uint64) bool {
+	root, err := Root()
+	if err != nil {
+		return false
+	}
+	dir, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(dir)
+	f, err := openByID(dir, id)
+	if err == nil {
+		unix.Close(f)
+	}
+	return errors.Is(err, unix.ESTALE)
+}
+
+// PathOf finds the directory of a cgroup by its id; "" when it is gone.
+func PathOf(id uint64) string {
+	root, err := Root()
+	if err != nil {
+		return ""
+	}
+	dir, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(dir)
+	f, err := openByID(dir, id)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(f)
+	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(f))
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// openByID opens a cgroup by the handle that is made of its id
+// (include/linux/exportfs.h, FILEID_KERNFS).
+func openByID(root int, id uint64) (int, error) {
+	const fileidKernfs = 0xfe
+	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
+	return unix.OpenByHandleAt(root, handle, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 }

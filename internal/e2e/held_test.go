@@ -136,7 +136,11 @@ func TestInsistOnDelegatedCgroup(t *testing.T) {
 }
 
 func insist(t *testing.T, service *world.Cgroup, args []string) {
-	n := start(t, seed(t, "googleapis.yaml"), nil, args...)
+	n := prepare(t, seed(t, "googleapis.yaml"), nil)
+	n.d.Capture = args
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if p := n.probe(t, service, "dial", hostPort(world.StrangerV4, 443)); p.Errno != syscall.ECONNREFUSED {
 		t.Errorf("%v: %+v", args, p)
 	}

@@ -240,7 +240,13 @@ func (n *node) egressd(t *testing.T, args ...string) ended {
 
 // state is the part of `egressd status -o json` that tests look at.
 type state struct {
-	Version  string
+	Version string
+	PID     int
+	Capture struct {
+		Held, ByName bool
+		Cgroups      map[string]bool
+	}
+	Kernel   map[string]uint64
 	Programs map[string]uint32
 	Ready    bool
 	Policy   struct{ Hash, Error string }

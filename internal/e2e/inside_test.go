@@ -107,7 +107,7 @@ func TestStartInside(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.startInside(t, insideStep{name: "in a user's cgroup", end: n.d.Kill, unit: filepath.Base(loose.Path())})
-		n.free(t, "in a user's cgroup", loose, false)
+		n.isOpen(t, "in a user's cgroup", loose, false)
 		// What was learned stays in the other state directory.
 		_ = direct.in.Close()
 		n.startInside(t, insideStep{name: "another state directory", end: n.d.Kill, unit: unit, remove: dir,

@@ -153,7 +153,7 @@ func TestSignals(t *testing.T) {
 		if a := n.curl(t, n.in, "http://"+world.GoogleAPIs); a.status != 200 {
 			t.Errorf("%s: %+v", when, a)
 		}
-		n.free(t, when, n.in, false)
+		n.isOpen(t, when, n.in, false)
 		if now := n.pid(t); now != pid {
 			t.Errorf("%s: pid %d, was %d", when, now, pid)
 		}
@@ -209,7 +209,7 @@ func TestSignals(t *testing.T) {
 		}
 		return stopping
 	})
-	n.free(t, "stopped", n.in, false)
+	n.isOpen(t, "stopped", n.in, false)
 }
 
 // TestBrokenLog: whoever reads the daemon's log may go away.
@@ -234,7 +234,7 @@ func TestBrokenLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		n.free(t, "nobody reads the log", n.in, false) // which is logged
+		n.isOpen(t, "nobody reads the log", n.in, false) // which is logged
 	}
 	if a := n.curl(t, n.in, "http://"+world.GoogleAPIs); a.status != 200 || n.pid(t) != pid {
 		t.Errorf("nobody reads the log: %+v, pid %d was %d", a, n.pid(t), pid)
@@ -291,7 +291,7 @@ func TestWatchdog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n.free(t, "the log is stuck", n.in, false) // which would be logged
+	n.isOpen(t, "the log is stuck", n.in, false) // which would be logged
 	eventually(t, 4*soon, "the watchdog is told nothing", func() bool {
 		_, age := m.pings()
 		return age > quiet

@@ -36,9 +36,9 @@ func (n *node) pins(t *testing.T) pinState {
 	return s
 }
 
-// free fails the test unless the stranger can be reached from the cgroup, or
+// isOpen fails the test unless the stranger can be reached from the cgroup, or
 // can't.
-func (n *node) free(t *testing.T, when string, cg *world.Cgroup, want bool) {
+func (n *node) isOpen(t *testing.T, when string, cg *world.Cgroup, want bool) {
 	t.Helper()
 	for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
 		p := n.probe(t, cg, "dial", hostPort(addr, 443))
@@ -62,14 +62,14 @@ func TestVolatilePins(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "--volatile-pins") || !strings.Contains(err.Error(), "mount namespace") {
 		t.Fatalf("enforce with private pins: %v", err)
 	}
-	n.free(t, "refused to start", n.in, true)
+	n.isOpen(t, "refused to start", n.in, true)
 
 	for _, flags := range []string{"--volatile-pins", "--mode audit"} {
 		with(flags)
 		if err := n.d.Start(t.Context()); err != nil {
 			t.Fatalf("%s: %v", flags, err)
 		}
-		n.free(t, flags, n.in, flags == "--mode audit")
+		n.isOpen(t, flags, n.in, flags == "--mode audit")
 		if s := n.pins(t); s.Pins.Lasting || !strings.Contains(s.Pins.Error, "mount namespace") {
 			t.Errorf("%s: %+v", flags, s)
 		}
@@ -82,8 +82,8 @@ func TestVolatilePins(t *testing.T) {
 		if !strings.Contains(n.d.Log(), "if egressd ends or is killed, all traffic is open") {
 			t.Errorf("%s: the log doesn't say so", flags)
 		}
-		_ = n.d.Kill()                  // says that it was killed
-		n.free(t, "killed", n.in, true) // which is what the flag accepts
+		_ = n.d.Kill()                    // says that it was killed
+		n.isOpen(t, "killed", n.in, true) // which is what the flag accepts
 	}
 
 	// The twin: with a bpf filesystem of the machine nothing is said, and the
@@ -99,7 +99,7 @@ func TestVolatilePins(t *testing.T) {
 		t.Errorf("lasting: egressd_pins_lasting %s", m)
 	}
 	_ = n.d.Kill() // says that it was killed
-	n.free(t, "lasting, killed", n.in, false)
+	n.isOpen(t, "lasting, killed", n.in, false)
 
 	// A pin that somebody takes away while the daemon runs.
 	if err := n.d.Start(t.Context()); err != nil {
@@ -175,8 +175,8 @@ func TestPinsAreMounted(t *testing.T) {
 					t.Errorf("%s: the first process doesn't see the pins: %v", when, err)
 				}
 				_ = n.d.Kill() // says that it was killed
-				n.free(t, when+", killed", n.in, false)
-				n.free(t, when+", the twin", nil, true)
+				n.isOpen(t, when+", killed", n.in, false)
+				n.isOpen(t, when+", the twin", nil, true)
 			}
 		})
 	}
@@ -226,5 +226,5 @@ func TestExecPrivatePins(t *testing.T) {
 		})
 		try("when exec was killed")
 	}, world.StrangerV4, world.StrangerV6)
-	n.free(t, "the twin", nil, true)
+	n.isOpen(t, "the twin", nil, true)
 }

@@ -163,6 +163,25 @@ func PinnedMap(t testing.TB, path string) uint32 {
 	return uint32(id)
 }
 
+// PinnedEntries counts the entries of the map that is pinned at path.
+func PinnedEntries(t testing.TB, path string) (count int) {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		count++
+	}
+	if err := it.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return count
+}
+
 // NoPins fails the test if anything is pinned below dir. An absent directory
 // is fine.
 func NoPins(t testing.TB, dir string) {

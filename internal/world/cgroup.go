@@ -14,5 +14,8 @@ type Cgroup = cgroup.Cgroup
 // CgroupRoot finds where cgroup v2 is mounted.
 func CgroupRoot() (string, error) { return cgroup.Root() }
 
+// MakeCgroup makes a cgroup of that path.
+func MakeCgroup(path string) (*Cgroup, error) { return cgroup.Make(path) }
+
 // NewCgroup makes a cgroup directly under the cgroup2 mount.
 func NewCgroup(name string) (*Cgroup, error) { return cgroup.New(name) }

@@ -29,6 +29,8 @@ const (
 type Daemon struct {
 	// Root is what the daemon captures; workloads run in its children.
 	Root *Cgroup
+	// Capture are the flags that say what is captured; nil: Root.
+	Capture []string
 	// Prefix is put before the command line, such as taskset and its arguments.
 	Prefix []string
 
@@ -92,14 +94,34 @@ func (d *Daemon) CPU() (time.Duration, error) { return d.own.CPU() }
 // Start runs the daemon and waits until it is ready. The error has the end of
 // its log.
 func (d *Daemon) Start(ctx context.Context) error {
+	if err := d.Launch(ctx); err != nil {
+		return err
+	}
+	return d.WaitReady(ctx)
+}
+
+// WaitReady waits until the daemon is ready. The error has the end of its log.
+func (d *Daemon) WaitReady(ctx context.Context) error {
+	if err := d.waitReady(ctx); err != nil {
+		return fmt.Errorf("%w\n%s", err, d.tail())
+	}
+	return nil
+}
+
+// Launch is Start without waiting.
+func (d *Daemon) Launch(ctx context.Context) error {
 	out, err := os.OpenFile(d.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = out.Close() }() // the process has its own descriptor
-	line := append(append([]string{}, d.Prefix...), d.self, "run", "--config", d.ConfigDir(), "--cgroup", d.Root.Path(),
+	line := append(append([]string{}, d.Prefix...), d.self, "run", "--config", d.ConfigDir(),
 		"--state-dir", d.StateDir(), "--pin-dir", d.PinDir(), "--dns-server", net.JoinHostPort(ResolverV4, "53"))
-	line = append(line, d.args...)
+	capture := d.Capture
+	if capture == nil {
+		capture = []string{"--cgroup", d.Root.Path()}
+	}
+	line = append(append(line, capture...), d.args...)
 	// Not bound to ctx: the daemon is stopped in order, by Stop.
 	c := d.w.Client(context.WithoutCancel(ctx), d.own, line[0], line[1:]...)
 	c.Stdout, c.Stderr = out, out
@@ -109,9 +131,6 @@ func (d *Daemon) Start(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- c.Wait() }()
 	d.cmd, d.done = c, done
-	if err := d.waitReady(ctx); err != nil {
-		return fmt.Errorf("%w\n%s", err, d.tail())
-	}
 	return nil
 }
 

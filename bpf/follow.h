@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Captured cgroups are known by their names: one that goes and comes back (a unit
+ * that is restarted, a container that is made anew) has another id, and its first
+ * process may send before user space has heard of it. The programs are attached to
+ * a cgroup above that stays. When a process connects, sends or makes a raw socket,
+ * the name of its cgroup is read, and the id entered in egd_workloads, where all
+ * programs find it, those too that see only the socket. */
+#ifndef EGRESSD_FOLLOW_H
+#define EGRESSD_FOLLOW_H
+
+#include "maps.h"
+
+/* The tree of cgroups that is searched for egd_config.above and the names below. */
+#define MAX_FOLLOW_LEVEL 24
+
+#define EEXIST 17
+
+/* Written by the loader before the programs are loaded. Where it is zero the
+ * verifier never sees the helpers, which a locked down kernel does not have. */
+const volatile struct egd_offsets egd_offsets = {};
+
+static __always_inline struct egd_config *get_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&egd_config, &zero);
+}
+
+/* Reads a pointer or another 8 bytes of the kernel; 0 when that fails. */
+static __always_inline __u64 peek(__u64 at, __u32 offset)
+{
+	__u64 v = 0;
+
+	return at && !bpf_probe_read_kernel(&v, sizeof(v), (void *)(at + offset)) ? v : 0;
+}
+
+/* The hash of a name (loader's hashName); false: it cannot be read. */
+static __always_inline bool hash_name(__u64 name, __u64 *hash)
+{
+	__u64 w[EGD_NAME_PIECE / 8];
+	__u64 h = 0xcbf29ce484222325;
+	long n;
+	int i, j;
+
+	for (i = 0; i < EGD_NAME_PIECES; i++) {
+		__builtin_memset(w, 0, sizeof(w));
+		n = bpf_probe_read_kernel_str(w, sizeof(w), (void *)name);
+		if (n <= 0)
+			return false;
+		for (j = 0; j < EGD_NAME_PIECE / 8; j++) {
+			h = (h ^ w[j]) * 0x100000001b3;
+			h ^= h >> 32;
+		}
+		if (n < EGD_NAME_PIECE) {
+			*hash = h;
+			return true;
+		}
+		name += EGD_NAME_PIECE - 1;
+	}
+	return false;
+}
+
+/* Enters a cgroup in egd_workloads as what the captured one of its name is. */
+static __always_inline __u64 enter(__u64 id, __u64 like)
+{
+	struct egd_workload *wl = bpf_map_lookup_elem(&egd_workloads, &like);
+	struct egd_workload w;
+	long err;
+
+	if (!wl)
+		return EGD_NOBODY;
+	w = *wl;
+	w.flags |= EGD_WL_FOUND;
+	err = bpf_map_update_elem(&egd_workloads, &id, &w, BPF_NOEXIST);
+	return err && err != -EEXIST ? EGD_NOBODY : id;
+}
+
+/* The entry of all that is beside what is captured by name, if a cgroup is known to
+ * be there. */
+static __always_inline struct egd_workload *find_beside(__u64 id)
+{
+	struct egd_config *cfg = get_config();
+
+	if (!cfg || !cfg->above || !bpf_map_lookup_elem(&egd_beside, &id))
+		return NULL;
+	return bpf_map_lookup_elem(&egd_workloads, &cfg->above);
+}
+
+/* The id of the captured cgroup that the calling process is in by name, which is
+ * in egd_workloads then; 0: it is in none, EGD_NOBODY: that cannot be said. */
+__noinline __u64 egd_follow(void)
+{
+	struct egd_config *cfg = get_config();
+	struct egd_step_key key = {};
+	struct egd_step *step;
+	__u64 cgroup, at, node, id;
+	__u32 depth = 0, level, one = 1;
+	bool below = false;
+
+	if (!egd_offsets.task_cgroups || !cfg)
+		return EGD_NOBODY;
+	cgroup = peek(bpf_get_current_task(), egd_offsets.task_cgroups);
+	cgroup = peek(cgroup, egd_offsets.css_set_cgroup);
+	if (!cgroup || bpf_probe_read_kernel(&depth, sizeof(depth),
+					     (void *)(cgroup + egd_offsets.cgroup_level)))
+		return EGD_NOBODY;
+	for (level = 0; level <= MAX_FOLLOW_LEVEL; level++) {
+		if (level > depth)
+			return 0;
+		at = peek(cgroup, egd_offsets.cgroup_ancestors + level * 8);
+		node = peek(at, egd_offsets.cgroup_node);
+		id = peek(node, egd_offsets.node_id);
+		if (!id)
+			return EGD_NOBODY;
+		if (!below) {
+			below = id == cfg->above;
+			continue;
+		}
+		if (!hash_name(peek(node, egd_offsets.node_name), &key.hash))
+			return EGD_NOBODY;
+		step = bpf_map_lookup_elem(&egd_captured, &key);
+		if (!step) {
+			id = peek(peek(cgroup, egd_offsets.cgroup_node), egd_offsets.node_id);
+			if (id)
+				bpf_map_update_elem(&egd_beside, &id, &one, BPF_ANY);
+			return 0;
+		}
+		if (step->like)
+			return enter(id, step->like);
+		key.from = step->step;
+	}
+	return 0;
+}
+
+#endif
