@@ -41,6 +41,13 @@ var (
 	ErrAddress = errors.New("address not allowed")
 )
 
+// Defaults of NamesOptions.
+const (
+	DefaultFloor = 5 * time.Second
+	DefaultCap   = time.Hour
+	DefaultGrace = time.Minute
+)
+
 // NamesOptions tune Names; a zero field takes the default.
 type NamesOptions struct {
 	Guard ipguard.Guard
@@ -71,9 +78,9 @@ type NamesOptions struct {
 }
 
 func (o NamesOptions) withDefaults() NamesOptions {
-	setDefault(&o.Floor, 5*time.Second)
-	setDefault(&o.Cap, time.Hour)
-	setDefault(&o.Grace, time.Minute)
+	setDefault(&o.Floor, DefaultFloor)
+	setDefault(&o.Cap, DefaultCap)
+	setDefault(&o.Grace, DefaultGrace)
 	setDefault(&o.Interval, 5*time.Second)
 	setDefault(&o.MaxAddrs, 1<<16)
 	setDefault(&o.MaxNames, 1<<16)

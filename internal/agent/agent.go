@@ -135,6 +135,7 @@ func (a *Agent) wire() error {
 	guard := ipguard.NewLive(&a.addresses)
 	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
 		Guard: guard, InUse: a.liveAddresses, Log: a.log,
+		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
 	})
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
@@ -142,6 +143,8 @@ func (a *Agent) wire() error {
 		Names:     a.names,
 		Upstreams: func() []netip.AddrPort { return a.opts.DNSServers },
 		Search:    a.opts.Search,
+		SearchOf:  newSearches().of,
+		Denied:    a.opts.DNSDenied,
 		Guard:     guard,
 		Sink:      a.recorder,
 		Log:       a.log,

@@ -180,11 +180,11 @@ func (x *explainer) name(method string) {
 	h := x.p.Lookup(x.t.host)
 	switch {
 	case q.Verdict == policy.Deny && q.Rule == nil:
-		x.step("dns: %s is not allowed; the query is answered REFUSED and not forwarded", x.t.host)
+		x.step("dns: %s is not allowed; the query is denied and not forwarded", x.t.host)
 		x.Reason = policy.ReasonName
 		return
 	case q.Verdict == policy.Deny:
-		x.step("dns: no port of %s is left (%s); the query is answered REFUSED and not forwarded", x.t.host, q.Reason)
+		x.step("dns: no port of %s is left (%s); the query is denied and not forwarded", x.t.host, q.Reason)
 		x.take(q)
 		x.nearest(q.Rule)
 		return
