@@ -224,7 +224,8 @@ func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, host *poli
 }
 
 // NamesOf returns the names that addr was learned for, sorted; those in grace
-// included.
+// included, and those that are kept for open connections: the kernel lets new
+// ones pass as well, so whoever asks for them must know the name.
 func (n *Names) NamesOf(id policy.PolicyID, addr netip.Addr) []string {
 	t := n.peek(id)
 	if t == nil {
@@ -239,7 +240,7 @@ func (n *Names) NamesOf(id policy.PolicyID, addr netip.Addr) []string {
 	}
 	names := make([]string, 0, len(a.pairs))
 	for name, pair := range a.pairs {
-		if now.Before(pair.until.Add(n.o.Grace)) {
+		if pair.held || now.Before(pair.until.Add(n.o.Grace)) {
 			names = append(names, name)
 		}
 	}

@@ -33,6 +33,8 @@ const (
 	cLearnKernel
 	cLearnChanged
 	cTruncated
+	cKept
+	cKeptFailed
 	cResolve
 	cResolveCached
 	cResolveStale
@@ -46,7 +48,7 @@ var counterNames = [counters]string{
 	"denied", "would_deny", "denied_type", "events_suppressed", "search_suffix", "answered_locally",
 	"forwarded", "upstream_shared", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream",
 	"address_refused", "records_stripped", "learned", "learn_full", "learn_kernel_error", "learn_policy_changed",
-	"truncated", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",
+	"truncated", "kept_asked", "kept_failed", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",
 }
 
 type stats [counters]atomic.Uint64

@@ -212,6 +212,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		serve(func() error { return a.dns.Serve(ctx, udp, a.sockets.dnsTCP[i:i+1]) })
 	}
 	serve(func() error { a.names.Run(ctx); return nil })
+	serve(func() error { a.dns.KeepResolved(ctx); return nil })
 	serve(func() error { return a.watchAddresses(ctx) })
 	serve(func() error { a.housekeep(ctx); return nil })
 	if a.incoming != nil {
