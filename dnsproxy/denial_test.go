@@ -5,6 +5,7 @@ package dnsproxy
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -97,9 +98,9 @@ func TestServiceNames(t *testing.T) {
 // steps, of allowed names only, and are read only when they matter.
 func TestSearchOfClient(t *testing.T) {
 	z := newZone(t, internet...)
-	read := 0
+	var read atomic.Int32
 	r := newRig(t, Config{Denied: DenyRefused, SearchOf: func(c Client) []string {
-		if read++; c.Workload != "w" {
+		if read.Add(1); c.Workload != "w" {
 			t.Errorf("asked for the suffixes of %s", c.Workload)
 		}
 		return []string{"Ns1.SVC.cluster.local.", "b\x00d", "cluster.local"}
@@ -117,10 +118,10 @@ func TestSearchOfClient(t *testing.T) {
 		{"evil.test.", dns.RcodeRefused, 1},
 	} {
 		z.takeAsked()
-		read = 0
+		read.Store(0)
 		m := r.ask("udp", r.udp[0], question(tt.name, dns.TypeA))
-		if asked := z.takeAsked(); m.Rcode != tt.want || read != tt.read || len(asked) > 0 && tt.want != 0 {
-			t.Errorf("%s: %s after %d readings, the server was asked %v", tt.name, dns.RcodeToString[m.Rcode], read, asked)
+		if asked := z.takeAsked(); m.Rcode != tt.want || int(read.Load()) != tt.read || len(asked) > 0 && tt.want != 0 {
+			t.Errorf("%s: %s after %d readings, the server was asked %v", tt.name, dns.RcodeToString[m.Rcode], read.Load(), asked)
 		}
 	}
 }

@@ -140,9 +140,18 @@ func (s *Server) rcode(q dns.Question, d decision) int {
 // forward asks upstream, filters the answer, learns its addresses and only
 // then returns it.
 func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req *dns.Msg, d decision) *dns.Msg {
+	servers := s.route(c)
+	if len(servers) == 0 && len(s.servers()) > 0 {
+		return s.looped(c, t, req, d)
+	}
 	s.stats.add(cForwarded)
 	q := req.Question[0]
-	rep, err := s.up.exchange(ctx, newQuery(q, req), trusted(s.servers(), c.Server))
+	leave := s.waiting.enter(q, c)
+	rep, err := s.up.exchange(ctx, newQuery(q, req), servers)
+	if err != nil {
+		s.suspectLoop(q, c, servers)
+	}
+	leave()
 	if err != nil {
 		s.log.Debug("query failed", "name", d.name, "err", err)
 		m := answerTo(req, dns.RcodeServerFailure)

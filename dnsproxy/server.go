@@ -69,6 +69,9 @@ type Config struct {
 	// another one in a container; nil: there are none. What it returns is only
 	// trusted to say that a name is a search step.
 	SearchOf func(Client) []string
+	// Serves says whether a client is itself the DNS server at an address: a
+	// forwarder that is captured. nil: nobody is.
+	Serves func(Client, netip.AddrPort) bool
 	// Denied is how a name that is not allowed is answered.
 	Denied Denial
 	Guard  ipguard.Guard
@@ -98,6 +101,7 @@ type Server struct {
 	servers  func() []netip.AddrPort
 	search   []string
 	searchOf func(Client) []string
+	serves   func(Client, netip.AddrPort) bool
 	denial   Denial
 	guard    ipguard.Guard
 	sink     flow.Sink
@@ -110,6 +114,8 @@ type Server struct {
 	events      *once
 	up          *shared
 	cache       *cache
+	waiting     *waiting
+	warned      seldom        // of loops
 	turn        atomic.Uint32 // rotates own answers
 	stats       stats
 }
@@ -135,14 +141,18 @@ func New(c Config) *Server {
 	if c.SearchOf == nil {
 		c.SearchOf = func(Client) []string { return nil }
 	}
+	if c.Serves == nil {
+		c.Serves = func(Client, netip.AddrPort) bool { return false }
+	}
 	s := &Server{
 		origins: c.Origins, policies: c.Policies, names: c.Names, servers: c.Upstreams, guard: c.Guard,
 		sink: c.Sink, log: c.Log, now: c.Now, idle: c.Idle, drain: c.Drain,
-		searchOf: c.SearchOf, denial: c.Denied,
+		searchOf: c.SearchOf, serves: c.Serves, denial: c.Denied,
 		queries: newLimiter(c.MaxInflight, c.MaxPerWorkload),
 		conns:   newLimiter(c.MaxConns, c.MaxConnsPerWorkload),
 		events:  newOnce(4096),
 		cache:   newCache(),
+		waiting: newWaiting(),
 	}
 	s.up = newShared(&upstream{timeout: c.Timeout, stats: &s.stats}, &s.stats)
 	s.search = suffixes(c.Search)

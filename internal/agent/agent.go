@@ -144,6 +144,7 @@ func (a *Agent) wire() error {
 		Upstreams: func() []netip.AddrPort { return a.opts.DNSServers },
 		Search:    a.opts.Search,
 		SearchOf:  newSearches().of,
+		Serves:    newResolvers(a.addresses.Has).serves,
 		Denied:    a.opts.DNSDenied,
 		Guard:     guard,
 		Sink:      a.recorder,
