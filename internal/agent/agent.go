@@ -231,6 +231,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			cancel(err)
 		} else {
 			a.status.setReady(true)
+			if a.opts.Interfaces {
+				warnBesideDNS(a.log, besideSockets("/"))
+			}
 			a.log.Info("ready", "cgroup", a.opts.Cgroup, "mode", a.opts.Mode.String(),
 				"policy", a.current.p.Load().Hash()[:12])
 			ready()
