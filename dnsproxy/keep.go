@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/policy"
@@ -29,6 +30,9 @@ const (
 	// policy. Those asked for last are.
 	maxKept         = 4096
 	maxKeptOfPolicy = 1024
+	// keepInterval is the time between two rounds: less than the shortest time
+	// that an answer and its grace can be set to.
+	keepInterval = time.Second
 	// keepAtOnce is how many are resolved at once, maxKeepRound how many in a
 	// round.
 	keepAtOnce   = 8
@@ -39,6 +43,9 @@ const (
 type keeper struct {
 	s     *Server
 	names map[string]*keptName
+	// failures counts those in a row within a round. When as many failed as
+	// are asked at once, no server answers, and the others don't wait for it.
+	failures atomic.Int32
 }
 
 type keptName struct {
@@ -52,7 +59,7 @@ type keptName struct {
 // KeepResolved asks again for the names that are to be kept, until ctx is done.
 func (s *Server) KeepResolved(ctx context.Context) {
 	k := &keeper{s: s, names: map[string]*keptName{}}
-	tick := time.NewTicker(s.names.o.Interval)
+	tick := time.NewTicker(keepInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -78,6 +85,7 @@ func (k *keeper) round(ctx context.Context) {
 		return cmp.Or(k.names[a].at.Compare(k.names[b].at), cmp.Compare(a, b))
 	})
 	due = due[:min(len(due), maxKeepRound)]
+	k.failures.Store(0)
 	var asking sync.WaitGroup
 	room := make(chan struct{}, keepAtOnce)
 	for _, name := range due {
@@ -118,12 +126,16 @@ func jitter(d time.Duration) time.Duration { return rand.N(d/10 + 1) }
 // ask resolves one name and keeps what it answers.
 func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
 	s := k.s
-	s.stats.add(cKept)
-	answers, err := s.lookupCached(ctx, name)
+	answers, err := []Answer(nil), ErrUpstream
+	if k.failures.Load() < keepAtOnce {
+		s.stats.add(cKept)
+		answers, err = s.lookupCached(ctx, name)
+	}
 	now := s.now()
 	slack := 2 * s.names.o.Interval
 	switch {
 	case err == nil:
+		k.failures.Store(0)
 		ttl := s.names.o.Cap
 		for _, a := range answers {
 			ttl = min(ttl, a.TTL)
@@ -139,6 +151,7 @@ func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
 	case errors.Is(err, ErrUpstream):
 		// That no server answers says nothing about the name (RFC 8767).
 		s.stats.add(cKeptFailed)
+		k.failures.Add(1)
 		n.at = now.Add(keepAgain)
 		if now.Before(n.answered.Add(s.names.o.Cap)) {
 			for _, id := range n.policies {

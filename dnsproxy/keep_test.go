@@ -151,6 +151,26 @@ func TestKeepWithoutServers(t *testing.T) {
 	k.open()
 }
 
+// TestKeepManyWithoutServers: while no server answers, many names are kept
+// without waiting for one after the other.
+func TestKeepManyWithoutServers(t *testing.T) {
+	k := newKeeping(t)
+	k.pol.p.Store(compile(t, exactServices(200)...))
+	for i := range 200 {
+		mustLearn(t, k.names, fmt.Sprintf("h%d.example.com", i), answers(time.Second, fmt.Sprintf("203.0.113.%d", i)))
+	}
+	k.z.setHandle(func(dns.ResponseWriter, *dns.Msg) {}) // silence, for a second each
+	began := time.Now()
+	k.k.round(context.Background())
+	if took := time.Since(began); took > 20*time.Second || k.Stats()["kept_failed"] != 200 {
+		t.Errorf("a round took %s: %v", took, k.Stats())
+	}
+	k.clock.advance(2*time.Second + k.names.o.Grace)
+	if err := k.names.Expire(); err != nil || len(k.kernel.addresses()) != 200 {
+		t.Errorf("%d addresses are open, %v", len(k.kernel.addresses()), err)
+	}
+}
+
 // TestKeepBounds: of more names than are kept, those asked for last are.
 func TestKeepBounds(t *testing.T) {
 	const n = maxKeptOfPolicy + 10
