@@ -15,24 +15,24 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-// resolver is a DNS server for the node's own loopback that forwards.
+// resolver is a DNS server of the node that forwards.
 type resolver struct {
 	name string
-	// command is how it is started to listen on 127.0.0.1 and ::1 and to ask
+	// command is how it is started to listen at two addresses and to ask
 	// upstream, with its files in dir.
-	command func(t *testing.T, dir, upstream string) []string
+	command func(t *testing.T, dir, v4, v6, upstream string) []string
 }
 
 var resolvers = []resolver{
-	{"dnsmasq", func(_ *testing.T, _, upstream string) []string {
+	{"dnsmasq", func(_ *testing.T, _, v4, v6, upstream string) []string {
 		return []string{"dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file=",
-			"--bind-interfaces", "--listen-address=127.0.0.1,::1", "--server=" + upstream, "--log-queries", "--log-facility=-"}
+			"--bind-interfaces", "--listen-address=" + v4 + "," + v6, "--server=" + upstream, "--log-queries", "--log-facility=-"}
 	}},
-	{"unbound", func(t *testing.T, dir, upstream string) []string {
+	{"unbound", func(t *testing.T, dir, v4, v6, upstream string) []string {
 		config := filepath.Join(dir, "unbound.conf")
 		text := fmt.Sprintf(`server:
-  interface: 127.0.0.1
-  interface: ::1
+  interface: %s
+  interface: %s
   chroot: ""
   username: ""
   pidfile: ""
@@ -43,7 +43,7 @@ var resolvers = []resolver{
 forward-zone:
   name: "."
   forward-addr: %s
-`, dir, upstream)
+`, v4, v6, dir, upstream)
 		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -53,10 +53,10 @@ forward-zone:
 
 // runs starts the resolver in a cgroup, nil for one that is not captured, and
 // waits until it answers.
-func (r resolver) runs(t *testing.T, n *node, cg *world.Cgroup, upstream string) {
+func (r resolver) runs(t *testing.T, n *node, cg *world.Cgroup, v4, v6, upstream string) {
 	t.Helper()
 	dir := t.TempDir()
-	line := r.command(t, dir, upstream)
+	line := r.command(t, dir, v4, v6, upstream)
 	c := n.client(t, cg, line[0], line[1:]...)
 	out, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -78,7 +78,7 @@ func (r resolver) runs(t *testing.T, n *node, cg *world.Cgroup, upstream string)
 		}
 	})
 	for deadline := time.Now().Add(soon); ; time.Sleep(every) {
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/udp", c.Process.Pid)); err == nil && strings.Contains(string(b), "0100007F:0035") {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/udp", c.Process.Pid)); err == nil && strings.Contains(string(b), ":0035 ") {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -106,7 +106,7 @@ func TestLocalResolver(t *testing.T) {
 					if captured {
 						cg = n.in
 					}
-					r.runs(t, n, cg, family.upstream)
+					r.runs(t, n, cg, "127.0.0.1", "::1", family.upstream)
 					localResolver(t, n, family.listens)
 				})
 			}
@@ -136,5 +136,28 @@ func localResolver(t *testing.T, n *node, listens string) {
 	}
 	if asked := n.DNS.Asked(world.Stranger); asked != 0 {
 		t.Errorf("the server outside was asked for the stranger %d times", asked)
+	}
+}
+
+// TestNodeResolver: the same for a forwarder at an address of the node that is
+// not loopback, as NodeLocal DNS has one.
+func TestNodeResolver(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "dnsmasq")
+	testenv.RequireTool(t, "curl")
+	testenv.RequireTool(t, "ip")
+	const v4, v6 = "169.254.20.10", "fd00:20::10"
+	for _, family := range []struct{ listens, upstream string }{{v4, world.OtherResolverV4}, {v6, world.OtherResolverV6}} {
+		t.Run(family.listens, func(t *testing.T) {
+			t.Parallel()
+			n := start(t, map[string]string{"policy.yaml": hosts("google", world.GoogleAPIs)}, nil, "--dns-server", family.listens)
+			for _, addr := range []string{v4 + "/32", v6 + "/128"} {
+				if e := n.run(t, nil, "ip", "address", "add", addr, "dev", "lo", "nodad"); e.code != 0 {
+					t.Fatalf("%+v", e)
+				}
+			}
+			resolvers[0].runs(t, n, n.in, v4, v6, family.upstream)
+			localResolver(t, n, family.listens)
+		})
 	}
 }
