@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,5 +162,81 @@ spec:
 	}
 	if asked := n.DNS.Asked(world.GoogleAPIs); asked < 4 {
 		t.Errorf("the name was asked for %d times", asked)
+	}
+}
+
+// TestNAT64: where a network reaches IPv4 through a translator, an allowed host
+// has an address that has the IPv4 address inside.
+func TestNAT64(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "curl")
+	const name = "only4.example.org"
+	inside := map[string]string{"well-known prefix": "64:ff9b::5db8:d70f", "local prefix": "64:ff9b:1:fffe::5db8:d70f"}
+	for what, addr := range inside {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			n := start(t, map[string]string{"policy.yaml": hosts("only4", name)}, func(w *world.World) {
+				if _, err := w.AddOrigin(world.OriginConfig{Names: []string{name}, V6: netip.MustParseAddr(addr)}); err != nil {
+					t.Fatal(err)
+				}
+			})
+			for _, scheme := range []string{"http", "https"} {
+				if a := n.curl(t, n.in, scheme+"://"+name+"/"); a.status != 200 {
+					t.Errorf("%s: %+v", scheme, a)
+				}
+			}
+		})
+	}
+}
+
+// TestServiceRecords: a program finds the services of an allowed host, and may
+// ask under a wildcard for what it is not told.
+func TestServiceRecords(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "node")
+	wild := strings.Replace(hosts("wild", `"*.wild.example"`), "resolution: DNS", "resolution: NONE", 1)
+	n := start(t, map[string]string{"policy.yaml": hosts("db", "db.example.org") + wild}, func(w *world.World) {
+		err := w.DNS.Set("_mongodb._tcp.db.example.org. 60 IN SRV 0 5 27017 one.db.example.org.",
+			`db.example.org. 60 IN TXT "authSource=admin"`, `x.wild.example. 60 IN TXT "data"`, "x.wild.example. 60 IN A 192.0.2.9")
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	const script = `const d = require("dns"); d.resolve(process.argv[2], process.argv[1], (e, a) => console.log(e ? e.code : JSON.stringify(a)))`
+	for _, tt := range []struct{ kind, name, want, free string }{
+		{"SRV", "_mongodb._tcp.db.example.org", `one.db.example.org`, `one.db.example.org`},
+		{"TXT", "db.example.org", "authSource=admin", "authSource=admin"},
+		{"A", "_mongodb._tcp.db.example.org", "ENODATA", "ENODATA"},
+		{"TXT", "x.wild.example", "ENODATA", "data"},
+		{"A", "x.wild.example", "192.0.2.9", "192.0.2.9"},
+		{"SRV", "_mongodb._tcp.example.org", "ENOTFOUND", "ENOTFOUND"},
+	} {
+		for cg, want := range map[*world.Cgroup]string{n.in: tt.want, nil: tt.free} {
+			if e := n.run(t, cg, "node", "-e", script, tt.kind, tt.name); !strings.Contains(e.stdout, want) {
+				t.Errorf("%s %s, captured %v: %+v, want %s", tt.kind, tt.name, cg != nil, e, want)
+			}
+		}
+	}
+}
+
+// TestRootDot: a name with the dot of the root behind it is the same name, in
+// DNS, in a Host field and in a ClientHello.
+func TestRootDot(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "curl")
+	n := start(t, map[string]string{"policy.yaml": hosts("google", world.GoogleAPIs+".")}, nil)
+	for _, url := range []string{"http://" + world.GoogleAPIs + "/", "http://" + world.GoogleAPIs + "./", "https://" + world.GoogleAPIs + "./"} {
+		if a := n.curl(t, n.in, "-k", url); a.status != 200 {
+			t.Errorf("%s: %+v", url, a)
+		}
+	}
+	at := hostPort(n.GoogleAPIs.V4.String(), 80)
+	for _, host := range []string{world.GoogleAPIs, world.GoogleAPIs + "."} {
+		if p := n.probeWith(t, n.in, strings.NewReader(last(host)), "send", at); !strings.HasPrefix(p.Text, "HTTP/1.1 200 ") {
+			t.Errorf("Host: %s: %+v", host, p)
+		}
+	}
+	if p := n.probeWith(t, n.in, strings.NewReader(last(world.Stranger+".")), "send", at); !strings.HasPrefix(p.Text, "HTTP/1.1 502 ") {
+		t.Errorf("the stranger: %+v", p)
 	}
 }
