@@ -36,6 +36,16 @@ func (s *Server) route(c Client) []netip.AddrPort {
 	return []netip.AddrPort{netip.AddrPortFrom(c.Server.Addr().Unmap(), c.Server.Port())}
 }
 
+// account is what a query of c counts for. The questions of a forwarder are
+// those of others, who wait for it meanwhile: under one bound they would keep
+// each other from being answered.
+func (s *Server) account(c Client) string {
+	if slices.ContainsFunc(s.servers(), func(a netip.AddrPort) bool { return s.serves(c, a) }) {
+		return c.Workload + "\x00forwarder"
+	}
+	return c.Workload
+}
+
 // looped answers a forwarder that asks itself, and nobody else is there to be
 // asked.
 func (s *Server) looped(c Client, t policy.Transport, req *dns.Msg, d decision) *dns.Msg {

@@ -48,6 +48,39 @@ func TestRoute(t *testing.T) {
 	}
 }
 
+// TestForwarderAccount: while as many questions as a workload may have wait for
+// a forwarder of the same workload, the forwarder's own are answered.
+func TestForwarderAccount(t *testing.T) {
+	z := newZone(t, internet...)
+	const forwarder = 9
+	r := newRig(t, Config{
+		MaxPerWorkload: 2, Timeout: 10 * time.Second,
+		Serves: func(c Client, a netip.AddrPort) bool { return c.Process.PID == forwarder && a != z.addr },
+	}, netip.MustParseAddrPort("192.0.2.1:53"))
+	for _, network := range []string{"udp", "tcp"} {
+		r.udp, r.tcp = nil, nil
+		r.serve()
+		to := map[string][]netip.AddrPort{"udp": r.udp, "tcp": r.tcp}[network][0]
+		for range 2 { // programs that wait
+			if !r.queries.acquire("w") {
+				t.Fatal("no room for the programs")
+			}
+		}
+		c := Client{Workload: "w", Policy: policy.DefaultPolicy, Server: z.addr, Process: flow.Process{PID: forwarder}}
+		r.setClient(c)
+		if m := r.ask(network, to, question("www.example.com.", dns.TypeA)); len(m.Answer) != 1 {
+			t.Errorf("%s: the forwarder: %v", network, m)
+		}
+		c.Process.PID = 7
+		r.setClient(c)
+		if m := r.ask(network, to, question("www.example.com.", dns.TypeA)); m.Rcode != dns.RcodeServerFailure {
+			t.Errorf("%s: another program: %v", network, m)
+		}
+		r.queries.release("w")
+		r.queries.release("w")
+	}
+}
+
 // TestLoop: a forwarder that asks itself is told so at once, in both modes of
 // the policy that forward its question, and the operator is told once.
 func TestLoop(t *testing.T) {

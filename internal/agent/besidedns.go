@@ -52,7 +52,7 @@ func warnBesideDNS(log *slog.Logger, found []besideSocket) {
 	for i, s := range found {
 		paths[i], remedies[i] = s.path, s.remedy
 	}
-	log.Warn("programs can have names resolved through a socket in place of DNS; what is answered there is learned for whoever listens, and a program under another policy is refused at the address",
+	log.Warn("programs can have names resolved through a socket in place of DNS; who listens there asks for them: where that is not captured, any name is asked outside, and where it has another policy, the program is refused at the address",
 		"sockets", strings.Join(paths, " "), "remedy", strings.Join(remedies, "; "))
 }
 
