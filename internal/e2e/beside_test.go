@@ -82,3 +82,18 @@ func TestExecHidesResolvers(t *testing.T) {
 		t.Errorf("a name: %+v", e)
 	}
 }
+
+// TestRunNamesResolvers: run says at its start which ways around DNS there are.
+func TestRunNamesResolvers(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "python3")
+	n := prepare(t, map[string]string{"policy.yaml": hosts("google", world.GoogleAPIs)}, nil)
+	n.d.Prefix = []string{"sh", "-c", `mount -t tmpfs tmpfs /run && mkdir /run/nscd &&
+python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("/run/nscd/socket")' && exec "$@"`, "sh"}
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if log := n.d.Log(); strings.Count(log, "sockets=/run/nscd/socket remedy=") != 1 {
+		t.Errorf("the log:\n%s", log)
+	}
+}

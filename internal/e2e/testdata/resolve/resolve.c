@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 
 // Resolves a name with libc and prints its addresses, or the error.
 #include <arpa/inet.h>
