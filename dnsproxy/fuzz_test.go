@@ -27,7 +27,7 @@ func mustPack(t testing.TB, m *dns.Msg) []byte {
 // but a response to that query comes back, and a name that is not allowed is
 // never answered with success.
 func FuzzQuery(f *testing.F) {
-	for _, name := range []string{"www.example.com.", "evil.test.", "a.wild.test.", "localhost.", ".", `\000.example.com.`, "db.internal."} {
+	for _, name := range []string{"www.example.com.", "evil.test.", "a.wild.test.", "localhost.", "_a._tcp.www.example.com.", ".", `\000.example.com.`, "db.internal."} {
 		f.Add(mustPack(f, question(name, dns.TypeA)), true)
 		f.Add(mustPack(f, question(name, dns.TypeANY)), false)
 	}
@@ -58,7 +58,7 @@ func FuzzQuery(f *testing.F) {
 		}
 		if reply.Rcode == dns.RcodeSuccess {
 			d := decide(reply.Question[0], r.pol.Policy(policy.DefaultPolicy), r.search)
-			if d.action == refuse || d.action == forward {
+			if d.action == refuse && d.reason != policy.ReasonQueryType || d.action == forward || len(reply.Answer) > 0 && d.action == refuse {
 				t.Fatalf("answered: %v", reply)
 			}
 		}

@@ -74,7 +74,12 @@ func (s *Server) handle(ctx context.Context, c Client, t policy.Transport, req *
 	if opt := req.IsEdns0(); opt != nil && opt.Version() != 0 {
 		return new(dns.Msg).SetRcode(req, dns.RcodeBadVers)
 	}
-	d := decide(q, s.policies.Policy(c.Policy), s.search)
+	p := s.policies.Policy(c.Policy)
+	d := decide(q, p, s.search)
+	// The client's own suffixes cost reading a file, so they come last.
+	if d.unnamed() && searchStep(d.name, p, suffixes(s.searchOf(c))) {
+		d = decision{action: absent, name: d.name, reason: policy.ReasonAllowed}
+	}
 	switch d.action {
 	case forward:
 		return s.forward(ctx, c, t, req, d)
@@ -115,17 +120,38 @@ func (s *Server) refuse(ctx context.Context, c Client, t policy.Transport, req *
 		s.stats.add(cDeniedType)
 	}
 	s.denied(c, t, name, d)
-	m := answerTo(req, dns.RcodeRefused)
+	m := answerTo(req, s.rcode(req.Question[0], d))
 	extend(m, req, dns.ExtendedErrorCodeBlocked, "egressd: "+string(d.reason))
 	return m
+}
+
+// rcode is the response code of a denial. A host that is allowed exists,
+// whatever is not told of it.
+func (s *Server) rcode(q dns.Question, d decision) int {
+	switch {
+	case q.Qclass != dns.ClassINET, q.Name == ".":
+		return dns.RcodeRefused // the root is there, at any rate
+	case d.reason == policy.ReasonQueryType:
+		return dns.RcodeSuccess
+	}
+	return s.denial.rcode()
 }
 
 // forward asks upstream, filters the answer, learns its addresses and only
 // then returns it.
 func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req *dns.Msg, d decision) *dns.Msg {
+	servers := s.route(c)
+	if len(servers) == 0 && len(s.servers()) > 0 {
+		return s.looped(c, t, req, d)
+	}
 	s.stats.add(cForwarded)
 	q := req.Question[0]
-	rep, err := s.up.exchange(ctx, newQuery(q, req), trusted(s.servers(), c.Server))
+	leave := s.waiting.enter(q, c)
+	rep, err := s.up.exchange(ctx, newQuery(q, req), servers)
+	if err != nil {
+		s.suspectLoop(q, c, servers)
+	}
+	leave()
 	if err != nil {
 		s.log.Debug("query failed", "name", d.name, "err", err)
 		m := answerTo(req, dns.RcodeServerFailure)

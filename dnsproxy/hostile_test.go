@@ -18,7 +18,8 @@ import (
 // and asked for upstream, as the name that it stands for.
 func TestHostileSpellings(t *testing.T) {
 	z := newZone(t)
-	r := newRig(t, Config{}, z.addr)
+	// REFUSED tells a denial from the server's NXDOMAIN.
+	r := newRig(t, Config{Denied: DenyRefused}, z.addr)
 	r.pol.p.Store(compile(t, service("*.com", "*.example", "*.test", "*.1", "*.01", "*."+strings.Repeat("b", 61))))
 	c := Client{Workload: "w", Policy: policy.DefaultPolicy, Server: z.addr}
 	for _, s := range append(hostile.Spellings(), hostile.Forward()) {

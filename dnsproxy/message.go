@@ -20,9 +20,9 @@ func answerTo(req *dns.Msg, rcode int) *dns.Msg {
 	return m
 }
 
-// clientRcode is what a client sees of an upstream's rcode. REFUSED always
-// means egressd's own policy, so an upstream's is passed on as a failure; so
-// are the extended codes, which speak about our query and not the client's.
+// clientRcode is what a client sees of an upstream's rcode. REFUSED speaks
+// about us, so it is passed on as a failure; so are the extended codes, which
+// speak about our query and not the client's.
 func clientRcode(rcode int) int {
 	switch rcode {
 	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeServerFailure:

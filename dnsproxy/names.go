@@ -41,6 +41,13 @@ var (
 	ErrAddress = errors.New("address not allowed")
 )
 
+// Defaults of NamesOptions.
+const (
+	DefaultFloor = 5 * time.Second
+	DefaultCap   = time.Hour
+	DefaultGrace = time.Minute
+)
+
 // NamesOptions tune Names; a zero field takes the default.
 type NamesOptions struct {
 	Guard ipguard.Guard
@@ -71,9 +78,9 @@ type NamesOptions struct {
 }
 
 func (o NamesOptions) withDefaults() NamesOptions {
-	setDefault(&o.Floor, 5*time.Second)
-	setDefault(&o.Cap, time.Hour)
-	setDefault(&o.Grace, time.Minute)
+	setDefault(&o.Floor, DefaultFloor)
+	setDefault(&o.Cap, DefaultCap)
+	setDefault(&o.Grace, DefaultGrace)
 	setDefault(&o.Interval, 5*time.Second)
 	setDefault(&o.MaxAddrs, 1<<16)
 	setDefault(&o.MaxNames, 1<<16)
@@ -217,7 +224,8 @@ func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, host *poli
 }
 
 // NamesOf returns the names that addr was learned for, sorted; those in grace
-// included.
+// included, and those that are kept for open connections: the kernel lets new
+// ones pass as well, so whoever asks for them must know the name.
 func (n *Names) NamesOf(id policy.PolicyID, addr netip.Addr) []string {
 	t := n.peek(id)
 	if t == nil {
@@ -232,7 +240,7 @@ func (n *Names) NamesOf(id policy.PolicyID, addr netip.Addr) []string {
 	}
 	names := make([]string, 0, len(a.pairs))
 	for name, pair := range a.pairs {
-		if now.Before(pair.until.Add(n.o.Grace)) {
+		if pair.held || now.Before(pair.until.Add(n.o.Grace)) {
 			names = append(names, name)
 		}
 	}

@@ -236,6 +236,7 @@ func (n *Names) evict(t *table, id policy.PolicyID, all []candidate, workload *s
 			}
 		}
 		t.forget(c.name, c.addr, t.addrs[c.addr])
+		t.lately.note(c.addr, c.name, n.o.Now())
 		touched[c.addr] = true
 		freed++
 	}

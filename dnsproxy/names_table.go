@@ -32,6 +32,7 @@ type table struct {
 	used, exact use
 	swept       time.Time
 	stuck       stuck
+	lately      lately
 }
 
 // address is what is known of one address.
@@ -54,7 +55,9 @@ type pair struct {
 	// time that somebody asked.
 	until, asked time.Time
 	wild         bool
-	by           []string // workloads that asked, up to maxHolders
+	// held: the time is over, and connections to the address are open.
+	held bool
+	by   []string // workloads that asked, up to maxHolders
 }
 
 // maxHolders bounds the workloads that a pair remembers. A pair goes by
@@ -193,7 +196,7 @@ func (t *table) recount(was bool, a *address) {
 // renew lets p count for at least as long as w wants, for w's workloads too.
 func (t *table) renew(p *pair, w wish) {
 	if w.until.After(p.until) {
-		p.until = w.until
+		p.until, p.held = w.until, false
 		t.changes++
 	}
 	p.asked = w.now

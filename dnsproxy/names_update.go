@@ -54,10 +54,15 @@ func (n *Names) expire(t *table, id policy.PolicyID, now time.Time) error {
 	for addr, a := range t.addrs {
 		gone := false
 		for name, pair := range a.pairs {
-			if !now.Before(pair.until.Add(n.o.Grace)) && !inUse(addr) {
-				t.forget(name, addr, a)
-				gone = true
+			if now.Before(pair.until.Add(n.o.Grace)) {
+				continue
 			}
+			if pair.held = inUse(addr); pair.held {
+				continue
+			}
+			t.forget(name, addr, a)
+			t.lately.note(addr, name, now)
+			gone = true
 		}
 		if gone || a.dirty {
 			errs = append(errs, n.settle(t, id, addr, a, n.wanted(p, addr, a)))

@@ -3,6 +3,7 @@
 package dnsproxy
 
 import (
+	"io"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -44,4 +45,13 @@ func NodeConfig() (servers []netip.AddrPort, search []string) {
 		}
 	}
 	return servers, search
+}
+
+// ReadSearch reads the search suffixes of a resolv.conf.
+func ReadSearch(r io.Reader) ([]string, error) {
+	c, err := dns.ClientConfigFromReader(r)
+	if err != nil {
+		return nil, err
+	}
+	return c.Search, nil
 }

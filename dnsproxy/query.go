@@ -52,7 +52,7 @@ func parse(raw []byte) (req, refusal *dns.Msg, err error) {
 type action uint8
 
 const (
-	// refuse: REFUSED, never forwarded. The zero value.
+	// refuse: denied, never forwarded. The zero value.
 	refuse action = iota
 	// forward: ask a trusted upstream.
 	forward
@@ -81,6 +81,11 @@ type decision struct {
 	detail  string
 }
 
+// unnamed says that no rule names what was asked for.
+func (d *decision) unnamed() bool {
+	return d.action == refuse && d.host == nil && d.name != "" && d.reason == policy.ReasonName
+}
+
 // canary is the name that Firefox asks for before it turns on DNS over HTTPS
 // by itself; a negative answer keeps it off
 // (support.mozilla.org/kb/canary-domain-use-application-dnsnet).
@@ -104,6 +109,12 @@ func decide(q dns.Question, p *policy.Policy, search []string) decision {
 		return decision{action: absent, name: name, reason: policy.ReasonAllowed}
 	}
 	may := query(p, name)
+	service := ""
+	if may.Verdict == policy.Deny && may.Reason == policy.ReasonName {
+		if host, ok := serviceOf(name); ok {
+			may, service = query(p, host), host
+		}
+	}
 	if may.Verdict == policy.Deny && may.Reason != policy.ReasonName {
 		return decision{name: name, reason: may.Reason, rule: may.Rule, detail: typeName(q.Qtype)}
 	}
@@ -125,6 +136,10 @@ func decide(q dns.Question, p *policy.Policy, search []string) decision {
 	}
 	d := decision{name: name, host: host, reason: policy.ReasonAllowed}
 	switch {
+	case service != "" && !host.Own && serviceType(q.Qtype):
+		d.action = forward
+	case service != "" && !host.Own:
+		d.reason, d.detail = policy.ReasonQueryType, typeName(q.Qtype)+" of a service name"
 	case host.Own:
 		d.action = own
 	case q.Qtype == dns.TypeANY:

@@ -65,6 +65,15 @@ type Config struct {
 	// Search are the suffixes that stub resolvers append (resolv.conf's
 	// search). What is not a name is ignored.
 	Search []string
+	// SearchOf returns those of a client's own resolv.conf, which may be
+	// another one in a container; nil: there are none. What it returns is only
+	// trusted to say that a name is a search step.
+	SearchOf func(Client) []string
+	// Serves says whether a client is itself the DNS server at an address: a
+	// forwarder that is captured. nil: nobody is.
+	Serves func(Client, netip.AddrPort) bool
+	// Denied is how a name that is not allowed is answered.
+	Denied Denial
 	Guard  ipguard.Guard
 	Sink   flow.Sink    // nil: no events
 	Log    *slog.Logger // nil: no log
@@ -91,6 +100,9 @@ type Server struct {
 	names    *Names
 	servers  func() []netip.AddrPort
 	search   []string
+	searchOf func(Client) []string
+	serves   func(Client, netip.AddrPort) bool
+	denial   Denial
 	guard    ipguard.Guard
 	sink     flow.Sink
 	log      *slog.Logger
@@ -102,6 +114,8 @@ type Server struct {
 	events      *once
 	up          *shared
 	cache       *cache
+	waiting     *waiting
+	warned      seldom        // of loops
 	turn        atomic.Uint32 // rotates own answers
 	stats       stats
 	checking    sync.Map // the queries of Check, by source address
@@ -125,21 +139,35 @@ func New(c Config) *Server {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.SearchOf == nil {
+		c.SearchOf = func(Client) []string { return nil }
+	}
+	if c.Serves == nil {
+		c.Serves = func(Client, netip.AddrPort) bool { return false }
+	}
 	s := &Server{
 		origins: c.Origins, policies: c.Policies, names: c.Names, servers: c.Upstreams, guard: c.Guard,
 		sink: c.Sink, log: c.Log, now: c.Now, idle: c.Idle, drain: c.Drain,
+		searchOf: c.SearchOf, serves: c.Serves, denial: c.Denied,
 		queries: newLimiter(c.MaxInflight, c.MaxPerWorkload),
 		conns:   newLimiter(c.MaxConns, c.MaxConnsPerWorkload),
 		events:  newOnce(4096),
 		cache:   newCache(),
+		waiting: newWaiting(),
 	}
 	s.up = newShared(&upstream{timeout: c.Timeout, stats: &s.stats}, &s.stats)
-	for _, suffix := range c.Search {
+	s.search = suffixes(c.Search)
+	return s
+}
+
+// suffixes normalizes search suffixes; what is not a name is left out.
+func suffixes(search []string) (out []string) {
+	for _, suffix := range search {
 		if n, err := hostname.Normalize(strings.TrimPrefix(suffix, ".")); err == nil {
-			s.search = append(s.search, n)
+			out = append(out, n)
 		}
 	}
-	return s
+	return out
 }
 
 type discard struct{}

@@ -45,10 +45,10 @@ func TestServe(t *testing.T) {
 		{"HTTPS", "www.example.com.", dns.TypeHTTPS, 0, -1, []string{`www.example.com. 60 IN HTTPS 1 . alpn="h2"`}, true, nil, ""},
 		{"CNAME counts for the queried name", "other.example.com.", dns.TypeA, 0, -1, []string{"other.example.com. 60 IN CNAME cdn.evil.test.", "cdn.evil.test. 30 IN A 203.0.113.2"}, true, []string{"203.0.113.2"}, ""},
 		{"no such name", "none.wild.test.", dns.TypeA, dns.RcodeNameError, -1, nil, true, nil, ""},
-		{"not allowed", "evil.test.", dns.TypeA, dns.RcodeRefused, int(dns.ExtendedErrorCodeBlocked), nil, false, nil, policy.ReasonName},
-		{"alias target is not allowed", "cdn.evil.test.", dns.TypeA, dns.RcodeRefused, int(dns.ExtendedErrorCodeBlocked), nil, false, nil, policy.ReasonName},
-		{"reverse name", "1.113.0.203.in-addr.arpa.", dns.TypePTR, dns.RcodeRefused, int(dns.ExtendedErrorCodeBlocked), nil, false, nil, policy.ReasonName},
-		{"TXT under a wildcard", "x.wild.test.", dns.TypeTXT, dns.RcodeRefused, int(dns.ExtendedErrorCodeBlocked), nil, false, nil, policy.ReasonQueryType},
+		{"not allowed", "evil.test.", dns.TypeA, dns.RcodeNameError, int(dns.ExtendedErrorCodeBlocked), nil, false, nil, policy.ReasonName},
+		{"alias target is not allowed", "cdn.evil.test.", dns.TypeA, dns.RcodeNameError, int(dns.ExtendedErrorCodeBlocked), nil, false, nil, policy.ReasonName},
+		{"reverse name", "1.113.0.203.in-addr.arpa.", dns.TypePTR, dns.RcodeNameError, int(dns.ExtendedErrorCodeBlocked), nil, false, nil, policy.ReasonName},
+		{"TXT under a wildcard", "x.wild.test.", dns.TypeTXT, 0, int(dns.ExtendedErrorCodeBlocked), nil, false, nil, policy.ReasonQueryType},
 		{"zone transfer", "www.example.com.", dns.TypeAXFR, dns.RcodeNotImplemented, -1, nil, false, nil, policy.ReasonMalformed},
 		{"ANY", "www.example.com.", dns.TypeANY, 0, -1, []string{`www.example.com. 30 IN HINFO "RFC8482" ""`}, false, nil, ""},
 		{"search suffix", "www.example.com.corp.test.", dns.TypeA, dns.RcodeNameError, -1, nil, false, nil, ""},
@@ -210,7 +210,7 @@ func TestNoPolicyRefuses(t *testing.T) {
 	z := newZone(t, internet...)
 	r := newRig(t, Config{}, z.addr).serve()
 	r.setClient(Client{Workload: "w", Policy: 42, Server: z.addr})
-	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)); m.Rcode != dns.RcodeRefused {
+	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)); m.Rcode != dns.RcodeNameError {
 		t.Errorf("reply: %v", m)
 	}
 	r.expectEvent(policy.ReasonName, false)

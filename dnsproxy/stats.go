@@ -26,6 +26,8 @@ const (
 	cUpstreamIgnored
 	cUpstreamFailed
 	cNoUpstream
+	cLoop
+	cLoopSuspected
 	cAddrRefused
 	cStripped
 	cLearned
@@ -33,6 +35,8 @@ const (
 	cLearnKernel
 	cLearnChanged
 	cTruncated
+	cKept
+	cKeptFailed
 	cResolve
 	cResolveCached
 	cResolveStale
@@ -44,9 +48,9 @@ const (
 var counterNames = [counters]string{
 	"queries_udp", "queries_tcp", "no_origin", "malformed", "overload", "connection_overload",
 	"denied", "would_deny", "denied_type", "events_suppressed", "search_suffix", "answered_locally",
-	"forwarded", "upstream_shared", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream",
+	"forwarded", "upstream_shared", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream", "loop", "loop_suspected",
 	"address_refused", "records_stripped", "learned", "learn_full", "learn_kernel_error", "learn_policy_changed",
-	"truncated", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",
+	"truncated", "kept_asked", "kept_failed", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",
 }
 
 type stats [counters]atomic.Uint64

@@ -81,6 +81,7 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 		}
 	}
 	slots := make(chan struct{}, maxPipelined)
+	account := s.account(client)
 	// As long as over UDP: an idle connection must not cost 64 KB.
 	buf := make([]byte, maxQuery)
 	for {
@@ -98,14 +99,14 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 		s.stats.add(cQueryTCP)
 		raw = slices.Clone(raw)
 		slots <- struct{}{} // answers are bounded in time, so this wait is
-		if !s.queries.acquire(client.Workload) {
+		if !s.queries.acquire(account) {
 			send(s.overloaded(client, policy.TCP, raw))
 			<-slots
 			continue
 		}
 		pending.Go(func() {
 			defer func() { <-slots }()
-			defer s.queries.release(client.Workload)
+			defer s.queries.release(account)
 			send(s.reply(work, client, policy.TCP, raw))
 		})
 	}

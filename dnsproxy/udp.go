@@ -44,12 +44,13 @@ func (s *Server) serveUDP(ctx, work context.Context, handlers *sync.WaitGroup, p
 			continue
 		}
 		raw := slices.Clone(buf[:n])
-		if !s.queries.acquire(client.Workload) {
+		account := s.account(client)
+		if !s.queries.acquire(account) {
 			s.sendUDP(pc, from, client, s.overloaded(client, policy.UDP, raw))
 			continue
 		}
 		handlers.Go(func() {
-			defer s.queries.release(client.Workload)
+			defer s.queries.release(account)
 			s.sendUDP(pc, from, client, s.reply(work, client, policy.UDP, raw))
 		})
 	}

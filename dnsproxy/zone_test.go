@@ -111,6 +111,13 @@ func zoneReply(r *dns.Msg, records []string) *dns.Msg {
 	return m
 }
 
+// set replaces the records.
+func (z *zone) set(records ...string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.records = records
+}
+
 func (z *zone) setHandle(h func(w dns.ResponseWriter, r *dns.Msg)) {
 	z.mu.Lock()
 	defer z.mu.Unlock()

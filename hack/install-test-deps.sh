@@ -27,6 +27,11 @@ for set in "${@:-test}"; do
 		need_command ip iproute2
 		need_command mariadbd mariadb-server
 		need_command mariadb mariadb-client
+		need_command dnsmasq dnsmasq-base
+		need_command unbound unbound
+		need_command musl-gcc musl-tools
+		need_command gcc gcc libc6-dev
+		need_file /usr/lib/python3/dist-packages/pycares python3-pycares
 		;;
 	generate)
 		need_command clang clang

@@ -200,6 +200,8 @@ const (
 	ReasonTimeout Reason = "upstream-timeout"
 	// ReasonFault: a fault rule aborted the request.
 	ReasonFault Reason = "fault-injected"
+	// ReasonLoop: a DNS server would have to ask itself.
+	ReasonLoop Reason = "dns-loop"
 	// ReasonOverload: a bound on connections or queries was reached.
 	ReasonOverload Reason = "overload"
 )

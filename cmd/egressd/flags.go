@@ -26,6 +26,7 @@ type policyFlags struct {
 	logLevel  string
 	logFormat string
 	allow     []string
+	dns       dnsFlags
 }
 
 func (f *policyFlags) register(cmd *cobra.Command, level string) {
@@ -33,6 +34,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
 	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
 	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: the node's)")
+	f.dns.register(cmd)
 	registerAllow(cmd, &f.allow)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -88,6 +90,9 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 	}
 	if o.Log, err = f.logger(e); err != nil {
 		return o, err
+	}
+	if err := f.dns.options(&o); err != nil {
+		return o, usageError{err}
 	}
 	servers, search := dnsproxy.NodeConfig()
 	o.Search = search

@@ -159,6 +159,7 @@ func (a *Agent) wire() error {
 	guard := ipguard.NewLive(&a.addresses)
 	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
 		Guard: guard, InUse: a.liveAddresses, Log: a.log,
+		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
 	})
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
@@ -166,6 +167,9 @@ func (a *Agent) wire() error {
 		Names:     a.names,
 		Upstreams: func() []netip.AddrPort { return a.opts.DNSServers },
 		Search:    a.opts.Search,
+		SearchOf:  newSearches().of,
+		Serves:    newResolvers(a.addresses.Has).serves,
+		Denied:    a.opts.DNSDenied,
 		Guard:     guard,
 		Sink:      a.recorder,
 		Log:       a.log,
@@ -233,6 +237,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		serve(func() error { return a.dns.Serve(ctx, udp, a.sockets.dnsTCP[i:i+1]) })
 	}
 	serve(func() error { a.names.Run(ctx); return nil })
+	serve(func() error { a.dns.KeepResolved(ctx); return nil })
 	a.followDevices(ctx, serve)
 	serve(func() error { return a.watchAddresses(ctx, serve) })
 	serve(func() error { a.housekeep(ctx); return nil })
@@ -251,6 +256,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			cancel(err)
 		} else {
 			a.status.setReady(true)
+			if a.opts.Interfaces {
+				warnBesideDNS(a.log, besideSockets("/"))
+			}
 			a.sayReady()
 			ready()
 		}

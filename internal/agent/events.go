@@ -4,7 +4,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -46,6 +48,9 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 	if e.Name == "" && len(names) > 0 {
 		e.Name = names[0]
 	}
+	if !allowed {
+		e.Detail = a.lately(k.Policy, k.Dst.Addr())
+	}
 	p := a.current.Policy(k.Policy)
 	if p == nil {
 		return e
@@ -66,6 +71,21 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		e.Rule = d.Rule // the rule that the first bytes did not fit
 	}
 	return e
+}
+
+// lately says what an address was learned for that is not learned any more; ""
+// when it is learned, or never was.
+func (a *Agent) lately(id policy.PolicyID, addr netip.Addr) string {
+	name, until, ok := a.names.Lately(id, addr)
+	if !ok {
+		return ""
+	}
+	return former(name, until)
+}
+
+// former is the text of lately.
+func former(name string, until time.Time) string {
+	return fmt.Sprintf("the address was learned for %s until %s; resolve the name again", name, until.Local().Format(time.TimeOnly))
 }
 
 // workloadName names a workload of the kernel's tables.

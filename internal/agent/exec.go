@@ -127,7 +127,12 @@ func command(ctx context.Context, o ExecOptions, cg *cgroup.Cgroup) (int, error)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP,
 		syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
-	if err := startWithout(c, unix.CAP_NET_RAW, unix.CAP_NET_ADMIN); err != nil {
+	prepare := func() {
+		if err := hide(besideSockets("/")); err != nil {
+			o.Log.Warn("the command may have names resolved without DNS, and is refused at their addresses then", "error", err)
+		}
+	}
+	if err := startWithout(c, prepare, unix.CAP_NET_RAW, unix.CAP_NET_ADMIN); err != nil {
 		return 127, fmt.Errorf("%w: %w", ErrCommand, err)
 	}
 	done := make(chan struct{})
@@ -161,11 +166,12 @@ func command(ctx context.Context, o ExecOptions, cg *cgroup.Cgroup) (int, error)
 // frames (packet(7)), with CAP_NET_ADMIN make tunnels, where no program of
 // egressd looks. The bounding set belongs to a thread and is inherited by what
 // it forks (capabilities(7)); the thread ends with the goroutine, since it is
-// not unlocked.
-func startWithout(c *exec.Cmd, caps ...uintptr) error {
+// not unlocked. prepare runs on it before that.
+func startWithout(c *exec.Cmd, prepare func(), caps ...uintptr) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		prepare()
 		for _, which := range caps {
 			if err := unix.Prctl(unix.PR_CAPBSET_DROP, which, 0, 0, 0); err != nil {
 				done <- fmt.Errorf("drop a capability: %w", err)

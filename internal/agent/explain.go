@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
@@ -99,6 +100,7 @@ func ParseTarget(s string) (Target, error) {
 type Learned interface {
 	NamesOf(policy.PolicyID, netip.Addr) []string
 	AddrsOf(policy.PolicyID, string) []netip.Addr
+	Lately(policy.PolicyID, netip.Addr) (string, time.Time, bool)
 }
 
 // Explain says what would happen to a flow of a workload ("name" or
@@ -152,6 +154,9 @@ func (x *explainer) address() {
 		f.Names = x.learned.NamesOf(x.p.ID(), x.t.addr)
 		if len(f.Names) == 0 {
 			x.step("address: %s was not learned for any allowed name", x.t.addr)
+			if name, until, ok := x.learned.Lately(x.p.ID(), x.t.addr); ok {
+				x.step("address: %s", former(name, until))
+			}
 		} else {
 			x.step("address: %s was learned for %s", x.t.addr, strings.Join(f.Names, ", "))
 		}
@@ -180,11 +185,11 @@ func (x *explainer) name(method string) {
 	h := x.p.Lookup(x.t.host)
 	switch {
 	case q.Verdict == policy.Deny && q.Rule == nil:
-		x.step("dns: %s is not allowed; the query is answered REFUSED and not forwarded", x.t.host)
+		x.step("dns: %s is not allowed; the query is denied and not forwarded", x.t.host)
 		x.Reason = policy.ReasonName
 		return
 	case q.Verdict == policy.Deny:
-		x.step("dns: no port of %s is left (%s); the query is answered REFUSED and not forwarded", x.t.host, q.Reason)
+		x.step("dns: no port of %s is left (%s); the query is denied and not forwarded", x.t.host, q.Reason)
 		x.take(q)
 		x.nearest(q.Rule)
 		return

@@ -78,7 +78,7 @@ func TestExplain(t *testing.T) {
 		{"http://www.googleapis.com:443/", false, policy.ReasonNotTLS, "TLS"},
 		{"http://www.googleapis.com:8080/", false, policy.ReasonPort, "80/tcp"},
 		{"www.googleapis.com:443/udp", false, policy.ReasonTransport, "443/udp"},
-		{"http://evil.example/", false, policy.ReasonName, "REFUSED"},
+		{"http://evil.example/", false, policy.ReasonName, "the query is denied"},
 		{"203.0.113.66:443", false, policy.ReasonNoRule, "refused"},
 		{"[2001:db8::66]:443", false, policy.ReasonNoRule, "refused"},
 		{"127.0.0.1:8080", true, policy.ReasonAllowed, "loopback"},

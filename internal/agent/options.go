@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/loader"
@@ -73,6 +74,11 @@ type Options struct {
 	DNSServers []netip.AddrPort
 	// Search are the search domains of the node's resolver.
 	Search []string
+	// DNSDenied is how a name that is not allowed is answered.
+	DNSDenied dnsproxy.Denial
+	// DNSMinTTL and DNSMaxTTL bound the time that an answer counts, DNSGrace is
+	// how long its addresses stay open after that; 0: the defaults.
+	DNSMinTTL, DNSMaxTTL, DNSGrace time.Duration
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
 	AllowEndpoints []policy.AllowedEndpoint
 	// GatewaySelector are the labels that the ingress side carries.

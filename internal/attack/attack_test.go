@@ -83,7 +83,8 @@ func newArena(t *testing.T) *arena {
 	a.addNeighbours()
 	theirs, flags := a.addAuthors()
 	files := map[string][]byte{"00-authors.yaml": theirs, "policy.yaml": config, "tight.yaml": tight, "modes.yaml": modes("audit", "off")}
-	flags = append(flags, "--interfaces", "pod0,vm0", "--status-address", ":15020", "--health-address", ":15021")
+	// REFUSED tells a denial from a name that does not exist.
+	flags = append(flags, "--dns-denied-rcode", "REFUSED", "--interfaces", "pod0,vm0", "--status-address", ":15020", "--health-address", ":15021")
 	if a.d, err = a.NewDaemon(egressd, files, flags...); err != nil {
 		t.Fatal(err)
 	}

@@ -139,7 +139,7 @@ func explain(t *testing.T, n *node) {
 		{[]string{hostPort(n.GoogleAPIs.V4.String(), 443)}, 0, "inspect", "allowed", "was learned for " + world.GoogleAPIs},
 		{[]string{hostPort(n.GoogleAPIs.V4.String(), 22)}, 1, "deny", "port-not-allowed", "was learned for " + world.GoogleAPIs},
 		{[]string{world.GoogleAPIs + ":443/udp"}, 1, "deny", "transport-not-allowed", ""},
-		{[]string{"https://" + world.Stranger}, 1, "deny", "name-not-allowed", "REFUSED"},
+		{[]string{"https://" + world.Stranger}, 1, "deny", "name-not-allowed", "the query is denied"},
 		{[]string{hostPort(world.StrangerV6, 443)}, 1, "deny", "no-rule", "was not learned"},
 		{[]string{"external-db:3306"}, 0, "direct", "allowed", "egressd answers external-db itself with " + world.DBV4},
 	}

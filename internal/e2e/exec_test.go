@@ -55,8 +55,13 @@ func (b *bench) policy(t *testing.T, name, text string) {
 // command prepares egressd exec; flags may be nil.
 func (b *bench) command(t *testing.T, flags []string, command ...string) *world.Cmd {
 	t.Helper()
+	return b.client(t, nil, egressd, b.line(flags, command...)...)
+}
+
+// line are the arguments of egressd exec; flags may be nil.
+func (b *bench) line(flags []string, command ...string) []string {
 	args := append([]string{"exec", "--config", b.config, "--state-dir", b.state, "--pin-dir", b.pins}, flags...)
-	return b.client(t, nil, egressd, append(append(args, "--"), command...)...)
+	return append(append(args, "--"), command...)
 }
 
 func (b *bench) exec(t *testing.T, command ...string) ended {

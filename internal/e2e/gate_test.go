@@ -86,7 +86,7 @@ func (n *node) served(t *testing.T, p inPod) {
 			if got := p.probe(t, n.in, "dns", network, hostPort(server, 53), world.GoogleAPIs, "A"); got.Rcode != "NOERROR" || len(got.Addrs) != 1 {
 				t.Errorf("DNS, %s to %s: %+v", network, server, got)
 			}
-			if got := p.probe(t, n.in, "dns", network, hostPort(server, 53), world.Stranger, "A"); got.Rcode != "REFUSED" {
+			if got := p.probe(t, n.in, "dns", network, hostPort(server, 53), world.Stranger, "A"); got.Rcode != "NXDOMAIN" || got.EDE != 15 {
 				t.Errorf("DNS about the stranger, %s to %s: %+v", network, server, got)
 			}
 		}

@@ -154,8 +154,8 @@ spec:
 		t.Errorf("a name outside the wildcard: %+v", p)
 	}
 	for _, name := range []string{"example.com", "edge.cdn.example", world.Stranger} {
-		if p := n.probe(t, n.in, "dns", "udp", hostPort(world.ResolverV4, 53), name, "A"); p.Rcode != "REFUSED" {
-			t.Errorf("%s: %+v, want REFUSED", name, p)
+		if p := n.probe(t, n.in, "dns", "udp", hostPort(world.ResolverV4, 53), name, "A"); p.Rcode != "NXDOMAIN" || p.EDE != 15 {
+			t.Errorf("%s: %+v, want NXDOMAIN, blocked", name, p)
 		}
 	}
 	if a := n.curl(t, n.in, "http://"+world.API+"/"); a.exit != curlConnect {

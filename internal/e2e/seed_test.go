@@ -153,8 +153,8 @@ func seedNode(t *testing.T, n *node) {
 	if r := run("connect", google.V4.String(), "443"); len(r.Peer) != 2 || r.Peer[0] != google.V4.String() {
 		t.Errorf("connect: %+v", r)
 	}
-	if r := run("resolve", world.Stranger); r.Code != "EREFUSED" {
-		t.Errorf("resolve: %+v, want EREFUSED", r)
+	if r := run("resolve", world.Stranger); r.Code != "ENOTFOUND" {
+		t.Errorf("resolve: %+v, want ENOTFOUND", r)
 	}
 	for _, args := range [][]string{{"connect", world.StrangerV4, "443"}, {"connect", world.StrangerV6, "443"}, {"get", "http://" + world.StrangerV4 + "/"}} {
 		if r := run(args...); r.Code != "ECONNREFUSED" {
@@ -213,8 +213,8 @@ func seedDNS(t *testing.T, n *node) {
 				t.Errorf("%s %s: %+v", network, at, p)
 			}
 			for _, name := range []string{world.Stranger, "x." + world.GoogleAPIs, "googleapis.com", "nowhere.invalid"} {
-				if p := n.probe(t, n.in, "dns", network, at, name, "A"); p.Rcode != "REFUSED" || p.EDE != blocked || len(p.Addrs) > 0 {
-					t.Errorf("%s %s %s: %+v, want REFUSED with extended error %d", network, at, name, p, blocked)
+				if p := n.probe(t, n.in, "dns", network, at, name, "A"); p.Rcode != "NXDOMAIN" || p.EDE != blocked || len(p.Addrs) > 0 {
+					t.Errorf("%s %s %s: %+v, want NXDOMAIN with extended error %d", network, at, name, p, blocked)
 				}
 			}
 		}

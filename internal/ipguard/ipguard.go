@@ -13,6 +13,7 @@ package ipguard
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // Class is the kind of an address. The zero value is not a kind that Check
@@ -52,9 +53,11 @@ const (
 	// class of its own.
 	Reserved
 	// Embedded is an IPv6 address that carries an IPv4 address: v4-mapped,
-	// v4-compatible, v4-translated, NAT64, 6to4, Teredo, ISATAP. A translator
+	// v4-compatible, v4-translated, 6to4, Teredo, ISATAP. A translator
 	// on the path would deliver it to the address inside, which no check of
-	// the outer address has seen.
+	// the outer address has seen. An address of NAT64 (RFC 6052, RFC 8215),
+	// which is how networks without IPv4 reach it, has the class of the
+	// address inside.
 	Embedded
 	// Own is an address of this node.
 	Own
@@ -107,8 +110,6 @@ var blocks6 = []block{
 	{netip.MustParsePrefix("::ffff:0:0/96"), Embedded},   // v4-mapped, RFC 4291
 	{netip.MustParsePrefix("::ffff:0:0:0/96"), Embedded}, // v4-translated, RFC 2765
 	{netip.MustParsePrefix("::/96"), Embedded},           // v4-compatible, RFC 4291
-	{netip.MustParsePrefix("64:ff9b::/96"), Embedded},    // NAT64, RFC 6052
-	{netip.MustParsePrefix("64:ff9b:1::/48"), Embedded},  // local NAT64, RFC 8215
 	{netip.MustParsePrefix("2001::/32"), Embedded},       // Teredo, RFC 4380
 	{netip.MustParsePrefix("2002::/16"), Embedded},       // 6to4, RFC 3056
 	{netip.MustParsePrefix("100::/64"), Reserved},
@@ -131,6 +132,9 @@ func Classify(a netip.Addr) Class {
 	}
 	if a.Is4() {
 		return lookup(blocks4, a, Public)
+	}
+	if inside := inside64(a); inside != nil {
+		return classify64(inside, Classify)
 	}
 	if c := lookup(blocks6, a, Invalid); c != Invalid {
 		if c == Private && isISATAP(a) {
@@ -247,7 +251,8 @@ func (g Guard) classify(a netip.Addr) Class {
 	if c.Forbidden() {
 		return c
 	}
-	if g.own.Has(a) {
+	// A translator may lead back to the node.
+	if g.own.Has(a) || slices.ContainsFunc(inside64(a), g.own.Has) {
 		return Own
 	}
 	return c

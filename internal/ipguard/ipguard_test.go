@@ -26,8 +26,8 @@ func TestClassify(t *testing.T) {
 		{Unspecified, []string{"0.0.0.0", "0.1.2.3", "0.255.255.255"}, []string{"::"}},
 		{Multicast, []string{"224.0.0.1", "239.255.255.255"}, []string{"ff02::1", "ff0e::1"}},
 		{Reserved, []string{"240.0.0.0", "255.255.255.255", "192.0.0.1", "192.88.99.1"}, []string{"100::1", "4000::1", "1::", "e000::1"}},
-		{Embedded, nil, []string{"::ffff:1.1.1.1", "::ffff:127.0.0.1", "::ffff:0:1.1.1.1", "::2", "::7f00:1", "64:ff9b::a9fe:a9fe",
-			"64:ff9b:1::1", "64:ff9b:1:ffff::7f00:1", "2002:7f00:1::", "2001::1", "2001:0:4136:e378::1",
+		{Embedded, nil, []string{"::ffff:1.1.1.1", "::ffff:127.0.0.1", "::ffff:0:1.1.1.1", "::2", "::7f00:1",
+			"2002:7f00:1::", "2001::1", "2001:0:4136:e378::1",
 			"2606:4700::5efe:10.0.0.1", "2606:4700::200:5efe:10.0.0.1", "fd00::5efe:7f00:1"}},
 		{Invalid, nil, []string{"fe80::1%eth0", "2606:4700::1%eth0"}},
 	}
@@ -90,6 +90,51 @@ func TestCheck(t *testing.T) {
 	// A mapped address stays Embedded even where its inner address is literal.
 	if ok, c := def.Check(netip.MustParseAddr("::ffff:127.0.0.1"), Options{Literal: lit("127.0.0.0/8")}); ok || c != Embedded {
 		t.Errorf("mapped loopback = %t, %s; want refused as embedded", ok, c)
+	}
+}
+
+// TestNAT64: an address of NAT64 is judged by the IPv4 address inside.
+func TestNAT64(t *testing.T) {
+	tests := []struct {
+		addr string
+		want Class
+	}{
+		{"64:ff9b::1.1.1.1", Public},
+		{"64:ff9b::10.0.0.1", Private},
+		{"64:ff9b::127.0.0.1", Loopback},
+		{"64:ff9b::169.254.169.254", LinkLocal},
+		{"64:ff9b::168.63.129.16", Metadata},
+		{"64:ff9b::0.0.0.0", Unspecified},
+		{"64:ff9b::224.0.0.1", Multicast},
+		{"64:ff9b::255.255.255.255", Reserved},
+		{"64:ff9b::203.0.113.5", Own},
+		{"64:ff9b:0:0:1::1.1.1.1", Reserved}, // beside the prefix
+		// The local prefix: where the address is depends on the translator.
+		{"64:ff9b:1::1.1.1.1", Public},
+		{"64:ff9b:1:fffe::1.1.1.1", Public},
+		{"64:ff9b:1::10.0.0.1", Private},
+		{"64:ff9b:1::127.0.0.1", Embedded},
+		{"64:ff9b:1::169.254.169.254", Embedded},
+		{"64:ff9b:1::203.0.113.5", Own},
+		{"64:ff9b:1:808:8:800::", Public},            // /48: 8.8.8.8
+		{"64:ff9b:1:a9fe:a9:fe00::", Embedded},       // /48: 169.254.169.254
+		{"64:ff9b:1:a9fe:a9:fe00:101:101", Embedded}, // /48, and what it ignores is good
+		{"64:ff9b:1:7f:0:1::", Embedded},             // /56: 127.0.0.1
+		{"64:ff9b:1:0:a9:fea9:fe00:0", Embedded},     // /64: 169.254.169.254
+		{"64:ff9b:1:0:a:0:100:0", Private},           // /64: 10.0.0.1
+		{"64:ff9b:1:a00:0:100:101:101", Private},     // /48: 10.0.0.1, /96: 1.1.1.1
+		{"64:ff9b:1:cb00:71:500::", Own},             // /48: 203.0.113.5
+		{"64:ff9b:1::", Embedded},                    // nowhere
+		{"64:ff9b:2::1.1.1.1", Reserved},             // beside the prefix
+	}
+	g := New([]netip.Addr{netip.MustParseAddr("203.0.113.5")})
+	for _, tt := range tests {
+		for _, o := range []Options{{}, {Exact: true}} {
+			ok, c := g.Check(netip.MustParseAddr(tt.addr), o)
+			if want := c == Public || c == Private && o.Exact; c != tt.want || ok != want {
+				t.Errorf("%s, exact %v: %s, ok %v; want %s, %v", tt.addr, o.Exact, c, ok, tt.want, want)
+			}
+		}
 	}
 }
 

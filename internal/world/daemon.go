@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,8 @@ type Daemon struct {
 
 // NewDaemon lays out what the daemon needs: its configuration, a state
 // directory, a BPF file system and cgroups. It starts nothing. self is the
-// egressd binary; config maps file names to their content; args are added to those of `egressd run`. Stop takes all
+// egressd binary; config maps file names to their content; args are added to those of `egressd run`, which trusts the DNS server at
+// ResolverV4 unless they name others. Stop takes all
 // away again. A world has one daemon at most.
 func (w *World) NewDaemon(self string, config map[string][]byte, args ...string) (d *Daemon, err error) {
 	d = &Daemon{w: w, self: self, args: args, dir: filepath.Join(w.Dir(), "egressd")}
@@ -116,12 +118,15 @@ func (d *Daemon) Launch(ctx context.Context) error {
 	}
 	defer func() { _ = out.Close() }() // the process has its own descriptor
 	line := append(append([]string{}, d.Prefix...), d.self, "run", "--config", d.ConfigDir(),
-		"--state-dir", d.StateDir(), "--pin-dir", d.PinDir(), "--dns-server", net.JoinHostPort(ResolverV4, "53"))
+		"--state-dir", d.StateDir(), "--pin-dir", d.PinDir())
 	capture := d.Capture
 	if capture == nil {
 		capture = []string{"--cgroup", d.Root.Path()}
 	}
 	line = append(append(line, capture...), d.args...)
+	if !slices.Contains(d.args, "--dns-server") {
+		line = append(line, "--dns-server", net.JoinHostPort(ResolverV4, "53"))
+	}
 	// Not bound to ctx: the daemon is stopped in order, by Stop.
 	c := d.w.Client(context.WithoutCancel(ctx), d.own, line[0], line[1:]...)
 	c.Stdout, c.Stderr = out, out

@@ -190,7 +190,7 @@ def labels(name):
     return b"".join(bytes([len(l)]) + l for l in raw.rstrip(b".").split(b".") if l) + b"\0"
 
 
-TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "NULL": 10, "PTR": 12, "TXT": 16, "AAAA": 28, "RRSIG": 46, "DNSKEY": 48,
+TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "NULL": 10, "PTR": 12, "TXT": 16, "AAAA": 28, "SRV": 33, "RRSIG": 46, "DNSKEY": 48,
          "HTTPS": 65, "AXFR": 252, "ANY": 255, "CAA": 257, "PRIVATE": 65300}
 RCODES = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"]
 

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsproxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// Programs that resolve a name once and connect for days (nginx, HAProxy, some
+// JVMs) must go on after the answer's time. So names that a workload has asked
+// for are asked again while the policy names them exactly, and what they still
+// answer stays open. Nothing is opened that no workload was told: an address
+// that the name has given up goes, and with the last one the name.
+
+const (
+	// keepFloor is the least time between two resolutions of a kept name.
+	keepFloor = 30 * time.Second
+	// keepAgain is when a name is asked again after no server answered.
+	keepAgain = 10 * time.Second
+	// maxKept bounds the names that are kept, maxKeptOfPolicy those of one
+	// policy. Those asked for last are.
+	maxKept         = 4096
+	maxKeptOfPolicy = 1024
+	// keepInterval is the time between two rounds: less than the shortest time
+	// that an answer and its grace can be set to.
+	keepInterval = time.Second
+	// keepAtOnce is how many are resolved at once, maxKeepRound how many in a
+	// round.
+	keepAtOnce   = 8
+	maxKeepRound = 1024
+)
+
+// keeper is when each name is asked again.
+type keeper struct {
+	s     *Server
+	names map[string]*keptName
+	// failures counts those in a row within a round. When as many failed as
+	// are asked at once, no server answers, and the others don't wait for it.
+	failures atomic.Int32
+}
+
+type keptName struct {
+	policies []policy.PolicyID
+	at       time.Time
+	// answered is when a server last answered for it, or when it was first
+	// seen: the time for which it is kept while none does counts from here.
+	answered time.Time
+}
+
+// KeepResolved asks again for the names that are to be kept, until ctx is done.
+func (s *Server) KeepResolved(ctx context.Context) {
+	k := &keeper{s: s, names: map[string]*keptName{}}
+	tick := time.NewTicker(keepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			k.round(ctx)
+		}
+	}
+}
+
+// round asks for the names whose time it is.
+func (k *keeper) round(ctx context.Context) {
+	now := k.s.now()
+	k.look(now)
+	var due []string
+	for name, n := range k.names {
+		if !now.Before(n.at) {
+			due = append(due, name)
+		}
+	}
+	slices.SortFunc(due, func(a, b string) int {
+		return cmp.Or(k.names[a].at.Compare(k.names[b].at), cmp.Compare(a, b))
+	})
+	due = due[:min(len(due), maxKeepRound)]
+	k.failures.Store(0)
+	var asking sync.WaitGroup
+	room := make(chan struct{}, keepAtOnce)
+	for _, name := range due {
+		room <- struct{}{}
+		asking.Go(func() {
+			defer func() { <-room }()
+			k.ask(ctx, name, k.names[name])
+		})
+	}
+	asking.Wait()
+}
+
+// look brings the list of names to what was learned.
+func (k *keeper) look(now time.Time) {
+	found := k.s.names.exact()
+	for name := range k.names {
+		if _, ok := found[name]; !ok {
+			delete(k.names, name)
+		}
+	}
+	for name, f := range found {
+		n := k.names[name]
+		if n == nil {
+			// Asked before its time is over, or those who connect would be
+			// refused meanwhile.
+			at := f.until.Add(-2 * k.s.names.o.Interval)
+			n = &keptName{at: at.Add(-jitter(max(0, at.Sub(now)))), answered: now}
+			k.names[name] = n
+		}
+		n.policies = f.policies
+	}
+}
+
+// jitter is a random part of a tenth of d, so that names that were asked for
+// together are not for ever.
+func jitter(d time.Duration) time.Duration { return rand.N(d/10 + 1) }
+
+// ask resolves one name and keeps what it answers.
+func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
+	s := k.s
+	answers, err := []Answer(nil), ErrUpstream
+	if k.failures.Load() < keepAtOnce {
+		s.stats.add(cKept)
+		answers, err = s.lookupCached(ctx, name)
+	}
+	now := s.now()
+	slack := 2 * s.names.o.Interval
+	switch {
+	case err == nil:
+		k.failures.Store(0)
+		ttl := s.names.o.Cap
+		for _, a := range answers {
+			ttl = min(ttl, a.TTL)
+		}
+		every := max(ttl, keepFloor)
+		n.at, n.answered = now.Add(every-jitter(every)), now
+		for i := range answers {
+			answers[i].TTL = max(answers[i].TTL, every+slack)
+		}
+		for _, id := range n.policies {
+			s.names.keep(id, name, answers)
+		}
+	case errors.Is(err, ErrUpstream):
+		// That no server answers says nothing about the name (RFC 8767).
+		s.stats.add(cKeptFailed)
+		k.failures.Add(1)
+		n.at = now.Add(keepAgain)
+		if now.Before(n.answered.Add(s.names.o.Cap)) {
+			for _, id := range n.policies {
+				s.names.keepAll(id, name, n.at.Add(slack))
+			}
+		}
+	default:
+		n.at = now.Add(keepFloor)
+	}
+}
+
+// exactName is what is known of a name that is to be kept.
+type exactName struct {
+	policies     []policy.PolicyID
+	until, asked time.Time // the latest
+}
+
+// exact lists the learned names that policies name exactly, within the bounds
+// of what is kept.
+func (n *Names) exact() map[string]exactName {
+	out := map[string]exactName{}
+	tables := n.all()
+	each := min(maxKeptOfPolicy, maxKept/max(1, len(tables)))
+	for id, t := range tables {
+		found := t.exactNames(n.policies.Policy(id))
+		names := make([]string, 0, len(found))
+		for name := range found {
+			names = append(names, name)
+		}
+		if len(names) > each {
+			slices.SortFunc(names, func(a, b string) int {
+				return cmp.Or(found[b].asked.Compare(found[a].asked), cmp.Compare(a, b))
+			})
+			names = names[:each]
+		}
+		for _, name := range names {
+			e := out[name]
+			e.policies = append(e.policies, id)
+			if e.until.IsZero() || found[name].until.Before(e.until) {
+				e.until = found[name].until // the first to need it
+			}
+			out[name] = e
+		}
+	}
+	return out
+}
+
+// exactNames are those of one table.
+func (t *table) exactNames(p *policy.Policy) map[string]exactName {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := map[string]exactName{}
+	for name, addrs := range t.names {
+		var e exactName
+		for addr := range addrs {
+			pair := t.addrs[addr].pairs[name]
+			if pair.wild {
+				break // so are the others
+			}
+			if pair.until.After(e.until) {
+				e.until = pair.until
+			}
+			if pair.asked.After(e.asked) {
+				e.asked = pair.asked
+			}
+		}
+		if e.until.IsZero() {
+			continue
+		}
+		if h := lookup(p, name); h != nil && !h.Own && !h.Pattern.IsWildcard() {
+			out[name] = e
+		}
+	}
+	return out
+}
+
+// keep lets those of the answers that were learned for the name count on.
+func (n *Names) keep(id policy.PolicyID, name string, answers []Answer) {
+	t := n.peek(id)
+	if t == nil {
+		return
+	}
+	now := n.o.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, a := range answers {
+		if _, ok := t.names[name][a.Addr]; ok {
+			t.prolong(t.addrs[a.Addr].pairs[name], now.Add(min(max(a.TTL, n.o.Floor), n.o.Cap)))
+		}
+	}
+}
+
+// keepAll lets all addresses of the name count until then.
+func (n *Names) keepAll(id policy.PolicyID, name string, until time.Time) {
+	t := n.peek(id)
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for addr := range t.names[name] {
+		t.prolong(t.addrs[addr].pairs[name], until)
+	}
+}
+
+// prolong lets p count until then at least.
+func (t *table) prolong(p *pair, until time.Time) {
+	if until.After(p.until) {
+		p.until, p.held = until, false
+		t.changes++
+	}
+}
