@@ -30,7 +30,8 @@ func (x *exchange) act() {
 	}
 	switch {
 	case rule.Redirect != nil:
-		x.w.Header().Set("Location", redirectLocation(rule.Redirect, a.Match, x.decision.Request(&x.req), x.r.URL.RawQuery))
+		_, query, _ := strings.Cut(x.target, "?")
+		x.w.Header().Set("Location", redirectLocation(rule.Redirect, a.Match, x.decision.Request(&x.req), query))
 		x.applyResponseHeaders(nil)
 		x.writeStatus(redirectCode(rule.Redirect))
 	case rule.DirectResponse != nil:

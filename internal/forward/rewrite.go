@@ -54,6 +54,20 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
+// persistenceOf are the fields of HTTP/1 about how long a connection lives.
+func persistenceOf(h http.Header) http.Header {
+	out := http.Header{}
+	switch {
+	case hasToken(h, "Connection", "close"): // net/http says it itself
+	case hasToken(h, "Connection", "keep-alive"):
+		out["Connection"] = []string{"keep-alive"}
+	}
+	if v, ok := h["Keep-Alive"]; ok {
+		out["Keep-Alive"] = v
+	}
+	return out
+}
+
 // hasToken says whether a list-valued field of h has the token.
 func hasToken(h http.Header, field, token string) bool {
 	for _, v := range h[field] {
