@@ -24,6 +24,8 @@ const (
 	plainSiteV6 = "2001:db8:9::9"
 	// keptAlive is how long the site keeps a connection that nobody uses.
 	keptAlive = time.Second
+	// netcat is that of OpenBSD; busybox has another one.
+	netcat = "/usr/bin/nc"
 )
 
 // serveSite answers with the request line and header lines that came. It ends a
@@ -129,7 +131,7 @@ const post = () => new Promise(done => {
 // TestClients: programs see of a plain site what they see without egressd.
 func TestClients(t *testing.T) {
 	t.Parallel()
-	for _, tool := range []string{"nc", "node", "curl"} {
+	for _, tool := range []string{netcat, "node", "curl"} {
 		testenv.RequireTool(t, tool)
 	}
 	n := start(t, map[string]string{"policy.yaml": hosts("plain", plainSite)}, func(w *world.World) { addSite(t, w) })
@@ -144,7 +146,7 @@ func TestClients(t *testing.T) {
 			}
 		}
 		for _, addr := range []string{plainSiteV4, plainSiteV6} {
-			c := n.client(t, cg, "nc", "-N", addr, "80")
+			c := n.client(t, cg, netcat, "-N", addr, "80")
 			c.Stdin = strings.NewReader("GET /nc HTTP/1.1\r\nHost: " + plainSite + "\r\nConnection: close\r\n\r\n")
 			if e := finish(t, c); !strings.HasPrefix(e.stdout, "HTTP/1.1 200 Gut\r\n") || !strings.Contains(e.stdout, "GET /nc HTTP/1.1\r\n") {
 				t.Errorf("%s: nc -N %s: %+v", who, addr, e)
