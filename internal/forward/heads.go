@@ -122,6 +122,13 @@ func (h *heads) between() (yes bool, requests int64) {
 	return h.state == inRequestLine && h.n == 0, h.begun
 }
 
+// within says whether the last byte was in the middle of a request.
+func (h *heads) within() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state != inNothing && (h.state != inRequestLine || h.n > 0)
+}
+
 // stop says that what comes is no HTTP/1 any more.
 func (h *heads) stop() {
 	h.mu.Lock()

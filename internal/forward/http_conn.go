@@ -23,6 +23,7 @@ type httpConn struct {
 	reply    headWriter
 	in, out  atomic.Int64
 	requests atomic.Int64
+	short    bool // the last read took all that there was
 	// unread says that the last request was not read to its end: what comes is
 	// no request, and nothing more is read.
 	unread atomic.Bool
@@ -89,10 +90,11 @@ func (h *httpConn) receive(p []byte) (int, error) {
 		if ended {
 			return 0, untilGone(h.conn.nc)
 		}
-		if !between {
+		if h.short && h.heads.within() {
 			acknowledge(h.conn.nc) // the rest may wait for it
 		}
 		n, err := h.Conn.Read(p)
+		h.short = n < len(p)
 		switch {
 		case n > 0:
 			return n, nil

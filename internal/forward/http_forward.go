@@ -110,18 +110,30 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 	header := http.Header(seen.Header).Clone()
 	upgrade := upgradeType(r.Header)
 	trailers := hasToken(r.Header, "Te", "trailers")
-	persistence := persistenceOf(header)
+	own := x.own(u) && !x.wantsHTTP2(u)
+	came, persistence := header["Connection"], persistenceOf(header)
 	removeHopByHop(header)
-	if len(persistence) > 0 && x.own(u) && !x.wantsHTTP2(u) {
+	delete(header, "Host") // HTTP/2 may have both; they are equal
+	var options []string
+	if own {
+		if len(persistence["Connection"]) > 0 {
+			options = append(options, "keep-alive")
+		}
+		delete(persistence, "Connection")
 		maps.Copy(header, persistence)
 	}
-	delete(header, "Host") // HTTP/2 may have both; they are equal
 	if upgrade != "" {
-		header["Connection"] = []string{"Upgrade"}
+		options = append(options, "Upgrade")
 		header["Upgrade"] = []string{upgrade}
 	}
 	if trailers {
 		header["Te"] = []string{"trailers"}
+		if !x.wantsHTTP2(u) && (x.r.ProtoMajor == 2 || hasToken(x.r.Header, "Connection", "te")) {
+			options = append(options, "TE") // RFC 9110, 10.1.4
+		}
+	}
+	if c := connection(came, options...); c != nil {
+		header["Connection"] = c
 	}
 	path, authority := seen.Path, seen.Authority
 	if a := x.decision.Action; a != nil {

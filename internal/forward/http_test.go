@@ -163,6 +163,11 @@ func TestTransparent(t *testing.T) {
 			"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nkeep-alive: timeout=5, max=3\r\nContent-Length: 0\r\n\r\n",
 		},
 		{
+			"trailers are welcome",
+			"GET / HTTP/1.1\r\nTE: trailers\r\nconnection: te, Keep-Alive\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		},
+		{
 			"the last request of a connection",
 			"GET / HTTP/1.1\r\nConnection: close\r\nHost: a.example\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -398,11 +403,11 @@ func TestWebSocket(t *testing.T) {
 		defer close(ended)
 		br := bufio.NewReader(nc)
 		req, err := http.ReadRequest(br)
-		if err != nil || req.Header.Get("Upgrade") != "websocket" || req.Header.Get("Connection") != "Upgrade" {
+		if err != nil || req.Header.Get("Upgrade") != "websocket" || req.Header.Get("Connection") != "keep-alive, Upgrade" {
 			t.Errorf("request %+v, %v", req, err)
 			return
 		}
-		_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: x\r\n\r\nfirst")
+		_, _ = io.WriteString(nc, "HTTP/1.1 101 Los\r\nupgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nfirst")
 		_, _ = io.Copy(nc, br) // echo until the client's end
 		_, _ = io.WriteString(nc, "bye")
 	})

@@ -57,15 +57,35 @@ func removeHopByHop(h http.Header) {
 // persistenceOf are the fields of HTTP/1 about how long a connection lives.
 func persistenceOf(h http.Header) http.Header {
 	out := http.Header{}
-	switch {
-	case hasToken(h, "Connection", "close"): // net/http says it itself
-	case hasToken(h, "Connection", "keep-alive"):
+	if hasToken(h, "Connection", "keep-alive") && !hasToken(h, "Connection", "close") { // which net/http says itself
 		out["Connection"] = []string{"keep-alive"}
 	}
 	if v, ok := h["Keep-Alive"]; ok {
 		out["Keep-Alive"] = v
 	}
 	return out
+}
+
+// connection is the Connection field of a request for its next hop: of what came,
+// the options that go on, or what else says them.
+func connection(came []string, options ...string) []string {
+	goesOn := func(option string) bool {
+		return slices.ContainsFunc(options, func(o string) bool { return strings.EqualFold(o, option) })
+	}
+	if len(came) == 1 {
+		n, all := 0, true
+		for option := range strings.SplitSeq(came[0], ",") {
+			n++
+			all = all && goesOn(textproto.TrimString(option))
+		}
+		if all && n == len(options) {
+			return came // as it was sent
+		}
+	}
+	if len(options) == 0 {
+		return nil
+	}
+	return []string{strings.Join(options, ", ")}
 }
 
 // hasToken says whether a list-valued field of h has the token.

@@ -4,6 +4,7 @@ package forward
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -42,6 +43,7 @@ type upstreamConn struct {
 	out     headWriter
 	in      headReader
 	sent    atomic.Int64 // bytes
+	short   bool         // the last read took all that there was
 	waiting atomic.Bool  // an answer, or the rest of one, is owed
 }
 
@@ -198,11 +200,16 @@ func (c *upstreamConn) Write(b []byte) (n int, err error) {
 }
 
 func (c *upstreamConn) Read(b []byte) (int, error) {
-	if c.waiting.Load() && c.in.began() {
+	if c.short && c.waiting.Load() && c.in.began() {
 		acknowledge(c.Conn) // the rest may wait for it
 	}
 	n, err := c.Conn.Read(b)
-	if n > 0 && !c.key.http2 {
+	c.short = n < len(b)
+	switch {
+	case n == 0 || c.key.http2:
+	case !c.busy():
+		n, err = 0, io.EOF // an answer to nothing: no later one can be trusted
+	default:
 		c.in.read(b[:n])
 	}
 	if err != nil && !c.closed.Load() {
