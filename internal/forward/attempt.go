@@ -21,10 +21,7 @@ import (
 type attempted struct {
 	mu   sync.Mutex
 	conn *upstreamConn
-	// wrote is when the request was written to its end, but for what net/http
-	// still had in its buffer; flushed says that it has written that as well.
-	wrote   time.Time
-	flushed bool
+	key  upstreamKey
 }
 
 // flushTime is how long net/http may take to write what is in its buffer, if
@@ -74,7 +71,6 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 		return nil, outcome{unprocessed: true}, err
 	}
 	x.up.set(c)
-	x.tried = append(x.tried, c.key)
 	x.upstream.set(c.RemoteAddr())
 	if authenticates(out.Header) {
 		c.setPrivate()
@@ -83,7 +79,7 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 	informational := &informational{x: x, c: c}
 	req := out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaders:   func() { wrote.Store(true) },
-		WroteRequest:   func(i httptrace.WroteRequestInfo) { x.wroteRequest(c, i.Err) },
+		WroteRequest:   func(i httptrace.WroteRequestInfo) { c.wroteRequest(i.Err) },
 		Got1xxResponse: informational.got,
 		PutIdleConn:    func(error) { c.waiting.Store(false) },
 	}))
@@ -92,7 +88,7 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 		req.Body, req.Trailer = body, body.trailer
 	}
 	if !c.key.http2 {
-		c.begin(requestLine(req), x.head.raw)
+		c.begin(x, requestLine(req), x.head.raw)
 	}
 	c.waiting.Store(true)
 	resp, err = c.client.RoundTrip(req)
@@ -116,7 +112,7 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 func (a *attempted) set(c *upstreamConn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.conn, a.wrote, a.flushed = c, time.Time{}, false
+	a.conn, a.key = c, c.key
 }
 
 // ownHTTP1 says whether it is of HTTP/1, and no other client's after this one's.
@@ -143,25 +139,9 @@ func (x *exchange) settle() {
 	x.up.conn = nil
 	x.up.mu.Unlock()
 	if c != nil {
+		c.request.Store(nil)
 		x.conn.ups.release(c)
 	}
-}
-
-// wroteRequest is called when all of the request was written, into a buffer.
-func (x *exchange) wroteRequest(c *upstreamConn, err error) {
-	if err != nil || c.key.http2 {
-		return
-	}
-	c.afterWrite(func() {
-		x.up.mu.Lock()
-		x.up.flushed = true
-		x.up.mu.Unlock()
-		x.passClientEnd()
-	})
-	x.up.mu.Lock()
-	x.up.wrote = time.Now()
-	x.up.mu.Unlock()
-	x.passClientEnd()
 }
 
 // passClientEnd ends the sending side towards the upstream when the client has
@@ -175,15 +155,21 @@ func (x *exchange) passClientEnd() {
 	x.up.mu.Lock()
 	defer x.up.mu.Unlock()
 	c := x.up.conn
-	if c == nil || c.key.http2 || x.up.wrote.IsZero() {
+	if c == nil || c.key.http2 {
 		return
 	}
-	if wait := flushTime - time.Since(x.up.wrote); !x.up.flushed && wait > 0 {
-		time.AfterFunc(wait, x.passClientEnd)
-		return
+	switch c.progress.Load() {
+	case wroteIt:
+		// A write follows, and calls again, unless the buffer was empty.
+		time.AfterFunc(flushTime, func() {
+			if c.progress.CompareAndSwap(wroteIt, flushedIt) {
+				x.passClientEnd()
+			}
+		})
+	case flushedIt:
+		c.finish()
+		_ = c.CloseWrite() // fails on a connection that has ended
 	}
-	c.finish()
-	_ = c.CloseWrite() // fails on a connection that has ended
 }
 
 // passesClose says whether the request's "Connection: close" goes on to u: the
@@ -196,7 +182,7 @@ func (x *exchange) passesClose(u *policy.Upstream) bool {
 // lookLike has the head that is written next to the client look like the origin's.
 func (x *exchange) lookLike(head []byte, more http.Header) {
 	if head != nil && x.in.heads != nil {
-		x.in.reply.expect(statusLine(head), head, more)
+		x.in.reply.expect(nil, head, more)
 	}
 }
 

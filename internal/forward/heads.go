@@ -67,6 +67,9 @@ func (h *requestHead) target() string {
 // maxRawHead bounds what is kept of a head; net/http reads no longer one.
 const maxRawHead = maxHeaderBytes + 8<<10
 
+// usualHead is room for a head as clients send it.
+const usualHead = 512
+
 // maxHeadLine is how much of a line is kept: the names and values that matter
 // are shorter. A longer Content-Length is not understood.
 const maxHeadLine = 96
@@ -179,6 +182,9 @@ func (h *heads) next(b []byte) []byte {
 func (h *heads) record(b []byte) {
 	if h.state != inRequestLine && h.state != inFields {
 		return
+	}
+	if h.head == nil {
+		h.head = make([]byte, 0, usualHead)
 	}
 	if h.head = append(h.head, b...); len(h.head) > maxRawHead {
 		h.head, h.state = nil, inNothing

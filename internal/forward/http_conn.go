@@ -27,6 +27,7 @@ type httpConn struct {
 	// unread says that the last request was not read to its end: what comes is
 	// no request, and nothing more is read.
 	unread atomic.Bool
+	ended  atomic.Bool // the client of HTTP/1 sends no more
 	closed chan struct{}
 	once   sync.Once
 
@@ -34,7 +35,6 @@ type httpConn struct {
 	mu      sync.Mutex
 	done    int64 // requests that were answered
 	current *exchange
-	ended   bool // the client sends no more
 	lost    bool // the upstream has ended the last of its connections
 	woken   bool // a read was interrupted because of it
 }
@@ -81,13 +81,13 @@ func (h *httpConn) receive(p []byte) (int, error) {
 		between, begun := h.heads.between()
 		h.mu.Lock()
 		idle := between && begun == h.done
-		if h.lost && idle || h.ended && !(between && begun > h.done) {
-			h.mu.Unlock()
-			return 0, io.EOF
-		}
-		ended := h.ended
+		waits := between && begun > h.done
+		lost := h.lost
 		h.mu.Unlock()
-		if ended {
+		switch ended := h.ended.Load(); {
+		case lost && idle || ended && !waits:
+			return 0, io.EOF
+		case ended:
 			return 0, untilGone(h.conn.nc)
 		}
 		if h.short && h.heads.within() {
@@ -123,8 +123,8 @@ func untilGone(nc *net.TCPConn) error {
 
 // clientEnded notes that the client sends no more.
 func (h *httpConn) clientEnded() {
+	h.ended.Store(true)
 	h.mu.Lock()
-	h.ended = true
 	x := h.current
 	h.mu.Unlock()
 	if x != nil {
@@ -176,13 +176,13 @@ func (h *httpConn) serving(x *exchange) {
 
 // isLast says whether the client sends nothing behind the request at hand.
 func (h *httpConn) isLast() bool {
-	if h.heads == nil {
+	if !h.ended.Load() {
 		return false
 	}
 	between, begun := h.heads.between()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.ended && between && begun == h.done+1
+	return between && begun == h.done+1
 }
 
 // answered is called when the handler is through with a request.

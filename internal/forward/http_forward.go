@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -111,16 +110,15 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 	upgrade := upgradeType(r.Header)
 	trailers := hasToken(r.Header, "Te", "trailers")
 	own := x.own(u) && !x.wantsHTTP2(u)
-	came, persistence := header["Connection"], persistenceOf(header)
+	came, persists := header["Connection"], persistenceOf(header)
 	removeHopByHop(header)
 	delete(header, "Host") // HTTP/2 may have both; they are equal
 	var options []string
 	if own {
-		if len(persistence["Connection"]) > 0 {
+		if persists.keepAlive {
 			options = append(options, "keep-alive")
 		}
-		delete(persistence, "Connection")
-		maps.Copy(header, persistence)
+		persists.apply(header)
 	}
 	if upgrade != "" {
 		options = append(options, "Upgrade")
@@ -222,12 +220,15 @@ func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
 // persist removes from an answer what is for its own hop, but for what says how
 // long a connection lives that is the client's own on both sides.
 func (x *exchange) persist(resp *http.Response) {
-	persistence := persistenceOf(resp.Header)
+	persists := persistenceOf(resp.Header)
 	removeHopByHop(resp.Header)
 	if !x.up.ownHTTP1() || x.r.ProtoMajor != 1 {
 		return
 	}
-	maps.Copy(resp.Header, persistence)
+	persists.apply(resp.Header)
+	if persists.keepAlive {
+		resp.Header["Connection"] = []string{"keep-alive"}
+	}
 	if resp.Close && x.r.ProtoAtLeast(1, 1) {
 		resp.Header["Connection"] = []string{"close"}
 	}

@@ -17,8 +17,15 @@ const maxLike = 1000
 // headField is one field of a head. line is all of it without the end of the
 // line; folded says that it goes on in the next one (RFC 9112, 5.2).
 type headField struct {
-	line, name, value []byte
-	folded, used      bool
+	line         []byte
+	colon        int
+	folded, used bool
+}
+
+func (f *headField) name() []byte { return f.line[:f.colon] }
+
+func (f *headField) value() []byte {
+	return bytes.Trim(f.line[min(f.colon+1, len(f.line)):], " \t")
 }
 
 // firstLine cuts the first line off a head, without its end.
@@ -39,8 +46,11 @@ func fields(into []headField, rest []byte) []headField {
 			into[len(into)-1].folded = true // net/http has made one line of it
 			continue
 		}
-		name, value, _ := bytes.Cut(line, []byte(":"))
-		into = append(into, headField{line: line, name: name, value: bytes.Trim(value, " \t")})
+		colon := bytes.IndexByte(line, ':')
+		if colon < 0 {
+			colon = len(line)
+		}
+		into = append(into, headField{line: line, colon: colon})
 	}
 	return into
 }
@@ -52,10 +62,10 @@ func fields(into []headField, rest []byte) []headField {
 func like(dst, written, line, model []byte, more map[string][]string) []byte {
 	var space, modelSpace [32]headField
 	start, rest := firstLine(written)
-	if line != nil {
-		start = line
+	if line == nil {
+		line = start
 	}
-	dst = append(append(dst, start...), "\r\n"...)
+	dst = append(append(dst, line...), "\r\n"...)
 	have := fields(space[:0], rest)
 	_, rest = firstLine(model)
 	want := fields(modelSpace[:0], rest)
@@ -64,11 +74,11 @@ func like(dst, written, line, model []byte, more map[string][]string) []byte {
 	}
 	for i := range want {
 		w := &want[i]
-		if f := unused(have, w.name); f != nil {
+		if f := unused(have, w.name()); f != nil {
 			f.used = true
 			dst = appendField(dst, w, f)
 		} else if more != nil {
-			if value := more[http.CanonicalHeaderKey(string(w.name))]; len(value) == 1 && value[0] == string(w.value) {
+			if value := more[http.CanonicalHeaderKey(string(w.name()))]; len(value) == 1 && value[0] == string(w.value()) {
 				dst = append(append(dst, w.line...), "\r\n"...)
 			}
 		}
@@ -84,7 +94,7 @@ func like(dst, written, line, model []byte, more map[string][]string) []byte {
 // unused is the first field of a name that was not yet written.
 func unused(list []headField, name []byte) *headField {
 	for i := range list {
-		if f := &list[i]; !f.used && len(f.name) == len(name) && bytes.EqualFold(f.name, name) {
+		if f := &list[i]; !f.used && f.colon == len(name) && bytes.EqualFold(f.name(), name) {
 			return f
 		}
 	}
@@ -93,11 +103,11 @@ func unused(list []headField, name []byte) *headField {
 
 // appendField writes f as it came, or its new value under the name as it came.
 func appendField(dst []byte, came, f *headField) []byte {
-	if !came.folded && bytes.Equal(came.value, f.value) {
+	if !came.folded && bytes.Equal(came.value(), f.value()) {
 		return append(append(dst, came.line...), "\r\n"...)
 	}
-	dst = append(append(dst, came.name...), ": "...)
-	return append(append(dst, f.value...), "\r\n"...)
+	dst = append(append(dst, came.name()...), ": "...)
+	return append(append(dst, f.value()...), "\r\n"...)
 }
 
 // headWriter stands between net/http, which writes heads in an order and a
@@ -146,6 +156,9 @@ func (w *headWriter) write(nc net.Conn, b []byte) (int, error) {
 		return len(b), nil
 	}
 	line, model, more := w.line, w.model, w.more
+	if line == nil && model != nil {
+		line = statusLine(all, model)
+	}
 	w.expects, w.line, w.model, w.more, w.kept = false, nil, nil, nil, nil
 	w.mu.Unlock()
 
@@ -268,18 +281,21 @@ func (r *headReader) take(status string) []byte {
 	return nil
 }
 
-// statusLine is the first line of an answer with a reason as the origin gave it,
-// nil when it has none that could be passed on.
-func statusLine(head []byte) []byte {
-	line, _ := firstLine(head)
-	version, rest, ok := bytes.Cut(line, []byte(" "))
-	if !ok || !bytes.HasPrefix(version, []byte("HTTP/1.")) {
+// statusLine is the first line of the model of an answer with our version of HTTP,
+// so with the reason that the origin gave; nil when that is not to go on.
+func statusLine(written, model []byte) []byte {
+	line, _ := firstLine(model)
+	version := bytes.IndexByte(line, ' ')
+	if version != len("HTTP/1.1") || !bytes.Equal(statusOf(written), statusOf(model)) {
 		return nil
 	}
-	for _, c := range rest {
+	for _, c := range line[version:] {
 		if c < ' ' && c != '\t' || c == 0x7f {
 			return nil
 		}
 	}
-	return append([]byte("HTTP/1.1 "), rest...)
+	if bytes.HasPrefix(written, line[:version]) {
+		return line
+	}
+	return append(append([]byte(nil), written[:version]...), line[version:]...)
 }

@@ -66,8 +66,8 @@ func FuzzLike(f *testing.F) {
 		got := http.Header{}
 		end := false
 		for _, field := range fields(nil, rest) {
-			k := http.CanonicalHeaderKey(string(field.name))
-			got[k] = append(got[k], string(field.value))
+			k := http.CanonicalHeaderKey(string(field.name()))
+			got[k] = append(got[k], string(field.value()))
 		}
 		if end = bytes.HasSuffix(out, []byte("\r\n\r\n")); !end || bytes.Count(out, []byte("\n")) != strings.Count(b.String(), "\n")+2 {
 			t.Fatalf("%q", out)

@@ -86,6 +86,7 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 			resp.Body.Close()
 		}
 		x.retries++
+		x.tried = append(x.tried, x.up.key)
 		if o.spent {
 			continue // on a connection of its own, at once
 		}

@@ -54,16 +54,25 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
-// persistenceOf are the fields of HTTP/1 about how long a connection lives.
-func persistenceOf(h http.Header) http.Header {
-	out := http.Header{}
-	if hasToken(h, "Connection", "keep-alive") && !hasToken(h, "Connection", "close") { // which net/http says itself
-		out["Connection"] = []string{"keep-alive"}
+// persistence is what fields of HTTP/1 say about how long a connection lives, but
+// for "close", which net/http says itself.
+type persistence struct {
+	keepAlive bool // an option of Connection
+	field     []string
+}
+
+func persistenceOf(h http.Header) persistence {
+	return persistence{
+		keepAlive: hasToken(h, "Connection", "keep-alive") && !hasToken(h, "Connection", "close"),
+		field:     h["Keep-Alive"],
 	}
-	if v, ok := h["Keep-Alive"]; ok {
-		out["Keep-Alive"] = v
+}
+
+// apply sets the field Keep-Alive.
+func (p *persistence) apply(h http.Header) {
+	if p.field != nil {
+		h["Keep-Alive"] = p.field
 	}
-	return out
 }
 
 // connection is the Connection field of a request for its next hop: of what came,

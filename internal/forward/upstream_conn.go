@@ -37,7 +37,6 @@ type upstreamConn struct {
 	private bool // somebody has authenticated on it
 	ended   bool // it serves no more requests
 	expiry  *time.Timer
-	wrote   func() // to be called after the next write
 	closed  atomic.Bool
 
 	out     headWriter
@@ -45,7 +44,18 @@ type upstreamConn struct {
 	sent    atomic.Int64 // bytes
 	short   bool         // the last read took all that there was
 	waiting atomic.Bool  // an answer, or the rest of one, is owed
+	// request is the one of HTTP/1 that is under way, progress how far it is
+	// written.
+	request  atomic.Pointer[exchange]
+	progress atomic.Int32
 }
+
+// How far a request is written.
+const (
+	writesIt  = iota
+	wroteIt   // but for what net/http has in its buffer
+	flushedIt // to the end
+)
 
 // fits says whether requests for key may use c. Who has authenticated goes on
 // where this was done.
@@ -74,8 +84,8 @@ func (c *upstreamConn) claim() bool {
 
 // admits asks the transport about what claim took. False: it is given back.
 func (c *upstreamConn) admits() bool {
-	if c.client.Reserve() == nil {
-		return true
+	if !c.key.http2 && c.client.Err() == nil || c.key.http2 && c.client.Reserve() == nil {
+		return true // HTTP/1 has one request at a time, which claim has seen to
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -161,18 +171,26 @@ func (c *upstreamConn) move(to *lease) error {
 
 // begin is called before each request of HTTP/1: what is written next is a head,
 // which is to look like head and to begin with line.
-func (c *upstreamConn) begin(line, head []byte) {
-	c.afterWrite(nil)
+func (c *upstreamConn) begin(x *exchange, line, head []byte) {
+	c.progress.Store(writesIt)
+	c.request.Store(x)
 	c.out.expect(line, head, nil)
 	c.in.expect()
 	c.sent.Store(0)
 }
 
-// afterWrite has f called after the next write.
-func (c *upstreamConn) afterWrite(f func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wrote = f
+// wroteRequest is called when all of the request was written, into a buffer.
+func (c *upstreamConn) wroteRequest(err error) {
+	if err == nil {
+		c.progress.CompareAndSwap(writesIt, wroteIt)
+		c.passClientEnd()
+	}
+}
+
+func (c *upstreamConn) passClientEnd() {
+	if x := c.request.Load(); x != nil {
+		x.passClientEnd()
+	}
 }
 
 // CloseWrite ends the sending side.
@@ -189,12 +207,8 @@ func (c *upstreamConn) Write(b []byte) (n int, err error) {
 	}
 	n, err = c.out.write(c.Conn, b)
 	c.sent.Add(int64(n))
-	c.mu.Lock()
-	wrote := c.wrote
-	c.wrote = nil
-	c.mu.Unlock()
-	if wrote != nil {
-		wrote()
+	if c.progress.CompareAndSwap(wroteIt, flushedIt) {
+		c.passClientEnd()
 	}
 	return n, err
 }
