@@ -37,21 +37,12 @@ func (e *Egress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) 
 }
 
 // socket connects to one of the upstream's sockets in egressd's own file
-// system: first the one that is drawn by weight, then the others. Which sockets
-// workloads reach is for the node's operator to say, not for ServiceEntries.
+// system, the first one that can be. Which sockets workloads reach is for the
+// node's operator to say, not for ServiceEntries.
 func (e *Egress) socket(ctx context.Context, u *policy.Upstream) (net.Conn, error) {
-	total := uint64(0)
-	for _, ep := range u.Endpoints {
-		total += uint64(ep.Weight)
-	}
-	first, draw := 0, e.o.Rand()%max(total, 1)
-	for draw >= uint64(u.Endpoints[first].Weight) && first < len(u.Endpoints)-1 {
-		draw -= uint64(u.Endpoints[first].Weight)
-		first++
-	}
 	var errs []error
 	for i := range u.Endpoints {
-		c, err := forward.DialSocket(ctx, u.Endpoints[(first+i)%len(u.Endpoints)].Unix, e.o.allows)
+		c, err := forward.DialSocket(ctx, u.Endpoints[i].Unix, e.o.allows)
 		if err == nil {
 			return c, nil
 		}
@@ -61,7 +52,10 @@ func (e *Egress) socket(ctx context.Context, u *policy.Upstream) (net.Conn, erro
 }
 
 func (e *Egress) addresses(ctx context.Context, c *forward.Conn, u *policy.Upstream) ([]netip.AddrPort, error) {
-	addrs := e.endpoints(c, u)
+	var addrs []netip.AddrPort
+	for _, ep := range u.Endpoints {
+		addrs = append(addrs, ep.Addr)
+	}
 	var failed error
 	for _, n := range u.Names {
 		found, err := e.lookup(ctx, c, u, n.Name)
@@ -90,16 +84,6 @@ func (e *Egress) addresses(ctx context.Context, c *forward.Conn, u *policy.Upstr
 		return nil, failed
 	}
 	return addrs, nil
-}
-
-// endpoints orders fixed endpoints: the one that the workload dialled first,
-// else one drawn by weight.
-func (e *Egress) endpoints(c *forward.Conn, u *policy.Upstream) []netip.AddrPort {
-	addrs := forward.ByWeight(u.Endpoints, e.o.Rand())
-	slices.SortStableFunc(addrs, func(a, b netip.AddrPort) int {
-		return min(rank(a.Addr(), c.Dst.Addr()), 1) - min(rank(b.Addr(), c.Dst.Addr()), 1)
-	})
-	return addrs
 }
 
 // lookup finds the addresses of a name: the learned ones, else egressd's own

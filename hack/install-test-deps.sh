@@ -24,6 +24,7 @@ for set in "${@:-test}"; do
 		need_command curl curl ca-certificates
 		need_command python3 python3
 		need_command node nodejs
+		need_file /usr/bin/nc netcat-openbsd
 		need_command ip iproute2
 		need_command mariadbd mariadb-server
 		need_command mariadb mariadb-client

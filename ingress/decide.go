@@ -82,10 +82,13 @@ func (in *Ingress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision 
 	return l.DecideHTTP(r)
 }
 
-// Dial connects to one of u's endpoints, drawn by weight, the others behind
-// it, or to what its names resolve to.
+// Dial connects to one of u's endpoints, or to what its names resolve to, in
+// their order.
 func (in *Ingress) Dial(ctx context.Context, _ *forward.Conn, u *policy.Upstream) (net.Conn, error) {
-	addrs := forward.ByWeight(u.Endpoints, in.o.Rand())
+	var addrs []netip.AddrPort
+	for _, ep := range u.Endpoints {
+		addrs = append(addrs, ep.Addr)
+	}
 	var errs []error
 	for _, n := range u.Names {
 		found, err := in.o.Resolver.ResolveFor(ctx, policy.DefaultPolicy, n.Name, u.Match)

@@ -69,7 +69,7 @@ var (
 // New makes an Ingress without listeners; Apply opens them.
 func New(o Options) *Ingress {
 	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}}
-	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Rand: o.Rand})
+	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Rand: o.Rand, Share: true})
 	return in
 }
 

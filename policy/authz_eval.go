@@ -186,10 +186,15 @@ func (o *authOperation) matches(f *authFacts, q asking) bool {
 }
 
 // onPath looks at a path as it was sent and as a server may read it: what is
-// denied in either form is denied, what is to be allowed must be in both.
+// denied in either form is denied, what is to be allowed must be in both. A path
+// with an escape that is none ("%u0061") has forms that nobody knows: it may be
+// what is denied, and is not what is allowed.
 func (o *authOperation) onPath(raw string, q asking) bool {
 	if len(o.paths)+len(o.notPaths) == 0 {
 		return true
+	}
+	if badEscape(raw) {
+		return q.deny
 	}
 	plain := plainPath(raw)
 	is := o.isPath(raw)

@@ -55,6 +55,7 @@ func TestAuthorizationOfForms(t *testing.T) {
 	for _, path := range []string{
 		"/secret", "/secret#x", "/secret#", "/%73ecret", "/secret;x", "/./secret", "//secret", "/secret%00x", "/%73ecret#%zz",
 		"/admin/x%zz", "/%61dmin/%zz", "/admin/#", "/x.key", "/x.key#y", "/x.ke%79#%", "/x.key;a=b", "/x.key%00.png",
+		"/%u0073ecret", "/50%", "/a%zz",
 	} {
 		if got := ask(deny, path); got != ReasonAuthorization {
 			t.Errorf("%s: %s", path, got)
@@ -91,6 +92,7 @@ func TestAuthorizationOfForms(t *testing.T) {
 		{"/secret#/open/x", []string{"test1"}, ReasonNoAllow},
 		{"/open/%2e%2e/secret", []string{"test1"}, ReasonNoAllow},
 		{"/open%2fx", []string{"test1"}, ReasonNoAllow},
+		{"/open/%", []string{"test1"}, ReasonNoAllow},
 	} {
 		if got := ask(allow, c.path, c.env...); got != c.want {
 			t.Errorf("%s, X-Env %q: %s, want %s", c.path, c.env, got, c.want)

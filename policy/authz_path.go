@@ -120,6 +120,12 @@ func plainPath(raw string) string {
 	return p + end
 }
 
+// badEscape says whether a path has a "%" that begins no escape (RFC 3986, 2.1).
+func badEscape(p string) bool {
+	_, err := url.PathUnescape(p)
+	return err != nil
+}
+
 // unescape decodes the percent-escapes of s, and leaves alone what is none.
 func unescape(s string) string {
 	if d, err := url.PathUnescape(s); err == nil {

@@ -35,6 +35,20 @@ stream {
 }
 `
 
+// nginxCloseConf: directory, origin. nginx as it comes: a connection to the origin
+// for each request. It is for HTTP only.
+const nginxCloseConf = `daemon off; user root; worker_processes 1; pid %[1]s/nginx-close.pid; error_log stderr crit;
+events { worker_connections 8192; multi_accept on; }
+http {
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; tcp_nodelay on;
+  upstream origin { server %[2]s:80; }
+  server {
+    listen 127.0.0.5:80 backlog=8192;
+    location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Host $host; }
+  }
+}
+`
+
 // haproxyConf: origin, host, TCP port, TLS port. The same as nginxConf.
 const haproxyConf = `global
   nbthread 1

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures egressd against no proxy at all, nginx, HAProxy and
-// sniproxy, side by side in one run on one machine: the same client, the same origin
+// Command bench measures egressd against no proxy at all, nginx with and without
+// keep-alive to the origin, HAProxy and sniproxy, side by side in one run on one machine: the same client, the same origin
 // and the same wire, the contestants taking turns round by round. Only the
 // ratios mean something; the numbers behind them are this machine's.
 //

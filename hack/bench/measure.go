@@ -98,6 +98,9 @@ var wrkLine = regexp.MustCompile(`(?m)^\s*(\d+) requests in ([0-9.]+)(ms|s|m),`)
 
 // wrk measures requests; with closing, each on a connection of its own.
 func (b *bench) wrk(ctx context.Context, c contestant, url string, closing bool) (sample, error) {
+	if c.httpOnly && strings.HasPrefix(url, "https:") {
+		return sample{}, errNoPart
+	}
 	line := []string{"wrk", "-t1", "-c" + strconv.Itoa(b.conns), "-d" + strconv.Itoa(int(b.duration.Seconds())) + "s"}
 	if closing {
 		line = append(line, "-H", "Connection: close")

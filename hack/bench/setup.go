@@ -47,8 +47,8 @@ type contestant struct {
 	addr string
 	// cg is the client's cgroup; nil: the bench's own.
 	cg *world.Cgroup
-	// tlsOnly: it cannot forward opaque TCP.
-	tlsOnly bool
+	// tlsOnly: it cannot forward opaque TCP; httpOnly: nor TLS.
+	tlsOnly, httpOnly bool
 	// cpu is the processor time that the proxy has used; nil: there is none.
 	cpu func() (time.Duration, error)
 }
@@ -94,7 +94,7 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 	for _, c := range []struct {
 		name string
 		add  func(context.Context) error
-	}{{"nginx", b.nginx}, {"haproxy", b.haproxy}, {"sniproxy", b.sniproxy}, {"egressd", b.egress}} {
+	}{{"nginx", b.nginx}, {"nginx-close", b.nginxClose}, {"haproxy", b.haproxy}, {"sniproxy", b.sniproxy}, {"egressd", b.egress}} {
 		if !o.wanted(c.name) {
 			continue
 		}
@@ -221,6 +221,18 @@ func (b *bench) nginx(ctx context.Context) error {
 		return err
 	}
 	return b.proxy(ctx, "nginx", "127.0.0.2", "nginx", "-c", conf, "-e", "stderr")
+}
+
+func (b *bench) nginxClose(ctx context.Context) error {
+	conf, err := b.write("nginx-close.conf", fmt.Sprintf(nginxCloseConf, b.dir, originV4))
+	if err != nil {
+		return err
+	}
+	if err := b.proxy(ctx, "nginx-close", "127.0.0.5", "nginx", "-c", conf, "-e", "stderr"); err != nil {
+		return err
+	}
+	b.contestants[len(b.contestants)-1].httpOnly = true
+	return nil
 }
 
 func (b *bench) haproxy(ctx context.Context) error {

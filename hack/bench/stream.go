@@ -34,7 +34,7 @@ const (
 // ClientHello, as whoever reads SNI wants it; what follows is not encrypted,
 // which would cost more than everything that is compared here.
 func (b *bench) streams(ctx context.Context, c contestant, port uint16, n int, hello bool) (_ sample, err error) {
-	if c.tlsOnly && !hello {
+	if c.httpOnly || c.tlsOnly && !hello {
 		return sample{}, errNoPart
 	}
 	self, err := os.Executable()

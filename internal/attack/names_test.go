@@ -80,6 +80,27 @@ func path(p string) func(*arena, *world.Cgroup) string {
 	return names("http", "{API4}", "80", "GET "+p+` HTTP/1.1\r\nHost: api.example.com\r\n\r\n`)
 }
 
+const byPool = "forwarding core: an upstream connection on which somebody logged in is the client's own"
+
+// behindLogin asks a site that authenticates connections behind somebody who has
+// logged in there: a process of another workload, or of the attacker's.
+func behindLogin(victim bool) func(*arena, *world.Cgroup) string {
+	const ask = `GET /allowed/login HTTP/1.1\r\nHost: api.example.com\r\n`
+	return func(a *arena, cg *world.Cgroup) string {
+		who := cg
+		if victim && cg != nil {
+			var err error
+			who, err = a.d.Root.Child("victim")
+			a.must(err)
+			defer func() { a.must(who.Close()) }()
+		}
+		if got := names("http", "{API4}", "80", ask+`Authorization: NTLM x\r\n\r\n`)(a, who); got != "HTTP 200" {
+			return "the login: " + got
+		}
+		return names("http", "{API4}", "80", ask+`\r\n`)(a, cg)
+	}
+}
+
 // httpRows are requests to allowed addresses.
 var httpRows = []row{
 	{attack: "Host of a stranger", how: "on an allowed site's address", want: "HTTP 502", by: byCore, do: web(get, `stranger.example\r\n\r\n`), proof: googleHits},
@@ -101,6 +122,8 @@ var httpRows = []row{
 	{attack: "request smuggling", how: "another request behind a broken chunk", want: "HTTP 400|HTTP 200", by: byCore, do: web(`POST / HTTP/1.1\r\nHost: {google}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n`, get, `{google}\r\n\r\n`), seen: has(", "), noTwin: "the site closes the connection too"},
 	{attack: "request smuggling", how: "a folded Content-Length", want: "HTTP 400", by: byCore, do: web(`POST / HTTP/1.1\r\nHost: {google}\r\nContent-Length:\r\n 2\r\n\r\nab`), proof: googleHits},
 	{attack: "request smuggling", how: "Transfer-Encoding: xchunked", want: "HTTP 501", by: byCore, do: web(`POST / HTTP/1.1\r\nHost: {google}\r\nTransfer-Encoding: xchunked\r\n\r\n`), proof: googleHits, noTwin: "the site refuses it too"},
+	{attack: "another's login", how: "NTLM of another workload, on upstream connections that a DestinationRule shares", want: "HTTP 401", by: byPool, do: behindLogin(true), seen: is("HTTP 200"), noTwin: "each has a connection of its own"},
+	{attack: "another's login", how: "NTLM of another process of the workload, the same", want: "HTTP 401", by: byPool, do: behindLogin(false), seen: is("HTTP 200"), noTwin: "each has a connection of its own"},
 	{attack: "WebSocket", how: "upgrade with the stranger's Host", want: "HTTP 502", by: byCore, do: web(`GET /upgrade HTTP/1.1\r\nHost: stranger.example\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n`), proof: googleHits},
 	{attack: "h2c upgrade", how: "HTTP/1.1 Upgrade: h2c, then frames", want: "HTTP 200", by: "forwarding core: Upgrade: h2c is not passed on", do: web(get, `{google}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n`), seen: is("HTTP 101"), noTwin: "the site does not upgrade"},
 	{attack: "HTTP/2 coalescing", how: "second :authority of the stranger's", want: "h2 200, no", by: byCore, do: names("h2", "{G4}", "80", "{google}", "stranger.example"), seen: is("h2 200, 200")},

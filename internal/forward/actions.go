@@ -30,7 +30,8 @@ func (x *exchange) act() {
 	}
 	switch {
 	case rule.Redirect != nil:
-		x.w.Header().Set("Location", redirectLocation(rule.Redirect, a.Match, x.decision.Request(&x.req), x.r.URL.RawQuery))
+		_, query, _ := strings.Cut(x.target, "?")
+		x.w.Header().Set("Location", redirectLocation(rule.Redirect, a.Match, x.decision.Request(&x.req), query))
 		x.applyResponseHeaders(nil)
 		x.writeStatus(redirectCode(rule.Redirect))
 	case rule.DirectResponse != nil:
@@ -67,10 +68,18 @@ func (x *exchange) direct(d *policy.DirectResponse) {
 		x.w.Header().Set("Content-Type", "text/plain")
 	}
 	x.applyResponseHeaders(nil)
+	if bodyAllowed(d.Status) {
+		x.w.Header().Set("Content-Length", strconv.Itoa(len(d.Body))) // for HEAD as well
+	}
 	x.writeStatus(d.Status)
 	if x.r.Method != http.MethodHead {
 		_, _ = x.w.Write(d.Body) // a client that went away
 	}
+}
+
+// bodyAllowed says whether an answer with a status may have a body.
+func bodyAllowed(status int) bool {
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
 // percent says whether a share of p (0 to 100) is hit, in steps of 0.0001.

@@ -33,7 +33,7 @@ func parseAuthority(s string) (host string, port uint16, err error) {
 		return parseIPv6Authority(s)
 	}
 	host, number, found := strings.Cut(s, ":")
-	if found {
+	if found && number != "" { // which may be empty (RFC 3986, 3.2.3)
 		if port, err = parsePort(number); err != nil {
 			return "", 0, err
 		}

@@ -39,6 +39,8 @@ type conn struct {
 	ups    *upstreams
 	// multiplexed: HTTP/2, set before the first request.
 	multiplexed bool
+	// http1 is the connection as one of HTTP/1, set before the first request.
+	http1 *httpConn
 	// generation is the core's before the Decider was first asked.
 	generation uint64
 
@@ -91,6 +93,14 @@ func (t *conn) serve() {
 	default:
 		op.Verdict = policy.Deny
 		t.refuse(op.Decision, "tcp", "", "")
+	}
+}
+
+// upstreamLost tells a client of HTTP/1 that its upstream connection has ended, or
+// that there is one again. HTTP/2 has other requests under way.
+func (t *conn) upstreamLost(lost bool) {
+	if t.http1 != nil {
+		t.http1.upstreamLost(lost)
 	}
 }
 

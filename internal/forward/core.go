@@ -42,6 +42,10 @@ type Options struct {
 	// Limits bound what connections and requests take. Some of its own: 131072
 	// descriptors, 4 GiB.
 	Limits *Limits
+	// Share: upstream connections may serve several downstream connections, one
+	// after the other. It is for the listeners of Gateways, whose visitors the
+	// origin does not know apart by their connections.
+	Share bool
 	// Rand draws weights, fault percentages and backoff jitter; it must be
 	// safe for concurrent use. math/rand/v2.Uint64.
 	Rand func() uint64
@@ -95,7 +99,9 @@ type Core struct {
 	server  *http.Server
 	served  chan struct{} // closed when server.Serve has returned
 
-	buffers copyBuffers
+	transports *transports
+	pool       *pool
+	buffers    copyBuffers
 }
 
 type counters struct {
@@ -121,6 +127,9 @@ func New(o Options) *Core {
 		conns:   make(map[*conn]struct{}),
 		handoff: newHandoff(),
 		served:  make(chan struct{}),
+
+		transports: newTransports(),
+		pool:       newPool(o.Limits),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.server = newServer(c)
@@ -191,6 +200,7 @@ func (c *Core) open() []*conn {
 // policy; connections that stay allowed are not touched.
 func (c *Core) Recheck() {
 	c.generation.Add(1)
+	c.pool.closeIdle(false)
 	for _, t := range c.open() {
 		t.recheck()
 		// Idle upstream connections may go to addresses that are denied now.
@@ -224,6 +234,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		}
 		<-done
 	}
+	c.pool.closeIdle(true)
 	_ = c.server.Close()
 	<-c.served
 	c.cancel()

@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"time"
-
-	"github.com/egressd/egressd/policy"
 )
 
 // fallbackDelay is how long an address has before the next one is tried
@@ -81,34 +79,4 @@ func dialOne(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 	var d net.Dialer
 	d.SetMultipathTCP(false)
 	return d.DialContext(ctx, "tcp", a.String())
-}
-
-// ByWeight orders fixed endpoints: first the one that draw (a uniformly
-// distributed number) picks by weight, then the others in their order.
-func ByWeight(endpoints []policy.UpstreamEndpoint, draw uint64) []netip.AddrPort {
-	if len(endpoints) == 0 {
-		return nil
-	}
-	total := uint64(0)
-	for _, ep := range endpoints {
-		total += uint64(ep.Weight)
-	}
-	first := 0
-	if total > 0 {
-		for draw %= total; draw >= uint64(endpoints[first].Weight); first++ {
-			draw -= uint64(endpoints[first].Weight)
-		}
-	}
-	return startingWith(endpoints, first)
-}
-
-func startingWith(endpoints []policy.UpstreamEndpoint, first int) []netip.AddrPort {
-	out := make([]netip.AddrPort, 0, len(endpoints))
-	out = append(out, endpoints[first].Addr)
-	for i, ep := range endpoints {
-		if i != first {
-			out = append(out, ep.Addr)
-		}
-	}
-	return out
 }

@@ -79,8 +79,8 @@ type Decider interface {
 // Dialer connects to upstreams, at addresses that it resolved and checked
 // itself.
 type Dialer interface {
-	// Dial connects to u for c. c.Dst's address is preferred when it is one
-	// of u's own. Errors for which nothing was sent wrap ErrConnect or
+	// Dial connects to u for c. u's endpoints and names are tried in their order;
+	// among the addresses of a name, c.Dst's is preferred. Errors for which nothing was sent wrap ErrConnect or
 	// ErrResolve; a refusal by address rules wraps ErrAddress, one
 	// because of where an endpoint is ErrEndpoint, one because u asks for what
 	// is not there ErrUnsupported.

@@ -50,24 +50,52 @@ const (
 	inNothing // not understood, or no HTTP/1 any more
 )
 
+// requestHead is the head of one request.
+type requestHead struct {
+	framing
+	raw []byte // all of it, as it came; the empty line at its end included
+}
+
+// target is the request target as it was sent.
+func (h *requestHead) target() string {
+	line, _ := firstLine(h.raw)
+	_, rest, _ := bytes.Cut(line, []byte(" "))
+	target, _, _ := bytes.Cut(rest, []byte(" "))
+	return string(target)
+}
+
+// maxRawHead bounds what is kept of a head; net/http reads no longer one.
+const maxRawHead = maxHeaderBytes + 8<<10
+
+// usualHead is room for a head as clients send it.
+const usualHead = 512
+
 // maxHeadLine is how much of a line is kept: the names and values that matter
 // are shorter. A longer Content-Length is not understood.
 const maxHeadLine = 96
 
 // heads follows the bytes of an HTTP/1 connection beside net/http, which reads
 // the same bytes and deletes fields that contradict one another before a
-// handler sees them. It changes nothing; the handler takes one framing for each
-// request. It is stricter than net/http where they differ, and what it does not
-// understand it does not follow further, so that no later request is served.
+// handler sees them, and forgets their order and spelling. The handler takes one
+// head for each request. It is stricter than net/http where they differ, and what
+// it does not understand it does not follow further, so that no later request is
+// served.
+//
+// It changes one thing: net/http refuses request targets with a "%" that begins
+// no escape, which clients send and servers take. So it gets to see "_" in place
+// of each; the target that counts is the one of the head.
 type heads struct {
 	mu    sync.Mutex
 	state headState
 	left  int64 // of the body or chunk, in bytes
 
-	line  [maxHeadLine]byte
-	n     int // bytes of the line so far, kept or not
-	last  byte
-	found []framing // not yet taken
+	line   [maxHeadLine]byte
+	n      int // bytes of the line so far, kept or not
+	last   byte
+	target bool          // the next byte is of a request line, behind the method
+	head   []byte        // as it came, so far
+	found  []requestHead // not yet taken
+	begun  int64         // heads found, ever
 
 	coded, folded bool
 	length        int64 // -1: none
@@ -75,18 +103,33 @@ type heads struct {
 
 func newHeads() *heads { return &heads{length: -1} }
 
-// take returns the framing of the next request.
-func (h *heads) take() framing {
+// take returns the head of the next request.
+func (h *heads) take() requestHead {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.found) == 0 {
-		return framingUnknown
+		return requestHead{}
 	}
 	f := h.found[0]
 	if h.found = h.found[1:]; len(h.found) == 0 {
 		h.found = nil
 	}
 	return f
+}
+
+// between says whether the last byte was the last one of a request, and how many
+// requests there were.
+func (h *heads) between() (yes bool, requests int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state == inRequestLine && h.n == 0, h.begun
+}
+
+// within says whether the last byte was in the middle of a request.
+func (h *heads) within() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state != inNothing && (h.state != inRequestLine || h.n > 0)
 }
 
 // stop says that what comes is no HTTP/1 any more.
@@ -96,28 +139,70 @@ func (h *heads) stop() {
 	h.mu.Unlock()
 }
 
-// read takes the next bytes of the connection.
-func (h *heads) read(b []byte) {
+// read takes the next bytes of the connection, and returns how many of them net/http
+// is to see: not the empty lines before a request (RFC 9112, 2.2).
+func (h *heads) read(b []byte) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for len(b) > 0 && h.state != inNothing {
-		if h.state == inBody || h.state == inChunkData {
-			n := min(int64(len(b)), h.left)
-			b = b[n:]
-			if h.left -= n; h.left == 0 {
-				h.state = h.behind()
-			}
+	n := len(b)
+	for rest := b; len(rest) > 0 && h.state != inNothing; {
+		if h.state == inRequestLine && h.n == 0 && (rest[0] == '\r' || rest[0] == '\n') {
+			copy(rest, rest[1:])
+			n, rest = n-1, rest[:len(rest)-1]
 			continue
 		}
-		end := bytes.IndexByte(b, '\n')
-		if end < 0 {
-			h.keep(b)
-			return
+		rest = h.next(rest)
+	}
+	return n
+}
+
+// next takes a line, a part of one, or what there is of a body.
+func (h *heads) next(b []byte) []byte {
+	if h.state == inBody || h.state == inChunkData {
+		n := min(int64(len(b)), h.left)
+		if h.left -= n; h.left == 0 {
+			h.state = h.behind()
 		}
-		h.keep(b[:end])
-		b = b[end+1:]
-		h.state = h.lineEnd()
-		h.n, h.last = 0, 0
+		return b[n:]
+	}
+	end := bytes.IndexByte(b, '\n')
+	if end < 0 {
+		h.record(b)
+		h.keep(b)
+		return nil
+	}
+	h.record(b[:end+1])
+	h.keep(b[:end])
+	h.state = h.lineEnd()
+	h.n, h.last = 0, 0
+	return b[end+1:]
+}
+
+// record keeps what belongs to a head, before net/http gets to see it.
+func (h *heads) record(b []byte) {
+	if h.state != inRequestLine && h.state != inFields {
+		return
+	}
+	if h.head == nil {
+		h.head = make([]byte, 0, usualHead)
+	}
+	if h.head = append(h.head, b...); len(h.head) > maxRawHead {
+		h.head, h.state = nil, inNothing
+		return
+	}
+	if h.state != inRequestLine {
+		return
+	}
+	if h.n == 0 {
+		h.target = false
+	}
+	for i, c := range b {
+		switch {
+		case c == ' ':
+			h.target = true
+		case c == '%' && h.target:
+			b[i] = '_'
+		}
 	}
 }
 
@@ -156,7 +241,7 @@ func (h *heads) lineEnd() headState {
 	switch h.state {
 	case inRequestLine:
 		if len(line) == 0 {
-			return inNothing // net/http takes an empty line for a bad request
+			return inNothing // cannot be: read leaves empty lines out
 		}
 		h.coded, h.folded, h.length = false, false, -1
 		return inFields
@@ -216,7 +301,9 @@ func (h *heads) headEnd() headState {
 	case h.length > 0:
 		h.left, next = h.length, inBody
 	}
-	h.found = append(h.found, f)
+	h.found = append(h.found, requestHead{f, h.head})
+	h.head = nil
+	h.begun++
 	return next
 }
 

@@ -84,6 +84,9 @@ func (f *fakes) Dial(ctx context.Context, _ *Conn, u *policy.Upstream) (net.Conn
 	f.dials[u.Host]++
 	addr, err := f.addrs[u.Host], f.fails[u.Host]
 	f.mu.Unlock()
+	if len(u.Endpoints) > 0 && u.Endpoints[0].Unix == "" {
+		addr = u.Endpoints[0].Addr
+	}
 	if err != nil {
 		return nil, err
 	}

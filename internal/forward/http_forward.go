@@ -9,12 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
-	"net/textproto"
-	"net/url"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -114,14 +109,29 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 	header := http.Header(seen.Header).Clone()
 	upgrade := upgradeType(r.Header)
 	trailers := hasToken(r.Header, "Te", "trailers")
+	own := x.own(u) && !x.wantsHTTP2(u)
+	came, persists := header["Connection"], persistenceOf(header)
 	removeHopByHop(header)
 	delete(header, "Host") // HTTP/2 may have both; they are equal
+	var options []string
+	if own {
+		if persists.keepAlive {
+			options = append(options, "keep-alive")
+		}
+		persists.apply(header)
+	}
 	if upgrade != "" {
-		header["Connection"] = []string{"Upgrade"}
+		options = append(options, "Upgrade")
 		header["Upgrade"] = []string{upgrade}
 	}
 	if trailers {
 		header["Te"] = []string{"trailers"}
+		if !x.wantsHTTP2(u) && (x.r.ProtoMajor == 2 || hasToken(x.r.Header, "Connection", "te")) {
+			options = append(options, "TE") // RFC 9110, 10.1.4
+		}
+	}
+	if c := connection(came, options...); c != nil {
+		header["Connection"] = c
 	}
 	path, authority := seen.Path, seen.Authority
 	if a := x.decision.Action; a != nil {
@@ -144,7 +154,8 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 	}
 	return &http.Request{
 		Method:        r.Method,
-		URL:           outgoingURL(u, path, r.RequestURI),
+		URL:           outgoingURL(authority, path, x.target),
+		Close:         x.passesClose(u),
 		Proto:         "HTTP/1.1",
 		ProtoMajor:    1,
 		ProtoMinor:    1,
@@ -162,112 +173,10 @@ func or(a, b string) string {
 	return b
 }
 
-// outgoingURL keeps the path's bytes as they are: Opaque is written verbatim.
-// Host only names the connection within its pool.
-func outgoingURL(u *policy.Upstream, path, requestURI string) *url.URL {
-	out := &url.URL{Scheme: "http", Host: net.JoinHostPort(u.Host, strconv.Itoa(int(u.Port)))}
-	_, query, found := strings.Cut(requestURI, "?")
-	out.RawQuery, out.ForceQuery = query, found && query == ""
-	if !strings.HasPrefix(path, "//") {
-		out.Opaque = path
-		return out
-	}
-	// After "//" net/url would read a host into Opaque.
-	decoded, err := url.PathUnescape(path)
-	if err != nil {
-		decoded = path
-	}
-	out.Path, out.RawPath = decoded, path
-	return out
-}
-
-// attempt sends out once. sent says whether the upstream got any of it.
-func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Duration) (resp *http.Response, sent bool, err error) {
-	ctx, cancel := context.WithCancelCause(x.ctx)
-	x.release(func() { cancel(errDone) })
-	if perTry > 0 {
-		// Ends with the response's header: what has begun is the route
-		// timeout's (as in Envoy).
-		timer := time.AfterFunc(perTry, func() { cancel(errPerTry) })
-		defer timer.Stop()
-	}
-	var wrote atomic.Bool
-	informational := &informational{x: x}
-	trace := &httptrace.ClientTrace{
-		GotConn:        func(i httptrace.GotConnInfo) { x.upstream.set(i.Conn.RemoteAddr()) },
-		WroteHeaders:   func() { wrote.Store(true) },
-		Got1xxResponse: informational.got,
-	}
-	req := out.WithContext(httptrace.WithClientTrace(withTarget(ctx, u), trace))
-	if x.body != nil {
-		body := x.body.next(announcedTrailer(out.Trailer))
-		req.Body, req.Trailer = body, body.trailer
-		// For what net/http itself repeats because nothing of it was processed.
-		req.GetBody = func() (io.ReadCloser, error) {
-			if !x.body.replayable() {
-				return nil, errNotReplayable
-			}
-			return x.body.next(req.Trailer), nil
-		}
-	}
-	resp, err = x.conn.ups.get(u, x.wantsHTTP2(u)).RoundTrip(req)
-	informational.stop()
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		return nil, wrote.Load(), err
-	}
-	return resp, true, nil
-}
-
-// wantsHTTP2 says whether u is spoken to in HTTP/2: its protocol decides;
-// without one, the client's. HTTP/1.1 upgrades have no HTTP/2 form here.
-func (x *exchange) wantsHTTP2(u *policy.Upstream) bool {
-	if x.r.ProtoMajor == 1 && upgradeType(x.r.Header) != "" {
-		return false
-	}
-	switch u.Protocol {
-	case policy.ProtocolHTTP2, policy.ProtocolGRPC:
-		return true
-	case policy.ProtocolUnset:
-		return x.r.ProtoMajor == 2
-	}
-	return false
-}
-
-// informational passes 1xx responses on, until the final one was received.
-type informational struct {
-	x    *exchange
-	mu   sync.Mutex
-	over bool
-}
-
-func (i *informational) got(code int, header textproto.MIMEHeader) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.over || !i.x.r.ProtoAtLeast(1, 1) {
-		return nil
-	}
-	h := i.x.w.Header()
-	for k, vv := range header {
-		h[k] = append([]string(nil), vv...)
-	}
-	i.x.w.WriteHeader(code)
-	clear(h) // they are this response's alone
-	return nil
-}
-
-func (i *informational) stop() {
-	i.mu.Lock()
-	i.over = true
-	i.mu.Unlock()
-}
-
 // respond passes the response on.
 func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
 	h := x.w.Header()
-	removeHopByHop(resp.Header)
+	x.persist(resp)
 	for k, vv := range resp.Header {
 		h[k] = vv
 	}
@@ -286,12 +195,15 @@ func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
 		resp.ContentLength = -1
 	}
 	x.applyResponseHeaders(dest)
-	x.writeStatus(resp.StatusCode)
+	x.writeResponseStatus(resp)
 	if err := x.copyBody(resp); err != nil {
 		if cause := context.Cause(x.ctx); cause != nil || errors.Is(err, errDownstream) {
 			x.aborted(cause)
 		}
 		x.reason, x.detail = policy.ReasonUpstream, "response body: "+err.Error()
+		if x.r.ProtoMajor == 1 && resp.ContentLength < 0 {
+			reset(x.conn.nc) // an orderly end would be the end of a whole body to some clients
+		}
 		panic(http.ErrAbortHandler)
 	}
 	if len(resp.Trailer) == announced {
@@ -303,6 +215,39 @@ func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
 	for k, vv := range resp.Trailer { // more than were announced
 		h[http.TrailerPrefix+k] = vv
 	}
+}
+
+// persist removes from an answer what is for its own hop, but for what says how
+// long a connection lives that is the client's own on both sides.
+func (x *exchange) persist(resp *http.Response) {
+	persists := persistenceOf(resp.Header)
+	removeHopByHop(resp.Header)
+	if !x.up.ownHTTP1() || x.r.ProtoMajor != 1 {
+		return
+	}
+	persists.apply(resp.Header)
+	if persists.keepAlive {
+		resp.Header["Connection"] = []string{"keep-alive"}
+	}
+	if resp.Close && x.r.ProtoAtLeast(1, 1) {
+		resp.Header["Connection"] = []string{"close"}
+	}
+}
+
+// writeResponseStatus writes the status of an origin's answer; what it looks like
+// and where it ends is as the origin has it.
+func (x *exchange) writeResponseStatus(resp *http.Response) {
+	h := x.w.Header()
+	if x.r.ProtoMajor == 1 && resp.ProtoMajor == 1 && resp.ContentLength < 0 && resp.Close && len(resp.TransferEncoding) == 0 {
+		h["Transfer-Encoding"] = []string{"identity"} // up to the connection's end
+	}
+	var more http.Header
+	if resp.StatusCode == http.StatusNotModified {
+		// net/http leaves out what is about the body that there would be.
+		more = http.Header{"Content-Length": h["Content-Length"], "Content-Type": h["Content-Type"]}
+	}
+	x.writeStatus(resp.StatusCode)
+	x.lookLike(x.up.head(resp), more)
 }
 
 // copyBuffers holds 32 KiB buffers for bodies.

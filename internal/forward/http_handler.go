@@ -22,6 +22,10 @@ var (
 	errPerTry        = errors.New("upstream request timeout (one try)")
 	errStalled       = errors.New("nothing moved for too long")
 	errDone          = errors.New("request ended")
+	// errSpent: the upstream has ended a connection that it served requests on
+	// before it had a byte of this answer on it, as servers do with connections
+	// that are idle for too long.
+	errSpent = errors.New("the upstream ended the connection, which was used before")
 )
 
 // exchange is one HTTP request and its answer.
@@ -35,6 +39,8 @@ type exchange struct {
 	cancel context.CancelCauseFunc
 	start  time.Time
 
+	head     requestHead // as it came; HTTP/2 has none
+	target   string      // of the request, as it came
 	req      policy.Request
 	decision policy.HTTPDecision
 	body     *replayBody // nil: no body
@@ -44,6 +50,8 @@ type exchange struct {
 	held     *lease
 
 	stall stall
+	up    attempted
+	tried []upstreamKey // by attempts before
 
 	timerMu sync.Mutex
 	timer   *time.Timer // the route's timeout, once the request is complete
@@ -61,6 +69,12 @@ type exchange struct {
 
 func newExchange(in *httpConn, w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{core: in.conn.core, conn: in.conn, in: in, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
+	x.target = r.RequestURI
+	if in.heads != nil {
+		x.head = in.heads.take()
+		x.target = x.head.target()
+	}
+	in.serving(x)
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	if r.ContentLength != 0 {
 		x.body = newReplayBody(r.Body, x.received, x.keep, x.stall.moved)
@@ -94,10 +108,10 @@ func (x *exchange) serve() {
 		x.deny(x.decision.Reason, x.req.Host)
 		return
 	}
-	if x.decision.Action != nil && climbs(x.req.Path) {
+	if why := unclear(x.req.Path); x.decision.Action != nil && why != "" {
 		// A rule has looked at this path, and the server may serve another.
 		x.decision.Decision = denied(policy.ReasonMalformed, nil)
-		x.detail = `".." in the path`
+		x.detail = why
 		x.reply(http.StatusBadRequest, "egressd: bad request: "+x.detail)
 		return
 	}
@@ -131,7 +145,7 @@ func (x *exchange) parse() error {
 	if err := x.checkFraming(); err != nil {
 		return err
 	}
-	if err := checkTarget(r.Method, r.RequestURI); err != nil {
+	if err := checkTarget(r.Method, x.target); err != nil {
 		return err
 	}
 	if hosts, ok := r.Header["Host"]; ok { // HTTP/2 beside :authority
@@ -143,7 +157,7 @@ func (x *exchange) parse() error {
 	if err != nil {
 		return err
 	}
-	path, rawQuery, _ := strings.Cut(r.RequestURI, "?")
+	path, rawQuery, _ := strings.Cut(x.target, "?")
 	var query url.Values
 	if rawQuery != "" {
 		// What can't be parsed is not there to match; it is forwarded as sent.
@@ -168,7 +182,7 @@ func (x *exchange) checkFraming() error {
 	if x.in.heads == nil {
 		return nil
 	}
-	switch f := x.in.heads.take(); {
+	switch f := x.head.framing; {
 	case f == framingCoded && !x.r.ProtoAtLeast(1, 1):
 		return errors.New("Transfer-Encoding in HTTP/1.0")
 	case f != framingGood && f != framingCoded:
@@ -218,6 +232,11 @@ func (x *exchange) fail(err error) {
 			text = publicText(err) // a visitor is not told of addresses behind the gateway
 		}
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+text)
+	case errors.Is(err, errSpent) && x.r.ProtoMajor == 1 && x.in.requests.Load() > 1:
+		// A client knows that this happens to connections that it uses again, and
+		// what it may send once more; an answer of ours would tell it otherwise.
+		x.reason, x.detail = policy.ReasonUpstream, err.Error()
+		panic(http.ErrAbortHandler)
 	case strings.Contains(err.Error(), "malformed"): // net/http has no type for it
 		x.reason, x.detail = policy.ReasonUpstream, err.Error()
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream's answer is not HTTP")
@@ -278,6 +297,7 @@ func (x *exchange) end() {
 	}
 	x.conn.removeRequest(x)
 	x.cancel(errDone)
+	x.settle()
 	for _, release := range x.releases {
 		release()
 	}
@@ -325,6 +345,8 @@ func (x *exchange) reply(status int, text string) {
 func (x *exchange) writeStatus(status int) {
 	if x.body != nil && !x.body.complete() {
 		x.closes()
+	} else if x.r.ProtoMajor == 1 && x.in.isLost() {
+		x.w.Header().Set("Connection", "close")
 	}
 	x.answered, x.status = true, status
 	x.stall.began.Store(true)

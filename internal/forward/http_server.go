@@ -5,12 +5,10 @@ package forward
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
@@ -66,93 +64,6 @@ func (h *handoff) Close() error {
 
 func (h *handoff) Addr() net.Addr { return &net.TCPAddr{} }
 
-// httpConn is a connection whose first bytes were peeked, as the http.Server
-// sees it.
-type httpConn struct {
-	net.Conn
-	conn     *conn
-	first    []byte // peeked, not yet read
-	heads    *heads // nil: HTTP/2
-	in, out  atomic.Int64
-	requests atomic.Int64
-	// unread says that the last request was not read to its end: what comes is
-	// no request, and nothing more is read.
-	unread atomic.Bool
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (h *httpConn) Read(p []byte) (n int, err error) {
-	switch {
-	case h.unread.Load():
-		return 0, io.EOF
-	case len(h.first) > 0:
-		n = copy(p, h.first)
-		if h.first = h.first[n:]; len(h.first) == 0 {
-			h.first = nil
-		}
-	default:
-		n, err = h.Conn.Read(p)
-	}
-	h.in.Add(int64(n))
-	if h.heads != nil {
-		h.heads.read(p[:n])
-	}
-	return n, err
-}
-
-func (h *httpConn) Write(p []byte) (int, error) {
-	n, err := h.Conn.Write(p)
-	h.out.Add(int64(n))
-	return n, err
-}
-
-// CloseWrite lets the server end its side first, so that a client that is
-// still sending gets to read an early answer.
-func (h *httpConn) CloseWrite() error { return h.conn.nc.CloseWrite() }
-
-// Close closes the connection, but for one whose last request was not read:
-// see linger.
-func (h *httpConn) Close() (err error) {
-	if !h.unread.Load() {
-		err = h.Conn.Close()
-	}
-	h.once.Do(func() { close(h.closed) })
-	return err
-}
-
-// How long is read on behind an answer to an unfinished request: in all, and
-// without a byte.
-const (
-	lingerTime  = 5 * time.Second
-	lingerQuiet = time.Second
-)
-
-// linger ends the connection after an answer to a request that was not read to
-// its end. The client may still be sending; a connection that is closed with
-// bytes unread is reset, and the reset would overtake the answer. So what comes
-// is read and thrown away for a while (RFC 9112, 9.6).
-func (h *httpConn) linger() {
-	if !h.unread.Load() {
-		return
-	}
-	nc := h.conn.nc
-	if nc.CloseWrite() != nil {
-		return // closed already
-	}
-	buf := h.conn.core.buffers.get()
-	defer h.conn.core.buffers.pool.Put(buf)
-	for end := time.Now().Add(lingerTime); ; {
-		wait := min(lingerQuiet, time.Until(end))
-		if wait <= 0 || nc.SetReadDeadline(time.Now().Add(wait)) != nil {
-			return
-		}
-		if _, err := nc.Read(*buf); err != nil {
-			return
-		}
-	}
-}
-
 // connKey is the context key of the *httpConn that a request came in on.
 type connKey struct{}
 
@@ -198,7 +109,7 @@ func (t *conn) http(op Opening, p *peeked) {
 		t.refuse(op.Decision, "http", "", "")
 		return
 	}
-	t.multiplexed = peek.Classify(p.bytes) == peek.HTTP2
+	t.multiplexed = peek.Classify(p.request()) == peek.HTTP2
 	memory := int64(httpMemory)
 	if t.multiplexed {
 		memory += downWindow
@@ -207,10 +118,7 @@ func (t *conn) http(op Opening, p *peeked) {
 		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
 		return
 	}
-	h := &httpConn{Conn: t.nc, conn: t, first: p.bytes, closed: make(chan struct{})}
-	if !t.multiplexed {
-		h.heads = newHeads()
-	}
+	h := newHTTPConn(t, p.request())
 	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
 		<-h.closed
@@ -236,6 +144,7 @@ func (c *Core) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	h.requests.Add(1)
 	c.counters.requests.Add(1)
 	x := newExchange(h, w, r)
+	defer h.answered()
 	defer x.end()
 	x.serve()
 	// What the server has still to write is the client's to take.

@@ -96,62 +96,126 @@ func get(t testing.TB, c *http.Client, url string) (*http.Response, string) {
 // TestTransparent compares, byte by byte, what passes with what was sent:
 // neither end may notice the core.
 func TestTransparent(t *testing.T) {
-	tests := []struct{ request, response string }{
+	tests := []struct{ name, request, response string }{
 		{
+			"a target that net/url would write otherwise",
 			"GET /a%2Fb/../c|d?x=%zz&y HTTP/1.1\r\nHost: A.example:8080\r\nAccept: x\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
 		},
 		{
+			"two slashes and an empty query",
 			"GET //double//slash? HTTP/1.1\r\nHost: a.example\r\n\r\n",
 			"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nServer: o\r\n\r\n",
 		},
 		{
+			"a percent sign",
+			"GET /50% HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		},
+		{
+			"no escape",
+			"GET /a%zz/%u0061?%=%%%41 HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		},
+		{
+			"two slashes and no escape",
+			"GET //a.example/x%zz|\"<>[]^`{} HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		},
+		{
+			"asterisk",
 			"OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n",
 			"HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n",
 		},
 		{
+			"a body",
 			"POST /p HTTP/1.1\r\nHost: a.example\r\nUser-Agent: me\r\nContent-Length: 3\r\nAccept-Encoding: gzip\r\n\r\nabc",
 			"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnot!",
 		},
 		{
+			"HEAD",
 			"HEAD /h HTTP/1.1\r\nHost: a.example\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n",
 		},
+		{
+			"names, order, spaces and the reason as they are",
+			"PUT /p HTTP/1.1\r\nx-B: 1\r\nuser-agent:me\r\nX-a:  2 \r\nhost: a.example\r\ncookie: a\r\nACCEPT: */*\r\nx-b: 3\r\ncontent-length: 2\r\n\r\nhi",
+			"HTTP/1.1 404 Nichts gefunden\r\nzz: 1\r\nserver:o\r\nSet-cookie: b\r\nset-Cookie: a\r\ncontent-length: 2\r\nETag: \"x\"\r\nAAA:\r\n\r\nno",
+		},
+		{
+			"chunks, and an answer without a reason",
+			"POST /p HTTP/1.1\r\ntransfer-encoding: chunked\r\nHOST: a.example\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+			"HTTP/1.1 200 \r\ndate: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+		},
+		{
+			"a length without a body",
+			"GET / HTTP/1.1\r\nHost: a.example\r\nIf-None-Match: \"x\"\r\n\r\n",
+			"HTTP/1.1 304 Not Modified\r\nContent-Length: 17\r\nContent-Type: text/plain\r\nETag: \"x\"\r\n\r\n",
+		},
+		{
+			"informational answers",
+			"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 103 Frueh\r\nlink: <x>\r\nA: b\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: <y>\r\n\r\nHTTP/1.1 200 Gut\r\nb: x\r\na: y\r\nContent-Length: 0\r\n\r\n",
+		},
+		{
+			"how long a connection lives",
+			"GET / HTTP/1.1\r\nConnection: keep-alive\r\nKeep-Alive: timeout=9\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nkeep-alive: timeout=5, max=3\r\nContent-Length: 0\r\n\r\n",
+		},
+		{
+			"trailers are welcome",
+			"GET / HTTP/1.1\r\nTE: trailers\r\nconnection: te, Keep-Alive\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		},
+		{
+			"the last request of a connection",
+			"GET / HTTP/1.1\r\nConnection: close\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+		},
+		{
+			"a body up to the end of the connection",
+			"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nServer: o\r\nConnection: close\r\n\r\nall of it",
+		},
 	}
 	for _, tt := range tests {
-		r := newRig(t, HTTP)
-		got := make(chan string, 1)
-		r.origin("a.example", func(nc *net.TCPConn) {
-			b := make([]byte, 4096)
-			// The body may come in a segment of its own.
-			_ = nc.SetReadDeadline(time.Now().Add(5 * time.Second))
-			n, _ := io.ReadAtLeast(nc, b, len(tt.request))
-			got <- string(b[:n])
-			_ = nc.SetReadDeadline(time.Time{})
-			_, _ = io.WriteString(nc, tt.response)
-			_, _ = io.Copy(io.Discard, nc)
-		})
-		nc := r.dial()
-		write(t, nc, tt.request)
-		if out := receive(t, got); sorted(out) != sorted(tt.request) {
-			t.Errorf("the origin got\n%q, sent\n%q", out, tt.request)
-		}
-		back := readN(t, nc, len(tt.response))
-		if sorted(back) != sorted(tt.response) {
-			t.Errorf("the client got\n%q, sent\n%q", back, tt.response)
+		for _, bytewise := range []bool{false, true} {
+			r := newRig(t, HTTP)
+			got := make(chan string, 1)
+			r.origin("a.example", func(nc *net.TCPConn) {
+				b := make([]byte, 4096)
+				// The body may come in a segment of its own.
+				_ = nc.SetReadDeadline(time.Now().Add(5 * time.Second))
+				n, _ := io.ReadAtLeast(nc, b, len(tt.request))
+				got <- string(b[:n])
+				_ = nc.SetReadDeadline(time.Time{})
+				spell(nc, tt.response, bytewise)
+				if !strings.Contains(tt.response, "ength") && !strings.Contains(tt.response, "chunked") && !strings.Contains(tt.response, "204") {
+					return // the end of the connection is the end of the body
+				}
+				_, _ = io.Copy(io.Discard, nc)
+			})
+			nc := r.dial()
+			spell(nc, tt.request, bytewise)
+			if out := receive(t, got); out != tt.request {
+				t.Errorf("%s: the origin got\n%q, sent\n%q", tt.name, out, tt.request)
+			}
+			if back := readN(t, nc, len(tt.response)); back != tt.response {
+				t.Errorf("%s: the client got\n%q, sent\n%q", tt.name, back, tt.response)
+			}
 		}
 	}
 }
 
-// sorted puts the header lines of a message in order: net/http sorts some.
-func sorted(message string) string {
-	header, body, _ := strings.Cut(message, "\r\n\r\n")
-	lines := strings.Split(header, "\r\n")
-	set := map[string]bool{}
-	for _, l := range lines[1:] {
-		set[l] = true
+// spell writes text at once, or each byte in a segment of its own.
+func spell(nc *net.TCPConn, text string, bytewise bool) {
+	if !bytewise {
+		_, _ = io.WriteString(nc, text)
+		return
 	}
-	return fmt.Sprint(lines[0], set, body)
+	for i := range len(text) {
+		_, _ = io.WriteString(nc, text[i:i+1])
+	}
 }
 
 func TestHTTPBothVersions(t *testing.T) {
@@ -339,11 +403,11 @@ func TestWebSocket(t *testing.T) {
 		defer close(ended)
 		br := bufio.NewReader(nc)
 		req, err := http.ReadRequest(br)
-		if err != nil || req.Header.Get("Upgrade") != "websocket" || req.Header.Get("Connection") != "Upgrade" {
+		if err != nil || req.Header.Get("Upgrade") != "websocket" || req.Header.Get("Connection") != "keep-alive, Upgrade" {
 			t.Errorf("request %+v, %v", req, err)
 			return
 		}
-		_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: x\r\n\r\nfirst")
+		_, _ = io.WriteString(nc, "HTTP/1.1 101 Los\r\nupgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nfirst")
 		_, _ = io.Copy(nc, br) // echo until the client's end
 		_, _ = io.WriteString(nc, "bye")
 	})

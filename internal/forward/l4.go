@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -31,6 +32,17 @@ type peeked struct {
 	deadline time.Time
 	// second reads on behind a ClientHello; nil: it is none.
 	second *peek.Second
+	// http: it can be HTTP only, and empty lines may come before it.
+	http bool
+}
+
+// request is what was read, without the empty lines before a request (RFC 9112,
+// 2.2).
+func (p *peeked) request() []byte {
+	if p.http {
+		return bytes.TrimLeft(p.bytes, "\r\n")
+	}
+	return p.bytes
 }
 
 func (t *conn) newPeeked() *peeked {
@@ -61,7 +73,7 @@ func (p *peeked) done() error { return p.nc.SetReadDeadline(time.Time{}) }
 // the deadline is silence.
 func (p *peeked) classify(silence time.Time) (peek.Kind, error) {
 	for {
-		if k := peek.Classify(p.bytes); k != peek.NeedMore {
+		if k := peek.Classify(p.request()); k != peek.NeedMore {
 			return k, nil
 		}
 		deadline := p.deadline
@@ -114,6 +126,7 @@ func (t *conn) peekTLS(op Opening) {
 
 func (t *conn) peekHTTP(op Opening) {
 	p := t.newPeeked()
+	p.http = true
 	switch kind, err := p.classify(p.deadline); {
 	case t.unused(err, p):
 		t.leave(op.Decision)
@@ -268,7 +281,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 func (t *conn) dial(u *policy.Upstream) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, t.core.connectTimeout(u))
 	defer cancel()
-	up, err := t.core.o.Dialer.Dial(ctx, &t.info, u)
+	up, err := t.core.o.Dialer.Dial(ctx, &t.info, draw(&t.info, u, t.core.o.Rand, nil))
 	if err != nil {
 		return nil, err
 	}

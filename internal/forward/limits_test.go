@@ -287,33 +287,27 @@ func TestUpstreamEndsWithDownstream(t *testing.T) {
 	up := receive(t, conns)
 	nc.Close()
 	_, _ = io.Copy(io.Discard, up) // an end or a reset: it is over
+	up.Close()                     // what a server does that has nothing to say
 	e := r.sink.wait(t, flow.Close, 1)
 	if u := r.core.o.Limits.Descriptors.use(); u.Used > 1 {
 		t.Errorf("%d descriptors are still taken after %+v", u.Used, e)
 	}
 }
 
-// TestTransports: what may share a connection, and how many are kept.
-func TestTransports(t *testing.T) {
-	r := newRig(t, HTTP)
-	p := newUpstreams(&conn{core: r.core})
+// TestUpstreamKeys: what may share a connection.
+func TestUpstreamKeys(t *testing.T) {
 	u := upstream("x.example")
-	v1, socket := *u, *u
+	v1, socket, other := *u, *u, *u
 	v1.Subset, socket.Endpoints = "v1", []policy.UpstreamEndpoint{{Unix: "/run/s", Weight: 1}}
-	first := p.get(u, false)
+	other.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("192.0.2.1:80"), Weight: 1}}
+	first := keyOf(u, false)
 	for name, same := range map[string]bool{
-		"the same": first == p.get(u, false), "HTTP/2": first != p.get(u, true),
-		"a subset": first != p.get(&v1, false), "a socket": first != p.get(&socket, false),
+		"the same": first == keyOf(upstream("x.example"), false), "HTTP/2": first != keyOf(u, true), "a subset": first != keyOf(&v1, false),
+		"a socket": first != keyOf(&socket, false), "an endpoint": first != keyOf(&other, false),
 	} {
 		if !same {
 			t.Error(name)
 		}
-	}
-	for i := range maxTransports + 10 {
-		p.get(upstream(strings.Repeat("h", i+1)), false)
-	}
-	if len(p.m) > maxTransports {
-		t.Errorf("%d transports", len(p.m))
 	}
 }
 
@@ -324,12 +318,12 @@ func TestUserTimeout(t *testing.T) {
 	r.addr()
 	tc := &conn{core: r.core, ctx: t.Context()}
 	tc.held, tc.ups = tc.lease(), newUpstreams(tc)
-	nc, err := tc.ups.dial(withTarget(t.Context(), upstream("a.example")), false)
+	nc, err := tc.ups.acquire(t.Context(), upstream("a.example"), false, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tc.ups.close()
-	raw, err := nc.(*upstreamConn).Conn.(*net.TCPConn).SyscallConn()
+	raw, err := nc.Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

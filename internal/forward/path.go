@@ -4,6 +4,30 @@ package forward
 
 import "strings"
 
+// unclear says why a path may be matched as one place and served as another, ""
+// when there is no such reason.
+func unclear(path string) string {
+	switch {
+	case climbs(path):
+		return `".." in the path`
+	case badEscape(path):
+		return `a "%" in the path that begins no escape`
+	}
+	return ""
+}
+
+// badEscape says whether a path has a "%" without two hexadecimal digits behind
+// it (RFC 3986, 2.1). Some servers refuse it, some take it as it is, and some know
+// escapes of their own ("%u0061").
+func badEscape(path string) bool {
+	for i := range len(path) {
+		if path[i] == '%' && (i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2])) {
+			return true
+		}
+	}
+	return false
+}
+
 // climbs says whether a path has a ".." segment (RFC 3986, 5.2.4), in any of
 // the forms in which servers recognize one: percent-encoded, parted by
 // backslashes or encoded slashes, with a parameter. Such a path would be

@@ -37,27 +37,97 @@ func (x *exchange) retryPolicy() *policy.Retries {
 	return safeRetries()
 }
 
+// outcome is what is known of an attempt that failed.
+type outcome struct {
+	// sent: something of the request has left.
+	sent bool
+	// unprocessed: the upstream has not acted on it, and said so (RFC 9113, 8.7),
+	// or got nothing of it.
+	unprocessed bool
+	// spent: see errSpent.
+	spent bool
+}
+
+// outcome judges how a request on c failed; wrote says that its head was written.
+func (c *upstreamConn) outcome(err error, wrote bool) outcome {
+	if c.key.http2 {
+		refused := isRefusedStream(err) || isGone(err)
+		return outcome{sent: wrote && !refused, unprocessed: refused || !wrote}
+	}
+	sent := c.sent.Load() > 0
+	return outcome{sent: sent, unprocessed: !sent, spent: c.used() && !c.in.began()}
+}
+
+// maxUnprocessed is how often a request is sent again that no upstream has acted
+// on, beside the attempts of the retry policy.
+const maxUnprocessed = 5
+
 // roundTrip makes attempts until one is good, none is left, or the request
 // can't be sent again.
 func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Response, error) {
 	p := x.retryPolicy()
-	for try := 0; ; try++ {
-		resp, sent, err := x.attempt(u, out, p.PerTryTimeout)
-		if x.ctx.Err() != nil || try >= p.Attempts || !retriable(p, resp, sent, err) {
+	fresh := x.needsFresh(u)
+	for try, free := 0, 0; ; {
+		resp, o, err := x.attempt(u, out, p.PerTryTimeout, fresh)
+		if x.ctx.Err() != nil || x.body != nil && !x.body.replayable() {
 			return resp, err
 		}
-		if x.body != nil && !x.body.replayable() {
+		switch {
+		case try < p.Attempts && retriable(p, resp, o.sent, err):
+			try++
+		case err != nil && free < maxUnprocessed && x.repeatable(u, o, err):
+			free++
+		default:
 			return resp, err
 		}
+		fresh = fresh || o.spent
 		if resp != nil {
 			_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
 			resp.Body.Close()
 		}
 		x.retries++
-		if !sleep(x.ctx, backoff(p.Backoff, try, x.core.o.Rand())) {
+		x.tried = append(x.tried, x.up.key)
+		if o.spent {
+			continue // on a connection of its own, at once
+		}
+		if !sleep(x.ctx, backoff(p.Backoff, try+free-1, x.core.o.Rand())) {
 			return nil, x.ctx.Err()
 		}
 	}
+}
+
+// repeatable says whether a request that failed may be sent again whatever the
+// retry policy: nothing has acted on it, or the connection was not its client's
+// own, so that the client can't know what its end means, and the request may be
+// repeated (RFC 9110, 9.2.2).
+func (x *exchange) repeatable(u *policy.Upstream, o outcome, err error) bool {
+	if isDialError(err) || isRefusal(err) || isLimit(err) {
+		return false // the retry policy's
+	}
+	return o.unprocessed || o.spent && !x.own(u) && x.idempotent()
+}
+
+// own says whether the upstream connections for u are the client's own, and end
+// with its connection.
+func (x *exchange) own(u *policy.Upstream) bool {
+	_, shared := x.conn.ups.sharing(u)
+	return x.r.ProtoMajor == 1 && !shared
+}
+
+func (x *exchange) idempotent() bool {
+	switch x.r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return x.body == nil
+	}
+	return false
+}
+
+// needsFresh says whether a request must not use a connection that others have
+// used: the first one of a client, who would not know what it means when such a
+// connection ends, unless it can be repeated.
+func (x *exchange) needsFresh(u *policy.Upstream) bool {
+	_, shared := x.conn.ups.sharing(u)
+	return shared && x.in.requests.Load() == 1 && !x.idempotent()
 }
 
 // backoff is the fully jittered exponential wait after attempt try (0, 1...).
@@ -143,4 +213,16 @@ func isConnectFailure(err error) bool {
 // isRefusedStream tells by the text: net/http's type is its own.
 func isRefusedStream(err error) bool {
 	return strings.Contains(err.Error(), "REFUSED_STREAM")
+}
+
+// isGone says whether an HTTP/2 connection was being ended when the request came
+// to it, so that the upstream has not looked at it (RFC 9113, 6.8). It tells by the
+// text as well.
+func isGone(err error) bool {
+	for _, text := range []string{"client conn not usable", "graceful shutdown GOAWAY", "client conn is closed", "client conn could not be established"} {
+		if strings.Contains(err.Error(), text) {
+			return true
+		}
+	}
+	return false
 }

@@ -54,6 +54,49 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
+// persistence is what fields of HTTP/1 say about how long a connection lives, but
+// for "close", which net/http says itself.
+type persistence struct {
+	keepAlive bool // an option of Connection
+	field     []string
+}
+
+func persistenceOf(h http.Header) persistence {
+	return persistence{
+		keepAlive: hasToken(h, "Connection", "keep-alive") && !hasToken(h, "Connection", "close"),
+		field:     h["Keep-Alive"],
+	}
+}
+
+// apply sets the field Keep-Alive.
+func (p *persistence) apply(h http.Header) {
+	if p.field != nil {
+		h["Keep-Alive"] = p.field
+	}
+}
+
+// connection is the Connection field of a request for its next hop: of what came,
+// the options that go on, or what else says them.
+func connection(came []string, options ...string) []string {
+	goesOn := func(option string) bool {
+		return slices.ContainsFunc(options, func(o string) bool { return strings.EqualFold(o, option) })
+	}
+	if len(came) == 1 {
+		n, all := 0, true
+		for option := range strings.SplitSeq(came[0], ",") {
+			n++
+			all = all && goesOn(textproto.TrimString(option))
+		}
+		if all && n == len(options) {
+			return came // as it was sent
+		}
+	}
+	if len(options) == 0 {
+		return nil
+	}
+	return []string{strings.Join(options, ", ")}
+}
+
 // hasToken says whether a list-valued field of h has the token.
 func hasToken(h http.Header, field, token string) bool {
 	for _, v := range h[field] {

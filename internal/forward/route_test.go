@@ -448,7 +448,7 @@ func TestParseAuthority(t *testing.T) {
 		{"[::ffff:192.0.2.1]", "192.0.2.1", 0, nil},
 		{"", "", 0, errNoHost},
 		{":80", "", 0, errNoHost},
-		{"a.example:", "", 0, errPort},
+		{"a.example:", "a.example", 0, nil},
 		{"a.example:0", "", 0, errPort},
 		{"a.example:+80", "", 0, errPort},
 		{"a.example:65536", "", 0, errPort},

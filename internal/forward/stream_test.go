@@ -174,21 +174,28 @@ func TestUpstreamBreaksOff(t *testing.T) {
 	}
 }
 
+// TestClientGoesAway: the origin is told, as it would be by the client itself.
 func TestClientGoesAway(t *testing.T) {
-	r := newRig(t, HTTP)
-	gone := make(chan struct{})
-	started := make(chan struct{})
-	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
-		close(started)
-		<-req.Context().Done()
-		close(gone)
-	})
-	nc := r.dial()
-	write(t, nc, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
-	receive(t, started)
-	nc.Close()
-	receive(t, gone)
-	if e := r.sink.wait(t, flow.Request, 1); e.Status != 0 || e.Detail == "" {
-		t.Errorf("event %+v", e)
+	for _, how := range []string{"an end", "a reset"} {
+		r := newRig(t, HTTP)
+		gone := make(chan struct{})
+		started := make(chan struct{})
+		r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+			close(started)
+			<-req.Context().Done()
+			close(gone)
+		})
+		nc := r.dial()
+		write(t, nc, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+		receive(t, started)
+		if how == "a reset" {
+			_ = nc.SetLinger(0)
+		}
+		nc.Close()
+		receive(t, gone)
+		// A client that has ended its side may still want the answer.
+		if e := r.sink.wait(t, flow.Request, 1); how == "a reset" && (e.Status != 0 || e.Detail == "") {
+			t.Errorf("%s: event %+v", how, e)
+		}
 	}
 }

@@ -49,6 +49,7 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 	defer stop()
 	idle := x.conn.watchIdle(x.conn.nc)
 	defer idle()
+	x.lookLike(x.up.head(resp), nil)
 	if err := writeSwitching(nc, h); err != nil {
 		return
 	}

@@ -34,6 +34,8 @@ const maxBytes = 8 << 30
 //	/flaky?key=K&n=2 503 for the first n requests of that key, then 200
 //	/drop            closes the connection without an answer
 //	/upgrade         switches to an echo protocol when asked for `Upgrade: echo`
+//	.../login        401 until the connection has had a request with NTLM
+//	                 credentials, whatever the later ones have
 //	anything else    the request as JSON (Echo)
 type Origin struct {
 	Name  string // the first of Names
@@ -45,6 +47,7 @@ type Origin struct {
 	conns   atomic.Int64
 	mu      sync.Mutex
 	flaky   map[string]int
+	logins  sync.Map // the remote addresses of connections with credentials
 	release chan struct{}
 	running sync.WaitGroup
 	servers []*http.Server
@@ -236,6 +239,14 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.serveFlaky(w, r)
 	case path == "/drop":
 		panic(http.ErrAbortHandler)
+	case strings.HasSuffix(path, "/login"):
+		if strings.HasPrefix(r.Header.Get("Authorization"), "NTLM ") {
+			o.logins.Store(r.RemoteAddr, true)
+		}
+		if _, ok := o.logins.Load(r.RemoteAddr); !ok {
+			w.Header().Set("WWW-Authenticate", "NTLM")
+			w.WriteHeader(http.StatusUnauthorized)
+		}
 	case path == "/upgrade" && strings.EqualFold(r.Header.Get("Upgrade"), "echo"):
 		o.upgrade(w)
 	default:

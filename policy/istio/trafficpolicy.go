@@ -14,13 +14,12 @@ func (o *object) connectionPool(at *node, p *networking.ConnectionPoolSettings) 
 	if p == nil {
 		return nil
 	}
-	if rest := proto.CloneOf(p); rest.Tcp != nil {
-		rest.Tcp.ConnectTimeout = nil
-		if rest.Http != nil || !proto.Equal(rest.Tcp, &networking.ConnectionPoolSettings_TCPSettings{}) {
-			o.inert(at.keyOf("connectionPool"), "connectionPool, but for tcp.connectTimeout,")
+	if acted, rest := poolFields(p); rest {
+		what := "connectionPool"
+		if acted {
+			what += ", but for tcp.connectTimeout, http.idleTimeout and http.maxRequestsPerConnection,"
 		}
-	} else {
-		o.inert(at.keyOf("connectionPool"), "connectionPool")
+		o.inert(at.keyOf("connectionPool"), what)
 	}
 	at = at.at("connectionPool")
 	if p.Http == nil && p.Tcp == nil {
@@ -30,6 +29,27 @@ func (o *object) connectionPool(at *node, p *networking.ConnectionPoolSettings) 
 	o.tcpPool(at.at("tcp"), p.Tcp, out)
 	o.httpPool(at.at("http"), p.Http, out)
 	return out
+}
+
+// poolFields says whether p has fields that are acted on, and whether it has
+// others, or none.
+func poolFields(p *networking.ConnectionPoolSettings) (acted, rest bool) {
+	others := proto.CloneOf(p)
+	if t := others.Tcp; t != nil {
+		acted = t.ConnectTimeout != nil
+		t.ConnectTimeout = nil
+		if proto.Equal(t, &networking.ConnectionPoolSettings_TCPSettings{}) {
+			others.Tcp = nil
+		}
+	}
+	if h := others.Http; h != nil {
+		acted = acted || h.IdleTimeout != nil || h.MaxRequestsPerConnection != 0
+		h.IdleTimeout, h.MaxRequestsPerConnection = nil, 0
+		if proto.Equal(h, &networking.ConnectionPoolSettings_HTTPSettings{}) {
+			others.Http = nil
+		}
+	}
+	return acted, !acted || others.Tcp != nil || others.Http != nil
 }
 
 func (o *object) tcpPool(at *node, p *networking.ConnectionPoolSettings_TCPSettings, out *policy.ConnectionPool) {

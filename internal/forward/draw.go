@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"slices"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// draw is u with the endpoint first that is to be used: the one that the workload
+// dialled, else one by weight (names have none), which was not tried before as
+// long as there are others. Those behind it are for when it can't be reached. rand
+// gives uniformly distributed numbers.
+func draw(c *Conn, u *policy.Upstream, rand func() uint64, tried []upstreamKey) *policy.Upstream {
+	if len(u.Endpoints) > 1 {
+		first := dialledEndpoint(c, u.Endpoints)
+		if first < 0 || len(tried) > 0 {
+			first = byWeight(len(u.Endpoints), rand(), func(i int) uint64 {
+				ep := &u.Endpoints[i]
+				if slices.ContainsFunc(tried, func(k upstreamKey) bool { return k.endpoint == ep.Addr && k.socket == ep.Unix }) {
+					return 0
+				}
+				return uint64(ep.Weight)
+			})
+		}
+		out := *u
+		out.Endpoints = startingWith(u.Endpoints, first)
+		return &out
+	}
+	if len(u.Names) > 1 && len(u.Endpoints) == 0 {
+		out := *u
+		out.Names = startingWith(u.Names, byWeight(len(u.Names), rand(), func(i int) uint64 {
+			if slices.ContainsFunc(tried, func(k upstreamKey) bool { return k.name == u.Names[i].Name }) {
+				return 0
+			}
+			return 1
+		}))
+		return &out
+	}
+	return u
+}
+
+// dialledEndpoint is the endpoint at the address that the workload dialled, -1:
+// none. Visitors of a Gateway dial the Gateway.
+func dialledEndpoint(c *Conn, endpoints []policy.UpstreamEndpoint) int {
+	if c.Layer != flow.Egress {
+		return -1
+	}
+	return slices.IndexFunc(endpoints, func(ep policy.UpstreamEndpoint) bool { return ep.Addr.Addr() == c.Dst.Addr() })
+}
+
+// byWeight is the one of count that the number n picks; without any weight, each
+// is as good.
+func byWeight(count int, n uint64, weight func(int) uint64) int {
+	total := uint64(0)
+	for i := range count {
+		total += weight(i)
+	}
+	if total == 0 {
+		return int(n % uint64(count))
+	}
+	n %= total
+	for i := range count {
+		w := weight(i)
+		if n < w {
+			return i
+		}
+		n -= w
+	}
+	return count - 1 // not reached
+}
+
+// startingWith is list with its i-th element first, and the others in their order.
+func startingWith[T any](list []T, i int) []T {
+	out := append(make([]T, 0, len(list)), list[i])
+	return append(append(out, list[:i]...), list[i+1:]...)
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// poolKey says for whom a connection may be used: one workload, under the policy
+// and for the address that it was made for.
+type poolKey struct {
+	holder holder
+	policy policy.PolicyID
+	// dialled is the workload's own choice among the addresses of a name;
+	// clients of a Gateway have none.
+	dialled netip.Addr
+	upstreamKey
+}
+
+func (p *upstreams) poolKey(key upstreamKey) poolKey {
+	info := &p.conn.info
+	out := poolKey{holder: holder{info.Layer, info.WorkloadID}, policy: info.Policy, upstreamKey: key}
+	if info.Layer == flow.Egress {
+		out.dialled = info.Dst.Addr()
+	}
+	return out
+}
+
+// pool has the upstream connections that several downstream connections may use,
+// one after the other, while none does. Nobody has authenticated on them.
+type pool struct {
+	limits *Limits
+
+	mu     sync.Mutex
+	idle   map[poolKey][]*upstreamConn
+	closed bool
+}
+
+func newPool(limits *Limits) *pool {
+	return &pool{limits: limits, idle: map[poolKey][]*upstreamConn{}}
+}
+
+// take returns a connection for one request of p's, nil when there is none. The
+// one that was used last is the least likely to be closed by its upstream.
+func (q *pool) take(p *upstreams, key upstreamKey) *upstreamConn {
+	for at := p.poolKey(key); ; {
+		c := q.pop(at)
+		switch {
+		case c == nil:
+			return nil
+		case c.move(p.conn.held) == nil && p.add(c) && c.admits():
+			return c
+		}
+		c.Close()
+	}
+}
+
+func (q *pool) pop(at poolKey) *upstreamConn {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for list := q.idle[at]; len(list) > 0; list = q.idle[at] {
+		c := list[len(list)-1]
+		q.drop(at, len(list)-1)
+		if c.claim() {
+			return c
+		}
+	}
+	return nil
+}
+
+// drop takes the i-th connection off a list.
+func (q *pool) drop(at poolKey, i int) {
+	if q.idle[at] = slices.Delete(q.idle[at], i, i+1); len(q.idle[at]) == 0 {
+		delete(q.idle, at)
+	}
+}
+
+// park takes c over from p, or closes it when there is no room.
+func (q *pool) park(p *upstreams, c *upstreamConn) {
+	at := p.poolKey(c.key)
+	p.remove(c, false)
+	if c.busy() { // another request of p's was faster
+		if !p.add(c) {
+			c.Close()
+		}
+		return
+	}
+	if c.move(&lease{limits: q.limits, holder: at.holder}) != nil || !q.add(at, c) {
+		c.Close()
+	}
+}
+
+func (q *pool) add(at poolKey, c *upstreamConn) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || len(q.idle[at]) >= maxIdle {
+		return false
+	}
+	c.at = at
+	c.setOwner(nil, q)
+	c.expireAfter(c.sharing)
+	if c.closed.Load() { // too late for remove to see it
+		return false
+	}
+	q.idle[at] = append(q.idle[at], c)
+	return true
+}
+
+// remove forgets c, which is closed.
+func (q *pool) remove(c *upstreamConn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.Index(q.idle[c.at], c); i >= 0 {
+		q.drop(c.at, i)
+	}
+}
+
+// closeIdle closes what is there; closed: and what comes.
+func (q *pool) closeIdle(closed bool) {
+	q.mu.Lock()
+	q.closed = q.closed || closed
+	old := q.idle
+	q.idle = map[poolKey][]*upstreamConn{}
+	q.mu.Unlock()
+	for _, list := range old {
+		for _, c := range list {
+			c.Close()
+		}
+	}
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// upstreamConn is a connection to an upstream. net/http speaks on it; beside it
+// the heads of messages are kept, and written, as they were sent.
+type upstreamConn struct {
+	net.Conn
+	client *http.ClientConn
+	key    upstreamKey
+	memory int64
+	// sharing is how long it may wait in the pool, shared whether it may be
+	// there, most how many requests it may serve; 0: any number.
+	sharing time.Duration
+	shared  bool
+	most    int
+
+	// No method of client is called with mu: net/http closes the connection
+	// with locks of its own.
+	mu      sync.Mutex
+	owner   *upstreams // nil: in the pool, or gone
+	pool    *pool      // while it is there
+	at      poolKey    // where it is there; the pool's to read and write
+	held    *lease
+	streams int  // requests under way
+	served  int  // requests, ever
+	private bool // somebody has authenticated on it
+	ended   bool // it serves no more requests
+	expiry  *time.Timer
+	closed  atomic.Bool
+
+	out     headWriter
+	in      headReader
+	sent    atomic.Int64 // bytes
+	short   bool         // the last read took all that there was
+	waiting atomic.Bool  // an answer, or the rest of one, is owed
+	// request is the one of HTTP/1 that is under way, progress how far it is
+	// written.
+	request  atomic.Pointer[exchange]
+	progress atomic.Int32
+}
+
+// How far a request is written.
+const (
+	writesIt  = iota
+	wroteIt   // but for what net/http has in its buffer
+	flushedIt // to the end
+)
+
+// fits says whether requests for key may use c. Who has authenticated goes on
+// where this was done.
+func (c *upstreamConn) fits(key upstreamKey) bool {
+	return c.key == key || c.isPrivate() && c.key.serviceKey == key.serviceKey
+}
+
+// claim takes the room for one request, as far as is known without asking the
+// transport: see admits.
+func (c *upstreamConn) claim() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended || c.closed.Load() || c.streams > 0 && !c.key.http2 {
+		return false
+	}
+	if c.expiry != nil && !c.expiry.Stop() {
+		return false // it is being closed
+	}
+	c.expiry = nil
+	c.streams++
+	if c.served++; c.served == c.most {
+		c.ended = true
+	}
+	return true
+}
+
+// admits asks the transport about what claim took. False: it is given back.
+func (c *upstreamConn) admits() bool {
+	if !c.key.http2 && c.client.Err() == nil || c.key.http2 && c.client.Reserve() == nil {
+		return true // HTTP/1 has one request at a time, which claim has seen to
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.streams--
+	c.served--
+	return false
+}
+
+// used says whether c had served requests before the one at hand.
+func (c *upstreamConn) used() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.served > 1
+}
+
+// done ends a request. busy: there are others; good: there may be.
+func (c *upstreamConn) done() (busy, good bool) {
+	c.waiting.Store(false)
+	c.mu.Lock()
+	c.streams--
+	busy, good = c.streams > 0, !c.ended
+	c.mu.Unlock()
+	return busy, good && c.client.Err() == nil && c.client.Available() > 0
+}
+
+func (c *upstreamConn) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.streams > 0
+}
+
+// finish says that c serves no more requests.
+func (c *upstreamConn) finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+}
+
+// setPrivate says that somebody authenticated on c, or is about to.
+func (c *upstreamConn) setPrivate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.private = true
+}
+
+func (c *upstreamConn) isPrivate() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.private
+}
+
+// shares says whether the pool may have c.
+func (c *upstreamConn) shares() bool { return c.shared && !c.isPrivate() }
+
+// setOwner says whose c is: a downstream connection's, or the pool's.
+func (c *upstreamConn) setOwner(p *upstreams, in *pool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owner, c.pool = p, in
+}
+
+// expireAfter closes c unless it is reserved before.
+func (c *upstreamConn) expireAfter(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.streams == 0 && !c.closed.Load() {
+		c.expiry = time.AfterFunc(d, func() { c.Close() })
+	}
+}
+
+// move has another lease pay for c.
+func (c *upstreamConn) move(to *lease) error {
+	if err := to.take(1, c.memory); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	from := c.held
+	c.held = to
+	c.mu.Unlock()
+	from.give(1, c.memory)
+	return nil
+}
+
+// begin is called before each request of HTTP/1: what is written next is a head,
+// which is to look like head and to begin with line.
+func (c *upstreamConn) begin(x *exchange, line, head []byte) {
+	c.progress.Store(writesIt)
+	c.request.Store(x)
+	c.out.expect(line, head, nil)
+	c.in.expect()
+	c.sent.Store(0)
+}
+
+// wroteRequest is called when all of the request was written, into a buffer.
+func (c *upstreamConn) wroteRequest(err error) {
+	if err == nil {
+		c.progress.CompareAndSwap(writesIt, wroteIt)
+		c.passClientEnd()
+	}
+}
+
+func (c *upstreamConn) passClientEnd() {
+	if x := c.request.Load(); x != nil {
+		x.passClientEnd()
+	}
+}
+
+// CloseWrite ends the sending side.
+func (c *upstreamConn) CloseWrite() error {
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+func (c *upstreamConn) Write(b []byte) (n int, err error) {
+	if c.key.http2 {
+		return c.Conn.Write(b)
+	}
+	n, err = c.out.write(c.Conn, b)
+	c.sent.Add(int64(n))
+	if c.progress.CompareAndSwap(wroteIt, flushedIt) {
+		c.passClientEnd()
+	}
+	return n, err
+}
+
+func (c *upstreamConn) Read(b []byte) (int, error) {
+	if c.short && c.waiting.Load() && c.in.began() {
+		acknowledge(c.Conn) // the rest may wait for it
+	}
+	n, err := c.Conn.Read(b)
+	c.short = n < len(b)
+	switch {
+	case n == 0 || c.key.http2:
+	case !c.busy():
+		n, err = 0, io.EOF // an answer to nothing: no later one can be trusted
+	default:
+		c.in.read(b[:n])
+	}
+	if err != nil && !c.closed.Load() {
+		c.forget(true) // the transport closes it when it has seen this
+	}
+	return n, err
+}
+
+// forget says that c is gone; lost, that the upstream has ended it.
+func (c *upstreamConn) forget(lost bool) {
+	c.mu.Lock()
+	owner, in := c.owner, c.pool
+	c.owner, c.pool, c.ended = nil, nil, true
+	if c.expiry != nil {
+		c.expiry.Stop()
+	}
+	c.mu.Unlock()
+	if owner != nil {
+		owner.remove(c, lost)
+	}
+	if in != nil {
+		in.remove(c)
+	}
+}
+
+// Close closes the connection, and forgets it.
+func (c *upstreamConn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	err := c.Conn.Close()
+	c.forget(false)
+	c.mu.Lock()
+	held := c.held
+	c.mu.Unlock()
+	held.give(1, c.memory)
+	return err
+}
