@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 )
 
@@ -114,17 +115,23 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 func explainCommand(e env) *cobra.Command {
 	var out output
 	var config, allow []string
-	var method, stateDir, workload string
+	var method, stateDir, workload, mode string
 	cmd := &cobra.Command{
 		Use:   "explain URL|HOST:PORT|IP:PORT",
 		Short: "Say what would happen to a connection, and why",
 		Long: `explain gives the decision, the verdict class, the rule with its place in the
 files, and each step that led to it. With --config it reads policy files;
 without, it asks the running daemon, which also knows what was learned.
-The exit code is 1 when the connection is denied.`,
+The exit code is 1 when the policy denies the connection, in the modes audit
+and off as well, where it passes all the same.
+
+A URL may have the scheme of any usual protocol; it says which port is meant
+and what the client sends first. HOST:PORT is explained by what the policy
+declares for the port.`,
 		Example: `  egressd explain --config policy/ https://www.googleapis.com/storage
   egressd explain --config policy/ -X POST http://api.example.com/v1
   sudo egressd explain 190.64.31.232:3306
+  egressd explain --config policy/ postgres://db.example.com/orders
   sudo egressd explain example.com:443/udp`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -135,6 +142,13 @@ The exit code is 1 when the connection is denied.`,
 			t, err := agent.ParseTarget(args[0])
 			if err != nil {
 				return usageError{err}
+			}
+			node, err := parseMode(mode, policy.Enforce, policy.Audit, policy.Off)
+			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("mode") && len(config) == 0 {
+				return usageError{errors.New("--mode goes with --config; a running daemon knows its mode")}
 			}
 			var x agent.Explanation
 			consent, err := allowed(allow)
@@ -151,7 +165,7 @@ The exit code is 1 when the connection is denied.`,
 					}
 					return err
 				}
-				if x, err = agent.Explain(l.Snapshot, nil, t, method, workload); err != nil {
+				if x, err = agent.Explain(l.Snapshot, nil, agent.Question{Target: t, Method: method, Workload: workload, Mode: node}); err != nil {
 					return err
 				}
 			} else {
@@ -184,6 +198,7 @@ The exit code is 1 when the connection is denied.`,
 	registerAllow(cmd, &allow)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
+	cmd.Flags().StringVar(&mode, "mode", "enforce", "with --config: mode of the node: enforce, audit or off")
 	registerDirs(cmd, &stateDir, nil)
 	return cmd
 }
@@ -193,8 +208,17 @@ func printExplanation(w io.Writer, x agent.Explanation) {
 	result := "allowed"
 	if !x.Allowed {
 		result = "denied"
+		if x.Passes {
+			result = "would be denied"
+		}
 	}
 	printLine(w, "%s: %s, verdict %s (%s)", x.Target, result, x.Verdict, x.Reason)
+	switch {
+	case x.Mode == policy.Off:
+		printLine(w, "mode off: the connection passes, whatever it is, and nothing is reported; what follows is what mode enforce does")
+	case !x.Allowed && x.Passes:
+		printLine(w, "mode audit: the denial is reported, and the connection passes; what follows is what mode enforce does")
+	}
 	if x.Rule != nil {
 		label := "rule"
 		if !x.Allowed {

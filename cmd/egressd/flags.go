@@ -74,15 +74,10 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 	if len(f.config) == 0 {
 		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY")}
 	}
-	switch f.mode {
-	case "enforce":
-		o.Mode = policy.Enforce
-	case "audit":
-		o.Mode = policy.Audit
-	default:
-		return o, usageError{fmt.Errorf("--mode is enforce or audit, not %q", f.mode)}
-	}
 	var err error
+	if o.Mode, err = parseMode(f.mode, policy.Enforce, policy.Audit); err != nil {
+		return o, err
+	}
 	if o.AllowEndpoints, err = allowed(f.allow); err != nil {
 		return o, err
 	}
@@ -108,6 +103,19 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 		return o, fmt.Errorf("egressd needs root to load kernel programs; run it with sudo")
 	}
 	return o, nil
+}
+
+// parseMode reads --mode.
+func parseMode(s string, modes ...policy.Mode) (policy.Mode, error) {
+	var names []string
+	for _, m := range modes {
+		if m.String() == s {
+			return m, nil
+		}
+		names = append(names, m.String())
+	}
+	last := len(names) - 1
+	return 0, usageError{fmt.Errorf("--mode is %s or %s, not %q", strings.Join(names[:last], ", "), names[last], s)}
 }
 
 func (f *policyFlags) logger(e env) (*slog.Logger, error) {
