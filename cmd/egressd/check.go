@@ -170,16 +170,12 @@ declares for the port.`,
 				}
 			} else {
 				q := url.Values{"target": {args[0]}, "method": {method}, "workload": {workload}}
-				body, err := ask(cmd.Context(), stateDir, http.MethodGet, agent.PathExplain, q)
-				if errors.Is(err, errNoDaemon) {
-					return fmt.Errorf("%w; or give the policy with --config", err)
-				}
+				body, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodGet, agent.PathExplain, q)
 				if err != nil {
-					return err
+					return orConfig(err)
 				}
-				defer body.Close()
-				if err := json.NewDecoder(body).Decode(&x); err != nil {
-					return fmt.Errorf("read the daemon's answer: %w", err)
+				if err := json.Unmarshal(body, &x); err != nil {
+					return told(err)
 				}
 			}
 			if asJSON {

@@ -121,6 +121,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"run", "--config", good, "--log-level", "loud"}, "--log-level"},
 		{[]string{"run", "--config", good, "--log-format", "xml"}, "--log-format"},
 		{[]string{"run", "--config", good, "--dns-server", "ns.example"}, "ADDRESS"},
+		{[]string{"run", "--config", good, "--admin-group", "no-such-group"}, "no-such-group"},
 		{[]string{"exec", "--config", good}, "after --"},
 		{[]string{"exec", "--config", good, "--user", "no-such-user", "--", "true"}, "no-such-user"},
 		{[]string{"flows", "--verdict", "maybe"}, "--verdict"},
