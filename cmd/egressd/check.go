@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/source"
 )
 
 // checkResult is what "check -o json" prints.
@@ -38,8 +40,10 @@ func checkCommand(e env) *cobra.Command {
 		Use:   "check PATH...",
 		Short: "Validate a policy; exit 1 on any error",
 		Long: `check reads the policy as run and exec do and prints every error and warning,
-one a line: file:line:col: error|warning: text [object].`,
+one a line: file:line:col: error|warning: text [object]. A PATH of - is standard
+input. docs/CHECKS.md lists the mistakes that it knows.`,
 		Example: `  egressd check policy/
+  helm template chart/ | egressd check -
   egressd check -o json policy.yaml | jq .findings`,
 		Args: usageArgs(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -55,7 +59,10 @@ one a line: file:line:col: error|warning: text [object].`,
 			if err != nil {
 				return err
 			}
-			l, err := agent.LoadPolicy(args, selector, consent...)
+			l, err := readPolicy(e, args, selector, consent)
+			if errors.As(err, new(usageError)) {
+				return err
+			}
 			r := checkResult{
 				Valid: err == nil, Findings: l.Findings,
 				Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
@@ -84,6 +91,34 @@ one a line: file:line:col: error|warning: text [object].`,
 	registerAllow(cmd, &allow)
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print notes as well, such as kinds that are skipped")
 	return cmd
+}
+
+// stdinName is how findings call standard input.
+const stdinName = "<stdin>"
+
+// readPolicy is agent.LoadPolicy where a path of "-" is standard input.
+func readPolicy(e env, paths []string, gateway map[string]string, allow []policy.AllowedEndpoint) (agent.Loaded, error) {
+	i := slices.Index(paths, "-")
+	if i < 0 {
+		return agent.LoadPolicy(paths, gateway, allow...)
+	}
+	if slices.Contains(paths[i+1:], "-") {
+		return agent.Loaded{}, usageError{errors.New("standard input can be read once only")}
+	}
+	data, err := io.ReadAll(io.LimitReader(e.stdin, source.MaxFileSize+1))
+	switch {
+	case err != nil:
+		return agent.Loaded{}, fmt.Errorf("read standard input: %w", err)
+	case len(data) > source.MaxFileSize:
+		return agent.Loaded{}, fmt.Errorf("standard input is larger than %d bytes", source.MaxFileSize)
+	}
+	var files []istio.File
+	if others := slices.Concat(paths[:i], paths[i+1:]); len(others) > 0 {
+		if files, err = source.Files(others); err != nil {
+			return agent.Loaded{}, err
+		}
+	}
+	return agent.LoadFiles(append(files, istio.File{Name: stdinName, Data: data}), gateway, allow...)
 }
 
 func printCheck(e env, r checkResult, verbose bool, err error) {
@@ -156,7 +191,7 @@ declares for the port.`,
 				return err
 			}
 			if len(config) > 0 {
-				l, err := agent.LoadPolicy(config, nil, consent...)
+				l, err := readPolicy(e, config, nil, consent)
 				if err != nil {
 					for _, f := range l.Findings {
 						if f.Severity == istio.Error {
@@ -190,7 +225,7 @@ declares for the port.`,
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline; without it the daemon is asked")
+	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline, - for standard input; without it the daemon is asked")
 	registerAllow(cmd, &allow)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -73,6 +74,9 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 	o := agent.Options{Config: f.config, Version: version}
 	if len(f.config) == 0 {
 		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY")}
+	}
+	if slices.Contains(f.config, "-") {
+		return o, usageError{fmt.Errorf("--config - is for check and explain: what puts a policy in force reads it again; name a file or a directory")}
 	}
 	var err error
 	if o.Mode, err = parseMode(f.mode, policy.Enforce, policy.Audit); err != nil {

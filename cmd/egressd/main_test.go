@@ -30,9 +30,12 @@ func call(t *testing.T, args ...string) outcome {
 	return callIn(t.Context(), args...)
 }
 
-func callIn(ctx context.Context, args ...string) outcome {
+func callIn(ctx context.Context, args ...string) outcome { return callWith(ctx, "", args...) }
+
+// callWith has something on standard input.
+func callWith(ctx context.Context, stdin string, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, env{strings.NewReader(""), &stdout, &stderr, func(string) string { return "" }}, args)
+	code := run(ctx, env{strings.NewReader(stdin), &stdout, &stderr, func(string) string { return "" }}, args)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
@@ -115,6 +118,10 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"explain", "http://a b/"}, "not a URL"},
 		{[]string{"explain", "--config", good, "--mode", "lax", "a.example:80"}, "enforce, audit or off"},
 		{[]string{"explain", "--mode", "audit", "a.example:80"}, "--mode goes with --config"},
+		{[]string{"check", "-", "-"}, "once only"},
+		{[]string{"explain", "--config", "-,-", "a.example:80"}, "once only"},
+		{[]string{"run", "--config", "-"}, "--config - is for check and explain"},
+		{[]string{"exec", "--config", "-", "--", "true"}, "--config - is for check and explain"},
 		{[]string{"run"}, "--config"},
 		{[]string{"run", "extra"}, "extra"},
 		{[]string{"run", "--config", good, "--mode", "lax"}, "enforce or audit"},
@@ -175,6 +182,35 @@ func TestReadingCommands(t *testing.T) {
 			}
 			golden(t, tt.name+"-json", o.stdout)
 		})
+	}
+}
+
+// TestStandardInput: "-" is read by the verbs that read a policy once, alone or
+// beside files.
+func TestStandardInput(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "explain.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := strings.Replace(string(data), "web.example.com", "web.example.com:443", 1)
+	good := filepath.Join("testdata", "policy")
+	for _, tt := range []struct {
+		stdin string
+		args  []string
+		code  int
+		want  string
+	}{
+		{string(data), []string{"check", "-"}, exitGood, "0 errors"},
+		{string(data), []string{"check", good, "-"}, exitGood, "0 errors"},
+		{bad, []string{"check", "-", good}, exitFinding, "<stdin>:6:11: error: invalid host"},
+		{"", []string{"check", "-"}, exitGood, "<stdin>: warning: no ServiceEntry opens anything"},
+		{string(data), []string{"explain", "--config", "-", "https://web.example.com/"}, exitGood, "<stdin>:4:18"},
+		{bad, []string{"explain", "--config", "-", "https://web.example.com/"}, exitFinding, "<stdin>:6:11: error: invalid host"},
+		{strings.Repeat("#", 16<<20+1), []string{"check", "-"}, exitFinding, "standard input is larger than"},
+	} {
+		if o := callWith(t.Context(), tt.stdin, tt.args...); o.code != tt.code || !strings.Contains(o.stdout+o.stderr, tt.want) {
+			t.Errorf("%v: %.1000v, want exit code %d and %q", tt.args, o, tt.code, tt.want)
+		}
 	}
 }
 

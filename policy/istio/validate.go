@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -50,10 +51,16 @@ func sorted(s []string) []string {
 func domain(s string) (hostname.Pattern, error) {
 	h, err := hostname.ParsePattern(s)
 	if err != nil {
+		if hint := hostHint(s); hint != "" {
+			return "", errors.New(hint)
+		}
 		return "", err
 	}
 	last := string(h)[strings.LastIndexByte(string(h), '.')+1:]
 	if numberForm.MatchString(last) {
+		if hint := hostHint(s); hint != "" {
+			return "", errors.New(hint)
+		}
 		return "", fmt.Errorf("domain name %q invalid (top level domain %q cannot be all-numeric)", s, last)
 	}
 	return h, nil
