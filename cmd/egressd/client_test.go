@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -127,5 +128,66 @@ func TestNoPermission(t *testing.T) {
 	err := daemonAt("/run/x").failure(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)})
 	if !strings.Contains(err.Error(), "sudo") || !strings.Contains(err.Error(), "--admin-group") {
 		t.Error(err)
+	}
+}
+
+// TestExitCodes: the verbs that read end with 0 when all is good, 1 when there
+// is a finding or a failure, and 2 when they were called wrongly.
+func TestExitCodes(t *testing.T) {
+	good, bad := filepath.Join("testdata", "policy"), filepath.Join("testdata", "bad.yaml")
+	var denied atomic.Bool
+	daemon := fakeDaemon(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case agent.PathExplain:
+			fmt.Fprintf(w, `{"allowed": %t, "mode": "enforce", "verdict": "deny"}`, !denied.Load())
+		case agent.PathStatus:
+			fmt.Fprint(w, "{}")
+		case agent.PathFlows:
+			fmt.Fprintln(w, `{"verdict": "deny"}`) // a denial that is told is no failure of telling
+		}
+	})
+	confused := fakeDaemon(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "no JSON") })
+	nobody := t.TempDir()
+	for _, tt := range []struct {
+		code int
+		args []string
+	}{
+		{exitGood, []string{"check", good}},
+		{exitFinding, []string{"check", bad}},
+		{exitFinding, []string{"check", "absent.yaml"}},
+		{exitFinding, []string{"check", "-o", "json", bad}},
+		{exitUsage, []string{"check"}},
+		{exitUsage, []string{"check", "--allow-endpoint", "everywhere", good}},
+		{exitGood, []string{"explain", "--config", good, "https://www.googleapis.com/"}},
+		{exitFinding, []string{"explain", "--config", good, "https://stranger.example/"}},
+		{exitFinding, []string{"explain", "--config", good, "--mode", "audit", "https://stranger.example/"}},
+		{exitFinding, []string{"explain", "--config", bad, "https://www.googleapis.com/"}},
+		{exitFinding, []string{"explain", "--config", good, "--workload", "nobody", "https://www.googleapis.com/"}},
+		{exitFinding, []string{"explain", "--state-dir", nobody, "https://www.googleapis.com/"}},
+		{exitFinding, []string{"explain", "--state-dir", confused, "https://www.googleapis.com/"}},
+		{exitGood, []string{"explain", "--state-dir", daemon, "https://www.googleapis.com/"}},
+		{exitUsage, []string{"explain", "https://"}},
+		{exitUsage, []string{"explain"}},
+		{exitGood, []string{"flows", "--state-dir", daemon}},
+		{exitGood, []string{"flows", "--state-dir", daemon, "-o", "json"}},
+		{exitFinding, []string{"flows", "--state-dir", nobody}},
+		{exitFinding, []string{"flows", "--state-dir", confused}},
+		{exitUsage, []string{"flows", "--verdict", "perhaps"}},
+		{exitGood, []string{"status", "--state-dir", daemon}},
+		{exitFinding, []string{"status", "--state-dir", nobody}},
+		{exitFinding, []string{"status", "--state-dir", confused}},
+		{exitUsage, []string{"status", "--no-such-flag"}},
+		{exitGood, []string{"version"}},
+		{exitUsage, []string{"version", "-o", "yaml"}},
+		{exitGood, []string{"--help"}},
+		{exitUsage, nil},
+	} {
+		if o := call(t, tt.args...); o.code != tt.code {
+			t.Errorf("%v: %+v, want exit code %d", tt.args, o, tt.code)
+		}
+	}
+	denied.Store(true)
+	if o := call(t, "explain", "--state-dir", daemon, "https://www.googleapis.com/"); o.code != exitFinding {
+		t.Errorf("a denial that the daemon explains: %+v", o)
 	}
 }

@@ -124,6 +124,9 @@ func (c chunk) advice(at *node, text string) (*node, string) {
 		}
 	}
 	for i, l := range lines {
+		if !bytes.Contains(l, []byte("{{")) {
+			continue
+		}
 		if m := plainTemplate.FindSubmatchIndex(l); m != nil {
 			return point(i, m[2], "{{ begins "+unrendered)
 		}
