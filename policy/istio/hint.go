@@ -73,6 +73,78 @@ var templateForm = regexp.MustCompile(`\{\{|\{%|<%|\$\{|\$\(|^\$[A-Za-z_]`)
 // isUnrendered says whether a value is for a template language to fill in.
 func isUnrendered(s string) bool { return templateForm.MatchString(s) }
 
+// valueHint says what to write where a value of another type is wanted.
+func valueHint(n *node, where, want string) string {
+	scalar := n.kind == scalarNode && !n.isNull()
+	field := where[strings.LastIndexByte(where, '.')+1:]
+	switch {
+	case want == "a string" && scalar:
+		return "; put it in quotes"
+	case scalar && isUnrendered(n.text):
+		return ", which is " + unrendered
+	case want == "a list" && scalar:
+		return "; write it as an item: - " + n.text
+	case want == "a list" && n.kind == mapNode:
+		return "; write it as an item, whose first line begins with -"
+	case want == "a whole number" && portRange.MatchString(n.text):
+		return "; there are no ranges of ports: write an item for each that is needed"
+	case want != "a mapping" || !scalar:
+		return ""
+	}
+	switch field {
+	case "uri", "scheme", "method", "authority":
+		return fmt.Sprintf("; write {exact: %q}, {prefix: %q} or {regex: ...}", n.text, n.text)
+	case "port":
+		return fmt.Sprintf("; write {number: %s}", n.text)
+	case "endpoints":
+		return "; write - address: " + n.text
+	}
+	return ""
+}
+
+var portRange = regexp.MustCompile(`^[0-9]+ *[-:,] *[0-9]+$`)
+
+// addressHint says what was written in the place of an address, and what to
+// write. Ports are to be written at the place that is named.
+func addressHint(s, ports string) string {
+	if isUnrendered(s) {
+		return ", it is " + unrendered
+	}
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return fmt.Sprintf("; write %s here, and %d %s", ap.Addr(), ap.Port(), ports)
+	}
+	if from, to, ok := strings.Cut(s, "-"); ok {
+		_, err1 := netip.ParseAddr(strings.TrimSpace(from))
+		_, err2 := netip.ParseAddr(strings.TrimSpace(to))
+		if err1 == nil && err2 == nil {
+			return "; a range is written as networks, as in 10.0.0.0/24"
+		}
+	}
+	if _, err := domain(s); err == nil {
+		return "; a name belongs under hosts"
+	}
+	return ""
+}
+
+// endpointHint is addressHint for the endpoint of a service that is not
+// resolved.
+func endpointHint(s string) string {
+	if _, err := domain(s); err == nil {
+		return "; a name needs resolution: DNS"
+	}
+	return addressHint(s, "under the endpoint's ports, by the name of the port")
+}
+
+// groupHint says which apiVersion a kind of Istio's has.
+func groupHint(kind string) string {
+	for _, group := range []string{networkingGroup, securityGroup} {
+		if slices.Contains(istioKinds(group), kind) {
+			return fmt.Sprintf("; kind %s has apiVersion: %s/v1", kind, group)
+		}
+	}
+	return ""
+}
+
 // protocolHint says what to write for a protocol that there is not.
 func protocolHint(s string) string {
 	switch strings.ToUpper(s) {
