@@ -53,6 +53,9 @@ type Question struct {
 	Workload string
 	// Mode is the node's, for workloads that say none.
 	Mode policy.Mode
+	// Bound returns the mode that a workload ("namespace/name") has on this
+	// node, which may be stricter than the one it asks for; nil: not known.
+	Bound func(workload string) (policy.Mode, bool)
 }
 
 // Explain says what would happen to a flow of a workload, and why, step by
@@ -67,6 +70,11 @@ func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, erro
 		x.namespace = w.Namespace
 		if w.Mode != nil {
 			x.Mode = *w.Mode
+		}
+		if q.Bound != nil {
+			if m, ok := q.Bound(w.Key()); ok {
+				x.Mode = m
+			}
 		}
 	}
 	x.decide(q.Method)
@@ -403,7 +411,8 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x, err := Explain(s, a.names, Question{
-		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Workload: q.Get("workload"), Mode: a.opts.Mode,
+		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Workload: q.Get("workload"),
+		Mode: a.opts.Mode, Bound: a.workloads.modeOf,
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

@@ -182,6 +182,45 @@ func TestExplainWorkload(t *testing.T) {
 	}
 }
 
+// TestExplainMode: what a workload has on the node comes before what it asks
+// for, and that before the mode of the node. The policy's answer stays.
+func TestExplainMode(t *testing.T) {
+	audit, off := policy.Audit, policy.Off
+	s, err := policy.Compile(&policy.Config{Workloads: []*policy.Workload{
+		{Identity: policy.Identity{Name: "silent", Namespace: "prod"}},
+		{Identity: policy.Identity{Name: "asks", Namespace: "prod"}, Mode: &audit},
+		{Identity: policy.Identity{Name: "free", Namespace: "prod"}, Mode: &off},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tg, err := ParseTarget("https://stranger.example/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := func(string) (policy.Mode, bool) { return policy.Enforce, true }
+	elsewhere := func(string) (policy.Mode, bool) { return 0, false }
+	for _, c := range []struct {
+		workload string
+		node     policy.Mode
+		bound    func(string) (policy.Mode, bool)
+		want     policy.Mode
+	}{
+		{"", policy.Enforce, nil, policy.Enforce}, {"", policy.Audit, held, policy.Audit},
+		{"silent", policy.Enforce, nil, policy.Enforce}, {"silent", policy.Audit, elsewhere, policy.Audit},
+		{"asks", policy.Enforce, nil, policy.Audit}, {"asks", policy.Enforce, elsewhere, policy.Audit}, {"asks", policy.Audit, held, policy.Enforce},
+		{"free", policy.Enforce, nil, policy.Off}, {"free", policy.Enforce, held, policy.Enforce},
+	} {
+		x, err := Explain(s, nil, Question{Target: tg, Method: "GET", Workload: c.workload, Mode: c.node, Bound: c.bound})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Mode != c.want || x.Allowed || x.Passes != (c.want != policy.Enforce) {
+			t.Errorf("%q on a node in mode %v: mode %v, allowed %t, passes %t; want mode %v", c.workload, c.node, x.Mode, x.Allowed, x.Passes, c.want)
+		}
+	}
+}
+
 // TestDenials: one entry for a destination however often it was tried, and a
 // suggestion that check accepts.
 func TestDenials(t *testing.T) {
