@@ -226,6 +226,12 @@ func (w *why) nearest() {
 		w.Nearest = &Considered{Rule: *w.Rule, Why: w.about(*w.Rule)}
 		return
 	}
+	for _, name := range w.names {
+		if h, ok := w.p.names.Get(hostname.Pattern("*." + name)); ok {
+			w.Nearest = &Considered{Rule: *h.Rule, Why: fmt.Sprintf("host %s stands for the names below %s, not for %s itself; list that as well", h.Pattern, name, name)}
+			return
+		}
+	}
 	best, distance := (*Host)(nil), maxDistance+1
 	parent, shared := (*Host)(nil), 0
 	for _, name := range w.names {

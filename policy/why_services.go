@@ -39,7 +39,7 @@ func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern,
 	sc := w.p.scope
 	mesh := &w.p.base.cfg.Mesh
 	if !s.Export.sees(sc.identity.Namespace, mesh.DefaultServiceExport.in(s.Ref.Namespace)) {
-		return nil, fmt.Sprintf("not visible to namespace %s (exportTo)", sc.identity.Namespace)
+		return nil, notVisible(sc.identity.Namespace)
 	}
 	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
 		return []hostname.Pattern{h}, ""
@@ -50,6 +50,11 @@ func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern,
 		return nil, fmt.Sprintf("hidden by Sidecar %s/%s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name)
 	}
 	return shown, ""
+}
+
+// notVisible says that a namespace does not see an object, and what to do.
+func notVisible(namespace string) string {
+	return fmt.Sprintf("not visible to namespace %s (exportTo); add %s there", namespace, namespace)
 }
 
 // service says what became of a service with a host for one of the names.
@@ -173,7 +178,7 @@ func (w *why) address(s *Service) {
 	case w.Reason == ReasonEndpoint && w.d.Rule != nil && *w.d.Rule == s.Ref:
 		w.say(s.Ref, false, "names the address, which is on the node, or for the node alone; --allow-endpoint %v lets policies lead there", w.f.Dst.Addr().Unmap())
 	case !s.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)):
-		w.say(s.Ref, false, "names the address, but is not visible to namespace %s (exportTo)", sc.identity.Namespace)
+		w.say(s.Ref, false, "names the address, but is %s", notVisible(sc.identity.Namespace))
 	case !slices.ContainsFunc(s.Ports, opens):
 		w.say(s.Ref, false, "names the address, but %s", s.lacks(w.f.Transport, w.f.Dst.Port()))
 	case w.f.Host != "":

@@ -9,12 +9,15 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/source"
 )
 
 // checkResult is what "check -o json" prints.
@@ -37,8 +40,10 @@ func checkCommand(e env) *cobra.Command {
 		Use:   "check PATH...",
 		Short: "Validate a policy; exit 1 on any error",
 		Long: `check reads the policy as run and exec do and prints every error and warning,
-one a line: file:line:col: error|warning: text [object].`,
+one a line: file:line:col: error|warning: text [object]. A PATH of - is standard
+input. docs/CHECKS.md lists the mistakes that it knows.`,
 		Example: `  egressd check policy/
+  helm template chart/ | egressd check -
   egressd check -o json policy.yaml | jq .findings`,
 		Args: usageArgs(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -54,7 +59,10 @@ one a line: file:line:col: error|warning: text [object].`,
 			if err != nil {
 				return err
 			}
-			l, err := agent.LoadPolicy(args, selector, consent...)
+			l, err := readPolicy(e, args, selector, consent)
+			if errors.As(err, new(usageError)) {
+				return err
+			}
 			r := checkResult{
 				Valid: err == nil, Findings: l.Findings,
 				Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
@@ -83,6 +91,34 @@ one a line: file:line:col: error|warning: text [object].`,
 	registerAllow(cmd, &allow)
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print notes as well, such as kinds that are skipped")
 	return cmd
+}
+
+// stdinName is how findings call standard input.
+const stdinName = "<stdin>"
+
+// readPolicy is agent.LoadPolicy where a path of "-" is standard input.
+func readPolicy(e env, paths []string, gateway map[string]string, allow []policy.AllowedEndpoint) (agent.Loaded, error) {
+	i := slices.Index(paths, "-")
+	if i < 0 {
+		return agent.LoadPolicy(paths, gateway, allow...)
+	}
+	if slices.Contains(paths[i+1:], "-") {
+		return agent.Loaded{}, usageError{errors.New("standard input can be read once only")}
+	}
+	data, err := io.ReadAll(io.LimitReader(e.stdin, source.MaxFileSize+1))
+	switch {
+	case err != nil:
+		return agent.Loaded{}, fmt.Errorf("read standard input: %w", err)
+	case len(data) > source.MaxFileSize:
+		return agent.Loaded{}, fmt.Errorf("standard input is larger than %d bytes", source.MaxFileSize)
+	}
+	var files []istio.File
+	if others := slices.Concat(paths[:i], paths[i+1:]); len(others) > 0 {
+		if files, err = source.Files(others); err != nil {
+			return agent.Loaded{}, err
+		}
+	}
+	return agent.LoadFiles(append(files, istio.File{Name: stdinName, Data: data}), gateway, allow...)
 }
 
 func printCheck(e env, r checkResult, verbose bool, err error) {
@@ -114,17 +150,23 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 func explainCommand(e env) *cobra.Command {
 	var out output
 	var config, allow []string
-	var method, stateDir, workload string
+	var method, stateDir, workload, mode string
 	cmd := &cobra.Command{
 		Use:   "explain URL|HOST:PORT|IP:PORT",
 		Short: "Say what would happen to a connection, and why",
 		Long: `explain gives the decision, the verdict class, the rule with its place in the
 files, and each step that led to it. With --config it reads policy files;
 without, it asks the running daemon, which also knows what was learned.
-The exit code is 1 when the connection is denied.`,
+The exit code is 1 when the policy denies the connection, in the modes audit
+and off as well, where it passes all the same.
+
+A URL may have the scheme of any usual protocol; it says which port is meant
+and what the client sends first. HOST:PORT is explained by what the policy
+declares for the port.`,
 		Example: `  egressd explain --config policy/ https://www.googleapis.com/storage
   egressd explain --config policy/ -X POST http://api.example.com/v1
   sudo egressd explain 190.64.31.232:3306
+  egressd explain --config policy/ postgres://db.example.com/orders
   sudo egressd explain example.com:443/udp`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -136,13 +178,20 @@ The exit code is 1 when the connection is denied.`,
 			if err != nil {
 				return usageError{err}
 			}
+			node, err := parseMode(mode, policy.Enforce, policy.Audit, policy.Off)
+			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("mode") && len(config) == 0 {
+				return usageError{errors.New("--mode goes with --config; a running daemon knows its mode")}
+			}
 			var x agent.Explanation
 			consent, err := allowed(allow)
 			if err != nil {
 				return err
 			}
 			if len(config) > 0 {
-				l, err := agent.LoadPolicy(config, nil, consent...)
+				l, err := readPolicy(e, config, nil, consent)
 				if err != nil {
 					for _, f := range l.Findings {
 						if f.Severity == istio.Error {
@@ -151,21 +200,17 @@ The exit code is 1 when the connection is denied.`,
 					}
 					return err
 				}
-				if x, err = agent.Explain(l.Snapshot, nil, t, method, workload); err != nil {
+				if x, err = agent.Explain(l.Snapshot, nil, agent.Question{Target: t, Method: method, Workload: workload, Mode: node}); err != nil {
 					return err
 				}
 			} else {
 				q := url.Values{"target": {args[0]}, "method": {method}, "workload": {workload}}
-				body, err := ask(cmd.Context(), stateDir, http.MethodGet, agent.PathExplain, q)
-				if errors.Is(err, errNoDaemon) {
-					return fmt.Errorf("%w; or give the policy with --config", err)
-				}
+				body, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodGet, agent.PathExplain, q)
 				if err != nil {
-					return err
+					return orConfig(err)
 				}
-				defer body.Close()
-				if err := json.NewDecoder(body).Decode(&x); err != nil {
-					return fmt.Errorf("read the daemon's answer: %w", err)
+				if err := json.Unmarshal(body, &x); err != nil {
+					return told(err)
 				}
 			}
 			if asJSON {
@@ -180,10 +225,11 @@ The exit code is 1 when the connection is denied.`,
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline; without it the daemon is asked")
+	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline, - for standard input; without it the daemon is asked")
 	registerAllow(cmd, &allow)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
+	cmd.Flags().StringVar(&mode, "mode", "enforce", "with --config: mode of the node: enforce, audit or off")
 	registerDirs(cmd, &stateDir, nil)
 	return cmd
 }
@@ -193,8 +239,17 @@ func printExplanation(w io.Writer, x agent.Explanation) {
 	result := "allowed"
 	if !x.Allowed {
 		result = "denied"
+		if x.Passes {
+			result = "would be denied"
+		}
 	}
 	printLine(w, "%s: %s, verdict %s (%s)", x.Target, result, x.Verdict, x.Reason)
+	switch {
+	case x.Mode == policy.Off:
+		printLine(w, "mode off: the connection passes, whatever it is, and nothing is reported; what follows is what mode enforce does")
+	case !x.Allowed && x.Passes:
+		printLine(w, "mode audit: the denial is reported, and the connection passes; what follows is what mode enforce does")
+	}
 	if x.Rule != nil {
 		label := "rule"
 		if !x.Allowed {

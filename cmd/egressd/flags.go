@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -76,15 +77,13 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 	if len(f.config) == 0 {
 		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY")}
 	}
-	switch f.mode {
-	case "enforce":
-		o.Mode = policy.Enforce
-	case "audit":
-		o.Mode = policy.Audit
-	default:
-		return o, usageError{fmt.Errorf("--mode is enforce or audit, not %q", f.mode)}
+	if slices.Contains(f.config, "-") {
+		return o, usageError{fmt.Errorf("--config - is for check and explain: what puts a policy in force reads it again; name a file or a directory")}
 	}
 	var err error
+	if o.Mode, err = parseMode(f.mode, policy.Enforce, policy.Audit); err != nil {
+		return o, err
+	}
 	if o.AllowEndpoints, err = allowed(f.allow); err != nil {
 		return o, err
 	}
@@ -113,6 +112,19 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 		return o, fmt.Errorf("egressd needs root to load kernel programs; run it with sudo")
 	}
 	return o, nil
+}
+
+// parseMode reads --mode.
+func parseMode(s string, modes ...policy.Mode) (policy.Mode, error) {
+	var names []string
+	for _, m := range modes {
+		if m.String() == s {
+			return m, nil
+		}
+		names = append(names, m.String())
+	}
+	last := len(names) - 1
+	return 0, usageError{fmt.Errorf("--mode is %s or %s, not %q", strings.Join(names[:last], ", "), names[last], s)}
 }
 
 func (f *policyFlags) logger(e env) (*slog.Logger, error) {

@@ -30,9 +30,12 @@ func call(t *testing.T, args ...string) outcome {
 	return callIn(t.Context(), args...)
 }
 
-func callIn(ctx context.Context, args ...string) outcome {
+func callIn(ctx context.Context, args ...string) outcome { return callWith(ctx, "", args...) }
+
+// callWith has something on standard input.
+func callWith(ctx context.Context, stdin string, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, env{strings.NewReader(""), &stdout, &stderr, func(string) string { return "" }}, args)
+	code := run(ctx, env{strings.NewReader(stdin), &stdout, &stderr, func(string) string { return "" }}, args)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
@@ -99,14 +102,33 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"explain", "a.example"}, "give a URL, HOST:PORT or IP:PORT"},
 		{[]string{"explain", "a.example:0"}, "1 to 65535"},
 		{[]string{"explain", "a.example:80/sctp"}, "tcp or udp"},
+		{[]string{"explain", "2001:db8::1:80"}, "as in [2001:db8::1:80]:443"},
+		{[]string{"explain", "192.0.2.1"}, "as in 192.0.2.1:443"},
+		{[]string{"explain", "a.example/x"}, "as in https://a.example/x"},
+		{[]string{"explain", "192.0.2.0/24"}, "not for a network"},
+		{[]string{"explain", "*.a.example:443"}, "not for a wildcard"},
+		{[]string{"explain", "a.example:https"}, "1 to 65535"},
+		{[]string{"explain", "git@a.example:x/y"}, "ssh://git@a.example/"},
 		{[]string{"explain", "gopher://a.example/"}, "gopher"},
+		{[]string{"explain", "grpc://a.example/"}, "grpc://a.example:9000"},
+		{[]string{"explain", "unix:///run/app.sock"}, "no host"},
+		{[]string{"explain", "mongodb+srv://a.example/"}, "SRV records"},
+		{[]string{"explain", "mongodb://a.example:1,b.example:2/"}, "one host at a time"},
+		{[]string{"explain", "mongodb://a.example:1,b.example/"}, "one host"},
 		{[]string{"explain", "http://a b/"}, "not a URL"},
+		{[]string{"explain", "--config", good, "--mode", "lax", "a.example:80"}, "enforce, audit or off"},
+		{[]string{"explain", "--mode", "audit", "a.example:80"}, "--mode goes with --config"},
+		{[]string{"check", "-", "-"}, "once only"},
+		{[]string{"explain", "--config", "-,-", "a.example:80"}, "once only"},
+		{[]string{"run", "--config", "-"}, "--config - is for check and explain"},
+		{[]string{"exec", "--config", "-", "--", "true"}, "--config - is for check and explain"},
 		{[]string{"run"}, "--config"},
 		{[]string{"run", "extra"}, "extra"},
 		{[]string{"run", "--config", good, "--mode", "lax"}, "enforce or audit"},
 		{[]string{"run", "--config", good, "--log-level", "loud"}, "--log-level"},
 		{[]string{"run", "--config", good, "--log-format", "xml"}, "--log-format"},
 		{[]string{"run", "--config", good, "--dns-server", "ns.example"}, "ADDRESS"},
+		{[]string{"run", "--config", good, "--admin-group", "no-such-group"}, "no-such-group"},
 		{[]string{"exec", "--config", good}, "after --"},
 		{[]string{"exec", "--config", good, "--user", "no-such-user", "--", "true"}, "no-such-user"},
 		{[]string{"flows", "--verdict", "maybe"}, "--verdict"},
@@ -160,6 +182,35 @@ func TestReadingCommands(t *testing.T) {
 			}
 			golden(t, tt.name+"-json", o.stdout)
 		})
+	}
+}
+
+// TestStandardInput: "-" is read by the verbs that read a policy once, alone or
+// beside files.
+func TestStandardInput(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "explain.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := strings.Replace(string(data), "web.example.com", "web.example.com:443", 1)
+	good := filepath.Join("testdata", "policy")
+	for _, tt := range []struct {
+		stdin string
+		args  []string
+		code  int
+		want  string
+	}{
+		{string(data), []string{"check", "-"}, exitGood, "0 errors"},
+		{string(data), []string{"check", good, "-"}, exitGood, "0 errors"},
+		{bad, []string{"check", "-", good}, exitFinding, "<stdin>:6:11: error: invalid host"},
+		{"", []string{"check", "-"}, exitGood, "<stdin>: warning: no ServiceEntry opens anything"},
+		{string(data), []string{"explain", "--config", "-", "https://web.example.com/"}, exitGood, "<stdin>:4:18"},
+		{bad, []string{"explain", "--config", "-", "https://web.example.com/"}, exitFinding, "<stdin>:6:11: error: invalid host"},
+		{strings.Repeat("#", 16<<20+1), []string{"check", "-"}, exitFinding, "standard input is larger than"},
+	} {
+		if o := callWith(t.Context(), tt.stdin, tt.args...); o.code != tt.code || !strings.Contains(o.stdout+o.stderr, tt.want) {
+			t.Errorf("%v: %.1000v, want exit code %d and %q", tt.args, o, tt.code, tt.want)
+		}
 	}
 }
 

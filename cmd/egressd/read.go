@@ -4,6 +4,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -41,11 +43,7 @@ func flowsCommand(e env) *cobra.Command {
 			if !slices.Contains([]string{"", "deny", "direct", "inspect", "proxy"}, verdict) {
 				return usageError{fmt.Errorf("--verdict is deny, direct, inspect or proxy, not %q", verdict)}
 			}
-			q := url.Values{"verdict": {verdict}}
-			if follow {
-				q.Set("follow", "1")
-			}
-			body, err := ask(cmd.Context(), stateDir, http.MethodGet, agent.PathFlows, q)
+			body, err := openFlows(cmd.Context(), daemonAt(stateDir), url.Values{"verdict": {verdict}}, follow)
 			if err != nil {
 				return err
 			}
@@ -59,7 +57,7 @@ func flowsCommand(e env) *cobra.Command {
 				}
 				var ev flow.Event
 				if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {
-					return fmt.Errorf("read the daemon's answer: %w", err)
+					return told(err)
 				}
 				printLine(e.stdout, "%s", eventLine(ev))
 			}
@@ -74,6 +72,16 @@ func flowsCommand(e env) *cobra.Command {
 	cmd.Flags().StringVar(&verdict, "verdict", "", "only deny (with what audit mode would deny), direct, inspect or proxy")
 	registerDirs(cmd, &stateDir, nil)
 	return cmd
+}
+
+// openFlows asks for events, once or as they come.
+func openFlows(ctx context.Context, c client, q url.Values, follow bool) (io.ReadCloser, error) {
+	if follow {
+		q.Set("follow", "1")
+		return c.follow(ctx, agent.PathFlows, q)
+	}
+	data, err := c.ask(ctx, http.MethodGet, agent.PathFlows, q)
+	return io.NopCloser(bytes.NewReader(data)), err
 }
 
 // eventLine is the human form of an event, to be printed by printLine.
@@ -155,18 +163,17 @@ func statusCommand(e env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			body, err := ask(cmd.Context(), stateDir, http.MethodGet, agent.PathStatus, nil)
+			body, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodGet, agent.PathStatus, nil)
 			if err != nil {
 				return err
 			}
-			defer body.Close()
 			if asJSON {
-				_, err = io.Copy(e.stdout, body)
+				_, err = e.stdout.Write(body)
 				return err
 			}
 			var s agent.Status
-			if err := json.NewDecoder(body).Decode(&s); err != nil {
-				return fmt.Errorf("read the daemon's answer: %w", err)
+			if err := json.Unmarshal(body, &s); err != nil {
+				return told(err)
 			}
 			printStatus(e.stdout, s)
 			return nil

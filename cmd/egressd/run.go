@@ -29,7 +29,8 @@ func runCommand(e env) *cobra.Command {
 	var cgroups, units, workloads []string
 	var drain time.Duration
 	var delegated, volatilePins bool
-	var status, health string
+	var status, health, admin, adminGroup string
+	var adminRemote bool
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
@@ -52,10 +53,14 @@ A start whose policy has errors, or cannot be read, takes the last one that
 was in force (/var/lib/egressd/last-good.json, or in a --state-dir of your
 own), says so, and takes the new one as soon as it is good.
 
-Ports, all on loopback: 15001 and 15053 take redirected traffic, 15000 is the
-read-only admin interface, 15020 has status and metrics, 15021 readiness; the
-last two can be put elsewhere. If somebody else has 15001 or 15053, others are
-taken.`,
+Ports, all on loopback: 15001 and 15053 take redirected traffic, 15020 has
+status and metrics, 15021 readiness; the last two can be put elsewhere. If
+somebody else has 15001 or 15053, others are taken.
+
+flows, explain, status and unload talk to the daemon by a unix socket in
+--state-dir. Only root may, and the members of --admin-group may read. With
+--admin-address the same can be read by TCP, by every process that is not
+captured.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
   sudo egressd run --config policy/ --unit build.service
@@ -88,6 +93,10 @@ taken.`,
 			}
 			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
+			o.AdminAddress, o.AdminRemote = admin, adminRemote
+			if o.AdminGroup, err = groupID(adminGroup); err != nil {
+				return usageError{err}
+			}
 			o.Workload = "node"
 			o.StateDir = f.stateDir
 			o.LastGood = agent.DefaultLastGood
@@ -125,6 +134,9 @@ taken.`,
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
+	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")
+	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain and the policy by TCP as well, as in localhost:15000: whoever is not captured may read them")
+	cmd.Flags().BoolVar(&adminRemote, "admin-remote", false, "let --admin-address be on the network: everybody who reaches it reads, without authentication")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
 }
@@ -247,6 +259,22 @@ Processes that the command leaves behind are killed.`,
 	cmd.Flags().StringVar(&as, "user", "", "run the command as this user (default: as root)")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "don't list what was denied")
 	return cmd
+}
+
+// groupID looks up a group by name or number; "" is 0.
+func groupID(name string) (uint32, error) {
+	if name == "" {
+		return 0, nil
+	}
+	id := name
+	if g, err := user.LookupGroup(name); err == nil {
+		id = g.Gid
+	}
+	n, err := strconv.ParseUint(id, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("--admin-group: no group %q", name)
+	}
+	return uint32(n), nil
 }
 
 // credentialOf looks up a user by name or number.

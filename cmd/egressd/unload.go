@@ -32,10 +32,9 @@ egressd from the kernel. Commands that "egressd exec" still runs are freed, too.
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			captured := capturedBy(cmd.Context(), stateDir)
 			stopped := false
-			body, err := ask(cmd.Context(), stateDir, http.MethodPost, agent.PathUnload, nil)
+			_, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodPost, agent.PathUnload, nil)
 			switch {
 			case err == nil:
-				body.Close()
 				fmt.Fprintln(e.stderr, "the daemon detaches and ends")
 				if err := agent.WaitUnlocked(cmd.Context(), stateDir); err != nil {
 					return err
@@ -67,13 +66,14 @@ egressd from the kernel. Commands that "egressd exec" still runs are freed, too.
 // taken to be the default, the whole node.
 func capturedBy(ctx context.Context, stateDir string) []string {
 	root, _ := cgroup.Root() // without one there is nothing to remove
-	body, err := ask(ctx, stateDir, http.MethodGet, agent.PathStatus, nil)
+	c := daemonAt(stateDir)
+	c.wait /= 3 // it need not be known
+	body, err := c.ask(ctx, http.MethodGet, agent.PathStatus, nil)
 	if err != nil {
 		return []string{root}
 	}
-	defer body.Close()
 	var s agent.Status
-	if err := json.NewDecoder(body).Decode(&s); err != nil || len(s.Workloads) == 0 {
+	if err := json.Unmarshal(body, &s); err != nil || len(s.Workloads) == 0 {
 		return []string{root}
 	}
 	return s.Workloads[0].Cgroups

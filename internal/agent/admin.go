@@ -29,8 +29,9 @@ const (
 	maxDumps     = 2 // a dump is made in memory
 )
 
-// adminHandler serves the admin interface. The TCP port only reads: any
-// process on the node can reach it, and a request made by a web page, too.
+// adminHandler serves the admin interface. The TCP port, which is there only
+// when it was asked for, reads and changes nothing: every process that is not
+// captured can reach it, and a request made by a web page, too.
 func (a *Agent) adminHandler(change bool) http.Handler {
 	mux := http.NewServeMux()
 	follow, dump := atMost(maxFollowers), atMost(maxDumps)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -175,7 +176,7 @@ func TestNotOurselves(t *testing.T) {
 	}
 	served := make(chan error, 1)
 	go func() {
-		_, err := others{ln}.Accept()
+		_, err := peers{ln, os.Getpid()}.Accept()
 		served <- err
 	}()
 	c, err := net.Dial("unix", ln.Addr().String())

@@ -138,6 +138,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if a.sockets, err = listen(ctx, o.Log, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
 		return nil, err
 	}
+	a.sockets.ports.Admin = a.opts.adminPort()
 	if a.workloads, err = a.capturedWorkloads(); err != nil {
 		return nil, err
 	}

@@ -70,7 +70,7 @@ func (t *tally) add(e flow.Event) {
 		t.others += n
 		return
 	}
-	w := Wish{Name: e.Name, Port: e.Dst.Port(), Transport: e.Transport}
+	w := Wish{Name: e.Name, Port: e.Dst.Port(), Transport: e.Transport, Speaks: spoken(e)}
 	if e.Kind == flow.Query {
 		w.Port, w.Transport = 0, policy.TCP
 	} else if e.Dst.IsValid() {

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -22,7 +21,7 @@ func (a *Agent) isOwnPort(port uint16) bool {
 	case adminPort, proxyPort, dnsPort:
 		return true
 	}
-	for _, address := range []string{DefaultStatusAddress, DefaultHealthAddress, a.opts.StatusAddress, a.opts.HealthAddress} {
+	for _, address := range []string{DefaultStatusAddress, DefaultHealthAddress, a.opts.StatusAddress, a.opts.HealthAddress, a.opts.AdminAddress} {
 		if _, p, err := net.SplitHostPort(address); err == nil && p == strconv.Itoa(int(port)) {
 			return true
 		}
@@ -58,23 +57,4 @@ func (a *Agent) ownSocket(socket string) bool {
 	// The one of a daemon with a state directory of its own.
 	_, err := os.Stat(filepath.Join(filepath.Dir(socket), lockFile))
 	return filepath.Base(socket) == AdminSocket && err == nil
-}
-
-// others is a listener for everybody but egressd itself: what connects from
-// this process is a workload's connection that was led here.
-type others struct{ net.Listener }
-
-func (o others) Accept() (net.Conn, error) {
-	for {
-		c, err := o.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if u, ok := c.(*net.UnixConn); ok {
-			if pid, err := forward.PeerPID(u); err == nil && pid != os.Getpid() {
-				return c, nil
-			}
-		}
-		c.Close()
-	}
 }

@@ -87,7 +87,7 @@ func TestAdminRefusesItself(t *testing.T) {
 	served := make(chan error, 1)
 	asked := false
 	go func() {
-		served <- serveHTTP(t.Context(), others{ln}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+		served <- serveHTTP(t.Context(), peers{ln, os.Getpid()}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
 	}()
 	c, err := net.Dial("unix", path)
 	if err != nil {

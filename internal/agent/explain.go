@@ -3,24 +3,26 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
 // Explanation is what "egressd explain" prints.
 type Explanation struct {
-	Target  string         `json:"target"`
-	Allowed bool           `json:"allowed"`
+	Target string `json:"target"`
+	// Allowed is what the policy says, whatever the mode.
+	Allowed bool `json:"allowed"`
+	// Mode is the workload's. Passes says whether the flow goes on: it does
+	// when it is allowed, and in the modes audit and off also when it is not.
+	Mode    policy.Mode    `json:"mode"`
+	Passes  bool           `json:"passes"`
 	Verdict policy.Verdict `json:"verdict"`
 	Reason  policy.Reason  `json:"reason"`
 	// Rule allows the flow or, on a denial, comes nearest.
@@ -32,68 +34,9 @@ type Explanation struct {
 	Class      string              `json:"class,omitempty"`
 	Considered []policy.Considered `json:"considered,omitempty"`
 	Nearest    *policy.Considered  `json:"nearest,omitempty"`
-	// Suggestion is a ServiceEntry that would allow a denied flow.
+	// Suggestion is what would allow a denied flow: a ServiceEntry, or ports to
+	// add to one that is there.
 	Suggestion string `json:"suggestion,omitempty"`
-}
-
-// Target is what to explain: a URL, HOST:PORT or IP:PORT.
-type Target struct {
-	text      string
-	transport policy.Transport
-	url       *url.URL // nil unless a URL was given
-	host      string   // normalized name, "" for an address
-	addr      netip.Addr
-	port      uint16
-}
-
-// ParseTarget reads what the user typed. HOST:PORT/udp asks about UDP.
-func ParseTarget(s string) (Target, error) {
-	t := Target{text: s, transport: policy.TCP}
-	hostport := s
-	if strings.Contains(s, "://") {
-		u, err := url.Parse(s)
-		if err != nil {
-			return t, fmt.Errorf("not a URL: %w", err)
-		}
-		port := u.Port()
-		switch {
-		case port != "":
-		case u.Scheme == "http":
-			port = "80"
-		case u.Scheme == "https":
-			port = "443"
-		default:
-			return t, fmt.Errorf("%s: give a port with the scheme %q", s, u.Scheme)
-		}
-		t.url = u
-		hostport = net.JoinHostPort(u.Hostname(), port)
-	} else if rest, proto, ok := strings.Cut(s, "/"); ok {
-		switch proto {
-		case "tcp":
-		case "udp":
-			t.transport = policy.UDP
-		default:
-			return t, fmt.Errorf("%s: the transport after the slash is tcp or udp", s)
-		}
-		hostport = rest
-	}
-	host, port, err := net.SplitHostPort(hostport)
-	if err != nil {
-		return t, fmt.Errorf("%s: give a URL, HOST:PORT or IP:PORT", s)
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return t, fmt.Errorf("%s: the port is a number from 1 to 65535", s)
-	}
-	t.port = uint16(n)
-	if t.addr, err = netip.ParseAddr(host); err == nil {
-		t.addr = t.addr.Unmap()
-		return t, nil
-	}
-	if t.host, err = hostname.Normalize(host); err != nil {
-		return t, fmt.Errorf("%s: not a host name: %w", s, err)
-	}
-	return t, nil
 }
 
 // Learned tells what is known about addresses; nil when nothing is (offline).
@@ -103,33 +46,105 @@ type Learned interface {
 	Lately(policy.PolicyID, netip.Addr) (string, time.Time, bool)
 }
 
-// Explain says what would happen to a flow of a workload ("name" or
-// "namespace/name", "" for every process that nobody described), and why, step
-// by step.
-func Explain(s *policy.Snapshot, learned Learned, t Target, method, workload string) (Explanation, error) {
-	p, err := policyOf(s, workload)
+// Question is what to explain, and for whom.
+type Question struct {
+	Target Target
+	Method string // of an HTTP request
+	// Workload is "name" or "namespace/name"; "": every process that nobody
+	// described.
+	Workload string
+	// Mode is the node's, for workloads that say none.
+	Mode policy.Mode
+	// Bound returns the mode that a workload ("namespace/name") has on this
+	// node, which may be stricter than the one it asks for; nil: not known.
+	Bound func(workload string) (policy.Mode, bool)
+}
+
+// Explain says what would happen to a flow of a workload, and why, step by
+// step.
+func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, error) {
+	p, w, err := policyOf(s, q.Workload)
 	if err != nil {
 		return Explanation{}, err
 	}
-	x := explainer{Explanation: Explanation{Target: t.text}, p: p, learned: learned, t: t}
-	if t.addr.IsValid() {
-		x.address()
-	} else {
-		x.name(method)
+	x := explainer{Explanation: Explanation{Target: q.Target.text, Mode: q.Mode}, p: p, learned: learned, t: q.Target}
+	if w != nil {
+		x.namespace = w.Namespace
+		if w.Mode != nil {
+			x.Mode = *w.Mode
+		}
+		if q.Bound != nil {
+			if m, ok := q.Bound(w.Key()); ok {
+				x.Mode = m
+			}
+		}
 	}
+	x.decide(q.Method)
 	x.Allowed = x.Verdict != policy.Deny
-	x.why(method)
+	x.Passes = x.Allowed || x.Mode != policy.Enforce
+	if !x.undecided {
+		x.why(q.Method)
+	}
 	if !x.Allowed && wishable(x.Reason) {
-		x.Suggestion = Suggest(Wish{Name: t.host, Addr: t.addr, Port: t.port, Transport: t.transport, URL: t.url != nil})
+		x.suggest()
 	}
 	return x.Explanation, nil
 }
 
+// decide follows the flow.
+func (x *explainer) decide(method string) {
+	switch {
+	case x.t.port == dnsService:
+		x.resolver()
+	case x.t.isLoopback():
+		x.loopback()
+	case x.t.addr.IsValid():
+		x.address(method)
+	default:
+		x.name(method)
+	}
+}
+
 type explainer struct {
 	Explanation
-	p       *policy.Policy
-	learned Learned
-	t       Target
+	p         *policy.Policy
+	learned   Learned
+	t         Target
+	namespace string // of the workload; "": the default
+	// host is what a denial met: the allowed host whose port is missing.
+	host *policy.Host
+	// undecided: no rule is asked.
+	undecided bool
+}
+
+// dnsService is the port whose flows go to the DNS proxy.
+const dnsService = 53
+
+// resolver explains a flow to a DNS server: egressd answers in its place.
+func (x *explainer) resolver() {
+	if x.t.host != "" && !isLocalhost(x.t.host) && !x.resolves() {
+		return
+	}
+	x.undecided = true
+	x.Verdict, x.Reason = policy.Proxy, policy.ReasonAllowed
+	x.step("connect: port 53 is redirected to egressd's DNS proxy, whatever the server's address is; the trusted servers are asked in its place")
+	x.step("dns: each question is decided by the name in it: explain NAME:PORT says what becomes of a name")
+}
+
+// loopback explains a flow that stays on the node.
+func (x *explainer) loopback() {
+	x.undecided = true
+	if x.t.port == proxyPort || x.t.port == dnsPort {
+		x.step("connect: port %d is egressd's own, for redirected connections only; who dials it is refused (%s)", x.t.port, policy.ReasonOwnPort)
+		x.Reason = policy.ReasonOwnPort
+		return
+	}
+	what := x.t.host
+	if what == "" {
+		what = x.t.addr.String()
+	}
+	x.step("connect: %s is loopback; it never leaves the node and is not decided", what)
+	x.Verdict, x.Reason = policy.Direct, policy.ReasonAllowed
 }
 
 func (x *explainer) step(format string, args ...any) {
@@ -141,25 +156,17 @@ func (x *explainer) take(d policy.Decision) {
 }
 
 // address explains a flow that only shows an address: what the kernel sees.
-func (x *explainer) address() {
+func (x *explainer) address(method string) {
 	f := policy.Flow{Transport: x.t.transport, Dst: netip.AddrPortFrom(x.t.addr, x.t.port)}
-	switch {
-	case x.t.addr.IsLoopback() || x.t.addr.IsUnspecified():
-		x.step("connect: %s is loopback; it never leaves the node and is not decided", x.t.addr)
-		x.Verdict, x.Reason = policy.Direct, policy.ReasonAllowed
-		return
-	case x.learned == nil:
+	if x.learned == nil {
 		x.step("address: offline; which names %s was learned for is known to a running daemon only", x.t.addr)
-	default:
-		f.Names = x.learned.NamesOf(x.p.ID(), x.t.addr)
-		if len(f.Names) == 0 {
-			x.step("address: %s was not learned for any allowed name", x.t.addr)
-			if name, until, ok := x.learned.Lately(x.p.ID(), x.t.addr); ok {
-				x.step("address: %s", former(name, until))
-			}
-		} else {
-			x.step("address: %s was learned for %s", x.t.addr, strings.Join(f.Names, ", "))
+	} else if f.Names = x.learned.NamesOf(x.p.ID(), x.t.addr); len(f.Names) == 0 {
+		x.step("address: %s was not learned for any allowed name", x.t.addr)
+		if name, until, ok := x.learned.Lately(x.p.ID(), x.t.addr); ok {
+			x.step("address: %s", former(name, until))
 		}
+	} else {
+		x.step("address: %s was learned for %s", x.t.addr, strings.Join(f.Names, ", "))
 	}
 	d := x.p.Decide(f)
 	x.take(d)
@@ -174,30 +181,42 @@ func (x *explainer) address() {
 		x.step("connect: verdict %s by %s", d.Verdict, d.Rule)
 	}
 	x.endpoints(d.To)
-	if d.Verdict == policy.Proxy && x.t.transport == policy.TCP {
+	if d.Rule == nil || x.t.transport != policy.TCP || d.Verdict != policy.Proxy && d.Verdict != policy.Inspect {
+		return
+	}
+	switch pr := x.t.speaks; {
+	case pr.IsTLS():
+		if d, _ := x.p.DecideTLS(f, ""); !x.core(d) {
+			x.step("a ClientHello to an address carries no name (SNI), and the rules for the address ask for one; use the host's name")
+		}
+	case pr.IsHTTP() && d.Verdict == policy.Proxy:
+		x.http(method, f)
+	case d.Verdict == policy.Proxy:
 		x.core(x.p.Candidates(f).Decision)
 	}
 }
 
-// name explains a flow to a name: DNS, connect, and what the proxy reads.
-func (x *explainer) name(method string) {
+// resolves explains the query for the target's name; it is false when there is
+// nothing more to say.
+func (x *explainer) resolves() bool {
 	q := x.p.DecideQuery(x.t.host)
 	h := x.p.Lookup(x.t.host)
 	switch {
 	case q.Verdict == policy.Deny && q.Rule == nil:
 		x.step("dns: %s is not allowed; the query is denied and not forwarded", x.t.host)
 		x.Reason = policy.ReasonName
-		return
+		return false
 	case q.Verdict == policy.Deny:
 		x.step("dns: no port of %s is left (%s); the query is denied and not forwarded", x.t.host, q.Reason)
 		x.take(q)
 		x.nearest(q.Rule)
-		return
+		return false
 	case h == nil:
 		x.step("dns: no rule names %s, and what none names may pass; the query is forwarded, nothing is learned", x.t.host)
 		x.take(q)
-		return
+		return false
 	}
+	x.host = h
 	if h.Own {
 		x.step("dns: egressd answers %s itself with %s", x.t.host, join(h.Answers))
 	} else {
@@ -209,6 +228,14 @@ func (x *explainer) name(method string) {
 			x.step("dns: learned now: %s", join(addrs))
 		}
 	}
+	return true
+}
+
+// name explains a flow to a name: DNS, connect, and what the proxy reads.
+func (x *explainer) name(method string) {
+	if !x.resolves() {
+		return
+	}
 	host, port := x.p.LookupPort(x.t.host, x.t.transport, x.t.port)
 	if port == nil {
 		d := x.p.Decide(policy.Flow{
@@ -216,10 +243,10 @@ func (x *explainer) name(method string) {
 			Dst:       netip.AddrPortFrom(netip.Addr{}, x.t.port),
 			Names:     []string{x.t.host},
 		})
-		x.Reason, x.Rule = d.Reason, h.Rule
+		x.Reason, x.Rule = d.Reason, x.host.Rule
 		x.step("connect: refused: %s is not allowed on port %d/%s; it is on %s",
-			x.t.host, x.t.port, x.t.transport, ports(h))
-		x.nearest(h.Rule)
+			x.t.host, x.t.port, x.t.transport, ports(x.host))
+		x.nearest(x.host.Rule)
 		return
 	}
 	d := x.p.Decide(policy.Flow{Transport: x.t.transport, Dst: netip.AddrPortFrom(netip.Addr{}, x.t.port), Host: x.t.host})
@@ -237,33 +264,45 @@ func (x *explainer) name(method string) {
 	x.protocol(port, method)
 }
 
-// protocol explains what the forwarding core does on the port.
+// protocol explains what is read of the connection.
 func (x *explainer) protocol(port *policy.HostPort, method string) {
 	pr := port.Protocol
 	f := policy.Flow{Transport: policy.TCP, Dst: netip.AddrPortFrom(netip.Addr{}, x.t.port), Names: []string{x.t.host}}
-	https := x.t.url != nil && x.t.url.Scheme == "https"
+	tls := x.t.speaks.IsTLS()
 	switch {
-	case pr.IsTLS() && x.t.url != nil && !https:
-		x.step("the port speaks TLS; plain HTTP is refused (%s)", policy.ReasonNotTLS)
-		x.Verdict, x.Reason = policy.Deny, policy.ReasonNotTLS
-	case pr.IsHTTP() && https:
-		x.step("proxy: the port speaks plain HTTP; TLS is refused (%s)", policy.ReasonNotHTTP)
-		x.Verdict, x.Reason = policy.Deny, policy.ReasonNotHTTP
+	case pr.IsTLS() && x.t.speaks != policy.ProtocolUnset && !tls:
+		x.mismatch(port, policy.ReasonNotTLS, "TLS", "ClientHello")
+	case pr.IsHTTP() && x.t.speaks != policy.ProtocolUnset && !x.t.speaks.IsHTTP():
+		x.mismatch(port, policy.ReasonNotHTTP, "plain HTTP", "request")
 	case x.Verdict == policy.Inspect:
 		x.step("kernel: straight there; the ClientHello is read on the way, and its SNI must be %s", x.t.host)
 	case x.Verdict == policy.Direct:
 		x.step("kernel: straight there; nothing else is looked at")
-	case pr.IsTLS() || https:
+	case pr.IsTLS() || tls:
 		if d, _ := x.p.DecideTLS(f, x.t.host); x.core(d) {
 			x.step("proxy: the SNI must be %s; the connection is spliced to egressd's own answer for it", x.t.host)
 		}
-	case pr.IsHTTP():
+	case pr.IsHTTP() || pr == policy.ProtocolUnset && x.t.speaks.IsHTTP():
 		x.http(method, f)
-	case pr == policy.ProtocolTCP:
+	case pr == policy.ProtocolTCP || x.t.speaks == policy.ProtocolTCP:
 		if x.core(x.p.Candidates(f).Decision) {
 			x.step("proxy: opaque bytes to egressd's choice of endpoint")
 		}
+	default:
+		x.step("proxy: the first bytes tell: TLS needs the SNI %s, HTTP its Host; ask with https:// or http:// for more", x.t.host)
 	}
+}
+
+// mismatch explains a client that does not begin as the port is declared.
+func (x *explainer) mismatch(port *policy.HostPort, r policy.Reason, what, first string) {
+	by := "kernel"
+	if x.Verdict == policy.Proxy {
+		by = "proxy"
+	}
+	says := fmt.Sprintf("a client of %s:// does not begin with a %s", x.t.url.Scheme, first)
+	x.step("%s: the port speaks %s, and %s: the connection is reset (%s)", by, what, says, r)
+	x.step("declare port %d as protocol %s in %s if that is what is served there", port.Number, x.t.speaks, port.Rule)
+	x.Verdict, x.Reason = policy.Deny, r
 }
 
 func (x *explainer) http(method string, f policy.Flow) {
@@ -365,7 +404,8 @@ func join(addrs []netip.Addr) string {
 
 // serveExplain answers "egressd explain" with the live policy.
 func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
-	t, err := ParseTarget(r.URL.Query().Get("target"))
+	q := r.URL.Query()
+	t, err := ParseTarget(q.Get("target"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -375,11 +415,10 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no policy yet", http.StatusServiceUnavailable)
 		return
 	}
-	method := r.URL.Query().Get("method")
-	if method == "" {
-		method = http.MethodGet
-	}
-	x, err := Explain(s, a.names, t, method, r.URL.Query().Get("workload"))
+	x, err := Explain(s, a.names, Question{
+		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Workload: q.Get("workload"),
+		Mode: a.opts.Mode, Bound: a.workloads.modeOf,
+	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

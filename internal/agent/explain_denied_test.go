@@ -61,7 +61,7 @@ func TestExplainForwardingCore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := Explain(l.Snapshot, nil, tg, "GET", "")
+		x, err := Explain(l.Snapshot, nil, Question{Target: tg, Method: "GET"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,7 +39,7 @@ func TestParseTarget(t *testing.T) {
 		"a.example:0":             "error",
 		"a.example:70000":         "error",
 		"a.example:80/sctp":       "error",
-		"ftp://a.example/":        "error",
+		"ftp://a.example/":        "a.example 21 tcp",
 		"http://a b/":             "error",
 		"-.example.:80:80":        "error",
 		"http://xn--\u00e4.de/":   "error",
@@ -87,7 +87,7 @@ func TestExplain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := Explain(s, nil, tg, "GET", "")
+		x, err := Explain(s, nil, Question{Target: tg, Method: "GET"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestExplainEndpoints(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := Explain(l.Snapshot, nil, tg, "GET", "")
+		x, err := Explain(l.Snapshot, nil, Question{Target: tg, Method: "GET"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,9 +164,9 @@ func TestExplainWorkload(t *testing.T) {
 	}
 	for workload, want := range map[string]string{
 		"prod/web": "allowed", "job": "allowed", "": "denied", "test/web": "denied",
-		"web": "several workloads are called web: prod/web, test/web", "prod/none": "no workload is called prod/none",
+		"web": "several workloads are called web: prod/web, test/web", "prod/none": "no workload is called prod/none; there is prod/web, test/web, prod/job",
 	} {
-		x, err := Explain(s, nil, tg, "GET", workload)
+		x, err := Explain(s, nil, Question{Target: tg, Method: "GET", Workload: workload})
 		got := "denied"
 		switch {
 		case err != nil:
@@ -178,6 +178,45 @@ func TestExplainWorkload(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%q: %s, want %s", workload, got, want)
+		}
+	}
+}
+
+// TestExplainMode: what a workload has on the node comes before what it asks
+// for, and that before the mode of the node. The policy's answer stays.
+func TestExplainMode(t *testing.T) {
+	audit, off := policy.Audit, policy.Off
+	s, err := policy.Compile(&policy.Config{Workloads: []*policy.Workload{
+		{Identity: policy.Identity{Name: "silent", Namespace: "prod"}},
+		{Identity: policy.Identity{Name: "asks", Namespace: "prod"}, Mode: &audit},
+		{Identity: policy.Identity{Name: "free", Namespace: "prod"}, Mode: &off},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tg, err := ParseTarget("https://stranger.example/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := func(string) (policy.Mode, bool) { return policy.Enforce, true }
+	elsewhere := func(string) (policy.Mode, bool) { return 0, false }
+	for _, c := range []struct {
+		workload string
+		node     policy.Mode
+		bound    func(string) (policy.Mode, bool)
+		want     policy.Mode
+	}{
+		{"", policy.Enforce, nil, policy.Enforce}, {"", policy.Audit, held, policy.Audit},
+		{"silent", policy.Enforce, nil, policy.Enforce}, {"silent", policy.Audit, elsewhere, policy.Audit},
+		{"asks", policy.Enforce, nil, policy.Audit}, {"asks", policy.Enforce, elsewhere, policy.Audit}, {"asks", policy.Audit, held, policy.Enforce},
+		{"free", policy.Enforce, nil, policy.Off}, {"free", policy.Enforce, held, policy.Enforce},
+	} {
+		x, err := Explain(s, nil, Question{Target: tg, Method: "GET", Workload: c.workload, Mode: c.node, Bound: c.bound})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Mode != c.want || x.Allowed || x.Passes != (c.want != policy.Enforce) {
+			t.Errorf("%q on a node in mode %v: mode %v, allowed %t, passes %t; want mode %v", c.workload, c.node, x.Mode, x.Allowed, x.Passes, c.want)
 		}
 	}
 }
@@ -242,6 +281,25 @@ func TestDenials(t *testing.T) {
 		}
 		if dec := p.Decide(f); dec.Verdict == policy.Deny {
 			t.Errorf("the suggestion for %s does not allow it: %+v\n%s", d.Target, dec, d.Suggestion)
+		}
+	}
+}
+
+// TestSuggestedProtocol: what the client was seen to begin with is suggested,
+// else what is usual on the port, and TCP when nothing is.
+func TestSuggestedProtocol(t *testing.T) {
+	for _, c := range []struct {
+		proto, dst, want string
+	}{
+		{"tcp", "192.0.2.1:443", "HTTPS"}, {"tls", "192.0.2.1:443", "HTTPS"}, {"tls", "[2001:db8::1]:9000", "TLS"},
+		{"tcp", "[2001:db8::1]:9000", "TCP"}, {"http", "192.0.2.1:9000", "HTTP"}, {"tcp", "192.0.2.1:5432", "TCP"},
+		{"tcp", "192.0.2.1:25", "TCP"}, {"tcp", "192.0.2.1:465", "TLS"}, {"tcp", "192.0.2.1:80", "HTTP"},
+	} {
+		sum := newTally()
+		sum.add(flow.Event{Kind: flow.Decision, Name: "a.example", Dst: netip.MustParseAddrPort(c.dst), Proto: c.proto, Transport: policy.TCP, Reason: policy.ReasonPort})
+		got := sum.denials().List[0].Suggestion
+		if !strings.Contains(got, "protocol: "+c.want+"\n") {
+			t.Errorf("%s to %s: want %s in\n%s", c.proto, c.dst, c.want, got)
 		}
 	}
 }

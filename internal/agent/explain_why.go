@@ -12,13 +12,14 @@ import (
 )
 
 // policyOf returns the policy of a workload, which is called "name" or
-// "namespace/name"; "" stands for every process that nobody described.
-func policyOf(s *policy.Snapshot, workload string) (*policy.Policy, error) {
+// "namespace/name"; "" stands for every process that nobody described, which
+// is no workload.
+func policyOf(s *policy.Snapshot, workload string) (*policy.Policy, *policy.Workload, error) {
 	if workload == "" {
 		if p := s.Policy(policy.DefaultPolicy); p != nil {
-			return p, nil
+			return p, nil, nil
 		}
-		return nil, fmt.Errorf("the snapshot has no policy")
+		return nil, nil, fmt.Errorf("the snapshot has no policy")
 	}
 	namespace, name, qualified := strings.Cut(workload, "/")
 	if !qualified {
@@ -32,15 +33,30 @@ func policyOf(s *policy.Snapshot, workload string) (*policy.Policy, error) {
 	}
 	switch len(found) {
 	case 0:
-		return nil, fmt.Errorf("no workload is called %s", workload)
+		return nil, nil, fmt.Errorf("no workload is called %s%s", workload, known(s))
 	case 1:
-		return s.Policy(found[0].Policy), nil
+		return s.Policy(found[0].Policy), found[0].Workload, nil
 	}
 	var names []string
 	for _, w := range found {
 		names = append(names, w.Key())
 	}
-	return nil, fmt.Errorf("several workloads are called %s: %s", workload, strings.Join(names, ", "))
+	return nil, nil, fmt.Errorf("several workloads are called %s: %s", workload, strings.Join(names, ", "))
+}
+
+// known lists the workloads that there are, if they are few.
+func known(s *policy.Snapshot) string {
+	var names []string
+	for _, w := range s.Workloads() {
+		names = append(names, w.Key())
+	}
+	switch {
+	case len(names) == 0:
+		return "; the policy describes none"
+	case len(names) > 10:
+		return ""
+	}
+	return "; there is " + strings.Join(names, ", ")
 }
 
 // flow is the target as the policy is asked about it, with the request or the
@@ -60,9 +76,9 @@ func (x *explainer) flow(method string) (policy.Flow, *policy.Request) {
 	}
 	switch {
 	case x.t.transport != policy.TCP:
-	case x.t.url != nil && x.t.url.Scheme == "https", x.t.url == nil && pr.IsTLS():
+	case x.t.speaks.IsTLS(), x.t.speaks == policy.ProtocolUnset && pr.IsTLS():
 		f.Host, f.HostFrom = x.t.host, policy.EvidenceSNI
-	case x.t.url != nil && x.t.url.Scheme == "http", pr.IsHTTP():
+	case x.t.speaks.IsHTTP(), x.t.speaks == policy.ProtocolUnset && pr.IsHTTP():
 		return f, x.request(method)
 	}
 	return f, nil
@@ -74,8 +90,12 @@ func (x *explainer) request(method string) *policy.Request {
 		Method: method, Scheme: "http", Authority: x.t.host, Host: x.t.host, Path: "/",
 		Header: http.Header{}, Port: x.t.port,
 	}
+	if x.t.host == "" {
+		r.Host = x.t.addr.String()
+		r.Authority = r.Host
+	}
 	if u := x.t.url; u != nil {
-		r.Scheme, r.Authority, r.Query = u.Scheme, u.Host, u.Query()
+		r.Authority, r.Query = u.Host, u.Query()
 		if r.Path = u.EscapedPath(); r.Path == "" {
 			r.Path = "/"
 		}
@@ -86,11 +106,26 @@ func (x *explainer) request(method string) *policy.Request {
 // why adds what the policy itself says: the class of the verdict, and what
 // else was considered.
 func (x *explainer) why(method string) {
-	if x.t.addr.IsLoopback() || x.t.addr.IsUnspecified() {
-		return // not decided
-	}
 	why := x.p.Why(x.flow(method))
-	x.Class, x.Considered, x.Nearest = why.Class, why.Considered, why.Nearest
+	x.Considered, x.Nearest = why.Considered, why.Nearest
+	switch {
+	case x.Allowed:
+		x.Class, x.Nearest = why.Class, nil
+	case why.Allowed: // what the client says first is the matter
+		for i := range x.Considered {
+			x.Considered[i].Won = false
+		}
+	}
+}
+
+// suggest says what would allow the target.
+func (x *explainer) suggest() {
+	w := Wish{Name: x.t.host, Addr: x.t.addr, Port: x.t.port, Transport: x.t.transport, Speaks: x.t.speaks, Namespace: x.namespace}
+	if h := x.host; x.Reason == policy.ReasonPort && h != nil && h.Rule.Kind == "ServiceEntry" && !h.Pattern.IsWildcard() {
+		x.Suggestion = fmt.Sprintf("# add to spec.ports of %s\n%s", h.Rule, suggestPort(w))
+		return
+	}
+	x.Suggestion = Suggest(w)
 }
 
 // core adds what the forwarding core says of a flow that the kernel leaves to

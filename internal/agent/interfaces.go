@@ -22,8 +22,9 @@ import (
 	"github.com/egressd/egressd/internal/portholder"
 )
 
-// AdminSocket is the name of the admin socket in the state directory. Only
-// root may connect; everything that changes something goes through it.
+// AdminSocket is the name of the admin socket in the state directory. Root
+// may connect, and to read the admin group; everything that changes something
+// goes through it.
 const AdminSocket = "admin.sock"
 
 // Bounds of the interfaces. Who opens more connections has the oldest closed.
@@ -77,33 +78,28 @@ func (s *surfaces) limit(name string, ln net.Listener, reserve int) net.Listener
 	return l
 }
 
-// serveInterfaces opens the admin socket and port, the status and metrics
-// port and the readiness port. A port that somebody else has is opened when it
-// is free: nobody can keep the daemon from starting with it.
+// serveInterfaces opens the admin socket and, when it is asked for, port, the
+// status and metrics port and the readiness port. A port that somebody else has
+// is opened when it is free: nobody can keep the daemon from starting with it.
 func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) error {
-	path := filepath.Join(a.opts.StateDir, AdminSocket)
-	// The lock on the state directory says that nobody listens there.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	socket, err := net.Listen("unix", path)
+	socket, err := a.adminSocket()
 	if err != nil {
 		return fmt.Errorf("open the admin socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return errors.Join(err, socket.Close())
-	}
-	admin := a.surfaces.limit("socket", others{socket}, adminReserve)
-	serve(func() error { return serveHTTP(ctx, admin, a.adminHandler(true)) })
+	admin := a.surfaces.limit("socket", peers{socket, os.Getpid()}, adminReserve)
+	serve(func() error { return serveHTTP(ctx, admin, onlyFor(a.opts.AdminGroup, a.adminHandler(true))) })
 	metrics := a.statusHandler()
 	for _, i := range []struct {
 		name, address string
 		handler       http.Handler
 	}{
-		{"admin", net.JoinHostPort("127.0.0.1", strconv.Itoa(adminPort)), a.adminHandler(false)},
+		{"admin", a.opts.AdminAddress, a.adminHandler(false)},
 		{"status", a.opts.StatusAddress, metrics},
 		{"health", a.opts.HealthAddress, a.readyHandler()},
 	} {
+		if i.address == "" {
+			continue
+		}
 		addrs, err := interfaceAddrs(i.address)
 		if err != nil {
 			return err
@@ -115,6 +111,42 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		}
 	}
 	return nil
+}
+
+// adminSocket opens the socket for root and the admin group.
+func (a *Agent) adminSocket() (net.Listener, error) {
+	path := filepath.Join(a.opts.StateDir, AdminSocket)
+	// The lock on the state directory says that nobody listens there.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	socket, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	mode, group := os.FileMode(0o600), int(a.opts.AdminGroup)
+	if group != 0 {
+		mode = 0o660
+		a.letIn(group)
+	}
+	if err := errors.Join(os.Chown(path, -1, group), os.Chmod(path, mode)); err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	return socket, nil
+}
+
+// letIn lets a group reach what it may open in the state directory, if that
+// is as egressd makes it: others may have chosen its mode with a purpose.
+func (a *Agent) letIn(group int) {
+	info, err := os.Stat(a.opts.StateDir)
+	if err == nil && info.Mode().Perm() == 0o700 {
+		if err = os.Chown(a.opts.StateDir, -1, group); err == nil {
+			err = os.Chmod(a.opts.StateDir, 0o710)
+		}
+	}
+	if err != nil {
+		a.log.Warn("the admin group does not reach the admin socket", "directory", a.opts.StateDir, "error", err)
+	}
 }
 
 // serveAt serves one address, now or, if somebody else has it, later.
@@ -185,6 +217,16 @@ func interfaceAddrs(s string) ([]string, error) {
 	return []string{s}, nil
 }
 
+// onLoopback says whether all that interfaceAddrs returned is on loopback.
+func onLoopback(addrs []string) bool {
+	for _, s := range addrs {
+		if ap, err := netip.ParseAddrPort(s); err != nil || !ap.Addr().IsLoopback() {
+			return false
+		}
+	}
+	return true
+}
+
 // serveHTTP serves until ctx is done.
 func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 	s := &http.Server{
@@ -195,6 +237,7 @@ func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 		IdleTimeout:       headerWait,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withPeer,
 	}
 	// Connections are few, and are not kept.
 	s.SetKeepAlivesEnabled(false)

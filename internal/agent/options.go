@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/egressd/egressd/dnsproxy"
@@ -34,8 +36,8 @@ const (
 	NodePins = "node"
 )
 
-// The daemon's ports, as Istio's agent has them (15000 admin, 15001 outbound,
-// 15020 status, 15021 readiness, 15053 DNS).
+// The daemon's ports, as Istio's agent has them (15000 admin, when it is asked
+// for, 15001 outbound, 15020 status, 15021 readiness, 15053 DNS).
 const (
 	adminPort = 15000
 	proxyPort = 15001
@@ -90,6 +92,13 @@ type Options struct {
 	// readiness are served: ADDRESS:PORT, localhost:PORT, or :PORT for all
 	// addresses. Empty: DefaultStatusAddress and DefaultHealthAddress.
 	StatusAddress, HealthAddress string
+	// AdminAddress is where the admin interface is served by TCP as well, to
+	// every process that is not captured; empty: nowhere. It must be on loopback
+	// unless AdminRemote is set.
+	AdminAddress string
+	AdminRemote  bool
+	// AdminGroup may read at the admin socket; 0: only root may.
+	AdminGroup uint32
 	// NodeServices are cgroups that are not under policy, unless a Workload
 	// describes them.
 	NodeServices []cgroup.Pattern
@@ -117,6 +126,9 @@ func (o *Options) validate() error {
 			return err
 		}
 	}
+	if err := o.validateAdmin(); err != nil {
+		return err
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -132,4 +144,26 @@ func (o *Options) validate() error {
 		}
 	}
 	return nil
+}
+
+// validateAdmin checks where the admin interface is to be.
+func (o *Options) validateAdmin() error {
+	if o.AdminAddress == "" {
+		return nil
+	}
+	addrs, err := interfaceAddrs(o.AdminAddress)
+	if err != nil {
+		return err
+	}
+	if !onLoopback(addrs) && !o.AdminRemote {
+		return fmt.Errorf("--admin-address %s is not on loopback: everybody who reaches it would read the policy and who connects where, without authentication; name localhost:PORT, or insist with --admin-remote", o.AdminAddress)
+	}
+	return nil
+}
+
+// adminPort is the port of the admin interface, 0 when it is not served.
+func (o *Options) adminPort() uint16 {
+	_, port, _ := net.SplitHostPort(o.AdminAddress) // it was checked
+	n, _ := strconv.ParseUint(port, 10, 16)
+	return uint16(n)
 }

@@ -56,10 +56,18 @@ func LoadPolicy(paths []string, gateway map[string]string, allow ...policy.Allow
 	if err != nil {
 		return Loaded{}, err
 	}
-	read := time.Now()
+	took := time.Since(start)
+	l, err := LoadFiles(files, gateway, allow...)
+	l.Took.Read = took
+	return l, err
+}
+
+// LoadFiles is LoadPolicy for files that have been read.
+func LoadFiles(files []istio.File, gateway map[string]string, allow ...policy.AllowedEndpoint) (Loaded, error) {
+	start := time.Now()
 	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
-	l := Loaded{Findings: findings, Files: files, Took: Took{Read: read.Sub(start), Decode: time.Since(read)}}
-	err = l.compile(config, new(policy.Snapshot))
+	l := Loaded{Findings: findings, Files: files, Took: Took{Decode: time.Since(start)}}
+	err := l.compile(config, new(policy.Snapshot))
 	return l, err
 }
 

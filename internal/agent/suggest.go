@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -17,7 +18,10 @@ type Wish struct {
 	Addr      netip.Addr // used without a name
 	Port      uint16     // 0: unknown, the name was refused before a port was dialled
 	Transport policy.Transport
-	URL       bool // the flow is known to be HTTP or HTTPS
+	// Speaks is what the client is known to begin with; unset: the port tells.
+	Speaks policy.Protocol
+	// Namespace is the workload's; "": the default.
+	Namespace string
 }
 
 // Suggest writes the ServiceEntry that would allow wishes, which are all for
@@ -31,8 +35,11 @@ func Suggest(wishes ...Wish) string {
 		host = label + ".address.internal"
 		label = "address-" + label
 	}
-	fmt.Fprintf(&b, "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: %s\nspec:\n",
-		objectName(label))
+	fmt.Fprintf(&b, "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: %s\n", objectName(label))
+	if w.Namespace != "" && w.Namespace != policy.DefaultNamespace {
+		fmt.Fprintf(&b, "  namespace: %s\n", w.Namespace)
+	}
+	b.WriteString("spec:\n")
 	fmt.Fprintf(&b, "  hosts:\n  - %q\n", host)
 	if w.Name == "" {
 		fmt.Fprintf(&b, "  addresses:\n  - %s\n", w.Addr)
@@ -56,13 +63,13 @@ func suggestPorts(b *strings.Builder, wishes []Wish) {
 			continue
 		}
 		seen[w.Port] = true
-		name, protocol := portProtocol(w.Port, w)
-		fmt.Fprintf(b, "  - number: %d\n    name: %s\n    protocol: %s\n", w.Port, name, protocol)
+		b.WriteString(suggestPort(w))
 	}
 	if len(seen) == 0 {
 		b.WriteString("  # the name was refused before a connection was made; adjust the port\n")
-		name, protocol := portProtocol(443, wishes[0])
-		fmt.Fprintf(b, "  - number: 443\n    name: %s\n    protocol: %s\n", name, protocol)
+		guess := wishes[0]
+		guess.Port = 443
+		b.WriteString(suggestPort(guess))
 	}
 }
 
@@ -102,16 +109,29 @@ func objectName(host string) string {
 	return strings.Trim(name, "-")
 }
 
-func portProtocol(port uint16, w Wish) (name, protocol string) {
+// spoken is what a client was seen to begin with, unset when nobody read it or
+// the port says as much.
+func spoken(e flow.Event) policy.Protocol {
+	usual := protocolOfPort(e.Dst.Port())
+	switch {
+	case e.Proto == "tls" && !usual.IsTLS():
+		return policy.ProtocolTLS
+	case e.Proto == "http":
+		return policy.ProtocolHTTP
+	}
+	return policy.ProtocolUnset
+}
+
+// suggestPort writes an item of spec.ports.
+func suggestPort(w Wish) string {
+	protocol := w.Speaks
 	switch {
 	case w.Transport == policy.UDP:
-		return fmt.Sprintf("udp-%d", port), "UDP"
+		protocol = policy.ProtocolUDP
 	case w.Name == "":
-		return fmt.Sprintf("tcp-%d", port), "TCP"
-	case port == 80 || port == 8080:
-		return fmt.Sprintf("http-%d", port), "HTTP"
-	case port == 443 || port == 8443 || w.URL:
-		return fmt.Sprintf("https-%d", port), "HTTPS"
+		protocol = policy.ProtocolTCP // neither SNI nor Host would be the name that is made up
+	case protocol == policy.ProtocolUnset:
+		protocol = protocolOfPort(w.Port)
 	}
-	return fmt.Sprintf("tcp-%d", port), "TCP"
+	return fmt.Sprintf("  - number: %d\n    name: %s-%d\n    protocol: %s\n", w.Port, strings.ToLower(protocol.String()), w.Port, protocol)
 }

@@ -239,6 +239,19 @@ func (w *workloads) number(name string) uint32 {
 	return n
 }
 
+// modeOf returns the mode that a workload has now, by its name; false: no
+// cgroup is that workload.
+func (w *workloads) modeOf(name string) (policy.Mode, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.bound {
+		if b.name == name {
+			return b.Mode, true
+		}
+	}
+	return 0, false
+}
+
 // of returns the policy and mode that a workload has now.
 func (w *workloads) of(number uint32) (policy.PolicyID, policy.Mode, bool) {
 	w.mu.Lock()

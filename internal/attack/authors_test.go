@@ -83,5 +83,6 @@ func (a *arena) addAuthors() (policy []byte, flags []string) {
 	for _, c := range consents {
 		flags = append(flags, "--allow-endpoint", strings.ReplaceAll(c, "{dir}", a.Dir()))
 	}
+	flags = append(flags, "--admin-address", "localhost:15000") // which captured processes are after
 	return []byte(strings.ReplaceAll(string(text), "{dir}", a.Dir())), flags
 }

@@ -9,13 +9,14 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-const byHost = "it answers to localhost and loopback addresses only"
+const byOwnPort = "connect(): the admin interface is for processes that are not captured"
 
 // surfaceRows are attacks on what egressd itself serves and tells.
 var surfaceRows = []row{
-	{attack: "egressd's interfaces", how: "/flows at 127.0.0.1:15000 under a name of the attacker's (DNS rebinding)", want: "HTTP 421", by: byHost, do: ownPort("127.0.0.1", "15000", "/flows", "rebind.attacker.test:15000"), seen: has("200"), noTwin: "without egressd nobody is there"},
-	{attack: "egressd's interfaces", how: "/config_dump likewise, a name that begins like an address", want: "HTTP 421", by: byHost, do: ownPort("127.0.0.1", "15000", "/config_dump", "127.0.0.1.attacker.test"), seen: has("200"), noTwin: "without egressd nobody is there"},
-	{attack: "egressd's interfaces", how: "/unload at 127.0.0.1:15000, under its own name", want: "HTTP 404", by: "what changes something goes through the unix socket", do: ownPort("127.0.0.1", "15000", "/unload", "localhost:15000"), seen: has("20"), noTwin: "without egressd nobody is there"},
+	{attack: "egressd's interfaces", how: "/flows at 127.0.0.1:15000, which --admin-address opens", want: "ECONNREFUSED", by: byOwnPort, do: ownPort("127.0.0.1", "15000", "/flows", "localhost:15000"), seen: has("20"), noTwin: "without egressd nobody is there"},
+	{attack: "egressd's interfaces", how: "/config_dump at [::1]:15000 likewise", want: "ECONNREFUSED", by: byOwnPort, do: ownPort("::1", "15000", "/config_dump", "localhost:15000"), seen: has("20"), noTwin: "without egressd nobody is there"},
+	{attack: "egressd's interfaces", how: "/flows at 127.0.0.1:15000 under a name of the attacker's (DNS rebinding)", want: "ECONNREFUSED", by: byOwnPort, do: ownPort("127.0.0.1", "15000", "/flows", "rebind.attacker.test:15000"), seen: has("20"), noTwin: "without egressd nobody is there"},
+	{attack: "egressd's interfaces", how: "/unload at 127.0.0.1:15000, under its own name", want: "ECONNREFUSED", by: byOwnPort, do: ownPort("127.0.0.1", "15000", "/unload", "localhost:15000"), seen: has("20"), noTwin: "without egressd nobody is there"},
 	{attack: "denials without end", how: "20,000 refused datagrams to one destination, after one to the stranger", want: "told", by: "the first of each kind is kept, more are counted", do: storm("one"), seen: is("hidden"), noTwin: "who is not captured is denied nothing"},
 	{attack: "denials without end", how: "the same, to 20,000 destinations of each family", want: "told", by: "the first of each kind is kept, kinds are bounded", do: storm("many"), seen: is("hidden"), noTwin: "who is not captured is denied nothing"},
 }

@@ -124,6 +124,9 @@ type conn struct {
 	of *Listener
 }
 
+// NetConn is the connection that the listener accepted.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
 // Close implements net.Conn.
 func (c *conn) Close() error {
 	err := c.Conn.Close()

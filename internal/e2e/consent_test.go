@@ -52,7 +52,7 @@ spec:
 `
 	n := prepare(t, map[string]string{"local.yaml": config}, nil,
 		"--allow-endpoint", "unix://{dir}/app.sock", "--allow-endpoint", "unix://{dir}/link.sock", "--allow-endpoint", "unix://{dir}/egressd/run/admin.sock",
-		"--allow-endpoint", "127.0.0.1:8088", "--allow-endpoint", "[::1]:8088", "--allow-endpoint", "127.0.0.1:15000")
+		"--allow-endpoint", "127.0.0.1:8088", "--allow-endpoint", "[::1]:8088", "--allow-endpoint", "127.0.0.1:15000", "--admin-address", "localhost:15000")
 	serve := func(ln net.Listener, err error) {
 		if err != nil {
 			t.Fatal(err)

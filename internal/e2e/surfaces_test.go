@@ -11,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
+	"github.com/egressd/egressd/policy"
 )
 
 // TestSurfacesOnLoopback: without a flag the daemon's interfaces are on
@@ -20,6 +22,11 @@ import (
 func TestSurfacesOnLoopback(t *testing.T) {
 	t.Parallel()
 	n := start(t, seed(t, "googleapis.yaml"), nil)
+	for _, addr := range []string{"127.0.0.1", "::1"} {
+		if p := n.probe(t, nil, "dial", hostPort(addr, 15000)); p.Errno != syscall.ECONNREFUSED {
+			t.Errorf("the admin interface, which nobody asked for, at %s: %+v", addr, p)
+		}
+	}
 	for _, port := range []uint16{15000, 15020, 15021} {
 		for _, addr := range []string{world.NodeV4, world.NodeV6} {
 			if p := n.probe(t, nil, "dial", hostPort(addr, port)); p.Errno != syscall.ECONNREFUSED {
@@ -27,13 +34,42 @@ func TestSurfacesOnLoopback(t *testing.T) {
 			}
 		}
 	}
-	for _, at := range []string{"127.0.0.1:15000/flows", "127.0.0.1:15020/metrics", "[::1]:15020/metrics", "127.0.0.1:15021/healthz/ready", "[::1]:15021/healthz/ready", "localhost:15000/config_dump"} {
+	n.onLoopback(t, "127.0.0.1:15020/metrics", "[::1]:15020/metrics", "127.0.0.1:15021/healthz/ready", "[::1]:15021/healthz/ready")
+}
+
+// onLoopback checks that interfaces answer, and only to the names of loopback.
+func (n *node) onLoopback(t *testing.T, urls ...string) {
+	t.Helper()
+	for _, at := range urls {
 		if a := n.curl(t, nil, "http://"+at); a.status != 200 {
 			t.Errorf("%s: %+v", at, a)
 		}
 		if a := n.curl(t, nil, "-H", "Host: rebind.attacker.test:15000", "http://"+at); a.status != 421 || strings.Contains(a.body, "egressd_") {
 			t.Errorf("%s for another host: %+v", at, a)
 		}
+	}
+}
+
+// TestAdminByTCP: where it is asked for, the admin interface is read by
+// processes that are not captured, changed by none, and the captured ones do
+// not get there.
+func TestAdminByTCP(t *testing.T) {
+	t.Parallel()
+	n := start(t, seed(t, "googleapis.yaml"), nil, "--admin-address", "localhost:15000")
+	n.onLoopback(t, "127.0.0.1:15000/flows", "[::1]:15000/status", "localhost:15000/config_dump")
+	for _, addr := range []string{"127.0.0.1", "[::1]"} {
+		if a := n.curl(t, nil, "-X", "POST", "http://"+addr+":15000/unload"); a.status < 400 {
+			t.Errorf("unload at %s: %+v", addr, a)
+		}
+		if p := n.probe(t, n.in, "dial", addr+":15000"); p.Errno != syscall.ECONNREFUSED {
+			t.Errorf("a captured process at %s: %+v", addr, p)
+		}
+		n.event(t, "a captured process is denied", func(e flow.Event) bool {
+			return e.Dst.String() == addr+":15000" && e.Reason == policy.ReasonOwnPort && !e.Allowed
+		})
+	}
+	if !n.status(t).Ready {
+		t.Error("egressd is gone")
 	}
 }
 
@@ -70,7 +106,7 @@ func hold(t *testing.T, n *node, addr string, count int) {
 func TestSurfacesInFlood(t *testing.T) {
 	t.Parallel()
 	testenv.RequireTool(t, "prlimit")
-	n := prepare(t, seed(t, "googleapis.yaml"), nil)
+	n := prepare(t, seed(t, "googleapis.yaml"), nil, "--admin-address", "localhost:15000")
 	n.d.Prefix = []string{"prlimit", "--nofile=600:600"}
 	if err := n.d.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -146,7 +182,7 @@ sys.stdin.read()
 // are new or those of a daemon that was killed.
 func TestPortsOfOthers(t *testing.T) {
 	t.Parallel()
-	n := prepare(t, seed(t, "googleapis.yaml"), nil)
+	n := prepare(t, seed(t, "googleapis.yaml"), nil, "--admin-address", "localhost:15000")
 	use := func(when string) {
 		t.Helper()
 		asked := n.DNS.Asked(world.GoogleAPIs)

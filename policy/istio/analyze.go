@@ -28,6 +28,7 @@ func (l *loader) analyze(cfg *policy.Config) {
 	a.exports()
 	a.conflicts()
 	a.consents()
+	a.mistakes()
 	for _, b := range a.restored {
 		b.letGo()
 	}

@@ -43,7 +43,7 @@ func TestAnalyzeRoutes(t *testing.T) {
 	service := func(name string, p policy.Protocol) *policy.Service {
 		return &policy.Service{
 			Ref: ref("ServiceEntry", name, 1), External: true, Hosts: []hostname.Pattern{hostname.Pattern(name + ".example.com")},
-			Ports: []policy.Port{{Number: 80, Protocol: p}},
+			Ports: []policy.Port{{Number: 8000, Protocol: p}},
 		}
 	}
 	match := func(sni string) []*policy.L4Match {

@@ -36,11 +36,7 @@ func (e *encoder) errorf(n *node, format string, args ...any) {
 }
 
 func (e *encoder) expected(n *node, where, want string) {
-	hint := ""
-	if want == "a string" && n.kind == scalarNode && !n.isNull() {
-		hint = "; put it in quotes"
-	}
-	e.errorf(n, "%s: expected %s, got %s%s", where, want, n.what(), hint)
+	e.errorf(n, "%s: expected %s, got %s%s", where, want, n.what(), valueHint(n, where, want))
 }
 
 func (e *encoder) string(s string) {

@@ -71,7 +71,7 @@ func (e *entry) endpoint(at *node, we *networking.WorkloadEntry) (policy.Endpoin
 			return out, false
 		}
 	default:
-		e.errorf(address, "endpoint address %q is not a valid IP address", we.Address)
+		e.errorf(address, "endpoint address %q is not a valid IP address%s", we.Address, endpointHint(we.Address))
 		return out, false
 	}
 	return out, true

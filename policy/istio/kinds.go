@@ -123,6 +123,10 @@ func findKind(n *node, apiVersion, name string, p *place) (kind, bool) {
 			return k, false
 		}
 	}
+	if how := counterpart(group, name); how != "" {
+		p.warnf(n.at("kind"), "%s is not read: it opens nothing and closes nothing here. Write its counterpart: %s", name, how)
+		return k, false
+	}
 	p.say(Note, n, "kind %s of %s is not read by egressd, skipped", name, apiVersion)
 	return k, false
 }

@@ -104,7 +104,7 @@ func (p *place) subnet(at *node, s string) (netip.Prefix, bool) {
 	}
 	switch {
 	case err != nil || !out.IsValid():
-		p.errorf(at, "%q is not a valid %s", s, what)
+		p.errorf(at, "%q is not a valid %s%s", s, what, addressHint(s, "under ports"))
 		return out, false
 	case out.Addr().Is4In6():
 		p.errorf(at, "%q is an IPv4 address in IPv6 form; write it as IPv4", s)

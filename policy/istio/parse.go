@@ -98,7 +98,7 @@ func parse(c chunk, p *place) (docs []*node, ok bool) {
 			return docs, true
 		}
 		if err != nil {
-			at, text := syntaxError(c, err)
+			at, text := c.advice(syntaxError(c, err))
 			p.errorf(at, "invalid YAML: %s", text)
 			return docs, false
 		}
@@ -285,7 +285,11 @@ func (b *builder) mapping(n *node, y *yaml.Node, depth int) {
 			k = k.Alias
 		}
 		if k.Kind != yaml.ScalarNode {
-			b.fail(k, "a key must be a string")
+			if k.Kind == yaml.MappingNode && y.Style&yaml.FlowStyle != 0 {
+				b.fail(y, "{{ begins %s", unrendered)
+			} else {
+				b.fail(k, "a key must be a string")
+			}
 			continue
 		}
 		v := b.node(y.Content[i+1], depth+1)
@@ -297,7 +301,11 @@ func (b *builder) mapping(n *node, y *yaml.Node, depth int) {
 			continue
 		}
 		if first, dup := seen[k.Value]; dup {
-			b.fail(k, "key %q is already defined at line %d", k.Value, first)
+			hint := ""
+			if depth == 0 && k.Value == "apiVersion" {
+				hint = "; if another object begins here, put a line with --- before it"
+			}
+			b.fail(k, "key %q is already defined at line %d%s", k.Value, first, hint)
 			continue
 		}
 		seen[k.Value] = b.line + k.Line

@@ -263,9 +263,9 @@ func typeMeta(n *node, p *place) (version, kind string) {
 	v, k := n.get("apiVersion"), n.get("kind")
 	switch {
 	case v == nil && k == nil:
-		p.warnf(n, "neither apiVersion nor kind: not a Kubernetes object, skipped")
+		p.warnf(n, "neither apiVersion nor kind: not a Kubernetes object, skipped; what opens a host is a ServiceEntry (apiVersion: networking.istio.io/v1)")
 	case v == nil || v.tag != "!!str" || v.text == "":
-		p.errorf(n.at("apiVersion"), "apiVersion is missing or not a string")
+		p.errorf(n.at("apiVersion"), "apiVersion is missing or not a string%s", groupHint(n.at("kind").text))
 	case k == nil || k.tag != "!!str" || k.text == "":
 		p.errorf(n.at("kind"), "kind is missing or not a string")
 	default:

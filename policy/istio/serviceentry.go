@@ -112,7 +112,7 @@ func (e *entry) hosts() {
 		h, err := domain(s)
 		switch {
 		case s == "*":
-			e.errorf(at, "invalid host %s", s)
+			e.errorf(at, "invalid host %s: it would open every name; list the hosts, or domains as in \"*.example.com\" (a MeshConfig with outboundTrafficPolicy ALLOW_ANY opens the node)", s)
 			continue
 		case err != nil:
 			e.errorf(at, "invalid host: %s", err)
@@ -125,7 +125,7 @@ func (e *entry) hosts() {
 		case dynamic && !h.IsWildcard():
 			e.errorf(at, "hosts must be wildcard for resolution mode DYNAMIC_DNS")
 		case e.isDNS() && len(e.v.Endpoints) == 0 && h.IsWildcard():
-			e.errorf(at, "hosts must be FQDN if no endpoints are provided for resolution mode %s", e.out.Resolution)
+			e.errorf(at, "hosts must be FQDN if no endpoints are provided for resolution mode %s: a wildcard has no address to ask for; write resolution: NONE, which opens the addresses that clients get for names under it, or list the names", e.out.Resolution)
 		}
 		if seen[h] {
 			e.warnf(at, "host %q is listed twice", s)
@@ -167,11 +167,11 @@ func (e *entry) ports() {
 		}
 		e.names[p.Name], numbers[p.Number] = true, true
 		if !isPortName(p.Name) {
-			e.errorf(at.at("name"), "invalid port name: %s", p.Name)
+			e.errorf(at.at("name"), "%s", portNameHint(p.Name, p.Protocol, p.Number))
 		}
 		proto, ok := protocolOf(p.Protocol)
 		if !ok {
-			e.errorf(at.at("protocol"), "unsupported protocol: %s", p.Protocol)
+			e.errorf(at.at("protocol"), "unsupported protocol: %s%s", p.Protocol, protocolHint(p.Protocol))
 		}
 		out := policy.Port{Name: p.Name, Protocol: proto, Number: e.port(at.at("number"), "number", p.Number)}
 		if p.TargetPort != 0 {

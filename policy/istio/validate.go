@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -50,10 +51,16 @@ func sorted(s []string) []string {
 func domain(s string) (hostname.Pattern, error) {
 	h, err := hostname.ParsePattern(s)
 	if err != nil {
+		if hint := hostHint(s); hint != "" {
+			return "", errors.New(hint)
+		}
 		return "", err
 	}
 	last := string(h)[strings.LastIndexByte(string(h), '.')+1:]
 	if numberForm.MatchString(last) {
+		if hint := hostHint(s); hint != "" {
+			return "", errors.New(hint)
+		}
 		return "", fmt.Errorf("domain name %q invalid (top level domain %q cannot be all-numeric)", s, last)
 	}
 	return h, nil
@@ -87,7 +94,11 @@ func isPartialWildcard(h hostname.Pattern) bool {
 // port checks a port number. 0 is returned after an error.
 func (p *place) port(n *node, where string, number uint32) uint16 {
 	if number < 1 || number > 65535 {
-		p.errorf(n, "%s: port number %d must be in the range 1..65535", where, number)
+		hint := ""
+		if number == 0 && where == "number" {
+			hint = "; there is no number for all ports: write an item for each that is needed"
+		}
+		p.errorf(n, "%s: port number %d must be in the range 1..65535%s", where, number, hint)
 		return 0
 	}
 	return uint16(number)

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy"
+)
+
+// Target is what to explain: a URL, HOST:PORT or IP:PORT.
+type Target struct {
+	text      string
+	transport policy.Transport
+	url       *url.URL // nil unless a URL was given
+	host      string   // normalized name, "" for an address
+	addr      netip.Addr
+	port      uint16
+	// speaks is what the client sends first, as far as the scheme of a URL
+	// says it; unset for HOST:PORT.
+	speaks policy.Protocol
+}
+
+// scheme is what a URL scheme stands for.
+type scheme struct {
+	port     uint16 // where the scheme is served; 0: there is no such port
+	protocol policy.Protocol
+}
+
+// schemeOf knows the schemes whose clients open a connection to the host in
+// the URL. Protocols that begin in clear text, also those that change to TLS
+// later (STARTTLS), are TCP: their first bytes are no ClientHello. The ports
+// are those of IANA's registry or, where that has none, of the programs.
+func schemeOf(name string) (scheme, bool) {
+	switch name {
+	case "http", "ws":
+		return scheme{80, policy.ProtocolHTTP}, true
+	case "https", "wss":
+		return scheme{443, policy.ProtocolHTTPS}, true
+	case "grpc":
+		return scheme{0, policy.ProtocolGRPC}, true
+	case "grpcs":
+		return scheme{443, policy.ProtocolTLS}, true
+	case "tcp":
+		return scheme{0, policy.ProtocolTCP}, true
+	case "tls":
+		return scheme{0, policy.ProtocolTLS}, true
+	case "udp":
+		return scheme{0, policy.ProtocolUDP}, true
+	}
+	opaque := map[string]uint16{
+		"amqp": 5672, "cassandra": 9042, "ftp": 21, "git": 9418, "imap": 143, "irc": 6667, "kafka": 9092, "ldap": 389,
+		"mariadb": 3306, "memcached": 11211, "mongodb": 27017, "mqtt": 1883, "mssql": 1433, "mysql": 3306, "nats": 4222, "oracle": 1521,
+		"pop3": 110, "postgres": 5432, "postgresql": 5432, "rdp": 3389, "redis": 6379, "rsync": 873, "rtmp": 1935, "sftp": 22,
+		"smtp": 25, "sqlserver": 1433, "ssh": 22, "svn": 3690, "telnet": 23, "valkey": 6379, "vnc": 5900, "xmpp": 5222,
+	}
+	if port, ok := opaque[name]; ok {
+		return scheme{port, policy.ProtocolTCP}, true
+	}
+	tls := map[string]uint16{
+		"amqps": 5671, "ftps": 990, "imaps": 993, "ircs": 6697, "ldaps": 636, "mqtts": 8883, "pop3s": 995, "rediss": 6379, "smtps": 465, "valkeys": 6379,
+	}
+	if port, ok := tls[name]; ok {
+		return scheme{port, policy.ProtocolTLS}, true
+	}
+	return scheme{}, false
+}
+
+// protocolOfPort is what is spoken on a port when nothing else tells: TCP
+// unless the port is known for TLS or HTTP from the first byte on.
+func protocolOfPort(port uint16) policy.Protocol {
+	switch port {
+	case 80, 8000, 8080:
+		return policy.ProtocolHTTP
+	case 443, 8443:
+		return policy.ProtocolHTTPS
+	case 465, 636, 853, 990, 993, 995, 5671, 6697, 8883:
+		return policy.ProtocolTLS
+	}
+	return policy.ProtocolTCP
+}
+
+// ParseTarget reads what the user typed. HOST:PORT/udp asks about UDP.
+func ParseTarget(s string) (Target, error) {
+	t := Target{text: s, transport: policy.TCP}
+	var hostport string
+	var err error
+	if strings.Contains(s, "://") {
+		hostport, err = t.readURL(strings.TrimPrefix(s, "jdbc:"))
+	} else {
+		hostport, err = t.readHostPort(s)
+	}
+	if err != nil {
+		return t, err
+	}
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return t, fmt.Errorf("%s: give a URL, HOST:PORT or IP:PORT%s", s, example(hostport))
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return t, fmt.Errorf("%s: the port is a number from 1 to 65535", s)
+	}
+	t.port = uint16(n)
+	if t.addr, err = netip.ParseAddr(host); err == nil {
+		t.addr = t.addr.Unmap().WithZone("")
+		return t, nil
+	}
+	switch {
+	case strings.Contains(host, ","):
+		return t, fmt.Errorf("%s: ask for one host at a time", s)
+	case strings.Contains(host, "*"):
+		return t, fmt.Errorf("%s: ask for one name, not for a wildcard", s)
+	}
+	if t.host, err = hostname.Normalize(host); err != nil {
+		return t, fmt.Errorf("%s: not a host name: %w", s, err)
+	}
+	return t, nil
+}
+
+// example is how to write what is no HOST:PORT, if that can be guessed.
+func example(s string) string {
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return ", as in " + netip.AddrPortFrom(a.WithZone(""), 443).String()
+	}
+	if strings.Count(s, ":") > 1 && !strings.Contains(s, "[") {
+		return "; an IPv6 address stands in brackets, as in [2001:db8::1]:443"
+	}
+	if name, err := hostname.Normalize(s); err == nil {
+		return fmt.Sprintf(", as in %s:443 or https://%s/", name, name)
+	}
+	return ""
+}
+
+// readURL returns the HOST:PORT of a URL.
+func (t *Target) readURL(s string) (string, error) {
+	if scheme, _, _ := strings.Cut(s, "://"); strings.HasSuffix(scheme, "+srv") {
+		return "", fmt.Errorf("%s: a %s URL names its servers in DNS (SRV records); ask for one of them as HOST:PORT", t.text, scheme)
+	}
+	u, err := url.Parse(s)
+	var bad *url.Error
+	switch {
+	case errors.As(err, &bad):
+		return "", fmt.Errorf("%s: not a URL of one host: %w", t.text, bad.Err)
+	case err != nil:
+		return "", fmt.Errorf("%s: not a URL: %w", t.text, err)
+	case u.Hostname() == "":
+		return "", fmt.Errorf("%s: the URL has no host; only what goes to a host is decided", t.text)
+	}
+	known, ok := schemeOf(u.Scheme)
+	port := u.Port()
+	if port == "" {
+		if known.port == 0 {
+			return "", fmt.Errorf("%s: give a port with the scheme %q, as in %s://%s:9000", t.text, u.Scheme, u.Scheme, u.Host)
+		}
+		port = strconv.Itoa(int(known.port))
+	}
+	t.url, t.speaks = u, known.protocol
+	if ok {
+		t.transport = known.protocol.Transport()
+	}
+	return net.JoinHostPort(u.Hostname(), port), nil
+}
+
+// readHostPort returns the HOST:PORT before the transport, if there is one.
+func (t *Target) readHostPort(s string) (string, error) {
+	hostport, transport, ok := strings.Cut(s, "/")
+	switch _, err := netip.ParsePrefix(s); {
+	case err == nil:
+		return "", fmt.Errorf("%s: ask for one address and a port, not for a network", s)
+	case !ok || transport == "tcp":
+		return hostport, nil
+	case transport == "udp":
+		t.transport = policy.UDP
+		return hostport, nil
+	case strings.Contains(hostport, "@") && strings.Contains(hostport, ":"):
+		host, _, _ := strings.Cut(hostport, ":")
+		return "", fmt.Errorf("%s: write it as a URL: ssh://%s/", s, host)
+	}
+	return "", fmt.Errorf("%s: the transport after the slash is tcp or udp; a path needs a URL, as in https://%s", s, s)
+}
+
+// isLocalhost says whether a name is one of loopback's (RFC 6761, section
+// 6.3), which no client asks a server for.
+func isLocalhost(name string) bool {
+	return name == "localhost" || strings.HasSuffix(name, ".localhost")
+}
+
+// isLoopback says whether the target never leaves the node.
+func (t *Target) isLoopback() bool {
+	if t.host != "" {
+		return isLocalhost(t.host)
+	}
+	return t.addr.IsLoopback() || t.addr.IsUnspecified()
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// hostHint says what somebody wrote in the place of a host, and what to write
+// instead; "" when that is not known.
+func hostHint(s string) string {
+	switch {
+	case isUnrendered(s):
+		return fmt.Sprintf("%q is %s", s, unrendered)
+	case strings.Contains(s, "://"):
+		return urlHint(s)
+	case strings.ContainsAny(s, ", ;\t\n"):
+		return fmt.Sprintf("%q is not one name: names have no spaces and commas; write each as an item of its own", s)
+	}
+	if _, err := netip.ParsePrefix(s); err == nil {
+		return fmt.Sprintf("%q is a network: write it under addresses, with resolution NONE, and a name that you make up under hosts, as in network.internal", s)
+	}
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return fmt.Sprintf("%q is an address: write %s under addresses, with resolution NONE and the ports as TCP, and a name that you make up under hosts, as in server.internal", s, a)
+	}
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return fmt.Sprintf("%q is an address with a port: write %s under addresses, with resolution NONE, %d under ports as TCP, and a name that you make up under hosts, as in server.internal", s, ap.Addr(), ap.Port())
+	}
+	if name, _, ok := strings.Cut(s, "/"); ok {
+		name, _, _ = strings.Cut(name, ":")
+		return fmt.Sprintf("%q has a path: write %q here; only a VirtualService looks at paths (http.match.uri), and only where the port is HTTP", s, name)
+	}
+	if name, port, ok := strings.Cut(s, ":"); ok && numberForm.MatchString(port) {
+		return fmt.Sprintf("%q has a port: write %q here, and number: %s under ports", s, name, port)
+	}
+	if i := strings.LastIndex(s, "*"); i > 0 {
+		if dot := strings.Index(s[i:], "."); dot >= 0 {
+			return fmt.Sprintf("%q has a * that is not its beginning: list the names, or write %q, which opens more", s, "*"+s[i+dot:])
+		}
+	}
+	return ""
+}
+
+// urlHint is the hint for a URL. It is not parsed as one: whatever is wrong
+// with it, the host stands between the scheme and the path.
+func urlHint(s string) string {
+	scheme, rest, _ := strings.Cut(s, "://")
+	name, _, _ := strings.Cut(rest, "/")
+	if _, after, ok := strings.Cut(name, "@"); ok {
+		name = after
+	}
+	port := map[string]string{"http": "80", "https": "443", "ws": "80", "wss": "443"}[strings.ToLower(scheme)]
+	if n, p, ok := strings.Cut(name, ":"); ok {
+		name, port = n, p
+	}
+	hint := fmt.Sprintf("%q is a URL: write %q here", s, name)
+	if port != "" {
+		hint += fmt.Sprintf(", and number: %s under ports", port)
+	}
+	return hint
+}
+
+// unrendered says what a template is and what to do.
+const unrendered = "a template that was not rendered: render it first (helm template, kustomize build, envsubst) and give egressd what comes out"
+
+var templateForm = regexp.MustCompile(`\{\{|\{%|<%|\$\{|\$\(|^\$[A-Za-z_]`)
+
+// isUnrendered says whether a value is for a template language to fill in.
+func isUnrendered(s string) bool { return templateForm.MatchString(s) }
+
+// valueHint says what to write where a value of another type is wanted.
+func valueHint(n *node, where, want string) string {
+	scalar := n.kind == scalarNode && !n.isNull()
+	field := where[strings.LastIndexByte(where, '.')+1:]
+	switch {
+	case want == "a string" && scalar:
+		return "; put it in quotes"
+	case scalar && isUnrendered(n.text):
+		return ", which is " + unrendered
+	case want == "a list" && scalar:
+		return "; write it as an item: - " + n.text
+	case want == "a list" && n.kind == mapNode:
+		return "; write it as an item, whose first line begins with -"
+	case want == "a whole number" && portRange.MatchString(n.text):
+		return "; there are no ranges of ports: write an item for each that is needed"
+	case want != "a mapping" || !scalar:
+		return ""
+	}
+	switch field {
+	case "uri", "scheme", "method", "authority":
+		return fmt.Sprintf("; write {exact: %q}, {prefix: %q} or {regex: ...}", n.text, n.text)
+	case "port":
+		return fmt.Sprintf("; write {number: %s}", n.text)
+	case "endpoints":
+		return "; write - address: " + n.text
+	}
+	return ""
+}
+
+var portRange = regexp.MustCompile(`^[0-9]+ *[-:,] *[0-9]+$`)
+
+// addressHint says what was written in the place of an address, and what to
+// write. Ports are to be written at the place that is named.
+func addressHint(s, ports string) string {
+	if isUnrendered(s) {
+		return ", it is " + unrendered
+	}
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return fmt.Sprintf("; write %s here, and %d %s", ap.Addr(), ap.Port(), ports)
+	}
+	if from, to, ok := strings.Cut(s, "-"); ok {
+		_, err1 := netip.ParseAddr(strings.TrimSpace(from))
+		_, err2 := netip.ParseAddr(strings.TrimSpace(to))
+		if err1 == nil && err2 == nil {
+			return "; a range is written as networks, as in 10.0.0.0/24"
+		}
+	}
+	if _, err := domain(s); err == nil {
+		return "; a name belongs under hosts"
+	}
+	return ""
+}
+
+// endpointHint is addressHint for the endpoint of a service that is not
+// resolved.
+func endpointHint(s string) string {
+	if _, err := domain(s); err == nil {
+		return "; a name needs resolution: DNS"
+	}
+	return addressHint(s, "under the endpoint's ports, by the name of the port")
+}
+
+// groupHint says which apiVersion a kind of Istio's has.
+func groupHint(kind string) string {
+	for _, group := range []string{networkingGroup, securityGroup} {
+		if slices.Contains(istioKinds(group), kind) {
+			return fmt.Sprintf("; kind %s has apiVersion: %s/v1", kind, group)
+		}
+	}
+	return ""
+}
+
+// protocolHint says what to write for a protocol that there is not.
+func protocolHint(s string) string {
+	switch strings.ToUpper(s) {
+	case "SSL", "MTLS", "FTPS", "LDAPS", "SMTPS", "IMAPS", "AMQPS", "REDISS":
+		return "; write TLS"
+	case "WS", "H2C", "HTTP1", "HTTP/1.1", "REST":
+		return "; write HTTP"
+	case "WSS", "HTTP3", "H2":
+		return "; write HTTPS"
+	case "QUIC", "DTLS", "DNS", "NTP":
+		return "; write UDP"
+	case "GRPCS":
+		return "; write TLS"
+	}
+	if s != "" && !isUnrendered(s) {
+		return "; write one of HTTP, HTTP2, GRPC, HTTPS, TLS, TCP, UDP (TCP for databases, SSH, SMTP and all that begins in clear text)"
+	}
+	if isUnrendered(s) {
+		return ", which is " + unrendered
+	}
+	return ""
+}
+
+// portNameHint is what is wrong with the name of a port, and a good one.
+func portNameHint(name, protocol string, number uint32) string {
+	example := fmt.Sprintf("%s-%d", strings.ToLower(protocol), number)
+	switch {
+	case number == 0:
+		example = "https"
+	case !isPortName(example):
+		example = fmt.Sprintf("port-%d", number)
+	}
+	if name == "" {
+		return fmt.Sprintf("port %d has no name: give it one, as in name: %s", number, example)
+	}
+	return fmt.Sprintf("invalid port name: %s; use letters, digits and '-', at most 63, as in %s", name, example)
+}
+
+// advice is what to say in the place of an error of the YAML library, and
+// where, for mistakes that are made often.
+func (c chunk) advice(at *node, text string) (*node, string) {
+	lines := bytes.Split(c.text, []byte("\n"))
+	point := func(line, col int, text string) (*node, string) {
+		return &node{line: c.line + line + 1, col: col + 1}, text
+	}
+	for i, l := range lines {
+		if bytes.HasPrefix(l, []byte("<<<<<<< ")) {
+			return point(i, 0, "a merge conflict was left in the file: decide for one side and remove the markers")
+		}
+	}
+	for i, l := range lines {
+		if !bytes.Contains(l, []byte("{{")) {
+			continue
+		}
+		if m := plainTemplate.FindSubmatchIndex(l); m != nil {
+			return point(i, m[2], "{{ begins "+unrendered)
+		}
+	}
+	at = &node{line: at.line, col: at.col}
+	i := at.line - c.line - 1
+	if i < 0 || i >= len(lines) {
+		return at, text
+	}
+	l := lines[i]
+	if tabError.MatchString(text) {
+		for j := max(i-1, 0); j < min(i+2, len(lines)); j++ { // the library names the line before, at times
+			indent := lines[j][:len(lines[j])-len(bytes.TrimLeft(lines[j], " \t"))]
+			if tab := bytes.IndexByte(indent, '\t'); tab >= 0 {
+				return point(j, tab, "a tab in the indentation: YAML takes only spaces there; replace it")
+			}
+		}
+	}
+	switch {
+	case aliasError.MatchString(text):
+		if m := plainStar.FindSubmatchIndex(l); m != nil {
+			value := l[m[2]:m[3]]
+			hint := fmt.Sprintf("a value that begins with * must stand in quotes, for YAML takes it for an alias: write %q with the quotes", value)
+			if strings.HasPrefix(text, "unknown anchor") {
+				hint += fmt.Sprintf(", or define &%s", value[1:])
+			}
+			return point(i, m[2], hint)
+		}
+	case indentError.MatchString(text):
+		return at, text + "; see whether this line and those around it are indented alike"
+	case strings.HasPrefix(text, "mapping values are not allowed"):
+		return at, text + "; see whether the line is indented as those around it, and put a value with a colon and a space in quotes"
+	}
+	return at, text
+}
+
+var (
+	tabError    = regexp.MustCompile(`cannot start any token|tab character|did not find expected|could not find expected`)
+	aliasError  = regexp.MustCompile(`expected alphabetic or numeric character|^unknown anchor`)
+	indentError = regexp.MustCompile(`^did not find expected ('-' indicator|key)`)
+	// plainTemplate finds a line or a value that begins with a template; within
+	// a value a template is good YAML.
+	plainTemplate = regexp.MustCompile(`(?:^\s*|^[^#"']*[-:]\s+)(\{\{)`)
+	// plainStar finds a value that begins with a star.
+	plainStar = regexp.MustCompile(`(?:^|[-:,\[]\s*)(\*[^\s,\]]*)`)
+)
+
+// foreign are the kinds of other systems that let connections out, and what
+// of theirs is written how here.
+var foreign = []struct {
+	groups []string
+	kinds  []string
+	how    string
+}{
+	{[]string{"networking.k8s.io", "crd.projectcalico.org", "projectcalico.org"}, []string{"NetworkPolicy", "GlobalNetworkPolicy"},
+		"an ipBlock is a ServiceEntry with these addresses and resolution NONE; whom it is for is said by exportTo and AuthorizationPolicies"},
+	{[]string{"cilium.io"}, []string{"CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", "CiliumEgressGatewayPolicy"},
+		"toFQDNs is a ServiceEntry with these hosts, toCIDR one with these addresses and resolution NONE, rules for HTTP are a VirtualService; whom it is for is said by exportTo and AuthorizationPolicies"},
+	{[]string{"policy.networking.k8s.io", "crd.antrea.io"}, []string{"AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy", "NetworkPolicy"},
+		"what it allows is a ServiceEntry (domainNames are hosts, networks are addresses with resolution NONE), what it denies needs no rule here, or a DENY AuthorizationPolicy where a ServiceEntry allows more"},
+	{[]string{"k8s.ovn.org", "network.openshift.io"}, []string{"EgressFirewall", "EgressNetworkPolicy"},
+		"dnsName is a ServiceEntry with that host, cidrSelector one with these addresses and resolution NONE"},
+}
+
+// counterpart says how what an object of another system allows is written
+// here; "" when it is of none that is known.
+func counterpart(group, kind string) string {
+	for _, f := range foreign {
+		if slices.Contains(f.groups, group) && slices.Contains(f.kinds, kind) {
+			return f.how
+		}
+	}
+	return ""
+}
