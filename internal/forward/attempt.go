@@ -103,6 +103,7 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 		}
 		return nil, o, err
 	}
+	c.answered.Store(true)
 	if asksToAuthenticate(resp) {
 		c.setPrivate()
 	}

@@ -48,6 +48,8 @@ type upstreamConn struct {
 	// written.
 	request  atomic.Pointer[exchange]
 	progress atomic.Int32
+	// answered: an answer has come, and so have the settings of HTTP/2.
+	answered atomic.Bool
 }
 
 // How far a request is written.
@@ -82,13 +84,30 @@ func (c *upstreamConn) claim() bool {
 	return true
 }
 
+// assumedStreams is how many requests net/http takes an HTTP/2 upstream to serve at
+// once before the upstream's settings have come. More than it serves in truth must
+// not be on their way: servers refuse them, some as a fault of the client's.
+const assumedStreams = 100
+
 // admits asks the transport about what claim took. False: it is given back.
+// Nothing is reserved with the transport: it counts reservations as requests that
+// it waits for, and when an upstream turns out to take fewer than were reserved
+// before its settings came, it waits for ever. HTTP/1 has one request at a time,
+// which claim has seen to.
 func (c *upstreamConn) admits() bool {
-	if !c.key.http2 && c.client.Err() == nil || c.key.http2 && c.client.Reserve() == nil {
-		return true // HTTP/1 has one request at a time, which claim has seen to
+	room := 1
+	if c.client.Err() != nil {
+		room = 0
+	} else if c.key.http2 {
+		if room = c.client.InFlight() + c.client.Available(); room == assumedStreams && !c.answered.Load() {
+			room = 1
+		}
 	}
-	c.mu.Lock()
+	c.mu.Lock() // not before: the transport may close c while it has its own lock
 	defer c.mu.Unlock()
+	if c.streams <= room {
+		return true
+	}
 	c.streams--
 	c.served--
 	return false
@@ -101,14 +120,19 @@ func (c *upstreamConn) used() bool {
 	return c.served > 1
 }
 
-// done ends a request. busy: there are others; good: there may be.
+// done ends a request. busy: there are others; good: there may be. Nobody claims
+// what is neither: it is about to be closed.
 func (c *upstreamConn) done() (busy, good bool) {
 	c.waiting.Store(false)
+	// HTTP/2 has room again when it has forgotten the last streams, which may
+	// take a moment more.
+	good = c.client.Err() == nil && (c.key.http2 || c.client.Available() > 0)
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.streams--
-	busy, good = c.streams > 0, !c.ended
-	c.mu.Unlock()
-	return busy, good && c.client.Err() == nil && c.client.Available() > 0
+	busy, good = c.streams > 0, good && !c.ended
+	c.ended = c.ended || !busy && !good
+	return busy, good
 }
 
 func (c *upstreamConn) busy() bool {
