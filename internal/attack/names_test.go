@@ -85,7 +85,7 @@ const byPool = "forwarding core: an upstream connection on which somebody logged
 // behindLogin asks a site that authenticates connections behind somebody who has
 // logged in there: a process of another workload, or of the attacker's.
 func behindLogin(victim bool) func(*arena, *world.Cgroup) string {
-	const ask = `GET /allowed/login HTTP/1.1\r\nHost: api.example.com\r\n`
+	const ask = `GET /allowed/ntlm HTTP/1.1\r\nHost: api.example.com\r\n`
 	return func(a *arena, cg *world.Cgroup) string {
 		who := cg
 		if victim && cg != nil {

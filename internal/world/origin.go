@@ -34,7 +34,7 @@ const maxBytes = 8 << 30
 //	/flaky?key=K&n=2 503 for the first n requests of that key, then 200
 //	/drop            closes the connection without an answer
 //	/upgrade         switches to an echo protocol when asked for `Upgrade: echo`
-//	.../login        401 until the connection has had a request with NTLM
+//	.../ntlm         401 until the connection has had a request with NTLM
 //	                 credentials, whatever the later ones have
 //	anything else    the request as JSON (Echo)
 type Origin struct {
@@ -239,7 +239,7 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.serveFlaky(w, r)
 	case path == "/drop":
 		panic(http.ErrAbortHandler)
-	case strings.HasSuffix(path, "/login"):
+	case strings.HasSuffix(path, "/ntlm"):
 		if strings.HasPrefix(r.Header.Get("Authorization"), "NTLM ") {
 			o.logins.Store(r.RemoteAddr, true)
 		}
