@@ -32,7 +32,7 @@ func call(t *testing.T, args ...string) outcome {
 
 func callIn(ctx context.Context, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, env{strings.NewReader(""), &stdout, &stderr, func(string) string { return "" }}, args)
+	code := run(ctx, env{strings.NewReader(""), &stdout, &stderr, func(string) string { return "" }, func() []string { return nil }}, args)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
@@ -107,8 +107,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"run", "--config", good, "--log-level", "loud"}, "--log-level"},
 		{[]string{"run", "--config", good, "--log-format", "xml"}, "--log-format"},
 		{[]string{"run", "--config", good, "--dns-server", "ns.example"}, "ADDRESS"},
-		{[]string{"exec", "--config", good}, "after --"},
-		{[]string{"exec", "--config", good, "--user", "no-such-user", "--", "true"}, "no-such-user"},
+
 		{[]string{"flows", "--verdict", "maybe"}, "--verdict"},
 		{[]string{"flows", "-o", "xml"}, "-o is text or json"},
 		{[]string{"status", "extra"}, "extra"},
@@ -119,6 +118,26 @@ func TestUsageErrors(t *testing.T) {
 		o := call(t, tt.args...)
 		if o.code != exitUsage || o.stdout != "" || !strings.Contains(o.stderr, tt.want) || !strings.Contains(o.stderr, "--help") {
 			t.Errorf("%v: %+v, want exit code %d and %q", tt.args, o, exitUsage, tt.want)
+		}
+	}
+}
+
+// TestExecUsage: the small exit codes of exec are its command's.
+func TestExecUsage(t *testing.T) {
+	good := filepath.Join("testdata", "policy")
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"exec"}, "after --"},
+		{[]string{"exec", "--no-such-flag", "true"}, "no-such-flag"},
+		{[]string{"exec", "--config", good}, "after --"},
+		{[]string{"exec", "--config", good, "--user", "no-such-user", "--", "true"}, "no-such-user"},
+		{[]string{"exec", "--config", good, "--mode", "lax", "--", "true"}, "enforce or audit"},
+	} {
+		o := call(t, tt.args...)
+		if o.code != exitExec || o.stdout != "" || !strings.Contains(o.stderr, tt.want) || !strings.Contains(o.stderr, "--help") {
+			t.Errorf("%v: %+v, want exit code %d and %q", tt.args, o, exitExec, tt.want)
 		}
 	}
 }

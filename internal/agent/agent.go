@@ -37,7 +37,8 @@ const eventsKept = 8192
 type Agent struct {
 	opts      Options
 	log       *slog.Logger
-	lock      *os.File
+	lock      *os.File // of the state directory
+	pins      *os.File // the lock of the pin directory
 	datapath  *loader.Datapath
 	current   current
 	events    *flow.Log
@@ -72,13 +73,24 @@ type Agent struct {
 
 // New loads the policy, the kernel programs and the listeners, but captures
 // nothing yet. The caller must call Close, unless New fails.
-func New(ctx context.Context, o Options) (_ *Agent, err error) {
+func New(ctx context.Context, o Options) (*Agent, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
+	lock, err := lockState(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	return newAgent(ctx, o, lock)
+}
+
+// newAgent is New with validated options and the lock of the state directory,
+// which it takes over.
+func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err error) {
 	a := &Agent{
 		opts:   o,
 		log:    o.Log,
+		lock:   lock,
 		events: flow.NewLog(eventsKept),
 		unload: make(chan struct{}),
 		config: newConfiguration(o),
@@ -93,11 +105,11 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	}()
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
-	if err := a.takeLock(); err != nil {
-		return nil, err
-	}
 	first, err := a.firstPolicy()
 	if err != nil {
+		return nil, err
+	}
+	if a.pins, err = loader.LockPins(o.PinDir); err != nil {
 		return nil, err
 	}
 	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true}); err != nil {
@@ -351,8 +363,8 @@ func (a *Agent) Close() error {
 	if a.datapath != nil {
 		err = errors.Join(a.saveNames(), a.datapath.Close())
 	}
-	if a.lock != nil {
-		err = errors.Join(err, a.lock.Close())
+	if a.pins != nil {
+		err = errors.Join(err, a.pins.Close())
 	}
-	return err
+	return errors.Join(err, a.lock.Close())
 }
