@@ -60,7 +60,7 @@ func bySetuid(stranger string) func(*arena, *world.Cgroup) string {
 		a.must(os.Chmod(tee, 0o755|os.ModeSetuid))
 		ctx, cancel := context.WithTimeout(a.t.Context(), clientTimeout)
 		defer cancel()
-		c := a.commandIn(ctx, a.Node, outside, cg == nil, "ways", "moved", "65534", tee, outside.Path(), stranger, "80")
+		c := a.commandIn(ctx, a.Node, outside, cg == nil, "ways", "by_setuid", "65534", tee, outside.Path(), stranger, "80")
 		return a.underExec(c, cg, "nobody")
 	}
 }

@@ -446,7 +446,7 @@ def left(uid, cgroup, addr, port):
     return connect(addr, port)
 
 
-def moved(uid, program, cgroup, addr, port):
+def by_setuid(uid, program, cgroup, addr, port):
     """Leaves the cgroup by a setuid program that writes what it is told."""
     if os.getuid() == 0:
         os.setgroups([])
