@@ -99,7 +99,6 @@ type Server struct {
 	idle, drain time.Duration
 	queries     *limiter
 	conns       *limiter
-	events      *once
 	up          *shared
 	cache       *cache
 	turn        atomic.Uint32 // rotates own answers
@@ -129,7 +128,6 @@ func New(c Config) *Server {
 		sink: c.Sink, log: c.Log, now: c.Now, idle: c.Idle, drain: c.Drain,
 		queries: newLimiter(c.MaxInflight, c.MaxPerWorkload),
 		conns:   newLimiter(c.MaxConns, c.MaxConnsPerWorkload),
-		events:  newOnce(4096),
 		cache:   newCache(),
 	}
 	s.up = newShared(&upstream{timeout: c.Timeout, stats: &s.stats}, &s.stats)

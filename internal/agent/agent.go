@@ -16,7 +16,6 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/ingress"
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/loader"
@@ -30,7 +29,8 @@ const (
 	servicesID uint32 = 3 // the node's own services
 )
 
-// eventsKept is how many events "egressd flows" can look back on.
+// eventsKept is how many events "egressd flows" can look back on, beside what
+// was denied.
 const eventsKept = 8192
 
 // Agent is a running egressd. Make one with New, run it with Run.
@@ -41,7 +41,6 @@ type Agent struct {
 	pins      *os.File // the lock of the pin directory
 	datapath  *loader.Datapath
 	current   current
-	events    *flow.Log
 	recorder  *recorder
 	addresses ipguard.Addresses // of the node
 	names     *dnsproxy.Names
@@ -88,15 +87,14 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 // which it takes over.
 func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err error) {
 	a := &Agent{
-		opts:   o,
-		log:    o.Log,
-		lock:   lock,
-		events: flow.NewLog(eventsKept),
-		unload: make(chan struct{}),
-		config: newConfiguration(o),
+		opts:     o,
+		log:      o.Log,
+		lock:     lock,
+		recorder: newRecorder(o.Log),
+		unload:   make(chan struct{}),
+		config:   newConfiguration(o),
 	}
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
-	a.recorder = &recorder{events: a.events, folder: flow.NewFolder(), log: o.Log}
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {

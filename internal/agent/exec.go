@@ -95,9 +95,6 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 		return 0, Denials{}, errors.Join(err, unloadErr)
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	// The log keeps the newest events only, and the command may make many.
-	sum := newTally()
-	a.recorder.tally = sum
 	// Runs before Close, after the command's processes are gone.
 	defer func() { err = errors.Join(err, a.Unload()) }()
 
@@ -115,7 +112,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 	err = errors.Join(err, cg.Kill())
 	stop()
 	err = errors.Join(err, <-ended)
-	denials = sum.denials()
+	denials = summarize(a.recorder.denials.List())
 	if counters, cerr := a.datapath.Counters(); cerr == nil {
 		denials.Lost = counters[loader.CounterLost]
 	}

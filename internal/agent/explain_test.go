@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -186,9 +187,10 @@ func TestExplainWorkload(t *testing.T) {
 // suggestion that check accepts.
 func TestDenials(t *testing.T) {
 	at := time.Unix(0, 0)
+	next := func() time.Time { at = at.Add(time.Second); return at }
 	deny := func(k flow.Kind, name, dst string, r policy.Reason, command string) flow.Event {
 		e := flow.Event{
-			Time: at, Kind: k, Name: name, Reason: r, Transport: policy.TCP,
+			Time: next(), Kind: k, Name: name, Reason: r, Transport: policy.TCP,
 			Process: flow.Process{Command: command},
 		}
 		if k == flow.Query {
@@ -201,7 +203,7 @@ func TestDenials(t *testing.T) {
 	}
 	allowed := deny(flow.Decision, "ok.example", "192.0.2.1:443", policy.ReasonAllowed, "curl")
 	allowed.Allowed = true
-	sum := newTally()
+	sum := newRecorder(slog.New(slog.DiscardHandler))
 	for _, e := range []flow.Event{
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "curl"),
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "wget"),
@@ -212,9 +214,9 @@ func TestDenials(t *testing.T) {
 		deny(flow.Decision, "", "", policy.ReasonSocketType, "ping"),
 		allowed,
 	} {
-		sum.add(e)
+		sum.Record(e)
 	}
-	got := sum.denials().List
+	got := summarize(sum.denials.List()).List
 	if len(got) != 5 {
 		t.Fatalf("%d denials, want 5: %+v", len(got), got)
 	}
