@@ -272,16 +272,10 @@ func (s *Server) denied(c Client, t policy.Transport, name string, d decision) {
 	}
 }
 
-// report records one event, at most one a second for each workload, name and
-// reason.
+// report records one event. The sink makes few of many.
 func (s *Server) report(c Client, t policy.Transport, name string, d decision, wouldDeny bool) {
-	now := s.now()
-	if !s.events.allow(eventKind{c.Workload, name + "\x00" + string(d.reason)}, now) {
-		s.stats.add(cSuppressed)
-		return
-	}
 	e := flow.Event{
-		Time: now, Kind: flow.Query, Layer: flow.DNS, Workload: c.Workload, Process: c.Process,
+		Time: s.now(), Kind: flow.Query, Layer: flow.DNS, Workload: c.Workload, Process: c.Process,
 		Transport: t, Proto: "dns", Dst: c.Server, Name: name,
 		Verdict: policy.Deny, Allowed: wouldDeny, WouldDeny: wouldDeny, Reason: d.reason, Detail: d.detail,
 	}

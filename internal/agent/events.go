@@ -110,15 +110,20 @@ func (a *Agent) recordKernelEvent(k loader.Event) {
 	}, func() flow.Event { return a.kernelEvent(k) })
 }
 
-// recorder keeps events, and writes denials to the log of the daemon. Of many
-// denials of a kind it tells the first, and how many more there were.
+// recorder keeps events: what was denied in one table, which the log, the
+// flows, the summary of exec and suggestions are read from; and all of them as
+// they come, for who follows. Of many denials of a kind it tells the first, and
+// how many more there were.
 type recorder struct {
-	events *flow.Log
-	folder *flow.Folder
-	tally  *tally // nil: nobody asks for a sum
-	log    *slog.Logger
+	events  *flow.Log
+	denials *flow.Denials
+	log     *slog.Logger
 	// writing is held while a denial is written; see waitWritten.
 	writing sync.Mutex
+}
+
+func newRecorder(log *slog.Logger) *recorder {
+	return &recorder{events: flow.NewLog(eventsKept), denials: flow.NewDenials(), log: log}
 }
 
 // waitWritten returns when the log takes what is written to it.
@@ -137,20 +142,39 @@ func (r *recorder) Record(e flow.Event) {
 }
 
 func (r *recorder) denied(k flow.Key, full func() flow.Event) {
-	if e, first := r.folder.Fold(k, time.Now(), full); first {
+	if e, now := r.denials.Add(k, time.Now(), full); now {
 		r.tell(e)
 	}
 }
 
 // flush tells what was counted for long enough, or everything.
-func (r *recorder) flush(all bool) { r.folder.Flush(time.Now(), all, r.tell) }
+func (r *recorder) flush(all bool) { r.denials.Flush(time.Now(), all, r.tell) }
 
-// tell records a denial.
+// each calls f for what was denied, each kind once, and for the other events
+// that are kept, by time, until f returns false.
+func (r *recorder) each(f func(flow.Event) bool) {
+	denials := r.denials.List()
+	more := true
+	until := func(t time.Time) {
+		for more && len(denials) > 0 && (t.IsZero() || !denials[0].Time.After(t)) {
+			more, denials = f(denials[0]), denials[1:]
+		}
+	}
+	r.events.Each(func(e flow.Event) bool {
+		if e.Denied() {
+			return more // it is in the table
+		}
+		if until(e.Time); more {
+			more = f(e)
+		}
+		return more
+	})
+	until(time.Time{})
+}
+
+// tell writes a denial to the log, and gives it to those who follow.
 func (r *recorder) tell(e flow.Event) {
 	r.events.Record(e)
-	if r.tally != nil {
-		r.tally.add(e)
-	}
 	msg := "denied"
 	if e.WouldDeny {
 		msg = "would be denied"

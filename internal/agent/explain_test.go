@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -225,9 +226,10 @@ func TestExplainMode(t *testing.T) {
 // suggestion that check accepts.
 func TestDenials(t *testing.T) {
 	at := time.Unix(0, 0)
+	next := func() time.Time { at = at.Add(time.Second); return at }
 	deny := func(k flow.Kind, name, dst string, r policy.Reason, command string) flow.Event {
 		e := flow.Event{
-			Time: at, Kind: k, Name: name, Reason: r, Transport: policy.TCP,
+			Time: next(), Kind: k, Name: name, Reason: r, Transport: policy.TCP,
 			Process: flow.Process{Command: command},
 		}
 		if k == flow.Query {
@@ -240,7 +242,7 @@ func TestDenials(t *testing.T) {
 	}
 	allowed := deny(flow.Decision, "ok.example", "192.0.2.1:443", policy.ReasonAllowed, "curl")
 	allowed.Allowed = true
-	sum := newTally()
+	sum := newRecorder(slog.New(slog.DiscardHandler))
 	for _, e := range []flow.Event{
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "curl"),
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "wget"),
@@ -251,9 +253,9 @@ func TestDenials(t *testing.T) {
 		deny(flow.Decision, "", "", policy.ReasonSocketType, "ping"),
 		allowed,
 	} {
-		sum.add(e)
+		sum.Record(e)
 	}
-	got := sum.denials().List
+	got := summarize(sum.denials.List()).List
 	if len(got) != 5 {
 		t.Fatalf("%d denials, want 5: %+v", len(got), got)
 	}
@@ -295,9 +297,8 @@ func TestSuggestedProtocol(t *testing.T) {
 		{"tcp", "[2001:db8::1]:9000", "TCP"}, {"http", "192.0.2.1:9000", "HTTP"}, {"tcp", "192.0.2.1:5432", "TCP"},
 		{"tcp", "192.0.2.1:25", "TCP"}, {"tcp", "192.0.2.1:465", "TLS"}, {"tcp", "192.0.2.1:80", "HTTP"},
 	} {
-		sum := newTally()
-		sum.add(flow.Event{Kind: flow.Decision, Name: "a.example", Dst: netip.MustParseAddrPort(c.dst), Proto: c.proto, Transport: policy.TCP, Reason: policy.ReasonPort})
-		got := sum.denials().List[0].Suggestion
+		sum := summarize([]flow.Event{{Kind: flow.Decision, Name: "a.example", Dst: netip.MustParseAddrPort(c.dst), Proto: c.proto, Transport: policy.TCP, Reason: policy.ReasonPort}})
+		got := sum.List[0].Suggestion
 		if !strings.Contains(got, "protocol: "+c.want+"\n") {
 			t.Errorf("%s to %s: want %s in\n%s", c.proto, c.dst, c.want, got)
 		}
