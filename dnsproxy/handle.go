@@ -85,6 +85,7 @@ func (s *Server) handle(ctx context.Context, c Client, t policy.Transport, req *
 		return s.forward(ctx, c, t, req, d)
 	case own:
 		s.stats.add(cLocal)
+		s.note(c, d, d.host.Answers)
 		return s.local(req, d.host.Answers)
 	case loopback:
 		s.stats.add(cLocal)
@@ -174,6 +175,11 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 		}
 		return m
 	}
+	told := make([]netip.Addr, len(f.addrs))
+	for i, a := range f.addrs {
+		told[i] = a.Addr
+	}
+	s.note(c, d, told)
 	m := answerTo(req, clientRcode(rep.Rcode))
 	m.Answer, m.Ns = f.answer, f.ns
 	m.AuthenticatedData = rep.AuthenticatedData && !f.modified()
@@ -236,6 +242,14 @@ func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []Answer,
 		s.log.Error("answer withheld: its addresses could not be opened", "name", d.name, "err", err)
 	}
 	return err
+}
+
+// note keeps what a client in audit mode is told, which its connections would
+// be denied for: they are for this name then.
+func (s *Server) note(c Client, d decision, addrs []netip.Addr) {
+	if c.Mode == policy.Audit && d.name != "" && len(addrs) > 0 {
+		s.names.Note(c.Workload, d.name, c.Process.PID, addrs)
+	}
 }
 
 // local answers for a name without asking anybody: the addresses of the asked

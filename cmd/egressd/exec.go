@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ const execName = "exec"
 
 func execCommand(e env) *cobra.Command {
 	var f policyFlags
-	var as string
+	var as, suggest string
 	var quiet, privileges bool
 	cmd := &cobra.Command{
 		Use:                   execName + " --config PATH... [flags] -- COMMAND [ARG...]",
@@ -42,7 +43,8 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 		Example: `  sudo egressd exec --config policy/ -- curl https://www.googleapis.com/
   sudo egressd exec --config policy/ --user build:docker -- npm ci
   sudo egressd exec --config policy/ --user root -- apt-get update
-  sudo egressd exec --config policy/ --mode audit -- make   # what would be denied?`,
+  sudo egressd exec --config policy/ --mode audit -- make   # what would be denied?
+  sudo egressd exec --mode audit --suggest learned.yaml -- make   # learn a policy`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError{errors.New("give the command to run after --")}
@@ -77,6 +79,11 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 			if err != nil {
 				return commandError(e, err)
 			}
+			if suggest != "" {
+				if err := os.WriteFile(suggest, []byte(quote.Lines(denials.Suggestions.YAML())), 0o644); err != nil {
+					return fmt.Errorf("--suggest: %w", err)
+				}
+			}
 			if code != 0 {
 				return exitError{code}
 			}
@@ -87,6 +94,7 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 	f.register(cmd, "error")
 	cmd.Flags().StringVar(&as, "user", "", "run the command as this user: NAME, UID, NAME:GROUP or UID:GID (default: who called sudo, else root)")
 	cmd.Flags().BoolVar(&privileges, "allow-new-privileges", false, "let setuid programs such as sudo give the command privileges, with which it can leave")
+	cmd.Flags().StringVar(&suggest, "suggest", "", "write the ServiceEntries that would allow what was denied to this file, when the command has ended")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "don't list what was denied, and say nothing about root")
 	return cmd
 }

@@ -54,14 +54,12 @@ func printDenials(w io.Writer, denials agent.Denials, mode string) {
 	if denials.Lost > 0 {
 		printLine(w, "  %d events were lost, because they came faster than they could be read: numbers are too low, and destinations may be missing", denials.Lost)
 	}
-	for i, suggestion := range agent.Suggestions(denials.List[:min(denialsShown, len(denials.List))]) {
-		if i == 0 {
-			fmt.Fprint(w, "\nThis would allow them:\n\n")
-		} else {
-			fmt.Fprintln(w, "---")
-		}
-		fmt.Fprint(w, quote.Lines(suggestion))
+	if len(denials.Suggestions.Objects) > 0 {
+		fmt.Fprint(w, "\nThis would allow them:\n\n")
+	} else {
+		fmt.Fprintln(w)
 	}
+	fmt.Fprint(w, quote.Lines(denials.Suggestions.YAML()))
 }
 
 // denialsShown is how many destinations are listed.

@@ -15,6 +15,7 @@ import (
 const (
 	PathStatus  = "/status"
 	PathFlows   = "/flows"
+	PathSuggest = "/suggestions"
 	PathExplain = "/explain"
 	PathConfig  = "/config_dump"
 	PathUnload  = "/unload"
@@ -40,6 +41,7 @@ func (a *Agent) adminHandler(change bool) http.Handler {
 		}
 		follow(w, func() { a.followFlows(w, r) })
 	})
+	mux.HandleFunc("GET "+PathSuggest, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.denied().Suggestions) })
 	mux.HandleFunc("GET "+PathExplain, a.serveExplain)
 	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
 		dump(w, func() {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
@@ -20,8 +21,7 @@ type Denial struct {
 	Rule   *policy.Ref   `json:"rule,omitempty"`
 	Count  int           `json:"count"`
 	// Commands are the processes that tried.
-	Commands   []string `json:"commands"`
-	Suggestion string   `json:"suggestion,omitempty"`
+	Commands []string `json:"commands"`
 }
 
 // Denials is what a command was denied.
@@ -33,6 +33,8 @@ type Denials struct {
 	// Lost is how many events of the kernel nobody has read: they came faster
 	// than that. What is known only from them is missing.
 	Lost uint64
+	// Suggestions would allow them.
+	Suggestions Suggestions
 }
 
 // maxCommands is how many commands are named for one destination.
@@ -57,22 +59,18 @@ func summarize(kinds []flow.Event) Denials {
 			out.Others += n
 			continue
 		}
-		w := Wish{Name: e.Name, Port: e.Dst.Port(), Transport: e.Transport, Speaks: spoken(e)}
+		w := Wish{Name: e.Name, Names: e.Names, Port: e.Dst.Port(), Transport: e.Transport, Speaks: spoken(e)}
 		if e.Kind == flow.Query {
 			w.Port, w.Transport = 0, policy.TCP
 		} else if e.Dst.IsValid() {
 			w.Addr = e.Dst.Addr()
 		}
-		key := denialKey{cmp.Or(w.Name, w.Addr.String()), w.Port, e.Transport, e.Reason}
+		key := denialKey{cmp.Or(strings.Join(w.Names, " "), w.Name, w.Addr.String()), w.Port, e.Transport, e.Reason}
 		i, known := at[key]
 		if !known {
 			i = len(out.List)
 			at[key] = i
-			d := Denial{Wish: w, Target: targetOf(e, w), Reason: e.Reason, Rule: e.Rule}
-			if wishable(e.Reason) && (w.Name != "" || w.Addr.IsValid()) {
-				d.Suggestion = Suggest(w)
-			}
-			out.List = append(out.List, d)
+			out.List = append(out.List, Denial{Wish: w, Target: targetOf(e, w), Reason: e.Reason, Rule: e.Rule})
 		}
 		d := &out.List[i]
 		d.Count += n
@@ -95,6 +93,8 @@ func targetOf(e flow.Event, w Wish) string {
 	switch {
 	case e.Kind == flow.Query:
 		return e.Name + " (dns)"
+	case len(w.Names) > 0 && e.Dst.IsValid():
+		return fmt.Sprintf("one of %s (%s/%s)", strings.Join(w.Names, ", "), e.Dst, e.Transport)
 	case w.Name != "" && e.Dst.IsValid():
 		return fmt.Sprintf("%s (%s/%s)", w.Name, e.Dst, e.Transport)
 	case e.Dst.IsValid():
@@ -110,4 +110,23 @@ func wishable(r policy.Reason) bool {
 		return true
 	}
 	return false
+}
+
+// denied sums up what was denied so far, with what would allow it.
+func (a *Agent) denied() Denials {
+	d := summarize(a.recorder.denials.List())
+	d.Suggestions = a.suggestions(d)
+	return d
+}
+
+// suggestions are by the policy of everything that has no other, and by the
+// files as they are now.
+func (a *Agent) suggestions(d Denials) Suggestions {
+	a.config.mu.Lock()
+	defer a.config.mu.Unlock()
+	files, err := a.config.read()
+	if err != nil {
+		files = nil // objects are suggested anew then
+	}
+	return suggest(d.List, a.opts.Mode, a.current.Policy(policy.DefaultPolicy), files)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,8 +46,15 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		e.Dst = k.Dst
 	}
 	names := a.names.NamesOf(k.Policy, k.Dst.Addr())
-	if e.Name == "" && len(names) > 0 {
-		e.Name = names[0]
+	meant := names
+	if noted := a.noted(k); len(noted) > 0 {
+		meant = noted
+	}
+	if e.Name == "" && len(meant) > 0 {
+		e.Name = meant[0]
+		if k.Audit && len(meant) > 1 {
+			e.Names = meant
+		}
 	}
 	if !allowed {
 		e.Detail = a.lately(k.Policy, k.Dst.Addr())
@@ -88,6 +96,15 @@ func former(name string, until time.Time) string {
 	return fmt.Sprintf("the address was learned for %s until %s; resolve the name again", name, until.Local().Format(time.TimeOnly))
 }
 
+// noted are the names that a flow may be for that would be denied: its process
+// asked for one of them.
+func (a *Agent) noted(k loader.Event) []string {
+	if !k.Audit {
+		return nil
+	}
+	return a.names.Noted(a.workloadName(k.Workload), k.Dst.Addr(), k.PID)
+}
+
 // workloadName names a workload of the kernel's tables.
 func (a *Agent) workloadName(id uint32) string { return a.workloads.name(id) }
 
@@ -103,10 +120,15 @@ func (a *Agent) recordKernelEvent(k loader.Event) {
 		a.recorder.Record(a.kernelEvent(k))
 		return
 	}
-	// What is known besides is looked up only if it is to be told.
+	// What is known besides is looked up only if it is to be told; but of one
+	// address several names may be meant, one after the other.
+	name := k.Name
+	if name == "" {
+		name = strings.Join(a.noted(k), " ")
+	}
 	a.recorder.denied(flow.Key{
 		Workload: a.workloadName(k.Workload), Layer: flow.Kernel, Kind: flow.Decision, Allowed: k.Audit, Reason: k.Reason,
-		Transport: k.Transport, Interface: a.interfaceName(k.Interface), Dst: k.Dst, Command: k.Command, Name: k.Name,
+		Transport: k.Transport, Interface: a.interfaceName(k.Interface), Dst: k.Dst, Command: k.Command, Name: name,
 	}, func() flow.Event { return a.kernelEvent(k) })
 }
 

@@ -115,7 +115,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 	err = errors.Join(err, cg.Kill())
 	stop()
 	err = errors.Join(err, <-ended)
-	denials = summarize(a.recorder.denials.List())
+	denials = a.denied()
 	if counters, cerr := a.datapath.Counters(); cerr == nil {
 		denials.Lost = counters[loader.CounterLost]
 	}
