@@ -85,6 +85,7 @@ func (s *Server) handle(ctx context.Context, c Client, t policy.Transport, req *
 		return s.forward(ctx, c, t, req, d)
 	case own:
 		s.stats.add(cLocal)
+		s.note(c, d, d.host.Answers)
 		return s.local(req, d.host.Answers)
 	case loopback:
 		s.stats.add(cLocal)
@@ -174,6 +175,11 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 		}
 		return m
 	}
+	told := make([]netip.Addr, len(f.addrs))
+	for i, a := range f.addrs {
+		told[i] = a.Addr
+	}
+	s.note(c, d, told)
 	m := answerTo(req, clientRcode(rep.Rcode))
 	m.Answer, m.Ns = f.answer, f.ns
 	m.AuthenticatedData = rep.AuthenticatedData && !f.modified()
@@ -238,6 +244,14 @@ func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []Answer,
 	return err
 }
 
+// note keeps what a client in audit mode is told, which its connections would
+// be denied for: they are for this name then.
+func (s *Server) note(c Client, d decision, addrs []netip.Addr) {
+	if c.Mode == policy.Audit && d.name != "" && len(addrs) > 0 {
+		s.names.Note(c.Workload, d.name, c.Process.PID, addrs)
+	}
+}
+
 // local answers for a name without asking anybody: the addresses of the asked
 // family in rotating order, and nothing for other types (not NXDOMAIN: the
 // name exists).
@@ -272,16 +286,10 @@ func (s *Server) denied(c Client, t policy.Transport, name string, d decision) {
 	}
 }
 
-// report records one event, at most one a second for each workload, name and
-// reason.
+// report records one event. The sink makes few of many.
 func (s *Server) report(c Client, t policy.Transport, name string, d decision, wouldDeny bool) {
-	now := s.now()
-	if !s.events.allow(eventKind{c.Workload, name + "\x00" + string(d.reason)}, now) {
-		s.stats.add(cSuppressed)
-		return
-	}
 	e := flow.Event{
-		Time: now, Kind: flow.Query, Layer: flow.DNS, Workload: c.Workload, Process: c.Process,
+		Time: s.now(), Kind: flow.Query, Layer: flow.DNS, Workload: c.Workload, Process: c.Process,
 		Transport: t, Proto: "dns", Dst: c.Server, Name: name,
 		Verdict: policy.Deny, Allowed: wouldDeny, WouldDeny: wouldDeny, Reason: d.reason, Detail: d.detail,
 	}

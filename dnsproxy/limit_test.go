@@ -48,31 +48,6 @@ func TestLimiter(t *testing.T) {
 	}
 }
 
-// TestOnce: likes are silenced for a second, and a storm of one workload
-// silences nobody else.
-func TestOnce(t *testing.T) {
-	o := newOnce(80)
-	now := time.Now()
-	for i := range 100 {
-		if got := o.allow(eventKind{"storm", fmt.Sprint(i)}, now); got != (i < 10) {
-			t.Errorf("event %d of a storm: %v", i, got)
-		}
-	}
-	calm := eventKind{"calm", "a"}
-	if !o.allow(calm, now) || o.allow(calm, now) || o.allow(calm, now.Add(onceWindow-1)) || !o.allow(calm, now.Add(onceWindow)) {
-		t.Error("another workload's event: once a second")
-	}
-	if !o.allow(eventKind{"storm", "later"}, now.Add(onceWindow)) {
-		t.Error("the storm is over, and still silenced")
-	}
-	for i := range 100 {
-		o.allow(eventKind{fmt.Sprint("w", i), "a"}, now)
-	}
-	if len(o.seen) > 80 {
-		t.Errorf("%d events are remembered", len(o.seen))
-	}
-}
-
 // TestHogsOfConnections: workloads that hold all the TCP connections they may
 // leave some for the others.
 func TestHogsOfConnections(t *testing.T) {

@@ -118,11 +118,15 @@ type Names struct {
 	node    node
 	evicted atomic.Uint64
 	using   using
+	noted   noted
 }
 
 // NewNames returns an empty Names that writes to k and reads policies from p.
 func NewNames(k Kernel, p Policies, o NamesOptions) *Names {
-	return &Names{kernel: k, policies: p, o: o.withDefaults(), tables: map[policy.PolicyID]*table{}}
+	return &Names{
+		kernel: k, policies: p, o: o.withDefaults(), tables: map[policy.PolicyID]*table{},
+		noted: noted{by: map[string]*notes{}},
+	}
 }
 
 // Answer is one address of a DNS answer with its time to live.

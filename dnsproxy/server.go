@@ -111,7 +111,6 @@ type Server struct {
 	idle, drain time.Duration
 	queries     *limiter
 	conns       *limiter
-	events      *once
 	up          *shared
 	cache       *cache
 	waiting     *waiting
@@ -151,7 +150,6 @@ func New(c Config) *Server {
 		searchOf: c.SearchOf, serves: c.Serves, denial: c.Denied,
 		queries: newLimiter(c.MaxInflight, c.MaxPerWorkload),
 		conns:   newLimiter(c.MaxConns, c.MaxConnsPerWorkload),
-		events:  newOnce(4096),
 		cache:   newCache(),
 		waiting: newWaiting(),
 	}

@@ -17,7 +17,6 @@ const (
 	cDenied
 	cWouldDeny
 	cDeniedType
-	cSuppressed
 	cSearch
 	cLocal
 	cForwarded
@@ -47,7 +46,7 @@ const (
 
 var counterNames = [counters]string{
 	"queries_udp", "queries_tcp", "no_origin", "malformed", "overload", "connection_overload",
-	"denied", "would_deny", "denied_type", "events_suppressed", "search_suffix", "answered_locally",
+	"denied", "would_deny", "denied_type", "search_suffix", "answered_locally",
 	"forwarded", "upstream_shared", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream", "loop", "loop_suspected",
 	"address_refused", "records_stripped", "learned", "learn_full", "learn_kernel_error", "learn_policy_changed",
 	"truncated", "kept_asked", "kept_failed", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",

@@ -41,11 +41,11 @@ spec:
 		t.Errorf("%+v", o)
 	}
 	for _, command := range [][]string{{"check", file}, {"explain", "--config", file, "local.example:80"}, {"run", "--config", file}, {"exec", "--config", file}} {
-		args := append(command, "--allow-endpoint", "localhost:80")
+		args, code := append(command, "--allow-endpoint", "localhost:80"), exitUsage
 		if command[0] == "exec" {
-			args = append(args, "--", "true")
+			args, code = append(args, "--", "true"), exitExec
 		}
-		if o := call(t, args...); o.code != exitUsage || !strings.Contains(o.stderr, `--allow-endpoint: "localhost:80"`) {
+		if o := call(t, args...); o.code != code || !strings.Contains(o.stderr, `--allow-endpoint: "localhost:80"`) {
 			t.Errorf("%v: %+v", command, o)
 		}
 	}

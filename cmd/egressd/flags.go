@@ -74,8 +74,8 @@ func registerDirs(cmd *cobra.Command, state, pins *string) {
 // options turns the flags into what the agent takes.
 func (f *policyFlags) options(e env) (agent.Options, error) {
 	o := agent.Options{Config: f.config, Version: version}
-	if len(f.config) == 0 {
-		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY")}
+	if len(f.config) == 0 && f.mode != policy.Audit.String() {
+		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY; --mode audit needs none, and learns one")}
 	}
 	if slices.Contains(f.config, "-") {
 		return o, usageError{fmt.Errorf("--config - is for check and explain: what puts a policy in force reads it again; name a file or a directory")}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -21,11 +22,15 @@ import (
 // version is set by the build (-ldflags -X main.version=...).
 var version = "dev"
 
-// Exit codes.
+// Exit codes. Those of exec are its command's, or as env(1) has them.
 const (
 	exitGood    = 0
 	exitFinding = 1 // a finding or a failure
 	exitUsage   = 2
+
+	exitExec          = 125 // egressd failed, or was called wrongly
+	exitNotExecutable = 126 // the command is there and cannot be executed
+	exitNotFound      = 127 // there is no such command
 )
 
 // env is what the commands see of the world, so that tests can call them.
@@ -33,11 +38,14 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	environ        func() []string
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := run(ctx, env{os.Stdin, os.Stdout, os.Stderr, os.Getenv}, os.Args[1:])
+	// What was ignored (nohup, a shell's background) stays ignored.
+	ending := slices.DeleteFunc([]os.Signal{syscall.SIGINT, syscall.SIGTERM}, signal.Ignored)
+	ctx, stop := signal.NotifyContext(context.Background(), ending...)
+	code := run(ctx, env{os.Stdin, os.Stdout, os.Stderr, os.Getenv, os.Environ}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
@@ -67,10 +75,19 @@ func run(ctx context.Context, e env, args []string) int {
 		return exit.code
 	case errors.As(err, &usage):
 		fmt.Fprintf(e.stderr, "egressd: %s\nRun '%s --help' for how to use it.\n", quote.Lines(err.Error()), failed.CommandPath())
-		return exitUsage
+		return failure(failed, exitUsage)
 	}
 	fmt.Fprintf(e.stderr, "egressd: %s\n", quote.Lines(err.Error()))
-	return exitFinding
+	return failure(failed, exitFinding)
+}
+
+// failure is the exit code for what egressd could not do. With exec the small
+// numbers are the command's.
+func failure(cmd *cobra.Command, code int) int {
+	if cmd.Name() == execName {
+		return exitExec
+	}
+	return code
 }
 
 func root(e env) *cobra.Command {
@@ -90,14 +107,14 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q", args[0])}
 			}
-			return usageError{errors.New("say what to do: run, exec, check, explain, flows, status, unload, demo or version")}
+			return usageError{errors.New("say what to do: run, exec, check, explain, flows, suggest, status, unload, demo or version")}
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), unloadCommand(e),
-		checkCommand(e), explainCommand(e), flowsCommand(e), statusCommand(e),
+		checkCommand(e), explainCommand(e), flowsCommand(e), suggestCommand(e), statusCommand(e),
 		demoCommand(e), demoClientCommand(e), versionCommand(e),
 	)
 	return cmd

@@ -35,7 +35,7 @@ func callIn(ctx context.Context, args ...string) outcome { return callWith(ctx, 
 // callWith has something on standard input.
 func callWith(ctx context.Context, stdin string, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, env{strings.NewReader(stdin), &stdout, &stderr, func(string) string { return "" }}, args)
+	code := run(ctx, env{strings.NewReader(stdin), &stdout, &stderr, func(string) string { return "" }, func() []string { return nil }}, args)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
@@ -121,7 +121,6 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"check", "-", "-"}, "once only"},
 		{[]string{"explain", "--config", "-,-", "a.example:80"}, "once only"},
 		{[]string{"run", "--config", "-"}, "--config - is for check and explain"},
-		{[]string{"exec", "--config", "-", "--", "true"}, "--config - is for check and explain"},
 		{[]string{"run"}, "--config"},
 		{[]string{"run", "extra"}, "extra"},
 		{[]string{"run", "--config", good, "--mode", "lax"}, "enforce or audit"},
@@ -129,8 +128,6 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"run", "--config", good, "--log-format", "xml"}, "--log-format"},
 		{[]string{"run", "--config", good, "--dns-server", "ns.example"}, "ADDRESS"},
 		{[]string{"run", "--config", good, "--admin-group", "no-such-group"}, "no-such-group"},
-		{[]string{"exec", "--config", good}, "after --"},
-		{[]string{"exec", "--config", good, "--user", "no-such-user", "--", "true"}, "no-such-user"},
 		{[]string{"flows", "--verdict", "maybe"}, "--verdict"},
 		{[]string{"flows", "-o", "xml"}, "-o is text or json"},
 		{[]string{"status", "extra"}, "extra"},
@@ -141,6 +138,27 @@ func TestUsageErrors(t *testing.T) {
 		o := call(t, tt.args...)
 		if o.code != exitUsage || o.stdout != "" || !strings.Contains(o.stderr, tt.want) || !strings.Contains(o.stderr, "--help") {
 			t.Errorf("%v: %+v, want exit code %d and %q", tt.args, o, exitUsage, tt.want)
+		}
+	}
+}
+
+// TestExecUsage: the small exit codes of exec are its command's.
+func TestExecUsage(t *testing.T) {
+	good := filepath.Join("testdata", "policy")
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"exec"}, "after --"},
+		{[]string{"exec", "--config", "-", "--", "true"}, "--config - is for check and explain"},
+		{[]string{"exec", "--no-such-flag", "true"}, "no-such-flag"},
+		{[]string{"exec", "--config", good}, "after --"},
+		{[]string{"exec", "--config", good, "--user", "no-such-user", "--", "true"}, "no-such-user"},
+		{[]string{"exec", "--config", good, "--mode", "lax", "--", "true"}, "enforce or audit"},
+	} {
+		o := call(t, tt.args...)
+		if o.code != exitExec || o.stdout != "" || !strings.Contains(o.stderr, tt.want) || !strings.Contains(o.stderr, "--help") {
+			t.Errorf("%v: %+v, want exit code %d and %q", tt.args, o, exitExec, tt.want)
 		}
 	}
 }

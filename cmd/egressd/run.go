@@ -20,7 +20,6 @@ import (
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
-	"github.com/egressd/egressd/internal/quote"
 )
 
 func runCommand(e env) *cobra.Command {
@@ -195,72 +194,6 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
-func execCommand(e env) *cobra.Command {
-	var f policyFlags
-	var as string
-	var quiet bool
-	cmd := &cobra.Command{
-		Use:                   "exec --config PATH... [flags] -- COMMAND [ARG...]",
-		DisableFlagsInUseLine: true,
-		Short:                 "Run one command under the policy",
-		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed.
-The cgroup is made where only root can move processes out again, and inside the
-policy that exec itself is under, if any.
-
-The exit code and the output are the command's own. What was denied is listed
-on standard error at the end, each with the ServiceEntry that would allow it.
-
-Processes that the command leaves behind are killed.`,
-		Example: `  sudo egressd exec --config policy/ -- curl https://www.googleapis.com/
-  sudo egressd exec --config policy/ --user "$USER" -- npm ci
-  sudo egressd exec --config policy/ --mode audit -- make   # what would be denied?`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError{errors.New("give the command to run after --")}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := f.options(e)
-			if err != nil {
-				return err
-			}
-			credential, err := credentialOf(as)
-			if err != nil {
-				return usageError{err}
-			}
-			// Signals go to the command; egressd ends when it has ended.
-			ctx := context.WithoutCancel(cmd.Context())
-			// The command's processes would be without their guard.
-			defer outlive(syscall.SIGPIPE)()
-			code, denials, err := agent.Exec(ctx, agent.ExecOptions{
-				Options: o, StateRoot: f.stateDir, PinRoot: f.pinDir,
-				Command: args, Credential: credential,
-				Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr,
-			})
-			if !quiet {
-				printDenials(e.stderr, denials, o.Mode.String())
-			}
-			if errors.Is(err, agent.ErrCommand) {
-				fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
-				return exitError{127}
-			}
-			if err != nil {
-				return err
-			}
-			if code != 0 {
-				return exitError{code}
-			}
-			return nil
-		},
-	}
-	cmd.Flags().SetInterspersed(false)
-	f.register(cmd, "error")
-	cmd.Flags().StringVar(&as, "user", "", "run the command as this user (default: as root)")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "don't list what was denied")
-	return cmd
-}
-
 // groupID looks up a group by name or number; "" is 0.
 func groupID(name string) (uint32, error) {
 	if name == "" {
@@ -275,36 +208,4 @@ func groupID(name string) (uint32, error) {
 		return 0, fmt.Errorf("--admin-group: no group %q", name)
 	}
 	return uint32(n), nil
-}
-
-// credentialOf looks up a user by name or number.
-func credentialOf(name string) (*syscall.Credential, error) {
-	if name == "" {
-		return nil, nil
-	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		if u, err = user.LookupId(name); err != nil {
-			return nil, fmt.Errorf("--user: no user %q", name)
-		}
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	c := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	groups, err := u.GroupIds()
-	if err != nil {
-		return nil, err
-	}
-	for _, g := range groups {
-		if n, err := strconv.ParseUint(g, 10, 32); err == nil {
-			c.Groups = append(c.Groups, uint32(n))
-		}
-	}
-	return c, nil
 }

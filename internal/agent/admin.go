@@ -9,15 +9,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/policy"
 )
 
 // Paths of the admin interface.
 const (
 	PathStatus  = "/status"
 	PathFlows   = "/flows"
+	PathSuggest = "/suggestions"
 	PathExplain = "/explain"
 	PathConfig  = "/config_dump"
 	PathUnload  = "/unload"
@@ -43,6 +41,7 @@ func (a *Agent) adminHandler(change bool) http.Handler {
 		}
 		follow(w, func() { a.followFlows(w, r) })
 	})
+	mux.HandleFunc("GET "+PathSuggest, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.denied().Suggestions) })
 	mux.HandleFunc("GET "+PathExplain, a.serveExplain)
 	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
 		dump(w, func() {
@@ -95,51 +94,6 @@ func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "ready")
-}
-
-// serveFlows writes the events that are kept, one JSON object a line.
-// verdict=deny keeps denials (and would-be denials) only.
-func (a *Agent) serveFlows(w http.ResponseWriter, r *http.Request) {
-	a.events.Each(eventWriter(w, r))
-}
-
-// followFlows is serveFlows that goes on until the client leaves. One that does
-// not read is left.
-func (a *Agent) followFlows(w http.ResponseWriter, r *http.Request) {
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{}) // it says nothing more
-	write := eventWriter(w, r)
-	_ = rc.Flush() // the next write finds out
-	a.events.Follow(r.Context(), func(e flow.Event) bool {
-		began := time.Now()
-		_ = rc.SetWriteDeadline(began.Add(writeWait))
-		if write(e) && rc.Flush() == nil {
-			return true
-		}
-		if time.Since(began) >= writeWait {
-			a.dropped.Add(1)
-		}
-		return false
-	})
-}
-
-// eventWriter writes the events that a request asks for, while it can.
-func eventWriter(w http.ResponseWriter, r *http.Request) func(flow.Event) bool {
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	enc := json.NewEncoder(w)
-	keep := r.URL.Query().Get("verdict")
-	return func(e flow.Event) bool { return !matches(e, keep) || enc.Encode(e) == nil }
-}
-
-// matches says whether an event has the verdict that was asked for.
-func matches(e flow.Event, verdict string) bool {
-	switch verdict {
-	case "":
-		return true
-	case policy.Deny.String():
-		return !e.Allowed || e.WouldDeny
-	}
-	return e.Allowed && e.Verdict.String() == verdict
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

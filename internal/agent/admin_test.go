@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -85,10 +86,10 @@ func TestPage(t *testing.T) {
 // TestReadersOfFlows: readers that do not read take no memory, do not keep
 // others out, and are left after a while.
 func TestReadersOfFlows(t *testing.T) {
-	a := &Agent{events: flow.NewLog(4096), unload: make(chan struct{})}
+	a := &Agent{recorder: newRecorder(slog.New(slog.DiscardHandler)), unload: make(chan struct{})}
 	big := strings.Repeat("x", 4<<10)
 	for range 4096 {
-		a.events.Record(flow.Event{Name: big})
+		a.recorder.Record(flow.Event{Allowed: true, Name: big})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
@@ -141,9 +142,9 @@ func TestFollowerThatDoesNotRead(t *testing.T) {
 		t.Skip("takes writeWait")
 	}
 	t.Parallel()
-	a := &Agent{events: flow.NewLog(4096)}
+	a := &Agent{recorder: newRecorder(slog.New(slog.DiscardHandler))}
 	for range 4096 {
-		a.events.Record(flow.Event{Name: strings.Repeat("x", 4<<10)})
+		a.recorder.Record(flow.Event{Allowed: true, Name: strings.Repeat("x", 4<<10)})
 	}
 	s := httptest.NewUnstartedServer(a.adminHandler(false))
 	s.Config.WriteTimeout = writeWait

@@ -16,7 +16,6 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/ingress"
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/loader"
@@ -30,17 +29,18 @@ const (
 	servicesID uint32 = 3 // the node's own services
 )
 
-// eventsKept is how many events "egressd flows" can look back on.
+// eventsKept is how many events "egressd flows" can look back on, beside what
+// was denied.
 const eventsKept = 8192
 
 // Agent is a running egressd. Make one with New, run it with Run.
 type Agent struct {
 	opts      Options
 	log       *slog.Logger
-	lock      *os.File
+	lock      *os.File // of the state directory
+	pinLock   *os.File
 	datapath  *loader.Datapath
 	current   current
-	events    *flow.Log
 	recorder  *recorder
 	addresses ipguard.Addresses // of the node
 	names     *dnsproxy.Names
@@ -78,27 +78,31 @@ type Agent struct {
 
 // New loads the policy, the kernel programs and the listeners, but captures
 // nothing yet. The caller must call Close, unless New fails.
-func New(ctx context.Context, o Options) (_ *Agent, err error) {
+func New(ctx context.Context, o Options) (*Agent, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
+	lock, err := lockState(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	return newAgent(ctx, o, lock)
+}
+
+// newAgent is New with validated options and the lock of the state directory,
+// which it takes over.
+func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err error) {
 	a := &Agent{
-		opts:   o,
-		log:    o.Log,
-		events: flow.NewLog(eventsKept),
-		unload: make(chan struct{}),
-		config: newConfiguration(o),
-		life:   newLife(o),
+		opts:     o,
+		log:      o.Log,
+		lock:     lock,
+		recorder: newRecorder(o.Log),
+		unload:   make(chan struct{}),
+		config:   newConfiguration(o),
+		life:     newLife(o),
 	}
 	a.devices = newDeviceListeners(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
-	if a.capture, err = newCapture(o, loader.CanFollow); err != nil {
-		return nil, err
-	}
-	for _, dir := range a.capture.named {
-		o.warnDelegated(dir)
-	}
-	a.recorder = &recorder{events: a.events, folder: flow.NewFolder(), log: o.Log}
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {
@@ -106,13 +110,19 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 			a.Close()
 		}
 	}()
-	// Watching starts before reading, so that no change falls in between.
-	a.watcher = source.NewWatcher(o.Config, o.Log)
-	if err := a.takeLock(); err != nil {
+	if a.capture, err = newCapture(o, loader.CanFollow); err != nil {
 		return nil, err
 	}
+	for _, dir := range a.capture.named {
+		o.warnDelegated(dir)
+	}
+	// Watching starts before reading, so that no change falls in between.
+	a.watcher = source.NewWatcher(o.Config, o.Log)
 	a.sayStart()
 	if err := a.preparePins(); err != nil {
+		return nil, err
+	}
+	if a.pinLock, err = loader.LockPins(o.PinDir); err != nil {
 		return nil, err
 	}
 	own, err := exemptOwn(a.capture.named, o.PinDir)
@@ -393,8 +403,8 @@ func (a *Agent) Close() error {
 	if a.datapath != nil {
 		err = errors.Join(a.saveNames(), a.datapath.Close())
 	}
-	if a.lock != nil {
-		err = errors.Join(err, a.lock.Close())
+	if a.pinLock != nil {
+		err = errors.Join(err, a.pinLock.Close())
 	}
-	return err
+	return errors.Join(err, a.lock.Close())
 }

@@ -47,7 +47,7 @@ func (c *configuration) waitIdle() {
 // from; nil is nothing. The findings lack those of the reader's Analyze.
 func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {
 	start := time.Now()
-	files, err := c.files.Files(c.paths)
+	files, err := c.read()
 	if err != nil {
 		return Loaded{}, err
 	}
@@ -55,6 +55,14 @@ func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {
 	l, err := c.compile(files, was)
 	l.Took.Read = read
 	return l, err
+}
+
+// read reads the files again that changed. No paths are an empty policy.
+func (c *configuration) read() ([]istio.File, error) {
+	if len(c.paths) == 0 {
+		return nil, nil
+	}
+	return c.files.Files(c.paths)
 }
 
 // compile is load for files that have been read.

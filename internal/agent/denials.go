@@ -6,7 +6,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"sync"
+	"strings"
+	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -20,8 +21,7 @@ type Denial struct {
 	Rule   *policy.Ref   `json:"rule,omitempty"`
 	Count  int           `json:"count"`
 	// Commands are the processes that tried.
-	Commands   []string `json:"commands"`
-	Suggestion string   `json:"suggestion,omitempty"`
+	Commands []string `json:"commands"`
 }
 
 // Denials is what a command was denied.
@@ -33,21 +33,12 @@ type Denials struct {
 	// Lost is how many events of the kernel nobody has read: they came faster
 	// than that. What is known only from them is missing.
 	Lost uint64
+	// Suggestions would allow them.
+	Suggestions Suggestions
 }
 
-// Bounds of what is remembered of one command.
-const (
-	maxDenials  = 1024
-	maxCommands = 8
-)
-
-// tally sums denials up as they come.
-type tally struct {
-	mu     sync.Mutex
-	byKey  map[denialKey]*Denial
-	order  []*Denial
-	others int
-}
+// maxCommands is how many commands are named for one destination.
+const maxCommands = 8
 
 type denialKey struct {
 	host      string
@@ -56,61 +47,54 @@ type denialKey struct {
 	reason    policy.Reason
 }
 
-func newTally() *tally { return &tally{byKey: map[denialKey]*Denial{}} }
-
-// add takes an event; those that are no denials are left out.
-func (t *tally) add(e flow.Event) {
-	if !e.Denied() {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := max(e.More, 1)
-	if e.Detail == flow.TooMany {
-		t.others += n
-		return
-	}
-	w := Wish{Name: e.Name, Port: e.Dst.Port(), Transport: e.Transport, Speaks: spoken(e)}
-	if e.Kind == flow.Query {
-		w.Port, w.Transport = 0, policy.TCP
-	} else if e.Dst.IsValid() {
-		w.Addr = e.Dst.Addr()
-	}
-	key := denialKey{cmp.Or(w.Name, w.Addr.String()), w.Port, e.Transport, e.Reason}
-	d := t.byKey[key]
-	if d == nil {
-		if len(t.order) >= maxDenials {
-			t.others += n
-			return
+// summarize sums the kinds of denials up by destination.
+func summarize(kinds []flow.Event) Denials {
+	// The table has them by the last denial.
+	slices.SortStableFunc(kinds, func(a, b flow.Event) int { return firstOf(a).Compare(firstOf(b)) })
+	var out Denials
+	at := map[denialKey]int{}
+	for _, e := range kinds {
+		n := max(e.Count, 1)
+		if e.Detail == flow.TooMany {
+			out.Others += n
+			continue
 		}
-		d = &Denial{Wish: w, Target: targetOf(e, w), Reason: e.Reason, Rule: e.Rule}
-		if wishable(e.Reason) && (w.Name != "" || w.Addr.IsValid()) {
-			d.Suggestion = Suggest(w)
+		w := Wish{Name: e.Name, Names: e.Names, Port: e.Dst.Port(), Transport: e.Transport, Speaks: spoken(e)}
+		if e.Kind == flow.Query {
+			w.Port, w.Transport = 0, policy.TCP
+		} else if e.Dst.IsValid() {
+			w.Addr = e.Dst.Addr()
 		}
-		t.byKey[key] = d
-		t.order = append(t.order, d)
-	}
-	d.Count += n
-	if c := e.Process.Command; c != "" && len(d.Commands) < maxCommands && !slices.Contains(d.Commands, c) {
-		d.Commands = append(d.Commands, c)
-	}
-}
-
-// denials is the sum so far.
-func (t *tally) denials() Denials {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	out := Denials{List: make([]Denial, len(t.order)), Others: t.others}
-	for i, d := range t.order {
-		out.List[i] = *d
+		key := denialKey{cmp.Or(strings.Join(w.Names, " "), w.Name, w.Addr.String()), w.Port, e.Transport, e.Reason}
+		i, known := at[key]
+		if !known {
+			i = len(out.List)
+			at[key] = i
+			out.List = append(out.List, Denial{Wish: w, Target: targetOf(e, w), Reason: e.Reason, Rule: e.Rule})
+		}
+		d := &out.List[i]
+		d.Count += n
+		if c := e.Process.Command; c != "" && len(d.Commands) < maxCommands && !slices.Contains(d.Commands, c) {
+			d.Commands = append(d.Commands, c)
+		}
 	}
 	return out
+}
+
+// firstOf is when the first of a kind came.
+func firstOf(e flow.Event) time.Time {
+	if e.First.IsZero() {
+		return e.Time
+	}
+	return e.First
 }
 
 func targetOf(e flow.Event, w Wish) string {
 	switch {
 	case e.Kind == flow.Query:
 		return e.Name + " (dns)"
+	case len(w.Names) > 0 && e.Dst.IsValid():
+		return fmt.Sprintf("one of %s (%s/%s)", strings.Join(w.Names, ", "), e.Dst, e.Transport)
 	case w.Name != "" && e.Dst.IsValid():
 		return fmt.Sprintf("%s (%s/%s)", w.Name, e.Dst, e.Transport)
 	case e.Dst.IsValid():
@@ -126,4 +110,23 @@ func wishable(r policy.Reason) bool {
 		return true
 	}
 	return false
+}
+
+// denied sums up what was denied so far, with what would allow it.
+func (a *Agent) denied() Denials {
+	d := summarize(a.recorder.denials.List())
+	d.Suggestions = a.suggestions(d)
+	return d
+}
+
+// suggestions are by the policy of everything that has no other, and by the
+// files as they are now.
+func (a *Agent) suggestions(d Denials) Suggestions {
+	a.config.mu.Lock()
+	defer a.config.mu.Unlock()
+	files, err := a.config.read()
+	if err != nil {
+		files = nil // objects are suggested anew then
+	}
+	return suggest(d.List, a.opts.Mode, a.current.Policy(policy.DefaultPolicy), files)
 }

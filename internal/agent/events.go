@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,8 +46,15 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		e.Dst = k.Dst
 	}
 	names := a.names.NamesOf(k.Policy, k.Dst.Addr())
-	if e.Name == "" && len(names) > 0 {
-		e.Name = names[0]
+	meant := names
+	if noted := a.noted(k); len(noted) > 0 {
+		meant = noted
+	}
+	if e.Name == "" && len(meant) > 0 {
+		e.Name = meant[0]
+		if k.Audit && len(meant) > 1 {
+			e.Names = meant
+		}
 	}
 	if !allowed {
 		e.Detail = a.lately(k.Policy, k.Dst.Addr())
@@ -88,6 +96,15 @@ func former(name string, until time.Time) string {
 	return fmt.Sprintf("the address was learned for %s until %s; resolve the name again", name, until.Local().Format(time.TimeOnly))
 }
 
+// noted are the names that a flow may be for that would be denied: its process
+// asked for one of them.
+func (a *Agent) noted(k loader.Event) []string {
+	if !k.Audit {
+		return nil
+	}
+	return a.names.Noted(a.workloadName(k.Workload), k.Dst.Addr(), k.PID)
+}
+
 // workloadName names a workload of the kernel's tables.
 func (a *Agent) workloadName(id uint32) string { return a.workloads.name(id) }
 
@@ -103,22 +120,32 @@ func (a *Agent) recordKernelEvent(k loader.Event) {
 		a.recorder.Record(a.kernelEvent(k))
 		return
 	}
-	// What is known besides is looked up only if it is to be told.
+	// What is known besides is looked up only if it is to be told; but of one
+	// address several names may be meant, one after the other.
+	name := k.Name
+	if name == "" {
+		name = strings.Join(a.noted(k), " ")
+	}
 	a.recorder.denied(flow.Key{
 		Workload: a.workloadName(k.Workload), Layer: flow.Kernel, Kind: flow.Decision, Allowed: k.Audit, Reason: k.Reason,
-		Transport: k.Transport, Interface: a.interfaceName(k.Interface), Dst: k.Dst, Command: k.Command, Name: k.Name,
+		Transport: k.Transport, Interface: a.interfaceName(k.Interface), Dst: k.Dst, Command: k.Command, Name: name,
 	}, func() flow.Event { return a.kernelEvent(k) })
 }
 
-// recorder keeps events, and writes denials to the log of the daemon. Of many
-// denials of a kind it tells the first, and how many more there were.
+// recorder keeps events: what was denied in one table, which the log, the
+// flows, the summary of exec and suggestions are read from; and all of them as
+// they come, for who follows. Of many denials of a kind it tells the first, and
+// how many more there were.
 type recorder struct {
-	events *flow.Log
-	folder *flow.Folder
-	tally  *tally // nil: nobody asks for a sum
-	log    *slog.Logger
+	events  *flow.Log
+	denials *flow.Denials
+	log     *slog.Logger
 	// writing is held while a denial is written; see waitWritten.
 	writing sync.Mutex
+}
+
+func newRecorder(log *slog.Logger) *recorder {
+	return &recorder{events: flow.NewLog(eventsKept), denials: flow.NewDenials(), log: log}
 }
 
 // waitWritten returns when the log takes what is written to it.
@@ -137,20 +164,39 @@ func (r *recorder) Record(e flow.Event) {
 }
 
 func (r *recorder) denied(k flow.Key, full func() flow.Event) {
-	if e, first := r.folder.Fold(k, time.Now(), full); first {
+	if e, now := r.denials.Add(k, time.Now(), full); now {
 		r.tell(e)
 	}
 }
 
 // flush tells what was counted for long enough, or everything.
-func (r *recorder) flush(all bool) { r.folder.Flush(time.Now(), all, r.tell) }
+func (r *recorder) flush(all bool) { r.denials.Flush(time.Now(), all, r.tell) }
 
-// tell records a denial.
+// each calls f for what was denied, each kind once, and for the other events
+// that are kept, by time, until f returns false.
+func (r *recorder) each(f func(flow.Event) bool) {
+	denials := r.denials.List()
+	more := true
+	until := func(t time.Time) {
+		for more && len(denials) > 0 && (t.IsZero() || !denials[0].Time.After(t)) {
+			more, denials = f(denials[0]), denials[1:]
+		}
+	}
+	r.events.Each(func(e flow.Event) bool {
+		if e.Denied() {
+			return more // it is in the table
+		}
+		if until(e.Time); more {
+			more = f(e)
+		}
+		return more
+	})
+	until(time.Time{})
+}
+
+// tell writes a denial to the log, and gives it to those who follow.
 func (r *recorder) tell(e flow.Event) {
 	r.events.Record(e)
-	if r.tally != nil {
-		r.tally.add(e)
-	}
 	msg := "denied"
 	if e.WouldDeny {
 		msg = "would be denied"

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -225,9 +226,10 @@ func TestExplainMode(t *testing.T) {
 // suggestion that check accepts.
 func TestDenials(t *testing.T) {
 	at := time.Unix(0, 0)
+	next := func() time.Time { at = at.Add(time.Second); return at }
 	deny := func(k flow.Kind, name, dst string, r policy.Reason, command string) flow.Event {
 		e := flow.Event{
-			Time: at, Kind: k, Name: name, Reason: r, Transport: policy.TCP,
+			Time: next(), Kind: k, Name: name, Reason: r, Transport: policy.TCP,
 			Process: flow.Process{Command: command},
 		}
 		if k == flow.Query {
@@ -240,7 +242,7 @@ func TestDenials(t *testing.T) {
 	}
 	allowed := deny(flow.Decision, "ok.example", "192.0.2.1:443", policy.ReasonAllowed, "curl")
 	allowed.Allowed = true
-	sum := newTally()
+	sum := newRecorder(slog.New(slog.DiscardHandler))
 	for _, e := range []flow.Event{
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "curl"),
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "wget"),
@@ -251,24 +253,25 @@ func TestDenials(t *testing.T) {
 		deny(flow.Decision, "", "", policy.ReasonSocketType, "ping"),
 		allowed,
 	} {
-		sum.add(e)
+		sum.Record(e)
 	}
-	got := sum.denials().List
+	got := summarize(sum.denials.List()).List
 	if len(got) != 5 {
 		t.Fatalf("%d denials, want 5: %+v", len(got), got)
 	}
 	if got[0].Count != 2 || strings.Join(got[0].Commands, " ") != "curl wget" {
 		t.Errorf("a name that two programs asked for: %+v", got[0])
 	}
-	if got[4].Suggestion != "" {
-		t.Errorf("a ServiceEntry is suggested for a raw socket: %s", got[4].Suggestion)
+	if s := suggest(got[4:], policy.Enforce, nil, nil); len(s.Objects) > 0 {
+		t.Errorf("a ServiceEntry is suggested for a raw socket: %s", s.YAML())
 	}
 	for _, d := range got[:4] {
 		path := t.TempDir() + "/suggestion.yaml"
-		writeFile(t, path, d.Suggestion)
+		suggestion := suggest([]Denial{d}, policy.Enforce, nil, nil).YAML()
+		writeFile(t, path, suggestion)
 		l, err := LoadPolicy([]string{path}, nil)
 		if err != nil {
-			t.Errorf("the suggestion for %s is refused: %v %v\n%s", d.Target, err, l.Findings, d.Suggestion)
+			t.Errorf("the suggestion for %s is refused: %v %v\n%s", d.Target, err, l.Findings, suggestion)
 			continue
 		}
 		p := l.Snapshot.Policy(policy.DefaultPolicy)
@@ -280,7 +283,7 @@ func TestDenials(t *testing.T) {
 			f.Dst = netip.AddrPortFrom(netip.MustParseAddr("192.0.2.9"), 443)
 		}
 		if dec := p.Decide(f); dec.Verdict == policy.Deny {
-			t.Errorf("the suggestion for %s does not allow it: %+v\n%s", d.Target, dec, d.Suggestion)
+			t.Errorf("the suggestion for %s does not allow it: %+v\n%s", d.Target, dec, suggestion)
 		}
 	}
 }
@@ -295,9 +298,8 @@ func TestSuggestedProtocol(t *testing.T) {
 		{"tcp", "[2001:db8::1]:9000", "TCP"}, {"http", "192.0.2.1:9000", "HTTP"}, {"tcp", "192.0.2.1:5432", "TCP"},
 		{"tcp", "192.0.2.1:25", "TCP"}, {"tcp", "192.0.2.1:465", "TLS"}, {"tcp", "192.0.2.1:80", "HTTP"},
 	} {
-		sum := newTally()
-		sum.add(flow.Event{Kind: flow.Decision, Name: "a.example", Dst: netip.MustParseAddrPort(c.dst), Proto: c.proto, Transport: policy.TCP, Reason: policy.ReasonPort})
-		got := sum.denials().List[0].Suggestion
+		sum := summarize([]flow.Event{{Kind: flow.Decision, Name: "a.example", Dst: netip.MustParseAddrPort(c.dst), Proto: c.proto, Transport: policy.TCP, Reason: policy.ReasonPort}})
+		got := Suggest(sum.List[0].Wish)
 		if !strings.Contains(got, "protocol: "+c.want+"\n") {
 			t.Errorf("%s to %s: want %s in\n%s", c.proto, c.dst, c.want, got)
 		}
@@ -312,16 +314,16 @@ func TestSuggestions(t *testing.T) {
 			a := netip.MustParseAddrPort(dst)
 			w.Addr, w.Port = a.Addr(), a.Port()
 		}
-		return Denial{Wish: w, Suggestion: Suggest(w)}
+		return Denial{Wish: w, Reason: policy.ReasonNoRule}
 	}
-	got := Suggestions([]Denial{
+	got := suggest([]Denial{
 		denial("a.example", "", policy.TCP),
 		denial("", "192.0.2.1:80", policy.TCP),
 		denial("", "192.0.2.1:443", policy.TCP),
 		denial("", "192.0.2.1:443", policy.UDP),
 		denial("a.example", "192.0.2.2:80", policy.TCP),
-		{Wish: Wish{}}, // what no ServiceEntry can allow
-	})
+		{Reason: policy.ReasonNoRule}, // what no ServiceEntry can allow
+	}, policy.Enforce, nil, nil).Objects
 	if len(got) != 2 {
 		t.Fatalf("%d suggestions, want 2: %q", len(got), got)
 	}

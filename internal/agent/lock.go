@@ -18,22 +18,22 @@ import (
 // lockFile in the state directory is locked by the egressd that runs there.
 const lockFile = "lock"
 
-// takeLock makes this the only egressd on the state directory.
-func (a *Agent) takeLock() error {
-	f, err := securedir.OpenFile(filepath.Join(a.opts.StateDir, lockFile), os.O_CREATE|os.O_RDWR)
+// lockState makes this the only egressd on a state directory, for as long as
+// the file is open.
+func lockState(dir string) (*os.File, error) {
+	f, err := securedir.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR)
 	if err != nil {
-		return fmt.Errorf("the state directory: %w", err)
+		return nil, fmt.Errorf("the state directory: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return fmt.Errorf("another egressd runs on %s (see \"egressd status\"): %w", a.opts.StateDir, err)
+		return nil, fmt.Errorf("another egressd runs on %s (see \"egressd status\"): %w", dir, err)
 	}
 	if !sameFile(f) {
 		f.Close()
-		return fmt.Errorf("%s was unloaded just now; start again", a.opts.StateDir)
+		return nil, fmt.Errorf("%s was unloaded just now; start again", dir)
 	}
-	a.lock = f
-	return nil
+	return f, nil
 }
 
 // sameFile says whether an open file still is the one at its path.

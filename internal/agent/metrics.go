@@ -91,7 +91,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		action, reason, _ := strings.Cut(name, "/")
 		counter(kernelDesc, n, action, reason)
 	}
-	for k, n := range m.a.events.Counts() {
+	for k, n := range m.a.recorder.events.Counts() {
 		allowed := "false"
 		if k.Allowed {
 			allowed = "true"

@@ -53,7 +53,8 @@ const (
 
 // Options configure an Agent. They are read once.
 type Options struct {
-	// Config are the files and directories with the policy.
+	// Config are the files and directories with the policy; none are an empty
+	// policy, which audit mode may have.
 	Config []string
 	Mode   policy.Mode
 	// Cgroups are the cgroup v2 directories whose processes are captured. Run
@@ -113,8 +114,8 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if len(o.Config) == 0 {
-		return errors.New("no policy: give at least one --config FILE or DIRECTORY")
+	if len(o.Config) == 0 && o.Mode != policy.Audit {
+		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit")
 	}
 	if o.DrainTime <= 0 {
 		o.DrainTime = drainTime

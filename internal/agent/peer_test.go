@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -18,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/connlimit"
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
 )
 
@@ -130,7 +130,7 @@ func TestAdminPeers(t *testing.T) {
 			if err := errors.Join(os.Chmod(top, 0o755), os.Mkdir(dir, 0o700)); err != nil {
 				t.Fatal(err)
 			}
-			a := &Agent{opts: Options{StateDir: dir, AdminGroup: c.group}, events: flow.NewLog(1), unload: make(chan struct{})}
+			a := &Agent{opts: Options{StateDir: dir, AdminGroup: c.group}, recorder: newRecorder(slog.New(slog.DiscardHandler)), unload: make(chan struct{})}
 			socket, err := a.adminSocket()
 			if err != nil {
 				t.Fatal(err)

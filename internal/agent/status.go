@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -53,10 +54,12 @@ type Status struct {
 	GatewaySkipped []string `json:"gatewaySkipped,omitempty"`
 	// Gates are where the listeners stand for sockets of other network
 	// namespaces (pods, containers).
-	Gates    []string          `json:"gates,omitempty"`
-	Denials  map[string]uint64 `json:"denials"` // by "layer/reason"
-	Features map[string]string `json:"features"`
-	Findings []istio.Finding   `json:"findings,omitempty"`
+	Gates   []string          `json:"gates,omitempty"`
+	Denials map[string]uint64 `json:"denials"` // by "layer/reason"
+	// DenialKinds is how full the table of denials is.
+	DenialKinds flow.DenialStats  `json:"denialKinds"`
+	Features    map[string]string `json:"features"`
+	Findings    []istio.Finding   `json:"findings,omitempty"`
 }
 
 // Policy is the part of the Status about the configuration.
@@ -191,11 +194,12 @@ func (a *Agent) Status() Status {
 		st.GatewayConnections = &visitors
 	}
 	st.Denials = map[string]uint64{}
-	for k, n := range a.events.Counts() {
+	for k, n := range a.recorder.events.Counts() {
 		if !k.Allowed {
 			st.Denials[string(k.Layer)+"/"+string(k.Reason)] += n
 		}
 	}
+	st.DenialKinds = a.recorder.denials.Stats()
 	st.Features = loader.Features()
 	return st
 }

@@ -6,15 +6,19 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
 )
 
 // Wish is a destination that was denied.
 type Wish struct {
-	Name      string     // "" when only the address is known
+	Name string // "" when only the address is known
+	// Names are all that may be meant when it is not known which; Name is one.
+	Names     []string
 	Addr      netip.Addr // used without a name
 	Port      uint16     // 0: unknown, the name was refused before a port was dialled
 	Transport policy.Transport
@@ -25,8 +29,19 @@ type Wish struct {
 }
 
 // Suggest writes the ServiceEntry that would allow wishes, which are all for
-// one destination.
+// one destination. A port that is not known is guessed, and the object says so.
 func Suggest(wishes ...Wish) string {
+	ports := portsOf(wishes)
+	guessed := len(ports) == 0
+	if guessed {
+		w := wishes[0]
+		w.Port = 443
+		ports = portsOf([]Wish{w})
+	}
+	return suggestion(wishes, ports, guessed)
+}
+
+func suggestion(wishes []Wish, ports []istio.SuggestedPort, guessed bool) string {
 	w := wishes[0]
 	var b strings.Builder
 	host, label := w.Name, w.Name
@@ -34,6 +49,9 @@ func Suggest(wishes ...Wish) string {
 		label = strings.Trim(strings.NewReplacer(":", "-", ".", "-").Replace(w.Addr.String()), "-")
 		host = label + ".address.internal"
 		label = "address-" + label
+	}
+	if shared := sharedBy(wishes); len(shared) > 0 {
+		fmt.Fprintf(&b, "# Which one was meant is not known; they have an address in common: %s\n", strings.Join(shared, ", "))
 	}
 	fmt.Fprintf(&b, "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: %s\n", objectName(label))
 	if w.Namespace != "" && w.Namespace != policy.DefaultNamespace {
@@ -45,7 +63,12 @@ func Suggest(wishes ...Wish) string {
 		fmt.Fprintf(&b, "  addresses:\n  - %s\n", w.Addr)
 	}
 	b.WriteString("  ports:\n")
-	suggestPorts(&b, wishes)
+	if guessed {
+		b.WriteString("  # the name was refused before a connection was made; adjust the port\n")
+	}
+	for _, p := range ports {
+		b.WriteString(portItem(p))
+	}
 	if w.Name == "" {
 		b.WriteString("  resolution: NONE\n")
 	} else {
@@ -54,45 +77,127 @@ func Suggest(wishes ...Wish) string {
 	return b.String()
 }
 
-// suggestPorts writes each port once. A port that is not known is guessed only
-// when no other is known. ServiceEntries have one protocol for a port number.
-func suggestPorts(b *strings.Builder, wishes []Wish) {
-	seen := map[uint16]bool{}
+// portsOf are the ports of wishes, each number once, as ServiceEntries have
+// them. TCP comes first: a UDP socket is connected to where TCP will be, to
+// find out which addresses can be reached (RFC 6724), and sends nothing.
+func portsOf(wishes []Wish) []istio.SuggestedPort {
+	wishes = slices.Clone(wishes)
+	slices.SortStableFunc(wishes, func(a, b Wish) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Transport, b.Transport))
+	})
+	var out []istio.SuggestedPort
 	for _, w := range wishes {
-		if w.Port == 0 || seen[w.Port] {
-			continue
+		if w.Port != 0 && (len(out) == 0 || out[len(out)-1].Number != w.Port) {
+			out = append(out, suggestedPort(w))
 		}
-		seen[w.Port] = true
-		b.WriteString(suggestPort(w))
 	}
-	if len(seen) == 0 {
-		b.WriteString("  # the name was refused before a connection was made; adjust the port\n")
-		guess := wishes[0]
-		guess.Port = 443
-		b.WriteString(suggestPort(guess))
-	}
+	return out
 }
 
-// Suggestions writes one ServiceEntry for each destination among denials that
-// a ServiceEntry can allow.
-func Suggestions(denials []Denial) []string {
+// sharedBy are the names of wishes of which only one was meant.
+func sharedBy(wishes []Wish) []string {
+	var out []string
+	for _, w := range wishes {
+		for _, n := range w.Names {
+			if !slices.Contains(out, n) {
+				out = append(out, n)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Suggestions says what would allow a list of denials.
+type Suggestions struct {
+	// Objects are ServiceEntries in YAML. One that has a name of the policy's
+	// is to take the place of that one.
+	Objects []string `json:"objects"`
+	// Unknown are names that were asked for and never connected to: which port
+	// they are for is not known.
+	Unknown []string `json:"unknown,omitempty"`
+}
+
+// YAML is the suggestions as a file.
+func (s Suggestions) YAML() string {
+	var b strings.Builder
+	for i, o := range s.Objects {
+		if i > 0 {
+			b.WriteString("---\n")
+		}
+		b.WriteString(o)
+	}
+	if len(s.Unknown) > 0 {
+		b.WriteString("# Asked for and never connected to, so that no port is known: " + strings.Join(s.Unknown, ", ") + "\n")
+	}
+	return b.String()
+}
+
+// suggest writes one ServiceEntry for each destination among denials that a
+// ServiceEntry can allow. Where an object of the policy names the host, and no
+// other, that object is written with the ports added. An address that a name
+// stands for is never opened by itself. In a mode where connections are let
+// pass no port is guessed: each that is needed was seen.
+func suggest(denials []Denial, mode policy.Mode, p *policy.Policy, files []istio.File) Suggestions {
 	byHost := map[string][]Wish{}
 	var order []string
 	for _, d := range denials {
-		if d.Suggestion == "" {
+		if !wishable(d.Reason) || d.Name == "" && !d.Addr.IsValid() || isTechnical(d.Name) {
 			continue
 		}
-		host := cmp.Or(d.Name, d.Addr.String())
-		if byHost[host] == nil {
-			order = append(order, host)
+		hosts := d.Names
+		if len(hosts) == 0 {
+			hosts = []string{cmp.Or(d.Name, d.Addr.String())}
 		}
-		byHost[host] = append(byHost[host], d.Wish)
+		for _, host := range hosts {
+			w := d.Wish
+			if len(d.Names) > 0 {
+				w.Name = host
+			}
+			if byHost[host] == nil {
+				order = append(order, host)
+			}
+			byHost[host] = append(byHost[host], w)
+		}
 	}
-	out := make([]string, len(order))
-	for i, host := range order {
-		out[i] = Suggest(byHost[host]...)
+	out := Suggestions{Objects: []string{}}
+	for _, host := range order {
+		wishes := byHost[host]
+		ports := portsOf(wishes)
+		switch merged := addTo(p, files, wishes, ports); {
+		case merged != "":
+			out.Objects = append(out.Objects, merged)
+		case len(ports) > 0 || mode == policy.Enforce:
+			out.Objects = append(out.Objects, Suggest(wishes...))
+		default:
+			out.Unknown = append(out.Unknown, host)
+		}
 	}
 	return out
+}
+
+// addTo writes the object that names the host of wishes with their ports; ""
+// when there is none.
+func addTo(p *policy.Policy, files []istio.File, wishes []Wish, ports []istio.SuggestedPort) string {
+	if p == nil || wishes[0].Name == "" || len(ports) == 0 {
+		return ""
+	}
+	h := p.Lookup(wishes[0].Name)
+	if h == nil || h.Rule == nil || string(h.Pattern) != wishes[0].Name {
+		return ""
+	}
+	return istio.AddPorts(files, *h.Rule, wishes[0].Name, ports)
+}
+
+// isTechnical says whether a name is none of a host: reverse lookups, and those
+// of services ("_ldap._tcp.example").
+func isTechnical(name string) bool {
+	for label := range strings.SplitSeq(name, ".") {
+		if strings.HasPrefix(label, "_") {
+			return true
+		}
+	}
+	return strings.HasSuffix(name, ".in-addr.arpa") || strings.HasSuffix(name, ".ip6.arpa")
 }
 
 // objectName makes a Kubernetes object name (RFC 1123 subdomain) of a host.
@@ -122,8 +227,8 @@ func spoken(e flow.Event) policy.Protocol {
 	return policy.ProtocolUnset
 }
 
-// suggestPort writes an item of spec.ports.
-func suggestPort(w Wish) string {
+// suggestedPort is the port of a wish.
+func suggestedPort(w Wish) istio.SuggestedPort {
 	protocol := w.Speaks
 	switch {
 	case w.Transport == policy.UDP:
@@ -133,5 +238,12 @@ func suggestPort(w Wish) string {
 	case protocol == policy.ProtocolUnset:
 		protocol = protocolOfPort(w.Port)
 	}
-	return fmt.Sprintf("  - number: %d\n    name: %s-%d\n    protocol: %s\n", w.Port, strings.ToLower(protocol.String()), w.Port, protocol)
+	return istio.SuggestedPort{
+		Number: w.Port, Name: fmt.Sprintf("%s-%d", strings.ToLower(protocol.String()), w.Port), Protocol: protocol.String(),
+	}
+}
+
+// portItem writes an item of spec.ports.
+func portItem(p istio.SuggestedPort) string {
+	return fmt.Sprintf("  - number: %d\n    name: %s\n    protocol: %s\n", p.Number, p.Name, p.Protocol)
 }

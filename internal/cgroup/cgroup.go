@@ -67,6 +67,16 @@ func New(name string) (*Cgroup, error) {
 
 // NewIn is New below another cgroup.
 func NewIn(parent, name string) (*Cgroup, error) {
+	for again := true; ; again = false {
+		c, err := makeIn(parent, name)
+		// A sweep may come between the cgroup and its lock.
+		if err == nil || !again || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
+			return c, err
+		}
+	}
+}
+
+func makeIn(parent, name string) (*Cgroup, error) {
 	path, err := os.MkdirTemp(parent, fmt.Sprintf("%s%d-%s-*", Prefix, os.Getpid(), name))
 	if err != nil {
 		return nil, fmt.Errorf("making a cgroup: %w", err)
@@ -91,10 +101,30 @@ func open(path string) (*Cgroup, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(path))
 	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), dir.Close(), os.Remove(path))
 	}
 	return &Cgroup{path: path, dir: dir}, nil
+}
+
+// SweepIn removes the cgroups that NewIn made below parent for processes that
+// are dead, unless there are processes in them.
+func SweepIn(parent, name string) {
+	found, _ := filepath.Glob(filepath.Join(parent, Prefix+"*-"+name+"-*")) // the pattern is good
+	for _, path := range found {
+		dir, err := os.Open(path)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = os.Remove(path) // rmdir(2) refuses a populated one
+		}
+		dir.Close()
+	}
 }
 
 // Path is the cgroup's directory.

@@ -102,19 +102,16 @@ func TestFloodHidesNobody(t *testing.T) {
 	if size := len(n.d.Log()) - before; size > 500<<10 {
 		t.Errorf("the log grew by %d bytes", size)
 	}
-	// What was folded is told later: of a flood the kernel tells a part, and
-	// counts the rest as lost.
-	eventually(t, flow.FoldAfter+10*time.Second, "the number of the flood", func() bool {
-		for _, e := range n.flows(t) {
-			if e.More > 1000 && e.Workload == "test/loud" {
-				return true
-			}
-		}
-		return false
-	})
-	if e := n.egressd(t, "flows", "--verdict", "deny"); !strings.Contains(e.stdout, " more in ") {
+	// The table knows how many there were: of a flood the kernel tells a part,
+	// and counts the rest as lost.
+	n.event(t, "the number of the flood", func(e flow.Event) bool { return e.Count > 1000 && e.Workload == "test/loud" && !e.First.IsZero() })
+	if e := n.egressd(t, "flows", "--verdict", "deny"); !strings.Contains(e.stdout, " times since ") || !strings.Contains(e.stdout, flow.TooMany) {
 		t.Errorf("flows: %.2000s", e.stdout)
 	}
+	// The log has the first, and later a number.
+	eventually(t, flow.FoldAfter+10*time.Second, "the number in the log", func() bool {
+		return strings.Contains(n.d.Log()[before:], "denied again")
+	})
 	if s := n.status(t); s.Denials["kernel/no-rule"] < 1000 {
 		t.Errorf("counted %v", s.Denials)
 	}

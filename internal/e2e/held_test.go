@@ -99,7 +99,7 @@ func TestExecInDelegatedWorkload(t *testing.T) {
 		}
 	}, n.API.V4.String(), n.API.V6.String())
 	delegate(t, n.d.Root.Path())
-	if e := run("true"); e.code != 1 || !strings.Contains(e.stderr, "uid 65534 owns "+n.d.Root.Path()) {
+	if e := run("true"); e.code != 125 || !strings.Contains(e.stderr, "uid 65534 owns "+n.d.Root.Path()) {
 		t.Errorf("nothing inside the policy is root's: %+v", e)
 	}
 }

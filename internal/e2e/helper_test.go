@@ -120,7 +120,8 @@ func (n *node) client(t *testing.T, cg *world.Cgroup, name string, args ...strin
 	t.Cleanup(cancel)
 	c := n.Client(ctx, cg, name, args...)
 	c.Env = append(os.Environ(), "SSL_CERT_FILE="+n.CAFile(), "NODE_EXTRA_CA_CERTS="+n.CAFile(),
-		"http_proxy=", "https_proxy=", "HTTP_PROXY=", "HTTPS_PROXY=", "no_proxy=*")
+		"http_proxy=", "https_proxy=", "HTTP_PROXY=", "HTTPS_PROXY=", "no_proxy=*",
+		"SUDO_USER=") // the tests may run by sudo, and exec asks
 	return c
 }
 

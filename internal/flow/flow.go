@@ -16,11 +16,14 @@ type Kind string
 
 // The kinds. Each flow has one Decision event; one that was forwarded also
 // has one Close event. A Query is a DNS question, a Request an HTTP request.
+// Lost stands, for a follower, for More events that were pushed out before it
+// had read them.
 const (
 	Decision Kind = "decision"
 	Close    Kind = "close"
 	Query    Kind = "query"
 	Request  Kind = "request"
+	Lost     Kind = "lost"
 )
 
 // Layer says which part of egressd made the decision.
@@ -57,7 +60,10 @@ type Event struct {
 	Dst netip.AddrPort `json:"dst,omitzero"`
 	// Name is the best name known for the flow: SNI, Host, the queried name,
 	// or a name that Dst was learned for.
-	Name    string         `json:"name,omitempty"`
+	Name string `json:"name,omitempty"`
+	// Names are all that Dst may stand for, Name among them, when it is not
+	// known which one is meant.
+	Names   []string       `json:"names,omitempty"`
 	Verdict policy.Verdict `json:"verdict"`
 	// Allowed is false for a denial. In audit mode a would-be denial is
 	// Allowed with WouldDeny set.
@@ -86,8 +92,12 @@ type Event struct {
 	Duration      time.Duration `json:"duration,omitempty"` // nanoseconds in JSON
 
 	// More is set in an event that stands for that many like it, which came
-	// within Duration after one that was told in full; see Folder.
+	// within Duration after one that was told in full; see Denials.
 	More int `json:"more,omitempty"`
+	// Count is set in an event that stands for all of its kind, if there are
+	// several: of these First is the time of the first, Time that of the last.
+	Count int       `json:"count,omitempty"`
+	First time.Time `json:"first,omitzero"`
 }
 
 // Denied says whether the event is a denial, or what would be one but for the

@@ -140,22 +140,23 @@ func (l *Log) find(number uint64) (int, bool) {
 const batch = 64
 
 // read fills buf with the events from a number on, and returns how many there
-// are and the number to go on with.
-func (l *Log) read(from uint64, buf *[batch]Event) (n int, next uint64) {
+// are, the number to go on with, and how many on the way are gone.
+func (l *Log) read(from uint64, buf *[batch]Event) (n int, next, gone uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at, _ := l.find(from)
+	next = from
 	for ; at < len(l.kept) && n < batch; at++ {
 		if s := l.kept[at]; s.event != nil {
-			buf[n], from = *s.event, s.number+1
+			buf[n], next = *s.event, s.number+1
 			n++
 		}
 	}
-	return n, from
+	return n, next, next - from - uint64(n)
 }
 
-// end is the number that the next event will have.
-func (l *Log) end() uint64 {
+// End is the number that the next event will have.
+func (l *Log) End() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.next
@@ -165,9 +166,9 @@ func (l *Log) end() uint64 {
 // returns false. Those that are pushed out meanwhile are left out.
 func (l *Log) Each(f func(Event) bool) {
 	var buf [batch]Event
-	end := l.end()
+	end := l.End()
 	for from := uint64(0); ; {
-		n, next := l.read(from, &buf)
+		n, next, _ := l.read(from, &buf)
 		for _, e := range buf[:n] {
 			if !f(e) {
 				return
@@ -197,10 +198,10 @@ func (l *Log) Counts() map[CountKey]uint64 {
 	return out
 }
 
-// Follow calls f for the kept events and then for each new one, until ctx is
-// done or f returns false. When f is so slow that events are pushed out before
-// it has had them, it misses those.
-func (l *Log) Follow(ctx context.Context, f func(Event) bool) {
+// Follow calls f for each event from a number on (see End), until ctx is done or
+// f returns false. When f is so slow that events are pushed out before it has
+// had them, it has an event of the kind Lost in their place.
+func (l *Log) Follow(ctx context.Context, from uint64, f func(Event) bool) {
 	wake := make(chan struct{}, 1)
 	l.mu.Lock()
 	l.followers[wake] = true
@@ -211,9 +212,12 @@ func (l *Log) Follow(ctx context.Context, f func(Event) bool) {
 		l.mu.Unlock()
 	}()
 	var buf [batch]Event
-	for from := uint64(0); ; {
-		n, next := l.read(from, &buf)
+	for {
+		n, next, gone := l.read(from, &buf)
 		from = next
+		if gone > 0 && !f(Event{Time: buf[0].Time, Kind: Lost, More: int(gone)}) {
+			return
+		}
 		for _, e := range buf[:n] {
 			if !f(e) {
 				return

@@ -39,7 +39,7 @@ func TestFollowSeesOldAndNewOnce(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.Follow(ctx, func(e Event) bool {
+		l.Follow(ctx, 0, func(e Event) bool {
 			seen <- e.Name
 			return e.Name != "last"
 		})
@@ -130,7 +130,7 @@ func TestSlowReader(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		follows := make(chan Event)
-		go l.Follow(ctx, func(e Event) bool { follows <- e; return ctx.Err() == nil })
+		go l.Follow(ctx, 0, func(e Event) bool { follows <- e; return ctx.Err() == nil })
 		<-follows
 		for range 5000 {
 			l.Record(Event{Name: "flood"})

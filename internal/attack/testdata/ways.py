@@ -446,6 +446,17 @@ def left(uid, cgroup, addr, port):
     return connect(addr, port)
 
 
+def by_setuid(uid, program, cgroup, addr, port):
+    """Leaves the cgroup by a setuid program that writes what it is told."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(int(uid))
+        os.setuid(int(uid))
+    import subprocess
+    subprocess.run([program, cgroup + "/cgroup.procs"], input=str(os.getpid()).encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return connect(addr, port)
+
+
 def storm(count, how):
     """Makes many denials, of one kind or of many."""
     s, t = socket.socket(socket.AF_INET, SOCK_DGRAM), socket.socket(socket.AF_INET6, SOCK_DGRAM)

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/quote"
+)
+
+const execName = "exec"
+
+func execCommand(e env) *cobra.Command {
+	var f policyFlags
+	var as, suggest string
+	var quiet, privileges bool
+	cmd := &cobra.Command{
+		Use:                   execName + " --config PATH... [flags] -- COMMAND [ARG...]",
+		DisableFlagsInUseLine: true,
+		Short:                 "Run one command under the policy",
+		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed.
+The cgroup is made where only root can move processes out again, and inside the
+policy that exec itself is under, if any.
+
+Called by sudo, the command runs as the user who called sudo; --user says who
+else. It cannot become another user then (sudo, su and other setuid programs
+give it no privileges), unless --allow-new-privileges is given. A command that
+runs as root (--user root) can leave.
+
+The output is the command's own, and so is the exit code: 128+n when signal n
+ended it, 127 when it was not found, 126 when it cannot be executed, 125 when
+egressd failed or was called wrongly. What was denied is listed on standard
+error at the end, each with the ServiceEntry that would allow it.
+
+Signals go to the command. Processes that it leaves behind are killed.`,
+		Example: `  sudo egressd exec --config policy/ -- curl https://www.googleapis.com/
+  sudo egressd exec --config policy/ --user build:docker -- npm ci
+  sudo egressd exec --config policy/ --user root -- apt-get update
+  sudo egressd exec --config policy/ --mode audit -- make   # what would be denied?
+  sudo egressd exec --mode audit --suggest learned.yaml -- make   # learn a policy`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("give the command to run after --")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := f.options(e)
+			if err != nil {
+				return err
+			}
+			u, err := userOf(as, e.getenv)
+			if err != nil {
+				return usageError{err}
+			}
+			if u == nil && !quiet {
+				fmt.Fprintln(e.stderr, "egressd: the command runs as root, which can leave the policy; --user NAME runs it as somebody who can't")
+			}
+			x := agent.ExecOptions{
+				Options: o, StateRoot: f.stateDir, PinRoot: f.pinDir, Command: args,
+				Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr,
+			}
+			u.run(&x, e.environ(), privileges)
+			// Signals go to the command; egressd ends when it has ended.
+			ctx := context.WithoutCancel(cmd.Context())
+			// The command's processes would be without their guard.
+			defer outlive(syscall.SIGPIPE)()
+			code, denials, err := agent.Exec(ctx, x)
+			if !quiet {
+				printDenials(e.stderr, denials, o.Mode.String())
+			}
+			if err != nil {
+				return commandError(e, err)
+			}
+			if suggest != "" {
+				if err := os.WriteFile(suggest, []byte(quote.Lines(denials.Suggestions.YAML())), 0o644); err != nil {
+					return fmt.Errorf("--suggest: %w", err)
+				}
+			}
+			if code != 0 {
+				return exitError{code}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	f.register(cmd, "error")
+	cmd.Flags().StringVar(&as, "user", "", "run the command as this user: NAME, UID, NAME:GROUP or UID:GID (default: who called sudo, else root)")
+	cmd.Flags().BoolVar(&privileges, "allow-new-privileges", false, "let setuid programs such as sudo give the command privileges, with which it can leave")
+	cmd.Flags().StringVar(&suggest, "suggest", "", "write the ServiceEntries that would allow what was denied to this file, when the command has ended")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "don't list what was denied, and say nothing about root")
+	return cmd
+}
+
+// commandError prints why a command was not started, with the exit code for
+// that.
+func commandError(e env, err error) error {
+	for kind, code := range map[error]int{agent.ErrNotFound: exitNotFound, agent.ErrNotExecutable: exitNotExecutable} {
+		if errors.Is(err, kind) {
+			fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
+			return exitError{code}
+		}
+	}
+	return err
+}

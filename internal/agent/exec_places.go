@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/securedir"
+	"github.com/egressd/egressd/loader"
+)
+
+const (
+	// execName is in the name of the cgroups of exec, execPrefix begins that of
+	// its state and pin directories.
+	execName   = "exec"
+	execPrefix = "exec-"
+	// cgroupFile in the state directory of an exec names its cgroup, for
+	// whoever cleans up after a killed one.
+	cgroupFile = "cgroup"
+)
+
+// beginExec makes and locks the state directory of an exec, after it has
+// removed what killed ones left. Nobody sweeps meanwhile: a directory that is
+// not locked yet would be taken for one of the dead.
+func beginExec(o ExecOptions, place string) (lock *os.File, err error) {
+	if err := securedir.Ensure(o.StateRoot); err != nil {
+		return nil, err
+	}
+	root, err := os.Open(o.StateRoot)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if err := unix.Flock(int(root.Fd()), unix.LOCK_EX); err != nil {
+		return nil, err
+	}
+	sweepExec(o.StateRoot, o.PinRoot)
+	cgroup.SweepIn(place, execName)
+	if lock, err = lockState(o.StateDir); err != nil {
+		return nil, err
+	}
+	err = securedir.Replace(filepath.Join(o.StateDir, cgroupFile), func(f *os.File) error {
+		_, err := f.WriteString(o.Cgroups[0])
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, lock.Close(), os.RemoveAll(o.StateDir))
+	}
+	return lock, nil
+}
+
+// sweepExec removes what killed "egressd exec" processes left, unless the
+// command's processes are still there: those stay locked in.
+func sweepExec(stateRoot, pinRoot string) {
+	dirs, _ := filepath.Glob(filepath.Join(stateRoot, execPrefix+"*")) // the pattern is good
+	for _, dir := range dirs {
+		lock, err := securedir.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY)
+		if err != nil {
+			continue
+		}
+		free := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+		if free && removeExecCgroup(dir) {
+			if _, err := loader.Unload(filepath.Join(pinRoot, filepath.Base(dir))); err == nil {
+				os.RemoveAll(dir)
+			}
+		}
+		lock.Close()
+	}
+}
+
+// removeExecCgroup removes the empty cgroup of a dead exec; false: there are
+// processes in it.
+func removeExecCgroup(stateDir string) bool {
+	path, err := securedir.ReadFile(filepath.Join(stateDir, cgroupFile))
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	err = os.Remove(string(path))
+	return err == nil || errors.Is(err, os.ErrNotExist)
+}

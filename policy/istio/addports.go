@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"bytes"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// SuggestedPort is a port of a ServiceEntry.
+type SuggestedPort struct {
+	Number         uint16
+	Name, Protocol string
+}
+
+// AddPorts returns the ServiceEntry that ref names in files, as it is written
+// there, with ports added that it does not have. It returns "" when the object
+// is not found, or is not for host alone: others would be opened as well.
+func AddPorts(files []File, ref policy.Ref, host string, ports []SuggestedPort) string {
+	for _, f := range files {
+		if f.Name != ref.File {
+			continue
+		}
+		for dec := yaml.NewDecoder(bytes.NewReader(f.Data)); ; {
+			var doc yaml.Node
+			if dec.Decode(&doc) != nil {
+				return ""
+			}
+			if object := entryAt(&doc, ref); object != nil {
+				return withPorts(object, host, ports)
+			}
+		}
+	}
+	return ""
+}
+
+// entryAt finds the object at the position that ref has.
+func entryAt(n *yaml.Node, ref policy.Ref) *yaml.Node {
+	if n.Kind == yaml.MappingNode && valueOf(n, "kind").Value == "ServiceEntry" {
+		meta := valueOf(n, "metadata")
+		namespace := valueOf(meta, "namespace").Value
+		if valueOf(meta, "name").Value == ref.Name && (namespace == ref.Namespace || namespace == "") &&
+			n.Line <= ref.Line && ref.Line <= lastLine(n) {
+			return n
+		}
+	}
+	for _, child := range n.Content {
+		if found := entryAt(child, ref); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+func lastLine(n *yaml.Node) int {
+	last := n.Line
+	for _, child := range n.Content {
+		last = max(last, lastLine(child))
+	}
+	return last
+}
+
+// valueOf returns the value of a key, or an empty node.
+func valueOf(n *yaml.Node, key string) *yaml.Node {
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == key {
+				return n.Content[i+1]
+			}
+		}
+	}
+	return &yaml.Node{}
+}
+
+func withPorts(object *yaml.Node, host string, ports []SuggestedPort) string {
+	spec := valueOf(object, "spec")
+	hosts, has := valueOf(spec, "hosts"), valueOf(spec, "ports")
+	if len(hosts.Content) != 1 || hosts.Content[0].Value != host || has.Kind != yaml.SequenceNode {
+		return ""
+	}
+	added := false
+	for _, p := range ports {
+		if hasPort(has, p.Number) {
+			continue
+		}
+		has.Content = append(has.Content, &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{
+			scalar("number"), {Kind: yaml.ScalarNode, Tag: "!!int", Value: strconv.Itoa(int(p.Number))},
+			scalar("name"), scalar(p.Name), scalar("protocol"), scalar(p.Protocol),
+		}})
+		added = true
+	}
+	if !added {
+		return ""
+	}
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if enc.Encode(object) != nil || enc.Close() != nil {
+		return ""
+	}
+	return b.String()
+}
+
+func hasPort(ports *yaml.Node, number uint16) bool {
+	for _, p := range ports.Content {
+		if n, err := strconv.Atoi(valueOf(p, "number").Value); err == nil && n == int(number) {
+			return true
+		}
+	}
+	return false
+}
+
+func scalar(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
