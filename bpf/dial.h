@@ -3,7 +3,7 @@
 #ifndef EGRESSD_DIAL_H
 #define EGRESSD_DIAL_H
 
-#include "datagram.h"
+#include "publish.h"
 
 /* Return values of cgroup hooks. */
 #define REFUSE 0
@@ -538,14 +538,17 @@ static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 	struct egd_config *cfg = get_config();
 	struct egd_socket *st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
 	struct flow f = {};
-	int i;
+	__u32 slot;
 
 	if (!st && cfg && cfg->above && is_outsider())
 		return PROCEED;
 	read_flow(ctx, v6, &f);
-	for (i = 0; cfg && st && i < EGD_DNS_SLOTS; i++) {
-		if (f.port == cfg->dns_port[i] && st->dns[i].used && is_listener(cfg, st, &f)) {
-			write_addr(ctx, v6, st->dns[i].addr, st->dns[i].port);
+	if (cfg && st) {
+		slot = slot_of(cfg, f.port);
+		if (slot < EGD_DNS_SLOTS && st->dns[slot & (EGD_DNS_SLOTS - 1)].used &&
+		    is_listener(cfg, st, &f)) {
+			slot &= EGD_DNS_SLOTS - 1;
+			write_addr(ctx, v6, st->dns[slot].addr, st->dns[slot].port);
 			return PROCEED;
 		}
 	}
