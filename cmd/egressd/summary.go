@@ -59,7 +59,14 @@ func printDenials(w io.Writer, denials agent.Denials, mode string) {
 	} else {
 		fmt.Fprintln(w)
 	}
-	fmt.Fprint(w, quote.Lines(denials.Suggestions.YAML()))
+	shown := denials.Suggestions
+	left := len(shown.Objects) - denialsShown
+	shown.Objects = shown.Objects[:min(denialsShown, len(shown.Objects))]
+	shown.Unknown = shown.Unknown[:min(denialsShown, len(shown.Unknown))]
+	fmt.Fprint(w, quote.Lines(shown.YAML()))
+	if left > 0 {
+		printLine(w, "# and %d more; --suggest FILE writes all of them", left)
+	}
 }
 
 // denialsShown is how many destinations are listed.

@@ -21,7 +21,7 @@ var execRows = []row{
 	{attack: "another cgroup", how: "uid 65534 moves from exec's to its own, IPv4", want: "EACCES", by: "exec's cgroup is where only root moves processes", do: fromExec("{A4}")},
 	{attack: "another cgroup", how: "the same, IPv6", want: "EACCES", by: "exec's cgroup is where only root moves processes", do: fromExec("{A6}")},
 	{attack: "another cgroup", how: "a setuid program moves exec's command, IPv4", want: "ECONNREFUSED", by: "no_new_privs with exec --user", do: bySetuid("{A4}")},
-	{attack: "another cgroup", how: "the same, IPv6", want: "ECONNREFUSED", by: "no_new_privs with exec --user", do: bySetuid("{A6}")},
+	{attack: "another cgroup", how: "a setuid program moves it, IPv6", want: "ECONNREFUSED", by: "no_new_privs with exec --user", do: bySetuid("{A6}")},
 }
 
 // fromExec runs a command under egressd exec, which moves itself out. The twin
