@@ -22,6 +22,7 @@ for set in "${@:-test}"; do
 	case $set in
 	test)
 		need_command curl curl ca-certificates
+		need_command git git
 		need_command python3 python3
 		need_command node nodejs
 		need_file /usr/bin/nc netcat-openbsd

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy/istio"
 )
 
 const execName = "exec"
@@ -68,6 +70,11 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 				Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr,
 			}
 			u.run(&x, e.environ(), privileges)
+			learned, err := openSuggestions(suggest)
+			if err != nil {
+				return err
+			}
+			defer learned.Close()
 			// Signals go to the command; egressd ends when it has ended.
 			ctx := context.WithoutCancel(cmd.Context())
 			// The command's processes would be without their guard.
@@ -79,10 +86,8 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 			if err != nil {
 				return commandError(e, err)
 			}
-			if suggest != "" {
-				if err := os.WriteFile(suggest, []byte(quote.Lines(denials.Suggestions.YAML())), 0o644); err != nil {
-					return fmt.Errorf("--suggest: %w", err)
-				}
+			if err := writeSuggestions(learned, denials.Suggestions); err != nil {
+				return err
 			}
 			if code != 0 {
 				return exitError{code}
@@ -94,9 +99,54 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 	f.register(cmd, "error")
 	cmd.Flags().StringVar(&as, "user", "", "run the command as this user: NAME, UID, NAME:GROUP or UID:GID (default: who called sudo, else root)")
 	cmd.Flags().BoolVar(&privileges, "allow-new-privileges", false, "let setuid programs such as sudo give the command privileges, with which it can leave")
-	cmd.Flags().StringVar(&suggest, "suggest", "", "write the ServiceEntries that would allow what was denied to this file, when the command has ended")
+	cmd.Flags().StringVar(&suggest, "suggest", "", "write the ServiceEntries that would allow what was denied to this file, among what is there, when the command has ended")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "don't list what was denied, and say nothing about root")
 	return cmd
+}
+
+// openSuggestions opens the file for suggestions; nil: there is none. It is
+// opened before the command runs, which could put a link in its place.
+func openSuggestions(path string) (*os.File, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("--suggest: %w", err)
+	}
+	return f, nil
+}
+
+// writeSuggestions puts suggestions into a file with the objects that are there.
+func writeSuggestions(f *os.File, s agent.Suggestions) error {
+	if f == nil {
+		return nil
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() { // /dev/stdout, a pipe
+		_, err = f.WriteString(quote.Lines(s.YAML()))
+		return err
+	}
+	old, err := io.ReadAll(f)
+	if err != nil {
+		return fmt.Errorf("--suggest: %w", err)
+	}
+	text := []byte(quote.Lines(s.YAML()))
+	if len(old) > 0 && len(s.Objects) == 0 {
+		return nil // nothing is missing in it
+	}
+	if len(old) > 0 {
+		if text, err = istio.Merge(old, text); err != nil {
+			return fmt.Errorf("--suggest: %s is left as it is: %w", f.Name(), err)
+		}
+	}
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("--suggest: %w", err)
+	}
+	if _, err := f.WriteAt(text, 0); err != nil {
+		return fmt.Errorf("--suggest: %w", err)
+	}
+	return nil
 }
 
 // commandError prints why a command was not started, with the exit code for

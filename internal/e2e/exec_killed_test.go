@@ -59,13 +59,13 @@ func TestExecKilled(t *testing.T) {
 	testenv.RequireTool(t, "unshare")
 	b := newBench(t, hosts("google", world.GoogleAPIs))
 	stop := filepath.Join(b.Dir(), "stop")
+	// Not beside the cgroups of the tests, which are swept by others.
+	place := testenv.Cgroup(t)
 	// Each is process 1 of a pid namespace of its own.
 	numbered := func(command ...string) *world.Cmd {
-		c := b.command(t, nil, command...)
-		unshare := b.client(t, nil, "unshare", append([]string{"--pid", "--fork", "--kill-child"}, c.Args...)...)
-		return unshare
+		return b.client(t, place, "unshare", append([]string{"--pid", "--fork", "--kill-child", egressd}, b.line(nil, command...)...)...)
 	}
-	locked := b.command(t, nil, shell(again(stop))...)
+	locked := b.client(t, place, egressd, b.line(nil, shell(again(stop))...)...)
 	begin(t, locked)
 	left := execs(t, b)
 	if err := locked.Process.Signal(syscall.SIGKILL); err != nil {
@@ -83,12 +83,12 @@ func TestExecKilled(t *testing.T) {
 			if e := finish(t, numbered(shell("exit 3")...)); e.code != 3 {
 				t.Errorf("another exec with the same pid: %+v", e)
 			}
-			if e := b.exec(t, "true"); e.code != 0 {
+			if e := b.run(t, place, egressd, b.line(nil, "true")...); e.code != 0 {
 				t.Errorf("another exec: %+v", e)
 			}
 		}
 		if n := len(execs(t, b)); n != 2 {
-			t.Errorf("%d execs have a state directory, want 2", n)
+			t.Errorf("%d execs have a state directory, want 2: %v; the first was %v", n, execs(t, b), left)
 		}
 		// Both commands dial all the time; so long that it would be seen.
 		for range 20 {
@@ -107,7 +107,7 @@ func TestExecKilled(t *testing.T) {
 		procs, err := os.ReadFile(filepath.Join(left[0], "cgroup.procs"))
 		return err != nil || len(procs) == 0
 	})
-	if e := b.exec(t, "true"); e.code != 0 {
+	if e := b.run(t, place, egressd, b.line(nil, "true")...); e.code != 0 {
 		t.Errorf("%+v", e)
 	}
 	if _, err := os.Stat(left[0]); !os.IsNotExist(err) {

@@ -4,6 +4,9 @@ package istio
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"slices"
 	"strconv"
 
 	"go.yaml.in/yaml/v3"
@@ -115,3 +118,61 @@ func hasPort(ports *yaml.Node, number uint16) bool {
 }
 
 func scalar(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
+
+// Merge puts the objects of add into a file with those of old: in the place of
+// the one of the same kind, name and namespace, or behind all. The error is
+// that of a file that is not YAML.
+func Merge(old, add []byte) ([]byte, error) {
+	have, err := nodesOf(old)
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := nodesOf(add)
+	if err != nil {
+		return nil, err
+	}
+	for _, doc := range fresh {
+		at := slices.IndexFunc(have, func(h *yaml.Node) bool { return identity(h) == identity(doc) })
+		if at < 0 {
+			have = append(have, doc)
+		} else {
+			have[at] = doc
+		}
+	}
+	if len(have) == 0 {
+		return nil, nil
+	}
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	for _, doc := range have {
+		if err := enc.Encode(doc); err != nil {
+			return nil, err
+		}
+	}
+	return b.Bytes(), enc.Close()
+}
+
+func nodesOf(data []byte) ([]*yaml.Node, error) {
+	var out []*yaml.Node
+	for dec := yaml.NewDecoder(bytes.NewReader(data)); ; {
+		doc := new(yaml.Node)
+		switch err := dec.Decode(doc); {
+		case errors.Is(err, io.EOF):
+			return out, nil
+		case err != nil:
+			return nil, err
+		}
+		out = append(out, doc)
+	}
+}
+
+// identity is what an object in Kubernetes is known by.
+func identity(doc *yaml.Node) [3]string {
+	if len(doc.Content) == 0 {
+		return [3]string{}
+	}
+	object := doc.Content[0]
+	meta := valueOf(object, "metadata")
+	return [3]string{valueOf(object, "kind").Value, valueOf(meta, "namespace").Value, valueOf(meta, "name").Value}
+}
