@@ -205,3 +205,16 @@ func TestSuggestFile(t *testing.T) {
 		t.Errorf("the command made egressd write %q", text)
 	}
 }
+
+// TestLearnNode: a daemon without a policy learns one, too.
+func TestLearnNode(t *testing.T) {
+	t.Parallel()
+	n := start(t, map[string]string{}, nil, "--mode", "audit")
+	if a := n.curl(t, n.in, "https://"+world.API+"/x"); a.status != 200 {
+		t.Fatalf("%+v", a)
+	}
+	eventually(t, soon, "a suggestion", func() bool {
+		e := n.egressd(t, "suggest")
+		return e.code == 0 && strings.Contains(e.stdout, world.API) && strings.Contains(e.stdout, "number: 443") && !strings.Contains(e.stdout, "addresses:")
+	})
+}

@@ -117,8 +117,14 @@ func (d *Daemon) Launch(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = out.Close() }() // the process has its own descriptor
-	line := append(append([]string{}, d.Prefix...), d.self, "run", "--config", d.ConfigDir(),
+	line := append(append([]string{}, d.Prefix...), d.self, "run",
 		"--state-dir", d.StateDir(), "--pin-dir", d.PinDir())
+	// Without files it has no policy, which the audit mode may do.
+	if files, err := os.ReadDir(d.ConfigDir()); err != nil {
+		return err
+	} else if len(files) > 0 {
+		line = append(line, "--config", d.ConfigDir())
+	}
 	capture := d.Capture
 	if capture == nil {
 		capture = []string{"--cgroup", d.Root.Path()}
