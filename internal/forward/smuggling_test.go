@@ -71,17 +71,27 @@ func TestSmuggling(t *testing.T) {
 	for _, tt := range smuggling {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, HTTP)
-			o := r.newRawOrigin("a.example", okAnswer)
-			// The origin answers at the head already; that a broken body is seen
-			// before depends on who is faster. What counts is that there is one
-			// answer to it, and the end.
-			got := r.answers(tt.raw)
-			if len(got) == 1 && len(tt.answers) == 1 && tt.requests == 1 && got[0] == 200 {
-				got = tt.answers
-			}
-			if !slices.Equal(got, tt.answers) || o.requests() > tt.requests || strings.Contains(o.String(), "smuggled") {
-				t.Errorf("answers %v, want %v; the origin got %q", got, tt.answers, o)
+			// The origin answers at the head already. Where it is faster than the
+			// body, the connection ends with that answer, as it has to.
+			for try := 0; ; try++ {
+				r := newRig(t, HTTP)
+				o := r.newRawOrigin("a.example", okAnswer)
+				// That a broken body is seen before depends on who is faster as
+				// well. What counts is that there is one answer, and the end.
+				got := r.answers(tt.raw)
+				if len(got) == 1 && len(tt.answers) == 1 && tt.requests == 1 && got[0] == 200 {
+					got = tt.answers
+				}
+				if early := len(tt.answers) > 1 && len(got) > 0 && slices.Equal(got, tt.answers[:min(len(got), len(tt.answers))]); early && len(got) < len(tt.answers) && try < 20 {
+					if o.requests() > len(got) {
+						t.Errorf("answers %v; the origin got %q", got, o)
+					}
+					continue
+				}
+				if !slices.Equal(got, tt.answers) || o.requests() > tt.requests || strings.Contains(o.String(), "smuggled") {
+					t.Errorf("answers %v, want %v; the origin got %q", got, tt.answers, o)
+				}
+				return
 			}
 		})
 	}

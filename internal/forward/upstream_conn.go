@@ -99,7 +99,7 @@ func (c *upstreamConn) admits() bool {
 	if c.client.Err() != nil {
 		room = 0
 	} else if c.key.http2 {
-		if room = c.client.InFlight() + c.client.Available(); room == assumedStreams && !c.answered.Load() {
+		if room = c.allowed(); room == assumedStreams && !c.answered.Load() {
 			room = 1
 		}
 	}
@@ -111,6 +111,17 @@ func (c *upstreamConn) admits() bool {
 	c.streams--
 	c.served--
 	return false
+}
+
+// allowed is how many requests the transport would have on their way at once. It
+// says so in two numbers that change between one question and the next.
+func (c *upstreamConn) allowed() int {
+	for {
+		free, under := c.client.Available(), c.client.InFlight()
+		if c.client.Available() == free && c.client.InFlight() == under {
+			return free + under
+		}
+	}
 }
 
 // used says whether c had served requests before the one at hand.

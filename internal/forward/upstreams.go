@@ -180,7 +180,8 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 		c.Close()
 		return nil, &dialError{err}
 	}
-	if !c.claim() || !p.add(c) || !c.admits() {
+	// Others see it when it is added, and it has room for one at first.
+	if !c.claim() || !c.admits() || !p.add(c) {
 		c.Close()
 		return nil, &dialError{errAtOnce}
 	}
