@@ -186,21 +186,6 @@ static __noinline int cut_datagram(struct egd_socket *st, const struct datagram 
 	return cut(st, &s, NULL, IPPROTO_UDP, EGD_R_CHANGED);
 }
 
-/* A question to egressd that leaves by a device, which the socket was bound to
- * where sendto() could not see it. */
-static __always_inline int astray(struct egd_socket *st, __u32 slot)
-{
-	struct egd_origin o = st->origin;
-
-	slot &= EGD_DNS_SLOTS - 1;
-	__builtin_memcpy(o.dst, st->dns[slot].addr, 16);
-	o.dport = st->dns[slot].port;
-	o.family = st->dns[slot].family;
-	count(EGD_R_DEVICE);
-	tell_once(st, &o, EGD_R_DEVICE);
-	return 0;
-}
-
 /* A datagram of a captured socket. */
 static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 				 struct egd_socket *st)
@@ -220,7 +205,10 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (strays(skb, d.to.addr)) {
 		if (slot == EGD_DNS_SLOTS || !st || !st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
 			goto refused;
-		return astray(st, slot);
+		/* A question to egressd that leaves by a device, which the socket was
+		 * bound to where sendto() could not see it. */
+		tell_once(st, &st->dns[slot & (EGD_DNS_SLOTS - 1)], EGD_R_DEVICE);
+		return 0;
 	}
 	gate = is_gate(cfg, &d.to);
 	home = st && st->origin.netns == cfg->netns_cookie;

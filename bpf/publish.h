@@ -199,19 +199,22 @@ static __always_inline int report_held(struct egd_socket *st, __u8 proto)
 	return audit;
 }
 
-/* A DNS datagram that was dropped, told once for a socket. */
-static __always_inline void tell_once(struct egd_socket *st, const struct egd_origin *o, __u8 reason)
+/* A DNS datagram that was dropped, told once for a socket, with the server that it
+ * was for. */
+static __always_inline void tell_once(struct egd_socket *st, const struct egd_dst *server,
+				      __u8 reason)
 {
 	struct egd_event *e;
 
+	count(reason);
 	if (st->strayed)
 		return;
 	e = socket_event(st, EGD_E_DECISION, reason);
 	if (!e)
 		return;
-	__builtin_memcpy(e->dst, o->dst, 16);
-	e->dport = o->dport;
-	e->family = o->family;
+	__builtin_memcpy(e->dst, server->addr, 16);
+	e->dport = server->port;
+	e->family = server->family;
 	e->proto = IPPROTO_UDP;
 	bpf_ringbuf_submit(e, 0);
 	st->strayed = 1;
@@ -271,8 +274,7 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 	if (!reason)
 		reason = publish(&key, &origin);
 	if (reason) {
-		count(reason);
-		tell_once(st, &origin, reason);
+		tell_once(st, &st->dns[slot], reason);
 		return 0;
 	}
 	note_published(st, &key, slot);
