@@ -37,8 +37,8 @@ type searches struct {
 	read func(pid int) ([]string, error)
 
 	mu      sync.Mutex
-	known   map[int]knownSearch // by process
-	readers map[string]bool     // by workload
+	known   map[int]knownSearch      // by process
+	readers map[string]chan struct{} // by workload; closed when it has read
 }
 
 type knownSearch struct {
@@ -47,7 +47,7 @@ type knownSearch struct {
 }
 
 func newSearches() *searches {
-	return &searches{read: readSearch, known: map[int]knownSearch{}, readers: map[string]bool{}}
+	return &searches{read: readSearch, known: map[int]knownSearch{}, readers: map[string]chan struct{}{}}
 }
 
 // of returns the suffixes of the process that asks; none when they can't be
@@ -57,40 +57,53 @@ func (s *searches) of(c dnsproxy.Client) []string {
 	if pid <= 0 {
 		return nil // it came by an interface
 	}
-	s.mu.Lock()
-	if k, ok := s.known[pid]; ok && time.Now().Before(k.until) {
-		s.mu.Unlock()
-		return k.suffixes
-	}
-	if s.readers[c.Workload] || len(s.readers) >= maxReaders {
-		s.mu.Unlock()
-		return nil
-	}
-	s.readers[c.Workload] = true
-	s.mu.Unlock()
-	done := make(chan []string, 1)
-	go func() { done <- s.learn(pid, c.Workload) }()
 	late := time.NewTimer(searchWait)
 	defer late.Stop()
-	select {
-	case suffixes := <-done:
-		return suffixes
-	case <-late.C:
-		return nil
+	for {
+		suffixes, reading, known := s.ask(pid, c.Workload)
+		if known || reading == nil {
+			return suffixes
+		}
+		// A program that asks for both families at once waits twice for the same.
+		select {
+		case <-reading:
+		case <-late.C:
+			return nil
+		}
 	}
 }
 
-// learn reads and remembers the suffixes of a process.
-func (s *searches) learn(pid int, workload string) []string {
+// ask returns what is known of a process, or the end of its workload's reading that
+// is under way, which it begins if there is none. Both are missing when too many are.
+func (s *searches) ask(pid int, workload string) (suffixes []string, reading <-chan struct{}, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k, ok := s.known[pid]; ok && time.Now().Before(k.until) {
+		return k.suffixes, nil, true
+	}
+	if r := s.readers[workload]; r != nil {
+		return nil, r, false
+	}
+	if len(s.readers) >= maxReaders {
+		return nil, nil, false
+	}
+	end := make(chan struct{})
+	s.readers[workload] = end
+	go s.learn(pid, workload, end)
+	return nil, end, false
+}
+
+// learn reads and remembers the suffixes of a process, and closes end.
+func (s *searches) learn(pid int, workload string, end chan struct{}) {
 	suffixes, _ := s.read(pid) // the process may be gone
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer close(end)
 	delete(s.readers, workload)
 	if len(s.known) >= maxSearches {
 		clear(s.known)
 	}
 	s.known[pid] = knownSearch{time.Now().Add(searchAge), suffixes}
-	return suffixes
 }
 
 // readSearch reads the search suffixes from the resolv.conf that a process

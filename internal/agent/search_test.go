@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -172,5 +173,31 @@ func TestSearches(t *testing.T) {
 	}
 	if len(s.known) > maxSearches {
 		t.Errorf("%d processes are remembered", len(s.known))
+	}
+}
+
+// TestSearchesAtOnce: questions that come while the first is being read for, of the
+// same process (A and AAAA) or of another one of its workload, have the suffixes.
+func TestSearchesAtOnce(t *testing.T) {
+	s := newSearches()
+	begun := make(chan struct{}, 2)
+	s.read = func(int) ([]string, error) {
+		begun <- struct{}{}
+		time.Sleep(searchWait / 20) // a slow file; both questions are there meanwhile
+		return []string{"a.example"}, nil
+	}
+	var asked sync.WaitGroup
+	of := func(pid int) {
+		if got := s.of(dnsproxy.Client{Workload: "w", Process: flow.Process{PID: pid}}); !slices.Equal(got, []string{"a.example"}) {
+			t.Errorf("process %d: suffixes %q", pid, got)
+		}
+	}
+	asked.Go(func() { of(7) })
+	<-begun
+	asked.Go(func() { of(7) })
+	asked.Go(func() { of(8) })
+	asked.Wait()
+	if len(begun) != 1 {
+		t.Errorf("%d readings more, want one", len(begun))
 	}
 }

@@ -4,11 +4,14 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -262,7 +265,7 @@ func followOutermost(t *testing.T, inner string) {
 		name       string
 		begin, end func() error
 	}{
-		{"stopped", func() error { return syscall.Kill(pid, syscall.SIGSTOP) }, func() error { return syscall.Kill(pid, syscall.SIGCONT) }},
+		{"stopped", func() error { return stopped(t, pid) }, func() error { return syscall.Kill(pid, syscall.SIGCONT) }},
 		{"killed", n.d.Kill, func() error { return n.d.Start(t.Context()) }},
 	} {
 		if err := gap.begin(); err != nil {
@@ -294,6 +297,20 @@ func followOutermost(t *testing.T, inner string) {
 	cg, end = begin()
 	held("when it came again", cg)
 	end()
+}
+
+// stopped stops a process, all of its threads: each stops when it comes to it.
+func stopped(t *testing.T, pid int) error {
+	t.Helper()
+	err := syscall.Kill(pid, syscall.SIGSTOP)
+	eventually(t, soon, "the stop of every thread", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return len(threads) > 0 && !slices.ContainsFunc(threads, func(path string) bool {
+			stat, _ := os.ReadFile(path)
+			return !strings.HasPrefix(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " T ")
+		})
+	})
+	return err
 }
 
 // besides is a world with a policy that allows two echo servers by their addresses.
