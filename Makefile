@@ -1,4 +1,4 @@
-# Words: build, generate, test, test-vm, attack, demo, bench, fuzz, bpf-coverage, lint, check-generated, clean.
+# Words: build, generate, test, test-vm, attack, demo, bench, soak, fuzz, bpf-coverage, lint, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build generate check-generated test test-vm attack demo bench fuzz bpf-coverage lint clean help
+.PHONY: all build generate check-generated test test-vm attack demo bench soak fuzz bpf-coverage lint clean help
 all: build
 
 build: ## bin/egressd, static
@@ -39,6 +39,11 @@ bench: build ## egressd beside nginx, HAProxy, sniproxy and none; BENCHFLAGS='-w
 	hack/install-test-deps.sh bench
 	$(GO) build -o bin/bench ./hack/bench
 	$(ROOT) bin/bench -egressd bin/egressd $(BENCHFLAGS)
+
+soak: build ## a mixed load with kills, reloads and failures at random for SOAK (15m); SOAKFLAGS='-seed 1'
+	hack/install-test-deps.sh test
+	$(GO) build -o bin/soak ./hack/soak
+	$(ROOT) bin/soak -egressd bin/egressd -for $(or $(SOAK),15m) $(SOAKFLAGS)
 
 fuzz: ## every fuzz target for FUZZTIME (5s)
 	hack/fuzz.sh $(FUZZTIME)

@@ -66,6 +66,7 @@ var floors = map[string][]string{
 	"./internal/house":   nil,
 	"./hack/bpfcover":    {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
 	"./hack/bench":       {"./internal/agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
+	"./hack/soak":        {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
 	"./examples":         nil,
 }
 
@@ -88,7 +89,7 @@ var keepers = []struct {
 	{"./bpf", []string{"./loader"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/testenv", nil, []string{"*"}},
-	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench"}, []string{"*"}},
+	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},
 }
 
 func join(lists ...[]string) []string {

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,7 @@ type Daemon struct {
 
 	cmd  *Cmd
 	done chan error // the process's end
+	pid  atomic.Int64
 }
 
 // NewDaemon lays out what the daemon needs: its configuration, a state
@@ -140,7 +142,13 @@ func (d *Daemon) Launch(ctx context.Context) error {
 		return fmt.Errorf("starting egressd: %w", err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- c.Wait() }()
+	pid := int64(c.Process.Pid)
+	d.pid.Store(pid)
+	go func() {
+		err := c.Wait()
+		d.pid.CompareAndSwap(pid, 0) // else another one runs
+		done <- err
+	}()
 	d.cmd, d.done = c, done
 	return nil
 }
@@ -195,6 +203,17 @@ func (d *Daemon) Log() string {
 func (d *Daemon) tail() string {
 	lines := strings.Split(strings.TrimSpace(d.Log()), "\n")
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
+}
+
+// PID is the daemon's process; 0 when none runs. It may be asked at any time.
+func (d *Daemon) PID() int { return int(d.pid.Load()) }
+
+// Signal sends the daemon a signal.
+func (d *Daemon) Signal(sig os.Signal) error {
+	if d.cmd == nil {
+		return os.ErrProcessDone
+	}
+	return d.cmd.Process.Signal(sig)
 }
 
 // Command prepares another egressd process on the node that is not captured,

@@ -30,6 +30,7 @@ type DNS struct {
 	records map[string]map[uint16][]dns.RR
 	rcodes  map[string]int
 	silent  map[string]bool
+	dead    bool
 	delay   time.Duration
 	queries []Query
 	servers []*dns.Server
@@ -159,6 +160,13 @@ func (d *DNS) Silence(name string) {
 	d.silent[canon(name)] = true
 }
 
+// SetSilent gives no answer at all to anything, or answers again.
+func (d *DNS) SetSilent(silent bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dead = silent
+}
+
 // SetDelay holds every answer back for that long.
 func (d *DNS) SetDelay(delay time.Duration) {
 	d.mu.Lock()
@@ -198,7 +206,7 @@ func (d *DNS) serve(w dns.ResponseWriter, m *dns.Msg, network string, server net
 		Time: time.Now(), Name: strings.TrimSuffix(canon(q.Name), "."), Type: dns.TypeToString[q.Qtype],
 		Net: network, Client: client, Server: server,
 	})
-	delay, silent := d.delay, d.silent[canon(q.Name)]
+	delay, silent := d.delay, d.dead || d.silent[canon(q.Name)]
 	reply := d.answer(m, q)
 	d.mu.Unlock()
 	if silent {
