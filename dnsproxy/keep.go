@@ -260,7 +260,7 @@ func (n *Names) keepAll(id policy.PolicyID, name string, until time.Time) {
 // prolong lets p count until then at least.
 func (t *table) prolong(p *pair, until time.Time) {
 	if until.After(p.until) {
-		p.until, p.held = until, false
+		p.until = until
 		t.changes++
 	}
 }

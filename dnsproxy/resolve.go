@@ -62,21 +62,36 @@ func (s *Server) ResolveFor(ctx context.Context, id policy.PolicyID, name string
 	}
 	s.stats.add(cResolve)
 	answers, err := s.lookupCached(ctx, name)
+	if errors.Is(err, ErrUpstream) {
+		// What the kernel lets pass to an old address must get through here
+		// as well. Nothing is learned by it, so it lasts no longer for it.
+		if open := s.guarded(s.names.openAddrsOf(id, name), match); len(open) > 0 {
+			return open, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("resolve %s: %w", name, err)
 	}
 	var addrs []netip.Addr
 	for _, a := range answers {
-		if ok, _ := s.guard.Check(a.Addr, guardOptions(match)); ok && !slices.Contains(addrs, a.Addr) {
+		if !slices.Contains(addrs, a.Addr) {
 			addrs = append(addrs, a.Addr)
 		}
 	}
-	if len(addrs) == 0 {
+	if addrs = s.guarded(addrs, match); len(addrs) == 0 {
 		s.stats.add(cAddrRefused)
 		return nil, fmt.Errorf("resolve %s: %w", name, ErrAddress)
 	}
 	s.learnResolved(id, name, answers)
 	return addrs, nil
+}
+
+// guarded leaves out the addresses that match must not have.
+func (s *Server) guarded(addrs []netip.Addr, match *policy.Host) []netip.Addr {
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool {
+		ok, _ := s.guard.Check(a, guardOptions(match))
+		return !ok
+	})
 }
 
 // learnResolved learns what Resolve found. A failure is counted and no more:
