@@ -193,7 +193,7 @@ func (w *Watcher) scan() map[string]stamp {
 	s := seen{stamps: map[string]stamp{}, dirs: map[string]bool{}, real: map[string]bool{}}
 	if !w.looking.run(readWait, func() { s.look(w.paths) }) {
 		if !w.stuck {
-			w.log.Error("the policy's files cannot be watched: a file system does not answer; the policy in force stays")
+			w.log.Error("files cannot be watched: a file system does not answer; what was read from them stays in force", "paths", w.paths)
 		}
 		w.stuck = true
 		return w.last
