@@ -285,11 +285,11 @@ func (u *upstream) recovered(ctx context.Context, q *dns.Msg, s *server) (rep *d
 	return rep, err
 }
 
-// local says that this node lacks what a question needs.
+// local says that this node lacks what a question or a connection needs.
 func (u *upstream) local(err error) {
 	u.stats.add(cLocalFailed)
 	if u.warned.allow(u.health.now()) {
-		u.log.Warn("egressd lacks descriptors, ports or memory to ask DNS servers, so names can't be resolved until there is more; raise its limit of open files (LimitNOFILE=) or find what takes them",
+		u.log.Warn("egressd lacks descriptors, ports or memory for DNS, so names can't be resolved until there is more; raise its limit of open files (LimitNOFILE=) or find what takes them",
 			"error", err)
 	}
 }

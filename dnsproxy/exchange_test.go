@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -451,4 +452,36 @@ func TestBusyServerIsNamed(t *testing.T) {
 		t.Errorf("%v", m)
 	}
 	r.expectEvent(policy.ReasonOverload, false)
+}
+
+// BenchmarkOneDeadServer is how fast questions are answered, over real sockets,
+// with the first of two servers dead, and without it.
+func BenchmarkOneDeadServer(b *testing.B) {
+	for _, dead := range []bool{false, true} {
+		b.Run(fmt.Sprintf("dead=%v", dead), func(b *testing.B) {
+			z := newZone(b)
+			z.setHandle(func(w dns.ResponseWriter, q *dns.Msg) {
+				_ = w.WriteMsg(zoneReply(q, []string{q.Question[0].Name + " 60 A 203.0.113.1"}))
+			})
+			servers := []netip.AddrPort{z.addr}
+			if dead {
+				servers = []netip.AddrPort{silence(b), z.addr}
+			}
+			r := newRig(b, Config{}, servers...)
+			c := *r.origins.client.Load()
+			var failed atomic.Int64
+			b.SetParallelism(8)
+			b.ResetTimer()
+			b.RunParallel(func(p *testing.PB) {
+				for i := 0; p.Next(); i++ {
+					m := r.handle(context.Background(), c, policy.UDP, question(fmt.Sprintf("n%d.wild.test.", i%256), dns.TypeA))
+					if m.Rcode != dns.RcodeSuccess {
+						failed.Add(1)
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "queries/s")
+			b.ReportMetric(100*float64(failed.Load())/float64(b.N), "%failed")
+		})
+	}
 }

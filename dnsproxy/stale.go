@@ -49,16 +49,17 @@ type lastAnswer struct {
 	late int
 }
 
-// keeps says whether the last answer to a question is kept.
-func (s *Server) keeps(d decision) bool {
-	return s.stale > 0 && d.host != nil && !d.host.Own && !d.host.Pattern.IsWildcard()
+// keeps says whether the last answer to a question is kept. What only a captured
+// forwarder's own server says is for the forwarder.
+func (s *Server) keeps(d decision, servers []netip.AddrPort) bool {
+	return s.stale > 0 && len(servers) > 0 && slices.Contains(s.servers(), servers[0]) && d.host != nil && !d.host.Own && !d.host.Pattern.IsWildcard()
 }
 
 // lookup asks the servers for a client; stale says that what it returns is old.
 // The reply is the caller's own. ctx lasts as long as the listeners.
 func (s *Server) lookup(ctx context.Context, c Client, q *dns.Msg, d decision, servers []netip.AddrPort) (rep *dns.Msg, stale bool, err error) {
 	account := s.account(c)
-	if !s.keeps(d) {
+	if !s.keeps(d, servers) {
 		rep, err = s.up.exchange(ctx, account, q, servers)
 		return rep, false, err
 	}

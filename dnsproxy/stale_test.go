@@ -6,11 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/egressd/egressd/internal/flow"
 )
 
 // outages are the ways in which servers have no answer.
@@ -158,6 +161,25 @@ func TestStaleOff(t *testing.T) {
 	r := newRig(t, Config{Stale: -1}, z.addr).serve()
 	r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA))
 	z.setHandle(outages["SERVFAIL"])
+	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)); m.Rcode != dns.RcodeServerFailure {
+		t.Error(m)
+	}
+}
+
+// TestStaleOfAForwarder: what a captured forwarder hears from a server of its
+// own is not told to others.
+func TestStaleOfAForwarder(t *testing.T) {
+	trusted, own := newZone(t), newZone(t, "www.example.com. 60 A 203.0.113.66")
+	trusted.setHandle(outages["SERVFAIL"])
+	const forwarder = 9
+	r := newRig(t, Config{Serves: func(c Client, a netip.AddrPort) bool { return c.Process.PID == forwarder && a == trusted.addr }}, trusted.addr).serve()
+	c := Client{Workload: "w", Policy: id, Server: own.addr, Process: flow.Process{PID: forwarder}}
+	r.setClient(c)
+	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)); len(m.Answer) != 1 {
+		t.Fatal(m)
+	}
+	c.Process.PID = 7
+	r.setClient(c)
 	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)); m.Rcode != dns.RcodeServerFailure {
 		t.Error(m)
 	}

@@ -79,7 +79,9 @@ func TestResolvConfIsFollowed(t *testing.T) {
 		{"the link's target is replaced", "192.0.2.2:53", func() { replace(stub, "nameserver 192.0.2.2\n") }},
 		{"it is written in place", "192.0.2.3:53, [2001:db8::3]:53", func() { putConf(t, stub, "nameserver 192.0.2.3\nnameserver 2001:db8::3\n") }},
 		{"the link is replaced by a file", "192.0.2.4:53", func() { replace(conf, "nameserver 192.0.2.4\n") }},
-		{"the file is replaced", "192.0.2.5:53", func() { replace(conf, "nameserver 192.0.2.5\nsearch corp.test\noptions ndots:5 timeout:3 attempts:4\n") }},
+		{"the file is replaced", "192.0.2.5:53", func() {
+			replace(conf, "nameserver 192.0.2.5\nsearch corp.test\noptions ndots:5 timeout:3 attempts:4\n")
+		}},
 	} {
 		s.do()
 		if got := serverList(next(t, applied).Servers); got != s.want {

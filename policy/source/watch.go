@@ -4,6 +4,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -282,7 +283,8 @@ func (w *Watcher) follow(dirs map[string]bool) {
 		return
 	}
 	for name, err := range w.notify.watch(dirs) {
-		if !w.warned[name] {
+		// One that is not there has nothing to watch, and is looked for.
+		if !w.warned[name] && !errors.Is(err, fs.ErrNotExist) {
 			w.log.Warn("directory cannot be watched, scanning once a second", "path", name, "error", err)
 			w.warned[name] = true // said once
 		}
