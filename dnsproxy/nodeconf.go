@@ -61,12 +61,10 @@ func (u *Upstreams) add(text []byte) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
 	for _, s := range c.Servers {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("nameserver %q is no address", s))
-			continue
+			continue // as libc does
 		}
 		if ap := netip.AddrPortFrom(a.Unmap(), uint16(port)); !slices.Contains(u.Servers, ap) {
 			u.Servers = append(u.Servers, ap)
@@ -84,7 +82,7 @@ func (u *Upstreams) add(text []byte) error {
 	if u.Attempts == 0 {
 		u.Attempts = attempts
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // readOptions returns the options timeout and attempts of a resolv.conf, 0 for

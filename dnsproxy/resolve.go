@@ -139,6 +139,7 @@ func (s *Server) slack(match *policy.Host) time.Duration {
 // flight is one resolution that is under way; done is closed after entry is
 // set.
 type flight struct {
+	began time.Time // by the real clock
 	done  chan struct{}
 	entry *entry
 }
@@ -148,26 +149,37 @@ func newCache() *cache {
 }
 
 // lookupCached returns the addresses of name, with what is left of their time.
-// While no server answers those that are older are good for slack.
+// While no server answers, or not within staleWait, those that are older are good
+// for slack.
 func (s *Server) lookupCached(ctx context.Context, name string, slack time.Duration) ([]Answer, error) {
 	c := s.cache
 	c.mu.Lock()
-	if e := c.entries[name]; e != nil && s.now().Before(e.until) {
+	e := c.entries[name]
+	if e != nil && s.now().Before(e.until) {
 		c.mu.Unlock()
 		s.stats.add(cResolveCached)
 		return s.remaining(e, slack)
 	}
 	f := c.flights[name]
 	if f == nil {
-		f = &flight{done: make(chan struct{})}
+		f = &flight{began: time.Now(), done: make(chan struct{})}
 		c.flights[name] = f
 		// The resolution outlives a caller that gives up: others wait for it.
 		go s.fly(context.WithoutCancel(ctx), name, f)
 	}
 	c.mu.Unlock()
+	var patience <-chan time.Time // without old addresses there is no choice
+	if e != nil && e.err == nil && s.now().Before(e.over.Add(slack)) {
+		t := time.NewTimer(staleWait - time.Since(f.began))
+		defer t.Stop()
+		patience = t.C
+	}
 	select {
 	case <-f.done:
 		return s.remaining(f.entry, slack)
+	case <-patience:
+		s.stats.add(cResolveStale)
+		return s.remaining(e, slack)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", ErrUpstream, ctx.Err())
 	}

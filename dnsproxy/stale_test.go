@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 // outages are the ways in which servers have no answer.
@@ -197,6 +198,64 @@ func TestStaleBounds(t *testing.T) {
 	l.put(sameQuery{name: "later"}, nil, now.Add(2*time.Hour), now.Add(time.Hour))
 	if len(l.by) != 1 {
 		t.Errorf("%d are kept, and all but one are over", len(l.by))
+	}
+}
+
+// TestResolveStaleIsQuick: with old addresses the core does not wait for silent
+// servers, and what they say in the end counts.
+func TestResolveStaleIsQuick(t *testing.T) {
+	z := newZone(t, "www.example.com. 60 A 203.0.113.1")
+	r := newRig(t, Config{}, z.addr)
+	resolve := func() string {
+		got, err := r.Resolve(context.Background(), id, "www.example.com")
+		return fmt.Sprint(got, err)
+	}
+	if got := resolve(); got != "[203.0.113.1] <nil>" {
+		t.Fatal(got)
+	}
+	release := make(chan struct{})
+	z.setHandle(func(w dns.ResponseWriter, q *dns.Msg) {
+		<-release
+		_ = w.WriteMsg(zoneReply(q, []string{"www.example.com. 60 A 203.0.113.9"}))
+	})
+	r.clock.advance(10 * time.Minute)
+	began := time.Now()
+	for range 20 {
+		if got := resolve(); got != "[203.0.113.1] <nil>" {
+			t.Fatal(got)
+		}
+	}
+	if took := time.Since(began); took < staleWait || took > 4*staleWait {
+		t.Errorf("20 resolutions took %s, and the first waits %s", took, staleWait)
+	}
+	close(release)
+	for deadline := time.Now().Add(10 * time.Second); resolve() != "[203.0.113.9] <nil>"; time.Sleep(time.Millisecond) { // polling
+		if time.Now().After(deadline) {
+			t.Fatal("the server answers, and the old addresses are given")
+		}
+	}
+}
+
+// TestStaleIsGuarded: an address that is the node's own by now is in no old
+// answer.
+func TestStaleIsGuarded(t *testing.T) {
+	z := newZone(t, "www.example.com. 60 A 203.0.113.1", "www.example.com. 60 A 203.0.113.2")
+	r := newRig(t, Config{}, z.addr)
+	var own ipguard.Addresses
+	r.guard = ipguard.NewLive(&own)
+	r.names.o.Guard = r.guard
+	r.serve()
+	ask := func() string {
+		return fmt.Sprint(texts(r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)).Answer))
+	}
+	ask()
+	z.setHandle(outages["SERVFAIL"])
+	if got := ask(); got != "[www.example.com. 30 IN A 203.0.113.1 www.example.com. 30 IN A 203.0.113.2]" {
+		t.Errorf("before: %s", got)
+	}
+	own.Set([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/32")})
+	if got := ask(); got != "[www.example.com. 30 IN A 203.0.113.2]" {
+		t.Errorf("after: %s", got)
 	}
 }
 

@@ -55,7 +55,7 @@ func newNodeDNS(o Options, files []string, loops func(netip.AddrPort) bool) (*no
 			n.stop()
 			return nil, err
 		}
-		o.Log.Warn("what the node says about its DNS servers has errors; the rest counts", "error", err)
+		o.Log.Warn("not all that the node says about its DNS servers can be used; the rest counts", "error", err)
 	}
 	n.now = now
 	return n, nil
@@ -101,7 +101,7 @@ func (n *nodeDNS) read(apply func(dnsproxy.Upstreams)) {
 	u, err := n.look()
 	if err != nil {
 		if n.err != err.Error() {
-			n.log.Warn("what the node says about its DNS servers has errors; those from before are asked until it is mended",
+			n.log.Warn("what the node says about its DNS servers can't be used; those from before are asked until it is mended",
 				"error", err, "servers", serverList(n.now.Servers))
 		}
 		n.err = err.Error()
