@@ -3,14 +3,17 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )
 
@@ -92,6 +95,68 @@ func TestFirstServerIsDead(t *testing.T) {
 	}
 	if log := n.d.Log(); strings.Count(log, "a DNS server does not answer") != 1 {
 		t.Error("the log does not have it once")
+	}
+}
+
+// TestLocalResolverHangs: the node's own forwarder hangs, captured or not.
+// Programs go on by the other server, and by the forwarder again when it is back.
+func TestLocalResolverHangs(t *testing.T) {
+	t.Parallel()
+	for _, r := range resolvers {
+		for _, captured := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, captured %v", r.name, captured), func(t *testing.T) {
+				t.Parallel()
+				testenv.RequireTool(t, r.name)
+				n := start(t, map[string]string{"policy.yaml": failing}, withShop(t, time.Second),
+					"--dns-server", "127.0.0.1", "--dns-server", world.ResolverV4)
+				cg := n.in
+				if !captured {
+					cg = nil
+				}
+				forwarder := r.runs(t, n, cg, "127.0.0.1", "::1", world.OtherResolverV4)
+				ask := func() probed {
+					return n.probe(t, n.in, "dns", "udp", "127.0.0.1:53", "shop.example", "A")
+				}
+				forwarded := func() (n1, n2 int) {
+					for _, q := range n.DNS.Queries() {
+						switch q.Server.Addr().String() {
+						case world.ResolverV4:
+							n1++
+						case world.OtherResolverV4:
+							n2++
+						}
+					}
+					return n1, n2
+				}
+				eventually(t, soon, "the forwarder is asked", func() bool {
+					a := ask()
+					_, n2 := forwarded()
+					return len(a.Addrs) == 1 && n2 > 0
+				})
+				if err := forwarder.Signal(syscall.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, 2*soon, "it is known to be down", func() bool {
+					if a := ask(); len(a.Addrs) != 1 || a.EDE >= 0 {
+						t.Fatalf("while the forwarder hangs: %+v", a)
+					}
+					return strings.Contains(n.d.Log(), "a DNS server does not answer")
+				})
+				before, _ := forwarded()
+				if a := ask(); len(a.Addrs) != 1 {
+					t.Errorf("when that is known: %+v", a)
+				}
+				if after, _ := forwarded(); after == before {
+					t.Error("the other server was not asked")
+				}
+				if err := forwarder.Signal(syscall.SIGCONT); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, 4*soon, "it is back", func() bool {
+					return len(ask().Addrs) == 1 && strings.Contains(n.d.Log(), "a DNS server answers again")
+				})
+			})
+		}
 	}
 }
 
