@@ -54,7 +54,7 @@ func TestForwarderAccount(t *testing.T) {
 	z := newZone(t, internet...)
 	const forwarder = 9
 	r := newRig(t, Config{
-		MaxPerWorkload: 2, Timeout: 10 * time.Second,
+		MaxPerWorkload: 2, Upstreams: Upstreams{Timeout: 10 * time.Second},
 		Serves: func(c Client, a netip.AddrPort) bool { return c.Process.PID == forwarder && a != z.addr },
 	}, netip.MustParseAddrPort("192.0.2.1:53"))
 	for _, network := range []string{"udp", "tcp"} {
@@ -124,7 +124,7 @@ func TestSuspectedLoop(t *testing.T) {
 		{"the same process", Client{Server: far, Process: flow.Process{PID: 7}}, false},
 	} {
 		var log bytes.Buffer
-		r := newRig(t, Config{Timeout: 300 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))}, z.addr)
+		r := newRig(t, Config{Upstreams: Upstreams{Timeout: 300 * time.Millisecond}, Log: slog.New(slog.NewTextHandler(&log, nil))}, z.addr)
 		other := make(chan struct{})
 		z.setHandle(func(dns.ResponseWriter, *dns.Msg) {}) // silence
 		ask := func(c Client) {

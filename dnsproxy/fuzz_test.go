@@ -35,7 +35,7 @@ func FuzzQuery(f *testing.F) {
 		f.Add(s.Query(dns.TypeA), false)
 	}
 	f.Add([]byte{0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1}, true)
-	r := newRig(f, Config{Search: []string{"corp.test"}}) // without upstreams
+	r := newRig(f, Config{Upstreams: Upstreams{Search: []string{"corp.test"}}}) // without upstreams
 	client := *r.origins.client.Load()
 	f.Fuzz(func(t *testing.T, raw []byte, tcp bool) {
 		transport := policy.UDP
@@ -57,7 +57,7 @@ func FuzzQuery(f *testing.F) {
 			t.Fatalf("not a reply to %x: %v", raw, reply)
 		}
 		if reply.Rcode == dns.RcodeSuccess {
-			d := decide(reply.Question[0], r.pol.Policy(policy.DefaultPolicy), r.search)
+			d := decide(reply.Question[0], r.pol.Policy(policy.DefaultPolicy), r.upstream.set.Load().Search)
 			if d.action == refuse && d.reason != policy.ReasonQueryType || d.action == forward || len(reply.Answer) > 0 && d.action == refuse {
 				t.Fatalf("answered: %v", reply)
 			}

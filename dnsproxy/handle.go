@@ -75,7 +75,7 @@ func (s *Server) handle(ctx context.Context, c Client, t policy.Transport, req *
 		return new(dns.Msg).SetRcode(req, dns.RcodeBadVers)
 	}
 	p := s.policies.Policy(c.Policy)
-	d := decide(q, p, s.search)
+	d := decide(q, p, s.upstream.set.Load().Search)
 	// The client's own suffixes cost reading a file, so they come last.
 	if d.unnamed() && searchStep(d.name, p, suffixes(s.searchOf(c))) {
 		d = decision{action: absent, name: d.name, reason: policy.ReasonAllowed}
@@ -148,16 +148,13 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 	s.stats.add(cForwarded)
 	q := req.Question[0]
 	leave := s.waiting.enter(q, c)
-	rep, err := s.up.exchange(ctx, newQuery(q, req), servers)
-	if err != nil {
+	rep, stale, err := s.lookup(ctx, c, newQuery(q, req), d, servers)
+	if err != nil || stale {
 		s.suspectLoop(q, c, servers)
 	}
 	leave()
 	if err != nil {
-		s.log.Debug("query failed", "name", d.name, "err", err)
-		m := answerTo(req, dns.RcodeServerFailure)
-		extend(m, req, dns.ExtendedErrorCodeNoReachableAuthority, "egressd: no DNS server answered")
-		return m
+		return s.unanswered(c, t, req, d, err)
 	}
 	var refused []netip.Addr
 	f := filter(rep, q, s.rules(c, d, req, &refused))
@@ -182,11 +179,27 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 	s.note(c, d, told)
 	m := answerTo(req, clientRcode(rep.Rcode))
 	m.Answer, m.Ns = f.answer, f.ns
-	m.AuthenticatedData = rep.AuthenticatedData && !f.modified()
+	m.AuthenticatedData = rep.AuthenticatedData && !f.modified() && !stale
+	if stale {
+		extend(m, req, dns.ExtendedErrorCodeStaleAnswer, "egressd: no DNS server answers")
+	}
 	if len(f.refused) > 0 && len(f.addrs) == 0 {
 		// The name exists, and NXDOMAIN would make resolvers try others.
 		extend(m, req, dns.ExtendedErrorCodeFiltered, "egressd: "+string(policy.ReasonAddress))
 	}
+	return m
+}
+
+// unanswered is the answer when no server had one.
+func (s *Server) unanswered(c Client, t policy.Transport, req *dns.Msg, d decision, err error) *dns.Msg {
+	s.log.Debug("query failed", "name", d.name, "err", err)
+	m := answerTo(req, dns.RcodeServerFailure)
+	if errors.Is(err, errBusy) || localFailure(err) {
+		s.report(c, t, d.name, decision{host: d.host, reason: policy.ReasonOverload, detail: err.Error()}, false)
+		extend(m, req, dns.ExtendedErrorCodeOther, "egressd: "+string(policy.ReasonOverload))
+		return m
+	}
+	extend(m, req, dns.ExtendedErrorCodeNoReachableAuthority, "egressd: no DNS server answered")
 	return m
 }
 

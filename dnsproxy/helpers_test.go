@@ -234,9 +234,12 @@ func newRig(t testing.TB, c Config, upstreams ...netip.AddrPort) *rig {
 	guard := ipguard.New([]netip.Addr{netip.MustParseAddr("198.51.100.7")})
 	r.names = NewNames(r.kernel, r.pol, NamesOptions{Guard: guard, Now: r.clock.now})
 	c.Origins, c.Policies, c.Names, c.Guard, c.Sink, c.Now = r.origins, r.pol, r.names, guard, r.events, r.clock.now
-	c.Upstreams = func() []netip.AddrPort { return upstreams }
-	if c.Timeout == 0 {
-		c.Timeout = 5 * time.Second // a busy machine must not fail the test
+	c.Upstreams.Servers = upstreams
+	if c.Upstreams.Timeout == 0 {
+		c.Upstreams.Timeout = 5 * time.Second // a busy machine must not fail the test
+	}
+	if c.Stale == 0 {
+		c.Stale = time.Hour
 	}
 	r.Server = New(c)
 	return r

@@ -51,9 +51,9 @@ type keeper struct {
 type keptName struct {
 	policies []policy.PolicyID
 	at       time.Time
-	// answered is when a server last answered for it, or when it was first
-	// seen: the time for which it is kept while none does counts from here.
-	answered time.Time
+	// last is until when it is kept while no server answers: Config.Stale after
+	// the time of the last answer.
+	last time.Time
 }
 
 // KeepResolved asks again for the names that are to be kept, until ctx is done.
@@ -112,7 +112,7 @@ func (k *keeper) look(now time.Time) {
 			// Asked before its time is over, or those who connect would be
 			// refused meanwhile.
 			at := f.until.Add(-2 * k.s.names.o.Interval)
-			n = &keptName{at: at.Add(-jitter(max(0, at.Sub(now)))), answered: now}
+			n = &keptName{at: at.Add(-jitter(max(0, at.Sub(now)))), last: f.until.Add(k.s.stale)}
 			k.names[name] = n
 		}
 		n.policies = f.policies
@@ -129,7 +129,7 @@ func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
 	answers, err := []Answer(nil), ErrUpstream
 	if k.failures.Load() < keepAtOnce {
 		s.stats.add(cKept)
-		answers, err = s.lookupCached(ctx, name)
+		answers, err = s.lookupCached(ctx, name, 0)
 	}
 	now := s.now()
 	slack := 2 * s.names.o.Interval
@@ -141,7 +141,7 @@ func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
 			ttl = min(ttl, a.TTL)
 		}
 		every := max(ttl, keepFloor)
-		n.at, n.answered = now.Add(every-jitter(every)), now
+		n.at, n.last = now.Add(every-jitter(every)), now.Add(max(ttl, s.names.o.Floor)+s.stale)
 		for i := range answers {
 			answers[i].TTL = max(answers[i].TTL, every+slack)
 		}
@@ -153,9 +153,9 @@ func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
 		s.stats.add(cKeptFailed)
 		k.failures.Add(1)
 		n.at = now.Add(keepAgain)
-		if now.Before(n.answered.Add(s.names.o.Cap)) {
+		if until := n.at.Add(slack); until.Before(n.last) {
 			for _, id := range n.policies {
-				s.names.keepAll(id, name, n.at.Add(slack))
+				s.names.keepAll(id, name, until)
 			}
 		}
 	default:
@@ -260,7 +260,7 @@ func (n *Names) keepAll(id policy.PolicyID, name string, until time.Time) {
 // prolong lets p count until then at least.
 func (t *table) prolong(p *pair, until time.Time) {
 	if until.After(p.until) {
-		p.until, p.held = until, false
+		p.until = until
 		t.changes++
 	}
 }

@@ -24,7 +24,7 @@ type keeping struct {
 
 func newKeeping(t *testing.T, records ...string) keeping {
 	z := newZone(t, records...)
-	r := newRig(t, Config{Timeout: time.Second}, z.addr)
+	r := newRig(t, Config{Upstreams: Upstreams{Timeout: time.Second}}, z.addr)
 	return keeping{r, &keeper{s: r.Server, names: map[string]*keptName{}}, z}
 }
 

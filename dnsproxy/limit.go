@@ -21,11 +21,14 @@ func newLimiter(total, each int) *limiter {
 }
 
 // acquire says whether one more may start for key; each true needs a release.
-func (l *limiter) acquire(key string) bool {
+func (l *limiter) acquire(key string) bool { return l.acquireUpTo(key, l.each) }
+
+// acquireUpTo is acquire for a key that may have no more than most.
+func (l *limiter) acquireUpTo(key string, most int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	has := l.by[key]
-	if l.all >= l.total || has >= l.each {
+	if l.all >= l.total || has >= min(most, l.each) {
 		return false
 	}
 	if l.all >= l.total-l.total/4 && has >= max(1, l.each/16) {

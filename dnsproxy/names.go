@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -227,44 +228,49 @@ func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, host *poli
 	return nil
 }
 
-// NamesOf returns the names that addr was learned for, sorted; those in grace
-// included, and those that are kept for open connections: the kernel lets new
-// ones pass as well, so whoever asks for them must know the name.
+// NamesOf returns the names that addr was learned for, sorted: all for which
+// the kernel lets connections to it pass. A name goes when Expire, a policy
+// update or an eviction takes it from the kernel, under the same lock, and not
+// when its time is over: the kernel has no clock, and what it lets pass must
+// not be refused behind it.
 func (n *Names) NamesOf(id policy.PolicyID, addr netip.Addr) []string {
 	t := n.peek(id)
 	if t == nil {
 		return nil
 	}
-	now := n.o.Now()
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	a := t.addrs[addr.Unmap()]
 	if a == nil {
 		return nil
 	}
-	names := make([]string, 0, len(a.pairs))
-	for name, pair := range a.pairs {
-		if pair.held || now.Before(pair.until.Add(n.o.Grace)) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(a.pairs))
 }
 
 // AddrsOf returns the addresses that name was learned with, sorted; those in
-// grace included.
+// grace included. Older ones, which are open for the connections that they have
+// or because nothing has expired them yet, are not: the name may have given
+// them up, and is asked for again.
 func (n *Names) AddrsOf(id policy.PolicyID, name string) []netip.Addr {
+	now := n.o.Now()
+	return n.addrsOf(id, name, func(p *pair) bool { return now.Before(p.until.Add(n.o.Grace)) })
+}
+
+// openAddrsOf returns all addresses that are open for name, sorted.
+func (n *Names) openAddrsOf(id policy.PolicyID, name string) []netip.Addr {
+	return n.addrsOf(id, name, func(*pair) bool { return true })
+}
+
+func (n *Names) addrsOf(id policy.PolicyID, name string, want func(*pair) bool) []netip.Addr {
 	t := n.peek(id)
 	if t == nil {
 		return nil
 	}
-	now := n.o.Now()
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	addrs := make([]netip.Addr, 0, len(t.names[name]))
 	for addr := range t.names[name] {
-		if now.Before(t.addrs[addr].pairs[name].until.Add(n.o.Grace)) {
+		if want(t.addrs[addr].pairs[name]) {
 			addrs = append(addrs, addr)
 		}
 	}

@@ -55,9 +55,7 @@ type pair struct {
 	// time that somebody asked.
 	until, asked time.Time
 	wild         bool
-	// held: the time is over, and connections to the address are open.
-	held bool
-	by   []string // workloads that asked, up to maxHolders
+	by           []string // workloads that asked, up to maxHolders
 }
 
 // maxHolders bounds the workloads that a pair remembers. A pair goes by
@@ -196,7 +194,7 @@ func (t *table) recount(was bool, a *address) {
 // renew lets p count for at least as long as w wants, for w's workloads too.
 func (t *table) renew(p *pair, w wish) {
 	if w.until.After(p.until) {
-		p.until, p.held = w.until, false
+		p.until = w.until
 		t.changes++
 	}
 	p.asked = w.now

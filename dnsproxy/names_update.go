@@ -54,10 +54,7 @@ func (n *Names) expire(t *table, id policy.PolicyID, now time.Time) error {
 	for addr, a := range t.addrs {
 		gone := false
 		for name, pair := range a.pairs {
-			if now.Before(pair.until.Add(n.o.Grace)) {
-				continue
-			}
-			if pair.held = inUse(addr); pair.held {
+			if now.Before(pair.until.Add(n.o.Grace)) || inUse(addr) {
 				continue
 			}
 			t.forget(name, addr, a)

@@ -144,8 +144,8 @@ func TestParse(t *testing.T) {
 }
 
 func TestSearchIsNormalized(t *testing.T) {
-	s := New(Config{Names: NewNames(new(kernel), new(snapshot), NamesOptions{}), Search: []string{".Corp.Example.", "b\x00d", ""}})
-	if got := strings.Join(s.search, " "); got != "corp.example" {
+	s := New(Config{Names: NewNames(new(kernel), new(snapshot), NamesOptions{}), Upstreams: Upstreams{Search: []string{".Corp.Example.", "b\x00d", ""}}})
+	if got := strings.Join(s.upstream.set.Load().Search, " "); got != "corp.example" {
 		t.Errorf("search = %q", got)
 	}
 }

@@ -34,7 +34,7 @@ const (
 // policy id. They are learned as if a workload had asked. Answers are cached
 // for their time to live, one resolution at a time is under way for a name,
 // and while no server answers the old addresses are good for the time that
-// the kernel keeps them (RFC 8767).
+// the kernel keeps them, see Config.Stale (RFC 8767).
 //
 // Errors wrap ErrName (not allowed), ErrNotFound, ErrAddress (all refused) or
 // ErrUpstream.
@@ -61,22 +61,37 @@ func (s *Server) ResolveFor(ctx context.Context, id policy.PolicyID, name string
 		return nil, fmt.Errorf("resolve: %w: %s", ErrName, err)
 	}
 	s.stats.add(cResolve)
-	answers, err := s.lookupCached(ctx, name)
+	answers, err := s.lookupCached(ctx, name, s.slack(match))
+	if errors.Is(err, ErrUpstream) {
+		// What the kernel lets pass to an old address must get through here
+		// as well. Nothing is learned by it, so it lasts no longer for it.
+		if open := s.guarded(s.names.openAddrsOf(id, name), match); len(open) > 0 {
+			return open, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("resolve %s: %w", name, err)
 	}
 	var addrs []netip.Addr
 	for _, a := range answers {
-		if ok, _ := s.guard.Check(a.Addr, guardOptions(match)); ok && !slices.Contains(addrs, a.Addr) {
+		if !slices.Contains(addrs, a.Addr) {
 			addrs = append(addrs, a.Addr)
 		}
 	}
-	if len(addrs) == 0 {
+	if addrs = s.guarded(addrs, match); len(addrs) == 0 {
 		s.stats.add(cAddrRefused)
 		return nil, fmt.Errorf("resolve %s: %w", name, ErrAddress)
 	}
 	s.learnResolved(id, name, answers)
 	return addrs, nil
+}
+
+// guarded leaves out the addresses that match must not have.
+func (s *Server) guarded(addrs []netip.Addr, match *policy.Host) []netip.Addr {
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool {
+		ok, _ := s.guard.Check(a, guardOptions(match))
+		return !ok
+	})
 }
 
 // learnResolved learns what Resolve found. A failure is counted and no more:
@@ -105,14 +120,26 @@ type cache struct {
 type entry struct {
 	answers []Answer
 	err     error
-	// until is when to ask again, stale until when answers are better than
-	// a failure.
-	until, stale time.Time
+	// until is when to ask again, over when the time of the answers ends, stale
+	// until when they are better than a failure at the most. failed is why the
+	// answers are old, nil when they are not.
+	until, over, stale time.Time
+	failed             error
+}
+
+// slack is how long after their time answers are good for match while no server
+// answers.
+func (s *Server) slack(match *policy.Host) time.Duration {
+	if match != nil && match.Pattern.IsWildcard() {
+		return s.names.o.Grace
+	}
+	return max(s.names.o.Grace, s.stale)
 }
 
 // flight is one resolution that is under way; done is closed after entry is
 // set.
 type flight struct {
+	began time.Time // by the real clock
 	done  chan struct{}
 	entry *entry
 }
@@ -122,38 +149,54 @@ func newCache() *cache {
 }
 
 // lookupCached returns the addresses of name, with what is left of their time.
-func (s *Server) lookupCached(ctx context.Context, name string) ([]Answer, error) {
+// While no server answers, or not within staleWait, those that are older are good
+// for slack.
+func (s *Server) lookupCached(ctx context.Context, name string, slack time.Duration) ([]Answer, error) {
 	c := s.cache
 	c.mu.Lock()
-	if e := c.entries[name]; e != nil && s.now().Before(e.until) {
+	e := c.entries[name]
+	if e != nil && s.now().Before(e.until) {
 		c.mu.Unlock()
 		s.stats.add(cResolveCached)
-		return s.remaining(e), e.err
+		return s.remaining(e, slack)
 	}
 	f := c.flights[name]
 	if f == nil {
-		f = &flight{done: make(chan struct{})}
+		f = &flight{began: time.Now(), done: make(chan struct{})}
 		c.flights[name] = f
 		// The resolution outlives a caller that gives up: others wait for it.
 		go s.fly(context.WithoutCancel(ctx), name, f)
 	}
 	c.mu.Unlock()
+	var patience <-chan time.Time // without old addresses there is no choice
+	if e != nil && e.err == nil && s.now().Before(e.over.Add(slack)) {
+		t := time.NewTimer(staleWait - time.Since(f.began))
+		defer t.Stop()
+		patience = t.C
+	}
 	select {
 	case <-f.done:
-		return s.remaining(f.entry), f.entry.err
+		return s.remaining(f.entry, slack)
+	case <-patience:
+		s.stats.add(cResolveStale)
+		return s.remaining(e, slack)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", ErrUpstream, ctx.Err())
 	}
 }
 
 // remaining are e's addresses with the time that is left of e.
-func (s *Server) remaining(e *entry) []Answer {
-	left := max(0, e.until.Sub(s.now()))
+func (s *Server) remaining(e *entry, slack time.Duration) ([]Answer, error) {
+	now := s.now()
+	if e.failed != nil && !now.Before(e.over.Add(slack)) {
+		return nil, e.failed
+	}
+	left := max(0, e.until.Sub(now))
 	out := slices.Clone(e.answers)
 	for i := range out {
 		out[i].TTL = min(out[i].TTL, left)
 	}
-	return out
+	return out, e.err
 }
 
 // fly resolves name and publishes the result.
@@ -165,7 +208,7 @@ func (s *Server) fly(ctx context.Context, name string, f *flight) {
 	now := s.now()
 	if old := c.entries[name]; errors.Is(e.err, ErrUpstream) && old != nil && old.err == nil && now.Before(old.stale) {
 		s.stats.add(cResolveStale)
-		e = &entry{answers: old.answers, until: now.Add(failureTime), stale: old.stale}
+		e = &entry{answers: old.answers, until: now.Add(failureTime), over: old.over, stale: old.stale, failed: e.err}
 	}
 	if len(c.entries) >= maxCached {
 		c.evict(now)
@@ -220,7 +263,8 @@ func (s *Server) resolve(ctx context.Context, name string) *entry {
 		ttl = failureTime // the other family is asked for again soon
 	}
 	e.until = now.Add(max(ttl, min(o.Floor, failureTime)))
-	e.stale = e.until.Add(o.Grace)
+	e.over = e.until
+	e.stale = e.over.Add(max(o.Grace, s.stale))
 	return e
 }
 
@@ -232,7 +276,7 @@ func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (fo
 		}
 	}()
 	q := dns.Question{Name: dns.Fqdn(name), Qtype: qtype, Qclass: dns.ClassINET}
-	rep, err := s.up.exchange(ctx, newQuery(q, nil), s.servers())
+	rep, err := s.up.exchange(ctx, checker, newQuery(q, nil), s.servers())
 	if err != nil {
 		return nil, err
 	}

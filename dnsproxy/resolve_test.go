@@ -71,7 +71,7 @@ func TestResolveForEndpoints(t *testing.T) {
 
 func TestResolveCaches(t *testing.T) {
 	z := newZone(t, internet...)
-	r := newRig(t, Config{}, z.addr)
+	r := newRig(t, Config{Stale: -1}, z.addr)
 	resolve := func() (string, error) {
 		got, err := r.Resolve(context.Background(), policy.DefaultPolicy, "www.example.com")
 		return fmt.Sprint(got), err
@@ -87,15 +87,18 @@ func TestResolveCaches(t *testing.T) {
 		{"first", 0, 0, 2, "[203.0.113.1 2001:4860::1]", nil},
 		{"cached", 59 * time.Second, 0, 0, "[203.0.113.1 2001:4860::1]", nil},
 		{"time is over", 2 * time.Second, 0, 2, "[203.0.113.1 2001:4860::1]", nil},
-		{"stale while no server answers", 61 * time.Second, dns.RcodeServerFailure, 4, "[203.0.113.1 2001:4860::1]", nil},
+		{"stale while no server answers", 61 * time.Second, dns.RcodeServerFailure, 2, "[203.0.113.1 2001:4860::1]", nil},
 		{"a failure is kept for a second", 0, dns.RcodeServerFailure, 0, "[203.0.113.1 2001:4860::1]", nil},
-		{"grace is over", 61 * time.Second, dns.RcodeServerFailure, 4, "[]", ErrUpstream},
+		{"nothing is open any more", 66 * time.Second, dns.RcodeServerFailure, 2, "[]", ErrUpstream},
 		{"gone", 2 * time.Second, dns.RcodeNameError, 2, "[]", ErrNotFound},
 		{"gone, cached", 4 * time.Second, dns.RcodeNameError, 0, "[]", ErrNotFound},
 		{"back", 2 * time.Second, 0, 2, "[203.0.113.1 2001:4860::1]", nil},
 	}
 	for _, s := range steps {
 		r.clock.advance(s.after)
+		if err := r.names.Expire(); err != nil {
+			t.Fatal(err)
+		}
 		z.setHandle(func(w dns.ResponseWriter, q *dns.Msg) {
 			if s.rcode != 0 {
 				_ = w.WriteMsg(new(dns.Msg).SetRcode(q, s.rcode))

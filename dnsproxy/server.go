@@ -59,13 +59,9 @@ type Config struct {
 	Origins  Origins
 	Policies Policies
 	Names    *Names
-	// Upstreams are the trusted servers, the preferred one first. It is
-	// called for each query and must not block.
-	Upstreams func() []netip.AddrPort
-	// Search are the suffixes that stub resolvers append (resolv.conf's
-	// search). What is not a name is ignored.
-	Search []string
-	// SearchOf returns those of a client's own resolv.conf, which may be
+	// Upstreams are the trusted servers; SetUpstreams changes them.
+	Upstreams Upstreams
+	// SearchOf returns the suffixes of a client's own resolv.conf, which may be
 	// another one in a container; nil: there are none. What it returns is only
 	// trusted to say that a name is a search step.
 	SearchOf func(Client) []string
@@ -78,15 +74,16 @@ type Config struct {
 	Sink   flow.Sink    // nil: no events
 	Log    *slog.Logger // nil: no log
 
-	// Timeout bounds one attempt at one upstream (2 s).
-	Timeout time.Duration
+	// Stale is for how long after its time an answer for a host that is named
+	// exactly is good while no server answers (RFC 8767); 0: not at all.
+	Stale time.Duration
 	// Idle is how long a TCP connection may be silent (10 s).
 	Idle time.Duration
 	// Drain is how long queries in flight may go on after Serve's context
 	// ended (2 s).
 	Drain time.Duration
 	// MaxInflight and MaxPerWorkload bound the queries that are answered at
-	// once (1024 and 256), MaxConns and MaxConnsPerWorkload the TCP
+	// once, and that wait for one server (1024 and 256), MaxConns and MaxConnsPerWorkload the TCP
 	// connections (512 and 64).
 	MaxInflight, MaxPerWorkload, MaxConns, MaxConnsPerWorkload int
 	// Now is the clock; nil is time.Now.
@@ -98,8 +95,6 @@ type Server struct {
 	origins  Origins
 	policies Policies
 	names    *Names
-	servers  func() []netip.AddrPort
-	search   []string
 	searchOf func(Client) []string
 	serves   func(Client, netip.AddrPort) bool
 	denial   Denial
@@ -111,7 +106,10 @@ type Server struct {
 	idle, drain time.Duration
 	queries     *limiter
 	conns       *limiter
-	up          *shared
+	upstream    *upstream
+	up          *shared // what leads to upstream
+	stale       time.Duration
+	last        lastAnswers
 	cache       *cache
 	waiting     *waiting
 	warned      seldom        // of loops
@@ -122,7 +120,6 @@ type Server struct {
 
 // New returns a Server for c.
 func New(c Config) *Server {
-	setDefault(&c.Timeout, 2*time.Second)
 	setDefault(&c.Idle, 10*time.Second)
 	setDefault(&c.Drain, 2*time.Second)
 	setDefault(&c.MaxInflight, 1024)
@@ -145,16 +142,22 @@ func New(c Config) *Server {
 		c.Serves = func(Client, netip.AddrPort) bool { return false }
 	}
 	s := &Server{
-		origins: c.Origins, policies: c.Policies, names: c.Names, servers: c.Upstreams, guard: c.Guard,
+		origins: c.Origins, policies: c.Policies, names: c.Names, guard: c.Guard,
 		sink: c.Sink, log: c.Log, now: c.Now, idle: c.Idle, drain: c.Drain,
 		searchOf: c.SearchOf, serves: c.Serves, denial: c.Denied,
 		queries: newLimiter(c.MaxInflight, c.MaxPerWorkload),
 		conns:   newLimiter(c.MaxConns, c.MaxConnsPerWorkload),
 		cache:   newCache(),
 		waiting: newWaiting(),
+		stale:   max(c.Stale, 0),
+		last:    lastAnswers{by: map[sameQuery]*lastAnswer{}},
 	}
-	s.up = newShared(&upstream{timeout: c.Timeout, stats: &s.stats}, &s.stats)
-	s.search = suffixes(c.Search)
+	s.upstream = &upstream{stats: &s.stats, log: c.Log, health: health{
+		log: c.Log, now: c.Now, all: c.MaxInflight, each: c.MaxPerWorkload, by: map[netip.AddrPort]*server{},
+	}}
+	s.upstream.ask = s.upstream.askServer
+	s.up = newShared(s.upstream, &s.stats)
+	s.SetUpstreams(c.Upstreams)
 	return s
 }
 

@@ -67,7 +67,7 @@ func TestServe(t *testing.T) {
 			for _, tt := range tests {
 				t.Run(fmt.Sprintf("%s/%s%d", tt.name, network, 4+2*family), func(t *testing.T) {
 					z := newZone(t, internet...)
-					r := newRig(t, Config{Search: []string{"corp.test"}}, z.addr).serve()
+					r := newRig(t, Config{Upstreams: Upstreams{Search: []string{"corp.test"}}}, z.addr).serve()
 					to := map[string][]netip.AddrPort{"udp": r.udp, "tcp": r.tcp}[network][family]
 					m := r.ask(network, to, question(tt.q, tt.qtype))
 					if m.Rcode != tt.rcode || edeOf(m) != tt.ede {

@@ -17,7 +17,7 @@ import (
 // them (the birthday attack of RFC 5452, section 5). Only what the server said
 // is shared: who may see what of it is decided for each who asked.
 type shared struct {
-	ask   func(context.Context, *dns.Msg, []netip.AddrPort) (*dns.Msg, error)
+	ask   func(ctx context.Context, account string, q *dns.Msg, servers []netip.AddrPort) (*dns.Msg, error)
 	stats *stats
 
 	mu      sync.Mutex
@@ -48,8 +48,9 @@ func newShared(u *upstream, s *stats) *shared {
 	return &shared{ask: u.exchange, stats: s, flights: map[sameQuery]*sharedFlight{}}
 }
 
-// exchange is upstream.exchange, shared. The reply is the caller's own.
-func (s *shared) exchange(ctx context.Context, q *dns.Msg, servers []netip.AddrPort) (*dns.Msg, error) {
+// exchange is upstream.exchange, shared; it counts for the account of the first
+// who asked. The reply is the caller's own.
+func (s *shared) exchange(ctx context.Context, account string, q *dns.Msg, servers []netip.AddrPort) (*dns.Msg, error) {
 	key := keyOf(q, servers)
 	s.mu.Lock()
 	f := s.flights[key]
@@ -59,7 +60,7 @@ func (s *shared) exchange(ctx context.Context, q *dns.Msg, servers []netip.AddrP
 		// It outlives an asker that gives up: others may have joined.
 		work, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		s.flights[key] = f
-		go s.fly(work, key, f, q, servers)
+		go s.fly(work, account, key, f, q, servers)
 	} else {
 		f.joined = true
 		s.stats.add(cUpstreamShared)
@@ -92,8 +93,8 @@ func (s *shared) leave(key sameQuery, f *sharedFlight) {
 }
 
 // fly asks, and publishes the answer.
-func (s *shared) fly(ctx context.Context, key sameQuery, f *sharedFlight, q *dns.Msg, servers []netip.AddrPort) {
-	rep, err := s.recovered(ctx, q, servers)
+func (s *shared) fly(ctx context.Context, account string, key sameQuery, f *sharedFlight, q *dns.Msg, servers []netip.AddrPort) {
+	rep, err := s.recovered(ctx, account, q, servers)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.flights[key] == f {
@@ -104,14 +105,14 @@ func (s *shared) fly(ctx context.Context, key sameQuery, f *sharedFlight, q *dns
 	close(f.done)
 }
 
-func (s *shared) recovered(ctx context.Context, q *dns.Msg, servers []netip.AddrPort) (rep *dns.Msg, err error) {
+func (s *shared) recovered(ctx context.Context, account string, q *dns.Msg, servers []netip.AddrPort) (rep *dns.Msg, err error) {
 	defer func() {
 		if r := recover(); r != nil { // as in reply: one query, not the node
 			s.stats.add(cPanic)
 			rep, err = nil, fmt.Errorf("%w: panic: %v", ErrUpstream, r)
 		}
 	}()
-	return s.ask(ctx, q, servers)
+	return s.ask(ctx, account, q, servers)
 }
 
 func keyOf(q *dns.Msg, servers []netip.AddrPort) sameQuery {

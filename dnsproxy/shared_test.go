@@ -127,7 +127,7 @@ func TestAskersGiveUp(t *testing.T) {
 	ended := make(chan error, 2)
 	answer := make(chan struct{})
 	s := &shared{stats: new(stats), flights: map[sameQuery]*sharedFlight{}}
-	s.ask = func(ctx context.Context, q *dns.Msg, _ []netip.AddrPort) (*dns.Msg, error) {
+	s.ask = func(ctx context.Context, _ string, q *dns.Msg, _ []netip.AddrPort) (*dns.Msg, error) {
 		select {
 		case <-ctx.Done():
 			ended <- ctx.Err()
@@ -140,7 +140,7 @@ func TestAskersGiveUp(t *testing.T) {
 	ask := func(ctx context.Context) chan error {
 		out := make(chan error, 1)
 		go func() {
-			_, err := s.exchange(ctx, newQuery(question("x.wild.test.", dns.TypeA).Question[0], nil), nil)
+			_, err := s.exchange(ctx, "w", newQuery(question("x.wild.test.", dns.TypeA).Question[0], nil), nil)
 			out <- err
 		}()
 		return out
@@ -191,8 +191,8 @@ func TestAskersGiveUp(t *testing.T) {
 // those who wait for it.
 func TestPanicCostsOneQuery(t *testing.T) {
 	s := &shared{stats: new(stats), flights: map[sameQuery]*sharedFlight{}}
-	s.ask = func(context.Context, *dns.Msg, []netip.AddrPort) (*dns.Msg, error) { panic("broken") }
-	_, err := s.exchange(context.Background(), newQuery(question("x.wild.test.", dns.TypeA).Question[0], nil), nil)
+	s.ask = func(context.Context, string, *dns.Msg, []netip.AddrPort) (*dns.Msg, error) { panic("broken") }
+	_, err := s.exchange(context.Background(), "w", newQuery(question("x.wild.test.", dns.TypeA).Question[0], nil), nil)
 	if !errors.Is(err, ErrUpstream) || s.stats[cPanic].Load() != 1 {
 		t.Errorf("%v, %d panics", err, s.stats[cPanic].Load())
 	}

@@ -24,6 +24,9 @@ const (
 	cUpstreamTCP
 	cUpstreamIgnored
 	cUpstreamFailed
+	cUpstreamBusy
+	cLocalFailed
+	cStale
 	cNoUpstream
 	cLoop
 	cLoopSuspected
@@ -47,7 +50,7 @@ const (
 var counterNames = [counters]string{
 	"queries_udp", "queries_tcp", "no_origin", "malformed", "overload", "connection_overload",
 	"denied", "would_deny", "denied_type", "search_suffix", "answered_locally",
-	"forwarded", "upstream_shared", "upstream_tcp", "upstream_ignored", "upstream_failed", "no_upstream", "loop", "loop_suspected",
+	"forwarded", "upstream_shared", "upstream_tcp", "upstream_ignored", "upstream_failed", "upstream_busy", "node_resources", "stale", "no_upstream", "loop", "loop_suspected",
 	"address_refused", "records_stripped", "learned", "learn_full", "learn_kernel_error", "learn_policy_changed",
 	"truncated", "kept_asked", "kept_failed", "resolve", "resolve_cached", "resolve_stale", "send_failed", "panics",
 }

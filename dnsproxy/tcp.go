@@ -31,6 +31,9 @@ func (s *Server) serveTCP(ctx, work context.Context, handlers *sync.WaitGroup, l
 			if ctx.Err() != nil {
 				return nil
 			}
+			if localFailure(err) {
+				s.upstream.local(err)
+			}
 			if errors.Is(err, net.ErrClosed) || !pause(ctx, failures) {
 				return fmt.Errorf("accept DNS connections: %w", err)
 			}

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -24,8 +26,6 @@ const (
 	// upstreamSize is the UDP payload size that we offer upstream: what fits
 	// into any path's MTU (dnsflagday.net/2020).
 	upstreamSize = 1232
-	// maxAttempts bounds the servers that one query is sent to.
-	maxAttempts = 3
 	// maxMessage is the longest DNS message (RFC 1035, section 4.2.2).
 	maxMessage = 1<<16 - 1
 )
@@ -33,9 +33,45 @@ const (
 // upstream asks trusted servers. Each query has its own socket, and so a
 // source port that cannot be guessed, and its own id.
 type upstream struct {
-	timeout time.Duration // of one attempt
-	stats   *stats
+	// ask is askServer; tests have others.
+	ask    func(context.Context, *dns.Msg, netip.AddrPort) (*dns.Msg, error)
+	set    atomic.Pointer[Upstreams]
+	health health
+	stats  *stats
+	log    *slog.Logger
+	warned seldom // of what the node lacks
 }
+
+// Upstreams are the trusted servers and how they are asked.
+type Upstreams struct {
+	// Servers, the preferred one first.
+	Servers []netip.AddrPort
+	// Search are the suffixes that stub resolvers append (resolv.conf's
+	// search). What is not a name is ignored.
+	Search []string
+	// Timeout is how long is waited for an answer before a server is asked
+	// again (2 s), Attempts how often it is asked (2). A question ends after
+	// the product of both.
+	Timeout  time.Duration
+	Attempts int
+}
+
+// Defaults of Upstreams.
+const (
+	DefaultTimeout  = 2 * time.Second
+	DefaultAttempts = 2
+)
+
+// SetUpstreams changes the servers. Questions that are under way end with those
+// that they began with.
+func (s *Server) SetUpstreams(u Upstreams) {
+	setDefault(&u.Timeout, DefaultTimeout)
+	setDefault(&u.Attempts, DefaultAttempts)
+	u.Search = suffixes(u.Search)
+	s.upstream.set.Store(&u)
+}
+
+func (s *Server) servers() []netip.AddrPort { return s.upstream.set.Load().Servers }
 
 // newQuery is the query that goes upstream: of the client's own only the
 // question, DO, CD and AD are left. Client subnets, cookies and other options
@@ -58,44 +94,9 @@ func newQuery(q dns.Question, from *dns.Msg) *dns.Msg {
 	return m
 }
 
-// exchange asks the servers in turn until one answers with NOERROR or
-// NXDOMAIN, a lone server twice. Another rcode is returned only when no
-// server had anything better. The error wraps ErrUpstream.
-func (u *upstream) exchange(ctx context.Context, q *dns.Msg, servers []netip.AddrPort) (*dns.Msg, error) {
-	if len(servers) == 0 {
-		u.stats.add(cNoUpstream)
-		return nil, fmt.Errorf("%w: none is configured", ErrUpstream)
-	}
-	if len(servers) == 1 {
-		servers = []netip.AddrPort{servers[0], servers[0]}
-	}
-	var poor *dns.Msg
-	var last error
-	for _, server := range servers[:min(len(servers), maxAttempts)] {
-		rep, err := u.ask(ctx, q, server)
-		switch {
-		case err != nil:
-			last = err
-			if ctx.Err() != nil {
-				return nil, fmt.Errorf("%w: %w", ErrUpstream, ctx.Err())
-			}
-		case rep.Rcode == dns.RcodeSuccess || rep.Rcode == dns.RcodeNameError:
-			return rep, nil
-		default:
-			poor = rep
-		}
-	}
-	if poor != nil {
-		return poor, nil
-	}
-	u.stats.add(cUpstreamFailed)
-	return nil, fmt.Errorf("%w: %s", ErrUpstream, last)
-}
-
-// ask is one attempt at one server: UDP, and TCP when that was truncated.
-func (u *upstream) ask(ctx context.Context, q *dns.Msg, server netip.AddrPort) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, u.timeout)
-	defer cancel()
+// askServer is one attempt at one server: UDP, and TCP when that was truncated.
+// It ends with ctx.
+func (u *upstream) askServer(ctx context.Context, q *dns.Msg, server netip.AddrPort) (*dns.Msg, error) {
 	q = q.Copy()
 	q.Id = dns.Id()
 	wire, err := q.Pack()
@@ -107,7 +108,10 @@ func (u *upstream) ask(ctx context.Context, q *dns.Msg, server netip.AddrPort) (
 		return rep, err
 	}
 	u.stats.add(cUpstreamTCP)
-	return u.askTCP(ctx, q, wire, server)
+	if rep, err = u.askTCP(ctx, q, wire, server); err != nil && !localFailure(err) {
+		err = fmt.Errorf("%w: %w", errTCP, err)
+	}
+	return rep, err
 }
 
 func (u *upstream) askUDP(ctx context.Context, q *dns.Msg, wire []byte, server netip.AddrPort) (rep *dns.Msg, truncated bool, err error) {

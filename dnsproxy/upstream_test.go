@@ -74,7 +74,7 @@ func TestNextUpstream(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t, Config{Timeout: 500 * time.Millisecond}, tt.upstreams...).serve()
+			r := newRig(t, Config{Upstreams: Upstreams{Timeout: 500 * time.Millisecond}}, tt.upstreams...).serve()
 			m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA))
 			if m.Rcode != tt.rcode || (len(m.Answer) == 1) != (tt.rcode == 0) {
 				t.Errorf("reply: %v", m)

@@ -16,7 +16,16 @@ import (
 type dnsFlags struct {
 	denied         string
 	min, max, over time.Duration
+	timeout, stale time.Duration
+	attempts       int
 }
+
+// Bounds of --dns-timeout and --dns-attempts, those of resolv.conf(5).
+const (
+	minDNSTimeout  = 100 * time.Millisecond
+	maxDNSTimeout  = 30 * time.Second
+	maxDNSAttempts = 5
+)
 
 // maxDNSTime bounds the times of dnsFlags: a learned address that stays for
 // longer is likely somebody else's by then.
@@ -28,6 +37,9 @@ func (f *dnsFlags) register(cmd *cobra.Command) {
 	fs.DurationVar(&f.min, "dns-min-ttl", dnsproxy.DefaultFloor, "the least time that a DNS answer counts, whatever its TTL")
 	fs.DurationVar(&f.max, "dns-max-ttl", dnsproxy.DefaultCap, "the most time that a DNS answer counts, and that programs are told")
 	fs.DurationVar(&f.over, "dns-grace", dnsproxy.DefaultGrace, "how long an address stays open after its answer's time")
+	fs.DurationVar(&f.timeout, "dns-timeout", 0, "how long a DNS server may be silent before it is asked again (default: resolv.conf's option timeout, or 2s)")
+	fs.IntVar(&f.attempts, "dns-attempts", 0, "how often a silent DNS server is asked (default: resolv.conf's option attempts, or 2)")
+	fs.DurationVar(&f.stale, "dns-stale", dnsproxy.DefaultStale, "how long after its time the last answer for an exactly named host is given while no DNS server answers; 0: not at all")
 }
 
 func (f *dnsFlags) options(o *agent.Options) (err error) {
@@ -45,6 +57,31 @@ func (f *dnsFlags) options(o *agent.Options) (err error) {
 	if f.min > f.max {
 		return fmt.Errorf("--dns-min-ttl (%s) is longer than --dns-max-ttl (%s)", f.min, f.max)
 	}
+	if f.timeout != 0 && (f.timeout < minDNSTimeout || f.timeout > maxDNSTimeout) {
+		return fmt.Errorf("--dns-timeout is from 100ms to 30s, not %s", f.timeout)
+	}
+	if f.attempts < 0 || f.attempts > maxDNSAttempts {
+		return fmt.Errorf("--dns-attempts is from 1 to %d, not %d", maxDNSAttempts, f.attempts)
+	}
+	if f.stale < 0 || f.stale > maxDNSTime {
+		return fmt.Errorf("--dns-stale is from 0 to 24h, not %s", f.stale)
+	}
+	o.DNSTimeout, o.DNSAttempts, o.DNSStale = f.timeout, f.attempts, f.stale
 	o.DNSMinTTL, o.DNSMaxTTL, o.DNSGrace = f.min, f.max, f.over
 	return nil
+}
+
+// dnsRows are the rows of the status about DNS servers that do not answer.
+func dnsRows(row func(k, format string, args ...any), s agent.Status) {
+	for _, u := range s.DNSUpstreams {
+		if u.State == "down" {
+			row("DNS SERVER DOWN", "%s, since %s: %s", u.Server, u.Since.Local().Format("15:04:05"), u.LastError)
+		}
+	}
+	if s.DNSDegraded != "" {
+		row("DEGRADED", "%s", s.DNSDegraded)
+	}
+	if n := s.DNS["stale"]; n > 0 {
+		row("dns", "%d old answers were given while no server answered", n)
+	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/policy"
 )
@@ -34,7 +33,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs := cmd.Flags()
 	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
 	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
-	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: the node's)")
+	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, which is followed)")
 	f.dns.register(cmd)
 	registerAllow(cmd, &f.allow)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
@@ -93,20 +92,12 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 	if err := f.dns.options(&o); err != nil {
 		return o, usageError{err}
 	}
-	servers, search := dnsproxy.NodeConfig()
-	o.Search = search
 	for _, s := range f.servers {
 		a, err := serverAddr(s)
 		if err != nil {
 			return o, usageError{err}
 		}
 		o.DNSServers = append(o.DNSServers, a)
-	}
-	if len(o.DNSServers) == 0 {
-		o.DNSServers = servers
-	}
-	if len(o.DNSServers) == 0 {
-		return o, fmt.Errorf("no DNS server in /etc/resolv.conf; give one with --dns-server")
 	}
 	if os.Geteuid() != 0 {
 		return o, fmt.Errorf("egressd needs root to load kernel programs; run it with sudo")

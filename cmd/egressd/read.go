@@ -93,6 +93,7 @@ func printStatus(w io.Writer, s agent.Status) {
 		row("gateway", "%s", g)
 	}
 	row("dns servers", "%s", strings.Join(s.DNSServers, ", "))
+	dnsRows(row, s)
 	row("learned", "%d names and %d addresses; %d openings and %d proofs of at most %d and %d for a policy", s.Learned.Names, s.Learned.Addresses,
 		s.Learned.Openings, s.Learned.Proofs, s.LearnedMax.Openings, s.LearnedMax.Proofs)
 	row("connections", "%d open, %d accepted, %d refused, %d requests",

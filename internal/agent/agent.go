@@ -45,6 +45,7 @@ type Agent struct {
 	addresses ipguard.Addresses // of the node
 	names     *dnsproxy.Names
 	dns       *dnsproxy.Server
+	nodeDNS   *nodeDNS
 	outgoing  *forward.Core
 	incoming  *ingress.Ingress
 	sockets   *listeners
@@ -167,6 +168,10 @@ func (a *Agent) wire() error {
 	if err := a.readAddresses(); err != nil {
 		return err
 	}
+	var err error
+	if a.nodeDNS, err = newNodeDNS(a.opts, dnsproxy.NodeFiles, a.isOwnDNS); err != nil {
+		return err
+	}
 	guard := ipguard.NewLive(&a.addresses)
 	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
 		Guard: guard, InUse: a.liveAddresses, Log: a.log,
@@ -176,8 +181,8 @@ func (a *Agent) wire() error {
 		Origins:   origins{a},
 		Policies:  &a.current,
 		Names:     a.names,
-		Upstreams: func() []netip.AddrPort { return a.opts.DNSServers },
-		Search:    a.opts.Search,
+		Upstreams: a.nodeDNS.current(),
+		Stale:     a.opts.DNSStale,
 		SearchOf:  newSearches().of,
 		Serves:    newResolvers(a.addresses.Has).serves,
 		Denied:    a.opts.DNSDenied,
@@ -249,6 +254,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	serve(func() error { a.names.Run(ctx); return nil })
 	serve(func() error { a.dns.KeepResolved(ctx); return nil })
+	serve(func() error { a.nodeDNS.run(ctx, a.dns.SetUpstreams); return nil })
 	a.followDevices(ctx, serve)
 	serve(func() error { return a.watchAddresses(ctx, serve) })
 	serve(func() error { a.housekeep(ctx); return nil })

@@ -113,6 +113,7 @@ func (a *Agent) reloadAsked(ctx context.Context) {
 		case <-a.life.reloads:
 			a.life.manager.Reloading()
 			a.log.Info("the policy is read again, as was asked")
+			a.nodeDNS.read(a.dns.SetUpstreams)
 			a.readAgain()
 			a.life.manager.Ready(a.summary())
 		}

@@ -20,6 +20,7 @@ func (a *Agent) registry() *prometheus.Registry {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		metrics{a},
+		upstreamMetrics{a.dns.Upstreams},
 	)
 	return r
 }

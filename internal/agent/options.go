@@ -73,10 +73,15 @@ type Options struct {
 	// LastGood is the file that keeps the configuration in force for a start
 	// with a broken one; empty: none is kept.
 	LastGood string
-	// DNSServers are the trusted servers; empty: those of the node.
+	// DNSServers are the trusted servers; empty: those of the node's
+	// resolv.conf, which is followed.
 	DNSServers []netip.AddrPort
-	// Search are the search domains of the node's resolver.
-	Search []string
+	// DNSTimeout and DNSAttempts are dnsproxy.Upstreams's; 0: those of the
+	// node's resolv.conf, or the defaults. DNSStale is how long old answers are
+	// good while no server answers; 0: not at all.
+	DNSTimeout  time.Duration
+	DNSAttempts int
+	DNSStale    time.Duration
 	// DNSDenied is how a name that is not allowed is answered.
 	DNSDenied dnsproxy.Denial
 	// DNSMinTTL and DNSMaxTTL bound the time that an answer counts, DNSGrace is

@@ -43,11 +43,15 @@ type Status struct {
 	DNS map[string]uint64 `json:"dns"`
 	// Learned is what the DNS proxy learned, over all policies; one policy may
 	// have LearnedMax.
-	Learned     dnsproxy.Size `json:"learned"`
-	LearnedMax  dnsproxy.Size `json:"learnedMax"`
-	DNSServers  []string      `json:"dnsServers"`
-	Connections forward.Stats `json:"connections"`
-	Gateway     []string      `json:"gateway,omitempty"`
+	Learned    dnsproxy.Size `json:"learned"`
+	LearnedMax dnsproxy.Size `json:"learnedMax"`
+	DNSServers []string      `json:"dnsServers"`
+	// DNSUpstreams is how these servers are, DNSDegraded what it means that
+	// some do not answer.
+	DNSUpstreams []dnsproxy.UpstreamStatus `json:"dnsUpstreams"`
+	DNSDegraded  string                    `json:"dnsDegraded,omitempty"`
+	Connections  forward.Stats             `json:"connections"`
+	Gateway      []string                  `json:"gateway,omitempty"`
 	// GatewayConnections are those of the gateway's visitors.
 	GatewayConnections *forward.Stats `json:"gatewayConnections,omitempty"`
 	// GatewaySkipped says what Gateways ask for and is not served.
@@ -184,9 +188,11 @@ func (a *Agent) Status() Status {
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
 	st.Learned, st.LearnedMax = a.names.Size(), a.names.Bounds()
-	for _, server := range a.opts.DNSServers {
-		st.DNSServers = append(st.DNSServers, server.String())
+	st.DNSUpstreams = a.dns.Upstreams()
+	for _, server := range st.DNSUpstreams {
+		st.DNSServers = append(st.DNSServers, server.Server)
 	}
+	st.DNSDegraded = degradedDNS(st.DNSUpstreams)
 	st.Connections = a.outgoing.Stats()
 	if a.incoming != nil {
 		st.Gateway, st.GatewaySkipped = a.incoming.Addresses(), a.incoming.Skipped()

@@ -53,7 +53,7 @@ forward-zone:
 
 // runs starts the resolver in a cgroup, nil for one that is not captured, and
 // waits until it answers.
-func (r resolver) runs(t *testing.T, n *node, cg *world.Cgroup, v4, v6, upstream string) {
+func (r resolver) runs(t *testing.T, n *node, cg *world.Cgroup, v4, v6, upstream string) *os.Process {
 	t.Helper()
 	dir := t.TempDir()
 	line := r.command(t, dir, v4, v6, upstream)
@@ -79,7 +79,7 @@ func (r resolver) runs(t *testing.T, n *node, cg *world.Cgroup, v4, v6, upstream
 	})
 	for deadline := time.Now().Add(soon); ; time.Sleep(every) {
 		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/udp", c.Process.Pid)); err == nil && strings.Contains(string(b), ":0035 ") {
-			return
+			return c.Process
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("%s does not listen", r.name)

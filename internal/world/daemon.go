@@ -33,6 +33,8 @@ type Daemon struct {
 	Root *Cgroup
 	// Capture are the flags that say what is captured; nil: Root.
 	Capture []string
+	// NodeDNS lets the daemon take the servers of the world's resolv.conf.
+	NodeDNS bool
 	// Prefix is put before the command line, such as taskset and its arguments.
 	Prefix []string
 
@@ -132,7 +134,7 @@ func (d *Daemon) Launch(ctx context.Context) error {
 		capture = []string{"--cgroup", d.Root.Path()}
 	}
 	line = append(append(line, capture...), d.args...)
-	if !slices.Contains(d.args, "--dns-server") {
+	if !d.NodeDNS && !slices.Contains(d.args, "--dns-server") {
 		line = append(line, "--dns-server", net.JoinHostPort(ResolverV4, "53"))
 	}
 	// Not bound to ctx: the daemon is stopped in order, by Stop.

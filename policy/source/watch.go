@@ -4,6 +4,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -193,7 +194,7 @@ func (w *Watcher) scan() map[string]stamp {
 	s := seen{stamps: map[string]stamp{}, dirs: map[string]bool{}, real: map[string]bool{}}
 	if !w.looking.run(readWait, func() { s.look(w.paths) }) {
 		if !w.stuck {
-			w.log.Error("the policy's files cannot be watched: a file system does not answer; the policy in force stays")
+			w.log.Error("files cannot be watched: a file system does not answer; what was read from them stays in force", "paths", w.paths)
 		}
 		w.stuck = true
 		return w.last
@@ -282,7 +283,8 @@ func (w *Watcher) follow(dirs map[string]bool) {
 		return
 	}
 	for name, err := range w.notify.watch(dirs) {
-		if !w.warned[name] {
+		// One that is not there has nothing to watch, and is looked for.
+		if !w.warned[name] && !errors.Is(err, fs.ErrNotExist) {
 			w.log.Warn("directory cannot be watched, scanning once a second", "path", name, "error", err)
 			w.warned[name] = true // said once
 		}
