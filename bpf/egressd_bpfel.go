@@ -48,7 +48,7 @@ type EgressdEgdConfig struct {
 	DnsTcpPort  uint16
 	DnsPort     [4]uint16
 	AdminPort   uint16
-	Pad         uint16
+	Room        uint16
 	Epoch       uint32
 	Ready       uint32
 	LastSet     uint32
@@ -426,7 +426,8 @@ type EgressdEgdSocket struct {
 	Pad2       [3]uint8
 	Unicast4   uint32
 	Unicast6   uint32
-	Reserved   [32]uint8
+	Counted    uint32
+	Reserved   [28]uint8
 }
 
 type EgressdEgdStep struct {
@@ -446,6 +447,7 @@ type EgressdEgdStepKey struct {
 type EgressdEgdUsage struct {
 	_       structs.HostLayout
 	Origins int64
+	Conns   int64
 	Window  uint32
 	Told    uint32
 }

@@ -109,6 +109,32 @@ static __always_inline bool by_today(struct egd_socket *st)
 	return true;
 }
 
+/* Adds to a workload's account of open connections, and to that of all. Neither goes
+ * below zero: tables may be newer than a connection. */
+static __always_inline void account_conn(__u32 workload, __s64 n)
+{
+	__u32 all = 0;
+	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
+	struct egd_usage *sum = bpf_map_lookup_elem(&egd_usage, &all);
+
+	if (u && (n > 0 || u->conns > 0))
+		__sync_fetch_and_add(&u->conns, n);
+	if (sum && (n > 0 || sum->conns > 0))
+		__sync_fetch_and_add(&sum->conns, n);
+}
+
+/* A connection that connect() redirected has its port now, until its socket is
+ * closed on both sides, or reset. */
+static __always_inline void count_conn(struct egd_socket *st)
+{
+	struct egd_config *cfg = get_config();
+
+	if (st->counted || !cfg || st->origin.netns != cfg->netns_cookie)
+		return;
+	st->counted = st->origin.workload;
+	account_conn(st->counted, 1);
+}
+
 /* An active open: its end is to be seen. */
 static __always_inline void opening_tcp(struct bpf_sock_ops *ctx)
 {
@@ -120,8 +146,10 @@ static __always_inline void opening_tcp(struct bpf_sock_ops *ctx)
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
 	if (st && (st->watched || st->redirected))
 		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-	if (st && st->redirected)
-		st->published[0].port = 0; /* of an earlier connection */
+	if (!st || !st->redirected)
+		return;
+	st->published[0].port = 0; /* of an earlier connection */
+	count_conn(st);
 }
 
 /* The SYN of a connection that connect() redirected; its source is final here.
@@ -162,6 +190,10 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 	if (!st)
 		return;
 	forget_dialled(st);
+	if (st->counted) {
+		account_conn(st->counted, -1);
+		st->counted = 0;
+	}
 	if (st->watched) {
 		/* One that was refused by its first bytes was never open, and one
 		 * that nobody judged was never told of. */
