@@ -95,7 +95,8 @@ func (d *Datapath) Origins(workload uint32) Fill {
 }
 
 // Conns says how many redirected connections a workload has open that come from
-// the network namespace of the listeners, and how many it could have now.
+// the network namespace of the listeners, and how many it could have now; 0: any
+// number.
 func (d *Datapath) Conns(workload uint32) Fill {
 	d.mu.Lock()
 	room := int64(d.config.Room)
@@ -108,14 +109,17 @@ func (d *Datapath) Conns(workload uint32) Fill {
 		return Fill{}
 	}
 	n := atomic.LoadInt64(mine)
-	return Fill{Entries: int(n), Max: int((room - atomic.LoadInt64(all) + n) / 2)}
+	f := Fill{Entries: int(n)}
+	if room > 0 {
+		f.Max = int(max(0, room-atomic.LoadInt64(all)+n) / 2)
+	}
+	return f
 }
 
 // SetRoom says how many connections from sockets of the listeners' network
 // namespace may be redirected at a time, at most 65,535; 0: any number. No workload
-// may have more than it leaves free. It is for the loader's kernel side what the
-// range of ephemeral ports allows: connect(2) fails for everybody when there is
-// none left.
+// may have more than it leaves free. Each has an ephemeral port: when there is none
+// left, connect(2) fails for everybody (EADDRNOTAVAIL).
 func (d *Datapath) SetRoom(n int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

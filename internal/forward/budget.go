@@ -22,7 +22,7 @@ type Budget struct {
 	mu    sync.Mutex
 	total int64
 	free  int64
-	each  int64 // how much one holder may have at the most; 0: its share
+	each  int64 // how much one workload may have at the most; 0: its share
 	held  map[holder]int64
 }
 
@@ -31,7 +31,8 @@ func NewBudget(n int64) *Budget {
 	return &Budget{total: n, free: n, held: map[holder]int64{}}
 }
 
-// Each bounds what one holder may have, beside its share; 0 does not. It returns b.
+// Each bounds what one workload may have, beside its share; 0 does not. It returns b.
+// The gateway, whose visitors are one holder, is not bounded by it.
 func (b *Budget) Each(most int64) *Budget {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -60,7 +61,7 @@ func (b *Budget) take(h holder, n int64) policy.Reason {
 		return ""
 	case n > b.free:
 		return policy.ReasonOverload
-	case held+n > b.free-n || b.each > 0 && held+n > b.each:
+	case held+n > b.free-n || b.each > 0 && h.layer != flow.Ingress && held+n > b.each:
 		return policy.ReasonQuota
 	default:
 		b.held[h], b.free = held+n, b.free-n
@@ -120,7 +121,7 @@ func (b *Budget) useOf(h holder) Use {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	u := Use{Used: b.held[h], Max: max(0, b.free+b.held[h]) / 2}
-	if b.each > 0 {
+	if b.each > 0 && h.layer != flow.Ingress {
 		u.Max = min(u.Max, b.each)
 	}
 	return u

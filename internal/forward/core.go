@@ -15,14 +15,8 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// Options are what a Core works with. Decider, Dialer and Sink must be set;
-// a zero duration or count means the default named beside it.
-type Options struct {
-	Decider Decider
-	Dialer  Dialer
-	Sink    flow.Sink
-	Log     *slog.Logger // none: discarded
-
+// Timeouts are those of a Core; zero means the default named beside it.
+type Timeouts struct {
 	// PeekTimeout bounds the first bytes of a connection (the whole
 	// ClientHello, a request's header), in all and not for each read. 10 s.
 	PeekTimeout time.Duration
@@ -42,6 +36,17 @@ type Options struct {
 	// RecycleTimeout is for how long nothing must have passed on a connection that
 	// is closed when a workload has all that it may have. One minute.
 	RecycleTimeout time.Duration
+}
+
+// Options are what a Core works with. Decider, Dialer and Sink must be set;
+// a zero duration or count means the default named beside it.
+type Options struct {
+	Decider Decider
+	Dialer  Dialer
+	Sink    flow.Sink
+	Log     *slog.Logger // none: discarded
+
+	Timeouts
 	// Limits bound what connections and requests take. Some of its own: 131072
 	// descriptors, 4 GiB.
 	Limits *Limits

@@ -73,15 +73,12 @@ type Share struct {
 	Ports       Use `json:"ports"`
 }
 
-// Full says whether the workload has all of something that it may have, so that
-// its next connection is refused.
+// Full says whether the workload has so much of something that its next connection
+// is refused.
 func (s Share) Full() bool {
-	for _, u := range []Use{s.Connections, s.Descriptors, s.Memory, s.Ports} {
-		if u.Max > 0 && u.Used >= u.Max {
-			return true
-		}
-	}
-	return false
+	full := func(u Use, next int64) bool { return u.Max > 0 && u.Used+next > u.Max }
+	return full(s.Connections, 1) || full(s.Ports, 1) ||
+		full(s.Descriptors, 1+spliceDescriptors) || full(s.Memory, connMemory+spliceMemory)
 }
 
 // ShareOf is the share of a workload, by its number.

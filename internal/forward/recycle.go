@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -42,10 +43,11 @@ func (r *recycler) due() bool {
 }
 
 // entry is what a connection takes when it comes. One that was redirected on
-// loopback has one of the ports that everybody there shares.
+// loopback has one of the ports that everybody there shares; visitors of a gateway
+// share those of another pair of addresses.
 func (t *conn) entry() cost {
 	c := cost{descriptors: 1, memory: connMemory, connections: 1}
-	if isLoopback(t.info.Src) {
+	if t.info.Layer != flow.Ingress && isLoopback(t.info.Src) {
 		c.ports = 1
 	}
 	return c
