@@ -19,6 +19,17 @@ import (
 // first timeout, as nothing may be lost.
 const inNormalTime = 2 * time.Second
 
+// slowService has names that a workload may ask for.
+const slowService = `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: slow, namespace: default}
+spec:
+  hosts: ["*.slow.example"]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: NONE
+`
+
 // hoarding runs hoard.py as a workload until the function that it returns is called.
 func (n *node) hoarding(t *testing.T, cg *world.Cgroup, kind string, count int, dests ...string) (end func()) {
 	t.Helper()
@@ -80,6 +91,7 @@ func hogged(t *testing.T, change func(*world.World), prefix []string, args ...st
 	}
 	t.Cleanup(func() { _ = hog.Close() })
 	n.write(t, "workloads.yaml", n.workload(t, "hog", "default", "hog", ""))
+	n.write(t, "slow.yaml", slowService)
 	n.d.Prefix = prefix
 	if err := n.d.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -95,20 +107,31 @@ func TestHoarders(t *testing.T) {
 	t.Parallel()
 	testenv.RequireTool(t, "prlimit")
 	const files = 400
-	n, hog := hogged(t, nil, []string{"prlimit", fmt.Sprintf("--nofile=%d:%d", files, files)})
+	n, hog := hogged(t, func(w *world.World) {
+		for i := range 600 {
+			w.DNS.Silence(fmt.Sprintf("q%d.slow.example", i))
+		}
+	}, []string{"prlimit", fmt.Sprintf("--nofile=%d:%d", files, files)})
 	n.unhurt(t, "nobody hoards") // and the caches of the daemon are warm
 	http := []string{hostPort(n.GoogleAPIs.V4.String(), 80), hostPort(n.GoogleAPIs.V6.String(), 80)}
 	dns := []string{hostPort(world.ResolverV4, 53), hostPort(world.ResolverV6, 53)}
 	const used = `egressd_workload_used{what="descriptors",workload="default/hog"}`
 	idle := map[string]float64{}
+	var end func()
 	for _, name := range []string{"process_open_fds", "go_goroutines", "process_resident_memory_bytes"} {
 		idle[name] = n.gauge(t, name)
 	}
-	for kind, dests := range map[string][]string{"silent": http, "slow": http, "keep": http, "dns": dns} {
-		end := n.hoarding(t, hog, kind, 600, dests...)
-		if kind == "dns" {
+	for _, kind := range []string{"silent", "slow", "keep", "dns", "ask"} {
+		switch kind {
+		case "dns":
+			end = n.hoarding(t, hog, kind, 600, dns...)
 			eventually(t, 4*soon, "its DNS connections are refused", func() bool { return n.status(t).DNS["connection_overload"] > 0 })
-		} else {
+		case "ask":
+			ends, keeps := n.hoarding(t, hog, "keep", 600, http...), n.hoarding(t, hog, kind, 600, dns...)
+			end = func() { ends(); keeps() }
+			eventually(t, 4*soon, "its questions are refused", func() bool { return n.status(t).DNS["overload"] > 0 })
+		default:
+			end = n.hoarding(t, hog, kind, 600, http...)
 			eventually(t, 4*soon, kind+": it has its share", func() bool { return n.gauge(t, `egressd_workload_full{workload="default/hog"}`) == 1 })
 			n.event(t, "a refusal by quota", func(e flow.Event) bool {
 				return e.Workload == "default/hog" && !e.Allowed && e.Reason == policy.ReasonQuota && e.Detail != ""
