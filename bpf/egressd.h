@@ -177,6 +177,8 @@ struct egd_config {
 	__u32 ready;        /* 0: deny everything (tables are being filled) */
 	__u32 last_set;     /* the highest id that a set of endpoints ever had */
 	__u32 ring;         /* which egd_events this is: a new one has a new number */
+	__u32 accounts;     /* which egd_usage this is, likewise */
+	__u32 pad;
 	/* Where sockets of other network namespaces find the listeners; zero:
 	 * nowhere, they are refused. */
 	__u8 gate4[16];
@@ -384,9 +386,11 @@ struct egd_socket {
 	/* What IP_UNICAST_IF and IPV6_UNICAST_IF chose: interface indexes. */
 	__u32 unicast4;
 	__u32 unicast6;
-	/* The workload whose account of open connections has this one; 0: none. */
+	/* The workload whose account of open connections has this one, 0: none, and
+	 * in which egd_usage. */
 	__u32 counted;
-	__u8 reserved[28];
+	__u32 accounts;
+	__u8 reserved[24];
 };
 
 /* egd_rewrites: socket storage of unconnected UDP sockets: the endpoints that

@@ -53,6 +53,8 @@ type EgressdEgdConfig struct {
 	Ready       uint32
 	LastSet     uint32
 	Ring        uint32
+	Accounts    uint32
+	Pad         uint32
 	Gate4       [16]uint8
 	Gate6       [16]uint8
 	Above       uint64
@@ -427,7 +429,8 @@ type EgressdEgdSocket struct {
 	Unicast4   uint32
 	Unicast6   uint32
 	Counted    uint32
-	Reserved   [28]uint8
+	Accounts   uint32
+	Reserved   [24]uint8
 }
 
 type EgressdEgdStep struct {

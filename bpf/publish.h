@@ -109,17 +109,16 @@ static __always_inline bool by_today(struct egd_socket *st)
 	return true;
 }
 
-/* Adds to a workload's account of open connections, and to that of all. Neither goes
- * below zero: tables may be newer than a connection. */
+/* Adds to a workload's account of open connections, and to that of all. */
 static __always_inline void account_conn(__u32 workload, __s64 n)
 {
 	__u32 all = 0;
 	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
 	struct egd_usage *sum = bpf_map_lookup_elem(&egd_usage, &all);
 
-	if (u && (n > 0 || u->conns > 0))
+	if (u)
 		__sync_fetch_and_add(&u->conns, n);
-	if (sum && (n > 0 || sum->conns > 0))
+	if (sum)
 		__sync_fetch_and_add(&sum->conns, n);
 }
 
@@ -129,10 +128,22 @@ static __always_inline void count_conn(struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
 
-	if (st->counted || !cfg || st->origin.netns != cfg->netns_cookie)
+	if (!cfg || st->origin.netns != cfg->netns_cookie ||
+	    (st->counted && st->accounts == cfg->accounts))
 		return;
 	st->counted = st->origin.workload;
+	st->accounts = cfg->accounts;
 	account_conn(st->counted, 1);
+}
+
+/* The end of what count_conn began, unless that was in another table. */
+static __always_inline void uncount_conn(struct egd_socket *st)
+{
+	struct egd_config *cfg = get_config();
+
+	if (st->counted && cfg && st->accounts == cfg->accounts)
+		account_conn(st->counted, -1);
+	st->counted = 0;
 }
 
 /* An active open: its end is to be seen. */
@@ -190,10 +201,7 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 	if (!st)
 		return;
 	forget_dialled(st);
-	if (st->counted) {
-		account_conn(st->counted, -1);
-		st->counted = 0;
-	}
+	uncount_conn(st);
 	if (st->watched) {
 		/* One that was refused by its first bytes was never open, and one
 		 * that nobody judged was never told of. */

@@ -104,3 +104,69 @@ func TestShareOfPorts(t *testing.T) {
 		}
 	}
 }
+
+// TestConnsOutliveRestart: the accounts are adopted with the tables. Where these are
+// made anew, so are the accounts, and what an older one had is not taken off them.
+func TestConnsOutliveRestart(t *testing.T) {
+	for _, anew := range []bool{false, true} {
+		r := newRig(t)
+		r.allow(world.StrangerV4, 443, policy.TCP, policy.Proxy)
+		r.allow(world.StrangerV6, 443, policy.TCP, policy.Proxy)
+		hoard := func(addr string, n int) *talker {
+			c := r.talk(r.world.Node, r.cg, "hoard-tcp", hostport(addr, 443), strconv.Itoa(n))
+			if got := c.next(); got.Data != strconv.Itoa(n) {
+				t.Errorf("%s: %+v, want %d", addr, got, n)
+			}
+			return c
+		}
+		old4, old6 := hoard(world.StrangerV4, 3), hoard(world.StrangerV6, 4)
+		must(t, r.dp.Close())
+		r.load(func(o loader.Options) (*loader.Datapath, error) {
+			o.Renew = anew
+			return loader.Open(o)
+		})
+		r.allow(world.StrangerV4, 443, policy.TCP, policy.Proxy)
+		r.allow(world.StrangerV6, 443, policy.TCP, policy.Proxy)
+		must(t, r.dp.SetReady(true))
+		must(t, r.dp.Attach(r.cg.Path()))
+		kept := 7
+		if anew {
+			kept = 0
+		}
+		young := hoard(world.StrangerV6, 2)
+		for _, id := range []uint32{0, 1} {
+			if f := r.dp.Conns(id); f.Entries != kept+2 {
+				t.Errorf("anew %v, account %d: %+v, want %d", anew, id, f, kept+2)
+			}
+		}
+		old4.end()
+		old6.end()
+		await(t, "what is older is gone", func() bool { return r.dp.Conns(0).Entries <= 2 })
+		if f := r.dp.Conns(1); f.Entries != 2 {
+			t.Errorf("anew %v: %+v, want 2", anew, f)
+		}
+		young.end()
+		await(t, "all have ended", func() bool { return r.dp.Conns(0).Entries == 0 && r.dp.Conns(1).Entries == 0 })
+	}
+}
+
+// TestPodsHavePorts: connections of other network namespaces have ports of their own.
+func TestPodsHavePorts(t *testing.T) {
+	r := newGateRig(t, testGates...)
+	pods, err := r.world.AddPods(1, false)
+	must(t, err)
+	must(t, r.dp.SetRoom(1)) // less than one workload could have
+	for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
+		r.allow(addr, 443, policy.TCP, policy.Proxy)
+		dst := hostport(addr, 443)
+		if got := r.runIn(r.world.Node, r.cg, "tcp", dst); got.Errno != "ECONNREFUSED" {
+			t.Errorf("%s, on the node: %+v", addr, got)
+		}
+		if got := r.runIn(pods[0].Netns, r.cg, "tcp", dst); got.Data != dst+" true" {
+			t.Errorf("%s, in a pod: %+v", addr, got)
+		}
+	}
+	if f := r.dp.Conns(0); f.Entries != 0 {
+		t.Errorf("%+v are counted", f)
+	}
+}
