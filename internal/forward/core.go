@@ -111,6 +111,7 @@ type Core struct {
 	transports *transports
 	pool       *pool
 	buffers    copyBuffers
+	pipes      *pipePool
 	recycler   recycler
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
@@ -145,6 +146,7 @@ func New(o Options) *Core {
 
 		transports: newTransports(),
 		pool:       newPool(o.Limits),
+		pipes:      newPipePool(),
 		recycler:   recycler{every: o.RecycleTimeout / 60},
 		fresh:      make(chan struct{}, maxFresh),
 	}
@@ -256,6 +258,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		<-done
 	}
 	c.pool.closeIdle(true)
+	c.pipes.close()
 	_ = c.server.Close()
 	<-c.served
 	c.cancel()

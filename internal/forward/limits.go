@@ -89,8 +89,8 @@ func (c *Core) ShareOf(layer flow.Layer, workload uint32) Share {
 
 // Costs in descriptors and bytes.
 const (
-	spliceDescriptors = 5        // the upstream's, and a pipe each way
-	spliceMemory      = 32 << 10 // the same: kernel objects, and a goroutine
+	spliceDescriptors = 1        // the upstream's; see pipePool
+	spliceMemory      = 16 << 10 // the same: kernel objects, and a goroutine
 	connMemory        = 16 << 10 // a connection: goroutines, kernel objects
 	httpMemory        = 32 << 10 // beside it, for HTTP/1: readers, writers, a copy buffer
 	streamMemory      = 32 << 10 // a request of HTTP/2
