@@ -376,6 +376,20 @@ static __always_inline bool has_share(__u32 workload)
 	return !u || u->origins >= EGD_MAX_ORIGINS;
 }
 
+/* Whether a workload has its share of the open connections that are redirected on the
+ * node's loopback: it may not have more than it leaves free. As above, several at a
+ * time may pass the bound by as many as there are CPUs. */
+static __always_inline bool has_conns(const struct egd_config *cfg, __u32 workload)
+{
+	__u32 all = 0;
+	struct egd_usage *sum = bpf_map_lookup_elem(&egd_usage, &all);
+	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
+
+	if (!u || !sum)
+		return true;
+	return cfg->room && u->conns + 2 > cfg->room - sum->conns;
+}
+
 static __always_inline bool is_own_port(const struct egd_config *cfg, const struct flow *f)
 {
 	int i;

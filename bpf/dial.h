@@ -107,6 +107,8 @@ static __always_inline __u8 to_proxy(const struct egd_config *cfg, const struct 
 	/* A socket that is in the table already may go on asking. */
 	if (has_share(wl->id) && !(f->proto == IPPROTO_UDP && st && st->published[0].port))
 		return EGD_R_QUOTA;
+	if (f->proto == IPPROTO_TCP && !foreign && has_conns(cfg, wl->id))
+		return EGD_R_QUOTA;
 	if (f->proto == IPPROTO_UDP)
 		kind = EGD_L_DNS_UDP;
 	/* All of egressd's sockets live as long as those on loopback. */

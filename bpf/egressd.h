@@ -171,11 +171,14 @@ struct egd_config {
 	__u16 dns_tcp_port; /* network order */
 	__u16 dns_port[EGD_DNS_SLOTS]; /* network order, UDP */
 	__u16 admin_port;   /* network order; refused to workloads; 0: none */
-	__u16 pad;
+	__u16 room;         /* host order; how many connections from sockets of that
+			     * namespace may be redirected at a time; 0: any number */
 	__u32 epoch;        /* raised by every policy change */
 	__u32 ready;        /* 0: deny everything (tables are being filled) */
 	__u32 last_set;     /* the highest id that a set of endpoints ever had */
 	__u32 ring;         /* which egd_events this is: a new one has a new number */
+	__u32 accounts;     /* which egd_usage this is, likewise */
+	__u32 pad;
 	/* Where sockets of other network namespaces find the listeners; zero:
 	 * nowhere, they are refused. */
 	__u8 gate4[16];
@@ -317,6 +320,10 @@ struct egd_device {
  * space, by the mapped memory. */
 struct egd_usage {
 	__s64 origins;
+	/* Redirected TCP connections that are open, from the network namespace of the
+	 * listeners: each has a port of the range that all workloads there share.
+	 * Those of all workloads together are in the account of number 0. */
+	__s64 conns;
 	/* Events of denials: in which window of 2^24 ns, and how many were told in
 	 * it. Written without a lock: two CPUs may tell one too many. */
 	__u32 window;
@@ -379,7 +386,11 @@ struct egd_socket {
 	/* What IP_UNICAST_IF and IPV6_UNICAST_IF chose: interface indexes. */
 	__u32 unicast4;
 	__u32 unicast6;
-	__u8 reserved[32];
+	/* The workload whose account of open connections has this one, 0: none, and
+	 * in which egd_usage. */
+	__u32 counted;
+	__u32 accounts;
+	__u8 reserved[24];
 };
 
 /* egd_rewrites: socket storage of unconnected UDP sockets: the endpoints that

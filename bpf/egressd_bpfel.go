@@ -48,11 +48,13 @@ type EgressdEgdConfig struct {
 	DnsTcpPort  uint16
 	DnsPort     [4]uint16
 	AdminPort   uint16
-	Pad         uint16
+	Room        uint16
 	Epoch       uint32
 	Ready       uint32
 	LastSet     uint32
 	Ring        uint32
+	Accounts    uint32
+	Pad         uint32
 	Gate4       [16]uint8
 	Gate6       [16]uint8
 	Above       uint64
@@ -426,7 +428,9 @@ type EgressdEgdSocket struct {
 	Pad2       [3]uint8
 	Unicast4   uint32
 	Unicast6   uint32
-	Reserved   [32]uint8
+	Counted    uint32
+	Accounts   uint32
+	Reserved   [24]uint8
 }
 
 type EgressdEgdStep struct {
@@ -446,6 +450,7 @@ type EgressdEgdStepKey struct {
 type EgressdEgdUsage struct {
 	_       structs.HostLayout
 	Origins int64
+	Conns   int64
 	Window  uint32
 	Told    uint32
 }

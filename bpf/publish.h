@@ -109,6 +109,43 @@ static __always_inline bool by_today(struct egd_socket *st)
 	return true;
 }
 
+/* Adds to a workload's account of open connections, and to that of all. */
+static __always_inline void account_conn(__u32 workload, __s64 n)
+{
+	__u32 all = 0;
+	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
+	struct egd_usage *sum = bpf_map_lookup_elem(&egd_usage, &all);
+
+	if (u)
+		__sync_fetch_and_add(&u->conns, n);
+	if (sum)
+		__sync_fetch_and_add(&sum->conns, n);
+}
+
+/* A connection that connect() redirected has its port now, until its socket is
+ * closed on both sides, or reset. */
+static __always_inline void count_conn(struct egd_socket *st)
+{
+	struct egd_config *cfg = get_config();
+
+	if (!cfg || st->origin.netns != cfg->netns_cookie ||
+	    (st->counted && st->accounts == cfg->accounts))
+		return;
+	st->counted = st->origin.workload;
+	st->accounts = cfg->accounts;
+	account_conn(st->counted, 1);
+}
+
+/* The end of what count_conn began, unless that was in another table. */
+static __always_inline void uncount_conn(struct egd_socket *st)
+{
+	struct egd_config *cfg = get_config();
+
+	if (st->counted && cfg && st->accounts == cfg->accounts)
+		account_conn(st->counted, -1);
+	st->counted = 0;
+}
+
 /* An active open: its end is to be seen. */
 static __always_inline void opening_tcp(struct bpf_sock_ops *ctx)
 {
@@ -120,8 +157,10 @@ static __always_inline void opening_tcp(struct bpf_sock_ops *ctx)
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
 	if (st && (st->watched || st->redirected))
 		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-	if (st && st->redirected)
-		st->published[0].port = 0; /* of an earlier connection */
+	if (!st || !st->redirected)
+		return;
+	st->published[0].port = 0; /* of an earlier connection */
+	count_conn(st);
 }
 
 /* The SYN of a connection that connect() redirected; its source is final here.
@@ -162,6 +201,7 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 	if (!st)
 		return;
 	forget_dialled(st);
+	uncount_conn(st);
 	if (st->watched) {
 		/* One that was refused by its first bytes was never open, and one
 		 * that nobody judged was never told of. */

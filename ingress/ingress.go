@@ -37,7 +37,9 @@ type Options struct {
 	// Limits are those of the egress side, which the listeners share; nil:
 	// some of their own.
 	Limits *forward.Limits
-	Rand   func() uint64
+	// Timeouts are the core's.
+	Timeouts forward.Timeouts
+	Rand     func() uint64
 	// Own says where egressd itself listens: nothing is dialled there.
 	Own forward.Own
 }
@@ -69,7 +71,7 @@ var (
 // New makes an Ingress without listeners; Apply opens them.
 func New(o Options) *Ingress {
 	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}}
-	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Rand: o.Rand, Share: true})
+	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Share: true})
 	return in
 }
 

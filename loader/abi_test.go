@@ -53,7 +53,7 @@ func TestEnums(t *testing.T) {
 // makes the tables anew at the next start; TestKept has what must not change.
 func TestSizes(t *testing.T) {
 	for name, c := range map[string]struct{ got, want uintptr }{
-		"egd_config":       {unsafe.Sizeof(bpf.EgressdEgdConfig{}), 88},
+		"egd_config":       {unsafe.Sizeof(bpf.EgressdEgdConfig{}), 96},
 		"egd_workload":     {unsafe.Sizeof(bpf.EgressdEgdWorkload{}), 24},
 		"egd_step_key":     {unsafe.Sizeof(bpf.EgressdEgdStepKey{}), 16},
 		"egd_step":         {unsafe.Sizeof(bpf.EgressdEgdStep{}), 16},
@@ -71,7 +71,7 @@ func TestSizes(t *testing.T) {
 		"egd_recent":       {unsafe.Sizeof(bpf.EgressdEgdRecent{}), 544},
 		"egd_own_key":      {unsafe.Sizeof(bpf.EgressdEgdOwnKey{}), 20},
 		"egd_device":       {unsafe.Sizeof(bpf.EgressdEgdDevice{}), 32},
-		"egd_usage":        {unsafe.Sizeof(bpf.EgressdEgdUsage{}), 16},
+		"egd_usage":        {unsafe.Sizeof(bpf.EgressdEgdUsage{}), 24},
 		"egd_rewrites":     {unsafe.Sizeof(bpf.EgressdEgdRewrites{}), 188},
 		"egd_name_key":     {unsafe.Sizeof(bpf.EgressdEgdNameKey{}), 280},
 		"egd_peer_key":     {unsafe.Sizeof(bpf.EgressdEgdPeerKey{}), 32},

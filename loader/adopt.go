@@ -212,7 +212,7 @@ func (d *Datapath) beginConfig(t *takeover) error {
 		return nil
 	}
 	now := uint32(time.Now().UnixMilli() / 100)
-	d.config = bpf.EgressdEgdConfig{Layout: t.layout, Epoch: now, LastSet: now, Ring: now}
+	d.config = bpf.EgressdEgdConfig{Layout: t.layout, Epoch: now, LastSet: now, Ring: now, Accounts: now}
 	if t.has(eventRing) {
 		d.config.Ring = t.ring
 	}

@@ -92,6 +92,8 @@ func client(op string, args []string) result {
 		return refusedMany(addr, args[1])
 	case "answering":
 		return answering(addr)
+	case "hoard-tcp":
+		return hoardTCP(addr, args[1:])
 	case "hoard":
 		return hoard(addr, args[1:])
 	case "from-tcp":

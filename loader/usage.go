@@ -5,6 +5,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -57,6 +58,16 @@ func (u *usage) origins(workload uint32) *int64 {
 	return (*int64)(unsafe.Pointer(&u.mem[at]))
 }
 
+// conns is the counter of open connections of a workload, as origins. Number 0 has
+// those of all.
+func (u *usage) conns(workload uint32) *int64 {
+	at := uintptr(workload)*unsafe.Sizeof(bpf.EgressdEgdUsage{}) + unsafe.Offsetof(bpf.EgressdEgdUsage{}.Conns)
+	if at >= uintptr(len(u.mem)) {
+		return nil
+	}
+	return (*int64)(unsafe.Pointer(&u.mem[at]))
+}
+
 // release takes one entry of egd_origins off the account of its workload, which
 // never goes below zero: a version that did not count may have written it.
 func (u *usage) release(workload uint32) {
@@ -81,6 +92,43 @@ func (d *Datapath) Origins(workload uint32) Fill {
 		f.Entries = int(atomic.LoadInt64(n))
 	}
 	return f
+}
+
+// Conns says how many redirected connections a workload has open that come from
+// the network namespace of the listeners, and how many it could have now; 0: any
+// number.
+func (d *Datapath) Conns(workload uint32) Fill {
+	d.mu.Lock()
+	room := int64(d.config.Room)
+	d.mu.Unlock()
+	u := d.usage
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	mine, all := u.conns(workload), u.conns(0)
+	if mine == nil || all == nil {
+		return Fill{}
+	}
+	n := atomic.LoadInt64(mine)
+	f := Fill{Entries: int(n)}
+	if room > 0 {
+		f.Max = int(max(0, room-atomic.LoadInt64(all)+n) / 2)
+	}
+	return f
+}
+
+// SetRoom says how many connections from sockets of the listeners' network
+// namespace may be redirected at a time, at most 65,535; 0: any number. No workload
+// may have more than it leaves free. Each has an ephemeral port: when there is none
+// left, connect(2) fails for everybody (EADDRNOTAVAIL).
+func (d *Datapath) SetRoom(n int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	room := uint16(max(0, min(n, math.MaxUint16)))
+	if d.config.Room == room {
+		return nil
+	}
+	d.config.Room = room
+	return d.writeConfig()
 }
 
 // errWorkload: egd_usage has no account of that number.

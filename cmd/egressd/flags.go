@@ -27,6 +27,7 @@ type policyFlags struct {
 	logFormat string
 	allow     []string
 	dns       dnsFlags
+	limits    limitFlags
 }
 
 func (f *policyFlags) register(cmd *cobra.Command, level string) {
@@ -35,6 +36,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
 	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, which is followed)")
 	f.dns.register(cmd)
+	f.limits.register(cmd)
 	registerAllow(cmd, &f.allow)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -90,6 +92,9 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 		return o, err
 	}
 	if err := f.dns.options(&o); err != nil {
+		return o, usageError{err}
+	}
+	if err := f.limits.options(&o); err != nil {
 		return o, usageError{err}
 	}
 	for _, s := range f.servers {

@@ -60,6 +60,7 @@ type Agent struct {
 	// attached says that this run attached the programs once.
 	attached bool
 	surfaces surfaces
+	limits   *limits
 	pins     pins
 	life     life
 	// dropped counts the followers of events that did not read.
@@ -173,6 +174,7 @@ func (a *Agent) wire() error {
 		return err
 	}
 	guard := ipguard.NewLive(&a.addresses)
+	a.limits = newLimits(a.opts.Limits, a.log)
 	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
 		Guard: guard, InUse: a.liveAddresses, Log: a.log,
 		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
@@ -189,6 +191,9 @@ func (a *Agent) wire() error {
 		Guard:     guard,
 		Sink:      a.recorder,
 		Log:       a.log,
+
+		MaxInflight: a.limits.Queries, MaxPerWorkload: a.limits.QueriesEach,
+		MaxConns: a.limits.Conns, MaxConnsPerWorkload: a.limits.ConnsEach,
 	})
 	out := egress.New(egress.Options{
 		Policies: &a.current,
@@ -200,22 +205,20 @@ func (a *Agent) wire() error {
 		Socket:   a.allowsSocket,
 		Own:      a.own,
 	})
-	limits := forwardLimits(a.log)
-	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: limits, Rand: rand.Uint64,
-	})
+	a.outgoing = forward.New(a.limits.outgoing(a, out))
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
 			Snapshot: a.current.p.Load,
 			Resolver: a.dns,
 			Sink:     a.recorder,
 			Log:      a.log,
-			Limits:   limits,
+			Limits:   a.limits.forward,
+			Timeouts: a.opts.Limits.timeouts(),
 			Rand:     rand.Uint64,
 			Own:      a.own,
 		})
 	}
-	return a.datapath.SetListeners(a.sockets.ports)
+	return errors.Join(a.datapath.SetListeners(a.sockets.ports), a.tellRoom())
 }
 
 // startPolicy fills the kernel's tables with the first snapshot. Tables that
@@ -382,6 +385,9 @@ func (a *Agent) housekeep(ctx context.Context) {
 		case <-sweep.C:
 			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
 				a.log.Warn("sweep of original destinations", "error", err)
+			}
+			if err := a.tellRoom(); err != nil {
+				a.log.Warn("the kernel was not told of the range of ports", "error", err)
 			}
 			a.keepGates()
 			a.watchPins()

@@ -4,85 +4,82 @@ package agent
 
 import (
 	"log/slog"
-	"math"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"math/rand/v2"
+	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/egress"
+	"github.com/egressd/egressd/internal/capacity"
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/loader"
 )
 
-// Descriptors that forwarding leaves alone, for the admin socket, DNS, status,
-// policy files and the kernel's tables.
-const (
-	reservedDescriptors = 1024
-	// maxDescriptors bounds what is handed out where the limit is none.
-	maxDescriptors = 512 << 10
-	minMemory      = 256 << 20
-)
-
-// forwardLimits is what the forwarding cores may take together: of descriptors
-// all but a reserve, of memory half.
-func forwardLimits(log *slog.Logger) *forward.Limits {
-	files, memory := descriptorLimit(log), memoryLimit()
-	return &forward.Limits{
-		Descriptors: forward.NewBudget(forwardDescriptors(files)),
-		Memory:      forward.NewBudget(max(memory/2, minMemory)),
-	}
+// Limits bound what proxied connections may take. A zero value stands for the
+// default beside it.
+type Limits struct {
+	// WorkloadConnections is how many proxied connections one workload may have
+	// open, beside its share of descriptors, memory and ports; its share alone.
+	WorkloadConnections int
+	// PeekTimeout is for the first bytes of a connection and the head of a
+	// request, IdleTimeout for connections on which nothing passes, RecycleTimeout
+	// for those when a workload has all that it may have; forward.Options.
+	PeekTimeout, IdleTimeout, RecycleTimeout time.Duration
 }
 
-// forwardDescriptors is how much of a limit of files is for forwarding: at
-// least three quarters.
-func forwardDescriptors(files uint64) int64 {
-	files = min(files, maxDescriptors+reservedDescriptors)
-	return int64(files - min(reservedDescriptors, files/4))
+// limits is who may have how much of what there is for egressd.
+type limits struct {
+	capacity.Plan
+	forward *forward.Limits
+	ports   int
 }
 
-// descriptorLimit raises the soft limit to the hard one, and returns it.
-func descriptorLimit(log *slog.Logger) uint64 {
-	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		log.Warn("the limit of descriptors is not known; 1024 are taken to be there", "error", err)
-		return 1024
-	}
-	if l.Cur < l.Max {
-		raised := unix.Rlimit{Cur: l.Max, Max: l.Max}
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &raised); err != nil {
-			log.Warn("the limit of descriptors could not be raised", "limit", l.Cur, "error", err)
-			return l.Cur
-		}
-	}
-	return l.Max
+func newLimits(o Limits, log *slog.Logger) *limits {
+	c := capacity.Measure(log)
+	p := c.Divide()
+	// Only what is open costs a descriptor, so there can be no more of them.
+	conns := forward.NewBudget(p.Descriptors).Each(int64(o.WorkloadConnections))
+	return &limits{Plan: p, ports: c.Ports, forward: &forward.Limits{
+		Descriptors: forward.NewBudget(p.Descriptors),
+		Memory:      forward.NewBudget(p.Memory),
+		Connections: conns,
+		Ports:       forward.NewBudget(p.Ports),
+	}}
 }
 
-// memoryLimit is the machine's memory, or the least of what egressd's cgroups
-// allow, in bytes.
-func memoryLimit() int64 {
-	limit := int64(math.MaxInt64)
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) == nil {
-		limit = int64(uint64(info.Totalram) * uint64(info.Unit))
+// tellRoom tells the kernel how many connections its ports are for, which the
+// operator may change at any time. Only the sweep calls it, after the start.
+func (a *Agent) tellRoom() error {
+	if n := capacity.Ports(); n != a.limits.ports {
+		a.limits.ports = n
+		a.limits.forward.Ports.Resize(int64(capacity.LoopbackRoom(n)))
 	}
-	root, err := cgroup.Root()
-	if err != nil {
-		return limit
+	return a.datapath.SetRoom(capacity.LoopbackRoom(a.limits.ports))
+}
+
+// WorkloadShare is what a workload has of what all share.
+type WorkloadShare struct {
+	forward.Share
+	// Redirected is how many connections of its sockets in the node's own network
+	// namespace are redirected: each has an ephemeral port.
+	Redirected loader.Fill `json:"redirected"`
+	// Full says that the next connection of the workload is refused (quota).
+	Full bool `json:"full"`
+}
+
+func (a *Agent) shareOf(workload uint32) WorkloadShare {
+	s := WorkloadShare{Share: a.outgoing.ShareOf(flow.Egress, workload), Redirected: a.datapath.Conns(workload)}
+	s.Full = s.Share.Full() || s.Redirected.Max > 0 && s.Redirected.Entries >= s.Redirected.Max
+	return s
+}
+
+// timeouts are those of the forwarding cores.
+func (o Limits) timeouts() forward.Timeouts {
+	return forward.Timeouts{PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, RecycleTimeout: o.RecycleTimeout}
+}
+
+// outgoing are the options of the egress side's core.
+func (l *limits) outgoing(a *Agent, out *egress.Egress) forward.Options {
+	return forward.Options{
+		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: l.forward, Timeouts: a.opts.Limits.timeouts(), Rand: rand.Uint64,
 	}
-	own, err := cgroup.Own()
-	if err != nil {
-		return limit
-	}
-	for dir := own; strings.HasPrefix(dir, root); dir = filepath.Dir(dir) {
-		text, err := os.ReadFile(filepath.Join(dir, "memory.max"))
-		if err != nil {
-			continue // the root has none
-		}
-		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
-			limit = min(limit, n) // "max" is no number
-		}
-	}
-	return limit
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/egressd/egressd/dnsproxy"
-	"github.com/egressd/egressd/internal/forward"
 )
 
 // registry has every metric of the daemon. They are read when they are asked
@@ -52,7 +51,7 @@ var (
 	openDesc = prometheus.NewDesc("egressd_connections_open",
 		"Downstream connections that are open in the proxy.", []string{"side"}, nil)
 	limitDesc = prometheus.NewDesc("egressd_forward_used",
-		"File descriptors, and bytes at the most, that proxied connections take.", []string{"what"}, nil)
+		"Proxied connections, the file descriptors, bytes at the most and ports of loopback that they take.", []string{"what"}, nil)
 	limitMaxDesc = prometheus.NewDesc("egressd_forward_max",
 		"How much of them there is for all; no workload may have more than it leaves free (quota).", []string{"what"}, nil)
 	closedDesc = prometheus.NewDesc("egressd_interface_closed_total",
@@ -74,7 +73,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, closedDesc, droppedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -110,6 +109,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(shareDesc, float64(w.Origins.Entries), w.Name)
 		gauge(shareMaxDesc, float64(w.Origins.Max), w.Name)
 	}
+	shareMetrics(gauge, s)
 	for d, n := range map[*prometheus.Desc]dnsproxy.Size{learnedDesc: s.Learned, learnedMaxDesc: s.LearnedMax} {
 		gauge(d, float64(n.Names), "names")
 		gauge(d, float64(n.Addresses), "addresses")
@@ -120,13 +120,14 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	if s.GatewayConnections != nil {
 		gauge(openDesc, float64(s.GatewayConnections.Open), "ingress")
 	}
-	for what, u := range map[string]forward.Use{"descriptors": s.Connections.Descriptors, "memory": s.Connections.Memory} {
+	for what, u := range forwardParts(s.Connections.Connections, s.Connections.Descriptors, s.Connections.Memory, s.Connections.Ports) {
 		gauge(limitDesc, float64(u.Used), what)
 		gauge(limitMaxDesc, float64(u.Max), what)
 	}
 	for name, n := range m.a.surfaces.closed() {
 		counter(closedDesc, n, name)
 	}
+	counter(recycledDesc, s.Connections.Recycled)
 	counter(droppedDesc, m.a.dropped.Load())
 	gauge(readyDesc, truth(s.Ready))
 	gauge(pinsDesc, truth(s.Pins.Lasting))

@@ -114,8 +114,10 @@ type Options struct {
 	// DrainTime bounds how long requests in flight may go on when the daemon
 	// ends; 0: 5 s.
 	DrainTime time.Duration
-	Version   string
-	Log       *slog.Logger
+	// Limits bound what proxied connections may take.
+	Limits  Limits
+	Version string
+	Log     *slog.Logger
 }
 
 func (o *Options) validate() error {

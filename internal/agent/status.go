@@ -90,6 +90,8 @@ type WorkloadStatus struct {
 	Policy  policy.PolicyID `json:"policy"`
 	// Origins is how much of its share of egd_origins it uses.
 	Origins loader.Fill `json:"origins"`
+	// Share is what it has of what proxied connections take.
+	Share WorkloadShare `json:"share"`
 }
 
 // status is the part of the Status that is not asked from others.
@@ -175,7 +177,7 @@ func (a *Agent) Status() Status {
 	s.mu.Unlock()
 	for _, w := range a.workloads.all() {
 		st.Workloads = append(st.Workloads, WorkloadStatus{
-			Name: w.name, Cgroup: w.dirs[0], Cgroups: w.dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID),
+			Name: w.name, Cgroup: w.dirs[0], Cgroups: w.dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID), Share: a.shareOf(w.ID),
 		})
 	}
 	for _, g := range a.gates() {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,6 +19,9 @@ const (
 	acceptPauseMin = 5 * time.Millisecond
 	acceptPauseMax = time.Second
 )
+
+// maxFresh is how many connections may be accepted and not yet counted.
+const maxFresh = 64
 
 // Serve accepts connections on ln until ctx ends or ln is closed, and serves
 // each in a goroutine of its own. identify says who a connection belongs to;
@@ -51,6 +55,9 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 			nc.Close() // a listener of another kind is a mistake of the caller
 			continue
 		}
+		// What is not counted yet is bounded, or a burst of connections of one
+		// workload would take descriptors that are not its own.
+		c.fresh <- struct{}{}
 		go c.accepted(context.WithoutCancel(ctx), tc, identify)
 	}
 }
@@ -87,6 +94,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net.TCPConn) (Conn, error)) {
 	info, err := identify(nc)
+	counted := sync.OnceFunc(func() { <-c.fresh })
+	defer counted()
 	if err != nil {
 		c.counters.refused.Add(1)
 		c.o.Sink.Record(flow.Event{
@@ -104,7 +113,7 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 		reset(nc)
 		return
 	}
-	c.ServeConn(ctx, nc, info)
+	c.serveConn(ctx, nc, info, counted)
 }
 
 // reset closes nc with a RST where it can, so that the other end sees an

@@ -56,6 +56,12 @@ type conn struct {
 // ServeConn serves nc, which it closes, and returns when the connection has
 // ended. The end of ctx ends the connection.
 func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
+	c.serveConn(ctx, nc, info, func() {})
+}
+
+// serveConn is ServeConn; counted is called when the Limits know the connection, or
+// it was refused.
+func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counted func()) {
 	t := &conn{core: c, info: info, nc: nc, opened: time.Now()}
 	t.held, t.ups = t.lease(), newUpstreams(t)
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
@@ -65,6 +71,7 @@ func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 		t.refuse(denied(dialReason(err), nil), "tcp", "", err.Error())
 		return
 	}
+	counted()
 	defer c.unregister(t)
 	defer nc.Close()
 	defer t.ups.close()

@@ -15,14 +15,8 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// Options are what a Core works with. Decider, Dialer and Sink must be set;
-// a zero duration or count means the default named beside it.
-type Options struct {
-	Decider Decider
-	Dialer  Dialer
-	Sink    flow.Sink
-	Log     *slog.Logger // none: discarded
-
+// Timeouts are those of a Core; zero means the default named beside it.
+type Timeouts struct {
 	// PeekTimeout bounds the first bytes of a connection (the whole
 	// ClientHello, a request's header), in all and not for each read. 10 s.
 	PeekTimeout time.Duration
@@ -39,6 +33,20 @@ type Options struct {
 	// an answer has begun (gRPC excepted, whose streams may be silent), or in
 	// taking an answer. Five minutes, as Envoy's stream_idle_timeout.
 	StallTimeout time.Duration
+	// RecycleTimeout is for how long nothing must have passed on a connection that
+	// is closed when a workload has all that it may have. One minute.
+	RecycleTimeout time.Duration
+}
+
+// Options are what a Core works with. Decider, Dialer and Sink must be set;
+// a zero duration or count means the default named beside it.
+type Options struct {
+	Decider Decider
+	Dialer  Dialer
+	Sink    flow.Sink
+	Log     *slog.Logger // none: discarded
+
+	Timeouts
 	// Limits bound what connections and requests take. Some of its own: 131072
 	// descriptors, 4 GiB.
 	Limits *Limits
@@ -64,6 +72,7 @@ func (o *Options) setDefaults() {
 		{&o.ConnectTimeout, 10 * time.Second},
 		{&o.IdleTimeout, time.Hour},
 		{&o.StallTimeout, 5 * time.Minute},
+		{&o.RecycleTimeout, time.Minute},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.initial
@@ -102,6 +111,10 @@ type Core struct {
 	transports *transports
 	pool       *pool
 	buffers    copyBuffers
+	pipes      *pipePool
+	recycler   recycler
+	// fresh has a place for each connection that is accepted and not yet counted.
+	fresh chan struct{}
 }
 
 type counters struct {
@@ -113,8 +126,11 @@ type Stats struct {
 	Open     int    `json:"open"`     // downstream connections
 	Accepted uint64 `json:"accepted"` // connections that were served, ever
 	Refused  uint64 `json:"refused"`  // connections that were refused, ever
+	Recycled uint64 `json:"recycled"` // quiet ones that were closed for others, ever
 	Requests uint64 `json:"requests"` // HTTP requests, ever
 	// What is taken of the limits, by all cores that share them.
+	Connections Use `json:"connections"`
+	Ports       Use `json:"ports"`
 	Descriptors Use `json:"descriptors"`
 	Memory      Use `json:"memory"` // bytes, at the most
 }
@@ -130,6 +146,9 @@ func New(o Options) *Core {
 
 		transports: newTransports(),
 		pool:       newPool(o.Limits),
+		pipes:      newPipePool(),
+		recycler:   recycler{every: o.RecycleTimeout / 60},
+		fresh:      make(chan struct{}, maxFresh),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.server = newServer(c)
@@ -151,25 +170,29 @@ func (c *Core) Stats() Stats {
 		Accepted: c.counters.accepted.Load(),
 		Refused:  c.counters.refused.Load(),
 		Requests: c.counters.requests.Load(),
+		Recycled: c.recycler.closed.Load(),
 
+		Connections: c.o.Limits.Connections.use(),
+		Ports:       c.o.Limits.Ports.use(),
 		Descriptors: c.o.Limits.Descriptors.use(),
 		Memory:      c.o.Limits.Memory.use(),
 	}
 }
 
 // errDraining: the core takes no more connections.
-var errDraining = &limitError{policy.ReasonOverload, "egressd is shutting down"}
+var errDraining = &limitError{policy.ReasonOverload, "egressd is shutting down", nil}
 
 // register makes t known to Recheck and Shutdown. It fails when there are too
 // many connections or the core is shutting down.
 func (c *Core) register(t *conn) error {
+	if err := t.take(t.entry()); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining {
+		t.held.end()
 		return errDraining
-	}
-	if err := t.held.take(1, connMemory); err != nil {
-		return err
 	}
 	c.conns[t] = struct{}{}
 	c.serving.Add(1)
@@ -235,6 +258,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		<-done
 	}
 	c.pool.closeIdle(true)
+	c.pipes.close()
 	_ = c.server.Close()
 	<-c.served
 	c.cancel()

@@ -192,7 +192,7 @@ func newRig(t testing.TB, protocol Protocol, options ...rigOption) *rig {
 			return Opening{Protocol: Opaque, Decision: allowed, Upstream: upstream("opaque.example")}
 		}
 	}
-	o := Options{Decider: r.fakes, Dialer: r.fakes, Sink: r.sink, PeekTimeout: patience, Rand: func() uint64 { return 0 }}
+	o := Options{Decider: r.fakes, Dialer: r.fakes, Sink: r.sink, Timeouts: Timeouts{PeekTimeout: patience}, Rand: func() uint64 { return 0 }}
 	for _, option := range options {
 		option(&o)
 	}

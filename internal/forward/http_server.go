@@ -114,7 +114,7 @@ func (t *conn) http(op Opening, p *peeked) {
 	if t.multiplexed {
 		memory += downWindow
 	}
-	if err := t.held.take(0, memory); err != nil {
+	if err := t.take(cost{memory: memory}); err != nil {
 		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
 		return
 	}

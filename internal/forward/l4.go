@@ -251,7 +251,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		t.refuse(d, proto, name, "")
 		return
 	}
-	if err := t.held.take(spliceDescriptors, 0); err != nil {
+	if err := t.take(cost{descriptors: spliceDescriptors, memory: spliceMemory}); err != nil {
 		t.refuse(denied(dialReason(err), d.Rule), proto, name, err.Error())
 		return
 	}

@@ -19,88 +19,99 @@ type Limits struct {
 	// Memory is in bytes: what a connection, a request or a window for data
 	// that nobody reads may cost.
 	Memory *Budget
+	// Connections are downstream ones.
+	Connections *Budget
+	// Ports are those of the node's loopback: a connection that came that way has
+	// one of the range that all share until it is closed on both sides.
+	Ports *Budget
+}
+
+// cost is what something takes of the Limits.
+type cost struct{ descriptors, memory, connections, ports int64 }
+
+// part is one of the Limits, and what a cost takes of it.
+type part struct {
+	name   string
+	budget *Budget
+	n      int64
+}
+
+func (l *Limits) parts(c cost) [4]part {
+	return [4]part{
+		{"file descriptors", l.Descriptors, c.descriptors},
+		{"memory", l.Memory, c.memory},
+		{"connections", l.Connections, c.connections},
+		{"local ports", l.Ports, c.ports},
+	}
+}
+
+// take takes all of c or nothing.
+func (l *Limits) take(h holder, c cost) error {
+	parts := l.parts(c)
+	for i, p := range parts {
+		if r := p.budget.take(h, p.n); r != "" {
+			for _, q := range parts[:i] {
+				q.budget.give(h, q.n)
+			}
+			return outOf(r, p)
+		}
+	}
+	return nil
+}
+
+func (l *Limits) give(h holder, c cost) {
+	for _, p := range l.parts(c) {
+		p.budget.give(h, p.n)
+	}
+}
+
+// Share is what one workload has of the Limits, and could have at the most.
+type Share struct {
+	Connections Use `json:"connections"`
+	Descriptors Use `json:"descriptors"`
+	Memory      Use `json:"memory"` // bytes
+	Ports       Use `json:"ports"`
+}
+
+// Full says whether the workload has so much of something that its next connection
+// is refused.
+func (s Share) Full() bool {
+	full := func(u Use, next int64) bool { return u.Max > 0 && u.Used+next > u.Max }
+	return full(s.Connections, 1) || full(s.Ports, 1) ||
+		full(s.Descriptors, 1+spliceDescriptors) || full(s.Memory, connMemory+spliceMemory)
+}
+
+// ShareOf is the share of a workload, by its number.
+func (c *Core) ShareOf(layer flow.Layer, workload uint32) Share {
+	l, h := c.o.Limits, holder{layer, workload}
+	return Share{l.Connections.useOf(h), l.Descriptors.useOf(h), l.Memory.useOf(h), l.Ports.useOf(h)}
 }
 
 // Costs in descriptors and bytes.
 const (
-	spliceDescriptors = 5        // the upstream's, and a pipe each way
+	spliceDescriptors = 1        // the upstream's; see pipePool
+	spliceMemory      = 16 << 10 // the same: kernel objects, and a goroutine
 	connMemory        = 16 << 10 // a connection: goroutines, kernel objects
 	httpMemory        = 32 << 10 // beside it, for HTTP/1: readers, writers, a copy buffer
 	streamMemory      = 32 << 10 // a request of HTTP/2
 )
 
-// holder is who takes from a Budget: one workload, or the gateway.
-type holder struct {
-	layer    flow.Layer
-	workload uint32
-}
-
-// Budget is an amount that is shared. No holder may have more than what it
-// leaves free: one alone gets half, each of two that want all gets a third, and
-// what is left is there for the next one.
-type Budget struct {
-	mu    sync.Mutex
-	total int64
-	free  int64
-	held  map[holder]int64
-}
-
-// NewBudget makes a Budget of n.
-func NewBudget(n int64) *Budget {
-	return &Budget{total: n, free: n, held: map[holder]int64{}}
-}
-
-// take takes n for h. What it returns otherwise says why there is none:
-// ReasonQuota when others could still have some.
-func (b *Budget) take(h holder, n int64) policy.Reason {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch held := b.held[h]; {
-	case n > b.free:
-		return policy.ReasonOverload
-	case held+n > b.free-n:
-		return policy.ReasonQuota
-	default:
-		b.held[h], b.free = held+n, b.free-n
-	}
-	return ""
-}
-
-// give gives back what h has taken.
-func (b *Budget) give(h holder, n int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.free += n
-	if b.held[h] -= n; b.held[h] <= 0 {
-		delete(b.held, h)
-	}
-}
-
-// Use is how much of a Budget is taken.
-type Use struct {
-	Used int64 `json:"used"`
-	Max  int64 `json:"max"`
-}
-
-func (b *Budget) use() Use {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return Use{b.total - b.free, b.total}
-}
-
 // limitError is why something could not be taken.
 type limitError struct {
 	reason policy.Reason
 	text   string
+	// budget is what there is not enough of.
+	budget *Budget
 }
 
 func (e *limitError) Error() string { return e.text }
 
-func outOf(reason policy.Reason, what string) error {
+func outOf(reason policy.Reason, p part) error {
+	text := fmt.Sprintf("egressd has no %s left", p.name)
 	if reason == policy.ReasonQuota {
-		return &limitError{reason, fmt.Sprintf("the workload has its share of egressd's %s", what)}
+		text = fmt.Sprintf("the workload has its share of egressd's %s", p.name)
 	}
-	return &limitError{reason, fmt.Sprintf("egressd has no %s left", what)}
+	return &limitError{reason, text, p.budget}
 }
 
 func isLimit(err error) bool {
@@ -113,32 +124,36 @@ type lease struct {
 	limits *Limits
 	holder holder
 
-	mu                  sync.Mutex
-	descriptors, memory int64
-	ended               bool
+	mu    sync.Mutex
+	held  cost
+	ended bool
 }
 
 func (t *conn) lease() *lease {
-	return &lease{limits: t.core.o.Limits, holder: holder{t.info.Layer, t.info.WorkloadID}}
+	return &lease{limits: t.core.o.Limits, holder: t.holder()}
 }
+
+func (t *conn) holder() holder { return holder{t.info.Layer, t.info.WorkloadID} }
 
 // take takes both or nothing.
 func (l *lease) take(descriptors, memory int64) error {
-	if r := l.limits.Descriptors.take(l.holder, descriptors); r != "" {
-		return outOf(r, "file descriptors")
-	}
-	if r := l.limits.Memory.take(l.holder, memory); r != "" {
-		l.limits.Descriptors.give(l.holder, descriptors)
-		return outOf(r, "memory")
+	return l.takeAll(cost{descriptors: descriptors, memory: memory})
+}
+
+// takeAll takes all or nothing.
+func (l *lease) takeAll(c cost) error {
+	if err := l.limits.take(l.holder, c); err != nil {
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
-		l.limits.Descriptors.give(l.holder, descriptors)
-		l.limits.Memory.give(l.holder, memory)
-		return &limitError{policy.ReasonOverload, "the connection has ended"}
+		l.limits.give(l.holder, c)
+		return &limitError{policy.ReasonOverload, "the connection has ended", nil}
 	}
-	l.descriptors, l.memory = l.descriptors+descriptors, l.memory+memory
+	h := &l.held
+	h.descriptors, h.memory = h.descriptors+c.descriptors, h.memory+c.memory
+	h.connections, h.ports = h.connections+c.connections, h.ports+c.ports
 	return nil
 }
 
@@ -147,9 +162,9 @@ func (l *lease) give(descriptors, memory int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.ended {
-		l.limits.Descriptors.give(l.holder, descriptors)
-		l.limits.Memory.give(l.holder, memory)
-		l.descriptors, l.memory = l.descriptors-descriptors, l.memory-memory
+		l.limits.give(l.holder, cost{descriptors: descriptors, memory: memory})
+		l.held.descriptors -= descriptors
+		l.held.memory -= memory
 	}
 }
 
@@ -159,7 +174,6 @@ func (l *lease) end() {
 	defer l.mu.Unlock()
 	if !l.ended {
 		l.ended = true
-		l.limits.Descriptors.give(l.holder, l.descriptors)
-		l.limits.Memory.give(l.holder, l.memory)
+		l.limits.give(l.holder, l.held)
 	}
 }

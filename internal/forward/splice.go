@@ -17,8 +17,8 @@ import (
 // the peeked bytes, until both directions have ended. An orderly end of one
 // direction is passed on as such; an error is passed on as a reset.
 //
-// io.Copy uses splice(2) only between two bare *net.TCPConn, so nothing here
-// wraps a connection, and idleness is read off the kernel's own counters.
+// splice(2) is used between two bare *net.TCPConn, so nothing here wraps a
+// connection, and idleness is read off the kernel's own counters.
 func (t *conn) splice(up net.Conn, p *peeked) (sent, received int64) {
 	if p != nil {
 		if err := p.done(); err != nil {
@@ -36,13 +36,13 @@ func (t *conn) splice(up net.Conn, p *peeked) (sent, received int64) {
 	defer stop()
 	back := make(chan int64, 1)
 	go func() {
-		n, _ := pipe(t.nc, up)
+		n, _ := t.pipe(t.nc, up)
 		back <- n
 	}()
 	n, more := t.readSecond(up, p)
 	sent += n
 	if more {
-		n, _ = pipe(up, t.nc)
+		n, _ = t.pipe(up, t.nc)
 		sent += n
 	}
 	return sent, <-back
@@ -84,8 +84,14 @@ func (t *conn) readSecond(up net.Conn, p *peeked) (sent int64, more bool) {
 
 // pipe copies from src to dst until src ends, and passes the end on. It
 // returns the bytes copied.
-func pipe(dst, src net.Conn) (int64, error) {
-	n, err := io.Copy(dst, src)
+func (t *conn) pipe(dst, src net.Conn) (n int64, err error) {
+	to, ok1 := dst.(*net.TCPConn)
+	from, ok2 := src.(*net.TCPConn)
+	if ok1 && ok2 {
+		n, err = t.flow(to, from)
+	} else {
+		n, err = io.Copy(dst, src)
+	}
 	if err == nil {
 		closeWrite(dst)
 		return n, nil

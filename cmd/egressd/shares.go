@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/internal/agent"
+)
+
+// limitFlags are what bounds proxied connections.
+type limitFlags struct{ agent.Limits }
+
+func (f *limitFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.IntVar(&f.WorkloadConnections, "workload-connections", 0, "how many proxied connections one workload may have open; 0: its share of descriptors, memory and ports alone bounds it")
+	fs.DurationVar(&f.PeekTimeout, "peek-timeout", 10*time.Second, "how long the first bytes of a proxied connection, and the head of a request, may take")
+	fs.DurationVar(&f.IdleTimeout, "idle-timeout", time.Hour, "when a proxied connection on which nothing passes is closed, half-closed ones as well")
+	fs.DurationVar(&f.RecycleTimeout, "recycle-timeout", time.Minute, "for how long nothing must have passed on a proxied connection that is closed to make room when a workload has all that it may have")
+}
+
+func (f *limitFlags) options(o *agent.Options) error {
+	if f.WorkloadConnections < 0 {
+		return errors.New("--workload-connections: it must not be negative")
+	}
+	if f.PeekTimeout <= 0 || f.IdleTimeout <= 0 || f.RecycleTimeout <= 0 {
+		return errors.New("--peek-timeout, --idle-timeout and --recycle-timeout must be more than nothing")
+	}
+	o.Limits = f.Limits
+	return nil
+}
+
+// printShare shows what a workload has of what all share, as far as it has any.
+func printShare(row func(k, format string, args ...any), s agent.WorkloadShare) {
+	key := "share"
+	if s.Full {
+		key = "SHARE FULL"
+	}
+	if s.Connections.Used == 0 && s.Redirected.Entries == 0 && !s.Full {
+		return
+	}
+	row(key, "%d of %d connections, %d of %d descriptors, %d of %d MB; %d of %d redirected in the node's namespace%s",
+		s.Connections.Used, s.Connections.Max, s.Descriptors.Used, s.Descriptors.Max, s.Memory.Used>>20, s.Memory.Max>>20,
+		s.Redirected.Entries, s.Redirected.Max, map[bool]string{true: "; more are refused (quota)"}[s.Full])
+}
