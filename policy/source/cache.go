@@ -90,6 +90,21 @@ func (old cached) read(name string) (cached, error) {
 	if old.data != nil && !old.fresh && stampOf(info) == old.stamp {
 		return old, nil
 	}
+	for range readAgain {
+		if now, err := old.readOnce(name); !errors.Is(err, errChanging) {
+			return now, err
+		}
+	}
+	return cached{}, fmt.Errorf("%s: %w", name, errChanging)
+}
+
+// readAgain is how often a file is read that changes while it is.
+const readAgain = 3
+
+var errChanging = errors.New("it is being written, so nothing but a part of it could be read")
+
+// readOnce reads a file that has changed.
+func (old cached) readOnce(name string) (cached, error) {
 	start := time.Now()
 	// What was opened, before it is read: a change from here on shows.
 	f, info, err := open(name)
@@ -106,5 +121,8 @@ func (old cached) read(name string) (cached, error) {
 		data = old.data
 	}
 	s := stampOf(info)
+	if after, err := f.Stat(); err != nil || stampOf(after) != s {
+		return cached{}, errors.Join(err, errChanging)
+	}
 	return cached{stamp: s, data: data, fresh: start.UnixNano()-max(s.mtime, s.ctime) < int64(settled)}, nil
 }
