@@ -68,6 +68,8 @@ type Agent struct {
 	// captures says that the programs are attached, inStep that the kernel has
 	// exactly what the snapshot says.
 	captures, inStep bool
+	// emptyInForce says that the policy in force has no objects.
+	emptyInForce bool
 	// saved is names.Changes as it was when the file was written.
 	saved uint64
 

@@ -112,6 +112,7 @@ func (a *Agent) reloadAsked(ctx context.Context) {
 			return
 		case <-a.life.reloads:
 			a.life.manager.Reloading()
+			a.watcher.WaitWritten(ctx) // half of a file is no policy that was asked for
 			a.log.Info("the policy is read again, as was asked")
 			a.readAgain()
 			a.life.manager.Ready(a.summary())

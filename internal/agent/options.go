@@ -57,6 +57,9 @@ type Options struct {
 	// policy, which audit mode may have.
 	Config []string
 	Mode   policy.Mode
+	// AllowEmptyPolicy lets Config that has no policy objects any more (an empty
+	// directory, too) take the place of one that had some: all is denied.
+	AllowEmptyPolicy bool
 	// Cgroups are the cgroup v2 directories whose processes are captured. Run
 	// captures them also if they come later, and when they come back.
 	Cgroups []string
