@@ -18,6 +18,15 @@ import (
 // without being restored; then the maps; then the directory. A directory that
 // does not exist is no error.
 func Unload(dir string) (removed int, err error) {
+	removed, err = unpin(dir)
+	if rmErr := os.Remove(dir); !errors.Is(rmErr, os.ErrNotExist) {
+		err = errors.Join(err, rmErr)
+	}
+	return removed, err
+}
+
+// unpin is Unload but for the directory itself.
+func unpin(dir string) (removed int, err error) {
 	// In somebody else's directory the names below could be files of others.
 	err = securedir.Check(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -57,7 +66,12 @@ func Unload(dir string) (removed int, err error) {
 			removed++
 		}
 	}
-	return removed, errors.Join(err, os.Remove(dir))
+	for _, m := range []string{begunMark, lockedMark} {
+		if rmErr := os.Remove(filepath.Join(dir, m)); !errors.Is(rmErr, os.ErrNotExist) {
+			err = errors.Join(err, rmErr)
+		}
+	}
+	return removed, err
 }
 
 // Unload detaches and unpins everything of this Datapath. It must still be
