@@ -18,6 +18,12 @@ import (
 // without being restored; then the maps; then the directory. A directory that
 // does not exist is no error.
 func Unload(dir string) (removed int, err error) {
+	// In somebody else's directory the names below could be files of others.
+	if err := securedir.Check(dir); errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, fmt.Errorf("read the pin directory: %w", err)
+	}
 	removed, err = unpin(dir)
 	if rmErr := os.Remove(dir); !errors.Is(rmErr, os.ErrNotExist) {
 		err = errors.Join(err, rmErr)
@@ -25,17 +31,9 @@ func Unload(dir string) (removed int, err error) {
 	return removed, err
 }
 
-// unpin is Unload but for the directory itself.
+// unpin is Unload for a directory that has been checked, and stays.
 func unpin(dir string) (removed int, err error) {
-	// In somebody else's directory the names below could be files of others.
-	err = securedir.Check(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
-	}
-	var entries []os.DirEntry
-	if err == nil {
-		entries, err = os.ReadDir(dir)
-	}
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, fmt.Errorf("read the pin directory: %w", err)
 	}

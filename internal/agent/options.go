@@ -70,13 +70,16 @@ type Options struct {
 	Workload string
 	StateDir string
 	PinDir   string
+	// LockOnFailure denies everything, until a start succeeds or Unload, when a start
+	// fails and no policy is in force.
+	LockOnFailure bool
 	// VolatilePins accepts a PinDir that ends with the process: with it the
 	// workload is free.
 	VolatilePins bool
 	// LastGood is the file that keeps the configuration in force for a start
 	// with a broken one; empty: none is kept.
 	LastGood string
-	// DNSServers are the trusted servers; empty: those of the node.
+	// DNSServers are the trusted servers. There must be one.
 	DNSServers []netip.AddrPort
 	// Search are the search domains of the node's resolver.
 	Search []string
@@ -114,10 +117,13 @@ type Options struct {
 	DrainTime time.Duration
 	Version   string
 	Log       *slog.Logger
+
+	// locks says that nothing is to be allowed; see Lock.
+	locks bool
 }
 
 func (o *Options) validate() error {
-	if len(o.Config) == 0 && o.Mode != policy.Audit {
+	if len(o.Config) == 0 && o.Mode != policy.Audit && !o.locks {
 		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit")
 	}
 	if o.DrainTime <= 0 {
@@ -138,6 +144,9 @@ func (o *Options) validate() error {
 	}
 	if len(o.Cgroups) == 0 {
 		return errors.New("no cgroup to capture")
+	}
+	if len(o.DNSServers) == 0 && !o.locks {
+		return errors.New("no DNS server in /etc/resolv.conf; give one with --dns-server, or start again when the node has one")
 	}
 	for _, dir := range o.Cgroups {
 		if _, err := cgroup.Resolve(dir); err != nil {
