@@ -42,7 +42,7 @@ func Serve(ctx context.Context, o Options, started func(*Agent)) error {
 
 // NotStarted makes a StartError of an error with which a start ended, denies
 // everything if the options ask for that and nothing is held, and logs what all that
-// means and what to do. Nil stays nil.
+// means and what to do. Nil stays nil, and so does that another egressd runs.
 func NotStarted(o Options, err error) error {
 	if err == nil {
 		return nil
@@ -51,12 +51,13 @@ func NotStarted(o Options, err error) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	if errors.Is(err, loader.ErrInUse) {
+		log.Error("egressd does not start", "error", err, "traffic", "the egressd that runs decides", "do", "end that one, or leave it be")
+		return err
+	}
 	traffic := withoutDaemon(o.PinDir)
 	do := "mend that and start again; \"egressd unload\" opens"
 	switch {
-	case errors.Is(err, loader.ErrInUse):
-		traffic = "the egressd that runs decides"
-		do = "end it, or leave it be"
 	case traffic == trafficOpen && o.LockOnFailure:
 		if lerr := lock(o); lerr != nil {
 			log.Error("traffic could not be locked", "error", lerr)
