@@ -90,7 +90,7 @@ func (n *node) left(t *testing.T) (out []string) {
 	return out
 }
 
-// open is what the log of a failed start says of traffic.
+// What the log of a failed start says of traffic.
 const (
 	saysOpen   = `traffic="all traffic is open"`
 	saysLocked = `traffic="everything is denied since a start failed`
@@ -212,6 +212,32 @@ func TestLockOnFailure(t *testing.T) {
 	if left := n.left(t); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// TestNoDNSServer: a first start without a DNS server says what that means, and locks
+// where that is wanted.
+func TestNoDNSServer(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "ping")
+	testenv.RequireTool(t, "unshare")
+	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
+	// The last two words name the server that this world has.
+	const bare = `mount --bind /dev/null /etc/resolv.conf || exit 99
+n=$(($# - 2)); for a; do [ $n -gt 0 ] && set -- "$@" "$a"; n=$((n - 1)); shift; done; exec "$@" `
+	for flags, code := range map[string]string{"--on-failure open": "3", "--on-failure lock": "4"} {
+		n.d.Prefix = []string{"unshare", "--mount", "sh", "-c", bare + flags, "sh"}
+		says := map[string]string{"3": saysOpen, "4": saysLocked}[code]
+		n.startFails(t, code, says, "no DNS server", "--dns-server")
+		n.wholly(t, flags, code == "3")
+		if e := n.egressd(t, "unload"); e.code != 0 {
+			t.Errorf("%+v", e)
+		}
+	}
+	n.d.Prefix = nil
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.wholly(t, "with a DNS server", false)
 }
 
 // loopback checks that a captured process reaches a server of its own.
