@@ -37,9 +37,10 @@ func runCommand(e env) *cobra.Command {
 		Use:   "run --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
-serves until it gets SIGTERM or SIGINT. Policy files are watched; a change is
-in force within a second, a file with errors changes nothing. SIGHUP reads them
-again.
+serves until it gets SIGTERM or SIGINT. Policy files are watched: what is moved to
+its place is in force at once, what is written there a second after the last write;
+a file with errors changes nothing, nor do files without policy objects. SIGHUP
+reads them again.
 
 --unit and --cgroup name what is captured, which need not be there yet. What goes
 and comes back (a unit that is restarted, a container that is made anew) is under
