@@ -162,6 +162,43 @@ func TestFailedFirstStart(t *testing.T) {
 	n.wholly(t, "the restart that succeeds", false)
 }
 
+// TestFailedStartInside: a first start that fails inside of what it captures leaves
+// no cgroup of its own.
+func TestFailedStartInside(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "ping")
+	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
+	detach := testenv.Alone(t, n.d.Root, "connect6")
+	e := n.run(t, n.in, egressd, "run", "--config", n.d.ConfigDir(), "--cgroup", n.d.Root.Path(), "--state-dir", n.d.StateDir(),
+		"--pin-dir", n.d.PinDir(), "--dns-server", world.ResolverV4, "--status-address", "localhost:0", "--health-address", "localhost:0")
+	detach()
+	if e.code != 3 || !strings.Contains(e.stderr, saysOpen) || !strings.Contains(e.stderr, "detach it") {
+		t.Errorf("%+v", e)
+	}
+	for _, dir := range []string{n.d.Root.Path(), n.in.Path()} {
+		if _, err := os.Stat(filepath.Join(dir, "egressd")); !os.IsNotExist(err) {
+			t.Errorf("egressd's own cgroup is left in %s: %v", dir, err)
+		}
+	}
+	if left := n.left(t); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	n.wholly(t, "after it", true)
+}
+
+// TestMissingCapabilities: an error says which capabilities egressd lacks.
+func TestMissingCapabilities(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "setpriv")
+	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
+	n.d.Prefix = []string{"setpriv", "--bounding-set", "-bpf,-sys_admin,-perfmon", "--inh-caps", "-bpf,-sys_admin,-perfmon"}
+	n.startFails(t, "3", saysOpen, "CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN")
+	n.d.Prefix = nil
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestLockOnFailure: with --on-failure lock nothing gets out after a first start that
 // failed, until one succeeds, or unload.
 func TestLockOnFailure(t *testing.T) {
