@@ -15,20 +15,31 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-// ways are how a workload may try to get out.
-var ways = []struct{ name, addr, run string }{
-	{"TCP", world.StrangerV4, probe + " dial " + hostPort(world.StrangerV4, 443)},
-	{"TCP over IPv6", world.StrangerV6, probe + " dial " + hostPort(world.StrangerV6, 443)},
-	{"UDP", world.StrangerV4, "echo x | timeout 1 " + probe + " udp " + hostPort(world.StrangerV4, 9)},
-	{"UDP over IPv6", world.StrangerV6, "echo x | timeout 1 " + probe + " udp " + hostPort(world.StrangerV6, 9)},
-	{"a raw socket", world.StrangerV4, "ping -n -c 1 -W 1 " + world.StrangerV4},
-	{"a raw socket, IPv6", world.StrangerV6, "ping -n -c 1 -W 1 " + world.StrangerV6},
+// way is how a workload may try to get out.
+type way struct{ name, addr, run string }
+
+func ways() []way {
+	return []way{
+		{"TCP", world.StrangerV4, probe + " dial " + hostPort(world.StrangerV4, 443)},
+		{"TCP over IPv6", world.StrangerV6, probe + " dial " + hostPort(world.StrangerV6, 443)},
+		{"UDP", world.StrangerV4, "timeout 1 " + probe + " udp " + hostPort(world.StrangerV4, 9) + " x"},
+		{"UDP over IPv6", world.StrangerV6, "timeout 1 " + probe + " udp " + hostPort(world.StrangerV6, 9) + " x"},
+		{"a raw socket", world.StrangerV4, raw("AF_INET", "8, 0, 0xf7ff, 0, 0", world.StrangerV4)},
+		{"a raw socket, IPv6", world.StrangerV6, raw("AF_INET6", "128, 0, 0, 0, 0", world.StrangerV6)},
+	}
+}
+
+// raw sends an echo request by a raw socket; the kernel fills in ICMPv6's checksum.
+func raw(family, head, addr string) string {
+	return `python3 -c 'import socket,struct
+s=socket.socket(socket.` + family + `, socket.SOCK_RAW, 1 if "` + family + `"=="AF_INET" else 58)
+s.sendto(struct.pack("!BBHHH", ` + head + `), ("` + addr + `", 0))'`
 }
 
 // getsOut lists the ways by which packets of a workload leave the node.
 func (n *node) getsOut(t *testing.T) (out []string) {
 	t.Helper()
-	for _, w := range ways {
+	for _, w := range ways() {
 		addr := netip.MustParseAddr(w.addr)
 		before := n.Packets(addr)
 		n.run(t, n.in, "sh", "-c", w.run)
@@ -44,7 +55,7 @@ func (n *node) wholly(t *testing.T, when string, open bool) {
 	t.Helper()
 	want := 0
 	if open {
-		want = len(ways)
+		want = len(ways())
 	}
 	if out := n.getsOut(t); len(out) != want {
 		t.Errorf("%s: what gets out is %v, want all open: %t", when, out, open)
@@ -101,7 +112,6 @@ const (
 // it was, and nothing else.
 func TestFailedFirstStart(t *testing.T) {
 	t.Parallel()
-	testenv.RequireTool(t, "ping")
 	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
 	n.wholly(t, "before", true)
 	before := n.left(t)
@@ -166,7 +176,6 @@ func TestFailedFirstStart(t *testing.T) {
 // no cgroup of its own.
 func TestFailedStartInside(t *testing.T) {
 	t.Parallel()
-	testenv.RequireTool(t, "ping")
 	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
 	detach := testenv.Alone(t, n.d.Root, "connect6")
 	e := n.run(t, n.in, egressd, "run", "--config", n.d.ConfigDir(), "--cgroup", n.d.Root.Path(), "--state-dir", n.d.StateDir(),
@@ -203,7 +212,6 @@ func TestMissingCapabilities(t *testing.T) {
 // failed, until one succeeds, or unload.
 func TestLockOnFailure(t *testing.T) {
 	t.Parallel()
-	testenv.RequireTool(t, "ping")
 	good := tcp("tcp", world.API, "7")
 	n := prepare(t, map[string]string{"policy.yaml": "kind: ServiceEntry\n"}, nil, "--on-failure", "lock")
 	n.wholly(t, "before", true)
@@ -236,13 +244,13 @@ func TestLockOnFailure(t *testing.T) {
 	if p := n.probe(t, n.in, "dial", n.Echo.Addr.String()); p.Error != "" {
 		t.Errorf("a restart that fails locks what the last run allowed: %+v", p)
 	}
-	if e := n.egressd(t, "unload"); e.code != 0 {
+	if e := n.egressd(t, "unload", "--pin-dir", n.d.PinDir()); e.code != 0 {
 		t.Fatalf("%+v", e)
 	}
 	n.wholly(t, "unloaded", true)
 	n.startFails(t, "4", saysLocked)
 	n.wholly(t, "locked after unload", false)
-	if e := n.egressd(t, "unload"); e.code != 0 {
+	if e := n.egressd(t, "unload", "--pin-dir", n.d.PinDir()); e.code != 0 {
 		t.Fatalf("%+v", e)
 	}
 	n.wholly(t, "unloaded again", true)
@@ -255,7 +263,6 @@ func TestLockOnFailure(t *testing.T) {
 // where that is wanted.
 func TestNoDNSServer(t *testing.T) {
 	t.Parallel()
-	testenv.RequireTool(t, "ping")
 	testenv.RequireTool(t, "unshare")
 	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
 	// The last two words name the server that this world has.
@@ -266,7 +273,7 @@ n=$(($# - 2)); for a; do [ $n -gt 0 ] && set -- "$@" "$a"; n=$((n - 1)); shift; 
 		says := map[string]string{"3": saysOpen, "4": saysLocked}[code]
 		n.startFails(t, code, says, "no DNS server", "--dns-server")
 		n.wholly(t, flags, code == "3")
-		if e := n.egressd(t, "unload"); e.code != 0 {
+		if e := n.egressd(t, "unload", "--pin-dir", n.d.PinDir()); e.code != 0 {
 			t.Errorf("%+v", e)
 		}
 	}
