@@ -178,7 +178,7 @@ func TestFailedStartInside(t *testing.T) {
 	t.Parallel()
 	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
 	detach := testenv.Alone(t, n.d.Root, "connect6")
-	e := n.run(t, n.in, egressd, "run", "--config", n.d.ConfigDir(), "--cgroup", n.d.Root.Path(), "--state-dir", n.d.StateDir(),
+	e := n.run(t, n.d.Root, egressd, "run", "--config", n.d.ConfigDir(), "--cgroup", n.d.Root.Path(), "--state-dir", n.d.StateDir(),
 		"--pin-dir", n.d.PinDir(), "--dns-server", world.ResolverV4, "--status-address", "localhost:0", "--health-address", "localhost:0")
 	detach()
 	if e.code != 3 || !strings.Contains(e.stderr, saysOpen) || !strings.Contains(e.stderr, "detach it") {
