@@ -247,6 +247,7 @@ func (d *Datapath) pinMaps(t *takeover) error {
 		if err := m.Pin(filepath.Join(d.opts.PinDir, name)); err != nil {
 			return fmt.Errorf("pin %s: %w", name, err)
 		}
+		d.pinned = append(d.pinned, name)
 	}
 	return nil
 }

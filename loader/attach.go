@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -51,74 +52,141 @@ func (d *Datapath) hooks() []hook {
 // linkPrefix distinguishes pinned links from pinned maps.
 const linkPrefix = "link_"
 
-// Attach attaches every program to the cgroup at path and pins the links. A
-// link that is pinned already is kept and its program replaced atomically. The
-// tables must be full: the first program that is replaced goes by them. Then
-// what another version left is removed. Attaching again, when the cgroup was made
-// anew, leaves the one before.
+// Attach attaches every program to the cgroup at path and pins the links, or
+// leaves all as it was. A link that is pinned already is kept and its program
+// replaced atomically. The tables must be full: the first program that is replaced
+// goes by them. Then what another version left is removed. Attaching again, when
+// the cgroup was made anew, leaves the one before.
 func (d *Datapath) Attach(path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.first && !d.committed {
+		if err := mark(d.opts.PinDir, begunMark); err != nil {
+			return err
+		}
+	}
 	if err := d.attach(path, d.hooks()); err != nil {
+		return errors.Join(err, d.unmark(begunMark))
+	}
+	if err := d.commit(); err != nil {
 		return err
 	}
-	return d.commit()
+	d.committed = true
+	return d.unmark(begunMark, lockedMark)
 }
 
 // attach is Attach for some of the programs.
 func (d *Datapath) attach(path string, hooks []hook) error {
+	var done []attached
 	for _, h := range hooks {
-		l, err := d.attachOne(path, h)
+		one, err := d.attachOne(path, h)
 		if err != nil {
-			return fmt.Errorf("attach %s to cgroup %s: %w", h.name, path, err)
+			err = fmt.Errorf("attach %s to cgroup %s: %w", h.name, path, explainAttach(err, path, h))
+			for _, one := range slices.Backward(done) { // what redirects goes first
+				err = errors.Join(err, one.undo())
+			}
+			return err
 		}
-		if before := d.links[h.name]; before != nil {
+		one.name = h.name
+		done = append(done, one)
+	}
+	for _, one := range done {
+		if before := d.links[one.name]; before != nil {
 			before.Close() // its pin is gone, and with this the link
 		}
-		d.links[h.name] = l
+		d.links[one.name] = one.link
+		one.forget()
 	}
 	return nil
 }
 
-func (d *Datapath) attachOne(path string, h hook) (link.Link, error) {
+// attached is a program that attachOne has put in its place.
+type attached struct {
+	name string
+	link link.Link
+	// undo makes all as it was before; forget gives up what is kept for that. One
+	// of them must be called.
+	undo   func() error
+	forget func()
+}
+
+func (d *Datapath) attachOne(path string, h hook) (attached, error) {
 	pin := filepath.Join(d.opts.PinDir, linkPrefix+h.name)
 	l, err := link.LoadPinnedLink(pin, nil)
-	switch {
-	case err == nil:
-		id, err := cgroup.ID(path)
-		if err != nil {
-			l.Close()
-			return nil, err
-		}
-		if info, err := l.Info(); err == nil && info.Cgroup() != nil && info.Cgroup().CgroupId == id {
-			if err := l.Update(h.prog); err != nil {
-				l.Close()
-				return nil, fmt.Errorf("replace the program: %w", err)
-			}
-			return l, nil
-		}
-		// Pinned for another cgroup, or for one that is gone: attach anew
-		// before the old link goes, so that there is no gap.
-		defer l.Close()
-		defer l.Unpin()
-	case !errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("open the pinned link: %w", err)
+	if errors.Is(err, os.ErrNotExist) {
+		return attachFresh(path, h, pin)
 	}
-	fresh, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: h.prog})
 	if err != nil {
-		return nil, err
+		return attached{}, fmt.Errorf("open the pinned link: %w", err)
 	}
-	if l != nil {
-		if err := l.Unpin(); err != nil {
-			fresh.Close()
-			return nil, err
-		}
+	id, err := cgroup.ID(path)
+	if err != nil {
+		l.Close()
+		return attached{}, err
 	}
-	if err := fresh.Pin(pin); err != nil {
-		fresh.Close()
-		return nil, fmt.Errorf("pin the link: %w", err)
+	var one attached
+	if info, ierr := l.Info(); ierr == nil && info.Cgroup() != nil && info.Cgroup().CgroupId == id {
+		one, err = replaceProgram(l, info.Program, h)
+	} else {
+		// Pinned for another cgroup, or for one that is gone: attach anew before
+		// the old link goes, so that there is no gap.
+		one, err = replaceLink(l, path, h, pin)
 	}
-	return fresh, nil
+	if err != nil {
+		l.Close()
+	}
+	return one, err
+}
+
+// attachFresh attaches and pins where nothing is.
+func attachFresh(path string, h hook, pin string) (attached, error) {
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: h.prog})
+	if err != nil {
+		return attached{}, err
+	}
+	if err := l.Pin(pin); err != nil {
+		l.Close()
+		return attached{}, fmt.Errorf("pin the link: %w", err)
+	}
+	return attached{link: l, undo: func() error { return errors.Join(l.Unpin(), l.Close()) }, forget: func() {}}, nil
+}
+
+// replaceProgram gives a link another program.
+func replaceProgram(l link.Link, was ebpf.ProgramID, h hook) (attached, error) {
+	old, err := ebpf.NewProgramFromID(was)
+	if err != nil {
+		return attached{}, fmt.Errorf("open the program that is attached: %w", err)
+	}
+	if err := l.Update(h.prog); err != nil {
+		old.Close()
+		return attached{}, fmt.Errorf("replace the program: %w", err)
+	}
+	return attached{
+		link:   l,
+		undo:   func() error { return errors.Join(l.Update(old), old.Close(), l.Close()) },
+		forget: func() { old.Close() },
+	}, nil
+}
+
+// replaceLink attaches anew and pins that in the place of a link.
+func replaceLink(old link.Link, path string, h hook, pin string) (attached, error) {
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: h.prog})
+	if err != nil {
+		return attached{}, err
+	}
+	if err := old.Unpin(); err != nil {
+		l.Close()
+		return attached{}, err
+	}
+	if err := l.Pin(pin); err != nil {
+		l.Close()
+		return attached{}, errors.Join(fmt.Errorf("pin the link: %w", err), old.Pin(pin))
+	}
+	return attached{
+		link:   l,
+		undo:   func() error { return errors.Join(l.Unpin(), old.Pin(pin), l.Close(), old.Close()) },
+		forget: func() { old.Close() },
+	}, nil
 }
 
 // Attached lists the attached programs with their kernel ids.

@@ -54,6 +54,10 @@ type Datapath struct {
 	earlier               Earlier
 	// waiting are the maps that Attach will pin over older ones.
 	waiting map[string]bool
+	// first says that nothing was attached when it was opened, pinned are the
+	// maps that were pinned since.
+	first  bool
+	pinned []string
 
 	mu     sync.Mutex
 	config bpf.EgressdEgdConfig
@@ -61,6 +65,8 @@ type Datapath struct {
 	tables tables
 	usage  *usage
 	guards map[int]*guard // by interface index
+	// committed says that all programs are attached, and the pins theirs.
+	committed bool
 	// flowCount is how many flows the last sweep left.
 	flowCount int
 	// gates are those of the listeners: IPv4 and IPv6.
@@ -82,7 +88,7 @@ func Open(o Options) (*Datapath, error) { return open(o, func(*ebpf.CollectionSp
 // open lets tests be other versions.
 func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("raise the locked memory limit: %w", err)
+		return nil, explainLoad(fmt.Errorf("raise the locked memory limit: %w", err))
 	}
 	if err := makePins(o.PinDir); err != nil {
 		return nil, err
@@ -109,6 +115,11 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 			d.waiting[name] = true
 		}
 	}
+	before, err := ReadPinned(o.PinDir)
+	if err != nil {
+		return nil, err
+	}
+	d.first = !before.AtWork()
 	// Maps, and links but the last, are what a start that failed leaves.
 	hooks := d.hooks()
 	last := linkPrefix + hooks[len(hooks)-1].name
@@ -122,13 +133,12 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err != nil {
 		var ve *ebpf.VerifierError
 		if errors.As(err, &ve) {
-			return nil, fmt.Errorf("the kernel's verifier refused a program: %+v", ve)
+			return nil, explainLoad(fmt.Errorf("the kernel's verifier refused a program: %+v", ve))
 		}
-		return nil, fmt.Errorf("load the kernel programs: %w", err)
+		return nil, explainLoad(fmt.Errorf("load the kernel programs: %w", err))
 	}
 	if err := d.start(t); err != nil {
-		d.objs.Close()
-		return nil, err
+		return nil, errors.Join(err, d.unpinMaps(), d.objs.Close())
 	}
 	return d, nil
 }

@@ -31,3 +31,34 @@ func (d *Datapath) AttachSome(path string, links, pins int) error {
 	}
 	return d.putInPlace(names[:min(pins, len(names))])
 }
+
+// Hook is a program and its place.
+type Hook struct {
+	Name   string
+	Type   ebpf.ProgramType
+	Attach ebpf.AttachType
+}
+
+// Hooks lists what Attach attaches.
+func (d *Datapath) Hooks() (out []Hook) {
+	for _, h := range d.hooks() {
+		out = append(out, Hook{h.name, h.prog.Type(), h.attach})
+	}
+	return out
+}
+
+// TooOld and MemoryLimit are parts of what errors say.
+var (
+	TooOld      = tooOld
+	MemoryLimit = memoryLimit
+)
+
+// KillAttach does of Attach what is done when it is killed after as many links.
+func (d *Datapath) KillAttach(path string, links int) error {
+	if d.first && !d.committed {
+		if err := mark(d.opts.PinDir, begunMark); err != nil {
+			return err
+		}
+	}
+	return d.AttachSome(path, links, 0)
+}

@@ -19,14 +19,21 @@ import (
 // does not exist is no error.
 func Unload(dir string) (removed int, err error) {
 	// In somebody else's directory the names below could be files of others.
-	err = securedir.Check(dir)
-	if errors.Is(err, os.ErrNotExist) {
+	if err := securedir.Check(dir); errors.Is(err, os.ErrNotExist) {
 		return 0, nil
+	} else if err != nil {
+		return 0, fmt.Errorf("read the pin directory: %w", err)
 	}
-	var entries []os.DirEntry
-	if err == nil {
-		entries, err = os.ReadDir(dir)
+	removed, err = unpin(dir)
+	if rmErr := os.Remove(dir); !errors.Is(rmErr, os.ErrNotExist) {
+		err = errors.Join(err, rmErr)
 	}
+	return removed, err
+}
+
+// unpin is Unload for a directory that has been checked, and stays.
+func unpin(dir string) (removed int, err error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, fmt.Errorf("read the pin directory: %w", err)
 	}
@@ -57,7 +64,12 @@ func Unload(dir string) (removed int, err error) {
 			removed++
 		}
 	}
-	return removed, errors.Join(err, os.Remove(dir))
+	for _, m := range []string{begunMark, lockedMark} {
+		if rmErr := os.Remove(filepath.Join(dir, m)); !errors.Is(rmErr, os.ErrNotExist) {
+			err = errors.Join(err, rmErr)
+		}
+	}
+	return removed, err
 }
 
 // Unload detaches and unpins everything of this Datapath. It must still be

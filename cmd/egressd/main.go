@@ -28,6 +28,9 @@ const (
 	exitFinding = 1 // a finding or a failure
 	exitUsage   = 2
 
+	exitNotStarted     = 3 // run did not start, and all traffic is open
+	exitNotStartedHeld = 4 // run did not start, and traffic is held as before, or locked
+
 	exitExec          = 125 // egressd failed, or was called wrongly
 	exitNotExecutable = 126 // the command is there and cannot be executed
 	exitNotFound      = 127 // there is no such command

@@ -20,6 +20,8 @@ import (
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
+	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy"
 )
 
 func runCommand(e env) *cobra.Command {
@@ -28,15 +30,17 @@ func runCommand(e env) *cobra.Command {
 	var cgroups, units, workloads []string
 	var drain time.Duration
 	var delegated, volatilePins bool
+	var onFailure string
 	var status, health, admin, adminGroup string
 	var adminRemote bool
 	cmd := &cobra.Command{
 		Use:   "run --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
-serves until it gets SIGTERM or SIGINT. Policy files are watched; a change is
-in force within a second, a file with errors changes nothing. SIGHUP reads them
-again.
+serves until it gets SIGTERM or SIGINT. Policy files are watched: what is moved to
+its place is in force at once, what is written there a second after the last write;
+a file with errors changes nothing, nor do files without policy objects. SIGHUP
+reads them again.
 
 --unit and --cgroup name what is captured, which need not be there yet. What goes
 and comes back (a unit that is restarted, a container that is made anew) is under
@@ -51,6 +55,11 @@ connections and DNS are refused until it is back. "egressd unload" opens.
 A start whose policy has errors, or cannot be read, takes the last one that
 was in force (/var/lib/egressd/last-good.json, or in a --state-dir of your
 own), says so, and takes the new one as soon as it is good.
+
+A start that fails leaves the kernel as it was: under the policy of the last run,
+or, when there was none (after a boot), open. With --on-failure lock nothing gets
+out then but loopback, the node's own addresses and answers to who connects to it.
+The exit code is 3 when the start failed and all is open, 4 when traffic is held.
 
 Ports, all on loopback: 15001 and 15053 take redirected traffic, 15020 has
 status and metrics, 15021 readiness; the last two can be put elsewhere. If
@@ -77,24 +86,14 @@ captured.`,
 			// Workloads are objects like all others; that they describe the
 			// node is why they have a flag of their own.
 			o.Config = append(slices.Clone(o.Config), workloads...)
-			if o.Cgroups, err = toCapture(cmd.Context(), cgroups, units); err != nil {
-				return err
-			}
-			whole, err := wholeNode(o.Cgroups)
-			if err != nil {
-				return err
-			}
-			if o.Guard, err = guardChoice(interfaces, whole); err != nil {
-				return err
-			}
-			if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
-				return usageError{fmt.Errorf("--node-services: %w", err)}
-			}
 			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
 			o.AdminAddress, o.AdminRemote = admin, adminRemote
 			if o.AdminGroup, err = groupID(adminGroup); err != nil {
 				return usageError{err}
+			}
+			if o.LockOnFailure, err = lockOnFailure(onFailure, o.Mode); err != nil {
+				return err
 			}
 			o.Workload = "node"
 			o.StateDir = f.stateDir
@@ -105,21 +104,24 @@ captured.`,
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Interfaces = true
 			o.DrainTime = drain
+			if err := captureOptions(cmd.Context(), &o, cgroups, units, interfaces, services); err != nil {
+				if errors.As(err, new(usageError)) {
+					return err
+				}
+				return notStarted(e, agent.NotStarted(o, err))
+			}
 			// What comes while it starts is done when it is ready.
 			reload := make(chan os.Signal, 1)
 			signal.Notify(reload, syscall.SIGHUP)
 			defer func() { signal.Stop(reload); close(reload) }()
 			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)()
-			a, err := agent.New(cmd.Context(), o)
-			if err != nil {
-				return err
-			}
-			go func() {
-				for range reload {
-					a.Reload()
-				}
-			}()
-			return errors.Join(a.Run(cmd.Context(), func() {}), a.Close())
+			return notStarted(e, agent.Serve(cmd.Context(), o, func(a *agent.Agent) {
+				go func() {
+					for range reload {
+						a.Reload()
+					}
+				}()
+			}))
 		},
 	}
 	f.register(cmd, "info")
@@ -127,6 +129,7 @@ captured.`,
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")
 	cmd.Flags().BoolVar(&volatilePins, "volatile-pins", false, "enforce although the bpf filesystem ends with egressd (a container's or unit's own): all traffic is open when it is killed")
+	cmd.Flags().StringVar(&onFailure, "on-failure", "open", "what a start that fails while no policy is in force leaves: open, or lock: everything is denied until a start succeeds, or \"egressd unload\"")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
@@ -138,6 +141,50 @@ captured.`,
 	cmd.Flags().BoolVar(&adminRemote, "admin-remote", false, "let --admin-address be on the network: everybody who reaches it reads, without authentication")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
+}
+
+// captureOptions reads the flags that say what is captured.
+func captureOptions(ctx context.Context, o *agent.Options, cgroups, units []string, interfaces, services string) (err error) {
+	if o.Cgroups, err = toCapture(ctx, cgroups, units); err != nil {
+		return err
+	}
+	whole, err := wholeNode(o.Cgroups)
+	if err != nil {
+		return err
+	}
+	if o.Guard, err = guardChoice(interfaces, whole); err != nil {
+		return err
+	}
+	if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
+		return usageError{fmt.Errorf("--node-services: %w", err)}
+	}
+	return nil
+}
+
+// lockOnFailure reads --on-failure.
+func lockOnFailure(s string, mode policy.Mode) (bool, error) {
+	switch {
+	case s == "open":
+		return false, nil
+	case s != "lock":
+		return false, usageError{fmt.Errorf("--on-failure is open or lock, not %q", s)}
+	case mode != policy.Enforce:
+		return false, usageError{fmt.Errorf("--on-failure lock denies everything, and --mode %s nothing: leave one of them out", mode)}
+	}
+	return true, nil
+}
+
+// notStarted gives the error of a start that failed its exit code.
+func notStarted(e env, err error) error {
+	failed := (*agent.StartError)(nil)
+	if !errors.As(err, &failed) {
+		return err
+	}
+	fmt.Fprintf(e.stderr, "egressd: %s\n", quote.Lines(err.Error()))
+	if failed.Held {
+		return exitError{exitNotStartedHeld}
+	}
+	return exitError{exitNotStarted}
 }
 
 // outlive keeps signals from ending this process, but not those that it starts,

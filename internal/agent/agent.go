@@ -63,6 +63,8 @@ type Agent struct {
 	limits   *limits
 	pins     pins
 	life     life
+	// begun is what a start that fails takes back.
+	begun begun
 	// dropped counts the followers of events that did not read.
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
@@ -70,6 +72,8 @@ type Agent struct {
 	// captures says that the programs are attached, inStep that the kernel has
 	// exactly what the snapshot says.
 	captures, inStep bool
+	// emptyInForce says that the policy in force has no objects.
+	emptyInForce bool
 	// saved is names.Changes as it was when the file was written.
 	saved uint64
 
@@ -84,16 +88,18 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
+	made := stateMade(o.StateDir)
 	lock, err := lockState(o.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	return newAgent(ctx, o, lock)
+	sweepLeft(o)
+	return newAgent(ctx, o, lock, made)
 }
 
 // newAgent is New with validated options and the lock of the state directory,
-// which it takes over.
-func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err error) {
+// which it takes over; made are the parts of that which this start has made.
+func newAgent(ctx context.Context, o Options, lock *os.File, made []string) (_ *Agent, err error) {
 	a := &Agent{
 		opts:     o,
 		log:      o.Log,
@@ -102,14 +108,14 @@ func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err erro
 		unload:   make(chan struct{}),
 		config:   newConfiguration(o),
 		life:     newLife(o),
+		begun:    begun{state: made},
 	}
 	a.devices = newDeviceListeners(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {
-			a.sayFailed()
-			a.Close()
+			err = errors.Join(err, a.rollBack(), a.Close())
 		}
 	}()
 	if a.capture, err = newCapture(o, loader.CanFollow); err != nil {
@@ -121,10 +127,16 @@ func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err erro
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
 	a.sayStart()
+	if err := a.begun.look(o.PinDir); err != nil {
+		return nil, err
+	}
 	if err := a.preparePins(); err != nil {
 		return nil, err
 	}
 	if a.pinLock, err = loader.LockPins(o.PinDir); err != nil {
+		return nil, err
+	}
+	if err := a.begun.adopt(o.PinDir); err != nil {
 		return nil, err
 	}
 	own, err := exemptOwn(a.capture.named, o.PinDir)
@@ -237,7 +249,7 @@ func (a *Agent) startPolicy(l Loaded) error {
 
 // Run captures the workload and serves until ctx is done. It leaves the
 // kernel side pinned; see Unload. ready is called once everything is in place.
-func (a *Agent) Run(ctx context.Context, ready func()) error {
+func (a *Agent) Run(ctx context.Context, ready func()) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var serving sync.WaitGroup
@@ -276,6 +288,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			cancel(err)
 		} else {
 			a.status.setReady(true)
+			a.begun.done = true
 			if a.opts.Interfaces {
 				warnBesideDNS(a.log, besideSockets("/"))
 			}
@@ -311,11 +324,15 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.stop()
 	serving.Wait()
 	a.recorder.flush(true)
-	a.saveLastGood()
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	if a.begun.done {
+		a.saveLastGood()
+	} else {
+		err = a.rollBack()
 	}
-	return nil
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = errors.Join(cause, err)
+	}
+	return err
 }
 
 // drainTime is the default of Options.DrainTime.
@@ -413,8 +430,12 @@ func (a *Agent) Close() error {
 		a.sockets.close()
 	}
 	if a.datapath != nil {
-		err = errors.Join(a.saveNames(), a.datapath.Close())
+		if a.begun.saves() {
+			err = a.saveNames()
+		}
+		err = errors.Join(err, a.datapath.Close())
 	}
+	a.begun.closed(a.opts)
 	if a.pinLock != nil {
 		err = errors.Join(err, a.pinLock.Close())
 	}

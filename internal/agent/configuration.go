@@ -4,8 +4,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +23,8 @@ type configuration struct {
 	paths  []string
 	files  source.Cache
 	reader *istio.Reader
+	// allowEmpty lets files without an object be the policy of no objects.
+	allowEmpty bool
 	// unsaved is in force and not on disk; nil: what is in force is.
 	unsaved *Loaded
 	// unseen says that what is in force was not analyzed.
@@ -34,6 +38,9 @@ func newConfiguration(o Options) *configuration {
 		paths:   o.Config,
 		reader:  istio.NewReader(istio.Options{GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints}),
 		changed: make(chan struct{}, 1),
+
+		allowEmpty: o.AllowEmptyPolicy,
+		files:      source.Cache{AllowEmpty: o.AllowEmptyPolicy},
 	}
 }
 
@@ -73,8 +80,35 @@ func (c *configuration) compile(files []istio.File, was *policy.Snapshot) (Loade
 	start := time.Now()
 	config, findings := c.reader.Load(files)
 	l := Loaded{Findings: findings, Files: files, Took: Took{Decode: time.Since(start)}}
+	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty()
 	err := l.compile(config, was)
 	return l, err
+}
+
+// errEmpty says that files have no policy objects, which is more often an accident
+// (a file cut to nothing, a wrong directory, a template that rendered nothing)
+// than the wish to cut everything off.
+var errEmpty = errors.New("the policy's files hold no policy objects any more; write one, or, to deny everything, start with --allow-empty-policy")
+
+// refuses says why a policy is not to replace one that had objects; nil: it may.
+func (c *configuration) refuses(l Loaded, err error) error {
+	switch {
+	case c.allowEmpty:
+		return err
+	case err == nil && l.Empty:
+		return errEmpty
+	case onlyEmpty(err):
+		return fmt.Errorf("%w (%w)", errEmpty, err)
+	}
+	return err
+}
+
+// onlyEmpty says whether directories without files are all that is wrong.
+func onlyEmpty(err error) bool {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(err error) bool { return !onlyEmpty(err) })
+	}
+	return errors.As(err, new(*source.EmptyError))
 }
 
 // compile fills l from a Config, and from what was is compiled from. A nil

@@ -31,14 +31,11 @@ func beginExec(o ExecOptions, place string) (lock *os.File, err error) {
 	if err := securedir.Ensure(o.StateRoot); err != nil {
 		return nil, err
 	}
-	root, err := os.Open(o.StateRoot)
+	root, err := lockRoot(o.StateRoot)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	if err := unix.Flock(int(root.Fd()), unix.LOCK_EX); err != nil {
-		return nil, err
-	}
 	sweepExec(o.StateRoot, o.PinRoot)
 	cgroup.SweepIn(place, execName)
 	if lock, err = lockState(o.StateDir); err != nil {
@@ -54,6 +51,33 @@ func beginExec(o ExecOptions, place string) (lock *os.File, err error) {
 	return lock, nil
 }
 
+// lockRoot keeps others from making and sweeping state directories of exec, while
+// the file is open.
+func lockRoot(dir string) (*os.File, error) {
+	root, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(root.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return root, nil
+}
+
+// sweepLeft removes, at the start of a daemon, what killed "egressd exec" processes
+// left: state and pins below the daemon's own places, and empty cgroups anywhere.
+func sweepLeft(o Options) {
+	root, err := lockRoot(o.StateDir)
+	if err != nil {
+		return // the start will say what is wrong
+	}
+	defer root.Close()
+	sweepExec(o.StateDir, filepath.Dir(o.PinDir))
+	if tree, err := cgroup.Root(); err == nil {
+		cgroup.SweepBelow(tree, execName)
+	}
+}
+
 // sweepExec removes what killed "egressd exec" processes left, unless the
 // command's processes are still there: those stay locked in.
 func sweepExec(stateRoot, pinRoot string) {
@@ -61,6 +85,7 @@ func sweepExec(stateRoot, pinRoot string) {
 	for _, dir := range dirs {
 		lock, err := securedir.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY)
 		if err != nil {
+			_ = os.Remove(dir) // one that was killed before it made the lock left it empty
 			continue
 		}
 		free := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
@@ -71,6 +96,29 @@ func sweepExec(stateRoot, pinRoot string) {
 		}
 		lock.Close()
 	}
+	sweepPins(stateRoot, pinRoot)
+}
+
+// sweepPins removes pins of execs whose state is gone, unless there are processes in
+// what they hold.
+func sweepPins(stateRoot, pinRoot string) {
+	dirs, _ := filepath.Glob(filepath.Join(pinRoot, execPrefix+"*")) // the pattern is good
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(stateRoot, filepath.Base(dir))); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		_ = loader.SweepPins(dir, populated) // what can't be removed stays for the next one
+	}
+}
+
+// populated says whether there are processes in a cgroup, or may be.
+func populated(id uint64) bool {
+	dir := cgroup.PathOf(id)
+	if dir == "" {
+		return !cgroup.Gone(id)
+	}
+	pids, err := cgroup.AllProcs(dir)
+	return err != nil || len(pids) > 0
 }
 
 // removeExecCgroup removes the empty cgroup of a dead exec; false: there are

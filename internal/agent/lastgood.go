@@ -4,6 +4,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -81,6 +83,9 @@ func (g lastGood) encode(w io.Writer) error {
 // readLastGood reads the file at path. It returns nil where there is none for
 // these options; an error says that there is one that cannot be used.
 func readLastGood(path string, o Options) (*lastGood, error) {
+	if path == "" {
+		return nil, nil
+	}
 	data, err := securedir.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -127,24 +132,43 @@ func (a *Agent) firstPolicy() (Loaded, error) {
 	l, err := a.config.load(nil)
 	l.Findings = append(l.Findings, a.config.reader.Analyze()...)
 	a.logFindings(l.Findings)
+	usable, err := err == nil, a.config.refuses(l, err)
+	first := func() (Loaded, error) {
+		if usable {
+			a.status.loaded(l, nil, now)
+			a.config.later(l, false)
+			a.emptyInForce = l.Empty
+			if l.Empty && !a.config.allowEmpty {
+				a.log.Warn("the policy's files hold no policy objects: everything is denied", "config", a.opts.Config)
+			}
+			return l, nil
+		}
+		return l, err
+	}
 	if err == nil {
-		a.status.loaded(l, nil, now)
-		a.config.later(l, false)
-		return l, nil
+		return first()
 	}
 	g, gerr := readLastGood(a.opts.LastGood, a.opts)
 	if gerr != nil {
 		a.log.Warn("the last good policy cannot be used", "error", gerr)
 	}
 	if g == nil {
-		return l, err
+		return first()
 	}
 	old, gerr := a.config.compile(g.Files, nil)
 	if gerr != nil {
 		a.log.Warn("the last good policy is not good any more", "file", a.opts.LastGood, "error", gerr)
-		return l, err
+		return first()
 	}
-	a.log.Error("the policy cannot be used; the last good one is in force until it can",
+	if old.Empty && usable {
+		return first()
+	}
+	a.emptyInForce = old.Empty
+	level := slog.LevelError
+	if errors.Is(err, errEmpty) {
+		level = slog.LevelWarn
+	}
+	a.log.Log(context.Background(), level, "the policy cannot be used; the last good one is in force until it can",
 		"error", err, "saved", g.Saved, "file", a.opts.LastGood)
 	a.status.loaded(old, nil, g.Saved)
 	a.status.loaded(l, err, now)

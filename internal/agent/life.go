@@ -17,6 +17,7 @@ import (
 // service manager.
 const (
 	trafficOpen = "all traffic is open"
+	trafficShut = "everything is denied since a start failed (--on-failure lock)"
 	trafficHeld = "the policy of the last run stays in force; what needs the proxy or DNS is refused"
 	trafficOn   = "the policy is in force"
 )
@@ -40,22 +41,20 @@ func newLife(o Options) life {
 
 // withoutDaemon is what traffic can do while no daemon runs.
 func withoutDaemon(pins string) string {
-	if p, err := loader.ReadPinned(pins); err == nil && p.AtWork() {
-		return trafficHeld
+	p, err := loader.ReadPinned(pins)
+	switch {
+	case err != nil || !p.AtWork():
+		return trafficOpen
+	case p.Locked():
+		return trafficShut
 	}
-	return trafficOpen
+	return trafficHeld
 }
 
 func (a *Agent) sayStart() {
 	if a.opts.Interfaces {
 		a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroups", a.capture.named,
 			"traffic", "until it is ready, "+withoutDaemon(a.opts.PinDir))
-	}
-}
-
-func (a *Agent) sayFailed() {
-	if a.opts.Interfaces && a.lock != nil { // else another one runs
-		a.log.Error("egressd does not start", "traffic", withoutDaemon(a.opts.PinDir))
 	}
 }
 
@@ -112,6 +111,7 @@ func (a *Agent) reloadAsked(ctx context.Context) {
 			return
 		case <-a.life.reloads:
 			a.life.manager.Reloading()
+			a.watcher.WaitWritten(ctx) // half of a file is no policy that was asked for
 			a.log.Info("the policy is read again, as was asked")
 			a.nodeDNS.read(a.dns.SetUpstreams)
 			a.readAgain()

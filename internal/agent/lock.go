@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/securedir"
+	"github.com/egressd/egressd/loader"
 )
 
 // lockFile in the state directory is locked by the egressd that runs there.
@@ -27,7 +28,7 @@ func lockState(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("another egressd runs on %s (see \"egressd status\"): %w", dir, err)
+		return nil, fmt.Errorf("the state directory is %w: another egressd runs on %s (see \"egressd status\"): %w", loader.ErrInUse, dir, err)
 	}
 	if !sameFile(f) {
 		f.Close()

@@ -67,7 +67,7 @@ var (
 	pinsDesc = prometheus.NewDesc("egressd_pins_lasting",
 		"1 when what is in the kernel outlives the daemon; 0: all traffic is open when it is killed.", nil, nil)
 	errorDesc = prometheus.NewDesc("egressd_policy_rejected",
-		"1 when the newest configuration has errors and an older one is in force.", nil, nil)
+		"1 when the newest configuration has errors, or no policy objects any more, and an older one is in force.", nil, nil)
 )
 
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {

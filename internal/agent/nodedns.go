@@ -51,7 +51,7 @@ func newNodeDNS(o Options, files []string, loops func(netip.AddrPort) bool) (*no
 	n.watcher = source.NewWatcher(files, o.Log)
 	now, err := n.look()
 	if err != nil {
-		if len(now.Servers) == 0 {
+		if len(now.Servers) == 0 && !o.locks {
 			n.stop()
 			return nil, err
 		}
@@ -62,7 +62,7 @@ func newNodeDNS(o Options, files []string, loops func(netip.AddrPort) bool) (*no
 }
 
 // errNoServer: resolv.conf names none.
-var errNoServer = errors.New("no DNS server in /etc/resolv.conf; give one with --dns-server")
+var errNoServer = errors.New("no DNS server in /etc/resolv.conf; give one with --dns-server, or start again when the node has one")
 
 // look reads the files. With an error, what could be read is returned as well.
 func (n *nodeDNS) look() (dnsproxy.Upstreams, error) {

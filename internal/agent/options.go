@@ -57,6 +57,9 @@ type Options struct {
 	// policy, which audit mode may have.
 	Config []string
 	Mode   policy.Mode
+	// AllowEmptyPolicy lets Config that has no policy objects any more (an empty
+	// directory, too) take the place of one that had some: all is denied.
+	AllowEmptyPolicy bool
 	// Cgroups are the cgroup v2 directories whose processes are captured. Run
 	// captures them also if they come later, and when they come back.
 	Cgroups []string
@@ -67,6 +70,9 @@ type Options struct {
 	Workload string
 	StateDir string
 	PinDir   string
+	// LockOnFailure denies everything, until a start succeeds or Unload, when a start
+	// fails and no policy is in force.
+	LockOnFailure bool
 	// VolatilePins accepts a PinDir that ends with the process: with it the
 	// workload is free.
 	VolatilePins bool
@@ -118,10 +124,13 @@ type Options struct {
 	Limits  Limits
 	Version string
 	Log     *slog.Logger
+
+	// locks says that nothing is to be allowed; see Lock.
+	locks bool
 }
 
 func (o *Options) validate() error {
-	if len(o.Config) == 0 && o.Mode != policy.Audit {
+	if len(o.Config) == 0 && o.Mode != policy.Audit && !o.locks {
 		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit")
 	}
 	if o.DrainTime <= 0 {

@@ -35,6 +35,8 @@ type Loaded struct {
 	Services, VirtualServices, Gateways int
 	// Files are what was read.
 	Files []istio.File
+	// Empty says that they hold no object that egressd reads.
+	Empty bool
 }
 
 // Took is how long the steps of reading the configuration took.
@@ -78,11 +80,21 @@ func (a *Agent) reload() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l, err := c.load(a.current.p.Load())
+	if !a.emptyInForce {
+		err = c.refuses(l, err)
+	}
 	if err == nil {
-		err = a.apply(l)
+		if err = a.apply(l); err == nil {
+			a.emptyInForce = l.Empty
+		}
 	}
 	a.logFindings(l.Findings)
 	a.status.loaded(l, err, time.Now())
+	if errors.Is(err, errEmpty) {
+		a.log.Warn("policy not applied; the previous one stays in force, also for new connections", "error", err)
+		c.unseen = false
+		return
+	}
 	if err != nil {
 		a.log.Error("policy not applied; the previous one stays in force, also for new connections", "error", err)
 		c.unseen = false // the reader has gone on to the one with the error

@@ -21,6 +21,9 @@ import (
 // killWait bounds how long Cgroup.Close waits for killed processes to go.
 const killWait = 10 * time.Second
 
+// makeTries bounds how often NewIn makes a cgroup that others sweep.
+const makeTries = 5
+
 // Prefix starts the name of everything that egressd makes for a while in a
 // place that others share; the pid of the maker follows.
 const Prefix = "egd-"
@@ -67,10 +70,10 @@ func New(name string) (*Cgroup, error) {
 
 // NewIn is New below another cgroup.
 func NewIn(parent, name string) (*Cgroup, error) {
-	for again := true; ; again = false {
+	for try := 1; ; try++ {
 		c, err := makeIn(parent, name)
 		// A sweep may come between the cgroup and its lock.
-		if err == nil || !again || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
+		if err == nil || try == makeTries || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
 			return c, err
 		}
 	}
@@ -124,6 +127,17 @@ func SweepIn(parent, name string) {
 			_ = os.Remove(path) // rmdir(2) refuses a populated one
 		}
 		dir.Close()
+	}
+}
+
+// SweepBelow is SweepIn for parent and every cgroup below it.
+func SweepBelow(parent, name string) {
+	SweepIn(parent, name)
+	entries, _ := os.ReadDir(parent) // one that is gone has none
+	for _, e := range entries {
+		if e.IsDir() {
+			SweepBelow(filepath.Join(parent, e.Name()), name)
+		}
 	}
 }
 

@@ -191,7 +191,7 @@ func exitCodes(t *testing.T, n *node) {
 		{[]string{"exec", "--", "true"}, 125, "", "--config"},
 		{[]string{"run"}, 2, "", "--config"},
 		{[]string{"run", "--config", broken, "--mode", "lax"}, 2, "", "--mode"},
-		{[]string{"run", "--config", broken, "--cgroup", "/"}, 1, "", ""},
+		{[]string{"run", "--config", broken, "--cgroup", "/"}, 3, "", "all traffic is open"},
 		{[]string{"explain", "nonsense"}, 2, "", "nonsense"},
 		{append([]string{"status"}, nobody...), 1, "", "no daemon"},
 		{append([]string{"flows"}, nobody...), 1, "", "no daemon"},

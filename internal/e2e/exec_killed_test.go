@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )
@@ -161,5 +162,91 @@ func TestExecKilledInSetup(t *testing.T) {
 	_ = held.Wait() // its read failed
 	if !strings.HasPrefix(living[0], place.Path()) {
 		t.Errorf("exec made %s, not below %s", living[0], place.Path())
+	}
+}
+
+// TestExecPinsSwept: pins of a killed exec whose state directory is gone stay while
+// its command runs, and go with the next exec or start when it has ended. What a
+// living one has stays.
+func TestExecPinsSwept(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, hosts("google", world.GoogleAPIs))
+	place := testenv.Cgroup(t)
+	stop := filepath.Join(b.Dir(), "stop")
+	locked := b.client(t, place, egressd, b.line(nil, shell(again(stop))...)...)
+	begin(t, locked)
+	left := execs(t, b)
+	states, _ := filepath.Glob(filepath.Join(b.state, "exec-*")) // the pattern is good
+	if err := locked.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = locked.Wait() // it was killed
+	if len(left) != 1 || len(states) != 1 {
+		t.Fatalf("cgroups %v, state %v, want one", left, states)
+	}
+	pins := filepath.Join(b.pins, filepath.Base(states[0]))
+	if err := os.RemoveAll(states[0]); err != nil {
+		t.Fatal(err)
+	}
+	next := func(want bool) {
+		t.Helper()
+		if e := b.run(t, place, egressd, b.line(nil, "true")...); e.code != 0 {
+			t.Errorf("the next exec: %+v", e)
+		}
+		if _, err := os.Stat(pins); (err == nil) != want {
+			t.Errorf("%s is there: %t, want %t", pins, err == nil, want)
+		}
+	}
+	b.noWire(t, func() { next(true) }, world.StrangerV4, world.StrangerV6)
+	living := b.client(t, place, egressd, b.line(nil, shell("echo ready; until [ -e "+stop+"2 ]; do sleep 0.1; done")...)...)
+	begin(t, living)
+	if err := os.WriteFile(stop, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, soon, "the end of the locked-in command", func() bool {
+		procs, err := os.ReadFile(filepath.Join(left[0], "cgroup.procs"))
+		return err != nil || len(procs) == 0
+	})
+	next(false)
+	if dirs, _ := filepath.Glob(filepath.Join(b.pins, "exec-*")); len(dirs) != 1 {
+		t.Errorf("pins %v, want those of the living exec", dirs)
+	}
+	if _, err := os.Stat(left[0]); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", left[0], err)
+	}
+	if err := os.WriteFile(stop+"2", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := living.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStartSweeps: the start of a daemon removes the empty cgroups and the state of
+// execs that were killed, wherever they were made, and nobody else's.
+func TestStartSweeps(t *testing.T) {
+	t.Parallel()
+	n := prepare(t, seed(t, "googleapis.yaml"), nil)
+	deep := childOf(t, testenv.Cgroup(t), "deep")
+	other := childOf(t, deep, "egd-4194304-other-1")
+	dead := filepath.Join(deep.Path(), "egd-4194304-exec-1")
+	state := filepath.Join(n.d.StateDir(), "exec-DEAD")
+	for _, dir := range []string{dead, state} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	living, err := cgroup.NewIn(deep.Path(), "exec")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer living.Close()
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{dead: false, state: false, living.Path(): true, other.Path(): true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s is there: %t, want %t", path, err == nil, want)
+		}
 	}
 }

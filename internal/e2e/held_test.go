@@ -117,7 +117,7 @@ func TestRunDelegatedCgroup(t *testing.T) {
 	}
 	e := run("--cgroup", service.Path())
 	for _, want := range []string{"does not hold", "uid 65534 owns " + manager.Path(), "capture " + manager.Path() + " as a whole", "Delegate=", "--delegated-cgroup"} {
-		if e.code != 1 || !strings.Contains(e.stderr, want) {
+		if e.code != 3 || !strings.Contains(e.stderr, want) {
 			t.Errorf("no %q in %+v", want, e)
 		}
 	}
@@ -181,7 +181,7 @@ func TestOwnCgroupIsNobodyElses(t *testing.T) {
 	trap := childOf(t, n.in, "egressd")
 	delegate(t, trap.Path())
 	e := n.run(t, n.in, egressd, "run", "--config", n.d.ConfigDir(), "--cgroup", n.in.Path(), "--state-dir", n.d.StateDir(), "--pin-dir", n.d.PinDir(), "--dns-server", world.ResolverV4)
-	if e.code != 1 || !strings.Contains(e.stderr, "uid 65534 owns "+trap.Path()) {
+	if e.code != 3 || !strings.Contains(e.stderr, "uid 65534 owns "+trap.Path()) {
 		t.Errorf("%+v", e)
 	}
 	if _, err := os.Stat(n.d.StateDir()); err != nil && !errors.Is(err, os.ErrNotExist) {

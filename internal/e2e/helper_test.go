@@ -250,7 +250,10 @@ type state struct {
 	Kernel   map[string]uint64
 	Programs map[string]uint32
 	Ready    bool
-	Policy   struct{ Hash, Error string }
+	Policy   struct {
+		Hash, Error string
+		Services    int
+	}
 	Denials,
 	DNS map[string]uint64
 	Workloads   []struct{ Name, Mode string }

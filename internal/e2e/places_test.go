@@ -84,8 +84,11 @@ func TestPlacesOfOthers(t *testing.T) {
 		for _, args := range commands {
 			e := n.run(t, nil, egressd, args...)
 			code := 1
-			if args[0] == "exec" {
+			switch args[0] {
+			case "exec":
 				code = 125
+			case "run":
+				code = 3
 			}
 			if e.code != code || !strings.Contains(e.stderr, path+" ") || !strings.Contains(e.stderr, c.want) || !strings.Contains(e.stderr, "start again") && !strings.Contains(e.stderr, "name the directory itself") {
 				t.Errorf("%s: %s: %+v", name, args[0], e)

@@ -16,6 +16,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -89,6 +90,16 @@ func Ensure(family int) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("%w: %v", ErrTaken, candidates)
 }
 
+// Present lists the gates that the calling thread's network namespace has.
+func Present() ([]netip.Addr, error) {
+	var out []netip.Addr
+	err := each(func(lo netlink.Link, a netlink.Addr) error {
+		out = append(out, addrOf(a))
+		return nil
+	})
+	return out, err
+}
+
 func addrList(l netlink.Link, family int) ([]netlink.Addr, error) {
 	return link.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, family) })
 }
@@ -124,7 +135,25 @@ func Restore(addr netip.Addr) error {
 }
 
 // Remove takes the addresses that Ensure added away again. None there is fine.
-func Remove() error {
+func Remove() error { return RemoveBut(nil) }
+
+// RemoveBut is Remove for all but those in keep.
+func RemoveBut(keep []netip.Addr) error {
+	var errs []error
+	err := each(func(lo netlink.Link, a netlink.Addr) error {
+		if slices.Contains(keep, addrOf(a)) {
+			return nil
+		}
+		if err := netlink.AddrDel(lo, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", a.IPNet, err))
+		}
+		return nil
+	})
+	return errors.Join(err, errors.Join(errs...))
+}
+
+// each calls f for every gate, until it fails.
+func each(f func(lo netlink.Link, a netlink.Addr) error) error {
 	lo, err := netlink.LinkByName(device)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", device, err)
@@ -133,15 +162,14 @@ func Remove() error {
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	var errs []error
 	for _, a := range have {
 		if ours(lo, a) {
-			if err := netlink.AddrDel(lo, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				errs = append(errs, fmt.Errorf("remove %s: %w", a.IPNet, err))
+			if err := f(lo, a); err != nil {
+				return err
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // entry is how a gate is added: never chosen as the source of what leaves

@@ -346,6 +346,19 @@ func (r *Reader) assemble() *policy.Config {
 	return &cfg
 }
 
+// Empty says that the files of the last Load held no object that egressd reads:
+// nothing, comments, or other kinds alone.
+func (r *Reader) Empty() bool {
+	for _, b := range r.batches {
+		for i := range b.drafts {
+			if d := &b.drafts[i]; d.object != nil || d.service != nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // Analyze warns about objects of the last Load that are right by themselves
 // and wrong together. Its cost is linear in the number of objects. There are
 // no findings when the Load had errors: an object that could not be read would

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/egressd/egressd/policy/istio"
@@ -25,6 +26,8 @@ type Cache struct {
 	files map[string]cached // by name
 	// reading is what has not ended in time.
 	reading deadline
+	// AllowEmpty takes a directory without configuration for what it says.
+	AllowEmpty bool
 }
 
 // cached is a file as it was read.
@@ -40,8 +43,8 @@ func (c *Cache) Files(paths []string) ([]istio.File, error) {
 	var files []istio.File
 	var now map[string]cached
 	var err error
-	old := c.files
-	if !c.reading.run(readWait, func() { files, now, err = readAll(paths, old) }) {
+	old, allow := c.files, c.AllowEmpty
+	if !c.reading.run(readWait, func() { files, now, err = readAll(paths, old, allow) }) {
 		return nil, fmt.Errorf("the policy could not be read within %v: a file system does not answer", readWait)
 	}
 	if err != nil {
@@ -52,8 +55,11 @@ func (c *Cache) Files(paths []string) ([]istio.File, error) {
 }
 
 // readAll reads what has changed since old was read.
-func readAll(paths []string, old map[string]cached) ([]istio.File, map[string]cached, error) {
+func readAll(paths []string, old map[string]cached, allowEmpty bool) ([]istio.File, map[string]cached, error) {
 	names, errs := list(paths)
+	if allowEmpty {
+		errs = slices.DeleteFunc(errs, func(err error) bool { return errors.As(err, new(*EmptyError)) })
+	}
 	files := make([]istio.File, 0, len(names))
 	now := make(map[string]cached, len(names))
 	total := 0
@@ -90,6 +96,21 @@ func (old cached) read(name string) (cached, error) {
 	if old.data != nil && !old.fresh && stampOf(info) == old.stamp {
 		return old, nil
 	}
+	for range readAgain {
+		if now, err := old.readOnce(name); !errors.Is(err, errChanging) {
+			return now, err
+		}
+	}
+	return cached{}, fmt.Errorf("%s: %w", name, errChanging)
+}
+
+// readAgain is how often a file is read that changes while it is.
+const readAgain = 3
+
+var errChanging = errors.New("it is being written, so nothing but a part of it could be read")
+
+// readOnce reads a file that has changed.
+func (old cached) readOnce(name string) (cached, error) {
 	start := time.Now()
 	// What was opened, before it is read: a change from here on shows.
 	f, info, err := open(name)
@@ -106,5 +127,8 @@ func (old cached) read(name string) (cached, error) {
 		data = old.data
 	}
 	s := stampOf(info)
+	if after, err := f.Stat(); err != nil || stampOf(after) != s {
+		return cached{}, errors.Join(err, errChanging)
+	}
 	return cached{stamp: s, data: data, fresh: start.UnixNano()-max(s.mtime, s.ctime) < int64(settled)}, nil
 }

@@ -6,7 +6,6 @@ package source
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,7 +30,8 @@ const MaxSize = 1 << 30
 //
 // All errors are returned together, and then no files: half of a
 // configuration is another configuration. A directory without configuration
-// is an error as well, for it is a wrong path far more often than it is meant.
+// is an error as well (EmptyError), for it is a wrong path far more often than it
+// is meant.
 func Files(paths []string) ([]istio.File, error) { return new(Cache).Files(paths) }
 
 // list returns the names of the files that paths lead to, without repetition.
@@ -92,9 +92,16 @@ func listDir(dir string) ([]string, error) {
 		names = append(names, name)
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("%s: no *.yaml, *.yml or *.json file in the directory", dir)
+		return nil, &EmptyError{dir}
 	}
 	return names, nil
+}
+
+// EmptyError says that a directory has no configuration.
+type EmptyError struct{ Dir string }
+
+func (e *EmptyError) Error() string {
+	return e.Dir + ": no *.yaml, *.yml or *.json file in the directory"
 }
 
 func isConfig(name string) bool {

@@ -14,7 +14,7 @@ import (
 
 // notifier tells what happens in directories (inotify(7)). Other than the
 // portable libraries it tells a file that was moved to its place, which is
-// complete, from one that is being written there.
+// complete, from one that is being written there, and when its writer closed it.
 type notifier struct {
 	f      *os.File
 	events chan notice
@@ -29,14 +29,16 @@ type notifier struct {
 // no name, to a directory itself or to the notifier.
 type notice struct {
 	name string
-	// moved says that a file was moved to the name.
-	moved bool
+	dir  string // "": not known
+	// moved says that a file was moved to the name, written that its content
+	// changed, closed that a writer closed it, and gone that it left the name.
+	moved, written, closed, gone bool
 	// lost says that there were more events than the kernel keeps.
 	lost bool
 }
 
 // watched is what is told of a directory.
-const watched = syscall.IN_CREATE | syscall.IN_MODIFY | syscall.IN_ATTRIB | syscall.IN_DELETE |
+const watched = syscall.IN_CREATE | syscall.IN_MODIFY | syscall.IN_CLOSE_WRITE | syscall.IN_ATTRIB | syscall.IN_DELETE |
 	syscall.IN_MOVED_FROM | syscall.IN_MOVED_TO | syscall.IN_DELETE_SELF | syscall.IN_MOVE_SELF
 
 func newNotifier() (*notifier, error) {
@@ -144,7 +146,11 @@ func (n *notifier) notice(wd int32, mask uint32, name string) notice {
 	if mask&syscall.IN_IGNORED != 0 { // the directory is gone, and its watch
 		delete(n.names, wd)
 	}
-	out := notice{moved: mask&syscall.IN_MOVED_TO != 0, lost: mask&syscall.IN_Q_OVERFLOW != 0}
+	out := notice{
+		dir: dir, moved: mask&syscall.IN_MOVED_TO != 0, written: mask&syscall.IN_MODIFY != 0,
+		closed: mask&syscall.IN_CLOSE_WRITE != 0, gone: mask&(syscall.IN_DELETE|syscall.IN_MOVED_FROM) != 0,
+		lost: mask&syscall.IN_Q_OVERFLOW != 0,
+	}
 	if dir != "" && name != "" {
 		out.name = filepath.Join(dir, name)
 	}

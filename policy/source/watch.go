@@ -15,19 +15,15 @@ import (
 )
 
 const (
-	// debounce is how long nothing must happen before a change is reported:
-	// files that are written in place are incomplete for a while.
-	debounce = 100 * time.Millisecond
-	// replaced is debounce for files that were moved to their place: they are
-	// complete, and all that can follow is another one.
-	replaced = 2 * time.Millisecond
-	// patience bounds the debouncing, so that a file that is written all the
-	// time cannot put off an update for ever.
-	patience = 500 * time.Millisecond
-	// scanEvery is the interval of the fallback scan. It sees what inotify
-	// does not tell: network file systems, a watch lost with a replaced
-	// directory, an overflown queue, no inotify instances left.
-	scanEvery = time.Second
+	// scanEvery is the interval of the fallback scan where inotify may not tell
+	// everything: network file systems, links, no inotify instances left. Where it
+	// does, the scan is for the rest (an overflown queue, a watch that was lost),
+	// each scanSeldom.
+	scanEvery  = time.Second
+	scanSeldom = 30 * time.Second
+	// scanShare is the share of one processor that scanning may take, as long as
+	// that lets it scan each scanSeldom.
+	scanShare = 100
 )
 
 // Watch calls changed each time the files that paths lead to have changed
@@ -49,18 +45,27 @@ type Watcher struct {
 	looking deadline
 	stuck   bool
 	// real are the files and directories that links among paths lead to.
-	real map[string]bool
+	// direct are the directories of paths.
+	real, direct map[string]bool
+	// told says that inotify tells everything, cost how long the last scan took.
+	told bool
+	cost time.Duration
+	// writers are those of the configuration's files.
+	writers writers
 }
 
 // NewWatcher takes the state that changes are measured against: a change
 // after it returned is reported by Run. Without inotify (no instances left,
-// for example) the Watcher goes on with a scan each second, and logs so.
+// for example) the Watcher goes on with scans, and logs so.
 // Run must follow, for it releases what the Watcher holds.
 func NewWatcher(paths []string, log *slog.Logger) *Watcher {
-	w := &Watcher{paths: paths, log: log, warned: map[string]bool{}}
+	w := &Watcher{paths: paths, log: log, warned: map[string]bool{}, direct: map[string]bool{}}
+	for _, p := range paths {
+		w.direct[filepath.Clean(p)], w.direct[filepath.Dir(filepath.Clean(p))] = true, true
+	}
 	var err error
 	if w.notify, err = newNotifier(); err != nil {
-		log.Warn("no file notifications, scanning once a second", "error", err)
+		log.Warn("no file notifications, scanning", "error", err)
 		w.notify = nil
 	}
 	w.last = w.scan()
@@ -82,28 +87,27 @@ type stamp struct {
 
 // Run calls changed each time the files have changed, until ctx ends. Calls
 // come one at a time from the caller's goroutine, and changes that happen
-// during one are reported by one more. A change is reported within about a
-// second: mostly after 2 ms without a further one when files were moved to
-// their place, and after 100 ms when they were written there.
+// during one are reported by one more. Files that were moved to their place, and
+// links, are whole: their change is reported 2 ms after the last one. Files that
+// are written in place are reported when none has changed for 1 s, and the
+// writers have closed what they changed; when they never do, after 5 s at the
+// first moment at which all are closed, and after 10 s in any case.
+//
+// What inotify does not tell (network file systems, files behind links) is found
+// by a scan: each second, or as seldom as it takes for the scan to cost 1 % of a
+// processor, but at least each 30 s.
 func (w *Watcher) Run(ctx context.Context, changed func()) {
 	defer w.close()
 	var events <-chan notice
 	if w.notify != nil {
 		events = w.notify.events
 	}
-	ticker := time.NewTicker(scanEvery)
-	defer ticker.Stop()
-	quiet := time.NewTimer(debounce)
+	scan := time.NewTimer(w.interval())
+	defer scan.Stop()
+	quiet := time.NewTimer(0)
 	quiet.Stop()
 	defer quiet.Stop()
 	var p pending
-	note := func(e weight) (look bool) {
-		wait := p.add(e, time.Now())
-		if wait > 0 {
-			quiet.Reset(wait)
-		}
-		return wait == 0
-	}
 	for {
 		look := false
 		select {
@@ -111,79 +115,79 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 			return
 		case e, ok := <-events:
 			if !ok {
-				events = nil
+				events, w.told = nil, false
 				continue
 			}
 			if e.lost {
 				w.log.Warn("file notifications were lost, scanning")
+				w.writers.forget()
+				p.add(partial, time.Now())
+				break
 			}
-			look = e.lost || note(w.weigh(e))
+			p.add(w.weigh(e), time.Now())
 		case <-quiet.C:
 			look = true
-		case <-ticker.C:
-			if p.since.IsZero() && !maps.Equal(w.scan(), w.last) {
-				look = note(partial) // for all that is known
+		case <-scan.C:
+			if now := w.scan(); p.since.IsZero() && !maps.Equal(now, w.last) {
+				p.add(partial, time.Now()) // for all that is known
+				p.seen = now
 			}
+			scan.Reset(w.interval())
 		}
-		if !look {
-			continue
-		}
-		p = pending{}
-		quiet.Stop()
-		// Taken before the call: what changes while it runs counts as new.
-		if now := w.scan(); !maps.Equal(now, w.last) {
-			w.last = now
+		if look && w.look(&p) {
 			changed()
+		}
+		if p.since.IsZero() {
+			quiet.Stop()
+		} else {
+			quiet.Reset(time.Until(p.due(w.writers.any())))
 		}
 	}
 }
 
-// weight says what an event means for the time to look.
-type weight int
+// look scans when that is due, and says whether there is a change to report. What
+// only scans see is seen to have settled by a second one.
+func (w *Watcher) look(p *pending) bool {
+	at := time.Now()
+	if p.since.IsZero() || at.Before(p.due(w.writers.any())) {
+		return false
+	}
+	now := w.scan()
+	if p.seen != nil && !maps.Equal(now, p.seen) && at.Sub(p.since) < churnTime {
+		p.seen, p.last = now, at
+		return false
+	}
+	*p = pending{}
+	// Taken before the call: what changes while it runs counts as new.
+	if maps.Equal(now, w.last) {
+		return false
+	}
+	w.last = now
+	return true
+}
 
-const (
-	// aside: something beside the configuration, such as the file that will
-	// be moved to its place. It is looked at, for links may lead through it.
-	aside weight = iota
-	// whole: a file or a link is in its place.
-	whole
-	// partial: a file of the configuration is being changed.
-	partial
-)
+// interval is the time until the next fallback scan.
+func (w *Watcher) interval() time.Duration {
+	if w.told && w.notify != nil {
+		return scanSeldom
+	}
+	return min(max(scanEvery, scanShare*w.cost), scanSeldom)
+}
 
 func (w *Watcher) weigh(e notice) weight {
+	ours := e.name == "" || isConfig(filepath.Base(e.name)) || w.real[e.name]
+	if ours && e.name != "" {
+		w.writers.note(e)
+	}
 	switch {
+	case e.dir != "" && !w.direct[e.dir] && (e.gone || e.name == ""):
+		return aside // what a link led to before it was swapped
 	case e.moved:
 		return whole
-	case e.name == "" || isConfig(filepath.Base(e.name)) || w.real[e.name]:
+	case ours:
 		return partial
 	}
 	return aside
-}
-
-// pending are events that were not looked at yet.
-type pending struct {
-	since time.Time // of the first; zero: none
-	worst weight
-}
-
-// add notes an event. It returns how long nothing must follow: 0 is to look
-// now, for others may go on and on, and less is what was said before.
-func (p *pending) add(e weight, now time.Time) time.Duration {
-	first := p.since.IsZero()
-	if first {
-		p.since = now
-	}
-	p.worst = max(p.worst, e)
-	switch {
-	case now.Sub(p.since) >= patience:
-		return 0
-	case e == aside && !first: // it puts nothing off
-		return -1
-	case p.worst == whole:
-		return replaced
-	}
-	return debounce
 }
 
 // scan takes the stamps of all files that paths lead to, and keeps the
@@ -191,7 +195,9 @@ func (p *pending) add(e weight, now time.Time) time.Duration {
 // by rename, which a watch on the file itself would lose. While a file system
 // does not answer nothing has changed.
 func (w *Watcher) scan() map[string]stamp {
-	s := seen{stamps: map[string]stamp{}, dirs: map[string]bool{}, real: map[string]bool{}}
+	start := time.Now()
+	defer func() { w.cost = time.Since(start) }()
+	s := seen{local: true, stamps: map[string]stamp{}, dirs: map[string]bool{}, real: map[string]bool{}}
 	if !w.looking.run(readWait, func() { s.look(w.paths) }) {
 		if !w.stuck {
 			w.log.Error("files cannot be watched: a file system does not answer; what was read from them stays in force", "paths", w.paths)
@@ -201,7 +207,8 @@ func (w *Watcher) scan() map[string]stamp {
 	}
 	w.stuck = false
 	w.real = s.real
-	w.follow(s.dirs)
+	watched := w.follow(s.dirs)
+	w.told = watched && s.local && !s.links
 	return s.stamps
 }
 
@@ -209,6 +216,9 @@ func (w *Watcher) scan() map[string]stamp {
 type seen struct {
 	stamps     map[string]stamp
 	dirs, real map[string]bool
+	// links says that there are symbolic links on the way, local that all
+	// directories are on file systems that inotify tells everything of.
+	links, local bool
 }
 
 func (s *seen) look(paths []string) {
@@ -237,11 +247,36 @@ func (s *seen) look(paths []string) {
 			}
 		}
 	}
+	for dir := range s.dirs {
+		s.local = s.local && isLocal(dir)
+	}
+}
+
+// localFiles are the file systems, by their numbers (statfs(2)), whose files
+// change by this kernel alone and under the names that are watched.
+var localFiles = map[int64]bool{
+	0xef53:     true, // ext2, ext3, ext4
+	0x58465342: true, // XFS
+	0x9123683e: true, // btrfs
+	0x01021994: true, // tmpfs
+	0x858458f6: true, // ramfs
+	0xf2f52010: true, // F2FS
+	0x2fc12fc1: true, // ZFS
+	0xca451a4e: true, // bcachefs
+}
+
+func isLocal(dir string) bool {
+	var st syscall.Statfs_t
+	return syscall.Statfs(dir, &st) == nil && localFiles[int64(uint32(st.Type))]
 }
 
 // target adds the directory that a link leads to.
 func (s *seen) target(name string) {
-	if real, err := filepath.EvalSymlinks(name); err == nil && real != name {
+	real, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		s.links = true // it may lead anywhere
+	} else if real != name {
+		s.links = true
 		s.real[real] = true
 		s.dirs[filepath.Dir(real)] = true
 	}
@@ -277,16 +312,19 @@ func stampOf(info fs.FileInfo) stamp {
 	return s
 }
 
-// follow makes the set of watched directories equal to dirs.
-func (w *Watcher) follow(dirs map[string]bool) {
+// follow makes the set of watched directories equal to dirs, and says whether
+// all are.
+func (w *Watcher) follow(dirs map[string]bool) bool {
 	if w.notify == nil {
-		return
+		return false
 	}
-	for name, err := range w.notify.watch(dirs) {
+	failed := w.notify.watch(dirs)
+	for name, err := range failed {
 		// One that is not there has nothing to watch, and is looked for.
 		if !w.warned[name] && !errors.Is(err, fs.ErrNotExist) {
-			w.log.Warn("directory cannot be watched, scanning once a second", "path", name, "error", err)
+			w.log.Warn("directory cannot be watched, scanning it", "path", name, "error", err)
 			w.warned[name] = true // said once
 		}
 	}
+	return len(failed) == 0
 }

@@ -12,39 +12,46 @@ import (
 )
 
 // TestPending: a file that was moved to its place is looked at at once, one
-// that is written there not before it is left alone.
+// that is written there not before it is left alone, nor while its writer has
+// it open, but at some time in any case.
 func TestPending(t *testing.T) {
-	w := &Watcher{real: map[string]bool{"/c/rules": true}}
 	temp, moved := notice{name: "/c/.a.yaml.tmp"}, notice{name: "/c/a.yaml", moved: true}
-	written, self := notice{name: "/c/a.yaml"}, notice{}
-	const now, later, before = 0, patience, time.Duration(-1)
+	written, closed := notice{name: "/c/a.yaml", written: true}, notice{name: "/c/a.yaml", closed: true}
+	other, self := notice{name: "/c/b.yaml", moved: true}, notice{dir: "/c"}
+	old := notice{name: "/c/..v1/a.yaml", dir: "/c/..v1", gone: true}
 	for _, tt := range []struct {
 		events []notice
 		gap    time.Duration
-		want   time.Duration
+		want   time.Duration // after the first
 	}{
 		{[]notice{moved}, 1, replaced},
-		{[]notice{temp, temp, moved}, 1, replaced},
-		{[]notice{moved, temp}, 1, before},
+		{[]notice{temp, temp, moved}, 1, 2 + replaced},
+		{[]notice{moved, temp}, 1, replaced},
 		{[]notice{temp}, 1, debounce},
-		{[]notice{temp, temp}, 1, before},
-		{[]notice{written}, 1, debounce},
-		{[]notice{{name: "/c/rules"}}, 1, debounce},
-		{[]notice{self}, 1, debounce},
-		{[]notice{written, moved}, 1, debounce},
-		{[]notice{moved, written}, 1, debounce},
-		{[]notice{moved, moved}, 1, replaced},
-		{[]notice{moved, moved}, later, now},
-		{[]notice{written, written, written}, later / 2, now},
+		{[]notice{temp, temp}, 1, debounce},
+		{[]notice{moved, moved}, 1, 1 + replaced},
+		{[]notice{moved, moved}, patience, patience},
+		{[]notice{moved, old, {dir: "/c/..v1"}}, 1, replaced},
+		{[]notice{self}, 1, settleTime},
+		{[]notice{{name: "/c/rules", gone: true}}, 1, settleTime},
+		{[]notice{written, closed}, 1, 1 + settleTime},
+		{[]notice{written, closed, moved}, 1, 2 + settleTime},
+		{[]notice{written}, 1, churnMost},
+		{[]notice{written, other}, 1, churnMost},
+		{[]notice{written, moved}, 1, 1 + settleTime},
+		{[]notice{written, closed, written}, 1, churnMost},
+		{[]notice{written, closed, written, closed, written, closed}, churnTime / 5, churnTime},
+		{[]notice{written, closed, written, closed}, churnTime / 5, churnTime/5*3 + settleTime},
+		{[]notice{written, closed, written}, churnTime, churnMost},
 	} {
+		w := &Watcher{real: map[string]bool{"/c/rules": true, "/c/..v1/a.yaml": true}, direct: map[string]bool{"/c": true}}
 		var p pending
-		at, got := time.Unix(1, 0), time.Duration(0)
-		for _, e := range tt.events {
-			got = p.add(w.weigh(e), at)
-			at = at.Add(tt.gap)
+		begin := time.Unix(1, 0)
+		for i, e := range tt.events {
+			p.add(w.weigh(e), begin.Add(time.Duration(i)*tt.gap))
 		}
-		if got != tt.want {
-			t.Errorf("%+v, %v apart: wait %v, want %v", tt.events, tt.gap, got, tt.want)
+		if got := p.due(w.writers.any()).Sub(begin); got != tt.want {
+			t.Errorf("%+v, %v apart: look after %v, want %v", tt.events, tt.gap, got, tt.want)
 		}
 	}
 }
@@ -66,7 +73,7 @@ func TestWatchSpeed(t *testing.T) {
 			expectCall(t, calls, "a rename")
 			best = min(best, time.Since(start))
 		}
-		if best >= debounce {
+		if best >= settleTime/10 {
 			t.Errorf("%s: the fastest of 10 renames was noticed after %v", temp, best)
 		}
 	}
@@ -74,7 +81,7 @@ func TestWatchSpeed(t *testing.T) {
 		start := time.Now()
 		write(t, a, fmt.Sprint("in place ", i))
 		expectCall(t, calls, "a write")
-		if took := time.Since(start); took < debounce {
+		if took := time.Since(start); took < settleTime {
 			t.Errorf("a file was looked at %v after it was written in place", took)
 		}
 	}

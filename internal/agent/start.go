@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// StartError says that the daemon did not start, and what traffic can do.
+type StartError struct {
+	Err error
+	// Held says that traffic is under the policy of the last run, or denied.
+	Held bool
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// Serve runs a daemon: New, Run and Close. started is called when it is made.
+// When it does not become ready the error is of NotStarted.
+func Serve(ctx context.Context, o Options, started func(*Agent)) error {
+	a, err := New(ctx, o)
+	if err == nil {
+		started(a)
+		if err = errors.Join(a.Run(ctx, func() {}), a.Close()); a.begun.done {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return err // it was told to end
+	}
+	return NotStarted(o, err)
+}
+
+// NotStarted makes a StartError of an error with which a start ended, denies
+// everything if the options ask for that and nothing is held, and logs what all that
+// means and what to do. Nil stays nil, and so does that another egressd runs.
+func NotStarted(o Options, err error) error {
+	if err == nil {
+		return nil
+	}
+	log := o.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if errors.Is(err, loader.ErrInUse) {
+		log.Error("egressd does not start", "error", err, "traffic", "the egressd that runs decides", "do", "end that one, or leave it be")
+		return err
+	}
+	traffic := withoutDaemon(o.PinDir)
+	do := "mend that and start again; \"egressd unload\" opens"
+	switch {
+	case traffic == trafficOpen && o.LockOnFailure:
+		if lerr := lock(o); lerr != nil {
+			log.Error("traffic could not be locked", "error", lerr)
+			do = "mend that and start again"
+		} else {
+			traffic = trafficShut
+		}
+	case traffic == trafficOpen:
+		do = "mend that and start again; with --on-failure lock nothing gets out until a start succeeds"
+	}
+	log.Error("egressd does not start", "error", err, "traffic", traffic, "do", do)
+	return &StartError{Err: err, Held: traffic != trafficOpen}
+}
+
+// lock denies everything to what o captures, for good: nothing is allowed but
+// loopback, the node's own addresses, and answers to who connected from outside. A
+// start that succeeds, or Unload, ends it.
+func lock(o Options) (err error) {
+	if o.Mode != policy.Enforce {
+		return fmt.Errorf("mode %s denies nothing", o.Mode)
+	}
+	o.locks = true
+	o.Config, o.LastGood, o.GatewaySelector = nil, "", nil
+	o.Log = slog.New(slog.DiscardHandler) // that of a start would be about another one
+	a, err := New(context.Background(), o)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.rollBack())
+		}
+		err = errors.Join(err, a.Close())
+	}()
+	if err := a.begin(); err != nil {
+		return err
+	}
+	if err := a.datapath.MarkLocked(); err != nil {
+		return err
+	}
+	a.begun.done = true
+	return nil
+}
