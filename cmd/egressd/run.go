@@ -22,6 +22,8 @@ import (
 	"github.com/egressd/egressd/internal/link"
 )
 
+const runName = "run"
+
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var gateway, interfaces, services string
@@ -31,7 +33,7 @@ func runCommand(e env) *cobra.Command {
 	var status, health, admin, adminGroup string
 	var adminRemote bool
 	cmd := &cobra.Command{
-		Use:   "run --config PATH...",
+		Use:   runName + " --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
 serves until it gets SIGTERM or SIGINT. Policy files are watched; a change is
@@ -67,6 +69,9 @@ captured.`,
   sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			e := e
+			logs := f.startLogging(&e)
+			defer logs.close()
 			o, err := f.options(e)
 			if err != nil {
 				return err
@@ -90,6 +95,7 @@ captured.`,
 			if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
 				return usageError{fmt.Errorf("--node-services: %w", err)}
 			}
+			o.LogDropped = logs.pipe.Dropped
 			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
 			o.AdminAddress, o.AdminRemote = admin, adminRemote
@@ -109,7 +115,7 @@ captured.`,
 			reload := make(chan os.Signal, 1)
 			signal.Notify(reload, syscall.SIGHUP)
 			defer func() { signal.Stop(reload); close(reload) }()
-			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)()
+			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2)()
 			a, err := agent.New(cmd.Context(), o)
 			if err != nil {
 				return err

@@ -396,6 +396,7 @@ func (a *Agent) Unload() error { return a.datapath.Unload() }
 
 // Close releases what New made. Pinned state stays.
 func (a *Agent) Close() error {
+	defer a.life.manager.Close(tellWait)
 	var err error
 	if a.sockets != nil {
 		a.sockets.close()

@@ -58,6 +58,8 @@ var (
 		"Connections to the admin, status and readiness interfaces that were closed to make room for newer ones.", []string{"interface"}, nil)
 	droppedDesc = prometheus.NewDesc("egressd_followers_dropped_total",
 		"Readers of the events that did not read, and were left.", nil, nil)
+	logDroppedDesc = prometheus.NewDesc("egressd_log_dropped_total",
+		"Lines of the log that were dropped, because whoever reads the log did not, or was gone.", nil, nil)
 	readyDesc = prometheus.NewDesc("egressd_ready",
 		"1 when policy is applied and the captured cgroups are held.", nil, nil)
 	heldDesc = prometheus.NewDesc("egressd_capture_held",
@@ -73,7 +75,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, logDroppedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -127,6 +129,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(closedDesc, n, name)
 	}
 	counter(droppedDesc, m.a.dropped.Load())
+	if dropped := m.a.opts.LogDropped; dropped != nil {
+		counter(logDroppedDesc, dropped())
+	}
 	gauge(readyDesc, truth(s.Ready))
 	gauge(pinsDesc, truth(s.Pins.Lasting))
 	gauge(heldDesc, truth(s.Capture.Held))

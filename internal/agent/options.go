@@ -111,6 +111,8 @@ type Options struct {
 	DrainTime time.Duration
 	Version   string
 	Log       *slog.Logger
+	// LogDropped is how many lines of the log nobody took; nil: none.
+	LogDropped func() uint64
 }
 
 func (o *Options) validate() error {
