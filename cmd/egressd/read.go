@@ -103,6 +103,9 @@ func printStatus(w io.Writer, s agent.Status) {
 	} else {
 		row("PINS", "all traffic is open when the daemon ends: %s", s.Pins.Error)
 	}
+	for _, file := range sortedKeys(s.Unsaved) {
+		row("NOT SAVED", "%s, for the next start: %s", file, s.Unsaved[file])
+	}
 	for _, i := range s.Interfaces {
 		row("interface", "%s, %s %s", i.Name, i.As, i.Error)
 	}

@@ -69,7 +69,8 @@ type Agent struct {
 	// exactly what the snapshot says.
 	captures, inStep bool
 	// saved is names.Changes as it was when the file was written.
-	saved uint64
+	saved   uint64
+	unsaved unsaved
 
 	// unload is closed when somebody asked for everything to be removed.
 	unload     chan struct{}
@@ -378,15 +379,14 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("sweep of original destinations", "error", err)
 			}
 			a.keepGates()
+			a.keepPolicy()
 			a.watchPins()
 			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}
 		case <-save.C:
 			a.recorder.flush(false)
-			if err := a.saveNames(); err != nil {
-				a.log.Warn("learned addresses not saved", "error", err)
-			}
+			a.keepNames()
 		}
 	}
 }

@@ -60,6 +60,8 @@ var (
 		"Readers of the events that did not read, and were left.", nil, nil)
 	logDroppedDesc = prometheus.NewDesc("egressd_log_dropped_total",
 		"Lines of the log that were dropped, because whoever reads the log did not, or was gone.", nil, nil)
+	unsavedDesc = prometheus.NewDesc("egressd_state_unsaved",
+		"1 when a file for the next start could not be written; an older one, or none, counts then.", []string{"file"}, nil)
 	readyDesc = prometheus.NewDesc("egressd_ready",
 		"1 when policy is applied and the captured cgroups are held.", nil, nil)
 	heldDesc = prometheus.NewDesc("egressd_capture_held",
@@ -75,7 +77,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, logDroppedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, logDroppedDesc, unsavedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -133,6 +135,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(logDroppedDesc, dropped())
 	}
 	gauge(readyDesc, truth(s.Ready))
+	for file := range notSaved {
+		gauge(unsavedDesc, truth(s.Unsaved[file] != ""), file)
+	}
 	gauge(pinsDesc, truth(s.Pins.Lasting))
 	gauge(heldDesc, truth(s.Capture.Held))
 	for dir, present := range s.Capture.Cgroups {

@@ -31,6 +31,8 @@ type Status struct {
 	Workloads []WorkloadStatus `json:"workloads"`
 	// Pins says whether what is attached outlives the daemon.
 	Pins PinStatus `json:"pins"`
+	// Unsaved says what could not be saved for the next start, and why, by file.
+	Unsaved map[string]string `json:"unsaved,omitempty"`
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
 	// Interfaces are the guarded network interfaces.
@@ -177,7 +179,7 @@ func (a *Agent) Status() Status {
 	for _, g := range a.gates() {
 		st.Gates = append(st.Gates, g.String())
 	}
-	st.Pins = a.pinStatus()
+	st.Pins, st.Unsaved = a.pinStatus(), a.unsaved.texts()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()
 	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)
