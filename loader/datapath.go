@@ -60,6 +60,7 @@ type Datapath struct {
 	links  map[string]link.Link
 	tables tables
 	usage  *usage
+	bound  bound
 	guards map[int]*guard // by interface index
 	// flowCount is how many flows the last sweep left.
 	flowCount int

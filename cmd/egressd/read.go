@@ -83,6 +83,9 @@ func printStatus(w io.Writer, s agent.Status) {
 	for _, wl := range s.Workloads {
 		row("workload", "%s, mode %s, cgroup %s, %d of %d origins", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
 	}
+	if s.Unbound != "" {
+		row("NOT BOUND", "%s", s.Unbound)
+	}
 	if len(s.Gates) > 0 {
 		row("gates", "for other network namespaces: %s", strings.Join(s.Gates, ", "))
 	}

@@ -29,6 +29,8 @@ type Status struct {
 	Capture CaptureStatus `json:"capture"`
 	// Workloads are the captured cgroups.
 	Workloads []WorkloadStatus `json:"workloads"`
+	// Unbound says that cgroups do not have the policy of their Workload.
+	Unbound string `json:"unbound,omitempty"`
 	// Pins says whether what is attached outlives the daemon.
 	Pins PinStatus `json:"pins"`
 	// Unsaved says what could not be saved for the next start, and why, by file.
@@ -176,6 +178,7 @@ func (a *Agent) Status() Status {
 			Name: w.name, Cgroup: w.dirs[0], Cgroups: w.dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID),
 		})
 	}
+	st.Unbound = a.workloads.short.text()
 	for _, g := range a.gates() {
 		st.Gates = append(st.Gates, g.String())
 	}
