@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -238,5 +239,26 @@ func TestUnreadManager(t *testing.T) {
 	}
 	if took := ends(); took > soon {
 		t.Errorf("the end took %v", took)
+	}
+}
+
+// TestExecUnread: exec runs its command, and ends, although nobody reads its
+// standard error.
+func TestExecUnread(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, hosts("google", world.GoogleAPIs))
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	stalled := []string{"-c", fmt.Sprintf(`exec "$@" 2>/proc/%d/fd/%d`, os.Getpid(), w.Fd()), "sh", egressd}
+	fill(t, w)
+	line := b.line(nil, shell("echo it runs")...)
+	user := slices.Index(line, "--user") // without it exec has something to say
+	out, err := b.client(t, nil, "sh", append(stalled, slices.Delete(line, user, user+2)...)...).Output()
+	if err != nil || string(out) != "it runs\n" {
+		t.Errorf("%q, %v", out, err)
 	}
 }
