@@ -118,6 +118,7 @@ enum egd_place {
 
 /* Numbers of workloads are below this. */
 #define EGD_MAX_WORKLOADS 16384
+#define EGD_MAX_CGROUPS 65536
 
 #define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
 #define EGD_WL_ALLOW_ANY 2 /* what no table names goes straight there */

@@ -17,10 +17,10 @@ struct {
 } egd_config SEC(".maps");
 
 /* cgroup id -> workload. Written by the loader, and for cgroups that were made a
- * moment ago by egd_follow. */
+ * moment ago by egd_follow. Several cgroups may be one workload. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, EGD_MAX_CGROUPS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
 	__type(value, struct egd_workload);

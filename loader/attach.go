@@ -3,7 +3,6 @@
 package loader
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -13,9 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
-	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
-	"github.com/egressd/egressd/policy"
 )
 
 // hook is one program and the place where it is attached.
@@ -210,101 +207,4 @@ func (d *Datapath) Attached() map[string]uint32 {
 		}
 	}
 	return ids
-}
-
-// MaxWorkloads bounds the numbers of workloads (EGD_MAX_WORKLOADS).
-const MaxWorkloads = 16384
-
-// Workload is what the kernel knows of a workload.
-type Workload struct {
-	ID     uint32 // below MaxWorkloads
-	Policy policy.PolicyID
-	Mode   policy.Mode
-	// Exempt is for egressd's own cgroup only: nothing is decided there.
-	Exempt bool
-	// AllowAny lets what no rule names go straight there
-	// (policy.Policy.AllowsUnknown).
-	AllowAny bool
-	// Outside is for the cgroup that the programs are attached to when it is
-	// captured only in parts (Follow): all else below it is free.
-	Outside bool
-	// Home is the key that sockets remember the workload by, if it is another
-	// than the cgroup's id (NamedKey).
-	Home uint64
-}
-
-// Flags of enum EGD_WL_*.
-const (
-	workloadExempt   = 1
-	workloadAllowAny = 2
-	workloadOutside  = 4
-	workloadFound    = 8
-)
-
-// SetWorkload says which workload the processes of a cgroup subtree are.
-func (d *Datapath) SetWorkload(cgroup uint64, w Workload) error {
-	if !d.usage.has(w.ID) {
-		return fmt.Errorf("%w: %d", errWorkload, w.ID)
-	}
-	v := kernelWorkload(cgroup, w)
-	if err := d.objs.EgdWorkloads.Put(cgroup, &v); err != nil {
-		return fmt.Errorf("write egd_workloads: %w", err)
-	}
-	return nil
-}
-
-func kernelWorkload(cgroup uint64, w Workload) bpf.EgressdEgdWorkload {
-	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode), Home: cmp.Or(w.Home, cgroup)}
-	if w.Exempt {
-		v.Flags |= workloadExempt
-	}
-	if w.AllowAny {
-		v.Flags |= workloadAllowAny
-	}
-	if w.Outside {
-		v.Flags |= workloadExempt | workloadOutside
-	}
-	return v
-}
-
-// SetWorkloads makes w the only workloads: those of an earlier run that are
-// not in it are removed, after the new ones are in place. What stays is what
-// Follow says, and cgroups that a program has just entered by their names.
-func (d *Datapath) SetWorkloads(w map[uint64]Workload) error {
-	for id, one := range w {
-		if err := d.SetWorkload(id, one); err != nil {
-			return err
-		}
-	}
-	return d.dropStale(func(id uint64, flags uint8) bool {
-		// The caller may have looked for cgroups before this one was made.
-		_, ok := w[id]
-		return !ok && (flags&workloadFound == 0 || cgroup.Gone(id))
-	})
-}
-
-// DropGone removes what programs entered by name and is gone.
-func (d *Datapath) DropGone(w map[uint64]Workload) error {
-	return d.dropStale(func(id uint64, flags uint8) bool {
-		_, ok := w[id]
-		return !ok && flags&workloadFound != 0 && cgroup.Gone(id)
-	})
-}
-
-func (d *Datapath) dropStale(is func(id uint64, flags uint8) bool) error {
-	var stale []uint64
-	err := eachWorkload(d.objs.EgdWorkloads, func(id uint64, flags uint8) {
-		if is(id, flags) {
-			stale = append(stale, id)
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("read egd_workloads: %w", err)
-	}
-	for _, id := range stale {
-		if err := d.objs.EgdWorkloads.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove from egd_workloads: %w", err)
-		}
-	}
-	return nil
 }

@@ -64,6 +64,7 @@ type Datapath struct {
 	links  map[string]link.Link
 	tables tables
 	usage  *usage
+	bound  bound
 	guards map[int]*guard // by interface index
 	// committed says that all programs are attached, and the pins theirs.
 	committed bool

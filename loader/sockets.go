@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/bpf"
+	egdlink "github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/netns"
 	"github.com/egressd/egressd/policy"
 )
@@ -156,9 +157,11 @@ const (
 
 // diag dumps the sockets of a transport and family (sock_diag(7)).
 func diag(t policy.Transport, family uint8, f func(s OpenSocket, listens bool)) error {
-	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	req.AddData(&diagRequest{family: family, transport: t})
-	messages, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+	messages, err := egdlink.Whole(func() ([][]byte, error) {
+		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+		req.AddData(&diagRequest{family: family, transport: t})
+		return req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+	})
 	if err != nil {
 		return fmt.Errorf("list %s sockets: %w", t, err)
 	}

@@ -92,6 +92,7 @@ func (d *Datapath) Fills() map[string]Fill {
 		"egd_names":     {d.countNames(), int(d.objs.EgdNames.MaxEntries())},
 		"egd_cidrs":     {len(d.tables.haveNet), int(d.objs.EgdCidrs.MaxEntries())},
 		"egd_flows":     {d.flowCount, int(d.objs.EgdFlows.MaxEntries())},
+		"egd_workloads": {d.countWorkloads(), int(d.objs.EgdWorkloads.MaxEntries())},
 		"egd_origins":   {d.countOrigins(), int(d.objs.EgdOrigins.MaxEntries())},
 	}
 }

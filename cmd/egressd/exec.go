@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -54,7 +53,10 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := f.options(e)
+			logged := e
+			logs := f.startLogging(&logged)
+			defer logs.close()
+			o, err := f.options(logged)
 			if err != nil {
 				return err
 			}
@@ -63,7 +65,7 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 				return usageError{err}
 			}
 			if u == nil && !quiet {
-				fmt.Fprintln(e.stderr, "egressd: the command runs as root, which can leave the policy; --user NAME runs it as somebody who can't")
+				fmt.Fprintln(logged.stderr, "egressd: the command runs as root, which can leave the policy; --user NAME runs it as somebody who can't")
 			}
 			x := agent.ExecOptions{
 				Options: o, StateRoot: f.stateDir, PinRoot: f.pinDir, Command: args,
@@ -77,9 +79,9 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 			defer learned.Close()
 			// Signals go to the command; egressd ends when it has ended.
 			ctx := context.WithoutCancel(cmd.Context())
-			// The command's processes would be without their guard.
-			defer outlive(syscall.SIGPIPE)()
+			logs.pipe.Flush(logWait) // what is said before the command says something
 			code, denials, err := agent.Exec(ctx, x)
+			logs.pipe.Flush(logWait)
 			if !quiet {
 				printDenials(e.stderr, denials, o.Mode.String())
 			}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -123,21 +122,6 @@ func parseMode(s string, modes ...policy.Mode) (policy.Mode, error) {
 	}
 	last := len(names) - 1
 	return 0, usageError{fmt.Errorf("--mode is %s or %s, not %q", strings.Join(names[:last], ", "), names[last], s)}
-}
-
-func (f *policyFlags) logger(e env) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		return nil, usageError{fmt.Errorf("--log-level is debug, info, warn or error, not %q", f.logLevel)}
-	}
-	ho := &slog.HandlerOptions{Level: level}
-	switch f.logFormat {
-	case "text":
-		return slog.New(slog.NewTextHandler(e.stderr, ho)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(e.stderr, ho)), nil
-	}
-	return nil, usageError{fmt.Errorf("--log-format is text or json, not %q", f.logFormat)}
 }
 
 func serverAddr(s string) (netip.AddrPort, error) {

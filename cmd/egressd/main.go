@@ -77,10 +77,10 @@ func run(ctx context.Context, e env, args []string) int {
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.As(err, &usage):
-		fmt.Fprintf(e.stderr, "egressd: %s\nRun '%s --help' for how to use it.\n", quote.Lines(err.Error()), failed.CommandPath())
+		complain(e, failed, fmt.Sprintf("egressd: %s\nRun '%s --help' for how to use it.\n", quote.Lines(err.Error()), failed.CommandPath()))
 		return failure(failed, exitUsage)
 	}
-	fmt.Fprintf(e.stderr, "egressd: %s\n", quote.Lines(err.Error()))
+	complain(e, failed, fmt.Sprintf("egressd: %s\n", quote.Lines(err.Error())))
 	return failure(failed, exitFinding)
 }
 

@@ -84,6 +84,9 @@ func printStatus(w io.Writer, s agent.Status) {
 		row("workload", "%s, mode %s, cgroup %s, %d of %d origins", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
 		printShare(row, wl.Share)
 	}
+	if s.Unbound != "" {
+		row("NOT BOUND", "%s", s.Unbound)
+	}
 	if len(s.Gates) > 0 {
 		row("gates", "for other network namespaces: %s", strings.Join(s.Gates, ", "))
 	}
@@ -104,6 +107,9 @@ func printStatus(w io.Writer, s agent.Status) {
 		row("pins", "%s, which outlives the daemon", s.Pins.Dir)
 	} else {
 		row("PINS", "all traffic is open when the daemon ends: %s", s.Pins.Error)
+	}
+	for _, file := range sortedKeys(s.Unsaved) {
+		row("NOT SAVED", "%s, for the next start: %s", file, s.Unsaved[file])
 	}
 	for _, i := range s.Interfaces {
 		row("interface", "%s, %s %s", i.Name, i.As, i.Error)

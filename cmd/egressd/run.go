@@ -24,6 +24,8 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
+const runName = "run"
+
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var gateway, interfaces, services string
@@ -34,7 +36,7 @@ func runCommand(e env) *cobra.Command {
 	var status, health, admin, adminGroup string
 	var adminRemote bool
 	cmd := &cobra.Command{
-		Use:   "run --config PATH...",
+		Use:   runName + " --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
 serves until it gets SIGTERM or SIGINT. Policy files are watched: what is moved to
@@ -76,6 +78,9 @@ captured.`,
   sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			e := e
+			logs := f.startLogging(&e)
+			defer logs.close()
 			o, err := f.options(e)
 			if err != nil {
 				return err
@@ -86,6 +91,7 @@ captured.`,
 			// Workloads are objects like all others; that they describe the
 			// node is why they have a flag of their own.
 			o.Config = append(slices.Clone(o.Config), workloads...)
+			o.LogDropped = logs.pipe.Dropped
 			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
 			o.AdminAddress, o.AdminRemote = admin, adminRemote
@@ -114,7 +120,7 @@ captured.`,
 			reload := make(chan os.Signal, 1)
 			signal.Notify(reload, syscall.SIGHUP)
 			defer func() { signal.Stop(reload); close(reload) }()
-			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)()
+			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2)()
 			return notStarted(e, agent.Serve(cmd.Context(), o, func(a *agent.Agent) {
 				go func() {
 					for range reload {

@@ -75,7 +75,8 @@ type Agent struct {
 	// emptyInForce says that the policy in force has no objects.
 	emptyInForce bool
 	// saved is names.Changes as it was when the file was written.
-	saved uint64
+	saved   uint64
+	unsaved unsaved
 
 	// unload is closed when somebody asked for everything to be removed.
 	unload     chan struct{}
@@ -407,15 +408,14 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("the kernel was not told of the range of ports", "error", err)
 			}
 			a.keepGates()
+			a.keepPolicy()
 			a.watchPins()
 			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}
 		case <-save.C:
 			a.recorder.flush(false)
-			if err := a.saveNames(); err != nil {
-				a.log.Warn("learned addresses not saved", "error", err)
-			}
+			a.keepNames()
 		}
 	}
 }
@@ -425,6 +425,7 @@ func (a *Agent) Unload() error { return a.datapath.Unload() }
 
 // Close releases what New made. Pinned state stays.
 func (a *Agent) Close() error {
+	defer a.life.manager.Close(tellWait)
 	var err error
 	if a.sockets != nil {
 		a.sockets.close()

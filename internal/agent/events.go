@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
@@ -139,19 +138,12 @@ func (a *Agent) recordKernelEvent(k loader.Event) {
 type recorder struct {
 	events  *flow.Log
 	denials *flow.Denials
+	lines   *flow.Lines
 	log     *slog.Logger
-	// writing is held while a denial is written; see waitWritten.
-	writing sync.Mutex
 }
 
 func newRecorder(log *slog.Logger) *recorder {
-	return &recorder{events: flow.NewLog(eventsKept), denials: flow.NewDenials(), log: log}
-}
-
-// waitWritten returns when the log takes what is written to it.
-func (r *recorder) waitWritten() {
-	r.writing.Lock()
-	defer r.writing.Unlock()
+	return &recorder{events: flow.NewLog(eventsKept), denials: flow.NewDenials(), lines: flow.NewLines(), log: log}
 }
 
 // Record implements flow.Sink.
@@ -170,7 +162,14 @@ func (r *recorder) denied(k flow.Key, full func() flow.Event) {
 }
 
 // flush tells what was counted for long enough, or everything.
-func (r *recorder) flush(all bool) { r.denials.Flush(time.Now(), all, r.tell) }
+func (r *recorder) flush(all bool) {
+	now := time.Now()
+	r.denials.Flush(now, all, r.tell)
+	for _, s := range r.lines.Due(now, all) {
+		r.log.Info("denials have no line here, to keep the log small; \"egressd flows\" has them", "workload", s.Workload,
+			"suppressed", s.Count, "within", s.Within.Round(time.Second))
+	}
+}
 
 // each calls f for what was denied, each kind once, and for the other events
 // that are kept, by time, until f returns false.
@@ -194,9 +193,13 @@ func (r *recorder) each(f func(flow.Event) bool) {
 	until(time.Time{})
 }
 
-// tell writes a denial to the log, and gives it to those who follow.
+// tell gives a denial to those who follow, and writes it to the log unless its
+// workload has many lines there.
 func (r *recorder) tell(e flow.Event) {
 	r.events.Record(e)
+	if !r.lines.Allow(&e, time.Now()) {
+		return
+	}
 	msg := "denied"
 	if e.WouldDeny {
 		msg = "would be denied"
@@ -227,7 +230,5 @@ func (r *recorder) tell(e flow.Event) {
 	if e.Detail != "" {
 		attrs = append(attrs, slog.String("detail", e.Detail))
 	}
-	r.writing.Lock()
-	defer r.writing.Unlock()
 	r.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
 }

@@ -194,8 +194,13 @@ func (a *Agent) saveLastGood() (size int) {
 		Config: absolute(a.opts.Config), GatewaySelector: a.opts.GatewaySelector, Files: l.Files,
 	}
 	err := g.write(a.opts.LastGood)
+	a.unsaved.note(a.log, savedPolicy, err, time.Now())
 	if err != nil {
-		a.log.Warn("the policy in force could not be saved; a start with a broken configuration will fail", "error", err)
+		a.config.mu.Lock()
+		defer a.config.mu.Unlock()
+		if a.config.unsaved == nil { // else there is a newer one
+			a.config.unsaved = l
+		}
 	}
 	return size
 }

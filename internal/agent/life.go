@@ -22,6 +22,9 @@ const (
 	trafficOn   = "the policy is in force"
 )
 
+// tellWait is how long an end waits for the service manager to take what it is told.
+const tellWait = time.Second
+
 // life tells people and the service manager how the daemon is.
 type life struct {
 	manager *sdnotify.Manager // nil: none
@@ -177,15 +180,14 @@ func (a *Agent) watch(ctx, serving context.Context) {
 	}
 }
 
-// check passes by the daemon's loops: housekeeping, what writes denials, the
-// policy's updates, and DNS on every address.
+// check passes by the daemon's loops: housekeeping, the policy's updates, and DNS
+// on every address.
 func (a *Agent) check(ctx context.Context) error {
 	select {
 	case a.life.beats <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	a.recorder.waitWritten()
 	a.config.waitIdle()
 	ctx, cancel := context.WithTimeout(ctx, checkWait)
 	defer cancel()

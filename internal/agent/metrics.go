@@ -58,6 +58,12 @@ var (
 		"Connections to the admin, status and readiness interfaces that were closed to make room for newer ones.", []string{"interface"}, nil)
 	droppedDesc = prometheus.NewDesc("egressd_followers_dropped_total",
 		"Readers of the events that did not read, and were left.", nil, nil)
+	logDroppedDesc = prometheus.NewDesc("egressd_log_dropped_total",
+		"Lines of the log that were dropped, because whoever reads the log did not, or was gone.", nil, nil)
+	unsavedDesc = prometheus.NewDesc("egressd_state_unsaved",
+		"1 when a file for the next start could not be written; an older one, or none, counts then.", []string{"file"}, nil)
+	unboundDesc = prometheus.NewDesc("egressd_cgroups_unbound",
+		"Cgroups that a Workload describes and that are under the policy of the cgroup around them, for want of room (see egd_workloads).", nil, nil)
 	readyDesc = prometheus.NewDesc("egressd_ready",
 		"1 when policy is applied and the captured cgroups are held.", nil, nil)
 	heldDesc = prometheus.NewDesc("egressd_capture_held",
@@ -73,7 +79,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, closedDesc, droppedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, closedDesc, droppedDesc, logDroppedDesc, unsavedDesc, unboundDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -129,7 +135,14 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(recycledDesc, s.Connections.Recycled)
 	counter(droppedDesc, m.a.dropped.Load())
+	if dropped := m.a.opts.LogDropped; dropped != nil {
+		counter(logDroppedDesc, dropped())
+	}
 	gauge(readyDesc, truth(s.Ready))
+	for file := range notSaved {
+		gauge(unsavedDesc, truth(s.Unsaved[file] != ""), file)
+	}
+	gauge(unboundDesc, float64(m.a.workloads.short.left.Load()))
 	gauge(pinsDesc, truth(s.Pins.Lasting))
 	gauge(heldDesc, truth(s.Capture.Held))
 	for dir, present := range s.Capture.Cgroups {

@@ -124,6 +124,8 @@ type Options struct {
 	Limits  Limits
 	Version string
 	Log     *slog.Logger
+	// LogDropped is how many lines of the log nobody took; nil: none.
+	LogDropped func() uint64
 
 	// locks says that nothing is to be allowed; see Lock.
 	locks bool

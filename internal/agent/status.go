@@ -29,8 +29,12 @@ type Status struct {
 	Capture CaptureStatus `json:"capture"`
 	// Workloads are the captured cgroups.
 	Workloads []WorkloadStatus `json:"workloads"`
+	// Unbound says that cgroups do not have the policy of their Workload.
+	Unbound string `json:"unbound,omitempty"`
 	// Pins says whether what is attached outlives the daemon.
 	Pins PinStatus `json:"pins"`
+	// Unsaved says what could not be saved for the next start, and why, by file.
+	Unsaved map[string]string `json:"unsaved,omitempty"`
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
 	// Interfaces are the guarded network interfaces.
@@ -180,10 +184,11 @@ func (a *Agent) Status() Status {
 			Name: w.name, Cgroup: w.dirs[0], Cgroups: w.dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID), Share: a.shareOf(w.ID),
 		})
 	}
+	st.Unbound = a.workloads.short.text()
 	for _, g := range a.gates() {
 		st.Gates = append(st.Gates, g.String())
 	}
-	st.Pins = a.pinStatus()
+	st.Pins, st.Unsaved = a.pinStatus(), a.unsaved.texts()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()
 	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)

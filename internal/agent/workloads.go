@@ -40,6 +40,8 @@ type workloads struct {
 	// above and followed are what the kernel was told of captured names.
 	above    uint64
 	followed []loader.Named
+	short    shortage
+	failed   error // of the last look for cgroups that came or went
 }
 
 // workload is one that is bound.
@@ -84,6 +86,7 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 	var errs []error
 	if a.opts.Interfaces {
 		errs = append(errs, a.bindDescribed(s, described, bound))
+		defer w.short.say(a.log)
 	}
 	for _, dir := range a.capture.named {
 		if id, err := cgroup.ID(dir); err == nil {
@@ -98,7 +101,8 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 	maps.Copy(table, described)
 	errs = append(errs, a.follow(s, table))
 	if !maps.Equal(table, w.cgroups) {
-		if err := a.datapath.SetWorkloads(table); err != nil {
+		err := a.datapath.SetWorkloads(table)
+		if err = w.short.room(err); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 		w.cgroups = table
@@ -149,6 +153,9 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 			return fmt.Errorf("find the cgroups of the workloads: %w", err)
 		}
 	}
+	// It is said again of one that was gone.
+	maps.DeleteFunc(w.told, func(dir string, _ bool) bool { return dirs[dir] == nil })
+	w.short.unnumbered = 0
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
 		if !a.capture.holds(dir) {
 			continue // not captured
@@ -188,7 +195,8 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 			one.Mode = mode
 		}
 		if one.ID = w.number(name); one.ID == 0 {
-			return fmt.Errorf("too many workloads: %s stays under the policy around it", name)
+			w.short.unnumbered++
+			continue
 		}
 		put(table, keys, one)
 		b := bound[one.ID]
@@ -320,9 +328,11 @@ func (w *workloads) each(f func(dir string, b workload)) {
 
 // rebind looks for cgroups that came or went.
 func (a *Agent) rebind() {
-	if err := a.bind(nil); err != nil {
-		a.log.Error("workloads could not be told apart; new ones are under the policy of the node", "error", err)
+	err := a.bind(nil)
+	if was := a.workloads.failed; err != nil && (was == nil || !sameCause(was, err)) {
+		a.log.Error("workloads could not be told apart; new ones are under the policy of the node; it is tried again every two seconds", "error", err)
 	}
+	a.workloads.failed = err
 	if fresh, _ := a.hold(); fresh { // an error is said there, and by the status
 		a.endEarlier()
 	}

@@ -4,12 +4,15 @@ package cgroup
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func mkdirs(t *testing.T, root string, dirs ...string) {
@@ -117,4 +120,52 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s names %s: %t", c.pattern, c.path, got)
 		}
 	}
+}
+
+// TestWatchRests: where cgroups come and go all the time a Watcher does not look
+// all the time, and misses nothing.
+func TestWatchRests(t *testing.T) {
+	root := t.TempDir()
+	w := NewWatcher(slog.New(slog.DiscardHandler))
+	w.Follow([]string{root})
+	ctx, cancel := context.WithCancel(t.Context())
+	const takes = 20 * time.Millisecond
+	var looks atomic.Int32
+	var busy atomic.Int64
+	seen := make(chan string, 1<<10)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.Run(ctx, func() {
+			began := time.Now()
+			entries, err := os.ReadDir(root)
+			if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(takes) // a look that costs
+			looks.Add(1)
+			busy.Add(int64(time.Since(began)))
+			seen <- entries[len(entries)-1].Name()
+		})
+	}()
+	began := time.Now()
+	last := ""
+	next := time.NewTicker(time.Millisecond)
+	defer next.Stop()
+	for i := 0; time.Since(began) < time.Second; i++ {
+		last = fmt.Sprintf("%06d", i)
+		mkdirs(t, root, last)
+		<-next.C
+	}
+	took, looked, worked := time.Since(began), looks.Load(), time.Duration(busy.Load())
+	if worked > took/3 || looked < 2 {
+		t.Errorf("%d looks took %v of %v", looked, worked, took)
+	}
+	for got := range seen {
+		if got == last {
+			break
+		}
+	}
+	cancel()
+	<-done
 }

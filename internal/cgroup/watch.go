@@ -4,6 +4,7 @@ package cgroup
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -13,6 +14,10 @@ import (
 // rescan is how often a Watcher looks although nothing was reported: inotify
 // drops events when its queue is full, and there may be none at all.
 const rescan = 2 * time.Second
+
+// rest is how many times as long as a look took there is none: where cgroups come
+// and go all the time, looking takes a part of a core, and not all of it.
+const rest = 4
 
 // Watcher tells when cgroups come and go in a set of directories.
 type Watcher struct {
@@ -56,7 +61,8 @@ func (w *Watcher) Follow(dirs []string) (more bool) {
 }
 
 // Run calls changed after cgroups have come or gone, and every two seconds,
-// until ctx ends or again closes. Calls come one at a time.
+// until ctx ends. Calls come one at a time, and after each is a pause, four times
+// as long as it took and at most two seconds.
 func (w *Watcher) Run(ctx context.Context, changed func()) {
 	var events <-chan fsnotify.Event
 	var errs <-chan error
@@ -66,6 +72,10 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 	}
 	tick := time.NewTicker(rescan)
 	defer tick.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	<-pause.C
+	resting, look := false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -75,33 +85,47 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 				events = nil
 				continue
 			}
-			if e.Has(fsnotify.Create) || e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
-				drain(events)
-				changed()
-			}
+			look = look || comesOrGoes(e)
+			drain(events, &look)
 		case err, ok := <-errs:
 			if !ok {
 				errs = nil
 				continue
 			}
-			w.log.Warn("notifications of new cgroups failed", "error", err)
-			changed()
+			if !errors.Is(err, fsnotify.ErrEventOverflow) { // which a look makes good
+				w.log.Warn("notifications of new cgroups failed", "error", err)
+			}
+			look = true
 		case <-tick.C:
+			look = true
+		case <-pause.C:
+			resting = false
+		}
+		if look && !resting {
+			began := time.Now()
 			changed()
+			pause.Reset(min(rest*time.Since(began), rescan))
+			resting, look = true, false
 		}
 	}
 }
 
 // drain takes the events that are there already: one look serves them all.
-func drain(events <-chan fsnotify.Event) {
+func drain(events <-chan fsnotify.Event, look *bool) {
 	for {
 		select {
-		case _, ok := <-events:
+		case e, ok := <-events:
 			if !ok {
 				return
 			}
+			*look = *look || comesOrGoes(e)
 		default:
 			return
 		}
 	}
+}
+
+// comesOrGoes says whether an event is about a cgroup that came or went.
+func comesOrGoes(e fsnotify.Event) bool {
+	return e.Has(fsnotify.Create) || e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)
 }

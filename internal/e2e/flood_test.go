@@ -117,6 +117,61 @@ func TestFloodHidesNobody(t *testing.T) {
 	}
 }
 
+// knock dials without end, one destination or, with "many", many ports and
+// process names.
+const knock = `
+import ctypes, socket, sys
+prctl = ctypes.CDLL(None).prctl
+i = 0
+while True:
+    i += 1
+    many = i if sys.argv[1] == "many" else 0
+    if many:
+        prctl(15, b"knock%d" % (i % 5000), 0, 0, 0)
+    s = socket.socket(socket.AF_INET)
+    s.connect_ex(("10.9.9.9", 1 + many % 60000))
+    s.close()
+`
+
+// TestKnockerHidesNobody: beside workloads that dial in a tight loop, the denial of
+// another one is in the log and in the flows, and the log stays small.
+func TestKnockerHidesNobody(t *testing.T) {
+	t.Parallel()
+	n := prepare(t, seed(t, "googleapis.yaml"), nil)
+	n.write(t, "workloads.yaml", n.workload(t, "one", "test", "one", "")+n.workload(t, "many", "test", "many", "")+n.workload(t, "quiet", "test", "quiet", ""))
+	one, many, quiet := childOf(t, n.d.Root, "one"), childOf(t, n.d.Root, "many"), childOf(t, n.d.Root, "quiet")
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := len(n.d.Log())
+	for how, cg := range map[string]*world.Cgroup{"one": one, "many": many} {
+		c := n.client(t, cg, python(t), "-c", knock, how)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = c.Process.Kill(), c.Wait() })
+	}
+	// When they have made all kinds that they can.
+	n.event(t, "folded denials", func(e flow.Event) bool { return e.Workload == "test/many" && e.Detail == flow.TooMany })
+	eventually(t, flow.FoldAfter+10*time.Second, "the number of suppressed lines", func() bool {
+		return regexp.MustCompile(`workload=test/many suppressed=[1-9]`).MatchString(n.d.Log()[before:])
+	})
+	for port := uint16(1000); port < 1005; port++ {
+		for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
+			n.probe(t, quiet, "dial", hostPort(addr, port))
+			dst := hostPort(addr, port)
+			n.event(t, dst, func(e flow.Event) bool { return e.Workload == "test/quiet" && e.Dst.String() == dst && !e.Allowed })
+			eventually(t, soon, "a line about "+dst, func() bool {
+				return regexp.MustCompile(`(?m)workload=test/quiet .*dst="?` + regexp.QuoteMeta(dst)).MatchString(n.d.Log()[before:])
+			})
+		}
+	}
+	// 100 lines of each at once and 5 a second after that.
+	if log := n.d.Log()[before:]; len(log) > 200<<10 || strings.Count(log, "\n") > 600 {
+		t.Errorf("the log grew by %d bytes, %d lines", len(log), strings.Count(log, "\n"))
+	}
+}
+
 // named dials under a name that terminals act on.
 const named = `
 import ctypes, socket, sys

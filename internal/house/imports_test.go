@@ -39,7 +39,9 @@ var floors = map[string][]string{
 	"./internal/portholder": {"./internal/quote"},
 	"./internal/capacity":   {"./internal/cgroup", "golang.org/x/sys/unix"},
 	// Who started us.
-	"./internal/sdnotify": {"./internal/quote", "github.com/coreos/go-systemd/v22/daemon"},
+	"./internal/sdnotify": {"./internal/logpipe", "./internal/quote", "github.com/coreos/go-systemd/v22/daemon"},
+	// Who reads what is written.
+	"./internal/logpipe": nil,
 	// Text of others.
 	// Places that nobody else can take.
 	"./internal/securedir": {"golang.org/x/sys/unix"},
@@ -56,7 +58,7 @@ var floors = map[string][]string{
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	// Roof.
 	"./internal/agent": join([]string{"./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/job", "./internal/link", "./internal/portholder", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},

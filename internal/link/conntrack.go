@@ -23,7 +23,9 @@ type Connection struct {
 func Inbound(behind map[int]bool) ([]Connection, error) {
 	var all []Connection
 	for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+		flows, err := Whole(func() ([]*netlink.ConntrackFlow, error) {
+			return netlink.ConntrackTableList(netlink.ConntrackTable, family)
+		})
 		if err != nil {
 			return all, fmt.Errorf("read the connection tracking table: %w", err)
 		}

@@ -5,20 +5,51 @@
 package sdnotify
 
 import (
+	"errors"
 	"log/slog"
+	"net"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/egressd/egressd/internal/logpipe"
 	"github.com/egressd/egressd/internal/quote"
 )
 
-// Manager is the service manager that NOTIFY_SOCKET leads to. The nil Manager
-// is none. A message that can't be sent is logged.
-type Manager struct{ log *slog.Logger }
+// bound is how many bytes of messages wait for a manager that does not read; more
+// are lost.
+const bound = 64 << 10
 
-// New returns the service manager of this process.
-func New(log *slog.Logger) *Manager { return &Manager{log} }
+// tryFor is how long one attempt to send takes at the most, and with that how long
+// after Close the Manager's goroutine lives.
+const tryFor = time.Second
+
+// Manager is the service manager that NOTIFY_SOCKET leads to. The nil Manager
+// is none. Messages go in order and without waiting: a manager that does not read
+// stops nobody. One that can't be sent is logged.
+type Manager struct {
+	log  *slog.Logger
+	out  *logpipe.Writer
+	sock *socket
+}
+
+// New returns the service manager of this process. The caller must call Close.
+func New(log *slog.Logger) *Manager {
+	s := &socket{log: log}
+	return &Manager{log, logpipe.New(s, bound, nil), s}
+}
+
+// Close passes on what waits, for at most that long.
+func (m *Manager) Close(wait time.Duration) {
+	if m == nil {
+		return
+	}
+	m.out.Flush(wait)
+	m.sock.closing.Store(true)
+	m.out.Close(0)
+}
 
 // Ready says that the service is up, or has reloaded. status is for people.
 func (m *Manager) Ready(status string) { m.send(daemon.SdNotifyReady + "\n" + line(status)) }
@@ -34,8 +65,13 @@ func (m *Manager) Stopping(status string) { m.send(daemon.SdNotifyStopping + "\n
 // Status is for people.
 func (m *Manager) Status(status string) { m.send(line(status)) }
 
-// Alive resets the watchdog.
-func (m *Manager) Alive() { m.send(daemon.SdNotifyWatchdog) }
+// Alive resets the watchdog. A manager that has not read what came before gets no
+// more of these.
+func (m *Manager) Alive() {
+	if m != nil && m.out.Idle() {
+		m.send(daemon.SdNotifyWatchdog)
+	}
+}
 
 // WatchdogInterval is how often to call Alive: half of the time after which the
 // manager ends the process (WATCHDOG_USEC); 0: it does not.
@@ -54,10 +90,44 @@ func (m *Manager) WatchdogInterval() time.Duration {
 func line(status string) string { return "STATUS=" + quote.Line(status) + "\n" }
 
 func (m *Manager) send(state string) {
-	if m == nil {
-		return
+	if m != nil {
+		_, _ = m.out.Write([]byte(state)) // never fails
 	}
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		m.log.Warn("the service manager could not be told", "error", err)
+}
+
+// socket sends each record as a datagram to NOTIFY_SOCKET, if it is set.
+type socket struct {
+	log     *slog.Logger
+	closing atomic.Bool
+	failed  bool // the last one could not be sent
+}
+
+// Write waits while the manager's queue is full.
+func (s *socket) Write(b []byte) (int, error) {
+	err := send(b)
+	for errors.Is(err, os.ErrDeadlineExceeded) && !s.closing.Load() {
+		err = send(b)
 	}
+	if err != nil && !s.failed {
+		s.log.Warn("the service manager could not be told; this is not said again until it can", "error", err)
+	}
+	s.failed = err != nil
+	return len(b), err
+}
+
+func send(b []byte) error {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetWriteDeadline(time.Now().Add(tryFor)); err != nil {
+		return err
+	}
+	_, err = c.Write(b)
+	return err
 }

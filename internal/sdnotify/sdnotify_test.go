@@ -17,6 +17,8 @@ import (
 	"github.com/egressd/egressd/internal/sdnotify"
 )
 
+const patience = 10 * time.Second
+
 func TestMessages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -49,16 +51,69 @@ func TestMessages(t *testing.T) {
 		t.Errorf("log: %s", &log)
 	}
 	_ = socket.Close()
-	m.Alive()
-	if !strings.Contains(log.String(), "could not be told") {
-		t.Errorf("nobody listens: log %q", &log)
+	m.Status("one")
+	m.Status("two")
+	m.Close(patience)
+	if n := strings.Count(log.String(), "could not be told"); n != 1 {
+		t.Errorf("nobody listens: said %d times: %q", n, &log)
 	}
 	t.Setenv("NOTIFY_SOCKET", "")
 	log.Reset()
+	m = sdnotify.New(slog.New(slog.NewTextHandler(&log, nil)))
 	m.Alive()
+	m.Close(patience)
 	(*sdnotify.Manager)(nil).Alive()
+	(*sdnotify.Manager)(nil).Close(patience)
 	if log.Len() > 0 {
 		t.Errorf("no manager: log %s", &log)
+	}
+}
+
+// TestStalled: a manager that does not read stops nobody, and has in order what
+// was told, when it reads again, but not the watchdog's messages of that time.
+func TestStalled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	m := sdnotify.New(slog.New(slog.DiscardHandler))
+	const told = 1000 // more than any queue of datagrams (net.unix.max_dgram_qlen) has
+	began := time.Now()
+	for i := range told {
+		m.Status(strconv.Itoa(i))
+		m.Alive()
+	}
+	m.Close(10 * time.Millisecond)
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("telling took %v", took)
+	}
+	m = sdnotify.New(slog.New(slog.DiscardHandler))
+	defer m.Close(patience)
+	for i := range told {
+		m.Status("again " + strconv.Itoa(i))
+		m.Alive()
+	}
+	alive, next := 0, 0
+	for buf := make([]byte, 4096); next < told; {
+		_ = socket.SetReadDeadline(time.Now().Add(patience))
+		n, err := socket.Read(buf)
+		if err != nil {
+			t.Fatalf("after %d: %v", next, err)
+		}
+		switch text := string(buf[:n]); {
+		case text == "WATCHDOG=1":
+			alive++
+		case text == "STATUS=again "+strconv.Itoa(next)+"\n":
+			next++
+		case strings.Contains(text, "again"):
+			t.Fatalf("%q came, want number %d", text, next)
+		}
+	}
+	if alive > told/2 {
+		t.Errorf("%d messages of the watchdog", alive)
 	}
 }
 
