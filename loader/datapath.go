@@ -40,6 +40,8 @@ type Options struct {
 	// be used: a start numbers policies and workloads as it finds them, and
 	// until the programs are replaced the old ones go by the old numbers.
 	Renew bool
+	// Sizes bound the tables.
+	Sizes Sizes
 	// ByName lets cgroups be captured by their names (Follow), if CanFollow.
 	ByName bool
 }
@@ -59,6 +61,9 @@ type Datapath struct {
 	config bpf.EgressdEgdConfig
 	links  map[string]link.Link
 	tables tables
+	grown  grown
+	// fixed is how many bytes the maps take that don't grow.
+	fixed uint64
 	usage  *usage
 	guards map[int]*guard // by interface index
 	// flowCount is how many flows the last sweep left.
@@ -91,6 +96,8 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
+	o.Sizes = o.Sizes.withDefaults()
+	o.Sizes.apply(spec)
 	change(spec)
 	if o.ByName {
 		if err := tellOffsets(spec); err != nil {
@@ -118,6 +125,12 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		return nil, err
 	}
 	d.adoptedFlows = d.adopted && t.has(flowTables)
+	if err := checkMemory(newSize(spec, t.old) + programsSize); err != nil {
+		return nil, err
+	}
+	for _, m := range spec.Maps {
+		d.fixed += emptySize(m)
+	}
 	err = spec.LoadAndAssign(&d.objs, &ebpf.CollectionOptions{MapReplacements: t.old})
 	if err != nil {
 		var ve *ebpf.VerifierError
@@ -126,14 +139,13 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		}
 		return nil, fmt.Errorf("load the kernel programs: %w", err)
 	}
-	if err := d.start(t); err != nil {
-		d.objs.Close()
-		return nil, err
+	if err := d.start(t, spec); err != nil {
+		return nil, errors.Join(err, d.grown.close(), d.objs.Close())
 	}
 	return d, nil
 }
 
-func (d *Datapath) start(t *takeover) error {
+func (d *Datapath) start(t *takeover, spec *ebpf.CollectionSpec) error {
 	if err := d.beginConfig(t); err != nil {
 		return err
 	}
@@ -145,7 +157,10 @@ func (d *Datapath) start(t *takeover) error {
 		return err
 	}
 	d.config.NetnsCookie = cookie
-	if err := d.tables.adopt(&d.objs.EgressdMaps); err != nil {
+	if d.grown, err = openGrown(&d.objs.EgressdMaps, spec, d.opts.Sizes); err != nil {
+		return err
+	}
+	if err := d.tables.adopt(&d.grown, &d.objs.EgressdMaps); err != nil {
 		return err
 	}
 	if d.usage, err = mapUsage(d.objs.EgdUsage); err != nil {
@@ -340,5 +355,5 @@ func (d *Datapath) Close() error {
 		err = errors.Join(err, g.close())
 		delete(d.guards, index)
 	}
-	return errors.Join(err, d.usage.close(), d.objs.Close())
+	return errors.Join(err, d.grown.close(), d.usage.close(), d.objs.Close())
 }
