@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -62,10 +63,11 @@ type Datapath struct {
 	links  map[string]link.Link
 	tables tables
 	grown  grown
-	// fixed is how many bytes the maps take that don't grow.
-	fixed uint64
-	usage  *usage
-	guards map[int]*guard // by interface index
+	// fixed is how many bytes the maps take that don't grow, renewing those of
+	// them that a restart makes anew.
+	fixed, renewing uint64
+	usage           *usage
+	guards          map[int]*guard // by interface index
 	// flowCount is how many flows the last sweep left.
 	flowCount int
 	// gates are those of the listeners: IPv4 and IPv6.
@@ -125,11 +127,14 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		return nil, err
 	}
 	d.adoptedFlows = d.adopted && t.has(flowTables)
-	if err := checkMemory(newSize(spec, t.old) + programsSize); err != nil {
+	if err := checkMemory(startNeeds(spec, t.old)); err != nil {
 		return nil, err
 	}
-	for _, m := range spec.Maps {
+	for name, m := range spec.Maps {
 		d.fixed += emptySize(m)
+		if slices.Contains(renewed[policyTables], name) {
+			d.renewing += emptySize(m)
+		}
 	}
 	err = spec.LoadAndAssign(&d.objs, &ebpf.CollectionOptions{MapReplacements: t.old})
 	if err != nil {
@@ -157,7 +162,7 @@ func (d *Datapath) start(t *takeover, spec *ebpf.CollectionSpec) error {
 		return err
 	}
 	d.config.NetnsCookie = cookie
-	if d.grown, err = openGrown(&d.objs.EgressdMaps, spec, d.opts.Sizes); err != nil {
+	if d.grown, err = openGrown(d, spec); err != nil {
 		return err
 	}
 	if err := d.tables.adopt(&d.grown, &d.objs.EgressdMaps); err != nil {

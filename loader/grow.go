@@ -8,8 +8,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/egressd/egressd/bpf"
 )
 
 // growing is a table that only the loader writes and the programs find in an
@@ -19,6 +17,7 @@ import (
 // so that nothing that was removed is found afterwards. The caller has a lock.
 type growing[K, V any] struct {
 	name  string
+	needs func(uint64) uint64 // Datapath.growthNeeds
 	array *ebpf.Map
 	spec  *ebpf.MapSpec // of the table at first
 	now   *ebpf.Map
@@ -51,8 +50,8 @@ func (e *FullError) Unwrap() error { return e.Err }
 
 // openGrowing finds the table in its array, or makes it. What it returns is to be
 // closed also after an error.
-func openGrowing[K, V any](name string, array *ebpf.Map, spec *ebpf.MapSpec, limit int) (*growing[K, V], error) {
-	g := &growing[K, V]{name: name, array: array, spec: spec.InnerMap.Copy(), limit: limit}
+func openGrowing[K, V any](d *Datapath, name string, array *ebpf.Map, spec *ebpf.CollectionSpec, limit int) (*growing[K, V], error) {
+	g := &growing[K, V]{name: name, needs: d.growthNeeds, array: array, spec: spec.Maps[name].InnerMap.Copy(), limit: limit}
 	g.spec.Name = name
 	g.spec.MaxEntries = min(g.spec.MaxEntries, uint32(limit))
 	err := array.Lookup(uint32(0), &g.now)
@@ -100,7 +99,7 @@ func (g *growing[K, V]) reserve(n int) error {
 func (g *growing[K, V]) hasRoom(size int) error {
 	spec := g.spec.Copy()
 	spec.MaxEntries = uint32(size)
-	return checkMemory(emptySize(spec) + uint64(g.n)*entrySize(spec))
+	return checkMemory(g.needs(emptySize(spec) + uint64(g.n)*entrySize(spec)))
 }
 
 // replace puts a copy of the table in its place.
@@ -221,17 +220,18 @@ type grown struct {
 }
 
 // openGrown opens them in their arrays.
-func openGrown(m *bpf.EgressdMaps, spec *ebpf.CollectionSpec, s Sizes) (g grown, err error) {
-	if g.addrs, err = openGrowing[addrKey, verdict]("egd_addrs", m.EgdAddrs, spec.Maps["egd_addrs"], s.Addresses); err != nil {
+func openGrown(d *Datapath, spec *ebpf.CollectionSpec) (g grown, err error) {
+	addrs, others := d.opts.Sizes.Addresses, d.opts.Sizes.Addresses/4
+	if g.addrs, err = openGrowing[addrKey, verdict](d, "egd_addrs", d.objs.EgdAddrs, spec, addrs); err != nil {
 		return g, err
 	}
-	if g.known, err = openGrowing[knownKey, uint32]("egd_known", m.EgdKnown, spec.Maps["egd_known"], s.Addresses); err != nil {
+	if g.known, err = openGrowing[knownKey, uint32](d, "egd_known", d.objs.EgdKnown, spec, addrs); err != nil {
 		return g, err
 	}
-	if g.endpoints, err = openGrowing[endpointKey, endpoint]("egd_endpoints", m.EgdEndpoints, spec.Maps["egd_endpoints"], s.Addresses/4); err != nil {
+	if g.endpoints, err = openGrowing[endpointKey, endpoint](d, "egd_endpoints", d.objs.EgdEndpoints, spec, others); err != nil {
 		return g, err
 	}
-	g.names, err = openGrowing[nameKey, uint32]("egd_names", m.EgdNames, spec.Maps["egd_names"], s.Addresses/4)
+	g.names, err = openGrowing[nameKey, uint32](d, "egd_names", d.objs.EgdNames, spec, others)
 	return g, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -22,6 +23,9 @@ type Sizes struct {
 	// Flows is how many entries egd_flows, egd_flow_hello and egd_dialled have
 	// room for (131072); egd_peers has a quarter of it. Their room is made at the start.
 	Flows int
+	// NoInterfaces says that no interface will be guarded: egd_flows and
+	// egd_flow_hello have no room to speak of.
+	NoInterfaces bool
 }
 
 // Defaults of Sizes, and the least that a table is worth having for.
@@ -48,8 +52,13 @@ func (s Sizes) withDefaults() Sizes {
 // apply gives the tables that programs fill their sizes. egd_dialled belongs to
 // open sockets: one that is pinned keeps its size.
 func (s Sizes) apply(spec *ebpf.CollectionSpec) {
-	for _, name := range []string{"egd_flows", "egd_flow_hello", "egd_dialled"} {
-		spec.Maps[name].MaxEntries = uint32(s.Flows)
+	spec.Maps["egd_dialled"].MaxEntries = uint32(s.Flows)
+	ofInterfaces := s.Flows
+	if s.NoInterfaces {
+		ofInterfaces = 1
+	}
+	for _, name := range []string{"egd_flows", "egd_flow_hello"} {
+		spec.Maps[name].MaxEntries = uint32(ofInterfaces)
 	}
 	spec.Maps["egd_peers"].MaxEntries = uint32(s.Flows / 4)
 }
@@ -89,23 +98,50 @@ func round8(n uint32) uint64 { return uint64(n+7) / 8 * 8 }
 
 func pages(n uint64) uint64 { return (n + pageSize - 1) / pageSize * pageSize }
 
-// newSize is how many bytes the maps of a version take that are not taken over.
-func newSize(spec *ebpf.CollectionSpec, old map[string]*ebpf.Map) (sum uint64) {
+// Kernel memory of the programs, in bytes: what verifying them takes for a
+// moment (measured on Linux 6.18, which charges it to the process as older kernels
+// do in part; TestMemoryLimit), and what they take as long as they are there.
+const (
+	verifying    = 27 << 20
+	programsSize = 4 << 20
+)
+
+// startNeeds is how many bytes of kernel memory a start takes at most beside what
+// is pinned. Where nothing is, what the next one will take is part of it: a limit
+// that lets the daemon start must let it come back.
+func startNeeds(spec *ebpf.CollectionSpec, old map[string]*ebpf.Map) uint64 {
+	var sum, renewing uint64
 	for name, m := range spec.Maps {
-		if old[name] != nil {
-			continue
+		size := withTable(m)
+		if slices.Contains(renewed[policyTables], name) {
+			renewing += size
 		}
-		sum += emptySize(m)
-		if m.InnerMap != nil {
-			sum += emptySize(m.InnerMap)
+		if old[name] == nil {
+			sum += size
 		}
 	}
-	return sum
+	if len(old) == 0 {
+		sum += renewing + programsSize
+	}
+	return sum + verifying
 }
 
-// programsSize is what the kernel needs to verify and keep the programs, at most,
-// in bytes.
-const programsSize = 8 << 20
+func withTable(m *ebpf.MapSpec) uint64 {
+	if m.InnerMap != nil {
+		return emptySize(m) + emptySize(m.InnerMap)
+	}
+	return emptySize(m)
+}
+
+// growthNeeds is how many bytes of kernel memory there must be for a table to take
+// n: a restart makes the policy's tables a second time. While one is at work
+// those that it replaces are there already.
+func (d *Datapath) growthNeeds(n uint64) uint64 {
+	if d.waiting != nil {
+		return n
+	}
+	return n + n + d.grown.bytes() + d.renewing + verifying
+}
 
 // MemoryError says that a memory cgroup leaves too little room for the kernel's
 // tables, whose memory is that of the process that makes them.
@@ -115,8 +151,8 @@ type MemoryError struct {
 }
 
 func (e *MemoryError) Error() string {
-	return fmt.Sprintf("%s of kernel memory are needed and the memory cgroup %s has %s left of its limit of %s; raise the limit",
-		MiB(e.Need), e.Limit.Dir, MiB(e.Limit.Left()), MiB(e.Limit.Max))
+	return fmt.Sprintf("%s of kernel memory are needed and the memory cgroup %s has %s left of its limit of %s; raise the limit to %s or more",
+		MiB(e.Need), e.Limit.Dir, MiB(e.Limit.Left()), MiB(e.Limit.Max), MiB(e.Limit.Used+e.Need))
 }
 
 // MiB writes a number of bytes.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -28,6 +29,7 @@ type policyFlags struct {
 	logFormat string
 	allow     []string
 	dns       dnsFlags
+	tables    tableFlags
 }
 
 func (f *policyFlags) register(cmd *cobra.Command, level string) {
@@ -36,6 +38,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
 	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: the node's)")
 	f.dns.register(cmd)
+	f.tables.register(cmd)
 	registerAllow(cmd, &f.allow)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -90,7 +93,7 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 	if o.Log, err = f.logger(e); err != nil {
 		return o, err
 	}
-	if err := f.dns.options(&o); err != nil {
+	if err := errors.Join(f.dns.options(&o), f.tables.options(&o)); err != nil {
 		return o, usageError{err}
 	}
 	servers, search := dnsproxy.NodeConfig()

@@ -4,15 +4,9 @@ package agent
 
 import (
 	"log/slog"
-	"math"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/forward"
 )
 
@@ -57,32 +51,4 @@ func descriptorLimit(log *slog.Logger) uint64 {
 		}
 	}
 	return l.Max
-}
-
-// memoryLimit is the machine's memory, or the least of what egressd's cgroups
-// allow, in bytes.
-func memoryLimit() int64 {
-	limit := int64(math.MaxInt64)
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) == nil {
-		limit = int64(uint64(info.Totalram) * uint64(info.Unit))
-	}
-	root, err := cgroup.Root()
-	if err != nil {
-		return limit
-	}
-	own, err := cgroup.Own()
-	if err != nil {
-		return limit
-	}
-	for dir := own; strings.HasPrefix(dir, root); dir = filepath.Dir(dir) {
-		text, err := os.ReadFile(filepath.Join(dir, "memory.max"))
-		if err != nil {
-			continue // the root has none
-		}
-		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
-			limit = min(limit, n) // "max" is no number
-		}
-	}
-	return limit
 }
