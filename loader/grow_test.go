@@ -151,11 +151,20 @@ func TestGrowthLimit(t *testing.T) {
 			t.Errorf("a policy that is too big: %v", err)
 		}
 	}
+	// The same as a change of what is in force, which is as much as fits.
+	must(t, r.dp.Apply(map[policy.PolicyID][]policy.Opening{testPolicy: {open}}, loader.Loosen))
+	var changes []policy.StaticChange
+	for _, o := range static[1:] {
+		changes = append(changes, policy.StaticChange{Prefix: o.Prefix, Transport: o.Transport, Port: o.Port, Openings: []policy.Opening{o}})
+	}
+	err := r.dp.Update(map[policy.PolicyID][]policy.StaticChange{testPolicy: changes}, loader.Tighten)
+	if !errors.As(err, &full) || full.Need != len(changes)+1 {
+		t.Errorf("a change that is too big: %v", err)
+	}
 	if f := r.dp.Fills()["egd_addrs"]; f != (loader.Fill{Entries: 1, Max: loader.MinAddresses}) {
 		t.Errorf("after it the table has %+v", f)
 	}
 	// What is learned fills it to the last entry.
-	var err error
 	learned := 0
 	for _, a := range addrs {
 		if err = r.dp.SetAddress(testPolicy, a, []policy.Opening{direct(a)}); err != nil {
