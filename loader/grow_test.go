@@ -72,12 +72,12 @@ func TestGrowth(t *testing.T) {
 	all := []*live{u.connect(0), u.connect(1)}
 	knockers := []*talker{u.knocker(0), u.knocker(1)}
 	began := u.rooms()
-	const n = 40000
+	const n = 16000
 	for i, a := range many(n) {
 		if err := u.dp.SetAddress(testPolicy, a, []policy.Opening{opensOf(i, a)}); err != nil {
 			t.Fatalf("address %d: %v", i, err)
 		}
-		if i%10000 == 5000 {
+		if i%4000 == 2000 {
 			for _, l := range all {
 				l.goOn(u, fmt.Sprintf("with %d addresses", i))
 			}
