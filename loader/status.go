@@ -85,7 +85,7 @@ func (d *Datapath) Fills() map[string]Fill {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return map[string]Fill{
-		"egd_endpoints": d.grown.endpoints.fill(),
+		"egd_endpoints": {d.countEndpoints(), d.grown.endpoints.limit},
 		"egd_dialled":   {d.countDialled(), int(d.objs.EgdDialled.MaxEntries())},
 		"egd_addrs":     d.grown.addrs.fill(),
 		"egd_known":     d.grown.known.fill(),
