@@ -11,4 +11,4 @@
 // Apache-2.0.
 package bpf
 
-//go:generate go tool bpf2go -go-package bpf -output-stem egressd -target bpfel -type egd_event Egressd egressd.bpf.c -- -O2 -g -Wall -Werror -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
+//go:generate go tool bpf2go -go-package bpf -output-stem egressd -target bpfel -type egd_event -type egd_addr_key -type egd_known_key -type egd_endpoint_key -type egd_endpoint -type egd_name_key Egressd egressd.bpf.c -- -O2 -g -Wall -Werror -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu

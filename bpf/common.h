@@ -297,7 +297,7 @@ static __always_inline struct egd_addr_val lookup_verdict(const struct flow *f, 
 	struct egd_addr_val v;
 
 	__builtin_memcpy(exact.addr, f->addr, 16);
-	v = read_val(bpf_map_lookup_elem(&egd_addrs, &exact));
+	v = read_val(egd_find(&egd_addrs, &exact));
 	__builtin_memcpy(prefix.addr, f->addr, 16);
 	return join(v, read_val(bpf_map_lookup_elem(&egd_cidrs, &prefix)), f->proto);
 }
@@ -318,7 +318,7 @@ static __always_inline bool is_known(const struct flow *f, __u32 policy)
 	struct egd_known_key k = { .policy = policy };
 
 	__builtin_memcpy(k.addr, f->addr, 16);
-	return bpf_map_lookup_elem(&egd_known, &k) != NULL;
+	return egd_find(&egd_known, &k) != NULL;
 }
 
 static __always_inline bool same_addr(const __u8 *a, const __u8 *b)

@@ -21,7 +21,7 @@ static __always_inline __u8 choose(const struct flow *f, const struct egd_addr_v
 	struct egd_endpoint *e;
 
 	k.slot = bpf_get_prandom_u32() % v->slots;
-	e = bpf_map_lookup_elem(&egd_endpoints, &k);
+	e = egd_find(&egd_endpoints, &k);
 	if (!e)
 		return EGD_R_NO_ENDPOINT;
 	__builtin_memcpy(to, e, sizeof(*to));
@@ -39,10 +39,10 @@ static __always_inline bool is_member(__u32 set, const struct egd_endpoint *to,
 {
 	struct egd_endpoint_key k = { .set = set, .slot = EGD_MEMBER, .port = to->port };
 
-	if (same_addr(to->addr, f->addr) && bpf_map_lookup_elem(&egd_endpoints, &k))
+	if (same_addr(to->addr, f->addr) && egd_find(&egd_endpoints, &k))
 		return true; /* the address that was dialled, on this port */
 	__builtin_memcpy(k.addr, to->addr, 16);
-	return bpf_map_lookup_elem(&egd_endpoints, &k) != NULL;
+	return egd_find(&egd_endpoints, &k) != NULL;
 }
 
 /* The endpoint for a datagram of an unconnected socket: the one of the last

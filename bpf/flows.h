@@ -143,7 +143,7 @@ static __always_inline bool wire_name_allowed(const struct egd_flow_key *k, stru
 	h->key.policy = policy;
 	h->key.port = k->dport;
 	__builtin_memcpy(h->key.addr, k->dst, 16);
-	return bpf_map_lookup_elem(&egd_names, &h->key) != NULL;
+	return egd_find(&egd_names, &h->key) != NULL;
 }
 
 /* Reads a segment at position at of the stream. The caller has the flow's hello

@@ -8,6 +8,43 @@
 
 #include "egressd.h"
 
+/* A table of the policy, which only the loader writes: the array has one element,
+ * the table, and when that fills up a bigger copy takes its place. What a bucket
+ * of a hash map takes is taken when the map is made, whether it is used or not. */
+#define EGD_TABLE(key_type, value_type)                   \
+	struct {                                          \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS); \
+		__uint(max_entries, 1);                   \
+		__type(key, __u32);                       \
+		__array(values, struct {                  \
+			__uint(type, BPF_MAP_TYPE_HASH);  \
+			__uint(max_entries, 4096);        \
+			__uint(map_flags, BPF_F_NO_PREALLOC); \
+			__type(key, key_type);            \
+			__type(value, value_type);        \
+		});                                       \
+	}
+
+static const __u32 egd_only; /* where the array has the table */
+
+/* clang describes types that only the tables in arrays have if they are used. */
+static const struct {
+	struct egd_addr_key addr;
+	struct egd_addr_val val;
+	struct egd_known_key known;
+	struct egd_endpoint_key endpoint_key;
+	struct egd_endpoint endpoint;
+	struct egd_name_key name;
+} egd_table_types __attribute__((used));
+
+/* Looks a key up in such a table. */
+static __always_inline void *egd_find(void *table, const void *key)
+{
+	void *now = bpf_map_lookup_elem(table, &egd_only);
+
+	return now ? bpf_map_lookup_elem(now, key) : NULL;
+}
+
 /* Written by the loader, read by every program. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -46,22 +83,10 @@ struct {
 } egd_beside SEC(".maps");
 
 /* What exact addresses open. Written by the loader. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 20);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct egd_addr_key);
-	__type(value, struct egd_addr_val);
-} egd_addrs SEC(".maps");
+EGD_TABLE(struct egd_addr_key, struct egd_addr_val) egd_addrs SEC(".maps");
 
 /* Addresses that any port opens for a policy. Written by the loader. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 20);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct egd_known_key);
-	__type(value, __u32);
-} egd_known SEC(".maps");
+EGD_TABLE(struct egd_known_key, __u32) egd_known SEC(".maps");
 
 /* What prefixes open. Written by the loader. */
 struct {
@@ -73,13 +98,7 @@ struct {
 } egd_cidrs SEC(".maps");
 
 /* Sets of endpoints: slots and members. Written by the loader. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 18);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct egd_endpoint_key);
-	__type(value, struct egd_endpoint);
-} egd_endpoints SEC(".maps");
+EGD_TABLE(struct egd_endpoint_key, struct egd_endpoint) egd_endpoints SEC(".maps");
 
 /* Socket cookie -> the address that was dialled, of open connections to the
  * endpoint of another address. Written by connect(), removed at the
@@ -194,13 +213,7 @@ struct {
 } egd_kept SEC(".maps");
 
 /* The names that learned addresses prove. Written by the loader. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 18);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct egd_name_key);
-	__type(value, __u32);
-} egd_names SEC(".maps");
+EGD_TABLE(struct egd_name_key, __u32) egd_names SEC(".maps");
 
 /* ifindex -> whose it is. Written by the loader. */
 struct {

@@ -156,7 +156,7 @@ static __always_inline bool name_allowed(const struct egd_socket *st, struct egd
 	h->key.policy = st->origin.policy;
 	h->key.port = st->origin.dport;
 	__builtin_memcpy(h->key.addr, st->origin.dst, 16);
-	return bpf_map_lookup_elem(&egd_names, &h->key) != NULL;
+	return egd_find(&egd_names, &h->key) != NULL;
 }
 
 static __always_inline void report_allowed(const struct egd_socket *st, const struct egd_hello *h)

@@ -67,6 +67,11 @@ func layoutOf(spec *ebpf.CollectionSpec) uint64 {
 				fmt.Fprintln(h, name, m.Type, m.KeySize, m.ValueSize)
 				writeType(h, m.Key)
 				writeType(h, m.Value)
+				if in := m.InnerMap; in != nil {
+					fmt.Fprintln(h, in.Type, in.KeySize, in.ValueSize, in.Flags)
+					writeType(h, in.Key)
+					writeType(h, in.Value)
+				}
 			}
 		}
 	}
@@ -133,6 +138,8 @@ func lookAround(o Options, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
 	}
 	for _, name := range kept {
 		if m := t.old[name]; m != nil {
+			// What is open is worth more than the size that was asked for.
+			spec.Maps[name].MaxEntries = m.MaxEntries()
 			if err := spec.Maps[name].Compatible(m); err != nil {
 				return nil, fmt.Errorf("%w: map %s in %s (%s); run \"egressd unload\", which frees the workloads, and start again",
 					ErrABIMismatch, name, dir, err)

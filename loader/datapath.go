@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,6 +41,8 @@ type Options struct {
 	// be used: a start numbers policies and workloads as it finds them, and
 	// until the programs are replaced the old ones go by the old numbers.
 	Renew bool
+	// Sizes bound the tables.
+	Sizes Sizes
 	// ByName lets cgroups be captured by their names (Follow), if CanFollow.
 	ByName bool
 }
@@ -63,9 +66,13 @@ type Datapath struct {
 	config bpf.EgressdEgdConfig
 	links  map[string]link.Link
 	tables tables
-	usage  *usage
-	bound  bound
-	guards map[int]*guard // by interface index
+	grown  grown
+	// fixed is how many bytes the maps take that don't grow, renewing those of
+	// them that a restart makes anew.
+	fixed, renewing uint64
+	usage           *usage
+	bound           bound
+	guards          map[int]*guard // by interface index
 	// committed says that all programs are attached, and the pins theirs.
 	committed bool
 	// flowCount is how many flows the last sweep left.
@@ -98,6 +105,8 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
+	o.Sizes = o.Sizes.withDefaults()
+	o.Sizes.apply(spec)
 	change(spec)
 	if o.ByName {
 		if err := tellOffsets(spec); err != nil {
@@ -130,6 +139,15 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		return nil, err
 	}
 	d.adoptedFlows = d.adopted && t.has(flowTables)
+	if err := checkMemory(startNeeds(spec, t.old)); err != nil {
+		return nil, err
+	}
+	for name, m := range spec.Maps {
+		d.fixed += emptySize(m)
+		if slices.Contains(renewed[policyTables], name) {
+			d.renewing += emptySize(m)
+		}
+	}
 	err = spec.LoadAndAssign(&d.objs, &ebpf.CollectionOptions{MapReplacements: t.old})
 	if err != nil {
 		var ve *ebpf.VerifierError
@@ -138,13 +156,13 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		}
 		return nil, explainLoad(fmt.Errorf("load the kernel programs: %w", err))
 	}
-	if err := d.start(t); err != nil {
-		return nil, errors.Join(err, d.unpinMaps(), d.objs.Close())
+	if err := d.start(t, spec); err != nil {
+		return nil, errors.Join(err, d.grown.close(), d.unpinMaps(), d.objs.Close())
 	}
 	return d, nil
 }
 
-func (d *Datapath) start(t *takeover) error {
+func (d *Datapath) start(t *takeover, spec *ebpf.CollectionSpec) error {
 	if err := d.beginConfig(t); err != nil {
 		return err
 	}
@@ -156,7 +174,10 @@ func (d *Datapath) start(t *takeover) error {
 		return err
 	}
 	d.config.NetnsCookie = cookie
-	if err := d.tables.adopt(&d.objs.EgressdMaps); err != nil {
+	if d.grown, err = openGrown(d, spec); err != nil {
+		return err
+	}
+	if err := d.tables.adopt(&d.grown, &d.objs.EgressdMaps); err != nil {
 		return err
 	}
 	if d.usage, err = mapUsage(d.objs.EgdUsage); err != nil {
@@ -351,5 +372,5 @@ func (d *Datapath) Close() error {
 		err = errors.Join(err, g.close())
 		delete(d.guards, index)
 	}
-	return errors.Join(err, d.usage.close(), d.objs.Close())
+	return errors.Join(err, d.grown.close(), d.usage.close(), d.objs.Close())
 }

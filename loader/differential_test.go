@@ -92,7 +92,29 @@ func (c *compiled) Policy(id policy.PolicyID) *policy.Policy {
 
 // TestDifferential: Decide and the kernel agree on thousands of flows.
 func TestDifferential(t *testing.T) {
-	r := newRig(t)
+	t.Run("small tables", func(t *testing.T) { differential(t, newRig(t)) })
+	t.Run("tables that grow", func(t *testing.T) {
+		r := newBareRig(t)
+		r.load(func(o loader.Options) (*loader.Datapath, error) {
+			return loader.OpenAs(o, func(s *ebpf.CollectionSpec) {
+				for _, name := range growing {
+					s.Maps[name].InnerMap.MaxEntries = 2
+				}
+			})
+		})
+		must(t, r.dp.SetReady(true))
+		must(t, r.dp.Attach(r.cg.Path()))
+		differential(t, r)
+		for name, n := range r.rooms() {
+			if n < 16 {
+				t.Errorf("%s has room for %d entries: the test asks too little", name, n)
+			}
+		}
+	})
+}
+
+func differential(t *testing.T, r *rig) {
+	t.Helper()
 	rnd := rand.New(rand.NewPCG(1, 2))
 	seen := map[policy.Verdict]int{}
 	flows, rewritten := 0, 0

@@ -34,8 +34,8 @@ func TestEndpointMissing(t *testing.T) {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(r.pins, "egd_endpoints"), nil)
 		must(t, err)
 		var k bpf.EgressdEgdEndpointKey
-		for m.NextKey(nil, &k) == nil {
-			must(t, m.Delete(&k))
+		for in := tableIn(t, m); in.NextKey(nil, &k) == nil; {
+			must(t, in.Delete(&k))
 		}
 		m.Close()
 		before := r.counter("deny/no-endpoint")

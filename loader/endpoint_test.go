@@ -86,12 +86,24 @@ func (r *rig) entries(name string, key, value any) (n int) {
 	m, err := ebpf.LoadPinnedMap(filepath.Join(r.pins, name), nil)
 	must(r.t, err)
 	defer m.Close()
-	it := m.Iterate()
+	it := tableIn(r.t, m).Iterate()
 	for it.Next(key, value) {
 		n++
 	}
 	must(r.t, it.Err())
 	return n
+}
+
+// tableIn is the table that is in m, if m is the array of one that grows.
+func tableIn(t *testing.T, m *ebpf.Map) *ebpf.Map {
+	t.Helper()
+	if m.Type() != ebpf.ArrayOfMaps {
+		return m
+	}
+	var in *ebpf.Map
+	must(t, m.Lookup(uint32(0), &in))
+	t.Cleanup(func() { in.Close() })
+	return in
 }
 
 func (r *rig) setEntries() int {

@@ -4,11 +4,8 @@ package loader
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"time"
-
-	"github.com/cilium/ebpf"
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/policy"
@@ -103,26 +100,23 @@ func slotsOf(e policy.Endpoints) uint16 {
 }
 
 // adoptSets finds the sets that are in the kernel.
-func (t *tables) adoptSets(m *bpf.EgressdMaps) error {
+func (t *tables) adoptSets(in *growing[endpointKey, endpoint]) error {
 	lists := map[uint32]map[uint16]policy.UpstreamEndpoint{}
-	var k endpointKey
-	var v endpoint
-	it := m.EgdEndpoints.Iterate()
-	for it.Next(&k, &v) {
+	err := in.each(func(k *endpointKey, v *endpoint) {
 		if lists[k.Set] == nil {
 			lists[k.Set] = map[uint16]policy.UpstreamEndpoint{}
 		}
 		if k.Slot == memberSlot {
-			continue
+			return
 		}
 		a := netip.AddrFrom16(v.Addr).Unmap()
 		if v.Addr == [16]byte{} {
 			a = netip.Addr{}
 		}
 		lists[k.Set][k.Slot] = policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(a, htons(v.Port)), Weight: 1}
-	}
-	if err := it.Err(); err != nil {
-		return fmt.Errorf("read egd_endpoints: %w", err)
+	})
+	if err != nil {
+		return err
 	}
 	for id, bySlot := range lists {
 		s := &endpointSet{id: id, list: broken, slots: uint16(len(bySlot)), idle: time.Now()}
@@ -177,8 +171,8 @@ func (d *Datapath) useSet(list policy.Endpoints) (*endpointSet, error) {
 	}
 	s := &endpointSet{id: d.config.LastSet, list: list, slots: slotsOf(list)}
 	for k, v := range s.entries() {
-		if err := d.objs.EgdEndpoints.Put(&k, &v); err != nil {
-			return nil, errors.Join(fmt.Errorf("write egd_endpoints: %w", err), d.removeSet(s))
+		if err := d.grown.endpoints.put(&k, &v); err != nil {
+			return nil, errors.Join(err, d.removeSet(s))
 		}
 	}
 	s.refs = 1
@@ -217,26 +211,25 @@ func (d *Datapath) removeSet(s *endpointSet) error {
 	keys := s.entries()
 	if s.list == broken || slotsOf(s.list) != s.slots {
 		keys = map[endpointKey]endpoint{}
-		var k endpointKey
-		var v endpoint
-		it := d.objs.EgdEndpoints.Iterate()
-		for it.Next(&k, &v) {
+		err := d.grown.endpoints.each(func(k *endpointKey, v *endpoint) {
 			if k.Set == s.id {
-				keys[k] = v
+				keys[*k] = *v
 			}
-		}
-		if err := it.Err(); err != nil {
-			return fmt.Errorf("read egd_endpoints: %w", err)
+		})
+		if err != nil {
+			return err
 		}
 	}
 	for k := range keys {
-		if err := d.objs.EgdEndpoints.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove from egd_endpoints: %w", err)
+		if err := d.grown.endpoints.remove(&k); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// countEndpoints goes by the sets: an entry that somebody else removed is one of
+// them until its set goes.
 func (d *Datapath) countEndpoints() int {
 	n := 0
 	for _, s := range d.tables.setIDs {

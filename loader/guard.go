@@ -59,9 +59,8 @@ type guard struct {
 	links map[string]link.Link
 }
 
-// flowShare is how many entries of egd_flows one interface may have: a
-// quarter of the table.
-const flowShare = 1 << 16
+// flowShares is what part of egd_flows one interface may have: a quarter.
+const flowShares = 4
 
 // tcProgram is a program and the direction in which it sees an interface.
 type tcProgram struct {
@@ -103,7 +102,7 @@ func (d *Datapath) Guard(i Interface) error {
 			Mode: uint8(i.Workload.Mode), Share: i.Share,
 		}
 		if v.Share == 0 {
-			v.Share = flowShare
+			v.Share = uint32(d.opts.Sizes.Flows / flowShares)
 		}
 		if i.L3 {
 			v.Flags |= interfaceL3

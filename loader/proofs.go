@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-
-	"github.com/cilium/ebpf"
 )
 
 // proof is a name that an address proves on a port (network order).
@@ -47,8 +45,9 @@ func (d *Datapath) addProofs(k knownKey, names map[proof]bool) error {
 		if err != nil {
 			return err
 		}
-		if err := d.objs.EgdNames.Put(&key, uint32(1)); err != nil {
-			return fmt.Errorf("write egd_names: %w", err)
+		one := uint32(1)
+		if err := d.grown.names.put(&key, &one); err != nil {
+			return err
 		}
 		add(t.proofs, k, p)
 	}
@@ -66,8 +65,8 @@ func (d *Datapath) dropProofs(k knownKey, learned, named map[proof]bool) error {
 		if err != nil {
 			return err
 		}
-		if err := d.objs.EgdNames.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove from egd_names: %w", err)
+		if err := d.grown.names.remove(&key); err != nil {
+			return err
 		}
 		delete(t.proofs[k], p)
 	}

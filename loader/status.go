@@ -74,7 +74,7 @@ func (d *Datapath) Counters() (map[string]uint64, error) {
 	return out, nil
 }
 
-// Fill is how full a map is.
+// Fill is how full a table is: its entries, and how many it may have.
 type Fill struct {
 	Entries int `json:"entries"`
 	Max     int `json:"max"`
@@ -85,24 +85,16 @@ func (d *Datapath) Fills() map[string]Fill {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return map[string]Fill{
-		"egd_endpoints": {d.countEndpoints(), int(d.objs.EgdEndpoints.MaxEntries())},
+		"egd_endpoints": {d.countEndpoints(), d.grown.endpoints.limit},
 		"egd_dialled":   {d.countDialled(), int(d.objs.EgdDialled.MaxEntries())},
-		"egd_addrs":     {len(d.tables.haveAdr), int(d.objs.EgdAddrs.MaxEntries())},
-		"egd_known":     {len(d.tables.known), int(d.objs.EgdKnown.MaxEntries())},
-		"egd_names":     {d.countNames(), int(d.objs.EgdNames.MaxEntries())},
+		"egd_addrs":     d.grown.addrs.fill(),
+		"egd_known":     d.grown.known.fill(),
+		"egd_names":     d.grown.names.fill(),
 		"egd_cidrs":     {len(d.tables.haveNet), int(d.objs.EgdCidrs.MaxEntries())},
 		"egd_flows":     {d.flowCount, int(d.objs.EgdFlows.MaxEntries())},
 		"egd_workloads": {d.countWorkloads(), int(d.objs.EgdWorkloads.MaxEntries())},
 		"egd_origins":   {d.countOrigins(), int(d.objs.EgdOrigins.MaxEntries())},
 	}
-}
-
-func (d *Datapath) countNames() int {
-	n := 0
-	for _, names := range d.tables.proofs {
-		n += len(names)
-	}
-	return n
 }
 
 // countOrigins is exact only while nobody connects: the table changes under

@@ -42,7 +42,7 @@ type tables struct {
 }
 
 // adopt fills the mirror from the kernel.
-func (t *tables) adopt(m *bpf.EgressdMaps) error {
+func (t *tables) adopt(g *grown, m *bpf.EgressdMaps) error {
 	*t = tables{
 		static:  map[addrKey]policy.Way{},
 		learned: map[addrKey]policy.Way{},
@@ -55,38 +55,29 @@ func (t *tables) adopt(m *bpf.EgressdMaps) error {
 		wanted:  map[knownKey]map[proof]bool{},
 		named:   map[knownKey]map[proof]bool{},
 	}
-	if err := t.adoptSets(m); err != nil {
+	if err := t.adoptSets(g.endpoints); err != nil {
 		return err
 	}
-	var ak addrKey
+	err := g.addrs.each(func(k *addrKey, v *verdict) {
+		t.haveAdr[*k] = t.wayOf(*v)
+		t.known[knownOf(*k)] = append(t.known[knownOf(*k)], *k)
+	})
+	if err != nil {
+		return err
+	}
 	var ck cidrKey
 	var v verdict
-	it := m.EgdAddrs.Iterate()
-	for it.Next(&ak, &v) {
-		t.haveAdr[ak] = t.wayOf(v)
-		t.known[knownOf(ak)] = append(t.known[knownOf(ak)], ak)
-	}
-	if err := it.Err(); err != nil {
-		return fmt.Errorf("read egd_addrs: %w", err)
-	}
-	it = m.EgdCidrs.Iterate()
+	it := m.EgdCidrs.Iterate()
 	for it.Next(&ck, &v) {
 		t.haveNet[ck] = t.wayOf(v)
 	}
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("read egd_cidrs: %w", err)
 	}
-	var nk nameKey
-	var one uint32
-	it = m.EgdNames.Iterate()
-	for it.Next(&nk, &one) {
+	return g.names.each(func(nk *nameKey, _ *uint32) {
 		k := knownKey{Policy: nk.Policy, Addr: nk.Addr}
 		add(t.proofs, k, proof{nk.Port, string(nk.Name[:min(int(nk.Len), len(nk.Name))])})
-	}
-	if err := it.Err(); err != nil {
-		return fmt.Errorf("read egd_names: %w", err)
-	}
-	return nil
+	})
 }
 
 func knownOf(k addrKey) knownKey { return knownKey{Policy: k.Policy, Addr: k.Addr} }
@@ -136,11 +127,40 @@ func (d *Datapath) Apply(static map[policy.PolicyID][]policy.Opening, phase Phas
 		return err
 	}
 	want := split(static)
+	// Before anything is changed.
+	if err := d.reserve(want); err != nil {
+		return err
+	}
 	if phase == Tighten {
 		return d.tighten(want)
 	}
 	d.tables.static, d.tables.named = want.addrs, want.names
 	return d.loosen(want)
+}
+
+// reserve makes room for the static openings beside those that were learned.
+func (d *Datapath) reserve(static openings) error {
+	t := &d.tables
+	addrs, known, names := len(t.learned), map[knownKey]bool{}, 0
+	for k := range t.learned {
+		known[knownOf(k)] = true
+	}
+	for k := range static.addrs {
+		known[knownOf(k)] = true
+		if t.learned[k].Verdict == policy.Deny {
+			addrs++
+		}
+	}
+	for _, by := range []map[knownKey]map[proof]bool{static.names, t.wanted} {
+		for k, of := range by {
+			for p := range of {
+				if !static.names[k][p] || !t.wanted[k][p] {
+					names++
+				}
+			}
+		}
+	}
+	return d.grown.reserve(addrs, len(known), names)
 }
 
 // openings are the static openings in the form of the kernel's tables.
@@ -315,20 +335,20 @@ func (d *Datapath) putAddr(k addrKey, w policy.Way) error {
 	t := &d.tables
 	known := knownOf(k)
 	if len(t.known[known]) == 0 {
-		if err := d.objs.EgdKnown.Put(&known, uint32(1)); err != nil {
-			return fmt.Errorf("write egd_known: %w", err)
+		one := uint32(1)
+		if err := d.grown.known.put(&known, &one); err != nil {
+			return err
 		}
 	}
 	v, err := d.valueOf(w)
 	if err == nil {
-		if err = d.objs.EgdAddrs.Put(&k, &v); err != nil {
+		if err = d.grown.addrs.put(&k, &v); err != nil {
 			t.leaveSet(w.To)
-			err = fmt.Errorf("write egd_addrs: %w", err)
 		}
 	}
 	if err != nil {
 		if len(t.known[known]) == 0 {
-			_ = d.objs.EgdKnown.Delete(&known)
+			_ = d.grown.known.remove(&known)
 		}
 		return err
 	}
@@ -343,8 +363,8 @@ func (d *Datapath) putAddr(k addrKey, w policy.Way) error {
 
 func (d *Datapath) dropAddr(k addrKey) error {
 	t := &d.tables
-	if err := d.objs.EgdAddrs.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("remove from egd_addrs: %w", err)
+	if err := d.grown.addrs.remove(&k); err != nil {
+		return err
 	}
 	t.leaveSet(t.haveAdr[k].To)
 	delete(t.haveAdr, k)
@@ -352,8 +372,8 @@ func (d *Datapath) dropAddr(k addrKey) error {
 	t.known[known] = slices.DeleteFunc(t.known[known], func(o addrKey) bool { return o == k })
 	if len(t.known[known]) == 0 {
 		delete(t.known, known)
-		if err := d.objs.EgdKnown.Delete(&known); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove from egd_known: %w", err)
+		if err := d.grown.known.remove(&known); err != nil {
+			return err
 		}
 	}
 	return nil

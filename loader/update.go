@@ -17,6 +17,11 @@ func (d *Datapath) Update(changes map[policy.PolicyID][]policy.StaticChange, pha
 	if err := d.collectSets(); err != nil {
 		return err
 	}
+	if phase == Tighten { // before anything is changed
+		if err := d.reserveChanges(changes); err != nil {
+			return err
+		}
+	}
 	for id, list := range changes {
 		for _, c := range list {
 			var err error
@@ -31,6 +36,37 @@ func (d *Datapath) Update(changes map[policy.PolicyID][]policy.StaticChange, pha
 		}
 	}
 	return nil
+}
+
+// reserveChanges makes room for the addresses that changes open.
+func (d *Datapath) reserveChanges(changes map[policy.PolicyID][]policy.StaticChange) error {
+	t := &d.tables
+	addrs, fresh := len(t.haveAdr), map[knownKey]bool{}
+	for id, list := range changes {
+		for _, c := range list {
+			if !c.Prefix.IsSingleIP() {
+				continue
+			}
+			k := keyOf(id, policy.Opening{Prefix: c.Prefix, Transport: c.Transport, Port: c.Port})
+			_, have := t.haveAdr[k]
+			open := len(c.Openings) > 0 || t.learned[k].Verdict != policy.Deny
+			switch {
+			case have && !open:
+				addrs--
+			case !have && open:
+				addrs++
+				fresh[knownOf(k)] = len(t.known[knownOf(k)]) == 0
+			}
+		}
+	}
+	known := len(t.known)
+	for _, is := range fresh {
+		if is {
+			known++
+		}
+	}
+	// What goes is not taken off, but there are never more than addresses.
+	return d.grown.reserve(addrs, min(known, addrs), d.grown.names.n)
 }
 
 // changed is a StaticChange in the form of the tables.

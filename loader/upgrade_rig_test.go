@@ -39,7 +39,7 @@ func resized(s *ebpf.CollectionSpec) {
 	for _, names := range loader.Renewed() {
 		for _, name := range names {
 			switch m := s.Maps[name]; m.Type {
-			case ebpf.Array, ebpf.PerCPUArray:
+			case ebpf.Array, ebpf.PerCPUArray, ebpf.ArrayOfMaps:
 				m.MaxEntries *= 2
 			default:
 				m.MaxEntries /= 2
@@ -49,7 +49,7 @@ func resized(s *ebpf.CollectionSpec) {
 }
 
 // oneTable is a version of which one table differs.
-func oneTable(s *ebpf.CollectionSpec) { s.Maps["egd_addrs"].MaxEntries /= 2 }
+func oneTable(s *ebpf.CollectionSpec) { s.Maps["egd_addrs"].MaxEntries *= 2 }
 
 // upgradeRig is a rig whose datapath changes its version.
 type upgradeRig struct {

@@ -250,7 +250,7 @@ func TestKeptLayout(t *testing.T) {
 				if m := s.Maps[name]; m.Type == ebpf.SkStorage {
 					m.Flags |= 1 << 9 // BPF_F_CLONE
 				} else {
-					m.MaxEntries *= 2
+					m.Flags &^= 1 // BPF_F_NO_PREALLOC
 				}
 			})
 			if err == nil {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -28,6 +29,7 @@ type policyFlags struct {
 	empty     bool
 	dns       dnsFlags
 	limits    limitFlags
+	tables    tableFlags
 }
 
 func (f *policyFlags) register(cmd *cobra.Command, level string) {
@@ -38,6 +40,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs.BoolVar(&f.empty, "allow-empty-policy", false, "let policy files that hold no objects any more, or an empty directory, take the place of a policy: everything is denied (default: the last policy stays)")
 	f.dns.register(cmd)
 	f.limits.register(cmd)
+	f.tables.register(cmd)
 	registerAllow(cmd, &f.allow)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -92,7 +95,7 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 	if o.Log, err = f.logger(e); err != nil {
 		return o, err
 	}
-	if err := f.dns.options(&o); err != nil {
+	if err := errors.Join(f.dns.options(&o), f.tables.options(&o)); err != nil {
 		return o, usageError{err}
 	}
 	if err := f.limits.options(&o); err != nil {

@@ -79,7 +79,8 @@ func (b *bench) memory(ctx context.Context) (*memory, error) {
 	return m, nil
 }
 
-// mapMemory is what the kernel says about a pinned map's memory, in MiB.
+// mapMemory is what the kernel says about a pinned map's memory, in MiB: of a
+// table in an array, with the table.
 func mapMemory(pin string) (float64, error) {
 	path, err := unix.ByteSliceFromString(pin)
 	if err != nil {
@@ -91,18 +92,60 @@ func mapMemory(pin string) (float64, error) {
 		fd    uint32
 		flags uint32
 	}{path: uint64(uintptr(unsafe.Pointer(&path[0])))}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_OBJ_GET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	fd, err := bpf(unix.BPF_OBJ_GET, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
 	runtime.KeepAlive(path)
-	if errno != 0 {
-		return 0, errno
+	if err != nil {
+		return 0, err
 	}
-	defer unix.Close(int(fd))
+	defer unix.Close(fd)
 	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
 	if err != nil {
 		return 0, err
 	}
 	size, err := figure(info, `(?m)^memlock:\s+(\d+)`)
-	return size / mib, err
+	if err != nil {
+		return 0, err
+	}
+	if kind, err := figure(info, `(?m)^map_type:\s+(\d+)`); err != nil || kind != unix.BPF_MAP_TYPE_ARRAY_OF_MAPS {
+		return size / mib, err
+	}
+	inner, err := tableMemory(fd)
+	return (size + inner) / mib, err
+}
+
+// tableMemory is the memory of the one map in an array of maps, in bytes.
+func tableMemory(array int) (float64, error) {
+	var key, id uint32
+	at := struct {
+		fd, _             uint32
+		key, value, flags uint64
+	}{fd: uint32(array), key: uint64(uintptr(unsafe.Pointer(&key))), value: uint64(uintptr(unsafe.Pointer(&id)))}
+	_, err := bpf(unix.BPF_MAP_LOOKUP_ELEM, unsafe.Pointer(&at), unsafe.Sizeof(at))
+	runtime.KeepAlive(&key)
+	runtime.KeepAlive(&id)
+	if err != nil {
+		return 0, err
+	}
+	by := struct{ id, next, flags uint32 }{id: id}
+	fd, err := bpf(unix.BPF_MAP_GET_FD_BY_ID, unsafe.Pointer(&by), unsafe.Sizeof(by))
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return 0, err
+	}
+	return figure(info, `(?m)^memlock:\s+(\d+)`)
+}
+
+// bpf is bpf(2).
+func bpf(command uintptr, attr unsafe.Pointer, size uintptr) (int, error) {
+	n, _, errno := unix.Syscall(unix.SYS_BPF, command, uintptr(attr), size)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 // figure finds a number in text.

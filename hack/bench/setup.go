@@ -75,20 +75,20 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 		}
 	}()
 	if b.w, err = world.New(world.Options{NoTap: true}); err != nil {
-		return nil, err
+		return b, err
 	}
 	b.closers = append(b.closers, b.w.Close)
 	b.dir = b.w.Dir()
 	for _, ns := range []*world.Netns{b.w.Node, b.w.Net} {
 		if err := ns.Do(tune); err != nil {
-			return nil, err
+			return b, err
 		}
 	}
 	if err := b.w.AddName(host, netip.MustParseAddr(originV4), netip.Addr{}); err != nil {
-		return nil, err
+		return b, err
 	}
 	if err := b.origin(ctx); err != nil {
-		return nil, fmt.Errorf("origin: %w", err)
+		return b, fmt.Errorf("origin: %w", err)
 	}
 	b.contestants = append(b.contestants, contestant{name: "direct", addr: originV4})
 	for _, c := range []struct {
@@ -103,7 +103,7 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 		}
 	}
 	if len(b.contestants) == 1 {
-		return nil, fmt.Errorf("nobody to compare with: %v", b.notes)
+		return b, fmt.Errorf("nobody to compare with: %v", b.notes)
 	}
 	return b, nil
 }

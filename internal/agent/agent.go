@@ -148,9 +148,10 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string) (_ *
 	if err != nil {
 		return nil, err
 	}
-	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, ByName: a.capture.byName}); err != nil {
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.byName}); err != nil {
 		return nil, err
 	}
+	sayMemory(o.Log, a.datapath)
 	for name, state := range loader.Features() {
 		if state != "yes" {
 			o.Log.Warn("the kernel lacks a feature; see \"What is enforced\" in the README", "feature", name, "probe", state)
@@ -188,10 +189,12 @@ func (a *Agent) wire() error {
 	}
 	guard := ipguard.NewLive(&a.addresses)
 	a.limits = newLimits(a.opts.Limits, a.log)
-	a.names = dnsproxy.NewNames(a.datapath, &a.current, dnsproxy.NamesOptions{
+	learned := dnsproxy.NamesOptions{
 		Guard: guard, InUse: a.liveAddresses, Log: a.log,
 		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
-	})
+	}
+	learnedBounds(&learned, a.opts.Sizes.Addresses)
+	a.names = dnsproxy.NewNames(a.datapath, &a.current, learned)
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
 		Policies:  &a.current,

@@ -117,6 +117,8 @@ type Options struct {
 	// Guard says which network interfaces have workloads at their other end;
 	// the zero value guards none, and no uplink.
 	Guard link.Choice
+	// Sizes bound the kernel's tables.
+	Sizes loader.Sizes
 	// DrainTime bounds how long requests in flight may go on when the daemon
 	// ends; 0: 5 s.
 	DrainTime time.Duration

@@ -41,6 +41,8 @@ type Status struct {
 	Interfaces []InterfaceStatus `json:"interfaces"`
 	// Maps says how full the kernel's tables are.
 	Maps map[string]loader.Fill `json:"maps"`
+	// Memory is what these tables and all others take.
+	Memory MemoryStatus `json:"memory"`
 	// Kernel holds the kernel's counters: "deny/REASON", "pass/...".
 	Kernel map[string]uint64 `json:"kernel"`
 	// DNS holds the DNS proxy's counters.
@@ -192,6 +194,7 @@ func (a *Agent) Status() Status {
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()
 	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)
+	st.Memory = memoryStatus(a.datapath)
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
 	st.Learned, st.LearnedMax = a.names.Size(), a.names.Bounds()

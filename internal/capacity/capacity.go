@@ -10,13 +10,11 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/memcg"
 )
 
 // Capacity is what there is.
@@ -41,7 +39,7 @@ type Plan struct {
 // tables in the kernel, which its cgroup may be charged with.
 const (
 	ownDescriptors = 256
-	ownMemory      = 112 << 20
+	ownMemory      = 64 << 20
 	minMemory      = 8 << 20
 	// maxDescriptors bounds what is handed out where the limit is none.
 	maxDescriptors = 512 << 10
@@ -101,29 +99,16 @@ func descriptorLimit(log *slog.Logger) uint64 {
 // memoryLimit is the machine's memory, or the least of what egressd's cgroups
 // allow, in bytes.
 func memoryLimit() int64 {
-	limit := int64(math.MaxInt64)
+	limit := uint64(math.MaxInt64)
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
-		limit = int64(uint64(info.Totalram) * uint64(info.Unit))
+		limit = uint64(info.Totalram) * uint64(info.Unit)
 	}
-	root, err := cgroup.Root()
-	if err != nil {
-		return limit
+	all, _ := memcg.Limits()
+	if l, ok := memcg.Least(all); ok {
+		limit = min(limit, l.Max)
 	}
-	own, err := cgroup.Own()
-	if err != nil {
-		return limit
-	}
-	for dir := own; strings.HasPrefix(dir, root); dir = filepath.Dir(dir) {
-		text, err := os.ReadFile(filepath.Join(dir, "memory.max"))
-		if err != nil {
-			continue // the root has none
-		}
-		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
-			limit = min(limit, n) // "max" is no number
-		}
-	}
-	return limit
+	return int64(limit)
 }
 
 // defaultPorts is what Linux has if nobody changes it: 32768 to 60999.

@@ -33,7 +33,7 @@ func TestDivide(t *testing.T) {
 		t.Errorf("with enough of all: %+v", p)
 	}
 	for memory, want := range map[int64]int64{
-		1 << 30: 512 << 20, 200 << 20: 88 << 20, 130 << 20: 18 << 20, 64 << 20: minMemory,
+		1 << 30: 512 << 20, 200 << 20: 100 << 20, 130 << 20: 65 << 20, 100 << 20: 36 << 20, 64 << 20: minMemory,
 	} {
 		if p := (Capacity{Files: 1024, Memory: memory}).Divide(); p.Memory != want {
 			t.Errorf("of %d MB %d, want %d", memory>>20, p.Memory, want)

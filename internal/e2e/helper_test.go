@@ -259,6 +259,7 @@ type state struct {
 	Workloads   []struct{ Name, Mode string }
 	Connections struct{ Open int }
 	Gateway     []string
+	Memory      struct{ Tables, Limit, Used uint64 }
 }
 
 func (n *node) status(t *testing.T) state {

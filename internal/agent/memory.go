@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"log/slog"
+	"math"
+	"os"
+	"runtime/debug"
+
+	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/memcg"
+	"github.com/egressd/egressd/loader"
+)
+
+// MemoryStatus is what the kernel's tables take of the memory that egressd may
+// have, in bytes.
+type MemoryStatus struct {
+	Tables uint64 `json:"tables"`
+	// Limit and Used are those of the memory cgroup that has the least left, and
+	// Cgroup is its directory; 0 and empty: no limit.
+	Limit  uint64 `json:"limit,omitempty"`
+	Used   uint64 `json:"used,omitempty"`
+	Cgroup string `json:"cgroup,omitempty"`
+}
+
+// memoryStatus reads it. A limit that cannot be read is left out.
+func memoryStatus(d *loader.Datapath) MemoryStatus {
+	s := MemoryStatus{Tables: d.Memory()}
+	all, _ := memcg.Limits()
+	if l, ok := memcg.Tightest(all); ok {
+		s.Limit, s.Used, s.Cgroup = l.Max, l.Used, l.Dir
+	}
+	return s
+}
+
+// sayMemory logs what the tables take, and makes Go's heap stay below what the
+// memory cgroups leave beside them, unless GOMEMLIMIT says otherwise.
+func sayMemory(log *slog.Logger, d *loader.Datapath) {
+	tables := d.Memory()
+	limit := "none"
+	all, err := memcg.Limits()
+	if err != nil {
+		log.Warn("the limits of memory could not be read: none is kept to", "error", err)
+	}
+	if l, ok := memcg.Least(all); ok {
+		limit = loader.MiB(l.Max) + " in " + l.Dir
+		if os.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(heapLimit(l.Max, tables))
+		}
+	}
+	log.Info("the kernel's tables are made", "memory", loader.MiB(tables), "limit", limit)
+}
+
+// heapLimit is how much Go may use where a cgroup may have limit bytes and the
+// tables take a part: nine tenths of the rest, for programs, sockets and the
+// tables' growth are the cgroup's as well. It is a soft limit, and one that is
+// too low would be all collecting.
+func heapLimit(limit, tables uint64) int64 {
+	const least = 16 << 20
+	return int64(min(max((limit-min(limit, tables))/10*9, least), math.MaxInt64))
+}
+
+// tableSizes are the sizes of the tables, of which a daemon that guards no
+// interface has none for their flows.
+func (o *Options) tableSizes() loader.Sizes {
+	s := o.Sizes
+	s.NoInterfaces = !o.Guard.Workloads()
+	return s
+}
+
+// learnedBounds are the shares of what is learned, by what the tables may have.
+func learnedBounds(o *dnsproxy.NamesOptions, addresses int) {
+	if addresses == 0 {
+		addresses = loader.DefaultAddresses
+	}
+	names := addresses / 4 // which egd_names has
+	o.MaxOpenings, o.MaxNodeOpenings = addresses/8, addresses/2
+	o.MaxProofs, o.MaxNodeProofs = names/8, names/2
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"testing"
+
+	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/loader"
+)
+
+func TestHeapLimit(t *testing.T) {
+	const mb = 1 << 20
+	for _, c := range []struct{ limit, tables, want uint64 }{
+		{110 * mb, 10 * mb, 90 * mb}, {64 * mb, 14 * mb, 45 * mb}, {20 * mb, 14 * mb, 16 * mb}, {10 * mb, 14 * mb, 16 * mb},
+	} {
+		got := heapLimit(c.limit, c.tables)
+		if diff := got - int64(c.want); diff < -16 || diff > 16 {
+			t.Errorf("of %d bytes beside %d: %d, want %d", c.limit, c.tables, got, c.want)
+		}
+	}
+}
+
+// TestLearnedBounds: the shares are those that the documentation says, and smaller
+// tables have smaller ones.
+func TestLearnedBounds(t *testing.T) {
+	for addresses, want := range map[int]dnsproxy.NamesOptions{
+		0:                   {MaxOpenings: 1 << 17, MaxNodeOpenings: 1 << 19, MaxProofs: 1 << 15, MaxNodeProofs: 1 << 17},
+		loader.MinAddresses: {MaxOpenings: 512, MaxNodeOpenings: 2048, MaxProofs: 128, MaxNodeProofs: 512},
+	} {
+		var got dnsproxy.NamesOptions
+		learnedBounds(&got, addresses)
+		if got.MaxOpenings != want.MaxOpenings || got.MaxNodeOpenings != want.MaxNodeOpenings ||
+			got.MaxProofs != want.MaxProofs || got.MaxNodeProofs != want.MaxNodeProofs {
+			t.Errorf("of %d addresses: %+v, want %+v", addresses, got, want)
+		}
+	}
+}
