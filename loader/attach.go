@@ -59,8 +59,17 @@ const linkPrefix = "link_"
 func (d *Datapath) Attach(path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.attach(path, d.hooks()); err != nil {
+	hooks := d.hooks()
+	if err := d.attach(path, hooks); err != nil {
 		return err
+	}
+	info, err := d.links[hooks[0].name].Info()
+	if err != nil {
+		return fmt.Errorf("read a link: %w", err)
+	}
+	d.path, d.cgroup = path, 0
+	if c := info.Cgroup(); c != nil { // which may be gone again
+		d.cgroup = c.CgroupId
 	}
 	return d.commit()
 }
@@ -104,7 +113,7 @@ func (d *Datapath) attachOne(path string, h hook) (link.Link, error) {
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("open the pinned link: %w", err)
 	}
-	fresh, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: h.prog})
+	fresh, err := attachCgroup(path, h)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -61,6 +62,17 @@ type Datapath struct {
 	tables tables
 	usage  *usage
 	guards map[int]*guard // by interface index
+	// path is the cgroup that the programs were attached to, cgroup its id then.
+	path   string
+	cgroup uint64
+	// sockets are what egd_listeners is to hold.
+	sockets []Socket
+	// places are the pins as they were when they were known to be right.
+	places map[string]place
+	// steers says that Steer was called, unloaded that Unload was: nothing is to
+	// be held any more.
+	steers, unloaded bool
+	foreign          foreign
 	// flowCount is how many flows the last sweep left.
 	flowCount int
 	// gates are those of the listeners: IPv4 and IPv6.
@@ -103,7 +115,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	}
 	defer t.close()
 
-	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}, waiting: map[string]bool{}}
+	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}, waiting: map[string]bool{}, places: map[string]place{}}
 	for name, waits := range t.waiting {
 		if waits {
 			d.waiting[name] = true
@@ -233,6 +245,16 @@ const (
 	DNSUDPSocket = SocketKind(bpf.EgressdEgdListenerEGD_L_DNS_UDP)
 )
 
+func (s Socket) String() string {
+	switch s.Kind {
+	case ProxySocket:
+		return "proxy at " + s.Addr.String()
+	case DNSTCPSocket:
+		return "DNS over TCP at " + s.Addr.String()
+	}
+	return fmt.Sprintf("DNS over UDP, slot %d, at %s", s.Slot, s.Addr)
+}
+
 // key is the socket's place in egd_listeners.
 func (s Socket) key() uint32 {
 	place := uint32(bpf.EgressdEgdPlaceEGD_LOOPBACK4)
@@ -248,6 +270,7 @@ func (s Socket) key() uint32 {
 // setSockets makes egd_listeners hold these sockets and no others.
 func (d *Datapath) setSockets(sockets []Socket) error {
 	m := d.objs.EgdListeners
+	d.sockets = slices.Clone(sockets)
 	is := map[uint32]bool{}
 	for _, s := range sockets {
 		raw, err := s.Conn.SyscallConn()

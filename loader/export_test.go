@@ -31,3 +31,13 @@ func (d *Datapath) AttachSome(path string, links, pins int) error {
 	}
 	return d.putInPlace(names[:min(pins, len(names))])
 }
+
+// HasTCX says whether the programs on interfaces are links.
+func HasTCX() bool { return hasTCX() }
+
+// WithoutTCX makes them filters, as before kernel 6.6, until restore is called.
+func WithoutTCX() (restore func()) {
+	was := hasTCX
+	hasTCX = func() bool { return false }
+	return func() { hasTCX = was }
+}

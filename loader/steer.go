@@ -31,6 +31,9 @@ func (d *Datapath) Steer() error {
 	if err := pinAgain(d.objs.EgdTcFrom, pin); err != nil {
 		return fmt.Errorf("pin the program: %w", err)
 	}
+	d.mu.Lock()
+	d.steers = true
+	d.mu.Unlock()
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("interface lo: %w", err)

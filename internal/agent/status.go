@@ -12,6 +12,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
@@ -31,6 +32,8 @@ type Status struct {
 	Workloads []WorkloadStatus `json:"workloads"`
 	// Pins says whether what is attached outlives the daemon.
 	Pins PinStatus `json:"pins"`
+	// Holding is what egressd lost in the kernel, and who stands beside it.
+	Holding hold.State `json:"holding"`
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
 	// Interfaces are the guarded network interfaces.
@@ -156,7 +159,7 @@ func (s *status) notReady() error {
 	if !s.ready {
 		return errNotServing
 	}
-	return s.agent.capture.err()
+	return errors.Join(s.agent.capture.err(), s.agent.holding.Err())
 }
 
 // Status gathers the state of everything. What cannot be read is left out.
@@ -178,6 +181,7 @@ func (a *Agent) Status() Status {
 		st.Gates = append(st.Gates, g.String())
 	}
 	st.Pins = a.pinStatus()
+	st.Holding = a.holding.State()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()
 	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)
