@@ -69,6 +69,8 @@ type Datapath struct {
 	sockets []Socket
 	// places are the pins as they were when they were known to be right.
 	places map[string]place
+	// ids are the kernel's numbers of the programs.
+	ids map[*ebpf.Program]ebpf.ProgramID
 	// steers says that Steer was called, unloaded that Unload was: nothing is to
 	// be held any more.
 	steers, unloaded bool
@@ -115,7 +117,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	}
 	defer t.close()
 
-	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}, waiting: map[string]bool{}, places: map[string]place{}}
+	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}, waiting: map[string]bool{}, places: map[string]place{}, ids: map[*ebpf.Program]ebpf.ProgramID{}}
 	for name, waits := range t.waiting {
 		if waits {
 			d.waiting[name] = true

@@ -73,18 +73,14 @@ func (d *Datapath) Foreign() []ForeignProgram {
 }
 
 // among picks the foreign ones out of the programs that run at a hook of a cgroup.
-func (f *foreign) among(at []link.AttachedProgram, dir string, h hook) (all []ForeignProgram) {
-	own, err := programID(h.prog)
-	if err != nil {
-		return nil
-	}
+func (f *foreign) among(at []link.AttachedProgram, own ebpf.ProgramID, dir string, attach ebpf.AttachType) (all []ForeignProgram) {
 	before := true
 	for _, p := range at {
 		if p.ID == own {
 			before = false
 			continue
 		}
-		all = append(all, f.describe(dir, h.attach, p.ID, before))
+		all = append(all, f.describe(dir, attach, p.ID, before))
 	}
 	return all
 }

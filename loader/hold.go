@@ -109,15 +109,19 @@ func (d *Datapath) holdHooks(pinnable bool) (faults []Fault) {
 	}
 	var others []ForeignProgram
 	for _, h := range d.hooks() {
-		missing, err := d.holdHook(dir, h, pinnable)
+		id, err := d.programID(h.prog)
+		var at []link.AttachedProgram
+		if err == nil {
+			at, err = effective(dir, h)
+		}
+		missing := false
+		if err == nil {
+			missing, err = d.holdHook(h, id, at, pinnable)
+		}
 		if missing || err != nil {
 			faults = append(faults, Fault{HookFault, h.name, err})
 		}
-		at, err := effective(dir, h)
-		if err != nil {
-			continue // holdHook has said so
-		}
-		others = append(others, d.foreign.among(at, dir.Name(), h)...)
+		others = append(others, d.foreign.among(at, id, dir.Name(), h.attach)...)
 	}
 	d.foreign.all = others
 	return faults
@@ -133,12 +137,8 @@ func effective(dir *os.File, h hook) ([]link.AttachedProgram, error) {
 	return at.Programs, nil
 }
 
-// holdHook sees that a program is at its hook.
-func (d *Datapath) holdHook(dir *os.File, h hook, pinnable bool) (missing bool, err error) {
-	id, err := programID(h.prog)
-	if err != nil {
-		return false, err
-	}
+// holdHook sees that a program is at its hook, where these programs are.
+func (d *Datapath) holdHook(h hook, id ebpf.ProgramID, at []link.AttachedProgram, pinnable bool) (missing bool, err error) {
 	l := d.links[h.name]
 	info, err := l.Info()
 	if err != nil {
@@ -152,10 +152,6 @@ func (d *Datapath) holdHook(dir *os.File, h hook, pinnable bool) (missing bool, 
 			return true, nil
 		}
 		// What the kernel runs there counts, not what the link says.
-		at, err := effective(dir, h)
-		if err != nil {
-			return false, err
-		}
 		if slices.ContainsFunc(at, func(p link.AttachedProgram) bool { return p.ID == id }) {
 			return false, nil
 		}
@@ -180,7 +176,11 @@ func (d *Datapath) holdHook(dir *os.File, h hook, pinnable bool) (missing bool, 
 	return true, nil
 }
 
-func programID(p *ebpf.Program) (ebpf.ProgramID, error) {
+// programID is the kernel's number of one of the Datapath's own programs.
+func (d *Datapath) programID(p *ebpf.Program) (ebpf.ProgramID, error) {
+	if id, ok := d.ids[p]; ok {
+		return id, nil
+	}
 	info, err := p.Info()
 	if err != nil {
 		return 0, fmt.Errorf("read the program: %w", err)
@@ -189,6 +189,7 @@ func programID(p *ebpf.Program) (ebpf.ProgramID, error) {
 	if !ok {
 		return 0, errors.New("the kernel does not number its programs")
 	}
+	d.ids[p] = id
 	return id, nil
 }
 
@@ -209,7 +210,7 @@ func (d *Datapath) holdInterfaces(pinnable bool) (faults []Fault) {
 }
 
 func (d *Datapath) holdInterface(g *guard, p tcProgram, pinnable bool) (missing bool, err error) {
-	id, err := programID(p.prog)
+	id, err := d.programID(p.prog)
 	if err != nil {
 		return false, err
 	}
