@@ -23,7 +23,8 @@ type FaultKind string
 const (
 	// HookFault: a program was not at its hook of the captured cgroup.
 	HookFault FaultKind = "hook"
-	// InterfaceFault: a program was not on an interface.
+	// InterfaceFault: a program was not on an interface, or a rule not there that
+	// makes what interfaces bring come to egressd.
 	InterfaceFault FaultKind = "interface"
 	// PinFault: something was not pinned, or something else in its place.
 	PinFault FaultKind = "pin"
@@ -73,6 +74,19 @@ func (d *Datapath) Hold(o HoldOptions) []Fault {
 	pinnable := err == nil
 	faults = append(faults, d.holdHooks(pinnable)...)
 	faults = append(faults, d.holdInterfaces(pinnable)...)
+	if d.steers {
+		missing, err := holdSteering()
+		if err != nil && len(missing) == 0 {
+			missing = []string{"the rules for steered packets"}
+		}
+		for i, what := range missing {
+			f := Fault{Kind: InterfaceFault, What: what}
+			if i == len(missing)-1 {
+				f.Err = err
+			}
+			faults = append(faults, f)
+		}
+	}
 	if pinnable {
 		faults = append(faults, d.holdPins()...)
 	}

@@ -3,7 +3,9 @@
 package loader_test
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -21,6 +23,7 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
 )
 
 // holder is a rig whose pin directory is locked.
@@ -198,6 +201,80 @@ func TestHoldListeners(t *testing.T) {
 		want[i] = "listener " + s.String()
 	}
 	h.sees("removed", want...)
+}
+
+// TestHoldSteering: rules and routes by which packets of interfaces come to egressd
+// are put back.
+func TestHoldSteering(t *testing.T) {
+	h := newHolder(t)
+	must(t, h.world.Node.Do(h.dp.Steer))
+	h.sees("steered")
+	for _, family := range []struct {
+		number int
+		name   string
+	}{{netlink.FAMILY_V4, "IPv4"}, {netlink.FAMILY_V6, "IPv6"}} {
+		must(t, h.world.Node.Do(func() error {
+			mask := uint32(0xffffffff)
+			rule := netlink.NewRule()
+			rule.Family, rule.Mark, rule.Mask, rule.Table, rule.Priority = family.number, 0x65676401, &mask, 15001, 50
+			routes, err := netlink.RouteListFiltered(family.number, &netlink.Route{Table: 15001}, netlink.RT_FILTER_TABLE)
+			if err == nil && len(routes) != 1 {
+				err = fmt.Errorf("routes: %v", routes)
+			}
+			if err != nil {
+				return err
+			}
+			return errors.Join(netlink.RuleDel(rule), netlink.RouteDel(&routes[0]))
+		}))
+		h.sees(family.name, "interface the route of table 15001 for steered packets, "+family.name,
+			"interface the rule of priority 50 for steered packets, "+family.name)
+	}
+	must(t, h.world.Node.Do(h.dp.Unload))
+	h.sees("unloaded")
+}
+
+// TestJudged: what began while the packets were not looked at is not known to be
+// allowed, if its name had to be.
+func TestJudged(t *testing.T) {
+	h := newHolder(t)
+	stranger := netip.MustParseAddr(world.StrangerV4)
+	for _, port := range []uint16{rewrittenPort, inspectPort} {
+		_, err := h.world.AddTCP(netip.AddrPortFrom(stranger, port), "")
+		must(t, err)
+	}
+	must(t, h.dp.SetAddress(testPolicy, stranger, []policy.Opening{
+		{Port: rewrittenPort, Transport: policy.TCP, Verdict: policy.Direct},
+		{Port: inspectPort, Transport: policy.TCP, Verdict: policy.Inspect, Name: "a.example"},
+	}))
+	self, err := os.Executable()
+	must(t, err)
+	for _, c := range []struct {
+		port  int
+		away  string
+		known int
+	}{
+		{rewrittenPort, "egd_skb_egress", 1},
+		{inspectPort, "egd_skb_egress", 0},
+		{rewrittenPort, "egd_connect4", 0},
+	} {
+		testenv.DetachLink(t, filepath.Join(h.pins, "link_"+c.away))
+		cmd := h.world.Node.Command(t.Context(), h.cg, self, hostport(world.StrangerV4, c.port))
+		cmd.Env = append(os.Environ(), "EGRESSD_TEST_CLIENT=hold")
+		in, err := cmd.StdinPipe()
+		must(t, err)
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+			t.Errorf("%s away: the client said %q, %v", c.away, line, err)
+		}
+		h.sees(c.away, "hook "+c.away)
+		if known := h.dp.Judged([]int{cmd.Process.Pid}); len(known) != c.known {
+			t.Errorf("port %d, %s away: %d connections are known to be allowed, want %d", c.port, c.away, len(known), c.known)
+		}
+		must(t, in.Close())
+		must(t, cmd.Wait())
+	}
 }
 
 // TestPinLock: two never have one pin directory, in whatever network namespaces

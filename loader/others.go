@@ -132,7 +132,9 @@ func (d *Datapath) cutOther(fd, n int, only bool, seen map[uint64]bool) (*OtherS
 }
 
 // Judged returns the cookies of the TCP sockets of processes whose connect() the
-// programs saw. A socket that cannot be looked into is not among them.
+// programs saw, and whose ClientHello if they had to: what a connection sent while
+// nobody read it may have been one. A socket that cannot be looked into is not among
+// them.
 func (d *Datapath) Judged(pids []int) map[uint64]bool {
 	out := map[uint64]bool{}
 	for _, pid := range pids {
@@ -142,7 +144,8 @@ func (d *Datapath) Judged(pids []int) map[uint64]bool {
 				return nil // of another family, or it has nothing
 			}
 			cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-			if err == nil && (v.Watched|v.Redirected|v.Local) != 0 {
+			reads := v.Verdict == uint8(bpf.EgressdEgdVerdictEGD_INSPECT) && v.Proved == 0
+			if err == nil && !reads && (v.Watched|v.Redirected|v.Local) != 0 {
 				out[cookie] = true
 			}
 			return nil
