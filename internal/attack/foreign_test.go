@@ -9,23 +9,20 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-const (
-	byPeer  = "packets of the socket (cgroup_skb): the peer is not the one that was decided about"
-	foreign = "another program behind egressd's"
-)
+const byPeer = "packets of the socket (cgroup_skb): the peer is not the one that was decided about"
 
 // foreignRows have a program of somebody else behind egressd's hooks, which writes
 // the stranger's address in the place of every other.
 var foreignRows = []row{
-	{attack: foreign, how: "connect() to an allowed server is led elsewhere, IPv4", want: "silence", by: byPeer, do: led("connect", "{API4}", "7")},
-	{attack: foreign, how: "connect() to an allowed server is led elsewhere, IPv6", want: "silence", by: byPeer, do: led("connect", "{API6}", "7")},
-	{attack: foreign, how: "connect() that is inspected is led elsewhere", want: "silence", by: byPeer, do: led("connect", "{G4}", "443")},
-	{attack: foreign, how: "connect() that is proxied is led elsewhere", want: "ECONNABORTED", by: byPeer, do: led("connect", "{G4}", "80")},
-	{attack: foreign, how: "sendto() an allowed server is led elsewhere, IPv4", want: "EPERM", by: byPackets, do: led("udp", "{API4}", "7")},
-	{attack: foreign, how: "sendto() an allowed server is led elsewhere, IPv6", want: "EPERM", by: byPackets, do: led("udp", "{API6}", "7")},
-	{attack: foreign, how: "a connected UDP socket is led elsewhere, IPv4", want: "EPERM", by: byPackets, do: led("udp_connected", "{API4}", "7")},
-	{attack: foreign, how: "a connected UDP socket is led elsewhere, IPv6", want: "EPERM", by: byPackets, do: led("udp_connected", "{API6}", "7")},
-	{attack: foreign, how: "a question to a DNS server is led elsewhere", want: "EPERM", by: byPackets, do: led("udp", "{R4}", "53")},
+	{attack: "another program behind egressd's", how: "connect() to an allowed server is led elsewhere, IPv4", want: "silence", by: byPeer, do: led("connect", "{API4}", "7")},
+	{attack: "another program behind egressd's", how: "connect() to an allowed server is led elsewhere, IPv6", want: "silence", by: byPeer, do: led("connect", "{API6}", "7")},
+	{attack: "another program behind egressd's", how: "connect() that is inspected is led elsewhere", want: "silence", by: byPeer, do: led("connect", "{G4}", "443")},
+	{attack: "another program behind egressd's", how: "connect() that is proxied is led elsewhere", want: "ECONNABORTED", by: byPeer, do: led("connect", "{G4}", "80")},
+	{attack: "another program behind egressd's", how: "sendto() an allowed server is led elsewhere, IPv4", want: "EPERM", by: byPackets, do: led("udp", "{API4}", "7")},
+	{attack: "another program behind egressd's", how: "sendto() an allowed server is led elsewhere, IPv6", want: "EPERM", by: byPackets, do: led("udp", "{API6}", "7")},
+	{attack: "another program behind egressd's", how: "a connected UDP socket is led elsewhere, IPv4", want: "EPERM", by: byPackets, do: led("udp_connected", "{API4}", "7")},
+	{attack: "another program behind egressd's", how: "a connected UDP socket is led elsewhere, IPv6", want: "EPERM", by: byPackets, do: led("udp_connected", "{API6}", "7")},
+	{attack: "another program behind egressd's", how: "a question to a DNS server is led elsewhere", want: "EPERM", by: byPackets, do: led("udp", "{R4}", "53")},
 }
 
 // led is an attempt while such a program is attached.

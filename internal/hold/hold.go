@@ -59,6 +59,9 @@ func traffic(k loader.FaultKind, what string) string {
 	case loader.ListenerFault:
 		return "what is redirected to this listener is refused"
 	case loader.InterfaceFault:
+		if strings.Contains(what, "steered packets") {
+			return "what comes by a guarded interface for the proxy or DNS may be routed on to where it was dialled"
+		}
 		return "what comes by this interface, or leaves by it as a frame, passes without a check"
 	}
 	switch {
