@@ -62,13 +62,22 @@ func (d *Datapath) Attach(path string) error {
 			return err
 		}
 	}
-	if err := d.attach(path, d.hooks()); err != nil {
+	hooks := d.hooks()
+	if err := d.attach(path, hooks); err != nil {
 		return errors.Join(err, d.unmark(begunMark))
 	}
 	if err := d.commit(); err != nil {
 		return err
 	}
 	d.committed = true
+	info, err := d.links[hooks[0].name].Info()
+	if err != nil {
+		return fmt.Errorf("read a link: %w", err)
+	}
+	d.path, d.cgroup = path, 0
+	if c := info.Cgroup(); c != nil { // which may be gone again
+		d.cgroup = c.CgroupId
+	}
 	return d.unmark(begunMark, lockedMark)
 }
 
@@ -78,7 +87,7 @@ func (d *Datapath) attach(path string, hooks []hook) error {
 	for _, h := range hooks {
 		one, err := d.attachOne(path, h)
 		if err != nil {
-			err = fmt.Errorf("attach %s to cgroup %s: %w", h.name, path, explainAttach(err, path, h))
+			err = fmt.Errorf("attach %s to cgroup %s: %w", h.name, path, explainAttach(err))
 			for _, one := range slices.Backward(done) { // what redirects goes first
 				err = errors.Join(err, one.undo())
 			}
@@ -137,7 +146,7 @@ func (d *Datapath) attachOne(path string, h hook) (attached, error) {
 
 // attachFresh attaches and pins where nothing is.
 func attachFresh(path string, h hook, pin string) (attached, error) {
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: h.prog})
+	l, err := attachCgroup(path, h)
 	if err != nil {
 		return attached{}, err
 	}
@@ -167,7 +176,7 @@ func replaceProgram(l link.Link, was ebpf.ProgramID, h hook) (attached, error) {
 
 // replaceLink attaches anew and pins that in the place of a link.
 func replaceLink(old link.Link, path string, h hook, pin string) (attached, error) {
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: h.prog})
+	l, err := attachCgroup(path, h)
 	if err != nil {
 		return attached{}, err
 	}

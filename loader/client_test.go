@@ -74,6 +74,11 @@ func client(op string, args []string) result {
 			unix.Close(fd)
 		}
 		return fail(err)
+	case "shove":
+		if err := shove(addr, args[1]); err != nil {
+			return fail(err)
+		}
+		return result{}
 	case "fastopen", "nonblock":
 		return connectOddly(addr, op)
 	case "device":

@@ -75,6 +75,19 @@ type Datapath struct {
 	guards          map[int]*guard // by interface index
 	// committed says that all programs are attached, and the pins theirs.
 	committed bool
+	// path is the cgroup that the programs were attached to, cgroup its id then.
+	path   string
+	cgroup uint64
+	// sockets are what egd_listeners is to hold.
+	sockets []Socket
+	// places are the pins as they were when they were known to be right.
+	places map[string]place
+	// ids are the kernel's numbers of the programs.
+	ids map[*ebpf.Program]ebpf.ProgramID
+	// steers says that Steer was called, unloaded that Unload was: nothing is to
+	// be held any more.
+	steers, unloaded bool
+	foreign          foreign
 	// flowCount is how many flows the last sweep left.
 	flowCount int
 	// gates are those of the listeners: IPv4 and IPv6.
@@ -119,7 +132,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	}
 	defer t.close()
 
-	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}, waiting: map[string]bool{}}
+	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}, waiting: map[string]bool{}, places: map[string]place{}, ids: map[*ebpf.Program]ebpf.ProgramID{}}
 	for name, waits := range t.waiting {
 		if waits {
 			d.waiting[name] = true
@@ -265,6 +278,16 @@ const (
 	DNSUDPSocket = SocketKind(bpf.EgressdEgdListenerEGD_L_DNS_UDP)
 )
 
+func (s Socket) String() string {
+	switch s.Kind {
+	case ProxySocket:
+		return "proxy at " + s.Addr.String()
+	case DNSTCPSocket:
+		return "DNS over TCP at " + s.Addr.String()
+	}
+	return fmt.Sprintf("DNS over UDP, slot %d, at %s", s.Slot, s.Addr)
+}
+
 // key is the socket's place in egd_listeners.
 func (s Socket) key() uint32 {
 	place := uint32(bpf.EgressdEgdPlaceEGD_LOOPBACK4)
@@ -280,6 +303,7 @@ func (s Socket) key() uint32 {
 // setSockets makes egd_listeners hold these sockets and no others.
 func (d *Datapath) setSockets(sockets []Socket) error {
 	m := d.objs.EgdListeners
+	d.sockets = slices.Clone(sockets)
 	is := map[uint32]bool{}
 	for _, s := range sockets {
 		raw, err := s.Conn.SyscallConn()

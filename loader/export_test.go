@@ -62,3 +62,13 @@ func (d *Datapath) KillAttach(path string, links int) error {
 	}
 	return d.AttachSome(path, links, 0)
 }
+
+// HasTCX says whether the programs on interfaces are links.
+func HasTCX() bool { return hasTCX() }
+
+// WithoutTCX makes them filters, as before kernel 6.6, until restore is called.
+func WithoutTCX() (restore func()) {
+	was := hasTCX
+	hasTCX = func() bool { return false }
+	return func() { hasTCX = was }
+}

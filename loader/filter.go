@@ -61,18 +61,46 @@ func (d *Datapath) attachFilter(g *guard, p tcProgram) error {
 	}
 	f := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: g.Index, Parent: netlink.HANDLE_MIN_EGRESS, Handle: filterHandle,
+			LinkIndex: g.Index, Parent: filterParent(p), Handle: filterHandle,
 			Protocol: unix.ETH_P_ALL, Priority: filterPrio,
 		},
 		Fd: p.prog.FD(), Name: p.name, DirectAction: true,
-	}
-	if p.attach == ebpf.AttachTCXIngress {
-		f.Parent = netlink.HANDLE_MIN_INGRESS
 	}
 	if err := netlink.FilterReplace(f); err != nil {
 		return fmt.Errorf("add the filter: %w", err)
 	}
 	return nil
+}
+
+// errNoInterface says that an interface is gone.
+var errNoInterface = errors.New("the interface is gone")
+
+// hasFilter says whether a program is a filter of an interface.
+func hasFilter(index int, p tcProgram, id uint32) (bool, error) {
+	l, err := netlink.LinkByIndex(index)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return false, errNoInterface
+	}
+	if err != nil {
+		return false, fmt.Errorf("interface %d: %w", index, err)
+	}
+	filters, err := egdlink.Whole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, filterParent(p)) })
+	if err != nil {
+		return false, nil // no clsact
+	}
+	for _, f := range filters {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Attrs().Handle == filterHandle && b.Attrs().Priority == filterPrio && b.Id == int(id) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func filterParent(p tcProgram) uint32 {
+	if p.attach == ebpf.AttachTCXIngress {
+		return netlink.HANDLE_MIN_INGRESS
+	}
+	return netlink.HANDLE_MIN_EGRESS
 }
 
 // removeFilters removes egressd's filters from an interface. The qdisc stays:

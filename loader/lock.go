@@ -18,12 +18,23 @@ import (
 // ErrInUse says that another egressd has what was asked for.
 var ErrInUse = errors.New("in use")
 
-// LockPins makes a pin directory, if it is missing, and locks it for as long
-// as the file is open. Somebody else who has it is an error: two who write the
-// same tables and replace each other's links would free what one of them holds.
-// What a first start left that was killed while it attached its programs, so that
-// some are there and others not, is removed.
-func LockPins(dir string) (*os.File, error) {
+// ErrPinsTaken says that another egressd has a pin directory. It is an ErrInUse.
+var ErrPinsTaken = fmt.Errorf("another egressd has the pin directory, which is %w:", ErrInUse)
+
+// PinLock is a lock on a pin directory. It is on the directory's inode, which is
+// the same one in every network and mount namespace and whatever state directory
+// who asks has.
+type PinLock struct {
+	dir string
+	at  *os.File
+}
+
+// LockPins makes a pin directory, if it is missing, and locks it until Close.
+// Somebody else who has it is ErrPinsTaken: two who write the same tables and
+// replace each other's links would free what one of them holds. What a first start
+// left that was killed while it attached its programs, so that some are there and
+// others not, is removed.
+func LockPins(dir string) (*PinLock, error) {
 	if err := makePins(dir); err != nil {
 		return nil, err
 	}
@@ -36,20 +47,92 @@ func LockPins(dir string) (*os.File, error) {
 	if err := unix.Flock(int(around.Fd()), unix.LOCK_SH); err != nil {
 		return nil, fmt.Errorf("lock the directory of the pin directory: %w", err)
 	}
-	if err := makePins(dir); err != nil {
+	at, err := lockDir(dir)
+	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open the pin directory: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("the pin directory is %w: another egressd has %s; end it, or choose another one with --pin-dir: %w", ErrInUse, dir, err), f.Close())
-	}
 	if err := sweepBegun(dir); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, at.Close())
 	}
-	return f, nil
+	return &PinLock{dir: dir, at: at}, nil
+}
+
+// lockTries bounds how often a directory that is removed while it is being locked
+// is made again.
+const lockTries = 8
+
+func lockDir(dir string) (*os.File, error) {
+	for range lockTries {
+		if err := makePins(dir); err != nil {
+			return nil, err
+		}
+		at, err := os.Open(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it is being removed
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open the pin directory: %w", err)
+		}
+		if err := unix.Flock(int(at.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			return nil, errors.Join(fmt.Errorf("%w %s; end it, or choose another one with --pin-dir: %w", ErrPinsTaken, dir, err), at.Close())
+		}
+		// Who removed the directory meanwhile leaves a lock on nothing.
+		if isAt(at, dir) {
+			return at, nil
+		}
+		at.Close()
+	}
+	return nil, fmt.Errorf("the pin directory %s is removed as often as it is made", dir)
+}
+
+// isAt says whether an open directory is the one at a path.
+func isAt(open *os.File, dir string) bool {
+	have, err := open.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(dir)
+	return err == nil && os.SameFile(have, there)
+}
+
+// keep locks the directory that is at the lock's path now, if it is another one
+// than before: it was removed, or its bpf filesystem unmounted. volatile is that of
+// PreparePins.
+func (l *PinLock) keep(volatile bool) (renewed bool, err error) {
+	if isAt(l.at, l.dir) {
+		return false, nil
+	}
+	v := (*VolatileError)(nil)
+	if err := PreparePins(l.dir, volatile); err != nil && !(volatile && errors.As(err, &v)) {
+		return false, err
+	}
+	at, err := lockDir(l.dir)
+	if err != nil {
+		return false, err
+	}
+	l.at.Close()
+	l.at = at
+	return true, nil
+}
+
+// Close lets go of the directory.
+func (l *PinLock) Close() error { return l.at.Close() }
+
+// CheckPinsFree returns ErrPinsTaken if an egressd that runs has a pin directory.
+// One that is not there is free.
+func CheckPinsFree(dir string) error {
+	at, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the pin directory: %w", err)
+	}
+	defer at.Close()
+	if unix.Flock(int(at.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		return fmt.Errorf("%w %s", ErrPinsTaken, dir)
+	}
+	return nil
 }
 
 // SweepPins removes a pin directory that nobody has locked, with all that is in it,

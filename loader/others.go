@@ -49,17 +49,31 @@ func gone(err error) bool {
 }
 
 func (d *Datapath) cutOthersOf(pid int, only bool, seen map[uint64]bool) ([]OtherSocket, error) {
+	var out []OtherSocket
+	err := socketsOf(pid, func(fd, n int) error {
+		s, err := d.cutOther(fd, n, only, seen)
+		if s != nil && (err == nil || gone(err)) {
+			s.PID = pid
+			out = append(out, *s)
+		}
+		return err
+	})
+	return out, err
+}
+
+// socketsOf calls f with a descriptor of each socket of a process, and with the
+// number that it has there. What goes away meanwhile is left out.
+func socketsOf(pid int, f func(fd, n int) error) error {
 	process, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unix.Close(process)
 	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var out []OtherSocket
 	var errs []error
 	for _, e := range entries {
 		link, err := os.Readlink(filepath.Join(dir, e.Name()))
@@ -70,25 +84,19 @@ func (d *Datapath) cutOthersOf(pid int, only bool, seen map[uint64]bool) ([]Othe
 		if err != nil {
 			continue
 		}
-		s, err := d.cutOther(process, n, only, seen)
-		switch {
-		case err != nil && !gone(err):
+		fd, err := unix.PidfdGetfd(process, n, 0)
+		if err == nil {
+			err = errors.Join(f(fd, n), unix.Close(fd))
+		}
+		if err != nil && !gone(err) {
 			errs = append(errs, err)
-		case s != nil:
-			s.PID = pid
-			out = append(out, *s)
 		}
 	}
-	return out, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // cutOther silences one socket; nil when it is of another kind.
-func (d *Datapath) cutOther(process, n int, only bool, seen map[uint64]bool) (*OtherSocket, error) {
-	fd, err := unix.PidfdGetfd(process, n, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
+func (d *Datapath) cutOther(fd, n int, only bool, seen map[uint64]bool) (*OtherSocket, error) {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil || domain != unix.AF_INET && domain != unix.AF_INET6 {
 		return nil, err
@@ -121,6 +129,29 @@ func (d *Datapath) cutOther(process, n int, only bool, seen map[uint64]bool) (*O
 		return s, fmt.Errorf("write egd_sockets: %w", err)
 	}
 	return s, nil
+}
+
+// Judged returns the cookies of the TCP sockets of processes whose connect() the
+// programs saw, and whose ClientHello if they had to: what a connection sent while
+// nobody read it may have been one. A socket that cannot be looked into is not among
+// them.
+func (d *Datapath) Judged(pids []int) map[uint64]bool {
+	out := map[uint64]bool{}
+	for _, pid := range pids {
+		_ = socketsOf(pid, func(fd, _ int) error {
+			var v bpf.EgressdEgdSocket
+			if err := d.objs.EgdSockets.Lookup(uint32(fd), &v); err != nil {
+				return nil // of another family, or it has nothing
+			}
+			cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+			reads := v.Verdict == uint8(bpf.EgressdEgdVerdictEGD_INSPECT) && v.Proved == 0
+			if err == nil && !reads && (v.Watched|v.Redirected|v.Local) != 0 {
+				out[cookie] = true
+			}
+			return nil
+		})
+	}
+	return out
 }
 
 // socketTypeCut is EGD_R_SOCKET_TYPE.

@@ -75,6 +75,9 @@ func unpin(dir string) (removed int, err error) {
 // Unload detaches and unpins everything of this Datapath. It must still be
 // closed.
 func (d *Datapath) Unload() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unloaded = true
 	_, err := Unload(d.opts.PinDir)
 	return err
 }

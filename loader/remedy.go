@@ -5,17 +5,13 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/memcg"
 )
 
 // explainLoad says what can be done about an error of loading maps and programs.
@@ -28,7 +24,7 @@ func explainLoad(err error) error {
 	}
 	switch {
 	case errors.Is(err, unix.ENOMEM):
-		return fmt.Errorf("%w; the kernel refused memory for egressd's tables (about 62 MB, and as much again while an earlier run's are replaced): %s", err, memoryLimit())
+		return fmt.Errorf("%w; the kernel refused memory for egressd's tables: %s", err, memoryLimit())
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		if missing := missingCapabilities(); len(missing) > 0 {
 			return fmt.Errorf("%w; egressd has not the capabilities %s: run it as root of the node, in a container with securityContext.privileged or with these capabilities added",
@@ -53,24 +49,17 @@ func tooOld(release string) bool {
 	return err == nil && (x < 6 || x == 6 && y < 1)
 }
 
-// memoryLimit says which limit this process's cgroup has.
+// memoryLimit says which limit the memory cgroups around this process have.
 func memoryLimit() string {
-	dir, err := cgroup.Own()
-	if err != nil {
+	all, err := memcg.Limits()
+	l, ok := memcg.Least(all)
+	switch {
+	case err != nil:
 		return "see the memory limit of egressd's cgroup"
+	case !ok:
+		return "no cgroup around egressd limits it, so the node itself has none left"
 	}
-	least, at := uint64(0), ""
-	dirs, _ := cgroup.Upwards(dir) // as far as they can be listed
-	for _, dir := range dirs {
-		data, err := os.ReadFile(filepath.Join(dir, "memory.max"))
-		if n, perr := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64); err == nil && perr == nil && (at == "" || n < least) {
-			least, at = n, dir
-		}
-	}
-	if at == "" {
-		return "no cgroup around egressd limits it (memory.max), so the node itself has none left, or a limit of cgroup v1 holds"
-	}
-	return fmt.Sprintf("the memory limit of the cgroup %s is %d MB (memory.max; MemoryMax= of a unit, limits.memory of a container); raise it", at, least>>20)
+	return fmt.Sprintf("the memory limit of the cgroup %s is %s (MemoryMax= of a unit, limits.memory of a container); raise it", l.Dir, MiB(l.Max))
 }
 
 // needed are the capabilities that loading and attaching take (capabilities(7)).
@@ -96,52 +85,9 @@ func missingCapabilities() []string {
 }
 
 // explainAttach says what can be done about an error of attaching to a cgroup.
-func explainAttach(err error, path string, h hook) error {
-	if !errors.Is(err, unix.EPERM) {
-		return explainLoad(err)
-	}
-	dirs, derr := cgroup.Upwards(path)
-	if derr != nil {
-		dirs = []string{path}
-	}
-	for _, dir := range dirs { // one further up may forbid those below it
-		if other := otherProgram(dir, h.attach); other != "" {
-			return fmt.Errorf("%w; %s is attached to %s for this hook (%v) and lets no other program be there: detach it (bpftool cgroup detach), or have it attached with the multi flag",
-				err, other, dir, h.attach)
-		}
+func explainAttach(err error) error {
+	if errors.Is(err, errForeign) { // which says so
+		return err
 	}
 	return explainLoad(err)
-}
-
-// otherProgram names a program that is attached to a cgroup; "" when there is none.
-func otherProgram(dir string, attach ebpf.AttachType) string {
-	f, err := os.Open(dir)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	found, err := link.QueryPrograms(link.QueryOptions{Target: int(f.Fd()), Attach: attach})
-	if err != nil {
-		return ""
-	}
-	for _, one := range found.Programs {
-		// Those of egressd, of whatever instance, let others be there.
-		if name := programName(one.ID); !strings.HasPrefix(name, "egd_") {
-			return fmt.Sprintf("another program (%q, id %d)", name, one.ID)
-		}
-	}
-	return ""
-}
-
-func programName(id ebpf.ProgramID) string {
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return ""
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return ""
-	}
-	return info.Name
 }

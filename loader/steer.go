@@ -31,26 +31,46 @@ func (d *Datapath) Steer() error {
 	if err := pinAgain(d.objs.EgdTcFrom, pin); err != nil {
 		return fmt.Errorf("pin the program: %w", err)
 	}
+	d.mu.Lock()
+	d.steers = true
+	d.mu.Unlock()
+	_, err := holdSteering()
+	return err
+}
+
+// holdSteering adds what is missing of rules and routes, and lists it.
+func holdSteering() (missing []string, err error) {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
-		return fmt.Errorf("interface lo: %w", err)
+		return nil, fmt.Errorf("interface lo: %w", err)
 	}
 	for _, family := range steerFamilies {
 		route := steerRoute(family)
 		route.LinkIndex = lo.Attrs().Index
-		err := netlink.RouteReplace(route)
-		if err == nil {
-			err = netlink.RuleAdd(steerRule(family))
-		}
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			if family == netlink.FAMILY_V6 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EACCES)) {
-				continue // a node without IPv6
+		for _, part := range []struct {
+			what string
+			err  error
+		}{
+			{fmt.Sprintf("the route of table %d", steerTable), netlink.RouteAdd(route)},
+			{fmt.Sprintf("the rule of priority %d", steerPrio), netlink.RuleAdd(steerRule(family))},
+		} {
+			if errors.Is(part.err, unix.EEXIST) {
+				continue
 			}
-			return fmt.Errorf("the rule for steered packets: %w", err)
+			if family == netlink.FAMILY_V6 && (errors.Is(part.err, unix.EAFNOSUPPORT) || errors.Is(part.err, unix.EOPNOTSUPP) || errors.Is(part.err, unix.EACCES)) {
+				break // a node without IPv6
+			}
+			what := part.what + " for steered packets, " + steerNames[family]
+			missing = append(missing, what)
+			if part.err != nil {
+				return missing, fmt.Errorf("%s: %w", what, part.err)
+			}
 		}
 	}
-	return nil
+	return missing, nil
 }
+
+var steerNames = map[int]string{netlink.FAMILY_V4: "IPv4", netlink.FAMILY_V6: "IPv6"}
 
 var steerFamilies = [...]int{netlink.FAMILY_V4, netlink.FAMILY_V6}
 

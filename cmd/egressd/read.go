@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/loader"
 )
@@ -73,6 +74,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	if s.Capture.Error != "" {
 		row("NOT HELD", "%s", s.Capture.Error)
 	}
+	holdRows(row, s.Holding)
 	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
 		s.Policy.Loaded.Local().Format("15:04:05"), s.Policy.Services, s.Policy.VirtualServices, s.Policy.Gateways)
 	if s.Policy.Error != "" {
@@ -141,6 +143,20 @@ func tablesOf(m agent.MemoryStatus) string {
 		text += fmt.Sprintf(" (the memory cgroup %s uses %s of its limit of %s)", m.Cgroup, loader.MiB(m.Used), loader.MiB(m.Limit))
 	}
 	return text
+}
+
+// holdRows are about what egressd lost in the kernel, and who stands beside it.
+func holdRows(row func(k, format string, args ...any), s hold.State) {
+	for _, f := range s.Failures {
+		row("NOT HELD", "%s: %s (%s)", f.What, f.Traffic, f.Error)
+	}
+	for _, p := range s.Foreign {
+		where := "behind"
+		if p.Before {
+			where = "before"
+		}
+		row("foreign", "program %s, id %d, at %s of %s, %s egressd's; to remove it: %s", p.Name, p.ID, p.Hook, p.Cgroup, where, p.Detach())
+	}
 }
 
 // presence says how a captured cgroup is there.

@@ -26,7 +26,8 @@ func unloadCommand(e env) *cobra.Command {
 		Use:   "unload",
 		Short: "Detach and remove everything from the kernel: the node is open again",
 		Long: `unload stops a running daemon and removes all programs, tables and links of
-egressd from the kernel. Commands that "egressd exec" still runs are freed, too.`,
+egressd from the kernel. What an "egressd exec" that was killed locked in is freed,
+too. An exec that still runs keeps its command under its policy; unload says so.`,
 		Example: "  sudo egressd unload",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -94,13 +95,23 @@ func removePins(root string) (int, error) {
 	}
 	removed := 0
 	for _, d := range entries {
-		if d.IsDir() {
-			n, unloadErr := loader.Unload(filepath.Join(root, d.Name()))
-			removed += n
-			err = errors.Join(err, unloadErr)
+		if !d.IsDir() {
+			continue
 		}
+		// Who runs holds its programs by descriptors, and would pin them again.
+		dir := filepath.Join(root, d.Name())
+		if taken := loader.CheckPinsFree(dir); taken != nil {
+			err = errors.Join(err, fmt.Errorf("it runs, and its policy stays in force: unload it with its --state-dir, or end its command if it is an \"egressd exec\": %w", taken))
+			continue
+		}
+		n, unloadErr := loader.Unload(dir)
+		removed += n
+		err = errors.Join(err, unloadErr)
 	}
-	return removed, errors.Join(err, os.Remove(root))
+	if err != nil {
+		return removed, err
+	}
+	return removed, os.Remove(root)
 }
 
 func demoCommand(e env) *cobra.Command {

@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/ingress"
 	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy/source"
@@ -38,7 +39,7 @@ type Agent struct {
 	opts      Options
 	log       *slog.Logger
 	lock      *os.File // of the state directory
-	pinLock   *os.File
+	pinLock   *loader.PinLock
 	datapath  *loader.Datapath
 	current   current
 	recorder  *recorder
@@ -62,6 +63,7 @@ type Agent struct {
 	surfaces surfaces
 	limits   *limits
 	pins     pins
+	holding  *hold.Keeper
 	life     life
 	// begun is what a start that fails takes back.
 	begun begun
@@ -110,6 +112,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string) (_ *
 		config:   newConfiguration(o),
 		life:     newLife(o),
 		begun:    begun{state: made},
+		holding:  hold.NewKeeper(o.Log),
 	}
 	a.devices = newDeviceListeners(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
@@ -304,6 +307,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) (err error) {
 		serve(func() error { a.watcher.Run(ctx, a.changed); return nil })
 		serve(func() error { a.reloadAsked(ctx); return nil })
 		serve(func() error { a.settle(ctx); return nil })
+		serve(func() error { a.keepHold(ctx); return nil })
 		serve(func() error { return a.watchInterfaces(ctx) })
 		if w := a.workloads.watcher; w != nil {
 			serve(func() error { w.Run(ctx, a.rebind); return nil })
@@ -412,7 +416,6 @@ func (a *Agent) housekeep(ctx context.Context) {
 			}
 			a.keepGates()
 			a.keepPolicy()
-			a.watchPins()
 			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}

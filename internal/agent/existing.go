@@ -51,7 +51,19 @@ func (a *Agent) endEarlier() {
 		saw = a.datapath.Earlier().Saw
 	}
 	a.attached = true
-	unseen := a.unseen(saw)
+	a.endUnseen(a.unseen(saw), func([]int) map[uint64]bool { return nil })
+}
+
+// endUnjudged deals in the same way with what was opened while a program was not at
+// its hook. Connections that the programs saw begin stay as they are, and datagrams
+// are judged one by one.
+func (a *Agent) endUnjudged() {
+	a.endUnseen(a.unseen(func([]uint64) bool { return false }), a.datapath.Judged)
+}
+
+// endUnseen judges the connections of directories, but those that judged names by
+// their cookies.
+func (a *Agent) endUnseen(unseen map[string]workload, judged func(pids []int) map[uint64]bool) {
 	if len(unseen) == 0 {
 		return
 	}
@@ -78,7 +90,11 @@ func (a *Agent) endEarlier() {
 	if err != nil {
 		a.log.Error("connections that were open before could not be checked; they go on until they end", "error", err)
 	}
+	known := judged(pids)
 	for _, s := range open {
+		if known[s.Cookie] || known != nil && s.Transport == policy.UDP {
+			continue
+		}
 		w, ok := captured[s.Cgroup]
 		if ok && s.Cgroup != a.workloads.own && !s.Inbound && !s.Dst.Addr().IsLoopback() {
 			a.judgeEarlier(w, s)

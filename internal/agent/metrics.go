@@ -72,6 +72,10 @@ var (
 		"1 when a captured cgroup is there; what is captured by name is held as well when it is not.", []string{"cgroup"}, nil)
 	pinsDesc = prometheus.NewDesc("egressd_pins_lasting",
 		"1 when what is in the kernel outlives the daemon; 0: all traffic is open when it is killed.", nil, nil)
+	holdFailuresDesc = prometheus.NewDesc("egressd_hold_failures",
+		"What egressd misses in the kernel and could not put back, by its kind (hook, interface, pin, listener).", []string{"kind"}, nil)
+	holdRepairsDesc = prometheus.NewDesc("egressd_hold_repairs_total",
+		"What somebody else took out of the kernel and egressd put back.", []string{"kind"}, nil)
 	errorDesc = prometheus.NewDesc("egressd_policy_rejected",
 		"1 when the newest configuration has errors, or no policy objects any more, and an older one is in force.", nil, nil)
 )
@@ -79,7 +83,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, closedDesc, droppedDesc, logDroppedDesc, unsavedDesc, unboundDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, closedDesc, droppedDesc, logDroppedDesc, unsavedDesc, unboundDesc, readyDesc, heldDesc, presentDesc, pinsDesc, holdFailuresDesc, holdRepairsDesc, errorDesc,
 	} {
 		ch <- d
 	}
@@ -147,6 +151,11 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(heldDesc, truth(s.Capture.Held))
 	for dir, present := range s.Capture.Cgroups {
 		gauge(presentDesc, truth(present), dir)
+	}
+	failures, repairs := m.a.holding.Counts()
+	for kind, n := range failures {
+		gauge(holdFailuresDesc, float64(n), string(kind))
+		counter(holdRepairsDesc, repairs[kind], string(kind))
 	}
 	gauge(errorDesc, truth(s.Policy.Error != ""))
 }

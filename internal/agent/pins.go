@@ -15,7 +15,6 @@ type pins struct {
 	// accepted is why it doesn't, as the operator accepted at the start; nil:
 	// it did.
 	accepted error
-	told     string // what was said last; empty: all is well
 }
 
 // PinStatus says whether the kernel's side goes on when the daemon is killed.
@@ -38,7 +37,7 @@ func (a *Agent) preparePins() error {
 		return fmt.Errorf("%w. If egressd were killed, all traffic would be open. Mount a bpf filesystem for the whole node (mount -t bpf bpffs %s; "+
 			"in a container, mount the node's %s into it), or start with --volatile-pins to take the risk", err, loader.BPFFS, loader.BPFFS)
 	}
-	a.pins.accepted, a.pins.told = err, err.Error()
+	a.pins.accepted = err
 	a.log.Warn("if egressd ends or is killed, all traffic is open", "error", err)
 	return nil
 }
@@ -57,21 +56,4 @@ func (a *Agent) pinStatus() PinStatus {
 		s.Lasting, s.Error = false, err.Error()
 	}
 	return s
-}
-
-// watchPins says when the pins are lost, and when they are back.
-func (a *Agent) watchPins() {
-	now := ""
-	if err := a.lasting(); err != nil {
-		now = err.Error()
-	}
-	switch {
-	case now == a.pins.told:
-	case now != "":
-		a.log.Error("the policy is in force, but if egressd ends or is killed all traffic is open: see that nobody removes pins or unmounts the bpf filesystem, and restart egressd",
-			"error", now)
-	default:
-		a.log.Info("the policy outlives egressd again")
-	}
-	a.pins.told = now
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
@@ -35,6 +36,8 @@ type Status struct {
 	Pins PinStatus `json:"pins"`
 	// Unsaved says what could not be saved for the next start, and why, by file.
 	Unsaved map[string]string `json:"unsaved,omitempty"`
+	// Holding is what egressd lost in the kernel, and who stands beside it.
+	Holding hold.State `json:"holding"`
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
 	// Interfaces are the guarded network interfaces.
@@ -168,7 +171,7 @@ func (s *status) notReady() error {
 	if !s.ready {
 		return errNotServing
 	}
-	return s.agent.capture.err()
+	return errors.Join(s.agent.capture.err(), s.agent.holding.Err())
 }
 
 // Status gathers the state of everything. What cannot be read is left out.
@@ -191,6 +194,7 @@ func (a *Agent) Status() Status {
 		st.Gates = append(st.Gates, g.String())
 	}
 	st.Pins, st.Unsaved = a.pinStatus(), a.unsaved.texts()
+	st.Holding = a.holding.State()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()
 	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)

@@ -20,7 +20,7 @@ type group struct {
 func table() []group {
 	return []group{
 		{"Flows to an address that is not allowed", sockets},
-		{"Packets that go elsewhere than their flow", packets},
+		{"Packets that go elsewhere than their flow", slices.Concat(packets, foreignRows)},
 		{"Pods and machines behind an interface", behind},
 		{"Sockets, cgroups, namespaces and ports of others", slices.Concat(borrowed, execRows, surfaceRows)},
 		{"Pods: other network namespaces", pods},

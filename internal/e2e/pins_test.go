@@ -100,29 +100,9 @@ func TestVolatilePins(t *testing.T) {
 	}
 	_ = n.d.Kill() // says that it was killed
 	n.isOpen(t, "lasting, killed", n.in, false)
-
-	// A pin that somebody takes away while the daemon runs.
-	if err := n.d.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(filepath.Join(n.d.PinDir(), "node", "link_egd_peername6")); err != nil {
-		t.Fatal(err)
-	}
-	if s := n.pins(t); s.Pins.Lasting || !strings.Contains(s.Pins.Error, "link_egd_peername6") {
-		t.Errorf("a pin was removed: %+v", s)
-	}
-	eventually(t, 4*soon, "the log says so", func() bool {
-		return strings.Contains(n.d.Log(), "see that nobody removes pins")
-	})
-	if err := errors.Join(n.d.Terminate(), n.d.Start(t.Context())); err != nil {
-		t.Fatal(err)
-	}
-	if s := n.pins(t); !s.Pins.Lasting {
-		t.Errorf("restarted: %+v", s)
-	}
 }
 
-// metric is the value of a metric without labels.
+// metric is the value of a metric, given by its name and labels.
 func (n *node) metric(t *testing.T, name string) string {
 	t.Helper()
 	a := n.curl(t, nil, "http://127.0.0.1:15020/metrics")

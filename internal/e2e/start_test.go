@@ -123,7 +123,7 @@ func TestFailedFirstStart(t *testing.T) {
 		}
 	}
 	for _, hook := range []string{"sock_ops", "skb_egress", "bind6", "sock_create", "sendmsg4", "connect4", "connect6"} {
-		detach := testenv.Alone(t, n.d.Root, hook)
+		_, detach := testenv.Alone(t, n.d.Root.Path(), hook)
 		n.startFails(t, "3", saysOpen, "--on-failure lock", "alone", "detach it")
 		detach()
 		check("a foreign program at " + hook)
@@ -177,7 +177,7 @@ func TestFailedFirstStart(t *testing.T) {
 func TestFailedStartInside(t *testing.T) {
 	t.Parallel()
 	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
-	detach := testenv.Alone(t, n.d.Root, "connect6")
+	_, detach := testenv.Alone(t, n.d.Root.Path(), "connect6")
 	e := n.run(t, n.d.Root, egressd, "run", "--config", n.d.ConfigDir(), "--cgroup", n.d.Root.Path(), "--state-dir", n.d.StateDir(),
 		"--pin-dir", n.d.PinDir(), "--dns-server", world.ResolverV4, "--status-address", "localhost:0", "--health-address", "localhost:0")
 	detach()

@@ -57,9 +57,11 @@ var floors = map[string][]string{
 	"./egress":        core,
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
+	// What the roof knows of the loader's work.
+	"./internal/hold": {"./loader"},
 	// Roof.
-	"./internal/agent": join([]string{"./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./internal/agent": join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/hold", "./internal/agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},

@@ -3,13 +3,13 @@
 package testenv
 
 import (
+	"errors"
+	"os"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-
-	"github.com/egressd/egressd/internal/world"
 )
 
 // aloneAt are hooks of a cgroup by the names of egressd's programs for them.
@@ -26,13 +26,18 @@ var aloneAt = map[string]struct {
 	"connect6":    {ebpf.CGroupSockAddr, ebpf.AttachCGroupInet6Connect},
 }
 
-// Alone attaches to a hook of a cgroup a program that allows everything and lets no
-// other program be there, until the function that it returns is called.
-func Alone(t testing.TB, cg *world.Cgroup, hook string) (detach func()) {
+// Alone attaches to a hook of a cgroup a program of somebody else that allows
+// everything and lets no other one be there or below. It returns its id; it goes
+// with the test, or when detach is called.
+func Alone(t testing.TB, cgroup, hook string) (id uint32, detach func()) {
 	t.Helper()
 	at, ok := aloneAt[hook]
 	if !ok {
 		t.Fatalf("no hook %s", hook)
+	}
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		t.Fatal(err)
 	}
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "alone", Type: at.program, AttachType: at.attach, License: "GPL",
@@ -41,15 +46,27 @@ func Alone(t testing.TB, cg *world.Cgroup, hook string) (detach func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := link.RawAttachProgram(link.RawAttachProgramOptions{Target: cg.FD(), Program: p, Attach: at.attach}); err != nil {
+	if err := link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: at.attach}); err != nil {
 		t.Fatal(err)
 	}
-	return func() {
-		if err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: cg.FD(), Program: p, Attach: at.attach}); err != nil {
+	attached := true
+	detach = func() {
+		if !attached {
+			return
+		}
+		attached = false
+		if err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: at.attach}); err != nil {
 			t.Error(err)
 		}
-		if err := p.Close(); err != nil {
+		if err := errors.Join(p.Close(), dir.Close()); err != nil {
 			t.Error(err)
 		}
 	}
+	t.Cleanup(detach)
+	info, err := p.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := info.ID()
+	return uint32(n), detach
 }
