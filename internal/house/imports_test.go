@@ -38,7 +38,8 @@ var floors = map[string][]string{
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
 	// Who started us.
-	"./internal/sdnotify": {"./internal/quote", "github.com/coreos/go-systemd/v22/daemon"},
+	"./internal/sdnotify": {"./internal/handover", "./internal/quote", "github.com/coreos/go-systemd/v22/activation", "github.com/coreos/go-systemd/v22/daemon"},
+	"./internal/handover": {"golang.org/x/sys/unix"},
 	// Text of others.
 	// Places that nobody else can take.
 	"./internal/securedir": {"golang.org/x/sys/unix"},
@@ -54,7 +55,7 @@ var floors = map[string][]string{
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	// Roof.
-	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/job", "./internal/link", "./internal/portholder", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/portholder", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
