@@ -106,7 +106,8 @@ type takeover struct {
 	// these stay pinned until all programs are replaced (see commit).
 	waiting map[string]bool
 	layout  uint64
-	ring    uint32 // egd_config's, of the ring that is used again
+	ring    uint32    // egd_config's, of the ring that is used again
+	origins *ebpf.Map // see before
 }
 
 // lookAround opens the maps that are pinned in dir and decides which are used
@@ -184,6 +185,9 @@ func (t *takeover) take(spec *ebpf.CollectionSpec, group int, fits bool) {
 	for _, name := range names {
 		t.waiting[name] = found > 0
 		if m := t.old[name]; m != nil {
+			if name == "egd_origins" {
+				t.keepOrigins(spec, m)
+			}
 			m.Close()
 			delete(t.old, name)
 		}
@@ -196,6 +200,9 @@ func (t *takeover) has(group int) bool { return t.old[renewed[group][0]] != nil 
 func (t *takeover) close() {
 	for _, m := range t.old {
 		m.Close()
+	}
+	if t.origins != nil {
+		t.origins.Close()
 	}
 }
 

@@ -68,6 +68,8 @@ type Datapath struct {
 	// devices are the listeners' addresses on devices.
 	devices atomic.Pointer[map[netip.Addr]bool]
 
+	before before
+
 	events   *ringbuf.Reader
 	draining atomic.Bool
 }
@@ -130,6 +132,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		d.objs.Close()
 		return nil, err
 	}
+	d.before.m, t.origins = t.origins, nil
 	return d, nil
 }
 
@@ -330,6 +333,7 @@ func (d *Datapath) writeConfig() error {
 // Close releases the handles. Pinned maps and links stay and go on working.
 func (d *Datapath) Close() error {
 	err := d.events.Close()
+	d.forgetBefore()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for name, l := range d.links {
