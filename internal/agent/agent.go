@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/ingress"
 	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy/source"
@@ -65,11 +67,22 @@ type Agent struct {
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
 	fills recently[map[string]loader.Fill]
-	// captures says that the programs are attached, inStep that the kernel has
-	// exactly what the snapshot says.
-	captures, inStep bool
+	// captures says that the programs are attached, and by this daemon; inStep
+	// that the kernel has exactly what the snapshot says.
+	captures atomic.Bool
+	inStep   bool
 	// saved is names.Changes as it was when the file was written.
 	saved uint64
+	// binding is held while cgroups are looked for.
+	binding sync.Mutex
+	// inherited are sockets of an earlier daemon that nobody took yet.
+	inherited *handover.Set
+	// holder is the daemon that this one takes over from, nil: none. heirs are
+	// those that are prepared to take over from this one; gone says that one has,
+	// and the state directory is not this one's.
+	holder *holder
+	heirs  chan *handover.Conn
+	gone   atomic.Bool
 
 	// unload is closed when somebody asked for everything to be removed.
 	unload     chan struct{}
@@ -82,16 +95,17 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	lock, err := lockState(o.StateDir)
+	lock, h, set, err := lockOrReach(o)
 	if err != nil {
 		return nil, err
 	}
-	return newAgent(ctx, o, lock)
+	return newAgent(ctx, o, lock, h, set)
 }
 
 // newAgent is New with validated options and the lock of the state directory,
-// which it takes over.
-func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err error) {
+// which it takes over. h is the daemon before, which lives, and set what it
+// hands over.
+func newAgent(ctx context.Context, o Options, lock *os.File, h *holder, set *handover.Set) (_ *Agent, err error) {
 	a := &Agent{
 		opts:     o,
 		log:      o.Log,
@@ -100,6 +114,8 @@ func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err erro
 		unload:   make(chan struct{}),
 		config:   newConfiguration(o),
 		life:     newLife(o),
+
+		holder: h, inherited: set, heirs: make(chan *handover.Conn),
 	}
 	a.devices = newDeviceListeners(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
@@ -107,6 +123,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err erro
 	defer func() {
 		if err != nil {
 			a.sayFailed()
+			a.gone.Store(true)
 			a.Close()
 		}
 	}()
@@ -122,10 +139,10 @@ func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err erro
 	if err := a.preparePins(); err != nil {
 		return nil, err
 	}
-	if a.pinLock, err = loader.LockPins(o.PinDir); err != nil {
+	if err := a.lockPins(); err != nil {
 		return nil, err
 	}
-	own, err := exemptOwn(a.capture.named, o.PinDir)
+	own, err := exemptOwn(a.capture.named, o.PinDir, a.before())
 	if err != nil {
 		return nil, err
 	}
@@ -145,14 +162,17 @@ func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err erro
 	if o.Interfaces {
 		gates = openGates(o.Log)
 	}
-	if a.sockets, err = listen(ctx, o.Log, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
+	if err := a.fromManager(); err != nil {
+		return nil, err
+	}
+	if a.sockets, err = listen(ctx, o.Log, o.Interfaces, o.Guard.Workloads(), gates, a.inherited); err != nil {
 		return nil, err
 	}
 	a.sockets.ports.Admin = a.opts.adminPort()
 	if a.workloads, err = a.capturedWorkloads(); err != nil {
 		return nil, err
 	}
-	a.workloads.own = own
+	a.workloads.own, a.workloads.before = own, a.before()
 	if err := a.wire(); err != nil {
 		return nil, err
 	}
@@ -208,6 +228,9 @@ func (a *Agent) wire() error {
 			Limits:   limits,
 			Rand:     rand.Uint64,
 			Own:      a.own,
+			Inherited: func(at netip.AddrPort) *net.TCPListener {
+				return a.inherited.Listener(gatewaySocket, at)
+			},
 		})
 	}
 	return a.datapath.SetListeners(a.sockets.ports)
@@ -227,80 +250,56 @@ func (a *Agent) startPolicy(l Loaded) error {
 	return a.enforce(l)
 }
 
-// Run captures the workload and serves until ctx is done. It leaves the
-// kernel side pinned; see Unload. ready is called once everything is in place.
+// Run captures the workload and serves until ctx is done, or another daemon has
+// taken over, and what was open then has ended. It leaves the kernel side
+// pinned; see Unload. ready is called once everything is in place.
 func (a *Agent) Run(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var serving sync.WaitGroup
-	serve := func(f func() error) {
-		serving.Go(func() {
-			if err := f(); err != nil && ctx.Err() == nil {
+	s, err := a.start(ctx, cancel)
+	if err != nil {
+		a.gone.Store(true) // unless it took over, what is there is not this one's
+		return err
+	}
+	a.sayReady()
+	ready()
+	// Connections are judged by the files until the last has ended.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var living sync.WaitGroup
+	defer func() { end(); living.Wait() }()
+	living.Go(func() { a.watch(life, ctx) })
+	living.Go(func() { a.watcher.Run(life, a.changed) })
+	living.Go(func() { a.followHolder(life) })
+	if w := a.workloads.watcher; w != nil {
+		living.Go(func() { w.Run(life, a.rebind) })
+	}
+	shifts := []*shift{s}
+	var h *heir
+	unload := false
+	for serving := true; serving; {
+		select {
+		case <-ctx.Done():
+			serving = false
+		case <-a.unload:
+			unload, serving = true, false
+		case c := <-a.heirs:
+			if s, h, err = a.handOver(ctx, c, s, cancel); err != nil {
 				cancel(err)
 			}
-		})
-	}
-	serve(func() error { return a.datapath.Events(a.recordKernelEvent) })
-	for _, ln := range a.sockets.proxy {
-		serve(func() error { return a.outgoing.Serve(ctx, ln, a.identify) })
-	}
-	for i, udp := range a.sockets.dnsUDP {
-		serve(func() error { return a.dns.Serve(ctx, udp, a.sockets.dnsTCP[i:i+1]) })
-	}
-	serve(func() error { a.names.Run(ctx); return nil })
-	serve(func() error { a.dns.KeepResolved(ctx); return nil })
-	a.followDevices(ctx, serve)
-	serve(func() error { return a.watchAddresses(ctx, serve) })
-	serve(func() error { a.housekeep(ctx); return nil })
-	if a.incoming != nil {
-		if err := a.incoming.Apply(a.current.p.Load()); err != nil {
-			cancel(err)
-		}
-	}
-	if a.opts.Interfaces {
-		if err := a.serveInterfaces(ctx, serve); err != nil {
-			cancel(err)
-		}
-	}
-	if ctx.Err() == nil {
-		if err := a.begin(); err != nil {
-			cancel(err)
-		} else {
-			a.status.setReady(true)
-			if a.opts.Interfaces {
-				warnBesideDNS(a.log, besideSockets("/"))
+			if s != nil {
+				shifts = append(shifts, s)
 			}
-			a.sayReady()
-			ready()
+			serving = h == nil
 		}
 	}
-	if ctx.Err() == nil {
-		serve(func() error { a.watcher.Run(ctx, a.changed); return nil })
-		serve(func() error { a.reloadAsked(ctx); return nil })
-		serve(func() error { a.settle(ctx); return nil })
-		serve(func() error { return a.watchInterfaces(ctx) })
-		if w := a.workloads.watcher; w != nil {
-			serve(func() error { w.Run(ctx, a.rebind); return nil })
-		}
+	a.finish(ctx, cancel, s, h, unload)
+	for _, s := range shifts {
+		s.answering.Wait()
 	}
-	watched, done := context.WithCancel(context.WithoutCancel(ctx))
-	var watching sync.WaitGroup
-	watching.Go(func() { a.watch(watched, ctx) })
-	defer func() { done(); watching.Wait() }()
-	select {
-	case <-ctx.Done():
-		a.sayStop(false)
-	case <-a.unload:
-		a.sayStop(true)
-		a.surfaces.release()
-		cancel(nil)
-		if err := a.datapath.Unload(); err != nil {
-			a.log.Error("unload", "error", err)
-		}
-		defer RemoveGates() // unload says what is wrong, by removing them again
+	if h != nil {
+		h.conn.Close()
+		<-h.ended
 	}
-	a.stop()
-	serving.Wait()
 	a.recorder.flush(true)
 	a.saveLastGood()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -309,25 +308,60 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
-// drainTime is the default of Options.DrainTime.
-const drainTime = 5 * time.Second
-
-func (a *Agent) stop() {
-	a.status.setReady(false)
-	ctx, cancel := context.WithTimeout(context.Background(), a.opts.DrainTime)
-	defer cancel()
-	if err := a.outgoing.Shutdown(ctx); err != nil {
-		a.log.Warn("connections were cut after the drain time", "error", err)
+// start begins the first shift, in the place of the daemon before if there is
+// one that lives.
+func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift, error) {
+	if err := a.quiesce(); err != nil {
+		a.leaveHolder()
+		return nil, err
 	}
-	if a.incoming != nil {
-		if err := a.incoming.Shutdown(ctx); err != nil {
-			a.log.Warn("gateway connections were cut after the drain time", "error", err)
+	s, err := a.beginShift(ctx, fail)
+	if err == nil {
+		if err = a.settleTakeover(); err != nil {
+			a.endShift(s)
+			s.answering.Wait()
 		}
 	}
-	if err := a.datapath.DrainEvents(); err != nil {
-		a.log.Warn("kernel events", "error", err)
+	if err != nil {
+		a.leaveHolder()
+		return nil, err
 	}
+	return s, nil
 }
+
+// finish ends the last shift.
+func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift, h *heir, unload bool) {
+	switch {
+	case h != nil:
+		a.release()
+		a.drain(nil)
+		return
+	case s == nil:
+		a.shutDown(time.Now())
+		return
+	case unload:
+		a.sayStop(true)
+		a.surfaces.release()
+		cancel(nil)
+		a.life.forget(a)
+		if err := a.datapath.Unload(); err != nil {
+			a.log.Error("unload", "error", err)
+		}
+		defer RemoveGates() // unload says what is wrong, by removing them again
+	default:
+		a.sayStop(false)
+	}
+	if err := context.Cause(ctx); !unload && (err == nil || errors.Is(err, context.Canceled)) {
+		a.drain(s)
+		return
+	}
+	a.status.setReady(false)
+	a.endShift(s)
+	a.shutDown(time.Now().Add(a.opts.DrainTime))
+}
+
+// drainTime is the default of Options.DrainTime.
+const drainTime = 5 * time.Second
 
 // begin attaches the programs. From here on the workload is under policy. That
 // there is nothing yet to attach them to is no error.
@@ -335,7 +369,7 @@ func (a *Agent) begin() error {
 	if err := a.bind(a.current.p.Load()); err != nil {
 		return err
 	}
-	a.captures = true
+	a.captures.Store(true)
 	if err := a.datapath.SetReady(true); err != nil {
 		return err
 	}
@@ -400,11 +434,12 @@ func (a *Agent) Close() error {
 	if a.sockets != nil {
 		a.sockets.close()
 	}
+	a.inherited.Close()
 	if a.datapath != nil {
 		err = errors.Join(a.saveNames(), a.datapath.Close())
 	}
-	if a.pinLock != nil {
-		err = errors.Join(err, a.pinLock.Close())
+	if a.holder != nil {
+		a.holder.conn.Close()
 	}
-	return errors.Join(err, a.lock.Close())
+	return errors.Join(err, a.unlock())
 }

@@ -54,7 +54,10 @@ func (a *Agent) sayStart() {
 }
 
 func (a *Agent) sayFailed() {
-	if a.opts.Interfaces && a.lock != nil { // else another one runs
+	switch {
+	case a.holder != nil:
+		a.log.Error("egressd does not take over; the one that runs goes on", "traffic", trafficOn)
+	case a.opts.Interfaces && a.lock != nil: // else another one runs
 		a.log.Error("egressd does not start", "traffic", withoutDaemon(a.opts.PinDir))
 	}
 }
@@ -189,7 +192,7 @@ func (a *Agent) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkWait)
 	defer cancel()
 	var errs []error
-	for _, group := range a.sockets.dnsUDP {
+	for _, group := range a.sockets.udp() {
 		errs = append(errs, a.dns.Check(ctx, group[0].LocalAddr()))
 	}
 	return errors.Join(errs...)

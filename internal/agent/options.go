@@ -106,6 +106,9 @@ type Options struct {
 	// Guard says which network interfaces have workloads at their other end;
 	// the zero value guards none, and no uplink.
 	Guard link.Choice
+	// Takeover takes the place of a daemon that runs on the state directory,
+	// without a gap. Without one it changes nothing.
+	Takeover bool
 	// DrainTime bounds how long requests in flight may go on when the daemon
 	// ends; 0: 5 s.
 	DrainTime time.Duration

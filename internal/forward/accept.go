@@ -51,7 +51,11 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 			nc.Close() // a listener of another kind is a mistake of the caller
 			continue
 		}
-		go c.accepted(context.WithoutCancel(ctx), tc, identify)
+		c.accepting.Add(1)
+		go func() {
+			defer c.accepting.Add(-1)
+			c.accepted(context.WithoutCancel(ctx), tc, identify)
+		}()
 	}
 }
 

@@ -38,7 +38,7 @@ var floors = map[string][]string{
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
 	// Who started us.
-	"./internal/sdnotify": {"./internal/handover", "./internal/quote", "github.com/coreos/go-systemd/v22/activation", "github.com/coreos/go-systemd/v22/daemon"},
+	"./internal/sdnotify": {"./internal/handover", "./internal/quote", "github.com/coreos/go-systemd/v22/activation", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/unix"},
 	"./internal/handover": {"golang.org/x/sys/unix"},
 	// Text of others.
 	// Places that nobody else can take.
