@@ -300,11 +300,21 @@ func (d *Datapath) pinWaiting() (names []string, err error) {
 				return nil, fmt.Errorf("replace a pin: %w", err)
 			}
 		}
-		if err := all[name].Pin(at); err != nil {
+		if err := pinClone(all[name], at); err != nil {
 			return nil, fmt.Errorf("pin %s: %w", name, err)
 		}
 	}
 	return names, nil
+}
+
+// pinClone pins a map, which may have been pinned and renamed before: a Map
+// remembers where, and would not pin there again.
+func pinClone(m *ebpf.Map, at string) error {
+	c, err := m.Clone()
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.Pin(at), c.Close())
 }
 
 // putInPlace replaces the pins of older maps.

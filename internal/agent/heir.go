@@ -108,6 +108,7 @@ type heir struct {
 	asking  chan struct{}         // has one token
 	done    chan error            // nil: it serves; else it does not
 	ended   chan struct{}
+	quiet   chan struct{} // closed when it was told that nobody serves
 }
 
 // listen hears what the heir says until it hangs up.
@@ -139,6 +140,11 @@ func (h *heir) listen() {
 
 // learn makes the heir learn an answer before it is given.
 func (h *heir) learn(workload, name string, answers []dnsproxy.Answer) error {
+	select {
+	case <-h.quiet:
+	case <-h.ended:
+		return errors.New("it is gone")
+	}
 	h.asking <- struct{}{}
 	defer func() { <-h.asking }()
 	select {
@@ -177,7 +183,7 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Conn, s *shift, fail c
 		return s, nil, a.awaitHeirs(s.ctx, func(f func() error) { s.loops.Go(func() { _ = f() }) })
 	}
 	h := &heir{conn: c, answers: make(chan handover.Message, 1), asking: make(chan struct{}, 1),
-		done: make(chan error, 1), ended: make(chan struct{})}
+		done: make(chan error, 1), ended: make(chan struct{}), quiet: make(chan struct{})}
 	a.names.SetHeir(func(workload, name string, answers []dnsproxy.Answer) {
 		if err := h.learn(workload, name, answers); err != nil {
 			a.log.Debug("an answer was not learned by the egressd that takes over", "name", name, "error", err)
@@ -190,6 +196,7 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Conn, s *shift, fail c
 		err = c.Send(handover.Message{Kind: handover.Quiet}, nil)
 	}
 	if err == nil {
+		close(h.quiet)
 		select {
 		case err = <-h.done:
 		case <-time.After(switchWait):

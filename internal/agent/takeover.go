@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/loader"
@@ -125,7 +127,7 @@ func (a *Agent) quiesce() error {
 	}
 	h.conn.SetDeadline(time.Time{})
 	switch {
-	case errors.Is(err, handover.ErrWithdrawn), errors.Is(err, os.ErrDeadlineExceeded):
+	case err != nil && !died(err):
 		close(h.ended)
 		return err
 	case err != nil:
@@ -144,6 +146,11 @@ func (a *Agent) quiesce() error {
 	return nil
 }
 
+// died says whether the other end of a connection is gone.
+func died(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
 // listenTo learns what the daemon before answers, until that hangs up.
 func (a *Agent) listenTo(h *holder) {
 	defer close(h.ended)
@@ -152,11 +159,11 @@ func (a *Agent) listenTo(h *holder) {
 		set.Close()
 		switch {
 		case err != nil:
-			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
-				a.log.Debug("the egressd before", "error", err)
+			if died(err) {
+				err = nil // it goes on without
 			}
 			select {
-			case h.released <- nil: // it died
+			case h.released <- err:
 			default:
 			}
 			return

@@ -145,6 +145,71 @@ func (d *Daemon) Launch(ctx context.Context) error {
 	return nil
 }
 
+// Takeover starts another daemon that takes over from the one that runs, waits
+// until it has, and returns the earlier one. Args are added to its command line.
+func (d *Daemon) Takeover(ctx context.Context, args ...string) (before *Before, err error) {
+	before, err = d.Reach(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	tick := time.NewTicker(readyEvery)
+	defer tick.Stop()
+	for ready := strings.Count(before.log, readyLine); strings.Count(d.Log(), readyLine) == ready; {
+		select {
+		case err := <-d.done:
+			d.cmd, d.done = before.cmd, before.done
+			return nil, fmt.Errorf("the one that was to take over ended: %w\n%s", err, d.tail())
+		case <-ctx.Done():
+			return nil, fmt.Errorf("nothing was taken over: %w\n%s", ctx.Err(), d.tail())
+		case <-tick.C:
+		}
+	}
+	return before, nil
+}
+
+// readyLine is what a daemon logs when it serves.
+const readyLine = "msg=ready "
+
+// Reach starts the daemon of Takeover and waits for nothing: Kill and the like
+// are about that one from now on.
+func (d *Daemon) Reach(ctx context.Context, args ...string) (*Before, error) {
+	before := &Before{d.cmd, d.done, d.Log()}
+	own := d.args
+	d.args = append(slices.Clone(own), append([]string{"--takeover"}, args...)...)
+	err := d.Launch(ctx)
+	d.args = own
+	return before, err
+}
+
+// Before is a daemon that another one takes over from.
+type Before struct {
+	cmd  *Cmd
+	done chan error
+	log  string // until then
+}
+
+// Wait waits for its end.
+func (b *Before) Wait(ctx context.Context) error {
+	select {
+	case err := <-b.done:
+		return err
+	case <-ctx.Done():
+		return errors.New("the daemon before did not end")
+	}
+}
+
+// Keep makes it the daemon again, when the other one has ended.
+func (d *Daemon) Keep(b *Before) (ended error) {
+	ended = <-d.done
+	d.Return(b)
+	return ended
+}
+
+// Return is Keep when the other one is known to have ended.
+func (d *Daemon) Return(b *Before) { d.cmd, d.done = b.cmd, b.done }
+
 // waitReady polls the readiness port, as a kubelet would.
 func (d *Daemon) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWait)
