@@ -261,6 +261,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		a.gone.Store(true) // unless it took over, what is there is not this one's
 		return err
 	}
+	if a.opts.Interfaces {
+		warnBesideDNS(a.log, besideSockets("/"))
+	}
 	a.sayReady()
 	ready()
 	// Connections are judged by the files until the last has ended.
@@ -269,6 +272,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer func() { end(); living.Wait() }()
 	living.Go(func() { a.watch(life, ctx) })
 	living.Go(func() { a.watcher.Run(life, a.changed) })
+	living.Go(func() { a.reloadAsked(life) })
 	living.Go(func() { a.followHolder(life) })
 	if w := a.workloads.watcher; w != nil {
 		living.Go(func() { w.Run(life, a.rebind) })

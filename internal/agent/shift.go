@@ -59,7 +59,6 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	a.inherited.Close() // what nobody took
 	a.status.setReady(true)
 	serve(func() error { a.settle(s.ctx); return nil })
-	serve(func() error { a.reloadAsked(s.ctx); return nil })
 	serve(func() error { return a.watchInterfaces(s.ctx) })
 	return s, nil
 }

@@ -242,6 +242,63 @@ func TestTakeoverFails(t *testing.T) {
 	}
 }
 
+// TestTakeoverTightened: what goes on in the daemon before is judged by the
+// policy of today, not by the one of the takeover.
+func TestTakeoverTightened(t *testing.T) {
+	t.Parallel()
+	n := takeoverNode(t, "--drain-time", "120s")
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.learn(t, world.API)
+	denied, allowed := n.open(t, hostPort(via4, 7)), n.open(t, n.Echo6.Addr.String())
+	before, err := n.d.Takeover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !denied.echo("taken over") || !allowed.echo("taken over") {
+		t.Fatal("a stream was cut")
+	}
+	_, rest, _ := strings.Cut(takeoverPolicy, "---\n")
+	n.write(t, "via.yaml", rest)
+	eventually(t, soon, "the stream that is denied now is cut", func() bool { return !denied.echo("tightened") })
+	if !allowed.echo("tightened") {
+		t.Error("a stream that is allowed was cut")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	if err := before.Wait(ctx); err != nil {
+		t.Errorf("the daemon before, with nothing open any more: %v", err)
+	}
+}
+
+// TestTakeoverInside: daemons that are captured themselves, one in the place of
+// the other, are free of the policy, both of them.
+func TestTakeoverInside(t *testing.T) {
+	t.Parallel()
+	n := takeoverNode(t)
+	inside := []string{"sh", "-c", `mkdir -p "$0" && echo $$ > "$0/cgroup.procs" && exec "$@"`}
+	n.d.Prefix = append(inside, filepath.Join(n.d.Root.Path(), "one.service"))
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.learn(t, world.GoogleAPIs, world.API)
+	stream := n.open(t, hostPort(via4, 7))
+	client := n.busy(t)
+	for _, name := range []string{"two.service", "three.service"} {
+		n.d.Prefix = append(inside[:3:3], filepath.Join(n.d.Root.Path(), name))
+		if _, err := n.d.Takeover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !stream.echo(name) {
+			t.Errorf("%s: a stream was cut", name)
+		}
+	}
+	if rounds, failed, what := client.ended(t); failed > 0 || rounds < 100 {
+		t.Errorf("%d of %d attempts failed: %s", failed, rounds, what)
+	}
+}
+
 // TestTakeoverSocket: nobody but root reaches it.
 func TestTakeoverSocket(t *testing.T) {
 	t.Parallel()

@@ -54,20 +54,6 @@ func (s *Set) Add(name string, c syscall.Conn) error {
 	return nil
 }
 
-// Clone duplicates all descriptors.
-func (s *Set) Clone() (*Set, error) {
-	c := &Set{}
-	for _, d := range s.all() {
-		fd, err := unix.FcntlInt(uintptr(d.fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			c.Close()
-			return nil, err
-		}
-		c.descriptors = append(c.descriptors, descriptor{d.name, fd})
-	}
-	return c, nil
-}
-
 func (s *Set) all() []descriptor {
 	if s == nil {
 		return nil
@@ -77,13 +63,15 @@ func (s *Set) all() []descriptor {
 	return slices.Clone(s.descriptors)
 }
 
-// Each calls f with the name and the descriptor of each, which stay the set's.
+// Each calls f with the name and the descriptor of each, which stay the set's,
+// until it fails.
 func (s *Set) Each(f func(name string, fd int) error) error {
-	var errs []error
 	for _, d := range s.all() {
-		errs = append(errs, f(d.name, d.fd))
+		if err := f(d.name, d.fd); err != nil {
+			return err
+		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // take removes the first descriptor that fits.

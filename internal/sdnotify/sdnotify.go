@@ -6,7 +6,6 @@ package sdnotify
 
 import (
 	"log/slog"
-	"net"
 	"os"
 	"time"
 
@@ -107,11 +106,10 @@ func (m *Manager) each(set *handover.Set, f func(name string, fd int) error) {
 
 // notify sends a state with descriptors, which daemon.SdNotify can't.
 func notify(state string, rights []byte) error {
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"})
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return os.NewSyscallError("socket", err)
 	}
-	defer c.Close()
-	_, _, err = c.WriteMsgUnix([]byte(state), rights, nil)
-	return err
+	defer unix.Close(s)
+	return os.NewSyscallError("sendmsg", unix.Sendmsg(s, []byte(state), rights, &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}, 0))
 }

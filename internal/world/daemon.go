@@ -34,6 +34,8 @@ type Daemon struct {
 	Capture []string
 	// Prefix is put before the command line, such as taskset and its arguments.
 	Prefix []string
+	// Files are descriptors 3 and so on of the next start.
+	Files []*os.File
 
 	w     *World
 	self  string
@@ -135,7 +137,7 @@ func (d *Daemon) Launch(ctx context.Context) error {
 	}
 	// Not bound to ctx: the daemon is stopped in order, by Stop.
 	c := d.w.Client(context.WithoutCancel(ctx), d.own, line[0], line[1:]...)
-	c.Stdout, c.Stderr = out, out
+	c.Stdout, c.Stderr, c.ExtraFiles = out, out, d.Files
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("starting egressd: %w", err)
 	}
@@ -297,6 +299,13 @@ func (d *Daemon) Terminate() error {
 	case <-time.After(readyWait):
 		return errors.New("egressd did not end")
 	}
+}
+
+// Ended waits for the end of a daemon that was told to end.
+func (d *Daemon) Ended() error {
+	err := <-d.done
+	d.cmd = nil
+	return err
 }
 
 // Install makes self the binary of the next Start and Command.
