@@ -334,8 +334,18 @@ func (d *Datapath) writeConfig() error {
 func (d *Datapath) Close() error {
 	err := d.events.Close()
 	d.forgetBefore()
+	err = errors.Join(err, d.CloseLinks())
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return errors.Join(err, d.usage.close(), d.objs.Close())
+}
+
+// CloseLinks releases the handles of the links alone, which would keep the
+// programs attached after somebody has removed the pins.
+func (d *Datapath) CloseLinks() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var err error
 	for name, l := range d.links {
 		err = errors.Join(err, l.Close())
 		delete(d.links, name)
@@ -344,5 +354,5 @@ func (d *Datapath) Close() error {
 		err = errors.Join(err, g.close())
 		delete(d.guards, index)
 	}
-	return errors.Join(err, d.usage.close(), d.objs.Close())
+	return err
 }

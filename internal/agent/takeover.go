@@ -252,8 +252,8 @@ func (a *Agent) before() uint64 {
 func (a *Agent) release() {
 	a.gone.Store(true)
 	a.log.Info("another egressd has taken over; this one ends when its connections have", "within", a.opts.DrainTime, "traffic", trafficOn)
-	if err := a.unlock(); err != nil {
-		a.log.Warn("the locks", "error", err)
+	if err := errors.Join(a.unlock(), a.datapath.CloseLinks()); err != nil {
+		a.log.Warn("what the other egressd has now could not be let go of; \"egressd unload\" opens only when this one has ended", "error", err)
 	}
 }
 

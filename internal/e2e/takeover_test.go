@@ -272,6 +272,33 @@ func TestTakeoverTightened(t *testing.T) {
 	}
 }
 
+// TestUnloadAfterTakeover: unload opens at once, whatever goes on in the daemon
+// before.
+func TestUnloadAfterTakeover(t *testing.T) {
+	t.Parallel()
+	n := takeoverNode(t, "--drain-time", "120s")
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.learn(t, world.API)
+	stream := n.open(t, hostPort(via6, 7))
+	before, err := n.d.Takeover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.isOpen(t, "taken over", n.in, false)
+	if e := n.egressd(t, "unload", "--pin-dir", n.d.PinDir()); e.code != 0 {
+		t.Fatalf("unload: %+v", e)
+	}
+	n.isOpen(t, "unloaded", n.in, true)
+	_ = stream.in.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	if err := before.Wait(ctx); err != nil {
+		t.Errorf("the daemon before: %v", err)
+	}
+}
+
 // TestTakeoverInside: daemons that are captured themselves, one in the place of
 // the other, are free of the policy, both of them.
 func TestTakeoverInside(t *testing.T) {
