@@ -116,6 +116,7 @@ type Server struct {
 	turn        atomic.Uint32 // rotates own answers
 	stats       stats
 	checking    sync.Map // the queries of Check, by source address
+	reading     sync.WaitGroup
 }
 
 // New returns a Server for c.
@@ -180,6 +181,7 @@ func (discard) Record(flow.Event) {}
 // socket in udp is its slot. Serve returns an error when a listener failed;
 // the others are stopped then, too.
 func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.Listener) error {
+	s.reading.Add(1)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -207,6 +209,7 @@ func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.List
 		_ = ln.Close()
 	}
 	readers.Wait()
+	s.reading.Done()
 	late := time.AfterFunc(s.drain, stop)
 	handlers.Wait()
 	late.Stop()
@@ -218,6 +221,10 @@ func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.List
 	}
 	return nil
 }
+
+// WaitQuiet waits until no Serve reads queries or accepts connections any more;
+// their contexts must have ended. Answers may still be under way.
+func (s *Server) WaitQuiet() { s.reading.Wait() }
 
 // pause waits after the n-th failure in a row (n from 0), longer each time up
 // to a second, as net/http's accept loop does. False: ctx is done.

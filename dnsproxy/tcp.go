@@ -20,6 +20,9 @@ const (
 	maxPipelined = 16
 	// writeTimeout bounds the write of one reply to a client.
 	writeTimeout = 5 * time.Second
+	// firstQuestion is how long a connection that was accepted just before the
+	// end may take to ask.
+	firstQuestion = time.Second
 )
 
 // serveTCP accepts connections from ln until ctx is done.
@@ -61,10 +64,20 @@ func (s *Server) serveTCP(ctx, work context.Context, handlers *sync.WaitGroup, l
 
 // serveConn answers the queries of one connection, each as soon as it is
 // ready (RFC 7766, section 6.2.1.1), until the client is done or silent for
-// too long, or ctx is done.
+// too long, or ctx is done. Who has not asked yet then was accepted just before,
+// and may ask once.
 func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client) {
 	defer c.Close()
-	wake := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	asked := false
+	var reading sync.Mutex // guards asked and the deadline
+	wait := func() (more bool) {
+		reading.Lock()
+		defer reading.Unlock()
+		ended := ctx.Err() != nil
+		_ = c.SetReadDeadline(s.readUntil(ended, asked))
+		return !ended || !asked
+	}
+	wake := context.AfterFunc(ctx, func() { wait() })
 	defer wake()
 	late := context.AfterFunc(work, func() { _ = c.Close() })
 	defer late()
@@ -88,9 +101,8 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 	// As long as over UDP: an idle connection must not cost 64 KB.
 	buf := make([]byte, maxQuery)
 	for {
-		_ = c.SetReadDeadline(time.Now().Add(s.idle))
-		if ctx.Err() != nil {
-			return // the deadline above may have undone the wake
+		if !wait() {
+			return
 		}
 		raw, err := readFrame(c, buf)
 		if err != nil {
@@ -100,6 +112,9 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 			return
 		}
 		s.stats.add(cQueryTCP)
+		reading.Lock()
+		asked = true
+		reading.Unlock()
 		raw = slices.Clone(raw)
 		slots <- struct{}{} // answers are bounded in time, so this wait is
 		if !s.queries.acquire(account) {
@@ -113,4 +128,15 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 			send(s.reply(work, client, policy.TCP, raw))
 		})
 	}
+}
+
+// readUntil is how long a connection is waited for.
+func (s *Server) readUntil(ended, asked bool) time.Time {
+	switch {
+	case !ended:
+		return time.Now().Add(s.idle)
+	case !asked:
+		return time.Now().Add(min(s.drain, firstQuestion))
+	}
+	return time.Unix(1, 0)
 }

@@ -231,3 +231,46 @@ func TestServeEndsWhenAListenerDies(t *testing.T) {
 		t.Errorf("Serve: %v", err)
 	}
 }
+
+// TestFirstQuestionAfterTheEnd: who was accepted just before the end and has
+// not asked yet is answered; who has asked before sees the end at once.
+func TestFirstQuestionAfterTheEnd(t *testing.T) {
+	r := newRig(t, Config{})
+	pc, ln := listenBoth(t, "127.0.0.1:0")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- r.Serve(ctx, []net.PacketConn{pc}, []net.Listener{ln}) }()
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		return c
+	}
+	ask := func(c net.Conn) error {
+		conn := &dns.Conn{Conn: c}
+		if err := conn.WriteMsg(new(dns.Msg).SetQuestion("localhost.", dns.TypeA)); err != nil {
+			return err
+		}
+		_, err := conn.ReadMsg()
+		return err
+	}
+	fresh, used := dial(), dial()
+	if err := ask(used); err != nil { // and the one before it has been accepted
+		t.Fatal(err)
+	}
+	cancel()
+	r.WaitQuiet()
+	if err := ask(fresh); err != nil {
+		t.Errorf("a connection that was accepted and had not asked: %v", err)
+	}
+	if err := ask(used); err == nil {
+		t.Error("a connection that had its answer is served on")
+	}
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}

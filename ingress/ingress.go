@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
@@ -42,6 +43,9 @@ type Options struct {
 	Rand     func() uint64
 	// Own says where egressd itself listens: nothing is dialled there.
 	Own forward.Own
+	// Inherited returns the listening socket that an earlier daemon left at an
+	// address; nil: there is none, or there are none at all.
+	Inherited func(netip.AddrPort) *net.TCPListener
 }
 
 // Ingress is the set of gateway listeners. It implements forward.Decider and
@@ -142,17 +146,33 @@ func (in *Ingress) Skipped() []string {
 
 func (in *Ingress) open(a netip.AddrPort) error {
 	ctx, cancel := context.WithCancel(context.Background())
+	any4 := netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port())
+	if in.o.Inherited != nil {
+		ln := in.o.Inherited(a)
+		if ln == nil && a.Addr() == netip.IPv6Unspecified() {
+			ln = in.o.Inherited(any4)
+		}
+		if ln != nil {
+			in.serve(ctx, cancel, a, ln)
+			return nil
+		}
+	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", a.String())
 	if err != nil && a.Addr().Is6() && a.Addr().IsUnspecified() {
 		// No IPv6 on this machine.
-		ln, err = lc.Listen(ctx, "tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()).String())
+		ln, err = lc.Listen(ctx, "tcp4", any4.String())
 	}
 	if err != nil {
 		cancel()
 		return err
 	}
+	in.serve(ctx, cancel, a, ln)
+	return nil
+}
+
+func (in *Ingress) serve(ctx context.Context, cancel context.CancelFunc, a netip.AddrPort, ln net.Listener) {
 	in.listeners[a] = &listener{ln: ln, cancel: cancel}
 	in.serving.Go(func() {
 		if err := in.core.Serve(ctx, ln, identify); err != nil && ctx.Err() == nil {
@@ -160,8 +180,49 @@ func (in *Ingress) open(a netip.AddrPort) error {
 		}
 	})
 	in.o.Log.Info("gateway listener open", "address", ln.Addr().String())
-	return nil
 }
+
+// Listeners calls f with each open listener.
+func (in *Ingress) Listeners(f func(syscall.Conn)) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, l := range in.listeners {
+		if c, ok := l.ln.(syscall.Conn); ok {
+			f(c)
+		}
+	}
+}
+
+// Pause closes the listeners until Resume, after which Apply opens them again;
+// connections go on.
+func (in *Ingress) Pause() {
+	in.mu.Lock()
+	in.closed = true
+	in.closeAll()
+	in.mu.Unlock()
+	in.serving.Wait()
+}
+
+// Resume lets Apply open listeners again.
+func (in *Ingress) Resume() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = false
+}
+
+func (in *Ingress) closeAll() {
+	for a, l := range in.listeners {
+		l.cancel()
+		l.ln.Close()
+		delete(in.listeners, a)
+	}
+}
+
+// Linger lets connections end as they become idle; see forward.Core.
+func (in *Ingress) Linger() { in.core.Linger() }
+
+// Idle says whether there is no connection.
+func (in *Ingress) Idle() bool { return in.core.Idle() }
 
 // identify describes a connection from outside: its destination is the
 // listener's own address.
@@ -181,11 +242,7 @@ func identify(c *net.TCPConn) (forward.Conn, error) {
 func (in *Ingress) Shutdown(ctx context.Context) error {
 	in.mu.Lock()
 	in.closed = true
-	for a, l := range in.listeners {
-		l.cancel()
-		l.ln.Close()
-		delete(in.listeners, a)
-	}
+	in.closeAll()
 	in.mu.Unlock()
 	err := in.core.Shutdown(ctx)
 	in.serving.Wait()

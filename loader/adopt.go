@@ -111,7 +111,8 @@ type takeover struct {
 	// these stay pinned until all programs are replaced (see commit).
 	waiting map[string]bool
 	layout  uint64
-	ring    uint32 // egd_config's, of the ring that is used again
+	ring    uint32    // egd_config's, of the ring that is used again
+	origins *ebpf.Map // see before
 }
 
 // lookAround opens the maps that are pinned in dir and decides which are used
@@ -191,6 +192,9 @@ func (t *takeover) take(spec *ebpf.CollectionSpec, group int, fits bool) {
 	for _, name := range names {
 		t.waiting[name] = found > 0
 		if m := t.old[name]; m != nil {
+			if name == "egd_origins" {
+				t.keepOrigins(spec, m)
+			}
 			m.Close()
 			delete(t.old, name)
 		}
@@ -203,6 +207,9 @@ func (t *takeover) has(group int) bool { return t.old[renewed[group][0]] != nil 
 func (t *takeover) close() {
 	for _, m := range t.old {
 		m.Close()
+	}
+	if t.origins != nil {
+		t.origins.Close()
 	}
 }
 
@@ -301,11 +308,21 @@ func (d *Datapath) pinWaiting() (names []string, err error) {
 				return nil, fmt.Errorf("replace a pin: %w", err)
 			}
 		}
-		if err := all[name].Pin(at); err != nil {
+		if err := pinClone(all[name], at); err != nil {
 			return nil, fmt.Errorf("pin %s: %w", name, err)
 		}
 	}
 	return names, nil
+}
+
+// pinClone pins a map, which may have been pinned and renamed before: a Map
+// remembers where, and would not pin there again.
+func pinClone(m *ebpf.Map, at string) error {
+	c, err := m.Clone()
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.Pin(at), c.Close())
 }
 
 // putInPlace replaces the pins of older maps.

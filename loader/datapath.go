@@ -95,6 +95,8 @@ type Datapath struct {
 	// devices are the listeners' addresses on devices.
 	devices atomic.Pointer[map[netip.Addr]bool]
 
+	before before
+
 	events   *ringbuf.Reader
 	draining atomic.Bool
 }
@@ -172,6 +174,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err := d.start(t, spec); err != nil {
 		return nil, errors.Join(err, d.grown.close(), d.unpinMaps(), d.objs.Close())
 	}
+	d.before.m, t.origins = t.origins, nil
 	return d, nil
 }
 
@@ -386,8 +389,19 @@ func (d *Datapath) writeConfig() error {
 // Close releases the handles. Pinned maps and links stay and go on working.
 func (d *Datapath) Close() error {
 	err := d.events.Close()
+	d.forgetBefore()
+	err = errors.Join(err, d.CloseLinks())
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return errors.Join(err, d.grown.close(), d.usage.close(), d.objs.Close())
+}
+
+// CloseLinks releases the handles of the links alone, which would keep the
+// programs attached after somebody has removed the pins.
+func (d *Datapath) CloseLinks() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var err error
 	for name, l := range d.links {
 		err = errors.Join(err, l.Close())
 		delete(d.links, name)
@@ -396,5 +410,5 @@ func (d *Datapath) Close() error {
 		err = errors.Join(err, g.close())
 		delete(d.guards, index)
 	}
-	return errors.Join(err, d.grown.close(), d.usage.close(), d.objs.Close())
+	return err
 }

@@ -93,8 +93,9 @@ var reasons = map[uint8]policy.Reason{
 const lookInterval = 100 * time.Millisecond
 
 // Events calls f for each event of the kernel, in order, until Close or
-// DrainEvents. A record that cannot be read is skipped.
+// DrainEvents, after which it can be called again. A record that cannot be read is skipped.
 func (d *Datapath) Events(f func(Event)) error {
+	defer d.draining.Store(false)
 	stop := make(chan struct{})
 	var looking sync.WaitGroup
 	looking.Go(func() {

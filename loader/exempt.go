@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -91,8 +92,9 @@ func (p Pinned) Workload(cgroup uint64) (captured, known bool) {
 
 // Exempt makes a cgroup the workload with the number id, for which nothing is
 // decided, in every table that the programs go by. No other cgroup is that
-// workload then: starts that fail, each in a new cgroup, would fill the tables.
-func (p Pinned) Exempt(cgroup uint64, id uint32) error {
+// workload then, except beside, where an egressd is that still serves (0: none):
+// starts that fail, each in a new cgroup, would fill the tables.
+func (p Pinned) Exempt(cgroup uint64, id uint32, beside uint64) error {
 	v := kernelWorkload(cgroup, Workload{ID: id, Exempt: true})
 	return p.eachTable(func(m *ebpf.Map) error {
 		if m.ValueSize() != uint32(unsafe.Sizeof(v)) {
@@ -102,19 +104,19 @@ func (p Pinned) Exempt(cgroup uint64, id uint32) error {
 		if err := m.Put(cgroup, &v); err != nil {
 			return err
 		}
-		return dropExempt(m, id, cgroup)
+		return dropExempt(m, id, cgroup, beside)
 	})
 }
 
 // dropExempt removes the exempt workload with the number id from all cgroups
-// but one.
-func dropExempt(m *ebpf.Map, id uint32, but uint64) error {
+// but these.
+func dropExempt(m *ebpf.Map, id uint32, but ...uint64) error {
 	var stale []uint64
 	var cgroup uint64
 	var v bpf.EgressdEgdWorkload
 	it := m.Iterate()
 	for it.Next(&cgroup, &v) {
-		if cgroup != but && v.Id == id && v.Flags == workloadExempt {
+		if !slices.Contains(but, cgroup) && v.Id == id && v.Flags == workloadExempt {
 			stale = append(stale, cgroup)
 		}
 	}

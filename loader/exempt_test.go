@@ -48,7 +48,7 @@ func TestExempt(t *testing.T) {
 		if _, known := p.Workload(id); known {
 			t.Errorf("%s: the own cgroup is known", when)
 		}
-		must(t, p.Exempt(id, 2))
+		must(t, p.Exempt(id, 2, 0))
 		p, err = loader.ReadPinned(r.pins)
 		must(t, err)
 		if yes, known := p.Workload(id); yes || !known {
@@ -59,7 +59,7 @@ func TestExempt(t *testing.T) {
 		// The next start has another cgroup.
 		id, err = next.ID()
 		must(t, err)
-		must(t, p.Exempt(id, 2))
+		must(t, p.Exempt(id, 2, 0))
 		denied(when+", next", next, "")
 		denied(when+", the cgroup before", own, "ECONNREFUSED")
 	}

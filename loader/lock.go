@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -114,6 +115,19 @@ func (l *PinLock) keep(volatile bool) (renewed bool, err error) {
 	l.at = at
 	return true, nil
 }
+
+// TakePinLock makes a PinLock of the open, locked directory of another one, which
+// has to be the one at the path. It takes the file over.
+func TakePinLock(dir string, at *os.File) (*PinLock, error) {
+	if at == nil || !isAt(at, dir) {
+		return nil, fmt.Errorf("the lock is not that of the pin directory %s", dir)
+	}
+	return &PinLock{dir: dir, at: at}, nil
+}
+
+// SyscallConn gives access to the lock's descriptor: who has a duplicate has the
+// lock.
+func (l *PinLock) SyscallConn() (syscall.RawConn, error) { return l.at.SyscallConn() }
 
 // Close lets go of the directory.
 func (l *PinLock) Close() error { return l.at.Close() }

@@ -151,7 +151,7 @@ func (d *Datapath) DatagramOrigin(a Arrival) (Origin, bool) {
 	key := originKey(policy.UDP, a, byLoopback)
 	var v bpf.EgressdEgdOrigin
 	if err := d.objs.EgdOrigins.Lookup(&key, &v); err != nil {
-		return Origin{}, false
+		return d.originBefore(key, false)
 	}
 	return originOf(&v), true
 }
@@ -159,7 +159,7 @@ func (d *Datapath) DatagramOrigin(a Arrival) (Origin, bool) {
 func (d *Datapath) takeOrigin(key bpf.EgressdEgdOriginKey) (Origin, bool) {
 	var v bpf.EgressdEgdOrigin
 	if err := d.objs.EgdOrigins.LookupAndDelete(&key, &v); err != nil {
-		return Origin{}, false
+		return d.originBefore(key, true)
 	}
 	d.usage.release(v.Workload)
 	return originOf(&v), true
@@ -224,8 +224,9 @@ func originOf(v *bpf.EgressdEgdOrigin) Origin {
 // SweepOrigins removes the entries that are older than maxAge: connections
 // that were never accepted, datagrams of sockets that live long. It returns
 // how many it removed. Sets of endpoints that nothing points to any more go
-// with them.
+// with them, and what the programs before these redirected.
 func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
+	d.forgetBefore()
 	d.mu.Lock()
 	err := d.collectSets()
 	d.mu.Unlock()

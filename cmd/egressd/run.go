@@ -31,7 +31,7 @@ func runCommand(e env) *cobra.Command {
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
 	var drain time.Duration
-	var delegated, volatilePins bool
+	var delegated, volatilePins, takeover bool
 	var onFailure string
 	var status, health, admin, adminGroup string
 	var adminRemote bool
@@ -50,6 +50,12 @@ the policy from its first instruction on, whether the daemon runs or not. That
 takes programs at the outermost cgroup around it, such as system.slice; what is
 beside it there stays free. An outermost cgroup itself that goes is captured again
 as soon as it is back; until then egressd is not ready.
+
+With --takeover a daemon takes the place of one that runs on the same
+--state-dir and --pin-dir, which may be of another version: it gets the
+sockets, serves when it is prepared, and what is open in the other one may go
+on there for that one's --drain-time. If it fails, or its policy has errors,
+the other one goes on. Where no daemon runs it just starts.
 
 When the daemon ends, the kernel goes on with the last policy: proxied
 connections and DNS are refused until it is back. "egressd unload" opens.
@@ -116,6 +122,7 @@ captured.`,
 				}
 				return notStarted(e, agent.NotStarted(o, err))
 			}
+			o.Takeover = takeover
 			// What comes while it starts is done when it is ready.
 			reload := make(chan os.Signal, 1)
 			signal.Notify(reload, syscall.SIGHUP)
@@ -139,7 +146,8 @@ captured.`,
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
-	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
+	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long what is open may go on when the daemon is stopped or another one has taken over")
+	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the place of a daemon that runs on --state-dir, without a gap, when this one is prepared")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")

@@ -21,12 +21,12 @@ func (a *Agent) readAddresses() error {
 	return a.datapath.SetOwn(own)
 }
 
-// watchAddresses follows the node's addresses as they come and go. serve starts a
-// function that is waited for at the end.
-func (a *Agent) watchAddresses(ctx context.Context, serve func(func() error)) error {
+// watchAddresses follows the node's addresses as they come and go. serve and
+// answer: see followDevices.
+func (a *Agent) watchAddresses(ctx context.Context, serve, answer func(func() error)) error {
 	look := func() {
 		a.lookAtAddresses()
-		a.followDevices(ctx, serve)
+		a.followDevices(ctx, serve, answer)
 	}
 	for ctx.Err() == nil {
 		if err := link.WatchOwn(ctx, look); err != nil {

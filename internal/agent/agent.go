@@ -5,8 +5,10 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/ingress"
 	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/loader"
@@ -71,14 +74,25 @@ type Agent struct {
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
 	fills recently[map[string]loader.Fill]
-	// captures says that the programs are attached, inStep that the kernel has
-	// exactly what the snapshot says.
-	captures, inStep bool
+	// captures says that the programs are attached, and by this daemon; inStep
+	// that the kernel has exactly what the snapshot says.
+	captures atomic.Bool
+	inStep   bool
 	// emptyInForce says that the policy in force has no objects.
 	emptyInForce bool
 	// saved is names.Changes as it was when the file was written.
 	saved   uint64
 	unsaved unsaved
+	// binding is held while cgroups are looked for.
+	binding sync.Mutex
+	// inherited are sockets of an earlier daemon that nobody took yet.
+	inherited *handover.Set
+	// holder is the daemon that this one takes over from, nil: none. heirs are
+	// those that are prepared to take over from this one; gone says that one has,
+	// and the state directory is not this one's.
+	holder *holder
+	heirs  chan *handover.Conn
+	gone   atomic.Bool
 
 	// unload is closed when somebody asked for everything to be removed.
 	unload     chan struct{}
@@ -92,17 +106,20 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		return nil, err
 	}
 	made := stateMade(o.StateDir)
-	lock, err := lockState(o.StateDir)
+	lock, h, set, err := lockOrReach(o)
 	if err != nil {
 		return nil, err
 	}
-	sweepLeft(o)
-	return newAgent(ctx, o, lock, made)
+	if h == nil {
+		sweepLeft(o)
+	}
+	return newAgent(ctx, o, lock, made, h, set)
 }
 
 // newAgent is New with validated options and the lock of the state directory,
-// which it takes over; made are the parts of that which this start has made.
-func newAgent(ctx context.Context, o Options, lock *os.File, made []string) (_ *Agent, err error) {
+// which it takes over; made are the parts of that which this start has made. h is
+// the daemon before, which lives, and set what it hands over.
+func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *holder, set *handover.Set) (_ *Agent, err error) {
 	a := &Agent{
 		opts:     o,
 		log:      o.Log,
@@ -113,13 +130,15 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string) (_ *
 		life:     newLife(o),
 		begun:    begun{state: made},
 		holding:  hold.NewKeeper(o.Log),
+
+		holder: h, inherited: set, heirs: make(chan *handover.Conn),
 	}
 	a.devices = newDeviceListeners(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, a.rollBack(), a.Close())
+			err = errors.Join(a.notTaken(err), a.rollBack(), a.Close())
 		}
 	}()
 	if a.capture, err = newCapture(o, loader.CanFollow); err != nil {
@@ -137,13 +156,13 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string) (_ *
 	if err := a.preparePins(); err != nil {
 		return nil, err
 	}
-	if a.pinLock, err = loader.LockPins(o.PinDir); err != nil {
+	if err := a.lockPins(); err != nil {
 		return nil, err
 	}
 	if err := a.begun.adopt(o.PinDir); err != nil {
 		return nil, err
 	}
-	own, err := exemptOwn(a.capture.named, o.PinDir)
+	own, err := exemptOwn(a.capture.named, o.PinDir, a.before())
 	if err != nil {
 		return nil, err
 	}
@@ -164,14 +183,17 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string) (_ *
 	if o.Interfaces {
 		gates = openGates(o.Log)
 	}
-	if a.sockets, err = listen(ctx, o.Log, o.Interfaces, o.Guard.Workloads(), gates); err != nil {
+	if err := a.fromManager(); err != nil {
+		return nil, err
+	}
+	if a.sockets, err = listen(ctx, o.Log, o.Interfaces, o.Guard.Workloads(), gates, a.inherited); err != nil {
 		return nil, err
 	}
 	a.sockets.ports.Admin = a.opts.adminPort()
 	if a.workloads, err = a.capturedWorkloads(); err != nil {
 		return nil, err
 	}
-	a.workloads.own = own
+	a.workloads.own, a.workloads.before = own, a.before()
 	if err := a.wire(); err != nil {
 		return nil, err
 	}
@@ -235,6 +257,9 @@ func (a *Agent) wire() error {
 			Timeouts: a.opts.Limits.timeouts(),
 			Rand:     rand.Uint64,
 			Own:      a.own,
+			Inherited: func(at netip.AddrPort) *net.TCPListener {
+				return a.inherited.Listener(gatewaySocket, at)
+			},
 		})
 	}
 	return errors.Join(a.datapath.SetListeners(a.sockets.ports), a.tellRoom())
@@ -254,114 +279,132 @@ func (a *Agent) startPolicy(l Loaded) error {
 	return a.enforce(l)
 }
 
-// Run captures the workload and serves until ctx is done. It leaves the
-// kernel side pinned; see Unload. ready is called once everything is in place.
-func (a *Agent) Run(ctx context.Context, ready func()) (err error) {
+// Run captures the workload and serves until ctx is done, or another daemon has
+// taken over, and what was open then has ended. It leaves the kernel side
+// pinned; see Unload. ready is called once everything is in place.
+func (a *Agent) Run(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var serving sync.WaitGroup
-	serve := func(f func() error) {
-		serving.Go(func() {
-			if err := f(); err != nil && ctx.Err() == nil {
+	s, err := a.start(ctx, cancel)
+	if err != nil {
+		return err
+	}
+	a.begun.done = true
+	if a.opts.Interfaces {
+		warnBesideDNS(a.log, besideSockets("/"))
+	}
+	a.sayReady()
+	ready()
+	// Connections are judged by the files until the last has ended.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var living sync.WaitGroup
+	defer func() { end(); living.Wait() }()
+	living.Go(func() { a.watch(life, ctx) })
+	living.Go(func() { a.watcher.Run(life, a.changed) })
+	living.Go(func() { a.reloadAsked(life) })
+	living.Go(func() { a.nodeDNS.run(life, a.dns.SetUpstreams) })
+	living.Go(func() { a.followHolder(life) })
+	if w := a.workloads.watcher; w != nil {
+		living.Go(func() { w.Run(life, a.rebind) })
+	}
+	shifts := []*shift{s}
+	var h *heir
+	unload := false
+	for serving := true; serving; {
+		select {
+		case <-ctx.Done():
+			serving = false
+		case <-a.unload:
+			unload, serving = true, false
+		case c := <-a.heirs:
+			if s, h, err = a.handOver(ctx, c, s, cancel); err != nil {
 				cancel(err)
 			}
-		})
-	}
-	serve(func() error { return a.datapath.Events(a.recordKernelEvent) })
-	for _, ln := range a.sockets.proxy {
-		serve(func() error { return a.outgoing.Serve(ctx, ln, a.identify) })
-	}
-	for i, udp := range a.sockets.dnsUDP {
-		serve(func() error { return a.dns.Serve(ctx, udp, a.sockets.dnsTCP[i:i+1]) })
-	}
-	serve(func() error { a.names.Run(ctx); return nil })
-	serve(func() error { a.dns.KeepResolved(ctx); return nil })
-	serve(func() error { a.nodeDNS.run(ctx, a.dns.SetUpstreams); return nil })
-	a.followDevices(ctx, serve)
-	serve(func() error { return a.watchAddresses(ctx, serve) })
-	serve(func() error { a.housekeep(ctx); return nil })
-	if a.incoming != nil {
-		if err := a.incoming.Apply(a.current.p.Load()); err != nil {
-			cancel(err)
-		}
-	}
-	if a.opts.Interfaces {
-		if err := a.serveInterfaces(ctx, serve); err != nil {
-			cancel(err)
-		}
-	}
-	if ctx.Err() == nil {
-		if err := a.begin(); err != nil {
-			cancel(err)
-		} else {
-			a.status.setReady(true)
-			a.begun.done = true
-			if a.opts.Interfaces {
-				warnBesideDNS(a.log, besideSockets("/"))
+			if s != nil {
+				shifts = append(shifts, s)
 			}
-			a.sayReady()
-			ready()
+			serving = h == nil
 		}
 	}
-	if ctx.Err() == nil {
-		serve(func() error { a.watcher.Run(ctx, a.changed); return nil })
-		serve(func() error { a.reloadAsked(ctx); return nil })
-		serve(func() error { a.settle(ctx); return nil })
-		serve(func() error { a.keepHold(ctx); return nil })
-		serve(func() error { return a.watchInterfaces(ctx) })
-		if w := a.workloads.watcher; w != nil {
-			serve(func() error { w.Run(ctx, a.rebind); return nil })
+	a.finish(ctx, cancel, s, h, unload)
+	for _, s := range shifts {
+		s.answering.Wait()
+	}
+	if h != nil {
+		h.conn.Close()
+		<-h.ended
+	}
+	a.recorder.flush(true)
+	a.saveLastGood()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// start begins the first shift, in the place of the daemon before if there is
+// one that lives. What a start did that fails is taken back before that one goes on.
+func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift, error) {
+	err := a.quiesce()
+	if err == nil {
+		var s *shift
+		if s, err = a.beginShift(ctx, fail); err == nil {
+			if err = a.settleTakeover(); err == nil {
+				return s, nil
+			}
+			a.endShift(s)
+			s.answering.Wait()
 		}
 	}
-	watched, done := context.WithCancel(context.WithoutCancel(ctx))
-	var watching sync.WaitGroup
-	watching.Go(func() { a.watch(watched, ctx) })
-	defer func() { done(); watching.Wait() }()
-	select {
-	case <-ctx.Done():
-		a.sayStop(false)
-	case <-a.unload:
+	a.recorder.flush(true)
+	err = errors.Join(a.notTaken(err), a.rollBack())
+	a.leaveHolder()
+	return nil, err
+}
+
+// notTaken is err as that of a daemon that does not take over, where it wanted to:
+// what is there is that of the daemon which goes on.
+func (a *Agent) notTaken(err error) error {
+	if a.holder == nil {
+		return err
+	}
+	a.gone.Store(true)
+	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", loader.ErrInUse, err)
+}
+
+// finish ends the last shift.
+func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift, h *heir, unload bool) {
+	switch {
+	case h != nil:
+		a.release()
+		a.drain(nil)
+		return
+	case s == nil:
+		a.shutDown(time.Now())
+		return
+	case unload:
 		a.sayStop(true)
 		a.surfaces.release()
 		cancel(nil)
+		a.life.forget(a)
 		if err := a.datapath.Unload(); err != nil {
 			a.log.Error("unload", "error", err)
 		}
 		defer RemoveGates() // unload says what is wrong, by removing them again
+	default:
+		a.sayStop(false)
 	}
-	a.stop()
-	serving.Wait()
-	a.recorder.flush(true)
-	if a.begun.done {
-		a.saveLastGood()
-	} else {
-		err = a.rollBack()
+	if err := context.Cause(ctx); !unload && (err == nil || errors.Is(err, context.Canceled)) {
+		a.drain(s)
+		return
 	}
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		err = errors.Join(cause, err)
-	}
-	return err
+	a.status.setReady(false)
+	a.endShift(s)
+	a.shutDown(time.Now().Add(a.opts.DrainTime))
 }
 
 // drainTime is the default of Options.DrainTime.
 const drainTime = 5 * time.Second
-
-func (a *Agent) stop() {
-	a.status.setReady(false)
-	ctx, cancel := context.WithTimeout(context.Background(), a.opts.DrainTime)
-	defer cancel()
-	if err := a.outgoing.Shutdown(ctx); err != nil {
-		a.log.Warn("connections were cut after the drain time", "error", err)
-	}
-	if a.incoming != nil {
-		if err := a.incoming.Shutdown(ctx); err != nil {
-			a.log.Warn("gateway connections were cut after the drain time", "error", err)
-		}
-	}
-	if err := a.datapath.DrainEvents(); err != nil {
-		a.log.Warn("kernel events", "error", err)
-	}
-}
 
 // begin attaches the programs. From here on the workload is under policy. That
 // there is nothing yet to attach them to is no error.
@@ -369,7 +412,7 @@ func (a *Agent) begin() error {
 	if err := a.bind(a.current.p.Load()); err != nil {
 		return err
 	}
-	a.captures = true
+	a.captures.Store(true)
 	if err := a.datapath.SetReady(true); err != nil {
 		return err
 	}
@@ -436,6 +479,7 @@ func (a *Agent) Close() error {
 	if a.sockets != nil {
 		a.sockets.close()
 	}
+	a.inherited.Close()
 	if a.datapath != nil {
 		if a.begun.saves() {
 			err = a.saveNames()
@@ -443,8 +487,8 @@ func (a *Agent) Close() error {
 		err = errors.Join(err, a.datapath.Close())
 	}
 	a.begun.closed(a.opts)
-	if a.pinLock != nil {
-		err = errors.Join(err, a.pinLock.Close())
+	if a.holder != nil {
+		a.holder.conn.Close()
 	}
-	return errors.Join(err, a.lock.Close())
+	return errors.Join(err, a.unlock())
 }

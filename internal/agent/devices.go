@@ -147,14 +147,22 @@ func (l *listeners) listenAt(addr netip.Addr) (_ *deviceListener, err error) {
 	for _, t := range []struct {
 		port uint16
 		to   **net.TCPListener
-	}{{l.ports.Proxy, &dl.proxy}, {l.ports.DNSTCP, &dl.dnsTCP}} {
+		name string
+	}{{l.ports.Proxy, &dl.proxy, proxySocket}, {l.ports.DNSTCP, &dl.dnsTCP, dnsTCPSocket}} {
+		if *t.to = l.from.Listener(t.name, netip.AddrPortFrom(addr.WithZone(""), t.port)); *t.to != nil {
+			continue
+		}
 		ln, err := lc.Listen(ctx, "tcp", netip.AddrPortFrom(addr, t.port).String())
 		if err != nil {
 			return nil, fmt.Errorf("listen: %w", err)
 		}
 		*t.to = ln.(*net.TCPListener)
 	}
-	for _, port := range l.ports.DNSUDP {
+	for slot, port := range l.ports.DNSUDP {
+		if u := l.from.Packet(dnsUDPSocket(slot), netip.AddrPortFrom(addr.WithZone(""), port)); u != nil {
+			dl.dnsUDP = append(dl.dnsUDP, u)
+			continue
+		}
 		pc, err := lc.ListenPacket(ctx, "udp", netip.AddrPortFrom(addr, port).String())
 		if err != nil {
 			return nil, fmt.Errorf("listen: %w", err)
@@ -165,8 +173,9 @@ func (l *listeners) listenAt(addr netip.Addr) (_ *deviceListener, err error) {
 }
 
 // followDevices makes egressd listen on the node's devices as they are now. run
-// starts a function that is waited for at the end.
-func (a *Agent) followDevices(ctx context.Context, run func(func() error)) {
+// starts a function that is waited for at the end, and answer one that may go on
+// longer.
+func (a *Agent) followDevices(ctx context.Context, run, answer func(func() error)) {
 	devices, err := link.Devices()
 	if err != nil {
 		a.log.Warn("the network devices could not be listed; egressd goes on listening on those that it knows", "error", err)
@@ -181,7 +190,7 @@ func (a *Agent) followDevices(ctx context.Context, run func(func() error)) {
 			}
 			return nil
 		})
-		run(func() error {
+		answer(func() error {
 			if err := a.dns.Serve(ctx, dl.dnsUDP, []net.Listener{dl.dnsTCP}); err != nil {
 				a.log.Error("a DNS listener on a network device failed; sockets that are bound to the device have no DNS", "address", dl.dnsTCP.Addr(), "error", err)
 			}

@@ -117,7 +117,7 @@ func (a *Agent) enforceChanges(old, next *policy.Snapshot) error {
 
 // changeOver binds the workloads to their policies once they are captured.
 func (a *Agent) changeOver(next *policy.Snapshot) error {
-	if !a.captures {
+	if !a.captures.Load() {
 		return nil
 	}
 	err := a.bind(next)

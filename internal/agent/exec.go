@@ -92,7 +92,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 			_ = os.Remove(root) // unless a daemon or another exec is there
 		}
 	}()
-	a, err := newAgent(ctx, o.Options, lock, nil)
+	a, err := newAgent(ctx, o.Options, lock, nil, nil, nil)
 	if err != nil {
 		_, unloadErr := loader.Unload(o.PinDir)
 		return 0, Denials{}, errors.Join(err, unloadErr)

@@ -148,6 +148,9 @@ func (a *Agent) firstPolicy() (Loaded, error) {
 	if err == nil {
 		return first()
 	}
+	if a.holder != nil {
+		return l, fmt.Errorf("nothing is taken over with a policy that cannot be used: %w", err)
+	}
 	g, gerr := readLastGood(a.opts.LastGood, a.opts)
 	if gerr != nil {
 		a.log.Warn("the last good policy cannot be used", "error", gerr)
@@ -183,7 +186,7 @@ func (a *Agent) saveLastGood() (size int) {
 	l := a.config.unsaved
 	a.config.unsaved = nil
 	a.config.mu.Unlock()
-	if l == nil || a.opts.LastGood == "" {
+	if l == nil || a.opts.LastGood == "" || a.gone.Load() {
 		return 0
 	}
 	for _, f := range l.Files {

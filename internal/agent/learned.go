@@ -19,7 +19,7 @@ const learnedFile = "learned.json"
 // saveNames writes the file when something changed. It is called by one
 // goroutine at a time: housekeep, and after it Close.
 func (a *Agent) saveNames() error {
-	if a.names == nil || !a.opts.Interfaces {
+	if a.names == nil || !a.opts.Interfaces || a.gone.Load() {
 		return nil
 	}
 	changes := a.names.Changes()

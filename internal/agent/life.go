@@ -192,7 +192,7 @@ func (a *Agent) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkWait)
 	defer cancel()
 	var errs []error
-	for _, group := range a.sockets.dnsUDP {
+	for _, group := range a.sockets.udp() {
 		errs = append(errs, a.dns.Check(ctx, group[0].LocalAddr()))
 	}
 	return errors.Join(errs...)

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -26,10 +28,13 @@ type listeners struct {
 	dnsTCP []net.Listener
 	// dnsUDP holds one group per address; in a group the index is the slot.
 	dnsUDP [][]net.PacketConn
-	mu     sync.Mutex // guards the gates of ports, which may be closed
+	mu     sync.Mutex // guards the gates of ports, which may be closed, and what replace replaces
 	ports  loader.Listeners
 	// transparent: the sockets may use addresses that are not the node's.
 	transparent bool
+	// from are sockets of an earlier daemon, which are taken before others are
+	// made.
+	from *handover.Set
 }
 
 // loopbacks are the addresses to listen on: ::1 only where IPv6 is there.
@@ -48,10 +53,11 @@ func loopbacks() []netip.Addr {
 // that somebody else has is replaced by a free one: what is redirected goes to
 // whatever ports the kernel is told, and nobody can keep the daemon from
 // starting by standing in its place.
+// What is in from is not bound anew, and its ports count before all others.
 // transparent lets them serve what still bears the address that was dialled
 // (loader's Steer).
-func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gates []netip.Addr) (_ *listeners, err error) {
-	l := &listeners{transparent: transparent}
+func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gates []netip.Addr, from *handover.Set) (_ *listeners, err error) {
+	l := &listeners{transparent: transparent, from: from}
 	defer func() {
 		if err != nil {
 			l.close()
@@ -60,6 +66,11 @@ func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gate
 	want := loader.Listeners{}
 	if fixed {
 		want.Proxy, want.DNSTCP, want.DNSUDP[0] = proxyPort, dnsPort, dnsPort
+	}
+	want.Proxy = cmp.Or(from.Port(proxySocket), want.Proxy)
+	want.DNSTCP = cmp.Or(from.Port(dnsTCPSocket), want.DNSTCP)
+	for slot := range want.DNSUDP {
+		want.DNSUDP[slot] = cmp.Or(from.Port(dnsUDPSocket(slot)), want.DNSUDP[slot])
 	}
 	addrs := append(loopbacks(), gates...)
 	for _, g := range gates {
@@ -70,7 +81,7 @@ func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gate
 		}
 	}
 	if l.ports.Proxy, err = orAnother(log, "tcp", want.Proxy, func(port uint16) (uint16, error) {
-		return l.bindTCP(ctx, addrs, port, func(t *net.TCPListener) {
+		return l.bindTCP(ctx, proxySocket, addrs, port, func(t *net.TCPListener) {
 			l.proxy = append(l.proxy, t)
 			l.add(loader.ProxySocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
 		})
@@ -78,7 +89,7 @@ func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gate
 		return nil, fmt.Errorf("listen for redirected connections: %w", err)
 	}
 	if l.ports.DNSTCP, err = orAnother(log, "tcp", want.DNSTCP, func(port uint16) (uint16, error) {
-		return l.bindTCP(ctx, addrs, port, func(t *net.TCPListener) {
+		return l.bindTCP(ctx, dnsTCPSocket, addrs, port, func(t *net.TCPListener) {
 			l.dnsTCP = append(l.dnsTCP, t)
 			l.add(loader.DNSTCPSocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
 		})
@@ -88,7 +99,7 @@ func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gate
 	l.dnsUDP = make([][]net.PacketConn, len(addrs))
 	for slot := range l.ports.DNSUDP {
 		if l.ports.DNSUDP[slot], err = orAnother(log, "udp", want.DNSUDP[slot], func(port uint16) (uint16, error) {
-			return l.bindUDP(ctx, addrs, port)
+			return l.bindUDP(ctx, slot, addrs, port)
 		}); err != nil {
 			return nil, fmt.Errorf("listen for DNS over UDP: %w", err)
 		}
@@ -115,8 +126,11 @@ func orAnother(log *slog.Logger, network string, port uint16, bind func(uint16) 
 // taken on the other is tried again.
 const tries = 16
 
-func (l *listeners) bindTCP(ctx context.Context, addrs []netip.Addr, port uint16, keep func(*net.TCPListener)) (uint16, error) {
+func (l *listeners) bindTCP(ctx context.Context, name string, addrs []netip.Addr, port uint16, keep func(*net.TCPListener)) (uint16, error) {
 	return bindAll(addrs, port, func(a netip.AddrPort) (interface{ Close() error }, uint16, error) {
+		if t := l.from.Listener(name, a); t != nil {
+			return t, a.Port(), l.adopt("tcp", a, t)
+		}
 		lc := net.ListenConfig{Control: l.control}
 		lc.SetMultipathTCP(false)
 		ln, err := lc.Listen(ctx, "tcp", a.String())
@@ -127,8 +141,11 @@ func (l *listeners) bindTCP(ctx context.Context, addrs []netip.Addr, port uint16
 	}, func(_ int, c interface{ Close() error }) { keep(c.(*net.TCPListener)) })
 }
 
-func (l *listeners) bindUDP(ctx context.Context, addrs []netip.Addr, port uint16) (uint16, error) {
+func (l *listeners) bindUDP(ctx context.Context, slot int, addrs []netip.Addr, port uint16) (uint16, error) {
 	return bindAll(addrs, port, func(a netip.AddrPort) (interface{ Close() error }, uint16, error) {
+		if u := l.from.Packet(dnsUDPSocket(slot), a); u != nil {
+			return u, a.Port(), l.adopt("udp", a, u)
+		}
 		lc := net.ListenConfig{Control: l.control}
 		pc, err := lc.ListenPacket(ctx, "udp", a.String())
 		if err != nil {

@@ -12,12 +12,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
 )
 
 // lockFile in the state directory is locked by the egressd that runs there.
 const lockFile = "lock"
+
+// errRuns says that another egressd has the state directory. It is an ErrInUse.
+var errRuns = fmt.Errorf("the state directory is %w: another egressd runs", loader.ErrInUse)
 
 // lockState makes this the only egressd on a state directory, for as long as
 // the file is open.
@@ -28,7 +32,7 @@ func lockState(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("the state directory is %w: another egressd runs on %s (see \"egressd status\"): %w", loader.ErrInUse, dir, err)
+		return nil, fmt.Errorf("%w on %s (see \"egressd status\"): %w", errRuns, dir, err)
 	}
 	if !sameFile(f) {
 		f.Close()
@@ -62,7 +66,7 @@ func RemoveState(stateDir string) error {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil
 	}
-	for _, name := range []string{AdminSocket, learnedFile, learnedFile + securedir.NewSuffix,
+	for _, name := range []string{AdminSocket, handover.SocketName, learnedFile, learnedFile + securedir.NewSuffix,
 		LastGoodFile, LastGoodFile + securedir.NewSuffix, lockFile} { // the lock last
 		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err

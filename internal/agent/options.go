@@ -119,6 +119,9 @@ type Options struct {
 	Guard link.Choice
 	// Sizes bound the kernel's tables.
 	Sizes loader.Sizes
+	// Takeover takes the place of a daemon that runs on the state directory,
+	// without a gap. Without one it changes nothing.
+	Takeover bool
 	// DrainTime bounds how long requests in flight may go on when the daemon
 	// ends; 0: 5 s.
 	DrainTime time.Duration

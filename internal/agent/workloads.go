@@ -25,6 +25,9 @@ type workloads struct {
 	// egressd's cgroup, 0 when it is not captured.
 	root string
 	own  uint64
+	// before is that of the daemon that this one took over from, until it has
+	// ended; 0: none.
+	before uint64
 	// numbers are those of the described workloads by "namespace/name"; one
 	// that was given is never given to another.
 	numbers map[string]uint32
@@ -95,8 +98,10 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 			errs = append(errs, err)
 		}
 	}
-	if w.own != 0 {
-		table[w.own] = loader.Workload{ID: ownID, Exempt: true}
+	for _, id := range []uint64{w.own, w.before} {
+		if id != 0 {
+			table[id] = loader.Workload{ID: ownID, Exempt: true}
+		}
 	}
 	maps.Copy(table, described)
 	errs = append(errs, a.follow(s, table))
@@ -164,7 +169,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		if slices.Contains(expected, dir) {
 			keys = append(keys, loader.NamedKey(a.capture.path(dir))) // for follow
 		}
-		if id, err := cgroup.ID(dir); err == nil && id != w.own {
+		if id, err := cgroup.ID(dir); err == nil && id != w.own && id != w.before {
 			keys = append(keys, id)
 		}
 		if len(keys) == 0 {
@@ -328,6 +333,11 @@ func (w *workloads) each(f func(dir string, b workload)) {
 
 // rebind looks for cgroups that came or went.
 func (a *Agent) rebind() {
+	a.binding.Lock()
+	defer a.binding.Unlock()
+	if !a.captures.Load() {
+		return
+	}
 	err := a.bind(nil)
 	if was := a.workloads.failed; err != nil && (was == nil || !sameCause(was, err)) {
 		a.log.Error("workloads could not be told apart; new ones are under the policy of the node; it is tried again every two seconds", "error", err)

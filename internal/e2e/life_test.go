@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"net"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -26,12 +27,14 @@ type manager struct {
 	states []string // all but the watchdog's
 	alive  int
 	last   time.Time // of the watchdog's
+	// stored are the descriptors that it keeps, by FDNAME.
+	stored map[string][]*os.File
 }
 
 // newManager listens until the test ends.
 func newManager(t *testing.T) *manager {
 	t.Helper()
-	m := &manager{socket: filepath.Join(t.TempDir(), "notify")}
+	m := &manager{socket: filepath.Join(t.TempDir(), "notify"), stored: map[string][]*os.File{}}
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.socket, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -39,14 +42,16 @@ func newManager(t *testing.T) *manager {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		buf := make([]byte, 4096)
+		buf, rights := make([]byte, 4096), make([]byte, 256)
 		for {
-			n, err := c.Read(buf)
+			n, rn, _, _, err := c.ReadMsgUnix(buf, rights)
 			if err != nil {
 				return
 			}
 			m.mu.Lock()
-			if string(buf[:n]) == "WATCHDOG=1" {
+			if strings.HasPrefix(string(buf[:n]), "FDSTORE") {
+				m.keep(string(buf[:n]), rights[:rn])
+			} else if string(buf[:n]) == "WATCHDOG=1" {
 				m.alive++
 				m.last = time.Now()
 			} else {
@@ -55,7 +60,7 @@ func newManager(t *testing.T) *manager {
 			m.mu.Unlock()
 		}
 	}()
-	t.Cleanup(func() { _ = c.Close(); <-done })
+	t.Cleanup(func() { _ = c.Close(); <-done; m.drop() })
 	return m
 }
 

@@ -58,7 +58,11 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		// What is not counted yet is bounded, or a burst of connections of one
 		// workload would take descriptors that are not its own.
 		c.fresh <- struct{}{}
-		go c.accepted(context.WithoutCancel(ctx), tc, identify)
+		c.accepting.Add(1)
+		go func() {
+			defer c.accepting.Add(-1)
+			c.accepted(context.WithoutCancel(ctx), tc, identify)
+		}()
 	}
 }
 

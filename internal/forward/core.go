@@ -103,6 +103,7 @@ type Core struct {
 	// older one asks again before it forwards.
 	generation atomic.Uint64
 	counters   counters
+	accepting  atomic.Int64 // connections that Serve accepted and that have not ended
 
 	handoff *handoff
 	server  *http.Server
@@ -230,6 +231,13 @@ func (c *Core) Recheck() {
 		t.ups.closeIdle()
 	}
 }
+
+// Linger lets clients go: a connection ends when it has no request under way
+// (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
+func (c *Core) Linger() { c.server.SetKeepAlivesEnabled(false) }
+
+// Idle says whether everything that Serve accepted has ended.
+func (c *Core) Idle() bool { return c.accepting.Load() == 0 }
 
 // Shutdown stops taking connections, lets requests and spliced connections
 // end, and closes what is left when ctx ends. It returns ctx's error in that

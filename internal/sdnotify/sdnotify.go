@@ -12,8 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/logpipe"
 	"github.com/egressd/egressd/internal/quote"
 )
@@ -130,4 +133,56 @@ func send(b []byte) error {
 	}
 	_, err = c.Write(b)
 	return err
+}
+
+// Inherited are the descriptors that the manager kept for this process
+// (sd_listen_fds_with_names(3)); nil: none.
+func (m *Manager) Inherited() (*handover.Set, error) {
+	if m == nil {
+		return nil, nil
+	}
+	files := activation.Files(true)
+	if len(files) == 0 {
+		return nil, nil
+	}
+	return handover.NewSet(files, (*os.File).Name)
+}
+
+// Store leaves duplicates of all descriptors with the manager (FDSTORE=1 in
+// sd_pid_notify_with_fds(3)), which gives them to the next start. Those that it
+// has already it does not take twice. A manager whose unit has no
+// FileDescriptorStoreMax= drops them.
+func (m *Manager) Store(set *handover.Set) {
+	m.each(set, func(name string, fd int) error {
+		// A listening socket has nothing to poll for.
+		return notify("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0\n", unix.UnixRights(fd))
+	})
+}
+
+// Forget makes the manager close all descriptors of these names.
+func (m *Manager) Forget(set *handover.Set) {
+	m.each(set, func(name string, _ int) error { return notify("FDSTOREREMOVE=1\nFDNAME="+name+"\n", nil) })
+}
+
+func (m *Manager) each(set *handover.Set, f func(name string, fd int) error) {
+	if m == nil || os.Getenv("NOTIFY_SOCKET") == "" {
+		return
+	}
+	if err := set.Each(f); err != nil {
+		m.log.Warn("the service manager could not be told of the sockets; a restart refuses for a moment", "error", err)
+	}
+}
+
+// notify sends a state with descriptors, which daemon.SdNotify can't.
+func notify(state string, rights []byte) error {
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(s)
+	bound := unix.NsecToTimeval(tryFor.Nanoseconds()) // a manager that does not read stops nobody
+	if err := unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &bound); err != nil {
+		return os.NewSyscallError("setsockopt", err)
+	}
+	return os.NewSyscallError("sendmsg", unix.Sendmsg(s, []byte(state), rights, &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}, 0))
 }

@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/sdnotify"
 )
 
@@ -139,5 +142,61 @@ func TestWatchdogInterval(t *testing.T) {
 	}
 	if got := (*sdnotify.Manager)(nil).WatchdogInterval(); got != 0 {
 		t.Errorf("no manager: %v", got)
+	}
+}
+
+// TestStore: sockets go to the manager with their names, and come back with the
+// descriptors that it starts a process with.
+func TestStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	var log bytes.Buffer
+	m := sdnotify.New(slog.New(slog.NewTextHandler(&log, nil)))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var set handover.Set
+	if err := set.Add("proxy", ln.(*net.TCPListener)); err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	m.Store(&set)
+	m.Forget(&set)
+	for _, tt := range []struct {
+		want   string
+		rights int
+	}{{"FDSTORE=1\nFDNAME=proxy\nFDPOLL=0\n", 1}, {"FDSTOREREMOVE=1\nFDNAME=proxy\n", 0}} {
+		buf, rights := make([]byte, 4096), make([]byte, 64)
+		_ = socket.SetReadDeadline(time.Now().Add(5 * time.Second))
+		n, rn, _, _, err := socket.ReadMsgUnix(buf, rights)
+		if err != nil || string(buf[:n]) != tt.want {
+			t.Fatalf("%q, %v; want %q", buf[:n], err, tt.want)
+		}
+		messages, err := unix.ParseSocketControlMessage(rights[:rn])
+		if err != nil || len(messages) != tt.rights {
+			t.Fatalf("%q: %d control messages, %v", tt.want, len(messages), err)
+		}
+		for _, c := range messages {
+			fds, err := unix.ParseUnixRights(&c)
+			if err != nil || len(fds) != 1 {
+				t.Fatalf("descriptors %v, %v", fds, err)
+			}
+			_ = unix.Close(fds[0])
+		}
+	}
+	if log.Len() > 0 {
+		t.Errorf("log: %s", &log)
+	}
+	for _, m := range []*sdnotify.Manager{nil, m} {
+		if got, err := m.Inherited(); err != nil || got.Len() != 0 {
+			t.Errorf("nothing was given: %d, %v", got.Len(), err)
+		}
 	}
 }

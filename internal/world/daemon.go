@@ -37,6 +37,8 @@ type Daemon struct {
 	NodeDNS bool
 	// Prefix is put before the command line, such as taskset and its arguments.
 	Prefix []string
+	// Files are descriptors 3 and so on of the next start.
+	Files []*os.File
 
 	w     *World
 	self  string
@@ -139,7 +141,7 @@ func (d *Daemon) Launch(ctx context.Context) error {
 	}
 	// Not bound to ctx: the daemon is stopped in order, by Stop.
 	c := d.w.Client(context.WithoutCancel(ctx), d.own, line[0], line[1:]...)
-	c.Stdout, c.Stderr = out, out
+	c.Stdout, c.Stderr, c.ExtraFiles = out, out, d.Files
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("starting egressd: %w", err)
 	}
@@ -154,6 +156,71 @@ func (d *Daemon) Launch(ctx context.Context) error {
 	d.cmd, d.done = c, done
 	return nil
 }
+
+// Takeover starts another daemon that takes over from the one that runs, waits
+// until it has, and returns the earlier one. Args are added to its command line.
+func (d *Daemon) Takeover(ctx context.Context, args ...string) (before *Before, err error) {
+	before, err = d.Reach(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	tick := time.NewTicker(readyEvery)
+	defer tick.Stop()
+	for ready := strings.Count(before.log, readyLine); strings.Count(d.Log(), readyLine) == ready; {
+		select {
+		case err := <-d.done:
+			d.cmd, d.done = before.cmd, before.done
+			return nil, fmt.Errorf("the one that was to take over ended: %w\n%s", err, d.tail())
+		case <-ctx.Done():
+			return nil, fmt.Errorf("nothing was taken over: %w\n%s", ctx.Err(), d.tail())
+		case <-tick.C:
+		}
+	}
+	return before, nil
+}
+
+// readyLine is what a daemon logs when it serves.
+const readyLine = "msg=ready "
+
+// Reach starts the daemon of Takeover and waits for nothing: Kill and the like
+// are about that one from now on.
+func (d *Daemon) Reach(ctx context.Context, args ...string) (*Before, error) {
+	before := &Before{d.cmd, d.done, d.Log()}
+	own := d.args
+	d.args = append(slices.Clone(own), append([]string{"--takeover"}, args...)...)
+	err := d.Launch(ctx)
+	d.args = own
+	return before, err
+}
+
+// Before is a daemon that another one takes over from.
+type Before struct {
+	cmd  *Cmd
+	done chan error
+	log  string // until then
+}
+
+// Wait waits for its end.
+func (b *Before) Wait(ctx context.Context) error {
+	select {
+	case err := <-b.done:
+		return err
+	case <-ctx.Done():
+		return errors.New("the daemon before did not end")
+	}
+}
+
+// Keep makes it the daemon again, when the other one has ended.
+func (d *Daemon) Keep(b *Before) (ended error) {
+	ended = <-d.done
+	d.Return(b)
+	return ended
+}
+
+// Return is Keep when the other one is known to have ended.
+func (d *Daemon) Return(b *Before) { d.cmd, d.done = b.cmd, b.done }
 
 // waitReady polls the readiness port, as a kubelet would.
 func (d *Daemon) waitReady(ctx context.Context) error {
@@ -253,6 +320,13 @@ func (d *Daemon) Terminate() error {
 	case <-time.After(readyWait):
 		return errors.New("egressd did not end")
 	}
+}
+
+// Ended waits for the end of a daemon that was told to end.
+func (d *Daemon) Ended() error {
+	err := <-d.done
+	d.cmd = nil
+	return err
 }
 
 // Install makes self the binary of the next Start and Command.

@@ -14,6 +14,8 @@
 //	session ADDR               connects, prints "open", then passes bytes both ways
 //	knock OPEN ADDR...         until its input ends, over and over: connects to OPEN,
 //	                           and tries to reach the others by TCP and UDP
+//	busy SERVER NAME HOST ADDR...  until its input ends, over and over: asks for NAME
+//	                           over UDP and TCP, and requests http://HOST/ at each ADDR
 package main
 
 import (
@@ -95,6 +97,8 @@ func run(ctx context.Context, r *result, verb string, args []string) error {
 		return session(ctx, args[0])
 	case "knock":
 		return knock(r, args[0], args[1:])
+	case "busy":
+		return busy(r, args[0], args[1], args[2], args[3:])
 	}
 	return fmt.Errorf("no such verb %q", verb)
 }
