@@ -238,7 +238,7 @@ func TestRemedies(t *testing.T) {
 			t.Errorf("%s: too old %t", release, !want)
 		}
 	}
-	if got := loader.MemoryLimit(); !strings.Contains(got, "memory.max") {
+	if got := loader.MemoryLimit(); !strings.Contains(got, "cgroup") {
 		t.Error(got)
 	}
 }
