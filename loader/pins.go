@@ -10,10 +10,27 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf/link"
+
 	"github.com/egressd/egressd/internal/securedir"
 )
 
-// Unload removes everything that is pinned in dir: first the links, connect
+// detach takes the program of a pinned link from its place, for all who have the
+// link (BPF_LINK_DETACH).
+func detach(pin string) error {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if err != nil {
+		return fmt.Errorf("open the pinned link: %w", err)
+	}
+	defer l.Close()
+	if err := l.Detach(); err != nil {
+		return fmt.Errorf("detach %s: %w", filepath.Base(pin), err)
+	}
+	return nil
+}
+
+// Unload detaches and removes everything that is pinned in dir, whoever has it
+// open: first the links, connect
 // hooks before the hooks that restore addresses, so that nothing is redirected
 // without being restored; then the maps; then the directory. A directory that
 // does not exist is no error.
@@ -49,6 +66,10 @@ func Unload(dir string) (removed int, err error) {
 		for _, e := range entries {
 			if e.IsDir() || rank(e.Name()) != r {
 				continue
+			}
+			// Whoever has a descriptor of the link would keep it attached.
+			if strings.HasPrefix(e.Name(), linkPrefix) {
+				err = errors.Join(err, detach(filepath.Join(dir, e.Name())))
 			}
 			if rmErr := os.Remove(filepath.Join(dir, e.Name())); rmErr != nil {
 				err = errors.Join(err, rmErr)
