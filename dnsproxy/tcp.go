@@ -96,7 +96,9 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 			}
 			return
 		}
-		s.stats.add(cQueryTCP)
+		if client.Probe == nil {
+			s.stats.add(cQueryTCP)
+		}
 		raw = slices.Clone(raw)
 		slots <- struct{}{} // answers are bounded in time, so this wait is
 		if !s.queries.acquire(account) {

@@ -80,6 +80,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	for _, f := range s.Findings {
 		row("finding", "%s", f)
 	}
+	printProbe(tw, s.Probe)
 	for _, wl := range s.Workloads {
 		row("workload", "%s, mode %s, cgroup %s, %d of %d origins", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
 	}

@@ -26,7 +26,7 @@ func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
-	var drain time.Duration
+	var drain, every time.Duration
 	var delegated, volatilePins bool
 	var status, health, admin, adminGroup string
 	var adminRemote bool
@@ -105,6 +105,9 @@ captured.`,
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Interfaces = true
 			o.DrainTime = drain
+			if o.Probe, err = probeOptions(every); err != nil {
+				return err
+			}
 			// What comes while it starts is done when it is ready.
 			reload := make(chan os.Signal, 1)
 			signal.Notify(reload, syscall.SIGHUP)
@@ -131,6 +134,7 @@ captured.`,
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long requests in flight may go on when the daemon is stopped")
+	cmd.Flags().DurationVar(&every, "probe-interval", agent.DefaultProbeInterval, "how often the daemon tries DNS and the proxy as a workload does, and is not ready when it gets no answer three times; 0: never")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")

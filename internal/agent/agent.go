@@ -27,6 +27,7 @@ const (
 	workloadID uint32 = 1 // the captured cgroup
 	ownID      uint32 = 2 // egressd itself
 	servicesID uint32 = 3 // the node's own services
+	probeID    uint32 = 4 // the daemon's probe of itself
 )
 
 // eventsKept is how many events "egressd flows" can look back on, beside what
@@ -61,6 +62,7 @@ type Agent struct {
 	surfaces surfaces
 	pins     pins
 	life     life
+	probe    *selfProbe
 	// dropped counts the followers of events that did not read.
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
@@ -153,6 +155,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File) (_ *Agent, err erro
 		return nil, err
 	}
 	a.workloads.own = own
+	a.probe = newSelfProbe(a)
 	if err := a.wire(); err != nil {
 		return nil, err
 	}
@@ -269,6 +272,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			a.status.setReady(true)
 			if a.opts.Interfaces {
 				warnBesideDNS(a.log, besideSockets("/"))
+			}
+			if a.probe != nil {
+				serve(func() error { a.probe.run(ctx); return nil })
 			}
 			a.sayReady()
 			ready()

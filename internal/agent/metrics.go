@@ -74,6 +74,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
 		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, closedDesc, droppedDesc, readyDesc, heldDesc, presentDesc, pinsDesc, errorDesc,
+		probeDesc, probeSuccessDesc, probeDurationDesc, probeCapturedDesc,
 	} {
 		ch <- d
 	}
@@ -134,6 +135,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(presentDesc, truth(present), dir)
 	}
 	gauge(errorDesc, truth(s.Policy.Error != ""))
+	s.Probe.collect(gauge)
 }
 
 func truth(b bool) float64 {

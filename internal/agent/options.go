@@ -109,8 +109,10 @@ type Options struct {
 	// DrainTime bounds how long requests in flight may go on when the daemon
 	// ends; 0: 5 s.
 	DrainTime time.Duration
-	Version   string
-	Log       *slog.Logger
+	// Probe says how run probes itself.
+	Probe   ProbeOptions
+	Version string
+	Log     *slog.Logger
 }
 
 func (o *Options) validate() error {

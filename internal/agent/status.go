@@ -29,6 +29,8 @@ type Status struct {
 	Capture CaptureStatus `json:"capture"`
 	// Workloads are the captured cgroups.
 	Workloads []WorkloadStatus `json:"workloads"`
+	// Probe is what the daemon's probe of itself sees; nil: there is none.
+	Probe *ProbeStatus `json:"probe,omitempty"`
 	// Pins says whether what is attached outlives the daemon.
 	Pins PinStatus `json:"pins"`
 	// Programs maps the attached programs to their kernel ids.
@@ -156,7 +158,7 @@ func (s *status) notReady() error {
 	if !s.ready {
 		return errNotServing
 	}
-	return s.agent.capture.err()
+	return errors.Join(s.agent.capture.err(), s.agent.probe.notReady())
 }
 
 // Status gathers the state of everything. What cannot be read is left out.
@@ -177,6 +179,7 @@ func (a *Agent) Status() Status {
 	for _, g := range a.gates() {
 		st.Gates = append(st.Gates, g.String())
 	}
+	st.Probe = a.probe.status()
 	st.Pins = a.pinStatus()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()

@@ -19,6 +19,10 @@ const (
 	acceptPauseMax = time.Second
 )
 
+// ErrServed is what identify returns for a connection that it has served
+// itself; it is closed, and nothing is recorded.
+var ErrServed = errors.New("served already")
+
 // Serve accepts connections on ln until ctx ends or ln is closed, and serves
 // each in a goroutine of its own. identify says who a connection belongs to;
 // when it fails the connection is refused with ReasonNoOrigin. Connections
@@ -87,6 +91,10 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net.TCPConn) (Conn, error)) {
 	info, err := identify(nc)
+	if errors.Is(err, ErrServed) {
+		nc.Close()
+		return
+	}
 	if err != nil {
 		c.counters.refused.Add(1)
 		c.o.Sink.Record(flow.Event{

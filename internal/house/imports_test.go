@@ -37,6 +37,8 @@ var floors = map[string][]string{
 	// Ports and connections to them.
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
+	// Egressd as a workload sees it.
+	"./internal/probe": {"golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	// Who started us.
 	"./internal/sdnotify": {"./internal/quote", "github.com/coreos/go-systemd/v22/daemon"},
 	// Text of others.
@@ -54,8 +56,8 @@ var floors = map[string][]string{
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	// Roof.
-	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/job", "./internal/link", "./internal/portholder", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/job", "./internal/link", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/agent"
+	selfprobe "github.com/egressd/egressd/internal/probe"
+	"github.com/egressd/egressd/internal/testenv"
+	"github.com/egressd/egressd/internal/world"
+	"github.com/egressd/egressd/loader"
+)
+
+const readyPage = "http://127.0.0.1:15021/healthz/ready"
+
+// often are the arguments of a daemon that probes itself often.
+var often = []string{"--probe-interval", "200ms"}
+
+// probeStatus is what the daemon's probe of itself sees.
+func (n *node) probeStatus(t *testing.T) agent.ProbeStatus {
+	t.Helper()
+	var s agent.Status
+	e := n.egressd(t, "status", "-o", "json")
+	if err := json.Unmarshal([]byte(e.stdout), &s); err != nil || s.Probe == nil {
+		t.Fatalf("egressd status: exit %d, %v: %q %s", e.code, err, e.stdout, e.stderr)
+	}
+	return *s.Probe
+}
+
+// rounds waits for two more rounds of the probe, and returns what they say.
+func (n *node) rounds(t *testing.T) agent.ProbeStatus {
+	t.Helper()
+	before := n.probeStatus(t)
+	var now agent.ProbeStatus
+	eventually(t, 4*soon, "the daemon probes itself", func() bool {
+		now = n.probeStatus(t)
+		return now.Rounds >= before.Rounds+2
+	})
+	return now
+}
+
+// isWell fails the test unless every path is answered, by a captured process.
+func isWell(t *testing.T, when string, s agent.ProbeStatus) {
+	t.Helper()
+	if !s.Captured || len(s.Paths) != 6 {
+		t.Errorf("%s: %+v", when, s)
+	}
+	for _, p := range s.Paths {
+		if !p.OK || p.LastSuccess.IsZero() || p.Cause != "" {
+			t.Errorf("%s: %+v", when, p)
+		}
+	}
+}
+
+// fails waits until the daemon is not ready for some paths, for a cause, and says that.
+func (n *node) fails(t *testing.T, when string, cause selfprobe.Cause, text string, which ...string) {
+	t.Helper()
+	is := regexp.MustCompile(`^(` + strings.Join(which, "|") + `)$`)
+	eventually(t, 6*soon, when+": not ready", func() bool {
+		a := n.curl(t, nil, readyPage)
+		return a.status == 503 && strings.Contains(a.body, text)
+	})
+	for _, p := range n.probeStatus(t).Paths {
+		if name := fmt.Sprintf("%s %s", p.Path, p.Family); is.MatchString(name) == p.OK || !p.OK && p.Cause != cause {
+			t.Errorf("%s: %+v, want %s for %v", when, p, cause, which)
+		}
+	}
+	e := n.egressd(t, "status")
+	if !strings.Contains(e.stdout, "NO ANSWER") || !strings.Contains(e.stdout, text) {
+		t.Errorf("%s: status does not say %q:\n%s", when, text, e.stdout)
+	}
+	n.logs(t, 0, text)
+}
+
+func (n *node) recovers(t *testing.T, when string) {
+	t.Helper()
+	eventually(t, 4*soon, when+": ready again", func() bool { return n.curl(t, nil, readyPage).status == 200 })
+	isWell(t, when, n.rounds(t))
+	n.logs(t, 0, "probe of itself succeeds again")
+}
+
+// TestProbe: the daemon uses itself as a workload does; nobody sees that in what is
+// told of workloads, nothing leaves the node, and it leaves nothing behind.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	n := start(t, seed(t, "googleapis.yaml"), nil, often...)
+	outside := []string{"192.0.2.1", "2001:db8::1"}
+	n.noWire(t, func() {
+		isWell(t, "started", n.rounds(t))
+		before := n.status(t)
+		isWell(t, "later", n.rounds(t))
+		now := n.status(t)
+		if !maps.Equal(before.DNS, now.DNS) || len(now.Denials) > 0 {
+			t.Errorf("the probe is counted as a workload's: %v, %v; denials %v", before.DNS, now.DNS, now.Denials)
+		}
+		if before.Kernel["redirect/dns"] == now.Kernel["redirect/dns"] {
+			t.Errorf("the kernel programs see nothing of the probe: %v", now.Kernel)
+		}
+	}, outside...)
+	if flows := n.flows(t); len(flows) > 0 {
+		t.Errorf("the probe has flows: %v", flows)
+	}
+	for _, w := range n.status(t).Workloads {
+		if w.Name != "node" {
+			t.Errorf("the probe is a workload: %+v", w)
+		}
+	}
+	a := n.curl(t, nil, "http://127.0.0.1:15020/metrics")
+	for _, path := range []string{"dns-udp", "dns-tcp", "proxy"} {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			if !strings.Contains(a.body, fmt.Sprintf(`egressd_probe_success{family=%q,path=%q} 1`, family, path)) {
+				t.Errorf("no metric for %s over %s", path, family)
+			}
+		}
+	}
+	// A policy change, and a restart, keep it.
+	n.write(t, "tcp.yaml", tcp("tcp", world.API, "7"))
+	eventually(t, soon, "the policy is applied", func() bool { return strings.Count(n.d.Log(), "policy applied") > 1 })
+	isWell(t, "another policy", n.rounds(t))
+	if err := n.d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	isWell(t, "restarted", n.rounds(t))
+	if err := n.d.Terminate(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(n.d.Root.Path(), "egressd-probe")); err == nil {
+		t.Error("the probe's cgroup is left")
+	}
+	if strings.Contains(n.d.Log(), "probe of itself") {
+		t.Error("the log speaks of the probe, which is well")
+	}
+}
+
+// nft runs nft(8) on the node.
+func (n *node) nft(t *testing.T, rule ...string) {
+	t.Helper()
+	testenv.RequireTool(t, "nft")
+	ctx, cancel := context.WithTimeout(t.Context(), clientTimeout)
+	defer cancel()
+	if e := finish(t, n.Node.Command(ctx, nil, "nft", strings.Join(rule, " "))); e.code != 0 {
+		t.Fatalf("nft %v: %s", rule, e.stderr)
+	}
+}
+
+// TestProbeFirewall: a firewall in front of egressd's listeners makes it not
+// ready, with what to do; the watchdog is told that it is alive all the same, for
+// to start it anew would not help.
+func TestProbeFirewall(t *testing.T) {
+	t.Parallel()
+	n := prepare(t, seed(t, "googleapis.yaml"), nil, often...)
+	m := newManager(t)
+	n.d.Prefix = m.prefix(time.Second)
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	isWell(t, "started", n.rounds(t))
+	n.nft(t, "add table inet wall")
+	n.nft(t, "add chain inet wall in { type filter hook input priority 0; }")
+	const dropped = "something between workloads and egressd drops it, such as a firewall rule"
+	for _, tt := range []struct {
+		rule  string
+		cause selfprobe.Cause
+		text  string
+		which []string
+	}{
+		{"meta nfproto ipv4 udp dport 15053 drop", selfprobe.CauseDropped, dropped, []string{"dns-udp ipv4"}},
+		{"meta nfproto ipv6 tcp dport { 15001, 15053 } drop", selfprobe.CauseDropped, dropped, []string{"dns-tcp ipv6", "proxy ipv6"}},
+		{"meta l4proto { tcp, udp } th dport { 15001, 15053 } drop", selfprobe.CauseDropped, dropped, []string{".*"}},
+		{"tcp dport 15001 reject with tcp reset", selfprobe.CauseRefused, "a firewall rule rejects", []string{"proxy .*"}},
+	} {
+		n.nft(t, "add rule inet wall in", tt.rule)
+		n.fails(t, tt.rule, tt.cause, tt.text, tt.which...)
+		told, _ := m.pings()
+		n.rounds(t)
+		if now, _ := m.pings(); now <= told {
+			t.Errorf("%s: the watchdog is not told that the daemon is alive", tt.rule)
+		}
+		n.nft(t, "flush chain inet wall in")
+		n.recovers(t, tt.rule)
+	}
+	// Three rounds in a row and two of them are one line each way for each rule.
+	if got := strings.Count(n.d.Log(), "probe of itself fails"); got != 4 {
+		t.Errorf("%d lines of failures", got)
+	}
+}
+
+// TestProbeDetached: when somebody detached the programs, workloads are free, and
+// the daemon sees it; what it tries then does not leave the node.
+func TestProbeDetached(t *testing.T) {
+	t.Parallel()
+	n := start(t, seed(t, "googleapis.yaml"), nil, often...)
+	isWell(t, "started", n.rounds(t))
+	n.isOpen(t, "attached", n.in, false)
+	n.noWire(t, func() {
+		if _, err := loader.Unload(n.d.PinDir() + "/node"); err != nil {
+			t.Fatal(err)
+		}
+		n.isOpen(t, "detached", n.in, true)
+		n.fails(t, "detached", selfprobe.CauseHook, "programs of egressd were detached", ".*")
+	}, "192.0.2.1", "2001:db8::1")
+}
