@@ -19,6 +19,9 @@ import (
 // link (BPF_LINK_DETACH).
 func detach(pin string) error {
 	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("open the pinned link: %w", err)
 	}
@@ -29,20 +32,44 @@ func detach(pin string) error {
 	return nil
 }
 
+// AttachedTo lists the ids of the cgroups that the programs whose links are pinned
+// in dir are attached to. A directory that does not exist has none.
+func AttachedTo(dir string) (cgroups []uint64, err error) {
+	pins, err := filepath.Glob(filepath.Join(dir, linkPrefix+"*")) // the pattern is good
+	if err != nil {
+		return nil, err
+	}
+	for _, pin := range pins {
+		l, err := link.LoadPinnedLink(pin, nil)
+		if err != nil {
+			return cgroups, fmt.Errorf("open the pinned link: %w", err)
+		}
+		info, err := l.Info()
+		l.Close()
+		if err != nil {
+			return cgroups, fmt.Errorf("read the pinned link: %w", err)
+		}
+		if c := info.Cgroup(); c != nil && c.CgroupId != 0 && !slices.Contains(cgroups, c.CgroupId) {
+			cgroups = append(cgroups, c.CgroupId)
+		}
+	}
+	return cgroups, nil
+}
+
 // Unload detaches and removes everything that is pinned in dir, whoever has it
-// open: first the links, connect
-// hooks before the hooks that restore addresses, so that nothing is redirected
-// without being restored; then the maps; then the directory. A directory that
-// does not exist is no error.
+// open: first the links, connect hooks before the hooks that restore addresses,
+// so that nothing is redirected without being restored; then the maps; then the
+// directory. What does not exist, or goes meanwhile, is no error: the daemon and
+// "egressd unload" may both be at it.
 func Unload(dir string) (removed int, err error) {
 	// In somebody else's directory the names below could be files of others.
 	err = securedir.Check(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
-	}
 	var entries []os.DirEntry
 	if err == nil {
 		entries, err = os.ReadDir(dir)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read the pin directory: %w", err)
@@ -71,14 +98,22 @@ func Unload(dir string) (removed int, err error) {
 			if strings.HasPrefix(e.Name(), linkPrefix) {
 				err = errors.Join(err, detach(filepath.Join(dir, e.Name())))
 			}
-			if rmErr := os.Remove(filepath.Join(dir, e.Name())); rmErr != nil {
+			if rmErr := remove(filepath.Join(dir, e.Name())); rmErr != nil {
 				err = errors.Join(err, rmErr)
 				continue
 			}
 			removed++
 		}
 	}
-	return removed, errors.Join(err, os.Remove(dir))
+	return removed, errors.Join(err, remove(dir))
+}
+
+// remove is os.Remove of what may be gone.
+func remove(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Unload detaches and unpins everything of this Datapath. It must still be

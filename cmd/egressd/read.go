@@ -27,7 +27,7 @@ func orDash(s string) string {
 
 func statusCommand(e env) *cobra.Command {
 	var out output
-	var stateDir string
+	var daemon client
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "Show the state of the running daemon",
@@ -38,7 +38,7 @@ func statusCommand(e env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			body, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodGet, agent.PathStatus, nil)
+			body, err := daemon.ask(cmd.Context(), http.MethodGet, agent.PathStatus, nil)
 			if err != nil {
 				return err
 			}
@@ -55,7 +55,7 @@ func statusCommand(e env) *cobra.Command {
 		},
 	}
 	out.register(cmd)
-	registerDirs(cmd, &stateDir, nil)
+	daemon.register(cmd)
 	return cmd
 }
 

@@ -16,59 +16,86 @@ import (
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/demo"
+	"github.com/egressd/egressd/internal/flock"
 	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
 )
 
 func unloadCommand(e env) *cobra.Command {
-	var stateDir, pinDir string
+	var pinDir string
+	var daemon client
 	cmd := &cobra.Command{
 		Use:   "unload",
 		Short: "Detach and remove everything from the kernel: the node is open again",
 		Long: `unload stops a running daemon and removes all programs, tables and links of
-egressd from the kernel. Commands that "egressd exec" still runs are freed, too.`,
+egressd from the kernel. Traffic is open at once, also while the daemon still
+lets requests in flight end, and when it is stuck. One that goes on, because it does not
+answer or has another --state-dir, is named, and the exit code is 1. Commands that
+"egressd exec" still runs are freed, too.`,
 		Example: "  sudo egressd unload",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			captured := capturedBy(cmd.Context(), stateDir)
-			stopped := false
-			_, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodPost, agent.PathUnload, nil)
-			switch {
-			case err == nil:
-				fmt.Fprintln(e.stderr, "the daemon detaches and ends")
-				if err := agent.WaitUnlocked(cmd.Context(), stateDir); err != nil {
-					return err
-				}
-				stopped = true
-			case !errors.Is(err, errNoDaemon):
-				return err
-			}
-			removed, err := removePins(pinDir)
-			if err = errors.Join(err, agent.RemoveGates(), agent.RemoveState(stateDir)); err != nil {
-				return err
-			}
-			for _, dir := range captured {
-				agent.RemoveOwnCgroup(dir)
-			}
-			what := "nothing of egressd was left in the kernel"
-			if removed > 0 || stopped {
-				what = "nothing of egressd is left in the kernel"
-			}
-			fmt.Fprintln(e.stdout, "unloaded:", what)
-			return nil
+			return unload(cmd.Context(), e, daemon, pinDir)
 		},
 	}
-	registerDirs(cmd, &stateDir, &pinDir)
+	daemon.register(cmd)
+	registerDirs(cmd, nil, &pinDir)
 	return cmd
+}
+
+// unload asks the daemon to end, and removes what is in the kernel, whatever it
+// says: traffic is open when requests in flight still end, and when it is stuck.
+func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
+	captured := capturedBy(ctx, daemon)
+	locks, err := openLocks(pinRoot)
+	if err != nil {
+		return err
+	}
+	defer locks.close()
+	_, err = daemon.ask(ctx, http.MethodPost, agent.PathUnload, nil)
+	ends := err == nil
+	silent := (*silentError)(nil)
+	switch {
+	case err == nil:
+	case errors.As(err, &silent):
+		printLine(e.stderr, "egressd: the daemon does not answer within %s; what it has in the kernel is removed all the same", daemon.wait)
+	case !errors.Is(err, errNoDaemon):
+		return err
+	}
+	removed, err := removePins(pinRoot)
+	if err != nil {
+		return err
+	}
+	if ends {
+		fmt.Fprintln(e.stderr, "all traffic is open; the daemon lets requests in flight end")
+		// One that does not end in time is told of below.
+		if err := agent.WaitUnlocked(ctx, daemon.stateDir); err != nil && ctx.Err() != nil {
+			return err
+		}
+	}
+	if err := errors.Join(agent.RemoveGates(), agent.RemoveState(daemon.stateDir)); err != nil {
+		return err
+	}
+	for _, dir := range captured {
+		agent.RemoveOwnCgroup(dir)
+	}
+	if err := tellLiving(e, locks.held()); err != nil {
+		return err
+	}
+	what := "nothing of egressd was left in the kernel"
+	if removed > 0 || ends {
+		what = "nothing of egressd is left in the kernel"
+	}
+	fmt.Fprintln(e.stdout, "unloaded:", what)
+	return nil
 }
 
 // capturedBy asks the daemon which cgroups it captures. When it can't say it is
 // taken to be the default, the whole node.
-func capturedBy(ctx context.Context, stateDir string) []string {
+func capturedBy(ctx context.Context, daemon client) []string {
 	root, _ := cgroup.Root() // without one there is nothing to remove
-	c := daemonAt(stateDir)
-	c.wait /= 3 // it need not be known
-	body, err := c.ask(ctx, http.MethodGet, agent.PathStatus, nil)
+	daemon.wait /= 3         // it need not be known
+	body, err := daemon.ask(ctx, http.MethodGet, agent.PathStatus, nil)
 	if err != nil {
 		return []string{root}
 	}
@@ -79,28 +106,107 @@ func capturedBy(ctx context.Context, stateDir string) []string {
 	return s.Workloads[0].Cgroups
 }
 
-// removePins removes the pins of the daemon and of every exec.
-func removePins(root string) (int, error) {
-	err := securedir.Check(root)
+// holder is an egressd that has a pin directory.
+type holder struct {
+	dir string // its base name
+	pid int    // 0: it is not known
+}
+
+func (h holder) String() string {
+	if h.pid > 0 {
+		return fmt.Sprintf("pid %d", h.pid)
+	}
+	return "of another pid namespace"
+}
+
+// tellLiving says which egressd still run without anything in the kernel. An exec
+// knows nothing better to do, and ends with its command; a daemon should not be
+// there.
+func tellLiving(e env, living []holder) error {
+	var errs []error
+	for _, h := range living {
+		if h.dir != agent.NodePins {
+			printLine(e.stderr, "egressd: the command of \"egressd exec\" (%s) goes on, and is free now", h)
+			continue
+		}
+		end := "end it"
+		if h.pid > 0 {
+			end = fmt.Sprintf("end it with: kill %d (or kill -9 %d, if it is stuck)", h.pid, h.pid)
+		}
+		errs = append(errs, fmt.Errorf("all traffic is open: the programs are detached. But a daemon (%s) still runs; "+
+			"it is stuck, or has another --state-dir, or its own was removed. It may guard interfaces again: %s", h, end))
+	}
+	return errors.Join(errs...)
+}
+
+// pinDirs lists the pin directories of the daemon and of every exec.
+func pinDirs(root string) (dirs []string, err error) {
+	err = securedir.Check(root)
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
+		return nil, nil
 	}
 	var entries []os.DirEntry
 	if err == nil {
 		entries, err = os.ReadDir(root)
 	}
-	if err != nil {
-		return 0, err
-	}
-	removed := 0
+	dirs = []string{} // the root is there
 	for _, d := range entries {
 		if d.IsDir() {
-			n, unloadErr := loader.Unload(filepath.Join(root, d.Name()))
-			removed += n
-			err = errors.Join(err, unloadErr)
+			dirs = append(dirs, filepath.Join(root, d.Name()))
 		}
 	}
-	return removed, errors.Join(err, os.Remove(root))
+	return dirs, err
+}
+
+// pinLocks are open pin directories, each of which its egressd has locked for as
+// long as it runs.
+type pinLocks []*os.File
+
+func openLocks(root string) (all pinLocks, err error) {
+	dirs, err := pinDirs(root)
+	for _, dir := range dirs {
+		if f, err := os.Open(dir); err == nil { // else it is gone meanwhile
+			all = append(all, f)
+		}
+	}
+	return all, err
+}
+
+// held lists those who still run.
+func (l pinLocks) held() (living []holder) {
+	for _, f := range l {
+		if pid, held, err := flock.HolderOf(f); err == nil && held {
+			living = append(living, holder{filepath.Base(f.Name()), pid})
+		}
+	}
+	return living
+}
+
+func (l pinLocks) close() {
+	for _, f := range l {
+		f.Close()
+	}
+}
+
+// removePins removes the pins of the daemon and of every exec.
+func removePins(root string) (removed int, err error) {
+	dirs, err := pinDirs(root)
+	if err != nil || dirs == nil {
+		return 0, err
+	}
+	for _, dir := range dirs {
+		attached, _ := loader.AttachedTo(dir) // what cannot be read fails below
+		n, unloadErr := loader.Unload(dir)
+		for _, id := range attached {
+			agent.RemoveProbeCgroup(id)
+		}
+		removed += n
+		err = errors.Join(err, unloadErr)
+	}
+	if rmErr := os.Remove(root); !errors.Is(rmErr, os.ErrNotExist) {
+		err = errors.Join(err, rmErr)
+	}
+	return removed, err
 }
 
 func demoCommand(e env) *cobra.Command {

@@ -59,7 +59,7 @@ func beginExec(o ExecOptions, place string) (lock *os.File, err error) {
 func sweepExec(stateRoot, pinRoot string) {
 	dirs, _ := filepath.Glob(filepath.Join(stateRoot, execPrefix+"*")) // the pattern is good
 	for _, dir := range dirs {
-		lock, err := securedir.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY)
+		lock, err := securedir.OpenFile(filepath.Join(dir, LockFile), os.O_RDONLY)
 		if err != nil {
 			continue
 		}

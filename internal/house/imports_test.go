@@ -37,6 +37,8 @@ var floors = map[string][]string{
 	// Ports and connections to them.
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
+	// Who holds a lock.
+	"./internal/flock": {"golang.org/x/sys/unix"},
 	// Egressd as a workload sees it.
 	"./internal/probe": {"golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	// Who started us.
@@ -57,7 +59,7 @@ var floors = map[string][]string{
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	// Roof.
 	"./internal/agent": join([]string{"./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/job", "./internal/link", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/agent", "./internal/cgroup", "./internal/link", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
