@@ -213,3 +213,41 @@ func TestProbeDetached(t *testing.T) {
 		n.fails(t, "detached", selfprobe.CauseHook, "programs of egressd were detached", ".*")
 	}, "192.0.2.1", "2001:db8::1")
 }
+
+// TestProbeDescriptors: a daemon without descriptors says that it lacks them, to who
+// asks at the admin socket, which has one in reserve.
+func TestProbeDescriptors(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "prlimit")
+	n := prepare(t, seed(t, "googleapis.yaml"), nil, often...)
+	n.d.Prefix = []string{"prlimit", "--nofile=220:220"}
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	isWell(t, "started", n.rounds(t))
+	n.learn(t, world.GoogleAPIs)
+	// Each is waited for 10 s; then there are others.
+	crowd := n.client(t, n.in, python(t), "-c", `
+import select, socket, sys
+while not select.select([sys.stdin], [], [], 0.5)[0]:
+    a = [socket.socket() for i in range(200)]
+    for s in a:
+        s.setblocking(False)
+        s.connect_ex((sys.argv[1], 80))
+    b = a
+`, n.GoogleAPIs.V4.String())
+	in, err := crowd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := crowd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 6*soon, "not ready for want of descriptors", func() bool {
+		e := n.egressd(t, "status")
+		return strings.Contains(e.stdout, "ready: false") && strings.Contains(e.stdout, "no file descriptors are left")
+	})
+	_ = in.Close()
+	_ = crowd.Wait() // it ends as it was told
+	n.recovers(t, "the crowd is gone")
+}

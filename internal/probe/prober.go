@@ -189,7 +189,7 @@ func (p *Prober) try(ctx context.Context) ([]Outcome, error) {
 	if err == nil {
 		return outcomes, nil
 	}
-	if p.o.Spent() {
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 		return failed(p.o.Families, err), nil
 	}
 	return Round(p.o.Listeners(), Timeout), err
