@@ -251,3 +251,40 @@ while not select.select([sys.stdin], [], [], 0.5)[0]:
 	_ = crowd.Wait() // it ends as it was told
 	n.recovers(t, "the crowd is gone")
 }
+
+// TestProbeStuck: listeners that accept nothing any more are stuck. The daemon is
+// not ready, and the watchdog hears nothing: a start anew mends that. strace(1)
+// holds each accept4(2).
+func TestProbeStuck(t *testing.T) {
+	t.Parallel()
+	testenv.RequireTool(t, "strace")
+	n := prepare(t, seed(t, "googleapis.yaml"), nil, often...)
+	m := newManager(t)
+	n.d.Prefix = m.prefix(time.Second)
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	isWell(t, "started", n.rounds(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	holder := n.Node.Command(ctx, nil, "strace", "-f", "-qq", "-o", os.DevNull, "-e", "trace=accept4", "-e", "inject=accept4:delay_enter=600000000",
+		"-p", fmt.Sprint(n.pid(t)))
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	const text = "egressd has it and does not answer: it is stuck"
+	const unheard = "does not answer itself"
+	eventually(t, 6*soon, "the log says what is stuck", func() bool {
+		return strings.Contains(n.d.Log(), text) && strings.Contains(n.d.Log(), unheard) && strings.Contains(n.d.Log(), "and egressd is not ready")
+	})
+	told, _ := m.pings()
+	before := strings.Count(n.d.Log(), unheard)
+	eventually(t, 6*soon, "the daemon looks again", func() bool { return strings.Count(n.d.Log(), unheard) > before+2 })
+	if now, _ := m.pings(); now != told {
+		t.Errorf("the watchdog was told %d times that a stuck daemon is alive", now-told)
+	}
+	cancel() // strace lets go, and the calls go on
+	_ = holder.Wait()
+	n.recovers(t, "accepting again")
+	eventually(t, soon, "the watchdog is told", func() bool { now, _ := m.pings(); return now > told })
+}
