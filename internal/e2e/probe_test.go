@@ -288,3 +288,71 @@ func TestProbeStuck(t *testing.T) {
 	n.recovers(t, "accepting again")
 	eventually(t, soon, "the watchdog is told", func() bool { now, _ := m.pings(); return now > told })
 }
+
+// TestProbeUncaptured: where no cgroup can be made (a container with cgroups
+// mounted for reading), the daemon tries its listeners itself, and says so. Nobody
+// is told of that as of a workload's, either.
+func TestProbeUncaptured(t *testing.T) {
+	t.Parallel()
+	n := prepare(t, seed(t, "googleapis.yaml"), nil, often...)
+	root, err := world.CgroupRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.d.Prefix = []string{"unshare", "-m", "sh", "-c", `mount --make-rprivate / && mount -o remount,bind,ro ` + root + ` && exec "$@"`, "sh"}
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := n.rounds(t)
+	if s.Captured || !strings.Contains(s.Uncaptured, "read-only") {
+		t.Errorf("%+v", s)
+	}
+	before := n.status(t)
+	s = n.rounds(t)
+	for _, p := range s.Paths {
+		if !p.OK {
+			t.Errorf("%+v", p)
+		}
+	}
+	if now := n.status(t); !maps.Equal(before.DNS, now.DNS) || len(now.Denials) > 0 || len(n.flows(t)) > 0 {
+		t.Errorf("the probe is counted as a workload's: %v, %v; denials %v, flows %v", before.DNS, now.DNS, now.Denials, n.flows(t))
+	}
+	e := n.egressd(t, "status")
+	if want := "of the listeners only: make its cgroup:"; !strings.Contains(e.stdout, want) {
+		t.Errorf("status does not say %q:\n%s", want, e.stdout)
+	}
+	if got := strings.Count(n.d.Log(), "cannot probe itself from a captured process"); got != 1 {
+		t.Errorf("the log says %d times that the probe is not captured", got)
+	}
+	n.nft(t, "add table inet wall")
+	n.nft(t, "add chain inet wall in { type filter hook input priority 0; }")
+	n.nft(t, "add rule inet wall in meta nfproto ipv6 tcp dport 15001 drop")
+	n.fails(t, "a firewall", selfprobe.CauseDropped, "a firewall rule", "proxy ipv6")
+}
+
+// TestProbeByName: with a cgroup that is captured by its name, which may not even be
+// there, the probe is a process all the same; it is beside what is captured.
+func TestProbeByName(t *testing.T) {
+	t.Parallel()
+	n := prepare(t, seed(t, "googleapis.yaml"), nil, often...)
+	n.d.Capture = []string{"--cgroup", filepath.Join(n.d.Root.Path(), "shop.service")}
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	isWell(t, "not there", n.rounds(t))
+	shop, err := n.d.Root.Child("shop.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.isOpen(t, "shop", shop, false)
+	n.isOpen(t, "beside it", n.in, true)
+	isWell(t, "there", n.rounds(t))
+	if err := shop.Close(); err != nil {
+		t.Error(err)
+	}
+	isWell(t, "gone", n.rounds(t))
+	// A round finds its cgroup removed, and makes another one.
+	probes := filepath.Join(n.d.Root.Path(), "egressd-probe")
+	eventually(t, soon, "the probe's cgroup is removed", func() bool { return os.Remove(probes) == nil })
+	isWell(t, "its cgroup was removed", n.rounds(t))
+}
