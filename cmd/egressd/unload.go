@@ -29,9 +29,9 @@ func unloadCommand(e env) *cobra.Command {
 		Short: "Detach and remove everything from the kernel: the node is open again",
 		Long: `unload stops a running daemon and removes all programs, tables and links of
 egressd from the kernel. Traffic is open at once, also while the daemon still
-lets requests in flight end, and when it is stuck. One that goes on, because it does not
-answer or has another --state-dir, is named, and the exit code is 1. Commands that
-"egressd exec" still runs are freed, too.`,
+lets requests in flight end, and when it is stuck. A daemon that goes on, because
+it does not answer or has another --state-dir, is named, and the exit code is 1.
+Commands that "egressd exec" still runs are freed, too.`,
 		Example: "  sudo egressd unload",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {

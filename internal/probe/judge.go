@@ -47,9 +47,9 @@ var texts = map[Cause]string{
 }
 
 // judge says why an outcome is a failure. captured says that it is of a captured
-// process; queued how much waits at the listener, negative: nobody knows; served that the listener
-// served a probe since the round before; spent that this process can open no
-// file.
+// process; queued how much waits at the listener, negative: nobody knows; served
+// that the listener served a probe since the round before began; spent that this
+// process can open no file.
 func judge(o Outcome, captured bool, queued int, served, spent bool) (Cause, string) {
 	c := cause(o, captured, queued, served, spent)
 	text := texts[c]

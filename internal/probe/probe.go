@@ -27,7 +27,7 @@ const (
 	Proxy  Path = "proxy"
 )
 
-// Paths lists them.
+// paths lists them.
 var paths = []Path{DNSUDP, DNSTCP, Proxy}
 
 // Family is an address family.

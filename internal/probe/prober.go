@@ -30,8 +30,8 @@ type Options struct {
 	// Interval is the time between rounds.
 	Interval time.Duration
 	Families []Family
-	// Captured tries the targets from a process under the kernel programs. Its error says why
-	// there can be none.
+	// Captured tries the targets from a process under the kernel programs. Its
+	// error says why there can be none.
 	Captured func(context.Context) ([]Outcome, error)
 	// Listeners are the targets of a probe that is not captured, instead.
 	Listeners func() []Target
