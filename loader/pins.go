@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/egressd/egressd/internal/securedir"
@@ -54,6 +55,38 @@ func AttachedTo(dir string) (cgroups []uint64, err error) {
 		}
 	}
 	return cgroups, nil
+}
+
+// AttachedAnywhere lists the ids of all cgroups that programs of an egressd are
+// attached to, wherever their links are pinned, if anywhere. Links that come or
+// go meanwhile may be missing.
+func AttachedAnywhere() (cgroups []uint64, err error) {
+	var it link.Iterator
+	defer it.Close()
+	for it.Next() {
+		info, err := it.Link.Info()
+		if err != nil || info.Cgroup() == nil || info.Cgroup().CgroupId == 0 || slices.Contains(cgroups, info.Cgroup().CgroupId) {
+			continue
+		}
+		if programName(info.Program) == "egd_connect4" {
+			cgroups = append(cgroups, info.Cgroup().CgroupId)
+		}
+	}
+	return cgroups, it.Err()
+}
+
+// programName is "" for a program that is gone.
+func programName(id ebpf.ProgramID) string {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return ""
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return ""
+	}
+	return info.Name
 }
 
 // Unload detaches and removes everything that is pinned in dir, whoever has it

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -86,8 +87,23 @@ func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
 	if removed > 0 || ends {
 		what = "nothing of egressd is left in the kernel"
 	}
-	fmt.Fprintln(e.stdout, "unloaded:", what)
+	if others := attachedTo(); len(others) > 0 {
+		what = fmt.Sprintf("nothing of egressd is left in %s. But programs of an egressd are attached to %s: by one that has another --pin-dir, "+
+			"or whose pins somebody removed; there traffic is open when that one ends", pinRoot, strings.Join(others, ", "))
+	}
+	printLine(e.stdout, "unloaded: %s", what)
 	return nil
+}
+
+// attachedTo lists the cgroups where programs of some egressd are.
+func attachedTo() (dirs []string) {
+	ids, _ := loader.AttachedAnywhere() // what cannot be read is not told of
+	for _, id := range ids {
+		if dir := cgroup.PathOf(id); dir != "" {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }
 
 // capturedBy asks the daemon which cgroups it captures. When it can't say it is
@@ -197,11 +213,11 @@ func removePins(root string) (removed int, err error) {
 	for _, dir := range dirs {
 		attached, _ := loader.AttachedTo(dir) // what cannot be read fails below
 		n, unloadErr := loader.Unload(dir)
+		err = errors.Join(err, unloadErr)
 		for _, id := range attached {
-			agent.RemoveProbeCgroup(id)
+			err = errors.Join(err, agent.RemoveProbeCgroup(id))
 		}
 		removed += n
-		err = errors.Join(err, unloadErr)
 	}
 	if rmErr := os.Remove(root); !errors.Is(rmErr, os.ErrNotExist) {
 		err = errors.Join(err, rmErr)

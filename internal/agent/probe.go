@@ -305,19 +305,23 @@ func (s *selfProbe) alive(ctx context.Context) error {
 // run probes until ctx ends, and leaves no cgroup behind.
 func (s *selfProbe) run(ctx context.Context) {
 	s.Run(ctx)
-	removeProbeCgroup(s.dir)
+	_ = os.Remove(s.dir) // unless another daemon uses it
 }
 
-// removeProbeCgroup removes the cgroup of an ended daemon's probe; one that is in
-// use, or not there, is left alone.
-func removeProbeCgroup(dir string) { _ = os.Remove(dir) }
-
 // RemoveProbeCgroup removes what a daemon that was killed left of its probe, by the
-// id of the cgroup that its programs were attached to.
-func RemoveProbeCgroup(attached uint64) {
-	if dir := cgroup.PathOf(attached); dir != "" {
-		removeProbeCgroup(filepath.Join(dir, probeCgroup))
+// id of the cgroup that its programs were attached to. A round may be under way;
+// it is ended.
+func RemoveProbeCgroup(attached uint64) error {
+	dir := cgroup.PathOf(attached)
+	if dir == "" {
+		return nil
 	}
+	dir = filepath.Join(dir, probeCgroup)
+	err := cgroup.Remove(dir)
+	if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {
+		return nil // the daemon that ends removes it as well
+	}
+	return err
 }
 
 // ProbeStatus is the part of the Status about the probe.
