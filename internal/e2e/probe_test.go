@@ -110,6 +110,12 @@ func TestProbe(t *testing.T) {
 	if flows := n.flows(t); len(flows) > 0 {
 		t.Errorf("the probe has flows: %v", flows)
 	}
+	// Local ports are everybody's: 15001 and 15053 are 3A99 and 3ACD, TIME-WAIT is 06 (proc(5)).
+	waits := regexp.MustCompile(`(?m)^.*:(3A99|3ACD) (\S+ )?06 .*$`)
+	e := finish(t, n.Node.Command(t.Context(), nil, "cat", "/proc/net/tcp", "/proc/net/tcp6"))
+	if left := waits.FindAllString(e.stdout, -1); e.code != 0 || !strings.Contains(e.stdout, ":3A99 ") || len(left) > 0 {
+		t.Errorf("exit %d; the probe leaves ports in TIME-WAIT: %v", e.code, left)
+	}
 	for _, w := range n.status(t).Workloads {
 		if w.Name != "node" {
 			t.Errorf("the probe is a workload: %+v", w)

@@ -56,7 +56,7 @@ func dial(t Target, until time.Time, o *Outcome) error {
 	pending := s.connect(t.Addr)
 	if pending != nil && !errors.Is(pending, unix.EINPROGRESS) {
 		// Loopback has a route, unless it is down.
-		unrouted := errors.Is(pending, unix.ENETUNREACH) || errors.Is(pending, unix.EHOSTUNREACH) || errors.Is(pending, unix.EADDRNOTAVAIL)
+		unrouted := errors.Is(pending, unix.ENETUNREACH) || errors.Is(pending, unix.EHOSTUNREACH)
 		if unrouted && isDown("lo") {
 			return fmt.Errorf("%w: %w", errLoopback, pending)
 		}
@@ -116,6 +116,13 @@ func open(t Target, until time.Time) (*socket, error) {
 	if err := unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "lo"); err != nil {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("setsockopt SO_BINDTODEVICE", err)
+	}
+	// No port of this node stays in TIME-WAIT for it.
+	if kind == unix.SOCK_STREAM {
+		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+			unix.Close(fd)
+			return nil, os.NewSyscallError("setsockopt SO_LINGER", err)
+		}
 	}
 	return &socket{fd, t.Family == IPv4, until}, nil
 }

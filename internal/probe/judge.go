@@ -26,6 +26,8 @@ const (
 	CauseDescriptors Cause = "descriptors"
 	// CauseOverload: egressd answers that it cannot.
 	CauseOverload Cause = "overload"
+	// CausePorts: there is no source port for a connection to egressd.
+	CausePorts Cause = "ports"
 	// CauseLoopback: there is no loopback interface to redirect to.
 	CauseLoopback Cause = "loopback-down"
 	// CauseOther: what nobody thought of.
@@ -42,6 +44,8 @@ var texts = map[Cause]string{
 	CauseSlow:    "egressd answers too late; see whether it has enough processor time and who floods it",
 	CauseDescriptors: "no file descriptors are left; raise the limit (LimitNOFILE) and restart egressd, " +
 		"and see in \"egressd status\" who has so many connections",
+	CausePorts: "no local port is left for connections to egressd: somebody holds all of net.ipv4.ip_local_port_range; " +
+		"see who has so many connections (ss -tn), and widen the range",
 	CauseLoopback: "the lo interface is down, by which workloads reach egressd; set it up (ip link set lo up)",
 	CauseOverload: "egressd turns it away because it serves as many others as it may; see in \"egressd flows\" who asks so much",
 }
@@ -66,11 +70,13 @@ func cause(o Outcome, captured bool, queued int, served, spent bool) Cause {
 		return CauseDescriptors
 	case strings.HasPrefix(o.Error, errLoopback.Error()):
 		return CauseLoopback
+	case o.Errno == syscall.EADDRNOTAVAIL:
+		return CausePorts
 	case captured && !o.Redirected:
 		return CauseHook
 	case o.Stage == StageSocket:
 		return CauseOther
-	case o.Errno == syscall.ECONNREFUSED, o.Errno == syscall.EHOSTUNREACH, o.Errno == syscall.ENETUNREACH, o.Errno == syscall.EADDRNOTAVAIL:
+	case o.Errno == syscall.ECONNREFUSED, o.Errno == syscall.EHOSTUNREACH, o.Errno == syscall.ENETUNREACH:
 		return CauseRefused
 	case o.Errno == syscall.EPERM, o.Errno == syscall.EACCES: // a rule for what is sent
 		return CauseDropped

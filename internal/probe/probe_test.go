@@ -152,6 +152,7 @@ func TestCause(t *testing.T) {
 		{o: Outcome{Stage: StageConnect, Errno: syscall.ECONNREFUSED, Redirected: true}, want: CauseRefused},
 		{o: Outcome{Stage: StageAnswer, Errno: syscall.EPERM, Redirected: true}, want: CauseDropped},
 		{o: Outcome{Stage: StageConnect}, want: CauseHook},
+		{o: Outcome{Stage: StageConnect, Errno: syscall.EADDRNOTAVAIL, Redirected: true}, want: CausePorts},
 		{o: Outcome{Stage: StageSocket, Errno: syscall.EMFILE, Redirected: true}, want: CauseDescriptors},
 		{o: Outcome{Stage: StageSocket, Errno: syscall.EPERM, Redirected: true}, want: CauseOther},
 	} {
@@ -159,7 +160,7 @@ func TestCause(t *testing.T) {
 			t.Errorf("%+v: %s", tt, got)
 		}
 	}
-	for _, c := range []Cause{CauseHook, CauseRefused, CauseDropped, CauseStuck, CauseSlow, CauseDescriptors, CauseOverload, CauseLoopback} {
+	for _, c := range []Cause{CauseHook, CauseRefused, CauseDropped, CauseStuck, CauseSlow, CauseDescriptors, CauseOverload, CausePorts, CauseLoopback} {
 		if texts[c] == "" {
 			t.Errorf("%s has no text", c)
 		}
