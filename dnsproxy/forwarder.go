@@ -40,6 +40,9 @@ func (s *Server) route(c Client) []netip.AddrPort {
 // those of others, who wait for it meanwhile: under one bound they would keep
 // each other from being answered.
 func (s *Server) account(c Client) string {
+	if c.Probe != nil {
+		return "\x00probe" // nobody's name
+	}
 	if slices.ContainsFunc(s.servers(), func(a netip.AddrPort) bool { return s.serves(c, a) }) {
 		return c.Workload + "\x00forwarder"
 	}

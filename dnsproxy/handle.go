@@ -74,6 +74,11 @@ func (s *Server) handle(ctx context.Context, c Client, t policy.Transport, req *
 	if opt := req.IsEdns0(); opt != nil && opt.Version() != 0 {
 		return new(dns.Msg).SetRcode(req, dns.RcodeBadVers)
 	}
+	if c.Probe != nil {
+		s.names.Size() // what handlers wait for
+		c.Probe.Answered()
+		return answerTo(req, dns.RcodeSuccess)
+	}
 	p := s.policies.Policy(c.Policy)
 	d := decide(q, p, s.upstream.set.Load().Search)
 	// The client's own suffixes cost reading a file, so they come last.
@@ -301,6 +306,9 @@ func (s *Server) denied(c Client, t policy.Transport, name string, d decision) {
 
 // report records one event. The sink makes few of many.
 func (s *Server) report(c Client, t policy.Transport, name string, d decision, wouldDeny bool) {
+	if c.Probe != nil {
+		return
+	}
 	e := flow.Event{
 		Time: s.now(), Kind: flow.Query, Layer: flow.DNS, Workload: c.Workload, Process: c.Process,
 		Transport: t, Proto: "dns", Dst: c.Server, Name: name,

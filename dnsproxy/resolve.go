@@ -268,6 +268,9 @@ func (s *Server) resolve(ctx context.Context, name string) *entry {
 	return e
 }
 
+// ownAccount is whose questions egressd's own are.
+const ownAccount = "egressd"
+
 func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (found []Answer, err error) {
 	defer func() {
 		if r := recover(); r != nil { // as in reply: one lookup, not the node
@@ -276,7 +279,7 @@ func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (fo
 		}
 	}()
 	q := dns.Question{Name: dns.Fqdn(name), Qtype: qtype, Qclass: dns.ClassINET}
-	rep, err := s.up.exchange(ctx, checker, newQuery(q, nil), s.servers())
+	rep, err := s.up.exchange(ctx, ownAccount, newQuery(q, nil), s.servers())
 	if err != nil {
 		return nil, err
 	}

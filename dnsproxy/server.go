@@ -41,7 +41,13 @@ type Client struct {
 	// AsServer: nothing on the way back puts Server's address into a UDP
 	// answer, so it must leave with it. The socket must be transparent.
 	AsServer bool
+	// Probe is set when egressd itself asks whether it is answered: it is, with
+	// nothing, and neither counted nor told of.
+	Probe Probe
 }
+
+// Probe hears that a question of egressd's own is answered.
+type Probe interface{ Answered() }
 
 // Origins looks up who sent a query.
 type Origins interface {
@@ -115,7 +121,6 @@ type Server struct {
 	warned      seldom        // of loops
 	turn        atomic.Uint32 // rotates own answers
 	stats       stats
-	checking    sync.Map // the queries of Check, by source address
 	reading     sync.WaitGroup
 }
 

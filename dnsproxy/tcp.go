@@ -111,7 +111,9 @@ func (s *Server) serveConn(ctx, work context.Context, c net.Conn, client Client)
 			}
 			return
 		}
-		s.stats.add(cQueryTCP)
+		if client.Probe == nil {
+			s.stats.add(cQueryTCP)
+		}
 		reading.Lock()
 		asked = true
 		reading.Unlock()

@@ -38,8 +38,10 @@ func (s *Server) serveUDP(ctx, work context.Context, handlers *sync.WaitGroup, p
 			continue
 		}
 		failures = 0
-		s.stats.add(cQueryUDP)
 		client, ok := s.origin(from, pc, slot, buf[:n])
+		if client.Probe == nil {
+			s.stats.add(cQueryUDP)
+		}
 		if !ok {
 			continue
 		}
@@ -87,9 +89,6 @@ func sourceOf(a netip.Addr) []byte {
 // redirected by the kernel: somebody dialled the listener itself.
 func (s *Server) origin(from net.Addr, pc net.PacketConn, slot int, query []byte) (Client, bool) {
 	src, local := addrPort(from), addrPort(pc.LocalAddr())
-	if s.isCheck(src, query) {
-		return Client{Workload: checker}, true
-	}
 	c, ok := s.origins.OfDatagram(src, local, slot, query)
 	if !ok {
 		s.noOrigin(policy.UDP, src)

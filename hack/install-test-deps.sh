@@ -27,6 +27,8 @@ for set in "${@:-test}"; do
 		need_command node nodejs
 		need_file /usr/bin/nc netcat-openbsd
 		need_command ip iproute2
+		need_command nft nftables
+		need_command strace strace
 		need_command mariadbd mariadb-server
 		need_command mariadb mariadb-client
 		need_command dnsmasq dnsmasq-base

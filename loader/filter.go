@@ -121,7 +121,9 @@ func removeFilters(index int) error {
 		}
 		for _, f := range filters {
 			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, tcPrefix) {
-				errs = append(errs, netlink.FilterDel(f))
+				if err := netlink.FilterDel(f); !errors.Is(err, unix.ENOENT) { // another unload's
+					errs = append(errs, err)
+				}
 			}
 		}
 	}

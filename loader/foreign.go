@@ -108,6 +108,7 @@ func (f *foreign) describe(dir string, attach ebpf.AttachType, id ebpf.ProgramID
 	return p
 }
 
+// programName is "" for a program that is gone.
 func programName(id ebpf.ProgramID) string {
 	p, err := ebpf.NewProgramFromID(id)
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/securedir"
@@ -170,7 +169,7 @@ func SweepPins(dir string, used func(cgroup uint64) bool) error {
 			return fmt.Errorf("the pin directory is %w: %w", ErrInUse, err)
 		}
 	}
-	over, err := pinnedCgroups(dir)
+	over, err := AttachedTo(dir)
 	if err != nil {
 		return err
 	}
@@ -179,27 +178,4 @@ func SweepPins(dir string, used func(cgroup uint64) bool) error {
 	}
 	_, err = Unload(dir)
 	return err
-}
-
-// pinnedCgroups lists the cgroups that the pinned links are attached to.
-func pinnedCgroups(dir string) (ids []uint64, err error) {
-	pins, err := filepath.Glob(filepath.Join(dir, linkPrefix+"*"))
-	if err != nil {
-		return nil, err
-	}
-	for _, pin := range pins {
-		l, err := link.LoadPinnedLink(pin, nil)
-		if err != nil {
-			return nil, err
-		}
-		info, err := l.Info()
-		l.Close()
-		if err != nil {
-			return nil, err
-		}
-		if c := info.Cgroup(); c != nil && c.CgroupId != 0 {
-			ids = append(ids, c.CgroupId)
-		}
-	}
-	return ids, nil
 }

@@ -150,7 +150,8 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 func explainCommand(e env) *cobra.Command {
 	var out output
 	var config, allow []string
-	var method, stateDir, workload, mode string
+	var method, workload, mode string
+	var daemon client
 	cmd := &cobra.Command{
 		Use:   "explain URL|HOST:PORT|IP:PORT",
 		Short: "Say what would happen to a connection, and why",
@@ -205,7 +206,7 @@ declares for the port.`,
 				}
 			} else {
 				q := url.Values{"target": {args[0]}, "method": {method}, "workload": {workload}}
-				body, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodGet, agent.PathExplain, q)
+				body, err := daemon.ask(cmd.Context(), http.MethodGet, agent.PathExplain, q)
 				if err != nil {
 					return orConfig(err)
 				}
@@ -230,7 +231,7 @@ declares for the port.`,
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
 	cmd.Flags().StringVar(&mode, "mode", "enforce", "with --config: mode of the node: enforce, audit or off")
-	registerDirs(cmd, &stateDir, nil)
+	daemon.register(cmd)
 	return cmd
 }
 

@@ -17,16 +17,36 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/internal/flock"
 	"github.com/egressd/egressd/internal/securedir"
 )
 
 // errNoDaemon says that nobody listens on the admin socket.
 var errNoDaemon = errors.New("no daemon")
 
-// answerWait bounds how long the daemon may take for an answer. It gives
-// itself less for writing one.
-const answerWait = 15 * time.Second
+// answerWait is how long the daemon may take for an answer unless --timeout says
+// something else.
+const answerWait = 5 * time.Second
+
+// silentError says that there is a daemon and that it does not answer.
+type silentError struct {
+	pid    int // 0: it is not known
+	socket string
+	wait   time.Duration
+}
+
+func (e *silentError) Error() string {
+	who, kill := "the daemon", "end it (kill -9)"
+	if e.pid > 0 {
+		who, kill = fmt.Sprintf("the daemon (pid %d)", e.pid), fmt.Sprintf("end it (kill -9 %d)", e.pid)
+	}
+	return fmt.Sprintf("%s does not answer on %s within %s: it is stopped, stuck, or short of processor time (--timeout). "+
+		"The kernel goes on with the policy that is in force, but DNS and proxied connections may get no answer. "+
+		"See its log, %s and start it again: the policy stays in force meanwhile. \"egressd unload\" opens everything", who, e.socket, e.wait, kill)
+}
 
 // client talks to the daemon's admin socket.
 type client struct {
@@ -34,7 +54,11 @@ type client struct {
 	wait     time.Duration // for an answer
 }
 
-func daemonAt(stateDir string) client { return client{stateDir, answerWait} }
+// register adds the flags that say which daemon is asked, and for how long.
+func (c *client) register(cmd *cobra.Command) {
+	registerDirs(cmd, &c.stateDir, nil)
+	cmd.Flags().DurationVar(&c.wait, "timeout", answerWait, "how long the daemon may take to answer, or with -f to begin")
+}
 
 func (c client) socket() string { return filepath.Join(c.stateDir, agent.AdminSocket) }
 
@@ -62,6 +86,9 @@ func (c client) follow(ctx context.Context, path string, query url.Values) (io.R
 
 // open sends a request and waits for the beginning of the answer.
 func (c client) open(ctx context.Context, method, path string, query url.Values) (io.ReadCloser, error) {
+	if c.wait <= 0 {
+		return nil, usageError{fmt.Errorf("--timeout is a time such as 5s, not %s", c.wait)}
+	}
 	// Somebody else's socket would say whatever its owner likes.
 	if err := securedir.Check(c.stateDir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -101,7 +128,8 @@ func (c client) failure(err error) error {
 		return fmt.Errorf("%w answers on %s; start one with: egressd run --config PATH", errNoDaemon, c.socket())
 	// EAGAIN: so many are waiting already that the kernel takes no more.
 	case errors.Is(err, syscall.EAGAIN), errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("the daemon does not answer on %s within %s: it is stopped or stuck. The kernel goes on with the policy that is in force; see the daemon's log, end the process and start it again", c.socket(), c.wait)
+		pid, _, _ := flock.Holder(filepath.Join(c.stateDir, agent.LockFile)) // 0 if that is not known
+		return &silentError{pid, c.socket(), c.wait}
 	}
 	return err
 }

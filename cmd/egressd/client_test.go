@@ -62,7 +62,7 @@ func TestDaemonDoesNotAnswer(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := daemonAt(silent).ask(ctx, http.MethodGet, agent.PathStatus, nil); err == nil || strings.Contains(err.Error(), "does not answer") {
+	if _, err := (client{silent, answerWait}).ask(ctx, http.MethodGet, agent.PathStatus, nil); err == nil || strings.Contains(err.Error(), "does not answer") {
 		t.Errorf("interrupted: %v", err)
 	}
 }
@@ -125,7 +125,7 @@ func TestNoPermission(t *testing.T) {
 			t.Errorf("%v: %+v", args, o)
 		}
 	}
-	err := daemonAt("/run/x").failure(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)})
+	err := (client{"/run/x", answerWait}).failure(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)})
 	if !strings.Contains(err.Error(), "sudo") || !strings.Contains(err.Error(), "--admin-group") {
 		t.Error(err)
 	}

@@ -25,7 +25,8 @@ import (
 func flowsCommand(e env) *cobra.Command {
 	var out output
 	var follow bool
-	var verdict, stateDir string
+	var verdict string
+	var daemon client
 	cmd := &cobra.Command{
 		Use:   "flows",
 		Short: "Show what was decided, one line each",
@@ -47,7 +48,7 @@ flows says so on standard error and connects again.`,
 			if !slices.Contains([]string{"", "deny", "direct", "inspect", "proxy"}, verdict) {
 				return usageError{fmt.Errorf("--verdict is deny, direct, inspect or proxy, not %q", verdict)}
 			}
-			r := reader{e: e, stateDir: stateDir, asJSON: asJSON, query: url.Values{"verdict": {verdict}}}
+			r := reader{e: e, daemon: daemon, asJSON: asJSON, query: url.Values{"verdict": {verdict}}}
 			if follow {
 				r.query.Set("follow", "1")
 				return r.follow(cmd.Context())
@@ -59,16 +60,16 @@ flows says so on standard error and connects again.`,
 	out.register(cmd)
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new events")
 	cmd.Flags().StringVar(&verdict, "verdict", "", "only deny (with what audit mode would deny), direct, inspect or proxy")
-	registerDirs(cmd, &stateDir, nil)
+	daemon.register(cmd)
 	return cmd
 }
 
 // reader prints the daemon's events.
 type reader struct {
-	e        env
-	stateDir string
-	asJSON   bool
-	query    url.Values
+	e      env
+	daemon client
+	asJSON bool
+	query  url.Values
 	// last is the time of the newest event that was printed.
 	last time.Time
 	// again says that it was connected before.
@@ -81,7 +82,7 @@ func (r *reader) read(ctx context.Context) (answered bool, err error) {
 	if !r.last.IsZero() {
 		r.query.Set("since", r.last.Format(time.RFC3339Nano))
 	}
-	body, err := openFlows(ctx, daemonAt(r.stateDir), r.query)
+	body, err := openFlows(ctx, r.daemon, r.query)
 	if err != nil {
 		return false, err
 	}

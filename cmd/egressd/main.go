@@ -118,7 +118,7 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), unloadCommand(e),
 		checkCommand(e), explainCommand(e), flowsCommand(e), suggestCommand(e), statusCommand(e),
-		demoCommand(e), demoClientCommand(e), versionCommand(e),
+		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e),
 	)
 	return cmd
 }

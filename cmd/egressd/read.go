@@ -29,7 +29,7 @@ func orDash(s string) string {
 
 func statusCommand(e env) *cobra.Command {
 	var out output
-	var stateDir string
+	var daemon client
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "Show the state of the running daemon",
@@ -40,7 +40,7 @@ func statusCommand(e env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			body, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodGet, agent.PathStatus, nil)
+			body, err := daemon.ask(cmd.Context(), http.MethodGet, agent.PathStatus, nil)
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ func statusCommand(e env) *cobra.Command {
 		},
 	}
 	out.register(cmd)
-	registerDirs(cmd, &stateDir, nil)
+	daemon.register(cmd)
 	return cmd
 }
 
@@ -83,6 +83,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	for _, f := range s.Findings {
 		row("finding", "%s", f)
 	}
+	printProbe(tw, s.Probe)
 	for _, wl := range s.Workloads {
 		row("workload", "%s, mode %s, cgroup %s, %d of %d origins", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
 		printShare(row, wl.Share)

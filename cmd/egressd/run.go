@@ -30,7 +30,7 @@ func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
-	var drain time.Duration
+	var drain, every time.Duration
 	var delegated, volatilePins, takeover bool
 	var onFailure string
 	var status, health, admin, adminGroup string
@@ -123,6 +123,9 @@ captured.`,
 				return notStarted(e, agent.NotStarted(o, err))
 			}
 			o.Takeover = takeover
+			if o.Probe, err = probeOptions(every); err != nil {
+				return err
+			}
 			// What comes while it starts is done when it is ready.
 			reload := make(chan os.Signal, 1)
 			signal.Notify(reload, syscall.SIGHUP)
@@ -148,6 +151,7 @@ captured.`,
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long what is open may go on when the daemon is stopped or another one has taken over")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the place of a daemon that runs on --state-dir, without a gap, when this one is prepared")
+	cmd.Flags().DurationVar(&every, "probe-interval", agent.DefaultProbeInterval, "how often the daemon tries DNS and the proxy as a workload does, and is not ready when it gets no answer three times; 0: never")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")

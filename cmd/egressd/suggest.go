@@ -15,7 +15,7 @@ import (
 
 func suggestCommand(e env) *cobra.Command {
 	var out output
-	var stateDir string
+	var daemon client
 	cmd := &cobra.Command{
 		Use:   "suggest",
 		Short: "Print the ServiceEntries that would allow what was denied",
@@ -35,7 +35,7 @@ takes the place of that one: ports were added to it.`,
 			if err != nil {
 				return err
 			}
-			body, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodGet, agent.PathSuggest, nil)
+			body, err := daemon.ask(cmd.Context(), http.MethodGet, agent.PathSuggest, nil)
 			if err != nil {
 				return err
 			}
@@ -52,6 +52,6 @@ takes the place of that one: ports were added to it.`,
 		},
 	}
 	out.register(cmd)
-	registerDirs(cmd, &stateDir, nil)
+	daemon.register(cmd)
 	return cmd
 }

@@ -10,66 +10,110 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/demo"
+	"github.com/egressd/egressd/internal/flock"
 	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
 )
 
 func unloadCommand(e env) *cobra.Command {
-	var stateDir, pinDir string
+	var pinDir string
+	var daemon client
 	cmd := &cobra.Command{
 		Use:   "unload",
 		Short: "Detach and remove everything from the kernel: the node is open again",
 		Long: `unload stops a running daemon and removes all programs, tables and links of
-egressd from the kernel. What an "egressd exec" that was killed locked in is freed,
-too. An exec that still runs keeps its command under its policy; unload says so.`,
+egressd from the kernel. Traffic is open at once, also while the daemon still
+lets requests in flight end, and when it is stuck. What an "egressd exec" that was
+killed locked in is freed, too. An egressd that runs and is not reached, because it
+has another --state-dir or its own was removed, or is an exec, would put back what
+is removed: it is named and left alone, and the exit code is 1.`,
 		Example: "  sudo egressd unload",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			captured := capturedBy(cmd.Context(), stateDir)
-			stopped := false
-			_, err := daemonAt(stateDir).ask(cmd.Context(), http.MethodPost, agent.PathUnload, nil)
-			switch {
-			case err == nil:
-				fmt.Fprintln(e.stderr, "the daemon detaches and ends")
-				if err := agent.WaitUnlocked(cmd.Context(), stateDir); err != nil {
-					return err
-				}
-				stopped = true
-			case !errors.Is(err, errNoDaemon):
-				return err
-			}
-			removed, err := removePins(pinDir)
-			if err = errors.Join(err, agent.RemoveGates(), agent.RemoveState(stateDir)); err != nil {
-				return err
-			}
-			for _, dir := range captured {
-				agent.RemoveOwnCgroup(dir)
-			}
-			what := "nothing of egressd was left in the kernel"
-			if removed > 0 || stopped {
-				what = "nothing of egressd is left in the kernel"
-			}
-			fmt.Fprintln(e.stdout, "unloaded:", what)
-			return nil
+			return unload(cmd.Context(), e, daemon, pinDir)
 		},
 	}
-	registerDirs(cmd, &stateDir, &pinDir)
+	daemon.register(cmd)
+	registerDirs(cmd, nil, &pinDir)
 	return cmd
+}
+
+// unload asks the daemon to end, and removes what is in the kernel, whatever it
+// says: traffic is open when requests in flight still end, and when it is stuck.
+func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
+	captured := capturedBy(ctx, daemon)
+	locks, err := openLocks(pinRoot)
+	if err != nil {
+		return err
+	}
+	defer locks.close()
+	_, err = daemon.ask(ctx, http.MethodPost, agent.PathUnload, nil)
+	ends := err == nil
+	silent := (*silentError)(nil)
+	switch {
+	case err == nil:
+	case errors.As(err, &silent):
+		printLine(e.stderr, "egressd: the daemon does not answer within %s; what it has in the kernel is removed all the same", daemon.wait)
+	case !errors.Is(err, errNoDaemon):
+		return err
+	}
+	removed, err := removePins(pinRoot, ends || silent != nil, locks.held())
+	if err != nil {
+		return err
+	}
+	if ends {
+		fmt.Fprintln(e.stderr, "all traffic is open; the daemon lets requests in flight end")
+		// One that does not end in time is told of below.
+		if err := agent.WaitUnlocked(ctx, daemon.stateDir); err != nil && ctx.Err() != nil {
+			return err
+		}
+	}
+	if err := errors.Join(agent.RemoveGates(), agent.RemoveState(daemon.stateDir)); err != nil {
+		return err
+	}
+	for _, dir := range captured {
+		agent.RemoveOwnCgroup(dir)
+	}
+	if err := tellLiving(locks.held()); err != nil {
+		return err
+	}
+	what := "nothing of egressd was left in the kernel"
+	if removed > 0 || ends {
+		what = "nothing of egressd is left in the kernel"
+	}
+	if others := attachedTo(); len(others) > 0 {
+		what = fmt.Sprintf("nothing of egressd is left in %s. But programs of an egressd are attached to %s: by one that has another --pin-dir, "+
+			"or whose pins somebody removed; there traffic is open when that one ends", pinRoot, strings.Join(others, ", "))
+	}
+	printLine(e.stdout, "unloaded: %s", what)
+	return nil
+}
+
+// attachedTo lists the cgroups where programs of some egressd are.
+func attachedTo() (dirs []string) {
+	ids, _ := loader.AttachedAnywhere() // what cannot be read is not told of
+	for _, id := range ids {
+		if dir := cgroup.PathOf(id); dir != "" {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }
 
 // capturedBy asks the daemon which cgroups it captures. When it can't say it is
 // taken to be the default, the whole node.
-func capturedBy(ctx context.Context, stateDir string) []string {
+func capturedBy(ctx context.Context, daemon client) []string {
 	root, _ := cgroup.Root() // without one there is nothing to remove
-	c := daemonAt(stateDir)
-	c.wait /= 3 // it need not be known
-	body, err := c.ask(ctx, http.MethodGet, agent.PathStatus, nil)
+	daemon.wait /= 3         // it need not be known
+	body, err := daemon.ask(ctx, http.MethodGet, agent.PathStatus, nil)
 	if err != nil {
 		return []string{root}
 	}
@@ -80,38 +124,122 @@ func capturedBy(ctx context.Context, stateDir string) []string {
 	return s.Workloads[0].Cgroups
 }
 
-// removePins removes the pins of the daemon and of every exec.
-func removePins(root string) (int, error) {
-	err := securedir.Check(root)
+// holder is an egressd that has a pin directory.
+type holder struct {
+	dir string // its base name
+	pid int    // 0: it is not known
+}
+
+func (h holder) String() string {
+	if h.pid > 0 {
+		return fmt.Sprintf("pid %d", h.pid)
+	}
+	return "of another pid namespace"
+}
+
+// end is how to end it.
+func (h holder) end() string {
+	if h.pid > 0 {
+		return fmt.Sprintf("end it with: kill %d (or kill -9 %d, if it is stuck)", h.pid, h.pid)
+	}
+	return "end it"
+}
+
+// tellLiving says which daemon still runs without anything in the kernel.
+func tellLiving(living []holder) error {
+	for _, h := range living {
+		if h.dir == agent.NodePins {
+			return fmt.Errorf("all traffic is open: the programs are detached. But the daemon (%s) still runs, and is stuck. "+
+				"When it goes on it may attach them again, until it reads that it is to end: %s", h, h.end())
+		}
+	}
+	return nil
+}
+
+// pinDirs lists the pin directories of the daemon and of every exec.
+func pinDirs(root string) (dirs []string, err error) {
+	err = securedir.Check(root)
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
+		return nil, nil
 	}
 	var entries []os.DirEntry
 	if err == nil {
 		entries, err = os.ReadDir(root)
 	}
-	if err != nil {
+	dirs = []string{} // the root is there
+	for _, d := range entries {
+		if d.IsDir() {
+			dirs = append(dirs, filepath.Join(root, d.Name()))
+		}
+	}
+	return dirs, err
+}
+
+// pinLocks are open pin directories, each of which its egressd has locked for as
+// long as it runs.
+type pinLocks []*os.File
+
+func openLocks(root string) (all pinLocks, err error) {
+	dirs, err := pinDirs(root)
+	for _, dir := range dirs {
+		if f, err := os.Open(dir); err == nil { // else it is gone meanwhile
+			all = append(all, f)
+		}
+	}
+	return all, err
+}
+
+// held lists those who still run.
+func (l pinLocks) held() (living []holder) {
+	for _, f := range l {
+		if pid, held, err := flock.HolderOf(f); err == nil && held {
+			living = append(living, holder{filepath.Base(f.Name()), pid})
+		}
+	}
+	return living
+}
+
+func (l pinLocks) close() {
+	for _, f := range l {
+		f.Close()
+	}
+}
+
+// removePins removes the pins of every exec that has ended, and of the daemon, if
+// it was reached or has ended: who runs puts back what is removed.
+func removePins(root string, reached bool, living []holder) (removed int, err error) {
+	dirs, err := pinDirs(root)
+	if err != nil || dirs == nil {
 		return 0, err
 	}
-	removed := 0
-	for _, d := range entries {
-		if !d.IsDir() {
+	for _, dir := range dirs {
+		name := filepath.Base(dir)
+		i := slices.IndexFunc(living, func(h holder) bool { return h.dir == name })
+		switch {
+		case i < 0, name == agent.NodePins && reached:
+		case name == agent.NodePins:
+			err = errors.Join(err, fmt.Errorf("a daemon (%s) runs and cannot be told to unload, as it has another --state-dir, or its own was removed; "+
+				"its policy stays in force: %s, and unload again", living[i], living[i].end()))
+			continue
+		default:
+			err = errors.Join(err, fmt.Errorf("an \"egressd exec\" (%s) runs, and the policy of its command stays in force: end that command, or the exec", living[i]))
 			continue
 		}
-		// Who runs holds its programs by descriptors, and would pin them again.
-		dir := filepath.Join(root, d.Name())
-		if taken := loader.CheckPinsFree(dir); taken != nil {
-			err = errors.Join(err, fmt.Errorf("it runs, and its policy stays in force: unload it with its --state-dir, or end its command if it is an \"egressd exec\": %w", taken))
-			continue
-		}
+		attached, _ := loader.AttachedTo(dir) // what cannot be read fails below
 		n, unloadErr := loader.Unload(dir)
-		removed += n
 		err = errors.Join(err, unloadErr)
+		for _, id := range attached {
+			err = errors.Join(err, agent.RemoveProbeCgroup(id))
+		}
+		removed += n
 	}
 	if err != nil {
 		return removed, err
 	}
-	return removed, os.Remove(root)
+	if err := os.Remove(root); !errors.Is(err, os.ErrNotExist) {
+		return removed, err
+	}
+	return removed, nil
 }
 
 func demoCommand(e env) *cobra.Command {

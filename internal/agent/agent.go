@@ -31,6 +31,7 @@ const (
 	workloadID uint32 = 1 // the captured cgroup
 	ownID      uint32 = 2 // egressd itself
 	servicesID uint32 = 3 // the node's own services
+	probeID    uint32 = 4 // the daemon's probe of itself
 )
 
 // eventsKept is how many events "egressd flows" can look back on, beside what
@@ -70,6 +71,7 @@ type Agent struct {
 	life     life
 	// begun is what a start that fails takes back.
 	begun begun
+	probe *selfProbe
 	// dropped counts the followers of events that did not read.
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
@@ -194,6 +196,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 		return nil, err
 	}
 	a.workloads.own, a.workloads.before = own, a.before()
+	a.probe = newSelfProbe(a)
 	if err := a.wire(); err != nil {
 		return nil, err
 	}

@@ -55,6 +55,6 @@ func (a *Agent) ownSocket(socket string) bool {
 		}
 	}
 	// The one of a daemon with a state directory of its own.
-	_, err := os.Stat(filepath.Join(filepath.Dir(socket), lockFile))
+	_, err := os.Stat(filepath.Join(filepath.Dir(socket), LockFile))
 	return filepath.Base(socket) == AdminSocket && err == nil
 }

@@ -60,7 +60,7 @@ func TestOwnSockets(t *testing.T) {
 	if err := os.Symlink(state, link); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(other, lockFile), "")
+	writeFile(t, filepath.Join(other, LockFile), "")
 	free := filepath.Join(dir, AdminSocket)
 	list := []string{filepath.Join(state, AdminSocket), filepath.Join(state, "exec-1", "x"), filepath.Join(other, AdminSocket), free}
 	a := &Agent{opts: Options{StateDir: link}}

@@ -110,6 +110,9 @@ func (a *Agent) workloadName(id uint32) string { return a.workloads.name(id) }
 // recordKernelEvent records an event, and ends the socket of a connection that
 // the kernel has cut: without that the application would wait for its timeout.
 func (a *Agent) recordKernelEvent(k loader.Event) {
+	if k.Workload == probeID {
+		return // it tells by itself what it sees
+	}
 	if k.Cut() && k.Interface == 0 {
 		if err := a.datapath.Destroy(k.Socket(), k.PID, a.captured); err != nil {
 			a.log.Warn("a denied connection could not be reset; it is silent instead", "error", err)

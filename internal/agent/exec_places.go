@@ -83,7 +83,7 @@ func sweepLeft(o Options) {
 func sweepExec(stateRoot, pinRoot string) {
 	dirs, _ := filepath.Glob(filepath.Join(stateRoot, execPrefix+"*")) // the pattern is good
 	for _, dir := range dirs {
-		lock, err := securedir.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY)
+		lock, err := securedir.OpenFile(filepath.Join(dir, LockFile), os.O_RDONLY)
 		if err != nil {
 			_ = os.Remove(dir) // one that was killed before it made the lock left it empty
 			continue

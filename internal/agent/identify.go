@@ -10,6 +10,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -25,6 +26,10 @@ func (a *Agent) identify(c *net.TCPConn) (forward.Conn, error) {
 		return forward.Conn{Src: src, Layer: flow.Egress}, err
 	}
 	o, ok := a.datapath.TakeOrigin(at)
+	if a.probe.is(o, ok, at) {
+		a.probe.greet(c, at.Local)
+		return forward.Conn{}, forward.ErrServed
+	}
 	if !ok {
 		return forward.Conn{Src: src, Layer: flow.Egress}, errNoOrigin
 	}
@@ -52,13 +57,18 @@ func (s origins) OfConn(c net.Conn) (dnsproxy.Client, bool) {
 		return dnsproxy.Client{}, false
 	}
 	o, ok := s.a.datapath.TakeOrigin(at)
+	if s.a.probe.is(o, ok, at) {
+		return s.a.probe.client(probe.DNSTCP, at.Local), true
+	}
 	return s.client(o), ok
 }
 
 func (s origins) OfDatagram(src, local netip.AddrPort, slot int, query []byte) (dnsproxy.Client, bool) {
-	o, ok := s.a.datapath.DatagramOrigin(loader.Arrival{
-		Src: src, Local: local.Addr(), Slot: slot, Token: loader.QuestionToken(query),
-	})
+	at := loader.Arrival{Src: src, Local: local.Addr(), Slot: slot, Token: loader.QuestionToken(query)}
+	o, ok := s.a.datapath.DatagramOrigin(at)
+	if s.a.probe.is(o, ok, at) {
+		return s.a.probe.client(probe.DNSUDP, at.Local), true
+	}
 	return s.client(o), ok
 }
 

@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -143,9 +142,6 @@ func (a *Agent) readAgain() {
 	}
 }
 
-// checkWait bounds how long the DNS proxy may take for an answer of its own.
-const checkWait = 5 * time.Second
-
 // watch tells the service manager's watchdog that the daemon is alive, as long
 // as its loops answer, until ctx ends. A daemon that stops has no loops any
 // more, and is alive.
@@ -180,20 +176,18 @@ func (a *Agent) watch(ctx, serving context.Context) {
 	}
 }
 
-// check passes by the daemon's loops: housekeeping, the policy's updates, and DNS
-// on every address.
+// check passes by the daemon's loops: housekeeping, the policy's updates, and the probe of DNS
+// and the proxy, which must go on and find
+// nobody stuck. What it finds that a start anew would not mend is no error.
 func (a *Agent) check(ctx context.Context) error {
+	if a.gone.Load() {
+		return nil // another daemon serves
+	}
 	select {
 	case a.life.beats <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	a.config.waitIdle()
-	ctx, cancel := context.WithTimeout(ctx, checkWait)
-	defer cancel()
-	var errs []error
-	for _, group := range a.sockets.udp() {
-		errs = append(errs, a.dns.Check(ctx, group[0].LocalAddr()))
-	}
-	return errors.Join(errs...)
+	return a.probe.alive(ctx)
 }

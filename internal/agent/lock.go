@@ -17,8 +17,8 @@ import (
 	"github.com/egressd/egressd/loader"
 )
 
-// lockFile in the state directory is locked by the egressd that runs there.
-const lockFile = "lock"
+// LockFile in the state directory is locked by the egressd that runs there.
+const LockFile = "lock"
 
 // errRuns says that another egressd has the state directory. It is an ErrInUse.
 var errRuns = fmt.Errorf("the state directory is %w: another egressd runs", loader.ErrInUse)
@@ -26,7 +26,7 @@ var errRuns = fmt.Errorf("the state directory is %w: another egressd runs", load
 // lockState makes this the only egressd on a state directory, for as long as
 // the file is open.
 func lockState(dir string) (*os.File, error) {
-	f, err := securedir.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR)
+	f, err := securedir.OpenFile(filepath.Join(dir, LockFile), os.O_CREATE|os.O_RDWR)
 	if err != nil {
 		return nil, fmt.Errorf("the state directory: %w", err)
 	}
@@ -55,7 +55,7 @@ func sameFile(f *os.File) bool {
 // directory, and the directory if nothing else is in it. It does nothing
 // where one runs.
 func RemoveState(stateDir string) error {
-	f, err := securedir.OpenFile(filepath.Join(stateDir, lockFile), os.O_RDONLY)
+	f, err := securedir.OpenFile(filepath.Join(stateDir, LockFile), os.O_RDONLY)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -67,7 +67,7 @@ func RemoveState(stateDir string) error {
 		return nil
 	}
 	for _, name := range []string{AdminSocket, handover.SocketName, learnedFile, learnedFile + securedir.NewSuffix,
-		LastGoodFile, LastGoodFile + securedir.NewSuffix, lockFile} { // the lock last
+		LastGoodFile, LastGoodFile + securedir.NewSuffix, LockFile} { // the lock last
 		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -84,7 +84,7 @@ const endWait = 2 * time.Minute
 func WaitUnlocked(ctx context.Context, stateDir string) error {
 	ctx, cancel := context.WithTimeout(ctx, endWait)
 	defer cancel()
-	f, err := securedir.OpenFile(filepath.Join(stateDir, lockFile), os.O_RDONLY)
+	f, err := securedir.OpenFile(filepath.Join(stateDir, LockFile), os.O_RDONLY)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

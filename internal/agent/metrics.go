@@ -84,6 +84,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
 		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, closedDesc, droppedDesc, logDroppedDesc, unsavedDesc, unboundDesc, readyDesc, heldDesc, presentDesc, pinsDesc, holdFailuresDesc, holdRepairsDesc, errorDesc,
+		probeDesc, probeSuccessDesc, probeDurationDesc, probeCapturedDesc,
 	} {
 		ch <- d
 	}
@@ -158,6 +159,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(holdRepairsDesc, repairs[kind], string(kind))
 	}
 	gauge(errorDesc, truth(s.Policy.Error != ""))
+	s.Probe.collect(gauge)
 }
 
 func truth(b bool) float64 {

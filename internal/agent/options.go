@@ -126,7 +126,9 @@ type Options struct {
 	// ends; 0: 5 s.
 	DrainTime time.Duration
 	// Limits bound what proxied connections may take.
-	Limits  Limits
+	Limits Limits
+	// Probe says how run probes itself.
+	Probe   ProbeOptions
 	Version string
 	Log     *slog.Logger
 	// LogDropped is how many lines of the log nobody took; nil: none.

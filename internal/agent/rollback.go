@@ -32,7 +32,7 @@ type begun struct {
 }
 
 // stateMade lists what locking a state directory makes.
-func stateMade(dir string) []string { return absent(dir, filepath.Join(dir, lockFile)) }
+func stateMade(dir string) []string { return absent(dir, filepath.Join(dir, LockFile)) }
 
 // absent lists those of the paths where nothing is.
 func absent(paths ...string) (out []string) {

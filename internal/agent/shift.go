@@ -61,6 +61,9 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	a.status.setReady(true)
 	serve(func() error { a.settle(s.ctx); return nil })
 	serve(func() error { a.keepHold(s.ctx); return nil })
+	if a.probe != nil {
+		serve(func() error { a.probe.run(s.ctx); return nil })
+	}
 	serve(func() error { return a.watchInterfaces(s.ctx) })
 	return s, nil
 }

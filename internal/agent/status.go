@@ -32,6 +32,8 @@ type Status struct {
 	Workloads []WorkloadStatus `json:"workloads"`
 	// Unbound says that cgroups do not have the policy of their Workload.
 	Unbound string `json:"unbound,omitempty"`
+	// Probe is what the daemon's probe of itself sees; nil: there is none.
+	Probe *ProbeStatus `json:"probe,omitempty"`
 	// Pins says whether what is attached outlives the daemon.
 	Pins PinStatus `json:"pins"`
 	// Unsaved says what could not be saved for the next start, and why, by file.
@@ -171,7 +173,7 @@ func (s *status) notReady() error {
 	if !s.ready {
 		return errNotServing
 	}
-	return errors.Join(s.agent.capture.err(), s.agent.holding.Err())
+	return errors.Join(s.agent.capture.err(), s.agent.holding.Err(), s.agent.probe.notReady())
 }
 
 // Status gathers the state of everything. What cannot be read is left out.
@@ -193,6 +195,7 @@ func (a *Agent) Status() Status {
 	for _, g := range a.gates() {
 		st.Gates = append(st.Gates, g.String())
 	}
+	st.Probe = a.probe.status()
 	st.Pins, st.Unsaved = a.pinStatus(), a.unsaved.texts()
 	st.Holding = a.holding.State()
 	st.Programs = a.datapath.Attached()

@@ -89,7 +89,7 @@ func lockOrReach(o Options) (lock *os.File, h *holder, set *handover.Set, err er
 		}
 		return nil, nil, nil, err
 	}
-	lock = set.File(stateLock, filepath.Join(o.StateDir, lockFile))
+	lock = set.File(stateLock, filepath.Join(o.StateDir, LockFile))
 	if lock == nil || !sameFile(lock) {
 		set.Close()
 		return nil, nil, nil, errors.Join(fmt.Errorf("the egressd that runs on %s did not hand over the directory's lock", o.StateDir), h.conn.Close())

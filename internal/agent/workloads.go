@@ -104,6 +104,7 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 		}
 	}
 	maps.Copy(table, described)
+	a.probe.bind(table)
 	errs = append(errs, a.follow(s, table))
 	if !maps.Equal(table, w.cgroups) {
 		err := a.datapath.SetWorkloads(table)
@@ -244,7 +245,7 @@ func (a *Agent) strictest(d policy.BoundWorkload, dir, root string, claims func(
 func (w *workloads) number(name string) uint32 {
 	n, ok := w.numbers[name]
 	if !ok {
-		if n = servicesID + 1 + uint32(len(w.numbers)); n >= loader.MaxWorkloads {
+		if n = probeID + 1 + uint32(len(w.numbers)); n >= loader.MaxWorkloads {
 			return 0
 		}
 		w.numbers[name] = n

@@ -23,6 +23,10 @@ const (
 // maxFresh is how many connections may be accepted and not yet counted.
 const maxFresh = 64
 
+// ErrServed is what identify returns for a connection that it has served
+// itself; it is closed, and nothing is recorded.
+var ErrServed = errors.New("served already")
+
 // Serve accepts connections on ln until ctx ends or ln is closed, and serves
 // each in a goroutine of its own. identify says who a connection belongs to;
 // when it fails the connection is refused with ReasonNoOrigin. Connections
@@ -100,6 +104,10 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 	info, err := identify(nc)
 	counted := sync.OnceFunc(func() { <-c.fresh })
 	defer counted()
+	if errors.Is(err, ErrServed) {
+		nc.Close()
+		return
+	}
 	if err != nil {
 		c.counters.refused.Add(1)
 		c.o.Sink.Record(flow.Event{

@@ -39,6 +39,10 @@ var floors = map[string][]string{
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
 	"./internal/capacity":   {"./internal/memcg", "golang.org/x/sys/unix"},
+	// Who holds a lock.
+	"./internal/flock": {"golang.org/x/sys/unix"},
+	// Egressd as a workload sees it.
+	"./internal/probe": {"golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	// Who started us.
 	"./internal/sdnotify": {"./internal/handover", "./internal/logpipe", "./internal/quote", "github.com/coreos/go-systemd/v22/activation", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/unix"},
 	"./internal/handover": {"golang.org/x/sys/unix"},
@@ -61,8 +65,8 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Roof.
-	"./internal/agent": join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/hold", "./internal/agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./internal/agent": join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/hold", "./internal/agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
