@@ -19,7 +19,7 @@ import (
 var ErrInUse = errors.New("in use")
 
 // ErrPinsTaken says that another egressd has a pin directory. It is an ErrInUse.
-var ErrPinsTaken = fmt.Errorf("another egressd has the pin directory, which is %w:", ErrInUse)
+var ErrPinsTaken = fmt.Errorf("the pin directory is %w: another egressd has it", ErrInUse)
 
 // PinLock is a lock on a pin directory. It is on the directory's inode, which is
 // the same one in every network and mount namespace and whatever state directory
@@ -74,7 +74,7 @@ func lockDir(dir string) (*os.File, error) {
 			return nil, fmt.Errorf("open the pin directory: %w", err)
 		}
 		if err := unix.Flock(int(at.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			return nil, errors.Join(fmt.Errorf("%w %s; end it, or choose another one with --pin-dir: %w", ErrPinsTaken, dir, err), at.Close())
+			return nil, errors.Join(fmt.Errorf("%w: %s; end it, or choose another one with --pin-dir: %w", ErrPinsTaken, dir, err), at.Close())
 		}
 		// Who removed the directory meanwhile leaves a lock on nothing.
 		if isAt(at, dir) {
@@ -143,7 +143,7 @@ func CheckPinsFree(dir string) error {
 	}
 	defer at.Close()
 	if unix.Flock(int(at.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
-		return fmt.Errorf("%w %s", ErrPinsTaken, dir)
+		return fmt.Errorf("%w: %s", ErrPinsTaken, dir)
 	}
 	return nil
 }

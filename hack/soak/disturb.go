@@ -41,6 +41,13 @@ var disturbances = []disturbance{
 		}
 		return s.d.Start(ctx)
 	}},
+	{"takeover", kernel, 4, func(ctx context.Context, s *soak) error {
+		before, err := s.d.Takeover(ctx)
+		if err != nil {
+			return err
+		}
+		return before.Wait(ctx) // its connections end first
+	}},
 	{"reload", kernel, 4, reload},
 	{"broken policy", kernel, 1, broken},
 	{"hangup", kernel, 1, func(_ context.Context, s *soak) error { return s.d.Signal(syscall.SIGHUP) }},
@@ -51,7 +58,8 @@ var disturbances = []disturbance{
 		pause(ctx, stopTime)
 		return s.d.Signal(syscall.SIGCONT)
 	}},
-	{"silent DNS", resolver, 2, func(ctx context.Context, s *soak) error {
+	// The last answers are given meanwhile.
+	{"silent DNS", kernel, 2, func(ctx context.Context, s *soak) error {
 		s.w.DNS.SetSilent(true)
 		pause(ctx, 4*time.Second)
 		s.w.DNS.SetSilent(false)

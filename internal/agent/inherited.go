@@ -4,7 +4,6 @@ package agent
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"strconv"
 	"syscall"
@@ -89,13 +88,6 @@ func (a *Agent) descriptors() (*handover.Set, error) {
 		return nil, err
 	}
 	return set, nil
-}
-
-// udp are the UDP sockets by address; in a group the index is the slot.
-func (l *listeners) udp() [][]net.PacketConn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.dnsUDP
 }
 
 // fromManager looks for sockets that a service manager kept, where no daemon hands

@@ -227,7 +227,7 @@ func TestPinsTaken(t *testing.T) {
 	cg := childOf(t, n.d.Root, "other")
 	c := n.Net.Command(t.Context(), nil, egressd, "run", "--config", n.d.ConfigDir(), "--cgroup", cg.Path(), "--state-dir", state,
 		"--pin-dir", n.d.PinDir(), "--dns-server", hostPort(world.ResolverV4, 53))
-	if e := finish(t, c); e.code != 1 || !strings.Contains(e.stderr, "another egressd has the pin directory "+n.nodePins()) {
+	if e := finish(t, c); e.code != 1 || !strings.Contains(e.stderr, "another egressd has it: "+n.nodePins()) {
 		t.Errorf("a second daemon: %+v", e)
 	}
 	c = n.Net.Command(t.Context(), nil, egressd, "unload", "--state-dir", state, "--pin-dir", n.d.PinDir())

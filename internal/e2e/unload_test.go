@@ -73,7 +73,7 @@ func TestStopped(t *testing.T) {
 
 	stop(syscall.SIGSTOP)
 	e := n.unloaded(t, impatient...)
-	if want := fmt.Sprintf("a daemon (pid %d) still runs", pid); e.code != 1 || !strings.Contains(e.stderr, want) || strings.Contains(e.stdout, "nothing of egressd") {
+	if want := fmt.Sprintf("the daemon (pid %d) still runs", pid); e.code != 1 || !strings.Contains(e.stderr, want) || strings.Contains(e.stdout, "nothing of egressd") {
 		t.Errorf("unload: %+v, want %q", e, want)
 	}
 	n.isOpen(t, "unloaded", n.in, true)
@@ -151,8 +151,8 @@ sys.stdin.read()
 	}
 }
 
-// TestUnloadFindsDaemon: a daemon that cannot be asked is found by its lock, and
-// told of; nothing is said to be left, or not left, that is not so.
+// TestUnloadFindsDaemon: a daemon that cannot be asked is found by its lock, named,
+// and left alone: it would put back what is removed.
 func TestUnloadFindsDaemon(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(t *testing.T, n *node) (stateDir string){
@@ -170,11 +170,11 @@ func TestUnloadFindsDaemon(t *testing.T) {
 			pid := n.pid(t)
 			n.isOpen(t, "before", n.in, false)
 			e := finish(t, n.d.Command(t.Context(), "unload", "--pin-dir", n.d.PinDir(), "--state-dir", lose(t, n)))
-			if want := fmt.Sprintf("a daemon (pid %d) still runs", pid); e.code != 1 || e.stdout != "" || !strings.Contains(e.stderr, want) ||
+			if want := fmt.Sprintf("a daemon (pid %d) runs and cannot be told to unload", pid); e.code != 1 || e.stdout != "" || !strings.Contains(e.stderr, want) ||
 				!strings.Contains(e.stderr, fmt.Sprintf("kill %d", pid)) {
 				t.Errorf("%+v, want %q", e, want)
 			}
-			n.isOpen(t, "after", n.in, true)
+			n.isOpen(t, "after", n.in, false)
 			if err := n.d.Terminate(); err != nil {
 				t.Error(err)
 			}
@@ -185,7 +185,8 @@ func TestUnloadFindsDaemon(t *testing.T) {
 	}
 }
 
-// TestUnloadTellsOfExec: the command of an exec is freed, and that is said.
+// TestUnloadTellsOfExec: the command of an exec that runs stays under its policy, and
+// that is said.
 func TestUnloadTellsOfExec(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, hosts("google", world.GoogleAPIs))
@@ -217,13 +218,13 @@ func TestUnloadTellsOfExec(t *testing.T) {
 	for line() != "\n" {
 	}
 	e := b.run(t, nil, egressd, "unload", "--state-dir", b.state, "--pin-dir", b.pins)
-	if want := fmt.Sprintf(`the command of "egressd exec" (pid %d) goes on, and is free now`, c.Process.Pid); e.code != 0 || !strings.Contains(e.stderr, want) {
+	if want := fmt.Sprintf(`an "egressd exec" (pid %d) runs, and the policy of its command stays in force`, c.Process.Pid); e.code != 1 || !strings.Contains(e.stderr, want) {
 		t.Errorf("unload: %+v, want %q", e, want)
 	}
 	if _, err := in.Write([]byte("\n")); err != nil {
 		t.Fatal(err)
 	}
-	if after := line(); strings.Contains(after, "refused") {
+	if after := line(); !strings.Contains(after, "refused") {
 		t.Errorf("after: %s", after)
 	}
 	_ = in.Close()
@@ -238,6 +239,7 @@ func TestUnloadTellsOfExec(t *testing.T) {
 func TestUnloadWithoutPins(t *testing.T) {
 	t.Parallel()
 	n := start(t, seed(t, "googleapis.yaml"), nil)
+	n.signal(t, syscall.SIGSTOP) // it would pin again
 	for _, dir := range []string{n.d.PinDir(), n.d.StateDir()} {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
@@ -249,9 +251,7 @@ func TestUnloadWithoutPins(t *testing.T) {
 		t.Errorf("unload: %+v", e)
 	}
 	n.isOpen(t, "unloaded", n.in, false)
-	if err := n.d.Terminate(); err != nil {
-		t.Error(err)
-	}
+	_ = n.d.Kill() // says that it was killed
 	n.isOpen(t, "ended", n.in, true)
 	if e := n.unloaded(t); strings.Contains(e.stdout, n.d.Root.Path()) {
 		t.Errorf("nothing is left: %+v", e)
