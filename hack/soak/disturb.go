@@ -48,6 +48,7 @@ var disturbances = []disturbance{
 		}
 		return before.Wait(ctx) // its connections end first
 	}},
+	{"killed takeover", daemon, 2, killedTakeover},
 	{"reload", kernel, 4, reload},
 	{"broken policy", kernel, 1, broken},
 	{"hangup", kernel, 1, func(_ context.Context, s *soak) error { return s.d.Signal(syscall.SIGHUP) }},
@@ -72,6 +73,28 @@ var disturbances = []disturbance{
 		return nil
 	}},
 	{"new cgroups", kernel, 2, cgroups},
+}
+
+// killedTakeover kills a daemon somewhere in its taking over. The one before goes
+// on, unless all was handed over: then it ends, and another one is started.
+func killedTakeover(ctx context.Context, s *soak) error {
+	const longest, drained = 1200 * time.Millisecond, 8 * time.Second // a start takes less, a drain too
+	before, err := s.d.Reach(ctx)
+	if err != nil {
+		return err
+	}
+	pause(ctx, time.Duration(rand.Int64N(int64(longest))))
+	_ = s.d.Kill() // says that it was killed
+	waiting, cancel := context.WithTimeout(ctx, drained)
+	defer cancel()
+	if err := before.Wait(waiting); waiting.Err() == nil {
+		if err != nil {
+			return fmt.Errorf("the one before: %w", err)
+		}
+		return s.d.Start(ctx)
+	}
+	s.d.Return(before)
+	return s.d.WaitReady(ctx)
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/egressd/egressd/loader"
@@ -29,12 +30,20 @@ func (a *Agent) keepHold(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		// Who cannot look knows of nothing that is missing; the probe says that there
+		// are no descriptors.
+		if spent() {
+			continue
+		}
 		faults := a.datapath.Hold(loader.HoldOptions{Lock: a.pinLock, Volatile: a.pins.accepted != nil})
 		if n%lastingEach == 0 && a.pins.accepted == nil {
 			notLasting = a.datapath.Lasting()
 		}
 		if ctx.Err() != nil {
 			return // listeners close while egressd ends
+		}
+		if spent() || slices.ContainsFunc(faults, func(f loader.Fault) bool { return noDescriptors(f.Err) }) {
+			continue
 		}
 		if a.holding.Saw(append(faults, notLasting...)) {
 			a.endUnjudged()

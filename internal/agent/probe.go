@@ -239,8 +239,10 @@ func spent() bool {
 	if err == nil {
 		unix.Close(fd)
 	}
-	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
+	return noDescriptors(err)
 }
+
+func noDescriptors(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
 
 func addrOf(a net.Addr) netip.Addr {
 	switch a := a.(type) {

@@ -55,7 +55,7 @@ const (
 // quarter of the rest come first.
 func (c Capacity) Divide() Plan {
 	files := int64(min(c.Files, maxDescriptors))
-	rest := files - min(ownDescriptors, files/2)
+	rest := files - min(max(ownDescriptors, files/16), files/2) // each guarded interface takes some
 	p := Plan{
 		Queries: int(max(4, min(maxQueries, rest/6))),
 		Conns:   int(max(4, min(maxConns, rest/12))),

@@ -49,9 +49,10 @@ func (n *node) isReady(t *testing.T, when string, want bool, because string) {
 	if strings.Contains(text, "NOT HELD") == want {
 		t.Errorf("%s: status:\n%s", when, text)
 	}
-	if m := n.metric(t, `egressd_hold_failures{kind="pin"}`); (m == "0") != want {
-		t.Errorf("%s: egressd_hold_failures %s", when, m)
-	}
+	// Metrics are at most a second old.
+	eventually(t, soon, when+": egressd_hold_failures", func() bool {
+		return (n.metric(t, `egressd_hold_failures{kind="pin"}`) == "0") == want
+	})
 }
 
 // TestHoldDetached: the hooks of connect() that another tool detaches are back

@@ -11,8 +11,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/agent"
 	selfprobe "github.com/egressd/egressd/internal/probe"
@@ -205,15 +208,27 @@ func TestProbeFirewall(t *testing.T) {
 	}
 }
 
-// TestProbeDetached: when somebody detached the programs, workloads are free, and
-// the daemon sees it; what it tries then does not leave the node.
+// TestProbeDetached: when somebody detached the programs and keeps them from being
+// put back, workloads are free, and the probe sees it; what it tries then does not
+// leave the node.
 func TestProbeDetached(t *testing.T) {
 	t.Parallel()
 	n := start(t, seed(t, "googleapis.yaml"), nil, often...)
 	isWell(t, "started", n.rounds(t))
 	n.isOpen(t, "attached", n.in, false)
 	n.noWire(t, func() {
+		pid := n.pid(t) // which asks the daemon
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := loader.Unload(n.d.PinDir() + "/node"); err != nil {
+			t.Fatal(err)
+		}
+		_, detach := testenv.Alone(t, n.d.Root.Path(), "connect4")
+		defer detach()
+		_, detach = testenv.Alone(t, n.d.Root.Path(), "connect6")
+		defer detach()
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
 		n.isOpen(t, "detached", n.in, true)
@@ -221,18 +236,32 @@ func TestProbeDetached(t *testing.T) {
 	}, "192.0.2.1", "2001:db8::1")
 }
 
+// starve leaves the daemon few descriptors more than it has. At its start it would
+// have divided them.
+func (n *node) starve(t *testing.T) {
+	t.Helper()
+	pid := n.pid(t)
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var was unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open)) + 40, Max: was.Max}, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestProbeDescriptors: a daemon without descriptors says that it lacks them, to who
 // asks at the admin socket, which has one in reserve.
 func TestProbeDescriptors(t *testing.T) {
 	t.Parallel()
-	testenv.RequireTool(t, "prlimit")
-	n := prepare(t, seed(t, "googleapis.yaml"), nil, often...)
-	n.d.Prefix = []string{"prlimit", "--nofile=220:220"}
-	if err := n.d.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	n := start(t, seed(t, "googleapis.yaml"), nil, often...)
 	isWell(t, "started", n.rounds(t))
 	n.learn(t, world.GoogleAPIs)
+	n.starve(t)
 	// Each is waited for 10 s; then there are others.
 	crowd := n.client(t, n.in, python(t), "-c", `
 import select, socket, sys
@@ -252,7 +281,7 @@ while not select.select([sys.stdin], [], [], 0.5)[0]:
 	}
 	eventually(t, 6*soon, "not ready for want of descriptors", func() bool {
 		e := n.egressd(t, "status")
-		return strings.Contains(e.stdout, "ready: false") && strings.Contains(e.stdout, "no file descriptors are left")
+		return strings.Contains(n.d.Log(), "probe of itself fails") && strings.Contains(e.stdout, "ready: false") && strings.Contains(e.stdout, "no file descriptors are left")
 	})
 	_ = in.Close()
 	_ = crowd.Wait() // it ends as it was told

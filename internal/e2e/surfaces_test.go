@@ -131,13 +131,9 @@ func TestSurfacesInFlood(t *testing.T) {
 // asked for its state, and to unload.
 func TestUnloadWithoutDescriptors(t *testing.T) {
 	t.Parallel()
-	testenv.RequireTool(t, "prlimit")
-	n := prepare(t, seed(t, "googleapis.yaml"), nil)
-	n.d.Prefix = []string{"prlimit", "--nofile=160:160"}
-	if err := n.d.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	n := start(t, seed(t, "googleapis.yaml"), nil)
 	n.learn(t, world.GoogleAPIs)
+	n.starve(t)
 	crowd := n.client(t, n.in, python(t), "-c", `
 import socket, sys
 a = [socket.socket() for i in range(400)]

@@ -157,7 +157,7 @@ func unreadLog(t *testing.T, full bool) {
 		t.Fatal(err)
 	}
 	fails := stopwatch()
-	if err := n.d.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "exit status 1") {
+	if err := n.d.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("a start with a bad policy: %v", err)
 	}
 	if took := fails(); took > 2*soon {

@@ -220,7 +220,10 @@ func (d *Daemon) Keep(b *Before) (ended error) {
 }
 
 // Return is Keep when the other one is known to have ended.
-func (d *Daemon) Return(b *Before) { d.cmd, d.done = b.cmd, b.done }
+func (d *Daemon) Return(b *Before) {
+	d.cmd, d.done = b.cmd, b.done
+	d.pid.Store(int64(b.cmd.Process.Pid))
+}
 
 // waitReady polls the readiness port, as a kubelet would.
 func (d *Daemon) waitReady(ctx context.Context) error {
