@@ -59,8 +59,10 @@ var disturbances = []disturbance{
 		pause(ctx, stopTime)
 		return s.d.Signal(syscall.SIGCONT)
 	}},
-	// The last answers are given meanwhile.
+	// The last answers are given meanwhile. They do not outlive the daemon, and who
+	// asked when there was none waits for his time-out before he asks again.
 	{"silent DNS", kernel, 2, func(ctx context.Context, s *soak) error {
+		pause(ctx, attemptTime+time.Second)
 		s.w.DNS.SetSilent(true)
 		pause(ctx, 4*time.Second)
 		s.w.DNS.SetSilent(false)

@@ -123,8 +123,27 @@ func (j *judge) hear(r report) {
 		return
 	}
 	t.Failed++
-	j.blameLocked(r.Kind, fmt.Sprintf("%s to %s: %s", j.at(r.From), j.at(r.Until), r.Error))
+	j.blameLocked(r.Kind, fmt.Sprintf("%s to %s: %s%s", j.at(r.From), j.at(r.Until), r.Error, j.around(r.From, r.Until)))
 }
+
+// around says what was done at a time, and just before.
+func (j *judge) around(from, until time.Time) string {
+	var out string
+	for _, w := range j.windows {
+		if w.from.After(until) || !w.until.IsZero() && from.After(w.until.Add(justBefore)) {
+			continue
+		}
+		end := "now"
+		if !w.until.IsZero() {
+			end = j.at(w.until)
+		}
+		out += fmt.Sprintf("; %s %s to %s", w.name, j.at(w.from), end)
+	}
+	return out
+}
+
+// justBefore is how long after a disturbance it is told with what fails.
+const justBefore = 10 * time.Second
 
 // silent blames kinds of which nothing went well: they prove nothing.
 func (j *judge) silent() {
