@@ -127,3 +127,48 @@ func landing(p *Policy, f Flow, how string) string {
 	}
 	return u.Host
 }
+
+// TestGatewayPrecedence: on a gateway, too, VirtualServices of its own
+// namespace come before those that others export, whatever their age.
+func TestGatewayPrecedence(t *testing.T) {
+	ours, theirs := vs("ours", nil, names("x.example.com")), vs("theirs", nil, names("x.example.com")).in("other")
+	ours.Export = Visibility{Limited: true, Namespaces: []string{"default"}}
+	for _, older := range []*VirtualService{ours, theirs} {
+		t.Run(older.Ref.Name, func(t *testing.T) {
+			c := served(
+				gatewayServer("pass", 443, ProtocolTLS, &ServerTLS{}, "*.example.com"),
+				gatewayServer("http", 80, ProtocolHTTP, nil, "*.example.com"),
+				gatewayServer("tcp", 9000, ProtocolTCP, nil, "*"),
+			)
+			list := []*VirtualService{ours, theirs}
+			if older == theirs {
+				list = []*VirtualService{theirs, ours}
+			}
+			for _, v := range list {
+				v := vs(v.Ref.Name, nil, v.Hosts, answer(v.Ref.Name)).in(v.Ref.Namespace)
+				v.Export = map[string]Visibility{"ours": ours.Export}[v.Ref.Name]
+				to := map[string]string{"ours": "a", "theirs": "b"}[v.Ref.Name]
+				v.TCP = []*TCPRule{{Ref: v.Ref, Route: in(to)}}
+				c.bind(v).sni(to, 0, "x.example.com")
+			}
+			for _, l := range mustCompile(t, c).Listeners() {
+				switch l.Port {
+				case 80:
+					r := get("x.example.com", "/")
+					r.Port = 80
+					if d := l.DecideHTTP(r); d.Action == nil || d.Action.Rule.Name != "ours" {
+						t.Errorf("http: %+v", d)
+					}
+				case 443:
+					if d := l.DecideTLS("x.example.com", 0); d.Upstream == nil || d.Upstream.Host[0] != 'a' {
+						t.Errorf("tls: %+v", d)
+					}
+				default:
+					if d, u := l.DecideTCP(0); u == nil || u.Host[0] != 'a' {
+						t.Errorf("tcp: %+v", d)
+					}
+				}
+			}
+		})
+	}
+}
