@@ -15,14 +15,14 @@ import (
 const meshGateway = "mesh"
 
 // rules returns the VirtualServices that act on the workloads of a scope, in
-// order of precedence: those of the workloads' own namespace, those that are
+// order of precedence, as far as their Sidecar imports them: those of the workloads' own namespace, those that are
 // exported to it by name, those that everybody sees; within each the oldest
 // first. Age alone would let any namespace take a host from the one that has
 // rules for it.
 func (b *builder) rules(sc *scope) []*VirtualService {
 	var out []*VirtualService
 	for _, vs := range b.cfg.VirtualServices {
-		if slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) {
+		if slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) && sc.sidecar.imports(vs) {
 			out = append(out, vs)
 		}
 	}

@@ -172,3 +172,33 @@ func TestGatewayPrecedence(t *testing.T) {
 		})
 	}
 }
+
+// TestSidecarImports: rules of a namespace that the workload's Sidecar does
+// not import do not apply.
+func TestSidecarImports(t *testing.T) {
+	host := hostname.Pattern("a.example.com")
+	for _, tt := range []struct {
+		name  string
+		hosts []SidecarHost
+		want  string
+	}{
+		{"all", []SidecarHost{{Namespace: "*", Host: "*"}}, "theirs"},
+		{"its namespace", []SidecarHost{{Namespace: "shop", Host: "*"}, {Namespace: "other", Host: "*"}}, "theirs"},
+		{"the host there", []SidecarHost{{Namespace: "shop", Host: "*"}, {Namespace: "other", Host: host}}, "theirs"},
+		{"another host there", []SidecarHost{{Namespace: "shop", Host: "*"}, {Namespace: "other", Host: "b.example.com"}}, string(host)},
+		{"another namespace", []SidecarHost{{Namespace: "shop", Host: "*"}}, string(host)},
+		{"all but its namespace", []SidecarHost{{Namespace: "*", Host: "*"}, {Namespace: "other", Host: "*", Not: true}}, string(host)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := policyFor(t, &Config{
+				Workloads:       workloads("shop"),
+				Services:        []*Service{se("s", ResolutionDNS, host).port(80, ProtocolHTTP).in("shop")},
+				VirtualServices: []*VirtualService{vs("v", mesh, names(host), answer("theirs")).in("other")},
+				Sidecars:        []*Sidecar{{Ref: Ref{Kind: "Sidecar", Namespace: "shop", Name: "s"}, Egress: []SidecarEgress{{Hosts: tt.hosts}}}},
+			}, "shop")
+			if got := landing(p, Flow{Transport: TCP, Dst: ap("203.0.113.1:80"), Names: []string{string(host)}}, "http"); got != tt.want {
+				t.Errorf("%s, want %s", got, tt.want)
+			}
+		})
+	}
+}

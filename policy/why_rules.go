@@ -24,6 +24,8 @@ func (w *why) virtualServices(name string) {
 			}
 		case !w.p.base.cfg.seesRules(vs, sc.identity.Namespace):
 			w.say(vs.Ref, false, "not visible to namespace %s (exportTo)", sc.identity.Namespace)
+		case !sc.sidecar.imports(vs):
+			w.say(vs.Ref, false, "not imported by Sidecar %s/%s, which names none of its hosts in namespace %s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name, vs.Ref.Namespace)
 		case v == nil: // cannot be: it is visible and has the host
 		case w.r != nil:
 			w.rules(v, vs, name)
