@@ -73,6 +73,8 @@ type builder struct {
 	warnings []Warning
 	ask      *questions
 	rewrites map[*HTTPRule]*regexp.Regexp
+	// nearest are the VirtualServices in a namespace's order.
+	nearest map[string][]*VirtualService
 }
 
 func newBuilder(c *Config, s *Snapshot) *builder {
@@ -81,6 +83,7 @@ func newBuilder(c *Config, s *Snapshot) *builder {
 		authScopes: map[*scope]*authScope{}, destinationScopes: map[*scope]*destinationScope{},
 		doors: map[doorKey]*door{}, gateways: map[string]*Gateway{},
 		said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
+		nearest: map[string][]*VirtualService{},
 		consent: NewConsent(c.AllowedEndpoints),
 	}
 	for _, g := range c.Gateways {

@@ -160,11 +160,25 @@ func (b *builder) bound(vs *VirtualService, s *server) bool {
 	return slices.Contains(vs.Gateways, s.gateway) && vs.Export.sees(s.namespace, b.cfg.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
 }
 
+// rulesAt is every VirtualService in the order of precedence that a namespace
+// has them in; see Config.nearness.
+func (b *builder) rulesAt(namespace string) []*VirtualService {
+	all, ok := b.nearest[namespace]
+	if !ok {
+		all = slices.Clone(b.cfg.VirtualServices)
+		slices.SortStableFunc(all, func(x, y *VirtualService) int {
+			return b.cfg.nearness(x, namespace) - b.cfg.nearness(y, namespace)
+		})
+		b.nearest[namespace] = all
+	}
+	return all
+}
+
 // sniRules finds the rules of servers that pass TLS through. Of several for
-// one SNI the oldest VirtualService counts.
+// one SNI the first counts.
 func (b *builder) sniRules(servers []server) *hostname.Index[*sniRule] {
 	all := map[hostname.Pattern]*sniRule{}
-	for _, vs := range b.cfg.VirtualServices {
+	for _, vs := range b.rulesAt(servers[0].namespace) {
 		if len(vs.TLS) == 0 {
 			continue
 		}
@@ -250,7 +264,7 @@ func (b *builder) chain(at place, servers []server) *gatewayChain {
 		return c
 	}
 	// Istio makes one route of the first VirtualService that has one.
-	for _, vs := range b.cfg.VirtualServices {
+	for _, vs := range b.rulesAt(servers[0].namespace) {
 		for i := range servers {
 			s := &servers[i]
 			if !b.bound(vs, s) || len(s.common(vs.Ref.Namespace, vs.Hosts)) == 0 {

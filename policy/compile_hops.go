@@ -205,27 +205,25 @@ func (b *builder) serviceNamespace(vs *VirtualService, host string) (string, boo
 // of a host that is named exactly to that very port, directly or by Gateways
 // that pass TLS through: then nothing above the connection acts on it, and the
 // kernel can let it go straight there.
-func (b *builder) leadsHome(p *Policy, vs *VirtualService, hp *HostPort) bool {
-	if !hp.Protocol.IsTLS() || !slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool {
-		return slices.ContainsFunc(r.Matches, func(m *L4Match) bool {
-			return p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels)
-		})
-	}) {
+func (b *builder) leadsHome(p *Policy, all []*VirtualService, hp *HostPort) bool {
+	if !hp.Protocol.IsTLS() {
 		return false // rules for TCP count
 	}
 	name := string(hp.host.Pattern)
-	for _, r := range vs.TLS {
-		for _, m := range r.Matches {
-			if !p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) || m.Port != 0 && m.Port != hp.Number {
-				continue
+	for _, vs := range all {
+		for _, r := range vs.TLS {
+			for _, m := range r.Matches {
+				if !p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) || m.Port != 0 && m.Port != hp.Number {
+					continue
+				}
+				if !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(name) }) {
+					continue
+				}
+				return len(m.Subnets) == 0 && b.routesHome(p, vs, r, m.Port, hp)
 			}
-			if !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(name) }) {
-				continue
-			}
-			return len(m.Subnets) == 0 && b.routesHome(p, vs, r, m.Port, hp)
 		}
 	}
-	return true // no rule matches
+	return false // no rule matches, which denies
 }
 
 // routesHome follows the one destination of a rule.
@@ -237,7 +235,7 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 		}
 		to := r.Route[0].Destination
 		if to.Host == name {
-			return cmp.Or(to.Port, port) == hp.Number && to.Subset == "" && !as.unsupported() && !hp.Upstream.unsupported()
+			return cmp.Or(to.Port, port, hp.Number) == hp.Number && to.Subset == "" && !as.unsupported() && !hp.Upstream.unsupported()
 		}
 		d := b.doorOf(vs, to, port)
 		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.watches(p, d, hp) {

@@ -165,7 +165,7 @@ func (h *hostEdit) touch() {
 	var patterns []hostname.Pattern
 	for _, list := range [][]*meshVhost{h.old.vhostList, h.policy.vhostList} {
 		for _, v := range list {
-			if len(v.vs.TLS)+len(v.vs.TCP) > 0 {
+			if slices.ContainsFunc(v.own, (*VirtualService).hasL4) {
 				patterns = append(patterns, v.pattern)
 			}
 		}

@@ -15,14 +15,14 @@ import (
 const meshGateway = "mesh"
 
 // rules returns the VirtualServices that act on the workloads of a scope, in
-// order of precedence: those of the workloads' own namespace, those that are
+// order of precedence, as far as their Sidecar imports them: those of the workloads' own namespace, those that are
 // exported to it by name, those that everybody sees; within each the oldest
 // first. Age alone would let any namespace take a host from the one that has
 // rules for it.
 func (b *builder) rules(sc *scope) []*VirtualService {
 	var out []*VirtualService
 	for _, vs := range b.cfg.VirtualServices {
-		if slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) {
+		if slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) && sc.sidecar.imports(vs) {
 			out = append(out, vs)
 		}
 	}
@@ -76,14 +76,35 @@ func (b *builder) disputed() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// meshHosts finds the VirtualService that counts for each host: of several
-// the first.
+// meshHosts finds the VirtualServices that count for each host: those that
+// have the host, and behind them those that have one which covers it.
 func meshHosts(rules []*VirtualService) (*hostname.Index[*meshVhost], []*meshVhost) {
 	byHost := map[hostname.Pattern]*meshVhost{}
 	for _, vs := range rules {
 		for _, h := range vs.Hosts {
-			if byHost[h] == nil {
-				byHost[h] = &meshVhost{pattern: h, vs: vs}
+			v := byHost[h]
+			if v == nil {
+				v = &meshVhost{pattern: h}
+				byHost[h] = v
+			}
+			if !slices.Contains(v.own, vs) {
+				v.own = append(v.own, vs)
+			}
+		}
+	}
+	for p, v := range byHost {
+		// Whatever matches a name covers what matches it more closely, so that
+		// one list is right for all names that v is the closest for.
+		v.all = slices.Clone(v.own)
+		for i := 1; i <= len(p); i++ {
+			wild := byHost["*"+p[i:]]
+			if wild == nil || wild == v {
+				continue
+			}
+			for _, vs := range wild.own {
+				if !slices.Contains(v.all, vs) {
+					v.all = append(v.all, vs)
+				}
 			}
 		}
 	}
@@ -96,20 +117,30 @@ func meshHosts(rules []*VirtualService) (*hostname.Index[*meshVhost], []*meshVho
 // meshRoutes compiles the rules of a policy whose hosts are known.
 func (b *builder) meshRoutes(p *Policy) {
 	type compiled struct {
-		byPort   map[uint16]*Routes
-		other    *Routes
+		http     *meshRules // nil: none is for the workload
 		tls, tcp []l4Route
 	}
 	done := map[*VirtualService]*compiled{}
-	for _, v := range p.vhostList {
-		c := done[v.vs]
+	compile := func(vs *VirtualService) *compiled {
+		c := done[vs]
 		if c == nil {
-			at := place{p: p, gateway: meshGateway, vs: v.vs, workload: true, rules: b.destinationScope(p.scope)}
+			at := place{p: p, gateway: meshGateway, vs: vs, workload: true, rules: b.destinationScope(p.scope)}
 			c = &compiled{tls: b.tlsRoutes(at), tcp: b.tcpRoutes(at)}
-			c.byPort, c.other = b.httpRoutes(at)
-			done[v.vs] = c
+			if byPort, other := b.httpRoutes(at); other != nil && len(other.routes) > 0 {
+				c.http = &meshRules{vs: vs, byPort: byPort, other: other}
+			}
+			done[vs] = c
 		}
-		v.byPort, v.other, v.tls, v.tcp = c.byPort, c.other, c.tls, c.tcp
+		return c
+	}
+	for _, v := range p.vhostList {
+		for _, vs := range v.all {
+			c := compile(vs)
+			if c.http != nil {
+				v.http = append(v.http, c.http)
+			}
+			v.tls, v.tcp = append(v.tls, c.tls...), append(v.tcp, c.tcp...)
+		}
 	}
 }
 
@@ -125,6 +156,8 @@ type place struct {
 	// workload says that it is a workload whose connections come here, at
 	// once or from one Gateway to the next: destinations must be allowed.
 	workload bool
+	// http says that it is HTTP that comes to the destinations.
+	http bool
 	// rules are the DestinationRules that count for what leaves the place.
 	rules *destinationScope
 }
@@ -139,7 +172,11 @@ func (b *builder) httpRoutes(at place) (map[uint16]*Routes, *Routes) {
 		return &Routes{Refs: []*Ref{&at.vs.Ref}, routes: b.routes(at)}
 	}
 	byPort, other := map[uint16]*Routes{}, build(0)
-	for _, n := range b.choices(at.p, at.vs) {
+	var all []*WeightedDestination
+	for _, rule := range at.vs.HTTP {
+		all = append(all, rule.Route...)
+	}
+	for _, n := range b.choices(at.p, all) {
 		// Only a request on one of the destination's own ports can choose
 		// among them; all other requests go where other says.
 		if rs := build(n); !rs.leadsLike(other) {
@@ -150,16 +187,14 @@ func (b *builder) httpRoutes(at place) (map[uint16]*Routes, *Routes) {
 }
 
 // choices returns the ports of the destinations that leave theirs open.
-func (b *builder) choices(p *Policy, vs *VirtualService) []uint16 {
+func (b *builder) choices(p *Policy, all []*WeightedDestination) []uint16 {
 	var out []uint16
-	for _, rule := range vs.HTTP {
-		for _, wd := range rule.Route {
-			if wd.Destination.Port != 0 {
-				continue
-			}
-			if ports := b.portsOf(p, wd.Destination.Host); len(ports) > 1 {
-				out = append(out, ports...)
-			}
+	for _, wd := range all {
+		if wd.Destination.Port != 0 {
+			continue
+		}
+		if ports := b.portsOf(p, wd.Destination.Host); len(ports) > 1 {
+			out = append(out, ports...)
 		}
 	}
 	slices.Sort(out)
@@ -185,6 +220,7 @@ func (rs *Routes) leadsLike(o *Routes) bool {
 // matches everything is unreachable, and is left out as Istio does.
 func (b *builder) routes(at place) []route {
 	var out []route
+	at.http = true
 	for _, rule := range at.vs.HTTP {
 		destinations, total := b.destinations(at, rule.Route)
 		action := func(m *HTTPMatch) *HTTPAction {
@@ -291,8 +327,9 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 
 // upstream finds a destination: an allowed host, else a Kubernetes Service.
 // It returns nil when there is none or it lacks the port, and the port of the
-// host if it is an allowed one. An explicit port counts; else the only port, else the
-// port of the request if the service has it, else the first.
+// host if it is an allowed one. An explicit port counts; else the only port,
+// else that of the request if the service has it; else there is none (Istio's
+// cluster is not found then, which is a 503).
 func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
 	allowed := false
 	w := at.p.names.Walk(d.Host)
@@ -306,7 +343,7 @@ func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
 		}
 		if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, at.port); i >= 0 {
 			hp := ports[i]
-			return at.traffic(hp.Upstream, h.Pattern, hp.Rule.Namespace, d).WithName(d.Host), hp
+			return at.speaks(at.traffic(hp.Upstream, h.Pattern, hp.Rule.Namespace, d).WithName(d.Host)), hp
 		}
 	}
 	if allowed {
@@ -327,7 +364,16 @@ func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
 		u = newUpstream(b.consent, d.Host, k, ports[i], k.Endpoints)
 		b.upstreams[key] = u
 	}
-	return at.traffic(u, hostname.Pattern(d.Host), k.Ref.Namespace, d), nil
+	return at.speaks(at.traffic(u, hostname.Pattern(d.Host), k.Ref.Namespace, d)), nil
+}
+
+// speaks returns u, or nil where HTTP would go to a port for TLS in plain
+// text: no DestinationRule says that TLS is to be originated.
+func (at *place) speaks(u *Upstream) *Upstream {
+	if u != nil && at.http && u.Protocol.IsTLS() && (u.Traffic == nil || u.Traffic.TLS == nil || u.Traffic.TLS.Mode == TLSDisable) {
+		return nil
+	}
+	return u
 }
 
 // traffic returns u with what the DestinationRules of the place say of it, and
@@ -357,7 +403,7 @@ func choosePort(n int, number func(int) uint16, explicit, request uint16) int {
 			return i
 		}
 	}
-	if explicit != 0 {
+	if explicit != 0 || n > 1 {
 		return -1
 	}
 	return 0

@@ -14,26 +14,15 @@ import (
 // *.wikipedia.org to www.wikipedia.org by it). Connections to them go by the
 // rules alone.
 func (h *hostEdit) ruled() {
-	if !slices.ContainsFunc(h.policy.vhostList, func(v *meshVhost) bool { return len(v.vs.TLS) > 0 }) {
-		return
-	}
 	open := map[hostname.Pattern]*Service{}
-	declared := h.names.Index()
-	h.names = declared.Edit()
+	var declared *hostname.Index[*Host]
 	for _, v := range h.policy.vhostList {
-		for _, r := range v.vs.TLS {
-			for _, m := range r.Matches {
-				if !h.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
-					continue
-				}
-				for _, port := range covered(declared, v.pattern, m.Port) {
-					for _, sni := range m.SNIHosts {
-						if v.pattern.Covers(sni) && sni != "*" && !declares(declared, sni, port) {
-							open[sni] = addPort(open[sni], v.vs, r, sni, port)
-						}
-					}
-				}
+		for _, vs := range v.own {
+			if len(vs.TLS) > 0 && declared == nil {
+				declared = h.names.Index()
+				h.names = declared.Edit()
 			}
+			h.ruledBy(open, declared, v.pattern, vs)
 		}
 	}
 	if len(open) == 0 {
@@ -46,6 +35,25 @@ func (h *hostEdit) ruled() {
 	}
 	slices.SortFunc(h.policy.ruled, hostname.Compare)
 	h.build()
+}
+
+// ruledBy adds what the rules for TLS of a VirtualService open under one of
+// its hosts.
+func (h *hostEdit) ruledBy(open map[hostname.Pattern]*Service, declared *hostname.Index[*Host], pattern hostname.Pattern, vs *VirtualService) {
+	for _, r := range vs.TLS {
+		for _, m := range r.Matches {
+			if !h.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+				continue
+			}
+			for _, port := range covered(declared, pattern, m.Port) {
+				for _, sni := range m.SNIHosts {
+					if pattern.Covers(sni) && sni != "*" && !declares(declared, sni, port) {
+						open[sni] = addPort(open[sni], vs, r, sni, port)
+					}
+				}
+			}
+		}
+	}
 }
 
 // addPort adds a port to what a rule opens under a name; s may be nil.

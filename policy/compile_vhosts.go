@@ -10,7 +10,7 @@ import (
 )
 
 // gatewayVhosts fills in c's virtual hosts: the VirtualServices bound to each
-// server, oldest first, rules that match everything last. A virtual host has
+// server, the nearest first (see rulesAt), rules that match everything last. A virtual host has
 // the more specific of the server's and the VirtualService's host.
 func (b *builder) gatewayVhosts(at place, c *gatewayChain, servers []server) {
 	byHost := map[hostname.Pattern]*gatewayVhost{}
@@ -24,7 +24,7 @@ func (b *builder) gatewayVhosts(at place, c *gatewayChain, servers []server) {
 		host    hostname.Pattern
 		gateway string
 	}
-	for _, vs := range b.cfg.VirtualServices {
+	for _, vs := range b.rulesAt(servers[0].namespace) {
 		done := map[bound]bool{}
 		for i := range servers {
 			s := &servers[i]

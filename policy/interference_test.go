@@ -12,8 +12,9 @@ import (
 )
 
 // TestNoInterference: whatever another namespace declares and exports, the
-// hosts that a namespace declares and has rules for stay for its own workloads
-// what they are without it: answers, decisions and where connections go. Only
+// hosts that a namespace declares and has rules of each list for (http, tls,
+// tcp) stay for its own workloads what they are without it: answers, decisions
+// and where connections go. Only
 // the kernel may leave to the forwarding core what several share an address
 // for.
 func TestNoInterference(t *testing.T) {
@@ -71,6 +72,13 @@ func ofNamespaceA() *Config {
 	for _, h := range []hostname.Pattern{"web.example.com", "db.example.com", "any.example.com", "*.wild.example.com"} {
 		v := vs("rules-"+string(h[len(h)-11:]), mesh, names(h), answer("mine")).in("a")
 		v.Ref.Name = string(h)
+		to := Destination{Host: string(h)}
+		if h.IsWildcard() {
+			to.Host = "web.example.com"
+		}
+		route := []*WeightedDestination{{Destination: to}}
+		v.TLS = []*TLSRule{{Ref: v.Ref, Matches: []*L4Match{{SNIHosts: v.Hosts}}, Route: route}}
+		v.TCP = []*TCPRule{{Ref: v.Ref, Route: route}}
 		c.VirtualServices = append(c.VirtualServices, v)
 	}
 	return c

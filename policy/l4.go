@@ -46,18 +46,32 @@ func (b *builder) tcpRoutes(at place) []l4Route {
 }
 
 // l4Routes adds a rule. Its destinations that name no port take that of the
-// match.
+// match, else the one that was dialled: then there is a route for each port
+// that they have.
 func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match, list []*WeightedDestination) []l4Route {
-	if len(matches) == 0 {
+	add := func(m *L4Match, port uint16) {
+		at.port = port
 		to, total := b.destinations(at, list)
-		return append(out, l4Route{nil, ref, to, total})
+		out = append(out, l4Route{m, ref, to, total})
 	}
 	for _, m := range matches {
-		if at.p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
-			at.port = m.Port
-			to, total := b.destinations(at, list)
-			out = append(out, l4Route{m, ref, to, total})
+		if !at.p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+			continue
 		}
+		if m.Port == 0 {
+			for _, n := range b.choices(at.p, list) {
+				own := *m
+				own.Port = n
+				add(&own, n)
+			}
+		}
+		add(m, m.Port)
+	}
+	if len(matches) == 0 {
+		for _, n := range b.choices(at.p, list) {
+			add(&L4Match{Port: n}, n)
+		}
+		add(nil, 0)
 	}
 	return out
 }
@@ -89,57 +103,80 @@ func (b *builder) routesL4(p *Policy, pattern hostname.Pattern, hp *HostPort) bo
 		// Connections that hp allows have this name; only the rules of the
 		// most specific host are asked.
 		v, ok := p.vhosts.Lookup(string(pattern))
-		return ok && len(v.vs.TLS)+len(v.vs.TCP) > 0 && p.scope.routesPort(v.vs, hp) && !b.leadsHome(p, v.vs, hp)
+		return ok && p.scope.routesPort(v.all, hp) && !b.leadsHome(p, v.all, hp)
 	}
 	for _, v := range p.vhostList {
-		if len(v.vs.TLS)+len(v.vs.TCP) > 0 && v.pattern.Overlaps(pattern) && p.scope.routesPort(v.vs, hp) {
+		if v.pattern.Overlaps(pattern) && p.scope.routesPort(v.own, hp) {
 			return true
 		}
 	}
 	return false
 }
 
-func (sc *scope) routesPort(vs *VirtualService, hp *HostPort) bool {
+func (vs *VirtualService) hasL4() bool { return len(vs.TLS)+len(vs.TCP) > 0 }
+
+// routesPort says whether one of the VirtualServices has rules for a port:
+// those for TLS are for TLS, those for TCP for what is neither HTTP nor TLS,
+// and where no protocol is declared both may be.
+func (sc *scope) routesPort(all []*VirtualService, hp *HostPort) bool {
 	about := func(m *L4Match) bool {
 		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels)
 	}
-	if hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) {
-		return true
-	}
-	return slices.ContainsFunc(vs.TCP, func(r *TCPRule) bool {
-		return len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, about)
+	return slices.ContainsFunc(all, func(vs *VirtualService) bool {
+		return hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) ||
+			!hp.Protocol.IsTLS() && slices.ContainsFunc(vs.TCP, func(r *TCPRule) bool {
+				return len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, about)
+			})
 	})
 }
 
 // l4Target is where an allowed connection to hp goes under a name: by the
-// first rule that matches, or to the host's own upstream. The rules for TLS
-// count for TLS; those for TCP for everything else, and for TLS on a host that
-// has none for TLS.
+// first rule that matches, or to the host's own upstream.
 func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
 	if d.Port.routed {
-		if r := p.l4Rule(d.Port, f.Dst.Addr(), name, tls); r != nil {
+		routes, complete := p.l4Rules(d.Port, name, tls)
+		if r := firstL4(routes, d.Port, f.Dst.Addr(), name, tls); r != nil {
 			return r.follow(f, d, name, tls)
+		}
+		if complete {
+			return deny(ReasonNoRoute, routes[0].ref), nil
 		}
 	}
 	return d.unruled(named(u, name))
 }
 
-// l4Rule finds the rule for connections to a port of hp under a name; nil when
-// none matches.
-func (p *Policy) l4Rule(hp *HostPort, dst netip.Addr, name string, tls bool) *l4Route {
+// l4Rules are the rules for connections to a port of hp under a name: for TLS
+// those for TLS that are about the port, of which one has to match as soon as
+// there is one (Istio builds no other filter chain then); for everything else,
+// and for TLS where no protocol is declared and no such rule exists, those for
+// TCP.
+func (p *Policy) l4Rules(hp *HostPort, name string, tls bool) (routes []l4Route, complete bool) {
 	if name == "" {
-		return nil
+		return nil, false
 	}
 	v, ok := p.vhosts.Lookup(name)
 	if !ok {
-		return nil
+		return nil, false
 	}
-	routes, sni := v.tcp, ""
-	if tls && len(v.tls) > 0 {
-		routes, sni = v.tls, name
+	if tls {
+		about := func(r l4Route) bool { return r.match == nil || r.match.Port == 0 || r.match.Port == hp.Number }
+		if slices.ContainsFunc(v.tls, about) {
+			return v.tls, true
+		}
+	}
+	if hp.Protocol.IsTLS() {
+		return nil, false
+	}
+	return v.tcp, false
+}
+
+// firstL4 is the first of the rules that matches; nil when none does.
+func firstL4(routes []l4Route, hp *HostPort, dst netip.Addr, name string, tls bool) *l4Route {
+	if !tls {
+		name = ""
 	}
 	for i := range routes {
-		if r := &routes[i]; r.matches(netip.AddrPortFrom(dst, hp.Number), sni) {
+		if r := &routes[i]; r.matches(netip.AddrPortFrom(dst, hp.Number), name) {
 			return r
 		}
 	}

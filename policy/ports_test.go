@@ -45,7 +45,7 @@ func TestRulesOfPorts(t *testing.T) {
 			t.Errorf("port %d %s: %v, by a rule: %t", c.port, c.path, d.Reason, d.Action != nil)
 		}
 	}
-	if limited.Hash() == all.Hash() || !strings.Contains(limited.Text(), "routes a.example.com on ports [80]") {
+	if limited.Hash() == all.Hash() || !strings.Contains(limited.Text(), "on ports [80] alone") {
 		t.Errorf("the snapshots tell no difference:\n%s", limited.Text())
 	}
 }

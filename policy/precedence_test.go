@@ -14,8 +14,8 @@ import (
 
 // TestPrecedence: for random VirtualServices and requests, the rule that
 // decides is the one that a reader of Istio's documentation would find: of the
-// VirtualServices with the most specific host that matches the oldest, and in
-// it the first rule of which one match has all its conditions hold.
+// VirtualServices that have a rule for the port, and of these with the most
+// specific host that matches, the oldest, and in it the first rule of which one match has all its conditions hold.
 func TestPrecedence(t *testing.T) {
 	hosts := []hostname.Pattern{"a.example.com", "b.example.com", "*.example.com", "*-x.example.com", "*.com", "c-x.example.com"}
 	names := []string{"a.example.com", "b.example.com", "c-x.example.com", "d.example.com", "q.com"}
@@ -76,6 +76,11 @@ func found(all []*VirtualService, r *Request) string {
 	var best *VirtualService
 	var as hostname.Pattern
 	for _, v := range all {
+		if !slices.ContainsFunc(v.HTTP, func(rule *HTTPRule) bool {
+			return len(rule.Matches) == 0 || slices.ContainsFunc(rule.Matches, func(m *HTTPMatch) bool { return m.Port == 0 || m.Port == r.Port })
+		}) {
+			continue
+		}
 		for _, h := range v.Hosts {
 			if h.Matches(r.Host) && (best == nil || hostname.Compare(h, as) < 0) {
 				best, as = v, h

@@ -67,33 +67,67 @@ func pick(all []RouteDestination, total uint32, r uint64) *RouteDestination {
 	return nil // cannot be: total is the sum
 }
 
-// meshVhost has the rules of one VirtualService host pattern for workloads.
-// Where a destination leaves its port to the request, the HTTP rules differ by
-// the port that the request came in on.
+// meshVhost has the rules for workloads of the names for which one host
+// pattern of VirtualServices is the closest.
 type meshVhost struct {
-	pattern  hostname.Pattern
-	vs       *VirtualService
-	byPort   map[uint16]*Routes
-	other    *Routes // all other ports; nil: there are no HTTP rules
+	pattern hostname.Pattern
+	// own are the VirtualServices that have the pattern, in order of
+	// precedence; behind them in all are those with patterns that cover it, the
+	// closest first.
+	own, all []*VirtualService
+	// http are the rules of those that have any for the workload: the first
+	// that has one for the port counts, alone.
+	http []*meshRules
+	// tls and tcp are the rules of all of them, one list after the other.
 	tls, tcp []l4Route
 }
 
-// routes returns the HTTP rules for a port, nil when there are none.
+// meshRules are the HTTP rules of one VirtualService for workloads. Where a
+// destination leaves its port to the request, they differ by the port that the
+// request came in on.
+type meshRules struct {
+	vs     *VirtualService
+	byPort map[uint16]*Routes
+	other  *Routes // all other ports
+}
+
+// routes returns the HTTP rules for a port, nil when there are none: as in
+// Istio, a VirtualService that yields no rule does not apply.
 func (v *meshVhost) routes(port uint16) *Routes {
-	if len(v.vs.Ports) > 0 && !slices.Contains(v.vs.Ports, port) {
+	_, rs := v.rules(port)
+	return rs
+}
+
+// rules is routes with the VirtualService that they are of.
+func (v *meshVhost) rules(port uint16) (*VirtualService, *Routes) {
+	for _, c := range v.http {
+		if rs := c.routes(port); rs != nil {
+			return c.vs, rs
+		}
+	}
+	return nil, nil
+}
+
+func (c *meshRules) routes(port uint16) *Routes {
+	if len(c.vs.Ports) > 0 && !slices.Contains(c.vs.Ports, port) {
 		return nil
 	}
-	if rs := v.byPort[port]; rs != nil {
-		return rs
+	rs := c.byPort[port]
+	if rs == nil {
+		rs = c.other
 	}
-	return v.other
+	if !slices.ContainsFunc(rs.routes, func(r route) bool { return r.match == nil || r.match.port == 0 || r.match.port == port }) {
+		return nil
+	}
+	return rs
 }
 
 // DecideHTTP decides one HTTP request on a connection to f.Dst, whose
 // address was learned for f.Names. The request's host must be allowed on the
 // port that was dialled; then the rules of the most specific VirtualService
-// host on gateway "mesh" decide, the nearest when several have that host (see rules). If
-// there are rules but none matches, the answer is ReasonNoRoute.
+// host on gateway "mesh" decide, the nearest when several have that host (see
+// rules) that has a rule for the workload and the port. If there are rules but
+// none matches, the answer is ReasonNoRoute.
 //
 // A Host that is an IP address must be the one that was dialled, and the
 // address must be open by itself (a STATIC endpoint or one of `addresses`).
@@ -165,7 +199,7 @@ func (d HTTPDecision) through(f *Flow, own *HostPort, r *Request) HTTPDecision {
 
 // routesFor returns the HTTP rules for an allowed request, nil when it has none.
 func (p *Policy) routesFor(f Flow, d Decision) *Routes {
-	if v, ok := p.vhosts.Lookup(f.Host); ok && v.other != nil {
+	if v, ok := p.vhosts.Lookup(f.Host); ok {
 		return v.routes(d.Port.Number)
 	}
 	return nil

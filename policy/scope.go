@@ -296,6 +296,23 @@ func (sc *Sidecar) narrow(s *Service) []*Service {
 	return out
 }
 
+// imports says whether the rules of a VirtualService count under the Sidecar:
+// it names a host of the VirtualService in the namespace that the
+// VirtualService is of (Istio's SidecarScope). A nil Sidecar imports all.
+func (sc *Sidecar) imports(vs *VirtualService) bool {
+	if sc == nil || len(sc.Egress) == 0 {
+		return true
+	}
+	named := func(not bool, h hostname.Pattern) bool {
+		return slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool {
+			return slices.ContainsFunc(e.Hosts, func(sh SidecarHost) bool {
+				return sh.Not == not && (sh.Namespace == "*" || sh.Namespace == vs.Ref.Namespace) && sh.Host.Covers(h)
+			})
+		})
+	}
+	return slices.ContainsFunc(vs.Hosts, func(h hostname.Pattern) bool { return named(false, h) && !named(true, h) })
+}
+
 // shows returns the patterns under which a host and port of a namespace are
 // visible; several when the Sidecar names parts of a wildcard. A part that is
 // taken out ("~namespace/host") takes out all that covers it: a wildcard

@@ -64,17 +64,16 @@ func (t *text) rules(p *Policy) {
 	}
 	t.retries(1, "default retry", p.scope.retries)
 	for _, v := range p.vhostList {
-		ports := ""
-		if len(v.vs.Ports) > 0 {
-			ports = fmt.Sprintf(" on ports %v", v.vs.Ports)
-		}
-		t.line(1, "routes %s%s", v.pattern, ports)
-		if v.other != nil {
-			t.routes(v.other)
-		}
-		for _, port := range slices.Sorted(maps.Keys(v.byPort)) {
-			t.line(2, "on port %d", port)
-			t.routes(v.byPort[port])
+		t.line(1, "routes %s", v.pattern)
+		for _, c := range v.http {
+			if len(c.vs.Ports) > 0 {
+				t.line(2, "on ports %v alone", c.vs.Ports)
+			}
+			t.routes(c.other)
+			for _, port := range slices.Sorted(maps.Keys(c.byPort)) {
+				t.line(2, "on port %d", port)
+				t.routes(c.byPort[port])
+			}
 		}
 		t.l4("tls", v.tls)
 		t.l4("tcp", v.tcp)

@@ -13,40 +13,40 @@ import (
 
 // virtualServices goes through the VirtualServices with a host for a name.
 func (w *why) virtualServices(name string) {
-	won, _ := w.p.vhosts.Lookup(name)
+	v, _ := w.p.vhosts.Lookup(name)
 	for _, vs := range w.p.base.cfg.VirtualServices {
-		var h hostname.Pattern
-		for _, p := range vs.Hosts {
-			if p.Matches(name) && (h == "" || hostname.Compare(p, h) < 0) {
-				h = p
-			}
-		}
 		sc := w.p.scope
 		switch {
-		case h == "":
+		case vs.hostFor(name) == "":
 		case !slices.Contains(vs.Gateways, meshGateway):
 			if !w.hasGateway(vs) {
 				w.say(vs.Ref, false, "is for gateways (%s), not for workloads", strings.Join(vs.Gateways, ", "))
 			}
 		case !w.p.base.cfg.seesRules(vs, sc.identity.Namespace):
 			w.say(vs.Ref, false, "not visible to namespace %s (exportTo)", sc.identity.Namespace)
-		case won == nil: // cannot be: it is visible and has the host
-		case won.vs == vs:
-			w.rules(won, name)
-		case won.pattern != h:
-			w.say(vs.Ref, false, "host %s is less specific than %s of %s %s/%s", h, won.pattern, won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name)
-		default:
-			if c := w.p.base.cfg; vs.Ref.Kind != won.vs.Ref.Kind || c.nearness(vs, sc.identity.Namespace) != c.nearness(won.vs, sc.identity.Namespace) {
-				why := ""
-				if won.vs.Ref.Namespace == sc.identity.Namespace && vs.Ref.Namespace != sc.identity.Namespace {
-					why = ", which is of the workload's own namespace"
-				}
-				w.say(vs.Ref, false, "comes after %s %s/%s for host %s%s", won.vs.Ref.Kind, won.vs.Ref.Namespace, won.vs.Ref.Name, h, why)
-				continue
-			}
-			w.say(vs.Ref, false, "younger than VirtualService %s/%s for host %s", won.vs.Ref.Namespace, won.vs.Ref.Name, h)
+		case !sc.sidecar.imports(vs):
+			w.say(vs.Ref, false, "not imported by Sidecar %s/%s, which names none of its hosts in namespace %s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name, vs.Ref.Namespace)
+		case v == nil: // cannot be: it is visible and has the host
+		case w.r != nil:
+			w.rules(v, vs, name)
+		case w.f.Transport == TCP && !vs.hasL4():
+			w.say(vs.Ref, false, "has rules for HTTP only")
 		}
 	}
+	if v != nil && w.r == nil && w.f.Transport == TCP {
+		w.l4Rules(v, name)
+	}
+}
+
+// hostFor is the closest of the hosts that match a name; "" for none.
+func (vs *VirtualService) hostFor(name string) hostname.Pattern {
+	var h hostname.Pattern
+	for _, p := range vs.Hosts {
+		if p.Matches(name) && (h == "" || hostname.Compare(p, h) < 0) {
+			h = p
+		}
+	}
+	return h
 }
 
 // hasGateway says whether connections may go on as a Gateway of vs.
@@ -56,27 +56,43 @@ func (w *why) hasGateway(vs *VirtualService) bool {
 	})
 }
 
-// rules says what became of each rule of the VirtualService that counts.
-func (w *why) rules(v *meshVhost, name string) {
+// rules says what became of the HTTP rules of a VirtualService.
+func (w *why) rules(v *meshVhost, vs *VirtualService, name string) {
+	port := w.f.Dst.Port()
+	won, _ := v.rules(port)
 	switch {
-	case w.r != nil:
-		if len(v.vs.HTTP) == 0 {
-			w.say(v.vs.Ref, false, "has no rules for HTTP")
-			return
-		}
-		if port := w.f.Dst.Port(); len(v.vs.Ports) > 0 && !slices.Contains(v.vs.Ports, port) {
-			w.say(v.vs.Ref, false, "has rules for the ports %v, not for %d", v.vs.Ports, port)
-			return
-		}
-		w.httpRules(v)
-	case w.f.Transport == TCP:
-		w.l4Rules(v, name)
+	case len(vs.HTTP) == 0:
+		w.say(vs.Ref, false, "has no rules for HTTP")
+	case won == vs:
+		w.httpRules(v, vs)
+	case len(vs.Ports) > 0 && !slices.Contains(vs.Ports, port):
+		w.say(vs.Ref, false, "has rules for the ports %v, not for %d", vs.Ports, port)
+	case won != nil && slices.Index(v.all, won) < slices.Index(v.all, vs):
+		w.after(won, vs, name)
+	default:
+		w.say(vs.Ref, false, "has no rule for the workload and port %d, so that it does not apply", port)
 	}
 }
 
-func (w *why) httpRules(v *meshVhost) {
+// after says why a VirtualService comes after the one that counts.
+func (w *why) after(won, vs *VirtualService, name string) {
+	c, own := w.p.base.cfg, w.p.scope.identity.Namespace
+	h := vs.hostFor(name)
+	switch closer := won.hostFor(name); {
+	case closer != h:
+		w.say(vs.Ref, false, "host %s is less specific than %s of %s %s/%s", h, closer, won.Ref.Kind, won.Ref.Namespace, won.Ref.Name)
+	case vs.Ref.Kind == won.Ref.Kind && c.nearness(vs, own) == c.nearness(won, own):
+		w.say(vs.Ref, false, "younger than VirtualService %s/%s for host %s", won.Ref.Namespace, won.Ref.Name, h)
+	case won.Ref.Namespace == own && vs.Ref.Namespace != own:
+		w.say(vs.Ref, false, "comes after %s %s/%s for host %s, which is of the workload's own namespace", won.Ref.Kind, won.Ref.Namespace, won.Ref.Name, h)
+	default:
+		w.say(vs.Ref, false, "comes after %s %s/%s for host %s", won.Ref.Kind, won.Ref.Namespace, won.Ref.Name, h)
+	}
+}
+
+func (w *why) httpRules(v *meshVhost, vs *VirtualService) {
 	var done *HTTPRule
-	for i, rule := range v.vs.HTTP {
+	for i, rule := range vs.HTTP {
 		label := ruleLabel(i, rule.Name)
 		misses, others := w.misses(rule)
 		switch {
@@ -181,13 +197,16 @@ func ruleLabel(i int, name string) string {
 // l4Rules says what became of the rules for TLS and TCP.
 func (w *why) l4Rules(v *meshVhost, name string) {
 	tls := w.f.HostFrom == EvidenceSNI
-	routes, sni, kind := v.tcp, "", "tcp"
-	if tls && len(v.tls) > 0 {
-		routes, sni, kind = v.tls, name, "tls"
-	}
+	routes, complete, kind, sni := v.tcp, false, "tcp", ""
 	dst := w.f.Dst
-	if w.d.Port != nil {
-		dst = netip.AddrPortFrom(dst.Addr(), w.d.Port.Number)
+	if hp := w.d.Port; hp != nil {
+		dst = netip.AddrPortFrom(dst.Addr(), hp.Number)
+		routes, complete = w.p.l4Rules(hp, name, tls)
+	} else if tls {
+		routes = v.tls
+	}
+	if complete || w.d.Port == nil && tls {
+		kind, sni = "tls", name
 	}
 	done := false
 	for i := range routes {
@@ -204,8 +223,8 @@ func (w *why) l4Rules(v *meshVhost, name string) {
 			w.say(*r.ref, false, "%s: %s does not match", label, l4MatchText(r.match))
 		}
 	}
-	if !done && len(v.vs.TLS)+len(v.vs.TCP) == 0 {
-		w.say(v.vs.Ref, false, "has rules for HTTP only")
+	if !done && complete {
+		w.say(*routes[0].ref, false, "is for port %d, as are others that do not match either: with rules for TLS a connection has to match one", dst.Port())
 	}
 }
 

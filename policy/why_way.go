@@ -33,11 +33,15 @@ func (w *why) tell(rule Ref, won bool, format string, args ...any) {
 // httpWay follows the rules for the request.
 func (w *why) httpWay(o owner) {
 	v, ok := w.p.vhosts.Lookup(w.r.Host)
-	if !ok || v.other == nil {
+	var rs *Routes
+	if ok {
+		rs = v.routes(o.port.Number)
+	}
+	if rs == nil {
 		w.traffic(o.port.Upstream)
 		return
 	}
-	a, r, draw := v.routes(o.port.Number).find(w.r), w.r, w.f.Draw
+	a, r, draw := rs.find(w.r), w.r, w.f.Draw
 	for hops := 0; a != nil && hops <= maxHops; hops++ {
 		if !a.draws {
 			for i := range a.Destinations {
@@ -64,7 +68,8 @@ func (w *why) httpWay(o owner) {
 // l4Way follows the rules for TLS and TCP.
 func (w *why) l4Way(o owner) {
 	tls := w.f.HostFrom == EvidenceSNI || o.port.Protocol.IsTLS()
-	r := w.p.l4Rule(o.port, w.f.Dst.Addr(), o.name, tls)
+	routes, _ := w.p.l4Rules(o.port, o.name, tls)
+	r := firstL4(routes, o.port, w.f.Dst.Addr(), o.name, tls)
 	if r == nil || !o.port.routed && !o.port.Protocol.IsTLS() { // what leads home is told as well
 		w.traffic(o.port.Upstream)
 		return

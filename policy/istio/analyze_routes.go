@@ -60,13 +60,16 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 	for j, h := range vs.Hosts {
 		a.meshHost(s, vs, j, h)
 		older := first[h]
+		if len(vs.HTTP) == 0 {
+			continue // rules for TLS and TCP count whoever has them
+		}
 		if older == nil {
 			first[h] = vs
 			continue
 		}
 		if older.Ref.Namespace != vs.Ref.Namespace {
 			if older.Ref.Kind != httpRouteKind && vs.Ref.Kind != httpRouteKind && !keptHome(older) && !keptHome(vs) && overlap(older.Export, vs.Export) {
-				s.warnf(s.spec("hosts", j), "VirtualService %s/%s of another namespace already has rules for the host %s; "+
+				s.warnf(s.spec("hosts", j), "VirtualService %s/%s of another namespace already has HTTP rules for the host %s; "+
 					"each counts for workloads of its own namespace, and the oldest that all see for those of others",
 					older.Ref.Namespace, older.Ref.Name, h)
 			}
@@ -80,7 +83,7 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 				s.warnf(s.spec("parentRefs"), "%s already has rules for the host %s, which come before those of HTTPRoutes", nameOf(older.Ref), h)
 				continue
 			}
-			s.warnf(s.spec("hosts", j), "VirtualService %s/%s already has rules for the host %s; of several the oldest applies",
+			s.warnf(s.spec("hosts", j), "VirtualService %s/%s already has HTTP rules for the host %s; of several the oldest that has a rule for the workload and the port applies",
 				older.Ref.Namespace, older.Ref.Name, h)
 		}
 	}

@@ -41,7 +41,7 @@ func kindOf(group, name string) (kind, bool) {
 	case networkingGroup + "/DestinationRule":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.DestinationRule] { return &l.rules })}, true
 	case networkingGroup + "/WorkloadEntry":
-		return kind{group, all, strictSpec(func(l *loader) *[]decoded[networking.WorkloadEntry] { return &l.workloadEntries })}, true
+		return kind{group, all, spec(func(l *loader) *[]decoded[networking.WorkloadEntry] { return &l.workloadEntries })}, true
 	case "/Service":
 		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[core.Service] { return &l.services })}, true
 	case "/Secret":
@@ -148,6 +148,7 @@ func spec[T any, M interface {
 }](into func(*loader) *[]decoded[T]) func(*object, *draft) {
 	return func(o *object, d *draft) {
 		v := new(T)
+		o.besideSpec(M(v))
 		if decodeProto(o.spec(), M(v), "spec", &o.place) {
 			d.take = appendTo(into, o, v)
 		}

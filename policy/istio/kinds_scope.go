@@ -24,9 +24,9 @@ const (
 func scopeKind(group, name string) (kind, bool) {
 	switch group + "/" + name {
 	case networkingGroup + "/Sidecar":
-		return kind{group, []string{"v1", "v1beta1", "v1alpha3"}, strictSpec(func(l *loader) *[]decoded[networking.Sidecar] { return &l.sidecars })}, true
+		return kind{group, []string{"v1", "v1beta1", "v1alpha3"}, spec(func(l *loader) *[]decoded[networking.Sidecar] { return &l.sidecars })}, true
 	case securityGroup + "/AuthorizationPolicy":
-		return kind{group, []string{"v1", "v1beta1"}, strictSpec(func(l *loader) *[]decoded[security.AuthorizationPolicy] { return &l.authorizations })}, true
+		return kind{group, []string{"v1", "v1beta1"}, spec(func(l *loader) *[]decoded[security.AuthorizationPolicy] { return &l.authorizations })}, true
 	case egressdGroup + "/Workload":
 		return kind{group, []string{"v1"}, decodeWorkload}, true
 	case egressdGroup + "/MeshConfig":
@@ -51,25 +51,22 @@ func isRead(group, name string, n *node) bool {
 	return true
 }
 
-// strictSpec is spec for kinds whose objects have nothing beside it.
-func strictSpec[T any, M interface {
-	*T
-	proto.Message
-}](into func(*loader) *[]decoded[T]) func(*object, *draft) {
-	decode := spec[T, M](into)
-	return func(o *object, d *draft) {
-		o.topLevel()
-		decode(o, d)
-	}
-}
-
 // topLevel reports what stands beside the spec and is none of an object's
 // fields: a misspelt "spec" would leave all of it out.
-func (o *object) topLevel() {
+func (o *object) topLevel() { o.besideSpec(nil) }
+
+// besideSpec is topLevel for an object whose spec is a message. What stands
+// beside the spec instead of in it would do nothing, and an exportTo or
+// selector that does nothing opens a host to everybody.
+func (o *object) besideSpec(spec proto.Message) {
 	known := []string{"apiVersion", "kind", "metadata", "spec", "status"}
 	for i := range o.root.fields {
 		f := &o.root.fields[i]
-		if !slices.Contains(known, f.key) {
+		switch {
+		case slices.Contains(known, f.key):
+		case spec != nil && spec.ProtoReflect().Descriptor().Fields().ByJSONName(f.key) != nil:
+			o.errorf(f.pos(), "unknown field %q in the object: it is a field of spec, and stands beside it; indent it as deep as the other fields of spec", f.key)
+		default:
 			o.errorf(f.pos(), "unknown field %q in the object%s", f.key, didYouMean(f.key, known))
 		}
 	}

@@ -32,6 +32,7 @@ type entry struct {
 // that needs other objects.
 func decodeServiceEntry(o *object, d *draft) {
 	v := &networking.ServiceEntry{}
+	o.besideSpec(v)
 	if !decodeProto(o.spec(), v, "spec", &o.place) {
 		return
 	}
