@@ -261,7 +261,7 @@ func newUpstream(consent Consent, host string, s *Service, p *Port, endpoints []
 				add(UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), n), Weight: max(e.Weight, 1)}, e.Labels)
 				continue
 			}
-			u.Names = append(u.Names, UpstreamName{e.Host, n})
+			u.Names = append(u.Names, UpstreamName{e.Host, n, max(e.Weight, 1)})
 			u.nameLabels = append(u.nameLabels, e.Labels)
 		}
 	}
@@ -271,7 +271,7 @@ func newUpstream(consent Consent, host string, s *Service, p *Port, endpoints []
 		if a, ok := literal(host); ok {
 			add(UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), u.TargetPort), Weight: 1}, nil)
 		} else {
-			u.Names = []UpstreamName{{host, u.TargetPort}}
+			u.Names = []UpstreamName{{host, u.TargetPort, 1}}
 		}
 	}
 	return u

@@ -127,10 +127,12 @@ type UpstreamEndpoint struct {
 	Unix   string // the path of a socket, or "@name" of an abstract one
 }
 
-// UpstreamName is a name to resolve and the port to dial.
+// UpstreamName is a name to resolve and the port to dial. Its weight is that of
+// all its addresses together.
 type UpstreamName struct {
-	Name string
-	Port uint16
+	Name   string
+	Port   uint16
+	Weight uint32 // 1 or more
 }
 
 // WithName returns an Upstream that stands for name where u stands for a
@@ -144,7 +146,7 @@ func (u *Upstream) WithName(name string) *Upstream {
 	w := *u
 	w.Host = name
 	if u.Resolution == ResolutionDNS || u.Resolution == ResolutionDNSRoundRobin || u.Resolution == ResolutionDynamicDNS {
-		w.Names = []UpstreamName{{Name: name, Port: u.TargetPort}}
+		w.Names = []UpstreamName{{Name: name, Port: u.TargetPort, Weight: 1}}
 	}
 	return &w
 }

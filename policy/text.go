@@ -194,6 +194,9 @@ func upstreamText(u *Upstream) string {
 	}
 	for _, n := range u.Names {
 		fmt.Fprintf(&b, " %s:%d", n.Name, n.Port)
+		if n.Weight != 1 {
+			fmt.Fprintf(&b, "*%d", n.Weight)
+		}
 	}
 	if u.empty {
 		b.WriteString(" no endpoint")

@@ -10,36 +10,38 @@ import (
 )
 
 // draw is u with the endpoint first that is to be used: the one that the workload
-// dialled, else one by weight (names have none), which was not tried before as
-// long as there are others. Those behind it are for when it can't be reached. rand
-// gives uniformly distributed numbers.
+// dialled, else one by weight, which was not tried before as long as there are
+// others. Those behind it are for when it can't be reached; behind a name that was
+// drawn there are names alone, since addresses would be dialled first. rand gives
+// uniformly distributed numbers.
 func draw(c *Conn, u *policy.Upstream, rand func() uint64, tried []upstreamKey) *policy.Upstream {
-	if len(u.Endpoints) > 1 {
-		first := dialledEndpoint(c, u.Endpoints)
-		if first < 0 || len(tried) > 0 {
-			first = byWeight(len(u.Endpoints), rand(), func(i int) uint64 {
-				ep := &u.Endpoints[i]
-				if slices.ContainsFunc(tried, func(k upstreamKey) bool { return k.endpoint == ep.Addr && k.socket == ep.Unix }) {
-					return 0
-				}
-				return uint64(ep.Weight)
-			})
-		}
-		out := *u
-		out.Endpoints = startingWith(u.Endpoints, first)
-		return &out
+	addrs := len(u.Endpoints)
+	if addrs+len(u.Names) < 2 {
+		return u
 	}
-	if len(u.Names) > 1 && len(u.Endpoints) == 0 {
-		out := *u
-		out.Names = startingWith(u.Names, byWeight(len(u.Names), rand(), func(i int) uint64 {
-			if slices.ContainsFunc(tried, func(k upstreamKey) bool { return k.name == u.Names[i].Name }) {
+	first := dialledEndpoint(c, u.Endpoints)
+	if first < 0 || len(tried) > 0 {
+		first = byWeight(addrs+len(u.Names), rand(), func(i int) uint64 {
+			was, weight := func(k upstreamKey) bool { return k.name == u.Names[i-addrs].Name }, uint32(0)
+			if i < addrs {
+				ep := &u.Endpoints[i]
+				was, weight = func(k upstreamKey) bool { return k.endpoint == ep.Addr && k.socket == ep.Unix }, ep.Weight
+			} else {
+				weight = u.Names[i-addrs].Weight
+			}
+			if slices.ContainsFunc(tried, was) {
 				return 0
 			}
-			return 1
-		}))
-		return &out
+			return uint64(weight)
+		})
 	}
-	return u
+	out := *u
+	if first < addrs {
+		out.Endpoints = startingWith(u.Endpoints, first)
+	} else {
+		out.Endpoints, out.Names = nil, startingWith(u.Names, first-addrs)
+	}
+	return &out
 }
 
 // dialledEndpoint is the endpoint at the address that the workload dialled, -1:

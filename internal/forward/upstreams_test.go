@@ -277,7 +277,7 @@ func TestRetriesElsewhere(t *testing.T) {
 }
 
 // TestDraw: the endpoint that the workload dialled, but for visitors of a Gateway;
-// names in turn; none that was tried.
+// names likewise; none that was tried.
 func TestDraw(t *testing.T) {
 	at := func(s string) policy.UpstreamEndpoint {
 		return policy.UpstreamEndpoint{Addr: netip.MustParseAddrPort(s), Weight: 1}
@@ -305,13 +305,27 @@ func TestDraw(t *testing.T) {
 		}
 	}
 	names := upstream("a.example")
-	names.Names = []policy.UpstreamName{{Name: "x"}, {Name: "y"}}
-	got := map[string]int{}
-	for n := range uint64(4) {
-		got[draw(&Conn{}, names, func() uint64 { return n }, nil).Names[0].Name]++
+	names.Names = []policy.UpstreamName{{Name: "x", Weight: 3}, {Name: "y", Weight: 1}}
+	count := func(u *policy.Upstream, tried ...upstreamKey) map[string]int {
+		got := map[string]int{}
+		for n := range uint64(60) {
+			if out := draw(&Conn{}, u, func() uint64 { return n }, tried); len(out.Endpoints) > 0 {
+				got[out.Endpoints[0].Addr.String()]++
+			} else {
+				got[out.Names[0].Name]++
+			}
+		}
+		return got
 	}
-	if got["x"] != 2 || got["y"] != 2 {
+	if got := count(names); got["x"] != 45 || got["y"] != 15 {
 		t.Errorf("names %v", got)
+	}
+	if got := count(names, upstreamKey{serviceKey: serviceKey{name: "x"}}); got["y"] != 60 {
+		t.Errorf("names of which one was tried: %v", got)
+	}
+	names.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 2}}
+	if got := count(names); got["10.0.0.1:80"] != 20 || got["x"] != 30 || got["y"] != 10 {
+		t.Errorf("names and an address: %v", got)
 	}
 }
 
