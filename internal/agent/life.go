@@ -54,10 +54,14 @@ func withoutDaemon(pins string) string {
 }
 
 func (a *Agent) sayStart() {
-	if a.opts.Interfaces {
-		a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroups", a.capture.named,
-			"traffic", "until it is ready, "+withoutDaemon(a.opts.PinDir))
+	if !a.opts.Interfaces {
+		return
 	}
+	traffic := "until it is ready, " + withoutDaemon(a.opts.PinDir)
+	if a.holder != nil {
+		traffic = "the egressd that runs serves until this one takes over"
+	}
+	a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroups", a.capture.named, "traffic", traffic)
 }
 
 func (a *Agent) sayReady() {
