@@ -131,23 +131,6 @@ func (l *PinLock) SyscallConn() (syscall.RawConn, error) { return l.at.SyscallCo
 // Close lets go of the directory.
 func (l *PinLock) Close() error { return l.at.Close() }
 
-// CheckPinsFree returns ErrPinsTaken if an egressd that runs has a pin directory.
-// One that is not there is free.
-func CheckPinsFree(dir string) error {
-	at, err := os.Open(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open the pin directory: %w", err)
-	}
-	defer at.Close()
-	if unix.Flock(int(at.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
-		return fmt.Errorf("%w: %s", ErrPinsTaken, dir)
-	}
-	return nil
-}
-
 // SweepPins removes a pin directory that nobody has locked, with all that is in it,
 // unless one of its programs is over a cgroup, given by its id, that is in use.
 func SweepPins(dir string, used func(cgroup uint64) bool) error {
