@@ -166,9 +166,7 @@ func (b *builder) rulesAt(namespace string) []*VirtualService {
 	all, ok := b.nearest[namespace]
 	if !ok {
 		all = slices.Clone(b.cfg.VirtualServices)
-		slices.SortStableFunc(all, func(x, y *VirtualService) int {
-			return b.cfg.nearness(x, namespace) - b.cfg.nearness(y, namespace)
-		})
+		b.cfg.nearestFirst(all, namespace)
 		b.nearest[namespace] = all
 	}
 	return all

@@ -26,10 +26,16 @@ func (b *builder) rules(sc *scope) []*VirtualService {
 			out = append(out, vs)
 		}
 	}
-	slices.SortStableFunc(out, func(x, y *VirtualService) int {
-		return b.cfg.nearness(x, sc.identity.Namespace) - b.cfg.nearness(y, sc.identity.Namespace)
-	})
+	b.cfg.nearestFirst(out, sc.identity.Namespace)
 	return out
+}
+
+// nearestFirst brings VirtualServices into the order of precedence that a namespace
+// has them in, and leaves those that are as near as each other in theirs.
+func (c *Config) nearestFirst(all []*VirtualService, namespace string) {
+	slices.SortStableFunc(all, func(x, y *VirtualService) int {
+		return c.nearness(x, namespace) - c.nearness(y, namespace)
+	})
 }
 
 // seesRules says whether a VirtualService is visible to a namespace.
