@@ -106,7 +106,7 @@ func (s *Server) learnResolved(id policy.PolicyID, name string, answers []Answer
 		return !ok
 	})
 	// The refusals among them have their counters in learn.
-	_ = s.learn(Client{Policy: id, Workload: "egressd"}, policy.UDP, decision{name: name, host: host}, good, nil)
+	_ = s.learn(Client{Policy: id, Workload: ownAccount}, policy.UDP, decision{name: name, host: host}, good, nil)
 }
 
 // cache holds egressd's own resolutions by name: what the servers said,
@@ -120,15 +120,15 @@ type cache struct {
 type entry struct {
 	answers []Answer
 	err     error
-	// until is when to ask again, over when the time of the answers ends, stale
-	// until when they are better than a failure at the most. failed is why the
+	// until is when to ask again, over when the time of the answers ends; for
+	// Server.slack after that they are better than a failure. failed is why the
 	// answers are old, nil when they are not.
-	until, over, stale time.Time
-	failed             error
+	until, over time.Time
+	failed      error
 }
 
 // slack is how long after their time answers are good for match while no server
-// answers.
+// answers; for nil, as long as for anybody.
 func (s *Server) slack(match *policy.Host) time.Duration {
 	if match != nil && match.Pattern.IsWildcard() {
 		return s.names.o.Grace
@@ -206,12 +206,12 @@ func (s *Server) fly(ctx context.Context, name string, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := s.now()
-	if old := c.entries[name]; errors.Is(e.err, ErrUpstream) && old != nil && old.err == nil && now.Before(old.stale) {
+	if old := c.entries[name]; errors.Is(e.err, ErrUpstream) && old != nil && old.err == nil && now.Before(old.over.Add(s.slack(nil))) {
 		s.stats.add(cResolveStale)
-		e = &entry{answers: old.answers, until: now.Add(failureTime), over: old.over, stale: old.stale, failed: e.err}
+		e = &entry{answers: old.answers, until: now.Add(failureTime), over: old.over, failed: e.err}
 	}
 	if len(c.entries) >= maxCached {
-		c.evict(now)
+		c.evict(now, s.slack(nil))
 	}
 	c.entries[name] = e
 	delete(c.flights, name)
@@ -221,9 +221,9 @@ func (s *Server) fly(ctx context.Context, name string, f *flight) {
 
 // evict makes room: what is over, or else any one. Unlike in Names nothing
 // but another query is lost.
-func (c *cache) evict(now time.Time) {
+func (c *cache) evict(now time.Time, slack time.Duration) {
 	for name, e := range c.entries {
-		if now.After(e.until) && now.After(e.stale) {
+		if now.After(e.until) && now.After(e.over.Add(slack)) {
 			delete(c.entries, name)
 		}
 	}
@@ -264,7 +264,6 @@ func (s *Server) resolve(ctx context.Context, name string) *entry {
 	}
 	e.until = now.Add(max(ttl, min(o.Floor, failureTime)))
 	e.over = e.until
-	e.stale = e.over.Add(max(o.Grace, s.stale))
 	return e
 }
 

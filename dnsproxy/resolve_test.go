@@ -189,13 +189,13 @@ func TestResolveFollowsThePolicy(t *testing.T) {
 func TestCacheEvicts(t *testing.T) {
 	c, now := newCache(), time.Now()
 	for i := range maxCached {
-		c.entries[fmt.Sprint(i)] = &entry{until: now.Add(time.Hour), stale: now.Add(time.Hour)}
+		c.entries[fmt.Sprint(i)] = &entry{until: now.Add(time.Hour), over: now.Add(time.Hour)}
 	}
-	c.evict(now)
+	c.evict(now, 0)
 	if len(c.entries) != maxCached-1 {
 		t.Errorf("%d entries", len(c.entries))
 	}
-	c.evict(now.Add(2 * time.Hour))
+	c.evict(now.Add(2*time.Hour), 0)
 	if len(c.entries) != 0 {
 		t.Errorf("%d old entries", len(c.entries))
 	}
