@@ -77,7 +77,7 @@ func lockDir(dir string) (*os.File, error) {
 			return nil, errors.Join(fmt.Errorf("%w: %s; end it, or choose another one with --pin-dir: %w", ErrPinsTaken, dir, err), at.Close())
 		}
 		// Who removed the directory meanwhile leaves a lock on nothing.
-		if isAt(at, dir) {
+		if securedir.IsAt(at, dir) {
 			return at, nil
 		}
 		at.Close()
@@ -85,21 +85,11 @@ func lockDir(dir string) (*os.File, error) {
 	return nil, fmt.Errorf("the pin directory %s is removed as often as it is made", dir)
 }
 
-// isAt says whether an open directory is the one at a path.
-func isAt(open *os.File, dir string) bool {
-	have, err := open.Stat()
-	if err != nil {
-		return false
-	}
-	there, err := os.Stat(dir)
-	return err == nil && os.SameFile(have, there)
-}
-
 // keep locks the directory that is at the lock's path now, if it is another one
 // than before: it was removed, or its bpf filesystem unmounted. volatile is that of
 // PreparePins.
 func (l *PinLock) keep(volatile bool) (renewed bool, err error) {
-	if isAt(l.at, l.dir) {
+	if securedir.IsAt(l.at, l.dir) {
 		return false, nil
 	}
 	v := (*VolatileError)(nil)
@@ -118,7 +108,7 @@ func (l *PinLock) keep(volatile bool) (renewed bool, err error) {
 // TakePinLock makes a PinLock of the open, locked directory of another one, which
 // has to be the one at the path. It takes the file over.
 func TakePinLock(dir string, at *os.File) (*PinLock, error) {
-	if at == nil || !isAt(at, dir) {
+	if at == nil || !securedir.IsAt(at, dir) {
 		return nil, fmt.Errorf("the lock is not that of the pin directory %s", dir)
 	}
 	return &PinLock{dir: dir, at: at}, nil

@@ -180,9 +180,9 @@ func (a *Agent) watch(ctx, serving context.Context) {
 	}
 }
 
-// check passes by the daemon's loops: housekeeping, the policy's updates, and the probe of DNS
-// and the proxy, which must go on and find
-// nobody stuck. What it finds that a start anew would not mend is no error.
+// check passes by the daemon's loops: housekeeping, the policy's updates, and the
+// probe of DNS and the proxy, which must go on and find nobody stuck. What it finds
+// that a start anew would not mend is no error.
 func (a *Agent) check(ctx context.Context) error {
 	if a.gone.Load() {
 		return nil // another daemon serves

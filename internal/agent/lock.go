@@ -34,21 +34,11 @@ func lockState(dir string) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("%w on %s (see \"egressd status\"): %w", errRuns, dir, err)
 	}
-	if !sameFile(f) {
+	if !securedir.IsAt(f, f.Name()) {
 		f.Close()
 		return nil, fmt.Errorf("%s was unloaded just now; start again", dir)
 	}
 	return f, nil
-}
-
-// sameFile says whether an open file still is the one at its path.
-func sameFile(f *os.File) bool {
-	opened, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	there, err := os.Stat(f.Name())
-	return err == nil && os.SameFile(opened, there)
 }
 
 // RemoveState removes the files of an egressd that has ended from its state

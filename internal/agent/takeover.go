@@ -15,6 +15,7 @@ import (
 
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/handover"
+	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -90,7 +91,7 @@ func lockOrReach(o Options) (lock *os.File, h *holder, set *handover.Set, err er
 		return nil, nil, nil, err
 	}
 	lock = set.File(stateLock, filepath.Join(o.StateDir, LockFile))
-	if lock == nil || !sameFile(lock) {
+	if lock == nil || !securedir.IsAt(lock, lock.Name()) {
 		set.Close()
 		return nil, nil, nil, errors.Join(fmt.Errorf("the egressd that runs on %s did not hand over the directory's lock", o.StateDir), h.conn.Close())
 	}

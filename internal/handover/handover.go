@@ -125,12 +125,6 @@ func (l *Listener) Addr() string { return l.ln.Addr().String() }
 // Close removes the socket. Connections that were accepted stay.
 func (l *Listener) Close() error { return l.ln.Close() }
 
-// Leave closes the listener and leaves its name, which is another one's now.
-func (l *Listener) Leave() error {
-	l.ln.SetUnlinkOnClose(false)
-	return l.ln.Close()
-}
-
 // Dial connects to the egressd that listens at path.
 func Dial(path string) (*Conn, error) {
 	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})

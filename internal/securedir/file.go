@@ -50,6 +50,16 @@ func openAt(dir int, path string, flag int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// IsAt says whether an open file or directory is the one that is at a path now.
+func IsAt(open *os.File, path string) bool {
+	have, err := open.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(have, there)
+}
+
 // ReadFile reads what Replace wrote. An absent file is fs.ErrNotExist.
 func ReadFile(path string) ([]byte, error) {
 	f, err := OpenFile(path, os.O_RDONLY)
