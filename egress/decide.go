@@ -3,7 +3,7 @@
 package egress
 
 import (
-	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/policy"
 )
 

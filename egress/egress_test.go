@@ -9,7 +9,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/policy"

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )

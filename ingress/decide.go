@@ -9,7 +9,7 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/policy"
 )
 

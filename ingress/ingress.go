@@ -18,7 +18,7 @@ import (
 	"syscall"
 
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/policy"
 )
 

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 )
 
 // explained are the arguments of explain, each with whether the policy allows.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/policy"
 )
 

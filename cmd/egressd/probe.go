@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/internal/quote"
 )

@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/loader"

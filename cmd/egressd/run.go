@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/quote"

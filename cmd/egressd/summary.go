@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/internal/quote"
 )
 

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 )
 
 // nobodysGroup is the group of a uid that has no entry in the user database:

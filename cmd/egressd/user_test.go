@@ -7,7 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 )
 
 func TestUserOf(t *testing.T) {

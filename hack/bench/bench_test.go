@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 )
 
 const wrkOutput = `Running 2s test @ http://bench.example.com/

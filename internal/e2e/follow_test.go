@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"

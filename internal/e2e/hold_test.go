@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )

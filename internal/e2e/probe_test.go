@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/internal/agent"
+	"github.com/egressd/egressd/agent"
 	selfprobe "github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"

@@ -11,7 +11,7 @@ import (
 // of this module.
 var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core   = append([]string{"./internal/flow", "./internal/forward"}, ground...)
+	core   = append([]string{"./internal/flow", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 )
 
@@ -55,7 +55,7 @@ var floors = map[string][]string{
 	"./bpf": {"github.com/cilium/ebpf"},
 	// Core.
 	"./internal/flow":    ground,
-	"./internal/forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
+	"./forward": join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
 	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
@@ -65,8 +65,8 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Roof.
-	"./internal/agent": join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":    join([]string{"./internal/hold", "./internal/agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./agent": join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd":    join([]string{"./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
@@ -76,7 +76,7 @@ var floors = map[string][]string{
 	"./internal/e2e":     nil,
 	"./internal/house":   nil,
 	"./hack/bpfcover":    {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
-	"./hack/bench":       {"./internal/agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
+	"./hack/bench":       {"./agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./hack/soak":        {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
 	"./examples":         nil,
 }
@@ -90,7 +90,7 @@ var keepers = []struct {
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv", "./hack/bpfcover"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/gate", "./loader"}, []string{"./loader", "./internal/agent", "./internal/testenv", "./internal/gate"}},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/gate", "./loader"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},

@@ -5,7 +5,7 @@ package agent
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/forward"
 )
 
 // What each workload has of what all share.

@@ -10,7 +10,7 @@ import (
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/internal/capacity"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/loader"
 )
 

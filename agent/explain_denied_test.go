@@ -53,7 +53,7 @@ func TestExplainForwardingCore(t *testing.T) {
 		if err := os.WriteFile(more, []byte(c.more), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := LoadPolicy([]string{"../../examples/istio/egress-gateway-" + c.example + ".yaml", more}, nil)
+		l, err := LoadPolicy([]string{"../examples/istio/egress-gateway-" + c.example + ".yaml", more}, nil)
 		if err != nil {
 			t.Fatal(err, l.Findings)
 		}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/internal/forward"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
 )

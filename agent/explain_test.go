@@ -14,7 +14,7 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-const seed = "../../examples/seed/googleapis.yaml"
+const seed = "../examples/seed/googleapis.yaml"
 
 func loadSeed(t *testing.T) *policy.Snapshot {
 	t.Helper()
