@@ -17,8 +17,8 @@ import (
 
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
-	"github.com/egressd/egressd/ingress"
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/ingress"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 
 	"github.com/egressd/egressd/dnsproxy"
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
 )

@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/egress"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/capacity"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/loader"
 )
 

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/dnsproxy"
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"

@@ -17,8 +17,8 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/dnsproxy"
 )
 
 // dnsFlags say how queries are answered and how long answers count.
