@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/peek"
@@ -302,13 +303,13 @@ func dialReason(err error) policy.Reason {
 	switch {
 	case errors.As(err, &limit):
 		return limit.reason
-	case errors.Is(err, ErrAddress):
+	case errors.Is(err, dial.ErrAddress):
 		return policy.ReasonAddress
-	case errors.Is(err, ErrResolve):
+	case errors.Is(err, dial.ErrResolve):
 		return policy.ReasonResolve
-	case errors.Is(err, ErrEndpoint):
+	case errors.Is(err, dial.ErrEndpoint):
 		return policy.ReasonEndpoint
-	case errors.Is(err, ErrUnsupported):
+	case errors.Is(err, dial.ErrUnsupported):
 		return policy.ReasonNotSupported
 	}
 	return policy.ReasonUpstream

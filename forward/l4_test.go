@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -285,11 +286,11 @@ func TestDialFailures(t *testing.T) {
 		err  error
 		want policy.Reason
 	}{
-		{ErrConnect, policy.ReasonUpstream},
-		{ErrResolve, policy.ReasonResolve},
-		{ErrAddress, policy.ReasonAddress},
-		{ErrUnsupported, policy.ReasonNotSupported},
-		{ErrEndpoint, policy.ReasonEndpoint},
+		{dial.ErrConnect, policy.ReasonUpstream},
+		{dial.ErrResolve, policy.ReasonResolve},
+		{dial.ErrAddress, policy.ReasonAddress},
+		{dial.ErrUnsupported, policy.ReasonNotSupported},
+		{dial.ErrEndpoint, policy.ReasonEndpoint},
 	}
 	for _, tt := range tests {
 		r := newRig(t, Opaque)

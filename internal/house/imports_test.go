@@ -11,7 +11,7 @@ import (
 // of this module.
 var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
+	core   = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 )
 
@@ -57,7 +57,8 @@ var floors = map[string][]string{
 	"./internal/flow": ground,
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
-	"./forward":          join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
+	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
+	"./forward":          join([]string{"./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
 	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
