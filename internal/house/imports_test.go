@@ -34,6 +34,7 @@ var floors = map[string][]string{
 	"./internal/memcg":    nil,
 	"./internal/netns":    {"golang.org/x/sys/unix"},
 	"./internal/gate":     {"./internal/link", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/sockdiag": {"./policy", "./internal/link", "./internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/link":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	// Ports and connections to them.
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
@@ -60,7 +61,7 @@ var floors = map[string][]string{
 	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
 	"./forward":          join([]string{"./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
-	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
+	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "./internal/sockdiag", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
@@ -68,7 +69,7 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Roof.
-	"./agent":       join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./agent":       join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./internal/sockdiag", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join([]string{"./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
@@ -94,7 +95,7 @@ var keepers = []struct {
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv", "./hack/bpfcover"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/gate", "./loader"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
