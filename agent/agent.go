@@ -179,7 +179,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 	sayMemory(o.Log, a.datapath)
 	for name, state := range loader.Features() {
 		if state != "yes" {
-			o.Log.Warn("the kernel lacks a feature; see \"What is enforced\" in the README", "feature", name, "probe", state)
+			o.Log.Warn("the kernel lacks a feature; docs/SECURITY-MODEL.md says what that opens", "feature", name, "probe", state)
 		}
 	}
 	var gates []netip.Addr

@@ -43,7 +43,7 @@ func (a *Agent) enforce(l Loaded) error {
 	took := time.Since(start)
 	a.outgoing.Recheck()
 	a.log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
-		"services", l.Services, "virtualServices", l.VirtualServices, "gateways", l.Gateways,
+		"services", l.Services, "virtual_services", l.VirtualServices, "gateways", l.Gateways,
 		"read", l.Took.Read, "decode", l.Took.Decode, "compile", l.Took.Compile, "apply", took)
 	return err
 }

@@ -198,7 +198,7 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 
 // unanswered is the answer when no server had one.
 func (s *Server) unanswered(c Client, t policy.Transport, req *dns.Msg, d decision, err error) *dns.Msg {
-	s.log.Debug("query failed", "name", d.name, "err", err)
+	s.log.Debug("query failed", "name", d.name, "error", err)
 	m := answerTo(req, dns.RcodeServerFailure)
 	if errors.Is(err, errBusy) || localFailure(err) {
 		s.report(c, t, d.name, decision{host: d.host, reason: policy.ReasonOverload, detail: err.Error()}, false)
@@ -258,7 +258,7 @@ func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []learned
 		s.stats.add(cLearnChanged) // the policy changed while the query was under way
 	default:
 		s.stats.add(cLearnKernel)
-		s.log.Error("answer withheld: its addresses could not be opened", "name", d.name, "err", err)
+		s.log.Error("answer withheld: its addresses could not be opened", "name", d.name, "error", err)
 	}
 	return err
 }
