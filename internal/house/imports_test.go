@@ -80,6 +80,7 @@ var floors = map[string][]string{
 	"./internal/attack":              nil,
 	"./internal/e2e":                 nil,
 	"./internal/house":               nil,
+	"./hack/house":                   {"./internal/house"},
 	"./hack/bpfcover":                {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
 	"./hack/bench":                   {"./agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./hack/soak":                    {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
