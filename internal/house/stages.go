@@ -29,9 +29,9 @@ var Orders = []Order{
 		{"text", "text* digest authz_text"},
 		{"explain", "why*"},
 	}},
-	{"./policy/istio", 11, []Stage{
-		{"yaml", "parse tree finding encode*"},
-		{"names", "hostset suggest hint labels index"},
+	{"./policy/istio", 9, []Stage{
+		{"yaml", "parse* advice tree finding encode* suggest"},
+		{"names", "hostset hint labels index"},
 		{"objects", "load kinds* read export credential endpoints validate"},
 		{"mesh", "meshconfig meshexport meshsource"},
 		{"traffic", "httpaction httpmatch mirror cors delegate loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
