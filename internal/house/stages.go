@@ -60,10 +60,10 @@ var Orders = []Order{
 		{"explain", "explain* suggest"},
 		{"exec", "exec*"},
 	}},
-	{"./forward", 12, []Stage{
+	{"./forward", 8, []Stage{
 		{"contract", "forward target path authority trailer"},
-		{"connection", "core conn limits accept budget"},
-		{"bytes", "pipes splice idle body"},
+		{"connection", "core conn limits accept budget buffers"},
+		{"bytes", "peeked pipes splice idle body"},
 		{"upstreams", "draw heads transport upstreams upstream_conn pool recycle likeness"},
 		{"opaque", "l4"},
 		{"HTTP", "actions rewrite grpc http_* attempt retry upgrade"},
