@@ -182,13 +182,13 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 		}
 	}
 	var gates []netip.Addr
-	if o.Interfaces {
+	if o.Daemon {
 		gates = openGates(o.Log)
 	}
 	if err := a.fromManager(); err != nil {
 		return nil, err
 	}
-	if a.sockets, err = listen(ctx, o.Log, o.Interfaces, o.Guard.Workloads(), gates, a.inherited); err != nil {
+	if a.sockets, err = listen(ctx, o.Log, o.Daemon, o.Guard.Workloads(), gates, a.inherited); err != nil {
 		return nil, err
 	}
 	a.sockets.ports.Admin = a.opts.adminPort()
@@ -293,7 +293,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	a.begun.done = true
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		warnBesideDNS(a.log, besideSockets("/"))
 	}
 	a.sayReady()

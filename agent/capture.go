@@ -71,7 +71,7 @@ func newCapture(o Options, canFollow func() error) (*capture, error) {
 		}
 	}
 	c.at = c.named[0]
-	if !o.Interfaces {
+	if !o.Daemon {
 		return c, nil // exec made it, and holds it
 	}
 	top, err := outermost(c.named)

@@ -43,7 +43,7 @@ func TestNewCapture(t *testing.T) {
 		{"x.slice/a y.slice/b", "", "", false},
 		{"x.slice y.slice", "", "", false},
 	} {
-		o := Options{Interfaces: !c.exec}
+		o := Options{Daemon: !c.exec}
 		for _, dir := range strings.Fields(c.dirs) {
 			o.Cgroups = append(o.Cgroups, root+"/"+dir)
 		}
@@ -64,7 +64,7 @@ func TestNewCapture(t *testing.T) {
 			t.Errorf("%s: %v at %s, by name: %t", c.dirs, got.named, got.at, got.byName)
 		}
 	}
-	if _, err := newCapture(Options{Interfaces: true, Cgroups: []string{t.TempDir() + "/none"}}, loader.CanFollow); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
+	if _, err := newCapture(Options{Daemon: true, Cgroups: []string{t.TempDir() + "/none"}}, loader.CanFollow); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
 		t.Errorf("a directory that is no cgroup: %v", err)
 	}
 }
@@ -78,7 +78,7 @@ func TestCaptureWithoutNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	o := Options{Interfaces: true, Cgroups: []string{root + "/x.slice/a.service"}, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	o := Options{Daemon: true, Cgroups: []string{root + "/x.slice/a.service"}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	no := func() error { return errors.New("locked down") }
 	c, err := newCapture(o, no)
 	if err != nil || c.byName || c.at != o.Cgroups[0] || !strings.Contains(log.String(), "locked down") {

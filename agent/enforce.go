@@ -122,7 +122,7 @@ func (a *Agent) changeOver(next *policy.Snapshot) error {
 		return nil
 	}
 	err := a.bind(next)
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		a.regard()
 	}
 	return err

@@ -230,7 +230,7 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Conn, s *shift, fail c
 
 // resume begins another shift with the sockets that were kept.
 func (a *Agent) resume(ctx context.Context, kept *handover.Set, fail context.CancelCauseFunc) (*shift, error) {
-	l, err := listen(ctx, a.log, a.opts.Interfaces, a.sockets.transparent, a.gates(), kept)
+	l, err := listen(ctx, a.log, a.opts.Daemon, a.sockets.transparent, a.gates(), kept)
 	if err == nil {
 		err = a.sockets.replace(l)
 	}

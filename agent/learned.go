@@ -19,7 +19,7 @@ const learnedFile = "learned.json"
 // saveNames writes the file when something changed. It is called by one
 // goroutine at a time: housekeep, and after it Close.
 func (a *Agent) saveNames() error {
-	if a.names == nil || !a.opts.Interfaces || a.gone.Load() {
+	if a.names == nil || !a.opts.Daemon || a.gone.Load() {
 		return nil
 	}
 	changes := a.names.Changes()
@@ -42,7 +42,7 @@ func (a *Agent) saveNames() error {
 }
 
 func (a *Agent) restoreNames() (int, error) {
-	if !a.opts.Interfaces {
+	if !a.opts.Daemon {
 		return 0, nil
 	}
 	data, err := securedir.ReadFile(filepath.Join(a.opts.StateDir, learnedFile))

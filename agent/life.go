@@ -35,7 +35,7 @@ type life struct {
 
 func newLife(o Options) life {
 	l := life{reloads: make(chan struct{}, 1), beats: make(chan struct{})}
-	if o.Interfaces {
+	if o.Daemon {
 		l.manager = sdnotify.New(o.Log)
 	}
 	return l
@@ -54,7 +54,7 @@ func withoutDaemon(pins string) string {
 }
 
 func (a *Agent) sayStart() {
-	if !a.opts.Interfaces {
+	if !a.opts.Daemon {
 		return
 	}
 	traffic := "until it is ready, " + withoutDaemon(a.opts.PinDir)
@@ -85,7 +85,7 @@ func (a *Agent) sayStop(unload bool) {
 	case a.lasting() != nil:
 		traffic = "when egressd has ended, " + trafficOpen
 	}
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		a.log.Info("egressd stops; requests in flight may end", "within", a.opts.DrainTime, "traffic", traffic)
 	}
 	a.life.manager.Stopping("Stopping: " + traffic)

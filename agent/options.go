@@ -97,9 +97,11 @@ type Options struct {
 	AllowEndpoints []policy.AllowedEndpoint
 	// GatewaySelector are the labels that the ingress side carries.
 	GatewaySelector map[string]string
-	// Interfaces says whether the daemon's fixed ports are used (run) or only
-	// ephemeral ones without status and readiness (exec).
-	Interfaces bool
+	// Daemon is for the daemon of a node (run): it has fixed ports and the admin,
+	// status and readiness interfaces, binds the Workloads that the policy
+	// describes, and keeps state for its next start. Without it this is the
+	// gateway of one command (exec).
+	Daemon bool
 	// StatusAddress and HealthAddress are where status and metrics, and
 	// readiness are served: ADDRESS:PORT, localhost:PORT, or :PORT for all
 	// addresses. Empty: DefaultStatusAddress and DefaultHealthAddress.

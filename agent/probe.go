@@ -60,7 +60,7 @@ type selfProbe struct {
 
 // newSelfProbe needs the listeners.
 func newSelfProbe(a *Agent) *selfProbe {
-	if a.opts.Probe.Interval <= 0 || !a.opts.Interfaces {
+	if a.opts.Probe.Interval <= 0 || !a.opts.Daemon {
 		return nil
 	}
 	s := &selfProbe{agent: a, command: a.opts.Probe.Command, dir: filepath.Join(a.capture.at, probeCgroup)}

@@ -98,7 +98,7 @@ func TestWhoIsTheProbe(t *testing.T) {
 	is("not on loopback", false, loader.Origin{}, false, loader.Arrival{Src: src, Local: netip.MustParseAddr("169.254.255.151")})
 	s = nil
 	is("no probe", false, loader.Origin{Workload: probeID}, true, at)
-	if s = newSelfProbe(&Agent{opts: Options{Interfaces: true}}); s != nil || s.notReady() != nil || s.alive(t.Context()) != nil || s.status() != nil {
+	if s = newSelfProbe(&Agent{opts: Options{Daemon: true}}); s != nil || s.notReady() != nil || s.alive(t.Context()) != nil || s.status() != nil {
 		t.Error("there is a probe without an interval")
 	}
 }

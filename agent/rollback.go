@@ -75,7 +75,7 @@ func (a *Agent) rollBack() error {
 	}
 	if b.first && b.own != "" {
 		errs = append(errs, b.leaveOwn())
-		if a.opts.Interfaces {
+		if a.opts.Daemon {
 			errs = append(errs, gate.RemoveBut(b.gates))
 		}
 	}

@@ -76,7 +76,7 @@ func (a *Agent) open(s *shift, serve func(func() error)) error {
 			return err
 		}
 	}
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		if err := errors.Join(a.serveInterfaces(s.ctx, serve), a.awaitHeirs(s.ctx, serve)); err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func (a *Agent) drain(s *shift) {
 // awaitIdle waits until nothing is open, or a moment. What exec's command opened
 // ended with it.
 func (a *Agent) awaitIdle(until time.Time) {
-	if !a.opts.Interfaces {
+	if !a.opts.Daemon {
 		return
 	}
 	tick := time.NewTicker(lingerLook)

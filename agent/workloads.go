@@ -64,7 +64,7 @@ func (a *Agent) capturedWorkloads() (*workloads, error) {
 	} else if !errors.Is(err, cgroup.ErrNone) {
 		return nil, err
 	}
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		w.watcher = cgroup.NewWatcher(a.log)
 	}
 	return w, nil
@@ -87,7 +87,7 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 	table, described := map[uint64]loader.Workload{}, map[uint64]loader.Workload{}
 	bound := map[uint32]workload{workloadID: {Workload: node, name: a.opts.Workload, dirs: a.capture.named}}
 	var errs []error
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		errs = append(errs, a.bindDescribed(s, described, bound))
 		defer w.short.say(a.log)
 	}

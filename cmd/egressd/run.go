@@ -114,7 +114,7 @@ captured.`,
 				o.LastGood = filepath.Join(f.stateDir, agent.LastGoodFile)
 			}
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
-			o.Interfaces = true
+			o.Daemon = true
 			o.DrainTime = drain
 			if err := captureOptions(cmd.Context(), &o, cgroups, units, interfaces, services); err != nil {
 				if errors.As(err, new(usageError)) {
