@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
@@ -107,7 +108,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	made := stateMade(o.StateDir)
+	made := state.Made(o.StateDir)
 	lock, h, set, err := lockOrReach(o)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
@@ -38,7 +39,7 @@ func beginExec(o ExecOptions, place string) (lock *os.File, err error) {
 	defer root.Close()
 	sweepExec(o.StateRoot, o.PinRoot)
 	cgroup.SweepIn(place, execName)
-	if lock, err = lockState(o.StateDir); err != nil {
+	if lock, err = state.Lock(o.StateDir); err != nil {
 		return nil, err
 	}
 	err = securedir.Replace(filepath.Join(o.StateDir, cgroupFile), func(f *os.File) error {

@@ -22,11 +22,6 @@ import (
 	"github.com/egressd/egressd/internal/portholder"
 )
 
-// AdminSocket is the name of the admin socket in the state directory. Root
-// may connect, and to read the admin group; everything that changes something
-// goes through it.
-const AdminSocket = "admin.sock"
-
 // Bounds of the interfaces. Who opens more connections has the oldest closed.
 const (
 	maxInterfaceConns = 64 // of one listener

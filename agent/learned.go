@@ -8,13 +8,13 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/securedir"
 )
 
-// learnedFile keeps the learned addresses over a restart: programs that
-// resolved a name before it go on connecting after it.
-const learnedFile = "learned.json"
+// learnedFile is where in the state directory learned addresses are.
+const learnedFile = state.LearnedFile
 
 // saveNames writes the file when something changed. It is called by one
 // goroutine at a time: housekeep, and after it Close.

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
@@ -30,10 +31,12 @@ const (
 	// DefaultLastGood outlives a boot, unlike the state directory.
 	DefaultLastGood = "/var/lib/egressd/" + LastGoodFile
 	// LastGoodFile is the file's name in a state directory of one's own.
-	LastGoodFile = "last-good.json"
-	// NodePins is the pin directory of the daemon, below the pin root; exec
-	// makes one beside it for each command.
-	NodePins = "node"
+	LastGoodFile = state.LastGoodFile
+	// NodePins is the daemon's pin directory, below the pin root.
+	NodePins = state.NodePins
+	// AdminSocket and LockFile are files of the state directory.
+	AdminSocket = state.AdminSocket
+	LockFile    = state.LockFile
 )
 
 // The daemon's ports, as Istio's agent has them (15000 admin, when it is asked

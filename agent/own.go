@@ -9,13 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/loader"
 )
-
-// ownCgroup is the name of the cgroup that a daemon makes for itself below
-// the captured one.
-const ownCgroup = "egressd"
 
 // exemptOwn makes egressd free of the policy that it enforces, and of the one
 // that an earlier run has left in force, before it binds, asks or dials
@@ -106,7 +103,7 @@ func enterOwn(captured, own string) (uint64, error) {
 	// One that others are in, or may enter, would exempt them as well.
 	alone := slices.Equal(procs, []int{os.Getpid()}) && cgroup.Secure(own) == nil
 	if !alone || own == captured {
-		own = filepath.Join(captured, ownCgroup)
+		own = filepath.Join(captured, state.OwnCgroup)
 		if err := cgroup.Enter(own); err != nil {
 			return 0, err
 		}
@@ -121,6 +118,6 @@ func enterOwn(captured, own string) (uint64, error) {
 // below the captured one. One that is in use, or not there, is left alone.
 func RemoveOwnCgroup(captured string) {
 	if captured != "" {
-		_ = os.Remove(filepath.Join(captured, ownCgroup)) // rmdir(2) refuses a populated one
+		_ = os.Remove(filepath.Join(captured, state.OwnCgroup)) // rmdir(2) refuses a populated one
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/probe"
@@ -32,8 +33,6 @@ import (
 const (
 	// DefaultProbeInterval is how often run probes itself.
 	DefaultProbeInterval = 5 * time.Second
-	// probeCgroup is made below the cgroup that the programs are attached to.
-	probeCgroup = "egressd-probe"
 	// probePolicy is nobody else's: the compiler counts up from 1.
 	probePolicy = ^policy.PolicyID(0)
 )
@@ -63,7 +62,7 @@ func newSelfProbe(a *Agent) *selfProbe {
 	if a.opts.Probe.Interval <= 0 || !a.opts.Daemon {
 		return nil
 	}
-	s := &selfProbe{agent: a, command: a.opts.Probe.Command, dir: filepath.Join(a.capture.at, probeCgroup)}
+	s := &selfProbe{agent: a, command: a.opts.Probe.Command, dir: filepath.Join(a.capture.at, state.ProbeCgroup)}
 	var families []probe.Family
 	for _, l := range a.sockets.proxy {
 		if addr := addrOf(l.Addr()); addr.IsLoopback() {
@@ -324,7 +323,7 @@ func RemoveProbeCgroup(attached uint64) error {
 	if dir == "" {
 		return nil
 	}
-	dir = filepath.Join(dir, probeCgroup)
+	dir = filepath.Join(dir, state.ProbeCgroup)
 	err := cgroup.Remove(dir)
 	if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {
 		return nil // the daemon that ends removes it as well

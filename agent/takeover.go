@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/securedir"
@@ -76,8 +77,8 @@ func reach(stateDir, version string) (_ *holder, _ *handover.Set, err error) {
 // lockOrReach locks the state directory, or, where another daemon has it and a
 // takeover is wanted, gets the lock and all else from that one.
 func lockOrReach(o Options) (lock *os.File, h *holder, set *handover.Set, err error) {
-	lock, err = lockState(o.StateDir)
-	if !errors.Is(err, errRuns) {
+	lock, err = state.Lock(o.StateDir)
+	if !errors.Is(err, state.ErrRuns) {
 		return lock, nil, nil, err
 	}
 	if !o.Takeover {
@@ -85,7 +86,7 @@ func lockOrReach(o Options) (lock *os.File, h *holder, set *handover.Set, err er
 	}
 	if h, set, err = reach(o.StateDir, o.Version); err != nil {
 		// It may have ended just now.
-		if lock, lerr := lockState(o.StateDir); lerr == nil {
+		if lock, lerr := state.Lock(o.StateDir); lerr == nil {
 			return lock, nil, nil, nil
 		}
 		return nil, nil, nil, err

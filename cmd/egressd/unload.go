@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/demo"
 	"github.com/egressd/egressd/internal/flock"
@@ -72,11 +73,11 @@ func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
 	if ends {
 		fmt.Fprintln(e.stderr, "all traffic is open; the daemon lets requests in flight end")
 		// One that does not end in time is told of below.
-		if err := agent.WaitUnlocked(ctx, daemon.stateDir); err != nil && ctx.Err() != nil {
+		if err := state.WaitUnlocked(ctx, daemon.stateDir); err != nil && ctx.Err() != nil {
 			return err
 		}
 	}
-	if err := errors.Join(agent.RemoveGates(), agent.RemoveState(daemon.stateDir)); err != nil {
+	if err := errors.Join(agent.RemoveGates(), state.Remove(daemon.stateDir)); err != nil {
 		return err
 	}
 	for _, dir := range captured {
