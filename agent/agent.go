@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
@@ -387,24 +388,42 @@ func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *s
 		a.shutDown(time.Now())
 		return
 	case unload:
-		a.sayStop(true)
-		a.surfaces.release()
-		cancel(nil)
-		a.life.forget(a)
-		if err := a.datapath.Unload(); err != nil {
-			a.log.Error("unload", "error", err)
-		}
-		defer RemoveGates() // unload says what is wrong, by removing them again
+		a.unloadAll(cancel, s)
+		return
 	default:
 		a.sayStop(false)
 	}
-	if err := context.Cause(ctx); !unload && (err == nil || errors.Is(err, context.Canceled)) {
+	if err := context.Cause(ctx); err == nil || errors.Is(err, context.Canceled) {
 		a.drain(s)
 		return
 	}
+	a.stop(s)
+}
+
+// stop ends the last shift and what is open, within the drain time.
+func (a *Agent) stop(s *shift) {
 	a.status.setReady(false)
 	a.endShift(s)
 	a.shutDown(time.Now().Add(a.opts.DrainTime))
+}
+
+// unloadAll opens all traffic, and ends the last shift. What unload, the command,
+// removes when this daemon has ended is left to that.
+func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
+	a.sayStop(true)
+	a.surfaces.release()
+	cancel(nil)
+	a.life.forget(a)
+	stop := sync.OnceFunc(func() { a.stop(s) })
+	err := teardown.Teardown{
+		Detach: a.datapath.Unload,
+		Ended:  func() error { stop(); return nil },
+		Gates:  RemoveGates,
+	}.Run()
+	if err != nil {
+		a.log.Error("not all could be removed; \"egressd unload\" says what is left, and removes it", "error", err)
+	}
+	stop()
 }
 
 // drainTime is the default of Options.DrainTime.

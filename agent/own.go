@@ -113,11 +113,3 @@ func enterOwn(captured, own string) (uint64, error) {
 	}
 	return cgroup.ID(own)
 }
-
-// RemoveOwnCgroup removes the cgroup that an ended daemon made for itself
-// below the captured one. One that is in use, or not there, is left alone.
-func RemoveOwnCgroup(captured string) {
-	if captured != "" {
-		_ = os.Remove(filepath.Join(captured, state.OwnCgroup)) // rmdir(2) refuses a populated one
-	}
-}

@@ -315,22 +315,6 @@ func (s *selfProbe) run(ctx context.Context) {
 	_ = os.Remove(s.dir) // unless another daemon uses it
 }
 
-// RemoveProbeCgroup removes what a daemon that was killed left of its probe, by the
-// id of the cgroup that its programs were attached to. A round may be under way;
-// it is ended.
-func RemoveProbeCgroup(attached uint64) error {
-	dir := cgroup.PathOf(attached)
-	if dir == "" {
-		return nil
-	}
-	dir = filepath.Join(dir, state.ProbeCgroup)
-	err := cgroup.Remove(dir)
-	if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {
-		return nil // the daemon that ends removes it as well
-	}
-	return err
-}
-
 // ProbeStatus is the part of the Status about the probe.
 type ProbeStatus struct {
 	Interval string `json:"interval"`

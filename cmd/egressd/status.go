@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -180,28 +179,4 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-func versionCommand(e env) *cobra.Command {
-	var out output
-	cmd := &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Example: "  egressd version\n  egressd version -o json | jq -r .version",
-		Args:    usageArgs(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			asJSON, err := out.json()
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				writeJSON(e.stdout, map[string]string{"version": version, "go": runtime.Version()})
-				return nil
-			}
-			fmt.Fprintf(e.stdout, "egressd %s (%s)\n", version, runtime.Version())
-			return nil
-		},
-	}
-	out.register(cmd)
-	return cmd
 }
