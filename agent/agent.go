@@ -11,10 +11,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/dnsproxy"
@@ -115,7 +117,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		return nil, err
 	}
 	if h == nil {
-		sweepLeft(o)
+		exec.SweepLeft(o.StateDir, filepath.Dir(o.PinDir))
 	}
 	return newAgent(ctx, o, lock, made, h, set)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/egressd/egressd/internal/cgroup"
-	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -25,33 +24,6 @@ func (o *Options) checkHeld(dir string) error {
 	return fmt.Errorf("%s does not hold its processes: %w, so they can be moved out of it, where no policy is; "+
 		"capture %s as a whole, or give it back to root (chown -R root, and no Delegate= with User= in its systemd unit); "+
 		"--delegated-cgroup captures it all the same", dir, loose, loose.Cgroup)
-}
-
-// execPlace finds the cgroup to make the command's in. It must be one that is
-// root's all the way up, or the command, as the user whose cgroups these are,
-// would move itself out. And it must be inside whatever policy exec itself is
-// under, so that this stays over the command as well.
-func execPlace() (string, error) {
-	own, err := cgroup.Own()
-	if err != nil {
-		return "", err
-	}
-	policy, err := loader.Enclosing(own)
-	if err != nil {
-		return "", err
-	}
-	place, err := cgroup.Place(own, policy)
-	loose := (*cgroup.LooseError)(nil)
-	switch {
-	case err == nil:
-		return place, nil
-	case !errors.As(err, &loose):
-		return "", err
-	case policy == "":
-		return "", fmt.Errorf("no cgroup from %s upwards holds a command: %w; give the cgroups back to root", own, loose)
-	}
-	return "", fmt.Errorf("no cgroup holds a command and is under the policy that exec is under, which begins at %s: %w; "+
-		"run exec from a cgroup of root, or let that policy begin above %s", policy, loose, loose.Cgroup)
 }
 
 // warnDelegated says what it means that a delegated cgroup is captured.

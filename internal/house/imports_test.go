@@ -13,7 +13,7 @@ var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core   = append([]string{"./internal/flow", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
-	parts  = []string{"./agent/state", "./agent/teardown"}
+	parts  = []string{"./agent/exec", "./agent/state", "./agent/teardown"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -66,6 +66,7 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Parts of the daemon, which agent wires.
+	"./agent/exec":     {"./agent/state", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
 	"./agent/state":    {"./internal/handover", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
 	"./agent/teardown": {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/securedir", "./loader"},
 	// Roof.

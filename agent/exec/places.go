@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package exec
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -25,10 +26,10 @@ const (
 	cgroupFile = "cgroup"
 )
 
-// beginExec makes and locks the state directory of an exec, after it has
+// begin makes and locks the state directory of an exec, after it has
 // removed what killed ones left. Nobody sweeps meanwhile: a directory that is
 // not locked yet would be taken for one of the dead.
-func beginExec(o ExecOptions, place string) (lock *os.File, err error) {
+func begin(o Options, p Place, above string) (lock *os.File, err error) {
 	if err := securedir.Ensure(o.StateRoot); err != nil {
 		return nil, err
 	}
@@ -37,17 +38,17 @@ func beginExec(o ExecOptions, place string) (lock *os.File, err error) {
 		return nil, err
 	}
 	defer root.Close()
-	sweepExec(o.StateRoot, o.PinRoot)
-	cgroup.SweepIn(place, execName)
-	if lock, err = state.Lock(o.StateDir); err != nil {
+	sweep(o.StateRoot, o.PinRoot)
+	cgroup.SweepIn(above, execName)
+	if lock, err = state.Lock(p.StateDir); err != nil {
 		return nil, err
 	}
-	err = securedir.Replace(filepath.Join(o.StateDir, cgroupFile), func(f *os.File) error {
-		_, err := f.WriteString(o.Cgroups[0])
+	err = securedir.Replace(filepath.Join(p.StateDir, cgroupFile), func(f *os.File) error {
+		_, err := f.WriteString(p.Cgroup)
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, lock.Close(), os.RemoveAll(o.StateDir))
+		return nil, errors.Join(err, lock.Close(), os.RemoveAll(p.StateDir))
 	}
 	return lock, nil
 }
@@ -65,32 +66,32 @@ func lockRoot(dir string) (*os.File, error) {
 	return root, nil
 }
 
-// sweepLeft removes, at the start of a daemon, what killed "egressd exec" processes
+// SweepLeft removes, at the start of a daemon, what killed "egressd exec" processes
 // left: state and pins below the daemon's own places, and empty cgroups anywhere.
-func sweepLeft(o Options) {
-	root, err := lockRoot(o.StateDir)
+func SweepLeft(stateRoot, pinRoot string) {
+	root, err := lockRoot(stateRoot)
 	if err != nil {
 		return // the start will say what is wrong
 	}
 	defer root.Close()
-	sweepExec(o.StateDir, filepath.Dir(o.PinDir))
+	sweep(stateRoot, pinRoot)
 	if tree, err := cgroup.Root(); err == nil {
 		cgroup.SweepBelow(tree, execName)
 	}
 }
 
-// sweepExec removes what killed "egressd exec" processes left, unless the
+// sweep removes what killed "egressd exec" processes left, unless the
 // command's processes are still there: those stay locked in.
-func sweepExec(stateRoot, pinRoot string) {
+func sweep(stateRoot, pinRoot string) {
 	dirs, _ := filepath.Glob(filepath.Join(stateRoot, execPrefix+"*")) // the pattern is good
 	for _, dir := range dirs {
-		lock, err := securedir.OpenFile(filepath.Join(dir, LockFile), os.O_RDONLY)
+		lock, err := securedir.OpenFile(filepath.Join(dir, state.LockFile), os.O_RDONLY)
 		if err != nil {
 			_ = os.Remove(dir) // one that was killed before it made the lock left it empty
 			continue
 		}
 		free := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
-		if free && removeExecCgroup(dir) {
+		if free && removeCgroup(dir) {
 			if _, err := loader.Unload(filepath.Join(pinRoot, filepath.Base(dir))); err == nil {
 				os.RemoveAll(dir)
 			}
@@ -122,13 +123,40 @@ func populated(id uint64) bool {
 	return err != nil || len(pids) > 0
 }
 
-// removeExecCgroup removes the empty cgroup of a dead exec; false: there are
+// removeCgroup removes the empty cgroup of a dead exec; false: there are
 // processes in it.
-func removeExecCgroup(stateDir string) bool {
+func removeCgroup(stateDir string) bool {
 	path, err := securedir.ReadFile(filepath.Join(stateDir, cgroupFile))
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist)
 	}
 	err = os.Remove(string(path))
 	return err == nil || errors.Is(err, os.ErrNotExist)
+}
+
+// place finds the cgroup to make the command's in. It must be one that is
+// root's all the way up, or the command, as the user whose cgroups these are,
+// would move itself out. And it must be inside whatever policy exec itself is
+// under, so that this stays over the command as well.
+func place() (string, error) {
+	own, err := cgroup.Own()
+	if err != nil {
+		return "", err
+	}
+	around, err := loader.Enclosing(own)
+	if err != nil {
+		return "", err
+	}
+	place, err := cgroup.Place(own, around)
+	loose := (*cgroup.LooseError)(nil)
+	switch {
+	case err == nil:
+		return place, nil
+	case !errors.As(err, &loose):
+		return "", err
+	case around == "":
+		return "", fmt.Errorf("no cgroup from %s upwards holds a command: %w; give the cgroups back to root", own, loose)
+	}
+	return "", fmt.Errorf("no cgroup holds a command and is under the policy that exec is under, which begins at %s: %w; "+
+		"run exec from a cgroup of root, or let that policy begin above %s", around, loose, loose.Cgroup)
 }
