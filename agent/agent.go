@@ -16,9 +16,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
@@ -27,15 +29,8 @@ import (
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/source"
-)
-
-// Numbers of the workloads in the kernel's tables.
-const (
-	workloadID uint32 = 1 // the captured cgroup
-	ownID      uint32 = 2 // egressd itself
-	servicesID uint32 = 3 // the node's own services
-	probeID    uint32 = 4 // the daemon's probe of itself
 )
 
 // eventsKept is how many events "egressd flows" can look back on, beside what
@@ -44,35 +39,35 @@ const eventsKept = 8192
 
 // Agent is a running egressd. Make one with New, run it with Run.
 type Agent struct {
-	opts      Options
-	log       *slog.Logger
-	lock      *os.File // of the state directory
-	pinLock   *loader.PinLock
-	datapath  *loader.Datapath
-	current   current
-	recorder  *recorder
-	addresses ipguard.Addresses // of the node
-	names     *dnsproxy.Names
-	dns       *dnsproxy.Server
-	nodeDNS   *nodeDNS
-	outgoing  *forward.Core
-	incoming  *ingress.Ingress
-	sockets   *listeners
-	devices   *deviceListeners
-	status    *status
-	watcher   *source.Watcher
-	config    *configuration
-	guards    guards
-	took      Took // by reading the first policy
-	capture   *capture
-	workloads *workloads
-	// attached says that this run attached the programs once.
-	attached bool
-	surfaces surfaces
-	limits   *limits
-	pins     pins
-	holding  *hold.Keeper
-	life     life
+	opts       Options
+	log        *slog.Logger
+	lock       *os.File // of the state directory
+	pinLock    *loader.PinLock
+	datapath   *loader.Datapath
+	current    current
+	recorder   *recorder
+	addresses  ipguard.Addresses // of the node
+	names      *dnsproxy.Names
+	dns        *dnsproxy.Server
+	nodeDNS    *nodeDNS
+	outgoing   *forward.Core
+	incoming   *ingress.Ingress
+	sockets    *listeners
+	devices    *deviceListeners
+	status     *status
+	watcher    *source.Watcher
+	config     *configuration
+	guards     guards
+	took       Took // by reading the first policy
+	capture    *workload.Capture
+	workloads  *workload.Binding
+	earlier    *earlier.Earlier
+	bindFailed error // of the last look for cgroups that came or went
+	surfaces   surfaces
+	limits     *limits
+	pins       pins
+	holding    *hold.Keeper
+	life       life
 	// begun is what a start that fails takes back.
 	begun begun
 	probe *selfProbe
@@ -147,11 +142,11 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 			err = errors.Join(a.notTaken(err), a.rollBack(), a.Close())
 		}
 	}()
-	if a.capture, err = newCapture(o, loader.CanFollow); err != nil {
+	if a.capture, err = workload.NewCapture(workload.CaptureOptions{Cgroups: o.Cgroups, Follow: o.Daemon, Delegated: o.Delegated, Log: o.Log}, loader.CanFollow); err != nil {
 		return nil, err
 	}
-	for _, dir := range a.capture.named {
-		o.warnDelegated(dir)
+	for _, dir := range a.capture.Named {
+		workload.WarnDelegated(o.Log, dir)
 	}
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
@@ -168,7 +163,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 	if err := a.begun.adopt(o.PinDir); err != nil {
 		return nil, err
 	}
-	own, err := exemptOwn(a.capture.named, o.PinDir, a.before())
+	own, err := workload.ExemptOwn(a.capture.Named, o.PinDir, a.before())
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +171,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 	if err != nil {
 		return nil, err
 	}
-	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.byName}); err != nil {
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.ByName}); err != nil {
 		return nil, err
 	}
 	sayMemory(o.Log, a.datapath)
@@ -196,10 +191,12 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 		return nil, err
 	}
 	a.sockets.ports.Admin = a.opts.adminPort()
-	if a.workloads, err = a.capturedWorkloads(); err != nil {
+	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
+		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Own: own, Before: a.before(),
+		More: func(table map[uint64]loader.Workload) { a.probe.bind(table) }, Log: o.Log,
+	}); err != nil {
 		return nil, err
 	}
-	a.workloads.own, a.workloads.before = own, a.before()
 	a.probe = newSelfProbe(a)
 	if err := a.wire(); err != nil {
 		return nil, err
@@ -222,11 +219,14 @@ func (a *Agent) wire() error {
 	guard := ipguard.NewLive(&a.addresses)
 	a.limits = newLimits(a.opts.Limits, a.log)
 	learned := dnsproxy.NamesOptions{
-		Guard: guard, InUse: a.liveAddresses, Log: a.log,
+		Guard: guard, InUse: func() (map[netip.Addr]bool, error) { return a.earlier.LiveAddresses() }, Log: a.log,
 		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
 	}
 	learnedBounds(&learned, a.opts.Sizes.Addresses)
 	a.names = dnsproxy.NewNames(a.datapath, &a.current, learned)
+	a.earlier = earlier.New(earlier.Options{
+		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: &a.current, Names: a.names, Sink: a.recorder, Log: a.log,
+	})
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
 		Policies:  &a.current,
@@ -248,7 +248,7 @@ func (a *Agent) wire() error {
 		Names:    a.names,
 		Resolver: a.dns,
 		Guard:    guard,
-		Bound:    a.workloads.of,
+		Bound:    a.workloads.Of,
 		Rand:     rand.Uint64,
 		Socket:   a.allowsSocket,
 		Own:      a.own,
@@ -311,9 +311,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.reloadAsked(life) })
 	living.Go(func() { a.nodeDNS.run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })
-	if w := a.workloads.watcher; w != nil {
-		living.Go(func() { w.Run(life, a.rebind) })
-	}
+	living.Go(func() { a.workloads.Watch(life, a.rebind) })
 	shifts := []*shift{s}
 	var h *heir
 	unload := false
@@ -441,18 +439,39 @@ func (a *Agent) begin() error {
 	if err := a.datapath.SetReady(true); err != nil {
 		return err
 	}
-	fresh, err := a.hold()
-	if err != nil && !errors.Is(err, errNotThere) {
+	fresh, err := a.capture.Hold(a.datapath.Attach)
+	if err != nil && !errors.Is(err, workload.ErrNotThere) {
 		return err
 	}
 	if err := a.guardInterfaces(); err != nil {
 		return err
 	}
 	if fresh {
-		a.endEarlier()
-		a.tellFreed()
+		a.earlier.End()
+		a.earlier.TellFreed()
 	}
 	return nil
+}
+
+// bind tells the kernel which cgroup is which workload; nil: by the snapshot of the
+// time before.
+func (a *Agent) bind(s *policy.Snapshot) error { return a.workloads.Bind(s) }
+
+// rebind looks for cgroups that came or went.
+func (a *Agent) rebind() {
+	a.binding.Lock()
+	defer a.binding.Unlock()
+	if !a.captures.Load() {
+		return
+	}
+	err := a.bind(nil)
+	if was := a.bindFailed; err != nil && (was == nil || !sameCause(was, err)) {
+		a.log.Error("workloads could not be told apart; new ones are under the policy of the node; it is tried again every two seconds", "error", err)
+	}
+	a.bindFailed = err
+	if fresh, _ := a.capture.Hold(a.datapath.Attach); fresh { // an error is said there, and by the status
+		a.earlier.End()
+	}
 }
 
 // An accepted connection takes its origin at once, so an old one belongs to

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -105,16 +106,16 @@ func (a *Agent) noted(k loader.Event) []string {
 }
 
 // workloadName names a workload of the kernel's tables.
-func (a *Agent) workloadName(id uint32) string { return a.workloads.name(id) }
+func (a *Agent) workloadName(id uint32) string { return a.workloads.NameOf(id) }
 
 // recordKernelEvent records an event, and ends the socket of a connection that
 // the kernel has cut: without that the application would wait for its timeout.
 func (a *Agent) recordKernelEvent(k loader.Event) {
-	if k.Workload == probeID {
+	if k.Workload == workload.Probe {
 		return // it tells by itself what it sees
 	}
 	if k.Cut() && k.Interface == 0 {
-		if err := a.datapath.Destroy(k.Socket(), k.PID, a.captured); err != nil {
+		if err := a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes); err != nil {
 			a.log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
 		}
 	}

@@ -417,7 +417,7 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 	}
 	x, err := Explain(s, a.names, Question{
 		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Workload: q.Get("workload"),
-		Mode: a.opts.Mode, Bound: a.workloads.modeOf,
+		Mode: a.opts.Mode, Bound: a.workloads.ModeOf,
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

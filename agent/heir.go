@@ -98,7 +98,7 @@ func (a *Agent) offer(c *handover.Conn) (handover.Message, error) {
 	if err := errors.Join(all.Add(stateLock, a.lock), all.Add(pinLock, a.pinLock)); err != nil {
 		return m, err
 	}
-	return m, c.Send(handover.Message{Kind: handover.Offer, Protocol: handover.Protocol, Version: a.opts.Version, Cgroup: a.workloads.own}, all)
+	return m, c.Send(handover.Message{Kind: handover.Offer, Protocol: handover.Protocol, Version: a.opts.Version, Cgroup: a.workloads.Own()}, all)
 }
 
 // heir is the daemon that takes over from this one.
@@ -243,7 +243,7 @@ func (a *Agent) resume(ctx context.Context, kept *handover.Set, fail context.Can
 		kept.Close()
 		return nil, err
 	}
-	a.capture.again()
+	a.capture.Again()
 	return a.beginShift(ctx, fail)
 }
 
@@ -252,11 +252,4 @@ func (d *deviceListeners) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	clear(d.at)
-}
-
-// again makes the next look attach the programs.
-func (c *capture) again() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.attached = 0
 }

@@ -46,7 +46,7 @@ func (a *Agent) keepHold(ctx context.Context) {
 			continue
 		}
 		if a.holding.Saw(append(faults, notLasting...)) {
-			a.endUnjudged()
+			a.earlier.EndUnjudged()
 		}
 		a.holding.SawForeign(a.datapath.Foreign())
 	}

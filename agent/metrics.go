@@ -147,7 +147,8 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	for file := range notSaved {
 		gauge(unsavedDesc, truth(s.Unsaved[file] != ""), file)
 	}
-	gauge(unboundDesc, float64(m.a.workloads.short.left.Load()))
+	unbound, _ := m.a.workloads.Unbound()
+	gauge(unboundDesc, float64(unbound))
 	gauge(pinsDesc, truth(s.Pins.Lasting))
 	gauge(heldDesc, truth(s.Capture.Held))
 	for dir, present := range s.Capture.Cgroups {

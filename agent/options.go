@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
@@ -170,7 +171,7 @@ func (o *Options) validate() error {
 		if _, err := cgroup.Resolve(dir); err != nil {
 			return fmt.Errorf("the cgroup to capture: %w", err)
 		}
-		if err := o.checkHeld(dir); err != nil {
+		if err := workload.CheckHeld(dir, o.Delegated); err != nil {
 			return err
 		}
 	}

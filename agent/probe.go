@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/probe"
@@ -62,7 +63,7 @@ func newSelfProbe(a *Agent) *selfProbe {
 	if a.opts.Probe.Interval <= 0 || !a.opts.Daemon {
 		return nil
 	}
-	s := &selfProbe{agent: a, command: a.opts.Probe.Command, dir: filepath.Join(a.capture.at, state.ProbeCgroup)}
+	s := &selfProbe{agent: a, command: a.opts.Probe.Command, dir: filepath.Join(a.capture.At, state.ProbeCgroup)}
 	var families []probe.Family
 	for _, l := range a.sockets.proxy {
 		if addr := addrOf(l.Addr()); addr.IsLoopback() {
@@ -103,17 +104,14 @@ func (s *selfProbe) bind(table map[uint64]loader.Workload) {
 		return
 	}
 	if id, err := cgroup.ID(s.dir); err == nil {
-		table[id] = loader.Workload{ID: probeID, Policy: probePolicy, Mode: policy.Enforce}
+		table[id] = loader.Workload{ID: workload.Probe, Policy: probePolicy, Mode: policy.Enforce}
 	}
 }
 
 // bound says whether the kernel knows the probe's cgroup.
 func (s *selfProbe) bound() bool {
 	id, err := cgroup.ID(s.dir)
-	w := s.agent.workloads
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return err == nil && w.cgroups[id].ID == probeID
+	return err == nil && s.agent.workloads.NumberOf(id) == workload.Probe
 }
 
 // captured runs a round in the probe's cgroup. The cgroup is there as long as the
@@ -260,7 +258,7 @@ func (s *selfProbe) is(o loader.Origin, known bool, at loader.Arrival) bool {
 		return false
 	}
 	if known {
-		return o.Workload == probeID
+		return o.Workload == workload.Probe
 	}
 	_, own := s.own.Load(at.Src)
 	return own && at.Local.IsLoopback()

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
 )
@@ -89,15 +90,15 @@ func TestWhoIsTheProbe(t *testing.T) {
 			t.Errorf("%s: %t", what, got)
 		}
 	}
-	is("its workload", true, loader.Origin{Workload: probeID}, true, at)
-	is("another workload", false, loader.Origin{Workload: workloadID}, true, at)
+	is("its workload", true, loader.Origin{Workload: workload.Probe}, true, at)
+	is("another workload", false, loader.Origin{Workload: workload.Node}, true, at)
 	is("nobody", false, loader.Origin{}, false, at)
 	s.own.Store(src, true)
 	is("announced", true, loader.Origin{}, false, at)
-	is("a workload with the source of one that is announced", false, loader.Origin{Workload: workloadID}, true, at)
+	is("a workload with the source of one that is announced", false, loader.Origin{Workload: workload.Node}, true, at)
 	is("not on loopback", false, loader.Origin{}, false, loader.Arrival{Src: src, Local: netip.MustParseAddr("169.254.255.151")})
 	s = nil
-	is("no probe", false, loader.Origin{Workload: probeID}, true, at)
+	is("no probe", false, loader.Origin{Workload: workload.Probe}, true, at)
 	if s = newSelfProbe(&Agent{opts: Options{Daemon: true}}); s != nil || s.notReady() != nil || s.alive(t.Context()) != nil || s.status() != nil {
 		t.Error("there is a probe without an interval")
 	}

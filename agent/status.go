@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/flow"
@@ -27,7 +28,7 @@ type Status struct {
 	Mode    string    `json:"mode"`
 	Policy  Policy    `json:"policy"`
 	// Capture is what is captured, and whether it is held.
-	Capture CaptureStatus `json:"capture"`
+	Capture workload.CaptureStatus `json:"capture"`
 	// Workloads are the captured cgroups.
 	Workloads []WorkloadStatus `json:"workloads"`
 	// Unbound says that cgroups do not have the policy of their Workload.
@@ -173,7 +174,7 @@ func (s *status) notReady() error {
 	if !s.ready {
 		return errNotServing
 	}
-	return errors.Join(s.agent.capture.err(), s.agent.holding.Err(), s.agent.probe.notReady())
+	return errors.Join(s.agent.capture.Err(), s.agent.holding.Err(), s.agent.probe.notReady())
 }
 
 // Status gathers the state of everything. What cannot be read is left out.
@@ -182,16 +183,16 @@ func (a *Agent) Status() Status {
 	ready := s.notReady() == nil
 	s.mu.Lock()
 	st := Status{
-		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: ready, Capture: a.captureStatus(),
+		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: ready, Capture: a.capture.Status(),
 		Mode: a.opts.Mode.String(), Policy: s.policy, Findings: slices.Clone(s.findings),
 	}
 	s.mu.Unlock()
-	for _, w := range a.workloads.all() {
+	for _, w := range a.workloads.All() {
 		st.Workloads = append(st.Workloads, WorkloadStatus{
-			Name: w.name, Cgroup: w.dirs[0], Cgroups: w.dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID), Share: a.shareOf(w.ID),
+			Name: w.Name, Cgroup: w.Dirs[0], Cgroups: w.Dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID), Share: a.shareOf(w.ID),
 		})
 	}
-	st.Unbound = a.workloads.short.text()
+	_, st.Unbound = a.workloads.Unbound()
 	for _, g := range a.gates() {
 		st.Gates = append(st.Gates, g.String())
 	}

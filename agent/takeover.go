@@ -186,8 +186,8 @@ func (a *Agent) listenTo(h *holder) {
 // learnFrom learns an answer that another daemon is about to give. Policies have
 // other numbers there.
 func (a *Agent) learnFrom(w handover.Answer) error {
-	for _, b := range a.workloads.all() {
-		if b.name == w.Workload {
+	for _, b := range a.workloads.All() {
+		if b.Name == w.Workload {
 			answers := make([]dnsproxy.Answer, len(w.Addrs))
 			for i, at := range w.Addrs {
 				answers[i] = dnsproxy.Answer{Addr: at.Addr, TTL: at.TTL}
@@ -236,9 +236,7 @@ func (a *Agent) followHolder(ctx context.Context) {
 		return
 	case <-a.holder.ended:
 	}
-	a.workloads.mu.Lock()
-	a.workloads.before = 0
-	a.workloads.mu.Unlock()
+	a.workloads.EndedBefore()
 	a.rebind()
 }
 

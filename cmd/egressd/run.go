@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/quote"
@@ -173,7 +174,7 @@ func captureOptions(ctx context.Context, o *agent.Options, cgroups, units []stri
 	if o.Guard, err = guardChoice(interfaces, whole); err != nil {
 		return err
 	}
-	if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
+	if o.NodeServices, err = workload.ParseNodeServices(services, whole); err != nil {
 		return usageError{fmt.Errorf("--node-services: %w", err)}
 	}
 	return nil

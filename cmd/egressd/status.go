@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/loader"
@@ -160,7 +161,7 @@ func holdRows(row func(k, format string, args ...any), s hold.State) {
 }
 
 // presence says how a captured cgroup is there.
-func presence(c agent.CaptureStatus, dir string) string {
+func presence(c workload.CaptureStatus, dir string) string {
 	switch {
 	case c.Cgroups[dir] && c.ByName:
 		return ", by its name below " + c.Attached

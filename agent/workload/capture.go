@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package workload
 
 import (
 	"errors"
@@ -17,45 +17,60 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// capture is what is captured, and whether it is held.
-type capture struct {
-	// named are the directories of the captured cgroups. They come and go.
-	named []string
-	// at is the cgroup that the programs are attached to: the captured one, or, when
+// Capture is what is captured, and whether it is held.
+type Capture struct {
+	// Named are the directories of the captured cgroups. They come and go.
+	Named []string
+	// At is the cgroup that the programs are attached to: the captured one, or, when
 	// what is captured goes by its name, the outermost one around it.
-	at     string
-	byName bool
+	At     string
+	ByName bool
+
+	delegated bool
+	log       *slog.Logger
 
 	mu sync.Mutex
-	// attached is the id of the cgroup at that they are attached to; 0: none.
+	// attached is the id of the cgroup At that they are attached to; 0: none.
 	attached uint64
 	// lost is why what is captured is not held; nil: it is.
 	lost error
 }
 
 // beside are the ids of cgroups below at that are not captured, nor around what is.
-func (c *capture) beside() (ids []uint64, err error) {
-	err = cgroup.Walk(c.at, nil, func(dir string, up []uint64) {
-		around := slices.ContainsFunc(c.named, func(named string) bool { return cgroup.Contains(dir, named) })
-		if !around && !c.holds(dir) {
+func (c *Capture) beside() (ids []uint64, err error) {
+	err = cgroup.Walk(c.At, nil, func(dir string, up []uint64) {
+		around := slices.ContainsFunc(c.Named, func(named string) bool { return cgroup.Contains(dir, named) })
+		if !around && !c.Holds(dir) {
 			ids = append(ids, up[0])
 		}
 	})
 	return ids, err
 }
 
-// errNotThere says that the cgroup that the programs belong at is missing.
-var errNotThere = errors.New("the cgroup is not there; egressd attaches its programs as soon as it is, and ends what was opened before that and is not allowed")
+// ErrNotThere says that the cgroup that the programs belong at is missing.
+var ErrNotThere = errors.New("the cgroup is not there; egressd attaches its programs as soon as it is, and ends what was opened before that and is not allowed")
 
 // errNotYet is the state before the first look.
 var errNotYet = errors.New("the programs are not attached yet")
 
-// newCapture decides where the programs go. A cgroup that lies below another one
+// CaptureOptions say what to capture.
+type CaptureOptions struct {
+	Cgroups []string
+	// Follow captures what comes later, and what comes back. Without it they are
+	// there, and nobody else removes them.
+	Follow bool
+	// Delegated accepts cgroups that processes can be taken out of by others than
+	// root.
+	Delegated bool
+	Log       *slog.Logger
+}
+
+// NewCapture decides where the programs go. A cgroup that lies below another one
 // is captured by its name from there, since it may go and come back; the outermost
 // one is the likeliest to stay. Above that is only the root, and the programs would
 // be over every process of the machine. canFollow says why the kernel has no names.
-func newCapture(o Options, canFollow func() error) (*capture, error) {
-	c := &capture{lost: errNotYet}
+func NewCapture(o CaptureOptions, canFollow func() error) (*Capture, error) {
+	c := &Capture{lost: errNotYet, delegated: o.Delegated, log: o.Log}
 	var dirs []string
 	for _, dir := range o.Cgroups {
 		dir, err := cgroup.Resolve(dir)
@@ -66,30 +81,30 @@ func newCapture(o Options, canFollow func() error) (*capture, error) {
 	}
 	slices.Sort(dirs) // what is around another one comes first
 	for _, dir := range dirs {
-		if !c.holds(dir) {
-			c.named = append(c.named, dir)
+		if !c.Holds(dir) {
+			c.Named = append(c.Named, dir)
 		}
 	}
-	c.at = c.named[0]
-	if !o.Daemon {
+	c.At = c.Named[0]
+	if !o.Follow {
 		return c, nil // exec made it, and holds it
 	}
-	top, err := outermost(c.named)
+	top, err := outermost(c.Named)
 	switch {
-	case err != nil && len(c.named) > 1:
+	case err != nil && len(c.Named) > 1:
 		return nil, err
 	case err != nil:
 		return c, nil
 	}
 	if err := canFollow(); err != nil {
-		if len(c.named) > 1 {
+		if len(c.Named) > 1 {
 			return nil, fmt.Errorf("this kernel lets one cgroup be captured, not several: %w", err)
 		}
 		o.Log.Warn("the cgroup cannot be captured by its name; when it is made anew its processes are free until egressd has attached its programs again",
-			"cgroup", c.at, "error", err)
+			"cgroup", c.At, "error", err)
 		return c, nil
 	}
-	c.at, c.byName = top, true
+	c.At, c.ByName = top, true
 	return c, nil
 }
 
@@ -116,15 +131,15 @@ func outermost(dirs []string) (string, error) {
 	return top, nil
 }
 
-// holds says whether a cgroup directory is captured.
-func (c *capture) holds(dir string) bool {
-	return slices.ContainsFunc(c.named, func(outer string) bool { return cgroup.Contains(outer, dir) })
+// Holds says whether a cgroup directory is captured.
+func (c *Capture) Holds(dir string) bool {
+	return slices.ContainsFunc(c.Named, func(outer string) bool { return cgroup.Contains(outer, dir) })
 }
 
 // around lists the directories that have to be watched to learn that a captured
 // cgroup, or one on the way to it, comes or goes.
-func (c *capture) around(root string) (dirs []string) {
-	for _, dir := range c.named {
+func (c *Capture) around(root string) (dirs []string) {
+	for _, dir := range c.Named {
 		for dir != root && cgroup.Contains(root, dir) {
 			dir = filepath.Dir(dir)
 			dirs = append(dirs, dir)
@@ -134,12 +149,12 @@ func (c *capture) around(root string) (dirs []string) {
 }
 
 // path are the names from below at to a captured cgroup.
-func (c *capture) path(dir string) []string {
-	return strings.Split(strings.TrimPrefix(dir, c.at+"/"), "/")
+func (c *Capture) path(dir string) []string {
+	return strings.Split(strings.TrimPrefix(dir, c.At+"/"), "/")
 }
 
-// err is why what is captured is not held, nil if it is.
-func (c *capture) err() error {
+// Err is why what is captured is not held, nil if it is.
+func (c *Capture) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lost
@@ -147,11 +162,11 @@ func (c *capture) err() error {
 
 // look attaches the programs if they are not where they belong, and notes
 // whether what is captured is held. It says whether it attached them.
-func (c *capture) look(log *slog.Logger, attach func() error, held func(dir string) error) (fresh bool, err error) {
+func (c *Capture) look(log *slog.Logger, attach func() error, held func(dir string) error) (fresh bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fresh, err = c.attach(attach)
-	for _, dir := range c.named {
+	for _, dir := range c.Named {
 		if err == nil {
 			err = held(dir)
 		}
@@ -160,18 +175,18 @@ func (c *capture) look(log *slog.Logger, attach func() error, held func(dir stri
 	c.lost = err
 	switch {
 	case err != nil && (was == nil || was.Error() != err.Error()):
-		log.Error("the captured cgroup is not held: its processes may be free, and egressd is not ready", "cgroup", c.at, "error", err)
+		log.Error("the captured cgroup is not held: its processes may be free, and egressd is not ready", "cgroup", c.At, "error", err)
 	case err == nil && was != nil && !errors.Is(was, errNotYet):
-		log.Warn("the captured cgroup is held again", "cgroup", c.at)
+		log.Warn("the captured cgroup is held again", "cgroup", c.At)
 	}
 	return fresh, err
 }
 
-func (c *capture) attach(attach func() error) (fresh bool, err error) {
-	id, err := cgroup.ID(c.at)
+func (c *Capture) attach(attach func() error) (fresh bool, err error) {
+	id, err := cgroup.ID(c.At)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.attached = 0
-		return false, fmt.Errorf("%w: %s", errNotThere, c.at)
+		return false, fmt.Errorf("%w: %s", ErrNotThere, c.At)
 	}
 	if err != nil || id == c.attached {
 		return false, err
@@ -183,30 +198,48 @@ func (c *capture) attach(attach func() error) (fresh bool, err error) {
 	return true, nil
 }
 
-// hold makes the programs be where they belong, and says whether it attached
-// them. The tables must be full.
-func (a *Agent) hold() (fresh bool, err error) {
-	c := a.capture
-	first := errors.Is(c.err(), errNotYet)
-	fresh, err = c.look(a.log, func() error { return a.datapath.Attach(c.at) }, a.opts.checkHeld)
+// Hold makes the programs be where they belong, which attach does, and says whether
+// it attached them. The tables must be full.
+func (c *Capture) Hold(attach func(dir string) error) (fresh bool, err error) {
+	first := errors.Is(c.Err(), errNotYet)
+	held := func(dir string) error { return CheckHeld(dir, c.delegated) }
+	fresh, err = c.look(c.log, func() error { return attach(c.At) }, held)
 	if first && err == nil {
-		for _, dir := range c.named {
+		for _, dir := range c.Named {
 			if _, err := cgroup.ID(dir); err != nil {
-				a.log.Warn("the captured cgroup is not there; it is under the policy as soon as somebody makes it", "cgroup", dir)
+				c.log.Warn("the captured cgroup is not there; it is under the policy as soon as somebody makes it", "cgroup", dir)
 			}
 		}
 	}
 	return fresh, err
 }
 
+// Again makes the next look attach the programs.
+func (c *Capture) Again() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.attached = 0
+}
+
+// Processes lists the captured processes.
+func (c *Capture) Processes() ([]int, error) {
+	var all []int
+	var errs []error
+	for _, dir := range c.Named {
+		pids, err := cgroup.AllProcs(dir)
+		all, errs = append(all, pids...), append(errs, err)
+	}
+	return all, errors.Join(errs...)
+}
+
 // follow tells the kernel which names are captured, and what a cgroup that gets
 // one is from its first moment on.
-func (a *Agent) follow(s *policy.Snapshot, table map[uint64]loader.Workload) error {
-	c, w := a.capture, a.workloads
-	if !c.byName {
+func (w *Binding) follow(s *policy.Snapshot, table map[uint64]loader.Workload) error {
+	c := w.capture
+	if !c.ByName {
 		return nil
 	}
-	above, err := cgroup.ID(c.at)
+	above, err := cgroup.ID(c.At)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing is attached
 	}
@@ -214,12 +247,12 @@ func (a *Agent) follow(s *policy.Snapshot, table map[uint64]loader.Workload) err
 		return err
 	}
 	table[above] = loader.Workload{Outside: true}
-	named := make([]loader.Named, len(c.named))
-	for i, dir := range c.named {
+	named := make([]loader.Named, len(c.Named))
+	for i, dir := range c.Named {
 		key := loader.NamedKey(c.path(dir))
 		as, ok := table[key]
 		if !ok { // no Workload describes it
-			as = a.nodeWorkload(s)
+			as = w.NodeWorkload(s)
 		}
 		delete(table, key)
 		as.Home = key
@@ -231,11 +264,11 @@ func (a *Agent) follow(s *policy.Snapshot, table map[uint64]loader.Workload) err
 	if above == w.above && slices.EqualFunc(named, w.followed, sameNamed) {
 		return nil
 	}
-	if err := a.datapath.Follow(above, named); err != nil {
+	if err := w.datapath.Follow(above, named); err != nil {
 		return err
 	}
 	beside, err := c.beside()
-	if err := errors.Join(err, a.datapath.Beside(beside)); err != nil {
+	if err := errors.Join(err, w.datapath.Beside(beside)); err != nil {
 		return err
 	}
 	w.above, w.followed = above, named
@@ -257,14 +290,14 @@ type CaptureStatus struct {
 	Error string `json:"error,omitempty"`
 }
 
-func (a *Agent) captureStatus() CaptureStatus {
-	c := a.capture
-	s := CaptureStatus{Cgroups: map[string]bool{}, Attached: c.at, ByName: c.byName, Held: true}
-	for _, dir := range c.named {
+// Status says how what is captured is.
+func (c *Capture) Status() CaptureStatus {
+	s := CaptureStatus{Cgroups: map[string]bool{}, Attached: c.At, ByName: c.ByName, Held: true}
+	for _, dir := range c.Named {
 		_, err := cgroup.ID(dir)
 		s.Cgroups[dir] = err == nil
 	}
-	if err := c.err(); err != nil {
+	if err := c.Err(); err != nil {
 		s.Held, s.Error = false, err.Error()
 	}
 	return s

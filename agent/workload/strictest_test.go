@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package workload
 
 import (
 	"testing"
@@ -32,8 +32,8 @@ func TestStrictest(t *testing.T) {
 		{"a laxer one", policy.Enforce, w("b", enforce), map[string][]policy.BoundWorkload{"/r/a": {w("a", off)}}, policy.Enforce},
 		{"its own namespace's", policy.Enforce, w("b", off), map[string][]policy.BoundWorkload{"/r/a": {w("b", enforce)}}, policy.Off},
 	} {
-		a := &Agent{opts: Options{Mode: c.node}}
-		got := a.strictest(c.d, "/r/a/b", "/r", func(dir string) []policy.BoundWorkload { return c.others[dir] })
+		b := &Binding{opts: Options{Mode: c.node}}
+		got := b.strictest(c.d, "/r/a/b", "/r", func(dir string) []policy.BoundWorkload { return c.others[dir] })
 		if got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}

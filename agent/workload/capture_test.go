@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package workload
 
 import (
 	"bytes"
@@ -43,11 +43,11 @@ func TestNewCapture(t *testing.T) {
 		{"x.slice/a y.slice/b", "", "", false},
 		{"x.slice y.slice", "", "", false},
 	} {
-		o := Options{Daemon: !c.exec}
+		o := CaptureOptions{Follow: !c.exec}
 		for _, dir := range strings.Fields(c.dirs) {
 			o.Cgroups = append(o.Cgroups, root+"/"+dir)
 		}
-		got, err := newCapture(o, loader.CanFollow)
+		got, err := NewCapture(o, loader.CanFollow)
 		if c.at == "" {
 			if err == nil || !strings.Contains(err.Error(), "captured together") {
 				t.Errorf("%s: %+v, %v", c.dirs, got, err)
@@ -60,11 +60,11 @@ func TestNewCapture(t *testing.T) {
 		}
 		if err != nil {
 			t.Errorf("%s: %v", c.dirs, err)
-		} else if !slices.Equal(got.named, named) || got.at != filepath.Join(root, c.at) || got.byName != (c.at != c.named && !c.exec) {
-			t.Errorf("%s: %v at %s, by name: %t", c.dirs, got.named, got.at, got.byName)
+		} else if !slices.Equal(got.Named, named) || got.At != filepath.Join(root, c.at) || got.ByName != (c.at != c.named && !c.exec) {
+			t.Errorf("%s: %v at %s, by name: %t", c.dirs, got.Named, got.At, got.ByName)
 		}
 	}
-	if _, err := newCapture(Options{Daemon: true, Cgroups: []string{t.TempDir() + "/none"}}, loader.CanFollow); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
+	if _, err := NewCapture(CaptureOptions{Follow: true, Cgroups: []string{t.TempDir() + "/none"}}, loader.CanFollow); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
 		t.Errorf("a directory that is no cgroup: %v", err)
 	}
 }
@@ -78,14 +78,14 @@ func TestCaptureWithoutNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	o := Options{Daemon: true, Cgroups: []string{root + "/x.slice/a.service"}, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	o := CaptureOptions{Follow: true, Cgroups: []string{root + "/x.slice/a.service"}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	no := func() error { return errors.New("locked down") }
-	c, err := newCapture(o, no)
-	if err != nil || c.byName || c.at != o.Cgroups[0] || !strings.Contains(log.String(), "locked down") {
+	c, err := NewCapture(o, no)
+	if err != nil || c.ByName || c.At != o.Cgroups[0] || !strings.Contains(log.String(), "locked down") {
 		t.Errorf("%+v, %v: %s", c, err, log.String())
 	}
 	o.Cgroups = append(o.Cgroups, root+"/x.slice/b.service")
-	if _, err := newCapture(o, no); err == nil || !strings.Contains(err.Error(), "locked down") {
+	if _, err := NewCapture(o, no); err == nil || !strings.Contains(err.Error(), "locked down") {
 		t.Errorf("several: %v", err)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package workload
 
 import (
 	"errors"
@@ -14,12 +14,12 @@ import (
 	"github.com/egressd/egressd/loader"
 )
 
-// exemptOwn makes egressd free of the policy that it enforces, and of the one
+// ExemptOwn makes egressd free of the policy that it enforces, and of the one
 // that an earlier run has left in force, before it binds, asks or dials
 // anything. It returns the id of egressd's cgroup when that lies below one of
 // the captured ones, else 0. beside is the cgroup of an egressd that serves until
 // this one does, 0: none.
-func exemptOwn(captured []string, pins string, beside uint64) (uint64, error) {
+func ExemptOwn(captured []string, pins string, beside uint64) (uint64, error) {
 	own, err := cgroup.Own()
 	if err != nil {
 		return 0, fmt.Errorf("find egressd's own cgroup: %w", err)
@@ -43,7 +43,7 @@ func exemptOwn(captured []string, pins string, beside uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := before.Exempt(id, ownID, beside); err != nil || !inside {
+	if err := before.Exempt(id, Own, beside); err != nil || !inside {
 		return 0, err
 	}
 	return id, nil

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package workload
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -17,9 +19,16 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// workloads keeps the kernel's table of workloads in step with the policy,
+// Binding keeps the kernel's table of workloads in step with the policy,
 // which describes them, and with the cgroups, which come and go.
-type workloads struct {
+type Binding struct {
+	capture  *Capture
+	datapath Datapath
+	opts     Options
+	log      *slog.Logger
+	// held says why processes can get out of a cgroup, and into it; nil: they cannot.
+	held func(dir string) error
+
 	mu sync.Mutex
 	// root is the cgroup v2 tree that patterns begin at, own the id of
 	// egressd's cgroup, 0 when it is not captured.
@@ -35,7 +44,7 @@ type workloads struct {
 	// current one for a moment: while its tables are filled.
 	snapshot *policy.Snapshot
 	// bound is what the kernel was told, by number, and cgroups by cgroup id.
-	bound   map[uint32]workload
+	bound   map[uint32]Bound
 	cgroups map[uint64]loader.Workload
 	watcher *cgroup.Watcher
 	// told are the directories that were said to be anybody's.
@@ -44,36 +53,35 @@ type workloads struct {
 	above    uint64
 	followed []loader.Named
 	short    shortage
-	failed   error // of the last look for cgroups that came or went
 }
 
-// workload is one that is bound.
-type workload struct {
+// Bound is a workload that the kernel knows.
+type Bound struct {
 	loader.Workload
-	name string
-	dirs []string // cgroup directories
+	Name string
+	Dirs []string // cgroup directories
 }
 
-// capturedWorkloads prepares the binding of workloads below the captured
-// cgroup.
-func (a *Agent) capturedWorkloads() (*workloads, error) {
-	w := &workloads{root: a.capture.at, numbers: map[string]uint32{}, bound: map[uint32]workload{},
-		told: map[string]bool{}}
+// NewBinding prepares the binding of workloads below the captured cgroups.
+func NewBinding(c *Capture, d Datapath, o Options) (*Binding, error) {
+	w := &Binding{
+		capture: c, datapath: d, opts: o, log: o.Log, held: cgroup.Held, own: o.Own, before: o.Before,
+		root: c.At, numbers: map[string]uint32{}, bound: map[uint32]Bound{}, told: map[string]bool{},
+	}
 	if root, err := cgroup.Root(); err == nil {
 		w.root = root
 	} else if !errors.Is(err, cgroup.ErrNone) {
 		return nil, err
 	}
-	if a.opts.Daemon {
-		w.watcher = cgroup.NewWatcher(a.log)
+	if o.Described {
+		w.watcher = cgroup.NewWatcher(o.Log)
 	}
 	return w, nil
 }
 
-// bind tells the kernel which cgroup is which workload, by a snapshot whose
+// Bind tells the kernel which cgroup is which workload, by a snapshot whose
 // policies are in its tables; nil stands for the one of the time before.
-func (a *Agent) bind(s *policy.Snapshot) error {
-	w := a.workloads
+func (w *Binding) Bind(s *policy.Snapshot) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if s == nil {
@@ -83,15 +91,15 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 		return nil // nothing is bound yet
 	}
 	w.snapshot = s
-	node := a.nodeWorkload(s)
+	node := w.NodeWorkload(s)
 	table, described := map[uint64]loader.Workload{}, map[uint64]loader.Workload{}
-	bound := map[uint32]workload{workloadID: {Workload: node, name: a.opts.Workload, dirs: a.capture.named}}
+	bound := map[uint32]Bound{Node: {Workload: node, Name: w.opts.Name, Dirs: w.capture.Named}}
 	var errs []error
-	if a.opts.Daemon {
-		errs = append(errs, a.bindDescribed(s, described, bound))
-		defer w.short.say(a.log)
+	if w.opts.Described {
+		errs = append(errs, w.bindDescribed(s, described, bound))
+		defer w.short.say(w.log)
 	}
-	for _, dir := range a.capture.named {
+	for _, dir := range w.capture.Named {
 		if id, err := cgroup.ID(dir); err == nil {
 			table[id] = node
 		} else if !errors.Is(err, fs.ErrNotExist) {
@@ -100,38 +108,42 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 	}
 	for _, id := range []uint64{w.own, w.before} {
 		if id != 0 {
-			table[id] = loader.Workload{ID: ownID, Exempt: true}
+			table[id] = loader.Workload{ID: Own, Exempt: true}
 		}
 	}
 	maps.Copy(table, described)
-	a.probe.bind(table)
-	errs = append(errs, a.follow(s, table))
+	if w.opts.More != nil {
+		w.opts.More(table)
+	}
+	errs = append(errs, w.follow(s, table))
 	if !maps.Equal(table, w.cgroups) {
-		err := a.datapath.SetWorkloads(table)
+		err := w.datapath.SetWorkloads(table)
 		if err = w.short.room(err); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 		w.cgroups = table
 		// A socket that passed because of its workload's mode is judged anew
 		// by the next packet.
-		errs = append(errs, a.datapath.RaiseEpoch())
-	} else if a.capture.byName {
+		if err := w.datapath.RaiseEpoch(); err != nil {
+			w.cgroups = nil // the next time does it all again
+			errs = append(errs, err)
+		}
+	} else if w.capture.ByName {
 		// Programs enter cgroups by themselves, which may be gone already.
-		errs = append(errs, a.datapath.DropGone(table))
+		errs = append(errs, w.datapath.DropGone(table))
 	}
 	w.bound = bound
 	return errors.Join(errs...)
 }
 
-// nodeWorkload is everything captured that no other workload is.
-func (a *Agent) nodeWorkload(s *policy.Snapshot) loader.Workload {
-	return loader.Workload{ID: workloadID, Policy: policy.DefaultPolicy, Mode: a.opts.Mode,
+// NodeWorkload is everything captured that no other workload is.
+func (w *Binding) NodeWorkload(s *policy.Snapshot) loader.Workload {
+	return loader.Workload{ID: Node, Policy: policy.DefaultPolicy, Mode: w.opts.Mode,
 		AllowAny: s.Policy(policy.DefaultPolicy).AllowsUnknown()}
 }
 
 // bindDescribed adds the workloads that the policy describes.
-func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Workload, bound map[uint32]workload) error {
-	w := a.workloads
+func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Workload, bound map[uint32]Bound) error {
 	var patterns []cgroup.Pattern
 	var of []int // index of the workload
 	all := s.Workloads()
@@ -141,18 +153,18 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		}
 	}
 	// Behind the described ones: of equal patterns the first counts.
-	for _, p := range a.opts.NodeServices {
+	for _, p := range w.opts.Services {
 		patterns, of = append(patterns, p), append(of, len(all))
 	}
 	var expected []string
-	if a.capture.byName {
-		expected = a.capture.named
+	if w.capture.ByName {
+		expected = w.capture.Named
 	}
 	dirs, watch, err := cgroup.Assign(w.root, patterns, expected)
 	if err != nil {
 		return fmt.Errorf("find the cgroups of the workloads: %w", err)
 	}
-	watch = append(watch, a.capture.around(w.root)...)
+	watch = append(watch, w.capture.around(w.root)...)
 	// What came before a directory was watched is found by a second look.
 	if w.watcher != nil && w.watcher.Follow(watch) {
 		if dirs, _, err = cgroup.Assign(w.root, patterns, expected); err != nil {
@@ -163,12 +175,12 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 	maps.DeleteFunc(w.told, func(dir string, _ bool) bool { return dirs[dir] == nil })
 	w.short.unnumbered = 0
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
-		if !a.capture.holds(dir) {
+		if !w.capture.Holds(dir) {
 			continue // not captured
 		}
 		var keys []uint64
 		if slices.Contains(expected, dir) {
-			keys = append(keys, loader.NamedKey(a.capture.path(dir))) // for follow
+			keys = append(keys, loader.NamedKey(w.capture.path(dir))) // for follow
 		}
 		if id, err := cgroup.ID(dir); err == nil && id != w.own && id != w.before {
 			keys = append(keys, id)
@@ -178,18 +190,18 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		}
 		i := of[dirs[dir][0]]
 		if i == len(all) {
-			if !a.mayBeLax(dir, NodeServices) {
+			if !w.mayBeLax(dir, NodeServices) {
 				continue
 			}
-			free := loader.Workload{ID: servicesID, Policy: policy.DefaultPolicy, Mode: policy.Off}
+			free := loader.Workload{ID: Services, Policy: policy.DefaultPolicy, Mode: policy.Off}
 			put(table, keys, free)
-			bound[servicesID] = workload{free, NodeServices, append(bound[servicesID].dirs, dir)}
+			bound[Services] = Bound{free, NodeServices, append(bound[Services].Dirs, dir)}
 			continue
 		}
 		d := all[i]
-		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: s.Policy(d.Policy).AllowsUnknown()}
+		one := loader.Workload{Policy: d.Policy, Mode: w.opts.Mode, AllowAny: s.Policy(d.Policy).AllowsUnknown()}
 		name := d.Key()
-		mode := a.strictest(d, dir, w.root, func(at string) (claims []policy.BoundWorkload) {
+		mode := w.strictest(d, dir, w.root, func(at string) (claims []policy.BoundWorkload) {
 			for _, p := range dirs[at] {
 				if of[p] < len(all) {
 					claims = append(claims, all[of[p]])
@@ -197,7 +209,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 			}
 			return claims
 		})
-		if !laxer(mode, one.Mode) || a.mayBeLax(dir, name) {
+		if !laxer(mode, one.Mode) || w.mayBeLax(dir, name) {
 			one.Mode = mode
 		}
 		if one.ID = w.number(name); one.ID == 0 {
@@ -206,7 +218,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		}
 		put(table, keys, one)
 		b := bound[one.ID]
-		bound[one.ID] = workload{one, name, append(b.dirs, dir)}
+		bound[one.ID] = Bound{one, name, append(b.Dirs, dir)}
 	}
 	return nil
 }
@@ -220,12 +232,12 @@ func put(table map[uint64]loader.Workload, keys []uint64, w loader.Workload) {
 // strictest is the mode of the cgroup that d has: its own, or a stricter one
 // that a Workload of another namespace has for that cgroup or one around it. A
 // namespace does not free what another one holds.
-func (a *Agent) strictest(d policy.BoundWorkload, dir, root string, claims func(dir string) []policy.BoundWorkload) policy.Mode {
-	of := func(w policy.BoundWorkload) policy.Mode {
-		if w.Mode != nil {
-			return *w.Mode
+func (w *Binding) strictest(d policy.BoundWorkload, dir, root string, claims func(dir string) []policy.BoundWorkload) policy.Mode {
+	of := func(d policy.BoundWorkload) policy.Mode {
+		if d.Mode != nil {
+			return *d.Mode
 		}
-		return a.opts.Mode
+		return w.opts.Mode
 	}
 	mode := of(d)
 	for at := dir; cgroup.Contains(root, at); at = filepath.Dir(at) {
@@ -242,10 +254,10 @@ func (a *Agent) strictest(d policy.BoundWorkload, dir, root string, claims func(
 }
 
 // number returns the number of a workload by its name; 0: there is none left.
-func (w *workloads) number(name string) uint32 {
+func (w *Binding) number(name string) uint32 {
 	n, ok := w.numbers[name]
 	if !ok {
-		if n = probeID + 1 + uint32(len(w.numbers)); n >= loader.MaxWorkloads {
+		if n = Probe + 1 + uint32(len(w.numbers)); n >= loader.MaxWorkloads {
 			return 0
 		}
 		w.numbers[name] = n
@@ -253,33 +265,33 @@ func (w *workloads) number(name string) uint32 {
 	return n
 }
 
-// modeOf returns the mode that a workload has now, by its name; false: no
+// ModeOf returns the mode that a workload has now, by its name; false: no
 // cgroup is that workload.
-func (w *workloads) modeOf(name string) (policy.Mode, bool) {
+func (w *Binding) ModeOf(name string) (policy.Mode, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, b := range w.bound {
-		if b.name == name {
+		if b.Name == name {
 			return b.Mode, true
 		}
 	}
 	return 0, false
 }
 
-// of returns the policy and mode that a workload has now.
-func (w *workloads) of(number uint32) (policy.PolicyID, policy.Mode, bool) {
+// Of returns the policy and mode that a workload has now.
+func (w *Binding) Of(number uint32) (policy.PolicyID, policy.Mode, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b, ok := w.bound[number]
 	return b.Policy, b.Mode, ok
 }
 
-// name is how a workload is called in events.
-func (w *workloads) name(number uint32) string {
+// NameOf is how a workload is called in events.
+func (w *Binding) NameOf(number uint32) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if b, ok := w.bound[number]; ok {
-		return b.name
+		return b.Name
 	}
 	for name, n := range w.numbers { // it was one
 		if n == number {
@@ -289,19 +301,19 @@ func (w *workloads) name(number uint32) string {
 	return ""
 }
 
-// all lists the bound workloads by number.
-func (w *workloads) all() []workload {
+// All lists the bound workloads by number.
+func (w *Binding) All() []Bound {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := slices.Collect(maps.Values(w.bound))
-	slices.SortFunc(out, func(x, y workload) int { return int(x.ID) - int(y.ID) })
+	slices.SortFunc(out, func(x, y Bound) int { return int(x.ID) - int(y.ID) })
 	return out
 }
 
-// byProcess maps every captured process to its workload.
-func (w *workloads) byProcess() map[int]workload {
-	out := map[int]workload{}
-	w.each(func(dir string, b workload) {
+// ByProcess maps every captured process to its workload.
+func (w *Binding) ByProcess() map[int]Bound {
+	out := map[int]Bound{}
+	w.Each(func(dir string, b Bound) {
 		pids, err := cgroup.AllProcs(dir)
 		if err != nil {
 			return // gone meanwhile
@@ -313,38 +325,49 @@ func (w *workloads) byProcess() map[int]workload {
 	return out
 }
 
-// each calls f for every directory of a workload, those further down last:
+// Each calls f for every directory of a workload, those further down last:
 // they have the last word.
-func (w *workloads) each(f func(dir string, b workload)) {
+func (w *Binding) Each(f func(dir string, b Bound)) {
 	type at struct {
 		dir string
-		workload
+		Bound
 	}
 	var dirs []at
-	for _, b := range w.all() {
-		for _, dir := range b.dirs {
+	for _, b := range w.All() {
+		for _, dir := range b.Dirs {
 			dirs = append(dirs, at{filepath.Clean(dir), b})
 		}
 	}
 	slices.SortFunc(dirs, func(x, y at) int { return strings.Count(x.dir, "/") - strings.Count(y.dir, "/") })
 	for _, d := range dirs {
-		f(d.dir, d.workload)
+		f(d.dir, d.Bound)
 	}
 }
 
-// rebind looks for cgroups that came or went.
-func (a *Agent) rebind() {
-	a.binding.Lock()
-	defer a.binding.Unlock()
-	if !a.captures.Load() {
-		return
-	}
-	err := a.bind(nil)
-	if was := a.workloads.failed; err != nil && (was == nil || !sameCause(was, err)) {
-		a.log.Error("workloads could not be told apart; new ones are under the policy of the node; it is tried again every two seconds", "error", err)
-	}
-	a.workloads.failed = err
-	if fresh, _ := a.hold(); fresh { // an error is said there, and by the status
-		a.endEarlier()
+// Watch calls changed when cgroups come or go, until ctx ends.
+func (w *Binding) Watch(ctx context.Context, changed func()) {
+	if w.watcher != nil {
+		w.watcher.Run(ctx, changed)
 	}
 }
+
+// Own is the id of egressd's cgroup, 0 when it is not captured.
+func (w *Binding) Own() uint64 { return w.own }
+
+// EndedBefore says that the daemon that this one took over from has ended.
+func (w *Binding) EndedBefore() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before = 0
+}
+
+// NumberOf is what the kernel was told that a cgroup is; 0: nothing.
+func (w *Binding) NumberOf(id uint64) uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cgroups[id].ID
+}
+
+// Unbound is how many cgroups do not have the policy of their Workload, for want of
+// room, and says so in words.
+func (w *Binding) Unbound() (n int64, text string) { return w.short.left.Load(), w.short.text() }
