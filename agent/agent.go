@@ -18,6 +18,7 @@ import (
 
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/exec"
+	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/agent/workload"
@@ -25,6 +26,7 @@ import (
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/ingress"
+	"github.com/egressd/egressd/internal/gate"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
@@ -53,8 +55,8 @@ type Agent struct {
 	nodeDNS    *nodeDNS
 	outgoing   *forward.Core
 	incoming   *ingress.Ingress
-	sockets    *listeners
-	devices    *deviceListeners
+	sockets    *listen.Set
+	devices    *listen.Devices
 	status     *status
 	watcher    *source.Watcher
 	config     *configuration
@@ -135,7 +137,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 
 		holder: h, inherited: set, heirs: make(chan *handover.Conn),
 	}
-	a.devices = newDeviceListeners(o.Log)
+	a.devices = listen.NewDevices(o.Log)
 	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
 	a.status = newStatus(a)
 	defer func() {
@@ -183,15 +185,16 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 	}
 	var gates []netip.Addr
 	if o.Daemon {
-		gates = openGates(o.Log)
+		gates = listen.OpenGates(o.Log)
 	}
 	if err := a.fromManager(); err != nil {
 		return nil, err
 	}
-	if a.sockets, err = listen(ctx, o.Log, o.Daemon, o.Guard.Workloads(), gates, a.inherited); err != nil {
+	if a.sockets, err = listen.Open(ctx, listen.Options{
+		Fixed: o.Daemon, Transparent: o.Guard.Workloads(), Gates: gates, From: a.inherited, Admin: o.adminPort(), Log: o.Log,
+	}); err != nil {
 		return nil, err
 	}
-	a.sockets.ports.Admin = a.opts.adminPort()
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
 		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Own: own, Before: a.before(),
 		More: func(table map[uint64]loader.Workload) { a.probe.bind(table) }, Log: o.Log,
@@ -270,7 +273,7 @@ func (a *Agent) wire() error {
 			},
 		})
 	}
-	return errors.Join(a.datapath.SetListeners(a.sockets.ports), a.tellRoom())
+	return errors.Join(a.datapath.SetListeners(a.sockets.Ports()), a.tellRoom())
 }
 
 // startPolicy fills the kernel's tables with the first snapshot. Tables that
@@ -419,7 +422,7 @@ func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
 	err := teardown.Teardown{
 		Detach: a.datapath.Unload,
 		Ended:  func() error { stop(); return nil },
-		Gates:  RemoveGates,
+		Gates:  gate.Remove,
 	}.Run()
 	if err != nil {
 		a.log.Error("not all could be removed; \"egressd unload\" says what is left, and removes it", "error", err)
@@ -502,7 +505,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 			if err := a.tellRoom(); err != nil {
 				a.log.Warn("the kernel was not told of the range of ports", "error", err)
 			}
-			a.keepGates()
+			a.sockets.KeepGates(listen.NodeGates{}, a.datapath.SetListeners)
 			a.keepPolicy()
 			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
@@ -522,7 +525,7 @@ func (a *Agent) Close() error {
 	defer a.life.manager.Close(tellWait)
 	var err error
 	if a.sockets != nil {
-		a.sockets.close()
+		a.sockets.Close()
 	}
 	a.inherited.Close()
 	if a.datapath != nil {

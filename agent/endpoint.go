@@ -26,7 +26,11 @@ func (a *Agent) isOwnPort(port uint16) bool {
 			return true
 		}
 	}
-	return a.sockets != nil && (port == a.sockets.ports.Proxy || port == a.sockets.ports.DNSTCP)
+	if a.sockets == nil {
+		return false
+	}
+	ports := a.sockets.Ports()
+	return port == ports.Proxy || port == ports.DNSTCP
 }
 
 // own says whether an address is one where an egressd of this node listens.

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
@@ -35,9 +37,13 @@ func TestOwn(t *testing.T) {
 			t.Errorf("%s is not this node", host)
 		}
 	}
-	a.sockets = &listeners{}
-	a.sockets.ports.Proxy, a.sockets.ports.DNSTCP = 40001, 40002
-	for _, port := range []uint16{40001, 40002} {
+	l, err := listen.Open(t.Context(), listen.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a.sockets = l
+	for _, port := range []uint16{l.Ports().Proxy, l.Ports().DNSTCP} {
 		if !a.own(netip.AddrPortFrom(netip.MustParseAddr("::1"), port)) {
 			t.Errorf("port %d of exec is not its own", port)
 		}

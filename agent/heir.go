@@ -230,14 +230,11 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Conn, s *shift, fail c
 
 // resume begins another shift with the sockets that were kept.
 func (a *Agent) resume(ctx context.Context, kept *handover.Set, fail context.CancelCauseFunc) (*shift, error) {
-	l, err := listen(ctx, a.log, a.opts.Daemon, a.sockets.transparent, a.gates(), kept)
+	err := a.sockets.Reopen(ctx, kept)
 	if err == nil {
-		err = a.sockets.replace(l)
-	}
-	if err == nil {
-		a.devices.forget()
-		a.inherited, a.sockets.from = kept, kept
-		err = errors.Join(a.datapath.SetListeners(a.sockets.ports), a.datapath.Resume())
+		a.devices.Forget()
+		a.inherited = kept
+		err = errors.Join(a.datapath.SetListeners(a.sockets.Ports()), a.datapath.Resume())
 	}
 	if err != nil {
 		kept.Close()
@@ -245,11 +242,4 @@ func (a *Agent) resume(ctx context.Context, kept *handover.Set, fail context.Can
 	}
 	a.capture.Again()
 	return a.beginShift(ctx, fail)
-}
-
-// forget lets go of listeners that are closed.
-func (d *deviceListeners) forget() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	clear(d.at)
 }

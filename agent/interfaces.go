@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/connlimit"
+	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/portholder"
 )
 
@@ -154,7 +155,7 @@ func (a *Agent) serveAt(ctx context.Context, serve func(func() error), name, add
 	}
 	if ln == nil {
 		a.log.Warn("an interface is not there, because somebody else has its port; it comes when the port is free",
-			"interface", name, "address", addr, "holder", holderOf("tcp", addr))
+			"interface", name, "address", addr, "holder", portholder.Name("tcp", portOf(addr)))
 	}
 	serve(func() error {
 		for again := time.NewTicker(bindAgain); ln == nil; {
@@ -175,14 +176,11 @@ func (a *Agent) serveAt(ctx context.Context, serve func(func() error), name, add
 	return nil
 }
 
-// holderOf says who has a port.
-func holderOf(network, addr string) string {
+// portOf is the port of ADDRESS:PORT; 0: it has none.
+func portOf(addr string) uint16 {
 	_, port, _ := net.SplitHostPort(addr)
 	n, _ := strconv.ParseUint(port, 10, 16)
-	if h, ok := portholder.Find(network, uint16(n)); ok {
-		return h.String()
-	}
-	return "unknown"
+	return uint16(n)
 }
 
 // interfaceAddrs reads the address of an interface: ADDRESS:PORT,
@@ -199,7 +197,7 @@ func interfaceAddrs(s string) ([]string, error) {
 	switch host {
 	case "localhost":
 		var out []string
-		for _, lo := range loopbacks() {
+		for _, lo := range link.Loopbacks() {
 			out = append(out, net.JoinHostPort(lo.String(), port))
 		}
 		return out, nil

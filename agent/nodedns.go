@@ -142,9 +142,7 @@ func serverList(servers []netip.AddrPort) string {
 // isOwnDNS says whether a server is one of egressd's own DNS listeners, which
 // answer nobody but who was redirected to them.
 func (a *Agent) isOwnDNS(server netip.AddrPort) bool {
-	a.sockets.mu.Lock()
-	ports := a.sockets.ports
-	a.sockets.mu.Unlock()
+	ports := a.sockets.Ports()
 	addr := server.Addr().Unmap()
 	if !addr.IsLoopback() && !addr.IsUnspecified() && !a.addresses.Has(addr) {
 		return false

@@ -11,11 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
-	"strconv"
 	"time"
 
+	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
@@ -44,8 +43,8 @@ const (
 // for, 15001 outbound, 15020 status, 15021 readiness, 15053 DNS).
 const (
 	adminPort = 15000
-	proxyPort = 15001
-	dnsPort   = 15053
+	proxyPort = listen.ProxyPort
+	dnsPort   = listen.DNSPort
 )
 
 // Where the status and readiness interfaces are by default: loopback of each
@@ -195,7 +194,5 @@ func (o *Options) validateAdmin() error {
 
 // adminPort is the port of the admin interface, 0 when it is not served.
 func (o *Options) adminPort() uint16 {
-	_, port, _ := net.SplitHostPort(o.AdminAddress) // it was checked
-	n, _ := strconv.ParseUint(port, 10, 16)
-	return uint16(n)
+	return portOf(o.AdminAddress) // it was checked
 }

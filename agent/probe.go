@@ -65,7 +65,7 @@ func newSelfProbe(a *Agent) *selfProbe {
 	}
 	s := &selfProbe{agent: a, command: a.opts.Probe.Command, dir: filepath.Join(a.capture.At, state.ProbeCgroup)}
 	var families []probe.Family
-	for _, l := range a.sockets.proxy {
+	for _, l := range a.sockets.Proxy {
 		if addr := addrOf(l.Addr()); addr.IsLoopback() {
 			families = append(families, probe.FamilyOf(addr))
 		}
@@ -189,9 +189,7 @@ func (s *selfProbe) eachListener(f func(probe.Path, net.Addr, syscall.Conn)) {
 			f(p, at, raw)
 		}
 	}
-	l.mu.Lock() // another daemon may have failed to take them over
-	proxy, dnsTCP, dnsUDP := l.proxy, l.dnsTCP, l.dnsUDP
-	l.mu.Unlock()
+	proxy, dnsTCP, dnsUDP := l.Now() // another daemon may have failed to take them over
 	for i, t := range proxy {
 		visit(probe.Proxy, t.Addr(), t)
 		visit(probe.DNSTCP, dnsTCP[i].Addr(), dnsTCP[i])

@@ -38,11 +38,11 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	accept := func(f func() error) { serve(func() error { s.wait(); return f() }) }
 	answer := func(f func() error) { s.answering.Go(func() { s.wait(); end(f()) }) }
 	serve(func() error { return a.datapath.Events(a.recordKernelEvent) })
-	for _, ln := range a.sockets.proxy {
+	for _, ln := range a.sockets.Proxy {
 		accept(func() error { return a.outgoing.Serve(s.ctx, ln, a.identify) })
 	}
-	for i, udp := range a.sockets.dnsUDP {
-		tcp := []net.Listener{a.sockets.dnsTCP[i]}
+	for i, udp := range a.sockets.DNSUDP {
+		tcp := []net.Listener{a.sockets.DNSTCP[i]}
 		answer(func() error { return a.dns.Serve(s.ctx, udp, tcp) })
 	}
 	serve(func() error { a.names.Run(s.ctx); return nil })

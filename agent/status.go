@@ -194,7 +194,7 @@ func (a *Agent) Status() Status {
 		})
 	}
 	_, st.Unbound = a.workloads.Unbound()
-	for _, g := range a.gates() {
+	for _, g := range a.sockets.Gates() {
 		st.Gates = append(st.Gates, g.String())
 	}
 	st.Probe = a.probe.status()

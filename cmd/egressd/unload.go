@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/gate"
 )
 
 func unloadCommand(e env) *cobra.Command {
@@ -77,7 +78,7 @@ func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
 			}
 			return nil
 		},
-		Gates: agent.RemoveGates,
+		Gates: gate.Remove,
 		State: func() error { return state.Remove(daemon.stateDir) },
 		Cgroups: func() error {
 			for _, dir := range captured {

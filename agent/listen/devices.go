@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package listen
 
 import (
 	"context"
@@ -17,34 +17,36 @@ import (
 	"github.com/egressd/egressd/loader"
 )
 
-// deviceListeners are egressd's sockets at addresses of the node's devices, for
+// Devices are egressd's sockets at addresses of the node's devices, for
 // workloads' sockets that are bound to a device and so cannot reach loopback. They
 // have the ports of those on loopback, and hear this machine only.
-type deviceListeners struct {
+type Devices struct {
 	log *slog.Logger
 	mu  sync.Mutex
-	at  map[netip.Addr]*deviceListener
+	at  map[netip.Addr]*DeviceListener
 	// told are the addresses where it was said that nobody could listen, with
 	// the error.
 	told map[netip.Addr]string
 	full bool // it was said that there are too many devices
 }
 
-type deviceListener struct {
-	proxy  *net.TCPListener
-	dnsTCP *net.TCPListener
-	dnsUDP []net.PacketConn
-	stop   context.CancelFunc // ends serving; nil before
+// DeviceListener are the sockets at an address of a device.
+type DeviceListener struct {
+	Proxy  *net.TCPListener
+	DNSTCP *net.TCPListener
+	DNSUDP []net.PacketConn
+	Stop   context.CancelFunc // ends serving; nil before
 }
 
-func newDeviceListeners(log *slog.Logger) *deviceListeners {
-	return &deviceListeners{log: log, at: map[netip.Addr]*deviceListener{}, told: map[netip.Addr]string{}}
+// NewDevices listens nowhere yet.
+func NewDevices(log *slog.Logger) *Devices {
+	return &Devices{log: log, at: map[netip.Addr]*DeviceListener{}, told: map[netip.Addr]string{}}
 }
 
-// follow opens listeners at the addresses that devices have now, hands each new
+// Follow opens listeners at the addresses that devices have now, hands each new
 // one to serve, and closes those of addresses that are gone. It returns the
 // devices with the addresses where egressd listens.
-func (d *deviceListeners) follow(l *listeners, devices []link.Device, serve func(*deviceListener)) (listening []loader.Device, closeOld func()) {
+func (d *Devices) Follow(l *Set, devices []link.Device, serve func(*DeviceListener)) (listening []loader.Device, closeOld func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(devices) > loader.MaxDevices {
@@ -69,7 +71,7 @@ func (d *deviceListeners) follow(l *listeners, devices []link.Device, serve func
 			listening = append(listening, out)
 		}
 	}
-	var old []*deviceListener
+	var old []*DeviceListener
 	for addr, dl := range d.at {
 		if !wanted[addr] {
 			old = append(old, dl)
@@ -87,7 +89,7 @@ func (d *deviceListeners) follow(l *listeners, devices []link.Device, serve func
 }
 
 // open says whether egressd listens at an address.
-func (d *deviceListeners) open(l *listeners, addr netip.Addr, serve func(*deviceListener)) bool {
+func (d *Devices) open(l *Set, addr netip.Addr, serve func(*DeviceListener)) bool {
 	if d.at[addr] != nil {
 		return true
 	}
@@ -107,25 +109,25 @@ func (d *deviceListeners) open(l *listeners, addr netip.Addr, serve func(*device
 }
 
 // close ends serving, or closes what was never served.
-func (dl *deviceListener) close() {
-	if dl.stop != nil {
-		dl.stop()
+func (dl *DeviceListener) close() {
+	if dl.Stop != nil {
+		dl.Stop()
 		return
 	}
-	if dl.proxy != nil {
-		dl.proxy.Close()
+	if dl.Proxy != nil {
+		dl.Proxy.Close()
 	}
-	if dl.dnsTCP != nil {
-		dl.dnsTCP.Close()
+	if dl.DNSTCP != nil {
+		dl.DNSTCP.Close()
 	}
-	for _, u := range dl.dnsUDP {
+	for _, u := range dl.DNSUDP {
 		u.Close()
 	}
 }
 
 // listenAt binds all the listeners' ports at an address of a device.
-func (l *listeners) listenAt(addr netip.Addr) (_ *deviceListener, err error) {
-	dl := &deviceListener{}
+func (l *Set) listenAt(addr netip.Addr) (_ *DeviceListener, err error) {
+	dl := &DeviceListener{}
 	defer func() {
 		if err != nil {
 			dl.close()
@@ -148,7 +150,7 @@ func (l *listeners) listenAt(addr netip.Addr) (_ *deviceListener, err error) {
 		port uint16
 		to   **net.TCPListener
 		name string
-	}{{l.ports.Proxy, &dl.proxy, proxySocket}, {l.ports.DNSTCP, &dl.dnsTCP, dnsTCPSocket}} {
+	}{{l.ports.Proxy, &dl.Proxy, proxySocket}, {l.ports.DNSTCP, &dl.DNSTCP, dnsTCPSocket}} {
 		if *t.to = l.from.Listener(t.name, netip.AddrPortFrom(addr.WithZone(""), t.port)); *t.to != nil {
 			continue
 		}
@@ -160,45 +162,21 @@ func (l *listeners) listenAt(addr netip.Addr) (_ *deviceListener, err error) {
 	}
 	for slot, port := range l.ports.DNSUDP {
 		if u := l.from.Packet(dnsUDPSocket(slot), netip.AddrPortFrom(addr.WithZone(""), port)); u != nil {
-			dl.dnsUDP = append(dl.dnsUDP, u)
+			dl.DNSUDP = append(dl.DNSUDP, u)
 			continue
 		}
 		pc, err := lc.ListenPacket(ctx, "udp", netip.AddrPortFrom(addr, port).String())
 		if err != nil {
 			return nil, fmt.Errorf("listen: %w", err)
 		}
-		dl.dnsUDP = append(dl.dnsUDP, pc)
+		dl.DNSUDP = append(dl.DNSUDP, pc)
 	}
 	return dl, nil
 }
 
-// followDevices makes egressd listen on the node's devices as they are now. run
-// starts a function that is waited for at the end, and answer one that may go on
-// longer.
-func (a *Agent) followDevices(ctx context.Context, run, answer func(func() error)) {
-	devices, err := link.Devices()
-	if err != nil {
-		a.log.Warn("the network devices could not be listed; egressd goes on listening on those that it knows", "error", err)
-		return
-	}
-	listening, closeOld := a.devices.follow(a.sockets, devices, func(dl *deviceListener) {
-		ctx, cancel := context.WithCancel(ctx)
-		dl.stop = cancel
-		run(func() error {
-			if err := a.outgoing.Serve(ctx, dl.proxy, a.identify); err != nil {
-				a.log.Error("a listener on a network device failed; sockets that are bound to the device are reset", "address", dl.proxy.Addr(), "error", err)
-			}
-			return nil
-		})
-		answer(func() error {
-			if err := a.dns.Serve(ctx, dl.dnsUDP, []net.Listener{dl.dnsTCP}); err != nil {
-				a.log.Error("a DNS listener on a network device failed; sockets that are bound to the device have no DNS", "address", dl.dnsTCP.Addr(), "error", err)
-			}
-			return nil
-		})
-	})
-	if err := a.datapath.SetDevices(listening); err != nil {
-		a.log.Error("the kernel was not told where egressd listens for sockets that are bound to a device; they are refused", "error", err)
-	}
-	closeOld()
+// Forget lets go of listeners that are closed.
+func (d *Devices) Forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.at)
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+// Package listen has the sockets that the kernel leads workloads' flows to: on
+// loopback, at gates for other network namespaces, and at addresses of devices.
+package listen
 
 import (
 	"cmp"
@@ -10,70 +12,84 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/handover"
+	"github.com/egressd/egressd/internal/link"
+	"github.com/egressd/egressd/internal/portholder"
 	"github.com/egressd/egressd/loader"
 )
 
-// listeners are the sockets that redirected flows arrive at: all bound before
+// Ports of the daemon, as Istio's agent has them.
+const (
+	ProxyPort = 15001
+	DNSPort   = 15053
+)
+
+// Options say what to listen on.
+type Options struct {
+	// Fixed asks for the daemon's ports; without it all are ephemeral, and there are
+	// no gates.
+	Fixed bool
+	// Transparent lets the sockets serve what still bears the address that was
+	// dialled (loader's Steer).
+	Transparent bool
+	// Gates are addresses to listen on besides loopback.
+	Gates []netip.Addr
+	// From are sockets of an earlier daemon, which are taken before others are
+	// made, and whose ports count before all others.
+	From *handover.Set
+	// Admin is the port of the admin interface, 0: there is none.
+	Admin uint16
+	Log   *slog.Logger
+}
+
+// Set are the sockets that redirected flows arrive at: all bound before
 // any is served. Each exists on 127.0.0.1 and, with the same port, on ::1 and on
 // the gates.
-type listeners struct {
-	proxy  []*net.TCPListener
-	dnsTCP []net.Listener
-	// dnsUDP holds one group per address; in a group the index is the slot.
-	dnsUDP [][]net.PacketConn
-	mu     sync.Mutex // guards the gates of ports, which may be closed, and what replace replaces
-	ports  loader.Listeners
+type Set struct {
+	Proxy  []*net.TCPListener
+	DNSTCP []net.Listener
+	// DNSUDP holds one group per address; in a group the index is the slot.
+	DNSUDP [][]net.PacketConn
+
+	log   *slog.Logger
+	mu    sync.Mutex // guards the gates of ports, which may be closed, and what replace replaces
+	ports loader.Listeners
 	// transparent: the sockets may use addresses that are not the node's.
-	transparent bool
+	transparent, fixed bool
 	// from are sockets of an earlier daemon, which are taken before others are
 	// made.
 	from *handover.Set
 }
 
-// loopbacks are the addresses to listen on: ::1 only where IPv6 is there.
-func loopbacks() []netip.Addr {
-	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
-	l, err := net.Listen("tcp6", "[::1]:0")
-	if err != nil {
-		return []netip.Addr{v4}
-	}
-	l.Close()
-	return []netip.Addr{v4, v6}
-}
-
-// listen binds every listener, on loopback and the gates. fixed asks for the
-// daemon's ports; a UDP slot other than the first is always ephemeral. A port
+// Open binds every listener, on loopback and the gates. A UDP slot other than the first is always ephemeral. A port
 // that somebody else has is replaced by a free one: what is redirected goes to
 // whatever ports the kernel is told, and nobody can keep the daemon from
 // starting by standing in its place.
-// What is in from is not bound anew, and its ports count before all others.
-// transparent lets them serve what still bears the address that was dialled
-// (loader's Steer).
-func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gates []netip.Addr, from *handover.Set) (_ *listeners, err error) {
-	l := &listeners{transparent: transparent, from: from}
+func Open(ctx context.Context, o Options) (_ *Set, err error) {
+	log, from := o.Log, o.From
+	l := &Set{log: log, fixed: o.Fixed, transparent: o.Transparent, from: from}
+	l.ports.Admin = o.Admin
 	defer func() {
 		if err != nil {
-			l.close()
+			l.Close()
 		}
 	}()
 	want := loader.Listeners{}
-	if fixed {
-		want.Proxy, want.DNSTCP, want.DNSUDP[0] = proxyPort, dnsPort, dnsPort
+	if o.Fixed {
+		want.Proxy, want.DNSTCP, want.DNSUDP[0] = ProxyPort, DNSPort, DNSPort
 	}
 	want.Proxy = cmp.Or(from.Port(proxySocket), want.Proxy)
 	want.DNSTCP = cmp.Or(from.Port(dnsTCPSocket), want.DNSTCP)
 	for slot := range want.DNSUDP {
 		want.DNSUDP[slot] = cmp.Or(from.Port(dnsUDPSocket(slot)), want.DNSUDP[slot])
 	}
-	addrs := append(loopbacks(), gates...)
-	for _, g := range gates {
+	addrs := append(link.Loopbacks(), o.Gates...)
+	for _, g := range o.Gates {
 		if g.Is4() {
 			l.ports.Gate4 = g
 		} else {
@@ -82,7 +98,7 @@ func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gate
 	}
 	if l.ports.Proxy, err = orAnother(log, "tcp", want.Proxy, func(port uint16) (uint16, error) {
 		return l.bindTCP(ctx, proxySocket, addrs, port, func(t *net.TCPListener) {
-			l.proxy = append(l.proxy, t)
+			l.Proxy = append(l.Proxy, t)
 			l.add(loader.ProxySocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
 		})
 	}); err != nil {
@@ -90,13 +106,13 @@ func listen(ctx context.Context, log *slog.Logger, fixed, transparent bool, gate
 	}
 	if l.ports.DNSTCP, err = orAnother(log, "tcp", want.DNSTCP, func(port uint16) (uint16, error) {
 		return l.bindTCP(ctx, dnsTCPSocket, addrs, port, func(t *net.TCPListener) {
-			l.dnsTCP = append(l.dnsTCP, t)
+			l.DNSTCP = append(l.DNSTCP, t)
 			l.add(loader.DNSTCPSocket, 0, t.Addr().(*net.TCPAddr).AddrPort().Addr(), t)
 		})
 	}); err != nil {
 		return nil, fmt.Errorf("listen for DNS over TCP: %w", err)
 	}
-	l.dnsUDP = make([][]net.PacketConn, len(addrs))
+	l.DNSUDP = make([][]net.PacketConn, len(addrs))
 	for slot := range l.ports.DNSUDP {
 		if l.ports.DNSUDP[slot], err = orAnother(log, "udp", want.DNSUDP[slot], func(port uint16) (uint16, error) {
 			return l.bindUDP(ctx, slot, addrs, port)
@@ -113,7 +129,7 @@ func orAnother(log *slog.Logger, network string, port uint16, bind func(uint16) 
 	if port == 0 || !errors.Is(err, unix.EADDRINUSE) {
 		return got, err
 	}
-	holder := holderOf(network, net.JoinHostPort("", strconv.Itoa(int(port))))
+	holder := portholder.Name(network, port)
 	if got, err = bind(0); err != nil {
 		return 0, fmt.Errorf("port %d is taken by %s, and no other could be had: %w", port, holder, err)
 	}
@@ -126,7 +142,7 @@ func orAnother(log *slog.Logger, network string, port uint16, bind func(uint16) 
 // taken on the other is tried again.
 const tries = 16
 
-func (l *listeners) bindTCP(ctx context.Context, name string, addrs []netip.Addr, port uint16, keep func(*net.TCPListener)) (uint16, error) {
+func (l *Set) bindTCP(ctx context.Context, name string, addrs []netip.Addr, port uint16, keep func(*net.TCPListener)) (uint16, error) {
 	return bindAll(addrs, port, func(a netip.AddrPort) (interface{ Close() error }, uint16, error) {
 		if t := l.from.Listener(name, a); t != nil {
 			return t, a.Port(), l.adopt("tcp", a, t)
@@ -141,7 +157,7 @@ func (l *listeners) bindTCP(ctx context.Context, name string, addrs []netip.Addr
 	}, func(_ int, c interface{ Close() error }) { keep(c.(*net.TCPListener)) })
 }
 
-func (l *listeners) bindUDP(ctx context.Context, slot int, addrs []netip.Addr, port uint16) (uint16, error) {
+func (l *Set) bindUDP(ctx context.Context, slot int, addrs []netip.Addr, port uint16) (uint16, error) {
 	return bindAll(addrs, port, func(a netip.AddrPort) (interface{ Close() error }, uint16, error) {
 		if u := l.from.Packet(dnsUDPSocket(slot), a); u != nil {
 			return u, a.Port(), l.adopt("udp", a, u)
@@ -154,13 +170,13 @@ func (l *listeners) bindUDP(ctx context.Context, slot int, addrs []netip.Addr, p
 		return pc, pc.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
 	}, func(i int, c interface{ Close() error }) {
 		u := c.(*net.UDPConn)
-		l.add(loader.DNSUDPSocket, len(l.dnsUDP[i]), u.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), u)
-		l.dnsUDP[i] = append(l.dnsUDP[i], u)
+		l.add(loader.DNSUDPSocket, len(l.DNSUDP[i]), u.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), u)
+		l.DNSUDP[i] = append(l.DNSUDP[i], u)
 	})
 }
 
 // add tells the kernel's side of a listener.
-func (l *listeners) add(kind loader.SocketKind, slot int, addr netip.Addr, c syscall.Conn) {
+func (l *Set) add(kind loader.SocketKind, slot int, addr netip.Addr, c syscall.Conn) {
 	l.ports.Sockets = append(l.ports.Sockets, loader.Socket{Kind: kind, Slot: slot, Addr: addr.Unmap(), Conn: c})
 }
 
@@ -198,7 +214,7 @@ func bindAll(addrs []netip.Addr, port uint16,
 
 // control sets the options of a socket before it is bound. SO_REUSEADDR lets a
 // restarted daemon bind while connections of the one before are in TIME_WAIT.
-func (l *listeners) control(network, _ string, c syscall.RawConn) error {
+func (l *Set) control(network, _ string, c syscall.RawConn) error {
 	var err error
 	set := func(fd uintptr, level, option int) {
 		if err == nil {
@@ -223,14 +239,15 @@ func (l *listeners) control(network, _ string, c syscall.RawConn) error {
 	return err
 }
 
-func (l *listeners) close() {
-	for _, t := range l.proxy {
+// Close closes the sockets.
+func (l *Set) Close() {
+	for _, t := range l.Proxy {
 		t.Close()
 	}
-	for _, t := range l.dnsTCP {
+	for _, t := range l.DNSTCP {
 		t.Close()
 	}
-	for _, group := range l.dnsUDP {
+	for _, group := range l.DNSUDP {
 		for _, u := range group {
 			u.Close()
 		}
