@@ -12,6 +12,9 @@ import (
 	"github.com/egressd/egressd/internal/link"
 )
 
+// watchAgain is how long a daemon that cannot be told waits between two looks.
+const watchAgain = 5 * time.Second
+
 // readAddresses reads the node's own addresses, which no answer may name,
 // before anything is learned, and tells the kernel, for which they are the node.
 func (a *Agent) readAddresses() error {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/exec"
+	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
@@ -60,7 +61,7 @@ type Agent struct {
 	status     *status
 	watcher    *source.Watcher
 	config     *configuration
-	guards     guards
+	guards     *iface.Guards
 	took       Took // by reading the first policy
 	capture    *workload.Capture
 	workloads  *workload.Binding
@@ -138,7 +139,6 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 		holder: h, inherited: set, heirs: make(chan *handover.Conn),
 	}
 	a.devices = listen.NewDevices(o.Log)
-	a.guards.names, a.guards.failed = map[int]string{}, map[string]string{}
 	a.status = newStatus(a)
 	defer func() {
 		if err != nil {
@@ -201,6 +201,9 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 	}); err != nil {
 		return nil, err
 	}
+	a.guards = iface.New(iface.Options{
+		Choice: o.Guard, Workload: func() loader.Workload { return a.workloads.NodeWorkload(a.current.p.Load()) }, Datapath: a.datapath, Log: o.Log,
+	})
 	a.probe = newSelfProbe(a)
 	if err := a.wire(); err != nil {
 		return nil, err
@@ -447,7 +450,7 @@ func (a *Agent) begin() error {
 	if err != nil && !errors.Is(err, workload.ErrNotThere) {
 		return err
 	}
-	if err := a.guardInterfaces(); err != nil {
+	if err := a.guards.Begin(); err != nil {
 		return err
 	}
 	if fresh {
@@ -460,6 +463,10 @@ func (a *Agent) begin() error {
 // bind tells the kernel which cgroup is which workload; nil: by the snapshot of the
 // time before.
 func (a *Agent) bind(s *policy.Snapshot) error { return a.workloads.Bind(s) }
+
+// regard tells the kernel of guarded interfaces that their workload has another
+// policy.
+func (a *Agent) regard() { a.guards.Regard() }
 
 // rebind looks for cgroups that came or went.
 func (a *Agent) rebind() {

@@ -33,7 +33,7 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		WouldDeny: k.Audit,
 		Reason:    k.Reason,
 		Name:      k.Name,
-		Interface: a.interfaceName(k.Interface),
+		Interface: a.guards.NameOf(k.Interface),
 	}
 	if k.Peer != k.Dst {
 		e.Upstream = k.Peer
@@ -131,7 +131,7 @@ func (a *Agent) recordKernelEvent(k loader.Event) {
 	}
 	a.recorder.denied(flow.Key{
 		Workload: a.workloadName(k.Workload), Layer: flow.Kernel, Kind: flow.Decision, Allowed: k.Audit, Reason: k.Reason,
-		Transport: k.Transport, Interface: a.interfaceName(k.Interface), Dst: k.Dst, Command: k.Command, Name: name,
+		Transport: k.Transport, Interface: a.guards.NameOf(k.Interface), Dst: k.Dst, Command: k.Command, Name: name,
 	}, func() flow.Event { return a.kernelEvent(k) })
 }
 

@@ -64,7 +64,7 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	if a.probe != nil {
 		serve(func() error { a.probe.run(s.ctx); return nil })
 	}
-	serve(func() error { return a.watchInterfaces(s.ctx) })
+	serve(func() error { return a.guards.Watch(s.ctx) })
 	return s, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
@@ -45,7 +46,7 @@ type Status struct {
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
 	// Interfaces are the guarded network interfaces.
-	Interfaces []InterfaceStatus `json:"interfaces"`
+	Interfaces []iface.Status `json:"interfaces"`
 	// Maps says how full the kernel's tables are.
 	Maps map[string]loader.Fill `json:"maps"`
 	// Memory is what these tables and all others take.
@@ -201,7 +202,7 @@ func (a *Agent) Status() Status {
 	st.Pins, st.Unsaved = a.pinStatus(), a.unsaved.texts()
 	st.Holding = a.holding.State()
 	st.Programs = a.datapath.Attached()
-	st.Interfaces = a.interfaceStatus()
+	st.Interfaces = a.guards.Status()
 	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)
 	st.Memory = memoryStatus(a.datapath)
 	st.Kernel, _ = a.datapath.Counters()
