@@ -16,7 +16,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/earlier"
+	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/listen"
@@ -37,10 +39,6 @@ import (
 	"github.com/egressd/egressd/policy/source"
 )
 
-// eventsKept is how many events "egressd flows" can look back on, beside what
-// was denied.
-const eventsKept = 8192
-
 // Agent is a running egressd. Make one with New, run it with Run.
 type Agent struct {
 	opts       Options
@@ -49,7 +47,7 @@ type Agent struct {
 	pinLock    *loader.PinLock
 	datapath   *loader.Datapath
 	current    current
-	recorder   *recorder
+	recorder   *events.Recorder
 	addresses  ipguard.Addresses // of the node
 	names      *learned.Names
 	dns        *dnsproxy.Server
@@ -67,7 +65,7 @@ type Agent struct {
 	workloads  *workload.Binding
 	earlier    *earlier.Earlier
 	bindFailed error // of the last look for cgroups that came or went
-	surfaces   surfaces
+	surfaces   admin.Surfaces
 	limits     *limits
 	pins       pins
 	holding    *hold.Keeper
@@ -75,10 +73,8 @@ type Agent struct {
 	// begun is what a start that fails takes back.
 	begun begun
 	probe *selfProbe
-	// dropped counts the followers of events that did not read.
-	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
-	fills recently[map[string]loader.Fill]
+	fills admin.Recently[map[string]loader.Fill]
 	// captures says that the programs are attached, and by this daemon; inStep
 	// that the kernel has exactly what the snapshot says.
 	captures atomic.Bool
@@ -129,7 +125,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 		opts:     o,
 		log:      o.Log,
 		lock:     lock,
-		recorder: newRecorder(o.Log),
+		recorder: events.NewRecorder(o.Log),
 		unload:   make(chan struct{}),
 		config:   newConfiguration(o),
 		life:     newLife(o),
@@ -346,7 +342,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		h.conn.Close()
 		<-h.ended
 	}
-	a.recorder.flush(true)
+	a.recorder.Flush(true)
 	a.saveLastGood()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -368,7 +364,7 @@ func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift
 			s.answering.Wait()
 		}
 	}
-	a.recorder.flush(true)
+	a.recorder.Flush(true)
 	err = errors.Join(a.notTaken(err), a.rollBack())
 	a.leaveHolder()
 	return nil, err
@@ -418,7 +414,7 @@ func (a *Agent) stop(s *shift) {
 // removes when this daemon has ended is left to that.
 func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
 	a.sayStop(true)
-	a.surfaces.release()
+	a.surfaces.Release()
 	cancel(nil)
 	a.life.forget(a)
 	stop := sync.OnceFunc(func() { a.stop(s) })
@@ -518,7 +514,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}
 		case <-save.C:
-			a.recorder.flush(false)
+			a.recorder.Flush(false)
 			a.keepNames()
 		}
 	}

@@ -3,9 +3,7 @@
 package agent
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
@@ -129,110 +127,8 @@ func (a *Agent) recordKernelEvent(k loader.Event) {
 	if name == "" {
 		name = strings.Join(a.noted(k), " ")
 	}
-	a.recorder.denied(flow.Key{
+	a.recorder.Denied(flow.Key{
 		Workload: a.workloadName(k.Workload), Layer: flow.Kernel, Kind: flow.Decision, Allowed: k.Audit, Reason: k.Reason,
 		Transport: k.Transport, Interface: a.guards.NameOf(k.Interface), Dst: k.Dst, Command: k.Command, Name: name,
 	}, func() flow.Event { return a.kernelEvent(k) })
-}
-
-// recorder keeps events: what was denied in one table, which the log, the
-// flows, the summary of exec and suggestions are read from; and all of them as
-// they come, for who follows. Of many denials of a kind it tells the first, and
-// how many more there were.
-type recorder struct {
-	events  *flow.Log
-	denials *flow.Denials
-	lines   *flow.Lines
-	log     *slog.Logger
-}
-
-func newRecorder(log *slog.Logger) *recorder {
-	return &recorder{events: flow.NewLog(eventsKept), denials: flow.NewDenials(), lines: flow.NewLines(), log: log}
-}
-
-// Record implements flow.Sink.
-func (r *recorder) Record(e flow.Event) {
-	if !e.Denied() {
-		r.events.Record(e)
-		return
-	}
-	r.denied(flow.KeyOf(&e), func() flow.Event { return e })
-}
-
-func (r *recorder) denied(k flow.Key, full func() flow.Event) {
-	if e, now := r.denials.Add(k, time.Now(), full); now {
-		r.tell(e)
-	}
-}
-
-// flush tells what was counted for long enough, or everything.
-func (r *recorder) flush(all bool) {
-	now := time.Now()
-	r.denials.Flush(now, all, r.tell)
-	for _, s := range r.lines.Due(now, all) {
-		r.log.Info("denials have no line here, to keep the log small; \"egressd flows\" has them", "workload", s.Workload,
-			"suppressed", s.Count, "within", s.Within.Round(time.Second))
-	}
-}
-
-// each calls f for what was denied, each kind once, and for the other events
-// that are kept, by time, until f returns false.
-func (r *recorder) each(f func(flow.Event) bool) {
-	denials := r.denials.List()
-	more := true
-	until := func(t time.Time) {
-		for more && len(denials) > 0 && (t.IsZero() || !denials[0].Time.After(t)) {
-			more, denials = f(denials[0]), denials[1:]
-		}
-	}
-	r.events.Each(func(e flow.Event) bool {
-		if e.Denied() {
-			return more // it is in the table
-		}
-		if until(e.Time); more {
-			more = f(e)
-		}
-		return more
-	})
-	until(time.Time{})
-}
-
-// tell gives a denial to those who follow, and writes it to the log unless its
-// workload has many lines there.
-func (r *recorder) tell(e flow.Event) {
-	r.events.Record(e)
-	if !r.lines.Allow(&e, time.Now()) {
-		return
-	}
-	msg := "denied"
-	if e.WouldDeny {
-		msg = "would be denied"
-	}
-	if e.More > 0 {
-		msg += " again"
-	}
-	attrs := []slog.Attr{
-		slog.String("layer", string(e.Layer)), slog.String("reason", string(e.Reason)),
-		slog.String("workload", e.Workload), slog.Int("pid", e.Process.PID),
-		slog.String("command", e.Process.Command), slog.String("proto", e.Proto),
-	}
-	if e.Interface != "" {
-		attrs = append(attrs, slog.String("interface", e.Interface))
-	}
-	if e.Name != "" {
-		attrs = append(attrs, slog.String("name", e.Name))
-	}
-	if e.Dst.IsValid() {
-		attrs = append(attrs, slog.String("dst", e.Dst.String()))
-	}
-	if e.Rule != nil {
-		attrs = append(attrs, slog.String("nearest_rule", e.Rule.String()))
-	}
-	if e.More > 0 {
-		attrs = append(attrs, slog.Int("more", e.More), slog.Duration("within", e.Duration.Round(time.Second)))
-	}
-	if e.Detail != "" {
-		attrs = append(attrs, slog.String("detail", e.Detail))
-	}
-	r.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
 }

@@ -102,7 +102,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		action, reason, _ := strings.Cut(name, "/")
 		counter(kernelDesc, n, action, reason)
 	}
-	for k, n := range m.a.recorder.events.Counts() {
+	for k, n := range m.a.recorder.Counts() {
 		allowed := "false"
 		if k.Allowed {
 			allowed = "true"
@@ -135,11 +135,11 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(limitDesc, float64(u.Used), what)
 		gauge(limitMaxDesc, float64(u.Max), what)
 	}
-	for name, n := range m.a.surfaces.closed() {
+	for name, n := range m.a.surfaces.Closed() {
 		counter(closedDesc, n, name)
 	}
 	counter(recycledDesc, s.Connections.Recycled)
-	counter(droppedDesc, m.a.dropped.Load())
+	counter(droppedDesc, m.a.recorder.Dropped())
 	if dropped := m.a.opts.LogDropped; dropped != nil {
 		counter(logDroppedDesc, dropped())
 	}

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/workload"
@@ -153,7 +154,7 @@ func (o *Options) validate() error {
 	o.StatusAddress = cmp.Or(o.StatusAddress, DefaultStatusAddress)
 	o.HealthAddress = cmp.Or(o.HealthAddress, DefaultHealthAddress)
 	for _, address := range []string{o.StatusAddress, o.HealthAddress} {
-		if _, err := interfaceAddrs(address); err != nil {
+		if _, err := admin.Addresses(address); err != nil {
 			return err
 		}
 	}
@@ -182,11 +183,11 @@ func (o *Options) validateAdmin() error {
 	if o.AdminAddress == "" {
 		return nil
 	}
-	addrs, err := interfaceAddrs(o.AdminAddress)
+	addrs, err := admin.Addresses(o.AdminAddress)
 	if err != nil {
 		return err
 	}
-	if !onLoopback(addrs) && !o.AdminRemote {
+	if !admin.OnLoopback(addrs) && !o.AdminRemote {
 		return fmt.Errorf("--admin-address %s is not on loopback: everybody who reaches it would read the policy and who connects where, without authentication; name localhost:PORT, or insist with --admin-remote", o.AdminAddress)
 	}
 	return nil
@@ -194,5 +195,5 @@ func (o *Options) validateAdmin() error {
 
 // adminPort is the port of the admin interface, 0 when it is not served.
 func (o *Options) adminPort() uint16 {
-	return portOf(o.AdminAddress) // it was checked
+	return admin.Port(o.AdminAddress) // it was checked
 }

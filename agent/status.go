@@ -203,7 +203,7 @@ func (a *Agent) Status() Status {
 	st.Holding = a.holding.State()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.guards.Status()
-	st.Maps = a.fills.get(time.Now(), a.datapath.Fills)
+	st.Maps = a.fills.Get(time.Now(), a.datapath.Fills)
 	st.Memory = memoryStatus(a.datapath)
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
@@ -220,12 +220,12 @@ func (a *Agent) Status() Status {
 		st.GatewayConnections = &visitors
 	}
 	st.Denials = map[string]uint64{}
-	for k, n := range a.recorder.events.Counts() {
+	for k, n := range a.recorder.Counts() {
 		if !k.Allowed {
 			st.Denials[string(k.Layer)+"/"+string(k.Reason)] += n
 		}
 	}
-	st.DenialKinds = a.recorder.denials.Stats()
+	st.DenialKinds = a.recorder.Stats()
 	st.Features = loader.Features()
 	return st
 }

@@ -13,7 +13,7 @@ var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
-	parts  = []string{"./agent/earlier", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/state", "./agent/teardown", "./agent/workload"}
+	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/state", "./agent/teardown", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -68,7 +68,9 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Parts of the daemon, which agent wires.
+	"./agent/admin":    {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
 	"./agent/earlier":  {"./agent/workload", "./internal/cgroup", "./internal/flow", "./loader", "./policy"},
+	"./agent/events":   {"./internal/flow", "./policy"},
 	"./agent/exec":     {"./agent/state", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
 	"./agent/iface":    {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/listen":   {"./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},

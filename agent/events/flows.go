@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package events
 
 import (
 	"encoding/json"
@@ -12,19 +12,19 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// serveFlows writes what was denied, each kind once, and the other events that
+// ServeHTTP writes what was denied, each kind once, and the other events that
 // are kept, one JSON object a line. verdict=deny keeps denials (and would-be
 // denials) only, since=TIME what came later.
-func (a *Agent) serveFlows(w http.ResponseWriter, r *http.Request) {
-	if write := eventWriter(w, r); write != nil {
-		a.recorder.each(write)
+func (r *Recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if write := eventWriter(w, req); write != nil {
+		r.each(write)
 	}
 }
 
-// followFlows is serveFlows that goes on until the client leaves. One that does
-// not read is left, and finds that its stream ends.
-func (a *Agent) followFlows(w http.ResponseWriter, r *http.Request) {
-	write := eventWriter(w, r)
+// Follow is ServeHTTP that goes on until the client leaves. One that does not read
+// for the time of wait is left, and finds that its stream ends.
+func (r *Recorder) Follow(w http.ResponseWriter, req *http.Request, wait time.Duration) {
+	write := eventWriter(w, req)
 	if write == nil {
 		return
 	}
@@ -33,27 +33,27 @@ func (a *Agent) followFlows(w http.ResponseWriter, r *http.Request) {
 	_ = rc.Flush()                      // the next write finds out
 	in := func(e flow.Event) bool {
 		began := time.Now()
-		_ = rc.SetWriteDeadline(began.Add(writeWait))
+		_ = rc.SetWriteDeadline(began.Add(wait))
 		if write(e) && rc.Flush() == nil {
 			return true
 		}
-		if time.Since(began) >= writeWait {
-			a.dropped.Add(1)
+		if time.Since(began) >= wait {
+			r.dropped.Add(1)
 		}
 		return false
 	}
 	// What comes while the past is written is in both, rather than in none.
-	from, reads := a.recorder.events.End(), true
-	a.recorder.each(func(e flow.Event) bool { reads = in(e); return reads })
+	from, reads := r.events.End(), true
+	r.each(func(e flow.Event) bool { reads = in(e); return reads })
 	if reads {
-		a.recorder.events.Follow(r.Context(), from, in)
+		r.events.Follow(req.Context(), from, in)
 	}
 }
 
 // eventWriter writes the events that a request asks for, while it can; nil:
 // the request is none, and has been answered.
-func eventWriter(w http.ResponseWriter, r *http.Request) func(flow.Event) bool {
-	q := r.URL.Query()
+func eventWriter(w http.ResponseWriter, req *http.Request) func(flow.Event) bool {
+	q := req.URL.Query()
 	var since time.Time
 	if text := q.Get("since"); text != "" {
 		var err error

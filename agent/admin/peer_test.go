@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package admin
 
 import (
 	"bufio"
@@ -130,8 +130,15 @@ func TestAdminPeers(t *testing.T) {
 			if err := errors.Join(os.Chmod(top, 0o755), os.Mkdir(dir, 0o700)); err != nil {
 				t.Fatal(err)
 			}
-			a := &Agent{opts: Options{StateDir: dir, AdminGroup: c.group}, recorder: newRecorder(slog.New(slog.DiscardHandler)), unload: make(chan struct{})}
-			socket, err := a.adminSocket()
+			unload := make(chan struct{})
+			mux := http.NewServeMux()
+			mux.HandleFunc("GET /flows", func(http.ResponseWriter, *http.Request) {})
+			mux.HandleFunc("POST /unload", func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusAccepted)
+				close(unload)
+			})
+			o := Options{StateDir: dir, Group: c.group, Log: slog.New(slog.DiscardHandler)}
+			socket, err := o.socket()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,17 +152,17 @@ func TestAdminPeers(t *testing.T) {
 			defer serving.Wait()
 			defer socket.Close()
 			serving.Go(func() {
-				ln := connlimit.New(peers{socket, 0}, maxInterfaceConns, 0)
-				_ = serveHTTP(t.Context(), ln, onlyFor(c.group, a.adminHandler(true))) // it ends when the socket closes
+				ln := connlimit.New(peers{socket, 0}, MaxConns, 0)
+				_ = HTTP(t.Context(), ln, onlyFor(c.group, mux)) // it ends when the socket closes
 			})
-			if got := requestAs(t, path, c.who, "GET", PathFlows); got != c.get {
+			if got := requestAs(t, path, c.who, "GET", "/flows"); got != c.get {
 				t.Errorf("GET: %d, want %d", got, c.get)
 			}
-			if got := requestAs(t, path, c.who, "POST", PathUnload); got != c.unload {
+			if got := requestAs(t, path, c.who, "POST", "/unload"); got != c.unload {
 				t.Errorf("POST /unload: %d, want %d", got, c.unload)
 			}
 			select {
-			case <-a.unload:
+			case <-unload:
 				if c.unload != 202 {
 					t.Error("it unloads")
 				}

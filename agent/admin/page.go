@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package admin
 
 import (
 	"bytes"
@@ -12,9 +12,9 @@ import (
 // fresh is how long what is expensive to gather counts as new.
 const fresh = time.Second
 
-// page serves what a handler wrote not long ago: however often it is asked
+// Page serves what a handler wrote not long ago: however often it is asked
 // for, it costs the handler's work once.
-type page struct {
+type Page struct {
 	handler http.Handler
 	now     func() time.Time
 
@@ -22,6 +22,9 @@ type page struct {
 	at   time.Time
 	last written
 }
+
+// NewPage makes a Page of what a handler writes.
+func NewPage(h http.Handler) *Page { return &Page{handler: h, now: time.Now} }
 
 // written is a response.
 type written struct {
@@ -31,7 +34,7 @@ type written struct {
 }
 
 // ServeHTTP implements http.Handler.
-func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	last := p.get(r)
 	for name, values := range last.header {
 		w.Header()[name] = values
@@ -40,7 +43,7 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(last.body) // the reader left
 }
 
-func (p *page) get(r *http.Request) written {
+func (p *Page) get(r *http.Request) written {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now := p.now(); p.last.code == 0 || now.Sub(p.at) >= fresh {
@@ -65,15 +68,15 @@ func (r *record) Header() http.Header         { return r.header }
 func (r *record) WriteHeader(code int)        { r.code = code }
 func (r *record) Write(b []byte) (int, error) { return r.buf.Write(b) }
 
-// recently is a value that is gathered at most once in the time that fresh is.
-type recently[T any] struct {
+// Recently is a value that is gathered at most once in the time that fresh is.
+type Recently[T any] struct {
 	mu    sync.Mutex
 	at    time.Time
 	value T
 }
 
-// get returns the value, and makes it when it is old.
-func (c *recently[T]) get(now time.Time, gather func() T) T {
+// Get returns the value, and makes it when it is old.
+func (c *Recently[T]) Get(now time.Time, gather func() T) T {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.at.IsZero() || now.Sub(c.at) >= fresh {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+// Package admin opens the interfaces of a daemon: the admin socket, whose visitors
+// the kernel names, and the ports for status, metrics and readiness.
+package admin
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/connlimit"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/portholder"
@@ -25,25 +29,38 @@ import (
 
 // Bounds of the interfaces. Who opens more connections has the oldest closed.
 const (
-	maxInterfaceConns = 64 // of one listener
+	MaxConns = 64 // of one listener
 	// adminReserve are descriptors that are kept for the admin socket: unload
 	// and status must work when everything else has run out of them.
 	adminReserve = 16
 	headerWait   = 5 * time.Second
-	// writeWait is how long an answer may take, and one event for a follower.
-	writeWait = 10 * time.Second
+	// WriteWait is how long an answer may take, and one event for a follower.
+	WriteWait = 10 * time.Second
 	// bindAgain is how often a taken port of an interface is tried again.
 	bindAgain = 5 * time.Second
 )
 
-// surfaces are the interfaces of the daemon that are open.
-type surfaces struct {
+// Options say what is served where.
+type Options struct {
+	// StateDir is where the admin socket is, and Group may read there; 0: only root
+	// may.
+	StateDir string
+	Group    uint32
+	// Change is served at the admin socket, Read at AdminAddress, Status at
+	// StatusAddress and Health at HealthAddress. Empty addresses are none.
+	Change, Read, Status, Health               http.Handler
+	AdminAddress, StatusAddress, HealthAddress string
+	Log                                        *slog.Logger
+}
+
+// Surfaces are the interfaces of the daemon that are open.
+type Surfaces struct {
 	mu     sync.Mutex
 	limits map[string]*connlimit.Listener // by name
 }
 
-// closed is how many connections were closed to make room, by interface.
-func (s *surfaces) closed() map[string]uint64 {
+// Closed is how many connections were closed to make room, by interface.
+func (s *Surfaces) Closed() map[string]uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := map[string]uint64{}
@@ -54,8 +71,8 @@ func (s *surfaces) closed() map[string]uint64 {
 	return out
 }
 
-// release gives up the reserve of descriptors.
-func (s *surfaces) release() {
+// Release gives up the reserve of descriptors.
+func (s *Surfaces) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.limits {
@@ -63,8 +80,8 @@ func (s *surfaces) release() {
 	}
 }
 
-func (s *surfaces) limit(name string, ln net.Listener, reserve int) net.Listener {
-	l := connlimit.New(ln, maxInterfaceConns, reserve)
+func (s *Surfaces) limit(name string, ln net.Listener, reserve int) net.Listener {
+	l := connlimit.New(ln, MaxConns, reserve)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.limits == nil {
@@ -74,34 +91,33 @@ func (s *surfaces) limit(name string, ln net.Listener, reserve int) net.Listener
 	return l
 }
 
-// serveInterfaces opens the admin socket and, when it is asked for, port, the
+// Serve opens the admin socket and, when it is asked for, port, the
 // status and metrics port and the readiness port. A port that somebody else has
 // is opened when it is free: nobody can keep the daemon from starting with it.
-func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) error {
-	socket, err := a.adminSocket()
+func (s *Surfaces) Serve(ctx context.Context, serve func(func() error), o Options) error {
+	socket, err := o.socket()
 	if err != nil {
 		return fmt.Errorf("open the admin socket: %w", err)
 	}
-	admin := a.surfaces.limit("socket", peers{socket, os.Getpid()}, adminReserve)
-	serve(func() error { return serveHTTP(ctx, admin, onlyFor(a.opts.AdminGroup, a.adminHandler(true))) })
-	metrics := a.statusHandler()
+	admin := s.limit("socket", peers{socket, os.Getpid()}, adminReserve)
+	serve(func() error { return HTTP(ctx, admin, onlyFor(o.Group, o.Change)) })
 	for _, i := range []struct {
 		name, address string
 		handler       http.Handler
 	}{
-		{"admin", a.opts.AdminAddress, a.adminHandler(false)},
-		{"status", a.opts.StatusAddress, metrics},
-		{"health", a.opts.HealthAddress, a.readyHandler()},
+		{"admin", o.AdminAddress, o.Read},
+		{"status", o.StatusAddress, o.Status},
+		{"health", o.HealthAddress, o.Health},
 	} {
 		if i.address == "" {
 			continue
 		}
-		addrs, err := interfaceAddrs(i.address)
+		addrs, err := Addresses(i.address)
 		if err != nil {
 			return err
 		}
 		for _, addr := range addrs {
-			if err := a.serveAt(ctx, serve, i.name, addr, i.handler); err != nil {
+			if err := s.serveAt(ctx, serve, o.Log, i.name, addr, i.handler); err != nil {
 				return err
 			}
 		}
@@ -109,9 +125,9 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 	return nil
 }
 
-// adminSocket opens the socket for root and the admin group.
-func (a *Agent) adminSocket() (net.Listener, error) {
-	path := filepath.Join(a.opts.StateDir, AdminSocket)
+// socket opens the socket for root and the admin group.
+func (o *Options) socket() (net.Listener, error) {
+	path := filepath.Join(o.StateDir, state.AdminSocket)
 	// The lock on the state directory says that nobody listens there.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -120,10 +136,10 @@ func (a *Agent) adminSocket() (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	mode, group := os.FileMode(0o600), int(a.opts.AdminGroup)
+	mode, group := os.FileMode(0o600), int(o.Group)
 	if group != 0 {
 		mode = 0o660
-		a.letIn(group)
+		o.letIn(group)
 	}
 	if err := errors.Join(os.Chown(path, -1, group), os.Chmod(path, mode)); err != nil {
 		return nil, errors.Join(err, socket.Close())
@@ -133,20 +149,20 @@ func (a *Agent) adminSocket() (net.Listener, error) {
 
 // letIn lets a group reach what it may open in the state directory, if that
 // is as egressd makes it: others may have chosen its mode with a purpose.
-func (a *Agent) letIn(group int) {
-	info, err := os.Stat(a.opts.StateDir)
+func (o *Options) letIn(group int) {
+	info, err := os.Stat(o.StateDir)
 	if err == nil && info.Mode().Perm() == 0o700 {
-		if err = os.Chown(a.opts.StateDir, -1, group); err == nil {
-			err = os.Chmod(a.opts.StateDir, 0o710)
+		if err = os.Chown(o.StateDir, -1, group); err == nil {
+			err = os.Chmod(o.StateDir, 0o710)
 		}
 	}
 	if err != nil {
-		a.log.Warn("the admin group does not reach the admin socket", "directory", a.opts.StateDir, "error", err)
+		o.Log.Warn("the admin group does not reach the admin socket", "directory", o.StateDir, "error", err)
 	}
 }
 
 // serveAt serves one address, now or, if somebody else has it, later.
-func (a *Agent) serveAt(ctx context.Context, serve func(func() error), name, addr string, h http.Handler) error {
+func (s *Surfaces) serveAt(ctx context.Context, serve func(func() error), log *slog.Logger, name, addr string, h http.Handler) error {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", addr)
@@ -154,8 +170,8 @@ func (a *Agent) serveAt(ctx context.Context, serve func(func() error), name, add
 		return fmt.Errorf("open the %s interface: %w", name, err)
 	}
 	if ln == nil {
-		a.log.Warn("an interface is not there, because somebody else has its port; it comes when the port is free",
-			"interface", name, "address", addr, "holder", portholder.Name("tcp", portOf(addr)))
+		log.Warn("an interface is not there, because somebody else has its port; it comes when the port is free",
+			"interface", name, "address", addr, "holder", portholder.Name("tcp", Port(addr)))
 	}
 	serve(func() error {
 		for again := time.NewTicker(bindAgain); ln == nil; {
@@ -171,22 +187,22 @@ func (a *Agent) serveAt(ctx context.Context, serve func(func() error), name, add
 		if at, err := netip.ParseAddrPort(ln.Addr().String()); err == nil && at.Addr().IsLoopback() {
 			h = loopbackOnly(h)
 		}
-		return serveHTTP(ctx, a.surfaces.limit(name+" "+addr, ln, 0), h)
+		return HTTP(ctx, s.limit(name+" "+addr, ln, 0), h)
 	})
 	return nil
 }
 
-// portOf is the port of ADDRESS:PORT; 0: it has none.
-func portOf(addr string) uint16 {
+// Port is the port of ADDRESS:PORT; 0: it has none.
+func Port(addr string) uint16 {
 	_, port, _ := net.SplitHostPort(addr)
 	n, _ := strconv.ParseUint(port, 10, 16)
 	return uint16(n)
 }
 
-// interfaceAddrs reads the address of an interface: ADDRESS:PORT,
+// Addresses reads the address of an interface: ADDRESS:PORT,
 // localhost:PORT for loopback of each family that the machine has, or :PORT
 // for all addresses.
-func interfaceAddrs(s string) ([]string, error) {
+func Addresses(s string) ([]string, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
@@ -210,8 +226,8 @@ func interfaceAddrs(s string) ([]string, error) {
 	return []string{s}, nil
 }
 
-// onLoopback says whether all that interfaceAddrs returned is on loopback.
-func onLoopback(addrs []string) bool {
+// OnLoopback says whether all that Addresses returned is on loopback.
+func OnLoopback(addrs []string) bool {
 	for _, s := range addrs {
 		if ap, err := netip.ParseAddrPort(s); err != nil || !ap.Addr().IsLoopback() {
 			return false
@@ -220,23 +236,23 @@ func onLoopback(addrs []string) bool {
 	return true
 }
 
-// serveHTTP serves until ctx is done.
-func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
-	s := &http.Server{
+// HTTP serves until ctx is done, within the bounds of an interface.
+func HTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
+	server := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: headerWait,
 		ReadTimeout:       headerWait,
-		WriteTimeout:      writeWait,
+		WriteTimeout:      WriteWait,
 		IdleTimeout:       headerWait,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       withPeer,
 	}
 	// Connections are few, and are not kept.
-	s.SetKeepAlivesEnabled(false)
-	stop := context.AfterFunc(ctx, func() { s.Close() })
+	server.SetKeepAlivesEnabled(false)
+	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
