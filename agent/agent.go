@@ -22,6 +22,7 @@ import (
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/agent/workload"
@@ -51,7 +52,7 @@ type Agent struct {
 	addresses  ipguard.Addresses // of the node
 	names      *learned.Names
 	dns        *dnsproxy.Server
-	nodeDNS    *nodeDNS
+	nodeDNS    *resolve.Follower
 	outgoing   *forward.Core
 	incoming   *ingress.Ingress
 	sockets    *listen.Set
@@ -216,7 +217,7 @@ func (a *Agent) wire() error {
 		return err
 	}
 	var err error
-	if a.nodeDNS, err = newNodeDNS(a.opts, dnsproxy.NodeFiles, a.isOwnDNS); err != nil {
+	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(a.isOwnDNS)); err != nil {
 		return err
 	}
 	guard := ipguard.NewLive(&a.addresses)
@@ -234,10 +235,10 @@ func (a *Agent) wire() error {
 		Origins:   origins{a},
 		Policies:  &a.current,
 		Names:     a.names,
-		Upstreams: a.nodeDNS.current(),
+		Upstreams: a.nodeDNS.Current(),
 		Stale:     a.opts.DNSStale,
 		SearchOf:  newSearches().of,
-		Serves:    newResolvers(a.addresses.Has).serves,
+		Serves:    resolve.NewServers(a.addresses.Has).Serves,
 		Denied:    a.opts.DNSDenied,
 		Guard:     guard,
 		Sink:      a.recorder,
@@ -301,7 +302,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.begun.done = true
 	if a.opts.Daemon {
-		warnBesideDNS(a.log, besideSockets("/"))
+		resolve.WarnBeside(a.log, resolve.Beside("/"))
 	}
 	a.sayReady()
 	ready()
@@ -312,7 +313,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.watch(life, ctx) })
 	living.Go(func() { a.watcher.Run(life, a.changed) })
 	living.Go(func() { a.reloadAsked(life) })
-	living.Go(func() { a.nodeDNS.run(life, a.dns.SetUpstreams) })
+	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })
 	living.Go(func() { a.workloads.Watch(life, a.rebind) })
 	shifts := []*shift{s}

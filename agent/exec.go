@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/egressd/egressd/agent/exec"
+	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -26,7 +27,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 	// the mount namespace that they share, and with that the pins.
 	o.VolatilePins = true
 	o.Run.Prepare = func() {
-		if err := hide(besideSockets("/")); err != nil {
+		if err := resolve.Hide(resolve.Beside("/")); err != nil {
 			o.Log.Warn("the command may have names resolved without DNS, and is refused at their addresses then", "error", err)
 		}
 	}

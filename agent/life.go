@@ -119,7 +119,7 @@ func (a *Agent) reloadAsked(ctx context.Context) {
 			a.life.manager.Reloading()
 			a.watcher.WaitWritten(ctx) // half of a file is no policy that was asked for
 			a.log.Info("the policy is read again, as was asked")
-			a.nodeDNS.read(a.dns.SetUpstreams)
+			a.nodeDNS.Read(a.dns.SetUpstreams)
 			a.readAgain()
 			a.life.manager.Ready(a.summary())
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
@@ -196,4 +197,13 @@ func (o *Options) validateAdmin() error {
 // adminPort is the port of the admin interface, 0 when it is not served.
 func (o *Options) adminPort() uint16 {
 	return admin.Port(o.AdminAddress) // it was checked
+}
+
+// nodeDNS are the options about DNS servers; loops says which of them are egressd's
+// own.
+func (o *Options) nodeDNS(loops func(netip.AddrPort) bool) resolve.Options {
+	return resolve.Options{
+		Files: dnsproxy.NodeFiles, None: o.locks, Loops: loops, Log: o.Log,
+		Given: dnsproxy.Upstreams{Servers: o.DNSServers, Timeout: o.DNSTimeout, Attempts: o.DNSAttempts},
+	}
 }

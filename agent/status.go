@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent/iface"
+	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
@@ -212,7 +213,7 @@ func (a *Agent) Status() Status {
 	for _, server := range st.DNSUpstreams {
 		st.DNSServers = append(st.DNSServers, server.Server)
 	}
-	st.DNSDegraded = degradedDNS(st.DNSUpstreams)
+	st.DNSDegraded = resolve.Degraded(st.DNSUpstreams)
 	st.Connections = a.outgoing.Stats()
 	if a.incoming != nil {
 		st.Gateway, st.GatewaySkipped = a.incoming.Addresses(), a.incoming.Skipped()

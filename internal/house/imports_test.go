@@ -13,7 +13,7 @@ var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
-	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/state", "./agent/teardown", "./agent/workload"}
+	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/resolve", "./agent/state", "./agent/teardown", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -74,6 +74,7 @@ var floors = map[string][]string{
 	"./agent/exec":     {"./agent/state", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
 	"./agent/iface":    {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/listen":   {"./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},
+	"./agent/resolve":  {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
 	"./agent/state":    {"./internal/handover", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
 	"./agent/teardown": {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/securedir", "./loader"},
 	"./agent/workload": {"./agent/state", "./internal/cgroup", "./loader", "./policy"},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resolve
 
 import (
 	"bufio"
@@ -31,10 +31,10 @@ const (
 	maxLooked = 4096
 )
 
-// resolvers finds out whether a process is the DNS server at an address of
+// Servers finds out whether a process is the DNS server at an address of
 // this node: it has the socket that listens there. Names of programs or units
 // say nothing about that.
-type resolvers struct {
+type Servers struct {
 	own func(netip.Addr) bool // an address of the node
 	// proc is where proc(5) is; tests have another one.
 	proc string
@@ -63,16 +63,17 @@ type verdictUntil struct {
 	serves bool
 }
 
-func newResolvers(own func(netip.Addr) bool) *resolvers {
-	return &resolvers{
+// NewServers knows nothing yet; own says whether an address is the node's.
+func NewServers(own func(netip.Addr) bool) *Servers {
+	return &Servers{
 		own: own, proc: "/proc", now: time.Now,
 		sockets: map[netip.AddrPort]listening{}, askers: map[asker]verdictUntil{},
 	}
 }
 
-// serves says whether the client is the server at an address. What can't be
+// Serves says whether the client is the server at an address. What can't be
 // known is no.
-func (r *resolvers) serves(c dnsproxy.Client, server netip.AddrPort) bool {
+func (r *Servers) Serves(c dnsproxy.Client, server netip.AddrPort) bool {
 	addr := server.Addr().Unmap()
 	if c.Process.PID <= 0 || !addr.IsLoopback() && !r.own(addr) {
 		return false
@@ -104,7 +105,7 @@ type procStat struct {
 	start  string
 }
 
-func (r *resolvers) stat(pid int) (procStat, error) {
+func (r *Servers) stat(pid int) (procStat, error) {
 	b, err := os.ReadFile(filepath.Join(r.proc, strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return procStat{}, err
@@ -119,7 +120,7 @@ func (r *resolvers) stat(pid int) (procStat, error) {
 }
 
 // has says whether a process has one of the sockets.
-func (r *resolvers) has(pid int, sockets map[uint64]bool) bool {
+func (r *Servers) has(pid int, sockets map[uint64]bool) bool {
 	if len(sockets) == 0 {
 		return false
 	}
@@ -147,7 +148,7 @@ func (r *resolvers) has(pid int, sockets map[uint64]bool) bool {
 
 // at returns the sockets that get what is sent to an address: those bound to
 // it, else those bound to all addresses. The caller holds the lock.
-func (r *resolvers) at(server netip.AddrPort, now time.Time) map[uint64]bool {
+func (r *Servers) at(server netip.AddrPort, now time.Time) map[uint64]bool {
 	if l, ok := r.sockets[server]; ok && now.Before(l.until) {
 		return l.inodes
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resolve
 
 import (
 	"bytes"
@@ -22,7 +22,7 @@ func TestWarnBesideDNS(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(root) })
 	warned := func() string {
 		var log bytes.Buffer
-		warnBesideDNS(slog.New(slog.NewTextHandler(&log, nil)), besideSockets(root))
+		WarnBeside(slog.New(slog.NewTextHandler(&log, nil)), Beside(root))
 		return log.String()
 	}
 	make := func(path string) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+// Package resolve knows how this node has names resolved: the servers of its
+// resolv.conf, which processes such servers are, and the ways around DNS.
+package resolve
 
 import (
 	"cmp"
@@ -14,15 +16,26 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/policy/source"
 )
 
-// nodeDNS follows how the node resolves names: the servers, search suffixes and
+// Options of a Follower.
+type Options struct {
+	// Files are those of the node, as in dnsproxy.NodeFiles.
+	Files []string
+	// Given are the operator's: they come first.
+	Given dnsproxy.Upstreams
+	// None accepts that there is no server at all.
+	None bool
+	// Loops says whether a server is egressd itself.
+	Loops func(netip.AddrPort) bool
+	Log   *slog.Logger
+}
+
+// Follower follows how the node resolves names: the servers, search suffixes and
 // times of its resolv.conf, for as far as the options don't say them.
-type nodeDNS struct {
+type Follower struct {
 	log   *slog.Logger
 	files []string
 	// given are the options: they come first.
@@ -36,23 +49,20 @@ type nodeDNS struct {
 	err string // what was wrong with the files
 }
 
-// newNodeDNS starts watching the files and reads them. Its run must follow, or
-// its stop.
-func newNodeDNS(o Options, files []string, loops func(netip.AddrPort) bool) (*nodeDNS, error) {
-	n := &nodeDNS{
-		log: o.Log, files: files, loops: loops,
-		given: dnsproxy.Upstreams{Servers: o.DNSServers, Timeout: o.DNSTimeout, Attempts: o.DNSAttempts},
-	}
-	for _, s := range o.DNSServers {
-		if loops(s) {
+// Follow starts watching the files and reads them. The Follower's Run must follow,
+// or its Stop.
+func Follow(o Options) (*Follower, error) {
+	n := &Follower{log: o.Log, files: o.Files, loops: o.Loops, given: o.Given}
+	for _, s := range o.Given.Servers {
+		if n.loops(s) {
 			return nil, fmt.Errorf("--dns-server %s is egressd's own listener; name a server that resolves", s)
 		}
 	}
-	n.watcher = source.NewWatcher(files, o.Log)
+	n.watcher = source.NewWatcher(o.Files, o.Log)
 	now, err := n.look()
 	if err != nil {
-		if len(now.Servers) == 0 && !o.locks {
-			n.stop()
+		if len(now.Servers) == 0 && !o.None {
+			n.Stop()
 			return nil, err
 		}
 		o.Log.Warn("not all that the node says about its DNS servers can be used; the rest counts", "error", err)
@@ -65,7 +75,7 @@ func newNodeDNS(o Options, files []string, loops func(netip.AddrPort) bool) (*no
 var errNoServer = errors.New("no DNS server in /etc/resolv.conf; give one with --dns-server, or start again when the node has one")
 
 // look reads the files. With an error, what could be read is returned as well.
-func (n *nodeDNS) look() (dnsproxy.Upstreams, error) {
+func (n *Follower) look() (dnsproxy.Upstreams, error) {
 	u, err := dnsproxy.ReadNode(n.files)
 	u.Timeout = cmp.Or(n.given.Timeout, u.Timeout)
 	u.Attempts = cmp.Or(n.given.Attempts, u.Attempts)
@@ -86,16 +96,16 @@ func (n *nodeDNS) look() (dnsproxy.Upstreams, error) {
 	return u, err
 }
 
-// current is how names are resolved now.
-func (n *nodeDNS) current() dnsproxy.Upstreams {
+// Current is how names are resolved now.
+func (n *Follower) Current() dnsproxy.Upstreams {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.now
 }
 
-// read reads the files again, and gives apply what is new. Files without a
+// Read reads the files again, and gives apply what is new. Files without a
 // server, or with errors, leave what was there before.
-func (n *nodeDNS) read(apply func(dnsproxy.Upstreams)) {
+func (n *Follower) Read(apply func(dnsproxy.Upstreams)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	u, err := n.look()
@@ -119,13 +129,13 @@ func (n *nodeDNS) read(apply func(dnsproxy.Upstreams)) {
 	}
 }
 
-// run follows the files until ctx ends.
-func (n *nodeDNS) run(ctx context.Context, apply func(dnsproxy.Upstreams)) {
-	n.watcher.Run(ctx, func() { n.read(apply) })
+// Run follows the files until ctx ends.
+func (n *Follower) Run(ctx context.Context, apply func(dnsproxy.Upstreams)) {
+	n.watcher.Run(ctx, func() { n.Read(apply) })
 }
 
-// stop releases the watch of one that does not run.
-func (n *nodeDNS) stop() {
+// Stop releases the watch of one that does not run.
+func (n *Follower) Stop() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	n.watcher.Run(ctx, func() {})
@@ -139,21 +149,10 @@ func serverList(servers []netip.AddrPort) string {
 	return strings.Join(out, ", ")
 }
 
-// isOwnDNS says whether a server is one of egressd's own DNS listeners, which
-// answer nobody but who was redirected to them.
-func (a *Agent) isOwnDNS(server netip.AddrPort) bool {
-	ports := a.sockets.Ports()
-	addr := server.Addr().Unmap()
-	if !addr.IsLoopback() && !addr.IsUnspecified() && !a.addresses.Has(addr) {
-		return false
-	}
-	return server.Port() == ports.DNSTCP || slices.Contains(ports.DNSUDP[:], server.Port())
-}
-
-// degradedDNS says in words which servers are down, and what that means; "":
+// Degraded says in words which servers are down, and what that means; "":
 // none is. It makes egressd no less ready: what goes straight goes on, and so
 // does what is open.
-func degradedDNS(servers []dnsproxy.UpstreamStatus) string {
+func Degraded(servers []dnsproxy.UpstreamStatus) string {
 	var down []string
 	for _, s := range servers {
 		if s.State == "down" {
@@ -167,29 +166,4 @@ func degradedDNS(servers []dnsproxy.UpstreamStatus) string {
 		return "no DNS server answers: hosts that the policy names exactly have their last answer for a while, other names fail"
 	}
 	return fmt.Sprintf("%d of %d DNS servers do not answer (%s); the others are asked", len(down), len(servers), strings.Join(down, ", "))
-}
-
-// upstreamMetrics are those of the DNS servers.
-type upstreamMetrics struct {
-	servers func() []dnsproxy.UpstreamStatus
-}
-
-var (
-	dnsUpDesc = prometheus.NewDesc("egressd_dns_server_up",
-		"0 when a trusted DNS server does not answer and is asked behind the others.", []string{"server"}, nil)
-	dnsAskedDesc = prometheus.NewDesc("egressd_dns_server_questions_total",
-		"Questions to a trusted DNS server by what came of them: answered (with any code) or failed.", []string{"server", "result"}, nil)
-)
-
-func (m upstreamMetrics) Describe(ch chan<- *prometheus.Desc) {
-	ch <- dnsUpDesc
-	ch <- dnsAskedDesc
-}
-
-func (m upstreamMetrics) Collect(ch chan<- prometheus.Metric) {
-	for _, s := range m.servers() {
-		ch <- prometheus.MustNewConstMetric(dnsUpDesc, prometheus.GaugeValue, truth(s.State != "down"), s.Server)
-		ch <- prometheus.MustNewConstMetric(dnsAskedDesc, prometheus.CounterValue, float64(s.Answered), s.Server, "answered")
-		ch <- prometheus.MustNewConstMetric(dnsAskedDesc, prometheus.CounterValue, float64(s.Failed), s.Server, "failed")
-	}
 }

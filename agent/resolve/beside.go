@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resolve
 
 import (
 	"errors"
@@ -19,32 +19,33 @@ import (
 // told is not learned for the program, and under exec it is not captured. All
 // are optional: libc goes on to DNS when nobody is there. (That of sssd is
 // not among them. It serves users and groups, for which there is nothing else.)
-var besideDNS = []besideSocket{
+var besideDNS = []Socket{
 	{"/run/nscd/socket", "set enable-cache hosts no in /etc/nscd.conf"},
 	{"/run/systemd/resolve/io.systemd.Resolve", "take resolve out of the line hosts: in /etc/nsswitch.conf"},
 	{"/run/avahi-daemon/socket", "take mdns out of the line hosts: in /etc/nsswitch.conf"},
 }
 
-type besideSocket struct{ path, remedy string }
+// Socket is one of these.
+type Socket struct{ path, remedy string }
 
-// besideSockets lists those of besideDNS that are there, by their real paths
+// Beside lists those of besideDNS that are there, by their real paths
 // below root.
-func besideSockets(root string) []besideSocket {
-	var out []besideSocket
+func Beside(root string) []Socket {
+	var out []Socket
 	for _, s := range besideDNS {
 		path, err := filepath.EvalSymlinks(filepath.Join(root, s.path))
 		if err != nil {
 			continue
 		}
 		if info, err := os.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
-			out = append(out, besideSocket{path, s.remedy})
+			out = append(out, Socket{path, s.remedy})
 		}
 	}
 	return out
 }
 
-// warnBesideDNS says which programs of this node may resolve names without DNS.
-func warnBesideDNS(log *slog.Logger, found []besideSocket) {
+// WarnBeside says which programs of this node may resolve names without DNS.
+func WarnBeside(log *slog.Logger, found []Socket) {
 	if len(found) == 0 {
 		return
 	}
@@ -56,11 +57,11 @@ func warnBesideDNS(log *slog.Logger, found []besideSocket) {
 		"sockets", strings.Join(paths, " "), "remedy", strings.Join(remedies, "; "))
 }
 
-// hide covers the sockets for the calling thread and what it starts, in a
+// Hide covers the sockets for the calling thread and what it starts, in a
 // mount namespace of its own: connect(2) to them is ECONNREFUSED. The
 // goroutine must be locked to the thread and not be unlocked again. Mounts
 // that others make are still seen, those of the command stay in it.
-func hide(found []besideSocket) error {
+func Hide(found []Socket) error {
 	if len(found) == 0 {
 		return nil
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resolve
 
 import (
 	"net"
@@ -44,7 +44,7 @@ func TestServes(t *testing.T) {
 	}
 	defer func() { in.Close(); _ = child.Wait() }()
 	own := netip.MustParseAddr("192.0.2.1")
-	r := newResolvers(func(a netip.Addr) bool { return a == own })
+	r := NewServers(func(a netip.Addr) bool { return a == own })
 	tests := []struct {
 		name   string
 		pid    int
@@ -70,7 +70,7 @@ func TestServes(t *testing.T) {
 	for _, tt := range tests {
 		for range 2 { // the second time from memory
 			c := dnsproxy.Client{Process: flow.Process{PID: tt.pid}}
-			if got := r.serves(c, tt.server); got != tt.want {
+			if got := r.Serves(c, tt.server); got != tt.want {
 				t.Errorf("%s: %v", tt.name, got)
 			}
 		}
@@ -81,7 +81,7 @@ func TestServes(t *testing.T) {
 // all addresses, the first is the server.
 func TestServesExactly(t *testing.T) {
 	at := listenUDP(t, "udp4", "127.0.0.1:0")
-	r := newResolvers(func(netip.Addr) bool { return false })
+	r := NewServers(func(netip.Addr) bool { return false })
 	sockets := r.at(at, time.Now())
 	if len(sockets) != 1 {
 		t.Fatalf("sockets at %s: %v", at, sockets)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resolve
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -10,27 +11,30 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/testenv"
 )
 
 func noLoops(netip.AddrPort) bool { return false }
 
 // followed runs a nodeDNS over files, and gives what it applies.
-func followed(t *testing.T, o Options, files ...string) (*nodeDNS, chan dnsproxy.Upstreams, *syncBuffer) {
+func followed(t *testing.T, o Options, files ...string) (*Follower, chan dnsproxy.Upstreams, *syncBuffer) {
 	t.Helper()
 	log := new(syncBuffer)
+	o.Files, o.Loops = files, noLoops
 	o.Log = slog.New(slog.NewTextHandler(log, nil))
-	n, err := newNodeDNS(o, files, noLoops)
+	n, err := Follow(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	applied := make(chan dnsproxy.Upstreams, 16)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); n.run(ctx, func(u dnsproxy.Upstreams) { applied <- u }) }()
+	go func() { defer close(done); n.Run(ctx, func(u dnsproxy.Upstreams) { applied <- u }) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return n, applied, log
 }
@@ -63,7 +67,7 @@ func TestResolvConfIsFollowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, applied, log := followed(t, Options{}, conf, filepath.Join(run, "none.conf"))
-	if got := serverList(n.current().Servers); got != "192.0.2.1:53" {
+	if got := serverList(n.Current().Servers); got != "192.0.2.1:53" {
 		t.Fatalf("at first: %s", got)
 	}
 	replace := func(path, text string) {
@@ -88,13 +92,13 @@ func TestResolvConfIsFollowed(t *testing.T) {
 			t.Errorf("%s: %s, want %s", s.how, got, s.want)
 		}
 	}
-	if u := n.current(); !slices.Equal(u.Search, []string{"corp.test"}) || u.Timeout != 3*time.Second || u.Attempts != 4 {
+	if u := n.Current(); !slices.Equal(u.Search, []string{"corp.test"}) || u.Timeout != 3*time.Second || u.Attempts != 4 {
 		t.Errorf("suffixes and options: %+v", u)
 	}
 	kept := func(what string) {
 		t.Helper()
-		n.read(func(u dnsproxy.Upstreams) { t.Errorf("%s: %+v", what, u) })
-		if got := serverList(n.current().Servers); got != "192.0.2.5:53" {
+		n.Read(func(u dnsproxy.Upstreams) { t.Errorf("%s: %+v", what, u) })
+		if got := serverList(n.Current().Servers); got != "192.0.2.5:53" {
 			t.Errorf("%s: %s is asked", what, got)
 		}
 	}
@@ -119,17 +123,17 @@ func TestResolvConfIsFollowed(t *testing.T) {
 func TestResolvConfOnDemand(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
 	putConf(t, conf, "nameserver 192.0.2.1\n")
-	n, err := newNodeDNS(Options{Log: slog.New(slog.DiscardHandler)}, []string{conf}, noLoops)
+	n, err := Follow(Options{Log: slog.New(slog.DiscardHandler), Files: []string{conf}, Loops: noLoops})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.stop()
+	defer n.Stop()
 	var applied []string
 	apply := func(u dnsproxy.Upstreams) { applied = append(applied, serverList(u.Servers)) }
-	n.read(apply)
+	n.Read(apply)
 	putConf(t, conf, "nameserver 192.0.2.2\n")
-	n.read(apply)
-	n.read(apply)
+	n.Read(apply)
+	n.Read(apply)
 	if !slices.Equal(applied, []string{"192.0.2.2:53"}) {
 		t.Errorf("applied %v", applied)
 	}
@@ -139,7 +143,7 @@ func TestResolvConfOnDemand(t *testing.T) {
 func TestGivenServersStay(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
 	putConf(t, conf, "nameserver 192.0.2.1\noptions timeout:7 attempts:3\n")
-	given := Options{DNSServers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.99:53")}, DNSTimeout: time.Second}
+	given := Options{Given: dnsproxy.Upstreams{Servers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.99:53")}, Timeout: time.Second}}
 	n, applied, _ := followed(t, given, conf)
 	check := func(u dnsproxy.Upstreams, attempts int, search ...string) {
 		t.Helper()
@@ -147,7 +151,7 @@ func TestGivenServersStay(t *testing.T) {
 			t.Errorf("%+v", u)
 		}
 	}
-	check(n.current(), 3)
+	check(n.Current(), 3)
 	putConf(t, conf, "nameserver 192.0.2.2\nsearch corp.test\noptions timeout:7 attempts:5\n")
 	check(next(t, applied), 5, "corp.test")
 	putConf(t, conf, "search other.test\n") // no server: none is needed
@@ -158,22 +162,22 @@ func TestGivenServersStay(t *testing.T) {
 func TestOwnListenerIsNoServer(t *testing.T) {
 	loops := func(s netip.AddrPort) bool { return s.Addr().IsLoopback() }
 	log := slog.New(slog.DiscardHandler)
-	given := Options{Log: log, DNSServers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:15053")}}
-	if _, err := newNodeDNS(given, nil, loops); err == nil || !strings.Contains(err.Error(), "127.0.0.1:15053") {
+	given := Options{Log: log, Loops: loops, Given: dnsproxy.Upstreams{Servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:15053")}}}
+	if _, err := Follow(given); err == nil || !strings.Contains(err.Error(), "127.0.0.1:15053") {
 		t.Errorf("at the start: %v", err)
 	}
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
 	putConf(t, conf, "nameserver 127.0.0.1\n")
-	if _, err := newNodeDNS(Options{Log: log}, []string{conf}, loops); err == nil || !strings.Contains(err.Error(), "no DNS server") {
+	if _, err := Follow(Options{Log: log, Files: []string{conf}, Loops: loops}); err == nil || !strings.Contains(err.Error(), "no DNS server") {
 		t.Errorf("the only one: %v", err)
 	}
 	putConf(t, conf, "nameserver 127.0.0.1\nnameserver 192.0.2.1\n")
-	n, err := newNodeDNS(Options{Log: log}, []string{conf}, loops)
+	n, err := Follow(Options{Log: log, Files: []string{conf}, Loops: loops})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.stop()
-	if got := serverList(n.current().Servers); got != "192.0.2.1:53" {
+	defer n.Stop()
+	if got := serverList(n.Current().Servers); got != "192.0.2.1:53" {
 		t.Errorf("one of two: %s", got)
 	}
 }
@@ -190,8 +194,28 @@ func TestDegradedDNS(t *testing.T) {
 		for _, s := range tt.states {
 			all = append(all, dnsproxy.UpstreamStatus{Server: "192.0.2.1:53", State: s})
 		}
-		if got := degradedDNS(all); !strings.HasPrefix(got, tt.want) || (got == "") != (tt.want == "") {
+		if got := Degraded(all); !strings.HasPrefix(got, tt.want) || (got == "") != (tt.want == "") {
 			t.Errorf("%v: %q", tt.states, got)
 		}
 	}
 }
+
+// syncBuffer is a log that is read while it is written.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
