@@ -23,6 +23,7 @@ import (
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/agent/workload"
@@ -73,7 +74,7 @@ type Agent struct {
 	life       life
 	// begun is what a start that fails takes back.
 	begun begun
-	probe *selfProbe
+	probe *selfprobe.Probe
 	// fills is how full the kernel's tables are; to count is expensive.
 	fills admin.Recently[map[string]loader.Fill]
 	// captures says that the programs are attached, and by this daemon; inStep
@@ -194,14 +195,19 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 	}
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
 		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Own: own, Before: a.before(),
-		More: func(table map[uint64]loader.Workload) { a.probe.bind(table) }, Log: o.Log,
+		More: func(table map[uint64]loader.Workload) { a.probe.Bind(table) }, Log: o.Log,
 	}); err != nil {
 		return nil, err
 	}
 	a.guards = iface.New(iface.Options{
 		Choice: o.Guard, Workload: func() loader.Workload { return a.workloads.NodeWorkload(a.current.p.Load()) }, Datapath: a.datapath, Log: o.Log,
 	})
-	a.probe = newSelfProbe(a)
+	if o.Daemon {
+		a.probe = selfprobe.New(o.Probe, selfprobe.Daemon{
+			At: a.capture.At, Sockets: a.sockets, Workloads: a.workloads, Log: o.Log,
+			Bind: a.bindAgain, Well: func() { _ = a.outgoing.Stats() },
+		})
+	}
 	if err := a.wire(); err != nil {
 		return nil, err
 	}
@@ -464,6 +470,13 @@ func (a *Agent) bind(s *policy.Snapshot) error { return a.workloads.Bind(s) }
 // regard tells the kernel of guarded interfaces that their workload has another
 // policy.
 func (a *Agent) regard() { a.guards.Regard() }
+
+// bindAgain looks for cgroups that came.
+func (a *Agent) bindAgain() error {
+	a.binding.Lock()
+	defer a.binding.Unlock()
+	return a.bind(nil)
+}
 
 // rebind looks for cgroups that came or went.
 func (a *Agent) rebind() {

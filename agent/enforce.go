@@ -54,7 +54,7 @@ func (a *Agent) enforceAll(old, next *policy.Snapshot) error {
 	for _, id := range next.Policies() {
 		static[id] = next.Policy(id).Static()
 	}
-	a.probe.allow(static)
+	a.probe.Allow(static)
 	leaving := map[policy.PolicyID][]policy.Opening{}
 	for _, id := range gone(old, next) {
 		leaving[id] = old.Policy(id).Static()

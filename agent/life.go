@@ -193,5 +193,5 @@ func (a *Agent) check(ctx context.Context) error {
 		return ctx.Err()
 	}
 	a.config.waitIdle()
-	return a.probe.alive(ctx)
+	return a.probe.Alive(ctx)
 }

@@ -160,7 +160,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(holdRepairsDesc, repairs[kind], string(kind))
 	}
 	gauge(errorDesc, truth(s.Policy.Error != ""))
-	s.Probe.collect(gauge)
+	probeMetrics(s.Probe, gauge)
 }
 
 func truth(b bool) float64 {

@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
@@ -135,7 +136,7 @@ type Options struct {
 	// Limits bound what proxied connections may take.
 	Limits Limits
 	// Probe says how run probes itself.
-	Probe   ProbeOptions
+	Probe   selfprobe.Options
 	Version string
 	Log     *slog.Logger
 	// LogDropped is how many lines of the log nobody took; nil: none.

@@ -62,7 +62,7 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	serve(func() error { a.settle(s.ctx); return nil })
 	serve(func() error { a.keepHold(s.ctx); return nil })
 	if a.probe != nil {
-		serve(func() error { a.probe.run(s.ctx); return nil })
+		serve(func() error { a.probe.Run(s.ctx); return nil })
 	}
 	serve(func() error { return a.guards.Watch(s.ctx) })
 	return s, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
@@ -80,6 +81,9 @@ type Status struct {
 	Features    map[string]string `json:"features"`
 	Findings    []istio.Finding   `json:"findings,omitempty"`
 }
+
+// ProbeStatus is the part of the Status about the probe.
+type ProbeStatus = selfprobe.Status
 
 // Policy is the part of the Status about the configuration.
 type Policy struct {
@@ -177,7 +181,7 @@ func (s *status) notReady() error {
 	if !s.ready {
 		return errNotServing
 	}
-	return errors.Join(s.agent.capture.Err(), s.agent.holding.Err(), s.agent.probe.notReady())
+	return errors.Join(s.agent.capture.Err(), s.agent.holding.Err(), s.agent.probe.NotReady())
 }
 
 // Status gathers the state of everything. What cannot be read is left out.
@@ -199,7 +203,7 @@ func (a *Agent) Status() Status {
 	for _, g := range a.sockets.Gates() {
 		st.Gates = append(st.Gates, g.String())
 	}
-	st.Probe = a.probe.status()
+	st.Probe = a.probe.Status()
 	st.Pins, st.Unsaved = a.pinStatus(), a.unsaved.texts()
 	st.Holding = a.holding.State()
 	st.Programs = a.datapath.Attached()

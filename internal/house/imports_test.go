@@ -13,7 +13,7 @@ var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
-	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/resolve", "./agent/state", "./agent/teardown", "./agent/workload"}
+	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/teardown", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -68,16 +68,17 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Parts of the daemon, which agent wires.
-	"./agent/admin":    {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
-	"./agent/earlier":  {"./agent/workload", "./internal/cgroup", "./internal/flow", "./loader", "./policy"},
-	"./agent/events":   {"./internal/flow", "./policy"},
-	"./agent/exec":     {"./agent/state", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
-	"./agent/iface":    {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
-	"./agent/listen":   {"./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},
-	"./agent/resolve":  {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
-	"./agent/state":    {"./internal/handover", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
-	"./agent/teardown": {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/securedir", "./loader"},
-	"./agent/workload": {"./agent/state", "./internal/cgroup", "./loader", "./policy"},
+	"./agent/admin":     {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
+	"./agent/earlier":   {"./agent/workload", "./internal/cgroup", "./internal/flow", "./loader", "./policy"},
+	"./agent/events":    {"./internal/flow", "./policy"},
+	"./agent/exec":      {"./agent/state", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
+	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
+	"./agent/listen":    {"./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},
+	"./agent/resolve":   {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
+	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./policy", "golang.org/x/sys/unix"},
+	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
+	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/securedir", "./loader"},
+	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./loader", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join(parts, []string{"./internal/gate", "./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package selfprobe
 
 import (
 	"net"
@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/probe"
@@ -81,12 +79,12 @@ func TestWaiting(t *testing.T) {
 // TestWhoIsTheProbe: only its own workload is, and sockets that this process
 // announced, on loopback; there is no probe without an interval.
 func TestWhoIsTheProbe(t *testing.T) {
-	s := &selfProbe{}
+	s := &Probe{}
 	src := netip.MustParseAddrPort("127.0.0.1:4000")
 	at := loader.Arrival{Src: src, Local: netip.MustParseAddr("127.0.0.1")}
 	is := func(what string, want bool, o loader.Origin, known bool, at loader.Arrival) {
 		t.Helper()
-		if got := s.is(o, known, at); got != want {
+		if got := s.Is(o, known, at); got != want {
 			t.Errorf("%s: %t", what, got)
 		}
 	}
@@ -99,28 +97,7 @@ func TestWhoIsTheProbe(t *testing.T) {
 	is("not on loopback", false, loader.Origin{}, false, loader.Arrival{Src: src, Local: netip.MustParseAddr("169.254.255.151")})
 	s = nil
 	is("no probe", false, loader.Origin{Workload: workload.Probe}, true, at)
-	if s = newSelfProbe(&Agent{opts: Options{Daemon: true}}); s != nil || s.notReady() != nil || s.alive(t.Context()) != nil || s.status() != nil {
+	if s = New(Options{}, Daemon{}); s != nil || s.NotReady() != nil || s.Alive(t.Context()) != nil || s.Status() != nil {
 		t.Error("there is a probe without an interval")
-	}
-}
-
-// TestSpent: a process that can open nothing says so.
-func TestSpent(t *testing.T) {
-	if spent() {
-		t.Error("descriptors are left")
-	}
-	var was unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}); err != nil {
-		t.Fatal(err)
-	}
-	got := spent()
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-		t.Fatal(err)
-	}
-	if !got {
-		t.Error("no descriptor is left")
 	}
 }

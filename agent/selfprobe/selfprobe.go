@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+// Package selfprobe is the daemon's probe of itself: a process under its programs
+// tries DNS and the proxy as a workload does.
+package selfprobe
 
 import (
 	"bytes"
@@ -9,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -19,12 +22,13 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/capacity"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
@@ -32,14 +36,14 @@ import (
 )
 
 const (
-	// DefaultProbeInterval is how often run probes itself.
-	DefaultProbeInterval = 5 * time.Second
-	// probePolicy is nobody else's: the compiler counts up from 1.
-	probePolicy = ^policy.PolicyID(0)
+	// DefaultInterval is how often run probes itself.
+	DefaultInterval = 5 * time.Second
+	// Policy is nobody else's: the compiler counts up from 1.
+	Policy = ^policy.PolicyID(0)
 )
 
-// ProbeOptions say how the daemon probes itself.
-type ProbeOptions struct {
+// Options say how the daemon probes itself.
+type Options struct {
 	// Interval is the time between two rounds; 0: it does not.
 	Interval time.Duration
 	// Command is the process that tries as a workload does; the families are
@@ -47,41 +51,61 @@ type ProbeOptions struct {
 	Command []string
 }
 
-// selfProbe is the agent's side of the probe: the workload that it is, and what
-// the listeners make of it. The nil selfProbe probes nothing.
-type selfProbe struct {
+// Workloads is what the probe needs of the binding of cgroups to workloads.
+type Workloads interface {
+	// NumberOf is what the kernel knows a cgroup as; 0: it does not.
+	NumberOf(cgroup uint64) uint32
+}
+
+// Daemon is what is probed.
+type Daemon struct {
+	// At is the cgroup that the programs are attached to.
+	At        string
+	Sockets   *listen.Set
+	Workloads Workloads
+	// Bind tells the kernel of cgroups that came.
+	Bind func() error
+	// Well returns when the forwarding core answers.
+	Well func()
+	Log  *slog.Logger
+}
+
+// Probe is the daemon's side of its probe of itself: the workload that it is, and
+// what the listeners make of it. The nil Probe probes nothing.
+type Probe struct {
 	*probe.Prober
-	agent   *Agent
-	command []string
-	dir     string // its cgroup
+	daemon   Daemon
+	interval time.Duration
+	command  []string
+	dir      string // its cgroup
 	// own are the sources of a probe that is not captured.
 	own sync.Map
 }
 
-// newSelfProbe needs the listeners.
-func newSelfProbe(a *Agent) *selfProbe {
-	if a.opts.Probe.Interval <= 0 || !a.opts.Daemon {
+// New makes a Probe, or nil where the options say that there is none.
+func New(o Options, d Daemon) *Probe {
+	if o.Interval <= 0 {
 		return nil
 	}
-	s := &selfProbe{agent: a, command: a.opts.Probe.Command, dir: filepath.Join(a.capture.At, state.ProbeCgroup)}
+	s := &Probe{daemon: d, interval: o.Interval, command: o.Command, dir: filepath.Join(d.At, state.ProbeCgroup)}
 	var families []probe.Family
-	for _, l := range a.sockets.Proxy {
+	for _, l := range d.Sockets.Proxy {
 		if addr := addrOf(l.Addr()); addr.IsLoopback() {
 			families = append(families, probe.FamilyOf(addr))
 		}
 	}
 	s.Prober = probe.New(probe.Options{
-		Interval: a.opts.Probe.Interval, Families: families, Log: a.log,
+		Interval: o.Interval, Families: families, Log: d.Log,
 		Captured:  func(ctx context.Context) ([]probe.Outcome, error) { return s.captured(ctx, families) },
 		Listeners: s.targets,
 		Queued:    s.queued,
-		Spent:     spent,
+		Spent:     capacity.Spent,
 	})
 	return s
 }
 
-// openings are what the probe's policy opens.
-func (s *selfProbe) openings() (all []policy.Opening) {
+// Openings are what the probe's policy opens.
+func (s *Probe) Openings() (all []policy.Opening) {
 	for _, f := range []probe.Family{probe.IPv4, probe.IPv6} {
 		at := probe.Destination(f)
 		all = append(all, policy.Opening{
@@ -91,33 +115,33 @@ func (s *selfProbe) openings() (all []policy.Opening) {
 	return all
 }
 
-// allow adds the probe's policy to those of the snapshot.
-func (s *selfProbe) allow(static map[policy.PolicyID][]policy.Opening) {
+// Allow adds the probe's policy to those of the snapshot.
+func (s *Probe) Allow(static map[policy.PolicyID][]policy.Opening) {
 	if s != nil {
-		static[probePolicy] = s.openings()
+		static[Policy] = s.Openings()
 	}
 }
 
-// bind adds the probe's cgroup to the table of workloads, if there is one.
-func (s *selfProbe) bind(table map[uint64]loader.Workload) {
+// Bind adds the probe's cgroup to the table of workloads, if there is one.
+func (s *Probe) Bind(table map[uint64]loader.Workload) {
 	if s == nil {
 		return
 	}
 	if id, err := cgroup.ID(s.dir); err == nil {
-		table[id] = loader.Workload{ID: workload.Probe, Policy: probePolicy, Mode: policy.Enforce}
+		table[id] = loader.Workload{ID: workload.Probe, Policy: Policy, Mode: policy.Enforce}
 	}
 }
 
 // bound says whether the kernel knows the probe's cgroup.
-func (s *selfProbe) bound() bool {
+func (s *Probe) bound() bool {
 	id, err := cgroup.ID(s.dir)
-	return err == nil && s.agent.workloads.NumberOf(id) == workload.Probe
+	return err == nil && s.daemon.Workloads.NumberOf(id) == workload.Probe
 }
 
 // captured runs a round in the probe's cgroup. The cgroup is there as long as the
 // daemon, the process for a moment only, and nothing is decided for it but what
 // it is for.
-func (s *selfProbe) captured(ctx context.Context, families []probe.Family) ([]probe.Outcome, error) {
+func (s *Probe) captured(ctx context.Context, families []probe.Family) ([]probe.Outcome, error) {
 	if len(s.command) == 0 {
 		return nil, errors.New("there is no command for it")
 	}
@@ -125,10 +149,7 @@ func (s *selfProbe) captured(ctx context.Context, families []probe.Family) ([]pr
 		return nil, fmt.Errorf("make its cgroup: %w", err)
 	}
 	if !s.bound() {
-		s.agent.binding.Lock()
-		err := s.agent.bind(nil)
-		s.agent.binding.Unlock()
-		if err != nil {
+		if err := s.daemon.Bind(); err != nil {
 			return nil, err
 		}
 		if !s.bound() { // else it would be under the policy of the node
@@ -162,7 +183,7 @@ func (s *selfProbe) captured(ctx context.Context, families []probe.Family) ([]pr
 }
 
 // targets are the listeners themselves.
-func (s *selfProbe) targets() (all []probe.Target) {
+func (s *Probe) targets() (all []probe.Target) {
 	announce := func(src netip.AddrPort) func() {
 		s.own.Store(src, true)
 		return func() { s.own.Delete(src) }
@@ -182,8 +203,8 @@ func (s *selfProbe) targets() (all []probe.Target) {
 }
 
 // eachListener calls f for the listeners on loopback that the probe reaches.
-func (s *selfProbe) eachListener(f func(probe.Path, net.Addr, syscall.Conn)) {
-	l := s.agent.sockets
+func (s *Probe) eachListener(f func(probe.Path, net.Addr, syscall.Conn)) {
+	l := s.daemon.Sockets
 	visit := func(p probe.Path, at net.Addr, c any) {
 		if raw, ok := c.(syscall.Conn); ok && addrOf(at).IsLoopback() {
 			f(p, at, raw)
@@ -198,7 +219,7 @@ func (s *selfProbe) eachListener(f func(probe.Path, net.Addr, syscall.Conn)) {
 }
 
 // queued is how much waits at a listener; -1: unknown.
-func (s *selfProbe) queued(path probe.Path, family probe.Family) int {
+func (s *Probe) queued(path probe.Path, family probe.Family) int {
 	n := -1
 	s.eachListener(func(p probe.Path, at net.Addr, c syscall.Conn) {
 		if p != path || probe.FamilyOf(addrOf(at)) != family {
@@ -228,17 +249,6 @@ func waiting(fd int, p probe.Path) int {
 	return -1
 }
 
-// spent says that this process can open no more files.
-func spent() bool {
-	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		unix.Close(fd)
-	}
-	return noDescriptors(err)
-}
-
-func noDescriptors(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
-
 func addrOf(a net.Addr) netip.Addr {
 	switch a := a.(type) {
 	case *net.TCPAddr:
@@ -249,9 +259,9 @@ func addrOf(a net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// is says whether a flow is the probe's: of its workload, or of a socket of this
+// Is says whether a flow is the probe's: of its workload, or of a socket of this
 // process on loopback.
-func (s *selfProbe) is(o loader.Origin, known bool, at loader.Arrival) bool {
+func (s *Probe) Is(o loader.Origin, known bool, at loader.Arrival) bool {
 	if s == nil {
 		return false
 	}
@@ -262,14 +272,14 @@ func (s *selfProbe) is(o loader.Origin, known bool, at loader.Arrival) bool {
 	return own && at.Local.IsLoopback()
 }
 
-// client is the probe as the DNS proxy sees it.
-func (s *selfProbe) client(p probe.Path, at netip.Addr) dnsproxy.Client {
+// Client is the probe as the DNS proxy sees it.
+func (s *Probe) Client(p probe.Path, at netip.Addr) dnsproxy.Client {
 	return dnsproxy.Client{Probe: question{s, p, probe.FamilyOf(at)}}
 }
 
 // question is one of the probe.
 type question struct {
-	of     *selfProbe
+	of     *Probe
 	path   probe.Path
 	family probe.Family
 }
@@ -277,78 +287,50 @@ type question struct {
 // Answered implements dnsproxy.Probe.
 func (q question) Answered() { q.of.Served(q.path, q.family) }
 
-// greet answers a connection of the probe by the proxy's counts, for which the
+// Greet answers a connection of the probe by the proxy's counts, for which the
 // core must be well.
-func (s *selfProbe) greet(c *net.TCPConn, at netip.Addr) {
-	_ = s.agent.outgoing.Stats()
+func (s *Probe) Greet(c *net.TCPConn, at netip.Addr) {
+	s.daemon.Well()
 	s.Served(probe.Proxy, probe.FamilyOf(at))
 	_ = c.SetWriteDeadline(time.Now().Add(probe.Timeout)) // it is open
 	_, _ = c.Write([]byte(probe.Greeting))                // the probe says what came of it
 }
 
-// notReady says which paths fail.
-func (s *selfProbe) notReady() error {
+// NotReady says which paths fail.
+func (s *Probe) NotReady() error {
 	if s == nil {
 		return nil
 	}
-	if err := s.NotReady(); err != nil {
+	if err := s.Prober.NotReady(); err != nil {
 		return fmt.Errorf("egressd's probe of itself fails: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return nil
 }
 
-// alive says whether the probe goes on and finds no listener stuck.
-func (s *selfProbe) alive(ctx context.Context) error {
+// Alive says whether the probe goes on and finds no listener stuck.
+func (s *Probe) Alive(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}
 	return errors.Join(s.Beat(ctx), s.Stuck())
 }
 
-// run probes until ctx ends, and leaves no cgroup behind.
-func (s *selfProbe) run(ctx context.Context) {
-	s.Run(ctx)
+// Run probes until ctx ends, and leaves no cgroup behind.
+func (s *Probe) Run(ctx context.Context) {
+	s.Prober.Run(ctx)
 	_ = os.Remove(s.dir) // unless another daemon uses it
 }
 
-// ProbeStatus is the part of the Status about the probe.
-type ProbeStatus struct {
+// Status is what the probe sees.
+type Status struct {
 	Interval string `json:"interval"`
 	probe.Status
 }
 
-func (s *selfProbe) status() *ProbeStatus {
+// Status is what it sees now; nil: there is no probe.
+func (s *Probe) Status() *Status {
 	if s == nil {
 		return nil
 	}
-	return &ProbeStatus{Interval: s.agent.opts.Probe.Interval.String(), Status: s.Status()}
-}
-
-var (
-	probeDesc = prometheus.NewDesc("egressd_probe_success",
-		"1 when the last probe of egressd by itself was answered, by path (dns-udp, dns-tcp, proxy) and family.", []string{"path", "family"}, nil)
-	probeSuccessDesc = prometheus.NewDesc("egressd_probe_last_success_timestamp_seconds",
-		"When a probe was answered last, in seconds since 1970; 0: never.", []string{"path", "family"}, nil)
-	probeDurationDesc = prometheus.NewDesc("egressd_probe_duration_seconds",
-		"How long the last probe took.", []string{"path", "family"}, nil)
-	probeCapturedDesc = prometheus.NewDesc("egressd_probe_captured",
-		"1 when the probe is a process under the kernel programs; 0: it knows of the listeners only.", nil, nil)
-)
-
-// collect tells the metrics.
-func (s *ProbeStatus) collect(gauge func(d *prometheus.Desc, n float64, labels ...string)) {
-	if s == nil {
-		return
-	}
-	gauge(probeCapturedDesc, truth(s.Captured))
-	for _, p := range s.Paths {
-		labels := []string{string(p.Path), string(p.Family)}
-		last := 0.0
-		if !p.LastSuccess.IsZero() {
-			last = float64(p.LastSuccess.UnixMilli()) / 1000
-		}
-		gauge(probeDesc, truth(p.OK), labels...)
-		gauge(probeSuccessDesc, last, labels...)
-		gauge(probeDurationDesc, p.Seconds, labels...)
-	}
+	return &Status{Interval: s.interval.String(), Status: s.Prober.Status()}
 }
