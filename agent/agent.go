@@ -25,6 +25,7 @@ import (
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
@@ -93,7 +94,7 @@ type Agent struct {
 	// holder is the daemon that this one takes over from, nil: none. heirs are
 	// those that are prepared to take over from this one; gone says that one has,
 	// and the state directory is not this one's.
-	holder *holder
+	holder *takeover.Holder
 	heirs  chan *handover.Conn
 	gone   atomic.Bool
 
@@ -109,7 +110,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		return nil, err
 	}
 	made := state.Made(o.StateDir)
-	lock, h, set, err := lockOrReach(o)
+	lock, h, set, err := takeover.LockOrReach(o.StateDir, o.Version, o.Takeover, o.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 // newAgent is New with validated options and the lock of the state directory,
 // which it takes over; made are the parts of that which this start has made. h is
 // the daemon before, which lives, and set what it hands over.
-func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *holder, set *handover.Set) (_ *Agent, err error) {
+func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *takeover.Holder, set *handover.Set) (_ *Agent, err error) {
 	a := &Agent{
 		opts:     o,
 		log:      o.Log,
@@ -323,7 +324,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.followHolder(life) })
 	living.Go(func() { a.workloads.Watch(life, a.rebind) })
 	shifts := []*shift{s}
-	var h *heir
+	var h *takeover.Heir
 	unload := false
 	for serving := true; serving; {
 		select {
@@ -346,8 +347,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		s.answering.Wait()
 	}
 	if h != nil {
-		h.conn.Close()
-		<-h.ended
+		h.Leave()
 	}
 	a.recorder.Flush(true)
 	a.saveLastGood()
@@ -364,7 +364,10 @@ func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift
 	if err == nil {
 		var s *shift
 		if s, err = a.beginShift(ctx, fail); err == nil {
-			if err = a.settleTakeover(); err == nil {
+			if a.holder != nil {
+				err = a.holder.Settle()
+			}
+			if err == nil {
 				return s, nil
 			}
 			a.endShift(s)
@@ -373,7 +376,9 @@ func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift
 	}
 	a.recorder.Flush(true)
 	err = errors.Join(a.notTaken(err), a.rollBack())
-	a.leaveHolder()
+	if a.holder != nil {
+		a.holder.Leave()
+	}
 	return nil, err
 }
 
@@ -388,7 +393,7 @@ func (a *Agent) notTaken(err error) error {
 }
 
 // finish ends the last shift.
-func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift, h *heir, unload bool) {
+func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift, h *takeover.Heir, unload bool) {
 	switch {
 	case h != nil:
 		a.release()
@@ -553,7 +558,7 @@ func (a *Agent) Close() error {
 	}
 	a.begun.closed(a.opts)
 	if a.holder != nil {
-		a.holder.conn.Close()
+		a.holder.Close()
 	}
 	return errors.Join(err, a.unlock())
 }

@@ -13,7 +13,7 @@ var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
-	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/teardown", "./agent/workload"}
+	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -71,12 +71,13 @@ var floors = map[string][]string{
 	"./agent/admin":     {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
 	"./agent/earlier":   {"./agent/workload", "./internal/cgroup", "./internal/flow", "./loader", "./policy"},
 	"./agent/events":    {"./internal/flow", "./policy"},
-	"./agent/exec":      {"./agent/state", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
+	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
 	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/listen":    {"./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},
 	"./agent/resolve":   {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
 	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
+	"./agent/takeover":  {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
 	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/securedir", "./loader"},
 	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./loader", "./policy"},
 	// Roof.
