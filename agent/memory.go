@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -22,6 +23,15 @@ type MemoryStatus struct {
 	Limit  uint64 `json:"limit,omitempty"`
 	Used   uint64 `json:"used,omitempty"`
 	Cgroup string `json:"cgroup,omitempty"`
+}
+
+// Text says it in words.
+func (m MemoryStatus) Text() string {
+	text := loader.MiB(m.Tables)
+	if m.Limit > 0 {
+		text += fmt.Sprintf(" (the memory cgroup %s uses %s of its limit of %s)", m.Cgroup, loader.MiB(m.Used), loader.MiB(m.Limit))
+	}
+	return text
 }
 
 // memoryStatus reads it. A limit that cannot be read is left out.

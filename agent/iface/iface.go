@@ -22,6 +22,16 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
+// ParseChoice reads a choice of interfaces. With auto, what is behind veths and taps is
+// under policy only when the whole node is.
+func ParseChoice(s string, whole bool) (link.Choice, error) {
+	c, err := link.ParseChoice(s)
+	if err == nil && c.Auto && !whole {
+		c = link.UplinksOnly
+	}
+	return c, err
+}
+
 // Datapath is what guarding needs of the kernel's side.
 type Datapath interface {
 	// Guard puts an interface under policy, or changes the policy of one that is;

@@ -213,3 +213,22 @@ func TestRegard(t *testing.T) {
 		t.Error("the one that failed is not told again")
 	}
 }
+
+// TestParseChoice: what is behind veths and taps is guarded by itself only when
+// everything on the node is captured.
+func TestParseChoice(t *testing.T) {
+	for _, c := range []struct {
+		flag               string
+		whole, picks, none bool
+	}{
+		{"auto", true, true, false}, {"auto", false, false, false}, {"none", true, false, true}, {"veth*", false, true, false},
+	} {
+		got, err := ParseChoice(c.flag, c.whole)
+		if err != nil || got.Picks(pod) != c.picks || got.None() != c.none {
+			t.Errorf("%s: picks a veth %t, none %t, %v", c.flag, got.Picks(pod), got.None(), err)
+		}
+	}
+	if _, err := ParseChoice("[", true); err == nil {
+		t.Error("a bad pattern was taken")
+	}
+}

@@ -171,9 +171,9 @@ func removeProbeCgroup(attached uint64) error {
 	return err
 }
 
-// RemoveOwnCgroup removes the cgroup that an ended daemon made for itself
+// removeOwnCgroup removes the cgroup that an ended daemon made for itself
 // below the captured one. One that is in use, or not there, is left alone.
-func RemoveOwnCgroup(captured string) {
+func removeOwnCgroup(captured string) {
 	if captured != "" {
 		_ = os.Remove(filepath.Join(captured, state.OwnCgroup)) // rmdir(2) refuses a populated one
 	}

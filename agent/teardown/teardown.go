@@ -5,7 +5,13 @@
 // a daemon that was told to unload, and exec do it in one order.
 package teardown
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/gate"
+)
 
 // Teardown has the steps of one egressd's end. A nil step has nothing to do.
 type Teardown struct {
@@ -37,4 +43,27 @@ func (t Teardown) Run() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// OfDaemon is the end of a daemon that captured some cgroups, or, where that is not
+// known, the whole node. How it is detached, and when it has ended, is the caller's
+// to say.
+func OfDaemon(stateDir string, captured []string) Teardown {
+	return Teardown{
+		Gates: gate.Remove,
+		State: func() error { return state.Remove(stateDir) },
+		Cgroups: func() error {
+			if len(captured) == 0 {
+				root, err := cgroup.Root()
+				if err != nil {
+					return nil // there is nothing to remove
+				}
+				captured = []string{root}
+			}
+			for _, dir := range captured {
+				removeOwnCgroup(dir)
+			}
+			return nil
+		},
+	}
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/quote"
-	"github.com/egressd/egressd/loader"
 )
 
 func orDash(s string) string {
@@ -118,7 +117,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	for _, i := range s.Interfaces {
 		row("interface", "%s, %s %s", i.Name, i.As, i.Error)
 	}
-	row("kernel tables", "%s", tablesOf(s.Memory))
+	row("kernel tables", "%s", s.Memory.Text())
 	for _, name := range sortedKeys(s.Maps) {
 		row("map", "%s: %d of %d", name, s.Maps[name].Entries, s.Maps[name].Max)
 	}
@@ -135,15 +134,6 @@ func printStatus(w io.Writer, s agent.Status) {
 			row("missing", "%s: %s", name, s.Features[name])
 		}
 	}
-}
-
-// tablesOf says what the kernel's tables take.
-func tablesOf(m agent.MemoryStatus) string {
-	text := loader.MiB(m.Tables)
-	if m.Limit > 0 {
-		text += fmt.Sprintf(" (the memory cgroup %s uses %s of its limit of %s)", m.Cgroup, loader.MiB(m.Used), loader.MiB(m.Limit))
-	}
-	return text
 }
 
 // holdRows are about what egressd lost in the kernel, and who stands beside it.

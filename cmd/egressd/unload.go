@@ -15,8 +15,6 @@ import (
 	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
-	"github.com/egressd/egressd/internal/cgroup"
-	"github.com/egressd/egressd/internal/gate"
 )
 
 func unloadCommand(e env) *cobra.Command {
@@ -62,32 +60,22 @@ func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
 		return err
 	}
 	removed := 0
-	err = teardown.Teardown{
-		Detach: func() (err error) {
-			removed, err = pins.Remove(ends || silent != nil)
-			return err
-		},
-		Ended: func() error {
-			if !ends {
-				return nil
-			}
+	end := teardown.OfDaemon(daemon.stateDir, captured)
+	end.Detach = func() (err error) {
+		removed, err = pins.Remove(ends || silent != nil)
+		return err
+	}
+	if ends {
+		end.Ended = func() error {
 			fmt.Fprintln(e.stderr, "all traffic is open; the daemon lets requests in flight end")
 			// One that does not end in time is told of below.
 			if err := state.WaitUnlocked(ctx, daemon.stateDir); err != nil && ctx.Err() != nil {
 				return err
 			}
 			return nil
-		},
-		Gates: gate.Remove,
-		State: func() error { return state.Remove(daemon.stateDir) },
-		Cgroups: func() error {
-			for _, dir := range captured {
-				teardown.RemoveOwnCgroup(dir)
-			}
-			return nil
-		},
-	}.Run()
-	if err != nil {
+		}
+	}
+	if err := end.Run(); err != nil {
 		return err
 	}
 	if err := pins.Stuck(); err != nil {
@@ -105,18 +93,16 @@ func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
 	return nil
 }
 
-// capturedBy asks the daemon which cgroups it captures. When it can't say it is
-// taken to be the default, the whole node.
+// capturedBy asks the daemon which cgroups it captures; nil: it can't say.
 func capturedBy(ctx context.Context, daemon client) []string {
-	root, _ := cgroup.Root() // without one there is nothing to remove
-	daemon.wait /= 3         // it need not be known
+	daemon.wait /= 3 // it need not be known
 	body, err := daemon.ask(ctx, http.MethodGet, agent.PathStatus, nil)
 	if err != nil {
-		return []string{root}
+		return nil
 	}
 	var s agent.Status
 	if err := json.Unmarshal(body, &s); err != nil || len(s.Workloads) == 0 {
-		return []string{root}
+		return nil
 	}
 	return s.Workloads[0].Cgroups
 }
