@@ -46,6 +46,7 @@ type Agent struct {
 	datapath   *loader.Datapath
 	current    current
 	recorder   *events.Recorder
+	kernel     *events.Kernel
 	addresses  ipguard.Addresses // of the node
 	names      *learned.Names
 	dns        *dnsproxy.Server
@@ -230,6 +231,11 @@ func (a *Agent) wire() error {
 	}
 	learnedBounds(&names, a.opts.Sizes.Addresses)
 	a.names = learned.New(a.datapath, &a.current, names)
+	a.kernel = &events.Kernel{
+		Recorder: a.recorder, Names: a.names, Policies: &a.current, Workload: a.workloads.NameOf, Interface: a.guards.NameOf,
+		Probe: workload.Probe, Log: a.log,
+		End: func(k loader.Event) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
+	}
 	a.earlier = earlier.New(earlier.Options{
 		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: &a.current, Names: a.names, Sink: a.recorder, Log: a.log,
 	})

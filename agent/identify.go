@@ -37,7 +37,7 @@ func (a *Agent) identify(c *net.TCPConn) (forward.Conn, error) {
 		Dst:      o.Dst,
 		Src:      src,
 		Layer:    flow.Egress,
-		Workload: a.workloadName(o.Workload), WorkloadID: o.Workload,
+		Workload: a.workloads.NameOf(o.Workload), WorkloadID: o.Workload,
 		Process: processOf(o),
 		Policy:  o.Policy,
 		Mode:    o.Mode,
@@ -74,7 +74,7 @@ func (s origins) OfDatagram(src, local netip.AddrPort, slot int, query []byte) (
 
 func (s origins) client(o loader.Origin) dnsproxy.Client {
 	return dnsproxy.Client{
-		Workload: s.a.workloadName(o.Workload),
+		Workload: s.a.workloads.NameOf(o.Workload),
 		Process:  processOf(o),
 		Policy:   o.Policy,
 		Mode:     o.Mode,

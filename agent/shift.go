@@ -37,7 +37,7 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	serve := func(f func() error) { s.loops.Go(func() { end(f()) }) }
 	accept := func(f func() error) { serve(func() error { s.wait(); return f() }) }
 	answer := func(f func() error) { s.answering.Go(func() { s.wait(); end(f()) }) }
-	serve(func() error { return a.datapath.Events(a.recordKernelEvent) })
+	serve(func() error { return a.datapath.Events(a.kernel.Record) })
 	for _, ln := range a.sockets.Proxy {
 		accept(func() error { return a.outgoing.Serve(s.ctx, ln, a.identify) })
 	}

@@ -39,7 +39,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 			}
 			a.sockets.KeepGates(listen.NodeGates{}, a.datapath.SetListeners)
 			a.keepPolicy()
-			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
+			if err := a.datapath.SweepFlows(a.kernel.Record); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}
 		case <-save.C:

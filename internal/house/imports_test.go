@@ -70,7 +70,7 @@ var floors = map[string][]string{
 	// Parts of the daemon, which agent wires.
 	"./agent/admin":     {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
 	"./agent/earlier":   {"./agent/workload", "./internal/cgroup", "./internal/flow", "./loader", "./policy"},
-	"./agent/events":    {"./internal/flow", "./policy"},
+	"./agent/events":    {"./internal/flow", "./loader", "./policy"},
 	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
 	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/listen":    {"./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},

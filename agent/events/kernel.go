@@ -1,28 +1,55 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package events
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
 
-	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
 
-// kernelEvent turns what the kernel tells into an event with what is known
+// Names knows what addresses were learned for.
+type Names interface {
+	NamesOf(id policy.PolicyID, addr netip.Addr) []string
+	// Lately is the name that an address is not learned for any more, and since when.
+	Lately(id policy.PolicyID, addr netip.Addr) (name string, until time.Time, ok bool)
+	// Noted are the names that a process asked for and would not have been told.
+	Noted(workload string, addr netip.Addr, pid int) []string
+}
+
+// Kernel records what the kernel tells.
+type Kernel struct {
+	Recorder *Recorder
+	Names    Names
+	Policies interface {
+		Policy(id policy.PolicyID) *policy.Policy
+	}
+	// Workload and Interface name those of the kernel's tables.
+	Workload  func(id uint32) string
+	Interface func(index int) string
+	// Probe is the workload of which nothing is recorded: it tells by itself what it
+	// sees.
+	Probe uint32
+	// End ends the socket of a connection that the kernel has cut.
+	End func(loader.Event) error
+	Log *slog.Logger
+}
+
+// event turns what the kernel tells into an event with what is known
 // besides: the names of the address, and the rule that allows or comes nearest.
-func (a *Agent) kernelEvent(k loader.Event) flow.Event {
+func (r *Kernel) event(k loader.Event) flow.Event {
 	allowed := k.Reason == policy.ReasonAllowed
 	e := flow.Event{
 		Time:      k.Time,
 		Kind:      flow.Decision,
 		Layer:     flow.Kernel,
-		Workload:  a.workloadName(k.Workload),
+		Workload:  r.Workload(k.Workload),
 		Process:   flow.Process{PID: k.PID, UID: k.UID, Command: k.Command},
 		Transport: k.Transport,
 		Proto:     k.Transport.String(),
@@ -31,7 +58,7 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		WouldDeny: k.Audit,
 		Reason:    k.Reason,
 		Name:      k.Name,
-		Interface: a.guards.NameOf(k.Interface),
+		Interface: r.Interface(k.Interface),
 	}
 	if k.Peer != k.Dst {
 		e.Upstream = k.Peer
@@ -43,9 +70,9 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 	if !k.Dst.Addr().IsUnspecified() || k.Dst.Port() != 0 {
 		e.Dst = k.Dst
 	}
-	names := a.names.NamesOf(k.Policy, k.Dst.Addr())
+	names := r.Names.NamesOf(k.Policy, k.Dst.Addr())
 	meant := names
-	if noted := a.noted(k); len(noted) > 0 {
+	if noted := r.noted(k); len(noted) > 0 {
 		meant = noted
 	}
 	if e.Name == "" && len(meant) > 0 {
@@ -55,9 +82,9 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 		}
 	}
 	if !allowed {
-		e.Detail = a.lately(k.Policy, k.Dst.Addr())
+		e.Detail = r.lately(k.Policy, k.Dst.Addr())
 	}
-	p := a.current.Policy(k.Policy)
+	p := r.Policies.Policy(k.Policy)
 	if p == nil {
 		return e
 	}
@@ -81,54 +108,51 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 
 // lately says what an address was learned for that is not learned any more; ""
 // when it is learned, or never was.
-func (a *Agent) lately(id policy.PolicyID, addr netip.Addr) string {
-	name, until, ok := a.names.Lately(id, addr)
+func (r *Kernel) lately(id policy.PolicyID, addr netip.Addr) string {
+	name, until, ok := r.Names.Lately(id, addr)
 	if !ok {
 		return ""
 	}
-	return former(name, until)
+	return Former(name, until)
 }
 
-// former is the text of lately.
-func former(name string, until time.Time) string {
+// Former says that an address was learned for a name until some time.
+func Former(name string, until time.Time) string {
 	return fmt.Sprintf("the address was learned for %s until %s; resolve the name again", name, until.Local().Format(time.TimeOnly))
 }
 
 // noted are the names that a flow may be for that would be denied: its process
 // asked for one of them.
-func (a *Agent) noted(k loader.Event) []string {
+func (r *Kernel) noted(k loader.Event) []string {
 	if !k.Audit {
 		return nil
 	}
-	return a.names.Noted(a.workloadName(k.Workload), k.Dst.Addr(), k.PID)
+	return r.Names.Noted(r.Workload(k.Workload), k.Dst.Addr(), k.PID)
 }
 
-// workloadName names a workload of the kernel's tables.
-func (a *Agent) workloadName(id uint32) string { return a.workloads.NameOf(id) }
-
-// recordKernelEvent records an event, and ends the socket of a connection that
+// Record records an event, and ends the socket of a connection that
 // the kernel has cut: without that the application would wait for its timeout.
-func (a *Agent) recordKernelEvent(k loader.Event) {
-	if k.Workload == workload.Probe {
-		return // it tells by itself what it sees
+func (r *Kernel) Record(k loader.Event) {
+	if k.Workload == r.Probe {
+		return
 	}
 	if k.Cut() && k.Interface == 0 {
-		if err := a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes); err != nil {
-			a.log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
+		if err := r.End(k); err != nil {
+			r.Log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
 		}
 	}
 	if k.Closed || k.Reason == policy.ReasonAllowed {
-		a.recorder.Record(a.kernelEvent(k))
+		r.Recorder.Record(r.event(k))
 		return
 	}
 	// What is known besides is looked up only if it is to be told; but of one
 	// address several names may be meant, one after the other.
 	name := k.Name
 	if name == "" {
-		name = strings.Join(a.noted(k), " ")
+		name = strings.Join(r.noted(k), " ")
 	}
-	a.recorder.Denied(flow.Key{
-		Workload: a.workloadName(k.Workload), Layer: flow.Kernel, Kind: flow.Decision, Allowed: k.Audit, Reason: k.Reason,
-		Transport: k.Transport, Interface: a.guards.NameOf(k.Interface), Dst: k.Dst, Command: k.Command, Name: name,
-	}, func() flow.Event { return a.kernelEvent(k) })
+	r.Recorder.Denied(flow.Key{
+		Workload: r.Workload(k.Workload), Layer: flow.Kernel, Kind: flow.Decision, Allowed: k.Audit, Reason: k.Reason,
+		Transport: k.Transport, Interface: r.Interface(k.Interface), Dst: k.Dst, Command: k.Command, Name: name,
+	}, func() flow.Event { return r.event(k) })
 }
