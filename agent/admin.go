@@ -6,11 +6,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/report"
 )
 
 // Paths of the admin interface.
@@ -28,6 +32,16 @@ const (
 	maxFollowers = 16
 	maxDumps     = 2 // a dump is made in memory
 )
+
+// registry has the metrics of the daemon.
+func (a *Agent) registry() *prometheus.Registry {
+	return report.Registry(report.Source{
+		Status: a.Status, Events: a.recorder.Counts, Dropped: a.recorder.Dropped, LogDropped: a.opts.LogDropped,
+		Closed: a.surfaces.Closed, Holding: a.holding.Counts, Upstreams: a.dns.Upstreams,
+		Unbound: func() int64 { n, _ := a.workloads.Unbound(); return n },
+		Saved:   slices.Sorted(maps.Keys(notSaved)),
+	})
+}
 
 // serveInterfaces opens the interfaces of the daemon.
 func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) error {

@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -13,26 +12,6 @@ import (
 	"github.com/egressd/egressd/internal/memcg"
 	"github.com/egressd/egressd/loader"
 )
-
-// MemoryStatus is what the kernel's tables take of the memory that egressd may
-// have, in bytes.
-type MemoryStatus struct {
-	Tables uint64 `json:"tables"`
-	// Limit and Used are those of the memory cgroup that has the least left, and
-	// Cgroup is its directory; 0 and empty: no limit.
-	Limit  uint64 `json:"limit,omitempty"`
-	Used   uint64 `json:"used,omitempty"`
-	Cgroup string `json:"cgroup,omitempty"`
-}
-
-// Text says it in words.
-func (m MemoryStatus) Text() string {
-	text := loader.MiB(m.Tables)
-	if m.Limit > 0 {
-		text += fmt.Sprintf(" (the memory cgroup %s uses %s of its limit of %s)", m.Cgroup, loader.MiB(m.Used), loader.MiB(m.Limit))
-	}
-	return text
-}
 
 // memoryStatus reads it. A limit that cannot be read is left out.
 func memoryStatus(d *loader.Datapath) MemoryStatus {

@@ -13,7 +13,7 @@ var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
-	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
+	parts  = []string{"./agent/admin", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/report", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -74,6 +74,7 @@ var floors = map[string][]string{
 	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
 	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/listen":    {"./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},
+	"./agent/report":    {"./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./loader", "./policy", "./policy/istio", "github.com/prometheus/client_golang/"},
 	"./agent/resolve":   {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
 	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package report
 
 import (
 	"strings"
@@ -8,24 +8,46 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/loader"
 )
 
-// registry has every metric of the daemon. They are read when they are asked
+// Source is what the daemon knows for its metrics, beside the Status.
+type Source struct {
+	Status func() Status
+	// Events counts decisions by what they said, Dropped followers of events that did
+	// not read, LogDropped lines of the log that nobody took; nil: none are lost.
+	Events     func() map[flow.CountKey]uint64
+	Dropped    func() uint64
+	LogDropped func() uint64
+	// Closed counts connections that were closed to make room, by interface.
+	Closed func() map[string]uint64
+	// Unbound is how many cgroups have no room, and Holding what was missed in the
+	// kernel and put back.
+	Unbound func() int64
+	Holding func() (failures, repairs map[loader.FaultKind]uint64)
+	// Saved are the files for the next start.
+	Saved     []string
+	Upstreams func() []dnsproxy.UpstreamStatus
+}
+
+// Registry has every metric of the daemon. They are read when they are asked
 // for: the kernel and the rooms keep the counts.
-func (a *Agent) registry() *prometheus.Registry {
+func Registry(s Source) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		metrics{a},
-		upstreamMetrics{a.dns.Upstreams},
+		metrics{s},
+		upstreamMetrics{s.Upstreams},
 	)
 	return r
 }
 
-// metrics collects from an Agent.
-type metrics struct{ a *Agent }
+// metrics collects from a Source.
+type metrics struct{ from Source }
 
 var (
 	kernelDesc = prometheus.NewDesc("egressd_kernel_flows_total",
@@ -97,12 +119,12 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, n float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n, labels...)
 	}
-	s := m.a.Status()
+	s := m.from.Status()
 	for name, n := range s.Kernel {
 		action, reason, _ := strings.Cut(name, "/")
 		counter(kernelDesc, n, action, reason)
 	}
-	for k, n := range m.a.recorder.Counts() {
+	for k, n := range m.from.Events() {
 		allowed := "false"
 		if k.Allowed {
 			allowed = "true"
@@ -135,26 +157,25 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(limitDesc, float64(u.Used), what)
 		gauge(limitMaxDesc, float64(u.Max), what)
 	}
-	for name, n := range m.a.surfaces.Closed() {
+	for name, n := range m.from.Closed() {
 		counter(closedDesc, n, name)
 	}
 	counter(recycledDesc, s.Connections.Recycled)
-	counter(droppedDesc, m.a.recorder.Dropped())
-	if dropped := m.a.opts.LogDropped; dropped != nil {
+	counter(droppedDesc, m.from.Dropped())
+	if dropped := m.from.LogDropped; dropped != nil {
 		counter(logDroppedDesc, dropped())
 	}
 	gauge(readyDesc, truth(s.Ready))
-	for file := range notSaved {
+	for _, file := range m.from.Saved {
 		gauge(unsavedDesc, truth(s.Unsaved[file] != ""), file)
 	}
-	unbound, _ := m.a.workloads.Unbound()
-	gauge(unboundDesc, float64(unbound))
+	gauge(unboundDesc, float64(m.from.Unbound()))
 	gauge(pinsDesc, truth(s.Pins.Lasting))
 	gauge(heldDesc, truth(s.Capture.Held))
 	for dir, present := range s.Capture.Cgroups {
 		gauge(presentDesc, truth(present), dir)
 	}
-	failures, repairs := m.a.holding.Counts()
+	failures, repairs := m.from.Holding()
 	for kind, n := range failures {
 		gauge(holdFailuresDesc, float64(n), string(kind))
 		counter(holdRepairsDesc, repairs[kind], string(kind))
