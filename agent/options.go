@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package agent wires the rooms into a running egressd: it loads the policy
-// and follows its files, opens the listeners, attaches the kernel programs,
-// applies policy changes in the order that never opens a gap, and answers the
-// admin and status interfaces.
+// Package agent wires the rooms and its own parts, which are the packages below it,
+// into a running egressd: it starts, serves, hands over and stops them, and applies
+// policy changes in the order that never opens a gap.
 package agent
 
 import (

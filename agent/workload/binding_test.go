@@ -4,6 +4,7 @@ package workload
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"maps"
@@ -70,6 +71,9 @@ func newRig(t *testing.T, o Options, captured string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	b.Watch(stopped, func() {}) // which lets go of what it watches with
 	b.root, b.watcher = root, nil
 	b.held = func(string) error { return nil }
 	return &rig{b, t, root, d, said}
