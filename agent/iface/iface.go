@@ -202,6 +202,19 @@ func (g *Guards) Regard() {
 	}
 }
 
+// Shut takes what its policy does not know from each guarded workload that shut says,
+// until the next Regard.
+func (g *Guards) Shut(shut func(loader.Workload) bool) error {
+	var errs []error
+	for _, i := range g.Datapath.Guarded() {
+		if i.Kind == loader.WorkloadInterface && shut(i.Workload) {
+			i.Workload.AllowAny = false
+			errs = append(errs, g.Datapath.Guard(i))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // admitInbound lets go on what others opened to workloads before their
 // interfaces were guarded, as far as the kernel's connection tracking knows it.
 // Without it such a connection is judged by its address, as if the workload had

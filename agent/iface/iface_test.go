@@ -232,3 +232,27 @@ func TestParseChoice(t *testing.T) {
 		t.Error("a bad pattern was taken")
 	}
 }
+
+// TestShut: what is behind an interface is shut at once, and opened again by its policy.
+func TestShut(t *testing.T) {
+	r := newRig(t, "auto")
+	r.links = []link.Link{pod, uplink}
+	r.as.AllowAny = true
+	r.look()
+	r.did()
+	open := func(w loader.Workload) bool { return w.AllowAny }
+	if err := r.Shut(open); err != nil || r.did() != "guard veth7" || r.k.guarded[pod.Index].Workload.AllowAny {
+		t.Errorf("%v, %+v", err, r.k.guarded)
+	}
+	if err := r.Shut(open); err != nil || r.did() != "" {
+		t.Errorf("it is shut twice: %v", err)
+	}
+	if r.Regard(); !r.k.guarded[pod.Index].Workload.AllowAny {
+		t.Error("it stays shut")
+	}
+	failed := errors.New("failed")
+	r.k.guard["veth7"] = failed
+	if err := r.Shut(open); !errors.Is(err, failed) {
+		t.Errorf("%v", err)
+	}
+}

@@ -64,6 +64,9 @@ type Bound struct {
 
 // NewBinding prepares the binding of workloads below the captured cgroups.
 func NewBinding(c *Capture, d Datapath, o Options) (*Binding, error) {
+	if o.Open == nil {
+		o.Open = (*policy.Policy).AllowsUnknown
+	}
 	w := &Binding{
 		capture: c, datapath: d, opts: o, log: o.Log, held: cgroup.Held, own: o.Own, before: o.Before,
 		root: c.At, numbers: map[string]uint32{}, bound: map[uint32]Bound{}, told: map[string]bool{},
@@ -136,10 +139,32 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 	return errors.Join(errs...)
 }
 
+// Shut takes what their policies do not know from those workloads that shut says, until
+// the next Bind.
+func (w *Binding) Shut(shut func(loader.Workload) bool) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	table := maps.Clone(w.cgroups)
+	for id, one := range table {
+		if shut(one) {
+			one.AllowAny = false
+			table[id] = one
+		}
+	}
+	if maps.Equal(table, w.cgroups) {
+		return nil
+	}
+	if err := w.short.room(w.datapath.SetWorkloads(table)); err != nil {
+		return err
+	}
+	w.cgroups = table
+	return nil
+}
+
 // NodeWorkload is everything captured that no other workload is.
 func (w *Binding) NodeWorkload(s *policy.Snapshot) loader.Workload {
 	return loader.Workload{ID: Node, Policy: policy.DefaultPolicy, Mode: w.opts.Mode,
-		AllowAny: s.Policy(policy.DefaultPolicy).AllowsUnknown()}
+		AllowAny: w.opts.Open(s.Policy(policy.DefaultPolicy))}
 }
 
 // bindDescribed adds the workloads that the policy describes.
@@ -199,7 +224,7 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 			continue
 		}
 		d := all[i]
-		one := loader.Workload{Policy: d.Policy, Mode: w.opts.Mode, AllowAny: s.Policy(d.Policy).AllowsUnknown()}
+		one := loader.Workload{Policy: d.Policy, Mode: w.opts.Mode, AllowAny: w.opts.Open(s.Policy(d.Policy))}
 		name := d.Key()
 		mode := w.strictest(d, dir, w.root, func(at string) (claims []policy.BoundWorkload) {
 			for _, p := range dirs[at] {

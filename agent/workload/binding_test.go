@@ -280,3 +280,37 @@ func TestFollow(t *testing.T) {
 		t.Errorf("it came: %+v, told %d times", got, r.d.followed)
 	}
 }
+
+// TestShut: those that are shut are told to the kernel at once, and only if they were
+// open; the next look opens them again if their policy does.
+func TestShut(t *testing.T) {
+	open := true
+	r := newRig(t, Options{Mode: policy.Enforce, Open: func(*policy.Policy) bool { return open }}, "node")
+	node, shop := r.mkdir("node"), r.mkdir("node/shop")
+	r.bind(described(t, "a/shop=node/shop"))
+	isOpen := func(id uint64) bool { return r.d.table[id].AllowAny }
+	if !isOpen(node) || !isOpen(shop) {
+		t.Fatalf("%v", r.d.table)
+	}
+	failed := errors.New("failed")
+	r.d.setErr = failed
+	if err := r.Shut(func(w loader.Workload) bool { return w.ID == Node }); !errors.Is(err, failed) {
+		t.Errorf("%v", err)
+	}
+	r.d.setErr = nil
+	for range 2 {
+		if err := r.Shut(func(w loader.Workload) bool { return w.ID == Node }); err != nil {
+			t.Fatal(err)
+		}
+		if isOpen(node) || !isOpen(shop) || r.d.set != 2 {
+			t.Errorf("%v, set %d times", r.d.table, r.d.set)
+		}
+	}
+	if r.bind(nil); !isOpen(node) {
+		t.Error("its policy opens it, and it stays shut")
+	}
+	open = false
+	if r.bind(nil); isOpen(node) || isOpen(shop) {
+		t.Error("their policies do not open them")
+	}
+}

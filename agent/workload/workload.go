@@ -44,6 +44,8 @@ type Options struct {
 	// Services are cgroups that are not under policy, unless a Workload describes
 	// them.
 	Services []cgroup.Pattern
+	// Open says whether a policy lets pass what it does not know; nil: as it says.
+	Open func(*policy.Policy) bool
 	// Own and Before are the ids of the cgroups of this egressd and of the one that
 	// it takes over from; 0: they are not captured.
 	Own, Before uint64
