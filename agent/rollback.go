@@ -3,13 +3,13 @@
 package agent
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/gate"
 	"github.com/egressd/egressd/loader"
@@ -57,17 +57,17 @@ func (b *begun) saves() bool { return b.done || !b.undone }
 func (a *Agent) rollBack() error {
 	b := &a.begun
 	b.undone = true
-	var errs []error
+	var t teardown.Teardown
 	if a.datapath != nil {
-		errs = append(errs, a.datapath.Rollback())
+		t.Detach = a.datapath.Rollback
 	}
 	if b.first && b.own != "" {
-		errs = append(errs, b.leaveOwn())
+		t.Cgroups = b.leaveOwn
 		if a.opts.Daemon {
-			errs = append(errs, gate.RemoveBut(b.gates))
+			t.Gates = func() error { return gate.RemoveBut(b.gates) }
 		}
 	}
-	return errors.Join(errs...)
+	return t.Run()
 }
 
 // leaveOwn goes back to the cgroup that egressd was started in, and removes the one

@@ -2,7 +2,7 @@
 
 // Package teardown removes what an egressd has outside of its process: programs and
 // tables in the kernel, addresses of the node, state, and cgroups. "egressd unload",
-// a daemon that was told to unload, and exec do it in one order.
+// a daemon that was told to unload, a start that failed, and exec do it in one order.
 package teardown
 
 import (
