@@ -218,7 +218,7 @@ func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
 	for _, s := range d.servers {
 		l.Servers = append(l.Servers, s.GatewayServer)
 	}
-	at := place{p: p, port: d.port, workload: workload, rules: b.destinationsBehind(d)}
+	at := place{p: p, door: d, port: d.port, workload: workload, rules: b.destinationsBehind(d)}
 	if !l.IsTLS() {
 		l.plain = b.chain(at, d.servers)
 		return

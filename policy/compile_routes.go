@@ -154,8 +154,9 @@ func (b *builder) meshRoutes(p *Policy) {
 type place struct {
 	// p has the hosts that can be destinations.
 	p *Policy
-	// gateway is "mesh", or "namespace/name".
+	// gateway is "mesh", or "namespace/name" of one of the door's.
 	gateway string
+	door    *door
 	vs      *VirtualService
 	// port is the one that connections come in on; 0: any.
 	port uint16
@@ -166,6 +167,20 @@ type place struct {
 	http bool
 	// rules are the DestinationRules that count for what leaves the place.
 	rules *destinationScope
+}
+
+// meets says whether what a match asks of who sends a request and of the
+// gateway holds. Who sends it is, on a gateway, the gateway: it has the labels
+// and the namespace of its proxy, and of a match that names the gateway
+// nothing else is asked (istio pilot/pkg/networking/core/route sourceMatchHTTP).
+func (at *place) meets(m *HTTPMatch) bool {
+	switch {
+	case at.gateway == meshGateway:
+		return at.p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
+	case len(m.Gateways) > 0:
+		return slices.Contains(m.Gateways, at.gateway)
+	}
+	return (m.SourceNamespace == "" || m.SourceNamespace == at.door.namespace) && selects(m.SourceLabels, at.door.labels)
 }
 
 // httpRoutes compiles the HTTP rules of a VirtualService; nil when it has none.
@@ -237,7 +252,7 @@ func (b *builder) routes(at place) []route {
 			return append(out, route{nil, action(nil)})
 		}
 		for _, m := range rule.Matches {
-			if !at.p.scope.meets(at.gateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+			if !at.meets(m) {
 				continue
 			}
 			match := b.matcher(rule, m)

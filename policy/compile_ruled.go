@@ -42,7 +42,7 @@ func (h *hostEdit) ruled() {
 func (h *hostEdit) ruledBy(open map[hostname.Pattern]*Service, declared *hostname.Index[*Host], pattern hostname.Pattern, vs *VirtualService) {
 	for _, r := range vs.TLS {
 		for _, m := range r.Matches {
-			if !h.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+			if !h.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) {
 				continue
 			}
 			for _, port := range covered(declared, pattern, m.Port) {

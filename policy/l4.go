@@ -17,14 +17,10 @@ type l4Route struct {
 	total        uint32
 }
 
-// meets says whether what a match asks of the workload and the gateway holds.
-// On a gateway nothing is known of the workload, and nothing is asked.
-func (sc *scope) meets(gateway string, gateways []string, namespace string, labels map[string]string) bool {
-	if len(gateways) > 0 && !slices.Contains(gateways, gateway) {
+// meets says whether what a match of a rule for workloads asks of them holds.
+func (sc *scope) meets(gateways []string, namespace string, labels map[string]string) bool {
+	if len(gateways) > 0 && !slices.Contains(gateways, meshGateway) {
 		return false
-	}
-	if gateway != meshGateway {
-		return true
 	}
 	return (namespace == "" || namespace == sc.identity.Namespace) && selects(labels, sc.identity.Labels)
 }
@@ -55,7 +51,7 @@ func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match
 		out = append(out, l4Route{m, ref, to, total})
 	}
 	for _, m := range matches {
-		if !at.p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+		if !at.p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) {
 			continue
 		}
 		if m.Port == 0 {
@@ -120,7 +116,7 @@ func (vs *VirtualService) hasL4() bool { return len(vs.TLS)+len(vs.TCP) > 0 }
 // and where no protocol is declared both may be.
 func (sc *scope) routesPort(all []*VirtualService, hp *HostPort) bool {
 	about := func(m *L4Match) bool {
-		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels)
+		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
 	}
 	return slices.ContainsFunc(all, func(vs *VirtualService) bool {
 		return hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) ||
