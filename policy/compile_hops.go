@@ -211,6 +211,9 @@ func (b *builder) leadsHome(p *Policy, all []*VirtualService, hp *HostPort) bool
 	}
 	name := string(hp.host.Pattern)
 	for _, vs := range all {
+		if !p.scope.sidecar.actsOn(vs).has(hp.Number) {
+			continue
+		}
 		for _, r := range vs.TLS {
 			for _, m := range r.Matches {
 				if !p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) || m.Port != 0 && m.Port != hp.Number {

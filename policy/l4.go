@@ -15,6 +15,13 @@ type l4Route struct {
 	ref          *Ref
 	destinations []RouteDestination
 	total        uint32
+	// on are the ports that the VirtualService is for; of a gateway's rule all.
+	on portSet
+}
+
+// about says whether the route is about a port.
+func (r *l4Route) about(port uint16) bool {
+	return r.on.has(port) && (r.match == nil || r.match.Port == 0 || r.match.Port == port)
 }
 
 // meets says whether what a match of a rule for workloads asks of them holds.
@@ -45,17 +52,18 @@ func (b *builder) tcpRoutes(at place) []l4Route {
 // match, else the one that was dialled: then there is a route for each port
 // that they have.
 func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match, list []*WeightedDestination) []l4Route {
+	on := at.p.scope.sidecar.actsOn(at.vs)
 	add := func(m *L4Match, port uint16) {
 		at.port = port
 		to, total := b.destinations(at, list)
-		out = append(out, l4Route{m, ref, to, total})
+		out = append(out, l4Route{m, ref, to, total, on})
 	}
 	for _, m := range matches {
 		if !at.p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) {
 			continue
 		}
 		if m.Port == 0 {
-			for _, n := range b.choices(at.p, list) {
+			for _, n := range b.choices(at, list) {
 				own := *m
 				own.Port = n
 				add(&own, n)
@@ -64,7 +72,7 @@ func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match
 		add(m, m.Port)
 	}
 	if len(matches) == 0 {
-		for _, n := range b.choices(at.p, list) {
+		for _, n := range b.choices(at, list) {
 			add(&L4Match{Port: n}, n)
 		}
 		add(nil, 0)
@@ -75,12 +83,12 @@ func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match
 // matches says whether the route is for a connection to dst that carries sni;
 // TCP rules don't look at that.
 func (r *l4Route) matches(dst netip.AddrPort, sni string) bool {
+	if !r.about(dst.Port()) {
+		return false
+	}
 	m := r.match
 	if m == nil {
 		return true
-	}
-	if m.Port != 0 && m.Port != dst.Port() {
-		return false
 	}
 	if len(m.SNIHosts) > 0 && !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(sni) }) {
 		return false
@@ -119,10 +127,10 @@ func (sc *scope) routesPort(all []*VirtualService, hp *HostPort) bool {
 		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
 	}
 	return slices.ContainsFunc(all, func(vs *VirtualService) bool {
-		return hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) ||
+		return sc.sidecar.actsOn(vs).has(hp.Number) && (hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) ||
 			!hp.Protocol.IsTLS() && slices.ContainsFunc(vs.TCP, func(r *TCPRule) bool {
 				return len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, about)
-			})
+			}))
 	})
 }
 
@@ -155,8 +163,7 @@ func (p *Policy) l4Rules(hp *HostPort, name string, tls bool) (routes []l4Route,
 		return nil, false
 	}
 	if tls {
-		about := func(r l4Route) bool { return r.match == nil || r.match.Port == 0 || r.match.Port == hp.Number }
-		if slices.ContainsFunc(v.tls, about) {
+		if slices.ContainsFunc(v.tls, func(r l4Route) bool { return r.about(hp.Number) }) {
 			return v.tls, true
 		}
 	}

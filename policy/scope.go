@@ -4,12 +4,9 @@ package policy
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/egressd/egressd/internal/hostname"
 )
 
 // scope is what a group of workloads has in common: everything that rules ask
@@ -222,15 +219,19 @@ func (v Visibility) or(fallback *Visibility) Visibility {
 	return v
 }
 
+// sees says whether a service is exported to the workloads of a scope.
+func (b *builder) sees(sc *scope, s *Service) bool {
+	return s.Export.sees(sc.identity.Namespace, b.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace))
+}
+
 // view returns what a scope sees of a service: the service itself, parts of
 // it, or nothing. Parts are made once, so that the same part of the same
 // service is the same pointer in the next snapshot.
 func (b *builder) view(sc *scope, s *Service) []*Service {
-	fallback := b.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)
-	if !s.Export.sees(sc.identity.Namespace, fallback) {
+	if !b.sees(sc, s) {
 		return nil
 	}
-	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
+	if !sc.sidecar.limits() {
 		return []*Service{s}
 	}
 	k := part{sc.sidecar, s}
@@ -267,76 +268,4 @@ func (v *Visibility) in(namespace string) *Visibility {
 	own.Namespaces = slices.Clone(v.Namespaces)
 	own.Namespaces[slices.Index(own.Namespaces, ".")] = namespace
 	return &own
-}
-
-// narrow returns the parts of s that the Sidecar shows: s alone when that is
-// all of it, else one part for each host. A host that the Sidecar names more
-// closely than the service does is open as closely as that.
-func (sc *Sidecar) narrow(s *Service) []*Service {
-	ports := map[hostname.Pattern][]Port{}
-	whole := true
-	for _, h := range s.Hosts {
-		for _, p := range s.Ports {
-			shown := sc.shows(s.Ref.Namespace, h, p.Number)
-			whole = whole && slices.Contains(shown, h)
-			for _, as := range shown {
-				ports[as] = append(ports[as], p)
-			}
-		}
-	}
-	if whole {
-		return []*Service{s}
-	}
-	var out []*Service
-	for _, h := range slices.SortedFunc(maps.Keys(ports), hostname.Compare) {
-		one := *s
-		one.Hosts, one.Ports, one.of = []hostname.Pattern{h}, ports[h], s
-		out = append(out, &one)
-	}
-	return out
-}
-
-// imports says whether the rules of a VirtualService count under the Sidecar:
-// it names a host of the VirtualService in the namespace that the
-// VirtualService is of (Istio's SidecarScope). A nil Sidecar imports all.
-func (sc *Sidecar) imports(vs *VirtualService) bool {
-	if sc == nil || len(sc.Egress) == 0 {
-		return true
-	}
-	named := func(not bool, h hostname.Pattern) bool {
-		return slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool {
-			return slices.ContainsFunc(e.Hosts, func(sh SidecarHost) bool {
-				return sh.Not == not && (sh.Namespace == "*" || sh.Namespace == vs.Ref.Namespace) && sh.Host.Covers(h)
-			})
-		})
-	}
-	return slices.ContainsFunc(vs.Hosts, func(h hostname.Pattern) bool { return named(false, h) && !named(true, h) })
-}
-
-// shows returns the patterns under which a host and port of a namespace are
-// visible; several when the Sidecar names parts of a wildcard. A part that is
-// taken out ("~namespace/host") takes out all that covers it: a wildcard
-// cannot be open with a hole in it.
-func (sc *Sidecar) shows(namespace string, h hostname.Pattern, port uint16) []hostname.Pattern {
-	own := slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return e.Port == port })
-	var out, not []hostname.Pattern
-	for _, e := range sc.Egress {
-		if e.Port != port && (e.Port != 0 || own) {
-			continue
-		}
-		for _, sh := range e.Hosts {
-			switch {
-			case sh.Namespace != "*" && sh.Namespace != namespace:
-			case sh.Not:
-				not = append(not, sh.Host)
-			case sh.Host.Covers(h):
-				out = append(out, h)
-			case h.Covers(sh.Host):
-				out = append(out, sh.Host)
-			}
-		}
-	}
-	out = slices.DeleteFunc(out, func(p hostname.Pattern) bool { return slices.ContainsFunc(not, p.Overlaps) })
-	slices.SortFunc(out, hostname.Compare)
-	return slices.Compact(out)
 }
