@@ -144,6 +144,9 @@ func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope 
 	}
 	if s.sidecar != nil {
 		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
+		if s.sidecar.local != "" {
+			key.WriteString(" for " + s.sidecar.local)
+		}
 		if s.sidecar.Outbound != nil {
 			s.outbound, s.outboundRule = *s.sidecar.Outbound, &s.sidecar.Ref
 		}
@@ -190,7 +193,7 @@ func (b *builder) sidecarOf(id Identity) *Sidecar {
 		switch {
 		case s.Ref.Namespace == id.Namespace && len(s.Selector) > 0:
 			if selects(s.Selector, id.Labels) {
-				return s
+				return b.localized(s, id.Namespace)
 			}
 		case s.Ref.Namespace == id.Namespace && own == nil:
 			own = s
@@ -198,7 +201,47 @@ func (b *builder) sidecarOf(id Identity) *Sidecar {
 			root = s
 		}
 	}
-	return cmp.Or(own, root)
+	return b.localized(cmp.Or(own, root), id.Namespace)
+}
+
+// sidecarIn is a Sidecar as it counts for the workloads of a namespace.
+type sidecarIn struct {
+	sidecar   *Sidecar
+	namespace string
+}
+
+// localized returns a Sidecar for the workloads of a namespace, whose own "."
+// is theirs. It is made once, so that it is the same in the next snapshot.
+func (b *builder) localized(sc *Sidecar, namespace string) *Sidecar {
+	if sc == nil {
+		return nil
+	}
+	own := func(sh SidecarHost) bool { return sh.Namespace == "." }
+	if !slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return slices.ContainsFunc(e.Hosts, own) }) {
+		return sc
+	}
+	k := sidecarIn{sc, namespace}
+	out := b.base.sidecars[k]
+	if out == nil && b.old != nil {
+		out = b.old.sidecars[k]
+	}
+	if out == nil {
+		one := *sc
+		one.local = namespace
+		one.Egress = slices.Clone(sc.Egress)
+		for i := range one.Egress {
+			e := &one.Egress[i]
+			e.Hosts = slices.Clone(e.Hosts)
+			for j := range e.Hosts {
+				if own(e.Hosts[j]) {
+					e.Hosts[j].Namespace = namespace
+				}
+			}
+		}
+		out = &one
+	}
+	b.base.sidecars[k] = out
+	return out
 }
 
 func (b *builder) rootNamespace() string { return cmp.Or(b.cfg.Mesh.RootNamespace, "istio-system") }

@@ -213,3 +213,38 @@ func TestSidecarListeners(t *testing.T) {
 		})
 	}
 }
+
+// TestSidecarOfRoot: "." in the Sidecar of the root namespace is the namespace
+// of each workload.
+func TestSidecarOfRoot(t *testing.T) {
+	service := func(ns string) *Service {
+		return se(ns, ResolutionDNS, hostname.Pattern(ns+".example.com")).port(443, ProtocolTLS).in(ns)
+	}
+	c := &Config{
+		Workloads: workloads("shop", "other"),
+		Services:  []*Service{service("shop"), service("other"), service("istio-system")},
+		Sidecars: []*Sidecar{{Ref: Ref{Kind: "Sidecar", Namespace: "istio-system", Name: "default"},
+			Egress: []SidecarEgress{listener(0, SidecarHost{Namespace: ".", Host: "*"}, SidecarHost{Namespace: "istio-system", Host: "*"})}}},
+	}
+	s := mustCompile(t, c)
+	next := *c
+	next.Services = append([]*Service{service("late")}, c.Services...)
+	updated, err := s.Update(&next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*Snapshot{s, updated} {
+		for _, w := range s.Workloads() {
+			p := s.Policy(w.Policy)
+			for _, ns := range []string{"shop", "other", "istio-system", "late"} {
+				want := ns == w.Namespace || ns == "istio-system"
+				if got := p.Lookup(ns+".example.com") != nil; got != want {
+					t.Errorf("workload of %s: host of %s is open: %v, want %v", w.Namespace, ns, got, want)
+				}
+			}
+		}
+	}
+	if x, y := s.Policy(s.Workloads()[0].Policy).scope.sidecar, updated.Policy(updated.Workloads()[0].Policy).scope.sidecar; x != y {
+		t.Error("the Sidecar is another one after an update that left it alone")
+	}
+}

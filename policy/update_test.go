@@ -276,7 +276,7 @@ func (g *generator) sidecar() *Sidecar {
 		}
 		e := SidecarEgress{Port: port}
 		for range 1 + g.r.IntN(2) {
-			e.Hosts = append(e.Hosts, SidecarHost{Namespace: g.one("a", "b", "*", "*"), Host: hostname.Pattern(g.one("*.example.com", "*", "x.example.com", "x.example.com")), Not: g.r.IntN(8) == 0})
+			e.Hosts = append(e.Hosts, SidecarHost{Namespace: g.one("a", "b", ".", "*"), Host: hostname.Pattern(g.one("*.example.com", "*", "x.example.com", "x.example.com")), Not: g.r.IntN(8) == 0})
 		}
 		s.Egress = append(s.Egress, e)
 	}

@@ -51,7 +51,7 @@ func lists(vs *policy.VirtualService) [3]ruleList {
 	return [...]ruleList{
 		{"http", len(vs.HTTP) > 0, httpPorts, "has no HTTP port (what TLS carries cannot be read)"},
 		{"tls", len(vs.TLS) > 0, tlsPorts, "has no TLS port"},
-		{"tcp", len(vs.TCP) > 0, tcpPorts, "has no TCP port that is not HTTP"},
+		{"tcp", len(vs.TCP) > 0, tcpPorts, "has no TCP port that is neither HTTP nor TLS"},
 	}
 }
 
