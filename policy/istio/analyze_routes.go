@@ -35,8 +35,13 @@ func (a *analysis) virtualServices() {
 		a.destinations(vs, onMesh)
 		if vs.Ref.Kind != httpRouteKind { // what is not used is said where they are put in order
 			a.unreachable(vs)
+			in := a.arrivals(vs)
+			a.never(vs, in)
+			a.destinationPorts(vs, in)
 		}
 	}
+	a.unmatchedNames()
+	a.shadowed()
 }
 
 // ruleList is one of the lists of rules of a VirtualService.
