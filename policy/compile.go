@@ -69,7 +69,7 @@ type builder struct {
 	goneOn map[*door]*GatewayListener
 	// imports are the hosts that rules lead to in the policy that is being
 	// compiled, and that its Sidecar does not show; declaring has the services
-	// that declare each host, once somebody has asked.
+	// that declare each destination, once somebody has asked.
 	imports   map[importKey]*Host
 	declaring map[hostname.Pattern][]*Service
 	// consent says which node-local places services may lead to.

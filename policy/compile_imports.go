@@ -72,7 +72,7 @@ func (b *builder) importHost(at place, host hostname.Pattern, shown *Host) *Host
 	sc := at.p.scope
 	edit := &hostEdit{b: b, scope: sc, policy: at.p, auth: b.authScope(sc), destinations: b.destinationScope(sc)}
 	visible := slices.DeleteFunc(slices.Clone(b.declarersOf(host)), func(s *Service) bool {
-		return !b.sees(sc, s) || sc.sidecar.takesOut(s.Ref.Namespace, host)
+		return !b.sees(sc, s) || len(sc.sidecar.ways(at.vs, s.Ref.Namespace, host)) == 0
 	})
 	slices.SortStableFunc(visible, edit.compare)
 	var parts []*Service
@@ -80,10 +80,13 @@ func (b *builder) importHost(at place, host hostname.Pattern, shown *Host) *Host
 		if s.Ref.Namespace != visible[0].Ref.Namespace || shown != nil && s.Ref.Namespace != shown.services[0].Ref.Namespace {
 			continue
 		}
+		ways := sc.sidecar.ways(at.vs, s.Ref.Namespace, host)
 		one := *s
 		one.Hosts, one.Ports, one.of = []hostname.Pattern{host}, nil, s
 		for _, p := range s.Ports {
-			if sc.sidecar.leadsTo(at.vs, p.Number) && (shown == nil || shown.Port(p.Protocol.Transport(), p.Number) == nil) {
+			// A listener for one port imports that alone.
+			way := func(e SidecarEgress) bool { return e.Port == 0 || e.Port == p.Number }
+			if slices.ContainsFunc(ways, way) && (shown == nil || shown.Port(p.Protocol.Transport(), p.Number) == nil) {
 				one.Ports = append(one.Ports, p)
 			}
 		}
@@ -97,18 +100,40 @@ func (b *builder) importHost(at place, host hostname.Pattern, shown *Host) *Host
 	return b.host(edit, host, parts)
 }
 
-// declarersOf returns the ServiceEntries that declare exactly a host.
+// declarersOf returns the ServiceEntries that declare exactly a destination.
 func (b *builder) declarersOf(host hostname.Pattern) []*Service {
 	if b.declaring == nil {
 		b.declaring = map[hostname.Pattern][]*Service{}
+		for _, vs := range b.cfg.VirtualServices {
+			for _, d := range vs.destinations() {
+				b.declaring[hostname.Pattern(d.Destination.Host)] = nil
+			}
+		}
 		for _, s := range b.cfg.Services {
 			if !s.External {
 				continue
 			}
 			for _, h := range s.Hosts {
-				b.declaring[h] = append(b.declaring[h], s)
+				if list, ok := b.declaring[h]; ok {
+					b.declaring[h] = append(list, s)
+				}
 			}
 		}
 	}
 	return b.declaring[host]
+}
+
+// destinations are those of all rules.
+func (vs *VirtualService) destinations() []*WeightedDestination {
+	var out []*WeightedDestination
+	for _, r := range vs.HTTP {
+		out = append(out, r.Route...)
+	}
+	for _, r := range vs.TLS {
+		out = append(out, r.Route...)
+	}
+	for _, r := range vs.TCP {
+		out = append(out, r.Route...)
+	}
+	return out
 }

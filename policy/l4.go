@@ -126,12 +126,13 @@ func (sc *scope) routesPort(all []*VirtualService, hp *HostPort) bool {
 	about := func(m *L4Match) bool {
 		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
 	}
-	return slices.ContainsFunc(all, func(vs *VirtualService) bool {
-		return sc.sidecar.actsOn(vs).has(hp.Number) && (hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) ||
+	has := func(vs *VirtualService) bool {
+		return hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) ||
 			!hp.Protocol.IsTLS() && slices.ContainsFunc(vs.TCP, func(r *TCPRule) bool {
 				return len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, about)
-			}))
-	})
+			})
+	}
+	return slices.ContainsFunc(all, func(vs *VirtualService) bool { return has(vs) && sc.sidecar.actsOn(vs).has(hp.Number) })
 }
 
 // l4Target is where an allowed connection to hp goes under a name: by the

@@ -43,18 +43,18 @@ func (sc *Sidecar) limits() bool { return sc != nil && len(sc.Egress) > 0 }
 // on whatever port: a listener names a host of it in the namespace that the
 // VirtualService is of (Istio's SidecarScope). A nil Sidecar imports all.
 func (sc *Sidecar) imports(vs *VirtualService) bool {
-	return !sc.limits() || slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return sc.importedBy(&e, vs) })
+	return !sc.limits() || slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return e.imports(vs) })
 }
 
-// importedBy says whether a listener imports a VirtualService. Its host and
-// the listener's need only overlap; that of an HTTPRoute must be within the
+// imports says whether the listener imports a VirtualService. Its host and the
+// listener's need only overlap; that of an HTTPRoute must be within the
 // listener's (istio pilot/pkg/model hostClassification.VSMatches).
-func (sc *Sidecar) importedBy(e *SidecarEgress, vs *VirtualService) bool {
+func (e *SidecarEgress) imports(vs *VirtualService) bool {
 	names := func(sh SidecarHost, h hostname.Pattern) bool {
 		return !sh.Not && sh.in(vs.Ref.Namespace) && (sh.Host.Covers(h) || vs.Ref.Kind == "VirtualService" && sh.Host.Overlaps(h))
 	}
 	return slices.ContainsFunc(vs.Hosts, func(h hostname.Pattern) bool {
-		return !sc.takesOut(vs.Ref.Namespace, h) && slices.ContainsFunc(e.Hosts, func(sh SidecarHost) bool { return names(sh, h) })
+		return !e.takesOut(vs.Ref.Namespace, h) && slices.ContainsFunc(e.Hosts, func(sh SidecarHost) bool { return names(sh, h) })
 	})
 }
 
@@ -63,11 +63,9 @@ func (sh *SidecarHost) in(namespace string) bool {
 	return sh.Namespace == "*" || sh.Namespace == namespace
 }
 
-// takesOut says whether the Sidecar takes a host of a namespace out, whole.
-func (sc *Sidecar) takesOut(namespace string, h hostname.Pattern) bool {
-	return slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool {
-		return slices.ContainsFunc(e.Hosts, func(sh SidecarHost) bool { return sh.Not && sh.in(namespace) && sh.Host.Covers(h) })
-	})
+// takesOut says whether the listener takes a host of a namespace out, whole.
+func (e *SidecarEgress) takesOut(namespace string, h hostname.Pattern) bool {
+	return slices.ContainsFunc(e.Hosts, func(sh SidecarHost) bool { return sh.Not && sh.in(namespace) && sh.Host.Covers(h) })
 }
 
 // actsOn returns the ports that the rules of a VirtualService are for under the
@@ -80,7 +78,7 @@ func (sc *Sidecar) actsOn(vs *VirtualService) portSet {
 	rest := false // whether the listener for all other ports imports it
 	for i := range sc.Egress {
 		e := &sc.Egress[i]
-		switch imported := sc.importedBy(e, vs); {
+		switch imported := e.imports(vs); {
 		case e.Port == 0:
 			rest = rest || imported
 		case imported:
@@ -95,13 +93,11 @@ func (sc *Sidecar) actsOn(vs *VirtualService) portSet {
 	return portSet{only: true, list: only}
 }
 
-// leadsTo says whether a rule of a VirtualService that the Sidecar imports may
-// lead to a port of a destination, whatever else is visible: a listener for one
-// port imports that alone.
-func (sc *Sidecar) leadsTo(vs *VirtualService, port uint16) bool {
-	return slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool {
-		return (e.Port == 0 || e.Port == port) && sc.importedBy(&e, vs)
-	})
+// ways are the listeners by which rules of a VirtualService may lead to a host
+// of a namespace, whatever else is visible: they import the one and do not take
+// out the other.
+func (sc *Sidecar) ways(vs *VirtualService, namespace string, h hostname.Pattern) []SidecarEgress {
+	return slices.DeleteFunc(slices.Clone(sc.Egress), func(e SidecarEgress) bool { return !e.imports(vs) || e.takesOut(namespace, h) })
 }
 
 // portSet is all ports but those of a list, or only those. The zero value is

@@ -75,6 +75,7 @@ func TestSidecarDestinations(t *testing.T) {
 		{"no such port", []*Service{behind("other")}, []SidecarEgress{listener(0, shown)}, rules(81), nil, 80, "unknown"},
 		{"not exported", []*Service{hidden}, []SidecarEgress{listener(0, shown)}, rules(8080), nil, 80, "unknown"},
 		{"taken out", []*Service{behind("other")}, []SidecarEgress{listener(0, shown, SidecarHost{Namespace: "other", Host: "*", Not: true})}, rules(8080), nil, 80, "unknown"},
+		{"taken out by another listener", []*Service{behind("other")}, []SidecarEgress{listener(443, shown, SidecarHost{Namespace: "other", Host: "*", Not: true}), listener(0, shown)}, rules(8080), nil, 80, "b.example.net:8080 other"},
 		{"the own namespace's first", []*Service{old, behind("other"), behind("shop")}, []SidecarEgress{listener(0, shown)}, rules(8080), nil, 80, "b.example.net:8080 shop"},
 		{"else the oldest", []*Service{behind("other"), old}, []SidecarEgress{listener(0, shown)}, rules(8080), nil, 80, "b.example.net:8080 zoo"},
 		{"what is named comes before", []*Service{behind("shop"), old}, []SidecarEgress{listener(0, shown, SidecarHost{Namespace: "zoo", Host: b})}, rules(8080), nil, 80, "b.example.net:8080 zoo"},
@@ -246,5 +247,34 @@ func TestSidecarOfRoot(t *testing.T) {
 	}
 	if x, y := s.Policy(s.Workloads()[0].Policy).scope.sidecar, updated.Policy(updated.Workloads()[0].Policy).scope.sidecar; x != y {
 		t.Error("the Sidecar is another one after an update that left it alone")
+	}
+}
+
+// TestSidecarListenersTLS: rules that are for another listener neither let the
+// kernel send a port home nor open the names in their sniHosts there.
+func TestSidecarListenersTLS(t *testing.T) {
+	const a, wild = hostname.Pattern("a.example.com"), hostname.Pattern("*.example.com")
+	name := func(ns string) SidecarHost { return SidecarHost{Namespace: ns, Host: "*"} }
+	s := func(host hostname.Pattern) *Service {
+		return se(string(host), ResolutionDNS, host).port(443, ProtocolTLS).port(8443, ProtocolTLS).in("shop")
+	}
+	p := policyFor(t, &Config{
+		Workloads: workloads("shop"),
+		Services:  []*Service{s(a), s("elsewhere.example.net")},
+		VirtualServices: []*VirtualService{
+			vs("v", mesh, names(a)).tls(string(a), L4Match{SNIHosts: names(a)}).in("old"),
+			vs("v", mesh, names(a)).tls("elsewhere.example.net", L4Match{SNIHosts: names(a)}).in("young"),
+			vs("w", mesh, names(wild)).tls(string(a), L4Match{SNIHosts: names(wild)}).in("old"),
+		},
+		Sidecars: sidecar(listener(443, name("shop"), name("old"), name("young")), listener(0, name("shop"), name("young"))),
+	}, "shop")
+	for port, want := range map[uint16]string{443: string(a), 8443: "elsewhere.example.net"} {
+		f := Flow{Transport: TCP, Dst: ap(fmt.Sprintf("203.0.113.1:%d", port)), Names: []string{string(a)}}
+		if got := landing(p, f, "tls"); got != want {
+			t.Errorf("port %d: %s, want %s", port, got, want)
+		}
+		if _, hp := p.LookupPort("x.example.com", TCP, port); (hp != nil) != (port == 443) {
+			t.Errorf("port %d of a name that only the rules for 443 open: %v", port, hp)
+		}
 	}
 }
