@@ -31,6 +31,8 @@ type base struct {
 	// parts are services as Sidecars let them be seen; oldParts are those of
 	// the snapshot before, while a new one is built.
 	parts, oldParts map[part][]*Service
+	// sidecars are those that mean something else in each namespace.
+	sidecars map[sidecarIn]*Sidecar
 }
 
 var seed = maphash.MakeSeed()
@@ -42,7 +44,7 @@ func newBase(c *Config, old *base) *base {
 		cfg: c, declared: cow.New[hostname.Pattern, []string](hashPattern),
 		contested: map[string]int{}, limited: map[string]int{},
 		kube: map[string]*Service{}, borrow: map[[2]string]*Service{},
-		matchers: map[*HTTPMatch]*matcher{}, parts: map[part][]*Service{},
+		matchers: map[*HTTPMatch]*matcher{}, parts: map[part][]*Service{}, sidecars: map[sidecarIn]*Sidecar{},
 	}
 	if old != nil {
 		n.declared, n.contested, n.limited = old.declared, maps.Clone(old.contested), maps.Clone(old.limited)
