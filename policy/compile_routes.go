@@ -82,6 +82,27 @@ func (b *builder) disputed() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
+// takers lists the namespaces whose ServiceEntries declare the host of a
+// Kubernetes Service of another: for their own workloads they have its place.
+func (b *builder) takers() []string {
+	var out []string
+	for host, k := range b.base.kube {
+		for i := range host {
+			p := hostname.Pattern(host)
+			if i > 0 {
+				p = hostname.Pattern("*" + host[i:])
+			}
+			by, _ := b.base.declared.Get(p)
+			for _, n := range by {
+				if n != k.Ref.Namespace {
+					out = append(out, n)
+				}
+			}
+		}
+	}
+	return out
+}
+
 // meshHosts finds the VirtualServices that count for each host: those that
 // have the host, and behind them those that have one which covers it.
 func meshHosts(rules []*VirtualService) (*hostname.Index[*meshVhost], []*meshVhost) {
@@ -182,7 +203,7 @@ func (b *builder) httpRoutes(at place) (map[uint16]*Routes, *Routes) {
 	for _, rule := range at.vs.HTTP {
 		all = append(all, rule.Route...)
 	}
-	for _, n := range b.choices(at.p, all) {
+	for _, n := range b.choices(at, all) {
 		// Only a request on one of the destination's own ports can choose
 		// among them; all other requests go where other says.
 		if rs := build(n); !rs.leadsLike(other) {
@@ -193,13 +214,13 @@ func (b *builder) httpRoutes(at place) (map[uint16]*Routes, *Routes) {
 }
 
 // choices returns the ports of the destinations that leave theirs open.
-func (b *builder) choices(p *Policy, all []*WeightedDestination) []uint16 {
+func (b *builder) choices(at place, all []*WeightedDestination) []uint16 {
 	var out []uint16
 	for _, wd := range all {
 		if wd.Destination.Port != 0 {
 			continue
 		}
-		if ports := b.portsOf(p, wd.Destination.Host); len(ports) > 1 {
+		if ports := b.portsOf(at, wd.Destination.Host); len(ports) > 1 {
 			out = append(out, ports...)
 		}
 	}
@@ -337,10 +358,8 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 // else that of the request if the service has it; else there is none (Istio's
 // cluster is not found then, which is a 503).
 func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
-	allowed := false
-	w := at.p.names.Walk(d.Host)
-	for h, ok := w.Next(); ok; h, ok = w.Next() {
-		allowed = true
+	hosts := b.destinationHosts(at, d.Host)
+	for _, h := range hosts {
 		var ports []*HostPort
 		for _, hp := range h.Ports {
 			if hp.Protocol.Transport() == TCP {
@@ -352,7 +371,7 @@ func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
 			return at.speaks(at.traffic(hp.Upstream, h.Pattern, hp.Rule.Namespace, d).WithName(d.Host)), hp
 		}
 	}
-	if allowed {
+	if len(hosts) > 0 {
 		return nil, nil
 	}
 	k := b.base.kube[d.Host]
@@ -427,10 +446,10 @@ func tcpPorts(s *Service) []*Port {
 }
 
 // portsOf returns the numbers of the ports that a destination host has.
-func (b *builder) portsOf(p *Policy, host string) []uint16 {
+func (b *builder) portsOf(at place, host string) []uint16 {
 	var out []uint16
-	if h, ok := p.names.Lookup(host); ok {
-		for _, hp := range h.Ports {
+	if hosts := b.destinationHosts(at, host); len(hosts) > 0 {
+		for _, hp := range hosts[0].Ports {
 			if hp.Protocol.Transport() == TCP {
 				out = append(out, hp.Number)
 			}
@@ -441,4 +460,28 @@ func (b *builder) portsOf(p *Policy, host string) []uint16 {
 		}
 	}
 	return out
+}
+
+// destinationHosts returns the allowed hosts that match a destination, the
+// closest first. What names a Kubernetes Service is that Service for all but
+// those who may say otherwise (see mayTake).
+func (b *builder) destinationHosts(at place, name string) []*Host {
+	var out []*Host
+	k := b.base.kube[name]
+	w := at.p.names.Walk(name)
+	for h, ok := w.Next(); ok; h, ok = w.Next() {
+		if k == nil || b.mayTake(k.Ref.Namespace, at.vs, h.Rule.Namespace) || h.Rule.Namespace == at.p.scope.home {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// mayTake says whether a ServiceEntry of a namespace has precedence over a
+// Kubernetes Service of another, for a rule that leads there: when it is of
+// the Service's namespace, of the rule's, or of the root namespace. As in
+// Istio, where Services come before the ServiceEntries of other namespaces,
+// nobody takes a Service from its owner and its clients by declaring its name.
+func (b *builder) mayTake(service string, vs *VirtualService, namespace string) bool {
+	return namespace == service || namespace == vs.Ref.Namespace || namespace == b.rootNamespace()
 }

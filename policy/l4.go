@@ -59,7 +59,7 @@ func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match
 			continue
 		}
 		if m.Port == 0 {
-			for _, n := range b.choices(at.p, list) {
+			for _, n := range b.choices(at, list) {
 				own := *m
 				own.Port = n
 				add(&own, n)
@@ -68,7 +68,7 @@ func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match
 		add(m, m.Port)
 	}
 	if len(matches) == 0 {
-		for _, n := range b.choices(at.p, list) {
+		for _, n := range b.choices(at, list) {
 			add(&L4Match{Port: n}, n)
 		}
 		add(nil, 0)

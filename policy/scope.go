@@ -81,7 +81,7 @@ func (b *builder) questions() *questions {
 			}
 		}
 	}
-	for _, n := range b.disputed() {
+	for _, n := range append(b.disputed(), b.takers()...) {
 		q.namespaces[n] = true
 	}
 	source := func(namespace string, labels map[string]string) {
