@@ -31,6 +31,9 @@ type base struct {
 	// parts are services as Sidecars let them be seen; oldParts are those of
 	// the snapshot before, while a new one is built.
 	parts, oldParts map[part][]*Service
+	// sidecars are those that differ by the namespace of the workload; see
+	// sidecarFor.
+	sidecars, oldSidecars map[sidecarHome]*Sidecar
 }
 
 var seed = maphash.MakeSeed()
@@ -42,11 +45,11 @@ func newBase(c *Config, old *base) *base {
 		cfg: c, declared: cow.New[hostname.Pattern, []string](hashPattern),
 		contested: map[string]int{}, limited: map[string]int{},
 		kube: map[string]*Service{}, borrow: map[[2]string]*Service{},
-		matchers: map[*HTTPMatch]*matcher{}, parts: map[part][]*Service{},
+		matchers: map[*HTTPMatch]*matcher{}, parts: map[part][]*Service{}, sidecars: map[sidecarHome]*Sidecar{},
 	}
 	if old != nil {
 		n.declared, n.contested, n.limited = old.declared, maps.Clone(old.contested), maps.Clone(old.limited)
-		n.oldParts = old.parts
+		n.oldParts, n.oldSidecars = old.parts, old.sidecars
 	}
 	return n
 }

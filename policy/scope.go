@@ -146,7 +146,7 @@ func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope 
 		key.WriteString(id.Namespace)
 	}
 	if s.sidecar != nil {
-		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
+		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name + " " + s.sidecar.home)
 		if s.sidecar.Outbound != nil {
 			s.outbound, s.outboundRule = *s.sidecar.Outbound, &s.sidecar.Ref
 		}
@@ -193,7 +193,7 @@ func (b *builder) sidecarOf(id Identity) *Sidecar {
 		switch {
 		case s.Ref.Namespace == id.Namespace && len(s.Selector) > 0:
 			if selects(s.Selector, id.Labels) {
-				return s
+				return b.sidecarFor(s, id.Namespace)
 			}
 		case s.Ref.Namespace == id.Namespace && own == nil:
 			own = s
@@ -201,7 +201,7 @@ func (b *builder) sidecarOf(id Identity) *Sidecar {
 			root = s
 		}
 	}
-	return cmp.Or(own, root)
+	return b.sidecarFor(cmp.Or(own, root), id.Namespace)
 }
 
 func (b *builder) rootNamespace() string { return cmp.Or(b.cfg.Mesh.RootNamespace, "istio-system") }

@@ -71,6 +71,10 @@ func (a *analysis) sidecarHosts(s part, sc *policy.Sidecar, visible map[string]*
 			if h.Not {
 				continue
 			}
+			if h.Namespace == "." { // of whatever workload
+				sees = true
+				continue
+			}
 			if visible[h.Namespace] != nil && visible[h.Namespace].find(h.Host).service != nil {
 				sees = sees || !hidden(h, out)
 				continue

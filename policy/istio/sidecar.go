@@ -145,10 +145,14 @@ func (o *object) sidecarHosts(at *node, hosts []string) []policy.SidecarHost {
 			continue
 		}
 		all = all || h.Namespace == "*" && h.Host == "*"
-		names := seen[h.Namespace]
+		ns := h.Namespace
+		if ns == "." {
+			ns = o.meta.Namespace
+		}
+		names := seen[ns]
 		if names == nil {
 			names = map[string]bool{}
-			seen[h.Namespace] = names
+			seen[ns] = names
 		}
 		if names[string(h.Host)] || names["*"] || h.Host == "*" && len(names) > 0 {
 			o.warnf(at.at(i), "duplicated egress host: %s", s)
@@ -178,9 +182,7 @@ func (o *object) sidecarHost(s string) (policy.SidecarHost, error) {
 		}
 	}
 	switch {
-	case ns == ".":
-		ns = o.meta.Namespace
-	case ns != "*" && !isLabel(ns):
+	case ns != "." && ns != "*" && !isLabel(ns):
 		return out, fmt.Errorf("invalid namespace value %q in sidecar", ns)
 	}
 	if name != "*" && !strings.Contains(name, ".") {
