@@ -134,7 +134,7 @@ func (a *asker) flow(p *policy.Policy, q *question, at netip.Addr) policy.Flow {
 			f.Names = append(f.Names, l.name)
 		}
 	}
-	if !listed && !q.at.IsValid() && learns(q.host) {
+	if !listed && learns(q.host) {
 		f.Names = append(f.Names, q.host)
 	}
 	return f
