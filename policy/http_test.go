@@ -273,66 +273,11 @@ func TestSharedHosts(t *testing.T) {
 	}
 }
 
-func TestGatewayListeners(t *testing.T) {
-	server := func(port uint16, redirect bool, hosts ...string) GatewayServer {
-		s := GatewayServer{Port: port, Protocol: ProtocolHTTP, HTTPSRedirect: redirect}
-		for i := 0; i < len(hosts); i += 2 {
-			s.HostNamespaces = append(s.HostNamespaces, hosts[i])
-			s.Hosts = append(s.Hosts, hostname.Pattern(hosts[i+1]))
-		}
-		return s
-	}
-	gateway := func(name string, selector map[string]string, servers ...GatewayServer) *Gateway {
-		return &Gateway{Ref: Ref{Kind: "Gateway", Namespace: "default", Name: name}, Selector: selector, Servers: servers}
-	}
-	web := kube("web")
-	web.Ports = []Port{{Number: 80, Protocol: ProtocolHTTP}, {Number: 8080, Protocol: ProtocolHTTP}}
-	c := &Config{
-		Services: []*Service{web},
-		Gateways: []*Gateway{
-			gateway("a", map[string]string{"app": "gw"}, server(8080, false, "*", "*.example.com", "default", "special.example.com")),
-			gateway("b", nil, server(8080, false, "other", "*"), server(9090, true, "*", "secure.example.com")),
-			gateway("far", map[string]string{"app": "another"}, server(7070, false, "*", "*")),
-		},
-		VirtualServices: []*VirtualService{
-			vs("all", []string{"default/a"}, names("www.example.com", "*.wide.example.com"), answer("exact", uri(MatchExact, "/a")), answer("rest")),
-			vs("more", []string{"default/a"}, names("www.example.com"), answer("a-again", uri(MatchExact, "/a")), answer("b", uri(MatchExact, "/b")), answer("rest-again")),
-			vs("wide", []string{"default/a"}, names("*"), to("to-web", "web.default.svc.cluster.local", 0)),
-			vs("foreign", []string{"default/b"}, names("b.example.net"), answer("foreign")),
-			vs("secure", []string{"default/b"}, names("secure.example.com"), answer("never")),
-		},
-		GatewaySelector: map[string]string{"app": "gw", "zone": "1"},
-	}
-	c.VirtualServices = append(c.VirtualServices, func() *VirtualService {
-		v := vs("tenant", []string{"default/b"}, names("t.example.net"), answer("tenant"))
-		v.Ref.Namespace = "other"
-		return v
-	}())
-	ls := mustCompile(t, c).Listeners()
-	if len(ls) != 2 || ls[0].Port != 8080 || ls[1].Port != 9090 || len(ls[0].Servers) != 2 {
-		t.Fatalf("listeners %+v", ls)
-	}
-	for _, tc := range []struct {
-		l    int
-		r    *Request
-		want string
-	}{
-		{0, get("www.example.com", "/a"), "exact"},
-		{0, get("www.example.com", "/b"), "b"}, // before the catch-all of an older VirtualService
-		{0, get("www.example.com", "/c"), "rest"},
-		{0, get("x.wide.example.com", "/a"), "exact"},
-		{0, get("x.example.com", "/"), "to-web web.default.svc.cluster.local:8080"},
-		{0, get("special.example.com", "/"), "to-web web.default.svc.cluster.local:8080"},
-		{0, get("t.example.net", "/"), "tenant"},
-		{0, get("b.example.net", "/"), `deny no-route by ""`}, // its namespace may not bind
-		{0, get("nobody.example", "/"), `deny no-route by ""`},
-		{0, get("", "/"), `deny no-name by ""`},
-		{1, get("secure.example.com", "/"), "https-redirect"},
-		{1, get("other.example.com", "/"), `deny no-route by ""`},
-	} {
-		if got := outcome(ls[tc.l].DecideHTTP(tc.r)); got != tc.want {
-			t.Errorf("listener %d, %s%s: %s, want %s", ls[tc.l].Port, tc.r.Host, tc.r.Path, got, tc.want)
-		}
+func TestNoListeners(t *testing.T) {
+	c := served(gatewayServer("http", 80, ProtocolHTTP, nil, "*"))
+	c.bind(vs("v", nil, names("*"), answer("all")))
+	if ls := mustCompile(t, c).Listeners(); len(ls) != 1 || ls[0].DecideHTTP(get("www.example.com", "/")).Action == nil {
+		t.Errorf("%d listeners", len(ls))
 	}
 	c.GatewaySelector = nil
 	if ls := mustCompile(t, c).Listeners(); len(ls) != 0 {
