@@ -4,9 +4,11 @@ package semantics
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/egressd/egressd/policy"
@@ -347,7 +349,7 @@ func to(u *policy.Upstream) string {
 	if u == nil {
 		return ""
 	}
-	s := fmt.Sprintf("to %s:%d", u.Host, u.Port)
+	s := "to " + net.JoinHostPort(u.Host, strconv.Itoa(int(u.Port)))
 	var places []string
 	for _, e := range u.Endpoints {
 		switch {
