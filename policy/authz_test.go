@@ -166,45 +166,6 @@ func TestAuthorizationMarks(t *testing.T) {
 	}
 }
 
-// TestGatewayGuard: who guards an egress gateway.
-func TestGatewayGuard(t *testing.T) {
-	selecting := func(namespace string, action AuthAction, labels map[string]string, rules ...*AuthRule) *AuthorizationPolicy {
-		a := authorize(action, "", rules...)
-		a.Ref.Namespace, a.Selector = namespace, labels
-		return a
-	}
-	eg := map[string]string{"istio": "egressgateway"}
-	get := on(&AuthOperation{Hosts: values("http.example.com")})
-	for _, c := range []struct {
-		name string
-		list []*AuthorizationPolicy
-		want Reason
-	}{
-		{"nobody", nil, ""},
-		{"another namespace denies", []*AuthorizationPolicy{selecting("x", AuthDeny, eg, &AuthRule{})}, ""},
-		{"other labels", []*AuthorizationPolicy{selecting("gw", AuthDeny, map[string]string{"a": "b"}, &AuthRule{})}, ""},
-		{"own namespace", []*AuthorizationPolicy{selecting("gw", AuthDeny, eg, &AuthRule{})}, ReasonAuthorization},
-		{"all servers of the namespace", []*AuthorizationPolicy{selecting("gw", AuthDeny, nil, &AuthRule{})}, ReasonAuthorization},
-		{"root namespace", []*AuthorizationPolicy{selecting("istio-system", AuthDeny, nil, &AuthRule{})}, ReasonAuthorization},
-		{"the host is allowed", []*AuthorizationPolicy{selecting("gw", AuthAllow, eg, get)}, ""},
-		{"another host is", []*AuthorizationPolicy{selecting("gw", AuthAllow, eg, on(&AuthOperation{Hosts: values("x.example.com")}))}, ReasonNoAllow},
-		{"a stranger allows", []*AuthorizationPolicy{selecting("gw", AuthAllow, eg), selecting("x", AuthAllow, eg, &AuthRule{})}, ReasonNoAllow},
-	} {
-		b := newBuilder(guarded(c.list...), &Snapshot{})
-		b.index()
-		b.indexAuthorizations()
-		g := b.authScope(b.scope(Identity{}, b.questions())).gatewayGuard("gw", map[string]string{"istio": "egressgateway", "app": "gw"})
-		p := mustCompile(t, guarded()).Policy(DefaultPolicy)
-		_, hp := p.LookupPort("http.example.com", TCP, 80)
-		door := &GatewayListener{Port: 80, guard: g}
-		r := &Request{Method: "GET", Path: "/", Host: "http.example.com"}
-		facts := door.facts(&flow80, hp, "http.example.com", r)
-		if got := g.refuses(&facts, false).reason; got != c.want {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
-		}
-	}
-}
-
 func TestPathMatch(t *testing.T) {
 	for _, c := range []struct {
 		pattern string

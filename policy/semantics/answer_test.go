@@ -126,8 +126,11 @@ func (a *asker) flow(p *policy.Policy, q *question, at netip.Addr) policy.Flow {
 		f.Transport = policy.UDP
 	}
 	learns := func(name string) bool {
-		h := p.Lookup(name)
-		return h != nil && !h.Own
+		if h := p.Lookup(name); h != nil {
+			return !h.Own
+		}
+		// A name that is denied where unknown ones pass is still recognized.
+		return len(p.Openings(name, at)) > 0
 	}
 	listed := false
 	for _, l := range a.known {
