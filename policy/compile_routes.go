@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
@@ -84,21 +85,35 @@ func (b *builder) disputed() []string {
 
 // takers lists the namespaces whose ServiceEntries declare the host of a
 // Kubernetes Service of another: for their own workloads they have its place.
+// Of wildcards only those of whole labels count.
 func (b *builder) takers() []string {
-	var out []string
+	found := map[string]bool{}
+	covering := map[string][]string{} // by what is behind the first label
 	for host, k := range b.base.kube {
-		for i := range host {
-			p := hostname.Pattern(host)
-			if i > 0 {
-				p = hostname.Pattern("*" + host[i:])
-			}
-			by, _ := b.base.declared.Get(p)
-			for _, n := range by {
+		_, parent, _ := strings.Cut(host, ".")
+		if _, ok := covering[parent]; !ok {
+			covering[parent] = b.covering(parent)
+		}
+		by, _ := b.base.declared.Get(hostname.Pattern(host))
+		for _, list := range [...][]string{by, covering[parent]} {
+			for _, n := range list {
 				if n != k.Ref.Namespace {
-					out = append(out, n)
+					found[n] = true
 				}
 			}
 		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// covering lists the namespaces that declare a wildcard which covers all hosts
+// of a domain.
+func (b *builder) covering(domain string) []string {
+	var out []string
+	for domain != "" {
+		by, _ := b.base.declared.Get(hostname.Pattern("*." + domain))
+		out = append(out, by...)
+		_, domain, _ = strings.Cut(domain, ".")
 	}
 	return out
 }
