@@ -34,9 +34,8 @@ type base struct {
 	// parts are services as Sidecars let them be seen; oldParts are those of
 	// the snapshot before, while a new one is built.
 	parts, oldParts map[part][]*Service
-	// sidecars are those that differ by the namespace of the workload; see
-	// sidecarFor.
-	sidecars, oldSidecars map[sidecarHome]*Sidecar
+	// sidecars are those that mean something else in each namespace.
+	sidecars map[sidecarIn]*Sidecar
 }
 
 var seed = maphash.MakeSeed()
@@ -48,14 +47,14 @@ func newBase(c *Config, old *base) *base {
 		cfg: c, declared: cow.New[hostname.Pattern, []string](hashPattern),
 		contested: map[string]int{}, limited: map[string]int{}, opaque: map[uint16]map[string]int{},
 		kube: map[string]*Service{}, borrow: map[[2]string]*Service{},
-		matchers: map[*HTTPMatch]*matcher{}, parts: map[part][]*Service{}, sidecars: map[sidecarHome]*Sidecar{},
+		matchers: map[*HTTPMatch]*matcher{}, parts: map[part][]*Service{}, sidecars: map[sidecarIn]*Sidecar{},
 	}
 	if old != nil {
 		n.declared, n.contested, n.limited = old.declared, maps.Clone(old.contested), maps.Clone(old.limited)
 		for port, by := range old.opaque {
 			n.opaque[port] = maps.Clone(by)
 		}
-		n.oldParts, n.oldSidecars = old.parts, old.sidecars
+		n.oldParts = old.parts
 	}
 	return n
 }

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/quote"
 )
 
@@ -66,6 +67,11 @@ type builder struct {
 	gateways map[string]*Gateway
 	// goneOn are the doors of the policy that is being compiled.
 	goneOn map[*door]*GatewayListener
+	// imports are the hosts that rules lead to in the policy that is being
+	// compiled, and that its Sidecar does not show; declaring has the services
+	// that declare each destination, once somebody has asked.
+	imports   map[importKey]*Host
+	declaring map[hostname.Pattern][]*Service
 	// consent says which node-local places services may lead to.
 	consent Consent
 	// said are the errors and warnings there are, each once.

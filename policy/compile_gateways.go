@@ -218,7 +218,7 @@ func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
 	for _, s := range d.servers {
 		l.Servers = append(l.Servers, s.GatewayServer)
 	}
-	at := place{p: p, port: d.port, workload: workload, rules: b.destinationsBehind(d)}
+	at := place{p: p, door: d, port: d.port, workload: workload, rules: b.destinationsBehind(d)}
 	if !l.IsTLS() {
 		l.plain = b.chain(at, d.servers)
 		return
@@ -246,7 +246,7 @@ func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
 		r, _ := d.sni.Get(pattern)
 		at.gateway, at.vs = r.gateway, r.vs
 		to, total := b.destinations(at, r.rule.Route)
-		c := &gatewayChain{sni: []hostname.Pattern{pattern}, route: &l4Route{r.match, &r.rule.Ref, to, total}}
+		c := &gatewayChain{sni: []hostname.Pattern{pattern}, route: &l4Route{match: r.match, ref: &r.rule.Ref, destinations: to, total: total}}
 		bySNI[pattern] = c
 		l.chains = append(l.chains, c)
 	}
@@ -286,7 +286,7 @@ func (b *builder) gatewayTCP(at place) *l4Route {
 		}
 		if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, here) {
 			to, total := b.destinations(at, r.Route)
-			return &l4Route{nil, &r.Ref, to, total}
+			return &l4Route{ref: &r.Ref, destinations: to, total: total}
 		}
 	}
 	return nil

@@ -216,9 +216,12 @@ func (b *builder) leadsHome(p *Policy, all []*VirtualService, hp *HostPort) bool
 	}
 	name := string(hp.host.Pattern)
 	for _, vs := range all {
+		if !p.scope.sidecar.actsOn(vs).has(hp.Number) {
+			continue
+		}
 		for _, r := range vs.TLS {
 			for _, m := range r.Matches {
-				if !p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) || m.Port != 0 && m.Port != hp.Number {
+				if !p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) || m.Port != 0 && m.Port != hp.Number {
 					continue
 				}
 				if !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(name) }) {

@@ -19,7 +19,7 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	}
 	p := &Policy{scope: sc, base: b.base, proof: b.proof(sc)}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
-	b.goneOn = map[*door]*GatewayListener{}
+	b.goneOn, b.imports = map[*door]*GatewayListener{}, map[importKey]*Host{}
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
 		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{},
 		auth: b.authScope(sc), destinations: b.destinationScope(sc)}

@@ -16,19 +16,25 @@ import (
 const meshGateway = "mesh"
 
 // rules returns the VirtualServices that act on the workloads of a scope, in
-// order of precedence, as far as their Sidecar imports them: those of the workloads' own namespace, those that are
-// exported to it by name, those that everybody sees; within each the oldest
-// first. Age alone would let any namespace take a host from the one that has
-// rules for it.
+// order of precedence, as far as their Sidecar imports them: those of the
+// workloads' own namespace, those that are exported to it by name, those that
+// everybody sees; within each the oldest first. Age alone would let any
+// namespace take a host from the one that has rules for it.
 func (b *builder) rules(sc *scope) []*VirtualService {
 	var out []*VirtualService
 	for _, vs := range b.cfg.VirtualServices {
-		if slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) && sc.sidecar.imports(vs) {
+		if b.countsFor(sc, vs) {
 			out = append(out, vs)
 		}
 	}
 	b.cfg.nearestFirst(out, sc.identity.Namespace)
 	return out
+}
+
+// countsFor says whether the rules of a VirtualService are for the workloads
+// of a scope.
+func (b *builder) countsFor(sc *scope, vs *VirtualService) bool {
+	return slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) && sc.sidecar.imports(vs)
 }
 
 // nearestFirst brings VirtualServices into the order of precedence that a namespace
@@ -168,8 +174,9 @@ func (b *builder) meshRoutes(p *Policy) {
 		if c == nil {
 			at := place{p: p, gateway: meshGateway, vs: vs, workload: true, rules: b.destinationScope(p.scope)}
 			c = &compiled{tls: b.tlsRoutes(at), tcp: b.tcpRoutes(at)}
+			on := p.scope.sidecar.actsOn(vs)
 			if byPort, other := b.httpRoutes(at); other != nil && len(other.routes) > 0 {
-				c.http = &meshRules{vs: vs, byPort: byPort, other: other}
+				c.http = &meshRules{vs: vs, on: on, byPort: byPort, other: other}
 			}
 			done[vs] = c
 		}
@@ -190,8 +197,9 @@ func (b *builder) meshRoutes(p *Policy) {
 type place struct {
 	// p has the hosts that can be destinations.
 	p *Policy
-	// gateway is "mesh", or "namespace/name".
+	// gateway is "mesh", or "namespace/name" of one of the door's.
 	gateway string
+	door    *door
 	vs      *VirtualService
 	// port is the one that connections come in on; 0: any.
 	port uint16
@@ -202,6 +210,20 @@ type place struct {
 	http bool
 	// rules are the DestinationRules that count for what leaves the place.
 	rules *destinationScope
+}
+
+// meets says whether what a match asks of who sends a request and of the
+// gateway holds. Who sends it is, on a gateway, the gateway: it has the labels
+// and the namespace of its proxy, and of a match that names the gateway
+// nothing else is asked (istio pilot/pkg/networking/core/route sourceMatchHTTP).
+func (at *place) meets(m *HTTPMatch) bool {
+	switch {
+	case at.gateway == meshGateway:
+		return at.p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
+	case len(m.Gateways) > 0:
+		return slices.Contains(m.Gateways, at.gateway)
+	}
+	return (m.SourceNamespace == "" || m.SourceNamespace == at.door.namespace) && selects(m.SourceLabels, at.door.labels)
 }
 
 // httpRoutes compiles the HTTP rules of a VirtualService; nil when it has none.
@@ -273,7 +295,7 @@ func (b *builder) routes(at place) []route {
 			return append(out, route{nil, action(nil)})
 		}
 		for _, m := range rule.Matches {
-			if !at.p.scope.meets(at.gateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+			if !at.meets(m) {
 				continue
 			}
 			match := b.matcher(rule, m)
@@ -367,23 +389,18 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 	return out, total
 }
 
-// upstream finds a destination: an allowed host, else a Kubernetes Service.
+// upstream finds a destination: an allowed host, or one that rules may lead to
+// (see imported), else a Kubernetes Service.
 // It returns nil when there is none or it lacks the port, and the port of the
 // host if it is an allowed one. An explicit port counts; else the only port,
 // else that of the request if the service has it; else there is none (Istio's
 // cluster is not found then, which is a 503).
 func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
-	hosts := b.destinationHosts(at, d.Host)
-	for _, h := range hosts {
-		var ports []*HostPort
-		for _, hp := range h.Ports {
-			if hp.Protocol.Transport() == TCP {
-				ports = append(ports, hp)
-			}
-		}
+	hosts := b.destinationPorts(at, d.Host)
+	for _, ports := range hosts {
 		if i := choosePort(len(ports), func(i int) uint16 { return ports[i].Number }, d.Port, at.port); i >= 0 {
 			hp := ports[i]
-			return at.speaks(at.traffic(hp.Upstream, h.Pattern, hp.Rule.Namespace, d).WithName(d.Host)), hp
+			return at.speaks(at.traffic(hp.Upstream, hp.host.Pattern, hp.Rule.Namespace, d).WithName(d.Host)), hp
 		}
 	}
 	if len(hosts) > 0 {
@@ -463,11 +480,9 @@ func tcpPorts(s *Service) []*Port {
 // portsOf returns the numbers of the ports that a destination host has.
 func (b *builder) portsOf(at place, host string) []uint16 {
 	var out []uint16
-	if hosts := b.destinationHosts(at, host); len(hosts) > 0 {
-		for _, hp := range hosts[0].Ports {
-			if hp.Protocol.Transport() == TCP {
-				out = append(out, hp.Number)
-			}
+	if hosts := b.destinationPorts(at, host); len(hosts) > 0 {
+		for _, hp := range hosts[0] {
+			out = append(out, hp.Number)
 		}
 	} else if k := b.base.kube[host]; k != nil {
 		for _, p := range tcpPorts(k) {
@@ -477,19 +492,14 @@ func (b *builder) portsOf(at place, host string) []uint16 {
 	return out
 }
 
-// destinationHosts returns the allowed hosts that match a destination, the
-// closest first. What names a Kubernetes Service is that Service for all but
-// those who may say otherwise (see mayTake).
-func (b *builder) destinationHosts(at place, name string) []*Host {
-	var out []*Host
+// takes returns the namespaces whose ServiceEntries a destination may be: what
+// names a Kubernetes Service is that Service for all but those who may say
+// otherwise (see mayTake).
+func (b *builder) takes(at place, name string) func(namespace string) bool {
 	k := b.base.kube[name]
-	w := at.p.names.Walk(name)
-	for h, ok := w.Next(); ok; h, ok = w.Next() {
-		if k == nil || b.mayTake(k.Ref.Namespace, at.vs, h.Rule.Namespace) || h.Rule.Namespace == at.p.scope.home {
-			out = append(out, h)
-		}
+	return func(namespace string) bool {
+		return k == nil || namespace == at.p.scope.home || b.mayTake(k.Ref.Namespace, at.vs, namespace)
 	}
-	return out
 }
 
 // mayTake says whether a ServiceEntry of a namespace has precedence over a

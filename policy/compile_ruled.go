@@ -40,12 +40,16 @@ func (h *hostEdit) ruled() {
 // ruledBy adds what the rules for TLS of a VirtualService open under one of
 // its hosts.
 func (h *hostEdit) ruledBy(open map[hostname.Pattern]*Service, declared *hostname.Index[*Host], pattern hostname.Pattern, vs *VirtualService) {
+	on := h.scope.sidecar.actsOn(vs)
 	for _, r := range vs.TLS {
 		for _, m := range r.Matches {
-			if !h.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+			if !h.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) {
 				continue
 			}
 			for _, port := range covered(declared, pattern, m.Port) {
+				if !on.has(port) {
+					continue
+				}
 				for _, sni := range m.SNIHosts {
 					if pattern.Covers(sni) && sni != "*" && !declares(declared, sni, port) {
 						open[sni] = addPort(open[sni], vs, r, sni, port)

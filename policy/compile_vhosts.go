@@ -10,8 +10,11 @@ import (
 )
 
 // gatewayVhosts fills in c's virtual hosts: the VirtualServices bound to each
-// server, the nearest first (see rulesAt), rules that match everything last. A virtual host has
-// the more specific of the server's and the VirtualService's host.
+// server, the nearest first (see rulesAt), rules that match everything last. A
+// virtual host has the more specific of the server's and the VirtualService's
+// host. A VirtualService that has no rule for the Gateway and the port makes
+// none: requests find the next one's (istio pilot/pkg/networking/core/route
+// BuildHTTPRoutesForVirtualService).
 func (b *builder) gatewayVhosts(at place, c *gatewayChain, servers []server) {
 	byHost := map[hostname.Pattern]*gatewayVhost{}
 	vhost := func(p hostname.Pattern) *gatewayVhost {
@@ -32,6 +35,10 @@ func (b *builder) gatewayVhosts(at place, c *gatewayChain, servers []server) {
 				continue
 			}
 			at.gateway, at.vs = s.gateway, vs
+			rules := b.routes(at)
+			if len(rules) == 0 {
+				continue
+			}
 			for _, p := range s.common(vs.Ref.Namespace, vs.Hosts) {
 				if done[bound{p, s.gateway}] {
 					continue
@@ -41,7 +48,7 @@ func (b *builder) gatewayVhosts(at place, c *gatewayChain, servers []server) {
 				if !slices.Contains(rs.Refs, &vs.Ref) {
 					rs.Refs = append(rs.Refs, &vs.Ref)
 				}
-				rs.routes = append(rs.routes, b.routes(at)...)
+				rs.routes = append(rs.routes, rules...)
 			}
 		}
 	}

@@ -90,8 +90,8 @@ type Sidecar struct {
 	Egress []SidecarEgress
 	// Outbound overrides that of the Mesh; nil: it does not.
 	Outbound *OutboundMode
-	// home is the namespace that "." stands for; "": there is none.
-	home string
+	// local is the namespace that "." stands for; "": there is none.
+	local string
 }
 
 // SidecarEgress is one listener of a Sidecar: the hosts on a port.
@@ -103,8 +103,8 @@ type SidecarEgress struct {
 
 // SidecarHost is a "namespace/host" of a Sidecar.
 type SidecarHost struct {
-	// Namespace is a name, or "*" for any; "~" stands for nothing at all, and
-	// "." for the namespace of the workload.
+	// Namespace is a name, "*" for any, or "." for that of the workload, which
+	// is not the Sidecar's where it is in the root namespace.
 	Namespace string
 	Host      hostname.Pattern
 	// Not takes what it names out again ("~namespace/host").

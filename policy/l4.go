@@ -15,16 +15,19 @@ type l4Route struct {
 	ref          *Ref
 	destinations []RouteDestination
 	total        uint32
+	// on are the ports that the VirtualService is for; of a gateway's rule all.
+	on portSet
 }
 
-// meets says whether what a match asks of the workload and the gateway holds.
-// On a gateway nothing is known of the workload, and nothing is asked.
-func (sc *scope) meets(gateway string, gateways []string, namespace string, labels map[string]string) bool {
-	if len(gateways) > 0 && !slices.Contains(gateways, gateway) {
+// about says whether the route is about a port.
+func (r *l4Route) about(port uint16) bool {
+	return r.on.has(port) && (r.match == nil || r.match.Port == 0 || r.match.Port == port)
+}
+
+// meets says whether what a match of a rule for workloads asks of them holds.
+func (sc *scope) meets(gateways []string, namespace string, labels map[string]string) bool {
+	if len(gateways) > 0 && !slices.Contains(gateways, meshGateway) {
 		return false
-	}
-	if gateway != meshGateway {
-		return true
 	}
 	return (namespace == "" || namespace == sc.identity.Namespace) && selects(labels, sc.identity.Labels)
 }
@@ -49,13 +52,14 @@ func (b *builder) tcpRoutes(at place) []l4Route {
 // match, else the one that was dialled: then there is a route for each port
 // that they have.
 func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match, list []*WeightedDestination) []l4Route {
+	on := at.p.scope.sidecar.actsOn(at.vs)
 	add := func(m *L4Match, port uint16) {
 		at.port = port
 		to, total := b.destinations(at, list)
-		out = append(out, l4Route{m, ref, to, total})
+		out = append(out, l4Route{m, ref, to, total, on})
 	}
 	for _, m := range matches {
-		if !at.p.scope.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels) {
+		if !at.p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) {
 			continue
 		}
 		if m.Port == 0 {
@@ -79,12 +83,12 @@ func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match
 // matches says whether the route is for a connection to dst that carries sni;
 // TCP rules don't look at that.
 func (r *l4Route) matches(dst netip.AddrPort, sni string) bool {
+	if !r.about(dst.Port()) {
+		return false
+	}
 	m := r.match
 	if m == nil {
 		return true
-	}
-	if m.Port != 0 && m.Port != dst.Port() {
-		return false
 	}
 	if len(m.SNIHosts) > 0 && !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(sni) }) {
 		return false
@@ -120,14 +124,15 @@ func (vs *VirtualService) hasL4() bool { return len(vs.TLS)+len(vs.TCP) > 0 }
 // and where no protocol is declared both may be.
 func (sc *scope) routesPort(all []*VirtualService, hp *HostPort) bool {
 	about := func(m *L4Match) bool {
-		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(meshGateway, m.Gateways, m.SourceNamespace, m.SourceLabels)
+		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
 	}
-	return slices.ContainsFunc(all, func(vs *VirtualService) bool {
+	has := func(vs *VirtualService) bool {
 		return hp.Protocol != ProtocolTCP && slices.ContainsFunc(vs.TLS, func(r *TLSRule) bool { return slices.ContainsFunc(r.Matches, about) }) ||
 			!hp.Protocol.IsTLS() && slices.ContainsFunc(vs.TCP, func(r *TCPRule) bool {
 				return len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, about)
 			})
-	})
+	}
+	return slices.ContainsFunc(all, func(vs *VirtualService) bool { return has(vs) && sc.sidecar.actsOn(vs).has(hp.Number) })
 }
 
 // l4Target is where an allowed connection to hp goes under a name: by the
@@ -159,8 +164,7 @@ func (p *Policy) l4Rules(hp *HostPort, name string, tls bool) (routes []l4Route,
 		return nil, false
 	}
 	if tls {
-		about := func(r l4Route) bool { return r.match == nil || r.match.Port == 0 || r.match.Port == hp.Number }
-		if slices.ContainsFunc(v.tls, about) {
+		if slices.ContainsFunc(v.tls, func(r l4Route) bool { return r.about(hp.Number) }) {
 			return v.tls, true
 		}
 	}

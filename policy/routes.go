@@ -98,6 +98,7 @@ type meshVhost struct {
 // request came in on.
 type meshRules struct {
 	vs     *VirtualService
+	on     portSet // the ports that the Sidecar imports vs for
 	byPort map[uint16]*Routes
 	other  *Routes // all other ports
 }
@@ -120,7 +121,7 @@ func (v *meshVhost) rules(port uint16) (*VirtualService, *Routes) {
 }
 
 func (c *meshRules) routes(port uint16) *Routes {
-	if len(c.vs.Ports) > 0 && !slices.Contains(c.vs.Ports, port) {
+	if !c.on.has(port) || len(c.vs.Ports) > 0 && !slices.Contains(c.vs.Ports, port) {
 		return nil
 	}
 	rs := c.byPort[port]

@@ -4,12 +4,9 @@ package policy
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/egressd/egressd/internal/hostname"
 )
 
 // scope is what a group of workloads has in common: everything that rules ask
@@ -151,7 +148,10 @@ func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope 
 		key.WriteString(id.Namespace)
 	}
 	if s.sidecar != nil {
-		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name + " " + s.sidecar.home)
+		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
+		if s.sidecar.local != "" {
+			key.WriteString(" for " + s.sidecar.local)
+		}
 		if s.sidecar.Outbound != nil {
 			s.outbound, s.outboundRule = *s.sidecar.Outbound, &s.sidecar.Ref
 		}
@@ -198,7 +198,7 @@ func (b *builder) sidecarOf(id Identity) *Sidecar {
 		switch {
 		case s.Ref.Namespace == id.Namespace && len(s.Selector) > 0:
 			if selects(s.Selector, id.Labels) {
-				return b.sidecarFor(s, id.Namespace)
+				return b.localized(s, id.Namespace)
 			}
 		case s.Ref.Namespace == id.Namespace && own == nil:
 			own = s
@@ -206,7 +206,47 @@ func (b *builder) sidecarOf(id Identity) *Sidecar {
 			root = s
 		}
 	}
-	return b.sidecarFor(cmp.Or(own, root), id.Namespace)
+	return b.localized(cmp.Or(own, root), id.Namespace)
+}
+
+// sidecarIn is a Sidecar as it counts for the workloads of a namespace.
+type sidecarIn struct {
+	sidecar   *Sidecar
+	namespace string
+}
+
+// localized returns a Sidecar for the workloads of a namespace, whose own "."
+// is theirs. It is made once, so that it is the same in the next snapshot.
+func (b *builder) localized(sc *Sidecar, namespace string) *Sidecar {
+	if sc == nil {
+		return nil
+	}
+	own := func(sh SidecarHost) bool { return sh.Namespace == "." }
+	if !slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return slices.ContainsFunc(e.Hosts, own) }) {
+		return sc
+	}
+	k := sidecarIn{sc, namespace}
+	out := b.base.sidecars[k]
+	if out == nil && b.old != nil {
+		out = b.old.sidecars[k]
+	}
+	if out == nil {
+		one := *sc
+		one.local = namespace
+		one.Egress = slices.Clone(sc.Egress)
+		for i := range one.Egress {
+			e := &one.Egress[i]
+			e.Hosts = slices.Clone(e.Hosts)
+			for j := range e.Hosts {
+				if own(e.Hosts[j]) {
+					e.Hosts[j].Namespace = namespace
+				}
+			}
+		}
+		out = &one
+	}
+	b.base.sidecars[k] = out
+	return out
 }
 
 func (b *builder) rootNamespace() string { return cmp.Or(b.cfg.Mesh.RootNamespace, "istio-system") }
@@ -227,15 +267,19 @@ func (v Visibility) or(fallback *Visibility) Visibility {
 	return v
 }
 
+// sees says whether a service is exported to the workloads of a scope.
+func (b *builder) sees(sc *scope, s *Service) bool {
+	return s.Export.sees(sc.identity.Namespace, b.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace))
+}
+
 // view returns what a scope sees of a service: the service itself, parts of
 // it, or nothing. Parts are made once, so that the same part of the same
 // service is the same pointer in the next snapshot.
 func (b *builder) view(sc *scope, s *Service) []*Service {
-	fallback := b.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)
-	if !s.Export.sees(sc.identity.Namespace, fallback) {
+	if !b.sees(sc, s) {
 		return nil
 	}
-	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
+	if !sc.sidecar.limits() {
 		return []*Service{s}
 	}
 	k := part{sc.sidecar, s}
@@ -272,76 +316,4 @@ func (v *Visibility) in(namespace string) *Visibility {
 	own.Namespaces = slices.Clone(v.Namespaces)
 	own.Namespaces[slices.Index(own.Namespaces, ".")] = namespace
 	return &own
-}
-
-// narrow returns the parts of s that the Sidecar shows: s alone when that is
-// all of it, else one part for each host. A host that the Sidecar names more
-// closely than the service does is open as closely as that.
-func (sc *Sidecar) narrow(s *Service) []*Service {
-	ports := map[hostname.Pattern][]Port{}
-	whole := true
-	for _, h := range s.Hosts {
-		for _, p := range s.Ports {
-			shown := sc.shows(s.Ref.Namespace, h, p.Number)
-			whole = whole && slices.Contains(shown, h)
-			for _, as := range shown {
-				ports[as] = append(ports[as], p)
-			}
-		}
-	}
-	if whole {
-		return []*Service{s}
-	}
-	var out []*Service
-	for _, h := range slices.SortedFunc(maps.Keys(ports), hostname.Compare) {
-		one := *s
-		one.Hosts, one.Ports, one.of = []hostname.Pattern{h}, ports[h], s
-		out = append(out, &one)
-	}
-	return out
-}
-
-// imports says whether the rules of a VirtualService count under the Sidecar:
-// it names a host of the VirtualService in the namespace that the
-// VirtualService is of (Istio's SidecarScope). A nil Sidecar imports all.
-func (sc *Sidecar) imports(vs *VirtualService) bool {
-	if sc == nil || len(sc.Egress) == 0 {
-		return true
-	}
-	named := func(not bool, h hostname.Pattern) bool {
-		return slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool {
-			return slices.ContainsFunc(e.Hosts, func(sh SidecarHost) bool {
-				return sh.Not == not && (sh.Namespace == "*" || sh.Namespace == vs.Ref.Namespace) && sh.Host.Covers(h)
-			})
-		})
-	}
-	return slices.ContainsFunc(vs.Hosts, func(h hostname.Pattern) bool { return named(false, h) && !named(true, h) })
-}
-
-// shows returns the patterns under which a host and port of a namespace are
-// visible; several when the Sidecar names parts of a wildcard. A part that is
-// taken out ("~namespace/host") takes out all that covers it: a wildcard
-// cannot be open with a hole in it.
-func (sc *Sidecar) shows(namespace string, h hostname.Pattern, port uint16) []hostname.Pattern {
-	own := slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return e.Port == port })
-	var out, not []hostname.Pattern
-	for _, e := range sc.Egress {
-		if e.Port != port && (e.Port != 0 || own) {
-			continue
-		}
-		for _, sh := range e.Hosts {
-			switch {
-			case sh.Namespace != "*" && sh.Namespace != namespace:
-			case sh.Not:
-				not = append(not, sh.Host)
-			case sh.Host.Covers(h):
-				out = append(out, h)
-			case h.Covers(sh.Host):
-				out = append(out, sh.Host)
-			}
-		}
-	}
-	out = slices.DeleteFunc(out, func(p hostname.Pattern) bool { return slices.ContainsFunc(not, p.Overlaps) })
-	slices.SortFunc(out, hostname.Compare)
-	return slices.Compact(out)
 }

@@ -69,6 +69,7 @@ func (t *text) rules(p *Policy) {
 	for _, v := range p.vhostList {
 		t.line(1, "routes %s", v.pattern)
 		for _, c := range v.http {
+			t.on(c.on)
 			if len(c.vs.Ports) > 0 {
 				t.line(2, "on ports %v alone", c.vs.Ports)
 			}
@@ -91,8 +92,19 @@ func (t *text) rules(p *Policy) {
 // l4 writes rules for TLS or TCP.
 func (t *text) l4(kind string, routes []l4Route) {
 	for _, r := range routes {
+		t.on(r.on)
 		t.line(2, "%s %s (%v)", kind, l4MatchText(r.match), r.ref)
 		t.destinations(3, r.destinations, r.total)
+	}
+}
+
+// on writes the ports that the next rules are for, when they are not for all.
+func (t *text) on(s portSet) {
+	switch {
+	case s.only:
+		t.line(2, "on listeners %v alone", s.list)
+	case !s.all():
+		t.line(2, "on listeners but %v", s.list)
 	}
 }
 

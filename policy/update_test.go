@@ -4,6 +4,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -17,7 +18,8 @@ import (
 // to date decides like one that was compiled from nothing, and what it says
 // has changed leads from the old openings to the new ones.
 func TestUpdateEqualsCompile(t *testing.T) {
-	for seed := range uint64(100) {
+	imported := 0
+	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		g := generator{r: r}
 		c := g.config()
@@ -38,6 +40,7 @@ func TestUpdateEqualsCompile(t *testing.T) {
 			}
 			for _, id := range next.Policies() {
 				p := next.Policy(id)
+				imported += p.importedDestinations()
 				old := s.Policy(id)
 				if old == nil {
 					continue
@@ -47,6 +50,36 @@ func TestUpdateEqualsCompile(t *testing.T) {
 			s = next
 		}
 	}
+	if imported < 100 {
+		t.Errorf("only %d destinations were imported by Sidecars with the rules that lead there", imported)
+	}
+}
+
+// importedDestinations counts the destinations of rules for workloads that are
+// visible as such alone.
+func (p *Policy) importedDestinations() (n int) {
+	count := func(all []RouteDestination) {
+		for _, d := range all {
+			if u := d.Upstream; u != nil && u.Match != nil {
+				if h, _ := p.names.Get(u.Match.Pattern); h != u.Match {
+					n++
+				}
+			}
+		}
+	}
+	for _, v := range p.vhostList {
+		for _, c := range v.http {
+			for _, rs := range append(slices.Collect(maps.Values(c.byPort)), c.other) {
+				for _, r := range rs.routes {
+					count(r.action.Destinations)
+				}
+			}
+		}
+		for _, r := range slices.Concat(v.tls, v.tcp) {
+			count(r.destinations)
+		}
+	}
+	return n
 }
 
 // renumber compares what two snapshots decide, whatever numbers their policies
@@ -122,6 +155,9 @@ func (g *generator) config() *Config {
 		c.Workloads = append(c.Workloads, &Workload{Ref: Ref{Kind: "Workload", Name: fmt.Sprint(i)},
 			Identity: Identity{Name: fmt.Sprint(i), Namespace: g.one("a", "b", "default"), Labels: map[string]string{"app": g.one("x", "y")}}})
 	}
+	if g.r.IntN(2) == 0 {
+		c.Sidecars = []*Sidecar{g.sidecar()}
+	}
 	return c
 }
 
@@ -172,7 +208,7 @@ func (g *generator) edit(c *Config) *Config {
 	next := *c
 	next.Services = slices.Clone(c.Services)
 	at := func(n int) int { return g.r.IntN(n) }
-	switch n := len(next.Services); g.r.IntN(16) {
+	switch n := len(next.Services); g.r.IntN(20) {
 	case 0, 1:
 		next.Services = slices.Insert(next.Services, at(n+1), g.service())
 	case 2, 3:
@@ -192,11 +228,12 @@ func (g *generator) edit(c *Config) *Config {
 		k.Ports = []Port{{Number: 80, Name: "p0", Protocol: ProtocolTCP}}
 		k.Endpoints = []Endpoint{{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(at(200))})}}
 		next.Services = append(slices.DeleteFunc(next.Services, func(s *Service) bool { return !s.External }), k)
-	case 7:
+	case 7, 16, 17:
 		next.VirtualServices = nil
 		if g.r.IntN(3) > 0 {
 			v := vs("routes", mesh, names(hostname.Pattern(g.one("x.example.com", "*.example.com", "*.wild.org"))))
-			v.HTTP = []*HTTPRule{to("", "x.example.com", 0)}
+			v.Ref.Namespace = g.one("a", "b", "default")
+			v.HTTP = []*HTTPRule{to("", g.one("x.example.com", "y.example.com", "a.wild.org"), []uint16{0, 80, 443}[at(3)])}
 			v.HTTP[0].Route[0].Destination.Subset = g.one("", "v1")
 			v.TLS = []*TLSRule{{Ref: v.Ref, Matches: []*L4Match{{SNIHosts: v.Hosts, Port: 443}}, Route: v.HTTP[0].Route}}
 			if g.r.IntN(2) == 0 {
@@ -212,11 +249,10 @@ func (g *generator) edit(c *Config) *Config {
 		next.GatewaySelector = map[string]string{"istio": g.one("egressgateway", "ingressgateway")}
 	case 15:
 		next.VirtualServices = g.twoHop()
-	case 8:
+	case 8, 18, 19:
 		next.Sidecars = nil
 		if g.r.IntN(3) > 0 {
-			next.Sidecars = []*Sidecar{{Ref: Ref{Kind: "Sidecar", Namespace: g.one("a", "b", "istio-system"), Name: "s"},
-				Egress: []SidecarEgress{{Hosts: []SidecarHost{{Namespace: g.one("a", "*"), Host: hostname.Pattern(g.one("*.example.com", "*", "x.example.com"))}}}}}}
+			next.Sidecars = []*Sidecar{g.sidecar()}
 		}
 	case 9:
 		next.Authorizations = g.authorizations(next.Services)
@@ -230,6 +266,21 @@ func (g *generator) edit(c *Config) *Config {
 		next.Mesh.RootNamespace = g.one("", "a")
 	}
 	return &next
+}
+
+func (g *generator) sidecar() *Sidecar {
+	s := &Sidecar{Ref: Ref{Kind: "Sidecar", Namespace: g.one("a", "b", "istio-system"), Name: "s"}}
+	for _, port := range []uint16{80, 443, 0} {
+		if port != 0 && g.r.IntN(4) > 0 {
+			continue
+		}
+		e := SidecarEgress{Port: port}
+		for range 1 + g.r.IntN(2) {
+			e.Hosts = append(e.Hosts, SidecarHost{Namespace: g.one("a", "b", ".", "*"), Host: hostname.Pattern(g.one("*.example.com", "*", "x.example.com", "x.example.com")), Not: g.r.IntN(8) == 0})
+		}
+		s.Egress = append(s.Egress, e)
+	}
+	return s
 }
 
 func (g *generator) destinationRules() []*DestinationRule {

@@ -65,6 +65,8 @@ func (w *why) rules(v *meshVhost, vs *VirtualService, name string) {
 		w.say(vs.Ref, false, "has no rules for HTTP")
 	case won == vs:
 		w.httpRules(v, vs)
+	case !w.p.scope.sidecar.actsOn(vs).has(port):
+		w.say(vs.Ref, false, "not imported by the listener of Sidecar %s/%s for port %d", w.p.scope.sidecar.Ref.Namespace, w.p.scope.sidecar.Ref.Name, port)
 	case len(vs.Ports) > 0 && !slices.Contains(vs.Ports, port):
 		w.say(vs.Ref, false, "has rules for the ports %v, not for %d", vs.Ports, port)
 	case won != nil && slices.Index(v.all, won) < slices.Index(v.all, vs):

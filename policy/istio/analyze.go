@@ -45,6 +45,10 @@ type analysis struct {
 	routed map[string]bool
 	// rules are the nodes of an object's rules by line and column.
 	rules map[*object]map[[2]int]*node
+	// originating are the hosts to which DestinationRules make TLS, labelled
+	// the workloads by their labels; both once somebody has asked.
+	originating *hostSet
+	labelled    map[[2]string][]*policy.Workload
 	// restored are the batches whose trees were read again.
 	restored []*batch
 }

@@ -35,8 +35,13 @@ func (a *analysis) virtualServices() {
 		a.destinations(vs, onMesh)
 		if vs.Ref.Kind != httpRouteKind { // what is not used is said where they are put in order
 			a.unreachable(vs)
+			in := a.arrivals(vs)
+			a.never(vs, in)
+			a.destinationPorts(vs, in)
 		}
 	}
+	a.unmatchedNames()
+	a.shadowed()
 }
 
 // ruleList is one of the lists of rules of a VirtualService.
@@ -51,7 +56,7 @@ func lists(vs *policy.VirtualService) [3]ruleList {
 	return [...]ruleList{
 		{"http", len(vs.HTTP) > 0, httpPorts, "has no HTTP port (what TLS carries cannot be read)"},
 		{"tls", len(vs.TLS) > 0, tlsPorts, "has no TLS port"},
-		{"tcp", len(vs.TCP) > 0, tcpPorts, "has no TCP port that is not HTTP"},
+		{"tcp", len(vs.TCP) > 0, tcpPorts, "has no TCP port that is neither HTTP nor TLS"},
 	}
 }
 

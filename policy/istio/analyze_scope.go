@@ -3,10 +3,12 @@
 package istio
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -63,7 +65,7 @@ func (a *analysis) sidecarHosts(s part, sc *policy.Sidecar, visible map[string]*
 		out := map[policy.SidecarHost]bool{} // what is taken out again
 		for _, h := range e.Hosts {
 			if h.Not {
-				h.Not = false
+				h.Not, h.Namespace = false, a.meant(sc, h.Namespace)
 				out[h] = true
 			}
 		}
@@ -71,12 +73,13 @@ func (a *analysis) sidecarHosts(s part, sc *policy.Sidecar, visible map[string]*
 			if h.Not {
 				continue
 			}
-			if h.Namespace == "." { // of whatever workload
-				sees = true
-				continue
-			}
+			h.Namespace = a.meant(sc, h.Namespace)
 			if visible[h.Namespace] != nil && visible[h.Namespace].find(h.Host).service != nil {
 				sees = sees || !hidden(h, out)
+				if !visible[h.Namespace].within(h.Host) {
+					_, n := a.egress(s, e.Ref)
+					a.narrow(s, n.at("hosts", j), h.Host, visible[h.Namespace].find(h.Host).service)
+				}
 				continue
 			}
 			// Namespaces without a ServiceEntry are named for what Kubernetes
@@ -90,6 +93,25 @@ func (a *analysis) sidecarHosts(s part, sc *policy.Sidecar, visible map[string]*
 	if !sees {
 		s.warnf(s.spec().keyOf("egress"), "the Sidecar hides every ServiceEntry and Service: its workloads reach nothing")
 	}
+}
+
+// meant is the namespace of an entry of a Sidecar: "." is the workload's, in the
+// root namespace any.
+func (a *analysis) meant(sc *policy.Sidecar, namespace string) string {
+	switch {
+	case namespace != ".":
+		return namespace
+	case sc.Ref.Namespace == cmp.Or(a.cfg.Mesh.RootNamespace, "istio-system"):
+		return "*"
+	}
+	return sc.Ref.Namespace
+}
+
+// narrow warns about an entry of a Sidecar that only a wildcard's ServiceEntry
+// is declared around.
+func (a *analysis) narrow(s part, at *node, h hostname.Pattern, around *policy.Service) {
+	s.warnf(at, "%s declares names around %s and none within it: egressd opens %s alone, and Istio imports nothing by this entry; "+
+		"write a ServiceEntry for %s, or the wildcard here", nameOf(around.Ref), h, h, h)
 }
 
 // hidden says whether a whole entry of a Sidecar is taken out again.

@@ -92,7 +92,7 @@ func TestAnalyzeRoutes(t *testing.T) {
 	}
 	compareFindings(t, analyzed(cfg), []string{
 		"f:2:1: warning: tls rules do not apply to http.example.com: ServiceEntry default/http has no TLS port [VirtualService default/wrong]",
-		"f:2:1: warning: tcp rules do not apply to http.example.com: ServiceEntry default/http has no TCP port that is not HTTP [VirtualService default/wrong]",
+		"f:2:1: warning: tcp rules do not apply to http.example.com: ServiceEntry default/http has no TCP port that is neither HTTP nor TLS [VirtualService default/wrong]",
 		"f:3:1: warning: no ServiceEntry declares the destination gone.example.com: connections are closed [VirtualService default/wrong]",
 		`f:4:1: warning: Referenced host+subset in destinationrule not found: "tls.example.com+v1" [VirtualService default/wrong]`,
 		"f:5:1: warning: virtualService rule #1 not used (route without matches defined before) [VirtualService default/wrong]",
@@ -101,7 +101,7 @@ func TestAnalyzeRoutes(t *testing.T) {
 		"f:8:1: warning: virtualService rule #1 not used (all matches used by prior rules) [VirtualService default/right]",
 		"f:9:1: warning: http rules do not apply: no server of the Gateways that the VirtualService is bound to has such a port [VirtualService default/passed]",
 		"f:13:1: warning: http rules do not apply to udp.example.com: ServiceEntry default/udp has no HTTP port (what TLS carries cannot be read) [VirtualService default/udp]",
-		"f:13:1: warning: tcp rules do not apply to udp.example.com: ServiceEntry default/udp has no TCP port that is not HTTP [VirtualService default/udp]",
+		"f:13:1: warning: tcp rules do not apply to udp.example.com: ServiceEntry default/udp has no TCP port that is neither HTTP nor TLS [VirtualService default/udp]",
 		"f:14:1: warning: no ServiceEntry declares the destination mirror.example.com: nothing is mirrored [VirtualService default/udp]",
 		`f:16:1: warning: no route uses the subset "v4" of *.example.com [DestinationRule default/subsets]`,
 		"f:17:1: warning: no ServiceEntry and no Service declares the host gone.example.net: the rule does not apply to anything [DestinationRule default/gone]",

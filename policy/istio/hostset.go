@@ -19,7 +19,7 @@ type protocols uint16
 const (
 	httpPorts = protocols(1<<policy.ProtocolHTTP | 1<<policy.ProtocolHTTP2 | 1<<policy.ProtocolGRPC | 1<<policy.ProtocolUnset)
 	tlsPorts  = protocols(1<<policy.ProtocolHTTPS | 1<<policy.ProtocolTLS | 1<<policy.ProtocolUnset)
-	tcpPorts  = tlsPorts | 1<<policy.ProtocolTCP
+	tcpPorts  = protocols(1<<policy.ProtocolTCP | 1<<policy.ProtocolUnset)
 	// protocolCount is how many there are.
 	protocolCount = int(policy.ProtocolUDP) + 1
 )
@@ -108,6 +108,12 @@ func (s *hostSet) find(h hostname.Pattern) declared {
 		found.add(s.below(h))
 	}
 	return found
+}
+
+// within says whether a declared host stands for names that h stands for, and
+// for no others.
+func (s *hostSet) within(h hostname.Pattern) bool {
+	return s.exact[h].service != nil || h.IsWildcard() && s.below(h).service != nil
 }
 
 // below is what is declared for the hosts that a wildcard covers.

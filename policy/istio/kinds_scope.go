@@ -92,19 +92,6 @@ func (l *loader) objectOf(ref policy.Ref) *object {
 	return nil
 }
 
-// ownNamespace reads "." of a Sidecar's hosts as its own namespace. In the one
-// of the root namespace, which is for all, it stays: there it is that of the
-// workload.
-func ownNamespace(s *policy.Sidecar) {
-	for _, e := range s.Egress {
-		for i := range e.Hosts {
-			if e.Hosts[i].Namespace == "." {
-				e.Hosts[i].Namespace = s.Ref.Namespace
-			}
-		}
-	}
-}
-
 // scope translates what says to whom rules apply.
 func (l *loader) scope(cfg *policy.Config) {
 	for _, d := range oldest(l.sidecars) {
@@ -119,10 +106,5 @@ func (l *loader) scope(cfg *policy.Config) {
 	cfg.Workloads = l.workloads
 	l.workloadConflicts()
 	cfg.Mesh = l.meshConfig()
-	for _, s := range cfg.Sidecars {
-		if len(s.Selector) > 0 || s.Ref.Namespace != cfg.Mesh.RootNamespace {
-			ownNamespace(s)
-		}
-	}
 	l.defaultExports(cfg)
 }
