@@ -24,6 +24,9 @@ type base struct {
 	// limited counts the services that are not visible to everybody, by the
 	// namespaces that see them.
 	limited map[string]int
+	// opaque counts the ports whose flows only their address tells apart, by
+	// number and namespace: names of two namespaces can have one address.
+	opaque map[uint16]map[string]int
 	// kube has the Kubernetes Services by host, borrow by namespace and name.
 	kube     map[string]*Service
 	borrow   map[[2]string]*Service
@@ -42,12 +45,15 @@ func hashPattern(p hostname.Pattern) uint64 { return maphash.String(seed, string
 func newBase(c *Config, old *base) *base {
 	n := &base{
 		cfg: c, declared: cow.New[hostname.Pattern, []string](hashPattern),
-		contested: map[string]int{}, limited: map[string]int{},
+		contested: map[string]int{}, limited: map[string]int{}, opaque: map[uint16]map[string]int{},
 		kube: map[string]*Service{}, borrow: map[[2]string]*Service{},
 		matchers: map[*HTTPMatch]*matcher{}, parts: map[part][]*Service{}, sidecars: map[sidecarIn]*Sidecar{},
 	}
 	if old != nil {
 		n.declared, n.contested, n.limited = old.declared, maps.Clone(old.contested), maps.Clone(old.limited)
+		for port, by := range old.opaque {
+			n.opaque[port] = maps.Clone(by)
+		}
 		n.oldParts = old.parts
 	}
 	return n
@@ -62,7 +68,39 @@ func (n *base) distinguished() map[string]bool {
 			out[name] = true
 		}
 	}
+	maps.Copy(out, n.sharing())
 	return out
+}
+
+// sharing returns the namespaces that have an opaque port which another has.
+func (n *base) sharing() map[string]bool {
+	out := map[string]bool{}
+	for _, by := range n.opaque {
+		if len(by) < 2 {
+			continue
+		}
+		for name := range by {
+			out[name] = true
+		}
+	}
+	return out
+}
+
+// tallyPorts brings the opaque ports of a service to by more, or less.
+func (n *base) tallyPorts(s *Service, by int) {
+	for _, p := range s.Ports {
+		if p.Protocol != ProtocolTCP && p.Protocol != ProtocolUnset {
+			continue
+		}
+		m := n.opaque[p.Number]
+		if m == nil {
+			m = map[string]int{}
+			n.opaque[p.Number] = m
+		}
+		if tally(m, s.Ref.Namespace, by); len(m) == 0 {
+			delete(n.opaque, p.Number)
+		}
+	}
 }
 
 // index brings the base to the new services.
@@ -77,6 +115,9 @@ func (b *builder) index() {
 		by       int
 	}{{b.removed, -1}, {b.added, 1}} {
 		for _, s := range list.services {
+			if s.External {
+				n.tallyPorts(s, list.by)
+			}
 			if s.External && s.Export.Limited {
 				for _, name := range s.Export.Namespaces {
 					tally(n.limited, name, list.by)

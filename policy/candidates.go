@@ -37,8 +37,8 @@ func (c *candidates) refuse(r refusal) {
 // it is; without f that is looked at later.
 func (c *candidates) note(f *Flow, hp *HostPort, name string) {
 	unset := hp.Protocol == ProtocolUnset
-	if c.first == nil {
-		c.first = hp
+	if c.before(hp, c.first) {
+		c.first, c.firstBy = hp, name
 	}
 	if c.http == nil && (unset || hp.Protocol.IsHTTP()) {
 		c.http = hp
@@ -125,9 +125,6 @@ func (p *Policy) candidates(f Flow) candidates {
 		if way.Verdict == Deny {
 			c.refuse(hp.refusal(n, f.Dst.Addr()))
 			continue
-		}
-		if c.first == nil {
-			c.firstBy = n
 		}
 		c.add(&f, hp, n, way)
 	}

@@ -31,17 +31,22 @@ type doorKey struct {
 //     when the destination is called like a Service. Gateways that this node
 //     serves for others do not count.
 //
-// What it is not: a host that some ServiceEntry declares.
+// What it is not: a host that a ServiceEntry declares which may take the
+// Service's place.
 func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *door {
-	if len(b.gateways) == 0 || b.declares(d.Host) {
+	if len(b.gateways) == 0 {
 		return nil
 	}
-	if k := b.base.kube[d.Host]; k != nil {
-		return b.serviceDoor(vs, k, d, request)
-	}
+	k := b.base.kube[d.Host]
 	namespace, ok := b.serviceNamespace(vs, d.Host)
-	if !ok {
+	if k != nil {
+		namespace, ok = k.Ref.Namespace, true
+	}
+	switch {
+	case !ok || b.declares(d.Host, func(by string) bool { return b.mayTake(namespace, vs, by) }):
 		return nil
+	case k != nil:
+		return b.serviceDoor(vs, k, d, request)
 	}
 	var all []*Gateway
 	for _, name := range vs.Gateways {
@@ -169,14 +174,14 @@ func (b *builder) goneOnAs() []*GatewayListener {
 	})
 }
 
-// declares says whether a ServiceEntry of whatever namespace has a host that
-// matches a name.
-func (b *builder) declares(host string) bool {
-	if _, ok := b.base.declared.Get(hostname.Pattern(host)); ok {
+// declares says whether a ServiceEntry of one of the namespaces that may has a
+// host that matches a name.
+func (b *builder) declares(host string, may func(namespace string) bool) bool {
+	if by, _ := b.base.declared.Get(hostname.Pattern(host)); slices.ContainsFunc(by, may) {
 		return true
 	}
 	for i := 1; i < len(host); i++ {
-		if _, ok := b.base.declared.Get(hostname.Pattern("*" + host[i:])); ok {
+		if by, _ := b.base.declared.Get(hostname.Pattern("*" + host[i:])); slices.ContainsFunc(by, may) {
 			return true
 		}
 	}

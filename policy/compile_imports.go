@@ -20,12 +20,16 @@ type importKey struct {
 func (b *builder) destinationPorts(at place, host string) [][]*HostPort {
 	var out [][]*HostPort
 	exact := false
+	may := b.takes(at, host)
 	w := at.p.names.Walk(host)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
+		if !may(h.Rule.Namespace) {
+			continue
+		}
 		ports := h.tcpPorts()
 		if string(h.Pattern) == host {
 			exact = true
-			if more := b.imported(at, host, h); len(more) > 0 {
+			if more := slices.DeleteFunc(b.imported(at, host, h), func(hp *HostPort) bool { return !may(hp.Rule.Namespace) }); len(more) > 0 {
 				ports = append(ports, more...)
 				slices.SortFunc(ports, func(x, y *HostPort) int { return cmp.Compare(x.Number, y.Number) })
 			}
@@ -33,7 +37,7 @@ func (b *builder) destinationPorts(at place, host string) [][]*HostPort {
 		out = append(out, ports)
 	}
 	if !exact {
-		if ports := b.imported(at, host, nil); len(ports) > 0 {
+		if ports := slices.DeleteFunc(b.imported(at, host, nil), func(hp *HostPort) bool { return !may(hp.Rule.Namespace) }); len(ports) > 0 {
 			out = slices.Insert(out, 0, ports)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
@@ -86,6 +87,41 @@ func (b *builder) disputed() []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
+}
+
+// takers lists the namespaces whose ServiceEntries declare the host of a
+// Kubernetes Service of another: for their own workloads they have its place.
+// Of wildcards only those of whole labels count.
+func (b *builder) takers() []string {
+	found := map[string]bool{}
+	covering := map[string][]string{} // by what is behind the first label
+	for host, k := range b.base.kube {
+		_, parent, _ := strings.Cut(host, ".")
+		if _, ok := covering[parent]; !ok {
+			covering[parent] = b.covering(parent)
+		}
+		by, _ := b.base.declared.Get(hostname.Pattern(host))
+		for _, list := range [...][]string{by, covering[parent]} {
+			for _, n := range list {
+				if n != k.Ref.Namespace {
+					found[n] = true
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// covering lists the namespaces that declare a wildcard which covers all hosts
+// of a domain.
+func (b *builder) covering(domain string) []string {
+	var out []string
+	for domain != "" {
+		by, _ := b.base.declared.Get(hostname.Pattern("*." + domain))
+		out = append(out, by...)
+		_, domain, _ = strings.Cut(domain, ".")
+	}
+	return out
 }
 
 // meshHosts finds the VirtualServices that count for each host: those that
@@ -454,4 +490,23 @@ func (b *builder) portsOf(at place, host string) []uint16 {
 		}
 	}
 	return out
+}
+
+// takes returns the namespaces whose ServiceEntries a destination may be: what
+// names a Kubernetes Service is that Service for all but those who may say
+// otherwise (see mayTake).
+func (b *builder) takes(at place, name string) func(namespace string) bool {
+	k := b.base.kube[name]
+	return func(namespace string) bool {
+		return k == nil || namespace == at.p.scope.home || b.mayTake(k.Ref.Namespace, at.vs, namespace)
+	}
+}
+
+// mayTake says whether a ServiceEntry of a namespace has precedence over a
+// Kubernetes Service of another, for a rule that leads there: when it is of
+// the Service's namespace, of the rule's, or of the root namespace. As in
+// Istio, where Services come before the ServiceEntries of other namespaces,
+// nobody takes a Service from its owner and its clients by declaring its name.
+func (b *builder) mayTake(service string, vs *VirtualService, namespace string) bool {
+	return namespace == service || namespace == vs.Ref.Namespace || namespace == b.rootNamespace()
 }

@@ -20,53 +20,6 @@ func dr(namespace, name string, host hostname.Pattern, timeout time.Duration) *D
 	}
 }
 
-func selecting(d *DestinationRule, labels map[string]string) *DestinationRule {
-	d.Selector = labels
-	return d
-}
-
-func exported(d *DestinationRule, namespaces ...string) *DestinationRule {
-	d.Export = Visibility{Limited: true, Namespaces: namespaces}
-	return d
-}
-
-// TestDestinationRuleLookup: the client's namespace, then the service's, then
-// the root namespace; there the most specific host.
-func TestDestinationRuleLookup(t *testing.T) {
-	app := map[string]string{"app": "x"}
-	for _, c := range []struct {
-		name  string
-		rules []*DestinationRule
-		want  string
-	}{
-		{"none", nil, ""},
-		{"another host", []*DestinationRule{dr("client", "a", "b.example.com", 1)}, ""},
-		{"the client's before the service's", []*DestinationRule{dr("service", "a", "a.example.com", 1), dr("client", "b", "*.example.com", 2)}, "b"},
-		{"the service's before the root's", []*DestinationRule{dr("istio-system", "a", "a.example.com", 1), dr("service", "b", "*.example.com", 2)}, "b"},
-		{"the root's", []*DestinationRule{dr("istio-system", "a", "*.example.com", 1)}, "a"},
-		{"a stranger's", []*DestinationRule{dr("other", "a", "a.example.com", 1)}, ""},
-		{"the most specific host", []*DestinationRule{dr("client", "a", "*.com", 1), dr("client", "b", "*.example.com", 2)}, "b"},
-		{"the oldest of one host", []*DestinationRule{dr("client", "a", "a.example.com", 1), dr("client", "b", "a.example.com", 2)}, "a"},
-		{"not exported", []*DestinationRule{exported(dr("service", "a", "a.example.com", 1), "service"), dr("istio-system", "b", "a.example.com", 2)}, "b"},
-		{"exported", []*DestinationRule{exported(dr("service", "a", "a.example.com", 1), "client"), dr("istio-system", "b", "a.example.com", 2)}, "a"},
-		{"selects", []*DestinationRule{dr("client", "a", "a.example.com", 1), selecting(dr("client", "b", "a.example.com", 2), app)}, "b"},
-		{"selects another", []*DestinationRule{selecting(dr("client", "a", "a.example.com", 1), map[string]string{"app": "y"})}, ""},
-		{"selects in another namespace", []*DestinationRule{selecting(dr("service", "a", "a.example.com", 1), app)}, ""},
-	} {
-		s := se("s", ResolutionDNS, "a.example.com", "*.wild.example.com").port(443, ProtocolTLS)
-		s.Ref.Namespace = "service"
-		compiled := mustCompile(t, &Config{Services: []*Service{s}, DestinationRules: c.rules,
-			Workloads: []*Workload{{Identity: Identity{Name: "w", Namespace: "client", Labels: app}}}})
-		_, hp := compiled.Policy(compiled.Workloads()[0].Policy).LookupPort("a.example.com", TCP, 443)
-		if got := ruleName(hp.Upstream.TrafficRule); got != c.want || (hp.Upstream.ConnectTimeout() != 0) != (c.want != "") {
-			t.Errorf("%s: %q with %v, want %q", c.name, got, hp.Upstream.ConnectTimeout(), c.want)
-		}
-		if hp.Verdict != Inspect {
-			t.Errorf("%s: %v: a timeout takes nothing from the kernel", c.name, hp.Verdict)
-		}
-	}
-}
-
 func TestEffectiveTraffic(t *testing.T) {
 	g := (*destinationGroup)(nil).with(&DestinationRule{
 		Traffic: &TrafficPolicy{

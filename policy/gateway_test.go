@@ -33,95 +33,11 @@ func served(servers ...GatewayServer) *Config {
 	return c
 }
 
-func in(name string) []*WeightedDestination { return toL4(name+".default.svc.cluster.local", 1) }
-
+// bind adds rules for "default/gw".
 func (c *Config) bind(v *VirtualService) *VirtualService {
 	v.Gateways = []string{"default/gw"}
 	c.VirtualServices = append(c.VirtualServices, v)
 	return v
-}
-
-func (v *VirtualService) sni(to string, port uint16, hosts ...hostname.Pattern) *VirtualService {
-	v.TLS = append(v.TLS, &TLSRule{Ref: v.Ref, Matches: []*L4Match{{SNIHosts: hosts, Port: port}}, Route: in(to)})
-	return v
-}
-
-// TestGatewayTLS: the exact SNI counts, else the longest wildcard, else the
-// server for all; of two rules for one SNI the older.
-func TestGatewayTLS(t *testing.T) {
-	c := served(
-		gatewayServer("pass", 443, ProtocolTLS, &ServerTLS{}, "*.example.com", "one.example.net"),
-		gatewayServer("end", 443, ProtocolHTTPS, &ServerTLS{Mode: ServerSimple}, "end.example.com"),
-		gatewayServer("opaque", 443, ProtocolTLS, &ServerTLS{Mode: ServerMutual}, "tcp.example.org"),
-		gatewayServer("all", 443, ProtocolHTTPS, &ServerTLS{}, "*"),
-	)
-	c.bind(vs("v1", nil, names("*.example.com", "*.example.net"))).sni("a", 0, "*.example.com").sni("a", 444, "x.example.com").sni("b", 443, "*.example.net")
-	c.bind(vs("v2", nil, names("x.example.com", "*.example.com"))).sni("b", 0, "x.example.com", "*.example.com")
-	c.bind(vs("v3", nil, names("*"))).sni("c", 0, "*")
-	v := c.bind(vs("v4", nil, names("tcp.example.org", "end.example.com"), answer("ended")))
-	v.TCP = []*TCPRule{{Ref: v.Ref, Matches: []*L4Match{{Port: 1}}, Route: in("a")}, {Ref: v.Ref, Route: in("b")}}
-	hidden := c.bind(vs("v5", nil, names("z.example.com")).sni("c", 0, "z.example.com"))
-	hidden.Export = Visibility{Limited: true, Namespaces: []string{"elsewhere"}}
-	all := mustCompile(t, c).Listeners()
-	if len(all) != 1 || !all[0].IsTLS() {
-		t.Fatalf("%d listeners", len(all))
-	}
-	l := all[0]
-	for sni, want := range map[string]string{
-		"x.example.com": "b", "y.example.com": "a", "a.b.example.com": "a", "z.example.com": "a",
-		"one.example.net": "b", "two.example.net": "b", "x.example.org": "c", "": "c", "tcp.example.org": "b server opaque", "end.example.com": "server end",
-	} {
-		d := l.DecideTLS(sni, 0)
-		got := ""
-		if d.Upstream != nil {
-			got = d.Upstream.Host[:1]
-		}
-		if d.Server != nil {
-			got = strings.TrimSpace(got + " server " + d.Server.Name)
-		}
-		if got != want {
-			t.Errorf("SNI %q goes to %q (%v), want %q", sni, got, d.Reason, want)
-		}
-	}
-	if d := l.DecideHTTPS("end.example.com", get("end.example.com", "/")); d.Action == nil || d.Action.Rule.Name != "ended" {
-		t.Errorf("within TLS: %+v", d)
-	}
-	if d := l.DecideHTTPS("x.example.com", get("x.example.com", "/")); d.Verdict != Deny {
-		t.Errorf("within TLS that nobody terminates: %+v", d)
-	}
-	if d := l.DecideHTTP(get("end.example.com", "/")); d.Verdict != Deny {
-		t.Errorf("plain text on a port for TLS: %+v", d)
-	}
-	if d, _ := l.DecideTCP(0); d.Verdict != Deny {
-		t.Errorf("unread on a port for TLS: %+v", d)
-	}
-	c.VirtualServices = c.VirtualServices[:1]
-	if d := mustCompile(t, c).Listeners()[0].DecideTLS("www.example.org", 0); d.Verdict != Deny || d.Reason != ReasonName {
-		t.Errorf("an SNI that no server is for: %+v", d)
-	}
-}
-
-// TestGatewayTCP: the first VirtualService with a rule for the port wins, and
-// nothing but port and gateway is looked at.
-func TestGatewayTCP(t *testing.T) {
-	c := served(gatewayServer("tcp", 5432, ProtocolTCP, nil, "*"))
-	other := c.bind(vs("v1", nil, names("*")))
-	other.TCP = []*TCPRule{{Ref: other.Ref, Matches: []*L4Match{{Port: 1}, {Gateways: []string{"default/other"}}}, Route: in("a")}}
-	won := c.bind(vs("v2", nil, names("db.example.com")))
-	won.TCP = []*TCPRule{{Ref: won.Ref, Matches: []*L4Match{{Port: 5432, SourceNamespace: "x", Subnets: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}, Route: in("b")}}
-	late := c.bind(vs("v3", nil, names("*")))
-	late.TCP = []*TCPRule{{Ref: late.Ref, Route: in("c")}}
-	l := mustCompile(t, c).Listeners()[0]
-	if d, u := l.DecideTCP(0); d.Verdict != Proxy || u.Host[:1] != "b" {
-		t.Errorf("%+v %+v", d, u)
-	}
-	if d := l.DecideTLS("db.example.com", 0); d.Verdict != Deny {
-		t.Errorf("a hello on a port for TCP: %+v", d)
-	}
-	c.VirtualServices = nil
-	if d, _ := mustCompile(t, c).Listeners()[0].DecideTCP(0); d.Verdict != Deny || d.Reason != ReasonNoRoute {
-		t.Errorf("without rules: %+v", d)
-	}
 }
 
 // TestGatewayConflicts: what cannot share a port is left out, and said.

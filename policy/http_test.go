@@ -106,98 +106,16 @@ func outcome(d HTTPDecision) string {
 	return s
 }
 
-func TestDecideHTTP(t *testing.T) {
-	inside := kube("inside")
-	inside.Ports = []Port{{Number: 80, Protocol: ProtocolHTTP}}
-	p := defaultOf(t, []*Service{
-		se("api", ResolutionDNS, "api.example.com").port(80, ProtocolHTTP).port(443, ProtocolHTTPS).port(8080, ProtocolHTTP),
-		se("plain", ResolutionDNS, "plain.example.org").port(80, ProtocolHTTP),
-		se("wild", ResolutionDNS, "*.example.com").port(80, ProtocolHTTP),
-		se("v2", ResolutionDNS, "v2.example.net").port(8080, ProtocolHTTP),
-		se("two", ResolutionDNS, "two.example.net").port(8080, ProtocolHTTP).port(9090, ProtocolHTTP),
-		se("vip", ResolutionStatic, "vip.example.org").port(80, ProtocolHTTP).endpoint("192.0.2.1").at("240.1.1.1/32"),
-		se("tls", ResolutionStatic, "tls.example.org").port(443, ProtocolTLS).endpoint("192.0.2.2"),
-		se("tcp", ResolutionDNS, "tcp.example.org").port(80, ProtocolTCP),
-		se("sniff", ResolutionDNS, "any.example.org").port(9000, ProtocolUnset),
-		inside,
-	},
-		vs("api", mesh, names("api.example.com"),
-			answer("gateway-only", &HTTPMatch{URI: &StringMatch{MatchPrefix, "/"}, Gateways: []string{"default/gw"}}),
-			to("same-port", "api.example.com", 0, uri(MatchExact, "/self")),
-			to("only-port", "v2.example.net", 0, uri(MatchExact, "/v2")),
-			to("open-port", "two.example.net", 0, uri(MatchExact, "/two")),
-			to("their-port", "two.example.net", 9090, uri(MatchExact, "/two9")),
-			to("no-port", "two.example.net", 1, uri(MatchExact, "/two1")),
-			to("inside", "inside.default.svc.cluster.local", 0, uri(MatchExact, "/in")),
-			to("under-wildcard", "y.example.com", 80, uri(MatchExact, "/wild")),
-			to("nobody", "nobody.example", 0, uri(MatchExact, "/nobody")),
-			answer("either", uri(MatchExact, "/one"), uri(MatchPrefix, "/other")),
-			answer("shadowed", uri(MatchExact, "/one"))),
-		vs("api-younger", mesh, names("api.example.com"), answer("younger")),
-		vs("ingress", []string{"default/gw"}, names("plain.example.org"), answer("ingress")),
-		vs("wide", mesh, names("*.example.com"), answer("wide")),
-		vs("narrow", mesh, names("*.deep.example.com", "one.example.com"), answer("narrow")),
-		vs("tcp", mesh, names("tcp.example.org"), answer("not on tcp ports")),
-	)
-	for _, c := range []struct {
-		name  string
-		dst   string
-		known []string
-		r     *Request
-		want  string
-	}{
-		{"destination port from the request", "203.0.113.1:80", nil, get("api.example.com", "/self"), "same-port api.example.com:80"},
-		{"and from another", "203.0.113.1:8080", nil, get("api.example.com", "/self"), "same-port api.example.com:8080"},
-		{"the only port", "203.0.113.1:80", nil, get("api.example.com", "/v2"), "only-port v2.example.net:8080"},
-		{"a port that the destination lacks", "203.0.113.1:80", nil, get("api.example.com", "/two"), "open-port unknown"},
-		{"the named port", "203.0.113.1:80", nil, get("api.example.com", "/two9"), "their-port two.example.net:9090"},
-		{"a port that is not there", "203.0.113.1:80", nil, get("api.example.com", "/two1"), "no-port unknown"},
-		{"kubernetes is not for workloads", "203.0.113.1:80", nil, get("api.example.com", "/in"), "inside denied"},
-		{"unknown host", "203.0.113.1:80", nil, get("api.example.com", "/nobody"), "nobody unknown"},
-		{"second match", "203.0.113.1:80", nil, get("api.example.com", "/other/x"), "either"},
-		{"first rule wins", "203.0.113.1:80", nil, get("api.example.com", "/one"), "either"},
-		{"no rule, oldest only", "203.0.113.1:80", nil, get("api.example.com", "/none"), `deny no-route by "api"`},
-		{"wide", "203.0.113.1:80", nil, get("x.example.com", "/"), "wide"},
-		{"narrow wildcard", "203.0.113.1:80", nil, get("x.deep.example.com", "/"), "narrow"},
-		{"exact under a wildcard", "203.0.113.1:80", nil, get("one.example.com", "/"), "narrow"},
-		{"no rules for workloads", "203.0.113.1:80", nil, get("plain.example.org", "/"), "default plain.example.org:80"},
-		{"stranger", "203.0.113.1:80", []string{"plain.example.org"}, get("evil.example", "/"), `deny name-not-allowed by "plain"`},
-		{"other port", "203.0.113.1:81", nil, get("plain.example.org", "/"), `deny port-not-allowed by "plain"`},
-		{"tls port", "203.0.113.1:443", nil, get("api.example.com", "/"), `deny not-tls by "api"`},
-		{"no host", "203.0.113.1:80", []string{"plain.example.org"}, get("", "/"), `deny no-name by "plain"`},
-		{"vip by address", "240.1.1.1:80", nil, get("240.1.1.1", "/"), "default vip.example.org:80"},
-		{"vip by name", "240.1.1.1:80", nil, get("vip.example.org", "/"), "default vip.example.org:80"},
-		{"endpoint by address", "192.0.2.1:80", nil, get("192.0.2.1", "/"), "default vip.example.org:80"},
-		{"another address", "192.0.2.1:80", nil, get("192.0.2.9", "/"), `deny name-not-allowed by "vip"`},
-		{"learned address by address", "203.0.113.1:80", []string{"plain.example.org"}, get("203.0.113.1", "/"), `deny name-not-allowed by ""`},
-		{"address on a tls port", "192.0.2.2:443", nil, get("192.0.2.2", "/"), `deny not-tls by "tls"`},
-		{"no protocol, own name", "203.0.113.1:9000", []string{"any.example.org"}, get("any.example.org", "/"), "default any.example.org:9000"},
-		{"no protocol, stranger", "203.0.113.1:9000", []string{"any.example.org"}, get("evil.example", "/"), `deny name-not-allowed by "sniff"`},
-		{"destination under a wildcard", "203.0.113.1:80", nil, get("api.example.com", "/wild"), "under-wildcard y.example.com:80"},
-		{"tcp rule, own name", "203.0.113.1:80", nil, get("tcp.example.org", "/"), "default tcp.example.org:80"},
-		{"tcp rule, any name", "203.0.113.1:80", []string{"tcp.example.org"}, get("evil.example", "/"), "default tcp.example.org:80"},
-	} {
-		c.r.Port = ap(c.dst).Port()
-		if got := outcome(p.DecideHTTP(Flow{Dst: ap(c.dst), Names: c.known}, c.r)); got != c.want {
-			t.Errorf("%s: %s, want %s", c.name, got, c.want)
-		}
-	}
-}
-
-func TestWildcardRequestGoesToItsOwnName(t *testing.T) {
-	p := defaultOf(t, []*Service{
-		se("dns", ResolutionDNS, "*.a.example").port(80, ProtocolHTTP).target(8080),
-		se("none", ResolutionNone, "*.b.example").port(80, ProtocolHTTP),
-		se("ep", ResolutionDNS, "*.c.example").port(80, ProtocolHTTP).endpoint("proxy.example.net"),
-	})
-	for host, want := range map[string]string{
-		"x.a.example": "x.a.example:80 HTTP DNS target-port 8080 x.a.example:8080",
-		"x.b.example": "x.b.example:80 HTTP NONE",
-		"x.c.example": "*.c.example:80 HTTP DNS proxy.example.net:80",
-	} {
-		d := p.DecideHTTP(Flow{Dst: ap("203.0.113.1:80")}, get(host, "/"))
-		if d.Upstream == nil || upstreamText(d.Upstream) != want {
-			t.Errorf("%s: %+v, want %s", host, d.Upstream, want)
+// TestRequestOnTCPRule: what a rule for TCP opens goes there whatever it looks
+// like, also when it comes to the forwarding core; semantics/requests.txtar has
+// what becomes of requests.
+func TestRequestOnTCPRule(t *testing.T) {
+	p := defaultOf(t, []*Service{se("tcp", ResolutionDNS, "tcp.example.org").port(80, ProtocolTCP)},
+		vs("tcp", mesh, names("tcp.example.org"), answer("not on tcp ports")))
+	for host, known := range map[string][]string{"tcp.example.org": nil, "evil.example": {"tcp.example.org"}} {
+		const want = "default tcp.example.org:80"
+		if got := outcome(p.DecideHTTP(Flow{Dst: ap("203.0.113.1:80"), Names: known}, get(host, "/"))); got != want {
+			t.Errorf("%s: %s, want %s", host, got, want)
 		}
 	}
 }
@@ -273,66 +191,11 @@ func TestSharedHosts(t *testing.T) {
 	}
 }
 
-func TestGatewayListeners(t *testing.T) {
-	server := func(port uint16, redirect bool, hosts ...string) GatewayServer {
-		s := GatewayServer{Port: port, Protocol: ProtocolHTTP, HTTPSRedirect: redirect}
-		for i := 0; i < len(hosts); i += 2 {
-			s.HostNamespaces = append(s.HostNamespaces, hosts[i])
-			s.Hosts = append(s.Hosts, hostname.Pattern(hosts[i+1]))
-		}
-		return s
-	}
-	gateway := func(name string, selector map[string]string, servers ...GatewayServer) *Gateway {
-		return &Gateway{Ref: Ref{Kind: "Gateway", Namespace: "default", Name: name}, Selector: selector, Servers: servers}
-	}
-	web := kube("web")
-	web.Ports = []Port{{Number: 80, Protocol: ProtocolHTTP}, {Number: 8080, Protocol: ProtocolHTTP}}
-	c := &Config{
-		Services: []*Service{web},
-		Gateways: []*Gateway{
-			gateway("a", map[string]string{"app": "gw"}, server(8080, false, "*", "*.example.com", "default", "special.example.com")),
-			gateway("b", nil, server(8080, false, "other", "*"), server(9090, true, "*", "secure.example.com")),
-			gateway("far", map[string]string{"app": "another"}, server(7070, false, "*", "*")),
-		},
-		VirtualServices: []*VirtualService{
-			vs("all", []string{"default/a"}, names("www.example.com", "*.wide.example.com"), answer("exact", uri(MatchExact, "/a")), answer("rest")),
-			vs("more", []string{"default/a"}, names("www.example.com"), answer("a-again", uri(MatchExact, "/a")), answer("b", uri(MatchExact, "/b")), answer("rest-again")),
-			vs("wide", []string{"default/a"}, names("*"), to("to-web", "web.default.svc.cluster.local", 0)),
-			vs("foreign", []string{"default/b"}, names("b.example.net"), answer("foreign")),
-			vs("secure", []string{"default/b"}, names("secure.example.com"), answer("never")),
-		},
-		GatewaySelector: map[string]string{"app": "gw", "zone": "1"},
-	}
-	c.VirtualServices = append(c.VirtualServices, func() *VirtualService {
-		v := vs("tenant", []string{"default/b"}, names("t.example.net"), answer("tenant"))
-		v.Ref.Namespace = "other"
-		return v
-	}())
-	ls := mustCompile(t, c).Listeners()
-	if len(ls) != 2 || ls[0].Port != 8080 || ls[1].Port != 9090 || len(ls[0].Servers) != 2 {
-		t.Fatalf("listeners %+v", ls)
-	}
-	for _, tc := range []struct {
-		l    int
-		r    *Request
-		want string
-	}{
-		{0, get("www.example.com", "/a"), "exact"},
-		{0, get("www.example.com", "/b"), "b"}, // before the catch-all of an older VirtualService
-		{0, get("www.example.com", "/c"), "rest"},
-		{0, get("x.wide.example.com", "/a"), "exact"},
-		{0, get("x.example.com", "/"), "to-web web.default.svc.cluster.local:8080"},
-		{0, get("special.example.com", "/"), "to-web web.default.svc.cluster.local:8080"},
-		{0, get("t.example.net", "/"), "tenant"},
-		{0, get("b.example.net", "/"), `deny no-route by ""`}, // its namespace may not bind
-		{0, get("nobody.example", "/"), `deny no-route by ""`},
-		{0, get("", "/"), `deny no-name by ""`},
-		{1, get("secure.example.com", "/"), "https-redirect"},
-		{1, get("other.example.com", "/"), `deny no-route by ""`},
-	} {
-		if got := outcome(ls[tc.l].DecideHTTP(tc.r)); got != tc.want {
-			t.Errorf("listener %d, %s%s: %s, want %s", ls[tc.l].Port, tc.r.Host, tc.r.Path, got, tc.want)
-		}
+func TestNoListeners(t *testing.T) {
+	c := served(gatewayServer("http", 80, ProtocolHTTP, nil, "*"))
+	c.bind(vs("v", nil, names("*"), answer("all")))
+	if ls := mustCompile(t, c).Listeners(); len(ls) != 1 || ls[0].DecideHTTP(get("www.example.com", "/")).Action == nil {
+		t.Errorf("%d listeners", len(ls))
 	}
 	c.GatewaySelector = nil
 	if ls := mustCompile(t, c).Listeners(); len(ls) != 0 {

@@ -110,8 +110,8 @@ func asked(before *Policy) []func(*Policy) string {
 func fate(p *Policy, host string, dst netip.AddrPort, tr Transport) string {
 	own := dst.Addr().String() == vip4 || dst.Addr().String() == vip6
 	f := Flow{Transport: tr, Dst: dst}
-	if !own {
-		f.Names = []string{host}
+	if !own { // another namespace's name has the same address, and was asked for first
+		f.Names = []string{"b.example.com", host}
 	}
 	brief := func(d Decision) string {
 		way := fmt.Sprint(d.Verdict == Deny, d.Reason)

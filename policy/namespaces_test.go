@@ -93,36 +93,6 @@ func hostText(h *Host) string {
 
 var emptyVhosts, _ = meshHosts(nil)
 
-// TestOldestForOthers: age, not the order of files or the name of the
-// namespace, says whose entry counts for workloads of other namespaces.
-func TestOldestForOthers(t *testing.T) {
-	make := func(ns string, created int64) *Service {
-		s := se(ns, ResolutionDNS, "x.example.com").port(80, ProtocolHTTP).in(ns)
-		s.Created = created
-		return s
-	}
-	for _, c := range []struct {
-		list []*Service
-		want string
-	}{
-		{[]*Service{make("a", 9), make("b", 5)}, "b"},
-		{[]*Service{make("a", 0), make("b", 5)}, "b"},
-		{[]*Service{make("b", 0), make("a", 0)}, "b"},
-		{[]*Service{make("b", 5), make("a", 5)}, "b"},
-	} {
-		h := policyFor(t, &Config{Services: c.list, Workloads: workloads("c")}, "c").Lookup("x.example.com")
-		if h.Rule.Namespace != c.want || len(h.Ports) != 1 || h.Ports[0].Rule.Namespace != c.want {
-			t.Errorf("%v: of %s, want %s", c.list, h.Rule.Namespace, c.want)
-		}
-	}
-	// What is not visible is nobody else's.
-	hidden := make("b", 1)
-	hidden.Export = Visibility{Limited: true, Namespaces: []string{"b"}}
-	if h := policyFor(t, &Config{Services: []*Service{hidden, make("a", 5)}, Workloads: workloads("c")}, "c").Lookup("x.example.com"); h.Rule.Namespace != "a" {
-		t.Errorf("of %s", h.Rule.Namespace)
-	}
-}
-
 // TestOneNamespaceJoins: within a namespace ports are put together, as long as
 // queries are answered in one way.
 func TestOneNamespaceJoins(t *testing.T) {
@@ -176,45 +146,6 @@ func TestAddressOfSeveralNamespaces(t *testing.T) {
 					}
 				}
 			}
-		}
-	}
-}
-
-// TestRulesOfSeveralNamespaces: one's own VirtualServices first, then those
-// that are exported by name, then everybody's; age counts within each.
-func TestRulesOfSeveralNamespaces(t *testing.T) {
-	rule := func(name, ns string, sees ...string) *VirtualService {
-		v := vs(name, mesh, names("x.example.com"), answer(name)).in(ns)
-		if len(sees) > 0 {
-			v.Export = Visibility{Limited: true, Namespaces: sees}
-		}
-		return v
-	}
-	host := []*Service{se("x", ResolutionDNS, "x.example.com").port(80, ProtocolHTTP).in("a")}
-	r := &Request{Method: "GET", Scheme: "http", Host: "x.example.com", Authority: "x.example.com", Path: "/", Port: 80}
-	for _, c := range []struct {
-		rules     []*VirtualService // oldest first
-		namespace string
-		want      string
-	}{
-		{[]*VirtualService{rule("public", "b"), rule("mine", "a")}, "a", "mine"},
-		{[]*VirtualService{rule("public", "b"), rule("mine", "a")}, "b", "public"},
-		{[]*VirtualService{rule("public", "b"), rule("mine", "a")}, "c", "public"},
-		{[]*VirtualService{rule("public", "b"), rule("named", "b", "a")}, "a", "named"},
-		{[]*VirtualService{rule("named", "b", "a"), rule("mine", "a")}, "a", "mine"},
-		{[]*VirtualService{rule("mine", "a"), rule("private", "a", "a")}, "a", "private"},
-		{[]*VirtualService{rule("old", "a"), rule("young", "a")}, "a", "old"},
-		{[]*VirtualService{rule("old", "b"), rule("young", "c")}, "a", "old"},
-		{[]*VirtualService{rule("theirs", "b", "b")}, "a", ""},
-	} {
-		p := policyFor(t, &Config{Services: host, VirtualServices: c.rules, Workloads: workloads("a", "b", "c")}, c.namespace)
-		d := p.DecideHTTP(Flow{Dst: ap("203.0.113.1:80"), Names: []string{r.Host}}, r)
-		got := ""
-		if d.Action != nil {
-			got = d.Action.Rule.Name
-		}
-		if got != c.want {
-			t.Errorf("%s: %q decides, want %q", c.namespace, got, c.want)
 		}
 	}
 }

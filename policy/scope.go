@@ -21,7 +21,10 @@ type scope struct {
 	identity Identity
 	// home is the namespace whose services come first; "": it makes no
 	// difference which.
-	home     string
+	home string
+	// shares says that home matters where one address is learned for names of
+	// several namespaces.
+	shares   bool
 	sidecar  *Sidecar
 	outbound OutboundMode
 	// outboundRule is the object that says outbound; nil: none does.
@@ -56,13 +59,15 @@ func (b *builder) scopes() (all []*scope, of []int) {
 type questions struct {
 	// namespaces are those that see or mean something else than others do.
 	namespaces map[string]bool
+	// sharing are those among them that base.sharing has.
+	sharing    map[string]bool
 	labels     []map[string]string // selectors of rules
 	sources    []*AuthSource
 	conditions []*AuthCondition
 }
 
 func (b *builder) questions() *questions {
-	q := &questions{namespaces: b.base.distinguished()}
+	q := &questions{namespaces: b.base.distinguished(), sharing: b.base.sharing()}
 	sees := func(v Visibility) {
 		for _, n := range v.Namespaces {
 			q.namespaces[n] = true
@@ -78,7 +83,7 @@ func (b *builder) questions() *questions {
 			}
 		}
 	}
-	for _, n := range b.disputed() {
+	for _, n := range append(b.disputed(), b.takers()...) {
 		q.namespaces[n] = true
 	}
 	source := func(namespace string, labels map[string]string) {
@@ -139,7 +144,7 @@ func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope 
 	}
 	var key strings.Builder
 	if q.namespaces[id.Namespace] {
-		s.home = id.Namespace
+		s.home, s.shares = id.Namespace, q.sharing[id.Namespace]
 		key.WriteString(id.Namespace)
 	}
 	if s.sidecar != nil {

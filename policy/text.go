@@ -62,6 +62,9 @@ func (t *text) rules(p *Policy) {
 	if p.scope.outbound != RegistryOnly || p.scope.outboundRule != nil {
 		t.line(1, "outbound %v (%v)", p.scope.outbound, p.scope.outboundRule)
 	}
+	if p.scope.shares {
+		t.line(1, "at an address of several: %s first", p.scope.home)
+	}
 	t.retries(1, "default retry", p.scope.retries)
 	for _, v := range p.vhostList {
 		t.line(1, "routes %s", v.pattern)

@@ -24,6 +24,7 @@ var floors = map[string][]string{
 	// Ground.
 	"./policy":                 {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
 	"./policy/istio":           {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy/semantics":       nil, // tests alone
 	"./internal/cow":           nil,
 	"./internal/hostname":      {"./internal/cow"},
 	"./internal/hostile":       nil,
@@ -119,6 +120,7 @@ var keepers = []struct {
 	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio"}, nil},
+	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},

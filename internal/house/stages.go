@@ -25,7 +25,7 @@ var Orders = []Order{
 		{"match", "match rewrite authz_path"},
 		{"authorization", "authz*"},
 		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy"},
-		{"compile", "compile* classify scope base destination validate changes"},
+		{"compile", "compile* classify scope sidecar base destination validate changes"},
 		{"text", "text* digest authz_text"},
 		{"explain", "why*"},
 	}},

@@ -51,7 +51,7 @@ type Options struct {
 // Load translates files. The Config is nil when any finding is an Error.
 // Findings are in reading order: by file as given, then by line.
 //
-// VirtualServices come oldest first: by creationTimestamp, then name and
+// VirtualServices, DestinationRules and Gateways come oldest first: by creationTimestamp, then name and
 // namespace; those without a timestamp follow in reading order.
 func Load(files []File, o Options) (*policy.Config, []Finding) {
 	r := NewReader(o)
@@ -178,6 +178,7 @@ func (l *loader) translate() *policy.Config {
 		l.dependent = append(l.dependent, l.serviceEntry(se))
 	}
 	cfg.Services = l.kubernetesServices()
+	slices.SortStableFunc(l.gateways, oldestFirst[networking.Gateway])
 	for _, gw := range l.gateways {
 		cfg.Gateways = append(cfg.Gateways, l.gateway(gw))
 	}
