@@ -22,7 +22,7 @@ var Orders = []Order{
 	{"./policy", 10, []Stage{
 		{"contract", "verdict endpoints snapshot"},
 		{"config", "config* consent"},
-		{"match", "match rewrite authz_path"},
+		{"match", "match rewrite authz_path sidecar"},
 		{"authorization", "authz*"},
 		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy"},
 		{"compile", "compile* classify scope sidecar base destination validate changes"},
