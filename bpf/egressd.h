@@ -85,10 +85,33 @@ enum egd_counter {
 	EGD_C_MAX = 64,
 };
 
-/* How many DNS servers one unconnected UDP socket can talk to at a time and
- * still get its answers under the right source address. The DNS proxy listens
- * on this many UDP ports; the port tells it the slot. */
-#define EGD_DNS_SLOTS 4
+/* Sizes. What user space uses of them it has from BTF, so they are no macros. */
+enum egd_size {
+	/* How many DNS servers one unconnected UDP socket can talk to at a time and
+	 * still get its answers under the right source address. The DNS proxy listens
+	 * on this many UDP ports; the port tells it the slot. */
+	EGD_DNS_SLOTS = 4,
+	EGD_LISTENERS = 32,
+	/* The longest name in a table: 253 bytes and room (RFC 1035). A power of 2. */
+	EGD_MAX_NAME = 256,
+	/* How many entries of egd_origins one workload may have. Connections count
+	 * until they are accepted, DNS sockets until they are closed; a listener's
+	 * backlog is half of this. */
+	EGD_MAX_ORIGINS = 8192,
+	EGD_ORIGINS = 8 * EGD_MAX_ORIGINS,
+	/* Numbers of workloads are below this. */
+	EGD_MAX_WORKLOADS = 16384,
+	EGD_MAX_CGROUPS = 65536,
+	/* A cgroup's name is read in pieces of one byte less. NAME_MAX is 255. */
+	EGD_NAME_PIECE = 32,
+	EGD_NAME_PIECES = 9,
+	EGD_DEVICES = 64,
+	EGD_IFACES = 8192,
+	/* How many entries of egd_flow_bytes there are, and an interface may have. */
+	EGD_HELLOS = 8192,
+	EGD_MAX_HELLOS = EGD_HELLOS / 8,
+	EGD_EVENT_RING = 1 << 20, /* bytes */
+};
 
 /* Keys of egd_listeners: the kind of socket, and where it listens (egd_place)
  * times EGD_KINDS. */
@@ -106,26 +129,15 @@ enum egd_place {
 	EGD_GATE6 = 3,
 };
 
-#define EGD_LISTENERS 32
-
-/* The longest name in a table: 253 bytes and room (RFC 1035). A power of 2. */
-#define EGD_MAX_NAME 256
-
-/* How many entries of egd_origins one workload may have: an eighth of the
- * table. Connections count until they are accepted, DNS sockets until they are
- * closed; a listener's backlog is half of this. */
-#define EGD_MAX_ORIGINS 8192
-
-/* Numbers of workloads are below this. */
-#define EGD_MAX_WORKLOADS 16384
-#define EGD_MAX_CGROUPS 65536
-
-#define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
-#define EGD_WL_ALLOW_ANY 2 /* what no table names goes straight there */
-/* Beside what is captured, below the cgroup that the programs are attached to:
- * exempt (EGD_WL_EXEMPT is set as well), unless it has a captured name. */
-#define EGD_WL_OUTSIDE 4
-#define EGD_WL_FOUND 8 /* entered by a program, which knew the cgroup by its name */
+/* egd_workload.flags. */
+enum egd_workload_flag {
+	EGD_WL_EXEMPT = 1,    /* egressd's own cgroup: nothing is decided */
+	EGD_WL_ALLOW_ANY = 2, /* what no table names goes straight there */
+	/* Beside what is captured, below the cgroup that the programs are attached to:
+	 * exempt (EGD_WL_EXEMPT is set as well), unless it has a captured name. */
+	EGD_WL_OUTSIDE = 4,
+	EGD_WL_FOUND = 8, /* entered by a program, which knew the cgroup by its name */
+};
 
 /* No key of egd_workloads: a cgroup whose name cannot be read, or that there is no
  * room for. */
@@ -157,10 +169,6 @@ struct egd_step {
 	__u32 step;
 	__u32 pad;
 };
-
-/* A name is read in pieces of 31 bytes. NAME_MAX is 255. */
-#define EGD_NAME_PIECE 32
-#define EGD_NAME_PIECES 9
 
 /* The node's configuration, one entry at key 0 of egd_config. */
 struct egd_config {
@@ -194,7 +202,7 @@ struct egd_workload {
 	__u32 id;     /* number of the workload in user space */
 	__u32 policy; /* policy.PolicyID */
 	__u8 mode;    /* enum egd_mode */
-	__u8 flags;   /* EGD_WL_* */
+	__u8 flags;   /* enum egd_workload_flag */
 	__u16 pad;
 	__u32 pad2;
 	/* Its key, or one that stays: what is captured by name is in here also when
@@ -229,7 +237,10 @@ struct egd_endpoint_key {
 	__u8 addr[16]; /* of a member; else zero */
 };
 
-#define EGD_MEMBER 0xffff
+/* The slot of every member. */
+enum egd_slot {
+	EGD_MEMBER = 0xffff,
+};
 
 struct egd_endpoint {
 	__u8 addr[16]; /* zero: the one that was dialled */
@@ -313,8 +324,6 @@ struct egd_device {
 	__u8 addr4[16];
 	__u8 addr6[16];
 };
-
-#define EGD_DEVICES 64
 
 /* egd_usage: what a workload has of the tables that all share, by its number.
  * The kernel adds what it writes and takes off what it removes; so does user
@@ -494,8 +503,9 @@ struct egd_recent {
 	__u8 reserved[24];
 };
 
-/* egd_addr_known: addresses that were learned for a policy, whatever the
- * port. A UDP connect() to one is let pass without sending (see hold). */
+/* egd_known: addresses that were learned for a policy, whatever the port. A UDP
+ * connect() to one is let pass, for getaddrinfo(3) does that and sends nothing; what
+ * the socket sends is refused (udp_blocked of egd_socket). */
 struct egd_known_key {
 	__u32 policy;
 	__u8 addr[16];
@@ -503,19 +513,24 @@ struct egd_known_key {
 
 /* The mark of packets that are given to egressd's sockets; an ip rule for it
  * makes them local. It exempts from nothing: who forges it talks to nobody. */
-#define EGD_MARK 0x65676401
+enum egd_mark {
+	EGD_MARK = 0x65676401,
+};
+
+/* egd_iface.flags. */
+enum egd_iface_flag {
+	EGD_IF_L3 = 1,        /* no link-layer header */
+	EGD_IF_ALLOW_ANY = 2, /* as EGD_WL_ALLOW_ANY */
+};
 
 /* egd_ifaces: the interfaces whose other end is a workload, by index. What
  * comes in by one is the workload's, whatever source address it bears. */
-#define EGD_IF_L3 1 /* no link-layer header */
-#define EGD_IF_ALLOW_ANY 2 /* as EGD_WL_ALLOW_ANY */
-
 struct egd_iface {
 	__u32 workload;
 	__u32 policy;
 	__u32 share; /* how many entries of egd_flows it may have */
 	__u8 mode;   /* enum egd_mode */
-	__u8 flags;  /* EGD_IF_* */
+	__u8 flags;  /* enum egd_iface_flag */
 	__u16 pad;
 };
 
@@ -524,9 +539,6 @@ struct egd_share {
 	__u64 flows;  /* in egd_flows */
 	__u64 hellos; /* in egd_flow_bytes */
 };
-
-/* How many entries of egd_flow_bytes an interface may have. */
-#define EGD_MAX_HELLOS 1024
 
 /* egd_flows: connections and datagrams that pass an interface and whose
  * sockets are not in this kernel. src is the workload's end. */
@@ -540,19 +552,24 @@ struct egd_flow_key {
 	__u8 pad[3];
 };
 
-/* Of a flow, set by what comes from the workload. */
-#define EGD_F_INBOUND 1 /* the other end began it */
-#define EGD_F_PROVED 2  /* the SNI was allowed */
-#define EGD_F_FIN 4
-#define EGD_F_RESET 8
-#define EGD_F_TOLD 16   /* audit: it would have been denied */
-#define EGD_F_SETTLED 32 /* no second ClientHello can come; hello is set */
+/* egd_flow.flags, set by what comes from the workload. */
+enum egd_flow_flag {
+	EGD_F_INBOUND = 1, /* the other end began it */
+	EGD_F_PROVED = 2,  /* the SNI was allowed */
+	EGD_F_FIN = 4,
+	EGD_F_RESET = 8,
+	EGD_F_REPORTED = 16, /* audit: it would have been denied */
+	EGD_F_SETTLED = 32,  /* no second ClientHello can come; hello is set */
+};
 
-/* Set by what goes to the workload, which another CPU may do at that time. */
-#define EGD_H_SYNCED 1 /* the server has told where the stream begins */
-#define EGD_H_ACKED 2  /* the server has acknowledged the whole hello */
-#define EGD_H_FIN 4
-#define EGD_H_RESET 8
+/* egd_flow.heard, set by what goes to the workload, which another CPU may do at
+ * that time. */
+enum egd_heard_flag {
+	EGD_H_SYNCED = 1, /* the server has told where the stream begins */
+	EGD_H_ACKED = 2,  /* the server has acknowledged the whole hello */
+	EGD_H_FIN = EGD_F_FIN,
+	EGD_H_RESET = EGD_F_RESET,
+};
 
 struct egd_flow {
 	__u64 opened; /* CLOCK_MONOTONIC, nanoseconds */
@@ -568,8 +585,8 @@ struct egd_flow {
 	__u8 verdict; /* enum egd_verdict */
 	__u8 mode;    /* enum egd_mode */
 	__u8 cut;     /* enum egd_reason: nothing passes any more */
-	__u8 flags;   /* EGD_F_* */
-	__u8 heard;   /* EGD_H_* */
+	__u8 flags;   /* enum egd_flow_flag */
+	__u8 heard;   /* enum egd_heard_flag */
 	__u8 pad[3];
 };
 

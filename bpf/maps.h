@@ -115,7 +115,7 @@ struct {
  * loader when the listener accepts, swept by age. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 16);
+	__uint(max_entries, EGD_ORIGINS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct egd_origin_key);
 	__type(value, struct egd_origin);
@@ -218,7 +218,7 @@ EGD_TABLE(struct egd_name_key, __u32) egd_names SEC(".maps");
 /* ifindex -> whose it is. Written by the loader. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, EGD_IFACES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct egd_iface);
@@ -228,7 +228,7 @@ struct {
  * makes the entry, and counts anew at each sweep. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, EGD_IFACES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct egd_share);
@@ -257,7 +257,7 @@ struct {
 /* The bytes of hellos that the server has not acknowledged yet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, EGD_HELLOS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct egd_flow_key);
 	__type(value, struct egd_flow_bytes);
@@ -276,7 +276,6 @@ struct {
 } egd_counters SEC(".maps");
 
 /* struct egd_event, to user space. */
-#define EGD_EVENT_RING (1 << 20) /* bytes */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, EGD_EVENT_RING);

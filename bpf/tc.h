@@ -127,11 +127,11 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 		if (denied(w, in, reason))
 			return how;
 		f.verdict = EGD_DIRECT;
-		f.flags |= EGD_F_TOLD;
+		f.flags |= EGD_F_REPORTED;
 	}
 	if (f.verdict == EGD_INSPECT)
 		reason = expect_hello(&w->key);
-	if (reason == EGD_R_NONE || f.flags & EGD_F_TOLD)
+	if (reason == EGD_R_NONE || f.flags & EGD_F_REPORTED)
 		reason = add_flow(&w->key, in, &f);
 	if (reason != EGD_R_NONE) {
 		denied(w, in, reason); /* also in audit mode: it cannot be watched */
@@ -141,7 +141,7 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 		count(w->p.dport == PORT_DNS ? EGD_C_DNS : EGD_C_PROXY);
 		return WIRE_STEER;
 	}
-	if (f.verdict == EGD_DIRECT && !(f.flags & EGD_F_TOLD)) {
+	if (f.verdict == EGD_DIRECT && !(f.flags & EGD_F_REPORTED)) {
 		count(EGD_C_DIRECT);
 		report_wire(w, in, NULL, EGD_R_NONE, EGD_DIRECT, false);
 	}
@@ -194,7 +194,7 @@ static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const stru
 		f->flags |= EGD_F_RESET;
 	if (f->flags & EGD_F_INBOUND)
 		return WIRE_PASS;
-	if (f->epoch != cfg->epoch && !(f->flags & EGD_F_TOLD)) {
+	if (f->epoch != cfg->epoch && !(f->flags & EGD_F_REPORTED)) {
 		if (!flow_allowed(w, in, f))
 			return cut_flow(w, in, f, NULL, EGD_R_CHANGED, w->p.seq);
 		f->epoch = cfg->epoch;

@@ -172,7 +172,7 @@ func parseEvent(raw []byte) (Event, bool) {
 	}
 	out := Event{
 		Time:      at,
-		Closed:    e.Kind == eventClose,
+		Closed:    e.Kind == uint8(bpf.EgressdEgdEventKindEGD_E_CLOSE),
 		Verdict:   policy.Verdict(e.Verdict),
 		Dst:       netip.AddrPortFrom(netip.AddrFrom16(e.Dst).Unmap(), htons(e.Dport)),
 		Transport: policy.Transport(e.Proto),
@@ -203,9 +203,6 @@ func parseEvent(raw []byte) (Event, bool) {
 	}
 	return out, true
 }
-
-// eventClose is EGD_E_CLOSE.
-const eventClose = 1
 
 // command reads a NUL-terminated comm; generated types have it as int8s or
 // uint8s, depending on how C's char is declared.

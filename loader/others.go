@@ -154,7 +154,7 @@ func (d *Datapath) Judged(pids []int) map[uint64]bool {
 	return out
 }
 
-// socketTypeCut is EGD_R_SOCKET_TYPE.
+// socketTypeCut is why such a socket is blocked.
 const socketTypeCut = uint8(bpf.EgressdEgdReasonEGD_R_SOCKET_TYPE)
 
 // Transport is what events call the socket's protocol.
