@@ -8,8 +8,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#include "dial.h"
-#include "egress.h"
+#include "sock_addr.h"
+#include "skb_egress.h"
 #include "group.h"
 #include "tc.h"
 

@@ -56,7 +56,7 @@ enum egd_reason {
 	EGD_R_NO_ENDPOINT = 19, /* the set of endpoints has not the one that was chosen */
 	EGD_R_GROUP = 20,     /* a multicast group that the kernel would tell the link of */
 	EGD_R_DEVICE = 21,    /* the socket is bound to a device, where no listener is */
-	/* Of packets on interfaces (wire.h, tc.h): */
+	/* Of packets on interfaces (packet.h, tc.h): */
 	EGD_R_ETHERTYPE = 24, /* a frame that is not IP and not what IP needs; a VLAN tag */
 	EGD_R_FRAGMENT = 25,
 	EGD_R_NO_STATE = 26,  /* the middle of a connection whose beginning nobody saw */

@@ -5,7 +5,7 @@
 #define EGRESSD_FLOWS_H
 
 #include "hello.h"
-#include "wire.h"
+#include "packet.h"
 
 /* One packet and what is known of it. */
 struct passing {
@@ -214,7 +214,7 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing
 	kept = bpf_map_lookup_elem(&egd_flow_bytes, &w->key);
 	if (!h || !kept)
 		return cut_flow(w, in, f, NULL, why, w->p.seq);
-	if (w->p.flags & TCP_URG) /* see inspect() in watch.h */
+	if (w->p.flags & TCP_URG) /* see inspect() in inspect.h */
 		return cut_flow(w, in, f, h, EGD_R_MALFORMED, w->p.seq);
 	before = h->next_seq;
 	bpf_spin_lock(&kept->lock);

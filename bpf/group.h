@@ -7,7 +7,7 @@
 #define EGRESSD_GROUP_H
 
 #include "common.h"
-#include "dial.h"
+#include "sock_addr.h"
 
 #define SOL_IP 0
 #define SOL_IPV6 41

@@ -5,7 +5,7 @@
 #ifndef EGRESSD_TC_H
 #define EGRESSD_TC_H
 
-#include "steer.h"
+#include "assign.h"
 
 #define AF_PACKET 17
 #define SOCK_STREAM 1

@@ -2,8 +2,8 @@
 /* Connections that go straight to their destination, packet by packet: reads
  * the ClientHello of inspected ones, and decides again when the policy has
  * changed. In between a packet costs one lookup of socket storage. */
-#ifndef EGRESSD_WATCH_H
-#define EGRESSD_WATCH_H
+#ifndef EGRESSD_INSPECT_H
+#define EGRESSD_INSPECT_H
 
 #include "hello.h"
 #include "publish.h"

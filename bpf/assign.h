@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Flows of interfaces that egressd's own sockets serve: the packets are given
  * to them as they are. */
-#ifndef EGRESSD_STEER_H
-#define EGRESSD_STEER_H
+#ifndef EGRESSD_ASSIGN_H
+#define EGRESSD_ASSIGN_H
 
 #include "flows.h"
 #include "publish.h"

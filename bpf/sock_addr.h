@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* connect() and sendto(): decide, and redirect what the proxies serve. */
-#ifndef EGRESSD_DIAL_H
-#define EGRESSD_DIAL_H
+#ifndef EGRESSD_SOCK_ADDR_H
+#define EGRESSD_SOCK_ADDR_H
 
 #include "publish.h"
 

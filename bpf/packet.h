@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Packets as an interface sees them, from whoever made them: nothing in them
  * is taken for granted. And the resets that answer them. */
-#ifndef EGRESSD_WIRE_H
-#define EGRESSD_WIRE_H
+#ifndef EGRESSD_PACKET_H
+#define EGRESSD_PACKET_H
 
 #include <linux/icmpv6.h>
 #include <linux/if_ether.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Every packet of every captured socket: the backstop behind the hooks of connect()
  * and sendto(). */
-#ifndef EGRESSD_EGRESS_H
-#define EGRESSD_EGRESS_H
+#ifndef EGRESSD_SKB_EGRESS_H
+#define EGRESSD_SKB_EGRESS_H
 
-#include "watch.h"
+#include "inspect.h"
 
 /* IPv4 options and IPv6 extension headers in front of TCP or UDP. A source
  * route (IP_OPTIONS, IP_RETOPTS, IPV6_RTHDR; none needs a privilege) sends a
