@@ -28,7 +28,7 @@ static __always_inline bool tuple_of(const struct packet *p, struct bpf_sock_tup
 }
 
 /* Whom the listener will find behind the packet. Returns an enum egd_reason. */
-static __always_inline __u8 publish_wire(struct __sk_buff *skb, const struct passing *w,
+static __always_inline __u8 publish_wire(struct __sk_buff *skb, const struct pkt_ctx *w,
 					 const struct egd_iface *in)
 {
 	struct egd_origin_key key = {
@@ -57,7 +57,7 @@ static __always_inline __u8 publish_wire(struct __sk_buff *skb, const struct pas
 /* Gives the packet to one of egressd's sockets without changing it; the mark
  * makes the stack take it for local (ip rule, see loader). Returns an enum
  * egd_reason. */
-static __noinline int steer(struct __sk_buff *skb, const struct passing *w,
+static __noinline int steer(struct __sk_buff *skb, const struct pkt_ctx *w,
 			    const struct egd_iface *in, const struct egd_config *cfg)
 {
 	struct bpf_sock_tuple t = {};

@@ -245,7 +245,7 @@ static __always_inline void report(const struct flow *f, const struct egd_worklo
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* policy.way.within: what the exact address opens, and what a prefix around it
+/* As policy.Way.Within: what the exact address opens, and what a prefix around it
  * does. TCP rules that disagree are told apart by the proxy; of two that send
  * the flow to endpoints, the exact address's has its way. */
 static __always_inline struct egd_addr_val join(struct egd_addr_val a, struct egd_addr_val b,
@@ -367,19 +367,19 @@ static __always_inline bool is_listening(__u32 key)
 	return true;
 }
 
-/* Whether a workload has its share of egd_origins. Several of its sockets at a
+/* Whether a workload has used up its share of egd_origins. Several of its sockets at a
  * time may pass the bound by as many as there are CPUs. */
-static __always_inline bool has_share(__u32 workload)
+static __always_inline bool over_quota(__u32 workload)
 {
 	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
 
 	return !u || u->origins >= EGD_MAX_ORIGINS;
 }
 
-/* Whether a workload has its share of the open connections that are redirected on the
+/* Whether a workload has used up its share of the open connections that are redirected on the
  * node's loopback: it may not have more than it leaves free. As above, several at a
  * time may pass the bound by as many as there are CPUs. */
-static __always_inline bool has_conns(const struct egd_config *cfg, __u32 workload)
+static __always_inline bool over_conn_quota(const struct egd_config *cfg, __u32 workload)
 {
 	__u32 all = 0;
 	struct egd_usage *sum = bpf_map_lookup_elem(&egd_usage, &all);

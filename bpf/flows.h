@@ -8,14 +8,14 @@
 #include "packet.h"
 
 /* One packet and what is known of it. */
-struct passing {
+struct pkt_ctx {
 	struct packet p;
 	struct egd_flow_key key;
 	__u64 now;
 	__u32 at; /* WIRE_RESET: the sequence number that the server expects */
 };
 
-static __always_inline void set_key(struct passing *w, __u32 ifindex, bool outward)
+static __always_inline void set_key(struct pkt_ctx *w, __u32 ifindex, bool outward)
 {
 	const struct packet *p = &w->p;
 	struct egd_flow_key *k = &w->key;
@@ -75,7 +75,7 @@ static __always_inline void forget_bytes(const struct egd_flow_key *k)
 }
 
 /* Reports a decision about a flow, or about a packet that has none. */
-static __always_inline void report_wire(const struct passing *w, const struct egd_iface *in,
+static __always_inline void report_wire(const struct pkt_ctx *w, const struct egd_iface *in,
 					const struct egd_hello *h, __u8 reason, __u8 verdict,
 					bool audit)
 {
@@ -103,7 +103,7 @@ static __always_inline void report_wire(const struct passing *w, const struct eg
 }
 
 /* A packet that does not pass; in audit mode it is only said. */
-static __always_inline bool denied(const struct passing *w, const struct egd_iface *in, __u8 reason)
+static __always_inline bool denied(const struct pkt_ctx *w, const struct egd_iface *in, __u8 reason)
 {
 	bool audit = in->mode == EGD_AUDIT;
 
@@ -113,7 +113,7 @@ static __always_inline bool denied(const struct passing *w, const struct egd_ifa
 }
 
 /* A flow that went on until now. */
-static __always_inline int cut_flow(struct passing *w, const struct egd_iface *in, struct egd_flow *f,
+static __always_inline int cut_flow(struct pkt_ctx *w, const struct egd_iface *in, struct egd_flow *f,
 				    const struct egd_hello *h, __u8 reason, __u32 at)
 {
 	bool audit = in->mode == EGD_AUDIT;
@@ -148,7 +148,7 @@ static __always_inline bool wire_name_allowed(const struct egd_flow_key *k, stru
 
 /* Reads a segment at position at of the stream. The caller has the flow's hello
  * for itself. */
-static __always_inline int read_stream(struct __sk_buff *skb, struct passing *w,
+static __always_inline int read_stream(struct __sk_buff *skb, struct pkt_ctx *w,
 				       struct egd_flow *f, struct egd_hello *h,
 				       struct egd_flow_bytes *kept, __u32 at, __u8 *why)
 {
@@ -200,7 +200,7 @@ static __always_inline int read_stream(struct __sk_buff *skb, struct passing *w,
 }
 
 /* A segment before the server has acknowledged the whole hello. */
-static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing *w,
+static __always_inline int inspect_segment(struct __sk_buff *skb, struct pkt_ctx *w,
 					   const struct egd_iface *in, struct egd_flow *f)
 {
 	struct egd_flow_bytes *kept;
@@ -243,7 +243,7 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing
 }
 
 /* A segment of an inspected flow. */
-static __always_inline int inspect_wire(struct __sk_buff *skb, struct passing *w,
+static __always_inline int inspect_wire(struct __sk_buff *skb, struct pkt_ctx *w,
 					const struct egd_iface *in, struct egd_flow *f)
 {
 	__u32 at = w->p.seq - f->base;
@@ -264,7 +264,7 @@ static __always_inline int inspect_wire(struct __sk_buff *skb, struct passing *w
 
 /* What the server's segments tell about an inspected flow: with its SYN|ACK
  * where the stream begins, later that it has the hello. */
-static __always_inline void hear_server(const struct passing *w, struct egd_flow *f)
+static __always_inline void track_ack(const struct pkt_ctx *w, struct egd_flow *f)
 {
 	struct egd_hello *h;
 	__u32 got;

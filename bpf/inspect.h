@@ -173,7 +173,7 @@ static __always_inline void report_allowed(const struct egd_socket *st, const st
 
 /* Nothing is read any more once it is settled that no other hello comes, and the
  * server has all that was read: then TCP does not send it again. */
-static __always_inline int go_on_reading(struct bpf_sock *sk, struct egd_socket *st,
+static __always_inline int finish_reading(struct bpf_sock *sk, struct egd_socket *st,
 					 const struct egd_hello *h)
 {
 	struct bpf_tcp_sock *tp;
@@ -242,7 +242,7 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (!h)
 		return cut(st, s, h, IPPROTO_TCP, EGD_R_STORAGE);
 	if (s->off == s->end) /* no payload: handshake, acknowledgement, end */
-		return go_on_reading(sk, st, h);
+		return finish_reading(sk, st, h);
 	if (!h->synced) {
 		h->synced = 1;
 		h->next_seq = s->seq;
@@ -251,7 +251,7 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 	at = s->seq - h->base;
 	had = h->next_seq - h->base;
 	if (h->settled && (__s32)(s->seq - h->next_seq) >= 0)
-		return go_on_reading(sk, st, h);
+		return finish_reading(sk, st, h);
 	/* An urgent byte (MSG_OOB) is taken out of the stream that the server
 	 * reads, so the server would read another hello than this one. */
 	if (s->urgent)
@@ -269,7 +269,7 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 		if (!same_bytes(skb, kept->data, at, s->off, start))
 			return cut(st, s, h, IPPROTO_TCP, EGD_R_SEQUENCE);
 		if (start == s->end || h->settled)
-			return go_on_reading(sk, st, h);
+			return finish_reading(sk, st, h);
 	}
 	off = start;
 	bad = read_hellos(skb, st, h, &off, s->end);
@@ -277,7 +277,7 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 		return cut(st, s, h, IPPROTO_TCP, bad);
 	keep_bytes(skb, kept->data, had, start, off);
 	h->next_seq = h->base + had + (off - start);
-	return go_on_reading(sk, st, h);
+	return finish_reading(sk, st, h);
 }
 
 /* Whether the connection's peer is one that the tables send it to today. */

@@ -80,7 +80,7 @@ static __always_inline __u8 publish(const struct egd_origin_key *key, const stru
 		if (workload != o->workload && !bpf_map_delete_elem(&egd_origins, key))
 			account(workload, -1);
 	}
-	if (has_share(o->workload))
+	if (over_quota(o->workload))
 		return EGD_R_QUOTA;
 	if (bpf_map_update_elem(&egd_origins, key, o, BPF_NOEXIST))
 		return EGD_R_MAP_FULL;
@@ -88,9 +88,9 @@ static __always_inline __u8 publish(const struct egd_origin_key *key, const stru
 	return EGD_R_NONE;
 }
 
-/* Who it is by today's numbers: connect() may have been another version's, or
- * long ago. False: nobody's. */
-static __always_inline bool by_today(struct egd_socket *st)
+/* Brings the ids of the workload in the socket's storage up to date: connect() may
+ * have been another version's, or long ago. False: it is no workload any more. */
+static __always_inline bool refresh_ids(struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
 	struct egd_workload *wl;
@@ -174,7 +174,7 @@ static __always_inline __u8 publish_tcp(struct egd_socket *st, const __u8 *src, 
 	struct egd_config *cfg = get_config();
 	__u8 reason;
 
-	if (!cfg || !by_today(st))
+	if (!cfg || !refresh_ids(st))
 		return cfg ? EGD_R_NO_WORKLOAD : EGD_R_NO_CONFIG;
 	__builtin_memcpy(key.addr, src, 16);
 	if (st->origin.netns != cfg->netns_cookie) {
@@ -300,7 +300,7 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 		key.way = EGD_BY_GATE;
 		key.token = question_token(skb, d->payload);
 	}
-	reason = by_today(st) ? EGD_R_NONE : EGD_R_NO_WORKLOAD;
+	reason = refresh_ids(st) ? EGD_R_NONE : EGD_R_NO_WORKLOAD;
 	/* The node's loopback is not what another namespace has by that name. */
 	if (!reason && !gate && st->origin.netns != cfg->netns_cookie)
 		reason = EGD_R_SOURCE;

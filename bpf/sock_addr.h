@@ -105,9 +105,9 @@ static __always_inline __u8 to_proxy(const struct egd_config *cfg, const struct 
 	if (reason)
 		return reason;
 	/* A socket that is in the table already may go on asking. */
-	if (has_share(wl->id) && !(f->proto == IPPROTO_UDP && st && st->published[0].port))
+	if (over_quota(wl->id) && !(f->proto == IPPROTO_UDP && st && st->published[0].port))
 		return EGD_R_QUOTA;
-	if (f->proto == IPPROTO_TCP && !foreign && has_conns(cfg, wl->id))
+	if (f->proto == IPPROTO_TCP && !foreign && over_conn_quota(cfg, wl->id))
 		return EGD_R_QUOTA;
 	if (f->proto == IPPROTO_UDP)
 		kind = EGD_L_DNS_UDP;

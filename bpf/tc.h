@@ -45,7 +45,7 @@ static __always_inline bool socket_decided(struct __sk_buff *skb, const struct p
 }
 
 /* The tables' verdict for a packet. */
-static __always_inline __u8 verdict_of(const struct passing *w, const struct egd_iface *in)
+static __always_inline __u8 verdict_of(const struct pkt_ctx *w, const struct egd_iface *in)
 {
 	struct flow fl = { .port = w->p.dport, .proto = w->p.proto, .family = w->p.family };
 
@@ -67,7 +67,7 @@ static __always_inline __u8 verdict_of(const struct passing *w, const struct egd
 /* A datagram of a captured pod's socket to the gate: sendto() was redirected
  * there, and skb_egress published it. Nobody else's may come near the listeners:
  * they would look for whom its source address belongs to. */
-static __always_inline bool is_redirected(struct __sk_buff *skb, const struct passing *w,
+static __always_inline bool is_redirected(struct __sk_buff *skb, const struct pkt_ctx *w,
 					  const struct flow *fl, const struct egd_config *cfg)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -81,7 +81,7 @@ static __always_inline bool is_redirected(struct __sk_buff *skb, const struct pa
 }
 
 /* The first packet of a flow, or one of a flow that nobody knows. */
-static __noinline int begin(struct passing *w, const struct egd_iface *in,
+static __noinline int new_flow(struct pkt_ctx *w, const struct egd_iface *in,
 			    const struct egd_config *cfg)
 {
 	if (!w || !in || !cfg)
@@ -149,7 +149,7 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 }
 
 /* The policy has changed since the verdict: ask the tables again. */
-static __always_inline bool flow_allowed(struct passing *w, const struct egd_iface *in,
+static __always_inline bool flow_allowed(struct pkt_ctx *w, const struct egd_iface *in,
 					 struct egd_flow *f)
 {
 	struct egd_hello *h;
@@ -173,7 +173,7 @@ static __always_inline bool flow_allowed(struct passing *w, const struct egd_ifa
 }
 
 /* A packet of a known flow. */
-static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const struct egd_iface *in,
+static __noinline int known_flow(struct __sk_buff *skb, struct pkt_ctx *w, const struct egd_iface *in,
 			    const struct egd_config *cfg, struct egd_flow *f)
 {
 	if (!w || !in || !cfg || !f)
@@ -211,7 +211,7 @@ static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const stru
 }
 
 /* Does what a decision comes to. */
-static __always_inline int act(struct __sk_buff *skb, struct passing *w,
+static __always_inline int apply(struct __sk_buff *skb, struct pkt_ctx *w,
 			       const struct egd_iface *in, const struct egd_config *cfg, int what)
 {
 	int reason;
@@ -238,7 +238,7 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 	__u32 ifindex = skb->ifindex;
 	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
 	struct egd_config *cfg = get_config();
-	struct passing w = {};
+	struct pkt_ctx w = {};
 	bool inspected = false;
 	struct flow fl = {};
 	struct egd_flow *f;
@@ -275,9 +275,9 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 		if (inspected)
 			f = bpf_map_lookup_elem(&egd_flows, &w.key);
 		if (f && f->cut)
-			return act(skb, &w, in, cfg, WIRE_REFUSE);
+			return apply(skb, &w, in, cfg, WIRE_REFUSE);
 		if (f && !(f->flags & EGD_F_INBOUND))
-			return act(skb, &w, in, cfg, cut_flow(&w, in, f, NULL, EGD_R_SEQUENCE, w.p.seq));
+			return apply(skb, &w, in, cfg, cut_flow(&w, in, f, NULL, EGD_R_SEQUENCE, w.p.seq));
 		count(EGD_C_BY_SOCKET);
 		return WIRE_PASS;
 	}
@@ -289,7 +289,7 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 			count(EGD_C_BY_SOCKET);
 			return WIRE_PASS;
 		}
-		return denied(&w, in, EGD_R_OWN_PORT) ? act(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
+		return denied(&w, in, EGD_R_OWN_PORT) ? apply(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
 	}
 	f = bpf_map_lookup_elem(&egd_flows, &w.key);
 	if (f && w.p.proto == IPPROTO_TCP && (w.p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
@@ -301,7 +301,7 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 	if (f && w.p.proto == IPPROTO_UDP && (f->flags & EGD_F_INBOUND) &&
 	    w.now - f->seen > WIRE_REPLY_TIME)
 		f = NULL;
-	return act(skb, &w, in, cfg, f ? go_on(skb, &w, in, cfg, f) : begin(&w, in, cfg));
+	return apply(skb, &w, in, cfg, f ? known_flow(skb, &w, in, cfg, f) : new_flow(&w, in, cfg));
 }
 
 /* Puts the port of DNS servers into a datagram of the DNS proxy. */
@@ -335,7 +335,7 @@ static __noinline int uplink(struct __sk_buff *skb)
 	struct egd_iface who = {};
 	struct bpf_sock *sk = skb->sk;
 	struct egd_workload *wl;
-	struct passing w = {};
+	struct pkt_ctx w = {};
 
 	if (!sk || skb->ingress_ifindex)
 		return WIRE_PASS;
@@ -368,7 +368,7 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
 	struct egd_config *cfg = get_config();
 	struct egd_flow *f, inbound = {};
-	struct passing w = {};
+	struct pkt_ctx w = {};
 	bool tcp, opens, dns;
 
 	if (uplink(skb) == WIRE_DROP)
@@ -395,7 +395,7 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 		if (tcp && (w.p.flags & TCP_RST))
 			f->heard |= EGD_H_RESET;
 		if (tcp && f->verdict == EGD_INSPECT && !(f->flags & EGD_F_INBOUND))
-			hear_server(&w, f);
+			track_ack(&w, f);
 		if (dns && f->verdict == EGD_PROXY)
 			from_port_53(skb, &w.p, cfg->dns_port[0]);
 		return WIRE_PASS;
