@@ -8,7 +8,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#include "sock_addr.h"
+#include "restore.h"
 #include "skb_egress.h"
 #include "group.h"
 #include "tc.h"

@@ -9,6 +9,26 @@
 #define REFUSE 0
 #define PROCEED 1
 
+/* What a step of the decision comes to when it is for the next one to say. */
+#define UNDECIDED (-1)
+
+/* A connect() or sendto() that is decided about. No helper is given an address in
+ * here, for then the compiler could not keep the fields in registers. */
+struct attempt {
+	struct bpf_sock_addr *ctx;
+	bool v6, connect;
+	struct flow *f;          /* where to */
+	struct egd_config *cfg;  /* may be NULL */
+	struct egd_workload *wl; /* who */
+	__u64 cgroup;
+	struct egd_socket *st;   /* NULL: nothing was decided about the socket */
+	struct egd_addr_val v;   /* what the tables say; DNS is EGD_PROXY */
+	bool dns;
+	bool foreign;            /* of another network namespace than the listeners' */
+	__u32 device;            /* see device_of */
+	struct egd_endpoint *to; /* where to instead: an endpoint, or a listener's address */
+};
+
 static __always_inline void read_flow(struct bpf_sock_addr *ctx, bool v6, struct flow *f)
 {
 	__u32 *w = (__u32 *)f->addr;
@@ -49,14 +69,13 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6,
 /* The device that the kernel will send the socket's packets by, whatever address
  * they bear; 0: the routing table says. What a control message or a scope id
  * chooses is not seen here: skb_egress refuses what it leads astray. */
-static __always_inline __u32 device_of(struct bpf_sock_addr *ctx, const struct egd_socket *st,
-				       const struct flow *f)
+static __always_inline __u32 device_of(const struct attempt *a)
 {
-	__u32 device = ctx->sk->bound_dev_if;
+	__u32 device = a->ctx->sk->bound_dev_if;
 
 	/* TCP has no unicast interface (ip(7) IP_UNICAST_IF). */
-	if (!device && st && f->proto == IPPROTO_UDP)
-		device = is_mapped(f->addr) ? st->unicast4 : st->unicast6;
+	if (!device && a->st && a->f->proto == IPPROTO_UDP)
+		device = is_mapped(a->f->addr) ? a->st->unicast4 : a->st->unicast6;
 	return device == LOOPBACK_IFINDEX ? 0 : device;
 }
 
@@ -64,15 +83,16 @@ static __always_inline __u32 device_of(struct bpf_sock_addr *ctx, const struct e
  * loopback; at an address of the device that the socket is bound to; at the gate for
  * a socket of another network namespace, which has another loopback. Returns why
  * there is none, or 0. */
-static __always_inline __u8 find_listener(const struct egd_config *cfg, const struct flow *f,
-					  bool foreign, __u32 device, __u8 *addr)
+static __always_inline __u8 find_listener(const struct attempt *a)
 {
+	__u32 device = a->device; /* see struct attempt */
 	const struct egd_device *d;
+	__u8 *addr = a->to->addr;
 	const __u8 *gate;
 	__u32 *w = (__u32 *)addr;
 
-	if (foreign) {
-		gate = gate_for(cfg, f);
+	if (a->foreign) {
+		gate = gate_for(a->cfg, a->f);
 		if (!gate)
 			return EGD_R_NETNS;
 		__builtin_memcpy(addr, gate, 16);
@@ -80,10 +100,10 @@ static __always_inline __u8 find_listener(const struct egd_config *cfg, const st
 		d = bpf_map_lookup_elem(&egd_devices, &device);
 		if (!d)
 			return EGD_R_DEVICE;
-		__builtin_memcpy(addr, is_mapped(f->addr) ? d->addr4 : d->addr6, 16);
+		__builtin_memcpy(addr, is_mapped(a->f->addr) ? d->addr4 : d->addr6, 16);
 		if (!(w[0] | w[1] | w[2] | w[3]))
 			return EGD_R_DEVICE;
-	} else if (is_mapped(f->addr)) {
+	} else if (is_mapped(a->f->addr)) {
 		set_mapped(addr, bpf_htonl(0x7f000001));
 	} else {
 		__builtin_memset(addr, 0, 16);
@@ -92,66 +112,50 @@ static __always_inline __u8 find_listener(const struct egd_config *cfg, const st
 	return EGD_R_NONE;
 }
 
-/* Finds the listener, its address in addr. Returns why a flow cannot be served
- * there, or 0. */
-static __always_inline __u8 to_proxy(const struct egd_config *cfg, const struct flow *f,
-				     const struct egd_workload *wl, const struct egd_socket *st,
-				     bool foreign, __u32 device, __u8 *addr)
+/* Finds the listener, its address in to. Returns why a flow cannot be served there,
+ * or 0. */
+static __always_inline __u8 to_proxy(const struct attempt *a)
 {
-	__u8 reason = find_listener(cfg, f, foreign, device, addr);
-	bool dns = f->port == PORT_DNS;
-	__u32 kind = dns ? EGD_L_DNS_TCP : EGD_L_PROXY;
+	__u32 kind = a->dns ? EGD_L_DNS_TCP : EGD_L_PROXY;
+	bool udp = a->f->proto == IPPROTO_UDP;
+	__u8 reason = find_listener(a);
 
 	if (reason)
 		return reason;
 	/* A socket that is in the table already may go on asking. */
-	if (over_quota(wl->id) && !(f->proto == IPPROTO_UDP && st && st->published[0].port))
+	if (over_quota(a->wl->id) && !(udp && a->st && a->st->published[0].port))
 		return EGD_R_QUOTA;
-	if (f->proto == IPPROTO_TCP && !foreign && over_conn_quota(cfg, wl->id))
+	if (!udp && !a->foreign && over_conn_quota(a->cfg, a->wl->id))
 		return EGD_R_QUOTA;
-	if (f->proto == IPPROTO_UDP)
+	if (udp)
 		kind = EGD_L_DNS_UDP;
 	/* All of egressd's sockets live as long as those on loopback. */
-	return is_listening(listener_key(f, foreign, kind)) ? EGD_R_NONE : EGD_R_LISTENER;
-}
-
-/* To egressd's listener. A socket that is connected there has st. */
-static __always_inline void redirect(struct bpf_sock_addr *ctx, bool v6, const __u8 *addr,
-				     __u16 port, struct egd_socket *st)
-{
-	if (st) {
-		__builtin_memcpy(st->peer, addr, 16);
-		st->peer_port = port;
-	}
-	write_addr(ctx, v6, addr, port);
+	return is_listening(listener_key(a->f, a->foreign, kind)) ? EGD_R_NONE : EGD_R_LISTENER;
 }
 
 /* Who calls. */
-static __always_inline void fill_caller(struct egd_origin *o, struct bpf_sock_addr *ctx,
-					const struct egd_workload *wl, __u64 cgroup)
+static __always_inline void fill_caller(struct egd_origin *o, const struct attempt *a)
 {
 	o->created = bpf_ktime_get_ns();
-	o->cookie = bpf_get_socket_cookie(ctx);
-	o->cgroup = cgroup;
-	o->home = wl->home;
-	o->netns = bpf_get_netns_cookie(ctx);
-	o->mode = wl->mode;
-	o->workload = wl->id;
-	o->policy = wl->policy;
+	o->cookie = bpf_get_socket_cookie(a->ctx);
+	o->cgroup = a->cgroup;
+	o->home = a->wl->home;
+	o->netns = bpf_get_netns_cookie(a->ctx);
+	o->mode = a->wl->mode;
+	o->workload = a->wl->id;
+	o->policy = a->wl->policy;
 	o->pid = bpf_get_current_pid_tgid() >> 32;
 	o->uid = (__u32)bpf_get_current_uid_gid();
 	bpf_get_current_comm(o->comm, sizeof(o->comm));
 }
 
 /* Who calls, and what the socket is connected to from now on. */
-static __always_inline void fill_origin(struct egd_origin *o, struct bpf_sock_addr *ctx,
-					const struct flow *f, const struct egd_workload *wl,
-					__u64 cgroup)
+static __always_inline void fill_origin(struct egd_origin *o, const struct attempt *a)
 {
-	fill_caller(o, ctx, wl, cgroup);
-	__builtin_memcpy(o->dst, f->addr, 16);
-	o->dport = f->port;
-	o->family = f->family;
+	fill_caller(o, a);
+	__builtin_memcpy(o->dst, a->f->addr, 16);
+	o->dport = a->f->port;
+	o->family = a->f->family;
 }
 
 static __always_inline bool same_dst(const struct egd_dst *d, const struct flow *f)
@@ -199,30 +203,6 @@ static __always_inline __u32 dns_slot(struct egd_socket *st, const struct flow *
 	return slot;
 }
 
-/* Remembers who sent a datagram to the socket. A server's answers always pass,
- * as the answers on a connection that somebody opened to the node do. */
-static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struct flow *f)
-{
-	__u64 now = bpf_ktime_get_ns();
-	struct egd_recent *r;
-	struct egd_peer_key k;
-	int i;
-
-	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	for (i = 0; r && i < EGD_RECENT; i++) {
-		if (same_peer(&r->peers[i], f)) {
-			if (r->peers[i].at == DIALLED)
-				return;
-			r->peers[i].at = now;
-			r = NULL;
-		}
-	}
-	peer_key(&k, bpf_get_socket_cookie(ctx), f);
-	bpf_map_update_elem(&egd_peers, &k, &now, BPF_ANY);
-	if (r)
-		put_peer(r, f, now);
-}
-
 /* The socket sends to a peer because a rule lets it. */
 static __always_inline void note_dialled(struct bpf_sock_addr *ctx, const struct flow *f)
 {
@@ -261,81 +241,92 @@ static __always_inline void note_caller(struct egd_socket *st, const struct egd_
 		st->origin.home = wl->home;
 }
 
-static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct flow *f,
-				  const struct egd_workload *wl, __u64 cgroup, __u8 reason,
-				  bool connect)
+static __always_inline int refuse(const struct attempt *a, __u8 reason)
 {
-	report(f, wl, cgroup, reason, false);
+	report(a->f, a->wl, a->cgroup, reason, false);
 	/* A refused connect() is what an app takes for "nobody there"; a
 	 * refused datagram keeps the kernel's own EPERM. */
-	if (connect)
+	if (a->connect)
 		bpf_set_retval(-ECONNREFUSED);
 	return REFUSE;
 }
 
+/* The socket's storage, made if need be; NULL: there is no memory for it. */
+static __always_inline struct egd_socket *make_storage(const struct attempt *a)
+{
+	return bpf_sk_storage_get(&egd_sockets, a->ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* A parser for the ClientHello; false: there is no memory for it. */
+static __always_inline bool make_hello(const struct attempt *a)
+{
+	struct egd_hello *h = bpf_sk_storage_get(&egd_hellos, a->ctx->sk, 0,
+						 BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!h)
+		return false;
+	__builtin_memset(h, 0, sizeof(*h)); /* of an earlier connect() */
+	h->need = 1; /* the handshake type */
+	return true;
+}
+
 /* The connection goes straight to its destination or to the endpoint that was
  * chosen for it, and is watched there. */
-static __always_inline int go_straight(struct bpf_sock_addr *ctx, bool v6, const struct flow *f,
-				       const struct egd_workload *wl, __u64 cgroup,
-				       const struct egd_addr_val *v,
-				       const struct egd_endpoint *to, __u32 epoch)
+static __always_inline int go_straight(const struct attempt *a)
 {
-	struct egd_socket *st;
-	struct egd_hello *h;
+	struct egd_socket *st = make_storage(a);
 	struct egd_event *e;
 
-	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!st)
-		return refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, true);
-	if (v->verdict == EGD_INSPECT) {
-		h = bpf_sk_storage_get(&egd_hellos, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!h)
-			return refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, true);
-		__builtin_memset(h, 0, sizeof(*h)); /* of an earlier connect() */
-		h->need = 1; /* the handshake type */
-	}
+	if (!st || (a->v.verdict == EGD_INSPECT && !make_hello(a)))
+		return refuse(a, EGD_R_STORAGE);
 	begin_anew(st);
-	fill_origin(&st->origin, ctx, f, wl, cgroup);
-	if (!set_peer(st, f, v, to))
-		return refuse(ctx, f, wl, cgroup, EGD_R_MAP_FULL, true);
+	fill_origin(&st->origin, a);
+	if (!set_peer(st, a->f, &a->v, a->to))
+		return refuse(a, EGD_R_MAP_FULL);
 	if (st->rewritten)
-		write_addr(ctx, v6, to->addr, to->port);
-	st->verdict = v->verdict;
-	st->epoch = epoch;
+		write_addr(a->ctx, a->v6, a->to->addr, a->to->port);
+	st->verdict = a->v.verdict;
+	st->epoch = a->cfg->epoch;
 	st->watched = 1;
-	if (v->verdict == EGD_DIRECT) {
+	if (a->v.verdict == EGD_DIRECT) {
 		count(EGD_C_DIRECT);
 		e = socket_event(st, EGD_E_DECISION, EGD_R_NONE);
 		if (e) {
-			e->proto = f->proto;
+			e->proto = a->f->proto;
 			bpf_ringbuf_submit(e, no_hurry());
 		}
 	}
 	return PROCEED;
 }
 
-/* The flow goes where it wants: nobody judges it, for the workload's mode is
- * audit or off. A connection is noted, so that skb_egress judges it as soon as
- * the mode is enforce; datagrams are judged one by one anyway. */
-static __always_inline int let_pass(struct bpf_sock_addr *ctx, struct egd_socket *st,
-				    const struct flow *f, const struct egd_workload *wl,
-				    __u64 cgroup, bool connect, __u32 epoch)
+/* The connection is with whom it was dialled, whatever the policy says. */
+static __always_inline void set_unjudged(struct egd_socket *st, const struct flow *f)
 {
-	if (f->proto != IPPROTO_TCP) {
-		if (connect && st)
-			begin_anew(st);
-		note_caller(st, wl);
-		return PROCEED;
-	}
-	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!st) /* of two wrongs, breaking what is not enforced is the greater */
-		return PROCEED;
-	begin_anew(st);
-	fill_origin(&st->origin, ctx, f, wl, cgroup);
 	__builtin_memcpy(st->peer, f->addr, 16);
 	st->peer_port = f->port;
 	st->verdict = EGD_DIRECT;
-	st->epoch = epoch;
+}
+
+/* The flow goes where it wants: nobody judges it, for the workload's mode is
+ * audit or off. A connection is noted, so that skb_egress judges it as soon as
+ * the mode is enforce; datagrams are judged one by one anyway. */
+static __always_inline int let_pass(const struct attempt *a)
+{
+	struct egd_socket *st = a->st;
+
+	if (a->f->proto != IPPROTO_TCP) {
+		if (a->connect && st)
+			begin_anew(st);
+		note_caller(st, a->wl);
+		return PROCEED;
+	}
+	st = make_storage(a);
+	if (!st) /* of two wrongs, breaking what is not enforced is the greater */
+		return PROCEED;
+	begin_anew(st);
+	fill_origin(&st->origin, a);
+	set_unjudged(st, a->f);
+	st->epoch = a->cfg ? a->cfg->epoch : 0;
 	st->unjudged = 1;
 	st->watched = 1;
 	return PROCEED;
@@ -343,44 +334,207 @@ static __always_inline int let_pass(struct bpf_sock_addr *ctx, struct egd_socket
 
 /* What goes to the node itself is not judged: by loopback, or to another address of
  * its own. What is let pass as that has to stay there, which skb_egress sees to. */
-static __always_inline int stay_local(struct bpf_sock_addr *ctx, struct egd_socket *st,
-				      const struct flow *f, const struct egd_workload *wl,
-				      __u64 cgroup, bool connect, bool own)
+static __always_inline int stay_local(const struct attempt *a, bool own)
 {
+	struct egd_socket *st = a->st;
+
 	count(EGD_C_PASS_LOOPBACK);
-	if (f->proto == IPPROTO_TCP || own)
-		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (a->f->proto == IPPROTO_TCP || own)
+		st = make_storage(a);
 	if (!st)
-		return f->proto == IPPROTO_TCP || own ?
-			       refuse(ctx, f, wl, cgroup, EGD_R_STORAGE, connect) : PROCEED;
-	note_caller(st, wl);
+		return a->f->proto == IPPROTO_TCP || own ? refuse(a, EGD_R_STORAGE) : PROCEED;
+	note_caller(st, a->wl);
 	if (own) /* skb_egress asks whose namespace it is */
-		st->origin.netns = bpf_get_netns_cookie(ctx);
-	if (!connect)
+		st->origin.netns = bpf_get_netns_cookie(a->ctx);
+	if (!a->connect)
 		return PROCEED;
 	begin_anew(st);
 	if (own)
-		fill_origin(&st->origin, ctx, f, wl, cgroup);
-	__builtin_memcpy(st->peer, f->addr, 16);
-	st->peer_port = f->port;
-	st->verdict = EGD_DIRECT;
+		fill_origin(&st->origin, a);
+	set_unjudged(st, a->f);
 	st->local = 1;
 	return PROCEED;
 }
 
-/* The one decision for connect4/6 and sendmsg4/6. */
+/* What no policy is asked about because of who calls, and what was decided before. */
+static __always_inline int exempt(const struct attempt *a)
+{
+	__u8 flags = a->wl->flags;
+
+	if (flags & EGD_WL_EXEMPT) {
+		count(flags & EGD_WL_OUTSIDE ? EGD_C_PASS_OUTSIDE : EGD_C_PASS_OWN);
+		if (a->connect && a->st)
+			begin_anew(a->st);
+		note_caller(a->st, a->wl);
+		return PROCEED;
+	}
+	if (a->wl->mode == EGD_OFF) {
+		count(EGD_C_PASS_OWN);
+		return is_loopback(a->f->addr) ? stay_local(a, false) : let_pass(a);
+	}
+	if (!a->cfg || !a->cfg->ready)
+		return refuse(a, EGD_R_NO_CONFIG);
+	/* Sending on a connected IPv6 socket whose peer is v4-mapped comes through
+	 * sendmsg4 with the address that connect() was rewritten to
+	 * (udpv6_sendmsg hands over to udp_sendmsg with an address). */
+	if (!a->connect && is_peer(a->st, a->f) && leads_to(a->st, a->f, a->wl->policy))
+		return PROCEED;
+	return UNDECIDED;
+}
+
+/* What the tables say, in v; and what goes to the node itself, about which nobody
+ * asks them. */
+static __always_inline int exempt_local(struct attempt *a)
+{
+	bool at_gate = is_gate(a->cfg, a->f), loopback = is_loopback(a->f->addr), own = false;
+	bool transport = a->f->proto == IPPROTO_UDP || a->f->proto == IPPROTO_TCP;
+
+	a->dns = a->f->port == PORT_DNS && transport;
+	a->foreign = bpf_get_netns_cookie(a->ctx) != a->cfg->netns_cookie;
+	a->v.verdict = EGD_PROXY;
+	if (!a->dns && !at_gate && !loopback) {
+		a->v = workload_verdict(a->f, a->wl);
+		/* What the policy says of an address of the node goes first: NAT may
+		 * stand there, which leads away. */
+		own = a->v.verdict == EGD_DENY && !a->foreign && is_own(a->f->addr);
+	}
+	if (a->dns || !transport || !(at_gate || own || loopback))
+		return UNDECIDED;
+	/* As above: a connected v4-mapped socket sends to its DNS listener. */
+	if (!a->connect && a->st && a->st->redirected && a->f->port == a->cfg->dns_port[0])
+		return PROCEED;
+	/* A listener serves only what was redirected to it, and the gate is for
+	 * nothing else. */
+	if (at_gate || is_own_port(a->cfg, a->f))
+		return refuse(a, EGD_R_OWN_PORT);
+	return stay_local(a, own);
+}
+
+/* Why the flow is denied, or EGD_R_NONE: then it goes the way of v, and to is filled. */
+static __always_inline __u8 classify(struct attempt *a)
+{
+	bool udp = a->f->proto == IPPROTO_UDP;
+
+	a->device = a->foreign ? 0 : device_of(a);
+	if (!udp && a->f->proto != IPPROTO_TCP)
+		return EGD_R_SOCKET_TYPE;
+	if (a->v.verdict == EGD_DENY)
+		return EGD_R_NO_RULE;
+	if (udp && !a->dns && a->v.verdict != EGD_DIRECT)
+		return EGD_R_NO_RULE; /* only TCP has a forwarding core or a hello */
+	if (a->v.verdict == EGD_PROXY)
+		return to_proxy(a);
+	if (!a->v.slots)
+		return EGD_R_NONE;
+	return a->connect ? choose(a->f, &a->v, a->to) :
+			    choose_again(a->ctx, a->st, a->f, &a->v, a->to);
+}
+
+/* UDP without a rule is let pass all the same where nothing is sent by that, and
+ * where it answers somebody. */
+static __always_inline int excuse_udp(const struct attempt *a)
+{
+	struct egd_socket *st;
+
+	if (a->connect && (a->wl->mode == EGD_AUDIT || is_known(a->f, a->wl->policy))) {
+		/* getaddrinfo(3) connects a UDP socket to each answer to learn
+		 * the source address that the kernel would use (RFC 6724), and
+		 * sends nothing. Let it ask; skb_egress refuses what it sends. */
+		st = make_storage(a);
+		if (!st)
+			return refuse(a, EGD_R_STORAGE);
+		begin_anew(st);
+		fill_origin(&st->origin, a);
+		st->held = 1;
+		return PROCEED;
+	}
+	if (!a->connect && egd_is_reply(bpf_sk_storage_get(&egd_recent, a->ctx->sk, 0, 0),
+					bpf_get_socket_cookie(a->ctx), a->f)) {
+		count(EGD_C_REPLY);
+		note_caller(a->st, a->wl);
+		return PROCEED;
+	}
+	return UNDECIDED;
+}
+
+/* EGD_DIRECT and EGD_INSPECT. */
+static __always_inline int pass(const struct attempt *a)
+{
+	struct egd_socket *st;
+
+	if (a->f->proto == IPPROTO_UDP)
+		note_dialled(a->ctx, a->f);
+	if (a->connect)
+		return go_straight(a);
+	/* skb_egress decides again, by the caller's policy. */
+	st = make_storage(a);
+	if (!st)
+		return refuse(a, EGD_R_STORAGE);
+	note_caller(st, a->wl);
+	if (a->v.slots)
+		write_addr(a->ctx, a->v6, a->to->addr, a->to->port);
+	count(EGD_C_DIRECT);
+	return PROCEED;
+}
+
+/* EGD_PROXY: to egressd's listener. */
+static __always_inline int redirect(const struct attempt *a)
+{
+	bool tcp = a->f->proto == IPPROTO_TCP;
+	struct egd_socket *st = make_storage(a);
+	__u16 port;
+
+	if (!st)
+		return refuse(a, EGD_R_STORAGE);
+	if (a->connect) {
+		begin_anew(st);
+		fill_origin(&st->origin, a);
+		st->verdict = EGD_PROXY;
+		st->redirected = 1;
+	} else {
+		fill_caller(&st->origin, a);
+	}
+	st->epoch = a->cfg->epoch;
+	st->origin.ifindex = a->device;
+	count(a->dns ? EGD_C_DNS : EGD_C_PROXY);
+	if (tcp)
+		port = a->dns ? a->cfg->dns_tcp_port : a->cfg->proxy_port;
+	else
+		port = a->cfg->dns_port[dns_slot(st, a->f, a->connect) & (EGD_DNS_SLOTS - 1)];
+	if (a->connect) { /* it is connected there */
+		__builtin_memcpy(st->peer, a->to->addr, 16);
+		st->peer_port = port;
+	}
+	write_addr(a->ctx, a->v6, a->to->addr, port);
+	return PROCEED;
+}
+
+/* Does what was decided. */
+static __always_inline int act(const struct attempt *a, __u8 reason)
+{
+	int excused;
+
+	if (reason == EGD_R_NO_RULE && a->f->proto == IPPROTO_UDP) {
+		excused = excuse_udp(a);
+		if (excused != UNDECIDED)
+			return excused;
+	}
+	if (reason != EGD_R_NONE && a->wl->mode == EGD_AUDIT) {
+		report(a->f, a->wl, a->cgroup, reason, true);
+		return let_pass(a);
+	}
+	if (reason != EGD_R_NONE)
+		return refuse(a, reason);
+	return a->v.verdict == EGD_PROXY ? redirect(a) : pass(a);
+}
+
+/* The one decision for connect4/6 and sendmsg4/6: read, exempt, classify, act. */
 static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect)
 {
-	struct egd_config *cfg = get_config();
-	struct egd_workload *wl;
-	struct egd_socket *st;
-	struct egd_endpoint to = {};
-	struct egd_addr_val v = { .verdict = EGD_PROXY };
 	struct flow f = {};
-	__u64 cgroup = 0;
-	__u8 reason;
-	__u32 slot = 0, device;
-	bool dns, foreign, at_gate, own;
+	struct egd_endpoint to = {};
+	struct attempt a = { .ctx = ctx, .v6 = v6, .connect = connect, .f = &f, .to = &to };
+	int done;
 
 	/* The kernel refuses another family than the socket's behind this hook.
 	 * Nothing has been decided then, so nothing may be noted. */
@@ -389,207 +543,17 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		return REFUSE;
 	}
 	read_flow(ctx, v6, &f);
-	wl = find_workload(&cgroup);
-	if (!wl)
-		return refuse(ctx, &f, wl, cgroup, EGD_R_NO_WORKLOAD, connect);
-	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
-	if (wl->flags & EGD_WL_EXEMPT) {
-		count(wl->flags & EGD_WL_OUTSIDE ? EGD_C_PASS_OUTSIDE : EGD_C_PASS_OWN);
-		if (connect && st)
-			begin_anew(st);
-		note_caller(st, wl);
-		return PROCEED;
-	}
-	if (wl->mode == EGD_OFF) {
-		count(EGD_C_PASS_OWN);
-		if (is_loopback(f.addr))
-			return stay_local(ctx, st, &f, wl, cgroup, connect, false);
-		return let_pass(ctx, st, &f, wl, cgroup, connect, cfg ? cfg->epoch : 0);
-	}
-	if (!cfg || !cfg->ready)
-		return refuse(ctx, &f, wl, cgroup, EGD_R_NO_CONFIG, connect);
-
-	/* Sending on a connected IPv6 socket whose peer is v4-mapped comes through
-	 * sendmsg4 with the address that connect() was rewritten to
-	 * (udpv6_sendmsg hands over to udp_sendmsg with an address). */
-	if (!connect && is_peer(st, &f) && leads_to(st, &f, wl->policy))
-		return PROCEED;
-	dns = f.port == PORT_DNS && (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP);
-	foreign = bpf_get_netns_cookie(ctx) != cfg->netns_cookie;
-	at_gate = is_gate(cfg, &f);
-	own = false;
-	if (!dns && !at_gate && !is_loopback(f.addr)) {
-		v = workload_verdict(&f, wl);
-		/* What the policy says of an address of the node goes first: NAT may
-		 * stand there, which leads away. */
-		own = v.verdict == EGD_DENY && !foreign && is_own(f.addr);
-	}
-	if (!dns && (at_gate || own || is_loopback(f.addr)) &&
-	    (f.proto == IPPROTO_UDP || f.proto == IPPROTO_TCP)) {
-		/* As above: a connected v4-mapped socket sends to its DNS listener. */
-		if (!connect && st && st->redirected && f.port == cfg->dns_port[0])
-			return PROCEED;
-		/* A listener serves only what was redirected to it, and the gate
-		 * is for nothing else. */
-		if (at_gate || is_own_port(cfg, &f))
-			return refuse(ctx, &f, wl, cgroup, EGD_R_OWN_PORT, connect);
-		return stay_local(ctx, st, &f, wl, cgroup, connect, own);
-	}
-
-	device = foreign ? 0 : device_of(ctx, st, &f);
-	reason = EGD_R_NONE;
-	if (f.proto != IPPROTO_UDP && f.proto != IPPROTO_TCP)
-		reason = EGD_R_SOCKET_TYPE;
-	else if (v.verdict == EGD_DENY)
-		reason = EGD_R_NO_RULE;
-	else if (f.proto == IPPROTO_UDP && !dns && v.verdict != EGD_DIRECT)
-		reason = EGD_R_NO_RULE; /* only TCP has a forwarding core or a hello */
-	else if (v.verdict == EGD_PROXY)
-		reason = to_proxy(cfg, &f, wl, st, foreign, device, to.addr);
-	else if (v.slots)
-		reason = connect ? choose(&f, &v, &to) : choose_again(ctx, st, &f, &v, &to);
-
-	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && connect &&
-	    (wl->mode == EGD_AUDIT || is_known(&f, wl->policy))) {
-		/* getaddrinfo(3) connects a UDP socket to each answer to learn
-		 * the source address that the kernel would use (RFC 6724), and
-		 * sends nothing. Let it ask; skb_egress refuses what it sends. */
-		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!st)
-			return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
-		begin_anew(st);
-		fill_origin(&st->origin, ctx, &f, wl, cgroup);
-		st->held = 1;
-		return PROCEED;
-	}
-	if (reason == EGD_R_NO_RULE && f.proto == IPPROTO_UDP && !connect &&
-	    egd_is_reply(bpf_sk_storage_get(&egd_recent, ctx->sk, 0, 0), bpf_get_socket_cookie(ctx), &f)) {
-		count(EGD_C_REPLY);
-		note_caller(st, wl);
-		return PROCEED;
-	}
-	if (reason != EGD_R_NONE) {
-		if (wl->mode == EGD_AUDIT) {
-			report(&f, wl, cgroup, reason, true);
-			return let_pass(ctx, st, &f, wl, cgroup, connect, cfg->epoch);
-		}
-		return refuse(ctx, &f, wl, cgroup, reason, connect);
-	}
-	if (v.verdict != EGD_PROXY) {
-		if (f.proto == IPPROTO_UDP)
-			note_dialled(ctx, &f);
-		if (connect)
-			return go_straight(ctx, v6, &f, wl, cgroup, &v, &to, cfg->epoch);
-		/* skb_egress decides again, by the caller's policy. */
-		st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!st)
-			return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
-		note_caller(st, wl);
-		if (v.slots)
-			write_addr(ctx, v6, to.addr, to.port);
-		count(EGD_C_DIRECT);
-		return PROCEED;
-	}
-
-	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!st)
-		return refuse(ctx, &f, wl, cgroup, EGD_R_STORAGE, connect);
-	if (connect) {
-		begin_anew(st);
-		fill_origin(&st->origin, ctx, &f, wl, cgroup);
-		st->verdict = EGD_PROXY;
-		st->redirected = 1;
-	} else {
-		fill_caller(&st->origin, ctx, wl, cgroup);
-	}
-	st->epoch = cfg->epoch;
-	st->origin.ifindex = device;
-	if (f.proto == IPPROTO_TCP) {
-		count(dns ? EGD_C_DNS : EGD_C_PROXY);
-		redirect(ctx, v6, to.addr, dns ? cfg->dns_tcp_port : cfg->proxy_port, st);
-		return PROCEED;
-	}
-	count(EGD_C_DNS);
-	slot = dns_slot(st, &f, connect) & (EGD_DNS_SLOTS - 1);
-	redirect(ctx, v6, to.addr, cfg->dns_port[slot], connect ? st : NULL);
-	return PROCEED;
-}
-
-/* Whether egressd stands at an address. */
-static __always_inline bool is_listener(const struct egd_config *cfg, const struct egd_socket *st,
-					const struct flow *f)
-{
-	return is_loopback(f->addr) || is_gate(cfg, f) ||
-	       (st->origin.netns == cfg->netns_cookie && is_own(f->addr));
-}
-
-/* Whether the calling process is in none of the captured cgroups. */
-static __always_inline bool is_outsider(void)
-{
-	__u64 cgroup;
-	struct egd_workload *wl = find_workload(&cgroup);
-
-	return wl && (wl->flags & EGD_WL_OUTSIDE);
-}
-
-/* Answers of the DNS proxy come from one of egressd's addresses; show the server that
- * was asked. Answers of an endpoint come from what was dialled. Others are
- * remembered, so that they can be answered. */
-static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
-{
-	struct egd_config *cfg = get_config();
-	struct egd_socket *st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
-	struct flow f = {};
-	__u32 slot;
-
-	if (!st && cfg && cfg->above && is_outsider())
-		return PROCEED;
-	read_flow(ctx, v6, &f);
-	if (cfg && st) {
-		slot = slot_of(cfg, f.port);
-		if (slot < EGD_DNS_SLOTS && st->dns[slot & (EGD_DNS_SLOTS - 1)].used &&
-		    is_listener(cfg, st, &f)) {
-			slot &= EGD_DNS_SLOTS - 1;
-			write_addr(ctx, v6, st->dns[slot].addr, st->dns[slot].port);
-			return PROCEED;
-		}
-	}
-	if (is_loopback(f.addr) || (cfg && is_gate(cfg, &f)))
-		return PROCEED;
-	if (find_dialled(ctx, st, &f))
-		write_addr(ctx, v6, f.addr, f.port);
-	else
-		remember_peer(ctx, &f);
-	return PROCEED;
-}
-
-/* getpeername() shows what the workload dialled. */
-static __always_inline int restore_peer(struct bpf_sock_addr *ctx, bool v6)
-{
-	struct egd_socket *st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
-
-	if (st && (st->redirected || st->rewritten))
-		write_addr(ctx, v6, st->origin.dst, st->origin.dport);
-	return PROCEED;
-}
-
-/* Only egressd itself may stand at egressd's ports: whoever took one while the
- * daemon is down would be handed the other workloads' connections. */
-static __always_inline int guard_bind(struct bpf_sock_addr *ctx, bool v6)
-{
-	struct egd_config *cfg = get_config();
-	struct egd_workload *wl;
-	struct flow f = {};
-	__u64 cgroup = 0;
-
-	read_flow(ctx, v6, &f);
-	wl = find_workload(&cgroup);
-	if (wl && (wl->flags & EGD_WL_EXEMPT))
-		return PROCEED;
-	if (!cfg || !f.port || !is_own_port(cfg, &f))
-		return PROCEED;
-	report(&f, wl, cgroup, EGD_R_OWN_PORT, false);
-	return REFUSE;
+	a.cfg = get_config();
+	a.wl = find_workload(&a.cgroup);
+	if (!a.wl)
+		return refuse(&a, EGD_R_NO_WORKLOAD);
+	a.st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
+	done = exempt(&a);
+	if (done == UNDECIDED)
+		done = exempt_local(&a);
+	if (done != UNDECIDED)
+		return done;
+	return act(&a, classify(&a));
 }
 
 #endif
