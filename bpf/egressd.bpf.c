@@ -133,12 +133,9 @@ int egd_sock_create(struct bpf_sock *ctx)
 	}
 	f.family = (__u8)ctx->family;
 	f.proto = (__u8)ctx->protocol;
-	if (wl && wl->mode == EGD_AUDIT) {
-		report(&f, wl, cgroup, EGD_R_SOCKET_TYPE, true);
-		return note_other(ctx, wl);
-	}
-	report(&f, wl, cgroup, EGD_R_SOCKET_TYPE, false);
-	return REFUSE;
+	if (deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_SOCKET_TYPE) || !wl)
+		return REFUSE;
+	return note_other(ctx, wl);
 }
 
 SEC("cgroup/sock_release")

@@ -111,6 +111,10 @@ enum egd_size {
 	EGD_HELLOS = 8192,
 	EGD_MAX_HELLOS = EGD_HELLOS / 8,
 	EGD_EVENT_RING = 1 << 20, /* bytes */
+	/* How many denials of one workload are reported in a window (15,000 a second):
+	 * the ring is for all of them, and who is refused a million times a second must
+	 * not keep the others' from being read. */
+	EGD_MAX_REPORTS = 256,
 };
 
 /* Keys of egd_listeners: the kind of socket, and where it listens (egd_place)
@@ -334,16 +338,11 @@ struct egd_usage {
 	 * listeners: each has a port of the range that all workloads there share.
 	 * Those of all workloads together are in the account of number 0. */
 	__s64 conns;
-	/* Events of denials: in which window of 2^24 ns, and how many were told in
-	 * it. Written without a lock: two CPUs may tell one too many. */
+	/* Events of denials: in which window of 2^24 ns, and how many were reported in
+	 * it. Written without a lock: two CPUs may report one too many. */
 	__u32 window;
 	__u32 told;
 };
-
-/* How many denials of one workload are told in a window (15,000 a second): the
- * ring is for all of them, and who is refused a million times a second must not
- * keep the others' from being read. */
-#define EGD_MAX_TOLD 256
 
 /* What follows, up to egd_recent, is kept from version to version, for it belongs
  * to sockets that are open: fields stay where they are, with what they mean

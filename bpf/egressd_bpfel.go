@@ -444,6 +444,7 @@ const (
 	EgressdEgdSizeEGD_HELLOS        EgressdEgdSize = 8192
 	EgressdEgdSizeEGD_MAX_HELLOS    EgressdEgdSize = 1024
 	EgressdEgdSizeEGD_EVENT_RING    EgressdEgdSize = 1048576
+	EgressdEgdSizeEGD_MAX_REPORTS   EgressdEgdSize = 256
 )
 
 type EgressdEgdSlot uint32

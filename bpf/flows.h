@@ -79,48 +79,45 @@ static __always_inline void report_wire(const struct pkt_ctx *w, const struct eg
 					const struct egd_hello *h, __u8 reason, __u8 verdict,
 					bool audit)
 {
-	struct egd_event *e = new_event();
+	struct egd_event *e = new_event(EGD_E_DECISION, verdict, reason);
 
 	if (!e)
 		return;
 	e->ifindex = w->key.ifindex;
 	__builtin_memcpy(e->src, w->p.src, 16);
-	__builtin_memcpy(e->dst, w->p.dst, 16);
 	e->sport = w->p.sport;
-	e->dport = w->p.dport;
-	e->family = w->p.family;
+	set_target(e, w->p.dst, w->p.dport, w->p.family);
+	set_workload(e, in->workload, in->policy);
 	e->proto = w->p.proto;
-	e->reason = reason;
-	e->verdict = verdict;
 	e->audit = audit;
-	e->workload = in->workload;
-	e->policy = in->policy;
-	if (h) {
-		e->name_len = h->key.len;
-		__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
-	}
+	if (h)
+		set_name(e, h);
 	bpf_ringbuf_submit(e, reason == EGD_R_NONE ? no_hurry() : 0);
 }
 
-/* A packet that does not pass; in audit mode it is only said. */
-static __always_inline bool denied(const struct pkt_ctx *w, const struct egd_iface *in, __u8 reason)
+/* A packet is denied: counts and reports it. False: the mode is audit, and it passes. */
+static __always_inline bool deny_packet(const struct pkt_ctx *w, const struct egd_iface *in,
+					const struct egd_hello *h, __u8 reason)
 {
-	bool audit = in->mode == EGD_AUDIT;
+	bool deny = enforced(in->mode, reason);
 
-	count(audit ? EGD_C_AUDIT : reason);
-	report_wire(w, in, NULL, reason, EGD_DENY, audit);
-	return !audit;
+	report_wire(w, in, h, reason, EGD_DENY, !deny);
+	return deny;
+}
+
+/* A segment that does not fit those before it, which its sender sends again: it is
+ * counted and not reported. */
+static __always_inline int drop_segment(const struct egd_iface *in)
+{
+	count(EGD_R_SEQUENCE);
+	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
 }
 
 /* A flow that went on until now. */
 static __always_inline int cut_flow(struct pkt_ctx *w, const struct egd_iface *in, struct egd_flow *f,
 				    const struct egd_hello *h, __u8 reason, __u32 at)
 {
-	bool audit = in->mode == EGD_AUDIT;
-
-	count(audit ? EGD_C_AUDIT : reason);
-	report_wire(w, in, h, reason, EGD_DENY, audit);
-	if (audit) {
+	if (!deny_packet(w, in, h, reason)) {
 		f->verdict = EGD_DIRECT;
 		return WIRE_PASS;
 	}
@@ -238,8 +235,7 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct pkt_ctx
 	case SEG_CUT:
 		return cut_flow(w, in, f, h, why, before);
 	}
-	count(EGD_R_SEQUENCE);
-	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
+	return drop_segment(in);
 }
 
 /* A segment of an inspected flow. */
@@ -258,8 +254,7 @@ static __always_inline int inspect_wire(struct __sk_buff *skb, struct pkt_ctx *w
 	} else if (f->heard & EGD_H_SYNCED) {
 		return inspect_segment(skb, w, in, f);
 	}
-	count(EGD_R_SEQUENCE);
-	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
+	return drop_segment(in);
 }
 
 /* What the server's segments tell about an inspected flow: with its SYN|ACK

@@ -86,20 +86,17 @@ static __always_inline __u32 this_ring(void)
 static __always_inline bool tell(struct egd_socket *st, const struct segment *s,
 				 const struct egd_hello *h, __u8 proto, __u8 reason, bool audit)
 {
-	struct egd_event *e = socket_event(st, EGD_E_DECISION, reason);
+	struct egd_event *e = socket_event(st, EGD_E_DECISION, proto, reason);
 
 	if (!e)
 		return false;
-	e->proto = proto;
 	e->audit = audit;
 	__builtin_memcpy(e->src, s->src, 16);
 	__builtin_memcpy(e->peer, s->dst, 16);
 	e->sport = s->ports[0];
 	e->peer_port = s->ports[1];
-	if (h) {
-		e->name_len = h->key.len;
-		__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
-	}
+	if (h)
+		set_name(e, h);
 	bpf_ringbuf_submit(e, 0);
 	return true;
 }
@@ -110,19 +107,18 @@ static __always_inline bool tell(struct egd_socket *st, const struct segment *s,
 static __always_inline int cut(struct egd_socket *st, const struct segment *s,
 			       const struct egd_hello *h, __u8 proto, __u8 reason)
 {
-	bool audit = st->origin.mode == EGD_AUDIT;
+	bool deny = enforced(st->origin.mode, reason);
 
-	count(audit ? EGD_C_AUDIT : reason);
-	if (audit) {
+	if (deny) {
+		st->cut = reason;
+	} else {
 		/* It is said once, and judged when the mode is enforce. */
 		st->verdict = EGD_DIRECT;
 		st->unjudged = 1;
-	} else {
-		st->cut = reason;
 	}
-	st->told = tell(st, s, h, proto, reason, audit);
+	st->told = tell(st, s, h, proto, reason, !deny);
 	st->ring = this_ring();
-	return audit;
+	return !deny;
 }
 
 /* A packet of a socket that is cut. Until user space knows of it nobody ends
@@ -157,18 +153,6 @@ static __always_inline bool name_allowed(const struct egd_socket *st, struct egd
 	h->key.port = st->origin.dport;
 	__builtin_memcpy(h->key.addr, st->origin.dst, 16);
 	return egd_find(&egd_names, &h->key) != NULL;
-}
-
-static __always_inline void report_allowed(const struct egd_socket *st, const struct egd_hello *h)
-{
-	struct egd_event *e = socket_event(st, EGD_E_DECISION, EGD_R_NONE);
-
-	if (!e)
-		return;
-	e->proto = IPPROTO_TCP;
-	e->name_len = h->key.len;
-	__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
-	bpf_ringbuf_submit(e, no_hurry());
 }
 
 /* Nothing is read any more once it is settled that no other hello comes, and the
@@ -206,7 +190,7 @@ static __always_inline __u8 read_hellos(struct __sk_buff *skb, struct egd_socket
 			st->proved = 1;
 			st->reading = 1;
 			count(EGD_C_INSPECT);
-			report_allowed(st, h);
+			report_allowed(st, h, IPPROTO_TCP);
 			expect_second(h);
 			got = HELLO_MORE;
 		}

@@ -10,7 +10,7 @@
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
 
-#include "common.h"
+#include "report.h"
 
 #define TCP_FIN 1
 #define TCP_SYN 2

@@ -207,10 +207,9 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		 * that nobody judged was never told of. */
 		if ((st->cut && st->cut != EGD_R_CHANGED) || (st->unjudged && !st->cut))
 			return;
-		e = socket_event(st, EGD_E_CLOSE, st->cut);
+		e = socket_event(st, EGD_E_CLOSE, IPPROTO_TCP, st->cut);
 		if (!e)
 			return;
-		e->proto = IPPROTO_TCP;
 		/* The SYN counts as a byte, and so does an acknowledged FIN. */
 		e->sent = ctx->bytes_acked ? ctx->bytes_acked - 1 : 0;
 		e->received = ctx->bytes_received;
@@ -222,21 +221,19 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 }
 
 /* A datagram on a held socket: refused; in audit mode said once. */
-static __always_inline int report_held(struct egd_socket *st, __u8 proto)
+static __always_inline int report_held(struct egd_socket *st)
 {
-	bool audit = st->origin.mode == EGD_AUDIT;
+	bool deny = enforced(st->origin.mode, EGD_R_UDP_HELD);
 	struct egd_event *e;
 
-	count(audit ? EGD_C_AUDIT : EGD_R_UDP_HELD);
-	if (audit)
+	if (!deny)
 		st->held = 0;
-	e = socket_event(st, EGD_E_DECISION, EGD_R_UDP_HELD);
+	e = socket_event(st, EGD_E_DECISION, IPPROTO_UDP, EGD_R_UDP_HELD);
 	if (!e)
-		return audit;
-	e->proto = proto;
-	e->audit = audit;
+		return !deny;
+	e->audit = !deny;
 	bpf_ringbuf_submit(e, 0);
-	return audit;
+	return !deny;
 }
 
 /* A DNS datagram that was dropped, told once for a socket, with the server that it
@@ -249,13 +246,10 @@ static __always_inline void tell_once(struct egd_socket *st, const struct egd_ds
 	count(reason);
 	if (st->strayed)
 		return;
-	e = socket_event(st, EGD_E_DECISION, reason);
+	e = socket_event(st, EGD_E_DECISION, IPPROTO_UDP, reason);
 	if (!e)
 		return;
-	__builtin_memcpy(e->dst, server->addr, 16);
-	e->dport = server->port;
-	e->family = server->family;
-	e->proto = IPPROTO_UDP;
+	set_target(e, server->addr, server->port, server->family);
 	bpf_ringbuf_submit(e, 0);
 	st->strayed = 1;
 }

@@ -69,15 +69,12 @@ static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (!st || st->strayed)
 		return 0;
 	wl = find_skb_workload(skb);
-	e = socket_event(st, EGD_E_DECISION, reason);
+	e = socket_event(st, EGD_E_DECISION, sk->protocol, reason);
 	if (!e)
 		return 0;
-	if (wl) {
-		e->workload = wl->id;
-		e->policy = wl->policy;
-	}
+	if (wl)
+		set_workload(e, wl->id, wl->policy);
 	e->cgroup = bpf_skb_cgroup_id(skb);
-	e->proto = sk->protocol;
 	e->cookie = bpf_get_socket_cookie(skb);
 	if (skb->protocol == bpf_htons(0x0800)) {
 		e->family = AF_INET;
@@ -242,7 +239,7 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (st)
 		st->origin.mode = wl->mode;
 	if (st && st->held && same_addr(st->origin.dst, d.to.addr) && st->origin.dport == d.to.port)
-		return report_held(st, IPPROTO_UDP);
+		return report_held(st);
 	if (wl->mode == EGD_AUDIT)
 		return 1; /* sendto() said so already */
 	if (st && st->watched && st->peer_port == d.to.port && same_addr(st->peer, d.to.addr))

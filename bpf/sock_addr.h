@@ -241,14 +241,20 @@ static __always_inline void note_caller(struct egd_socket *st, const struct egd_
 		st->origin.home = wl->home;
 }
 
-static __always_inline int refuse(const struct attempt *a, __u8 reason)
+/* A refused connect() is what an app takes for "nobody there"; a refused datagram
+ * keeps the kernel's own EPERM. */
+static __always_inline int fail(bool connect)
 {
-	report(a->f, a->wl, a->cgroup, reason, false);
-	/* A refused connect() is what an app takes for "nobody there"; a
-	 * refused datagram keeps the kernel's own EPERM. */
-	if (a->connect)
+	if (connect)
 		bpf_set_retval(-ECONNREFUSED);
 	return REFUSE;
+}
+
+/* Refuses what cannot be let pass in audit mode either. */
+static __always_inline int refuse(const struct attempt *a, __u8 reason)
+{
+	deny_call(a->f, a->wl, a->cgroup, EGD_ENFORCE, reason);
+	return fail(a->connect);
 }
 
 /* The socket's storage, made if need be; NULL: there is no memory for it. */
@@ -275,7 +281,6 @@ static __always_inline bool make_hello(const struct attempt *a)
 static __always_inline int go_straight(const struct attempt *a)
 {
 	struct egd_socket *st = make_storage(a);
-	struct egd_event *e;
 
 	if (!st || (a->v.verdict == EGD_INSPECT && !make_hello(a)))
 		return refuse(a, EGD_R_STORAGE);
@@ -290,11 +295,7 @@ static __always_inline int go_straight(const struct attempt *a)
 	st->watched = 1;
 	if (a->v.verdict == EGD_DIRECT) {
 		count(EGD_C_DIRECT);
-		e = socket_event(st, EGD_E_DECISION, EGD_R_NONE);
-		if (e) {
-			e->proto = a->f->proto;
-			bpf_ringbuf_submit(e, no_hurry());
-		}
+		report_allowed(st, NULL, a->f->proto);
 	}
 	return PROCEED;
 }
@@ -519,12 +520,9 @@ static __always_inline int act(const struct attempt *a, __u8 reason)
 		if (excused != UNDECIDED)
 			return excused;
 	}
-	if (reason != EGD_R_NONE && a->wl->mode == EGD_AUDIT) {
-		report(a->f, a->wl, a->cgroup, reason, true);
-		return let_pass(a);
-	}
 	if (reason != EGD_R_NONE)
-		return refuse(a, reason);
+		return deny_call(a->f, a->wl, a->cgroup, a->wl->mode, reason) ?
+			       fail(a->connect) : let_pass(a);
 	return a->v.verdict == EGD_PROXY ? redirect(a) : pass(a);
 }
 

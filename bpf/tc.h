@@ -124,7 +124,7 @@ static __noinline int new_flow(struct pkt_ctx *w, const struct egd_iface *in,
 		return WIRE_DROP;
 	}
 	if (reason != EGD_R_NONE) {
-		if (denied(w, in, reason))
+		if (deny_packet(w, in, NULL, reason))
 			return how;
 		f.verdict = EGD_DIRECT;
 		f.flags |= EGD_F_REPORTED;
@@ -134,7 +134,7 @@ static __noinline int new_flow(struct pkt_ctx *w, const struct egd_iface *in,
 	if (reason == EGD_R_NONE || f.flags & EGD_F_REPORTED)
 		reason = add_flow(&w->key, in, &f);
 	if (reason != EGD_R_NONE) {
-		denied(w, in, reason); /* also in audit mode: it cannot be watched */
+		deny_packet(w, in, NULL, reason); /* also in audit mode: it cannot be watched */
 		return WIRE_REFUSE;
 	}
 	if (f.verdict == EGD_PROXY) {
@@ -263,7 +263,7 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 	else if (!cfg->ready)
 		bad = EGD_R_NO_CONFIG;
 	if (bad != EGD_R_NONE)
-		return denied(&w, in, bad) ? WIRE_DROP : WIRE_PASS;
+		return deny_packet(&w, in, NULL, bad) ? WIRE_DROP : WIRE_PASS;
 	w.now = bpf_ktime_get_ns();
 	set_key(&w, ifindex, true);
 	w.at = w.p.seq;
@@ -289,7 +289,7 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 			count(EGD_C_BY_SOCKET);
 			return WIRE_PASS;
 		}
-		return denied(&w, in, EGD_R_OWN_PORT) ? apply(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
+		return deny_packet(&w, in, NULL, EGD_R_OWN_PORT) ? apply(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
 	}
 	f = bpf_map_lookup_elem(&egd_flows, &w.key);
 	if (f && w.p.proto == IPPROTO_TCP && (w.p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
@@ -357,7 +357,7 @@ static __noinline int uplink(struct __sk_buff *skb)
 	who.policy = wl->policy;
 	who.mode = wl->mode;
 	w.key.ifindex = skb->ifindex;
-	return denied(&w, &who, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
+	return deny_packet(&w, &who, NULL, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
 }
 
 /* What goes into a workload's interface passes, but for frames of packet sockets:
