@@ -5,7 +5,7 @@
 #define EGRESSD_FLOWS_H
 
 #include "hello.h"
-#include "packet.h"
+#include "reset.h"
 
 /* One packet and what is known of it. */
 struct pkt_ctx {
@@ -21,11 +21,11 @@ static __always_inline void set_key(struct pkt_ctx *w, __u32 ifindex, bool outwa
 	struct egd_flow_key *k = &w->key;
 
 	k->ifindex = ifindex;
-	k->proto = p->proto;
-	k->sport = outward ? p->sport : p->dport;
-	k->dport = outward ? p->dport : p->sport;
-	__builtin_memcpy(k->src, outward ? p->src : p->dst, 16);
-	__builtin_memcpy(k->dst, outward ? p->dst : p->src, 16);
+	k->proto = p->to.proto;
+	k->sport = outward ? p->sport : p->to.port;
+	k->dport = outward ? p->to.port : p->sport;
+	__builtin_memcpy(k->src, outward ? p->src : p->to.addr, 16);
+	__builtin_memcpy(k->dst, outward ? p->to.addr : p->src, 16);
 }
 
 /* Puts a flow into the table, over one with the same addresses that is over.
@@ -86,9 +86,9 @@ static __always_inline void report_wire(const struct pkt_ctx *w, const struct eg
 	e->ifindex = w->key.ifindex;
 	__builtin_memcpy(e->src, w->p.src, 16);
 	e->sport = w->p.sport;
-	set_target(e, w->p.dst, w->p.dport, w->p.family);
+	set_target(e, w->p.to.addr, w->p.to.port, w->p.to.family);
 	set_workload(e, in->workload, in->policy);
-	e->proto = w->p.proto;
+	e->proto = w->p.to.proto;
 	e->audit = audit;
 	if (h)
 		set_name(e, h);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Packets as an interface sees them, from whoever made them: nothing in them
- * is taken for granted. And the resets that answer them. */
+/* The one reader of packets: of sockets of this kernel (skb_egress), whose stack made
+ * the headers, and of frames (TC), from whoever made them, where nothing is taken for
+ * granted. */
 #ifndef EGRESSD_PACKET_H
 #define EGRESSD_PACKET_H
 
@@ -8,7 +9,7 @@
 #include <linux/if_ether.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
-#include <linux/tcp.h>
+#include <linux/udp.h>
 
 #include "report.h"
 
@@ -18,37 +19,34 @@
 #define TCP_ACK 16
 #define TCP_URG 32
 
-/* What a TC program returns. The next program, or the stack: never
- * TC_ACT_OK, behind which programs of others would not be asked. */
-#define WIRE_PASS (-1) /* TC_ACT_UNSPEC, TCX_NEXT */
-#define WIRE_DROP 2    /* TC_ACT_SHOT */
-/* What a decision comes to besides; done where the stack has room for it. */
-#define WIRE_STEER 100  /* give it to one of egressd's sockets */
-#define WIRE_REFUSE 101 /* answer it with a reset */
-#define WIRE_RESET 102  /* reset both ends */
-
-/* 802.1X and LLDP (linux/if_ether.h has the first only). */
-#define ETHERTYPE_EAPOL 0x888e
-#define ETHERTYPE_LLDP 0x88cc
+/* A hop-by-hop header with nothing but the jumbo option (RFC 2675). */
+#define JUMBO_LEN 8
+#define OPTION_JUMBO 0xc2
 
 struct packet {
+	struct flow to;  /* the destination; family and protocol */
 	__u8 src[16];
-	__u8 dst[16];
-	__u16 sport; /* network order */
-	__u16 dport; /* network order */
-	__u32 l2;    /* bytes of the link-layer header */
-	__u32 l4;    /* offset of the transport header */
-	__u32 off;   /* of the payload */
-	__u32 end;   /* of the payload: a short frame is padded behind it */
-	__u32 seq;   /* host order */
-	__u32 ack;   /* host order */
+	__u16 sport;     /* network order */
 	__u16 ethertype; /* network order */
-	__u8 family;
-	__u8 proto;
-	__u8 flags; /* of TCP */
-	__u8 type;  /* of ICMPv6 */
-	__u8 hops;  /* hop limit */
-	bool parsed; /* the ports are valid */
+	__u32 l2;        /* bytes of the link-layer header */
+	__u32 l4;        /* offset of the transport header */
+	__u32 off;       /* of the payload */
+	__u32 end;       /* of the payload: a short frame is padded behind it */
+	__u32 seq;       /* host order */
+	__u32 ack;       /* host order */
+	__u8 flags;      /* of TCP */
+	__u8 type;       /* of ICMPv6 */
+	__u8 hops;       /* hop limit */
+	bool parsed;     /* the ports are valid */
+};
+
+/* struct tcphdr (linux/tcp.h) without bit-fields. */
+struct tcp_header {
+	__u16 source, dest;
+	__u32 seq, ack;
+	__u8 length; /* in its upper half, in words */
+	__u8 flags;
+	__u16 window, sum, urgent;
 };
 
 static __always_inline bool is_ip(const struct packet *p)
@@ -56,94 +54,195 @@ static __always_inline bool is_ip(const struct packet *p)
 	return p->ethertype == bpf_htons(ETH_P_IP) || p->ethertype == bpf_htons(ETH_P_IPV6);
 }
 
-static __always_inline __u8 parse_ip4(struct __sk_buff *skb, struct packet *p)
+/* A segment of over 64 KB, as the kernel makes them for IPv6 where the device
+ * takes them (BIG TCP, loopback among others): a hop-by-hop header with the jumbo
+ * option stands before TCP, and leaves again before the wire. */
+static __always_inline bool is_big_tcp(struct __sk_buff *skb)
+{
+	__u8 head[3] = {}, first = 0;
+	__u16 len = 1;
+
+	return !bpf_skb_load_bytes(skb, offsetof(struct ipv6hdr, nexthdr), &first, 1) &&
+	       first == IPPROTO_HOPOPTS &&
+	       !bpf_skb_load_bytes(skb, offsetof(struct ipv6hdr, payload_len), &len, 2) &&
+	       len == 0 && !bpf_skb_load_bytes(skb, sizeof(struct ipv6hdr), head, 3) &&
+	       head[0] == IPPROTO_TCP && head[1] == 0 && head[2] == OPTION_JUMBO;
+}
+
+/* IPv4 options and IPv6 extension headers in front of TCP or UDP. A source
+ * route (IP_OPTIONS, IP_RETOPTS, IPV6_RTHDR; none needs a privilege) sends a
+ * packet to another address than the one that the hooks of connect() and
+ * sendto() decided about; no ordinary program uses any of them. skb_egress runs
+ * before fragmentation, so a fragment header is nothing ordinary either. One byte
+ * is read, for this is asked about every packet of a socket. */
+static __always_inline bool has_options(struct __sk_buff *skb)
+{
+	__u8 b = 0;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return bpf_skb_load_bytes(skb, 0, &b, 1) || (b & 0xf) != 5;
+	if (bpf_skb_load_bytes(skb, offsetof(struct ipv6hdr, nexthdr), &b, 1))
+		return true;
+	return b != IPPROTO_TCP && b != IPPROTO_UDP && !is_big_tcp(skb);
+}
+
+/* own: the packet is one of a socket of this kernel, whose lengths and fragments are
+ * the stack's business. Returns an enum egd_reason; the
+ * addresses and the protocol are read all the same unless the header is cut off. */
+static __always_inline __u8 read_ip4(struct __sk_buff *skb, bool own, struct packet *p)
 {
 	struct iphdr ip;
 	__u32 len;
 
-	p->family = AF_INET;
+	p->to.family = AF_INET;
 	if (bpf_skb_load_bytes(skb, p->l2, &ip, sizeof(ip)))
 		return EGD_R_MALFORMED;
 	set_mapped(p->src, ip.saddr);
-	set_mapped(p->dst, ip.daddr);
-	p->proto = ip.protocol;
+	set_mapped(p->to.addr, ip.daddr);
+	p->to.proto = ip.protocol;
 	p->hops = ip.ttl;
+	p->l4 = p->l2 + ip.ihl * 4;
+	len = bpf_ntohs(ip.tot_len);
+	p->end = own ? skb->len : p->l2 + len;
 	if (ip.version != 4)
 		return EGD_R_MALFORMED;
 	if (ip.ihl != 5)
 		return EGD_R_OPTIONS;
+	if (own)
+		return EGD_R_NONE;
 	if (ip.frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
 		return EGD_R_FRAGMENT;
-	len = bpf_ntohs(ip.tot_len);
-	p->l4 = p->l2 + sizeof(ip);
-	p->end = p->l2 + len;
 	if (len < sizeof(ip) || p->end > skb->len)
 		return EGD_R_MALFORMED;
 	return EGD_R_NONE;
 }
 
-/* Behind a hop-by-hop header only a report of multicast listeners passes
- * (RFC 3810 wants the router alert there), to a link-local group. */
-static __always_inline __u8 parse_ip6(struct __sk_buff *skb, struct packet *p)
+/* What may stand between the headers of an IPv6 frame. Behind a hop-by-hop header only
+ * a report of multicast listeners passes (RFC 3810 wants the router alert there), to a
+ * link-local group. */
+static __always_inline __u8 check_ip6(struct __sk_buff *skb, struct packet *p)
 {
-	struct ipv6hdr ip;
 	__u8 next[2];
 
-	p->family = AF_INET6;
-	if (bpf_skb_load_bytes(skb, p->l2, &ip, sizeof(ip)))
-		return EGD_R_MALFORMED;
-	__builtin_memcpy(p->src, &ip.saddr, 16);
-	__builtin_memcpy(p->dst, &ip.daddr, 16);
-	p->proto = ip.nexthdr;
-	p->hops = ip.hop_limit;
-	p->l4 = p->l2 + sizeof(ip);
-	p->end = p->l4 + bpf_ntohs(ip.payload_len);
-	if (ip.version != 6 || p->end > skb->len)
-		return EGD_R_MALFORMED;
 	/* IPv4 addresses in IPv6 would be looked up as IPv4's. */
-	if (is_mapped(p->dst) || is_mapped(p->src))
+	if (p->end > skb->len || is_mapped(p->to.addr) || is_mapped(p->src))
 		return EGD_R_MALFORMED;
-	if (p->proto == IPPROTO_FRAGMENT)
+	switch (p->to.proto) {
+	case IPPROTO_FRAGMENT:
 		return EGD_R_FRAGMENT;
-	if (p->proto == IPPROTO_HOPOPTS) {
+	case IPPROTO_ROUTING:
+	case IPPROTO_DSTOPTS:
+	case IPPROTO_AH:
+		return EGD_R_OPTIONS;
+	case IPPROTO_HOPOPTS:
 		if (bpf_skb_load_bytes(skb, p->l4, next, 2) || next[0] != IPPROTO_ICMPV6 ||
-		    next[1] != 0 || p->dst[0] != 0xff || p->dst[1] != 2)
+		    next[1] != 0 || p->to.addr[0] != 0xff || p->to.addr[1] != 2)
 			return EGD_R_OPTIONS;
-		p->proto = IPPROTO_ICMPV6;
+		p->to.proto = IPPROTO_ICMPV6;
 		p->l4 += 8;
-		return EGD_R_NONE;
 	}
-	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP && p->proto != IPPROTO_ICMPV6)
-		return p->proto == IPPROTO_ROUTING || p->proto == IPPROTO_DSTOPTS ||
-				       p->proto == IPPROTO_AH ?
-			       EGD_R_OPTIONS : EGD_R_NONE;
 	return EGD_R_NONE;
 }
 
-static __always_inline __u8 parse_tcp(struct __sk_buff *skb, struct packet *p)
+static __always_inline __u8 read_ip6(struct __sk_buff *skb, bool own, struct packet *p)
 {
-	struct tcphdr tcp;
-	__u8 b[2];
+	struct ipv6hdr ip;
 
-	if (p->end < p->l4 + sizeof(tcp) || bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp)) ||
-	    bpf_skb_load_bytes(skb, p->l4 + 12, b, 2))
+	p->to.family = AF_INET6;
+	if (bpf_skb_load_bytes(skb, p->l2, &ip, sizeof(ip)))
+		return EGD_R_MALFORMED;
+	__builtin_memcpy(p->src, &ip.saddr, 16);
+	__builtin_memcpy(p->to.addr, &ip.daddr, 16);
+	p->to.proto = ip.nexthdr;
+	p->hops = ip.hop_limit;
+	p->l4 = p->l2 + sizeof(ip);
+	p->end = own ? skb->len : p->l4 + bpf_ntohs(ip.payload_len);
+	if (ip.version != 6)
+		return EGD_R_MALFORMED;
+	if (!own)
+		return check_ip6(skb, p);
+	if (ip.nexthdr == IPPROTO_HOPOPTS && is_big_tcp(skb)) {
+		p->to.proto = IPPROTO_TCP;
+		p->l4 += JUMBO_LEN;
+	}
+	return EGD_R_NONE;
+}
+
+/* The IP header behind l2. A function of its own, so that the header is not on the
+ * stack for longer. */
+static __noinline __u8 read_ip(struct __sk_buff *skb, bool own, struct packet *p)
+{
+	p->ethertype = (__u16)skb->protocol;
+	return p->ethertype == bpf_htons(ETH_P_IP) ? read_ip4(skb, own, p) : read_ip6(skb, own, p);
+}
+
+static __always_inline __u8 read_tcp(struct __sk_buff *skb, struct packet *p)
+{
+	struct tcp_header tcp;
+	__u32 len;
+
+	if (p->end < p->l4 + sizeof(tcp) || bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp)))
 		return EGD_R_MALFORMED;
 	p->sport = tcp.source;
-	p->dport = tcp.dest;
+	p->to.port = tcp.dest;
 	p->seq = bpf_ntohl(tcp.seq);
-	p->ack = bpf_ntohl(tcp.ack_seq);
-	p->flags = b[1];
-	p->off = p->l4 + (b[0] >> 4) * 4;
-	if ((b[0] >> 4) < 5 || p->off > p->end)
+	p->ack = bpf_ntohl(tcp.ack);
+	p->flags = tcp.flags;
+	len = (tcp.length >> 4) * 4;
+	p->off = p->l4 + len;
+	if (len < sizeof(tcp) || p->off > p->end)
 		return EGD_R_MALFORMED;
 	p->parsed = true;
 	return EGD_R_NONE;
 }
 
-/* Reads the headers; returns an enum egd_reason. What is not IP has none. */
-static __always_inline __u8 parse_packet(struct __sk_buff *skb, bool l3, struct packet *p)
+static __always_inline __u8 read_udp(struct __sk_buff *skb, struct packet *p)
 {
 	__u16 ports[2];
+
+	if (p->end < p->l4 + sizeof(struct udphdr) || bpf_skb_load_bytes(skb, p->l4, ports, 4))
+		return EGD_R_MALFORMED;
+	p->sport = ports[0];
+	p->to.port = ports[1];
+	p->off = p->l4 + sizeof(struct udphdr);
+	p->parsed = true;
+	return EGD_R_NONE;
+}
+
+/* The IP header of a packet of a socket of this kernel. */
+static __always_inline __u8 read_own(struct __sk_buff *skb, struct packet *p)
+{
+	__builtin_memset(p, 0, sizeof(*p));
+	return read_ip(skb, true, p);
+}
+
+/* A segment of a socket. False: not a TCP segment whose headers are where they should
+ * be. A socket's own segments never come with extension headers unless the application
+ * asks for them, or in fragments: TCP does its own segmentation. */
+static __noinline bool read_segment(struct __sk_buff *skb, struct packet *p)
+{
+	return !read_own(skb, p) && p->to.proto == IPPROTO_TCP && !read_tcp(skb, p);
+}
+
+/* A datagram of a socket. False: no UDP where it should be. IP options and extension
+ * headers were refused before. */
+static __noinline bool read_datagram(struct __sk_buff *skb, struct packet *p)
+{
+	return !read_own(skb, p) && p->to.proto == IPPROTO_UDP && !read_udp(skb, p);
+}
+
+/* The number of the first byte of the payload: SYN takes one, and data with it is Fast
+ * Open (RFC 7413). */
+static __always_inline __u32 payload_seq(const struct packet *p)
+{
+	return p->seq + !!(p->flags & TCP_SYN);
+}
+
+/* A frame; l3: without a link-layer header. Returns an enum egd_reason; what is not IP
+ * has none. */
+static __always_inline __u8 read_frame(struct __sk_buff *skb, bool l3, struct packet *p)
+{
+	__u16 ethertype;
 	__u8 bad;
 
 	p->ethertype = (__u16)skb->protocol;
@@ -151,25 +250,22 @@ static __always_inline __u8 parse_packet(struct __sk_buff *skb, bool l3, struct 
 	if (skb->vlan_present)
 		return EGD_R_ETHERTYPE;
 	/* The stack goes by skb->protocol, the next machine by the frame. */
-	if (!l3 && (bpf_skb_load_bytes(skb, 12, ports, 2) || ports[0] != p->ethertype))
+	if (!l3 && (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_proto), &ethertype, 2) ||
+		    ethertype != p->ethertype))
 		return EGD_R_ETHERTYPE;
 	if (!is_ip(p))
 		return EGD_R_NONE;
-	bad = p->ethertype == bpf_htons(ETH_P_IP) ? parse_ip4(skb, p) : parse_ip6(skb, p);
+	bad = read_ip(skb, false, p);
 	if (bad)
 		return bad;
-	if (p->proto == IPPROTO_TCP)
-		return parse_tcp(skb, p);
-	if (p->proto == IPPROTO_ICMPV6)
+	switch (p->to.proto) {
+	case IPPROTO_TCP:
+		return read_tcp(skb, p);
+	case IPPROTO_UDP:
+		return read_udp(skb, p);
+	case IPPROTO_ICMPV6:
 		return bpf_skb_load_bytes(skb, p->l4, &p->type, 1) ? EGD_R_MALFORMED : EGD_R_NONE;
-	if (p->proto != IPPROTO_UDP)
-		return EGD_R_NONE;
-	if (p->end < p->l4 + 8 || bpf_skb_load_bytes(skb, p->l4, ports, 4))
-		return EGD_R_MALFORMED;
-	p->sport = ports[0];
-	p->dport = ports[1];
-	p->off = p->l4 + 8;
-	p->parsed = true;
+	}
 	return EGD_R_NONE;
 }
 
@@ -178,181 +274,23 @@ static __always_inline __u8 parse_packet(struct __sk_buff *skb, bool l3, struct 
  * multicast listeners; DHCP to whoever is on the link. None of it is routed. */
 static __always_inline bool is_control(const struct packet *p)
 {
-	const __u32 *d = (const __u32 *)p->dst;
+	const __u32 *d = (const __u32 *)p->to.addr;
 
 	if (p->ethertype == bpf_htons(ETH_P_ARP))
 		return true;
-	if (p->family == AF_INET6 && p->proto == IPPROTO_ICMPV6)
+	if (p->to.family == AF_INET6 && p->to.proto == IPPROTO_ICMPV6)
 		switch (p->type) {
 		case 133: case 135: case 136: /* RFC 4861: never from behind a router */
 			return p->hops == 255;
 		case 131: case 132: case 143:
-			return p->hops == 1 && p->dst[0] == 0xff && p->dst[1] == 2;
+			return p->hops == 1 && p->to.addr[0] == 0xff && p->to.addr[1] == 2;
 		}
-	if (!p->parsed || p->proto != IPPROTO_UDP)
+	if (!p->parsed || p->to.proto != IPPROTO_UDP)
 		return false;
-	if (p->family == AF_INET)
-		return p->sport == bpf_htons(68) && p->dport == bpf_htons(67) && d[3] == 0xffffffff;
-	return p->sport == bpf_htons(546) && p->dport == bpf_htons(547) &&
+	if (p->to.family == AF_INET)
+		return p->sport == bpf_htons(68) && p->to.port == bpf_htons(67) && d[3] == 0xffffffff;
+	return p->sport == bpf_htons(546) && p->to.port == bpf_htons(547) &&
 	       d[0] == bpf_htonl(0xff020000) && !d[1] && !d[2] && d[3] == bpf_htonl(0x00010002);
-}
-
-static __always_inline __u16 fold(__s64 sum)
-{
-	__u64 s = (__u32)sum;
-
-	s = (s & 0xffff) + (s >> 16);
-	s = (s & 0xffff) + (s >> 16);
-	return (__u16)s;
-}
-
-/* Where a reset goes. */
-struct reset {
-	__u32 seq, ack; /* host order */
-	__u8 flags;
-	bool back; /* to whoever sent the packet */
-};
-
-/* The sum of the pseudo-header and, unless the device adds it, of TCP. */
-static __always_inline __u16 tcp_sum(const struct packet *p, struct tcphdr *tcp, bool whole)
-{
-	struct {
-		__u8 src[16], dst[16];
-		__u32 len, proto;
-	} pseudo = { .len = bpf_htonl(sizeof(*tcp)), .proto = bpf_htonl(IPPROTO_TCP) };
-	__s64 sum;
-
-	/* The 0xffff in two mapped addresses adds nothing. */
-	__builtin_memcpy(pseudo.src, p->src, 16);
-	__builtin_memcpy(pseudo.dst, p->dst, 16);
-	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
-	if (!whole)
-		return fold(sum);
-	return ~fold(bpf_csum_diff(0, 0, (__be32 *)tcp, sizeof(*tcp), (__u32)sum));
-}
-
-/* Whether the device is to put the checksum in (CHECKSUM_PARTIAL): then a
- * change to the checked bytes leaves the field as it is. */
-static __always_inline bool sum_is_partial(struct __sk_buff *skb, __u32 at)
-{
-	__u16 sum = 0;
-
-	bpf_skb_store_bytes(skb, at, &sum, 2, 0);
-	bpf_l4_csum_replace(skb, at, 0, 1, 2);
-	return !bpf_skb_load_bytes(skb, at, &sum, 2) && sum == 0;
-}
-
-static __always_inline long write_ip4(struct __sk_buff *skb, const struct packet *p, bool back)
-{
-	const __u32 *src = (const __u32 *)p->src, *dst = (const __u32 *)p->dst;
-	struct iphdr ip = {
-		.version = 4,
-		.ihl = 5,
-		.tot_len = bpf_htons(sizeof(ip) + sizeof(struct tcphdr)),
-		.frag_off = bpf_htons(0x4000),
-		.ttl = 64,
-		.protocol = IPPROTO_TCP,
-		.saddr = back ? dst[3] : src[3],
-		.daddr = back ? src[3] : dst[3],
-	};
-
-	ip.check = ~fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
-	return bpf_skb_store_bytes(skb, p->l2, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
-}
-
-static __always_inline long write_ip6(struct __sk_buff *skb, const struct packet *p, bool back)
-{
-	struct ipv6hdr ip = {
-		.version = 6,
-		.payload_len = bpf_htons(sizeof(struct tcphdr)),
-		.nexthdr = IPPROTO_TCP,
-		.hop_limit = 64,
-	};
-
-	__builtin_memcpy(&ip.saddr, back ? p->dst : p->src, 16);
-	__builtin_memcpy(&ip.daddr, back ? p->src : p->dst, 16);
-	return bpf_skb_store_bytes(skb, p->l2, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
-}
-
-/* Makes the packet a reset of its connection. p stays what the packet was. */
-static __noinline long write_reset(struct __sk_buff *skb, const struct packet *p,
-				   const struct reset *r)
-{
-	struct tcphdr tcp = {};
-	__u32 tcp_at;
-	__u8 mac[12], *b = (__u8 *)&tcp;
-
-	if (!p || !r)
-		return -1;
-	tcp_at = p->l2 + (p->family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
-	if (bpf_skb_change_tail(skb, tcp_at + sizeof(tcp), 0))
-		return -1;
-	if (p->l2 && r->back) {
-		if (bpf_skb_load_bytes(skb, 0, mac + 6, 6) || bpf_skb_load_bytes(skb, 6, mac, 6) ||
-		    bpf_skb_store_bytes(skb, 0, mac, 12, 0))
-			return -1;
-	}
-	if (p->family == AF_INET ? write_ip4(skb, p, r->back) : write_ip6(skb, p, r->back))
-		return -1;
-	tcp.source = r->back ? p->dport : p->sport;
-	tcp.dest = r->back ? p->sport : p->dport;
-	tcp.seq = bpf_htonl(r->seq);
-	tcp.ack_seq = bpf_htonl(r->ack);
-	b[12] = 5 << 4;
-	b[13] = r->flags;
-	if (sum_is_partial(skb, tcp_at + 16))
-		tcp.check = tcp_sum(p, &tcp, false);
-	else
-		tcp.check = tcp_sum(p, &tcp, true);
-	return bpf_skb_store_bytes(skb, tcp_at, &tcp, sizeof(tcp), BPF_F_RECOMPUTE_CSUM);
-}
-
-/* How many sequence numbers a segment takes. */
-static __always_inline __u32 takes(const struct packet *p)
-{
-	return p->end - p->off + !!(p->flags & TCP_SYN) + !!(p->flags & TCP_FIN);
-}
-
-/* Answers a packet that came in with a reset, which leaves by the interface
- * that it came by. A reset is never answered (RFC 9293 section 3.10.7). */
-static __noinline int refuse_packet(struct __sk_buff *skb, const struct packet *p)
-{
-	struct reset r = { .back = true, .flags = TCP_RST | TCP_ACK };
-
-	if (!p || p->proto != IPPROTO_TCP || !p->parsed || (p->flags & TCP_RST))
-		return WIRE_DROP;
-	r.ack = p->seq + takes(p);
-	if (p->flags & TCP_ACK)
-		r.seq = p->ack;
-	if (write_reset(skb, p, &r))
-		return WIRE_DROP;
-	return bpf_redirect(skb->ifindex, 0);
-}
-
-/* Resets both ends of an open connection: a copy of the packet becomes the
- * reset that goes back, the packet itself the one that goes on. at is the
- * number that the server expects next. */
-static __noinline int reset_both(struct __sk_buff *skb, const struct packet *p, __u32 at)
-{
-	struct reset r = { .back = true, .flags = TCP_RST | TCP_ACK };
-
-	if (!p || p->proto != IPPROTO_TCP || (p->flags & TCP_RST))
-		return WIRE_DROP;
-	r.seq = p->ack;
-	r.ack = p->seq + takes(p);
-	if (write_reset(skb, p, &r) || bpf_clone_redirect(skb, skb->ifindex, 0))
-		return WIRE_DROP;
-	if (p->l2) { /* the way back was written into the frame */
-		__u8 mac[12];
-
-		if (bpf_skb_load_bytes(skb, 0, mac + 6, 6) || bpf_skb_load_bytes(skb, 6, mac, 6) ||
-		    bpf_skb_store_bytes(skb, 0, mac, 12, 0))
-			return WIRE_DROP;
-	}
-	r.back = false;
-	r.seq = at;
-	r.ack = p->ack;
-	return write_reset(skb, p, &r) ? WIRE_DROP : WIRE_PASS;
 }
 
 #endif

@@ -278,21 +278,21 @@ static __always_inline __u32 question_token(struct __sk_buff *skb, __u32 payload
 
 /* A datagram to the DNS proxy: only here is the source address final. Returns 1
  * to pass, 0 to drop (EPERM). */
-static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
-				       const struct datagram *d, const struct egd_config *cfg,
-				       __u32 slot)
+static __noinline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
+				  const struct packet *p, const struct egd_config *cfg,
+				  __u32 slot)
 {
-	struct egd_origin_key key = { .proto = IPPROTO_UDP, .port = d->sport };
-	bool gate = is_gate(cfg, &d->to);
+	struct egd_origin_key key = { .proto = IPPROTO_UDP, .port = p->sport };
+	bool gate = is_gate(cfg, &p->to);
 	struct egd_origin origin;
 	__u8 reason;
 
 	slot &= EGD_DNS_SLOTS - 1;
-	__builtin_memcpy(key.addr, d->src, 16);
+	__builtin_memcpy(key.addr, p->src, 16);
 	key.slot = slot;
 	if (gate) {
 		key.way = EGD_BY_GATE;
-		key.token = question_token(skb, d->payload);
+		key.token = question_token(skb, p->off);
 	}
 	reason = refresh_ids(st) ? EGD_R_NONE : EGD_R_NO_WORKLOAD;
 	/* The node's loopback is not what another namespace has by that name. */
@@ -303,7 +303,7 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 	origin.dport = st->dns[slot].port;
 	origin.family = st->dns[slot].family;
 	origin.created = bpf_ktime_get_ns();
-	if (!reason && !is_listening(listener_key(&d->to, gate, EGD_L_DNS_UDP + slot)))
+	if (!reason && !is_listening(listener_key(&p->to, gate, EGD_L_DNS_UDP + slot)))
 		reason = EGD_R_LISTENER;
 	if (!reason)
 		reason = publish(&key, &origin);

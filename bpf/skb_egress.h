@@ -6,26 +6,10 @@
 
 #include "inspect.h"
 
-/* IPv4 options and IPv6 extension headers in front of TCP or UDP. A source
- * route (IP_OPTIONS, IP_RETOPTS, IPV6_RTHDR; none needs a privilege) sends a
- * packet to another address than the one that the hooks of connect() and
- * sendto() decided about; no ordinary program uses any of them. The hook runs
- * before fragmentation, so a fragment header is nothing ordinary either. */
-static __always_inline bool has_options(struct __sk_buff *skb)
-{
-	__u8 b = 0;
-
-	if (skb->protocol == bpf_htons(0x0800))
-		return bpf_skb_load_bytes(skb, 0, &b, 1) || (b & 0xf) != 5;
-	if (bpf_skb_load_bytes(skb, 6, &b, 1))
-		return true;
-	return b != IPPROTO_TCP && b != IPPROTO_UDP && !is_big_tcp(skb);
-}
-
 /* A packet that the hooks of connect() and sendto() take for loopback's and that
- * is not: one that leaves by another device, which SO_BINDTODEVICE chooses,
- * reaches the next hop. */
-static __always_inline bool strays(struct __sk_buff *skb, const __u8 *dst)
+ * is not (RFC 1812 section 5.3.7): one that leaves by another device, which
+ * SO_BINDTODEVICE chooses, reaches the next hop. */
+static __always_inline bool is_martian(struct __sk_buff *skb, const __u8 *dst)
 {
 	return skb->ifindex != LOOPBACK_IFINDEX && is_loopback(dst);
 }
@@ -34,34 +18,19 @@ static __always_inline bool strays(struct __sk_buff *skb, const __u8 *dst)
  * privilege; IP_TRANSPARENT) would make that stranger a peer who may be
  * answered; the node's own addresses are sources there of what goes to
  * themselves. */
-static __always_inline bool is_forged(struct __sk_buff *skb, const struct datagram *d, bool home)
+static __always_inline bool is_forged(struct __sk_buff *skb, const struct packet *p, bool home)
 {
-	return skb->ifindex == LOOPBACK_IFINDEX && !is_loopback(d->src) &&
-	       !same_addr(d->src, d->to.addr) && !(home && is_own(d->src));
-}
-
-/* Where a packet goes; false: it cannot be read. */
-static __always_inline bool read_dst(struct __sk_buff *skb, __u8 *dst)
-{
-	__u32 a;
-
-	if (skb->protocol != bpf_htons(0x0800))
-		return !bpf_skb_load_bytes(skb, 24, dst, 16);
-	if (bpf_skb_load_bytes(skb, 16, &a, 4))
-		return false;
-	set_mapped(dst, a);
-	return true;
+	return skb->ifindex == LOOPBACK_IFINDEX && !is_loopback(p->src) &&
+	       !same_addr(p->src, p->to.addr) && !(home && is_own(p->src));
 }
 
 /* A packet that no hook decided about. It is dropped, and told once for a
  * socket: who sends one may send millions. */
-static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
-				struct egd_socket *st, __u8 reason)
+static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk, struct egd_socket *st,
+			   struct packet *p, __u8 reason)
 {
 	struct egd_workload *wl;
 	struct egd_event *e;
-	__u32 off = 40, addr;
-	__u8 b = 0;
 
 	count(reason);
 	if (!st)
@@ -76,22 +45,11 @@ static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk,
 		set_workload(e, wl->id, wl->policy);
 	e->cgroup = bpf_skb_cgroup_id(skb);
 	e->cookie = bpf_get_socket_cookie(skb);
-	if (skb->protocol == bpf_htons(0x0800)) {
-		e->family = AF_INET;
-		bpf_skb_load_bytes(skb, 0, &b, 1);
-		if (!bpf_skb_load_bytes(skb, 16, &addr, 4))
-			set_mapped(e->dst, addr);
-		off = (b & 0xf) * 4;
-	} else {
-		e->family = AF_INET6;
-		bpf_skb_load_bytes(skb, 6, &b, 1);
-		bpf_skb_load_bytes(skb, 24, e->dst, 16);
-		if (b != sk->protocol)
-			off = 0; /* the port is behind extension headers */
-	}
-	e->dport = 0;
-	if (off)
-		bpf_skb_load_bytes(skb, off + 2, &e->dport, 2);
+	read_own(skb, p);
+	/* Behind extension headers there is no port to be found. */
+	if (p->to.proto == sk->protocol)
+		bpf_skb_load_bytes(skb, p->l4 + 2, &p->to.port, 2);
+	set_target(e, p->to.addr, p->to.port, p->to.family);
 	bpf_ringbuf_submit(e, 0);
 	st->strayed = 1;
 	return 0;
@@ -111,7 +69,7 @@ static __always_inline bool at_peer(struct __sk_buff *skb, struct bpf_sock *sk,
 		return true; /* connect() to the unspecified address goes to an own one */
 	if (sk->dst_port != st->peer_port)
 		return false;
-	if (skb->protocol == bpf_htons(0x0800))
+	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return is_mapped(st->peer) && sk->dst_ip4 == w[3];
 	return sk->dst_ip6[0] == w[0] && sk->dst_ip6[1] == w[1] && sk->dst_ip6[2] == w[2] &&
 	       sk->dst_ip6[3] == w[3];
@@ -122,137 +80,136 @@ static __always_inline bool at_peer(struct __sk_buff *skb, struct bpf_sock *sk,
  * address that is not the node's any more, or that NAT leads away. Nobody would
  * answer, so it is ended. */
 static __always_inline int off_loopback(struct __sk_buff *skb, struct bpf_sock *sk,
-					struct egd_socket *st)
+					struct egd_socket *st, struct packet *p)
 {
 	__u8 reason = st->redirected ? EGD_R_DEVICE : EGD_R_STRAY;
-	struct segment s = {};
 
-	if (!read_segment(skb, &s))
-		return drop(skb, sk, st, EGD_R_OPTIONS);
+	if (!read_segment(skb, p))
+		return drop(skb, sk, st, p, EGD_R_OPTIONS);
 	count(reason);
 	st->cut = reason;
-	st->told = tell(st, &s, NULL, IPPROTO_TCP, reason, false);
+	st->told = tell(st, p, NULL, IPPROTO_TCP, reason, false);
 	st->ring = this_ring();
 	return 0;
 }
 
 /* A segment of a captured socket. */
 static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
-				      struct egd_socket *st)
+				 struct egd_socket *st, struct packet *p)
 {
 	struct egd_config *cfg = get_config();
-	struct segment s = {};
-	__u8 dst[16];
 
 	if (cfg && st && st->origin.netns == cfg->netns_cookie && sk->state == STATE_SYN_SENT &&
 	    skb->ifindex != LOOPBACK_IFINDEX && (st->redirected || st->local) &&
 	    !(st->local && is_loopback(st->peer)))
-		return off_loopback(skb, sk, st);
+		return off_loopback(skb, sk, st, p);
 
 	/* A connection that is watched has been decided about by its address. */
 	if (!st || !st->watched) {
-		if (!read_dst(skb, dst) || strays(skb, dst))
-			return drop(skb, sk, st, EGD_R_STRAY);
+		if (read_own(skb, p) || is_martian(skb, p->to.addr))
+			return drop(skb, sk, st, p, EGD_R_STRAY);
 	}
 	/* Who listens answers: the socket may have been connected before. */
 	if (!st || sk->state == STATE_LISTEN)
 		return 1;
 	if ((st->watched || st->redirected || st->local) && !at_peer(skb, sk, st))
-		return drop(skb, sk, st, EGD_R_STRAY);
+		return drop(skb, sk, st, p, EGD_R_STRAY);
 	if (st->local && skb->ifindex != LOOPBACK_IFINDEX)
-		return drop(skb, sk, st, EGD_R_STRAY);
+		return drop(skb, sk, st, p, EGD_R_STRAY);
 	if (st->redirected && sk->state == STATE_SYN_SENT) {
-		if (!read_segment(skb, &s))
-			return drop(skb, sk, st, EGD_R_OPTIONS);
-		st->cut = publish_tcp(st, s.src, s.ports[0], s.seq - 1);
+		if (!read_segment(skb, p))
+			return drop(skb, sk, st, p, EGD_R_OPTIONS);
+		st->cut = publish_tcp(st, p->src, p->sport, p->seq);
 		st->told = 0;
-		return st->cut ? stay_cut(skb, sk, st) : 1;
+		return st->cut ? stay_cut(skb, sk, st, p) : 1;
 	}
 	if (!st->watched)
 		return 1;
-	return cfg ? watch(skb, sk, st, cfg) : 0;
+	return cfg ? watch(skb, sk, st, p, cfg) : 0;
 }
 
-/* A flow of a connected socket that was allowed when it was connected. */
-static __noinline int cut_datagram(struct egd_socket *st, const struct datagram *d)
+/* The server that a datagram to one of egressd's ports is for; NULL: it is no question
+ * of this socket. */
+static __always_inline const struct egd_dst *asked(const struct egd_socket *st, __u32 slot)
 {
-	struct segment s = { .ports = { d->sport, d->to.port } };
+	const struct egd_dst *server;
 
-	__builtin_memcpy(s.src, d->src, 16);
-	__builtin_memcpy(s.dst, d->to.addr, 16);
-	return cut(st, &s, NULL, IPPROTO_UDP, EGD_R_CHANGED);
+	if (slot == EGD_DNS_SLOTS || !st)
+		return NULL;
+	server = &st->dns[slot & (EGD_DNS_SLOTS - 1)];
+	return server->used ? server : NULL;
+}
+
+/* A datagram that goes where the rules decide. */
+static __always_inline int judge_datagram(struct __sk_buff *skb, struct bpf_sock *sk,
+					  struct egd_socket *st, const struct egd_config *cfg,
+					  struct packet *p, bool gate)
+{
+	struct egd_workload *wl = sender_of(skb, st);
+	const struct flow *to = &p->to;
+
+	if (!wl)
+		return drop(skb, sk, st, p, EGD_R_NO_WORKLOAD);
+	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
+		return 1;
+	if (!cfg->ready)
+		return drop(skb, sk, st, p, EGD_R_NO_CONFIG);
+	if (!gate && datagram_allowed(skb, sk, st, to, wl))
+		return 1;
+	if (st)
+		st->origin.mode = wl->mode;
+	if (st && st->held && same_addr(st->origin.dst, to->addr) && st->origin.dport == to->port)
+		return report_held(st);
+	if (wl->mode == EGD_AUDIT)
+		return 1; /* sendto() said so already */
+	/* A flow of a connected socket that was allowed when it was connected. */
+	if (st && st->watched && st->peer_port == to->port && same_addr(st->peer, to->addr))
+		return cut(st, p, NULL, IPPROTO_UDP, EGD_R_CHANGED);
+	return drop(skb, sk, st, p, EGD_R_NO_RULE);
 }
 
 /* A datagram of a captured socket. */
 static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
-				 struct egd_socket *st)
+				 struct egd_socket *st, struct packet *p)
 {
 	struct egd_config *cfg = get_config();
-	struct egd_workload *wl;
-	struct datagram d = {};
-	__u8 reason = EGD_R_STRAY;
+	const struct egd_dst *server;
 	bool gate, home, local;
 	__u32 slot;
 
-	if (!cfg || !read_datagram(skb, &d)) {
-		reason = cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG;
-		goto refused;
-	}
-	slot = slot_of(cfg, d.to.port);
-	if (strays(skb, d.to.addr)) {
-		if (slot == EGD_DNS_SLOTS || !st || !st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
-			goto refused;
+	if (!cfg || !read_datagram(skb, p))
+		return drop(skb, sk, st, p, cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG);
+	slot = slot_of(cfg, p->to.port);
+	server = asked(st, slot);
+	if (is_martian(skb, p->to.addr)) {
+		if (!server)
+			return drop(skb, sk, st, p, EGD_R_STRAY);
 		/* A question to egressd that leaves by a device, which the socket was
 		 * bound to where sendto() could not see it. */
-		tell_once(st, &st->dns[slot & (EGD_DNS_SLOTS - 1)], EGD_R_DEVICE);
+		tell_once(st, server, EGD_R_DEVICE);
 		return 0;
 	}
-	gate = is_gate(cfg, &d.to);
+	gate = is_gate(cfg, &p->to);
 	home = st && st->origin.netns == cfg->netns_cookie;
-	local = !gate && (is_loopback(d.to.addr) ||
-			  (home && skb->ifindex == LOOPBACK_IFINDEX && is_own(d.to.addr)));
+	local = !gate && (is_loopback(p->to.addr) ||
+			  (home && skb->ifindex == LOOPBACK_IFINDEX && is_own(p->to.addr)));
 	if (gate || local) {
 		/* A question may bear an address of the node as its source. */
-		if (slot < EGD_DNS_SLOTS && st && st->dns[slot & (EGD_DNS_SLOTS - 1)].used)
-			return publish_udp(skb, st, &d, cfg, slot);
+		if (server)
+			return publish_udp(skb, st, p, cfg, slot);
 		/* Connected to a listener that has another port now. */
-		reason = EGD_R_LISTENER;
-		if (slot == EGD_DNS_SLOTS && st && st->redirected && st->peer_port == d.to.port)
-			goto refused;
-		reason = EGD_R_STRAY;
+		if (slot == EGD_DNS_SLOTS && st && st->redirected && st->peer_port == p->to.port)
+			return drop(skb, sk, st, p, EGD_R_LISTENER);
 	}
-	if (is_forged(skb, &d, home))
-		goto refused;
-	if (local)
-		return 1;
-	wl = sender_of(skb, st);
-	reason = EGD_R_NO_WORKLOAD;
-	if (!wl)
-		goto refused;
-	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
-		return 1;
-	reason = EGD_R_NO_CONFIG;
-	if (!cfg->ready)
-		goto refused;
-	if (!gate && datagram_allowed(skb, sk, st, &d.to, wl))
-		return 1;
-	if (st)
-		st->origin.mode = wl->mode;
-	if (st && st->held && same_addr(st->origin.dst, d.to.addr) && st->origin.dport == d.to.port)
-		return report_held(st);
-	if (wl->mode == EGD_AUDIT)
-		return 1; /* sendto() said so already */
-	if (st && st->watched && st->peer_port == d.to.port && same_addr(st->peer, d.to.addr))
-		return cut_datagram(st, &d);
-	reason = EGD_R_NO_RULE;
-refused:
-	return drop(skb, sk, st, reason);
+	if (is_forged(skb, p, home))
+		return drop(skb, sk, st, p, EGD_R_STRAY);
+	return local ? 1 : judge_datagram(skb, sk, st, cfg, p, gate);
 }
 
 /* A packet of a socket that is refused at birth in enforce mode and was made in
  * another one: raw and ping sockets, SCTP. */
 static __noinline int egress_other(struct __sk_buff *skb, struct bpf_sock *sk,
-					struct egd_socket *st)
+				   struct egd_socket *st, struct packet *p)
 {
 	struct egd_workload *wl;
 
@@ -260,10 +217,10 @@ static __noinline int egress_other(struct __sk_buff *skb, struct bpf_sock *sk,
 		return 1;
 	wl = sender_of(skb, st);
 	if (!wl)
-		return drop(skb, sk, st, EGD_R_NO_WORKLOAD);
+		return drop(skb, sk, st, p, EGD_R_NO_WORKLOAD);
 	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode != EGD_ENFORCE)
 		return 1;
-	return drop(skb, sk, st, EGD_R_SOCKET_TYPE);
+	return drop(skb, sk, st, p, EGD_R_SOCKET_TYPE);
 }
 
 /* Whether a packet comes from beside what is captured: from whoever used the socket
@@ -293,6 +250,7 @@ static __always_inline int egress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct egd_socket *st;
 	__u32 proto, type;
+	struct packet p; /* for whoever reads it: most packets need not be */
 
 	if (!sk)
 		return 1;
@@ -308,14 +266,14 @@ static __always_inline int egress(struct __sk_buff *skb)
 	if (is_outside(skb, st))
 		return 1;
 	if (type != SOCK_RAW && (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && has_options(skb))
-		return drop(skb, sk, st, EGD_R_OPTIONS);
+		return drop(skb, sk, st, &p, EGD_R_OPTIONS);
 	if (st && st->cut)
-		return stay_cut(skb, sk, st);
+		return stay_cut(skb, sk, st, &p);
 	if (type != SOCK_RAW && proto == IPPROTO_TCP)
-		return egress_tcp(skb, sk, st);
+		return egress_tcp(skb, sk, st, &p);
 	if (type != SOCK_RAW && proto == IPPROTO_UDP)
-		return egress_udp(skb, sk, st);
-	return egress_other(skb, sk, st);
+		return egress_udp(skb, sk, st, &p);
+	return egress_other(skb, sk, st, &p);
 }
 
 #endif
