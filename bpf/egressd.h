@@ -43,15 +43,15 @@ enum egd_reason {
 	EGD_R_NO_WORKLOAD = 6,
 	EGD_R_NO_CONFIG = 7,
 	EGD_R_STORAGE = 8,
-	EGD_R_UDP_HELD = 9,
+	EGD_R_TRANSPORT = 9,  /* the address is known, but no rule of UDP's */
 	EGD_R_NAME = 10,      /* the SNI is not one that this address was learned for */
 	EGD_R_NO_NAME = 11,   /* a ClientHello without SNI */
 	EGD_R_NOT_TLS = 12,   /* the first bytes are no ClientHello */
 	EGD_R_MALFORMED = 13, /* a ClientHello that does not add up, or a bad packet */
 	EGD_R_CHANGED = 14,   /* the policy changed and denies an open connection */
 	EGD_R_OPTIONS = 15,   /* a source route or another IP option */
-	EGD_R_STRAY = 16,     /* a packet for loopback that is not loopback's */
-	EGD_R_QUOTA = 17,     /* the workload has its share of a table */
+	EGD_R_MARTIAN = 16,   /* a packet for loopback that is not loopback's */
+	EGD_R_QUOTA = 17,     /* the workload or interface has used up its share of a table */
 	EGD_R_SOURCE = 18,    /* the source address is another namespace's */
 	EGD_R_NO_ENDPOINT = 19, /* the set of endpoints has not the one that was chosen */
 	EGD_R_GROUP = 20,     /* a multicast group that the kernel would tell the link of */
@@ -60,7 +60,7 @@ enum egd_reason {
 	EGD_R_ETHERTYPE = 24, /* a frame that is not IP and not what IP needs; a VLAN tag */
 	EGD_R_FRAGMENT = 25,
 	EGD_R_NO_STATE = 26,  /* the middle of a connection whose beginning nobody saw */
-	EGD_R_SHARE = 27,     /* the interface has its share of egd_flows */
+	/* 27 was EGD_R_QUOTA of interfaces. */
 	EGD_R_FRAME = 28,     /* a frame that did not come from the IP stack */
 	EGD_R_SEQUENCE = 29,  /* a segment that does not fit those before it; counted only */
 	EGD_R_LISTENER = 30,  /* nobody listens: the daemon is down */
@@ -372,17 +372,17 @@ struct egd_socket {
 	__u32 epoch;    /* of the verdict */
 	__u8 verdict;   /* enum egd_verdict */
 	__u8 redirected; /* getpeername must show origin.dst */
-	__u8 held;      /* UDP: connected to an address without a UDP rule */
+	__u8 udp_blocked; /* UDP: connected to an address without a UDP rule */
 	__u8 next_slot; /* to be reused when all are taken */
 	/* Of connections that go straight to their destination: */
 	__u8 watched; /* 1: skb_egress decides again when the epoch rises */
 	__u8 proved;  /* 1: the SNI was allowed */
-	__u8 cut;     /* enum egd_reason: nothing leaves any more */
+	__u8 blocked;   /* enum egd_reason: nothing leaves any more */
 	__u8 rewritten; /* the peer is not origin.dst, which getpeername must show */
-	__u8 told;    /* 1: user space was told of the cut, by the ring below */
-	__u8 strayed; /* 1: it was told of a packet that was dropped */
+	__u8 reported;  /* 1: user space was told of that, by the ring below */
+	__u8 drop_reported; /* 1: it was told of a packet that was dropped */
 	__u16 peer_port; /* network order */
-	__u32 ring;     /* egd_config's, when it was told */
+	__u32 ring;     /* egd_config's, when it was reported */
 	__u32 pad;
 	__u8 peer[16];  /* where the connection really goes: TCP's packets bear it */
 	__u8 unjudged;  /* 1: it passed because its workload was not in enforce mode */

@@ -371,14 +371,14 @@ const (
 	EgressdEgdReasonEGD_R_NO_WORKLOAD EgressdEgdReason = 6
 	EgressdEgdReasonEGD_R_NO_CONFIG   EgressdEgdReason = 7
 	EgressdEgdReasonEGD_R_STORAGE     EgressdEgdReason = 8
-	EgressdEgdReasonEGD_R_UDP_HELD    EgressdEgdReason = 9
+	EgressdEgdReasonEGD_R_TRANSPORT   EgressdEgdReason = 9
 	EgressdEgdReasonEGD_R_NAME        EgressdEgdReason = 10
 	EgressdEgdReasonEGD_R_NO_NAME     EgressdEgdReason = 11
 	EgressdEgdReasonEGD_R_NOT_TLS     EgressdEgdReason = 12
 	EgressdEgdReasonEGD_R_MALFORMED   EgressdEgdReason = 13
 	EgressdEgdReasonEGD_R_CHANGED     EgressdEgdReason = 14
 	EgressdEgdReasonEGD_R_OPTIONS     EgressdEgdReason = 15
-	EgressdEgdReasonEGD_R_STRAY       EgressdEgdReason = 16
+	EgressdEgdReasonEGD_R_MARTIAN     EgressdEgdReason = 16
 	EgressdEgdReasonEGD_R_QUOTA       EgressdEgdReason = 17
 	EgressdEgdReasonEGD_R_SOURCE      EgressdEgdReason = 18
 	EgressdEgdReasonEGD_R_NO_ENDPOINT EgressdEgdReason = 19
@@ -387,7 +387,6 @@ const (
 	EgressdEgdReasonEGD_R_ETHERTYPE   EgressdEgdReason = 24
 	EgressdEgdReasonEGD_R_FRAGMENT    EgressdEgdReason = 25
 	EgressdEgdReasonEGD_R_NO_STATE    EgressdEgdReason = 26
-	EgressdEgdReasonEGD_R_SHARE       EgressdEgdReason = 27
 	EgressdEgdReasonEGD_R_FRAME       EgressdEgdReason = 28
 	EgressdEgdReasonEGD_R_SEQUENCE    EgressdEgdReason = 29
 	EgressdEgdReasonEGD_R_LISTENER    EgressdEgdReason = 30
@@ -470,33 +469,33 @@ type EgressdEgdSocket struct {
 		Family uint8
 		Used   uint8
 	}
-	Epoch      uint32
-	Verdict    uint8
-	Redirected uint8
-	Held       uint8
-	NextSlot   uint8
-	Watched    uint8
-	Proved     uint8
-	Cut        uint8
-	Rewritten  uint8
-	Told       uint8
-	Strayed    uint8
-	PeerPort   uint16
-	Ring       uint32
-	Pad        uint32
-	Peer       [16]uint8
-	Unjudged   uint8
-	Local      uint8
-	Other      uint8
-	Reading    uint8
-	Token      [4]uint32
-	ByGate     uint8
-	Pad2       [3]uint8
-	Unicast4   uint32
-	Unicast6   uint32
-	Counted    uint32
-	Accounts   uint32
-	Reserved   [24]uint8
+	Epoch        uint32
+	Verdict      uint8
+	Redirected   uint8
+	UdpBlocked   uint8
+	NextSlot     uint8
+	Watched      uint8
+	Proved       uint8
+	Blocked      uint8
+	Rewritten    uint8
+	Reported     uint8
+	DropReported uint8
+	PeerPort     uint16
+	Ring         uint32
+	Pad          uint32
+	Peer         [16]uint8
+	Unjudged     uint8
+	Local        uint8
+	Other        uint8
+	Reading      uint8
+	Token        [4]uint32
+	ByGate       uint8
+	Pad2         [3]uint8
+	Unicast4     uint32
+	Unicast6     uint32
+	Counted      uint32
+	Accounts     uint32
+	Reserved     [24]uint8
 }
 
 type EgressdEgdStep struct {

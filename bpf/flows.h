@@ -40,7 +40,7 @@ static __always_inline __u8 add_flow(const struct egd_flow_key *k, const struct 
 	if (!bpf_map_lookup_elem(&egd_flows, k)) {
 		used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
 		if (!used || used->flows >= share)
-			return EGD_R_SHARE;
+			return EGD_R_QUOTA;
 		__sync_fetch_and_add(&used->flows, 1);
 	}
 	return bpf_map_update_elem(&egd_flows, k, f, BPF_ANY) ? EGD_R_MAP_FULL : EGD_R_NONE;
@@ -54,7 +54,7 @@ static __always_inline __u8 expect_hello(const struct egd_flow_key *k)
 	if (!bpf_map_lookup_elem(&egd_flow_bytes, k)) {
 		used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
 		if (!used || used->hellos >= EGD_MAX_HELLOS)
-			return EGD_R_SHARE;
+			return EGD_R_QUOTA;
 		__sync_fetch_and_add(&used->hellos, 1);
 	}
 	return bpf_map_update_elem(&egd_flow_bytes, k, egd_no_bytes, BPF_ANY) ||
@@ -114,7 +114,7 @@ static __always_inline int drop_segment(const struct egd_iface *in)
 }
 
 /* A flow that went on until now. */
-static __always_inline int cut_flow(struct pkt_ctx *w, const struct egd_iface *in, struct egd_flow *f,
+static __always_inline int block_flow(struct pkt_ctx *w, const struct egd_iface *in, struct egd_flow *f,
 				    const struct egd_hello *h, __u8 reason, __u32 at)
 {
 	if (!deny_packet(w, in, h, reason)) {
@@ -210,9 +210,9 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct pkt_ctx
 	h = bpf_map_lookup_elem(&egd_flow_hello, &w->key);
 	kept = bpf_map_lookup_elem(&egd_flow_bytes, &w->key);
 	if (!h || !kept)
-		return cut_flow(w, in, f, NULL, why, w->p.seq);
+		return block_flow(w, in, f, NULL, why, w->p.seq);
 	if (w->p.flags & TCP_URG) /* see inspect() in inspect.h */
-		return cut_flow(w, in, f, h, EGD_R_MALFORMED, w->p.seq);
+		return block_flow(w, in, f, h, EGD_R_MALFORMED, w->p.seq);
 	before = h->next_seq;
 	bpf_spin_lock(&kept->lock);
 	if (!kept->busy) {
@@ -233,7 +233,7 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct pkt_ctx
 	case SEG_PASS:
 		return WIRE_PASS;
 	case SEG_CUT:
-		return cut_flow(w, in, f, h, why, before);
+		return block_flow(w, in, f, h, why, before);
 	}
 	return drop_segment(in);
 }

@@ -79,7 +79,7 @@ struct egd_flow {
 	__u32 workload;
 	__u8 verdict; /* enum egd_verdict */
 	__u8 mode;    /* enum egd_mode */
-	__u8 cut;     /* enum egd_reason: nothing passes any more */
+	__u8 cut;     /* enum egd_reason: blocked, nothing passes any more (the name is part of the layout) */
 	__u8 flags;   /* enum egd_flow_flag */
 	__u8 heard;   /* enum egd_heard_flag */
 	__u8 pad[3];

@@ -15,8 +15,8 @@ static __always_inline __u32 this_ring(void)
 	return cfg ? cfg->ring : 0;
 }
 
-/* Tells user space of a connection that is denied now. False: the ring is full. */
-static __always_inline bool tell(struct egd_socket *st, const struct packet *p,
+/* Reports a connection that is denied now to user space. False: the ring is full. */
+static __always_inline bool report_blocked(struct egd_socket *st, const struct packet *p,
 				 const struct egd_hello *h, __u8 proto, __u8 reason, bool audit)
 {
 	struct egd_event *e = socket_event(st, EGD_E_DECISION, proto, reason);
@@ -37,27 +37,27 @@ static __always_inline bool tell(struct egd_socket *st, const struct packet *p,
 /* Nothing of this connection leaves any more; user space ends the socket
  * (SOCK_DESTROY), which resets it at both ends. In audit mode it is only said.
  * Returns what the hook returns. */
-static __noinline int cut(struct egd_socket *st, const struct packet *p,
+static __noinline int block(struct egd_socket *st, const struct packet *p,
 			  const struct egd_hello *h, __u8 proto, __u8 reason)
 {
 	bool deny = enforced(st->origin.mode, reason);
 
 	if (deny) {
-		st->cut = reason;
+		st->blocked = reason;
 	} else {
 		/* It is said once, and judged when the mode is enforce. */
 		st->verdict = EGD_DIRECT;
 		st->unjudged = 1;
 	}
-	st->told = tell(st, p, h, proto, reason, !deny);
+	st->reported = report_blocked(st, p, h, proto, reason, !deny);
 	st->ring = this_ring();
 	return !deny;
 }
 
-/* A packet of a socket that is cut. Until user space knows of it nobody ends
- * the socket, and its owner waits in vain: what a full ring lost is told again,
+/* A packet of a socket that is blocked. Until user space knows of it nobody ends
+ * the socket, and its owner waits in vain: what a full ring lost is reported again,
  * and so is what is in the ring of an older version, which nobody reads. */
-static __noinline int stay_cut(struct __sk_buff *skb, struct bpf_sock *sk,
+static __noinline int stay_blocked(struct __sk_buff *skb, struct bpf_sock *sk,
 				struct egd_socket *st, struct packet *p)
 {
 	bool tcp = sk->protocol == IPPROTO_TCP && read_segment(skb, p);
@@ -66,12 +66,12 @@ static __noinline int stay_cut(struct __sk_buff *skb, struct bpf_sock *sk,
 	 * ever: a reset has no data. */
 	if (tcp && st->watched && (p->flags & TCP_RST) && p->off == p->end)
 		return 1;
-	count(st->cut);
-	if (!st->told || st->ring != this_ring()) {
+	count(st->blocked);
+	if (!st->reported || st->ring != this_ring()) {
 		if (!tcp)
 			__builtin_memset(p, 0, sizeof(*p));
-		st->told = tell(st, p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0), sk->protocol,
-				st->cut, false);
+		st->reported = report_blocked(st, p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0), sk->protocol,
+				st->blocked, false);
 		st->ring = this_ring();
 	}
 	return 0;
@@ -156,7 +156,7 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 
 	h = bpf_sk_storage_get(&egd_hellos, sk, 0, 0);
 	if (!h)
-		return cut(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
+		return block(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
 	if (p->off == p->end) /* no payload: handshake, acknowledgement, end */
 		return finish_reading(sk, st, h);
 	if (!h->synced) {
@@ -171,26 +171,26 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 	/* An urgent byte (MSG_OOB) is taken out of the stream that the server
 	 * reads, so the server would read another hello than this one. */
 	if (p->flags & TCP_URG)
-		return cut(st, p, h, IPPROTO_TCP, EGD_R_MALFORMED);
+		return block(st, p, h, IPPROTO_TCP, EGD_R_MALFORMED);
 	if ((__s32)at < 0 || (__s32)(seq - h->next_seq) > 0)
 		return 0; /* a gap: what fills it comes first */
 	kept = bpf_sk_storage_get(&egd_kept, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!kept)
-		return cut(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
+		return block(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
 	if (at < had) {
 		start = p->off + (had - at);
 		if (start > p->end)
 			start = p->end;
 		/* What is beyond the kept bytes is not known, so it is not sent again. */
 		if (!same_bytes(skb, kept->data, at, p->off, start))
-			return cut(st, p, h, IPPROTO_TCP, EGD_R_SEQUENCE);
+			return block(st, p, h, IPPROTO_TCP, EGD_R_SEQUENCE);
 		if (start == p->end || h->settled)
 			return finish_reading(sk, st, h);
 	}
 	off = start;
 	bad = read_hellos(skb, st, h, &off, p->end);
 	if (bad)
-		return cut(st, p, h, IPPROTO_TCP, bad);
+		return block(st, p, h, IPPROTO_TCP, bad);
 	keep_bytes(skb, kept->data, had, start, off);
 	h->next_seq = h->base + had + (off - start);
 	return finish_reading(sk, st, h);
@@ -268,10 +268,10 @@ static __always_inline int watch(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || (st->proved && !st->reading)))
 		return 1;
 	if (!read_segment(skb, p))
-		return cut(st, p, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
+		return block(st, p, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
 	if (st->epoch != cfg->epoch) {
 		if (!still_allowed(skb, sk, st))
-			return cut(st, p, NULL, IPPROTO_TCP, EGD_R_CHANGED);
+			return block(st, p, NULL, IPPROTO_TCP, EGD_R_CHANGED);
 		st->epoch = cfg->epoch;
 	}
 	if (st->verdict == EGD_INSPECT && (!st->proved || st->reading))

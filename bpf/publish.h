@@ -204,10 +204,10 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 	uncount_conn(st);
 	if (st->watched) {
 		/* One that was refused by its first bytes was never open, and one
-		 * that nobody judged was never told of. */
-		if ((st->cut && st->cut != EGD_R_CHANGED) || (st->unjudged && !st->cut))
+		 * that nobody judged was never reported. */
+		if ((st->blocked && st->blocked != EGD_R_CHANGED) || (st->unjudged && !st->blocked))
 			return;
-		e = socket_event(st, EGD_E_CLOSE, IPPROTO_TCP, st->cut);
+		e = socket_event(st, EGD_E_CLOSE, IPPROTO_TCP, st->blocked);
 		if (!e)
 			return;
 		/* The SYN counts as a byte, and so does an acknowledged FIN. */
@@ -220,15 +220,16 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		withdraw(st, 0);
 }
 
-/* A datagram on a held socket: refused; in audit mode said once. */
-static __always_inline int report_held(struct egd_socket *st)
+/* A datagram on a socket that is blocked for UDP: refused; in audit mode reported
+ * once. */
+static __always_inline int report_udp_blocked(struct egd_socket *st)
 {
-	bool deny = enforced(st->origin.mode, EGD_R_UDP_HELD);
+	bool deny = enforced(st->origin.mode, EGD_R_TRANSPORT);
 	struct egd_event *e;
 
 	if (!deny)
-		st->held = 0;
-	e = socket_event(st, EGD_E_DECISION, IPPROTO_UDP, EGD_R_UDP_HELD);
+		st->udp_blocked = 0;
+	e = socket_event(st, EGD_E_DECISION, IPPROTO_UDP, EGD_R_TRANSPORT);
 	if (!e)
 		return !deny;
 	e->audit = !deny;
@@ -236,22 +237,22 @@ static __always_inline int report_held(struct egd_socket *st)
 	return !deny;
 }
 
-/* A DNS datagram that was dropped, told once for a socket, with the server that it
+/* A DNS datagram that was dropped, reported once for a socket, with the server that it
  * was for. */
-static __always_inline void tell_once(struct egd_socket *st, const struct egd_dst *server,
+static __always_inline void report_drop(struct egd_socket *st, const struct egd_dst *server,
 				      __u8 reason)
 {
 	struct egd_event *e;
 
 	count(reason);
-	if (st->strayed)
+	if (st->drop_reported)
 		return;
 	e = socket_event(st, EGD_E_DECISION, IPPROTO_UDP, reason);
 	if (!e)
 		return;
 	set_target(e, server->addr, server->port, server->family);
 	bpf_ringbuf_submit(e, 0);
-	st->strayed = 1;
+	st->drop_reported = 1;
 }
 
 /* The slot of a port of the DNS proxy; EGD_DNS_SLOTS: it is none. */
@@ -308,7 +309,7 @@ static __noinline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
 	if (!reason)
 		reason = publish(&key, &origin);
 	if (reason) {
-		tell_once(st, &st->dns[slot], reason);
+		report_drop(st, &st->dns[slot], reason);
 		return 0;
 	}
 	note_published(st, &key, slot);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* What is counted and told to user space: the one place where events are made, and
+/* What is counted and reported to user space: the one place where events are made, and
  * where audit mode makes a report of a denial. */
 #ifndef EGRESSD_REPORT_H
 #define EGRESSD_REPORT_H

@@ -24,7 +24,7 @@ static __always_inline bool is_forged(struct __sk_buff *skb, const struct packet
 	       !same_addr(p->src, p->to.addr) && !(home && is_own(p->src));
 }
 
-/* A packet that no hook decided about. It is dropped, and told once for a
+/* A packet that no hook decided about. It is dropped, and reported once for a
  * socket: who sends one may send millions. */
 static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk, struct egd_socket *st,
 			   struct packet *p, __u8 reason)
@@ -35,7 +35,7 @@ static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk, struct eg
 	count(reason);
 	if (!st)
 		st = bpf_sk_storage_get(&egd_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!st || st->strayed)
+	if (!st || st->drop_reported)
 		return 0;
 	wl = find_skb_workload(skb);
 	e = socket_event(st, EGD_E_DECISION, sk->protocol, reason);
@@ -51,7 +51,7 @@ static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk, struct eg
 		bpf_skb_load_bytes(skb, p->l4 + 2, &p->to.port, 2);
 	set_target(e, p->to.addr, p->to.port, p->to.family);
 	bpf_ringbuf_submit(e, 0);
-	st->strayed = 1;
+	st->drop_reported = 1;
 	return 0;
 }
 
@@ -82,13 +82,13 @@ static __always_inline bool at_peer(struct __sk_buff *skb, struct bpf_sock *sk,
 static __always_inline int off_loopback(struct __sk_buff *skb, struct bpf_sock *sk,
 					struct egd_socket *st, struct packet *p)
 {
-	__u8 reason = st->redirected ? EGD_R_DEVICE : EGD_R_STRAY;
+	__u8 reason = st->redirected ? EGD_R_DEVICE : EGD_R_MARTIAN;
 
 	if (!read_segment(skb, p))
 		return drop(skb, sk, st, p, EGD_R_OPTIONS);
 	count(reason);
-	st->cut = reason;
-	st->told = tell(st, p, NULL, IPPROTO_TCP, reason, false);
+	st->blocked = reason;
+	st->reported = report_blocked(st, p, NULL, IPPROTO_TCP, reason, false);
 	st->ring = this_ring();
 	return 0;
 }
@@ -107,21 +107,21 @@ static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
 	/* A connection that is watched has been decided about by its address. */
 	if (!st || !st->watched) {
 		if (read_own(skb, p) || is_martian(skb, p->to.addr))
-			return drop(skb, sk, st, p, EGD_R_STRAY);
+			return drop(skb, sk, st, p, EGD_R_MARTIAN);
 	}
 	/* Who listens answers: the socket may have been connected before. */
 	if (!st || sk->state == STATE_LISTEN)
 		return 1;
 	if ((st->watched || st->redirected || st->local) && !at_peer(skb, sk, st))
-		return drop(skb, sk, st, p, EGD_R_STRAY);
+		return drop(skb, sk, st, p, EGD_R_MARTIAN);
 	if (st->local && skb->ifindex != LOOPBACK_IFINDEX)
-		return drop(skb, sk, st, p, EGD_R_STRAY);
+		return drop(skb, sk, st, p, EGD_R_MARTIAN);
 	if (st->redirected && sk->state == STATE_SYN_SENT) {
 		if (!read_segment(skb, p))
 			return drop(skb, sk, st, p, EGD_R_OPTIONS);
-		st->cut = publish_tcp(st, p->src, p->sport, p->seq);
-		st->told = 0;
-		return st->cut ? stay_cut(skb, sk, st, p) : 1;
+		st->blocked = publish_tcp(st, p->src, p->sport, p->seq);
+		st->reported = 0;
+		return st->blocked ? stay_blocked(skb, sk, st, p) : 1;
 	}
 	if (!st->watched)
 		return 1;
@@ -158,13 +158,13 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct bpf_sock
 		return 1;
 	if (st)
 		st->origin.mode = wl->mode;
-	if (st && st->held && same_addr(st->origin.dst, to->addr) && st->origin.dport == to->port)
-		return report_held(st);
+	if (st && st->udp_blocked && same_addr(st->origin.dst, to->addr) && st->origin.dport == to->port)
+		return report_udp_blocked(st);
 	if (wl->mode == EGD_AUDIT)
 		return 1; /* sendto() said so already */
 	/* A flow of a connected socket that was allowed when it was connected. */
 	if (st && st->watched && st->peer_port == to->port && same_addr(st->peer, to->addr))
-		return cut(st, p, NULL, IPPROTO_UDP, EGD_R_CHANGED);
+		return block(st, p, NULL, IPPROTO_UDP, EGD_R_CHANGED);
 	return drop(skb, sk, st, p, EGD_R_NO_RULE);
 }
 
@@ -183,10 +183,10 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 	server = asked(st, slot);
 	if (is_martian(skb, p->to.addr)) {
 		if (!server)
-			return drop(skb, sk, st, p, EGD_R_STRAY);
+			return drop(skb, sk, st, p, EGD_R_MARTIAN);
 		/* A question to egressd that leaves by a device, which the socket was
 		 * bound to where sendto() could not see it. */
-		tell_once(st, server, EGD_R_DEVICE);
+		report_drop(st, server, EGD_R_DEVICE);
 		return 0;
 	}
 	gate = is_gate(cfg, &p->to);
@@ -202,7 +202,7 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 			return drop(skb, sk, st, p, EGD_R_LISTENER);
 	}
 	if (is_forged(skb, p, home))
-		return drop(skb, sk, st, p, EGD_R_STRAY);
+		return drop(skb, sk, st, p, EGD_R_MARTIAN);
 	return local ? 1 : judge_datagram(skb, sk, st, cfg, p, gate);
 }
 
@@ -267,8 +267,8 @@ static __always_inline int egress(struct __sk_buff *skb)
 		return 1;
 	if (type != SOCK_RAW && (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && has_options(skb))
 		return drop(skb, sk, st, &p, EGD_R_OPTIONS);
-	if (st && st->cut)
-		return stay_cut(skb, sk, st, &p);
+	if (st && st->blocked)
+		return stay_blocked(skb, sk, st, &p);
 	if (type != SOCK_RAW && proto == IPPROTO_TCP)
 		return egress_tcp(skb, sk, st, &p);
 	if (type != SOCK_RAW && proto == IPPROTO_UDP)

@@ -223,13 +223,13 @@ static __always_inline void begin_anew(struct egd_socket *st)
 {
 	forget_peer(st);
 	st->redirected = 0;
-	st->held = 0;
+	st->udp_blocked = 0;
 	st->watched = 0;
 	st->proved = 0;
 	st->reading = 0;
 	st->unjudged = 0;
 	st->local = 0;
-	st->cut = 0;
+	st->blocked = 0;
 }
 
 /* Whose datagrams they are that the socket sends, for skb_egress, which decides
@@ -446,7 +446,7 @@ static __always_inline int excuse_udp(const struct attempt *a)
 			return refuse(a, EGD_R_STORAGE);
 		begin_anew(st);
 		fill_origin(&st->origin, a);
-		st->held = 1;
+		st->udp_blocked = 1;
 		return PROCEED;
 	}
 	if (!a->connect && egd_is_reply(bpf_sk_storage_get(&egd_recent, a->ctx->sk, 0, 0),

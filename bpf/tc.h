@@ -206,7 +206,7 @@ static __noinline int known_flow(struct __sk_buff *skb, struct pkt_ctx *w, const
 		return WIRE_PASS;
 	if (f->epoch != cfg->epoch && !(f->flags & EGD_F_REPORTED)) {
 		if (!flow_allowed(w, in, f))
-			return cut_flow(w, in, f, NULL, EGD_R_CHANGED, w->p.seq);
+			return block_flow(w, in, f, NULL, EGD_R_CHANGED, w->p.seq);
 		f->epoch = cfg->epoch;
 	}
 	switch (f->verdict) {
@@ -266,7 +266,7 @@ static __always_inline int by_socket(struct __sk_buff *skb, struct pkt_ctx *w,
 		return apply(skb, w, in, cfg, WIRE_REFUSE);
 	if (f && !(f->flags & EGD_F_INBOUND))
 		return apply(skb, w, in, cfg,
-			     cut_flow(w, in, f, NULL, EGD_R_SEQUENCE, w->p.seq));
+			     block_flow(w, in, f, NULL, EGD_R_SEQUENCE, w->p.seq));
 	count(EGD_C_BY_SOCKET);
 	return WIRE_PASS;
 }
@@ -437,7 +437,7 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	inbound.verdict = EGD_DIRECT;
 	inbound.flags = EGD_F_INBOUND;
 	if (add_flow(&w.key, in, &inbound))
-		count(EGD_R_SHARE); /* its replies will not pass */
+		count(EGD_R_QUOTA); /* its replies will not pass */
 	else
 		count(EGD_C_INBOUND);
 	return WIRE_PASS;
