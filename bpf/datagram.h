@@ -72,7 +72,8 @@ static __always_inline void put_peer(struct egd_recent *r, const struct flow *f,
 /* Whether what one of the socket's rewrites stands for leads to the endpoint
  * today. Another thread may be writing the entry: two must not lend their halves
  * to a third address, so the tables are asked. */
-__noinline int egd_was_rewritten(const struct egd_rewrites *all, const struct flow *to, __u32 policy)
+__noinline int egd_was_rewritten(const struct egd_rewrites *all, const struct flow *to,
+				 __u32 policy)
 {
 	struct egd_endpoint peer = {};
 	struct egd_addr_val v;

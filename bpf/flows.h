@@ -114,8 +114,9 @@ static __always_inline int drop_segment(const struct egd_iface *in)
 }
 
 /* A flow that went on until now. */
-static __always_inline int block_flow(struct pkt_ctx *w, const struct egd_iface *in, struct egd_flow *f,
-				    const struct egd_hello *h, __u8 reason, __u32 at)
+static __always_inline int block_flow(struct pkt_ctx *w, const struct egd_iface *in,
+				      struct egd_flow *f, const struct egd_hello *h,
+				      __u8 reason, __u32 at)
 {
 	if (!deny_packet(w, in, h, reason)) {
 		f->verdict = EGD_DIRECT;
@@ -181,7 +182,8 @@ static __always_inline int read_stream(struct __sk_buff *skb, struct pkt_ctx *w,
 	}
 	if (f->flags & EGD_F_PROVED && (off < end || got == HELLO_SETTLED))
 		got = read_second(skb, h, have, &off, end);
-	*why = got == HELLO_NOT_TLS ? EGD_R_NOT_TLS : got == HELLO_OTHER_NAME ? EGD_R_NAME : EGD_R_MALFORMED;
+	*why = got == HELLO_NOT_TLS ? EGD_R_NOT_TLS :
+	       got == HELLO_OTHER_NAME ? EGD_R_NAME : EGD_R_MALFORMED;
 	if (got != HELLO_MORE && got != HELLO_SETTLED)
 		return SEG_CUT;
 	/* Early data may be more than is kept: then it passes once. */

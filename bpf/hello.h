@@ -19,9 +19,9 @@
  * or what TLS 1.2 says next. Before a second hello there may be a
  * change_cipher_spec (appendix D.4), alerts that a server ignores, and, if the
  * first hello announced it, early data, which the server skips (section 4.2.10).
- * Behind a change_cipher_spec a handshake record may also be an encrypted one of TLS 1.2 (a resumed session's
- * Finished): it is taken for a hello only if it begins as one does, which one
- * such record of 20,000 does by chance.
+ * Behind a change_cipher_spec a handshake record may also be an encrypted one of TLS
+ * 1.2 (a resumed session's Finished): it is taken for a hello only if it begins as
+ * one does, which one such record of 20,000 does by chance.
  */
 #ifndef EGRESSD_HELLO_H
 #define EGRESSD_HELLO_H

@@ -79,7 +79,9 @@ struct egd_flow {
 	__u32 workload;
 	__u8 verdict; /* enum egd_verdict */
 	__u8 mode;    /* enum egd_mode */
-	__u8 cut;     /* enum egd_reason: blocked, nothing passes any more (the name is part of the layout) */
+	/* enum egd_reason: blocked, nothing passes any more. (The name is part of the
+	 * layout, by which the next version knows the table again.) */
+	__u8 cut;
 	__u8 flags;   /* enum egd_flow_flag */
 	__u8 heard;   /* enum egd_heard_flag */
 	__u8 pad[3];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Every map of egressd. Owner and lifetime of each: docs/ARCHITECTURE.md.
  * Names are egd_* and at most 15 characters, so that bpftool shows whose they
- * are. Only egd_peers and egd_beside are LRUs: elsewhere an entry that vanishes by itself would
+ * are; they are pinned by their names, which the next version looks for. Only
+ * egd_peers and egd_beside are LRUs: elsewhere an entry that vanishes by itself would
  * be a wrong answer; a full map is a denial that is counted. */
 #ifndef EGRESSD_MAPS_H
 #define EGRESSD_MAPS_H
@@ -159,8 +160,8 @@ struct {
 	__type(value, struct egd_usage);
 } egd_usage SEC(".maps");
 
-/* Whom a UDP server may answer, besides egd_recent. The only LRU: strangers can
- * fill it, and what falls out is a reply that is refused, never one that is let
+/* Whom a UDP server may answer, besides egd_recent. An LRU, for strangers can fill
+ * it, and what falls out is a reply that is refused, never one that is let
  * pass. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

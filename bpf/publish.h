@@ -187,8 +187,9 @@ static __always_inline __u8 publish_tcp(struct egd_socket *st, const __u8 *src, 
 	return reason;
 }
 
-/* The end of a connection. A connect() that nobody answered leaves no entry behind. Later states must
- * not delete: a client may have sent and closed before the listener accepts. */
+/* The end of a connection. A connect() that nobody answered leaves no entry behind.
+ * Later states must not delete: a client may have sent and closed before the listener
+ * accepts. */
 static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;

@@ -183,8 +183,8 @@ static __always_inline bool flow_allowed(struct pkt_ctx *w, const struct egd_ifa
 }
 
 /* A packet of a known flow. */
-static __noinline int known_flow(struct __sk_buff *skb, struct pkt_ctx *w, const struct egd_iface *in,
-			    const struct egd_config *cfg, struct egd_flow *f)
+static __noinline int known_flow(struct __sk_buff *skb, struct pkt_ctx *w,
+				 const struct egd_iface *in, const struct egd_config *cfg, struct egd_flow *f)
 {
 	if (!w || !in || !cfg || !f)
 		return WIRE_DROP;
@@ -323,7 +323,8 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 			count(EGD_C_BY_SOCKET);
 			return WIRE_PASS;
 		}
-		return deny_packet(&w, in, NULL, EGD_R_OWN_PORT) ? apply(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
+		return deny_packet(&w, in, NULL, EGD_R_OWN_PORT) ?
+			       apply(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
 	}
 	f = find_flow(&w);
 	return apply(skb, &w, in, cfg, f ? known_flow(skb, &w, in, cfg, f) : new_flow(&w, in, cfg));
@@ -394,7 +395,7 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	struct egd_config *cfg = get_config();
 	struct egd_flow *f, inbound = {};
 	struct pkt_ctx w = {};
-	bool tcp, opens, dns;
+	bool tcp, opens, over, dns;
 
 	if (uplink(skb) == WIRE_DROP)
 		return WIRE_DROP;
@@ -412,7 +413,10 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	tcp = w.p.to.proto == IPPROTO_TCP;
 	opens = tcp && (w.p.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 	f = bpf_map_lookup_elem(&egd_flows, &w.key);
-	if (f && !(opens && !(f->flags & EGD_F_INBOUND) && (f->cut || (f->flags & EGD_F_RESET) || f->heard & EGD_H_RESET))) {
+	/* A connection to an old port of one that is over is another's. */
+	over = f && !(f->flags & EGD_F_INBOUND) &&
+	       (f->cut || (f->flags & EGD_F_RESET) || (f->heard & EGD_H_RESET));
+	if (f && !(opens && over)) {
 		f->seen = w.now;
 		f->received += w.p.end - w.p.l2;
 		if (tcp && (w.p.flags & TCP_FIN))
