@@ -20,7 +20,7 @@
 
 /* A flow as a hook sees it, in the form of the maps' keys. */
 struct flow {
-	__u8 addr[16];
+	__u8 addr[16] __attribute__((aligned(4))); /* read as four words */
 	__u16 port;
 	__u8 proto;
 	__u8 family;
