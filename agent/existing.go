@@ -11,7 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/internal/sockdiag"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -86,7 +86,7 @@ func (a *Agent) endUnseen(unseen map[string]workload, judged func(pids []int) ma
 		pids = append(pids, inside...)
 	}
 	a.cutOthers(whose, pids)
-	open, err := loader.OpenSockets(pids)
+	open, err := sockdiag.List(pids)
 	if err != nil {
 		a.log.Error("connections that were open before could not be checked; they go on until they end", "error", err)
 	}
@@ -159,7 +159,7 @@ func (a *Agent) cutOthers(whose map[int]workload, pids []int) {
 	}
 }
 
-func (a *Agent) judgeEarlier(w workload, s loader.OpenSocket) {
+func (a *Agent) judgeEarlier(w workload, s sockdiag.Socket) {
 	p := a.current.Policy(w.Policy)
 	if p == nil || w.Mode == policy.Off {
 		return

@@ -11,7 +11,7 @@ import (
 // of this module.
 var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
+	core   = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 )
 
@@ -21,20 +21,22 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":            {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
-	"./policy/istio":      {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
-	"./internal/cow":      nil,
-	"./internal/hostname": {"./internal/cow"},
-	"./internal/hostile":  nil,
-	"./internal/ipguard":  nil,
-	"./internal/peek":     nil,
-	"./internal/quote":    nil,
-	"./internal/cgroup":   {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
-	"./internal/job":      {"golang.org/x/sys/unix"},
-	"./internal/memcg":    nil,
-	"./internal/netns":    {"golang.org/x/sys/unix"},
-	"./internal/gate":     {"./internal/link", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
-	"./internal/link":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./policy":                 {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
+	"./policy/istio":           {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./internal/cow":           nil,
+	"./internal/hostname":      {"./internal/cow"},
+	"./internal/hostile":       nil,
+	"./internal/ipguard":       nil,
+	"./internal/peek":          nil,
+	"./internal/peek/peektest": nil,
+	"./internal/quote":         nil,
+	"./internal/cgroup":        {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
+	"./internal/job":           {"golang.org/x/sys/unix"},
+	"./internal/memcg":         nil,
+	"./internal/netns":         {"golang.org/x/sys/unix"},
+	"./internal/gate":          {"./internal/link", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/sockdiag":      {"./policy", "./internal/link", "./internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/link":          {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	// Ports and connections to them.
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
@@ -57,9 +59,10 @@ var floors = map[string][]string{
 	"./internal/flow": ground,
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
-	"./forward":          join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
+	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
+	"./forward":          join([]string{"./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
-	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
+	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "./internal/sockdiag", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
@@ -67,20 +70,21 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Roof.
-	"./agent":       join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./agent":       join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./internal/sockdiag", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join([]string{"./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
-	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
 	"./internal/machine":             {"./internal/world", "github.com/vishvananda/netlink", "golang.org/x/sys/unix", "gvisor.dev/gvisor/pkg/tcpip"},
-	"./internal/demo":                {"./examples", "./internal/world", "./policy", "golang.org/x/net/dns/dnsmessage"},
+	"./internal/demo":                {"./examples", "./internal/world", "./policy"},
 	"./internal/learned/learnedtest": {"./policy", "./internal/hostname"},
 	"./internal/attack":              nil,
 	"./internal/e2e":                 nil,
 	"./internal/house":               nil,
+	"./hack/house":                   {"./internal/house"},
 	"./hack/bpfcover":                {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
-	"./hack/bench":                   {"./agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
-	"./hack/soak":                    {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
+	"./hack/bench":                   {"./agent", "./internal/peek/peektest", "./internal/world", "golang.org/x/sys/unix"},
+	"./hack/soak":                    {"./internal/world"},
 	"./examples":                     nil,
 }
 
@@ -93,7 +97,7 @@ var keepers = []struct {
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv", "./hack/bpfcover"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/gate", "./loader"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
@@ -102,6 +106,7 @@ var keepers = []struct {
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio"}, nil},
 	{"./bpf", []string{"./loader"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
+	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},
 	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},
 	{"./internal/testenv", nil, []string{"*"}},
 	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package dial
 
 import "errors"
 
-// Errors that a Dialer wraps, so that the core can name the reason.
+// Errors of dialling, which name the reason. For all of them nothing was sent.
 var (
 	// ErrConnect: no address of the upstream could be connected to.
 	ErrConnect = errors.New("upstream could not be reached")
@@ -19,7 +19,8 @@ var (
 	ErrUnsupported = errors.New("not supported")
 )
 
-// isRefusal says whether a Dialer would not dial, rather than could not.
-func isRefusal(err error) bool {
+// Refused says whether an error means that egressd would not dial, rather than
+// that it could not.
+func Refused(err error) bool {
 	return errors.Is(err, ErrAddress) || errors.Is(err, ErrEndpoint) || errors.Is(err, ErrUnsupported)
 }

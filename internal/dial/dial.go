@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package dial connects to upstreams: to the first of several addresses that
+// answers, or to a unix socket, and never to egressd itself. Which addresses an
+// upstream has is decided before, by the caller.
+package dial
 
 import (
 	"context"
@@ -15,10 +18,10 @@ import (
 // beside it (RFC 8305, section 5: 250 ms).
 const fallbackDelay = 250 * time.Millisecond
 
-// DialAny connects to the first of addrs that answers. They are tried in
+// Any connects to the first of addrs that answers. They are tried in
 // order; the next one starts when the one before fails or is silent for a
 // quarter of a second. The error wraps ErrConnect and names every attempt.
-func DialAny(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
+func Any(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("%w: no address to dial", ErrConnect)
 	}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+// Package sockdiag lists sockets and ends them (sock_diag(7)), in this network
+// namespace and in those of processes.
+package sockdiag
 
 import (
 	"encoding/binary"
@@ -11,8 +13,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/bpf"
-	egdlink "github.com/egressd/egressd/internal/link"
+	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/netns"
 	"github.com/egressd/egressd/policy"
 )
@@ -28,7 +29,7 @@ func Destroy(t policy.Transport, src, dst netip.AddrPort, cookie uint64) error {
 	if dst.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	req.AddData(&diagRequest{family, t, src, dst, cookie})
+	req.AddData(&request{family, t, src, dst, cookie})
 	_, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("end the socket %s to %s: %w", src, dst, err)
@@ -36,18 +37,44 @@ func Destroy(t policy.Transport, src, dst netip.AddrPort, cookie uint64) error {
 	return nil
 }
 
-// diagRequest is struct inet_diag_req_v2 (linux/inet_diag.h): addresses and
+// CanDestroy probes whether Destroy can end the sockets of a transport: an
+// error that wraps errors.ErrUnsupported where it can't (no
+// CONFIG_INET_DIAG_DESTROY; tcp_diag or udp_diag are modules that can't be
+// loaded). Destroy can't tell: a missing module looks like a socket that is
+// gone, so the sockets are listed first.
+func CanDestroy(t policy.Transport) error {
+	for _, lo := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		family := uint8(unix.AF_INET)
+		if lo.Is6() {
+			family = unix.AF_INET6
+		}
+		nowhere := netip.AddrPortFrom(lo, 0)
+		err := dump(t, family, func(Socket, bool) {})
+		if err == nil {
+			err = Destroy(t, nowhere, nowhere, 0)
+		}
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
+			return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// request is struct inet_diag_req_v2 (linux/inet_diag.h): addresses and
 // ports in network order, the rest in host order.
-type diagRequest struct {
+type request struct {
 	family    uint8
 	transport policy.Transport
 	src, dst  netip.AddrPort
 	cookie    uint64
 }
 
-func (*diagRequest) Len() int { return 56 }
+func (*request) Len() int { return 56 }
 
-func (r *diagRequest) Serialize() []byte {
+func (r *request) Serialize() []byte {
 	b := make([]byte, 0, r.Len())
 	b = append(b, r.family, byte(r.transport), 0, 0)
 	b = binary.NativeEndian.AppendUint32(b, 0xffffffff) // all states
@@ -64,10 +91,11 @@ func (r *diagRequest) Serialize() []byte {
 }
 
 // Destroy is the function Destroy in the network namespace of the socket, which
-// is looked for at the process pid and then at those that rest lists.
-func (d *Datapath) Destroy(s OpenSocket, pid int, rest func() ([]int, error)) error {
+// is looked for at the process pid and then at those that rest lists. here is
+// the cookie of the calling thread's.
+func (s Socket) Destroy(here uint64, pid int, rest func() ([]int, error)) error {
 	end := func() error { return Destroy(s.Transport, s.Src, s.Dst, s.Cookie) }
-	if s.Netns == 0 || s.Netns == d.netns() {
+	if s.Netns == 0 || s.Netns == here {
 		return end()
 	}
 	err := netns.In(s.Netns, []int{pid}, end)
@@ -81,15 +109,8 @@ func (d *Datapath) Destroy(s OpenSocket, pid int, rest func() ([]int, error)) er
 	return netns.In(s.Netns, pids, end)
 }
 
-// netns is the cookie of the network namespace that the listeners are in.
-func (d *Datapath) netns() uint64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.config.NetnsCookie
-}
-
-// OpenSocket is a socket that has a peer.
-type OpenSocket struct {
+// Socket is a socket that has a peer.
+type Socket struct {
 	Transport policy.Transport
 	Src, Dst  netip.AddrPort // IPv4 is unmapped
 	Cgroup    uint64         // id of the cgroup v2 that the socket was made in
@@ -101,15 +122,15 @@ type OpenSocket struct {
 	Netns uint64
 }
 
-// OpenSockets lists the TCP connections and the connected UDP sockets of this
+// List lists the TCP connections and the connected UDP sockets of this
 // network namespace and of those that the processes are in.
-func OpenSockets(pids []int) ([]OpenSocket, error) {
-	all, err := openSockets()
+func List(pids []int) ([]Socket, error) {
+	all, err := list()
 	if err != nil {
 		return nil, err
 	}
 	err = netns.Each(pids, func(cookie uint64) error {
-		more, err := openSockets()
+		more, err := list()
 		for i := range more {
 			more[i].Netns = cookie
 		}
@@ -119,12 +140,12 @@ func OpenSockets(pids []int) ([]OpenSocket, error) {
 	return all, err
 }
 
-func openSockets() ([]OpenSocket, error) {
-	var all []OpenSocket
+func list() ([]Socket, error) {
+	var all []Socket
 	listening := map[netip.AddrPort]bool{}
 	for _, t := range []policy.Transport{policy.TCP, policy.UDP} {
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			err := diag(t, family, func(s OpenSocket, listens bool) {
+			err := dump(t, family, func(s Socket, listens bool) {
 				switch {
 				case listens && t == policy.TCP:
 					listening[s.Src] = true
@@ -150,38 +171,38 @@ func openSockets() ([]OpenSocket, error) {
 
 // Of linux/inet_diag.h and include/net/tcp_states.h.
 const (
-	diagCgroupID = 21 // INET_DIAG_CGROUP_ID
+	attrCgroupID = 21 // INET_DIAG_CGROUP_ID
 	tcpListen    = 10 // TCP_LISTEN
-	diagMsgSize  = 72 // sizeof(struct inet_diag_msg)
+	msgSize      = 72 // sizeof(struct inet_diag_msg)
 )
 
-// diag dumps the sockets of a transport and family (sock_diag(7)).
-func diag(t policy.Transport, family uint8, f func(s OpenSocket, listens bool)) error {
-	messages, err := egdlink.Whole(func() ([][]byte, error) {
+// dump lists the sockets of a transport and family (sock_diag(7)).
+func dump(t policy.Transport, family uint8, f func(s Socket, listens bool)) error {
+	messages, err := link.Whole(func() ([][]byte, error) {
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		req.AddData(&diagRequest{family: family, transport: t})
+		req.AddData(&request{family: family, transport: t})
 		return req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 	})
 	if err != nil {
 		return fmt.Errorf("list %s sockets: %w", t, err)
 	}
 	for _, m := range messages {
-		if len(m) < diagMsgSize {
+		if len(m) < msgSize {
 			continue
 		}
-		s := OpenSocket{
+		s := Socket{
 			Transport: t,
-			Src:       netip.AddrPortFrom(diagAddr(family, m[8:24]), binary.BigEndian.Uint16(m[4:])),
-			Dst:       netip.AddrPortFrom(diagAddr(family, m[24:40]), binary.BigEndian.Uint16(m[6:])),
+			Src:       netip.AddrPortFrom(address(family, m[8:24]), binary.BigEndian.Uint16(m[4:])),
+			Dst:       netip.AddrPortFrom(address(family, m[24:40]), binary.BigEndian.Uint16(m[6:])),
 			Cookie:    uint64(binary.NativeEndian.Uint32(m[44:])) | uint64(binary.NativeEndian.Uint32(m[48:]))<<32,
 			UID:       int(binary.NativeEndian.Uint32(m[64:])),
 		}
-		attrs, err := nl.ParseRouteAttr(m[diagMsgSize:])
+		attrs, err := nl.ParseRouteAttr(m[msgSize:])
 		if err != nil {
 			return fmt.Errorf("list %s sockets: %w", t, err)
 		}
 		for _, a := range attrs {
-			if a.Attr.Type == diagCgroupID && len(a.Value) >= 8 {
+			if a.Attr.Type == attrCgroupID && len(a.Value) >= 8 {
 				s.Cgroup = binary.NativeEndian.Uint64(a.Value)
 			}
 		}
@@ -190,49 +211,9 @@ func diag(t policy.Transport, family uint8, f func(s OpenSocket, listens bool)) 
 	return nil
 }
 
-func diagAddr(family uint8, b []byte) netip.Addr {
+func address(family uint8, b []byte) netip.Addr {
 	if family == unix.AF_INET {
 		return netip.AddrFrom4([4]byte(b[:4]))
 	}
 	return netip.AddrFrom16([16]byte(b)).Unmap()
-}
-
-// LiveAddresses lists the addresses that the sockets of OpenSockets go to, and
-// those that were dialled for connections to an endpoint. IPv4 addresses are
-// unmapped.
-func (d *Datapath) LiveAddresses(pids []int) (map[netip.Addr]bool, error) {
-	out := map[netip.Addr]bool{}
-	if err := d.dialled(func(a netip.AddrPort) { out[a.Addr()] = true }); err != nil {
-		return nil, err
-	}
-	open, err := OpenSockets(pids)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range open {
-		out[s.Dst.Addr()] = true
-	}
-	return out, nil
-}
-
-// dialled calls f with what was dialled for each open connection to the
-// endpoint of another address, in any network namespace.
-func (d *Datapath) dialled(f func(netip.AddrPort)) error {
-	var cookie uint64
-	var v bpf.EgressdEgdDialled
-	it := d.objs.EgdDialled.Iterate()
-	for it.Next(&cookie, &v) {
-		f(netip.AddrPortFrom(netip.AddrFrom16(v.Addr).Unmap(), htons(v.Port)))
-	}
-	if err := it.Err(); err != nil {
-		return fmt.Errorf("read egd_dialled: %w", err)
-	}
-	return nil
-}
-
-// countDialled is exact only while nobody connects.
-func (d *Datapath) countDialled() int {
-	n := 0
-	_ = d.dialled(func(netip.AddrPort) { n++ }) // the part that was read counts
-	return n
 }

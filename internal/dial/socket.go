@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package dial
 
 import (
 	"context"
@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DialSocket connects to a socket in the file system, or an abstract one
+// Socket connects to a socket in the file system, or an abstract one
 // ("@name"). allowed is asked about the place that was opened, links resolved:
 // a link may have been put in a socket's place since somebody looked at it. A
 // socket that egressd itself listens on is never dialled. The error wraps
 // ErrEndpoint for a refusal, else ErrConnect.
-func DialSocket(ctx context.Context, path string, allowed func(string) bool) (net.Conn, error) {
-	dial := path
+func Socket(ctx context.Context, path string, allowed func(string) bool) (net.Conn, error) {
+	name := path
 	if path == "" || path[0] != '@' {
 		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -28,8 +28,8 @@ func DialSocket(ctx context.Context, path string, allowed func(string) bool) (ne
 		}
 		defer unix.Close(fd)
 		// The socket that was opened is dialled, whatever the path leads to now.
-		dial = "/proc/self/fd/" + strconv.Itoa(fd)
-		real, err := os.Readlink(dial)
+		name = "/proc/self/fd/" + strconv.Itoa(fd)
+		real, err := os.Readlink(name)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrConnect, err)
 		}
@@ -39,11 +39,11 @@ func DialSocket(ctx context.Context, path string, allowed func(string) bool) (ne
 		return nil, fmt.Errorf("%w: unix://%s", ErrEndpoint, path)
 	}
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", dial)
+	c, err := d.DialContext(ctx, "unix", name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConnect, err)
 	}
-	pid, err := PeerPID(c.(*net.UnixConn))
+	pid, err := peerPID(c.(*net.UnixConn))
 	if err != nil || pid == os.Getpid() {
 		c.Close()
 		return nil, fmt.Errorf("%w: unix://%s is egressd's own (%v)", ErrEndpoint, path, err)
@@ -51,9 +51,9 @@ func DialSocket(ctx context.Context, path string, allowed func(string) bool) (ne
 	return c, nil
 }
 
-// PeerPID is the process at the other end of a unix socket: who listens, or
+// peerPID is the process at the other end of a unix socket: who listens, or
 // who connected (unix(7), SO_PEERCRED).
-func PeerPID(c *net.UnixConn) (int, error) {
+func peerPID(c *net.UnixConn) (int, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return 0, err
@@ -74,17 +74,17 @@ func PeerPID(c *net.UnixConn) (int, error) {
 // knows none.
 type Own func(netip.AddrPort) bool
 
-// Dial is DialAny for those of addrs that are not egressd's own. The error
+// Dial is Any for those of addrs that are not egressd's own. The error
 // wraps ErrEndpoint when all of them are.
 func (own Own) Dial(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
 	if own == nil || len(addrs) == 0 {
-		return DialAny(ctx, addrs)
+		return Any(ctx, addrs)
 	}
 	others := slices.DeleteFunc(slices.Clone(addrs), own)
 	if len(others) == 0 {
 		return nil, fmt.Errorf("%w: %v is egressd's own", ErrEndpoint, addrs[0])
 	}
-	c, err := DialAny(ctx, others)
+	c, err := Any(ctx, others)
 	if err != nil {
 		return nil, err
 	}
