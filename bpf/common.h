@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* What every hook needs: addresses, the workload, counters and events. */
+/* What every hook needs: addresses, the workload, counters, and what the tables say. */
 #ifndef EGRESSD_COMMON_H
 #define EGRESSD_COMMON_H
 
@@ -20,7 +20,7 @@
 
 /* A flow as a hook sees it, in the form of the maps' keys. */
 struct flow {
-	__u8 addr[16];
+	__u8 addr[16] __attribute__((aligned(4))); /* read as four words */
 	__u16 port;
 	__u8 proto;
 	__u8 family;
@@ -140,112 +140,7 @@ static __always_inline struct egd_workload *find_around(struct __sk_buff *skb)
 	return wl && (wl->flags & EGD_WL_OUTSIDE) ? NULL : wl;
 }
 
-/* Events that nobody waits for don't wake user space, which looks at the ring
- * by itself ten times a second: a wake-up for each connection would cost more
- * than all the rest. Unless the ring fills up. */
-static __always_inline __u64 no_hurry(void)
-{
-	return bpf_ringbuf_query(&egd_events, BPF_RB_AVAIL_DATA) > EGD_EVENT_RING / 4 ?
-		       0 : BPF_RB_NO_WAKEUP;
-}
-
-/* An empty event with its time, to be submitted; NULL, and counted, when the
- * ring is full. */
-static __always_inline struct egd_event *new_event(void)
-{
-	struct egd_event *e = bpf_ringbuf_reserve(&egd_events, sizeof(*e), 0);
-
-	if (!e) {
-		count(EGD_C_EVENT_LOST);
-		return NULL;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->time = bpf_ktime_get_ns();
-	return e;
-}
-
-/* An event about a socket, outside of its owner's context: who it was is in
- * the origin. NULL when the ring is full. */
-static __always_inline struct egd_event *socket_event(const struct egd_socket *st, __u8 kind,
-						      __u8 reason)
-{
-	struct egd_event *e = new_event();
-
-	if (!e)
-		return NULL;
-	e->kind = kind;
-	e->cgroup = st->origin.cgroup;
-	__builtin_memcpy(e->dst, st->origin.dst, 16);
-	e->dport = st->origin.dport;
-	e->family = st->origin.family;
-	e->reason = reason;
-	e->verdict = reason == EGD_R_NONE ? st->verdict : EGD_DENY;
-	e->workload = st->origin.workload;
-	e->policy = st->origin.policy;
-	e->pid = st->origin.pid;
-	e->uid = st->origin.uid;
-	e->opened = st->origin.created;
-	e->cookie = st->origin.cookie;
-	e->netns = st->origin.netns;
-	__builtin_memcpy(e->comm, st->origin.comm, sizeof(e->comm));
-	if (st->rewritten) {
-		__builtin_memcpy(e->peer, st->peer, 16);
-		e->peer_port = st->peer_port;
-	}
-	return e;
-}
-
-/* Whether a workload may have one more denial told now; if not it is counted as a
- * lost event. Denials of nobody share an account. */
-static __always_inline bool may_tell(const struct egd_workload *wl)
-{
-	__u32 id = wl ? wl->id : 0, now = bpf_ktime_get_ns() >> 24;
-	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &id);
-
-	if (!u)
-		return true;
-	if (u->window != now) {
-		u->window = now;
-		u->told = 0;
-	}
-	if (u->told++ < EGD_MAX_TOLD)
-		return true;
-	count(EGD_C_EVENT_LOST);
-	return false;
-}
-
-/* Counts and reports a denial of the current task. In audit mode it is
- * reported as a would-be denial; the caller then lets the flow pass. */
-static __always_inline void report(const struct flow *f, const struct egd_workload *wl,
-				   __u64 cgroup, __u8 reason, bool audit)
-{
-	struct egd_event *e;
-
-	count(audit ? EGD_C_AUDIT : reason);
-	if (!may_tell(wl))
-		return;
-	e = new_event();
-	if (!e)
-		return;
-	e->cgroup = cgroup;
-	__builtin_memcpy(e->dst, f->addr, 16);
-	e->dport = f->port;
-	e->family = f->family;
-	e->proto = f->proto;
-	e->reason = reason;
-	e->verdict = EGD_DENY;
-	e->audit = audit;
-	if (wl) {
-		e->workload = wl->id;
-		e->policy = wl->policy;
-	}
-	e->pid = bpf_get_current_pid_tgid() >> 32;
-	e->uid = (__u32)bpf_get_current_uid_gid();
-	bpf_get_current_comm(e->comm, sizeof(e->comm));
-	bpf_ringbuf_submit(e, 0);
-}
-
-/* policy.way.within: what the exact address opens, and what a prefix around it
+/* As policy.Way.Within: what the exact address opens, and what a prefix around it
  * does. TCP rules that disagree are told apart by the proxy; of two that send
  * the flow to endpoints, the exact address's has its way. */
 static __always_inline struct egd_addr_val join(struct egd_addr_val a, struct egd_addr_val b,
@@ -367,19 +262,19 @@ static __always_inline bool is_listening(__u32 key)
 	return true;
 }
 
-/* Whether a workload has its share of egd_origins. Several of its sockets at a
+/* Whether a workload has used up its share of egd_origins. Several of its sockets at a
  * time may pass the bound by as many as there are CPUs. */
-static __always_inline bool has_share(__u32 workload)
+static __always_inline bool over_quota(__u32 workload)
 {
 	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &workload);
 
 	return !u || u->origins >= EGD_MAX_ORIGINS;
 }
 
-/* Whether a workload has its share of the open connections that are redirected on the
+/* Whether a workload has used up its share of the open connections that are redirected on the
  * node's loopback: it may not have more than it leaves free. As above, several at a
  * time may pass the bound by as many as there are CPUs. */
-static __always_inline bool has_conns(const struct egd_config *cfg, __u32 workload)
+static __always_inline bool over_conn_quota(const struct egd_config *cfg, __u32 workload)
 {
 	__u32 all = 0;
 	struct egd_usage *sum = bpf_map_lookup_elem(&egd_usage, &all);

@@ -8,6 +8,7 @@
 #define EGRESSD_DATAGRAM_H
 
 #include "endpoint.h"
+#include "packet.h"
 
 /* How long after a datagram its sender may be answered, nanoseconds. */
 #define REPLY_TIME (120ULL * 1000000000ULL)
@@ -68,51 +69,11 @@ static __always_inline void put_peer(struct egd_recent *r, const struct flow *f,
 	p->at = when;
 }
 
-/* A datagram as it leaves: source and destination are final. */
-struct datagram {
-	struct flow to;
-	__u8 src[16];
-	__u16 sport;   /* network order */
-	__u32 payload; /* its offset */
-};
-
-/* False: no UDP where it should be. IP options and extension headers were
- * refused before. */
-static __always_inline bool read_datagram(struct __sk_buff *skb, struct datagram *d)
-{
-	__u16 ports[2];
-	__u8 proto = 0;
-	__u32 off;
-
-	d->to.proto = IPPROTO_UDP;
-	if (skb->protocol == bpf_htons(0x0800)) {
-		__u32 a[2];
-
-		if (bpf_skb_load_bytes(skb, 9, &proto, 1) || bpf_skb_load_bytes(skb, 12, a, 8))
-			return false;
-		set_mapped(d->src, a[0]);
-		set_mapped(d->to.addr, a[1]);
-		d->to.family = AF_INET;
-		off = 20;
-	} else {
-		if (bpf_skb_load_bytes(skb, 6, &proto, 1) || bpf_skb_load_bytes(skb, 8, d->src, 16) ||
-		    bpf_skb_load_bytes(skb, 24, d->to.addr, 16))
-			return false;
-		d->to.family = AF_INET6;
-		off = 40;
-	}
-	if (proto != IPPROTO_UDP || bpf_skb_load_bytes(skb, off, ports, 4))
-		return false;
-	d->sport = ports[0];
-	d->to.port = ports[1];
-	d->payload = off + 8;
-	return true;
-}
-
 /* Whether what one of the socket's rewrites stands for leads to the endpoint
  * today. Another thread may be writing the entry: two must not lend their halves
  * to a third address, so the tables are asked. */
-__noinline int egd_was_rewritten(const struct egd_rewrites *all, const struct flow *to, __u32 policy)
+__noinline int egd_was_rewritten(const struct egd_rewrites *all, const struct flow *to,
+				 __u32 policy)
 {
 	struct egd_endpoint peer = {};
 	struct egd_addr_val v;

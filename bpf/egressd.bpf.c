@@ -8,8 +8,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#include "dial.h"
-#include "egress.h"
+#include "restore.h"
+#include "skb_egress.h"
 #include "group.h"
 #include "tc.h"
 
@@ -23,6 +23,14 @@ const enum egd_counter egd_keep_counter = EGD_C_PASS_LOOPBACK;
 const enum egd_way egd_keep_way = EGD_BY_LOOPBACK;
 const enum egd_listener egd_keep_listener = EGD_L_PROXY;
 const enum egd_place egd_keep_place = EGD_LOOPBACK4;
+const enum egd_size egd_keep_size = EGD_DNS_SLOTS;
+const enum egd_slot egd_keep_slot = EGD_MEMBER;
+const enum egd_mark egd_keep_mark = EGD_MARK;
+const enum egd_workload_flag egd_keep_workload_flag = EGD_WL_EXEMPT;
+const enum egd_iface_flag egd_keep_iface_flag = EGD_IF_L3;
+const enum egd_flow_flag egd_keep_flow_flag = EGD_F_INBOUND;
+const enum egd_heard_flag egd_keep_heard_flag = EGD_H_SYNCED;
+const enum egd_event_kind egd_keep_event_kind = EGD_E_DECISION;
 const struct egd_event *const egd_keep_event = NULL;
 
 SEC("cgroup/connect4")
@@ -125,12 +133,9 @@ int egd_sock_create(struct bpf_sock *ctx)
 	}
 	f.family = (__u8)ctx->family;
 	f.proto = (__u8)ctx->protocol;
-	if (wl && wl->mode == EGD_AUDIT) {
-		report(&f, wl, cgroup, EGD_R_SOCKET_TYPE, true);
-		return note_other(ctx, wl);
-	}
-	report(&f, wl, cgroup, EGD_R_SOCKET_TYPE, false);
-	return REFUSE;
+	if (deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_SOCKET_TYPE) || !wl)
+		return REFUSE;
+	return note_other(ctx, wl);
 }
 
 SEC("cgroup/sock_release")

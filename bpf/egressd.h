@@ -43,24 +43,24 @@ enum egd_reason {
 	EGD_R_NO_WORKLOAD = 6,
 	EGD_R_NO_CONFIG = 7,
 	EGD_R_STORAGE = 8,
-	EGD_R_UDP_HELD = 9,
+	EGD_R_TRANSPORT = 9,  /* the address is known, but no rule of UDP's */
 	EGD_R_NAME = 10,      /* the SNI is not one that this address was learned for */
 	EGD_R_NO_NAME = 11,   /* a ClientHello without SNI */
 	EGD_R_NOT_TLS = 12,   /* the first bytes are no ClientHello */
 	EGD_R_MALFORMED = 13, /* a ClientHello that does not add up, or a bad packet */
 	EGD_R_CHANGED = 14,   /* the policy changed and denies an open connection */
 	EGD_R_OPTIONS = 15,   /* a source route or another IP option */
-	EGD_R_STRAY = 16,     /* a packet for loopback that is not loopback's */
-	EGD_R_QUOTA = 17,     /* the workload has its share of a table */
+	EGD_R_MARTIAN = 16,   /* a packet for loopback that is not loopback's */
+	EGD_R_QUOTA = 17,     /* the workload or interface has used up its share of a table */
 	EGD_R_SOURCE = 18,    /* the source address is another namespace's */
 	EGD_R_NO_ENDPOINT = 19, /* the set of endpoints has not the one that was chosen */
 	EGD_R_GROUP = 20,     /* a multicast group that the kernel would tell the link of */
 	EGD_R_DEVICE = 21,    /* the socket is bound to a device, where no listener is */
-	/* Of packets on interfaces (wire.h, tc.h): */
+	/* Of packets on interfaces (packet.h, tc.h): */
 	EGD_R_ETHERTYPE = 24, /* a frame that is not IP and not what IP needs; a VLAN tag */
 	EGD_R_FRAGMENT = 25,
 	EGD_R_NO_STATE = 26,  /* the middle of a connection whose beginning nobody saw */
-	EGD_R_SHARE = 27,     /* the interface has its share of egd_flows */
+	/* 27 was EGD_R_QUOTA of interfaces. */
 	EGD_R_FRAME = 28,     /* a frame that did not come from the IP stack */
 	EGD_R_SEQUENCE = 29,  /* a segment that does not fit those before it; counted only */
 	EGD_R_LISTENER = 30,  /* nobody listens: the daemon is down */
@@ -85,10 +85,37 @@ enum egd_counter {
 	EGD_C_MAX = 64,
 };
 
-/* How many DNS servers one unconnected UDP socket can talk to at a time and
- * still get its answers under the right source address. The DNS proxy listens
- * on this many UDP ports; the port tells it the slot. */
-#define EGD_DNS_SLOTS 4
+/* Sizes. What user space uses of them it has from BTF, so they are no macros. */
+enum egd_size {
+	/* How many DNS servers one unconnected UDP socket can talk to at a time and
+	 * still get its answers under the right source address. The DNS proxy listens
+	 * on this many UDP ports; the port tells it the slot. */
+	EGD_DNS_SLOTS = 4,
+	EGD_LISTENERS = 32,
+	/* The longest name in a table: 253 bytes and room (RFC 1035). A power of 2. */
+	EGD_MAX_NAME = 256,
+	/* How many entries of egd_origins one workload may have. Connections count
+	 * until they are accepted, DNS sockets until they are closed; a listener's
+	 * backlog is half of this. */
+	EGD_MAX_ORIGINS = 8192,
+	EGD_ORIGINS = 8 * EGD_MAX_ORIGINS,
+	/* Numbers of workloads are below this. */
+	EGD_MAX_WORKLOADS = 16384,
+	EGD_MAX_CGROUPS = 65536,
+	/* A cgroup's name is read in pieces of one byte less. NAME_MAX is 255. */
+	EGD_NAME_PIECE = 32,
+	EGD_NAME_PIECES = 9,
+	EGD_DEVICES = 64,
+	EGD_IFACES = 8192,
+	/* How many entries of egd_flow_bytes there are, and an interface may have. */
+	EGD_HELLOS = 8192,
+	EGD_MAX_HELLOS = EGD_HELLOS / 8,
+	EGD_EVENT_RING = 1 << 20, /* bytes */
+	/* How many denials of one workload are reported in a window (15,000 a second):
+	 * the ring is for all of them, and who is refused a million times a second must
+	 * not keep the others' from being read. */
+	EGD_MAX_REPORTS = 256,
+};
 
 /* Keys of egd_listeners: the kind of socket, and where it listens (egd_place)
  * times EGD_KINDS. */
@@ -106,26 +133,15 @@ enum egd_place {
 	EGD_GATE6 = 3,
 };
 
-#define EGD_LISTENERS 32
-
-/* The longest name in a table: 253 bytes and room (RFC 1035). A power of 2. */
-#define EGD_MAX_NAME 256
-
-/* How many entries of egd_origins one workload may have: an eighth of the
- * table. Connections count until they are accepted, DNS sockets until they are
- * closed; a listener's backlog is half of this. */
-#define EGD_MAX_ORIGINS 8192
-
-/* Numbers of workloads are below this. */
-#define EGD_MAX_WORKLOADS 16384
-#define EGD_MAX_CGROUPS 65536
-
-#define EGD_WL_EXEMPT 1 /* egressd's own cgroup: nothing is decided */
-#define EGD_WL_ALLOW_ANY 2 /* what no table names goes straight there */
-/* Beside what is captured, below the cgroup that the programs are attached to:
- * exempt (EGD_WL_EXEMPT is set as well), unless it has a captured name. */
-#define EGD_WL_OUTSIDE 4
-#define EGD_WL_FOUND 8 /* entered by a program, which knew the cgroup by its name */
+/* egd_workload.flags. */
+enum egd_workload_flag {
+	EGD_WL_EXEMPT = 1,    /* egressd's own cgroup: nothing is decided */
+	EGD_WL_ALLOW_ANY = 2, /* what no table names goes straight there */
+	/* Beside what is captured, below the cgroup that the programs are attached to:
+	 * exempt (EGD_WL_EXEMPT is set as well), unless it has a captured name. */
+	EGD_WL_OUTSIDE = 4,
+	EGD_WL_FOUND = 8, /* entered by a program, which knew the cgroup by its name */
+};
 
 /* No key of egd_workloads: a cgroup whose name cannot be read, or that there is no
  * room for. */
@@ -157,10 +173,6 @@ struct egd_step {
 	__u32 step;
 	__u32 pad;
 };
-
-/* A name is read in pieces of 31 bytes. NAME_MAX is 255. */
-#define EGD_NAME_PIECE 32
-#define EGD_NAME_PIECES 9
 
 /* The node's configuration, one entry at key 0 of egd_config. */
 struct egd_config {
@@ -194,7 +206,7 @@ struct egd_workload {
 	__u32 id;     /* number of the workload in user space */
 	__u32 policy; /* policy.PolicyID */
 	__u8 mode;    /* enum egd_mode */
-	__u8 flags;   /* EGD_WL_* */
+	__u8 flags;   /* enum egd_workload_flag */
 	__u16 pad;
 	__u32 pad2;
 	/* Its key, or one that stays: what is captured by name is in here also when
@@ -229,7 +241,10 @@ struct egd_endpoint_key {
 	__u8 addr[16]; /* of a member; else zero */
 };
 
-#define EGD_MEMBER 0xffff
+/* The slot of every member. */
+enum egd_slot {
+	EGD_MEMBER = 0xffff,
+};
 
 struct egd_endpoint {
 	__u8 addr[16]; /* zero: the one that was dialled */
@@ -314,8 +329,6 @@ struct egd_device {
 	__u8 addr6[16];
 };
 
-#define EGD_DEVICES 64
-
 /* egd_usage: what a workload has of the tables that all share, by its number.
  * The kernel adds what it writes and takes off what it removes; so does user
  * space, by the mapped memory. */
@@ -325,16 +338,11 @@ struct egd_usage {
 	 * listeners: each has a port of the range that all workloads there share.
 	 * Those of all workloads together are in the account of number 0. */
 	__s64 conns;
-	/* Events of denials: in which window of 2^24 ns, and how many were told in
-	 * it. Written without a lock: two CPUs may tell one too many. */
+	/* Events of denials: in which window of 2^24 ns, and how many were reported in
+	 * it. Written without a lock: two CPUs may report one too many. */
 	__u32 window;
 	__u32 told;
 };
-
-/* How many denials of one workload are told in a window (15,000 a second): the
- * ring is for all of them, and who is refused a million times a second must not
- * keep the others' from being read. */
-#define EGD_MAX_TOLD 256
 
 /* What follows, up to egd_recent, is kept from version to version, for it belongs
  * to sockets that are open: fields stay where they are, with what they mean
@@ -364,17 +372,17 @@ struct egd_socket {
 	__u32 epoch;    /* of the verdict */
 	__u8 verdict;   /* enum egd_verdict */
 	__u8 redirected; /* getpeername must show origin.dst */
-	__u8 held;      /* UDP: connected to an address without a UDP rule */
+	__u8 udp_blocked; /* UDP: connected to an address without a UDP rule */
 	__u8 next_slot; /* to be reused when all are taken */
 	/* Of connections that go straight to their destination: */
 	__u8 watched; /* 1: skb_egress decides again when the epoch rises */
 	__u8 proved;  /* 1: the SNI was allowed */
-	__u8 cut;     /* enum egd_reason: nothing leaves any more */
+	__u8 blocked;   /* enum egd_reason: nothing leaves any more */
 	__u8 rewritten; /* the peer is not origin.dst, which getpeername must show */
-	__u8 told;    /* 1: user space was told of the cut, by the ring below */
-	__u8 strayed; /* 1: it was told of a packet that was dropped */
+	__u8 reported;  /* 1: user space was told of that, by the ring below */
+	__u8 drop_reported; /* 1: it was told of a packet that was dropped */
 	__u16 peer_port; /* network order */
-	__u32 ring;     /* egd_config's, when it was told */
+	__u32 ring;     /* egd_config's, when it was reported */
 	__u32 pad;
 	__u8 peer[16];  /* where the connection really goes: TCP's packets bear it */
 	__u8 unjudged;  /* 1: it passed because its workload was not in enforce mode */
@@ -494,95 +502,15 @@ struct egd_recent {
 	__u8 reserved[24];
 };
 
-/* egd_addr_known: addresses that were learned for a policy, whatever the
- * port. A UDP connect() to one is let pass without sending (see hold). */
+/* egd_known: addresses that were learned for a policy, whatever the port. A UDP
+ * connect() to one is let pass, for getaddrinfo(3) does that and sends nothing; what
+ * the socket sends is refused (udp_blocked of egd_socket). */
 struct egd_known_key {
 	__u32 policy;
 	__u8 addr[16];
 };
 
-/* The mark of packets that are given to egressd's sockets; an ip rule for it
- * makes them local. It exempts from nothing: who forges it talks to nobody. */
-#define EGD_MARK 0x65676401
-
-/* egd_ifaces: the interfaces whose other end is a workload, by index. What
- * comes in by one is the workload's, whatever source address it bears. */
-#define EGD_IF_L3 1 /* no link-layer header */
-#define EGD_IF_ALLOW_ANY 2 /* as EGD_WL_ALLOW_ANY */
-
-struct egd_iface {
-	__u32 workload;
-	__u32 policy;
-	__u32 share; /* how many entries of egd_flows it may have */
-	__u8 mode;   /* enum egd_mode */
-	__u8 flags;  /* EGD_IF_* */
-	__u16 pad;
-};
-
-/* egd_shares: what an interface has of the tables that all interfaces share. */
-struct egd_share {
-	__u64 flows;  /* in egd_flows */
-	__u64 hellos; /* in egd_flow_bytes */
-};
-
-/* How many entries of egd_flow_bytes an interface may have. */
-#define EGD_MAX_HELLOS 1024
-
-/* egd_flows: connections and datagrams that pass an interface and whose
- * sockets are not in this kernel. src is the workload's end. */
-struct egd_flow_key {
-	__u32 ifindex;
-	__u16 sport; /* network order */
-	__u16 dport; /* network order */
-	__u8 src[16];
-	__u8 dst[16];
-	__u8 proto;
-	__u8 pad[3];
-};
-
-/* Of a flow, set by what comes from the workload. */
-#define EGD_F_INBOUND 1 /* the other end began it */
-#define EGD_F_PROVED 2  /* the SNI was allowed */
-#define EGD_F_FIN 4
-#define EGD_F_RESET 8
-#define EGD_F_TOLD 16   /* audit: it would have been denied */
-#define EGD_F_SETTLED 32 /* no second ClientHello can come; hello is set */
-
-/* Set by what goes to the workload, which another CPU may do at that time. */
-#define EGD_H_SYNCED 1 /* the server has told where the stream begins */
-#define EGD_H_ACKED 2  /* the server has acknowledged the whole hello */
-#define EGD_H_FIN 4
-#define EGD_H_RESET 8
-
-struct egd_flow {
-	__u64 opened; /* CLOCK_MONOTONIC, nanoseconds */
-	__u64 seen;   /* the last packet; of inbound UDP: the last one that came in */
-	__u64 sent;   /* bytes of IP packets */
-	__u64 received;
-	__u32 epoch;
-	__u32 base;  /* TCP, host order: sequence number of the stream's first byte */
-	__u32 hello; /* bytes up to where it is settled that no other hello comes */
-	__u32 acked; /* the last acknowledgement of the server */
-	__u32 policy;
-	__u32 workload;
-	__u8 verdict; /* enum egd_verdict */
-	__u8 mode;    /* enum egd_mode */
-	__u8 cut;     /* enum egd_reason: nothing passes any more */
-	__u8 flags;   /* EGD_F_* */
-	__u8 heard;   /* EGD_H_* */
-	__u8 pad[3];
-};
-
-/* egd_flow_bytes: the bytes of a hello, until the server has acknowledged
- * them. Whoever makes the segments himself can send two versions of one byte,
- * of which the server never gets one (a bad checksum, a low TTL); so only the
- * first version passes, and a hello that does not fit in here is refused. */
-struct egd_flow_bytes {
-	struct bpf_spin_lock lock;
-	__u32 busy; /* a CPU is at work on the flow's hello */
-	__u8 data[EGD_MAX_KEPT + 64]; /* room for the last step */
-};
-
+#include "iface.h"
 #include "events.h"
 
 #endif

@@ -140,6 +140,13 @@ type EgressdEgdEvent struct {
 	Name     [256]uint8
 }
 
+type EgressdEgdEventKind uint32
+
+const (
+	EgressdEgdEventKindEGD_E_DECISION EgressdEgdEventKind = 0
+	EgressdEgdEventKindEGD_E_CLOSE    EgressdEgdEventKind = 1
+)
+
 type EgressdEgdFlow struct {
 	_        structs.HostLayout
 	Opened   uint64
@@ -170,6 +177,17 @@ type EgressdEgdFlowBytes struct {
 	Data [4160]uint8
 }
 
+type EgressdEgdFlowFlag uint32
+
+const (
+	EgressdEgdFlowFlagEGD_F_INBOUND  EgressdEgdFlowFlag = 1
+	EgressdEgdFlowFlagEGD_F_PROVED   EgressdEgdFlowFlag = 2
+	EgressdEgdFlowFlagEGD_F_FIN      EgressdEgdFlowFlag = 4
+	EgressdEgdFlowFlagEGD_F_RESET    EgressdEgdFlowFlag = 8
+	EgressdEgdFlowFlagEGD_F_REPORTED EgressdEgdFlowFlag = 16
+	EgressdEgdFlowFlagEGD_F_SETTLED  EgressdEgdFlowFlag = 32
+)
+
 type EgressdEgdFlowKey struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -180,6 +198,15 @@ type EgressdEgdFlowKey struct {
 	Proto   uint8
 	Pad     [3]uint8
 }
+
+type EgressdEgdHeardFlag uint32
+
+const (
+	EgressdEgdHeardFlagEGD_H_SYNCED EgressdEgdHeardFlag = 1
+	EgressdEgdHeardFlagEGD_H_ACKED  EgressdEgdHeardFlag = 2
+	EgressdEgdHeardFlagEGD_H_FIN    EgressdEgdHeardFlag = 4
+	EgressdEgdHeardFlagEGD_H_RESET  EgressdEgdHeardFlag = 8
+)
 
 type EgressdEgdHello struct {
 	_         structs.HostLayout
@@ -218,6 +245,13 @@ type EgressdEgdIface struct {
 	Pad      uint16
 }
 
+type EgressdEgdIfaceFlag uint32
+
+const (
+	EgressdEgdIfaceFlagEGD_IF_L3        EgressdEgdIfaceFlag = 1
+	EgressdEgdIfaceFlagEGD_IF_ALLOW_ANY EgressdEgdIfaceFlag = 2
+)
+
 type EgressdEgdKept struct {
 	_    structs.HostLayout
 	Data [4160]uint8
@@ -236,6 +270,12 @@ const (
 	EgressdEgdListenerEGD_L_DNS_TCP EgressdEgdListener = 1
 	EgressdEgdListenerEGD_L_DNS_UDP EgressdEgdListener = 2
 	EgressdEgdListenerEGD_KINDS     EgressdEgdListener = 8
+)
+
+type EgressdEgdMark uint32
+
+const (
+	EgressdEgdMarkEGD_MARK EgressdEgdMark = 1701274625
 )
 
 type EgressdEgdMode uint32
@@ -331,14 +371,14 @@ const (
 	EgressdEgdReasonEGD_R_NO_WORKLOAD EgressdEgdReason = 6
 	EgressdEgdReasonEGD_R_NO_CONFIG   EgressdEgdReason = 7
 	EgressdEgdReasonEGD_R_STORAGE     EgressdEgdReason = 8
-	EgressdEgdReasonEGD_R_UDP_HELD    EgressdEgdReason = 9
+	EgressdEgdReasonEGD_R_TRANSPORT   EgressdEgdReason = 9
 	EgressdEgdReasonEGD_R_NAME        EgressdEgdReason = 10
 	EgressdEgdReasonEGD_R_NO_NAME     EgressdEgdReason = 11
 	EgressdEgdReasonEGD_R_NOT_TLS     EgressdEgdReason = 12
 	EgressdEgdReasonEGD_R_MALFORMED   EgressdEgdReason = 13
 	EgressdEgdReasonEGD_R_CHANGED     EgressdEgdReason = 14
 	EgressdEgdReasonEGD_R_OPTIONS     EgressdEgdReason = 15
-	EgressdEgdReasonEGD_R_STRAY       EgressdEgdReason = 16
+	EgressdEgdReasonEGD_R_MARTIAN     EgressdEgdReason = 16
 	EgressdEgdReasonEGD_R_QUOTA       EgressdEgdReason = 17
 	EgressdEgdReasonEGD_R_SOURCE      EgressdEgdReason = 18
 	EgressdEgdReasonEGD_R_NO_ENDPOINT EgressdEgdReason = 19
@@ -347,7 +387,6 @@ const (
 	EgressdEgdReasonEGD_R_ETHERTYPE   EgressdEgdReason = 24
 	EgressdEgdReasonEGD_R_FRAGMENT    EgressdEgdReason = 25
 	EgressdEgdReasonEGD_R_NO_STATE    EgressdEgdReason = 26
-	EgressdEgdReasonEGD_R_SHARE       EgressdEgdReason = 27
 	EgressdEgdReasonEGD_R_FRAME       EgressdEgdReason = 28
 	EgressdEgdReasonEGD_R_SEQUENCE    EgressdEgdReason = 29
 	EgressdEgdReasonEGD_R_LISTENER    EgressdEgdReason = 30
@@ -387,6 +426,32 @@ type EgressdEgdShare struct {
 	Hellos uint64
 }
 
+type EgressdEgdSize uint32
+
+const (
+	EgressdEgdSizeEGD_DNS_SLOTS     EgressdEgdSize = 4
+	EgressdEgdSizeEGD_LISTENERS     EgressdEgdSize = 32
+	EgressdEgdSizeEGD_MAX_NAME      EgressdEgdSize = 256
+	EgressdEgdSizeEGD_MAX_ORIGINS   EgressdEgdSize = 8192
+	EgressdEgdSizeEGD_ORIGINS       EgressdEgdSize = 65536
+	EgressdEgdSizeEGD_MAX_WORKLOADS EgressdEgdSize = 16384
+	EgressdEgdSizeEGD_MAX_CGROUPS   EgressdEgdSize = 65536
+	EgressdEgdSizeEGD_NAME_PIECE    EgressdEgdSize = 32
+	EgressdEgdSizeEGD_NAME_PIECES   EgressdEgdSize = 9
+	EgressdEgdSizeEGD_DEVICES       EgressdEgdSize = 64
+	EgressdEgdSizeEGD_IFACES        EgressdEgdSize = 8192
+	EgressdEgdSizeEGD_HELLOS        EgressdEgdSize = 8192
+	EgressdEgdSizeEGD_MAX_HELLOS    EgressdEgdSize = 1024
+	EgressdEgdSizeEGD_EVENT_RING    EgressdEgdSize = 1048576
+	EgressdEgdSizeEGD_MAX_REPORTS   EgressdEgdSize = 256
+)
+
+type EgressdEgdSlot uint32
+
+const (
+	EgressdEgdSlotEGD_MEMBER EgressdEgdSlot = 65535
+)
+
 type EgressdEgdSocket struct {
 	_         structs.HostLayout
 	Origin    EgressdEgdOrigin
@@ -404,33 +469,33 @@ type EgressdEgdSocket struct {
 		Family uint8
 		Used   uint8
 	}
-	Epoch      uint32
-	Verdict    uint8
-	Redirected uint8
-	Held       uint8
-	NextSlot   uint8
-	Watched    uint8
-	Proved     uint8
-	Cut        uint8
-	Rewritten  uint8
-	Told       uint8
-	Strayed    uint8
-	PeerPort   uint16
-	Ring       uint32
-	Pad        uint32
-	Peer       [16]uint8
-	Unjudged   uint8
-	Local      uint8
-	Other      uint8
-	Reading    uint8
-	Token      [4]uint32
-	ByGate     uint8
-	Pad2       [3]uint8
-	Unicast4   uint32
-	Unicast6   uint32
-	Counted    uint32
-	Accounts   uint32
-	Reserved   [24]uint8
+	Epoch        uint32
+	Verdict      uint8
+	Redirected   uint8
+	UdpBlocked   uint8
+	NextSlot     uint8
+	Watched      uint8
+	Proved       uint8
+	Blocked      uint8
+	Rewritten    uint8
+	Reported     uint8
+	DropReported uint8
+	PeerPort     uint16
+	Ring         uint32
+	Pad          uint32
+	Peer         [16]uint8
+	Unjudged     uint8
+	Local        uint8
+	Other        uint8
+	Reading      uint8
+	Token        [4]uint32
+	ByGate       uint8
+	Pad2         [3]uint8
+	Unicast4     uint32
+	Unicast6     uint32
+	Counted      uint32
+	Accounts     uint32
+	Reserved     [24]uint8
 }
 
 type EgressdEgdStep struct {
@@ -483,65 +548,82 @@ type EgressdEgdWorkload struct {
 	Home   uint64
 }
 
+type EgressdEgdWorkloadFlag uint32
+
+const (
+	EgressdEgdWorkloadFlagEGD_WL_EXEMPT    EgressdEgdWorkloadFlag = 1
+	EgressdEgdWorkloadFlagEGD_WL_ALLOW_ANY EgressdEgdWorkloadFlag = 2
+	EgressdEgdWorkloadFlagEGD_WL_OUTSIDE   EgressdEgdWorkloadFlag = 4
+	EgressdEgdWorkloadFlagEGD_WL_FOUND     EgressdEgdWorkloadFlag = 8
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	EgressdMapEgdAddrs        = "egd_addrs"
-	EgressdMapEgdBeside       = "egd_beside"
-	EgressdMapEgdCaptured     = "egd_captured"
-	EgressdMapEgdCidrs        = "egd_cidrs"
-	EgressdMapEgdConfig       = "egd_config"
-	EgressdMapEgdCounters     = "egd_counters"
-	EgressdMapEgdDevices      = "egd_devices"
-	EgressdMapEgdDialled      = "egd_dialled"
-	EgressdMapEgdEndpoints    = "egd_endpoints"
-	EgressdMapEgdEvents       = "egd_events"
-	EgressdMapEgdFlowBytes    = "egd_flow_bytes"
-	EgressdMapEgdFlowHello    = "egd_flow_hello"
-	EgressdMapEgdFlows        = "egd_flows"
-	EgressdMapEgdHellos       = "egd_hellos"
-	EgressdMapEgdIfaces       = "egd_ifaces"
-	EgressdMapEgdKept         = "egd_kept"
-	EgressdMapEgdKnown        = "egd_known"
-	EgressdMapEgdListeners    = "egd_listeners"
-	EgressdMapEgdNames        = "egd_names"
-	EgressdMapEgdOrigins      = "egd_origins"
-	EgressdMapEgdOwn          = "egd_own"
-	EgressdMapEgdPeers        = "egd_peers"
-	EgressdMapEgdRecent       = "egd_recent"
-	EgressdMapEgdRewrites     = "egd_rewrites"
-	EgressdMapEgdShares       = "egd_shares"
-	EgressdMapEgdSockets      = "egd_sockets"
-	EgressdMapEgdUsage        = "egd_usage"
-	EgressdMapEgdWorkloads    = "egd_workloads"
-	EgressdProgEgdBind4       = "egd_bind4"
-	EgressdProgEgdBind6       = "egd_bind6"
-	EgressdProgEgdConnect4    = "egd_connect4"
-	EgressdProgEgdConnect6    = "egd_connect6"
-	EgressdProgEgdPeername4   = "egd_peername4"
-	EgressdProgEgdPeername6   = "egd_peername6"
-	EgressdProgEgdRecvmsg4    = "egd_recvmsg4"
-	EgressdProgEgdRecvmsg6    = "egd_recvmsg6"
-	EgressdProgEgdSendmsg4    = "egd_sendmsg4"
-	EgressdProgEgdSendmsg6    = "egd_sendmsg6"
-	EgressdProgEgdSetsockopt  = "egd_setsockopt"
-	EgressdProgEgdSkbEgress   = "egd_skb_egress"
-	EgressdProgEgdSockCreate  = "egd_sock_create"
-	EgressdProgEgdSockOps     = "egd_sock_ops"
-	EgressdProgEgdSockRelease = "egd_sock_release"
-	EgressdProgEgdTcFrom      = "egd_tc_from"
-	EgressdProgEgdTcTo        = "egd_tc_to"
-	EgressdProgEgdTcUplink    = "egd_tc_uplink"
-	EgressdVarEgdKeepCounter  = "egd_keep_counter"
-	EgressdVarEgdKeepEvent    = "egd_keep_event"
-	EgressdVarEgdKeepListener = "egd_keep_listener"
-	EgressdVarEgdKeepMode     = "egd_keep_mode"
-	EgressdVarEgdKeepPlace    = "egd_keep_place"
-	EgressdVarEgdKeepReason   = "egd_keep_reason"
-	EgressdVarEgdKeepVerdict  = "egd_keep_verdict"
-	EgressdVarEgdKeepWay      = "egd_keep_way"
-	EgressdVarEgdOffsets      = "egd_offsets"
+	EgressdMapEgdAddrs            = "egd_addrs"
+	EgressdMapEgdBeside           = "egd_beside"
+	EgressdMapEgdCaptured         = "egd_captured"
+	EgressdMapEgdCidrs            = "egd_cidrs"
+	EgressdMapEgdConfig           = "egd_config"
+	EgressdMapEgdCounters         = "egd_counters"
+	EgressdMapEgdDevices          = "egd_devices"
+	EgressdMapEgdDialled          = "egd_dialled"
+	EgressdMapEgdEndpoints        = "egd_endpoints"
+	EgressdMapEgdEvents           = "egd_events"
+	EgressdMapEgdFlowBytes        = "egd_flow_bytes"
+	EgressdMapEgdFlowHello        = "egd_flow_hello"
+	EgressdMapEgdFlows            = "egd_flows"
+	EgressdMapEgdHellos           = "egd_hellos"
+	EgressdMapEgdIfaces           = "egd_ifaces"
+	EgressdMapEgdKept             = "egd_kept"
+	EgressdMapEgdKnown            = "egd_known"
+	EgressdMapEgdListeners        = "egd_listeners"
+	EgressdMapEgdNames            = "egd_names"
+	EgressdMapEgdOrigins          = "egd_origins"
+	EgressdMapEgdOwn              = "egd_own"
+	EgressdMapEgdPeers            = "egd_peers"
+	EgressdMapEgdRecent           = "egd_recent"
+	EgressdMapEgdRewrites         = "egd_rewrites"
+	EgressdMapEgdShares           = "egd_shares"
+	EgressdMapEgdSockets          = "egd_sockets"
+	EgressdMapEgdUsage            = "egd_usage"
+	EgressdMapEgdWorkloads        = "egd_workloads"
+	EgressdProgEgdBind4           = "egd_bind4"
+	EgressdProgEgdBind6           = "egd_bind6"
+	EgressdProgEgdConnect4        = "egd_connect4"
+	EgressdProgEgdConnect6        = "egd_connect6"
+	EgressdProgEgdPeername4       = "egd_peername4"
+	EgressdProgEgdPeername6       = "egd_peername6"
+	EgressdProgEgdRecvmsg4        = "egd_recvmsg4"
+	EgressdProgEgdRecvmsg6        = "egd_recvmsg6"
+	EgressdProgEgdSendmsg4        = "egd_sendmsg4"
+	EgressdProgEgdSendmsg6        = "egd_sendmsg6"
+	EgressdProgEgdSetsockopt      = "egd_setsockopt"
+	EgressdProgEgdSkbEgress       = "egd_skb_egress"
+	EgressdProgEgdSockCreate      = "egd_sock_create"
+	EgressdProgEgdSockOps         = "egd_sock_ops"
+	EgressdProgEgdSockRelease     = "egd_sock_release"
+	EgressdProgEgdTcFrom          = "egd_tc_from"
+	EgressdProgEgdTcTo            = "egd_tc_to"
+	EgressdProgEgdTcUplink        = "egd_tc_uplink"
+	EgressdVarEgdKeepCounter      = "egd_keep_counter"
+	EgressdVarEgdKeepEvent        = "egd_keep_event"
+	EgressdVarEgdKeepEventKind    = "egd_keep_event_kind"
+	EgressdVarEgdKeepFlowFlag     = "egd_keep_flow_flag"
+	EgressdVarEgdKeepHeardFlag    = "egd_keep_heard_flag"
+	EgressdVarEgdKeepIfaceFlag    = "egd_keep_iface_flag"
+	EgressdVarEgdKeepListener     = "egd_keep_listener"
+	EgressdVarEgdKeepMark         = "egd_keep_mark"
+	EgressdVarEgdKeepMode         = "egd_keep_mode"
+	EgressdVarEgdKeepPlace        = "egd_keep_place"
+	EgressdVarEgdKeepReason       = "egd_keep_reason"
+	EgressdVarEgdKeepSize         = "egd_keep_size"
+	EgressdVarEgdKeepSlot         = "egd_keep_slot"
+	EgressdVarEgdKeepVerdict      = "egd_keep_verdict"
+	EgressdVarEgdKeepWay          = "egd_keep_way"
+	EgressdVarEgdKeepWorkloadFlag = "egd_keep_workload_flag"
+	EgressdVarEgdOffsets          = "egd_offsets"
 )
 
 // LoadEgressd returns the embedded CollectionSpec for Egressd.
@@ -644,15 +726,23 @@ type EgressdMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EgressdVariableSpecs struct {
-	EgdKeepCounter  *ebpf.VariableSpec `ebpf:"egd_keep_counter"`
-	EgdKeepEvent    *ebpf.VariableSpec `ebpf:"egd_keep_event"`
-	EgdKeepListener *ebpf.VariableSpec `ebpf:"egd_keep_listener"`
-	EgdKeepMode     *ebpf.VariableSpec `ebpf:"egd_keep_mode"`
-	EgdKeepPlace    *ebpf.VariableSpec `ebpf:"egd_keep_place"`
-	EgdKeepReason   *ebpf.VariableSpec `ebpf:"egd_keep_reason"`
-	EgdKeepVerdict  *ebpf.VariableSpec `ebpf:"egd_keep_verdict"`
-	EgdKeepWay      *ebpf.VariableSpec `ebpf:"egd_keep_way"`
-	EgdOffsets      *ebpf.VariableSpec `ebpf:"egd_offsets"`
+	EgdKeepCounter      *ebpf.VariableSpec `ebpf:"egd_keep_counter"`
+	EgdKeepEvent        *ebpf.VariableSpec `ebpf:"egd_keep_event"`
+	EgdKeepEventKind    *ebpf.VariableSpec `ebpf:"egd_keep_event_kind"`
+	EgdKeepFlowFlag     *ebpf.VariableSpec `ebpf:"egd_keep_flow_flag"`
+	EgdKeepHeardFlag    *ebpf.VariableSpec `ebpf:"egd_keep_heard_flag"`
+	EgdKeepIfaceFlag    *ebpf.VariableSpec `ebpf:"egd_keep_iface_flag"`
+	EgdKeepListener     *ebpf.VariableSpec `ebpf:"egd_keep_listener"`
+	EgdKeepMark         *ebpf.VariableSpec `ebpf:"egd_keep_mark"`
+	EgdKeepMode         *ebpf.VariableSpec `ebpf:"egd_keep_mode"`
+	EgdKeepPlace        *ebpf.VariableSpec `ebpf:"egd_keep_place"`
+	EgdKeepReason       *ebpf.VariableSpec `ebpf:"egd_keep_reason"`
+	EgdKeepSize         *ebpf.VariableSpec `ebpf:"egd_keep_size"`
+	EgdKeepSlot         *ebpf.VariableSpec `ebpf:"egd_keep_slot"`
+	EgdKeepVerdict      *ebpf.VariableSpec `ebpf:"egd_keep_verdict"`
+	EgdKeepWay          *ebpf.VariableSpec `ebpf:"egd_keep_way"`
+	EgdKeepWorkloadFlag *ebpf.VariableSpec `ebpf:"egd_keep_workload_flag"`
+	EgdOffsets          *ebpf.VariableSpec `ebpf:"egd_offsets"`
 }
 
 // EgressdObjects contains all objects after they have been loaded into the kernel.
@@ -742,15 +832,23 @@ func (m *EgressdMaps) Close() error {
 //
 // It can be passed to LoadEgressdObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EgressdVariables struct {
-	EgdKeepCounter  *ebpf.Variable `ebpf:"egd_keep_counter"`
-	EgdKeepEvent    *ebpf.Variable `ebpf:"egd_keep_event"`
-	EgdKeepListener *ebpf.Variable `ebpf:"egd_keep_listener"`
-	EgdKeepMode     *ebpf.Variable `ebpf:"egd_keep_mode"`
-	EgdKeepPlace    *ebpf.Variable `ebpf:"egd_keep_place"`
-	EgdKeepReason   *ebpf.Variable `ebpf:"egd_keep_reason"`
-	EgdKeepVerdict  *ebpf.Variable `ebpf:"egd_keep_verdict"`
-	EgdKeepWay      *ebpf.Variable `ebpf:"egd_keep_way"`
-	EgdOffsets      *ebpf.Variable `ebpf:"egd_offsets"`
+	EgdKeepCounter      *ebpf.Variable `ebpf:"egd_keep_counter"`
+	EgdKeepEvent        *ebpf.Variable `ebpf:"egd_keep_event"`
+	EgdKeepEventKind    *ebpf.Variable `ebpf:"egd_keep_event_kind"`
+	EgdKeepFlowFlag     *ebpf.Variable `ebpf:"egd_keep_flow_flag"`
+	EgdKeepHeardFlag    *ebpf.Variable `ebpf:"egd_keep_heard_flag"`
+	EgdKeepIfaceFlag    *ebpf.Variable `ebpf:"egd_keep_iface_flag"`
+	EgdKeepListener     *ebpf.Variable `ebpf:"egd_keep_listener"`
+	EgdKeepMark         *ebpf.Variable `ebpf:"egd_keep_mark"`
+	EgdKeepMode         *ebpf.Variable `ebpf:"egd_keep_mode"`
+	EgdKeepPlace        *ebpf.Variable `ebpf:"egd_keep_place"`
+	EgdKeepReason       *ebpf.Variable `ebpf:"egd_keep_reason"`
+	EgdKeepSize         *ebpf.Variable `ebpf:"egd_keep_size"`
+	EgdKeepSlot         *ebpf.Variable `ebpf:"egd_keep_slot"`
+	EgdKeepVerdict      *ebpf.Variable `ebpf:"egd_keep_verdict"`
+	EgdKeepWay          *ebpf.Variable `ebpf:"egd_keep_way"`
+	EgdKeepWorkloadFlag *ebpf.Variable `ebpf:"egd_keep_workload_flag"`
+	EgdOffsets          *ebpf.Variable `ebpf:"egd_offsets"`
 }
 
 // EgressdPrograms contains all programs after they have been loaded into the kernel.

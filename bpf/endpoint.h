@@ -4,7 +4,7 @@
 #ifndef EGRESSD_ENDPOINT_H
 #define EGRESSD_ENDPOINT_H
 
-#include "common.h"
+#include "report.h"
 
 static __always_inline bool is_zero(const __u8 *a)
 {

@@ -5,27 +5,27 @@
 #define EGRESSD_FLOWS_H
 
 #include "hello.h"
-#include "wire.h"
+#include "reset.h"
 
 /* One packet and what is known of it. */
-struct passing {
+struct pkt_ctx {
 	struct packet p;
 	struct egd_flow_key key;
 	__u64 now;
 	__u32 at; /* WIRE_RESET: the sequence number that the server expects */
 };
 
-static __always_inline void set_key(struct passing *w, __u32 ifindex, bool outward)
+static __always_inline void set_key(struct pkt_ctx *w, __u32 ifindex, bool outward)
 {
 	const struct packet *p = &w->p;
 	struct egd_flow_key *k = &w->key;
 
 	k->ifindex = ifindex;
-	k->proto = p->proto;
-	k->sport = outward ? p->sport : p->dport;
-	k->dport = outward ? p->dport : p->sport;
-	__builtin_memcpy(k->src, outward ? p->src : p->dst, 16);
-	__builtin_memcpy(k->dst, outward ? p->dst : p->src, 16);
+	k->proto = p->to.proto;
+	k->sport = outward ? p->sport : p->to.port;
+	k->dport = outward ? p->to.port : p->sport;
+	__builtin_memcpy(k->src, outward ? p->src : p->to.addr, 16);
+	__builtin_memcpy(k->dst, outward ? p->to.addr : p->src, 16);
 }
 
 /* Puts a flow into the table, over one with the same addresses that is over.
@@ -40,7 +40,7 @@ static __always_inline __u8 add_flow(const struct egd_flow_key *k, const struct 
 	if (!bpf_map_lookup_elem(&egd_flows, k)) {
 		used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
 		if (!used || used->flows >= share)
-			return EGD_R_SHARE;
+			return EGD_R_QUOTA;
 		__sync_fetch_and_add(&used->flows, 1);
 	}
 	return bpf_map_update_elem(&egd_flows, k, f, BPF_ANY) ? EGD_R_MAP_FULL : EGD_R_NONE;
@@ -54,7 +54,7 @@ static __always_inline __u8 expect_hello(const struct egd_flow_key *k)
 	if (!bpf_map_lookup_elem(&egd_flow_bytes, k)) {
 		used = bpf_map_lookup_elem(&egd_shares, &k->ifindex);
 		if (!used || used->hellos >= EGD_MAX_HELLOS)
-			return EGD_R_SHARE;
+			return EGD_R_QUOTA;
 		__sync_fetch_and_add(&used->hellos, 1);
 	}
 	return bpf_map_update_elem(&egd_flow_bytes, k, egd_no_bytes, BPF_ANY) ||
@@ -75,52 +75,50 @@ static __always_inline void forget_bytes(const struct egd_flow_key *k)
 }
 
 /* Reports a decision about a flow, or about a packet that has none. */
-static __always_inline void report_wire(const struct passing *w, const struct egd_iface *in,
+static __always_inline void report_wire(const struct pkt_ctx *w, const struct egd_iface *in,
 					const struct egd_hello *h, __u8 reason, __u8 verdict,
 					bool audit)
 {
-	struct egd_event *e = new_event();
+	struct egd_event *e = new_event(EGD_E_DECISION, verdict, reason);
 
 	if (!e)
 		return;
 	e->ifindex = w->key.ifindex;
 	__builtin_memcpy(e->src, w->p.src, 16);
-	__builtin_memcpy(e->dst, w->p.dst, 16);
 	e->sport = w->p.sport;
-	e->dport = w->p.dport;
-	e->family = w->p.family;
-	e->proto = w->p.proto;
-	e->reason = reason;
-	e->verdict = verdict;
+	set_target(e, w->p.to.addr, w->p.to.port, w->p.to.family);
+	set_workload(e, in->workload, in->policy);
+	e->proto = w->p.to.proto;
 	e->audit = audit;
-	e->workload = in->workload;
-	e->policy = in->policy;
-	if (h) {
-		e->name_len = h->key.len;
-		__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
-	}
+	if (h)
+		set_name(e, h);
 	bpf_ringbuf_submit(e, reason == EGD_R_NONE ? no_hurry() : 0);
 }
 
-/* A packet that does not pass; in audit mode it is only said. */
-static __always_inline bool denied(const struct passing *w, const struct egd_iface *in, __u8 reason)
+/* A packet is denied: counts and reports it. False: the mode is audit, and it passes. */
+static __always_inline bool deny_packet(const struct pkt_ctx *w, const struct egd_iface *in,
+					const struct egd_hello *h, __u8 reason)
 {
-	bool audit = in->mode == EGD_AUDIT;
+	bool deny = enforced(in->mode, reason);
 
-	count(audit ? EGD_C_AUDIT : reason);
-	report_wire(w, in, NULL, reason, EGD_DENY, audit);
-	return !audit;
+	report_wire(w, in, h, reason, EGD_DENY, !deny);
+	return deny;
+}
+
+/* A segment that does not fit those before it, which its sender sends again: it is
+ * counted and not reported. */
+static __always_inline int drop_segment(const struct egd_iface *in)
+{
+	count(EGD_R_SEQUENCE);
+	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
 }
 
 /* A flow that went on until now. */
-static __always_inline int cut_flow(struct passing *w, const struct egd_iface *in, struct egd_flow *f,
-				    const struct egd_hello *h, __u8 reason, __u32 at)
+static __always_inline int block_flow(struct pkt_ctx *w, const struct egd_iface *in,
+				      struct egd_flow *f, const struct egd_hello *h,
+				      __u8 reason, __u32 at)
 {
-	bool audit = in->mode == EGD_AUDIT;
-
-	count(audit ? EGD_C_AUDIT : reason);
-	report_wire(w, in, h, reason, EGD_DENY, audit);
-	if (audit) {
+	if (!deny_packet(w, in, h, reason)) {
 		f->verdict = EGD_DIRECT;
 		return WIRE_PASS;
 	}
@@ -148,7 +146,7 @@ static __always_inline bool wire_name_allowed(const struct egd_flow_key *k, stru
 
 /* Reads a segment at position at of the stream. The caller has the flow's hello
  * for itself. */
-static __always_inline int read_stream(struct __sk_buff *skb, struct passing *w,
+static __always_inline int read_stream(struct __sk_buff *skb, struct pkt_ctx *w,
 				       struct egd_flow *f, struct egd_hello *h,
 				       struct egd_flow_bytes *kept, __u32 at, __u8 *why)
 {
@@ -184,7 +182,8 @@ static __always_inline int read_stream(struct __sk_buff *skb, struct passing *w,
 	}
 	if (f->flags & EGD_F_PROVED && (off < end || got == HELLO_SETTLED))
 		got = read_second(skb, h, have, &off, end);
-	*why = got == HELLO_NOT_TLS ? EGD_R_NOT_TLS : got == HELLO_OTHER_NAME ? EGD_R_NAME : EGD_R_MALFORMED;
+	*why = got == HELLO_NOT_TLS ? EGD_R_NOT_TLS :
+	       got == HELLO_OTHER_NAME ? EGD_R_NAME : EGD_R_MALFORMED;
 	if (got != HELLO_MORE && got != HELLO_SETTLED)
 		return SEG_CUT;
 	/* Early data may be more than is kept: then it passes once. */
@@ -200,7 +199,7 @@ static __always_inline int read_stream(struct __sk_buff *skb, struct passing *w,
 }
 
 /* A segment before the server has acknowledged the whole hello. */
-static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing *w,
+static __always_inline int inspect_segment(struct __sk_buff *skb, struct pkt_ctx *w,
 					   const struct egd_iface *in, struct egd_flow *f)
 {
 	struct egd_flow_bytes *kept;
@@ -213,9 +212,9 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing
 	h = bpf_map_lookup_elem(&egd_flow_hello, &w->key);
 	kept = bpf_map_lookup_elem(&egd_flow_bytes, &w->key);
 	if (!h || !kept)
-		return cut_flow(w, in, f, NULL, why, w->p.seq);
-	if (w->p.flags & TCP_URG) /* see inspect() in watch.h */
-		return cut_flow(w, in, f, h, EGD_R_MALFORMED, w->p.seq);
+		return block_flow(w, in, f, NULL, why, w->p.seq);
+	if (w->p.flags & TCP_URG) /* see inspect() in inspect.h */
+		return block_flow(w, in, f, h, EGD_R_MALFORMED, w->p.seq);
 	before = h->next_seq;
 	bpf_spin_lock(&kept->lock);
 	if (!kept->busy) {
@@ -236,14 +235,13 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct passing
 	case SEG_PASS:
 		return WIRE_PASS;
 	case SEG_CUT:
-		return cut_flow(w, in, f, h, why, before);
+		return block_flow(w, in, f, h, why, before);
 	}
-	count(EGD_R_SEQUENCE);
-	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
+	return drop_segment(in);
 }
 
 /* A segment of an inspected flow. */
-static __always_inline int inspect_wire(struct __sk_buff *skb, struct passing *w,
+static __always_inline int inspect_wire(struct __sk_buff *skb, struct pkt_ctx *w,
 					const struct egd_iface *in, struct egd_flow *f)
 {
 	__u32 at = w->p.seq - f->base;
@@ -258,13 +256,12 @@ static __always_inline int inspect_wire(struct __sk_buff *skb, struct passing *w
 	} else if (f->heard & EGD_H_SYNCED) {
 		return inspect_segment(skb, w, in, f);
 	}
-	count(EGD_R_SEQUENCE);
-	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
+	return drop_segment(in);
 }
 
 /* What the server's segments tell about an inspected flow: with its SYN|ACK
  * where the stream begins, later that it has the hello. */
-static __always_inline void hear_server(const struct passing *w, struct egd_flow *f)
+static __always_inline void track_ack(const struct pkt_ctx *w, struct egd_flow *f)
 {
 	struct egd_hello *h;
 	__u32 got;

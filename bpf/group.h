@@ -7,7 +7,7 @@
 #define EGRESSD_GROUP_H
 
 #include "common.h"
-#include "dial.h"
+#include "sock_addr.h"
 
 #define SOL_IP 0
 #define SOL_IPV6 41
@@ -104,12 +104,7 @@ static __always_inline int join_group(struct bpf_sockopt *ctx)
 	plain = read_group(ctx, &f);
 	if (plain && (is_common_group(f.addr) || (wl && is_known(&f, wl->policy))))
 		return PROCEED;
-	if (wl && wl->mode == EGD_AUDIT) {
-		report(&f, wl, cgroup, EGD_R_GROUP, true);
-		return PROCEED;
-	}
-	report(&f, wl, cgroup, EGD_R_GROUP, false);
-	return REFUSE;
+	return deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_GROUP) ? REFUSE : PROCEED;
 }
 
 #endif

@@ -19,9 +19,9 @@
  * or what TLS 1.2 says next. Before a second hello there may be a
  * change_cipher_spec (appendix D.4), alerts that a server ignores, and, if the
  * first hello announced it, early data, which the server skips (section 4.2.10).
- * Behind a change_cipher_spec a handshake record may also be an encrypted one of TLS 1.2 (a resumed session's
- * Finished): it is taken for a hello only if it begins as one does, which one
- * such record of 20,000 does by chance.
+ * Behind a change_cipher_spec a handshake record may also be an encrypted one of TLS
+ * 1.2 (a resumed session's Finished): it is taken for a hello only if it begins as
+ * one does, which one such record of 20,000 does by chance.
  */
 #ifndef EGRESSD_HELLO_H
 #define EGRESSD_HELLO_H
@@ -95,6 +95,50 @@ static __always_inline void drop_root_dot(struct egd_name_key *k)
 	k->len = last;
 }
 
+/* A field of an extension is complete. Of server_name there is one, with one name. */
+static __always_inline int extension_done(struct egd_hello *h, __u32 v)
+{
+	switch (h->field) {
+	case F_EXT_TYPE:
+		h->ext_type = v;
+		if (v == 42) /* early_data */
+			h->early = 1;
+		want(h, F_EXT_LEN, 2);
+		return HELLO_MORE;
+	case F_EXT_LEN:
+		if (v > h->left)
+			return HELLO_MALFORMED;
+		if (h->ext_type != 0)
+			return next_extension(h, v);
+		if (h->named || v < 6)
+			return HELLO_MALFORMED;
+		h->named = 1;
+		h->list = v;
+		want(h, F_LIST_LEN, 2);
+		return HELLO_MORE;
+	case F_LIST_LEN:
+		if (v + 2 != h->list)
+			return HELLO_MALFORMED;
+		want(h, F_NAME_TYPE, 1);
+		return HELLO_MORE;
+	case F_NAME_TYPE:
+		if (v != 0) /* host_name */
+			return HELLO_MALFORMED;
+		want(h, F_NAME_LEN, 2);
+		return HELLO_MORE;
+	case F_NAME_LEN:
+		if (v + 5 != h->list || v < 1 || v > EGD_MAX_NAME)
+			return HELLO_MALFORMED;
+		want(h, F_NAME, v);
+		return HELLO_MORE;
+	case F_NAME:
+		if (h->phase != EGD_SECOND)
+			drop_root_dot(&h->key);
+		return next_extension(h, 0);
+	}
+	return HELLO_MALFORMED;
+}
+
 /* A field is complete; its value is in acc. */
 static __always_inline int field_done(struct egd_hello *h)
 {
@@ -138,44 +182,8 @@ static __always_inline int field_done(struct egd_hello *h)
 		if (v != h->left)
 			return HELLO_MALFORMED;
 		return next_extension(h, 0);
-	case F_EXT_TYPE:
-		h->ext_type = v;
-		if (v == 42) /* early_data */
-			h->early = 1;
-		want(h, F_EXT_LEN, 2);
-		return HELLO_MORE;
-	case F_EXT_LEN:
-		if (v > h->left)
-			return HELLO_MALFORMED;
-		if (h->ext_type != 0)
-			return next_extension(h, v);
-		if (h->named || v < 6)
-			return HELLO_MALFORMED;
-		h->named = 1;
-		h->list = v;
-		want(h, F_LIST_LEN, 2);
-		return HELLO_MORE;
-	case F_LIST_LEN:
-		if (v + 2 != h->list)
-			return HELLO_MALFORMED;
-		want(h, F_NAME_TYPE, 1);
-		return HELLO_MORE;
-	case F_NAME_TYPE:
-		if (v != 0) /* host_name */
-			return HELLO_MALFORMED;
-		want(h, F_NAME_LEN, 2);
-		return HELLO_MORE;
-	case F_NAME_LEN:
-		if (v + 5 != h->list || v < 1 || v > EGD_MAX_NAME)
-			return HELLO_MALFORMED;
-		want(h, F_NAME, v);
-		return HELLO_MORE;
-	case F_NAME:
-		if (h->phase != EGD_SECOND)
-			drop_root_dot(&h->key);
-		return next_extension(h, 0);
 	}
-	return HELLO_MALFORMED;
+	return extension_done(h, v);
 }
 
 /* One byte of the handshake stream. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Every map of egressd. Owner and lifetime of each: docs/ARCHITECTURE.md.
  * Names are egd_* and at most 15 characters, so that bpftool shows whose they
- * are. Only egd_peers and egd_beside are LRUs: elsewhere an entry that vanishes by itself would
+ * are; they are pinned by their names, which the next version looks for. Only
+ * egd_peers and egd_beside are LRUs: elsewhere an entry that vanishes by itself would
  * be a wrong answer; a full map is a denial that is counted. */
 #ifndef EGRESSD_MAPS_H
 #define EGRESSD_MAPS_H
@@ -115,7 +116,7 @@ struct {
  * loader when the listener accepts, swept by age. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 16);
+	__uint(max_entries, EGD_ORIGINS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct egd_origin_key);
 	__type(value, struct egd_origin);
@@ -159,8 +160,8 @@ struct {
 	__type(value, struct egd_usage);
 } egd_usage SEC(".maps");
 
-/* Whom a UDP server may answer, besides egd_recent. The only LRU: strangers can
- * fill it, and what falls out is a reply that is refused, never one that is let
+/* Whom a UDP server may answer, besides egd_recent. An LRU, for strangers can fill
+ * it, and what falls out is a reply that is refused, never one that is let
  * pass. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -218,7 +219,7 @@ EGD_TABLE(struct egd_name_key, __u32) egd_names SEC(".maps");
 /* ifindex -> whose it is. Written by the loader. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, EGD_IFACES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct egd_iface);
@@ -228,7 +229,7 @@ struct {
  * makes the entry, and counts anew at each sweep. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, EGD_IFACES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct egd_share);
@@ -257,7 +258,7 @@ struct {
 /* The bytes of hellos that the server has not acknowledged yet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, EGD_HELLOS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct egd_flow_key);
 	__type(value, struct egd_flow_bytes);
@@ -276,7 +277,6 @@ struct {
 } egd_counters SEC(".maps");
 
 /* struct egd_event, to user space. */
-#define EGD_EVENT_RING (1 << 20) /* bytes */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, EGD_EVENT_RING);

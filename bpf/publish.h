@@ -80,7 +80,7 @@ static __always_inline __u8 publish(const struct egd_origin_key *key, const stru
 		if (workload != o->workload && !bpf_map_delete_elem(&egd_origins, key))
 			account(workload, -1);
 	}
-	if (has_share(o->workload))
+	if (over_quota(o->workload))
 		return EGD_R_QUOTA;
 	if (bpf_map_update_elem(&egd_origins, key, o, BPF_NOEXIST))
 		return EGD_R_MAP_FULL;
@@ -88,9 +88,9 @@ static __always_inline __u8 publish(const struct egd_origin_key *key, const stru
 	return EGD_R_NONE;
 }
 
-/* Who it is by today's numbers: connect() may have been another version's, or
- * long ago. False: nobody's. */
-static __always_inline bool by_today(struct egd_socket *st)
+/* Brings the ids of the workload in the socket's storage up to date: connect() may
+ * have been another version's, or long ago. False: it is no workload any more. */
+static __always_inline bool refresh_ids(struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
 	struct egd_workload *wl;
@@ -174,7 +174,7 @@ static __always_inline __u8 publish_tcp(struct egd_socket *st, const __u8 *src, 
 	struct egd_config *cfg = get_config();
 	__u8 reason;
 
-	if (!cfg || !by_today(st))
+	if (!cfg || !refresh_ids(st))
 		return cfg ? EGD_R_NO_WORKLOAD : EGD_R_NO_CONFIG;
 	__builtin_memcpy(key.addr, src, 16);
 	if (st->origin.netns != cfg->netns_cookie) {
@@ -187,8 +187,9 @@ static __always_inline __u8 publish_tcp(struct egd_socket *st, const __u8 *src, 
 	return reason;
 }
 
-/* The end of a connection. A connect() that nobody answered leaves no entry behind. Later states must
- * not delete: a client may have sent and closed before the listener accepts. */
+/* The end of a connection. A connect() that nobody answered leaves no entry behind.
+ * Later states must not delete: a client may have sent and closed before the listener
+ * accepts. */
 static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -204,13 +205,12 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 	uncount_conn(st);
 	if (st->watched) {
 		/* One that was refused by its first bytes was never open, and one
-		 * that nobody judged was never told of. */
-		if ((st->cut && st->cut != EGD_R_CHANGED) || (st->unjudged && !st->cut))
+		 * that nobody judged was never reported. */
+		if ((st->blocked && st->blocked != EGD_R_CHANGED) || (st->unjudged && !st->blocked))
 			return;
-		e = socket_event(st, EGD_E_CLOSE, st->cut);
+		e = socket_event(st, EGD_E_CLOSE, IPPROTO_TCP, st->blocked);
 		if (!e)
 			return;
-		e->proto = IPPROTO_TCP;
 		/* The SYN counts as a byte, and so does an acknowledged FIN. */
 		e->sent = ctx->bytes_acked ? ctx->bytes_acked - 1 : 0;
 		e->received = ctx->bytes_received;
@@ -221,43 +221,39 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		withdraw(st, 0);
 }
 
-/* A datagram on a held socket: refused; in audit mode said once. */
-static __always_inline int report_held(struct egd_socket *st, __u8 proto)
+/* A datagram on a socket that is blocked for UDP: refused; in audit mode reported
+ * once. */
+static __always_inline int report_udp_blocked(struct egd_socket *st)
 {
-	bool audit = st->origin.mode == EGD_AUDIT;
+	bool deny = enforced(st->origin.mode, EGD_R_TRANSPORT);
 	struct egd_event *e;
 
-	count(audit ? EGD_C_AUDIT : EGD_R_UDP_HELD);
-	if (audit)
-		st->held = 0;
-	e = socket_event(st, EGD_E_DECISION, EGD_R_UDP_HELD);
+	if (!deny)
+		st->udp_blocked = 0;
+	e = socket_event(st, EGD_E_DECISION, IPPROTO_UDP, EGD_R_TRANSPORT);
 	if (!e)
-		return audit;
-	e->proto = proto;
-	e->audit = audit;
+		return !deny;
+	e->audit = !deny;
 	bpf_ringbuf_submit(e, 0);
-	return audit;
+	return !deny;
 }
 
-/* A DNS datagram that was dropped, told once for a socket, with the server that it
+/* A DNS datagram that was dropped, reported once for a socket, with the server that it
  * was for. */
-static __always_inline void tell_once(struct egd_socket *st, const struct egd_dst *server,
+static __always_inline void report_drop(struct egd_socket *st, const struct egd_dst *server,
 				      __u8 reason)
 {
 	struct egd_event *e;
 
 	count(reason);
-	if (st->strayed)
+	if (st->drop_reported)
 		return;
-	e = socket_event(st, EGD_E_DECISION, reason);
+	e = socket_event(st, EGD_E_DECISION, IPPROTO_UDP, reason);
 	if (!e)
 		return;
-	__builtin_memcpy(e->dst, server->addr, 16);
-	e->dport = server->port;
-	e->family = server->family;
-	e->proto = IPPROTO_UDP;
+	set_target(e, server->addr, server->port, server->family);
 	bpf_ringbuf_submit(e, 0);
-	st->strayed = 1;
+	st->drop_reported = 1;
 }
 
 /* The slot of a port of the DNS proxy; EGD_DNS_SLOTS: it is none. */
@@ -284,23 +280,23 @@ static __always_inline __u32 question_token(struct __sk_buff *skb, __u32 payload
 
 /* A datagram to the DNS proxy: only here is the source address final. Returns 1
  * to pass, 0 to drop (EPERM). */
-static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
-				       const struct datagram *d, const struct egd_config *cfg,
-				       __u32 slot)
+static __noinline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
+				  const struct packet *p, const struct egd_config *cfg,
+				  __u32 slot)
 {
-	struct egd_origin_key key = { .proto = IPPROTO_UDP, .port = d->sport };
-	bool gate = is_gate(cfg, &d->to);
+	struct egd_origin_key key = { .proto = IPPROTO_UDP, .port = p->sport };
+	bool gate = is_gate(cfg, &p->to);
 	struct egd_origin origin;
 	__u8 reason;
 
 	slot &= EGD_DNS_SLOTS - 1;
-	__builtin_memcpy(key.addr, d->src, 16);
+	__builtin_memcpy(key.addr, p->src, 16);
 	key.slot = slot;
 	if (gate) {
 		key.way = EGD_BY_GATE;
-		key.token = question_token(skb, d->payload);
+		key.token = question_token(skb, p->off);
 	}
-	reason = by_today(st) ? EGD_R_NONE : EGD_R_NO_WORKLOAD;
+	reason = refresh_ids(st) ? EGD_R_NONE : EGD_R_NO_WORKLOAD;
 	/* The node's loopback is not what another namespace has by that name. */
 	if (!reason && !gate && st->origin.netns != cfg->netns_cookie)
 		reason = EGD_R_SOURCE;
@@ -309,12 +305,12 @@ static __always_inline int publish_udp(struct __sk_buff *skb, struct egd_socket 
 	origin.dport = st->dns[slot].port;
 	origin.family = st->dns[slot].family;
 	origin.created = bpf_ktime_get_ns();
-	if (!reason && !is_listening(listener_key(&d->to, gate, EGD_L_DNS_UDP + slot)))
+	if (!reason && !is_listening(listener_key(&p->to, gate, EGD_L_DNS_UDP + slot)))
 		reason = EGD_R_LISTENER;
 	if (!reason)
 		reason = publish(&key, &origin);
 	if (reason) {
-		tell_once(st, &st->dns[slot], reason);
+		report_drop(st, &st->dns[slot], reason);
 		return 0;
 	}
 	note_published(st, &key, slot);

@@ -5,7 +5,11 @@
 #ifndef EGRESSD_TC_H
 #define EGRESSD_TC_H
 
-#include "steer.h"
+#include "assign.h"
+
+/* 802.1X and LLDP (linux/if_ether.h has the first only). */
+#define ETHERTYPE_EAPOL 0x888e
+#define ETHERTYPE_LLDP 0x88cc
 
 #define AF_PACKET 17
 #define SOCK_STREAM 1
@@ -21,18 +25,18 @@
 static __always_inline bool socket_decided(struct __sk_buff *skb, const struct packet *p,
 					   bool *inspected)
 {
-	const __u32 *dst = (const __u32 *)p->dst;
+	const __u32 *dst = (const __u32 *)p->to.addr;
 	struct bpf_sock *sk = skb->sk;
 	struct egd_socket *st;
 
 	if (!sk || !p->parsed)
 		return false;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != p->proto ||
-	    sk->type != (p->proto == IPPROTO_TCP ? SOCK_STREAM : SOCK_DGRAM) ||
-	    sk->dst_port != p->dport || sk->src_port != bpf_ntohs(p->sport))
+	if (!sk || sk->protocol != p->to.proto ||
+	    sk->type != (p->to.proto == IPPROTO_TCP ? SOCK_STREAM : SOCK_DGRAM) ||
+	    sk->dst_port != p->to.port || sk->src_port != bpf_ntohs(p->sport))
 		return false;
-	if (p->family == AF_INET) {
+	if (p->to.family == AF_INET) {
 		if (sk->dst_ip4 != dst[3])
 			return false;
 	} else if (sk->dst_ip6[0] != dst[0] || sk->dst_ip6[1] != dst[1] ||
@@ -45,49 +49,63 @@ static __always_inline bool socket_decided(struct __sk_buff *skb, const struct p
 }
 
 /* The tables' verdict for a packet. */
-static __always_inline __u8 verdict_of(const struct passing *w, const struct egd_iface *in)
+static __always_inline __u8 verdict_of(const struct pkt_ctx *w, const struct egd_iface *in)
 {
-	struct flow fl = { .port = w->p.dport, .proto = w->p.proto, .family = w->p.family };
-
 	struct egd_addr_val v;
 
-	if (w->p.dport == PORT_DNS)
+	if (w->p.to.port == PORT_DNS)
 		return EGD_PROXY;
-	__builtin_memcpy(fl.addr, w->p.dst, 16);
-	v = lookup_verdict(&fl, in->policy);
+	v = lookup_verdict(&w->p.to, in->policy);
 	if (v.verdict == EGD_DENY && (in->flags & EGD_IF_ALLOW_ANY))
 		return EGD_DIRECT;
 	/* Packets are not sent elsewhere here: the forwarding core knows the
 	 * endpoints as well, and has nothing for UDP. */
 	if (v.slots && v.verdict != EGD_DENY)
-		return fl.proto == IPPROTO_TCP ? EGD_PROXY : EGD_DENY;
+		return w->p.to.proto == IPPROTO_TCP ? EGD_PROXY : EGD_DENY;
 	return v.verdict;
 }
 
 /* A datagram of a captured pod's socket to the gate: sendto() was redirected
  * there, and skb_egress published it. Nobody else's may come near the listeners:
  * they would look for whom its source address belongs to. */
-static __always_inline bool is_redirected(struct __sk_buff *skb, const struct passing *w,
-					  const struct flow *fl, const struct egd_config *cfg)
+static __always_inline bool is_redirected(struct __sk_buff *skb, const struct pkt_ctx *w,
+					  const struct egd_config *cfg)
 {
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk || !is_own_port(cfg, fl))
+	if (!sk || !is_own_port(cfg, &w->p.to))
 		return false;
 	sk = bpf_sk_fullsock(sk);
 	return sk && (sk->family == AF_INET || sk->family == AF_INET6) && sk->type == SOCK_DGRAM &&
-	       sk->protocol == w->p.proto && sk->src_port == bpf_ntohs(w->p.sport) &&
+	       sk->protocol == w->p.to.proto && sk->src_port == bpf_ntohs(w->p.sport) &&
 	       find_skb_workload(skb) != NULL;
 }
 
+/* Why the first packet of a flow with this verdict is not let pass, or EGD_R_NONE. */
+static __always_inline __u8 refusal(const struct packet *p, __u8 verdict)
+{
+	bool tcp = p->to.proto == IPPROTO_TCP, syn = tcp && (p->flags & TCP_SYN);
+
+	if (verdict == EGD_DENY || (!tcp && verdict != EGD_DIRECT && p->to.port != PORT_DNS))
+		return EGD_R_NO_RULE;
+	if (syn && (p->flags & (TCP_ACK | TCP_RST | TCP_FIN)))
+		/* An answer to a SYN that nobody saw come in, or nonsense. */
+		return p->flags & (TCP_RST | TCP_FIN) ? EGD_R_MALFORMED : EGD_R_NO_STATE;
+	if (tcp && !syn && verdict == EGD_INSPECT)
+		return EGD_R_NO_STATE;
+	if (syn && verdict == EGD_INSPECT && p->off != p->end)
+		return EGD_R_SEQUENCE; /* Fast Open; the sender tries without */
+	return EGD_R_NONE;
+}
+
 /* The first packet of a flow, or one of a flow that nobody knows. */
-static __noinline int begin(struct passing *w, const struct egd_iface *in,
+static __noinline int new_flow(struct pkt_ctx *w, const struct egd_iface *in,
 			    const struct egd_config *cfg)
 {
 	if (!w || !in || !cfg)
 		return WIRE_DROP;
 
-	bool tcp = w->p.proto == IPPROTO_TCP, syn = tcp && (w->p.flags & TCP_SYN);
+	bool tcp = w->p.to.proto == IPPROTO_TCP, syn = tcp && (w->p.flags & TCP_SYN);
 	struct egd_flow f = {
 		.opened = w->now,
 		.seen = w->now,
@@ -97,19 +115,11 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 		.workload = in->workload,
 		.mode = in->mode,
 	};
-	__u8 reason = EGD_R_NONE;
 	int how = WIRE_REFUSE;
+	__u8 reason;
 
 	f.verdict = verdict_of(w, in);
-	if (f.verdict == EGD_DENY || (!tcp && f.verdict != EGD_DIRECT && w->p.dport != PORT_DNS))
-		reason = EGD_R_NO_RULE;
-	else if (syn && (w->p.flags & (TCP_ACK | TCP_RST | TCP_FIN)))
-		/* An answer to a SYN that nobody saw come in, or nonsense. */
-		reason = w->p.flags & (TCP_RST | TCP_FIN) ? EGD_R_MALFORMED : EGD_R_NO_STATE;
-	else if (tcp && !syn && f.verdict == EGD_INSPECT)
-		reason = EGD_R_NO_STATE;
-	else if (syn && f.verdict == EGD_INSPECT && w->p.off != w->p.end)
-		reason = EGD_R_SEQUENCE; /* Fast Open; the sender tries without */
+	reason = refusal(&w->p, f.verdict);
 	/* Who may not be reached gets no reset either: it would carry numbers
 	 * that the workload chose. */
 	if (tcp && !syn)
@@ -124,24 +134,24 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 		return WIRE_DROP;
 	}
 	if (reason != EGD_R_NONE) {
-		if (denied(w, in, reason))
+		if (deny_packet(w, in, NULL, reason))
 			return how;
 		f.verdict = EGD_DIRECT;
-		f.flags |= EGD_F_TOLD;
+		f.flags |= EGD_F_REPORTED;
 	}
 	if (f.verdict == EGD_INSPECT)
 		reason = expect_hello(&w->key);
-	if (reason == EGD_R_NONE || f.flags & EGD_F_TOLD)
+	if (reason == EGD_R_NONE || f.flags & EGD_F_REPORTED)
 		reason = add_flow(&w->key, in, &f);
 	if (reason != EGD_R_NONE) {
-		denied(w, in, reason); /* also in audit mode: it cannot be watched */
+		deny_packet(w, in, NULL, reason); /* also in audit mode: it cannot be watched */
 		return WIRE_REFUSE;
 	}
 	if (f.verdict == EGD_PROXY) {
-		count(w->p.dport == PORT_DNS ? EGD_C_DNS : EGD_C_PROXY);
+		count(w->p.to.port == PORT_DNS ? EGD_C_DNS : EGD_C_PROXY);
 		return WIRE_STEER;
 	}
-	if (f.verdict == EGD_DIRECT && !(f.flags & EGD_F_TOLD)) {
+	if (f.verdict == EGD_DIRECT && !(f.flags & EGD_F_REPORTED)) {
 		count(EGD_C_DIRECT);
 		report_wire(w, in, NULL, EGD_R_NONE, EGD_DIRECT, false);
 	}
@@ -149,7 +159,7 @@ static __noinline int begin(struct passing *w, const struct egd_iface *in,
 }
 
 /* The policy has changed since the verdict: ask the tables again. */
-static __always_inline bool flow_allowed(struct passing *w, const struct egd_iface *in,
+static __always_inline bool flow_allowed(struct pkt_ctx *w, const struct egd_iface *in,
 					 struct egd_flow *f)
 {
 	struct egd_hello *h;
@@ -160,7 +170,7 @@ static __always_inline bool flow_allowed(struct passing *w, const struct egd_ifa
 	case EGD_DIRECT:
 		return true;
 	case EGD_PROXY: /* what is proxied is decided there */
-		return w->p.proto == IPPROTO_TCP || f->verdict == EGD_PROXY;
+		return w->p.to.proto == IPPROTO_TCP || f->verdict == EGD_PROXY;
 	case EGD_INSPECT:
 		if (f->verdict != EGD_INSPECT)
 			return f->verdict == EGD_PROXY;
@@ -173,13 +183,13 @@ static __always_inline bool flow_allowed(struct passing *w, const struct egd_ifa
 }
 
 /* A packet of a known flow. */
-static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const struct egd_iface *in,
-			    const struct egd_config *cfg, struct egd_flow *f)
+static __noinline int known_flow(struct __sk_buff *skb, struct pkt_ctx *w,
+				 const struct egd_iface *in, const struct egd_config *cfg, struct egd_flow *f)
 {
 	if (!w || !in || !cfg || !f)
 		return WIRE_DROP;
 
-	bool tcp = w->p.proto == IPPROTO_TCP;
+	bool tcp = w->p.to.proto == IPPROTO_TCP;
 
 	if (f->cut) {
 		count(f->cut);
@@ -194,9 +204,9 @@ static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const stru
 		f->flags |= EGD_F_RESET;
 	if (f->flags & EGD_F_INBOUND)
 		return WIRE_PASS;
-	if (f->epoch != cfg->epoch && !(f->flags & EGD_F_TOLD)) {
+	if (f->epoch != cfg->epoch && !(f->flags & EGD_F_REPORTED)) {
 		if (!flow_allowed(w, in, f))
-			return cut_flow(w, in, f, NULL, EGD_R_CHANGED, w->p.seq);
+			return block_flow(w, in, f, NULL, EGD_R_CHANGED, w->p.seq);
 		f->epoch = cfg->epoch;
 	}
 	switch (f->verdict) {
@@ -211,7 +221,7 @@ static __noinline int go_on(struct __sk_buff *skb, struct passing *w, const stru
 }
 
 /* Does what a decision comes to. */
-static __always_inline int act(struct __sk_buff *skb, struct passing *w,
+static __always_inline int apply(struct __sk_buff *skb, struct pkt_ctx *w,
 			       const struct egd_iface *in, const struct egd_config *cfg, int what)
 {
 	int reason;
@@ -232,15 +242,59 @@ static __always_inline int act(struct __sk_buff *skb, struct passing *w,
 	return what;
 }
 
+/* Why nobody can say whose packet this is and where to, or EGD_R_NONE. */
+static __always_inline __u8 unreadable(const struct packet *p, __u8 bad,
+				       const struct egd_config *cfg)
+{
+	if (bad == EGD_R_NONE && !is_ip(p))
+		return EGD_R_ETHERTYPE;
+	if (bad == EGD_R_NONE && !p->parsed)
+		return EGD_R_SOCKET_TYPE;
+	return cfg->ready ? bad : EGD_R_NO_CONFIG;
+}
+
+/* A packet that skb_egress has decided about. Frames with the addresses of an inspected
+ * connection may have gone before: two who send one stream, each of whom shows the
+ * beginning of another hello, could make up a third. */
+static __always_inline int by_socket(struct __sk_buff *skb, struct pkt_ctx *w,
+				     const struct egd_iface *in, const struct egd_config *cfg,
+				     bool inspected)
+{
+	struct egd_flow *f = inspected ? bpf_map_lookup_elem(&egd_flows, &w->key) : NULL;
+
+	if (f && f->cut)
+		return apply(skb, w, in, cfg, WIRE_REFUSE);
+	if (f && !(f->flags & EGD_F_INBOUND))
+		return apply(skb, w, in, cfg,
+			     block_flow(w, in, f, NULL, EGD_R_SEQUENCE, w->p.seq));
+	count(EGD_C_BY_SOCKET);
+	return WIRE_PASS;
+}
+
+/* The flow that a packet belongs to; NULL: it is the first of one. */
+static __always_inline struct egd_flow *find_flow(const struct pkt_ctx *w)
+{
+	struct egd_flow *f = bpf_map_lookup_elem(&egd_flows, &w->key);
+	bool inbound = f && (f->flags & EGD_F_INBOUND);
+
+	/* A SYN that is sent again, or a new connection from an old port: both begin
+	 * anew. A proxied one is the listener's to judge. */
+	if (f && w->p.to.proto == IPPROTO_TCP && (w->p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+	    (f->verdict != EGD_PROXY || inbound || f->cut))
+		return NULL;
+	if (inbound && w->p.to.proto == IPPROTO_UDP && w->now - f->seen > WIRE_REPLY_TIME)
+		return NULL;
+	return f;
+}
+
 /* What comes out of a workload's interface. */
 static __always_inline int from_workload(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
 	struct egd_config *cfg = get_config();
-	struct passing w = {};
+	struct pkt_ctx w = {};
 	bool inspected = false;
-	struct flow fl = {};
 	struct egd_flow *f;
 	__u8 bad;
 
@@ -250,58 +304,30 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 	}
 	if (in->mode == EGD_OFF)
 		return WIRE_PASS;
-	bad = parse_packet(skb, in->flags & EGD_IF_L3, &w.p);
+	bad = read_frame(skb, in->flags & EGD_IF_L3, &w.p);
 	w.key.ifindex = ifindex;
 	if (bad == EGD_R_NONE && is_control(&w.p)) {
 		count(EGD_C_CONTROL);
 		return WIRE_PASS;
 	}
-	if (bad == EGD_R_NONE && !is_ip(&w.p))
-		bad = EGD_R_ETHERTYPE;
-	else if (bad == EGD_R_NONE && !w.p.parsed)
-		bad = EGD_R_SOCKET_TYPE;
-	else if (!cfg->ready)
-		bad = EGD_R_NO_CONFIG;
+	bad = unreadable(&w.p, bad, cfg);
 	if (bad != EGD_R_NONE)
-		return denied(&w, in, bad) ? WIRE_DROP : WIRE_PASS;
+		return deny_packet(&w, in, NULL, bad) ? WIRE_DROP : WIRE_PASS;
 	w.now = bpf_ktime_get_ns();
 	set_key(&w, ifindex, true);
 	w.at = w.p.seq;
-	f = NULL;
-	if (socket_decided(skb, &w.p, &inspected)) {
-		/* Frames with the addresses of an inspected connection: two who
-		 * send one stream, each of whom shows the beginning of another
-		 * hello, could make up a third. */
-		if (inspected)
-			f = bpf_map_lookup_elem(&egd_flows, &w.key);
-		if (f && f->cut)
-			return act(skb, &w, in, cfg, WIRE_REFUSE);
-		if (f && !(f->flags & EGD_F_INBOUND))
-			return act(skb, &w, in, cfg, cut_flow(&w, in, f, NULL, EGD_R_SEQUENCE, w.p.seq));
-		count(EGD_C_BY_SOCKET);
-		return WIRE_PASS;
-	}
-	__builtin_memcpy(fl.addr, w.p.dst, 16);
-	fl.port = w.p.dport;
-	fl.proto = w.p.proto;
-	if (is_gate(cfg, &fl)) {
-		if (is_redirected(skb, &w, &fl, cfg)) {
+	if (socket_decided(skb, &w.p, &inspected))
+		return by_socket(skb, &w, in, cfg, inspected);
+	if (is_gate(cfg, &w.p.to)) {
+		if (is_redirected(skb, &w, cfg)) {
 			count(EGD_C_BY_SOCKET);
 			return WIRE_PASS;
 		}
-		return denied(&w, in, EGD_R_OWN_PORT) ? act(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
+		return deny_packet(&w, in, NULL, EGD_R_OWN_PORT) ?
+			       apply(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
 	}
-	f = bpf_map_lookup_elem(&egd_flows, &w.key);
-	if (f && w.p.proto == IPPROTO_TCP && (w.p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
-		/* A SYN that is sent again, or a new connection from an old port:
-		 * both begin anew. A proxied one is the listener's to judge. */
-		if (f->verdict != EGD_PROXY || (f->flags & EGD_F_INBOUND) || f->cut)
-			f = NULL;
-	}
-	if (f && w.p.proto == IPPROTO_UDP && (f->flags & EGD_F_INBOUND) &&
-	    w.now - f->seen > WIRE_REPLY_TIME)
-		f = NULL;
-	return act(skb, &w, in, cfg, f ? go_on(skb, &w, in, cfg, f) : begin(&w, in, cfg));
+	f = find_flow(&w);
+	return apply(skb, &w, in, cfg, f ? known_flow(skb, &w, in, cfg, f) : new_flow(&w, in, cfg));
 }
 
 /* Puts the port of DNS servers into a datagram of the DNS proxy. */
@@ -335,7 +361,7 @@ static __noinline int uplink(struct __sk_buff *skb)
 	struct egd_iface who = {};
 	struct bpf_sock *sk = skb->sk;
 	struct egd_workload *wl;
-	struct passing w = {};
+	struct pkt_ctx w = {};
 
 	if (!sk || skb->ingress_ifindex)
 		return WIRE_PASS;
@@ -346,7 +372,7 @@ static __noinline int uplink(struct __sk_buff *skb)
 	/* Nobody's: not everything on the node is captured. */
 	if (!wl || (wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
 		return WIRE_PASS;
-	parse_packet(skb, false, &w.p);
+	read_frame(skb, false, &w.p);
 	if (!skb->vlan_present &&
 	    (is_control(&w.p) || w.p.ethertype == bpf_htons(ETHERTYPE_EAPOL) ||
 	     w.p.ethertype == bpf_htons(ETHERTYPE_LLDP))) {
@@ -357,7 +383,7 @@ static __noinline int uplink(struct __sk_buff *skb)
 	who.policy = wl->policy;
 	who.mode = wl->mode;
 	w.key.ifindex = skb->ifindex;
-	return denied(&w, &who, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
+	return deny_packet(&w, &who, NULL, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
 }
 
 /* What goes into a workload's interface passes, but for frames of packet sockets:
@@ -368,26 +394,29 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
 	struct egd_config *cfg = get_config();
 	struct egd_flow *f, inbound = {};
-	struct passing w = {};
-	bool tcp, opens, dns;
+	struct pkt_ctx w = {};
+	bool tcp, opens, over, dns;
 
 	if (uplink(skb) == WIRE_DROP)
 		return WIRE_DROP;
 	if (!in || in->mode == EGD_OFF ||
-	    parse_packet(skb, in->flags & EGD_IF_L3, &w.p) || !w.p.parsed)
+	    read_frame(skb, in->flags & EGD_IF_L3, &w.p) || !w.p.parsed)
 		return WIRE_PASS;
 	w.now = bpf_ktime_get_ns();
 	/* The DNS proxy answers with the address of the server that was asked,
 	 * which it can choose, and with its own port, which it can't. */
-	dns = cfg && w.p.proto == IPPROTO_UDP && !skb->ingress_ifindex &&
+	dns = cfg && w.p.to.proto == IPPROTO_UDP && !skb->ingress_ifindex &&
 	      w.p.sport == cfg->dns_port[0];
 	if (dns)
 		w.p.sport = PORT_DNS;
 	set_key(&w, ifindex, false);
-	tcp = w.p.proto == IPPROTO_TCP;
+	tcp = w.p.to.proto == IPPROTO_TCP;
 	opens = tcp && (w.p.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 	f = bpf_map_lookup_elem(&egd_flows, &w.key);
-	if (f && !(opens && !(f->flags & EGD_F_INBOUND) && (f->cut || (f->flags & EGD_F_RESET) || f->heard & EGD_H_RESET))) {
+	/* A connection to an old port of one that is over is another's. */
+	over = f && !(f->flags & EGD_F_INBOUND) &&
+	       (f->cut || (f->flags & EGD_F_RESET) || (f->heard & EGD_H_RESET));
+	if (f && !(opens && over)) {
 		f->seen = w.now;
 		f->received += w.p.end - w.p.l2;
 		if (tcp && (w.p.flags & TCP_FIN))
@@ -395,7 +424,7 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 		if (tcp && (w.p.flags & TCP_RST))
 			f->heard |= EGD_H_RESET;
 		if (tcp && f->verdict == EGD_INSPECT && !(f->flags & EGD_F_INBOUND))
-			hear_server(&w, f);
+			track_ack(&w, f);
 		if (dns && f->verdict == EGD_PROXY)
 			from_port_53(skb, &w.p, cfg->dns_port[0]);
 		return WIRE_PASS;
@@ -412,7 +441,7 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	inbound.verdict = EGD_DIRECT;
 	inbound.flags = EGD_F_INBOUND;
 	if (add_flow(&w.key, in, &inbound))
-		count(EGD_R_SHARE); /* its replies will not pass */
+		count(EGD_R_QUOTA); /* its replies will not pass */
 	else
 		count(EGD_C_INBOUND);
 	return WIRE_PASS;

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/policy"
 )
@@ -31,21 +33,34 @@ func TestEnums(t *testing.T) {
 			t.Errorf("mode %s is %d in C and %d in Go", g, c, g)
 		}
 	}
-	for r := bpf.EgressdEgdReasonEGD_R_NONE + 1; r <= bpf.EgressdEgdReasonEGD_R_LISTENER; r++ {
-		if r > bpf.EgressdEgdReasonEGD_R_DEVICE && r < bpf.EgressdEgdReasonEGD_R_ETHERTYPE {
-			continue // free
+}
+
+// TestEveryNumberHasAName: what the programs deny for and count is in events, status
+// and metrics.
+func TestEveryNumberHasAName(t *testing.T) {
+	spec, err := bpf.LoadEgressd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, of := range []string{"egd_reason", "egd_counter"} {
+		var enum *btf.Enum
+		if err := spec.Types.TypeByName(of, &enum); err != nil {
+			t.Fatal(err)
 		}
-		if reasons[uint8(r)] == "" {
-			t.Errorf("reason %d of the kernel has no policy.Reason", r)
-		}
-		if counterNames[uint32(r)] == "" {
-			t.Errorf("reason %d of the kernel has no counter name", r)
+		for _, v := range enum.Values {
+			if v.Name == "EGD_R_NONE" || v.Name == "EGD_R_MAX" || v.Name == "EGD_C_MAX" {
+				continue
+			}
+			name := counterNames[uint32(v.Value)]
+			if name == "" || names[name] {
+				t.Errorf("%s has no name of its own: %q", v.Name, name)
+			}
+			names[name] = true
 		}
 	}
-	for c := bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK; c <= bpf.EgressdEgdCounterEGD_C_PASS_OUTSIDE; c++ {
-		if counterNames[uint32(c)] == "" {
-			t.Errorf("counter %d of the kernel has no name", c)
-		}
+	if len(names) != len(counterNames) {
+		t.Errorf("the kernel has %d numbers, user space %d names", len(names), len(counterNames))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -216,36 +217,13 @@ func (d *Datapath) AdoptedFlows() bool { return d.adoptedFlows }
 // pinnable lists every map by its name. Socket storage is pinned as well: a
 // restarted daemon's programs must see the verdicts of sockets that are open.
 func pinnable(m *bpf.EgressdMaps) map[string]*ebpf.Map {
-	return map[string]*ebpf.Map{
-		"egd_addrs":      m.EgdAddrs,
-		"egd_beside":     m.EgdBeside,
-		"egd_captured":   m.EgdCaptured,
-		"egd_cidrs":      m.EgdCidrs,
-		"egd_config":     m.EgdConfig,
-		"egd_devices":    m.EgdDevices,
-		"egd_dialled":    m.EgdDialled,
-		"egd_endpoints":  m.EgdEndpoints,
-		"egd_rewrites":   m.EgdRewrites,
-		"egd_counters":   m.EgdCounters,
-		"egd_events":     m.EgdEvents,
-		"egd_flow_bytes": m.EgdFlowBytes,
-		"egd_flow_hello": m.EgdFlowHello,
-		"egd_flows":      m.EgdFlows,
-		"egd_hellos":     m.EgdHellos,
-		"egd_ifaces":     m.EgdIfaces,
-		"egd_shares":     m.EgdShares,
-		"egd_kept":       m.EgdKept,
-		"egd_known":      m.EgdKnown,
-		"egd_listeners":  m.EgdListeners,
-		"egd_names":      m.EgdNames,
-		"egd_origins":    m.EgdOrigins,
-		"egd_own":        m.EgdOwn,
-		"egd_peers":      m.EgdPeers,
-		"egd_recent":     m.EgdRecent,
-		"egd_sockets":    m.EgdSockets,
-		"egd_usage":      m.EgdUsage,
-		"egd_workloads":  m.EgdWorkloads,
+	all := map[string]*ebpf.Map{}
+	for field, v := range reflect.ValueOf(m).Elem().Fields() {
+		if name := field.Tag.Get("ebpf"); name != "" {
+			all[name], _ = v.Interface().(*ebpf.Map)
+		}
 	}
+	return all
 }
 
 // Listeners are the ports that redirected flows go to, in host order, on
@@ -331,8 +309,8 @@ func (d *Datapath) setSockets(sockets []Socket) error {
 	return nil
 }
 
-// Slots is the number of UDP ports of the DNS proxy (EGD_DNS_SLOTS).
-const Slots = 4
+// Slots is the number of UDP ports of the DNS proxy.
+const Slots = int(bpf.EgressdEgdSizeEGD_DNS_SLOTS)
 
 // SetListeners publishes the listeners' ports and sockets. The listeners must be
 // bound.

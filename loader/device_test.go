@@ -234,7 +234,7 @@ func TestOwnAddressLeadsAway(t *testing.T) {
 				t.Errorf("%s to %s: %+v", kind, dst, got)
 			}
 			e := <-events
-			if e.Reason != policy.ReasonStray && e.Reason != policy.ReasonNoRule || e.Dst.String() != dst {
+			if e.Reason != policy.ReasonMartian && e.Reason != policy.ReasonNoRule || e.Dst.String() != dst {
 				t.Errorf("%s to %s: the event says %s of %s", kind, dst, e.Reason, e.Dst)
 			}
 		}

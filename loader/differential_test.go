@@ -69,7 +69,7 @@ func kernelVerdict(m *ebpf.Map, transport string, dst netip.AddrPort) (policy.Ve
 	_ = unix.Connect(fd, sa)
 	var st bpf.EgressdEgdSocket
 	err = m.Lookup(int32(fd), &st)
-	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && st.Held != 0 {
+	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && st.UdpBlocked != 0 {
 		return policy.Deny, dst, nil // nothing was kept, or only what forbids sending
 	}
 	peer := dst

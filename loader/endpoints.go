@@ -20,8 +20,8 @@ type (
 // one slot for each, and no weights.
 const maxSlots = 128
 
-// memberSlot is EGD_MEMBER.
-const memberSlot = 0xffff
+// memberSlot is the slot of every member of a set.
+const memberSlot = uint16(bpf.EgressdEgdSlotEGD_MEMBER)
 
 // setGrace is how long a set outlives the last address that points to it: a
 // program that has read the address is about to draw from the set.

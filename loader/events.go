@@ -67,7 +67,7 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_NO_WORKLOAD): policy.ReasonNoWorkload,
 	uint8(bpf.EgressdEgdReasonEGD_R_NO_CONFIG):   policy.ReasonNoConfig,
 	uint8(bpf.EgressdEgdReasonEGD_R_STORAGE):     policy.ReasonStorage,
-	uint8(bpf.EgressdEgdReasonEGD_R_UDP_HELD):    policy.ReasonTransport,
+	uint8(bpf.EgressdEgdReasonEGD_R_TRANSPORT):   policy.ReasonTransport,
 	uint8(bpf.EgressdEgdReasonEGD_R_NAME):        policy.ReasonName,
 	uint8(bpf.EgressdEgdReasonEGD_R_NO_NAME):     policy.ReasonNoName,
 	uint8(bpf.EgressdEgdReasonEGD_R_NOT_TLS):     policy.ReasonNotTLS,
@@ -75,7 +75,7 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_CHANGED):     policy.ReasonPolicyChanged,
 	uint8(bpf.EgressdEgdReasonEGD_R_NO_ENDPOINT): policy.ReasonNoEndpoint,
 	uint8(bpf.EgressdEgdReasonEGD_R_OPTIONS):     policy.ReasonOptions,
-	uint8(bpf.EgressdEgdReasonEGD_R_STRAY):       policy.ReasonStray,
+	uint8(bpf.EgressdEgdReasonEGD_R_MARTIAN):     policy.ReasonMartian,
 	uint8(bpf.EgressdEgdReasonEGD_R_QUOTA):       policy.ReasonQuota,
 	uint8(bpf.EgressdEgdReasonEGD_R_SOURCE):      policy.ReasonSource,
 	uint8(bpf.EgressdEgdReasonEGD_R_GROUP):       policy.ReasonGroup,
@@ -83,7 +83,6 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_ETHERTYPE):   policy.ReasonEthertype,
 	uint8(bpf.EgressdEgdReasonEGD_R_FRAGMENT):    policy.ReasonFragment,
 	uint8(bpf.EgressdEgdReasonEGD_R_NO_STATE):    policy.ReasonNoState,
-	uint8(bpf.EgressdEgdReasonEGD_R_SHARE):       policy.ReasonShare,
 	uint8(bpf.EgressdEgdReasonEGD_R_FRAME):       policy.ReasonFrame,
 	uint8(bpf.EgressdEgdReasonEGD_R_SEQUENCE):    policy.ReasonSequence,
 	uint8(bpf.EgressdEgdReasonEGD_R_LISTENER):    policy.ReasonNoListener,
@@ -173,7 +172,7 @@ func parseEvent(raw []byte) (Event, bool) {
 	}
 	out := Event{
 		Time:      at,
-		Closed:    e.Kind == eventClose,
+		Closed:    e.Kind == uint8(bpf.EgressdEgdEventKindEGD_E_CLOSE),
 		Verdict:   policy.Verdict(e.Verdict),
 		Dst:       netip.AddrPortFrom(netip.AddrFrom16(e.Dst).Unmap(), htons(e.Dport)),
 		Transport: policy.Transport(e.Proto),
@@ -204,9 +203,6 @@ func parseEvent(raw []byte) (Event, bool) {
 	}
 	return out, true
 }
-
-// eventClose is EGD_E_CLOSE.
-const eventClose = 1
 
 // command reads a NUL-terminated comm; generated types have it as int8s or
 // uint8s, depending on how C's char is declared.

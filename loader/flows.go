@@ -19,13 +19,14 @@ type (
 	flowValue = bpf.EgressdEgdFlow
 )
 
-// EGD_F_* and EGD_H_*, as far as user space reads them.
+// The flags of a flow, as far as user space reads them; those of its two ends have
+// the same numbers (enum egd_heard_flag).
 const (
-	flowInbound = 1
-	flowProved  = 2
-	flowFin     = 4 // in both
-	flowReset   = 8 // in both
-	flowTold    = 16
+	flowInbound  = uint8(bpf.EgressdEgdFlowFlagEGD_F_INBOUND)
+	flowProved   = uint8(bpf.EgressdEgdFlowFlagEGD_F_PROVED)
+	flowFin      = uint8(bpf.EgressdEgdFlowFlagEGD_F_FIN)
+	flowReset    = uint8(bpf.EgressdEgdFlowFlagEGD_F_RESET)
+	flowReported = uint8(bpf.EgressdEgdFlowFlagEGD_F_REPORTED)
 )
 
 // How long a flow of an interface may be silent before it is forgotten.
@@ -89,7 +90,7 @@ func (d *Datapath) SweepFlows(ended func(Event)) error {
 		if err := d.dropFlow(&f.key); err != nil {
 			return err
 		}
-		if ended != nil && f.value.Cut == 0 && f.value.Flags&(flowInbound|flowTold) == 0 && policy.Verdict(f.value.Verdict) != policy.Proxy {
+		if ended != nil && f.value.Cut == 0 && f.value.Flags&(flowInbound|flowReported) == 0 && policy.Verdict(f.value.Verdict) != policy.Proxy {
 			ended(closeOf(&f.key, &f.value, now))
 		}
 	}

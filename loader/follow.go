@@ -87,7 +87,7 @@ func isNamedKey(key uint64) bool { return key > math.MaxInt64 }
 
 // hashName is hash_name of the kernel programs.
 func hashName(name string) uint64 {
-	const piece = 31
+	const piece = int(bpf.EgressdEgdSizeEGD_NAME_PIECE) - 1
 	h := uint64(0xcbf29ce484222325)
 	for {
 		var b [piece + 1]byte

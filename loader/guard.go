@@ -133,10 +133,10 @@ func (d *Datapath) Guard(i Interface) error {
 	return nil
 }
 
-// Flags of enum EGD_IF_*.
+// The flags of an interface's entry.
 const (
-	interfaceL3       = 1
-	interfaceAllowAny = 2
+	interfaceL3       = uint8(bpf.EgressdEgdIfaceFlagEGD_IF_L3)
+	interfaceAllowAny = uint8(bpf.EgressdEgdIfaceFlagEGD_IF_ALLOW_ANY)
 )
 
 // attachTC attaches a program with a TCX link where the kernel has them (6.6),

@@ -182,8 +182,8 @@ func TestGuardShare(t *testing.T) {
 	}
 	counters, err := v.dp.Counters()
 	must(t, err)
-	if counters["pass/inbound"] != 2 || counters["deny/share-used-up"] == 0 {
-		t.Errorf("inbound: %d, denied: %d", counters["pass/inbound"], counters["deny/share-used-up"])
+	if counters["pass/inbound"] != 2 || counters["deny/quota"] == 0 {
+		t.Errorf("inbound: %d, denied: %d", counters["pass/inbound"], counters["deny/quota"])
 	}
 	for i, a := range []string{world.StrangerV4, world.StrangerV6, world.StrangerV4} {
 		c, how := v.dialSoon(hostport(a, 7))
@@ -194,7 +194,7 @@ func TestGuardShare(t *testing.T) {
 			must(t, c.Close())
 		}
 	}
-	next(t, v.events, func(e loader.Event) bool { return e.Reason == policy.ReasonShare })
+	next(t, v.events, func(e loader.Event) bool { return e.Reason == policy.ReasonQuota })
 }
 
 // TestAddInbound: a connection that somebody opened before goes on when it is

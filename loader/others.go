@@ -83,7 +83,7 @@ func (d *Datapath) cutOther(fd, n int, only bool, seen map[uint64]bool) (*OtherS
 	if only {
 		return s, nil
 	}
-	v := bpf.EgressdEgdSocket{Cut: socketTypeCut, Told: 1}
+	v := bpf.EgressdEgdSocket{Blocked: blockedSocketType, Reported: 1}
 	if err := d.objs.EgdSockets.Update(uint32(fd), &v, ebpf.UpdateAny); err != nil {
 		return s, fmt.Errorf("write egd_sockets: %w", err)
 	}
@@ -113,8 +113,8 @@ func (d *Datapath) Judged(pids []int) map[uint64]bool {
 	return out
 }
 
-// socketTypeCut is EGD_R_SOCKET_TYPE.
-const socketTypeCut = uint8(bpf.EgressdEgdReasonEGD_R_SOCKET_TYPE)
+// blockedSocketType is why such a socket is blocked.
+const blockedSocketType = uint8(bpf.EgressdEgdReasonEGD_R_SOCKET_TYPE)
 
 // Transport is what events call the socket's protocol.
 func (s OtherSocket) Transport() policy.Transport { return policy.Transport(s.Protocol) }

@@ -49,7 +49,7 @@ type Device struct {
 }
 
 // MaxDevices is how many devices can have listeners.
-const MaxDevices = 64
+const MaxDevices = int(bpf.EgressdEgdSizeEGD_DEVICES)
 
 // SetDevices says on which devices egressd listens; it replaces what was said
 // before. The listeners must be bound.

@@ -9,49 +9,29 @@ import (
 )
 
 // counterNames maps enum egd_reason and enum egd_counter to the names that
-// metrics and status use.
-var counterNames = map[uint32]string{
-	uint32(bpf.EgressdEgdReasonEGD_R_NO_RULE):        "deny/no-rule",
-	uint32(bpf.EgressdEgdReasonEGD_R_SOCKET_TYPE):    "deny/socket-type",
-	uint32(bpf.EgressdEgdReasonEGD_R_NETNS):          "deny/foreign-netns",
-	uint32(bpf.EgressdEgdReasonEGD_R_OWN_PORT):       "deny/own-port",
-	uint32(bpf.EgressdEgdReasonEGD_R_MAP_FULL):       "deny/map-full",
-	uint32(bpf.EgressdEgdReasonEGD_R_NO_WORKLOAD):    "deny/no-workload",
-	uint32(bpf.EgressdEgdReasonEGD_R_NO_CONFIG):      "deny/no-config",
-	uint32(bpf.EgressdEgdReasonEGD_R_STORAGE):        "deny/no-socket-storage",
-	uint32(bpf.EgressdEgdReasonEGD_R_UDP_HELD):       "deny/transport-not-allowed",
-	uint32(bpf.EgressdEgdReasonEGD_R_NAME):           "deny/name-not-allowed",
-	uint32(bpf.EgressdEgdReasonEGD_R_NO_NAME):        "deny/no-name",
-	uint32(bpf.EgressdEgdReasonEGD_R_NOT_TLS):        "deny/not-tls",
-	uint32(bpf.EgressdEgdReasonEGD_R_MALFORMED):      "deny/malformed",
-	uint32(bpf.EgressdEgdReasonEGD_R_CHANGED):        "deny/policy-changed",
-	uint32(bpf.EgressdEgdReasonEGD_R_OPTIONS):        "deny/ip-options",
-	uint32(bpf.EgressdEgdReasonEGD_R_NO_ENDPOINT):    "deny/no-endpoint",
-	uint32(bpf.EgressdEgdReasonEGD_R_STRAY):          "deny/stray-packet",
-	uint32(bpf.EgressdEgdReasonEGD_R_QUOTA):          "deny/quota",
-	uint32(bpf.EgressdEgdReasonEGD_R_SOURCE):         "deny/foreign-source",
-	uint32(bpf.EgressdEgdReasonEGD_R_GROUP):          "deny/multicast-group",
-	uint32(bpf.EgressdEgdReasonEGD_R_DEVICE):         "deny/bound-to-device",
-	uint32(bpf.EgressdEgdReasonEGD_R_ETHERTYPE):      "deny/not-ip",
-	uint32(bpf.EgressdEgdReasonEGD_R_FRAGMENT):       "deny/fragment",
-	uint32(bpf.EgressdEgdReasonEGD_R_NO_STATE):       "deny/no-connection",
-	uint32(bpf.EgressdEgdReasonEGD_R_SHARE):          "deny/share-used-up",
-	uint32(bpf.EgressdEgdReasonEGD_R_FRAME):          "deny/raw-frame",
-	uint32(bpf.EgressdEgdReasonEGD_R_SEQUENCE):       "deny/out-of-sequence",
-	uint32(bpf.EgressdEgdReasonEGD_R_LISTENER):       "deny/no-listener",
-	uint32(bpf.EgressdEgdCounterEGD_C_BY_SOCKET):     "pass/by-socket",
-	uint32(bpf.EgressdEgdCounterEGD_C_INBOUND):       "pass/inbound",
-	uint32(bpf.EgressdEgdCounterEGD_C_CONTROL):       "pass/link-control",
-	uint32(bpf.EgressdEgdCounterEGD_C_INSPECT):       "pass/inspect",
-	uint32(bpf.EgressdEgdCounterEGD_C_REPLY):         "pass/reply",
-	uint32(bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK): "pass/loopback",
-	uint32(bpf.EgressdEgdCounterEGD_C_PASS_OWN):      "pass/exempt",
-	uint32(bpf.EgressdEgdCounterEGD_C_PASS_OUTSIDE):  "pass/outside",
-	uint32(bpf.EgressdEgdCounterEGD_C_DIRECT):        "pass/direct",
-	uint32(bpf.EgressdEgdCounterEGD_C_PROXY):         "redirect/proxy",
-	uint32(bpf.EgressdEgdCounterEGD_C_DNS):           "redirect/dns",
-	uint32(bpf.EgressdEgdCounterEGD_C_EVENT_LOST):    CounterLost,
-	uint32(bpf.EgressdEgdCounterEGD_C_AUDIT):         "audit/would-deny",
+// metrics and status use: a denial is counted under its reason.
+var counterNames = nameCounters()
+
+func nameCounters() map[uint32]string {
+	names := map[uint32]string{
+		uint32(bpf.EgressdEgdCounterEGD_C_BY_SOCKET):     "pass/by-socket",
+		uint32(bpf.EgressdEgdCounterEGD_C_INBOUND):       "pass/inbound",
+		uint32(bpf.EgressdEgdCounterEGD_C_CONTROL):       "pass/link-control",
+		uint32(bpf.EgressdEgdCounterEGD_C_INSPECT):       "pass/inspect",
+		uint32(bpf.EgressdEgdCounterEGD_C_REPLY):         "pass/reply",
+		uint32(bpf.EgressdEgdCounterEGD_C_PASS_LOOPBACK): "pass/loopback",
+		uint32(bpf.EgressdEgdCounterEGD_C_PASS_OWN):      "pass/exempt",
+		uint32(bpf.EgressdEgdCounterEGD_C_PASS_OUTSIDE):  "pass/outside",
+		uint32(bpf.EgressdEgdCounterEGD_C_DIRECT):        "pass/direct",
+		uint32(bpf.EgressdEgdCounterEGD_C_PROXY):         "redirect/proxy",
+		uint32(bpf.EgressdEgdCounterEGD_C_DNS):           "redirect/dns",
+		uint32(bpf.EgressdEgdCounterEGD_C_EVENT_LOST):    CounterLost,
+		uint32(bpf.EgressdEgdCounterEGD_C_AUDIT):         "audit/would-deny",
+	}
+	for r, reason := range reasons {
+		names[uint32(r)] = "deny/" + string(reason)
+	}
+	return names
 }
 
 // CounterLost is the name of the counter of events that there was no room for

@@ -10,13 +10,15 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/bpf"
 )
 
 // Packets that the programs on interfaces give to egressd's sockets still bear
 // the address that was dialled. The programs mark them, and a rule for the
 // mark makes the stack take them for its own.
 const (
-	steerMark  = 0x65676401 // EGD_MARK
+	steerMark  = uint32(bpf.EgressdEgdMarkEGD_MARK)
 	steerTable = 15001
 	steerPrio  = 50
 )

@@ -56,9 +56,9 @@ func counter(t *testing.T, dp *loader.Datapath, name string) uint64 {
 	return all[name]
 }
 
-// TestStray: a packet for loopback that leaves by another device is dropped,
+// TestMartian: a packet for loopback that leaves by another device is dropped,
 // counted each time and told once.
-func TestStray(t *testing.T) {
+func TestMartian(t *testing.T) {
 	r := newRig(t)
 	events := r.serveEvents()
 	for i, lo := range loopbacks {
@@ -66,11 +66,11 @@ func TestStray(t *testing.T) {
 		if got := r.run(true, "bound", dst, world.Uplink); got.Errno != "EPERM" {
 			t.Errorf("%s: %+v, want EPERM", lo, got)
 		}
-		e := next(t, events, func(e loader.Event) bool { return e.Reason == policy.ReasonStray })
+		e := next(t, events, func(e loader.Event) bool { return e.Reason == policy.ReasonMartian })
 		if e.Dst.String() != dst || e.Workload != 1 || e.Policy != testPolicy || e.Transport != policy.UDP || e.Verdict != policy.Deny || e.Cgroup == 0 {
 			t.Errorf("event: %+v", e)
 		}
-		if n := counter(t, r.dp, "deny/stray-packet"); n != uint64(3*(i+1)) {
+		if n := counter(t, r.dp, "deny/martian"); n != uint64(3*(i+1)) {
 			t.Errorf("%d packets counted, want %d", n, 3*(i+1))
 		}
 		// The next event is of something else: it is told once.

@@ -16,8 +16,8 @@ import (
 	"github.com/egressd/egressd/bpf"
 )
 
-// maxOrigins is EGD_MAX_ORIGINS.
-const maxOrigins = 8192
+// maxOrigins is how many entries of egd_origins a workload may have.
+const maxOrigins = int(bpf.EgressdEgdSizeEGD_MAX_ORIGINS)
 
 // usage is egd_usage, mapped: the kernel programs and this process add to the
 // same numbers atomically.

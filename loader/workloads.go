@@ -18,8 +18,8 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// MaxWorkloads bounds the numbers of workloads (EGD_MAX_WORKLOADS).
-const MaxWorkloads = 16384
+// MaxWorkloads bounds the numbers of workloads.
+const MaxWorkloads = uint32(bpf.EgressdEgdSizeEGD_MAX_WORKLOADS)
 
 // Workload is what the kernel knows of a workload.
 type Workload struct {
@@ -39,12 +39,12 @@ type Workload struct {
 	Home uint64
 }
 
-// Flags of enum EGD_WL_*.
+// The flags of a workload's entry.
 const (
-	workloadExempt   = 1
-	workloadAllowAny = 2
-	workloadOutside  = 4
-	workloadFound    = 8
+	workloadExempt   = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_EXEMPT)
+	workloadAllowAny = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_ALLOW_ANY)
+	workloadOutside  = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_OUTSIDE)
+	workloadFound    = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_FOUND)
 )
 
 // WorkloadsFullError says that egd_workloads has no room for some cgroups. They are

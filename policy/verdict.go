@@ -131,14 +131,14 @@ const (
 	ReasonOwnPort Reason = "own-port"
 	// ReasonMapFull: a kernel table had no room for the flow.
 	ReasonMapFull Reason = "map-full"
-	// ReasonQuota: the workload or policy has its share of a table that all use.
+	// ReasonQuota: the workload, interface or policy has used up its share of a table that all use.
 	ReasonQuota Reason = "quota"
 	// ReasonGroup: joining a multicast group would make the kernel tell the link, with the group as data.
 	ReasonGroup Reason = "multicast-group"
 	// ReasonSource: the source address and port is in use in another network namespace.
 	ReasonSource Reason = "foreign-source"
-	// ReasonStray: a packet for loopback that leaves by another device, or one over loopback with a foreign source.
-	ReasonStray Reason = "stray-packet"
+	// ReasonMartian: a packet for loopback that leaves by another device, or one over loopback with a foreign source (RFC 1812 section 5.3.7).
+	ReasonMartian Reason = "martian"
 	// ReasonDevice: the socket is bound to a network device that egressd has no listener on, so what must be proxied cannot be redirected.
 	ReasonDevice Reason = "bound-to-device"
 	// ReasonOptions: a source route or another IP option or extension header.
@@ -158,8 +158,6 @@ const (
 	ReasonFragment Reason = "fragment"
 	// ReasonNoState: the middle of a connection whose beginning nobody saw, where an address does not decide alone.
 	ReasonNoState Reason = "no-connection"
-	// ReasonShare: an interface has its share of the table of flows.
-	ReasonShare Reason = "share-used-up"
 	// ReasonFrame: a frame that went past the IP stack (AF_PACKET).
 	ReasonFrame Reason = "raw-frame"
 	// ReasonSequence: a segment that does not fit those before it.

@@ -62,9 +62,9 @@ var (
 		"Entries of a kernel table.", []string{"map"}, nil)
 	mapMaxDesc = prometheus.NewDesc("egressd_map_max_entries",
 		"Room of a kernel table.", []string{"map"}, nil)
-	shareDesc = prometheus.NewDesc("egressd_workload_origins",
+	shareDesc = prometheus.NewDesc("egressd_workload_pending_redirects",
 		"Connections that wait to be accepted and DNS sockets, of a workload.", []string{"workload"}, nil)
-	shareMaxDesc = prometheus.NewDesc("egressd_workload_max_origins",
+	shareMaxDesc = prometheus.NewDesc("egressd_workload_max_pending_redirects",
 		"How many of them a workload may have; more are refused (quota).", []string{"workload"}, nil)
 	learnedDesc = prometheus.NewDesc("egressd_learned",
 		"What the DNS proxy learned and its room in the kernel's tables, over all policies.", []string{"what"}, nil)

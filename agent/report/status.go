@@ -102,8 +102,9 @@ type WorkloadStatus struct {
 	Cgroups []string        `json:"cgroups"`
 	Mode    string          `json:"mode"`
 	Policy  policy.PolicyID `json:"policy"`
-	// Origins is how much of its share of egd_origins it uses.
-	Origins loader.Fill `json:"origins"`
+	// Origins are its connections that wait to be accepted and its DNS sockets, and how
+	// many it may have (egd_origins).
+	Origins loader.Fill `json:"pendingRedirects"`
 	// Share is what it has of what proxied connections take.
 	Share WorkloadShare `json:"share"`
 }

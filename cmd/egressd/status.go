@@ -84,7 +84,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	}
 	printProbe(tw, s.Probe)
 	for _, wl := range s.Workloads {
-		row("workload", "%s, mode %s, cgroup %s, %d of %d origins", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
+		row("workload", "%s, mode %s, cgroup %s, %d of %d pending redirects", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
 		printShare(row, wl.Share)
 	}
 	if s.Unbound != "" {

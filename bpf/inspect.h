@@ -2,78 +2,11 @@
 /* Connections that go straight to their destination, packet by packet: reads
  * the ClientHello of inspected ones, and decides again when the policy has
  * changed. In between a packet costs one lookup of socket storage. */
-#ifndef EGRESSD_WATCH_H
-#define EGRESSD_WATCH_H
+#ifndef EGRESSD_INSPECT_H
+#define EGRESSD_INSPECT_H
 
 #include "hello.h"
 #include "publish.h"
-
-/* Where the payload of a TCP segment is. */
-struct segment {
-	__u8 src[16], dst[16];
-	__u16 ports[2]; /* source and destination, network order */
-	__u32 seq;      /* host order */
-	__u32 off, end;
-	bool urgent; /* a byte of it is not in the receiver's stream */
-	bool reset;
-};
-
-/* A segment of over 64 KB, as the kernel makes them for IPv6 where the device
- * takes them (BIG TCP, loopback among others): a hop-by-hop header of 8 bytes
- * with the jumbo option (RFC 2675) stands before TCP, and leaves again before
- * the wire. */
-static __always_inline bool is_big_tcp(struct __sk_buff *skb)
-{
-	__u8 head[3] = {}, first = 0;
-	__u16 len = 1;
-
-	return !bpf_skb_load_bytes(skb, 6, &first, 1) && first == 0 && /* hop-by-hop */
-	       !bpf_skb_load_bytes(skb, 4, &len, 2) && len == 0 &&
-	       !bpf_skb_load_bytes(skb, 40, head, 3) && head[0] == IPPROTO_TCP &&
-	       head[1] == 0 && head[2] == 0xc2;
-}
-
-/* False: not a TCP segment whose headers are where they should be. A socket's
- * own segments never come with extension headers unless the application asks
- * for them, or in fragments: TCP does its own segmentation. */
-static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *s)
-{
-	__u32 off, seq;
-	__u8 b = 0, proto = 0, flags = 0;
-
-	if (skb->protocol == bpf_htons(0x0800)) {
-		__u32 a[2];
-
-		if (bpf_skb_load_bytes(skb, 0, &b, 1) || bpf_skb_load_bytes(skb, 9, &proto, 1) ||
-		    bpf_skb_load_bytes(skb, 12, a, 8))
-			return false;
-		set_mapped(s->src, a[0]);
-		set_mapped(s->dst, a[1]);
-		off = (b & 0xf) * 4;
-	} else {
-		if (bpf_skb_load_bytes(skb, 6, &proto, 1) || bpf_skb_load_bytes(skb, 8, s->src, 16) ||
-		    bpf_skb_load_bytes(skb, 24, s->dst, 16))
-			return false;
-		off = 40;
-		if (is_big_tcp(skb)) {
-			proto = IPPROTO_TCP;
-			off = 48;
-		}
-	}
-	if (proto != IPPROTO_TCP || bpf_skb_load_bytes(skb, off, s->ports, 4) ||
-	    bpf_skb_load_bytes(skb, off + 4, &seq, 4) ||
-	    bpf_skb_load_bytes(skb, off + 13, &flags, 1) ||
-	    bpf_skb_load_bytes(skb, off + 12, &b, 1))
-		return false;
-	s->seq = bpf_ntohl(seq);
-	if (flags & 2) /* SYN takes a number; data with it is Fast Open (RFC 7413) */
-		s->seq++;
-	s->urgent = flags & 0x20;
-	s->reset = flags & 4;
-	s->off = off + (b >> 4) * 4;
-	s->end = skb->len;
-	return s->off <= s->end;
-}
 
 static __always_inline __u32 this_ring(void)
 {
@@ -82,24 +15,21 @@ static __always_inline __u32 this_ring(void)
 	return cfg ? cfg->ring : 0;
 }
 
-/* Tells user space of a connection that is denied now. False: the ring is full. */
-static __always_inline bool tell(struct egd_socket *st, const struct segment *s,
+/* Reports a connection that is denied now to user space. False: the ring is full. */
+static __always_inline bool report_blocked(struct egd_socket *st, const struct packet *p,
 				 const struct egd_hello *h, __u8 proto, __u8 reason, bool audit)
 {
-	struct egd_event *e = socket_event(st, EGD_E_DECISION, reason);
+	struct egd_event *e = socket_event(st, EGD_E_DECISION, proto, reason);
 
 	if (!e)
 		return false;
-	e->proto = proto;
 	e->audit = audit;
-	__builtin_memcpy(e->src, s->src, 16);
-	__builtin_memcpy(e->peer, s->dst, 16);
-	e->sport = s->ports[0];
-	e->peer_port = s->ports[1];
-	if (h) {
-		e->name_len = h->key.len;
-		__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
-	}
+	__builtin_memcpy(e->src, p->src, 16);
+	__builtin_memcpy(e->peer, p->to.addr, 16);
+	e->sport = p->sport;
+	e->peer_port = p->to.port;
+	if (h)
+		set_name(e, h);
 	bpf_ringbuf_submit(e, 0);
 	return true;
 }
@@ -107,43 +37,41 @@ static __always_inline bool tell(struct egd_socket *st, const struct segment *s,
 /* Nothing of this connection leaves any more; user space ends the socket
  * (SOCK_DESTROY), which resets it at both ends. In audit mode it is only said.
  * Returns what the hook returns. */
-static __always_inline int cut(struct egd_socket *st, const struct segment *s,
-			       const struct egd_hello *h, __u8 proto, __u8 reason)
+static __noinline int block(struct egd_socket *st, const struct packet *p,
+			  const struct egd_hello *h, __u8 proto, __u8 reason)
 {
-	bool audit = st->origin.mode == EGD_AUDIT;
+	bool deny = enforced(st->origin.mode, reason);
 
-	count(audit ? EGD_C_AUDIT : reason);
-	if (audit) {
+	if (deny) {
+		st->blocked = reason;
+	} else {
 		/* It is said once, and judged when the mode is enforce. */
 		st->verdict = EGD_DIRECT;
 		st->unjudged = 1;
-	} else {
-		st->cut = reason;
 	}
-	st->told = tell(st, s, h, proto, reason, audit);
+	st->reported = report_blocked(st, p, h, proto, reason, !deny);
 	st->ring = this_ring();
-	return audit;
+	return !deny;
 }
 
-/* A packet of a socket that is cut. Until user space knows of it nobody ends
- * the socket, and its owner waits in vain: what a full ring lost is told again,
+/* A packet of a socket that is blocked. Until user space knows of it nobody ends
+ * the socket, and its owner waits in vain: what a full ring lost is reported again,
  * and so is what is in the ring of an older version, which nobody reads. */
-static __noinline int stay_cut(struct __sk_buff *skb, struct bpf_sock *sk,
-				    struct egd_socket *st)
+static __noinline int stay_blocked(struct __sk_buff *skb, struct bpf_sock *sk,
+				struct egd_socket *st, struct packet *p)
 {
-	struct segment s = {};
+	bool tcp = sk->protocol == IPPROTO_TCP && read_segment(skb, p);
 
 	/* The end of the socket is told to the other side, which would wait for
 	 * ever: a reset has no data. */
-	if (sk->protocol == IPPROTO_TCP && st->watched && read_segment(skb, &s) && s.reset &&
-	    s.off == s.end)
+	if (tcp && st->watched && (p->flags & TCP_RST) && p->off == p->end)
 		return 1;
-	count(st->cut);
-	if (!st->told || st->ring != this_ring()) {
-		if (sk->protocol == IPPROTO_TCP)
-			read_segment(skb, &s);
-		st->told = tell(st, &s, bpf_sk_storage_get(&egd_hellos, sk, 0, 0), sk->protocol,
-				st->cut, false);
+	count(st->blocked);
+	if (!st->reported || st->ring != this_ring()) {
+		if (!tcp)
+			__builtin_memset(p, 0, sizeof(*p));
+		st->reported = report_blocked(st, p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0), sk->protocol,
+				st->blocked, false);
 		st->ring = this_ring();
 	}
 	return 0;
@@ -159,21 +87,9 @@ static __always_inline bool name_allowed(const struct egd_socket *st, struct egd
 	return egd_find(&egd_names, &h->key) != NULL;
 }
 
-static __always_inline void report_allowed(const struct egd_socket *st, const struct egd_hello *h)
-{
-	struct egd_event *e = socket_event(st, EGD_E_DECISION, EGD_R_NONE);
-
-	if (!e)
-		return;
-	e->proto = IPPROTO_TCP;
-	e->name_len = h->key.len;
-	__builtin_memcpy(e->name, h->key.name, EGD_MAX_NAME);
-	bpf_ringbuf_submit(e, no_hurry());
-}
-
 /* Nothing is read any more once it is settled that no other hello comes, and the
  * server has all that was read: then TCP does not send it again. */
-static __always_inline int go_on_reading(struct bpf_sock *sk, struct egd_socket *st,
+static __always_inline int finish_reading(struct bpf_sock *sk, struct egd_socket *st,
 					 const struct egd_hello *h)
 {
 	struct bpf_tcp_sock *tp;
@@ -206,7 +122,7 @@ static __always_inline __u8 read_hellos(struct __sk_buff *skb, struct egd_socket
 			st->proved = 1;
 			st->reading = 1;
 			count(EGD_C_INSPECT);
-			report_allowed(st, h);
+			report_allowed(st, h, IPPROTO_TCP);
 			expect_second(h);
 			got = HELLO_MORE;
 		}
@@ -231,53 +147,53 @@ static __always_inline __u8 read_hellos(struct __sk_buff *skb, struct egd_socket
  * what was read: a file that is sent without a copy (sendfile, MSG_ZEROCOPY) may
  * have other bytes by then. */
 static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
-				   struct egd_socket *st, struct segment *s)
+				   struct egd_socket *st, struct packet *p)
 {
-	__u32 at, had, start = s->off, off;
+	__u32 seq = payload_seq(p), at, had, start = p->off, off;
 	struct egd_kept *kept;
 	struct egd_hello *h;
 	__u8 bad;
 
 	h = bpf_sk_storage_get(&egd_hellos, sk, 0, 0);
 	if (!h)
-		return cut(st, s, h, IPPROTO_TCP, EGD_R_STORAGE);
-	if (s->off == s->end) /* no payload: handshake, acknowledgement, end */
-		return go_on_reading(sk, st, h);
+		return block(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
+	if (p->off == p->end) /* no payload: handshake, acknowledgement, end */
+		return finish_reading(sk, st, h);
 	if (!h->synced) {
 		h->synced = 1;
-		h->next_seq = s->seq;
-		h->base = s->seq;
+		h->next_seq = seq;
+		h->base = seq;
 	}
-	at = s->seq - h->base;
+	at = seq - h->base;
 	had = h->next_seq - h->base;
-	if (h->settled && (__s32)(s->seq - h->next_seq) >= 0)
-		return go_on_reading(sk, st, h);
+	if (h->settled && (__s32)(seq - h->next_seq) >= 0)
+		return finish_reading(sk, st, h);
 	/* An urgent byte (MSG_OOB) is taken out of the stream that the server
 	 * reads, so the server would read another hello than this one. */
-	if (s->urgent)
-		return cut(st, s, h, IPPROTO_TCP, EGD_R_MALFORMED);
-	if ((__s32)at < 0 || (__s32)(s->seq - h->next_seq) > 0)
+	if (p->flags & TCP_URG)
+		return block(st, p, h, IPPROTO_TCP, EGD_R_MALFORMED);
+	if ((__s32)at < 0 || (__s32)(seq - h->next_seq) > 0)
 		return 0; /* a gap: what fills it comes first */
 	kept = bpf_sk_storage_get(&egd_kept, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!kept)
-		return cut(st, s, h, IPPROTO_TCP, EGD_R_STORAGE);
+		return block(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
 	if (at < had) {
-		start = s->off + (had - at);
-		if (start > s->end)
-			start = s->end;
+		start = p->off + (had - at);
+		if (start > p->end)
+			start = p->end;
 		/* What is beyond the kept bytes is not known, so it is not sent again. */
-		if (!same_bytes(skb, kept->data, at, s->off, start))
-			return cut(st, s, h, IPPROTO_TCP, EGD_R_SEQUENCE);
-		if (start == s->end || h->settled)
-			return go_on_reading(sk, st, h);
+		if (!same_bytes(skb, kept->data, at, p->off, start))
+			return block(st, p, h, IPPROTO_TCP, EGD_R_SEQUENCE);
+		if (start == p->end || h->settled)
+			return finish_reading(sk, st, h);
 	}
 	off = start;
-	bad = read_hellos(skb, st, h, &off, s->end);
+	bad = read_hellos(skb, st, h, &off, p->end);
 	if (bad)
-		return cut(st, s, h, IPPROTO_TCP, bad);
+		return block(st, p, h, IPPROTO_TCP, bad);
 	keep_bytes(skb, kept->data, had, start, off);
 	h->next_seq = h->base + had + (off - start);
-	return go_on_reading(sk, st, h);
+	return finish_reading(sk, st, h);
 }
 
 /* Whether the connection's peer is one that the tables send it to today. */
@@ -346,21 +262,20 @@ static __always_inline bool still_allowed(struct __sk_buff *skb, struct bpf_sock
 
 /* Returns 1 to pass, 0 to drop. */
 static __always_inline int watch(struct __sk_buff *skb, struct bpf_sock *sk,
-				 struct egd_socket *st, const struct egd_config *cfg)
+				 struct egd_socket *st, struct packet *p,
+				 const struct egd_config *cfg)
 {
-	struct segment s = {};
-
 	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || (st->proved && !st->reading)))
 		return 1;
-	if (!read_segment(skb, &s))
-		return cut(st, &s, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
+	if (!read_segment(skb, p))
+		return block(st, p, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
 	if (st->epoch != cfg->epoch) {
 		if (!still_allowed(skb, sk, st))
-			return cut(st, &s, NULL, IPPROTO_TCP, EGD_R_CHANGED);
+			return block(st, p, NULL, IPPROTO_TCP, EGD_R_CHANGED);
 		st->epoch = cfg->epoch;
 	}
 	if (st->verdict == EGD_INSPECT && (!st->proved || st->reading))
-		return inspect(skb, sk, st, &s);
+		return inspect(skb, sk, st, p);
 	return 1;
 }
 

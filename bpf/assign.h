@@ -1,67 +1,65 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Flows of interfaces that egressd's own sockets serve: the packets are given
  * to them as they are. */
-#ifndef EGRESSD_STEER_H
-#define EGRESSD_STEER_H
+#ifndef EGRESSD_ASSIGN_H
+#define EGRESSD_ASSIGN_H
 
 #include "flows.h"
 #include "publish.h"
 
-static __always_inline bool tuple_of(const struct packet *p, struct bpf_sock_tuple *t, __u32 *size)
+/* Returns the size of the tuple. */
+static __always_inline __u32 tuple_of(const struct packet *p, struct bpf_sock_tuple *t)
 {
-	const __u32 *src = (const __u32 *)p->src, *dst = (const __u32 *)p->dst;
+	const __u32 *src = (const __u32 *)p->src, *dst = (const __u32 *)p->to.addr;
 
-	if (p->family == AF_INET) {
+	if (p->to.family == AF_INET) {
 		t->ipv4.saddr = src[3];
 		t->ipv4.daddr = dst[3];
 		t->ipv4.sport = p->sport;
-		t->ipv4.dport = p->dport;
-		*size = sizeof(t->ipv4);
-		return true;
+		t->ipv4.dport = p->to.port;
+		return sizeof(t->ipv4);
 	}
 	__builtin_memcpy(t->ipv6.saddr, p->src, 16);
-	__builtin_memcpy(t->ipv6.daddr, p->dst, 16);
+	__builtin_memcpy(t->ipv6.daddr, p->to.addr, 16);
 	t->ipv6.sport = p->sport;
-	t->ipv6.dport = p->dport;
-	*size = sizeof(t->ipv6);
-	return true;
+	t->ipv6.dport = p->to.port;
+	return sizeof(t->ipv6);
 }
 
 /* Whom the listener will find behind the packet. Returns an enum egd_reason. */
-static __always_inline __u8 publish_wire(struct __sk_buff *skb, const struct passing *w,
+static __always_inline __u8 publish_wire(struct __sk_buff *skb, const struct pkt_ctx *w,
 					 const struct egd_iface *in)
 {
 	struct egd_origin_key key = {
 		.port = w->p.sport,
-		.proto = w->p.proto,
+		.proto = w->p.to.proto,
 		.way = EGD_BY_WIRE,
 		.token = w->p.seq,
 	};
 	struct egd_origin o = {
 		.created = w->now,
-		.dport = w->p.dport,
-		.family = w->p.family,
+		.dport = w->p.to.port,
+		.family = w->p.to.family,
 		.mode = in->mode,
 		.workload = in->workload,
 		.policy = in->policy,
 		.ifindex = w->key.ifindex,
 	};
 
-	if (w->p.proto == IPPROTO_UDP)
+	if (w->p.to.proto == IPPROTO_UDP)
 		key.token = question_token(skb, w->p.off);
 	__builtin_memcpy(key.addr, w->p.src, 16);
-	__builtin_memcpy(o.dst, w->p.dst, 16);
+	__builtin_memcpy(o.dst, w->p.to.addr, 16);
 	return publish(&key, &o);
 }
 
 /* Gives the packet to one of egressd's sockets without changing it; the mark
  * makes the stack take it for local (ip rule, see loader). Returns an enum
  * egd_reason. */
-static __noinline int steer(struct __sk_buff *skb, const struct passing *w,
+static __noinline int steer(struct __sk_buff *skb, const struct pkt_ctx *w,
 			    const struct egd_iface *in, const struct egd_config *cfg)
 {
 	struct bpf_sock_tuple t = {};
-	struct flow f = {};
 	struct bpf_sock *sk;
 	__u32 size, key;
 	__u8 reason;
@@ -69,8 +67,8 @@ static __noinline int steer(struct __sk_buff *skb, const struct passing *w,
 
 	if (!w || !in || !cfg)
 		return EGD_R_NO_CONFIG;
-	if (w->p.proto == IPPROTO_TCP) {
-		tuple_of(&w->p, &t, &size);
+	if (w->p.to.proto == IPPROTO_TCP) {
+		size = tuple_of(&w->p, &t);
 		sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
 		if (sk) {
 			if (sk->state != STATE_LISTEN)
@@ -83,11 +81,10 @@ static __noinline int steer(struct __sk_buff *skb, const struct passing *w,
 	reason = publish_wire(skb, w, in);
 	if (reason)
 		return reason;
-	__builtin_memcpy(f.addr, w->p.dst, 16);
-	key = w->p.dport == PORT_DNS ? EGD_L_DNS_TCP : EGD_L_PROXY;
-	if (w->p.proto == IPPROTO_UDP)
+	key = w->p.to.port == PORT_DNS ? EGD_L_DNS_TCP : EGD_L_PROXY;
+	if (w->p.to.proto == IPPROTO_UDP)
 		key = EGD_L_DNS_UDP;
-	key = listener_key(&f, false, key);
+	key = listener_key(&w->p.to, false, key);
 	sk = bpf_map_lookup_elem(&egd_listeners, &key);
 	if (!sk)
 		return EGD_R_LISTENER;
