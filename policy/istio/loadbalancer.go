@@ -42,6 +42,7 @@ func (o *object) loadBalancer(at *node, lb *networking.LoadBalancerSettings, out
 		o.errorf(at.keyOf("zoneAwareLbSetting"), "localityLbSetting and zoneAwareLbSetting must not be set together")
 	}
 	o.locality(at.at("localityLbSetting"), lb.LocalityLbSetting, outlier)
+	o.zoneAware(at.at("zoneAwareLbSetting"), lb.ZoneAwareLbSetting)
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	if d := lb.WarmupDurationSecs; d != nil {
 		out.Warmup = o.duration(at.at("warmupDurationSecs"), "warmupDurationSecs", d)

@@ -33,7 +33,6 @@ func decodeWorkload(o *object, d *draft) {
 	w := &policy.Workload{Ref: o.ref, Identity: policy.Identity{
 		Name: o.meta.Name, Namespace: o.meta.Namespace, ServiceAccount: spec.ServiceAccount, Labels: o.meta.Labels,
 	}}
-	o.labels(o.root.at("metadata", "labels"), o.meta.Labels)
 	if a := spec.ServiceAccount; a != "" && !isSubdomain(a) {
 		o.errorf(o.spec("serviceAccount"), "serviceAccount: %q is not a DNS-1123 subdomain", a)
 	}
