@@ -111,6 +111,11 @@ func (o *object) hashCookie(at *node, c *networking.LoadBalancerSettings_Consist
 	} else {
 		out.TTL = c.Ttl.AsDuration()
 	}
+	for i, attribute := range c.Attributes {
+		if n := at.at("attributes", i); !n.has("name") {
+			o.errorf(n, "httpCookie: attribute %q has no name", attribute.Value)
+		}
+	}
 	if len(c.Attributes) > 0 {
 		o.inert(at.keyOf("attributes"), "httpCookie attributes")
 	}
