@@ -8,21 +8,10 @@ import (
 	"os"
 	"runtime/debug"
 
-	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/memcg"
 	"github.com/egressd/egressd/loader"
 )
-
-// MemoryStatus is what the kernel's tables take of the memory that egressd may
-// have, in bytes.
-type MemoryStatus struct {
-	Tables uint64 `json:"tables"`
-	// Limit and Used are those of the memory cgroup that has the least left, and
-	// Cgroup is its directory; 0 and empty: no limit.
-	Limit  uint64 `json:"limit,omitempty"`
-	Used   uint64 `json:"used,omitempty"`
-	Cgroup string `json:"cgroup,omitempty"`
-}
 
 // memoryStatus reads it. A limit that cannot be read is left out.
 func memoryStatus(d *loader.Datapath) MemoryStatus {
@@ -70,7 +59,7 @@ func (o *Options) tableSizes() loader.Sizes {
 }
 
 // learnedBounds are the shares of what is learned, by what the tables may have.
-func learnedBounds(o *dnsproxy.NamesOptions, addresses int) {
+func learnedBounds(o *learned.Options, addresses int) {
 	if addresses == 0 {
 		addresses = loader.DefaultAddresses
 	}
