@@ -19,13 +19,13 @@ type Stage struct{ Name, Files string }
 
 // Orders are those of the packages that are too big to be read without one.
 var Orders = []Order{
-	{"./policy", 10, []Stage{
+	{"./policy", 9, []Stage{
 		{"contract", "verdict endpoints snapshot"},
 		{"config", "config* consent"},
 		{"match", "match rewrite authz_path sidecar"},
 		{"authorization", "authz*"},
 		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy"},
-		{"compile", "compile* classify scope sidecar base destination validate changes"},
+		{"compile", "compile* classify scope base destination validate changes"},
 		{"text", "text* digest authz_text"},
 		{"explain", "why*"},
 	}},
@@ -47,7 +47,7 @@ var Orders = []Order{
 		{"pins", "bpffs pins holdpins hold"},
 		{"takeover", "before earlier adopt rollback own"},
 	}},
-	{"./agent", 27, []Stage{
+	{"./agent", 19, []Stage{
 		{"options", "options memory search target limits pins"},
 		{"policy", "configuration lastgood policy learned unsaved enforce"},
 		{"agent", "agent run upkeep status addresses identify holding endpoint"},

@@ -216,6 +216,8 @@ func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o origin,
 			what = "there is no Service for the destination %s: %s"
 		}
 		o.warnf(o.at.at("host"), what, d.Host, end)
+	} else if onMesh && !viaGateway {
+		a.onlyKubernetes(o, d.Host)
 	}
 	if d.Subset != "" && !a.subsets.use(d) {
 		o.warnf(o.at.at("subset"), "Referenced host+subset in destinationrule not found: \"%s+%s\"", d.Host, d.Subset)

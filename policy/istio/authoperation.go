@@ -64,6 +64,10 @@ func (a *auth) paths(at *node, key, label string, values []string) []policy.Path
 	a.empty(at, key, label, values)
 	var out []policy.PathMatch
 	for i, s := range values {
+		if !isTemplate(s) && strings.ContainsAny(s, "{}") {
+			a.errorf(at.at(key, i), "invalid or unsupported path %s, found in %s. Contains '{' or '}' beyond a supported path template", s, label)
+			continue
+		}
 		if !isTemplate(s) {
 			out = append(out, policy.PathMatch{ValueMatch: a.value(at.at(key, i), key, s)})
 			continue

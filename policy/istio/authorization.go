@@ -73,7 +73,7 @@ func (a *auth) action() {
 func (a *auth) target() {
 	refs := a.v.TargetRefs
 	set := 0
-	for _, is := range [...]bool{a.v.Selector != nil, a.v.TargetRef != nil, len(refs) > 0} {
+	for _, is := range [...]bool{a.v.Selector != nil, a.v.TargetRef != nil, a.spec().has("targetRefs")} {
 		if is {
 			set++
 		}
@@ -109,6 +109,8 @@ var targetKinds = []struct{ group, version, kind string }{
 func (a *auth) targetRef(at *node, r *selectors.PolicyTargetReference) {
 	if r.Name == "" {
 		a.errorf(at.at("name"), "targetRef name must be set")
+	} else if len(r.Name) > 253 {
+		a.errorf(at.at("name"), "targetRef name has %d characters, more than 253", len(r.Name))
 	}
 	if r.Namespace != "" {
 		a.errorf(at.at("namespace"), "targetRef namespace must not be set; cross namespace referencing is not supported")

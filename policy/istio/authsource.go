@@ -19,7 +19,8 @@ func (a *auth) source(at *node, number int, s *security.Source) *policy.AuthSour
 	accounts := len(s.ServiceAccounts) + len(s.NotServiceAccounts)
 	rest := len(s.RequestPrincipals) + len(s.NotRequestPrincipals) + len(s.IpBlocks) + len(s.NotIpBlocks) +
 		len(s.RemoteIpBlocks) + len(s.NotRemoteIpBlocks) + len(s.TrustDomains) + len(s.NotTrustDomains)
-	if identities > 0 && accounts > 0 {
+	given := at.has("serviceAccounts") || at.has("notServiceAccounts")
+	if identities > 0 && (accounts > 0 || given) {
 		a.errorf(at, "cannot set serviceAccounts with namespaces or principals, found at rule %d", number)
 	}
 	if identities+accounts+rest == 0 {
@@ -29,8 +30,8 @@ func (a *auth) source(at *node, number int, s *security.Source) *policy.AuthSour
 	out.NotPrincipals = a.principals(at, "notPrincipals", "NotPrincipals", s.NotPrincipals)
 	out.Namespaces = a.values(at, "namespaces", "Namespaces", s.Namespaces)
 	out.NotNamespaces = a.values(at, "notNamespaces", "NotNamespaces", s.NotNamespaces)
-	out.TrustDomains = a.values(at, "trustDomains", "TrustDomains", s.TrustDomains)
-	out.NotTrustDomains = a.values(at, "notTrustDomains", "NotTrustDomains", s.NotTrustDomains)
+	out.TrustDomains = a.trustDomains(at, "trustDomains", "TrustDomains", s.TrustDomains)
+	out.NotTrustDomains = a.trustDomains(at, "notTrustDomains", "NotTrustDomains", s.NotTrustDomains)
 	out.ServiceAccounts = a.accounts(at, "serviceAccounts", "ServiceAccounts", s.ServiceAccounts)
 	out.NotServiceAccounts = a.accounts(at, "notServiceAccounts", "NotServiceAccounts", s.NotServiceAccounts)
 	out.IPBlocks = a.blocks(at, "ipBlocks", s.IpBlocks)
@@ -112,6 +113,22 @@ func valueMatch(s string) policy.ValueMatch {
 		return policy.ValueMatch{Kind: policy.ValuePrefix, Value: start}
 	}
 	return policy.ValueMatch{Kind: policy.ValueExact, Value: s}
+}
+
+// trustDomains reads a list of trust domains, which have one '*' at most.
+func (a *auth) trustDomains(at *node, key, label string, values []string) []policy.ValueMatch {
+	for i, s := range values {
+		n := at.at(key, i)
+		switch {
+		case strings.Contains(s, "/"):
+			a.errorf(n, "trust domain must not contain '/', found in %s: %q", label, s)
+		case strings.Count(s, "*") > 1:
+			a.errorf(n, "at most one wildcard is allowed, found in %s: %q", label, s)
+		case strings.Contains(strings.Trim(s, "*"), "*"):
+			a.errorf(n, "wildcard is only allowed at the start or end, found in %s: %q", label, s)
+		}
+	}
+	return a.values(at, key, label, values)
 }
 
 func (a *auth) principals(at *node, key, label string, values []string) []policy.ValueMatch {

@@ -14,7 +14,9 @@ import (
 
 func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.DestinationRule {
 	out := &policy.DestinationRule{Ref: d.ref}
-	if h, err := hostOrIP(d.v.Host); err != nil {
+	if a, err := netip.ParseAddr(d.v.Host); err == nil {
+		d.errorf(d.spec("host"), "invalid host: %s is an address; name a host of a ServiceEntry", a)
+	} else if h, err := domain(d.v.Host); err != nil {
 		d.errorf(d.spec("host"), "invalid host: %s", err)
 	} else {
 		out.Host = hostname.Pattern(l.absolute(string(h), d.ref.Namespace))
@@ -83,6 +85,9 @@ func (l *loader) trafficPolicy(o *object, at *node, t *networking.TrafficPolicy)
 		o.denied(at.keyOf("proxyProtocol"), "proxyProtocol")
 	}
 	if t.RetryBudget != nil {
+		if p := t.RetryBudget.Percent; p != nil && (p.Value < 0 || p.Value > 100) {
+			o.errorf(at.at("retryBudget", "percent"), "percentage %v is not in range 0..100", p.Value)
+		}
 		o.inert(at.keyOf("retryBudget"), "retryBudget")
 	}
 	for i, p := range t.PortLevelSettings {

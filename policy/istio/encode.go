@@ -20,6 +20,10 @@ type encoder struct {
 	p   *place
 	buf bytes.Buffer
 	bad bool // some error was reported
+	// lenient takes all that protojson does: names of fields as the .proto has
+	// them, enums by number and numbers in quotes. The API server, which checks
+	// objects against a schema, takes none of them.
+	lenient bool
 	// stand is the length of buf after the last value that could not be read.
 	stand int
 }
@@ -79,6 +83,9 @@ func (e *encoder) intScalar(n *node, where string, lo int64, hi uint64, quoted b
 	if quoted && n.kind == scalarNode && n.tag == "!!str" {
 		if i, err := strconv.ParseInt(n.text, 10, 64); err == nil {
 			value = i
+			if !e.lenient {
+				e.p.warnf(n, "%s: %q is read as a number; a cluster refuses it as a string, write it without quotes", where, n.text)
+			}
 		}
 	}
 	if f, ok := value.(float64); ok && f == math.Trunc(f) && math.Abs(f) < 1<<53 {

@@ -53,6 +53,10 @@ func (e *encoder) goValue(n *node, t reflect.Type, where string) {
 		}
 		e.buf.WriteByte('}')
 	case reflect.String:
+		if n.tag == "!!bool" && t == reflect.TypeFor[workloadMode]() {
+			e.string(n.text)
+			return
+		}
 		e.stringScalar(n, where)
 	case reflect.Bool:
 		e.boolScalar(n, where)

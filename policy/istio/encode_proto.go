@@ -16,7 +16,7 @@ import (
 // fit for further checks: what could not be read is zero in it. where names n
 // in the errors.
 func decodeProto(n *node, m proto.Message, where string, p *place) bool {
-	e := &encoder{p: p}
+	e := &encoder{p: p, lenient: strings.HasPrefix(string(m.ProtoReflect().Descriptor().FullName()), "istio.mesh.")}
 	e.message(n, m.ProtoReflect().Descriptor(), where)
 	err := protojson.Unmarshal(e.buf.Bytes(), m)
 	if err != nil && !e.bad {
@@ -24,6 +24,10 @@ func decodeProto(n *node, m proto.Message, where string, p *place) bool {
 	}
 	return err == nil
 }
+
+// oldMirrorPercent is the one field that the schemas of Istio's kinds have in
+// the spelling of the .proto file.
+const oldMirrorPercent = "mirror_percent"
 
 func (e *encoder) message(n *node, md protoreflect.MessageDescriptor, where string) {
 	switch md.FullName() {
@@ -52,7 +56,7 @@ func (e *encoder) fields(n *node, md protoreflect.MessageDescriptor, where strin
 	for i := range n.fields {
 		f := &n.fields[i]
 		fd := md.Fields().ByJSONName(f.key)
-		if fd == nil {
+		if fd == nil && (e.lenient || f.key == oldMirrorPercent) {
 			fd = md.Fields().ByTextName(f.key)
 		}
 		if fd == nil {
@@ -161,6 +165,10 @@ func (e *encoder) scalarField(n *node, fd protoreflect.FieldDescriptor, where st
 				e.errorf(n, "%s: expected base64: %s", where, err)
 				return
 			}
+			if n.text == "" {
+				e.errorf(n, "%s: expected base64, got nothing", where)
+				return
+			}
 		}
 		e.stringScalar(n, where)
 	case protoreflect.EnumKind:
@@ -181,7 +189,7 @@ func (e *encoder) scalarField(n *node, fd protoreflect.FieldDescriptor, where st
 }
 
 func (e *encoder) enum(n *node, ed protoreflect.EnumDescriptor, where string) {
-	if v, ok := n.value.(int64); ok && v == int64(int32(v)) && ed.Values().ByNumber(protoreflect.EnumNumber(v)) != nil {
+	if v, ok := n.value.(int64); ok && e.lenient && v == int64(int32(v)) && ed.Values().ByNumber(protoreflect.EnumNumber(v)) != nil {
 		e.intScalar(n, where, math.MinInt32, math.MaxInt32, false)
 		return
 	}

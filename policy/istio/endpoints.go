@@ -16,6 +16,10 @@ import (
 
 const (
 	unixPrefix = "unix://"
+	// maxEndpointPort is how long the name of an endpoint's port may be, by
+	// the schemas of ServiceEntry and WorkloadEntry.
+	maxEndpointPort = 62
+	maxAccount      = 253 // characters of a service account
 	// localityLabel holds a locality with dots in place of the slashes, for
 	// endpoints that say none (istio.io/api label istio-locality).
 	localityLabel = "istio-locality"
@@ -27,6 +31,8 @@ func (e *entry) endpoints() {
 	list := e.spec("endpoints")
 	switch {
 	case e.unreadable(e.spec("resolution")): // NONE stands for it
+	case n == 0 && e.spec().has("endpoints") && e.out.Resolution == policy.ResolutionNone:
+		e.errorf(list, "no endpoints should be provided for resolution type none, not even an empty list")
 	case n > 0 && e.out.Resolution == policy.ResolutionNone:
 		e.errorf(list, "no endpoints should be provided for resolution type none")
 	case n > 0 && e.out.Resolution == policy.ResolutionDynamicDNS:
@@ -59,7 +65,7 @@ func (e *entry) endpoint(at *node, we *networking.WorkloadEntry) (policy.Endpoin
 		return out, false
 	case err == nil:
 		out.Addr = a
-	case we.Address == "" && we.Network != "":
+	case we.Address == "" && we.Network != "" && !e.isDNS():
 		e.warnf(address, "address is unset with network %q: the endpoint is not used", we.Network)
 		return out, false
 	case we.Address == "":
@@ -98,6 +104,9 @@ func (e *entry) endpointDecoration(at *node, we *networking.WorkloadEntry) {
 	if we.Network != "" {
 		e.inert(at.at("network"), "endpoint network")
 	}
+	if len(we.ServiceAccount) > maxAccount {
+		e.errorf(at.at("serviceAccount"), "serviceAccount: it has %d characters, more than %d", len(we.ServiceAccount), maxAccount)
+	}
 	if we.ServiceAccount != "" {
 		e.inert(at.keyOf("serviceAccount"), "endpoint serviceAccount")
 	}
@@ -118,6 +127,9 @@ func (e *entry) endpointPorts(at *node, we *networking.WorkloadEntry) bool {
 			e.errorf(pn, "endpoint port %q is not defined by the service entry", name)
 			ok = false
 		}
+		if len(name) > maxEndpointPort {
+			e.errorf(x.keyOf(name), "the name of an endpoint's port has at most %d characters", maxEndpointPort)
+		}
 		ok = e.port(pn, "endpoint port "+name, we.Ports[name]) != 0 && ok
 	}
 	return ok
@@ -132,7 +144,7 @@ func (e *entry) unixEndpoint(at *node, we *networking.WorkloadEntry, socket stri
 	switch {
 	case e.out.Resolution != policy.ResolutionStatic:
 		e.errorf(address, "unix endpoint %s needs resolution STATIC", we.Address)
-	case len(we.Ports) > 0:
+	case at.has("ports"):
 		e.errorf(at.at("ports"), "unix endpoint %s must not include ports", we.Address)
 	case len(e.v.Ports) != 1:
 		e.errorf(address, "exactly 1 service port required for unix endpoints")

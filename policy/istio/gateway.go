@@ -179,12 +179,11 @@ func (o *object) gatewayName(at *node, s string) (string, error) {
 		return s, nil
 	}
 	if ns, name, found := strings.Cut(s, "/"); found {
-		if ns == "." {
-			ns = o.meta.Namespace
-		}
 		switch {
 		case ns == "" || name == "":
 			return "", errors.New("config namespace and gateway name cannot be empty")
+		case ns == ".":
+			return "", fmt.Errorf("invalid value for namespace: %q; the name alone is in the VirtualService's own", ns)
 		case !isLabel(ns):
 			return "", fmt.Errorf("invalid value for namespace: %q", ns)
 		case !isLabel(name):
@@ -192,7 +191,7 @@ func (o *object) gatewayName(at *node, s string) (string, error) {
 		}
 		return ns + "/" + name, nil
 	}
-	if isLabel(s) {
+	if isLabel(s) && !numberForm.MatchString(s) {
 		return o.meta.Namespace + "/" + s, nil
 	}
 	if _, err := fqdn(s); err != nil {

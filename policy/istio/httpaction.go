@@ -133,16 +133,15 @@ func (o *object) retries(at *node, r *networking.HTTPRetry) *policy.Retries {
 		return out
 	}
 	for token := range strings.SplitSeq(r.RetryOn, ",") {
-		lower := strings.ToLower(token)
 		if code, err := strconv.Atoi(token); err == nil && http.StatusText(code) != "" {
 			out.Codes = append(out.Codes, code)
 			continue
 		}
-		if !slices.Contains(retryTokens, lower) {
+		if !slices.Contains(retryTokens, token) {
 			o.errorf(at.at("retryOn"), "%q is not a valid retryOn policy%s", token, didYouMean(token, retryTokens))
 			continue
 		}
-		out.On = append(out.On, lower)
+		out.On = append(out.On, token)
 	}
 	if len(out.Codes) > 0 && !slices.Contains(out.On, retriableCodes) {
 		out.On = append(out.On, retriableCodes)
@@ -183,7 +182,11 @@ func (o *object) faultDelay(at *node, d *networking.HTTPFaultInjection_Delay, ou
 	case *networking.HTTPFaultInjection_Delay_ExponentialDelay:
 		o.errorf(at.at("exponentialDelay"), "exponentialDelay not supported yet")
 	default:
-		o.errorf(at, "delay: fixedDelay is required")
+		o.warnf(at, "delay configured, but fixedDelay not set: it injects nothing")
+		if d.Percentage != nil {
+			o.percent(at, "delay", d.Percentage)
+		}
+		return
 	}
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	percent := d.Percent
@@ -217,6 +220,9 @@ func (o *object) faultAbort(at *node, a *networking.HTTPFaultInjection_Abort, ou
 		o.errorf(at.at("http2Error"), "HTTP/2 abort fault injection not supported yet")
 	default:
 		o.warnf(at, "abort configured, but error type not set: it injects nothing")
+		if a.Percentage != nil {
+			o.percent(at, "abort", a.Percentage)
+		}
 		return
 	}
 	out.AbortPercent = o.percent(at, "abort", a.Percentage)

@@ -51,7 +51,11 @@ func (o *object) stringMatch(at *node, where string, m *networking.StringMatch) 
 		return &policy.StringMatch{Kind: policy.MatchPrefix, Value: v.Prefix}
 	case *networking.StringMatch_Regex:
 		// Not a regular expression, but Istio's old way to say "present".
-		if v.Regex == "*" && (where == "headers" || where == "withoutHeaders" || where == "queryParams") {
+		if v.Regex == "*" && where == "withoutHeaders" {
+			return &policy.StringMatch{Kind: policy.MatchPresent}
+		}
+		if v.Regex == "*" && (where == "headers" || where == "queryParams") {
+			o.errorf(at.at("regex"), "%q: regex * is no regular expression; for one that is there, whatever its value, write {}", where)
 			return &policy.StringMatch{Kind: policy.MatchPresent}
 		}
 		o.regex(at.at("regex"), where, v.Regex)
@@ -83,7 +87,7 @@ func (o *object) headerMatches(at *node, where string, in map[string]*networking
 		switch {
 		case isClaim(name):
 			continue // claims says it
-		case !isHeaderName(strings.TrimPrefix(name, ":")):
+		case !isHeaderName(name) && !isPseudoHeader(name):
 			o.errorf(key, "%s: header name %q is not a valid header name", where, name)
 			continue
 		}
@@ -132,6 +136,16 @@ func (o *object) claims(at *node, r *networking.HTTPRoute, gateways []string) {
 			}
 		}
 	}
+}
+
+// isPseudoHeader says whether s is a part of a request that HTTP/2 writes as a
+// header.
+func isPseudoHeader(s string) bool {
+	switch s {
+	case ":method", ":scheme", ":authority", ":path", ":status":
+		return true
+	}
+	return false
 }
 
 // isHeaderName says whether s is a token (RFC 9110, section 5.6.2).

@@ -27,8 +27,9 @@ func (l *loader) httpRule(d decoded[networking.VirtualService], at *node, r *net
 	out.DirectResponse = d.directResponse(at.at("directResponse"), r.DirectResponse)
 	out.Rewrite = d.rewrite(at.at("rewrite"), r.Rewrite)
 	out.Headers = d.headers(at.at("headers"), r.Headers)
-	// 0s says the same as no timeout; everything else must be a millisecond or more.
-	if r.Timeout.GetSeconds() != 0 || r.Timeout.GetNanos() != 0 {
+	if r.Timeout != nil && r.Timeout.AsDuration() == 0 {
+		d.errorf(at.at("timeout"), "timeout: 0s is not a timeout, and a cluster refuses it; leave it out, there is none then")
+	} else {
 		out.Timeout = d.duration(at.at("timeout"), "timeout", r.Timeout)
 	}
 	out.Retries = d.retries(at.at("retries"), r.Retries)

@@ -11,8 +11,43 @@ import (
 
 var (
 	labelNameForm  = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
-	labelValueForm = regexp.MustCompile(`^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$`)
+	labelValueForm = regexp.MustCompile(`^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$`)
 )
+
+// maxLabelValue is how long a label's value may be in Kubernetes. Istio has no
+// such limit for the labels in a spec.
+const maxLabelValue = 63
+
+// isLabelKey says whether key is a qualified name of Kubernetes: a name, with
+// or without a domain before it.
+func isLabelKey(key string) bool {
+	prefix, name, found := strings.Cut(key, "/")
+	if !found {
+		prefix, name = "", key
+	}
+	return (!found || isSubdomain(strings.ToLower(prefix))) && labelNameForm.MatchString(name)
+}
+
+// metaLabels checks the labels and the annotations of an object as the API
+// server does.
+func (o *object) metaLabels() {
+	at := o.root.at("metadata", "labels")
+	o.labels(at, o.meta.Labels)
+	for _, key := range slices.Sorted(maps.Keys(o.meta.Labels)) {
+		if n := len(o.meta.Labels[key]); n > maxLabelValue {
+			o.errorf(at.at(key), "invalid tag value: it has %d characters, more than %d", n, maxLabelValue)
+		}
+		if prefix, _, found := strings.Cut(key, "/"); found && !isSubdomain(prefix) && isLabelKey(key) {
+			o.errorf(at.keyOf(key), "invalid tag key: %q", key)
+		}
+	}
+	at = o.root.at("metadata", "annotations")
+	for _, key := range slices.Sorted(maps.Keys(o.meta.Annotations)) {
+		if !isLabelKey(strings.ToLower(key)) {
+			o.errorf(at.keyOf(key), "invalid annotation: %q is not a name, or domain/name", key)
+		}
+	}
+}
 
 // labels checks the keys and values of Kubernetes labels at n.
 func (p *place) labels(n *node, labels map[string]string) {
@@ -21,11 +56,7 @@ func (p *place) labels(n *node, labels map[string]string) {
 	}
 	x := n.index()
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		prefix, name, found := strings.Cut(key, "/")
-		if !found {
-			prefix, name = "", key
-		}
-		if found && !isSubdomain(strings.ToLower(prefix)) || !labelNameForm.MatchString(name) {
+		if !isLabelKey(key) {
 			p.errorf(x.keyOf(key), "invalid tag key: %q", key)
 		}
 		if value := labels[key]; !labelValueForm.MatchString(value) {
@@ -45,6 +76,8 @@ func (p *place) selector(n *node, labels map[string]string, without string) {
 			p.errorf(x.keyOf(key), "empty key is not supported in selector: %q", pair)
 		case strings.Contains(pair, "*"):
 			p.errorf(x.keyOf(key), "wildcard is not supported in selector: %q", pair)
+		case len(labels[key]) > maxLabelValue:
+			p.errorf(x.at(key), "a label has at most %d characters, so that the selector would select nothing", maxLabelValue)
 		}
 	}
 	if len(labels) == 0 {

@@ -42,6 +42,7 @@ func (o *object) loadBalancer(at *node, lb *networking.LoadBalancerSettings, out
 		o.errorf(at.keyOf("zoneAwareLbSetting"), "localityLbSetting and zoneAwareLbSetting must not be set together")
 	}
 	o.locality(at.at("localityLbSetting"), lb.LocalityLbSetting, outlier)
+	o.zoneAware(at.at("zoneAwareLbSetting"), lb.ZoneAwareLbSetting)
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	if d := lb.WarmupDurationSecs; d != nil {
 		out.Warmup = o.duration(at.at("warmupDurationSecs"), "warmupDurationSecs", d)
@@ -109,6 +110,11 @@ func (o *object) hashCookie(at *node, c *networking.LoadBalancerSettings_Consist
 		o.errorf(at.at("ttl"), "ttl must be non-negative")
 	} else {
 		out.TTL = c.Ttl.AsDuration()
+	}
+	for i, attribute := range c.Attributes {
+		if n := at.at("attributes", i); !n.has("name") {
+			o.errorf(n, "httpCookie: attribute %q has no name", attribute.Value)
+		}
 	}
 	if len(c.Attributes) > 0 {
 		o.inert(at.keyOf("attributes"), "httpCookie attributes")

@@ -100,3 +100,31 @@ func (o *object) localityOverlap(at *node, locality string, seen localities) {
 		o.errorf(at, "locality %s overlap with previous specified ones", locality)
 	}
 }
+
+// zoneAware checks a zoneAwareLbSetting, which has no effect.
+func (o *object) zoneAware(at *node, z *networking.ZoneAwareLoadBalancerSetting) {
+	if z == nil {
+		return
+	}
+	if c := z.MinClusterSize; c != nil && c.Value == 0 {
+		o.errorf(at.at("minClusterSize"), "minClusterSize must be 1 or more")
+	}
+	for i, label := range z.FailoverPriority {
+		switch label {
+		case "topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone":
+			o.errorf(at.at("failoverPriority", i), "'failover_priority' for zone aware lb must not use topology label '%s'", label)
+		}
+	}
+	for i, f := range z.Failover {
+		fn := at.at("failover", i)
+		if f.From == f.To {
+			o.errorf(fn, "zone aware lb failover settings must specify different regions")
+		}
+		if strings.Contains(f.From+f.To, "/") {
+			o.errorf(fn, "zone aware lb failover only specifies region")
+		}
+		if strings.Contains(f.From+f.To, "*") {
+			o.errorf(fn, "zone aware lb failover region should not contain '*' wildcard")
+		}
+	}
+}

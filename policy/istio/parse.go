@@ -241,6 +241,10 @@ func (b *builder) alias(y *yaml.Node, depth int) *node {
 
 func (b *builder) scalar(n *node, y *yaml.Node) {
 	n.tag, n.text = y.ShortTag(), y.Value
+	if v, ok := oldBool(y); ok {
+		n.tag, n.value = "!!bool", v
+		return
+	}
 	var err error
 	switch n.tag {
 	case "!!int":
@@ -264,7 +268,11 @@ func (b *builder) scalar(n *node, y *yaml.Node) {
 		var v bool
 		err = y.Decode(&v)
 		n.value = v
-	case "!!str", "!!null":
+	case "!!null":
+		if y.Style&yaml.TaggedStyle != 0 && y.Value != "" {
+			err = fmt.Errorf("%q is tagged as null", y.Value)
+		}
+	case "!!str":
 	case "!!timestamp", "!!merge":
 		// Only a plain scalar that looks like one: for Kubernetes a string.
 		n.tag = "!!str"
@@ -297,19 +305,25 @@ func (b *builder) mapping(n *node, y *yaml.Node, depth int) {
 			continue
 		}
 		if k.ShortTag() == "!!merge" {
-			merged = append(merged, b.mergeSources(y.Content[i+1], v)...)
+			sources := b.mergeSources(y.Content[i+1], v)
+			b.mergeAfter(k, seen, merged, sources)
+			merged = append(merged, sources...)
 			continue
 		}
-		if first, dup := seen[k.Value]; dup {
+		key, ok := b.key(k)
+		if !ok {
+			continue
+		}
+		if first, dup := seen[key]; dup {
 			hint := ""
-			if depth == 0 && k.Value == "apiVersion" {
+			if depth == 0 && key == "apiVersion" {
 				hint = "; if another object begins here, put a line with --- before it"
 			}
-			b.fail(k, "key %q is already defined at line %d%s", k.Value, first, hint)
+			b.fail(k, "key %q is already defined at line %d%s", key, first, hint)
 			continue
 		}
-		seen[k.Value] = b.line + k.Line
-		n.fields = append(n.fields, field{k.Value, b.line + k.Line, k.Column, v})
+		seen[key] = b.line + k.Line
+		n.fields = append(n.fields, field{key, b.line + k.Line, k.Column, v})
 		n.grow(v)
 	}
 	for _, m := range merged {
@@ -321,22 +335,4 @@ func (b *builder) mapping(n *node, y *yaml.Node, depth int) {
 			}
 		}
 	}
-}
-
-// mergeSources returns the mappings that a merge key ("<<") takes fields from.
-func (b *builder) mergeSources(y *yaml.Node, v *node) []*node {
-	if v.kind == mapNode {
-		return []*node{v}
-	}
-	if v.kind == listNode {
-		for _, item := range v.items {
-			if item.kind != mapNode {
-				b.fail(y, "a merge key takes mappings")
-				return nil
-			}
-		}
-		return v.items
-	}
-	b.fail(y, "a merge key takes mappings")
-	return nil
 }

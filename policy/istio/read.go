@@ -299,6 +299,7 @@ func (rd *batchReader) object(n *node, kind string, p *place) *object {
 	if !o.validName(name) {
 		return nil
 	}
+	o.metaLabels()
 	o.ref = policy.Ref{
 		Kind: kind, Namespace: o.meta.Namespace, Name: o.meta.Name,
 		File: p.file, Line: name.line, Column: name.col,
@@ -342,7 +343,11 @@ func (o *object) validName(name *node) bool {
 		return false
 	}
 	ok := true
-	if !isSubdomain(o.meta.Name) {
+	switch {
+	case len(o.meta.Name) > 253:
+		o.errorf(name, "metadata.name: it has %d characters, more than 253", len(o.meta.Name))
+		ok = false
+	case !isSubdomain(o.meta.Name):
 		o.errorf(name, "metadata.name: %q is not a DNS-1123 subdomain (lower-case letters, digits, '-' and '.')", o.meta.Name)
 		ok = false
 	}

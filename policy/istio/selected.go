@@ -75,7 +75,7 @@ func (l *loader) selected(e *entry) {
 	at := e.spec().keyOf("workloadSelector")
 	e.selector(e.spec("workloadSelector", "labels"), s.Labels,
 		"service entry: workload selector specified without labels, will be applied to all services in namespace")
-	if len(e.v.Endpoints) > 0 {
+	if e.spec().has("endpoints") {
 		e.errorf(at, "only one of WorkloadSelector or Endpoints is allowed in Service Entry")
 		return
 	}

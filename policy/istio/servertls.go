@@ -44,11 +44,19 @@ type serverTLS struct {
 	at  *node
 	in  *networking.ServerTLSSettings
 	out *policy.ServerTLS
+	// unread says that certificates in files are not looked at.
+	unread bool
 }
 
 // serverTLS reads the TLS settings at n.
 func (l *loader) serverTLS(o *object, n *node, t *networking.ServerTLSSettings) *policy.ServerTLS {
-	s := &serverTLS{l, o, n, t, &policy.ServerTLS{
+	s := newServerTLS(l, o, n, t)
+	s.check()
+	return s.out
+}
+
+func newServerTLS(l *loader, o *object, n *node, t *networking.ServerTLSSettings) *serverTLS {
+	s := &serverTLS{loader: l, object: o, at: n, in: t, out: &policy.ServerTLS{
 		Mode: serverTLSModes[t.Mode],
 		CA:   t.CaCertificates, CRL: t.CaCrl, SubjectAltNames: t.SubjectAltNames,
 		VerifySPKI: t.VerifyCertificateSpki, VerifyHash: t.VerifyCertificateHash,
@@ -64,6 +72,13 @@ func (l *loader) serverTLS(o *object, n *node, t *networking.ServerTLSSettings) 
 	for _, c := range t.TlsCertificates {
 		s.out.Certificates = append(s.out.Certificates, policy.CertificateFiles{Certificate: c.ServerCertificate, PrivateKey: c.PrivateKey})
 	}
+	return s
+}
+
+// check says what is wrong with the settings.
+func (s *serverTLS) check() {
+	n, t := s.at, s.in
+	s.sources()
 	s.versions()
 	s.ciphers()
 	if t.CaCertCredentialName != "" {
@@ -82,7 +97,28 @@ func (l *loader) serverTLS(o *object, n *node, t *networking.ServerTLSSettings) 
 	default:
 		s.terminates()
 	}
-	return s.out
+}
+
+// sources checks where certificates come from. The mode does not matter.
+func (s *serverTLS) sources() {
+	t := s.in
+	sources := 0
+	for _, set := range []bool{
+		t.ServerCertificate != "" && t.PrivateKey != "", t.CredentialName != "",
+		len(t.CredentialNames) > 0, len(t.TlsCertificates) > 0,
+	} {
+		if set {
+			sources++
+		}
+	}
+	if sources > 1 {
+		s.errorf(s.at, "only one of credential_name, credential_names, server_certificate/private_key, tls_certificates should be specified")
+	}
+	for key, n := range map[string]int{"credentialNames": len(t.CredentialNames), "tlsCertificates": len(t.TlsCertificates)} {
+		if s.at.has(key) && (n < 1 || n > 2) {
+			s.errorf(s.at.at(key), "%s: there must be 1 or 2 of them, not %d", key, n)
+		}
+	}
 }
 
 // named says whether any certificate is named.
@@ -97,7 +133,7 @@ func (s *serverTLS) versions() {
 		lowest = tls.VersionTLS12
 	}
 	if v := s.out.MaxVersion; v != 0 && v < lowest {
-		s.errorf(s.at.at("maxProtocolVersion"), "maxProtocolVersion %s is below the minimum: no client could connect", s.in.MaxProtocolVersion)
+		s.warnf(s.at.at("maxProtocolVersion"), "maxProtocolVersion %s is below the minimum: no client could connect", s.in.MaxProtocolVersion)
 	}
 }
 
@@ -157,21 +193,6 @@ func (s *serverTLS) istioMutual() {
 func (s *serverTLS) terminates() {
 	t := s.in
 	mutual := t.Mode != networking.ServerTLSSettings_SIMPLE
-	sources := 0
-	for _, set := range []bool{
-		t.ServerCertificate != "" && t.PrivateKey != "", t.CredentialName != "",
-		len(t.CredentialNames) > 0, len(t.TlsCertificates) > 0,
-	} {
-		if set {
-			sources++
-		}
-	}
-	if sources > 1 {
-		s.errorf(s.at, "only one of credential_name, credential_names, server_certificate/private_key, tls_certificates should be specified")
-	}
-	if t.CaCrl != "" && !mutual {
-		s.errorf(s.at.keyOf("caCrl"), "CRL is not supported with SIMPLE TLS")
-	}
 	if t.CredentialName != "" || len(t.CredentialNames) > 0 {
 		s.fromSecrets(mutual)
 		return
@@ -181,12 +202,6 @@ func (s *serverTLS) terminates() {
 
 func (s *serverTLS) fromSecrets(mutual bool) {
 	t := s.in
-	if t.CaCrl != "" {
-		s.errorf(s.at.keyOf("caCrl"), "CRL is not supported with credentialName. CRL has to be specified in the credential")
-	}
-	if len(t.CredentialNames) > 2 {
-		s.warnf(s.at.at("credentialNames"), "%s can support up to 2 server certificates", prefix(mutual))
-	}
 	use := credentialUse{pair: true, ca: mutual && t.CaCertificates == ""}
 	if t.CredentialName != "" {
 		s.credential(s.object, s.at.at("credentialName"), t.CredentialName, use)
@@ -199,11 +214,11 @@ func (s *serverTLS) fromSecrets(mutual bool) {
 
 func (s *serverTLS) fromFiles(mutual bool) {
 	t := s.in
+	if t.CaCrl != "" && !mutual {
+		s.errorf(s.at.keyOf("caCrl"), "CRL is not supported with SIMPLE TLS")
+	}
 	if mutual && t.CaCertificates == "" {
 		s.errorf(s.at, "%s requires a client CA bundle", prefix(mutual))
-	}
-	if len(t.TlsCertificates) > 2 {
-		s.warnf(s.at.at("tlsCertificates"), "%s can support up to 2 server certificates", prefix(mutual))
 	}
 	check := func(at *node, cert, key string) {
 		if cert == "" {
@@ -212,7 +227,9 @@ func (s *serverTLS) fromFiles(mutual bool) {
 		if key == "" {
 			s.errorf(at, "%s requires a private key", prefix(mutual))
 		}
-		s.pairFiles(s.object, at.at("serverCertificate"), cert, at.at("privateKey"), key)
+		if !s.unread {
+			s.pairFiles(s.object, at.at("serverCertificate"), cert, at.at("privateKey"), key)
+		}
 	}
 	if len(t.TlsCertificates) == 0 {
 		check(s.at, t.ServerCertificate, t.PrivateKey)
@@ -220,7 +237,9 @@ func (s *serverTLS) fromFiles(mutual bool) {
 	for i, c := range t.TlsCertificates {
 		check(s.at.at("tlsCertificates", i), c.ServerCertificate, c.PrivateKey)
 	}
-	s.caFile(s.object, s.at.at("caCertificates"), t.CaCertificates)
+	if !s.unread {
+		s.caFile(s.object, s.at.at("caCertificates"), t.CaCertificates)
+	}
 }
 
 // prefix names the mode in the errors about its certificates.

@@ -121,12 +121,12 @@ func (e *entry) hosts() {
 		}
 		dynamic := e.out.Resolution == policy.ResolutionDynamicDNS
 		switch {
-		case isPartialWildcard(h) && !dynamic:
-			e.warnf(at, "partial wildcard %q may not work everywhere that Istio objects do; use \"*.\" and a domain", s)
 		case dynamic && !h.IsWildcard():
 			e.errorf(at, "hosts must be wildcard for resolution mode DYNAMIC_DNS")
 		case e.isDNS() && len(e.v.Endpoints) == 0 && h.IsWildcard():
 			e.errorf(at, "hosts must be FQDN if no endpoints are provided for resolution mode %s: a wildcard has no address to ask for; write resolution: NONE, which opens the addresses that clients get for names under it, or list the names", e.out.Resolution)
+		case isPartialWildcard(h) && !dynamic:
+			e.warnf(at, "partial wildcard %q may not work everywhere that Istio objects do; use \"*.\" and a domain", s)
 		}
 		if seen[h] {
 			e.warnf(at, "host %q is listed twice", s)
@@ -175,7 +175,7 @@ func (e *entry) ports() {
 			e.errorf(at.at("protocol"), "unsupported protocol: %s%s", p.Protocol, protocolHint(p.Protocol))
 		}
 		out := policy.Port{Name: p.Name, Protocol: proto, Number: e.port(at.at("number"), "number", p.Number)}
-		if p.TargetPort != 0 {
+		if at.has("targetPort") {
 			out.TargetPort = e.port(at.at("targetPort"), "targetPort", p.TargetPort)
 		}
 		if e.out.Resolution == policy.ResolutionDynamicDNS && !dynamicProtocol(p.Protocol) {
@@ -251,12 +251,7 @@ func (e *entry) decoration() {
 		e.warnf(e.spec().keyOf("subjectAltNames"), "subjectAltNames is not acted on yet: egressd does not originate TLS")
 	}
 	if e.v.Location == networking.ServiceEntry_MESH_INTERNAL {
-		at := e.spec("location")
-		if e.out.Resolution == policy.ResolutionDynamicDNS {
-			e.errorf(at, "location MESH_INTERNAL is not allowed for resolution mode DYNAMIC_DNS")
-			return
-		}
-		e.warnf(at, "location MESH_INTERNAL is treated like MESH_EXTERNAL: egressd adds no mutual TLS")
+		e.warnf(e.spec("location"), "location MESH_INTERNAL is treated like MESH_EXTERNAL: egressd adds no mutual TLS")
 	}
 }
 

@@ -32,8 +32,9 @@ func (l *loader) sidecar(d decoded[networking.Sidecar]) *policy.Sidecar {
 		d.errorf(d.spec(), "sidecar: empty configuration provided")
 		return out
 	}
-	d.sidecarIngress(d.spec("ingress"), d.v.Ingress)
+	l.sidecarIngress(d.object, d.spec("ingress"), d.v.Ingress)
 	if d.v.InboundConnectionPool != nil {
+		d.pool(d.spec("inboundConnectionPool"), d.v.InboundConnectionPool)
 		d.warnf(d.spec().keyOf("inboundConnectionPool"), "inboundConnectionPool is not acted on: egressd has no part in the way in to a workload")
 	}
 	d.sidecarEgress(out, d.v.Egress)
@@ -54,7 +55,7 @@ func (o *object) sidecarEgress(out *policy.Sidecar, listeners []*networking.Isti
 				o.errorf(at, "sidecar: the egress listener with empty port should be the last listener in the list")
 			}
 			if e.Bind != "" {
-				o.errorf(at.at("bind"), "sidecar: bind needs a port")
+				o.warnf(at.at("bind"), "bind without a port has no effect")
 			}
 		case p.Number == 0:
 			o.sidecarPort(at.at("port"), p)

@@ -14,7 +14,7 @@ import (
 
 // sidecarIngress checks the listeners on the way in to a workload, which
 // egressd has no part in.
-func (o *object) sidecarIngress(list *node, listeners []*networking.IstioIngressListener) {
+func (l *loader) sidecarIngress(o *object, list *node, listeners []*networking.IstioIngressListener) {
 	seen := map[uint32]bool{}
 	for i, in := range listeners {
 		at := list.at(i)
@@ -32,7 +32,8 @@ func (o *object) sidecarIngress(list *node, listeners []*networking.IstioIngress
 			o.errorf(at.at("bind"), "%s is not a valid IP", in.Bind)
 		}
 		o.ingressEndpoint(at.at("defaultEndpoint"), in.DefaultEndpoint)
-		o.ingressTLS(at.at("tls"), in.Tls)
+		l.ingressTLS(o, at, in)
+		o.pool(at.at("connectionPool"), in.ConnectionPool)
 	}
 	if len(listeners) > 0 {
 		o.warnf(o.spec().keyOf("ingress"), "ingress is not acted on: egressd has no part in the way in to a workload")
@@ -65,20 +66,29 @@ func (o *object) ingressEndpoint(at *node, s string) {
 	o.port(at, "defaultEndpoint", uint32(n))
 }
 
-func (o *object) ingressTLS(at *node, t *networking.ServerTLSSettings) {
+func (l *loader) ingressTLS(o *object, in *node, listener *networking.IstioIngressListener) {
+	t, at := listener.Tls, in.at("tls")
 	if t == nil {
 		return
 	}
-	if len(t.SubjectAltNames) > 0 {
-		o.errorf(at.keyOf("subjectAltNames"), "sidecar: subjectAltNames is not supported in ingress tls")
-	}
-	if t.HttpsRedirect {
-		o.errorf(at.keyOf("httpsRedirect"), "sidecar: httpsRedirect is not supported")
-	}
-	if t.CredentialName != "" {
-		o.errorf(at.keyOf("credentialName"), "sidecar: credentialName is not currently supported")
+	for _, f := range []struct {
+		set bool
+		key string
+	}{
+		{len(t.SubjectAltNames) > 0, "subjectAltNames"}, {t.HttpsRedirect, "httpsRedirect"}, {t.CredentialName != "", "credentialName"},
+		{len(t.CredentialNames) > 0, "credentialNames"}, {len(t.TlsCertificates) > 0, "tlsCertificates"},
+	} {
+		if f.set {
+			o.errorf(at.keyOf(f.key), "sidecar: %s is not supported in ingress tls", f.key)
+		}
 	}
 	if t.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL || t.Mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH {
 		o.errorf(at.at("mode"), "configuration is invalid: cannot set mode to %s in sidecar ingress tls", t.Mode)
 	}
+	if proto, ok := protocolOf(listener.Port.Protocol); ok && !proto.IsTLS() {
+		o.errorf(at, "server cannot have TLS settings for non HTTPS/TLS ports")
+	}
+	s := newServerTLS(l, o, at, t)
+	s.unread = true
+	s.check()
 }

@@ -21,7 +21,14 @@ func (o *object) connectionPool(at *node, p *networking.ConnectionPoolSettings) 
 		}
 		o.inert(at.keyOf("connectionPool"), what)
 	}
-	at = at.at("connectionPool")
+	return o.pool(at.at("connectionPool"), p)
+}
+
+// pool reads the settings at n; nil stays nil.
+func (o *object) pool(at *node, p *networking.ConnectionPoolSettings) *policy.ConnectionPool {
+	if p == nil {
+		return nil
+	}
 	if p.Http == nil && p.Tcp == nil {
 		o.errorf(at, "connection pool must have at least one field")
 	}
@@ -140,6 +147,11 @@ func (o *object) outlierDetection(at *node, d *networking.OutlierDetection) *pol
 		if v.Value > 0 && !d.SplitExternalLocalOriginErrors {
 			o.errorf(at.at("consecutiveLocalOriginFailures"), "outlier detection consecutive local origin failures is specified, "+
 				"but split external local origin errors is set to false")
+		}
+	}
+	for i, code := range d.OutlierDetectionHttpErrorCodes {
+		if code < 100 || code > 599 {
+			o.errorf(at.at("outlierDetectionHttpErrorCodes", i), "HTTP status %d is not in range 100-599", code)
 		}
 	}
 	//lint:ignore SA1019 deprecated, and warned about

@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -106,6 +107,11 @@ func (n *node) keyOf(key string) *node {
 		return f.pos()
 	}
 	return n
+}
+
+// has says whether n has a key with a value, were it empty.
+func (n *node) has(key string) bool {
+	return n != nil && slices.ContainsFunc(n.fields, func(f field) bool { return f.key == key && !f.value.isNull() })
 }
 
 // list is the items of a list, none for anything else.

@@ -16,32 +16,52 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-var (
-	labelForm  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	numberForm = regexp.MustCompile(`^[0-9]+$`)
-)
+var numberForm = regexp.MustCompile(`^[0-9]+$`)
 
 // isLabel says whether s is a DNS-1123 label.
-func isLabel(s string) bool { return labelForm.MatchString(s) }
+func isLabel(s string) bool { return len(s) <= 63 && isLongLabel(s) }
+
+// isLongLabel is isLabel without the limit of its length, which Kubernetes
+// does not have for the parts of a name.
+func isLongLabel(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if alnum := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'; !alnum && (c != '-' || i == 0 || i == len(s)-1) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isWildcardLabel says whether s is what a host may begin with.
+func isWildcardLabel(s string) bool {
+	if rest, ok := strings.CutPrefix(s, "*"); ok {
+		rest = strings.TrimPrefix(rest, "-")
+		return s == "*" || len(s) <= 63 && isLabel(rest)
+	}
+	return isLabel(s)
+}
 
 // isPortName says whether s is a name as Istio's validation takes it for
 // ports and subsets: like isLabel, but upper case is good.
 func isPortName(s string) bool { return isLabel(strings.ToLower(s)) }
 
-// isSubdomain says whether s is a DNS-1123 subdomain.
+// isSubdomain says whether s is a DNS-1123 subdomain as the API server has it
+// for most names.
 func isSubdomain(s string) bool {
 	if len(s) > 253 {
 		return false
 	}
 	for label := range strings.SplitSeq(s, ".") {
-		if !isLabel(label) {
+		if !isLongLabel(label) {
 			return false
 		}
 	}
 	return true
 }
 
-// domain parses a host, wildcard or not.
+// domain parses a host, wildcard or not, as Istio's validation does: each
+// label is a DNS-1123 label, whatever its case.
 func domain(s string) (hostname.Pattern, error) {
 	h, err := hostname.ParsePattern(s)
 	if err != nil {
@@ -56,6 +76,18 @@ func domain(s string) (hostname.Pattern, error) {
 			return "", errors.New(hint)
 		}
 		return "", fmt.Errorf("domain name %q invalid (top level domain %q cannot be all-numeric)", s, last)
+	}
+	first := true
+	for label := range strings.SplitSeq(string(h), ".") {
+		good := isLabel(label) || first && isWildcardLabel(label)
+		first = false
+		if !good {
+			hint := ""
+			if strings.Contains(label, "_") {
+				hint = "; write a wildcard above it, which opens names with '_' as well"
+			}
+			return "", fmt.Errorf("domain name %q invalid (label %q invalid)%s", s, label, hint)
+		}
 	}
 	return h, nil
 }

@@ -152,10 +152,12 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *node, v *
 		d.errorf(hn, "invalid destination host %s", v.Host)
 	} else if a, err := netip.ParseAddr(v.Host); err == nil {
 		d.errorf(hn, "invalid destination host: %s is an address; name a host of a ServiceEntry", a)
-	} else if h, err := fqdn(v.Host); err != nil {
+	} else if h, err := domain(v.Host); err != nil {
 		d.errorf(hn, "invalid destination host: %s", err)
+	} else if h.IsWildcard() {
+		d.errorf(hn, "invalid destination host: %q is a wildcard, and a rule leads to one host; requests go on to the hosts that they name where no rule is for them", v.Host)
 	} else {
-		out.Host = l.absolute(h, d.ref.Namespace)
+		out.Host = l.absolute(string(h), d.ref.Namespace)
 	}
 	if v.Port != nil {
 		out.Port = d.port(at.at("port", "number"), "destination port", v.Port.Number)

@@ -18,8 +18,11 @@ type workloadSpec struct {
 	// ServiceAccount is part of the principal that rules ask for.
 	ServiceAccount string `json:"serviceAccount"`
 	// Mode is enforce, audit or off; the node's when it is left out.
-	Mode string `json:"mode"`
+	Mode workloadMode `json:"mode"`
 }
+
+// workloadMode is a string that may be off, which YAML 1.1 has for a boolean.
+type workloadMode string
 
 func decodeWorkload(o *object, d *draft) {
 	o.topLevel()
@@ -30,7 +33,6 @@ func decodeWorkload(o *object, d *draft) {
 	w := &policy.Workload{Ref: o.ref, Identity: policy.Identity{
 		Name: o.meta.Name, Namespace: o.meta.Namespace, ServiceAccount: spec.ServiceAccount, Labels: o.meta.Labels,
 	}}
-	o.labels(o.root.at("metadata", "labels"), o.meta.Labels)
 	if a := spec.ServiceAccount; a != "" && !isSubdomain(a) {
 		o.errorf(o.spec("serviceAccount"), "serviceAccount: %q is not a DNS-1123 subdomain", a)
 	}
@@ -46,13 +48,13 @@ func decodeWorkload(o *object, d *draft) {
 	}
 	modes := []policy.Mode{policy.Enforce, policy.Audit, policy.Off}
 	for _, m := range modes {
-		if spec.Mode == m.String() {
+		if string(spec.Mode) == m.String() {
 			w.Mode = &m
 		}
 	}
 	if w.Mode == nil && spec.Mode != "" {
 		names := []string{"enforce", "audit", "off"}
-		o.errorf(o.spec("mode"), "mode: expected one of %s, got %q%s", strings.Join(names, ", "), spec.Mode, didYouMean(spec.Mode, names))
+		o.errorf(o.spec("mode"), "mode: expected one of %s, got %q%s", strings.Join(names, ", "), spec.Mode, didYouMean(string(spec.Mode), names))
 	}
 	if w.Mode != nil && *w.Mode == policy.Off {
 		o.warnf(o.spec("mode"), "mode off: nothing is decided for these processes, every destination is open to them")

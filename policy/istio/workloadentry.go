@@ -17,14 +17,14 @@ func (l *loader) workloadEntry(d decoded[networking.WorkloadEntry]) {
 	d.workloadAddress(d.spec("address"), d.v)
 	for _, name := range slices.Sorted(maps.Keys(d.v.Ports)) {
 		at := d.spec("ports").keyOf(name)
-		if !isPortName(name) {
+		if !isPortName(name) || len(name) > maxEndpointPort {
 			d.errorf(at, "invalid port name: %s", name)
 		}
 		d.port(d.spec("ports", name), "port "+name, d.v.Ports[name])
 	}
 	d.labels(d.spec("labels"), d.v.Labels)
-	if a := d.v.ServiceAccount; a != "" && !isSubdomain(a) {
-		d.errorf(d.spec("serviceAccount"), "serviceAccount: %q is not a DNS-1123 subdomain", a)
+	if n := len(d.v.ServiceAccount); n > maxAccount {
+		d.errorf(d.spec("serviceAccount"), "serviceAccount: it has %d characters, more than %d", n, maxAccount)
 	}
 }
 
@@ -41,7 +41,7 @@ func (o *object) workloadAddress(at *node, we *networking.WorkloadEntry) {
 		if wrong := unixAddress(path); wrong != "" {
 			o.errorf(at, "%s", wrong)
 		}
-		if len(we.Ports) > 0 {
+		if o.spec().has("ports") {
 			o.errorf(o.spec().keyOf("ports"), "unix endpoint %s must not include ports", we.Address)
 		}
 		return
