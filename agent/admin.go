@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/egressd/egressd/explain"
 )
 
 // Paths of the admin interface.
@@ -16,7 +18,6 @@ const (
 	PathStatus  = "/status"
 	PathFlows   = "/flows"
 	PathSuggest = "/suggestions"
-	PathExplain = "/explain"
 	PathConfig  = "/config_dump"
 	PathUnload  = "/unload"
 )
@@ -42,7 +43,7 @@ func (a *Agent) adminHandler(change bool) http.Handler {
 		follow(w, func() { a.followFlows(w, r) })
 	})
 	mux.HandleFunc("GET "+PathSuggest, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.denied().Suggestions) })
-	mux.HandleFunc("GET "+PathExplain, a.serveExplain)
+	mux.HandleFunc("GET "+explain.Path, a.serveExplain)
 	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
 		dump(w, func() {
 			if s := a.current.p.Load(); s != nil {

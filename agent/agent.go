@@ -23,6 +23,7 @@ import (
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy/load"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -59,7 +60,7 @@ type Agent struct {
 	watcher   *source.Watcher
 	config    *configuration
 	guards    guards
-	took      Took // by reading the first policy
+	took      load.Took // by reading the first policy
 	capture   *capture
 	workloads *workloads
 	// attached says that this run attached the programs once.

@@ -4,12 +4,12 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
 
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -87,12 +87,7 @@ func (a *Agent) lately(id policy.PolicyID, addr netip.Addr) string {
 	if !ok {
 		return ""
 	}
-	return former(name, until)
-}
-
-// former is the text of lately.
-func former(name string, until time.Time) string {
-	return fmt.Sprintf("the address was learned for %s until %s; resolve the name again", name, until.Local().Format(time.TimeOnly))
+	return explain.Former(name, until)
 }
 
 // noted are the names that a flow may be for that would be denied: its process

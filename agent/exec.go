@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/job"
 	"github.com/egressd/egressd/internal/securedir"
@@ -52,21 +53,21 @@ var (
 // command's exit code (128 + n when signal n ended it, or came before the
 // command was started) and what was denied. Processes that the command leaves
 // behind are killed: without egressd they would be free.
-func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err error) {
+func Exec(ctx context.Context, o ExecOptions) (code int, denials explain.Denials, err error) {
 	signals := job.Catch()
 	defer signals.Stop()
 	for _, root := range []string{o.StateRoot, o.PinRoot} {
 		if err := securedir.Check(root); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return 0, Denials{}, err
+			return 0, explain.Denials{}, err
 		}
 	}
 	place, err := execPlace()
 	if err != nil {
-		return 0, Denials{}, err
+		return 0, explain.Denials{}, err
 	}
 	cg, err := cgroup.NewIn(place, execName)
 	if err != nil {
-		return 0, Denials{}, err
+		return 0, explain.Denials{}, err
 	}
 	defer func() { err = errors.Join(err, cg.Close()) }()
 	// Not by its pid: another one may have that, in another pid namespace or
@@ -80,11 +81,11 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 	// the mount namespace that they share, and with that the pins.
 	o.VolatilePins = true
 	if err := o.validate(); err != nil {
-		return 0, Denials{}, err
+		return 0, explain.Denials{}, err
 	}
 	lock, err := beginExec(o, place)
 	if err != nil {
-		return 0, Denials{}, err
+		return 0, explain.Denials{}, err
 	}
 	defer func() {
 		err = errors.Join(err, os.RemoveAll(o.StateDir))
@@ -95,7 +96,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 	a, err := newAgent(ctx, o.Options, lock, nil, nil, nil)
 	if err != nil {
 		_, unloadErr := loader.Unload(o.PinDir)
-		return 0, Denials{}, errors.Join(err, unloadErr)
+		return 0, explain.Denials{}, errors.Join(err, unloadErr)
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
 	// Runs before Close, after the command's processes are gone.
@@ -109,7 +110,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 	case <-ready:
 	case err := <-ended:
 		stop()
-		return 0, Denials{}, err
+		return 0, explain.Denials{}, err
 	}
 	code, err = command(o, cg, signals)
 	err = errors.Join(err, cg.Kill())

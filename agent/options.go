@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/loader"
@@ -40,8 +41,8 @@ const (
 // for, 15001 outbound, 15020 status, 15021 readiness, 15053 DNS).
 const (
 	adminPort = 15000
-	proxyPort = 15001
-	dnsPort   = 15053
+	proxyPort = explain.ProxyPort
+	dnsPort   = explain.DNSPort
 )
 
 // Where the status and readiness interfaces are by default: loopback of each

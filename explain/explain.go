@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+// Package explain says for people what the policy does with a flow and why, and
+// what would allow what was denied. It needs nothing of the daemon; what only that
+// knows it is told.
+package explain
 
 import (
-	"cmp"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -117,6 +118,16 @@ type explainer struct {
 	undecided bool
 }
 
+// The ports that egressd itself listens on for redirected connections.
+const (
+	ProxyPort = 15001
+	DNSPort   = 15053
+)
+
+// Path is where the daemon's admin server explains; see Question for what the
+// query says.
+const Path = "/explain"
+
 // dnsService is the port whose flows go to the DNS proxy.
 const dnsService = 53
 
@@ -134,7 +145,7 @@ func (x *explainer) resolver() {
 // loopback explains a flow that stays on the node.
 func (x *explainer) loopback() {
 	x.undecided = true
-	if x.t.port == proxyPort || x.t.port == dnsPort {
+	if x.t.port == ProxyPort || x.t.port == DNSPort {
 		x.step("connect: port %d is egressd's own, for redirected connections only; who dials it is refused (%s)", x.t.port, policy.ReasonOwnPort)
 		x.Reason = policy.ReasonOwnPort
 		return
@@ -163,7 +174,7 @@ func (x *explainer) address(method string) {
 	} else if f.Names = x.learned.NamesOf(x.p.ID(), x.t.addr); len(f.Names) == 0 {
 		x.step("address: %s was not learned for any allowed name", x.t.addr)
 		if name, until, ok := x.learned.Lately(x.p.ID(), x.t.addr); ok {
-			x.step("address: %s", former(name, until))
+			x.step("address: %s", Former(name, until))
 		}
 	} else {
 		x.step("address: %s was learned for %s", x.t.addr, strings.Join(f.Names, ", "))
@@ -402,26 +413,7 @@ func join(addrs []netip.Addr) string {
 	return strings.Join(out, ", ")
 }
 
-// serveExplain answers "egressd explain" with the live policy.
-func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	t, err := ParseTarget(q.Get("target"))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	s := a.current.p.Load()
-	if s == nil {
-		http.Error(w, "no policy yet", http.StatusServiceUnavailable)
-		return
-	}
-	x, err := Explain(s, a.names, Question{
-		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Workload: q.Get("workload"),
-		Mode: a.opts.Mode, Bound: a.workloads.modeOf,
-	})
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	writeJSON(w, x)
+// Former says for what name an address was learned that does not count any more.
+func Former(name string, until time.Time) string {
+	return fmt.Sprintf("the address was learned for %s until %s; resolve the name again", name, until.Local().Format(time.TimeOnly))
 }

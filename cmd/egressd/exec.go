@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy/istio"
 )
@@ -120,7 +121,7 @@ func openSuggestions(path string) (*os.File, error) {
 }
 
 // writeSuggestions puts suggestions into a file with the objects that are there.
-func writeSuggestions(f *os.File, s agent.Suggestions) error {
+func writeSuggestions(f *os.File, s explain.Suggestions) error {
 	if f == nil {
 		return nil
 	}

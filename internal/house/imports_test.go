@@ -62,11 +62,14 @@ var floors = map[string][]string{
 	"./egress":        core,
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
+	// Between files and people: no daemon.
+	"./policy/load": {"./policy", "./policy/istio", "./policy/source"},
+	"./explain":     {"./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Roof.
-	"./agent":       join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join([]string{"./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./agent":       join([]string{"./explain", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd": join([]string{"./explain", "./policy/load", "./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
@@ -76,7 +79,7 @@ var floors = map[string][]string{
 	"./internal/e2e":     nil,
 	"./internal/house":   nil,
 	"./hack/bpfcover":    {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
-	"./hack/bench":       {"./agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
+	"./hack/bench":       {"./policy/load", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./hack/soak":        {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
 	"./examples":         nil,
 }
