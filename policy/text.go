@@ -16,7 +16,7 @@ import (
 // changes a decision changes the text.
 func (s *Snapshot) Text() string {
 	var b strings.Builder
-	t := &text{bufio.NewWriter(&b)}
+	t := &text{w: bufio.NewWriter(&b)}
 	for _, p := range s.policies {
 		t.policy(p)
 	}
@@ -29,15 +29,48 @@ func (s *Snapshot) Text() string {
 }
 
 // text writes the canonical form; the bufio.Writer keeps the first error.
-type text struct{ w *bufio.Writer }
+type text struct {
+	w *bufio.Writer
+	// places takes the positions of objects, apart from the rest; nil: they are
+	// written where the objects are.
+	places *bufio.Writer
+}
 
 // line writes one line, indented by depth.
 func (t *text) line(depth int, format string, args ...any) {
+	if t.places != nil {
+		for i := range args {
+			args[i] = t.apart(args[i])
+		}
+	}
 	for range depth {
 		_, _ = t.w.WriteString("  ")
 	}
 	_, _ = fmt.Fprintf(t.w, format, args...)
 	_ = t.w.WriteByte('\n')
+}
+
+// apart writes the position of an object, and returns the rest.
+func (t *text) apart(arg any) any {
+	switch r := arg.(type) {
+	case Ref:
+		_, _ = t.places.WriteString(r.Position())
+		_ = t.places.WriteByte('\n')
+		return r.object()
+	case *Ref:
+		if r != nil {
+			return t.apart(*r)
+		}
+	case []*Ref:
+		out := make([]any, len(r))
+		for i := range r {
+			out[i] = t.apart(r[i])
+		}
+		return out
+	case fullUpstream:
+		return r.text(t.apart(r.TrafficRule))
+	}
+	return arg
 }
 
 func (t *text) policy(p *Policy) {
@@ -116,12 +149,16 @@ func l4MatchText(m *L4Match) string {
 // workloads writes which policy each workload has.
 func (t *text) workloads(s *Snapshot) {
 	for _, w := range s.workloads {
-		mode := "of the node"
-		if w.Mode != nil {
-			mode = w.Mode.String()
-		}
-		t.line(0, "workload %s/%s policy %d mode %s cgroups %q (%v)", w.Namespace, w.Name, w.Policy, mode, w.Cgroups, w.Ref)
+		t.line(0, "workload %s policy %d (%v)", workloadText(w.Workload), w.Policy, w.Ref)
 	}
+}
+
+func workloadText(w *Workload) string {
+	mode := "of the node"
+	if w.Mode != nil {
+		mode = w.Mode.String()
+	}
+	return fmt.Sprintf("%s/%s mode %s cgroups %q", w.Namespace, w.Name, mode, w.Cgroups)
 }
 
 // proved is the name that an address proves.
@@ -156,7 +193,7 @@ func (t *text) host(h *Host) {
 		if hp.ruled {
 			t.line(3, "by rules alone")
 		}
-		t.line(3, "upstream %s", upstreamText(hp.Upstream))
+		t.line(3, "upstream %v", fullUpstream{hp.Upstream})
 		t.guard(3, hp.guard)
 		for i, family := range [...]string{"ipv6", "ipv4"} {
 			if w := hp.learned[i]; w != (Way{Verdict: hp.Verdict}) {
@@ -173,7 +210,13 @@ func protocolText(p Protocol) string {
 	return p.String()
 }
 
-func upstreamText(u *Upstream) string {
+// fullUpstream is an Upstream that is written in full.
+type fullUpstream struct{ *Upstream }
+
+func (u fullUpstream) String() string { return u.text(u.TrafficRule) }
+
+// text calls the rule of the traffic policy as it is told.
+func (u fullUpstream) text(rule any) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s:%d %s %v", u.Host, u.Port, protocolText(u.Protocol), u.Resolution)
 	if u.TargetPort != u.Port {
@@ -205,7 +248,7 @@ func upstreamText(u *Upstream) string {
 		fmt.Fprintf(&b, " without %s", u.refused)
 	}
 	if u.Traffic != nil {
-		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), u.TrafficRule)
+		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), rule)
 	}
 	return b.String()
 }
@@ -274,12 +317,13 @@ func (t *text) retries(depth int, what string, x *Retries) {
 
 func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 	for _, d := range all {
-		to := "unknown"
+		var to any = "unknown"
 		if d.Upstream != nil {
-			to = upstreamText(d.Upstream)
+			to = fullUpstream{d.Upstream}
 		}
+		denied := ""
 		if d.Denied {
-			to = "denied " + to
+			denied = "denied "
 		}
 		if g := d.Gateway; g != nil {
 			to = fmt.Sprintf("on as gateway %s port %d", g.Name, g.Port)
@@ -288,7 +332,7 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 		if s := d.Destination.Subset; s != "" {
 			subset = " subset " + s
 		}
-		t.line(depth, "to %s:%d%s %d/%d: %s", d.Destination.Host, d.Destination.Port, subset, d.Weight, total, to)
+		t.line(depth, "to %s:%d%s %d/%d: %s%v", d.Destination.Host, d.Destination.Port, subset, d.Weight, total, denied, to)
 		for _, g := range d.gates {
 			t.guard(depth+1, g.guard)
 		}
@@ -358,3 +402,5 @@ func (s *stringMatcher) text() string {
 	}
 	return out
 }
+
+func upstreamText(u *Upstream) string { return fullUpstream{u}.String() }
