@@ -95,8 +95,6 @@ func outcome(d HTTPDecision) string {
 	s := d.Action.Rule.Name
 	if p := d.Action.Pick(0); p != nil {
 		switch {
-		case p.Denied:
-			s += " denied"
 		case p.Upstream == nil:
 			s += " unknown"
 		default:
@@ -152,7 +150,7 @@ func TestDecideHTTP(t *testing.T) {
 		{"a port that the destination lacks", "203.0.113.1:80", nil, get("api.example.com", "/two"), "open-port unknown"},
 		{"the named port", "203.0.113.1:80", nil, get("api.example.com", "/two9"), "their-port two.example.net:9090"},
 		{"a port that is not there", "203.0.113.1:80", nil, get("api.example.com", "/two1"), "no-port unknown"},
-		{"kubernetes is not for workloads", "203.0.113.1:80", nil, get("api.example.com", "/in"), "inside denied"},
+		{"kubernetes is not for workloads", "203.0.113.1:80", nil, get("api.example.com", "/in"), `deny name-not-allowed by "api"`},
 		{"unknown host", "203.0.113.1:80", nil, get("api.example.com", "/nobody"), "nobody unknown"},
 		{"second match", "203.0.113.1:80", nil, get("api.example.com", "/other/x"), "either"},
 		{"first rule wins", "203.0.113.1:80", nil, get("api.example.com", "/one"), "either"},

@@ -206,7 +206,7 @@ func TestTwoHopDenials(t *testing.T) {
 	f := Flow{Transport: TCP, Dst: ap("192.0.2.1:80"), Names: []string{"edition.cnn.com"}}
 	for name, c := range map[string]struct {
 		change func(*Config)
-		reason Reason // "": the destination is denied or unknown
+		reason Reason // "": the destination is unknown
 	}{
 		"no change":              {func(*Config) {}, ReasonAllowed},
 		"no rule of the Gateway": {func(c *Config) { c.VirtualServices[0].HTTP = c.VirtualServices[0].HTTP[:1] }, ReasonNoRoute},
@@ -225,7 +225,7 @@ func TestTwoHopDenials(t *testing.T) {
 			c.Services = append(c.Services, kube("inside"))
 			c.Services[len(c.Services)-1].Ports = []Port{{Number: 80, Protocol: ProtocolHTTP}}
 			c.VirtualServices[0].HTTP[1].Route[0].Destination.Host = "inside.default.svc.cluster.local"
-		}, ""},
+		}, ReasonName},
 		"unknown": {func(c *Config) { c.VirtualServices[0].HTTP[1].Route[0].Destination.Host = "x.example" }, ""},
 	} {
 		config := onKubernetes(twoHopHTTP())
@@ -234,7 +234,7 @@ func TestTwoHopDenials(t *testing.T) {
 		switch {
 		case c.reason != "" && d.Reason != c.reason:
 			t.Errorf("%s: %q, want %q", name, d.Reason, c.reason)
-		case c.reason == "" && !d.Destination(0).Denied && d.Destination(0).Upstream != nil:
+		case c.reason == "" && d.Destination(0).Upstream != nil:
 			t.Errorf("%s: %+v", name, d)
 		}
 	}
