@@ -18,13 +18,18 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	header, err := explain.ParseHeader(q["header"])
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	s := a.current.p.Load()
 	if s == nil {
 		http.Error(w, "no policy yet", http.StatusServiceUnavailable)
 		return
 	}
 	x, err := explain.Explain(s, a.names, explain.Question{
-		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Workload: q.Get("workload"),
+		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Header: header, Workload: q.Get("workload"),
 		Mode: a.opts.Mode, Bound: a.workloads.modeOf,
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ package explain
 
 import (
 	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,7 +32,11 @@ type Explanation struct {
 	// Action is the HTTP rule that would act on the request.
 	Action *policy.Ref `json:"action,omitempty"`
 	Steps  []string    `json:"steps"`
-	// Class, Considered and Nearest are those of policy.Explanation.
+	// Route is the rule that acts on the flow, with every way that it may go;
+	// DeniedShare is how much of it is denied, from 0 to 1.
+	Route       *policy.Route `json:"route,omitempty"`
+	DeniedShare float64       `json:"deniedShare,omitempty"`
+	// Class, Considered and Nearest are those of policy.Account.
 	Class      string              `json:"class,omitempty"`
 	Considered []policy.Considered `json:"considered,omitempty"`
 	Nearest    *policy.Considered  `json:"nearest,omitempty"`
@@ -50,7 +55,8 @@ type Learned interface {
 // Question is what to explain, and for whom.
 type Question struct {
 	Target Target
-	Method string // of an HTTP request
+	Method string      // of an HTTP request
+	Header http.Header // of an HTTP request; Host says what that asks for
 	// Workload is "name" or "namespace/name"; "": every process that nobody
 	// described.
 	Workload string
@@ -68,7 +74,7 @@ func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, erro
 	if err != nil {
 		return Explanation{}, err
 	}
-	x := explainer{Explanation: Explanation{Target: q.Target.text, Mode: q.Mode}, p: p, learned: learned, t: q.Target}
+	x := explainer{Explanation: Explanation{Target: q.Target.text, Mode: q.Mode}, p: p, learned: learned, t: q.Target, method: q.Method, header: q.Header}
 	if w != nil {
 		x.namespace = w.Namespace
 		if w.Mode != nil {
@@ -80,11 +86,12 @@ func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, erro
 			}
 		}
 	}
-	x.decide(q.Method)
+	x.decide()
+	x.nowhere()
 	x.Allowed = x.Verdict != policy.Deny
 	x.Passes = x.Allowed || x.Mode != policy.Enforce
 	if !x.undecided {
-		x.why(q.Method)
+		x.why()
 	}
 	if !x.Allowed && wishable(x.Reason) {
 		x.suggest()
@@ -93,16 +100,16 @@ func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, erro
 }
 
 // decide follows the flow.
-func (x *explainer) decide(method string) {
+func (x *explainer) decide() {
 	switch {
 	case x.t.port == dnsService:
 		x.resolver()
 	case x.t.isLoopback():
 		x.loopback()
 	case x.t.addr.IsValid():
-		x.address(method)
+		x.address()
 	default:
-		x.name(method)
+		x.name()
 	}
 }
 
@@ -111,7 +118,13 @@ type explainer struct {
 	p         *policy.Policy
 	learned   Learned
 	t         Target
+	method    string
+	header    http.Header
 	namespace string // of the workload; "": the default
+	// draw leads to the branch that is explained.
+	draw uint64
+	// port is what the flow is allowed by, before anything of it is read.
+	port *policy.HostPort
 	// host is what a denial met: the allowed host whose port is missing.
 	host *policy.Host
 	// undecided: no rule is asked.
@@ -167,7 +180,7 @@ func (x *explainer) take(d policy.Decision) {
 }
 
 // address explains a flow that only shows an address: what the kernel sees.
-func (x *explainer) address(method string) {
+func (x *explainer) address() {
 	f := policy.Flow{Transport: x.t.transport, Dst: netip.AddrPortFrom(x.t.addr, x.t.port)}
 	if x.learned == nil {
 		x.step("address: offline; which names %s was learned for is known to a running daemon only", x.t.addr)
@@ -192,18 +205,20 @@ func (x *explainer) address(method string) {
 		x.step("connect: verdict %s by %s", d.Verdict, d.Rule)
 	}
 	x.endpoints(d.To)
+	x.port = d.Port
 	if d.Rule == nil || x.t.transport != policy.TCP || d.Verdict != policy.Proxy && d.Verdict != policy.Inspect {
 		return
 	}
 	switch pr := x.t.speaks; {
 	case pr.IsTLS():
-		if d, _ := x.p.DecideTLS(f, ""); !x.core(d) {
+		f.HostFrom = policy.EvidenceSNI
+		if !x.ways("tls", "a connection without SNI", f, nil) {
 			x.step("a ClientHello to an address carries no name (SNI), and the rules for the address ask for one; use the host's name")
 		}
 	case pr.IsHTTP() && d.Verdict == policy.Proxy:
-		x.http(method, f)
+		x.http(f)
 	case d.Verdict == policy.Proxy:
-		x.core(x.p.Candidates(f).Decision)
+		x.ways("tcp", "a connection", f, nil)
 	}
 }
 
@@ -243,7 +258,7 @@ func (x *explainer) resolves() bool {
 }
 
 // name explains a flow to a name: DNS, connect, and what the proxy reads.
-func (x *explainer) name(method string) {
+func (x *explainer) name() {
 	if !x.resolves() {
 		return
 	}
@@ -272,14 +287,17 @@ func (x *explainer) name(method string) {
 	if x.Verdict == policy.Direct || x.Verdict == policy.Inspect {
 		x.reach(host, port)
 	}
-	x.protocol(port, method)
+	x.port = port
+	x.protocol(port)
 }
 
 // protocol explains what is read of the connection.
-func (x *explainer) protocol(port *policy.HostPort, method string) {
+func (x *explainer) protocol(port *policy.HostPort) {
 	pr := port.Protocol
 	f := policy.Flow{Transport: policy.TCP, Dst: netip.AddrPortFrom(netip.Addr{}, x.t.port), Names: []string{x.t.host}}
 	tls := x.t.speaks.IsTLS()
+	named := f
+	named.Host, named.HostFrom = x.t.host, policy.EvidenceSNI
 	switch {
 	case pr.IsTLS() && x.t.speaks != policy.ProtocolUnset && !tls:
 		x.mismatch(port, policy.ReasonNotTLS, "TLS", "ClientHello")
@@ -287,16 +305,17 @@ func (x *explainer) protocol(port *policy.HostPort, method string) {
 		x.mismatch(port, policy.ReasonNotHTTP, "plain HTTP", "request")
 	case x.Verdict == policy.Inspect:
 		x.step("kernel: straight there; the ClientHello is read on the way, and its SNI must be %s", x.t.host)
+		x.ways("tls", "a connection to "+x.t.host, named, nil)
 	case x.Verdict == policy.Direct:
 		x.step("kernel: straight there; nothing else is looked at")
 	case pr.IsTLS() || tls:
-		if d, _ := x.p.DecideTLS(f, x.t.host); x.core(d) {
+		if x.ways("tls", "a connection to "+x.t.host, named, nil) {
 			x.step("proxy: the SNI must be %s; the connection is spliced to egressd's own answer for it", x.t.host)
 		}
 	case pr.IsHTTP() || pr == policy.ProtocolUnset && x.t.speaks.IsHTTP():
-		x.http(method, f)
+		x.http(f)
 	case pr == policy.ProtocolTCP || x.t.speaks == policy.ProtocolTCP:
-		if x.core(x.p.Candidates(f).Decision) {
+		if x.ways("tcp", "a connection", f, nil) {
 			x.step("proxy: opaque bytes to egressd's choice of endpoint")
 		}
 	default:
@@ -316,68 +335,12 @@ func (x *explainer) mismatch(port *policy.HostPort, r policy.Reason, what, first
 	x.Verdict, x.Reason = policy.Deny, r
 }
 
-func (x *explainer) http(method string, f policy.Flow) {
-	r := x.request(method)
-	d := x.p.DecideHTTP(f, r)
-	x.take(d.Decision)
-	switch {
-	case d.Verdict == policy.Deny:
-		x.step("http: %s %s is refused (%s)", r.Method, r.Path, d.Reason)
-		x.nearest(d.Rule)
-	case d.Action == nil:
-		x.step("http: no VirtualService acts on the host; %s %s is forwarded", r.Method, r.Path)
-	default:
-		rule := d.Action.Rule
-		for _, h := range d.Hops() {
-			x.step("http: %s %s is matched by %s, which leads to gateway %s port %d", r.Method, r.Path, h.Action.Rule.Ref, h.To.Gateway.Name, h.To.Gateway.Port)
-		}
-		x.Action = &rule.Ref
-		x.step("http: %s %s is matched by %s", r.Method, r.Path, rule.Ref)
-		for _, s := range describe(d.Action) {
-			x.step("http: %s", s)
-		}
+func (x *explainer) http(f policy.Flow) {
+	r := x.request()
+	what := r.Method + " " + r.Path
+	if x.ways("http", what, f, r) && x.Route == nil {
+		x.step("http: no VirtualService acts on the host; %s is forwarded", what)
 	}
-}
-
-// describe lists what a rule does, in the order in which it happens.
-func describe(a *policy.HTTPAction) []string {
-	r := a.Rule
-	var out []string
-	if f := r.Fault; f != nil {
-		if f.Delay > 0 {
-			out = append(out, fmt.Sprintf("delay %s for %g%% of the requests", f.Delay, f.DelayPercent))
-		}
-		if f.AbortStatus != 0 {
-			out = append(out, fmt.Sprintf("abort with %d for %g%% of the requests", f.AbortStatus, f.AbortPercent))
-		}
-	}
-	switch {
-	case r.Redirect != nil:
-		out = append(out, fmt.Sprintf("redirect with %d", r.Redirect.Code))
-	case r.DirectResponse != nil:
-		out = append(out, fmt.Sprintf("answer %d without an upstream", r.DirectResponse.Status))
-	}
-	for i := range a.Destinations {
-		d := &a.Destinations[i]
-		switch {
-		case d.Gateway != nil:
-			out = append(out, fmt.Sprintf("go on as gateway %s port %d, %d of %d", d.Gateway.Name, d.Gateway.Port, d.Weight, a.TotalWeight))
-		case d.Denied:
-			out = append(out, fmt.Sprintf("route to %s: not allowed for the workload", d.Destination.Host))
-		case d.Upstream == nil:
-			out = append(out, fmt.Sprintf("route to %s: no such service (503)", d.Destination.Host))
-		default:
-			out = append(out, fmt.Sprintf("route to %s port %d, %d of %d",
-				d.Upstream.Host, d.Upstream.Port, d.Weight, a.TotalWeight))
-		}
-	}
-	if r.Timeout > 0 {
-		out = append(out, fmt.Sprintf("timeout %s, counted from the request; then 504", r.Timeout))
-	}
-	if r.Retries != nil {
-		out = append(out, fmt.Sprintf("%d retries on %s", r.Retries.Attempts, strings.Join(r.Retries.On, ",")))
-	}
-	return out
 }
 
 func (x *explainer) nearest(r *policy.Ref) {

@@ -281,38 +281,21 @@ func (t *text) routes(rs *Routes) {
 }
 
 func (t *text) action(a *HTTPAction) {
-	r := a.Rule
-	t.line(3, "rule %q timeout %v (%v)", r.Name, r.Timeout, r.Ref)
+	t.line(3, "rule %q (%v)", a.Rule.Name, a.Rule.Ref)
 	t.destinations(3, a.Destinations, a.TotalWeight)
-	if r.UnknownStatus != 0 {
-		t.line(3, "unknown destination %d", r.UnknownStatus)
+	t.lines(3, a.Rule.Describe())
+}
+
+func (t *text) lines(depth int, all []string) {
+	for _, s := range all {
+		t.line(depth, "%s", s)
 	}
-	if x := r.Redirect; x != nil {
-		t.line(3, "redirect %d uri %q prefix %q authority %q port %d derive %q scheme %q",
-			x.Code, x.URI, x.PrefixRewrite, x.Authority, x.Port, x.DerivePort, x.Scheme)
-	}
-	if x := r.DirectResponse; x != nil {
-		t.line(3, "respond %d %q", x.Status, x.Body)
-	}
-	if x := r.Rewrite; x != nil {
-		t.line(3, "rewrite uri %q authority %q regex %q to %q", x.URI, x.Authority, x.RegexMatch, x.RegexRewrite)
-	}
-	t.retries(3, "retry", r.Retries)
-	if x := r.Fault; x != nil {
-		t.line(3, "fault delay %v %v%% abort status %d grpc %d %v%%", x.Delay, x.DelayPercent, x.AbortStatus, x.AbortGRPC, x.AbortPercent)
-	}
-	t.headers(3, r.Headers)
 }
 
 func (t *text) retries(depth int, what string, x *Retries) {
-	if x == nil {
-		return
+	if x != nil {
+		t.line(depth, "%s: %s", what, x.describe())
 	}
-	on := "safe default"
-	if x.On != nil {
-		on = fmt.Sprintf("%q", x.On)
-	}
-	t.line(depth, "%s %d per try %v on %s codes %v backoff %v", what, x.Attempts, x.PerTryTimeout, on, x.Codes, x.Backoff)
 }
 
 func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
@@ -336,21 +319,7 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 		for _, g := range d.gates {
 			t.guard(depth+1, g.guard)
 		}
-		t.headers(depth+1, d.Headers)
-	}
-}
-
-func (t *text) headers(depth int, h *Headers) {
-	if h == nil {
-		return
-	}
-	for _, side := range [...]struct {
-		name string
-		ops  HeaderOps
-	}{{"request", h.Request}, {"response", h.Response}} {
-		if o := side.ops; len(o.Set)+len(o.Add)+len(o.Remove) > 0 {
-			t.line(depth, "%s headers set %q add %q remove %q", side.name, o.Set, o.Add, o.Remove)
-		}
+		t.lines(depth+1, d.Headers.Describe())
 	}
 }
 

@@ -12,9 +12,9 @@ import (
 	"github.com/egressd/egressd/internal/quote"
 )
 
-// Explanation is why a flow or request is decided as it is: raw material for
+// Account is why a flow or request is decided as it is: raw material for
 // people, in no stable wording but for the verdict and the reason.
-type Explanation struct {
+type Account struct {
 	Allowed bool    `json:"allowed"`
 	Verdict Verdict `json:"verdict"`
 	Reason  Reason  `json:"reason"`
@@ -51,7 +51,7 @@ func (c Considered) String() string {
 // a TCP flow with a name from its SNI, and else what Decide says, or the
 // forwarding core before the first byte when it is left to that. It looks at
 // every object of the configuration: it is for people who ask, not for flows.
-func (p *Policy) Why(f Flow, r *Request) Explanation {
+func (p *Policy) Why(f Flow, r *Request) Account {
 	if r != nil {
 		f.Transport, f.Host, f.HostFrom = TCP, r.Host, EvidenceHTTP
 	}
@@ -81,12 +81,12 @@ func (p *Policy) Why(f Flow, r *Request) Explanation {
 	case w.Rule != nil && !slices.ContainsFunc(w.Considered, wins):
 		w.say(*w.Rule, true, "allows it")
 	}
-	return w.Explanation
+	return w.Account
 }
 
-// why gathers an Explanation.
+// why gathers an Account.
 type why struct {
-	Explanation
+	Account
 	p     *Policy
 	f     Flow
 	r     *Request

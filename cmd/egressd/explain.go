@@ -20,7 +20,7 @@ import (
 
 func explainCommand(e env) *cobra.Command {
 	var out output
-	var config, allow []string
+	var config, allow, headers []string
 	var method, workload, mode string
 	var daemon client
 	cmd := &cobra.Command{
@@ -30,13 +30,14 @@ func explainCommand(e env) *cobra.Command {
 files, and each step that led to it. With --config it reads policy files;
 without, it asks the running daemon, which also knows what was learned.
 The exit code is 1 when the policy denies the connection, in the modes audit
-and off as well, where it passes all the same.
+and off as well, where it passes all the same. When rules spread it over several
+destinations it is denied if all of them are; else the answer says which part is.
 
 A URL may have the scheme of any usual protocol; it says which port is meant
 and what the client sends first. HOST:PORT is explained by what the policy
 declares for the port.`,
 		Example: `  egressd explain --config policy/ https://www.googleapis.com/storage
-  egressd explain --config policy/ -X POST http://api.example.com/v1
+  egressd explain --config policy/ -X POST -H 'x-user: beta' http://api.example.com/v1
   sudo egressd explain 190.64.31.232:3306
   egressd explain --config policy/ postgres://db.example.com/orders
   sudo egressd explain example.com:443/udp`,
@@ -47,6 +48,10 @@ declares for the port.`,
 				return err
 			}
 			t, err := explain.ParseTarget(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			header, err := explain.ParseHeader(headers)
 			if err != nil {
 				return usageError{err}
 			}
@@ -72,11 +77,11 @@ declares for the port.`,
 					}
 					return err
 				}
-				if x, err = explain.Explain(l.Snapshot, nil, explain.Question{Target: t, Method: method, Workload: workload, Mode: node}); err != nil {
+				if x, err = explain.Explain(l.Snapshot, nil, explain.Question{Target: t, Method: method, Header: header, Workload: workload, Mode: node}); err != nil {
 					return err
 				}
 			} else {
-				q := url.Values{"target": {args[0]}, "method": {method}, "workload": {workload}}
+				q := url.Values{"target": {args[0]}, "method": {method}, "header": headers, "workload": {workload}}
 				body, err := daemon.ask(cmd.Context(), http.MethodGet, explain.Path, q)
 				if err != nil {
 					return orConfig(err)
@@ -100,6 +105,7 @@ declares for the port.`,
 	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline, - for standard input; without it the daemon is asked")
 	registerAllow(cmd, &allow)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
+	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "header of the HTTP request, as 'NAME: VALUE'; may be given several times")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
 	cmd.Flags().StringVar(&mode, "mode", "enforce", "with --config: mode of the node: enforce, audit or off")
 	daemon.register(cmd)
@@ -115,7 +121,11 @@ func printExplanation(w io.Writer, x explain.Explanation) {
 			result = "would be denied"
 		}
 	}
-	printLine(w, "%s: %s, verdict %s (%s)", x.Target, result, x.Verdict, x.Reason)
+	part := ""
+	if x.Allowed && x.DeniedShare > 0 {
+		part = fmt.Sprintf("; %.4g%% of it is denied", 100*x.DeniedShare)
+	}
+	printLine(w, "%s: %s, verdict %s (%s)%s", x.Target, result, x.Verdict, x.Reason, part)
 	switch {
 	case x.Mode == policy.Off:
 		printLine(w, "mode off: the connection passes, whatever it is, and nothing is reported; what follows is what mode enforce does")
