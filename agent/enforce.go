@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
@@ -43,7 +43,7 @@ func (a *Agent) enforce(l Loaded) error {
 	took := time.Since(start)
 	a.outgoing.Recheck()
 	a.log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
-		"services", l.Services, "virtualServices", l.VirtualServices, "gateways", l.Gateways,
+		"services", l.Services, "virtual_services", l.VirtualServices, "gateways", l.Gateways,
 		"read", l.Took.Read, "decode", l.Took.Decode, "compile", l.Took.Compile, "apply", took)
 	return err
 }
@@ -64,13 +64,13 @@ func (a *Agent) enforceAll(old, next *policy.Snapshot) error {
 	if err := a.datapath.Apply(both, loader.Tighten); err != nil {
 		return err
 	}
-	if err := a.names.ReapplyTo(either{next, old}, dnsproxy.Tighten); err != nil {
+	if err := a.names.ReapplyTo(either{next, old}, learned.Tighten); err != nil {
 		return err
 	}
 	a.current.p.Store(next)
 	err := errors.Join(
 		a.inherit(old, next),
-		a.names.ReapplyTo(either{next, old}, dnsproxy.Loosen),
+		a.names.ReapplyTo(either{next, old}, learned.Loosen),
 		a.datapath.Apply(both, loader.Loosen),
 		a.changeOver(next),
 	)
@@ -82,7 +82,7 @@ func (a *Agent) enforceAll(old, next *policy.Snapshot) error {
 
 // enforceChanges does what enforceAll does for what two snapshots differ in.
 func (a *Agent) enforceChanges(old, next *policy.Snapshot) error {
-	static, hosts := map[policy.PolicyID][]policy.StaticChange{}, dnsproxy.Changed{}
+	static, hosts := map[policy.PolicyID][]policy.StaticChange{}, learned.Changed{}
 	for _, id := range next.Policies() {
 		was, is := old.Policy(id), next.Policy(id)
 		if was == is {
@@ -96,13 +96,13 @@ func (a *Agent) enforceChanges(old, next *policy.Snapshot) error {
 	if err := a.datapath.Update(static, loader.Tighten); err != nil {
 		return err
 	}
-	if err := a.names.ReapplyChanged(next, hosts, dnsproxy.Tighten); err != nil {
+	if err := a.names.ReapplyChanged(next, hosts, learned.Tighten); err != nil {
 		return err
 	}
 	a.current.p.Store(next)
 	err := errors.Join(
 		a.inherit(old, next),
-		a.names.ReapplyChanged(next, hosts, dnsproxy.Loosen),
+		a.names.ReapplyChanged(next, hosts, learned.Loosen),
 		a.datapath.Update(static, loader.Loosen),
 		a.changeOver(next),
 	)
@@ -171,7 +171,7 @@ func gone(old, next *policy.Snapshot) []policy.PolicyID {
 // either has the policies of next, and those that only old has.
 type either struct{ next, old *policy.Snapshot }
 
-// Policy implements dnsproxy.Policies.
+// Policy implements learned.Policies.
 func (u either) Policy(id policy.PolicyID) *policy.Policy {
 	if p := u.next.Policy(id); p != nil || u.old == nil {
 		return p
