@@ -310,7 +310,11 @@ func (x *explainer) protocol(port *policy.HostPort) {
 		x.step("kernel: straight there; nothing else is looked at")
 	case pr.IsTLS() || tls:
 		if x.ways("tls", "a connection to "+x.t.host, named, nil) {
-			x.step("proxy: the SNI must be %s; the connection is spliced to egressd's own answer for it", x.t.host)
+			answer := "it"
+			if x.Route != nil {
+				answer = "the destination"
+			}
+			x.step("proxy: the SNI must be %s; the connection is spliced to egressd's own answer for %s", x.t.host, answer)
 		}
 	case pr.IsHTTP() || pr == policy.ProtocolUnset && x.t.speaks.IsHTTP():
 		x.http(f)

@@ -58,7 +58,7 @@ func TestExplainRules(t *testing.T) {
 		{"http://api.example.com/some", 0.2, []string{
 			"route to api.example.com port 80, 80 of 100: allowed, 80% of all",
 			"route to hidden.example.com port 80, 15 of 100: denied (authorization-denied), 15% of all",
-			"route to unknown.example.com port 80, 5 of 100: no such service",
+			"route to unknown.example.com port 80, 5 of 100: no such service, 5% of all; nobody declares it, answered with 503",
 		}},
 		{"http://api.example.com/none", 1, []string{"15 of 20: denied (authorization-denied)", "5 of 20: no such service", "GET /none is refused"}},
 		{"https://api.example.com/", 0.25, []string{"tls: a connection to api.example.com is matched by VirtualService default/api", "sni [api.example.com] port 443",
@@ -145,7 +145,7 @@ func TestExplainAddress(t *testing.T) {
 			for _, c := range x.Considered {
 				considered += c.String() + "\n"
 			}
-			if !strings.Contains(considered, "rule 1: matches") {
+			if !strings.Contains(considered, "rule 1: matches") || !strings.Contains(considered, "counts: names the address 192.0.2.7 on port 80/tcp") {
 				t.Errorf("%s: the rule is not considered:\n%s", target, considered)
 			}
 		}

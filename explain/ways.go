@@ -73,7 +73,7 @@ func outcome(b *policy.Branch, several bool) string {
 	case b.Next != nil && len(b.Next.To) > 0:
 		return ""
 	case b.Reason == policy.ReasonUpstream:
-		return ": no such service, answered by egressd (" + b.Note + ")"
+		out = ": no such service"
 	case !b.Allowed:
 		out = fmt.Sprintf(": denied (%s)", b.Reason)
 	case several:

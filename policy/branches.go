@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"strings"
@@ -116,7 +117,8 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 		return nil
 	}
 	out := &Route{Rule: *rule.rule}
-	if a, l4 := t.chosen(at); a != nil {
+	a, l4 := t.chosen(at)
+	if a != nil {
 		out.Match, out.Does = a.conditions(), a.Rule.Describe()
 	} else if l4 != nil {
 		out.Match = l4.conditions()
@@ -132,16 +134,19 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 		if high != 0 || carry != 0 {
 			continue // no draw of 64 bits leads there
 		}
-		e.branch(&b, to, next, scale*uint64(rule.total), depth, b.Share)
+		e.branch(&b, to, next, scale*uint64(rule.total), depth)
+		if b.Reason == ReasonUpstream && a != nil {
+			b.Note = fmt.Sprintf("nobody declares it, answered with %d", cmp.Or(a.Rule.UnknownStatus, 503))
+		}
 		out.To = append(out.To, b)
 	}
 	return out
 }
 
 // branch fills in what becomes of flows that a draw leads to a destination.
-func (e *explorer) branch(b *Branch, to *RouteDestination, draw, scale uint64, depth int, share float64) {
+func (e *explorer) branch(b *Branch, to *RouteDestination, draw, scale uint64, depth int) {
 	if to.Gateway != nil {
-		if b.Next = e.explore(draw, scale, depth+1, share); b.Next != nil && len(b.Next.To) > 0 {
+		if b.Next = e.explore(draw, scale, depth+1, b.Share); b.Next != nil && len(b.Next.To) > 0 {
 			return
 		}
 	}
