@@ -371,5 +371,3 @@ func (s *stringMatcher) text() string {
 	}
 	return out
 }
-
-func upstreamText(u *Upstream) string { return fullUpstream{u}.String() }
