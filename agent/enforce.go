@@ -54,7 +54,7 @@ func (a *Agent) enforceAll(old, next *policy.Snapshot) error {
 	for _, id := range next.Policies() {
 		static[id] = next.Policy(id).Static()
 	}
-	a.probe.allow(static)
+	a.probe.Allow(static)
 	leaving := map[policy.PolicyID][]policy.Opening{}
 	for _, id := range gone(old, next) {
 		leaving[id] = old.Policy(id).Static()
@@ -122,7 +122,7 @@ func (a *Agent) changeOver(next *policy.Snapshot) error {
 		return nil
 	}
 	err := a.bind(next)
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		a.regard()
 	}
 	return err

@@ -30,7 +30,7 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 	}
 	x, err := explain.Explain(s, a.names, explain.Question{
 		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Header: header, Workload: q.Get("workload"),
-		Mode: a.opts.Mode, Bound: a.workloads.modeOf,
+		Mode: a.opts.Mode, Bound: a.workloads.ModeOf,
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -41,7 +41,7 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 
 // denied sums up what was denied so far, with what would allow it.
 func (a *Agent) denied() explain.Denials {
-	d := explain.Summarize(a.recorder.denials.List())
+	d := explain.Summarize(a.recorder.Denials())
 	d.Suggestions = a.suggestions(d)
 	return d
 }

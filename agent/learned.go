@@ -8,18 +8,18 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/securedir"
 )
 
-// learnedFile keeps the learned addresses over a restart: programs that
-// resolved a name before it go on connecting after it.
-const learnedFile = "learned.json"
+// learnedFile is where in the state directory learned addresses are.
+const learnedFile = state.LearnedFile
 
 // saveNames writes the file when something changed. It is called by one
 // goroutine at a time: housekeep, and after it Close.
 func (a *Agent) saveNames() error {
-	if a.names == nil || !a.opts.Interfaces || a.gone.Load() {
+	if a.names == nil || !a.opts.Daemon || a.gone.Load() {
 		return nil
 	}
 	changes := a.names.Changes()
@@ -42,7 +42,7 @@ func (a *Agent) saveNames() error {
 }
 
 func (a *Agent) restoreNames() (int, error) {
-	if !a.opts.Interfaces {
+	if !a.opts.Daemon {
 		return 0, nil
 	}
 	data, err := securedir.ReadFile(filepath.Join(a.opts.StateDir, learnedFile))
