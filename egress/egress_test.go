@@ -236,7 +236,7 @@ func TestEmptyStatic(t *testing.T) {
 	if d.Verdict == policy.Deny || u.Nowhere() == "" {
 		t.Fatalf("%+v to %+v", d, u)
 	}
-	if got, err := e.Dial(t.Context(), c, u); !errors.Is(err, forward.ErrConnect) {
+	if got, err := e.Dial(t.Context(), c, u); !errors.Is(err, dial.ErrConnect) {
 		t.Errorf("dialled %v, %v", got, err)
 	}
 }
