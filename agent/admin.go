@@ -15,6 +15,7 @@ import (
 
 	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/report"
+	"github.com/egressd/egressd/explain"
 )
 
 // Paths of the admin interface.
@@ -22,7 +23,6 @@ const (
 	PathStatus  = "/status"
 	PathFlows   = "/flows"
 	PathSuggest = "/suggestions"
-	PathExplain = "/explain"
 	PathConfig  = "/config_dump"
 	PathUnload  = "/unload"
 )
@@ -69,7 +69,7 @@ func (a *Agent) adminHandler(change bool) http.Handler {
 		follow(w, func() { a.recorder.Follow(w, r, admin.WriteWait) })
 	})
 	mux.HandleFunc("GET "+PathSuggest, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.denied().Suggestions) })
-	mux.HandleFunc("GET "+PathExplain, a.serveExplain)
+	mux.HandleFunc("GET "+explain.Path, a.serveExplain)
 	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
 		dump(w, func() {
 			if s := a.current.p.Load(); s != nil {

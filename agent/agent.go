@@ -34,6 +34,7 @@ import (
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy/load"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -59,7 +60,7 @@ type Agent struct {
 	watcher    *source.Watcher
 	config     *configuration
 	guards     *iface.Guards
-	took       Took // by reading the first policy
+	took       load.Took // by reading the first policy
 	capture    *workload.Capture
 	workloads  *workload.Binding
 	earlier    *earlier.Earlier

@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/load"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -50,7 +51,7 @@ func (c *configuration) waitIdle() {
 	defer c.mu.Unlock()
 }
 
-// load is LoadPolicy with what is known from before, which was is compiled
+// load is load.Paths with what is known from before, which was is compiled
 // from; nil is nothing. The findings lack those of the reader's Analyze.
 func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {
 	start := time.Now()
@@ -79,9 +80,9 @@ func (c *configuration) compile(files []istio.File, was *policy.Snapshot) (Loade
 	}
 	start := time.Now()
 	config, findings := c.reader.Load(files)
-	l := Loaded{Findings: findings, Files: files, Took: Took{Decode: time.Since(start)}}
+	l := Loaded{Findings: findings, Files: files, Took: load.Took{Decode: time.Since(start)}}
 	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty()
-	err := l.compile(config, was)
+	err := l.Compile(config, was)
 	return l, err
 }
 
@@ -109,30 +110,6 @@ func onlyEmpty(err error) bool {
 		return !slices.ContainsFunc(all.Unwrap(), func(err error) bool { return !onlyEmpty(err) })
 	}
 	return errors.As(err, new(*source.EmptyError))
-}
-
-// compile fills l from a Config, and from what was is compiled from. A nil
-// Config is one with errors.
-func (l *Loaded) compile(config *policy.Config, was *policy.Snapshot) error {
-	if config == nil {
-		return ErrPolicy
-	}
-	l.Services, l.VirtualServices, l.Gateways =
-		len(config.Services), len(config.VirtualServices), len(config.Gateways)
-	start := time.Now()
-	s, err := was.Update(config)
-	l.Took.Compile = time.Since(start)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrPolicy, err)
-	}
-	l.Snapshot = s
-	for _, w := range s.Warnings() {
-		l.Findings = append(l.Findings, istio.Finding{
-			Severity: istio.Warning, File: w.Ref.File, Line: w.Ref.Line, Col: w.Ref.Column,
-			Object: w.Ref.Kind + " " + w.Ref.Namespace + "/" + w.Ref.Name, Text: w.Text,
-		})
-	}
-	return nil
 }
 
 // later notes what is in force, for settle.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/load"
 )
 
 func serviceEntry(name, host string) string {
@@ -31,7 +32,7 @@ func opens(s *policy.Snapshot, host string) bool {
 	return s.Policy(policy.DefaultPolicy).DecideQuery(host).Verdict != policy.Deny
 }
 
-// TestConfiguration: each load has what changed, and is what LoadPolicy says;
+// TestConfiguration: each load has what changed, and is what load.Paths says;
 // an error leaves the next one as it would have been.
 func TestConfiguration(t *testing.T) {
 	dir := t.TempDir()
@@ -46,13 +47,13 @@ func TestConfiguration(t *testing.T) {
 	}{
 		{b, serviceEntry("b", "b.example.com"), nil, "b.example.com", "c.example.com"},
 		{b, serviceEntry("b", "c.example.com"), nil, "c.example.com", "b.example.com"},
-		{b, "kind: ServiceEntry\n", ErrPolicy, "", ""},
-		{b, serviceEntry("b", "c.example.com") + serviceEntry("b", "c.example.com"), ErrPolicy, "", ""},
+		{b, "kind: ServiceEntry\n", load.ErrPolicy, "", ""},
+		{b, serviceEntry("b", "c.example.com") + serviceEntry("b", "c.example.com"), load.ErrPolicy, "", ""},
 		{b, serviceEntry("b", "d.example.com") + unrouted, nil, "d.example.com", "c.example.com"},
 	} {
 		writeFile(t, step.file, step.text)
 		l, err := c.load(was)
-		want, wantErr := LoadPolicy([]string{dir}, nil)
+		want, wantErr := load.Paths([]string{dir}, nil)
 		if !errors.Is(err, step.err) || !errors.Is(wantErr, step.err) {
 			t.Fatalf("%s: %v and %v, want %v", step.text, err, wantErr, step.err)
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/egressd/egressd/policy/load"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -51,7 +52,7 @@ func TestEmptyPolicy(t *testing.T) {
 		writeFile(t, file, workload)
 		try("a Workload", nil)
 		writeFile(t, file, "kind: ServiceEntry\n")
-		try("an error", ErrPolicy)
+		try("an error", load.ErrPolicy)
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}

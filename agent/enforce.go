@@ -15,7 +15,7 @@ import (
 
 // apply brings a changed policy in force, for gateways as well.
 func (a *Agent) apply(l Loaded) error {
-	if a.current.p.Load().Hash() == l.Snapshot.Hash() {
+	if a.current.p.Load().Same(l.Snapshot) {
 		return nil
 	}
 	err := a.enforce(l)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -21,7 +22,7 @@ type ExecOptions struct {
 
 // Exec runs a command in a fresh cgroup under the policy. It returns what exec.Run
 // returns, and what was denied.
-func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err error) {
+func Exec(ctx context.Context, o ExecOptions) (code int, denials explain.Denials, err error) {
 	o.Workload = "exec/" + filepath.Base(o.Run.Command[0])
 	// Exec ends its command when it ends. If it is killed, the command holds
 	// the mount namespace that they share, and with that the pins.
@@ -48,7 +49,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials Denials, err er
 // gateway is an Agent that says what it denied.
 type gateway struct {
 	*Agent
-	denials *Denials
+	denials *explain.Denials
 }
 
 // Run implements exec.Gateway.

@@ -14,6 +14,7 @@ import (
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/load"
 )
 
 // Parts of what "egressd status -o json" prints.
@@ -52,7 +53,7 @@ func (s *status) loaded(l Loaded, err error, now time.Time) {
 	})
 	if err != nil {
 		s.policy.Error, s.policy.ErrorAt = err.Error(), now
-		if errors.Is(err, ErrPolicy) {
+		if errors.Is(err, load.ErrPolicy) {
 			for _, f := range s.findings {
 				if f.Severity == istio.Error {
 					s.policy.Error = f.String()

@@ -203,6 +203,44 @@ func TestAudit(t *testing.T) {
 	}
 }
 
+// TestAuditOfDestination: that a rule leads where the workload may not go is a
+// denial as any other: in audit mode it is marked, and the request goes where it
+// was dialled.
+func TestAuditOfDestination(t *testing.T) {
+	http := policy.Port{Number: 80, Protocol: policy.ProtocolHTTP}
+	inside := service("inside.default.svc.cluster.local", policy.ResolutionStatic, http)
+	inside.External = false
+	ref := policy.Ref{Kind: "VirtualService", Namespace: "default", Name: "v"}
+	e, _ := newTestOf(t, &policy.Config{
+		Services: []*policy.Service{service("a.example", policy.ResolutionDNS, http), inside},
+		VirtualServices: []*policy.VirtualService{{Ref: ref, Hosts: []hostname.Pattern{"a.example"}, Gateways: []string{"mesh"}, HTTP: []*policy.HTTPRule{{
+			Ref: ref, Route: []*policy.WeightedDestination{{Destination: policy.Destination{Host: "inside.default.svc.cluster.local", Port: 80}}},
+		}}}},
+	})
+	for _, mode := range []policy.Mode{policy.Enforce, policy.Audit} {
+		c := conn("93.184.216.34:80")
+		c.Mode = mode
+		d := e.HTTP(c, &policy.Request{Method: "GET", Authority: "a.example", Host: "a.example", Path: "/", Port: 80})
+		audit := mode == policy.Audit
+		if d.Reason != policy.ReasonName || d.WouldDeny != audit || (d.Verdict == policy.Deny) == audit || (d.Upstream != nil) != audit {
+			t.Errorf("mode %v: %+v", mode, d)
+		}
+	}
+}
+
+// TestEmptyStatic: a STATIC service without endpoints is nowhere, as explain says.
+func TestEmptyStatic(t *testing.T) {
+	e, f := newTest(t, service("empty.example", policy.ResolutionStatic, https))
+	c := conn("93.184.216.34:443")
+	d, u := f.snapshot.Policy(policy.DefaultPolicy).DecideTLS(e.flow(c), "empty.example")
+	if d.Verdict == policy.Deny || u.Nowhere() == "" {
+		t.Fatalf("%+v to %+v", d, u)
+	}
+	if got, err := e.Dial(t.Context(), c, u); !errors.Is(err, dial.ErrConnect) {
+		t.Errorf("dialled %v, %v", got, err)
+	}
+}
+
 // TestAllowAny: what no rule names goes where it was dialled, but not to
 // places that are not for workloads.
 func TestAllowAny(t *testing.T) {

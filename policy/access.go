@@ -131,6 +131,7 @@ func (hp *HostPort) refusesOpaque(f *Flow, name string) refusal {
 		name = hp.exactName()
 	}
 	facts := hp.flowFacts(f, name, true, nil)
+	f.Trace.port(hp, &facts)
 	return hp.guard.refuses(&facts, false)
 }
 
@@ -200,5 +201,6 @@ func (g *gate) facts(f *Flow, own *HostPort, name string, r *Request) authFacts 
 // refuses says why the gate denies a flow that is allowed as own.
 func (g *gate) refuses(f *Flow, own *HostPort, name string, r *Request) refusal {
 	facts := g.facts(f, own, name, r)
+	f.Trace.gate(g, &facts)
 	return g.guard.refuses(&facts, false)
 }

@@ -89,6 +89,11 @@ func (c *candidates) unread() (*HostPort, string) {
 // merge adds what an entry of the address table holds; around says that its
 // prefix lies around what was added before.
 func (c *candidates) merge(f *Flow, e *addressEntry, around bool) {
+	if f != nil && f.Trace != nil {
+		for i := range e.rules {
+			f.Trace.kernelPort(e.rules[i].rule, e.rules[i].rule.exactName(), f.Dst.Addr())
+		}
+	}
 	if e.access == nil {
 		for _, hp := range [...]*HostPort{e.first, e.http, e.tls, e.opaque, e.unset} {
 			if hp != nil {
@@ -121,6 +126,7 @@ func (p *Policy) candidates(f Flow) candidates {
 		if hp == nil {
 			continue
 		}
+		f.Trace.kernelPort(hp, n, f.Dst.Addr())
 		way := hp.wayOf(n, f.Dst.Addr())
 		if way.Verdict == Deny {
 			c.refuse(hp.refusal(n, f.Dst.Addr()))

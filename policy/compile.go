@@ -40,7 +40,8 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	return out, out.seal()
+	out.seal()
+	return out, nil
 }
 
 // builder holds what a compilation has come to so far.

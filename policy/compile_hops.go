@@ -237,7 +237,7 @@ func (b *builder) leadsHome(p *Policy, all []*VirtualService, hp *HostPort) bool
 // routesHome follows the one destination of a rule.
 func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uint16, hp *HostPort) bool {
 	name, as := string(hp.host.Pattern), *hp.Upstream
-	for hops := 0; hops <= maxHops; hops++ {
+	for h := (hops{}); ; {
 		if len(r.Route) != 1 {
 			return false
 		}
@@ -246,7 +246,7 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 			return cmp.Or(to.Port, port, hp.Number) == hp.Number && to.Subset == "" && !as.unsupported() && !hp.Upstream.unsupported()
 		}
 		d := b.doorOf(vs, to, port)
-		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.watches(p, d, hp) {
+		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.watches(p, d, hp) || !h.goOn() {
 			return false
 		}
 		next, ok := d.sni.Lookup(name)
@@ -257,7 +257,6 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 		as.Traffic = nil
 		b.destinationsBehind(d).direct(&as, hp.host.Pattern, hp.Rule.Namespace)
 	}
-	return false
 }
 
 // watches says whether the forwarding core must ask AuthorizationPolicies

@@ -288,8 +288,7 @@ func (b *builder) routes(at place) []route {
 	for _, rule := range at.vs.HTTP {
 		destinations, total := b.destinations(at, rule.Route)
 		action := func(m *HTTPMatch) *HTTPAction {
-			return &HTTPAction{Rule: rule, Match: m, Destinations: destinations, TotalWeight: total,
-				draws: goesOn(destinations), rewrite: b.rewrite(rule)}
+			return &HTTPAction{Rule: rule, Match: m, Destinations: destinations, TotalWeight: total, rewrite: b.rewrite(rule)}
 		}
 		if len(rule.Matches) == 0 {
 			return append(out, route{nil, action(nil)})
@@ -329,12 +328,6 @@ func (b *builder) rewrite(rule *HTTPRule) *regexp.Regexp {
 		b.rewrites[rule] = re
 	}
 	return re
-}
-
-// goesOn says whether one of the destinations is a Gateway that is gone on
-// as.
-func goesOn(all []RouteDestination) bool {
-	return slices.ContainsFunc(all, func(d RouteDestination) bool { return d.Gateway != nil })
 }
 
 // matcher compiles m once, however many gateways and ports it serves.

@@ -33,9 +33,12 @@ func (r Ref) Position() string {
 	return s
 }
 
+// object is "Kind namespace/name".
+func (r Ref) object() string { return r.Kind + " " + r.Namespace + "/" + r.Name }
+
 // String is "Kind namespace/name file:line:column".
 func (r Ref) String() string {
-	s := r.Kind + " " + r.Namespace + "/" + r.Name
+	s := r.object()
 	if p := r.Position(); p != "" {
 		s += " " + p
 	}

@@ -259,7 +259,7 @@ func TestWhyConsent(t *testing.T) {
 	s := se("s", ResolutionStatic, "s.example.com").port(80, ProtocolHTTP).endpoint("127.0.0.1")
 	p := allowed(t, s)
 	r := &Request{Method: "GET", Scheme: "http", Host: "s.example.com", Authority: "s.example.com", Path: "/", Port: 80}
-	for what, x := range map[string]Explanation{
+	for what, x := range map[string]Account{
 		"http":    p.Why(Flow{Transport: TCP, Dst: ap("203.0.113.1:80")}, r),
 		"address": p.Why(Flow{Transport: TCP, Dst: ap("127.0.0.1:80")}, nil),
 	} {

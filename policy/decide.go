@@ -106,8 +106,9 @@ func (p *Policy) opaque(f Flow, d Decision, hp *HostPort, name string) (Decision
 		name = string(hp.host.Pattern)
 	}
 	d.Port = hp
-	if hp.guard != nil {
+	if hp.guard != nil || f.Trace != nil {
 		facts := hp.flowFacts(&f, name, true, nil)
+		f.Trace.port(hp, &facts)
 		d = d.marked(&facts)
 	}
 	return p.l4Target(f, d, hp.Upstream, name, false)
@@ -170,9 +171,13 @@ func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	own := f.Dst.Addr().IsValid() && backs(h, f)
 	facts := hp.flowFacts(&f, f.Host, own, r)
 	if proxied {
+		f.Trace.port(hp, &facts)
 		if r := hp.guard.refuses(&facts, false); r.reason != "" {
 			return r.decision()
 		}
+	}
+	if !proxied {
+		f.Trace.kernelPort(hp, f.Host, f.Dst.Addr())
 	}
 	w := Way{Verdict: Proxy}
 	switch {

@@ -6,13 +6,18 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
+	"slices"
 )
 
 // digest is the SHA-256 of a canonical text, or of a set of them: toggled
 // together they do not depend on the order, so that a part can be replaced
-// without looking at the others. It tells configurations apart that people
-// write; it is not meant to withstand somebody who looks for collisions.
-type digest [sha256.Size]byte
+// without looking at the others. The first half is of what is decided, the
+// second of where that is written (files and lines): two nodes that read the
+// same objects from other places decide alike. It tells configurations apart
+// that people write; it is not meant to withstand somebody who looks for
+// collisions.
+type digest [2 * sha256.Size]byte
 
 // toggle adds a part to the set, or takes it out.
 func (d *digest) toggle(part digest) {
@@ -23,11 +28,18 @@ func (d *digest) toggle(part digest) {
 
 // text sets d to the digest of what write writes.
 func (d *digest) text(write func(*text)) {
-	h := sha256.New()
-	t := &text{bufio.NewWriter(h)}
+	what, where := sha256.New(), sha256.New()
+	t := &text{w: bufio.NewWriter(what), places: bufio.NewWriterSize(where, 256)}
 	write(t)
 	_ = t.w.Flush() // a hash takes everything
-	h.Sum(d[:0])
+	_ = t.places.Flush()
+	where.Sum(what.Sum(d[:0]))
+}
+
+// sum writes the digest of a part.
+func (t *text) sum(d digest) {
+	_, _ = t.w.Write(d[:sha256.Size])
+	_, _ = t.places.Write(d[sha256.Size:])
 }
 
 // digest covers everything that a decision about the host depends on.
@@ -46,28 +58,42 @@ func (h *Host) digest() digest {
 func (p *Policy) digest() digest {
 	var d digest
 	d.text(func(t *text) {
-		_, _ = t.w.Write(p.hostSum[:])
-		_, _ = t.w.Write(p.addrs.sum[:])
+		t.sum(p.hostSum)
+		t.sum(p.addrs.sum)
 		t.rules(p)
 	})
 	return d
 }
 
-// seal computes the snapshot's hash.
-func (s *Snapshot) seal() error {
-	h := sha256.New()
-	t := &text{bufio.NewWriter(h)}
-	for _, p := range s.policies {
-		t.line(0, "policy %d", p.id)
-		_, _ = t.w.Write(p.sum[:])
-	}
-	t.workloads(s)
-	for _, l := range s.listeners {
-		t.listener(l)
-	}
-	if err := t.w.Flush(); err != nil {
-		return err
-	}
-	s.hash = hex.EncodeToString(h.Sum(nil))
-	return nil
+// seal computes the snapshot's hash. The numbers of policies are no part of
+// it: they depend on what was in force before.
+func (s *Snapshot) seal() {
+	s.sum.text(func(t *text) {
+		if p := s.Policy(DefaultPolicy); p != nil {
+			t.sum(p.sum)
+		}
+		var workloads digest // their names are unique
+		claims := map[string][]string{}
+		for _, w := range s.workloads {
+			for _, c := range w.Cgroups {
+				claims[c] = append(claims[c], w.Key())
+			}
+			var one digest
+			one.text(func(t *text) {
+				t.line(0, "workload %s (%v)", workloadText(w.Workload), w.Ref)
+				t.sum(s.Policy(w.Policy).sum)
+			})
+			workloads.toggle(one)
+		}
+		t.sum(workloads)
+		for _, c := range slices.Sorted(maps.Keys(claims)) {
+			if len(claims[c]) > 1 { // the first counts, nothing else has an order
+				t.line(0, "cgroup %q of %q", c, claims[c])
+			}
+		}
+		for _, l := range s.listeners {
+			t.listener(l)
+		}
+	})
+	s.hash = hex.EncodeToString(s.sum[:sha256.Size])
 }

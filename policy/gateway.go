@@ -109,7 +109,7 @@ func (l *GatewayListener) DecideHTTP(r *Request) HTTPDecision {
 	if l.plain == nil {
 		return HTTPDecision{Decision: deny(ReasonNotTLS, nil)}
 	}
-	return l.plain.decideHTTP(r).retried(l.retries)
+	return l.plain.decideHTTP(r, nil).retried(l.retries)
 }
 
 // DecideHTTPS decides one request within TLS that a server terminates; sni is
@@ -119,10 +119,10 @@ func (l *GatewayListener) DecideHTTPS(sni string, r *Request) HTTPDecision {
 	if c == nil || c.server == nil {
 		return HTTPDecision{Decision: deny(ReasonName, nil)}
 	}
-	return c.decideHTTP(r).retried(l.retries)
+	return c.decideHTTP(r, nil).retried(l.retries)
 }
 
-func (c *gatewayChain) decideHTTP(r *Request) HTTPDecision {
+func (c *gatewayChain) decideHTTP(r *Request, t *Trace) HTTPDecision {
 	if c.vhosts == nil {
 		return HTTPDecision{Decision: deny(ReasonGateway, nil)}
 	}
@@ -133,7 +133,7 @@ func (c *gatewayChain) decideHTTP(r *Request) HTTPDecision {
 	if !ok {
 		return HTTPDecision{Decision: deny(ReasonNoRoute, nil)}
 	}
-	return v.routes.decide(r, nil, nil)
+	return v.routes.decide(r, nil, nil, t)
 }
 
 func (d HTTPDecision) retried(by *Retries) HTTPDecision {

@@ -14,20 +14,48 @@ import (
 // and the VirtualServices bound to it say, and the rules of both act on it,
 // those of the workload first.
 
-// follow goes on from a rule for a request that leads to a Gateway, until one
-// leads elsewhere; f.Draw chooses among weighted destinations. The guards of
-// the gateways and of the last destination may deny it.
+// hops draws where a flow goes, and counts how often it has gone on as a
+// Gateway: nothing else bounds that.
+type hops struct {
+	n     int
+	draw  uint64
+	trace *Trace
+}
+
+// goOn says whether the flow may go on as a Gateway once more.
+func (h *hops) goOn() bool {
+	h.n++
+	return h.n <= maxHops
+}
+
+// next draws one of a rule's destinations; nil: it has none. The reason is that
+// the flow may not go on as the Gateway that was drawn.
+func (h *hops) next(rule *Ref, all []RouteDestination, total uint32) (*RouteDestination, Reason) {
+	to := pick(all, total, h.draw)
+	h.trace.draw(rule, all, total, to)
+	if to != nil && to.Gateway != nil {
+		h.draw /= uint64(total)
+		if !h.goOn() {
+			return nil, ReasonGatewayLoop
+		}
+	}
+	return to, ""
+}
+
+// follow goes on from a rule for a request, as one Gateway after the other
+// until a rule leads elsewhere; f.Draw chooses among weighted destinations. The
+// guards of the gateways and of the last destination may deny it.
 func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
-	own, draw := d.Port, f.Draw
-	for hops := 0; d.Action != nil && d.Action.draws; hops++ {
+	own, h := d.Port, hops{draw: f.Draw, trace: f.Trace}
+	for d.Action != nil {
 		a := d.Action
-		if d.To = a.Pick(draw); d.To == nil || d.To.Gateway == nil {
+		to, reason := h.next(&a.Rule.Ref, a.Destinations, a.TotalWeight)
+		if reason != "" {
+			return HTTPDecision{Decision: deny(reason, &a.Rule.Ref)}
+		}
+		if d.To = to; to == nil || to.Gateway == nil {
 			break
 		}
-		if hops == maxHops {
-			return HTTPDecision{Decision: deny(ReasonGatewayLoop, &a.Rule.Ref)}
-		}
-		draw /= uint64(a.TotalWeight)
 		hop := Hop{a, d.To}
 		next, ok := hop.apply(r)
 		if !ok {
@@ -35,12 +63,14 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 		}
 		if g := d.To.Gateway.guard; g != nil {
 			facts := d.To.Gateway.facts(f, own, next.Host, next)
+			f.Trace.gateway(d.To.Gateway, &facts)
 			if no := g.refuses(&facts, false); no.reason != "" {
 				return HTTPDecision{Decision: no.decision()}
 			}
 			d.Decision = d.Decision.markedBy(g, &facts)
 		}
-		inner := d.To.Gateway.enterHTTP(next)
+		inner := d.To.Gateway.enterHTTP(next, f.Trace)
+		f.Trace.entry(nil, inner.Reason)
 		if inner.Verdict == Deny {
 			if inner.Rule == nil {
 				inner.Rule = &a.Rule.Ref
@@ -49,7 +79,7 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 		}
 		inner.Host, inner.Port, inner.Via = d.Host, d.Port, d.Via
 		inner.Audited, inner.DryRun = d.Audited, d.DryRun
-		inner.Via[hops] = hop
+		inner.Via[h.n-1] = hop
 		d, r = inner, next
 	}
 	return d.through(f, own, r)
@@ -58,7 +88,7 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 // enterHTTP decides a request that goes on as the Gateway's. The server is the
 // one for the request's host: TLS between workload and gateway has no meaning
 // here.
-func (l *GatewayListener) enterHTTP(r *Request) HTTPDecision {
+func (l *GatewayListener) enterHTTP(r *Request, t *Trace) HTTPDecision {
 	c := l.chain(r.Host)
 	switch {
 	case c == nil && l.IsTLS():
@@ -76,12 +106,12 @@ func (l *GatewayListener) enterHTTP(r *Request) HTTPDecision {
 			Action:   c.route.action(),
 		}
 	}
-	return c.decideHTTP(r)
+	return c.decideHTTP(r, t)
 }
 
 // action is what the rule does with a request that nobody reads.
 func (r *l4Route) action() *HTTPAction {
-	return &HTTPAction{Rule: &HTTPRule{Ref: *r.ref}, Destinations: r.destinations, TotalWeight: r.total, draws: goesOn(r.destinations)}
+	return &HTTPAction{Rule: &HTTPRule{Ref: *r.ref}, Destinations: r.destinations, TotalWeight: r.total}
 }
 
 // enter finds the rule for a connection that goes on as the Gateway's, or says

@@ -38,7 +38,8 @@ type HTTPDecision struct {
 	// this place, in the order in which they act, before Action. The zero
 	// value is none.
 	Via [maxHops]Hop
-	// To is one of Action's destinations when it is drawn already.
+	// To is the one of Action's destinations that was drawn; on the ingress side,
+	// where nothing depends on it, the forwarding core draws.
 	To *RouteDestination
 }
 
@@ -118,9 +119,6 @@ type HTTPAction struct {
 	// Destinations are compiled, weight 0 dropped, in the rule's order.
 	Destinations []RouteDestination
 	TotalWeight  uint32
-	// draws says that a destination is a Gateway, so that it is drawn when the
-	// request is decided.
-	draws bool
 	// rewrite is the compiled expression of the rule's rewrite, if any.
 	rewrite *regexp.Regexp
 }

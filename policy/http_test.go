@@ -95,8 +95,6 @@ func outcome(d HTTPDecision) string {
 	s := d.Action.Rule.Name
 	if p := d.Action.Pick(0); p != nil {
 		switch {
-		case p.Denied:
-			s += " denied"
 		case p.Upstream == nil:
 			s += " unknown"
 		default:

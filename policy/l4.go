@@ -140,14 +140,30 @@ func (sc *scope) routesPort(all []*VirtualService, hp *HostPort) bool {
 func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
 	if d.Port.routed {
 		routes, complete := p.l4Rules(d.Port, name, tls)
-		if r := firstL4(routes, d.Port, f.Dst.Addr(), name, tls); r != nil {
+		r := firstL4(routes, d.Port, f.Dst.Addr(), name, tls)
+		f.Trace.l4(routes, r, complete, tls)
+		if r != nil {
 			return r.follow(f, d, name, tls)
 		}
 		if complete {
 			return deny(ReasonNoRoute, routes[0].ref), nil
 		}
+	} else if f.Trace != nil {
+		p.leadsHome(f, d, name, tls)
 	}
-	return d.unruled(named(u, name))
+	u = named(u, name)
+	f.Trace.end(u)
+	return d.unruled(u)
+}
+
+// leadsHome follows rules that need not be followed, because they lead to where
+// the connection goes anyway, for those who ask.
+func (p *Policy) leadsHome(f Flow, d Decision, name string, tls bool) {
+	routes, complete := p.l4Rules(d.Port, name, tls)
+	if r := firstL4(routes, d.Port, f.Dst.Addr(), name, tls); r != nil {
+		f.Trace.l4(routes, r, complete, tls)
+		r.follow(f, d, name, tls)
+	}
 }
 
 // l4Rules are the rules for connections to a port of hp under a name: for TLS
@@ -198,10 +214,12 @@ func (d Decision) unruled(u *Upstream) (Decision, *Upstream) {
 
 // follow goes where the rule leads, as one Gateway after the other.
 func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *Upstream) {
-	draw := f.Draw
-	for hops := 0; ; hops++ {
-		to := pick(r.destinations, r.total, draw)
+	h := hops{draw: f.Draw, trace: f.Trace}
+	for {
+		to, reason := h.next(r.ref, r.destinations, r.total)
 		switch {
+		case reason != "":
+			return deny(reason, r.ref), nil
 		case to == nil || to.Upstream == nil && to.Gateway == nil:
 			return deny(ReasonNoRoute, r.ref), nil
 		case to.Denied:
@@ -211,19 +229,19 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 				return no.decision(), nil
 			}
 			d.Rule = r.ref
+			f.Trace.end(to.Upstream)
 			return d.supported(to.Upstream)
-		case hops == maxHops:
-			return deny(ReasonGatewayLoop, r.ref), nil
 		}
 		if g := to.Gateway.guard; g != nil {
 			facts := to.Gateway.facts(&f, d.Port, name, nil)
+			f.Trace.gateway(to.Gateway, &facts)
 			if no := g.refuses(&facts, false); no.reason != "" {
 				return no.decision(), nil
 			}
 			d = d.markedBy(g, &facts)
 		}
-		draw /= uint64(r.total)
 		next, reason := to.Gateway.enter(name, tls)
+		f.Trace.entry(next, reason)
 		if next == nil {
 			return deny(reason, r.ref), nil
 		}

@@ -158,7 +158,7 @@ func TestWhyNamesTheLoser(t *testing.T) {
 	c := &Config{Services: []*Service{b, a}, VirtualServices: []*VirtualService{
 		vs("b", mesh, names("x.example.com"), answer("b")).in("b"), vs("a", mesh, names("x.example.com"), answer("a")).in("a"),
 	}, Workloads: workloads("a", "b")}
-	said := func(x Explanation, rule Ref) string {
+	said := func(x Account, rule Ref) string {
 		for _, c := range x.Considered {
 			if c.Rule == rule {
 				return c.String()

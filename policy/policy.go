@@ -16,7 +16,8 @@ type Snapshot struct {
 	workloads []BoundWorkload
 	listeners []*GatewayListener
 	warnings  []Warning
-	hash      string
+	hash      string // what of sum is no place, in hexadecimal
+	sum       digest
 	base      *base
 	// gateways are the policies of the gateways that serve others, by the
 	// keys of their scopes, where no workload has the same.
@@ -48,9 +49,15 @@ func (s *Snapshot) byKey(key string) *Policy {
 	return nil
 }
 
-// Hash is a SHA-256 in lower-case hexadecimal over everything that Text has.
-// Snapshots with one hash decide alike.
+// Hash is a SHA-256 in lower-case hexadecimal over everything that is decided.
+// Snapshots with one hash decide alike. Where objects are written (their files
+// and lines), what was in force before, and which numbers policies have got by
+// that, is no part of it: whoever reads the same objects has the same hash.
 func (s *Snapshot) Hash() string { return s.hash }
+
+// Same says whether nothing of o is new: it decides like s, and its objects are
+// written in the same places.
+func (s *Snapshot) Same(o *Snapshot) bool { return s.sum == o.sum }
 
 // Policies returns the ids of all policies, ascending.
 func (s *Snapshot) Policies() []PolicyID {

@@ -36,8 +36,9 @@ func (rs *Routes) find(r *Request) *HTTPAction {
 }
 
 // decide fills in the answer that the rules give for r; hp may be nil.
-func (rs *Routes) decide(r *Request, h *Host, hp *HostPort) HTTPDecision {
+func (rs *Routes) decide(r *Request, h *Host, hp *HostPort, t *Trace) HTTPDecision {
 	a := rs.find(r)
+	t.rules(rs, r, a)
 	if a == nil {
 		return HTTPDecision{Decision: deny(ReasonNoRoute, rs.Refs[0])}
 	}
@@ -174,37 +175,33 @@ func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
 		return HTTPDecision{Decision: d, Upstream: u}
 	}
 	if rs := p.routesFor(f, d); rs != nil {
-		out := rs.decide(r, d.Host, d.Port)
+		out := rs.decide(r, d.Host, d.Port, f.Trace)
 		out.Audited, out.DryRun = d.Audited, d.DryRun
 		return out.follow(&f, r)
 	}
-	d, u := d.supported(d.Port.Upstream.WithName(r.Host))
+	u := d.Port.Upstream.WithName(r.Host)
+	f.Trace.end(u)
+	d, u = d.supported(u)
 	return HTTPDecision{Decision: d, Upstream: u}
 }
 
-// through denies a request that the guard of a destination denies. Of several
-// all must allow it, unless the one that it goes to is drawn already.
+// through denies a request to a destination that the workload may not reach,
+// or that a guard denies. That nobody declares the destination is for the
+// forwarding core to answer: it denies nothing.
 func (d HTTPDecision) through(f *Flow, own *HostPort, r *Request) HTTPDecision {
-	if d.Action == nil {
-		return d
-	}
-	all := d.Action.Destinations
-	for i := range all {
-		if d.To != nil && d.To != &all[i] {
-			continue
-		}
-		if no := all[i].refuses(f, own, f.Host, r); no.reason != "" {
-			return HTTPDecision{Decision: no.decision()}
-		}
-	}
 	to := d.To
-	if len(all) == 1 { // of several, the one that is drawn counts
-		to = &all[0]
+	switch {
+	case to == nil:
+		return d
+	case to.Denied:
+		return HTTPDecision{Decision: deny(ReasonName, &d.Action.Rule.Ref)}
 	}
-	if to != nil {
-		if no, _ := d.Decision.supported(to.Upstream); no.Verdict == Deny {
-			return HTTPDecision{Decision: no}
-		}
+	if no := to.refuses(f, own, f.Host, r); no.reason != "" {
+		return HTTPDecision{Decision: no.decision()}
+	}
+	f.Trace.end(to.Upstream)
+	if no, _ := d.Decision.supported(to.Upstream); no.Verdict == Deny {
+		return HTTPDecision{Decision: no}
 	}
 	return d
 }
@@ -247,6 +244,7 @@ func (p *Policy) decideHost(f Flow, r *Request) Decision {
 	if hp := c.http; hp.guard != nil {
 		// The name that the address stands for is what rules are about.
 		facts := hp.flowFacts(&f, hp.exactName(), true, r)
+		f.Trace.port(hp, &facts)
 		if no := hp.guard.refuses(&facts, false); no.reason != "" {
 			return no.decision()
 		}

@@ -181,6 +181,8 @@ type Flow struct {
 	// Src is the address that the connection comes from; invalid when it is
 	// not known.
 	Src netip.Addr
+	// Trace takes what the decision meets on its way; nil: nobody asks.
+	Trace *Trace
 }
 
 // Evidence says where a flow's name comes from.

@@ -16,7 +16,7 @@ import (
 // changes a decision changes the text.
 func (s *Snapshot) Text() string {
 	var b strings.Builder
-	t := &text{bufio.NewWriter(&b)}
+	t := &text{w: bufio.NewWriter(&b)}
 	for _, p := range s.policies {
 		t.policy(p)
 	}
@@ -29,15 +29,48 @@ func (s *Snapshot) Text() string {
 }
 
 // text writes the canonical form; the bufio.Writer keeps the first error.
-type text struct{ w *bufio.Writer }
+type text struct {
+	w *bufio.Writer
+	// places takes the positions of objects, apart from the rest; nil: they are
+	// written where the objects are.
+	places *bufio.Writer
+}
 
 // line writes one line, indented by depth.
 func (t *text) line(depth int, format string, args ...any) {
+	if t.places != nil {
+		for i := range args {
+			args[i] = t.apart(args[i])
+		}
+	}
 	for range depth {
 		_, _ = t.w.WriteString("  ")
 	}
 	_, _ = fmt.Fprintf(t.w, format, args...)
 	_ = t.w.WriteByte('\n')
+}
+
+// apart writes the position of an object, and returns the rest.
+func (t *text) apart(arg any) any {
+	switch r := arg.(type) {
+	case Ref:
+		_, _ = t.places.WriteString(r.Position())
+		_ = t.places.WriteByte('\n')
+		return r.object()
+	case *Ref:
+		if r != nil {
+			return t.apart(*r)
+		}
+	case []*Ref:
+		out := make([]any, len(r))
+		for i := range r {
+			out[i] = t.apart(r[i])
+		}
+		return out
+	case fullUpstream:
+		return r.text(t.apart(r.TrafficRule))
+	}
+	return arg
 }
 
 func (t *text) policy(p *Policy) {
@@ -131,12 +164,16 @@ func l4MatchText(m *L4Match) string {
 // workloads writes which policy each workload has.
 func (t *text) workloads(s *Snapshot) {
 	for _, w := range s.workloads {
-		mode := "of the node"
-		if w.Mode != nil {
-			mode = w.Mode.String()
-		}
-		t.line(0, "workload %s/%s policy %d mode %s cgroups %q (%v)", w.Namespace, w.Name, w.Policy, mode, w.Cgroups, w.Ref)
+		t.line(0, "workload %s policy %d (%v)", workloadText(w.Workload), w.Policy, w.Ref)
 	}
+}
+
+func workloadText(w *Workload) string {
+	mode := "of the node"
+	if w.Mode != nil {
+		mode = w.Mode.String()
+	}
+	return fmt.Sprintf("%s/%s mode %s cgroups %q", w.Namespace, w.Name, mode, w.Cgroups)
 }
 
 // proved is the name that an address proves.
@@ -171,7 +208,7 @@ func (t *text) host(h *Host) {
 		if hp.ruled {
 			t.line(3, "by rules alone")
 		}
-		t.line(3, "upstream %s", upstreamText(hp.Upstream))
+		t.line(3, "upstream %v", fullUpstream{hp.Upstream})
 		t.guard(3, hp.guard)
 		for i, family := range [...]string{"ipv6", "ipv4"} {
 			if w := hp.learned[i]; w != (Way{Verdict: hp.Verdict}) {
@@ -188,7 +225,13 @@ func protocolText(p Protocol) string {
 	return p.String()
 }
 
-func upstreamText(u *Upstream) string {
+// fullUpstream is an Upstream that is written in full.
+type fullUpstream struct{ *Upstream }
+
+func (u fullUpstream) String() string { return u.text(u.TrafficRule) }
+
+// text calls the rule of the traffic policy as it is told.
+func (u fullUpstream) text(rule any) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s:%d %s %v", u.Host, u.Port, protocolText(u.Protocol), u.Resolution)
 	if u.TargetPort != u.Port {
@@ -220,7 +263,7 @@ func upstreamText(u *Upstream) string {
 		fmt.Fprintf(&b, " without %s", u.refused)
 	}
 	if u.Traffic != nil {
-		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), u.TrafficRule)
+		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), rule)
 	}
 	return b.String()
 }
@@ -253,48 +296,32 @@ func (t *text) routes(rs *Routes) {
 }
 
 func (t *text) action(a *HTTPAction) {
-	r := a.Rule
-	t.line(3, "rule %q timeout %v (%v)", r.Name, r.Timeout, r.Ref)
+	t.line(3, "rule %q (%v)", a.Rule.Name, a.Rule.Ref)
 	t.destinations(3, a.Destinations, a.TotalWeight)
-	if r.UnknownStatus != 0 {
-		t.line(3, "unknown destination %d", r.UnknownStatus)
+	t.lines(3, a.Rule.Describe())
+}
+
+func (t *text) lines(depth int, all []string) {
+	for _, s := range all {
+		t.line(depth, "%s", s)
 	}
-	if x := r.Redirect; x != nil {
-		t.line(3, "redirect %d uri %q prefix %q authority %q port %d derive %q scheme %q",
-			x.Code, x.URI, x.PrefixRewrite, x.Authority, x.Port, x.DerivePort, x.Scheme)
-	}
-	if x := r.DirectResponse; x != nil {
-		t.line(3, "respond %d %q", x.Status, x.Body)
-	}
-	if x := r.Rewrite; x != nil {
-		t.line(3, "rewrite uri %q authority %q regex %q to %q", x.URI, x.Authority, x.RegexMatch, x.RegexRewrite)
-	}
-	t.retries(3, "retry", r.Retries)
-	if x := r.Fault; x != nil {
-		t.line(3, "fault delay %v %v%% abort status %d grpc %d %v%%", x.Delay, x.DelayPercent, x.AbortStatus, x.AbortGRPC, x.AbortPercent)
-	}
-	t.headers(3, r.Headers)
 }
 
 func (t *text) retries(depth int, what string, x *Retries) {
-	if x == nil {
-		return
+	if x != nil {
+		t.line(depth, "%s: %s", what, x.describe())
 	}
-	on := "safe default"
-	if x.On != nil {
-		on = fmt.Sprintf("%q", x.On)
-	}
-	t.line(depth, "%s %d per try %v on %s codes %v backoff %v", what, x.Attempts, x.PerTryTimeout, on, x.Codes, x.Backoff)
 }
 
 func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 	for _, d := range all {
-		to := "unknown"
+		var to any = "unknown"
 		if d.Upstream != nil {
-			to = upstreamText(d.Upstream)
+			to = fullUpstream{d.Upstream}
 		}
+		denied := ""
 		if d.Denied {
-			to = "denied " + to
+			denied = "denied "
 		}
 		if g := d.Gateway; g != nil {
 			to = fmt.Sprintf("on as gateway %s port %d", g.Name, g.Port)
@@ -303,25 +330,11 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 		if s := d.Destination.Subset; s != "" {
 			subset = " subset " + s
 		}
-		t.line(depth, "to %s:%d%s %d/%d: %s", d.Destination.Host, d.Destination.Port, subset, d.Weight, total, to)
+		t.line(depth, "to %s:%d%s %d/%d: %s%v", d.Destination.Host, d.Destination.Port, subset, d.Weight, total, denied, to)
 		for _, g := range d.gates {
 			t.guard(depth+1, g.guard)
 		}
-		t.headers(depth+1, d.Headers)
-	}
-}
-
-func (t *text) headers(depth int, h *Headers) {
-	if h == nil {
-		return
-	}
-	for _, side := range [...]struct {
-		name string
-		ops  HeaderOps
-	}{{"request", h.Request}, {"response", h.Response}} {
-		if o := side.ops; len(o.Set)+len(o.Add)+len(o.Remove) > 0 {
-			t.line(depth, "%s headers set %q add %q remove %q", side.name, o.Set, o.Add, o.Remove)
-		}
+		t.lines(depth+1, d.Headers.Describe())
 	}
 }
 

@@ -38,6 +38,9 @@ func TestUpdateEqualsCompile(t *testing.T) {
 			if ids := renumber(next, fresh); ids != "" {
 				t.Fatalf("seed %d step %d: %s", seed, step, ids)
 			}
+			if next.Hash() != fresh.Hash() {
+				t.Fatalf("seed %d step %d: hash %s, from nothing %s", seed, step, next.Hash(), fresh.Hash())
+			}
 			for _, id := range next.Policies() {
 				p := next.Policy(id)
 				imported += p.importedDestinations()

@@ -12,9 +12,9 @@ import (
 	"github.com/egressd/egressd/internal/quote"
 )
 
-// Explanation is why a flow or request is decided as it is: raw material for
+// Account is why a flow or request is decided as it is: raw material for
 // people, in no stable wording but for the verdict and the reason.
-type Explanation struct {
+type Account struct {
 	Allowed bool    `json:"allowed"`
 	Verdict Verdict `json:"verdict"`
 	Reason  Reason  `json:"reason"`
@@ -51,10 +51,12 @@ func (c Considered) String() string {
 // a TCP flow with a name from its SNI, and else what Decide says, or the
 // forwarding core before the first byte when it is left to that. It looks at
 // every object of the configuration: it is for people who ask, not for flows.
-func (p *Policy) Why(f Flow, r *Request) Explanation {
+func (p *Policy) Why(f Flow, r *Request) Account {
 	if r != nil {
 		f.Transport, f.Host, f.HostFrom = TCP, r.Host, EvidenceHTTP
 	}
+	var trace Trace
+	f.Trace = &trace
 	w := why{p: p, f: f, r: r, names: f.Names}
 	if f.Host != "" {
 		w.names = []string{f.Host}
@@ -71,7 +73,7 @@ func (p *Policy) Why(f Flow, r *Request) Explanation {
 	for _, name := range names {
 		w.virtualServices(name)
 	}
-	w.way()
+	w.way(&trace)
 	wins := func(c Considered) bool { return c.Won }
 	switch {
 	case !w.Allowed:
@@ -79,12 +81,12 @@ func (p *Policy) Why(f Flow, r *Request) Explanation {
 	case w.Rule != nil && !slices.ContainsFunc(w.Considered, wins):
 		w.say(*w.Rule, true, "allows it")
 	}
-	return w.Explanation
+	return w.Account
 }
 
-// why gathers an Explanation.
+// why gathers an Account.
 type why struct {
-	Explanation
+	Account
 	p     *Policy
 	f     Flow
 	r     *Request
@@ -107,37 +109,27 @@ func (w *why) decide() {
 		w.d = w.http.Decision
 		if a := w.http.Action; a != nil {
 			w.Action = &a.Rule.Ref
-			if to := w.http.To; to != nil || len(a.Destinations) == 1 {
-				w.refused(w.http.Destination(0), &a.Rule.Ref)
+			if to := w.http.To; to != nil && to.Upstream == nil && to.Gateway == nil {
+				w.d = deny(ReasonUpstream, w.Action)
+				w.say(*w.Action, false, "its destination %s is unknown", to.Destination.Host)
 			}
 		}
 	case w.f.Transport == TCP && w.f.HostFrom == EvidenceSNI && w.f.Host != "":
 		d, _ := w.p.DecideTLS(w.f, w.f.Host)
 		w.d = d
-		if k := w.p.Decide(w.f); d.Verdict != Deny && k.Verdict != Deny {
+		f := w.f
+		f.Trace = nil
+		if k := w.p.Decide(f); d.Verdict != Deny && k.Verdict != Deny {
 			w.d.Verdict = k.Verdict // the kernel's, which comes first
 		}
 	default:
 		w.d = w.p.Decide(w.f)
 		if w.d.Verdict == Proxy && w.f.Host == "" && w.f.Transport == TCP {
+			*w.f.Trace = Trace{}
 			if c := w.p.Candidates(w.f); c.Verdict == Deny {
 				w.d = c.Decision
 			}
 		}
-	}
-}
-
-// refused turns an allowed request into a denied one when its only destination
-// is refused.
-func (w *why) refused(to *RouteDestination, rule *Ref) {
-	switch {
-	case to == nil:
-	case to.Denied:
-		w.d = deny(ReasonName, rule)
-		w.say(*rule, false, "its destination %s is not allowed for the workload", to.Destination.Host)
-	case to.Upstream == nil && to.Gateway == nil:
-		w.d = deny(ReasonUpstream, rule)
-		w.say(*rule, false, "its destination %s is unknown", to.Destination.Host)
 	}
 }
 

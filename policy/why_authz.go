@@ -4,7 +4,6 @@ package policy
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -126,64 +125,4 @@ func (o *authOperation) miss(f *authFacts, q asking) string {
 		return fmt.Sprintf("method %s does not match", f.request.Method)
 	}
 	return fmt.Sprintf("path %s does not match", f.request.Path)
-}
-
-// owner is a port that a flow may be allowed by, and the name that it was
-// found by.
-type owner struct {
-	port *HostPort
-	name string
-}
-
-// owners lists the ports of the flow's name, and those of the address and the
-// names that it was learned for unless the name alone decides.
-func (w *why) owners() []owner {
-	var out []owner
-	add := func(hp *HostPort, name string) {
-		if hp != nil && !slices.ContainsFunc(out, func(o owner) bool { return o.port == hp }) {
-			out = append(out, owner{hp, name})
-		}
-	}
-	for _, n := range w.names {
-		f := w.f
-		f.Host = n
-		_, hp := w.p.find(f)
-		add(hp, n)
-	}
-	decided := slices.ContainsFunc(out, func(o owner) bool { return o.port == w.d.Port })
-	if decided && w.f.Host != "" {
-		return out
-	}
-	for _, n := range w.f.Names {
-		_, hp := w.p.LookupPort(n, w.f.Transport, w.f.Dst.Port())
-		add(hp, n)
-	}
-	if a := w.f.Dst.Addr().Unmap().WithZone(""); a.IsValid() {
-		for _, bits := range w.p.addrs.lengths(a) {
-			prefix, _ := a.Prefix(bits) // of the address's family
-			if e, ok := w.p.addrs.entries.Get(addressKey{prefix, w.f.Transport, w.f.Dst.Port()}); ok {
-				for _, r := range e.rules {
-					add(r.rule, r.rule.exactName())
-				}
-			}
-		}
-	}
-	if hp := w.d.Port; hp != nil {
-		add(hp, hp.exactName())
-	}
-	return out
-}
-
-// facts are what is known of the flow when the decision is made that is
-// explained: the last one, or the kernel's.
-func (w *why) facts(o owner, r *Request) authFacts {
-	if r != nil || w.f.HostFrom == EvidenceSNI && w.f.Host != "" {
-		own := w.f.Dst.Addr().IsValid() && backs(o.port.host, w.f)
-		return o.port.flowFacts(&w.f, o.name, own, r)
-	}
-	var dst netip.Prefix
-	if a := w.f.Dst.Addr().Unmap().WithZone(""); a.IsValid() {
-		dst = netip.PrefixFrom(a, a.BitLen())
-	}
-	return o.port.kernelFacts(o.name, dst)
 }

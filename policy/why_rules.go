@@ -4,7 +4,6 @@ package policy
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -32,9 +31,6 @@ func (w *why) virtualServices(name string) {
 		case w.f.Transport == TCP && !vs.hasL4():
 			w.say(vs.Ref, false, "has rules for HTTP only")
 		}
-	}
-	if v != nil && w.r == nil && w.f.Transport == TCP {
-		w.l4Rules(v, name)
 	}
 }
 
@@ -64,7 +60,7 @@ func (w *why) rules(v *meshVhost, vs *VirtualService, name string) {
 	case len(vs.HTTP) == 0:
 		w.say(vs.Ref, false, "has no rules for HTTP")
 	case won == vs:
-		w.httpRules(v, vs)
+		w.httpRules(vs)
 	case !w.p.scope.sidecar.actsOn(vs).has(port):
 		w.say(vs.Ref, false, "not imported by the listener of Sidecar %s/%s for port %d", w.p.scope.sidecar.Ref.Namespace, w.p.scope.sidecar.Ref.Name, port)
 	case len(vs.Ports) > 0 && !slices.Contains(vs.Ports, port):
@@ -92,34 +88,36 @@ func (w *why) after(won, vs *VirtualService, name string) {
 	}
 }
 
-func (w *why) httpRules(v *meshVhost, vs *VirtualService) {
-	var done *HTTPRule
+func (w *why) httpRules(vs *VirtualService) {
+	met := w.met()
+	if met == nil {
+		w.say(vs.Ref, false, "its rules are not asked: the request is denied before that")
+		return
+	}
+	late := false
 	for i, rule := range vs.HTTP {
 		label := ruleLabel(i, rule.Name)
 		misses, others := w.misses(rule)
 		switch {
-		case others || misses != nil && done == nil:
-			w.say(rule.Ref, false, "%s: %s", label, strings.Join(misses, "; "))
-		case done != nil:
+		case met.won != nil && met.won.Rule == rule:
+			late = true
+			w.say(rule.Ref, w.Allowed, "%s: matches", label)
+		case late && !others:
 			w.say(rule.Ref, false, "%s: comes after a rule that matches", label)
 		default:
-			done = rule
-			w.say(rule.Ref, w.Allowed, "%s: matches", label)
+			w.say(rule.Ref, false, "%s: %s", label, strings.Join(misses, "; "))
 		}
 	}
-	if done == nil {
-		return
+}
+
+// met are the HTTP rules of workloads that were asked; nil: none were.
+func (w *why) met() *metRules {
+	for _, m := range w.f.Trace.met {
+		if r, ok := m.(metRules); ok {
+			return &r
+		}
 	}
-	r := w.r
-	for _, hop := range w.http.Hops() {
-		next, _ := hop.apply(r)
-		r = next
-		w.say(hop.Action.Rule.Ref, true, "goes on as gateway %s port %d (%s)", hop.To.Gateway.Name, hop.To.Gateway.Port, hop.To.Destination.Host)
-		w.gatewayRules(hop.To.Gateway, r)
-	}
-	if !w.Allowed && len(w.http.Hops()) == 0 {
-		w.deadEnd(v, r)
-	}
+	return nil
 }
 
 // misses lists why each match of a rule fails; nil when one holds. others says
@@ -140,50 +138,20 @@ func (w *why) misses(rule *HTTPRule) (out []string, others bool) {
 	return out, others
 }
 
-// deadEnd says of a request that a rule leads to a Gateway which does not take
-// it.
-func (w *why) deadEnd(v *meshVhost, r *Request) {
-	rs := v.routes(w.f.Dst.Port())
-	a := rs.find(r)
-	if a == nil || !a.draws {
-		return
-	}
-	to := a.Pick(w.f.Draw)
-	if to == nil || to.Gateway == nil {
-		return
-	}
-	what := "which has no rule for it"
-	if w.d.byGuard() || w.Reason == ReasonNotSupported {
-		what = "and is denied on the way"
-	}
-	w.say(a.Rule.Ref, false, "goes on as gateway %s port %d (%s), %s (%s)", to.Gateway.Name, to.Gateway.Port, to.Destination.Host, what, w.Reason)
-	if next, ok := (&Hop{a, to}).apply(r); ok {
-		w.gatewayRules(to.Gateway, next)
-	}
-}
-
 // gatewayRules says what became of the rules of a Gateway that a request goes
 // on as.
-func (w *why) gatewayRules(l *GatewayListener, r *Request) {
-	c := l.chain(r.Host)
-	if c == nil || c.vhosts == nil {
-		return
-	}
-	v, ok := c.vhosts.Lookup(r.Host)
-	if !ok {
-		return
-	}
-	done := false
-	for i, route := range v.routes.routes {
+func (w *why) gatewayRules(m metRules) {
+	late := false
+	for i, route := range m.rules.routes {
 		label := "gateway " + ruleLabel(i, route.action.Rule.Name)
 		switch {
-		case done:
-			w.say(route.action.Rule.Ref, false, "%s: comes after a rule that matches", label)
-		case route.match.matches(r):
-			done = true
+		case route.action == m.won:
+			late = true
 			w.say(route.action.Rule.Ref, w.Allowed, "%s: matches", label)
+		case late:
+			w.say(route.action.Rule.Ref, false, "%s: comes after a rule that matches", label)
 		default:
-			w.say(route.action.Rule.Ref, false, "%s: %s", label, route.match.miss(r))
+			w.say(route.action.Rule.Ref, false, "%s: %s", label, route.match.miss(m.r))
 		}
 	}
 }
@@ -196,56 +164,28 @@ func ruleLabel(i int, name string) string {
 	return fmt.Sprintf("rule %d", i+1)
 }
 
-// l4Rules says what became of the rules for TLS and TCP.
-func (w *why) l4Rules(v *meshVhost, name string) {
-	tls := w.f.HostFrom == EvidenceSNI
-	routes, complete, kind, sni := v.tcp, false, "tcp", ""
-	dst := w.f.Dst
-	if hp := w.d.Port; hp != nil {
-		dst = netip.AddrPortFrom(dst.Addr(), hp.Number)
-		routes, complete = w.p.l4Rules(hp, name, tls)
-	} else if tls {
-		routes = v.tls
+// l4Rules says what became of the rules for TLS and TCP that were asked.
+func (w *why) l4Rules(m metL4) {
+	kind := "tcp"
+	if m.complete {
+		kind = "tls"
 	}
-	if complete || w.d.Port == nil && tls {
-		kind, sni = "tls", name
-	}
-	done := false
-	for i := range routes {
-		r := &routes[i]
+	late := false
+	for i := range m.routes {
+		r := &m.routes[i]
 		label := fmt.Sprintf("%s rule %d", kind, i+1)
 		switch {
-		case done:
-			w.say(*r.ref, false, "%s: comes after a rule that matches", label)
-		case r.matches(dst, sni):
-			done = true
-			w.say(*r.ref, w.Allowed, "%s: %s matches", label, l4MatchText(r.match))
-			w.l4Hops(r, name, tls)
+		case r == m.won:
+			late = true
+			w.tell(*r.ref, w.Allowed, "%s: %s matches", label, l4MatchText(r.match))
+		case late:
+			w.tell(*r.ref, false, "%s: comes after a rule that matches", label)
 		default:
-			w.say(*r.ref, false, "%s: %s does not match", label, l4MatchText(r.match))
+			w.tell(*r.ref, false, "%s: %s does not match", label, l4MatchText(r.match))
 		}
 	}
-	if !done && complete {
-		w.say(*routes[0].ref, false, "is for port %d, as are others that do not match either: with rules for TLS a connection has to match one", dst.Port())
-	}
-}
-
-// l4Hops says as which Gateways a connection goes on.
-func (w *why) l4Hops(r *l4Route, name string, tls bool) {
-	draw := w.f.Draw
-	for range maxHops {
-		to := pick(r.destinations, r.total, draw)
-		if to == nil || to.Gateway == nil {
-			return
-		}
-		draw /= uint64(r.total)
-		next, reason := to.Gateway.enter(name, tls)
-		if next == nil {
-			w.say(*r.ref, false, "goes on as gateway %s port %d, which has no rule for it (%s)", to.Gateway.Name, to.Gateway.Port, reason)
-			return
-		}
-		w.say(*next.ref, w.Allowed, "is the rule of gateway %s port %d, which connections to %s go on as", to.Gateway.Name, to.Gateway.Port, to.Destination.Host)
-		r = next
+	if m.won == nil && m.complete {
+		w.tell(*m.routes[0].ref, false, "is for port %d, as are others that do not match either: with rules for TLS a connection has to match one", w.f.Dst.Port())
 	}
 }
 

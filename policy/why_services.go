@@ -173,7 +173,7 @@ func (w *why) address(s *Service) {
 	}
 	sc := w.p.scope
 	switch {
-	case w.Allowed && w.d.Rule != nil && *w.d.Rule == s.Ref:
+	case w.Allowed && (w.d.Rule != nil && *w.d.Rule == s.Ref || w.d.Port != nil && *w.d.Port.Rule == s.Ref):
 		w.say(s.Ref, true, "names the address %v on port %d/%v", w.f.Dst.Addr(), w.f.Dst.Port(), w.f.Transport)
 	case w.Reason == ReasonEndpoint && w.d.Rule != nil && *w.d.Rule == s.Ref:
 		w.say(s.Ref, false, "names the address, which is on the node, or for the node alone; --allow-endpoint %v lets policies lead there", w.f.Dst.Addr().Unmap())

@@ -214,7 +214,7 @@ func checkWhyRequest(t *testing.T, p *Policy, f Flow, r *Request) {
 
 // checkDenial: what an AuthorizationPolicy or a DestinationRule denies is
 // explained by it.
-func checkDenial(t *testing.T, f Flow, w Explanation, d Decision) {
+func checkDenial(t *testing.T, f Flow, w Account, d Decision) {
 	t.Helper()
 	says := ""
 	switch d.Reason {

@@ -3,12 +3,12 @@
 package events
 
 import (
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
 
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -113,12 +113,7 @@ func (r *Kernel) lately(id policy.PolicyID, addr netip.Addr) string {
 	if !ok {
 		return ""
 	}
-	return Former(name, until)
-}
-
-// Former says that an address was learned for a name until some time.
-func Former(name string, until time.Time) string {
-	return fmt.Sprintf("the address was learned for %s until %s; resolve the name again", name, until.Local().Format(time.TimeOnly))
+	return explain.Former(name, until)
 }
 
 // noted are the names that a flow may be for that would be denied: its process

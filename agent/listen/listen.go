@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/portholder"
@@ -25,8 +26,8 @@ import (
 
 // Ports of the daemon, as Istio's agent has them.
 const (
-	ProxyPort = 15001
-	DNSPort   = 15053
+	ProxyPort = explain.ProxyPort
+	DNSPort   = explain.DNSPort
 )
 
 // Options say what to listen on.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/explain"
 )
 
 // fakeDaemon answers on the admin socket of a state directory.
@@ -138,7 +139,7 @@ func TestExitCodes(t *testing.T) {
 	var denied atomic.Bool
 	daemon := fakeDaemon(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case agent.PathExplain:
+		case explain.Path:
 			fmt.Fprintf(w, `{"allowed": %t, "mode": "enforce", "verdict": "deny"}`, !denied.Load())
 		case agent.PathStatus:
 			fmt.Fprint(w, "{}")

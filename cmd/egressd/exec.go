@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/agent/exec"
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy/istio"
 )
@@ -121,7 +122,7 @@ func openSuggestions(path string) (*os.File, error) {
 }
 
 // writeSuggestions puts suggestions into a file with the objects that are there.
-func writeSuggestions(f *os.File, s agent.Suggestions) error {
+func writeSuggestions(f *os.File, s explain.Suggestions) error {
 	if f == nil {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/explain"
 )
 
 // explained are the arguments of explain, each with whether the policy allows.
@@ -108,7 +108,7 @@ func TestExplainTable(t *testing.T) {
 			t.Errorf("%s: %+v, want allowed: %t", tt.args, o, tt.allowed)
 		}
 		fmt.Fprintf(&all, "$ egressd explain %s\n%s\n", tt.args, o.stdout)
-		var x agent.Explanation
+		var x explain.Explanation
 		o = call(t, append([]string{"explain", "--config", base, "-o", "json"}, args...)...)
 		if err := json.Unmarshal([]byte(o.stdout), &x); err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/quote"
 )
 
@@ -43,7 +44,7 @@ takes the place of that one: ports were added to it.`,
 				_, err = e.stdout.Write(body)
 				return err
 			}
-			var s agent.Suggestions
+			var s explain.Suggestions
 			if err := json.Unmarshal(body, &s); err != nil {
 				return told(err)
 			}

@@ -7,12 +7,12 @@ import (
 	"io"
 	"strings"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/quote"
 )
 
 // printDenials lists what a command was denied, and what would allow it.
-func printDenials(w io.Writer, denials agent.Denials, mode string) {
+func printDenials(w io.Writer, denials explain.Denials, mode string) {
 	if len(denials.List) == 0 && denials.Others == 0 && denials.Lost == 0 {
 		return
 	}

@@ -120,7 +120,7 @@ var verbs = map[string]func(args []string) error{
 	streamVerb: func(a []string) error { return stream(a[0], a[1], a[2]) },
 	sinkVerb:   func(a []string) error { return sink(a[0]) },
 	lookupVerb: func(a []string) error { return lookup(a[0], a[1]) },
-	loadVerb:   func(a []string) error { return load(a) },
+	loadVerb:   func(a []string) error { return loadOnce(a) },
 }
 
 func split(list string) []string {

@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/policy/load"
 )
 
 // scaleKeys are what -what calls the measurements of this file.
@@ -116,9 +116,9 @@ func (b *bench) scale(ctx context.Context, s shape, small *bench) (*scale, error
 // loadVerb lets this program load a policy in a process of its own.
 const loadVerb = "load-policy"
 
-// load reads a policy as the daemon does and prints what the steps took.
-func load(paths []string) error {
-	l, err := agent.LoadPolicy(paths, nil)
+// loadOnce reads a policy as the daemon does and prints what the steps took.
+func loadOnce(paths []string) error {
+	l, err := load.Paths(paths, nil)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (b *bench) loadAlone(ctx context.Context, sc *scale) error {
 		if err != nil {
 			return fmt.Errorf("loading the policy: %w: %s", err, out)
 		}
-		var took agent.Took
+		var took load.Took
 		if err := json.Unmarshal(out, &took); err != nil {
 			return err
 		}

@@ -24,10 +24,10 @@ var Orders = []Order{
 		{"config", "config* consent"},
 		{"match", "match rewrite authz_path sidecar"},
 		{"authorization", "authz*"},
-		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy"},
+		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy trace"},
 		{"compile", "compile* classify scope base destination validate changes"},
 		{"text", "text* digest authz_text"},
-		{"explain", "why*"},
+		{"explain", "branches why*"},
 	}},
 	{"./policy/istio", 9, []Stage{
 		{"yaml", "parse* advice tree finding encode* suggest"},
@@ -47,12 +47,12 @@ var Orders = []Order{
 		{"pins", "bpffs pins holdpins hold"},
 		{"takeover", "before earlier adopt rollback own"},
 	}},
-	{"./agent", 19, []Stage{
-		{"options", "options memory search target limits pins"},
+	{"./agent", 21, []Stage{
+		{"options", "options memory search limits pins"},
 		{"policy", "configuration lastgood policy learned unsaved enforce"},
 		{"agent", "agent run upkeep status addresses identify holding endpoint"},
 		{"life", "life start inherited takeover rollback shift"},
-		{"explain", "denials explain* suggest"},
+		{"explain", "explain"},
 		{"faces", "admin exec"},
 	}},
 	{"./forward", 8, []Stage{

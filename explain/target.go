@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package explain
 
 import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -199,4 +200,19 @@ func (t *Target) isLoopback() bool {
 		return isLocalhost(t.host)
 	}
 	return t.addr.IsLoopback() || t.addr.IsUnspecified()
+}
+
+// ParseHeader reads headers as "NAME: VALUE", like those of curl's -H; names may
+// repeat.
+func ParseHeader(lines []string) (http.Header, error) {
+	out := http.Header{}
+	for _, l := range lines {
+		name, value, ok := strings.Cut(l, ":")
+		name = strings.TrimSpace(name)
+		if !ok || name == "" || strings.ContainsAny(name, " \t\r\n") || strings.ContainsAny(value, "\r\n") {
+			return nil, fmt.Errorf("%q is no header; write it as 'NAME: VALUE'", l)
+		}
+		out.Add(name, strings.TrimSpace(value))
+	}
+	return out, nil
 }

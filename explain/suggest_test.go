@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package explain
 
 import (
 	"net/netip"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/load"
 )
 
 // TestLearnedSuggestions: what was seen in audit mode is suggested and no more: no
@@ -25,7 +26,7 @@ func TestLearnedSuggestions(t *testing.T) {
 		}
 		return Denial{Wish: w, Reason: policy.ReasonNoRule}
 	}
-	got := suggest([]Denial{
+	got := SuggestAll([]Denial{
 		denial("asked.example", ""),
 		denial("db.example", ""),
 		denial("db.example", "192.0.2.1:5432"),
@@ -79,7 +80,7 @@ spec:
 		return strings.NewReplacer("NAME", name, "HOSTS", hosts).Replace(object)
 	}
 	writeFile(t, file, write("one", "[one.example]")+"---\n"+write("several", "[two.example, three.example]"))
-	l, err := LoadPolicy([]string{file}, nil)
+	l, err := load.Paths([]string{file}, nil)
 	if err != nil {
 		t.Fatal(err, l.Findings)
 	}
@@ -90,7 +91,7 @@ spec:
 	wish := func(name string) Denial {
 		return Denial{Reason: policy.ReasonPort, Wish: Wish{Name: name, Addr: netip.MustParseAddr("192.0.2.1"), Port: 5432, Transport: policy.TCP}}
 	}
-	got := suggest([]Denial{wish("one.example"), wish("two.example")}, policy.Audit,
+	got := SuggestAll([]Denial{wish("one.example"), wish("two.example")}, policy.Audit,
 		l.Snapshot.Policy(policy.DefaultPolicy), []istio.File{{Name: file, Data: data}})
 	if len(got.Objects) != 2 {
 		t.Fatalf("%d objects:\n%s", len(got.Objects), got.YAML())
@@ -104,7 +105,7 @@ spec:
 		t.Errorf("an object for several hosts was merged:\n%s", got.Objects[1])
 	}
 	writeFile(t, file, got.YAML())
-	after, err := LoadPolicy([]string{file}, nil)
+	after, err := load.Paths([]string{file}, nil)
 	if err != nil {
 		t.Fatal(err, after.Findings)
 	}

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package explain
 
 import (
 	"fmt"
-	"net/http"
+	"maps"
+	"net"
 	"net/netip"
 	"strings"
 
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -61,11 +63,14 @@ func known(s *policy.Snapshot) string {
 
 // flow is the target as the policy is asked about it, with the request or the
 // name that it would carry.
-func (x *explainer) flow(method string) (policy.Flow, *policy.Request) {
+func (x *explainer) flow() (policy.Flow, *policy.Request) {
 	f := policy.Flow{Transport: x.t.transport, Dst: netip.AddrPortFrom(x.t.addr, x.t.port)}
 	if x.t.addr.IsValid() {
 		if x.learned != nil {
 			f.Names = x.learned.NamesOf(x.p.ID(), x.t.addr)
+		}
+		if x.t.speaks.IsHTTP() && x.p.Candidates(f).HTTP {
+			return f, x.request()
 		}
 		return f, nil
 	}
@@ -79,17 +84,18 @@ func (x *explainer) flow(method string) (policy.Flow, *policy.Request) {
 	case x.t.speaks.IsTLS(), x.t.speaks == policy.ProtocolUnset && pr.IsTLS():
 		f.Host, f.HostFrom = x.t.host, policy.EvidenceSNI
 	case x.t.speaks.IsHTTP(), x.t.speaks == policy.ProtocolUnset && pr.IsHTTP():
-		return f, x.request(method)
+		return f, x.request()
 	}
 	return f, nil
 }
 
 // request is the HTTP request that the target stands for.
-func (x *explainer) request(method string) *policy.Request {
+func (x *explainer) request() *policy.Request {
 	r := &policy.Request{
-		Method: method, Scheme: "http", Authority: x.t.host, Host: x.t.host, Path: "/",
-		Header: http.Header{}, Port: x.t.port,
+		Method: x.method, Scheme: "http", Authority: x.t.host, Host: x.t.host, Path: "/",
+		Header: map[string][]string{}, Port: x.t.port,
 	}
+	maps.Copy(r.Header, x.header)
 	if x.t.host == "" {
 		r.Host = x.t.addr.String()
 		r.Authority = r.Host
@@ -100,13 +106,19 @@ func (x *explainer) request(method string) *policy.Request {
 			r.Path = "/"
 		}
 	}
+	if host := x.header.Get("Host"); host != "" {
+		delete(r.Header, "Host")
+		r.Authority, r.Host = host, hostOf(host)
+	}
 	return r
 }
 
 // why adds what the policy itself says: the class of the verdict, and what
 // else was considered.
-func (x *explainer) why(method string) {
-	why := x.p.Why(x.flow(method))
+func (x *explainer) why() {
+	f, r := x.flow()
+	f.Draw = x.draw
+	why := x.p.Why(f, r)
 	x.Considered, x.Nearest = why.Considered, why.Nearest
 	switch {
 	case x.Allowed:
@@ -126,18 +138,6 @@ func (x *explainer) suggest() {
 		return
 	}
 	x.Suggestion = Suggest(w)
-}
-
-// core adds what the forwarding core says of a flow that the kernel leaves to
-// it; it is false when that is a denial.
-func (x *explainer) core(d policy.Decision) bool {
-	if d.Verdict != policy.Deny {
-		return true
-	}
-	x.take(d)
-	x.step("proxy: refused (%s)", d.Reason)
-	x.nearest(d.Rule)
-	return false
 }
 
 // endpoints explains where a flow goes that the kernel does not send where it
@@ -165,4 +165,21 @@ func (x *explainer) reach(h *policy.Host, port *policy.HostPort) {
 			x.endpoints(to)
 		}
 	}
+}
+
+// hostOf is the host of a Host header, normalized; "" for one that is none.
+func hostOf(authority string) string {
+	host := authority
+	if h, _, err := net.SplitHostPort(authority); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a.String()
+	}
+	name, err := hostname.Normalize(host)
+	if err != nil {
+		return ""
+	}
+	return name
 }

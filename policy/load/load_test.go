@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package load
 
 import (
 	"errors"
@@ -20,13 +20,13 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// TestLoadPolicySeed: the examples are taken as they are; the bare number is
+// TestSeed: the examples are taken as they are; the bare number is
 // the only thing to say about them.
-func TestLoadPolicySeed(t *testing.T) {
+func TestSeed(t *testing.T) {
 	for file, warnings := range map[string]int{
 		"googleapis.yaml": 1, "external-db-static.yaml": 0, "external-db-dns.yaml": 0, "bookinfo-gateway.yaml": 0,
 	} {
-		l, err := LoadPolicy([]string{"../examples/seed/" + file}, nil)
+		l, err := Paths([]string{"../../examples/seed/" + file}, nil)
 		if err != nil {
 			t.Errorf("%s: %v %v", file, err, l.Findings)
 			continue
@@ -43,14 +43,14 @@ func TestLoadPolicySeed(t *testing.T) {
 	}
 }
 
-func TestLoadPolicyErrors(t *testing.T) {
+func TestErrors(t *testing.T) {
 	path := t.TempDir() + "/bad.yaml"
 	writeFile(t, path, "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: x\nspec:\n  hots: [a]\n")
-	l, err := LoadPolicy([]string{path}, nil)
+	l, err := Paths([]string{path}, nil)
 	if !errors.Is(err, ErrPolicy) || l.Snapshot != nil || len(l.Findings) == 0 || l.Findings[0].Line == 0 {
 		t.Errorf("a broken policy: %v, findings %v", err, l.Findings)
 	}
-	if _, err := LoadPolicy([]string{path + ".missing"}, nil); err == nil {
+	if _, err := Paths([]string{path + ".missing"}, nil); err == nil {
 		t.Error("a missing file is no error")
 	}
 }

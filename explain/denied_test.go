@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package explain
 
 import (
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/egressd/egressd/policy/load"
 )
 
 const forProd = `
@@ -53,7 +55,7 @@ func TestExplainForwardingCore(t *testing.T) {
 		if err := os.WriteFile(more, []byte(c.more), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := LoadPolicy([]string{"../examples/istio/egress-gateway-" + c.example + ".yaml", more}, nil)
+		l, err := load.Paths([]string{"../examples/istio/egress-gateway-" + c.example + ".yaml", more}, nil)
 		if err != nil {
 			t.Fatal(err, l.Findings)
 		}

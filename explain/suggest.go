@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package explain
 
 import (
 	"cmp"
@@ -133,12 +133,12 @@ func (s Suggestions) YAML() string {
 	return b.String()
 }
 
-// suggest writes one ServiceEntry for each destination among denials that a
+// SuggestAll writes one ServiceEntry for each destination among denials that a
 // ServiceEntry can allow. Where an object of the policy names the host, and no
 // other, that object is written with the ports added. An address that a name
 // stands for is never opened by itself. In a mode where connections are let
 // pass no port is guessed: each that is needed was seen.
-func suggest(denials []Denial, mode policy.Mode, p *policy.Policy, files []istio.File) Suggestions {
+func SuggestAll(denials []Denial, mode policy.Mode, p *policy.Policy, files []istio.File) Suggestions {
 	byHost := map[string][]Wish{}
 	var order []string
 	for _, d := range denials {

@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package explain
 
 import (
-	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/load"
 )
 
 const seed = "../examples/seed/googleapis.yaml"
 
 func loadSeed(t *testing.T) *policy.Snapshot {
 	t.Helper()
-	l, err := LoadPolicy([]string{seed}, nil)
+	l, err := load.Paths([]string{seed}, nil)
 	if err != nil {
 		t.Fatal(err, l.Findings)
 	}
@@ -110,7 +109,7 @@ func TestExplain(t *testing.T) {
 
 // TestExplainEndpoints: the endpoints that the kernel chooses from are named.
 func TestExplainEndpoints(t *testing.T) {
-	l, err := LoadPolicy([]string{"testdata/endpoints.yaml"}, nil)
+	l, err := load.Paths([]string{"testdata/endpoints.yaml"}, nil)
 	if err != nil {
 		t.Fatal(err, l.Findings)
 	}
@@ -243,7 +242,7 @@ func TestDenials(t *testing.T) {
 	}
 	allowed := deny(flow.Decision, "ok.example", "192.0.2.1:443", policy.ReasonAllowed, "curl")
 	allowed.Allowed = true
-	sum := events.NewRecorder(slog.New(slog.DiscardHandler))
+	sum := flow.NewDenials()
 	for _, e := range []flow.Event{
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "curl"),
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "wget"),
@@ -254,23 +253,25 @@ func TestDenials(t *testing.T) {
 		deny(flow.Decision, "", "", policy.ReasonSocketType, "ping"),
 		allowed,
 	} {
-		sum.Record(e)
+		if e.Denied() {
+			sum.Add(flow.KeyOf(&e), time.Now(), func() flow.Event { return e })
+		}
 	}
-	got := summarize(sum.Denials()).List
+	got := Summarize(sum.List()).List
 	if len(got) != 5 {
 		t.Fatalf("%d denials, want 5: %+v", len(got), got)
 	}
 	if got[0].Count != 2 || strings.Join(got[0].Commands, " ") != "curl wget" {
 		t.Errorf("a name that two programs asked for: %+v", got[0])
 	}
-	if s := suggest(got[4:], policy.Enforce, nil, nil); len(s.Objects) > 0 {
+	if s := SuggestAll(got[4:], policy.Enforce, nil, nil); len(s.Objects) > 0 {
 		t.Errorf("a ServiceEntry is suggested for a raw socket: %s", s.YAML())
 	}
 	for _, d := range got[:4] {
 		path := t.TempDir() + "/suggestion.yaml"
-		suggestion := suggest([]Denial{d}, policy.Enforce, nil, nil).YAML()
+		suggestion := SuggestAll([]Denial{d}, policy.Enforce, nil, nil).YAML()
 		writeFile(t, path, suggestion)
-		l, err := LoadPolicy([]string{path}, nil)
+		l, err := load.Paths([]string{path}, nil)
 		if err != nil {
 			t.Errorf("the suggestion for %s is refused: %v %v\n%s", d.Target, err, l.Findings, suggestion)
 			continue
@@ -299,7 +300,7 @@ func TestSuggestedProtocol(t *testing.T) {
 		{"tcp", "[2001:db8::1]:9000", "TCP"}, {"http", "192.0.2.1:9000", "HTTP"}, {"tcp", "192.0.2.1:5432", "TCP"},
 		{"tcp", "192.0.2.1:25", "TCP"}, {"tcp", "192.0.2.1:465", "TLS"}, {"tcp", "192.0.2.1:80", "HTTP"},
 	} {
-		sum := summarize([]flow.Event{{Kind: flow.Decision, Name: "a.example", Dst: netip.MustParseAddrPort(c.dst), Proto: c.proto, Transport: policy.TCP, Reason: policy.ReasonPort}})
+		sum := Summarize([]flow.Event{{Kind: flow.Decision, Name: "a.example", Dst: netip.MustParseAddrPort(c.dst), Proto: c.proto, Transport: policy.TCP, Reason: policy.ReasonPort}})
 		got := Suggest(sum.List[0].Wish)
 		if !strings.Contains(got, "protocol: "+c.want+"\n") {
 			t.Errorf("%s to %s: want %s in\n%s", c.proto, c.dst, c.want, got)
@@ -317,7 +318,7 @@ func TestSuggestions(t *testing.T) {
 		}
 		return Denial{Wish: w, Reason: policy.ReasonNoRule}
 	}
-	got := suggest([]Denial{
+	got := SuggestAll([]Denial{
 		denial("a.example", "", policy.TCP),
 		denial("", "192.0.2.1:80", policy.TCP),
 		denial("", "192.0.2.1:443", policy.TCP),
@@ -338,7 +339,7 @@ func TestSuggestions(t *testing.T) {
 	}
 	path := t.TempDir() + "/all.yaml"
 	writeFile(t, path, strings.Join(got, "---\n"))
-	if l, err := LoadPolicy([]string{path}, nil); err != nil {
+	if l, err := load.Paths([]string{path}, nil); err != nil {
 		t.Errorf("%v %v", err, l.Findings)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package explain
 
 import (
 	"cmp"
@@ -47,8 +47,8 @@ type denialKey struct {
 	reason    policy.Reason
 }
 
-// summarize sums the kinds of denials up by destination.
-func summarize(kinds []flow.Event) Denials {
+// Summarize sums the kinds of denials up by destination.
+func Summarize(kinds []flow.Event) Denials {
 	// The table has them by the last denial.
 	slices.SortStableFunc(kinds, func(a, b flow.Event) int { return firstOf(a).Compare(firstOf(b)) })
 	var out Denials
@@ -110,23 +110,4 @@ func wishable(r policy.Reason) bool {
 		return true
 	}
 	return false
-}
-
-// denied sums up what was denied so far, with what would allow it.
-func (a *Agent) denied() Denials {
-	d := summarize(a.recorder.Denials())
-	d.Suggestions = a.suggestions(d)
-	return d
-}
-
-// suggestions are by the policy of everything that has no other, and by the
-// files as they are now.
-func (a *Agent) suggestions(d Denials) Suggestions {
-	a.config.mu.Lock()
-	defer a.config.mu.Unlock()
-	files, err := a.config.read()
-	if err != nil {
-		files = nil // objects are suggested anew then
-	}
-	return suggest(d.List, a.opts.Mode, a.current.Policy(policy.DefaultPolicy), files)
 }

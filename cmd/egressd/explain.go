@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/explain"
+	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
+)
+
+func explainCommand(e env) *cobra.Command {
+	var out output
+	var config, allow, headers []string
+	var method, workload, mode string
+	var daemon client
+	cmd := &cobra.Command{
+		Use:   "explain URL|HOST:PORT|IP:PORT",
+		Short: "Say what would happen to a connection, and why",
+		Long: `explain gives the decision, the verdict class, the rule with its place in the
+files, and each step that led to it. With --config it reads policy files;
+without, it asks the running daemon, which also knows what was learned.
+The exit code is 1 when the policy denies the connection, in the modes audit
+and off as well, where it passes all the same. When rules spread it over several
+destinations it is denied if all of them are; else the answer says which part is.
+
+A URL may have the scheme of any usual protocol; it says which port is meant
+and what the client sends first. HOST:PORT is explained by what the policy
+declares for the port.`,
+		Example: `  egressd explain --config policy/ https://www.googleapis.com/storage
+  egressd explain --config policy/ -X POST -H 'x-user: beta' http://api.example.com/v1
+  sudo egressd explain 190.64.31.232:3306
+  egressd explain --config policy/ postgres://db.example.com/orders
+  sudo egressd explain example.com:443/udp`,
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			asJSON, err := out.json()
+			if err != nil {
+				return err
+			}
+			t, err := explain.ParseTarget(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			header, err := explain.ParseHeader(headers)
+			if err != nil {
+				return usageError{err}
+			}
+			node, err := parseMode(mode, policy.Enforce, policy.Audit, policy.Off)
+			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("mode") && len(config) == 0 {
+				return usageError{errors.New("--mode goes with --config; a running daemon knows its mode")}
+			}
+			var x explain.Explanation
+			consent, err := allowed(allow)
+			if err != nil {
+				return err
+			}
+			if len(config) > 0 {
+				l, err := readPolicy(e, config, nil, consent)
+				if err != nil {
+					for _, f := range l.Findings {
+						if f.Severity == istio.Error {
+							printLine(e.stderr, "%s", f)
+						}
+					}
+					return err
+				}
+				if x, err = explain.Explain(l.Snapshot, nil, explain.Question{Target: t, Method: method, Header: header, Workload: workload, Mode: node}); err != nil {
+					return err
+				}
+			} else {
+				q := url.Values{"target": {args[0]}, "method": {method}, "header": headers, "workload": {workload}}
+				body, err := daemon.ask(cmd.Context(), http.MethodGet, explain.Path, q)
+				if err != nil {
+					return orConfig(err)
+				}
+				if err := json.Unmarshal(body, &x); err != nil {
+					return told(err)
+				}
+			}
+			if asJSON {
+				writeJSON(e.stdout, x)
+			} else {
+				printExplanation(e.stdout, x)
+			}
+			if !x.Allowed {
+				return exitError{exitFinding}
+			}
+			return nil
+		},
+	}
+	out.register(cmd)
+	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline, - for standard input; without it the daemon is asked")
+	registerAllow(cmd, &allow)
+	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
+	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "header of the HTTP request, as 'NAME: VALUE'; may be given several times")
+	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
+	cmd.Flags().StringVar(&mode, "mode", "enforce", "with --config: mode of the node: enforce, audit or off")
+	daemon.register(cmd)
+	return cmd
+}
+
+func printExplanation(w io.Writer, x explain.Explanation) {
+	w = quote.Writer(w)
+	result := "allowed"
+	if !x.Allowed {
+		result = "denied"
+		if x.Passes {
+			result = "would be denied"
+		}
+	}
+	part := ""
+	if x.Allowed && x.DeniedShare > 0 {
+		part = fmt.Sprintf("; %.4g%% of it is denied", 100*x.DeniedShare)
+	}
+	printLine(w, "%s: %s, verdict %s (%s)%s", x.Target, result, x.Verdict, x.Reason, part)
+	switch {
+	case x.Mode == policy.Off:
+		printLine(w, "mode off: the connection passes, whatever it is, and nothing is reported; what follows is what mode enforce does")
+	case !x.Allowed && x.Passes:
+		printLine(w, "mode audit: the denial is reported, and the connection passes; what follows is what mode enforce does")
+	}
+	if x.Rule != nil {
+		label := "rule"
+		if !x.Allowed {
+			label = "nearest rule"
+		}
+		printLine(w, "%s: %s", label, x.Rule)
+	}
+	if x.Action != nil {
+		printLine(w, "acted on by: %s", x.Action)
+	}
+	for i, s := range x.Steps {
+		printLine(w, "  %d. %s", i+1, s)
+	}
+	if x.Class != "" {
+		printLine(w, "verdict %s because: %s", x.Verdict, x.Class)
+	}
+	if len(x.Considered) > 0 {
+		fmt.Fprintln(w, "considered:")
+	}
+	for _, c := range x.Considered {
+		sign := "-"
+		if c.Won {
+			sign = "+"
+		}
+		printLine(w, "  %s %s: %s", sign, c.Rule, c.Why)
+	}
+	if x.Nearest != nil {
+		printLine(w, "nearest: %s: %s", x.Nearest.Rule, x.Nearest.Why)
+	}
+	if x.Suggestion != "" {
+		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", quote.Lines(x.Suggestion))
+	}
+}

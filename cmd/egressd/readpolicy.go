@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/load"
+	"github.com/egressd/egressd/policy/source"
+)
+
+// stdinName is how findings call standard input.
+const stdinName = "<stdin>"
+
+// readPolicy is load.Paths where a path of "-" is standard input.
+func readPolicy(e env, paths []string, gateway map[string]string, allow []policy.AllowedEndpoint) (load.Result, error) {
+	i := slices.Index(paths, "-")
+	if i < 0 {
+		return load.Paths(paths, gateway, allow...)
+	}
+	if slices.Contains(paths[i+1:], "-") {
+		return load.Result{}, usageError{errors.New("standard input can be read once only")}
+	}
+	data, err := io.ReadAll(io.LimitReader(e.stdin, source.MaxFileSize+1))
+	switch {
+	case err != nil:
+		return load.Result{}, fmt.Errorf("read standard input: %w", err)
+	case len(data) > source.MaxFileSize:
+		return load.Result{}, fmt.Errorf("standard input is larger than %d bytes", source.MaxFileSize)
+	}
+	var files []istio.File
+	if others := slices.Concat(paths[:i], paths[i+1:]); len(others) > 0 {
+		if files, err = source.Files(others); err != nil {
+			return load.Result{}, err
+		}
+	}
+	return load.Files(append(files, istio.File{Name: stdinName, Data: data}), gateway, allow...)
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package load brings a policy from its files to a snapshot, all at once: for
+// who reads it once. The daemon reads again and again what has changed.
+package load
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/source"
+)
+
+// Result is the outcome of reading the configuration.
+type Result struct {
+	Snapshot *policy.Snapshot
+	Findings []istio.Finding
+	Took     Took
+	// Objects counts the services, virtual services and gateways.
+	Services, VirtualServices, Gateways int
+	// Files are what was read.
+	Files []istio.File
+	// Empty says that they hold no object that egressd reads.
+	Empty bool
+}
+
+// Took is how long the steps of reading the configuration took.
+type Took struct {
+	Read    time.Duration `json:"read"`    // the files
+	Decode  time.Duration `json:"decode"`  // and validate
+	Compile time.Duration `json:"compile"` // to a snapshot
+}
+
+// ErrPolicy says that the configuration has errors; Result.Findings has them.
+var ErrPolicy = errors.New("the policy has errors")
+
+// Paths reads, validates and compiles the policy in paths, for a node
+// whose operator allows some node-local endpoints. On ErrPolicy the findings
+// say what is wrong.
+func Paths(paths []string, gateway map[string]string, allow ...policy.AllowedEndpoint) (Result, error) {
+	start := time.Now()
+	files, err := source.Files(paths)
+	if err != nil {
+		return Result{}, err
+	}
+	took := time.Since(start)
+	l, err := Files(files, gateway, allow...)
+	l.Took.Read = took
+	return l, err
+}
+
+// Files is Paths for files that have been read.
+func Files(files []istio.File, gateway map[string]string, allow ...policy.AllowedEndpoint) (Result, error) {
+	start := time.Now()
+	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
+	l := Result{Findings: findings, Files: files, Took: Took{Decode: time.Since(start)}}
+	err := l.Compile(config, new(policy.Snapshot))
+	return l, err
+}
+
+// Compile fills l from a Config, and from what was is compiled from. A nil
+// Config is one with errors.
+func (l *Result) Compile(config *policy.Config, was *policy.Snapshot) error {
+	if config == nil {
+		return ErrPolicy
+	}
+	l.Services, l.VirtualServices, l.Gateways =
+		len(config.Services), len(config.VirtualServices), len(config.Gateways)
+	start := time.Now()
+	s, err := was.Update(config)
+	l.Took.Compile = time.Since(start)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrPolicy, err)
+	}
+	l.Snapshot = s
+	for _, w := range s.Warnings() {
+		l.Findings = append(l.Findings, istio.Finding{
+			Severity: istio.Warning, File: w.Ref.File, Line: w.Ref.Line, Col: w.Ref.Column,
+			Object: w.Ref.Kind + " " + w.Ref.Namespace + "/" + w.Ref.Name, Text: w.Text,
+		})
+	}
+	return nil
+}

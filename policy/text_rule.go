@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+)
+
+// Describe says what the rule does besides choosing where a request goes, in the
+// order in which it happens. Whatever changes what it does changes the text.
+func (r *HTTPRule) Describe() []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if f := r.Fault; f != nil {
+		out = append(out, f.describe()...)
+	}
+	if x := r.Redirect; x != nil {
+		add("redirect with %d%s", x.Code, x.describe())
+	}
+	if x := r.DirectResponse; x != nil {
+		add("answer %d without an upstream%s", x.Status, bodyText(x.Body))
+	}
+	if x := r.CORS; x != nil {
+		add("CORS policy %s: egressd does not apply it", brief(reflect.ValueOf(*x)))
+	}
+	if x := r.Rewrite; x != nil {
+		out = append(out, x.describe()...)
+	}
+	out = append(out, r.Headers.Describe()...)
+	for _, m := range r.Mirrors {
+		add("mirror %g%% to %s: egressd does not mirror", m.Percent, m.Destination.describe())
+	}
+	if r.UnknownStatus != 0 {
+		add("a destination that nobody declares is answered with %d", r.UnknownStatus)
+	}
+	if r.Timeout > 0 {
+		add("timeout %s, counted from the request; then 504", r.Timeout)
+	}
+	if r.Retries != nil {
+		out = append(out, r.Retries.describe())
+	}
+	return out
+}
+
+func (f *Fault) describe() []string {
+	var out []string
+	if f.Delay > 0 {
+		out = append(out, fmt.Sprintf("delay %s for %g%% of the requests", f.Delay, f.DelayPercent))
+	}
+	var with []string
+	if f.AbortStatus != 0 {
+		with = append(with, strconv.Itoa(f.AbortStatus))
+	}
+	if f.AbortGRPC >= 0 {
+		with = append(with, fmt.Sprintf("gRPC status %d", f.AbortGRPC))
+	}
+	if len(with) > 0 {
+		out = append(out, fmt.Sprintf("abort with %s for %g%% of the requests", strings.Join(with, ", "), f.AbortPercent))
+	}
+	return out
+}
+
+// describe says what the redirect changes of the URL.
+func (x *Redirect) describe() string {
+	var out []string
+	for _, f := range [...]struct{ what, value string }{
+		{"path", x.URI}, {"matched prefix", x.PrefixRewrite}, {"authority", x.Authority}, {"scheme", x.Scheme},
+	} {
+		if f.value != "" {
+			out = append(out, fmt.Sprintf("%s %q", f.what, f.value))
+		}
+	}
+	if x.Port != 0 {
+		out = append(out, fmt.Sprintf("port %d", x.Port))
+	}
+	if x.DerivePort != "" {
+		out = append(out, "port "+x.DerivePort)
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return " to " + strings.Join(out, ", ")
+}
+
+// maxBody is how many bytes of a direct response are written out.
+const maxBody = 64
+
+// bodyText is a body, or how it begins, with what tells it from others.
+func bodyText(body []byte) string {
+	switch {
+	case len(body) == 0:
+		return ""
+	case len(body) <= maxBody:
+		return fmt.Sprintf(": %q", body)
+	}
+	return fmt.Sprintf(": %q... (%d bytes, SHA-256 %x)", body[:maxBody], len(body), sha256.Sum256(body))
+}
+
+func (x *Rewrite) describe() []string {
+	var out []string
+	if x.URI != "" {
+		out = append(out, fmt.Sprintf("rewrite the matched path to %q", x.URI))
+	}
+	if x.RegexMatch != "" || x.RegexRewrite != "" {
+		out = append(out, fmt.Sprintf("rewrite the path from regex %q to %q", x.RegexMatch, x.RegexRewrite))
+	}
+	if x.Authority != "" {
+		out = append(out, fmt.Sprintf("rewrite the authority to %q", x.Authority))
+	}
+	return out
+}
+
+func (x *Retries) describe() string {
+	on := "where it is safe"
+	if x.On != nil {
+		on = "on " + strings.Join(x.On, ",")
+	}
+	out := fmt.Sprintf("%d retries %s", x.Attempts, on)
+	if x.Attempts == 0 {
+		out = "no retries"
+	}
+	if len(x.Codes) > 0 {
+		out += fmt.Sprintf(" of %v", x.Codes)
+	}
+	if x.PerTryTimeout > 0 {
+		out += fmt.Sprintf(", %s per try", x.PerTryTimeout)
+	}
+	if x.Backoff > 0 {
+		out += fmt.Sprintf(", backoff from %s", x.Backoff)
+	}
+	return out
+}
+
+// Describe lists the header operations in the order in which they act.
+func (h *Headers) Describe() []string {
+	if h == nil {
+		return nil
+	}
+	return append(h.Request.describe("request"), h.Response.describe("response")...)
+}
+
+func (o *HeaderOps) describe(side string) []string {
+	var out []string
+	for _, h := range o.Remove {
+		out = append(out, fmt.Sprintf("remove %s header %q", side, h))
+	}
+	for _, h := range o.Set {
+		out = append(out, fmt.Sprintf("set %s header %q to %q", side, h.Name, h.Value))
+	}
+	for _, h := range o.Add {
+		out = append(out, fmt.Sprintf("add %s header %q: %q", side, h.Name, h.Value))
+	}
+	return out
+}
+
+// describe is the destination as the rule names it.
+func (d *Destination) describe() string {
+	out := d.Host
+	if d.Port != 0 {
+		out += fmt.Sprintf(" port %d", d.Port)
+	}
+	if d.Subset != "" {
+		out += fmt.Sprintf(" subset %q", d.Subset)
+	}
+	return out
+}
+
+// Describe says where the destination is: the gateway as which a flow goes on,
+// or the host, port and subset.
+func (d *RouteDestination) Describe() string {
+	switch {
+	case d.Gateway != nil:
+		return "go on as " + d.Gateway.label() + " (" + d.Destination.describe() + ")"
+	case d.Upstream == nil:
+		return "route to " + d.Destination.describe()
+	}
+	out := fmt.Sprintf("route to %s port %d", d.Upstream.Host, d.Upstream.Port)
+	if d.Upstream.Subset != "" {
+		out += fmt.Sprintf(" subset %q", d.Upstream.Subset)
+	}
+	return out
+}
