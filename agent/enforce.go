@@ -4,12 +4,10 @@ package agent
 
 import (
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
 	"github.com/egressd/egressd/dnsproxy"
-	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -35,9 +33,9 @@ func (a *Agent) enforce(l Loaded) error {
 	var err error
 	if a.inStep {
 		a.inStep = false
-		err = a.enforceChanges(old, l.Snapshot)
+		err = a.enforceChange(old, l.Snapshot)
 	} else {
-		err = a.enforceAll(old, l.Snapshot)
+		err = a.enforceChange(nil, l.Snapshot)
 	}
 	a.inStep = err == nil
 	took := time.Since(start)
@@ -48,71 +46,38 @@ func (a *Agent) enforce(l Loaded) error {
 	return err
 }
 
-// enforceAll compares everything that should be with everything that is.
-func (a *Agent) enforceAll(old, next *policy.Snapshot) error {
-	static := map[policy.PolicyID][]policy.Opening{}
-	for _, id := range next.Policies() {
-		static[id] = next.Policy(id).Static()
+// enforceChange brings everything along; a nil old: from whatever there is.
+func (a *Agent) enforceChange(old, next *policy.Snapshot) error {
+	c := policy.Diff(old, next)
+	if a.probe != nil {
+		c.Add(probePolicy, a.probe.openings()...)
 	}
-	a.probe.allow(static)
-	leaving := map[policy.PolicyID][]policy.Opening{}
-	for _, id := range gone(old, next) {
-		leaving[id] = old.Policy(id).Static()
+	was := a.current.p.Load()
+	names := func(phase dnsproxy.Phase) error {
+		changed := dnsproxy.Changed{}
+		for _, p := range c.Policies {
+			if p.AllHosts {
+				return a.names.ReapplyTo(either{next, was}, phase)
+			}
+			changed[p.ID] = p.Hosts
+		}
+		return a.names.ReapplyChanged(next, changed, phase)
 	}
-	both := maps.Clone(static)
-	maps.Copy(both, leaving)
-	if err := a.datapath.Apply(both, loader.Tighten); err != nil {
+	if err := a.datapath.Tighten(c); err != nil {
 		return err
 	}
-	if err := a.names.ReapplyTo(either{next, old}, dnsproxy.Tighten); err != nil {
+	if err := names(dnsproxy.Tighten); err != nil {
 		return err
 	}
 	a.current.p.Store(next)
 	err := errors.Join(
-		a.inherit(old, next),
-		a.names.ReapplyTo(either{next, old}, dnsproxy.Loosen),
-		a.datapath.Apply(both, loader.Loosen),
+		a.inherit(was, next),
+		names(dnsproxy.Loosen),
+		a.datapath.Loosen(c),
 		a.changeOver(next),
+		a.datapath.Retire(c),
+		a.forget(was, next),
 	)
-	if len(leaving) > 0 {
-		err = errors.Join(err, a.datapath.Apply(static, loader.Tighten), a.datapath.Apply(static, loader.Loosen), a.forget(old, next))
-	}
-	return errors.Join(err, a.datapath.RaiseEpoch())
-}
-
-// enforceChanges does what enforceAll does for what two snapshots differ in.
-func (a *Agent) enforceChanges(old, next *policy.Snapshot) error {
-	static, hosts := map[policy.PolicyID][]policy.StaticChange{}, dnsproxy.Changed{}
-	for _, id := range next.Policies() {
-		was, is := old.Policy(id), next.Policy(id)
-		if was == is {
-			continue
-		}
-		if was != nil && was.AllowsUnknown() != is.AllowsUnknown() {
-			return a.enforceAll(old, next)
-		}
-		static[id], hosts[id] = is.StaticChanges(was), is.ChangedHosts(was)
-	}
-	if err := a.datapath.Update(static, loader.Tighten); err != nil {
-		return err
-	}
-	if err := a.names.ReapplyChanged(next, hosts, dnsproxy.Tighten); err != nil {
-		return err
-	}
-	a.current.p.Store(next)
-	err := errors.Join(
-		a.inherit(old, next),
-		a.names.ReapplyChanged(next, hosts, dnsproxy.Loosen),
-		a.datapath.Update(static, loader.Loosen),
-		a.changeOver(next),
-	)
-	if leaving := gone(old, next); len(leaving) > 0 {
-		closed := map[policy.PolicyID][]policy.StaticChange{}
-		for _, id := range leaving {
-			closed[id] = policy.Closed(old.Policy(id))
-		}
-		err = errors.Join(err, a.datapath.Update(closed, loader.Tighten), a.datapath.Update(closed, loader.Loosen), a.forget(old, next))
-	}
 	return errors.Join(err, a.datapath.RaiseEpoch())
 }
 

@@ -91,13 +91,6 @@ func (s *selfProbe) openings() (all []policy.Opening) {
 	return all
 }
 
-// allow adds the probe's policy to those of the snapshot.
-func (s *selfProbe) allow(static map[policy.PolicyID][]policy.Opening) {
-	if s != nil {
-		static[probePolicy] = s.openings()
-	}
-}
-
 // bind adds the probe's cgroup to the table of workloads, if there is one.
 func (s *selfProbe) bind(table map[uint64]loader.Workload) {
 	if s == nil {

@@ -57,7 +57,8 @@ var floors = map[string][]string{
 	"./internal/flow": ground,
 	"./forward":       join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
-	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
+	"./loader/tables": {"./bpf", "./policy"},
+	"./loader":        join([]string{"./bpf", "./loader/tables", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
@@ -97,7 +98,7 @@ var keepers = []struct {
 	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio"}, nil},
-	{"./bpf", []string{"./loader"}, nil},
+	{"./bpf", []string{"./loader", "./loader/tables"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/testenv", nil, []string{"*"}},
 	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},
