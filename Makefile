@@ -51,10 +51,9 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 bpf-coverage: ## branches of the kernel programs that no test reaches; minutes
 	hack/bpf-coverage
 
-lint: ## gofmt, go vet, staticcheck
-	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "not gofmt'd:"; echo "$$out"; exit 1; fi
-	$(GO) vet ./...
-	$(GO) tool staticcheck ./...
+lint: ## gofmt, go vet, golangci-lint (.golangci.yaml), shellcheck
+	hack/install-test-deps.sh lint
+	hack/lint/run
 
 clean: ## remove what was built
 	rm -rf bin

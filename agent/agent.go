@@ -22,6 +22,7 @@ import (
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy/source"
 )
@@ -48,7 +49,7 @@ type Agent struct {
 	current   current
 	recorder  *recorder
 	addresses ipguard.Addresses // of the node
-	names     *dnsproxy.Names
+	names     *learned.Names
 	dns       *dnsproxy.Server
 	nodeDNS   *nodeDNS
 	outgoing  *forward.Core
@@ -178,7 +179,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 	sayMemory(o.Log, a.datapath)
 	for name, state := range loader.Features() {
 		if state != "yes" {
-			o.Log.Warn("the kernel lacks a feature; see \"What is enforced\" in the README", "feature", name, "probe", state)
+			o.Log.Warn("the kernel lacks a feature; docs/SECURITY-MODEL.md says what that opens", "feature", name, "probe", state)
 		}
 	}
 	var gates []netip.Addr
@@ -217,12 +218,12 @@ func (a *Agent) wire() error {
 	}
 	guard := ipguard.NewLive(&a.addresses)
 	a.limits = newLimits(a.opts.Limits, a.log)
-	learned := dnsproxy.NamesOptions{
+	names := learned.Options{
 		Guard: guard, InUse: a.liveAddresses, Log: a.log,
 		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
 	}
-	learnedBounds(&learned, a.opts.Sizes.Addresses)
-	a.names = dnsproxy.NewNames(a.datapath, &a.current, learned)
+	learnedBounds(&names, a.opts.Sizes.Addresses)
+	a.names = learned.New(a.datapath, &a.current, names)
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
 		Policies:  &a.current,

@@ -50,7 +50,7 @@ func (d *deviceListeners) follow(l *listeners, devices []link.Device, serve func
 	if len(devices) > loader.MaxDevices {
 		if !d.full {
 			d.log.Warn("the node has more network devices than egressd can listen on; sockets that are bound to one of the others are refused what must be proxied, and DNS",
-				"devices", len(devices), "listened on", loader.MaxDevices)
+				"devices", len(devices), "listened_on", loader.MaxDevices)
 		}
 		d.full, devices = true, devices[:loader.MaxDevices]
 	}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -53,8 +53,8 @@ func (a *Agent) enforceChange(old, next *policy.Snapshot) error {
 		c.Add(probePolicy, a.probe.openings()...)
 	}
 	was := a.current.p.Load()
-	names := func(phase dnsproxy.Phase) error {
-		changed := dnsproxy.Changed{}
+	names := func(phase learned.Phase) error {
+		changed := learned.Changed{}
 		for _, p := range c.Policies {
 			if p.AllHosts {
 				return a.names.ReapplyTo(either{next, was}, phase)
@@ -66,13 +66,13 @@ func (a *Agent) enforceChange(old, next *policy.Snapshot) error {
 	if err := a.datapath.Tighten(c); err != nil {
 		return err
 	}
-	if err := names(dnsproxy.Tighten); err != nil {
+	if err := names(learned.Tighten); err != nil {
 		return err
 	}
 	a.current.p.Store(next)
 	err := errors.Join(
 		a.inherit(was, next),
-		names(dnsproxy.Loosen),
+		names(learned.Loosen),
 		a.datapath.Loosen(c),
 		a.changeOver(next),
 		a.datapath.Retire(c),
@@ -136,7 +136,7 @@ func gone(old, next *policy.Snapshot) []policy.PolicyID {
 // either has the policies of next, and those that only old has.
 type either struct{ next, old *policy.Snapshot }
 
-// Policy implements dnsproxy.Policies.
+// Policy implements learned.Policies.
 func (u either) Policy(id policy.PolicyID) *policy.Policy {
 	if p := u.next.Policy(id); p != nil || u.old == nil {
 		return p

@@ -225,7 +225,7 @@ func (r *recorder) tell(e flow.Event) {
 		attrs = append(attrs, slog.String("dst", e.Dst.String()))
 	}
 	if e.Rule != nil {
-		attrs = append(attrs, slog.String("nearestRule", e.Rule.String()))
+		attrs = append(attrs, slog.String("nearest_rule", e.Rule.String()))
 	}
 	if e.More > 0 {
 		attrs = append(attrs, slog.Int("more", e.More), slog.Duration("within", e.Duration.Round(time.Second)))

@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/handover"
+	"github.com/egressd/egressd/internal/learned"
 )
 
 // awaitHeirs waits for a daemon that wants to take over.
@@ -139,7 +139,7 @@ func (h *heir) listen() {
 }
 
 // learn makes the heir learn an answer before it is given.
-func (h *heir) learn(workload, name string, answers []dnsproxy.Answer) error {
+func (h *heir) learn(workload, name string, answers []learned.Answer) error {
 	select {
 	case <-h.quiet:
 	case <-h.ended:
@@ -184,7 +184,7 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Conn, s *shift, fail c
 	}
 	h := &heir{conn: c, answers: make(chan handover.Message, 1), asking: make(chan struct{}, 1),
 		done: make(chan error, 1), ended: make(chan struct{}), quiet: make(chan struct{})}
-	a.names.SetHeir(func(workload, name string, answers []dnsproxy.Answer) {
+	a.names.SetHeir(func(workload, name string, answers []learned.Answer) {
 		if err := h.learn(workload, name, answers); err != nil {
 			a.log.Debug("an answer was not learned by the egressd that takes over", "name", name, "error", err)
 		}

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/securedir"
 )
 
@@ -52,7 +52,7 @@ func (a *Agent) restoreNames() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	var saved []dnsproxy.Learned
+	var saved []learned.Saved
 	if err := json.Unmarshal(data, &saved); err != nil {
 		return 0, err
 	}

@@ -8,7 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 
-	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/memcg"
 	"github.com/egressd/egressd/loader"
 )
@@ -70,7 +70,7 @@ func (o *Options) tableSizes() loader.Sizes {
 }
 
 // learnedBounds are the shares of what is learned, by what the tables may have.
-func learnedBounds(o *dnsproxy.NamesOptions, addresses int) {
+func learnedBounds(o *learned.Options, addresses int) {
 	if addresses == 0 {
 		addresses = loader.DefaultAddresses
 	}

@@ -5,7 +5,7 @@ package agent
 import (
 	"testing"
 
-	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -24,11 +24,11 @@ func TestHeapLimit(t *testing.T) {
 // TestLearnedBounds: the shares are those that the documentation says, and smaller
 // tables have smaller ones.
 func TestLearnedBounds(t *testing.T) {
-	for addresses, want := range map[int]dnsproxy.NamesOptions{
+	for addresses, want := range map[int]learned.Options{
 		0:                   {MaxOpenings: 1 << 17, MaxNodeOpenings: 1 << 19, MaxProofs: 1 << 15, MaxNodeProofs: 1 << 17},
 		loader.MinAddresses: {MaxOpenings: 512, MaxNodeOpenings: 2048, MaxProofs: 128, MaxNodeProofs: 512},
 	} {
-		var got dnsproxy.NamesOptions
+		var got learned.Options
 		learnedBounds(&got, addresses)
 		if got.MaxOpenings != want.MaxOpenings || got.MaxNodeOpenings != want.MaxNodeOpenings ||
 			got.MaxProofs != want.MaxProofs || got.MaxNodeProofs != want.MaxNodeProofs {

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/internal/learned"
 )
 
 // registry has every metric of the daemon. They are read when they are asked
@@ -121,7 +121,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(shareMaxDesc, float64(w.Origins.Max), w.Name)
 	}
 	shareMetrics(gauge, s)
-	for d, n := range map[*prometheus.Desc]dnsproxy.Size{learnedDesc: s.Learned, learnedMaxDesc: s.LearnedMax} {
+	for d, n := range map[*prometheus.Desc]learned.Size{learnedDesc: s.Learned, learnedMaxDesc: s.LearnedMax} {
 		gauge(d, float64(n.Names), "names")
 		gauge(d, float64(n.Addresses), "addresses")
 		gauge(d, float64(n.Openings), "openings")

@@ -46,7 +46,7 @@ func TestShortage(t *testing.T) {
 			t.Errorf("%+v: the status says %q", tt, got)
 		}
 	}
-	if other := errors.New("other"); s.room(other) != other {
+	if other := errors.New("other"); !errors.Is(s.room(other), other) {
 		t.Error("another error is swallowed")
 	}
 }

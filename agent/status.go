@@ -13,6 +13,7 @@ import (
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hold"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
@@ -54,9 +55,9 @@ type Status struct {
 	DNS map[string]uint64 `json:"dns"`
 	// Learned is what the DNS proxy learned, over all policies; one policy may
 	// have LearnedMax.
-	Learned    dnsproxy.Size `json:"learned"`
-	LearnedMax dnsproxy.Size `json:"learnedMax"`
-	DNSServers []string      `json:"dnsServers"`
+	Learned    learned.Size `json:"learned"`
+	LearnedMax learned.Size `json:"learnedMax"`
+	DNSServers []string     `json:"dnsServers"`
 	// DNSUpstreams is how these servers are, DNSDegraded what it means that
 	// some do not answer.
 	DNSUpstreams []dnsproxy.UpstreamStatus `json:"dnsUpstreams"`

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/handover"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
 )
@@ -187,9 +187,9 @@ func (a *Agent) listenTo(h *holder) {
 func (a *Agent) learnFrom(w handover.Answer) error {
 	for _, b := range a.workloads.all() {
 		if b.name == w.Workload {
-			answers := make([]dnsproxy.Answer, len(w.Addrs))
+			answers := make([]learned.Answer, len(w.Addrs))
 			for i, at := range w.Addrs {
-				answers[i] = dnsproxy.Answer{Addr: at.Addr, TTL: at.TTL}
+				answers[i] = learned.Answer{Addr: at.Addr, TTL: at.TTL}
 			}
 			return a.names.Learn(b.Policy, w.Workload, w.Name, answers)
 		}

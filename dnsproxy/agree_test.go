@@ -13,6 +13,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -20,13 +22,10 @@ import (
 // compared at any time.
 type agreement struct {
 	keeping
-	used map[netip.Addr]bool // the addresses that connections are open to
 }
 
 func newAgreement(t *testing.T, records ...string) agreement {
-	a := agreement{newKeeping(t, records...), map[netip.Addr]bool{}}
-	a.names.o.InUse = func() (map[netip.Addr]bool, error) { return a.used, nil }
-	return a
+	return agreement{newKeeping(t, records...)}
 }
 
 // check fails where the kernel and the core decide differently about a
@@ -36,7 +35,7 @@ func (a agreement) check(when string, name string, addrs []netip.Addr) (open int
 	a.t.Helper()
 	p := a.pol.Policy(id)
 	for _, addr := range addrs {
-		kernel := a.kernel.opens(addr.String()) != nil
+		kernel := a.kernel.Opens(addr.String()) != nil
 		d := p.Decide(policy.Flow{
 			Transport: policy.TCP, Dst: netip.AddrPortFrom(addr, 443), Names: a.names.NamesOf(id, addr),
 			Host: name, HostFrom: policy.EvidenceSNI,
@@ -83,25 +82,25 @@ func TestKernelAndCoreAgree(t *testing.T) {
 				}{
 					{"never learned", func() {}, 0},
 					{"learned", func() { mustLearn(t, a.names, name, answers(time.Minute, addr)) }, 1},
-					{"its time is over", func() { a.clock.advance(time.Minute) }, 1},
+					{"its time is over", func() { a.clock.Advance(time.Minute) }, 1},
 					{"in grace", expire, 1},
-					{"grace is over, and nothing has expired it", func() { a.used[ip] = true; a.clock.advance(a.names.o.Grace) }, 1},
+					{"grace is over, and nothing has expired it", func() { a.inUse[ip] = true; a.clock.Advance(a.names.Options().Grace) }, 1},
 					{"held by a connection", expire, 1},
-					{"held for long", func() { a.clock.advance(48 * time.Hour); expire() }, 1},
-					{"the connection ends", func() { clear(a.used) }, 1},
+					{"held for long", func() { a.clock.Advance(48 * time.Hour); expire() }, 1},
+					{"the connection ends", func() { clear(a.inUse) }, 1},
 					{"expired", expire, 0},
 					{"restored, over but in use", func() {
-						a.used[ip] = true
-						n, err := a.names.Restore([]Learned{{Policy: id, Name: name, Addr: ip, Until: a.clock.now().Add(-time.Hour)}})
+						a.inUse[ip] = true
+						n, err := a.names.Restore([]learned.Saved{{Policy: id, Name: name, Addr: ip, Until: a.clock.Now().Add(-time.Hour)}})
 						if n != 1 || err != nil {
 							t.Fatal(n, err)
 						}
 					}, 1},
-					{"not any more", func() { clear(a.used); expire() }, 0},
+					{"not any more", func() { clear(a.inUse); expire() }, 0},
 					{"learned again", func() { mustLearn(t, a.names, name, answers(time.Minute, addr)) }, 1},
 					{"the policy no longer has it", func() {
-						a.pol.p.Store(compile(t, service("other.example.com")))
-						if err := a.names.Reapply(Both); err != nil {
+						a.pol.Store(learnedtest.Compile(t, learnedtest.Service("other.example.com")))
+						if err := a.names.Reapply(learned.Both); err != nil {
 							t.Fatal(err)
 						}
 					}, 0},
@@ -134,15 +133,15 @@ func TestKernelAndCoreAgreeAlways(t *testing.T) {
 				mustLearn(t, a.names, name, answers(ttl, some().String(), some().String()))
 				return "learn"
 			},
-			func() string { a.clock.advance(time.Duration(random.IntN(200)) * time.Second); return "wait" },
-			func() string { a.used[some()] = true; return "connect" },
-			func() string { delete(a.used, some()); return "close" },
+			func() string { a.clock.Advance(time.Duration(random.IntN(200)) * time.Second); return "wait" },
+			func() string { a.inUse[some()] = true; return "connect" },
+			func() string { delete(a.inUse, some()); return "close" },
 			func() string { return fmt.Sprint("expire ", a.names.Expire()) },
-			func() string { a.names.keepAll(id, name, a.clock.now().Add(20*time.Second)); return "keep" },
+			func() string { a.names.KeepUntil(id, name, a.clock.Now().Add(20*time.Second)); return "keep" },
 			func() string {
-				a.kernel.setFail(errors.New("no"))
+				a.kernel.SetFail(errors.New("no"))
 				err := a.names.Expire()
-				a.kernel.setFail(nil)
+				a.kernel.SetFail(nil)
 				return fmt.Sprint("fail ", err != nil, a.names.Expire())
 			},
 		}

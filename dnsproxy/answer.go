@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/egressd/egressd/internal/learned"
 )
 
 // maxChain bounds the CNAMEs and DNAMEs that are followed in one answer.
@@ -35,7 +37,7 @@ type filtered struct {
 	answer, ns []dns.RR
 	// addrs are the addresses in answer. Their TTL is the shortest on the
 	// way from the queried name.
-	addrs []Answer
+	addrs []learned.Answer
 	// refused are the addresses that rules.address took out.
 	refused []netip.Addr
 	// stripped counts the records that were taken out or changed for other
@@ -121,7 +123,7 @@ func (f *filtered) take(rr dns.RR, c chain, rcode int, r rules) bool {
 		return false
 	}
 	f.answer = append(f.answer, rr)
-	f.addrs = append(f.addrs, Answer{Addr: addr, TTL: time.Duration(min(c.ttl, rr.Header().Ttl)) * time.Second})
+	f.addrs = append(f.addrs, learned.Answer{Addr: addr, TTL: time.Duration(min(c.ttl, rr.Header().Ttl)) * time.Second})
 	return true
 }
 

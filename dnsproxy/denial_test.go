@@ -81,7 +81,7 @@ func TestServiceNames(t *testing.T) {
 		t.Errorf("answer %q", got)
 	}
 	r.expectEvent("", false)
-	if got := r.kernel.addresses(); len(got) > 0 {
+	if got := r.kernel.Addresses(); len(got) > 0 {
 		t.Errorf("a service name opened %v", got)
 	}
 	if m := r.ask("udp", r.udp[0], question("other.example.com.", dns.TypeA)); len(m.Answer) == 0 {
@@ -150,7 +150,7 @@ func TestOwnerNames(t *testing.T) {
 				t.Errorf("%s: %v", name, m)
 			}
 		}
-		if got := fmt.Sprint(r.kernel.addresses()); got != "[203.0.113.9]" {
+		if got := fmt.Sprint(r.kernel.Addresses()); got != "[203.0.113.9]" {
 			t.Errorf("opened %s", got)
 		}
 	}

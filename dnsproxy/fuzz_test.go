@@ -11,6 +11,8 @@ import (
 
 	"github.com/egressd/egressd/internal/hostile"
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -62,8 +64,8 @@ func FuzzQuery(f *testing.F) {
 				t.Fatalf("answered: %v", reply)
 			}
 		}
-		if len(r.kernel.addresses()) != 0 {
-			t.Fatalf("a query opened %v", r.kernel.addresses())
+		if len(r.kernel.Addresses()) != 0 {
+			t.Fatalf("a query opened %v", r.kernel.Addresses())
 		}
 	})
 }
@@ -95,15 +97,17 @@ func FuzzReply(f *testing.F) {
 		if !ok || rep == nil {
 			return
 		}
-		r := newNamesRig(t, NamesOptions{Guard: guard, MaxAddrsPerName: 1 << 16})
-		host := r.pol.Policy(id).Lookup("a.wild.test")
+		kernel, pol := new(learnedtest.Kernel), new(learnedtest.Policies)
+		pol.Store(learnedtest.Compile(t, learnedtest.Services()...))
+		names := learned.New(kernel, pol, learned.Options{Guard: guard, MaxAddrsPerName: 1 << 16})
+		host := pol.Policy(id).Lookup("a.wild.test")
 		out := filter(rep, query.Question[0], rules{
-			address: func(a netip.Addr) bool { ok, _ := guard.Check(a, guardOptions(host)); return ok },
+			address: func(a netip.Addr) bool { ok, _ := guard.Check(a, learned.GuardOptions(host)); return ok },
 			target:  func(string) bool { return false },
 			maxTTL:  3600,
 			plain:   true, // the wildcard's rules
 		})
-		if err := r.Learn(id, "w", "a.wild.test", out.addrs); err != nil {
+		if err := names.Learn(id, "w", "a.wild.test", out.addrs); err != nil {
 			t.Fatal(err)
 		}
 		seen := map[string]bool{}
@@ -124,16 +128,16 @@ func FuzzReply(f *testing.F) {
 				t.Fatalf("time to live: %v", rr)
 			}
 		}
-		opened := r.kernel.addresses()
+		opened := kernel.Addresses()
 		if len(seen) != len(opened) {
 			t.Fatalf("the client sees %v, open is %v", seen, opened)
 		}
 		for _, a := range opened {
-			if ok, class := guard.Check(netip.MustParseAddr(a), guardOptions(host)); !ok || !seen[a] {
+			if ok, class := guard.Check(netip.MustParseAddr(a), learned.GuardOptions(host)); !ok || !seen[a] {
 				t.Fatalf("opened %s (%s), the client sees %v", a, class, seen)
 			}
 		}
-		for _, l := range r.Dump() {
+		for _, l := range names.Dump() {
 			if l.Name != "a.wild.test" {
 				t.Fatalf("learned %v", l)
 			}

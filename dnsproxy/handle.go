@@ -15,6 +15,7 @@ import (
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -172,7 +173,7 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 	}
 	if err := s.learn(c, t, d, f.addrs, refused); err != nil && c.Mode == policy.Enforce {
 		m := answerTo(req, dns.RcodeServerFailure)
-		if errors.Is(err, ErrFull) {
+		if errors.Is(err, learned.ErrFull) {
 			extend(m, req, dns.ExtendedErrorCodeOther, "egressd: "+string(policy.ReasonQuota))
 		}
 		return m
@@ -197,7 +198,7 @@ func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req 
 
 // unanswered is the answer when no server had one.
 func (s *Server) unanswered(c Client, t policy.Transport, req *dns.Msg, d decision, err error) *dns.Msg {
-	s.log.Debug("query failed", "name", d.name, "err", err)
+	s.log.Debug("query failed", "name", d.name, "error", err)
 	m := answerTo(req, dns.RcodeServerFailure)
 	if errors.Is(err, errBusy) || localFailure(err) {
 		s.report(c, t, d.name, decision{host: d.host, reason: policy.ReasonOverload, detail: err.Error()}, false)
@@ -212,7 +213,7 @@ func (s *Server) unanswered(c Client, t policy.Transport, req *dns.Msg, d decisi
 // refuses are added to refused; they stay in the answer where nothing is
 // denied.
 func (s *Server) rules(c Client, d decision, req *dns.Msg, refused *[]netip.Addr) rules {
-	r := rules{maxTTL: uint32(s.names.o.Cap / time.Second)}
+	r := rules{maxTTL: uint32(s.names.Options().Cap / time.Second)}
 	if opt := req.IsEdns0(); opt != nil {
 		r.dnssec = opt.Do()
 	}
@@ -220,7 +221,7 @@ func (s *Server) rules(c Client, d decision, req *dns.Msg, refused *[]netip.Addr
 		return r // forwarded in audit mode; nothing is learned
 	}
 	r.address = func(a netip.Addr) bool {
-		ok, _ := s.guard.Check(a, guardOptions(d.host))
+		ok, _ := s.guard.Check(a, learned.GuardOptions(d.host))
 		if !ok {
 			*refused = append(*refused, a)
 		}
@@ -241,23 +242,23 @@ func allows(p *policy.Policy, name string) bool {
 }
 
 // learn opens the addresses of an answer, all but refused.
-func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []Answer, refused []netip.Addr) error {
+func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []learned.Answer, refused []netip.Addr) error {
 	if d.host == nil || len(addrs) == 0 {
 		return nil
 	}
-	good := slices.DeleteFunc(slices.Clone(addrs), func(a Answer) bool { return slices.Contains(refused, a.Addr) })
+	good := slices.DeleteFunc(slices.Clone(addrs), func(a learned.Answer) bool { return slices.Contains(refused, a.Addr) })
 	err := s.names.Learn(c.Policy, c.Workload, d.name, good)
 	switch {
 	case err == nil:
 		s.stats.add(cLearned)
-	case errors.Is(err, ErrFull):
+	case errors.Is(err, learned.ErrFull):
 		s.stats.add(cLearnFull)
 		s.denied(c, t, d.name, decision{host: d.host, reason: policy.ReasonQuota, detail: strings.TrimPrefix(err.Error(), "learn "+d.name+": ")})
-	case errors.Is(err, ErrName), errors.Is(err, ErrAddress):
+	case errors.Is(err, learned.ErrName), errors.Is(err, learned.ErrAddress):
 		s.stats.add(cLearnChanged) // the policy changed while the query was under way
 	default:
 		s.stats.add(cLearnKernel)
-		s.log.Error("answer withheld: its addresses could not be opened", "name", d.name, "err", err)
+		s.log.Error("answer withheld: its addresses could not be opened", "name", d.name, "error", err)
 	}
 	return err
 }

@@ -5,13 +5,9 @@ package dnsproxy
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,158 +16,13 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
-// TestMain fails when a test leaves a goroutine behind. (The fuzzing engine
-// leaves one of its own.)
-func TestMain(m *testing.M) {
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
-		os.Exit(code)
-	}
-	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			buf := make([]byte, 1<<20)
-			fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s", buf[:runtime.Stack(buf, true)])
-			code = 1
-			break
-		}
-	}
-	os.Exit(code)
-}
-
-// service is a DNS ServiceEntry with port 443 for hosts.
-func service(hosts ...string) *policy.Service {
-	s := &policy.Service{
-		Ref: policy.Ref{Kind: "ServiceEntry", Namespace: "default", Name: hosts[0]}, External: true,
-		Ports:      []policy.Port{{Number: 443, Name: "tls", Protocol: policy.ProtocolTLS}},
-		Resolution: policy.ResolutionDNS,
-	}
-	for _, h := range hosts {
-		p, err := hostname.ParsePattern(h)
-		if err != nil {
-			panic(err)
-		}
-		s.Hosts = append(s.Hosts, p)
-		if p.IsWildcard() {
-			s.Resolution = policy.ResolutionNone
-		}
-	}
-	return s
-}
-
-func compile(t testing.TB, services ...*policy.Service) *policy.Snapshot {
-	t.Helper()
-	s, err := policy.Compile(&policy.Config{Services: services})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// seedServices are what most tests allow.
-func seedServices() []*policy.Service {
-	own := service("db.internal")
-	own.Resolution = policy.ResolutionStatic
-	for _, a := range []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"} {
-		own.Endpoints = append(own.Endpoints, policy.Endpoint{Addr: netip.MustParseAddr(a)})
-	}
-	lax := service("*.lax.test")
-	lax.AllowPrivate = true
-	return []*policy.Service{service("www.example.com"), service("other.example.com"), service("*.wild.test"), lax, own}
-}
-
-type snapshot struct {
-	p atomic.Pointer[policy.Snapshot]
-}
-
-func (s *snapshot) Policy(id policy.PolicyID) *policy.Policy {
-	if p := s.p.Load(); p != nil {
-		return p.Policy(id)
-	}
-	return nil
-}
-
-// kernel records what it is told.
-type kernel struct {
-	mu     sync.Mutex
-	open   map[netip.Addr][]policy.Opening
-	writes int
-	fail   error
-	hook   func() // called before each write, without the lock
-}
-
-func (k *kernel) SetAddress(_ policy.PolicyID, addr netip.Addr, o []policy.Opening) error {
-	k.mu.Lock()
-	hook := k.hook
-	k.mu.Unlock()
-	if hook != nil {
-		hook()
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.writes++
-	if k.fail != nil {
-		return k.fail
-	}
-	if k.open == nil {
-		k.open = map[netip.Addr][]policy.Opening{}
-	}
-	if k.open[addr] = o; len(o) == 0 {
-		delete(k.open, addr)
-	}
-	return nil
-}
-
-func (k *kernel) opens(addr string) []policy.Opening {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.open[netip.MustParseAddr(addr)]
-}
-
-func (k *kernel) addresses() []string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	out := []string{}
-	for a := range k.open {
-		out = append(out, a.String())
-	}
-	slices.Sort(out)
-	return out
-}
-
-func (k *kernel) setFail(err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.fail = err
-}
-
-func (k *kernel) setHook(f func()) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.hook = f
-}
-
-func (k *kernel) written() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.writes
-}
-
-type clock struct{ ns atomic.Int64 }
-
-func newClock() *clock {
-	c := new(clock)
-	c.ns.Store(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano())
-	return c
-}
-
-func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()) }
-func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
+func TestMain(m *testing.M) { os.Exit(learnedtest.Main(m)) }
 
 type events struct {
 	mu  sync.Mutex
@@ -216,24 +67,33 @@ func (o *origins) of(src netip.AddrPort) (Client, bool) {
 type rig struct {
 	*Server
 	t       testing.TB
-	names   *Names
-	pol     *snapshot
-	kernel  *kernel
+	names   *learned.Names
+	pol     *learnedtest.Policies
+	kernel  *learnedtest.Kernel
 	events  *events
 	origins *origins
-	clock   *clock
-	udp     []netip.AddrPort // 127.0.0.1 and ::1
+	clock   *learnedtest.Clock
+	inUse   map[netip.Addr]bool // addresses with open connections
+	udp     []netip.AddrPort    // 127.0.0.1 and ::1
 	tcp     []netip.AddrPort
 }
 
 func newRig(t testing.TB, c Config, upstreams ...netip.AddrPort) *rig {
 	t.Helper()
-	r := &rig{t: t, pol: new(snapshot), kernel: new(kernel), events: new(events), origins: new(origins), clock: newClock()}
-	r.pol.p.Store(compile(t, seedServices()...))
+	return newLearningRig(t, c, learned.Options{}, upstreams...)
+}
+
+// newLearningRig is newRig with options of what is learned.
+func newLearningRig(t testing.TB, c Config, o learned.Options, upstreams ...netip.AddrPort) *rig {
+	t.Helper()
+	r := &rig{t: t, pol: new(learnedtest.Policies), kernel: new(learnedtest.Kernel), events: new(events), origins: new(origins), clock: learnedtest.NewClock(), inUse: map[netip.Addr]bool{}}
+	r.pol.Store(learnedtest.Compile(t, learnedtest.Services()...))
 	r.setClient(Client{Workload: "w", Policy: policy.DefaultPolicy, Server: netip.MustParseAddrPort("192.0.2.53:53")})
 	guard := ipguard.New([]netip.Addr{netip.MustParseAddr("198.51.100.7")})
-	r.names = NewNames(r.kernel, r.pol, NamesOptions{Guard: guard, Now: r.clock.now})
-	c.Origins, c.Policies, c.Names, c.Guard, c.Sink, c.Now = r.origins, r.pol, r.names, guard, r.events, r.clock.now
+	o.Guard, o.Now = guard, r.clock.Now
+	o.InUse = func() (map[netip.Addr]bool, error) { return r.inUse, nil }
+	r.names = learned.New(r.kernel, r.pol, o)
+	c.Origins, c.Policies, c.Names, c.Guard, c.Sink, c.Now = r.origins, r.pol, r.names, guard, r.events, r.clock.Now
 	c.Upstreams.Servers = upstreams
 	if c.Upstreams.Timeout == 0 {
 		c.Upstreams.Timeout = 5 * time.Second // a busy machine must not fail the test
@@ -318,4 +178,21 @@ func edeOf(m *dns.Msg) int {
 		}
 	}
 	return -1
+}
+
+const id = policy.DefaultPolicy
+
+func answers(ttl time.Duration, addrs ...string) []learned.Answer {
+	var out []learned.Answer
+	for _, a := range addrs {
+		out = append(out, learned.Answer{Addr: netip.MustParseAddr(a), TTL: ttl})
+	}
+	return out
+}
+
+func mustLearn(t testing.TB, n *learned.Names, name string, a []learned.Answer) {
+	t.Helper()
+	if err := n.Learn(id, "w", name, a); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/egressd/egressd/internal/hostile"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -20,7 +21,7 @@ func TestHostileSpellings(t *testing.T) {
 	z := newZone(t)
 	// REFUSED tells a denial from the server's NXDOMAIN.
 	r := newRig(t, Config{Denied: DenyRefused}, z.addr)
-	r.pol.p.Store(compile(t, service("*.com", "*.example", "*.test", "*.1", "*.01", "*."+strings.Repeat("b", 61))))
+	r.pol.Store(learnedtest.Compile(t, learnedtest.Service("*.com", "*.example", "*.test", "*.1", "*.01", "*."+strings.Repeat("b", 61))))
 	c := Client{Workload: "w", Policy: policy.DefaultPolicy, Server: z.addr}
 	for _, s := range append(hostile.Spellings(), hostile.Forward()) {
 		if s.Wire == nil {
@@ -54,7 +55,7 @@ func TestHostileSpellings(t *testing.T) {
 // taken for a name below an allowed one.
 func TestHostileTargets(t *testing.T) {
 	q := dns.Question{Name: "q.test.", Qtype: dns.TypeHTTPS, Qclass: dns.ClassINET}
-	p := compile(t, service("*.wild.test")).Policy(policy.DefaultPolicy)
+	p := learnedtest.Compile(t, learnedtest.Service("*.wild.test")).Policy(policy.DefaultPolicy)
 	for target, stays := range map[string]bool{"x.wild.test.": true, "X.Wild.TEST.": true, `x\.wild.test.`: false, `x\046wild.test.`: false} {
 		rep := &dns.Msg{Answer: records(t, "q.test. 60 HTTPS 1 "+target)}
 		f := filter(rep, q, rules{maxTTL: 60, target: func(n string) bool { return allows(p, n) }})

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -100,7 +101,7 @@ func (k *keeper) round(ctx context.Context) {
 
 // look brings the list of names to what was learned.
 func (k *keeper) look(now time.Time) {
-	found := k.s.names.exact()
+	found := k.s.names.ExactNames(maxKept, maxKeptOfPolicy)
 	for name := range k.names {
 		if _, ok := found[name]; !ok {
 			delete(k.names, name)
@@ -111,11 +112,11 @@ func (k *keeper) look(now time.Time) {
 		if n == nil {
 			// Asked before its time is over, or those who connect would be
 			// refused meanwhile.
-			at := f.until.Add(-2 * k.s.names.o.Interval)
-			n = &keptName{at: at.Add(-jitter(max(0, at.Sub(now)))), last: f.until.Add(k.s.stale)}
+			at := f.Until.Add(-2 * k.s.names.Options().Interval)
+			n = &keptName{at: at.Add(-jitter(max(0, at.Sub(now)))), last: f.Until.Add(k.s.stale)}
 			k.names[name] = n
 		}
-		n.policies = f.policies
+		n.policies = f.Policies
 	}
 }
 
@@ -126,27 +127,27 @@ func jitter(d time.Duration) time.Duration { return rand.N(d/10 + 1) }
 // ask resolves one name and keeps what it answers.
 func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
 	s := k.s
-	answers, err := []Answer(nil), ErrUpstream
+	answers, err := []learned.Answer(nil), ErrUpstream
 	if k.failures.Load() < keepAtOnce {
 		s.stats.add(cKept)
 		answers, err = s.lookupCached(ctx, name, 0)
 	}
 	now := s.now()
-	slack := 2 * s.names.o.Interval
+	slack := 2 * s.names.Options().Interval
 	switch {
 	case err == nil:
 		k.failures.Store(0)
-		ttl := s.names.o.Cap
+		ttl := s.names.Options().Cap
 		for _, a := range answers {
 			ttl = min(ttl, a.TTL)
 		}
 		every := max(ttl, keepFloor)
-		n.at, n.last = now.Add(every-jitter(every)), now.Add(max(ttl, s.names.o.Floor)+s.stale)
+		n.at, n.last = now.Add(every-jitter(every)), now.Add(max(ttl, s.names.Options().Floor)+s.stale)
 		for i := range answers {
 			answers[i].TTL = max(answers[i].TTL, every+slack)
 		}
 		for _, id := range n.policies {
-			s.names.keep(id, name, answers)
+			s.names.Keep(id, name, answers)
 		}
 	case errors.Is(err, ErrUpstream):
 		// That no server answers says nothing about the name (RFC 8767).
@@ -155,112 +156,10 @@ func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
 		n.at = now.Add(keepAgain)
 		if until := n.at.Add(slack); until.Before(n.last) {
 			for _, id := range n.policies {
-				s.names.keepAll(id, name, until)
+				s.names.KeepUntil(id, name, until)
 			}
 		}
 	default:
 		n.at = now.Add(keepFloor)
-	}
-}
-
-// exactName is what is known of a name that is to be kept.
-type exactName struct {
-	policies     []policy.PolicyID
-	until, asked time.Time // the latest
-}
-
-// exact lists the learned names that policies name exactly, within the bounds
-// of what is kept.
-func (n *Names) exact() map[string]exactName {
-	out := map[string]exactName{}
-	tables := n.all()
-	each := min(maxKeptOfPolicy, maxKept/max(1, len(tables)))
-	for id, t := range tables {
-		found := t.exactNames(n.policies.Policy(id))
-		names := make([]string, 0, len(found))
-		for name := range found {
-			names = append(names, name)
-		}
-		if len(names) > each {
-			slices.SortFunc(names, func(a, b string) int {
-				return cmp.Or(found[b].asked.Compare(found[a].asked), cmp.Compare(a, b))
-			})
-			names = names[:each]
-		}
-		for _, name := range names {
-			e := out[name]
-			e.policies = append(e.policies, id)
-			if e.until.IsZero() || found[name].until.Before(e.until) {
-				e.until = found[name].until // the first to need it
-			}
-			out[name] = e
-		}
-	}
-	return out
-}
-
-// exactNames are those of one table.
-func (t *table) exactNames(p *policy.Policy) map[string]exactName {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	out := map[string]exactName{}
-	for name, addrs := range t.names {
-		var e exactName
-		for addr := range addrs {
-			pair := t.addrs[addr].pairs[name]
-			if pair.wild {
-				break // so are the others
-			}
-			if pair.until.After(e.until) {
-				e.until = pair.until
-			}
-			if pair.asked.After(e.asked) {
-				e.asked = pair.asked
-			}
-		}
-		if e.until.IsZero() {
-			continue
-		}
-		if h := lookup(p, name); h != nil && !h.Own && !h.Pattern.IsWildcard() {
-			out[name] = e
-		}
-	}
-	return out
-}
-
-// keep lets those of the answers that were learned for the name count on.
-func (n *Names) keep(id policy.PolicyID, name string, answers []Answer) {
-	t := n.peek(id)
-	if t == nil {
-		return
-	}
-	now := n.o.Now()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, a := range answers {
-		if _, ok := t.names[name][a.Addr]; ok {
-			t.prolong(t.addrs[a.Addr].pairs[name], now.Add(min(max(a.TTL, n.o.Floor), n.o.Cap)))
-		}
-	}
-}
-
-// keepAll lets all addresses of the name count until then.
-func (n *Names) keepAll(id policy.PolicyID, name string, until time.Time) {
-	t := n.peek(id)
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for addr := range t.names[name] {
-		t.prolong(t.addrs[addr].pairs[name], until)
-	}
-}
-
-// prolong lets p count until then at least.
-func (t *table) prolong(p *pair, until time.Time) {
-	if until.After(p.until) {
-		p.until = until
-		t.changes++
 	}
 }

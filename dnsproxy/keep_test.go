@@ -12,6 +12,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -40,8 +42,8 @@ func (k keeping) told(name string) {
 // pass lets time go by as the daemon does.
 func (k keeping) pass(d time.Duration) {
 	k.t.Helper()
-	for end := k.clock.now().Add(d); k.clock.now().Before(end); {
-		k.clock.advance(k.names.o.Interval)
+	for end := k.clock.Now().Add(d); k.clock.Now().Before(end); {
+		k.clock.Advance(k.names.Options().Interval)
 		k.k.round(context.Background())
 		if err := k.names.Expire(); err != nil {
 			k.t.Fatal(err)
@@ -51,7 +53,7 @@ func (k keeping) pass(d time.Duration) {
 
 func (k keeping) open(want ...string) {
 	k.t.Helper()
-	if got := k.kernel.addresses(); !slices.Equal(got, want) {
+	if got := k.kernel.Addresses(); !slices.Equal(got, want) {
 		k.t.Errorf("open: %v, want %v", got, want)
 	}
 }
@@ -113,8 +115,8 @@ func TestKeepOnly(t *testing.T) {
 			t.Errorf("asked %s", q)
 		}
 	}
-	k.pol.p.Store(compile(t, service("other.example.com")))
-	if err := k.names.Reapply(Both); err != nil {
+	k.pol.Store(learnedtest.Compile(t, learnedtest.Service("other.example.com")))
+	if err := k.names.Reapply(learned.Both); err != nil {
 		t.Fatal(err)
 	}
 	k.pass(time.Minute)
@@ -155,7 +157,7 @@ func TestKeepWithoutServers(t *testing.T) {
 // without waiting for one after the other.
 func TestKeepManyWithoutServers(t *testing.T) {
 	k := newKeeping(t)
-	k.pol.p.Store(compile(t, exactServices(200)...))
+	k.pol.Store(learnedtest.Compile(t, learnedtest.ExactServices(200)...))
 	for i := range 200 {
 		mustLearn(t, k.names, fmt.Sprintf("h%d.example.com", i), answers(time.Second, fmt.Sprintf("203.0.113.%d", i)))
 	}
@@ -165,82 +167,8 @@ func TestKeepManyWithoutServers(t *testing.T) {
 	if took := time.Since(began); took > 20*time.Second || k.Stats()["kept_failed"] != 200 {
 		t.Errorf("a round took %s: %v", took, k.Stats())
 	}
-	k.clock.advance(2*time.Second + k.names.o.Grace)
-	if err := k.names.Expire(); err != nil || len(k.kernel.addresses()) != 200 {
-		t.Errorf("%d addresses are open, %v", len(k.kernel.addresses()), err)
-	}
-}
-
-// TestKeepBounds: of more names than are kept, those asked for last are.
-func TestKeepBounds(t *testing.T) {
-	const n = maxKeptOfPolicy + 10
-	r := newNamesRig(t, NamesOptions{})
-	r.pol.p.Store(compile(t, exactServices(n)...))
-	for i := range n {
-		r.clock.advance(time.Millisecond)
-		mustLearn(t, r.Names, fmt.Sprintf("h%d.example.com", i), answers(time.Minute, fmt.Sprintf("198.18.%d.%d", i>>8, i&255)))
-	}
-	kept := r.exact()
-	_, oldest := kept["h9.example.com"]
-	_, newer := kept["h10.example.com"]
-	if len(kept) != maxKeptOfPolicy || oldest || !newer {
-		t.Errorf("%d names are kept, the oldest: %v, a newer one: %v", len(kept), oldest, newer)
-	}
-}
-
-// TestHeldIsNamed: while a connection holds an address its name is told to who
-// asks, or a new connection of the same program would be one without a name.
-func TestHeldIsNamed(t *testing.T) {
-	addr := netip.MustParseAddr("203.0.113.1")
-	used := map[netip.Addr]bool{addr: true}
-	r := newNamesRig(t, NamesOptions{InUse: func() (map[netip.Addr]bool, error) { return used, nil }})
-	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, addr.String()))
-	for range 3 {
-		r.clock.advance(time.Hour)
-		if err := r.Expire(); err != nil {
-			t.Fatal(err)
-		}
-		if got := r.NamesOf(id, addr); !slices.Equal(got, []string{"www.example.com"}) || r.kernel.opens(addr.String()) == nil {
-			t.Errorf("names of an address in use: %v", got)
-		}
-	}
-	clear(used)
-	if err := r.Expire(); err != nil || len(r.NamesOf(id, addr)) > 0 || r.kernel.opens(addr.String()) != nil {
-		t.Errorf("afterwards: %v, %v", r.NamesOf(id, addr), err)
-	}
-}
-
-// TestLately: what an address was learned for is known when its time is over.
-func TestLately(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{})
-	addr := netip.MustParseAddr("203.0.113.1")
-	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, addr.String()))
-	if name, _, ok := r.Lately(id, addr); ok {
-		t.Errorf("it is learned still: %s", name)
-	}
-	r.clock.advance(10 * time.Minute)
-	if err := r.Expire(); err != nil {
-		t.Fatal(err)
-	}
-	name, until, ok := r.Lately(id, netip.MustParseAddr("::ffff:203.0.113.1"))
-	if !ok || name != "www.example.com" || !until.Equal(r.clock.now()) {
-		t.Errorf("Lately = %s, %s, %v", name, until, ok)
-	}
-	if _, _, ok := r.Lately(7, addr); ok {
-		t.Error("another policy knows it")
-	}
-	for i := range maxLately + 5 {
-		a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
-		mustLearn(t, r.Names, "other.example.com", answers(time.Minute, a.String()))
-		r.clock.advance(10 * time.Minute)
-		if err := r.Expire(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, _, ok := r.Lately(id, addr); ok {
-		t.Error("the oldest was not forgotten")
-	}
-	if n := len(r.peek(id).lately.by); n != maxLately {
-		t.Errorf("%d are remembered", n)
+	k.clock.Advance(2*time.Second + k.names.Options().Grace)
+	if err := k.names.Expire(); err != nil || len(k.kernel.Addresses()) != 200 {
+		t.Errorf("%d addresses are open, %v", len(k.kernel.Addresses()), err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -64,7 +65,7 @@ func TestFilterPlain(t *testing.T) {
 
 // TestPlainTypes: of all types there are, these are asked under a wildcard.
 func TestPlainTypes(t *testing.T) {
-	p := compile(t, seedServices()...).Policy(policy.DefaultPolicy)
+	p := learnedtest.Compile(t, learnedtest.Services()...).Policy(policy.DefaultPolicy)
 	var plain, exact []string
 	for qtype := range 1 << 16 {
 		t := uint16(qtype)

@@ -190,3 +190,11 @@ func typeAllowed(t uint16, exact bool) bool {
 }
 
 func typeName(t uint16) string { return "type " + dns.Type(t).String() }
+
+// lookup is the host of a policy that matches name, nil without a policy.
+func lookup(p *policy.Policy, name string) *policy.Host {
+	if p == nil {
+		return nil
+	}
+	return p.Lookup(name)
+}

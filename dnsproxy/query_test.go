@@ -8,11 +8,13 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
 func TestDecide(t *testing.T) {
-	p := compile(t, append(seedServices(), service("4.3.2.1.in-addr.arpa"))...).Policy(policy.DefaultPolicy)
+	p := learnedtest.Compile(t, append(learnedtest.Services(), learnedtest.Service("4.3.2.1.in-addr.arpa"))...).Policy(policy.DefaultPolicy)
 	search := []string{"default.svc.cluster.local", "cluster.local"}
 	const in = dns.ClassINET
 	tests := []struct {
@@ -144,7 +146,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestSearchIsNormalized(t *testing.T) {
-	s := New(Config{Names: NewNames(new(kernel), new(snapshot), NamesOptions{}), Upstreams: Upstreams{Search: []string{".Corp.Example.", "b\x00d", ""}}})
+	s := New(Config{Names: learned.New(new(learnedtest.Kernel), new(learnedtest.Policies), learned.Options{}), Upstreams: Upstreams{Search: []string{".Corp.Example.", "b\x00d", ""}}})
 	if got := strings.Join(s.upstream.set.Load().Search, " "); got != "corp.example" {
 		t.Errorf("search = %q", got)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -36,16 +37,16 @@ const (
 // and while no server answers the old addresses are good for the time that
 // the kernel keeps them, see Config.Stale (RFC 8767).
 //
-// Errors wrap ErrName (not allowed), ErrNotFound, ErrAddress (all refused) or
+// Errors wrap learned.ErrName (not allowed), ErrNotFound, learned.ErrAddress (all refused) or
 // ErrUpstream.
 func (s *Server) Resolve(ctx context.Context, id policy.PolicyID, name string) ([]netip.Addr, error) {
 	normal, err := hostname.Normalize(name)
 	if err != nil {
-		return nil, fmt.Errorf("resolve %q: %w: %s", name, ErrName, err)
+		return nil, fmt.Errorf("resolve %q: %w: %s", name, learned.ErrName, err)
 	}
 	host := lookup(s.policies.Policy(id), normal)
 	if host == nil {
-		return nil, fmt.Errorf("resolve %s: %w", normal, ErrName)
+		return nil, fmt.Errorf("resolve %s: %w", normal, learned.ErrName)
 	}
 	return s.ResolveFor(ctx, id, normal, host)
 }
@@ -58,14 +59,14 @@ func (s *Server) Resolve(ctx context.Context, id policy.PolicyID, name string) (
 func (s *Server) ResolveFor(ctx context.Context, id policy.PolicyID, name string, match *policy.Host) ([]netip.Addr, error) {
 	name, err := hostname.Normalize(name)
 	if err != nil {
-		return nil, fmt.Errorf("resolve: %w: %s", ErrName, err)
+		return nil, fmt.Errorf("resolve: %w: %s", learned.ErrName, err)
 	}
 	s.stats.add(cResolve)
 	answers, err := s.lookupCached(ctx, name, s.slack(match))
 	if errors.Is(err, ErrUpstream) {
 		// What the kernel lets pass to an old address must get through here
 		// as well. Nothing is learned by it, so it lasts no longer for it.
-		if open := s.guarded(s.names.openAddrsOf(id, name), match); len(open) > 0 {
+		if open := s.guarded(s.names.OpenAddrsOf(id, name), match); len(open) > 0 {
 			return open, nil
 		}
 	}
@@ -80,7 +81,7 @@ func (s *Server) ResolveFor(ctx context.Context, id policy.PolicyID, name string
 	}
 	if addrs = s.guarded(addrs, match); len(addrs) == 0 {
 		s.stats.add(cAddrRefused)
-		return nil, fmt.Errorf("resolve %s: %w", name, ErrAddress)
+		return nil, fmt.Errorf("resolve %s: %w", name, learned.ErrAddress)
 	}
 	s.learnResolved(id, name, answers)
 	return addrs, nil
@@ -89,20 +90,20 @@ func (s *Server) ResolveFor(ctx context.Context, id policy.PolicyID, name string
 // guarded leaves out the addresses that match must not have.
 func (s *Server) guarded(addrs []netip.Addr, match *policy.Host) []netip.Addr {
 	return slices.DeleteFunc(addrs, func(a netip.Addr) bool {
-		ok, _ := s.guard.Check(a, guardOptions(match))
+		ok, _ := s.guard.Check(a, learned.GuardOptions(match))
 		return !ok
 	})
 }
 
 // learnResolved learns what Resolve found. A failure is counted and no more:
 // the core dials from egressd's own cgroup, which needs no opening.
-func (s *Server) learnResolved(id policy.PolicyID, name string, answers []Answer) {
+func (s *Server) learnResolved(id policy.PolicyID, name string, answers []learned.Answer) {
 	host := lookup(s.policies.Policy(id), name)
 	if host == nil || host.Own {
 		return // workloads see egressd's own answers for an own name, not these
 	}
-	good := slices.DeleteFunc(slices.Clone(answers), func(a Answer) bool {
-		ok, _ := s.guard.Check(a.Addr, guardOptions(host))
+	good := slices.DeleteFunc(slices.Clone(answers), func(a learned.Answer) bool {
+		ok, _ := s.guard.Check(a.Addr, learned.GuardOptions(host))
 		return !ok
 	})
 	// The refusals among them have their counters in learn.
@@ -118,7 +119,7 @@ type cache struct {
 }
 
 type entry struct {
-	answers []Answer
+	answers []learned.Answer
 	err     error
 	// until is when to ask again, over when the time of the answers ends; for
 	// Server.slack after that they are better than a failure. failed is why the
@@ -131,9 +132,9 @@ type entry struct {
 // answers; for nil, as long as for anybody.
 func (s *Server) slack(match *policy.Host) time.Duration {
 	if match != nil && match.Pattern.IsWildcard() {
-		return s.names.o.Grace
+		return s.names.Options().Grace
 	}
-	return max(s.names.o.Grace, s.stale)
+	return max(s.names.Options().Grace, s.stale)
 }
 
 // flight is one resolution that is under way; done is closed after entry is
@@ -151,7 +152,7 @@ func newCache() *cache {
 // lookupCached returns the addresses of name, with what is left of their time.
 // While no server answers, or not within staleWait, those that are older are good
 // for slack.
-func (s *Server) lookupCached(ctx context.Context, name string, slack time.Duration) ([]Answer, error) {
+func (s *Server) lookupCached(ctx context.Context, name string, slack time.Duration) ([]learned.Answer, error) {
 	c := s.cache
 	c.mu.Lock()
 	e := c.entries[name]
@@ -186,7 +187,7 @@ func (s *Server) lookupCached(ctx context.Context, name string, slack time.Durat
 }
 
 // remaining are e's addresses with the time that is left of e.
-func (s *Server) remaining(e *entry, slack time.Duration) ([]Answer, error) {
+func (s *Server) remaining(e *entry, slack time.Duration) ([]learned.Answer, error) {
 	now := s.now()
 	if e.failed != nil && !now.Before(e.over.Add(slack)) {
 		return nil, e.failed
@@ -238,14 +239,14 @@ func (c *cache) evict(now time.Time, slack time.Duration) {
 // resolve asks for both families at once. One family's failure is forgiven
 // when the other has addresses.
 func (s *Server) resolve(ctx context.Context, name string) *entry {
-	var found [2][]Answer
+	var found [2][]learned.Answer
 	var errs [2]error
 	var wg sync.WaitGroup
 	for i, qtype := range [2]uint16{dns.TypeA, dns.TypeAAAA} {
 		wg.Go(func() { found[i], errs[i] = s.resolveType(ctx, name, qtype) })
 	}
 	wg.Wait()
-	now, o := s.now(), s.names.o
+	now, o := s.now(), s.names.Options()
 	e := &entry{answers: slices.Concat(found[0], found[1])}
 	if len(e.answers) == 0 {
 		if err := errors.Join(errs[0], errs[1]); err != nil {
@@ -270,7 +271,7 @@ func (s *Server) resolve(ctx context.Context, name string) *entry {
 // ownAccount is whose questions egressd's own are.
 const ownAccount = "egressd"
 
-func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (found []Answer, err error) {
+func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (found []learned.Answer, err error) {
 	defer func() {
 		if r := recover(); r != nil { // as in reply: one lookup, not the node
 			s.stats.add(cPanic)
@@ -285,6 +286,6 @@ func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (fo
 	if clientRcode(rep.Rcode) == dns.RcodeServerFailure {
 		return nil, fmt.Errorf("%w: %s", ErrUpstream, dns.RcodeToString[rep.Rcode])
 	}
-	f := filter(rep, q, rules{maxTTL: uint32(s.names.o.Cap / time.Second)})
+	f := filter(rep, q, rules{maxTTL: uint32(s.names.Options().Cap / time.Second)})
 	return f.addrs, nil
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -26,10 +28,10 @@ func TestResolve(t *testing.T) {
 		{"WWW.example.com.", "[203.0.113.1 2001:4860::1]", nil},
 		{"other.example.com", "[203.0.113.2]", nil},
 		{"mixed.wild.test", "[203.0.113.3]", nil},
-		{"bad.wild.test", "[]", ErrAddress},
+		{"bad.wild.test", "[]", learned.ErrAddress},
 		{"none.wild.test", "[]", ErrNotFound},
-		{"evil.test", "[]", ErrName},
-		{"no name", "[]", ErrName},
+		{"evil.test", "[]", learned.ErrName},
+		{"no name", "[]", learned.ErrName},
 	}
 	z := newZone(t, internet...)
 	for _, tt := range tests {
@@ -38,12 +40,12 @@ func TestResolve(t *testing.T) {
 		if fmt.Sprint(got) != tt.want || !errors.Is(err, tt.err) {
 			t.Errorf("%s: %v, %v; want %s, %v", tt.name, got, err, tt.want, tt.err)
 		}
-		if open := fmt.Sprint(r.kernel.addresses()); len(got) != len(r.kernel.addresses()) {
+		if open := fmt.Sprint(r.kernel.Addresses()); len(got) != len(r.kernel.Addresses()) {
 			t.Errorf("%s: opened %s", tt.name, open)
 		}
 	}
 	r := newRig(t, Config{}, z.addr)
-	if _, err := r.Resolve(context.Background(), 9, "www.example.com"); !errors.Is(err, ErrName) {
+	if _, err := r.Resolve(context.Background(), 9, "www.example.com"); !errors.Is(err, learned.ErrName) {
 		t.Errorf("unknown policy: %v", err)
 	}
 }
@@ -61,10 +63,10 @@ func TestResolveForEndpoints(t *testing.T) {
 		t.Errorf("service: %v, %v", got, err)
 	}
 	wild := r.pol.Policy(policy.DefaultPolicy).Lookup("a.wild.test")
-	if _, err = r.ResolveFor(context.Background(), policy.DefaultPolicy, "svc.test", wild); !errors.Is(err, ErrAddress) {
+	if _, err = r.ResolveFor(context.Background(), policy.DefaultPolicy, "svc.test", wild); !errors.Is(err, learned.ErrAddress) {
 		t.Errorf("a private address for a wildcard: %v", err)
 	}
-	if got := r.kernel.addresses(); len(got) != 0 {
+	if got := r.kernel.Addresses(); len(got) != 0 {
 		t.Errorf("names that are not allowed opened %v", got)
 	}
 }
@@ -95,7 +97,7 @@ func TestResolveCaches(t *testing.T) {
 		{"back", 2 * time.Second, 0, 2, "[203.0.113.1 2001:4860::1]", nil},
 	}
 	for _, s := range steps {
-		r.clock.advance(s.after)
+		r.clock.Advance(s.after)
 		if err := r.names.Expire(); err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +170,7 @@ func TestResolveForgivesOneFamily(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	z.takeAsked()
-	r.clock.advance(failureTime)
+	r.clock.Advance(failureTime)
 	if _, err := r.Resolve(context.Background(), policy.DefaultPolicy, "www.example.com"); err != nil || !slices.Contains(z.takeAsked(), "www.example.com. AAAA udp") {
 		t.Errorf("the missing family was not asked for again (%v)", err)
 	}
@@ -180,8 +182,8 @@ func TestResolveFollowsThePolicy(t *testing.T) {
 	if _, err := r.Resolve(context.Background(), policy.DefaultPolicy, "a.lax.test"); err != nil {
 		t.Fatal(err)
 	}
-	r.pol.p.Store(compile(t, service("*.lax.test")))
-	if _, err := r.Resolve(context.Background(), policy.DefaultPolicy, "a.lax.test"); !errors.Is(err, ErrAddress) {
+	r.pol.Store(learnedtest.Compile(t, learnedtest.Service("*.lax.test")))
+	if _, err := r.Resolve(context.Background(), policy.DefaultPolicy, "a.lax.test"); !errors.Is(err, learned.ErrAddress) {
 		t.Errorf("a cached private address under the stricter policy: %v", err)
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -63,8 +64,8 @@ type Origins interface {
 // required; for the rest the zero value takes the default.
 type Config struct {
 	Origins  Origins
-	Policies Policies
-	Names    *Names
+	Policies learned.Policies
+	Names    *learned.Names
 	// Upstreams are the trusted servers; SetUpstreams changes them.
 	Upstreams Upstreams
 	// SearchOf returns the suffixes of a client's own resolv.conf, which may be
@@ -99,8 +100,8 @@ type Config struct {
 // Server is the DNS proxy. It is safe for concurrent use.
 type Server struct {
 	origins  Origins
-	policies Policies
-	names    *Names
+	policies learned.Policies
+	names    *learned.Names
 	searchOf func(Client) []string
 	serves   func(Client, netip.AddrPort) bool
 	denial   Denial
@@ -241,5 +242,11 @@ func pause(ctx context.Context, n int) bool {
 		return false
 	case <-t.C:
 		return true
+	}
+}
+
+func setDefault[T int | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -82,7 +84,7 @@ func TestServe(t *testing.T) {
 					if asked := z.takeAsked(); (len(asked) > 0) != tt.asked {
 						t.Errorf("upstream was asked %v", asked)
 					}
-					if got := r.kernel.addresses(); !slices.Equal(got, tt.opened) {
+					if got := r.kernel.Addresses(); !slices.Equal(got, tt.opened) {
 						t.Errorf("opened %v, want %v", got, tt.opened)
 					}
 					r.expectEvent(tt.reason, false)
@@ -122,7 +124,7 @@ func TestAnswerIsLearnedBeforeItIsSent(t *testing.T) {
 	defer c.Close()
 	buf := make([]byte, 1500)
 	written := make(chan struct{})
-	r.kernel.setHook(func() {
+	r.kernel.SetHook(func() {
 		defer close(written)
 		_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 		if n, err := c.Read(buf); err == nil {
@@ -141,7 +143,7 @@ func TestAnswerIsLearnedBeforeItIsSent(t *testing.T) {
 	if _, err := c.Read(buf); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.kernel.opens("203.0.113.1")) != 1 {
+	if len(r.kernel.Opens("203.0.113.1")) != 1 {
 		t.Error("the reply is here and the address is not open")
 	}
 }
@@ -149,7 +151,7 @@ func TestAnswerIsLearnedBeforeItIsSent(t *testing.T) {
 func TestKernelErrorWithholdsTheAnswer(t *testing.T) {
 	z := newZone(t, internet...)
 	r := newRig(t, Config{}, z.addr).serve()
-	r.kernel.setFail(errors.New("no space left"))
+	r.kernel.SetFail(errors.New("no space left"))
 	m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA))
 	if m.Rcode != dns.RcodeServerFailure || len(m.Answer) != 0 {
 		t.Errorf("reply: %v", m)
@@ -161,8 +163,7 @@ func TestKernelErrorWithholdsTheAnswer(t *testing.T) {
 
 func TestFullTableWithholdsTheAnswer(t *testing.T) {
 	z := newZone(t, internet...)
-	r := newRig(t, Config{}, z.addr)
-	r.names.o.MaxAddrs = 1
+	r := newLearningRig(t, Config{}, learned.Options{MaxAddrs: 1}, z.addr)
 	r.serve()
 	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)); m.Rcode != dns.RcodeSuccess {
 		t.Fatal(m)
@@ -171,7 +172,7 @@ func TestFullTableWithholdsTheAnswer(t *testing.T) {
 		t.Errorf("reply: %v", m)
 	}
 	r.expectEvent(policy.ReasonQuota, false)
-	if got := r.kernel.addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
+	if got := r.kernel.Addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
 		t.Errorf("open: %v", got)
 	}
 }
@@ -196,7 +197,7 @@ func TestAuditForwardsAndTells(t *testing.T) {
 		if got := texts(m.Answer); !slices.Equal(got, tt.want) || m.Rcode != 0 {
 			t.Errorf("%s: %v %v", tt.name, dns.RcodeToString[m.Rcode], got)
 		}
-		if got := r.kernel.addresses(); !slices.Equal(got, tt.opened) {
+		if got := r.kernel.Addresses(); !slices.Equal(got, tt.opened) {
 			t.Errorf("%s: opened %v", tt.name, got)
 		}
 		r.expectEvent(tt.reason, true)
@@ -251,7 +252,7 @@ func TestOwnAnswersRotate(t *testing.T) {
 func TestServeWhileThePolicyChanges(t *testing.T) {
 	z := newZone(t, internet...)
 	r := newRig(t, Config{}, z.addr).serve()
-	wide, narrow := compile(t, seedServices()...), compile(t, service("www.example.com"))
+	wide, narrow := learnedtest.Compile(t, learnedtest.Services()...), learnedtest.Compile(t, learnedtest.Service("www.example.com"))
 	names := []string{"www.example.com.", "other.example.com.", "mixed.wild.test.", "evil.test."}
 	var clients sync.WaitGroup
 	for g := range 4 {
@@ -266,18 +267,18 @@ func TestServeWhileThePolicyChanges(t *testing.T) {
 		})
 	}
 	for i := range 50 {
-		next := new(snapshot)
-		next.p.Store([]*policy.Snapshot{wide, narrow}[i%2])
-		if err := errors.Join(r.names.ReapplyTo(next, Tighten), r.names.Expire()); err != nil {
+		next := new(learnedtest.Policies)
+		next.Store([]*policy.Snapshot{wide, narrow}[i%2])
+		if err := errors.Join(r.names.ReapplyTo(next, learned.Tighten), r.names.Expire()); err != nil {
 			t.Error(err)
 		}
-		r.pol.p.Store(next.p.Load())
-		if err := r.names.Reapply(Loosen); err != nil {
+		r.pol.Store(next.Load())
+		if err := r.names.Reapply(learned.Loosen); err != nil {
 			t.Error(err)
 		}
 	}
 	clients.Wait() // the narrow policy came last
-	if got := r.kernel.addresses(); len(got) > 1 || len(got) == 1 && got[0] != "203.0.113.1" {
+	if got := r.kernel.Addresses(); len(got) > 1 || len(got) == 1 && got[0] != "203.0.113.1" {
 		t.Errorf("open under the last policy: %v", got)
 	}
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -40,11 +42,12 @@ func TestOneQueryForAll(t *testing.T) {
 		<-hold
 		_ = w.WriteMsg(zoneReply(q, []string{"x.wild.test. 60 A 203.0.113.1", "x.wild.test. 60 A 10.0.0.1"}))
 	})
-	lax := service("*.wild.test")
+	lax := learnedtest.Service("*.wild.test")
 	lax.AllowPrivate = true
-	views := twoViews{compile(t, service("*.wild.test")).Policy(id), compile(t, lax).Policy(id)}
+	views := twoViews{learnedtest.Compile(t, learnedtest.Service("*.wild.test")).Policy(id), learnedtest.Compile(t, lax).Policy(id)}
 	r := newRig(t, Config{}, z.addr)
-	r.Server.policies, r.names.policies = views, views
+	r.names = learned.New(r.kernel, views, learned.Options{})
+	r.Server.policies, r.Server.names = views, r.names
 	var wg sync.WaitGroup
 	for i := range askers {
 		wg.Go(func() {

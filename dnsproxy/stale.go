@@ -126,7 +126,7 @@ func (s *Server) keepLast(key sameQuery, rep *dns.Msg, err error) {
 		s.last.drop(key)
 		return
 	}
-	ttl := s.names.o.Cap
+	ttl := s.names.Options().Cap
 	for _, rr := range rep.Answer {
 		ttl = min(ttl, time.Duration(rr.Header().Ttl)*time.Second)
 	}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 )
 
 // outages are the ways in which servers have no answer.
@@ -47,16 +49,16 @@ func TestStale(t *testing.T) {
 				ask(name, dns.TypeAAAA)
 			}
 			z.setHandle(outage)
-			r.clock.advance(30 * time.Minute)
-			if err := r.names.Expire(); err != nil || len(r.kernel.addresses()) != 0 {
-				t.Fatalf("open: %v, %v", r.kernel.addresses(), err)
+			r.clock.Advance(30 * time.Minute)
+			if err := r.names.Expire(); err != nil || len(r.kernel.Addresses()) != 0 {
+				t.Fatalf("open: %v, %v", r.kernel.Addresses(), err)
 			}
 			m := ask("www.example.com.", dns.TypeA)
 			want := []string{"www.example.com. 30 IN CNAME edge.test.", "edge.test. 30 IN A 203.0.113.1", "edge.test. 30 IN A 203.0.113.2"}
 			if got := texts(m.Answer); !slices.Equal(got, want) || edeOf(m) != int(dns.ExtendedErrorCodeStaleAnswer) {
 				t.Errorf("the old answer: %v", m)
 			}
-			if got := r.kernel.addresses(); !slices.Equal(got, []string{"203.0.113.1", "203.0.113.2"}) {
+			if got := r.kernel.Addresses(); !slices.Equal(got, []string{"203.0.113.1", "203.0.113.2"}) {
 				t.Errorf("open: %v", got)
 			}
 			if m := ask("www.example.com.", dns.TypeAAAA); m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1 {
@@ -74,13 +76,13 @@ func TestStale(t *testing.T) {
 				t.Errorf("stale = %d", n)
 			}
 			// Not longer than the bound, and not what is not allowed any more.
-			was := r.pol.p.Load()
-			r.pol.p.Store(compile(t, service("other.example.com")))
+			was := r.pol.Load()
+			r.pol.Store(learnedtest.Compile(t, learnedtest.Service("other.example.com")))
 			if m := ask("www.example.com.", dns.TypeA); m.Rcode != dns.RcodeNameError {
 				t.Errorf("a name that was removed: %v", m)
 			}
-			r.pol.p.Store(was)
-			r.clock.advance(31 * time.Minute)
+			r.pol.Store(was)
+			r.clock.Advance(31 * time.Minute)
 			if m := ask("www.example.com.", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
 				t.Errorf("after the bound: %v", m)
 			}
@@ -188,7 +190,7 @@ func TestStaleOfAForwarder(t *testing.T) {
 
 // TestStaleBounds: of more answers than are kept any may go.
 func TestStaleBounds(t *testing.T) {
-	l, now := lastAnswers{by: map[sameQuery]*lastAnswer{}}, newClock().now()
+	l, now := lastAnswers{by: map[sameQuery]*lastAnswer{}}, learnedtest.NewClock().Now()
 	for i := range maxLast + 10 {
 		l.put(sameQuery{name: fmt.Sprint(i)}, nil, now, now.Add(-time.Hour))
 	}
@@ -218,7 +220,7 @@ func TestResolveStaleIsQuick(t *testing.T) {
 		<-release
 		_ = w.WriteMsg(zoneReply(q, []string{"www.example.com. 60 A 203.0.113.9"}))
 	})
-	r.clock.advance(10 * time.Minute)
+	r.clock.Advance(10 * time.Minute)
 	began := time.Now()
 	for range 20 {
 		if got := resolve(); got != "[203.0.113.1] <nil>" {
@@ -243,7 +245,8 @@ func TestStaleIsGuarded(t *testing.T) {
 	r := newRig(t, Config{}, z.addr)
 	var own ipguard.Addresses
 	r.guard = ipguard.NewLive(&own)
-	r.names.o.Guard = r.guard
+	r.names = learned.New(r.kernel, r.pol, learned.Options{Guard: r.guard, Now: r.clock.Now})
+	r.Server.names = r.names
 	r.serve()
 	ask := func() string {
 		return fmt.Sprint(texts(r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)).Answer))
@@ -278,7 +281,7 @@ func TestResolveStale(t *testing.T) {
 	}
 	for i, s := range steps {
 		z.setHandle(s.handle)
-		r.clock.advance(s.after)
+		r.clock.Advance(s.after)
 		if err := r.names.Expire(); err != nil {
 			t.Fatal(err)
 		}

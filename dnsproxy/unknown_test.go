@@ -8,6 +8,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -19,7 +20,7 @@ func TestUnknownNames(t *testing.T) {
 		Ref:    policy.Ref{Kind: "AuthorizationPolicy", Namespace: "default", Name: "deny"},
 		Action: policy.AuthDeny, Rules: []*policy.AuthRule{{}},
 	}
-	services := append(seedServices(), service("denied.test"))
+	services := append(learnedtest.Services(), learnedtest.Service("denied.test"))
 	for _, s := range services {
 		if slices.Contains(s.Hosts, "denied.test") {
 			deny.Targets = []policy.AuthTarget{{Kind: "ServiceEntry", Name: s.Ref.Name}}
@@ -36,7 +37,7 @@ func TestUnknownNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.pol.p.Store(s)
+		r.pol.Store(s)
 		for _, c := range []struct {
 			name   string
 			qtype  uint16
@@ -63,12 +64,12 @@ func TestUnknownNames(t *testing.T) {
 				t.Errorf("%v %s: events %+v", mesh, c.name, all)
 			}
 		}
-		if got := r.kernel.addresses(); len(got) != 0 {
+		if got := r.kernel.Addresses(); len(got) != 0 {
 			t.Errorf("%v: opened %v", mesh, got)
 		}
 		// A name that a rule has is learned as ever.
 		r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA))
-		if got := r.kernel.addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
+		if got := r.kernel.Addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
 			t.Errorf("%v: opened %v", mesh, got)
 		}
 	}

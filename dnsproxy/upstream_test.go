@@ -170,7 +170,7 @@ func TestTruncation(t *testing.T) {
 		})
 	}
 	// What did not fit was learned all the same: the client asks for it again by TCP.
-	if got := len(r.kernel.addresses()); got != 100 {
+	if got := len(r.kernel.Addresses()); got != 100 {
 		t.Errorf("%d addresses are open", got)
 	}
 	if !slices.Contains(z.takeAsked(), "www.example.com. A tcp") {

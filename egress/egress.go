@@ -6,13 +6,13 @@
 package egress
 
 import (
-	"github.com/egressd/egressd/forward"
-	"github.com/egressd/egressd/internal/ipguard"
-	"github.com/egressd/egressd/policy"
-
 	"context"
 	"net/netip"
 	"slices"
+
+	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy"
 )
 
 // Policies gives the newest compiled policy of an id, nil when there is none.

@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -91,7 +92,7 @@ func (t *conn) flow(dst, src *net.TCPConn) (sent int64, err error) {
 		case q == nil:
 			n, err = t.copyOnce(dst, src)
 			sent += int64(n)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return sent, nil
 			}
 		default:
@@ -112,7 +113,7 @@ func (t *conn) fill(in syscall.RawConn) (q *pipePair, n int, err error) {
 	err = in.Read(func(fd uintptr) bool {
 		if q = t.acquire(); q == nil {
 			n, failed = peekable(int(fd))
-			return failed != unix.EAGAIN
+			return !errors.Is(failed, unix.EAGAIN)
 		}
 		n, failed = spliceOnce(q.w, int(fd), pipeSize)
 		if n > 0 {
@@ -120,7 +121,7 @@ func (t *conn) fill(in syscall.RawConn) (q *pipePair, n int, err error) {
 		}
 		t.release(q, true)
 		q = nil
-		return failed != unix.EAGAIN
+		return !errors.Is(failed, unix.EAGAIN)
 	})
 	if err == nil {
 		err = failed
@@ -135,7 +136,7 @@ func drain(out syscall.RawConn, q *pipePair, n int) (sent int, err error) {
 		for sent < n {
 			var m int
 			if m, failed = spliceOnce(int(fd), q.r, n-sent); failed != nil {
-				return failed != unix.EAGAIN
+				return !errors.Is(failed, unix.EAGAIN)
 			}
 			sent += m
 		}

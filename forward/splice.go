@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -70,7 +71,7 @@ func (t *conn) readSecond(up net.Conn, p *peeked) (sent int64, more bool) {
 		w, werr := up.Write(buf[:n])
 		sent += int64(w)
 		switch {
-		case err == io.EOF && werr == nil:
+		case errors.Is(err, io.EOF) && werr == nil:
 			closeWrite(up)
 			return sent, false
 		case err != nil || werr != nil:

@@ -5,6 +5,7 @@ package forward
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -67,7 +68,7 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 	x.tunnelled, err = io.Copy(up, io.MultiReader(bytes.NewReader(early), nc))
 	x.passEnd(up, err)
 	<-done
-	if context.Cause(x.ctx) == errPolicyChanged {
+	if errors.Is(context.Cause(x.ctx), errPolicyChanged) {
 		x.decision.Verdict, x.reason = policy.Deny, policy.ReasonPolicyChanged
 	}
 }

@@ -3,7 +3,7 @@
 # benchmark or the test machines use, and only those that are missing. No
 # service is started, and none that runs is touched.
 #
-#   hack/install-test-deps.sh [test] [generate] [bench] [vm]     (default: test)
+#   hack/install-test-deps.sh [test] [generate] [lint] [bench] [vm]     (default: test)
 set -euo pipefail
 
 missing=()
@@ -43,6 +43,9 @@ for set in "${@:-test}"; do
 		need_file /usr/include/bpf/bpf_helpers.h libbpf-dev
 		need_file /usr/include/linux/bpf.h linux-libc-dev
 		;;
+	lint)
+		need_command shellcheck shellcheck
+		;;
 	bench)
 		need_command nginx nginx-light
 		need_file /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
@@ -54,7 +57,7 @@ for set in "${@:-test}"; do
 		need_command qemu-system-x86_64 qemu-system-x86
 		;;
 	*)
-		echo "usage: $0 [test] [generate] [bench] [vm]" >&2
+		echo "usage: $0 [test] [generate] [lint] [bench] [vm]" >&2
 		exit 2
 		;;
 	esac

@@ -3,6 +3,7 @@
 package loader_test
 
 import (
+	"errors"
 	"net/netip"
 	"strconv"
 
@@ -192,7 +193,7 @@ func sockaddr(sa unix.Sockaddr) string {
 }
 
 func errnoName(err error) string {
-	if e, ok := err.(unix.Errno); ok {
+	if e, ok := errors.AsType[unix.Errno](err); ok {
 		return unix.ErrnoName(e)
 	}
 	return err.Error()

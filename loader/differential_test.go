@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/bpf"
-	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
@@ -80,7 +80,7 @@ func kernelVerdict(m *ebpf.Map, transport string, dst netip.AddrPort) (policy.Ve
 	return policy.Verdict(st.Verdict), peer, err
 }
 
-// compiled is a dnsproxy.Policies of one snapshot; nil has no policy.
+// compiled is a learned.Policies of one snapshot; nil has no policy.
 type compiled struct{ s *policy.Snapshot }
 
 func (c *compiled) Policy(id policy.PolicyID) *policy.Policy {
@@ -133,7 +133,7 @@ func differential(t *testing.T, r *rig) {
 		change := policy.Diff(before, s)
 		must(t, errors.Join(r.dp.Tighten(change), r.dp.Loosen(change)))
 		before = s
-		names := dnsproxy.NewNames(r.dp, &compiled{s}, dnsproxy.NamesOptions{})
+		names := learned.New(r.dp, &compiled{s}, learned.Options{})
 		g.learn(t, names, p)
 		asked := g.flows(flowsEach)
 		got := r.askKernel(asked)
@@ -160,7 +160,7 @@ func differential(t *testing.T, r *rig) {
 		if t.Failed() {
 			t.Fatal(s.Text())
 		}
-		must(t, names.ReapplyTo(&compiled{}, dnsproxy.Tighten)) // forget them all
+		must(t, names.ReapplyTo(&compiled{}, learned.Tighten)) // forget them all
 	}
 	for _, v := range []policy.Verdict{policy.Deny, policy.Direct, policy.Inspect, policy.Proxy} {
 		if seen[v] < flows/50 {
@@ -285,15 +285,15 @@ func (g *generator) addresses(s *policy.Service) {
 }
 
 // learn lets allowed names have some of the addresses.
-func (g *generator) learn(t *testing.T, names *dnsproxy.Names, p *policy.Policy) {
+func (g *generator) learn(t *testing.T, names *learned.Names, p *policy.Policy) {
 	t.Helper()
 	for range 16 {
 		name := g.host()
 		if h := p.Lookup(name); h == nil || h.Own {
 			continue
 		}
-		err := names.Learn(testPolicy, "w", name, []dnsproxy.Answer{{Addr: g.addr(), TTL: time.Hour}, {Addr: g.addr(), TTL: time.Hour}})
-		if err != nil && !errors.Is(err, dnsproxy.ErrAddress) {
+		err := names.Learn(testPolicy, "w", name, []learned.Answer{{Addr: g.addr(), TTL: time.Hour}, {Addr: g.addr(), TTL: time.Hour}})
+		if err != nil && !errors.Is(err, learned.ErrAddress) {
 			t.Fatal(err)
 		}
 	}

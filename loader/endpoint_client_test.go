@@ -4,6 +4,7 @@ package loader_test
 
 import (
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"strconv"
 
@@ -24,7 +25,7 @@ func connectOddly(addr netip.AddrPort, how string) result {
 	defer unix.Close(fd)
 	if how == "fastopen" {
 		err = unix.Sendto(fd, []byte("hello"), unix.MSG_FASTOPEN, sa)
-	} else if err = unix.Connect(fd, sa); err == unix.EINPROGRESS {
+	} else if err = unix.Connect(fd, sa); errors.Is(err, unix.EINPROGRESS) {
 		if err = wait(fd, unix.POLLOUT); err == nil {
 			_, err = unix.Write(fd, []byte("hello"))
 		}

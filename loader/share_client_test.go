@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -55,7 +56,7 @@ func (c *talker) end() {
 	c.cmd = nil
 	_ = c.in.Close()
 	_, _ = io.Copy(io.Discard, c.out)
-	if _, bad := cmd.Wait().(*exec.ExitError); bad {
+	if _, bad := errors.AsType[*exec.ExitError](cmd.Wait()); bad {
 		c.r.t.Errorf("%v failed", cmd.Args)
 	}
 }

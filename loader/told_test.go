@@ -3,6 +3,7 @@
 package loader_test
 
 import (
+	"errors"
 	"net/netip"
 	"strconv"
 	"testing"
@@ -21,7 +22,7 @@ func bound(addr netip.AddrPort, device string) result {
 		err = unix.BindToDevice(fd, device)
 	}
 	for range 3 {
-		if err == nil || err == unix.EPERM {
+		if err == nil || errors.Is(err, unix.EPERM) {
 			err = unix.Sendto(fd, []byte("hello"), 0, sa)
 		}
 	}
@@ -41,7 +42,7 @@ func refusedMany(addr netip.AddrPort, n string) result {
 		}
 		err = unix.Connect(fd, sa)
 		unix.Close(fd)
-		if err != unix.ECONNREFUSED {
+		if !errors.Is(err, unix.ECONNREFUSED) {
 			return result{Errno: "connect: " + errnoName(err)}
 		}
 	}

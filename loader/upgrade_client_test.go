@@ -5,6 +5,7 @@ package loader_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -104,10 +105,10 @@ func knock(addr netip.AddrPort, closed []string) result {
 			return result{Errno: fmt.Sprintf("round %d: the open address: %+v", rounds, r)}
 		}
 		for _, c := range closed {
-			if err := attempt(netip.MustParseAddrPort(c), unix.SOCK_STREAM); err != unix.ECONNREFUSED {
+			if err := attempt(netip.MustParseAddrPort(c), unix.SOCK_STREAM); !errors.Is(err, unix.ECONNREFUSED) {
 				return result{Errno: fmt.Sprintf("round %d: connect %s: %v", rounds, c, err)}
 			}
-			if err := attempt(netip.MustParseAddrPort(c), unix.SOCK_DGRAM); err != unix.EPERM {
+			if err := attempt(netip.MustParseAddrPort(c), unix.SOCK_DGRAM); !errors.Is(err, unix.EPERM) {
 				return result{Errno: fmt.Sprintf("round %d: send to %s: %v", rounds, c, err)}
 			}
 		}

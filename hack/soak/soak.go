@@ -257,7 +257,7 @@ func (s *soak) policyOther(ctx context.Context, hash string) error {
 func (s *soak) settle(first sample) {
 	ctx, cancel := context.WithTimeout(context.Background(), quietTime)
 	defer cancel()
-	text := "no sample"
+	var text string
 	for {
 		if now, err := s.sample(ctx); err != nil {
 			text = err.Error()

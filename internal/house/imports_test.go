@@ -11,7 +11,7 @@ import (
 // of this module.
 var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core   = append([]string{"./internal/flow", "./forward"}, ground...)
+	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 )
 
@@ -55,7 +55,9 @@ var floors = map[string][]string{
 	"./bpf": {"github.com/cilium/ebpf"},
 	// Core.
 	"./internal/flow": ground,
-	"./forward":       join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
+	// What DNS answers taught: the rooms ask it, and none of them owns it.
+	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
+	"./forward":          join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
 	"./loader/tables": {"./bpf", "./policy"},
 	"./loader":        join([]string{"./bpf", "./loader/tables", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
@@ -69,17 +71,18 @@ var floors = map[string][]string{
 	"./agent":       join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join([]string{"./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
-	"./internal/world":   {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
-	"./internal/testenv": {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
-	"./internal/machine": {"./internal/world", "github.com/vishvananda/netlink", "golang.org/x/sys/unix", "gvisor.dev/gvisor/pkg/tcpip"},
-	"./internal/demo":    {"./examples", "./internal/world", "./policy", "golang.org/x/net/dns/dnsmessage"},
-	"./internal/attack":  nil,
-	"./internal/e2e":     nil,
-	"./internal/house":   nil,
-	"./hack/bpfcover":    {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
-	"./hack/bench":       {"./agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
-	"./hack/soak":        {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
-	"./examples":         nil,
+	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./internal/machine":             {"./internal/world", "github.com/vishvananda/netlink", "golang.org/x/sys/unix", "gvisor.dev/gvisor/pkg/tcpip"},
+	"./internal/demo":                {"./examples", "./internal/world", "./policy", "golang.org/x/net/dns/dnsmessage"},
+	"./internal/learned/learnedtest": {"./policy", "./internal/hostname"},
+	"./internal/attack":              nil,
+	"./internal/e2e":                 nil,
+	"./internal/house":               nil,
+	"./hack/bpfcover":                {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
+	"./hack/bench":                   {"./agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
+	"./hack/soak":                    {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
+	"./examples":                     nil,
 }
 
 // keepers says who may import what only a few may; tests as well, except that
@@ -100,6 +103,7 @@ var keepers = []struct {
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio"}, nil},
 	{"./bpf", []string{"./loader", "./loader/tables"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
+	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},
 	{"./internal/testenv", nil, []string{"*"}},
 	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},
 }

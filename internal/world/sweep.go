@@ -4,13 +4,14 @@ package world
 
 import (
 	"errors"
-	"github.com/egressd/egressd/internal/cgroup"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/cgroup"
 )
 
 // Sweep removes what processes that were killed left behind: cgroups with

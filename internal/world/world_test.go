@@ -322,7 +322,7 @@ func TestDoKeepsTheCallersNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Net.Do(func() error { return want }); err != want {
+	if err := w.Net.Do(func() error { return want }); !errors.Is(err, want) {
 		t.Errorf("Do returned %v, want %v", err, want)
 	}
 	var wrong []string

@@ -5,7 +5,6 @@ package source
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -114,7 +113,7 @@ func startWatch(t *testing.T, paths ...string) <-chan struct{} {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	calls, done := make(chan struct{}, 100), make(chan struct{})
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	w := NewWatcher(paths, log)
 	go func() {
 		defer close(done)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dnsproxy
+package learned
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 // TestNoted: what a process was told comes before what others were told, the
 // latest first; workloads know nothing of each other; all is bounded.
 func TestNoted(t *testing.T) {
-	n := NewNames(nil, nil, NamesOptions{})
+	n := New(nil, nil, Options{})
 	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 	for _, a := range []netip.Addr{v4, v6} {
 		n.Note("shop", "a.example", 1, []netip.Addr{a})

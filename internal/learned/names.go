@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dnsproxy
+// Package learned is the node's table of learned addresses: which addresses the
+// names that policies allow were answered with, for how long they count, and
+// that the kernel's tables are equal to it.
+package learned
 
 import (
 	"context"
@@ -42,15 +45,15 @@ var (
 	ErrAddress = errors.New("address not allowed")
 )
 
-// Defaults of NamesOptions.
+// Defaults of Options.
 const (
 	DefaultFloor = 5 * time.Second
 	DefaultCap   = time.Hour
 	DefaultGrace = time.Minute
 )
 
-// NamesOptions tune Names; a zero field takes the default.
-type NamesOptions struct {
+// Options tune Names; a zero field takes the default.
+type Options struct {
 	Guard ipguard.Guard
 	// Floor and Cap bound the time that an answer counts (5 s and 1 h), and
 	// Grace is how long the kernel keeps an address after that (60 s): for
@@ -78,7 +81,7 @@ type NamesOptions struct {
 	Log *slog.Logger
 }
 
-func (o NamesOptions) withDefaults() NamesOptions {
+func (o Options) withDefaults() Options {
 	setDefault(&o.Floor, DefaultFloor)
 	setDefault(&o.Cap, DefaultCap)
 	setDefault(&o.Grace, DefaultGrace)
@@ -111,7 +114,7 @@ func setDefault[T int | time.Duration](v *T, d T) {
 type Names struct {
 	kernel   Kernel
 	policies Policies
-	o        NamesOptions
+	o        Options
 
 	mu     sync.RWMutex // guards tables, not what they hold
 	tables map[policy.PolicyID]*table
@@ -136,13 +139,16 @@ func (n *Names) SetHeir(h Heir) {
 	n.heir.Store(&h)
 }
 
-// NewNames returns an empty Names that writes to k and reads policies from p.
-func NewNames(k Kernel, p Policies, o NamesOptions) *Names {
+// New returns an empty Names that writes to k and reads policies from p.
+func New(k Kernel, p Policies, o Options) *Names {
 	return &Names{
 		kernel: k, policies: p, o: o.withDefaults(), tables: map[policy.PolicyID]*table{},
 		noted: noted{by: map[string]*notes{}},
 	}
 }
+
+// Options are those that Names has, with the defaults filled in.
+func (n *Names) Options() Options { return n.o }
 
 // Answer is one address of a DNS answer with its time to live.
 type Answer struct {
@@ -273,8 +279,8 @@ func (n *Names) AddrsOf(id policy.PolicyID, name string) []netip.Addr {
 	return n.addrsOf(id, name, func(p *pair) bool { return now.Before(p.until.Add(n.o.Grace)) })
 }
 
-// openAddrsOf returns all addresses that are open for name, sorted.
-func (n *Names) openAddrsOf(id policy.PolicyID, name string) []netip.Addr {
+// OpenAddrsOf returns all addresses that are open for name, sorted.
+func (n *Names) OpenAddrsOf(id policy.PolicyID, name string) []netip.Addr {
 	return n.addrsOf(id, name, func(*pair) bool { return true })
 }
 
@@ -305,7 +311,7 @@ func (n *Names) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 			if err := n.Expire(); err != nil {
-				n.o.Log.Error("learned addresses could not be expired", "err", err)
+				n.o.Log.Error("learned addresses could not be expired", "error", err)
 			}
 		}
 	}
@@ -330,13 +336,13 @@ func (n *Names) peek(id policy.PolicyID) *table {
 }
 
 func (n *Names) check(h *policy.Host, addr netip.Addr) (bool, ipguard.Class) {
-	return n.o.Guard.Check(addr, guardOptions(h))
+	return n.o.Guard.Check(addr, GuardOptions(h))
 }
 
-// guardOptions are the address rules of host h. A nil host is a destination
+// GuardOptions are the address rules of host h. A nil host is a destination
 // of the node itself (a Kubernetes Service), for which private addresses are
 // the rule.
-func guardOptions(h *policy.Host) ipguard.Options {
+func GuardOptions(h *policy.Host) ipguard.Options {
 	if h == nil {
 		return ipguard.Options{Exact: true}
 	}

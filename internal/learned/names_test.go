@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dnsproxy
+package learned
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -15,23 +16,26 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
+
+func TestMain(m *testing.M) { os.Exit(learnedtest.Main(m)) }
 
 const id = policy.DefaultPolicy
 
 type namesRig struct {
 	*Names
-	kernel *kernel
-	pol    *snapshot
-	clock  *clock
+	kernel *learnedtest.Kernel
+	pol    *learnedtest.Policies
+	clock  *learnedtest.Clock
 }
 
-func newNamesRig(t testing.TB, o NamesOptions) namesRig {
-	r := namesRig{kernel: new(kernel), pol: new(snapshot), clock: newClock()}
-	r.pol.p.Store(compile(t, seedServices()...))
-	o.Now = r.clock.now
-	r.Names = NewNames(r.kernel, r.pol, o)
+func newNamesRig(t testing.TB, o Options) namesRig {
+	r := namesRig{kernel: new(learnedtest.Kernel), pol: new(learnedtest.Policies), clock: learnedtest.NewClock()}
+	r.pol.Store(learnedtest.Compile(t, learnedtest.Services()...))
+	o.Now = r.clock.Now
+	r.Names = New(r.kernel, r.pol, o)
 	return r
 }
 
@@ -51,7 +55,7 @@ func mustLearn(t testing.TB, n *Names, name string, a []Answer) {
 }
 
 func TestLearnOpensAndRemembers(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{})
+	r := newNamesRig(t, Options{})
 	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1", "2001:4860::1"))
 	mustLearn(t, r.Names, "other.example.com", answers(time.Minute, "203.0.113.1"))
 	if got, want := r.NamesOf(id, netip.MustParseAddr("203.0.113.1")), []string{"other.example.com", "www.example.com"}; !slices.Equal(got, want) {
@@ -64,7 +68,7 @@ func TestLearnOpensAndRemembers(t *testing.T) {
 		t.Errorf("AddrsOf = %v", got)
 	}
 	for _, a := range []string{"203.0.113.1", "2001:4860::1"} {
-		o := r.kernel.opens(a)
+		o := r.kernel.Opens(a)
 		// One opening for each name that the address proves.
 		if len(o) != len(r.NamesOf(id, netip.MustParseAddr(a))) {
 			t.Errorf("openings of %s = %v", a, o)
@@ -78,9 +82,9 @@ func TestLearnOpensAndRemembers(t *testing.T) {
 	if got := r.NamesOf(2, netip.MustParseAddr("203.0.113.1")); got != nil {
 		t.Errorf("another policy sees %v", got)
 	}
-	before := r.kernel.written()
+	before := r.kernel.Written()
 	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1"))
-	if r.kernel.written() != before {
+	if r.kernel.Written() != before {
 		t.Error("an answer that changes nothing wrote the kernel")
 	}
 	if got, want := r.Size(), (Size{Policies: 1, Names: 2, Addresses: 2, Openings: 3, Proofs: 3}); got != want {
@@ -111,19 +115,19 @@ func TestLearnRefuses(t *testing.T) {
 		{"a.lax.test", "10.0.0.1", id, nil},
 	}
 	for _, tt := range tests {
-		r := newNamesRig(t, NamesOptions{Guard: ipguard.New([]netip.Addr{own})})
+		r := newNamesRig(t, Options{Guard: ipguard.New([]netip.Addr{own})})
 		err := r.Learn(tt.id, "w", tt.name, answers(time.Minute, tt.addr))
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s %s: %v, want %v", tt.name, tt.addr, err, tt.want)
 		}
-		if open := r.kernel.opens(tt.addr) != nil; open != (tt.want == nil) {
+		if open := r.kernel.Opens(tt.addr) != nil; open != (tt.want == nil) {
 			t.Errorf("%s %s: open = %v", tt.name, tt.addr, open)
 		}
 	}
 }
 
 func TestExpire(t *testing.T) {
-	o := NamesOptions{Floor: 5 * time.Second, Cap: time.Minute, Grace: 10 * time.Second}
+	o := Options{Floor: 5 * time.Second, Cap: time.Minute, Grace: 10 * time.Second}
 	tests := []struct{ ttl, lives time.Duration }{
 		{0, 15 * time.Second}, // the floor and the grace
 		{20 * time.Second, 30 * time.Second},
@@ -132,53 +136,53 @@ func TestExpire(t *testing.T) {
 	for _, tt := range tests {
 		r := newNamesRig(t, o)
 		mustLearn(t, r.Names, "www.example.com", answers(tt.ttl, "203.0.113.1"))
-		r.clock.advance(tt.lives - time.Nanosecond)
-		if err := r.Expire(); err != nil || len(r.kernel.opens("203.0.113.1")) != 1 || len(r.AddrsOf(id, "www.example.com")) != 1 {
+		r.clock.Advance(tt.lives - time.Nanosecond)
+		if err := r.Expire(); err != nil || len(r.kernel.Opens("203.0.113.1")) != 1 || len(r.AddrsOf(id, "www.example.com")) != 1 {
 			t.Errorf("ttl %s: gone before %s (%v)", tt.ttl, tt.lives, err)
 		}
-		r.clock.advance(time.Nanosecond)
+		r.clock.Advance(time.Nanosecond)
 		if got := r.AddrsOf(id, "www.example.com"); len(got) != 0 {
 			t.Errorf("ttl %s: after %s still %v", tt.ttl, tt.lives, got)
 		}
-		if err := r.Expire(); err != nil || r.kernel.opens("203.0.113.1") != nil || r.Size().Addresses != 0 || r.Size().Names != 0 {
+		if err := r.Expire(); err != nil || r.kernel.Opens("203.0.113.1") != nil || r.Size().Addresses != 0 || r.Size().Names != 0 {
 			t.Errorf("ttl %s: there after %s (%v) %+v", tt.ttl, tt.lives, err, r.Size())
 		}
 	}
 }
 
 func TestExpireKeepsWhatAnotherNameOpens(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{})
+	r := newNamesRig(t, Options{})
 	mustLearn(t, r.Names, "www.example.com", answers(10*time.Second, "203.0.113.1"))
 	mustLearn(t, r.Names, "other.example.com", answers(10*time.Minute, "203.0.113.1"))
-	r.clock.advance(2 * time.Minute)
+	r.clock.Advance(2 * time.Minute)
 	if err := r.Expire(); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.NamesOf(id, netip.MustParseAddr("203.0.113.1")); !slices.Equal(got, []string{"other.example.com"}) {
 		t.Errorf("names = %v", got)
 	}
-	if len(r.kernel.opens("203.0.113.1")) != 1 {
+	if len(r.kernel.Opens("203.0.113.1")) != 1 {
 		t.Error("the address was closed under a live name")
 	}
 }
 
 func TestKernelErrorIsRepaired(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{})
+	r := newNamesRig(t, Options{})
 	broken := errors.New("map is full")
-	r.kernel.setFail(broken)
+	r.kernel.SetFail(broken)
 	if err := r.Learn(id, "w", "www.example.com", answers(time.Minute, "203.0.113.1")); !errors.Is(err, broken) {
 		t.Fatalf("Learn = %v", err)
 	}
 	if got := r.NamesOf(id, netip.MustParseAddr("203.0.113.1")); len(got) != 0 {
 		t.Errorf("learned %v although the kernel was not written", got)
 	}
-	r.kernel.setFail(nil)
-	before := r.kernel.written()
-	if err := r.Expire(); err != nil || r.kernel.written() != before+1 || r.Size().Addresses != 0 {
-		t.Errorf("Expire did not repair: %v, %d writes, %+v", err, r.kernel.written()-before, r.Size())
+	r.kernel.SetFail(nil)
+	before := r.kernel.Written()
+	if err := r.Expire(); err != nil || r.kernel.Written() != before+1 || r.Size().Addresses != 0 {
+		t.Errorf("Expire did not repair: %v, %d writes, %+v", err, r.kernel.Written()-before, r.Size())
 	}
 	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1"))
-	if len(r.kernel.opens("203.0.113.1")) != 1 {
+	if len(r.kernel.Opens("203.0.113.1")) != 1 {
 		t.Error("not open after the kernel works again")
 	}
 }
@@ -187,26 +191,26 @@ func TestBounds(t *testing.T) {
 	addr := func(i int) string { return fmt.Sprintf("203.0.113.%d", i) }
 	tests := []struct {
 		name string
-		o    NamesOptions
+		o    Options
 		fill func(r namesRig, i int) error
 		max  int
 	}{
-		{"addresses", NamesOptions{MaxAddrs: 3}, func(r namesRig, i int) error {
+		{"addresses", Options{MaxAddrs: 3}, func(r namesRig, i int) error {
 			return r.Learn(id, "w", "www.example.com", answers(time.Minute, addr(i)))
 		}, 3},
-		{"addresses of a name", NamesOptions{MaxAddrsPerName: 2}, func(r namesRig, i int) error {
+		{"addresses of a name", Options{MaxAddrsPerName: 2}, func(r namesRig, i int) error {
 			return r.Learn(id, "w", "www.example.com", answers(time.Minute, addr(i)))
 		}, 2},
-		{"names", NamesOptions{MaxNames: 5}, func(r namesRig, i int) error {
+		{"names", Options{MaxNames: 5}, func(r namesRig, i int) error {
 			return r.Learn(id, "w", fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(i)))
 		}, 4},
-		{"names of an address", NamesOptions{MaxNamesPerAddr: 4}, func(r namesRig, i int) error {
+		{"names of an address", Options{MaxNamesPerAddr: 4}, func(r namesRig, i int) error {
 			return r.Learn(id, "w", fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
 		}, 3},
-		{"openings", NamesOptions{MaxOpenings: 3}, func(r namesRig, i int) error {
+		{"openings", Options{MaxOpenings: 3}, func(r namesRig, i int) error {
 			return r.Learn(id, "w", "www.example.com", answers(time.Minute, addr(i)))
 		}, 3},
-		{"proofs", NamesOptions{MaxProofs: 4}, func(r namesRig, i int) error {
+		{"proofs", Options{MaxProofs: 4}, func(r namesRig, i int) error {
 			return r.Learn(id, "w", fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
 		}, 3},
 	}
@@ -225,18 +229,18 @@ func TestBounds(t *testing.T) {
 					t.Fatalf("%d: %v", i, err)
 				}
 			}
-			open := r.kernel.addresses()
+			open := r.kernel.Addresses()
 			if err := tt.fill(r, tt.max); !errors.Is(err, ErrFull) {
 				t.Fatalf("one more: %v", err)
 			}
-			if got := r.kernel.addresses(); !slices.Equal(got, open) {
+			if got := r.kernel.Addresses(); !slices.Equal(got, open) {
 				t.Errorf("live addresses changed: %v, were %v", got, open)
 			}
 			if err := tt.fill(r, 0); err != nil {
 				t.Errorf("what is there cannot be renewed: %v", err)
 			}
 			used = false
-			r.clock.advance(10 * time.Minute)
+			r.clock.Advance(10 * time.Minute)
 			if err := tt.fill(r, tt.max); err != nil {
 				t.Errorf("after the others' time: %v", err)
 			}
@@ -245,99 +249,101 @@ func TestBounds(t *testing.T) {
 }
 
 func TestReapply(t *testing.T) {
-	both := func() []*policy.Service { return []*policy.Service{service("www.example.com"), service("b.test")} }
+	both := func() []*policy.Service {
+		return []*policy.Service{learnedtest.Service("www.example.com"), learnedtest.Service("b.test")}
+	}
 	wide := both()
 	wide[0].Ports = append(wide[0].Ports, policy.Port{Number: 80, Name: "http", Protocol: policy.ProtocolHTTP})
-	r := newNamesRig(t, NamesOptions{})
-	r.pol.p.Store(compile(t, both()...))
+	r := newNamesRig(t, Options{})
+	r.pol.Store(learnedtest.Compile(t, both()...))
 	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1"))
 	mustLearn(t, r.Names, "b.test", answers(time.Minute, "203.0.113.2", "203.0.113.1"))
 
 	// b.test goes, www.example.com gains a port.
-	next := new(snapshot)
-	next.p.Store(compile(t, wide[0]))
+	next := new(learnedtest.Policies)
+	next.Store(learnedtest.Compile(t, wide[0]))
 	if err := r.ReapplyTo(next, Tighten); err != nil {
 		t.Fatal(err)
 	}
-	if r.kernel.opens("203.0.113.2") != nil || len(r.kernel.opens("203.0.113.1")) != 1 {
-		t.Errorf("tightened: %v %v", r.kernel.opens("203.0.113.1"), r.kernel.opens("203.0.113.2"))
+	if r.kernel.Opens("203.0.113.2") != nil || len(r.kernel.Opens("203.0.113.1")) != 1 {
+		t.Errorf("tightened: %v %v", r.kernel.Opens("203.0.113.1"), r.kernel.Opens("203.0.113.2"))
 	}
 	// An answer arrives between the phases, under the old policy.
 	mustLearn(t, r.Names, "b.test", answers(time.Minute, "203.0.113.3"))
-	r.pol.p.Store(next.p.Load())
+	r.pol.Store(next.Load())
 	if err := r.Reapply(Loosen); err != nil {
 		t.Fatal(err)
 	}
-	if o := r.kernel.opens("203.0.113.1"); len(o) != 2 || o[0].Port != 80 || o[1].Port != 443 {
+	if o := r.kernel.Opens("203.0.113.1"); len(o) != 2 || o[0].Port != 80 || o[1].Port != 443 {
 		t.Errorf("loosened: %v", o)
 	}
-	if r.kernel.opens("203.0.113.3") != nil || len(r.AddrsOf(id, "b.test")) != 0 {
+	if r.kernel.Opens("203.0.113.3") != nil || len(r.AddrsOf(id, "b.test")) != 0 {
 		t.Error("an address of the old policy is still open")
 	}
-	before := r.kernel.written()
-	if err := r.Reapply(Both); err != nil || r.kernel.written() != before {
-		t.Errorf("an unchanged policy wrote the kernel %d times (%v)", r.kernel.written()-before, err)
+	before := r.kernel.Written()
+	if err := r.Reapply(Both); err != nil || r.kernel.Written() != before {
+		t.Errorf("an unchanged policy wrote the kernel %d times (%v)", r.kernel.Written()-before, err)
 	}
-	r.pol.p.Store(compile(t, service("else.test")))
-	if err := r.Reapply(Both); err != nil || len(r.kernel.addresses()) != 0 {
-		t.Errorf("nothing is allowed, open is %v (%v)", r.kernel.addresses(), err)
+	r.pol.Store(learnedtest.Compile(t, learnedtest.Service("else.test")))
+	if err := r.Reapply(Both); err != nil || len(r.kernel.Addresses()) != 0 {
+		t.Errorf("nothing is allowed, open is %v (%v)", r.kernel.Addresses(), err)
 	}
 }
 
 func TestReapplyChecksAddressesAnew(t *testing.T) {
-	lax := service("*.lax.test")
+	lax := learnedtest.Service("*.lax.test")
 	lax.AllowPrivate = true
-	r := newNamesRig(t, NamesOptions{})
-	r.pol.p.Store(compile(t, lax))
+	r := newNamesRig(t, Options{})
+	r.pol.Store(learnedtest.Compile(t, lax))
 	mustLearn(t, r.Names, "a.lax.test", answers(time.Minute, "10.0.0.1", "203.0.113.1"))
-	r.pol.p.Store(compile(t, service("*.lax.test")))
+	r.pol.Store(learnedtest.Compile(t, learnedtest.Service("*.lax.test")))
 	if err := r.Reapply(Both); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.kernel.addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
+	if got := r.kernel.Addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
 		t.Errorf("open: %v", got)
 	}
 }
 
 func TestDumpRestore(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{})
+	r := newNamesRig(t, Options{})
 	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1", "2001:4860::1"))
 	mustLearn(t, r.Names, "other.example.com", answers(5*time.Second, "203.0.113.2"))
 	data, err := json.Marshal(r.Dump())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var saved []Learned
+	var saved []Saved
 	if err := json.Unmarshal(data, &saved); err != nil {
 		t.Fatal(err)
 	}
-	same := newNamesRig(t, NamesOptions{})
+	same := newNamesRig(t, Options{})
 	if n, err := same.Restore(saved); n != 3 || err != nil {
 		t.Fatalf("Restore = %d, %v", n, err)
 	}
 	if got, want := same.Dump(), r.Dump(); !reflect.DeepEqual(dumpText(got), dumpText(want)) {
 		t.Errorf("restored %v, want %v", got, want)
 	}
-	if !slices.Equal(same.kernel.addresses(), r.kernel.addresses()) {
-		t.Errorf("open %v, want %v", same.kernel.addresses(), r.kernel.addresses())
+	if !slices.Equal(same.kernel.Addresses(), r.kernel.Addresses()) {
+		t.Errorf("open %v, want %v", same.kernel.Addresses(), r.kernel.Addresses())
 	}
 
-	later := newNamesRig(t, NamesOptions{})
-	later.clock.advance(70 * time.Second)
-	later.pol.p.Store(compile(t, service("www.example.com")))
+	later := newNamesRig(t, Options{})
+	later.clock.Advance(70 * time.Second)
+	later.pol.Store(learnedtest.Compile(t, learnedtest.Service("www.example.com")))
 	saved = append(saved,
-		Learned{Policy: id, Name: "www.example.com", Addr: netip.MustParseAddr("127.0.0.1"), Until: later.clock.now().Add(time.Hour)},
-		Learned{Policy: 9, Name: "www.example.com", Addr: netip.MustParseAddr("203.0.113.9"), Until: later.clock.now().Add(time.Hour)},
-		Learned{Policy: id, Name: "www.example.com", Addr: netip.MustParseAddr("203.0.113.8"), Until: later.clock.now().Add(1000 * time.Hour)})
+		Saved{Policy: id, Name: "www.example.com", Addr: netip.MustParseAddr("127.0.0.1"), Until: later.clock.Now().Add(time.Hour)},
+		Saved{Policy: 9, Name: "www.example.com", Addr: netip.MustParseAddr("203.0.113.9"), Until: later.clock.Now().Add(time.Hour)},
+		Saved{Policy: id, Name: "www.example.com", Addr: netip.MustParseAddr("203.0.113.8"), Until: later.clock.Now().Add(1000 * time.Hour)})
 	if n, err := later.Restore(saved); n != 3 || err != nil {
 		t.Fatalf("Restore = %d, %v", n, err)
 	}
-	if got := later.kernel.addresses(); !slices.Equal(got, []string{"2001:4860::1", "203.0.113.1", "203.0.113.8"}) {
+	if got := later.kernel.Addresses(); !slices.Equal(got, []string{"2001:4860::1", "203.0.113.1", "203.0.113.8"}) {
 		t.Errorf("open: %v", got)
 	}
-	later.clock.advance(2 * time.Hour) // the cap bounds what a file says
-	if err := later.Expire(); err != nil || len(later.kernel.addresses()) != 0 {
-		t.Errorf("still open: %v (%v)", later.kernel.addresses(), err)
+	later.clock.Advance(2 * time.Hour) // the cap bounds what a file says
+	if err := later.Expire(); err != nil || len(later.kernel.Addresses()) != 0 {
+		t.Errorf("still open: %v (%v)", later.kernel.Addresses(), err)
 	}
 }
 
@@ -347,24 +353,24 @@ func TestRestoreInUse(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:4860::1")
 	used := map[netip.Addr]bool{v4: true, v6: true}
 	inUse := func() (map[netip.Addr]bool, error) { return used, nil }
-	r := newNamesRig(t, NamesOptions{InUse: inUse})
+	r := newNamesRig(t, Options{InUse: inUse})
 	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, v4.String(), v6.String(), "203.0.113.2"))
 	saved := r.Dump()
-	later := newNamesRig(t, NamesOptions{InUse: inUse})
-	later.clock.advance(24 * time.Hour)
+	later := newNamesRig(t, Options{InUse: inUse})
+	later.clock.Advance(24 * time.Hour)
 	if n, err := later.Restore(saved); n != 2 || err != nil {
 		t.Fatalf("Restore = %d, %v", n, err)
 	}
-	if got := later.kernel.addresses(); !slices.Equal(got, []string{v6.String(), v4.String()}) {
+	if got := later.kernel.Addresses(); !slices.Equal(got, []string{v6.String(), v4.String()}) {
 		t.Errorf("open: %v", got)
 	}
 	clear(used)
-	if err := later.Expire(); err != nil || len(later.kernel.addresses()) != 0 {
-		t.Errorf("still open: %v (%v)", later.kernel.addresses(), err)
+	if err := later.Expire(); err != nil || len(later.kernel.Addresses()) != 0 {
+		t.Errorf("still open: %v (%v)", later.kernel.Addresses(), err)
 	}
 }
 
-func dumpText(l []Learned) []string {
+func dumpText(l []Saved) []string {
 	var out []string
 	for _, e := range l {
 		out = append(out, fmt.Sprint(e.Policy, e.Name, e.Addr, e.Until.UnixNano()))
@@ -392,7 +398,7 @@ func TestMergeAndTighten(t *testing.T) {
 }
 
 func TestNamesConcurrently(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{Interval: time.Millisecond})
+	r := newNamesRig(t, Options{Interval: time.Millisecond})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { r.Run(ctx) })
@@ -407,7 +413,7 @@ func TestNamesConcurrently(t *testing.T) {
 				}
 				r.NamesOf(id, netip.MustParseAddr(addr))
 				r.AddrsOf(id, name)
-				r.clock.advance(time.Second)
+				r.clock.Advance(time.Second)
 				if i%50 == 0 {
 					if err := r.Reapply(Both); err != nil {
 						t.Error(err)
@@ -419,16 +425,16 @@ func TestNamesConcurrently(t *testing.T) {
 	work.Wait()
 	cancel()
 	wg.Wait()
-	r.clock.advance(time.Hour)
-	if err := r.Expire(); err != nil || len(r.kernel.addresses()) != 0 || r.Size().Names != 0 {
-		t.Errorf("left open: %v, %+v (%v)", r.kernel.addresses(), r.Size(), err)
+	r.clock.Advance(time.Hour)
+	if err := r.Expire(); err != nil || len(r.kernel.Addresses()) != 0 || r.Size().Names != 0 {
+		t.Errorf("left open: %v, %+v (%v)", r.kernel.Addresses(), r.Size(), err)
 	}
 }
 
 // TestChanges: the number grows when there is something new to dump, and only
 // then.
 func TestChanges(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{})
+	r := newNamesRig(t, Options{})
 	before := r.Changes()
 	mustLearn(t, r.Names, "www.example.com", answers(time.Minute, "203.0.113.1"))
 	learned := r.Changes()
@@ -458,7 +464,7 @@ func (nobody) Policy(policy.PolicyID) *policy.Policy { return nil }
 func TestRecheck(t *testing.T) {
 	own := new(ipguard.Addresses)
 	pinned := func() (map[netip.Addr]bool, error) { return nil, errors.New("all in use") }
-	r := newNamesRig(t, NamesOptions{Guard: ipguard.NewLive(own), InUse: pinned})
+	r := newNamesRig(t, Options{Guard: ipguard.NewLive(own), InUse: pinned})
 	for _, addr := range bothFamilies {
 		a := netip.MustParseAddr(addr)
 		mustLearn(t, r.Names, "www.example.com", answers(time.Minute, addr, "203.0.113.50"))
@@ -467,8 +473,8 @@ func TestRecheck(t *testing.T) {
 		if gone, err := r.Recheck(); gone != 2 || err != nil {
 			t.Errorf("%s: Recheck = %d, %v", addr, gone, err)
 		}
-		if r.kernel.opens(addr) != nil || r.kernel.opens("203.0.113.50") == nil || len(r.NamesOf(id, a)) != 0 {
-			t.Errorf("%s: open %v, names %v", addr, r.kernel.addresses(), r.NamesOf(id, a))
+		if r.kernel.Opens(addr) != nil || r.kernel.Opens("203.0.113.50") == nil || len(r.NamesOf(id, a)) != 0 {
+			t.Errorf("%s: open %v, names %v", addr, r.kernel.Addresses(), r.NamesOf(id, a))
 		}
 		if err := r.Learn(id, "w", "www.example.com", answers(time.Minute, addr)); !errors.Is(err, ErrAddress) {
 			t.Errorf("%s: %v", addr, err)
@@ -478,7 +484,7 @@ func TestRecheck(t *testing.T) {
 			t.Errorf("%s: Recheck = %d, %v", addr, gone, err)
 		}
 		mustLearn(t, r.Names, "www.example.com", answers(time.Minute, addr))
-		if r.kernel.opens(addr) == nil {
+		if r.kernel.Opens(addr) == nil {
 			t.Errorf("%s is not open again", addr)
 		}
 	}

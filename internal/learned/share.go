@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dnsproxy
+package learned
 
 import (
 	"cmp"
@@ -244,7 +244,7 @@ func (n *Names) evict(t *table, id policy.PolicyID, all []candidate, workload *s
 	for addr := range touched {
 		a := t.addrs[addr]
 		if err := n.settle(t, id, addr, a, n.wanted(p, addr, a)); err != nil {
-			n.o.Log.Error("an evicted name could not be closed; it is tried again", "err", err)
+			n.o.Log.Error("an evicted name could not be closed; it is tried again", "error", err)
 		}
 	}
 	n.evicted.Add(uint64(freed))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dnsproxy
+package learned
 
 import (
 	"net/netip"
@@ -62,8 +62,8 @@ type pair struct {
 // eviction only when it was taken from all of them.
 const maxHolders = 32
 
-func (p *pair) learned(id policy.PolicyID, name string, addr netip.Addr) Learned {
-	return Learned{Policy: id, Name: name, Addr: addr, Until: p.until, Workloads: slices.Clone(p.by)}
+func (p *pair) learned(id policy.PolicyID, name string, addr netip.Addr) Saved {
+	return Saved{Policy: id, Name: name, Addr: addr, Until: p.until, Workloads: slices.Clone(p.by)}
 }
 
 // use is what openings take in the kernel's tables.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dnsproxy
+package learned
 
 import (
 	"errors"
@@ -12,32 +12,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/miekg/dns"
-
+	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
 
 // bothFamilies are an address of each.
 var bothFamilies = []string{"203.0.113.1", "2001:4860::1"}
 
-// exactServices are hosts that are named exactly beside "*.wild.test".
-func exactServices(n int) []*policy.Service {
-	out := []*policy.Service{service("*.wild.test")}
-	for i := range n {
-		out = append(out, service(fmt.Sprintf("h%d.example.com", i)))
-	}
-	return out
-}
-
 // TestOneAddressFlooded: a workload that asks for names without end, all of
 // one address, loses the oldest of them and nobody else anything.
 func TestOneAddressFlooded(t *testing.T) {
 	for _, addr := range bothFamilies {
 		t.Run(addr, func(t *testing.T) {
-			r := newNamesRig(t, NamesOptions{})
-			r.pol.p.Store(compile(t, exactServices(400)...))
+			r := newNamesRig(t, Options{})
+			r.pol.Store(learnedtest.Compile(t, learnedtest.ExactServices(400)...))
 			learn := func(workload, name string) error {
-				r.clock.advance(time.Millisecond)
+				r.clock.Advance(time.Millisecond)
 				return r.Learn(id, workload, name, answers(time.Hour, addr))
 			}
 			if err := learn("b", "shared.wild.test"); err != nil {
@@ -70,7 +60,7 @@ func TestOneAddressFlooded(t *testing.T) {
 			if count['n']+count['b'] > 1024 {
 				t.Errorf("%v names under the wildcard on one address", count)
 			}
-			if proofs := len(r.kernel.opens(addr)); proofs != len(names) {
+			if proofs := len(r.kernel.Opens(addr)); proofs != len(names) {
 				t.Errorf("the kernel has %d proofs of %d names", proofs, len(names))
 			}
 			if r.Evicted() == 0 {
@@ -87,8 +77,8 @@ func TestOneAddressPinned(t *testing.T) {
 	for _, addr := range bothFamilies {
 		t.Run(addr, func(t *testing.T) {
 			used := map[netip.Addr]bool{netip.MustParseAddr(addr): true}
-			r := newNamesRig(t, NamesOptions{InUse: func() (map[netip.Addr]bool, error) { return used, nil }})
-			r.pol.p.Store(compile(t, exactServices(1024)...))
+			r := newNamesRig(t, Options{InUse: func() (map[netip.Addr]bool, error) { return used, nil }})
+			r.pol.Store(learnedtest.Compile(t, learnedtest.ExactServices(1024)...))
 			learn := func(workload, name string) error { return r.Learn(id, workload, name, answers(time.Hour, addr)) }
 			good := 0
 			var err error
@@ -121,13 +111,13 @@ func TestOneAddressPinned(t *testing.T) {
 }
 
 // somePolicies gives ids the same policy.
-type somePolicies struct{ *snapshot }
+type somePolicies struct{ *learnedtest.Policies }
 
 func (p somePolicies) Policy(id policy.PolicyID) *policy.Policy {
 	if id > policy.DefaultPolicy+2 {
 		return nil
 	}
-	return p.snapshot.Policy(policy.DefaultPolicy)
+	return p.Policies.Policy(policy.DefaultPolicy)
 }
 
 // TestPolicyFlooded: who owns a wildcard's zone can make up names and
@@ -137,7 +127,7 @@ func TestPolicyFlooded(t *testing.T) {
 	at := func(i int) []string {
 		return []string{fmt.Sprintf("203.0.%d.%d", i/256, i%256), fmt.Sprintf("2001:4860::%x", i+1)}
 	}
-	for name, o := range map[string]NamesOptions{
+	for name, o := range map[string]Options{
 		"names":     {MaxNames: 256},
 		"addresses": {MaxAddrs: 256},
 		"openings":  {MaxOpenings: 256},
@@ -153,11 +143,11 @@ func TestPolicyFlooded(t *testing.T) {
 					return map[netip.Addr]bool{}, nil
 				}
 				r := newNamesRig(t, o)
-				r.pol.p.Store(compile(t, exactServices(100)...))
-				r.Names = NewNames(r.kernel, somePolicies{r.pol}, r.Names.o)
+				r.pol.Store(learnedtest.Compile(t, learnedtest.ExactServices(100)...))
+				r.Names = New(r.kernel, somePolicies{r.pol}, r.Names.o)
 				var err error
 				for i := range 1000 {
-					r.clock.advance(time.Millisecond)
+					r.clock.Advance(time.Millisecond)
 					if e := r.Learn(id, "a", fmt.Sprintf("n%d.wild.test", i), answers(time.Hour, at(i)...)); e != nil {
 						err = e
 					}
@@ -177,8 +167,8 @@ func TestPolicyFlooded(t *testing.T) {
 				}
 				checkAccounts(t, r.Names)
 				pinned = false
-				r.clock.advance(2 * time.Hour)
-				if err := r.Expire(); err != nil || r.Size().Names != 0 || len(r.kernel.addresses()) != 0 {
+				r.clock.Advance(2 * time.Hour)
+				if err := r.Expire(); err != nil || r.Size().Names != 0 || len(r.kernel.Addresses()) != 0 {
 					t.Errorf("after their time: %+v, %v", r.Size(), err)
 				}
 				checkAccounts(t, r.Names)
@@ -190,13 +180,13 @@ func TestPolicyFlooded(t *testing.T) {
 // TestAddressesOfOneName: a name whose answers change without end keeps its
 // newest addresses.
 func TestAddressesOfOneName(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{MaxAddrsPerName: 16})
+	r := newNamesRig(t, Options{MaxAddrsPerName: 16})
 	for i := range 200 {
-		r.clock.advance(time.Second)
+		r.clock.Advance(time.Second)
 		mustLearn(t, r.Names, "www.example.com", answers(time.Hour, fmt.Sprintf("203.0.113.%d", i), fmt.Sprintf("2001:4860::%x", i)))
 	}
 	// An answer is open as a whole or refused: it does not evict itself.
-	r.clock.advance(time.Second)
+	r.clock.Advance(time.Second)
 	var large []Answer
 	for i := range 17 {
 		large = append(large, answers(time.Hour, fmt.Sprintf("203.0.114.%d", i))...)
@@ -214,13 +204,13 @@ func TestAddressesOfOneName(t *testing.T) {
 // TestSharesOverRestart: what a workload holds is charged to it after a
 // restart as well.
 func TestSharesOverRestart(t *testing.T) {
-	r := newNamesRig(t, NamesOptions{})
+	r := newNamesRig(t, Options{})
 	for i := range 700 {
 		if err := r.Learn(id, "a", fmt.Sprintf("n%d.wild.test", i), answers(time.Hour, "203.0.113.1")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	later := newNamesRig(t, NamesOptions{})
+	later := newNamesRig(t, Options{})
 	if n, err := later.Restore(r.Dump()); n != 700 || err != nil {
 		t.Fatalf("Restore = %d, %v", n, err)
 	}
@@ -248,14 +238,14 @@ func FuzzAccounts(f *testing.F) {
 
 // accounts does what steps say, four bytes each, and counts every so many.
 func accounts(t *testing.T, steps []byte, every int) {
-	r := newNamesRig(t, NamesOptions{MaxNames: 40, MaxAddrs: 30, MaxNamesPerAddr: 12, MaxProofs: 60, MaxAddrsPerName: 6, MaxNodeProofs: 50})
-	wide := append(exactServices(0), service("n1.wild.test"), service("n2.wild.test"))
-	snapshots := []*policy.Snapshot{compile(t, exactServices(5)...), compile(t, wide...)}
-	r.pol.p.Store(snapshots[0])
+	r := newNamesRig(t, Options{MaxNames: 40, MaxAddrs: 30, MaxNamesPerAddr: 12, MaxProofs: 60, MaxAddrsPerName: 6, MaxNodeProofs: 50})
+	wide := append(learnedtest.ExactServices(0), learnedtest.Service("n1.wild.test"), learnedtest.Service("n2.wild.test"))
+	snapshots := []*policy.Snapshot{learnedtest.Compile(t, learnedtest.ExactServices(5)...), learnedtest.Compile(t, wide...)}
+	r.pol.Store(snapshots[0])
 	broken := errors.New("broken")
 	for i := 0; len(steps) >= 4; i, steps = i+1, steps[4:] {
 		who, what, where, then := steps[0], steps[1], steps[2], steps[3]
-		r.clock.advance(time.Duration(who) * 8 * time.Millisecond)
+		r.clock.Advance(time.Duration(who) * 8 * time.Millisecond)
 		name := fmt.Sprintf("n%d.wild.test", what%60)
 		if what >= 192 {
 			name = fmt.Sprintf("h%d.example.com", what%6)
@@ -263,22 +253,22 @@ func accounts(t *testing.T, steps []byte, every int) {
 		_ = r.Learn(id, string(rune('a'+who%4)), name, answers(time.Minute, fmt.Sprintf("203.0.113.%d", where%50)))
 		switch then {
 		case 0, 1, 2, 3, 4, 5:
-			r.pol.p.Store(snapshots[then%2])
+			r.pol.Store(snapshots[then%2])
 			_ = r.Reapply(Phase(then % 3))
 		case 6, 7, 8:
 			_ = r.Expire()
 		case 9, 10, 11:
-			r.kernel.setFail(broken)
+			r.kernel.SetFail(broken)
 		case 12, 13, 14, 15, 16:
-			r.kernel.setFail(nil)
+			r.kernel.SetFail(nil)
 		}
 		if i%every == 0 {
 			checkAccounts(t, r.Names)
 		}
 	}
-	r.kernel.setFail(nil)
-	r.clock.advance(2 * time.Hour)
-	if err := r.Expire(); err != nil || r.Size().Names != 0 || len(r.kernel.addresses()) != 0 {
+	r.kernel.SetFail(nil)
+	r.clock.Advance(2 * time.Hour)
+	if err := r.Expire(); err != nil || r.Size().Names != 0 || len(r.kernel.Addresses()) != 0 {
 		t.Errorf("after all: %+v, %v", r.Size(), err)
 	}
 	checkAccounts(t, r.Names)
@@ -326,21 +316,5 @@ func checkAccounts(t *testing.T, n *Names) {
 	}
 	if got := (use{int(n.node.openings.Load()), int(n.node.proofs.Load())}); got != wild {
 		t.Errorf("the node has %+v under wildcards and says %+v", wild, got)
-	}
-}
-
-// TestQuotaIsSaid: an answer for which there is no room is withheld, and says
-// why to the client and in an event.
-func TestQuotaIsSaid(t *testing.T) {
-	z := newZone(t, "www.example.com. 60 A 203.0.113.1", "www.example.com. 60 A 203.0.113.2")
-	r := newRig(t, Config{}, z.addr).serve()
-	r.names.o.MaxAddrsPerName = 1
-	m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA))
-	if m.Rcode != dns.RcodeServerFailure || edeOf(m) != int(dns.ExtendedErrorCodeOther) || len(m.Answer) != 0 {
-		t.Errorf("reply: %v", m)
-	}
-	r.expectEvent(policy.ReasonQuota, false)
-	if got := r.Stats()["learn_full"]; got != 1 {
-		t.Errorf("learn_full = %d", got)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dnsproxy
+package learned
 
 import (
 	"errors"
@@ -181,7 +181,7 @@ func (t *table) namesOf(hosts []hostname.Pattern) map[string]bool {
 // the names: for workloads that change their policy and keep their
 // connections.
 func (n *Names) Inherit(id, from policy.PolicyID) error {
-	var saved []Learned
+	var saved []Saved
 	if t := n.peek(from); t != nil {
 		t.mu.RLock()
 		for addr, a := range t.addrs {
@@ -284,9 +284,9 @@ func (n *Names) wanted(p *policy.Policy, addr netip.Addr, a *address) opened {
 	return opened{merge(want.all, nil), merge(want.exact, nil)}
 }
 
-// Learned is one learned address, for keeping over a restart. Until is the
+// Saved is one learned address, for keeping over a restart. Until is the
 // end of the answer's time, without grace; Workloads asked for it.
-type Learned struct {
+type Saved struct {
 	Policy policy.PolicyID `json:"policy"`
 	Name   string          `json:"name"`
 	Addr   netip.Addr      `json:"addr"`
@@ -296,8 +296,8 @@ type Learned struct {
 }
 
 // Dump returns everything learned, sorted by policy, name and address.
-func (n *Names) Dump() []Learned {
-	var out []Learned
+func (n *Names) Dump() []Saved {
+	var out []Saved
 	for id, t := range n.all() {
 		t.mu.RLock()
 		for addr, a := range t.addrs {
@@ -322,7 +322,7 @@ func (n *Names) Changes() uint64 {
 	return sum
 }
 
-func compareLearned(a, b Learned) int {
+func compareLearned(a, b Saved) int {
 	if a.Policy != b.Policy {
 		return int(a.Policy) - int(b.Policy)
 	}
@@ -339,7 +339,7 @@ func compareLearned(a, b Learned) int {
 // an open connection, and today's
 // policies and guard allow it. It returns how many were learned, and the
 // errors of the kernel and of full tables.
-func (n *Names) Restore(saved []Learned) (int, error) {
+func (n *Names) Restore(saved []Saved) (int, error) {
 	now := n.o.Now()
 	restored := 0
 	inUse := n.inUse()
@@ -365,7 +365,7 @@ func (n *Names) Restore(saved []Learned) (int, error) {
 	return restored, errors.Join(errs...)
 }
 
-func (n *Names) restore(l Learned, until, now time.Time) error {
+func (n *Names) restore(l Saved, until, now time.Time) error {
 	if n.policies.Policy(l.Policy) == nil {
 		return ErrName
 	}
