@@ -4,10 +4,8 @@ package agent
 
 import (
 	"errors"
-	"slices"
 	"time"
 
-	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -53,30 +51,20 @@ func (a *Agent) enforceChange(old, next *policy.Snapshot) error {
 		c.Add(probePolicy, a.probe.openings()...)
 	}
 	was := a.current.p.Load()
-	names := func(phase learned.Phase) error {
-		changed := learned.Changed{}
-		for _, p := range c.Policies {
-			if p.AllHosts {
-				return a.names.ReapplyTo(either{next, was}, phase)
-			}
-			changed[p.ID] = p.Hosts
-		}
-		return a.names.ReapplyChanged(next, changed, phase)
-	}
+	c.Moves = policy.Moves(was, next)
 	if err := a.datapath.Tighten(c); err != nil {
 		return err
 	}
-	if err := names(learned.Tighten); err != nil {
+	if err := a.names.Tighten(c); err != nil {
 		return err
 	}
 	a.current.p.Store(next)
 	err := errors.Join(
-		a.inherit(was, next),
-		names(learned.Loosen),
+		a.names.Loosen(c),
 		a.datapath.Loosen(c),
 		a.changeOver(next),
 		a.datapath.Retire(c),
-		a.forget(was, next),
+		a.names.Retire(c),
 	)
 	return errors.Join(err, a.datapath.RaiseEpoch())
 }
@@ -91,55 +79,4 @@ func (a *Agent) changeOver(next *policy.Snapshot) error {
 		a.regard()
 	}
 	return err
-}
-
-// inherit gives policies that are new what was learned under those that their
-// workloads had.
-func (a *Agent) inherit(old, next *policy.Snapshot) error {
-	if old == nil {
-		return nil
-	}
-	had := map[string]policy.PolicyID{}
-	for _, w := range old.Workloads() {
-		had[w.Key()] = w.Policy
-	}
-	type move struct{ to, from policy.PolicyID }
-	done := map[move]bool{}
-	var errs []error
-	for _, w := range next.Workloads() {
-		from, ok := had[w.Key()]
-		if m := (move{w.Policy, from}); ok && w.Policy != from && !done[m] {
-			done[m] = true
-			errs = append(errs, a.names.Inherit(w.Policy, from))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// forget drops what was learned for policies that are no more.
-func (a *Agent) forget(old, next *policy.Snapshot) error {
-	var errs []error
-	for _, id := range gone(old, next) {
-		errs = append(errs, a.names.Forget(id))
-	}
-	return errors.Join(errs...)
-}
-
-// gone lists the policies of old that next has not.
-func gone(old, next *policy.Snapshot) []policy.PolicyID {
-	if old == nil {
-		return nil
-	}
-	return slices.DeleteFunc(old.Policies(), func(id policy.PolicyID) bool { return next.Policy(id) != nil })
-}
-
-// either has the policies of next, and those that only old has.
-type either struct{ next, old *policy.Snapshot }
-
-// Policy implements learned.Policies.
-func (u either) Policy(id policy.PolicyID) *policy.Policy {
-	if p := u.next.Policy(id); p != nil || u.old == nil {
-		return p
-	}
-	return u.old.Policy(id)
 }

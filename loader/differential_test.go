@@ -160,7 +160,7 @@ func differential(t *testing.T, r *rig) {
 		if t.Failed() {
 			t.Fatal(s.Text())
 		}
-		must(t, names.ReapplyTo(&compiled{}, learned.Tighten)) // forget them all
+		must(t, names.Retire(policy.Diff(nil, new(policy.Snapshot)))) // forget them all
 	}
 	for _, v := range []policy.Verdict{policy.Deny, policy.Direct, policy.Inspect, policy.Proxy} {
 		if seen[v] < flows/50 {

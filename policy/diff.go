@@ -54,7 +54,7 @@ func Diff(old, next *Snapshot) Change {
 	c := Change{Old: old, Next: next}
 	if old != nil {
 		c.Gone = slices.DeleteFunc(old.Policies(), func(id PolicyID) bool { return next.Policy(id) != nil })
-		c.Moves = moves(old, next)
+		c.Moves = Moves(old, next)
 	}
 	regrouped := old == nil || !sameGroups(old.workloads, next.workloads)
 	for _, p := range next.policies {
@@ -75,8 +75,8 @@ func Diff(old, next *Snapshot) Change {
 	return c
 }
 
-// moves lists the changes of policy of the workloads that both snapshots have.
-func moves(old, next *Snapshot) (out []Move) {
+// Moves lists the changes of policy of the workloads that both snapshots have.
+func Moves(old, next *Snapshot) (out []Move) {
 	had := map[string]PolicyID{}
 	for _, w := range old.workloads {
 		had[w.Key()] = w.Policy
@@ -120,11 +120,13 @@ func (c Change) Has(id PolicyID) bool {
 }
 
 // Left is the change of the policies that workloads leave, or with false that
-// of the others.
+// of the others, which may be had before the workloads change over.
 func (c Change) Left(left bool) Change {
+	is := map[PolicyID]bool{}
+	for _, p := range c.Policies {
+		is[p.ID] = p.Left
+	}
 	c.Policies = slices.DeleteFunc(slices.Clone(c.Policies), func(p PolicyChange) bool { return p.Left != left })
+	c.Moves = slices.DeleteFunc(slices.Clone(c.Moves), func(m Move) bool { return is[m.To] != left })
 	return c
 }
-
-// Empty says whether there is nothing to do.
-func (c Change) Empty() bool { return len(c.Policies) == 0 && len(c.Gone) == 0 && c.Old != nil }

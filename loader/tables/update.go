@@ -136,11 +136,10 @@ func (t *Tables) found(of func(policy.PolicyID) bool, beside []entry) (out []ent
 			out = append(out, entry{addr: k})
 		}
 	}
-	for k := range t.haveAdr {
-		addr(k)
-	}
-	for k := range t.static {
-		addr(k)
+	for _, by := range []map[AddrKey]policy.Way{t.haveAdr, t.static, t.learned} {
+		for k := range by {
+			addr(k)
+		}
 	}
 	for _, by := range []map[KnownKey]map[proof]bool{t.proofs, t.named} {
 		for k, names := range by {
@@ -282,7 +281,14 @@ func (t *Tables) loosen(e entry) error {
 		t.static[k] = e.way
 	}
 	t.name(known, k.Port, e.names)
-	if err := t.addProofs(known, e.names); err != nil {
+	names := map[proof]bool{}
+	maps.Copy(names, e.names)
+	for p := range t.wanted[known] { // which the table may have lost
+		if p.port == k.Port {
+			names[p] = true
+		}
+	}
+	if err := t.addProofs(known, names); err != nil {
 		return err
 	}
 	have, ok := t.haveAdr[k]
