@@ -45,7 +45,7 @@ func (a *Agent) adminHandler(change bool) http.Handler {
 	mux.HandleFunc("GET "+PathExplain, a.serveExplain)
 	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
 		dump(w, func() {
-			if s := a.current.p.Load(); s != nil {
+			if s := a.control.Snapshot(); s != nil {
 				fmt.Fprint(w, s.Text())
 			}
 		})

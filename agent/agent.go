@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
@@ -46,7 +47,6 @@ type Agent struct {
 	lock      *os.File // of the state directory
 	pinLock   *loader.PinLock
 	datapath  *loader.Datapath
-	current   current
 	recorder  *recorder
 	addresses ipguard.Addresses // of the node
 	names     *learned.Names
@@ -58,9 +58,8 @@ type Agent struct {
 	devices   *deviceListeners
 	status    *status
 	watcher   *source.Watcher
-	config    *configuration
+	control   *control.Control
 	guards    guards
-	took      Took // by reading the first policy
 	capture   *capture
 	workloads *workloads
 	// attached says that this run attached the programs once.
@@ -77,15 +76,10 @@ type Agent struct {
 	dropped atomic.Uint64
 	// fills is how full the kernel's tables are; to count is expensive.
 	fills recently[map[string]loader.Fill]
-	// captures says that the programs are attached, and by this daemon; inStep
-	// that the kernel has exactly what the snapshot says.
+	// captures says that the programs are attached, and by this daemon.
 	captures atomic.Bool
-	inStep   bool
-	// emptyInForce says that the policy in force has no objects.
-	emptyInForce bool
 	// saved is names.Changes as it was when the file was written.
-	saved   uint64
-	unsaved unsaved
+	saved uint64
 	// binding is held while cgroups are looked for.
 	binding sync.Mutex
 	// inherited are sockets of an earlier daemon that nobody took yet.
@@ -129,7 +123,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 		lock:     lock,
 		recorder: newRecorder(o.Log),
 		unload:   make(chan struct{}),
-		config:   newConfiguration(o),
+		control:  control.New(o.control()),
 		life:     newLife(o),
 		begun:    begun{state: made},
 		holding:  hold.NewKeeper(o.Log),
@@ -169,7 +163,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *h
 	if err != nil {
 		return nil, err
 	}
-	first, err := a.firstPolicy()
+	first, err := a.control.First(a.holder != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -223,10 +217,10 @@ func (a *Agent) wire() error {
 		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
 	}
 	learnedBounds(&names, a.opts.Sizes.Addresses)
-	a.names = learned.New(a.datapath, &a.current, names)
+	a.names = learned.New(a.datapath, a.control, names)
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
-		Policies:  &a.current,
+		Policies:  a.control,
 		Names:     a.names,
 		Upstreams: a.nodeDNS.current(),
 		Stale:     a.opts.DNSStale,
@@ -241,7 +235,7 @@ func (a *Agent) wire() error {
 		MaxConns: a.limits.Conns, MaxConnsPerWorkload: a.limits.ConnsEach,
 	})
 	out := egress.New(egress.Options{
-		Policies: &a.current,
+		Policies: a.control,
 		Names:    a.names,
 		Resolver: a.dns,
 		Guard:    guard,
@@ -253,7 +247,7 @@ func (a *Agent) wire() error {
 	a.outgoing = forward.New(a.limits.outgoing(a, out))
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
-			Snapshot: a.current.p.Load,
+			Snapshot: a.control.Snapshot,
 			Resolver: a.dns,
 			Sink:     a.recorder,
 			Log:      a.log,
@@ -272,15 +266,13 @@ func (a *Agent) wire() error {
 // startPolicy fills the kernel's tables with the first snapshot. Tables that
 // were adopted from an earlier run keep what is still right: flows of live
 // workloads go on while this happens.
-func (a *Agent) startPolicy(l Loaded) error {
-	a.took = l.Took
-	a.current.p.Store(l.Snapshot)
+func (a *Agent) startPolicy(l control.Loaded) error {
 	if n, err := a.restoreNames(); err != nil {
 		a.log.Warn("learned addresses of the last run not restored", "error", err)
 	} else if n > 0 {
 		a.log.Info("learned addresses restored", "count", n)
 	}
-	return a.enforce(l)
+	return a.control.Start(l, a.targets())
 }
 
 // Run captures the workload and serves until ctx is done, or another daemon has
@@ -339,7 +331,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		<-h.ended
 	}
 	a.recorder.flush(true)
-	a.saveLastGood()
+	a.control.SaveLastGood()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -372,7 +364,7 @@ func (a *Agent) notTaken(err error) error {
 	if a.holder == nil {
 		return err
 	}
-	a.gone.Store(true)
+	a.letGo()
 	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", loader.ErrInUse, err)
 }
 
@@ -413,7 +405,7 @@ const drainTime = 5 * time.Second
 // begin attaches the programs. From here on the workload is under policy. That
 // there is nothing yet to attach them to is no error.
 func (a *Agent) begin() error {
-	if err := a.bind(a.current.p.Load()); err != nil {
+	if err := a.bind(a.control.Snapshot()); err != nil {
 		return err
 	}
 	a.captures.Store(true)
@@ -462,7 +454,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("the kernel was not told of the range of ports", "error", err)
 			}
 			a.keepGates()
-			a.keepPolicy()
+			a.control.Keep()
 			if err := a.datapath.SweepFlows(a.recordKernelEvent); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}

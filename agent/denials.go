@@ -122,11 +122,9 @@ func (a *Agent) denied() Denials {
 // suggestions are by the policy of everything that has no other, and by the
 // files as they are now.
 func (a *Agent) suggestions(d Denials) Suggestions {
-	a.config.mu.Lock()
-	defer a.config.mu.Unlock()
-	files, err := a.config.read()
+	files, err := a.control.Files()
 	if err != nil {
 		files = nil // objects are suggested anew then
 	}
-	return suggest(d.List, a.opts.Mode, a.current.Policy(policy.DefaultPolicy), files)
+	return suggest(d.List, a.opts.Mode, a.control.Policy(policy.DefaultPolicy), files)
 }

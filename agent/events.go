@@ -58,7 +58,7 @@ func (a *Agent) kernelEvent(k loader.Event) flow.Event {
 	if !allowed {
 		e.Detail = a.lately(k.Policy, k.Dst.Addr())
 	}
-	p := a.current.Policy(k.Policy)
+	p := a.control.Policy(k.Policy)
 	if p == nil {
 		return e
 	}

@@ -160,7 +160,7 @@ func (a *Agent) cutOthers(whose map[int]workload, pids []int) {
 }
 
 func (a *Agent) judgeEarlier(w workload, s loader.OpenSocket) {
-	p := a.current.Policy(w.Policy)
+	p := a.control.Policy(w.Policy)
 	if p == nil || w.Mode == policy.Off {
 		return
 	}

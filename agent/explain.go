@@ -410,7 +410,7 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	s := a.current.p.Load()
+	s := a.control.Snapshot()
 	if s == nil {
 		http.Error(w, "no policy yet", http.StatusServiceUnavailable)
 		return

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/egressd/egressd/agent/control"
 )
 
 const forProd = `
@@ -53,7 +55,7 @@ func TestExplainForwardingCore(t *testing.T) {
 		if err := os.WriteFile(more, []byte(c.more), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := LoadPolicy([]string{"../examples/istio/egress-gateway-" + c.example + ".yaml", more}, nil)
+		l, err := control.LoadPolicy([]string{"../examples/istio/egress-gateway-" + c.example + ".yaml", more}, nil)
 		if err != nil {
 			t.Fatal(err, l.Findings)
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
@@ -18,7 +19,7 @@ const seed = "../examples/seed/googleapis.yaml"
 
 func loadSeed(t *testing.T) *policy.Snapshot {
 	t.Helper()
-	l, err := LoadPolicy([]string{seed}, nil)
+	l, err := control.LoadPolicy([]string{seed}, nil)
 	if err != nil {
 		t.Fatal(err, l.Findings)
 	}
@@ -109,7 +110,7 @@ func TestExplain(t *testing.T) {
 
 // TestExplainEndpoints: the endpoints that the kernel chooses from are named.
 func TestExplainEndpoints(t *testing.T) {
-	l, err := LoadPolicy([]string{"testdata/endpoints.yaml"}, nil)
+	l, err := control.LoadPolicy([]string{"testdata/endpoints.yaml"}, nil)
 	if err != nil {
 		t.Fatal(err, l.Findings)
 	}
@@ -269,7 +270,7 @@ func TestDenials(t *testing.T) {
 		path := t.TempDir() + "/suggestion.yaml"
 		suggestion := suggest([]Denial{d}, policy.Enforce, nil, nil).YAML()
 		writeFile(t, path, suggestion)
-		l, err := LoadPolicy([]string{path}, nil)
+		l, err := control.LoadPolicy([]string{path}, nil)
 		if err != nil {
 			t.Errorf("the suggestion for %s is refused: %v %v\n%s", d.Target, err, l.Findings, suggestion)
 			continue
@@ -337,7 +338,7 @@ func TestSuggestions(t *testing.T) {
 	}
 	path := t.TempDir() + "/all.yaml"
 	writeFile(t, path, strings.Join(got, "---\n"))
-	if l, err := LoadPolicy([]string{path}, nil); err != nil {
+	if l, err := control.LoadPolicy([]string{path}, nil); err != nil {
 		t.Errorf("%v %v", err, l.Findings)
 	}
 }

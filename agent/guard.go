@@ -78,7 +78,7 @@ func (a *Agent) wantedInterfaces() (map[int]loader.Interface, error) {
 		i := loader.Interface{Index: l.Index, Name: l.Name, L3: l.L3}
 		switch {
 		case a.opts.Guard.Picks(l):
-			i.Workload = a.nodeWorkload(a.current.p.Load())
+			i.Workload = a.nodeWorkload(a.control.Snapshot())
 		case l.Frames && !l.L3:
 			// Not only those with a default route: a second network and the
 			// veth of a pod are ways out for a packet socket as well.
@@ -139,7 +139,7 @@ func (a *Agent) lookAtInterfaces() {
 // regard tells the kernel of guarded interfaces that their workload has another
 // policy.
 func (a *Agent) regard() {
-	node := a.nodeWorkload(a.current.p.Load())
+	node := a.nodeWorkload(a.control.Snapshot())
 	for _, i := range a.datapath.Guarded() {
 		if i.Kind != loader.WorkloadInterface || i.Workload == node {
 			continue

@@ -7,14 +7,20 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/securedir"
 )
 
-// learnedFile keeps the learned addresses over a restart: programs that
-// resolved a name before it go on connecting after it.
-const learnedFile = "learned.json"
+// keepNames saves what was learned, unless that failed a moment ago: programs
+// that resolved a name before a restart go on connecting after it.
+func (a *Agent) keepNames() {
+	if now := time.Now(); a.control.Unsaved.Due(control.SavedNames, now) {
+		a.control.Unsaved.Note(a.log, control.SavedNames, a.saveNames(), now)
+	}
+}
 
 // saveNames writes the file when something changed. It is called by one
 // goroutine at a time: housekeep, and after it Close.
@@ -30,7 +36,7 @@ func (a *Agent) saveNames() error {
 	if err != nil {
 		return err
 	}
-	err = securedir.Replace(filepath.Join(a.opts.StateDir, learnedFile), func(f *os.File) error {
+	err = securedir.Replace(filepath.Join(a.opts.StateDir, control.SavedNames), func(f *os.File) error {
 		_, err := f.Write(data)
 		return err
 	})
@@ -45,7 +51,7 @@ func (a *Agent) restoreNames() (int, error) {
 	if !a.opts.Interfaces {
 		return 0, nil
 	}
-	data, err := securedir.ReadFile(filepath.Join(a.opts.StateDir, learnedFile))
+	data, err := securedir.ReadFile(filepath.Join(a.opts.StateDir, control.SavedNames))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader"
@@ -56,7 +57,7 @@ func RemoveState(stateDir string) error {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil
 	}
-	for _, name := range []string{AdminSocket, handover.SocketName, learnedFile, learnedFile + securedir.NewSuffix,
+	for _, name := range []string{AdminSocket, handover.SocketName, control.SavedNames, control.SavedNames + securedir.NewSuffix,
 		LastGoodFile, LastGoodFile + securedir.NewSuffix, LockFile} { // the lock last
 		if err := os.Remove(filepath.Join(stateDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/internal/learned"
 )
 
@@ -144,7 +145,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(logDroppedDesc, dropped())
 	}
 	gauge(readyDesc, truth(s.Ready))
-	for file := range notSaved {
+	for _, file := range []string{control.SavedNames, control.SavedPolicy} {
 		gauge(unsavedDesc, truth(s.Unsaved[file] != ""), file)
 	}
 	gauge(unboundDesc, float64(m.a.workloads.short.left.Load()))

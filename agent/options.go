@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
@@ -30,7 +31,7 @@ const (
 	// DefaultLastGood outlives a boot, unlike the state directory.
 	DefaultLastGood = "/var/lib/egressd/" + LastGoodFile
 	// LastGoodFile is the file's name in a state directory of one's own.
-	LastGoodFile = "last-good.json"
+	LastGoodFile = control.SavedPolicy
 	// NodePins is the pin directory of the daemon, below the pin root; exec
 	// makes one beside it for each command.
 	NodePins = "node"

@@ -5,10 +5,10 @@ package agent
 import (
 	"errors"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/flow"
@@ -21,12 +21,12 @@ import (
 
 // Status is what "egressd status -o json" prints.
 type Status struct {
-	Version string    `json:"version"`
-	PID     int       `json:"pid"`
-	Started time.Time `json:"started"`
-	Ready   bool      `json:"ready"`
-	Mode    string    `json:"mode"`
-	Policy  Policy    `json:"policy"`
+	Version string         `json:"version"`
+	PID     int            `json:"pid"`
+	Started time.Time      `json:"started"`
+	Ready   bool           `json:"ready"`
+	Mode    string         `json:"mode"`
+	Policy  control.Policy `json:"policy"`
 	// Capture is what is captured, and whether it is held.
 	Capture CaptureStatus `json:"capture"`
 	// Workloads are the captured cgroups.
@@ -78,19 +78,6 @@ type Status struct {
 	Findings    []istio.Finding   `json:"findings,omitempty"`
 }
 
-// Policy is the part of the Status about the configuration.
-type Policy struct {
-	Hash            string    `json:"hash"`
-	Loaded          time.Time `json:"loaded"`
-	Services        int       `json:"services"`
-	VirtualServices int       `json:"virtualServices"`
-	Gateways        int       `json:"gateways"`
-	// Error is why the newest files were not applied; the policy with Hash
-	// is then older than the files.
-	Error   string    `json:"error,omitempty"`
-	ErrorAt time.Time `json:"errorAt,omitzero"`
-}
-
 // WorkloadStatus is one workload; the first is all of what is captured that
 // is no other.
 type WorkloadStatus struct {
@@ -111,55 +98,14 @@ type status struct {
 	agent   *Agent
 	started time.Time
 
-	mu       sync.Mutex
-	ready    bool
-	policy   Policy
-	findings []istio.Finding
+	mu    sync.Mutex
+	ready bool
 }
 
 // errNotServing says that the agent begins, or ends.
 var errNotServing = errors.New("egressd begins or ends")
 
 func newStatus(a *Agent) *status { return &status{agent: a, started: time.Now()} }
-
-// loaded records the outcome of reading the configuration.
-func (s *status) loaded(l Loaded, err error, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.findings = slices.DeleteFunc(slices.Clone(l.Findings), func(f istio.Finding) bool {
-		return f.Severity == istio.Note
-	})
-	if err != nil {
-		s.policy.Error, s.policy.ErrorAt = err.Error(), now
-		if errors.Is(err, ErrPolicy) {
-			for _, f := range s.findings {
-				if f.Severity == istio.Error {
-					s.policy.Error = f.String()
-					break
-				}
-			}
-		}
-		return
-	}
-	s.policy = Policy{
-		Hash: l.Snapshot.Hash(), Loaded: now,
-		Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
-	}
-}
-
-// found adds findings about what was loaded.
-func (s *status) found(findings []istio.Finding) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.findings = append(s.findings, findings...) // a list of our own
-}
-
-// now is what is known of the policy.
-func (s *status) now() Policy {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.policy
-}
 
 func (s *status) setReady(ready bool) {
 	s.mu.Lock()
@@ -181,12 +127,11 @@ func (s *status) notReady() error {
 func (a *Agent) Status() Status {
 	s := a.status
 	ready := s.notReady() == nil
-	s.mu.Lock()
 	st := Status{
 		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: ready, Capture: a.captureStatus(),
-		Mode: a.opts.Mode.String(), Policy: s.policy, Findings: slices.Clone(s.findings),
+		Mode: a.opts.Mode.String(),
 	}
-	s.mu.Unlock()
+	st.Policy, st.Findings = a.control.Report()
 	for _, w := range a.workloads.all() {
 		st.Workloads = append(st.Workloads, WorkloadStatus{
 			Name: w.name, Cgroup: w.dirs[0], Cgroups: w.dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID), Share: a.shareOf(w.ID),
@@ -197,7 +142,7 @@ func (a *Agent) Status() Status {
 		st.Gates = append(st.Gates, g.String())
 	}
 	st.Probe = a.probe.status()
-	st.Pins, st.Unsaved = a.pinStatus(), a.unsaved.texts()
+	st.Pins, st.Unsaved = a.pinStatus(), a.control.Unsaved.Texts()
 	st.Holding = a.holding.State()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.interfaceStatus()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 )
@@ -79,7 +80,7 @@ spec:
 		return strings.NewReplacer("NAME", name, "HOSTS", hosts).Replace(object)
 	}
 	writeFile(t, file, write("one", "[one.example]")+"---\n"+write("several", "[two.example, three.example]"))
-	l, err := LoadPolicy([]string{file}, nil)
+	l, err := control.LoadPolicy([]string{file}, nil)
 	if err != nil {
 		t.Fatal(err, l.Findings)
 	}
@@ -104,7 +105,7 @@ spec:
 		t.Errorf("an object for several hosts was merged:\n%s", got.Objects[1])
 	}
 	writeFile(t, file, got.YAML())
-	after, err := LoadPolicy([]string{file}, nil)
+	after, err := control.LoadPolicy([]string{file}, nil)
 	if err != nil {
 		t.Fatal(err, after.Findings)
 	}

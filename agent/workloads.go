@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -34,6 +36,9 @@ type workloads struct {
 	// snapshot is the one that they are bound by. It may be older than the
 	// current one for a moment: while its tables are filled.
 	snapshot *policy.Snapshot
+	// narrow are the policies whose tables lack what closes by now: what they do
+	// not know is not open until they have it.
+	narrow atomic.Pointer[map[policy.PolicyID]bool]
 	// bound is what the kernel was told, by number, and cgroups by cgroup id.
 	bound   map[uint32]workload
 	cgroups map[uint64]loader.Workload
@@ -126,7 +131,7 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 // nodeWorkload is everything captured that no other workload is.
 func (a *Agent) nodeWorkload(s *policy.Snapshot) loader.Workload {
 	return loader.Workload{ID: workloadID, Policy: policy.DefaultPolicy, Mode: a.opts.Mode,
-		AllowAny: s.Policy(policy.DefaultPolicy).AllowsUnknown()}
+		AllowAny: a.workloads.open(s.Policy(policy.DefaultPolicy))}
 }
 
 // bindDescribed adds the workloads that the policy describes.
@@ -187,7 +192,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 			continue
 		}
 		d := all[i]
-		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: s.Policy(d.Policy).AllowsUnknown()}
+		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: w.open(s.Policy(d.Policy))}
 		name := d.Key()
 		mode := a.strictest(d, dir, w.root, func(at string) (claims []policy.BoundWorkload) {
 			for _, p := range dirs[at] {
@@ -340,7 +345,7 @@ func (a *Agent) rebind() {
 		return
 	}
 	err := a.bind(nil)
-	if was := a.workloads.failed; err != nil && (was == nil || !sameCause(was, err)) {
+	if was := a.workloads.failed; err != nil && (was == nil || !control.SameCause(was, err)) {
 		a.log.Error("workloads could not be told apart; new ones are under the policy of the node; it is tried again every two seconds", "error", err)
 	}
 	a.workloads.failed = err

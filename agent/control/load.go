@@ -1,30 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package control
 
 import (
 	"errors"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 	"github.com/egressd/egressd/policy/source"
 )
-
-// current holds the snapshot that everything decides from.
-type current struct {
-	p atomic.Pointer[policy.Snapshot]
-}
-
-// Policy returns the newest policy with the id, or nil.
-func (c *current) Policy(id policy.PolicyID) *policy.Policy {
-	if s := c.p.Load(); s != nil {
-		return s.Policy(id)
-	}
-	return nil
-}
 
 // Loaded is the outcome of reading the configuration.
 type Loaded struct {
@@ -73,37 +59,6 @@ func LoadFiles(files []istio.File, gateway map[string]string, allow ...policy.Al
 	return l, err
 }
 
-// reload reads the policy again and applies it. On any error the old policy
-// stays and the status says what is wrong.
-func (a *Agent) reload() {
-	c := a.config
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l, err := c.load(a.current.p.Load())
-	if !a.emptyInForce {
-		err = c.refuses(l, err)
-	}
-	if err == nil {
-		if err = a.apply(l); err == nil {
-			a.emptyInForce = l.Empty
-		}
-	}
-	a.logFindings(l.Findings)
-	a.status.loaded(l, err, time.Now())
-	if errors.Is(err, errEmpty) {
-		a.log.Warn("policy not applied; the previous one stays in force, also for new connections", "error", err)
-		c.unseen = false
-		return
-	}
-	if err != nil {
-		a.log.Error("policy not applied; the previous one stays in force, also for new connections", "error", err)
-		c.unseen = false // the reader has gone on to the one with the error
-		return
-	}
-	c.later(l, true)
-	release(l.Took)
-}
-
 // bigPolicy is how long loading takes when it is worth to clean up behind it.
 const bigPolicy = 100 * time.Millisecond
 
@@ -112,18 +67,5 @@ const bigPolicy = 100 * time.Millisecond
 func release(t Took) {
 	if t.Read+t.Decode+t.Compile > bigPolicy {
 		debug.FreeOSMemory()
-	}
-}
-
-func (a *Agent) logFindings(findings []istio.Finding) {
-	for _, f := range findings {
-		switch f.Severity {
-		case istio.Error:
-			a.log.Error("policy", "finding", f.String())
-		case istio.Warning:
-			a.log.Warn("policy", "finding", f.String())
-		default:
-			a.log.Debug("policy", "finding", f.String())
-		}
 	}
 }

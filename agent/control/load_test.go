@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package control
 
 import (
 	"errors"
@@ -26,7 +26,7 @@ func TestLoadPolicySeed(t *testing.T) {
 	for file, warnings := range map[string]int{
 		"googleapis.yaml": 1, "external-db-static.yaml": 0, "external-db-dns.yaml": 0, "bookinfo-gateway.yaml": 0,
 	} {
-		l, err := LoadPolicy([]string{"../examples/seed/" + file}, nil)
+		l, err := LoadPolicy([]string{"../../examples/seed/" + file}, nil)
 		if err != nil {
 			t.Errorf("%s: %v %v", file, err, l.Findings)
 			continue

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package control
 
 import (
 	"errors"
@@ -11,32 +11,33 @@ import (
 	"time"
 )
 
-// What is saved for the next start, by the names of the files.
+// What is saved for the next start, by the names of the files: the learned
+// addresses, and the last good policy.
 const (
-	savedNames  = learnedFile
-	savedPolicy = LastGoodFile
+	SavedNames  = "learned.json"
+	SavedPolicy = "last-good.json"
 )
 
 // notSaved is what it means when a file cannot be written.
 var notSaved = map[string]string{
-	savedNames: "learned addresses are not saved: when egressd is started again, programs that do not resolve their names anew are refused; " +
+	SavedNames: "learned addresses are not saved: when egressd is started again, programs that do not resolve their names anew are refused; " +
 		"see that the state directory is there and has room, egressd goes on trying",
-	savedPolicy: "the policy in force is not saved: a start with a broken configuration will take the policy that was saved before, and fail if there is none; " +
+	SavedPolicy: "the policy in force is not saved: a start with a broken configuration will take the policy that was saved before, and fail if there is none; " +
 		"see that its directory is there and has room, egressd goes on trying",
 }
 
 // saveAgain is how long after a failure to save the next attempt is made.
 const saveAgain = 10 * time.Second
 
-// unsaved knows what could not be saved. Its zero value is empty.
-type unsaved struct {
+// Unsaved knows what could not be saved. Its zero value is empty.
+type Unsaved struct {
 	mu     sync.Mutex
 	errs   map[string]error
 	failed map[string]time.Time
 }
 
-// note notes how an attempt to save a file ended, and logs what has changed.
-func (u *unsaved) note(log *slog.Logger, file string, err error, now time.Time) {
+// Note notes how an attempt to save a file ended, and logs what has changed.
+func (u *Unsaved) Note(log *slog.Logger, file string, err error, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	was := u.errs[file]
@@ -52,14 +53,14 @@ func (u *unsaved) note(log *slog.Logger, file string, err error, now time.Time) 
 		u.errs, u.failed = map[string]error{}, map[string]time.Time{}
 	}
 	u.errs[file], u.failed[file] = err, now
-	if was == nil || !sameCause(was, err) {
+	if was == nil || !SameCause(was, err) {
 		log.Warn(notSaved[file], "error", err)
 	}
 }
 
-// sameCause says whether two errors have the same cause; their texts may name
+// SameCause says whether two errors have the same cause; their texts may name
 // temporary files.
-func sameCause(x, y error) bool {
+func SameCause(x, y error) bool {
 	var a, b syscall.Errno
 	if errors.As(x, &a) && errors.As(y, &b) {
 		return a == b
@@ -67,9 +68,9 @@ func sameCause(x, y error) bool {
 	return x.Error() == y.Error()
 }
 
-// due says whether an attempt to save a file is due: one that failed is not
+// Due says whether an attempt to save a file is due: one that failed is not
 // repeated at once.
-func (u *unsaved) due(file string, now time.Time) bool {
+func (u *Unsaved) Due(file string, now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	at, failed := u.failed[file]
@@ -77,35 +78,17 @@ func (u *unsaved) due(file string, now time.Time) bool {
 }
 
 // all are the errors by file.
-func (u *unsaved) all() map[string]error {
+func (u *Unsaved) all() map[string]error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return maps.Clone(u.errs)
 }
 
-// texts are the errors as the status has them.
-func (u *unsaved) texts() map[string]string {
+// Texts are the errors as the status has them.
+func (u *Unsaved) Texts() map[string]string {
 	out := map[string]string{}
 	for file, err := range u.all() {
 		out[file] = err.Error()
 	}
 	return out
-}
-
-// keepNames saves what was learned, unless that failed a moment ago.
-func (a *Agent) keepNames() {
-	if now := time.Now(); a.unsaved.due(savedNames, now) {
-		a.unsaved.note(a.log, savedNames, a.saveNames(), now)
-	}
-}
-
-// keepPolicy has the policy in force saved if that has failed.
-func (a *Agent) keepPolicy() {
-	if a.unsaved.all()[savedPolicy] == nil {
-		return
-	}
-	select {
-	case a.config.changed <- struct{}{}:
-	default:
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
@@ -96,29 +97,29 @@ input. docs/CHECKS.md lists the mistakes that it knows.`,
 // stdinName is how findings call standard input.
 const stdinName = "<stdin>"
 
-// readPolicy is agent.LoadPolicy where a path of "-" is standard input.
-func readPolicy(e env, paths []string, gateway map[string]string, allow []policy.AllowedEndpoint) (agent.Loaded, error) {
+// readPolicy is control.LoadPolicy where a path of "-" is standard input.
+func readPolicy(e env, paths []string, gateway map[string]string, allow []policy.AllowedEndpoint) (control.Loaded, error) {
 	i := slices.Index(paths, "-")
 	if i < 0 {
-		return agent.LoadPolicy(paths, gateway, allow...)
+		return control.LoadPolicy(paths, gateway, allow...)
 	}
 	if slices.Contains(paths[i+1:], "-") {
-		return agent.Loaded{}, usageError{errors.New("standard input can be read once only")}
+		return control.Loaded{}, usageError{errors.New("standard input can be read once only")}
 	}
 	data, err := io.ReadAll(io.LimitReader(e.stdin, source.MaxFileSize+1))
 	switch {
 	case err != nil:
-		return agent.Loaded{}, fmt.Errorf("read standard input: %w", err)
+		return control.Loaded{}, fmt.Errorf("read standard input: %w", err)
 	case len(data) > source.MaxFileSize:
-		return agent.Loaded{}, fmt.Errorf("standard input is larger than %d bytes", source.MaxFileSize)
+		return control.Loaded{}, fmt.Errorf("standard input is larger than %d bytes", source.MaxFileSize)
 	}
 	var files []istio.File
 	if others := slices.Concat(paths[:i], paths[i+1:]); len(others) > 0 {
 		if files, err = source.Files(others); err != nil {
-			return agent.Loaded{}, err
+			return control.Loaded{}, err
 		}
 	}
-	return agent.LoadFiles(append(files, istio.File{Name: stdinName, Data: data}), gateway, allow...)
+	return control.LoadFiles(append(files, istio.File{Name: stdinName, Data: data}), gateway, allow...)
 }
 
 func printCheck(e env, r checkResult, verbose bool, err error) {
@@ -136,7 +137,7 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 		}
 		printLine(e.stdout, "%s", f)
 	}
-	if err != nil && !(errors.Is(err, agent.ErrPolicy) && errs > 0) {
+	if err != nil && !(errors.Is(err, control.ErrPolicy) && errs > 0) {
 		fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
 	}
 	state := "good"

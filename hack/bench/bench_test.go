@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/control"
 )
 
 const wrkOutput = `Running 2s test @ http://bench.example.com/
@@ -92,7 +92,7 @@ func TestShapes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		l, err := agent.LoadPolicy([]string{dir}, nil)
+		l, err := control.LoadPolicy([]string{dir}, nil)
 		if err != nil || len(l.Findings) > 0 {
 			t.Fatalf("%s: %v %v", s.name, err, l.Findings)
 		}

@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/control"
 )
 
 // scaleKeys are what -what calls the measurements of this file.
@@ -118,7 +118,7 @@ const loadVerb = "load-policy"
 
 // load reads a policy as the daemon does and prints what the steps took.
 func load(paths []string) error {
-	l, err := agent.LoadPolicy(paths, nil)
+	l, err := control.LoadPolicy(paths, nil)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (b *bench) loadAlone(ctx context.Context, sc *scale) error {
 		if err != nil {
 			return fmt.Errorf("loading the policy: %w: %s", err, out)
 		}
-		var took agent.Took
+		var took control.Took
 		if err := json.Unmarshal(out, &took); err != nil {
 			return err
 		}

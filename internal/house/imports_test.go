@@ -68,8 +68,9 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
 	// Roof.
-	"./agent":       join([]string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join([]string{"./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./agent/control": {"./internal/securedir", "./policy", "./policy/istio", "./policy/source"},
+	"./agent":         join([]string{"./agent/control", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd":   join([]string{"./agent/control", "./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
 	// What shows and tests the house stands beside it.
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
@@ -80,7 +81,7 @@ var floors = map[string][]string{
 	"./internal/e2e":                 nil,
 	"./internal/house":               nil,
 	"./hack/bpfcover":                {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
-	"./hack/bench":                   {"./agent", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
+	"./hack/bench":                   {"./agent/control", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./hack/soak":                    {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
 	"./examples":                     nil,
 }
