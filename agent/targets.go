@@ -50,20 +50,11 @@ type binding struct{ *Agent }
 // Tighten lets nobody pass any more where the tables know nothing, unless the
 // next policy does as well.
 func (b binding) Tighten(c policy.Change) error {
-	b.workloads.setNarrow(func(narrow map[policy.PolicyID]bool) {
-		for _, p := range c.Policies {
-			if p.Next != nil && (!p.Next.AllowsUnknown() || p.Left && !p.Unknown) {
-				narrow[p.ID] = true
-			}
-		}
-	})
+	b.workloads.narrow.Tighten(c)
 	if !b.captures.Load() {
 		return nil
 	}
-	shut := func(w loader.Workload) bool {
-		p := c.Next.Policy(w.Policy)
-		return w.AllowAny && p != nil && !p.AllowsUnknown()
-	}
+	shut := func(w loader.Workload) bool { return w.AllowAny && control.Shuts(c, w.Policy) }
 	return errors.Join(b.shutUnknown(shut), b.shutInterfaces(shut))
 }
 
@@ -103,11 +94,7 @@ func (b binding) shutInterfaces(shut func(loader.Workload) bool) error {
 
 // Loosen lets workloads change over once they are captured.
 func (b binding) Loosen(c policy.Change) error {
-	b.workloads.setNarrow(func(narrow map[policy.PolicyID]bool) {
-		for _, p := range c.Policies {
-			delete(narrow, p.ID)
-		}
-	})
+	b.workloads.narrow.Loosen(c)
 	if !b.captures.Load() {
 		return nil
 	}
@@ -116,20 +103,4 @@ func (b binding) Loosen(c policy.Change) error {
 		b.regard()
 	}
 	return err
-}
-
-// setNarrow changes which policies are narrow.
-func (w *workloads) setNarrow(change func(map[policy.PolicyID]bool)) {
-	narrow := map[policy.PolicyID]bool{}
-	if was := w.narrow.Load(); was != nil {
-		narrow = maps.Clone(*was)
-	}
-	change(narrow)
-	w.narrow.Store(&narrow)
-}
-
-// open says whether what the tables of a policy do not know is open now.
-func (w *workloads) open(p *policy.Policy) bool {
-	narrow := w.narrow.Load()
-	return p.AllowsUnknown() && (narrow == nil || !(*narrow)[p.ID()])
 }

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/internal/cgroup"
@@ -36,9 +35,7 @@ type workloads struct {
 	// snapshot is the one that they are bound by. It may be older than the
 	// current one for a moment: while its tables are filled.
 	snapshot *policy.Snapshot
-	// narrow are the policies whose tables lack what closes by now: what they do
-	// not know is not open until they have it.
-	narrow atomic.Pointer[map[policy.PolicyID]bool]
+	narrow   control.Narrow
 	// bound is what the kernel was told, by number, and cgroups by cgroup id.
 	bound   map[uint32]workload
 	cgroups map[uint64]loader.Workload
@@ -57,6 +54,9 @@ type workload struct {
 	loader.Workload
 	name string
 	dirs []string // cgroup directories
+	// waits says that it has changed over to its policy, by which the core does
+	// not decide yet.
+	waits bool
 }
 
 // capturedWorkloads prepares the binding of workloads below the captured
@@ -124,14 +124,24 @@ func (a *Agent) bind(s *policy.Snapshot) error {
 		// Programs enter cgroups by themselves, which may be gone already.
 		errs = append(errs, a.datapath.DropGone(table))
 	}
-	w.bound = bound
+	w.setBound(bound)
 	return errors.Join(errs...)
+}
+
+// setBound says which workloads there are by now.
+func (w *workloads) setBound(bound map[uint32]workload) {
+	for number, b := range bound {
+		was, ok := w.bound[number]
+		b.waits = w.narrow.Pending(b.Policy) && (!ok || was.waits || was.Policy != b.Policy)
+		bound[number] = b
+	}
+	w.bound = bound
 }
 
 // nodeWorkload is everything captured that no other workload is.
 func (a *Agent) nodeWorkload(s *policy.Snapshot) loader.Workload {
 	return loader.Workload{ID: workloadID, Policy: policy.DefaultPolicy, Mode: a.opts.Mode,
-		AllowAny: a.workloads.open(s.Policy(policy.DefaultPolicy))}
+		AllowAny: a.workloads.narrow.Open(s.Policy(policy.DefaultPolicy))}
 }
 
 // bindDescribed adds the workloads that the policy describes.
@@ -188,11 +198,11 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 			}
 			free := loader.Workload{ID: servicesID, Policy: policy.DefaultPolicy, Mode: policy.Off}
 			put(table, keys, free)
-			bound[servicesID] = workload{free, NodeServices, append(bound[servicesID].dirs, dir)}
+			bound[servicesID] = workload{Workload: free, name: NodeServices, dirs: append(bound[servicesID].dirs, dir)}
 			continue
 		}
 		d := all[i]
-		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: w.open(s.Policy(d.Policy))}
+		one := loader.Workload{Policy: d.Policy, Mode: a.opts.Mode, AllowAny: w.narrow.Open(s.Policy(d.Policy))}
 		name := d.Key()
 		mode := a.strictest(d, dir, w.root, func(at string) (claims []policy.BoundWorkload) {
 			for _, p := range dirs[at] {
@@ -211,7 +221,7 @@ func (a *Agent) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Worklo
 		}
 		put(table, keys, one)
 		b := bound[one.ID]
-		bound[one.ID] = workload{one, name, append(b.dirs, dir)}
+		bound[one.ID] = workload{Workload: one, name: name, dirs: append(b.dirs, dir)}
 	}
 	return nil
 }
@@ -271,11 +281,14 @@ func (w *workloads) modeOf(name string) (policy.Mode, bool) {
 	return 0, false
 }
 
-// of returns the policy and mode that a workload has now.
+// of returns the policy and mode that a workload has now; 0: none for a moment.
 func (w *workloads) of(number uint32) (policy.PolicyID, policy.Mode, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b, ok := w.bound[number]
+	if b.waits {
+		b.Policy = 0
+	}
 	return b.Policy, b.Mode, ok
 }
 

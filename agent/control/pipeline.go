@@ -54,9 +54,12 @@ type Step struct {
 	do   func(policy.Change) error
 	// ends says that the policy before stays in force when the step fails.
 	ends bool
-	// binds says that workloads change over in it. What is needs them to have done
-	// so is left out when it fails.
-	binds, needs bool
+	// opens says that it opens what a policy names, which under ALLOW_ANY closes as
+	// well. When it fails nobody gets what policies do not name.
+	opens bool
+	// binds says that workloads change over in it. What needs that, or gives them
+	// what policies do not name, is left out when it, or that, fails.
+	binds, needs, gives bool
 }
 
 // StepError says which step failed.
@@ -124,12 +127,12 @@ func (p *Pipeline) order() []Step {
 		{Name: "kernel tables are tightened", do: t.Tables.Tighten, ends: true},
 		{Name: "learned addresses are tightened", do: t.Learned.Tighten, ends: true},
 		{Name: "decisions go by the new policy", do: p.swap},
-		{Name: "learned addresses are opened", do: free(t.Learned.Loosen)},
-		{Name: "kernel tables are opened", do: free(t.Tables.Loosen)},
+		{Name: "learned addresses are opened", do: free(t.Learned.Loosen), opens: true},
+		{Name: "kernel tables are opened", do: free(t.Tables.Loosen), opens: true},
 		{Name: "workloads change over", do: p.bind, binds: true},
-		{Name: "learned addresses of policies that workloads left", do: left(t.Learned.Loosen), needs: true},
-		{Name: "kernel tables of policies that workloads left", do: left(t.Tables.Loosen), needs: true},
-		{Name: "workloads get what is open now", do: left(t.Workloads.Loosen), needs: true},
+		{Name: "learned addresses of policies that workloads left", do: left(t.Learned.Loosen), needs: true, opens: true},
+		{Name: "kernel tables of policies that workloads left", do: left(t.Tables.Loosen), needs: true, opens: true},
+		{Name: "workloads get what is open now", do: left(t.Workloads.Loosen), needs: true, gives: true},
 		{Name: "kernel tables of policies that are gone", do: t.Tables.Retire, needs: true},
 		{Name: "learned addresses of policies that are gone", do: t.Learned.Retire, needs: true},
 		{Name: "open connections are decided again in the kernel", do: func(policy.Change) error { return t.Epoch() }},
@@ -204,20 +207,25 @@ func (p *Pipeline) change(old, next *policy.Snapshot) policy.Change {
 
 func (p *Pipeline) run(c policy.Change) error {
 	var errs []error
-	inForce, bound := false, true
+	inForce, bound, opened := false, true, true
 	for _, s := range p.steps {
-		if s.needs && !bound {
+		if s.needs && !bound || s.gives && !opened {
 			continue
 		}
-		err := s.do(c)
-		if err != nil {
-			errs = append(errs, &StepError{Step: s.Name, InForce: !s.ends, Err: err})
-			if s.ends && !inForce {
-				break
-			}
-			bound = bound && !s.binds
+		now := c
+		if s.binds && !opened {
+			now.Policies = nil // workloads change over and get nothing that is not named
 		}
 		inForce = inForce || !s.ends
+		err := s.do(now)
+		if err == nil {
+			continue
+		}
+		errs = append(errs, &StepError{Step: s.Name, InForce: inForce, Err: err})
+		if !inForce {
+			break
+		}
+		bound, opened = bound && !s.binds, opened && !s.opens
 	}
 	return errors.Join(errs...)
 }

@@ -109,8 +109,17 @@ func (n *Names) apply(c policy.Change, tighten bool) error {
 			continue
 		}
 		t.mu.Lock()
-		for addr := range t.addrsOf(p) {
-			errs = append(errs, n.reapply(t, p, addr, t.addrs[addr], tighten))
+		addrs := t.addrsOf(p)
+		if tighten {
+			t.narrowed = maps.Clone(addrs)
+		} else {
+			maps.Copy(addrs, t.narrowed)
+			t.narrowed = nil
+		}
+		for addr := range addrs {
+			if a := t.addrs[addr]; a != nil {
+				errs = append(errs, n.reapply(t, p, addr, a, tighten))
+			}
 		}
 		t.mu.Unlock()
 	}

@@ -72,7 +72,7 @@ func (s *endpointSet) entries() map[EndpointKey]Endpoint {
 	out := map[EndpointKey]Endpoint{}
 	slot := uint16(0)
 	for _, o := range s.list.List() {
-		v := Endpoint{Port: htons(o.Addr.Port())}
+		v := Endpoint{Port: NetworkOrder(o.Addr.Port())}
 		if o.Addr.Addr().IsValid() {
 			v.Addr = o.Addr.Addr().As16()
 		}
@@ -95,19 +95,20 @@ func slotsOf(e policy.Endpoints) uint16 {
 
 // readSets finds the sets that are in the kernel.
 func (t *Tables) readSets() error {
-	lists := map[uint32]map[uint16]policy.UpstreamEndpoint{}
+	lists, members := map[uint32]map[uint16]policy.UpstreamEndpoint{}, map[uint32]int{}
 	err := t.stores.Endpoints.Each(func(k *EndpointKey, v *Endpoint) {
 		if lists[k.Set] == nil {
 			lists[k.Set] = map[uint16]policy.UpstreamEndpoint{}
 		}
 		if k.Slot == memberSlot {
+			members[k.Set]++
 			return
 		}
 		a := netip.AddrFrom16(v.Addr).Unmap()
 		if v.Addr == [16]byte{} {
 			a = netip.Addr{}
 		}
-		lists[k.Set][k.Slot] = policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(a, htons(v.Port)), Weight: 1}
+		lists[k.Set][k.Slot] = policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(a, NetworkOrder(v.Port)), Weight: 1}
 	})
 	if err != nil {
 		return err
@@ -122,7 +123,7 @@ func (t *Tables) readSets() error {
 		for a, w := range weights {
 			list = append(list, policy.UpstreamEndpoint{Addr: a, Weight: w})
 		}
-		whole := len(list) > 0
+		whole := len(list) > 0 && members[id] == len(list)
 		for i := range s.slots {
 			_, ok := bySlot[i]
 			whole = whole && ok

@@ -136,9 +136,9 @@ func (t *Tables) mendKnown() error {
 // Nets is how many prefixes have entries.
 func (t *Tables) Nets() int { return len(t.haveNet) }
 
-// htons is a number in network order, as it is in memory, and the other way
+// NetworkOrder is a port in network order, as it is in memory, and the other way
 // round.
-func htons(p uint16) uint16 {
+func NetworkOrder(p uint16) uint16 {
 	var b [2]byte
 	binary.BigEndian.PutUint16(b[:], p)
 	return binary.NativeEndian.Uint16(b[:])
@@ -149,7 +149,7 @@ func knownOf(k AddrKey) KnownKey { return KnownKey{Policy: k.Policy, Addr: k.Add
 func keyOf(p policy.PolicyID, prefix netip.Prefix, transport policy.Transport, port uint16) AddrKey {
 	return AddrKey{
 		Policy: uint32(p),
-		Port:   htons(port),
+		Port:   NetworkOrder(port),
 		Proto:  uint8(transport),
 		Addr:   prefix.Addr().As16(),
 	}
@@ -165,7 +165,7 @@ func cidrOf(p policy.PolicyID, prefix netip.Prefix, transport policy.Transport, 
 	return CidrKey{
 		Prefixlen: 64 + uint32(bits),
 		Policy:    uint32(p),
-		Port:      htons(port),
+		Port:      NetworkOrder(port),
 		Proto:     uint8(transport),
 		Addr:      prefix.Masked().Addr().As16(),
 	}

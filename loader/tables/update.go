@@ -104,7 +104,7 @@ func (t *Tables) entries(c policy.Change) []entry {
 }
 
 func entryOf(p policy.PolicyChange, s policy.StaticChange) entry {
-	e := entry{isNet: !s.Prefix.IsSingleIP(), names: map[proof]bool{}, unknown: p.Unknown}
+	e := entry{isNet: !s.Prefix.IsSingleIP(), unknown: p.Unknown}
 	if e.isNet {
 		e.net = cidrOf(p.ID, s.Prefix, s.Transport, s.Port)
 	} else {
@@ -113,7 +113,10 @@ func entryOf(p policy.PolicyChange, s policy.StaticChange) entry {
 	for _, o := range s.Openings {
 		e.way = e.way.Join(wayOf(o), s.Transport)
 		if o.Verdict == policy.Inspect && o.Name != "" {
-			e.names[proof{htons(o.Port), o.Name}] = true
+			if e.names == nil {
+				e.names = map[proof]bool{}
+			}
+			e.names[proof{NetworkOrder(o.Port), o.Name}] = true
 		}
 	}
 	return e
@@ -281,15 +284,10 @@ func (t *Tables) loosen(e entry) error {
 		t.static[k] = e.way
 	}
 	t.name(known, k.Port, e.names)
-	names := map[proof]bool{}
-	maps.Copy(names, e.names)
-	for p := range t.wanted[known] { // which the table may have lost
-		if p.port == k.Port {
-			names[p] = true
+	for _, names := range []map[proof]bool{e.names, t.wanted[known]} { // the table may have lost what was learned
+		if err := t.addProofs(known, names); err != nil {
+			return err
 		}
-	}
-	if err := t.addProofs(known, names); err != nil {
-		return err
 	}
 	have, ok := t.haveAdr[k]
 	want := join(e.way, t.learned[k], k)
@@ -311,13 +309,12 @@ func (t *Tables) loosen(e entry) error {
 func (t *Tables) name(known KnownKey, port uint16, names map[proof]bool) {
 	all := t.named[known]
 	maps.DeleteFunc(all, func(p proof, _ bool) bool { return p.port == port })
-	if all == nil {
+	if all == nil && len(names) > 0 {
 		all = map[proof]bool{}
+		t.named[known] = all
 	}
 	maps.Copy(all, names)
-	if len(all) > 0 {
-		t.named[known] = all
-	} else {
+	if len(all) == 0 {
 		delete(t.named, known)
 	}
 }
