@@ -77,16 +77,16 @@ type Tables struct {
 	proofs, wanted, named map[KnownKey]map[proof]bool
 }
 
-// New returns the tables with what is in them.
+// New returns the tables with what is in them. It stays, and what is learned is
+// joined with it, until a change says what is to be there.
 func New(s Stores) (*Tables, error) {
-	t := &Tables{
-		stores:  s,
-		static:  map[AddrKey]policy.Way{},
-		learned: map[AddrKey]policy.Way{},
-		wanted:  map[KnownKey]map[proof]bool{},
-		named:   map[KnownKey]map[proof]bool{},
+	t := &Tables{stores: s, learned: map[AddrKey]policy.Way{}, wanted: map[KnownKey]map[proof]bool{}}
+	err := t.read()
+	t.static, t.named = maps.Clone(t.haveAdr), map[KnownKey]map[proof]bool{}
+	for k, names := range t.proofs {
+		t.named[k] = maps.Clone(names)
 	}
-	return t, t.read()
+	return t, err
 }
 
 // read fills the mirror from the tables.
