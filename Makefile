@@ -1,13 +1,14 @@
-# Words: build, generate, test, test-vm, attack, demo, bench, soak, fuzz, bpf-coverage, lint, check-generated, clean.
+# Words: build, image, generate, test, test-vm, attack, demo, bench, soak, fuzz, bpf-coverage, lint, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMAGE   ?= egressd:$(VERSION)
 
 # The tests, the demo and the benchmark make network namespaces and load kernel
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build generate check-generated test test-vm attack demo bench soak fuzz bpf-coverage lint clean help
+.PHONY: all build image generate check-generated test test-vm attack demo bench soak fuzz bpf-coverage lint clean help
 all: build
 
 build: ## bin/egressd, static
@@ -16,6 +17,13 @@ build: ## bin/egressd, static
 generate: ## compile the kernel programs again (needs clang; the objects are committed)
 	hack/install-test-deps.sh generate
 	$(GO) generate ./bpf
+
+image: ## bin/egressd-image.tar, an OCI archive for amd64 and arm64; needs no registry and no container runtime
+	for arch in amd64 arm64; do \
+		CGO_ENABLED=0 GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/egressd-$$arch ./cmd/egressd || exit 1; \
+	done
+	$(GO) build -C hack/image -o ../../bin/image .
+	bin/image -name $(IMAGE) -version $(VERSION) -o bin/egressd-image.tar amd64=bin/egressd-amd64 arm64=bin/egressd-arm64
 
 check-generated: ## do the committed objects come from the committed C?
 	hack/install-test-deps.sh generate
