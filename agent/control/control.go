@@ -93,7 +93,7 @@ func (c *Control) apply(l Loaded) error {
 	}
 	if c.Snapshot() == l.Snapshot {
 		c.o.Log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
-			"services", l.Services, "virtualServices", l.VirtualServices, "gateways", l.Gateways,
+			"services", l.Services, "virtual_services", l.VirtualServices, "gateways", l.Gateways,
 			"read", l.Took.Read, "decode", l.Took.Decode, "compile", l.Took.Compile, "apply", time.Since(start))
 	}
 	return err
