@@ -284,12 +284,12 @@ func (n *node) core(p probe) bool {
 	return d.Verdict != policy.Deny
 }
 
-// by names the entries that decide about a flow.
+// by names the entries that decide about a flow, and whose they are.
 func (n *node) by(p probe) string {
 	b := n.kernel.bound(p)
 	_, exact := n.kernel.addrs[addrKey(b.policy, p)]
 	net, around := n.kernel.longest(b.policy, p)
-	return fmt.Sprint(b.policy, exact, around, net.Prefixlen)
+	return fmt.Sprint(b.policy, exact, around, net.Prefixlen, n.known[b.policy][p.dst.Addr()])
 }
 
 func addrKey(id policy.PolicyID, p probe) tables.AddrKey {
