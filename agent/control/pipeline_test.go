@@ -225,23 +225,22 @@ func TestPipeline(t *testing.T) {
 // TestPipelineOrder: where two steps are swapped, the test above would see it.
 func TestPipelineOrder(t *testing.T) {
 	all := probes()
-	for _, c := range []struct{ first, second, found string }{
-		{"workloads lose what is not open any more", "kernel tables are tightened", "open"},
-		{"kernel tables are tightened", "decisions go by the new policy", ""},
-		{"decisions go by the new policy", "workloads change over", "shut"},
-		{"kernel tables are opened", "workloads change over", "shut"},
-		{"learned addresses are opened", "workloads change over", "shut"},
-		{"workloads change over", "kernel tables of policies that workloads left", "open"},
-		{"workloads change over", "learned addresses of policies that workloads left", "open"},
-		{"workloads change over", "kernel tables of policies that are gone", "shut"},
-		{"workloads change over", "learned addresses of policies that are gone", "shut"},
-		{"kernel tables of policies that workloads left", "workloads get what is open now", "open"},
+	for _, c := range []struct {
+		first, second, found string
+		from                 uint64 // a seed that shows it, so that it need not be looked for
+	}{
+		{"workloads lose what is not open any more", "kernel tables are tightened", "open", 57},
+		{"decisions go by the new policy", "workloads change over", "shut", 171},
+		{"kernel tables are opened", "workloads change over", "shut", 171},
+		{"learned addresses are opened", "workloads change over", "shut", 171},
+		{"workloads change over", "kernel tables of policies that workloads left", "open", 4},
+		{"workloads change over", "learned addresses of policies that workloads left", "open", 4},
+		{"workloads change over", "kernel tables of policies that are gone", "shut", 949},
+		{"workloads change over", "learned addresses of policies that are gone", "shut", 949},
+		{"kernel tables of policies that workloads left", "workloads get what is open now", "open", 45},
 	} {
-		if c.found == "" {
-			continue
-		}
 		seen := map[string]string{}
-		for seed := uint64(0); seed < 3000 && seen[c.found] == ""; seed++ {
+		for seed := c.from; seed < c.from+1000 && seen[c.found] == ""; seed++ {
 			g := &generator{Rand: rand.New(rand.NewPCG(seed, 1))}
 			old, next, ok := g.pair()
 			if !ok {
