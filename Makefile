@@ -1,4 +1,4 @@
-# Words: build, image, generate, test, test-vm, attack, demo, bench, soak, fuzz, bpf-coverage, lint, check-generated, clean.
+# Words: build, image, generate, test, test-vm, attack, demo, bench, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -8,7 +8,7 @@ IMAGE   ?= egressd:$(VERSION)
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build image generate check-generated test test-vm attack demo bench soak fuzz bpf-coverage lint clean help
+.PHONY: all build image generate check-generated test test-vm attack demo bench soak fuzz bpf-coverage lint house clean help
 all: build
 
 build: ## bin/egressd, static
@@ -62,6 +62,9 @@ bpf-coverage: ## branches of the kernel programs that no test reaches; minutes
 lint: ## gofmt, go vet, golangci-lint (.golangci.yaml), shellcheck
 	hack/install-test-deps.sh lint
 	hack/lint/run
+
+house: ## lengths, and the order of files in the big packages; writes the table of docs/ARCHITECTURE.md
+	$(GO) run ./hack/house -write docs/ARCHITECTURE.md
 
 clean: ## remove what was built
 	rm -rf bin

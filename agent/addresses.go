@@ -5,10 +5,15 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
+	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/internal/link"
 )
+
+// watchAgain is how long a daemon that cannot be told waits between two looks.
+const watchAgain = 5 * time.Second
 
 // readAddresses reads the node's own addresses, which no answer may name,
 // before anything is learned, and tells the kernel, for which they are the node.
@@ -69,4 +74,35 @@ func (a *Agent) lookAtAddresses() {
 		a.log.Error("connections to an address that is the node's own now go on", "error", err)
 	}
 	a.outgoing.Recheck()
+}
+
+// followDevices makes egressd listen on the node's devices as they are now. run
+// starts a function that is waited for at the end, and answer one that may go on
+// longer.
+func (a *Agent) followDevices(ctx context.Context, run, answer func(func() error)) {
+	devices, err := link.Devices()
+	if err != nil {
+		a.log.Warn("the network devices could not be listed; egressd goes on listening on those that it knows", "error", err)
+		return
+	}
+	listening, closeOld := a.devices.Follow(a.sockets, devices, func(dl *listen.DeviceListener) {
+		ctx, cancel := context.WithCancel(ctx)
+		dl.Stop = cancel
+		run(func() error {
+			if err := a.outgoing.Serve(ctx, dl.Proxy, a.identify); err != nil {
+				a.log.Error("a listener on a network device failed; sockets that are bound to the device are reset", "address", dl.Proxy.Addr(), "error", err)
+			}
+			return nil
+		})
+		answer(func() error {
+			if err := a.dns.Serve(ctx, dl.DNSUDP, []net.Listener{dl.DNSTCP}); err != nil {
+				a.log.Error("a DNS listener on a network device failed; sockets that are bound to the device have no DNS", "address", dl.DNSTCP.Addr(), "error", err)
+			}
+			return nil
+		})
+	})
+	if err := a.datapath.SetDevices(listening); err != nil {
+		a.log.Error("the kernel was not told where egressd listens for sockets that are bound to a device; they are refused", "error", err)
+	}
+	closeOld()
 }

@@ -3,12 +3,17 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/agent/report"
 )
 
 // Paths of the admin interface.
@@ -27,6 +32,27 @@ const (
 	maxDumps     = 2 // a dump is made in memory
 )
 
+// registry has the metrics of the daemon.
+func (a *Agent) registry() *prometheus.Registry {
+	return report.Registry(report.Source{
+		Status: a.Status, Events: a.recorder.Counts, Dropped: a.recorder.Dropped, LogDropped: a.opts.LogDropped,
+		Closed: a.surfaces.Closed, Holding: a.holding.Counts, Upstreams: a.dns.Upstreams,
+		Unbound: func() int64 { n, _ := a.workloads.Unbound(); return n },
+		Saved:   []string{control.SavedNames, control.SavedPolicy},
+	})
+}
+
+// serveInterfaces opens the interfaces of the daemon.
+func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) error {
+	return a.surfaces.Serve(ctx, serve, admin.Options{
+		StateDir: a.opts.StateDir, Group: a.opts.AdminGroup, Log: a.log,
+		Change: a.adminHandler(true),
+		Read:   a.adminHandler(false), AdminAddress: a.opts.AdminAddress,
+		Status: a.statusHandler(), StatusAddress: a.opts.StatusAddress,
+		Health: a.readyHandler(), HealthAddress: a.opts.HealthAddress,
+	})
+}
+
 // adminHandler serves the admin interface. The TCP port, which is there only
 // when it was asked for, reads and changes nothing: every process that is not
 // captured can reach it, and a request made by a web page, too.
@@ -36,10 +62,10 @@ func (a *Agent) adminHandler(change bool) http.Handler {
 	mux.HandleFunc("GET "+PathStatus, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.Status()) })
 	mux.HandleFunc("GET "+PathFlows, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("follow") == "" {
-			a.serveFlows(w, r)
+			a.recorder.ServeHTTP(w, r)
 			return
 		}
-		follow(w, func() { a.followFlows(w, r) })
+		follow(w, func() { a.recorder.Follow(w, r, admin.WriteWait) })
 	})
 	mux.HandleFunc("GET "+PathSuggest, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.denied().Suggestions) })
 	mux.HandleFunc("GET "+PathExplain, a.serveExplain)
@@ -75,7 +101,7 @@ func atMost(n int) func(http.ResponseWriter, func()) {
 
 func (a *Agent) statusHandler() http.Handler {
 	mux := http.NewServeMux()
-	metrics := &page{handler: promhttp.HandlerFor(a.registry(), promhttp.HandlerOpts{DisableCompression: true}), now: time.Now}
+	metrics := admin.NewPage(promhttp.HandlerFor(a.registry(), promhttp.HandlerOpts{DisableCompression: true}))
 	mux.Handle("GET /metrics", metrics)
 	mux.Handle("GET /stats/prometheus", metrics)
 	mux.HandleFunc("GET /healthz/ready", a.serveReady)

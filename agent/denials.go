@@ -114,7 +114,7 @@ func wishable(r policy.Reason) bool {
 
 // denied sums up what was denied so far, with what would allow it.
 func (a *Agent) denied() Denials {
-	d := summarize(a.recorder.denials.List())
+	d := summarize(a.recorder.Denials())
 	d.Suggestions = a.suggestions(d)
 	return d
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,7 +27,11 @@ func (a *Agent) isOwnPort(port uint16) bool {
 			return true
 		}
 	}
-	return a.sockets != nil && (port == a.sockets.ports.Proxy || port == a.sockets.ports.DNSTCP)
+	if a.sockets == nil {
+		return false
+	}
+	ports := a.sockets.Ports()
+	return port == ports.Proxy || port == ports.DNSTCP
 }
 
 // own says whether an address is one where an egressd of this node listens.
@@ -57,4 +62,15 @@ func (a *Agent) ownSocket(socket string) bool {
 	// The one of a daemon with a state directory of its own.
 	_, err := os.Stat(filepath.Join(filepath.Dir(socket), LockFile))
 	return filepath.Base(socket) == AdminSocket && err == nil
+}
+
+// isOwnDNS says whether a server is one of egressd's own DNS listeners, which
+// answer nobody but who was redirected to them.
+func (a *Agent) isOwnDNS(server netip.AddrPort) bool {
+	ports := a.sockets.Ports()
+	addr := server.Addr().Unmap()
+	if !addr.IsLoopback() && !addr.IsUnspecified() && !a.addresses.Has(addr) {
+		return false
+	}
+	return server.Port() == ports.DNSTCP || slices.Contains(ports.DNSUDP[:], server.Port())
 }

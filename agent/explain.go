@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -163,7 +164,7 @@ func (x *explainer) address(method string) {
 	} else if f.Names = x.learned.NamesOf(x.p.ID(), x.t.addr); len(f.Names) == 0 {
 		x.step("address: %s was not learned for any allowed name", x.t.addr)
 		if name, until, ok := x.learned.Lately(x.p.ID(), x.t.addr); ok {
-			x.step("address: %s", former(name, until))
+			x.step("address: %s", events.Former(name, until))
 		}
 	} else {
 		x.step("address: %s was learned for %s", x.t.addr, strings.Join(f.Names, ", "))
@@ -417,7 +418,7 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 	}
 	x, err := Explain(s, a.names, Question{
 		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Workload: q.Get("workload"),
-		Mode: a.opts.Mode, Bound: a.workloads.modeOf,
+		Mode: a.opts.Mode, Bound: a.workloads.ModeOf,
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
@@ -243,7 +244,7 @@ func TestDenials(t *testing.T) {
 	}
 	allowed := deny(flow.Decision, "ok.example", "192.0.2.1:443", policy.ReasonAllowed, "curl")
 	allowed.Allowed = true
-	sum := newRecorder(slog.New(slog.DiscardHandler))
+	sum := events.NewRecorder(slog.New(slog.DiscardHandler))
 	for _, e := range []flow.Event{
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "curl"),
 		deny(flow.Query, "evil.example", "", policy.ReasonName, "wget"),
@@ -256,7 +257,7 @@ func TestDenials(t *testing.T) {
 	} {
 		sum.Record(e)
 	}
-	got := summarize(sum.denials.List()).List
+	got := summarize(sum.Denials()).List
 	if len(got) != 5 {
 		t.Fatalf("%d denials, want 5: %+v", len(got), got)
 	}

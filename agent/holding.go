@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/egressd/egressd/internal/capacity"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -32,7 +33,7 @@ func (a *Agent) keepHold(ctx context.Context) {
 		}
 		// Who cannot look knows of nothing that is missing; the probe says that there
 		// are no descriptors.
-		if spent() {
+		if capacity.Spent() {
 			continue
 		}
 		faults := a.datapath.Hold(loader.HoldOptions{Lock: a.pinLock, Volatile: a.pins.accepted != nil})
@@ -42,11 +43,11 @@ func (a *Agent) keepHold(ctx context.Context) {
 		if ctx.Err() != nil {
 			return // listeners close while egressd ends
 		}
-		if spent() || slices.ContainsFunc(faults, func(f loader.Fault) bool { return noDescriptors(f.Err) }) {
+		if capacity.Spent() || slices.ContainsFunc(faults, func(f loader.Fault) bool { return capacity.NoDescriptors(f.Err) }) {
 			continue
 		}
 		if a.holding.Saw(append(faults, notLasting...)) {
-			a.endUnjudged()
+			a.earlier.EndUnjudged()
 		}
 		a.holding.SawForeign(a.datapath.Foreign())
 	}

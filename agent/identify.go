@@ -26,8 +26,8 @@ func (a *Agent) identify(c *net.TCPConn) (forward.Conn, error) {
 		return forward.Conn{Src: src, Layer: flow.Egress}, err
 	}
 	o, ok := a.datapath.TakeOrigin(at)
-	if a.probe.is(o, ok, at) {
-		a.probe.greet(c, at.Local)
+	if a.probe.Is(o, ok, at) {
+		a.probe.Greet(c, at.Local)
 		return forward.Conn{}, forward.ErrServed
 	}
 	if !ok {
@@ -37,7 +37,7 @@ func (a *Agent) identify(c *net.TCPConn) (forward.Conn, error) {
 		Dst:      o.Dst,
 		Src:      src,
 		Layer:    flow.Egress,
-		Workload: a.workloadName(o.Workload), WorkloadID: o.Workload,
+		Workload: a.workloads.NameOf(o.Workload), WorkloadID: o.Workload,
 		Process: processOf(o),
 		Policy:  o.Policy,
 		Mode:    o.Mode,
@@ -57,8 +57,8 @@ func (s origins) OfConn(c net.Conn) (dnsproxy.Client, bool) {
 		return dnsproxy.Client{}, false
 	}
 	o, ok := s.a.datapath.TakeOrigin(at)
-	if s.a.probe.is(o, ok, at) {
-		return s.a.probe.client(probe.DNSTCP, at.Local), true
+	if s.a.probe.Is(o, ok, at) {
+		return s.a.probe.Client(probe.DNSTCP, at.Local), true
 	}
 	return s.client(o), ok
 }
@@ -66,15 +66,15 @@ func (s origins) OfConn(c net.Conn) (dnsproxy.Client, bool) {
 func (s origins) OfDatagram(src, local netip.AddrPort, slot int, query []byte) (dnsproxy.Client, bool) {
 	at := loader.Arrival{Src: src, Local: local.Addr(), Slot: slot, Token: loader.QuestionToken(query)}
 	o, ok := s.a.datapath.DatagramOrigin(at)
-	if s.a.probe.is(o, ok, at) {
-		return s.a.probe.client(probe.DNSUDP, at.Local), true
+	if s.a.probe.Is(o, ok, at) {
+		return s.a.probe.Client(probe.DNSUDP, at.Local), true
 	}
 	return s.client(o), ok
 }
 
 func (s origins) client(o loader.Origin) dnsproxy.Client {
 	return dnsproxy.Client{
-		Workload: s.a.workloadName(o.Workload),
+		Workload: s.a.workloads.NameOf(o.Workload),
 		Process:  processOf(o),
 		Policy:   o.Policy,
 		Mode:     o.Mode,

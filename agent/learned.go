@@ -10,12 +10,15 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/securedir"
 )
 
-// keepNames saves what was learned, unless that failed a moment ago: programs
-// that resolved a name before a restart go on connecting after it.
+// learnedFile is where in the state directory learned addresses are.
+const learnedFile = state.LearnedFile
+
+// keepNames saves what was learned, unless that failed a moment ago.
 func (a *Agent) keepNames() {
 	if now := time.Now(); a.control.Unsaved.Due(control.SavedNames, now) {
 		a.control.Unsaved.Note(a.log, control.SavedNames, a.saveNames(), now)
@@ -25,7 +28,7 @@ func (a *Agent) keepNames() {
 // saveNames writes the file when something changed. It is called by one
 // goroutine at a time: housekeep, and after it Close.
 func (a *Agent) saveNames() error {
-	if a.names == nil || !a.opts.Interfaces || a.gone.Load() {
+	if a.names == nil || !a.opts.Daemon || a.gone.Load() {
 		return nil
 	}
 	changes := a.names.Changes()
@@ -36,7 +39,7 @@ func (a *Agent) saveNames() error {
 	if err != nil {
 		return err
 	}
-	err = securedir.Replace(filepath.Join(a.opts.StateDir, control.SavedNames), func(f *os.File) error {
+	err = securedir.Replace(filepath.Join(a.opts.StateDir, learnedFile), func(f *os.File) error {
 		_, err := f.Write(data)
 		return err
 	})
@@ -48,10 +51,10 @@ func (a *Agent) saveNames() error {
 }
 
 func (a *Agent) restoreNames() (int, error) {
-	if !a.opts.Interfaces {
+	if !a.opts.Daemon {
 		return 0, nil
 	}
-	data, err := securedir.ReadFile(filepath.Join(a.opts.StateDir, control.SavedNames))
+	data, err := securedir.ReadFile(filepath.Join(a.opts.StateDir, learnedFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}

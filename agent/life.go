@@ -35,7 +35,7 @@ type life struct {
 
 func newLife(o Options) life {
 	l := life{reloads: make(chan struct{}, 1), beats: make(chan struct{})}
-	if o.Interfaces {
+	if o.Daemon {
 		l.manager = sdnotify.New(o.Log)
 	}
 	return l
@@ -54,14 +54,14 @@ func withoutDaemon(pins string) string {
 }
 
 func (a *Agent) sayStart() {
-	if !a.opts.Interfaces {
+	if !a.opts.Daemon {
 		return
 	}
 	traffic := "until it is ready, " + withoutDaemon(a.opts.PinDir)
 	if a.holder != nil {
 		traffic = "the egressd that runs serves until this one takes over"
 	}
-	a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroups", a.capture.named, "traffic", traffic)
+	a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroups", a.capture.Named, "traffic", traffic)
 }
 
 func (a *Agent) sayReady() {
@@ -69,7 +69,7 @@ func (a *Agent) sayReady() {
 	if a.opts.Mode == policy.Audit {
 		traffic = "denials are logged and let pass, except for workloads whose own mode is enforce"
 	}
-	a.log.Info("ready", "cgroups", a.capture.named, "held", a.capture.err() == nil, "mode", a.opts.Mode.String(),
+	a.log.Info("ready", "cgroups", a.capture.Named, "held", a.capture.Err() == nil, "mode", a.opts.Mode.String(),
 		"policy", a.control.Snapshot().Hash()[:12], "traffic", traffic)
 	a.life.manager.Ready(a.summary())
 }
@@ -85,7 +85,7 @@ func (a *Agent) sayStop(unload bool) {
 	case a.lasting() != nil:
 		traffic = "when egressd has ended, " + trafficOpen
 	}
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		a.log.Info("egressd stops; requests in flight may end", "within", a.opts.DrainTime, "traffic", traffic)
 	}
 	a.life.manager.Stopping("Stopping: " + traffic)
@@ -119,7 +119,7 @@ func (a *Agent) reloadAsked(ctx context.Context) {
 			a.life.manager.Reloading()
 			a.watcher.WaitWritten(ctx) // half of a file is no policy that was asked for
 			a.log.Info("the policy is read again, as was asked")
-			a.nodeDNS.read(a.dns.SetUpstreams)
+			a.nodeDNS.Read(a.dns.SetUpstreams)
 			a.readAgain()
 			a.life.manager.Ready(a.summary())
 		}
@@ -193,5 +193,5 @@ func (a *Agent) check(ctx context.Context) error {
 		return ctx.Err()
 	}
 	a.control.WaitIdle()
-	return a.probe.alive(ctx)
+	return a.probe.Alive(ctx)
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/capacity"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/loader"
 )
 
 // Limits bound what proxied connections may take. A zero value stands for the
@@ -54,16 +53,6 @@ func (a *Agent) tellRoom() error {
 		a.limits.forward.Ports.Resize(int64(capacity.LoopbackRoom(n)))
 	}
 	return a.datapath.SetRoom(capacity.LoopbackRoom(a.limits.ports))
-}
-
-// WorkloadShare is what a workload has of what all share.
-type WorkloadShare struct {
-	forward.Share
-	// Redirected is how many connections of its sockets in the node's own network
-	// namespace are redirected: each has an ephemeral port.
-	Redirected loader.Fill `json:"redirected"`
-	// Full says that the next connection of the workload is refused (quota).
-	Full bool `json:"full"`
 }
 
 func (a *Agent) shareOf(workload uint32) WorkloadShare {

@@ -13,17 +13,6 @@ import (
 	"github.com/egressd/egressd/loader"
 )
 
-// MemoryStatus is what the kernel's tables take of the memory that egressd may
-// have, in bytes.
-type MemoryStatus struct {
-	Tables uint64 `json:"tables"`
-	// Limit and Used are those of the memory cgroup that has the least left, and
-	// Cgroup is its directory; 0 and empty: no limit.
-	Limit  uint64 `json:"limit,omitempty"`
-	Used   uint64 `json:"used,omitempty"`
-	Cgroup string `json:"cgroup,omitempty"`
-}
-
 // memoryStatus reads it. A limit that cannot be read is left out.
 func memoryStatus(d *loader.Datapath) MemoryStatus {
 	s := MemoryStatus{Tables: d.Memory()}

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package agent wires the rooms into a running egressd: it loads the policy
-// and follows its files, opens the listeners, attaches the kernel programs,
-// applies policy changes in the order that never opens a gap, and answers the
-// admin and status interfaces.
+// Package agent wires the rooms and its own parts, which are the packages below it,
+// into a running egressd: it starts, serves, hands over and stops them, and applies
+// policy changes in the order that never opens a gap.
 package agent
 
 import (
@@ -11,12 +10,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
-	"strconv"
 	"time"
 
-	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/selfprobe"
+	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
@@ -31,18 +33,20 @@ const (
 	// DefaultLastGood outlives a boot, unlike the state directory.
 	DefaultLastGood = "/var/lib/egressd/" + LastGoodFile
 	// LastGoodFile is the file's name in a state directory of one's own.
-	LastGoodFile = control.SavedPolicy
-	// NodePins is the pin directory of the daemon, below the pin root; exec
-	// makes one beside it for each command.
-	NodePins = "node"
+	LastGoodFile = state.LastGoodFile
+	// NodePins is the daemon's pin directory, below the pin root.
+	NodePins = state.NodePins
+	// AdminSocket and LockFile are files of the state directory.
+	AdminSocket = state.AdminSocket
+	LockFile    = state.LockFile
 )
 
 // The daemon's ports, as Istio's agent has them (15000 admin, when it is asked
 // for, 15001 outbound, 15020 status, 15021 readiness, 15053 DNS).
 const (
 	adminPort = 15000
-	proxyPort = 15001
-	dnsPort   = 15053
+	proxyPort = listen.ProxyPort
+	dnsPort   = listen.DNSPort
 )
 
 // Where the status and readiness interfaces are by default: loopback of each
@@ -98,9 +102,11 @@ type Options struct {
 	AllowEndpoints []policy.AllowedEndpoint
 	// GatewaySelector are the labels that the ingress side carries.
 	GatewaySelector map[string]string
-	// Interfaces says whether the daemon's fixed ports are used (run) or only
-	// ephemeral ones without status and readiness (exec).
-	Interfaces bool
+	// Daemon is for the daemon of a node (run): it has fixed ports and the admin,
+	// status and readiness interfaces, binds the Workloads that the policy
+	// describes, and keeps state for its next start. Without it this is the
+	// gateway of one command (exec).
+	Daemon bool
 	// StatusAddress and HealthAddress are where status and metrics, and
 	// readiness are served: ADDRESS:PORT, localhost:PORT, or :PORT for all
 	// addresses. Empty: DefaultStatusAddress and DefaultHealthAddress.
@@ -129,7 +135,7 @@ type Options struct {
 	// Limits bound what proxied connections may take.
 	Limits Limits
 	// Probe says how run probes itself.
-	Probe   ProbeOptions
+	Probe   selfprobe.Options
 	Version string
 	Log     *slog.Logger
 	// LogDropped is how many lines of the log nobody took; nil: none.
@@ -149,7 +155,7 @@ func (o *Options) validate() error {
 	o.StatusAddress = cmp.Or(o.StatusAddress, DefaultStatusAddress)
 	o.HealthAddress = cmp.Or(o.HealthAddress, DefaultHealthAddress)
 	for _, address := range []string{o.StatusAddress, o.HealthAddress} {
-		if _, err := interfaceAddrs(address); err != nil {
+		if _, err := admin.Addresses(address); err != nil {
 			return err
 		}
 	}
@@ -166,7 +172,7 @@ func (o *Options) validate() error {
 		if _, err := cgroup.Resolve(dir); err != nil {
 			return fmt.Errorf("the cgroup to capture: %w", err)
 		}
-		if err := o.checkHeld(dir); err != nil {
+		if err := workload.CheckHeld(dir, o.Delegated); err != nil {
 			return err
 		}
 	}
@@ -178,11 +184,11 @@ func (o *Options) validateAdmin() error {
 	if o.AdminAddress == "" {
 		return nil
 	}
-	addrs, err := interfaceAddrs(o.AdminAddress)
+	addrs, err := admin.Addresses(o.AdminAddress)
 	if err != nil {
 		return err
 	}
-	if !onLoopback(addrs) && !o.AdminRemote {
+	if !admin.OnLoopback(addrs) && !o.AdminRemote {
 		return fmt.Errorf("--admin-address %s is not on loopback: everybody who reaches it would read the policy and who connects where, without authentication; name localhost:PORT, or insist with --admin-remote", o.AdminAddress)
 	}
 	return nil
@@ -190,7 +196,14 @@ func (o *Options) validateAdmin() error {
 
 // adminPort is the port of the admin interface, 0 when it is not served.
 func (o *Options) adminPort() uint16 {
-	_, port, _ := net.SplitHostPort(o.AdminAddress) // it was checked
-	n, _ := strconv.ParseUint(port, 10, 16)
-	return uint16(n)
+	return admin.Port(o.AdminAddress) // it was checked
+}
+
+// nodeDNS are the options about DNS servers; loops says which of them are egressd's
+// own.
+func (o *Options) nodeDNS(loops func(netip.AddrPort) bool) resolve.Options {
+	return resolve.Options{
+		Files: dnsproxy.NodeFiles, None: o.locks, Loops: loops, Log: o.Log,
+		Given: dnsproxy.Upstreams{Servers: o.DNSServers, Timeout: o.DNSTimeout, Attempts: o.DNSAttempts},
+	}
 }

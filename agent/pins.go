@@ -17,14 +17,6 @@ type pins struct {
 	accepted error
 }
 
-// PinStatus says whether the kernel's side goes on when the daemon is killed.
-type PinStatus struct {
-	Dir     string `json:"dir"`
-	Lasting bool   `json:"lasting"`
-	// Error is why they don't outlive the daemon.
-	Error string `json:"error,omitempty"`
-}
-
 // preparePins makes the place where programs and tables are pinned. One that
 // ends with the daemon is no place to enforce a policy from.
 func (a *Agent) preparePins() error {

@@ -3,12 +3,13 @@
 package agent
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/gate"
 	"github.com/egressd/egressd/loader"
@@ -31,22 +32,9 @@ type begun struct {
 	done, undone bool
 }
 
-// stateMade lists what locking a state directory makes.
-func stateMade(dir string) []string { return absent(dir, filepath.Join(dir, LockFile)) }
-
-// absent lists those of the paths where nothing is.
-func absent(paths ...string) (out []string) {
-	for _, p := range paths {
-		if _, err := os.Lstat(p); errors.Is(err, os.ErrNotExist) {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 // look notes what is there before anything is made.
 func (b *begun) look(pins string) (err error) {
-	b.pins = absent(filepath.Dir(pins), pins)
+	b.pins = state.Absent(filepath.Dir(pins), pins)
 	if b.own, err = cgroup.Own(); err != nil {
 		return err
 	}
@@ -69,24 +57,24 @@ func (b *begun) saves() bool { return b.done || !b.undone }
 func (a *Agent) rollBack() error {
 	b := &a.begun
 	b.undone = true
-	var errs []error
+	var t teardown.Teardown
 	if a.datapath != nil {
-		errs = append(errs, a.datapath.Rollback())
+		t.Detach = a.datapath.Rollback
 	}
 	if b.first && b.own != "" {
-		errs = append(errs, b.leaveOwn())
-		if a.opts.Interfaces {
-			errs = append(errs, gate.RemoveBut(b.gates))
+		t.Cgroups = b.leaveOwn
+		if a.opts.Daemon {
+			t.Gates = func() error { return gate.RemoveBut(b.gates) }
 		}
 	}
-	return errors.Join(errs...)
+	return t.Run()
 }
 
 // leaveOwn goes back to the cgroup that egressd was started in, and removes the one
 // that it made for itself.
 func (b *begun) leaveOwn() error {
 	now, err := cgroup.Own()
-	if err != nil || now == b.own || filepath.Base(now) != ownCgroup {
+	if err != nil || now == b.own || filepath.Base(now) != state.OwnCgroup {
 		return err
 	}
 	if err := cgroup.Enter(b.own); err != nil {
@@ -105,7 +93,7 @@ func (b *begun) closed(o Options) {
 	}
 	made := append(b.pins, b.state...)
 	if len(b.state) > 0 {
-		made = append(made, filepath.Join(o.StateDir, AdminSocket))
+		made = append(made, filepath.Join(o.StateDir, state.AdminSocket))
 	}
 	for _, path := range slices.Backward(made) {
 		_ = os.Remove(path)

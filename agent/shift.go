@@ -37,12 +37,12 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	serve := func(f func() error) { s.loops.Go(func() { end(f()) }) }
 	accept := func(f func() error) { serve(func() error { s.wait(); return f() }) }
 	answer := func(f func() error) { s.answering.Go(func() { s.wait(); end(f()) }) }
-	serve(func() error { return a.datapath.Events(a.recordKernelEvent) })
-	for _, ln := range a.sockets.proxy {
+	serve(func() error { return a.datapath.Events(a.kernel.Record) })
+	for _, ln := range a.sockets.Proxy {
 		accept(func() error { return a.outgoing.Serve(s.ctx, ln, a.identify) })
 	}
-	for i, udp := range a.sockets.dnsUDP {
-		tcp := []net.Listener{a.sockets.dnsTCP[i]}
+	for i, udp := range a.sockets.DNSUDP {
+		tcp := []net.Listener{a.sockets.DNSTCP[i]}
 		answer(func() error { return a.dns.Serve(s.ctx, udp, tcp) })
 	}
 	serve(func() error { a.names.Run(s.ctx); return nil })
@@ -62,9 +62,9 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	serve(func() error { a.control.Settle(s.ctx); return nil })
 	serve(func() error { a.keepHold(s.ctx); return nil })
 	if a.probe != nil {
-		serve(func() error { a.probe.run(s.ctx); return nil })
+		serve(func() error { a.probe.Run(s.ctx); return nil })
 	}
-	serve(func() error { return a.watchInterfaces(s.ctx) })
+	serve(func() error { return a.guards.Watch(s.ctx) })
 	return s, nil
 }
 
@@ -76,7 +76,7 @@ func (a *Agent) open(s *shift, serve func(func() error)) error {
 			return err
 		}
 	}
-	if a.opts.Interfaces {
+	if a.opts.Daemon {
 		if err := errors.Join(a.serveInterfaces(s.ctx, serve), a.awaitHeirs(s.ctx, serve)); err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func (a *Agent) drain(s *shift) {
 // awaitIdle waits until nothing is open, or a moment. What exec's command opened
 // ended with it.
 func (a *Agent) awaitIdle(until time.Time) {
-	if !a.opts.Interfaces {
+	if !a.opts.Daemon {
 		return
 	}
 	tick := time.NewTicker(lingerLook)

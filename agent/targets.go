@@ -4,9 +4,9 @@ package agent
 
 import (
 	"errors"
-	"maps"
 
 	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
@@ -32,7 +32,7 @@ func (a *Agent) targets() control.Targets {
 		},
 	}
 	if a.probe != nil {
-		t.Fixed = map[policy.PolicyID][]policy.Opening{probePolicy: a.probe.openings()}
+		t.Fixed = map[policy.PolicyID][]policy.Opening{selfprobe.Policy: a.probe.Openings()}
 	}
 	return t
 }
@@ -50,56 +50,22 @@ type binding struct{ *Agent }
 // Tighten lets nobody pass any more where the tables know nothing, unless the
 // next policy does as well.
 func (b binding) Tighten(c policy.Change) error {
-	b.workloads.narrow.Tighten(c)
+	b.narrow.Tighten(c)
 	if !b.captures.Load() {
 		return nil
 	}
 	shut := func(w loader.Workload) bool { return w.AllowAny && control.Shuts(c, w.Policy) }
-	return errors.Join(b.shutUnknown(shut), b.shutInterfaces(shut))
-}
-
-// shutUnknown takes what the tables do not know from some workloads.
-func (b binding) shutUnknown(shut func(loader.Workload) bool) error {
-	w := b.workloads
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	table := maps.Clone(w.cgroups)
-	for id, one := range table {
-		if shut(one) {
-			one.AllowAny = false
-			table[id] = one
-		}
-	}
-	if maps.Equal(table, w.cgroups) {
-		return nil
-	}
-	if err := w.short.room(b.datapath.SetWorkloads(table)); err != nil {
-		return err
-	}
-	w.cgroups = table
-	return nil
-}
-
-// shutInterfaces does the same for those behind interfaces.
-func (b binding) shutInterfaces(shut func(loader.Workload) bool) error {
-	var errs []error
-	for _, i := range b.datapath.Guarded() {
-		if i.Kind == loader.WorkloadInterface && shut(i.Workload) {
-			i.Workload.AllowAny = false
-			errs = append(errs, b.datapath.Guard(i))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(b.workloads.Shut(shut), b.guards.Shut(shut))
 }
 
 // Loosen lets workloads change over once they are captured.
 func (b binding) Loosen(c policy.Change) error {
-	b.workloads.narrow.Loosen(c)
+	b.narrow.Loosen(c)
 	if !b.captures.Load() {
 		return nil
 	}
 	err := b.bind(c.Next)
-	if b.opts.Interfaces {
+	if b.opts.Daemon {
 		b.regard()
 	}
 	return err

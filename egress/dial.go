@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/policy"
 )
@@ -22,9 +23,9 @@ func (e *Egress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) 
 	switch u.Refusal() { // decided before; nothing leaves that way
 	case "":
 	case policy.ReasonEndpoint:
-		return nil, fmt.Errorf("%w: %s", forward.ErrEndpoint, u.Unsupported())
+		return nil, fmt.Errorf("%w: %s", dial.ErrEndpoint, u.Unsupported())
 	default:
-		return nil, fmt.Errorf("%w: %s", forward.ErrUnsupported, u.Unsupported())
+		return nil, fmt.Errorf("%w: %s", dial.ErrUnsupported, u.Unsupported())
 	}
 	if len(u.Endpoints) > 0 && u.Endpoints[0].Unix != "" {
 		return e.socket(ctx, u)
@@ -42,7 +43,7 @@ func (e *Egress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) 
 func (e *Egress) socket(ctx context.Context, u *policy.Upstream) (net.Conn, error) {
 	var errs []error
 	for i := range u.Endpoints {
-		c, err := forward.DialSocket(ctx, u.Endpoints[i].Unix, e.o.allows)
+		c, err := dial.Socket(ctx, u.Endpoints[i].Unix, e.o.allows)
 		if err == nil {
 			return c, nil
 		}
@@ -52,38 +53,16 @@ func (e *Egress) socket(ctx context.Context, u *policy.Upstream) (net.Conn, erro
 }
 
 func (e *Egress) addresses(ctx context.Context, c *forward.Conn, u *policy.Upstream) ([]netip.AddrPort, error) {
-	var addrs []netip.AddrPort
-	for _, ep := range u.Endpoints {
-		addrs = append(addrs, ep.Addr)
+	addrs, err := dial.Addresses(u, func(name string) ([]netip.Addr, error) { return e.lookup(ctx, c, u, name) })
+	switch {
+	case len(addrs) > 0:
+		return addrs, nil
+	case u.Resolution == policy.ResolutionNone:
+		return e.original(ctx, c, u)
+	case err == nil:
+		err = fmt.Errorf("%w: %s has no endpoints", dial.ErrConnect, u.Host)
 	}
-	var failed error
-	for _, n := range u.Names {
-		found, err := e.lookup(ctx, c, u, n.Name)
-		if err != nil {
-			failed = fmt.Errorf("%s: %w", n.Name, err)
-			continue
-		}
-		if u.Resolution == policy.ResolutionDNSRoundRobin {
-			found = found[:1]
-		}
-		for _, a := range found {
-			addrs = append(addrs, netip.AddrPortFrom(a, n.Port))
-		}
-	}
-	if u.Resolution == policy.ResolutionNone && len(addrs) == 0 {
-		a, err := e.original(ctx, c, u)
-		if err != nil {
-			return nil, err
-		}
-		addrs = append(addrs, a...)
-	}
-	if len(addrs) == 0 {
-		if failed == nil {
-			failed = fmt.Errorf("%w: %s has no endpoints", forward.ErrConnect, u.Host)
-		}
-		return nil, failed
-	}
-	return addrs, nil
+	return nil, err
 }
 
 // lookup finds the addresses of a name: the learned ones, else egressd's own
@@ -97,10 +76,10 @@ func (e *Egress) lookup(ctx context.Context, c *forward.Conn, u *policy.Upstream
 	if len(found) == 0 {
 		var err error
 		if found, err = e.o.Resolver.ResolveFor(ctx, id, name, u.Match); err != nil {
-			return nil, fmt.Errorf("%w: %w", forward.ErrResolve, err)
+			return nil, fmt.Errorf("%w: %w", dial.ErrResolve, err)
 		}
 		if len(found) == 0 {
-			return nil, fmt.Errorf("%w: no usable address", forward.ErrResolve)
+			return nil, fmt.Errorf("%w: no usable address", dial.ErrResolve)
 		}
 	}
 	return e.guarded(preferred(found, c.Dst.Addr()), u)
@@ -140,7 +119,7 @@ func (e *Egress) guarded(addrs []netip.Addr, u *policy.Upstream) ([]netip.Addr, 
 		return !ok
 	})
 	if len(good) == 0 {
-		return nil, fmt.Errorf("%w: every address of %s is one that no answer may name", forward.ErrAddress, u.Host)
+		return nil, fmt.Errorf("%w: every address of %s is one that no answer may name", dial.ErrAddress, u.Host)
 	}
 	return good, nil
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/policy"
 )
@@ -49,7 +50,7 @@ type Options struct {
 	// links resolved; nil: none may.
 	Socket func(path string) bool
 	// Own says where egressd itself listens: nothing is dialled there.
-	Own forward.Own
+	Own dial.Own
 }
 
 func (o *Options) allows(socket string) bool { return o.Socket != nil && o.Socket(socket) }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/policy"
@@ -118,9 +119,9 @@ func TestAddresses(t *testing.T) {
 		{"a stranger's address is never dialled", "203.0.113.66:443", "a.example",
 			[]string{"93.184.216.34:443", "93.184.216.35:443", "[2606:2800::1]:443"}, nil},
 		{"a wildcard's own name is resolved", "203.0.113.66:443", "x.b.example", []string{"93.184.216.60:443"}, nil},
-		{"rebinding answers are refused at the dial", "203.0.113.66:443", "rebind.b.example", nil, forward.ErrAddress},
+		{"rebinding answers are refused at the dial", "203.0.113.66:443", "rebind.b.example", nil, dial.ErrAddress},
 		{"good answers among bad ones", "203.0.113.66:443", "mixed.b.example", []string{"93.184.216.61:443"}, nil},
-		{"unresolved", "203.0.113.66:443", "gone.b.example", nil, forward.ErrResolve},
+		{"unresolved", "203.0.113.66:443", "gone.b.example", nil, dial.ErrResolve},
 		{"NONE: the dialled address, learned for the name", "93.184.216.40:443", "none.example", []string{"93.184.216.40:443"}, nil},
 		{"NONE: not the dialled address when it is a stranger's", "203.0.113.66:443", "none.example", []string{"93.184.216.40:443"}, nil},
 		{"NONE with a prefix: the address itself", "192.0.2.7:443", "cidr.example", []string{"192.0.2.7:443"}, nil},
@@ -258,7 +259,7 @@ func TestUnsupported(t *testing.T) {
 	e, _ := newTest(t)
 	u := &policy.Upstream{Host: "x", Endpoints: []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("203.0.113.1:1"), Weight: 1}},
 		Traffic: &policy.TrafficPolicy{TLS: &policy.ClientTLS{Mode: policy.TLSSimple}}}
-	if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, forward.ErrUnsupported) {
+	if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, dial.ErrUnsupported) {
 		t.Errorf("dialled: %v", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
@@ -46,12 +47,12 @@ func TestSocket(t *testing.T) {
 		{"served", []string{served}, []string{served}, nil},
 		{"another serves", []string{gone, served}, []string{served, gone}, nil},
 		{"abstract", []string{abstract}, []string{abstract}, nil},
-		{"nobody serves", []string{gone}, []string{gone}, forward.ErrConnect},
+		{"nobody serves", []string{gone}, []string{gone}, dial.ErrConnect},
 		{"a link to what is allowed", []string{link}, []string{served}, nil},
-		{"a link to what is not", []string{link}, []string{link}, forward.ErrEndpoint},
-		{"not allowed", []string{served}, nil, forward.ErrEndpoint},
-		{"not allowed, abstract", []string{abstract}, nil, forward.ErrEndpoint},
-		{"its own", []string{own}, []string{own}, forward.ErrEndpoint},
+		{"a link to what is not", []string{link}, []string{link}, dial.ErrEndpoint},
+		{"not allowed", []string{served}, nil, dial.ErrEndpoint},
+		{"not allowed, abstract", []string{abstract}, nil, dial.ErrEndpoint},
+		{"its own", []string{own}, []string{own}, dial.ErrEndpoint},
 	} {
 		s := service("db.example", policy.ResolutionStatic, policy.Port{Number: 5432, Name: "tcp", Protocol: policy.ProtocolTCP})
 		s.Addresses = []netip.Prefix{netip.MustParsePrefix("240.1.1.1/32")}
@@ -100,7 +101,7 @@ func TestNoConsent(t *testing.T) {
 			t.Errorf("%+v: %+v", ep, o)
 		}
 		u := f.Policy(policy.DefaultPolicy).Lookup("db.example").Ports[0].Upstream
-		if _, err := e.Dial(t.Context(), conn("240.1.1.1:5432"), u); !errors.Is(err, forward.ErrEndpoint) {
+		if _, err := e.Dial(t.Context(), conn("240.1.1.1:5432"), u); !errors.Is(err, dial.ErrEndpoint) {
 			t.Errorf("%+v: %v", ep, err)
 		}
 	}
@@ -125,14 +126,14 @@ func TestOwnListeners(t *testing.T) {
 		}
 		up.Close()
 		e.o.Own = func(a netip.AddrPort) bool { return a == at }
-		if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, forward.ErrEndpoint) {
+		if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, dial.ErrEndpoint) {
 			t.Errorf("%v: %v", at, err)
 		}
 		// An address that is known for the node's own by the connection alone.
 		e.o.Own = func(a netip.AddrPort) bool {
 			return a == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), at.Port())
 		}
-		if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, forward.ErrEndpoint) {
+		if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, dial.ErrEndpoint) {
 			t.Errorf("%v: %v", at, err)
 		}
 	}
@@ -144,7 +145,7 @@ func TestAddressAsName(t *testing.T) {
 	e, f := newTest(t, wild)
 	u := f.Policy(policy.DefaultPolicy).Hosts()[0].Ports[0].Upstream
 	for _, name := range []string{"127.0.0.1", "::1"} {
-		if _, err := e.Dial(t.Context(), conn("203.0.113.1:443"), u.WithName(name)); !errors.Is(err, forward.ErrAddress) {
+		if _, err := e.Dial(t.Context(), conn("203.0.113.1:443"), u.WithName(name)); !errors.Is(err, dial.ErrAddress) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

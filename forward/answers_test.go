@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -19,7 +20,7 @@ import (
 // gateway are not.
 func TestDialErrorText(t *testing.T) {
 	for layer, shown := range map[flow.Layer]bool{flow.Egress: true, flow.Ingress: false} {
-		for _, cause := range []error{ErrConnect, ErrResolve} {
+		for _, cause := range []error{dial.ErrConnect, dial.ErrResolve} {
 			r := newRig(t, HTTP)
 			r.layer = layer
 			r.fails["a.example"] = fmt.Errorf("%w: dial tcp 10.8.1.1:8001: refused", cause)

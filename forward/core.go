@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"math/rand/v2"
@@ -271,4 +272,9 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	<-c.served
 	c.cancel()
 	return err
+}
+
+// connectTimeout is the upstream's own, else the core's.
+func (c *Core) connectTimeout(u *policy.Upstream) time.Duration {
+	return cmp.Or(u.ConnectTimeout(), c.o.ConnectTimeout)
 }

@@ -143,7 +143,7 @@ func TestServeSurvivesPassingErrors(t *testing.T) {
 	ln := &flaky{listen(t, "127.0.0.1:0"), []error{op(syscall.EMFILE), op(syscall.ENFILE), op(syscall.ECONNABORTED)}}
 	served := make(chan error, 1)
 	go func() { served <- r.core.Serve(context.Background(), ln, r.identify) }()
-	dial(t, ln.Addr().String())
+	dialTo(t, ln.Addr().String())
 	receive(t, conns)
 	ln.Close()
 	if err := receive(t, served); !errors.Is(err, net.ErrClosed) {

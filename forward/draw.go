@@ -60,18 +60,10 @@ func byWeight(count int, n uint64, weight func(int) uint64) int {
 	for i := range count {
 		total += weight(i)
 	}
-	if total == 0 {
-		return int(n % uint64(count))
+	if i := policy.ByWeight(count, total, n, weight); i >= 0 {
+		return i
 	}
-	n %= total
-	for i := range count {
-		w := weight(i)
-		if n < w {
-			return i
-		}
-		n -= w
-	}
-	return count - 1 // not reached
+	return int(n % uint64(count))
 }
 
 // startingWith is list with its i-th element first, and the others in their order.

@@ -80,9 +80,10 @@ type Decider interface {
 // itself.
 type Dialer interface {
 	// Dial connects to u for c. u's endpoints and names are tried in their order;
-	// among the addresses of a name, c.Dst's is preferred. Errors for which nothing was sent wrap ErrConnect or
-	// ErrResolve; a refusal by address rules wraps ErrAddress, one
-	// because of where an endpoint is ErrEndpoint, one because u asks for what
-	// is not there ErrUnsupported.
+	// among the addresses of a name, c.Dst's is preferred. Errors for which
+	// nothing was sent wrap dial.ErrConnect or dial.ErrResolve; a refusal by
+	// address rules wraps dial.ErrAddress, one because of where an endpoint is
+	// dial.ErrEndpoint, one because u asks for what is not there
+	// dial.ErrUnsupported.
 	Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error)
 }

@@ -9,6 +9,9 @@ import (
 	"sync"
 )
 
+// maxHeaderBytes bounds a request's header; Envoy's bound is 60 KiB.
+const maxHeaderBytes = 64 << 10
+
 // framing is what the raw head of an HTTP/1 request says about its body.
 type framing uint8
 
@@ -325,8 +328,4 @@ func (h *heads) chunkSize(line []byte, whole, crlf bool) headState {
 	}
 	h.left = int64(n)
 	return inChunkData
-}
-
-func isHex(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }

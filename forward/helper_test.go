@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
@@ -91,9 +92,9 @@ func (f *fakes) Dial(ctx context.Context, _ *Conn, u *policy.Upstream) (net.Conn
 		return nil, err
 	}
 	if !addr.IsValid() {
-		return nil, fmt.Errorf("%w: %s", ErrResolve, u.Host)
+		return nil, fmt.Errorf("%w: %s", dial.ErrResolve, u.Host)
 	}
-	return DialAny(ctx, []netip.AddrPort{addr})
+	return dial.Any(ctx, []netip.AddrPort{addr})
 }
 
 func (f *fakes) dialCount(host string) int {
@@ -246,10 +247,10 @@ func (r *rig) at(host string, addr net.Addr) {
 // dial connects to the core.
 func (r *rig) dial() *net.TCPConn {
 	r.t.Helper()
-	return dial(r.t, r.addr())
+	return dialTo(r.t, r.addr())
 }
 
-func dial(t testing.TB, addr string) *net.TCPConn {
+func dialTo(t testing.TB, addr string) *net.TCPConn {
 	t.Helper()
 	nc, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {

@@ -250,17 +250,6 @@ func (x *exchange) writeResponseStatus(resp *http.Response) {
 	x.lookLike(x.up.head(resp), more)
 }
 
-// copyBuffers holds 32 KiB buffers for bodies.
-type copyBuffers struct{ pool sync.Pool }
-
-func (p *copyBuffers) get() *[]byte {
-	if b, ok := p.pool.Get().(*[]byte); ok {
-		return b
-	}
-	b := make([]byte, 32<<10)
-	return &b
-}
-
 // errDownstream: the client can't be written to.
 var errDownstream = errors.New("the client went away")
 

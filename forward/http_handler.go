@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -220,7 +221,7 @@ func (x *exchange) fail(err error) {
 	case x.body != nil && x.body.failed():
 		x.reason, x.detail = policy.ReasonMalformed, "request body: "+err.Error()
 		x.reply(http.StatusBadRequest, "egressd: bad request body")
-	case isRefusal(err):
+	case dial.Refused(err):
 		x.detail = err.Error()
 		x.deny(dialReason(err), x.req.Host)
 	case isLimit(err):
@@ -248,10 +249,10 @@ func (x *exchange) fail(err error) {
 
 // publicText is what a dial error is about, without addresses.
 func publicText(err error) string {
-	if errors.Is(err, ErrResolve) {
-		return ErrResolve.Error()
+	if errors.Is(err, dial.ErrResolve) {
+		return dial.ErrResolve.Error()
 	}
-	return ErrConnect.Error()
+	return dial.ErrConnect.Error()
 }
 
 // stalled answers a request in which nothing moved: 408 when the client owes the

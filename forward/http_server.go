@@ -16,9 +16,6 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// maxHeaderBytes bounds a request's header; Envoy's bound is 60 KiB.
-const maxHeaderBytes = 64 << 10
-
 // HTTP/2 with clients: how many requests at once on a connection, and how much
 // of their bodies, in bytes, may wait for upstreams.
 const (

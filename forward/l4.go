@@ -3,8 +3,6 @@
 package forward
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,78 +11,13 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
-	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
 )
-
-// peekChunk is what the buffer for first bytes starts with; a post-quantum
-// ClientHello fits.
-const peekChunk = 2048
-
-// peeked are the first bytes of a connection, under one deadline in all.
-type peeked struct {
-	nc       *net.TCPConn
-	bytes    []byte
-	deadline time.Time
-	// second reads on behind a ClientHello; nil: it is none.
-	second *peek.Second
-	// http: it can be HTTP only, and empty lines may come before it.
-	http bool
-}
-
-// request is what was read, without the empty lines before a request (RFC 9112,
-// 2.2).
-func (p *peeked) request() []byte {
-	if p.http {
-		return bytes.TrimLeft(p.bytes, "\r\n")
-	}
-	return p.bytes
-}
-
-func (t *conn) newPeeked() *peeked {
-	return &peeked{nc: t.nc, deadline: t.opened.Add(t.core.o.PeekTimeout)}
-}
-
-// more reads once, until the deadline given. At least one byte was read when
-// the error is nil.
-func (p *peeked) more(deadline time.Time) error {
-	if len(p.bytes) == cap(p.bytes) {
-		p.bytes = append(make([]byte, 0, max(peekChunk, 2*cap(p.bytes))), p.bytes...)
-	}
-	if err := p.nc.SetReadDeadline(deadline); err != nil {
-		return err
-	}
-	n, err := p.nc.Read(p.bytes[len(p.bytes):cap(p.bytes)])
-	p.bytes = p.bytes[:len(p.bytes)+n]
-	if n > 0 {
-		return nil
-	}
-	return err
-}
-
-// done lifts the deadline before the bytes are forwarded.
-func (p *peeked) done() error { return p.nc.SetReadDeadline(time.Time{}) }
-
-// classify reads until the protocol is known. While nothing at all was read
-// the deadline is silence.
-func (p *peeked) classify(silence time.Time) (peek.Kind, error) {
-	for {
-		if k := peek.Classify(p.request()); k != peek.NeedMore {
-			return k, nil
-		}
-		deadline := p.deadline
-		if len(p.bytes) == 0 {
-			deadline = silence
-		}
-		if err := p.more(deadline); err != nil {
-			return peek.NeedMore, err
-		}
-	}
-}
 
 // peekReason names why the first bytes could not be read: otherwise is the
 // reason when the client ended the connection itself.
@@ -222,9 +155,6 @@ func (t *conn) tls(op Opening, p *peeked) {
 	t.forward(d, u, "tls", name, detail, p)
 }
 
-// secondName is what events say of a bad second hello.
-const secondName = "a second ClientHello without the name of the first"
-
 // sniName returns the hello's name, normalized, "" when it has none.
 func sniName(h peek.Hello) (string, error) {
 	if !h.HasSNI {
@@ -291,24 +221,19 @@ func (t *conn) dial(u *policy.Upstream) (net.Conn, error) {
 	return up, nil
 }
 
-// connectTimeout is the upstream's own, else the core's.
-func (c *Core) connectTimeout(u *policy.Upstream) time.Duration {
-	return cmp.Or(u.ConnectTimeout(), c.o.ConnectTimeout)
-}
-
 // dialReason names the reason of a Dialer's error, or of a limit's.
 func dialReason(err error) policy.Reason {
 	var limit *limitError
 	switch {
 	case errors.As(err, &limit):
 		return limit.reason
-	case errors.Is(err, ErrAddress):
+	case errors.Is(err, dial.ErrAddress):
 		return policy.ReasonAddress
-	case errors.Is(err, ErrResolve):
+	case errors.Is(err, dial.ErrResolve):
 		return policy.ReasonResolve
-	case errors.Is(err, ErrEndpoint):
+	case errors.Is(err, dial.ErrEndpoint):
 		return policy.ReasonEndpoint
-	case errors.Is(err, ErrUnsupported):
+	case errors.Is(err, dial.ErrUnsupported):
 		return policy.ReasonNotSupported
 	}
 	return policy.ReasonUpstream

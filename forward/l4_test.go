@@ -16,26 +16,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/peek/peektest"
 	"github.com/egressd/egressd/policy"
 )
 
 // hello returns a ClientHello for the name.
 func hello(t testing.TB, name string) []byte {
 	t.Helper()
-	client, server := net.Pipe()
-	defer server.Close()
-	go func() {
-		c := tls.Client(client, &tls.Config{ServerName: name, InsecureSkipVerify: true})
-		_ = c.Handshake() // ends with the pipe
-		client.Close()
-	}()
-	b := make([]byte, 16<<10)
-	n, err := server.Read(b)
+	b, err := peektest.ClientHello(&tls.Config{ServerName: name})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b[:n]
+	return b
 }
 
 // expectReset reads until the error that a RST makes.
@@ -285,11 +279,11 @@ func TestDialFailures(t *testing.T) {
 		err  error
 		want policy.Reason
 	}{
-		{ErrConnect, policy.ReasonUpstream},
-		{ErrResolve, policy.ReasonResolve},
-		{ErrAddress, policy.ReasonAddress},
-		{ErrUnsupported, policy.ReasonNotSupported},
-		{ErrEndpoint, policy.ReasonEndpoint},
+		{dial.ErrConnect, policy.ReasonUpstream},
+		{dial.ErrResolve, policy.ReasonResolve},
+		{dial.ErrAddress, policy.ReasonAddress},
+		{dial.ErrUnsupported, policy.ReasonNotSupported},
+		{dial.ErrEndpoint, policy.ReasonEndpoint},
 	}
 	for _, tt := range tests {
 		r := newRig(t, Opaque)

@@ -45,3 +45,7 @@ func climbs(path string) bool {
 	}
 	return false
 }
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}

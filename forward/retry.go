@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -101,7 +102,7 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 // own, so that the client can't know what its end means, and the request may be
 // repeated (RFC 9110, 9.2.2).
 func (x *exchange) repeatable(u *policy.Upstream, o outcome, err error) bool {
-	if isDialError(err) || isRefusal(err) || isLimit(err) {
+	if isDialError(err) || dial.Refused(err) || isLimit(err) {
 		return false // the retry policy's
 	}
 	return o.unprocessed || o.spent && !x.own(u) && x.idempotent()
@@ -142,7 +143,7 @@ func backoff(base time.Duration, try int, r uint64) time.Duration {
 // retriable says whether the outcome of an attempt is one that p names
 // (Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on).
 func retriable(p *policy.Retries, resp *http.Response, sent bool, err error) bool {
-	if isRefusal(err) || isLimit(err) {
+	if dial.Refused(err) || isLimit(err) {
 		return false
 	}
 	if len(p.On) == 0 {
@@ -207,7 +208,7 @@ func grpcToken(token string) string {
 }
 
 func isConnectFailure(err error) bool {
-	return isDialError(err) && !isRefusal(err) && !isLimit(err)
+	return isDialError(err) && !dial.Refused(err) && !isLimit(err)
 }
 
 // isRefusedStream tells by the text: net/http's type is its own.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -387,10 +388,10 @@ func TestConnectRetries(t *testing.T) {
 		status int
 		reason policy.Reason
 	}{
-		{"connect", ErrConnect, 3, 503, policy.ReasonUpstream},
-		{"resolve", ErrResolve, 3, 503, policy.ReasonResolve},
-		{"address", ErrAddress, 1, 502, policy.ReasonAddress},
-		{"unsupported", ErrUnsupported, 1, 502, policy.ReasonNotSupported},
+		{"connect", dial.ErrConnect, 3, 503, policy.ReasonUpstream},
+		{"resolve", dial.ErrResolve, 3, 503, policy.ReasonResolve},
+		{"address", dial.ErrAddress, 1, 502, policy.ReasonAddress},
+		{"unsupported", dial.ErrUnsupported, 1, 502, policy.ReasonNotSupported},
 	}
 	for _, tt := range tests {
 		r := newRig(t, HTTP)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -189,7 +190,7 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 }
 
 // errAtOnce: a connection ended before a request could be sent.
-var errAtOnce = fmt.Errorf("%w: it ended the connection at once", ErrConnect)
+var errAtOnce = fmt.Errorf("%w: it ended the connection at once", dial.ErrConnect)
 
 // add makes c one of p's; false: p is closed.
 func (p *upstreams) add(c *upstreamConn) bool {

@@ -4,12 +4,12 @@ package ingress
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -85,22 +85,15 @@ func (in *Ingress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision 
 // Dial connects to one of u's endpoints, or to what its names resolve to, in
 // their order.
 func (in *Ingress) Dial(ctx context.Context, _ *forward.Conn, u *policy.Upstream) (net.Conn, error) {
-	var addrs []netip.AddrPort
-	for _, ep := range u.Endpoints {
-		addrs = append(addrs, ep.Addr)
-	}
-	var errs []error
-	for _, n := range u.Names {
-		found, err := in.o.Resolver.ResolveFor(ctx, policy.DefaultPolicy, n.Name, u.Match)
+	addrs, err := dial.Addresses(u, func(name string) ([]netip.Addr, error) {
+		found, err := in.o.Resolver.ResolveFor(ctx, policy.DefaultPolicy, name, u.Match)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%w: %w", forward.ErrResolve, err))
+			return nil, fmt.Errorf("%w: %w", dial.ErrResolve, err)
 		}
-		for _, a := range found {
-			addrs = append(addrs, netip.AddrPortFrom(a, n.Port))
-		}
-	}
-	if len(addrs) == 0 && len(errs) > 0 {
-		return nil, errors.Join(errs...)
+		return found, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return in.o.Own.Dial(ctx, addrs)
 }

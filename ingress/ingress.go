@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -42,7 +43,7 @@ type Options struct {
 	Timeouts forward.Timeouts
 	Rand     func() uint64
 	// Own says where egressd itself listens: nothing is dialled there.
-	Own forward.Own
+	Own dial.Own
 	// Inherited returns the listening socket that an earlier daemon left at an
 	// address; nil: there is none, or there are none at all.
 	Inherited func(netip.AddrPort) *net.TCPListener

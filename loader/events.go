@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/internal/sockdiag"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -144,8 +145,8 @@ func (e Event) Cut() bool {
 }
 
 // Socket is the socket of a connection that is to be ended.
-func (e Event) Socket() OpenSocket {
-	return OpenSocket{
+func (e Event) Socket() sockdiag.Socket {
+	return sockdiag.Socket{
 		Transport: e.Transport, Src: e.Src, Dst: e.Peer, Cgroup: e.Cgroup,
 		Cookie: e.Cookie, UID: e.UID, Netns: e.Netns,
 	}

@@ -4,14 +4,13 @@ package loader
 
 import (
 	"errors"
-	"net/netip"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
-	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/sockdiag"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -47,30 +46,14 @@ func helper(t ebpf.ProgramType, f asm.BuiltinFunc) func() error {
 	return func() error { return features.HaveProgramHelper(t, f) }
 }
 
-// ender probes whether Destroy can end the sockets of a transport. Where it
-// can't (no CONFIG_INET_DIAG_DESTROY; tcp_diag or udp_diag are modules that
-// can't be loaded), what is refused in the middle of a flow hangs instead of
-// being reset. Destroy can't tell: a missing module looks like a socket that is
-// gone, so the sockets are listed first.
+// ender probes whether the sockets of a transport can be ended. Where they
+// can't, what is refused in the middle of a flow hangs instead of being reset.
 func ender(t policy.Transport) func() error {
 	return func() error {
-		for _, lo := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
-			family := uint8(unix.AF_INET)
-			if lo.Is6() {
-				family = unix.AF_INET6
-			}
-			nowhere := netip.AddrPortFrom(lo, 0)
-			err := diag(t, family, func(OpenSocket, bool) {})
-			if err == nil {
-				err = Destroy(t, nowhere, nowhere, 0)
-			}
-			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
-				return ebpf.ErrNotSupported
-			}
-			if err != nil {
-				return err
-			}
+		err := sockdiag.CanDestroy(t)
+		if errors.Is(err, errors.ErrUnsupported) {
+			return ebpf.ErrNotSupported
 		}
-		return nil
+		return err
 	}
 }

@@ -6,11 +6,11 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
-	"io"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/egressd/egressd/internal/peek/peektest"
 )
 
 // rooted is a hello whose name has dots at its end, which crypto/tls would leave
@@ -97,26 +97,10 @@ func firstBytes(kind, name string) []byte {
 
 // hello lets crypto/tls write a ClientHello.
 func hello(c *tls.Config) []byte {
-	client, server := net.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = tls.Client(client, c).Handshake() // ends when the pipe is closed
-	}()
-	var wire []byte
-	for message := 0; message == 0 || len(payload(wire)) < message; {
-		header := make([]byte, 5)
-		_, _ = io.ReadFull(server, header)
-		body := make([]byte, binary.BigEndian.Uint16(header[3:]))
-		_, _ = io.ReadFull(server, body)
-		wire = append(append(wire, header...), body...)
-		if message == 0 {
-			message = 4 + int(body[1])<<16 + int(body[2])<<8 + int(body[3])
-		}
+	wire, err := peektest.ClientHello(c)
+	if err != nil {
+		panic(err) // of a client: the test reads what it says
 	}
-	client.Close()
-	server.Close()
-	<-done
 	return wire
 }
 

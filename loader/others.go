@@ -5,15 +5,12 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/internal/sockdiag"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -37,62 +34,24 @@ func (d *Datapath) CutOthers(pids []int, only bool) ([]OtherSocket, error) {
 	for _, pid := range pids {
 		found, err := d.cutOthersOf(pid, only, seen)
 		out = append(out, found...)
-		if err != nil && !gone(err) {
+		if err != nil && !sockdiag.Gone(err) {
 			errs = append(errs, fmt.Errorf("sockets of process %d: %w", pid, err))
 		}
 	}
 	return out, errors.Join(errs...)
 }
 
-func gone(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF)
-}
-
 func (d *Datapath) cutOthersOf(pid int, only bool, seen map[uint64]bool) ([]OtherSocket, error) {
 	var out []OtherSocket
-	err := socketsOf(pid, func(fd, n int) error {
+	err := sockdiag.OfProcess(pid, func(fd, n int) error {
 		s, err := d.cutOther(fd, n, only, seen)
-		if s != nil && (err == nil || gone(err)) {
+		if s != nil && (err == nil || sockdiag.Gone(err)) {
 			s.PID = pid
 			out = append(out, *s)
 		}
 		return err
 	})
 	return out, err
-}
-
-// socketsOf calls f with a descriptor of each socket of a process, and with the
-// number that it has there. What goes away meanwhile is left out.
-func socketsOf(pid int, f func(fd, n int) error) error {
-	process, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(process)
-	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		link, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err != nil || !strings.HasPrefix(link, "socket:") {
-			continue
-		}
-		n, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		fd, err := unix.PidfdGetfd(process, n, 0)
-		if err == nil {
-			err = errors.Join(f(fd, n), unix.Close(fd))
-		}
-		if err != nil && !gone(err) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // cutOther silences one socket; nil when it is of another kind.
@@ -138,7 +97,7 @@ func (d *Datapath) cutOther(fd, n int, only bool, seen map[uint64]bool) (*OtherS
 func (d *Datapath) Judged(pids []int) map[uint64]bool {
 	out := map[uint64]bool{}
 	for _, pid := range pids {
-		_ = socketsOf(pid, func(fd, _ int) error {
+		_ = sockdiag.OfProcess(pid, func(fd, _ int) error {
 			var v bpf.EgressdEgdSocket
 			if err := d.objs.EgdSockets.Lookup(uint32(fd), &v); err != nil {
 				return nil // of another family, or it has nothing

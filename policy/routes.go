@@ -53,18 +53,29 @@ func (rs *Routes) decide(r *Request, h *Host, hp *HostPort) HTTPDecision {
 func (a *HTTPAction) Pick(r uint64) *RouteDestination { return pick(a.Destinations, a.TotalWeight, r) }
 
 func pick(all []RouteDestination, total uint32, r uint64) *RouteDestination {
-	if len(all) == 0 || total == 0 {
+	i := ByWeight(len(all), uint64(total), r, func(i int) uint64 { return uint64(all[i].Weight) })
+	if i < 0 {
 		return nil
 	}
-	n := uint32(r % uint64(total))
-	for i := range all {
-		d := &all[i]
-		if n < d.Weight {
-			return d
-		}
-		n -= d.Weight
+	return &all[i]
+}
+
+// ByWeight is the index of the one of count that n picks: each has the share of
+// its weight by total, the sum of the weights, of all values of n. It is -1
+// when the sum is 0.
+func ByWeight(count int, total, n uint64, weight func(int) uint64) int {
+	if total == 0 {
+		return -1
 	}
-	return nil // cannot be: total is the sum
+	n %= total
+	for i := range count {
+		w := weight(i)
+		if n < w {
+			return i
+		}
+		n -= w
+	}
+	return -1 // cannot be: total is the sum
 }
 
 // meshVhost has the rules for workloads of the names for which one host

@@ -217,10 +217,10 @@ func (c *Control) SaveLastGood() (size int) {
 	return size
 }
 
-// write replaces the file at path: a crash leaves the old one or the new one.
+// write replaces the file at path.
 func (g lastGood) write(path string) (err error) {
 	if g.Sum, err = g.sum(); err != nil {
 		return err
 	}
-	return securedir.Replace(path, func(f *os.File) error { return errors.Join(g.encode(f), f.Sync()) })
+	return securedir.Replace(path, func(f *os.File) error { return g.encode(f) })
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy/istio"
 )
@@ -67,11 +68,11 @@ Signals go to the command. Processes that it leaves behind are killed.`,
 			if u == nil && !quiet {
 				fmt.Fprintln(logged.stderr, "egressd: the command runs as root, which can leave the policy; --user NAME runs it as somebody who can't")
 			}
-			x := agent.ExecOptions{
-				Options: o, StateRoot: f.stateDir, PinRoot: f.pinDir, Command: args,
+			x := agent.ExecOptions{Options: o, Run: exec.Options{
+				StateRoot: f.stateDir, PinRoot: f.pinDir, Command: args,
 				Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr,
-			}
-			u.run(&x, e.environ(), privileges)
+			}}
+			u.run(&x.Run, e.environ(), privileges)
 			learned, err := openSuggestions(suggest)
 			if err != nil {
 				return err
@@ -154,7 +155,7 @@ func writeSuggestions(f *os.File, s agent.Suggestions) error {
 // commandError prints why a command was not started, with the exit code for
 // that.
 func commandError(e env, err error) error {
-	for kind, code := range map[error]int{agent.ErrNotFound: exitNotFound, agent.ErrNotExecutable: exitNotExecutable} {
+	for kind, code := range map[error]int{exec.ErrNotFound: exitNotFound, exec.ErrNotExecutable: exitNotExecutable} {
 		if errors.Is(err, kind) {
 			fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
 			return exitError{code}

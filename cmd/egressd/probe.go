@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/internal/quote"
 )
@@ -20,11 +20,11 @@ const probeVerb = "self-probe"
 
 // probeOptions are for a daemon that is this program, whatever stands at its path
 // by now (proc(5), /proc/pid/exe).
-func probeOptions(interval time.Duration) (agent.ProbeOptions, error) {
+func probeOptions(interval time.Duration) (selfprobe.Options, error) {
 	if interval < 0 {
-		return agent.ProbeOptions{}, usageError{fmt.Errorf("--probe-interval is a time such as 5s, or 0, not %s", interval)}
+		return selfprobe.Options{}, usageError{fmt.Errorf("--probe-interval is a time such as 5s, or 0, not %s", interval)}
 	}
-	return agent.ProbeOptions{Interval: interval, Command: []string{"/proc/self/exe", probeVerb}}, nil
+	return selfprobe.Options{Interval: interval, Command: []string{"/proc/self/exe", probeVerb}}, nil
 }
 
 func probeCommand(e env) *cobra.Command {
@@ -46,7 +46,7 @@ func probeCommand(e env) *cobra.Command {
 }
 
 // printProbe adds what the daemon's probe of itself sees.
-func printProbe(w io.Writer, p *agent.ProbeStatus) {
+func printProbe(w io.Writer, p *selfprobe.Status) {
 	if p == nil {
 		fmt.Fprintln(w, "probe\toff")
 		return

@@ -18,8 +18,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
-	"github.com/egressd/egressd/internal/cgroup"
-	"github.com/egressd/egressd/internal/link"
+	"github.com/egressd/egressd/agent/iface"
+	"github.com/egressd/egressd/agent/selfprobe"
+	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy"
 )
@@ -114,7 +115,7 @@ captured.`,
 				o.LastGood = filepath.Join(f.stateDir, agent.LastGoodFile)
 			}
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
-			o.Interfaces = true
+			o.Daemon = true
 			o.DrainTime = drain
 			if err := captureOptions(cmd.Context(), &o, cgroups, units, interfaces, services); err != nil {
 				if errors.As(err, new(usageError)) {
@@ -151,7 +152,7 @@ captured.`,
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long what is open may go on when the daemon is stopped or another one has taken over")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the place of a daemon that runs on --state-dir, without a gap, when this one is prepared")
-	cmd.Flags().DurationVar(&every, "probe-interval", agent.DefaultProbeInterval, "how often the daemon tries DNS and the proxy as a workload does, and is not ready when it gets no answer three times; 0: never")
+	cmd.Flags().DurationVar(&every, "probe-interval", selfprobe.DefaultInterval, "how often the daemon tries DNS and the proxy as a workload does, and is not ready when it gets no answer three times; 0: never")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")
@@ -163,17 +164,20 @@ captured.`,
 
 // captureOptions reads the flags that say what is captured.
 func captureOptions(ctx context.Context, o *agent.Options, cgroups, units []string, interfaces, services string) (err error) {
-	if o.Cgroups, err = toCapture(ctx, cgroups, units); err != nil {
+	if o.Cgroups, err = workload.Named(ctx, cgroups, units); err != nil {
+		if errors.As(err, new(*workload.UnitError)) {
+			return usageError{fmt.Errorf("--unit: %w", err)}
+		}
 		return err
 	}
-	whole, err := wholeNode(o.Cgroups)
+	whole, err := workload.Whole(o.Cgroups)
 	if err != nil {
 		return err
 	}
-	if o.Guard, err = guardChoice(interfaces, whole); err != nil {
-		return err
+	if o.Guard, err = iface.ParseChoice(interfaces, whole); err != nil {
+		return usageError{fmt.Errorf("--interfaces: %w", err)}
 	}
-	if o.NodeServices, err = agent.ParseNodeServices(services, whole); err != nil {
+	if o.NodeServices, err = workload.ParseNodeServices(services, whole); err != nil {
 		return usageError{fmt.Errorf("--node-services: %w", err)}
 	}
 	return nil
@@ -212,51 +216,6 @@ func outlive(signals ...os.Signal) (stop func()) {
 	c := make(chan os.Signal, 1) // nobody reads it
 	signal.Notify(c, signals...)
 	return func() { signal.Stop(c) }
-}
-
-// guardChoice reads --interfaces. With auto, what is behind veths and taps is
-// under policy only when everything on the node is.
-func guardChoice(flag string, whole bool) (link.Choice, error) {
-	c, err := link.ParseChoice(flag)
-	if err != nil {
-		return c, usageError{fmt.Errorf("--interfaces: %w", err)}
-	}
-	if c.Auto && !whole {
-		c = link.UplinksOnly
-	}
-	return c, nil
-}
-
-// toCapture lists the cgroups that the flags name: without any it is the whole node.
-func toCapture(ctx context.Context, cgroups, units []string) ([]string, error) {
-	root, err := cgroup.Root()
-	if err != nil {
-		return nil, err
-	}
-	dirs := slices.Clone(cgroups)
-	for _, unit := range units {
-		path, err := cgroup.Unit(unit, func(name string) map[string]string { return cgroup.AskSystemd(ctx, name) })
-		if err != nil {
-			return nil, usageError{fmt.Errorf("--unit: %w", err)}
-		}
-		dirs = append(dirs, filepath.Join(root, path))
-	}
-	if len(dirs) == 0 {
-		dirs = []string{root}
-	}
-	return dirs, nil
-}
-
-// wholeNode says whether what is captured is everything.
-func wholeNode(captured []string) (bool, error) {
-	root, err := cgroup.Root()
-	return err == nil && slices.ContainsFunc(captured, func(dir string) bool { return sameFile(root, dir) }), err
-}
-
-func sameFile(a, b string) bool {
-	x, err1 := os.Stat(a)
-	y, err2 := os.Stat(b)
-	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 // groupID looks up a group by name or number; "" is 0.

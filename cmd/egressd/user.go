@@ -13,7 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/exec"
 )
 
 // nobodysGroup is the group of a uid that has no entry in the user database:
@@ -136,7 +136,7 @@ func shellOf(name string) string {
 
 // run makes a command run as the account; nil: as the caller. environment is
 // the caller's.
-func (a *account) run(o *agent.ExecOptions, environment []string, newPrivileges bool) {
+func (a *account) run(o *exec.Options, environment []string, newPrivileges bool) {
 	if a == nil {
 		return
 	}

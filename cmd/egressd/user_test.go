@@ -7,7 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/exec"
 )
 
 func TestUserOf(t *testing.T) {
@@ -70,7 +70,7 @@ func TestAccountRun(t *testing.T) {
 		{&account{name: "joe", home: "/home/joe", shell: "/bin/zsh", uid: 7, gid: 8, groups: []uint32{8, 9}}, false, true},
 		{&account{name: "joe", home: "/home/joe", shell: "/bin/zsh", uid: 7, gid: 8}, true, false},
 	} {
-		var o agent.ExecOptions
+		var o exec.Options
 		c.a.run(&o, []string{"HOME=/root", "A=b"}, c.allowed)
 		if o.NoNewPrivileges != c.noNew || (o.Credential == nil) != (c.a == nil) {
 			t.Errorf("%+v: %+v", c.a, o)

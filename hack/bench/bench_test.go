@@ -103,13 +103,6 @@ func TestShapes(t *testing.T) {
 	}
 }
 
-func TestClientHello(t *testing.T) {
-	hello, err := clientHello()
-	if err != nil || hello[0] != 22 || !bytes.Contains(hello, []byte(host)) {
-		t.Errorf("%x, %v", hello, err)
-	}
-}
-
 func TestAppliedLine(t *testing.T) {
 	m := appliedLine.FindStringSubmatch(`time=T level=INFO msg="policy applied" hash=abc services=3 read=1.5ms decode=2s compile=3µs apply=0s`)
 	if len(m) != 5 || m[1] != "1.5ms" || m[4] != "0s" {

@@ -14,10 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
-
-	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/egressd/egressd/internal/world"
 )
@@ -135,48 +132,21 @@ func (b *bench) appliedSteps() (steps [4]time.Duration, err error) {
 // lookup is the workload: it prints a line once a query for a name was
 // refused, and the time (Unix, nanoseconds) when one had an address.
 func lookup(server, name string) error {
-	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{RecursionDesired: true})
-	fqdn, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
-	if err != nil {
-		return err
-	}
-	err = errors.Join(b.StartQuestions(),
-		b.Question(dnsmessage.Question{Name: fqdn, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}))
-	query, ferr := b.Finish()
-	if err := errors.Join(err, ferr); err != nil {
-		return err
-	}
-	conn, err := net.Dial("udp", server)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
 	tick := time.NewTicker(lookupEvery)
 	defer tick.Stop()
-	answer := make([]byte, 1500)
-	refused := false
-	for id := uint16(1); ; id++ {
-		query[0], query[1] = byte(id>>8), byte(id)
-		if _, err := conn.Write(query); err != nil {
-			return err
-		}
-		if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-			return err
-		}
-		n, err := conn.Read(answer)
+	for refused := false; ; {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		rcode, addrs, err := world.Ask(ctx, "udp", server, name, "A")
+		cancel()
 		now := time.Now()
-		var m dnsmessage.Message
-		if err == nil {
-			err = m.Unpack(answer[:n])
-		}
 		switch {
-		case err == nil && m.ID == id && m.RCode == dnsmessage.RCodeSuccess && len(m.Answers) > 0:
+		case err == nil && len(addrs) > 0:
 			if !refused {
 				return fmt.Errorf("%s resolved before it was allowed", name)
 			}
 			fmt.Println(now.UnixNano())
 			return nil
-		case err == nil && m.RCode == dnsmessage.RCodeRefused && !refused:
+		case err == nil && rcode == "REFUSED" && !refused:
 			refused = true
 			fmt.Println("refused")
 		}

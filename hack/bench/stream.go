@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/egressd/egressd/internal/peek/peektest"
 )
 
 const (
@@ -191,7 +192,7 @@ func stream(addr, count, hello string) error {
 	}
 	var first []byte
 	if hello == "true" {
-		if first, err = clientHello(); err != nil {
+		if first, err = peektest.ClientHello(&tls.Config{ServerName: host}); err != nil {
 			return err
 		}
 		// The kernel reads on behind the hello until application data begins.
@@ -216,19 +217,4 @@ func stream(addr, count, hello string) error {
 	begun.Wait()
 	fmt.Println("begun")
 	return <-failed
-}
-
-// clientHello is the one that Go's TLS client sends for the bench's host.
-func clientHello() ([]byte, error) {
-	near, far := net.Pipe()
-	defer near.Close()
-	defer far.Close()
-	go func() { _ = tls.Client(near, &tls.Config{ServerName: host}).Handshake() }() // ends when the pipe is closed
-	header := make([]byte, 5)                                                       // type, version, length (RFC 8446, 5.1)
-	if _, err := io.ReadFull(far, header); err != nil {
-		return nil, err
-	}
-	body := make([]byte, int(header[3])<<8|int(header[4]))
-	_, err := io.ReadFull(far, body)
-	return append(header, body...), err
 }

@@ -19,8 +19,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
-
 	"github.com/egressd/egressd/internal/world"
 )
 
@@ -72,9 +70,9 @@ const (
 
 // kinds are what the clients do. What is named evil must not succeed.
 var kinds = []kind{
-	{"dns4", resolver, 20 * time.Millisecond, asks("udp", world.ResolverV4, world.API, dnsmessage.TypeA, true)},
-	{"dns6", resolver, 20 * time.Millisecond, asks("udp", world.ResolverV6, world.API, dnsmessage.TypeAAAA, true)},
-	{"dns-tcp", resolver, 50 * time.Millisecond, asks("tcp", world.OtherResolverV4, world.API2, dnsmessage.TypeA, true)},
+	{"dns4", resolver, 20 * time.Millisecond, asks("udp", world.ResolverV4, world.API, "A", true)},
+	{"dns6", resolver, 20 * time.Millisecond, asks("udp", world.ResolverV6, world.API, "AAAA", true)},
+	{"dns-tcp", resolver, 50 * time.Millisecond, asks("tcp", world.OtherResolverV4, world.API2, "A", true)},
 	{"rotating", resolver, 50 * time.Millisecond, rotating},
 	{"http4", daemon, 20 * time.Millisecond, gets(false, 4)},
 	{"http6", daemon, 20 * time.Millisecond, gets(false, 6)},
@@ -90,7 +88,7 @@ var kinds = []kind{
 	{"evil-tcp6", kernel, 50 * time.Millisecond, evilTCP(world.StrangerV6)},
 	{"evil-udp4", kernel, 50 * time.Millisecond, evilUDP(world.StrangerV4)},
 	{"evil-udp6", kernel, 50 * time.Millisecond, evilUDP(world.StrangerV6)},
-	{"evil-dns", kernel, 100 * time.Millisecond, asks("udp", world.ResolverV4, world.Stranger, dnsmessage.TypeA, false)},
+	{"evil-dns", kernel, 100 * time.Millisecond, asks("udp", world.ResolverV4, world.Stranger, "A", false)},
 	{"evil-sni", kernel, 100 * time.Millisecond, evilSNI},
 	{"evil-host", kernel, 100 * time.Millisecond, evilHost},
 }
@@ -195,81 +193,25 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return conn, conn.SetDeadline(time.Now().Add(attemptTime))
 }
 
-// resolve asks a server for the addresses of name; typ is A or AAAA.
-func resolve(ctx context.Context, network, server, name string, typ dnsmessage.Type) ([]netip.Addr, error) {
-	conn, err := dial(ctx, network, net.JoinHostPort(server, "53"))
-	if err != nil {
+// resolve asks a server for the addresses of name; qtype is A or AAAA.
+func resolve(ctx context.Context, network, server, name, qtype string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	rcode, addrs, err := world.Ask(ctx, network, net.JoinHostPort(server, "53"), name, qtype)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	defer func() { _ = conn.Close() }()
-	n, err := dnsmessage.NewName(name + ".")
-	if err != nil {
-		return nil, err
-	}
-	id := uint16(time.Now().UnixNano())
-	query := dnsmessage.Message{
-		Header:    dnsmessage.Header{ID: id, RecursionDesired: true},
-		Questions: []dnsmessage.Question{{Name: n, Type: typ, Class: dnsmessage.ClassINET}},
-	}
-	packed, err := query.Pack()
-	if err != nil {
-		return nil, err
-	}
-	raw, err := exchange(conn, network, packed)
-	if err != nil {
-		return nil, err
-	}
-	var reply dnsmessage.Message
-	if err := reply.Unpack(raw); err != nil {
-		return nil, err
-	}
-	if reply.ID != id || !reply.Response {
-		return nil, errors.New("not the answer to the question")
-	}
-	if reply.RCode != dnsmessage.RCodeSuccess {
-		return nil, errors.New(reply.RCode.String())
-	}
-	var addrs []netip.Addr
-	for _, a := range reply.Answers {
-		switch a := a.Body.(type) {
-		case *dnsmessage.AResource:
-			addrs = append(addrs, netip.AddrFrom4(a.A))
-		case *dnsmessage.AAAAResource:
-			addrs = append(addrs, netip.AddrFrom16(a.AAAA))
-		}
-	}
-	if len(addrs) == 0 {
+	case rcode != "NOERROR":
+		return nil, errors.New(rcode)
+	case len(addrs) == 0:
 		return nil, errors.New("no address in the answer")
 	}
 	return addrs, nil
 }
 
-// exchange sends a query and reads what comes back; over TCP with the two
-// bytes of length in front (RFC 1035, 4.2.2).
-func exchange(conn net.Conn, network string, query []byte) ([]byte, error) {
-	if network == "udp" {
-		if _, err := conn.Write(query); err != nil {
-			return nil, err
-		}
-		buf := make([]byte, 4096)
-		n, err := conn.Read(buf)
-		return buf[:n], err
-	}
-	if _, err := conn.Write(append([]byte{byte(len(query) >> 8), byte(len(query))}, query...)); err != nil {
-		return nil, err
-	}
-	var size [2]byte
-	if _, err := io.ReadFull(conn, size[:]); err != nil {
-		return nil, err
-	}
-	buf := make([]byte, int(size[0])<<8|int(size[1]))
-	_, err := io.ReadFull(conn, buf)
-	return buf, err
-}
-
-func asks(network, server, name string, typ dnsmessage.Type, want bool) func(context.Context, *client) error {
+func asks(network, server, name, qtype string, want bool) func(context.Context, *client) error {
 	return func(ctx context.Context, _ *client) error {
-		addrs, err := resolve(ctx, network, server, name, typ)
+		addrs, err := resolve(ctx, network, server, name, qtype)
 		if want || err != nil {
 			if !want {
 				return nil
@@ -343,7 +285,7 @@ func streams(family int) func(context.Context, *client) error {
 
 // rotating goes where a name leads that has another address every second.
 func rotating(ctx context.Context, c *client) error {
-	addrs, err := resolve(ctx, "udp", world.ResolverV4, rotatingName, dnsmessage.TypeA)
+	addrs, err := resolve(ctx, "udp", world.ResolverV4, rotatingName, "A")
 	if err != nil {
 		return err
 	}

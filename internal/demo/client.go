@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"github.com/egressd/egressd/internal/world"
 )
 
 // clientTimeout bounds one attempt; the slow origin is given up by egressd
@@ -173,51 +173,8 @@ func printable(b []byte) string {
 }
 
 func clientDNS(ctx context.Context, server, name string) (outcome, error) {
-	q, err := dnsmessage.NewName(name + ".")
-	if err != nil {
-		return outcome{}, err
-	}
-	m := dnsmessage.Message{
-		Header:    dnsmessage.Header{ID: 1, RecursionDesired: true},
-		Questions: []dnsmessage.Question{{Name: q, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}},
-	}
-	packed, err := m.Pack()
-	if err != nil {
-		return outcome{}, err
-	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server)
-	if err != nil {
-		return outcome{}, err
-	}
-	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
-		return outcome{}, err
-	}
-	if _, err := conn.Write(packed); err != nil {
-		return outcome{}, err
-	}
-	buf := make([]byte, 4096)
-	n, err := conn.Read(buf)
-	if err != nil {
-		return outcome{}, err
-	}
-	if err := m.Unpack(buf[:n]); err != nil {
-		return outcome{}, err
-	}
-	return outcome{Text: rcodeName(m.RCode)}, nil
-}
-
-// rcodeName is the name that RFC 1035 and dig use.
-func rcodeName(r dnsmessage.RCode) string {
-	switch r {
-	case dnsmessage.RCodeSuccess:
-		return "NOERROR"
-	case dnsmessage.RCodeNameError:
-		return "NXDOMAIN"
-	case dnsmessage.RCodeServerFailure:
-		return "SERVFAIL"
-	case dnsmessage.RCodeRefused:
-		return "REFUSED"
-	}
-	return r.String()
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	rcode, _, err := world.Ask(ctx, "udp", server, name, "A")
+	return outcome{Text: rcode}, err
 }

@@ -7,13 +7,13 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/egressd/egressd/internal/peek/peektest"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )
@@ -55,21 +55,7 @@ spec:
 // clientHello is the first record of a TLS client.
 func clientHello(t *testing.T, name string) []byte {
 	t.Helper()
-	client, server := net.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = tls.Client(client, &tls.Config{ServerName: name}).Handshake() // ends when the pipe is closed
-	}()
-	record := make([]byte, 5)
-	_, err := io.ReadFull(server, record)
-	if err == nil {
-		record = append(record, make([]byte, int(record[3])<<8|int(record[4]))...)
-		_, err = io.ReadFull(server, record[5:])
-	}
-	client.Close()
-	server.Close()
-	<-done
+	record, err := peektest.ClientHello(&tls.Config{ServerName: name})
 	if err != nil {
 		t.Fatal(err)
 	}

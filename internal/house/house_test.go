@@ -4,53 +4,22 @@ package house
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
-	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 )
 
 const (
-	module = "github.com/egressd/egressd"
-	root   = "../.."
+	root = "../.."
 	// maxLines bounds a file: what is longer has two subjects.
 	maxLines = 600
 )
 
-// pkg is what "go list -json" says of a package, as far as the rules need it.
-type pkg struct {
-	ImportPath, Doc                    string
-	GoFiles                            []string
-	Imports, TestImports, XTestImports []string
-}
-
 var list = sync.OnceValues(func() ([]pkg, error) {
-	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,GoFiles,Imports,TestImports,XTestImports", "./...")
-	cmd.Dir = root
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, errors.Join(err, errors.New(stderr.String()))
-	}
-	var all []pkg
-	for d := json.NewDecoder(bytes.NewReader(out)); ; {
-		var p pkg
-		switch err := d.Decode(&p); {
-		case errors.Is(err, io.EOF):
-			return all, nil
-		case err != nil:
-			return nil, err
-		}
-		all = append(all, p)
-	}
+	return goList(root, "-json=ImportPath,Doc,GoFiles,Imports,TestImports,XTestImports", "./...")
 })
 
 func packages(t *testing.T) []pkg {
@@ -60,14 +29,6 @@ func packages(t *testing.T) []pkg {
 		t.Fatalf("go list: %v", err)
 	}
 	return all
-}
-
-// short writes this module's packages as "./policy".
-func short(path string) string {
-	if rest, ok := strings.CutPrefix(path, module+"/"); ok {
-		return "./" + rest
-	}
-	return path
 }
 
 // files calls f for every file of the repository with one of the endings.
@@ -103,11 +64,6 @@ func files(t *testing.T, f func(path string, content []byte), endings ...string)
 		t.Fatalf("no files that end in %v: the walk starts in the wrong place", endings)
 	}
 }
-
-// generatedLine is the line of https://go.dev/s/generatedcode.
-var generatedLine = regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
-
-func generated(content []byte) bool { return generatedLine.Match(content) }
 
 // head is the first lines of a file, where a licence header must be.
 func head(content []byte) string {

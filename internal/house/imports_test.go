@@ -11,8 +11,9 @@ import (
 // of this module.
 var (
 	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core   = append([]string{"./internal/flow", "./internal/learned", "./forward"}, ground...)
+	core   = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
 	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
+	parts  = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/report", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -21,20 +22,22 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":            {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
-	"./policy/istio":      {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
-	"./internal/cow":      nil,
-	"./internal/hostname": {"./internal/cow"},
-	"./internal/hostile":  nil,
-	"./internal/ipguard":  nil,
-	"./internal/peek":     nil,
-	"./internal/quote":    nil,
-	"./internal/cgroup":   {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
-	"./internal/job":      {"golang.org/x/sys/unix"},
-	"./internal/memcg":    nil,
-	"./internal/netns":    {"golang.org/x/sys/unix"},
-	"./internal/gate":     {"./internal/link", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
-	"./internal/link":     {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./policy":                 {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
+	"./policy/istio":           {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./internal/cow":           nil,
+	"./internal/hostname":      {"./internal/cow"},
+	"./internal/hostile":       nil,
+	"./internal/ipguard":       nil,
+	"./internal/peek":          nil,
+	"./internal/peek/peektest": nil,
+	"./internal/quote":         nil,
+	"./internal/cgroup":        {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
+	"./internal/job":           {"golang.org/x/sys/unix"},
+	"./internal/memcg":         nil,
+	"./internal/netns":         {"golang.org/x/sys/unix"},
+	"./internal/gate":          {"./internal/link", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/sockdiag":      {"./policy", "./internal/link", "./internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/link":          {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	// Ports and connections to them.
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
@@ -57,32 +60,48 @@ var floors = map[string][]string{
 	"./internal/flow": ground,
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
-	"./forward":          join([]string{"./internal/flow", "golang.org/x/sys/unix"}, ground),
+	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
+	"./forward":          join([]string{"./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Rooms.
 	"./loader/tables": {"./bpf", "./policy"},
-	"./loader":        join([]string{"./bpf", "./loader/tables", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
+	"./loader":        join([]string{"./bpf", "./loader/tables", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "./internal/sockdiag", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader"},
+	// Parts of the daemon, which agent wires.
+	"./agent/admin":     {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
+	"./agent/control":   {"./internal/securedir", "./policy", "./policy/istio", "./policy/source"},
+	"./agent/earlier":   {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./policy"},
+	"./agent/events":    {"./internal/flow", "./loader", "./policy"},
+	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
+	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
+	"./agent/listen":    {"./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},
+	"./agent/report":    {"./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./loader", "./policy", "./policy/istio", "github.com/prometheus/client_golang/"},
+	"./agent/resolve":   {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
+	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./policy", "golang.org/x/sys/unix"},
+	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
+	"./agent/takeover":  {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
+	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader"},
+	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./loader", "./policy"},
 	// Roof.
-	"./agent/control": {"./internal/securedir", "./policy", "./policy/istio", "./policy/source"},
-	"./agent":         join([]string{"./agent/control", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd":   join([]string{"./agent/control", "./internal/hold", "./agent", "./internal/cgroup", "./internal/link", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core, rooms),
+	"./agent":       join(parts, []string{"./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd": join(parts, []string{"./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// What shows and tests the house stands beside it.
-	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
 	"./internal/machine":             {"./internal/world", "github.com/vishvananda/netlink", "golang.org/x/sys/unix", "gvisor.dev/gvisor/pkg/tcpip"},
-	"./internal/demo":                {"./examples", "./internal/world", "./policy", "golang.org/x/net/dns/dnsmessage"},
+	"./internal/demo":                {"./examples", "./internal/world", "./policy"},
 	"./internal/learned/learnedtest": {"./policy", "./internal/hostname"},
 	"./internal/attack":              nil,
 	"./internal/e2e":                 nil,
 	"./internal/house":               nil,
+	"./hack/house":                   {"./internal/house"},
 	"./hack/bpfcover":                {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
-	"./hack/bench":                   {"./agent/control", "./internal/world", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
-	"./hack/soak":                    {"./internal/world", "golang.org/x/net/dns/dnsmessage"},
+	"./hack/bench":                   {"./agent/control", "./internal/peek/peektest", "./internal/world", "golang.org/x/sys/unix"},
+	"./hack/soak":                    {"./internal/world"},
 	"./examples":                     nil,
 }
 
@@ -95,7 +114,7 @@ var keepers = []struct {
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv", "./hack/bpfcover"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/gate", "./loader"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
@@ -104,6 +123,7 @@ var keepers = []struct {
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio"}, nil},
 	{"./bpf", []string{"./loader", "./loader/tables"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
+	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},
 	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},
 	{"./internal/testenv", nil, []string{"*"}},
 	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},

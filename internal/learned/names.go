@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package learned is the node's table of learned addresses: which addresses the
-// names that policies allow were answered with, for how long they count, and
-// that the kernel's tables are equal to it.
+// names that policies allow were answered with, and for how long they count. It
+// keeps the kernel's tables equal to that.
 package learned
 
 import (

@@ -5,6 +5,7 @@ package link
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -102,4 +103,16 @@ func WatchOwn(ctx context.Context, changed func()) error {
 		}
 	}
 	return nil
+}
+
+// Loopbacks are the loopback addresses that this machine has: ::1 only where IPv6 is
+// there.
+func Loopbacks() []netip.Addr {
+	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		return []netip.Addr{v4}
+	}
+	l.Close()
+	return []netip.Addr{v4, v6}
 }

@@ -11,32 +11,20 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/egressd/egressd/internal/hostile"
+	"github.com/egressd/egressd/internal/peek/peektest"
 )
 
 // helloBytes returns the first flight that crypto/tls sends with c.
 func helloBytes(t testing.TB, c *tls.Config) []byte {
 	t.Helper()
-	var sent recorder
-	c.InsecureSkipVerify = true
-	if err := tls.Client(&sent, c).Handshake(); !errors.Is(err, io.EOF) {
-		t.Fatalf("handshake without a server: %v", err)
+	sent, err := peektest.ClientHello(c)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return sent.Bytes()
+	return sent
 }
-
-// recorder is a net.Conn that keeps what is written and has nothing to read.
-type recorder struct{ bytes.Buffer }
-
-func (*recorder) Read([]byte) (int, error)         { return 0, io.EOF }
-func (*recorder) Close() error                     { return nil }
-func (*recorder) LocalAddr() net.Addr              { return nil }
-func (*recorder) RemoteAddr() net.Addr             { return nil }
-func (*recorder) SetDeadline(time.Time) error      { return nil }
-func (*recorder) SetReadDeadline(time.Time) error  { return nil }
-func (*recorder) SetWriteDeadline(time.Time) error { return nil }
 
 func manyALPN(n int) []string {
 	list := make([]string, n)
@@ -223,13 +211,15 @@ func serverView(b []byte) (hello *tls.ClientHelloInfo, err error) {
 	return hello, err
 }
 
-// replay is a net.Conn that reads from r and writes nowhere.
+// replay is a net.Conn that reads from r and writes nowhere. A handshake asks
+// for nothing else.
 type replay struct {
-	recorder
+	net.Conn
 	r io.Reader
 }
 
-func (c *replay) Read(p []byte) (int, error) { return c.r.Read(p) }
+func (c *replay) Read(p []byte) (int, error)  { return c.r.Read(p) }
+func (c *replay) Write(p []byte) (int, error) { return len(p), nil }
 
 // FuzzClientHello holds that no hello is read in another way than crypto/tls
 // reads it: what we accept and it accepts has one name for both.

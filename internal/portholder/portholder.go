@@ -119,3 +119,11 @@ func command(pid int) string {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // gone meanwhile
 	return string(bytes.TrimSuffix(b, []byte("\n")))
 }
+
+// Name says in words who has a port.
+func Name(network string, port uint16) string {
+	if h, ok := Find(network, port); ok {
+		return h.String()
+	}
+	return "unknown"
+}

@@ -75,8 +75,8 @@ func ReadFile(path string) ([]byte, error) {
 const NewSuffix = ".new"
 
 // Replace writes a file and puts it in the place of the one at path, whatever
-// that is: a crash leaves the old one or the new one. The directory is made if
-// it is missing.
+// that is: a crash, of the machine too, leaves the old one or the new one, and
+// the new one when nil was returned. The directory is made if it is missing.
 func Replace(path string, write func(*os.File) error) error {
 	return with(filepath.Dir(path), true, func(dir int) error {
 		name := filepath.Base(path)
@@ -87,12 +87,33 @@ func Replace(path string, write func(*os.File) error) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(write(f), f.Close()); err != nil {
+		// Without the first sync the new name could be on the disk before what it
+		// stands for, without the second neither (fsync(2)).
+		err = write(f)
+		if err == nil {
+			err = f.Sync()
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
 		if err := unix.Renameat(dir, name+NewSuffix, dir, name); err != nil {
 			return &fs.PathError{Op: "rename", Path: path + NewSuffix, Err: err}
 		}
-		return nil
+		return syncDir(dir, filepath.Dir(path))
 	})
+}
+
+// syncDir makes last what was renamed in a directory. dir may be a descriptor
+// that is good for finding things only. File systems that know no such thing
+// (EINVAL) have nothing that would get lost.
+func syncDir(dir int, path string) error {
+	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := unix.Fsync(fd); err != nil && !errors.Is(err, unix.EINVAL) {
+		return &fs.PathError{Op: "sync", Path: path, Err: err}
+	}
+	return nil
 }

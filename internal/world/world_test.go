@@ -107,6 +107,39 @@ func TestDNS(t *testing.T) {
 
 // TestReadyAtOnce guards against duplicate address detection, which makes
 // IPv6 stall for the first second.
+// TestAsk: the answer's code and its addresses come back, and no answer is an
+// error.
+func TestAsk(t *testing.T) {
+	w := testenv.World(t)
+	for _, network := range []string{"udp", "tcp"} {
+		for _, server := range []string{world.ResolverV4, world.ResolverV6} {
+			at := net.JoinHostPort(server, "53")
+			for _, c := range []struct{ name, qtype, want string }{
+				{world.API, "A", "NOERROR [" + w.API.V4.String() + "]"},
+				{world.API, "AAAA", "NOERROR [" + w.API.V6.String() + "]"},
+				{"nowhere.example.com", "A", "NXDOMAIN []"},
+			} {
+				err := w.Node.Do(func() error {
+					rcode, addrs, err := world.Ask(ctx(t), network, at, c.name, c.qtype)
+					if got := fmt.Sprint(rcode, " ", addrs); got != c.want {
+						t.Errorf("%s %s at %s over %s: %s, want %s", c.name, c.qtype, at, network, got, c.want)
+					}
+					return err
+				})
+				if err != nil {
+					t.Errorf("%s %s at %s over %s: %v", c.name, c.qtype, at, network, err)
+				}
+			}
+		}
+	}
+	if _, _, err := world.Ask(ctx(t), "udp", "127.0.0.1:1", world.API, "A"); err == nil {
+		t.Error("nobody answered, and it is no error")
+	}
+	if _, _, err := world.Ask(ctx(t), "udp", "127.0.0.1:1", world.API, "B"); err == nil {
+		t.Error("there are records of type B")
+	}
+}
+
 func TestReadyAtOnce(t *testing.T) {
 	w := testenv.World(t)
 	for _, s := range []*world.Server{w.Echo, w.Echo6} {

@@ -98,14 +98,6 @@ func (a *analysis) rule(ref policy.Ref) (part, *node) {
 	return s, s.n
 }
 
-// list is the items of a list, none for anything else.
-func (n *node) list() []*node {
-	if n == nil {
-		return nil
-	}
-	return n.items
-}
-
 // overlap says whether some namespace sees both.
 func overlap(a, b policy.Visibility) bool {
 	switch {

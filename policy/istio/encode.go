@@ -36,7 +36,7 @@ func (e *encoder) errorf(n *node, format string, args ...any) {
 }
 
 func (e *encoder) expected(n *node, where, want string) {
-	e.errorf(n, "%s: expected %s, got %s%s", where, want, n.what(), valueHint(n, where, want))
+	e.errorf(n, "%s: expected %s, got %s%s", where, want, n.what(), e.p.r.hintOf(n, where, want))
 }
 
 func (e *encoder) string(s string) {

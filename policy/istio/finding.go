@@ -75,8 +75,18 @@ type report struct {
 	files    map[string]int // order of the files, for sorting
 	errors   int
 	types    map[reflect.Type]map[string]reflect.Type
+	// hint says what to write where a value of another type is wanted; nil:
+	// nothing is said.
+	hint func(n *node, where, want string) string
 	// unreadable are the values that could not be decoded.
 	unreadable map[spot]bool
+}
+
+func (r *report) hintOf(n *node, where, want string) string {
+	if r.hint == nil {
+		return ""
+	}
+	return r.hint(n, where, want)
 }
 
 // spot is the place of a value in an object.

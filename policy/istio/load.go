@@ -158,7 +158,7 @@ func newLoader(o Options) *loader {
 		o.Namespace = "default"
 	}
 	l := &loader{
-		r:          &report{files: map[string]int{}, types: map[reflect.Type]map[string]reflect.Type{}},
+		r:          &report{hint: valueHint, files: map[string]int{}, types: map[reflect.Type]map[string]reflect.Type{}},
 		namespace:  o.Namespace,
 		selector:   o.GatewaySelector,
 		allowed:    o.AllowEndpoints,

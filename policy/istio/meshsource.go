@@ -114,22 +114,6 @@ func (o *object) within(at *node) (docs []*node, ok bool) {
 	return docs, scratch.r.errors == 0
 }
 
-// walk calls f with every place in a tree that nobody else has seen yet.
-func (n *node) walk(seen map[*node]bool, f func(line, col *int)) {
-	if seen[n] {
-		return
-	}
-	seen[n] = true
-	f(&n.line, &n.col)
-	for _, item := range n.items {
-		item.walk(seen, f)
-	}
-	for i := range n.fields {
-		f(&n.fields[i].line, &n.fields[i].col)
-		n.fields[i].value.walk(seen, f)
-	}
-}
-
 // blockHeader ends the line that a literal block is announced on.
 var blockHeader = regexp.MustCompile(`\|[-+0-9]*[ \t]*(#.*)?\r?$`)
 

@@ -142,7 +142,7 @@ type batchReader struct {
 
 // place starts a report of its own: the findings of one part of a document.
 func (rd *batchReader) place() *place {
-	return &place{r: &report{types: rd.types}, file: rd.file}
+	return &place{r: &report{hint: valueHint, types: rd.types}, file: rd.file}
 }
 
 func (rd *batchReader) read() {
@@ -218,7 +218,7 @@ func (rd *batchReader) head(n *node, p *place, d *draft) (items []*node) {
 	if o == nil {
 		return nil
 	}
-	body := &report{types: rd.types}
+	body := &report{hint: valueHint, types: rd.types}
 	o.r, o.batch = body, rd.batch
 	d.object = o
 	k.decode(o, d)

@@ -4,6 +4,7 @@ package istio
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -54,4 +55,9 @@ func distance(a, b string) int {
 		before, last = last, row
 	}
 	return last[len(b)]
+}
+
+func sorted(s []string) []string {
+	slices.Sort(s)
+	return s
 }

@@ -108,6 +108,30 @@ func (n *node) keyOf(key string) *node {
 	return n
 }
 
+// list is the items of a list, none for anything else.
+func (n *node) list() []*node {
+	if n == nil {
+		return nil
+	}
+	return n.items
+}
+
+// walk calls f with every place in a tree that nobody else has seen yet.
+func (n *node) walk(seen map[*node]bool, f func(line, col *int)) {
+	if seen[n] {
+		return
+	}
+	seen[n] = true
+	f(&n.line, &n.col)
+	for _, item := range n.items {
+		item.walk(seen, f)
+	}
+	for i := range n.fields {
+		f(&n.fields[i].line, &n.fields[i].col)
+		n.fields[i].value.walk(seen, f)
+	}
+}
+
 func camel(s string) string {
 	if !strings.Contains(s, "_") {
 		return s

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -40,11 +39,6 @@ func isSubdomain(s string) bool {
 		}
 	}
 	return true
-}
-
-func sorted(s []string) []string {
-	slices.Sort(s)
-	return s
 }
 
 // domain parses a host, wildcard or not.

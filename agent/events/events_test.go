@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package events
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// names are those of the events in an answer.
+func names(t *testing.T, body io.Reader) string {
+	t.Helper()
+	var out []string
+	for d := json.NewDecoder(body); ; {
+		var e flow.Event
+		if err := d.Decode(&e); errors.Is(err, io.EOF) {
+			return strings.Join(out, " ")
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, e.Name)
+	}
+}
+
+// TestLookingBack: what is kept comes by time, each kind of denial once, and as far as it
+// was asked for; the log has each kind once.
+func TestLookingBack(t *testing.T) {
+	var log bytes.Buffer
+	r := NewRecorder(slog.New(slog.NewTextHandler(&log, nil)))
+	r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "first", Allowed: true, Verdict: policy.Direct})
+	for range 3 {
+		r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "denied", Reason: policy.ReasonNoRule, Workload: "w"})
+	}
+	middle := time.Now()
+	r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "would", Reason: policy.ReasonNoRule, Allowed: true, WouldDeny: true, Workload: "w"})
+	r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "last", Allowed: true, Verdict: policy.Proxy})
+	for query, want := range map[string]string{
+		"": "first denied would last", "verdict=deny": "denied would", "verdict=direct": "first", "verdict=proxy": "last",
+		"since=" + url.QueryEscape(middle.Format(time.RFC3339Nano)): "would last",
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("GET", "/flows?"+query, nil))
+		if got := names(t, w.Body); got != want || w.Code != 200 {
+			t.Errorf("%q: %d %q, want %q", query, w.Code, got, want)
+		}
+	}
+	w := httptest.NewRecorder()
+	if r.ServeHTTP(w, httptest.NewRequest("GET", "/flows?since=yesterday", nil)); w.Code != 400 {
+		t.Errorf("a time that is none: %d", w.Code)
+	}
+	if n := strings.Count(log.String(), "name=denied"); n != 1 || !strings.Contains(log.String(), "would be denied") {
+		t.Errorf("the log: %s", &log)
+	}
+	for _, e := range r.Denials() {
+		if e.Name == "denied" && e.Count != 3 {
+			t.Errorf("%d denials of a kind, not 3", e.Count)
+		}
+	}
+	if r.Flush(true); !strings.Contains(log.String(), "denied again") {
+		t.Errorf("how many more there were is not said: %s", &log)
+	}
+}

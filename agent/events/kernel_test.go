@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package events
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy"
+)
+
+// oneName knows one address.
+type oneName struct{ addr netip.Addr }
+
+func (n oneName) NamesOf(_ policy.PolicyID, a netip.Addr) []string {
+	if a == n.addr {
+		return []string{"a.example"}
+	}
+	return nil
+}
+
+func (n oneName) Lately(_ policy.PolicyID, a netip.Addr) (string, time.Time, bool) {
+	return "old.example", time.Now(), a != n.addr
+}
+
+func (oneName) Noted(_ string, _ netip.Addr, pid int) []string {
+	if pid == 7 {
+		return []string{"wish.example", "other.example"}
+	}
+	return nil
+}
+
+type noPolicies struct{}
+
+func (noPolicies) Policy(policy.PolicyID) *policy.Policy { return nil }
+
+// TestKernelTells: what the kernel tells is recorded with the names of its address; a
+// connection that it cut is ended, but not a flow of an interface, of which there is
+// no socket; of the probe nothing is told.
+func TestKernelTells(t *testing.T) {
+	known, other := netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("[2001:db8::1]:443")
+	src := netip.MustParseAddrPort("192.0.2.9:4000")
+	cut := loader.Event{Dst: known, Peer: known, Src: src, Cookie: 5, Reason: policy.ReasonName, Transport: policy.TCP, Workload: 1}
+	wire := cut
+	wire.Interface = 3
+	for _, c := range []struct {
+		name   string
+		event  loader.Event
+		err    error
+		ends   bool
+		want   *flow.Event // nil: none
+		detail string
+	}{
+		{"allowed", loader.Event{Dst: known, Peer: known, Reason: policy.ReasonAllowed, Verdict: policy.Direct, Workload: 1}, nil, false,
+			&flow.Event{Allowed: true, Name: "a.example", Workload: "w1"}, ""},
+		{"cut", cut, nil, true, &flow.Event{Name: "a.example", Workload: "w1"}, ""},
+		{"cut, and not ended", cut, errors.New("failed"), true, &flow.Event{Name: "a.example", Workload: "w1"}, ""},
+		{"of an interface", wire, nil, false, &flow.Event{Name: "a.example", Workload: "w1", Interface: "if3"}, ""},
+		{"learned no more", loader.Event{Dst: other, Peer: other, Reason: policy.ReasonNoRule, Workload: 1}, nil, false,
+			&flow.Event{Workload: "w1"}, "learned for old.example"},
+		{"meant", loader.Event{Dst: other, Peer: other, Reason: policy.ReasonNoRule, Audit: true, PID: 7, Workload: 1}, nil, false,
+			&flow.Event{Allowed: true, WouldDeny: true, Name: "wish.example", Names: []string{"wish.example", "other.example"}, Workload: "w1"}, ""},
+		{"the probe's", loader.Event{Dst: known, Peer: known, Reason: policy.ReasonNoRule, Workload: 4}, nil, false, nil, ""},
+	} {
+		var log bytes.Buffer
+		r := NewRecorder(slog.New(slog.DiscardHandler))
+		ended := 0
+		k := &Kernel{
+			Recorder: r, Names: oneName{known.Addr()}, Policies: noPolicies{}, Probe: 4, Log: slog.New(slog.NewTextHandler(&log, nil)),
+			Workload:  func(id uint32) string { return map[uint32]string{1: "w1"}[id] },
+			Interface: func(i int) string { return map[int]string{3: "if3"}[i] },
+			End:       func(loader.Event) error { ended++; return c.err },
+		}
+		k.Record(c.event)
+		var got []flow.Event
+		r.each(func(e flow.Event) bool { got = append(got, e); return true })
+		if (ended == 1) != c.ends || strings.Contains(log.String(), "failed") != (c.err != nil) {
+			t.Errorf("%s: ended %d times: %s", c.name, ended, &log)
+		}
+		if c.want == nil {
+			if len(got) != 0 {
+				t.Errorf("%s: %+v", c.name, got)
+			}
+			continue
+		}
+		if len(got) != 1 {
+			t.Errorf("%s: %d events", c.name, len(got))
+			continue
+		}
+		e := got[0]
+		if e.Allowed != c.want.Allowed || e.WouldDeny != c.want.WouldDeny || e.Name != c.want.Name || !slices.Equal(e.Names, c.want.Names) ||
+			e.Workload != c.want.Workload || e.Interface != c.want.Interface || e.Reason != c.event.Reason || !strings.Contains(e.Detail, c.detail) {
+			t.Errorf("%s: %+v", c.name, e)
+		}
+	}
+}

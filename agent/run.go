@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/takeover"
+	"github.com/egressd/egressd/agent/teardown"
+	"github.com/egressd/egressd/agent/workload"
+	"github.com/egressd/egressd/internal/gate"
+	"github.com/egressd/egressd/loader"
+)
+
+// Run captures the workload and serves until ctx is done, or another daemon has
+// taken over, and what was open then has ended. It leaves the kernel side
+// pinned; see Unload. ready is called once everything is in place.
+func (a *Agent) Run(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s, err := a.start(ctx, cancel)
+	if err != nil {
+		return err
+	}
+	a.begun.done = true
+	if a.opts.Daemon {
+		resolve.WarnBeside(a.log, resolve.Beside("/"))
+	}
+	a.sayReady()
+	ready()
+	// Connections are judged by the files until the last has ended.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var living sync.WaitGroup
+	defer func() { end(); living.Wait() }()
+	living.Go(func() { a.watch(life, ctx) })
+	living.Go(func() { a.watcher.Run(life, a.changed) })
+	living.Go(func() { a.reloadAsked(life) })
+	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
+	living.Go(func() { a.followHolder(life) })
+	living.Go(func() { a.workloads.Watch(life, a.rebind) })
+	shifts := []*shift{s}
+	var h *takeover.Heir
+	unload := false
+	for serving := true; serving; {
+		select {
+		case <-ctx.Done():
+			serving = false
+		case <-a.unload:
+			unload, serving = true, false
+		case c := <-a.heirs:
+			if s, h, err = a.handOver(ctx, c, s, cancel); err != nil {
+				cancel(err)
+			}
+			if s != nil {
+				shifts = append(shifts, s)
+			}
+			serving = h == nil
+		}
+	}
+	a.finish(ctx, cancel, s, h, unload)
+	for _, s := range shifts {
+		s.answering.Wait()
+	}
+	if h != nil {
+		h.Leave()
+	}
+	a.recorder.Flush(true)
+	a.control.SaveLastGood()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// start begins the first shift, in the place of the daemon before if there is
+// one that lives. What a start did that fails is taken back before that one goes on.
+func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift, error) {
+	err := a.quiesce()
+	if err == nil {
+		var s *shift
+		if s, err = a.beginShift(ctx, fail); err == nil {
+			if a.holder != nil {
+				err = a.holder.Settle()
+			}
+			if err == nil {
+				return s, nil
+			}
+			a.endShift(s)
+			s.answering.Wait()
+		}
+	}
+	a.recorder.Flush(true)
+	err = errors.Join(a.notTaken(err), a.rollBack())
+	if a.holder != nil {
+		a.holder.Leave()
+	}
+	return nil, err
+}
+
+// notTaken is err as that of a daemon that does not take over, where it wanted to:
+// what is there is that of the daemon which goes on.
+func (a *Agent) notTaken(err error) error {
+	if a.holder == nil {
+		return err
+	}
+	a.letGo()
+	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", loader.ErrInUse, err)
+}
+
+// finish ends the last shift.
+func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift, h *takeover.Heir, unload bool) {
+	switch {
+	case h != nil:
+		a.release()
+		a.drain(nil)
+		return
+	case s == nil:
+		a.shutDown(time.Now())
+		return
+	case unload:
+		a.unloadAll(cancel, s)
+		return
+	default:
+		a.sayStop(false)
+	}
+	if err := context.Cause(ctx); err == nil || errors.Is(err, context.Canceled) {
+		a.drain(s)
+		return
+	}
+	a.stop(s)
+}
+
+// stop ends the last shift and what is open, within the drain time.
+func (a *Agent) stop(s *shift) {
+	a.status.setReady(false)
+	a.endShift(s)
+	a.shutDown(time.Now().Add(a.opts.DrainTime))
+}
+
+// unloadAll opens all traffic, and ends the last shift. What unload, the command,
+// removes when this daemon has ended is left to that.
+func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
+	a.sayStop(true)
+	a.surfaces.Release()
+	cancel(nil)
+	a.life.forget(a)
+	stop := sync.OnceFunc(func() { a.stop(s) })
+	err := teardown.Teardown{
+		Detach: a.datapath.Unload,
+		Ended:  func() error { stop(); return nil },
+		Gates:  gate.Remove,
+	}.Run()
+	if err != nil {
+		a.log.Error("not all could be removed; \"egressd unload\" says what is left, and removes it", "error", err)
+	}
+	stop()
+}
+
+// drainTime is the default of Options.DrainTime.
+const drainTime = 5 * time.Second
+
+// begin attaches the programs. From here on the workload is under policy. That
+// there is nothing yet to attach them to is no error.
+func (a *Agent) begin() error {
+	if err := a.bind(a.control.Snapshot()); err != nil {
+		return err
+	}
+	a.captures.Store(true)
+	if err := a.datapath.SetReady(true); err != nil {
+		return err
+	}
+	fresh, err := a.capture.Hold(a.datapath.Attach)
+	if err != nil && !errors.Is(err, workload.ErrNotThere) {
+		return err
+	}
+	if err := a.guards.Begin(); err != nil {
+		return err
+	}
+	if fresh {
+		a.earlier.End()
+		a.earlier.TellFreed()
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package takeover
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/internal/handover"
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/testenv"
+)
+
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// daemon is one that runs on a state directory and waits for heirs.
+type daemon struct {
+	dir      string
+	prepared chan *handover.Conn
+}
+
+func newDaemon(t *testing.T) *daemon {
+	t.Helper()
+	d := &daemon{t.TempDir(), make(chan *handover.Conn)}
+	lock, err := state.Lock(d.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var loops sync.WaitGroup
+	t.Cleanup(func() { cancel(); loops.Wait(); lock.Close() })
+	err = Await{
+		Version: "old", Cgroup: 7, Prepared: d.prepared, Log: quiet,
+		Descriptors: func() (*handover.Set, error) {
+			set := &handover.Set{}
+			return set, set.Add(StateLock, lock)
+		},
+	}.Open(ctx, d.dir, func(f func() error) { loops.Go(func() { _ = f() }) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// reach takes over as far as that the other one waits for this one to be prepared.
+func (d *daemon) reach(t *testing.T) *Holder {
+	t.Helper()
+	lock, h, set, err := LockOrReach(d.dir, "new", true, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lock.Close(); set.Close(); h.Close() })
+	if h == nil || h.Cgroup != 7 || h.Version() != "old" {
+		t.Fatalf("%+v", h)
+	}
+	return h
+}
+
+// quiesce makes the heir's side ask, and returns what the daemon has of it then; learn
+// is what the heir learns with.
+func (d *daemon) quiesce(t *testing.T, h *Holder, learn func(handover.Answer) error) (*Heir, chan error) {
+	t.Helper()
+	asked := make(chan error, 1)
+	go func() { asked <- h.Quiesce(learn) }()
+	select {
+	case c := <-d.prepared:
+		return NewHeir(c, quiet), asked
+	case err := <-asked:
+		t.Fatal(err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody is prepared")
+	}
+	return nil, nil
+}
+
+// TestTakenOver: a daemon that is prepared gets everything, learns what the other one
+// answers meanwhile, and the other one is told when it serves.
+func TestTakenOver(t *testing.T) {
+	d := newDaemon(t)
+	if _, _, _, err := LockOrReach(d.dir, "new", false, quiet); !errors.Is(err, state.ErrRuns) || !strings.Contains(err.Error(), "--takeover") {
+		t.Errorf("where no takeover is wanted: %v", err)
+	}
+	h := d.reach(t)
+	got := make(chan handover.Answer, 1)
+	heir, asked := d.quiesce(t, h, func(a handover.Answer) error {
+		got <- a
+		if a.Name == "b.example" {
+			return errors.New("not known here")
+		}
+		return nil
+	})
+	served := make(chan error, 1)
+	go func() { served <- heir.Serve() }()
+	if err := <-asked; err != nil {
+		t.Fatal(err)
+	}
+	answers := []learned.Answer{{Addr: netip.MustParseAddr("192.0.2.1"), TTL: time.Minute}, {Addr: netip.MustParseAddr("2001:db8::1"), TTL: time.Second}}
+	if err := heir.Learn("w", "a.example", answers); err != nil {
+		t.Error(err)
+	}
+	if a := <-got; a.Workload != "w" || a.Name != "a.example" || len(a.Addrs) != 2 || a.Addrs[1].Addr != answers[1].Addr || a.Addrs[1].TTL != time.Second {
+		t.Errorf("%+v", a)
+	}
+	if err := heir.Learn("w", "b.example", answers); err == nil || !strings.Contains(err.Error(), "not known here") {
+		t.Errorf("what the heir refuses: %v", err)
+	}
+	<-got
+	settled := make(chan error, 1)
+	go func() { settled <- h.Settle() }()
+	if err := <-served; err != nil {
+		t.Fatal(err)
+	}
+	heir.Release()
+	if err := <-settled; err != nil {
+		t.Error(err)
+	}
+	heir.Leave()
+	<-h.Ended()
+	if err := heir.Learn("w", "c.example", answers); err == nil {
+		t.Error("an heir that is gone learns")
+	}
+}
+
+// TestGoesOn: the daemon that runs goes on when the one that comes hangs up, and
+// tells it when it does not let go; that one does not serve then.
+func TestGoesOn(t *testing.T) {
+	d := newDaemon(t)
+	h := d.reach(t)
+	heir, asked := d.quiesce(t, h, nil)
+	served := make(chan error, 1)
+	go func() { served <- heir.Serve() }()
+	if err := <-asked; err != nil {
+		t.Fatal(err)
+	}
+	h.Leave()
+	err := <-served
+	if err == nil {
+		t.Fatal("one that hung up serves")
+	}
+	heir.Withdraw(err)
+
+	d = newDaemon(t)
+	h = d.reach(t)
+	heir, asked = d.quiesce(t, h, nil)
+	withdrawn := make(chan struct{})
+	go func() { defer close(withdrawn); heir.Withdraw(errors.New("changed its mind")) }()
+	if err := <-asked; !errors.Is(err, handover.ErrWithdrawn) || !strings.Contains(err.Error(), "changed its mind") {
+		t.Errorf("before it was quiet: %v", err)
+	}
+	h.Leave()
+	<-withdrawn
+}
+
+// TestDiesQuietly: where the daemon before dies during the switch, the one that comes
+// has everything alone.
+func TestDiesQuietly(t *testing.T) {
+	d := newDaemon(t)
+	h := d.reach(t)
+	heir, asked := d.quiesce(t, h, nil)
+	heir.Leave()
+	if err := <-asked; err != nil {
+		t.Errorf("quiesce: %v", err)
+	}
+	if err := h.Settle(); err != nil {
+		t.Errorf("settle: %v", err)
+	}
+	<-h.Ended()
+}
