@@ -40,16 +40,16 @@ var Orders = []Order{
 		{"analysis", "analyze* conflict"},
 		{"reader", "reader"},
 	}},
-	{"./loader", 24, []Stage{
+	{"./loader", 29, []Stage{
 		{"datapath", "datapath memory lock remedy features"},
-		{"tables", "grow tables proofs endpoints workloads origins update usage status events dialled others flows"},
+		{"tables", "grow change workloads origins usage status events dialled others flows"},
 		{"hooks", "attach filter follow steer guard enclosing foreign exempt"},
 		{"pins", "bpffs pins holdpins hold"},
 		{"takeover", "before earlier adopt rollback own"},
 	}},
-	{"./agent", 27, []Stage{
+	{"./agent", 19, []Stage{
 		{"options", "options memory search target limits pins"},
-		{"policy", "configuration lastgood policy learned unsaved enforce"},
+		{"policy", "targets learned"},
 		{"agent", "agent run upkeep status addresses identify holding endpoint"},
 		{"life", "life start inherited takeover rollback shift"},
 		{"explain", "denials explain* suggest"},
