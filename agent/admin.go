@@ -6,14 +6,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/report"
 	"github.com/egressd/egressd/explain"
 )
@@ -39,7 +38,7 @@ func (a *Agent) registry() *prometheus.Registry {
 		Status: a.Status, Events: a.recorder.Counts, Dropped: a.recorder.Dropped, LogDropped: a.opts.LogDropped,
 		Closed: a.surfaces.Closed, Holding: a.holding.Counts, Upstreams: a.dns.Upstreams,
 		Unbound: func() int64 { n, _ := a.workloads.Unbound(); return n },
-		Saved:   slices.Sorted(maps.Keys(notSaved)),
+		Saved:   []string{control.SavedNames, control.SavedPolicy},
 	})
 }
 
@@ -72,7 +71,7 @@ func (a *Agent) adminHandler(change bool) http.Handler {
 	mux.HandleFunc("GET "+explain.Path, a.serveExplain)
 	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
 		dump(w, func() {
-			if s := a.current.p.Load(); s != nil {
+			if s := a.control.Snapshot(); s != nil {
 				fmt.Fprint(w, s.Text())
 			}
 		})

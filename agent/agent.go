@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 
 	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/agent/exec"
@@ -34,7 +35,6 @@ import (
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
-	"github.com/egressd/egressd/policy/load"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -45,7 +45,6 @@ type Agent struct {
 	lock       *os.File // of the state directory
 	pinLock    *loader.PinLock
 	datapath   *loader.Datapath
-	current    current
 	recorder   *events.Recorder
 	kernel     *events.Kernel
 	addresses  ipguard.Addresses // of the node
@@ -58,9 +57,9 @@ type Agent struct {
 	devices    *listen.Devices
 	status     *status
 	watcher    *source.Watcher
-	config     *configuration
+	control    *control.Control
+	narrow     control.Narrow
 	guards     *iface.Guards
-	took       load.Took // by reading the first policy
 	capture    *workload.Capture
 	workloads  *workload.Binding
 	earlier    *earlier.Earlier
@@ -75,15 +74,10 @@ type Agent struct {
 	probe *selfprobe.Probe
 	// fills is how full the kernel's tables are; to count is expensive.
 	fills admin.Recently[map[string]loader.Fill]
-	// captures says that the programs are attached, and by this daemon; inStep
-	// that the kernel has exactly what the snapshot says.
+	// captures says that the programs are attached, and by this daemon.
 	captures atomic.Bool
-	inStep   bool
-	// emptyInForce says that the policy in force has no objects.
-	emptyInForce bool
 	// saved is names.Changes as it was when the file was written.
-	saved   uint64
-	unsaved unsaved
+	saved uint64
 	// binding is held while cgroups are looked for.
 	binding sync.Mutex
 	// inherited are sockets of an earlier daemon that nobody took yet.
@@ -127,7 +121,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		lock:     lock,
 		recorder: events.NewRecorder(o.Log),
 		unload:   make(chan struct{}),
-		config:   newConfiguration(o),
+		control:  control.New(o.control()),
 		life:     newLife(o),
 		begun:    begun{state: made},
 		holding:  hold.NewKeeper(o.Log),
@@ -166,7 +160,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err != nil {
 		return nil, err
 	}
-	first, err := a.firstPolicy()
+	first, err := a.control.First(a.holder != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -194,11 +188,12 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
 		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Own: own, Before: a.before(),
 		More: func(table map[uint64]loader.Workload) { a.probe.Bind(table) }, Log: o.Log,
+		Open: a.narrow.Open, Pending: a.narrow.Pending,
 	}); err != nil {
 		return nil, err
 	}
 	a.guards = iface.New(iface.Options{
-		Choice: o.Guard, Workload: func() loader.Workload { return a.workloads.NodeWorkload(a.current.p.Load()) }, Datapath: a.datapath, Log: o.Log,
+		Choice: o.Guard, Workload: func() loader.Workload { return a.workloads.NodeWorkload(a.control.Snapshot()) }, Datapath: a.datapath, Log: o.Log,
 	})
 	if o.Daemon {
 		a.probe = selfprobe.New(o.Probe, selfprobe.Daemon{
@@ -231,18 +226,18 @@ func (a *Agent) wire() error {
 		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
 	}
 	learnedBounds(&names, a.opts.Sizes.Addresses)
-	a.names = learned.New(a.datapath, &a.current, names)
+	a.names = learned.New(a.datapath, a.control, names)
 	a.kernel = &events.Kernel{
-		Recorder: a.recorder, Names: a.names, Policies: &a.current, Workload: a.workloads.NameOf, Interface: a.guards.NameOf,
+		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Interface: a.guards.NameOf,
 		Probe: workload.Probe, Log: a.log,
 		End: func(k loader.Event) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
 	}
 	a.earlier = earlier.New(earlier.Options{
-		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: &a.current, Names: a.names, Sink: a.recorder, Log: a.log,
+		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: a.control, Names: a.names, Sink: a.recorder, Log: a.log,
 	})
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   origins{a},
-		Policies:  &a.current,
+		Policies:  a.control,
 		Names:     a.names,
 		Upstreams: a.nodeDNS.Current(),
 		Stale:     a.opts.DNSStale,
@@ -257,7 +252,7 @@ func (a *Agent) wire() error {
 		MaxConns: a.limits.Conns, MaxConnsPerWorkload: a.limits.ConnsEach,
 	})
 	out := egress.New(egress.Options{
-		Policies: &a.current,
+		Policies: a.control,
 		Names:    a.names,
 		Resolver: a.dns,
 		Guard:    guard,
@@ -269,7 +264,7 @@ func (a *Agent) wire() error {
 	a.outgoing = forward.New(a.limits.outgoing(a, out))
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
-			Snapshot: a.current.p.Load,
+			Snapshot: a.control.Snapshot,
 			Resolver: a.dns,
 			Sink:     a.recorder,
 			Log:      a.log,
@@ -288,15 +283,13 @@ func (a *Agent) wire() error {
 // startPolicy fills the kernel's tables with the first snapshot. Tables that
 // were adopted from an earlier run keep what is still right: flows of live
 // workloads go on while this happens.
-func (a *Agent) startPolicy(l Loaded) error {
-	a.took = l.Took
-	a.current.p.Store(l.Snapshot)
+func (a *Agent) startPolicy(l control.Loaded) error {
 	if n, err := a.restoreNames(); err != nil {
 		a.log.Warn("learned addresses of the last run not restored", "error", err)
 	} else if n > 0 {
 		a.log.Info("learned addresses restored", "count", n)
 	}
-	return a.enforce(l)
+	return a.control.Start(l, a.targets())
 }
 
 // Unload removes everything from the kernel: the workload is free again.

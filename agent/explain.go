@@ -23,7 +23,7 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	s := a.current.p.Load()
+	s := a.control.Snapshot()
 	if s == nil {
 		http.Error(w, "no policy yet", http.StatusServiceUnavailable)
 		return
@@ -49,11 +49,9 @@ func (a *Agent) denied() explain.Denials {
 // suggestions are by the policy of everything that has no other, and by the
 // files as they are now.
 func (a *Agent) suggestions(d explain.Denials) explain.Suggestions {
-	a.config.mu.Lock()
-	defer a.config.mu.Unlock()
-	files, err := a.config.read()
+	files, err := a.control.Files()
 	if err != nil {
 		files = nil // objects are suggested anew then
 	}
-	return explain.SuggestAll(d.List, a.opts.Mode, a.current.Policy(policy.DefaultPolicy), files)
+	return explain.SuggestAll(d.List, a.opts.Mode, a.control.Policy(policy.DefaultPolicy), files)
 }

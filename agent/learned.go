@@ -7,7 +7,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/securedir"
@@ -15,6 +17,13 @@ import (
 
 // learnedFile is where in the state directory learned addresses are.
 const learnedFile = state.LearnedFile
+
+// keepNames saves what was learned, unless that failed a moment ago.
+func (a *Agent) keepNames() {
+	if now := time.Now(); a.control.Unsaved.Due(control.SavedNames, now) {
+		a.control.Unsaved.Note(a.log, control.SavedNames, a.saveNames(), now)
+	}
+}
 
 // saveNames writes the file when something changed. It is called by one
 // goroutine at a time: housekeep, and after it Close.

@@ -70,7 +70,7 @@ func (a *Agent) sayReady() {
 		traffic = "denials are logged and let pass, except for workloads whose own mode is enforce"
 	}
 	a.log.Info("ready", "cgroups", a.capture.Named, "held", a.capture.Err() == nil, "mode", a.opts.Mode.String(),
-		"policy", a.current.p.Load().Hash()[:12], "traffic", traffic)
+		"policy", a.control.Snapshot().Hash()[:12], "traffic", traffic)
 	a.life.manager.Ready(a.summary())
 }
 
@@ -93,7 +93,7 @@ func (a *Agent) sayStop(unload bool) {
 
 // summary is one line about the policy.
 func (a *Agent) summary() string {
-	p := a.status.now()
+	p, _ := a.control.Report()
 	in := fmt.Sprintf("mode %s, policy %.12s of %s", a.opts.Mode, p.Hash, p.Loaded.Format(time.DateTime))
 	if p.Error != "" {
 		return "The newest policy has errors and is not applied; " + in + " stays in force: " + p.Error
@@ -134,9 +134,9 @@ func (a *Agent) changed() {
 
 // readAgain reloads, and says what came of it where that is not said yet.
 func (a *Agent) readAgain() {
-	before := a.status.now()
-	a.reload()
-	now := a.status.now()
+	before, _ := a.control.Report()
+	a.control.Reload()
+	now, _ := a.control.Report()
 	switch {
 	case now.Error != "":
 	case before.Error != "":
@@ -192,6 +192,6 @@ func (a *Agent) check(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	a.config.waitIdle()
+	a.control.WaitIdle()
 	return a.probe.Alive(ctx)
 }

@@ -70,7 +70,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		h.Leave()
 	}
 	a.recorder.Flush(true)
-	a.saveLastGood()
+	a.control.SaveLastGood()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -108,7 +108,7 @@ func (a *Agent) notTaken(err error) error {
 	if a.holder == nil {
 		return err
 	}
-	a.gone.Store(true)
+	a.letGo()
 	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", loader.ErrInUse, err)
 }
 
@@ -167,7 +167,7 @@ const drainTime = 5 * time.Second
 // begin attaches the programs. From here on the workload is under policy. That
 // there is nothing yet to attach them to is no error.
 func (a *Agent) begin() error {
-	if err := a.bind(a.current.p.Load()); err != nil {
+	if err := a.bind(a.control.Snapshot()); err != nil {
 		return err
 	}
 	a.captures.Store(true)

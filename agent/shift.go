@@ -59,7 +59,7 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	a.life.store(a)
 	a.inherited.Close() // what nobody took
 	a.status.setReady(true)
-	serve(func() error { a.settle(s.ctx); return nil })
+	serve(func() error { a.control.Settle(s.ctx); return nil })
 	serve(func() error { a.keepHold(s.ctx); return nil })
 	if a.probe != nil {
 		serve(func() error { a.probe.Run(s.ctx); return nil })
@@ -72,7 +72,7 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 func (a *Agent) open(s *shift, serve func(func() error)) error {
 	if a.incoming != nil {
 		a.incoming.Resume()
-		if err := a.incoming.Apply(a.current.p.Load()); err != nil {
+		if err := a.incoming.Apply(a.control.Snapshot()); err != nil {
 			return err
 		}
 	}
@@ -107,7 +107,7 @@ func (a *Agent) endShift(s *shift) {
 		a.incoming.Pause()
 	}
 	// Who looked at captures before is done.
-	a.config.waitIdle()
+	a.control.WaitIdle()
 	a.binding.Lock()
 	defer a.binding.Unlock()
 }

@@ -5,7 +5,6 @@ package agent
 import (
 	"errors"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -13,8 +12,6 @@ import (
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/loader"
-	"github.com/egressd/egressd/policy/istio"
-	"github.com/egressd/egressd/policy/load"
 )
 
 // Parts of what "egressd status -o json" prints.
@@ -33,55 +30,14 @@ type status struct {
 	agent   *Agent
 	started time.Time
 
-	mu       sync.Mutex
-	ready    bool
-	policy   Policy
-	findings []istio.Finding
+	mu    sync.Mutex
+	ready bool
 }
 
 // errNotServing says that the agent begins, or ends.
 var errNotServing = errors.New("egressd begins or ends")
 
 func newStatus(a *Agent) *status { return &status{agent: a, started: time.Now()} }
-
-// loaded records the outcome of reading the configuration.
-func (s *status) loaded(l Loaded, err error, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.findings = slices.DeleteFunc(slices.Clone(l.Findings), func(f istio.Finding) bool {
-		return f.Severity == istio.Note
-	})
-	if err != nil {
-		s.policy.Error, s.policy.ErrorAt = err.Error(), now
-		if errors.Is(err, load.ErrPolicy) {
-			for _, f := range s.findings {
-				if f.Severity == istio.Error {
-					s.policy.Error = f.String()
-					break
-				}
-			}
-		}
-		return
-	}
-	s.policy = Policy{
-		Hash: l.Snapshot.Hash(), Loaded: now,
-		Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
-	}
-}
-
-// found adds findings about what was loaded.
-func (s *status) found(findings []istio.Finding) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.findings = append(s.findings, findings...) // a list of our own
-}
-
-// now is what is known of the policy.
-func (s *status) now() Policy {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.policy
-}
 
 func (s *status) setReady(ready bool) {
 	s.mu.Lock()
@@ -103,12 +59,11 @@ func (s *status) notReady() error {
 func (a *Agent) Status() Status {
 	s := a.status
 	ready := s.notReady() == nil
-	s.mu.Lock()
 	st := Status{
 		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: ready, Capture: a.capture.Status(),
-		Mode: a.opts.Mode.String(), Policy: s.policy, Findings: slices.Clone(s.findings),
+		Mode: a.opts.Mode.String(),
 	}
-	s.mu.Unlock()
+	st.Policy, st.Findings = a.control.Report()
 	for _, w := range a.workloads.All() {
 		st.Workloads = append(st.Workloads, WorkloadStatus{
 			Name: w.Name, Cgroup: w.Dirs[0], Cgroups: w.Dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID), Share: a.shareOf(w.ID),
@@ -119,7 +74,7 @@ func (a *Agent) Status() Status {
 		st.Gates = append(st.Gates, g.String())
 	}
 	st.Probe = a.probe.Status()
-	st.Pins, st.Unsaved = a.pinStatus(), a.unsaved.texts()
+	st.Pins, st.Unsaved = a.pinStatus(), a.control.Unsaved.Texts()
 	st.Holding = a.holding.State()
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.guards.Status()

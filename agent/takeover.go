@@ -83,7 +83,7 @@ func (a *Agent) before() uint64 {
 
 // release gives up what one daemon has alone: another one has it now.
 func (a *Agent) release() {
-	a.gone.Store(true)
+	a.letGo()
 	a.log.Info("another egressd has taken over; this one ends when its connections have", "within", a.opts.DrainTime, "traffic", trafficOn)
 	if err := errors.Join(a.unlock(), a.datapath.CloseLinks()); err != nil {
 		a.log.Warn("what the other egressd has now could not be let go of; \"egressd unload\" opens only when this one has ended", "error", err)

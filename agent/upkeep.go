@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/policy"
 )
@@ -38,7 +39,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 				a.log.Warn("the kernel was not told of the range of ports", "error", err)
 			}
 			a.sockets.KeepGates(listen.NodeGates{}, a.datapath.SetListeners)
-			a.keepPolicy()
+			a.control.Keep()
 			if err := a.datapath.SweepFlows(a.kernel.Record); err != nil {
 				a.log.Warn("sweep of the interfaces' flows", "error", err)
 			}
@@ -72,7 +73,7 @@ func (a *Agent) rebind() {
 		return
 	}
 	err := a.bind(nil)
-	if was := a.bindFailed; err != nil && (was == nil || !sameCause(was, err)) {
+	if was := a.bindFailed; err != nil && (was == nil || !control.SameCause(was, err)) {
 		a.log.Error("workloads could not be told apart; new ones are under the policy of the node; it is tried again every two seconds", "error", err)
 	}
 	a.bindFailed = err

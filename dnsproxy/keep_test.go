@@ -12,7 +12,6 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/learned/learnedtest"
 	"github.com/egressd/egressd/policy"
 )
@@ -116,7 +115,7 @@ func TestKeepOnly(t *testing.T) {
 		}
 	}
 	k.pol.Store(learnedtest.Compile(t, learnedtest.Service("other.example.com")))
-	if err := k.names.Reapply(learned.Both); err != nil {
+	if err := k.names.Loosen(policy.Diff(nil, k.pol.Load())); err != nil {
 		t.Fatal(err)
 	}
 	k.pass(time.Minute)

@@ -267,13 +267,12 @@ func TestServeWhileThePolicyChanges(t *testing.T) {
 		})
 	}
 	for i := range 50 {
-		next := new(learnedtest.Policies)
-		next.Store([]*policy.Snapshot{wide, narrow}[i%2])
-		if err := errors.Join(r.names.ReapplyTo(next, learned.Tighten), r.names.Expire()); err != nil {
+		next := []*policy.Snapshot{wide, narrow}[i%2]
+		if err := errors.Join(r.names.Tighten(policy.Diff(nil, next)), r.names.Expire()); err != nil {
 			t.Error(err)
 		}
-		r.pol.Store(next.Load())
-		if err := r.names.Reapply(learned.Loosen); err != nil {
+		r.pol.Store(next)
+		if err := r.names.Loosen(policy.Diff(nil, next)); err != nil {
 			t.Error(err)
 		}
 	}

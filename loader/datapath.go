@@ -25,6 +25,7 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/netns"
+	"github.com/egressd/egressd/loader/tables"
 )
 
 // ErrABIMismatch says that what belongs to open sockets is pinned in another
@@ -66,7 +67,7 @@ type Datapath struct {
 	mu     sync.Mutex
 	config bpf.EgressdEgdConfig
 	links  map[string]link.Link
-	tables tables
+	tables *tables.Tables
 	grown  grown
 	// fixed is how many bytes the maps take that don't grow, renewing those of
 	// them that a restart makes anew.
@@ -194,7 +195,7 @@ func (d *Datapath) start(t *takeover, spec *ebpf.CollectionSpec) error {
 	if d.grown, err = openGrown(d, spec); err != nil {
 		return err
 	}
-	if err := d.tables.adopt(&d.grown, &d.objs.EgressdMaps); err != nil {
+	if d.tables, err = d.openTables(); err != nil {
 		return err
 	}
 	if d.usage, err = mapUsage(d.objs.EgdUsage); err != nil {

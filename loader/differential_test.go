@@ -118,7 +118,7 @@ func differential(t *testing.T, r *rig) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	seen := map[policy.Verdict]int{}
 	flows, rewritten := 0, 0
-	var before *policy.Policy
+	var before *policy.Snapshot
 	for n := range randomPolicies {
 		g := &generator{Rand: rnd}
 		s, err := policy.Compile(g.config())
@@ -127,14 +127,12 @@ func differential(t *testing.T, r *rig) {
 		}
 		p := s.Policy(testPolicy)
 		// One time all is written anew, the next time what has changed.
-		for _, phase := range []loader.Phase{loader.Tighten, loader.Loosen} {
-			if before == nil || n%2 == 0 {
-				must(t, r.dp.Apply(map[policy.PolicyID][]policy.Opening{testPolicy: p.Static()}, phase))
-			} else {
-				must(t, r.dp.Update(map[policy.PolicyID][]policy.StaticChange{testPolicy: p.StaticChanges(before)}, phase))
-			}
+		if n%2 == 0 {
+			before = nil
 		}
-		before = p
+		change := policy.Diff(before, s)
+		must(t, errors.Join(r.dp.Tighten(change), r.dp.Loosen(change)))
+		before = s
 		names := learned.New(r.dp, &compiled{s}, learned.Options{})
 		g.learn(t, names, p)
 		asked := g.flows(flowsEach)
@@ -162,7 +160,7 @@ func differential(t *testing.T, r *rig) {
 		if t.Failed() {
 			t.Fatal(s.Text())
 		}
-		must(t, names.ReapplyTo(&compiled{}, learned.Tighten)) // forget them all
+		must(t, names.Retire(policy.Diff(nil, new(policy.Snapshot)))) // forget them all
 	}
 	for _, v := range []policy.Verdict{policy.Deny, policy.Direct, policy.Inspect, policy.Proxy} {
 		if seen[v] < flows/50 {
@@ -172,7 +170,7 @@ func differential(t *testing.T, r *rig) {
 	if rewritten < flows/50 {
 		t.Errorf("of %d flows only %d go to an endpoint: the test asks too little", flows, rewritten)
 	}
-	must(t, r.dp.Apply(nil, loader.Tighten))
+	must(t, r.dp.Tighten(only()))
 	r.waitForSets(0)
 	fills := r.dp.Fills()
 	for name, f := range fills {

@@ -4,9 +4,11 @@ package loader_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,15 +63,24 @@ func service(prefix string, v policy.Verdict, to policy.Endpoints, name string) 
 	}
 }
 
+// only is the change after which the test's policy opens this and no other
+// policy anything, whatever there was.
+func only(openings ...policy.Opening) policy.Change {
+	c := policy.Change{Next: new(policy.Snapshot)}
+	c.Add(testPolicy, openings...)
+	return c
+}
+
+// inForce makes that what is in force.
+func inForce(dp *loader.Datapath, openings ...policy.Opening) error {
+	c := only(openings...)
+	return errors.Join(dp.Tighten(c), dp.Loosen(c), dp.Retire(c))
+}
+
 // apply brings the static openings in force, as a policy update does.
 func (r *rig) apply(openings ...[]policy.Opening) {
 	r.t.Helper()
-	static := map[policy.PolicyID][]policy.Opening{}
-	for _, o := range openings {
-		static[testPolicy] = append(static[testPolicy], o...)
-	}
-	must(r.t, r.dp.Apply(static, loader.Tighten))
-	must(r.t, r.dp.Apply(static, loader.Loosen))
+	must(r.t, inForce(r.dp, slices.Concat(openings...)...))
 	must(r.t, r.dp.RaiseEpoch())
 }
 

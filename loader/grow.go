@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/loader/tables"
 )
 
 // growing is a table that only the loader writes and the programs find in an
@@ -56,7 +58,7 @@ func openGrowing[K, V any](d *Datapath, name string, array *ebpf.Map, spec *ebpf
 	g.spec.MaxEntries = min(g.spec.MaxEntries, uint32(limit))
 	err := array.Lookup(uint32(0), &g.now)
 	if err == nil {
-		return g, g.each(func(*K, *V) { g.n++ })
+		return g, g.Each(func(*K, *V) {})
 	}
 	if !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return g, fmt.Errorf("open the table in %s: %w", name, err)
@@ -70,8 +72,8 @@ func openGrowing[K, V any](d *Datapath, name string, array *ebpf.Map, spec *ebpf
 // max is how many entries the table has room for now.
 func (g *growing[K, V]) max() int { return int(g.now.MaxEntries()) }
 
-// reserve makes the table big enough for n entries.
-func (g *growing[K, V]) reserve(n int) error {
+// Reserve makes the table big enough for n entries.
+func (g *growing[K, V]) Reserve(n int) error {
 	if n > g.limit {
 		return &FullError{Table: g.name, Need: n, Limit: g.limit}
 	}
@@ -149,11 +151,11 @@ func copyAll[K, V any](to, from *ebpf.Map) error {
 	}
 }
 
-// put writes an entry. The table grows for a new one.
-func (g *growing[K, V]) put(k *K, v *V) error {
+// Put writes an entry. The table grows for a new one.
+func (g *growing[K, V]) Put(k *K, v *V) error {
 	// Without room to grow what is free is still used.
 	if n := g.n + 1; n > g.max()/4*3 && n <= g.limit && n >= g.again {
-		_ = g.reserve(n) // said below if it matters
+		_ = g.Reserve(n) // said below if it matters
 	}
 	err := g.now.Update(k, v, ebpf.UpdateNoExist)
 	switch {
@@ -171,8 +173,8 @@ func (g *growing[K, V]) put(k *K, v *V) error {
 	return nil
 }
 
-// remove takes an entry out, if it is there.
-func (g *growing[K, V]) remove(k *K) error {
+// Remove takes an entry out, if it is there.
+func (g *growing[K, V]) Remove(k *K) error {
 	switch err := g.now.Delete(k); {
 	case err == nil:
 		g.n--
@@ -182,19 +184,25 @@ func (g *growing[K, V]) remove(k *K) error {
 	return nil
 }
 
-// each calls f for every entry.
-func (g *growing[K, V]) each(f func(*K, *V)) error {
+// Each calls f for every entry, and counts them.
+func (g *growing[K, V]) Each(f func(*K, *V)) error {
 	var k K
 	var v V
+	n := 0
 	it := g.now.Iterate()
 	for it.Next(&k, &v) {
 		f(&k, &v)
+		n++
 	}
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("read %s: %w", g.name, err)
 	}
+	g.n = n
 	return nil
 }
+
+// Len is how many entries there are.
+func (g *growing[K, V]) Len() int { return g.n }
 
 func (g *growing[K, V]) fill() Fill { return Fill{Entries: g.n, Max: g.limit} }
 
@@ -213,37 +221,26 @@ func (g *growing[K, V]) close() error {
 
 // grown are the tables of the policy that grow.
 type grown struct {
-	addrs     *growing[addrKey, verdict]
-	known     *growing[knownKey, uint32]
-	endpoints *growing[endpointKey, endpoint]
-	names     *growing[nameKey, uint32]
+	addrs     *growing[tables.AddrKey, tables.Verdict]
+	known     *growing[tables.KnownKey, uint32]
+	endpoints *growing[tables.EndpointKey, tables.Endpoint]
+	names     *growing[tables.NameKey, uint32]
 }
 
 // openGrown opens them in their arrays.
 func openGrown(d *Datapath, spec *ebpf.CollectionSpec) (g grown, err error) {
 	addrs, others := d.opts.Sizes.Addresses, d.opts.Sizes.Addresses/4
-	if g.addrs, err = openGrowing[addrKey, verdict](d, "egd_addrs", d.objs.EgdAddrs, spec, addrs); err != nil {
+	if g.addrs, err = openGrowing[tables.AddrKey, tables.Verdict](d, "egd_addrs", d.objs.EgdAddrs, spec, addrs); err != nil {
 		return g, err
 	}
-	if g.known, err = openGrowing[knownKey, uint32](d, "egd_known", d.objs.EgdKnown, spec, addrs); err != nil {
+	if g.known, err = openGrowing[tables.KnownKey, uint32](d, "egd_known", d.objs.EgdKnown, spec, addrs); err != nil {
 		return g, err
 	}
-	if g.endpoints, err = openGrowing[endpointKey, endpoint](d, "egd_endpoints", d.objs.EgdEndpoints, spec, others); err != nil {
+	if g.endpoints, err = openGrowing[tables.EndpointKey, tables.Endpoint](d, "egd_endpoints", d.objs.EgdEndpoints, spec, others); err != nil {
 		return g, err
 	}
-	g.names, err = openGrowing[nameKey, uint32](d, "egd_names", d.objs.EgdNames, spec, others)
+	g.names, err = openGrowing[tables.NameKey, uint32](d, "egd_names", d.objs.EgdNames, spec, others)
 	return g, err
-}
-
-// reserve makes room for what a policy opens, beside what was learned.
-func (g *grown) reserve(addrs, known, names int) error {
-	if err := g.addrs.reserve(addrs); err != nil {
-		return err
-	}
-	if err := g.known.reserve(known); err != nil {
-		return err
-	}
-	return g.names.reserve(names)
 }
 
 func (g *grown) bytes() uint64 {

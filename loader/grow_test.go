@@ -143,22 +143,17 @@ func TestGrowthLimit(t *testing.T) {
 		static = append(static, direct(a))
 	}
 	open := direct(netip.MustParseAddr(families[0].alt))
-	must(t, r.dp.Apply(map[policy.PolicyID][]policy.Opening{testPolicy: {open}}, loader.Loosen))
+	must(t, inForce(r.dp, open))
 	var full *loader.FullError
-	for _, phase := range []loader.Phase{loader.Tighten, loader.Loosen} {
-		err := r.dp.Apply(map[policy.PolicyID][]policy.Opening{testPolicy: static}, phase)
-		if !errors.As(err, &full) || full.Table != "egd_addrs" || full.Need != len(static) || full.Limit != loader.MinAddresses {
-			t.Errorf("a policy that is too big: %v", err)
-		}
+	err := r.dp.Tighten(only(static...))
+	if !errors.As(err, &full) || full.Table != "egd_addrs" || full.Need != len(static) || full.Limit != loader.MinAddresses {
+		t.Errorf("a policy that is too big: %v", err)
 	}
 	// The same as a change of what is in force, which is as much as fits.
-	must(t, r.dp.Apply(map[policy.PolicyID][]policy.Opening{testPolicy: {open}}, loader.Loosen))
-	var changes []policy.StaticChange
-	for _, o := range static[1:] {
-		changes = append(changes, policy.StaticChange{Prefix: o.Prefix, Transport: o.Transport, Port: o.Port, Openings: []policy.Opening{o}})
-	}
-	err := r.dp.Update(map[policy.PolicyID][]policy.StaticChange{testPolicy: changes}, loader.Tighten)
-	if !errors.As(err, &full) || full.Need != len(changes)+1 {
+	more := only(static[1:]...)
+	more.Old = more.Next
+	err = r.dp.Tighten(more)
+	if !errors.As(err, &full) || full.Need != len(static) {
 		t.Errorf("a change that is too big: %v", err)
 	}
 	if f := r.dp.Fills()["egd_addrs"]; f != (loader.Fill{Entries: 1, Max: loader.MinAddresses}) {

@@ -386,13 +386,11 @@ func TestUDPVerdicts(t *testing.T) {
 
 func TestCIDR(t *testing.T) {
 	r := newRig(t)
-	open := map[policy.PolicyID][]policy.Opening{testPolicy: {
+	must(t, inForce(r.dp, []policy.Opening{
 		{Prefix: netip.MustParsePrefix("203.0.113.0/25"), Port: 443, Transport: policy.TCP, Verdict: policy.Proxy},
 		{Prefix: netip.MustParsePrefix("2001:db8:bad::/64"), Port: 443, Transport: policy.TCP, Verdict: policy.Proxy},
 		{Prefix: netip.MustParsePrefix("203.0.113.200/32"), Port: 443, Transport: policy.TCP, Verdict: policy.Proxy},
-	}}
-	must(t, r.dp.Apply(open, loader.Tighten))
-	must(t, r.dp.Apply(open, loader.Loosen))
+	}...))
 	for addr, want := range map[string]string{
 		"203.0.113.66": "", "203.0.113.127": "", "203.0.113.128": "ECONNREFUSED", "203.0.113.200": "",
 		"203.0.112.66": "ECONNREFUSED", "2001:db8:bad::66": "", "2001:db8:bad:1::66": "ECONNREFUSED",
@@ -401,7 +399,7 @@ func TestCIDR(t *testing.T) {
 			t.Errorf("%s: %+v, want errno %q", addr, got, want)
 		}
 	}
-	must(t, r.dp.Apply(nil, loader.Tighten))
+	must(t, r.dp.Tighten(only()))
 	for _, addr := range []string{"203.0.113.66", "203.0.113.200", "2001:db8:bad::66"} {
 		if got := r.run(true, "tcp", hostport(addr, 443)); got.Errno != "ECONNREFUSED" {
 			t.Errorf("%s after everything was taken out: %+v", addr, got)
@@ -521,7 +519,7 @@ func TestPinnedStateOutlivesTheDaemon(t *testing.T) {
 	if got := r.run(true, "tcp", hostport(world.StrangerV4, 443)); got.Errno != "" {
 		t.Errorf("an address of the earlier run: %+v", got)
 	}
-	must(t, r.dp.Apply(nil, loader.Tighten))
+	must(t, r.dp.Tighten(only()))
 	if got := r.run(true, "tcp", hostport(world.StrangerV4, 443)); got.Errno != "ECONNREFUSED" {
 		t.Errorf("after the new policy was applied: %+v", got)
 	}

@@ -228,7 +228,7 @@ func originOf(v *bpf.EgressdEgdOrigin) Origin {
 func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
 	d.forgetBefore()
 	d.mu.Lock()
-	err := d.collectSets()
+	err := d.tables.Collect()
 	d.mu.Unlock()
 	if err != nil {
 		return 0, err

@@ -65,12 +65,12 @@ func (d *Datapath) Fills() map[string]Fill {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return map[string]Fill{
-		"egd_endpoints": {d.countEndpoints(), d.grown.endpoints.limit},
+		"egd_endpoints": {d.tables.Endpoints(), d.grown.endpoints.limit},
 		"egd_dialled":   {d.countDialled(), int(d.objs.EgdDialled.MaxEntries())},
 		"egd_addrs":     d.grown.addrs.fill(),
 		"egd_known":     d.grown.known.fill(),
 		"egd_names":     d.grown.names.fill(),
-		"egd_cidrs":     {len(d.tables.haveNet), int(d.objs.EgdCidrs.MaxEntries())},
+		"egd_cidrs":     {d.tables.Nets(), int(d.objs.EgdCidrs.MaxEntries())},
 		"egd_flows":     {d.flowCount, int(d.objs.EgdFlows.MaxEntries())},
 		"egd_workloads": {d.countWorkloads(), int(d.objs.EgdWorkloads.MaxEntries())},
 		"egd_origins":   {d.countOrigins(), int(d.objs.EgdOrigins.MaxEntries())},

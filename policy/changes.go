@@ -49,11 +49,6 @@ func (p *Policy) StaticChanges(old *Policy) []StaticChange {
 	return out
 }
 
-// Closed is what closing all static openings of p changes.
-func Closed(p *Policy) []StaticChange {
-	return emptyPolicy.StaticChanges(p)
-}
-
 func allKeys(tables ...*addressTable) map[addressKey]bool {
 	out := map[addressKey]bool{}
 	for _, t := range tables {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/workload"
@@ -81,17 +82,7 @@ type Status struct {
 }
 
 // Policy is the part of the Status about the configuration.
-type Policy struct {
-	Hash            string    `json:"hash"`
-	Loaded          time.Time `json:"loaded"`
-	Services        int       `json:"services"`
-	VirtualServices int       `json:"virtualServices"`
-	Gateways        int       `json:"gateways"`
-	// Error is why the newest files were not applied; the policy with Hash
-	// is then older than the files.
-	Error   string    `json:"error,omitempty"`
-	ErrorAt time.Time `json:"errorAt,omitzero"`
-}
+type Policy = control.Policy
 
 // WorkloadStatus is one workload; the first is all of what is captured that
 // is no other.

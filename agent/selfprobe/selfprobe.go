@@ -115,13 +115,6 @@ func (s *Probe) Openings() (all []policy.Opening) {
 	return all
 }
 
-// Allow adds the probe's policy to those of the snapshot.
-func (s *Probe) Allow(static map[policy.PolicyID][]policy.Opening) {
-	if s != nil {
-		static[Policy] = s.Openings()
-	}
-}
-
 // Bind adds the probe's cgroup to the table of workloads, if there is one.
 func (s *Probe) Bind(table map[uint64]loader.Workload) {
 	if s == nil {

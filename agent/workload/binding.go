@@ -60,6 +60,9 @@ type Bound struct {
 	loader.Workload
 	Name string
 	Dirs []string // cgroup directories
+	// waits says that it has changed over to its policy, by which the core does
+	// not decide yet.
+	waits bool
 }
 
 // NewBinding prepares the binding of workloads below the captured cgroups.
@@ -135,7 +138,7 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 		// Programs enter cgroups by themselves, which may be gone already.
 		errs = append(errs, w.datapath.DropGone(table))
 	}
-	w.bound = bound
+	w.setBound(bound)
 	return errors.Join(errs...)
 }
 
@@ -159,6 +162,16 @@ func (w *Binding) Shut(shut func(loader.Workload) bool) error {
 	}
 	w.cgroups = table
 	return nil
+}
+
+// setBound says which workloads there are by now.
+func (w *Binding) setBound(bound map[uint32]Bound) {
+	for number, b := range bound {
+		was, ok := w.bound[number]
+		b.waits = w.opts.Pending != nil && w.opts.Pending(b.Policy) && (!ok || was.waits || was.Policy != b.Policy)
+		bound[number] = b
+	}
+	w.bound = bound
 }
 
 // NodeWorkload is everything captured that no other workload is.
@@ -220,7 +233,7 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 			}
 			free := loader.Workload{ID: Services, Policy: policy.DefaultPolicy, Mode: policy.Off}
 			put(table, keys, free)
-			bound[Services] = Bound{free, NodeServices, append(bound[Services].Dirs, dir)}
+			bound[Services] = Bound{Workload: free, Name: NodeServices, Dirs: append(bound[Services].Dirs, dir)}
 			continue
 		}
 		d := all[i]
@@ -243,7 +256,7 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 		}
 		put(table, keys, one)
 		b := bound[one.ID]
-		bound[one.ID] = Bound{one, name, append(b.Dirs, dir)}
+		bound[one.ID] = Bound{Workload: one, Name: name, Dirs: append(b.Dirs, dir)}
 	}
 	return nil
 }
@@ -308,6 +321,9 @@ func (w *Binding) Of(number uint32) (policy.PolicyID, policy.Mode, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b, ok := w.bound[number]
+	if b.waits {
+		b.Policy = 0 // none, for a moment
+	}
 	return b.Policy, b.Mode, ok
 }
 

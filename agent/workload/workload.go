@@ -46,6 +46,9 @@ type Options struct {
 	Services []cgroup.Pattern
 	// Open says whether a policy lets pass what it does not know; nil: as it says.
 	Open func(*policy.Policy) bool
+	// Pending says whether the core does not yet go by a policy to which workloads
+	// change over; nil: it always does.
+	Pending func(policy.PolicyID) bool
 	// Own and Before are the ids of the cgroups of this egressd and of the one that
 	// it takes over from; 0: they are not captured.
 	Own, Before uint64

@@ -76,7 +76,11 @@ func printStatus(w io.Writer, s agent.Status) {
 	holdRows(row, s.Holding)
 	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
 		s.Policy.Loaded.Local().Format("15:04:05"), s.Policy.Services, s.Policy.VirtualServices, s.Policy.Gateways)
-	if s.Policy.Error != "" {
+	switch f := s.Policy.Failed; {
+	case f != nil && f.InForce:
+		row("IN PART", "since %s this step fails: %s: %s; nothing is open that the policy above or the one before does not allow, some of what it allows may be denied, and it is tried again every ten seconds",
+			f.Since.Local().Format("15:04:05"), f.Step, f.Error)
+	case s.Policy.Error != "":
 		row("NOT APPLIED", "%s (the policy above stays in force)", s.Policy.Error)
 	}
 	for _, f := range s.Findings {

@@ -260,9 +260,8 @@ func TestReapply(t *testing.T) {
 	mustLearn(t, r.Names, "b.test", answers(time.Minute, "203.0.113.2", "203.0.113.1"))
 
 	// b.test goes, www.example.com gains a port.
-	next := new(learnedtest.Policies)
-	next.Store(learnedtest.Compile(t, wide[0]))
-	if err := r.ReapplyTo(next, Tighten); err != nil {
+	next := learnedtest.Compile(t, wide[0])
+	if err := r.Tighten(policy.Diff(r.pol.Load(), next)); err != nil {
 		t.Fatal(err)
 	}
 	if r.kernel.Opens("203.0.113.2") != nil || len(r.kernel.Opens("203.0.113.1")) != 1 {
@@ -270,8 +269,9 @@ func TestReapply(t *testing.T) {
 	}
 	// An answer arrives between the phases, under the old policy.
 	mustLearn(t, r.Names, "b.test", answers(time.Minute, "203.0.113.3"))
-	r.pol.Store(next.Load())
-	if err := r.Reapply(Loosen); err != nil {
+	was := r.pol.Load()
+	r.pol.Store(next)
+	if err := r.Loosen(policy.Diff(was, next)); err != nil {
 		t.Fatal(err)
 	}
 	if o := r.kernel.Opens("203.0.113.1"); len(o) != 2 || o[0].Port != 80 || o[1].Port != 443 {
@@ -281,11 +281,11 @@ func TestReapply(t *testing.T) {
 		t.Error("an address of the old policy is still open")
 	}
 	before := r.kernel.Written()
-	if err := r.Reapply(Both); err != nil || r.kernel.Written() != before {
+	if err := r.Loosen(policy.Diff(nil, r.pol.Load())); err != nil || r.kernel.Written() != before {
 		t.Errorf("an unchanged policy wrote the kernel %d times (%v)", r.kernel.Written()-before, err)
 	}
 	r.pol.Store(learnedtest.Compile(t, learnedtest.Service("else.test")))
-	if err := r.Reapply(Both); err != nil || len(r.kernel.Addresses()) != 0 {
+	if err := r.Loosen(policy.Diff(nil, r.pol.Load())); err != nil || len(r.kernel.Addresses()) != 0 {
 		t.Errorf("nothing is allowed, open is %v (%v)", r.kernel.Addresses(), err)
 	}
 }
@@ -297,7 +297,7 @@ func TestReapplyChecksAddressesAnew(t *testing.T) {
 	r.pol.Store(learnedtest.Compile(t, lax))
 	mustLearn(t, r.Names, "a.lax.test", answers(time.Minute, "10.0.0.1", "203.0.113.1"))
 	r.pol.Store(learnedtest.Compile(t, learnedtest.Service("*.lax.test")))
-	if err := r.Reapply(Both); err != nil {
+	if err := r.Loosen(policy.Diff(nil, r.pol.Load())); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.kernel.Addresses(); !slices.Equal(got, []string{"203.0.113.1"}) {
@@ -389,11 +389,15 @@ func TestMergeAndTighten(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("merge = %v, want %v", got, want)
 	}
-	got = tighten([]policy.Opening{o(80, policy.TCP, policy.Direct), o(443, policy.TCP, policy.Proxy), o(1, policy.TCP, policy.Proxy)},
-		merge([]policy.Opening{o(80, policy.TCP, policy.Inspect), o(443, policy.TCP, policy.Direct), o(2, policy.TCP, policy.Proxy)}, nil))
+	have := []policy.Opening{o(80, policy.TCP, policy.Direct), o(443, policy.TCP, policy.Proxy), o(1, policy.TCP, policy.Proxy)}
+	next := merge([]policy.Opening{o(80, policy.TCP, policy.Inspect), o(443, policy.TCP, policy.Direct), o(2, policy.TCP, policy.Proxy), o(3, policy.TCP, policy.Direct)}, nil)
 	want = []policy.Opening{o(80, policy.TCP, policy.Inspect), o(443, policy.TCP, policy.Proxy)}
-	if !slices.Equal(got, want) {
+	if got := tighten(have, next, false); !slices.Equal(got, want) {
 		t.Errorf("tighten = %v, want %v", got, want)
+	}
+	want = slices.Insert(want, 0, o(2, policy.TCP, policy.Proxy)) // what is not there was open
+	if got := tighten(have, next, true); !slices.Equal(got, want) {
+		t.Errorf("tighten where all is open = %v, want %v", got, want)
 	}
 }
 
@@ -415,7 +419,7 @@ func TestNamesConcurrently(t *testing.T) {
 				r.AddrsOf(id, name)
 				r.clock.Advance(time.Second)
 				if i%50 == 0 {
-					if err := r.Reapply(Both); err != nil {
+					if err := r.Loosen(policy.Diff(nil, r.pol.Load())); err != nil {
 						t.Error(err)
 					}
 				}
@@ -449,15 +453,10 @@ func TestChanges(t *testing.T) {
 	if again <= learned {
 		t.Errorf("it was learned for longer: %d after %d", again, learned)
 	}
-	if err := r.ReapplyTo(nobody{}, Both); err != nil || len(r.Dump()) != 0 || r.Changes() <= again {
+	if err := r.Loosen(policy.Diff(nil, learnedtest.Compile(t))); err != nil || len(r.Dump()) != 0 || r.Changes() <= again {
 		t.Errorf("it was forgotten: %d after %d, %v, %v", r.Changes(), again, r.Dump(), err)
 	}
 }
-
-// nobody has no policies.
-type nobody struct{}
-
-func (nobody) Policy(policy.PolicyID) *policy.Policy { return nil }
 
 // TestRecheck: an address that becomes the node's own is closed, and can be
 // learned again when it no longer is.

@@ -48,7 +48,9 @@ func stricter(a, b policy.Verdict) policy.Verdict {
 
 // tighten returns those of have that want has too, each with the stricter
 // verdict: nothing that is not open already, nothing that want does not open.
-func tighten(have, want []policy.Opening) []policy.Opening {
+// Where what has no entry is open (unknown), entries of want that close it are
+// among them.
+func tighten(have, want []policy.Opening, unknown bool) []policy.Opening {
 	var out []policy.Opening
 	for _, h := range have {
 		for _, w := range want {
@@ -65,6 +67,12 @@ func tighten(have, want []policy.Opening) []policy.Opening {
 			default:
 				out = append(out, w)
 			}
+		}
+	}
+	for _, w := range want {
+		closes := unknown && w.Verdict > policy.Direct
+		if closes && !slices.ContainsFunc(have, func(h policy.Opening) bool { return comparePort(h, w) == 0 }) {
+			out = append(out, w)
 		}
 	}
 	return merge(out, nil)

@@ -22,6 +22,9 @@ type table struct {
 	changes uint64
 	addrs   map[netip.Addr]*address
 	names   map[string]map[netip.Addr]struct{}
+	// narrowed are the addresses that Tighten looked at: Loosen may not find them
+	// by their names any more.
+	narrowed map[netip.Addr]bool
 	// wildNames are the names that only a wildcard allows, wildAddrs the
 	// addresses that no other name has.
 	wildNames, wildAddrs int

@@ -15,22 +15,6 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// Phase says which half of a policy update Reapply does.
-type Phase uint8
-
-// The phases. An update tightens before user space changes over to the new
-// policy and loosens after it, so that the kernel never lets more pass than
-// both allow.
-const (
-	// Both brings the kernel to what the policy wants.
-	Both Phase = iota
-	// Tighten takes away what the policy no longer allows, and adds nothing.
-	Tighten
-	// Loosen is the same as Both: an answer learned between the two phases
-	// may have opened something under the old policy.
-	Loosen
-)
-
 // Expire forgets every name of an address whose time and grace are over and
 // closes in the kernel what no other name keeps open. It also repeats kernel
 // writes that failed before.
@@ -87,21 +71,76 @@ func (n *Names) inUseNow() func(netip.Addr) bool {
 	return func(a netip.Addr) bool { return used == nil || used[a] }
 }
 
-// Reapply computes anew what every learned address opens, against the newest
-// policies. It goes on after errors and returns all of them; what failed is
-// tried again by Expire.
-func (n *Names) Reapply(phase Phase) error { return n.ReapplyTo(n.policies, phase) }
+// Tighten takes away what a change no longer opens, before user space changes
+// over to it, and opens nothing. It goes on after errors and returns all of them;
+// what failed is tried again by Expire.
+func (n *Names) Tighten(c policy.Change) error { return n.apply(c, true) }
 
-// ReapplyTo is Reapply against the policies of next: for tightening before
-// next is what Policies returns.
-func (n *Names) ReapplyTo(next Policies, phase Phase) error {
+// Loosen brings the policies of a change to exactly what it says, when they are
+// those in force: what was learned since Tighten may have opened something under
+// the policies before. Workloads that change their policy and keep their
+// connections get what was learned under the one before, as far as it is allowed.
+func (n *Names) Loosen(c policy.Change) error {
 	var errs []error
-	for id, t := range n.all() {
+	for _, m := range c.Moves {
+		errs = append(errs, n.inherit(m.To, m.From))
+	}
+	return errors.Join(append(errs, n.apply(c, false))...)
+}
+
+// Retire drops all that was learned for policies that are not there after a
+// change.
+func (n *Names) Retire(c policy.Change) error {
+	var errs []error
+	for id := range n.all() {
+		if !c.Has(id) {
+			errs = append(errs, n.forget(id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// apply computes anew what the addresses open that a change may change.
+func (n *Names) apply(c policy.Change, tighten bool) error {
+	var errs []error
+	for _, p := range c.Policies {
+		t := n.peek(p.ID)
+		if t == nil || p.Next == nil {
+			continue
+		}
 		t.mu.Lock()
-		errs = append(errs, n.reapply(t, id, next.Policy(id), phase))
+		addrs := t.addrsOf(p)
+		if tighten {
+			t.narrowed = maps.Clone(addrs)
+		} else {
+			maps.Copy(addrs, t.narrowed)
+			t.narrowed = nil
+		}
+		for addr := range addrs {
+			if a := t.addrs[addr]; a != nil {
+				errs = append(errs, n.reapply(t, p, addr, a, tighten))
+			}
+		}
 		t.mu.Unlock()
 	}
 	return errors.Join(errs...)
+}
+
+// addrsOf are the addresses that a change may change.
+func (t *table) addrsOf(p policy.PolicyChange) map[netip.Addr]bool {
+	out := map[netip.Addr]bool{}
+	if p.AllHosts {
+		for addr := range t.addrs {
+			out[addr] = true
+		}
+		return out
+	}
+	for name := range t.namesOf(p.Hosts) {
+		for addr := range t.names[name] {
+			out[addr] = true
+		}
+	}
+	return out
 }
 
 // Recheck forgets the pairs of name and address that the guard refuses by now,
@@ -131,33 +170,6 @@ func (n *Names) Recheck() (gone int, err error) {
 	return gone, errors.Join(errs...)
 }
 
-// Changed are the hosts of each policy that may open something else than
-// before; policies that are not in it have not changed.
-type Changed map[policy.PolicyID][]hostname.Pattern
-
-// ReapplyChanged is ReapplyTo for the names of some hosts.
-func (n *Names) ReapplyChanged(next Policies, changed Changed, phase Phase) error {
-	var errs []error
-	for id, hosts := range changed {
-		t := n.peek(id)
-		if t == nil || len(hosts) == 0 {
-			continue
-		}
-		t.mu.Lock()
-		addrs := map[netip.Addr]bool{}
-		for name := range t.namesOf(hosts) {
-			for addr := range t.names[name] {
-				addrs[addr] = true
-			}
-		}
-		for addr := range addrs {
-			errs = append(errs, n.reapplyOne(t, id, next.Policy(id), addr, t.addrs[addr], phase))
-		}
-		t.mu.Unlock()
-	}
-	return errors.Join(errs...)
-}
-
 // namesOf returns the learned names that the patterns match.
 func (t *table) namesOf(hosts []hostname.Pattern) map[string]bool {
 	out := map[string]bool{}
@@ -177,10 +189,9 @@ func (t *table) namesOf(hosts []hostname.Pattern) map[string]bool {
 	return out
 }
 
-// Inherit gives policy id what was learned for another, as far as it allows
-// the names: for workloads that change their policy and keep their
-// connections.
-func (n *Names) Inherit(id, from policy.PolicyID) error {
+// inherit gives policy id what was learned for another, as far as it allows
+// the names.
+func (n *Names) inherit(id, from policy.PolicyID) error {
 	var saved []Saved
 	if t := n.peek(from); t != nil {
 		t.mu.RLock()
@@ -195,34 +206,30 @@ func (n *Names) Inherit(id, from policy.PolicyID) error {
 	return err
 }
 
-// Forget drops all that was learned for a policy that is no more.
-func (n *Names) Forget(id policy.PolicyID) error {
+func (n *Names) forget(id policy.PolicyID) error {
 	t := n.peek(id)
 	if t == nil {
 		return nil
 	}
+	var errs []error
 	t.mu.Lock()
-	err := n.reapply(t, id, nil, Both)
+	for addr, a := range t.addrs {
+		errs = append(errs, n.reapply(t, policy.PolicyChange{ID: id}, addr, a, false))
+	}
 	t.mu.Unlock()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err == nil {
-		delete(n.tables, id)
-	}
-	return err
+	delete(n.tables, id)
+	return nil
 }
 
-func (n *Names) reapply(t *table, id policy.PolicyID, p *policy.Policy, phase Phase) error {
-	var errs []error
-	for addr, a := range t.addrs {
-		errs = append(errs, n.reapplyOne(t, id, p, addr, a, phase))
-	}
-	return errors.Join(errs...)
-}
-
-func (n *Names) reapplyOne(t *table, id policy.PolicyID, p *policy.Policy, addr netip.Addr, a *address, phase Phase) error {
+// reapply computes anew what an address opens by what a policy says now.
+func (n *Names) reapply(t *table, c policy.PolicyChange, addr netip.Addr, a *address, narrow bool) error {
 	for name := range a.pairs {
-		host := lookup(p, name)
+		host := lookup(c.Next, name)
 		if host != nil {
 			if ok, _ := n.check(host, addr); ok {
 				if wild := host.Pattern.IsWildcard(); wild != a.pairs[name].wild {
@@ -233,11 +240,11 @@ func (n *Names) reapplyOne(t *table, id policy.PolicyID, p *policy.Policy, addr 
 		}
 		t.forget(name, addr, a)
 	}
-	want := n.wanted(p, addr, a)
-	if phase == Tighten {
-		want.all = tighten(a.open, want.all)
+	want := n.wanted(c.Next, addr, a)
+	if narrow {
+		want.all = tighten(a.open, want.all, c.Unknown)
 	}
-	return n.settle(t, id, addr, a, want)
+	return n.settle(t, c.ID, addr, a, want)
 }
 
 // settle writes want and drops the address when nothing is left of it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package control
 
 import (
 	"bytes"
@@ -125,21 +125,30 @@ func absolute(paths []string) []string {
 	return out
 }
 
-// firstPolicy reads the configuration to start with: what the options name,
-// or, when that is broken or out of reach, what was in force before.
-func (a *Agent) firstPolicy() (Loaded, error) {
+// First reads the configuration to start with: what the options name, or, when
+// that is broken or out of reach, what was in force before, unless fresh is
+// wanted. It is Current then; Start brings it in force.
+func (c *Control) First(fresh bool) (Loaded, error) {
+	l, err := c.first(fresh)
+	if err == nil {
+		c.Set(l.Snapshot)
+	}
+	return l, err
+}
+
+func (c *Control) first(fresh bool) (Loaded, error) {
 	now := time.Now()
-	l, err := a.config.load(nil)
-	l.Findings = append(l.Findings, a.config.reader.Analyze()...)
-	a.logFindings(l.Findings)
-	usable, err := err == nil, a.config.refuses(l, err)
+	l, err := c.config.load(nil)
+	l.Findings = append(l.Findings, c.config.reader.Analyze()...)
+	c.logFindings(l.Findings)
+	usable, err := err == nil, c.config.refuses(l, err)
 	first := func() (Loaded, error) {
 		if usable {
-			a.status.loaded(l, nil, now)
-			a.config.later(l, false)
-			a.emptyInForce = l.Empty
-			if l.Empty && !a.config.allowEmpty {
-				a.log.Warn("the policy's files hold no policy objects: everything is denied", "config", a.opts.Config)
+			c.report.loaded(l, nil, now)
+			c.config.later(l, false)
+			c.empty = l.Empty
+			if l.Empty && !c.config.allowEmpty {
+				c.o.Log.Warn("the policy's files hold no policy objects: everything is denied", "config", c.o.Config)
 			}
 			return l, nil
 		}
@@ -148,45 +157,45 @@ func (a *Agent) firstPolicy() (Loaded, error) {
 	if err == nil {
 		return first()
 	}
-	if a.holder != nil {
+	if fresh {
 		return l, fmt.Errorf("nothing is taken over with a policy that cannot be used: %w", err)
 	}
-	g, gerr := readLastGood(a.opts.LastGood, a.opts)
+	g, gerr := readLastGood(c.o.LastGood, c.o)
 	if gerr != nil {
-		a.log.Warn("the last good policy cannot be used", "error", gerr)
+		c.o.Log.Warn("the last good policy cannot be used", "error", gerr)
 	}
 	if g == nil {
 		return first()
 	}
-	old, gerr := a.config.compile(g.Files, nil)
+	old, gerr := c.config.compile(g.Files, nil)
 	if gerr != nil {
-		a.log.Warn("the last good policy is not good any more", "file", a.opts.LastGood, "error", gerr)
+		c.o.Log.Warn("the last good policy is not good any more", "file", c.o.LastGood, "error", gerr)
 		return first()
 	}
 	if old.Empty && usable {
 		return first()
 	}
-	a.emptyInForce = old.Empty
+	c.empty = old.Empty
 	level := slog.LevelError
 	if errors.Is(err, errEmpty) {
 		level = slog.LevelWarn
 	}
-	a.log.Log(context.Background(), level, "the policy cannot be used; the last good one is in force until it can",
-		"error", err, "saved", g.Saved, "file", a.opts.LastGood)
-	a.status.loaded(old, nil, g.Saved)
-	a.status.loaded(l, err, now)
+	c.o.Log.Log(context.Background(), level, "the policy cannot be used; the last good one is in force until it can",
+		"error", err, "saved", g.Saved, "file", c.o.LastGood)
+	c.report.loaded(old, nil, g.Saved)
+	c.report.loaded(l, err, now)
 	return old, nil
 }
 
-// saveLastGood writes what is in force, unless it has been written, and says
+// SaveLastGood writes what is in force, unless it has been written, and says
 // how many bytes of files there were to write. A daemon that cannot save it
 // serves all the same.
-func (a *Agent) saveLastGood() (size int) {
-	a.config.mu.Lock()
-	l := a.config.unsaved
-	a.config.unsaved = nil
-	a.config.mu.Unlock()
-	if l == nil || a.opts.LastGood == "" || a.gone.Load() {
+func (c *Control) SaveLastGood() (size int) {
+	c.config.mu.Lock()
+	l := c.config.unsaved
+	c.config.unsaved = nil
+	c.config.mu.Unlock()
+	if l == nil || c.o.LastGood == "" || c.gone.Load() {
 		return 0
 	}
 	for _, f := range l.Files {
@@ -194,15 +203,15 @@ func (a *Agent) saveLastGood() (size int) {
 	}
 	g := lastGood{
 		Format: lastGoodFormat, Saved: time.Now().UTC().Truncate(time.Second),
-		Config: absolute(a.opts.Config), GatewaySelector: a.opts.GatewaySelector, Files: l.Files,
+		Config: absolute(c.o.Config), GatewaySelector: c.o.GatewaySelector, Files: l.Files,
 	}
-	err := g.write(a.opts.LastGood)
-	a.unsaved.note(a.log, savedPolicy, err, time.Now())
+	err := g.write(c.o.LastGood)
+	c.Unsaved.Note(c.o.Log, SavedPolicy, err, time.Now())
 	if err != nil {
-		a.config.mu.Lock()
-		defer a.config.mu.Unlock()
-		if a.config.unsaved == nil { // else there is a newer one
-			a.config.unsaved = l
+		c.config.mu.Lock()
+		defer c.config.mu.Unlock()
+		if c.config.unsaved == nil { // else there is a newer one
+			c.config.unsaved = l
 		}
 	}
 	return size

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package tables
 
 import (
 	"errors"
@@ -9,11 +9,6 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/policy"
-)
-
-type (
-	endpointKey = bpf.EgressdEgdEndpointKey
-	endpoint    = bpf.EgressdEgdEndpoint
 )
 
 // maxSlots is how finely weights are told apart. A list of more endpoints has
@@ -74,17 +69,17 @@ func scale(e policy.Endpoints) policy.Endpoints {
 }
 
 // entries are the slots and members of a set.
-func (s *endpointSet) entries() map[endpointKey]endpoint {
-	out := map[endpointKey]endpoint{}
+func (s *endpointSet) entries() map[EndpointKey]Endpoint {
+	out := map[EndpointKey]Endpoint{}
 	slot := uint16(0)
 	for _, o := range s.list.List() {
-		v := endpoint{Port: htons(o.Addr.Port())}
+		v := Endpoint{Port: NetworkOrder(o.Addr.Port())}
 		if o.Addr.Addr().IsValid() {
 			v.Addr = o.Addr.Addr().As16()
 		}
-		out[endpointKey{Set: s.id, Slot: memberSlot, Port: v.Port, Addr: v.Addr}] = v
+		out[EndpointKey{Set: s.id, Slot: memberSlot, Port: v.Port, Addr: v.Addr}] = v
 		for range o.Weight {
-			out[endpointKey{Set: s.id, Slot: slot}] = v
+			out[EndpointKey{Set: s.id, Slot: slot}] = v
 			slot++
 		}
 	}
@@ -99,21 +94,22 @@ func slotsOf(e policy.Endpoints) uint16 {
 	return uint16(n) // at most policy.MaxEndpoints
 }
 
-// adoptSets finds the sets that are in the kernel.
-func (t *tables) adoptSets(in *growing[endpointKey, endpoint]) error {
-	lists := map[uint32]map[uint16]policy.UpstreamEndpoint{}
-	err := in.each(func(k *endpointKey, v *endpoint) {
+// readSets finds the sets that are in the kernel.
+func (t *Tables) readSets() error {
+	lists, members := map[uint32]map[uint16]policy.UpstreamEndpoint{}, map[uint32]int{}
+	err := t.stores.Endpoints.Each(func(k *EndpointKey, v *Endpoint) {
 		if lists[k.Set] == nil {
 			lists[k.Set] = map[uint16]policy.UpstreamEndpoint{}
 		}
 		if k.Slot == memberSlot {
+			members[k.Set]++
 			return
 		}
 		a := netip.AddrFrom16(v.Addr).Unmap()
 		if v.Addr == [16]byte{} {
 			a = netip.Addr{}
 		}
-		lists[k.Set][k.Slot] = policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(a, htons(v.Port)), Weight: 1}
+		lists[k.Set][k.Slot] = policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(a, NetworkOrder(v.Port)), Weight: 1}
 	})
 	if err != nil {
 		return err
@@ -128,7 +124,7 @@ func (t *tables) adoptSets(in *growing[endpointKey, endpoint]) error {
 		for a, w := range weights {
 			list = append(list, policy.UpstreamEndpoint{Addr: a, Weight: w})
 		}
-		whole := len(list) > 0
+		whole := len(list) > 0 && members[id] == len(list)
 		for i := range s.slots {
 			_, ok := bySlot[i]
 			whole = whole && ok
@@ -145,7 +141,7 @@ func (t *tables) adoptSets(in *growing[endpointKey, endpoint]) error {
 }
 
 // wayOf reads a value of the kernel's tables and counts its reference.
-func (t *tables) wayOf(v verdict) policy.Way {
+func (t *Tables) wayOf(v Verdict) policy.Way {
 	w := policy.Way{Verdict: policy.Verdict(v.Verdict), Straight: v.Straight != 0}
 	if v.Slots == 0 {
 		return w
@@ -159,20 +155,19 @@ func (t *tables) wayOf(v verdict) policy.Way {
 }
 
 // useSet returns the set of a list, which is written when there is none yet.
-func (d *Datapath) useSet(list policy.Endpoints) (*endpointSet, error) {
-	t := &d.tables
+func (t *Tables) useSet(list policy.Endpoints) (*endpointSet, error) {
 	if s := t.sets[list]; s != nil {
 		s.refs++
 		return s, nil
 	}
-	d.config.LastSet++
-	if err := d.writeConfig(); err != nil {
+	id, err := t.stores.NewSet()
+	if err != nil {
 		return nil, err
 	}
-	s := &endpointSet{id: d.config.LastSet, list: list, slots: slotsOf(list)}
+	s := &endpointSet{id: id, list: list, slots: slotsOf(list)}
 	for k, v := range s.entries() {
-		if err := d.grown.endpoints.put(&k, &v); err != nil {
-			return nil, errors.Join(err, d.removeSet(s))
+		if err := t.stores.Endpoints.Put(&k, &v); err != nil {
+			return nil, errors.Join(err, t.removeSet(s))
 		}
 	}
 	s.refs = 1
@@ -181,7 +176,7 @@ func (d *Datapath) useSet(list policy.Endpoints) (*endpointSet, error) {
 }
 
 // leaveSet says that one address less points to the set of a list.
-func (t *tables) leaveSet(list policy.Endpoints) {
+func (t *Tables) leaveSet(list policy.Endpoints) {
 	if s := t.sets[list]; s != nil {
 		if s.refs--; s.refs == 0 {
 			s.idle = time.Now()
@@ -189,14 +184,13 @@ func (t *tables) leaveSet(list policy.Endpoints) {
 	}
 }
 
-// collectSets removes the sets that nothing has pointed to for a while.
-func (d *Datapath) collectSets() error {
-	t := &d.tables
+// Collect removes the sets that nothing has pointed to for a while.
+func (t *Tables) Collect() error {
 	for id, s := range t.setIDs {
 		if s.refs > 0 || time.Since(s.idle) < setGrace {
 			continue
 		}
-		if err := d.removeSet(s); err != nil {
+		if err := t.removeSet(s); err != nil {
 			return err
 		}
 		delete(t.setIDs, id)
@@ -207,11 +201,11 @@ func (d *Datapath) collectSets() error {
 	return nil
 }
 
-func (d *Datapath) removeSet(s *endpointSet) error {
+func (t *Tables) removeSet(s *endpointSet) error {
 	keys := s.entries()
 	if s.list == broken || slotsOf(s.list) != s.slots {
-		keys = map[endpointKey]endpoint{}
-		err := d.grown.endpoints.each(func(k *endpointKey, v *endpoint) {
+		keys = map[EndpointKey]Endpoint{}
+		err := t.stores.Endpoints.Each(func(k *EndpointKey, v *Endpoint) {
 			if k.Set == s.id {
 				keys[*k] = *v
 			}
@@ -221,33 +215,33 @@ func (d *Datapath) removeSet(s *endpointSet) error {
 		}
 	}
 	for k := range keys {
-		if err := d.grown.endpoints.remove(&k); err != nil {
+		if err := t.stores.Endpoints.Remove(&k); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// countEndpoints goes by the sets: an entry that somebody else removed is one of
+// Endpoints is how many entries the sets have. It goes by the sets: an entry that somebody else removed is one of
 // them until its set goes.
-func (d *Datapath) countEndpoints() int {
+func (t *Tables) Endpoints() int {
 	n := 0
-	for _, s := range d.tables.setIDs {
+	for _, s := range t.setIDs {
 		n += len(s.list.List()) + int(s.slots)
 	}
 	return n
 }
 
 // valueOf is what the kernel is told about a way, with a reference to its set.
-func (d *Datapath) valueOf(w policy.Way) (verdict, error) {
-	v := verdict{Verdict: uint8(w.Verdict)}
+func (t *Tables) valueOf(w policy.Way) (Verdict, error) {
+	v := Verdict{Verdict: uint8(w.Verdict)}
 	if w.Straight {
 		v.Straight = 1
 	}
 	if w.To.IsZero() {
 		return v, nil
 	}
-	s, err := d.useSet(w.To)
+	s, err := t.useSet(w.To)
 	if err != nil {
 		return v, err
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package control
 
 import (
 	"context"
@@ -40,15 +40,9 @@ func newConfiguration(o Options) *configuration {
 		reader:  istio.NewReader(istio.Options{GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints}),
 		changed: make(chan struct{}, 1),
 
-		allowEmpty: o.AllowEmptyPolicy,
-		files:      source.Cache{AllowEmpty: o.AllowEmptyPolicy},
+		allowEmpty: o.AllowEmpty,
+		files:      source.Cache{AllowEmpty: o.AllowEmpty},
 	}
-}
-
-// waitIdle returns when no change of the policy is under way.
-func (c *configuration) waitIdle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 }
 
 // load is load.Paths with what is known from before, which was is compiled
@@ -112,7 +106,7 @@ func onlyEmpty(err error) bool {
 	return errors.As(err, new(*source.EmptyError))
 }
 
-// later notes what is in force, for settle.
+// later notes what is in force, for Settle.
 func (c *configuration) later(l Loaded, unseen bool) {
 	c.unsaved, c.unseen = &l, unseen
 	select {
@@ -131,21 +125,20 @@ const (
 	bigFiles = 4 << 20
 )
 
-// settle saves the first policy, and analyzes and saves the one in force when
+// Settle saves the first policy, and analyzes and saves the one in force when
 // no further change comes, until ctx ends.
-func (a *Agent) settle(ctx context.Context) {
-	c := a.config
+func (c *Control) Settle(ctx context.Context) {
 	timer := time.NewTimer(quiet)
 	timer.Stop()
 	defer timer.Stop()
-	release(a.took)
-	a.save()
+	release(c.took)
+	c.save()
 	var since time.Time // of the first change; zero: none
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.changed:
+		case <-c.config.changed:
 			now := time.Now()
 			if since.IsZero() {
 				since = now
@@ -153,31 +146,30 @@ func (a *Agent) settle(ctx context.Context) {
 			timer.Reset(min(quiet, restless-now.Sub(since)))
 		case <-timer.C:
 			since = time.Time{}
-			a.analyze()
-			a.save()
+			c.analyze()
+			c.save()
 		}
 	}
 }
 
 // save saves the policy in force and cleans up behind it: what is written is
 // made in memory, and is several times the files.
-func (a *Agent) save() {
-	if a.saveLastGood() > bigFiles {
+func (c *Control) save() {
+	if c.SaveLastGood() > bigFiles {
 		debug.FreeOSMemory()
 	}
 }
 
 // analyze says what is probably wrong with the policy in force, unless that
 // has been said.
-func (a *Agent) analyze() {
-	c := a.config
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.unseen {
+func (c *Control) analyze() {
+	c.config.mu.Lock()
+	defer c.config.mu.Unlock()
+	if !c.config.unseen {
 		return
 	}
-	c.unseen = false
-	found := c.reader.Analyze()
-	a.logFindings(found)
-	a.status.found(found)
+	c.config.unseen = false
+	found := c.config.reader.Analyze()
+	c.logFindings(found)
+	c.report.found(found)
 }

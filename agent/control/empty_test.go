@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package control
 
 import (
 	"bytes"
@@ -31,7 +31,7 @@ func TestEmptyPolicy(t *testing.T) {
 	file := filepath.Join(dir, "a.yaml")
 	const workload = "{apiVersion: egressd.dev/v1, kind: Workload, metadata: {name: w}, spec: {cgroups: [a]}}\n"
 	for _, allow := range []bool{false, true} {
-		c := newConfiguration(Options{Config: []string{dir}, AllowEmptyPolicy: allow})
+		c := newConfiguration(Options{Config: []string{dir}, AllowEmpty: allow})
 		try := func(what string, want error) {
 			t.Helper()
 			l, err := c.load(nil)
@@ -77,14 +77,14 @@ func TestEmptyStart(t *testing.T) {
 		t.Helper()
 		var log bytes.Buffer
 		o.Config, o.LastGood = []string{dir}, saved
-		a := &Agent{opts: o, log: slog.New(slog.NewTextHandler(&log, nil)), config: newConfiguration(o)}
-		a.status = newStatus(a)
-		l, err := a.firstPolicy()
-		if err == nil && a.emptyInForce != l.Empty {
-			t.Errorf("empty in force %t, want %t", a.emptyInForce, l.Empty)
+		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+		a := New(o)
+		l, err := a.First(false)
+		if err == nil && a.empty != l.Empty {
+			t.Errorf("empty in force %t, want %t", a.empty, l.Empty)
 		}
 		if err == nil {
-			a.saveLastGood()
+			a.SaveLastGood()
 		}
 		return l, log.String(), err
 	}
@@ -109,7 +109,7 @@ func TestEmptyStart(t *testing.T) {
 	if l, _, err := begin(Options{}); err != nil || !opens(l.Snapshot, "a.example.com") {
 		t.Errorf("an empty directory: %v", err)
 	}
-	if l, _, err := begin(Options{AllowEmptyPolicy: true}); err != nil || !l.Empty {
+	if l, _, err := begin(Options{AllowEmpty: true}); err != nil || !l.Empty {
 		t.Errorf("an empty directory that is wanted: %v", err)
 	}
 	if err := os.Remove(saved); err != nil {

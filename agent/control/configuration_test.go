@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package control
 
 import (
 	"bytes"
@@ -97,17 +97,16 @@ func TestSettle(t *testing.T) {
 	dir := t.TempDir()
 	file, saved := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "state", "last-good.json")
 	var log syncBuffer
-	a := &Agent{opts: Options{Config: []string{file}, LastGood: saved}, log: slog.New(slog.NewTextHandler(&log, nil))}
-	a.config, a.status = newConfiguration(a.opts), newStatus(a)
+	a := New(Options{Config: []string{file}, LastGood: saved, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	writeFile(t, file, serviceEntry("a", "first.example.com"))
-	if _, err := a.firstPolicy(); err != nil {
+	if _, err := a.First(false); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	running.Go(func() { a.settle(ctx) })
+	running.Go(func() { a.Settle(ctx) })
 	has := func(host string) bool {
-		g, err := readLastGood(saved, a.opts)
+		g, err := readLastGood(saved, a.o)
 		return err == nil && g != nil && strings.Contains(string(g.Files[0].Data), host)
 	}
 	await(t, "the first policy is saved", func() bool { return has("first.example.com") })
@@ -121,7 +120,7 @@ func TestSettle(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.status.loaded(l, nil, time.Now())
+		a.report.loaded(l, nil, time.Now())
 		a.config.later(l, true)
 	}
 	change("second.example.com")
@@ -133,7 +132,7 @@ func TestSettle(t *testing.T) {
 	if n := strings.Count(log.String(), "declares the host nobody.example.com"); n != 1 {
 		t.Errorf("warned %d times about nobody.example.com, want once:\n%s", n, log.String())
 	}
-	if f := a.status.findings; len(f) != 1 || f[0].Severity != istio.Warning {
+	if f := a.report.findings; len(f) != 1 || f[0].Severity != istio.Warning {
 		t.Errorf("findings in the status: %v, want one warning", f)
 	}
 
@@ -141,7 +140,7 @@ func TestSettle(t *testing.T) {
 	change("fourth.example.com")
 	cancel()
 	running.Wait()
-	a.saveLastGood()
+	a.SaveLastGood()
 	if !has("fourth.example.com") {
 		t.Error("the last policy was not saved at the end")
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package tables
 
 import (
 	"errors"
@@ -17,8 +17,8 @@ type proof struct {
 // errNameLength: a name that cannot be in a ClientHello either.
 var errNameLength = errors.New("name too long")
 
-func (p proof) key(k knownKey) (nameKey, error) {
-	out := nameKey{Policy: k.Policy, Port: p.port, Len: uint16(len(p.name)), Addr: k.Addr}
+func (p proof) key(k KnownKey) (NameKey, error) {
+	out := NameKey{Policy: k.Policy, Port: p.port, Len: uint16(len(p.name)), Addr: k.Addr}
 	if len(p.name) >= len(out.Name) {
 		return out, fmt.Errorf("%w: %d bytes", errNameLength, len(p.name))
 	}
@@ -26,7 +26,7 @@ func (p proof) key(k knownKey) (nameKey, error) {
 	return out, nil
 }
 
-func add(m map[knownKey]map[proof]bool, k knownKey, p proof) {
+func add(m map[KnownKey]map[proof]bool, k KnownKey, p proof) {
 	if m[k] == nil {
 		m[k] = map[proof]bool{}
 	}
@@ -35,8 +35,7 @@ func add(m map[knownKey]map[proof]bool, k knownKey, p proof) {
 
 // addProofs writes the names that address k proves; those that it proved
 // before stay until dropProofs.
-func (d *Datapath) addProofs(k knownKey, names map[proof]bool) error {
-	t := &d.tables
+func (t *Tables) addProofs(k KnownKey, names map[proof]bool) error {
 	for p := range names {
 		if t.proofs[k][p] {
 			continue
@@ -46,7 +45,7 @@ func (d *Datapath) addProofs(k knownKey, names map[proof]bool) error {
 			return err
 		}
 		one := uint32(1)
-		if err := d.grown.names.put(&key, &one); err != nil {
+		if err := t.stores.Names.Put(&key, &one); err != nil {
 			return err
 		}
 		add(t.proofs, k, p)
@@ -54,18 +53,17 @@ func (d *Datapath) addProofs(k knownKey, names map[proof]bool) error {
 	return nil
 }
 
-// dropProofs removes the names of address k that neither keeps.
-func (d *Datapath) dropProofs(k knownKey, learned, named map[proof]bool) error {
-	t := &d.tables
+// dropProofs removes the names of address k that are not to be kept.
+func (t *Tables) dropProofs(k KnownKey, keep func(proof) bool) error {
 	for p := range maps.Clone(t.proofs[k]) {
-		if learned[p] || named[p] {
+		if keep(p) {
 			continue
 		}
 		key, err := p.key(k)
 		if err != nil {
 			return err
 		}
-		if err := d.grown.names.remove(&key); err != nil {
+		if err := t.stores.Names.Remove(&key); err != nil {
 			return err
 		}
 		delete(t.proofs[k], p)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package control
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 func TestUnsavedIsSaidOnce(t *testing.T) {
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	var u unsaved
+	var u Unsaved
 	now := time.Now()
 	for _, tt := range []struct {
 		err  error
@@ -32,15 +32,15 @@ func TestUnsavedIsSaidOnce(t *testing.T) {
 		{fmt.Errorf("write .tmp4: %w", syscall.ENOSPC), "no space"},
 	} {
 		out.Reset()
-		u.note(log, savedNames, tt.err, now)
+		u.Note(log, SavedNames, tt.err, now)
 		if got := out.String(); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 			t.Errorf("%v: said %q, want %q", tt.err, got, tt.want)
 		}
-		if (u.all()[savedNames] != nil) != (tt.err != nil) {
+		if (u.all()[SavedNames] != nil) != (tt.err != nil) {
 			t.Errorf("%v: known %v", tt.err, u.all())
 		}
 	}
-	if u.due(savedNames, now.Add(saveAgain-1)) || !u.due(savedNames, now.Add(saveAgain)) || !u.due(savedPolicy, now) {
+	if u.Due(SavedNames, now.Add(saveAgain-1)) || !u.Due(SavedNames, now.Add(saveAgain)) || !u.Due(SavedPolicy, now) {
 		t.Error("attempts are due at other times")
 	}
 }

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package control brings the policy in force: it reads the configuration, keeps
+// the last good one, and leads everything that follows from the policy from one
+// to the next, in an order in which nothing is open that neither allows.
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/load"
+)
+
+// Options are what a Control goes by.
+type Options struct {
+	// Config are the files and directories of the policy; none are an empty one.
+	Config []string
+	// GatewaySelector are the labels that the ingress side carries.
+	GatewaySelector map[string]string
+	// AllowEndpoints are the node-local endpoints that the policy may lead to.
+	AllowEndpoints []policy.AllowedEndpoint
+	// AllowEmpty lets files without an object be the policy of no objects.
+	AllowEmpty bool
+	// LastGood is the file of the last good configuration; "": none is kept.
+	LastGood string
+	Log      *slog.Logger
+}
+
+// Control has the policy in force.
+type Control struct {
+	Current
+	// Unsaved knows what could not be saved for the next start.
+	Unsaved Unsaved
+
+	o      Options
+	config *configuration
+	report report
+	took   load.Took // by reading the first policy
+	// empty says that the policy in force has no objects.
+	empty bool
+	// gone says that the file of the last good policy is another daemon's now.
+	gone     atomic.Bool
+	pipeline atomic.Pointer[Pipeline]
+	// wanted is what is to be in force; nil: what is.
+	wanted *Loaded
+}
+
+// New returns a Control without a policy.
+func New(o Options) *Control { return &Control{o: o, config: newConfiguration(o)} }
+
+// Start brings the first policy in force, which is Current already.
+func (c *Control) Start(l Loaded, t Targets) error {
+	c.config.mu.Lock()
+	defer c.config.mu.Unlock()
+	c.took = l.Took
+	c.pipeline.Store(NewPipeline(&c.Current, t))
+	return c.apply(l)
+}
+
+// Release says that another daemon has the file of the last good policy.
+func (c *Control) Release() { c.gone.Store(true) }
+
+// WaitIdle returns when no change of the policy is under way.
+func (c *Control) WaitIdle() {
+	c.config.mu.Lock()
+	defer c.config.mu.Unlock()
+}
+
+// Files are the configuration's, as they are now.
+func (c *Control) Files() ([]istio.File, error) {
+	c.config.mu.Lock()
+	defer c.config.mu.Unlock()
+	return c.config.read()
+}
+
+// apply brings a policy in force.
+func (c *Control) apply(l Loaded) error {
+	if c.pipeline.Load().has(l.Snapshot) {
+		return nil
+	}
+	start := time.Now()
+	err := c.pipeline.Load().Apply(l.Snapshot)
+	c.wanted = nil
+	if err != nil {
+		c.wanted = &l
+	}
+	if c.Snapshot() == l.Snapshot {
+		c.o.Log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
+			"services", l.Services, "virtual_services", l.VirtualServices, "gateways", l.Gateways,
+			"read", l.Took.Read, "decode", l.Took.Decode, "compile", l.Took.Compile, "apply", time.Since(start))
+	}
+	return err
+}
+
+// Reload reads the policy again and applies it. On any error of the files the
+// old policy stays and the status says what is wrong.
+func (c *Control) Reload() {
+	c.config.mu.Lock()
+	defer c.config.mu.Unlock()
+	l, err := c.config.load(c.Snapshot())
+	if !c.empty {
+		err = c.config.refuses(l, err)
+	}
+	if err == nil {
+		if err = c.apply(l); err == nil {
+			c.empty = l.Empty
+		}
+	}
+	c.logFindings(l.Findings)
+	c.report.loaded(l, err, time.Now())
+	if err != nil {
+		c.logNotApplied(err)
+		c.config.unseen = false // the reader has gone on to the one with the error
+		return
+	}
+	c.config.later(l, true)
+	release(l.Took)
+}
+
+// retry brings in force what could not be.
+func (c *Control) retry() {
+	c.config.mu.Lock()
+	defer c.config.mu.Unlock()
+	if c.wanted == nil {
+		return
+	}
+	l := *c.wanted
+	if err := c.apply(l); err != nil {
+		return // it is said in the status, and was logged
+	}
+	c.empty = l.Empty
+	c.o.Log.Info("the policy is in force now, after an earlier attempt had failed", "hash", l.Snapshot.Hash()[:12])
+	c.report.loaded(l, nil, time.Now())
+	c.config.later(l, true)
+}
+
+func (c *Control) logNotApplied(err error) {
+	var step *StepError
+	switch {
+	case errors.Is(err, errEmpty):
+		c.o.Log.Warn("policy not applied; the previous one stays in force, also for new connections", "error", err)
+	case errors.As(err, &step) && step.InForce:
+		c.o.Log.Error("policy applied in part; nothing is open that it or the previous one does not allow, and some of what it allows may be denied; it is tried again every ten seconds", "error", err)
+	default:
+		c.o.Log.Error("policy not applied; the previous one stays in force, also for new connections", "error", err)
+	}
+}
+
+// Keep does again what failed: it brings the policy in force, and has it saved.
+func (c *Control) Keep() {
+	c.retry()
+	if c.Unsaved.all()[SavedPolicy] == nil {
+		return
+	}
+	select {
+	case c.config.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Failed is the step that failed when the newest policy was brought in force;
+// nil: none.
+func (c *Control) Failed() *Failure {
+	if p := c.pipeline.Load(); p != nil {
+		return p.Failed()
+	}
+	return nil // nothing is in force yet
+}
+
+// logFindings logs what the policy's reader found.
+func (c *Control) logFindings(findings []istio.Finding) {
+	for _, f := range findings {
+		level := slog.LevelDebug
+		switch f.Severity {
+		case istio.Error:
+			level = slog.LevelError
+		case istio.Warning:
+			level = slog.LevelWarn
+		}
+		c.o.Log.Log(context.Background(), level, "policy", "finding", f.String())
+	}
+}
+
+// Policy is the part of the status about the configuration.
+type Policy struct {
+	Hash            string    `json:"hash"`
+	Loaded          time.Time `json:"loaded"`
+	Services        int       `json:"services"`
+	VirtualServices int       `json:"virtualServices"`
+	Gateways        int       `json:"gateways"`
+	// Error is why the newest files were not applied; the policy with Hash
+	// is then older than the files.
+	Error   string    `json:"error,omitempty"`
+	ErrorAt time.Time `json:"errorAt,omitzero"`
+	// Failed is the step that failed when the newest policy was brought in force.
+	Failed *Failure `json:"failed,omitempty"`
+}
+
+// report is what is known of the configuration.
+type report struct {
+	mu       sync.Mutex
+	policy   Policy
+	findings []istio.Finding
+}
+
+// loaded records the outcome of reading the configuration.
+func (r *report) loaded(l Loaded, err error, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.findings = slices.DeleteFunc(slices.Clone(l.Findings), func(f istio.Finding) bool {
+		return f.Severity == istio.Note
+	})
+	var step *StepError
+	if err == nil || errors.As(err, &step) && step.InForce {
+		r.policy = Policy{
+			Hash: l.Snapshot.Hash(), Loaded: now,
+			Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
+		}
+	}
+	if err == nil {
+		return
+	}
+	r.policy.Error, r.policy.ErrorAt = err.Error(), now
+	if !errors.Is(err, load.ErrPolicy) {
+		return
+	}
+	for _, f := range r.findings {
+		if f.Severity == istio.Error {
+			r.policy.Error = f.String()
+			break
+		}
+	}
+}
+
+// found adds findings about what was loaded.
+func (r *report) found(findings []istio.Finding) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.findings = append(r.findings, findings...) // a list of our own
+}
+
+// Report is what is known of the policy, and what its readers found.
+func (c *Control) Report() (Policy, []istio.Finding) {
+	r := &c.report
+	r.mu.Lock()
+	p, findings := r.policy, slices.Clone(r.findings)
+	r.mu.Unlock()
+	p.Failed = c.Failed()
+	return p, findings
+}
