@@ -35,6 +35,7 @@ import (
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -135,7 +136,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 			err = errors.Join(a.notTaken(err), a.rollBack(), a.Close())
 		}
 	}()
-	if a.capture, err = workload.NewCapture(workload.CaptureOptions{Cgroups: o.Cgroups, Follow: o.Daemon, Delegated: o.Delegated, Log: o.Log}, loader.CanFollow); err != nil {
+	if a.capture, err = workload.NewCapture(workload.CaptureOptions{Cgroups: o.Cgroups, Follow: o.Daemon, Delegated: o.Delegated, Log: o.Log}, kernel.CanFollow); err != nil {
 		return nil, err
 	}
 	for _, dir := range a.capture.Named {
@@ -168,7 +169,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		return nil, err
 	}
 	sayMemory(o.Log, a.datapath)
-	for name, state := range loader.Features() {
+	for name, state := range kernel.Features() {
 		if state != "yes" {
 			o.Log.Warn("the kernel lacks a feature; docs/SECURITY-MODEL.md says what that opens", "feature", name, "probe", state)
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/egressd/egressd/agent/report"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/selfprobe"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/kernel"
 )
 
 // Parts of what "egressd status -o json" prints.
@@ -101,6 +101,6 @@ func (a *Agent) Status() Status {
 		}
 	}
 	st.DenialKinds = a.recorder.Stats()
-	st.Features = loader.Features()
+	st.Features = kernel.Features()
 	return st
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader/kernel"
 )
 
 // hook is one program and the place where it is attached.
@@ -216,4 +217,12 @@ func (d *Datapath) Attached() map[string]uint32 {
 		}
 	}
 	return ids
+}
+
+// explainAttach says what can be done about an error of attaching to a cgroup.
+func explainAttach(err error) error {
+	if errors.Is(err, errForeign) { // which says so
+		return err
+	}
+	return kernel.Explain(err)
 }

@@ -25,6 +25,8 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/netns"
+	"github.com/egressd/egressd/loader/abi"
+	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/loader/tables"
 )
 
@@ -113,7 +115,7 @@ func Open(o Options) (*Datapath, error) { return open(o, func(*ebpf.CollectionSp
 // open lets tests be other versions.
 func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, explainLoad(fmt.Errorf("raise the locked memory limit: %w", err))
+		return nil, kernel.Explain(fmt.Errorf("raise the locked memory limit: %w", err))
 	}
 	if err := makePins(o.PinDir); err != nil {
 		return nil, err
@@ -126,7 +128,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	o.Sizes.apply(spec)
 	change(spec)
 	if o.ByName {
-		if err := tellOffsets(spec); err != nil {
+		if err := kernel.TellOffsets(spec); err != nil {
 			return nil, fmt.Errorf("capture by name: %w", err)
 		}
 	}
@@ -169,9 +171,9 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	if err != nil {
 		var ve *ebpf.VerifierError
 		if errors.As(err, &ve) {
-			return nil, explainLoad(fmt.Errorf("the kernel's verifier refused a program: %+v", ve))
+			return nil, kernel.Explain(fmt.Errorf("the kernel's verifier refused a program: %+v", ve))
 		}
-		return nil, explainLoad(fmt.Errorf("load the kernel programs: %w", err))
+		return nil, kernel.Explain(fmt.Errorf("load the kernel programs: %w", err))
 	}
 	if err := d.start(t, spec); err != nil {
 		return nil, errors.Join(err, d.grown.close(), d.unpinMaps(), d.objs.Close())
@@ -322,12 +324,12 @@ func (d *Datapath) SetListeners(l Listeners) error {
 		return err
 	}
 	d.gates.Store(&[2]netip.Addr{l.Gate4, l.Gate6})
-	d.config.ProxyPort = htons(l.Proxy)
-	d.config.DnsTcpPort = htons(l.DNSTCP)
+	d.config.ProxyPort = abi.Port(l.Proxy)
+	d.config.DnsTcpPort = abi.Port(l.DNSTCP)
 	for i, p := range l.DNSUDP {
-		d.config.DnsPort[i] = htons(p)
+		d.config.DnsPort[i] = abi.Port(p)
 	}
-	d.config.AdminPort = htons(l.Admin)
+	d.config.AdminPort = abi.Port(l.Admin)
 	d.config.Gate4, d.config.Gate6 = [16]byte{}, [16]byte{}
 	if l.Gate4.IsValid() {
 		d.config.Gate4 = l.Gate4.As16()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/sockdiag"
+	"github.com/egressd/egressd/loader/abi"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -160,7 +161,7 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 	// encoding/binary takes ten times as long.
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&e)), unsafe.Sizeof(e)), raw)
 	at := time.Now()
-	if now, err := monotonic(); err == nil && now > e.Time {
+	if now, err := abi.Now(); err == nil && now > e.Time {
 		at = at.Add(-time.Duration(now - e.Time))
 	}
 	reason, ok := reasons[e.Reason]
@@ -174,7 +175,7 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 		Time:      at,
 		Closed:    e.Kind == uint8(bpf.EgressdEgdEventKindEGD_E_CLOSE),
 		Verdict:   policy.Verdict(e.Verdict),
-		Dst:       netip.AddrPortFrom(netip.AddrFrom16(e.Dst).Unmap(), htons(e.Dport)),
+		Dst:       netip.AddrPortFrom(netip.AddrFrom16(e.Dst).Unmap(), abi.Port(e.Dport)),
 		Transport: policy.Transport(e.Proto),
 		Reason:    reason,
 		Audit:     e.Audit != 0,
@@ -183,7 +184,7 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 		Cgroup:    e.Cgroup,
 		PID:       int(e.Pid),
 		UID:       int(e.Uid),
-		Command:   command(e.Comm[:]),
+		Command:   abi.Command(e.Comm[:]),
 		Name:      string(e.Name[:min(int(e.NameLen), len(e.Name))]),
 		Cookie:    e.Cookie,
 		Netns:     e.Netns,
@@ -196,23 +197,10 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 	}
 	out.Peer = out.Dst
 	if e.PeerPort != 0 {
-		out.Peer = netip.AddrPortFrom(netip.AddrFrom16(e.Peer).Unmap(), htons(e.PeerPort))
+		out.Peer = netip.AddrPortFrom(netip.AddrFrom16(e.Peer).Unmap(), abi.Port(e.PeerPort))
 	}
 	if e.Sport != 0 {
-		out.Src = netip.AddrPortFrom(netip.AddrFrom16(e.Src).Unmap(), htons(e.Sport))
+		out.Src = netip.AddrPortFrom(netip.AddrFrom16(e.Src).Unmap(), abi.Port(e.Sport))
 	}
 	return out, true
-}
-
-// command reads a NUL-terminated comm; generated types have it as int8s or
-// uint8s, depending on how C's char is declared.
-func command[T int8 | uint8](comm []T) string {
-	b := make([]byte, 0, len(comm))
-	for _, c := range comm {
-		if c == 0 {
-			break
-		}
-		b = append(b, byte(c))
-	}
-	return string(b)
 }

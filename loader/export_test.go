@@ -2,7 +2,11 @@
 
 package loader
 
-import "github.com/cilium/ebpf"
+import (
+	"github.com/cilium/ebpf"
+
+	"github.com/egressd/egressd/loader/kernel"
+)
 
 // OpenAs is Open of another version: one whose maps and programs differ in
 // what change does.
@@ -49,8 +53,8 @@ func (d *Datapath) Hooks() (out []Hook) {
 
 // TooOld and MemoryLimit are parts of what errors say.
 var (
-	TooOld      = tooOld
-	MemoryLimit = memoryLimit
+	TooOld      = kernel.TooOld
+	MemoryLimit = kernel.MemoryLimit
 )
 
 // KillAttach does of Attach what is done when it is killed after as many links.
@@ -64,11 +68,11 @@ func (d *Datapath) KillAttach(path string, links int) error {
 }
 
 // HasTCX says whether the programs on interfaces are links.
-func HasTCX() bool { return hasTCX() }
+func HasTCX() bool { return kernel.HasTCX() }
 
 // WithoutTCX makes them filters, as before kernel 6.6, until restore is called.
 func WithoutTCX() (restore func()) {
-	was := hasTCX
-	hasTCX = func() bool { return false }
-	return func() { hasTCX = was }
+	was := kernel.HasTCX
+	kernel.HasTCX = func() bool { return false }
+	return func() { kernel.HasTCX = was }
 }

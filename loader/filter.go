@@ -8,11 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -30,23 +27,6 @@ const (
 
 // filterPin is a pinned program that says that there are filters to remove.
 const filterPin = "prog_egd_tc"
-
-// hasTCX probes for TCX links by attaching to an interface that is not there.
-var hasTCX = sync.OnceValue(func() bool {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.SchedCLS, License: "Apache-2.0",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
-	})
-	if err != nil {
-		return false
-	}
-	defer prog.Close()
-	l, err := link.AttachTCX(link.TCXOptions{Interface: 1<<31 - 1, Program: prog, Attach: ebpf.AttachTCXIngress})
-	if err == nil {
-		l.Close()
-	}
-	return err == nil || errors.Is(err, unix.ENODEV)
-})
 
 func (d *Datapath) attachFilter(g *guard, p tcProgram) error {
 	pin := filepath.Join(d.opts.PinDir, filterPin)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/egressd/egressd/internal/memcg"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
@@ -208,7 +209,7 @@ func TestKernelMemory(t *testing.T) {
 		t.Log("before Linux 6.4 the kernel tells no more than what a full table may take")
 		return
 	}
-	t.Logf("the kernel counts %s, egressd %s", loader.MiB(sum), loader.MiB(said))
+	t.Logf("the kernel counts %s, egressd %s", memcg.MiB(sum), memcg.MiB(said))
 	if sum < 1<<20 || sum > 16_000_000 {
 		t.Errorf("the tables take %d bytes", sum)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/kernel"
 )
 
 // InterfaceKind says what is on the other side of an interface.
@@ -142,7 +143,7 @@ const (
 // attachTC attaches a program with a TCX link where the kernel has them (6.6),
 // in front of other programs; else as a filter.
 func (d *Datapath) attachTC(g *guard, p tcProgram) error {
-	if !hasTCX() {
+	if !kernel.HasTCX() {
 		return d.attachFilter(g, p)
 	}
 	pin := filepath.Join(d.opts.PinDir, tcPin(p.name, g.Index))

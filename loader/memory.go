@@ -152,11 +152,8 @@ type MemoryError struct {
 
 func (e *MemoryError) Error() string {
 	return fmt.Sprintf("%s of kernel memory are needed and the memory cgroup %s has %s left of its limit of %s; raise the limit to %s or more",
-		MiB(e.Need), e.Limit.Dir, MiB(e.Limit.Left()), MiB(e.Limit.Max), MiB(e.Limit.Used+e.Need))
+		memcg.MiB(e.Need), e.Limit.Dir, memcg.MiB(e.Limit.Left()), memcg.MiB(e.Limit.Max), memcg.MiB(e.Limit.Used+e.Need))
 }
-
-// MiB writes a number of bytes.
-func MiB(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 // checkMemory returns a MemoryError when the memory cgroups around the process
 // have not as many bytes left.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/abi"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -188,7 +189,7 @@ func (d *Datapath) wayOf(local netip.Addr) uint8 {
 func originKey(t policy.Transport, a Arrival, way uint8) bpf.EgressdEgdOriginKey {
 	k := bpf.EgressdEgdOriginKey{
 		Addr:  a.Src.Addr().As16(),
-		Port:  htons(a.Src.Port()),
+		Port:  abi.Port(a.Src.Port()),
 		Proto: uint8(t),
 		Way:   way,
 	}
@@ -208,14 +209,14 @@ func originOf(v *bpf.EgressdEgdOrigin) Origin {
 		device, by = 0, device
 	}
 	return Origin{
-		Dst:       netip.AddrPortFrom(netip.AddrFrom16(v.Dst).Unmap(), htons(v.Dport)),
+		Dst:       netip.AddrPortFrom(netip.AddrFrom16(v.Dst).Unmap(), abi.Port(v.Dport)),
 		Workload:  v.Workload,
 		Policy:    policy.PolicyID(v.Policy),
 		Mode:      policy.Mode(v.Mode),
 		Cgroup:    v.Cgroup,
 		PID:       int(v.Pid),
 		UID:       int(v.Uid),
-		Command:   command(v.Comm[:]),
+		Command:   abi.Command(v.Comm[:]),
 		Interface: by,
 		Device:    device,
 	}
@@ -233,7 +234,7 @@ func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	now, err := monotonic()
+	now, err := abi.Now()
 	if err != nil {
 		return 0, err
 	}
@@ -264,20 +265,4 @@ func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
 		}
 	}
 	return len(old), nil
-}
-
-// monotonic is CLOCK_MONOTONIC in nanoseconds, as bpf_ktime_get_ns reads it.
-func monotonic() (uint64, error) {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0, fmt.Errorf("read the monotonic clock: %w", err)
-	}
-	return uint64(ts.Nano()), nil
-}
-
-// htons converts a port between host and network order, both ways.
-func htons(p uint16) uint16 {
-	var b [2]byte
-	binary.BigEndian.PutUint16(b[:], p)
-	return binary.NativeEndian.Uint16(b[:])
 }

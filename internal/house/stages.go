@@ -41,7 +41,7 @@ var Orders = []Order{
 		{"reader", "reader"},
 	}},
 	{"./loader", 28, []Stage{
-		{"datapath", "datapath memory lock remedy features"},
+		{"datapath", "datapath memory lock"},
 		{"tables", "grow change workloads origins usage status events dialled others flows"},
 		{"hooks", "attach filter follow steer guard enclosing foreign exempt"},
 		{"pins", "bpffs pins holdpins hold"},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package kernel
 
 import (
 	"errors"
@@ -14,17 +14,17 @@ import (
 	"github.com/egressd/egressd/internal/memcg"
 )
 
-// explainLoad says what can be done about an error of loading maps and programs.
-func explainLoad(err error) error {
+// Explain says what can be done about an error of loading maps and programs.
+func Explain(err error) error {
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
-		if release := unix.ByteSliceToString(u.Release[:]); tooOld(release) {
+		if release := unix.ByteSliceToString(u.Release[:]); TooOld(release) {
 			return fmt.Errorf("%w; this kernel is %s, and egressd needs Linux 6.1 or newer", err, release)
 		}
 	}
 	switch {
 	case errors.Is(err, unix.ENOMEM):
-		return fmt.Errorf("%w; the kernel refused memory for egressd's tables: %s", err, memoryLimit())
+		return fmt.Errorf("%w; the kernel refused memory for egressd's tables: %s", err, MemoryLimit())
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		if missing := missingCapabilities(); len(missing) > 0 {
 			return fmt.Errorf("%w; egressd has not the capabilities %s: run it as root of the node, in a container with securityContext.privileged or with these capabilities added",
@@ -37,8 +37,8 @@ func explainLoad(err error) error {
 	return err
 }
 
-// tooOld says whether a kernel's release, as in 5.15.0-91-generic, is before 6.1.
-func tooOld(release string) bool {
+// TooOld says whether a kernel's release, as in 5.15.0-91-generic, is before 6.1.
+func TooOld(release string) bool {
 	major, rest, _ := strings.Cut(release, ".")
 	minor := strings.FieldsFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
 	x, err := strconv.Atoi(major)
@@ -49,8 +49,8 @@ func tooOld(release string) bool {
 	return err == nil && (x < 6 || x == 6 && y < 1)
 }
 
-// memoryLimit says which limit the memory cgroups around this process have.
-func memoryLimit() string {
+// MemoryLimit says which limit the memory cgroups around this process have.
+func MemoryLimit() string {
 	all, err := memcg.Limits()
 	l, ok := memcg.Least(all)
 	switch {
@@ -59,7 +59,7 @@ func memoryLimit() string {
 	case !ok:
 		return "no cgroup around egressd limits it, so the node itself has none left"
 	}
-	return fmt.Sprintf("the memory limit of the cgroup %s is %s (MemoryMax= of a unit, limits.memory of a container); raise it", l.Dir, MiB(l.Max))
+	return fmt.Sprintf("the memory limit of the cgroup %s is %s (MemoryMax= of a unit, limits.memory of a container); raise it", l.Dir, memcg.MiB(l.Max))
 }
 
 // needed are the capabilities that loading and attaching take (capabilities(7)).
@@ -82,12 +82,4 @@ func missingCapabilities() []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// explainAttach says what can be done about an error of attaching to a cgroup.
-func explainAttach(err error) error {
-	if errors.Is(err, errForeign) { // which says so
-		return err
-	}
-	return explainLoad(err)
 }
