@@ -35,6 +35,7 @@ import (
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/policy/source"
 )
@@ -44,7 +45,7 @@ type Agent struct {
 	opts       Options
 	log        *slog.Logger
 	lock       *os.File // of the state directory
-	pinLock    *loader.PinLock
+	pinLock    *bpffs.PinLock
 	datapath   *loader.Datapath
 	recorder   *events.Recorder
 	kernel     *events.Kernel

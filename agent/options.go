@@ -23,13 +23,14 @@ import (
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy"
 )
 
 // Defaults of the daemon's places. Tests and the demo use others.
 const (
 	DefaultStateDir = "/run/egressd"
-	DefaultPinRoot  = loader.BPFFS + "/egressd"
+	DefaultPinRoot  = bpffs.Root + "/egressd"
 	// DefaultLastGood outlives a boot, unlike the state directory.
 	DefaultLastGood = "/var/lib/egressd/" + LastGoodFile
 	// LastGoodFile is the file's name in a state directory of one's own.

@@ -12,7 +12,7 @@ import (
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/gate"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/predecessor"
 )
 
 // begun is what a start needs to know to take back what it did when it fails. What
@@ -44,7 +44,7 @@ func (b *begun) look(pins string) (err error) {
 
 // adopt notes whether an earlier run's programs are at work; the pins are locked.
 func (b *begun) adopt(pins string) error {
-	before, err := loader.ReadPinned(pins)
+	before, err := predecessor.Read(pins)
 	b.first = err == nil && !before.AtWork()
 	return err
 }

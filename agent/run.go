@@ -14,7 +14,7 @@ import (
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/gate"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 // Run captures the workload and serves until ctx is done, or another daemon has
@@ -109,7 +109,7 @@ func (a *Agent) notTaken(err error) error {
 		return err
 	}
 	a.letGo()
-	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", loader.ErrInUse, err)
+	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", bpffs.ErrInUse, err)
 }
 
 // finish ends the last shift.

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/egressd/egressd/bpf"
@@ -93,10 +95,28 @@ var reasons = map[uint8]policy.Reason{
 // the kernel programs wake it for denials only.
 const lookInterval = 100 * time.Millisecond
 
-// Events calls f for each event of the kernel, in order, until Close or
-// DrainEvents, after which it can be called again. A record that cannot be read is skipped.
-func (d *Datapath) Events(f func(KernelEvent)) error {
-	defer d.draining.Store(false)
+// ring is the ring that the kernel programs write events to.
+type ring struct {
+	reader   *ringbuf.Reader
+	draining atomic.Bool
+}
+
+// openRing opens it to be read.
+func openRing(m *ebpf.Map) (*ring, error) {
+	r, err := ringbuf.NewReader(m)
+	if err != nil {
+		return nil, fmt.Errorf("open the event ring: %w", err)
+	}
+	return &ring{reader: r}, nil
+}
+
+// Close makes Each return.
+func (r *ring) Close() error { return r.reader.Close() }
+
+// Each calls f for each event of the kernel, in order, until Close or Drain, after
+// which it can be called again. A record that cannot be read is skipped.
+func (r *ring) Each(f func(KernelEvent)) error {
+	defer r.draining.Store(false)
 	stop := make(chan struct{})
 	var looking sync.WaitGroup
 	looking.Go(func() {
@@ -107,7 +127,7 @@ func (d *Datapath) Events(f func(KernelEvent)) error {
 			case <-stop:
 				return
 			case <-tick.C:
-				_ = d.events.Flush() // fails when the ring is closed, which Events finds out
+				_ = r.reader.Flush() // fails when the ring is closed, which Each finds out
 			}
 		}
 	})
@@ -115,12 +135,12 @@ func (d *Datapath) Events(f func(KernelEvent)) error {
 	defer close(stop)
 	var rec ringbuf.Record
 	for {
-		err := d.events.ReadInto(&rec)
+		err := r.reader.ReadInto(&rec)
 		switch {
 		case errors.Is(err, ringbuf.ErrClosed):
 			return nil
 		case errors.Is(err, ringbuf.ErrFlushed):
-			if d.draining.Load() {
+			if r.draining.Load() {
 				return nil
 			}
 			continue
@@ -133,11 +153,18 @@ func (d *Datapath) Events(f func(KernelEvent)) error {
 	}
 }
 
-// DrainEvents makes Events hand out what is in the ring now and then return.
-func (d *Datapath) DrainEvents() error {
-	d.draining.Store(true)
-	return d.events.Flush()
+// Drain makes Each hand out what is in the ring now and then return.
+func (r *ring) Drain() error {
+	r.draining.Store(true)
+	return r.reader.Flush()
 }
+
+// Events calls f for each event of the kernel, in order, until Close or
+// DrainEvents, after which it can be called again.
+func (d *Datapath) Events(f func(KernelEvent)) error { return d.events.Each(f) }
+
+// DrainEvents makes Events hand out what is in the ring now and then return.
+func (d *Datapath) DrainEvents() error { return d.events.Drain() }
 
 // Cut says that the event is about a connection whose socket is to be ended.
 func (e KernelEvent) Cut() bool {

@@ -5,7 +5,9 @@ package loader
 import (
 	"github.com/cilium/ebpf"
 
+	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/loader/kernel"
+	"github.com/egressd/egressd/loader/layout"
 )
 
 // OpenAs is Open of another version: one whose maps and programs differ in
@@ -13,10 +15,10 @@ import (
 func OpenAs(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) { return open(o, change) }
 
 // Kept and Renewed list the maps that no version changes, and the others.
-func Kept() []string { return kept }
+func Kept() []string { return layout.Kept }
 
 // Renewed is said at Kept.
-func Renewed() [][]string { return renewed[:] }
+func Renewed() [][]string { return layout.Renewed[:] }
 
 // Links is how many programs Attach attaches.
 func (d *Datapath) Links() int { return len(d.hooks()) }
@@ -60,7 +62,7 @@ var (
 // KillAttach does of Attach what is done when it is killed after as many links.
 func (d *Datapath) KillAttach(path string, links int) error {
 	if d.first && !d.committed {
-		if err := mark(d.opts.PinDir, begunMark); err != nil {
+		if err := bpffs.Mark(d.opts.PinDir, bpffs.BegunMark); err != nil {
 			return err
 		}
 	}

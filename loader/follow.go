@@ -5,7 +5,6 @@ package loader
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 	"strings"
 
 	"github.com/egressd/egressd/bpf"
@@ -74,9 +73,6 @@ func (d *Datapath) Beside(ids []uint64) error {
 func NamedKey(path []string) uint64 {
 	return (hashName(strings.Join(path, "/")) | 1<<63) &^ 1 // not EGD_NOBODY
 }
-
-// isNamedKey says whether it is one of NamedKey.
-func isNamedKey(key uint64) bool { return key > math.MaxInt64 }
 
 // hashName is hash_name of the kernel programs.
 func hashName(name string) uint64 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/memcg"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/grow"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -145,7 +146,7 @@ func TestGrowthLimit(t *testing.T) {
 	}
 	open := direct(netip.MustParseAddr(families[0].alt))
 	must(t, inForce(r.dp, open))
-	var full *loader.FullError
+	var full *grow.FullError
 	err := r.dp.Tighten(only(static...))
 	if !errors.As(err, &full) || full.Table != "egd_addrs" || full.Need != len(static) || full.Limit != loader.MinAddresses {
 		t.Errorf("a policy that is too big: %v", err)

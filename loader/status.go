@@ -5,6 +5,8 @@ package loader
 import (
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/egressd/egressd/bpf"
 )
 
@@ -40,11 +42,14 @@ const CounterLost = "lost/event"
 
 // Counters are the kernel's counters by name ("deny/no-rule", ...), summed
 // over the CPUs. They live as long as the pinned map.
-func (d *Datapath) Counters() (map[string]uint64, error) {
+func (d *Datapath) Counters() (map[string]uint64, error) { return readCounters(d.objs.EgdCounters) }
+
+// readCounters reads egd_counters, by names, summed over the CPUs.
+func readCounters(m *ebpf.Map) (map[string]uint64, error) {
 	out := make(map[string]uint64, len(counterNames))
 	for id, name := range counterNames {
 		var perCPU []uint64
-		if err := d.objs.EgdCounters.Lookup(id, &perCPU); err != nil {
+		if err := m.Lookup(id, &perCPU); err != nil {
 			return nil, fmt.Errorf("read egd_counters: %w", err)
 		}
 		for _, n := range perCPU {
@@ -65,11 +70,11 @@ func (d *Datapath) Fills() map[string]Fill {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return map[string]Fill{
-		"egd_endpoints": {d.tables.Endpoints(), d.grown.endpoints.limit},
+		"egd_endpoints": {d.tables.Endpoints(), d.grown.endpoints.Limit()},
 		"egd_dialled":   {d.countDialled(), int(d.objs.EgdDialled.MaxEntries())},
-		"egd_addrs":     d.grown.addrs.fill(),
-		"egd_known":     d.grown.known.fill(),
-		"egd_names":     d.grown.names.fill(),
+		"egd_addrs":     {d.grown.addrs.Len(), d.grown.addrs.Limit()},
+		"egd_known":     {d.grown.known.Len(), d.grown.known.Limit()},
+		"egd_names":     {d.grown.names.Len(), d.grown.names.Limit()},
 		"egd_cidrs":     {d.tables.Nets(), int(d.objs.EgdCidrs.MaxEntries())},
 		"egd_flows":     {d.flowCount, int(d.objs.EgdFlows.MaxEntries())},
 		"egd_workloads": {d.countWorkloads(), int(d.objs.EgdWorkloads.MaxEntries())},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/layout"
 )
 
 // TestUpgrade: another version with other tables takes over what is open,
@@ -258,7 +259,7 @@ func TestKeptLayout(t *testing.T) {
 			}
 			return err
 		})
-		if !errors.Is(err, loader.ErrABIMismatch) {
+		if !errors.Is(err, layout.ErrMismatch) {
 			t.Errorf("%s: %v, want ErrABIMismatch", name, err)
 		}
 	}

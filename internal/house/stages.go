@@ -40,12 +40,14 @@ var Orders = []Order{
 		{"analysis", "analyze* conflict"},
 		{"reader", "reader"},
 	}},
-	{"./loader", 28, []Stage{
-		{"datapath", "datapath memory lock"},
-		{"tables", "grow change workloads origins usage status events dialled others flows"},
-		{"hooks", "attach filter follow steer guard enclosing foreign exempt"},
-		{"pins", "bpffs pins holdpins hold"},
-		{"takeover", "before earlier adopt rollback own"},
+	{"./loader", 4, []Stage{
+		{"state", "datapath memory grow usage iface workload hooks"},
+		{"tables", "change workloads listeners own origins before follow events status dialled others flows"},
+		{"pins", "pins commit"},
+		{"hooks", "attach guard steer"},
+		{"takeover", "adopt rollback"},
+		{"hold", "hold holdpins"},
+		{"open", "open"},
 	}},
 	{"./agent", 19, []Stage{
 		{"options", "options search endpoint"},
