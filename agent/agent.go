@@ -37,6 +37,7 @@ import (
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/loader/kernel"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -232,7 +233,7 @@ func (a *Agent) wire() error {
 	a.kernel = &events.Kernel{
 		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Interface: a.guards.NameOf,
 		Probe: workload.Probe, Log: a.log,
-		End: func(k loader.KernelEvent) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
+		End: func(k telemetry.KernelEvent) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
 	}
 	a.earlier = earlier.New(earlier.Options{
 		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: a.control, Names: a.names, Sink: a.recorder, Log: a.log,

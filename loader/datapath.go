@@ -2,7 +2,8 @@
 
 // Package loader owns the kernel side: it loads the programs, holds every map
 // and link and the directory where they are pinned, and translates between
-// policy types and the kernel's keys. Nothing else touches a map.
+// policy types and the kernel's keys. Nothing above it touches a map. The packages
+// below it do one job each, with what a Datapath gives them.
 package loader
 
 import (
@@ -20,6 +21,7 @@ import (
 	"github.com/egressd/egressd/loader/foreign"
 	"github.com/egressd/egressd/loader/predecessor"
 	"github.com/egressd/egressd/loader/tables"
+	"github.com/egressd/egressd/loader/telemetry"
 )
 
 // Options say where a Datapath lives.
@@ -87,7 +89,7 @@ type Datapath struct {
 
 	before before
 
-	events *ring
+	events *telemetry.Ring
 }
 
 // pinnable lists every map by its name. Socket storage is pinned as well: a

@@ -12,6 +12,7 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/loader/abi"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -70,7 +71,7 @@ type flow struct {
 // SweepFlows forgets flows of interfaces that are over, and calls ended for
 // those that went straight to their destination. Each interface's share is
 // counted anew.
-func (d *Datapath) SweepFlows(ended func(KernelEvent)) error {
+func (d *Datapath) SweepFlows(ended func(telemetry.KernelEvent)) error {
 	now, err := abi.Now()
 	if err != nil {
 		return err
@@ -163,8 +164,8 @@ func (d *Datapath) dropFlow(k *flowKey) error {
 }
 
 // closeOf is the event of a flow's end.
-func closeOf(k *flowKey, f *flowValue, now uint64) KernelEvent {
-	e := KernelEvent{
+func closeOf(k *flowKey, f *flowValue, now uint64) telemetry.KernelEvent {
+	e := telemetry.KernelEvent{
 		Time: time.Now().Add(-time.Duration(now - f.Seen)), Closed: true,
 		Verdict:   policy.Verdict(f.Verdict),
 		Src:       netip.AddrPortFrom(netip.AddrFrom16(k.Src).Unmap(), abi.Port(k.Sport)),

@@ -20,6 +20,7 @@ import (
 	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/loader/layout"
 	"github.com/egressd/egressd/loader/predecessor"
+	"github.com/egressd/egressd/loader/telemetry"
 )
 
 // Open loads the programs. Where PinDir holds maps already they are taken
@@ -120,7 +121,7 @@ func (d *Datapath) start(t *takeover, spec *ebpf.CollectionSpec) error {
 	if d.usage, err = mapUsage(d.objs.EgdUsage); err != nil {
 		return err
 	}
-	d.events, err = openRing(d.objs.EgdEvents)
+	d.events, err = telemetry.OpenRing(d.objs.EgdEvents)
 	if err != nil {
 		return errors.Join(err, d.usage.close())
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -94,7 +95,7 @@ func (u *upgradeRig) begin(version int) {
 	dp := u.dp
 	u.done = make(chan error, 1)
 	go func() {
-		u.done <- dp.Events(func(e loader.KernelEvent) {
+		u.done <- dp.Events(func(e telemetry.KernelEvent) {
 			if e.Cut() && e.Interface == 0 {
 				rest := func() ([]int, error) { return cgroup.AllProcs(u.cg.Path()) }
 				if err := u.world.Node.Do(func() error { return dp.Destroy(e.Socket(), e.PID, rest) }); err != nil {

@@ -40,9 +40,9 @@ var Orders = []Order{
 		{"analysis", "analyze* conflict"},
 		{"reader", "reader"},
 	}},
-	{"./loader", 4, []Stage{
+	{"./loader", 2, []Stage{
 		{"state", "datapath memory grow usage iface workload hooks"},
-		{"tables", "change workloads listeners own origins before follow events status dialled others flows"},
+		{"tables", "change workloads listeners own origins before follow status dialled others flows"},
 		{"pins", "pins commit"},
 		{"hooks", "attach guard steer"},
 		{"takeover", "adopt rollback"},

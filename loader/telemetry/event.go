@@ -1,18 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package telemetry
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
-	"sync"
-	"sync/atomic"
 	"time"
 	"unsafe"
-
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/sockdiag"
@@ -90,81 +83,6 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_SEQUENCE):    policy.ReasonSequence,
 	uint8(bpf.EgressdEgdReasonEGD_R_LISTENER):    policy.ReasonNoListener,
 }
-
-// lookInterval is how often the ring is read when nothing wakes the reader:
-// the kernel programs wake it for denials only.
-const lookInterval = 100 * time.Millisecond
-
-// ring is the ring that the kernel programs write events to.
-type ring struct {
-	reader   *ringbuf.Reader
-	draining atomic.Bool
-}
-
-// openRing opens it to be read.
-func openRing(m *ebpf.Map) (*ring, error) {
-	r, err := ringbuf.NewReader(m)
-	if err != nil {
-		return nil, fmt.Errorf("open the event ring: %w", err)
-	}
-	return &ring{reader: r}, nil
-}
-
-// Close makes Each return.
-func (r *ring) Close() error { return r.reader.Close() }
-
-// Each calls f for each event of the kernel, in order, until Close or Drain, after
-// which it can be called again. A record that cannot be read is skipped.
-func (r *ring) Each(f func(KernelEvent)) error {
-	defer r.draining.Store(false)
-	stop := make(chan struct{})
-	var looking sync.WaitGroup
-	looking.Go(func() {
-		tick := time.NewTicker(lookInterval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				_ = r.reader.Flush() // fails when the ring is closed, which Each finds out
-			}
-		}
-	})
-	defer looking.Wait()
-	defer close(stop)
-	var rec ringbuf.Record
-	for {
-		err := r.reader.ReadInto(&rec)
-		switch {
-		case errors.Is(err, ringbuf.ErrClosed):
-			return nil
-		case errors.Is(err, ringbuf.ErrFlushed):
-			if r.draining.Load() {
-				return nil
-			}
-			continue
-		case err != nil:
-			return fmt.Errorf("read the event ring: %w", err)
-		}
-		if e, ok := parseEvent(rec.RawSample); ok {
-			f(e)
-		}
-	}
-}
-
-// Drain makes Each hand out what is in the ring now and then return.
-func (r *ring) Drain() error {
-	r.draining.Store(true)
-	return r.reader.Flush()
-}
-
-// Events calls f for each event of the kernel, in order, until Close or
-// DrainEvents, after which it can be called again.
-func (d *Datapath) Events(f func(KernelEvent)) error { return d.events.Each(f) }
-
-// DrainEvents makes Events hand out what is in the ring now and then return.
-func (d *Datapath) DrainEvents() error { return d.events.Drain() }
 
 // Cut says that the event is about a connection whose socket is to be ended.
 func (e KernelEvent) Cut() bool {
