@@ -41,11 +41,3 @@ func (a *Agent) lasting() error {
 	}
 	return a.datapath.CheckPins()
 }
-
-func (a *Agent) pinStatus() PinStatus {
-	s := PinStatus{Dir: a.opts.PinDir, Lasting: true}
-	if err := a.lasting(); err != nil {
-		s.Lasting, s.Error = false, err.Error()
-	}
-	return s
-}

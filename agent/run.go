@@ -12,7 +12,6 @@ import (
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/teardown"
-	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/gate"
 	"github.com/egressd/egressd/loader/bpffs"
 )
@@ -159,31 +158,4 @@ func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
 		a.log.Error("not all could be removed; \"egressd unload\" says what is left, and removes it", "error", err)
 	}
 	stop()
-}
-
-// drainTime is the default of Options.DrainTime.
-const drainTime = 5 * time.Second
-
-// begin attaches the programs. From here on the workload is under policy. That
-// there is nothing yet to attach them to is no error.
-func (a *Agent) begin() error {
-	if err := a.bind(a.control.Snapshot()); err != nil {
-		return err
-	}
-	a.captures.Store(true)
-	if err := a.datapath.SetReady(true); err != nil {
-		return err
-	}
-	fresh, err := a.capture.Hold(a.datapath.Attach)
-	if err != nil && !errors.Is(err, workload.ErrNotThere) {
-		return err
-	}
-	if err := a.guards.Begin(); err != nil {
-		return err
-	}
-	if fresh {
-		a.earlier.End()
-		a.earlier.TellFreed()
-	}
-	return nil
 }

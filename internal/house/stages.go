@@ -49,14 +49,14 @@ var Orders = []Order{
 		{"hold", "hold holdpins"},
 		{"open", "open"},
 	}},
-	{"./agent", 19, []Stage{
-		{"options", "options search endpoint"},
-		{"agent", "life agent"},
-		{"state", "learned limits memory pins holding identify addresses status"},
+	{"./agent", 0, []Stage{
+		{"options", "options search"},
+		{"agent", "agent begun life limits pins ready"},
+		{"state", "learned memory holding identify endpoint addresses status"},
 		{"faces", "admin explain"},
 		{"policy", "targets upkeep"},
 		{"shift", "inherited takeover rollback shift"},
-		{"start", "run start exec"},
+		{"start", "new run start exec"},
 	}},
 	{"./forward", 8, []Stage{
 		{"contract", "forward target path authority trailer"},
