@@ -36,7 +36,7 @@ type Options struct {
 	Renew bool
 	// Sizes bound the tables.
 	Sizes Sizes
-	// ByName lets cgroups be captured by their names (Follow), if CanFollow.
+	// ByName lets cgroups be captured by their names (Follow), if kernel.CanFollow.
 	ByName bool
 }
 

@@ -7,18 +7,11 @@ import (
 
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/loader/kernel"
-	"github.com/egressd/egressd/loader/layout"
 )
 
 // OpenAs is Open of another version: one whose maps and programs differ in
 // what change does.
 func OpenAs(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) { return open(o, change) }
-
-// Kept and Renewed list the maps that no version changes, and the others.
-func Kept() []string { return layout.Kept }
-
-// Renewed is said at Kept.
-func Renewed() [][]string { return layout.Renewed[:] }
 
 // Links is how many programs Attach attaches.
 func (d *Datapath) Links() int { return len(d.hooks()) }
@@ -53,12 +46,6 @@ func (d *Datapath) Hooks() (out []Hook) {
 	return out
 }
 
-// TooOld and MemoryLimit are parts of what errors say.
-var (
-	TooOld      = kernel.TooOld
-	MemoryLimit = kernel.MemoryLimit
-)
-
 // KillAttach does of Attach what is done when it is killed after as many links.
 func (d *Datapath) KillAttach(path string, links int) error {
 	if d.first && !d.committed {
@@ -69,10 +56,7 @@ func (d *Datapath) KillAttach(path string, links int) error {
 	return d.AttachSome(path, links, 0)
 }
 
-// HasTCX says whether the programs on interfaces are links.
-func HasTCX() bool { return kernel.HasTCX() }
-
-// WithoutTCX makes them filters, as before kernel 6.6, until restore is called.
+// WithoutTCX makes the programs on interfaces filters, as before kernel 6.6, until restore is called.
 func WithoutTCX() (restore func()) {
 	was := kernel.HasTCX
 	kernel.HasTCX = func() bool { return false }

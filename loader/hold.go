@@ -54,7 +54,7 @@ type Loss struct {
 type HoldOptions struct {
 	// Lock is that of the pin directory.
 	Lock *bpffs.PinLock
-	// Volatile is that of PreparePins.
+	// Volatile is that of bpffs.Prepare.
 	Volatile bool
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -319,7 +320,7 @@ func TestPinLock(t *testing.T) {
 // after a look, whether it is a link or a filter.
 func TestHoldInterfaces(t *testing.T) {
 	t.Run("links", func(t *testing.T) {
-		if !loader.HasTCX() {
+		if !kernel.HasTCX() {
 			return // the filters are what this kernel has
 		}
 		var pins []string

@@ -27,7 +27,7 @@ import (
 // over with their contents, so that flows keep their verdicts. Tables of another
 // layout are made anew, to be filled by the caller before Attach puts them and
 // the programs in the place of the old ones. Nothing is attached yet. It returns
-// ErrABIMismatch when what belongs to open sockets has another layout.
+// layout.ErrMismatch when what belongs to open sockets has another layout.
 func Open(o Options) (*Datapath, error) { return open(o, func(*ebpf.CollectionSpec) {}) }
 
 // open lets tests be other versions.

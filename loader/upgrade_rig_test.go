@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/layout"
 	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
@@ -37,7 +38,7 @@ var versions = [...]func(*ebpf.CollectionSpec){
 
 // resized is a version of which every table differs.
 func resized(s *ebpf.CollectionSpec) {
-	for _, names := range loader.Renewed() {
+	for _, names := range layout.Renewed {
 		for _, name := range names {
 			switch m := s.Maps[name]; m.Type {
 			case ebpf.Array, ebpf.PerCPUArray, ebpf.ArrayOfMaps:
@@ -249,7 +250,7 @@ func (u *upgradeRig) pinned() map[string]ebpf.MapID {
 		}
 		links++
 	}
-	want := slices.Concat(append(loader.Renewed(), loader.Kept())...)
+	want := slices.Concat(append(layout.Renewed[:], layout.Kept)...)
 	for _, name := range want {
 		if ids[name] == 0 {
 			u.t.Errorf("%s is not pinned", name)
@@ -274,12 +275,12 @@ func (u *upgradeRig) config() (c bpf.EgressdEgdConfig) {
 // gone checks that maps are no more, whose pins and programs were replaced.
 func (u *upgradeRig) gone(before, now map[string]ebpf.MapID) {
 	u.t.Helper()
-	for _, name := range loader.Kept() {
+	for _, name := range layout.Kept {
 		if before[name] != now[name] {
 			u.t.Errorf("%s was not kept", name)
 		}
 	}
-	for _, names := range loader.Renewed() {
+	for _, names := range layout.Renewed {
 		for _, name := range names {
 			await(u.t, name+" of the older version is freed", func() bool {
 				m, err := ebpf.NewMapFromID(before[name])

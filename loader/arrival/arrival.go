@@ -25,7 +25,7 @@ type Arrival struct {
 	Local netip.Addr
 	Slot  int // of the UDP port
 	// Token tells the flow from others that bear the same source; see
-	// ArrivalOf and QuestionToken.
+	// Of and QuestionToken.
 	Token uint32
 }
 

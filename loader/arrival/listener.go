@@ -9,7 +9,7 @@ import (
 )
 
 // SaveSYN makes a TCP listener keep the SYN of each connection (tcp(7)
-// TCP_SAVE_SYN), for ArrivalOf.
+// TCP_SAVE_SYN), for Of.
 func SaveSYN(fd uintptr) error {
 	return os.NewSyscallError("setsockopt TCP_SAVE_SYN", unix.SetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_SAVE_SYN, 1))
 }

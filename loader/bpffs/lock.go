@@ -33,7 +33,7 @@ type PinLock struct {
 }
 
 // LockDir makes a pin directory, if it is missing, and locks it until Close.
-// Somebody else who has it is ErrPinsTaken: two who write the same tables and
+// Somebody else who has it is ErrTaken: two who write the same tables and
 // replace each other's links would free what one of them holds. What a first start
 // left that was killed while it attached its programs, so that some are there and
 // others not, is removed.
@@ -90,7 +90,7 @@ func lock(dir string) (*os.File, error) {
 
 // Keep locks the directory that is at the lock's path now, if it is another one
 // than before: it was removed, or its bpf filesystem unmounted. volatile is that of
-// PreparePins.
+// Prepare.
 func (l *PinLock) Keep(volatile bool) (renewed bool, err error) {
 	if securedir.IsAt(l.at, l.dir) {
 		return false, nil

@@ -12,9 +12,9 @@ import (
 // Marks are directories among the pins: nothing else than programs, maps, links and
 // directories can be in a bpf filesystem, and they go with the pins.
 const (
-	// begunMark is there while a start attaches programs where none were.
+	// BegunMark is there while a start attaches programs where none were.
 	BegunMark = "begun"
-	// lockedMark says that what is attached was attached by MarkLocked's caller.
+	// LockedMark says that what is attached was attached by MarkLocked's caller.
 	LockedMark = "locked"
 )
 

@@ -79,6 +79,7 @@ func existing(dir string) string {
 	return dir
 }
 
+// Is says whether a directory is on a bpf filesystem.
 func Is(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && st.Type == unix.BPF_FS_MAGIC

@@ -19,7 +19,7 @@ import (
 // so that nothing that was removed is found afterwards. The caller has a lock.
 type Table[K, V any] struct {
 	name  string
-	needs func(uint64) uint64 // see openGrowing
+	needs func(uint64) uint64 // see Open
 	array *ebpf.Map
 	spec  *ebpf.MapSpec // of the table at first
 	now   *ebpf.Map

@@ -18,13 +18,13 @@ import (
 func Explain(err error) error {
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
-		if release := unix.ByteSliceToString(u.Release[:]); TooOld(release) {
+		if release := unix.ByteSliceToString(u.Release[:]); tooOld(release) {
 			return fmt.Errorf("%w; this kernel is %s, and egressd needs Linux 6.1 or newer", err, release)
 		}
 	}
 	switch {
 	case errors.Is(err, unix.ENOMEM):
-		return fmt.Errorf("%w; the kernel refused memory for egressd's tables: %s", err, MemoryLimit())
+		return fmt.Errorf("%w; the kernel refused memory for egressd's tables: %s", err, memoryLimit())
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		if missing := missingCapabilities(); len(missing) > 0 {
 			return fmt.Errorf("%w; egressd has not the capabilities %s: run it as root of the node, in a container with securityContext.privileged or with these capabilities added",
@@ -37,8 +37,8 @@ func Explain(err error) error {
 	return err
 }
 
-// TooOld says whether a kernel's release, as in 5.15.0-91-generic, is before 6.1.
-func TooOld(release string) bool {
+// tooOld says whether a kernel's release, as in 5.15.0-91-generic, is before 6.1.
+func tooOld(release string) bool {
 	major, rest, _ := strings.Cut(release, ".")
 	minor := strings.FieldsFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
 	x, err := strconv.Atoi(major)
@@ -49,8 +49,8 @@ func TooOld(release string) bool {
 	return err == nil && (x < 6 || x == 6 && y < 1)
 }
 
-// MemoryLimit says which limit the memory cgroups around this process have.
-func MemoryLimit() string {
+// memoryLimit says which limit the memory cgroups around this process have.
+func memoryLimit() string {
 	all, err := memcg.Limits()
 	l, ok := memcg.Least(all)
 	switch {
