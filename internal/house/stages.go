@@ -41,7 +41,7 @@ var Orders = []Order{
 		{"reader", "reader"},
 	}},
 	{"./loader", 2, []Stage{
-		{"state", "datapath memory grow usage iface workload hooks"},
+		{"state", "datapath memory grow usage iface workload_state hooks"},
 		{"tables", "change workloads listeners own origins before follow status dialled others flows"},
 		{"pins", "pins commit"},
 		{"hooks", "attach guard steer"},
