@@ -10,6 +10,9 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+// LinkPrefix distinguishes pinned links from pinned maps.
+const LinkPrefix = "link_"
+
 // PinClone pins a map, which may have been pinned and renamed before: a Map
 // remembers where, and would not pin there again.
 func PinClone(m *ebpf.Map, at string) error {
@@ -38,6 +41,3 @@ func Replace(p *ebpf.Program, path string) error {
 	}
 	return os.Rename(next, path)
 }
-
-// LinkPrefix distinguishes pinned links from pinned maps.
-const LinkPrefix = "link_"

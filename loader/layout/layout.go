@@ -14,6 +14,11 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
+// ErrMismatch says that what belongs to open sockets is pinned in another
+// layout than this version's. The way out is to run "egressd unload" and to
+// start again.
+var ErrMismatch = errors.New("the pinned state has another layout")
+
 // Kept are the maps whose entries belong to sockets that are open: whatever
 // they hold is taken over by every version, so their layout never changes.
 var Kept = []string{"egd_sockets", "egd_hellos", "egd_recent", "egd_rewrites", "egd_dialled", "egd_kept"}
@@ -137,8 +142,3 @@ func typeSum(t btf.Type) uint64 {
 	writeType(h, t)
 	return h.Sum64()
 }
-
-// ErrMismatch says that what belongs to open sockets is pinned in another
-// layout than this version's. The way out is to run "egressd unload" and to
-// start again.
-var ErrMismatch = errors.New("the pinned state has another layout")
