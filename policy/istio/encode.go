@@ -17,13 +17,10 @@ import (
 // gives every error with its line. What the encoder wrote is decoded by the
 // official decoder all the same, which has the last word.
 type encoder struct {
-	p   *place
-	buf bytes.Buffer
-	bad bool // some error was reported
-	// lenient takes all that protojson does: names of fields as the .proto has
-	// them, enums by number and numbers in quotes. The API server, which checks
-	// objects against a schema, takes none of them.
-	lenient bool
+	p       *place
+	buf     bytes.Buffer
+	bad     bool // some error was reported
+	lenient bool // see decodeProtoJSON
 	// stand is the length of buf after the last value that could not be read.
 	stand int
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -23,6 +24,10 @@ func decodeGo(n *node, v any, where string, p *place) bool {
 	}
 	return err == nil
 }
+
+// word is a string that may be one of those that YAML 1.1 has for a boolean,
+// such as off. It is read as it is written.
+type word string
 
 func (e *encoder) goValue(n *node, t reflect.Type, where string) {
 	if t.Kind() == reflect.Pointer {
@@ -53,7 +58,7 @@ func (e *encoder) goValue(n *node, t reflect.Type, where string) {
 		}
 		e.buf.WriteByte('}')
 	case reflect.String:
-		if n.tag == "!!bool" && t == reflect.TypeFor[workloadMode]() {
+		if n.tag == "!!bool" && t == reflect.TypeFor[word]() {
 			e.string(n.text)
 			return
 		}
@@ -100,7 +105,8 @@ func (e *encoder) goStruct(n *node, t reflect.Type, where string) {
 			for name := range known {
 				names = append(names, name)
 			}
-			e.unknown(f, cmp.Or(where, "the object"), sorted(names))
+			slices.Sort(names)
+			e.unknown(f, cmp.Or(where, "the object"), names)
 			continue
 		}
 		e.key(written, f.key)
@@ -109,6 +115,9 @@ func (e *encoder) goStruct(n *node, t reflect.Type, where string) {
 	}
 	e.buf.WriteByte('}')
 }
+
+// types are the fields of Go's structs by their JSON names, for one goroutine.
+type types map[reflect.Type]map[string]reflect.Type
 
 // fieldsOf returns a struct's fields by their JSON names. It remembers them:
 // each object has the same metadata.

@@ -14,20 +14,27 @@ import (
 
 // decodeProto decodes n into m. It reports all errors, and says whether m is
 // fit for further checks: what could not be read is zero in it. where names n
-// in the errors.
+// in the errors. It takes what a cluster takes, which checks objects against a
+// schema.
 func decodeProto(n *node, m proto.Message, where string, p *place) bool {
-	e := &encoder{p: p, lenient: strings.HasPrefix(string(m.ProtoReflect().Descriptor().FullName()), "istio.mesh.")}
+	return (&encoder{p: p}).decode(n, m, where)
+}
+
+// decodeProtoJSON is decodeProto for what no cluster checks. It takes all that
+// protojson does: names of fields as the .proto file has them, enums by number
+// and numbers in quotes.
+func decodeProtoJSON(n *node, m proto.Message, where string, p *place) bool {
+	return (&encoder{p: p, lenient: true}).decode(n, m, where)
+}
+
+func (e *encoder) decode(n *node, m proto.Message, where string) bool {
 	e.message(n, m.ProtoReflect().Descriptor(), where)
 	err := protojson.Unmarshal(e.buf.Bytes(), m)
 	if err != nil && !e.bad {
-		p.errorf(n, "%s: %s", where, strings.ReplaceAll(err.Error(), "\u00a0", " "))
+		e.p.errorf(n, "%s: %s", where, strings.ReplaceAll(err.Error(), "\u00a0", " "))
 	}
 	return err == nil
 }
-
-// oldMirrorPercent is the one field that the schemas of Istio's kinds have in
-// the spelling of the .proto file.
-const oldMirrorPercent = "mirror_percent"
 
 func (e *encoder) message(n *node, md protoreflect.MessageDescriptor, where string) {
 	switch md.FullName() {
@@ -56,7 +63,7 @@ func (e *encoder) fields(n *node, md protoreflect.MessageDescriptor, where strin
 	for i := range n.fields {
 		f := &n.fields[i]
 		fd := md.Fields().ByJSONName(f.key)
-		if fd == nil && (e.lenient || f.key == oldMirrorPercent) {
+		if fd == nil && (e.lenient || e.p.r.isProtoNamed(f.key)) {
 			fd = md.Fields().ByTextName(f.key)
 		}
 		if fd == nil {

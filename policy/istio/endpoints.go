@@ -120,7 +120,7 @@ func (e *entry) endpointPorts(at *node, we *networking.WorkloadEntry) bool {
 	if len(we.Ports) == 0 {
 		return ok
 	}
-	x := at.at("ports").index()
+	x := indexOf(at.at("ports"))
 	for _, name := range slices.Sorted(maps.Keys(we.Ports)) {
 		pn := x.at(name)
 		if !e.names[name] {

@@ -5,7 +5,6 @@ package istio
 import (
 	"cmp"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -74,10 +73,13 @@ type report struct {
 	findings []Finding
 	files    map[string]int // order of the files, for sorting
 	errors   int
-	types    map[reflect.Type]map[string]reflect.Type
+	types    types
 	// hint says what to write where a value of another type is wanted; nil:
 	// nothing is said.
 	hint func(n *node, where, want string) string
+	// protoNamed says whether a schema has a field in the spelling of the
+	// .proto file, as few do; nil: none is.
+	protoNamed func(key string) bool
 	// unreadable are the values that could not be decoded.
 	unreadable map[spot]bool
 }
@@ -88,6 +90,8 @@ func (r *report) hintOf(n *node, where, want string) string {
 	}
 	return r.hint(n, where, want)
 }
+
+func (r *report) isProtoNamed(key string) bool { return r.protoNamed != nil && r.protoNamed(key) }
 
 // spot is the place of a value in an object.
 type spot struct {

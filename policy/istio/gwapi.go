@@ -4,6 +4,7 @@ package istio
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
@@ -49,11 +50,8 @@ func gatewayKind(group, name string) (kind, bool) {
 			o.warnf(at, "%s is not acted on: %s", name, why)
 			return
 		}
-		var known []string
-		for k := range gatewayKinds {
-			known = append(known, k)
-		}
-		o.warnf(at, "kind %s of %s is not known, and not acted on%s", name, group, didYouMean(name, sorted(known)))
+		known := slices.Sorted(maps.Keys(gatewayKinds))
+		o.warnf(at, "kind %s of %s is not known, and not acted on%s", name, group, didYouMean(name, known))
 	}}, true
 }
 

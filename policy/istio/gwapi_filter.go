@@ -42,7 +42,8 @@ func (o *object) typed(at *node, f *gateway.HTTPRouteFilter) bool {
 		for t := range fields {
 			known = append(known, string(t))
 		}
-		o.errorf(at.at("type"), "unsupported filter type %q%s", f.Type, didYouMean(string(f.Type), sorted(known)))
+		slices.Sort(known)
+		o.errorf(at.at("type"), "unsupported filter type %q%s", f.Type, didYouMean(string(f.Type), known))
 		return false
 	}
 	ok := true

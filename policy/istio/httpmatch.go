@@ -68,7 +68,7 @@ func (o *object) stringMatches(at *node, where string, in map[string]*networking
 	if len(in) == 0 {
 		return nil
 	}
-	out, x := make(map[string]policy.StringMatch, len(in)), at.index()
+	out, x := make(map[string]policy.StringMatch, len(in)), indexOf(at)
 	for _, key := range slices.Sorted(maps.Keys(in)) {
 		if m := o.stringMatch(x.at(key), where, in[key]); m != nil {
 			out[key] = *m
@@ -81,7 +81,7 @@ func (o *object) headerMatches(at *node, where string, in map[string]*networking
 	if len(in) == 0 {
 		return nil
 	}
-	out, x := make(map[string]policy.StringMatch, len(in)), at.index()
+	out, x := make(map[string]policy.StringMatch, len(in)), indexOf(at)
 	for _, name := range slices.Sorted(maps.Keys(in)) {
 		key := x.keyOf(name)
 		switch {
@@ -121,7 +121,7 @@ func (o *object) claims(at *node, r *networking.HTTPRoute, gateways []string) {
 			if len(where.headers) == 0 {
 				continue
 			}
-			x := at.at("match", i, where.key).index()
+			x := indexOf(at.at("match", i, where.key))
 			for _, name := range slices.Sorted(maps.Keys(where.headers)) {
 				if !isClaim(name) {
 					continue

@@ -151,7 +151,7 @@ func (o *object) headerValues(at *node, in map[string]string, request bool) []po
 		return nil
 	}
 	var out []policy.Header
-	x := at.index()
+	x := indexOf(at)
 	for _, key := range slices.Sorted(maps.Keys(in)) {
 		name, value := key, in[key]
 		switch {

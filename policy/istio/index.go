@@ -9,7 +9,7 @@ type index struct {
 	byKey map[string]*field
 }
 
-func (n *node) index() index {
+func indexOf(n *node) index {
 	x := index{n, make(map[string]*field, len(n.fields))}
 	for i := range n.fields {
 		x.byKey[n.fields[i].key] = &n.fields[i]

@@ -89,7 +89,7 @@ func (o *object) source(at *node, labels map[string]string, namespace string) {
 
 // subnet reads an address or a prefix; the bits that a prefix leaves open
 // must be 0, or are taken as such with a warning.
-func (p *place) subnet(at *node, s string) (netip.Prefix, bool) {
+func (o *object) subnet(at *node, s string) (netip.Prefix, bool) {
 	var out netip.Prefix
 	var err error
 	what := "IP"
@@ -104,13 +104,13 @@ func (p *place) subnet(at *node, s string) (netip.Prefix, bool) {
 	}
 	switch {
 	case err != nil || !out.IsValid():
-		p.errorf(at, "%q is not a valid %s%s", s, what, addressHint(s, "under ports"))
+		o.errorf(at, "%q is not a valid %s%s", s, what, addressHint(s, "under ports"))
 		return out, false
 	case out.Addr().Is4In6():
-		p.errorf(at, "%q is an IPv4 address in IPv6 form; write it as IPv4", s)
+		o.errorf(at, "%q is an IPv4 address in IPv6 form; write it as IPv4", s)
 		return out, false
 	case out != out.Masked():
-		p.warnf(at, "%s has host bits set; it is read as %s", s, out.Masked())
+		o.warnf(at, "%s has host bits set; it is read as %s", s, out.Masked())
 	}
 	return out.Masked(), true
 }

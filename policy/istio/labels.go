@@ -50,38 +50,38 @@ func (o *object) metaLabels() {
 }
 
 // labels checks the keys and values of Kubernetes labels at n.
-func (p *place) labels(n *node, labels map[string]string) {
+func (o *object) labels(n *node, labels map[string]string) {
 	if len(labels) == 0 {
 		return
 	}
-	x := n.index()
+	x := indexOf(n)
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		if !isLabelKey(key) {
-			p.errorf(x.keyOf(key), "invalid tag key: %q", key)
+			o.errorf(x.keyOf(key), "invalid tag key: %q", key)
 		}
 		if value := labels[key]; !labelValueForm.MatchString(value) {
-			p.errorf(x.at(key), "invalid tag value: %q", value)
+			o.errorf(x.at(key), "invalid tag value: %q", value)
 		}
 	}
 }
 
 // selector checks the labels of a workload selector at n, and warns when
 // there are none, with what that means.
-func (p *place) selector(n *node, labels map[string]string, without string) {
-	x := n.index()
+func (o *object) selector(n *node, labels map[string]string, without string) {
+	x := indexOf(n)
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		pair := key + "=" + labels[key]
 		switch {
 		case key == "":
-			p.errorf(x.keyOf(key), "empty key is not supported in selector: %q", pair)
+			o.errorf(x.keyOf(key), "empty key is not supported in selector: %q", pair)
 		case strings.Contains(pair, "*"):
-			p.errorf(x.keyOf(key), "wildcard is not supported in selector: %q", pair)
+			o.errorf(x.keyOf(key), "wildcard is not supported in selector: %q", pair)
 		case len(labels[key]) > maxLabelValue:
-			p.errorf(x.at(key), "a label has at most %d characters, so that the selector would select nothing", maxLabelValue)
+			o.errorf(x.at(key), "a label has at most %d characters, so that the selector would select nothing", maxLabelValue)
 		}
 	}
 	if len(labels) == 0 {
-		p.warnf(n, "%s", without)
+		o.warnf(n, "%s", without)
 	}
 }
 

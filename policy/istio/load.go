@@ -11,7 +11,6 @@ package istio
 
 import (
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -153,12 +152,17 @@ type loader struct {
 	shortHosts map[string]bool
 }
 
+// newReport makes a report about objects of the kinds that are read here.
+func newReport(t types) *report {
+	return &report{hint: valueHint, protoNamed: isProtoNamed, types: t}
+}
+
 func newLoader(o Options) *loader {
 	if o.Namespace == "" {
 		o.Namespace = "default"
 	}
 	l := &loader{
-		r:          &report{hint: valueHint, files: map[string]int{}, types: map[reflect.Type]map[string]reflect.Type{}},
+		r:          newReport(types{}),
 		namespace:  o.Namespace,
 		selector:   o.GatewaySelector,
 		allowed:    o.AllowEndpoints,

@@ -51,7 +51,7 @@ func (o *object) locality(at *node, lb *networking.LocalityLoadBalancerSetting, 
 }
 
 func (o *object) distribute(at *node, to map[string]uint32) {
-	total, seen, x := uint64(0), localities{}, at.index()
+	total, seen, x := uint64(0), localities{}, indexOf(at)
 	for _, where := range slices.Sorted(maps.Keys(to)) {
 		weight := to[where]
 		if weight < 1 || weight > 100 {

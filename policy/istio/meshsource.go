@@ -25,7 +25,7 @@ func decodeOperator(o *object, d *draft) { o.mesh(d, o.spec("meshConfig"), "spec
 
 func (o *object) mesh(d *draft, at *node, where string) {
 	v := &meshapi.MeshConfig{}
-	if decodeProto(at, v, where, &o.place) {
+	if decodeProtoJSON(at, v, where, &o.place) {
 		d.take = func(l *loader) { l.meshes = append(l.meshes, meshSource{decoded[meshapi.MeshConfig]{o, v}, at}) }
 	}
 }

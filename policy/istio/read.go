@@ -4,7 +4,6 @@ package istio
 
 import (
 	"bytes"
-	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -122,12 +121,12 @@ func concurrently(n int, f func(worker, i int)) {
 
 // decode reads batches, several at a time.
 func decode(batches []*batch, namespace string) {
-	types := make([]map[reflect.Type]map[string]reflect.Type, workers(len(batches)))
+	byWorker := make([]types, workers(len(batches)))
 	concurrently(len(batches), func(worker, i int) {
-		if types[worker] == nil {
-			types[worker] = map[reflect.Type]map[string]reflect.Type{}
+		if byWorker[worker] == nil {
+			byWorker[worker] = types{}
 		}
-		rd := batchReader{batch: batches[i], namespace: namespace, types: types[worker]}
+		rd := batchReader{batch: batches[i], namespace: namespace, types: byWorker[worker]}
 		rd.read()
 	})
 }
@@ -136,13 +135,13 @@ func decode(batches []*batch, namespace string) {
 type batchReader struct {
 	*batch
 	namespace string // of objects that name none
-	types     map[reflect.Type]map[string]reflect.Type
+	types     types
 	keep      bool // the trees of all objects
 }
 
 // place starts a report of its own: the findings of one part of a document.
 func (rd *batchReader) place() *place {
-	return &place{r: &report{hint: valueHint, types: rd.types}, file: rd.file}
+	return &place{r: newReport(rd.types), file: rd.file}
 }
 
 func (rd *batchReader) read() {
@@ -218,7 +217,7 @@ func (rd *batchReader) head(n *node, p *place, d *draft) (items []*node) {
 	if o == nil {
 		return nil
 	}
-	body := &report{hint: valueHint, types: rd.types}
+	body := newReport(rd.types)
 	o.r, o.batch = body, rd.batch
 	d.object = o
 	k.decode(o, d)
@@ -240,7 +239,7 @@ func (o *object) letGo() { o.root, o.meta, o.r = nil, nil, nil }
 // them. Findings about them are for l.
 func (b *batch) restore(l *loader) {
 	again := &batch{file: b.file, chunk: b.chunk}
-	rd := batchReader{batch: again, namespace: l.namespace, types: map[reflect.Type]map[string]reflect.Type{}, keep: true}
+	rd := batchReader{batch: again, namespace: l.namespace, types: types{}, keep: true}
 	rd.read()
 	for i, d := range again.drafts {
 		if o := b.drafts[i].object; o != nil && o.root == nil {

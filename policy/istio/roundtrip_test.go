@@ -54,7 +54,7 @@ func rewritten(data []byte) ([]byte, bool) {
 			if err != nil {
 				return nil, false
 			}
-			p := &place{r: &report{types: map[reflect.Type]map[string]reflect.Type{}}}
+			p := &place{r: newReport(types{})}
 			nodes := documents(chunk{text: text}, p)
 			m := spec()
 			if len(nodes) != 1 || !decodeProto(nodes[0], m, "spec", p) || p.r.errors > 0 {

@@ -153,10 +153,10 @@ func (s *serverTLS) ciphers() {
 	}
 	at := s.at.at("cipherSuites")
 	if len(invalid) > 0 {
-		s.warnf(at, "ignoring invalid cipher suites: %v", slices.Compact(sorted(invalid)))
+		s.warnf(at, "ignoring invalid cipher suites: %v", slices.Compact(slices.Sorted(slices.Values(invalid))))
 	}
 	if len(duplicate) > 0 {
-		s.warnf(at, "ignoring duplicate cipher suites: %v", slices.Compact(sorted(duplicate)))
+		s.warnf(at, "ignoring duplicate cipher suites: %v", slices.Compact(slices.Sorted(slices.Values(duplicate))))
 	}
 }
 

@@ -4,7 +4,6 @@ package istio
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -55,9 +54,4 @@ func distance(a, b string) int {
 		before, last = last, row
 	}
 	return last[len(b)]
-}
-
-func sorted(s []string) []string {
-	slices.Sort(s)
-	return s
 }

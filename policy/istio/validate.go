@@ -118,33 +118,33 @@ func isPartialWildcard(h hostname.Pattern) bool {
 }
 
 // port checks a port number. 0 is returned after an error.
-func (p *place) port(n *node, where string, number uint32) uint16 {
+func (o *object) port(n *node, where string, number uint32) uint16 {
 	if number < 1 || number > 65535 {
 		hint := ""
 		if number == 0 && where == "number" {
 			hint = "; there is no number for all ports: write an item for each that is needed"
 		}
-		p.errorf(n, "%s: port number %d must be in the range 1..65535%s", where, number, hint)
+		o.errorf(n, "%s: port number %d must be in the range 1..65535%s", where, number, hint)
 		return 0
 	}
 	return uint16(number)
 }
 
 // duration checks a duration as Istio does (at least 1 ms, whole ms).
-func (p *place) duration(n *node, where string, d *durationpb.Duration) time.Duration {
+func (o *object) duration(n *node, where string, d *durationpb.Duration) time.Duration {
 	if d == nil {
 		return 0
 	}
 	if err := d.CheckValid(); err != nil {
-		p.errorf(n, "%s: %s", where, err)
+		o.errorf(n, "%s: %s", where, err)
 		return 0
 	}
 	v := d.AsDuration()
 	switch {
 	case v < time.Millisecond:
-		p.errorf(n, "%s: duration must be greater than 1ms", where)
+		o.errorf(n, "%s: duration must be greater than 1ms", where)
 	case v%time.Millisecond != 0:
-		p.errorf(n, "%s: only durations to ms precision are supported", where)
+		o.errorf(n, "%s: only durations to ms precision are supported", where)
 	}
 	return v
 }
@@ -174,13 +174,13 @@ func protocolOf(s string) (policy.Protocol, bool) {
 }
 
 // regex checks an RE2 regular expression as Istio does.
-func (p *place) regex(n *node, where, expr string) {
+func (o *object) regex(n *node, where, expr string) {
 	if expr == "" {
-		p.errorf(n, "%q: regex string match should not be empty", where)
+		o.errorf(n, "%q: regex string match should not be empty", where)
 		return
 	}
 	if len(expr) > 1024 {
-		p.errorf(n, "%q: regex is too large, max length allowed is 1024", where)
+		o.errorf(n, "%q: regex is too large, max length allowed is 1024", where)
 		return
 	}
 	_, err := regexp.Compile(expr)
@@ -189,7 +189,7 @@ func (p *place) regex(n *node, where, expr string) {
 		_, err = regexp.Compile(`^(?:` + expr + `)$`)
 	}
 	if err != nil {
-		p.errorf(n, "%q: %s; Istio uses RE2 style regex-based match (https://github.com/google/re2/wiki/Syntax)",
+		o.errorf(n, "%q: %s; Istio uses RE2 style regex-based match (https://github.com/google/re2/wiki/Syntax)",
 			where, err)
 	}
 }

@@ -18,11 +18,8 @@ type workloadSpec struct {
 	// ServiceAccount is part of the principal that rules ask for.
 	ServiceAccount string `json:"serviceAccount"`
 	// Mode is enforce, audit or off; the node's when it is left out.
-	Mode workloadMode `json:"mode"`
+	Mode word `json:"mode"`
 }
-
-// workloadMode is a string that may be off, which YAML 1.1 has for a boolean.
-type workloadMode string
 
 func decodeWorkload(o *object, d *draft) {
 	o.topLevel()
