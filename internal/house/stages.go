@@ -30,9 +30,8 @@ var Orders = []Order{
 		{"explain", "branches why*"},
 	}},
 	{"./policy/istio", 9, []Stage{
-		{"yaml", "parse* advice tree finding encode* suggest"},
 		{"names", "hostset hint labels index"},
-		{"objects", "load kinds* read export credential endpoints validate"},
+		{"objects", "finding load kinds* read export credential endpoints validate"},
 		{"mesh", "meshconfig meshexport meshsource"},
 		{"traffic", "httpaction httpmatch mirror cors delegate loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
 		{"kinds", "virtualservice httproute gateway destinationrule serviceentry workloadentry workload workload_conflict sidecar sidecar_ingress kubernetes authorization authsource authoperation"},

@@ -5,6 +5,7 @@ package istio
 import (
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // analyze warns about objects that are right by themselves and wrong
@@ -14,7 +15,7 @@ import (
 func (l *loader) analyze(cfg *policy.Config) {
 	a := &analysis{
 		loader: l, cfg: cfg, hosts: newHostSet(cfg.Services),
-		gateways: map[string]*policy.Gateway{}, rules: map[*object]map[[2]int]*node{},
+		gateways: map[string]*policy.Gateway{}, rules: map[*object]map[[2]int]*strictyaml.Node{},
 	}
 	for _, g := range cfg.Gateways {
 		a.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
@@ -44,7 +45,7 @@ type analysis struct {
 	// routed are the hosts that routes lead to.
 	routed map[string]bool
 	// rules are the nodes of an object's rules by line and column.
-	rules map[*object]map[[2]int]*node
+	rules map[*object]map[[2]int]*strictyaml.Node
 	// originating are the hosts to which DestinationRules make TLS, labelled
 	// the workloads by their labels; both once somebody has asked.
 	originating *hostSet
@@ -55,25 +56,25 @@ type analysis struct {
 
 // part is a part of the Config, and where it is written.
 type part struct {
-	place
+	strictyaml.Place
 	o *object // nil: only the place of the part itself is known
-	n *node
+	n *strictyaml.Node
 }
 
 func (a *analysis) part(ref policy.Ref) part {
-	n := &node{line: ref.Line, col: ref.Column}
+	n := &strictyaml.Node{Line: ref.Line, Col: ref.Column}
 	if o := a.objectOf(ref); o != nil {
 		if o.root == nil {
 			o.batch.restore(a.loader)
 			a.restored = append(a.restored, o.batch)
 		}
-		return part{o.place, o, n}
+		return part{o.Place, o, n}
 	}
-	return part{place{r: a.r, file: ref.File, object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
+	return part{strictyaml.Place{Report: a.r, File: ref.File, Object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
 }
 
 // spec is the node at path in the object's spec.
-func (s part) spec(path ...any) *node {
+func (s part) spec(path ...any) *strictyaml.Node {
 	if s.o == nil {
 		return s.n
 	}
@@ -81,17 +82,17 @@ func (s part) spec(path ...any) *node {
 }
 
 // rule finds the rule that ref stands for, in the object that it is written in.
-func (a *analysis) rule(ref policy.Ref) (part, *node) {
+func (a *analysis) rule(ref policy.Ref) (part, *strictyaml.Node) {
 	s := a.part(ref)
 	if s.o == nil {
 		return s, s.n
 	}
 	known := a.rules[s.o]
 	if known == nil {
-		known = map[[2]int]*node{}
+		known = map[[2]int]*strictyaml.Node{}
 		for _, list := range [...]string{"http", "tls", "tcp", "rules"} {
-			for _, n := range s.o.spec().get(list).list() {
-				known[[2]int{n.line, n.col}] = n
+			for _, n := range s.o.spec().Get(list).List() {
+				known[[2]int{n.Line, n.Col}] = n
 			}
 		}
 		a.rules[s.o] = known

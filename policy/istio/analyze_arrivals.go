@@ -186,13 +186,13 @@ func (a *analysis) leads(vs *policy.VirtualService, ref policy.Ref, route []*pol
 		at, known := a.origins[w]
 		if !known {
 			s, n := a.rule(ref)
-			at = origin{&s.place, n}
+			at = origin{&s.Place, n}
 		}
 		switch lost := lostPorts(ports, from, d.Port); {
 		case d.Port != 0 && ports[d.Port] == 0:
-			at.warnf(at.at.at("port"), "the destination %s has no port %d for TCP (%s): %s", d.Host, d.Port, orNone(ports), end)
+			at.Warnf(at.at.At("port"), "the destination %s has no port %d for TCP (%s): %s", d.Host, d.Port, orNone(ports), end)
 		case len(lost) > 0:
-			at.warnf(at.at, "the destination %s has the ports %v, and none is named: %s when they come in on a port that is not one of them (%v); write the port", d.Host, ports, end, lost)
+			at.Warnf(at.at, "the destination %s has the ports %v, and none is named: %s when they come in on a port that is not one of them (%v); write the port", d.Host, ports, end, lost)
 		case plain:
 			a.speaks(at, d, ports, from, end)
 		}
@@ -233,7 +233,7 @@ func (a *analysis) speaks(at origin, d policy.Destination, ports, from numbers, 
 	const opaque = 1<<policy.ProtocolTLS | 1<<policy.ProtocolHTTPS
 	for _, n := range slices.Sorted(maps.Keys(to)) {
 		if to[n]&^opaque == 0 && !a.originated(d.Host) {
-			at.warnf(at.at, "port %d of %s is for TLS, and requests would go there in plain text: %s; lead them to a port for HTTP", n, d.Host, end)
+			at.Warnf(at.at, "port %d of %s is for TLS, and requests would go there in plain text: %s; lead them to a port for HTTP", n, d.Host, end)
 			return
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // consents finds what leads to the node or its neighbourhood without the
@@ -20,7 +21,7 @@ func (a *analysis) consents() {
 		for i := range s.Endpoints {
 			if place := refusedPlace(consent, s, &s.Endpoints[i]); place != "" {
 				at := a.part(s.Ref)
-				at.warnf(at.endpoint(&s.Endpoints[i]), "endpoint %s is on the node, or for the node alone: "+
+				at.Warnf(at.endpoint(&s.Endpoints[i]), "endpoint %s is on the node, or for the node alone: "+
 					"nothing is let there (endpoint-not-allowed) unless the node is started with --allow-endpoint %s", place, place)
 			}
 		}
@@ -62,7 +63,7 @@ func refusedPlace(consent policy.Consent, s *policy.Service, e *policy.Endpoint)
 
 // endpoint is where an endpoint is written: among those of the object, or
 // where the object says which it selects.
-func (s part) endpoint(e *policy.Endpoint) *node {
+func (s part) endpoint(e *policy.Endpoint) *strictyaml.Node {
 	text := e.Host
 	switch {
 	case e.Unix != "":
@@ -73,14 +74,14 @@ func (s part) endpoint(e *policy.Endpoint) *node {
 	if s.o == nil {
 		return s.n
 	}
-	for _, n := range s.o.spec().get("endpoints").list() {
-		address := n.at("address")
-		if a, err := netip.ParseAddr(address.text); address.text == text || err == nil && a.String() == text {
+	for _, n := range s.o.spec().Get("endpoints").List() {
+		address := n.At("address")
+		if a, err := netip.ParseAddr(address.Text); address.Text == text || err == nil && a.String() == text {
 			return address
 		}
 	}
-	if s.o.spec().get("workloadSelector") != nil {
-		return s.o.spec().keyOf("workloadSelector")
+	if s.o.spec().Get("workloadSelector") != nil {
+		return s.o.spec().KeyOf("workloadSelector")
 	}
 	return s.n
 }
@@ -94,10 +95,10 @@ func (a *analysis) consentAddress(consent policy.Consent, s *policy.Service, i i
 		at := a.part(s.Ref)
 		n := at.spec("addresses", i)
 		if len(open) > 0 {
-			at.say(Note, n, "addresses %s: the node-local addresses in it (loopback, link-local, metadata services) stay closed unless --allow-endpoint names them", plainAddress(p))
+			at.Say(Note, n, "addresses %s: the node-local addresses in it (loopback, link-local, metadata services) stay closed unless --allow-endpoint names them", plainAddress(p))
 			return
 		}
-		at.warnf(n, "address %s is on the node, or for the node alone: "+
+		at.Warnf(n, "address %s is on the node, or for the node alone: "+
 			"nothing is let there (endpoint-not-allowed) unless the node is started with --allow-endpoint %s", plainAddress(p), plainAddress(p))
 		return
 	}

@@ -69,12 +69,12 @@ func (a *analysis) destinationRules() {
 		host := string(r.Host)
 		// A Service that nobody declares is named where a route leads to it.
 		if a.undeclared(host) && !(isKubernetes(r.Host) && a.routed[host]) {
-			s.warnf(s.spec("host"), "no ServiceEntry and no Service declares the host %s: the rule does not apply to anything", host)
+			s.Warnf(s.spec("host"), "no ServiceEntry and no Service declares the host %s: the rule does not apply to anything", host)
 			continue
 		}
 		for i := range r.Subsets {
 			if name := r.Subsets[i].Name; !a.subsets.used[subset{r, name}] {
-				s.warnf(s.spec("subsets", i, "name"), "no route uses the subset %q of %s", name, host)
+				s.Warnf(s.spec("subsets", i, "name"), "no route uses the subset %q of %s", name, host)
 			}
 		}
 	}

@@ -59,7 +59,7 @@ func (a *analysis) foreignRule(vs *policy.VirtualService, j int, h hostname.Patt
 		}
 		said[ns] = true
 		at := a.part(vs.Ref)
-		at.warnf(at.spec("hosts", j), "namespace %s declares %s (%s %s) and has no rules for it: these act on what its workloads send there, and lead it to %s; "+
+		at.Warnf(at.spec("hosts", j), "namespace %s declares %s (%s %s) and has no rules for it: these act on what its workloads send there, and lead it to %s; "+
 			"exportTo: [\".\"] keeps them to namespace %s",
 			ns, h, nameOf(o.Ref), o.Ref.Position(), leadsTo(vs), vs.Ref.Namespace)
 	}

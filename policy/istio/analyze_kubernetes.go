@@ -21,7 +21,7 @@ func (a *analysis) onlyKubernetes(o origin, host string) {
 			return
 		}
 	}
-	o.warnf(o.at.at("host"), "the destination %s is a Kubernetes Service, and a rule does not open one: what comes from workloads is refused (%s); write a ServiceEntry for the host", host, policy.ReasonName)
+	o.Warnf(o.at.At("host"), "the destination %s is a Kubernetes Service, and a rule does not open one: what comes from workloads is refused (%s); write a ServiceEntry for the host", host, policy.ReasonName)
 }
 
 // ofGateway says whether a Kubernetes Service is that of a Gateway.

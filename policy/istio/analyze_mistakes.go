@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // mistakes finds what is right by itself and seldom meant.
@@ -37,16 +38,16 @@ func (a *analysis) mistakes() {
 // nothing says that a policy allows nothing, in its first file.
 func (a *analysis) nothing() {
 	first := ""
-	for name, i := range a.r.files {
-		if first == "" || i < a.r.files[first] {
+	for name, i := range a.r.Order {
+		if first == "" || i < a.r.Order[first] {
 			first = name
 		}
 	}
 	if first == "" {
 		return
 	}
-	p := place{r: a.r, file: first}
-	p.warnf(nil, "no ServiceEntry opens anything: every connection that leaves the node is denied, and every name is refused; write a ServiceEntry for each host that is needed")
+	p := strictyaml.Place{Report: a.r, File: first}
+	p.Warnf(nil, "no ServiceEntry opens anything: every connection that leaves the node is denied, and every name is refused; write a ServiceEntry for each host that is needed")
 }
 
 // clearText says whose port it is, when its clients begin in clear text: some
@@ -104,7 +105,7 @@ func (a *analysis) spoken(s *policy.Service, ruled map[hostname.Pattern]bool) {
 			continue
 		}
 		at := a.part(s.Ref)
-		at.warnf(at.spec("ports", i, "protocol"), "%s", how)
+		at.Warnf(at.spec("ports", i, "protocol"), "%s", how)
 	}
 }
 
@@ -121,7 +122,7 @@ func (a *analysis) networks(s *policy.Service) {
 		return
 	}
 	at := a.part(s.Ref)
-	at.warnf(at.spec("addresses", wide), "all of %v is open on port %d, by address and for whatever name, and what %s resolves to as well: the name does not narrow the network. "+
+	at.Warnf(at.spec("addresses", wide), "all of %v is open on port %d, by address and for whatever name, and what %s resolves to as well: the name does not narrow the network. "+
 		"Leave addresses out to open the name alone, or make the name up (network.internal) to open the network alone",
 		s.Addresses[wide], s.Ports[opaque].Number, s.Hosts[named])
 }
@@ -144,11 +145,11 @@ func (a *analysis) elsewhere(s *policy.Service) {
 		}
 		at := a.part(s.Ref)
 		if isMadeUp(h) {
-			at.warnf(at.spec("hosts", j), "clients must ask for %s to reach %s, and egressd asks the DNS servers for it: if none of them knows the name, no client gets an address. "+
+			at.Warnf(at.spec("hosts", j), "clients must ask for %s to reach %s, and egressd asks the DNS servers for it: if none of them knows the name, no client gets an address. "+
 				"Write hosts: [%s] if that is what clients ask for, or give the entry an address of its own (addresses: [240.0.0.1]), which egressd then answers with%s", h, real, real, open)
 			continue
 		}
-		at.say(Note, at.spec("hosts", j), "clients must ask for %s, and reach %s%s", h, real, open)
+		at.Say(Note, at.spec("hosts", j), "clients must ask for %s, and reach %s%s", h, real, open)
 	}
 }
 
@@ -161,10 +162,10 @@ func (a *analysis) nowhere(s *policy.Service) {
 		return
 	}
 	at := a.part(s.Ref)
-	if at.o != nil && at.o.spec().get("workloadSelector") != nil {
+	if at.o != nil && at.o.spec().Get("workloadSelector") != nil {
 		return // what it selects is said there
 	}
-	at.warnf(at.spec("resolution"), "STATIC without endpoints: every connection fails, for there is nowhere to go; list endpoints with their addresses, or write resolution: DNS")
+	at.Warnf(at.spec("resolution"), "STATIC without endpoints: every connection fails, for there is nowhere to go; list endpoints with their addresses, or write resolution: DNS")
 }
 
 // takesOver says whether a ServiceEntry's host is that of a Kubernetes Service

@@ -93,11 +93,11 @@ func (a *analysis) unmatchedName(s *policy.Service, h hostname.Pattern, port uin
 	at := a.part(complete.vs.Ref)
 	list := strings.Join(names, ", ")
 	if h.IsWildcard() {
-		at.warnf(at.spec("hosts", complete.at), "connections to names of %s that are not in sniHosts (%s) are denied on port %d: there are tls rules for the port, and what none of them matches is refused; "+
+		at.Warnf(at.spec("hosts", complete.at), "connections to names of %s that are not in sniHosts (%s) are denied on port %d: there are tls rules for the port, and what none of them matches is refused; "+
 			"write a rule for the rest", h, list, port)
 		return
 	}
-	at.warnf(at.spec("hosts", complete.at), "connections to %s are denied on port %d: there are tls rules for the port, none of them has the name in sniHosts (%s), and what none matches is refused; "+
+	at.Warnf(at.spec("hosts", complete.at), "connections to %s are denied on port %d: there are tls rules for the port, none of them has the name in sniHosts (%s), and what none matches is refused; "+
 		"write a rule for it, or leave the host out", h, port, list)
 }
 
@@ -129,10 +129,10 @@ func (a *analysis) shadowed() {
 			return
 		}
 		s, n := a.rule(ref)
-		if list := n.get("match").list(); len(list) == matches && matches > 0 {
+		if list := n.Get("match").List(); len(list) == matches && matches > 0 {
 			n = list[j]
 		}
-		s.warnf(n, "%s (%s) comes before and matches all that this does: this never applies", nameOf(k.ref), k.ref.Position())
+		s.Warnf(n, "%s (%s) comes before and matches all that this does: this never applies", nameOf(k.ref), k.ref.Position())
 	}
 	for _, vs := range a.cfg.VirtualServices {
 		if vs.Ref.Kind == httpRouteKind || len(vs.TLS)+len(vs.TCP) == 0 {

@@ -28,7 +28,7 @@ func (a *analysis) virtualServices() {
 		} else {
 			for _, list := range lists(vs) {
 				if list.has && takes != 0 && takes&list.ports == 0 {
-					s.warnf(s.spec().keyOf(list.name), "%s rules do not apply: no server of the Gateways that the VirtualService is bound to has such a port", list.name)
+					s.Warnf(s.spec().KeyOf(list.name), "%s rules do not apply: no server of the Gateways that the VirtualService is bound to has such a port", list.name)
 				}
 			}
 		}
@@ -74,7 +74,7 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 		}
 		if older.Ref.Namespace != vs.Ref.Namespace {
 			if older.Ref.Kind != httpRouteKind && vs.Ref.Kind != httpRouteKind && !keptHome(older) && !keptHome(vs) && overlap(older.Export, vs.Export) {
-				s.warnf(s.spec("hosts", j), "VirtualService %s/%s of another namespace already has HTTP rules for the host %s; "+
+				s.Warnf(s.spec("hosts", j), "VirtualService %s/%s of another namespace already has HTTP rules for the host %s; "+
 					"each counts for workloads of its own namespace, and the oldest that all see for those of others",
 					older.Ref.Namespace, older.Ref.Name, h)
 			}
@@ -85,10 +85,10 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 			case vs.Ref.Kind == httpRouteKind && older.Ref.Kind == httpRouteKind:
 				continue // a consumer's route takes the place of the producer's
 			case vs.Ref.Kind == httpRouteKind:
-				s.warnf(s.spec("parentRefs"), "%s already has rules for the host %s, which come before those of HTTPRoutes", nameOf(older.Ref), h)
+				s.Warnf(s.spec("parentRefs"), "%s already has rules for the host %s, which come before those of HTTPRoutes", nameOf(older.Ref), h)
 				continue
 			}
-			s.warnf(s.spec("hosts", j), "VirtualService %s/%s already has HTTP rules for the host %s; of several the oldest that has a rule for the workload and the port applies",
+			s.Warnf(s.spec("hosts", j), "VirtualService %s/%s already has HTTP rules for the host %s; of several the oldest that has a rule for the workload and the port applies",
 				older.Ref.Namespace, older.Ref.Name, h)
 		}
 	}
@@ -102,13 +102,13 @@ func (a *analysis) meshHost(s part, vs *policy.VirtualService, j int, h hostname
 	found := a.hosts.find(h)
 	if found.service == nil {
 		if !a.hosts.hasAddress(string(h)) {
-			s.warnf(at, "no ServiceEntry and no Service declares the host %s: the rules do not apply to anything", h)
+			s.Warnf(at, "no ServiceEntry and no Service declares the host %s: the rules do not apply to anything", h)
 		}
 		return
 	}
 	for _, list := range lists(vs) {
 		if list.has && found.ports&list.ports == 0 {
-			s.warnf(at, "%s rules do not apply to %s: %s %s", list.name, h, nameOf(found.service.Ref), list.why)
+			s.Warnf(at, "%s rules do not apply to %s: %s %s", list.name, h, nameOf(found.service.Ref), list.why)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func (a *analysis) bound(s part, vs *policy.VirtualService, served map[*policy.G
 		}
 		g := a.gateways[name]
 		if g == nil {
-			s.warnf(s.spec("gateways"), "there is no Gateway %s", name)
+			s.Warnf(s.spec("gateways"), "there is no Gateway %s", name)
 			missing = true
 			continue
 		}
@@ -139,7 +139,7 @@ func (a *analysis) bound(s part, vs *policy.VirtualService, served map[*policy.G
 			takes |= found.ports
 		}
 		if len(absent) > 0 {
-			s.warnf(s.spec("hosts"), "one or more host %v defined in VirtualService %s not found in Gateway %s", absent, vs.Ref.Name, name)
+			s.Warnf(s.spec("hosts"), "one or more host %v defined in VirtualService %s not found in Gateway %s", absent, vs.Ref.Name, name)
 		}
 	}
 	if missing {
@@ -173,11 +173,11 @@ func (a *analysis) destinations(vs *policy.VirtualService, onMesh bool) {
 		a.routes(vs, onMesh, r.Ref, r.Route, "requests are answered with "+strconv.Itoa(cmp.Or(r.UnknownStatus, http.StatusServiceUnavailable)))
 		for k, m := range r.Mirrors {
 			s, n := a.rule(r.Ref)
-			at := n.at("mirrors", k, "destination")
-			if one := n.get("mirror"); one != nil {
+			at := n.At("mirrors", k, "destination")
+			if one := n.Get("mirror"); one != nil {
 				at = one
 			}
-			a.destination(vs, onMesh, origin{&s.place, at}, m.Destination, "nothing is mirrored")
+			a.destination(vs, onMesh, origin{&s.Place, at}, m.Destination, "nothing is mirrored")
 		}
 	}
 	for _, r := range vs.TLS {
@@ -193,7 +193,7 @@ func (a *analysis) routes(vs *policy.VirtualService, onMesh bool, ref policy.Ref
 		at, ok := a.origins[w]
 		if !ok {
 			s, n := a.rule(ref)
-			at = origin{&s.place, n}
+			at = origin{&s.Place, n}
 		}
 		a.destination(vs, onMesh, at, w.Destination, end)
 	}
@@ -215,12 +215,12 @@ func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o origin,
 		if kubernetes {
 			what = "there is no Service for the destination %s: %s"
 		}
-		o.warnf(o.at.at("host"), what, d.Host, end)
+		o.Warnf(o.at.At("host"), what, d.Host, end)
 	} else if onMesh && !viaGateway {
 		a.onlyKubernetes(o, d.Host)
 	}
 	if d.Subset != "" && !a.subsets.use(d) {
-		o.warnf(o.at.at("subset"), "Referenced host+subset in destinationrule not found: \"%s+%s\"", d.Host, d.Subset)
+		o.Warnf(o.at.At("subset"), "Referenced host+subset in destinationrule not found: \"%s+%s\"", d.Host, d.Subset)
 	}
 }
 

@@ -41,7 +41,7 @@ func (a *analysis) unreachable(vs *policy.VirtualService) {
 		number := "#" + strconv.Itoa(i)
 		if all {
 			s, n := a.rule(r.Ref)
-			s.warnf(n, "virtualService rule %s not used (route without matches defined before)", number)
+			s.Warnf(n, "virtualService rule %s not used (route without matches defined before)", number)
 			continue
 		}
 		all = len(r.Matches) == 0
@@ -60,13 +60,13 @@ func (a *analysis) covered(ref policy.Ref, number string, matches int, earlier f
 			continue
 		}
 		dead++
-		if s, n := a.rule(ref); s.o == nil || len(n.get("match").list()) == matches {
-			s.warnf(n.at("match", j), "virtualService rule %s match #%d is not used (duplicate/overlapping match in rule %s)", number, j, other)
+		if s, n := a.rule(ref); s.o == nil || len(n.Get("match").List()) == matches {
+			s.Warnf(n.At("match", j), "virtualService rule %s match #%d is not used (duplicate/overlapping match in rule %s)", number, j, other)
 		}
 	}
 	if dead > 0 && dead == matches {
 		s, n := a.rule(ref)
-		s.warnf(n, "virtualService rule %s not used (all matches used by prior rules)", number)
+		s.Warnf(n, "virtualService rule %s not used (all matches used by prior rules)", number)
 	}
 }
 

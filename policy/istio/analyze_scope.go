@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // sidecars finds Sidecars that have no effect, or more of it than is likely
@@ -25,7 +26,7 @@ func (a *analysis) sidecars() {
 		s := a.part(sc.Ref)
 		if sc.Selector == nil {
 			if older := defaults[sc.Ref.Namespace]; older != nil {
-				s.warnf(s.n, "the Sidecars [%s %s] in namespace %q have no workload selector; of several the oldest applies: %s",
+				s.Warnf(s.n, "the Sidecars [%s %s] in namespace %q have no workload selector; of several the oldest applies: %s",
 					older.Ref.Name, sc.Ref.Name, sc.Ref.Namespace, older.Ref.Name)
 			} else {
 				defaults[sc.Ref.Namespace] = sc
@@ -78,7 +79,7 @@ func (a *analysis) sidecarHosts(s part, sc *policy.Sidecar, visible map[string]*
 				sees = sees || !hidden(h, out)
 				if !visible[h.Namespace].within(h.Host) {
 					_, n := a.egress(s, e.Ref)
-					a.narrow(s, n.at("hosts", j), h.Host, visible[h.Namespace].find(h.Host).service)
+					a.narrow(s, n.At("hosts", j), h.Host, visible[h.Namespace].find(h.Host).service)
 				}
 				continue
 			}
@@ -86,12 +87,12 @@ func (a *analysis) sidecarHosts(s part, sc *policy.Sidecar, visible map[string]*
 			// has in them.
 			if h.Host != "*" && !isKubernetes(h.Host) {
 				_, n := a.egress(s, e.Ref)
-				s.warnf(n.at("hosts", j), "no ServiceEntry and no Service in namespace %s declares the host %s", h.Namespace, h.Host)
+				s.Warnf(n.At("hosts", j), "no ServiceEntry and no Service in namespace %s declares the host %s", h.Namespace, h.Host)
 			}
 		}
 	}
 	if !sees {
-		s.warnf(s.spec().keyOf("egress"), "the Sidecar hides every ServiceEntry and Service: its workloads reach nothing")
+		s.Warnf(s.spec().KeyOf("egress"), "the Sidecar hides every ServiceEntry and Service: its workloads reach nothing")
 	}
 }
 
@@ -109,8 +110,8 @@ func (a *analysis) meant(sc *policy.Sidecar, namespace string) string {
 
 // narrow warns about an entry of a Sidecar that only a wildcard's ServiceEntry
 // is declared around.
-func (a *analysis) narrow(s part, at *node, h hostname.Pattern, around *policy.Service) {
-	s.warnf(at, "%s declares names around %s and none within it: egressd opens %s alone, and Istio imports nothing by this entry; "+
+func (a *analysis) narrow(s part, at *strictyaml.Node, h hostname.Pattern, around *policy.Service) {
+	s.Warnf(at, "%s declares names around %s and none within it: egressd opens %s alone, and Istio imports nothing by this entry; "+
 		"write a ServiceEntry for %s, or the wildcard here", nameOf(around.Ref), h, h, h)
 }
 
@@ -125,13 +126,13 @@ func hidden(h policy.SidecarHost, out map[policy.SidecarHost]bool) bool {
 }
 
 // egress finds a listener of a Sidecar.
-func (a *analysis) egress(s part, ref policy.Ref) (part, *node) {
-	for _, n := range s.spec("egress").list() {
-		if n.line == ref.Line && n.col == ref.Column {
+func (a *analysis) egress(s part, ref policy.Ref) (part, *strictyaml.Node) {
+	for _, n := range s.spec("egress").List() {
+		if n.Line == ref.Line && n.Col == ref.Column {
 			return s, n
 		}
 	}
-	return s, &node{line: ref.Line, col: ref.Column}
+	return s, &strictyaml.Node{Line: ref.Line, Col: ref.Column}
 }
 
 func (a *analysis) selectedTwice(w *policy.Workload, byLabel map[[3]string][]*policy.Sidecar) {
@@ -145,7 +146,7 @@ func (a *analysis) selectedTwice(w *policy.Workload, byLabel map[[3]string][]*po
 	}
 	if len(names) > 1 {
 		s := a.part(w.Ref)
-		s.warnf(s.n, "the Sidecars [%s] in namespace %q select the same workload %q; of several the oldest applies",
+		s.Warnf(s.n, "the Sidecars [%s] in namespace %q select the same workload %q; of several the oldest applies",
 			strings.Join(names, " "), w.Namespace, w.Name)
 	}
 }
@@ -173,7 +174,7 @@ func (a *analysis) authorizations() {
 		case p.Selector != nil:
 			a.guarded(s, p)
 		case !inhabited[p.Ref.Namespace]:
-			s.warnf(s.n, "no ServiceEntry, no Service and no Gateway is in namespace %s: the policy guards nothing (it belongs in the namespace of the destinations)", p.Ref.Namespace)
+			s.Warnf(s.n, "no ServiceEntry, no Service and no Gateway is in namespace %s: the policy guards nothing (it belongs in the namespace of the destinations)", p.Ref.Namespace)
 		}
 	}
 }
@@ -181,18 +182,18 @@ func (a *analysis) authorizations() {
 func (a *analysis) targets(s part, p *policy.AuthorizationPolicy, services map[string]*policy.Service) {
 	for i, t := range p.Targets {
 		at := s.spec("targetRefs", i)
-		if one := s.spec().get("targetRef"); one != nil {
+		if one := s.spec().Get("targetRef"); one != nil {
 			at = one
 		}
 		switch t.Kind {
 		case "Gateway", "GatewayClass":
-			s.warnf(at, "%s of gateway.networking.k8s.io is not read by egressd: the policy does not guard it", t.Kind)
+			s.Warnf(at, "%s of gateway.networking.k8s.io is not read by egressd: the policy does not guard it", t.Kind)
 			continue
 		}
 		ref := policy.Ref{Kind: t.Kind, Namespace: p.Ref.Namespace, Name: t.Name}
 		target := services[nameOf(ref)]
 		if target == nil {
-			s.warnf(at.at("name"), "there is no %s: the policy does not guard it", nameOf(ref))
+			s.Warnf(at.At("name"), "there is no %s: the policy does not guard it", nameOf(ref))
 			continue
 		}
 		a.attributes(p, target)
@@ -210,9 +211,9 @@ func (a *analysis) attributes(p *policy.AuthorizationPolicy, target *policy.Serv
 		}
 		s, n := a.rule(r.Ref)
 		if p.Action == policy.AuthDeny {
-			s.warnf(n, "%s has no HTTP port, so that methods and paths are not known: the DENY rule denies whatever else it matches", nameOf(target.Ref))
+			s.Warnf(n, "%s has no HTTP port, so that methods and paths are not known: the DENY rule denies whatever else it matches", nameOf(target.Ref))
 		} else {
-			s.warnf(n, "%s has no HTTP port, so that methods and paths are not known: they never match", nameOf(target.Ref))
+			s.Warnf(n, "%s has no HTTP port, so that methods and paths are not known: they never match", nameOf(target.Ref))
 		}
 	}
 }
@@ -236,6 +237,6 @@ func (a *analysis) guarded(s part, p *policy.AuthorizationPolicy) {
 	for _, k := range slices.Sorted(maps.Keys(p.Selector)) {
 		labels = append(labels, k+"="+p.Selector[k])
 	}
-	s.warnf(s.spec("selector"), "no Gateway is for the labels %s: the policy guards nothing (it counts where a connection starts; name destinations with targetRefs)",
+	s.Warnf(s.spec("selector"), "no Gateway is for the labels %s: the policy guards nothing (it counts where a connection starts; name destinations with targetRefs)",
 		strings.Join(labels, ","))
 }

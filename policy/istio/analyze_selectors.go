@@ -34,10 +34,10 @@ func (a *analysis) never(vs *policy.VirtualService, in *arrivals) {
 			}
 			dead++
 			s, n := a.rule(ref)
-			if list := n.get("match").list(); len(list) == len(matches) {
+			if list := n.Get("match").List(); len(list) == len(matches) {
 				n = list[j]
 			}
-			s.warnf(n, "the match never holds: %s", why)
+			s.Warnf(n, "the match never holds: %s", why)
 		}
 	}
 	for _, r := range vs.HTTP {
@@ -55,7 +55,7 @@ func (a *analysis) never(vs *policy.VirtualService, in *arrivals) {
 	}
 	if !alive && dead > 0 {
 		s := a.part(vs.Ref)
-		s.warnf(s.n, "no rule of the VirtualService can ever apply: what is said of its hosts elsewhere, or nothing, applies in its place")
+		s.Warnf(s.n, "no rule of the VirtualService can ever apply: what is said of its hosts elsewhere, or nothing, applies in its place")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // openPort is a port as it can be open once.
@@ -65,7 +66,7 @@ func (a *analysis) contestedHost(h hostname.Pattern) {
 			}
 			said[s.Ref.Namespace] = true
 			at := a.part(s.Ref)
-			at.warnf(at.spec("ports", i), "%s (%s) of another namespace declares %s, too, and otherwise: workloads of namespace %s have this one, "+
+			at.Warnf(at.spec("ports", i), "%s (%s) of another namespace declares %s, too, and otherwise: workloads of namespace %s have this one, "+
 				"those of %s and of all other namespaces that one alone, so that port %d is not open to them",
 				nameOf(first.Ref), first.Ref.Position(), h, s.Ref.Namespace, first.Ref.Namespace, p.Number)
 			break
@@ -83,10 +84,10 @@ func (a *analysis) conflict(h hostname.Pattern, first, s *policy.Service, i int)
 	at := where.spec("ports", i)
 	switch {
 	case !sameProtocol(p.Protocol, q.Protocol):
-		where.warnf(at.at("protocol"), "port %d of %s has protocol %s here and %s in %s (%s): conflicting protocols; where both are visible, the first applies",
+		where.Warnf(at.At("protocol"), "port %d of %s has protocol %s here and %s in %s (%s): conflicting protocols; where both are visible, the first applies",
 			p.Number, h, protocolName(p.Protocol), protocolName(q.Protocol), nameOf(first.Ref), first.Ref.Position())
 	case first.Resolution != s.Resolution || targetOf(p) != targetOf(q) || !reflect.DeepEqual(first.Endpoints, s.Endpoints):
-		where.warnf(at, "%s (%s) already opens port %d of %s and leads it elsewhere; where both are visible, the first applies",
+		where.Warnf(at, "%s (%s) already opens port %d of %s and leads it elsewhere; where both are visible, the first applies",
 			nameOf(first.Ref), first.Ref.Position(), p.Number, h)
 	}
 }
@@ -122,7 +123,7 @@ func (a *analysis) exports() {
 }
 
 func (a *analysis) export(ref policy.Ref, v policy.Visibility) {
-	var places map[string]*node // of the namespaces
+	var places map[string]*strictyaml.Node // of the namespaces
 	for _, ns := range v.Namespaces {
 		if a.namespaces[ns] || ns == policy.DefaultNamespace {
 			continue
@@ -130,15 +131,15 @@ func (a *analysis) export(ref policy.Ref, v policy.Visibility) {
 		where := a.part(ref)
 		list := where.spec("exportTo")
 		if places == nil {
-			places = map[string]*node{}
-			for _, n := range list.list() {
-				places[n.text] = n
+			places = map[string]*strictyaml.Node{}
+			for _, n := range list.List() {
+				places[n.Text] = n
 			}
 		}
 		at := places[ns]
 		if at == nil {
 			at = list
 		}
-		where.warnf(at, "exportTo %s: there is no object and no workload in that namespace", ns)
+		where.Warnf(at, "exportTo %s: there is no object and no workload in that namespace", ns)
 	}
 }

@@ -34,7 +34,7 @@ func analyzed(cfg *policy.Config, namespaces ...string) []Finding {
 		l.namespaces[ns] = true
 	}
 	l.analyze(cfg)
-	return l.r.sorted(l.r.findings)
+	return l.r.Sorted(l.r.Findings)
 }
 
 // TestAnalyzeRoutes is about the lists and fields that the files of the other

@@ -58,13 +58,13 @@ func (a *analysis) contested(c, first claim) {
 	at := s.spec("cgroups", c.index)
 	switch {
 	case c.workload == first.workload && c.pattern == first.pattern:
-		s.warnf(at, "the cgroup %s is listed twice", c.pattern)
+		s.Warnf(at, "the cgroup %s is listed twice", c.pattern)
 	case c.workload == first.workload:
 	case c.pattern == first.pattern:
-		s.warnf(at, "%s (%s) has the cgroup %s already; of several the first applies",
+		s.Warnf(at, "%s (%s) has the cgroup %s already; of several the first applies",
 			nameOf(first.workload.Ref), first.workload.Ref.Position(), c.pattern)
 	default:
-		s.warnf(at, "some cgroups are also those of %s in %s (%s), which is as specific; of several the first applies",
+		s.Warnf(at, "some cgroups are also those of %s in %s (%s), which is as specific; of several the first applies",
 			first.pattern, nameOf(first.workload.Ref), first.workload.Ref.Position())
 	}
 }

@@ -10,12 +10,13 @@ import (
 	security "istio.io/api/security/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // operation translates what a rule is about.
-func (a *auth) operation(at *node, number int, o *security.Operation) *policy.AuthOperation {
+func (a *auth) operation(at *strictyaml.Node, number int, o *security.Operation) *policy.AuthOperation {
 	if len(o.Ports)+len(o.Methods)+len(o.Paths)+len(o.Hosts)+len(o.NotPorts)+len(o.NotMethods)+len(o.NotPaths)+len(o.NotHosts) == 0 {
-		a.errorf(at, "`to.operation` must not be empty, found at rule %d", number)
+		a.Errorf(at, "`to.operation` must not be empty, found at rule %d", number)
 	}
 	return &policy.AuthOperation{
 		Hosts:      a.hosts(at, "hosts", "Hosts", o.Hosts),
@@ -29,7 +30,7 @@ func (a *auth) operation(at *node, number int, o *security.Operation) *policy.Au
 	}
 }
 
-func (a *auth) hosts(at *node, key, label string, values []string) []policy.ValueMatch {
+func (a *auth) hosts(at *strictyaml.Node, key, label string, values []string) []policy.ValueMatch {
 	out := a.values(at, key, label, values)
 	for i := range out {
 		out[i].Value = strings.ToLower(out[i].Value)
@@ -37,12 +38,12 @@ func (a *auth) hosts(at *node, key, label string, values []string) []policy.Valu
 	return out
 }
 
-func (a *auth) ports(at *node, key string, values []string) []uint16 {
+func (a *auth) ports(at *strictyaml.Node, key string, values []string) []uint16 {
 	var out []uint16
 	for i, s := range values {
 		n, err := authPort(s)
 		if err != nil {
-			a.errorf(at.at(key, i), "%s", err)
+			a.Errorf(at.At(key, i), "%s", err)
 			continue
 		}
 		out = append(out, n)
@@ -60,20 +61,20 @@ func isTemplate(path string) bool {
 	return strings.Contains(path, oneSegment) || strings.Contains(path, allTheRest)
 }
 
-func (a *auth) paths(at *node, key, label string, values []string) []policy.PathMatch {
+func (a *auth) paths(at *strictyaml.Node, key, label string, values []string) []policy.PathMatch {
 	a.empty(at, key, label, values)
 	var out []policy.PathMatch
 	for i, s := range values {
 		if !isTemplate(s) && strings.ContainsAny(s, "{}") {
-			a.errorf(at.at(key, i), "invalid or unsupported path %s, found in %s. Contains '{' or '}' beyond a supported path template", s, label)
+			a.Errorf(at.At(key, i), "invalid or unsupported path %s, found in %s. Contains '{' or '}' beyond a supported path template", s, label)
 			continue
 		}
 		if !isTemplate(s) {
-			out = append(out, policy.PathMatch{ValueMatch: a.value(at.at(key, i), key, s)})
+			out = append(out, policy.PathMatch{ValueMatch: a.value(at.At(key, i), key, s)})
 			continue
 		}
 		if err := checkTemplate(s); err != nil {
-			a.errorf(at.at(key, i), "invalid or unsupported path template, found in %s: %s", label, err)
+			a.Errorf(at.At(key, i), "invalid or unsupported path template, found in %s: %s", label, err)
 			continue
 		}
 		out = append(out, policy.PathMatch{Template: s})
@@ -116,27 +117,27 @@ const (
 )
 
 // condition translates one entry of `when`; nil after an error.
-func (a *auth) condition(at *node, c *security.Condition) *policy.AuthCondition {
+func (a *auth) condition(at *strictyaml.Node, c *security.Condition) *policy.AuthCondition {
 	if c.Key == "" {
-		a.errorf(at, "`key` must not be empty")
+		a.Errorf(at, "`key` must not be empty")
 		return nil
 	}
 	if len(c.Values)+len(c.NotValues) == 0 {
-		a.errorf(at, "at least one of `values` or `notValues` must be set for key %s", c.Key)
+		a.Errorf(at, "at least one of `values` or `notValues` must be set for key %s", c.Key)
 	}
 	out := &policy.AuthCondition{Key: c.Key, Values: slices.Clone(c.Values), NotValues: slices.Clone(c.NotValues)}
 	if err := a.conditionKey(out); err != nil {
-		a.errorf(at.at("key"), "`key` %s: %s", c.Key, err)
+		a.Errorf(at.At("key"), "`key` %s: %s", c.Key, err)
 		return nil
 	}
 	for i := range out.Values {
 		if err := a.conditionValue(out.Key, &out.Values[i]); err != nil {
-			a.errorf(at.at("values", i), "invalid `value` for `key` %s: %s", c.Key, err)
+			a.Errorf(at.At("values", i), "invalid `value` for `key` %s: %s", c.Key, err)
 		}
 	}
 	for i := range out.NotValues {
 		if err := a.conditionValue(out.Key, &out.NotValues[i]); err != nil {
-			a.errorf(at.at("notValues", i), "invalid `notValue` for `key` %s: %s", c.Key, err)
+			a.Errorf(at.At("notValues", i), "invalid `notValue` for `key` %s: %s", c.Key, err)
 		}
 	}
 	return out
@@ -173,7 +174,7 @@ func (a *auth) conditionKey(c *policy.AuthCondition) error {
 		return fmt.Errorf("attribute %s is replaced by the workload selector", c.Key)
 	}
 	known := []string{keyNamespace, keyPrincipal, keyAccount, keySourceIP, keyDestination, keyPort, keySNI, keyHeaders + "[name]"}
-	return fmt.Errorf("unknown attribute: %s%s", c.Key, didYouMean(c.Key, known))
+	return fmt.Errorf("unknown attribute: %s%s", c.Key, strictyaml.DidYouMean(c.Key, known))
 }
 
 // conditionValue checks a value, and makes it what it is compared with.

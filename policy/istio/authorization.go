@@ -11,6 +11,7 @@ import (
 	selectors "istio.io/api/type/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // Bounds of Istio's schema for AuthorizationPolicies.
@@ -33,7 +34,7 @@ func (l *loader) authorization(d decoded[security.AuthorizationPolicy]) *policy.
 	a.target()
 	a.dryRun()
 	if n := len(d.v.Rules); n > maxAuthRules {
-		d.errorf(d.spec("rules"), "rules: %d are more than %d", n, maxAuthRules)
+		d.Errorf(d.spec("rules"), "rules: %d are more than %d", n, maxAuthRules)
 	}
 	for i, r := range d.v.Rules {
 		a.out.Rules = append(a.out.Rules, a.rule(i, r))
@@ -51,35 +52,35 @@ func (a *auth) action() {
 	case security.AuthorizationPolicy_DENY:
 		a.out.Action = policy.AuthDeny
 		if len(a.v.Rules) == 0 {
-			a.errorf(at, none, "DENY")
+			a.Errorf(at, none, "DENY")
 		}
 	case security.AuthorizationPolicy_AUDIT:
 		a.out.Action = policy.AuthAudit
 	case security.AuthorizationPolicy_CUSTOM:
 		if len(a.v.Rules) == 0 {
-			a.errorf(at, none, "CUSTOM")
+			a.Errorf(at, none, "CUSTOM")
 		} else if a.v.GetProvider().GetName() == "" {
-			a.errorf(a.spec("provider"), "`provider.name` must not be empty")
+			a.Errorf(a.spec("provider"), "`provider.name` must not be empty")
 		}
-		a.errorf(at, "action CUSTOM is not supported: egressd asks no external authorizer; write what it would decide as ALLOW and DENY rules")
+		a.Errorf(at, "action CUSTOM is not supported: egressd asks no external authorizer; write what it would decide as ALLOW and DENY rules")
 	default:
-		a.errorf(at, "action %s is not known", a.v.Action)
+		a.Errorf(at, "action %s is not known", a.v.Action)
 	}
 	if a.v.GetProvider() != nil && a.v.Action != security.AuthorizationPolicy_CUSTOM {
-		a.errorf(a.spec().keyOf("provider"), "`provider` must not be with non CUSTOM action, found %s", a.v.Action)
+		a.Errorf(a.spec().KeyOf("provider"), "`provider` must not be with non CUSTOM action, found %s", a.v.Action)
 	}
 }
 
 func (a *auth) target() {
 	refs := a.v.TargetRefs
 	set := 0
-	for _, is := range [...]bool{a.v.Selector != nil, a.v.TargetRef != nil, a.spec().has("targetRefs")} {
+	for _, is := range [...]bool{a.v.Selector != nil, a.v.TargetRef != nil, a.spec().Has("targetRefs")} {
 		if is {
 			set++
 		}
 	}
 	if set > 1 {
-		a.errorf(a.spec(), "only one of targetRefs or workloadSelector can be set")
+		a.Errorf(a.spec(), "only one of targetRefs or workloadSelector can be set")
 	}
 	if s := a.v.Selector; s != nil {
 		a.selector(a.spec("selector", "matchLabels"), s.MatchLabels, noLabels)
@@ -91,7 +92,7 @@ func (a *auth) target() {
 		a.targetRef(a.spec("targetRef"), a.v.TargetRef)
 	}
 	if len(refs) > maxTargetRefs {
-		a.errorf(a.spec("targetRefs"), "targetRefs: %d are more than %d", len(refs), maxTargetRefs)
+		a.Errorf(a.spec("targetRefs"), "targetRefs: %d are more than %d", len(refs), maxTargetRefs)
 	}
 	for i, r := range refs {
 		a.targetRef(a.spec("targetRefs", i), r)
@@ -106,14 +107,14 @@ var targetKinds = []struct{ group, version, kind string }{
 	{"gateway.networking.k8s.io", "v1", "GatewayClass"},
 }
 
-func (a *auth) targetRef(at *node, r *selectors.PolicyTargetReference) {
+func (a *auth) targetRef(at *strictyaml.Node, r *selectors.PolicyTargetReference) {
 	if r.Name == "" {
-		a.errorf(at.at("name"), "targetRef name must be set")
+		a.Errorf(at.At("name"), "targetRef name must be set")
 	} else if len(r.Name) > 253 {
-		a.errorf(at.at("name"), "targetRef name has %d characters, more than 253", len(r.Name))
+		a.Errorf(at.At("name"), "targetRef name has %d characters, more than 253", len(r.Name))
 	}
 	if r.Namespace != "" {
-		a.errorf(at.at("namespace"), "targetRef namespace must not be set; cross namespace referencing is not supported")
+		a.Errorf(at.At("namespace"), "targetRef namespace must not be set; cross namespace referencing is not supported")
 	}
 	group := r.Group
 	if group == "core" {
@@ -130,7 +131,7 @@ func (a *auth) targetRef(at *node, r *selectors.PolicyTargetReference) {
 		}
 		names = append(names, k.group+"/"+k.version+"/"+k.kind)
 	}
-	a.errorf(at, "targetRef must be to one of %v but was %s/%s", names, r.Group, r.Kind)
+	a.Errorf(at, "targetRef must be to one of %v but was %s/%s", names, r.Group, r.Kind)
 }
 
 func (a *auth) dryRun() {
@@ -138,10 +139,10 @@ func (a *auth) dryRun() {
 	if !ok {
 		return
 	}
-	at := a.root.at("metadata", "annotations", annotationDryRun)
+	at := a.root.At("metadata", "annotations", annotationDryRun)
 	dry, err := strconv.ParseBool(value)
 	if err != nil {
-		a.errorf(at, "%s: expected \"true\" or \"false\", got %q", annotationDryRun, value)
+		a.Errorf(at, "%s: expected \"true\" or \"false\", got %q", annotationDryRun, value)
 	}
 	a.out.DryRun = dry
 }
@@ -150,35 +151,35 @@ func (a *auth) dryRun() {
 func (a *auth) rule(number int, r *security.Rule) *policy.AuthRule {
 	at := a.spec("rules", number)
 	out := &policy.AuthRule{Ref: a.ref}
-	out.Ref.Line, out.Ref.Column = at.line, at.col
+	out.Ref.Line, out.Ref.Column = at.Line, at.Col
 	for _, key := range [...]string{"from", "to"} {
-		if f := at.field(key); f != nil && f.value.kind == listNode && len(f.value.items) == 0 {
-			a.errorf(f.pos(), "`%s` must not be empty, found at rule %d", key, number)
+		if f := at.Field(key); f != nil && f.Value.Kind == strictyaml.List && len(f.Value.Items) == 0 {
+			a.Errorf(f.Pos(), "`%s` must not be empty, found at rule %d", key, number)
 		}
 	}
 	for i, f := range r.From {
-		fn := at.at("from", i)
+		fn := at.At("from", i)
 		if f.Source == nil {
-			a.errorf(fn, "`from.source` must not be nil, found at rule %d", number)
+			a.Errorf(fn, "`from.source` must not be nil, found at rule %d", number)
 			continue
 		}
-		out.From = append(out.From, a.source(fn.at("source"), number, f.Source))
+		out.From = append(out.From, a.source(fn.At("source"), number, f.Source))
 	}
 	for i, t := range r.To {
-		tn := at.at("to", i)
+		tn := at.At("to", i)
 		if t.Operation == nil {
-			a.errorf(tn, "`to.operation` must not be nil, found at rule %d", number)
+			a.Errorf(tn, "`to.operation` must not be nil, found at rule %d", number)
 			continue
 		}
-		out.To = append(out.To, a.operation(tn.at("operation"), number, t.Operation))
+		out.To = append(out.To, a.operation(tn.At("operation"), number, t.Operation))
 	}
 	for i, c := range r.When {
-		if w := a.condition(at.at("when", i), c); w != nil {
+		if w := a.condition(at.At("when", i), c); w != nil {
 			out.When = append(out.When, w)
 		}
 	}
 	if a.out.Action == policy.AuthDeny && slices.ContainsFunc(out.To, readsHTTP) {
-		a.warnf(at, "configured AuthorizationPolicy will deny all traffic to TCP ports under its scope "+
+		a.Warnf(at, "configured AuthorizationPolicy will deny all traffic to TCP ports under its scope "+
 			"due to the use of only HTTP attributes in a DENY rule; it is recommended to explicitly specify the port")
 	}
 	return out
@@ -191,11 +192,11 @@ func readsHTTP(o *policy.AuthOperation) bool {
 }
 
 // empty reports empty values of a list, and says whether there were any.
-func (a *auth) empty(at *node, key, label string, values []string) bool {
+func (a *auth) empty(at *strictyaml.Node, key, label string, values []string) bool {
 	found := false
 	for i, v := range values {
 		if v == "" {
-			a.errorf(at.at(key, i), "empty value not allowed, found in %s", label)
+			a.Errorf(at.At(key, i), "empty value not allowed, found in %s", label)
 			found = true
 		}
 	}

@@ -10,21 +10,22 @@ import (
 	security "istio.io/api/security/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // source translates who a rule is about.
-func (a *auth) source(at *node, number int, s *security.Source) *policy.AuthSource {
+func (a *auth) source(at *strictyaml.Node, number int, s *security.Source) *policy.AuthSource {
 	out := &policy.AuthSource{}
 	identities := len(s.Principals) + len(s.NotPrincipals) + len(s.Namespaces) + len(s.NotNamespaces)
 	accounts := len(s.ServiceAccounts) + len(s.NotServiceAccounts)
 	rest := len(s.RequestPrincipals) + len(s.NotRequestPrincipals) + len(s.IpBlocks) + len(s.NotIpBlocks) +
 		len(s.RemoteIpBlocks) + len(s.NotRemoteIpBlocks) + len(s.TrustDomains) + len(s.NotTrustDomains)
-	given := at.has("serviceAccounts") || at.has("notServiceAccounts")
+	given := at.Has("serviceAccounts") || at.Has("notServiceAccounts")
 	if identities > 0 && (accounts > 0 || given) {
-		a.errorf(at, "cannot set serviceAccounts with namespaces or principals, found at rule %d", number)
+		a.Errorf(at, "cannot set serviceAccounts with namespaces or principals, found at rule %d", number)
 	}
 	if identities+accounts+rest == 0 {
-		a.errorf(at, "`from.source` must not be empty, found at rule %d", number)
+		a.Errorf(at, "`from.source` must not be empty, found at rule %d", number)
 	}
 	out.Principals = a.principals(at, "principals", "Principals", s.Principals)
 	out.NotPrincipals = a.principals(at, "notPrincipals", "NotPrincipals", s.NotPrincipals)
@@ -43,60 +44,60 @@ func (a *auth) source(at *node, number int, s *security.Source) *policy.AuthSour
 
 // requests treats what is about JSON web tokens. Nobody has one here, so
 // that asking for any finds none, and asking for none finds all.
-func (a *auth) requests(at *node, s *security.Source, out *policy.AuthSource) {
+func (a *auth) requests(at *strictyaml.Node, s *security.Source, out *policy.AuthSource) {
 	a.empty(at, "requestPrincipals", "RequestPrincipals", s.RequestPrincipals)
 	a.empty(at, "notRequestPrincipals", "NotRequestPrincipals", s.NotRequestPrincipals)
 	if len(s.RequestPrincipals) > 0 {
 		out.Never = true
-		a.warnf(at.keyOf("requestPrincipals"), "requestPrincipals: egressd does not look into JSON web tokens, so no request has a principal and the source never matches")
+		a.Warnf(at.KeyOf("requestPrincipals"), "requestPrincipals: egressd does not look into JSON web tokens, so no request has a principal and the source never matches")
 	}
 	if len(s.NotRequestPrincipals) > 0 {
-		a.warnf(at.keyOf("notRequestPrincipals"), "notRequestPrincipals: egressd does not look into JSON web tokens, so no request has a principal and this always matches")
+		a.Warnf(at.KeyOf("notRequestPrincipals"), "notRequestPrincipals: egressd does not look into JSON web tokens, so no request has a principal and this always matches")
 	}
 }
 
 // remotes treats what is about the address of a client behind a proxy, which
 // is not known here. A list that can't be answered must not let anything
 // pass: one that would is an error.
-func (a *auth) remotes(at *node, s *security.Source, out *policy.AuthSource) {
+func (a *auth) remotes(at *strictyaml.Node, s *security.Source, out *policy.AuthSource) {
 	a.blocks(at, "remoteIpBlocks", s.RemoteIpBlocks)
 	a.blocks(at, "notRemoteIpBlocks", s.NotRemoteIpBlocks)
 	denies := a.out.Action == policy.AuthDeny
 	if len(s.RemoteIpBlocks) > 0 {
-		key := at.keyOf("remoteIpBlocks")
+		key := at.KeyOf("remoteIpBlocks")
 		out.Never = true
 		if denies {
-			a.unsupported(key, "remoteIpBlocks in a DENY rule (write ipBlocks: workloads connect without a proxy before egressd)")
+			a.Unsupported(key, "remoteIpBlocks in a DENY rule (write ipBlocks: workloads connect without a proxy before egressd)")
 		} else {
-			a.warnf(key, "remoteIpBlocks: workloads connect without a proxy before egressd, so the source never matches; write ipBlocks")
+			a.Warnf(key, "remoteIpBlocks: workloads connect without a proxy before egressd, so the source never matches; write ipBlocks")
 		}
 	}
 	if len(s.NotRemoteIpBlocks) > 0 {
-		key := at.keyOf("notRemoteIpBlocks")
+		key := at.KeyOf("notRemoteIpBlocks")
 		if denies {
-			a.warnf(key, "notRemoteIpBlocks: workloads connect without a proxy before egressd, so this always matches; write notIpBlocks")
+			a.Warnf(key, "notRemoteIpBlocks: workloads connect without a proxy before egressd, so this always matches; write notIpBlocks")
 		} else {
-			a.unsupported(key, "notRemoteIpBlocks (write notIpBlocks: workloads connect without a proxy before egressd)")
+			a.Unsupported(key, "notRemoteIpBlocks (write notIpBlocks: workloads connect without a proxy before egressd)")
 		}
 	}
 }
 
 // values reads a list of strings.
-func (a *auth) values(at *node, key, label string, values []string) []policy.ValueMatch {
+func (a *auth) values(at *strictyaml.Node, key, label string, values []string) []policy.ValueMatch {
 	if a.empty(at, key, label, values) {
 		return nil
 	}
 	var out []policy.ValueMatch
 	for i, s := range values {
-		out = append(out, a.value(at.at(key, i), key, s))
+		out = append(out, a.value(at.At(key, i), key, s))
 	}
 	return out
 }
 
-func (a *auth) value(at *node, key, s string) policy.ValueMatch {
+func (a *auth) value(at *strictyaml.Node, key, s string) policy.ValueMatch {
 	v := valueMatch(s)
 	if strings.Contains(v.Value, "*") {
-		a.warnf(at, "%s: only one '*', at the start or the end of %q, stands for other characters", key, s)
+		a.Warnf(at, "%s: only one '*', at the start or the end of %q, stands for other characters", key, s)
 	}
 	return v
 }
@@ -116,40 +117,40 @@ func valueMatch(s string) policy.ValueMatch {
 }
 
 // trustDomains reads a list of trust domains, which have one '*' at most.
-func (a *auth) trustDomains(at *node, key, label string, values []string) []policy.ValueMatch {
+func (a *auth) trustDomains(at *strictyaml.Node, key, label string, values []string) []policy.ValueMatch {
 	for i, s := range values {
-		n := at.at(key, i)
+		n := at.At(key, i)
 		switch {
 		case strings.Contains(s, "/"):
-			a.errorf(n, "trust domain must not contain '/', found in %s: %q", label, s)
+			a.Errorf(n, "trust domain must not contain '/', found in %s: %q", label, s)
 		case strings.Count(s, "*") > 1:
-			a.errorf(n, "at most one wildcard is allowed, found in %s: %q", label, s)
+			a.Errorf(n, "at most one wildcard is allowed, found in %s: %q", label, s)
 		case strings.Contains(strings.Trim(s, "*"), "*"):
-			a.errorf(n, "wildcard is only allowed at the start or end, found in %s: %q", label, s)
+			a.Errorf(n, "wildcard is only allowed at the start or end, found in %s: %q", label, s)
 		}
 	}
 	return a.values(at, key, label, values)
 }
 
-func (a *auth) principals(at *node, key, label string, values []string) []policy.ValueMatch {
+func (a *auth) principals(at *strictyaml.Node, key, label string, values []string) []policy.ValueMatch {
 	for i, s := range values {
 		if strings.HasPrefix(s, "spiffe://") {
-			a.warnf(at.at(key, i), "%s: principals are written without \"spiffe://\"; %q matches nobody", key, s)
+			a.Warnf(at.At(key, i), "%s: principals are written without \"spiffe://\"; %q matches nobody", key, s)
 		}
 	}
 	return a.values(at, key, label, values)
 }
 
 // accounts reads service accounts, and makes them absolute.
-func (a *auth) accounts(at *node, key, label string, values []string) []policy.ValueMatch {
+func (a *auth) accounts(at *strictyaml.Node, key, label string, values []string) []policy.ValueMatch {
 	if n := len(values); n > maxTargetRefs {
-		a.errorf(at.at(key), "%s: %d are more than %d", key, n, maxTargetRefs)
+		a.Errorf(at.At(key), "%s: %d are more than %d", key, n, maxTargetRefs)
 	}
 	var out []policy.ValueMatch
 	for i, s := range values {
 		account, err := a.account(label, s)
 		if err != nil {
-			a.errorf(at.at(key, i), "%s", err)
+			a.Errorf(at.At(key, i), "%s", err)
 			continue
 		}
 		out = append(out, policy.ValueMatch{Kind: policy.ValueExact, Value: account})
@@ -175,16 +176,16 @@ func (a *auth) account(label, s string) (string, error) {
 	return ns + "/" + name, nil
 }
 
-func (a *auth) blocks(at *node, key string, values []string) []netip.Prefix {
+func (a *auth) blocks(at *strictyaml.Node, key string, values []string) []netip.Prefix {
 	var out []netip.Prefix
 	for i, s := range values {
 		p, err := ipBlock(s)
 		if err != nil {
-			a.errorf(at.at(key, i), "%s", err)
+			a.Errorf(at.At(key, i), "%s", err)
 			continue
 		}
 		if p != p.Masked() {
-			a.warnf(at.at(key, i), "%s has host bits set; it is read as %s", s, p.Masked())
+			a.Warnf(at.At(key, i), "%s has host bits set; it is read as %s", s, p.Masked())
 		}
 		out = append(out, p.Masked())
 	}

@@ -40,7 +40,7 @@ func (a *analysis) conflicts() {
 						continue
 					}
 					d := a.part(s.Ref)
-					d.warnf(d.spec("ports", j), "port %d of %s is opened by ServiceEntry %s/%s (%s) as well, %s, "+
+					d.Warnf(d.spec("ports", j), "port %d of %s is opened by ServiceEntry %s/%s (%s) as well, %s, "+
 						"and only the address tells the two apart: the first has its way",
 						o.port, plainAddress(o.address), other.service.Ref.Namespace, other.service.Ref.Name,
 						other.service.Ref.Position(), difference(other.port, p))

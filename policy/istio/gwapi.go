@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // The Gateway API: HTTPRoutes whose parents are ServiceEntries are rules for
@@ -45,37 +47,37 @@ func gatewayKind(group, name string) (kind, bool) {
 		return kind{group, nil, func(o *object, _ *draft) { o.notServed() }}, true
 	}
 	return kind{group, nil, func(o *object, _ *draft) {
-		at := o.root.keyOf("kind")
+		at := o.root.KeyOf("kind")
 		if why, ok := gatewayKinds[name]; ok {
-			o.warnf(at, "%s is not acted on: %s", name, why)
+			o.Warnf(at, "%s is not acted on: %s", name, why)
 			return
 		}
 		known := slices.Sorted(maps.Keys(gatewayKinds))
-		o.warnf(at, "kind %s of %s is not known, and not acted on%s", name, group, didYouMean(name, known))
+		o.Warnf(at, "kind %s of %s is not known, and not acted on%s", name, group, strictyaml.DidYouMean(name, known))
 	}}, true
 }
 
 // notServed says what becomes of a Gateway.
 func (o *object) notServed() {
-	if class := o.spec().get("gatewayClassName"); class != nil && class.text == waypointClass {
-		o.say(Note, o.root.keyOf("kind"), "egressd does on the node what the waypoint would do for ServiceEntries")
+	if class := o.spec().Get("gatewayClassName"); class != nil && class.Text == waypointClass {
+		o.Say(Note, o.root.KeyOf("kind"), "egressd does on the node what the waypoint would do for ServiceEntries")
 		return
 	}
-	o.warnf(o.root.keyOf("kind"), "Gateway is not acted on: %s", gatewayKinds["Gateway"])
+	o.Warnf(o.root.KeyOf("kind"), "Gateway is not acted on: %s", gatewayKinds["Gateway"])
 }
 
 // decodeHTTPRoute decodes an HTTPRoute. One that is for Gateways alone is not
 // ours to judge: what it has in it may be newer than we are.
 func decodeHTTPRoute(o *object, d *draft) {
 	if o.forGateways() {
-		for i := range o.spec("parentRefs").items {
+		for i := range o.spec("parentRefs").Items {
 			o.noGateway(o.spec("parentRefs", i), "Gateway")
 		}
 		return
 	}
 	o.topLevel()
 	v := new(gateway.HTTPRouteSpec)
-	if decodeGo(o.spec(), v, "spec", &o.place) {
+	if strictyaml.DecodeGo(o.spec(), v, "spec", &o.Place) {
 		d.take = func(l *loader) { l.httpRoutes = append(l.httpRoutes, decoded[gateway.HTTPRouteSpec]{o, v}) }
 	}
 }
@@ -85,18 +87,18 @@ func decodeHTTPRoute(o *object, d *draft) {
 func (o *object) forGateways() bool {
 	fields := []string{"group", "kind", "namespace", "name", "sectionName", "port"}
 	kinds := []string{"Gateway", "ListenerSet", "XListenerSet"}
-	parents := o.spec().get("parentRefs").list()
-	return len(parents) > 0 && !slices.ContainsFunc(parents, func(p *node) bool {
-		k := p.get("kind")
-		return p.kind != mapNode || k != nil && !slices.Contains(kinds, k.text) ||
-			slices.ContainsFunc(p.fields, func(f field) bool { return !slices.Contains(fields, f.key) })
+	parents := o.spec().Get("parentRefs").List()
+	return len(parents) > 0 && !slices.ContainsFunc(parents, func(p *strictyaml.Node) bool {
+		k := p.Get("kind")
+		return p.Kind != strictyaml.Mapping || k != nil && !slices.Contains(kinds, k.Text) ||
+			slices.ContainsFunc(p.Fields, func(f strictyaml.Field) bool { return !slices.Contains(fields, f.Key) })
 	})
 }
 
-func (o *object) noGateway(at *node, kind string) {
+func (o *object) noGateway(at *strictyaml.Node, kind string) {
 	name := ""
-	if n := at.get("name"); n != nil {
-		name = " " + n.text
+	if n := at.Get("name"); n != nil {
+		name = " " + n.Text
 	}
-	o.warnf(at, "the route is not acted on for the %s%s: %s (parents can be ServiceEntries)", cmp.Or(kind, "Gateway"), name, gatewayKinds["Gateway"])
+	o.Warnf(at, "the route is not acted on for the %s%s: %s (parents can be ServiceEntries)", cmp.Or(kind, "Gateway"), name, gatewayKinds["Gateway"])
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // gatewayRoute is an HTTPRoute whose rules are translated.
@@ -105,16 +106,16 @@ func (r *gatewayRoute) hostnames() []hostname.Pattern {
 	for i, s := range r.v.Hostnames {
 		at := r.spec("hostnames", i)
 		if _, err := netip.ParseAddr(string(s)); err == nil {
-			r.errorf(at, "hostnames: %q is an IP address, which a route cannot have", s)
+			r.Errorf(at, "hostnames: %q is an IP address, which a route cannot have", s)
 			continue
 		}
 		h, err := domain(string(s))
 		switch {
 		case err != nil:
-			r.errorf(at, "invalid hostname: %s", err)
+			r.Errorf(at, "invalid hostname: %s", err)
 			continue
 		case h == "*" || isPartialWildcard(h):
-			r.errorf(at, "hostname %q: a wildcard is a label by itself, as in *.example.com", s)
+			r.Errorf(at, "hostname %q: a wildcard is a label by itself, as in *.example.com", s)
 			continue
 		}
 		out = append(out, h)
@@ -128,7 +129,7 @@ func (r *gatewayRoute) parents(byName map[string][]*policy.Service) []attached {
 	found := map[*policy.Service]int{}
 	seen := map[string]bool{}
 	if len(r.v.ParentRefs) == 0 {
-		r.warnf(r.spec(), "no parentRefs: the route is for nothing")
+		r.Warnf(r.spec(), "no parentRefs: the route is for nothing")
 	}
 	for i, p := range r.v.ParentRefs {
 		at := r.spec("parentRefs", i)
@@ -138,12 +139,12 @@ func (r *gatewayRoute) parents(byName map[string][]*policy.Service) []attached {
 		name := string(value(p.Namespace, gateway.Namespace(r.ref.Namespace))) + "/" + string(p.Name)
 		key := fmt.Sprint(name, " ", value(p.SectionName, ""), " ", value(p.Port, 0))
 		if seen[key] {
-			r.errorf(at, "sectionName or port must be unique when parentRefs includes 2 or more references to the same parent")
+			r.Errorf(at, "sectionName or port must be unique when parentRefs includes 2 or more references to the same parent")
 			continue
 		}
 		seen[key] = true
 		if len(byName[name]) == 0 {
-			r.warnf(at.at("name"), "there is no ServiceEntry %s: the route is not acted on for it", name)
+			r.Warnf(at.At("name"), "there is no ServiceEntry %s: the route is not acted on for it", name)
 		}
 		for _, s := range byName[name] {
 			ports, ok := r.section(at, p, s)
@@ -167,26 +168,26 @@ func (r *gatewayRoute) parents(byName map[string][]*policy.Service) []attached {
 
 // isEntry says whether a parent is a ServiceEntry, and what becomes of it
 // otherwise.
-func (r *gatewayRoute) isEntry(at *node, p gateway.ParentReference) bool {
+func (r *gatewayRoute) isEntry(at *strictyaml.Node, p gateway.ParentReference) bool {
 	group, kind := value(p.Group, gatewayGroup), value(p.Kind, "Gateway")
 	switch {
 	case kind == "ServiceEntry" && group == networkingGroup:
 		return true
 	case kind == "ServiceEntry":
-		r.errorf(at.at("group"), "parentRefs: a ServiceEntry is of group %s, not %q", networkingGroup, group)
+		r.Errorf(at.At("group"), "parentRefs: a ServiceEntry is of group %s, not %q", networkingGroup, group)
 	case kind == "Service" && group == "":
-		r.say(Note, at, "the route is not acted on for the Service %s: egressd acts on what ServiceEntries open", p.Name)
+		r.Say(Note, at, "the route is not acted on for the Service %s: egressd acts on what ServiceEntries open", p.Name)
 	case group == gatewayGroup && slices.Contains([]gateway.Kind{"Gateway", "ListenerSet"}, kind):
 		r.noGateway(at, string(kind))
 	default:
-		r.warnf(at.at("kind"), "the route is not acted on for the %s %s%s", kind, p.Name,
-			didYouMean(string(kind), []string{"Gateway", "ListenerSet", "Service", "ServiceEntry"}))
+		r.Warnf(at.At("kind"), "the route is not acted on for the %s %s%s", kind, p.Name,
+			strictyaml.DidYouMean(string(kind), []string{"Gateway", "ListenerSet", "Service", "ServiceEntry"}))
 	}
 	return false
 }
 
 // section finds the ports that a parentRef restricts the route to; nil: all.
-func (r *gatewayRoute) section(at *node, p gateway.ParentReference, s *policy.Service) ([]uint16, bool) {
+func (r *gatewayRoute) section(at *strictyaml.Node, p gateway.ParentReference, s *policy.Service) ([]uint16, bool) {
 	if p.SectionName == nil && p.Port == nil {
 		return nil, true
 	}
@@ -196,7 +197,7 @@ func (r *gatewayRoute) section(at *node, p gateway.ParentReference, s *policy.Se
 			return []uint16{port.Number}, true
 		}
 	}
-	r.warnf(at, "ServiceEntry %s/%s has no such port: the route is not acted on for it", s.Ref.Namespace, s.Ref.Name)
+	r.Warnf(at, "ServiceEntry %s/%s has no such port: the route is not acted on for it", s.Ref.Namespace, s.Ref.Name)
 	return nil, false
 }
 
@@ -225,7 +226,7 @@ func (t *routedHosts) attach(a attached, hostnames []hostname.Pattern) {
 		}
 	}
 	if len(hosts) == 0 {
-		a.route.warnf(a.route.spec("hostnames"), "none of the hostnames is a host of ServiceEntry %s/%s: the route is not acted on for it",
+		a.route.Warnf(a.route.spec("hostnames"), "none of the hostnames is a host of ServiceEntry %s/%s: the route is not acted on for it",
 			a.service.Ref.Namespace, a.service.Ref.Name)
 	}
 	for _, h := range hosts {
@@ -282,7 +283,7 @@ func (l *loader) routedServices(t *routedHosts) []*policy.VirtualService {
 			first := slices.MinFunc(routes, func(x, y attached) int { return cmp.Compare(x.route.index, y.route.index) })
 			vs = &policy.VirtualService{Ref: first.route.ref, Gateways: []string{mesh}, Export: t.export}
 			if l.merged += matches; l.merged > maxMerged {
-				first.route.errorf(first.route.spec("parentRefs"), "the HTTPRoutes make more than %d matches of the hosts that they share", maxMerged)
+				first.route.Errorf(first.route.spec("parentRefs"), "the HTTPRoutes make more than %d matches of the hosts that they share", maxMerged)
 				return out
 			}
 			vs.Ports, vs.HTTP = rulesOf(routes)

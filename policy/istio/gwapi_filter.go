@@ -12,6 +12,7 @@ import (
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // filterFields are the fields of a filter by its type. Those with a pointer
@@ -35,7 +36,7 @@ type filterField struct {
 }
 
 // typed checks that a filter has the field of its type and no other.
-func (o *object) typed(at *node, f *gateway.HTTPRouteFilter) bool {
+func (o *object) typed(at *strictyaml.Node, f *gateway.HTTPRouteFilter) bool {
 	fields := filterFields(f)
 	if _, ok := fields[f.Type]; !ok {
 		var known []string
@@ -43,17 +44,17 @@ func (o *object) typed(at *node, f *gateway.HTTPRouteFilter) bool {
 			known = append(known, string(t))
 		}
 		slices.Sort(known)
-		o.errorf(at.at("type"), "unsupported filter type %q%s", f.Type, didYouMean(string(f.Type), known))
+		o.Errorf(at.At("type"), "unsupported filter type %q%s", f.Type, strictyaml.DidYouMean(string(f.Type), known))
 		return false
 	}
 	ok := true
 	for t, field := range fields {
 		switch {
 		case t == f.Type && !field.set:
-			o.errorf(at, "filter.%s must be specified for %s filter.type", field.name, t)
+			o.Errorf(at, "filter.%s must be specified for %s filter.type", field.name, t)
 			ok = false
 		case t != f.Type && field.set:
-			o.errorf(at.keyOf(field.name), "filter.%s must be nil if the filter.type is not %s", field.name, t)
+			o.Errorf(at.KeyOf(field.name), "filter.%s must be nil if the filter.type is not %s", field.name, t)
 			ok = false
 		}
 	}
@@ -61,16 +62,16 @@ func (o *object) typed(at *node, f *gateway.HTTPRouteFilter) bool {
 }
 
 // filters translates the filters of a rule.
-func (l *loader) filters(r *gatewayRoute, at *node, in *gateway.HTTPRouteRule, out *policy.HTTPRule) {
+func (l *loader) filters(r *gatewayRoute, at *strictyaml.Node, in *gateway.HTTPRouteRule, out *policy.HTTPRule) {
 	seen := map[gateway.HTTPRouteFilterType]bool{}
 	for i := range in.Filters {
 		f := &in.Filters[i]
-		fn := at.at("filters", i)
+		fn := at.At("filters", i)
 		if !r.typed(fn, f) {
 			continue
 		}
 		if seen[f.Type] && f.Type != gateway.HTTPRouteFilterRequestMirror {
-			r.errorf(fn, "%s filter cannot be repeated", f.Type)
+			r.Errorf(fn, "%s filter cannot be repeated", f.Type)
 			continue
 		}
 		seen[f.Type] = true
@@ -81,34 +82,34 @@ func (l *loader) filters(r *gatewayRoute, at *node, in *gateway.HTTPRouteRule, o
 			}
 			r.headerFilter(fn, f, out.Headers)
 		case gateway.HTTPRouteFilterRequestRedirect:
-			out.Redirect = r.redirectFilter(fn.at("requestRedirect"), f.RequestRedirect, in)
+			out.Redirect = r.redirectFilter(fn.At("requestRedirect"), f.RequestRedirect, in)
 		case gateway.HTTPRouteFilterURLRewrite:
-			out.Rewrite = r.rewriteFilter(fn.at("urlRewrite"), f.URLRewrite, in)
+			out.Rewrite = r.rewriteFilter(fn.At("urlRewrite"), f.URLRewrite, in)
 		case gateway.HTTPRouteFilterRequestMirror:
 			out.Mirrors = append(out.Mirrors, l.mirrorFilter(r.object, fn, f.RequestMirror))
 		case gateway.HTTPRouteFilterCORS:
 			out.CORS = r.corsFilter(fn, f.CORS)
 		default:
-			r.unsupported(fn.at("type"), "the filter "+string(f.Type))
+			r.Unsupported(fn.At("type"), "the filter "+string(f.Type))
 		}
 	}
 	if seen[gateway.HTTPRouteFilterRequestRedirect] && seen[gateway.HTTPRouteFilterURLRewrite] {
-		r.errorf(at.at("filters"), "May specify either httpRouteFilterRequestRedirect or httpRouteFilterRequestRewrite, but not both")
+		r.Errorf(at.At("filters"), "May specify either httpRouteFilterRequestRedirect or httpRouteFilterRequestRewrite, but not both")
 	}
 }
 
 // backendFilters translates the filters of one backend.
-func (o *object) backendFilters(at *node, filters []gateway.HTTPRouteFilter) *policy.Headers {
+func (o *object) backendFilters(at *strictyaml.Node, filters []gateway.HTTPRouteFilter) *policy.Headers {
 	var out *policy.Headers
 	seen := map[gateway.HTTPRouteFilterType]bool{}
 	for i := range filters {
 		f := &filters[i]
-		fn := at.at("filters", i)
+		fn := at.At("filters", i)
 		if !o.typed(fn, f) {
 			continue
 		}
 		if seen[f.Type] {
-			o.errorf(fn, "%s filter cannot be repeated", f.Type)
+			o.Errorf(fn, "%s filter cannot be repeated", f.Type)
 			continue
 		}
 		seen[f.Type] = true
@@ -119,34 +120,34 @@ func (o *object) backendFilters(at *node, filters []gateway.HTTPRouteFilter) *po
 			}
 			o.headerFilter(fn, f, out)
 		default:
-			o.unsupported(fn.at("type"), "the filter "+string(f.Type)+" of a backend")
+			o.Unsupported(fn.At("type"), "the filter "+string(f.Type)+" of a backend")
 		}
 	}
 	return out
 }
 
-func (o *object) headerFilter(at *node, f *gateway.HTTPRouteFilter, out *policy.Headers) {
+func (o *object) headerFilter(at *strictyaml.Node, f *gateway.HTTPRouteFilter, out *policy.Headers) {
 	if f.Type == gateway.HTTPRouteFilterRequestHeaderModifier {
-		out.Request = o.headerChanges(at.at("requestHeaderModifier"), f.RequestHeaderModifier, true)
+		out.Request = o.headerChanges(at.At("requestHeaderModifier"), f.RequestHeaderModifier, true)
 		return
 	}
-	out.Response = o.headerChanges(at.at("responseHeaderModifier"), f.ResponseHeaderModifier, false)
+	out.Response = o.headerChanges(at.At("responseHeaderModifier"), f.ResponseHeaderModifier, false)
 }
 
-func (o *object) headerChanges(at *node, f *gateway.HTTPHeaderFilter, request bool) policy.HeaderOps {
+func (o *object) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilter, request bool) policy.HeaderOps {
 	var out policy.HeaderOps
 	seen := map[string]bool{}
-	good := func(n *node, name string, host bool) bool {
+	good := func(n *strictyaml.Node, name string, host bool) bool {
 		lower := strings.ToLower(name)
 		switch {
 		case isInternalHeader(name) && !(host && lower == "host"):
 			o.internalHeader(n, name)
 			return false
 		case !isHeaderName(name):
-			o.errorf(n, "invalid header name %q", name)
+			o.Errorf(n, "invalid header name %q", name)
 			return false
 		case seen[lower]:
-			o.errorf(n, "header %q: only one action for a header name is permitted (names ignore case)", name)
+			o.Errorf(n, "header %q: only one action for a header name is permitted (names ignore case)", name)
 			return false
 		}
 		seen[lower] = true
@@ -155,17 +156,17 @@ func (o *object) headerChanges(at *node, f *gateway.HTTPHeaderFilter, request bo
 	values := func(list string, in []gateway.HTTPHeader) []policy.Header {
 		var out []policy.Header
 		for i, h := range in {
-			n := at.at(list, i)
+			n := at.At(list, i)
 			name := string(h.Name)
-			if !good(n.at("name"), name, request) {
+			if !good(n.At("name"), name, request) {
 				continue
 			}
 			if isFramingHeader(name) {
-				o.errorf(n.at("name"), "header %q frames messages and is egressd's to write, not a rule's", name)
+				o.Errorf(n.At("name"), "header %q frames messages and is egressd's to write, not a rule's", name)
 				continue
 			}
 			if h.Value == "" || strings.ContainsFunc(h.Value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
-				o.errorf(n.at("value"), "header %q: the value is empty or has control characters", name)
+				o.Errorf(n.At("value"), "header %q: the value is empty or has control characters", name)
 			}
 			if isAuthority(name) {
 				name = "Host"
@@ -176,7 +177,7 @@ func (o *object) headerChanges(at *node, f *gateway.HTTPHeaderFilter, request bo
 	}
 	out.Set, out.Add = values("set", f.Set), values("add", f.Add)
 	for i, name := range f.Remove {
-		if good(at.at("remove", i), name, false) {
+		if good(at.At("remove", i), name, false) {
 			out.Remove = append(out.Remove, name)
 		}
 	}
@@ -185,7 +186,7 @@ func (o *object) headerChanges(at *node, f *gateway.HTTPHeaderFilter, request bo
 
 // replaced reads a path modifier: the whole path, or what takes the place of
 // the prefix. It needs the one match that the rule must have.
-func (o *object) replaced(at *node, p *gateway.HTTPPathModifier, filter string, rule *gateway.HTTPRouteRule) (full, prefix string) {
+func (o *object) replaced(at *strictyaml.Node, p *gateway.HTTPPathModifier, filter string, rule *gateway.HTTPRouteRule) (full, prefix string) {
 	if p == nil {
 		return "", ""
 	}
@@ -193,17 +194,17 @@ func (o *object) replaced(at *node, p *gateway.HTTPPathModifier, filter string, 
 	switch {
 	case !isFull && !isPrefix:
 		types := []string{string(gateway.FullPathHTTPPathModifier), string(gateway.PrefixMatchHTTPPathModifier)}
-		o.errorf(at.at("type"), "path type %q is not one of %s%s", p.Type, strings.Join(types, ", "), didYouMean(string(p.Type), types))
+		o.Errorf(at.At("type"), "path type %q is not one of %s%s", p.Type, strings.Join(types, ", "), strictyaml.DidYouMean(string(p.Type), types))
 	case isFull && p.ReplaceFullPath == nil:
-		o.errorf(at, "replaceFullPath must be specified when type is set to 'ReplaceFullPath'")
+		o.Errorf(at, "replaceFullPath must be specified when type is set to 'ReplaceFullPath'")
 	case isPrefix && p.ReplacePrefixMatch == nil:
-		o.errorf(at, "replacePrefixMatch must be specified when type is set to 'ReplacePrefixMatch'")
+		o.Errorf(at, "replacePrefixMatch must be specified when type is set to 'ReplacePrefixMatch'")
 	case isFull && p.ReplacePrefixMatch != nil:
-		o.errorf(at.keyOf("replacePrefixMatch"), "type must be 'ReplacePrefixMatch' when replacePrefixMatch is set")
+		o.Errorf(at.KeyOf("replacePrefixMatch"), "type must be 'ReplacePrefixMatch' when replacePrefixMatch is set")
 	case isPrefix && p.ReplaceFullPath != nil:
-		o.errorf(at.keyOf("replaceFullPath"), "type must be 'ReplaceFullPath' when replaceFullPath is set")
+		o.Errorf(at.KeyOf("replaceFullPath"), "type must be 'ReplaceFullPath' when replaceFullPath is set")
 	case isPrefix && !onePrefix(rule):
-		o.errorf(at, "When using %s filter with path.replacePrefixMatch, exactly one PathPrefix match must be specified", filter)
+		o.Errorf(at, "When using %s filter with path.replacePrefixMatch, exactly one PathPrefix match must be specified", filter)
 	case isFull:
 		full = *p.ReplaceFullPath
 	default:
@@ -218,7 +219,7 @@ func (o *object) replaced(at *node, p *gateway.HTTPPathModifier, filter string, 
 	}
 	for _, s := range []string{full, prefix} {
 		if s != "" && (s[0] != '/' || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f })) {
-			o.errorf(at, "path %q must start with '/' and have no spaces, control characters or characters beyond ASCII", s)
+			o.Errorf(at, "path %q must start with '/' and have no spaces, control characters or characters beyond ASCII", s)
 		}
 	}
 	return full, prefix
@@ -234,30 +235,30 @@ func onePrefix(rule *gateway.HTTPRouteRule) bool {
 	return len(rule.Matches) == 1 && (p == nil || value(p.Type, gateway.PathMatchPathPrefix) == gateway.PathMatchPathPrefix)
 }
 
-func (o *object) preciseHost(at *node, h *gateway.PreciseHostname) string {
+func (o *object) preciseHost(at *strictyaml.Node, h *gateway.PreciseHostname) string {
 	if h == nil {
 		return ""
 	}
 	out, err := fqdn(string(*h))
 	if err != nil {
-		o.errorf(at.at("hostname"), "invalid hostname: %s", err)
+		o.Errorf(at.At("hostname"), "invalid hostname: %s", err)
 	}
 	return out
 }
 
-func (o *object) redirectFilter(at *node, f *gateway.HTTPRequestRedirectFilter, rule *gateway.HTTPRouteRule) *policy.Redirect {
+func (o *object) redirectFilter(at *strictyaml.Node, f *gateway.HTTPRequestRedirectFilter, rule *gateway.HTTPRouteRule) *policy.Redirect {
 	out := &policy.Redirect{Authority: o.preciseHost(at, f.Hostname), Scheme: value(f.Scheme, ""), Code: value(f.StatusCode, http.StatusFound)}
-	out.URI, out.PrefixRewrite = o.replaced(at.at("path"), f.Path, "RequestRedirect", rule)
+	out.URI, out.PrefixRewrite = o.replaced(at.At("path"), f.Path, "RequestRedirect", rule)
 	switch out.Code {
 	case 301, 302, 303, 307, 308:
 	default:
-		o.errorf(at.at("statusCode"), "statusCode %d is not one of 301, 302, 303, 307, 308", out.Code)
+		o.Errorf(at.At("statusCode"), "statusCode %d is not one of 301, 302, 303, 307, 308", out.Code)
 	}
 	switch {
 	case f.Scheme != nil && out.Scheme != "http" && out.Scheme != "https":
-		o.errorf(at.at("scheme"), `scheme %q must be "http" or "https"`, out.Scheme)
+		o.Errorf(at.At("scheme"), `scheme %q must be "http" or "https"`, out.Scheme)
 	case f.Port != nil && (*f.Port < 1 || *f.Port > 65535):
-		o.errorf(at.at("port"), "port number %d must be in the range 1..65535", *f.Port)
+		o.Errorf(at.At("port"), "port number %d must be in the range 1..65535", *f.Port)
 	case f.Port != nil:
 		out.Port = uint16(*f.Port)
 	case out.Scheme == "http":
@@ -270,9 +271,9 @@ func (o *object) redirectFilter(at *node, f *gateway.HTTPRequestRedirectFilter, 
 	return out
 }
 
-func (o *object) rewriteFilter(at *node, f *gateway.HTTPURLRewriteFilter, rule *gateway.HTTPRouteRule) *policy.Rewrite {
+func (o *object) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewriteFilter, rule *gateway.HTTPRouteRule) *policy.Rewrite {
 	out := &policy.Rewrite{Authority: o.preciseHost(at, f.Hostname)}
-	full, prefix := o.replaced(at.at("path"), f.Path, "URLRewrite", rule)
+	full, prefix := o.replaced(at.At("path"), f.Path, "URLRewrite", rule)
 	out.URI = prefix
 	if full != "" {
 		out.RegexMatch, out.RegexRewrite = `(?s)^.*$`, strings.ReplaceAll(full, `\`, `\\`)
@@ -283,20 +284,20 @@ func (o *object) rewriteFilter(at *node, f *gateway.HTTPURLRewriteFilter, rule *
 	return out
 }
 
-func (l *loader) mirrorFilter(o *object, at *node, f *gateway.HTTPRequestMirrorFilter) policy.Mirror {
-	o.inert(at.at("type"), "RequestMirror")
-	at = at.at("requestMirror")
-	out := policy.Mirror{Destination: l.backend(o, at.at("backendRef"), f.BackendRef), Percent: 100}
+func (l *loader) mirrorFilter(o *object, at *strictyaml.Node, f *gateway.HTTPRequestMirrorFilter) policy.Mirror {
+	o.Inert(at.At("type"), "RequestMirror")
+	at = at.At("requestMirror")
+	out := policy.Mirror{Destination: l.backend(o, at.At("backendRef"), f.BackendRef), Percent: 100}
 	if p := f.Percent; p != nil {
-		out.Percent = o.mirrorShare(at.at("percent"), "percent", float64(*p))
+		out.Percent = o.mirrorShare(at.At("percent"), "percent", float64(*p))
 	}
 	if x := f.Fraction; x != nil {
 		of := value(x.Denominator, 100)
 		switch {
 		case f.Percent != nil:
-			o.errorf(at.keyOf("fraction"), "Only one of percent or fraction may be specified in HTTPRequestMirrorFilter")
+			o.Errorf(at.KeyOf("fraction"), "Only one of percent or fraction may be specified in HTTPRequestMirrorFilter")
 		case of < 1 || x.Numerator < 0 || x.Numerator > of:
-			o.errorf(at.at("fraction"), "numerator must be less than or equal to denominator, and both positive")
+			o.Errorf(at.At("fraction"), "numerator must be less than or equal to denominator, and both positive")
 		default:
 			out.Percent = 100 * float64(x.Numerator) / float64(of)
 		}
@@ -306,14 +307,14 @@ func (l *loader) mirrorFilter(o *object, at *node, f *gateway.HTTPRequestMirrorF
 
 // corsFilter reads a CORS filter. An asterisk stands for anything in the host
 // of an origin, and alone for every origin.
-func (o *object) corsFilter(at *node, f *gateway.HTTPCORSFilter) *policy.CORS {
-	o.inert(at.at("type"), "CORS")
-	at = at.at("cors")
+func (o *object) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *policy.CORS {
+	o.Inert(at.At("type"), "CORS")
+	at = at.At("cors")
 	out := &policy.CORS{MaxAge: 5 * time.Second, AllowCredentials: f.AllowCredentials}
 	for i, s := range f.AllowOrigins {
 		m := policy.StringMatch{Kind: policy.MatchExact, Value: string(s)}
 		if s == "" {
-			o.errorf(at.at("allowOrigins", i), "an origin is a scheme and a host, with a port or without")
+			o.Errorf(at.At("allowOrigins", i), "an origin is a scheme and a host, with a port or without")
 		}
 		if strings.Contains(string(s), "*") {
 			m = policy.StringMatch{Kind: policy.MatchRegex, Value: strings.ReplaceAll(regexp.QuoteMeta(string(s)), `\*`, ".*")}
@@ -322,7 +323,7 @@ func (o *object) corsFilter(at *node, f *gateway.HTTPCORSFilter) *policy.CORS {
 	}
 	for i, m := range f.AllowMethods {
 		if !slices.Contains(corsMethods, string(m)) {
-			o.errorf(at.at("allowMethods", i), "%q is not a supported HTTP method%s", m, didYouMean(string(m), corsMethods))
+			o.Errorf(at.At("allowMethods", i), "%q is not a supported HTTP method%s", m, strictyaml.DidYouMean(string(m), corsMethods))
 		}
 		out.AllowMethods = append(out.AllowMethods, string(m))
 	}
@@ -332,13 +333,13 @@ func (o *object) corsFilter(at *node, f *gateway.HTTPCORSFilter) *policy.CORS {
 	for _, h := range f.ExposeHeaders {
 		out.ExposeHeaders = append(out.ExposeHeaders, string(h))
 	}
-	o.corsHeaders(at.at("allowHeaders"), out.AllowHeaders)
-	o.corsHeaders(at.at("exposeHeaders"), out.ExposeHeaders)
+	o.corsHeaders(at.At("allowHeaders"), out.AllowHeaders)
+	o.corsHeaders(at.At("exposeHeaders"), out.ExposeHeaders)
 	if f.MaxAge != 0 {
 		out.MaxAge = time.Duration(f.MaxAge) * time.Second
 	}
 	if f.MaxAge < 0 {
-		o.errorf(at.at("maxAge"), "maxAge %d must be 1 or more", f.MaxAge)
+		o.Errorf(at.At("maxAge"), "maxAge %d must be 1 or more", f.MaxAge)
 	}
 	return out
 }

@@ -13,13 +13,14 @@ import (
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // routeMatch is one match of a rule of an HTTPRoute. The matches of all rules
 // compete, so that each becomes a rule by itself.
 type routeMatch struct {
-	place *place
-	at    *node
+	place *strictyaml.Place
+	at    *strictyaml.Node
 	rule  *policy.HTTPRule // without the match
 	match *policy.HTTPMatch
 	width int
@@ -37,7 +38,7 @@ func (l *loader) translateRoute(r *gatewayRoute) {
 		at := r.spec("rules", i)
 		if n := rules[i].Name; n != nil {
 			if names[*n] {
-				r.errorf(at.at("name"), "Rule name must be unique within the route")
+				r.Errorf(at.At("name"), "Rule name must be unique within the route")
 			}
 			names[*n] = true
 		}
@@ -47,92 +48,92 @@ func (l *loader) translateRoute(r *gatewayRoute) {
 			matches = []gateway.HTTPRouteMatch{{}}
 		}
 		for j := range matches {
-			mn := at.at("matches", j)
-			r.matches = append(r.matches, routeMatch{place: &r.place, at: mn, rule: rule, match: r.gatewayMatch(mn, &matches[j])})
+			mn := at.At("matches", j)
+			r.matches = append(r.matches, routeMatch{place: &r.Place, at: mn, rule: rule, match: r.gatewayMatch(mn, &matches[j])})
 		}
 	}
 }
 
 // gatewayRule translates a rule without its matches.
-func (l *loader) gatewayRule(r *gatewayRoute, at *node, i int, in *gateway.HTTPRouteRule) *policy.HTTPRule {
+func (l *loader) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in *gateway.HTTPRouteRule) *policy.HTTPRule {
 	out := &policy.HTTPRule{Ref: r.ref, UnknownStatus: http.StatusInternalServerError}
-	out.Ref.Line, out.Ref.Column = at.line, at.col
+	out.Ref.Line, out.Ref.Column = at.Line, at.Col
 	// Unnamed rules get the name that Istio gives them.
 	out.Name = string(value(in.Name, gateway.SectionName(fmt.Sprintf("%s.%s.%d", r.ref.Namespace, r.ref.Name, i))))
 	l.filters(r, at, in, out)
 	total := int64(0)
 	for j := range in.BackendRefs {
 		b := &in.BackendRefs[j]
-		bn := at.at("backendRefs", j)
+		bn := at.At("backendRefs", j)
 		w := &policy.WeightedDestination{
 			Destination: l.backend(r.object, bn, b.BackendObjectReference),
 			Weight:      r.backendWeight(bn, b.Weight),
 			Headers:     r.backendFilters(bn, b.Filters),
 		}
 		total += int64(w.Weight)
-		l.origins[w] = origin{&r.place, bn.at("name")}
+		l.origins[w] = origin{&r.Place, bn.At("name")}
 		out.Route = append(out.Route, w)
 	}
 	r.timeouts(at, in, out)
 	if in.SessionPersistence != nil {
-		r.inert(at.keyOf("sessionPersistence"), "sessionPersistence")
+		r.Inert(at.KeyOf("sessionPersistence"), "sessionPersistence")
 	}
 	r.authorityRewrite(at, out)
 	switch {
 	case out.Redirect != nil && len(in.BackendRefs) > 0:
-		r.errorf(at.keyOf("backendRefs"), "RequestRedirect filter must not be used together with backendRefs")
+		r.Errorf(at.KeyOf("backendRefs"), "RequestRedirect filter must not be used together with backendRefs")
 	case out.Redirect != nil:
 	case total == 0:
 		if len(in.BackendRefs) == 0 {
-			r.warnf(at, "no backendRefs: the requests are answered with 500")
+			r.Warnf(at, "no backendRefs: the requests are answered with 500")
 		} else {
-			r.warnf(at.at("backendRefs"), "all weights are 0: the requests are answered with 500")
+			r.Warnf(at.At("backendRefs"), "all weights are 0: the requests are answered with 500")
 		}
 		out.Route, out.DirectResponse = nil, &policy.DirectResponse{Status: http.StatusInternalServerError}
 	}
 	return out
 }
 
-func (r *gatewayRoute) backendWeight(at *node, w *int32) uint32 {
+func (r *gatewayRoute) backendWeight(at *strictyaml.Node, w *int32) uint32 {
 	v := value(w, 1)
 	if v < 0 || v > 1_000_000 {
-		r.errorf(at.at("weight"), "weight %d is not in the range 0 to 1000000", v)
+		r.Errorf(at.At("weight"), "weight %d is not in the range 0 to 1000000", v)
 	}
 	return uint32(max(v, 0))
 }
 
 // backend finds the host that a reference stands for.
-func (l *loader) backend(o *object, at *node, ref gateway.BackendObjectReference) policy.Destination {
+func (l *loader) backend(o *object, at *strictyaml.Node, ref gateway.BackendObjectReference) policy.Destination {
 	var out policy.Destination
 	group, kind := value(ref.Group, ""), value(ref.Kind, "Service")
 	switch {
 	case kind == "Hostname" && group == networkingGroup:
 		if ref.Namespace != nil {
-			o.errorf(at.keyOf("namespace"), "namespace may not be set with Hostname type")
+			o.Errorf(at.KeyOf("namespace"), "namespace may not be set with Hostname type")
 		}
 		h, err := fqdn(string(ref.Name))
 		if err != nil {
-			o.errorf(at.at("name"), "invalid backend host: %s", err)
+			o.Errorf(at.At("name"), "invalid backend host: %s", err)
 		}
 		out.Host = h
 	case kind == "Service" && group == "":
 		if !isLabel(string(ref.Name)) {
-			o.errorf(at.at("name"), "service name invalid; the name of the Service must be used, not the hostname.")
+			o.Errorf(at.At("name"), "service name invalid; the name of the Service must be used, not the hostname.")
 		}
 		out.Host = kubernetesName(string(ref.Name), string(value(ref.Namespace, gateway.Namespace(o.ref.Namespace))))
 	case kind == "Hostname" || kind == "ServiceEntry":
-		o.errorf(at.at("kind"), "referencing unsupported backendRef: group %q kind %q; write group: %s, kind: Hostname and the host as name",
+		o.Errorf(at.At("kind"), "referencing unsupported backendRef: group %q kind %q; write group: %s, kind: Hostname and the host as name",
 			group, kind, networkingGroup)
 	default:
-		o.errorf(at.at("kind"), "referencing unsupported backendRef: group %q kind %q%s", group, kind,
-			didYouMean(string(kind), []string{"Hostname", "Service"}))
+		o.Errorf(at.At("kind"), "referencing unsupported backendRef: group %q kind %q%s", group, kind,
+			strictyaml.DidYouMean(string(kind), []string{"Hostname", "Service"}))
 	}
 	if ref.Port == nil {
-		o.errorf(at, "port is required in backendRef")
+		o.Errorf(at, "port is required in backendRef")
 		return out
 	}
 	if *ref.Port < 1 || *ref.Port > 65535 {
-		o.errorf(at.at("port"), "port number %d must be in the range 1..65535", *ref.Port)
+		o.Errorf(at.At("port"), "port number %d must be in the range 1..65535", *ref.Port)
 		return out
 	}
 	out.Port = uint16(*ref.Port)
@@ -141,32 +142,32 @@ func (l *loader) backend(o *object, at *node, ref gateway.BackendObjectReference
 
 // timeouts reads timeouts and retry. A rule without retry has one attempt,
 // for which the shorter of its two timeouts counts.
-func (r *gatewayRoute) timeouts(at *node, in *gateway.HTTPRouteRule, out *policy.HTTPRule) {
+func (r *gatewayRoute) timeouts(at *strictyaml.Node, in *gateway.HTTPRouteRule, out *policy.HTTPRule) {
 	perTry := time.Duration(0)
 	if t := in.Timeouts; t != nil {
-		out.Timeout = r.gatewayDuration(at.at("timeouts", "request"), "timeouts.request", t.Request)
-		perTry = r.gatewayDuration(at.at("timeouts", "backendRequest"), "timeouts.backendRequest", t.BackendRequest)
+		out.Timeout = r.gatewayDuration(at.At("timeouts", "request"), "timeouts.request", t.Request)
+		perTry = r.gatewayDuration(at.At("timeouts", "backendRequest"), "timeouts.backendRequest", t.BackendRequest)
 		if out.Timeout != 0 && perTry > out.Timeout {
-			r.errorf(at.at("timeouts", "backendRequest"), "backendRequest timeout cannot be longer than request timeout")
+			r.Errorf(at.At("timeouts", "backendRequest"), "backendRequest timeout cannot be longer than request timeout")
 		}
 	}
 	if in.Retry == nil {
 		out.Timeout = cmp.Or(perTry, out.Timeout)
 		return
 	}
-	at = at.at("retry")
+	at = at.At("retry")
 	attempts := value(in.Retry.Attempts, 2) // without a number as Istio
 	if attempts < 1 {
-		r.errorf(at.at("attempts"), "attempts %d must be 1 or more", attempts)
+		r.Errorf(at.At("attempts"), "attempts %d must be 1 or more", attempts)
 	}
 	out.Retries = &policy.Retries{
 		Attempts: max(attempts, 0), PerTryTimeout: perTry,
-		Backoff: r.gatewayDuration(at.at("backoff"), "retry.backoff", in.Retry.Backoff),
+		Backoff: r.gatewayDuration(at.At("backoff"), "retry.backoff", in.Retry.Backoff),
 		On:      []string{"connect-failure", "refused-stream", "unavailable", "cancelled"},
 	}
 	for i, code := range in.Retry.Codes {
 		if code < 400 || code > 599 {
-			r.errorf(at.at("codes", i), "status code %d is not in the range 400 to 599", code)
+			r.Errorf(at.At("codes", i), "status code %d is not in the range 400 to 599", code)
 			continue
 		}
 		out.Retries.Codes = append(out.Retries.Codes, int(code))
@@ -179,13 +180,13 @@ func (r *gatewayRoute) timeouts(at *node, in *gateway.HTTPRouteRule, out *policy
 var durationForm = regexp.MustCompile(`^([0-9]{1,5}(h|m|s|ms)){1,4}$`)
 
 // gatewayDuration reads a duration as GEP-2257 has it; 0s is none.
-func (o *object) gatewayDuration(at *node, where string, d *gateway.Duration) time.Duration {
+func (o *object) gatewayDuration(at *strictyaml.Node, where string, d *gateway.Duration) time.Duration {
 	if d == nil {
 		return 0
 	}
 	v, err := time.ParseDuration(string(*d))
 	if err != nil || !durationForm.MatchString(string(*d)) {
-		o.errorf(at, `%s: %q is not a duration; write it as "10s", "500ms" or "1m30s"`, where, *d)
+		o.Errorf(at, `%s: %q is not a duration; write it as "10s", "500ms" or "1m30s"`, where, *d)
 	}
 	return v
 }
@@ -225,7 +226,7 @@ func rulesOf(routes []attached) (ports []uint16, out []*policy.HTTPRule) {
 	for _, m := range all {
 		key := fmt.Sprint(m.width, " ", keyOf(m.match))
 		if before := first[key]; before != nil {
-			m.place.warnf(m.at, "the match is never used: the rule at %s has the same and comes before it", before.Ref.Position())
+			m.place.Warnf(m.at, "the match is never used: the rule at %s has the same and comes before it", before.Ref.Position())
 		} else {
 			first[key] = m.rule
 		}

@@ -8,14 +8,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // hostHint says what somebody wrote in the place of a host, and what to write
 // instead; "" when that is not known.
 func hostHint(s string) string {
 	switch {
-	case isUnrendered(s):
-		return fmt.Sprintf("%q is %s", s, unrendered)
+	case strictyaml.IsUnrendered(s):
+		return fmt.Sprintf("%q is %s", s, strictyaml.Unrendered)
 	case strings.Contains(s, "://"):
 		return urlHint(s)
 	case strings.ContainsAny(s, ", ;\t\n"):
@@ -65,30 +67,30 @@ func urlHint(s string) string {
 }
 
 // valueHint says what to write where a value of another type is wanted.
-func valueHint(n *node, where, want string) string {
-	scalar := n.kind == scalarNode && !n.isNull()
+func valueHint(n *strictyaml.Node, where, want string) string {
+	scalar := n.Kind == strictyaml.Scalar && !n.IsNull()
 	field := where[strings.LastIndexByte(where, '.')+1:]
 	switch {
 	case want == "a string" && scalar:
 		return "; put it in quotes"
-	case scalar && isUnrendered(n.text):
-		return ", which is " + unrendered
+	case scalar && strictyaml.IsUnrendered(n.Text):
+		return ", which is " + strictyaml.Unrendered
 	case want == "a list" && scalar:
-		return "; write it as an item: - " + n.text
-	case want == "a list" && n.kind == mapNode:
+		return "; write it as an item: - " + n.Text
+	case want == "a list" && n.Kind == strictyaml.Mapping:
 		return "; write it as an item, whose first line begins with -"
-	case want == "a whole number" && portRange.MatchString(n.text):
+	case want == "a whole number" && portRange.MatchString(n.Text):
 		return "; there are no ranges of ports: write an item for each that is needed"
 	case want != "a mapping" || !scalar:
 		return ""
 	}
 	switch field {
 	case "uri", "scheme", "method", "authority":
-		return fmt.Sprintf("; write {exact: %q}, {prefix: %q} or {regex: ...}", n.text, n.text)
+		return fmt.Sprintf("; write {exact: %q}, {prefix: %q} or {regex: ...}", n.Text, n.Text)
 	case "port":
-		return fmt.Sprintf("; write {number: %s}", n.text)
+		return fmt.Sprintf("; write {number: %s}", n.Text)
 	case "endpoints":
-		return "; write - address: " + n.text
+		return "; write - address: " + n.Text
 	}
 	return ""
 }
@@ -98,8 +100,8 @@ var portRange = regexp.MustCompile(`^[0-9]+ *[-:,] *[0-9]+$`)
 // addressHint says what was written in the place of an address, and what to
 // write. Ports are to be written at the place that is named.
 func addressHint(s, ports string) string {
-	if isUnrendered(s) {
-		return ", it is " + unrendered
+	if strictyaml.IsUnrendered(s) {
+		return ", it is " + strictyaml.Unrendered
 	}
 	if ap, err := netip.ParseAddrPort(s); err == nil {
 		return fmt.Sprintf("; write %s here, and %d %s", ap.Addr(), ap.Port(), ports)
@@ -150,11 +152,11 @@ func protocolHint(s string) string {
 	case "GRPCS":
 		return "; write TLS"
 	}
-	if s != "" && !isUnrendered(s) {
+	if s != "" && !strictyaml.IsUnrendered(s) {
 		return "; write one of HTTP, HTTP2, GRPC, HTTPS, TLS, TCP, UDP (TCP for databases, SSH, SMTP and all that begins in clear text)"
 	}
-	if isUnrendered(s) {
-		return ", which is " + unrendered
+	if strictyaml.IsUnrendered(s) {
+		return ", which is " + strictyaml.Unrendered
 	}
 	return ""
 }

@@ -10,6 +10,8 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // kind is what is done with the objects of one kind.
@@ -64,13 +66,13 @@ func kindOf(group, name string) (kind, bool) {
 func inertKind(group, name string) (kind, bool) {
 	warn := func(why string) func(*object, *draft) {
 		return func(o *object, _ *draft) {
-			o.warnf(o.root.keyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
+			o.Warnf(o.root.KeyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
 		}
 	}
 	switch group + "/" + name {
 	case securityGroup + "/RequestAuthentication":
 		return kind{group, nil, func(o *object, _ *draft) {
-			o.unsupported(o.root.keyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
+			o.Unsupported(o.root.KeyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
 		}}, true
 	case networkingGroup + "/WorkloadGroup":
 		return kind{group, nil, warn("it is a template for WorkloadEntries that register themselves, which nothing does here")}, true
@@ -98,7 +100,7 @@ func istioKinds(group string) []string {
 }
 
 // findKind finds what to do with a document, and reports when nothing is done.
-func findKind(n *node, apiVersion, name string, p *place) (kind, bool) {
+func findKind(n *strictyaml.Node, apiVersion, name string, p *strictyaml.Place) (kind, bool) {
 	group, version, found := strings.Cut(apiVersion, "/")
 	if !found {
 		group, version = "", apiVersion
@@ -106,28 +108,28 @@ func findKind(n *node, apiVersion, name string, p *place) (kind, bool) {
 	k, ok := kindOf(group, name)
 	if ok && isRead(group, name, n) {
 		if k.versions != nil && !slices.Contains(k.versions, version) {
-			p.errorf(n.at("apiVersion"), "apiVersion %s: version %q is not known; %s has %s",
+			p.Errorf(n.At("apiVersion"), "apiVersion %s: version %q is not known; %s has %s",
 				apiVersion, version, name, strings.Join(k.versions, ", "))
 			return k, false
 		}
 		return k, true
 	}
 	if known := istioKinds(group); known != nil {
-		p.errorf(n.at("kind"), "kind %s is not known in %s%s", name, group, didYouMean(name, known))
+		p.Errorf(n.At("kind"), "kind %s is not known in %s%s", name, group, strictyaml.DidYouMean(name, known))
 		return k, false
 	}
 	// A kind of ours under a group that nobody uses for it would be lost.
 	for _, g := range []string{networkingGroup, securityGroup} {
 		if slices.Contains(istioKinds(g), name) && !strings.Contains(group, ".k8s.io") {
-			p.errorf(n.at("apiVersion"), "apiVersion %s: kind %s belongs to %s/v1", apiVersion, name, g)
+			p.Errorf(n.At("apiVersion"), "apiVersion %s: kind %s belongs to %s/v1", apiVersion, name, g)
 			return k, false
 		}
 	}
 	if how := counterpart(group, name); how != "" {
-		p.warnf(n.at("kind"), "%s is not read: it opens nothing and closes nothing here. Write its counterpart: %s", name, how)
+		p.Warnf(n.At("kind"), "%s is not read: it opens nothing and closes nothing here. Write its counterpart: %s", name, how)
 		return k, false
 	}
-	p.say(Note, n, "kind %s of %s is not read by egressd, skipped", name, apiVersion)
+	p.Say(Note, n, "kind %s of %s is not read by egressd, skipped", name, apiVersion)
 	return k, false
 }
 
@@ -135,7 +137,7 @@ func findKind(n *node, apiVersion, name string, p *place) (kind, bool) {
 func whole[T any](into func(*loader) *[]decoded[T]) func(*object, *draft) {
 	return func(o *object, d *draft) {
 		v := new(T)
-		if decodeGo(o.root, v, "", &o.place) {
+		if strictyaml.DecodeGo(o.root, v, "", &o.Place) {
 			d.take = appendTo(into, o, v)
 		}
 	}
@@ -149,7 +151,7 @@ func spec[T any, M interface {
 	return func(o *object, d *draft) {
 		v := new(T)
 		o.besideSpec(M(v))
-		if decodeProto(o.spec(), M(v), "spec", &o.place) {
+		if strictyaml.DecodeProto(o.spec(), M(v), "spec", &o.Place) {
 			d.take = appendTo(into, o, v)
 		}
 	}

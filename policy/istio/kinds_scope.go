@@ -10,6 +10,7 @@ import (
 	security "istio.io/api/security/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // The API groups of what says to whom rules apply, besides Istio's own.
@@ -41,10 +42,10 @@ func scopeKind(group, name string) (kind, bool) {
 
 // isRead says whether an object of a kind that scopeKind knows has something
 // for egressd in it: most ConfigMaps have not.
-func isRead(group, name string, n *node) bool {
+func isRead(group, name string, n *strictyaml.Node) bool {
 	switch {
 	case name == operatorKind && group == operatorGroup:
-		return n.get("spec").field("meshConfig") != nil
+		return n.Get("spec").Field("meshConfig") != nil
 	case name == configMapKind && group == "":
 		return isMeshConfigMap(n)
 	}
@@ -60,14 +61,14 @@ func (o *object) topLevel() { o.besideSpec(nil) }
 // selector that does nothing opens a host to everybody.
 func (o *object) besideSpec(spec proto.Message) {
 	known := []string{"apiVersion", "kind", "metadata", "spec", "status"}
-	for i := range o.root.fields {
-		f := &o.root.fields[i]
+	for i := range o.root.Fields {
+		f := &o.root.Fields[i]
 		switch {
-		case slices.Contains(known, f.key):
-		case spec != nil && spec.ProtoReflect().Descriptor().Fields().ByJSONName(f.key) != nil:
-			o.errorf(f.pos(), "unknown field %q in the object: it is a field of spec, and stands beside it; indent it as deep as the other fields of spec", f.key)
+		case slices.Contains(known, f.Key):
+		case spec != nil && spec.ProtoReflect().Descriptor().Fields().ByJSONName(f.Key) != nil:
+			o.Errorf(f.Pos(), "unknown field %q in the object: it is a field of spec, and stands beside it; indent it as deep as the other fields of spec", f.Key)
 		default:
-			o.errorf(f.pos(), "unknown field %q in the object%s", f.key, didYouMean(f.key, known))
+			o.Errorf(f.Pos(), "unknown field %q in the object%s", f.Key, strictyaml.DidYouMean(f.Key, known))
 		}
 	}
 }
@@ -81,7 +82,7 @@ func oldest[T any](all []decoded[T]) []decoded[T] {
 // objectOf finds the object that a part of the Config came from.
 func (l *loader) objectOf(ref policy.Ref) *object {
 	name := ref.Kind + " " + ref.Namespace + "/" + ref.Name
-	if o := l.seen[name]; o == nil || o.file == ref.File {
+	if o := l.seen[name]; o == nil || o.File == ref.File {
 		return o
 	}
 	for _, o := range l.twice[name] { // only ServiceEntries are in force twice

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 var (
@@ -31,57 +33,57 @@ func isLabelKey(key string) bool {
 // metaLabels checks the labels and the annotations of an object as the API
 // server does.
 func (o *object) metaLabels() {
-	at := o.root.at("metadata", "labels")
+	at := o.root.At("metadata", "labels")
 	o.labels(at, o.meta.Labels)
 	for _, key := range slices.Sorted(maps.Keys(o.meta.Labels)) {
 		if n := len(o.meta.Labels[key]); n > maxLabelValue {
-			o.errorf(at.at(key), "invalid tag value: it has %d characters, more than %d", n, maxLabelValue)
+			o.Errorf(at.At(key), "invalid tag value: it has %d characters, more than %d", n, maxLabelValue)
 		}
 		if prefix, _, found := strings.Cut(key, "/"); found && !isSubdomain(prefix) && isLabelKey(key) {
-			o.errorf(at.keyOf(key), "invalid tag key: %q", key)
+			o.Errorf(at.KeyOf(key), "invalid tag key: %q", key)
 		}
 	}
-	at = o.root.at("metadata", "annotations")
+	at = o.root.At("metadata", "annotations")
 	for _, key := range slices.Sorted(maps.Keys(o.meta.Annotations)) {
 		if !isLabelKey(strings.ToLower(key)) {
-			o.errorf(at.keyOf(key), "invalid annotation: %q is not a name, or domain/name", key)
+			o.Errorf(at.KeyOf(key), "invalid annotation: %q is not a name, or domain/name", key)
 		}
 	}
 }
 
 // labels checks the keys and values of Kubernetes labels at n.
-func (o *object) labels(n *node, labels map[string]string) {
+func (o *object) labels(n *strictyaml.Node, labels map[string]string) {
 	if len(labels) == 0 {
 		return
 	}
 	x := indexOf(n)
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		if !isLabelKey(key) {
-			o.errorf(x.keyOf(key), "invalid tag key: %q", key)
+			o.Errorf(x.keyOf(key), "invalid tag key: %q", key)
 		}
 		if value := labels[key]; !labelValueForm.MatchString(value) {
-			o.errorf(x.at(key), "invalid tag value: %q", value)
+			o.Errorf(x.at(key), "invalid tag value: %q", value)
 		}
 	}
 }
 
 // selector checks the labels of a workload selector at n, and warns when
 // there are none, with what that means.
-func (o *object) selector(n *node, labels map[string]string, without string) {
+func (o *object) selector(n *strictyaml.Node, labels map[string]string, without string) {
 	x := indexOf(n)
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		pair := key + "=" + labels[key]
 		switch {
 		case key == "":
-			o.errorf(x.keyOf(key), "empty key is not supported in selector: %q", pair)
+			o.Errorf(x.keyOf(key), "empty key is not supported in selector: %q", pair)
 		case strings.Contains(pair, "*"):
-			o.errorf(x.keyOf(key), "wildcard is not supported in selector: %q", pair)
+			o.Errorf(x.keyOf(key), "wildcard is not supported in selector: %q", pair)
 		case len(labels[key]) > maxLabelValue:
-			o.errorf(x.at(key), "a label has at most %d characters, so that the selector would select nothing", maxLabelValue)
+			o.Errorf(x.at(key), "a label has at most %d characters, so that the selector would select nothing", maxLabelValue)
 		}
 	}
 	if len(labels) == 0 {
-		o.warnf(n, "%s", without)
+		o.Warnf(n, "%s", without)
 	}
 }
 

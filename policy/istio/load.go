@@ -23,6 +23,7 @@ import (
 	gatewayapi "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // File is a YAML or JSON file: its name for findings, and its content.
@@ -58,29 +59,29 @@ func Load(files []File, o Options) (*policy.Config, []Finding) {
 	if cfg == nil {
 		return nil, findings
 	}
-	return cfg, r.l.r.sorted(slices.Concat(findings, r.Analyze()))
+	return cfg, r.l.r.Sorted(slices.Concat(findings, r.Analyze()))
 }
 
 // object is one decoded object.
 type object struct {
-	place
+	strictyaml.Place
 	kind  string
 	batch *batch // that it was read in
 	// root and meta are nil in ServiceEntries that have been translated; see
 	// batch.restore.
-	root  *node
+	root  *strictyaml.Node
 	meta  *meta.ObjectMeta
 	ref   policy.Ref
 	order int
 }
 
 // spec returns the node at path in the spec, as far as it exists.
-func (o *object) spec(path ...any) *node {
-	s := o.root.get("spec")
-	if s == nil || s.isNull() {
-		s = &node{kind: mapNode, line: o.root.line, col: o.root.col}
+func (o *object) spec(path ...any) *strictyaml.Node {
+	s := o.root.Get("spec")
+	if s == nil || s.IsNull() {
+		s = &strictyaml.Node{Kind: strictyaml.Mapping, Line: o.root.Line, Col: o.root.Col}
 	}
-	return s.at(path...)
+	return s.At(path...)
 }
 
 // decoded pairs an object with its official type.
@@ -91,8 +92,8 @@ type decoded[T any] struct {
 
 // origin is a place in an object.
 type origin struct {
-	*place
-	at *node
+	*strictyaml.Place
+	at *strictyaml.Node
 }
 
 // endpoints is what headless Services with hand-written addresses still use.
@@ -101,7 +102,7 @@ type origin struct {
 type endpoints = core.Endpoints
 
 type loader struct {
-	r          *report
+	r          *strictyaml.Report
 	namespace  string
 	selector   map[string]string
 	allowed    []policy.AllowedEndpoint
@@ -153,8 +154,8 @@ type loader struct {
 }
 
 // newReport makes a report about objects of the kinds that are read here.
-func newReport(t types) *report {
-	return &report{hint: valueHint, protoNamed: isProtoNamed, types: t}
+func newReport(t strictyaml.Types) *strictyaml.Report {
+	return &strictyaml.Report{Hint: valueHint, ProtoNamed: isProtoNamed, Types: t}
 }
 
 func newLoader(o Options) *loader {
@@ -162,7 +163,7 @@ func newLoader(o Options) *loader {
 		o.Namespace = "default"
 	}
 	l := &loader{
-		r:          newReport(types{}),
+		r:          newReport(strictyaml.Types{}),
 		namespace:  o.Namespace,
 		selector:   o.GatewaySelector,
 		allowed:    o.AllowEndpoints,

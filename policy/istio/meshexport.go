@@ -36,9 +36,9 @@ func (m *meshSource) defaultExport(key string, values []string) *visibility {
 	out := &visibility{}
 	seen := map[string]bool{}
 	for i, s := range values {
-		at := m.at.at(key, i)
+		at := m.at.At(key, i)
 		if seen[s] {
-			m.errorf(at, "duplicate entries in %s for entry %s", key, s)
+			m.Errorf(at, "duplicate entries in %s for entry %s", key, s)
 		}
 		seen[s] = true
 		switch s {
@@ -47,15 +47,15 @@ func (m *meshSource) defaultExport(key string, values []string) *visibility {
 		case "*":
 			out.all = true
 			if len(values) > 1 {
-				m.errorf(at, "cannot have both public (*) and non-public exportTo values for a resource")
+				m.Errorf(at, "cannot have both public (*) and non-public exportTo values for a resource")
 			}
 		case "~":
 			if len(values) > 1 {
-				m.errorf(at, "cannot export service entry to no one (~) and someone")
+				m.Errorf(at, "cannot export service entry to no one (~) and someone")
 			}
 		default:
 			if !isLabel(s) {
-				m.errorf(at, "%s: %q is not \".\", \"*\", \"~\" or a namespace", key, s)
+				m.Errorf(at, "%s: %q is not \".\", \"*\", \"~\" or a namespace", key, s)
 			}
 			out.namespaces = append(out.namespaces, s)
 		}
@@ -136,6 +136,6 @@ func (l *loader) saysExport(ref policy.Ref) bool {
 	if o.kind == "Service" {
 		return o.meta.Annotations[exportAnnotation] != ""
 	}
-	list := o.spec().get("exportTo")
-	return list != nil && len(list.items) > 0
+	list := o.spec().Get("exportTo")
+	return list != nil && len(list.Items) > 0
 }

@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // workloadIndex finds WorkloadEntries by namespace and labels.
@@ -72,27 +73,27 @@ func (l *loader) selected(e *entry) {
 	if s == nil {
 		return
 	}
-	at := e.spec().keyOf("workloadSelector")
+	at := e.spec().KeyOf("workloadSelector")
 	e.selector(e.spec("workloadSelector", "labels"), s.Labels,
 		"service entry: workload selector specified without labels, will be applied to all services in namespace")
-	if e.spec().has("endpoints") {
-		e.errorf(at, "only one of WorkloadSelector or Endpoints is allowed in Service Entry")
+	if e.spec().Has("endpoints") {
+		e.Errorf(at, "only one of WorkloadSelector or Endpoints is allowed in Service Entry")
 		return
 	}
 	switch e.out.Resolution {
 	case policy.ResolutionStatic:
 	case policy.ResolutionDNS, policy.ResolutionDNSRoundRobin:
-		e.warnf(at, "workloadSelector should not be set when resolution mode is %s", e.out.Resolution)
+		e.Warnf(at, "workloadSelector should not be set when resolution mode is %s", e.out.Resolution)
 	default:
-		e.warnf(at, "workloadSelector should not be set when resolution mode is %s: it selects nothing", e.out.Resolution)
+		e.Warnf(at, "workloadSelector should not be set when resolution mode is %s: it selects nothing", e.out.Resolution)
 		return
 	}
 	found := l.selectable().find(e.ref.Namespace, s.Labels)
 	if len(found) == 0 {
-		e.warnf(at, "workloadSelector selects no WorkloadEntry of namespace %s (Pods are not read)", e.ref.Namespace)
+		e.Warnf(at, "workloadSelector selects no WorkloadEntry of namespace %s (Pods are not read)", e.ref.Namespace)
 	}
 	if len(found) > 1 && e.out.Resolution == policy.ResolutionDNSRoundRobin {
-		e.warnf(at, "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN; of the %d selected the first is used", len(found))
+		e.Warnf(at, "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN; of the %d selected the first is used", len(found))
 		found = found[:1]
 	}
 	for _, w := range found {
@@ -102,7 +103,7 @@ func (l *loader) selected(e *entry) {
 
 // take adds a selected WorkloadEntry. What is wrong with it in itself is said
 // where it is; here it is left out.
-func (e *entry) take(at *node, w *selectable) {
+func (e *entry) take(at *strictyaml.Node, w *selectable) {
 	out := describe(w.v, w.labels)
 	maps.DeleteFunc(out.Ports, func(name string, _ uint16) bool {
 		return !e.names[name] || w.v.Ports[name] < 1 || w.v.Ports[name] > 65535
@@ -117,7 +118,7 @@ func (e *entry) take(at *node, w *selectable) {
 		out.Addr = a
 	case unix && unixAddress(socket) == "" && e.out.Resolution == policy.ResolutionStatic:
 		if len(e.v.Ports) != 1 {
-			e.warnf(at, "%s is not used: exactly 1 service port required for unix endpoints", what)
+			e.Warnf(at, "%s is not used: exactly 1 service port required for unix endpoints", what)
 			return
 		}
 		out.Unix = socket
@@ -126,7 +127,7 @@ func (e *entry) take(at *node, w *selectable) {
 			return
 		}
 	default:
-		e.warnf(at, "%s is not used: its address %q is not a valid IP address, which resolution %s needs", what, w.v.Address, e.out.Resolution)
+		e.Warnf(at, "%s is not used: its address %q is not a valid IP address, which resolution %s needs", what, w.v.Address, e.out.Resolution)
 		return
 	}
 	e.out.Endpoints = append(e.out.Endpoints, out)

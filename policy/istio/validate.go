@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 var numberForm = regexp.MustCompile(`^[0-9]+$`)
@@ -118,33 +119,33 @@ func isPartialWildcard(h hostname.Pattern) bool {
 }
 
 // port checks a port number. 0 is returned after an error.
-func (o *object) port(n *node, where string, number uint32) uint16 {
+func (o *object) port(n *strictyaml.Node, where string, number uint32) uint16 {
 	if number < 1 || number > 65535 {
 		hint := ""
 		if number == 0 && where == "number" {
 			hint = "; there is no number for all ports: write an item for each that is needed"
 		}
-		o.errorf(n, "%s: port number %d must be in the range 1..65535%s", where, number, hint)
+		o.Errorf(n, "%s: port number %d must be in the range 1..65535%s", where, number, hint)
 		return 0
 	}
 	return uint16(number)
 }
 
 // duration checks a duration as Istio does (at least 1 ms, whole ms).
-func (o *object) duration(n *node, where string, d *durationpb.Duration) time.Duration {
+func (o *object) duration(n *strictyaml.Node, where string, d *durationpb.Duration) time.Duration {
 	if d == nil {
 		return 0
 	}
 	if err := d.CheckValid(); err != nil {
-		o.errorf(n, "%s: %s", where, err)
+		o.Errorf(n, "%s: %s", where, err)
 		return 0
 	}
 	v := d.AsDuration()
 	switch {
 	case v < time.Millisecond:
-		o.errorf(n, "%s: duration must be greater than 1ms", where)
+		o.Errorf(n, "%s: duration must be greater than 1ms", where)
 	case v%time.Millisecond != 0:
-		o.errorf(n, "%s: only durations to ms precision are supported", where)
+		o.Errorf(n, "%s: only durations to ms precision are supported", where)
 	}
 	return v
 }
@@ -174,13 +175,13 @@ func protocolOf(s string) (policy.Protocol, bool) {
 }
 
 // regex checks an RE2 regular expression as Istio does.
-func (o *object) regex(n *node, where, expr string) {
+func (o *object) regex(n *strictyaml.Node, where, expr string) {
 	if expr == "" {
-		o.errorf(n, "%q: regex string match should not be empty", where)
+		o.Errorf(n, "%q: regex string match should not be empty", where)
 		return
 	}
 	if len(expr) > 1024 {
-		o.errorf(n, "%q: regex is too large, max length allowed is 1024", where)
+		o.Errorf(n, "%q: regex is too large, max length allowed is 1024", where)
 		return
 	}
 	_, err := regexp.Compile(expr)
@@ -189,7 +190,7 @@ func (o *object) regex(n *node, where, expr string) {
 		_, err = regexp.Compile(`^(?:` + expr + `)$`)
 	}
 	if err != nil {
-		o.errorf(n, "%q: %s; Istio uses RE2 style regex-based match (https://github.com/google/re2/wiki/Syntax)",
+		o.Errorf(n, "%q: %s; Istio uses RE2 style regex-based match (https://github.com/google/re2/wiki/Syntax)",
 			where, err)
 	}
 }

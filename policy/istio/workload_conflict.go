@@ -87,7 +87,7 @@ func (l *loader) claim(s Severity, c claim, format string, args ...any) {
 	if o == nil {
 		return // cannot be: it was read a moment ago
 	}
-	o.say(s, o.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
+	o.Say(s, o.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
 }
 
 // pathOf are the segments of a pattern without a last "**", which stands for

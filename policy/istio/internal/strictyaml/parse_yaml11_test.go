@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package strictyaml
 
 import (
 	"fmt"
@@ -21,18 +21,18 @@ func TestYAML11(t *testing.T) {
 		"+1": {int64(1), "1"}, "-0": {int64(0), "0"}, "08": {8.0, "8"}, "1e3": {1000.0, "1000"}, "1.50": {1.5, "1.5"}, ".5": {0.5, "0.5"}, "1_0.5": {10.5, "10.5"},
 		"1:30": {"1:30", "1:30"}, "2001-01-01": {"2001-01-01", "2001-01-01"}, "'1'": {"1", "1"},
 	} {
-		r := &report{}
-		docs, _ := parse(chunk{text: []byte("v: " + text + "\n? " + text + "\n: a\n")}, &place{r: r})
-		if len(docs) != 1 || len(docs[0].fields) != 2 {
-			t.Errorf("%s: %v", text, r.findings)
+		r := &Report{}
+		docs, _ := Parse(Chunk{Text: []byte("v: " + text + "\n? " + text + "\n: a\n")}, &Place{Report: r})
+		if len(docs) != 1 || len(docs[0].Fields) != 2 {
+			t.Errorf("%s: %v", text, r.Findings)
 			continue
 		}
-		v := docs[0].fields[0].value
-		got := v.value
+		v := docs[0].Fields[0].Value
+		got := v.Value
 		if got == nil {
-			got = v.text
+			got = v.Text
 		}
-		if key := docs[0].fields[1].key; got != want.value || key != want.key {
+		if key := docs[0].Fields[1].Key; got != want.value || key != want.key {
 			t.Errorf("%s is %v and the key %q, want %v and %q", text, got, key, want.value, want.key)
 		}
 	}
@@ -51,19 +51,19 @@ func TestMergeKeys(t *testing.T) {
 		"{yes: 1, \"true\": 2}":            "",
 		"{~: 1}":                           "",
 	} {
-		r := &report{}
-		docs, _ := parse(chunk{text: []byte(text)}, &place{r: r})
+		r := &Report{}
+		docs, _ := Parse(Chunk{Text: []byte(text)}, &Place{Report: r})
 		got := ""
 		if len(docs) == 1 {
 			for _, key := range []string{"a", "b"} {
-				if v := docs[0].get(key); v != nil {
-					got += fmt.Sprintf(" %s=%s", key, v.text)
+				if v := docs[0].Get(key); v != nil {
+					got += fmt.Sprintf(" %s=%s", key, v.Text)
 				}
 			}
 			got = got[1:]
 		}
-		if got != want || (want == "") != (r.errors > 0) {
-			t.Errorf("%s is %q with %v, want %q", text, got, r.findings, want)
+		if got != want || (want == "") != (r.Errors > 0) {
+			t.Errorf("%s is %q with %v, want %q", text, got, r.Findings, want)
 		}
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package strictyaml
 
 import (
 	"strconv"
@@ -30,13 +30,13 @@ func oldBool(y *yaml.Node) (v, ok bool) {
 // key is the text of a mapping's key: JSON has strings alone, so numbers and
 // booleans become the text of their value.
 func (b *builder) key(k *yaml.Node) (string, bool) {
-	n := &node{}
+	n := &Node{}
 	failed := b.failed
 	b.failed = false
 	b.scalar(n, k)
 	bad := b.failed
 	b.failed = failed || bad
-	switch v := n.value.(type) {
+	switch v := n.Value.(type) {
 	case int64:
 		return strconv.FormatInt(v, 10), !bad
 	case uint64:
@@ -55,23 +55,23 @@ func (b *builder) key(k *yaml.Node) (string, bool) {
 			return s, !bad
 		}
 	}
-	if n.isNull() {
+	if n.IsNull() {
 		b.fail(k, "a key must be a string, got null")
 		return "", false
 	}
-	return n.text, !bad
+	return n.Text, !bad
 }
 
 // mergeAfter refuses a merge key that sets again what the mapping or another
 // merge key before it has set: here the first one would count, and for the API
 // server the last one does.
-func (b *builder) mergeAfter(k *yaml.Node, seen map[string]int, before, sources []*node) {
+func (b *builder) mergeAfter(k *yaml.Node, seen map[string]int, before, sources []*Node) {
 	for _, m := range sources {
-		for i := range m.fields {
-			key := m.fields[i].key
+		for i := range m.Fields {
+			key := m.Fields[i].Key
 			_, dup := seen[key]
 			for _, other := range before {
-				dup = dup || other.field(key) != nil
+				dup = dup || other.Field(key) != nil
 			}
 			if dup {
 				b.fail(k, "the merge key sets %q again; write << before what is to differ from it, and once", key)
@@ -82,18 +82,18 @@ func (b *builder) mergeAfter(k *yaml.Node, seen map[string]int, before, sources 
 }
 
 // mergeSources returns the mappings that a merge key ("<<") takes fields from.
-func (b *builder) mergeSources(y *yaml.Node, v *node) []*node {
-	if v.kind == mapNode {
-		return []*node{v}
+func (b *builder) mergeSources(y *yaml.Node, v *Node) []*Node {
+	if v.Kind == Mapping {
+		return []*Node{v}
 	}
-	if v.kind == listNode {
-		for _, item := range v.items {
-			if item.kind != mapNode {
+	if v.Kind == List {
+		for _, item := range v.Items {
+			if item.Kind != Mapping {
 				b.fail(y, "a merge key takes mappings")
 				return nil
 			}
 		}
-		return v.items
+		return v.Items
 	}
 	b.fail(y, "a merge key takes mappings")
 	return nil

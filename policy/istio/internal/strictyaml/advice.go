@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package strictyaml
 
 import (
 	"bytes"
@@ -9,20 +9,20 @@ import (
 	"strings"
 )
 
-// unrendered says what a template is and what to do.
-const unrendered = "a template that was not rendered: render it first (helm template, kustomize build, envsubst) and give egressd what comes out"
+// Unrendered says what a template is and what to do.
+const Unrendered = "a template that was not rendered: render it first (helm template, kustomize build, envsubst) and give egressd what comes out"
 
 var templateForm = regexp.MustCompile(`\{\{|\{%|<%|\$\{|\$\(|^\$[A-Za-z_]`)
 
-// isUnrendered says whether a value is for a template language to fill in.
-func isUnrendered(s string) bool { return templateForm.MatchString(s) }
+// IsUnrendered says whether a value is for a template language to fill in.
+func IsUnrendered(s string) bool { return templateForm.MatchString(s) }
 
 // advice is what to say in the place of an error of the YAML library, and
 // where, for mistakes that are made often.
-func (c chunk) advice(at *node, text string) (*node, string) {
-	lines := bytes.Split(c.text, []byte("\n"))
-	point := func(line, col int, text string) (*node, string) {
-		return &node{line: c.line + line + 1, col: col + 1}, text
+func (c Chunk) advice(at *Node, text string) (*Node, string) {
+	lines := bytes.Split(c.Text, []byte("\n"))
+	point := func(line, col int, text string) (*Node, string) {
+		return &Node{Line: c.Line + line + 1, Col: col + 1}, text
 	}
 	for i, l := range lines {
 		if bytes.HasPrefix(l, []byte("<<<<<<< ")) {
@@ -34,11 +34,11 @@ func (c chunk) advice(at *node, text string) (*node, string) {
 			continue
 		}
 		if m := plainTemplate.FindSubmatchIndex(l); m != nil {
-			return point(i, m[2], "{{ begins "+unrendered)
+			return point(i, m[2], "{{ begins "+Unrendered)
 		}
 	}
-	at = &node{line: at.line, col: at.col}
-	i := at.line - c.line - 1
+	at = &Node{Line: at.Line, Col: at.Col}
+	i := at.Line - c.Line - 1
 	if i < 0 || i >= len(lines) {
 		return at, text
 	}

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+// Package strictyaml decodes YAML into Go's and protobuf's types as the
+// Kubernetes API server does, and says what is wrong with it: everything at
+// once, each with the line and the column of what it is about.
+//
+// Split and Parse make Nodes of a text, DecodeGo and DecodeProto make values of
+// Nodes, and what there is to say goes to the Report of a Place. It knows none
+// of the kinds of objects: a Report brings what depends on them.
+package strictyaml
 
 import (
 	"bytes"
@@ -21,18 +28,18 @@ const (
 	maxDepth      = 100
 )
 
-// chunk is the text of one document; line counts the lines before it.
-type chunk struct {
-	text []byte
-	line int
+// Chunk is the text of documents; Line counts the lines before it.
+type Chunk struct {
+	Text []byte
+	Line int
 }
 
-// split cuts a file at its document markers. Decoding each document by itself
+// Split cuts a file at its document markers. Decoding each document by itself
 // lets one with a syntax error stand alone: the others are still checked. A
 // "---" at the start of a line ends a document whatever surrounds it (YAML
 // 1.2.2, section 9.1.2), so no knowledge of the content is needed.
-func split(data []byte) []chunk {
-	var chunks []chunk
+func Split(data []byte) []Chunk {
+	var chunks []Chunk
 	start, startLine, line := 0, 0, 0
 	for pos := 0; pos < len(data); line++ {
 		end := bytes.IndexByte(data[pos:], '\n')
@@ -42,12 +49,12 @@ func split(data []byte) []chunk {
 		l := data[pos : pos+end]
 		if pos > start && bytes.HasPrefix(l, []byte("---")) && (len(l) == 3 || l[3] == ' ' || l[3] == '\t' || l[3] == '\r') &&
 			!onlyDirectives(data[start:pos]) {
-			chunks = append(chunks, chunk{data[start:pos], startLine})
+			chunks = append(chunks, Chunk{data[start:pos], startLine})
 			start, startLine = pos, line
 		}
 		pos += end + 1
 	}
-	return append(chunks, chunk{data[start:], startLine})
+	return append(chunks, Chunk{data[start:], startLine})
 }
 
 // onlyDirectives says whether text is the head of a document that starts at
@@ -69,28 +76,28 @@ func onlyDirectives(text []byte) bool {
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// documents decodes a chunk of several documents and reports what is wrong
+// Documents decodes a chunk of several documents and reports what is wrong
 // with them. One without syntax errors is decoded in one go, which is faster
 // than many small ones.
-func documents(c chunk, p *place) []*node {
-	scratch := &place{r: &report{}, file: p.file}
-	if docs, ok := parse(c, scratch); ok {
-		p.r.addAll(scratch.r.findings)
+func Documents(c Chunk, p *Place) []*Node {
+	scratch := &Place{Report: &Report{}, File: p.File}
+	if docs, ok := Parse(c, scratch); ok {
+		p.Report.AddAll(scratch.Report.Findings)
 		return docs
 	}
-	var docs []*node
-	for _, one := range split(c.text) {
-		one.line += c.line
-		some, _ := parse(one, p)
+	var docs []*Node
+	for _, one := range Split(c.Text) {
+		one.Line += c.Line
+		some, _ := Parse(one, p)
 		docs = append(docs, some...)
 	}
 	return docs
 }
 
-// parse decodes the documents of a chunk and reports what is wrong with them;
+// Parse decodes the documents of a chunk and reports what is wrong with them;
 // ok is false after a syntax error, which ends it.
-func parse(c chunk, p *place) (docs []*node, ok bool) {
-	dec := yaml.NewDecoder(bytes.NewReader(c.text))
+func Parse(c Chunk, p *Place) (docs []*Node, ok bool) {
+	dec := yaml.NewDecoder(bytes.NewReader(c.Text))
 	for {
 		var doc yaml.Node
 		err := decodeSafely(dec, &doc)
@@ -99,10 +106,10 @@ func parse(c chunk, p *place) (docs []*node, ok bool) {
 		}
 		if err != nil {
 			at, text := c.advice(syntaxError(c, err))
-			p.errorf(at, "invalid YAML: %s", text)
+			p.Errorf(at, "invalid YAML: %s", text)
 			return docs, false
 		}
-		b := builder{p: p, line: c.line, done: map[*yaml.Node]*node{}, open: map[*yaml.Node]bool{}}
+		b := builder{p: p, line: c.Line, done: map[*yaml.Node]*Node{}, open: map[*yaml.Node]bool{}}
 		if n := b.build(&doc); n != nil && !b.failed {
 			docs = append(docs, n)
 		}
@@ -110,22 +117,22 @@ func parse(c chunk, p *place) (docs []*node, ok bool) {
 }
 
 // syntaxError finds out where in a chunk an error of the YAML library is.
-func syntaxError(c chunk, err error) (at *node, text string) {
+func syntaxError(c Chunk, err error) (at *Node, text string) {
 	text = yamlLine.ReplaceAllString(err.Error(), "")
-	at = &node{line: c.line + 1}
+	at = &Node{Line: c.Line + 1}
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
 		n, _ := strconv.Atoi(m[1]) // digits; too many of them give a line that is out of sight
-		at.line = c.line + n
+		at.Line = c.Line + n
 		// The library adds one to the lines of its scanner, which count from
 		// 0, and forgets to for those of its parser (yaml.v3, parser.fail).
 		if parserError.MatchString(text) {
-			at.line++
+			at.Line++
 		}
 		return at, text
 	}
 	if m := unknownAnchor.FindStringSubmatch(text); m != nil {
-		if i := bytes.Index(c.text, []byte("*"+m[1])); i >= 0 {
-			at.line += bytes.Count(c.text[:i], []byte("\n"))
+		if i := bytes.Index(c.Text, []byte("*"+m[1])); i >= 0 {
+			at.Line += bytes.Count(c.Text[:i], []byte("\n"))
 		}
 	}
 	return at, text
@@ -150,22 +157,22 @@ func decodeSafely(dec *yaml.Decoder, doc *yaml.Node) (err error) {
 
 // builder turns yaml.Nodes into nodes.
 type builder struct {
-	p       *place
+	p       *Place
 	line    int
-	done    map[*yaml.Node]*node // anchored nodes, built once and shared
+	done    map[*yaml.Node]*Node // anchored nodes, built once and shared
 	open    map[*yaml.Node]bool  // anchored nodes being built, to find cycles
 	written int
 	failed  bool
 }
 
-func (b *builder) fail(y *yaml.Node, format string, args ...any) *node {
+func (b *builder) fail(y *yaml.Node, format string, args ...any) *Node {
 	b.failed = true
-	b.p.errorf(&node{line: b.line + y.Line, col: y.Column}, format, args...)
+	b.p.Errorf(&Node{Line: b.line + y.Line, Col: y.Column}, format, args...)
 	return nil
 }
 
 // build returns the tree of a document; nil when it is empty or not usable.
-func (b *builder) build(doc *yaml.Node) *node {
+func (b *builder) build(doc *yaml.Node) *Node {
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) == 0 {
 		return nil
 	}
@@ -179,7 +186,7 @@ func (b *builder) build(doc *yaml.Node) *node {
 	return n
 }
 
-func (b *builder) node(y *yaml.Node, depth int) *node {
+func (b *builder) node(y *yaml.Node, depth int) *Node {
 	if depth > maxDepth {
 		return b.fail(y, "nested deeper than %d levels", maxDepth)
 	}
@@ -191,20 +198,20 @@ func (b *builder) node(y *yaml.Node, depth int) *node {
 		b.open[y] = true
 		defer delete(b.open, y)
 	}
-	n := &node{line: b.line + y.Line, col: y.Column, size: 1}
+	n := &Node{Line: b.line + y.Line, Col: y.Column, size: 1}
 	switch y.Kind {
 	case yaml.ScalarNode:
 		b.scalar(n, y)
 	case yaml.SequenceNode:
-		n.kind = listNode
+		n.Kind = List
 		for _, c := range y.Content {
 			if item := b.node(c, depth+1); item != nil {
-				n.items = append(n.items, item)
+				n.Items = append(n.Items, item)
 				n.grow(item)
 			}
 		}
 	case yaml.MappingNode:
-		n.kind = mapNode
+		n.Kind = Mapping
 		b.mapping(n, y, depth)
 	default:
 		return b.fail(y, "unexpected YAML node")
@@ -217,12 +224,12 @@ func (b *builder) node(y *yaml.Node, depth int) *node {
 
 // grow counts a child. Sizes are capped far above the bound, where they
 // cannot overflow.
-func (n *node) grow(child *node) {
+func (n *Node) grow(child *Node) {
 	n.size = min(n.size+child.size, 1<<40)
 	n.depth = max(n.depth, child.depth+1)
 }
 
-func (b *builder) alias(y *yaml.Node, depth int) *node {
+func (b *builder) alias(y *yaml.Node, depth int) *Node {
 	if b.open[y.Alias] {
 		return b.fail(y, "alias *%s stands for something that contains it", y.Value)
 	}
@@ -239,35 +246,35 @@ func (b *builder) alias(y *yaml.Node, depth int) *node {
 	return n
 }
 
-func (b *builder) scalar(n *node, y *yaml.Node) {
-	n.tag, n.text = y.ShortTag(), y.Value
+func (b *builder) scalar(n *Node, y *yaml.Node) {
+	n.Tag, n.Text = y.ShortTag(), y.Value
 	if v, ok := oldBool(y); ok {
-		n.tag, n.value = "!!bool", v
+		n.Tag, n.Value = "!!bool", v
 		return
 	}
 	var err error
-	switch n.tag {
+	switch n.Tag {
 	case "!!int":
 		if i, err := strconv.ParseInt(y.Value, 10, 64); err == nil && y.Value[0] != '0' {
-			n.value = i // the common case; the library knows octal and the rest
+			n.Value = i // the common case; the library knows octal and the rest
 			return
 		}
 		var i int64
 		if err = y.Decode(&i); err == nil {
-			n.value = i
+			n.Value = i
 			return
 		}
 		var u uint64
 		err = y.Decode(&u)
-		n.value = u
+		n.Value = u
 	case "!!float":
 		var f float64
 		err = y.Decode(&f)
-		n.value = f
+		n.Value = f
 	case "!!bool":
 		var v bool
 		err = y.Decode(&v)
-		n.value = v
+		n.Value = v
 	case "!!null":
 		if y.Style&yaml.TaggedStyle != 0 && y.Value != "" {
 			err = fmt.Errorf("%q is tagged as null", y.Value)
@@ -275,7 +282,7 @@ func (b *builder) scalar(n *node, y *yaml.Node) {
 	case "!!str":
 	case "!!timestamp", "!!merge":
 		// Only a plain scalar that looks like one: for Kubernetes a string.
-		n.tag = "!!str"
+		n.Tag = "!!str"
 	default:
 		err = fmt.Errorf("the tag %s has no meaning here", y.Tag)
 	}
@@ -284,9 +291,9 @@ func (b *builder) scalar(n *node, y *yaml.Node) {
 	}
 }
 
-func (b *builder) mapping(n *node, y *yaml.Node, depth int) {
+func (b *builder) mapping(n *Node, y *yaml.Node, depth int) {
 	seen := make(map[string]int, len(y.Content)/2)
-	var merged []*node
+	var merged []*Node
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		k := y.Content[i]
 		if k.Kind == yaml.AliasNode && k.Alias != nil {
@@ -294,7 +301,7 @@ func (b *builder) mapping(n *node, y *yaml.Node, depth int) {
 		}
 		if k.Kind != yaml.ScalarNode {
 			if k.Kind == yaml.MappingNode && y.Style&yaml.FlowStyle != 0 {
-				b.fail(y, "{{ begins %s", unrendered)
+				b.fail(y, "{{ begins %s", Unrendered)
 			} else {
 				b.fail(k, "a key must be a string")
 			}
@@ -323,15 +330,15 @@ func (b *builder) mapping(n *node, y *yaml.Node, depth int) {
 			continue
 		}
 		seen[key] = b.line + k.Line
-		n.fields = append(n.fields, field{key, b.line + k.Line, k.Column, v})
+		n.Fields = append(n.Fields, Field{key, b.line + k.Line, k.Column, v})
 		n.grow(v)
 	}
 	for _, m := range merged {
-		for _, f := range m.fields {
-			if _, dup := seen[f.key]; !dup {
-				seen[f.key] = f.line
-				n.fields = append(n.fields, f)
-				n.grow(f.value)
+		for _, f := range m.Fields {
+			if _, dup := seen[f.Key]; !dup {
+				seen[f.Key] = f.line
+				n.Fields = append(n.Fields, f)
+				n.grow(f.Value)
 			}
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package strictyaml
 
 import (
 	"encoding/base64"
@@ -12,31 +12,31 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// decodeProto decodes n into m. It reports all errors, and says whether m is
+// DecodeProto decodes n into m. It reports all errors, and says whether m is
 // fit for further checks: what could not be read is zero in it. where names n
 // in the errors. It takes what a cluster takes, which checks objects against a
 // schema.
-func decodeProto(n *node, m proto.Message, where string, p *place) bool {
+func DecodeProto(n *Node, m proto.Message, where string, p *Place) bool {
 	return (&encoder{p: p}).decode(n, m, where)
 }
 
-// decodeProtoJSON is decodeProto for what no cluster checks. It takes all that
+// DecodeProtoJSON is DecodeProto for what no cluster checks. It takes all that
 // protojson does: names of fields as the .proto file has them, enums by number
 // and numbers in quotes.
-func decodeProtoJSON(n *node, m proto.Message, where string, p *place) bool {
+func DecodeProtoJSON(n *Node, m proto.Message, where string, p *Place) bool {
 	return (&encoder{p: p, lenient: true}).decode(n, m, where)
 }
 
-func (e *encoder) decode(n *node, m proto.Message, where string) bool {
+func (e *encoder) decode(n *Node, m proto.Message, where string) bool {
 	e.message(n, m.ProtoReflect().Descriptor(), where)
 	err := protojson.Unmarshal(e.buf.Bytes(), m)
 	if err != nil && !e.bad {
-		e.p.errorf(n, "%s: %s", where, strings.ReplaceAll(err.Error(), "\u00a0", " "))
+		e.p.Errorf(n, "%s: %s", where, strings.ReplaceAll(err.Error(), "\u00a0", " "))
 	}
 	return err == nil
 }
 
-func (e *encoder) message(n *node, md protoreflect.MessageDescriptor, where string) {
+func (e *encoder) message(n *Node, md protoreflect.MessageDescriptor, where string) {
 	switch md.FullName() {
 	case "google.protobuf.Duration":
 		e.duration(n, where)
@@ -49,48 +49,50 @@ func (e *encoder) message(n *node, md protoreflect.MessageDescriptor, where stri
 		e.scalarField(n, md.Fields().ByName("value"), where)
 		return
 	}
-	if n.kind != mapNode {
+	if n.Kind != Mapping {
 		e.expected(n, where, "a mapping")
 		return
 	}
 	e.fields(n, md, where)
 }
 
-func (e *encoder) fields(n *node, md protoreflect.MessageDescriptor, where string) {
+func (e *encoder) fields(n *Node, md protoreflect.MessageDescriptor, where string) {
 	e.buf.WriteByte('{')
 	set := map[protoreflect.Name]string{} // members of oneofs, and fields, that are set
 	written := 0
-	for i := range n.fields {
-		f := &n.fields[i]
-		fd := md.Fields().ByJSONName(f.key)
-		if fd == nil && (e.lenient || e.p.r.isProtoNamed(f.key)) {
-			fd = md.Fields().ByTextName(f.key)
+	for i := range n.Fields {
+		f := &n.Fields[i]
+		fd := md.Fields().ByJSONName(f.Key)
+		if fd == nil && (e.lenient || e.p.Report.isProtoNamed(f.Key)) {
+			fd = md.Fields().ByTextName(f.Key)
 		}
 		if fd == nil {
-			e.unknown(f, where, protoNames(md))
+			e.unknown(f, where, ProtoNames(md))
 			continue
 		}
 		slot := fd.Name()
 		if one := fd.ContainingOneof(); one != nil {
 			slot = one.Name()
 		}
-		if other, dup := set[slot]; dup && !f.value.isNull() {
+		if other, dup := set[slot]; dup && !f.Value.IsNull() {
 			e.bad = true
-			e.p.errorf(f.pos(), "%s: only one of %q and %q may be set", where, other, f.key)
+			e.p.Errorf(f.Pos(), "%s: only one of %q and %q may be set", where, other, f.Key)
 			continue
 		}
-		if f.value.isNull() {
+		if f.Value.IsNull() {
 			continue // protojson reads null as unset
 		}
-		set[slot] = f.key
+		set[slot] = f.Key
 		e.key(written, fd.JSONName())
 		written++
-		e.protoField(f.value, fd, where+"."+fd.JSONName())
+		e.protoField(f.Value, fd, where+"."+fd.JSONName())
 	}
 	e.buf.WriteByte('}')
 }
 
-func protoNames(md protoreflect.MessageDescriptor) []string {
+// ProtoNames are the names of a message's fields in JSON, in the order of its
+// .proto file.
+func ProtoNames(md protoreflect.MessageDescriptor) []string {
 	names := make([]string, 0, md.Fields().Len())
 	for i := range md.Fields().Len() {
 		names = append(names, md.Fields().Get(i).JSONName())
@@ -98,34 +100,34 @@ func protoNames(md protoreflect.MessageDescriptor) []string {
 	return names
 }
 
-func (e *encoder) protoField(n *node, fd protoreflect.FieldDescriptor, where string) {
+func (e *encoder) protoField(n *Node, fd protoreflect.FieldDescriptor, where string) {
 	switch {
 	case fd.IsMap():
-		if n.kind != mapNode {
+		if n.Kind != Mapping {
 			e.expected(n, where, "a mapping")
 			return
 		}
 		e.buf.WriteByte('{')
-		for i := range n.fields {
-			e.key(i, n.fields[i].key)
-			e.element(n.fields[i].value, fd.MapValue(), where+"["+n.fields[i].key+"]")
+		for i := range n.Fields {
+			e.key(i, n.Fields[i].Key)
+			e.element(n.Fields[i].Value, fd.MapValue(), where+"["+n.Fields[i].Key+"]")
 		}
 		e.buf.WriteByte('}')
 	case fd.IsList():
-		if n.kind != listNode {
+		if n.Kind != List {
 			e.expected(n, where, "a list")
 			return
 		}
-		e.list(n, func(item *node, _ int) { e.element(item, fd, where) })
+		e.list(n, func(item *Node, _ int) { e.element(item, fd, where) })
 	default:
 		e.element(n, fd, where)
 	}
 }
 
-func (e *encoder) element(n *node, fd protoreflect.FieldDescriptor, where string) {
+func (e *encoder) element(n *Node, fd protoreflect.FieldDescriptor, where string) {
 	start := e.buf.Len()
 	switch {
-	case n.isNull():
+	case n.IsNull():
 		e.errorf(n, "%s cannot be null", where)
 	case fd.Message() != nil:
 		e.message(n, fd.Message(), where)
@@ -160,19 +162,19 @@ func zeroJSON(fd protoreflect.FieldDescriptor) string {
 	return "0"
 }
 
-func (e *encoder) scalarField(n *node, fd protoreflect.FieldDescriptor, where string) {
+func (e *encoder) scalarField(n *Node, fd protoreflect.FieldDescriptor, where string) {
 	switch fd.Kind() {
 	case protoreflect.BoolKind:
 		e.boolScalar(n, where)
 	case protoreflect.StringKind:
 		e.stringScalar(n, where)
 	case protoreflect.BytesKind:
-		if n.tag == "!!str" {
-			if _, err := base64.StdEncoding.DecodeString(n.text); err != nil {
+		if n.Tag == "!!str" {
+			if _, err := base64.StdEncoding.DecodeString(n.Text); err != nil {
 				e.errorf(n, "%s: expected base64: %s", where, err)
 				return
 			}
-			if n.text == "" {
+			if n.Text == "" {
 				e.errorf(n, "%s: expected base64, got nothing", where)
 				return
 			}
@@ -195,18 +197,18 @@ func (e *encoder) scalarField(n *node, fd protoreflect.FieldDescriptor, where st
 	}
 }
 
-func (e *encoder) enum(n *node, ed protoreflect.EnumDescriptor, where string) {
-	if v, ok := n.value.(int64); ok && e.lenient && v == int64(int32(v)) && ed.Values().ByNumber(protoreflect.EnumNumber(v)) != nil {
+func (e *encoder) enum(n *Node, ed protoreflect.EnumDescriptor, where string) {
+	if v, ok := n.Value.(int64); ok && e.lenient && v == int64(int32(v)) && ed.Values().ByNumber(protoreflect.EnumNumber(v)) != nil {
 		e.intScalar(n, where, math.MinInt32, math.MaxInt32, false)
 		return
 	}
-	if n.kind == scalarNode && n.tag == "!!str" && ed.Values().ByName(protoreflect.Name(n.text)) != nil {
-		e.string(n.text)
+	if n.Kind == Scalar && n.Tag == "!!str" && ed.Values().ByName(protoreflect.Name(n.Text)) != nil {
+		e.string(n.Text)
 		return
 	}
 	var names []string
 	for i := range ed.Values().Len() {
 		names = append(names, string(ed.Values().Get(i).Name()))
 	}
-	e.errorf(n, "%s: expected one of %s, got %s%s", where, strings.Join(names, ", "), n.what(), didYouMean(n.text, names))
+	e.errorf(n, "%s: expected one of %s, got %s%s", where, strings.Join(names, ", "), n.What(), DidYouMean(n.Text, names))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package strictyaml
 
 import (
 	"cmp"
@@ -11,29 +11,29 @@ import (
 	"strings"
 )
 
-// decodeGo decodes n into v, a pointer to a Kubernetes API struct. It reports
+// DecodeGo decodes n into v, a pointer to a Kubernetes API struct. It reports
 // all errors, and says whether v is fit for further checks: what could not be
 // read is zero in it. where names n in the errors, and is "" for a whole
 // object.
-func decodeGo(n *node, v any, where string, p *place) bool {
+func DecodeGo(n *Node, v any, where string, p *Place) bool {
 	e := &encoder{p: p}
 	e.goValue(n, reflect.TypeOf(v).Elem(), where)
 	err := json.Unmarshal(e.buf.Bytes(), v)
 	if err != nil && !e.bad {
-		p.errorf(n, "%s: %s", where, strings.TrimPrefix(err.Error(), "json: "))
+		p.Errorf(n, "%s: %s", where, strings.TrimPrefix(err.Error(), "json: "))
 	}
 	return err == nil
 }
 
-// word is a string that may be one of those that YAML 1.1 has for a boolean,
+// Word is a string that may be one of those that YAML 1.1 has for a boolean,
 // such as off. It is read as it is written.
-type word string
+type Word string
 
-func (e *encoder) goValue(n *node, t reflect.Type, where string) {
+func (e *encoder) goValue(n *Node, t reflect.Type, where string) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if n.isNull() { // encoding/json leaves the zero value
+	if n.IsNull() { // encoding/json leaves the zero value
 		e.buf.WriteString("null")
 		return
 	}
@@ -47,19 +47,19 @@ func (e *encoder) goValue(n *node, t reflect.Type, where string) {
 	case reflect.Slice:
 		e.goSlice(n, t, where)
 	case reflect.Map:
-		if n.kind != mapNode {
+		if n.Kind != Mapping {
 			e.expected(n, where, "a mapping")
 			return
 		}
 		e.buf.WriteByte('{')
-		for i := range n.fields {
-			e.key(i, n.fields[i].key)
-			e.goValue(n.fields[i].value, t.Elem(), where+"["+n.fields[i].key+"]")
+		for i := range n.Fields {
+			e.key(i, n.Fields[i].Key)
+			e.goValue(n.Fields[i].Value, t.Elem(), where+"["+n.Fields[i].Key+"]")
 		}
 		e.buf.WriteByte('}')
 	case reflect.String:
-		if n.tag == "!!bool" && t == reflect.TypeFor[word]() {
-			e.string(n.text)
+		if n.Tag == "!!bool" && t == reflect.TypeFor[Word]() {
+			e.string(n.Text)
 			return
 		}
 		e.stringScalar(n, where)
@@ -77,29 +77,29 @@ func (e *encoder) goValue(n *node, t reflect.Type, where string) {
 	}
 }
 
-func (e *encoder) goSlice(n *node, t reflect.Type, where string) {
+func (e *encoder) goSlice(n *Node, t reflect.Type, where string) {
 	if t.Elem().Kind() == reflect.Uint8 {
 		e.stringScalar(n, where)
 		return
 	}
-	if n.kind != listNode {
+	if n.Kind != List {
 		e.expected(n, where, "a list")
 		return
 	}
-	e.list(n, func(item *node, _ int) { e.goValue(item, t.Elem(), where) })
+	e.list(n, func(item *Node, _ int) { e.goValue(item, t.Elem(), where) })
 }
 
-func (e *encoder) goStruct(n *node, t reflect.Type, where string) {
-	if n.kind != mapNode {
+func (e *encoder) goStruct(n *Node, t reflect.Type, where string) {
+	if n.Kind != Mapping {
 		e.expected(n, where, "a mapping")
 		return
 	}
-	known := e.p.r.fieldsOf(t)
+	known := e.p.Report.fieldsOf(t)
 	e.buf.WriteByte('{')
 	written := 0
-	for i := range n.fields {
-		f := &n.fields[i]
-		ft, ok := known[f.key]
+	for i := range n.Fields {
+		f := &n.Fields[i]
+		ft, ok := known[f.Key]
 		if !ok {
 			names := make([]string, 0, len(known))
 			for name := range known {
@@ -109,24 +109,24 @@ func (e *encoder) goStruct(n *node, t reflect.Type, where string) {
 			e.unknown(f, cmp.Or(where, "the object"), names)
 			continue
 		}
-		e.key(written, f.key)
+		e.key(written, f.Key)
 		written++
-		e.goValue(f.value, ft, strings.TrimPrefix(where+"."+f.key, "."))
+		e.goValue(f.Value, ft, strings.TrimPrefix(where+"."+f.Key, "."))
 	}
 	e.buf.WriteByte('}')
 }
 
-// types are the fields of Go's structs by their JSON names, for one goroutine.
-type types map[reflect.Type]map[string]reflect.Type
+// Types are the fields of Go's structs by their JSON names, for one goroutine.
+type Types map[reflect.Type]map[string]reflect.Type
 
 // fieldsOf returns a struct's fields by their JSON names. It remembers them:
 // each object has the same metadata.
-func (r *report) fieldsOf(t reflect.Type) map[string]reflect.Type {
-	known, ok := r.types[t]
+func (r *Report) fieldsOf(t reflect.Type) map[string]reflect.Type {
+	known, ok := r.Types[t]
 	if !ok {
 		known = map[string]reflect.Type{}
 		goFields(t, known)
-		r.types[t] = known
+		r.Types[t] = known
 	}
 	return known
 }

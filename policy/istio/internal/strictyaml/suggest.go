@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package strictyaml
 
 import (
 	"fmt"
 	"strings"
 )
 
-// didYouMean returns `, did you mean "x"?` for the candidate nearest to word,
+// DidYouMean returns `, did you mean "x"?` for the candidate nearest to word,
 // or "" when none is near.
-func didYouMean(word string, candidates []string) string {
+func DidYouMean(word string, candidates []string) string {
 	if len(word) > 64 {
 		return ""
 	}

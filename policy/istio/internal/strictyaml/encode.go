@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package strictyaml
 
 import (
 	"bytes"
@@ -17,10 +17,10 @@ import (
 // gives every error with its line. What the encoder wrote is decoded by the
 // official decoder all the same, which has the last word.
 type encoder struct {
-	p       *place
+	p       *Place
 	buf     bytes.Buffer
 	bad     bool // some error was reported
-	lenient bool // see decodeProtoJSON
+	lenient bool // see DecodeProtoJSON
 	// stand is the length of buf after the last value that could not be read.
 	stand int
 }
@@ -28,16 +28,16 @@ type encoder struct {
 // errorf reports a value that cannot be read, and writes null in its place.
 // What is wrong with it has been said: later checks of the value itself are
 // not reported, those of everything around it are.
-func (e *encoder) errorf(n *node, format string, args ...any) {
+func (e *encoder) errorf(n *Node, format string, args ...any) {
 	e.bad = true
-	e.p.errorf(n, format, args...)
-	e.p.r.unread(e.p, n)
+	e.p.Errorf(n, format, args...)
+	e.p.Report.unread(e.p, n)
 	e.buf.WriteString("null")
 	e.stand = e.buf.Len()
 }
 
-func (e *encoder) expected(n *node, where, want string) {
-	e.errorf(n, "%s: expected %s, got %s%s", where, want, n.what(), e.p.r.hintOf(n, where, want))
+func (e *encoder) expected(n *Node, where, want string) {
+	e.errorf(n, "%s: expected %s, got %s%s", where, want, n.What(), e.p.Report.hintOf(n, where, want))
 }
 
 func (e *encoder) string(s string) {
@@ -56,16 +56,16 @@ func (e *encoder) string(s string) {
 
 func needsEscape(c rune) bool { return c < ' ' || c > '~' || c == '"' || c == '\\' }
 
-func (e *encoder) stringScalar(n *node, where string) {
-	if n.kind != scalarNode || n.tag != "!!str" {
+func (e *encoder) stringScalar(n *Node, where string) {
+	if n.Kind != Scalar || n.Tag != "!!str" {
 		e.expected(n, where, "a string")
 		return
 	}
-	e.string(n.text)
+	e.string(n.Text)
 }
 
-func (e *encoder) boolScalar(n *node, where string) {
-	v, ok := n.value.(bool)
+func (e *encoder) boolScalar(n *Node, where string) {
+	v, ok := n.Value.(bool)
 	if !ok {
 		e.expected(n, where, "true or false")
 		return
@@ -75,13 +75,13 @@ func (e *encoder) boolScalar(n *node, where string) {
 
 // intScalar writes a whole number between lo and hi. Numbers in quotes are
 // good where protojson takes them.
-func (e *encoder) intScalar(n *node, where string, lo int64, hi uint64, quoted bool) {
-	value := n.value
-	if quoted && n.kind == scalarNode && n.tag == "!!str" {
-		if i, err := strconv.ParseInt(n.text, 10, 64); err == nil {
+func (e *encoder) intScalar(n *Node, where string, lo int64, hi uint64, quoted bool) {
+	value := n.Value
+	if quoted && n.Kind == Scalar && n.Tag == "!!str" {
+		if i, err := strconv.ParseInt(n.Text, 10, 64); err == nil {
 			value = i
 			if !e.lenient {
-				e.p.warnf(n, "%s: %q is read as a number; a cluster refuses it as a string, write it without quotes", where, n.text)
+				e.p.Warnf(n, "%s: %q is read as a number; a cluster refuses it as a string, write it without quotes", where, n.Text)
 			}
 		}
 	}
@@ -106,7 +106,7 @@ func (e *encoder) intScalar(n *node, where string, lo int64, hi uint64, quoted b
 	}
 }
 
-func (e *encoder) floatScalar(n *node, where string) {
+func (e *encoder) floatScalar(n *Node, where string) {
 	f, ok := n.number()
 	if !ok || math.IsNaN(f) || math.IsInf(f, 0) {
 		e.expected(n, where, "a number")
@@ -115,8 +115,8 @@ func (e *encoder) floatScalar(n *node, where string) {
 	e.buf.WriteString(strconv.FormatFloat(f, 'g', -1, 64))
 }
 
-func (n *node) number() (float64, bool) {
-	switch v := n.value.(type) {
+func (n *Node) number() (float64, bool) {
+	switch v := n.Value.(type) {
 	case int64:
 		return float64(v), true
 	case uint64:
@@ -128,37 +128,37 @@ func (n *node) number() (float64, bool) {
 }
 
 // duration writes a google.protobuf.Duration. Besides protojson's "1.5s" it
-// takes Go's form ("1m30s"), as Istio does, and a bare number of seconds.
-func (e *encoder) duration(n *node, where string) {
+// takes Go's form ("1m30s"), and a bare number of seconds.
+func (e *encoder) duration(n *Node, where string) {
 	if f, ok := n.number(); ok {
 		// A float64 holds the nanoseconds of every duration up to 100 days.
 		d := time.Duration(math.Round(f * float64(time.Second)))
 		if math.IsNaN(f) || math.Abs(f) > 9e9 {
-			e.errorf(n, "%s: %s is not a duration", where, n.text)
+			e.errorf(n, "%s: %s is not a duration", where, n.Text)
 			return
 		}
-		e.p.warnf(n, "%s: a bare number is read as seconds; the standard form is %q", where, protoDuration(d))
-		e.string(protoDuration(d))
+		e.p.Warnf(n, "%s: a bare number is read as seconds; the standard form is %q", where, ProtoDuration(d))
+		e.string(ProtoDuration(d))
 		return
 	}
-	if n.kind != scalarNode || n.tag != "!!str" {
+	if n.Kind != Scalar || n.Tag != "!!str" {
 		e.expected(n, where, `a duration such as "10s"`)
 		return
 	}
-	d, err := time.ParseDuration(n.text)
+	d, err := time.ParseDuration(n.Text)
 	if err != nil {
 		hint := `write it as "10s" or "500ms"`
-		if _, err := strconv.ParseFloat(n.text, 64); err == nil {
-			hint = "write it with a unit: " + strconv.Quote(n.text+"s")
+		if _, err := strconv.ParseFloat(n.Text, 64); err == nil {
+			hint = "write it with a unit: " + strconv.Quote(n.Text+"s")
 		}
-		e.errorf(n, "%s: %q is not a duration; %s", where, n.text, hint)
+		e.errorf(n, "%s: %q is not a duration; %s", where, n.Text, hint)
 		return
 	}
-	e.string(protoDuration(d))
+	e.string(ProtoDuration(d))
 }
 
-// protoDuration is d in the JSON form of google.protobuf.Duration.
-func protoDuration(d time.Duration) string {
+// ProtoDuration is d in the JSON form of google.protobuf.Duration.
+func ProtoDuration(d time.Duration) string {
 	sign := ""
 	if d < 0 {
 		sign = "-"
@@ -176,15 +176,15 @@ func protoDuration(d time.Duration) string {
 }
 
 // any writes a node whose type is not looked into.
-func (e *encoder) any(n *node) {
-	switch n.kind {
-	case listNode:
-		e.list(n, func(item *node, _ int) { e.any(item) })
-	case mapNode:
+func (e *encoder) any(n *Node) {
+	switch n.Kind {
+	case List:
+		e.list(n, func(item *Node, _ int) { e.any(item) })
+	case Mapping:
 		e.buf.WriteByte('{')
-		for i := range n.fields {
-			e.key(i, n.fields[i].key)
-			e.any(n.fields[i].value)
+		for i := range n.Fields {
+			e.key(i, n.Fields[i].Key)
+			e.any(n.Fields[i].Value)
 		}
 		e.buf.WriteByte('}')
 	default:
@@ -192,8 +192,8 @@ func (e *encoder) any(n *node) {
 	}
 }
 
-func (e *encoder) anyScalar(n *node) {
-	switch v := n.value.(type) {
+func (e *encoder) anyScalar(n *Node) {
+	switch v := n.Value.(type) {
 	case int64:
 		e.buf.WriteString(strconv.FormatInt(v, 10))
 	case uint64:
@@ -203,11 +203,11 @@ func (e *encoder) anyScalar(n *node) {
 	case float64:
 		e.floatScalar(n, "value")
 	default:
-		if n.isNull() {
+		if n.IsNull() {
 			e.buf.WriteString("null")
 			return
 		}
-		e.string(n.text)
+		e.string(n.Text)
 	}
 }
 
@@ -219,9 +219,9 @@ func (e *encoder) key(i int, name string) {
 	e.buf.WriteByte(':')
 }
 
-func (e *encoder) list(n *node, each func(item *node, i int)) {
+func (e *encoder) list(n *Node, each func(item *Node, i int)) {
 	e.buf.WriteByte('[')
-	for i, item := range n.items {
+	for i, item := range n.Items {
 		if i > 0 {
 			e.buf.WriteByte(',')
 		}
@@ -231,7 +231,7 @@ func (e *encoder) list(n *node, each func(item *node, i int)) {
 }
 
 // unknown reports a key that the type does not have.
-func (e *encoder) unknown(f *field, in string, known []string) {
+func (e *encoder) unknown(f *Field, in string, known []string) {
 	e.bad = true
-	e.p.errorf(f.pos(), "unknown field %q in %s%s", f.key, in, didYouMean(f.key, known))
+	e.p.Errorf(f.Pos(), "unknown field %q in %s%s", f.Key, in, DidYouMean(f.Key, known))
 }
