@@ -56,7 +56,7 @@ type analysis struct {
 
 // part is a part of the Config, and where it is written.
 type part struct {
-	strictyaml.Place
+	strictyaml.Reporter
 	o *object // nil: only the place of the part itself is known
 	n *strictyaml.Node
 }
@@ -68,9 +68,9 @@ func (a *analysis) part(ref policy.Ref) part {
 			o.batch.restore(a.loader)
 			a.restored = append(a.restored, o.batch)
 		}
-		return part{o.Place, o, n}
+		return part{o.Reporter, o, n}
 	}
-	return part{strictyaml.Place{Report: a.r, File: ref.File, Object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
+	return part{strictyaml.Reporter{Report: a.r, File: ref.File, Object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
 }
 
 // spec is the node at path in the object's spec.

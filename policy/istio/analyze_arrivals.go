@@ -186,7 +186,7 @@ func (a *analysis) leads(vs *policy.VirtualService, ref policy.Ref, route []*pol
 		at, known := a.origins[w]
 		if !known {
 			s, n := a.rule(ref)
-			at = origin{&s.Place, n}
+			at = origin{&s.Reporter, n}
 		}
 		switch lost := lostPorts(ports, from, d.Port); {
 		case d.Port != 0 && ports[d.Port] == 0:

@@ -46,7 +46,7 @@ func (a *analysis) nothing() {
 	if first == "" {
 		return
 	}
-	p := strictyaml.Place{Report: a.r, File: first}
+	p := strictyaml.Reporter{Report: a.r, File: first}
 	p.Warnf(nil, "no ServiceEntry opens anything: every connection that leaves the node is denied, and every name is refused; write a ServiceEntry for each host that is needed")
 }
 

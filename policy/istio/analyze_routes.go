@@ -177,7 +177,7 @@ func (a *analysis) destinations(vs *policy.VirtualService, onMesh bool) {
 			if one := n.Get("mirror"); one != nil {
 				at = one
 			}
-			a.destination(vs, onMesh, origin{&s.Place, at}, m.Destination, "nothing is mirrored")
+			a.destination(vs, onMesh, origin{&s.Reporter, at}, m.Destination, "nothing is mirrored")
 		}
 	}
 	for _, r := range vs.TLS {
@@ -193,7 +193,7 @@ func (a *analysis) routes(vs *policy.VirtualService, onMesh bool, ref policy.Ref
 		at, ok := a.origins[w]
 		if !ok {
 			s, n := a.rule(ref)
-			at = origin{&s.Place, n}
+			at = origin{&s.Reporter, n}
 		}
 		a.destination(vs, onMesh, at, w.Destination, end)
 	}

@@ -77,7 +77,7 @@ func decodeHTTPRoute(o *object, d *draft) {
 	}
 	o.topLevel()
 	v := new(gateway.HTTPRouteSpec)
-	if strictyaml.DecodeGo(o.spec(), v, "spec", &o.Place) {
+	if strictyaml.DecodeGo(o.spec(), v, "spec", &o.Reporter) {
 		d.take = func(l *loader) { l.httpRoutes = append(l.httpRoutes, decoded[gateway.HTTPRouteSpec]{o, v}) }
 	}
 }

@@ -19,7 +19,7 @@ import (
 // routeMatch is one match of a rule of an HTTPRoute. The matches of all rules
 // compete, so that each becomes a rule by itself.
 type routeMatch struct {
-	place *strictyaml.Place
+	place *strictyaml.Reporter
 	at    *strictyaml.Node
 	rule  *policy.HTTPRule // without the match
 	match *policy.HTTPMatch
@@ -49,7 +49,7 @@ func (l *loader) translateRoute(r *gatewayRoute) {
 		}
 		for j := range matches {
 			mn := at.At("matches", j)
-			r.matches = append(r.matches, routeMatch{place: &r.Place, at: mn, rule: rule, match: r.gatewayMatch(mn, &matches[j])})
+			r.matches = append(r.matches, routeMatch{place: &r.Reporter, at: mn, rule: rule, match: r.gatewayMatch(mn, &matches[j])})
 		}
 	}
 }
@@ -71,7 +71,7 @@ func (l *loader) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in *ga
 			Headers:     r.backendFilters(bn, b.Filters),
 		}
 		total += int64(w.Weight)
-		l.origins[w] = origin{&r.Place, bn.At("name")}
+		l.origins[w] = origin{&r.Reporter, bn.At("name")}
 		out.Route = append(out.Route, w)
 	}
 	r.timeouts(at, in, out)

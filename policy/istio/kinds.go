@@ -100,7 +100,7 @@ func istioKinds(group string) []string {
 }
 
 // findKind finds what to do with a document, and reports when nothing is done.
-func findKind(n *strictyaml.Node, apiVersion, name string, p *strictyaml.Place) (kind, bool) {
+func findKind(n *strictyaml.Node, apiVersion, name string, p *strictyaml.Reporter) (kind, bool) {
 	group, version, found := strings.Cut(apiVersion, "/")
 	if !found {
 		group, version = "", apiVersion
@@ -137,7 +137,7 @@ func findKind(n *strictyaml.Node, apiVersion, name string, p *strictyaml.Place) 
 func whole[T any](into func(*loader) *[]decoded[T]) func(*object, *draft) {
 	return func(o *object, d *draft) {
 		v := new(T)
-		if strictyaml.DecodeGo(o.root, v, "", &o.Place) {
+		if strictyaml.DecodeGo(o.root, v, "", &o.Reporter) {
 			d.take = appendTo(into, o, v)
 		}
 	}
@@ -151,7 +151,7 @@ func spec[T any, M interface {
 	return func(o *object, d *draft) {
 		v := new(T)
 		o.besideSpec(M(v))
-		if strictyaml.DecodeProto(o.spec(), M(v), "spec", &o.Place) {
+		if strictyaml.DecodeProto(o.spec(), M(v), "spec", &o.Reporter) {
 			d.take = appendTo(into, o, v)
 		}
 	}

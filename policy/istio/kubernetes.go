@@ -170,7 +170,7 @@ func (b *backing) subset(d decoded[endpoints], i int) {
 		}
 	}
 	for j, a := range d.v.Subsets[i].Addresses {
-		b.add(&d.Place, at.At("addresses", j, "ip"), a.IP, ports)
+		b.add(&d.Reporter, at.At("addresses", j, "ip"), a.IP, ports)
 	}
 }
 
@@ -197,13 +197,13 @@ func (b *backing) slice(d decoded[discovery.EndpointSlice]) {
 			continue
 		}
 		for j, a := range ep.Addresses {
-			b.add(&d.Place, d.root.At("endpoints", i, "addresses", j), a, ports)
+			b.add(&d.Reporter, d.root.At("endpoints", i, "addresses", j), a, ports)
 		}
 	}
 }
 
 // add merges an endpoint address into the service.
-func (b *backing) add(p *strictyaml.Place, at *strictyaml.Node, address string, ports map[string]uint16) {
+func (b *backing) add(p *strictyaml.Reporter, at *strictyaml.Node, address string, ports map[string]uint16) {
 	a, err := netip.ParseAddr(address)
 	if err != nil || a.Zone() != "" || a.Is4In6() {
 		p.Errorf(at, "%q is not a valid IP address", address)
@@ -247,6 +247,6 @@ func (b *backing) clusterIP() {
 		if s == core.ClusterIPNone {
 			continue
 		}
-		b.add(&b.Place, b.spec("clusterIP"), s, ports)
+		b.add(&b.Reporter, b.spec("clusterIP"), s, ports)
 	}
 }

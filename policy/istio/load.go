@@ -64,7 +64,7 @@ func Load(files []File, o Options) (*policy.Config, []Finding) {
 
 // object is one decoded object.
 type object struct {
-	strictyaml.Place
+	strictyaml.Reporter
 	kind  string
 	batch *batch // that it was read in
 	// root and meta are nil in ServiceEntries that have been translated; see
@@ -92,7 +92,7 @@ type decoded[T any] struct {
 
 // origin is a place in an object.
 type origin struct {
-	*strictyaml.Place
+	*strictyaml.Reporter
 	at *strictyaml.Node
 }
 

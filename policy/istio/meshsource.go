@@ -27,7 +27,7 @@ func decodeOperator(o *object, d *draft) { o.mesh(d, o.spec("meshConfig"), "spec
 
 func (o *object) mesh(d *draft, at *strictyaml.Node, where string) {
 	v := &meshapi.MeshConfig{}
-	if strictyaml.DecodeProtoJSON(at, v, where, &o.Place) {
+	if strictyaml.DecodeProtoJSON(at, v, where, &o.Reporter) {
 		d.take = func(l *loader) { l.meshes = append(l.meshes, meshSource{decoded[meshapi.MeshConfig]{o, v}, at}) }
 	}
 }
@@ -69,7 +69,7 @@ func isMeshConfigMap(n *strictyaml.Node) bool {
 // decodeConfigMap reads the MeshConfig that a ConfigMap holds as text.
 func decodeConfigMap(o *object, d *draft) {
 	v := &core.ConfigMap{}
-	if !strictyaml.DecodeGo(o.root, v, "", &o.Place) {
+	if !strictyaml.DecodeGo(o.root, v, "", &o.Reporter) {
 		return
 	}
 	at := o.root.At("data", "mesh")
@@ -89,7 +89,7 @@ func decodeConfigMap(o *object, d *draft) {
 // What is found in a literal block ("|") has the place that it has in the
 // file; what is written in another way has the place of the string.
 func (o *object) within(at *strictyaml.Node) (docs []*strictyaml.Node, ok bool) {
-	scratch := &strictyaml.Place{Report: &strictyaml.Report{}, File: o.File, Object: o.Object}
+	scratch := &strictyaml.Reporter{Report: &strictyaml.Report{}, File: o.File, Object: o.Object}
 	indent, literal := literalIndent(o.batch.Chunk, at)
 	c := strictyaml.Chunk{Text: []byte(at.Text)}
 	if literal {

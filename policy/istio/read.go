@@ -141,8 +141,8 @@ type batchReader struct {
 }
 
 // place starts a report of its own: the findings of one part of a document.
-func (rd *batchReader) place() *strictyaml.Place {
-	return &strictyaml.Place{Report: newReport(rd.types), File: rd.file}
+func (rd *batchReader) place() *strictyaml.Reporter {
+	return &strictyaml.Reporter{Report: newReport(rd.types), File: rd.file}
 }
 
 func (rd *batchReader) read() {
@@ -195,7 +195,7 @@ func (rd *batchReader) document(n *strictyaml.Node) {
 
 // head reads what kind of document n is. It fills d for an object, and
 // returns the items of a list.
-func (rd *batchReader) head(n *strictyaml.Node, p *strictyaml.Place, d *draft) (items []*strictyaml.Node) {
+func (rd *batchReader) head(n *strictyaml.Node, p *strictyaml.Reporter, d *draft) (items []*strictyaml.Node) {
 	if n.Kind != strictyaml.Mapping {
 		p.Errorf(n, "expected a Kubernetes object, got %s", n.What())
 		return nil
@@ -259,7 +259,7 @@ func (b *batch) letGo() {
 }
 
 // typeMeta reads apiVersion and kind; kind is "" when there is no object.
-func typeMeta(n *strictyaml.Node, p *strictyaml.Place) (version, kind string) {
+func typeMeta(n *strictyaml.Node, p *strictyaml.Reporter) (version, kind string) {
 	v, k := n.Get("apiVersion"), n.Get("kind")
 	switch {
 	case v == nil && k == nil:
@@ -275,8 +275,8 @@ func typeMeta(n *strictyaml.Node, p *strictyaml.Place) (version, kind string) {
 }
 
 // object reads the metadata. It returns nil after an error.
-func (rd *batchReader) object(n *strictyaml.Node, kind string, p *strictyaml.Place) *object {
-	o := &object{Place: *p, kind: kind, root: n, meta: &meta.ObjectMeta{}}
+func (rd *batchReader) object(n *strictyaml.Node, kind string, p *strictyaml.Reporter) *object {
+	o := &object{Reporter: *p, kind: kind, root: n, meta: &meta.ObjectMeta{}}
 	o.Object = kind
 	if kind == operatorKind {
 		n = withOperatorName(n)
@@ -290,7 +290,7 @@ func (rd *batchReader) object(n *strictyaml.Node, kind string, p *strictyaml.Pla
 	if name.Kind == strictyaml.Scalar && name.Tag == "!!str" {
 		o.Object = kind + " " + rd.namespaceOf(n) + "/" + name.Text
 	}
-	if !o.plainMeta() && !strictyaml.DecodeGo(n.At("metadata"), o.meta, "metadata", &o.Place) {
+	if !o.plainMeta() && !strictyaml.DecodeGo(n.At("metadata"), o.meta, "metadata", &o.Reporter) {
 		return nil
 	}
 	if o.meta.Namespace == "" {

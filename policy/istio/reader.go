@@ -243,7 +243,7 @@ func (r *Reader) register(batches []*batch) {
 				continue
 			}
 			r.twice[o.Object] = append(r.twice[o.Object], o)
-			at := strictyaml.Place{Report: &said, File: o.File, Object: o.Object}
+			at := strictyaml.Reporter{Report: &said, File: o.File, Object: o.Object}
 			name := &strictyaml.Node{Line: o.ref.Line, Col: o.ref.Column}
 			if o.kind == "ServiceEntry" && first.File != o.File {
 				// A directory may hold alternatives that a cluster would take one

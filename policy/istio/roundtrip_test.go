@@ -56,7 +56,7 @@ func rewritten(data []byte) ([]byte, bool) {
 			if err != nil {
 				return nil, false
 			}
-			p := &strictyaml.Place{Report: newReport(strictyaml.Types{})}
+			p := &strictyaml.Reporter{Report: newReport(strictyaml.Types{})}
 			nodes := strictyaml.Documents(strictyaml.Chunk{Text: text}, p)
 			m := spec()
 			if len(nodes) != 1 || !strictyaml.DecodeProto(nodes[0], m, "spec", p) || p.Report.Errors > 0 {

@@ -34,7 +34,7 @@ type entry struct {
 func decodeServiceEntry(o *object, d *draft) {
 	v := &networking.ServiceEntry{}
 	o.besideSpec(v)
-	if !strictyaml.DecodeProto(o.spec(), v, "spec", &o.Place) {
+	if !strictyaml.DecodeProto(o.spec(), v, "spec", &o.Reporter) {
 		return
 	}
 	in := decoded[networking.ServiceEntry]{o, v}

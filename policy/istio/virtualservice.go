@@ -172,7 +172,7 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *strictyam
 // weighted reads one destination of a route, without its weight.
 func (l *loader) weighted(d decoded[networking.VirtualService], rn *strictyaml.Node, v *networking.Destination) *policy.WeightedDestination {
 	w := &policy.WeightedDestination{Destination: l.destination(d, rn.At("destination"), v)}
-	l.origins[w] = origin{&d.Place, rn.At("destination")}
+	l.origins[w] = origin{&d.Reporter, rn.At("destination")}
 	return w
 }
 

@@ -25,7 +25,7 @@ type workloadSpec struct {
 func decodeWorkload(o *object, d *draft) {
 	o.topLevel()
 	var spec workloadSpec
-	if !strictyaml.DecodeGo(o.spec(), &spec, "spec", &o.Place) {
+	if !strictyaml.DecodeGo(o.spec(), &spec, "spec", &o.Reporter) {
 		return
 	}
 	w := &policy.Workload{Ref: o.ref, Identity: policy.Identity{

@@ -17,7 +17,7 @@ import (
 // gives every error with its line. What the encoder wrote is decoded by the
 // official decoder all the same, which has the last word.
 type encoder struct {
-	p       *Place
+	p       *Reporter
 	buf     bytes.Buffer
 	bad     bool // some error was reported
 	lenient bool // see DecodeProtoJSON

@@ -15,7 +15,7 @@ import (
 // all errors, and says whether v is fit for further checks: what could not be
 // read is zero in it. where names n in the errors, and is "" for a whole
 // object.
-func DecodeGo(n *Node, v any, where string, p *Place) bool {
+func DecodeGo(n *Node, v any, where string, p *Reporter) bool {
 	e := &encoder{p: p}
 	e.goValue(n, reflect.TypeOf(v).Elem(), where)
 	err := json.Unmarshal(e.buf.Bytes(), v)

@@ -16,14 +16,14 @@ import (
 // fit for further checks: what could not be read is zero in it. where names n
 // in the errors. It takes what a cluster takes, which checks objects against a
 // schema.
-func DecodeProto(n *Node, m proto.Message, where string, p *Place) bool {
+func DecodeProto(n *Node, m proto.Message, where string, p *Reporter) bool {
 	return (&encoder{p: p}).decode(n, m, where)
 }
 
 // DecodeProtoJSON is DecodeProto for what no cluster checks. It takes all that
 // protojson does: names of fields as the .proto file has them, enums by number
 // and numbers in quotes.
-func DecodeProtoJSON(n *Node, m proto.Message, where string, p *Place) bool {
+func DecodeProtoJSON(n *Node, m proto.Message, where string, p *Reporter) bool {
 	return (&encoder{p: p, lenient: true}).decode(n, m, where)
 }
 

@@ -101,7 +101,7 @@ type Spot struct {
 
 // unread notes that the value at n could not be decoded. A zero value stands
 // for it, whose own faults are not those of the file.
-func (r *Report) unread(p *Place, n *Node) { r.UnreadAt(Spot{p.File, p.Object, n.Line, n.Col}) }
+func (r *Report) unread(p *Reporter, n *Node) { r.UnreadAt(Spot{p.File, p.Object, n.Line, n.Col}) }
 
 // UnreadAt notes that the value at s could not be decoded.
 func (r *Report) UnreadAt(s Spot) {
@@ -138,22 +138,22 @@ func (r *Report) Sorted(findings []Finding) []Finding {
 	return slices.Compact(findings)
 }
 
-// Place is where findings of one document or object go.
-type Place struct {
+// Reporter says what there is to say of one document or object.
+type Reporter struct {
 	Report *Report
 	File   string
 	Object string
 }
 
 // Unreadable says whether the value at n could not be decoded.
-func (p *Place) Unreadable(n *Node) bool {
+func (p *Reporter) Unreadable(n *Node) bool {
 	return n != nil && p.Report.Unreadable[Spot{p.File, p.Object, n.Line, n.Col}]
 }
 
 // Say reports something about the value at n; nil: about the file as a whole.
 // What args are of a file is quoted and cut, fit for a terminal. Nothing is said
 // of a value that could not be decoded: that has been said.
-func (p *Place) Say(s Severity, n *Node, format string, args ...any) {
+func (p *Reporter) Say(s Severity, n *Node, format string, args ...any) {
 	f := Finding{Severity: s, File: p.File, Object: quote.Cut(p.Object), Text: quote.Text(fmt.Sprintf(format, quote.Args(args)...))}
 	if n != nil {
 		f.Line, f.Col = n.Line, n.Col
@@ -165,22 +165,22 @@ func (p *Place) Say(s Severity, n *Node, format string, args ...any) {
 }
 
 // Errorf reports an Error at n.
-func (p *Place) Errorf(n *Node, format string, args ...any) { p.Say(Error, n, format, args...) }
+func (p *Reporter) Errorf(n *Node, format string, args ...any) { p.Say(Error, n, format, args...) }
 
 // Warnf reports a Warning at n.
-func (p *Place) Warnf(n *Node, format string, args ...any) { p.Say(Warning, n, format, args...) }
+func (p *Reporter) Warnf(n *Node, format string, args ...any) { p.Say(Warning, n, format, args...) }
 
 // Unsupported reports something that restricts or redirects and is not acted
 // on. Running without it would enforce less than the author wrote.
-func (p *Place) Unsupported(n *Node, what string) {
+func (p *Reporter) Unsupported(n *Node, what string) {
 	p.Errorf(n, "%s is not supported yet; egressd refuses to run with a rule that it would not enforce", what)
 }
 
 // Inert reports something that only decorates and is not acted on.
-func (p *Place) Inert(n *Node, what string) { p.Warnf(n, "%s is not acted on yet", what) }
+func (p *Reporter) Inert(n *Node, what string) { p.Warnf(n, "%s is not acted on yet", what) }
 
 // Denied names what egressd can't do yet, so that it denies what asks for it.
-func (p *Place) Denied(n *Node, what string) {
+func (p *Reporter) Denied(n *Node, what string) {
 	p.Warnf(n, "%s is not done yet: what it applies to is denied (not-supported)", what)
 }
 

@@ -35,7 +35,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-func place() *Place { return &Place{Report: &Report{Types: Types{}}, File: "f"} }
+func place() *Reporter { return &Reporter{Report: &Report{Types: Types{}}, File: "f"} }
 
 func checkFindings(t *testing.T, data []byte, r *Report) {
 	t.Helper()

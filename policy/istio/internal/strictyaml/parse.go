@@ -5,7 +5,7 @@
 // once, each with the line and the column of what it is about.
 //
 // Split and Parse make Nodes of a text, DecodeGo and DecodeProto make values of
-// Nodes, and what there is to say goes to the Report of a Place. It knows none
+// Nodes, and what there is to say goes through a Reporter to a Report. It knows none
 // of the kinds of objects: a Report brings what depends on them.
 package strictyaml
 
@@ -79,8 +79,8 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 // Documents decodes a chunk of several documents and reports what is wrong
 // with them. One without syntax errors is decoded in one go, which is faster
 // than many small ones.
-func Documents(c Chunk, p *Place) []*Node {
-	scratch := &Place{Report: &Report{}, File: p.File}
+func Documents(c Chunk, p *Reporter) []*Node {
+	scratch := &Reporter{Report: &Report{}, File: p.File}
 	if docs, ok := Parse(c, scratch); ok {
 		p.Report.AddAll(scratch.Report.Findings)
 		return docs
@@ -96,7 +96,7 @@ func Documents(c Chunk, p *Place) []*Node {
 
 // Parse decodes the documents of a chunk and reports what is wrong with them;
 // ok is false after a syntax error, which ends it.
-func Parse(c Chunk, p *Place) (docs []*Node, ok bool) {
+func Parse(c Chunk, p *Reporter) (docs []*Node, ok bool) {
 	dec := yaml.NewDecoder(bytes.NewReader(c.Text))
 	for {
 		var doc yaml.Node
@@ -157,7 +157,7 @@ func decodeSafely(dec *yaml.Decoder, doc *yaml.Node) (err error) {
 
 // builder turns yaml.Nodes into nodes.
 type builder struct {
-	p       *Place
+	p       *Reporter
 	line    int
 	done    map[*yaml.Node]*Node // anchored nodes, built once and shared
 	open    map[*yaml.Node]bool  // anchored nodes being built, to find cycles

@@ -22,7 +22,7 @@ func TestYAML11(t *testing.T) {
 		"1:30": {"1:30", "1:30"}, "2001-01-01": {"2001-01-01", "2001-01-01"}, "'1'": {"1", "1"},
 	} {
 		r := &Report{}
-		docs, _ := Parse(Chunk{Text: []byte("v: " + text + "\n? " + text + "\n: a\n")}, &Place{Report: r})
+		docs, _ := Parse(Chunk{Text: []byte("v: " + text + "\n? " + text + "\n: a\n")}, &Reporter{Report: r})
 		if len(docs) != 1 || len(docs[0].Fields) != 2 {
 			t.Errorf("%s: %v", text, r.Findings)
 			continue
@@ -52,7 +52,7 @@ func TestMergeKeys(t *testing.T) {
 		"{~: 1}":                           "",
 	} {
 		r := &Report{}
-		docs, _ := Parse(Chunk{Text: []byte(text)}, &Place{Report: r})
+		docs, _ := Parse(Chunk{Text: []byte(text)}, &Reporter{Report: r})
 		got := ""
 		if len(docs) == 1 {
 			for _, key := range []string{"a", "b"} {
