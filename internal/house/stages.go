@@ -29,15 +29,16 @@ var Orders = []Order{
 		{"text", "text* digest authz_text"},
 		{"explain", "branches why*"},
 	}},
-	{"./policy/istio", 9, []Stage{
-		{"names", "hostset hint labels index"},
-		{"objects", "finding load kinds* read export credential endpoints validate"},
+	{"./policy/istio", 7, []Stage{
+		{"objects", "object loader finding"},
+		{"names", "hostset hint labels index validate"},
+		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource"},
 		{"traffic", "httpaction httpmatch mirror cors delegate loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
 		{"kinds", "virtualservice httproute gateway destinationrule serviceentry workloadentry workload workload_conflict sidecar sidecar_ingress kubernetes authorization authsource authoperation"},
 		{"gateway API", "gwapi*"},
 		{"analysis", "analyze* conflict"},
-		{"reader", "reader"},
+		{"reader", "kinds* read load reader"},
 	}},
 	{"./loader", 28, []Stage{
 		{"datapath", "datapath memory lock remedy features"},

@@ -128,16 +128,6 @@ func endpointHint(s string) string {
 	return addressHint(s, "under the endpoint's ports, by the name of the port")
 }
 
-// groupHint says which apiVersion a kind of Istio's has.
-func groupHint(kind string) string {
-	for _, group := range []string{networkingGroup, securityGroup} {
-		if slices.Contains(istioKinds(group), kind) {
-			return fmt.Sprintf("; kind %s has apiVersion: %s/v1", kind, group)
-		}
-	}
-	return ""
-}
-
 // protocolHint says what to write for a protocol that there is not.
 func protocolHint(s string) string {
 	switch strings.ToUpper(s) {

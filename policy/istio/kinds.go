@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -12,21 +13,6 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
-)
-
-// kind is what is done with the objects of one kind.
-type kind struct {
-	group    string
-	versions []string
-	// decode reads an object as far as that needs no other one. What is to be
-	// done when the others are known goes to d. It is called concurrently for
-	// several objects.
-	decode func(o *object, d *draft)
-}
-
-const (
-	networkingGroup = "networking.istio.io"
-	securityGroup   = "security.istio.io"
 )
 
 // kindOf returns what is done with a kind of the Istio groups, or with one of
@@ -162,4 +148,14 @@ func appendTo[T any](into func(*loader) *[]decoded[T], o *object, v *T) func(*lo
 		list := into(l)
 		*list = append(*list, decoded[T]{o, v})
 	}
+}
+
+// groupHint says which apiVersion a kind of Istio's has.
+func groupHint(kind string) string {
+	for _, group := range []string{networkingGroup, securityGroup} {
+		if slices.Contains(istioKinds(group), kind) {
+			return fmt.Sprintf("; kind %s has apiVersion: %s/v1", kind, group)
+		}
+	}
+	return ""
 }

@@ -20,60 +20,6 @@ import (
 // little and that one big file keeps all cores busy.
 const batchSize = 8 << 10
 
-// batch is some documents of a file that follow each other, and what came of
-// reading them. That depends on nothing else, so it is good for as long as the
-// file has this text at this line.
-type batch struct {
-	file string
-	strictyaml.Chunk
-	findings []Finding // of text that is no document
-	drafts   []draft
-	said     int // findings here and in the drafts
-	errors   int // of them
-	mark     int // that a Reader compares it by
-	// plain says that nothing but names connects the drafts with what is in
-	// other batches.
-	plain bool
-	// services are those of the drafts, in their order.
-	services []*policy.Service
-	// exported are services as they are with a default for exportTo, which is
-	// exportedFor; nil until there is one.
-	exported    []*policy.Service
-	exportedFor *visibility
-}
-
-// draft is one document, read as far as that needs no other one.
-type draft struct {
-	object *object // nil: nothing that is read, or not readable
-	// service is the translation of a ServiceEntry that needs no other object.
-	service *policy.Service
-	// take hands on what needs others; nil: nothing.
-	take func(*loader)
-	said *said // nil: nothing
-}
-
-// said is what there is to say about a draft.
-type said struct {
-	head []Finding // up to and including the metadata
-	body []Finding // of the rest of the object
-	// unread are the values of the body that could not be decoded.
-	unread map[strictyaml.Spot]bool
-}
-
-func (d *draft) says() said {
-	if d.said == nil {
-		return said{}
-	}
-	return *d.said
-}
-
-func (d *draft) note() *said {
-	if d.said == nil {
-		d.said = &said{}
-	}
-	return d.said
-}
-
 // batchesOf cuts a file between documents, into batches of at least size bytes.
 func batchesOf(f File, size int) []*batch {
 	data := bytes.TrimPrefix(f.Data, []byte("\xef\xbb\xbf"))
@@ -231,10 +177,6 @@ func (rd *batchReader) head(n *strictyaml.Node, p *strictyaml.Reporter, d *draft
 	}
 	return nil
 }
-
-// letGo forgets what an object was read from. Nearly all of a big policy are
-// ServiceEntries; their trees are several times what they say.
-func (o *object) letGo() { o.root, o.meta, o.Report = nil, nil, nil }
 
 // restore reads the trees of the batch's objects again, to find places in
 // them. Findings about them are for l.
