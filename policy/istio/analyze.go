@@ -12,10 +12,10 @@ import (
 // together. It runs only on configuration without errors: otherwise an object
 // that could not be read would be missed everywhere else. Its cost is linear
 // in the number of objects, whatever they are.
-func (l *loader) analyze(cfg *policy.Config) {
+func analyzeConfig(cfg *policy.Config, from writtenIn) {
 	a := &analysis{
-		loader: l, cfg: cfg, hosts: newHostSet(cfg.Services),
-		gateways: map[string]*policy.Gateway{}, rules: map[*object]map[[2]int]*strictyaml.Node{},
+		writtenIn: from, cfg: cfg, hosts: newHostSet(cfg.Services),
+		gateways: map[string]*policy.Gateway{}, rules: map[*strictyaml.Node]map[[2]int]*strictyaml.Node{},
 	}
 	for _, g := range cfg.Gateways {
 		a.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
@@ -30,72 +30,78 @@ func (l *loader) analyze(cfg *policy.Config) {
 	a.conflicts()
 	a.consents()
 	a.mistakes()
-	for _, b := range a.restored {
-		b.letGo()
-	}
+}
+
+// writtenIn is what a Config was read from.
+type writtenIn struct {
+	// report is where the findings go.
+	report *strictyaml.Report
+	// object finds the object that a part of the Config came from: who speaks
+	// of it, and its spec; nil where the object is not known.
+	object func(policy.Ref) (strictyaml.Reporter, *strictyaml.Node)
+	// written is where the destinations of routes are written, as far as that
+	// is in another object than the route.
+	written map[*policy.WeightedDestination]strictyaml.Passage
+	// namespaces are those that have an object.
+	namespaces map[string]bool
 }
 
 // analysis looks at a whole Config.
 type analysis struct {
-	*loader
+	writtenIn
 	cfg      *policy.Config
 	hosts    *hostSet
 	gateways map[string]*policy.Gateway // by namespace/name
 	subsets  *subsets
 	// routed are the hosts that routes lead to.
 	routed map[string]bool
-	// rules are the nodes of an object's rules by line and column.
-	rules map[*object]map[[2]int]*strictyaml.Node
+	// rules are the nodes of the rules of an object, which is known by its
+	// spec, by line and column.
+	rules map[*strictyaml.Node]map[[2]int]*strictyaml.Node
 	// originating are the hosts to which DestinationRules make TLS, labelled
 	// the workloads by their labels; both once somebody has asked.
 	originating *hostSet
 	labelled    map[[2]string][]*policy.Workload
-	// restored are the batches whose trees were read again.
-	restored []*batch
 }
 
 // part is a part of the Config, and where it is written.
 type part struct {
 	strictyaml.Reporter
-	o *object // nil: only the place of the part itself is known
-	n *strictyaml.Node
+	object *strictyaml.Node // its spec; nil: only the place of the part itself is known
+	n      *strictyaml.Node
 }
 
-func (a *analysis) part(ref policy.Ref) part {
+func (w writtenIn) part(ref policy.Ref) part {
 	n := &strictyaml.Node{Line: ref.Line, Col: ref.Column}
-	if o := a.objectOf(ref); o != nil {
-		if o.root == nil {
-			o.batch.restore(a.loader)
-			a.restored = append(a.restored, o.batch)
-		}
-		return part{o.Reporter, o, n}
+	if r, spec := w.object(ref); spec != nil {
+		return part{r, spec, n}
 	}
-	return part{strictyaml.Reporter{Report: a.r, File: ref.File, Object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
+	return part{strictyaml.Reporter{Report: w.report, File: ref.File, Object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
 }
 
 // spec is the node at path in the object's spec.
 func (s part) spec(path ...any) *strictyaml.Node {
-	if s.o == nil {
+	if s.object == nil {
 		return s.n
 	}
-	return s.o.spec(path...)
+	return s.object.At(path...)
 }
 
 // rule finds the rule that ref stands for, in the object that it is written in.
 func (a *analysis) rule(ref policy.Ref) (part, *strictyaml.Node) {
 	s := a.part(ref)
-	if s.o == nil {
+	if s.object == nil {
 		return s, s.n
 	}
-	known := a.rules[s.o]
+	known := a.rules[s.object]
 	if known == nil {
 		known = map[[2]int]*strictyaml.Node{}
 		for _, list := range [...]string{"http", "tls", "tcp", "rules"} {
-			for _, n := range s.o.spec().Get(list).List() {
+			for _, n := range s.object.Get(list).List() {
 				known[[2]int{n.Line, n.Col}] = n
 			}
 		}
-		a.rules[s.o] = known
+		a.rules[s.object] = known
 	}
 	if n := known[[2]int{ref.Line, ref.Column}]; n != nil {
 		return s, n

@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // numbers are ports by number, with their protocols.
@@ -183,16 +184,16 @@ func (a *analysis) leads(vs *policy.VirtualService, ref policy.Ref, route []*pol
 		if !ok || a.isGateway(vs, d.Host) {
 			continue
 		}
-		at, known := a.origins[w]
+		at, known := a.written[w]
 		if !known {
 			s, n := a.rule(ref)
-			at = origin{&s.Reporter, n}
+			at = strictyaml.Passage{Reporter: &s.Reporter, Node: n}
 		}
 		switch lost := lostPorts(ports, from, d.Port); {
 		case d.Port != 0 && ports[d.Port] == 0:
-			at.Warnf(at.at.At("port"), "the destination %s has no port %d for TCP (%s): %s", d.Host, d.Port, orNone(ports), end)
+			at.Warnf(at.Node.At("port"), "the destination %s has no port %d for TCP (%s): %s", d.Host, d.Port, orNone(ports), end)
 		case len(lost) > 0:
-			at.Warnf(at.at, "the destination %s has the ports %v, and none is named: %s when they come in on a port that is not one of them (%v); write the port", d.Host, ports, end, lost)
+			at.Warnf(at.Node, "the destination %s has the ports %v, and none is named: %s when they come in on a port that is not one of them (%v); write the port", d.Host, ports, end, lost)
 		case plain:
 			a.speaks(at, d, ports, from, end)
 		}
@@ -220,7 +221,7 @@ func lostPorts(ports, from numbers, named uint16) numbers {
 
 // speaks warns about requests that are led to a port for TLS, and of which
 // nothing makes TLS.
-func (a *analysis) speaks(at origin, d policy.Destination, ports, from numbers, end string) {
+func (a *analysis) speaks(at strictyaml.Passage, d policy.Destination, ports, from numbers, end string) {
 	to := ports.of(^protocols(0), d.Port)
 	if d.Port == 0 && len(ports) > 1 {
 		to = numbers{}
@@ -233,7 +234,7 @@ func (a *analysis) speaks(at origin, d policy.Destination, ports, from numbers, 
 	const opaque = 1<<policy.ProtocolTLS | 1<<policy.ProtocolHTTPS
 	for _, n := range slices.Sorted(maps.Keys(to)) {
 		if to[n]&^opaque == 0 && !a.originated(d.Host) {
-			at.Warnf(at.at, "port %d of %s is for TLS, and requests would go there in plain text: %s; lead them to a port for HTTP", n, d.Host, end)
+			at.Warnf(at.Node, "port %d of %s is for TLS, and requests would go there in plain text: %s; lead them to a port for HTTP", n, d.Host, end)
 			return
 		}
 	}

@@ -71,17 +71,17 @@ func (s part) endpoint(e *policy.Endpoint) *strictyaml.Node {
 	case e.Addr.IsValid():
 		text = e.Addr.String()
 	}
-	if s.o == nil {
+	if s.object == nil {
 		return s.n
 	}
-	for _, n := range s.o.spec().Get("endpoints").List() {
+	for _, n := range s.object.Get("endpoints").List() {
 		address := n.At("address")
 		if a, err := netip.ParseAddr(address.Text); address.Text == text || err == nil && a.String() == text {
 			return address
 		}
 	}
-	if s.o.spec().Get("workloadSelector") != nil {
-		return s.o.spec().KeyOf("workloadSelector")
+	if s.object.Get("workloadSelector") != nil {
+		return s.object.KeyOf("workloadSelector")
 	}
 	return s.n
 }

@@ -7,13 +7,14 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // onlyKubernetes warns about a destination for workloads that a Kubernetes
 // Service has and no ServiceEntry: a rule does not open what no ServiceEntry
 // does, whereas Istio has all Services in its registry. Services of gateways
 // are what this node does.
-func (a *analysis) onlyKubernetes(o origin, host string) {
+func (a *analysis) onlyKubernetes(o strictyaml.Passage, host string) {
 	found := a.hosts.find(hostname.Pattern(host)).service
 	all := append([]*policy.Service{found}, a.hosts.several[hostname.Pattern(host)]...)
 	for _, s := range all {
@@ -21,7 +22,7 @@ func (a *analysis) onlyKubernetes(o origin, host string) {
 			return
 		}
 	}
-	o.Warnf(o.at.At("host"), "the destination %s is a Kubernetes Service, and a rule does not open one: what comes from workloads is refused (%s); write a ServiceEntry for the host", host, policy.ReasonName)
+	o.Warnf(o.Node.At("host"), "the destination %s is a Kubernetes Service, and a rule does not open one: what comes from workloads is refused (%s); write a ServiceEntry for the host", host, policy.ReasonName)
 }
 
 // ofGateway says whether a Kubernetes Service is that of a Gateway.

@@ -38,15 +38,15 @@ func (a *analysis) mistakes() {
 // nothing says that a policy allows nothing, in its first file.
 func (a *analysis) nothing() {
 	first := ""
-	for name, i := range a.r.Order {
-		if first == "" || i < a.r.Order[first] {
+	for name, i := range a.report.Order {
+		if first == "" || i < a.report.Order[first] {
 			first = name
 		}
 	}
 	if first == "" {
 		return
 	}
-	p := strictyaml.Reporter{Report: a.r, File: first}
+	p := strictyaml.Reporter{Report: a.report, File: first}
 	p.Warnf(nil, "no ServiceEntry opens anything: every connection that leaves the node is denied, and every name is refused; write a ServiceEntry for each host that is needed")
 }
 
@@ -162,7 +162,7 @@ func (a *analysis) nowhere(s *policy.Service) {
 		return
 	}
 	at := a.part(s.Ref)
-	if at.o != nil && at.o.spec().Get("workloadSelector") != nil {
+	if at.object != nil && at.object.Get("workloadSelector") != nil {
 		return // what it selects is said there
 	}
 	at.Warnf(at.spec("resolution"), "STATIC without endpoints: every connection fails, for there is nowhere to go; list endpoints with their addresses, or write resolution: DNS")

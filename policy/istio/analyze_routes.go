@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // virtualServices finds VirtualServices and rules that have no effect.
@@ -177,7 +178,7 @@ func (a *analysis) destinations(vs *policy.VirtualService, onMesh bool) {
 			if one := n.Get("mirror"); one != nil {
 				at = one
 			}
-			a.destination(vs, onMesh, origin{&s.Reporter, at}, m.Destination, "nothing is mirrored")
+			a.destination(vs, onMesh, strictyaml.Passage{Reporter: &s.Reporter, Node: at}, m.Destination, "nothing is mirrored")
 		}
 	}
 	for _, r := range vs.TLS {
@@ -190,10 +191,10 @@ func (a *analysis) destinations(vs *policy.VirtualService, onMesh bool) {
 
 func (a *analysis) routes(vs *policy.VirtualService, onMesh bool, ref policy.Ref, routes []*policy.WeightedDestination, end string) {
 	for _, w := range routes {
-		at, ok := a.origins[w]
+		at, ok := a.written[w]
 		if !ok {
 			s, n := a.rule(ref)
-			at = origin{&s.Reporter, n}
+			at = strictyaml.Passage{Reporter: &s.Reporter, Node: n}
 		}
 		a.destination(vs, onMesh, at, w.Destination, end)
 	}
@@ -201,7 +202,7 @@ func (a *analysis) routes(vs *policy.VirtualService, onMesh bool, ref policy.Ref
 
 // destination checks one destination of a VirtualService; end is what comes
 // of requests when there is none.
-func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o origin, d policy.Destination, end string) {
+func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o strictyaml.Passage, d policy.Destination, end string) {
 	if d.Host == "" {
 		return
 	}
@@ -215,12 +216,12 @@ func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o origin,
 		if kubernetes {
 			what = "there is no Service for the destination %s: %s"
 		}
-		o.Warnf(o.at.At("host"), what, d.Host, end)
+		o.Warnf(o.Node.At("host"), what, d.Host, end)
 	} else if onMesh && !viaGateway {
 		a.onlyKubernetes(o, d.Host)
 	}
 	if d.Subset != "" && !a.subsets.use(d) {
-		o.Warnf(o.at.At("subset"), "Referenced host+subset in destinationrule not found: \"%s+%s\"", d.Host, d.Subset)
+		o.Warnf(o.Node.At("subset"), "Referenced host+subset in destinationrule not found: \"%s+%s\"", d.Host, d.Subset)
 	}
 }
 

@@ -3,8 +3,6 @@
 package istio
 
 import (
-	"encoding/json"
-	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
@@ -60,7 +58,7 @@ func (a *analysis) covered(ref policy.Ref, number string, matches int, earlier f
 			continue
 		}
 		dead++
-		if s, n := a.rule(ref); s.o == nil || len(n.Get("match").List()) == matches {
+		if s, n := a.rule(ref); s.object == nil || len(n.Get("match").List()) == matches {
 			s.Warnf(n.At("match", j), "virtualService rule %s match #%d is not used (duplicate/overlapping match in rule %s)", number, j, other)
 		}
 	}
@@ -157,13 +155,4 @@ func (c *cover) add(path string, ignoreCase bool, rule string) {
 	if i, found := slices.BinarySearch(c.lengths, len(path)); !found {
 		c.lengths = slices.Insert(c.lengths, i, len(path))
 	}
-}
-
-// keyOf is a text that is the same for the same values: map keys are sorted.
-func keyOf(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil { // cannot happen: there are only strings and numbers in it
-		return fmt.Sprintf("%p", v)
-	}
-	return string(b)
 }

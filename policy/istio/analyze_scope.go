@@ -218,11 +218,6 @@ func (a *analysis) attributes(p *policy.AuthorizationPolicy, target *policy.Serv
 	}
 }
 
-// asksHTTP says whether an operation asks for what only plain HTTP shows.
-func asksHTTP(o *policy.AuthOperation) bool {
-	return len(o.Methods)+len(o.NotMethods)+len(o.Paths)+len(o.NotPaths) > 0
-}
-
 // guarded checks that some gateway has the labels of a policy.
 func (a *analysis) guarded(s part, p *policy.AuthorizationPolicy) {
 	if selects(p.Selector, a.cfg.GatewaySelector) {

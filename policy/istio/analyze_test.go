@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 func ref(kind, name string, line int) policy.Ref {
@@ -28,13 +29,15 @@ func route(line int, hosts ...string) []*policy.WeightedDestination {
 
 // analyzed are the findings about a Config that no file holds.
 func analyzed(cfg *policy.Config, namespaces ...string) []Finding {
-	l := newLoader(Options{})
-	l.namespaces = map[string]bool{}
-	for _, ns := range namespaces {
-		l.namespaces[ns] = true
+	from := writtenIn{
+		report: &strictyaml.Report{}, namespaces: map[string]bool{},
+		object: func(policy.Ref) (r strictyaml.Reporter, spec *strictyaml.Node) { return r, nil },
 	}
-	l.analyze(cfg)
-	return l.r.Sorted(l.r.Findings)
+	for _, ns := range namespaces {
+		from.namespaces[ns] = true
+	}
+	analyzeConfig(cfg, from)
+	return from.report.Sorted(from.report.Findings)
 }
 
 // TestAnalyzeRoutes is about the lists and fields that the files of the other

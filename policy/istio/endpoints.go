@@ -16,7 +16,6 @@ import (
 )
 
 const (
-	unixPrefix = "unix://"
 	// maxEndpointPort is how long the name of an endpoint's port may be, by
 	// the schemas of ServiceEntry and WorkloadEntry.
 	maxEndpointPort = 62

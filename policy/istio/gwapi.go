@@ -16,7 +16,6 @@ import (
 // what leaves the node. Nothing here serves its Gateways.
 const (
 	gatewayGroup  = "gateway.networking.k8s.io"
-	httpRouteKind = "HTTPRoute"
 	waypointClass = "istio-waypoint"
 )
 

@@ -71,7 +71,7 @@ func (l *loader) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in *ga
 			Headers:     r.backendFilters(bn, b.Filters),
 		}
 		total += int64(w.Weight)
-		l.origins[w] = origin{&r.Reporter, bn.At("name")}
+		l.origins[w] = strictyaml.Passage{Reporter: &r.Reporter, Node: bn.At("name")}
 		out.Route = append(out.Route, w)
 	}
 	r.timeouts(at, in, out)

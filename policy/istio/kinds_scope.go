@@ -53,7 +53,7 @@ func (l *loader) scope(cfg *policy.Config) {
 		l.workloadEntry(d)
 	}
 	cfg.Workloads = l.workloads
-	l.workloadConflicts()
+	workloadConflicts(l.workloads, l.written(new([]*batch)))
 	cfg.Mesh = l.meshConfig()
 	l.defaultExports(cfg)
 }

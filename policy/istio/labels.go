@@ -86,13 +86,3 @@ func (o *object) selector(n *strictyaml.Node, labels map[string]string, without 
 		o.Warnf(n, "%s", without)
 	}
 }
-
-// selects says whether labels has all of selector.
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
-}

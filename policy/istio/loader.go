@@ -64,7 +64,7 @@ type loader struct {
 	rules           []decoded[networking.DestinationRule]
 	// origins is where the destinations of routes are written: what is
 	// delegated is in another object.
-	origins map[*policy.WeightedDestination]origin
+	origins map[*policy.WeightedDestination]strictyaml.Passage
 
 	delegates map[string]*delegateVS // by namespace/name
 	merged    int                    // matches that delegation made
@@ -105,7 +105,7 @@ func newLoader(o Options) *loader {
 		allowed:    o.AllowEndpoints,
 		seen:       map[string]*object{},
 		shortHosts: map[string]bool{},
-		origins:    map[*policy.WeightedDestination]origin{},
+		origins:    map[*policy.WeightedDestination]strictyaml.Passage{},
 	}
 	l.credentials(o)
 	return l
@@ -123,4 +123,21 @@ func (l *loader) objectOf(ref policy.Ref) *object {
 		}
 	}
 	return nil
+}
+
+// written says where the Config is written. Batches whose trees are read again
+// for it go to restored.
+func (l *loader) written(restored *[]*batch) writtenIn {
+	find := func(ref policy.Ref) (r strictyaml.Reporter, spec *strictyaml.Node) {
+		o := l.objectOf(ref)
+		if o == nil {
+			return r, nil
+		}
+		if o.root == nil {
+			o.batch.restore(l)
+			*restored = append(*restored, o.batch)
+		}
+		return o.Reporter, o.spec()
+	}
+	return writtenIn{report: l.r, object: find, written: l.origins, namespaces: l.namespaces}
 }

@@ -115,12 +115,6 @@ func oldest[T any](all []decoded[T]) []decoded[T] {
 	return all
 }
 
-// origin is a place in an object.
-type origin struct {
-	*strictyaml.Reporter
-	at *strictyaml.Node
-}
-
 // endpoints is what headless Services with hand-written addresses still use.
 //
 //lint:ignore SA1019 deprecated in Kubernetes 1.33, and in wide use

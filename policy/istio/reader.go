@@ -378,7 +378,11 @@ func (r *Reader) Analyze() []Finding {
 		}
 	}
 	before := len(l.r.Findings)
-	l.analyze(r.last)
+	var restored []*batch
+	analyzeConfig(r.last, l.written(&restored))
+	for _, b := range restored {
+		b.letGo()
+	}
 	found := slices.Clone(l.r.Findings[before:])
 	l.r.Findings = l.r.Findings[:before]
 	return l.r.Sorted(found)

@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -254,9 +253,4 @@ func (e *entry) decoration() {
 	if e.v.Location == networking.ServiceEntry_MESH_INTERNAL {
 		e.Warnf(e.spec("location"), "location MESH_INTERNAL is treated like MESH_EXTERNAL: egressd adds no mutual TLS")
 	}
-}
-
-// kubernetesName is the absolute name of a Kubernetes Service.
-func kubernetesName(name, namespace string) string {
-	return fmt.Sprintf("%s.%s.svc.cluster.local", name, namespace)
 }

@@ -14,8 +14,6 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-const mesh = "mesh"
-
 func (l *loader) virtualService(d decoded[networking.VirtualService]) *policy.VirtualService {
 	out := &policy.VirtualService{Ref: d.ref, Export: d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)}
 	out.Gateways = d.gatewayNames(d.spec("gateways"), d.v.Gateways)
@@ -55,22 +53,6 @@ func (l *loader) httpRules(d decoded[networking.VirtualService], out *policy.Vir
 			all = at
 		}
 	}
-}
-
-// matchesAll says whether no request passes the rule by.
-func matchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
-	if len(r.Matches) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(r.Matches, func(m *policy.HTTPMatch) bool {
-		uri := m.URI == nil || m.URI.Kind == policy.MatchPrefix && (m.URI.Value == "/" || m.URI.Value == "")
-		return uri && m.Scheme == nil && m.Method == nil && m.Authority == nil && m.Port == 0 &&
-			len(m.SourceLabels) == 0 && m.SourceNamespace == "" &&
-			len(m.Headers)+len(m.WithoutHeaders)+len(m.QueryParams) == 0 &&
-			!slices.ContainsFunc(vs.Gateways, func(g string) bool {
-				return len(m.Gateways) > 0 && !slices.Contains(m.Gateways, g)
-			})
-	})
 }
 
 // virtualHosts reads the hosts. It returns them as they are written, without
@@ -172,7 +154,7 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *strictyam
 // weighted reads one destination of a route, without its weight.
 func (l *loader) weighted(d decoded[networking.VirtualService], rn *strictyaml.Node, v *networking.Destination) *policy.WeightedDestination {
 	w := &policy.WeightedDestination{Destination: l.destination(d, rn.At("destination"), v)}
-	l.origins[w] = origin{&d.Reporter, rn.At("destination")}
+	l.origins[w] = strictyaml.Passage{Reporter: &d.Reporter, Node: rn.At("destination")}
 	return w
 }
 

@@ -14,11 +14,11 @@ import (
 // where one would take the other's processes or free them. What is not found
 // here, because it depends on the cgroups that are there, the daemon settles
 // in favour of the stricter mode.
-func (l *loader) workloadConflicts() {
+func workloadConflicts(workloads []*policy.Workload, from writtenIn) {
 	exact, forms := map[string]claim{}, map[string][]claim{}
 	var all, weak []claim
 	comparisons := 0
-	for _, w := range l.workloads {
+	for _, w := range workloads {
 		for i, pattern := range w.Cgroups {
 			c := claim{w, i, pattern}
 			all = append(all, c)
@@ -27,7 +27,7 @@ func (l *loader) workloadConflicts() {
 			}
 			form := formOf(pattern)
 			if first, ok := exact[pattern]; ok {
-				l.claimedTwice(c, first)
+				from.claimedTwice(c, first)
 				continue
 			}
 			exact[pattern] = c
@@ -36,7 +36,7 @@ func (l *loader) workloadConflicts() {
 					break
 				}
 				if samePaths(pattern, first.pattern) {
-					l.claimedTwice(c, first)
+					from.claimedTwice(c, first)
 					break
 				}
 			}
@@ -55,11 +55,11 @@ func (l *loader) workloadConflicts() {
 				continue
 			}
 			if inside(o.pattern, c.pattern) && specific(o.pattern, c.pattern) < 0 {
-				l.claim(Warning, c, "is around %s of %s (%s), which keeps its mode %s: mode %s is for what else is there",
+				from.claim(Warning, c, "is around %s of %s (%s), which keeps its mode %s: mode %s is for what else is there",
 					o.pattern, nameOf(o.workload.Ref), o.workload.Ref.Position(), modeOf(o.workload), modeOf(c.workload))
 			}
 			if inside(c.pattern, o.pattern) && specific(c.pattern, o.pattern) < 0 {
-				l.claim(Error, c, "is within %s of %s (%s), which is in mode %s: the mode %s of another namespace does not free it; give it to one namespace, or the same mode",
+				from.claim(Error, c, "is within %s of %s (%s), which is in mode %s: the mode %s of another namespace does not free it; give it to one namespace, or the same mode",
 					o.pattern, nameOf(o.workload.Ref), o.workload.Ref.Position(), modeOf(o.workload), modeOf(c.workload))
 				break
 			}
@@ -75,19 +75,16 @@ func modeOf(w *policy.Workload) policy.Mode {
 	return *w.Mode
 }
 
-func (l *loader) claimedTwice(c, first claim) {
+func (w writtenIn) claimedTwice(c, first claim) {
 	if c.workload.Ref.Namespace != first.workload.Ref.Namespace {
-		l.claim(Error, c, "is also claimed by %s (%s, mode %s) of another namespace as %s: a process has one identity; give the cgroup to one of them",
+		w.claim(Error, c, "is also claimed by %s (%s, mode %s) of another namespace as %s: a process has one identity; give the cgroup to one of them",
 			nameOf(first.workload.Ref), first.workload.Ref.Position(), modeOf(first.workload), first.pattern)
 	}
 }
 
-func (l *loader) claim(s Severity, c claim, format string, args ...any) {
-	o := l.objectOf(c.workload.Ref)
-	if o == nil {
-		return // cannot be: it was read a moment ago
-	}
-	o.Say(s, o.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
+func (w writtenIn) claim(s Severity, c claim, format string, args ...any) {
+	at := w.part(c.workload.Ref)
+	at.Say(s, at.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
 }
 
 // pathOf are the segments of a pattern without a last "**", which stands for

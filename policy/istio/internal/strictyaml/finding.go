@@ -145,6 +145,12 @@ type Reporter struct {
 	Object string
 }
 
+// Passage is a place in an object, and who speaks of it.
+type Passage struct {
+	*Reporter
+	Node *Node
+}
+
 // Unreadable says whether the value at n could not be decoded.
 func (p *Reporter) Unreadable(n *Node) bool {
 	return n != nil && p.Report.Unreadable[Spot{p.File, p.Object, n.Line, n.Col}]

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/egressd/egressd/policy"
+)
+
+const (
+	// mesh among the Gateways of a VirtualService stands for the workloads.
+	mesh = "mesh"
+	// httpRouteKind is the kind of the Gateway API whose objects become
+	// VirtualServices.
+	httpRouteKind = "HTTPRoute"
+	// unixPrefix is what the address of a socket begins with.
+	unixPrefix = "unix://"
+)
+
+// matchesAll says whether no request passes the rule by.
+func matchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
+	if len(r.Matches) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(r.Matches, func(m *policy.HTTPMatch) bool {
+		uri := m.URI == nil || m.URI.Kind == policy.MatchPrefix && (m.URI.Value == "/" || m.URI.Value == "")
+		return uri && m.Scheme == nil && m.Method == nil && m.Authority == nil && m.Port == 0 &&
+			len(m.SourceLabels) == 0 && m.SourceNamespace == "" &&
+			len(m.Headers)+len(m.WithoutHeaders)+len(m.QueryParams) == 0 &&
+			!slices.ContainsFunc(vs.Gateways, func(g string) bool {
+				return len(m.Gateways) > 0 && !slices.Contains(m.Gateways, g)
+			})
+	})
+}
+
+// asksHTTP says whether an operation asks for what only plain HTTP shows.
+func asksHTTP(o *policy.AuthOperation) bool {
+	return len(o.Methods)+len(o.NotMethods)+len(o.Paths)+len(o.NotPaths) > 0
+}
+
+// selects says whether labels has all of selector.
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// keyOf is a text that is the same for the same values: map keys are sorted.
+func keyOf(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil { // cannot happen: there are only strings and numbers in it
+		return fmt.Sprintf("%p", v)
+	}
+	return string(b)
+}
+
+// kubernetesName is the absolute name of a Kubernetes Service.
+func kubernetesName(name, namespace string) string {
+	return fmt.Sprintf("%s.%s.svc.cluster.local", name, namespace)
+}
