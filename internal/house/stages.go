@@ -31,13 +31,12 @@ var Orders = []Order{
 	}},
 	{"./policy/istio", 7, []Stage{
 		{"objects", "object loader finding"},
-		{"names", "hostset hint labels index validate"},
+		{"names", "hint labels index validate"},
 		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource"},
 		{"traffic", "httpaction httpmatch mirror cors delegate loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
-		{"kinds", "virtualservice httproute gateway destinationrule serviceentry workloadentry workload workload_conflict sidecar sidecar_ingress kubernetes authorization authsource authoperation"},
+		{"kinds", "virtualservice httproute gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorization authsource authoperation"},
 		{"gateway API", "gwapi*"},
-		{"analysis", "analyze* conflict"},
 		{"reader", "kinds* read load reader"},
 	}},
 	{"./loader", 28, []Stage{

@@ -11,6 +11,7 @@ import (
 	selectors "istio.io/api/type/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -188,7 +189,7 @@ func (a *auth) rule(number int, r *security.Rule) *policy.AuthRule {
 // readsHTTP says whether an operation asks for what only plain HTTP shows,
 // and for no port that would limit it.
 func readsHTTP(o *policy.AuthOperation) bool {
-	return asksHTTP(o) && len(o.Ports)+len(o.NotPorts) == 0
+	return model.AsksHTTP(o) && len(o.Ports)+len(o.NotPorts) == 0
 }
 
 // empty reports empty values of a list, and says whether there were any.

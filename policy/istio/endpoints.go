@@ -12,6 +12,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -54,7 +55,7 @@ func (e *entry) endpoint(at *strictyaml.Node, we *networking.WorkloadEntry) (pol
 	out := describe(we, we.Labels)
 	address := at.At("address")
 	e.endpointDecoration(at, we)
-	if socket, ok := strings.CutPrefix(we.Address, unixPrefix); ok {
+	if socket, ok := strings.CutPrefix(we.Address, model.UnixPrefix); ok {
 		out.Unix = socket
 		return out, e.unixEndpoint(at, we, socket)
 	}

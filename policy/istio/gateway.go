@@ -11,6 +11,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -55,7 +56,7 @@ func (l *loader) server(o *object, at *strictyaml.Node, s *networking.Server) po
 }
 
 func (o *object) serverBind(at *strictyaml.Node, s *networking.Server, out *policy.GatewayServer) {
-	socket, unix := strings.CutPrefix(s.Bind, unixPrefix)
+	socket, unix := strings.CutPrefix(s.Bind, model.UnixPrefix)
 	a, err := netip.ParseAddr(s.Bind)
 	switch {
 	case s.Bind == "":
@@ -88,7 +89,7 @@ func (o *object) serverPort(at *strictyaml.Node, s *networking.Server, out *poli
 	if p.TargetPort != 0 {
 		o.Errorf(pn.At("targetPort"), "targetPort has no impact on Gateways")
 	}
-	if p.Number != 0 || !strings.HasPrefix(s.Bind, unixPrefix) {
+	if p.Number != 0 || !strings.HasPrefix(s.Bind, model.UnixPrefix) {
 		out.Port = o.port(pn.At("number"), "number", p.Number)
 	}
 	proto, ok := protocolOf(p.Protocol)

@@ -9,6 +9,7 @@ import (
 
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -22,7 +23,7 @@ const (
 // gatewayKinds are the kinds of the group, and why those that are not acted
 // on are not.
 var gatewayKinds = map[string]string{
-	httpRouteKind:      "",
+	model.HTTPRoute:    "",
 	"Gateway":          "no Gateway of the Gateway API is served here",
 	"GatewayClass":     "no Gateway of the Gateway API is served here",
 	"ListenerSet":      "no Gateway of the Gateway API is served here",
@@ -40,7 +41,7 @@ func gatewayKind(group, name string) (kind, bool) {
 		return kind{}, false
 	}
 	switch name {
-	case httpRouteKind:
+	case model.HTTPRoute:
 		return kind{group, []string{"v1", "v1beta1"}, decodeHTTPRoute}, true
 	case "Gateway":
 		return kind{group, nil, func(o *object, _ *draft) { o.notServed() }}, true

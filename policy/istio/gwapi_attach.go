@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -281,7 +282,7 @@ func (l *loader) routedServices(t *routedHosts) []*policy.VirtualService {
 		vs := byRoutes[key.String()]
 		if vs == nil {
 			first := slices.MinFunc(routes, func(x, y attached) int { return cmp.Compare(x.route.index, y.route.index) })
-			vs = &policy.VirtualService{Ref: first.route.ref, Gateways: []string{mesh}, Export: t.export}
+			vs = &policy.VirtualService{Ref: first.route.ref, Gateways: []string{model.Mesh}, Export: t.export}
 			if l.merged += matches; l.merged > maxMerged {
 				first.route.Errorf(first.route.spec("parentRefs"), "the HTTPRoutes make more than %d matches of the hosts that they share", maxMerged)
 				return out

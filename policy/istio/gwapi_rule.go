@@ -13,6 +13,7 @@ import (
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -120,7 +121,7 @@ func (l *loader) backend(o *object, at *strictyaml.Node, ref gateway.BackendObje
 		if !isLabel(string(ref.Name)) {
 			o.Errorf(at.At("name"), "service name invalid; the name of the Service must be used, not the hostname.")
 		}
-		out.Host = kubernetesName(string(ref.Name), string(value(ref.Namespace, gateway.Namespace(o.ref.Namespace))))
+		out.Host = model.KubernetesName(string(ref.Name), string(value(ref.Namespace, gateway.Namespace(o.ref.Namespace))))
 	case kind == "Hostname" || kind == "ServiceEntry":
 		o.Errorf(at.At("kind"), "referencing unsupported backendRef: group %q kind %q; write group: %s, kind: Hostname and the host as name",
 			group, kind, networkingGroup)
@@ -224,7 +225,7 @@ func rulesOf(routes []attached) (ports []uint16, out []*policy.HTTPRule) {
 	slices.SortStableFunc(all, matchPrecedence)
 	first := map[string]*policy.HTTPRule{}
 	for _, m := range all {
-		key := fmt.Sprint(m.width, " ", keyOf(m.match))
+		key := fmt.Sprint(m.width, " ", model.KeyOf(m.match))
 		if before := first[key]; before != nil {
 			m.place.Warnf(m.at, "the match is never used: the rule at %s has the same and comes before it", before.Ref.Position())
 		} else {

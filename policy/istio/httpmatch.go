@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -129,7 +130,7 @@ func (o *object) claims(at *strictyaml.Node, r *networking.HTTPRoute, gateways [
 				}
 				n := x.keyOf(name)
 				switch {
-				case slices.Contains(gateways, mesh):
+				case slices.Contains(gateways, model.Mesh):
 					o.Errorf(n, "JWT claim based routing (key: %s) is only supported for gateway, found no gateways: %v", name, gateways)
 				default:
 					o.Unsupported(n, "matching on JWT claims")

@@ -7,6 +7,7 @@ import (
 	security "istio.io/api/security/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/analyze"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -53,7 +54,7 @@ func (l *loader) scope(cfg *policy.Config) {
 		l.workloadEntry(d)
 	}
 	cfg.Workloads = l.workloads
-	workloadConflicts(l.workloads, l.written(new([]*batch)))
+	analyze.Workloads(l.workloads, l.written(new([]*batch)))
 	cfg.Mesh = l.meshConfig()
 	l.defaultExports(cfg)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -71,7 +72,7 @@ func (l *loader) kubernetesServices() []*policy.Service {
 func (b *backing) service() {
 	b.out.Ref, b.out.Resolution = b.ref, policy.ResolutionStatic
 	b.out.Selector, b.out.Export = b.v.Spec.Selector, b.annotatedExport()
-	h, err := hostname.ParsePattern(kubernetesName(b.ref.Name, b.ref.Namespace))
+	h, err := hostname.ParsePattern(model.KubernetesName(b.ref.Name, b.ref.Namespace))
 	if err != nil || !isLabel(b.ref.Name) {
 		b.Errorf(b.root.At("metadata", "name"), "%q is not a name for a Service (DNS-1123 label)", b.ref.Name)
 		return

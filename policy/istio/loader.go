@@ -124,20 +124,3 @@ func (l *loader) objectOf(ref policy.Ref) *object {
 	}
 	return nil
 }
-
-// written says where the Config is written. Batches whose trees are read again
-// for it go to restored.
-func (l *loader) written(restored *[]*batch) writtenIn {
-	find := func(ref policy.Ref) (r strictyaml.Reporter, spec *strictyaml.Node) {
-		o := l.objectOf(ref)
-		if o == nil {
-			return r, nil
-		}
-		if o.root == nil {
-			o.batch.restore(l)
-			*restored = append(*restored, o.batch)
-		}
-		return o.Reporter, o.spec()
-	}
-	return writtenIn{report: l.r, object: find, written: l.origins, namespaces: l.namespaces}
-}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/analyze"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -379,13 +380,30 @@ func (r *Reader) Analyze() []Finding {
 	}
 	before := len(l.r.Findings)
 	var restored []*batch
-	analyzeConfig(r.last, l.written(&restored))
+	analyze.Config(r.last, l.written(&restored))
 	for _, b := range restored {
 		b.letGo()
 	}
 	found := slices.Clone(l.r.Findings[before:])
 	l.r.Findings = l.r.Findings[:before]
 	return l.r.Sorted(found)
+}
+
+// written says where the Config is written. Batches whose trees are read again
+// for it go to restored.
+func (l *loader) written(restored *[]*batch) analyze.Files {
+	find := func(ref policy.Ref) (r strictyaml.Reporter, spec *strictyaml.Node) {
+		o := l.objectOf(ref)
+		if o == nil {
+			return r, nil
+		}
+		if o.root == nil {
+			o.batch.restore(l)
+			*restored = append(*restored, o.batch)
+		}
+		return o.Reporter, o.spec()
+	}
+	return analyze.Files{Report: l.r, Object: find, Written: l.origins, Namespaces: l.namespaces}
 }
 
 // appendTo appends the batch's findings but those of refused objects.

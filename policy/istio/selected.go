@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -60,7 +61,7 @@ func (w *workloadIndex) find(namespace string, selector map[string]string) []*se
 	}
 	var out []*selectable
 	for _, s := range candidates {
-		if selects(selector, s.labels) {
+		if model.Selects(selector, s.labels) {
 			out = append(out, s)
 		}
 	}
@@ -109,7 +110,7 @@ func (e *entry) take(at *strictyaml.Node, w *selectable) {
 		return !e.names[name] || w.v.Ports[name] < 1 || w.v.Ports[name] > 65535
 	})
 	a, err := netip.ParseAddr(w.v.Address)
-	socket, unix := strings.CutPrefix(w.v.Address, unixPrefix)
+	socket, unix := strings.CutPrefix(w.v.Address, model.UnixPrefix)
 	what := "WorkloadEntry " + w.ref.Namespace + "/" + w.ref.Name
 	switch {
 	case w.v.Address == "":

@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -109,7 +110,7 @@ func (o *object) sidecarBind(at *strictyaml.Node, bind string) {
 
 // sidecarSocket checks a listener on a unix socket.
 func (o *object) sidecarSocket(at *strictyaml.Node, e *networking.IstioEgressListener, seen map[string]bool) {
-	path, ok := strings.CutPrefix(e.Bind, unixPrefix)
+	path, ok := strings.CutPrefix(e.Bind, model.UnixPrefix)
 	if !ok {
 		o.Errorf(at.At("bind"), "sidecar: ports with 0 value must have a unix domain socket bind address")
 		return

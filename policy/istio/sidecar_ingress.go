@@ -11,6 +11,7 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -46,7 +47,7 @@ func (o *object) ingressEndpoint(at *strictyaml.Node, s string) {
 	if s == "" {
 		return
 	}
-	if path, ok := strings.CutPrefix(s, unixPrefix); ok {
+	if path, ok := strings.CutPrefix(s, model.UnixPrefix); ok {
 		if wrong := unixAddress(path); wrong != "" {
 			o.Errorf(at, "%s", wrong)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -18,7 +19,7 @@ func (l *loader) virtualService(d decoded[networking.VirtualService]) *policy.Vi
 	out := &policy.VirtualService{Ref: d.ref, Export: d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)}
 	out.Gateways = d.gatewayNames(d.spec("gateways"), d.v.Gateways)
 	if len(d.v.Gateways) == 0 {
-		out.Gateways = []string{mesh}
+		out.Gateways = []string{model.Mesh}
 	}
 	written := l.virtualHosts(d, out)
 	if len(d.v.Http)+len(d.v.Tls)+len(d.v.Tcp) == 0 {
@@ -49,7 +50,7 @@ func (l *loader) httpRules(d decoded[networking.VirtualService], out *policy.Vir
 		}
 		d.authorityRewrite(at, rule)
 		out.HTTP = append(out.HTTP, rule)
-		if all == nil && matchesAll(rule, out) {
+		if all == nil && model.MatchesAll(rule, out) {
 			all = at
 		}
 	}
@@ -68,7 +69,7 @@ func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.
 			continue
 		}
 		written[h] = at
-		if h == "*" && slices.Contains(out.Gateways, mesh) {
+		if h == "*" && slices.Contains(out.Gateways, model.Mesh) {
 			d.Errorf(at, "wildcard host * is not allowed for virtual services bound to the mesh gateway")
 			continue
 		}
@@ -105,7 +106,7 @@ func (l *loader) absolute(host, namespace string) string {
 	if strings.ContainsAny(host, ".*:") || l.shortHosts[host] {
 		return host
 	}
-	return kubernetesName(host, namespace)
+	return model.KubernetesName(host, namespace)
 }
 
 func (o *object) gatewayNames(at *strictyaml.Node, names []string) []string {

@@ -10,6 +10,7 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -39,7 +40,7 @@ func (o *object) workloadAddress(at *strictyaml.Node, we *networking.WorkloadEnt
 		o.Warnf(at, "address is unset with network %q: the entry leads nowhere here", we.Network)
 		return
 	}
-	if path, ok := strings.CutPrefix(we.Address, unixPrefix); ok {
+	if path, ok := strings.CutPrefix(we.Address, model.UnixPrefix); ok {
 		if wrong := unixAddress(path); wrong != "" {
 			o.Errorf(at, "%s", wrong)
 		}

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -27,5 +28,5 @@ func (a *analysis) onlyKubernetes(o strictyaml.Passage, host string) {
 
 // ofGateway says whether a Kubernetes Service is that of a Gateway.
 func (a *analysis) ofGateway(s *policy.Service) bool {
-	return len(s.Selector) > 0 && slices.ContainsFunc(a.cfg.Gateways, func(g *policy.Gateway) bool { return selects(g.Selector, s.Selector) })
+	return len(s.Selector) > 0 && slices.ContainsFunc(a.cfg.Gateways, func(g *policy.Gateway) bool { return model.Selects(g.Selector, s.Selector) })
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+// Package model has what the translators and the analysis both know of the
+// parts of a Config, and of the objects that they come from.
+package model
 
 import (
 	"encoding/json"
@@ -11,17 +13,17 @@ import (
 )
 
 const (
-	// mesh among the Gateways of a VirtualService stands for the workloads.
-	mesh = "mesh"
-	// httpRouteKind is the kind of the Gateway API whose objects become
+	// Mesh among the Gateways of a VirtualService stands for the workloads.
+	Mesh = "mesh"
+	// HTTPRoute is the kind of the Gateway API whose objects become
 	// VirtualServices.
-	httpRouteKind = "HTTPRoute"
-	// unixPrefix is what the address of a socket begins with.
-	unixPrefix = "unix://"
+	HTTPRoute = "HTTPRoute"
+	// UnixPrefix is what the address of a socket begins with.
+	UnixPrefix = "unix://"
 )
 
-// matchesAll says whether no request passes the rule by.
-func matchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
+// MatchesAll says whether no request passes the rule by.
+func MatchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
 	if len(r.Matches) == 0 {
 		return true
 	}
@@ -36,13 +38,13 @@ func matchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
 	})
 }
 
-// asksHTTP says whether an operation asks for what only plain HTTP shows.
-func asksHTTP(o *policy.AuthOperation) bool {
+// AsksHTTP says whether an operation asks for what only plain HTTP shows.
+func AsksHTTP(o *policy.AuthOperation) bool {
 	return len(o.Methods)+len(o.NotMethods)+len(o.Paths)+len(o.NotPaths) > 0
 }
 
-// selects says whether labels has all of selector.
-func selects(selector, labels map[string]string) bool {
+// Selects says whether labels has all of selector.
+func Selects(selector, labels map[string]string) bool {
 	for k, v := range selector {
 		if have, ok := labels[k]; !ok || have != v {
 			return false
@@ -51,8 +53,8 @@ func selects(selector, labels map[string]string) bool {
 	return true
 }
 
-// keyOf is a text that is the same for the same values: map keys are sorted.
-func keyOf(v any) string {
+// KeyOf is a text that is the same for the same values: map keys are sorted.
+func KeyOf(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil { // cannot happen: there are only strings and numbers in it
 		return fmt.Sprintf("%p", v)
@@ -60,7 +62,7 @@ func keyOf(v any) string {
 	return string(b)
 }
 
-// kubernetesName is the absolute name of a Kubernetes Service.
-func kubernetesName(name, namespace string) string {
+// KubernetesName is the absolute name of a Kubernetes Service.
+func KubernetesName(name, namespace string) string {
 	return fmt.Sprintf("%s.%s.svc.cluster.local", name, namespace)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -28,16 +29,32 @@ func route(line int, hosts ...string) []*policy.WeightedDestination {
 }
 
 // analyzed are the findings about a Config that no file holds.
-func analyzed(cfg *policy.Config, namespaces ...string) []Finding {
-	from := writtenIn{
-		report: &strictyaml.Report{}, namespaces: map[string]bool{},
-		object: func(policy.Ref) (r strictyaml.Reporter, spec *strictyaml.Node) { return r, nil },
+func analyzed(cfg *policy.Config, namespaces ...string) []strictyaml.Finding {
+	from := Files{
+		Report: &strictyaml.Report{}, Namespaces: map[string]bool{},
+		Object: func(policy.Ref) (r strictyaml.Reporter, spec *strictyaml.Node) { return r, nil },
 	}
 	for _, ns := range namespaces {
-		from.namespaces[ns] = true
+		from.Namespaces[ns] = true
 	}
-	analyzeConfig(cfg, from)
-	return from.report.Sorted(from.report.Findings)
+	Config(cfg, from)
+	return from.Report.Sorted(from.Report.Findings)
+}
+
+func compareFindings(t *testing.T, got []strictyaml.Finding, want []string) {
+	t.Helper()
+	for i := range max(len(got), len(want)) {
+		g, w := "(nothing)", "(nothing)"
+		if i < len(got) {
+			g = got[i].String()
+		}
+		if i < len(want) {
+			w = want[i]
+		}
+		if g != w {
+			t.Errorf("finding %d:\n got %s\nwant %s", i, g, w)
+		}
+	}
 }
 
 // TestAnalyzeRoutes is about the lists and fields that the files of the other
@@ -62,14 +79,14 @@ func TestAnalyzeRoutes(t *testing.T) {
 			TLS: &policy.ServerTLS{Mode: policy.ServerSimple},
 		}}}},
 		VirtualServices: []*policy.VirtualService{{
-			Ref: ref("VirtualService", "wrong", 2), Hosts: []hostname.Pattern{"http.example.com"}, Gateways: []string{mesh},
+			Ref: ref("VirtualService", "wrong", 2), Hosts: []hostname.Pattern{"http.example.com"}, Gateways: []string{model.Mesh},
 			TLS: []*policy.TLSRule{{Ref: ref("VirtualService", "wrong", 3), Matches: match("http.example.com"), Route: route(3, "gone.example.com")}},
 			TCP: []*policy.TCPRule{
 				{Ref: ref("VirtualService", "wrong", 4), Route: route(4, "tls.example.com+v1")},
 				{Ref: ref("VirtualService", "wrong", 5), Route: route(5, "tls.example.com")},
 			},
 		}, {
-			Ref: ref("VirtualService", "right", 6), Hosts: []hostname.Pattern{"tls.example.com"}, Gateways: []string{mesh, "default/pass"},
+			Ref: ref("VirtualService", "right", 6), Hosts: []hostname.Pattern{"tls.example.com"}, Gateways: []string{model.Mesh, "default/pass"},
 			TLS: []*policy.TLSRule{
 				{Ref: ref("VirtualService", "right", 7), Matches: match("tls.example.com"), Route: route(7, "tls.example.com+v2", "istio-egressgateway.istio-system.svc.cluster.local")},
 				{Ref: ref("VirtualService", "right", 8), Matches: match("tls.example.com"), Route: route(8, "tls.example.com+v3")},
@@ -81,7 +98,7 @@ func TestAnalyzeRoutes(t *testing.T) {
 			Ref: ref("VirtualService", "terminated", 11), Hosts: []hostname.Pattern{"a.example.com"}, Gateways: []string{"default/terminate"},
 			HTTP: []*policy.HTTPRule{{Ref: ref("VirtualService", "terminated", 12), Route: route(12, "http.example.com")}},
 		}, {
-			Ref: ref("VirtualService", "udp", 13), Hosts: []hostname.Pattern{"udp.example.com"}, Gateways: []string{mesh},
+			Ref: ref("VirtualService", "udp", 13), Hosts: []hostname.Pattern{"udp.example.com"}, Gateways: []string{model.Mesh},
 			HTTP: []*policy.HTTPRule{{Ref: ref("VirtualService", "udp", 14), Route: route(14, "http.example.com"), Mirrors: []policy.Mirror{{Destination: policy.Destination{Host: "mirror.example.com"}}}}},
 			TCP:  []*policy.TCPRule{{Ref: ref("VirtualService", "udp", 15), Matches: match("a"), Route: route(15, "http.example.com")}},
 		}},
@@ -131,7 +148,7 @@ func TestAnalyzeVisibility(t *testing.T) {
 		}
 		rules := func(name string, v policy.Visibility) *policy.VirtualService {
 			return &policy.VirtualService{
-				Ref: ref("VirtualService", name, 2), Hosts: []hostname.Pattern{"a.b"}, Gateways: []string{mesh}, Export: v,
+				Ref: ref("VirtualService", name, 2), Hosts: []hostname.Pattern{"a.b"}, Gateways: []string{model.Mesh}, Export: v,
 				HTTP: []*policy.HTTPRule{{Ref: ref("VirtualService", name, 3), Redirect: &policy.Redirect{URI: "/"}}},
 			}
 		}
@@ -232,7 +249,7 @@ func large(n int) *policy.Config {
 		}
 		m := []*policy.HTTPMatch{{URI: &policy.StringMatch{Kind: policy.MatchPrefix, Value: "/a"}}}
 		cfg.VirtualServices = append(cfg.VirtualServices, &policy.VirtualService{
-			Ref: ref("VirtualService", name, i), Hosts: []hostname.Pattern{h, "*" + h[1:]}, Gateways: []string{mesh},
+			Ref: ref("VirtualService", name, i), Hosts: []hostname.Pattern{h, "*" + h[1:]}, Gateways: []string{model.Mesh},
 			HTTP: []*policy.HTTPRule{
 				{Ref: ref("VirtualService", name, i), Matches: m, Route: route(i, string(h))},
 				{Ref: ref("VirtualService", name, i+1), Route: route(i, string(h))},

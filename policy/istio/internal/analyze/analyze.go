@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+// Package analyze warns about objects that are right by themselves and wrong
+// together: what a Config cannot do, or does otherwise than its author is
+// likely to think.
+package analyze
 
 import (
 	"github.com/egressd/egressd/internal/hostname"
@@ -8,13 +11,12 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// analyze warns about objects that are right by themselves and wrong
-// together. It runs only on configuration without errors: otherwise an object
-// that could not be read would be missed everywhere else. Its cost is linear
-// in the number of objects, whatever they are.
-func analyzeConfig(cfg *policy.Config, from writtenIn) {
+// Config looks at a whole Config. It is for configuration without errors:
+// otherwise an object that could not be read would be missed everywhere else.
+// Its cost is linear in the number of objects, whatever they are.
+func Config(cfg *policy.Config, from Files) {
 	a := &analysis{
-		writtenIn: from, cfg: cfg, hosts: newHostSet(cfg.Services),
+		Files: from, cfg: cfg, hosts: newHostSet(cfg.Services),
 		gateways: map[string]*policy.Gateway{}, rules: map[*strictyaml.Node]map[[2]int]*strictyaml.Node{},
 	}
 	for _, g := range cfg.Gateways {
@@ -32,23 +34,23 @@ func analyzeConfig(cfg *policy.Config, from writtenIn) {
 	a.mistakes()
 }
 
-// writtenIn is what a Config was read from.
-type writtenIn struct {
-	// report is where the findings go.
-	report *strictyaml.Report
-	// object finds the object that a part of the Config came from: who speaks
+// Files is what a Config was read from.
+type Files struct {
+	// Report is where the findings go.
+	Report *strictyaml.Report
+	// Object finds the object that a part of the Config came from: who speaks
 	// of it, and its spec; nil where the object is not known.
-	object func(policy.Ref) (strictyaml.Reporter, *strictyaml.Node)
-	// written is where the destinations of routes are written, as far as that
-	// is in another object than the route.
-	written map[*policy.WeightedDestination]strictyaml.Passage
-	// namespaces are those that have an object.
-	namespaces map[string]bool
+	Object func(policy.Ref) (strictyaml.Reporter, *strictyaml.Node)
+	// Written is where the destinations of routes are written. Those that it
+	// does not have are looked for at their rules.
+	Written map[*policy.WeightedDestination]strictyaml.Passage
+	// Namespaces are those that have an object.
+	Namespaces map[string]bool
 }
 
 // analysis looks at a whole Config.
 type analysis struct {
-	writtenIn
+	Files
 	cfg      *policy.Config
 	hosts    *hostSet
 	gateways map[string]*policy.Gateway // by namespace/name
@@ -71,12 +73,12 @@ type part struct {
 	n      *strictyaml.Node
 }
 
-func (w writtenIn) part(ref policy.Ref) part {
+func (w Files) part(ref policy.Ref) part {
 	n := &strictyaml.Node{Line: ref.Line, Col: ref.Column}
-	if r, spec := w.object(ref); spec != nil {
+	if r, spec := w.Object(ref); spec != nil {
 		return part{r, spec, n}
 	}
-	return part{strictyaml.Reporter{Report: w.report, File: ref.File, Object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
+	return part{strictyaml.Reporter{Report: w.Report, File: ref.File, Object: ref.Kind + " " + ref.Namespace + "/" + ref.Name}, nil, n}
 }
 
 // spec is the node at path in the object's spec.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"cmp"
@@ -8,13 +8,14 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// workloadConflicts finds cgroups that Workloads of several namespaces claim,
-// where one would take the other's processes or free them. What is not found
-// here, because it depends on the cgroups that are there, the daemon settles
+// Workloads finds cgroups that Workloads of several namespaces claim, where one
+// would take the other's processes or free them. Some of that is an Error, so
+// that it is looked for before there is a Config. What is not found here, because it depends on the cgroups that are there, the daemon settles
 // in favour of the stricter mode.
-func workloadConflicts(workloads []*policy.Workload, from writtenIn) {
+func Workloads(workloads []*policy.Workload, from Files) {
 	exact, forms := map[string]claim{}, map[string][]claim{}
 	var all, weak []claim
 	comparisons := 0
@@ -55,11 +56,11 @@ func workloadConflicts(workloads []*policy.Workload, from writtenIn) {
 				continue
 			}
 			if inside(o.pattern, c.pattern) && specific(o.pattern, c.pattern) < 0 {
-				from.claim(Warning, c, "is around %s of %s (%s), which keeps its mode %s: mode %s is for what else is there",
+				from.claim(strictyaml.Warning, c, "is around %s of %s (%s), which keeps its mode %s: mode %s is for what else is there",
 					o.pattern, nameOf(o.workload.Ref), o.workload.Ref.Position(), modeOf(o.workload), modeOf(c.workload))
 			}
 			if inside(c.pattern, o.pattern) && specific(c.pattern, o.pattern) < 0 {
-				from.claim(Error, c, "is within %s of %s (%s), which is in mode %s: the mode %s of another namespace does not free it; give it to one namespace, or the same mode",
+				from.claim(strictyaml.Error, c, "is within %s of %s (%s), which is in mode %s: the mode %s of another namespace does not free it; give it to one namespace, or the same mode",
 					o.pattern, nameOf(o.workload.Ref), o.workload.Ref.Position(), modeOf(o.workload), modeOf(c.workload))
 				break
 			}
@@ -75,14 +76,14 @@ func modeOf(w *policy.Workload) policy.Mode {
 	return *w.Mode
 }
 
-func (w writtenIn) claimedTwice(c, first claim) {
+func (w Files) claimedTwice(c, first claim) {
 	if c.workload.Ref.Namespace != first.workload.Ref.Namespace {
-		w.claim(Error, c, "is also claimed by %s (%s, mode %s) of another namespace as %s: a process has one identity; give the cgroup to one of them",
+		w.claim(strictyaml.Error, c, "is also claimed by %s (%s, mode %s) of another namespace as %s: a process has one identity; give the cgroup to one of them",
 			nameOf(first.workload.Ref), first.workload.Ref.Position(), modeOf(first.workload), first.pattern)
 	}
 }
 
-func (w writtenIn) claim(s Severity, c claim, format string, args ...any) {
+func (w Files) claim(s strictyaml.Severity, c claim, format string, args ...any) {
 	at := w.part(c.workload.Ref)
 	at.Say(s, at.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -38,15 +39,15 @@ func (a *analysis) mistakes() {
 // nothing says that a policy allows nothing, in its first file.
 func (a *analysis) nothing() {
 	first := ""
-	for name, i := range a.report.Order {
-		if first == "" || i < a.report.Order[first] {
+	for name, i := range a.Report.Order {
+		if first == "" || i < a.Report.Order[first] {
 			first = name
 		}
 	}
 	if first == "" {
 		return
 	}
-	p := strictyaml.Reporter{Report: a.report, File: first}
+	p := strictyaml.Reporter{Report: a.Report, File: first}
 	p.Warnf(nil, "no ServiceEntry opens anything: every connection that leaves the node is denied, and every name is refused; write a ServiceEntry for each host that is needed")
 }
 
@@ -149,7 +150,7 @@ func (a *analysis) elsewhere(s *policy.Service) {
 				"Write hosts: [%s] if that is what clients ask for, or give the entry an address of its own (addresses: [240.0.0.1]), which egressd then answers with%s", h, real, real, open)
 			continue
 		}
-		at.Say(Note, at.spec("hosts", j), "clients must ask for %s, and reach %s%s", h, real, open)
+		at.Say(strictyaml.Note, at.spec("hosts", j), "clients must ask for %s, and reach %s%s", h, real, open)
 	}
 }
 
@@ -175,7 +176,7 @@ func (a *analysis) takesOver(h hostname.Pattern, namespace string) bool {
 	if dotted && rest != namespace && rest != namespace+".svc" && !strings.HasPrefix(rest, namespace+".svc.") {
 		return false
 	}
-	full := hostname.Pattern(kubernetesName(name, namespace))
+	full := hostname.Pattern(model.KubernetesName(name, namespace))
 	inside := func(s *policy.Service) bool { return s != nil && !s.External }
 	return inside(a.hosts.exact[full].service) || slices.ContainsFunc(a.hosts.several[full], inside)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"reflect"
@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 )
 
 // unreachable finds rules and matches that rules before them leave nothing
@@ -19,7 +20,7 @@ func (a *analysis) unreachable(vs *policy.VirtualService) {
 		if len(vs.HTTP) == 1 && len(r.Matches) == 1 {
 			break // nothing to compare it with
 		}
-		if len(r.Matches) == 0 || matchesAll(r, vs) {
+		if len(r.Matches) == 0 || model.MatchesAll(r, vs) {
 			break // what comes after it is named where the rule is read
 		}
 		number := "#" + strconv.Itoa(i)
@@ -90,7 +91,7 @@ func (c covers) at(key string) *cover {
 
 // l4 returns the rule that has the same match, and remembers it otherwise.
 func (c covers) l4(m *policy.L4Match, rule string) (string, bool) {
-	return c.take(keyOf(m), rule)
+	return c.take(model.KeyOf(m), rule)
 }
 
 func (c covers) take(key, rule string) (string, bool) {
@@ -109,7 +110,7 @@ func (c covers) http(m *policy.HTTPMatch, rule string) (string, bool) {
 	rest.Name, rest.StatPrefix, rest.URI = "", "", nil
 	others := ""
 	if !reflect.ValueOf(rest).IsZero() {
-		others = keyOf(&rest)
+		others = model.KeyOf(&rest)
 	}
 	anyPath := c.at("any " + others)
 	if anyPath.rule != "" {
@@ -128,7 +129,7 @@ func (c covers) http(m *policy.HTTPMatch, rule string) (string, bool) {
 		anyPath.add(m.URI.Value, m.IgnoreURICase, rule)
 		return "", false
 	}
-	return c.take("one "+others+" "+keyOf(m.URI), rule)
+	return c.take("one "+others+" "+model.KeyOf(m.URI), rule)
 }
 
 // prefix returns the rule with a prefix of path.

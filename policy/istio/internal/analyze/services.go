@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"cmp"
@@ -125,7 +125,7 @@ func (a *analysis) exports() {
 func (a *analysis) export(ref policy.Ref, v policy.Visibility) {
 	var places map[string]*strictyaml.Node // of the namespaces
 	for _, ns := range v.Namespaces {
-		if a.namespaces[ns] || ns == policy.DefaultNamespace {
+		if a.Namespaces[ns] || ns == policy.DefaultNamespace {
 			continue
 		}
 		where := a.part(ref)

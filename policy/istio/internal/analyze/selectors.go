@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 )
 
 // asked is what a match asks of where something comes from.
@@ -91,7 +92,7 @@ func (a *analysis) nobody(vs *policy.VirtualService, m asked) string {
 	if len(gateways) == 0 {
 		gateways = vs.Gateways
 	}
-	if slices.ContainsFunc(gateways, func(g string) bool { return g != mesh }) {
+	if slices.ContainsFunc(gateways, func(g string) bool { return g != model.Mesh }) {
 		return ""
 	}
 	if a.labelled == nil {
@@ -104,7 +105,7 @@ func (a *analysis) nobody(vs *policy.VirtualService, m asked) string {
 		}
 	}
 	if slices.ContainsFunc(a.labelled[first], func(w *policy.Workload) bool {
-		return (m.sourceNamespace == "" || w.Namespace == m.sourceNamespace) && selects(m.sourceLabels, w.Labels)
+		return (m.sourceNamespace == "" || w.Namespace == m.sourceNamespace) && model.Selects(m.sourceLabels, w.Labels)
 	}) {
 		return ""
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 )
 
 // tlsHost are the VirtualServices for workloads that have rules for TLS and a
@@ -24,7 +25,7 @@ type tlsHost struct {
 func (a *analysis) unmatchedNames() {
 	byHost := map[hostname.Pattern][]tlsHost{}
 	for _, vs := range a.cfg.VirtualServices {
-		if len(vs.TLS) == 0 || !slices.Contains(vs.Gateways, mesh) {
+		if len(vs.TLS) == 0 || !slices.Contains(vs.Gateways, model.Mesh) {
 			continue
 		}
 		for j, h := range vs.Hosts {
@@ -67,7 +68,7 @@ func (a *analysis) unmatchedName(s *policy.Service, h hostname.Pattern, port uin
 		}
 		for _, r := range t.vs.TLS {
 			for _, m := range r.Matches {
-				if m.Port != 0 && m.Port != port || len(m.Gateways) > 0 && !slices.Contains(m.Gateways, mesh) {
+				if m.Port != 0 && m.Port != port || len(m.Gateways) > 0 && !slices.Contains(m.Gateways, model.Mesh) {
 					continue
 				}
 				if slices.ContainsFunc(m.SNIHosts, func(n hostname.Pattern) bool { return n.Covers(h) }) {
@@ -120,8 +121,8 @@ func (a *analysis) shadowed() {
 		return kept{}, false
 	}
 	check := func(vs *policy.VirtualService, scope string, ref policy.Ref, m *policy.L4Match, j, matches int) {
-		key := scope + keyOf(m)
-		k, ok := before(vs, key, scope+keyOf(&policy.L4Match{}))
+		key := scope + model.KeyOf(m)
+		k, ok := before(vs, key, scope+model.KeyOf(&policy.L4Match{}))
 		if !ok {
 			if _, ok := first[key]; !ok {
 				first[key] = kept{ref, vs}
@@ -135,7 +136,7 @@ func (a *analysis) shadowed() {
 		s.Warnf(n, "%s (%s) comes before and matches all that this does: this never applies", nameOf(k.ref), k.ref.Position())
 	}
 	for _, vs := range a.cfg.VirtualServices {
-		if vs.Ref.Kind == httpRouteKind || len(vs.TLS)+len(vs.TCP) == 0 {
+		if vs.Ref.Kind == model.HTTPRoute || len(vs.TLS)+len(vs.TCP) == 0 {
 			continue
 		}
 		hosts := slices.Sorted(slices.Values(vs.Hosts))

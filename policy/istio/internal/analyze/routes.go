@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"cmp"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -22,7 +23,7 @@ func (a *analysis) virtualServices() {
 	a.foreignRules()
 	for _, vs := range a.cfg.VirtualServices {
 		s := a.part(vs.Ref)
-		onMesh := slices.Contains(vs.Gateways, mesh)
+		onMesh := slices.Contains(vs.Gateways, model.Mesh)
 		takes := a.bound(s, vs, served)
 		if onMesh {
 			a.meshHosts(s, vs, first)
@@ -34,7 +35,7 @@ func (a *analysis) virtualServices() {
 			}
 		}
 		a.destinations(vs, onMesh)
-		if vs.Ref.Kind != httpRouteKind { // what is not used is said where they are put in order
+		if vs.Ref.Kind != model.HTTPRoute { // what is not used is said where they are put in order
 			a.unreachable(vs)
 			in := a.arrivals(vs)
 			a.never(vs, in)
@@ -74,7 +75,7 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 			continue
 		}
 		if older.Ref.Namespace != vs.Ref.Namespace {
-			if older.Ref.Kind != httpRouteKind && vs.Ref.Kind != httpRouteKind && !keptHome(older) && !keptHome(vs) && overlap(older.Export, vs.Export) {
+			if older.Ref.Kind != model.HTTPRoute && vs.Ref.Kind != model.HTTPRoute && !keptHome(older) && !keptHome(vs) && overlap(older.Export, vs.Export) {
 				s.Warnf(s.spec("hosts", j), "VirtualService %s/%s of another namespace already has HTTP rules for the host %s; "+
 					"each counts for workloads of its own namespace, and the oldest that all see for those of others",
 					older.Ref.Namespace, older.Ref.Name, h)
@@ -83,9 +84,9 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 		}
 		if overlap(older.Export, vs.Export) {
 			switch {
-			case vs.Ref.Kind == httpRouteKind && older.Ref.Kind == httpRouteKind:
+			case vs.Ref.Kind == model.HTTPRoute && older.Ref.Kind == model.HTTPRoute:
 				continue // a consumer's route takes the place of the producer's
-			case vs.Ref.Kind == httpRouteKind:
+			case vs.Ref.Kind == model.HTTPRoute:
 				s.Warnf(s.spec("parentRefs"), "%s already has rules for the host %s, which come before those of HTTPRoutes", nameOf(older.Ref), h)
 				continue
 			}
@@ -97,7 +98,7 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 
 func (a *analysis) meshHost(s part, vs *policy.VirtualService, j int, h hostname.Pattern) {
 	at := s.spec("hosts", j)
-	if vs.Ref.Kind == httpRouteKind {
+	if vs.Ref.Kind == model.HTTPRoute {
 		at = s.spec("parentRefs")
 	}
 	found := a.hosts.find(h)
@@ -119,7 +120,7 @@ func (a *analysis) meshHost(s part, vs *policy.VirtualService, j int, h hostname
 func (a *analysis) bound(s part, vs *policy.VirtualService, served map[*policy.Gateway]*hostSet) protocols {
 	takes, missing := protocols(0), false
 	for _, name := range vs.Gateways {
-		if name == mesh {
+		if name == model.Mesh {
 			continue
 		}
 		g := a.gateways[name]
@@ -191,7 +192,7 @@ func (a *analysis) destinations(vs *policy.VirtualService, onMesh bool) {
 
 func (a *analysis) routes(vs *policy.VirtualService, onMesh bool, ref policy.Ref, routes []*policy.WeightedDestination, end string) {
 	for _, w := range routes {
-		at, ok := a.written[w]
+		at, ok := a.Written[w]
 		if !ok {
 			s, n := a.rule(ref)
 			at = strictyaml.Passage{Reporter: &s.Reporter, Node: n}
@@ -210,7 +211,7 @@ func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o stricty
 	kubernetes := isKubernetes(hostname.Pattern(d.Host))
 	// The Service of an egress gateway is nowhere in the files of one: it is
 	// this node.
-	viaGateway := kubernetes && slices.ContainsFunc(vs.Gateways, func(g string) bool { return g != mesh && a.gateways[g] != nil })
+	viaGateway := kubernetes && slices.ContainsFunc(vs.Gateways, func(g string) bool { return g != model.Mesh && a.gateways[g] != nil })
 	if onMesh && !viaGateway && a.undeclared(d.Host) {
 		what := "no ServiceEntry declares the destination %s: %s"
 		if kubernetes {

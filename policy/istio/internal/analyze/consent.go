@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"cmp"
 	"net/netip"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -67,7 +68,7 @@ func (s part) endpoint(e *policy.Endpoint) *strictyaml.Node {
 	text := e.Host
 	switch {
 	case e.Unix != "":
-		text = unixPrefix + e.Unix
+		text = model.UnixPrefix + e.Unix
 	case e.Addr.IsValid():
 		text = e.Addr.String()
 	}
@@ -95,7 +96,7 @@ func (a *analysis) consentAddress(consent policy.Consent, s *policy.Service, i i
 		at := a.part(s.Ref)
 		n := at.spec("addresses", i)
 		if len(open) > 0 {
-			at.Say(Note, n, "addresses %s: the node-local addresses in it (loopback, link-local, metadata services) stay closed unless --allow-endpoint names them", plainAddress(p))
+			at.Say(strictyaml.Note, n, "addresses %s: the node-local addresses in it (loopback, link-local, metadata services) stay closed unless --allow-endpoint names them", plainAddress(p))
 			return
 		}
 		at.Warnf(n, "address %s is on the node, or for the node alone: "+

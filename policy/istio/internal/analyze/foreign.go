@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"maps"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 )
 
 // foreignRules warns about VirtualServices that act on what workloads of
@@ -17,7 +18,7 @@ import (
 func (a *analysis) foreignRules() {
 	ruled := map[hostname.Pattern]map[string]bool{} // the namespaces that have rules for a host
 	for _, vs := range a.cfg.VirtualServices {
-		if slices.Contains(vs.Gateways, mesh) {
+		if slices.Contains(vs.Gateways, model.Mesh) {
 			for _, h := range vs.Hosts {
 				if ruled[h] == nil {
 					ruled[h] = map[string]bool{}
@@ -41,7 +42,7 @@ func (a *analysis) foreignRules() {
 		}
 	}
 	for _, vs := range a.cfg.VirtualServices {
-		if !slices.Contains(vs.Gateways, mesh) || vs.Ref.Kind == httpRouteKind {
+		if !slices.Contains(vs.Gateways, model.Mesh) || vs.Ref.Kind == model.HTTPRoute {
 			continue
 		}
 		for j, h := range vs.Hosts {

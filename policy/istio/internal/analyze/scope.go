@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"cmp"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -139,7 +140,7 @@ func (a *analysis) selectedTwice(w *policy.Workload, byLabel map[[3]string][]*po
 	var names []string
 	for _, k := range slices.Sorted(maps.Keys(w.Labels)) {
 		for _, sc := range byLabel[[3]string{w.Namespace, k, w.Labels[k]}] {
-			if selects(sc.Selector, w.Labels) {
+			if model.Selects(sc.Selector, w.Labels) {
 				names = append(names, sc.Ref.Name)
 			}
 		}
@@ -206,7 +207,7 @@ func (a *analysis) attributes(p *policy.AuthorizationPolicy, target *policy.Serv
 		return
 	}
 	for _, r := range p.Rules {
-		if !slices.ContainsFunc(r.To, asksHTTP) {
+		if !slices.ContainsFunc(r.To, model.AsksHTTP) {
 			continue
 		}
 		s, n := a.rule(r.Ref)
@@ -220,11 +221,11 @@ func (a *analysis) attributes(p *policy.AuthorizationPolicy, target *policy.Serv
 
 // guarded checks that some gateway has the labels of a policy.
 func (a *analysis) guarded(s part, p *policy.AuthorizationPolicy) {
-	if selects(p.Selector, a.cfg.GatewaySelector) {
+	if model.Selects(p.Selector, a.cfg.GatewaySelector) {
 		return
 	}
 	for _, g := range a.cfg.Gateways {
-		if selects(p.Selector, g.Selector) {
+		if model.Selects(p.Selector, g.Selector) {
 			return
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package analyze
 
 import (
 	"cmp"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -82,11 +83,11 @@ func (a *analysis) arrivals(vs *policy.VirtualService) *arrivals {
 	out := &arrivals{mesh: numbers{}, gateways: map[string]numbers{}, unknown: map[string]bool{}}
 	for _, name := range vs.Gateways {
 		switch g := a.gateways[name]; {
-		case name == mesh:
+		case name == model.Mesh:
 			for _, h := range vs.Hosts {
 				ports, ok := a.portsOf(h)
 				if !ok || h.IsWildcard() {
-					out.unknown[mesh] = true // it may cover others
+					out.unknown[model.Mesh] = true // it may cover others
 				}
 				for n, is := range ports {
 					out.mesh[n] |= is
@@ -115,7 +116,7 @@ func (x *arrivals) on(gateways []string, kinds protocols, port uint16) (numbers,
 			return nil, false
 		}
 	}
-	if in(mesh) {
+	if in(model.Mesh) {
 		maps.Copy(out, x.mesh)
 	}
 	for name, n := range x.gateways {
@@ -184,7 +185,7 @@ func (a *analysis) leads(vs *policy.VirtualService, ref policy.Ref, route []*pol
 		if !ok || a.isGateway(vs, d.Host) {
 			continue
 		}
-		at, known := a.written[w]
+		at, known := a.Written[w]
 		if !known {
 			s, n := a.rule(ref)
 			at = strictyaml.Passage{Reporter: &s.Reporter, Node: n}
@@ -266,5 +267,5 @@ func originating(rules []*policy.DestinationRule) []*policy.Service {
 // isGateway says whether a destination may stand for an egress gateway, whose
 // ports are its servers'.
 func (a *analysis) isGateway(vs *policy.VirtualService, host string) bool {
-	return isKubernetes(hostname.Pattern(host)) && len(a.cfg.Gateways) > 0 && slices.Contains(vs.Gateways, mesh)
+	return isKubernetes(hostname.Pattern(host)) && len(a.cfg.Gateways) > 0 && slices.Contains(vs.Gateways, model.Mesh)
 }
