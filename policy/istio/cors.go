@@ -12,8 +12,6 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-var corsMethods = []string{"*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
-
 // cors reads a CorsPolicy; nil stays nil.
 func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.CORS {
 	if c == nil {
@@ -55,15 +53,4 @@ func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.COR
 		out.AllowCredentials = new(v.Value)
 	}
 	return out
-}
-
-func (o *object) corsHeaders(at *strictyaml.Node, names []string) {
-	for i, name := range names {
-		switch {
-		case name == "":
-			o.Errorf(at.At(i), "header name cannot be empty")
-		case name != "*" && !isHeaderName(name):
-			o.Errorf(at.At(i), "header name %s is not a valid header name", name)
-		}
-	}
 }

@@ -149,15 +149,3 @@ func isPseudoHeader(s string) bool {
 	}
 	return false
 }
-
-// isHeaderName says whether s is a token (RFC 9110, section 5.6.2).
-func isHeaderName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !alnum && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
-			return false
-		}
-	}
-	return s != ""
-}

@@ -119,34 +119,6 @@ func (o *object) headerOps(at *strictyaml.Node, h *networking.Headers_HeaderOper
 	return out
 }
 
-func isAuthority(name string) bool {
-	return strings.EqualFold(name, "host") || strings.EqualFold(name, ":authority")
-}
-
-// isInternalHeader finds headers that belong to the HTTP layer itself.
-func isInternalHeader(name string) bool {
-	return strings.HasPrefix(name, ":") || strings.EqualFold(name, "host")
-}
-
-// isFramingHeader finds headers that say where a message ends or belong to one
-// connection (RFC 9112, 6; RFC 9110, 7.6.1). A rule that wrote one would contradict
-// the message.
-func isFramingHeader(name string) bool {
-	switch strings.ToLower(name) {
-	case "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade":
-		return true
-	}
-	return false
-}
-
-func (o *object) internalHeader(at *strictyaml.Node, name string) {
-	if strings.EqualFold(name, "host") {
-		o.Errorf(at, "invalid header %q: cannot set Host header", name)
-		return
-	}
-	o.Errorf(at, `invalid header %q: header cannot have ":" prefix`, name)
-}
-
 func (o *object) headerValues(at *strictyaml.Node, in map[string]string, request bool) []policy.Header {
 	if len(in) == 0 {
 		return nil
@@ -202,43 +174,4 @@ func headerValue(s string) (string, error) {
 		}
 	}
 	return b.String(), nil
-}
-
-// authorityRewrite moves a Host header that the rule sets into the rewrite:
-// HTTP/2 has no Host header, and one place decides the authority.
-func (o *object) authorityRewrite(at *strictyaml.Node, r *policy.HTTPRule) {
-	current := ""
-	if r.Rewrite != nil {
-		current = r.Rewrite.Authority
-	}
-	if r.Headers == nil {
-		return
-	}
-	take := func(list []policy.Header) []policy.Header {
-		var rest []policy.Header
-		for _, h := range list {
-			switch {
-			case h.Name != "Host":
-				rest = append(rest, h)
-			case current != "":
-				o.Errorf(at.At("headers", "request"),
-					"authority header cannot be set multiple times: have %q, attempting to set %q", current, h.Value)
-			default:
-				current = h.Value
-			}
-		}
-		return rest
-	}
-	h := *r.Headers // of delegated rules shared with others
-	h.Request.Set, h.Request.Add = take(h.Request.Set), take(h.Request.Add)
-	r.Headers = &h
-	if current == "" {
-		return
-	}
-	var rewrite policy.Rewrite
-	if r.Rewrite != nil {
-		rewrite = *r.Rewrite
-	}
-	rewrite.Authority = current
-	r.Rewrite = &rewrite
 }

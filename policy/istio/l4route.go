@@ -88,34 +88,6 @@ func (o *object) source(at *strictyaml.Node, labels map[string]string, namespace
 	}
 }
 
-// subnet reads an address or a prefix; the bits that a prefix leaves open
-// must be 0, or are taken as such with a warning.
-func (o *object) subnet(at *strictyaml.Node, s string) (netip.Prefix, bool) {
-	var out netip.Prefix
-	var err error
-	what := "IP"
-	if strings.Contains(s, "/") {
-		what = "CIDR block"
-		out, err = netip.ParsePrefix(s)
-	} else {
-		var a netip.Addr
-		if a, err = netip.ParseAddr(s); err == nil && a.Zone() == "" {
-			out = netip.PrefixFrom(a, a.BitLen())
-		}
-	}
-	switch {
-	case err != nil || !out.IsValid():
-		o.Errorf(at, "%q is not a valid %s%s", s, what, addressHint(s, "under ports"))
-		return out, false
-	case out.Addr().Is4In6():
-		o.Errorf(at, "%q is an IPv4 address in IPv6 form; write it as IPv4", s)
-		return out, false
-	case out != out.Masked():
-		o.Warnf(at, "%s has host bits set; it is read as %s", s, out.Masked())
-	}
-	return out.Masked(), true
-}
-
 // sniHosts reads the names of a TLS match, each of which the VirtualService
 // must have among its hosts.
 func (o *object) sniHosts(at *strictyaml.Node, names, written []string, hosts map[hostname.Pattern]*strictyaml.Node) []hostname.Pattern {

@@ -30,29 +30,8 @@ func isLabelKey(key string) bool {
 	return (!found || isSubdomain(strings.ToLower(prefix))) && labelNameForm.MatchString(name)
 }
 
-// metaLabels checks the labels and the annotations of an object as the API
-// server does.
-func (o *object) metaLabels() {
-	at := o.root.At("metadata", "labels")
-	o.labels(at, o.meta.Labels)
-	for _, key := range slices.Sorted(maps.Keys(o.meta.Labels)) {
-		if n := len(o.meta.Labels[key]); n > maxLabelValue {
-			o.Errorf(at.At(key), "invalid tag value: it has %d characters, more than %d", n, maxLabelValue)
-		}
-		if prefix, _, found := strings.Cut(key, "/"); found && !isSubdomain(prefix) && isLabelKey(key) {
-			o.Errorf(at.KeyOf(key), "invalid tag key: %q", key)
-		}
-	}
-	at = o.root.At("metadata", "annotations")
-	for _, key := range slices.Sorted(maps.Keys(o.meta.Annotations)) {
-		if !isLabelKey(strings.ToLower(key)) {
-			o.Errorf(at.KeyOf(key), "invalid annotation: %q is not a name, or domain/name", key)
-		}
-	}
-}
-
 // labels checks the keys and values of Kubernetes labels at n.
-func (o *object) labels(n *strictyaml.Node, labels map[string]string) {
+func (o *checker) labels(n *strictyaml.Node, labels map[string]string) {
 	if len(labels) == 0 {
 		return
 	}
@@ -69,7 +48,7 @@ func (o *object) labels(n *strictyaml.Node, labels map[string]string) {
 
 // selector checks the labels of a workload selector at n, and warns when
 // there are none, with what that means.
-func (o *object) selector(n *strictyaml.Node, labels map[string]string, without string) {
+func (o *checker) selector(n *strictyaml.Node, labels map[string]string, without string) {
 	x := indexOf(n)
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		pair := key + "=" + labels[key]

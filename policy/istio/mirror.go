@@ -58,16 +58,6 @@ func (o *object) mirrorPercent(at *strictyaml.Node, r *networking.HTTPRoute) flo
 	return percent
 }
 
-func (o *object) mirrorShare(at *strictyaml.Node, what string, v float64) float64 {
-	switch {
-	case v > 100:
-		o.Errorf(at, "%s must have a max value of 100 (it has %f)", what, v)
-	case v < 0:
-		o.Errorf(at, "%s must have a min value of 0 (it has %f)", what, v)
-	}
-	return v
-}
-
 // sets says whether r says anything of mirrors or of their share.
 func setsMirrors(r *networking.HTTPRoute) (mirrors, share bool) {
 	//lint:ignore SA1019 deprecated, but Istio acts on it

@@ -29,7 +29,7 @@ const (
 
 // object is one decoded object.
 type object struct {
-	strictyaml.Reporter
+	checker
 	kind  string
 	batch *batch // that it was read in
 	// root and meta are nil in ServiceEntries that have been translated; see

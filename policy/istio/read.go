@@ -4,7 +4,9 @@ package istio
 
 import (
 	"bytes"
+	"maps"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -218,7 +220,7 @@ func typeMeta(n *strictyaml.Node, p *strictyaml.Reporter) (version, kind string)
 
 // object reads the metadata. It returns nil after an error.
 func (rd *batchReader) object(n *strictyaml.Node, kind string, p *strictyaml.Reporter) *object {
-	o := &object{Reporter: *p, kind: kind, root: n, meta: &meta.ObjectMeta{}}
+	o := &object{checker: checker{*p}, kind: kind, root: n, meta: &meta.ObjectMeta{}}
 	o.Object = kind
 	if kind == operatorKind {
 		n = withOperatorName(n)
@@ -277,6 +279,27 @@ func (rd *batchReader) namespaceOf(n *strictyaml.Node) string {
 		return ns.Text
 	}
 	return rd.namespace
+}
+
+// metaLabels checks the labels and the annotations of an object as the API
+// server does.
+func (o *object) metaLabels() {
+	at := o.root.At("metadata", "labels")
+	o.labels(at, o.meta.Labels)
+	for _, key := range slices.Sorted(maps.Keys(o.meta.Labels)) {
+		if n := len(o.meta.Labels[key]); n > maxLabelValue {
+			o.Errorf(at.At(key), "invalid tag value: it has %d characters, more than %d", n, maxLabelValue)
+		}
+		if prefix, _, found := strings.Cut(key, "/"); found && !isSubdomain(prefix) && isLabelKey(key) {
+			o.Errorf(at.KeyOf(key), "invalid tag key: %q", key)
+		}
+	}
+	at = o.root.At("metadata", "annotations")
+	for _, key := range slices.Sorted(maps.Keys(o.meta.Annotations)) {
+		if !isLabelKey(strings.ToLower(key)) {
+			o.Errorf(at.KeyOf(key), "invalid annotation: %q is not a name, or domain/name", key)
+		}
+	}
 }
 
 func (o *object) validName(name *strictyaml.Node) bool {

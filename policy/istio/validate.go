@@ -17,6 +17,10 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
+// checker checks values as Istio's validation does, and says what is wrong with
+// them.
+type checker struct{ strictyaml.Reporter }
+
 var numberForm = regexp.MustCompile(`^[0-9]+$`)
 
 // isLabel says whether s is a DNS-1123 label.
@@ -119,7 +123,7 @@ func isPartialWildcard(h hostname.Pattern) bool {
 }
 
 // port checks a port number. 0 is returned after an error.
-func (o *object) port(n *strictyaml.Node, where string, number uint32) uint16 {
+func (o *checker) port(n *strictyaml.Node, where string, number uint32) uint16 {
 	if number < 1 || number > 65535 {
 		hint := ""
 		if number == 0 && where == "number" {
@@ -132,7 +136,7 @@ func (o *object) port(n *strictyaml.Node, where string, number uint32) uint16 {
 }
 
 // duration checks a duration as Istio does (at least 1 ms, whole ms).
-func (o *object) duration(n *strictyaml.Node, where string, d *durationpb.Duration) time.Duration {
+func (o *checker) duration(n *strictyaml.Node, where string, d *durationpb.Duration) time.Duration {
 	if d == nil {
 		return 0
 	}
@@ -175,7 +179,7 @@ func protocolOf(s string) (policy.Protocol, bool) {
 }
 
 // regex checks an RE2 regular expression as Istio does.
-func (o *object) regex(n *strictyaml.Node, where, expr string) {
+func (o *checker) regex(n *strictyaml.Node, where, expr string) {
 	if expr == "" {
 		o.Errorf(n, "%q: regex string match should not be empty", where)
 		return
@@ -193,4 +197,32 @@ func (o *object) regex(n *strictyaml.Node, where, expr string) {
 		o.Errorf(n, "%q: %s; Istio uses RE2 style regex-based match (https://github.com/google/re2/wiki/Syntax)",
 			where, err)
 	}
+}
+
+// subnet reads an address or a prefix; the bits that a prefix leaves open
+// must be 0, or are taken as such with a warning.
+func (o *checker) subnet(at *strictyaml.Node, s string) (netip.Prefix, bool) {
+	var out netip.Prefix
+	var err error
+	what := "IP"
+	if strings.Contains(s, "/") {
+		what = "CIDR block"
+		out, err = netip.ParsePrefix(s)
+	} else {
+		var a netip.Addr
+		if a, err = netip.ParseAddr(s); err == nil && a.Zone() == "" {
+			out = netip.PrefixFrom(a, a.BitLen())
+		}
+	}
+	switch {
+	case err != nil || !out.IsValid():
+		o.Errorf(at, "%q is not a valid %s%s", s, what, addressHint(s, "under ports"))
+		return out, false
+	case out.Addr().Is4In6():
+		o.Errorf(at, "%q is an IPv4 address in IPv6 form; write it as IPv4", s)
+		return out, false
+	case out != out.Masked():
+		o.Warnf(at, "%s has host bits set; it is read as %s", s, out.Masked())
+	}
+	return out.Masked(), true
 }
