@@ -24,9 +24,10 @@ var floors = map[string][]string{
 	// Ground.
 	"./policy":                           {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
 	"./policy/istio/internal/analyze":    {"./policy", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname"},
+	"./policy/istio/internal/check":      {"./policy", "./policy/istio/internal/strictyaml", "./internal/hostname", "google.golang.org/protobuf/"},
 	"./policy/istio/internal/model":      {"./policy"},
 	"./policy/istio/internal/strictyaml": {"./internal/quote", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
-	"./policy/istio":                     {"./policy", "./policy/istio/internal/analyze", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy/istio":                     {"./policy", "./policy/istio/internal/analyze", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":                 nil, // tests alone
 	"./internal/cow":                     nil,
 	"./internal/hostname":                {"./internal/cow"},

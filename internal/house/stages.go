@@ -31,7 +31,6 @@ var Orders = []Order{
 	}},
 	{"./policy/istio", 7, []Stage{
 		{"objects", "object loader finding"},
-		{"names", "hint labels index validate"},
 		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource"},
 		{"traffic", "httpaction httpmatch mirror cors delegate loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},

@@ -84,7 +84,7 @@ func (a *auth) target() {
 		a.Errorf(a.spec(), "only one of targetRefs or workloadSelector can be set")
 	}
 	if s := a.v.Selector; s != nil {
-		a.selector(a.spec("selector", "matchLabels"), s.MatchLabels, noLabels)
+		a.Selector(a.spec("selector", "matchLabels"), s.MatchLabels, noLabels)
 		if len(s.MatchLabels) > 0 {
 			a.out.Selector = s.MatchLabels
 		}

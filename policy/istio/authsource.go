@@ -10,6 +10,7 @@ import (
 	security "istio.io/api/security/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -170,7 +171,7 @@ func (a *auth) account(label, s string) (string, error) {
 	if !found {
 		ns, name = a.meta.Namespace, s
 	}
-	if !isLabel(ns) || !isSubdomain(name) {
+	if !check.IsLabel(ns) || !check.IsSubdomain(name) {
 		return "", fmt.Errorf("%s: %q is not a service account, or namespace/serviceaccount", label, s)
 	}
 	return ns + "/" + name, nil

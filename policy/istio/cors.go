@@ -9,6 +9,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -36,15 +37,15 @@ func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.COR
 		out.AllowOrigins = append(out.AllowOrigins, policy.StringMatch{Kind: policy.MatchExact, Value: s})
 	}
 	for i, m := range c.AllowMethods {
-		if !slices.Contains(corsMethods, m) {
-			o.Errorf(at.At("allowMethods", i), "%q is not a supported HTTP method%s", m, strictyaml.DidYouMean(m, corsMethods))
+		if !slices.Contains(check.CORSMethods, m) {
+			o.Errorf(at.At("allowMethods", i), "%q is not a supported HTTP method%s", m, strictyaml.DidYouMean(m, check.CORSMethods))
 		}
 	}
-	o.corsHeaders(at.At("allowHeaders"), c.AllowHeaders)
-	o.corsHeaders(at.At("exposeHeaders"), c.ExposeHeaders)
+	o.CORSHeaders(at.At("allowHeaders"), c.AllowHeaders)
+	o.CORSHeaders(at.At("exposeHeaders"), c.ExposeHeaders)
 	if c.MaxAge != nil {
 		n := at.At("maxAge")
-		out.MaxAge = o.duration(n, "maxAge", c.MaxAge)
+		out.MaxAge = o.Duration(n, "maxAge", c.MaxAge)
 		if out.MaxAge%time.Second != 0 {
 			o.Errorf(n, "max_age duration is accurate only to seconds precision")
 		}

@@ -125,7 +125,7 @@ func (l *loader) delegated(root httpSource) []*policy.HTTPRule {
 		}
 		rule := mergeRules(root, leaf)
 		rule.Matches = matches
-		leaf.d.authorityRewrite(leaf.at, rule)
+		leaf.d.AuthorityRewrite(leaf.at, rule)
 		out = append(out, rule)
 	}
 	return out

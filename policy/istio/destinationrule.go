@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -17,7 +18,7 @@ func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.
 	out := &policy.DestinationRule{Ref: d.ref}
 	if a, err := netip.ParseAddr(d.v.Host); err == nil {
 		d.Errorf(d.spec("host"), "invalid host: %s is an address; name a host of a ServiceEntry", a)
-	} else if h, err := domain(d.v.Host); err != nil {
+	} else if h, err := check.Domain(d.v.Host); err != nil {
 		d.Errorf(d.spec("host"), "invalid host: %s", err)
 	} else {
 		out.Host = hostname.Pattern(l.absolute(string(h), d.ref.Namespace))
@@ -25,7 +26,7 @@ func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.
 	out.Export = d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)
 	if s := d.v.WorkloadSelector; s != nil {
 		out.Selector = s.MatchLabels
-		d.selector(d.spec("workloadSelector"), s.MatchLabels, "workload selector specified without labels")
+		d.Selector(d.spec("workloadSelector"), s.MatchLabels, "workload selector specified without labels")
 		d.selectedExport(out.Export)
 	}
 	out.Traffic = l.trafficPolicy(d.object, d.spec("trafficPolicy"), d.v.TrafficPolicy)
@@ -35,13 +36,13 @@ func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.
 		switch {
 		case s.Name == "":
 			d.Errorf(at.At("name"), "subset name cannot be empty")
-		case !isPortName(s.Name):
+		case !check.IsPortName(s.Name):
 			d.Errorf(at.At("name"), "subset name is invalid: %s", s.Name)
 		case names[s.Name]:
 			d.Errorf(at.At("name"), "duplicate subset names: %s", s.Name)
 		}
 		names[s.Name] = true
-		d.labels(at.At("labels"), s.Labels)
+		d.Labels(at.At("labels"), s.Labels)
 		out.Subsets = append(out.Subsets, policy.Subset{
 			Name: s.Name, Labels: s.Labels, Traffic: l.trafficPolicy(d.object, at.At("trafficPolicy"), s.TrafficPolicy),
 		})
@@ -113,7 +114,7 @@ func (l *loader) portTraffic(o *object, at *strictyaml.Node, p *networking.Traff
 		return
 	}
 	pn := at.At("port", "number")
-	number := o.port(pn, "portLevelSettings", p.Port.Number)
+	number := o.Port(pn, "portLevelSettings", p.Port.Number)
 	if t.Ports[number] != nil {
 		o.Warnf(pn, "portLevelSettings: port %d is listed twice; the first applies", number)
 		return
@@ -140,11 +141,11 @@ func (o *object) tunnel(at *strictyaml.Node, t *networking.TrafficPolicy_TunnelS
 	}
 	if a, err := netip.ParseAddr(t.TargetHost); err == nil {
 		out.TargetHost = a.String()
-	} else if h, err := fqdn(t.TargetHost); err == nil {
+	} else if h, err := check.FQDN(t.TargetHost); err == nil {
 		out.TargetHost = h
 	} else {
 		o.Errorf(at.At("targetHost"), "tunnel target host must be valid FQDN or IP address: %s", err)
 	}
-	out.TargetPort = o.port(at.At("targetPort"), "tunnel target port is invalid", t.TargetPort)
+	out.TargetPort = o.Port(at.At("targetPort"), "tunnel target port is invalid", t.TargetPort)
 	return out
 }

@@ -12,6 +12,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -46,7 +47,7 @@ func (e *entry) endpoints() {
 		if out, ok := e.endpoint(at, we); ok && e.endpointPorts(at, we) {
 			e.out.Endpoints = append(e.out.Endpoints, out)
 		}
-		e.labels(at.At("labels"), we.Labels)
+		e.Labels(at.At("labels"), we.Labels)
 	}
 }
 
@@ -73,12 +74,12 @@ func (e *entry) endpoint(at *strictyaml.Node, we *networking.WorkloadEntry) (pol
 		e.Errorf(address, "address is required")
 		return out, false
 	case e.isDNS():
-		if out.Host, err = fqdn(we.Address); err != nil {
+		if out.Host, err = check.FQDN(we.Address); err != nil {
 			e.Errorf(address, "endpoint address %q is not a valid FQDN or an IP address", we.Address)
 			return out, false
 		}
 	default:
-		e.Errorf(address, "endpoint address %q is not a valid IP address%s", we.Address, endpointHint(we.Address))
+		e.Errorf(address, "endpoint address %q is not a valid IP address%s", we.Address, check.EndpointHint(we.Address))
 		return out, false
 	}
 	return out, true
@@ -121,17 +122,17 @@ func (e *entry) endpointPorts(at *strictyaml.Node, we *networking.WorkloadEntry)
 	if len(we.Ports) == 0 {
 		return ok
 	}
-	x := indexOf(at.At("ports"))
+	x := strictyaml.EntriesOf(at.At("ports"))
 	for _, name := range slices.Sorted(maps.Keys(we.Ports)) {
-		pn := x.at(name)
+		pn := x.At(name)
 		if !e.names[name] {
 			e.Errorf(pn, "endpoint port %q is not defined by the service entry", name)
 			ok = false
 		}
 		if len(name) > maxEndpointPort {
-			e.Errorf(x.keyOf(name), "the name of an endpoint's port has at most %d characters", maxEndpointPort)
+			e.Errorf(x.KeyOf(name), "the name of an endpoint's port has at most %d characters", maxEndpointPort)
 		}
-		ok = e.port(pn, "endpoint port "+name, we.Ports[name]) != 0 && ok
+		ok = e.Port(pn, "endpoint port "+name, we.Ports[name]) != 0 && ok
 	}
 	return ok
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -43,7 +44,7 @@ func (o *object) exportTo(n *strictyaml.Node, values []string, nobody bool) poli
 			if len(values) > 1 {
 				o.Errorf(at, "cannot export service entry to no one (~) and someone")
 			}
-		case !isLabel(name):
+		case !check.IsLabel(name):
 			o.Errorf(at, "only .,*, or a valid DNS 1123 label is allowed as exportTo entry, not %q", v)
 		default:
 			out.Namespaces = append(out.Namespaces, name)

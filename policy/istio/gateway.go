@@ -11,13 +11,14 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 func (l *loader) gateway(d decoded[networking.Gateway]) *policy.Gateway {
 	out := &policy.Gateway{Ref: d.ref, Selector: d.v.Selector}
-	if !isLabel(d.ref.Name) {
+	if !check.IsLabel(d.ref.Name) {
 		d.Errorf(d.root.At("metadata", "name"), "invalid gateway name: %q", d.ref.Name)
 	}
 	if len(d.v.Servers) == 0 {
@@ -90,9 +91,9 @@ func (o *object) serverPort(at *strictyaml.Node, s *networking.Server, out *poli
 		o.Errorf(pn.At("targetPort"), "targetPort has no impact on Gateways")
 	}
 	if p.Number != 0 || !strings.HasPrefix(s.Bind, model.UnixPrefix) {
-		out.Port = o.port(pn.At("number"), "number", p.Number)
+		out.Port = o.Port(pn.At("number"), "number", p.Number)
 	}
-	proto, ok := protocolOf(p.Protocol)
+	proto, ok := check.ProtocolOf(p.Protocol)
 	if !ok || p.Protocol == "" || proto == policy.ProtocolUDP {
 		o.Errorf(pn.At("protocol"), "invalid protocol %q, supported protocols are HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, MONGO, REDIS, MYSQL, TCP", p.Protocol)
 		return
@@ -154,16 +155,16 @@ func (o *object) serverHost(at *strictyaml.Node, s string, out *policy.GatewaySe
 		return
 	case ns == ".":
 		ns = o.meta.Namespace
-	case ns != "*" && !isLabel(ns):
+	case ns != "*" && !check.IsLabel(ns):
 		o.Errorf(at, "invalid namespace value %q in gateway", ns)
 		return
 	}
-	h, err := hostOrIP(host)
+	h, err := check.HostOrIP(host)
 	switch {
 	case err != nil:
 		o.Errorf(at, "invalid host: %s", err)
 		return
-	case isPartialWildcard(h):
+	case check.IsPartialWildcard(h):
 		o.Errorf(at, "partial wildcard %q not allowed", host)
 		return
 	case h != "*" && !strings.ContainsAny(string(h), ".:"):
@@ -186,22 +187,22 @@ func (o *object) gatewayName(at *strictyaml.Node, s string) (string, error) {
 			return "", errors.New("config namespace and gateway name cannot be empty")
 		case ns == ".":
 			return "", fmt.Errorf("invalid value for namespace: %q; the name alone is in the VirtualService's own", ns)
-		case !isLabel(ns):
+		case !check.IsLabel(ns):
 			return "", fmt.Errorf("invalid value for namespace: %q", ns)
-		case !isLabel(name):
+		case !check.IsLabel(name):
 			return "", fmt.Errorf("invalid value for gateway name: %q", name)
 		}
 		return ns + "/" + name, nil
 	}
-	if isLabel(s) && !numberForm.MatchString(s) {
+	if check.IsLabel(s) && !check.IsNumber(s) {
 		return o.meta.Namespace + "/" + s, nil
 	}
-	if _, err := fqdn(s); err != nil {
+	if _, err := check.FQDN(s); err != nil {
 		return "", fmt.Errorf("gateway %q is not \"mesh\", a name or namespace/name", s)
 	}
 	// The form from before "ns/name" existed: name.namespace.svc.cluster.local.
 	labels := strings.SplitN(s, ".", 3)
-	if len(labels) < 2 || !isLabel(labels[0]) || !isLabel(labels[1]) {
+	if len(labels) < 2 || !check.IsLabel(labels[0]) || !check.IsLabel(labels[1]) {
 		return "", fmt.Errorf("gateway %q is not \"mesh\", a name or namespace/name", s)
 	}
 	o.Warnf(at, "using legacy gatewayName format %q; prefer the <namespace>/<name> format: \"%s/%s\"", s, labels[1], labels[0])

@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -110,12 +111,12 @@ func (r *gatewayRoute) hostnames() []hostname.Pattern {
 			r.Errorf(at, "hostnames: %q is an IP address, which a route cannot have", s)
 			continue
 		}
-		h, err := domain(string(s))
+		h, err := check.Domain(string(s))
 		switch {
 		case err != nil:
 			r.Errorf(at, "invalid hostname: %s", err)
 			continue
-		case h == "*" || isPartialWildcard(h):
+		case h == "*" || check.IsPartialWildcard(h):
 			r.Errorf(at, "hostname %q: a wildcard is a label by itself, as in *.example.com", s)
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -140,10 +141,10 @@ func (o *object) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilter,
 	good := func(n *strictyaml.Node, name string, host bool) bool {
 		lower := strings.ToLower(name)
 		switch {
-		case isInternalHeader(name) && !(host && lower == "host"):
-			o.internalHeader(n, name)
+		case check.IsInternalHeader(name) && !(host && lower == "host"):
+			o.InternalHeader(n, name)
 			return false
-		case !isHeaderName(name):
+		case !check.IsHeaderName(name):
 			o.Errorf(n, "invalid header name %q", name)
 			return false
 		case seen[lower]:
@@ -161,14 +162,14 @@ func (o *object) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilter,
 			if !good(n.At("name"), name, request) {
 				continue
 			}
-			if isFramingHeader(name) {
+			if check.IsFramingHeader(name) {
 				o.Errorf(n.At("name"), "header %q frames messages and is egressd's to write, not a rule's", name)
 				continue
 			}
 			if h.Value == "" || strings.ContainsFunc(h.Value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
 				o.Errorf(n.At("value"), "header %q: the value is empty or has control characters", name)
 			}
-			if isAuthority(name) {
+			if check.IsAuthority(name) {
 				name = "Host"
 			}
 			out = append(out, policy.Header{Name: name, Value: h.Value})
@@ -239,7 +240,7 @@ func (o *object) preciseHost(at *strictyaml.Node, h *gateway.PreciseHostname) st
 	if h == nil {
 		return ""
 	}
-	out, err := fqdn(string(*h))
+	out, err := check.FQDN(string(*h))
 	if err != nil {
 		o.Errorf(at.At("hostname"), "invalid hostname: %s", err)
 	}
@@ -289,7 +290,7 @@ func (l *loader) mirrorFilter(o *object, at *strictyaml.Node, f *gateway.HTTPReq
 	at = at.At("requestMirror")
 	out := policy.Mirror{Destination: l.backend(o, at.At("backendRef"), f.BackendRef), Percent: 100}
 	if p := f.Percent; p != nil {
-		out.Percent = o.mirrorShare(at.At("percent"), "percent", float64(*p))
+		out.Percent = o.MirrorShare(at.At("percent"), "percent", float64(*p))
 	}
 	if x := f.Fraction; x != nil {
 		of := value(x.Denominator, 100)
@@ -322,8 +323,8 @@ func (o *object) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *pol
 		out.AllowOrigins = append(out.AllowOrigins, m)
 	}
 	for i, m := range f.AllowMethods {
-		if !slices.Contains(corsMethods, string(m)) {
-			o.Errorf(at.At("allowMethods", i), "%q is not a supported HTTP method%s", m, strictyaml.DidYouMean(string(m), corsMethods))
+		if !slices.Contains(check.CORSMethods, string(m)) {
+			o.Errorf(at.At("allowMethods", i), "%q is not a supported HTTP method%s", m, strictyaml.DidYouMean(string(m), check.CORSMethods))
 		}
 		out.AllowMethods = append(out.AllowMethods, string(m))
 	}
@@ -333,8 +334,8 @@ func (o *object) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *pol
 	for _, h := range f.ExposeHeaders {
 		out.ExposeHeaders = append(out.ExposeHeaders, string(h))
 	}
-	o.corsHeaders(at.At("allowHeaders"), out.AllowHeaders)
-	o.corsHeaders(at.At("exposeHeaders"), out.ExposeHeaders)
+	o.CORSHeaders(at.At("allowHeaders"), out.AllowHeaders)
+	o.CORSHeaders(at.At("exposeHeaders"), out.ExposeHeaders)
 	if f.MaxAge != 0 {
 		out.MaxAge = time.Duration(f.MaxAge) * time.Second
 	}

@@ -10,6 +10,7 @@ import (
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -27,7 +28,7 @@ func (o *object) gatewayMatch(at *strictyaml.Node, in *gateway.HTTPRouteMatch) *
 		hn := at.At("headers", i)
 		name := strings.ToLower(string(h.Name))
 		switch _, dup := out.Headers[name]; {
-		case !isHeaderName(name):
+		case !check.IsHeaderName(name):
 			o.Errorf(hn.At("name"), "headers: header name %q is not a valid header name", h.Name)
 			continue
 		case dup:
@@ -68,7 +69,7 @@ func (o *object) gatewayValue(at *strictyaml.Node, where, kind, v string) policy
 	case "Exact":
 	case "RegularExpression":
 		out.Kind = policy.MatchRegex
-		o.regex(at.At("value"), where, v)
+		o.Regex(at.At("value"), where, v)
 	default:
 		o.Errorf(at.At("type"), "%s: unknown type %q%s", where, kind, strictyaml.DidYouMean(kind, []string{"Exact", "RegularExpression"}))
 	}
@@ -87,7 +88,7 @@ func (o *object) gatewayPath(at *strictyaml.Node, in *gateway.HTTPPathMatch) *po
 	switch kind {
 	case gateway.PathMatchRegularExpression:
 		out.Kind = policy.MatchRegex
-		o.regex(at.At("value"), "path", out.Value)
+		o.Regex(at.At("value"), "path", out.Value)
 		return out
 	case gateway.PathMatchExact:
 		out.Kind = policy.MatchExact

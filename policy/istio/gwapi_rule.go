@@ -13,6 +13,7 @@ import (
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -79,7 +80,7 @@ func (l *loader) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in *ga
 	if in.SessionPersistence != nil {
 		r.Inert(at.KeyOf("sessionPersistence"), "sessionPersistence")
 	}
-	r.authorityRewrite(at, out)
+	r.AuthorityRewrite(at, out)
 	switch {
 	case out.Redirect != nil && len(in.BackendRefs) > 0:
 		r.Errorf(at.KeyOf("backendRefs"), "RequestRedirect filter must not be used together with backendRefs")
@@ -112,13 +113,13 @@ func (l *loader) backend(o *object, at *strictyaml.Node, ref gateway.BackendObje
 		if ref.Namespace != nil {
 			o.Errorf(at.KeyOf("namespace"), "namespace may not be set with Hostname type")
 		}
-		h, err := fqdn(string(ref.Name))
+		h, err := check.FQDN(string(ref.Name))
 		if err != nil {
 			o.Errorf(at.At("name"), "invalid backend host: %s", err)
 		}
 		out.Host = h
 	case kind == "Service" && group == "":
-		if !isLabel(string(ref.Name)) {
+		if !check.IsLabel(string(ref.Name)) {
 			o.Errorf(at.At("name"), "service name invalid; the name of the Service must be used, not the hostname.")
 		}
 		out.Host = model.KubernetesName(string(ref.Name), string(value(ref.Namespace, gateway.Namespace(o.ref.Namespace))))

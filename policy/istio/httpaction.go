@@ -36,7 +36,7 @@ func (o *object) redirect(at *strictyaml.Node, rule *networking.HTTPRoute) *poli
 	}
 	switch p := r.RedirectPort.(type) {
 	case *networking.HTTPRedirect_Port:
-		out.Port = o.port(at.At("port"), "redirect port", p.Port)
+		out.Port = o.Port(at.At("port"), "redirect port", p.Port)
 	case *networking.HTTPRedirect_DerivePort:
 		out.DerivePort = p.DerivePort.String()
 	}
@@ -100,7 +100,7 @@ func (o *object) rewrite(at *strictyaml.Node, r *networking.HTTPRewrite) *policy
 		if x.Match == "" || x.Rewrite == "" {
 			o.Errorf(at.At("uriRegexRewrite"), "UriRegexRewrite requires both Rewrite and Match fields to be specified")
 		} else {
-			o.regex(at.At("uriRegexRewrite", "match"), "HTTPRewrite.UriRegexRewrite.Match", x.Match)
+			o.Regex(at.At("uriRegexRewrite", "match"), "HTTPRewrite.UriRegexRewrite.Match", x.Match)
 		}
 		out.RegexMatch, out.RegexRewrite = x.Match, x.Rewrite
 	} else if r.Uri == "" && r.Authority == "" {
@@ -121,8 +121,8 @@ func (o *object) retries(at *strictyaml.Node, r *networking.HTTPRetry) *policy.R
 	}
 	out := &policy.Retries{
 		Attempts:      int(max(r.Attempts, 0)),
-		PerTryTimeout: o.duration(at.At("perTryTimeout"), "perTryTimeout", r.PerTryTimeout),
-		Backoff:       o.duration(at.At("backoff"), "backoff", r.Backoff),
+		PerTryTimeout: o.Duration(at.At("perTryTimeout"), "perTryTimeout", r.PerTryTimeout),
+		Backoff:       o.Duration(at.At("backoff"), "backoff", r.Backoff),
 	}
 	if r.RetryRemoteLocalities != nil {
 		o.Inert(at.KeyOf("retryRemoteLocalities"), "retryRemoteLocalities")
@@ -179,7 +179,7 @@ func (o *object) faultDelay(at *strictyaml.Node, d *networking.HTTPFaultInjectio
 	}
 	switch t := d.HttpDelayType.(type) {
 	case *networking.HTTPFaultInjection_Delay_FixedDelay:
-		out.Delay = o.duration(at.At("fixedDelay"), "fixedDelay", t.FixedDelay)
+		out.Delay = o.Duration(at.At("fixedDelay"), "fixedDelay", t.FixedDelay)
 	case *networking.HTTPFaultInjection_Delay_ExponentialDelay:
 		o.Errorf(at.At("exponentialDelay"), "exponentialDelay not supported yet")
 	default:

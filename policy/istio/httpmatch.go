@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -28,7 +29,7 @@ func (o *object) httpMatch(at *strictyaml.Node, m *networking.HTTPMatchRequest) 
 	}
 	out.WithoutHeaders = o.headerMatches(at.At("withoutHeaders"), "withoutHeaders", m.WithoutHeaders)
 	if m.Port != 0 {
-		out.Port = o.port(at.At("port"), "match port", m.Port)
+		out.Port = o.Port(at.At("port"), "match port", m.Port)
 	}
 	out.SourceLabels, out.SourceNamespace, out.StatPrefix = m.SourceLabels, m.SourceNamespace, m.StatPrefix
 	o.source(at, m.SourceLabels, m.SourceNamespace)
@@ -60,7 +61,7 @@ func (o *object) stringMatch(at *strictyaml.Node, where string, m *networking.St
 			o.Errorf(at.At("regex"), "%q: regex * is no regular expression; for one that is there, whatever its value, write {}", where)
 			return &policy.StringMatch{Kind: policy.MatchPresent}
 		}
-		o.regex(at.At("regex"), where, v.Regex)
+		o.Regex(at.At("regex"), where, v.Regex)
 		return &policy.StringMatch{Kind: policy.MatchRegex, Value: v.Regex}
 	}
 	return &policy.StringMatch{Kind: policy.MatchPresent}
@@ -70,9 +71,9 @@ func (o *object) stringMatches(at *strictyaml.Node, where string, in map[string]
 	if len(in) == 0 {
 		return nil
 	}
-	out, x := make(map[string]policy.StringMatch, len(in)), indexOf(at)
+	out, x := make(map[string]policy.StringMatch, len(in)), strictyaml.EntriesOf(at)
 	for _, key := range slices.Sorted(maps.Keys(in)) {
-		if m := o.stringMatch(x.at(key), where, in[key]); m != nil {
+		if m := o.stringMatch(x.At(key), where, in[key]); m != nil {
 			out[key] = *m
 		}
 	}
@@ -83,13 +84,13 @@ func (o *object) headerMatches(at *strictyaml.Node, where string, in map[string]
 	if len(in) == 0 {
 		return nil
 	}
-	out, x := make(map[string]policy.StringMatch, len(in)), indexOf(at)
+	out, x := make(map[string]policy.StringMatch, len(in)), strictyaml.EntriesOf(at)
 	for _, name := range slices.Sorted(maps.Keys(in)) {
-		key := x.keyOf(name)
+		key := x.KeyOf(name)
 		switch {
 		case isClaim(name):
 			continue // claims says it
-		case !isHeaderName(name) && !isPseudoHeader(name):
+		case !check.IsHeaderName(name) && !isPseudoHeader(name):
 			o.Errorf(key, "%s: header name %q is not a valid header name", where, name)
 			continue
 		}
@@ -102,7 +103,7 @@ func (o *object) headerMatches(at *strictyaml.Node, where string, in map[string]
 		case "uri", "scheme", "method", "authority":
 			o.Warnf(key, "%s: %q is matched as a header of that name; use the field %s of the match", where, name, lower)
 		}
-		if m := o.stringMatch(x.at(name), where, in[name]); m != nil {
+		if m := o.stringMatch(x.At(name), where, in[name]); m != nil {
 			out[lower] = *m
 		}
 	}
@@ -123,12 +124,12 @@ func (o *object) claims(at *strictyaml.Node, r *networking.HTTPRoute, gateways [
 			if len(where.headers) == 0 {
 				continue
 			}
-			x := indexOf(at.At("match", i, where.key))
+			x := strictyaml.EntriesOf(at.At("match", i, where.key))
 			for _, name := range slices.Sorted(maps.Keys(where.headers)) {
 				if !isClaim(name) {
 					continue
 				}
-				n := x.keyOf(name)
+				n := x.KeyOf(name)
 				switch {
 				case slices.Contains(gateways, model.Mesh):
 					o.Errorf(n, "JWT claim based routing (key: %s) is only supported for gateway, found no gateways: %v", name, gateways)

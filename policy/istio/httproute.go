@@ -11,6 +11,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -31,7 +32,7 @@ func (l *loader) httpRule(d decoded[networking.VirtualService], at *strictyaml.N
 	if r.Timeout != nil && r.Timeout.AsDuration() == 0 {
 		d.Errorf(at.At("timeout"), "timeout: 0s is not a timeout, and a cluster refuses it; leave it out, there is none then")
 	} else {
-		out.Timeout = d.duration(at.At("timeout"), "timeout", r.Timeout)
+		out.Timeout = d.Duration(at.At("timeout"), "timeout", r.Timeout)
 	}
 	out.Retries = d.retries(at.At("retries"), r.Retries)
 	out.Fault = d.fault(at.At("fault"), r.Fault)
@@ -106,11 +107,11 @@ func (o *object) headerOps(at *strictyaml.Node, h *networking.Headers_HeaderOper
 	for i, name := range h.Remove {
 		n := at.At("remove", i)
 		switch {
-		case isInternalHeader(name):
-			o.internalHeader(n, name)
+		case check.IsInternalHeader(name):
+			o.InternalHeader(n, name)
 		case name == "":
 			o.Errorf(n, "header name cannot be empty")
-		case !isHeaderName(name):
+		case !check.IsHeaderName(name):
 			o.Errorf(n, "invalid header name %q", name)
 		default:
 			out.Remove = append(out.Remove, name)
@@ -124,28 +125,28 @@ func (o *object) headerValues(at *strictyaml.Node, in map[string]string, request
 		return nil
 	}
 	var out []policy.Header
-	x := indexOf(at)
+	x := strictyaml.EntriesOf(at)
 	for _, key := range slices.Sorted(maps.Keys(in)) {
 		name, value := key, in[key]
 		switch {
-		case request && isAuthority(name):
+		case request && check.IsAuthority(name):
 			name = "Host"
-		case isInternalHeader(name):
-			o.internalHeader(x.keyOf(key), name)
+		case check.IsInternalHeader(name):
+			o.InternalHeader(x.KeyOf(key), name)
 			continue
 		case name == "":
-			o.Errorf(x.keyOf(key), "header name cannot be empty")
+			o.Errorf(x.KeyOf(key), "header name cannot be empty")
 			continue
-		case !isHeaderName(name):
-			o.Errorf(x.keyOf(key), "invalid header name %q", name)
+		case !check.IsHeaderName(name):
+			o.Errorf(x.KeyOf(key), "invalid header name %q", name)
 			continue
-		case isFramingHeader(name):
-			o.Errorf(x.keyOf(key), "header %q frames messages and is egressd's to write, not a rule's", name)
+		case check.IsFramingHeader(name):
+			o.Errorf(x.KeyOf(key), "header %q frames messages and is egressd's to write, not a rule's", name)
 			continue
 		}
 		plain, err := headerValue(value)
 		if err != nil {
-			o.Errorf(x.at(key), "header value configuration %q: %s", value, err)
+			o.Errorf(x.At(key), "header value configuration %q: %s", value, err)
 			continue
 		}
 		out = append(out, policy.Header{Name: name, Value: plain})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -73,7 +74,7 @@ func (b *backing) service() {
 	b.out.Ref, b.out.Resolution = b.ref, policy.ResolutionStatic
 	b.out.Selector, b.out.Export = b.v.Spec.Selector, b.annotatedExport()
 	h, err := hostname.ParsePattern(model.KubernetesName(b.ref.Name, b.ref.Namespace))
-	if err != nil || !isLabel(b.ref.Name) {
+	if err != nil || !check.IsLabel(b.ref.Name) {
 		b.Errorf(b.root.At("metadata", "name"), "%q is not a name for a Service (DNS-1123 label)", b.ref.Name)
 		return
 	}
@@ -85,7 +86,7 @@ func (b *backing) service() {
 		return
 	}
 	at := b.spec("externalName")
-	name, err := fqdn(b.v.Spec.ExternalName)
+	name, err := check.FQDN(b.v.Spec.ExternalName)
 	if err != nil {
 		b.Errorf(at, "externalName: %s", err)
 		return
@@ -143,7 +144,7 @@ func sniffable(p core.ServicePort) policy.Protocol {
 		case "kubernetes.io/wss":
 			return policy.ProtocolHTTPS
 		}
-		if proto, ok := protocolOf(*p.AppProtocol); ok && proto != policy.ProtocolUDP {
+		if proto, ok := check.ProtocolOf(*p.AppProtocol); ok && proto != policy.ProtocolUDP {
 			return proto
 		}
 	}
@@ -152,7 +153,7 @@ func sniffable(p core.ServicePort) policy.Protocol {
 		return policy.ProtocolHTTP
 	}
 	name, _, _ = strings.Cut(name, "-")
-	if proto, ok := protocolOf(name); ok && name != "" && proto != policy.ProtocolUDP {
+	if proto, ok := check.ProtocolOf(name); ok && name != "" && proto != policy.ProtocolUDP {
 		return proto
 	}
 	switch p.Port {
@@ -166,7 +167,7 @@ func (b *backing) subset(d decoded[endpoints], i int) {
 	at := d.root.At("subsets", i)
 	ports := map[string]uint16{}
 	for j, p := range d.v.Subsets[i].Ports {
-		if n := d.port(at.At("ports", j, "port"), "port", uint32(max(p.Port, 0))); n != 0 {
+		if n := d.Port(at.At("ports", j, "port"), "port", uint32(max(p.Port, 0))); n != 0 {
 			ports[p.Name] = n
 		}
 	}
@@ -189,7 +190,7 @@ func (b *backing) slice(d decoded[discovery.EndpointSlice]) {
 		if p.Name != nil {
 			name = *p.Name
 		}
-		if n := d.port(d.root.At("ports", i, "port"), "port", uint32(max(*p.Port, 0))); n != 0 {
+		if n := d.Port(d.root.At("ports", i, "port"), "port", uint32(max(*p.Port, 0))); n != 0 {
 			ports[name] = n
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -69,12 +70,12 @@ func (o *object) l4Match(at *strictyaml.Node, m l4Attributes) *policy.L4Match {
 		Gateways:        o.gatewayNames(at.At("gateways"), m.GetGateways()),
 	}
 	for i, s := range m.GetDestinationSubnets() {
-		if p, ok := o.subnet(at.At("destinationSubnets", i), s); ok {
+		if p, ok := o.Subnet(at.At("destinationSubnets", i), s); ok {
 			out.Subnets = append(out.Subnets, p)
 		}
 	}
 	if m.GetPort() != 0 {
-		out.Port = o.port(at.At("port"), "match port", m.GetPort())
+		out.Port = o.Port(at.At("port"), "match port", m.GetPort())
 	}
 	o.source(at, out.SourceLabels, out.SourceNamespace)
 	return out
@@ -82,8 +83,8 @@ func (o *object) l4Match(at *strictyaml.Node, m l4Attributes) *policy.L4Match {
 
 // source checks what a match asks of the workload.
 func (o *object) source(at *strictyaml.Node, labels map[string]string, namespace string) {
-	o.labels(at.At("sourceLabels"), labels)
-	if namespace != "" && !isLabel(namespace) {
+	o.Labels(at.At("sourceLabels"), labels)
+	if namespace != "" && !check.IsLabel(namespace) {
 		o.Errorf(at.At("sourceNamespace"), "sourceNamespace match %s is invalid", namespace)
 	}
 }
@@ -102,7 +103,7 @@ func (o *object) sniHosts(at *strictyaml.Node, names, written []string, hosts ma
 			out = append(out, hostname.Pattern(a.String()))
 			continue
 		}
-		h, err := domain(s)
+		h, err := check.Domain(s)
 		if err != nil {
 			o.Errorf(n, "invalid SNI host: %s", err)
 			continue

@@ -8,6 +8,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -46,14 +47,14 @@ func (o *object) loadBalancer(at *strictyaml.Node, lb *networking.LoadBalancerSe
 	o.zoneAware(at.At("zoneAwareLbSetting"), lb.ZoneAwareLbSetting)
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	if d := lb.WarmupDurationSecs; d != nil {
-		out.Warmup = o.duration(at.At("warmupDurationSecs"), "warmupDurationSecs", d)
+		out.Warmup = o.Duration(at.At("warmupDurationSecs"), "warmupDurationSecs", d)
 	}
 	if w := lb.Warmup; w != nil {
 		wn := at.At("warmup")
 		if w.Duration == nil {
 			o.Errorf(wn, "duration is required")
 		}
-		out.Warmup = o.duration(wn.At("duration"), "warmup duration", w.Duration)
+		out.Warmup = o.Duration(wn.At("duration"), "warmup duration", w.Duration)
 		if w.MinimumPercent.GetValue() > 100 {
 			o.Errorf(wn.At("minimumPercent"), "minimumPercent value should be less than or equal to 100")
 		}
@@ -80,7 +81,7 @@ func (o *object) consistentHash(at *strictyaml.Node, h *networking.LoadBalancerS
 	switch k := h.HashKey.(type) {
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
 		out.Header = k.HttpHeaderName
-		if !isHeaderName(k.HttpHeaderName) {
+		if !check.IsHeaderName(k.HttpHeaderName) {
 			o.Errorf(at.At("httpHeaderName"), "header name %q is not a valid header name", k.HttpHeaderName)
 		}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
@@ -103,7 +104,7 @@ func (o *object) consistentHash(at *strictyaml.Node, h *networking.LoadBalancerS
 func (o *object) hashCookie(at *strictyaml.Node, c *networking.LoadBalancerSettings_ConsistentHashLB_HTTPCookie) *policy.HashCookie {
 	if c.Name == "" {
 		o.Errorf(at.At("name"), "name required for HttpCookie")
-	} else if !isHeaderName(c.Name) { // a token as well (RFC 6265, section 4.1.1)
+	} else if !check.IsHeaderName(c.Name) { // a token as well (RFC 6265, section 4.1.1)
 		o.Errorf(at.At("name"), "%q is not a valid name for a cookie", c.Name)
 	}
 	out := &policy.HashCookie{Name: c.Name, Path: c.Path}

@@ -12,6 +12,7 @@ import (
 	gatewayapi "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -91,7 +92,7 @@ type loader struct {
 
 // newReport makes a report about objects of the kinds that are read here.
 func newReport(t strictyaml.Types) *strictyaml.Report {
-	return &strictyaml.Report{Hint: valueHint, ProtoNamed: isProtoNamed, Types: t}
+	return &strictyaml.Report{Hint: check.ValueHint, ProtoNamed: isProtoNamed, Types: t}
 }
 
 func newLoader(o Options) *loader {

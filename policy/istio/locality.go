@@ -53,14 +53,14 @@ func (o *object) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalanc
 }
 
 func (o *object) distribute(at *strictyaml.Node, to map[string]uint32) {
-	total, seen, x := uint64(0), localities{}, indexOf(at)
+	total, seen, x := uint64(0), localities{}, strictyaml.EntriesOf(at)
 	for _, where := range slices.Sorted(maps.Keys(to)) {
 		weight := to[where]
 		if weight < 1 || weight > 100 {
-			o.Errorf(x.at(where), "locality weight must be in range [1, 100]")
+			o.Errorf(x.At(where), "locality weight must be in range [1, 100]")
 		}
 		total += uint64(weight)
-		o.localityOverlap(x.keyOf(where), where, seen)
+		o.localityOverlap(x.KeyOf(where), where, seen)
 	}
 	if total != 100 {
 		o.Errorf(at, "total locality weight %d != 100", total)

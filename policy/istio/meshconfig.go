@@ -9,6 +9,7 @@ import (
 	meshapi "istio.io/api/mesh/v1alpha1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -67,11 +68,11 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 	m.outbound(&out)
 	out.Retries = m.retries(m.at.At("defaultHttpRetryPolicy"), m.v.DefaultHttpRetryPolicy)
 	out.RootNamespace = cmp.Or(m.v.RootNamespace, defaultRootNamespace)
-	if !isLabel(out.RootNamespace) {
+	if !check.IsLabel(out.RootNamespace) {
 		m.Errorf(m.at.At("rootNamespace"), "rootNamespace: %q is not a DNS-1123 label", out.RootNamespace)
 	}
 	out.TrustDomain = cmp.Or(m.v.TrustDomain, defaultTrustDomain)
-	if _, err := fqdn(out.TrustDomain); err != nil {
+	if _, err := check.FQDN(out.TrustDomain); err != nil {
 		m.Errorf(m.at.At("trustDomain"), "trustDomain: %s", err)
 	}
 	exports := [...]*visibility{

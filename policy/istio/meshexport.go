@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 )
 
 // visibility is a default of exportTo: "." stands for the namespace of the
@@ -54,7 +55,7 @@ func (m *meshSource) defaultExport(key string, values []string) *visibility {
 				m.Errorf(at, "cannot export service entry to no one (~) and someone")
 			}
 		default:
-			if !isLabel(s) {
+			if !check.IsLabel(s) {
 				m.Errorf(at, "%s: %q is not \".\", \"*\", \"~\" or a namespace", key, s)
 			}
 			out.namespaces = append(out.namespaces, s)

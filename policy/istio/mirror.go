@@ -33,7 +33,7 @@ func (l *loader) mirrors(d decoded[networking.VirtualService], at *strictyaml.No
 		}
 		mirror := policy.Mirror{Destination: l.destination(d, mn.At("destination"), m.Destination), Percent: 100}
 		if p := m.Percentage; p != nil {
-			mirror.Percent = d.mirrorShare(mn.At("percentage", "value"), "mirror percentage", p.Value)
+			mirror.Percent = d.MirrorShare(mn.At("percentage", "value"), "mirror percentage", p.Value)
 		}
 		out = append(out, mirror)
 	}
@@ -50,10 +50,10 @@ func (o *object) mirrorPercent(at *strictyaml.Node, r *networking.HTTPRoute) flo
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	if p := r.MirrorPercent; p != nil {
 		o.Warnf(at.KeyOf("mirrorPercent"), `using deprecated setting "mirrorPercent", use "mirrorPercentage" instead`)
-		percent = o.mirrorShare(at.At("mirrorPercent"), "mirror_percent", float64(p.Value))
+		percent = o.MirrorShare(at.At("mirrorPercent"), "mirror_percent", float64(p.Value))
 	}
 	if p := r.MirrorPercentage; p != nil {
-		percent = o.mirrorShare(at.At("mirrorPercentage", "value"), "mirror_percentage", p.Value)
+		percent = o.MirrorShare(at.At("mirrorPercentage", "value"), "mirror_percentage", p.Value)
 	}
 	return percent
 }

@@ -11,6 +11,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -29,7 +30,7 @@ const (
 
 // object is one decoded object.
 type object struct {
-	checker
+	check.Checker
 	kind  string
 	batch *batch // that it was read in
 	// root and meta are nil in ServiceEntries that have been translated; see

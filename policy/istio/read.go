@@ -14,6 +14,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -220,7 +221,7 @@ func typeMeta(n *strictyaml.Node, p *strictyaml.Reporter) (version, kind string)
 
 // object reads the metadata. It returns nil after an error.
 func (rd *batchReader) object(n *strictyaml.Node, kind string, p *strictyaml.Reporter) *object {
-	o := &object{checker: checker{*p}, kind: kind, root: n, meta: &meta.ObjectMeta{}}
+	o := &object{Checker: check.Checker{Reporter: *p}, kind: kind, root: n, meta: &meta.ObjectMeta{}}
 	o.Object = kind
 	if kind == operatorKind {
 		n = withOperatorName(n)
@@ -285,18 +286,18 @@ func (rd *batchReader) namespaceOf(n *strictyaml.Node) string {
 // server does.
 func (o *object) metaLabels() {
 	at := o.root.At("metadata", "labels")
-	o.labels(at, o.meta.Labels)
+	o.Labels(at, o.meta.Labels)
 	for _, key := range slices.Sorted(maps.Keys(o.meta.Labels)) {
-		if n := len(o.meta.Labels[key]); n > maxLabelValue {
-			o.Errorf(at.At(key), "invalid tag value: it has %d characters, more than %d", n, maxLabelValue)
+		if n := len(o.meta.Labels[key]); n > check.MaxLabelValue {
+			o.Errorf(at.At(key), "invalid tag value: it has %d characters, more than %d", n, check.MaxLabelValue)
 		}
-		if prefix, _, found := strings.Cut(key, "/"); found && !isSubdomain(prefix) && isLabelKey(key) {
+		if prefix, _, found := strings.Cut(key, "/"); found && !check.IsSubdomain(prefix) && check.IsLabelKey(key) {
 			o.Errorf(at.KeyOf(key), "invalid tag key: %q", key)
 		}
 	}
 	at = o.root.At("metadata", "annotations")
 	for _, key := range slices.Sorted(maps.Keys(o.meta.Annotations)) {
-		if !isLabelKey(strings.ToLower(key)) {
+		if !check.IsLabelKey(strings.ToLower(key)) {
 			o.Errorf(at.KeyOf(key), "invalid annotation: %q is not a name, or domain/name", key)
 		}
 	}
@@ -312,11 +313,11 @@ func (o *object) validName(name *strictyaml.Node) bool {
 	case len(o.meta.Name) > 253:
 		o.Errorf(name, "metadata.name: it has %d characters, more than 253", len(o.meta.Name))
 		ok = false
-	case !isSubdomain(o.meta.Name):
+	case !check.IsSubdomain(o.meta.Name):
 		o.Errorf(name, "metadata.name: %q is not a DNS-1123 subdomain (lower-case letters, digits, '-' and '.')", o.meta.Name)
 		ok = false
 	}
-	if !isLabel(o.meta.Namespace) {
+	if !check.IsLabel(o.meta.Namespace) {
 		o.Errorf(o.root.At("metadata", "namespace"), "metadata.namespace: %q is not a DNS-1123 label", o.meta.Namespace)
 		ok = false
 	}

@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -75,7 +76,7 @@ func (l *loader) selected(e *entry) {
 		return
 	}
 	at := e.spec().KeyOf("workloadSelector")
-	e.selector(e.spec("workloadSelector", "labels"), s.Labels,
+	e.Selector(e.spec("workloadSelector", "labels"), s.Labels,
 		"service entry: workload selector specified without labels, will be applied to all services in namespace")
 	if e.spec().Has("endpoints") {
 		e.Errorf(at, "only one of WorkloadSelector or Endpoints is allowed in Service Entry")
@@ -124,7 +125,7 @@ func (e *entry) take(at *strictyaml.Node, w *selectable) {
 		}
 		out.Unix = socket
 	case e.isDNS() && err != nil && !unix:
-		if out.Host, err = fqdn(w.v.Address); err != nil {
+		if out.Host, err = check.FQDN(w.v.Address); err != nil {
 			return
 		}
 	default:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -110,7 +111,7 @@ func (e *entry) hosts() {
 	list := e.spec("hosts")
 	for i, s := range e.v.Hosts {
 		at := list.At(i)
-		h, err := domain(s)
+		h, err := check.Domain(s)
 		switch {
 		case s == "*":
 			e.Errorf(at, "invalid host %s: it would open every name; list the hosts, or domains as in \"*.example.com\" (a MeshConfig with outboundTrafficPolicy ALLOW_ANY opens the node)", s)
@@ -125,7 +126,7 @@ func (e *entry) hosts() {
 			e.Errorf(at, "hosts must be wildcard for resolution mode DYNAMIC_DNS")
 		case e.isDNS() && len(e.v.Endpoints) == 0 && h.IsWildcard():
 			e.Errorf(at, "hosts must be FQDN if no endpoints are provided for resolution mode %s: a wildcard has no address to ask for; write resolution: NONE, which opens the addresses that clients get for names under it, or list the names", e.out.Resolution)
-		case isPartialWildcard(h) && !dynamic:
+		case check.IsPartialWildcard(h) && !dynamic:
 			e.Warnf(at, "partial wildcard %q may not work everywhere that Istio objects do; use \"*.\" and a domain", s)
 		}
 		if seen[h] {
@@ -147,7 +148,7 @@ func (e *entry) addresses() {
 		case strings.Contains(s, "/") && e.isDNS():
 			e.Errorf(at, "CIDR addresses are allowed only for NONE/STATIC resolution types")
 		}
-		if p, ok := e.subnet(at, s); ok {
+		if p, ok := e.Subnet(at, s); ok {
 			e.out.Addresses = append(e.out.Addresses, p)
 		}
 	}
@@ -167,16 +168,16 @@ func (e *entry) ports() {
 			e.Errorf(at.At("number"), "service entry port %d already defined", p.Number)
 		}
 		e.names[p.Name], numbers[p.Number] = true, true
-		if !isPortName(p.Name) {
-			e.Errorf(at.At("name"), "%s", portNameHint(p.Name, p.Protocol, p.Number))
+		if !check.IsPortName(p.Name) {
+			e.Errorf(at.At("name"), "%s", check.PortNameHint(p.Name, p.Protocol, p.Number))
 		}
-		proto, ok := protocolOf(p.Protocol)
+		proto, ok := check.ProtocolOf(p.Protocol)
 		if !ok {
-			e.Errorf(at.At("protocol"), "unsupported protocol: %s%s", p.Protocol, protocolHint(p.Protocol))
+			e.Errorf(at.At("protocol"), "unsupported protocol: %s%s", p.Protocol, check.ProtocolHint(p.Protocol))
 		}
-		out := policy.Port{Name: p.Name, Protocol: proto, Number: e.port(at.At("number"), "number", p.Number)}
+		out := policy.Port{Name: p.Name, Protocol: proto, Number: e.Port(at.At("number"), "number", p.Number)}
 		if at.Has("targetPort") {
-			out.TargetPort = e.port(at.At("targetPort"), "targetPort", p.TargetPort)
+			out.TargetPort = e.Port(at.At("targetPort"), "targetPort", p.TargetPort)
 		}
 		if e.out.Resolution == policy.ResolutionDynamicDNS && !dynamicProtocol(p.Protocol) {
 			e.Errorf(at.At("protocol"), "protocol %q is not allowed for resolution mode DYNAMIC_DNS (HTTP, HTTP2, GRPC, TLS)", p.Protocol)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -25,7 +26,7 @@ var nowhere = policy.SidecarHost{Namespace: "*", Host: "*", Not: true}
 func (l *loader) sidecar(d decoded[networking.Sidecar]) *policy.Sidecar {
 	out := &policy.Sidecar{Ref: d.ref}
 	if s := d.v.WorkloadSelector; s != nil {
-		d.selector(d.spec("workloadSelector", "labels"), s.Labels, "sidecar: "+noLabels+", will be applied to all services in namespace")
+		d.Selector(d.spec("workloadSelector", "labels"), s.Labels, "sidecar: "+noLabels+", will be applied to all services in namespace")
 		if len(s.Labels) > 0 {
 			out.Selector = s.Labels
 		}
@@ -66,7 +67,7 @@ func (o *object) sidecarEgress(out *policy.Sidecar, listeners []*networking.Isti
 			continue
 		default:
 			o.sidecarPort(at.At("port"), p)
-			listener.Port = o.port(at.At("port", "number"), "number", p.Number)
+			listener.Port = o.Port(at.At("port", "number"), "number", p.Number)
 			if ports[p.Number] {
 				o.Errorf(at.At("port"), "sidecar: ports on IP bound listeners must be unique")
 			}
@@ -89,10 +90,10 @@ func (o *object) sidecarPort(at *strictyaml.Node, p *networking.SidecarPort) {
 	if p.TargetPort != 0 {
 		o.Errorf(at.At("targetPort"), "targetPort has no impact on Sidecars")
 	}
-	if p.Name != "" && !isPortName(p.Name) {
+	if p.Name != "" && !check.IsPortName(p.Name) {
 		o.Errorf(at.At("name"), "invalid port name: %s", p.Name)
 	}
-	if _, ok := protocolOf(p.Protocol); !ok {
+	if _, ok := check.ProtocolOf(p.Protocol); !ok {
 		o.Errorf(at.At("protocol"), "unsupported protocol: %s", p.Protocol)
 	}
 }
@@ -185,17 +186,17 @@ func (o *object) sidecarHost(s string) (policy.SidecarHost, error) {
 		}
 	}
 	switch {
-	case ns != "." && ns != "*" && !isLabel(ns):
+	case ns != "." && ns != "*" && !check.IsLabel(ns):
 		return out, fmt.Errorf("invalid namespace value %q in sidecar", ns)
 	}
 	if name != "*" && !strings.Contains(name, ".") {
 		return out, fmt.Errorf("short names (non FQDN) are not allowed")
 	}
-	h, err := domain(name)
+	h, err := check.Domain(name)
 	if err != nil {
 		return out, err
 	}
-	if isPartialWildcard(h) {
+	if check.IsPartialWildcard(h) {
 		return out, fmt.Errorf("partial wildcard %q not allowed", name)
 	}
 	out.Namespace, out.Host = ns, hostname.Pattern(h)
@@ -221,7 +222,7 @@ func (o *object) sidecarOutbound(out *policy.Sidecar, p *networking.OutboundTraf
 		o.Errorf(at, "sidecar: egress_proxy must be set only with ALLOW_ANY outbound_traffic_policy mode")
 		return
 	}
-	if _, err := fqdn(p.EgressProxy.Host); err != nil {
+	if _, err := check.FQDN(p.EgressProxy.Host); err != nil {
 		o.Errorf(at.At("host"), "invalid host: %s", err)
 	}
 	if p.EgressProxy.Port == nil {

@@ -11,6 +11,7 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -26,7 +27,7 @@ func (l *loader) sidecarIngress(o *object, list *strictyaml.Node, listeners []*n
 			continue
 		}
 		o.sidecarPort(at.At("port"), in.Port)
-		o.port(at.At("port", "number"), "number", in.Port.Number)
+		o.Port(at.At("port", "number"), "number", in.Port.Number)
 		if seen[in.Port.Number] {
 			o.Errorf(at.At("port"), "sidecar: ports on IP bound listeners must be unique")
 		}
@@ -66,7 +67,7 @@ func (o *object) ingressEndpoint(at *strictyaml.Node, s string) {
 		o.Errorf(at, "sidecar: defaultEndpoint port (%s) is not a number: %v", port, err)
 		return
 	}
-	o.port(at, "defaultEndpoint", uint32(n))
+	o.Port(at, "defaultEndpoint", uint32(n))
 }
 
 func (l *loader) ingressTLS(o *object, in *strictyaml.Node, listener *networking.IstioIngressListener) {
@@ -88,7 +89,7 @@ func (l *loader) ingressTLS(o *object, in *strictyaml.Node, listener *networking
 	if t.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL || t.Mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH {
 		o.Errorf(at.At("mode"), "configuration is invalid: cannot set mode to %s in sidecar ingress tls", t.Mode)
 	}
-	if proto, ok := protocolOf(listener.Port.Protocol); ok && !proto.IsTLS() {
+	if proto, ok := check.ProtocolOf(listener.Port.Protocol); ok && !proto.IsTLS() {
 		o.Errorf(at, "server cannot have TLS settings for non HTTPS/TLS ports")
 	}
 	s := newServerTLS(l, o, at, t)

@@ -65,12 +65,12 @@ func (o *object) tcpPool(at *strictyaml.Node, p *networking.ConnectionPoolSettin
 		return
 	}
 	out.MaxConnections = o.bound(at.At("maxConnections"), "max connections", p.MaxConnections)
-	out.ConnectTimeout = o.duration(at.At("connectTimeout"), "connectTimeout", p.ConnectTimeout)
-	out.MaxConnectionDuration = o.duration(at.At("maxConnectionDuration"), "maxConnectionDuration", p.MaxConnectionDuration)
+	out.ConnectTimeout = o.Duration(at.At("connectTimeout"), "connectTimeout", p.ConnectTimeout)
+	out.MaxConnectionDuration = o.Duration(at.At("maxConnectionDuration"), "maxConnectionDuration", p.MaxConnectionDuration)
 	if p.IdleTimeout != nil && p.IdleTimeout.GetSeconds() == 0 && p.IdleTimeout.GetNanos() == 0 {
 		out.TCPIdleTimeout = -1 // 0s says that there is none
 	} else {
-		out.TCPIdleTimeout = o.duration(at.At("idleTimeout"), "idleTimeout", p.IdleTimeout)
+		out.TCPIdleTimeout = o.Duration(at.At("idleTimeout"), "idleTimeout", p.IdleTimeout)
 	}
 	if k := p.TcpKeepalive; k != nil {
 		kn := at.At("tcpKeepalive")
@@ -79,8 +79,8 @@ func (o *object) tcpPool(at *strictyaml.Node, p *networking.ConnectionPoolSettin
 		}
 		out.Keepalive = &policy.Keepalive{
 			Probes:   int(k.Probes),
-			Idle:     o.duration(kn.At("time"), "tcpKeepalive time", k.Time),
-			Interval: o.duration(kn.At("interval"), "tcpKeepalive interval", k.Interval),
+			Idle:     o.Duration(kn.At("time"), "tcpKeepalive time", k.Time),
+			Interval: o.Duration(kn.At("interval"), "tcpKeepalive interval", k.Interval),
 		}
 	}
 }
@@ -94,7 +94,7 @@ func (o *object) httpPool(at *strictyaml.Node, p *networking.ConnectionPoolSetti
 	out.MaxRequestsPerConn = o.bound(at.At("maxRequestsPerConnection"), "max requests per connection", p.MaxRequestsPerConnection)
 	out.MaxRetries = o.bound(at.At("maxRetries"), "max retries", p.MaxRetries)
 	out.MaxConcurrentStreams = o.bound(at.At("maxConcurrentStreams"), "max concurrent streams", p.MaxConcurrentStreams)
-	out.HTTPIdleTimeout = o.duration(at.At("idleTimeout"), "idleTimeout", p.IdleTimeout)
+	out.HTTPIdleTimeout = o.Duration(at.At("idleTimeout"), "idleTimeout", p.IdleTimeout)
 	out.UseClientProtocol = p.UseClientProtocol
 	switch p.H2UpgradePolicy {
 	case networking.ConnectionPoolSettings_HTTPSettings_UPGRADE:
@@ -110,8 +110,8 @@ func (o *object) httpPool(at *strictyaml.Node, p *networking.ConnectionPoolSetti
 		if k.Interval == nil || k.Timeout == nil {
 			o.Errorf(kn, "http2KeepAlive must have an interval and a timeout")
 		}
-		o.duration(kn.At("interval"), "http2KeepAlive interval", k.Interval)
-		o.duration(kn.At("timeout"), "http2KeepAlive timeout", k.Timeout)
+		o.Duration(kn.At("interval"), "http2KeepAlive interval", k.Interval)
+		o.Duration(kn.At("timeout"), "http2KeepAlive timeout", k.Timeout)
 	}
 }
 
@@ -132,8 +132,8 @@ func (o *object) outlierDetection(at *strictyaml.Node, d *networking.OutlierDete
 	at = at.At("outlierDetection")
 	out := &policy.OutlierDetection{
 		SplitLocal:         d.SplitExternalLocalOriginErrors,
-		Interval:           o.duration(at.At("interval"), "interval", d.Interval),
-		BaseEjection:       o.duration(at.At("baseEjectionTime"), "baseEjectionTime", d.BaseEjectionTime),
+		Interval:           o.Duration(at.At("interval"), "interval", d.Interval),
+		BaseEjection:       o.Duration(at.At("baseEjectionTime"), "baseEjectionTime", d.BaseEjectionTime),
 		MaxEjectionPercent: o.wholePercent(at.At("maxEjectionPercent"), d.MaxEjectionPercent),
 		MinHealthPercent:   o.wholePercent(at.At("minHealthPercent"), d.MinHealthPercent),
 	}

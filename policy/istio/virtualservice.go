@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -48,7 +49,7 @@ func (l *loader) httpRules(d decoded[networking.VirtualService], out *policy.Vir
 			out.HTTP = append(out.HTTP, l.delegated(httpSource{d, at, r, rule})...)
 			continue
 		}
-		d.authorityRewrite(at, rule)
+		d.AuthorityRewrite(at, rule)
 		out.HTTP = append(out.HTTP, rule)
 		if all == nil && model.MatchesAll(rule, out) {
 			all = at
@@ -63,7 +64,7 @@ func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.
 	seen := make(map[hostname.Pattern]*strictyaml.Node, len(d.v.Hosts))
 	for i, s := range d.v.Hosts {
 		at := d.spec("hosts", i)
-		h, err := hostOrIP(s)
+		h, err := check.HostOrIP(s)
 		if err != nil {
 			d.Errorf(at, "invalid host: %s", err)
 			continue
@@ -136,7 +137,7 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *strictyam
 		d.Errorf(hn, "invalid destination host %s", v.Host)
 	} else if a, err := netip.ParseAddr(v.Host); err == nil {
 		d.Errorf(hn, "invalid destination host: %s is an address; name a host of a ServiceEntry", a)
-	} else if h, err := domain(v.Host); err != nil {
+	} else if h, err := check.Domain(v.Host); err != nil {
 		d.Errorf(hn, "invalid destination host: %s", err)
 	} else if h.IsWildcard() {
 		d.Errorf(hn, "invalid destination host: %q is a wildcard, and a rule leads to one host; requests go on to the hosts that they name where no rule is for them", v.Host)
@@ -144,9 +145,9 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *strictyam
 		out.Host = l.absolute(string(h), d.ref.Namespace)
 	}
 	if v.Port != nil {
-		out.Port = d.port(at.At("port", "number"), "destination port", v.Port.Number)
+		out.Port = d.Port(at.At("port", "number"), "destination port", v.Port.Number)
 	}
-	if out.Subset = v.Subset; v.Subset != "" && !isPortName(v.Subset) {
+	if out.Subset = v.Subset; v.Subset != "" && !check.IsPortName(v.Subset) {
 		d.Errorf(at.At("subset"), "subset name is invalid: %s", v.Subset)
 	}
 	return out

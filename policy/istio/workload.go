@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -31,7 +32,7 @@ func decodeWorkload(o *object, d *draft) {
 	w := &policy.Workload{Ref: o.ref, Identity: policy.Identity{
 		Name: o.meta.Name, Namespace: o.meta.Namespace, ServiceAccount: spec.ServiceAccount, Labels: o.meta.Labels,
 	}}
-	if a := spec.ServiceAccount; a != "" && !isSubdomain(a) {
+	if a := spec.ServiceAccount; a != "" && !check.IsSubdomain(a) {
 		o.Errorf(o.spec("serviceAccount"), "serviceAccount: %q is not a DNS-1123 subdomain", a)
 	}
 	if len(spec.Cgroups) == 0 {

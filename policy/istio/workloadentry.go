@@ -10,6 +10,7 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -20,12 +21,12 @@ func (l *loader) workloadEntry(d decoded[networking.WorkloadEntry]) {
 	d.workloadAddress(d.spec("address"), d.v)
 	for _, name := range slices.Sorted(maps.Keys(d.v.Ports)) {
 		at := d.spec("ports").KeyOf(name)
-		if !isPortName(name) || len(name) > maxEndpointPort {
+		if !check.IsPortName(name) || len(name) > maxEndpointPort {
 			d.Errorf(at, "invalid port name: %s", name)
 		}
-		d.port(d.spec("ports", name), "port "+name, d.v.Ports[name])
+		d.Port(d.spec("ports", name), "port "+name, d.v.Ports[name])
 	}
-	d.labels(d.spec("labels"), d.v.Labels)
+	d.Labels(d.spec("labels"), d.v.Labels)
 	if n := len(d.v.ServiceAccount); n > maxAccount {
 		d.Errorf(d.spec("serviceAccount"), "serviceAccount: it has %d characters, more than %d", n, maxAccount)
 	}
@@ -55,7 +56,7 @@ func (o *object) workloadAddress(at *strictyaml.Node, we *networking.WorkloadEnt
 		o.Errorf(at, "endpoint address %q is not a plain IPv4 or IPv6 address", we.Address)
 	case err == nil:
 	default:
-		if _, err := fqdn(we.Address); err != nil {
+		if _, err := check.FQDN(we.Address); err != nil {
 			o.Errorf(at, "endpoint address %q is not a valid FQDN or an IP address", we.Address)
 		}
 	}

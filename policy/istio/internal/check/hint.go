@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package check
 
 import (
 	"fmt"
@@ -11,9 +11,9 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// hostHint says what somebody wrote in the place of a host, and what to write
+// HostHint says what somebody wrote in the place of a host, and what to write
 // instead; "" when that is not known.
-func hostHint(s string) string {
+func HostHint(s string) string {
 	switch {
 	case strictyaml.IsUnrendered(s):
 		return fmt.Sprintf("%q is %s", s, strictyaml.Unrendered)
@@ -35,7 +35,7 @@ func hostHint(s string) string {
 		name, _, _ = strings.Cut(name, ":")
 		return fmt.Sprintf("%q has a path: write %q here; only a VirtualService looks at paths (http.match.uri), and only where the port is HTTP", s, name)
 	}
-	if name, port, ok := strings.Cut(s, ":"); ok && numberForm.MatchString(port) {
+	if name, port, ok := strings.Cut(s, ":"); ok && IsNumber(port) {
 		return fmt.Sprintf("%q has a port: write %q here, and number: %s under ports", s, name, port)
 	}
 	if i := strings.LastIndex(s, "*"); i > 0 {
@@ -65,8 +65,8 @@ func urlHint(s string) string {
 	return hint
 }
 
-// valueHint says what to write where a value of another type is wanted.
-func valueHint(n *strictyaml.Node, where, want string) string {
+// ValueHint says what to write where a value of another type is wanted.
+func ValueHint(n *strictyaml.Node, where, want string) string {
 	scalar := n.Kind == strictyaml.Scalar && !n.IsNull()
 	field := where[strings.LastIndexByte(where, '.')+1:]
 	switch {
@@ -112,23 +112,23 @@ func addressHint(s, ports string) string {
 			return "; a range is written as networks, as in 10.0.0.0/24"
 		}
 	}
-	if _, err := domain(s); err == nil {
+	if _, err := Domain(s); err == nil {
 		return "; a name belongs under hosts"
 	}
 	return ""
 }
 
-// endpointHint is addressHint for the endpoint of a service that is not
+// EndpointHint is addressHint for the endpoint of a service that is not
 // resolved.
-func endpointHint(s string) string {
-	if _, err := domain(s); err == nil {
+func EndpointHint(s string) string {
+	if _, err := Domain(s); err == nil {
 		return "; a name needs resolution: DNS"
 	}
 	return addressHint(s, "under the endpoint's ports, by the name of the port")
 }
 
-// protocolHint says what to write for a protocol that there is not.
-func protocolHint(s string) string {
+// ProtocolHint says what to write for a protocol that there is not.
+func ProtocolHint(s string) string {
 	switch strings.ToUpper(s) {
 	case "SSL", "MTLS", "FTPS", "LDAPS", "SMTPS", "IMAPS", "AMQPS", "REDISS":
 		return "; write TLS"
@@ -150,13 +150,13 @@ func protocolHint(s string) string {
 	return ""
 }
 
-// portNameHint is what is wrong with the name of a port, and a good one.
-func portNameHint(name, protocol string, number uint32) string {
+// PortNameHint is what is wrong with the name of a port, and a good one.
+func PortNameHint(name, protocol string, number uint32) string {
 	example := fmt.Sprintf("%s-%d", strings.ToLower(protocol), number)
 	switch {
 	case number == 0:
 		example = "https"
-	case !isPortName(example):
+	case !IsPortName(example):
 		example = fmt.Sprintf("port-%d", number)
 	}
 	if name == "" {

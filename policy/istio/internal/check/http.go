@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package check
 
 import (
 	"strings"
@@ -9,11 +9,11 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// corsMethods are the methods that a CORS policy may name.
-var corsMethods = []string{"*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
+// CORSMethods are the methods that a CORS policy may name.
+var CORSMethods = []string{"*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
 
-// isHeaderName says whether s is a token (RFC 9110, section 5.6.2).
-func isHeaderName(s string) bool {
+// IsHeaderName says whether s is a token (RFC 9110, section 5.6.2).
+func IsHeaderName(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
@@ -24,14 +24,15 @@ func isHeaderName(s string) bool {
 	return s != ""
 }
 
-func isAuthority(name string) bool {
+// IsAuthority says whether a header is the authority of HTTP/1.1 or HTTP/2.
+func IsAuthority(name string) bool {
 	return strings.EqualFold(name, "host") || strings.EqualFold(name, ":authority")
 }
 
-// isFramingHeader finds headers that say where a message ends or belong to one
+// IsFramingHeader finds headers that say where a message ends or belong to one
 // connection (RFC 9112, 6; RFC 9110, 7.6.1). A rule that wrote one would contradict
 // the message.
-func isFramingHeader(name string) bool {
+func IsFramingHeader(name string) bool {
 	switch strings.ToLower(name) {
 	case "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade":
 		return true
@@ -39,12 +40,13 @@ func isFramingHeader(name string) bool {
 	return false
 }
 
-// isInternalHeader finds headers that belong to the HTTP layer itself.
-func isInternalHeader(name string) bool {
+// IsInternalHeader finds headers that belong to the HTTP layer itself.
+func IsInternalHeader(name string) bool {
 	return strings.HasPrefix(name, ":") || strings.EqualFold(name, "host")
 }
 
-func (o *checker) internalHeader(at *strictyaml.Node, name string) {
+// InternalHeader says that a header is one of IsInternalHeader's.
+func (o *Checker) InternalHeader(at *strictyaml.Node, name string) {
 	if strings.EqualFold(name, "host") {
 		o.Errorf(at, "invalid header %q: cannot set Host header", name)
 		return
@@ -52,9 +54,9 @@ func (o *checker) internalHeader(at *strictyaml.Node, name string) {
 	o.Errorf(at, `invalid header %q: header cannot have ":" prefix`, name)
 }
 
-// authorityRewrite moves a Host header that the rule sets into the rewrite:
+// AuthorityRewrite moves a Host header that the rule sets into the rewrite:
 // HTTP/2 has no Host header, and one place decides the authority.
-func (o *checker) authorityRewrite(at *strictyaml.Node, r *policy.HTTPRule) {
+func (o *Checker) AuthorityRewrite(at *strictyaml.Node, r *policy.HTTPRule) {
 	current := ""
 	if r.Rewrite != nil {
 		current = r.Rewrite.Authority
@@ -91,18 +93,20 @@ func (o *checker) authorityRewrite(at *strictyaml.Node, r *policy.HTTPRule) {
 	r.Rewrite = &rewrite
 }
 
-func (o *checker) corsHeaders(at *strictyaml.Node, names []string) {
+// CORSHeaders checks names of headers, of which * stands for all.
+func (o *Checker) CORSHeaders(at *strictyaml.Node, names []string) {
 	for i, name := range names {
 		switch {
 		case name == "":
 			o.Errorf(at.At(i), "header name cannot be empty")
-		case name != "*" && !isHeaderName(name):
+		case name != "*" && !IsHeaderName(name):
 			o.Errorf(at.At(i), "header name %s is not a valid header name", name)
 		}
 	}
 }
 
-func (o *checker) mirrorShare(at *strictyaml.Node, what string, v float64) float64 {
+// MirrorShare checks the percentage that is mirrored, and returns it.
+func (o *Checker) MirrorShare(at *strictyaml.Node, what string, v float64) float64 {
 	switch {
 	case v > 100:
 		o.Errorf(at, "%s must have a max value of 100 (it has %f)", what, v)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+// Package check has the checks of single values, as the API server and Istio's
+// validation do them, and what to write instead of common mistakes.
+package check
 
 import (
 	"errors"
@@ -17,14 +19,17 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// checker checks values as Istio's validation does, and says what is wrong with
+// Checker checks values as Istio's validation does, and says what is wrong with
 // them.
-type checker struct{ strictyaml.Reporter }
+type Checker struct{ strictyaml.Reporter }
 
 var numberForm = regexp.MustCompile(`^[0-9]+$`)
 
-// isLabel says whether s is a DNS-1123 label.
-func isLabel(s string) bool { return len(s) <= 63 && isLongLabel(s) }
+// IsNumber says whether s has digits and nothing else.
+func IsNumber(s string) bool { return numberForm.MatchString(s) }
+
+// IsLabel says whether s is a DNS-1123 label.
+func IsLabel(s string) bool { return len(s) <= 63 && isLongLabel(s) }
 
 // isLongLabel is isLabel without the limit of its length, which Kubernetes
 // does not have for the parts of a name.
@@ -42,18 +47,18 @@ func isLongLabel(s string) bool {
 func isWildcardLabel(s string) bool {
 	if rest, ok := strings.CutPrefix(s, "*"); ok {
 		rest = strings.TrimPrefix(rest, "-")
-		return s == "*" || len(s) <= 63 && isLabel(rest)
+		return s == "*" || len(s) <= 63 && IsLabel(rest)
 	}
-	return isLabel(s)
+	return IsLabel(s)
 }
 
-// isPortName says whether s is a name as Istio's validation takes it for
+// IsPortName says whether s is a name as Istio's validation takes it for
 // ports and subsets: like isLabel, but upper case is good.
-func isPortName(s string) bool { return isLabel(strings.ToLower(s)) }
+func IsPortName(s string) bool { return IsLabel(strings.ToLower(s)) }
 
-// isSubdomain says whether s is a DNS-1123 subdomain as the API server has it
+// IsSubdomain says whether s is a DNS-1123 subdomain as the API server has it
 // for most names.
-func isSubdomain(s string) bool {
+func IsSubdomain(s string) bool {
 	if len(s) > 253 {
 		return false
 	}
@@ -65,26 +70,26 @@ func isSubdomain(s string) bool {
 	return true
 }
 
-// domain parses a host, wildcard or not, as Istio's validation does: each
+// Domain parses a host, wildcard or not, as Istio's validation does: each
 // label is a DNS-1123 label, whatever its case.
-func domain(s string) (hostname.Pattern, error) {
+func Domain(s string) (hostname.Pattern, error) {
 	h, err := hostname.ParsePattern(s)
 	if err != nil {
-		if hint := hostHint(s); hint != "" {
+		if hint := HostHint(s); hint != "" {
 			return "", errors.New(hint)
 		}
 		return "", err
 	}
 	last := string(h)[strings.LastIndexByte(string(h), '.')+1:]
-	if numberForm.MatchString(last) {
-		if hint := hostHint(s); hint != "" {
+	if IsNumber(last) {
+		if hint := HostHint(s); hint != "" {
 			return "", errors.New(hint)
 		}
 		return "", fmt.Errorf("domain name %q invalid (top level domain %q cannot be all-numeric)", s, last)
 	}
 	first := true
 	for label := range strings.SplitSeq(string(h), ".") {
-		good := isLabel(label) || first && isWildcardLabel(label)
+		good := IsLabel(label) || first && isWildcardLabel(label)
 		first = false
 		if !good {
 			hint := ""
@@ -97,33 +102,34 @@ func domain(s string) (hostname.Pattern, error) {
 	return h, nil
 }
 
-// fqdn parses a host that is not a wildcard.
-func fqdn(s string) (string, error) {
-	h, err := domain(s)
+// FQDN parses a host that is not a wildcard.
+func FQDN(s string) (string, error) {
+	h, err := Domain(s)
 	if err == nil && h.IsWildcard() {
 		err = fmt.Errorf("%q is a wildcard", s)
 	}
 	return string(h), err
 }
 
-// hostOrIP parses a host as VirtualServices and Gateways write it: a domain,
+// HostOrIP parses a host as VirtualServices and Gateways write it: a domain,
 // a wildcard, or an address.
-func hostOrIP(s string) (hostname.Pattern, error) {
+func HostOrIP(s string) (hostname.Pattern, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		if a.Zone() != "" || a.Is4In6() {
 			return "", fmt.Errorf("%q is not a plain IPv4 or IPv6 address", s)
 		}
 		return hostname.Pattern(a.String()), nil
 	}
-	return domain(s)
+	return Domain(s)
 }
 
-func isPartialWildcard(h hostname.Pattern) bool {
+// IsPartialWildcard says whether the * of h is a part of a label, as in *-a.b.
+func IsPartialWildcard(h hostname.Pattern) bool {
 	return len(h) > 1 && h.IsWildcard() && h[1] != '.'
 }
 
-// port checks a port number. 0 is returned after an error.
-func (o *checker) port(n *strictyaml.Node, where string, number uint32) uint16 {
+// Port checks a port number. 0 is returned after an error.
+func (o *Checker) Port(n *strictyaml.Node, where string, number uint32) uint16 {
 	if number < 1 || number > 65535 {
 		hint := ""
 		if number == 0 && where == "number" {
@@ -135,8 +141,8 @@ func (o *checker) port(n *strictyaml.Node, where string, number uint32) uint16 {
 	return uint16(number)
 }
 
-// duration checks a duration as Istio does (at least 1 ms, whole ms).
-func (o *checker) duration(n *strictyaml.Node, where string, d *durationpb.Duration) time.Duration {
+// Duration checks a duration as Istio does (at least 1 ms, whole ms).
+func (o *Checker) Duration(n *strictyaml.Node, where string, d *durationpb.Duration) time.Duration {
 	if d == nil {
 		return 0
 	}
@@ -154,9 +160,9 @@ func (o *checker) duration(n *strictyaml.Node, where string, d *durationpb.Durat
 	return v
 }
 
-// protocolOf maps Istio's protocol names (case-insensitive). Database
+// ProtocolOf maps Istio's protocol names (case-insensitive). Database
 // protocols are opaque to egressd; gRPC-Web is HTTP with another body.
-func protocolOf(s string) (policy.Protocol, bool) {
+func ProtocolOf(s string) (policy.Protocol, bool) {
 	switch strings.ToUpper(s) {
 	case "":
 		return policy.ProtocolUnset, true
@@ -178,8 +184,8 @@ func protocolOf(s string) (policy.Protocol, bool) {
 	return 0, false
 }
 
-// regex checks an RE2 regular expression as Istio does.
-func (o *checker) regex(n *strictyaml.Node, where, expr string) {
+// Regex checks an RE2 regular expression as Istio does.
+func (o *Checker) Regex(n *strictyaml.Node, where, expr string) {
 	if expr == "" {
 		o.Errorf(n, "%q: regex string match should not be empty", where)
 		return
@@ -199,9 +205,9 @@ func (o *checker) regex(n *strictyaml.Node, where, expr string) {
 	}
 }
 
-// subnet reads an address or a prefix; the bits that a prefix leaves open
+// Subnet reads an address or a prefix; the bits that a prefix leaves open
 // must be 0, or are taken as such with a warning.
-func (o *checker) subnet(at *strictyaml.Node, s string) (netip.Prefix, bool) {
+func (o *Checker) Subnet(at *strictyaml.Node, s string) (netip.Prefix, bool) {
 	var out netip.Prefix
 	var err error
 	what := "IP"
