@@ -9,13 +9,6 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/check"
 )
 
-// visibility is a default of exportTo: "." stands for the namespace of the
-// object that it is used for, which own remembers.
-type visibility struct {
-	namespaces []string
-	own, all   bool
-}
-
 // of is the visibility of an object in a namespace.
 func (v *visibility) of(namespace string) policy.Visibility {
 	if v.all {

@@ -40,10 +40,6 @@ func (l *loader) mirrors(d decoded[networking.VirtualService], at *strictyaml.No
 	return out
 }
 
-// isProtoNamed knows the one field that the schemas of Istio's kinds have in
-// the spelling of the .proto file.
-func isProtoNamed(key string) bool { return key == "mirror_percent" }
-
 // mirrorPercent is the share that `mirror` gets.
 func (o *object) mirrorPercent(at *strictyaml.Node, r *networking.HTTPRoute) float64 {
 	percent := 100.0

@@ -184,3 +184,10 @@ type batch struct {
 	exported    []*policy.Service
 	exportedFor *visibility
 }
+
+// visibility is a default of exportTo: "." stands for the namespace of the
+// object that it is used for, which own remembers.
+type visibility struct {
+	namespaces []string
+	own, all   bool
+}
