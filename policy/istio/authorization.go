@@ -103,7 +103,7 @@ func (a *auth) target() {
 // targetKinds are what Istio lets a policy be attached to, with their groups.
 var targetKinds = []struct{ group, version, kind string }{
 	{"", "v1", "Service"},
-	{networkingGroup, "v1", "ServiceEntry"},
+	{model.NetworkingGroup, "v1", "ServiceEntry"},
 	{"gateway.networking.k8s.io", "v1", "Gateway"},
 	{"gateway.networking.k8s.io", "v1", "GatewayClass"},
 }

@@ -12,13 +12,9 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
-
-// maxMerged bounds the matches that delegation makes in all, where each match
-// of a root rule meets each match of its delegate, and those of HTTPRoutes,
-// whose matches are written once for each set of hosts.
-const maxMerged = 100_000
 
 // httpSource is a rule as it is read, with what tells "unset" from a default.
 type httpSource struct {
@@ -113,8 +109,8 @@ func (l *loader) delegated(root httpSource) []*policy.HTTPRule {
 	var out []*policy.HTTPRule
 	for _, leaf := range v.rules {
 		l.merged += max(len(root.rule.Matches), 1) * max(len(leaf.rule.Matches), 1)
-		if l.merged > maxMerged {
-			root.d.Errorf(at, "delegation makes more than %d matches of the rules", maxMerged)
+		if l.merged > model.MaxMatches {
+			root.d.Errorf(at, "delegation makes more than %d matches of the rules", model.MaxMatches)
 			return nil
 		}
 		matches, fit := mergeMatches(root.rule.Matches, leaf.rule.Matches)

@@ -21,7 +21,7 @@ import (
 
 // gatewayRoute is an HTTPRoute whose rules are translated.
 type gatewayRoute struct {
-	decoded[gateway.HTTPRouteSpec]
+	readRoute
 	index   int // in order of precedence
 	matches []routeMatch
 }
@@ -43,16 +43,23 @@ type routedHosts struct {
 	routes map[hostname.Pattern][]attached
 }
 
+// translator translates HTTPRoutes.
+type translator struct {
+	origins map[*policy.WeightedDestination]strictyaml.Passage
+	merged  int // matches that were made
+}
+
 // gatewayRoutes translates the HTTPRoutes. The routes of a host make one
 // VirtualService, whose rules are in the order of the Gateway API's precedence.
 //
 // A route in the namespace of its ServiceEntry (the producer's) is for all
 // workloads; one in another namespace (a consumer's) for those of its own,
 // where it takes the place of the producer's (GEP-1426).
-func (l *loader) gatewayRoutes(services []*policy.Service) []*policy.VirtualService {
-	if len(l.httpRoutes) == 0 {
-		return nil
-	}
+//
+// Where destinations are written goes to origins. merged are the matches that
+// delegation made; both together have one bound.
+func gatewayRoutes(routes []readRoute, services []*policy.Service, origins map[*policy.WeightedDestination]strictyaml.Passage, merged int) []*policy.VirtualService {
+	l := &translator{origins, merged}
 	byName := map[string][]*policy.Service{}
 	for _, s := range services {
 		if s.External {
@@ -60,12 +67,12 @@ func (l *loader) gatewayRoutes(services []*policy.Service) []*policy.VirtualServ
 			byName[name] = append(byName[name], s)
 		}
 	}
-	slices.SortStableFunc(l.httpRoutes, routePrecedence)
+	slices.SortStableFunc(routes, routePrecedence)
 	producers := &routedHosts{routes: map[hostname.Pattern][]attached{}, export: policy.Visibility{Everybody: true}}
 	consumers := map[string]*routedHosts{}
 	var all []*routedHosts
-	for i, d := range l.httpRoutes {
-		r := &gatewayRoute{decoded: d, index: i}
+	for i, d := range routes {
+		r := &gatewayRoute{readRoute: d, index: i}
 		l.translateRoute(r)
 		hostnames := r.hostnames()
 		for _, a := range r.parents(byName) {
@@ -88,8 +95,8 @@ func (l *loader) gatewayRoutes(services []*policy.Service) []*policy.VirtualServ
 }
 
 // routePrecedence orders routes: the oldest first, then by namespace and name.
-func routePrecedence(a, b decoded[gateway.HTTPRouteSpec]) int {
-	at, bt := a.meta.CreationTimestamp, b.meta.CreationTimestamp
+func routePrecedence(a, b readRoute) int {
+	at, bt := a.created, b.created
 	switch {
 	case at.IsZero() != bt.IsZero():
 		if at.IsZero() {
@@ -173,14 +180,14 @@ func (r *gatewayRoute) parents(byName map[string][]*policy.Service) []attached {
 func (r *gatewayRoute) isEntry(at *strictyaml.Node, p gateway.ParentReference) bool {
 	group, kind := value(p.Group, gatewayGroup), value(p.Kind, "Gateway")
 	switch {
-	case kind == "ServiceEntry" && group == networkingGroup:
+	case kind == "ServiceEntry" && group == model.NetworkingGroup:
 		return true
 	case kind == "ServiceEntry":
-		r.Errorf(at.At("group"), "parentRefs: a ServiceEntry is of group %s, not %q", networkingGroup, group)
+		r.Errorf(at.At("group"), "parentRefs: a ServiceEntry is of group %s, not %q", model.NetworkingGroup, group)
 	case kind == "Service" && group == "":
 		r.Say(Note, at, "the route is not acted on for the Service %s: egressd acts on what ServiceEntries open", p.Name)
 	case group == gatewayGroup && slices.Contains([]gateway.Kind{"Gateway", "ListenerSet"}, kind):
-		r.noGateway(at, string(kind))
+		noGateway(&r.Reporter, at, string(kind))
 	default:
 		r.Warnf(at.At("kind"), "the route is not acted on for the %s %s%s", kind, p.Name,
 			strictyaml.DidYouMean(string(kind), []string{"Gateway", "ListenerSet", "Service", "ServiceEntry"}))
@@ -269,7 +276,7 @@ func (t *routedHosts) of(h hostname.Pattern) []attached {
 
 // routedServices makes a VirtualService of the hosts that have the same
 // routes.
-func (l *loader) routedServices(t *routedHosts) []*policy.VirtualService {
+func (l *translator) routedServices(t *routedHosts) []*policy.VirtualService {
 	var out []*policy.VirtualService
 	byRoutes := map[string]*policy.VirtualService{}
 	for _, h := range t.hosts {
@@ -284,8 +291,8 @@ func (l *loader) routedServices(t *routedHosts) []*policy.VirtualService {
 		if vs == nil {
 			first := slices.MinFunc(routes, func(x, y attached) int { return cmp.Compare(x.route.index, y.route.index) })
 			vs = &policy.VirtualService{Ref: first.route.ref, Gateways: []string{model.Mesh}, Export: t.export}
-			if l.merged += matches; l.merged > maxMerged {
-				first.route.Errorf(first.route.spec("parentRefs"), "the HTTPRoutes make more than %d matches of the hosts that they share", maxMerged)
+			if l.merged += matches; l.merged > model.MaxMatches {
+				first.route.Errorf(first.route.spec("parentRefs"), "the HTTPRoutes make more than %d matches of the hosts that they share", model.MaxMatches)
 				return out
 			}
 			vs.Ports, vs.HTTP = rulesOf(routes)

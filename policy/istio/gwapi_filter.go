@@ -37,7 +37,7 @@ type filterField struct {
 }
 
 // typed checks that a filter has the field of its type and no other.
-func (o *object) typed(at *strictyaml.Node, f *gateway.HTTPRouteFilter) bool {
+func (o *readRoute) typed(at *strictyaml.Node, f *gateway.HTTPRouteFilter) bool {
 	fields := filterFields(f)
 	if _, ok := fields[f.Type]; !ok {
 		var known []string
@@ -63,7 +63,7 @@ func (o *object) typed(at *strictyaml.Node, f *gateway.HTTPRouteFilter) bool {
 }
 
 // filters translates the filters of a rule.
-func (l *loader) filters(r *gatewayRoute, at *strictyaml.Node, in *gateway.HTTPRouteRule, out *policy.HTTPRule) {
+func (l *translator) filters(r *gatewayRoute, at *strictyaml.Node, in *gateway.HTTPRouteRule, out *policy.HTTPRule) {
 	seen := map[gateway.HTTPRouteFilterType]bool{}
 	for i := range in.Filters {
 		f := &in.Filters[i]
@@ -87,7 +87,7 @@ func (l *loader) filters(r *gatewayRoute, at *strictyaml.Node, in *gateway.HTTPR
 		case gateway.HTTPRouteFilterURLRewrite:
 			out.Rewrite = r.rewriteFilter(fn.At("urlRewrite"), f.URLRewrite, in)
 		case gateway.HTTPRouteFilterRequestMirror:
-			out.Mirrors = append(out.Mirrors, l.mirrorFilter(r.object, fn, f.RequestMirror))
+			out.Mirrors = append(out.Mirrors, l.mirrorFilter(&r.readRoute, fn, f.RequestMirror))
 		case gateway.HTTPRouteFilterCORS:
 			out.CORS = r.corsFilter(fn, f.CORS)
 		default:
@@ -100,7 +100,7 @@ func (l *loader) filters(r *gatewayRoute, at *strictyaml.Node, in *gateway.HTTPR
 }
 
 // backendFilters translates the filters of one backend.
-func (o *object) backendFilters(at *strictyaml.Node, filters []gateway.HTTPRouteFilter) *policy.Headers {
+func (o *readRoute) backendFilters(at *strictyaml.Node, filters []gateway.HTTPRouteFilter) *policy.Headers {
 	var out *policy.Headers
 	seen := map[gateway.HTTPRouteFilterType]bool{}
 	for i := range filters {
@@ -127,7 +127,7 @@ func (o *object) backendFilters(at *strictyaml.Node, filters []gateway.HTTPRoute
 	return out
 }
 
-func (o *object) headerFilter(at *strictyaml.Node, f *gateway.HTTPRouteFilter, out *policy.Headers) {
+func (o *readRoute) headerFilter(at *strictyaml.Node, f *gateway.HTTPRouteFilter, out *policy.Headers) {
 	if f.Type == gateway.HTTPRouteFilterRequestHeaderModifier {
 		out.Request = o.headerChanges(at.At("requestHeaderModifier"), f.RequestHeaderModifier, true)
 		return
@@ -135,7 +135,7 @@ func (o *object) headerFilter(at *strictyaml.Node, f *gateway.HTTPRouteFilter, o
 	out.Response = o.headerChanges(at.At("responseHeaderModifier"), f.ResponseHeaderModifier, false)
 }
 
-func (o *object) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilter, request bool) policy.HeaderOps {
+func (o *readRoute) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilter, request bool) policy.HeaderOps {
 	var out policy.HeaderOps
 	seen := map[string]bool{}
 	good := func(n *strictyaml.Node, name string, host bool) bool {
@@ -187,7 +187,7 @@ func (o *object) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilter,
 
 // replaced reads a path modifier: the whole path, or what takes the place of
 // the prefix. It needs the one match that the rule must have.
-func (o *object) replaced(at *strictyaml.Node, p *gateway.HTTPPathModifier, filter string, rule *gateway.HTTPRouteRule) (full, prefix string) {
+func (o *readRoute) replaced(at *strictyaml.Node, p *gateway.HTTPPathModifier, filter string, rule *gateway.HTTPRouteRule) (full, prefix string) {
 	if p == nil {
 		return "", ""
 	}
@@ -236,7 +236,7 @@ func onePrefix(rule *gateway.HTTPRouteRule) bool {
 	return len(rule.Matches) == 1 && (p == nil || value(p.Type, gateway.PathMatchPathPrefix) == gateway.PathMatchPathPrefix)
 }
 
-func (o *object) preciseHost(at *strictyaml.Node, h *gateway.PreciseHostname) string {
+func (o *readRoute) preciseHost(at *strictyaml.Node, h *gateway.PreciseHostname) string {
 	if h == nil {
 		return ""
 	}
@@ -247,7 +247,7 @@ func (o *object) preciseHost(at *strictyaml.Node, h *gateway.PreciseHostname) st
 	return out
 }
 
-func (o *object) redirectFilter(at *strictyaml.Node, f *gateway.HTTPRequestRedirectFilter, rule *gateway.HTTPRouteRule) *policy.Redirect {
+func (o *readRoute) redirectFilter(at *strictyaml.Node, f *gateway.HTTPRequestRedirectFilter, rule *gateway.HTTPRouteRule) *policy.Redirect {
 	out := &policy.Redirect{Authority: o.preciseHost(at, f.Hostname), Scheme: value(f.Scheme, ""), Code: value(f.StatusCode, http.StatusFound)}
 	out.URI, out.PrefixRewrite = o.replaced(at.At("path"), f.Path, "RequestRedirect", rule)
 	switch out.Code {
@@ -272,7 +272,7 @@ func (o *object) redirectFilter(at *strictyaml.Node, f *gateway.HTTPRequestRedir
 	return out
 }
 
-func (o *object) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewriteFilter, rule *gateway.HTTPRouteRule) *policy.Rewrite {
+func (o *readRoute) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewriteFilter, rule *gateway.HTTPRouteRule) *policy.Rewrite {
 	out := &policy.Rewrite{Authority: o.preciseHost(at, f.Hostname)}
 	full, prefix := o.replaced(at.At("path"), f.Path, "URLRewrite", rule)
 	out.URI = prefix
@@ -285,7 +285,7 @@ func (o *object) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewriteFil
 	return out
 }
 
-func (l *loader) mirrorFilter(o *object, at *strictyaml.Node, f *gateway.HTTPRequestMirrorFilter) policy.Mirror {
+func (l *translator) mirrorFilter(o *readRoute, at *strictyaml.Node, f *gateway.HTTPRequestMirrorFilter) policy.Mirror {
 	o.Inert(at.At("type"), "RequestMirror")
 	at = at.At("requestMirror")
 	out := policy.Mirror{Destination: l.backend(o, at.At("backendRef"), f.BackendRef), Percent: 100}
@@ -308,7 +308,7 @@ func (l *loader) mirrorFilter(o *object, at *strictyaml.Node, f *gateway.HTTPReq
 
 // corsFilter reads a CORS filter. An asterisk stands for anything in the host
 // of an origin, and alone for every origin.
-func (o *object) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *policy.CORS {
+func (o *readRoute) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *policy.CORS {
 	o.Inert(at.At("type"), "CORS")
 	at = at.At("cors")
 	out := &policy.CORS{MaxAge: 5 * time.Second, AllowCredentials: f.AllowCredentials}

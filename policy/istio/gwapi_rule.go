@@ -30,7 +30,7 @@ type routeMatch struct {
 
 // translateRoute translates the rules of a route. What is left out is what the
 // custom resource definition would fill in.
-func (l *loader) translateRoute(r *gatewayRoute) {
+func (l *translator) translateRoute(r *gatewayRoute) {
 	rules := r.v.Rules
 	if len(rules) == 0 {
 		rules = []gateway.HTTPRouteRule{{}}
@@ -57,7 +57,7 @@ func (l *loader) translateRoute(r *gatewayRoute) {
 }
 
 // gatewayRule translates a rule without its matches.
-func (l *loader) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in *gateway.HTTPRouteRule) *policy.HTTPRule {
+func (l *translator) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in *gateway.HTTPRouteRule) *policy.HTTPRule {
 	out := &policy.HTTPRule{Ref: r.ref, UnknownStatus: http.StatusInternalServerError}
 	out.Ref.Line, out.Ref.Column = at.Line, at.Col
 	// Unnamed rules get the name that Istio gives them.
@@ -68,7 +68,7 @@ func (l *loader) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in *ga
 		b := &in.BackendRefs[j]
 		bn := at.At("backendRefs", j)
 		w := &policy.WeightedDestination{
-			Destination: l.backend(r.object, bn, b.BackendObjectReference),
+			Destination: l.backend(&r.readRoute, bn, b.BackendObjectReference),
 			Weight:      r.backendWeight(bn, b.Weight),
 			Headers:     r.backendFilters(bn, b.Filters),
 		}
@@ -105,11 +105,11 @@ func (r *gatewayRoute) backendWeight(at *strictyaml.Node, w *int32) uint32 {
 }
 
 // backend finds the host that a reference stands for.
-func (l *loader) backend(o *object, at *strictyaml.Node, ref gateway.BackendObjectReference) policy.Destination {
+func (l *translator) backend(o *readRoute, at *strictyaml.Node, ref gateway.BackendObjectReference) policy.Destination {
 	var out policy.Destination
 	group, kind := value(ref.Group, ""), value(ref.Kind, "Service")
 	switch {
-	case kind == "Hostname" && group == networkingGroup:
+	case kind == "Hostname" && group == model.NetworkingGroup:
 		if ref.Namespace != nil {
 			o.Errorf(at.KeyOf("namespace"), "namespace may not be set with Hostname type")
 		}
@@ -125,7 +125,7 @@ func (l *loader) backend(o *object, at *strictyaml.Node, ref gateway.BackendObje
 		out.Host = model.KubernetesName(string(ref.Name), string(value(ref.Namespace, gateway.Namespace(o.ref.Namespace))))
 	case kind == "Hostname" || kind == "ServiceEntry":
 		o.Errorf(at.At("kind"), "referencing unsupported backendRef: group %q kind %q; write group: %s, kind: Hostname and the host as name",
-			group, kind, networkingGroup)
+			group, kind, model.NetworkingGroup)
 	default:
 		o.Errorf(at.At("kind"), "referencing unsupported backendRef: group %q kind %q%s", group, kind,
 			strictyaml.DidYouMean(string(kind), []string{"Hostname", "Service"}))
@@ -175,14 +175,14 @@ func (r *gatewayRoute) timeouts(at *strictyaml.Node, in *gateway.HTTPRouteRule, 
 		out.Retries.Codes = append(out.Retries.Codes, int(code))
 	}
 	if len(out.Retries.Codes) > 0 {
-		out.Retries.On = append(out.Retries.On, retriableCodes)
+		out.Retries.On = append(out.Retries.On, model.RetriableCodes)
 	}
 }
 
 var durationForm = regexp.MustCompile(`^([0-9]{1,5}(h|m|s|ms)){1,4}$`)
 
 // gatewayDuration reads a duration as GEP-2257 has it; 0s is none.
-func (o *object) gatewayDuration(at *strictyaml.Node, where string, d *gateway.Duration) time.Duration {
+func (o *readRoute) gatewayDuration(at *strictyaml.Node, where string, d *gateway.Duration) time.Duration {
 	if d == nil {
 		return 0
 	}

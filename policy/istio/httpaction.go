@@ -11,6 +11,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -144,19 +145,17 @@ func (o *object) retries(at *strictyaml.Node, r *networking.HTTPRetry) *policy.R
 		}
 		out.On = append(out.On, token)
 	}
-	if len(out.Codes) > 0 && !slices.Contains(out.On, retriableCodes) {
-		out.On = append(out.On, retriableCodes)
+	if len(out.Codes) > 0 && !slices.Contains(out.On, model.RetriableCodes) {
+		out.On = append(out.On, model.RetriableCodes)
 	}
 	return out
 }
-
-const retriableCodes = "retriable-status-codes"
 
 // retryTokens are the conditions that Envoy knows (x-envoy-retry-on and
 // x-envoy-retry-grpc-on).
 var retryTokens = []string{
 	"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "retriable-4xx", "refused-stream",
-	retriableCodes, "retriable-headers", "envoy-ratelimited", "http3-post-connect-failure",
+	model.RetriableCodes, "retriable-headers", "envoy-ratelimited", "http3-post-connect-failure",
 	"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
 }
 

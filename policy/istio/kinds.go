@@ -12,6 +12,7 @@ import (
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -20,15 +21,15 @@ import (
 func kindOf(group, name string) (kind, bool) {
 	all := []string{"v1", "v1beta1", "v1alpha3"}
 	switch group + "/" + name {
-	case networkingGroup + "/ServiceEntry":
+	case model.NetworkingGroup + "/ServiceEntry":
 		return kind{group, all, decodeServiceEntry}, true
-	case networkingGroup + "/VirtualService":
+	case model.NetworkingGroup + "/VirtualService":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.VirtualService] { return &l.virtuals })}, true
-	case networkingGroup + "/Gateway":
+	case model.NetworkingGroup + "/Gateway":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.Gateway] { return &l.gateways })}, true
-	case networkingGroup + "/DestinationRule":
+	case model.NetworkingGroup + "/DestinationRule":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.DestinationRule] { return &l.rules })}, true
-	case networkingGroup + "/WorkloadEntry":
+	case model.NetworkingGroup + "/WorkloadEntry":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.WorkloadEntry] { return &l.workloadEntries })}, true
 	case "/Service":
 		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[core.Service] { return &l.services })}, true
@@ -60,11 +61,11 @@ func inertKind(group, name string) (kind, bool) {
 		return kind{group, nil, func(o *object, _ *draft) {
 			o.Unsupported(o.root.KeyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
 		}}, true
-	case networkingGroup + "/WorkloadGroup":
+	case model.NetworkingGroup + "/WorkloadGroup":
 		return kind{group, nil, warn("it is a template for WorkloadEntries that register themselves, which nothing does here")}, true
-	case networkingGroup + "/EnvoyFilter":
+	case model.NetworkingGroup + "/EnvoyFilter":
 		return kind{group, nil, warn("it configures Envoy, which does not run here")}, true
-	case networkingGroup + "/ProxyConfig":
+	case model.NetworkingGroup + "/ProxyConfig":
 		return kind{group, nil, warn("it configures Istio's proxies")}, true
 	case securityGroup + "/PeerAuthentication":
 		return kind{group, nil, warn("it speaks about the mutual TLS of sidecars")}, true
@@ -74,7 +75,7 @@ func inertKind(group, name string) (kind, bool) {
 
 func istioKinds(group string) []string {
 	switch group {
-	case networkingGroup:
+	case model.NetworkingGroup:
 		return []string{"ServiceEntry", "VirtualService", "Gateway", "DestinationRule", "Sidecar",
 			"WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"}
 	case securityGroup:
@@ -105,7 +106,7 @@ func findKind(n *strictyaml.Node, apiVersion, name string, p *strictyaml.Reporte
 		return k, false
 	}
 	// A kind of ours under a group that nobody uses for it would be lost.
-	for _, g := range []string{networkingGroup, securityGroup} {
+	for _, g := range []string{model.NetworkingGroup, securityGroup} {
 		if slices.Contains(istioKinds(g), name) && !strings.Contains(group, ".k8s.io") {
 			p.Errorf(n.At("apiVersion"), "apiVersion %s: kind %s belongs to %s/v1", apiVersion, name, g)
 			return k, false
@@ -152,7 +153,7 @@ func appendTo[T any](into func(*loader) *[]decoded[T], o *object, v *T) func(*lo
 
 // groupHint says which apiVersion a kind of Istio's has.
 func groupHint(kind string) string {
-	for _, group := range []string{networkingGroup, securityGroup} {
+	for _, group := range []string{model.NetworkingGroup, securityGroup} {
 		if slices.Contains(istioKinds(group), kind) {
 			return fmt.Sprintf("; kind %s has apiVersion: %s/v1", kind, group)
 		}

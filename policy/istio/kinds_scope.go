@@ -8,13 +8,14 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/analyze"
+	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // scopeKind knows the kinds that say to whom rules apply.
 func scopeKind(group, name string) (kind, bool) {
 	switch group + "/" + name {
-	case networkingGroup + "/Sidecar":
+	case model.NetworkingGroup + "/Sidecar":
 		return kind{group, []string{"v1", "v1beta1", "v1alpha3"}, spec(func(l *loader) *[]decoded[networking.Sidecar] { return &l.sidecars })}, true
 	case securityGroup + "/AuthorizationPolicy":
 		return kind{group, []string{"v1", "v1beta1"}, spec(func(l *loader) *[]decoded[security.AuthorizationPolicy] { return &l.authorizations })}, true

@@ -9,7 +9,6 @@ import (
 	security "istio.io/api/security/v1beta1"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
-	gatewayapi "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
@@ -77,7 +76,7 @@ type loader struct {
 	// the clock, a certificate.
 	outside bool
 
-	httpRoutes []decoded[gatewayapi.HTTPRouteSpec]
+	httpRoutes []readRoute
 
 	sidecars       []decoded[networking.Sidecar]
 	authorizations []decoded[security.AuthorizationPolicy]

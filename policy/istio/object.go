@@ -16,8 +16,7 @@ import (
 )
 
 const (
-	networkingGroup = "networking.istio.io"
-	securityGroup   = "security.istio.io"
+	securityGroup = "security.istio.io"
 )
 
 // The API groups of what says to whom rules apply, besides Istio's own.

@@ -18,6 +18,14 @@ const (
 	// HTTPRoute is the kind of the Gateway API whose objects become
 	// VirtualServices.
 	HTTPRoute = "HTTPRoute"
+	// NetworkingGroup is Istio's API group of what is about traffic.
+	NetworkingGroup = "networking.istio.io"
+	// RetriableCodes is the condition of a retry that has codes.
+	RetriableCodes = "retriable-status-codes"
+	// MaxMatches bounds the matches that delegation makes in all, where each
+	// match of a root rule meets each match of its delegate, and those of
+	// HTTPRoutes, whose matches are written once for each set of hosts.
+	MaxMatches = 100_000
 	// UnixPrefix is what the address of a socket begins with.
 	UnixPrefix = "unix://"
 )

@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 
@@ -16,7 +15,6 @@ import (
 // The Gateway API: HTTPRoutes whose parents are ServiceEntries are rules for
 // what leaves the node. Nothing here serves its Gateways.
 const (
-	gatewayGroup  = "gateway.networking.k8s.io"
 	waypointClass = "istio-waypoint"
 )
 
@@ -24,9 +22,9 @@ const (
 // on are not.
 var gatewayKinds = map[string]string{
 	model.HTTPRoute:    "",
-	"Gateway":          "no Gateway of the Gateway API is served here",
-	"GatewayClass":     "no Gateway of the Gateway API is served here",
-	"ListenerSet":      "no Gateway of the Gateway API is served here",
+	"Gateway":          notServed,
+	"GatewayClass":     notServed,
+	"ListenerSet":      notServed,
 	"ReferenceGrant":   "it grants Gateways something, and routes of ServiceEntries need no grant",
 	"GRPCRoute":        "an HTTPRoute can match the path /service/method",
 	"TLSRoute":         "a VirtualService can have the rules as tls",
@@ -44,7 +42,7 @@ func gatewayKind(group, name string) (kind, bool) {
 	case model.HTTPRoute:
 		return kind{group, []string{"v1", "v1beta1"}, decodeHTTPRoute}, true
 	case "Gateway":
-		return kind{group, nil, func(o *object, _ *draft) { o.notServed() }}, true
+		return kind{group, nil, func(o *object, _ *draft) { o.gateway() }}, true
 	}
 	return kind{group, nil, func(o *object, _ *draft) {
 		at := o.root.KeyOf("kind")
@@ -57,48 +55,29 @@ func gatewayKind(group, name string) (kind, bool) {
 	}}, true
 }
 
-// notServed says what becomes of a Gateway.
-func (o *object) notServed() {
+// gateway says what becomes of a Gateway.
+func (o *object) gateway() {
 	if class := o.spec().Get("gatewayClassName"); class != nil && class.Text == waypointClass {
 		o.Say(Note, o.root.KeyOf("kind"), "egressd does on the node what the waypoint would do for ServiceEntries")
 		return
 	}
-	o.Warnf(o.root.KeyOf("kind"), "Gateway is not acted on: %s", gatewayKinds["Gateway"])
+	o.Warnf(o.root.KeyOf("kind"), "Gateway is not acted on: %s", notServed)
 }
 
 // decodeHTTPRoute decodes an HTTPRoute. One that is for Gateways alone is not
 // ours to judge: what it has in it may be newer than we are.
 func decodeHTTPRoute(o *object, d *draft) {
-	if o.forGateways() {
+	if forGateways(o.spec()) {
 		for i := range o.spec("parentRefs").Items {
-			o.noGateway(o.spec("parentRefs", i), "Gateway")
+			noGateway(&o.Reporter, o.spec("parentRefs", i), "Gateway")
 		}
 		return
 	}
 	o.topLevel()
 	v := new(gateway.HTTPRouteSpec)
 	if strictyaml.DecodeGo(o.spec(), v, "spec", &o.Reporter) {
-		d.take = func(l *loader) { l.httpRoutes = append(l.httpRoutes, decoded[gateway.HTTPRouteSpec]{o, v}) }
+		d.take = func(l *loader) {
+			l.httpRoutes = append(l.httpRoutes, readRoute{o.Checker, o.ref, o.meta.CreationTimestamp, o.spec(), v})
+		}
 	}
-}
-
-// forGateways says whether all parents of a route are Gateways, or sets of
-// listeners of theirs.
-func (o *object) forGateways() bool {
-	fields := []string{"group", "kind", "namespace", "name", "sectionName", "port"}
-	kinds := []string{"Gateway", "ListenerSet", "XListenerSet"}
-	parents := o.spec().Get("parentRefs").List()
-	return len(parents) > 0 && !slices.ContainsFunc(parents, func(p *strictyaml.Node) bool {
-		k := p.Get("kind")
-		return p.Kind != strictyaml.Mapping || k != nil && !slices.Contains(kinds, k.Text) ||
-			slices.ContainsFunc(p.Fields, func(f strictyaml.Field) bool { return !slices.Contains(fields, f.Key) })
-	})
-}
-
-func (o *object) noGateway(at *strictyaml.Node, kind string) {
-	name := ""
-	if n := at.Get("name"); n != nil {
-		name = " " + n.Text
-	}
-	o.Warnf(at, "the route is not acted on for the %s%s: %s (parents can be ServiceEntries)", cmp.Or(kind, "Gateway"), name, gatewayKinds["Gateway"])
 }
