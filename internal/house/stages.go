@@ -35,7 +35,6 @@ var Orders = []Order{
 		{"mesh", "meshconfig meshexport meshsource"},
 		{"traffic", "httpaction httpmatch mirror cors delegate loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
 		{"kinds", "virtualservice httproute gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorization authsource authoperation"},
-		{"gateway API", "gwapi*"},
 		{"reader", "kinds* read load reader"},
 	}},
 	{"./loader", 28, []Stage{

@@ -8,6 +8,7 @@ import (
 
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/egressd/egressd/policy/istio/internal/gwapi"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -22,9 +23,9 @@ const (
 // on are not.
 var gatewayKinds = map[string]string{
 	model.HTTPRoute:    "",
-	"Gateway":          notServed,
-	"GatewayClass":     notServed,
-	"ListenerSet":      notServed,
+	"Gateway":          gwapi.NotServed,
+	"GatewayClass":     gwapi.NotServed,
+	"ListenerSet":      gwapi.NotServed,
 	"ReferenceGrant":   "it grants Gateways something, and routes of ServiceEntries need no grant",
 	"GRPCRoute":        "an HTTPRoute can match the path /service/method",
 	"TLSRoute":         "a VirtualService can have the rules as tls",
@@ -35,7 +36,7 @@ var gatewayKinds = map[string]string{
 
 // gatewayKind knows all kinds of the Gateway API.
 func gatewayKind(group, name string) (kind, bool) {
-	if group != gatewayGroup {
+	if group != gwapi.Group {
 		return kind{}, false
 	}
 	switch name {
@@ -61,15 +62,15 @@ func (o *object) gateway() {
 		o.Say(Note, o.root.KeyOf("kind"), "egressd does on the node what the waypoint would do for ServiceEntries")
 		return
 	}
-	o.Warnf(o.root.KeyOf("kind"), "Gateway is not acted on: %s", notServed)
+	o.Warnf(o.root.KeyOf("kind"), "Gateway is not acted on: %s", gwapi.NotServed)
 }
 
 // decodeHTTPRoute decodes an HTTPRoute. One that is for Gateways alone is not
 // ours to judge: what it has in it may be newer than we are.
 func decodeHTTPRoute(o *object, d *draft) {
-	if forGateways(o.spec()) {
+	if gwapi.ForGateways(o.spec()) {
 		for i := range o.spec("parentRefs").Items {
-			noGateway(&o.Reporter, o.spec("parentRefs", i), "Gateway")
+			gwapi.NoGateway(&o.Reporter, o.spec("parentRefs", i), "Gateway")
 		}
 		return
 	}
@@ -77,7 +78,7 @@ func decodeHTTPRoute(o *object, d *draft) {
 	v := new(gateway.HTTPRouteSpec)
 	if strictyaml.DecodeGo(o.spec(), v, "spec", &o.Reporter) {
 		d.take = func(l *loader) {
-			l.httpRoutes = append(l.httpRoutes, readRoute{o.Checker, o.ref, o.meta.CreationTimestamp, o.spec(), v})
+			l.httpRoutes = append(l.httpRoutes, gwapi.HTTPRoute{Checker: o.Checker, Ref: o.ref, Created: o.meta.CreationTimestamp, Node: o.spec(), V: v})
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/gwapi"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -76,7 +77,7 @@ type loader struct {
 	// the clock, a certificate.
 	outside bool
 
-	httpRoutes []readRoute
+	httpRoutes []gwapi.HTTPRoute
 
 	sidecars       []decoded[networking.Sidecar]
 	authorizations []decoded[security.AuthorizationPolicy]

@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/analyze"
+	"github.com/egressd/egressd/policy/istio/internal/gwapi"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -88,7 +89,7 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 func (r *Reader) routes(cfg *policy.Config) (said []Finding, errors int) {
 	report := r.l.r
 	findings, before := len(report.Findings), report.Errors
-	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), gatewayRoutes(r.l.httpRoutes, cfg.Services, r.l.origins, r.l.merged)...)
+	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), gwapi.Translate(r.l.httpRoutes, cfg.Services, r.l.origins, r.l.merged)...)
 	said, errors = slices.Clone(report.Findings[findings:]), report.Errors-before
 	report.Findings, report.Errors = report.Findings[:findings], before
 	return said, errors

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package gwapi
 
 import (
 	"cmp"
@@ -21,7 +21,7 @@ import (
 
 // gatewayRoute is an HTTPRoute whose rules are translated.
 type gatewayRoute struct {
-	readRoute
+	HTTPRoute
 	index   int // in order of precedence
 	matches []routeMatch
 }
@@ -49,7 +49,7 @@ type translator struct {
 	merged  int // matches that were made
 }
 
-// gatewayRoutes translates the HTTPRoutes. The routes of a host make one
+// Translate translates the HTTPRoutes. The routes of a host make one
 // VirtualService, whose rules are in the order of the Gateway API's precedence.
 //
 // A route in the namespace of its ServiceEntry (the producer's) is for all
@@ -58,7 +58,7 @@ type translator struct {
 //
 // Where destinations are written goes to origins. merged are the matches that
 // delegation made; both together have one bound.
-func gatewayRoutes(routes []readRoute, services []*policy.Service, origins map[*policy.WeightedDestination]strictyaml.Passage, merged int) []*policy.VirtualService {
+func Translate(routes []HTTPRoute, services []*policy.Service, origins map[*policy.WeightedDestination]strictyaml.Passage, merged int) []*policy.VirtualService {
 	l := &translator{origins, merged}
 	byName := map[string][]*policy.Service{}
 	for _, s := range services {
@@ -72,12 +72,12 @@ func gatewayRoutes(routes []readRoute, services []*policy.Service, origins map[*
 	consumers := map[string]*routedHosts{}
 	var all []*routedHosts
 	for i, d := range routes {
-		r := &gatewayRoute{readRoute: d, index: i}
+		r := &gatewayRoute{HTTPRoute: d, index: i}
 		l.translateRoute(r)
 		hostnames := r.hostnames()
 		for _, a := range r.parents(byName) {
 			to := producers
-			if ns := d.ref.Namespace; ns != a.service.Ref.Namespace {
+			if ns := d.Ref.Namespace; ns != a.service.Ref.Namespace {
 				if to = consumers[ns]; to == nil {
 					to = &routedHosts{routes: map[hostname.Pattern][]attached{}, export: policy.Visibility{Limited: true, Namespaces: []string{ns}}}
 					consumers[ns] = to
@@ -95,8 +95,8 @@ func gatewayRoutes(routes []readRoute, services []*policy.Service, origins map[*
 }
 
 // routePrecedence orders routes: the oldest first, then by namespace and name.
-func routePrecedence(a, b readRoute) int {
-	at, bt := a.created, b.created
+func routePrecedence(a, b HTTPRoute) int {
+	at, bt := a.Created, b.Created
 	switch {
 	case at.IsZero() != bt.IsZero():
 		if at.IsZero() {
@@ -106,13 +106,13 @@ func routePrecedence(a, b readRoute) int {
 	case !at.Equal(&bt):
 		return at.Compare(bt.Time)
 	}
-	return strings.Compare(a.ref.Namespace+"/"+a.ref.Name, b.ref.Namespace+"/"+b.ref.Name)
+	return strings.Compare(a.Ref.Namespace+"/"+a.Ref.Name, b.Ref.Namespace+"/"+b.Ref.Name)
 }
 
 // hostnames reads the names that the route is restricted to.
 func (r *gatewayRoute) hostnames() []hostname.Pattern {
 	var out []hostname.Pattern
-	for i, s := range r.v.Hostnames {
+	for i, s := range r.V.Hostnames {
 		at := r.spec("hostnames", i)
 		if _, err := netip.ParseAddr(string(s)); err == nil {
 			r.Errorf(at, "hostnames: %q is an IP address, which a route cannot have", s)
@@ -137,15 +137,15 @@ func (r *gatewayRoute) parents(byName map[string][]*policy.Service) []attached {
 	var out []attached
 	found := map[*policy.Service]int{}
 	seen := map[string]bool{}
-	if len(r.v.ParentRefs) == 0 {
+	if len(r.V.ParentRefs) == 0 {
 		r.Warnf(r.spec(), "no parentRefs: the route is for nothing")
 	}
-	for i, p := range r.v.ParentRefs {
+	for i, p := range r.V.ParentRefs {
 		at := r.spec("parentRefs", i)
 		if !r.isEntry(at, p) {
 			continue
 		}
-		name := string(value(p.Namespace, gateway.Namespace(r.ref.Namespace))) + "/" + string(p.Name)
+		name := string(value(p.Namespace, gateway.Namespace(r.Ref.Namespace))) + "/" + string(p.Name)
 		key := fmt.Sprint(name, " ", value(p.SectionName, ""), " ", value(p.Port, 0))
 		if seen[key] {
 			r.Errorf(at, "sectionName or port must be unique when parentRefs includes 2 or more references to the same parent")
@@ -178,16 +178,16 @@ func (r *gatewayRoute) parents(byName map[string][]*policy.Service) []attached {
 // isEntry says whether a parent is a ServiceEntry, and what becomes of it
 // otherwise.
 func (r *gatewayRoute) isEntry(at *strictyaml.Node, p gateway.ParentReference) bool {
-	group, kind := value(p.Group, gatewayGroup), value(p.Kind, "Gateway")
+	group, kind := value(p.Group, Group), value(p.Kind, "Gateway")
 	switch {
 	case kind == "ServiceEntry" && group == model.NetworkingGroup:
 		return true
 	case kind == "ServiceEntry":
 		r.Errorf(at.At("group"), "parentRefs: a ServiceEntry is of group %s, not %q", model.NetworkingGroup, group)
 	case kind == "Service" && group == "":
-		r.Say(Note, at, "the route is not acted on for the Service %s: egressd acts on what ServiceEntries open", p.Name)
-	case group == gatewayGroup && slices.Contains([]gateway.Kind{"Gateway", "ListenerSet"}, kind):
-		noGateway(&r.Reporter, at, string(kind))
+		r.Say(strictyaml.Note, at, "the route is not acted on for the Service %s: egressd acts on what ServiceEntries open", p.Name)
+	case group == Group && slices.Contains([]gateway.Kind{"Gateway", "ListenerSet"}, kind):
+		NoGateway(&r.Reporter, at, string(kind))
 	default:
 		r.Warnf(at.At("kind"), "the route is not acted on for the %s %s%s", kind, p.Name,
 			strictyaml.DidYouMean(string(kind), []string{"Gateway", "ListenerSet", "Service", "ServiceEntry"}))
@@ -221,7 +221,7 @@ func (t *routedHosts) attach(a attached, hostnames []hostname.Pattern) {
 			hosts = append(hosts, h)
 		}
 	}
-	if len(a.route.v.Hostnames) == 0 {
+	if len(a.route.V.Hostnames) == 0 {
 		hosts = a.service.Hosts
 	}
 	for _, name := range hostnames {
@@ -290,7 +290,7 @@ func (l *translator) routedServices(t *routedHosts) []*policy.VirtualService {
 		vs := byRoutes[key.String()]
 		if vs == nil {
 			first := slices.MinFunc(routes, func(x, y attached) int { return cmp.Compare(x.route.index, y.route.index) })
-			vs = &policy.VirtualService{Ref: first.route.ref, Gateways: []string{model.Mesh}, Export: t.export}
+			vs = &policy.VirtualService{Ref: first.route.Ref, Gateways: []string{model.Mesh}, Export: t.export}
 			if l.merged += matches; l.merged > model.MaxMatches {
 				first.route.Errorf(first.route.spec("parentRefs"), "the HTTPRoutes make more than %d matches of the hosts that they share", model.MaxMatches)
 				return out

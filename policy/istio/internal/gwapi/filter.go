@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package gwapi
 
 import (
 	"net/http"
@@ -37,7 +37,7 @@ type filterField struct {
 }
 
 // typed checks that a filter has the field of its type and no other.
-func (o *readRoute) typed(at *strictyaml.Node, f *gateway.HTTPRouteFilter) bool {
+func (o *HTTPRoute) typed(at *strictyaml.Node, f *gateway.HTTPRouteFilter) bool {
 	fields := filterFields(f)
 	if _, ok := fields[f.Type]; !ok {
 		var known []string
@@ -87,7 +87,7 @@ func (l *translator) filters(r *gatewayRoute, at *strictyaml.Node, in *gateway.H
 		case gateway.HTTPRouteFilterURLRewrite:
 			out.Rewrite = r.rewriteFilter(fn.At("urlRewrite"), f.URLRewrite, in)
 		case gateway.HTTPRouteFilterRequestMirror:
-			out.Mirrors = append(out.Mirrors, l.mirrorFilter(&r.readRoute, fn, f.RequestMirror))
+			out.Mirrors = append(out.Mirrors, l.mirrorFilter(&r.HTTPRoute, fn, f.RequestMirror))
 		case gateway.HTTPRouteFilterCORS:
 			out.CORS = r.corsFilter(fn, f.CORS)
 		default:
@@ -100,7 +100,7 @@ func (l *translator) filters(r *gatewayRoute, at *strictyaml.Node, in *gateway.H
 }
 
 // backendFilters translates the filters of one backend.
-func (o *readRoute) backendFilters(at *strictyaml.Node, filters []gateway.HTTPRouteFilter) *policy.Headers {
+func (o *HTTPRoute) backendFilters(at *strictyaml.Node, filters []gateway.HTTPRouteFilter) *policy.Headers {
 	var out *policy.Headers
 	seen := map[gateway.HTTPRouteFilterType]bool{}
 	for i := range filters {
@@ -127,7 +127,7 @@ func (o *readRoute) backendFilters(at *strictyaml.Node, filters []gateway.HTTPRo
 	return out
 }
 
-func (o *readRoute) headerFilter(at *strictyaml.Node, f *gateway.HTTPRouteFilter, out *policy.Headers) {
+func (o *HTTPRoute) headerFilter(at *strictyaml.Node, f *gateway.HTTPRouteFilter, out *policy.Headers) {
 	if f.Type == gateway.HTTPRouteFilterRequestHeaderModifier {
 		out.Request = o.headerChanges(at.At("requestHeaderModifier"), f.RequestHeaderModifier, true)
 		return
@@ -135,7 +135,7 @@ func (o *readRoute) headerFilter(at *strictyaml.Node, f *gateway.HTTPRouteFilter
 	out.Response = o.headerChanges(at.At("responseHeaderModifier"), f.ResponseHeaderModifier, false)
 }
 
-func (o *readRoute) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilter, request bool) policy.HeaderOps {
+func (o *HTTPRoute) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilter, request bool) policy.HeaderOps {
 	var out policy.HeaderOps
 	seen := map[string]bool{}
 	good := func(n *strictyaml.Node, name string, host bool) bool {
@@ -187,7 +187,7 @@ func (o *readRoute) headerChanges(at *strictyaml.Node, f *gateway.HTTPHeaderFilt
 
 // replaced reads a path modifier: the whole path, or what takes the place of
 // the prefix. It needs the one match that the rule must have.
-func (o *readRoute) replaced(at *strictyaml.Node, p *gateway.HTTPPathModifier, filter string, rule *gateway.HTTPRouteRule) (full, prefix string) {
+func (o *HTTPRoute) replaced(at *strictyaml.Node, p *gateway.HTTPPathModifier, filter string, rule *gateway.HTTPRouteRule) (full, prefix string) {
 	if p == nil {
 		return "", ""
 	}
@@ -236,7 +236,7 @@ func onePrefix(rule *gateway.HTTPRouteRule) bool {
 	return len(rule.Matches) == 1 && (p == nil || value(p.Type, gateway.PathMatchPathPrefix) == gateway.PathMatchPathPrefix)
 }
 
-func (o *readRoute) preciseHost(at *strictyaml.Node, h *gateway.PreciseHostname) string {
+func (o *HTTPRoute) preciseHost(at *strictyaml.Node, h *gateway.PreciseHostname) string {
 	if h == nil {
 		return ""
 	}
@@ -247,7 +247,7 @@ func (o *readRoute) preciseHost(at *strictyaml.Node, h *gateway.PreciseHostname)
 	return out
 }
 
-func (o *readRoute) redirectFilter(at *strictyaml.Node, f *gateway.HTTPRequestRedirectFilter, rule *gateway.HTTPRouteRule) *policy.Redirect {
+func (o *HTTPRoute) redirectFilter(at *strictyaml.Node, f *gateway.HTTPRequestRedirectFilter, rule *gateway.HTTPRouteRule) *policy.Redirect {
 	out := &policy.Redirect{Authority: o.preciseHost(at, f.Hostname), Scheme: value(f.Scheme, ""), Code: value(f.StatusCode, http.StatusFound)}
 	out.URI, out.PrefixRewrite = o.replaced(at.At("path"), f.Path, "RequestRedirect", rule)
 	switch out.Code {
@@ -272,7 +272,7 @@ func (o *readRoute) redirectFilter(at *strictyaml.Node, f *gateway.HTTPRequestRe
 	return out
 }
 
-func (o *readRoute) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewriteFilter, rule *gateway.HTTPRouteRule) *policy.Rewrite {
+func (o *HTTPRoute) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewriteFilter, rule *gateway.HTTPRouteRule) *policy.Rewrite {
 	out := &policy.Rewrite{Authority: o.preciseHost(at, f.Hostname)}
 	full, prefix := o.replaced(at.At("path"), f.Path, "URLRewrite", rule)
 	out.URI = prefix
@@ -285,7 +285,7 @@ func (o *readRoute) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewrite
 	return out
 }
 
-func (l *translator) mirrorFilter(o *readRoute, at *strictyaml.Node, f *gateway.HTTPRequestMirrorFilter) policy.Mirror {
+func (l *translator) mirrorFilter(o *HTTPRoute, at *strictyaml.Node, f *gateway.HTTPRequestMirrorFilter) policy.Mirror {
 	o.Inert(at.At("type"), "RequestMirror")
 	at = at.At("requestMirror")
 	out := policy.Mirror{Destination: l.backend(o, at.At("backendRef"), f.BackendRef), Percent: 100}
@@ -308,7 +308,7 @@ func (l *translator) mirrorFilter(o *readRoute, at *strictyaml.Node, f *gateway.
 
 // corsFilter reads a CORS filter. An asterisk stands for anything in the host
 // of an origin, and alone for every origin.
-func (o *readRoute) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *policy.CORS {
+func (o *HTTPRoute) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *policy.CORS {
 	o.Inert(at.At("type"), "CORS")
 	at = at.At("cors")
 	out := &policy.CORS{MaxAge: 5 * time.Second, AllowCredentials: f.AllowCredentials}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package gwapi
 
 import (
 	"cmp"
@@ -31,7 +31,7 @@ type routeMatch struct {
 // translateRoute translates the rules of a route. What is left out is what the
 // custom resource definition would fill in.
 func (l *translator) translateRoute(r *gatewayRoute) {
-	rules := r.v.Rules
+	rules := r.V.Rules
 	if len(rules) == 0 {
 		rules = []gateway.HTTPRouteRule{{}}
 	}
@@ -58,17 +58,17 @@ func (l *translator) translateRoute(r *gatewayRoute) {
 
 // gatewayRule translates a rule without its matches.
 func (l *translator) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in *gateway.HTTPRouteRule) *policy.HTTPRule {
-	out := &policy.HTTPRule{Ref: r.ref, UnknownStatus: http.StatusInternalServerError}
+	out := &policy.HTTPRule{Ref: r.Ref, UnknownStatus: http.StatusInternalServerError}
 	out.Ref.Line, out.Ref.Column = at.Line, at.Col
 	// Unnamed rules get the name that Istio gives them.
-	out.Name = string(value(in.Name, gateway.SectionName(fmt.Sprintf("%s.%s.%d", r.ref.Namespace, r.ref.Name, i))))
+	out.Name = string(value(in.Name, gateway.SectionName(fmt.Sprintf("%s.%s.%d", r.Ref.Namespace, r.Ref.Name, i))))
 	l.filters(r, at, in, out)
 	total := int64(0)
 	for j := range in.BackendRefs {
 		b := &in.BackendRefs[j]
 		bn := at.At("backendRefs", j)
 		w := &policy.WeightedDestination{
-			Destination: l.backend(&r.readRoute, bn, b.BackendObjectReference),
+			Destination: l.backend(&r.HTTPRoute, bn, b.BackendObjectReference),
 			Weight:      r.backendWeight(bn, b.Weight),
 			Headers:     r.backendFilters(bn, b.Filters),
 		}
@@ -105,7 +105,7 @@ func (r *gatewayRoute) backendWeight(at *strictyaml.Node, w *int32) uint32 {
 }
 
 // backend finds the host that a reference stands for.
-func (l *translator) backend(o *readRoute, at *strictyaml.Node, ref gateway.BackendObjectReference) policy.Destination {
+func (l *translator) backend(o *HTTPRoute, at *strictyaml.Node, ref gateway.BackendObjectReference) policy.Destination {
 	var out policy.Destination
 	group, kind := value(ref.Group, ""), value(ref.Kind, "Service")
 	switch {
@@ -122,7 +122,7 @@ func (l *translator) backend(o *readRoute, at *strictyaml.Node, ref gateway.Back
 		if !check.IsLabel(string(ref.Name)) {
 			o.Errorf(at.At("name"), "service name invalid; the name of the Service must be used, not the hostname.")
 		}
-		out.Host = model.KubernetesName(string(ref.Name), string(value(ref.Namespace, gateway.Namespace(o.ref.Namespace))))
+		out.Host = model.KubernetesName(string(ref.Name), string(value(ref.Namespace, gateway.Namespace(o.Ref.Namespace))))
 	case kind == "Hostname" || kind == "ServiceEntry":
 		o.Errorf(at.At("kind"), "referencing unsupported backendRef: group %q kind %q; write group: %s, kind: Hostname and the host as name",
 			group, kind, model.NetworkingGroup)
@@ -182,7 +182,7 @@ func (r *gatewayRoute) timeouts(at *strictyaml.Node, in *gateway.HTTPRouteRule, 
 var durationForm = regexp.MustCompile(`^([0-9]{1,5}(h|m|s|ms)){1,4}$`)
 
 // gatewayDuration reads a duration as GEP-2257 has it; 0s is none.
-func (o *readRoute) gatewayDuration(at *strictyaml.Node, where string, d *gateway.Duration) time.Duration {
+func (o *HTTPRoute) gatewayDuration(at *strictyaml.Node, where string, d *gateway.Duration) time.Duration {
 	if d == nil {
 		return 0
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package gwapi
 
 import (
 	"regexp"
@@ -16,7 +16,7 @@ import (
 
 // gatewayMatch translates a match. It always has a path, which is "/" when
 // none is written.
-func (o *readRoute) gatewayMatch(at *strictyaml.Node, in *gateway.HTTPRouteMatch) *policy.HTTPMatch {
+func (o *HTTPRoute) gatewayMatch(at *strictyaml.Node, in *gateway.HTTPRouteMatch) *policy.HTTPMatch {
 	out := &policy.HTTPMatch{URI: o.gatewayPath(at.At("path"), in.Path)}
 	if m := in.Method; m != nil {
 		if !slices.Contains(gatewayMethods, string(*m)) {
@@ -60,7 +60,7 @@ func (o *readRoute) gatewayMatch(at *strictyaml.Node, in *gateway.HTTPRouteMatch
 
 var gatewayMethods = []string{"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 
-func (o *readRoute) gatewayValue(at *strictyaml.Node, where, kind, v string) policy.StringMatch {
+func (o *HTTPRoute) gatewayValue(at *strictyaml.Node, where, kind, v string) policy.StringMatch {
 	if v == "" {
 		o.Errorf(at.At("value"), "%s: value is required", where)
 	}
@@ -78,7 +78,7 @@ func (o *readRoute) gatewayValue(at *strictyaml.Node, where, kind, v string) pol
 
 // gatewayPath reads a path. Of a prefix a slash at the end is left out, as it
 // has no meaning there.
-func (o *readRoute) gatewayPath(at *strictyaml.Node, in *gateway.HTTPPathMatch) *policy.StringMatch {
+func (o *HTTPRoute) gatewayPath(at *strictyaml.Node, in *gateway.HTTPPathMatch) *policy.StringMatch {
 	out := &policy.StringMatch{Kind: policy.MatchPathPrefix, Value: "/"}
 	if in == nil {
 		return out
@@ -108,7 +108,7 @@ func (o *readRoute) gatewayPath(at *strictyaml.Node, in *gateway.HTTPPathMatch) 
 var pathForm = regexp.MustCompile(`^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+$`)
 
 // literalPath checks a path as the rules of HTTPPathMatch do.
-func (o *readRoute) literalPath(at *strictyaml.Node, path string) {
+func (o *HTTPRoute) literalPath(at *strictyaml.Node, path string) {
 	const types = "when type one of ['Exact', 'PathPrefix']"
 	if !strings.HasPrefix(path, "/") {
 		o.Errorf(at, "value must be an absolute path and start with '/' %s", types)
