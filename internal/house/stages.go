@@ -33,8 +33,8 @@ var Orders = []Order{
 		{"objects", "object loader finding"},
 		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource"},
-		{"traffic", "httpaction httpmatch mirror cors delegate loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
-		{"kinds", "virtualservice httproute gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorization authsource authoperation"},
+		{"traffic", "httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
+		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes"},
 		{"reader", "kinds* read load reader"},
 	}},
 	{"./loader", 28, []Stage{

@@ -8,6 +8,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/analyze"
+	"github.com/egressd/egressd/policy/istio/internal/authorization"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -49,7 +50,9 @@ func (l *loader) scope(cfg *policy.Config) {
 		cfg.Sidecars = append(cfg.Sidecars, l.sidecar(d))
 	}
 	for _, d := range oldest(l.authorizations) {
-		cfg.Authorizations = append(cfg.Authorizations, l.authorization(d))
+		cfg.Authorizations = append(cfg.Authorizations, authorization.Translate(authorization.Object{
+			Checker: d.Checker, Ref: d.ref, Annotations: d.meta.Annotations, Root: d.root, Spec: d.spec(), V: d.v,
+		}))
 	}
 	for _, d := range l.workloadEntries {
 		l.workloadEntry(d)

@@ -16,9 +16,6 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// noLabels is what Istio says of a selector that selects everything.
-const noLabels = "workload selector specified without labels"
-
 // nowhere hides everything: everything is taken out again.
 var nowhere = policy.SidecarHost{Namespace: "*", Host: "*", Not: true}
 
@@ -26,7 +23,7 @@ var nowhere = policy.SidecarHost{Namespace: "*", Host: "*", Not: true}
 func (l *loader) sidecar(d decoded[networking.Sidecar]) *policy.Sidecar {
 	out := &policy.Sidecar{Ref: d.ref}
 	if s := d.v.WorkloadSelector; s != nil {
-		d.Selector(d.spec("workloadSelector", "labels"), s.Labels, "sidecar: "+noLabels+", will be applied to all services in namespace")
+		d.Selector(d.spec("workloadSelector", "labels"), s.Labels, "sidecar: "+check.NoLabels+", will be applied to all services in namespace")
 		if len(s.Labels) > 0 {
 			out.Selector = s.Labels
 		}

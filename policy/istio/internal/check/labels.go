@@ -46,6 +46,9 @@ func (o *Checker) Labels(n *strictyaml.Node, labels map[string]string) {
 	}
 }
 
+// NoLabels is what Istio says of a selector that selects everything.
+const NoLabels = "workload selector specified without labels"
+
 // Selector checks the labels of a workload selector at n, and warns when
 // there are none, with what that means.
 func (o *Checker) Selector(n *strictyaml.Node, labels map[string]string, without string) {

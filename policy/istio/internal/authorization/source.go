@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package authorization
 
 import (
 	"fmt"
@@ -169,7 +169,7 @@ func (a *auth) account(label, s string) (string, error) {
 	}
 	ns, name, found := strings.Cut(s, "/")
 	if !found {
-		ns, name = a.meta.Namespace, s
+		ns, name = a.Ref.Namespace, s
 	}
 	if !check.IsLabel(ns) || !check.IsSubdomain(name) {
 		return "", fmt.Errorf("%s: %q is not a service account, or namespace/serviceaccount", label, s)

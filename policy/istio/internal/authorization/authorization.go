@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+// Package authorization translates AuthorizationPolicies.
+package authorization
 
 import (
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	selectors "istio.io/api/type/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -23,21 +25,35 @@ const (
 
 const annotationDryRun = "istio.io/dry-run"
 
+// Object is an AuthorizationPolicy as it was read.
+type Object struct {
+	check.Checker
+	Ref         policy.Ref
+	Annotations map[string]string
+	Root        *strictyaml.Node // the object
+	Spec        *strictyaml.Node // its spec
+	V           *security.AuthorizationPolicy
+}
+
 // auth is the translation of one AuthorizationPolicy.
 type auth struct {
-	decoded[security.AuthorizationPolicy]
+	Object
 	out *policy.AuthorizationPolicy
 }
 
-func (l *loader) authorization(d decoded[security.AuthorizationPolicy]) *policy.AuthorizationPolicy {
-	a := auth{d, &policy.AuthorizationPolicy{Ref: d.ref}}
+// spec returns the node at path in the spec, as far as it exists.
+func (a *auth) spec(path ...any) *strictyaml.Node { return a.Spec.At(path...) }
+
+// Translate translates an AuthorizationPolicy, and says what is wrong with it.
+func Translate(d Object) *policy.AuthorizationPolicy {
+	a := auth{d, &policy.AuthorizationPolicy{Ref: d.Ref}}
 	a.action()
 	a.target()
 	a.dryRun()
-	if n := len(d.v.Rules); n > maxAuthRules {
-		d.Errorf(d.spec("rules"), "rules: %d are more than %d", n, maxAuthRules)
+	if n := len(d.V.Rules); n > maxAuthRules {
+		a.Errorf(a.spec("rules"), "rules: %d are more than %d", n, maxAuthRules)
 	}
-	for i, r := range d.v.Rules {
+	for i, r := range d.V.Rules {
 		a.out.Rules = append(a.out.Rules, a.rule(i, r))
 	}
 	return a.out
@@ -47,35 +63,35 @@ func (a *auth) action() {
 	at := a.spec("action")
 	none := "%s action without `rules` is meaningless as it will never be triggered, " +
 		"add an empty rule `{}` if you want it be triggered for every request"
-	switch a.v.Action {
+	switch a.V.Action {
 	case security.AuthorizationPolicy_ALLOW:
 		a.out.Action = policy.AuthAllow
 	case security.AuthorizationPolicy_DENY:
 		a.out.Action = policy.AuthDeny
-		if len(a.v.Rules) == 0 {
+		if len(a.V.Rules) == 0 {
 			a.Errorf(at, none, "DENY")
 		}
 	case security.AuthorizationPolicy_AUDIT:
 		a.out.Action = policy.AuthAudit
 	case security.AuthorizationPolicy_CUSTOM:
-		if len(a.v.Rules) == 0 {
+		if len(a.V.Rules) == 0 {
 			a.Errorf(at, none, "CUSTOM")
-		} else if a.v.GetProvider().GetName() == "" {
+		} else if a.V.GetProvider().GetName() == "" {
 			a.Errorf(a.spec("provider"), "`provider.name` must not be empty")
 		}
 		a.Errorf(at, "action CUSTOM is not supported: egressd asks no external authorizer; write what it would decide as ALLOW and DENY rules")
 	default:
-		a.Errorf(at, "action %s is not known", a.v.Action)
+		a.Errorf(at, "action %s is not known", a.V.Action)
 	}
-	if a.v.GetProvider() != nil && a.v.Action != security.AuthorizationPolicy_CUSTOM {
-		a.Errorf(a.spec().KeyOf("provider"), "`provider` must not be with non CUSTOM action, found %s", a.v.Action)
+	if a.V.GetProvider() != nil && a.V.Action != security.AuthorizationPolicy_CUSTOM {
+		a.Errorf(a.spec().KeyOf("provider"), "`provider` must not be with non CUSTOM action, found %s", a.V.Action)
 	}
 }
 
 func (a *auth) target() {
-	refs := a.v.TargetRefs
+	refs := a.V.TargetRefs
 	set := 0
-	for _, is := range [...]bool{a.v.Selector != nil, a.v.TargetRef != nil, a.spec().Has("targetRefs")} {
+	for _, is := range [...]bool{a.V.Selector != nil, a.V.TargetRef != nil, a.spec().Has("targetRefs")} {
 		if is {
 			set++
 		}
@@ -83,14 +99,14 @@ func (a *auth) target() {
 	if set > 1 {
 		a.Errorf(a.spec(), "only one of targetRefs or workloadSelector can be set")
 	}
-	if s := a.v.Selector; s != nil {
-		a.Selector(a.spec("selector", "matchLabels"), s.MatchLabels, noLabels)
+	if s := a.V.Selector; s != nil {
+		a.Selector(a.spec("selector", "matchLabels"), s.MatchLabels, check.NoLabels)
 		if len(s.MatchLabels) > 0 {
 			a.out.Selector = s.MatchLabels
 		}
 	}
-	if a.v.TargetRef != nil {
-		a.targetRef(a.spec("targetRef"), a.v.TargetRef)
+	if a.V.TargetRef != nil {
+		a.targetRef(a.spec("targetRef"), a.V.TargetRef)
 	}
 	if len(refs) > maxTargetRefs {
 		a.Errorf(a.spec("targetRefs"), "targetRefs: %d are more than %d", len(refs), maxTargetRefs)
@@ -136,11 +152,11 @@ func (a *auth) targetRef(at *strictyaml.Node, r *selectors.PolicyTargetReference
 }
 
 func (a *auth) dryRun() {
-	value, ok := a.meta.Annotations[annotationDryRun]
+	value, ok := a.Annotations[annotationDryRun]
 	if !ok {
 		return
 	}
-	at := a.root.At("metadata", "annotations", annotationDryRun)
+	at := a.Root.At("metadata", "annotations", annotationDryRun)
 	dry, err := strconv.ParseBool(value)
 	if err != nil {
 		a.Errorf(at, "%s: expected \"true\" or \"false\", got %q", annotationDryRun, value)
@@ -151,7 +167,7 @@ func (a *auth) dryRun() {
 // rule translates one rule. number counts from 0, as in Istio's messages.
 func (a *auth) rule(number int, r *security.Rule) *policy.AuthRule {
 	at := a.spec("rules", number)
-	out := &policy.AuthRule{Ref: a.ref}
+	out := &policy.AuthRule{Ref: a.Ref}
 	out.Ref.Line, out.Ref.Column = at.Line, at.Col
 	for _, key := range [...]string{"from", "to"} {
 		if f := at.Field(key); f != nil && f.Value.Kind == strictyaml.List && len(f.Value.Items) == 0 {
