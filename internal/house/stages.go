@@ -29,16 +29,13 @@ var Orders = []Order{
 		{"text", "text* digest authz_text"},
 		{"explain", "branches why*"},
 	}},
-	{"./policy/istio", 9, []Stage{
-		{"yaml", "parse* advice tree finding encode* suggest"},
-		{"names", "hostset hint labels index"},
-		{"objects", "load kinds* read export credential endpoints validate"},
+	{"./policy/istio", 7, []Stage{
+		{"objects", "object loader finding"},
+		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource"},
-		{"traffic", "httpaction httpmatch mirror cors delegate loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
-		{"kinds", "virtualservice httproute gateway destinationrule serviceentry workloadentry workload workload_conflict sidecar sidecar_ingress kubernetes authorization authsource authoperation"},
-		{"gateway API", "gwapi*"},
-		{"analysis", "analyze* conflict"},
-		{"reader", "reader"},
+		{"traffic", "httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
+		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes"},
+		{"reader", "kinds* read load reader"},
 	}},
 	{"./loader", 2, []Stage{
 		{"state", "datapath memory grow usage iface workload_state hooks"},
