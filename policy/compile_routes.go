@@ -100,9 +100,9 @@ func (b *builder) takers() []string {
 		if _, ok := covering[parent]; !ok {
 			covering[parent] = b.covering(parent)
 		}
-		by, _ := b.base.declared.Get(hostname.Pattern(host))
-		for _, list := range [...][]string{by, covering[parent]} {
-			for _, n := range list {
+		for _, name := range k.serviceNames() {
+			by, _ := b.base.declared.Get(name)
+			for _, n := range append(slices.Clone(by), covering[parent]...) {
 				if n != k.Ref.Namespace {
 					found[n] = true
 				}

@@ -20,6 +20,7 @@ func (l *loader) analyze(cfg *policy.Config) {
 		a.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
 	}
 	a.sharedHosts()
+	a.foreignNames()
 	a.virtualServices()
 	a.destinationRules()
 	a.sidecars()
@@ -41,6 +42,8 @@ type analysis struct {
 	hosts    *hostSet
 	gateways map[string]*policy.Gateway // by namespace/name
 	subsets  *subsets
+	// named are the Kubernetes Services by their names, once somebody has asked.
+	named map[hostname.Pattern]*policy.Service
 	// routed are the hosts that routes lead to.
 	routed map[string]bool
 	// rules are the nodes of an object's rules by line and column.
