@@ -81,12 +81,12 @@ type Agent struct {
 	// binding is held while cgroups are looked for.
 	binding sync.Mutex
 	// inherited are sockets of an earlier daemon that nobody took yet.
-	inherited *handover.Set
+	inherited *handover.SocketSet
 	// holder is the daemon that this one takes over from, nil: none. heirs are
 	// those that are prepared to take over from this one; gone says that one has,
 	// and the state directory is not this one's.
-	holder *takeover.Holder
-	heirs  chan *handover.Conn
+	holder *takeover.Incumbent
+	heirs  chan *handover.Channel
 	gone   atomic.Bool
 
 	// unload is closed when somebody asked for everything to be removed.
@@ -114,7 +114,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 // newAgent is New with validated options and the lock of the state directory,
 // which it takes over; made are the parts of that which this start has made. h is
 // the daemon before, which lives, and set what it hands over.
-func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *takeover.Holder, set *handover.Set) (_ *Agent, err error) {
+func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *takeover.Incumbent, set *handover.SocketSet) (_ *Agent, err error) {
 	a := &Agent{
 		opts:     o,
 		log:      o.Log,
@@ -126,7 +126,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		begun:    begun{state: made},
 		holding:  hold.NewKeeper(o.Log),
 
-		holder: h, inherited: set, heirs: make(chan *handover.Conn),
+		holder: h, inherited: set, heirs: make(chan *handover.Channel),
 	}
 	a.devices = listen.NewDevices(o.Log)
 	a.status = newStatus(a)
@@ -187,13 +187,13 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	}
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
 		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Own: own, Before: a.before(),
-		More: func(table map[uint64]loader.Workload) { a.probe.Bind(table) }, Log: o.Log,
+		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
 		Open: a.narrow.Open, Pending: a.narrow.Pending,
 	}); err != nil {
 		return nil, err
 	}
 	a.guards = iface.New(iface.Options{
-		Choice: o.Guard, Workload: func() loader.Workload { return a.workloads.NodeWorkload(a.control.Snapshot()) }, Datapath: a.datapath, Log: o.Log,
+		Choice: o.Guard, Workload: func() loader.WorkloadState { return a.workloads.NodeWorkload(a.control.Snapshot()) }, Datapath: a.datapath, Log: o.Log,
 	})
 	if o.Daemon {
 		a.probe = selfprobe.New(o.Probe, selfprobe.Daemon{
@@ -230,7 +230,7 @@ func (a *Agent) wire() error {
 	a.kernel = &events.Kernel{
 		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Interface: a.guards.NameOf,
 		Probe: workload.Probe, Log: a.log,
-		End: func(k loader.Event) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
+		End: func(k loader.KernelEvent) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
 	}
 	a.earlier = earlier.New(earlier.Options{
 		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: a.control, Names: a.names, Sink: a.recorder, Log: a.log,

@@ -22,7 +22,7 @@ type ExecOptions struct {
 
 // Exec runs a command in a fresh cgroup under the policy. It returns what exec.Run
 // returns, and what was denied.
-func Exec(ctx context.Context, o ExecOptions) (code int, denials explain.Denials, err error) {
+func Exec(ctx context.Context, o ExecOptions) (code int, denials explain.DenialSummary, err error) {
 	o.Workload = "exec/" + filepath.Base(o.Run.Command[0])
 	// Exec ends its command when it ends. If it is killed, the command holds
 	// the mount namespace that they share, and with that the pins.
@@ -49,7 +49,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials explain.Denials
 // gateway is an Agent that says what it denied.
 type gateway struct {
 	*Agent
-	denials *explain.Denials
+	denials *explain.DenialSummary
 }
 
 // Run implements exec.Gateway.

@@ -40,7 +40,7 @@ func (a *Agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 }
 
 // denied sums up what was denied so far, with what would allow it.
-func (a *Agent) denied() explain.Denials {
+func (a *Agent) denied() explain.DenialSummary {
 	d := explain.Summarize(a.recorder.Denials())
 	d.Suggestions = a.suggestions(d)
 	return d
@@ -48,7 +48,7 @@ func (a *Agent) denied() explain.Denials {
 
 // suggestions are by the policy of everything that has no other, and by the
 // files as they are now.
-func (a *Agent) suggestions(d explain.Denials) explain.Suggestions {
+func (a *Agent) suggestions(d explain.DenialSummary) explain.Suggestions {
 	files, err := a.control.Files()
 	if err != nil {
 		files = nil // objects are suggested anew then

@@ -24,7 +24,7 @@ func (a *Agent) keepHold(ctx context.Context) {
 	tick := time.NewTicker(holdInterval)
 	defer tick.Stop()
 	// Whether the pins last stays as it was between two looks at that.
-	var notLasting []loader.Fault
+	var notLasting []loader.Loss
 	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -43,7 +43,7 @@ func (a *Agent) keepHold(ctx context.Context) {
 		if ctx.Err() != nil {
 			return // listeners close while egressd ends
 		}
-		if capacity.Spent() || slices.ContainsFunc(faults, func(f loader.Fault) bool { return capacity.NoDescriptors(f.Err) }) {
+		if capacity.Spent() || slices.ContainsFunc(faults, func(f loader.Loss) bool { return capacity.NoDescriptors(f.Err) }) {
 			continue
 		}
 		if a.holding.Saw(append(faults, notLasting...)) {

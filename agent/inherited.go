@@ -15,8 +15,8 @@ const gatewaySocket = "gateway"
 
 // descriptors duplicates all sockets by which workloads and visitors reach this
 // daemon. The caller must close the set.
-func (a *Agent) descriptors() (*handover.Set, error) {
-	set := &handover.Set{}
+func (a *Agent) descriptors() (*handover.SocketSet, error) {
+	set := &handover.SocketSet{}
 	var errs []error
 	for _, sockets := range []map[string][]syscall.Conn{a.sockets.Sockets(), a.devices.Sockets()} {
 		for name, all := range sockets {

@@ -13,9 +13,9 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 )
 
-// Limits bound what proxied connections may take. A zero value stands for the
+// ConnectionLimits bound what proxied connections may take. A zero value stands for the
 // default beside it.
-type Limits struct {
+type ConnectionLimits struct {
 	// WorkloadConnections is how many proxied connections one workload may have
 	// open, beside its share of descriptors, memory and ports; its share alone.
 	WorkloadConnections int
@@ -32,7 +32,7 @@ type limits struct {
 	ports   int
 }
 
-func newLimits(o Limits, log *slog.Logger) *limits {
+func newLimits(o ConnectionLimits, log *slog.Logger) *limits {
 	c := capacity.Measure(log)
 	p := c.Divide()
 	// Only what is open costs a descriptor, so there can be no more of them.
@@ -62,7 +62,7 @@ func (a *Agent) shareOf(workload uint32) WorkloadShare {
 }
 
 // timeouts are those of the forwarding cores.
-func (o Limits) timeouts() forward.Timeouts {
+func (o ConnectionLimits) timeouts() forward.Timeouts {
 	return forward.Timeouts{PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, RecycleTimeout: o.RecycleTimeout}
 }
 

@@ -94,7 +94,7 @@ type Options struct {
 	DNSAttempts int
 	DNSStale    time.Duration
 	// DNSDenied is how a name that is not allowed is answered.
-	DNSDenied dnsproxy.Denial
+	DNSDenied dnsproxy.DeniedAnswer
 	// DNSMinTTL and DNSMaxTTL bound the time that an answer counts, DNSGrace is
 	// how long its addresses stay open after that; 0: the defaults.
 	DNSMinTTL, DNSMaxTTL, DNSGrace time.Duration
@@ -120,7 +120,7 @@ type Options struct {
 	AdminGroup uint32
 	// NodeServices are cgroups that are not under policy, unless a Workload
 	// describes them.
-	NodeServices []cgroup.Pattern
+	NodeServices []cgroup.PathPattern
 	// Guard says which network interfaces have workloads at their other end;
 	// the zero value guards none, and no uplink.
 	Guard link.Choice
@@ -133,7 +133,7 @@ type Options struct {
 	// ends; 0: 5 s.
 	DrainTime time.Duration
 	// Limits bound what proxied connections may take.
-	Limits Limits
+	Limits ConnectionLimits
 	// Probe says how run probes itself.
 	Probe   selfprobe.Options
 	Version string

@@ -18,7 +18,7 @@ import (
 type (
 	Status         = report.Status
 	Policy         = report.Policy
-	ProbeStatus    = selfprobe.Status
+	ProbeStatus    = selfprobe.ProbeStatus
 	PinStatus      = report.PinStatus
 	MemoryStatus   = report.MemoryStatus
 	WorkloadStatus = report.WorkloadStatus

@@ -45,12 +45,12 @@ func (a *Agent) quiesce() error {
 
 // learnFrom learns an answer that another daemon is about to give. Policies have
 // other numbers there.
-func (a *Agent) learnFrom(w handover.Answer) error {
+func (a *Agent) learnFrom(w handover.LearnedAnswer) error {
 	for _, b := range a.workloads.All() {
 		if b.Name == w.Workload {
-			answers := make([]learned.Answer, len(w.Addrs))
+			answers := make([]learned.Record, len(w.Addrs))
 			for i, at := range w.Addrs {
-				answers[i] = learned.Answer{Addr: at.Addr, TTL: at.TTL}
+				answers[i] = learned.Record{Addr: at.Addr, TTL: at.TTL}
 			}
 			return a.names.Learn(b.Policy, w.Workload, w.Name, answers)
 		}
@@ -108,7 +108,7 @@ func (a *Agent) unlock() error {
 func (a *Agent) awaitHeirs(ctx context.Context, serve func(func() error)) error {
 	return takeover.Await{
 		Version: a.opts.Version, Cgroup: a.workloads.Own(), Prepared: a.heirs, Log: a.log,
-		Descriptors: func() (*handover.Set, error) {
+		Descriptors: func() (*handover.SocketSet, error) {
 			all, err := a.descriptors()
 			if err != nil {
 				return nil, err
@@ -125,7 +125,7 @@ func (a *Agent) awaitHeirs(ctx context.Context, serve func(func() error)) error 
 // handOver ends this daemon's shift for an heir that is prepared, and waits until
 // that one serves. An heir that fails, or dies, leaves all to this one: s is the
 // shift that goes on then, and nil when the heir has it all.
-func (a *Agent) handOver(ctx context.Context, c *handover.Conn, s *shift, fail context.CancelCauseFunc) (*shift, *takeover.Heir, error) {
+func (a *Agent) handOver(ctx context.Context, c *handover.Channel, s *shift, fail context.CancelCauseFunc) (*shift, *takeover.Heir, error) {
 	kept, err := a.descriptors()
 	if err != nil {
 		a.log.Error("nothing is handed over; this egressd goes on", "error", err)
@@ -134,7 +134,7 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Conn, s *shift, fail c
 		return s, nil, a.awaitHeirs(s.ctx, func(f func() error) { s.loops.Go(func() { _ = f() }) })
 	}
 	h := takeover.NewHeir(c, a.log)
-	a.names.SetHeir(func(workload, name string, answers []learned.Answer) {
+	a.names.SetHeir(func(workload, name string, answers []learned.Record) {
 		if err := h.Learn(workload, name, answers); err != nil {
 			a.log.Debug("an answer was not learned by the egressd that takes over", "name", name, "error", err)
 		}
@@ -157,7 +157,7 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Conn, s *shift, fail c
 }
 
 // resume begins another shift with the sockets that were kept.
-func (a *Agent) resume(ctx context.Context, kept *handover.Set, fail context.CancelCauseFunc) (*shift, error) {
+func (a *Agent) resume(ctx context.Context, kept *handover.SocketSet, fail context.CancelCauseFunc) (*shift, error) {
 	err := a.sockets.Reopen(ctx, kept)
 	if err == nil {
 		a.devices.Forget()

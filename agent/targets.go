@@ -54,7 +54,7 @@ func (b binding) Tighten(c policy.Change) error {
 	if !b.captures.Load() {
 		return nil
 	}
-	shut := func(w loader.Workload) bool { return w.AllowAny && control.Shuts(c, w.Policy) }
+	shut := func(w loader.WorkloadState) bool { return w.AllowAny && control.Shuts(c, w.Policy) }
 	return errors.Join(b.workloads.Shut(shut), b.guards.Shut(shut))
 }
 

@@ -37,7 +37,7 @@ type filtered struct {
 	answer, ns []dns.RR
 	// addrs are the addresses in answer. Their TTL is the shortest on the
 	// way from the queried name.
-	addrs []learned.Answer
+	addrs []learned.Record
 	// refused are the addresses that rules.address took out.
 	refused []netip.Addr
 	// stripped counts the records that were taken out or changed for other
@@ -123,7 +123,7 @@ func (f *filtered) take(rr dns.RR, c chain, rcode int, r rules) bool {
 		return false
 	}
 	f.answer = append(f.answer, rr)
-	f.addrs = append(f.addrs, learned.Answer{Addr: addr, TTL: time.Duration(min(c.ttl, rr.Header().Ttl)) * time.Second})
+	f.addrs = append(f.addrs, learned.Record{Addr: addr, TTL: time.Duration(min(c.ttl, rr.Header().Ttl)) * time.Second})
 	return true
 }
 

@@ -17,7 +17,7 @@ import (
 // is about a name; a host that is allowed exists whatever is asked of it.
 func TestDenied(t *testing.T) {
 	z := newZone(t, internet...)
-	ask := func(d Denial, q *dns.Msg) *dns.Msg {
+	ask := func(d DeniedAnswer, q *dns.Msg) *dns.Msg {
 		t.Helper()
 		r := newRig(t, Config{Denied: d}, z.addr).serve()
 		m := r.ask("udp", r.udp[0], q)
@@ -58,7 +58,7 @@ func TestDenied(t *testing.T) {
 	if _, err := ParseDenial("refused"); err == nil {
 		t.Error("an unknown denial was taken")
 	}
-	var zero Denial
+	var zero DeniedAnswer
 	if zero.String() != "NXDOMAIN" {
 		t.Errorf("the default is %s", zero)
 	}

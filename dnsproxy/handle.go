@@ -242,11 +242,11 @@ func allows(p *policy.Policy, name string) bool {
 }
 
 // learn opens the addresses of an answer, all but refused.
-func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []learned.Answer, refused []netip.Addr) error {
+func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []learned.Record, refused []netip.Addr) error {
 	if d.host == nil || len(addrs) == 0 {
 		return nil
 	}
-	good := slices.DeleteFunc(slices.Clone(addrs), func(a learned.Answer) bool { return slices.Contains(refused, a.Addr) })
+	good := slices.DeleteFunc(slices.Clone(addrs), func(a learned.Record) bool { return slices.Contains(refused, a.Addr) })
 	err := s.names.Learn(c.Policy, c.Workload, d.name, good)
 	switch {
 	case err == nil:

@@ -182,15 +182,15 @@ func edeOf(m *dns.Msg) int {
 
 const id = policy.DefaultPolicy
 
-func answers(ttl time.Duration, addrs ...string) []learned.Answer {
-	var out []learned.Answer
+func answers(ttl time.Duration, addrs ...string) []learned.Record {
+	var out []learned.Record
 	for _, a := range addrs {
-		out = append(out, learned.Answer{Addr: netip.MustParseAddr(a), TTL: ttl})
+		out = append(out, learned.Record{Addr: netip.MustParseAddr(a), TTL: ttl})
 	}
 	return out
 }
 
-func mustLearn(t testing.TB, n *learned.Names, name string, a []learned.Answer) {
+func mustLearn(t testing.TB, n *learned.Names, name string, a []learned.Record) {
 	t.Helper()
 	if err := n.Learn(id, "w", name, a); err != nil {
 		t.Fatal(err)

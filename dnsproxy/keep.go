@@ -127,7 +127,7 @@ func jitter(d time.Duration) time.Duration { return rand.N(d/10 + 1) }
 // ask resolves one name and keeps what it answers.
 func (k *keeper) ask(ctx context.Context, name string, n *keptName) {
 	s := k.s
-	answers, err := []learned.Answer(nil), ErrUpstream
+	answers, err := []learned.Record(nil), ErrUpstream
 	if k.failures.Load() < keepAtOnce {
 		s.stats.add(cKept)
 		answers, err = s.lookupCached(ctx, name, 0)

@@ -97,12 +97,12 @@ func (s *Server) guarded(addrs []netip.Addr, match *policy.Host) []netip.Addr {
 
 // learnResolved learns what Resolve found. A failure is counted and no more:
 // the core dials from egressd's own cgroup, which needs no opening.
-func (s *Server) learnResolved(id policy.PolicyID, name string, answers []learned.Answer) {
+func (s *Server) learnResolved(id policy.PolicyID, name string, answers []learned.Record) {
 	host := lookup(s.policies.Policy(id), name)
 	if host == nil || host.Own {
 		return // workloads see egressd's own answers for an own name, not these
 	}
-	good := slices.DeleteFunc(slices.Clone(answers), func(a learned.Answer) bool {
+	good := slices.DeleteFunc(slices.Clone(answers), func(a learned.Record) bool {
 		ok, _ := s.guard.Check(a.Addr, learned.GuardOptions(host))
 		return !ok
 	})
@@ -119,7 +119,7 @@ type cache struct {
 }
 
 type entry struct {
-	answers []learned.Answer
+	answers []learned.Record
 	err     error
 	// until is when to ask again, over when the time of the answers ends; for
 	// Server.slack after that they are better than a failure. failed is why the
@@ -152,7 +152,7 @@ func newCache() *cache {
 // lookupCached returns the addresses of name, with what is left of their time.
 // While no server answers, or not within staleWait, those that are older are good
 // for slack.
-func (s *Server) lookupCached(ctx context.Context, name string, slack time.Duration) ([]learned.Answer, error) {
+func (s *Server) lookupCached(ctx context.Context, name string, slack time.Duration) ([]learned.Record, error) {
 	c := s.cache
 	c.mu.Lock()
 	e := c.entries[name]
@@ -187,7 +187,7 @@ func (s *Server) lookupCached(ctx context.Context, name string, slack time.Durat
 }
 
 // remaining are e's addresses with the time that is left of e.
-func (s *Server) remaining(e *entry, slack time.Duration) ([]learned.Answer, error) {
+func (s *Server) remaining(e *entry, slack time.Duration) ([]learned.Record, error) {
 	now := s.now()
 	if e.failed != nil && !now.Before(e.over.Add(slack)) {
 		return nil, e.failed
@@ -239,7 +239,7 @@ func (c *cache) evict(now time.Time, slack time.Duration) {
 // resolve asks for both families at once. One family's failure is forgiven
 // when the other has addresses.
 func (s *Server) resolve(ctx context.Context, name string) *entry {
-	var found [2][]learned.Answer
+	var found [2][]learned.Record
 	var errs [2]error
 	var wg sync.WaitGroup
 	for i, qtype := range [2]uint16{dns.TypeA, dns.TypeAAAA} {
@@ -271,7 +271,7 @@ func (s *Server) resolve(ctx context.Context, name string) *entry {
 // ownAccount is whose questions egressd's own are.
 const ownAccount = "egressd"
 
-func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (found []learned.Answer, err error) {
+func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (found []learned.Record, err error) {
 	defer func() {
 		if r := recover(); r != nil { // as in reply: one lookup, not the node
 			s.stats.add(cPanic)

@@ -76,7 +76,7 @@ type Config struct {
 	// forwarder that is captured. nil: nobody is.
 	Serves func(Client, netip.AddrPort) bool
 	// Denied is how a name that is not allowed is answered.
-	Denied Denial
+	Denied DeniedAnswer
 	Guard  ipguard.Guard
 	Sink   flow.Sink    // nil: no events
 	Log    *slog.Logger // nil: no log
@@ -104,7 +104,7 @@ type Server struct {
 	names    *learned.Names
 	searchOf func(Client) []string
 	serves   func(Client, netip.AddrPort) bool
-	denial   Denial
+	denial   DeniedAnswer
 	guard    ipguard.Guard
 	sink     flow.Sink
 	log      *slog.Logger

@@ -9,16 +9,16 @@ import (
 
 // Open says how a fresh connection is to be treated: by what its address may
 // stand for.
-func (e *Egress) Open(c *forward.Conn) forward.Opening {
+func (e *Egress) Open(c *forward.Conn) forward.Admission {
 	p := e.policy(c)
 	if p == nil {
-		return forward.Opening{Protocol: forward.Refuse, Decision: noPolicy}
+		return forward.Admission{Protocol: forward.Refuse, Decision: noPolicy}
 	}
 	may := p.Candidates(e.flow(c))
 	may.Decision = e.reachable(c, may.Decision)
-	o := forward.Opening{Decision: proxied(may.Decision), Upstream: may.Opaque}
+	o := forward.Admission{Decision: proxied(may.Decision), Upstream: may.Opaque}
 	if d, would := e.audited(c, may.Decision); would {
-		return forward.Opening{Protocol: forward.Opaque, Decision: d, Upstream: dialled(c)}
+		return forward.Admission{Protocol: forward.Opaque, Decision: d, Upstream: dialled(c)}
 	}
 	switch {
 	case o.Verdict == policy.Deny:

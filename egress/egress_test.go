@@ -161,7 +161,7 @@ func TestOpen(t *testing.T) {
 			policy.Port{Number: 443, Name: "tcp-443", Protocol: policy.ProtocolTCP}))
 	f.learned["a.example"] = addrs("93.184.216.34", "93.184.216.99")
 	f.learned["db.example"] = addrs("93.184.216.35", "93.184.216.99")
-	for dst, want := range map[string]forward.Protocol{
+	for dst, want := range map[string]forward.Handling{
 		"93.184.216.34:443":  forward.TLS,
 		"93.184.216.34:80":   forward.HTTP,
 		"93.184.216.35:3306": forward.Opaque,

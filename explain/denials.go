@@ -24,8 +24,8 @@ type Denial struct {
 	Commands []string `json:"commands"`
 }
 
-// Denials is what a command was denied.
-type Denials struct {
+// DenialSummary is what a command was denied.
+type DenialSummary struct {
 	// List has the destinations, first seen first.
 	List []Denial
 	// Others counts the denials of destinations that are not in it.
@@ -48,10 +48,10 @@ type denialKey struct {
 }
 
 // Summarize sums the kinds of denials up by destination.
-func Summarize(kinds []flow.Event) Denials {
+func Summarize(kinds []flow.Event) DenialSummary {
 	// The table has them by the last denial.
 	slices.SortStableFunc(kinds, func(a, b flow.Event) int { return firstOf(a).Compare(firstOf(b)) })
-	var out Denials
+	var out DenialSummary
 	at := map[denialKey]int{}
 	for _, e := range kinds {
 		n := max(e.Count, 1)

@@ -227,7 +227,7 @@ func TestExplainMode(t *testing.T) {
 func TestDenials(t *testing.T) {
 	at := time.Unix(0, 0)
 	next := func() time.Time { at = at.Add(time.Second); return at }
-	deny := func(k flow.Kind, name, dst string, r policy.Reason, command string) flow.Event {
+	deny := func(k flow.Moment, name, dst string, r policy.Reason, command string) flow.Event {
 		e := flow.Event{
 			Time: next(), Kind: k, Name: name, Reason: r, Transport: policy.TCP,
 			Process: flow.Process{Command: command},

@@ -189,7 +189,7 @@ func (t *conn) recheck() {
 }
 
 // opaqueAllowed says whether op lets bytes pass unread.
-func opaqueAllowed(op Opening) bool {
+func opaqueAllowed(op Admission) bool {
 	return op.Verdict != policy.Deny && op.Upstream != nil && (op.Protocol == Opaque || op.Protocol == Sniff)
 }
 
@@ -239,7 +239,7 @@ func (t *conn) refuse(d policy.Decision, proto, name, detail string) {
 // event returns an Event about this connection and the decision d. A denial
 // that was let through, as audit mode does, is an allowing verdict with a
 // denial's reason.
-func (t *conn) event(kind flow.Kind, d policy.Decision, proto, name string) flow.Event {
+func (t *conn) event(kind flow.Moment, d policy.Decision, proto, name string) flow.Event {
 	reason := d.Reason
 	if reason == "" && d.Verdict != policy.Deny {
 		reason = policy.ReasonAllowed

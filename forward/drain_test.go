@@ -63,8 +63,8 @@ func TestShutdownHTTP(t *testing.T) {
 // TestShutdownDeadline closes what has not ended by then.
 func TestShutdownDeadline(t *testing.T) {
 	r := newRig(t, Sniff)
-	r.open = func(*Conn) Opening {
-		return Opening{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+	r.open = func(*Conn) Admission {
+		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
 	}
 	conns := r.accepts("opaque.example")
 	started := make(chan struct{}, 1)

@@ -38,13 +38,13 @@ type Conn struct {
 	Mode policy.Mode
 }
 
-// Protocol is how the core is to treat a connection.
-type Protocol uint8
+// Handling is how the core is to treat a connection.
+type Handling uint8
 
 // The ways to treat a connection.
 const (
 	// Refuse: close at once.
-	Refuse Protocol = iota
+	Refuse Handling = iota
 	// Opaque: splice to Upstream without reading.
 	Opaque
 	// TLS: peek the ClientHello, then ask Decider.TLS.
@@ -56,10 +56,10 @@ const (
 	Sniff
 )
 
-// Opening is the Decider's first answer for a connection, before any byte
+// Admission is the Decider's first answer for a connection, before any byte
 // was read.
-type Opening struct {
-	Protocol Protocol
+type Admission struct {
+	Protocol Handling
 	policy.Decision
 	// Upstream is set for Opaque, and for Sniff where opaque is allowed.
 	Upstream *policy.Upstream
@@ -69,7 +69,7 @@ type Opening struct {
 // must be safe for concurrent use.
 type Decider interface {
 	// Open decides how a fresh connection is treated.
-	Open(c *Conn) Opening
+	Open(c *Conn) Admission
 	// TLS decides about a ClientHello; sni is normalized, "" when absent.
 	TLS(c *Conn, sni string) (policy.Decision, *policy.Upstream)
 	// HTTP decides about one request.

@@ -53,7 +53,7 @@ var allowed = policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowe
 // as a policy update does.
 type fakes struct {
 	mu   sync.Mutex
-	open func(c *Conn) Opening
+	open func(c *Conn) Admission
 	tls  func(sni string) (policy.Decision, *policy.Upstream)
 	http func(r *policy.Request) policy.HTTPDecision
 	// addrs says where upstream hosts are; an error is what dialling returns.
@@ -62,7 +62,7 @@ type fakes struct {
 	dials map[string]int
 }
 
-func (f *fakes) Open(c *Conn) Opening {
+func (f *fakes) Open(c *Conn) Admission {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.open(c)
@@ -128,7 +128,7 @@ func (s *events) Record(e flow.Event) {
 }
 
 // all returns the events of a kind so far.
-func (s *events) all(kind flow.Kind) []flow.Event {
+func (s *events) all(kind flow.Moment) []flow.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []flow.Event
@@ -141,7 +141,7 @@ func (s *events) all(kind flow.Kind) []flow.Event {
 }
 
 // wait waits for the n-th event (from 1) of a kind.
-func (s *events) wait(t testing.TB, kind flow.Kind, n int) flow.Event {
+func (s *events) wait(t testing.TB, kind flow.Moment, n int) flow.Event {
 	t.Helper()
 	timeout := time.After(patience)
 	for {
@@ -171,12 +171,12 @@ type rigOption func(*Options)
 
 // newRig serves with the protocol given; every name is allowed and has one
 // upstream of the same name until the test says otherwise.
-func newRig(t testing.TB, protocol Protocol, options ...rigOption) *rig {
+func newRig(t testing.TB, protocol Handling, options ...rigOption) *rig {
 	t.Helper()
 	r := &rig{t: t, layer: flow.Egress, sink: &events{news: make(chan struct{}, 1)}}
 	r.fakes = &fakes{
-		open: func(*Conn) Opening {
-			return Opening{Protocol: protocol, Decision: allowed}
+		open: func(*Conn) Admission {
+			return Admission{Protocol: protocol, Decision: allowed}
 		},
 		tls: func(sni string) (policy.Decision, *policy.Upstream) {
 			return allowed, upstream(sni)
@@ -189,8 +189,8 @@ func newRig(t testing.TB, protocol Protocol, options ...rigOption) *rig {
 		dials: map[string]int{},
 	}
 	if protocol == Opaque {
-		r.fakes.open = func(*Conn) Opening {
-			return Opening{Protocol: Opaque, Decision: allowed, Upstream: upstream("opaque.example")}
+		r.fakes.open = func(*Conn) Admission {
+			return Admission{Protocol: Opaque, Decision: allowed, Upstream: upstream("opaque.example")}
 		}
 	}
 	o := Options{Decider: r.fakes, Dialer: r.fakes, Sink: r.sink, Timeouts: Timeouts{PeekTimeout: patience}, Rand: func() uint64 { return 0 }}

@@ -90,7 +90,7 @@ func newServer(c *Core) *http.Server {
 }
 
 // http hands the connection to the http.Server and waits for its end.
-func (t *conn) http(op Opening, p *peeked) {
+func (t *conn) http(op Admission, p *peeked) {
 	t.setPhase(phaseHTTP, "")
 	if t.core.generation.Load() != t.generation {
 		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {

@@ -43,7 +43,7 @@ func (t *conn) leave(d policy.Decision) {
 	t.core.o.Sink.Record(e)
 }
 
-func (t *conn) peekTLS(op Opening) {
+func (t *conn) peekTLS(op Admission) {
 	p := t.newPeeked()
 	switch kind, err := p.classify(p.deadline); {
 	case t.unused(err, p):
@@ -57,7 +57,7 @@ func (t *conn) peekTLS(op Opening) {
 	}
 }
 
-func (t *conn) peekHTTP(op Opening) {
+func (t *conn) peekHTTP(op Admission) {
 	p := t.newPeeked()
 	p.http = true
 	switch kind, err := p.classify(p.deadline); {
@@ -75,7 +75,7 @@ func (t *conn) peekHTTP(op Opening) {
 // sniff lets the first bytes decide. Where op allows opaque bytes a client
 // that is silent, or speaks something else, is spliced; one that stopped
 // within what could be a hello or a request is not.
-func (t *conn) sniff(op Opening) {
+func (t *conn) sniff(op Admission) {
 	p := t.newPeeked()
 	silence := p.deadline
 	if op.Upstream != nil {
@@ -102,7 +102,7 @@ func (t *conn) sniff(op Opening) {
 }
 
 // opaque forwards without looking at the bytes; p is nil when none were read.
-func (t *conn) opaque(op Opening, p *peeked) {
+func (t *conn) opaque(op Admission, p *peeked) {
 	t.setPhase(phaseOpaque, "")
 	if t.core.generation.Load() != t.generation {
 		op = t.core.o.Decider.Open(&t.info)
@@ -119,7 +119,7 @@ func (t *conn) opaque(op Opening, p *peeked) {
 }
 
 // tls reads the rest of the ClientHello and forwards by its SNI.
-func (t *conn) tls(op Opening, p *peeked) {
+func (t *conn) tls(op Admission, p *peeked) {
 	hello, status := peek.ClientHello(p.bytes)
 	for status == peek.More {
 		if err := p.more(p.deadline); err != nil {

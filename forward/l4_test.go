@@ -95,7 +95,7 @@ func TestRefusals(t *testing.T) {
 	short := func(o *Options) { o.PeekTimeout = 30 * time.Millisecond }
 	tests := []struct {
 		name     string
-		protocol Protocol
+		protocol Handling
 		send     []byte
 		end      bool // the client half-closes after send
 		option   rigOption
@@ -125,7 +125,7 @@ func TestRefusals(t *testing.T) {
 			}
 			r := newRig(t, tt.protocol, options...)
 			if tt.protocol == Refuse {
-				r.open = func(*Conn) Opening { return Opening{Decision: denied(policy.ReasonNoRule, nil)} }
+				r.open = func(*Conn) Admission { return Admission{Decision: denied(policy.ReasonNoRule, nil)} }
 			}
 			r.tls = func(string) (policy.Decision, *policy.Upstream) { return deny, upstream("evil.example") }
 			if tt.protocol == Refuse {
@@ -216,7 +216,7 @@ func TestSecondHello(t *testing.T) {
 
 // TestHalfClose ends each side in each order; the other side must go on.
 func TestHalfClose(t *testing.T) {
-	for _, protocol := range []Protocol{Opaque, TLS} {
+	for _, protocol := range []Handling{Opaque, TLS} {
 		for _, clientFirst := range []bool{true, false} {
 			r := newRig(t, protocol)
 			conns := r.accepts("opaque.example")
@@ -298,8 +298,8 @@ func TestDialFailures(t *testing.T) {
 func TestSniff(t *testing.T) {
 	sniffing := func(t *testing.T, o ...rigOption) *rig {
 		r := newRig(t, Sniff, o...)
-		r.open = func(*Conn) Opening {
-			return Opening{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+		r.open = func(*Conn) Admission {
+			return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
 		}
 		return r
 	}
@@ -403,10 +403,10 @@ func TestRecheck(t *testing.T) {
 		r := newRig(t, TLS)
 		opened := make(chan struct{}, 8)
 		open := r.open
-		r.open = func(c *Conn) Opening { opened <- struct{}{}; return open(c) }
+		r.open = func(c *Conn) Admission { opened <- struct{}{}; return open(c) }
 		nc := r.dial()
 		receive(t, opened)
-		r.change(func() { r.open = func(*Conn) Opening { return Opening{} } })
+		r.change(func() { r.open = func(*Conn) Admission { return Admission{} } })
 		r.core.Recheck()
 		expectReset(t, nc)
 		if d := r.sink.wait(t, flow.Decision, 1); d.Reason != policy.ReasonPolicyChanged || d.Allowed {
@@ -418,7 +418,7 @@ func TestRecheck(t *testing.T) {
 		conns := r.accepts("opaque.example")
 		nc := r.dial()
 		receive(t, conns)
-		r.change(func() { r.open = func(*Conn) Opening { return Opening{Protocol: TLS, Decision: allowed} } })
+		r.change(func() { r.open = func(*Conn) Admission { return Admission{Protocol: TLS, Decision: allowed} } })
 		r.core.Recheck()
 		expectReset(t, nc)
 	})
@@ -429,15 +429,15 @@ func TestRecheck(t *testing.T) {
 func TestRecheckDuringSniff(t *testing.T) {
 	r := newRig(t, Sniff)
 	opened := make(chan struct{}, 8)
-	r.open = func(*Conn) Opening {
+	r.open = func(*Conn) Admission {
 		opened <- struct{}{}
-		return Opening{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
 	}
 	r.accepts("opaque.example")
 	nc := r.dial()
 	write(t, nc, "G")
 	receive(t, opened)
-	r.change(func() { r.open = func(*Conn) Opening { return Opening{Protocol: Sniff, Decision: allowed} } })
+	r.change(func() { r.open = func(*Conn) Admission { return Admission{Protocol: Sniff, Decision: allowed} } })
 	r.core.Recheck()
 	write(t, nc, "\x00")
 	expectReset(t, nc)
@@ -527,7 +527,7 @@ func BenchmarkSplice(b *testing.B) {
 
 // TestUnusedIsNoDenial: the loser of a race between addresses asked for nothing.
 func TestUnusedIsNoDenial(t *testing.T) {
-	for _, p := range []Protocol{TLS, HTTP} {
+	for _, p := range []Handling{TLS, HTTP} {
 		r := newRig(t, p)
 		nc := r.dial()
 		nc.Close()

@@ -88,7 +88,7 @@ func (r *rig) dialAs(from netip.Addr) *net.TCPConn {
 // TestShareOfDescriptors: while one workload holds all that it may have, by
 // connections, idle after a request, another one is served.
 func TestShareOfDescriptors(t *testing.T) {
-	for _, protocol := range []Protocol{HTTP, Opaque} {
+	for _, protocol := range []Handling{HTTP, Opaque} {
 		r := newRig(t, protocol, few(64))
 		r.httpOrigin("a.example", func(http.ResponseWriter, *http.Request) {})
 		if protocol == Opaque {
@@ -123,7 +123,7 @@ func TestShareOfDescriptors(t *testing.T) {
 			t.Errorf("%v: the other workload: %d, %v", protocol, status, err)
 		}
 		refused := false
-		for _, kind := range []flow.Kind{flow.Decision, flow.Request} {
+		for _, kind := range []flow.Moment{flow.Decision, flow.Request} {
 			for _, e := range r.sink.all(kind) {
 				refused = refused || e.Reason == policy.ReasonQuota && !e.Allowed
 			}

@@ -60,7 +60,7 @@ func (p *peeked) done() error { return p.nc.SetReadDeadline(time.Time{}) }
 
 // classify reads until the protocol is known. While nothing at all was read
 // the deadline is silence.
-func (p *peeked) classify(silence time.Time) (peek.Kind, error) {
+func (p *peeked) classify(silence time.Time) (peek.Sniffed, error) {
 	for {
 		if k := peek.Classify(p.request()); k != peek.NeedMore {
 			return k, nil

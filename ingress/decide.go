@@ -36,12 +36,12 @@ func (in *Ingress) listener(c *forward.Conn) *policy.GatewayListener {
 }
 
 // Open lets the listener's protocol say what is read of a connection.
-func (in *Ingress) Open(c *forward.Conn) forward.Opening {
+func (in *Ingress) Open(c *forward.Conn) forward.Admission {
 	l := in.listener(c)
-	op := forward.Opening{Decision: policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowed}}
+	op := forward.Admission{Decision: policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowed}}
 	switch {
 	case l == nil:
-		return forward.Opening{Protocol: forward.Refuse, Decision: gone}
+		return forward.Admission{Protocol: forward.Refuse, Decision: gone}
 	case l.IsTLS():
 		op.Protocol = forward.TLS
 	case l.Protocol.IsHTTP():

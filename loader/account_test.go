@@ -58,7 +58,7 @@ func TestInterfaceAccount(t *testing.T) {
 	defer deaf.Close()
 	transparent(t, deaf.(*net.UDPConn))
 	ports := f.ports
-	ports.Sockets = append(append([]loader.Socket(nil), f.ports.Sockets...), loader.Socket{
+	ports.Sockets = append(append([]loader.ListenerSocket(nil), f.ports.Sockets...), loader.ListenerSocket{
 		Kind: loader.DNSUDPSocket, Addr: netip.MustParseAddr("127.0.0.1"), Conn: deaf.(*net.UDPConn),
 	})
 	must(t, f.dp.SetListeners(ports))

@@ -56,7 +56,7 @@ type Datapath struct {
 	// adopted says that the programs were attached already at Open, and
 	// adoptedFlows that the flows of interfaces were taken over.
 	adopted, adoptedFlows bool
-	earlier               Earlier
+	earlier               EarlierPrograms
 	// waiting are the maps that Attach will pin over older ones.
 	waiting map[string]bool
 	// first says that nothing was attached when it was opened, pinned are the
@@ -81,7 +81,7 @@ type Datapath struct {
 	path   string
 	cgroup uint64
 	// sockets are what egd_listeners is to hold.
-	sockets []Socket
+	sockets []ListenerSocket
 	// places are the pins as they were when they were known to be right.
 	places map[string]place
 	// ids are the kernel's numbers of the programs.
@@ -239,11 +239,11 @@ type Listeners struct {
 	Gate4, Gate6 netip.Addr
 	// Sockets are the listeners themselves: a flow is redirected only while the
 	// one that it would reach is open.
-	Sockets []Socket
+	Sockets []ListenerSocket
 }
 
-// Socket is a listener of egressd.
-type Socket struct {
+// ListenerSocket is a listener of egressd.
+type ListenerSocket struct {
 	Kind SocketKind
 	Slot int        // of a DNSUDP socket
 	Addr netip.Addr // loopback or a gate
@@ -260,7 +260,7 @@ const (
 	DNSUDPSocket = SocketKind(bpf.EgressdEgdListenerEGD_L_DNS_UDP)
 )
 
-func (s Socket) String() string {
+func (s ListenerSocket) String() string {
 	switch s.Kind {
 	case ProxySocket:
 		return "proxy at " + s.Addr.String()
@@ -271,7 +271,7 @@ func (s Socket) String() string {
 }
 
 // key is the socket's place in egd_listeners.
-func (s Socket) key() uint32 {
+func (s ListenerSocket) key() uint32 {
 	place := uint32(bpf.EgressdEgdPlaceEGD_LOOPBACK4)
 	if !s.Addr.IsLoopback() {
 		place = uint32(bpf.EgressdEgdPlaceEGD_GATE4)
@@ -283,7 +283,7 @@ func (s Socket) key() uint32 {
 }
 
 // setSockets makes egd_listeners hold these sockets and no others.
-func (d *Datapath) setSockets(sockets []Socket) error {
+func (d *Datapath) setSockets(sockets []ListenerSocket) error {
 	m := d.objs.EgdListeners
 	d.sockets = slices.Clone(sockets)
 	is := map[uint32]bool{}

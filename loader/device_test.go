@@ -23,19 +23,19 @@ func newDeviceRig(t *testing.T) *rig {
 	r := newBareRig(t)
 	r.devices = nodeAddrs
 	r.open()
-	r.setDevice(loader.Device{Addr4: nodeAddrs[0], Addr6: nodeAddrs[1]})
+	r.setDevice(loader.BoundDevice{Addr4: nodeAddrs[0], Addr6: nodeAddrs[1]})
 	must(t, r.dp.SetOwn(prefixes(nodeAddrs...)))
 	return r
 }
 
 // setDevice tells of the listeners at the uplink.
-func (r *rig) setDevice(d loader.Device) {
+func (r *rig) setDevice(d loader.BoundDevice) {
 	r.t.Helper()
 	must(r.t, r.world.Node.Do(func() error {
 		i, err := net.InterfaceByName(world.Uplink)
 		if err == nil {
 			d.Index = i.Index
-			err = r.dp.SetDevices([]loader.Device{d})
+			err = r.dp.SetDevices([]loader.BoundDevice{d})
 		}
 		return err
 	}))
@@ -91,7 +91,7 @@ func TestBoundToDevice(t *testing.T) {
 // that was dialled.
 func TestDeviceWithoutListener(t *testing.T) {
 	r := newDeviceRig(t)
-	r.setDevice(loader.Device{})
+	r.setDevice(loader.BoundDevice{})
 	events := r.serveEvents()
 	for _, d := range dsts {
 		r.allow(d.addr, 443, policy.TCP, policy.Proxy)

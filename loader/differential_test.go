@@ -292,7 +292,7 @@ func (g *generator) learn(t *testing.T, names *learned.Names, p *policy.Policy) 
 		if h := p.Lookup(name); h == nil || h.Own {
 			continue
 		}
-		err := names.Learn(testPolicy, "w", name, []learned.Answer{{Addr: g.addr(), TTL: time.Hour}, {Addr: g.addr(), TTL: time.Hour}})
+		err := names.Learn(testPolicy, "w", name, []learned.Record{{Addr: g.addr(), TTL: time.Hour}, {Addr: g.addr(), TTL: time.Hour}})
 		if err != nil && !errors.Is(err, learned.ErrAddress) {
 			t.Fatal(err)
 		}

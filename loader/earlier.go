@@ -14,8 +14,8 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// Earlier is what the programs that a start finds at work were over.
-type Earlier struct {
+// EarlierPrograms is what the programs that a start finds at work were over.
+type EarlierPrograms struct {
 	// Cgroup is the id of the cgroup that they are attached to; 0: none, or
 	// one that is gone.
 	Cgroup uint64
@@ -25,7 +25,7 @@ type Earlier struct {
 }
 
 // readEarlier reads what is pinned.
-func readEarlier(dir, lastLink string) (e Earlier, err error) {
+func readEarlier(dir, lastLink string) (e EarlierPrograms, err error) {
 	l, err := link.LoadPinnedLink(filepath.Join(dir, lastLink), nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return e, nil
@@ -74,12 +74,12 @@ func eachWorkload(m *ebpf.Map, f func(cgroup uint64, flags uint8)) error {
 }
 
 // Earlier is what the programs that Open found were over.
-func (d *Datapath) Earlier() Earlier { return d.earlier }
+func (d *Datapath) Earlier() EarlierPrograms { return d.earlier }
 
 // Saw says whether these programs have decided about all that the sockets of a cgroup
 // did. The cgroup is given by its id and those of the cgroups around it, the
 // nearest first.
-func (e Earlier) Saw(ids []uint64) bool {
+func (e EarlierPrograms) Saw(ids []uint64) bool {
 	if e.Cgroup == 0 || !slices.Contains(ids, e.Cgroup) {
 		return false
 	}
@@ -92,7 +92,7 @@ func (e Earlier) Saw(ids []uint64) bool {
 }
 
 // Captured lists the ids of the workloads that they were over.
-func (e Earlier) Captured() []uint64 {
+func (e EarlierPrograms) Captured() []uint64 {
 	var out []uint64
 	for _, id := range slices.Sorted(maps.Keys(e.workloads)) {
 		if e.workloads[id] {

@@ -27,7 +27,7 @@ func TestEnclosing(t *testing.T) {
 	at(r.cg.Path())
 	id, err := inner.ID()
 	must(t, err)
-	must(t, r.dp.SetWorkload(id, loader.Workload{ID: 2, Policy: testPolicy}))
+	must(t, r.dp.SetWorkload(id, loader.WorkloadState{ID: 2, Policy: testPolicy}))
 	at(inner.Path())
 	must(t, r.dp.Unload())
 	must(t, r.dp.Close())

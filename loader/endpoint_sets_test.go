@@ -51,11 +51,11 @@ func TestEndpointMissing(t *testing.T) {
 		if n := r.counter("deny/no-endpoint") - before; n != 3 {
 			t.Errorf("%s: %d denials are counted, want 3", f.name, n)
 		}
-		must(t, r.dp.SetWorkload(id, loader.Workload{ID: 1, Policy: testPolicy, Mode: policy.Audit}))
+		must(t, r.dp.SetWorkload(id, loader.WorkloadState{ID: 1, Policy: testPolicy, Mode: policy.Audit}))
 		if got := r.run(true, "tcp"+f.mapped, end); got.Data != "hello" || got.Peer != end {
 			t.Errorf("%s: audited: %+v", f.name, got)
 		}
-		must(t, r.dp.SetWorkload(id, loader.Workload{ID: 1, Policy: testPolicy}))
+		must(t, r.dp.SetWorkload(id, loader.WorkloadState{ID: 1, Policy: testPolicy}))
 		if got := r.run(false, "tcp"+f.mapped, end); got.Data != "hello" {
 			t.Errorf("%s: uncaptured: %+v", f.name, got)
 		}
@@ -105,7 +105,7 @@ func TestEndpointRestart(t *testing.T) {
 			if got := goes.goOn(); got.Data != "" {
 				t.Errorf("%s: its endpoint was taken out: %+v", f.name, got)
 			}
-			next(t, events, func(e loader.Event) bool { return e.Reason == policy.ReasonPolicyChanged })
+			next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged })
 			r.waitForSets(2)
 			live, err = r.dp.LiveAddresses(nil)
 			must(t, err)

@@ -17,9 +17,9 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// Event is one decision of the kernel, or the end of a connection that went
+// KernelEvent is one decision of the kernel, or the end of a connection that went
 // straight to its destination.
-type Event struct {
+type KernelEvent struct {
 	Time time.Time
 	// Closed: the connection is over; Sent, Received and Duration are set.
 	Closed  bool
@@ -94,7 +94,7 @@ const lookInterval = 100 * time.Millisecond
 
 // Events calls f for each event of the kernel, in order, until Close or
 // DrainEvents, after which it can be called again. A record that cannot be read is skipped.
-func (d *Datapath) Events(f func(Event)) error {
+func (d *Datapath) Events(f func(KernelEvent)) error {
 	defer d.draining.Store(false)
 	stop := make(chan struct{})
 	var looking sync.WaitGroup
@@ -139,22 +139,22 @@ func (d *Datapath) DrainEvents() error {
 }
 
 // Cut says that the event is about a connection whose socket is to be ended.
-func (e Event) Cut() bool {
+func (e KernelEvent) Cut() bool {
 	return e.Src.IsValid() && !e.Closed && !e.Audit && e.Transport == policy.TCP
 }
 
 // Socket is the socket of a connection that is to be ended.
-func (e Event) Socket() sockdiag.Socket {
+func (e KernelEvent) Socket() sockdiag.Socket {
 	return sockdiag.Socket{
 		Transport: e.Transport, Src: e.Src, Dst: e.Peer, Cgroup: e.Cgroup,
 		Cookie: e.Cookie, UID: e.UID, Netns: e.Netns,
 	}
 }
 
-func parseEvent(raw []byte) (Event, bool) {
+func parseEvent(raw []byte) (KernelEvent, bool) {
 	var e bpf.EgressdEgdEvent
 	if len(raw) < int(unsafe.Sizeof(e)) {
-		return Event{}, false
+		return KernelEvent{}, false
 	}
 	// The struct is the kernel's, byte by byte (structs.HostLayout);
 	// encoding/binary takes ten times as long.
@@ -170,7 +170,7 @@ func parseEvent(raw []byte) (Event, bool) {
 	case !ok:
 		reason = policy.ReasonNoRule
 	}
-	out := Event{
+	out := KernelEvent{
 		Time:      at,
 		Closed:    e.Kind == uint8(bpf.EgressdEgdEventKindEGD_E_CLOSE),
 		Verdict:   policy.Verdict(e.Verdict),

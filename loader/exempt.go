@@ -95,7 +95,7 @@ func (p Pinned) Workload(cgroup uint64) (captured, known bool) {
 // workload then, except beside, where an egressd is that still serves (0: none):
 // starts that fail, each in a new cgroup, would fill the tables.
 func (p Pinned) Exempt(cgroup uint64, id uint32, beside uint64) error {
-	v := kernelWorkload(cgroup, Workload{ID: id, Exempt: true})
+	v := kernelWorkload(cgroup, WorkloadState{ID: id, Exempt: true})
 	return p.eachTable(func(m *ebpf.Map) error {
 		if m.ValueSize() != uint32(unsafe.Sizeof(v)) {
 			return fmt.Errorf("%w, so egressd can't exempt its own cgroup there; start it from a cgroup that is not captured, or run \"egressd unload\", which frees the workloads",

@@ -69,7 +69,7 @@ type flow struct {
 // SweepFlows forgets flows of interfaces that are over, and calls ended for
 // those that went straight to their destination. Each interface's share is
 // counted anew.
-func (d *Datapath) SweepFlows(ended func(Event)) error {
+func (d *Datapath) SweepFlows(ended func(KernelEvent)) error {
 	now, err := monotonic()
 	if err != nil {
 		return err
@@ -162,8 +162,8 @@ func (d *Datapath) dropFlow(k *flowKey) error {
 }
 
 // closeOf is the event of a flow's end.
-func closeOf(k *flowKey, f *flowValue, now uint64) Event {
-	e := Event{
+func closeOf(k *flowKey, f *flowValue, now uint64) KernelEvent {
+	e := KernelEvent{
 		Time: time.Now().Add(-time.Duration(now - f.Seen)), Closed: true,
 		Verdict:   policy.Verdict(f.Verdict),
 		Src:       netip.AddrPortFrom(netip.AddrFrom16(k.Src).Unmap(), htons(k.Sport)),

@@ -24,7 +24,7 @@ type Named struct {
 	// are attached to, down to the captured one.
 	Path []string
 	// As is what a cgroup of that name is from its first moment on.
-	As Workload
+	As WorkloadState
 }
 
 // Follow captures cgroups by name below the cgroup with the id above, which

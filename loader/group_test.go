@@ -54,7 +54,7 @@ func TestGroups(t *testing.T) {
 			t.Errorf("%s, not captured: %+v", group, got)
 		}
 	}
-	for _, w := range []loader.Workload{{ID: 1, Mode: policy.Audit}, {ID: 1, Mode: policy.Off}, {ID: 2, Exempt: true}} {
+	for _, w := range []loader.WorkloadState{{ID: 1, Mode: policy.Audit}, {ID: 1, Mode: policy.Off}, {ID: 2, Exempt: true}} {
 		must(t, r.dp.SetWorkload(id, w))
 		if got := r.run(true, "join", "239.1.1.2:0"); got.Data != "joined" {
 			t.Errorf("%+v: %+v", w, got)

@@ -46,7 +46,7 @@ type Interface struct {
 	// L3: its packets have no link-layer header (tun).
 	L3 bool
 	// Workload is who is behind it; not for uplinks.
-	Workload Workload
+	Workload WorkloadState
 	// Share is how many flows it may have; 0: a quarter of the table.
 	Share uint32
 }

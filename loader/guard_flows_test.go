@@ -87,7 +87,7 @@ func TestGuardPod(t *testing.T) {
 	v := &vm{rig: r}
 	v.addEcho(7)
 	must(t, r.world.Node.Do(func() error {
-		return r.dp.Guard(loader.Interface{Index: l, Name: "pod0", Workload: loader.Workload{ID: 1, Policy: testPolicy}})
+		return r.dp.Guard(loader.Interface{Index: l, Name: "pod0", Workload: loader.WorkloadState{ID: 1, Policy: testPolicy}})
 	}))
 	self, err := os.Executable()
 	must(t, err)
@@ -148,14 +148,14 @@ func TestSweepFlows(t *testing.T) {
 	if how != "" || v.echo(c, []byte("x"), 0) != "echoed" {
 		t.Fatal(how)
 	}
-	must(t, v.dp.SweepFlows(func(e loader.Event) { t.Errorf("an open one ended: %+v", e) }))
+	must(t, v.dp.SweepFlows(func(e loader.KernelEvent) { t.Errorf("an open one ended: %+v", e) }))
 	if n := v.dp.Fills()["egd_flows"].Entries; n != 1 {
 		t.Errorf("%d flows, want 1", n)
 	}
 	must(t, c.Close())
 	must(t, v.rig.world.Node.Do(func() error { return v.dp.Unguard(v.Index) }))
-	var ended []loader.Event
-	must(t, v.dp.SweepFlows(func(e loader.Event) { ended = append(ended, e) }))
+	var ended []loader.KernelEvent
+	must(t, v.dp.SweepFlows(func(e loader.KernelEvent) { ended = append(ended, e) }))
 	if len(ended) != 1 || !ended[0].Closed || ended[0].Sent == 0 || ended[0].Received == 0 || ended[0].Interface != v.Index {
 		t.Errorf("ended: %+v", ended)
 	}
@@ -172,7 +172,7 @@ func TestGuardShare(t *testing.T) {
 	for _, a := range guardFamilies {
 		v.allow(a, 7, policy.TCP, policy.Direct)
 	}
-	v.guardAs(loader.Interface{Index: v.Index, Name: v.Name, Share: 4, Workload: loader.Workload{ID: 1, Policy: testPolicy}})
+	v.guardAs(loader.Interface{Index: v.Index, Name: v.Name, Share: 4, Workload: loader.WorkloadState{ID: 1, Policy: testPolicy}})
 	for range 4 { // the machine refuses them all
 		ctx, cancel := context.WithTimeout(t.Context(), soon)
 		if _, err := v.rig.world.Net.Dial(ctx, "tcp", netip.MustParseAddrPort(hostport(v.V4, 9))); err == nil {
@@ -194,7 +194,7 @@ func TestGuardShare(t *testing.T) {
 			must(t, c.Close())
 		}
 	}
-	next(t, v.events, func(e loader.Event) bool { return e.Reason == policy.ReasonQuota })
+	next(t, v.events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonQuota })
 }
 
 // TestAddInbound: a connection that somebody opened before goes on when it is
@@ -269,7 +269,7 @@ func TestGuardShadow(t *testing.T) {
 	v.addEcho(inspectPort)
 	self, err := os.Executable()
 	must(t, err)
-	v.guardAs(loader.Interface{Index: v.linkIndex("pod0"), Name: "pod0", Workload: loader.Workload{ID: 1, Policy: testPolicy}})
+	v.guardAs(loader.Interface{Index: v.linkIndex("pod0"), Name: "pod0", Workload: loader.WorkloadState{ID: 1, Policy: testPolicy}})
 	for i, src := range []string{pod.V4, pod.V6} {
 		must(t, v.dp.SetAddress(testPolicy, netip.MustParseAddr(guardFamilies[i]), []policy.Opening{
 			{Port: inspectPort, Transport: policy.TCP, Verdict: policy.Inspect, Name: goodName},

@@ -23,7 +23,7 @@ import (
 type vm struct {
 	*rig
 	*machine.Machine
-	events <-chan loader.Event
+	events <-chan loader.KernelEvent
 }
 
 func newVM(t *testing.T) *vm {
@@ -39,7 +39,7 @@ func newVM(t *testing.T) *vm {
 func (v *vm) guard(mode policy.Mode) {
 	v.t.Helper()
 	v.guardAs(loader.Interface{
-		Index: v.Index, Name: v.Name, Workload: loader.Workload{ID: 1, Policy: testPolicy, Mode: mode},
+		Index: v.Index, Name: v.Name, Workload: loader.WorkloadState{ID: 1, Policy: testPolicy, Mode: mode},
 	})
 }
 
@@ -137,7 +137,7 @@ func TestGuardTCP(t *testing.T) {
 		if n := v.rig.world.Packets(netip.MustParseAddr(a)) - before; n != 0 {
 			t.Errorf("%s: %d packets left", a, n)
 		}
-		e := next(t, v.events, func(e loader.Event) bool { return !e.Closed })
+		e := next(t, v.events, func(e loader.KernelEvent) bool { return !e.Closed })
 		if e.Reason != policy.ReasonNoRule || e.Interface != v.Index || e.Dst.String() != hostport(a, 7) || e.PID != 0 || e.Workload != 1 {
 			t.Errorf("event %+v", e)
 		}
@@ -158,7 +158,7 @@ func TestGuardTCP(t *testing.T) {
 		if got := v.echo(c, []byte("denied now"), 0); got != "reset" {
 			t.Errorf("%s after it was denied: %s", a, got)
 		}
-		next(t, v.events, func(e loader.Event) bool { return e.Reason == policy.ReasonPolicyChanged })
+		next(t, v.events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged })
 		must(t, c.Close())
 	}
 }
@@ -316,7 +316,7 @@ func TestGuardAudit(t *testing.T) {
 			t.Fatalf("%s: %s", a, how)
 		}
 		must(t, c.Close())
-		e := next(t, v.events, func(loader.Event) bool { return true })
+		e := next(t, v.events, func(loader.KernelEvent) bool { return true })
 		if !e.Audit || e.Reason != policy.ReasonNoRule {
 			t.Errorf("event %+v", e)
 		}

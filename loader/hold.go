@@ -38,8 +38,8 @@ func FaultKinds() []FaultKind {
 	return []FaultKind{HookFault, InterfaceFault, PinFault, ListenerFault}
 }
 
-// Fault is something that was put in place, and was found missing.
-type Fault struct {
+// Loss is something that was put in place, and was found missing.
+type Loss struct {
 	Kind FaultKind
 	// What is the hook, the interface and the program, the pin or the listener.
 	What string
@@ -59,17 +59,17 @@ type HoldOptions struct {
 // and puts back what is missing. It costs some hundred system calls if nothing is.
 // A cgroup that is gone or was made anew is left to Attach, an interface that is
 // gone to Unguard. After Unload it does nothing.
-func (d *Datapath) Hold(o HoldOptions) []Fault {
+func (d *Datapath) Hold(o HoldOptions) []Loss {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.unloaded {
 		return nil
 	}
-	var faults []Fault
+	var faults []Loss
 	// The directory first, for what is attached again is pinned at once.
 	renewed, err := o.Lock.keep(o.Volatile)
 	if renewed || err != nil {
-		faults = append(faults, Fault{PinFault, "the directory " + d.opts.PinDir, err})
+		faults = append(faults, Loss{PinFault, "the directory " + d.opts.PinDir, err})
 	}
 	pinnable := err == nil
 	faults = append(faults, d.holdHooks(pinnable)...)
@@ -80,7 +80,7 @@ func (d *Datapath) Hold(o HoldOptions) []Fault {
 			missing = []string{"the rules for steered packets"}
 		}
 		for i, what := range missing {
-			f := Fault{Kind: InterfaceFault, What: what}
+			f := Loss{Kind: InterfaceFault, What: what}
 			if i == len(missing)-1 {
 				f.Err = err
 			}
@@ -95,7 +95,7 @@ func (d *Datapath) Hold(o HoldOptions) []Fault {
 
 // Lasting returns a fault unless the pins outlive the process. It reads the node's
 // list of mounts, which may be long.
-func (d *Datapath) Lasting() []Fault {
+func (d *Datapath) Lasting() []Loss {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.unloaded {
@@ -105,11 +105,11 @@ func (d *Datapath) Lasting() []Fault {
 	if err == nil || errors.Is(err, os.ErrNotExist) { // which is Hold's
 		return nil
 	}
-	return []Fault{{PinFault, "the bpf filesystem at " + d.opts.PinDir, err}}
+	return []Loss{{PinFault, "the bpf filesystem at " + d.opts.PinDir, err}}
 }
 
 // holdHooks sees that the programs are at the cgroup, and notes which others are.
-func (d *Datapath) holdHooks(pinnable bool) (faults []Fault) {
+func (d *Datapath) holdHooks(pinnable bool) (faults []Loss) {
 	if len(d.links) < len(d.hooks()) {
 		return nil // a start that has not come to it, or that failed
 	}
@@ -133,7 +133,7 @@ func (d *Datapath) holdHooks(pinnable bool) (faults []Fault) {
 			missing, err = d.holdHook(h, id, at, pinnable)
 		}
 		if missing || err != nil {
-			faults = append(faults, Fault{HookFault, h.name, err})
+			faults = append(faults, Loss{HookFault, h.name, err})
 		}
 		others = append(others, d.foreign.among(at, id, dir.Name(), h.attach)...)
 	}
@@ -208,7 +208,7 @@ func (d *Datapath) programID(p *ebpf.Program) (ebpf.ProgramID, error) {
 }
 
 // holdInterfaces sees that the programs are on the guarded interfaces.
-func (d *Datapath) holdInterfaces(pinnable bool) (faults []Fault) {
+func (d *Datapath) holdInterfaces(pinnable bool) (faults []Loss) {
 	for _, g := range d.guards {
 		for _, p := range d.tcPrograms(g.Kind) {
 			missing, err := d.holdInterface(g, p, pinnable)
@@ -216,7 +216,7 @@ func (d *Datapath) holdInterfaces(pinnable bool) (faults []Fault) {
 				continue // it is gone, which Unguard is told of
 			}
 			if missing || err != nil {
-				faults = append(faults, Fault{InterfaceFault, g.Name + " " + p.name, err})
+				faults = append(faults, Loss{InterfaceFault, g.Name + " " + p.name, err})
 			}
 		}
 	}
@@ -264,17 +264,17 @@ func (d *Datapath) holdInterface(g *guard, p tcProgram, pinnable bool) (missing 
 
 // holdListeners sees that the listeners are in their table. One that is closed is
 // left out: nothing is to be redirected to it.
-func (d *Datapath) holdListeners() (faults []Fault) {
+func (d *Datapath) holdListeners() (faults []Loss) {
 	for _, s := range d.sockets {
 		missing, err := d.holdListener(s)
 		if missing || err != nil {
-			faults = append(faults, Fault{ListenerFault, s.String(), err})
+			faults = append(faults, Loss{ListenerFault, s.String(), err})
 		}
 	}
 	return faults
 }
 
-func (d *Datapath) holdListener(s Socket) (missing bool, err error) {
+func (d *Datapath) holdListener(s ListenerSocket) (missing bool, err error) {
 	raw, err := s.Conn.SyscallConn()
 	if err != nil {
 		return false, nil // closed

@@ -44,7 +44,7 @@ func newHolder(t *testing.T) *holder {
 }
 
 // look is Hold as the daemon calls it.
-func (h *holder) look() (faults []loader.Fault) {
+func (h *holder) look() (faults []loader.Loss) {
 	h.t.Helper()
 	must(h.t, h.world.Node.Do(func() error {
 		faults = h.dp.Hold(loader.HoldOptions{Lock: h.lock})
@@ -305,7 +305,7 @@ func TestPinLock(t *testing.T) {
 		t.Errorf("pinned in the directory of another one: %v, %v", entries, err)
 	}
 	must(t, second.Close())
-	if faults := h.look(); len(faults) < h.dp.Links() || slices.ContainsFunc(faults, func(f loader.Fault) bool { return f.Err != nil }) {
+	if faults := h.look(); len(faults) < h.dp.Links() || slices.ContainsFunc(faults, func(f loader.Loss) bool { return f.Err != nil }) {
 		t.Errorf("the other one is gone: %v", faults)
 	}
 	h.sees("after that")

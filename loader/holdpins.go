@@ -37,7 +37,7 @@ type pinned struct {
 
 // holdPins sees that everything is pinned that a next start needs: tables first,
 // for links without them are no state to adopt.
-func (d *Datapath) holdPins() (faults []Fault) {
+func (d *Datapath) holdPins() (faults []Loss) {
 	var all []pinned
 	if len(d.links) == len(d.hooks()) {
 		tables := pinnable(&d.objs.EgressdMaps)
@@ -65,7 +65,7 @@ func (d *Datapath) holdPins() (faults []Fault) {
 	for _, p := range all {
 		missing, err := d.holdPin(p)
 		if missing || err != nil {
-			faults = append(faults, Fault{PinFault, p.name, err})
+			faults = append(faults, Loss{PinFault, p.name, err})
 		}
 	}
 	return faults

@@ -58,7 +58,7 @@ type rig struct {
 	gates, devices []netip.Addr
 	ports          loader.Listeners
 	// sockets are the listeners that were opened since the last load.
-	sockets []loader.Socket
+	sockets []loader.ListenerSocket
 }
 
 const testPolicy = policy.DefaultPolicy
@@ -126,7 +126,7 @@ func (r *rig) load(open func(loader.Options) (*loader.Datapath, error)) {
 	id, err := r.cg.ID()
 	must(r.t, err)
 	must(r.t, dp.SetListeners(ports))
-	must(r.t, dp.SetWorkloads(map[uint64]loader.Workload{id: {ID: 1, Policy: testPolicy}}))
+	must(r.t, dp.SetWorkloads(map[uint64]loader.WorkloadState{id: {ID: 1, Policy: testPolicy}}))
 }
 
 func must(t *testing.T, err error) {
@@ -154,7 +154,7 @@ func (r *rig) serveTCP(kind loader.SocketKind) (port uint16) {
 		port = ln.Addr().(*net.TCPAddr).AddrPort().Port()
 		transparent(r.t, ln.(*net.TCPListener))
 		saveSYN(r.t, ln.(*net.TCPListener))
-		r.listening(loader.Socket{Kind: kind, Addr: lo, Conn: ln.(*net.TCPListener)})
+		r.listening(loader.ListenerSocket{Kind: kind, Addr: lo, Conn: ln.(*net.TCPListener)})
 		done := make(chan struct{})
 		dp := r.dp
 		go func() {
@@ -178,7 +178,7 @@ func (r *rig) serveTCP(kind loader.SocketKind) (port uint16) {
 
 // listening notes a listener: the kernel has a table of those that are not on a
 // device, which may hear this machine only.
-func (r *rig) listening(s loader.Socket) {
+func (r *rig) listening(s loader.ListenerSocket) {
 	if !slices.Contains(r.devices, s.Addr) {
 		r.sockets = append(r.sockets, s)
 		return
@@ -222,7 +222,7 @@ func (r *rig) serveUDP(slot int) (port uint16) {
 		must(r.t, err)
 		port = pc.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 		transparent(r.t, pc.(*net.UDPConn))
-		r.listening(loader.Socket{Kind: loader.DNSUDPSocket, Slot: slot, Addr: lo, Conn: pc.(*net.UDPConn)})
+		r.listening(loader.ListenerSocket{Kind: loader.DNSUDPSocket, Slot: slot, Addr: lo, Conn: pc.(*net.UDPConn)})
 		done := make(chan struct{})
 		dp := r.dp
 		go func() {
@@ -467,9 +467,9 @@ func TestOwnPorts(t *testing.T) {
 
 func TestEvents(t *testing.T) {
 	r := newRig(t)
-	events := make(chan loader.Event, 16)
+	events := make(chan loader.KernelEvent, 16)
 	done := make(chan error)
-	go func() { done <- r.dp.Events(func(e loader.Event) { events <- e }) }()
+	go func() { done <- r.dp.Events(func(e loader.KernelEvent) { events <- e }) }()
 	r.run(true, "tcp", hostport(world.StrangerV6, 8443))
 	select {
 	case e := <-events:
@@ -490,7 +490,7 @@ func TestAuditLetsPass(t *testing.T) {
 	r := newRig(t)
 	id, err := r.cg.ID()
 	must(t, err)
-	must(t, r.dp.SetWorkload(id, loader.Workload{ID: 1, Policy: testPolicy, Mode: policy.Audit}))
+	must(t, r.dp.SetWorkload(id, loader.WorkloadState{ID: 1, Policy: testPolicy, Mode: policy.Audit}))
 	if got := r.run(true, "sendto", hostport(world.StrangerV4, 443)); got.Data == "" {
 		t.Errorf("audited sendto: %+v, want an answer", got)
 	}

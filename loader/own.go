@@ -40,10 +40,10 @@ func (d *Datapath) SetOwn(own []netip.Prefix) error {
 	return deleteOthers(m, "egd_own", func(k bpf.EgressdEgdOwnKey) bool { return is[k] })
 }
 
-// Device is a network interface that egressd's listeners have an address of, for
+// BoundDevice is a network interface that egressd's listeners have an address of, for
 // sockets that are bound to it (SO_BINDTODEVICE, IP_UNICAST_IF): loopback is out of
 // their reach, the device's own addresses are not.
-type Device struct {
+type BoundDevice struct {
 	Index        int
 	Addr4, Addr6 netip.Addr // the zero Addr: no listener in that family
 }
@@ -53,7 +53,7 @@ const MaxDevices = int(bpf.EgressdEgdSizeEGD_DEVICES)
 
 // SetDevices says on which devices egressd listens; it replaces what was said
 // before. The listeners must be bound.
-func (d *Datapath) SetDevices(devices []Device) error {
+func (d *Datapath) SetDevices(devices []BoundDevice) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	addrs, is := map[netip.Addr]bool{}, map[uint32]bool{}

@@ -24,7 +24,7 @@ func (r *rig) workload(name string, id uint32) *world.Cgroup {
 	r.t.Cleanup(func() { must(r.t, cg.Close()) })
 	cgroup, err := cg.ID()
 	must(r.t, err)
-	must(r.t, r.dp.SetWorkload(cgroup, loader.Workload{ID: id, Policy: testPolicy}))
+	must(r.t, r.dp.SetWorkload(cgroup, loader.WorkloadState{ID: id, Policy: testPolicy}))
 	return cg
 }
 
@@ -64,7 +64,7 @@ func TestShare(t *testing.T) {
 	if f := r.dp.Origins(2); f.Entries != most || refused != 10 {
 		t.Errorf("it has %+v and %d were refused, want the whole share and 10", f, refused)
 	}
-	e := next(t, events, func(e loader.Event) bool { return e.Reason == policy.ReasonQuota })
+	e := next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonQuota })
 	if e.Workload != 2 || e.Verdict != policy.Deny || e.PID == 0 {
 		t.Errorf("event: %+v", e)
 	}
@@ -191,7 +191,7 @@ func (r *rig) forgeTCP(t *testing.T, victim, forger *world.Pod, forgers *world.C
 	saveSYN(t, ln.(*net.TCPListener))
 	ports := r.ports
 	ports.Proxy = ln.Addr().(*net.TCPAddr).AddrPort().Port()
-	ports.Sockets = append(slices.Clone(r.ports.Sockets), loader.Socket{Kind: loader.ProxySocket, Addr: gate, Conn: ln.(*net.TCPListener)})
+	ports.Sockets = append(slices.Clone(r.ports.Sockets), loader.ListenerSocket{Kind: loader.ProxySocket, Addr: gate, Conn: ln.(*net.TCPListener)})
 	must(t, r.dp.SetListeners(ports))
 	defer func() { must(t, r.dp.SetListeners(r.ports)) }()
 	owner := r.talk(victim.Netns, r.cg, "from-tcp", dst, "-")

@@ -94,7 +94,7 @@ func (u *upgradeRig) begin(version int) {
 	dp := u.dp
 	u.done = make(chan error, 1)
 	go func() {
-		u.done <- dp.Events(func(e loader.Event) {
+		u.done <- dp.Events(func(e loader.KernelEvent) {
 			if e.Cut() && e.Interface == 0 {
 				rest := func() ([]int, error) { return cgroup.AllProcs(u.cg.Path()) }
 				if err := u.world.Node.Do(func() error { return dp.Destroy(e.Socket(), e.PID, rest) }); err != nil {

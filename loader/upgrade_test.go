@@ -199,7 +199,7 @@ func TestPublishedByToday(t *testing.T) {
 	for _, f := range families[:2] {
 		id, err := r.cg.ID()
 		must(t, err)
-		for _, w := range []loader.Workload{{ID: 1, Policy: testPolicy}, {ID: 5, Policy: 7}} {
+		for _, w := range []loader.WorkloadState{{ID: 1, Policy: testPolicy}, {ID: 5, Policy: 7}} {
 			must(t, r.dp.SetWorkload(id, w))
 			must(t, r.dp.RaiseEpoch())
 			dst := hostport(f.alt, 53)
@@ -207,8 +207,8 @@ func TestPublishedByToday(t *testing.T) {
 			if got := c.next(); got.Peer != dst {
 				t.Fatalf("%s: %+v", f.name, got)
 			}
-			next := loader.Workload{ID: w.ID + 1, Policy: w.Policy + 1}
-			for _, who := range []loader.Workload{w, next} {
+			next := loader.WorkloadState{ID: w.ID + 1, Policy: w.Policy + 1}
+			for _, who := range []loader.WorkloadState{w, next} {
 				must(t, r.dp.SetWorkload(id, who))
 				must(t, r.dp.RaiseEpoch())
 				c.ask("ping") // is answered, with something else

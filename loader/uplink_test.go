@@ -100,7 +100,7 @@ func TestGuardUplink(t *testing.T) {
 	if got := r.run(false, "frame", dst, "ip"); got.Data != "sent" {
 		t.Errorf("not captured: %+v", got)
 	}
-	for _, w := range []loader.Workload{{ID: 1, Mode: policy.Audit}, {ID: 1, Mode: policy.Off}, {ID: 2, Exempt: true}} {
+	for _, w := range []loader.WorkloadState{{ID: 1, Mode: policy.Audit}, {ID: 1, Mode: policy.Off}, {ID: 2, Exempt: true}} {
 		must(t, r.dp.SetWorkload(id, w))
 		if got := r.run(true, "frame", dst, "ip"); got.Data != "sent" {
 			t.Errorf("%+v: %+v", w, got)

@@ -43,7 +43,7 @@ func newForger(t *testing.T) *forger {
 func (f *forger) guard(mode policy.Mode) {
 	f.t.Helper()
 	must(f.t, f.rig.world.Node.Do(func() error {
-		return f.dp.Guard(loader.Interface{Index: f.Index, Name: f.Name, Workload: loader.Workload{ID: 1, Policy: testPolicy, Mode: mode}})
+		return f.dp.Guard(loader.Interface{Index: f.Index, Name: f.Name, Workload: loader.WorkloadState{ID: 1, Policy: testPolicy, Mode: mode}})
 	}))
 }
 

@@ -21,8 +21,8 @@ import (
 // MaxWorkloads bounds the numbers of workloads.
 const MaxWorkloads = uint32(bpf.EgressdEgdSizeEGD_MAX_WORKLOADS)
 
-// Workload is what the kernel knows of a workload.
-type Workload struct {
+// WorkloadState is what the kernel knows of a workload.
+type WorkloadState struct {
 	ID     uint32 // below MaxWorkloads
 	Policy policy.PolicyID
 	Mode   policy.Mode
@@ -58,17 +58,17 @@ func (e *WorkloadsFullError) Error() string {
 // bound is what SetWorkloads has written.
 type bound struct {
 	mu   sync.Mutex
-	have map[uint64]Workload // nil: it is not known what is in the table
+	have map[uint64]WorkloadState // nil: it is not known what is in the table
 }
 
 // SetWorkload says which workload the processes of a cgroup subtree are.
-func (d *Datapath) SetWorkload(cgroup uint64, w Workload) error {
+func (d *Datapath) SetWorkload(cgroup uint64, w WorkloadState) error {
 	d.bound.mu.Lock()
 	defer d.bound.mu.Unlock()
 	return d.setWorkload(cgroup, w)
 }
 
-func (d *Datapath) setWorkload(cgroup uint64, w Workload) error {
+func (d *Datapath) setWorkload(cgroup uint64, w WorkloadState) error {
 	if !d.usage.has(w.ID) {
 		return fmt.Errorf("%w: %d", errWorkload, w.ID)
 	}
@@ -82,7 +82,7 @@ func (d *Datapath) setWorkload(cgroup uint64, w Workload) error {
 	return nil
 }
 
-func kernelWorkload(cgroup uint64, w Workload) bpf.EgressdEgdWorkload {
+func kernelWorkload(cgroup uint64, w WorkloadState) bpf.EgressdEgdWorkload {
 	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode), Home: cmp.Or(w.Home, cgroup)}
 	if w.Exempt {
 		v.Flags |= workloadExempt
@@ -102,14 +102,14 @@ func kernelWorkload(cgroup uint64, w Workload) bpf.EgressdEgdWorkload {
 // costs what has changed since the last call. Where there is not room for all the
 // ones with the lowest numbers, and of these the oldest cgroups, are in the table,
 // and the error is a WorkloadsFullError.
-func (d *Datapath) SetWorkloads(w map[uint64]Workload) error {
+func (d *Datapath) SetWorkloads(w map[uint64]WorkloadState) error {
 	b := &d.bound
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	known := b.have != nil
 	have := b.have
 	if !known {
-		have = map[uint64]Workload{}
+		have = map[uint64]WorkloadState{}
 	}
 	b.have = nil // until it is done
 	left, err := d.putWorkloads(w, have)
@@ -140,7 +140,7 @@ func (d *Datapath) SetWorkloads(w map[uint64]Workload) error {
 
 // putWorkloads writes what is not in have, and notes it there. It returns how many
 // there was no room for.
-func (d *Datapath) putWorkloads(w, have map[uint64]Workload) (left int, err error) {
+func (d *Datapath) putWorkloads(w, have map[uint64]WorkloadState) (left int, err error) {
 	var todo []uint64
 	for id, one := range w {
 		if was, ok := have[id]; !ok || was != one {
@@ -164,7 +164,7 @@ func (d *Datapath) putWorkloads(w, have map[uint64]Workload) (left int, err erro
 }
 
 // dropWorkloads removes what is in have and not in w.
-func (d *Datapath) dropWorkloads(w, have map[uint64]Workload) error {
+func (d *Datapath) dropWorkloads(w, have map[uint64]WorkloadState) error {
 	for id := range maps.Clone(have) {
 		if _, ok := w[id]; ok {
 			continue
@@ -193,7 +193,7 @@ func (d *Datapath) countWorkloads() int {
 }
 
 // DropGone removes what programs entered by name and is gone.
-func (d *Datapath) DropGone(w map[uint64]Workload) error {
+func (d *Datapath) DropGone(w map[uint64]WorkloadState) error {
 	return d.dropStale(func(id uint64, flags uint8) bool {
 		_, ok := w[id]
 		return !ok && flags&workloadFound != 0 && cgroup.Gone(id)

@@ -35,12 +35,12 @@ func TestWorkloadsFull(t *testing.T) {
 		t.Fatalf("room for %d cgroups", room)
 	}
 	// Nobody's cgroups, which come after the one around them.
-	all := map[uint64]loader.Workload{around: {ID: 1, Policy: testPolicy}}
+	all := map[uint64]loader.WorkloadState{around: {ID: 1, Policy: testPolicy}}
 	const nobodys = 1 << 60
 	for i := range room {
-		all[nobodys+uint64(i)] = loader.Workload{ID: 5, Policy: testPolicy}
+		all[nobodys+uint64(i)] = loader.WorkloadState{ID: 5, Policy: testPolicy}
 	}
-	all[late] = loader.Workload{ID: 6, Policy: testPolicy + 1} // the highest number
+	all[late] = loader.WorkloadState{ID: 6, Policy: testPolicy + 1} // the highest number
 	const left = 2
 	var full *loader.WorkloadsFullError
 	for range 2 { // and again, with nothing new
@@ -61,13 +61,13 @@ func TestWorkloadsFull(t *testing.T) {
 	}
 	dials("left, under the policy around it", "")
 	// What has a place changes although there is no other.
-	all[around] = loader.Workload{ID: 1, Policy: testPolicy + 1}
+	all[around] = loader.WorkloadState{ID: 1, Policy: testPolicy + 1}
 	if err := r.dp.SetWorkloads(all); !errors.As(err, &full) || full.Left != left {
 		t.Fatal(err)
 	}
 	dials("left, under the new policy around it", "ECONNREFUSED")
-	all[around] = loader.Workload{ID: 1, Policy: testPolicy}
-	maps.DeleteFunc(all, func(id uint64, w loader.Workload) bool { return id >= nobodys+10 })
+	all[around] = loader.WorkloadState{ID: 1, Policy: testPolicy}
+	maps.DeleteFunc(all, func(id uint64, w loader.WorkloadState) bool { return id >= nobodys+10 })
 	must(t, r.dp.SetWorkloads(all))
 	if f := fill(); f.Entries != len(all) || len(all) != 12 {
 		t.Errorf("%d entries of %d", f.Entries, len(all))

@@ -168,7 +168,7 @@ func (c *Control) Keep() {
 
 // Failed is the step that failed when the newest policy was brought in force;
 // nil: none.
-func (c *Control) Failed() *Failure {
+func (c *Control) Failed() *StepFailure {
 	if p := c.pipeline.Load(); p != nil {
 		return p.Failed()
 	}
@@ -189,8 +189,8 @@ func (c *Control) logFindings(findings []istio.Finding) {
 	}
 }
 
-// Policy is the part of the status about the configuration.
-type Policy struct {
+// PolicyStatus is the part of the status about the configuration.
+type PolicyStatus struct {
 	Hash            string    `json:"hash"`
 	Loaded          time.Time `json:"loaded"`
 	Services        int       `json:"services"`
@@ -201,13 +201,13 @@ type Policy struct {
 	Error   string    `json:"error,omitempty"`
 	ErrorAt time.Time `json:"errorAt,omitzero"`
 	// Failed is the step that failed when the newest policy was brought in force.
-	Failed *Failure `json:"failed,omitempty"`
+	Failed *StepFailure `json:"failed,omitempty"`
 }
 
 // report is what is known of the configuration.
 type report struct {
 	mu       sync.Mutex
-	policy   Policy
+	policy   PolicyStatus
 	findings []istio.Finding
 }
 
@@ -220,7 +220,7 @@ func (r *report) loaded(l Loaded, err error, now time.Time) {
 	})
 	var step *StepError
 	if err == nil || errors.As(err, &step) && step.InForce {
-		r.policy = Policy{
+		r.policy = PolicyStatus{
 			Hash: l.Snapshot.Hash(), Loaded: now,
 			Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
 		}
@@ -248,7 +248,7 @@ func (r *report) found(findings []istio.Finding) {
 }
 
 // Report is what is known of the policy, and what its readers found.
-func (c *Control) Report() (Policy, []istio.Finding) {
+func (c *Control) Report() (PolicyStatus, []istio.Finding) {
 	r := &c.report
 	r.mu.Lock()
 	p, findings := r.policy, slices.Clone(r.findings)

@@ -162,7 +162,7 @@ func (n *node) learn(seed uint64) {
 					continue
 				}
 				// A name that is not allowed, and what is broken on purpose.
-				_ = n.names.Learn(id, "w", name, []learned.Answer{{Addr: netip.MustParseAddr(a), TTL: time.Hour}})
+				_ = n.names.Learn(id, "w", name, []learned.Record{{Addr: netip.MustParseAddr(a), TTL: time.Hour}})
 			}
 		}
 	}

@@ -75,8 +75,8 @@ func (e *StepError) Error() string { return fmt.Sprintf("%s: %v", e.Step, e.Err)
 
 func (e *StepError) Unwrap() error { return e.Err }
 
-// Failure is a step that failed.
-type Failure struct {
+// StepFailure is a step that failed.
+type StepFailure struct {
 	Step  string    `json:"step"`
 	Error string    `json:"error"`
 	Since time.Time `json:"since"`
@@ -95,7 +95,7 @@ type Pipeline struct {
 	inStep bool
 	// bound is the snapshot that workloads have their policies by; nil: none.
 	bound  *policy.Snapshot
-	failed *Failure
+	failed *StepFailure
 }
 
 // NewPipeline returns one that knows nothing of what there is.
@@ -237,7 +237,7 @@ func (p *Pipeline) note(err error) {
 		p.failed = nil
 		return
 	}
-	f := &Failure{Step: first.Step, Error: first.Err.Error(), Since: time.Now(), InForce: first.InForce}
+	f := &StepFailure{Step: first.Step, Error: first.Err.Error(), Since: time.Now(), InForce: first.InForce}
 	if p.failed != nil && p.failed.Step == f.Step {
 		f.Since = p.failed.Since
 	}
@@ -245,7 +245,7 @@ func (p *Pipeline) note(err error) {
 }
 
 // Failed is the step that failed the last time; nil: none did.
-func (p *Pipeline) Failed() *Failure {
+func (p *Pipeline) Failed() *StepFailure {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.failed

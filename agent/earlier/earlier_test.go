@@ -74,7 +74,7 @@ spec:
 	} {
 		k, told := &kernel{err: c.err}, &sink{}
 		e := New(Options{Datapath: k, Policies: s, Names: noNames{}, Sink: told, Log: slog.New(slog.DiscardHandler)})
-		w := workload.Bound{Workload: loader.Workload{ID: workload.Node, Policy: policy.DefaultPolicy, Mode: c.mode}, Name: "node"}
+		w := workload.Bound{WorkloadState: loader.WorkloadState{ID: workload.Node, Policy: policy.DefaultPolicy, Mode: c.mode}, Name: "node"}
 		dst := netip.MustParseAddrPort(c.dst)
 		e.judgeEarlier(w, sockdiag.Socket{Transport: policy.TCP, Dst: dst})
 		if slices.Contains(k.ended, dst) != c.ended || (len(told.events) == 1) != c.told {

@@ -23,7 +23,7 @@ const eventsKept = 8192
 // how many more there were.
 type Recorder struct {
 	events  *flow.Log
-	denials *flow.Denials
+	denials *flow.DenialTable
 	lines   *flow.Lines
 	log     *slog.Logger
 	// dropped counts the followers that did not read.

@@ -54,7 +54,7 @@ type Options struct {
 	// Choice says which interfaces have workloads at their other end.
 	Choice link.Choice
 	// Workload is what these are now.
-	Workload func() loader.Workload
+	Workload func() loader.WorkloadState
 	Datapath Datapath
 	Log      *slog.Logger
 }
@@ -204,7 +204,7 @@ func (g *Guards) Regard() {
 
 // Shut takes what its policy does not know from each guarded workload that shut says,
 // until the next Regard.
-func (g *Guards) Shut(shut func(loader.Workload) bool) error {
+func (g *Guards) Shut(shut func(loader.WorkloadState) bool) error {
 	var errs []error
 	for _, i := range g.Datapath.Guarded() {
 		if i.Kind == loader.WorkloadInterface && shut(i.Workload) {
@@ -251,24 +251,24 @@ func (g *Guards) NameOf(index int) string {
 	return g.names[index]
 }
 
-// Status is one guarded interface.
-type Status struct {
+// InterfaceStatus is one guarded interface.
+type InterfaceStatus struct {
 	Name  string `json:"name"`
 	As    string `json:"as"` // workload or uplink
 	Error string `json:"error,omitempty"`
 }
 
 // Status lists the guarded interfaces, and those that could not be.
-func (g *Guards) Status() []Status {
-	var out []Status
+func (g *Guards) Status() []InterfaceStatus {
+	var out []InterfaceStatus
 	for _, i := range g.Datapath.Guarded() {
-		out = append(out, Status{Name: i.Name, As: i.Kind.String()})
+		out = append(out, InterfaceStatus{Name: i.Name, As: i.Kind.String()})
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for name, err := range g.failed {
-		out = append(out, Status{Name: name, As: "not guarded", Error: err})
+		out = append(out, InterfaceStatus{Name: name, As: "not guarded", Error: err})
 	}
-	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b InterfaceStatus) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }

@@ -69,7 +69,7 @@ type rig struct {
 	listErr error
 	open    []link.Connection
 	said    bytes.Buffer
-	as      loader.Workload
+	as      loader.WorkloadState
 }
 
 func newRig(t *testing.T, choice string) *rig {
@@ -78,8 +78,8 @@ func newRig(t *testing.T, choice string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{k: &kernel{guarded: map[int]loader.Interface{}, guard: map[string]error{}, unguard: map[string]error{}}, as: loader.Workload{ID: 1}}
-	r.Guards = New(Options{Choice: c, Workload: func() loader.Workload { return r.as }, Datapath: r.k, Log: slog.New(slog.NewTextHandler(&r.said, nil))})
+	r := &rig{k: &kernel{guarded: map[int]loader.Interface{}, guard: map[string]error{}, unguard: map[string]error{}}, as: loader.WorkloadState{ID: 1}}
+	r.Guards = New(Options{Choice: c, Workload: func() loader.WorkloadState { return r.as }, Datapath: r.k, Log: slog.New(slog.NewTextHandler(&r.said, nil))})
 	r.list = func() ([]link.Link, error) { return r.links, r.listErr }
 	r.inbound = func(map[int]bool) ([]link.Connection, error) { return r.open, nil }
 	return r
@@ -240,7 +240,7 @@ func TestShut(t *testing.T) {
 	r.as.AllowAny = true
 	r.look()
 	r.did()
-	open := func(w loader.Workload) bool { return w.AllowAny }
+	open := func(w loader.WorkloadState) bool { return w.AllowAny }
 	if err := r.Shut(open); err != nil || r.did() != "guard veth7" || r.k.guarded[pod.Index].Workload.AllowAny {
 		t.Errorf("%v, %+v", err, r.k.guarded)
 	}

@@ -46,7 +46,7 @@ func NewDevices(log *slog.Logger) *Devices {
 // Follow opens listeners at the addresses that devices have now, hands each new
 // one to serve, and closes those of addresses that are gone. It returns the
 // devices with the addresses where egressd listens.
-func (d *Devices) Follow(l *Set, devices []link.Device, serve func(*DeviceListener)) (listening []loader.Device, closeOld func()) {
+func (d *Devices) Follow(l *Set, devices []link.Device, serve func(*DeviceListener)) (listening []loader.BoundDevice, closeOld func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(devices) > loader.MaxDevices {
@@ -58,7 +58,7 @@ func (d *Devices) Follow(l *Set, devices []link.Device, serve func(*DeviceListen
 	}
 	wanted := map[netip.Addr]bool{}
 	for _, dev := range devices {
-		out := loader.Device{Index: dev.Index}
+		out := loader.BoundDevice{Index: dev.Index}
 		for _, at := range []struct {
 			addr netip.Addr
 			to   *netip.Addr

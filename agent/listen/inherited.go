@@ -38,7 +38,7 @@ func (l *Set) adopt(network string, at netip.AddrPort, c syscall.Conn) error {
 }
 
 // Reopen puts sockets in the place of closed ones: those of from, of the same ports.
-func (l *Set) Reopen(ctx context.Context, from *handover.Set) error {
+func (l *Set) Reopen(ctx context.Context, from *handover.SocketSet) error {
 	with, err := Open(ctx, Options{Fixed: l.fixed, Transparent: l.transparent, Gates: l.Gates(), From: from, Log: l.log})
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ type Options struct {
 	Gates []netip.Addr
 	// From are sockets of an earlier daemon, which are taken before others are
 	// made, and whose ports count before all others.
-	From *handover.Set
+	From *handover.SocketSet
 	// Admin is the port of the admin interface, 0: there is none.
 	Admin uint16
 	Log   *slog.Logger
@@ -64,7 +64,7 @@ type Set struct {
 	transparent, fixed bool
 	// from are sockets of an earlier daemon, which are taken before others are
 	// made.
-	from *handover.Set
+	from *handover.SocketSet
 }
 
 // Open binds every listener, on loopback and the gates. A UDP slot other than the first is always ephemeral. A port
@@ -178,7 +178,7 @@ func (l *Set) bindUDP(ctx context.Context, slot int, addrs []netip.Addr, port ui
 
 // add tells the kernel's side of a listener.
 func (l *Set) add(kind loader.SocketKind, slot int, addr netip.Addr, c syscall.Conn) {
-	l.ports.Sockets = append(l.ports.Sockets, loader.Socket{Kind: kind, Slot: slot, Addr: addr.Unmap(), Conn: c})
+	l.ports.Sockets = append(l.ports.Sockets, loader.ListenerSocket{Kind: kind, Slot: slot, Addr: addr.Unmap(), Conn: c})
 }
 
 // bindAll binds one port on all addresses: the kernel's tables hold one port

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 
-func open(t *testing.T, from *handover.Set) *Set {
+func open(t *testing.T, from *handover.SocketSet) *Set {
 	t.Helper()
 	l, err := Open(t.Context(), Options{From: from, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -31,9 +31,9 @@ func open(t *testing.T, from *handover.Set) *Set {
 }
 
 // duplicate has what a daemon that goes on, or the next one, gets of the sockets.
-func duplicate(t *testing.T, l *Set) *handover.Set {
+func duplicate(t *testing.T, l *Set) *handover.SocketSet {
 	t.Helper()
-	set := &handover.Set{}
+	set := &handover.SocketSet{}
 	for name, all := range l.Sockets() {
 		for _, c := range all {
 			if err := set.Add(name, c); err != nil {

@@ -20,7 +20,7 @@ var (
 )
 
 // probeMetrics tells what a probe sees; nil: there is none.
-func probeMetrics(s *selfprobe.Status, gauge func(d *prometheus.Desc, n float64, labels ...string)) {
+func probeMetrics(s *selfprobe.ProbeStatus, gauge func(d *prometheus.Desc, n float64, labels ...string)) {
 	if s == nil {
 		return
 	}

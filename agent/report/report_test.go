@@ -82,7 +82,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s of what is not there", name)
 		}
 	}
-	status.Probe = &selfprobe.Status{Status: probe.Status{Captured: true}}
+	status.Probe = &selfprobe.ProbeStatus{ProberStatus: probe.ProberStatus{Captured: true}}
 	status.Probe.Paths = []probe.PathStatus{{Path: probe.DNSUDP, Family: probe.IPv6, OK: true, LastSuccess: time.UnixMilli(1500)}}
 	s.LogDropped = func() uint64 { return 9 }
 	got = gathered(t, s)

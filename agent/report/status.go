@@ -37,7 +37,7 @@ type Status struct {
 	// Unbound says that cgroups do not have the policy of their Workload.
 	Unbound string `json:"unbound,omitempty"`
 	// Probe is what the daemon's probe of itself sees; nil: there is none.
-	Probe *selfprobe.Status `json:"probe,omitempty"`
+	Probe *selfprobe.ProbeStatus `json:"probe,omitempty"`
 	// Pins says whether what is attached outlives the daemon.
 	Pins PinStatus `json:"pins"`
 	// Unsaved says what could not be saved for the next start, and why, by file.
@@ -47,7 +47,7 @@ type Status struct {
 	// Programs maps the attached programs to their kernel ids.
 	Programs map[string]uint32 `json:"programs"`
 	// Interfaces are the guarded network interfaces.
-	Interfaces []iface.Status `json:"interfaces"`
+	Interfaces []iface.InterfaceStatus `json:"interfaces"`
 	// Maps says how full the kernel's tables are.
 	Maps map[string]loader.Fill `json:"maps"`
 	// Memory is what these tables and all others take.
@@ -82,7 +82,7 @@ type Status struct {
 }
 
 // Policy is the part of the Status about the configuration.
-type Policy = control.Policy
+type Policy = control.PolicyStatus
 
 // WorkloadStatus is one workload; the first is all of what is captured that
 // is no other.

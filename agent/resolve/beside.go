@@ -19,33 +19,33 @@ import (
 // told is not learned for the program, and under exec it is not captured. All
 // are optional: libc goes on to DNS when nobody is there. (That of sssd is
 // not among them. It serves users and groups, for which there is nothing else.)
-var besideDNS = []Socket{
+var besideDNS = []ResolverSocket{
 	{"/run/nscd/socket", "set enable-cache hosts no in /etc/nscd.conf"},
 	{"/run/systemd/resolve/io.systemd.Resolve", "take resolve out of the line hosts: in /etc/nsswitch.conf"},
 	{"/run/avahi-daemon/socket", "take mdns out of the line hosts: in /etc/nsswitch.conf"},
 }
 
-// Socket is one of these.
-type Socket struct{ path, remedy string }
+// ResolverSocket is one of these.
+type ResolverSocket struct{ path, remedy string }
 
 // Beside lists those of besideDNS that are there, by their real paths
 // below root.
-func Beside(root string) []Socket {
-	var out []Socket
+func Beside(root string) []ResolverSocket {
+	var out []ResolverSocket
 	for _, s := range besideDNS {
 		path, err := filepath.EvalSymlinks(filepath.Join(root, s.path))
 		if err != nil {
 			continue
 		}
 		if info, err := os.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
-			out = append(out, Socket{path, s.remedy})
+			out = append(out, ResolverSocket{path, s.remedy})
 		}
 	}
 	return out
 }
 
 // WarnBeside says which programs of this node may resolve names without DNS.
-func WarnBeside(log *slog.Logger, found []Socket) {
+func WarnBeside(log *slog.Logger, found []ResolverSocket) {
 	if len(found) == 0 {
 		return
 	}
@@ -61,7 +61,7 @@ func WarnBeside(log *slog.Logger, found []Socket) {
 // mount namespace of its own: connect(2) to them is ECONNREFUSED. The
 // goroutine must be locked to the thread and not be unlocked again. Mounts
 // that others make are still seen, those of the command stay in it.
-func Hide(found []Socket) error {
+func Hide(found []ResolverSocket) error {
 	if len(found) == 0 {
 		return nil
 	}

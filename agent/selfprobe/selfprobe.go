@@ -116,12 +116,12 @@ func (s *Probe) Openings() (all []policy.Opening) {
 }
 
 // Bind adds the probe's cgroup to the table of workloads, if there is one.
-func (s *Probe) Bind(table map[uint64]loader.Workload) {
+func (s *Probe) Bind(table map[uint64]loader.WorkloadState) {
 	if s == nil {
 		return
 	}
 	if id, err := cgroup.ID(s.dir); err == nil {
-		table[id] = loader.Workload{ID: workload.Probe, Policy: Policy, Mode: policy.Enforce}
+		table[id] = loader.WorkloadState{ID: workload.Probe, Policy: Policy, Mode: policy.Enforce}
 	}
 }
 
@@ -176,7 +176,7 @@ func (s *Probe) captured(ctx context.Context, families []probe.Family) ([]probe.
 }
 
 // targets are the listeners themselves.
-func (s *Probe) targets() (all []probe.Target) {
+func (s *Probe) targets() (all []probe.Attempt) {
 	announce := func(src netip.AddrPort) func() {
 		s.own.Store(src, true)
 		return func() { s.own.Delete(src) }
@@ -190,7 +190,7 @@ func (s *Probe) targets() (all []probe.Target) {
 			port = uint16(at.Port)
 		}
 		addr := addrOf(at)
-		all = append(all, probe.Target{Path: p, Family: probe.FamilyOf(addr), Addr: netip.AddrPortFrom(addr, port), Announce: announce})
+		all = append(all, probe.Attempt{Path: p, Family: probe.FamilyOf(addr), Addr: netip.AddrPortFrom(addr, port), Announce: announce})
 	})
 	return all
 }
@@ -314,16 +314,16 @@ func (s *Probe) Run(ctx context.Context) {
 	_ = os.Remove(s.dir) // unless another daemon uses it
 }
 
-// Status is what the probe sees.
-type Status struct {
+// ProbeStatus is what the probe sees.
+type ProbeStatus struct {
 	Interval string `json:"interval"`
-	probe.Status
+	probe.ProberStatus
 }
 
 // Status is what it sees now; nil: there is no probe.
-func (s *Probe) Status() *Status {
+func (s *Probe) Status() *ProbeStatus {
 	if s == nil {
 		return nil
 	}
-	return &Status{Interval: s.interval.String(), Status: s.Prober.Status()}
+	return &ProbeStatus{Interval: s.interval.String(), ProberStatus: s.Prober.Status()}
 }

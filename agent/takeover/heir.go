@@ -23,8 +23,8 @@ type Await struct {
 	Version string
 	Cgroup  uint64
 	// Descriptors duplicates all that an heir needs.
-	Descriptors func() (*handover.Set, error)
-	Prepared    chan<- *handover.Conn
+	Descriptors func() (*handover.SocketSet, error)
+	Prepared    chan<- *handover.Channel
 	Log         *slog.Logger
 }
 
@@ -70,14 +70,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // prepare gives an heir duplicates of all that it needs, and waits until it
 // is prepared. True: it is, and Prepared has it.
-func (a Await) prepare(ctx context.Context, c *handover.Conn) bool {
+func (a Await) prepare(ctx context.Context, c *handover.Channel) bool {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	c.SetDeadline(time.Now().Add(offerWait))
 	m, err := a.offer(c)
 	if err == nil {
 		a.Log.Info("another egressd prepares to take over", "version", m.Version)
 		c.SetDeadline(time.Now().Add(prepareWait))
-		var set *handover.Set
+		var set *handover.SocketSet
 		_, set, err = c.Expect(handover.Quiesce)
 		set.Close()
 	}
@@ -98,7 +98,7 @@ func (a Await) prepare(ctx context.Context, c *handover.Conn) bool {
 	}
 }
 
-func (a Await) offer(c *handover.Conn) (handover.Message, error) {
+func (a Await) offer(c *handover.Channel) (handover.Message, error) {
 	m, set, err := c.Expect(handover.Hello)
 	set.Close()
 	if err != nil {
@@ -114,7 +114,7 @@ func (a Await) offer(c *handover.Conn) (handover.Message, error) {
 
 // Heir is the daemon that takes over from this one.
 type Heir struct {
-	conn    *handover.Conn
+	conn    *handover.Channel
 	answers chan handover.Message // to what it was asked
 	asking  chan struct{}         // has one token
 	done    chan error            // nil: it serves; else it does not
@@ -124,7 +124,7 @@ type Heir struct {
 }
 
 // NewHeir listens to an heir that is prepared.
-func NewHeir(c *handover.Conn, log *slog.Logger) *Heir {
+func NewHeir(c *handover.Channel, log *slog.Logger) *Heir {
 	h := &Heir{conn: c, answers: make(chan handover.Message, 1), asking: make(chan struct{}, 1),
 		done: make(chan error, 1), ended: make(chan struct{}), quiet: make(chan struct{}), log: log}
 	go h.listen()
@@ -159,7 +159,7 @@ func (h *Heir) listen() {
 }
 
 // Learn makes the heir learn an answer before it is given.
-func (h *Heir) Learn(workload, name string, answers []learned.Answer) error {
+func (h *Heir) Learn(workload, name string, answers []learned.Record) error {
 	select {
 	case <-h.quiet:
 	case <-h.ended:
@@ -171,7 +171,7 @@ func (h *Heir) Learn(workload, name string, answers []learned.Answer) error {
 	case <-h.answers: // one that came too late
 	default:
 	}
-	w := handover.Answer{Workload: workload, Name: name}
+	w := handover.LearnedAnswer{Workload: workload, Name: name}
 	for _, a := range answers {
 		w.Addrs = append(w.Addrs, handover.Address{Addr: a.Addr, TTL: a.TTL})
 	}

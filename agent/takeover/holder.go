@@ -41,9 +41,9 @@ const (
 	learnWait = 2 * time.Second
 )
 
-// Holder is the daemon that this one takes over from.
-type Holder struct {
-	conn    *handover.Conn
+// Incumbent is the daemon that this one takes over from.
+type Incumbent struct {
+	conn    *handover.Channel
 	Cgroup  uint64 // its own, 0: not captured
 	version string
 	log     *slog.Logger
@@ -54,7 +54,7 @@ type Holder struct {
 }
 
 // reach asks the daemon that runs on a state directory for its sockets and locks.
-func reach(stateDir, version string, log *slog.Logger) (_ *Holder, _ *handover.Set, err error) {
+func reach(stateDir, version string, log *slog.Logger) (_ *Incumbent, _ *handover.SocketSet, err error) {
 	conn, err := handover.Dial(filepath.Join(stateDir, handover.SocketName))
 	if err != nil {
 		return nil, nil, fmt.Errorf("the egressd that runs on %s can't be taken over from, as it is of a version that hands nothing over, or is about to end; end it, and start again: %w", stateDir, err)
@@ -73,12 +73,12 @@ func reach(stateDir, version string, log *slog.Logger) (_ *Holder, _ *handover.S
 	if err != nil {
 		return nil, nil, fmt.Errorf("take over from the egressd that runs on %s: %w", stateDir, err)
 	}
-	return &Holder{conn: conn, Cgroup: m.Cgroup, version: m.Version, log: log, ended: make(chan struct{}), released: make(chan error, 1)}, set, nil
+	return &Incumbent{conn: conn, Cgroup: m.Cgroup, version: m.Version, log: log, ended: make(chan struct{}), released: make(chan error, 1)}, set, nil
 }
 
 // LockOrReach locks the state directory, or, where another daemon has it and a
 // takeover is wanted, gets the lock and all else from that one.
-func LockOrReach(stateDir, version string, wanted bool, log *slog.Logger) (lock *os.File, h *Holder, set *handover.Set, err error) {
+func LockOrReach(stateDir, version string, wanted bool, log *slog.Logger) (lock *os.File, h *Incumbent, set *handover.SocketSet, err error) {
 	lock, err = state.Lock(stateDir)
 	if !errors.Is(err, state.ErrRuns) {
 		return lock, nil, nil, err
@@ -104,11 +104,11 @@ func LockOrReach(stateDir, version string, wanted bool, log *slog.Logger) (lock 
 // Quiesce makes the daemon before stop. From then on what arrives waits in the
 // sockets, until this one serves or that one goes on. learn is called for each
 // answer that the other one is about to give.
-func (h *Holder) Quiesce(learn func(handover.Answer) error) error {
+func (h *Incumbent) Quiesce(learn func(handover.LearnedAnswer) error) error {
 	h.conn.SetDeadline(time.Now().Add(switchWait))
 	err := h.conn.Send(handover.Message{Kind: handover.Quiesce}, nil)
 	if err == nil {
-		var set *handover.Set
+		var set *handover.SocketSet
 		_, set, err = h.conn.Expect(handover.Quiet)
 		set.Close()
 	}
@@ -134,7 +134,7 @@ func died(err error) bool {
 }
 
 // listen learns what the daemon before answers, until that hangs up.
-func (h *Holder) listen(learn func(handover.Answer) error) {
+func (h *Incumbent) listen(learn func(handover.LearnedAnswer) error) {
 	defer close(h.ended)
 	for {
 		m, set, err := h.conn.Receive()
@@ -165,7 +165,7 @@ func (h *Holder) listen(learn func(handover.Answer) error) {
 
 // Settle tells the daemon before that this one's programs are in force,
 // and hears whether it agrees.
-func (h *Holder) Settle() error {
+func (h *Incumbent) Settle() error {
 	_ = h.conn.Send(handover.Message{Kind: handover.Done}, nil) // what comes back, or the end, says more
 	select {
 	case err := <-h.released:
@@ -180,16 +180,16 @@ func (h *Holder) Settle() error {
 
 // Leave hangs up, and returns when the other one has as well. Before Settle that one
 // goes on then.
-func (h *Holder) Leave() {
+func (h *Incumbent) Leave() {
 	h.conn.Close()
 	<-h.ended
 }
 
 // Close hangs up.
-func (h *Holder) Close() error { return h.conn.Close() }
+func (h *Incumbent) Close() error { return h.conn.Close() }
 
 // Ended is closed when the daemon before has hung up.
-func (h *Holder) Ended() <-chan struct{} { return h.ended }
+func (h *Incumbent) Ended() <-chan struct{} { return h.ended }
 
 // Version is that of the daemon before.
-func (h *Holder) Version() string { return h.version }
+func (h *Incumbent) Version() string { return h.version }

@@ -26,12 +26,12 @@ var quiet = slog.New(slog.DiscardHandler)
 // daemon is one that runs on a state directory and waits for heirs.
 type daemon struct {
 	dir      string
-	prepared chan *handover.Conn
+	prepared chan *handover.Channel
 }
 
 func newDaemon(t *testing.T) *daemon {
 	t.Helper()
-	d := &daemon{t.TempDir(), make(chan *handover.Conn)}
+	d := &daemon{t.TempDir(), make(chan *handover.Channel)}
 	lock, err := state.Lock(d.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -41,8 +41,8 @@ func newDaemon(t *testing.T) *daemon {
 	t.Cleanup(func() { cancel(); loops.Wait(); lock.Close() })
 	err = Await{
 		Version: "old", Cgroup: 7, Prepared: d.prepared, Log: quiet,
-		Descriptors: func() (*handover.Set, error) {
-			set := &handover.Set{}
+		Descriptors: func() (*handover.SocketSet, error) {
+			set := &handover.SocketSet{}
 			return set, set.Add(StateLock, lock)
 		},
 	}.Open(ctx, d.dir, func(f func() error) { loops.Go(func() { _ = f() }) })
@@ -53,7 +53,7 @@ func newDaemon(t *testing.T) *daemon {
 }
 
 // reach takes over as far as that the other one waits for this one to be prepared.
-func (d *daemon) reach(t *testing.T) *Holder {
+func (d *daemon) reach(t *testing.T) *Incumbent {
 	t.Helper()
 	lock, h, set, err := LockOrReach(d.dir, "new", true, quiet)
 	if err != nil {
@@ -68,7 +68,7 @@ func (d *daemon) reach(t *testing.T) *Holder {
 
 // quiesce makes the heir's side ask, and returns what the daemon has of it then; learn
 // is what the heir learns with.
-func (d *daemon) quiesce(t *testing.T, h *Holder, learn func(handover.Answer) error) (*Heir, chan error) {
+func (d *daemon) quiesce(t *testing.T, h *Incumbent, learn func(handover.LearnedAnswer) error) (*Heir, chan error) {
 	t.Helper()
 	asked := make(chan error, 1)
 	go func() { asked <- h.Quiesce(learn) }()
@@ -91,8 +91,8 @@ func TestTakenOver(t *testing.T) {
 		t.Errorf("where no takeover is wanted: %v", err)
 	}
 	h := d.reach(t)
-	got := make(chan handover.Answer, 1)
-	heir, asked := d.quiesce(t, h, func(a handover.Answer) error {
+	got := make(chan handover.LearnedAnswer, 1)
+	heir, asked := d.quiesce(t, h, func(a handover.LearnedAnswer) error {
 		got <- a
 		if a.Name == "b.example" {
 			return errors.New("not known here")
@@ -104,7 +104,7 @@ func TestTakenOver(t *testing.T) {
 	if err := <-asked; err != nil {
 		t.Fatal(err)
 	}
-	answers := []learned.Answer{{Addr: netip.MustParseAddr("192.0.2.1"), TTL: time.Minute}, {Addr: netip.MustParseAddr("2001:db8::1"), TTL: time.Second}}
+	answers := []learned.Record{{Addr: netip.MustParseAddr("192.0.2.1"), TTL: time.Minute}, {Addr: netip.MustParseAddr("2001:db8::1"), TTL: time.Second}}
 	if err := heir.Learn("w", "a.example", answers); err != nil {
 		t.Error(err)
 	}

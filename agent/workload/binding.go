@@ -45,8 +45,8 @@ type Binding struct {
 	snapshot *policy.Snapshot
 	// bound is what the kernel was told, by number, and cgroups by cgroup id.
 	bound   map[uint32]Bound
-	cgroups map[uint64]loader.Workload
-	watcher *cgroup.Watcher
+	cgroups map[uint64]loader.WorkloadState
+	watcher *cgroup.TreeWatcher
 	// told are the directories that were said to be anybody's.
 	told map[string]bool
 	// above and followed are what the kernel was told of captured names.
@@ -57,7 +57,7 @@ type Binding struct {
 
 // Bound is a workload that the kernel knows.
 type Bound struct {
-	loader.Workload
+	loader.WorkloadState
 	Name string
 	Dirs []string // cgroup directories
 	// waits says that it has changed over to its policy, by which the core does
@@ -98,8 +98,8 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 	}
 	w.snapshot = s
 	node := w.NodeWorkload(s)
-	table, described := map[uint64]loader.Workload{}, map[uint64]loader.Workload{}
-	bound := map[uint32]Bound{Node: {Workload: node, Name: w.opts.Name, Dirs: w.capture.Named}}
+	table, described := map[uint64]loader.WorkloadState{}, map[uint64]loader.WorkloadState{}
+	bound := map[uint32]Bound{Node: {WorkloadState: node, Name: w.opts.Name, Dirs: w.capture.Named}}
 	var errs []error
 	if w.opts.Described {
 		errs = append(errs, w.bindDescribed(s, described, bound))
@@ -114,7 +114,7 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 	}
 	for _, id := range []uint64{w.own, w.before} {
 		if id != 0 {
-			table[id] = loader.Workload{ID: Own, Exempt: true}
+			table[id] = loader.WorkloadState{ID: Own, Exempt: true}
 		}
 	}
 	maps.Copy(table, described)
@@ -144,7 +144,7 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 
 // Shut takes what their policies do not know from those workloads that shut says, until
 // the next Bind.
-func (w *Binding) Shut(shut func(loader.Workload) bool) error {
+func (w *Binding) Shut(shut func(loader.WorkloadState) bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	table := maps.Clone(w.cgroups)
@@ -175,19 +175,19 @@ func (w *Binding) setBound(bound map[uint32]Bound) {
 }
 
 // NodeWorkload is everything captured that no other workload is.
-func (w *Binding) NodeWorkload(s *policy.Snapshot) loader.Workload {
-	return loader.Workload{ID: Node, Policy: policy.DefaultPolicy, Mode: w.opts.Mode,
+func (w *Binding) NodeWorkload(s *policy.Snapshot) loader.WorkloadState {
+	return loader.WorkloadState{ID: Node, Policy: policy.DefaultPolicy, Mode: w.opts.Mode,
 		AllowAny: w.opts.Open(s.Policy(policy.DefaultPolicy))}
 }
 
 // bindDescribed adds the workloads that the policy describes.
-func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Workload, bound map[uint32]Bound) error {
-	var patterns []cgroup.Pattern
+func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.WorkloadState, bound map[uint32]Bound) error {
+	var patterns []cgroup.PathPattern
 	var of []int // index of the workload
 	all := s.Workloads()
 	for i, d := range all {
 		for _, c := range d.Cgroups {
-			patterns, of = append(patterns, cgroup.Pattern(c)), append(of, i)
+			patterns, of = append(patterns, cgroup.PathPattern(c)), append(of, i)
 		}
 	}
 	// Behind the described ones: of equal patterns the first counts.
@@ -231,13 +231,13 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 			if !w.mayBeLax(dir, NodeServices) {
 				continue
 			}
-			free := loader.Workload{ID: Services, Policy: policy.DefaultPolicy, Mode: policy.Off}
+			free := loader.WorkloadState{ID: Services, Policy: policy.DefaultPolicy, Mode: policy.Off}
 			put(table, keys, free)
-			bound[Services] = Bound{Workload: free, Name: NodeServices, Dirs: append(bound[Services].Dirs, dir)}
+			bound[Services] = Bound{WorkloadState: free, Name: NodeServices, Dirs: append(bound[Services].Dirs, dir)}
 			continue
 		}
 		d := all[i]
-		one := loader.Workload{Policy: d.Policy, Mode: w.opts.Mode, AllowAny: w.opts.Open(s.Policy(d.Policy))}
+		one := loader.WorkloadState{Policy: d.Policy, Mode: w.opts.Mode, AllowAny: w.opts.Open(s.Policy(d.Policy))}
 		name := d.Key()
 		mode := w.strictest(d, dir, w.root, func(at string) (claims []policy.BoundWorkload) {
 			for _, p := range dirs[at] {
@@ -256,12 +256,12 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 		}
 		put(table, keys, one)
 		b := bound[one.ID]
-		bound[one.ID] = Bound{Workload: one, Name: name, Dirs: append(b.Dirs, dir)}
+		bound[one.ID] = Bound{WorkloadState: one, Name: name, Dirs: append(b.Dirs, dir)}
 	}
 	return nil
 }
 
-func put(table map[uint64]loader.Workload, keys []uint64, w loader.Workload) {
+func put(table map[uint64]loader.WorkloadState, keys []uint64, w loader.WorkloadState) {
 	for _, key := range keys {
 		table[key] = w
 	}

@@ -20,13 +20,13 @@ import (
 
 // tables is a Datapath of maps, whose functions fail as they are told.
 type tables struct {
-	table                  map[uint64]loader.Workload
+	table                  map[uint64]loader.WorkloadState
 	named                  []loader.Named
 	set, raised, followed  int
 	setErr, raiseErr, fErr error
 }
 
-func (d *tables) SetWorkloads(w map[uint64]loader.Workload) error {
+func (d *tables) SetWorkloads(w map[uint64]loader.WorkloadState) error {
 	if d.setErr != nil && !errors.As(d.setErr, new(*loader.WorkloadsFullError)) {
 		return d.setErr
 	}
@@ -47,8 +47,8 @@ func (d *tables) Follow(_ uint64, named []loader.Named) error {
 	return nil
 }
 
-func (d *tables) Beside([]uint64) error                     { return nil }
-func (d *tables) DropGone(map[uint64]loader.Workload) error { return nil }
+func (d *tables) Beside([]uint64) error                          { return nil }
+func (d *tables) DropGone(map[uint64]loader.WorkloadState) error { return nil }
 
 // rig is a Binding over directories that stand for cgroups: they are what a
 // cgroup's id is read from, and no kernel side needs them to be more.
@@ -126,7 +126,7 @@ func described(t *testing.T, list ...string) *policy.Snapshot {
 // TestBind: each cgroup is told to the kernel as what it is, when it comes and when it
 // goes; where nothing has changed the kernel is left alone.
 func TestBind(t *testing.T) {
-	r := newRig(t, Options{Mode: policy.Enforce, Services: []cgroup.Pattern{"node/dhcp"}}, "node")
+	r := newRig(t, Options{Mode: policy.Enforce, Services: []cgroup.PathPattern{"node/dhcp"}}, "node")
 	node, shop, own := r.mkdir("node"), r.mkdir("node/shop"), r.mkdir("node/egressd")
 	dhcp, outside := r.mkdir("node/dhcp"), r.mkdir("outside")
 	r.own = own
@@ -227,7 +227,7 @@ func TestBindFull(t *testing.T) {
 // TestBindLoose: a cgroup that anybody can move processes into is not under less
 // policy than the node, and that is said once.
 func TestBindLoose(t *testing.T) {
-	r := newRig(t, Options{Mode: policy.Enforce, Services: []cgroup.Pattern{"node/dhcp"}}, "node")
+	r := newRig(t, Options{Mode: policy.Enforce, Services: []cgroup.PathPattern{"node/dhcp"}}, "node")
 	r.mkdir("node")
 	shop, dhcp := r.mkdir("node/shop"), r.mkdir("node/dhcp")
 	r.held = func(string) error { return errors.New("loose") }
@@ -294,12 +294,12 @@ func TestShut(t *testing.T) {
 	}
 	failed := errors.New("failed")
 	r.d.setErr = failed
-	if err := r.Shut(func(w loader.Workload) bool { return w.ID == Node }); !errors.Is(err, failed) {
+	if err := r.Shut(func(w loader.WorkloadState) bool { return w.ID == Node }); !errors.Is(err, failed) {
 		t.Errorf("%v", err)
 	}
 	r.d.setErr = nil
 	for range 2 {
-		if err := r.Shut(func(w loader.Workload) bool { return w.ID == Node }); err != nil {
+		if err := r.Shut(func(w loader.WorkloadState) bool { return w.ID == Node }); err != nil {
 			t.Fatal(err)
 		}
 		if isOpen(node) || !isOpen(shop) || r.d.set != 2 {

@@ -234,7 +234,7 @@ func (c *Capture) Processes() ([]int, error) {
 
 // follow tells the kernel which names are captured, and what a cgroup that gets
 // one is from its first moment on.
-func (w *Binding) follow(s *policy.Snapshot, table map[uint64]loader.Workload) error {
+func (w *Binding) follow(s *policy.Snapshot, table map[uint64]loader.WorkloadState) error {
 	c := w.capture
 	if !c.ByName {
 		return nil
@@ -246,7 +246,7 @@ func (w *Binding) follow(s *policy.Snapshot, table map[uint64]loader.Workload) e
 	if err != nil {
 		return err
 	}
-	table[above] = loader.Workload{Outside: true}
+	table[above] = loader.WorkloadState{Outside: true}
 	named := make([]loader.Named, len(c.Named))
 	for i, dir := range c.Named {
 		key := loader.NamedKey(c.path(dir))

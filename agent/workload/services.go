@@ -36,7 +36,7 @@ var nodeServices = []string{
 // ParseNodeServices reads the choice of the cgroups that are not under policy
 // although everything is captured: "auto" for the node's own services when
 // whole, "none", or patterns as in Workload objects, separated by commas.
-func ParseNodeServices(s string, whole bool) ([]cgroup.Pattern, error) {
+func ParseNodeServices(s string, whole bool) ([]cgroup.PathPattern, error) {
 	list := strings.Split(s, ",")
 	switch s {
 	case "none":
@@ -47,7 +47,7 @@ func ParseNodeServices(s string, whole bool) ([]cgroup.Pattern, error) {
 		}
 		list = nodeServices
 	}
-	var out []cgroup.Pattern
+	var out []cgroup.PathPattern
 	for _, p := range list {
 		p = strings.TrimSpace(p)
 		switch {
@@ -56,7 +56,7 @@ func ParseNodeServices(s string, whole bool) ([]cgroup.Pattern, error) {
 		case strings.HasPrefix(p, "/"):
 			return nil, fmt.Errorf("%s: write the path below the root of the cgroup tree, without the leading slash", p)
 		}
-		out = append(out, cgroup.Pattern(p))
+		out = append(out, cgroup.PathPattern(p))
 	}
 	return out, nil
 }

@@ -25,13 +25,13 @@ const (
 type Datapath interface {
 	// SetWorkloads says which cgroup is which workload; what had not been decided
 	// by that is judged anew when RaiseEpoch is called.
-	SetWorkloads(map[uint64]loader.Workload) error
+	SetWorkloads(map[uint64]loader.WorkloadState) error
 	RaiseEpoch() error
 	// Follow says which names below a cgroup are captured, Beside which cgroups there
 	// are not, and DropGone that those of others may be gone.
 	Follow(above uint64, named []loader.Named) error
 	Beside(ids []uint64) error
-	DropGone(map[uint64]loader.Workload) error
+	DropGone(map[uint64]loader.WorkloadState) error
 }
 
 // Options of a Binding.
@@ -43,7 +43,7 @@ type Options struct {
 	Described bool
 	// Services are cgroups that are not under policy, unless a Workload describes
 	// them.
-	Services []cgroup.Pattern
+	Services []cgroup.PathPattern
 	// Open says whether a policy lets pass what it does not know; nil: as it says.
 	Open func(*policy.Policy) bool
 	// Pending says whether the core does not yet go by a policy to which workloads
@@ -53,6 +53,6 @@ type Options struct {
 	// it takes over from; 0: they are not captured.
 	Own, Before uint64
 	// More adds what else is a workload to the table, by the ids of cgroups.
-	More func(table map[uint64]loader.Workload)
+	More func(table map[uint64]loader.WorkloadState)
 	Log  *slog.Logger
 }

@@ -46,7 +46,7 @@ func probeCommand(e env) *cobra.Command {
 }
 
 // printProbe adds what the daemon's probe of itself sees.
-func printProbe(w io.Writer, p *selfprobe.Status) {
+func printProbe(w io.Writer, p *selfprobe.ProbeStatus) {
 	if p == nil {
 		fmt.Fprintln(w, "probe\toff")
 		return

@@ -12,7 +12,7 @@ import (
 )
 
 // limitFlags are what bounds proxied connections.
-type limitFlags struct{ agent.Limits }
+type limitFlags struct{ agent.ConnectionLimits }
 
 func (f *limitFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
@@ -29,7 +29,7 @@ func (f *limitFlags) options(o *agent.Options) error {
 	if f.PeekTimeout <= 0 || f.IdleTimeout <= 0 || f.RecycleTimeout <= 0 {
 		return errors.New("--peek-timeout, --idle-timeout and --recycle-timeout must be more than nothing")
 	}
-	o.Limits = f.Limits
+	o.Limits = f.ConnectionLimits
 	return nil
 }
 

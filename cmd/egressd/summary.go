@@ -12,7 +12,7 @@ import (
 )
 
 // printDenials lists what a command was denied, and what would allow it.
-func printDenials(w io.Writer, denials explain.Denials, mode string) {
+func printDenials(w io.Writer, denials explain.DenialSummary, mode string) {
 	if len(denials.List) == 0 && denials.Others == 0 && denials.Lost == 0 {
 		return
 	}

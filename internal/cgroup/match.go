@@ -12,14 +12,14 @@ import (
 	"strings"
 )
 
-// Pattern names cgroups by their paths below a root, without a leading slash:
+// PathPattern names cgroups by their paths below a root, without a leading slash:
 // "system.slice/foo.service". In a segment '*' stands for any characters, '?'
 // for one. "**" as the last segment stands for what is below; since a cgroup
 // stands for everything below it anyway, "a/**" names what "a" does.
-type Pattern string
+type PathPattern string
 
 // segments returns the parts of the path without a last "**".
-func (p Pattern) segments() []string {
+func (p PathPattern) segments() []string {
 	s := strings.Split(strings.Trim(string(p), "/"), "/")
 	if s[len(s)-1] == "**" {
 		s = s[:len(s)-1]
@@ -29,8 +29,8 @@ func (p Pattern) segments() []string {
 
 // Compare orders patterns most specific first: more segments before fewer,
 // then those with fewer wildcards, then longer, then alphabetically.
-func (p Pattern) Compare(o Pattern) int {
-	wild := func(p Pattern) int { return strings.Count(string(p), "*") + strings.Count(string(p), "?") }
+func (p PathPattern) Compare(o PathPattern) int {
+	wild := func(p PathPattern) int { return strings.Count(string(p), "*") + strings.Count(string(p), "?") }
 	return cmp.Or(cmp.Compare(len(o.segments()), len(p.segments())), cmp.Compare(wild(p), wild(o)),
 		cmp.Compare(len(o), len(p)), cmp.Compare(p, o))
 }
@@ -38,7 +38,7 @@ func (p Pattern) Compare(o Pattern) int {
 // Find returns the directories below root that the pattern names, and the
 // directories that have to be watched to learn of new ones. Cgroups that go
 // away meanwhile are left out.
-func (p Pattern) Find(root string) (found, watch []string, err error) {
+func (p PathPattern) Find(root string) (found, watch []string, err error) {
 	at := []string{root}
 	for _, segment := range p.segments() {
 		watch = append(watch, at...)
@@ -69,7 +69,7 @@ func (p Pattern) Find(root string) (found, watch []string, err error) {
 
 // Names says whether the pattern names the cgroup of a path below the root, be it
 // there or not.
-func (p Pattern) Names(path string) bool {
+func (p PathPattern) Names(path string) bool {
 	segments, names := p.segments(), strings.Split(path, "/")
 	if len(segments) != len(names) {
 		return false
@@ -86,7 +86,7 @@ func (p Pattern) Names(path string) bool {
 // with the indices of the patterns that name them, the most specific first, to
 // which the cgroup goes; and the directories to be watched for new ones. It also has
 // those of expected that are named, be they there or not.
-func Assign(root string, patterns []Pattern, expected []string) (dirs map[string][]int, watch []string, err error) {
+func Assign(root string, patterns []PathPattern, expected []string) (dirs map[string][]int, watch []string, err error) {
 	order := make([]int, len(patterns))
 	for i := range order {
 		order[i] = i

@@ -31,7 +31,7 @@ func TestAssign(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "system.slice/cgroup.service"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	patterns := []Pattern{"system.slice/*.service", "system.slice/db.service", "user.slice/**", "user.slice/*/app.scope", "gone.slice/x", "/system.slice/"}
+	patterns := []PathPattern{"system.slice/*.service", "system.slice/db.service", "user.slice/**", "user.slice/*/app.scope", "gone.slice/x", "/system.slice/"}
 	dirs, watch, err := Assign(root, patterns, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestAssign(t *testing.T) {
 }
 
 func TestPatternOrder(t *testing.T) {
-	sorted := []Pattern{"a/b/c", "a/b/*", "a/b", "a/bb*", "a/*", "b", "a", "**"}
+	sorted := []PathPattern{"a/b/c", "a/b/*", "a/b", "a/bb*", "a/*", "b", "a", "**"}
 	for i, p := range sorted[:len(sorted)-1] {
 		if p.Compare(sorted[i+1]) >= 0 && p != "b" {
 			t.Errorf("%q is not before %q", p, sorted[i+1])
@@ -71,7 +71,7 @@ func TestWatch(t *testing.T) {
 	mkdirs(t, root, "slice")
 	w := NewWatcher(slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
-	patterns := []Pattern{"slice/*/app"}
+	patterns := []PathPattern{"slice/*/app"}
 	found := make(chan string, 16)
 	look := func() {
 		for range 2 { // what is watched is looked at once more
@@ -105,7 +105,7 @@ func TestWatch(t *testing.T) {
 // TestNames: a pattern names a path as it finds it.
 func TestNames(t *testing.T) {
 	for _, c := range []struct {
-		pattern Pattern
+		pattern PathPattern
 		path    string
 		want    bool
 	}{

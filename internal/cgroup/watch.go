@@ -19,27 +19,27 @@ const rescan = 2 * time.Second
 // and go all the time, looking takes a part of a core, and not all of it.
 const rest = 4
 
-// Watcher tells when cgroups come and go in a set of directories.
-type Watcher struct {
+// TreeWatcher tells when cgroups come and go in a set of directories.
+type TreeWatcher struct {
 	log    *slog.Logger
 	notify *fsnotify.Watcher // nil: there is no inotify, only rescans
 }
 
 // NewWatcher starts to watch nothing. Run must follow, for it releases what
 // the Watcher holds.
-func NewWatcher(log *slog.Logger) *Watcher {
+func NewWatcher(log *slog.Logger) *TreeWatcher {
 	n, err := fsnotify.NewWatcher()
 	if err != nil {
 		log.Warn("no notifications of new cgroups, looking every two seconds", "error", err)
 		n = nil
 	}
-	return &Watcher{log: log, notify: n}
+	return &TreeWatcher{log: log, notify: n}
 }
 
 // Follow makes dirs the directories that are watched. Those that are gone are
 // no error. It says whether there are new ones: look at these for cgroups
 // again, for what came before nobody reports.
-func (w *Watcher) Follow(dirs []string) (more bool) {
+func (w *TreeWatcher) Follow(dirs []string) (more bool) {
 	if w.notify == nil {
 		return false
 	}
@@ -63,7 +63,7 @@ func (w *Watcher) Follow(dirs []string) (more bool) {
 // Run calls changed after cgroups have come or gone, and every two seconds,
 // until ctx ends. Calls come one at a time, and after each is a pause, four times
 // as long as it took and at most two seconds.
-func (w *Watcher) Run(ctx context.Context, changed func()) {
+func (w *TreeWatcher) Run(ctx context.Context, changed func()) {
 	var events <-chan fsnotify.Event
 	var errs <-chan error
 	if w.notify != nil {

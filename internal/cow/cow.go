@@ -57,17 +57,17 @@ func (m *Map[K, V]) All() iter.Seq2[K, V] {
 // what they had and have; a key that is missing on one side has present false
 // there. Values may be equal. Its cost is that of the shards that differ when
 // m was made from old by an Edit, and that of both maps otherwise.
-func (m *Map[K, V]) Changed(old *Map[K, V]) iter.Seq2[K, Change[V]] {
-	return func(yield func(K, Change[V]) bool) {
+func (m *Map[K, V]) Changed(old *Map[K, V]) iter.Seq2[K, Difference[V]] {
+	return func(yield func(K, Difference[V]) bool) {
 		if len(m.shards) != len(old.shards) {
 			for k, v := range old.All() {
 				now, ok := m.Get(k)
-				if !yield(k, Change[V]{Old: v, Had: true, New: now, Has: ok}) {
+				if !yield(k, Difference[V]{Old: v, Had: true, New: now, Has: ok}) {
 					return
 				}
 			}
 			for k, v := range m.All() {
-				if _, had := old.Get(k); !had && !yield(k, Change[V]{New: v, Has: true}) {
+				if _, had := old.Get(k); !had && !yield(k, Difference[V]{New: v, Has: true}) {
 					return
 				}
 			}
@@ -81,23 +81,23 @@ func (m *Map[K, V]) Changed(old *Map[K, V]) iter.Seq2[K, Change[V]] {
 	}
 }
 
-func (s *shard[K, V]) changed(o *shard[K, V], yield func(K, Change[V]) bool) bool {
+func (s *shard[K, V]) changed(o *shard[K, V], yield func(K, Difference[V]) bool) bool {
 	for k, v := range o.m {
 		now, ok := s.m[k]
-		if !yield(k, Change[V]{Old: v, Had: true, New: now, Has: ok}) {
+		if !yield(k, Difference[V]{Old: v, Had: true, New: now, Has: ok}) {
 			return false
 		}
 	}
 	for k, v := range s.m {
-		if _, had := o.m[k]; !had && !yield(k, Change[V]{New: v, Has: true}) {
+		if _, had := o.m[k]; !had && !yield(k, Difference[V]{New: v, Has: true}) {
 			return false
 		}
 	}
 	return true
 }
 
-// Change is what a key had in one Map and has in another.
-type Change[V any] struct {
+// Difference is what a key had in one Map and has in another.
+type Difference[V any] struct {
 	Old, New V
 	Had, Has bool
 }

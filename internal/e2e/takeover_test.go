@@ -220,7 +220,7 @@ func TestTakeoverFails(t *testing.T) {
 	_ = n.d.Kill() // the error says that it was killed
 	n.d.Return(b)
 	serves("killed at its start")
-	for _, steps := range [][]handover.Kind{
+	for _, steps := range [][]handover.MessageKind{
 		{},
 		{handover.Hello},
 		{handover.Hello, handover.Offer},
@@ -352,7 +352,7 @@ func TestTakeoverSocket(t *testing.T) {
 }
 
 // diesAfter is an heir that ends after some steps.
-func diesAfter(t *testing.T, path string, steps ...handover.Kind) {
+func diesAfter(t *testing.T, path string, steps ...handover.MessageKind) {
 	t.Helper()
 	c, err := handover.Dial(path)
 	if err != nil {
@@ -361,7 +361,7 @@ func diesAfter(t *testing.T, path string, steps ...handover.Kind) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(soon))
 	for _, k := range steps {
-		var set *handover.Set
+		var set *handover.SocketSet
 		switch k {
 		case handover.Hello, handover.Quiesce:
 			err = c.Send(handover.Message{Kind: k, Protocol: handover.Protocol}, nil)

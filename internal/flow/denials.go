@@ -35,7 +35,7 @@ const TooMany = "these were too many kinds of denials to tell apart"
 type Key struct {
 	Workload  string
 	Layer     Layer
-	Kind      Kind
+	Kind      Moment
 	Allowed   bool // in audit mode
 	Reason    policy.Reason
 	Transport policy.Transport
@@ -66,13 +66,13 @@ func (k Key) rest() Key {
 	return Key{Workload: k.Workload, Layer: k.Layer, Kind: k.Kind, Allowed: k.Allowed, Reason: k.Reason}
 }
 
-// Denials is the table of what was denied, or would be but for the audit mode:
+// DenialTable is the table of what was denied, or would be but for the audit mode:
 // each kind once, with the first event, how many there were, and when the last
 // one was. What was allowed is not in it and takes no room of it. A workload
 // has a share, and within that each program has one: who makes many kinds of
 // denials finds its newest folded into one, which is told as well, and makes
 // nobody else's vanish. Use NewDenials.
-type Denials struct {
+type DenialTable struct {
 	mu    sync.Mutex
 	kinds map[Key]*kind
 	// of has the kinds of each workload by program, oldest first; what was
@@ -101,15 +101,15 @@ type kind struct {
 }
 
 // NewDenials makes a table.
-func NewDenials() *Denials {
-	return &Denials{kinds: map[Key]*kind{}, of: map[string]*shareOf{}, untold: map[*kind]bool{}}
+func NewDenials() *DenialTable {
+	return &DenialTable{kinds: map[Key]*kind{}, of: map[string]*shareOf{}, untold: map[*kind]bool{}}
 }
 
 // Add counts a denial, and says whether it is to be told now, as the event that
 // full makes: the first of a kind, and one after the kind was quiet for
 // FoldAfter. The others are told by Flush, as a number. full is not called for
 // what is only counted.
-func (d *Denials) Add(k Key, now time.Time, full func() Event) (Event, bool) {
+func (d *DenialTable) Add(k Key, now time.Time, full func() Event) (Event, bool) {
 	if d.count(k, now) {
 		return Event{}, false
 	}
@@ -137,7 +137,7 @@ func (d *Denials) Add(k Key, now time.Time, full func() Event) (Event, bool) {
 }
 
 // count counts a denial of a kind that needs no event.
-func (d *Denials) count(k Key, now time.Time) bool {
+func (d *DenialTable) count(k Key, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	one := d.kinds[k]
@@ -168,7 +168,7 @@ func (k *kind) again(now time.Time, untold map[*kind]bool) bool {
 
 // fold counts n denials of a kind that there is no room for, and says whether
 // e is to be told, as the first of these.
-func (d *Denials) fold(k Key, e Event, now time.Time, n int) bool {
+func (d *DenialTable) fold(k Key, e Event, now time.Time, n int) bool {
 	rest := k.rest()
 	one := d.kinds[rest]
 	if one == nil {
@@ -185,19 +185,19 @@ func (d *Denials) fold(k Key, e Event, now time.Time, n int) bool {
 }
 
 // full says whether there is no room for one more kind of a workload.
-func (d *Denials) full(k Key) bool {
+func (d *DenialTable) full(k Key) bool {
 	s := d.of[k.Workload]
 	return d.told >= kindsAll || s != nil && s.kinds >= kindsEach
 }
 
 // claims says whether a kind may have the place of another one: its program
 // has less than a fair share of the workload's, or its workload of all.
-func (d *Denials) claims(k Key) bool { return d.victim(k) != nil }
+func (d *DenialTable) claims(k Key) bool { return d.victim(k) != nil }
 
 // victim is the kind whose place k may have: the newest of the program that has
 // most, in the workload itself or, where it has little, in the one that has
 // most; nil: none.
-func (d *Denials) victim(k Key) *kind {
+func (d *DenialTable) victim(k Key) *kind {
 	s := d.of[k.Workload]
 	from := s
 	if d.told >= kindsAll && (s == nil || s.kinds < kindsEach) {
@@ -228,7 +228,7 @@ func (d *Denials) victim(k Key) *kind {
 
 // makeRoom says whether there is room for a kind, after another one, or what is
 // old, has made some.
-func (d *Denials) makeRoom(k Key, now time.Time) bool {
+func (d *DenialTable) makeRoom(k Key, now time.Time) bool {
 	if d.full(k) {
 		d.forget(now)
 	}
@@ -246,7 +246,7 @@ func (d *Denials) makeRoom(k Key, now time.Time) bool {
 }
 
 // forget drops the kinds whose last denial is long ago.
-func (d *Denials) forget(now time.Time) {
+func (d *DenialTable) forget(now time.Time) {
 	if now.Sub(d.swept) < forgetEvery {
 		return
 	}
@@ -265,7 +265,7 @@ func (d *Denials) forget(now time.Time) {
 }
 
 // remove takes a kind out.
-func (d *Denials) remove(one *kind) {
+func (d *DenialTable) remove(one *kind) {
 	delete(d.kinds, one.key)
 	delete(d.untold, one)
 	s := d.of[one.key.Workload]
@@ -284,13 +284,13 @@ func (d *Denials) remove(one *kind) {
 
 // Flush calls tell with what was counted since FoldAfter ago, or since earlier;
 // all: and with what was counted since.
-func (d *Denials) Flush(now time.Time, all bool, tell func(Event)) {
+func (d *DenialTable) Flush(now time.Time, all bool, tell func(Event)) {
 	for _, e := range d.due(now, all) {
 		tell(e)
 	}
 }
 
-func (d *Denials) due(now time.Time, all bool) []Event {
+func (d *DenialTable) due(now time.Time, all bool) []Event {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out []Event
@@ -311,7 +311,7 @@ func (d *Denials) due(now time.Time, all bool) []Event {
 
 // List returns the kinds, by the time of the last denial. Each is the first
 // event of its kind, with Time, First and Count of all of them.
-func (d *Denials) List() []Event {
+func (d *DenialTable) List() []Event {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out := make([]Event, 0, len(d.kinds))
@@ -340,7 +340,7 @@ type DenialStats struct {
 }
 
 // Stats says how full the table is.
-func (d *Denials) Stats() DenialStats {
+func (d *DenialTable) Stats() DenialStats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return DenialStats{Kinds: d.told, Max: kindsAll, Folded: d.folded, Forgotten: d.forgotten}

@@ -22,12 +22,12 @@ func denial(workload, command, dst string) Event {
 
 // book is a table, and what it told.
 type book struct {
-	*Denials
+	*DenialTable
 	full int
 	list []Event
 }
 
-func newBook() *book { return &book{Denials: NewDenials()} }
+func newBook() *book { return &book{DenialTable: NewDenials()} }
 
 func (b *book) add(e Event, at time.Time) {
 	if e, now := b.Add(KeyOf(&e), at, func() Event { b.full++; e.Time = at; return e }); now {

@@ -11,19 +11,19 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// Kind says which moment of a flow an Event describes.
-type Kind string
+// Moment says which moment of a flow an Event describes.
+type Moment string
 
 // The kinds. Each flow has one Decision event; one that was forwarded also
 // has one Close event. A Query is a DNS question, a Request an HTTP request.
 // Lost stands, for a follower, for More events that were pushed out before it
 // had read them.
 const (
-	Decision Kind = "decision"
-	Close    Kind = "close"
-	Query    Kind = "query"
-	Request  Kind = "request"
-	Lost     Kind = "lost"
+	Decision Moment = "decision"
+	Close    Moment = "close"
+	Query    Moment = "query"
+	Request  Moment = "request"
+	Lost     Moment = "lost"
 )
 
 // Layer says which part of egressd made the decision.
@@ -47,7 +47,7 @@ type Process struct {
 // Event is one line of the flow log.
 type Event struct {
 	Time     time.Time `json:"time"`
-	Kind     Kind      `json:"kind"`
+	Kind     Moment    `json:"kind"`
 	Layer    Layer     `json:"layer"`
 	Workload string    `json:"workload,omitempty"`
 	Process  Process   `json:"process"`

@@ -47,7 +47,7 @@ type queue struct{ numbers []uint64 }
 // CountKey is what decisions are counted by.
 type CountKey struct {
 	Layer   Layer
-	Kind    Kind
+	Kind    Moment
 	Allowed bool
 	Reason  policy.Reason
 }

@@ -38,38 +38,38 @@ const (
 	maxFiles = 128
 )
 
-// Kind says what a message is.
-type Kind string
+// MessageKind says what a message is.
+type MessageKind string
 
 // The kinds, in the order in which they are sent.
 const (
-	Hello     Kind = "hello"     // the heir: who I am
-	Offer     Kind = "offer"     // the holder: my descriptors; More says that others follow
-	Quiesce   Kind = "quiesce"   // the heir: I am prepared, stop
-	Quiet     Kind = "quiet"     // the holder: I accept, read and write nothing any more
-	Done      Kind = "done"      // the heir: my programs are in force
-	Released  Kind = "released"  // the holder: it is all yours
-	Withdrawn Kind = "withdrawn" // the holder: no, I go on; Error says why
-	Learn     Kind = "learn"     // the holder: an answer that I am about to give
-	Learned   Kind = "learned"   // the heir: it is open; Error says that it is not
+	Hello     MessageKind = "hello"     // the heir: who I am
+	Offer     MessageKind = "offer"     // the holder: my descriptors; More says that others follow
+	Quiesce   MessageKind = "quiesce"   // the heir: I am prepared, stop
+	Quiet     MessageKind = "quiet"     // the holder: I accept, read and write nothing any more
+	Done      MessageKind = "done"      // the heir: my programs are in force
+	Released  MessageKind = "released"  // the holder: it is all yours
+	Withdrawn MessageKind = "withdrawn" // the holder: no, I go on; Error says why
+	Learn     MessageKind = "learn"     // the holder: an answer that I am about to give
+	Learned   MessageKind = "learned"   // the heir: it is open; Error says that it is not
 )
 
 // Message is what one side tells the other.
 type Message struct {
-	Kind     Kind   `json:"kind"`
-	Protocol int    `json:"protocol,omitempty"`
-	Version  string `json:"version,omitempty"` // of egressd, for people
+	Kind     MessageKind `json:"kind"`
+	Protocol int         `json:"protocol,omitempty"`
+	Version  string      `json:"version,omitempty"` // of egressd, for people
 	// Names are those of the descriptors that come with it.
 	Names []string `json:"names,omitempty"`
 	More  bool     `json:"more,omitempty"`
 	// Cgroup is the id of the sender's own cgroup, if that is not under policy.
-	Cgroup uint64  `json:"cgroup,omitempty"`
-	Answer *Answer `json:"answer,omitempty"`
-	Error  string  `json:"error,omitempty"`
+	Cgroup uint64         `json:"cgroup,omitempty"`
+	Answer *LearnedAnswer `json:"answer,omitempty"`
+	Error  string         `json:"error,omitempty"`
 }
 
-// Answer is a DNS answer whose addresses are to be learned.
-type Answer struct {
+// LearnedAnswer is a DNS answer whose addresses are to be learned.
+type LearnedAnswer struct {
 	Workload string    `json:"workload"`
 	Name     string    `json:"name"`
 	Addrs    []Address `json:"addrs"`
@@ -81,21 +81,21 @@ type Address struct {
 	TTL  time.Duration `json:"ttl"`
 }
 
-// Conn is the connection between two egressd. Each of sending and receiving is
+// Channel is the connection between two egressd. Each of sending and receiving is
 // for one goroutine at a time.
-type Conn struct {
+type Channel struct {
 	c   *net.UnixConn
 	ask sync.Mutex
 	// peer is the other end's process, nil: it is in another pid namespace.
 	peer *os.File
 }
 
-// Listener waits for an heir.
-type Listener struct{ ln *net.UnixListener }
+// Waiter waits for an heir.
+type Waiter struct{ ln *net.UnixListener }
 
 // Listen opens the socket at path, for root alone. The caller holds the lock of
 // the directory, so that whatever is there is of nobody who lives.
-func Listen(path string) (*Listener, error) {
+func Listen(path string) (*Waiter, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -106,12 +106,12 @@ func Listen(path string) (*Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	return &Listener{ln}, nil
+	return &Waiter{ln}, nil
 }
 
 // Accept returns the next connection. An error of which ErrPeer is the cause
 // is of this one alone.
-func (l *Listener) Accept() (*Conn, error) {
+func (l *Waiter) Accept() (*Channel, error) {
 	c, err := l.ln.AcceptUnix()
 	if err != nil {
 		return nil, err
@@ -120,13 +120,13 @@ func (l *Listener) Accept() (*Conn, error) {
 }
 
 // Addr is the path.
-func (l *Listener) Addr() string { return l.ln.Addr().String() }
+func (l *Waiter) Addr() string { return l.ln.Addr().String() }
 
 // Close removes the socket. Connections that were accepted stay.
-func (l *Listener) Close() error { return l.ln.Close() }
+func (l *Waiter) Close() error { return l.ln.Close() }
 
 // Dial connects to the egressd that listens at path.
-func Dial(path string) (*Conn, error) {
+func Dial(path string) (*Channel, error) {
 	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ var ErrPeer = errors.New("the other end is neither root nor this user")
 
 // checked lets nobody else's process be the other end, whatever the modes of
 // the socket and the directories have become.
-func checked(c *net.UnixConn) (*Conn, error) {
+func checked(c *net.UnixConn) (*Channel, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -152,7 +152,7 @@ func checked(c *net.UnixConn) (*Conn, error) {
 	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
 		return nil, errors.Join(fmt.Errorf("uid %d: %w", peer.Uid, ErrPeer), c.Close())
 	}
-	conn := &Conn{c: c}
+	conn := &Channel{c: c}
 	if fd, err := unix.PidfdOpen(int(peer.Pid), 0); err == nil {
 		conn.peer = os.NewFile(uintptr(fd), "pidfd")
 	}
@@ -160,7 +160,7 @@ func checked(c *net.UnixConn) (*Conn, error) {
 }
 
 // Close ends the connection; the other end reads io.EOF.
-func (c *Conn) Close() error {
+func (c *Channel) Close() error {
 	if c.peer != nil {
 		_ = c.peer.Close() // of a process, or closed before
 	}
@@ -168,7 +168,7 @@ func (c *Conn) Close() error {
 }
 
 // Kill ends the process at the other end, which hangs.
-func (c *Conn) Kill() error {
+func (c *Channel) Kill() error {
 	if c.peer == nil {
 		return errors.New("the other end's process is not known")
 	}
@@ -176,11 +176,11 @@ func (c *Conn) Kill() error {
 }
 
 // SetDeadline bounds what follows; the zero time does not.
-func (c *Conn) SetDeadline(t time.Time) { _ = c.c.SetDeadline(t) } // of a closed one: the next call says so
+func (c *Channel) SetDeadline(t time.Time) { _ = c.c.SetDeadline(t) } // of a closed one: the next call says so
 
 // Send sends a message, with all descriptors of s, in several messages if need
 // be. s may be nil.
-func (c *Conn) Send(m Message, s *Set) error {
+func (c *Channel) Send(m Message, s *SocketSet) error {
 	all := s.all()
 	for first := true; first || len(all) > 0; first = false {
 		now := all[:min(len(all), maxFiles)]
@@ -208,9 +208,9 @@ func (c *Conn) Send(m Message, s *Set) error {
 
 // Receive returns the next message and what came with it, which the caller must
 // close. It is io.EOF when the other end is gone.
-func (c *Conn) Receive() (Message, *Set, error) {
+func (c *Channel) Receive() (Message, *SocketSet, error) {
 	var m Message
-	set := &Set{}
+	set := &SocketSet{}
 	data, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxFiles))
 	for {
 		n, rn, flags, _, err := c.c.ReadMsgUnix(data, rights)
@@ -244,7 +244,7 @@ func (c *Conn) Receive() (Message, *Set, error) {
 
 // Ask sends a message without descriptors and returns the answer to it. It is
 // safe for concurrent use.
-func (c *Conn) Ask(m Message, wait time.Duration) (Message, error) {
+func (c *Channel) Ask(m Message, wait time.Duration) (Message, error) {
 	c.ask.Lock()
 	defer c.ask.Unlock()
 	c.SetDeadline(time.Now().Add(wait))
@@ -258,7 +258,7 @@ func (c *Conn) Ask(m Message, wait time.Duration) (Message, error) {
 }
 
 // Expect receives a message of one kind. Withdrawn is an error with its reason.
-func (c *Conn) Expect(k Kind) (Message, *Set, error) {
+func (c *Channel) Expect(k MessageKind) (Message, *SocketSet, error) {
 	m, set, err := c.Receive()
 	if err != nil {
 		return m, nil, err

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 // pair returns both ends of a connection.
-func pair(t *testing.T) (holder, heir *handover.Conn) {
+func pair(t *testing.T) (holder, heir *handover.Channel) {
 	t.Helper()
 	ln, err := handover.Listen(filepath.Join(t.TempDir(), handover.SocketName))
 	if err != nil {
@@ -45,7 +45,7 @@ func pair(t *testing.T) (holder, heir *handover.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = holder.Close(), heir.Close() })
-	for _, c := range []*handover.Conn{holder, heir} {
+	for _, c := range []*handover.Channel{holder, heir} {
 		c.SetDeadline(time.Now().Add(10 * time.Second))
 	}
 	return holder, heir
@@ -63,7 +63,7 @@ func TestSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var mine handover.Set
+	var mine handover.SocketSet
 	if err := errors.Join(mine.Add("tcp", ln.(*net.TCPListener)), mine.Add("udp", pc.(*net.UDPConn))); err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestLock(t *testing.T) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	var mine handover.Set
+	var mine handover.SocketSet
 	if err := mine.Add("lock", f); err != nil {
 		t.Fatal(err)
 	}
@@ -175,17 +175,17 @@ func TestLock(t *testing.T) {
 func TestWords(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		say  func(*handover.Conn) error
+		say  func(*handover.Channel) error
 		want string
 	}{
-		{"version", func(c *handover.Conn) error {
+		{"version", func(c *handover.Channel) error {
 			return c.Send(handover.Message{Kind: handover.Offer, Protocol: 99, Version: "v9"}, nil)
 		}, "speaks version 99"},
-		{"withdrawn", func(c *handover.Conn) error {
+		{"withdrawn", func(c *handover.Channel) error {
 			return c.Send(handover.Message{Kind: handover.Withdrawn, Error: "no room"}, nil)
 		}, "goes on: no room"},
-		{"another", func(c *handover.Conn) error { return c.Send(handover.Message{Kind: handover.Done}, nil) }, `says "done"`},
-		{"gone", (*handover.Conn).Close, io.EOF.Error()},
+		{"another", func(c *handover.Channel) error { return c.Send(handover.Message{Kind: handover.Done}, nil) }, `says "done"`},
+		{"gone", (*handover.Channel).Close, io.EOF.Error()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			holder, heir := pair(t)

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Set is descriptors with names, each for one owner: whoever takes one has it.
+// SocketSet is descriptors with names, each for one owner: whoever takes one has it.
 // Several may have one name; sockets of one name are told apart by their
 // addresses. The nil Set is empty. It is safe for concurrent use.
-type Set struct {
+type SocketSet struct {
 	mu          sync.Mutex
 	descriptors []descriptor
 }
@@ -28,8 +28,8 @@ type descriptor struct {
 }
 
 // NewSet makes a set of open files, which it takes over.
-func NewSet(files []*os.File, name func(*os.File) string) (*Set, error) {
-	s := &Set{}
+func NewSet(files []*os.File, name func(*os.File) string) (*SocketSet, error) {
+	s := &SocketSet{}
 	var errs []error
 	for _, f := range files {
 		errs = append(errs, s.Add(name(f), f), f.Close())
@@ -38,7 +38,7 @@ func NewSet(files []*os.File, name func(*os.File) string) (*Set, error) {
 }
 
 // Add puts a duplicate of c's descriptor into the set.
-func (s *Set) Add(name string, c syscall.Conn) error {
+func (s *SocketSet) Add(name string, c syscall.Conn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func (s *Set) Add(name string, c syscall.Conn) error {
 	return nil
 }
 
-func (s *Set) all() []descriptor {
+func (s *SocketSet) all() []descriptor {
 	if s == nil {
 		return nil
 	}
@@ -65,7 +65,7 @@ func (s *Set) all() []descriptor {
 
 // Each calls f with the name and the descriptor of each, which stay the set's,
 // until it fails.
-func (s *Set) Each(f func(name string, fd int) error) error {
+func (s *SocketSet) Each(f func(name string, fd int) error) error {
 	for _, d := range s.all() {
 		if err := f(d.name, d.fd); err != nil {
 			return err
@@ -75,7 +75,7 @@ func (s *Set) Each(f func(name string, fd int) error) error {
 }
 
 // take removes the first descriptor that fits.
-func (s *Set) take(fits func(descriptor) bool) (int, bool) {
+func (s *SocketSet) take(fits func(descriptor) bool) (int, bool) {
 	if s == nil {
 		return 0, false
 	}
@@ -92,7 +92,7 @@ func (s *Set) take(fits func(descriptor) bool) (int, bool) {
 
 // File takes a file out of the set; nil: there is none of that name. path is
 // what it calls itself.
-func (s *Set) File(name, path string) *os.File {
+func (s *SocketSet) File(name, path string) *os.File {
 	fd, ok := s.take(func(d descriptor) bool { return d.name == name })
 	if !ok {
 		return nil
@@ -102,7 +102,7 @@ func (s *Set) File(name, path string) *os.File {
 
 // Listener takes the TCP listener at an address out of the set; nil: there is
 // none.
-func (s *Set) Listener(name string, at netip.AddrPort) *net.TCPListener {
+func (s *SocketSet) Listener(name string, at netip.AddrPort) *net.TCPListener {
 	fd, ok := s.take(func(d descriptor) bool {
 		return d.name == name && option(d.fd, unix.SO_ACCEPTCONN) == 1 && addressOf(d.fd) == at
 	})
@@ -120,7 +120,7 @@ func (s *Set) Listener(name string, at netip.AddrPort) *net.TCPListener {
 }
 
 // Packet takes the UDP socket at an address out of the set; nil: there is none.
-func (s *Set) Packet(name string, at netip.AddrPort) *net.UDPConn {
+func (s *SocketSet) Packet(name string, at netip.AddrPort) *net.UDPConn {
 	fd, ok := s.take(func(d descriptor) bool {
 		return d.name == name && option(d.fd, unix.SO_TYPE) == unix.SOCK_DGRAM && addressOf(d.fd) == at
 	})
@@ -138,7 +138,7 @@ func (s *Set) Packet(name string, at netip.AddrPort) *net.UDPConn {
 }
 
 // Port is the port of the first socket of a name; 0: there is none.
-func (s *Set) Port(name string) uint16 {
+func (s *SocketSet) Port(name string) uint16 {
 	for _, d := range s.all() {
 		if d.name == name {
 			return addressOf(d.fd).Port()
@@ -148,10 +148,10 @@ func (s *Set) Port(name string) uint16 {
 }
 
 // Len is how many descriptors are left.
-func (s *Set) Len() int { return len(s.all()) }
+func (s *SocketSet) Len() int { return len(s.all()) }
 
 // Close closes what nobody took.
-func (s *Set) Close() {
+func (s *SocketSet) Close() {
 	if s == nil {
 		return
 	}

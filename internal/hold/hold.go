@@ -99,7 +99,7 @@ func fix(k loader.FaultKind) string {
 // Saw takes what a look found: one line is written for what changed since the one
 // before. It
 // returns whether programs were put back at their hooks.
-func (k *Keeper) Saw(faults []loader.Fault) (rehooked bool) {
+func (k *Keeper) Saw(faults []loader.Loss) (rehooked bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := map[string]Failure{}

@@ -18,29 +18,29 @@ func TestKeeper(t *testing.T) {
 	var log bytes.Buffer
 	k := NewKeeper(slog.New(slog.NewTextHandler(&log, nil)))
 	gone := errors.New("gone")
-	hook := func(name string, err error) loader.Fault {
-		return loader.Fault{Kind: loader.HookFault, What: name, Err: err}
+	hook := func(name string, err error) loader.Loss {
+		return loader.Loss{Kind: loader.HookFault, What: name, Err: err}
 	}
-	pin := loader.Fault{Kind: loader.PinFault, What: "link_egd_bind4", Err: gone}
+	pin := loader.Loss{Kind: loader.PinFault, What: "link_egd_bind4", Err: gone}
 	for _, step := range []struct {
 		what     string
-		faults   []loader.Fault
+		faults   []loader.Loss
 		lines    []string // each line must have its words, parted by "|"
 		rehooked bool
 		holds    bool
 		failures uint64 // of hooks
 	}{
 		{what: "nothing", holds: true},
-		{what: "repaired", faults: []loader.Fault{hook("egd_connect4", nil), hook("egd_connect6", nil)},
+		{what: "repaired", faults: []loader.Loss{hook("egd_connect4", nil), hook("egd_connect6", nil)},
 			lines: []string{"level=WARN|egd_connect4, egd_connect6|any address are open"}, rehooked: true, holds: true},
-		{what: "fails", faults: []loader.Fault{hook("egd_connect4", gone)},
+		{what: "fails", faults: []loader.Loss{hook("egd_connect4", gone)},
 			lines: []string{"level=ERROR|egd_connect4|any address are open|restart egressd|gone"}, failures: 1},
-		{what: "fails still", faults: []loader.Fault{hook("egd_connect4", gone)}, failures: 1},
-		{what: "fails otherwise", faults: []loader.Fault{hook("egd_connect4", errors.New("refused"))},
+		{what: "fails still", faults: []loader.Loss{hook("egd_connect4", gone)}, failures: 1},
+		{what: "fails otherwise", faults: []loader.Loss{hook("egd_connect4", errors.New("refused"))},
 			lines: []string{"level=ERROR|refused"}, failures: 1},
-		{what: "and a pin", faults: []loader.Fault{hook("egd_connect4", errors.New("refused")), pin},
+		{what: "and a pin", faults: []loader.Loss{hook("egd_connect4", errors.New("refused")), pin},
 			lines: []string{"level=ERROR|link_egd_bind4|killed all traffic is open"}, failures: 1},
-		{what: "the pin alone", faults: []loader.Fault{pin}},
+		{what: "the pin alone", faults: []loader.Loss{pin}},
 		{what: "all well", lines: []string{"level=INFO|holds again"}, holds: true},
 		{what: "and stays so", holds: true},
 	} {

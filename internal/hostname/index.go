@@ -68,8 +68,8 @@ func (x *Index[T]) All() iter.Seq2[Pattern, T] {
 
 // Changed ranges over patterns whose value may differ between old and x, in
 // no order; see cow.Map.Changed.
-func (x *Index[T]) Changed(old *Index[T]) iter.Seq2[Pattern, cow.Change[T]] {
-	return func(yield func(Pattern, cow.Change[T]) bool) {
+func (x *Index[T]) Changed(old *Index[T]) iter.Seq2[Pattern, cow.Difference[T]] {
+	return func(yield func(Pattern, cow.Difference[T]) bool) {
 		for n, c := range x.exact.Changed(&old.exact) {
 			if !yield(Pattern(n), c) {
 				return

@@ -19,7 +19,7 @@ const (
 )
 
 var list = sync.OnceValues(func() ([]pkg, error) {
-	return goList(root, "-json=ImportPath,Doc,GoFiles,Imports,TestImports,XTestImports", "./...")
+	return goList(root, "-json=ImportPath,Dir,Doc,GoFiles,Imports,TestImports,XTestImports", "./...")
 })
 
 func packages(t *testing.T) []pkg {

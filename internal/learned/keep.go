@@ -78,7 +78,7 @@ func (t *table) exactNames(p *policy.Policy) map[string]ExactName {
 }
 
 // Keep lets those of the answers that were learned for the name count on.
-func (n *Names) Keep(id policy.PolicyID, name string, answers []Answer) {
+func (n *Names) Keep(id policy.PolicyID, name string, answers []Record) {
 	t := n.peek(id)
 	if t == nil {
 		return

@@ -123,15 +123,15 @@ type Names struct {
 	evicted atomic.Uint64
 	using   using
 	noted   noted
-	heir    atomic.Pointer[Heir]
+	heir    atomic.Pointer[Successor]
 }
 
-// Heir learns what was learned here before the answer is given: another egressd
+// Successor learns what was learned here before the answer is given: another egressd
 // whose tables are in force by now. It may fail, which it says itself.
-type Heir func(workload, name string, answers []Answer)
+type Successor func(workload, name string, answers []Record)
 
 // SetHeir makes Learn tell h; nil: nobody.
-func (n *Names) SetHeir(h Heir) {
+func (n *Names) SetHeir(h Successor) {
 	if h == nil {
 		n.heir.Store(nil)
 		return
@@ -150,8 +150,8 @@ func New(k Kernel, p Policies, o Options) *Names {
 // Options are those that Names has, with the defaults filled in.
 func (n *Names) Options() Options { return n.o }
 
-// Answer is one address of a DNS answer with its time to live.
-type Answer struct {
+// Record is one address of a DNS answer with its time to live.
+type Record struct {
 	Addr netip.Addr
 	TTL  time.Duration
 }
@@ -160,7 +160,7 @@ type Answer struct {
 // told. When it returns nil the kernel lets them pass as the policy says.
 // Errors wrap ErrName, ErrAddress, ErrFull or the kernel's; what was learned
 // before the error stays, since each address was good by itself.
-func (n *Names) Learn(id policy.PolicyID, workload, name string, answers []Answer) error {
+func (n *Names) Learn(id policy.PolicyID, workload, name string, answers []Record) error {
 	if n.policies.Policy(id) == nil {
 		return fmt.Errorf("learn %s: policy %d: %w", name, id, ErrName)
 	}

@@ -39,15 +39,15 @@ func newNamesRig(t testing.TB, o Options) namesRig {
 	return r
 }
 
-func answers(ttl time.Duration, addrs ...string) []Answer {
-	var out []Answer
+func answers(ttl time.Duration, addrs ...string) []Record {
+	var out []Record
 	for _, a := range addrs {
-		out = append(out, Answer{Addr: netip.MustParseAddr(a), TTL: ttl})
+		out = append(out, Record{Addr: netip.MustParseAddr(a), TTL: ttl})
 	}
 	return out
 }
 
-func mustLearn(t testing.TB, n *Names, name string, a []Answer) {
+func mustLearn(t testing.TB, n *Names, name string, a []Record) {
 	t.Helper()
 	if err := n.Learn(id, "w", name, a); err != nil {
 		t.Fatal(err)

@@ -187,7 +187,7 @@ func TestAddressesOfOneName(t *testing.T) {
 	}
 	// An answer is open as a whole or refused: it does not evict itself.
 	r.clock.Advance(time.Second)
-	var large []Answer
+	var large []Record
 	for i := range 17 {
 		large = append(large, answers(time.Hour, fmt.Sprintf("203.0.114.%d", i))...)
 	}

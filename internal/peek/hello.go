@@ -2,13 +2,13 @@
 
 package peek
 
-// Status says how far a ClientHello was understood.
-type Status uint8
+// HelloStatus says how far a ClientHello was understood.
+type HelloStatus uint8
 
 // The states of a ClientHello.
 const (
 	// More: b is a valid prefix; more bytes are needed.
-	More Status = iota
+	More HelloStatus = iota
 	// OK: the hello is complete and well-formed.
 	OK
 	// Malformed: no further bytes can make b a ClientHello.
@@ -17,7 +17,7 @@ const (
 
 var statusNames = [...]string{"more", "ok", "malformed"}
 
-func (s Status) String() string {
+func (s HelloStatus) String() string {
 	if int(s) < len(statusNames) {
 		return statusNames[s]
 	}
@@ -73,7 +73,7 @@ const (
 // everything that would let a server see another name than the one returned:
 // an extension twice, two names, trailing bytes and bytes that no name has
 // are Malformed (RFC 8446 4.2, RFC 6066 3).
-func ClientHello(b []byte) (Hello, Status) {
+func ClientHello(b []byte) (Hello, HelloStatus) {
 	msg, rest, st := handshake(b)
 	if st != OK {
 		return Hello{}, st
@@ -88,7 +88,7 @@ func ClientHello(b []byte) (Hello, Status) {
 
 // handshake joins the records in b to one handshake message, with its header;
 // rest is what comes behind. A hello in one record, the usual case, is not copied.
-func handshake(b []byte) (msg, rest []byte, st Status) {
+func handshake(b []byte) (msg, rest []byte, st HelloStatus) {
 	total := len(b)
 	for first := true; ; first = false {
 		fragment, rest, st := record(b)
@@ -128,7 +128,7 @@ func handshake(b []byte) (msg, rest []byte, st Status) {
 
 // record takes one handshake record off b. With More, fragment is the part of
 // it that is there.
-func record(b []byte) (fragment, rest []byte, st Status) {
+func record(b []byte) (fragment, rest []byte, st HelloStatus) {
 	if len(b) > 0 && b[0] != recordHandshake || len(b) > 1 && b[1] != 3 {
 		return nil, nil, Malformed
 	}

@@ -126,7 +126,7 @@ func TestClientHelloExtensions(t *testing.T) {
 		name string
 		in   []byte
 		want Hello
-		st   Status
+		st   HelloStatus
 	}{
 		{"sni", handmade(sni("a.example")), Hello{SNI: "a.example", HasSNI: true}, OK},
 		{"grease around it", handmade(ext(0x0a0a, ""), sni("a.example"), ext(0xfafa, "x")), Hello{SNI: "a.example", HasSNI: true}, OK},
@@ -171,7 +171,7 @@ func TestClientHelloRecords(t *testing.T) {
 	tests := []struct {
 		name string
 		in   []byte
-		want Status
+		want HelloStatus
 	}{
 		{"nothing", nil, More},
 		{"other record", alert, Malformed},

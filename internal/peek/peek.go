@@ -7,13 +7,13 @@ package peek
 
 import "bytes"
 
-// Kind is the protocol that first bytes belong to.
-type Kind uint8
+// Sniffed is the protocol that first bytes belong to.
+type Sniffed uint8
 
 // The kinds.
 const (
 	// NeedMore: the bytes are still a prefix of several kinds.
-	NeedMore Kind = iota
+	NeedMore Sniffed = iota
 	// TLSHello: a TLS handshake record; ClientHello says more.
 	TLSHello
 	// HTTP1: an HTTP/1 method and a space.
@@ -26,7 +26,7 @@ const (
 
 var kindNames = [...]string{"need-more", "tls", "http1", "http2", "other"}
 
-func (k Kind) String() string {
+func (k Sniffed) String() string {
 	if int(k) < len(kindNames) {
 		return kindNames[k]
 	}
@@ -41,7 +41,7 @@ var preface = []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 
 // Classify says which protocol the first bytes b of a client belong to. It
 // returns NeedMore as long as more bytes could still make it TLS or HTTP.
-func Classify(b []byte) Kind {
+func Classify(b []byte) Sniffed {
 	if len(b) == 0 {
 		return NeedMore
 	}
@@ -66,7 +66,7 @@ func Classify(b []byte) Kind {
 // classifyMethod looks for a method and a space. RFC 9110 allows any token,
 // but letters, '-' and '_' cover every registered method, and digits would
 // take SSH's and IMAP's greetings for HTTP.
-func classifyMethod(b []byte) Kind {
+func classifyMethod(b []byte) Sniffed {
 	for i, c := range b {
 		switch {
 		case c == ' ' && i > 0:

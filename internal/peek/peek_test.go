@@ -10,7 +10,7 @@ import (
 func TestClassify(t *testing.T) {
 	tests := []struct {
 		in   string
-		want Kind
+		want Sniffed
 	}{
 		{"", NeedMore},
 		{"\x16", NeedMore},

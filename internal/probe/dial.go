@@ -20,7 +20,7 @@ import (
 // Dial tries one target within the timeout, by system calls of its own: what
 // source address a socket has while its connection is not made tells whether
 // it was redirected. It blocks a thread.
-func Dial(t Target, timeout time.Duration) Outcome {
+func Dial(t Attempt, timeout time.Duration) Outcome {
 	begin := time.Now()
 	o := Outcome{Path: t.Path, Family: t.Family}
 	o.Stage, o.Redirected = StageSocket, true
@@ -38,7 +38,7 @@ func Dial(t Target, timeout time.Duration) Outcome {
 	return o
 }
 
-func dial(t Target, until time.Time, o *Outcome) error {
+func dial(t Attempt, until time.Time, o *Outcome) error {
 	s, err := open(t, until)
 	if err != nil {
 		return err
@@ -100,7 +100,7 @@ type socket struct {
 	until time.Time
 }
 
-func open(t Target, until time.Time) (*socket, error) {
+func open(t Attempt, until time.Time) (*socket, error) {
 	family, kind := unix.AF_INET6, unix.SOCK_STREAM
 	if t.Family == IPv4 {
 		family = unix.AF_INET

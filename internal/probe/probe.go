@@ -74,8 +74,8 @@ func Destination(f Family) netip.AddrPort {
 	return netip.AddrPortFrom(destination6, proxyPort)
 }
 
-// Target is what one socket tries.
-type Target struct {
+// Attempt is what one socket tries.
+type Attempt struct {
 	Path   Path
 	Family Family
 	Addr   netip.AddrPort
@@ -86,13 +86,13 @@ type Target struct {
 }
 
 // Captured are the targets of a captured process.
-func Captured(families []Family) []Target {
-	var all []Target
+func Captured(families []Family) []Attempt {
+	var all []Attempt
 	for _, f := range families {
 		proxy := Destination(f)
 		dns := netip.AddrPortFrom(proxy.Addr(), dnsPort)
-		all = append(all, Target{Path: DNSUDP, Family: f, Addr: dns}, Target{Path: DNSTCP, Family: f, Addr: dns},
-			Target{Path: Proxy, Family: f, Addr: proxy})
+		all = append(all, Attempt{Path: DNSUDP, Family: f, Addr: dns}, Attempt{Path: DNSTCP, Family: f, Addr: dns},
+			Attempt{Path: Proxy, Family: f, Addr: proxy})
 	}
 	return all
 }
@@ -123,7 +123,7 @@ type Outcome struct {
 }
 
 // Round tries all targets at once, each within the timeout.
-func Round(targets []Target, timeout time.Duration) []Outcome {
+func Round(targets []Attempt, timeout time.Duration) []Outcome {
 	out := make([]Outcome, len(targets))
 	var all sync.WaitGroup
 	for i, t := range targets {

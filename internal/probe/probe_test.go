@@ -54,7 +54,7 @@ func greet(c net.Conn) { _, _ = c.Write([]byte(Greeting)) }
 func TestDial(t *testing.T) {
 	for _, f := range []Family{IPv4, IPv6} {
 		announced := netip.AddrPort{}
-		target := Target{Path: Proxy, Family: f, Addr: listen(t, f, greet), Announce: func(src netip.AddrPort) func() {
+		target := Attempt{Path: Proxy, Family: f, Addr: listen(t, f, greet), Announce: func(src netip.AddrPort) func() {
 			announced = src
 			return func() {}
 		}}
@@ -113,7 +113,7 @@ func TestDNS(t *testing.T) {
 			_, _ = pc.WriteTo(raw, from)
 		}
 	})
-	target := Target{Path: DNSUDP, Family: IPv4, Addr: pc.LocalAddr().(*net.UDPAddr).AddrPort()}
+	target := Attempt{Path: DNSUDP, Family: IPv4, Addr: pc.LocalAddr().(*net.UDPAddr).AddrPort()}
 	for _, tt := range []struct {
 		code, id int32
 		want     string
@@ -180,7 +180,7 @@ func newScripted() *scripted {
 	s.Prober = New(Options{
 		Interval: time.Hour, Families: []Family{IPv4}, Log: slog.New(slog.NewTextHandler(&s.log, nil)),
 		Captured:  func(context.Context) ([]Outcome, error) { return s.outcomes, s.err },
-		Listeners: func() []Target { return nil },
+		Listeners: func() []Attempt { return nil },
 		Queued:    func(Path, Family) int { return 1 },
 		Spent:     func() bool { return false },
 	})

@@ -34,7 +34,7 @@ type Options struct {
 	// error says why there can be none.
 	Captured func(context.Context) ([]Outcome, error)
 	// Listeners are the targets of a probe that is not captured, instead.
-	Listeners func() []Target
+	Listeners func() []Attempt
 	// Queued is how much waits at the listener of a path: datagrams that were not
 	// read, connections that were not accepted; negative: unknown.
 	Queued func(Path, Family) int
@@ -312,8 +312,8 @@ func (p *Prober) collect(is func(*state) bool) error {
 	return errors.Join(errs...)
 }
 
-// Status is what a Prober knows.
-type Status struct {
+// ProberStatus is what a Prober knows.
+type ProberStatus struct {
 	// Captured says that the probe is a process under the kernel programs,
 	// Uncaptured why not.
 	Captured   bool   `json:"captured"`
@@ -343,10 +343,10 @@ type PathStatus struct {
 func (s PathStatus) Failing() bool { return s.Failures >= Limit }
 
 // Status tells what is known.
-func (p *Prober) Status() Status {
+func (p *Prober) Status() ProberStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := Status{Captured: p.uncaptured == nil, Rounds: p.rounds, Paths: []PathStatus{}}
+	st := ProberStatus{Captured: p.uncaptured == nil, Rounds: p.rounds, Paths: []PathStatus{}}
 	if p.uncaptured != nil {
 		st.Uncaptured = p.uncaptured.Error()
 	}

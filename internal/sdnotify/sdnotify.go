@@ -137,7 +137,7 @@ func send(b []byte) error {
 
 // Inherited are the descriptors that the manager kept for this process
 // (sd_listen_fds_with_names(3)); nil: none.
-func (m *Manager) Inherited() (*handover.Set, error) {
+func (m *Manager) Inherited() (*handover.SocketSet, error) {
 	if m == nil {
 		return nil, nil
 	}
@@ -152,7 +152,7 @@ func (m *Manager) Inherited() (*handover.Set, error) {
 // sd_pid_notify_with_fds(3)), which gives them to the next start. Those that it
 // has already it does not take twice. A manager whose unit has no
 // FileDescriptorStoreMax= drops them.
-func (m *Manager) Store(set *handover.Set) {
+func (m *Manager) Store(set *handover.SocketSet) {
 	m.each(set, func(name string, fd int) error {
 		// A listening socket has nothing to poll for.
 		return notify("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0\n", unix.UnixRights(fd))
@@ -160,11 +160,11 @@ func (m *Manager) Store(set *handover.Set) {
 }
 
 // Forget makes the manager close all descriptors of these names.
-func (m *Manager) Forget(set *handover.Set) {
+func (m *Manager) Forget(set *handover.SocketSet) {
 	m.each(set, func(name string, _ int) error { return notify("FDSTOREREMOVE=1\nFDNAME="+name+"\n", nil) })
 }
 
-func (m *Manager) each(set *handover.Set, f func(name string, fd int) error) {
+func (m *Manager) each(set *handover.SocketSet, f func(name string, fd int) error) {
 	if m == nil || os.Getenv("NOTIFY_SOCKET") == "" {
 		return
 	}

@@ -162,7 +162,7 @@ func TestStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	var set handover.Set
+	var set handover.SocketSet
 	if err := set.Add("proxy", ln.(*net.TCPListener)); err != nil {
 		t.Fatal(err)
 	}
