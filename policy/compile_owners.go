@@ -30,16 +30,21 @@ func (s *Service) serviceNames() []hostname.Pattern {
 
 // owner returns the Kubernetes Service because of whose name a service does not
 // count for a host, nil when it counts; home is the namespace of the workloads.
-// The name of a Kubernetes Service is its namespace's: ServiceEntries of others
-// count for their own workloads alone, but those of the root namespace for all.
-// Istio is as strict: a Service comes before any ServiceEntry, so that nobody
-// takes its name (pilot/pkg/model SidecarScope).
 func (n *base) owner(home string, host hostname.Pattern, s *Service) *Service {
-	k := n.namedService(string(host))
-	if ns := s.Ref.Namespace; k == nil || s.ruled || ns == k.Ref.Namespace || ns == home || ns == n.cfg.rootNamespace() {
-		return nil
+	if k := n.namedService(string(host)); k != nil && !n.mayHave(k, home, s) {
+		return k
 	}
-	return k
+	return nil
+}
+
+// mayHave says whether a service may have the name of a Kubernetes Service for
+// the workloads of the namespace home. The name is its namespace's:
+// ServiceEntries of others count for their own workloads alone, but those of
+// the root namespace for all. Istio is as strict: a Service comes before any
+// ServiceEntry, so that nobody takes its name (pilot/pkg/model SidecarScope).
+func (n *base) mayHave(k *Service, home string, s *Service) bool {
+	ns := s.Ref.Namespace
+	return s.ruled || ns == k.Ref.Namespace || ns == home || ns == n.cfg.rootNamespace()
 }
 
 // counting leaves out the services that do not count for a host.
@@ -87,4 +92,108 @@ func (h *hostEdit) owners() {
 func (n *base) contends(host hostname.Pattern, namespace string) bool {
 	by, _ := n.declared.Get(host)
 	return slices.ContainsFunc(by, func(other string) bool { return other != namespace })
+}
+
+// covered finds the names of Kubernetes Services that wildcards of other
+// namespaces cover.
+func (n *base) covered() map[string]*Service {
+	out := map[string]*Service{}
+	whole := map[string][]string{} // by what is behind the first label
+	for _, k := range n.kube {
+		for _, name := range k.serviceNames() {
+			if name.IsWildcard() {
+				continue
+			}
+			_, parent, _ := strings.Cut(string(name), ".")
+			if _, ok := whole[parent]; !ok {
+				whole[parent] = n.covering(parent)
+			}
+			by := whole[parent]
+			if n.partial > 0 {
+				by = append(slices.Clone(by), n.coveringPart(string(name))...)
+			}
+			if slices.ContainsFunc(by, func(other string) bool { return other != k.Ref.Namespace }) {
+				out[string(name)] = k
+			}
+		}
+	}
+	return out
+}
+
+// covering lists the namespaces that declare a wildcard which covers all hosts
+// of a domain.
+func (n *base) covering(domain string) []string {
+	var out []string
+	for domain != "" {
+		by, _ := n.declared.Get(hostname.Pattern("*." + domain))
+		out = append(out, by...)
+		_, domain, _ = strings.Cut(domain, ".")
+	}
+	return out
+}
+
+// coveringPart is covering for wildcards that begin within a label.
+func (n *base) coveringPart(name string) []string {
+	var out []string
+	for i := 1; i < len(name); i++ {
+		if name[i] != '.' {
+			by, _ := n.declared.Get(hostname.Pattern("*" + name[i:]))
+			out = append(out, by...)
+		}
+	}
+	return out
+}
+
+// isPartial says whether a host is a wildcard that begins within a label.
+func isPartial(h hostname.Pattern) bool { return h.IsWildcard() && len(h) > 1 && h[1] != '.' }
+
+// reserve finds the names that are no names of the wildcards which cover them:
+// those of Kubernetes Services, where the wildcards are of other namespaces.
+func (p *Policy) reserve(covered map[string]*Service) {
+	for name, k := range covered {
+		w := p.names.Walk(name)
+		for h, ok := w.Next(); ok; h, ok = w.Next() {
+			if p.withholds(k, h) {
+				if p.reserved == nil {
+					p.reserved = map[string]*Service{}
+				}
+				p.reserved[name] = k
+				break
+			}
+		}
+	}
+}
+
+// withholds says whether a host that matches the name of k is a wildcard that
+// does not stand for it.
+func (p *Policy) withholds(k *Service, h *Host) bool {
+	return h.Pattern.IsWildcard() && !p.base.mayHave(k, p.scope.home, h.services[0])
+}
+
+// walk goes through the hosts that stand for a normalized name, most specific
+// first.
+func (p *Policy) walk(name string) hostWalk {
+	return hostWalk{p.names.Walk(name), p, p.reserved[name]}
+}
+
+// lookup returns the first host of walk.
+func (p *Policy) lookup(name string) (*Host, bool) {
+	w := p.walk(name)
+	return w.Next()
+}
+
+type hostWalk struct {
+	matching hostname.Walk[*Host]
+	p        *Policy
+	owner    *Service // whose name it is; nil: wildcards stand for it
+}
+
+// Next returns the next host, and false when there is none.
+func (w *hostWalk) Next() (*Host, bool) {
+	for {
+		h, ok := w.matching.Next()
+		if !ok || w.owner == nil || !w.p.withholds(w.owner, h) {
+			return h, ok
+		}
+	}
 }

@@ -28,6 +28,7 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	h.build()
 	h.ruled()
 	p.names = h.names.Index()
+	p.reserve(b.covered)
 	p.addrs = h.addrs.finish(h.compareRules)
 	p.addrs.unknown = p.AllowsUnknown()
 	p.hostSum = h.sum

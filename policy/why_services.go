@@ -41,8 +41,10 @@ func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern,
 	if !s.Export.sees(sc.identity.Namespace, mesh.DefaultServiceExport.in(s.Ref.Namespace)) {
 		return nil, notVisible(sc.identity.Namespace)
 	}
-	if k := w.p.base.owner(sc.home, h, s); k != nil {
-		return nil, ownedBy(h, s, k)
+	for _, name := range append([]string{string(h)}, w.names...) {
+		if k := w.p.base.owner(sc.home, hostname.Pattern(name), s); k != nil {
+			return nil, ownedBy(hostname.Pattern(name), s, k)
+		}
 	}
 	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
 		return []hostname.Pattern{h}, ""
