@@ -344,6 +344,9 @@ func (x *explainer) http(f policy.Flow) {
 	what := r.Method + " " + r.Path
 	if x.ways("http", what, f, r) && x.Route == nil {
 		x.step("http: no VirtualService acts on the host; %s is forwarded", what)
+		if said := x.p.DefaultRetries(); said != "" {
+			x.step("http: %s", said)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 // what is the flow for people. It is false when all of them end in a denial.
 func (x *explainer) ways(kind, what string, f policy.Flow, r *policy.Request) bool {
 	var d policy.Decision
+	before := x.Verdict
 	x.Route, d, x.draw = x.p.Routes(f, r)
 	if x.Route != nil {
 		x.Action = &x.Route.Rule
@@ -25,9 +26,12 @@ func (x *explainer) ways(kind, what string, f policy.Flow, r *policy.Request) bo
 	if d.Verdict != policy.Deny {
 		return true
 	}
-	if kind == "http" {
+	switch {
+	case kind == "http":
 		x.step("http: %s is refused (%s)", what, d.Reason)
-	} else {
+	case kind == "tls" && before == policy.Inspect:
+		x.step("kernel: connect() succeeds; the ClientHello of %s is dropped on its way, and the connection is cut: the client has an error (ECONNABORTED) at once (%s)", what, d.Reason)
+	default:
 		x.step("proxy: refused (%s)", d.Reason)
 	}
 	x.nearest(d.Rule)

@@ -18,6 +18,8 @@ type base struct {
 	// declared has the namespaces of the services that declare a host, and,
 	// under the text of a prefix, which is no host, of those that name it.
 	declared cow.Map[hostname.Pattern, []string]
+	// partial counts the wildcards among them that begin within a label.
+	partial int
 	// contested counts the hosts and prefixes that a namespace declares and
 	// another does, too: there the namespace of the workload matters.
 	contested map[string]int
@@ -54,7 +56,7 @@ func newBase(c *Config, old *base) *base {
 		for port, by := range old.opaque {
 			n.opaque[port] = maps.Clone(by)
 		}
-		n.oldParts = old.parts
+		n.oldParts, n.partial = old.parts, old.partial
 	}
 	return n
 }
@@ -184,6 +186,9 @@ func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], c claim, by int
 	}
 	for _, name := range contestants(after) {
 		tally(n.contested, name, 1)
+	}
+	if isPartial(c.host) {
+		n.partial += len(after) - len(before)
 	}
 	if len(after) == 0 {
 		edit.Delete(c.host)

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/bits"
+	"slices"
 	"strings"
 )
 
@@ -120,6 +121,9 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 	a, l4 := t.chosen(at)
 	if a != nil {
 		out.Match, out.Does = a.conditions(), a.Rule.Describe()
+		if said := e.p.DefaultRetries(); said != "" && a.Rule.Retries == nil && slices.ContainsFunc(rule.all, func(d RouteDestination) bool { return d.Gateway == nil }) {
+			out.Does = append(out.Does, said)
+		}
 	} else if l4 != nil {
 		out.Match = l4.conditions()
 	}
@@ -143,6 +147,28 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 	return out
 }
 
+// DefaultRetries says how often requests are tried again that no rule says it
+// of; "": the mesh says nothing either, and it is done where it is safe.
+func (p *Policy) DefaultRetries() string {
+	if p.scope.retries == nil {
+		return ""
+	}
+	return p.scope.retries.describe() + ", the mesh's default (defaultHttpRetryPolicy)"
+}
+
+// imported says that a destination is visible to rules that lead there alone;
+// "" when it is to all.
+func (p *Policy) imported(u *Upstream) string {
+	if u == nil || u.Match == nil || p.scope.sidecar == nil {
+		return ""
+	}
+	if h, _ := p.names.Get(u.Match.Pattern); h == u.Match {
+		return ""
+	}
+	sc := p.scope.sidecar.Ref
+	return fmt.Sprintf("Sidecar %s/%s does not show it: it is imported with the rule, and nothing but the rule leads there", sc.Namespace, sc.Name)
+}
+
 // branch fills in what becomes of flows that a draw leads to a destination.
 func (e *explorer) branch(b *Branch, to *RouteDestination, draw, scale uint64, depth int) {
 	if to.Gateway != nil {
@@ -156,7 +182,8 @@ func (e *explorer) branch(b *Branch, to *RouteDestination, draw, scale uint64, d
 		b.Reason, b.Near = d.Reason, d.Rule
 		b.Note = to.lacks()
 	} else {
-		b.Note = u.Nowhere()
+		notes := slices.DeleteFunc([]string{e.p.imported(u), u.Nowhere()}, func(s string) bool { return s == "" })
+		b.Note = strings.Join(notes, "; ")
 	}
 	if !e.found && (b.Allowed || e.draw == 0) {
 		e.draw, e.found = draw, b.Allowed

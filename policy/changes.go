@@ -81,5 +81,12 @@ func (p *Policy) ChangedHosts(old *Policy) []hostname.Pattern {
 			out = append(out, h)
 		}
 	}
+	for _, list := range [...][2]map[string]*Service{{p.reserved, old.reserved}, {old.reserved, p.reserved}} {
+		for name, k := range list[0] {
+			if other := list[1][name]; other == nil || other.Ref.Namespace != k.Ref.Namespace {
+				out = append(out, hostname.Pattern(name))
+			}
+		}
+	}
 	return out
 }

@@ -32,6 +32,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 		return nil, errors.Join(b.errs...)
 	}
 	b.index()
+	b.covered = b.base.covered()
 	b.indexAuthorizations()
 	out := &Snapshot{base: b.base}
 	b.policies(out)
@@ -54,6 +55,9 @@ type builder struct {
 	// removed and added are the external services that differ from those of
 	// the snapshot before, each in its order.
 	removed, added []*Service
+	// covered are the names of Kubernetes Services that wildcards of other
+	// namespaces cover.
+	covered map[string]*Service
 	// ranks are the positions of the services, once somebody has asked.
 	ranks map[*Service]int
 	// upstreams are those of Kubernetes Services, by host and chosen port.

@@ -76,7 +76,7 @@ func (b *builder) importHost(at place, host hostname.Pattern, shown *Host) *Host
 	sc := at.p.scope
 	edit := &hostEdit{b: b, scope: sc, policy: at.p, auth: b.authScope(sc), destinations: b.destinationScope(sc)}
 	visible := slices.DeleteFunc(slices.Clone(b.declarersOf(host)), func(s *Service) bool {
-		return !b.sees(sc, s) || len(sc.sidecar.ways(at.vs, s.Ref.Namespace, host)) == 0
+		return !b.sees(sc, s) || b.base.owner(sc.home, host, s) != nil || len(sc.sidecar.ways(at.vs, s.Ref.Namespace, host)) == 0
 	})
 	slices.SortStableFunc(visible, edit.compare)
 	var parts []*Service

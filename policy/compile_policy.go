@@ -28,6 +28,7 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	h.build()
 	h.ruled()
 	p.names = h.names.Index()
+	p.reserve(b.covered)
 	p.addrs = h.addrs.finish(h.compareRules)
 	p.addrs.unknown = p.AllowsUnknown()
 	p.hostSum = h.sum
@@ -41,7 +42,8 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
 
 // visibilityChanged says whether the defaults by which services are visible,
-// or what the node lets them lead to, are others than before.
+// what the node lets them lead to, or which namespace is the root, are others
+// than before.
 func (b *builder) visibilityChanged() bool {
 	if b.old == nil {
 		return true
@@ -50,7 +52,8 @@ func (b *builder) visibilityChanged() bool {
 		return x == y || x != nil && y != nil && x.Limited == y.Limited && slices.Equal(x.Namespaces, y.Namespaces)
 	}
 	was, now := &b.old.cfg.Mesh, &b.cfg.Mesh
-	return !slices.Equal(b.old.cfg.AllowedEndpoints, b.cfg.AllowedEndpoints) || !same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
+	return was.RootNamespace != now.RootNamespace || !slices.Equal(b.old.cfg.AllowedEndpoints, b.cfg.AllowedEndpoints) ||
+		!same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
 }
 
 // hostEdit brings the hosts and addresses of a policy from one Config to the
@@ -115,6 +118,7 @@ func (h *hostEdit) services() {
 			h.decls[p] = append(h.decls[p], v)
 		}
 	}
+	h.owners()
 }
 
 // affected lists the hosts that are built anew.
@@ -231,7 +235,7 @@ func (h *hostEdit) build() {
 				h.addrs.remove(r)
 			}
 		}
-		if len(services) == 0 {
+		if services = h.counting(p, services); len(services) == 0 {
 			h.names.Delete(p)
 			continue
 		}

@@ -90,38 +90,31 @@ func (b *builder) disputed() []string {
 }
 
 // takers lists the namespaces whose ServiceEntries declare the host of a
-// Kubernetes Service of another: for their own workloads they have its place.
-// Of wildcards only those of whole labels count.
+// Kubernetes Service of another, or cover it: for their own workloads they have
+// its place.
 func (b *builder) takers() []string {
 	found := map[string]bool{}
-	covering := map[string][]string{} // by what is behind the first label
-	for host, k := range b.base.kube {
-		_, parent, _ := strings.Cut(host, ".")
-		if _, ok := covering[parent]; !ok {
-			covering[parent] = b.covering(parent)
-		}
-		by, _ := b.base.declared.Get(hostname.Pattern(host))
-		for _, list := range [...][]string{by, covering[parent]} {
-			for _, n := range list {
-				if n != k.Ref.Namespace {
-					found[n] = true
-				}
+	add := func(k *Service, by []string) {
+		for _, n := range by {
+			if n != k.Ref.Namespace {
+				found[n] = true
 			}
 		}
 	}
-	return slices.Sorted(maps.Keys(found))
-}
-
-// covering lists the namespaces that declare a wildcard which covers all hosts
-// of a domain.
-func (b *builder) covering(domain string) []string {
-	var out []string
-	for domain != "" {
-		by, _ := b.base.declared.Get(hostname.Pattern("*." + domain))
-		out = append(out, by...)
-		_, domain, _ = strings.Cut(domain, ".")
+	for _, k := range b.base.kube {
+		for _, name := range k.serviceNames() {
+			by, _ := b.base.declared.Get(name)
+			add(k, by)
+		}
 	}
-	return out
+	for name, k := range b.covered {
+		_, parent, _ := strings.Cut(name, ".")
+		add(k, b.base.covering(parent))
+		if b.base.partial > 0 {
+			add(k, b.base.coveringPart(name))
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // meshHosts finds the VirtualServices that count for each host: those that

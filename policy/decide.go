@@ -221,7 +221,7 @@ func (p *Policy) find(f Flow) (*Host, *HostPort) {
 	if h, hp := p.LookupPort(f.Host, f.Transport, f.Dst.Port()); hp != nil {
 		return h, hp
 	}
-	w := p.names.Walk(f.Host)
+	w := p.walk(f.Host)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
 			if hp.Protocol.Transport() == f.Transport && hp.Upstream.hasEndpoint(f) {
@@ -314,7 +314,7 @@ func (p *Policy) missPort(name string, f Flow) (Reason, *Ref) {
 	if _, hp := p.LookupPort(name, f.Transport.other(), f.Dst.Port()); hp != nil {
 		return ReasonTransport, hp.Rule
 	}
-	h, ok := p.names.Lookup(name)
+	h, ok := p.lookup(name)
 	if !ok {
 		return "", nil
 	}

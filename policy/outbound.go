@@ -16,7 +16,7 @@ func (p *Policy) AllowsUnknown() bool { return p.scope.outbound == AllowAny }
 // nil when no rule names it and unknown names pass: nothing is to be learned
 // then. A name to which AuthorizationPolicies leave no port is denied.
 func (p *Policy) DecideQuery(name string) Decision {
-	h, ok := p.names.Lookup(name)
+	h, ok := p.lookup(name)
 	switch {
 	case !ok && p.AllowsUnknown():
 		return p.passing(Direct)
@@ -30,7 +30,7 @@ func (p *Policy) DecideQuery(name string) Decision {
 
 // closed says why no port of a guarded name is open.
 func (p *Policy) closed(name string) refusal {
-	w := p.names.Walk(name)
+	w := p.walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
 			if hp.guard == nil {

@@ -100,6 +100,9 @@ type Policy struct {
 	vhostList []*meshVhost // sorted by hostname.Compare
 	// gateways are those as which connections go on, sorted by name and port.
 	gateways []*GatewayListener
+	// reserved are the names of Kubernetes Services that wildcards of other
+	// namespaces cover and do not stand for.
+	reserved map[string]*Service
 	// ruled are the hosts that only rules for TLS declare.
 	ruled []hostname.Pattern
 	// base has what the policy was compiled from, for explanations.
@@ -122,7 +125,7 @@ func (p *Policy) Hosts() []*Host {
 // Lookup returns the most specific allowed host for a normalized name, or
 // nil when the name is not allowed, or AuthorizationPolicies leave it no port.
 func (p *Policy) Lookup(name string) *Host {
-	h, ok := p.names.Lookup(name)
+	h, ok := p.lookup(name)
 	if !ok || h.guarded && !p.opens(name) {
 		return nil
 	}
@@ -131,7 +134,7 @@ func (p *Policy) Lookup(name string) *Host {
 
 // opens says whether any port of a name is open.
 func (p *Policy) opens(name string) bool {
-	w := p.names.Walk(name)
+	w := p.walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
 			if _, first := p.LookupPort(name, hp.Protocol.Transport(), hp.Number); first == hp && hp.wayOf(name, netip.Addr{}).Verdict != Deny {
@@ -145,7 +148,7 @@ func (p *Policy) opens(name string) bool {
 // LookupPort returns the most specific allowed host for a normalized name
 // that has the port, and that port; nil when none has it.
 func (p *Policy) LookupPort(name string, t Transport, number uint16) (*Host, *HostPort) {
-	w := p.names.Walk(name)
+	w := p.walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		if hp := h.Port(t, number); hp != nil {
 			return h, hp
@@ -170,7 +173,7 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 	}
 	prefix := netip.PrefixFrom(addr, addr.BitLen())
 	var out []Opening
-	w := p.names.Walk(name)
+	w := p.walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
 			way := hp.wayOf(name, addr)

@@ -249,7 +249,8 @@ func (b *builder) localized(sc *Sidecar, namespace string) *Sidecar {
 	return out
 }
 
-func (b *builder) rootNamespace() string { return cmp.Or(b.cfg.Mesh.RootNamespace, "istio-system") }
+func (c *Config) rootNamespace() string  { return cmp.Or(c.Mesh.RootNamespace, "istio-system") }
+func (b *builder) rootNamespace() string { return b.cfg.rootNamespace() }
 func (b *builder) trustDomain() string   { return cmp.Or(b.cfg.Mesh.TrustDomain, "cluster.local") }
 
 // sees says whether an object of a namespace is visible to another. A nil

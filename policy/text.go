@@ -99,6 +99,9 @@ func (t *text) rules(p *Policy) {
 		t.line(1, "at an address of several: %s first", p.scope.home)
 	}
 	t.retries(1, "default retry", p.scope.retries)
+	for _, name := range slices.Sorted(maps.Keys(p.reserved)) {
+		t.line(1, "no name of wildcards: %s, of Service namespace %s", name, p.reserved[name].Ref.Namespace)
+	}
 	for _, v := range p.vhostList {
 		t.line(1, "routes %s", v.pattern)
 		for _, c := range v.http {

@@ -120,8 +120,11 @@ func (x *Retries) describe() string {
 		on = "on " + strings.Join(x.On, ",")
 	}
 	out := fmt.Sprintf("%d retries %s", x.Attempts, on)
-	if x.Attempts == 0 {
+	switch x.Attempts {
+	case 0:
 		out = "no retries"
+	case 1:
+		out = "1 retry " + on
 	}
 	if len(x.Codes) > 0 {
 		out += fmt.Sprintf(" of %v", x.Codes)

@@ -18,8 +18,8 @@ import (
 // to date decides like one that was compiled from nothing, and what it says
 // has changed leads from the old openings to the new ones.
 func TestUpdateEqualsCompile(t *testing.T) {
-	imported := 0
-	for seed := range uint64(200) {
+	imported, withheld, covered := 0, 0, 0
+	for seed := range uint64(750) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		g := generator{r: r}
 		c := g.config()
@@ -44,6 +44,8 @@ func TestUpdateEqualsCompile(t *testing.T) {
 			for _, id := range next.Policies() {
 				p := next.Policy(id)
 				imported += p.importedDestinations()
+				withheld += p.withheldNames()
+				covered += len(p.reserved)
 				old := s.Policy(id)
 				if old == nil {
 					continue
@@ -56,6 +58,25 @@ func TestUpdateEqualsCompile(t *testing.T) {
 	if imported < 100 {
 		t.Errorf("only %d destinations were imported by Sidecars with the rules that lead there", imported)
 	}
+	if withheld < 100 || covered < 100 {
+		t.Errorf("only %d and %d names of Kubernetes Services were withheld from ServiceEntries and wildcards of other namespaces", withheld, covered)
+	}
+}
+
+// withheldNames counts the names of Kubernetes Services that ServiceEntries of
+// other namespaces declare in vain.
+func (p *Policy) withheldNames() (n int) {
+	for _, s := range p.base.cfg.Services {
+		if s.External {
+			continue
+		}
+		for _, host := range s.serviceNames() {
+			if _, open := p.names.Get(host); !open && p.base.contends(host, s.Ref.Namespace) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // importedDestinations counts the destinations of rules for workloads that are
@@ -141,6 +162,20 @@ func checkChanges(t *testing.T, old, now *Policy) {
 	if len(want) > 0 {
 		t.Fatalf("missing after the changes: %v", want)
 	}
+	if now.AllowsUnknown() != old.AllowsUnknown() {
+		return // which PolicyChange.AllHosts says
+	}
+	changed := now.ChangedHosts(old)
+	for _, name := range []string{"x.example.com", "q.example.com", "a.wild.org", "b.wild.org", "kube.a.svc"} {
+		if slices.ContainsFunc(changed, func(h hostname.Pattern) bool { return h.Matches(name) }) {
+			continue
+		}
+		for _, a := range []string{"198.51.100.3", "2001:db8:1::9"} {
+			if x, y := old.Openings(name, netip.MustParseAddr(a)), now.Openings(name, netip.MustParseAddr(a)); !slices.Equal(x, y) {
+				t.Fatalf("%s at %s opened %v and opens %v, and no host is said to have changed", name, a, x, y)
+			}
+		}
+	}
 }
 
 // generator makes small configurations in which much overlaps.
@@ -170,7 +205,7 @@ func (g *generator) service() *Service {
 	g.n++
 	ns := g.one("a", "b", "default")
 	s := &Service{External: true, Ref: Ref{Kind: "ServiceEntry", Namespace: ns, Name: fmt.Sprint("s", g.n)}}
-	for _, h := range []string{"x.example.com", "y.example.com", "*.example.com", "*.wild.org", "a.wild.org", "kube"} {
+	for _, h := range []string{"x.example.com", "y.example.com", "*.example.com", "*.wild.org", "a.wild.org", "*ld.org", "kube", "kube.a.svc"} {
 		if g.r.IntN(4) == 0 {
 			s.Hosts = append(s.Hosts, hostname.Pattern(h))
 		}
@@ -230,7 +265,13 @@ func (g *generator) edit(c *Config) *Config {
 		k.Ref.Namespace = g.one("a", "default")
 		k.Ports = []Port{{Number: 80, Name: "p0", Protocol: ProtocolTCP}}
 		k.Endpoints = []Endpoint{{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(at(200))})}}
-		next.Services = append(slices.DeleteFunc(next.Services, func(s *Service) bool { return !s.External }), k)
+		if g.r.IntN(2) == 0 { // a name that ServiceEntries of other namespaces declare
+			k.Hosts = names(hostname.Pattern(g.one("y.example.com", "a.wild.org", "a.wild.org")))
+		}
+		next.Services = slices.DeleteFunc(next.Services, func(s *Service) bool { return !s.External })
+		if g.r.IntN(4) > 0 {
+			next.Services = append(next.Services, k)
+		}
 	case 7, 16, 17:
 		next.VirtualServices = nil
 		if g.r.IntN(3) > 0 {

@@ -41,6 +41,11 @@ func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern,
 	if !s.Export.sees(sc.identity.Namespace, mesh.DefaultServiceExport.in(s.Ref.Namespace)) {
 		return nil, notVisible(sc.identity.Namespace)
 	}
+	for _, name := range append([]string{string(h)}, w.names...) {
+		if k := w.p.base.owner(sc.home, hostname.Pattern(name), s); k != nil {
+			return nil, ownedBy(hostname.Pattern(name), s, k)
+		}
+	}
 	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
 		return []hostname.Pattern{h}, ""
 	}
@@ -55,6 +60,25 @@ func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern,
 // notVisible says that a namespace does not see an object, and what to do.
 func notVisible(namespace string) string {
 	return fmt.Sprintf("not visible to namespace %s (exportTo); add %s there", namespace, namespace)
+}
+
+// ownedBy says that a host is the name of a Kubernetes Service, and what to do.
+func ownedBy(h hostname.Pattern, s, k *Service) string {
+	return fmt.Sprintf("%s is the name of Service %s/%s: what other namespaces declare under it counts for their own workloads alone, here for those of %s. A ServiceEntry of namespace %s opens it for all",
+		h, k.Ref.Namespace, k.Ref.Name, s.Ref.Namespace, k.Ref.Namespace)
+}
+
+// owned says why no host of a service counts, "" when one does.
+func (w *why) owned(s *Service) string {
+	said := ""
+	for _, h := range s.Hosts {
+		k := w.p.base.owner(w.p.scope.home, h, s)
+		if k == nil {
+			return ""
+		}
+		said = ownedBy(h, s, k)
+	}
+	return said
 }
 
 // service says what became of a service with a host for one of the names.
@@ -179,6 +203,8 @@ func (w *why) address(s *Service) {
 		w.say(s.Ref, false, "names the address, which is on the node, or for the node alone; --allow-endpoint %v lets policies lead there", w.f.Dst.Addr().Unmap())
 	case !s.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)):
 		w.say(s.Ref, false, "names the address, but is %s", notVisible(sc.identity.Namespace))
+	case w.owned(s) != "":
+		w.say(s.Ref, false, "names the address, but %s", w.owned(s))
 	case !slices.ContainsFunc(s.Ports, opens):
 		w.say(s.Ref, false, "names the address, but %s", s.lacks(w.f.Transport, w.f.Dst.Port()))
 	case w.f.Host != "":

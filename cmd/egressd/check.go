@@ -108,6 +108,14 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 	if err != nil {
 		state = "not good"
 	}
-	fmt.Fprintf(e.stderr, "policy is %s: %d errors, %d warnings; %d services, %d virtual services, %d gateways\n",
-		state, errs, warnings, r.Services, r.VirtualServices, r.Gateways)
+	fmt.Fprintf(e.stderr, "policy is %s: %s, %s; %s, %s, %s\n", state, counted(errs, "error"), counted(warnings, "warning"),
+		counted(r.Services, "service"), counted(r.VirtualServices, "virtual service"), counted(r.Gateways, "gateway"))
+}
+
+// counted is a number with its noun.
+func counted(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }

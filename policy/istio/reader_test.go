@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -29,7 +28,7 @@ func outcome(cfg *policy.Config, findings ...[]Finding) string {
 		b.WriteString("refused\n")
 		return b.String()
 	}
-	dump(&b, "", reflect.ValueOf(*cfg))
+	b.WriteString(render(cfg))
 	return b.String()
 }
 

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -89,9 +88,7 @@ func config(data []byte) (string, bool) {
 	if cfg == nil {
 		return "", false
 	}
-	var b strings.Builder
-	dump(&b, "", reflect.ValueOf(*cfg))
-	return positions.ReplaceAllString(b.String(), "f"), true
+	return positions.ReplaceAllString(render(cfg), "f"), true
 }
 
 // checkRoundTrip: what is accepted means the same after the official encoder

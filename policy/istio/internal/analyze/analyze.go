@@ -23,6 +23,7 @@ func Config(cfg *policy.Config, from Files) {
 		a.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
 	}
 	a.sharedHosts()
+	a.foreignNames()
 	a.virtualServices()
 	a.destinationRules()
 	a.sidecars()
@@ -55,6 +56,8 @@ type analysis struct {
 	hosts    *hostSet
 	gateways map[string]*policy.Gateway // by namespace/name
 	subsets  *subsets
+	// named are the Kubernetes Services by their names, once somebody has asked.
+	named map[hostname.Pattern]*policy.Service
 	// routed are the hosts that routes lead to.
 	routed map[string]bool
 	// rules are the nodes of the rules of an object, which is known by its

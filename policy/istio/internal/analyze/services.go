@@ -43,9 +43,10 @@ func (a *analysis) sharedHosts() {
 }
 
 // contestedHost warns about ServiceEntries of several namespaces for one host
-// when it makes a difference which of them counts.
+// when it makes a difference which of them counts. One that counts for its own
+// workloads alone is foreignNames' to speak of.
 func (a *analysis) contestedHost(h hostname.Pattern) {
-	list := slices.DeleteFunc(slices.Clone(a.hosts.several[h]), func(s *policy.Service) bool { return !s.External })
+	list := slices.DeleteFunc(slices.Clone(a.hosts.several[h]), func(s *policy.Service) bool { return !s.External || a.owner(h, s) != nil })
 	age := func(s *policy.Service) uint64 { return uint64(s.Created) - 1 } // unknown is the youngest
 	slices.SortStableFunc(list, func(x, y *policy.Service) int { return cmp.Compare(age(x), age(y)) })
 	said := map[string]bool{} // namespaces
