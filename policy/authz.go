@@ -101,7 +101,7 @@ func (x *authIndex) guards(gateways bool) bool {
 
 // guardsOf returns the AuthorizationPolicies that guard a service.
 func (x *authIndex) guardsOf(s *Service) []*AuthorizationPolicy {
-	if len(x.services) == 0 || s.ruled {
+	if len(x.services) == 0 || byRules(s) {
 		return nil
 	}
 	return x.services[[2]string{s.Ref.Namespace, s.Ref.Name}]
@@ -200,7 +200,7 @@ func (s *authScope) rule(a *AuthorizationPolicy, r *AuthRule) (authRule, bool) {
 	}
 	id, domain := s.scope.identity, s.b.trustDomain()
 	for _, src := range r.From {
-		if src.matchesIdentity(id, domain) {
+		if sourceOnIdentity(src, id, domain) {
 			out.sources = append(out.sources, src)
 		}
 	}
@@ -214,7 +214,7 @@ func (s *authScope) rule(a *AuthorizationPolicy, r *AuthRule) (authRule, bool) {
 		out.operations = append(out.operations, authOperation{o, pathMatchers(o.Paths), pathMatchers(o.NotPaths)})
 	}
 	for _, c := range r.When {
-		if !c.matchesIdentity(id, domain) {
+		if !conditionOnIdentity(c, id, domain) {
 			return out, false
 		}
 		if !strings.HasPrefix(c.Key, "source.") || c.Key == keySourceIP {

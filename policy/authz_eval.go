@@ -229,7 +229,7 @@ func (f *authFacts) onHost(o *authOperation, q asking) bool {
 	with = strconv.AppendUint(with, uint64(f.port), 10)
 	has := func(list []ValueMatch) bool {
 		for i := range list {
-			if list[i].Matches(f.host) || list[i].matchesBytes(with) {
+			if matchesValue(list[i], f.host) || matchesBytes(&list[i], with) {
 				return true
 			}
 		}
@@ -239,7 +239,8 @@ func (f *authFacts) onHost(o *authOperation, q asking) bool {
 }
 
 // matchesBytes is Matches for bytes.
-func (m *ValueMatch) matchesBytes(v []byte) bool {
+// matchesBytes is Matches for bytes.
+func matchesBytes(m *ValueMatch, v []byte) bool {
 	n := len(m.Value)
 	switch m.Kind {
 	case ValuePresent:

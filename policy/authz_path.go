@@ -47,7 +47,7 @@ func newPathMatcher(m PathMatch) (pathMatcher, error) {
 
 func (m *pathMatcher) matches(p string) bool {
 	if !m.template {
-		return m.Matches(p)
+		return matchesValue(m.ValueMatch, p)
 	}
 	return matchSegments(m.segments, p)
 }

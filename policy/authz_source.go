@@ -10,37 +10,44 @@ import (
 
 // principal is the name of an identity in certificates, as Istio writes it
 // (a SPIFFE id without its scheme).
-func (id *Identity) principal(trustDomain string) string {
+// principal is the name of an identity in certificates, as Istio writes it
+// (a SPIFFE id without its scheme).
+func principal(id *Identity, trustDomain string) string {
 	return trustDomain + "/ns/" + cmp.Or(id.Namespace, DefaultNamespace) + "/sa/" + cmp.Or(id.ServiceAccount, "default")
 }
 
 // account is "namespace/service account".
-func (id *Identity) account() string {
+// account is "namespace/service account".
+func account(id *Identity) string {
 	return cmp.Or(id.Namespace, DefaultNamespace) + "/" + cmp.Or(id.ServiceAccount, "default")
 }
 
 // matchesIdentity says whether what the source asks of the workload holds; its
 // IP blocks are not looked at.
-func (s *AuthSource) matchesIdentity(id Identity, trustDomain string) bool {
+// sourceOnIdentity says whether what the source asks of the workload holds; its
+// IP blocks are not looked at.
+func sourceOnIdentity(s *AuthSource, id Identity, trustDomain string) bool {
 	ns := cmp.Or(id.Namespace, DefaultNamespace)
 	return !s.Never &&
-		oneOf(s.Principals, s.NotPrincipals, id.principal(trustDomain)) &&
+		oneOf(s.Principals, s.NotPrincipals, principal(&id, trustDomain)) &&
 		oneOf(s.Namespaces, s.NotNamespaces, ns) &&
-		oneOf(s.ServiceAccounts, s.NotServiceAccounts, id.account()) &&
+		oneOf(s.ServiceAccounts, s.NotServiceAccounts, account(&id)) &&
 		oneOf(s.TrustDomains, s.NotTrustDomains, trustDomain)
 }
 
 // matchesIdentity says whether a condition about the workload holds; one
 // about something else does.
-func (c *AuthCondition) matchesIdentity(id Identity, trustDomain string) bool {
+// conditionOnIdentity says whether a condition about the workload holds; one
+// about something else does.
+func conditionOnIdentity(c *AuthCondition, id Identity, trustDomain string) bool {
 	var have string
 	switch c.Key {
 	case "source.namespace":
 		have = cmp.Or(id.Namespace, DefaultNamespace)
 	case "source.principal":
-		have = id.principal(trustDomain)
+		have = principal(&id, trustDomain)
 	case "source.serviceAccount":
-		have = id.account()
+		have = account(&id)
 	default:
 		return true
 	}
@@ -82,7 +89,8 @@ func (m ValueMatch) String() string {
 }
 
 // Matches says whether a value matches; an absent one is "".
-func (m ValueMatch) Matches(v string) bool {
+// matchesValue says whether a value matches; an absent one is "".
+func matchesValue(m ValueMatch, v string) bool {
 	switch m.Kind {
 	case ValuePresent:
 		return v != ""
@@ -97,6 +105,6 @@ func (m ValueMatch) Matches(v string) bool {
 // oneOf says whether v matches one of wanted, if there are any, and none of
 // unwanted.
 func oneOf(wanted, unwanted []ValueMatch, v string) bool {
-	match := func(m ValueMatch) bool { return m.Matches(v) }
+	match := func(m ValueMatch) bool { return matchesValue(m, v) }
 	return (len(wanted) == 0 || slices.ContainsFunc(wanted, match)) && !slices.ContainsFunc(unwanted, match)
 }

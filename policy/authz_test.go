@@ -47,13 +47,13 @@ func when(key string, list ...string) *AuthRule {
 func guarded(list ...*AuthorizationPolicy) *Config {
 	return &Config{
 		Services: []*Service{
-			se("http", ResolutionDNS, "http.example.com").port(80, ProtocolHTTP).port(8080, ProtocolHTTP),
-			se("tls", ResolutionDNS, "tls.example.com", "*.tls.example.com").port(443, ProtocolTLS),
-			se("tcp", ResolutionDNS, "tcp.example.com").port(5432, ProtocolTCP),
-			se("udp", ResolutionDNS, "udp.example.com").port(123, ProtocolUDP),
-			se("any", ResolutionDNS, "any.example.com").port(9000, ProtocolUnset),
-			se("static", ResolutionStatic, "static.example.com").port(6379, ProtocolTCP).endpoint("192.0.2.10").endpoint("2001:db8::10"),
-			se("net", ResolutionNone, "net.example.com").port(6379, ProtocolTCP).port(123, ProtocolUDP).at("192.0.2.0/24", "2001:db8::/32"),
+			with(se("http", ResolutionDNS, "http.example.com"), svcPort(80, ProtocolHTTP), svcPort(8080, ProtocolHTTP)),
+			with(se("tls", ResolutionDNS, "tls.example.com", "*.tls.example.com"), svcPort(443, ProtocolTLS)),
+			with(se("tcp", ResolutionDNS, "tcp.example.com"), svcPort(5432, ProtocolTCP)),
+			with(se("udp", ResolutionDNS, "udp.example.com"), svcPort(123, ProtocolUDP)),
+			with(se("any", ResolutionDNS, "any.example.com"), svcPort(9000, ProtocolUnset)),
+			with(se("static", ResolutionStatic, "static.example.com"), svcPort(6379, ProtocolTCP), svcEndpoint("192.0.2.10"), svcEndpoint("2001:db8::10")),
+			with(se("net", ResolutionNone, "net.example.com"), svcPort(6379, ProtocolTCP), svcPort(123, ProtocolUDP), svcAddresses("192.0.2.0/24", "2001:db8::/32")),
 		},
 		Authorizations: list,
 	}

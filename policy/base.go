@@ -154,7 +154,7 @@ func claimed(removed, added []*Service) map[claim]int {
 			if !s.External {
 				continue
 			}
-			for _, h := range s.claims() {
+			for _, h := range claimsOf(s) {
 				c := claim{h, s.Ref.Namespace}
 				if out[c] += by; out[c] == 0 {
 					delete(out, c)
@@ -194,7 +194,9 @@ func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], c claim, by int
 
 // claims lists what a service declares: its hosts, and the prefixes that it
 // names.
-func (s *Service) claims() []hostname.Pattern {
+// claimsOf lists what a service declares: its hosts, and the prefixes that it
+// names.
+func claimsOf(s *Service) []hostname.Pattern {
 	if len(s.Addresses)+len(s.Endpoints) == 0 {
 		return s.Hosts
 	}

@@ -126,7 +126,7 @@ func (b *builder) rank(s *Service) int {
 			b.ranks[s] = i
 		}
 	}
-	return b.ranks[s.whole()]
+	return b.ranks[whole(s)]
 }
 
 // errorf notes an error about the object that ref names.

@@ -57,7 +57,7 @@ func (b *builder) listeners(out *Snapshot) []*GatewayListener {
 		for i := range g.Servers {
 			s := &g.Servers[i]
 			k := netip.AddrPortFrom(s.Bind, s.Port)
-			byAddress[k] = append(byAddress[k], g.server(s, g.Ref.Namespace))
+			byAddress[k] = append(byAddress[k], serverOf(g, s, g.Ref.Namespace))
 		}
 	}
 	keys := slices.SortedFunc(maps.Keys(byAddress), func(x, y netip.AddrPort) int {
@@ -93,7 +93,7 @@ func shared(all []*GatewayListener, d *door) *GatewayListener {
 	return nil
 }
 
-func (g *Gateway) server(s *GatewayServer, namespace string) server {
+func serverOf(g *Gateway, s *GatewayServer, namespace string) server {
 	return server{s, g.Ref.Namespace + "/" + g.Ref.Name, namespace}
 }
 
@@ -157,7 +157,7 @@ func (b *builder) merge(servers []server) []server {
 // bound says whether the rules of vs are for a server: it names the Gateway,
 // and is visible to the namespace of the proxy.
 func (b *builder) bound(vs *VirtualService, s *server) bool {
-	return slices.Contains(vs.Gateways, s.gateway) && vs.Export.sees(s.namespace, b.cfg.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+	return slices.Contains(vs.Gateways, s.gateway) && visible(vs.Export, s.namespace, inNamespace(b.cfg.Mesh.DefaultVirtualServiceExport, vs.Ref.Namespace))
 }
 
 // rulesAt is every VirtualService in the order of precedence that a namespace
@@ -166,7 +166,7 @@ func (b *builder) rulesAt(namespace string) []*VirtualService {
 	all, ok := b.nearest[namespace]
 	if !ok {
 		all = slices.Clone(b.cfg.VirtualServices)
-		b.cfg.nearestFirst(all, namespace)
+		nearestFirst(b.cfg, all, namespace)
 		b.nearest[namespace] = all
 	}
 	return all

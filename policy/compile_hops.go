@@ -59,13 +59,13 @@ func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *doo
 	}
 	want := cmp.Or(d.Port, request)
 	for _, g := range all {
-		if want != 0 && g.serves(want, vs) {
+		if want != 0 && gatewayServes(g, want, vs) {
 			return b.door(doorKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
 		}
 	}
 	g := all[0]
 	for i := range g.Servers {
-		if g.serves(g.Servers[i].Port, vs) {
+		if gatewayServes(g, g.Servers[i].Port, vs) {
 			return b.door(doorKey{namespace: namespace, port: g.Servers[i].Port}, []*Gateway{g}, g.Selector)
 		}
 	}
@@ -73,9 +73,10 @@ func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *doo
 }
 
 // serves says whether g has a server on a port for hosts of vs.
-func (g *Gateway) serves(port uint16, vs *VirtualService) bool {
+// gatewayServes says whether g has a server on a port for hosts of vs.
+func gatewayServes(g *Gateway, port uint16, vs *VirtualService) bool {
 	for i := range g.Servers {
-		if s := g.server(&g.Servers[i], ""); s.Port == port && len(s.common(vs.Ref.Namespace, vs.Hosts)) > 0 {
+		if s := serverOf(g, &g.Servers[i], ""); s.Port == port && len(s.common(vs.Ref.Namespace, vs.Hosts)) > 0 {
 			return true
 		}
 	}
@@ -128,7 +129,7 @@ func (b *builder) door(k doorKey, gateways []*Gateway, labels map[string]string)
 	for _, g := range gateways {
 		for i := range g.Servers {
 			if s := &g.Servers[i]; s.Port == k.port {
-				servers = append(servers, g.server(s, k.namespace))
+				servers = append(servers, serverOf(g, s, k.namespace))
 			}
 		}
 	}
@@ -313,7 +314,7 @@ func (l *GatewayListener) all() []*gatewayChain {
 // gatewayScope returns the hosts that a gateway of a namespace can lead to:
 // all that are visible there, whatever Sidecars say to workloads.
 func (b *builder) gatewayScope(out *Snapshot, namespace string) *Policy {
-	sc := b.scopeWith(Identity{Namespace: namespace}, nil, b.ask)
+	sc := b.scopeWith(Identity{Namespace: namespace}, sidecarScope{}, b.ask)
 	if p := out.byKey(sc.key); p != nil {
 		return p
 	}

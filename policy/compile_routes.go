@@ -27,35 +27,42 @@ func (b *builder) rules(sc *scope) []*VirtualService {
 			out = append(out, vs)
 		}
 	}
-	b.cfg.nearestFirst(out, sc.identity.Namespace)
+	nearestFirst(b.cfg, out, sc.identity.Namespace)
 	return out
 }
 
 // countsFor says whether the rules of a VirtualService are for the workloads
 // of a scope.
 func (b *builder) countsFor(sc *scope, vs *VirtualService) bool {
-	return slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) && sc.sidecar.imports(vs)
+	return slices.Contains(vs.Gateways, meshGateway) && seesRules(b.cfg, vs, sc.identity.Namespace) && sc.sidecar.imports(vs)
 }
 
 // nearestFirst brings VirtualServices into the order of precedence that a namespace
 // has them in, and leaves those that are as near as each other in theirs.
-func (c *Config) nearestFirst(all []*VirtualService, namespace string) {
+// nearestFirst brings VirtualServices into the order of precedence that a namespace
+// has them in, and leaves those that are as near as each other in theirs.
+func nearestFirst(c *Config, all []*VirtualService, namespace string) {
 	slices.SortStableFunc(all, func(x, y *VirtualService) int {
-		return c.nearness(x, namespace) - c.nearness(y, namespace)
+		return nearness(c, x, namespace) - nearness(c, y, namespace)
 	})
 }
 
 // seesRules says whether a VirtualService is visible to a namespace.
-func (c *Config) seesRules(vs *VirtualService, namespace string) bool {
-	return vs.Export.sees(namespace, c.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+// seesRules says whether a VirtualService is visible to a namespace.
+func seesRules(c *Config, vs *VirtualService, namespace string) bool {
+	return visible(vs.Export, namespace, inNamespace(c.Mesh.DefaultVirtualServiceExport, vs.Ref.Namespace))
 }
 
 // nearness is less for VirtualServices that come before others: for one's own
 // that nobody else sees (0), one's own (1), and those of others, by name (2)
 // or because everybody sees them (3). HTTPRoutes come after VirtualServices,
 // whoever sees them.
-func (c *Config) nearness(vs *VirtualService, namespace string) int {
-	v := vs.Export.or(c.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+// nearness is less for VirtualServices that come before others: for one's own
+// that nobody else sees (0), one's own (1), and those of others, by name (2)
+// or because everybody sees them (3). HTTPRoutes come after VirtualServices,
+// whoever sees them.
+func nearness(c *Config, vs *VirtualService, namespace string) int {
+	v := effective(vs.Export, inNamespace(c.Mesh.DefaultVirtualServiceExport, vs.Ref.Namespace))
 	switch {
 	case vs.Ref.Namespace == namespace && vs.Ref.Kind == "VirtualService" && v.Limited && len(v.Namespaces) == 1:
 		return 0

@@ -73,11 +73,12 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 func (h *Host) joins(s *Service) bool {
 	first := h.services[0]
 	same := s.Ref.Kind == first.Ref.Kind && s.Ref.Name == first.Ref.Name
-	return s.Ref.Namespace == first.Ref.Namespace && (same || s.answers() == first.answers())
+	return s.Ref.Namespace == first.Ref.Namespace && (same || hasAnswers(s) == hasAnswers(first))
 }
 
 // answers says whether egressd answers queries for the service's hosts itself.
-func (s *Service) answers() bool {
+// hasAnswers says whether egressd answers queries for the service's hosts itself.
+func hasAnswers(s *Service) bool {
 	return s.Resolution == ResolutionStatic || slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return plainPrefix(a).IsSingleIP() })
 }
 
@@ -185,7 +186,7 @@ func (h *Host) open(consent Consent, s *Service, p *Port, endpoints []Endpoint) 
 	hp := h.Port(p.Protocol.Transport(), p.Number)
 	switch {
 	case hp == nil:
-		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref, host: h, ruled: s.ruled}
+		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref, host: h, ruled: byRules(s)}
 		hp.Upstream = newUpstream(consent, string(h.Pattern), s, p, endpoints)
 		hp.Upstream.Match = h
 		h.Ports = append(h.Ports, hp)

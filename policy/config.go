@@ -167,18 +167,17 @@ type Service struct {
 	SubjectAltNames []string
 	// Selector holds the selector of a Kubernetes Service.
 	Selector map[string]string
-	// of is the service that this is a part of; nil: it is whole.
-	of *Service
-	// ruled: no ServiceEntry but a rule for TLS declares the hosts.
-	ruled bool
+	// Derived is set on services that a compiler makes of a configuration, which
+	// itself has none.
+	Derived *Derived
 }
 
-// whole returns the service that s is, or is a part of.
-func (s *Service) whole() *Service {
-	if s.of != nil {
-		return s.of
-	}
-	return s
+// Derived says what a service is made of.
+type Derived struct {
+	// Of is the service that this is a part of; nil: it is a part of none.
+	Of *Service
+	// ByRules: no ServiceEntry but rules for TLS declare the hosts.
+	ByRules bool
 }
 
 // Port is one port of a Service. TargetPort 0 means Number.

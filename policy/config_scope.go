@@ -90,8 +90,6 @@ type Sidecar struct {
 	Egress []SidecarEgress
 	// Outbound overrides that of the Mesh; nil: it does not.
 	Outbound *OutboundMode
-	// local is the namespace that "." stands for; "": there is none.
-	local string
 }
 
 // SidecarEgress is one listener of a Sidecar: the hosts on a port.

@@ -41,7 +41,7 @@ func (b *builder) destinationScope(sc *scope) *destinationScope {
 		switch {
 		case len(dr.Selector) > 0 && (!mine || !selects(dr.Selector, sc.identity.Labels)):
 			continue
-		case !mine && !dr.Export.sees(s.own, b.cfg.Mesh.DefaultDestinationRuleExport.in(ns)):
+		case !mine && !visible(dr.Export, s.own, inNamespace(b.cfg.Mesh.DefaultDestinationRuleExport, ns)):
 			continue
 		}
 		if groups[ns] == nil {

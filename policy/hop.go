@@ -145,7 +145,7 @@ func (h *Hop) apply(r *Request) (*Request, bool) {
 		authority = rw.Authority
 	}
 	for _, o := range ops {
-		if o == nil || o.Request.empty() {
+		if o == nil || noHeaderOps(&o.Request) {
 			continue
 		}
 		out.Header = cloneHeader(out.Header)

@@ -108,7 +108,7 @@ func outcome(d HTTPDecision) string {
 // like, also when it comes to the forwarding core; semantics/requests.txtar has
 // what becomes of requests.
 func TestRequestOnTCPRule(t *testing.T) {
-	p := defaultOf(t, []*Service{se("tcp", ResolutionDNS, "tcp.example.org").port(80, ProtocolTCP)},
+	p := defaultOf(t, []*Service{with(se("tcp", ResolutionDNS, "tcp.example.org"), svcPort(80, ProtocolTCP))},
 		vs("tcp", mesh, names("tcp.example.org"), answer("not on tcp ports")))
 	for host, known := range map[string][]string{"tcp.example.org": nil, "evil.example": {"tcp.example.org"}} {
 		const want = "default tcp.example.org:80"
@@ -124,7 +124,7 @@ func TestPickByWeight(t *testing.T) {
 		{Destination: Destination{Host: "b.example"}, Weight: 0},
 		{Destination: Destination{Host: "c.example"}, Weight: 3},
 	}}
-	p := defaultOf(t, []*Service{se("s", ResolutionDNS, "a.example").port(80, ProtocolHTTP)}, vs("v", mesh, names("a.example"), rule))
+	p := defaultOf(t, []*Service{with(se("s", ResolutionDNS, "a.example"), svcPort(80, ProtocolHTTP))}, vs("v", mesh, names("a.example"), rule))
 	a := p.DecideHTTP(Flow{Dst: ap("203.0.113.1:80")}, get("a.example", "/")).Action
 	got := map[string]int{}
 	for r := range uint64(400) {
@@ -156,7 +156,7 @@ func TestBorrowedEndpoints(t *testing.T) {
 		{"db.example.com", ""},
 		{"other", ""},
 	} {
-		p := defaultOf(t, []*Service{k, se("s", ResolutionStatic, c.host).port(5432, ProtocolTCP)})
+		p := defaultOf(t, []*Service{k, with(se("s", ResolutionStatic, c.host), svcPort(5432, ProtocolTCP))})
 		h := p.Lookup(string(c.host))
 		got := ""
 		for i, e := range h.Ports[0].Upstream.Endpoints {
@@ -176,9 +176,9 @@ func TestBorrowedEndpoints(t *testing.T) {
 
 func TestSharedHosts(t *testing.T) {
 	p := defaultOf(t, []*Service{
-		se("one", ResolutionStatic, "a.b").port(80, ProtocolHTTP).endpoint("192.0.2.1"),
-		se("two", ResolutionStatic, "a.b").port(80, ProtocolHTTP).port(81, ProtocolTCP).endpoint("192.0.2.1").endpoint("192.0.2.2"),
-		se("late", ResolutionDNS, "a.b").port(80, ProtocolTCP),
+		with(se("one", ResolutionStatic, "a.b"), svcPort(80, ProtocolHTTP), svcEndpoint("192.0.2.1")),
+		with(se("two", ResolutionStatic, "a.b"), svcPort(80, ProtocolHTTP), svcPort(81, ProtocolTCP), svcEndpoint("192.0.2.1"), svcEndpoint("192.0.2.2")),
+		with(se("late", ResolutionDNS, "a.b"), svcPort(80, ProtocolTCP)),
 	})
 	h := p.Lookup("a.b")
 	if len(h.Ports) != 2 || h.Ports[0].Rule.Name != "one" || h.Ports[1].Rule.Name != "two" || h.Ports[0].Protocol != ProtocolHTTP {
@@ -191,7 +191,7 @@ func TestSharedHosts(t *testing.T) {
 
 func TestNoListeners(t *testing.T) {
 	c := served(gatewayServer("http", 80, ProtocolHTTP, nil, "*"))
-	c.bind(vs("v", nil, names("*"), answer("all")))
+	bindTo(c, vs("v", nil, names("*"), answer("all")))
 	if ls := mustCompile(t, c).Listeners(); len(ls) != 1 || ls[0].DecideHTTP(get("www.example.com", "/")).Action == nil {
 		t.Errorf("%d listeners", len(ls))
 	}

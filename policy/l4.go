@@ -117,7 +117,7 @@ func (b *builder) routesL4(p *Policy, pattern hostname.Pattern, hp *HostPort) bo
 	return false
 }
 
-func (vs *VirtualService) hasL4() bool { return len(vs.TLS)+len(vs.TCP) > 0 }
+func hasL4(vs *VirtualService) bool { return len(vs.TLS)+len(vs.TCP) > 0 }
 
 // routesPort says whether one of the VirtualServices has rules for a port:
 // those for TLS are for TLS, those for TCP for what is neither HTTP nor TLS,

@@ -25,7 +25,7 @@ func TestPrecedence(t *testing.T) {
 	for range 400 {
 		c := &Config{}
 		for i, h := range []hostname.Pattern{"*.example.com", "*.com"} {
-			c.Services = append(c.Services, se(fmt.Sprint("s", i), ResolutionNone, h).port(80, ProtocolHTTP).port(8080, ProtocolHTTP))
+			c.Services = append(c.Services, with(se(fmt.Sprint("s", i), ResolutionNone, h), svcPort(80, ProtocolHTTP), svcPort(8080, ProtocolHTTP)))
 		}
 		for i := range 1 + r.IntN(6) {
 			v := vs(fmt.Sprint("v", i), mesh, nil)

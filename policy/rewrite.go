@@ -80,7 +80,7 @@ func goTemplate(s string) string {
 	return b.String()
 }
 
-func (o *HeaderOps) empty() bool { return len(o.Set)+len(o.Add)+len(o.Remove) == 0 }
+func noHeaderOps(o *HeaderOps) bool { return len(o.Set)+len(o.Add)+len(o.Remove) == 0 }
 
 // Apply applies the operations to h, whose keys are canonical, in the order
 // remove, set, add. It returns the last value given to Host or :authority, ""

@@ -48,7 +48,7 @@ func TestGatewaySelectors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := served(gatewayServer("http", 80, ProtocolHTTP, nil, "*.example.com"))
 			for _, v := range tt.rules {
-				c.bind(v)
+				bindTo(c, v)
 			}
 			s := mustCompile(t, c)
 			r := get(string(host), "/")
@@ -98,7 +98,7 @@ func TestGatewayRules(t *testing.T) {
 				}
 				v.HTTP = append(v.HTTP, rule)
 			}
-			c.bind(v)
+			bindTo(c, v)
 		}
 		l := mustCompile(t, c).Listeners()[0]
 		for range 20 {

@@ -426,7 +426,7 @@ func checkOpening(t *testing.T, seed uint64, p *Policy, o Opening, f Flow) int {
 func manyServices(n int) []*Service {
 	all := make([]*Service, n)
 	for i := range all {
-		all[i] = se(fmt.Sprint("s", i), ResolutionDNS, hostname.Pattern(fmt.Sprintf("h%d.example%d.com", i, i%1000))).port(443, ProtocolTLS)
+		all[i] = with(se(fmt.Sprint("s", i), ResolutionDNS, hostname.Pattern(fmt.Sprintf("h%d.example%d.com", i, i%1000))), svcPort(443, ProtocolTLS))
 	}
 	return all
 }
@@ -445,7 +445,7 @@ func BenchmarkUpdateOneOf100k(b *testing.B) {
 	for b.Loop() {
 		next := *c
 		next.Services = slices.Clone(c.Services)
-		next.Services[50_000] = se("s", ResolutionDNS, hostname.Pattern(fmt.Sprintf("new%d.example.org", i))).port(443, ProtocolTLS)
+		next.Services[50_000] = with(se("s", ResolutionDNS, hostname.Pattern(fmt.Sprintf("new%d.example.org", i))), svcPort(443, ProtocolTLS))
 		i++
 		var err error
 		if s, err = s.Update(&next); err != nil {
@@ -462,12 +462,12 @@ func TestPolicyNumbers(t *testing.T) {
 		return &Workload{Identity: Identity{Name: name, Namespace: ns, Labels: map[string]string{"app": name}}}
 	}
 	limited := func(name, ns, host string) *Service {
-		s := se(name, ResolutionDNS, hostname.Pattern(host)).port(443, ProtocolTLS)
+		s := with(se(name, ResolutionDNS, hostname.Pattern(host)), svcPort(443, ProtocolTLS))
 		s.Ref.Namespace = ns
 		s.Export = Visibility{Limited: true, Namespaces: []string{ns}}
 		return s
 	}
-	common := se("common", ResolutionDNS, "common.example.com").port(443, ProtocolTLS)
+	common := with(se("common", ResolutionDNS, "common.example.com"), svcPort(443, ProtocolTLS))
 	workloads := []*Workload{w("web", "a"), w("job", "a"), w("db", "b"), w("plain", "c")}
 	numbers := func(s *Snapshot) (out [4]PolicyID) {
 		for i, b := range s.Workloads() {
@@ -502,7 +502,7 @@ func TestPolicyNumbers(t *testing.T) {
 func BenchmarkUpdateHundredOf100k(b *testing.B) {
 	c := &Config{}
 	for i := range 1000 {
-		s := se(fmt.Sprint("s", i), ResolutionDNS).port(443, ProtocolTLS)
+		s := with(se(fmt.Sprint("s", i), ResolutionDNS), svcPort(443, ProtocolTLS))
 		for j := range 100 {
 			s.Hosts = append(s.Hosts, hostname.Pattern(fmt.Sprintf("h%d.example%d.com", j, i)))
 		}

@@ -16,26 +16,27 @@ func (w *why) virtualServices(name string) {
 	for _, vs := range w.p.base.cfg.VirtualServices {
 		sc := w.p.scope
 		switch {
-		case vs.hostFor(name) == "":
+		case closestHost(vs, name) == "":
 		case !slices.Contains(vs.Gateways, meshGateway):
 			if !w.hasGateway(vs) {
 				w.say(vs.Ref, false, "is for gateways (%s), not for workloads", strings.Join(vs.Gateways, ", "))
 			}
-		case !w.p.base.cfg.seesRules(vs, sc.identity.Namespace):
+		case !seesRules(w.p.base.cfg, vs, sc.identity.Namespace):
 			w.say(vs.Ref, false, "not visible to namespace %s (exportTo)", sc.identity.Namespace)
 		case !sc.sidecar.imports(vs):
 			w.say(vs.Ref, false, "not imported by Sidecar %s/%s, which names none of its hosts in namespace %s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name, vs.Ref.Namespace)
 		case v == nil: // cannot be: it is visible and has the host
 		case w.r != nil:
 			w.rules(v, vs, name)
-		case w.f.Transport == TCP && !vs.hasL4():
+		case w.f.Transport == TCP && !hasL4(vs):
 			w.say(vs.Ref, false, "has rules for HTTP only")
 		}
 	}
 }
 
 // hostFor is the closest of the hosts that match a name; "" for none.
-func (vs *VirtualService) hostFor(name string) hostname.Pattern {
+// closestHost is the closest of the hosts that match a name; "" for none.
+func closestHost(vs *VirtualService, name string) hostname.Pattern {
 	var h hostname.Pattern
 	for _, p := range vs.Hosts {
 		if p.Matches(name) && (h == "" || hostname.Compare(p, h) < 0) {
@@ -75,11 +76,11 @@ func (w *why) rules(v *meshVhost, vs *VirtualService, name string) {
 // after says why a VirtualService comes after the one that counts.
 func (w *why) after(won, vs *VirtualService, name string) {
 	c, own := w.p.base.cfg, w.p.scope.identity.Namespace
-	h := vs.hostFor(name)
-	switch closer := won.hostFor(name); {
+	h := closestHost(vs, name)
+	switch closer := closestHost(won, name); {
 	case closer != h:
 		w.say(vs.Ref, false, "host %s is less specific than %s of %s %s/%s", h, closer, won.Ref.Kind, won.Ref.Namespace, won.Ref.Name)
-	case vs.Ref.Kind == won.Ref.Kind && c.nearness(vs, own) == c.nearness(won, own):
+	case vs.Ref.Kind == won.Ref.Kind && nearness(c, vs, own) == nearness(c, won, own):
 		w.say(vs.Ref, false, "younger than VirtualService %s/%s for host %s", won.Ref.Namespace, won.Ref.Name, h)
 	case won.Ref.Namespace == own && vs.Ref.Namespace != own:
 		w.say(vs.Ref, false, "comes after %s %s/%s for host %s, which is of the workload's own namespace", won.Ref.Kind, won.Ref.Namespace, won.Ref.Name, h)

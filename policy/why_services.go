@@ -38,10 +38,10 @@ func (w *why) matching(s *Service) (hostname.Pattern, bool) {
 func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern, reason string) {
 	sc := w.p.scope
 	mesh := &w.p.base.cfg.Mesh
-	if !s.Export.sees(sc.identity.Namespace, mesh.DefaultServiceExport.in(s.Ref.Namespace)) {
+	if !visible(s.Export, sc.identity.Namespace, inNamespace(mesh.DefaultServiceExport, s.Ref.Namespace)) {
 		return nil, notVisible(sc.identity.Namespace)
 	}
-	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
+	if sc.sidecar.Sidecar == nil || len(sc.sidecar.Egress) == 0 {
 		return []hostname.Pattern{h}, ""
 	}
 	shown = sc.sidecar.shows(s.Ref.Namespace, h, w.f.Dst.Port())
@@ -63,7 +63,7 @@ func (w *why) service(s *Service, h hostname.Pattern) {
 		w.say(s.Ref, false, "a Kubernetes Service opens nothing by itself; a ServiceEntry does")
 		return
 	}
-	port := s.declared(w.f.Transport, w.f.Dst.Port())
+	port := declaredPort(s, w.f.Transport, w.f.Dst.Port())
 	shown, reason := w.visible(s, h)
 	switch {
 	case reason != "":
@@ -79,7 +79,7 @@ func (w *why) service(s *Service, h hostname.Pattern) {
 			w.hidden = &hidden
 		}
 	case port == nil:
-		w.say(s.Ref, false, "%s", s.lacks(w.f.Transport, w.f.Dst.Port()))
+		w.say(s.Ref, false, "%s", lackOf(s, w.f.Transport, w.f.Dst.Port()))
 	default:
 		w.opens(s, shown[0])
 	}
@@ -89,7 +89,7 @@ func (w *why) service(s *Service, h hostname.Pattern) {
 // namespace do, or one that is answered for in another way; "" when it has.
 func (w *why) yields(s *Service, h hostname.Pattern) string {
 	host, ok := w.p.names.Get(h)
-	if !ok || !slices.ContainsFunc(host.services, func(o *Service) bool { return o.whole() == s }) || host.joins(s) {
+	if !ok || !slices.ContainsFunc(host.services, func(o *Service) bool { return whole(o) == s }) || host.joins(s) {
 		return ""
 	}
 	first := host.services[0]
@@ -130,7 +130,8 @@ func (w *why) opens(s *Service, h hostname.Pattern) {
 }
 
 // declared returns the service's port, nil when it has none like that.
-func (s *Service) declared(t Transport, number uint16) *Port {
+// declaredPort returns the service's port, nil when it has none like that.
+func declaredPort(s *Service, t Transport, number uint16) *Port {
 	for i := range s.Ports {
 		if p := &s.Ports[i]; p.Number == number && p.Protocol.Transport() == t {
 			return p
@@ -140,8 +141,9 @@ func (s *Service) declared(t Transport, number uint16) *Port {
 }
 
 // lacks says which ports there are in the place of one.
-func (s *Service) lacks(t Transport, number uint16) string {
-	if s.declared(t.other(), number) != nil {
+// lackOf says which ports there are in the place of one.
+func lackOf(s *Service, t Transport, number uint16) string {
+	if declaredPort(s, t.other(), number) != nil {
 		return fmt.Sprintf("port %d is declared for %v, not for %v", number, t.other(), t)
 	}
 	var have []string
@@ -177,13 +179,13 @@ func (w *why) address(s *Service) {
 		w.say(s.Ref, true, "names the address %v on port %d/%v", w.f.Dst.Addr(), w.f.Dst.Port(), w.f.Transport)
 	case w.Reason == ReasonEndpoint && w.d.Rule != nil && *w.d.Rule == s.Ref:
 		w.say(s.Ref, false, "names the address, which is on the node, or for the node alone; --allow-endpoint %v lets policies lead there", w.f.Dst.Addr().Unmap())
-	case !s.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)):
+	case !visible(s.Export, sc.identity.Namespace, inNamespace(w.p.base.cfg.Mesh.DefaultServiceExport, s.Ref.Namespace)):
 		w.say(s.Ref, false, "names the address, but is %s", notVisible(sc.identity.Namespace))
 	case !slices.ContainsFunc(s.Ports, opens):
-		w.say(s.Ref, false, "names the address, but %s", s.lacks(w.f.Transport, w.f.Dst.Port()))
+		w.say(s.Ref, false, "names the address, but %s", lackOf(s, w.f.Transport, w.f.Dst.Port()))
 	case w.f.Host != "":
 		w.say(s.Ref, false, "names the address, but not the name %s", w.f.Host)
-	case sc.sidecar != nil && !slices.ContainsFunc(s.Hosts, func(h hostname.Pattern) bool { return len(sc.sidecar.shows(s.Ref.Namespace, h, w.f.Dst.Port())) > 0 }):
+	case sc.sidecar.Sidecar != nil && !slices.ContainsFunc(s.Hosts, func(h hostname.Pattern) bool { return len(sc.sidecar.shows(s.Ref.Namespace, h, w.f.Dst.Port())) > 0 }):
 		w.say(s.Ref, false, "names the address, but is hidden by Sidecar %s/%s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name)
 	case w.d.Rule != nil && *w.d.Rule != s.Ref:
 		w.say(s.Ref, false, "names the address as well; %s %s/%s comes first", w.d.Rule.Kind, w.d.Rule.Namespace, w.d.Rule.Name)
