@@ -301,7 +301,7 @@ func (t *addressTable) miss(transport Transport, dst netip.AddrPort) (Reason, *H
 		if err != nil {
 			continue
 		}
-		if e, ok := t.entries.Get(addressKey{prefix, transport.other(), dst.Port()}); ok {
+		if e, ok := t.entries.Get(addressKey{prefix, transport.Other(), dst.Port()}); ok {
 			return ReasonTransport, e.rules[0].rule
 		}
 		if rules, ok := t.near.Get(prefix); ok && near == nil {
@@ -373,12 +373,4 @@ func (t *addressTable) closed(out []Opening, k addressKey) []Opening {
 		return out
 	}
 	return append(out, Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: Proxy})
-}
-
-// other is the transport that t is not.
-func (t Transport) other() Transport {
-	if t == UDP {
-		return TCP
-	}
-	return UDP
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 // guard is what AuthorizationPolicies say about one destination to the
@@ -263,14 +265,14 @@ func parsePrefixes(list []string) ([]netip.Prefix, error) {
 			}
 			p = netip.PrefixFrom(a, a.BitLen())
 		}
-		out = append(out, plainPrefix(p))
+		out = append(out, ipguard.Plain(p))
 	}
 	return out, nil
 }
 
 // validateAuthorization notes what a guard could not be made of.
 func (b *builder) validateAuthorization(a *AuthorizationPolicy) {
-	if int(a.Action) >= len(authActionNames) {
+	if !a.Action.Valid() {
 		b.errorf(a.Ref, "action %d is unknown", a.Action)
 	}
 	for _, r := range a.Rules {

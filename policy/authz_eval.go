@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 // knowledge says what is known of a fact about a flow.
@@ -142,7 +144,7 @@ func (f *authFacts) from(nets, not []netip.Prefix, q asking) bool {
 		return q.unknown(f.srcIs)
 	}
 	a := f.src.Unmap().WithZone("")
-	has := func(p netip.Prefix) bool { return plainPrefix(p).Contains(a) }
+	has := func(p netip.Prefix) bool { return ipguard.Plain(p).Contains(a) }
 	return (len(nets) == 0 || slices.ContainsFunc(nets, has)) && !slices.ContainsFunc(not, has)
 }
 

@@ -62,32 +62,6 @@ func valueMatches(values []string) []ValueMatch {
 	return out
 }
 
-// ParseValueMatch reads a string of an AuthorizationPolicy.
-func ParseValueMatch(s string) ValueMatch {
-	switch {
-	case s == "*":
-		return ValueMatch{Kind: ValuePresent}
-	case strings.HasSuffix(s, "*"):
-		return ValueMatch{ValuePrefix, s[:len(s)-1]}
-	case strings.HasPrefix(s, "*"):
-		return ValueMatch{ValueSuffix, s[1:]}
-	}
-	return ValueMatch{ValueExact, s}
-}
-
-// String is the ValueMatch as it is written.
-func (m ValueMatch) String() string {
-	switch m.Kind {
-	case ValuePresent:
-		return "*"
-	case ValuePrefix:
-		return m.Value + "*"
-	case ValueSuffix:
-		return "*" + m.Value
-	}
-	return m.Value
-}
-
 // Matches says whether a value matches; an absent one is "".
 // matchesValue says whether a value matches; an absent one is "".
 func matchesValue(m ValueMatch, v string) bool {

@@ -16,7 +16,7 @@ func authorize(action AuthAction, target string, rules ...*AuthRule) *Authorizat
 		Action: action, Rules: rules,
 	}
 	if target != "" {
-		a.Targets = []AuthTarget{{"ServiceEntry", target}}
+		a.Targets = []AuthTarget{{Kind: "ServiceEntry", Name: target}}
 	}
 	return a
 }

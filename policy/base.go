@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/cow"
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 // base is what a Snapshot keeps for the next one to build on.
@@ -202,7 +203,7 @@ func claimsOf(s *Service) []hostname.Pattern {
 	}
 	out := slices.Clone(s.Hosts)
 	for _, a := range s.Addresses {
-		out = append(out, hostname.Pattern(plainPrefix(a).String()))
+		out = append(out, hostname.Pattern(ipguard.Plain(a).String()))
 	}
 	for _, e := range s.Endpoints {
 		if a := e.Addr.Unmap(); a.IsValid() {

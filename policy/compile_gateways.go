@@ -182,7 +182,7 @@ func (b *builder) sniRules(servers []server) *hostname.Index[*sniRule] {
 		}
 		for i := range servers {
 			s := &servers[i]
-			if !s.Protocol.IsTLS() || s.terminates() || !b.bound(vs, s) {
+			if !s.Protocol.IsTLS() || s.Terminates() || !b.bound(vs, s) {
 				continue
 			}
 			for _, r := range vs.TLS {
@@ -226,7 +226,7 @@ func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
 	bySNI := map[hostname.Pattern]*gatewayChain{}
 	for i := range d.servers {
 		s := &d.servers[i]
-		if !s.terminates() {
+		if !s.Terminates() {
 			continue
 		}
 		c := b.chain(at, d.servers[i:i+1])
@@ -257,7 +257,7 @@ func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
 // as it comes.
 func (b *builder) chain(at place, servers []server) *gatewayChain {
 	c := &gatewayChain{}
-	if servers[0].servesHTTP() {
+	if servers[0].ServesHTTP() {
 		b.gatewayVhosts(at, c, servers)
 		return c
 	}

@@ -277,7 +277,7 @@ func (b *builder) watches(p *Policy, d *door, hp *HostPort) bool {
 // more specific one that could come in between.
 func (d *door) terminates(p hostname.Pattern) bool {
 	return slices.ContainsFunc(d.servers, func(s server) bool {
-		return s.terminates() && slices.ContainsFunc(s.Hosts, p.Overlaps)
+		return s.Terminates() && slices.ContainsFunc(s.Hosts, p.Overlaps)
 	})
 }
 

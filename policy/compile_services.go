@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 func comparePrefix(x, y netip.Prefix) int {
@@ -79,7 +80,7 @@ func (h *Host) joins(s *Service) bool {
 // answers says whether egressd answers queries for the service's hosts itself.
 // hasAnswers says whether egressd answers queries for the service's hosts itself.
 func hasAnswers(s *Service) bool {
-	return s.Resolution == ResolutionStatic || slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return plainPrefix(a).IsSingleIP() })
+	return s.Resolution == ResolutionStatic || slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return ipguard.Plain(a).IsSingleIP() })
 }
 
 // answer adds the addresses that s itself names for h, and says which of
@@ -89,7 +90,7 @@ func hasAnswers(s *Service) bool {
 func (h *Host) answer(consent Consent, s *Service, endpoints []Endpoint) {
 	vip := false
 	for _, a := range s.Addresses {
-		a = plainPrefix(a)
+		a = ipguard.Plain(a)
 		h.Literal = append(h.Literal, consent.Literal(a, s.Ports)...)
 		if a.IsSingleIP() {
 			vip = true
@@ -112,14 +113,6 @@ func (h *Host) answer(consent Consent, s *Service, endpoints []Endpoint) {
 		}
 	}
 	h.Own = h.Own || vip || s.Resolution == ResolutionStatic
-}
-
-// plainPrefix returns a prefix masked, and an IPv4-mapped one as IPv4.
-func plainPrefix(p netip.Prefix) netip.Prefix {
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked()
 }
 
 // endpoints returns s's endpoints for one of its hosts. A STATIC service

@@ -311,7 +311,7 @@ func (p *Policy) missName(f Flow) Decision {
 // missPort returns ReasonTransport or ReasonPort with the nearest rule when
 // name is allowed, but not on f's port; "" when it is not allowed at all.
 func (p *Policy) missPort(name string, f Flow) (Reason, *Ref) {
-	if _, hp := p.LookupPort(name, f.Transport.other(), f.Dst.Port()); hp != nil {
+	if _, hp := p.LookupPort(name, f.Transport.Other(), f.Dst.Port()); hp != nil {
 		return ReasonTransport, hp.Rule
 	}
 	h, ok := p.names.Lookup(name)

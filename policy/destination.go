@@ -191,15 +191,6 @@ func (s *destinationScope) subset(u *Upstream, host hostname.Pattern, namespace,
 	return &out
 }
 
-var tlsModeNames = [...]string{"DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"}
-
-func (m ClientTLSMode) name() string {
-	if int(m) < len(tlsModeNames) {
-		return tlsModeNames[m]
-	}
-	return "?"
-}
-
 // Unsupported says what a DestinationRule asks for on the way to u that
 // egressd does not do, or that no endpoint may be dialled, in a few words; ""
 // when there is nothing. To send on as
@@ -220,7 +211,7 @@ func (u *Upstream) Unsupported() string {
 	case t == nil:
 		return ""
 	case t.TLS != nil && t.TLS.Mode != TLSDisable:
-		return "TLS origination (" + t.TLS.Mode.name() + ")"
+		return "TLS origination (" + t.TLS.Mode.Name() + ")"
 	case t.Tunnel != nil:
 		return "a tunnel through " + t.Tunnel.TargetHost
 	case t.ProxyProtocol != 0:

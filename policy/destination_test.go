@@ -4,7 +4,6 @@ package policy
 
 import (
 	"net/netip"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -50,10 +49,10 @@ func TestEffectiveTraffic(t *testing.T) {
 			pool = p.Pool.MaxConnections
 		}
 		if p.TLS != nil {
-			tls = p.TLS.Mode.name()
+			tls = p.TLS.Mode.Name()
 		}
 		if pool != c.pool || tls != c.tls || p.Tunnel == nil || p.Ports != nil {
-			t.Errorf("subset %q port %d: %s", c.subset, c.port, brief(reflect.ValueOf(p)))
+			t.Errorf("subset %q port %d: %s", c.subset, c.port, p.Describe())
 		}
 	}
 }

@@ -103,7 +103,7 @@ func answer(name string, matches ...*HTTPMatch) *HTTPRule {
 	return &HTTPRule{Name: name, Matches: matches, DirectResponse: &DirectResponse{Status: 200}}
 }
 
-func uri(k MatchKind, v string) *HTTPMatch { return &HTTPMatch{URI: &StringMatch{k, v}} }
+func uri(k MatchKind, v string) *HTTPMatch { return &HTTPMatch{URI: &StringMatch{Kind: k, Value: v}} }
 
 func mustCompile(t testing.TB, c *Config) *Snapshot {
 	t.Helper()
@@ -170,17 +170,17 @@ func seedConfig() *Config {
 // richConfig uses every field that Config has, with values of its own.
 func richConfig() *Config {
 	match := &HTTPMatch{
-		Name: "all", URI: &StringMatch{MatchPrefix, "/v1"}, IgnoreURICase: true, Scheme: &StringMatch{MatchExact, "http"},
-		Method: &StringMatch{MatchRegex, "GET|HEAD"}, Authority: &StringMatch{MatchPrefix, "api"},
-		Headers:        map[string]StringMatch{"x-a": {MatchExact, "1"}, "x-b": {MatchPresent, ""}},
-		WithoutHeaders: map[string]StringMatch{"x-c": {MatchPrefix, "2"}},
-		QueryParams:    map[string]StringMatch{"q": {MatchRegex, "[a-z]+"}},
+		Name: "all", URI: &StringMatch{Kind: MatchPrefix, Value: "/v1"}, IgnoreURICase: true, Scheme: &StringMatch{Kind: MatchExact, Value: "http"},
+		Method: &StringMatch{Kind: MatchRegex, Value: "GET|HEAD"}, Authority: &StringMatch{Kind: MatchPrefix, Value: "api"},
+		Headers:        map[string]StringMatch{"x-a": {Kind: MatchExact, Value: "1"}, "x-b": {Kind: MatchPresent, Value: ""}},
+		WithoutHeaders: map[string]StringMatch{"x-c": {Kind: MatchPrefix, Value: "2"}},
+		QueryParams:    map[string]StringMatch{"q": {Kind: MatchRegex, Value: "[a-z]+"}},
 		Port:           80, Gateways: []string{"mesh", "default/gw"},
 	}
 	full := &HTTPRule{
 		Name: "full", Matches: []*HTTPMatch{match},
 		Route: []*WeightedDestination{
-			{Destination: Destination{Host: "api.example.com", Port: 8080}, Weight: 3, Headers: &Headers{Request: HeaderOps{Add: []Header{{"x-d", "1"}}}}},
+			{Destination: Destination{Host: "api.example.com", Port: 8080}, Weight: 3, Headers: &Headers{Request: HeaderOps{Add: []Header{{Name: "x-d", Value: "1"}}}}},
 			{Destination: Destination{Host: "x.wild.example.org", Port: 80}, Weight: 1},
 			{Destination: Destination{Host: "inside.default.svc.cluster.local", Port: 0}, Weight: 2},
 			{Destination: Destination{Host: "unknown.example.net", Port: 0}, Weight: 4},
@@ -189,7 +189,7 @@ func richConfig() *Config {
 		Timeout: 3 * time.Second,
 		Retries: &Retries{Attempts: 2, PerTryTimeout: time.Second, On: []string{"5xx"}, Codes: []int{418}, Backoff: time.Millisecond},
 		Fault:   &Fault{Delay: time.Second, DelayPercent: 1, AbortStatus: 500, AbortGRPC: -1, AbortPercent: 2},
-		Headers: &Headers{Request: HeaderOps{Set: []Header{{"x-e", "1"}}}, Response: HeaderOps{Remove: []string{"server"}}},
+		Headers: &Headers{Request: HeaderOps{Set: []Header{{Name: "x-e", Value: "1"}}}, Response: HeaderOps{Remove: []string{"server"}}},
 	}
 	moved := &HTTPRule{Name: "moved", Matches: []*HTTPMatch{uri(MatchExact, "/old")}, Redirect: &Redirect{
 		URI: "/new", PrefixRewrite: "/p", Authority: "new.example.com", Port: 8443, DerivePort: "FROM_REQUEST_PORT", Scheme: "https", Code: 302}}
@@ -232,7 +232,7 @@ func richConfig() *Config {
 			{Ref: gw, Name: "up", Port: 8081, Protocol: ProtocolHTTP, Hosts: names("secure.example.com"),
 				HostNamespaces: []string{"default"}, HTTPSRedirect: true},
 			{Ref: gw, Name: "tls", Port: 8443, Protocol: ProtocolHTTPS, Hosts: names("api.example.com"), HostNamespaces: []string{"*"}, TLS: &ServerTLS{
-				Mode: ServerMutual, Certificates: []CertificateFiles{{"/c", "/k"}}, CA: "/ca", CRL: "/crl", CredentialNames: []string{"cred"},
+				Mode: ServerMutual, Certificates: []CertificateFiles{{Certificate: "/c", PrivateKey: "/k"}}, CA: "/ca", CRL: "/crl", CredentialNames: []string{"cred"},
 				SubjectAltNames: []string{"san"}, VerifySPKI: []string{"spki"}, VerifyHash: []string{"hash"},
 				MinVersion: 0x303, MaxVersion: 0x304, CipherSuites: []string{"ECDHE"}}},
 		}}, out},
@@ -274,7 +274,7 @@ func richAuthorizations() []*AuthorizationPolicy {
 		}},
 		When: []*AuthCondition{{Key: "request.headers[x-a]", Values: []string{"*"}, NotValues: []string{"2"}}, {Key: "destination.port", NotValues: []string{"22"}}},
 	}
-	target := func(name string) []AuthTarget { return []AuthTarget{{"ServiceEntry", name}} }
+	target := func(name string) []AuthTarget { return []AuthTarget{{Kind: "ServiceEntry", Name: name}} }
 	return []*AuthorizationPolicy{
 		{Ref: ref("allow"), Targets: target("api"), Rules: []*AuthRule{full}},
 		{Ref: ref("audit"), Action: AuthAudit, Targets: target("nets"), Rules: []*AuthRule{{Ref: ref("any")}}},

@@ -67,21 +67,11 @@ func (l *GatewayListener) IsTLS() bool { return l.Protocol.IsTLS() }
 func (l *GatewayListener) Terminates() []*GatewayServer {
 	var out []*GatewayServer
 	for _, s := range l.Servers {
-		if s.terminates() {
+		if s.Terminates() {
 			out = append(out, s)
 		}
 	}
 	return out
-}
-
-// terminates says whether TLS ends at the server.
-func (s *GatewayServer) terminates() bool {
-	return s.Protocol.IsTLS() && s.TLS != nil && s.TLS.Mode != ServerPassthrough && s.TLS.Mode != ServerAutoPassthrough
-}
-
-// servesHTTP says whether the server reads requests.
-func (s *GatewayServer) servesHTTP() bool {
-	return s.Protocol.IsHTTP() || s.Protocol == ProtocolHTTPS && s.terminates()
 }
 
 // chain returns what happens to a connection with an SNI, "" for none: the

@@ -28,7 +28,9 @@ func get(host, target string, header ...string) *Request {
 }
 
 func TestHTTPMatch(t *testing.T) {
-	sm := func(k MatchKind, v string) map[string]StringMatch { return map[string]StringMatch{"x-a": {k, v}} }
+	sm := func(k MatchKind, v string) map[string]StringMatch {
+		return map[string]StringMatch{"x-a": {Kind: k, Value: v}}
+	}
 	post, https, other := get("a.b", "/"), get("a.b", "/"), get("a.b", "/")
 	post.Method, https.Scheme, other.Authority, other.Port = "POST", "https", "a.b:8080", 8080
 	for _, c := range []struct {
@@ -41,30 +43,30 @@ func TestHTTPMatch(t *testing.T) {
 		{"prefix is of the raw text", uri(MatchPrefix, "/foo"), []*Request{get("a.b", "/foo"), get("a.b", "/foobar"), get("a.b", "/foo/x")}, []*Request{get("a.b", "/fo"), get("a.b", "/x/foo"), get("a.b", "/%66oo")}},
 		{"path prefix is of whole segments", uri(MatchPathPrefix, "/foo"), []*Request{get("a.b", "/foo"), get("a.b", "/foo/"), get("a.b", "/foo/x")}, []*Request{get("a.b", "/foobar"), get("a.b", "/fo"), get("a.b", "/Foo"), get("a.b", "/x/foo")}},
 		{"path prefix of all", uri(MatchPathPrefix, "/"), []*Request{get("a.b", "/"), get("a.b", "/x/y"), {Path: "*"}}, nil},
-		{"path prefix, any case", &HTTPMatch{URI: &StringMatch{MatchPathPrefix, "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aB/c")}, []*Request{get("a.b", "/abc")}},
+		{"path prefix, any case", &HTTPMatch{URI: &StringMatch{Kind: MatchPathPrefix, Value: "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aB/c")}, []*Request{get("a.b", "/abc")}},
 		{"regex is of the whole path", uri(MatchRegex, "/v[0-9]"), []*Request{get("a.b", "/v1"), get("a.b", "/v1?x=/v22")}, []*Request{get("a.b", "/v12"), get("a.b", "/x/v1"), get("a.b", "/v1%0A")}},
 		{"alternatives stay within the whole", uri(MatchRegex, "/a|/b"), []*Request{get("a.b", "/a"), get("a.b", "/b")}, []*Request{get("a.b", "/ax"), get("a.b", "/x/b")}},
 		{"empty uri is any", uri(MatchPresent, ""), []*Request{get("a.b", "/x")}, nil},
-		{"exact, any case", &HTTPMatch{URI: &StringMatch{MatchExact, "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aB")}, []*Request{get("a.b", "/abc")}},
-		{"prefix, any case", &HTTPMatch{URI: &StringMatch{MatchPrefix, "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aBc")}, []*Request{get("a.b", "/a"), get("a.b", "/xab")}},
-		{"regex keeps its case", &HTTPMatch{URI: &StringMatch{MatchRegex, "/A"}, IgnoreURICase: true}, []*Request{get("a.b", "/A")}, []*Request{get("a.b", "/a")}},
-		{"method", &HTTPMatch{Method: &StringMatch{MatchExact, "POST"}}, []*Request{post}, []*Request{get("a.b", "/")}},
-		{"scheme", &HTTPMatch{Scheme: &StringMatch{MatchExact, "https"}}, []*Request{https}, []*Request{post}},
-		{"authority as sent", &HTTPMatch{Authority: &StringMatch{MatchExact, "a.b:8080"}}, []*Request{other}, []*Request{post}},
+		{"exact, any case", &HTTPMatch{URI: &StringMatch{Kind: MatchExact, Value: "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aB")}, []*Request{get("a.b", "/abc")}},
+		{"prefix, any case", &HTTPMatch{URI: &StringMatch{Kind: MatchPrefix, Value: "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aBc")}, []*Request{get("a.b", "/a"), get("a.b", "/xab")}},
+		{"regex keeps its case", &HTTPMatch{URI: &StringMatch{Kind: MatchRegex, Value: "/A"}, IgnoreURICase: true}, []*Request{get("a.b", "/A")}, []*Request{get("a.b", "/a")}},
+		{"method", &HTTPMatch{Method: &StringMatch{Kind: MatchExact, Value: "POST"}}, []*Request{post}, []*Request{get("a.b", "/")}},
+		{"scheme", &HTTPMatch{Scheme: &StringMatch{Kind: MatchExact, Value: "https"}}, []*Request{https}, []*Request{post}},
+		{"authority as sent", &HTTPMatch{Authority: &StringMatch{Kind: MatchExact, Value: "a.b:8080"}}, []*Request{other}, []*Request{post}},
 		{"port", &HTTPMatch{Port: 8080}, []*Request{other}, []*Request{post}},
 		{"header", &HTTPMatch{Headers: sm(MatchExact, "1")}, []*Request{get("a.b", "/", "X-A", "1")}, []*Request{get("a.b", "/"), get("a.b", "/", "X-A", "2"), get("a.b", "/", "X-A", "1", "X-A", "2")}},
 		{"header, several values", &HTTPMatch{Headers: sm(MatchExact, "1,2")}, []*Request{get("a.b", "/", "X-A", "1", "X-A", "2")}, []*Request{get("a.b", "/", "X-A", "1")}},
 		{"header is there", &HTTPMatch{Headers: sm(MatchPresent, "")}, []*Request{get("a.b", "/", "X-A", "")}, []*Request{get("a.b", "/")}},
 		{"header regex * is presence", &HTTPMatch{Headers: sm(MatchRegex, "*")}, []*Request{get("a.b", "/", "X-A", "")}, []*Request{get("a.b", "/")}},
 		{"empty exact needs the header", &HTTPMatch{Headers: sm(MatchExact, "")}, []*Request{get("a.b", "/", "X-A", "")}, []*Request{get("a.b", "/")}},
-		{"host header", &HTTPMatch{Headers: map[string]StringMatch{"host": {MatchExact, "a.b"}}}, []*Request{get("a.b", "/")}, []*Request{other}},
-		{"pseudo-header", &HTTPMatch{Headers: map[string]StringMatch{":method": {MatchExact, "POST"}}}, []*Request{post}, []*Request{other}},
+		{"host header", &HTTPMatch{Headers: map[string]StringMatch{"host": {Kind: MatchExact, Value: "a.b"}}}, []*Request{get("a.b", "/")}, []*Request{other}},
+		{"pseudo-header", &HTTPMatch{Headers: map[string]StringMatch{":method": {Kind: MatchExact, Value: "POST"}}}, []*Request{post}, []*Request{other}},
 		{"without header", &HTTPMatch{WithoutHeaders: sm(MatchExact, "1")}, []*Request{get("a.b", "/"), get("a.b", "/", "X-A", "2")}, []*Request{get("a.b", "/", "X-A", "1")}},
 		{"without any", &HTTPMatch{WithoutHeaders: sm(MatchPresent, "")}, []*Request{get("a.b", "/")}, []*Request{get("a.b", "/", "X-A", "")}},
 		{"without: missing is empty", &HTTPMatch{WithoutHeaders: sm(MatchRegex, ".*")}, nil, []*Request{get("a.b", "/"), get("a.b", "/", "X-A", "1")}},
 		{"query", &HTTPMatch{QueryParams: sm(MatchExact, "1")}, []*Request{get("a.b", "/?x-a=1"), get("a.b", "/?x-a=1&x-a=2")}, []*Request{get("a.b", "/"), get("a.b", "/?x-a=2&x-a=1"), get("a.b", "/?X-A=1")}},
 		{"query is there", &HTTPMatch{QueryParams: sm(MatchPresent, "")}, []*Request{get("a.b", "/?x-a"), get("a.b", "/?x-a=1")}, []*Request{get("a.b", "/?x-b=1")}},
-		{"all conditions", &HTTPMatch{URI: &StringMatch{MatchPrefix, "/"}, Headers: sm(MatchExact, "1"), QueryParams: sm(MatchExact, "1")}, []*Request{get("a.b", "/?x-a=1", "X-A", "1")}, []*Request{get("a.b", "/?x-a=1"), get("a.b", "/", "X-A", "1")}},
+		{"all conditions", &HTTPMatch{URI: &StringMatch{Kind: MatchPrefix, Value: "/"}, Headers: sm(MatchExact, "1"), QueryParams: sm(MatchExact, "1")}, []*Request{get("a.b", "/?x-a=1", "X-A", "1")}, []*Request{get("a.b", "/?x-a=1"), get("a.b", "/", "X-A", "1")}},
 	} {
 		m, err := newMatcher(c.m)
 		if err != nil {

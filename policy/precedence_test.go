@@ -36,11 +36,11 @@ func TestPrecedence(t *testing.T) {
 					m := &HTTPMatch{Port: []uint16{0, 0, 80, 8080}[r.IntN(4)]}
 					switch r.IntN(4) {
 					case 0:
-						m.URI = &StringMatch{MatchPrefix, pick("/", "/a", "/a/b")}
+						m.URI = &StringMatch{Kind: MatchPrefix, Value: pick("/", "/a", "/a/b")}
 					case 1:
-						m.URI = &StringMatch{MatchExact, pick("/", "/a", "/a/b")}
+						m.URI = &StringMatch{Kind: MatchExact, Value: pick("/", "/a", "/a/b")}
 					case 2:
-						m.Method = &StringMatch{MatchExact, pick("GET", "POST")}
+						m.Method = &StringMatch{Kind: MatchExact, Value: pick("GET", "POST")}
 					}
 					rule.Matches = append(rule.Matches, m)
 				}

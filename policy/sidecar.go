@@ -9,8 +9,8 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 )
 
-// sidecarScope is a Sidecar as it counts for the workloads of a namespace; the zero
-// value is none.
+// sidecarScope is a Sidecar as it counts for the workloads of a namespace; the
+// zero value is none.
 type sidecarScope struct {
 	*Sidecar
 	// local is the namespace that "." stands for; "": there is none.
@@ -60,7 +60,7 @@ func (sc sidecarScope) limits() bool { return sc.Sidecar != nil && len(sc.Egress
 
 // imports says whether the rules of a VirtualService count under the Sidecar,
 // on whatever port: a listener names a host of it in the namespace that the
-// VirtualService is of (Istio's SidecarScope). No Sidecar imports all.
+// VirtualService is of (Istio's SidecarScope). Without a Sidecar all are imported.
 func (sc sidecarScope) imports(vs *VirtualService) bool {
 	return !sc.limits() || slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return listenerImports(&e, vs) })
 }

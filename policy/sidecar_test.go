@@ -57,7 +57,7 @@ func TestSidecarDestinations(t *testing.T) {
 	old := behind("zoo")
 	old.Created = 1
 	never := &AuthorizationPolicy{Ref: Ref{Kind: "AuthorizationPolicy", Namespace: "other", Name: "never"}, Action: AuthDeny,
-		Targets: []AuthTarget{{"ServiceEntry", "b"}}, Rules: []*AuthRule{{}}}
+		Targets: []AuthTarget{{Kind: "ServiceEntry", Name: "b"}}, Rules: []*AuthRule{{}}}
 	rules := func(port uint16) *VirtualService {
 		return with(vs("v", mesh, names(a), to("v", string(b), port)), vsNamespace("shop"))
 	}

@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -56,7 +55,7 @@ func (t *text) apart(arg any) any {
 	case Ref:
 		_, _ = t.places.WriteString(r.Position())
 		_ = t.places.WriteByte('\n')
-		return r.object()
+		return r.Object()
 	case *Ref:
 		if r != nil {
 			return t.apart(*r)
@@ -263,28 +262,9 @@ func (u fullUpstream) text(rule any) string {
 		fmt.Fprintf(&b, " without %s", u.refused)
 	}
 	if u.Traffic != nil {
-		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), rule)
+		fmt.Fprintf(&b, " traffic %s (%v)", u.Traffic.Describe(), rule)
 	}
 	return b.String()
-}
-
-// brief writes the fields of a struct that are set.
-func brief(v reflect.Value) string {
-	switch v.Kind() {
-	case reflect.Pointer:
-		return brief(v.Elem())
-	case reflect.Struct:
-		var out []string
-		for i := range v.NumField() {
-			if f := v.Field(i); !f.IsZero() {
-				out = append(out, v.Type().Field(i).Name+"="+brief(f))
-			}
-		}
-		return "{" + strings.Join(out, " ") + "}"
-	case reflect.String:
-		return fmt.Sprintf("%q", v.String())
-	}
-	return fmt.Sprint(v.Interface())
 }
 
 func (t *text) routes(rs *Routes) {
@@ -309,7 +289,7 @@ func (t *text) lines(depth int, all []string) {
 
 func (t *text) retries(depth int, what string, x *Retries) {
 	if x != nil {
-		t.line(depth, "%s: %s", what, x.describe())
+		t.line(depth, "%s: %s", what, x.Describe())
 	}
 }
 
@@ -383,6 +363,22 @@ func (s *stringMatcher) text() string {
 	}
 	if s.fold {
 		out += " (any case)"
+	}
+	return out
+}
+
+// Describe says where the destination is: the gateway as which a flow goes on,
+// or the host, port and subset.
+func (d *RouteDestination) Describe() string {
+	switch {
+	case d.Gateway != nil:
+		return "go on as " + d.Gateway.label() + " (" + d.Destination.Describe() + ")"
+	case d.Upstream == nil:
+		return "route to " + d.Destination.Describe()
+	}
+	out := fmt.Sprintf("route to %s port %d", d.Upstream.Host, d.Upstream.Port)
+	if d.Upstream.Subset != "" {
+		out += fmt.Sprintf(" subset %q", d.Upstream.Subset)
 	}
 	return out
 }

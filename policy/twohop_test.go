@@ -226,13 +226,13 @@ func TestTwoHopDenials(t *testing.T) {
 func TestTwoHopRulesOfBoth(t *testing.T) {
 	c := twoHopHTTP()
 	first, second := c.VirtualServices[0].HTTP[0], c.VirtualServices[0].HTTP[1]
-	first.Matches[0].URI = &StringMatch{MatchPrefix, "/a"}
+	first.Matches[0].URI = &StringMatch{Kind: MatchPrefix, Value: "/a"}
 	first.Rewrite = &Rewrite{URI: "/b"}
 	first.Timeout = 2 * time.Second
 	first.Retries = &Retries{Attempts: 1}
-	first.Headers = &Headers{Request: HeaderOps{Set: []Header{{"x-hop", "1"}}}}
-	second.Matches[0].URI = &StringMatch{MatchPrefix, "/b"}
-	second.Matches[0].Headers = map[string]StringMatch{"x-hop": {MatchExact, "1"}}
+	first.Headers = &Headers{Request: HeaderOps{Set: []Header{{Name: "x-hop", Value: "1"}}}}
+	second.Matches[0].URI = &StringMatch{Kind: MatchPrefix, Value: "/b"}
+	second.Matches[0].Headers = map[string]StringMatch{"x-hop": {Kind: MatchExact, Value: "1"}}
 	second.Rewrite = &Rewrite{URI: "/c"}
 	second.Timeout = 5 * time.Second
 	p := mustCompile(t, c).Policy(DefaultPolicy)

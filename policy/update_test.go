@@ -318,7 +318,7 @@ func (g *generator) authorizations(services []*Service) []*AuthorizationPolicy {
 			continue
 		}
 		a := &AuthorizationPolicy{Ref: Ref{Kind: "AuthorizationPolicy", Namespace: s.Ref.Namespace, Name: "for-" + s.Ref.Name},
-			Action: AuthAction(g.r.IntN(3)), DryRun: some(5), Targets: []AuthTarget{{"ServiceEntry", s.Ref.Name}}}
+			Action: AuthAction(g.r.IntN(3)), DryRun: some(5), Targets: []AuthTarget{{Kind: "ServiceEntry", Name: s.Ref.Name}}}
 		for range g.r.IntN(3) {
 			r := &AuthRule{}
 			if some(3) {

@@ -59,7 +59,7 @@ func (b *builder) validateService(s *Service) {
 	if slices.Contains(s.Hosts, "*") {
 		b.errorf(s.Ref, `hosts: "*" would open every name`)
 	}
-	if int(s.Resolution) >= len(resolutionNames) {
+	if !s.Resolution.Valid() {
 		b.errorf(s.Ref, "resolution %d is unknown", s.Resolution)
 	}
 	for _, a := range s.Addresses {
@@ -77,7 +77,7 @@ func (b *builder) validateService(s *Service) {
 		switch {
 		case p.Number == 0:
 			b.errorf(s.Ref, "ports: 0 is not a port number")
-		case int(p.Protocol) >= len(protocolNames):
+		case !p.Protocol.Valid():
 			b.errorf(s.Ref, "port %d: protocol %d is unknown", p.Number, p.Protocol)
 		case seen[k]:
 			b.errorf(s.Ref, "port %d is there twice", p.Number)
@@ -182,11 +182,11 @@ func (b *builder) validateServer(g *Gateway, s *GatewayServer) {
 		b.errorf(ref, "port: 0 is not a port number")
 	}
 	switch {
-	case s.Protocol == ProtocolUnset || s.Protocol == ProtocolUDP || int(s.Protocol) >= len(protocolNames):
+	case s.Protocol == ProtocolUnset || s.Protocol == ProtocolUDP || !s.Protocol.Valid():
 		b.errorf(ref, "port %d: protocol %q is not supported on a gateway", s.Port, s.Protocol)
 	case s.Protocol.IsTLS() && s.TLS == nil:
 		b.errorf(ref, "port %d: a server with protocol %v needs tls", s.Port, s.Protocol)
-	case s.HTTPSRedirect && !s.servesHTTP():
+	case s.HTTPSRedirect && !s.ServesHTTP():
 		b.errorf(ref, "port %d: httpsRedirect is for HTTP", s.Port)
 	}
 	if s.Bind != (netip.Addr{}) && s.Bind.Zone() != "" {

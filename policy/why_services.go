@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 // services goes through the services that are about the destination.
@@ -143,8 +144,8 @@ func declaredPort(s *Service, t Transport, number uint16) *Port {
 // lacks says which ports there are in the place of one.
 // lackOf says which ports there are in the place of one.
 func lackOf(s *Service, t Transport, number uint16) string {
-	if declaredPort(s, t.other(), number) != nil {
-		return fmt.Sprintf("port %d is declared for %v, not for %v", number, t.other(), t)
+	if declaredPort(s, t.Other(), number) != nil {
+		return fmt.Sprintf("port %d is declared for %v, not for %v", number, t.Other(), t)
 	}
 	var have []string
 	for _, p := range s.Ports {
@@ -162,7 +163,7 @@ func (w *why) namesAddress(s *Service) bool {
 	if !a.IsValid() || !s.External {
 		return false
 	}
-	return slices.ContainsFunc(s.Addresses, func(n netip.Prefix) bool { return plainPrefix(n).Contains(a) }) ||
+	return slices.ContainsFunc(s.Addresses, func(n netip.Prefix) bool { return ipguard.Plain(n).Contains(a) }) ||
 		s.Resolution == ResolutionStatic && slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr.Unmap() == a })
 }
 

@@ -14,7 +14,7 @@ func whyConfig() *Config {
 	hidden := with(se("hidden", ResolutionDNS, "hidden.example.com"), svcPort(443, ProtocolTLS))
 	hidden.Export = Visibility{Limited: true, Namespaces: []string{"prod"}}
 	labels := answer("labels", &HTTPMatch{SourceLabels: map[string]string{"app": "x"}})
-	header := answer("header", &HTTPMatch{Headers: map[string]StringMatch{"x-a": {MatchExact, "1"}}})
+	header := answer("header", &HTTPMatch{Headers: map[string]StringMatch{"x-a": {Kind: MatchExact, Value: "1"}}})
 	l4 := vs("l4", mesh, names("tls.example.com"))
 	l4.TLS = []*TLSRule{
 		{Ref: l4.Ref, Matches: []*L4Match{{SNIHosts: names("tls.example.com"), Port: 444}}, Route: toL4("api.example.com", 443)},
@@ -118,7 +118,7 @@ func TestWhyTwoHops(t *testing.T) {
 		}
 	}
 	c := twoHopHTTP()
-	c.VirtualServices[0].HTTP[1].Matches[0].URI = &StringMatch{MatchPrefix, "/only"}
+	c.VirtualServices[0].HTTP[1].Matches[0].URI = &StringMatch{Kind: MatchPrefix, Value: "/only"}
 	w = mustCompile(t, c).Policy(DefaultPolicy).Why(f, get("edition.cnn.com", "/"))
 	said = ""
 	for _, c := range w.Considered {

@@ -21,7 +21,7 @@ type Stage struct{ Name, Files string }
 var Orders = []Order{
 	{"./policy", 9, []Stage{
 		{"contract", "verdict endpoints snapshot"},
-		{"config", "config* consent"},
+		{"config", "aliases consent"},
 		{"match", "match rewrite authz_path sidecar"},
 		{"authorization", "authz*"},
 		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy trace"},
