@@ -2,7 +2,10 @@
 
 package policy
 
-import "github.com/egressd/egressd/policy/config"
+import (
+	"github.com/egressd/egressd/policy/config"
+	"github.com/egressd/egressd/policy/internal/match"
+)
 
 // What a policy is compiled from; see package config.
 type (
@@ -130,6 +133,9 @@ const (
 
 	DefaultNamespace = config.DefaultNamespace
 )
+
+// Request is what HTTP rules match on: match.Request.
+type Request = match.Request
 
 // ParseAllowedEndpoint is config.ParseAllowedEndpoint.
 func ParseAllowedEndpoint(s string) (AllowedEndpoint, error) { return config.ParseAllowedEndpoint(s) }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // guard is what AuthorizationPolicies say about one destination to the
@@ -43,7 +44,7 @@ type authRule struct {
 // are asked.
 type authOperation struct {
 	*AuthOperation
-	paths, notPaths []pathMatcher
+	paths, notPaths []match.PathMatcher
 }
 
 // authCondition is a condition on something else than the identity.
@@ -173,7 +174,7 @@ func (s *authScope) gatewayGuard(namespace string, labels map[string]string) *gu
 		if a.Ref.Namespace != namespace && a.Ref.Namespace != s.b.rootNamespace() {
 			continue
 		}
-		if selects(a.Selector, labels) {
+		if match.Labels(a.Selector, labels) {
 			list = append(list, a)
 		}
 	}
@@ -213,7 +214,7 @@ func (s *authScope) rule(a *AuthorizationPolicy, r *AuthRule) (authRule, bool) {
 		out.sources = nil
 	}
 	for _, o := range r.To {
-		out.operations = append(out.operations, authOperation{o, pathMatchers(o.Paths), pathMatchers(o.NotPaths)})
+		out.operations = append(out.operations, authOperation{o, match.PathMatchers(o.Paths), match.PathMatchers(o.NotPaths)})
 	}
 	for _, c := range r.When {
 		if !conditionOnIdentity(c, id, domain) {
@@ -227,7 +228,7 @@ func (s *authScope) rule(a *AuthorizationPolicy, r *AuthRule) (authRule, bool) {
 }
 
 func newAuthCondition(c *AuthCondition) authCondition {
-	out := authCondition{key: c.Key, values: valueMatches(c.Values), notValues: valueMatches(c.NotValues)}
+	out := authCondition{key: c.Key, values: match.ParseValues(c.Values), notValues: match.ParseValues(c.NotValues)}
 	switch {
 	case c.Key == keyDestinationPort:
 		out.ports, _ = parsePorts(c.Values) // validated
@@ -281,7 +282,7 @@ func (b *builder) validateAuthorization(a *AuthorizationPolicy) {
 		}
 		for _, o := range r.To {
 			for _, m := range slices.Concat(o.Paths, o.NotPaths) {
-				if _, err := newPathMatcher(m); err != nil {
+				if _, err := match.NewPathMatcher(m); err != nil {
 					b.errorf(cmp.Or(r.Ref, a.Ref), "to: %v", err)
 				}
 			}

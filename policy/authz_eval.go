@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // knowledge says what is known of a fact about a flow.
@@ -184,7 +185,7 @@ func (o *authOperation) matches(f *authFacts, q asking) bool {
 	if f.requestIs != known {
 		return q.unknown(f.requestIs)
 	}
-	return oneOf(o.Methods, o.NotMethods, f.request.Method) && o.onPath(f.request.Path, q)
+	return match.OneOf(o.Methods, o.NotMethods, f.request.Method) && o.onPath(f.request.Path, q)
 }
 
 // onPath looks at a path as it was sent and as a server may read it: what is
@@ -195,10 +196,10 @@ func (o *authOperation) onPath(raw string, q asking) bool {
 	if len(o.paths)+len(o.notPaths) == 0 {
 		return true
 	}
-	if badEscape(raw) {
+	if match.BadEscape(raw) {
 		return q.deny
 	}
-	plain := plainPath(raw)
+	plain := match.PlainPath(raw)
 	is := o.isPath(raw)
 	if plain == raw {
 		return is
@@ -210,9 +211,9 @@ func (o *authOperation) onPath(raw string, q asking) bool {
 }
 
 func (o *authOperation) isPath(p string) bool {
-	match := func(list []pathMatcher) bool {
+	match := func(list []match.PathMatcher) bool {
 		for i := range list {
-			if list[i].matches(p) {
+			if list[i].Matches(p) {
 				return true
 			}
 		}
@@ -231,28 +232,13 @@ func (f *authFacts) onHost(o *authOperation, q asking) bool {
 	with = strconv.AppendUint(with, uint64(f.port), 10)
 	has := func(list []ValueMatch) bool {
 		for i := range list {
-			if matchesValue(list[i], f.host) || matchesBytes(&list[i], with) {
+			if match.ValueMatches(list[i], f.host) || match.ValueMatchesBytes(&list[i], with) {
 				return true
 			}
 		}
 		return false
 	}
 	return (len(o.Hosts) == 0 || has(o.Hosts)) && !has(o.NotHosts)
-}
-
-// matchesBytes is Matches for bytes.
-// matchesBytes is Matches for bytes.
-func matchesBytes(m *ValueMatch, v []byte) bool {
-	n := len(m.Value)
-	switch m.Kind {
-	case ValuePresent:
-		return len(v) > 0
-	case ValuePrefix:
-		return len(v) >= n && string(v[:n]) == m.Value
-	case ValueSuffix:
-		return len(v) >= n && string(v[len(v)-n:]) == m.Value
-	}
-	return string(v) == m.Value
 }
 
 func (c *authCondition) matches(f *authFacts, q asking) bool {
@@ -267,7 +253,7 @@ func (c *authCondition) matches(f *authFacts, q asking) bool {
 		if f.sniIs != known {
 			return q.unknown(f.sniIs)
 		}
-		return oneOf(c.values, c.notValues, f.sni)
+		return match.OneOf(c.values, c.notValues, f.sni)
 	}
 	if c.header == "" {
 		return q.unknown(never) // tokens and the like, which nothing here has
@@ -283,8 +269,8 @@ func (c *authCondition) matches(f *authFacts, q asking) bool {
 // last: what is denied in any form is denied, what is to be allowed must be in
 // all. A comma within a line parts values as a line end does (RFC 9110, 5.3).
 func (c *authCondition) onHeader(r *Request, q asking) bool {
-	joined, _ := r.header(c.header)
-	has := func(v string) bool { return oneOf(c.values, c.notValues, v) }
+	joined, _ := r.Field(c.header)
+	has := func(v string) bool { return match.OneOf(c.values, c.notValues, v) }
 	is := has(joined)
 	for _, line := range r.Header[c.header] {
 		if !q.deny {

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // authorize returns an AuthorizationPolicy in namespace default that guards a
@@ -21,7 +23,7 @@ func authorize(action AuthAction, target string, rules ...*AuthRule) *Authorizat
 	return a
 }
 
-func values(list ...string) []ValueMatch { return valueMatches(list) }
+func values(list ...string) []ValueMatch { return match.ParseValues(list) }
 
 func paths(list ...string) []PathMatch {
 	var out []PathMatch
@@ -162,34 +164,6 @@ func TestAuthorizationMarks(t *testing.T) {
 	} {
 		if c.d.Verdict == Deny || ruleName(c.d.Audited) != c.audited || ruleName(c.d.DryRun) != c.dry {
 			t.Errorf("%s: %v, audited by %q, dry-run %q", c.name, c.d.Verdict, ruleName(c.d.Audited), ruleName(c.d.DryRun))
-		}
-	}
-}
-
-func TestPathMatch(t *testing.T) {
-	for _, c := range []struct {
-		pattern string
-		yes, no []string
-	}{
-		{"/a", []string{"/a"}, []string{"/a/", "/ab"}},
-		{"/a*", []string{"/a", "/ab/c"}, []string{"/b"}},
-		{"*/z", []string{"/z", "/a/z"}, []string{"/z/a"}},
-		{"/a/{*}", []string{"/a/b"}, []string{"/a", "/a/", "/a/b/c"}},
-		{"/a/{*}/c", []string{"/a/b/c"}, []string{"/a/c", "/a/b/c/d", "/a/b/b/c"}},
-		{"/a/{**}", []string{"/a", "/a/", "/a/b", "/a/b/c"}, []string{"/b/a", "/ab"}},
-		{"/{**}/z", []string{"/a/z", "/a/b/z", "/z"}, []string{"/a/z/b", "/az"}},
-		{"/{*}/x/{**}", []string{"/a/x/b", "/a/x/b/c"}, []string{"/x/b", "/a/b/x"}},
-	} {
-		m := pathMatchers(paths(c.pattern))[0]
-		for _, p := range c.yes {
-			if !m.matches(p) {
-				t.Errorf("%s does not match %s", c.pattern, p)
-			}
-		}
-		for _, p := range c.no {
-			if m.matches(p) {
-				t.Errorf("%s matches %s", c.pattern, p)
-			}
 		}
 	}
 }

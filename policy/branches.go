@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/bits"
 	"strings"
+
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // Route is the rule that acts on a flow, and all ways that it may send it.
@@ -222,11 +224,11 @@ func (a *HTTPAction) conditions() string {
 	if m == nil {
 		return ""
 	}
-	c, err := newMatcher(m)
+	c, err := match.NewHTTPMatcher(m)
 	if err != nil {
 		return "" // it is validated
 	}
-	return joined(c.text(m), scopeText(m.Gateways, m.SourceNamespace, m.SourceLabels))
+	return joined(c.Text(m), scopeText(m.Gateways, m.SourceNamespace, m.SourceLabels))
 }
 
 func (r *l4Route) conditions() string {

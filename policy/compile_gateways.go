@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // server is a GatewayServer together with its Gateway.
@@ -100,7 +101,7 @@ func serverOf(g *Gateway, s *GatewayServer, namespace string) server {
 // selects says whether g is for this node's gateway: its selector is empty,
 // or the node carries all of its labels. A node without labels has no gateway.
 func (b *builder) selects(g *Gateway) bool {
-	return len(b.cfg.GatewaySelector) > 0 && selects(g.Selector, b.cfg.GatewaySelector)
+	return len(b.cfg.GatewaySelector) > 0 && match.Labels(g.Selector, b.cfg.GatewaySelector)
 }
 
 // newDoor merges servers that share a port; nil when none is left.

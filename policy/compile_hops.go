@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // doorKey is what a door is known by: the Kubernetes Service that stands for
@@ -72,7 +73,6 @@ func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *doo
 	return b.door(doorKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
 }
 
-// serves says whether g has a server on a port for hosts of vs.
 // gatewayServes says whether g has a server on a port for hosts of vs.
 func gatewayServes(g *Gateway, port uint16, vs *VirtualService) bool {
 	for i := range g.Servers {
@@ -94,7 +94,7 @@ func (b *builder) serviceDoor(vs *VirtualService, k *Service, d Destination, req
 		// A Gateway without a selector is for all gateways; that a Service is
 		// one, only the rule that leads there says.
 		named := len(g.Selector) > 0 || slices.Contains(vs.Gateways, g.Ref.Namespace+"/"+g.Ref.Name)
-		if named && selects(g.Selector, k.Selector) {
+		if named && match.Labels(g.Selector, k.Selector) {
 			all = append(all, g)
 		}
 	}

@@ -127,7 +127,6 @@ func (b *builder) declarersOf(host hostname.Pattern) []*Service {
 	return b.declaring[host]
 }
 
-// destinations are those of all rules.
 // destinationsOf are those of all rules.
 func destinationsOf(vs *VirtualService) []*WeightedDestination {
 	var out []*WeightedDestination

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // meshGateway is the reserved gateway name that stands for all workloads.
@@ -39,8 +40,6 @@ func (b *builder) countsFor(sc *scope, vs *VirtualService) bool {
 
 // nearestFirst brings VirtualServices into the order of precedence that a namespace
 // has them in, and leaves those that are as near as each other in theirs.
-// nearestFirst brings VirtualServices into the order of precedence that a namespace
-// has them in, and leaves those that are as near as each other in theirs.
 func nearestFirst(c *Config, all []*VirtualService, namespace string) {
 	slices.SortStableFunc(all, func(x, y *VirtualService) int {
 		return nearness(c, x, namespace) - nearness(c, y, namespace)
@@ -48,15 +47,10 @@ func nearestFirst(c *Config, all []*VirtualService, namespace string) {
 }
 
 // seesRules says whether a VirtualService is visible to a namespace.
-// seesRules says whether a VirtualService is visible to a namespace.
 func seesRules(c *Config, vs *VirtualService, namespace string) bool {
 	return visible(vs.Export, namespace, inNamespace(c.Mesh.DefaultVirtualServiceExport, vs.Ref.Namespace))
 }
 
-// nearness is less for VirtualServices that come before others: for one's own
-// that nobody else sees (0), one's own (1), and those of others, by name (2)
-// or because everybody sees them (3). HTTPRoutes come after VirtualServices,
-// whoever sees them.
 // nearness is less for VirtualServices that come before others: for one's own
 // that nobody else sees (0), one's own (1), and those of others, by name (2)
 // or because everybody sees them (3). HTTPRoutes come after VirtualServices,
@@ -230,7 +224,7 @@ func (at *place) meets(m *HTTPMatch) bool {
 	case len(m.Gateways) > 0:
 		return slices.Contains(m.Gateways, at.gateway)
 	}
-	return (m.SourceNamespace == "" || m.SourceNamespace == at.door.namespace) && selects(m.SourceLabels, at.door.labels)
+	return (m.SourceNamespace == "" || m.SourceNamespace == at.door.namespace) && match.Labels(m.SourceLabels, at.door.labels)
 }
 
 // httpRoutes compiles the HTTP rules of a VirtualService; nil when it has none.
@@ -311,12 +305,12 @@ func (b *builder) routes(at place) []route {
 					continue
 				}
 				anyPort := *match
-				anyPort.port = 0
+				anyPort.Port = 0
 				match = &anyPort
 			}
 			r := route{match, action(m)}
 			out = append(out, r)
-			if r.match.matchesAll() {
+			if r.match.MatchesAll() {
 				return out
 			}
 		}
@@ -338,7 +332,7 @@ func (b *builder) rewrite(rule *HTTPRule) *regexp.Regexp {
 }
 
 // matcher compiles m once, however many gateways and ports it serves.
-func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *matcher {
+func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *match.HTTPMatcher {
 	if c := b.base.matchers[m]; c != nil {
 		return c
 	}
@@ -346,7 +340,7 @@ func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *matcher {
 		b.base.matchers[m] = b.old.matchers[m]
 		return b.old.matchers[m]
 	}
-	c, err := newMatcher(m)
+	c, err := match.NewHTTPMatcher(m)
 	if err != nil {
 		b.errorf(rule.Ref, "match: %v", err)
 	}

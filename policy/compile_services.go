@@ -77,7 +77,6 @@ func (h *Host) joins(s *Service) bool {
 	return s.Ref.Namespace == first.Ref.Namespace && (same || hasAnswers(s) == hasAnswers(first))
 }
 
-// answers says whether egressd answers queries for the service's hosts itself.
 // hasAnswers says whether egressd answers queries for the service's hosts itself.
 func hasAnswers(s *Service) bool {
 	return s.Resolution == ResolutionStatic || slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return ipguard.Plain(a).IsSingleIP() })

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // destinationScope finds the DestinationRules that count for one scope.
@@ -39,7 +40,7 @@ func (b *builder) destinationScope(sc *scope) *destinationScope {
 		ns := dr.Ref.Namespace
 		mine := ns == s.own
 		switch {
-		case len(dr.Selector) > 0 && (!mine || !selects(dr.Selector, sc.identity.Labels)):
+		case len(dr.Selector) > 0 && (!mine || !match.Labels(dr.Selector, sc.identity.Labels)):
 			continue
 		case !mine && !visible(dr.Export, s.own, inNamespace(b.cfg.Mesh.DefaultDestinationRuleExport, ns)):
 			continue
@@ -178,12 +179,12 @@ func (s *destinationScope) subset(u *Upstream, host hostname.Pattern, namespace,
 	}
 	out.Endpoints, out.Names, out.labels, out.nameLabels = nil, nil, nil, nil
 	for i, e := range u.Endpoints {
-		if selects(sub.Labels, u.labels[i]) {
+		if match.Labels(sub.Labels, u.labels[i]) {
 			out.Endpoints, out.labels = append(out.Endpoints, e), append(out.labels, u.labels[i])
 		}
 	}
 	for i, n := range u.Names {
-		if i < len(u.nameLabels) && selects(sub.Labels, u.nameLabels[i]) {
+		if i < len(u.nameLabels) && match.Labels(sub.Labels, u.nameLabels[i]) {
 			out.Names, out.nameLabels = append(out.Names, n), append(out.nameLabels, u.nameLabels[i])
 		}
 	}

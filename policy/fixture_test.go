@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // se returns a ServiceEntry in namespace default. Its line is made of its
@@ -258,7 +259,7 @@ func richAuthorizations() []*AuthorizationPolicy {
 	ref := func(name string) Ref {
 		return Ref{Kind: "AuthorizationPolicy", Namespace: "default", Name: name, File: "authz.yaml", Line: 3, Column: 1}
 	}
-	match := func(list ...string) []ValueMatch { return valueMatches(list) }
+	match := func(list ...string) []ValueMatch { return match.ParseValues(list) }
 	path := []PathMatch{{ValueMatch: ParseValueMatch("/v1*")}, {ValueMatch: ParseValueMatch("*/v2")}, {Template: "/{*}/{**}"}}
 	net := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	full := &AuthRule{

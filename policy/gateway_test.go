@@ -33,7 +33,6 @@ func served(servers ...GatewayServer) *Config {
 	return c
 }
 
-// bind adds rules for "default/gw".
 // bindTo adds rules for "default/gw".
 func bindTo(c *Config, v *VirtualService) *VirtualService {
 	v.Gateways = []string{"default/gw"}

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -168,4 +169,14 @@ func hostOf(authority string) string {
 		host = authority[:i]
 	}
 	return strings.Trim(host, "[]")
+}
+
+func noHeaderOps(o *HeaderOps) bool { return len(o.Set)+len(o.Add)+len(o.Remove) == 0 }
+
+func cloneHeader(h map[string][]string) map[string][]string {
+	out := make(map[string][]string, len(h))
+	for k, v := range h {
+		out[k] = slices.Clone(v)
+	}
+	return out
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // get returns a GET request as the forwarding core hands it in.
@@ -68,17 +69,17 @@ func TestHTTPMatch(t *testing.T) {
 		{"query is there", &HTTPMatch{QueryParams: sm(MatchPresent, "")}, []*Request{get("a.b", "/?x-a"), get("a.b", "/?x-a=1")}, []*Request{get("a.b", "/?x-b=1")}},
 		{"all conditions", &HTTPMatch{URI: &StringMatch{Kind: MatchPrefix, Value: "/"}, Headers: sm(MatchExact, "1"), QueryParams: sm(MatchExact, "1")}, []*Request{get("a.b", "/?x-a=1", "X-A", "1")}, []*Request{get("a.b", "/?x-a=1"), get("a.b", "/", "X-A", "1")}},
 	} {
-		m, err := newMatcher(c.m)
+		m, err := match.NewHTTPMatcher(c.m)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
 		for _, r := range c.yes {
-			if !m.matches(r) {
+			if !m.Matches(r) {
 				t.Errorf("%s: %s %q %v does not match", c.name, r.Method, r.Path, r.Header)
 			}
 		}
 		for _, r := range c.no {
-			if m.matches(r) {
+			if m.Matches(r) {
 				t.Errorf("%s: %s %q %v matches", c.name, r.Method, r.Path, r.Header)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // l4Route is one match of a rule for TLS or TCP, and where it leads.
@@ -29,7 +30,7 @@ func (sc *scope) meets(gateways []string, namespace string, labels map[string]st
 	if len(gateways) > 0 && !slices.Contains(gateways, meshGateway) {
 		return false
 	}
-	return (namespace == "" || namespace == sc.identity.Namespace) && selects(labels, sc.identity.Labels)
+	return (namespace == "" || namespace == sc.identity.Namespace) && match.Labels(labels, sc.identity.Labels)
 }
 
 func (b *builder) tlsRoutes(at place) []l4Route {

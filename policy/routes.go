@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // Routes are the HTTP rules of one host, in the order in which they are
@@ -21,14 +22,14 @@ type Routes struct {
 
 // route is one rule with one of its matches.
 type route struct {
-	match  *matcher // nil matches everything
+	match  *match.HTTPMatcher // nil matches everything
 	action *HTTPAction
 }
 
 // find returns the action of the first rule that matches, or nil.
 func (rs *Routes) find(r *Request) *HTTPAction {
 	for i := range rs.routes {
-		if rs.routes[i].match.matches(r) {
+		if rs.routes[i].match.Matches(r) {
 			return rs.routes[i].action
 		}
 	}
@@ -129,7 +130,7 @@ func (c *meshRules) routes(port uint16) *Routes {
 	if rs == nil {
 		rs = c.other
 	}
-	if !slices.ContainsFunc(rs.routes, func(r route) bool { return r.match == nil || r.match.port == 0 || r.match.port == port }) {
+	if !slices.ContainsFunc(rs.routes, func(r route) bool { return r.match == nil || r.match.Port == 0 || r.match.Port == port }) {
 		return nil
 	}
 	return rs

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // scope is what a group of workloads has in common: everything that rules ask
@@ -165,7 +167,7 @@ func (b *builder) scopeWith(id Identity, sidecar sidecarScope, q *questions) *sc
 	}
 	key.WriteString(" labels ")
 	for _, l := range q.labels {
-		answer(selects(l, id.Labels))
+		answer(match.Labels(l, id.Labels))
 	}
 	key.WriteString(" sources ")
 	for _, src := range q.sources {
@@ -179,16 +181,6 @@ func (b *builder) scopeWith(id Identity, sidecar sidecarScope, q *questions) *sc
 	return s
 }
 
-// selects says whether labels have everything that a selector asks for.
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
-}
-
 // sidecarOf returns the Sidecar that counts for an identity: one of its
 // namespace that selects it, else one of its namespace for all, else that of
 // the root namespace; the zero value for none.
@@ -197,7 +189,7 @@ func (b *builder) sidecarOf(id Identity) sidecarScope {
 	for _, s := range b.cfg.Sidecars {
 		switch {
 		case s.Ref.Namespace == id.Namespace && len(s.Selector) > 0:
-			if selects(s.Selector, id.Labels) {
+			if match.Labels(s.Selector, id.Labels) {
 				return b.localized(s, id.Namespace)
 			}
 		case s.Ref.Namespace == id.Namespace && own == nil:
@@ -251,8 +243,6 @@ func (b *builder) localized(sc *Sidecar, namespace string) sidecarScope {
 func (b *builder) rootNamespace() string { return cmp.Or(b.cfg.Mesh.RootNamespace, "istio-system") }
 func (b *builder) trustDomain() string   { return cmp.Or(b.cfg.Mesh.TrustDomain, "cluster.local") }
 
-// sees says whether an object of a namespace is visible to another. A nil
-// fallback is everybody; it counts for objects that say nothing themselves.
 // visible says whether an object of a namespace is visible to another. A nil
 // fallback is everybody; it counts for objects that say nothing themselves.
 func visible(v Visibility, namespace string, fallback *Visibility) bool {
@@ -260,7 +250,6 @@ func visible(v Visibility, namespace string, fallback *Visibility) bool {
 	return !v.Limited || slices.Contains(v.Namespaces, namespace)
 }
 
-// or is what counts of what an object says and a fallback.
 // effective is what counts of what an object says and a fallback.
 func effective(v Visibility, fallback *Visibility) Visibility {
 	if !v.Limited && !v.Everybody && fallback != nil {
@@ -309,7 +298,6 @@ type part struct {
 	service *Service
 }
 
-// in reads "." of a default as the namespace of the object it is used for.
 // inNamespace reads "." of a default as the namespace of the object it is used for.
 func inNamespace(v *Visibility, namespace string) *Visibility {
 	if v == nil || !slices.Contains(v.Namespaces, ".") {

@@ -65,9 +65,6 @@ func (sc sidecarScope) imports(vs *VirtualService) bool {
 	return !sc.limits() || slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return listenerImports(&e, vs) })
 }
 
-// imports says whether the listener imports a VirtualService. Its host and the
-// listener's need only overlap; that of an HTTPRoute must be within the
-// listener's (istio pilot/pkg/model hostClassification.VSMatches).
 // listenerImports says whether the listener imports a VirtualService. Its host and the
 // listener's need only overlap; that of an HTTPRoute must be within the
 // listener's (istio pilot/pkg/model hostClassification.VSMatches).
@@ -80,13 +77,11 @@ func listenerImports(e *SidecarEgress, vs *VirtualService) bool {
 	})
 }
 
-// in says whether the entry is about objects of a namespace.
 // about says whether the entry is about objects of a namespace.
 func about(sh *SidecarHost, namespace string) bool {
 	return sh.Namespace == "*" || sh.Namespace == namespace
 }
 
-// takesOut says whether the listener takes a host of a namespace out, whole.
 // takesOut says whether the listener takes a host of a namespace out, whole.
 func takesOut(e *SidecarEgress, namespace string, h hostname.Pattern) bool {
 	return slices.ContainsFunc(e.Hosts, func(sh SidecarHost) bool { return sh.Not && about(&sh, namespace) && sh.Host.Covers(h) })

@@ -270,7 +270,7 @@ func (u fullUpstream) text(rule any) string {
 func (t *text) routes(rs *Routes) {
 	t.line(2, "of %v", rs.Refs)
 	for _, r := range rs.routes {
-		t.line(2, "if %s", r.match.text(r.action.Match))
+		t.line(2, "if %s", r.match.Text(r.action.Match))
 		t.action(r.action)
 	}
 }
@@ -316,55 +316,6 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 		}
 		t.lines(depth+1, d.Headers.Describe())
 	}
-}
-
-// text writes the conditions of a match, in a fixed order.
-func (m *matcher) text(src *HTTPMatch) string {
-	if m == nil {
-		return "any"
-	}
-	var out []string
-	if src.Name != "" {
-		out = append(out, fmt.Sprintf("name=%q", src.Name))
-	}
-	for _, f := range [...]struct {
-		name string
-		s    *stringMatcher
-	}{{"uri", m.uri}, {"scheme", m.scheme}, {"method", m.method}, {"authority", m.authority}} {
-		if f.s != nil {
-			out = append(out, f.name+f.s.text())
-		}
-	}
-	for _, h := range m.headers {
-		not := ""
-		if h.invert {
-			not = "!"
-		}
-		out = append(out, fmt.Sprintf("%sheader[%q]%s", not, h.name, h.value.text()))
-	}
-	for _, q := range m.query {
-		out = append(out, fmt.Sprintf("query[%q]%s", q.name, q.value.text()))
-	}
-	if m.port != 0 {
-		out = append(out, fmt.Sprintf("port=%d", m.port))
-	}
-	if len(out) == 0 {
-		return "any"
-	}
-	return strings.Join(out, " ")
-}
-
-var matchSigns = [...]string{MatchPresent: " present", MatchExact: "=", MatchPrefix: "^=", MatchRegex: "~", MatchPathPrefix: "/="}
-
-func (s *stringMatcher) text() string {
-	out := matchSigns[s.kind]
-	if s.kind != MatchPresent {
-		out += fmt.Sprintf("%q", s.value)
-	}
-	if s.fold {
-		out += " (any case)"
-	}
-	return out
 }
 
 // Describe says where the destination is: the gateway as which a flow goes on,

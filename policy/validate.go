@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // validate notes what Compile could not give a safe meaning to. What only
@@ -166,7 +167,7 @@ func (b *builder) validateRule(r *HTTPRule) {
 		b.matcher(r, m)
 	}
 	if r.Rewrite != nil && r.Rewrite.RegexMatch != "" {
-		if _, err := fullMatch(r.Rewrite.RegexMatch); err != nil {
+		if _, err := match.FullMatch(r.Rewrite.RegexMatch); err != nil {
 			b.errorf(r.Ref, "rewrite: %v", err)
 		}
 	}

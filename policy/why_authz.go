@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // guard says what became of each AuthorizationPolicy that guards of.
@@ -121,7 +123,7 @@ func (o *authOperation) miss(f *authFacts, q asking) string {
 		return unknownOr(f.hostIs, "the host", fmt.Sprintf("%s does not match", f.host))
 	case f.requestIs != known:
 		return "methods and paths are not known of the flow"
-	case !oneOf(o.Methods, o.NotMethods, f.request.Method):
+	case !match.OneOf(o.Methods, o.NotMethods, f.request.Method):
 		return fmt.Sprintf("method %s does not match", f.request.Method)
 	}
 	return fmt.Sprintf("path %s does not match", f.request.Path)

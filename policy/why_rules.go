@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // virtualServices goes through the VirtualServices with a host for a name.
@@ -34,7 +35,6 @@ func (w *why) virtualServices(name string) {
 	}
 }
 
-// hostFor is the closest of the hosts that match a name; "" for none.
 // closestHost is the closest of the hosts that match a name; "" for none.
 func closestHost(vs *VirtualService, name string) hostname.Pattern {
 	var h hostname.Pattern
@@ -129,7 +129,7 @@ func (w *why) misses(rule *HTTPRule) (out []string, others bool) {
 		text := w.p.scope.misses(m.Gateways, m.SourceNamespace, m.SourceLabels)
 		others = others && text != ""
 		if c := w.p.base.matchers[m]; text == "" && c != nil {
-			text = c.miss(w.r)
+			text = c.Miss(w.r)
 		}
 		if text == "" {
 			return nil, false
@@ -152,7 +152,7 @@ func (w *why) gatewayRules(m metRules) {
 		case late:
 			w.say(route.action.Rule.Ref, false, "%s: comes after a rule that matches", label)
 		default:
-			w.say(route.action.Rule.Ref, false, "%s: %s", label, route.match.miss(m.r))
+			w.say(route.action.Rule.Ref, false, "%s: %s", label, route.match.Miss(m.r))
 		}
 	}
 }
@@ -198,61 +198,8 @@ func (sc *scope) misses(gateways []string, namespace string, labels map[string]s
 		return fmt.Sprintf("is for gateways (%s)", strings.Join(gateways, ", "))
 	case namespace != "" && namespace != sc.identity.Namespace:
 		return fmt.Sprintf("sourceNamespace %s is not %s", namespace, sc.identity.Namespace)
-	case !selects(labels, sc.identity.Labels):
+	case !match.Labels(labels, sc.identity.Labels):
 		return fmt.Sprintf("sourceLabels %v are not those of the workload", labels)
 	}
 	return ""
-}
-
-// miss says which condition of m fails first; "" for none.
-func (m *matcher) miss(r *Request) string {
-	if m == nil {
-		return ""
-	}
-	if m.port != 0 && m.port != r.Port {
-		return fmt.Sprintf("port %d is not %d", r.Port, m.port)
-	}
-	for _, f := range [...]struct {
-		name, value string
-		s           *stringMatcher
-	}{{"uri", r.Path, m.uri}, {"scheme", r.Scheme, m.scheme}, {"method", r.Method, m.method}, {"authority", r.Authority, m.authority}} {
-		if f.s != nil && !f.s.matches(f.value) {
-			return fmt.Sprintf("%s %s does not match %q", f.name, f.s.words(), f.value)
-		}
-	}
-	for i := range m.headers {
-		h := &m.headers[i]
-		if h.matchesHeader(r) {
-			continue
-		}
-		v, ok := r.header(h.name)
-		switch {
-		case h.invert:
-			return fmt.Sprintf("header %s must not be %s", h.name, h.value.words())
-		case !ok:
-			return fmt.Sprintf("header %s is missing", h.name)
-		}
-		return fmt.Sprintf("header %s %s does not match %q", h.name, h.value.words(), v)
-	}
-	for i := range m.query {
-		q := &m.query[i]
-		v, ok := r.Query[q.name]
-		switch {
-		case !ok || len(v) == 0:
-			return fmt.Sprintf("query parameter %s is missing", q.name)
-		case !q.value.matches(v[0]):
-			return fmt.Sprintf("query parameter %s %s does not match %q", q.name, q.value.words(), v[0])
-		}
-	}
-	return ""
-}
-
-var matchWords = [...]string{MatchPresent: "there", MatchExact: "exact", MatchPrefix: "prefix", MatchRegex: "regex", MatchPathPrefix: "path prefix"}
-
-// words is the condition for people.
-func (s *stringMatcher) words() string {
-	if s.kind == MatchPresent {
-		return matchWords[s.kind]
-	}
-	return fmt.Sprintf("%s %q", matchWords[s.kind], s.value)
 }

@@ -130,7 +130,6 @@ func (w *why) opens(s *Service, h hostname.Pattern) {
 	}
 }
 
-// declared returns the service's port, nil when it has none like that.
 // declaredPort returns the service's port, nil when it has none like that.
 func declaredPort(s *Service, t Transport, number uint16) *Port {
 	for i := range s.Ports {
@@ -141,7 +140,6 @@ func declaredPort(s *Service, t Transport, number uint16) *Port {
 	return nil
 }
 
-// lacks says which ports there are in the place of one.
 // lackOf says which ports there are in the place of one.
 func lackOf(s *Service, t Transport, number uint16) string {
 	if declaredPort(s, t.Other(), number) != nil {

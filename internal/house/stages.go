@@ -20,9 +20,9 @@ type Stage struct{ Name, Files string }
 // Orders are those of the packages that are too big to be read without one.
 var Orders = []Order{
 	{"./policy", 9, []Stage{
-		{"contract", "verdict endpoints snapshot"},
-		{"config", "aliases consent"},
-		{"match", "match rewrite authz_path sidecar"},
+		{"config", "aliases"},
+		{"contract", "verdict endpoints snapshot consent"},
+		{"match", "sidecar"},
 		{"authorization", "authz*"},
 		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy trace"},
 		{"compile", "compile* classify scope base destination validate changes diff"},
