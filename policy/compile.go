@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // Compile compiles c, whose order it takes as precedence. It returns all
@@ -32,7 +33,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 		return nil, errors.Join(b.errs...)
 	}
 	b.index()
-	b.indexAuthorizations()
+	b.auth = authz.NewCatalog(b.cfg.Authorizations, b.rootNamespace(), b.trustDomain())
 	out := &Snapshot{base: b.base}
 	b.policies(out)
 	out.listeners = b.listeners(out)
@@ -58,9 +59,9 @@ type builder struct {
 	ranks map[*Service]int
 	// upstreams are those of Kubernetes Services, by host and chosen port.
 	upstreams map[Destination]*Upstream
-	auth      *authIndex
+	auth      *authz.Catalog
 	// authScopes and destinationScopes are made once for each scope.
-	authScopes        map[*scope]*authScope
+	authScopes        map[*scope]*authz.Compiler
 	destinationScopes map[*scope]*destinationScope
 	// doors are the ports of gateways that rules lead to, by the services that
 	// stand for them; gateways are all Gateways by "namespace/name".
@@ -87,7 +88,7 @@ type builder struct {
 func newBuilder(c *Config, s *Snapshot) *builder {
 	b := &builder{
 		cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{},
-		authScopes: map[*scope]*authScope{}, destinationScopes: map[*scope]*destinationScope{},
+		authScopes: map[*scope]*authz.Compiler{}, destinationScopes: map[*scope]*destinationScope{},
 		doors: map[doorKey]*door{}, gateways: map[string]*Gateway{},
 		said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
 		nearest: map[string][]*VirtualService{},

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
@@ -150,7 +151,7 @@ func (b *builder) goOn(p *Policy, d *door) *GatewayListener {
 		return l
 	}
 	l := &GatewayListener{Name: d.name, Port: d.port, labels: d.labels, namespace: d.namespace}
-	l.guard = b.authScope(p.scope).gatewayGuard(d.namespace, d.labels)
+	l.guard = b.authScope(p.scope).Gateway(d.namespace, d.labels)
 	b.goneOn[d] = l
 	if len(d.servers) > 0 {
 		l.Protocol = d.servers[0].Protocol
@@ -264,13 +265,13 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 // about connections to hp that go on as the gateway's: unless those allow all
 // of them, and mark none.
 func (b *builder) watches(p *Policy, d *door, hp *HostPort) bool {
-	g := b.authScope(p.scope).gatewayGuard(d.namespace, d.labels)
+	g := b.authScope(p.scope).Gateway(d.namespace, d.labels)
 	if g == nil {
 		return false
 	}
 	f := hp.kernelFacts(hp.exactName(), netip.Prefix{})
-	f.atGateway(d.port)
-	return g.access(&f) != open || len(g.audit)+len(g.dryDeny)+len(g.dryAllow) > 0
+	f.AtGateway(d.port)
+	return g.Access(&f) != authz.Open || !g.MarksNone()
 }
 
 // terminates says whether a server that reads TLS has the SNI pattern, or a

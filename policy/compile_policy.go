@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // policy compiles what a scope sees, on top of what old (nil: nothing) saw
@@ -67,7 +68,7 @@ type hostEdit struct {
 	// built anew.
 	gone  map[*Service]bool
 	decls map[hostname.Pattern][]*Service
-	auth  *authScope
+	auth  *authz.Compiler
 
 	destinations *destinationScope
 }

@@ -34,7 +34,7 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 				continue
 			}
 			part = true
-			if list := b.auth.guardsOf(s); len(list) > 0 {
+			if list := b.auth.Of(s); len(list) > 0 {
 				guards[hp] = append(guards[hp], list...)
 			}
 		}
@@ -54,7 +54,7 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	for _, hp := range h.Ports {
 		e.destinations.direct(hp.Upstream, pattern, hp.Rule.Namespace)
 		hp.routed, hp.proof = hp.ruled || b.routesL4(e.policy, pattern, hp), e.policy.proof
-		if hp.guard = e.auth.guard(guards[hp]); hp.guard != nil {
+		if hp.guard = e.auth.Guard(guards[hp]); hp.guard != nil {
 			h.guarded = true
 		}
 		reaches[hp] = newReach(hp.Upstream)

@@ -172,7 +172,7 @@ func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	facts := hp.flowFacts(&f, f.Host, own, r)
 	if proxied {
 		f.Trace.port(hp, &facts)
-		if r := hp.guard.refuses(&facts, false); r.reason != "" {
+		if r := refusedBy(hp.guard, &facts, false); r.reason != "" {
 			return r.decision()
 		}
 	}

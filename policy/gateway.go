@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // GatewayListener is one port of a gateway with the servers of all Gateways
@@ -35,7 +36,7 @@ type GatewayListener struct {
 	namespace string
 	// guard is what AuthorizationPolicies say of flows that go on as the
 	// gateway; nil: nothing. Nobody asks it of flows that come from outside.
-	guard *guard
+	guard *authz.Authorizer
 	// retries is the mesh's default.
 	retries *Retries
 }

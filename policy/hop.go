@@ -65,7 +65,7 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 		if g := d.To.Gateway.guard; g != nil {
 			facts := d.To.Gateway.facts(f, own, next.Host, next)
 			f.Trace.gateway(d.To.Gateway, &facts)
-			if no := g.refuses(&facts, false); no.reason != "" {
+			if no := refusedBy(g, &facts, false); no.reason != "" {
 				return HTTPDecision{Decision: no.decision()}
 			}
 			d.Decision = d.Decision.markedBy(g, &facts)

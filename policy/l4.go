@@ -236,7 +236,7 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 		if g := to.Gateway.guard; g != nil {
 			facts := to.Gateway.facts(&f, d.Port, name, nil)
 			f.Trace.gateway(to.Gateway, &facts)
-			if no := g.refuses(&facts, false); no.reason != "" {
+			if no := refusedBy(g, &facts, false); no.reason != "" {
 				return no.decision(), nil
 			}
 			d = d.markedBy(g, &facts)

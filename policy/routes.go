@@ -246,7 +246,7 @@ func (p *Policy) decideHost(f Flow, r *Request) Decision {
 		// The name that the address stands for is what rules are about.
 		facts := hp.flowFacts(&f, hp.exactName(), true, r)
 		f.Trace.port(hp, &facts)
-		if no := hp.guard.refuses(&facts, false); no.reason != "" {
+		if no := refusedBy(hp.guard, &facts, false); no.reason != "" {
 			return no.decision()
 		}
 		d = d.marked(&facts)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/egressd/egressd/policy/internal/authz"
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
@@ -171,10 +172,10 @@ func (b *builder) scopeWith(id Identity, sidecar sidecarScope, q *questions) *sc
 	}
 	key.WriteString(" sources ")
 	for _, src := range q.sources {
-		answer(sourceOnIdentity(src, id, b.trustDomain()))
+		answer(authz.SourceIs(src, id, b.trustDomain()))
 	}
 	for _, c := range q.conditions {
-		answer(conditionOnIdentity(c, id, b.trustDomain()))
+		answer(authz.ConditionIs(c, id, b.trustDomain()))
 	}
 	key.WriteString(" " + strconv.Itoa(int(s.outbound)))
 	s.key = key.String()
@@ -256,6 +257,16 @@ func effective(v Visibility, fallback *Visibility) Visibility {
 		return *fallback
 	}
 	return v
+}
+
+// authScope returns the Compiler of Authorizers for a scope.
+func (b *builder) authScope(sc *scope) *authz.Compiler {
+	s := b.authScopes[sc]
+	if s == nil {
+		s = b.auth.For(sc.identity)
+		b.authScopes[sc] = s
+	}
+	return s
 }
 
 // sees says whether a service is exported to the workloads of a scope.

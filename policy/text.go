@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // Text is the snapshot in its canonical form: what is open, by which rule,
@@ -70,6 +72,11 @@ func (t *text) apart(arg any) any {
 		return r.text(t.apart(r.TrafficRule))
 	}
 	return arg
+}
+
+// guard writes what AuthorizationPolicies say about a destination.
+func (t *text) guard(depth int, g *authz.Authorizer) {
+	g.Text(func(below int, format string, args ...any) { t.line(depth+below, format, args...) })
 }
 
 func (t *text) policy(p *Policy) {

@@ -342,11 +342,11 @@ func (g *generator) authorizations(services []*Service) []*AuthorizationPolicy {
 			}
 			switch g.r.IntN(8) {
 			case 0:
-				r.When = []*AuthCondition{{Key: keyDestinationIP, Values: []string{"192.0.2.0/28", "2001:db8::/64"}}}
+				r.When = []*AuthCondition{{Key: "destination.ip", Values: []string{"192.0.2.0/28", "2001:db8::/64"}}}
 			case 1:
-				r.When = []*AuthCondition{{Key: keySNI, NotValues: []string{"x.example.com"}}}
+				r.When = []*AuthCondition{{Key: "connection.sni", NotValues: []string{"x.example.com"}}}
 			case 2:
-				r.When = []*AuthCondition{{Key: keyHeaders + "x]", Values: []string{"1"}}}
+				r.When = []*AuthCondition{{Key: "request.headers[" + "x]", Values: []string{"1"}}}
 			}
 			a.Rules = append(a.Rules, r)
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
@@ -22,7 +23,7 @@ func (b *builder) validate() {
 		b.validateVirtualService(vs)
 	}
 	for _, a := range b.cfg.Authorizations {
-		b.validateAuthorization(a)
+		authz.Validate(a, b.errorf)
 	}
 	for _, g := range b.cfg.Gateways {
 		if len(g.Servers) == 0 {

@@ -22,9 +22,10 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":                 {"./policy/config", "./policy/internal/match", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
+	"./policy":                 {"./policy/config", "./policy/internal/authz", "./policy/internal/match", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
 	"./policy/config":          {"./internal/hostname", "./internal/ipguard"},
 	"./policy/internal/match":  {"./policy/config"},
+	"./policy/internal/authz":  {"./policy/config", "./policy/internal/match", "./internal/ipguard"},
 	"./policy/istio":           {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":       nil, // tests alone
 	"./internal/cow":           nil,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package authz
 
 import (
 	"net/netip"
@@ -9,31 +9,34 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy/config"
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
-// knowledge says what is known of a fact about a flow.
-type knowledge uint8
+// Knowledge says what is known of a fact about a flow.
+type Knowledge uint8
 
+// The kinds of Knowledge.
 const (
-	// never: nobody will know it. What asks for it does not match in ALLOW
+	// Never: nobody will know it. What asks for it does not match in ALLOW
 	// rules, and is left out of DENY rules, which deny more for that.
-	never knowledge = iota
-	// later: the forwarding core will know it.
-	later
-	known
+	Never Knowledge = iota
+	// Later: the forwarding core will know it.
+	Later
+	// Known: the fact is there.
+	Known
 )
 
-// authFacts are what a guard may ask of a flow.
-type authFacts struct {
-	host, sni     string
-	dst           netip.Prefix // one address, or those that an opening is for
-	src           netip.Addr
-	request       *Request
-	port          uint16 // of the service
-	hostIs, sniIs knowledge
-	dstIs, srcIs  knowledge
-	requestIs     knowledge
+// Facts are what an Authorizer may ask of a flow.
+type Facts struct {
+	Host, SNI     string
+	Dst           netip.Prefix // one address, or those that an opening is for
+	Src           netip.Addr
+	Request       *match.Request
+	Port          uint16 // of the service
+	HostIs, SNIIs Knowledge
+	DstIs, SrcIs  Knowledge
+	RequestIs     Knowledge
 }
 
 // asking is how a fact that is not known counts.
@@ -43,47 +46,52 @@ type asking struct {
 }
 
 // unknown is the answer of a question about a fact that is not known.
-func (q asking) unknown(k knowledge) bool {
-	if k == later && q.hope {
+func (q asking) unknown(k Knowledge) bool {
+	if k == Later && q.hope {
 		return !q.deny
 	}
 	return q.deny
 }
 
-// refusal is why a guard denies, and by which rule; no reason: it does not.
-type refusal struct {
-	reason Reason
-	rule   *Ref
-}
+// Ruling is what an Authorizer says of a flow.
+type Ruling uint8
 
-func (r refusal) decision() Decision { return deny(r.reason, r.rule) }
+// The rulings.
+const (
+	// Passes: nothing denies the flow.
+	Passes Ruling = iota
+	// Denied: a rule of a DENY policy matches.
+	Denied
+	// NotAllowed: there are ALLOW policies, and no rule of one matches.
+	NotAllowed
+)
 
-// refuses says whether the guard denies a flow: DENY policies first, then
+// Refuses says whether the Authorizer denies a flow, and by which rule: DENY policies first, then
 // there must be an ALLOW rule that matches, if there is an ALLOW policy. With
 // hope, only what cannot be allowed any more is refused.
-func (g *guard) refuses(f *authFacts, hope bool) refusal {
+func (g *Authorizer) Refuses(f *Facts, hope bool) (Ruling, *config.Ref) {
 	if g == nil {
-		return refusal{}
+		return Passes, nil
 	}
 	for _, p := range g.deny {
 		if r := p.match(f, asking{deny: true, hope: hope}); r != nil {
-			return refusal{ReasonAuthorization, r.ref}
+			return Denied, r.ref
 		}
 	}
 	if len(g.allow) == 0 {
-		return refusal{}
+		return Passes, nil
 	}
 	for _, p := range g.allow {
 		if p.match(f, asking{hope: hope}) != nil {
-			return refusal{}
+			return Passes, nil
 		}
 	}
-	return refusal{ReasonNoAllow, g.allow[0].ref}
+	return NotAllowed, g.allow[0].ref
 }
 
-// marks returns the AUDIT policy that matches the flow, and the dry-run policy
+// Marks returns the AUDIT policy that matches the flow, and the dry-run policy
 // that would deny it; nil for none.
-func (g *guard) marks(f *authFacts) (audited, dryRun *Ref) {
+func (g *Authorizer) Marks(f *Facts) (audited, dryRun *config.Ref) {
 	if g == nil {
 		return nil, nil
 	}
@@ -110,7 +118,7 @@ func (g *guard) marks(f *authFacts) (audited, dryRun *Ref) {
 }
 
 // match returns the first rule that matches, or nil.
-func (p *authPolicy) match(f *authFacts, q asking) *authRule {
+func (p *authPolicy) match(f *Facts, q asking) *authRule {
 	for i := range p.rules {
 		if p.rules[i].matches(f, q) {
 			return &p.rules[i]
@@ -119,8 +127,8 @@ func (p *authPolicy) match(f *authFacts, q asking) *authRule {
 	return nil
 }
 
-func (r *authRule) matches(f *authFacts, q asking) bool {
-	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *AuthSource) bool { return f.from(s.IPBlocks, s.NotIPBlocks, q) }) {
+func (r *authRule) matches(f *Facts, q asking) bool {
+	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *config.AuthSource) bool { return f.from(s.IPBlocks, s.NotIPBlocks, q) }) {
 		return false
 	}
 	if len(r.operations) > 0 {
@@ -140,24 +148,24 @@ func (r *authRule) matches(f *authFacts, q asking) bool {
 	return true
 }
 
-func (f *authFacts) from(nets, not []netip.Prefix, q asking) bool {
-	if f.srcIs != known {
-		return q.unknown(f.srcIs)
+func (f *Facts) from(nets, not []netip.Prefix, q asking) bool {
+	if f.SrcIs != Known {
+		return q.unknown(f.SrcIs)
 	}
-	a := f.src.Unmap().WithZone("")
+	a := f.Src.Unmap().WithZone("")
 	has := func(p netip.Prefix) bool { return ipguard.Plain(p).Contains(a) }
 	return (len(nets) == 0 || slices.ContainsFunc(nets, has)) && !slices.ContainsFunc(not, has)
 }
 
 // to is from for the destination, which may be many addresses.
-func (f *authFacts) to(nets, not []netip.Prefix, q asking) bool {
-	if f.dstIs != known {
-		return q.unknown(f.dstIs)
+func (f *Facts) to(nets, not []netip.Prefix, q asking) bool {
+	if f.DstIs != Known {
+		return q.unknown(f.DstIs)
 	}
 	part := func(list []netip.Prefix) (all, some bool) {
 		for _, n := range list {
-			some = some || n.Overlaps(f.dst)
-			all = all || n.Bits() <= f.dst.Bits() && n.Contains(f.dst.Addr())
+			some = some || n.Overlaps(f.Dst)
+			all = all || n.Bits() <= f.Dst.Bits() && n.Contains(f.Dst.Addr())
 		}
 		return all, some
 	}
@@ -169,11 +177,11 @@ func (f *authFacts) to(nets, not []netip.Prefix, q asking) bool {
 	case (len(nets) == 0 || all) && !notSome:
 		return true
 	}
-	return q.unknown(later) // some of the addresses: the one that is dialled tells
+	return q.unknown(Later) // some of the addresses: the one that is dialled tells
 }
 
-func (o *authOperation) matches(f *authFacts, q asking) bool {
-	if len(o.Ports) > 0 && !slices.Contains(o.Ports, f.port) || slices.Contains(o.NotPorts, f.port) {
+func (o *authOperation) matches(f *Facts, q asking) bool {
+	if len(o.Ports) > 0 && !slices.Contains(o.Ports, f.Port) || slices.Contains(o.NotPorts, f.Port) {
 		return false
 	}
 	if len(o.Hosts)+len(o.NotHosts) > 0 && !f.onHost(o, q) {
@@ -182,10 +190,10 @@ func (o *authOperation) matches(f *authFacts, q asking) bool {
 	if len(o.Methods)+len(o.NotMethods)+len(o.paths)+len(o.notPaths) == 0 {
 		return true
 	}
-	if f.requestIs != known {
-		return q.unknown(f.requestIs)
+	if f.RequestIs != Known {
+		return q.unknown(f.RequestIs)
 	}
-	return match.OneOf(o.Methods, o.NotMethods, f.request.Method) && o.onPath(f.request.Path, q)
+	return match.OneOf(o.Methods, o.NotMethods, f.Request.Method) && o.onPath(f.Request.Path, q)
 }
 
 // onPath looks at a path as it was sent and as a server may read it: what is
@@ -223,16 +231,16 @@ func (o *authOperation) isPath(p string) bool {
 }
 
 // onHost matches names with and without the port behind them.
-func (f *authFacts) onHost(o *authOperation, q asking) bool {
-	if f.hostIs != known {
-		return q.unknown(f.hostIs)
+func (f *Facts) onHost(o *authOperation, q asking) bool {
+	if f.HostIs != Known {
+		return q.unknown(f.HostIs)
 	}
 	var buffer [272]byte // the longest name, a colon and a port
-	with := append(append(buffer[:0], f.host...), ':')
-	with = strconv.AppendUint(with, uint64(f.port), 10)
-	has := func(list []ValueMatch) bool {
+	with := append(append(buffer[:0], f.Host...), ':')
+	with = strconv.AppendUint(with, uint64(f.Port), 10)
+	has := func(list []config.ValueMatch) bool {
 		for i := range list {
-			if match.ValueMatches(list[i], f.host) || match.ValueMatchesBytes(&list[i], with) {
+			if match.ValueMatches(list[i], f.Host) || match.ValueMatchesBytes(&list[i], with) {
 				return true
 			}
 		}
@@ -241,34 +249,34 @@ func (f *authFacts) onHost(o *authOperation, q asking) bool {
 	return (len(o.Hosts) == 0 || has(o.Hosts)) && !has(o.NotHosts)
 }
 
-func (c *authCondition) matches(f *authFacts, q asking) bool {
+func (c *authCondition) matches(f *Facts, q asking) bool {
 	switch c.key {
 	case keyDestinationPort:
-		return (len(c.ports) == 0 || slices.Contains(c.ports, f.port)) && !slices.Contains(c.notPorts, f.port)
+		return (len(c.ports) == 0 || slices.Contains(c.ports, f.Port)) && !slices.Contains(c.notPorts, f.Port)
 	case keyDestinationIP:
 		return f.to(c.nets, c.notNets, q)
 	case keySourceIP, keyRemoteIP:
 		return f.from(c.nets, c.notNets, q)
 	case keySNI:
-		if f.sniIs != known {
-			return q.unknown(f.sniIs)
+		if f.SNIIs != Known {
+			return q.unknown(f.SNIIs)
 		}
-		return match.OneOf(c.values, c.notValues, f.sni)
+		return match.OneOf(c.values, c.notValues, f.SNI)
 	}
 	if c.header == "" {
-		return q.unknown(never) // tokens and the like, which nothing here has
+		return q.unknown(Never) // tokens and the like, which nothing here has
 	}
-	if f.requestIs != known {
-		return q.unknown(f.requestIs)
+	if f.RequestIs != Known {
+		return q.unknown(f.RequestIs)
 	}
-	return c.onHeader(f.request, q)
+	return c.onHeader(f.Request, q)
 }
 
 // onHeader looks at a header's lines joined by commas, which is how Envoy sees
 // them, and at each alone, which is how a server may that takes the first or the
 // last: what is denied in any form is denied, what is to be allowed must be in
 // all. A comma within a line parts values as a line end does (RFC 9110, 5.3).
-func (c *authCondition) onHeader(r *Request, q asking) bool {
+func (c *authCondition) onHeader(r *match.Request, q asking) bool {
 	joined, _ := r.Field(c.header)
 	has := func(v string) bool { return match.OneOf(c.values, c.notValues, v) }
 	is := has(joined)
@@ -284,3 +292,34 @@ func (c *authCondition) onHeader(r *Request, q asking) bool {
 	}
 	return is
 }
+
+// Access is what an Authorizer says of flows before their first byte.
+type Access uint8
+
+// The kinds of Access.
+const (
+	// Open: whatever comes, it is allowed.
+	Open Access = iota
+	// Depends: the forwarding core must look.
+	Depends
+	// Shut: whatever comes, it is denied.
+	Shut
+)
+
+// Access says what the kernel can know.
+func (g *Authorizer) Access(f *Facts) Access {
+	if r, _ := g.Refuses(f, false); r == Passes {
+		return Open
+	}
+	if r, _ := g.Refuses(f, true); r != Passes {
+		return Shut
+	}
+	return Depends
+}
+
+// AtGateway turns the facts to a port of a gateway. The address that would be
+// dialled there is its own.
+func (f *Facts) AtGateway(port uint16) { f.Port, f.Dst, f.DstIs = port, netip.Prefix{}, Never }
+
+// MarksNone says whether the Authorizer marks no flow, whatever it allows.
+func (g *Authorizer) MarksNone() bool { return len(g.audit)+len(g.dryDeny)+len(g.dryAllow) == 0 }
