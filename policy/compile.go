@@ -11,6 +11,7 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy/internal/authz"
+	"github.com/egressd/egressd/policy/internal/validate"
 )
 
 // Compile compiles c, whose order it takes as precedence. It returns all
@@ -211,4 +212,25 @@ func (b *builder) identify(out *Snapshot, had map[string]PolicyID, of []int, i i
 	}
 	out.next++
 	return out.next - 1
+}
+
+// validate notes what Compile could not give a safe meaning to.
+func (b *builder) validate() {
+	for _, s := range b.added { // the others were good before
+		validate.Service(s, b.errorf)
+	}
+	for _, vs := range b.cfg.VirtualServices {
+		validate.VirtualService(vs, b.errorf)
+		for _, r := range vs.HTTP {
+			for _, m := range r.Matches {
+				b.matcher(r, m)
+			}
+		}
+	}
+	for _, a := range b.cfg.Authorizations {
+		authz.Validate(a, b.errorf)
+	}
+	for _, g := range b.cfg.Gateways {
+		validate.Gateway(g, b.errorf)
+	}
 }

@@ -10,11 +10,12 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/config"
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // meshGateway is the reserved gateway name that stands for all workloads.
-const meshGateway = "mesh"
+const meshGateway = config.MeshGateway
 
 // rules returns the VirtualServices that act on the workloads of a scope, in
 // order of precedence, as far as their Sidecar imports them: those of the

@@ -24,7 +24,7 @@ var Orders = []Order{
 		{"contract", "verdict endpoints snapshot consent"},
 		{"match", "sidecar"},
 		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy trace"},
-		{"compile", "compile* classify scope base destination validate changes diff"},
+		{"compile", "compile* classify scope base destination changes diff"},
 		{"text", "text* digest"},
 		{"explain", "branches why*"},
 	}},

@@ -210,11 +210,14 @@ type Endpoint struct {
 	Locality string
 }
 
+// MeshGateway stands among the gateways of rules for the workloads themselves.
+const MeshGateway = "mesh"
+
 // VirtualService holds the rules for hosts. What it delegates is in it.
 type VirtualService struct {
 	Ref   Ref
 	Hosts []hostname.Pattern
-	// Gateways are "mesh" or "namespace/name"; never empty.
+	// Gateways are MeshGateway or "namespace/name"; never empty.
 	Gateways []string
 	// Ports are those that the HTTP rules for workloads act on; requests on
 	// others are forwarded as if there were no rules. None: all ports.
