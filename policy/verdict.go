@@ -6,7 +6,8 @@
 // The package is pure: no I/O, no clock, no randomness, no goroutines. What
 // changes at run time (learned addresses, percentages, the clock) comes in
 // through arguments. YAML and Istio types live in policy/istio, which
-// translates them into the types declared here.
+// translates them into those of policy/config; they have aliases here. Which
+// file stands on which is in internal/house/stages.go.
 package policy
 
 import "fmt"

@@ -22,7 +22,7 @@ var Orders = []Order{
 	{"./policy", 8, []Stage{
 		{"config", "aliases"},
 		{"contract", "verdict endpoints snapshot consent"},
-		{"match", "sidecar"},
+		{"visibility", "sidecar"},
 		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy trace"},
 		{"compile", "compile* classify scope base destination changes diff"},
 		{"text", "text* digest"},
