@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package predecessor
 
 import (
 	"errors"
@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/layout"
 )
 
 // Pinned is what an earlier run left at work: the programs whose links are
@@ -27,27 +29,27 @@ type Pinned struct {
 	captured map[uint64]bool
 }
 
-// ReadPinned looks at the links that are pinned in dir. A directory that does
+// Read looks at the links that are pinned in dir. A directory that does
 // not exist, or is on no bpf filesystem, has none.
-func ReadPinned(dir string) (Pinned, error) {
+func Read(dir string) (Pinned, error) {
 	p := Pinned{dir: dir, programs: map[ebpf.ProgramID]bool{}, captured: map[uint64]bool{}}
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) || err == nil && !isBPFFS(dir) {
+	if errors.Is(err, os.ErrNotExist) || err == nil && !bpffs.Is(dir) {
 		return p, nil
 	}
 	if err != nil {
 		return p, fmt.Errorf("read the pin directory: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), linkPrefix) {
+		if strings.HasPrefix(e.Name(), bpffs.LinkPrefix) {
 			if err := p.add(filepath.Join(dir, e.Name())); err != nil {
 				return p, fmt.Errorf("look at the pinned link %s: %w", e.Name(), err)
 			}
 		}
 	}
 	err = p.eachTable(func(m *ebpf.Map) error {
-		return eachWorkload(m, func(cgroup uint64, flags uint8) {
-			p.captured[cgroup] = p.captured[cgroup] || flags&workloadExempt == 0
+		return EachWorkload(m, func(cgroup uint64, flags uint8) {
+			p.captured[cgroup] = p.captured[cgroup] || flags&exempt == 0
 		})
 	})
 	return p, err
@@ -95,11 +97,11 @@ func (p Pinned) Workload(cgroup uint64) (captured, known bool) {
 // workload then, except beside, where an egressd is that still serves (0: none):
 // starts that fail, each in a new cgroup, would fill the tables.
 func (p Pinned) Exempt(cgroup uint64, id uint32, beside uint64) error {
-	v := kernelWorkload(cgroup, WorkloadState{ID: id, Exempt: true})
+	v := bpf.EgressdEgdWorkload{Id: id, Flags: exempt, Home: cgroup}
 	return p.eachTable(func(m *ebpf.Map) error {
 		if m.ValueSize() != uint32(unsafe.Sizeof(v)) {
 			return fmt.Errorf("%w, so egressd can't exempt its own cgroup there; start it from a cgroup that is not captured, or run \"egressd unload\", which frees the workloads",
-				ErrABIMismatch)
+				layout.ErrMismatch)
 		}
 		if err := m.Put(cgroup, &v); err != nil {
 			return err
@@ -116,7 +118,7 @@ func dropExempt(m *ebpf.Map, id uint32, but ...uint64) error {
 	var v bpf.EgressdEgdWorkload
 	it := m.Iterate()
 	for it.Next(&cgroup, &v) {
-		if !slices.Contains(but, cgroup) && v.Id == id && v.Flags == workloadExempt {
+		if !slices.Contains(but, cgroup) && v.Id == id && v.Flags == exempt {
 			stale = append(stale, cgroup)
 		}
 	}
@@ -128,3 +130,7 @@ func dropExempt(m *ebpf.Map, id uint32, but ...uint64) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Locked says whether what is at work is there to deny everything, because a start
+// failed.
+func (p Pinned) Locked() bool { return p.AtWork() && bpffs.Marked(p.dir, bpffs.LockedMark) }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package bpffs
 
 import (
 	"bufio"
@@ -16,8 +16,8 @@ import (
 	"github.com/egressd/egressd/internal/securedir"
 )
 
-// BPFFS is where the bpf filesystem is mounted by convention.
-const BPFFS = "/sys/fs/bpf"
+// Root is where the bpf filesystem is mounted by convention.
+const Root = "/sys/fs/bpf"
 
 // VolatileError says that what is pinned in a directory would not outlive
 // egressd: its bpf filesystem is not mounted where the first process of the
@@ -29,42 +29,42 @@ func (e *VolatileError) Error() string {
 	return fmt.Sprintf("what is pinned in %s would be gone with egressd: %s", e.Dir, e.Why)
 }
 
-// PreparePins makes a directory to pin in, and mounts a bpf filesystem at BPFFS
+// Prepare makes a directory to pin in, and mounts a bpf filesystem at BPFFS
 // when dir lies there and none is mounted. It mounts one that outlives egressd
 // where that can be had. The error is a *VolatileError if it can't; with
 // volatile set dir is there all the same.
-func PreparePins(dir string, volatile bool) error {
+func Prepare(dir string, volatile bool) error {
 	var lasts error // nil: it does
 	switch {
-	case strings.HasPrefix(filepath.Clean(dir), BPFFS+"/") && !isBPFFS(BPFFS):
+	case strings.HasPrefix(filepath.Clean(dir), Root+"/") && !Is(Root):
 		if lasts = mountLasting(); lasts != nil && volatile {
 			if err := mountBPFFS(); err != nil {
 				return err
 			}
 		}
 	default:
-		lasts = lasting(existing(dir))
+		lasts = Lasting(existing(dir))
 	}
 	if lasts != nil && !volatile {
 		return lasts
 	}
-	if err := makePins(dir); err != nil {
+	if err := Make(dir); err != nil {
 		return err
 	}
 	return lasts
 }
 
-// makePins makes a directory that must be on a bpf filesystem.
-func makePins(dir string) error {
+// Make makes a directory that must be on a bpf filesystem.
+func Make(dir string) error {
 	if dir == "" {
 		return errors.New("no directory to pin to")
 	}
 	if err := securedir.Ensure(dir); err != nil {
 		return fmt.Errorf("make the pin directory: %w", err)
 	}
-	if !isBPFFS(dir) {
+	if !Is(dir) {
 		_ = os.Remove(dir)
-		return fmt.Errorf("%s is not on a bpf filesystem; mount one with: mount -t bpf bpffs %s", dir, BPFFS)
+		return fmt.Errorf("%s is not on a bpf filesystem; mount one with: mount -t bpf bpffs %s", dir, Root)
 	}
 	return nil
 }
@@ -79,14 +79,15 @@ func existing(dir string) string {
 	return dir
 }
 
-func isBPFFS(dir string) bool {
+// Is says whether a directory is on a bpf filesystem.
+func Is(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && st.Type == unix.BPF_FS_MAGIC
 }
 
 func mountBPFFS() error {
-	if err := unix.Mount("bpffs", BPFFS, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return fmt.Errorf("mount a bpf filesystem at %s: %w", BPFFS, err)
+	if err := unix.Mount("bpffs", Root, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a bpf filesystem at %s: %w", Root, err)
 	}
 	return nil
 }
@@ -96,22 +97,22 @@ func mountBPFFS() error {
 // there, and the same one here.
 func mountLasting() error {
 	if os.Getpid() == 1 {
-		return &VolatileError{BPFFS, "egressd is the first process of a container, and no bpf filesystem of the node is mounted there"}
+		return &VolatileError{Root, "egressd is the first process of a container, and no bpf filesystem of the node is mounted there"}
 	}
 	if err := mountBPFFS(); err != nil {
 		return err
 	}
-	err := lasting(BPFFS)
+	err := Lasting(Root)
 	if err == nil {
 		return nil
 	}
-	if uerr := unix.Unmount(BPFFS, 0); uerr != nil {
-		return fmt.Errorf("unmount %s: %w", BPFFS, uerr)
+	if uerr := unix.Unmount(Root, 0); uerr != nil {
+		return fmt.Errorf("unmount %s: %w", Root, uerr)
 	}
 	if merr := mountAt1(); merr != nil {
-		return &VolatileError{BPFFS, fmt.Sprintf("no bpf filesystem is mounted there, egressd is in a mount namespace of its own, and mounting one outside failed: %v", merr)}
+		return &VolatileError{Root, fmt.Sprintf("no bpf filesystem is mounted there, egressd is in a mount namespace of its own, and mounting one outside failed: %v", merr)}
 	}
-	return lasting(BPFFS)
+	return Lasting(Root)
 }
 
 // mountAt1 mounts a bpf filesystem at BPFFS in the mount namespace of the first
@@ -119,22 +120,22 @@ func mountLasting() error {
 func mountAt1() error {
 	tree := -1
 	err := inMountsOf1(func() (err error) {
-		if !isBPFFS(BPFFS) {
+		if !Is(Root) {
 			if err = mountBPFFS(); err != nil {
 				return err
 			}
 		}
-		tree, err = unix.OpenTree(unix.AT_FDCWD, BPFFS, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		tree, err = unix.OpenTree(unix.AT_FDCWD, Root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer unix.Close(tree)
-	if isBPFFS(BPFFS) { // it was propagated
+	if Is(Root) { // it was propagated
 		return nil
 	}
-	return unix.MoveMount(tree, "", unix.AT_FDCWD, BPFFS, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, Root, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 // inMountsOf1 runs f in the mount namespace of the first process, on a thread
@@ -161,14 +162,14 @@ func inMountsOf1(f func() error) error {
 	return <-done
 }
 
-// lasting returns a VolatileError unless the filesystem that dir is on is
+// Lasting returns a VolatileError unless the filesystem that dir is on is
 // mounted in the mount namespace of the first process, too.
-func lasting(dir string) error {
+func Lasting(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
-	if !isBPFFS(dir) {
+	if !Is(dir) {
 		return nil // which is said elsewhere
 	}
 	const mounts = "/proc/1/mountinfo"
@@ -189,20 +190,4 @@ func lasting(dir string) error {
 		return fmt.Errorf("read %s: %w", mounts, err)
 	}
 	return &VolatileError{dir, "the bpf filesystem there is mounted only in egressd's own mount namespace (a container's, or a unit's with PrivateMounts= or the like)"}
-}
-
-// CheckPins returns an error unless what this Datapath has attached is pinned,
-// and would outlive the process.
-func (d *Datapath) CheckPins() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, h := range d.hooks() {
-		if d.links[h.name] == nil {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join(d.opts.PinDir, linkPrefix+h.name)); err != nil {
-			return fmt.Errorf("a pin is gone: %w", err)
-		}
-	}
-	return lasting(d.opts.PinDir)
 }

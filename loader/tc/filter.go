@@ -1,26 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package tc
 
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	egdlink "github.com/egressd/egressd/internal/link"
 )
-
-// Before kernel 6.6 the programs on interfaces are filters of the clsact
-// qdisc, which stay when the process ends and go with the interface.
 
 // filterPrio and filterHandle say where the filters stand: first.
 const (
@@ -28,43 +20,23 @@ const (
 	filterHandle = 0xe9d
 )
 
-// filterPin is a pinned program that says that there are filters to remove.
-const filterPin = "prog_egd_tc"
+// FilterPin is a pinned program that says that there are filters to remove.
+const FilterPin = "prog_egd_tc"
 
-// hasTCX probes for TCX links by attaching to an interface that is not there.
-var hasTCX = sync.OnceValue(func() bool {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.SchedCLS, License: "Apache-2.0",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
-	})
-	if err != nil {
-		return false
-	}
-	defer prog.Close()
-	l, err := link.AttachTCX(link.TCXOptions{Interface: 1<<31 - 1, Program: prog, Attach: ebpf.AttachTCXIngress})
-	if err == nil {
-		l.Close()
-	}
-	return err == nil || errors.Is(err, unix.ENODEV)
-})
-
-func (d *Datapath) attachFilter(g *guard, p tcProgram) error {
-	pin := filepath.Join(d.opts.PinDir, filterPin)
-	if err := pinAgain(p.prog, pin); err != nil {
-		return fmt.Errorf("pin the program: %w", err)
-	}
+// AddFilter makes a program a filter of an interface.
+func AddFilter(index int, p InterfaceProgram) error {
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: g.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}
 	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add the clsact qdisc: %w", err)
 	}
 	f := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: g.Index, Parent: filterParent(p), Handle: filterHandle,
+			LinkIndex: index, Parent: filterParent(p), Handle: filterHandle,
 			Protocol: unix.ETH_P_ALL, Priority: filterPrio,
 		},
-		Fd: p.prog.FD(), Name: p.name, DirectAction: true,
+		Fd: p.Prog.FD(), Name: p.Name, DirectAction: true,
 	}
 	if err := netlink.FilterReplace(f); err != nil {
 		return fmt.Errorf("add the filter: %w", err)
@@ -72,14 +44,14 @@ func (d *Datapath) attachFilter(g *guard, p tcProgram) error {
 	return nil
 }
 
-// errNoInterface says that an interface is gone.
-var errNoInterface = errors.New("the interface is gone")
+// ErrNoInterface says that an interface is gone.
+var ErrNoInterface = errors.New("the interface is gone")
 
-// hasFilter says whether a program is a filter of an interface.
-func hasFilter(index int, p tcProgram, id uint32) (bool, error) {
+// HasFilter says whether a program is a filter of an interface.
+func HasFilter(index int, p InterfaceProgram, id uint32) (bool, error) {
 	l, err := netlink.LinkByIndex(index)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return false, errNoInterface
+		return false, ErrNoInterface
 	}
 	if err != nil {
 		return false, fmt.Errorf("interface %d: %w", index, err)
@@ -96,16 +68,16 @@ func hasFilter(index int, p tcProgram, id uint32) (bool, error) {
 	return false, nil
 }
 
-func filterParent(p tcProgram) uint32 {
-	if p.attach == ebpf.AttachTCXIngress {
+func filterParent(p InterfaceProgram) uint32 {
+	if p.Attach == ebpf.AttachTCXIngress {
 		return netlink.HANDLE_MIN_INGRESS
 	}
 	return netlink.HANDLE_MIN_EGRESS
 }
 
-// removeFilters removes egressd's filters from an interface. The qdisc stays:
+// RemoveFilters removes egressd's filters from an interface. The qdisc stays:
 // others may use it.
-func removeFilters(index int) error {
+func RemoveFilters(index int) error {
 	l, err := netlink.LinkByIndex(index)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil // and its filters are gone with it
@@ -120,7 +92,7 @@ func removeFilters(index int) error {
 			continue // no clsact
 		}
 		for _, f := range filters {
-			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, tcPrefix) {
+			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, Prefix) {
 				if err := netlink.FilterDel(f); !errors.Is(err, unix.ENOENT) { // another unload's
 					errs = append(errs, err)
 				}
@@ -130,9 +102,9 @@ func removeFilters(index int) error {
 	return errors.Join(errs...)
 }
 
-// removeAllFilters removes egressd's filters from every interface of this
+// RemoveAllFilters removes egressd's filters from every interface of this
 // network namespace but those that keep names.
-func removeAllFilters(keep func(index int) bool) error {
+func RemoveAllFilters(keep func(index int) bool) error {
 	links, err := egdlink.Whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
@@ -140,15 +112,8 @@ func removeAllFilters(keep func(index int) bool) error {
 	var errs []error
 	for _, l := range links {
 		if !keep(l.Attrs().Index) {
-			errs = append(errs, removeFilters(l.Attrs().Index))
+			errs = append(errs, RemoveFilters(l.Attrs().Index))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (d *Datapath) removeOtherFilters() error {
-	if _, err := os.Stat(filepath.Join(d.opts.PinDir, filterPin)); err != nil {
-		return nil
-	}
-	return removeAllFilters(func(i int) bool { return d.guards[i] != nil })
 }

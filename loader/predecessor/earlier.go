@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+// Package predecessor reads what an egressd that is at work already has, of whatever
+// version it is: its programs, and over whom they are.
+package predecessor
 
 import (
 	"errors"
@@ -24,8 +26,8 @@ type EarlierPrograms struct {
 	workloads map[uint64]bool
 }
 
-// readEarlier reads what is pinned.
-func readEarlier(dir, lastLink string) (e EarlierPrograms, err error) {
+// ReadEarlier reads what is pinned.
+func ReadEarlier(dir, lastLink string) (e EarlierPrograms, err error) {
 	l, err := link.LoadPinnedLink(filepath.Join(dir, lastLink), nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return e, nil
@@ -53,28 +55,9 @@ func readEarlier(dir, lastLink string) (e EarlierPrograms, err error) {
 	if m.KeySize() != 8 {
 		return e, nil // of a version that is not known: it saw nothing
 	}
-	err = eachWorkload(m, func(cgroup uint64, flags uint8) { e.workloads[cgroup] = flags&workloadExempt == 0 })
+	err = EachWorkload(m, func(cgroup uint64, flags uint8) { e.workloads[cgroup] = flags&exempt == 0 })
 	return e, err
 }
-
-// flagsAt is the place of the flags in struct egd_workload, in every version.
-const flagsAt = 9
-
-// eachWorkload goes through a table of workloads, of whatever version.
-func eachWorkload(m *ebpf.Map, f func(cgroup uint64, flags uint8)) error {
-	var key uint64
-	raw := make([]byte, m.ValueSize()) // another version's may be longer
-	it := m.Iterate()
-	for it.Next(&key, &raw) {
-		if len(raw) > flagsAt && !isNamedKey(key) {
-			f(key, raw[flagsAt])
-		}
-	}
-	return it.Err()
-}
-
-// Earlier is what the programs that Open found were over.
-func (d *Datapath) Earlier() EarlierPrograms { return d.earlier }
 
 // Saw says whether these programs have decided about all that the sockets of a cgroup
 // did. The cgroup is given by its id and those of the cgroups around it, the

@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package telemetry
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf/ringbuf"
-
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/sockdiag"
+	"github.com/egressd/egressd/loader/abi"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -88,56 +84,6 @@ var reasons = map[uint8]policy.Reason{
 	uint8(bpf.EgressdEgdReasonEGD_R_LISTENER):    policy.ReasonNoListener,
 }
 
-// lookInterval is how often the ring is read when nothing wakes the reader:
-// the kernel programs wake it for denials only.
-const lookInterval = 100 * time.Millisecond
-
-// Events calls f for each event of the kernel, in order, until Close or
-// DrainEvents, after which it can be called again. A record that cannot be read is skipped.
-func (d *Datapath) Events(f func(KernelEvent)) error {
-	defer d.draining.Store(false)
-	stop := make(chan struct{})
-	var looking sync.WaitGroup
-	looking.Go(func() {
-		tick := time.NewTicker(lookInterval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				_ = d.events.Flush() // fails when the ring is closed, which Events finds out
-			}
-		}
-	})
-	defer looking.Wait()
-	defer close(stop)
-	var rec ringbuf.Record
-	for {
-		err := d.events.ReadInto(&rec)
-		switch {
-		case errors.Is(err, ringbuf.ErrClosed):
-			return nil
-		case errors.Is(err, ringbuf.ErrFlushed):
-			if d.draining.Load() {
-				return nil
-			}
-			continue
-		case err != nil:
-			return fmt.Errorf("read the event ring: %w", err)
-		}
-		if e, ok := parseEvent(rec.RawSample); ok {
-			f(e)
-		}
-	}
-}
-
-// DrainEvents makes Events hand out what is in the ring now and then return.
-func (d *Datapath) DrainEvents() error {
-	d.draining.Store(true)
-	return d.events.Flush()
-}
-
 // Cut says that the event is about a connection whose socket is to be ended.
 func (e KernelEvent) Cut() bool {
 	return e.Src.IsValid() && !e.Closed && !e.Audit && e.Transport == policy.TCP
@@ -160,7 +106,7 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 	// encoding/binary takes ten times as long.
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&e)), unsafe.Sizeof(e)), raw)
 	at := time.Now()
-	if now, err := monotonic(); err == nil && now > e.Time {
+	if now, err := abi.Now(); err == nil && now > e.Time {
 		at = at.Add(-time.Duration(now - e.Time))
 	}
 	reason, ok := reasons[e.Reason]
@@ -174,7 +120,7 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 		Time:      at,
 		Closed:    e.Kind == uint8(bpf.EgressdEgdEventKindEGD_E_CLOSE),
 		Verdict:   policy.Verdict(e.Verdict),
-		Dst:       netip.AddrPortFrom(netip.AddrFrom16(e.Dst).Unmap(), htons(e.Dport)),
+		Dst:       netip.AddrPortFrom(netip.AddrFrom16(e.Dst).Unmap(), abi.Port(e.Dport)),
 		Transport: policy.Transport(e.Proto),
 		Reason:    reason,
 		Audit:     e.Audit != 0,
@@ -183,7 +129,7 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 		Cgroup:    e.Cgroup,
 		PID:       int(e.Pid),
 		UID:       int(e.Uid),
-		Command:   command(e.Comm[:]),
+		Command:   abi.Command(e.Comm[:]),
 		Name:      string(e.Name[:min(int(e.NameLen), len(e.Name))]),
 		Cookie:    e.Cookie,
 		Netns:     e.Netns,
@@ -196,23 +142,10 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 	}
 	out.Peer = out.Dst
 	if e.PeerPort != 0 {
-		out.Peer = netip.AddrPortFrom(netip.AddrFrom16(e.Peer).Unmap(), htons(e.PeerPort))
+		out.Peer = netip.AddrPortFrom(netip.AddrFrom16(e.Peer).Unmap(), abi.Port(e.PeerPort))
 	}
 	if e.Sport != 0 {
-		out.Src = netip.AddrPortFrom(netip.AddrFrom16(e.Src).Unmap(), htons(e.Sport))
+		out.Src = netip.AddrPortFrom(netip.AddrFrom16(e.Src).Unmap(), abi.Port(e.Sport))
 	}
 	return out, true
-}
-
-// command reads a NUL-terminated comm; generated types have it as int8s or
-// uint8s, depending on how C's char is declared.
-func command[T int8 | uint8](comm []T) string {
-	b := make([]byte, 0, len(comm))
-	for _, c := range comm {
-		if c == 0 {
-			break
-		}
-		b = append(b, byte(c))
-	}
-	return string(b)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package foreign
 
 import (
 	"cmp"
@@ -18,10 +18,10 @@ import (
 	"github.com/egressd/egressd/internal/cgroup"
 )
 
-// ForeignProgram is a program that is not this Datapath's at one of its hooks: at
+// Program is a program that is not this Datapath's at one of its hooks: at
 // the captured cgroup, or at one above it. One below runs before ours, which
 // decides about what it made of the address.
-type ForeignProgram struct {
+type Program struct {
 	// Hook is bpftool's name for it.
 	Hook string `json:"hook"`
 	ID   uint32 `json:"id"`
@@ -34,12 +34,12 @@ type ForeignProgram struct {
 }
 
 // Rewrites says whether it stands where it can change the destination.
-func (p ForeignProgram) Rewrites() bool {
+func (p Program) Rewrites() bool {
 	return strings.HasPrefix(p.Hook, "connect") || strings.HasPrefix(p.Hook, "sendmsg")
 }
 
 // Detach is the command that takes it away.
-func (p ForeignProgram) Detach() string {
+func (p Program) Detach() string {
 	return fmt.Sprintf("bpftool cgroup detach %s %s id %d", cmp.Or(p.Cgroup, "CGROUP"), p.Hook, p.ID)
 }
 
@@ -62,18 +62,11 @@ var bpftoolNames = map[ebpf.AttachType]string{
 	ebpf.AttachCGroupInet6Connect:     "connect6",
 }
 
-// foreign are the foreign programs that were there at the last look.
-type foreign struct{ all []ForeignProgram }
+// Seen are the foreign programs that were there at the last look.
+type Seen struct{ All []Program }
 
-// Foreign lists the foreign programs that Hold saw last.
-func (d *Datapath) Foreign() []ForeignProgram {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Clone(d.foreign.all)
-}
-
-// among picks the foreign ones out of the programs that run at a hook of a cgroup.
-func (f *foreign) among(at []link.AttachedProgram, own ebpf.ProgramID, dir string, attach ebpf.AttachType) (all []ForeignProgram) {
+// Among picks the foreign ones out of the programs that run at a hook of a cgroup.
+func (f *Seen) Among(at []link.AttachedProgram, own ebpf.ProgramID, dir string, attach ebpf.AttachType) (all []Program) {
 	before := true
 	for _, p := range at {
 		if p.ID == own {
@@ -86,14 +79,14 @@ func (f *foreign) among(at []link.AttachedProgram, own ebpf.ProgramID, dir strin
 }
 
 // describe names a program; one that was there before is known.
-func (f *foreign) describe(dir string, attach ebpf.AttachType, id ebpf.ProgramID, before bool) ForeignProgram {
-	for _, p := range f.all {
+func (f *Seen) describe(dir string, attach ebpf.AttachType, id ebpf.ProgramID, before bool) Program {
+	for _, p := range f.All {
 		if p.ID == uint32(id) && p.Hook == bpftoolNames[attach] {
 			p.Before = before
 			return p
 		}
 	}
-	p := ForeignProgram{Hook: bpftoolNames[attach], ID: uint32(id), Name: programName(id), Before: before}
+	p := Program{Hook: bpftoolNames[attach], ID: uint32(id), Name: programName(id), Before: before}
 	dirs, err := cgroup.Upwards(dir)
 	if err != nil {
 		return p
@@ -145,19 +138,19 @@ func programsAt(dir string, attach ebpf.AttachType) (ids []uint32, flags uint32,
 	return ids[:attr.count], attr.attachFlags, nil
 }
 
-// errForeign says that somebody else's program is in the way.
-var errForeign = errors.New("a program of somebody else")
+// ErrInTheWay says that somebody else's program is in the way.
+var ErrInTheWay = errors.New("a program of somebody else")
 
-// attachCgroup attaches a program to a cgroup. If another program forbids it, the
+// AttachCgroup attaches a program to a cgroup. If another program forbids it, the
 // error says which one, and how to be rid of it.
-func attachCgroup(path string, h hook) (link.Link, error) {
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: h.prog})
+func AttachCgroup(path string, prog *ebpf.Program, attach ebpf.AttachType) (link.Link, error) {
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: attach, Program: prog})
 	if err == nil || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EBUSY) {
 		return l, err
 	}
-	if p := forbidding(path, h.attach); p != nil {
+	if p := forbidding(path, attach); p != nil {
 		return nil, fmt.Errorf("%w, %q (id %d), attached to %s without BPF_F_ALLOW_MULTI, lets no other one beside or below it; "+
-			"detach it (%s) and attach it with \"multi\", or do without it, and start egressd again: %w", errForeign, p.Name, p.ID, p.Cgroup, p.Detach(), err)
+			"detach it (%s) and attach it with \"multi\", or do without it, and start egressd again: %w", ErrInTheWay, p.Name, p.ID, p.Cgroup, p.Detach(), err)
 	}
 	return nil, err
 }
@@ -165,7 +158,7 @@ func attachCgroup(path string, h hook) (link.Link, error) {
 // forbidding is the program because of which no other can be attached to a cgroup:
 // one there, or one above that may not be overridden (kernel/bpf/cgroup.c,
 // hierarchy_allows_attach). nil: none.
-func forbidding(path string, attach ebpf.AttachType) *ForeignProgram {
+func forbidding(path string, attach ebpf.AttachType) *Program {
 	dirs, err := cgroup.Upwards(path)
 	if err != nil {
 		return nil
@@ -178,9 +171,27 @@ func forbidding(path string, attach ebpf.AttachType) *ForeignProgram {
 		if flags&unix.BPF_F_ALLOW_MULTI != 0 || i > 0 && flags&unix.BPF_F_ALLOW_OVERRIDE != 0 {
 			return nil
 		}
-		return &ForeignProgram{
+		return &Program{
 			Hook: bpftoolNames[attach], ID: ids[0], Name: programName(ebpf.ProgramID(ids[0])), Cgroup: dir, Before: true,
 		}
 	}
 	return nil
+}
+
+// AttachedAnywhere lists the ids of all cgroups that programs of an egressd are
+// attached to, wherever their links are pinned, if anywhere. Links that come or
+// go meanwhile may be missing.
+func AttachedAnywhere() (cgroups []uint64, err error) {
+	var it link.Iterator
+	defer it.Close()
+	for it.Next() {
+		info, err := it.Link.Info()
+		if err != nil || info.Cgroup() == nil || info.Cgroup().CgroupId == 0 || slices.Contains(cgroups, info.Cgroup().CgroupId) {
+			continue
+		}
+		if programName(info.Program) == "egd_connect4" {
+			cgroups = append(cgroups, info.Cgroup().CgroupId)
+		}
+	}
+	return cgroups, it.Err()
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+// Package bpffs keeps what outlives the process: programs, maps and links that are
+// pinned in a directory of a bpf filesystem, whoever has that directory, and how all
+// of it is removed.
+package bpffs
 
 import (
 	"errors"
@@ -18,8 +21,8 @@ import (
 // ErrInUse says that another egressd has what was asked for.
 var ErrInUse = errors.New("in use")
 
-// ErrPinsTaken says that another egressd has a pin directory. It is an ErrInUse.
-var ErrPinsTaken = fmt.Errorf("the pin directory is %w: another egressd has it", ErrInUse)
+// ErrTaken says that another egressd has a pin directory. It is an ErrInUse.
+var ErrTaken = fmt.Errorf("the pin directory is %w: another egressd has it", ErrInUse)
 
 // PinLock is a lock on a pin directory. It is on the directory's inode, which is
 // the same one in every network and mount namespace and whatever state directory
@@ -29,13 +32,13 @@ type PinLock struct {
 	at  *os.File
 }
 
-// LockPins makes a pin directory, if it is missing, and locks it until Close.
-// Somebody else who has it is ErrPinsTaken: two who write the same tables and
+// LockDir makes a pin directory, if it is missing, and locks it until Close.
+// Somebody else who has it is ErrTaken: two who write the same tables and
 // replace each other's links would free what one of them holds. What a first start
 // left that was killed while it attached its programs, so that some are there and
 // others not, is removed.
-func LockPins(dir string) (*PinLock, error) {
-	if err := makePins(dir); err != nil {
+func LockDir(dir string) (*PinLock, error) {
+	if err := Make(dir); err != nil {
 		return nil, err
 	}
 	// Nobody sweeps before it is locked.
@@ -47,7 +50,7 @@ func LockPins(dir string) (*PinLock, error) {
 	if err := unix.Flock(int(around.Fd()), unix.LOCK_SH); err != nil {
 		return nil, fmt.Errorf("lock the directory of the pin directory: %w", err)
 	}
-	at, err := lockDir(dir)
+	at, err := lock(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -61,9 +64,9 @@ func LockPins(dir string) (*PinLock, error) {
 // is made again.
 const lockTries = 8
 
-func lockDir(dir string) (*os.File, error) {
+func lock(dir string) (*os.File, error) {
 	for range lockTries {
-		if err := makePins(dir); err != nil {
+		if err := Make(dir); err != nil {
 			return nil, err
 		}
 		at, err := os.Open(dir)
@@ -74,7 +77,7 @@ func lockDir(dir string) (*os.File, error) {
 			return nil, fmt.Errorf("open the pin directory: %w", err)
 		}
 		if err := unix.Flock(int(at.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			return nil, errors.Join(fmt.Errorf("%w: %s; end it, or choose another one with --pin-dir: %w", ErrPinsTaken, dir, err), at.Close())
+			return nil, errors.Join(fmt.Errorf("%w: %s; end it, or choose another one with --pin-dir: %w", ErrTaken, dir, err), at.Close())
 		}
 		// Who removed the directory meanwhile leaves a lock on nothing.
 		if securedir.IsAt(at, dir) {
@@ -85,18 +88,18 @@ func lockDir(dir string) (*os.File, error) {
 	return nil, fmt.Errorf("the pin directory %s is removed as often as it is made", dir)
 }
 
-// keep locks the directory that is at the lock's path now, if it is another one
+// Keep locks the directory that is at the lock's path now, if it is another one
 // than before: it was removed, or its bpf filesystem unmounted. volatile is that of
-// PreparePins.
-func (l *PinLock) keep(volatile bool) (renewed bool, err error) {
+// Prepare.
+func (l *PinLock) Keep(volatile bool) (renewed bool, err error) {
 	if securedir.IsAt(l.at, l.dir) {
 		return false, nil
 	}
 	v := (*VolatileError)(nil)
-	if err := PreparePins(l.dir, volatile); err != nil && !(volatile && errors.As(err, &v)) {
+	if err := Prepare(l.dir, volatile); err != nil && !(volatile && errors.As(err, &v)) {
 		return false, err
 	}
-	at, err := lockDir(l.dir)
+	at, err := lock(l.dir)
 	if err != nil {
 		return false, err
 	}
@@ -105,9 +108,9 @@ func (l *PinLock) keep(volatile bool) (renewed bool, err error) {
 	return true, nil
 }
 
-// TakePinLock makes a PinLock of the open, locked directory of another one, which
+// TakeLock makes a PinLock of the open, locked directory of another one, which
 // has to be the one at the path. It takes the file over.
-func TakePinLock(dir string, at *os.File) (*PinLock, error) {
+func TakeLock(dir string, at *os.File) (*PinLock, error) {
 	if at == nil || !securedir.IsAt(at, dir) {
 		return nil, fmt.Errorf("the lock is not that of the pin directory %s", dir)
 	}
@@ -121,9 +124,9 @@ func (l *PinLock) SyscallConn() (syscall.RawConn, error) { return l.at.SyscallCo
 // Close lets go of the directory.
 func (l *PinLock) Close() error { return l.at.Close() }
 
-// SweepPins removes a pin directory that nobody has locked, with all that is in it,
+// Sweep removes a pin directory that nobody has locked, with all that is in it,
 // unless one of its programs is over a cgroup, given by its id, that is in use.
-func SweepPins(dir string, used func(cgroup uint64) bool) error {
+func Sweep(dir string, used func(cgroup uint64) bool) error {
 	if err := securedir.Check(dir); err != nil {
 		return err
 	}
@@ -150,5 +153,15 @@ func SweepPins(dir string, used func(cgroup uint64) bool) error {
 		return fmt.Errorf("what is captured there is %w", ErrInUse)
 	}
 	_, err = Unload(dir)
+	return err
+}
+
+// sweepBegun removes what a start that was killed half-way attached. The caller
+// has the directory's lock.
+func sweepBegun(dir string) error {
+	if !Marked(dir, BegunMark) {
+		return nil
+	}
+	_, err := Empty(dir)
 	return err
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+// Package kernel says what the kernel that egressd runs on can do, and what can be
+// done about what it refuses.
+package kernel
 
 import (
 	"errors"
@@ -9,6 +11,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/sockdiag"
 	"github.com/egressd/egressd/policy"
@@ -57,3 +61,20 @@ func ender(t policy.Transport) func() error {
 		return err
 	}
 }
+
+// HasTCX probes for TCX links by attaching to an interface that is not there.
+var HasTCX = sync.OnceValue(func() bool {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "Apache-2.0",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	if err != nil {
+		return false
+	}
+	defer prog.Close()
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 1<<31 - 1, Program: prog, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		l.Close()
+	}
+	return err == nil || errors.Is(err, unix.ENODEV)
+})

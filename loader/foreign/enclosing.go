@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+// Package foreign says who else is at the hooks of a cgroup: programs of others, which
+// run beside egressd's, and policies that a process is under already.
+package foreign
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader/predecessor"
 )
 
 // leaving are the hooks of a cgroup that can keep a process from sending.
@@ -67,66 +69,10 @@ func attachedTo(dir string, named map[uint64]bool) (bool, error) {
 			if at != ebpf.AttachCGroupInet4Connect {
 				continue // each egressd has this one
 			}
-			if err := workloadsOf(p.ID, named); err != nil {
+			if err := predecessor.Workloads(p.ID, named); err != nil {
 				return false, err
 			}
 		}
 	}
 	return found, nil
-}
-
-// workloadsOf adds the cgroups in the table of workloads that a program has.
-func workloadsOf(program ebpf.ProgramID, named map[uint64]bool) error {
-	return eachTable(program, map[ebpf.MapID]bool{}, func(m *ebpf.Map) error {
-		return eachWorkload(m, func(cgroup uint64, flags uint8) {
-			if flags&workloadOutside == 0 {
-				named[cgroup] = true
-			}
-		})
-	})
-}
-
-// eachTable calls f with the table of workloads that a program has, unless it
-// is in done, where it is noted. A program that is gone has none.
-func eachTable(program ebpf.ProgramID, done map[ebpf.MapID]bool, f func(*ebpf.Map) error) error {
-	p, err := ebpf.NewProgramFromID(program)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // detached meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return err
-	}
-	maps, _ := info.MapIDs()
-	for _, id := range maps {
-		if done[id] {
-			continue
-		}
-		done[id] = true
-		if err := ifTable(id, f); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ifTable calls f if the map is a table of workloads.
-func ifTable(id ebpf.MapID, f func(*ebpf.Map) error) error {
-	m, err := ebpf.NewMapFromID(id)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	info, err := m.Info()
-	if err != nil || info.Name != "egd_workloads" || m.KeySize() != 8 {
-		return err
-	}
-	return f(m)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package kernel
 
 import (
 	"errors"
@@ -14,8 +14,8 @@ import (
 	"github.com/egressd/egressd/internal/memcg"
 )
 
-// explainLoad says what can be done about an error of loading maps and programs.
-func explainLoad(err error) error {
+// Explain says what can be done about an error of loading maps and programs.
+func Explain(err error) error {
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		if release := unix.ByteSliceToString(u.Release[:]); tooOld(release) {
@@ -59,7 +59,7 @@ func memoryLimit() string {
 	case !ok:
 		return "no cgroup around egressd limits it, so the node itself has none left"
 	}
-	return fmt.Sprintf("the memory limit of the cgroup %s is %s (MemoryMax= of a unit, limits.memory of a container); raise it", l.Dir, MiB(l.Max))
+	return fmt.Sprintf("the memory limit of the cgroup %s is %s (MemoryMax= of a unit, limits.memory of a container); raise it", l.Dir, memcg.MiB(l.Max))
 }
 
 // needed are the capabilities that loading and attaching take (capabilities(7)).
@@ -82,12 +82,4 @@ func missingCapabilities() []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// explainAttach says what can be done about an error of attaching to a cgroup.
-func explainAttach(err error) error {
-	if errors.Is(err, errForeign) { // which says so
-		return err
-	}
-	return explainLoad(err)
 }
