@@ -5,37 +5,16 @@ package policy
 import (
 	"cmp"
 	"net/netip"
+
+	"github.com/egressd/egressd/policy/internal/authz"
 )
-
-// access is what a guard says of flows before their first byte.
-type access uint8
-
-const (
-	// open: whatever comes, it is allowed.
-	open access = iota
-	// depends: the forwarding core must look.
-	depends
-	// shut: whatever comes, it is denied.
-	shut
-)
-
-// access says what the kernel can know.
-func (g *guard) access(f *authFacts) access {
-	switch {
-	case g == nil || g.refuses(f, false).reason == "":
-		return open
-	case g.refuses(f, true).reason != "":
-		return shut
-	}
-	return depends
-}
 
 // limit is the way of flows that a rule opens and a guard watches.
-func (w Way) limit(a access, t Transport) Way {
+func (w Way) limit(a authz.Access, t Transport) Way {
 	switch {
-	case a == open:
+	case a == authz.Open:
 		return w
-	case a == depends && t == TCP:
+	case a == authz.Depends && t == TCP:
 		return Way{Verdict: Proxy}
 	}
 	return Way{} // for UDP there is nobody who could look
@@ -44,29 +23,29 @@ func (w Way) limit(a access, t Transport) Way {
 // kernelFacts are what the kernel knows of flows to a port at addresses that
 // stand for name; "" when they stand for several. What the forwarding core
 // will know beyond that depends on the protocol. UDP does not pass there.
-func (hp *HostPort) kernelFacts(name string, dst netip.Prefix) authFacts {
-	f := authFacts{port: hp.Number, host: name, hostIs: known, dst: dst, dstIs: known}
+func (hp *HostPort) kernelFacts(name string, dst netip.Prefix) authz.Facts {
+	f := authz.Facts{Port: hp.Number, Host: name, HostIs: authz.Known, Dst: dst, DstIs: authz.Known}
 	pr := hp.Protocol
-	unread := never // what is read of a flow
+	unread := authz.Never // what is read of a flow
 	if pr != ProtocolTCP && pr != ProtocolUDP {
-		unread = later
+		unread = authz.Later
 	}
 	if name == "" {
-		f.hostIs = unread
+		f.HostIs = unread
 	}
 	if pr.Transport() == TCP {
-		f.srcIs = later
+		f.SrcIs = authz.Later
 	}
 	if !dst.IsValid() {
-		f.dstIs = f.srcIs
+		f.DstIs = f.SrcIs
 	}
 	switch {
 	case pr.IsTLS():
-		f.sni, f.sniIs = name, f.hostIs
+		f.SNI, f.SNIIs = name, f.HostIs
 	case pr.IsHTTP():
-		f.sniIs, f.requestIs = known, later // there is none
+		f.SNIIs, f.RequestIs = authz.Known, authz.Later // there is none
 	case pr == ProtocolUnset:
-		f.sniIs, f.requestIs = later, later
+		f.SNIIs, f.RequestIs = authz.Later, authz.Later
 	}
 	return f
 }
@@ -74,25 +53,25 @@ func (hp *HostPort) kernelFacts(name string, dst netip.Prefix) authFacts {
 // flowFacts are what is known of a flow to the port when its last decision is
 // made: f.Host is what it carried itself; name is what it is for when it is
 // opaque. own says that the address that was dialled belongs to the name.
-func (hp *HostPort) flowFacts(f *Flow, name string, own bool, r *Request) authFacts {
-	out := authFacts{port: hp.Number, host: name}
+func (hp *HostPort) flowFacts(f *Flow, name string, own bool, r *Request) authz.Facts {
+	out := authz.Facts{Port: hp.Number, Host: name}
 	if name != "" {
-		out.hostIs = known
+		out.HostIs = authz.Known
 	}
 	if a := f.Dst.Addr().Unmap().WithZone(""); own && a.IsValid() {
-		out.dst, out.dstIs = netip.PrefixFrom(a, a.BitLen()), known
+		out.Dst, out.DstIs = netip.PrefixFrom(a, a.BitLen()), authz.Known
 	}
 	if f.Src.IsValid() {
-		out.src, out.srcIs = f.Src, known
+		out.Src, out.SrcIs = f.Src, authz.Known
 	}
 	if hp.Protocol == ProtocolTCP || hp.Protocol == ProtocolUDP {
 		return out // whatever it carries, it is not read everywhere
 	}
 	switch {
 	case r != nil:
-		out.request, out.requestIs, out.sniIs = r, known, known
+		out.Request, out.RequestIs, out.SNIIs = r, authz.Known, authz.Known
 	case f.HostFrom == EvidenceSNI && f.Host != "":
-		out.sni, out.sniIs = f.Host, known
+		out.SNI, out.SNIIs = f.Host, authz.Known
 	}
 	return out
 }
@@ -118,7 +97,7 @@ func (hp *HostPort) wayOf(name string, a netip.Addr) Way {
 		dst = netip.PrefixFrom(a, a.BitLen())
 	}
 	f := hp.kernelFacts(name, dst)
-	return w.limit(hp.guard.access(&f), hp.Protocol.Transport())
+	return w.limit(hp.guard.Access(&f), hp.Protocol.Transport())
 }
 
 // refusesOpaque says why a flow whose bytes are not read is denied; it was
@@ -132,7 +111,7 @@ func (hp *HostPort) refusesOpaque(f *Flow, name string) refusal {
 	}
 	facts := hp.flowFacts(f, name, true, nil)
 	f.Trace.port(hp, &facts)
-	return hp.guard.refuses(&facts, false)
+	return refusedBy(hp.guard, &facts, false)
 }
 
 // refusal says why nothing of what may come is allowed.
@@ -146,21 +125,21 @@ func (hp *HostPort) refusal(name string, a netip.Addr) refusal {
 	}
 	f := hp.kernelFacts(name, dst)
 	// For UDP nothing is known later: hope changes nothing.
-	if r := hp.guard.refuses(&f, true); r.reason != "" || hp.Protocol.Transport() == TCP {
+	if r := refusedBy(hp.guard, &f, true); r.reason != "" || hp.Protocol.Transport() == TCP {
 		return r
 	}
-	return hp.guard.refuses(&f, false)
+	return refusedBy(hp.guard, &f, false)
 }
 
 // marked adds the marks that the guard of an allowed flow makes.
-func (d Decision) marked(f *authFacts) Decision {
-	d.Audited, d.DryRun = d.Port.guard.marks(f)
+func (d Decision) marked(f *authz.Facts) Decision {
+	d.Audited, d.DryRun = d.Port.guard.Marks(f)
 	return d
 }
 
 // markedBy adds the marks that another guard on the flow's way makes.
-func (d Decision) markedBy(g *guard, f *authFacts) Decision {
-	audited, dryRun := g.marks(f)
+func (d Decision) markedBy(g *authz.Authorizer, f *authz.Facts) Decision {
+	audited, dryRun := g.Marks(f)
 	d.Audited, d.DryRun = cmp.Or(d.Audited, audited), cmp.Or(d.DryRun, dryRun)
 	return d
 }
@@ -168,22 +147,18 @@ func (d Decision) markedBy(g *guard, f *authFacts) Decision {
 // facts are what is known of a flow that is allowed as own and goes on as the
 // gateway's: name is what it is for there, r its request as the gateway sees
 // it.
-func (l *GatewayListener) facts(f *Flow, own *HostPort, name string, r *Request) authFacts {
+func (l *GatewayListener) facts(f *Flow, own *HostPort, name string, r *Request) authz.Facts {
 	out := own.flowFacts(f, name, false, r)
-	out.atGateway(l.Port)
+	out.AtGateway(l.Port)
 	if r != nil && l.IsTLS() {
-		out.sniIs = never // the TLS between workload and gateway is not there
+		out.SNIIs = authz.Never // the TLS between workload and gateway is not there
 	}
 	return out
 }
 
-// atGateway turns the facts to a port of a gateway. The address that would be
-// dialled there is its own.
-func (f *authFacts) atGateway(port uint16) { f.port, f.dst, f.dstIs = port, netip.Prefix{}, never }
-
 // gate is the guard of another destination than the one that a flow asked for.
 type gate struct {
-	guard *guard
+	guard *authz.Authorizer
 	port  *HostPort
 	host  string
 }
@@ -191,10 +166,10 @@ type gate struct {
 // facts are what is known of a flow that is allowed as own under a name and
 // goes to the gate's destination. The address that was dialled says something
 // of that only when it is the one that the flow asked for.
-func (g *gate) facts(f *Flow, own *HostPort, name string, r *Request) authFacts {
+func (g *gate) facts(f *Flow, own *HostPort, name string, r *Request) authz.Facts {
 	// Where the protocols differ, what was read of the flow counts.
 	out := own.flowFacts(f, g.host, g.port == own && g.host == name, r)
-	out.port = g.port.Number
+	out.Port = g.port.Number
 	return out
 }
 
@@ -202,5 +177,26 @@ func (g *gate) facts(f *Flow, own *HostPort, name string, r *Request) authFacts 
 func (g *gate) refuses(f *Flow, own *HostPort, name string, r *Request) refusal {
 	facts := g.facts(f, own, name, r)
 	f.Trace.gate(g, &facts)
-	return g.guard.refuses(&facts, false)
+	return refusedBy(g.guard, &facts, false)
+}
+
+// refusal is why a flow is denied, and by which rule; no reason: it is not.
+type refusal struct {
+	reason Reason
+	rule   *Ref
+}
+
+func (r refusal) decision() Decision { return deny(r.reason, r.rule) }
+
+// refusedBy says whether an Authorizer, which may be nil, denies a flow. With
+// hope, only what cannot be allowed any more is refused.
+func refusedBy(g *authz.Authorizer, f *authz.Facts, hope bool) refusal {
+	switch ruling, rule := g.Refuses(f, hope); ruling {
+	case authz.Denied:
+		return refusal{ReasonAuthorization, rule}
+	case authz.NotAllowed:
+		return refusal{ReasonNoAllow, rule}
+	default:
+		return refusal{}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/internal/cow"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // addressTable finds what an address and port open by themselves. The cost
@@ -44,7 +45,7 @@ type addressEntry struct {
 	// access is what the guards of rules and the node's operator say, and
 	// whether a rule of another namespace comes before; nil when all is open. An
 	// entry of which all rules are shut denies, whatever lies around it.
-	access []access
+	access []authz.Access
 }
 
 // shut says whether guards have closed all of the entry.
@@ -77,9 +78,9 @@ func (hp *HostPort) named() bool { return hp.Protocol.IsHTTP() || hp.Protocol.Is
 
 // access is what the node's operator and guards say of flows to the rule's
 // prefix.
-func (r addressRule) access() access {
+func (r addressRule) access() authz.Access {
 	if r.refused || r.way.Verdict == Deny {
-		return shut
+		return authz.Shut
 	}
 	return r.rule.staticAccess(r.prefix)
 }
@@ -206,13 +207,13 @@ func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addres
 	if slices.ContainsFunc(rules, func(r addressRule) bool {
 		return r.refused || r.rule.guard != nil || r.way.Verdict == Deny || lost(r)
 	}) {
-		e.access = make([]access, len(rules))
+		e.access = make([]authz.Access, len(rules))
 	}
 	for i, r := range rules {
 		way := r.way
 		if e.access != nil {
 			if e.access[i] = r.access(); lost(r) {
-				e.access[i] = shut
+				e.access[i] = authz.Shut
 			}
 			way = way.limit(e.access[i], k.transport)
 		}
@@ -301,7 +302,7 @@ func (t *addressTable) miss(transport Transport, dst netip.AddrPort) (Reason, *H
 		if err != nil {
 			continue
 		}
-		if e, ok := t.entries.Get(addressKey{prefix, transport.other(), dst.Port()}); ok {
+		if e, ok := t.entries.Get(addressKey{prefix, transport.Other(), dst.Port()}); ok {
 			return ReasonTransport, e.rules[0].rule
 		}
 		if rules, ok := t.near.Get(prefix); ok && near == nil {
@@ -373,12 +374,4 @@ func (t *addressTable) closed(out []Opening, k addressKey) []Opening {
 		return out
 	}
 	return append(out, Opening{Prefix: k.prefix, Port: k.port, Transport: k.transport, Verdict: Proxy})
-}
-
-// other is the transport that t is not.
-func (t Transport) other() Transport {
-	if t == UDP {
-		return TCP
-	}
-	return UDP
 }

@@ -2,34 +2,9 @@
 
 package policy
 
-import "testing"
-
-// TestPlainPath: how servers may read a path.
-func TestPlainPath(t *testing.T) {
-	for raw, want := range map[string]string{
-		"/": "/", "/a/b": "/a/b", "/%61": "/a", "/a//b/": "/a/b/", "/a/../b": "/b", `/a\b`: "/a/b",
-		"/a;x/b;y": "/a/b", "/a%3bx": "/a", "/a%2fb": "/a/b", "/a%5Cb": "/a/b", "/a/..;/b": "/b",
-		"/a#b": "/a", "/a#": "/a", "/a#/../b": "/a", "/#a": "/", "/a%23b": "/a#b",
-		"/a%00b": "/a", "/a\x00b": "/a", "/%00": "/",
-		"/%zz": "/%zz", "/%61%zz": "/a%zz", "/%61%": "/a%", "/%6": "/%6", "/a%2": "/a%2", "/%zz%2e%2e/b": "/%zz../b",
-	} {
-		if got := plainPath(raw); got != want {
-			t.Errorf("plainPath(%q) = %q, want %q", raw, got, want)
-		}
-	}
-}
-
-func FuzzPlainPath(f *testing.F) {
-	for _, s := range []string{"/", "/a#b", "/%61%zz", "/a;b/../c//", `\..\a`, "%00", ""} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, raw string) {
-		got := plainPath(raw)
-		if got != raw && (got == "" || got[0] != '/') {
-			t.Errorf("plainPath(%q) = %q", raw, got)
-		}
-	})
-}
+import (
+	"testing"
+)
 
 // TestAuthorizationOfForms: what is denied is denied in each form in which a
 // server may read it, and nothing is allowed by one form alone.

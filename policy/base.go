@@ -10,6 +10,8 @@ import (
 
 	"github.com/egressd/egressd/internal/cow"
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // base is what a Snapshot keeps for the next one to build on.
@@ -32,7 +34,7 @@ type base struct {
 	// kube has the Kubernetes Services by host, borrow by namespace and name.
 	kube     map[string]*Service
 	borrow   map[[2]string]*Service
-	matchers map[*HTTPMatch]*matcher
+	matchers map[*HTTPMatch]*match.HTTPMatcher
 	// parts are services as Sidecars let them be seen; oldParts are those of
 	// the snapshot before, while a new one is built.
 	parts, oldParts map[part][]*Service
@@ -49,7 +51,7 @@ func newBase(c *Config, old *base) *base {
 		cfg: c, declared: cow.New[hostname.Pattern, []string](hashPattern),
 		contested: map[string]int{}, limited: map[string]int{}, opaque: map[uint16]map[string]int{},
 		kube: map[string]*Service{}, borrow: map[[2]string]*Service{},
-		matchers: map[*HTTPMatch]*matcher{}, parts: map[part][]*Service{}, sidecars: map[sidecarIn]*Sidecar{},
+		matchers: map[*HTTPMatch]*match.HTTPMatcher{}, parts: map[part][]*Service{}, sidecars: map[sidecarIn]*Sidecar{},
 	}
 	if old != nil {
 		n.declared, n.contested, n.limited = old.declared, maps.Clone(old.contested), maps.Clone(old.limited)
@@ -156,7 +158,7 @@ func claimed(removed, added []*Service) map[claim]int {
 			if !s.External {
 				continue
 			}
-			for _, h := range s.claims() {
+			for _, h := range claimsOf(s) {
 				c := claim{h, s.Ref.Namespace}
 				if out[c] += by; out[c] == 0 {
 					delete(out, c)
@@ -197,15 +199,15 @@ func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], c claim, by int
 	}
 }
 
-// claims lists what a service declares: its hosts, and the prefixes that it
+// claimsOf lists what a service declares: its hosts, and the prefixes that it
 // names.
-func (s *Service) claims() []hostname.Pattern {
+func claimsOf(s *Service) []hostname.Pattern {
 	if len(s.Addresses)+len(s.Endpoints) == 0 {
 		return s.Hosts
 	}
 	out := slices.Clone(s.Hosts)
 	for _, a := range s.Addresses {
-		out = append(out, hostname.Pattern(plainPrefix(a).String()))
+		out = append(out, hostname.Pattern(ipguard.Plain(a).String()))
 	}
 	for _, e := range s.Endpoints {
 		if a := e.Addr.Unmap(); a.IsValid() {

@@ -8,6 +8,8 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // Route is the rule that acts on a flow, and all ways that it may send it.
@@ -153,13 +155,13 @@ func (p *Policy) DefaultRetries() string {
 	if p.scope.retries == nil {
 		return ""
 	}
-	return p.scope.retries.describe() + ", the mesh's default (defaultHttpRetryPolicy)"
+	return p.scope.retries.Describe() + ", the mesh's default (defaultHttpRetryPolicy)"
 }
 
 // imported says that a destination is visible to rules that lead there alone;
 // "" when it is to all.
 func (p *Policy) imported(u *Upstream) string {
-	if u == nil || u.Match == nil || p.scope.sidecar == nil {
+	if u == nil || u.Match == nil || p.scope.sidecar.Sidecar == nil {
 		return ""
 	}
 	if h, _ := p.names.Get(u.Match.Pattern); h == u.Match {
@@ -249,11 +251,11 @@ func (a *HTTPAction) conditions() string {
 	if m == nil {
 		return ""
 	}
-	c, err := newMatcher(m)
+	c, err := match.NewHTTPMatcher(m)
 	if err != nil {
 		return "" // it is validated
 	}
-	return joined(c.text(m), scopeText(m.Gateways, m.SourceNamespace, m.SourceLabels))
+	return joined(c.Text(m), scopeText(m.Gateways, m.SourceNamespace, m.SourceLabels))
 }
 
 func (r *l4Route) conditions() string {

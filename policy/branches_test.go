@@ -14,7 +14,7 @@ func spread() *Config {
 	c := guarded(authorize(AuthDeny, "http", &AuthRule{}))
 	inside := kube("inside")
 	inside.Ports = []Port{{Number: 80, Protocol: ProtocolHTTP}}
-	c.Services = append(c.Services, se("free", ResolutionDNS, "free.example.com").port(80, ProtocolHTTP), inside)
+	c.Services = append(c.Services, with(se("free", ResolutionDNS, "free.example.com"), svcPort(80, ProtocolHTTP)), inside)
 	rule := &HTTPRule{Route: []*WeightedDestination{
 		{Destination: Destination{Host: "free.example.com", Port: 80}, Weight: 4},
 		{Destination: Destination{Host: "http.example.com", Port: 80}, Weight: 3},

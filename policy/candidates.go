@@ -2,6 +2,8 @@
 
 package policy
 
+import "github.com/egressd/egressd/policy/internal/authz"
+
 // candidates are the rules that may apply to a flow whose name is not known
 // yet: the first of each kind, and what the kernel does with the flow.
 type candidates struct {
@@ -103,7 +105,7 @@ func (c *candidates) merge(f *Flow, e *addressEntry, around bool) {
 	}
 	for i, a := range e.access {
 		hp := e.rules[i].rule
-		if a == shut || a == depends && f.Transport == UDP {
+		if a == authz.Shut || a == authz.Depends && f.Transport == UDP {
 			c.refuse(e.rules[i].refusal(f.Dst.Addr()))
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // classify chooses what the kernel does with flows that hp allows: what the
@@ -55,18 +56,18 @@ func (hp *HostPort) settle(h *Host, r *reach) {
 	}
 	if hp.guard != nil {
 		f := hp.kernelFacts(hp.exactName(), netip.Prefix{})
-		hp.Verdict = Way{Verdict: hp.Verdict}.limit(hp.guard.access(&f), hp.Protocol.Transport()).Verdict
+		hp.Verdict = Way{Verdict: hp.Verdict}.limit(hp.guard.Access(&f), hp.Protocol.Transport()).Verdict
 	}
 }
 
 // staticAccess is what the guard says of flows to a prefix that the service
 // itself names.
-func (hp *HostPort) staticAccess(prefix netip.Prefix) access {
+func (hp *HostPort) staticAccess(prefix netip.Prefix) authz.Access {
 	if hp.guard == nil {
-		return open
+		return authz.Open
 	}
 	f := hp.kernelFacts(hp.exactName(), prefix)
-	return hp.guard.access(&f)
+	return hp.guard.Access(&f)
 }
 
 // Indices by family.

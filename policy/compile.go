@@ -10,6 +10,8 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy/internal/authz"
+	"github.com/egressd/egressd/policy/internal/validate"
 )
 
 // Compile compiles c, whose order it takes as precedence. It returns all
@@ -33,7 +35,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	}
 	b.index()
 	b.covered = b.base.covered()
-	b.indexAuthorizations()
+	b.auth = authz.NewCatalog(b.cfg.Authorizations, b.rootNamespace(), b.trustDomain())
 	out := &Snapshot{base: b.base}
 	b.policies(out)
 	out.listeners = b.listeners(out)
@@ -62,9 +64,9 @@ type builder struct {
 	ranks map[*Service]int
 	// upstreams are those of Kubernetes Services, by host and chosen port.
 	upstreams map[Destination]*Upstream
-	auth      *authIndex
+	auth      *authz.Catalog
 	// authScopes and destinationScopes are made once for each scope.
-	authScopes        map[*scope]*authScope
+	authScopes        map[*scope]*authz.Compiler
 	destinationScopes map[*scope]*destinationScope
 	// doors are the ports of gateways that rules lead to, by the services that
 	// stand for them; gateways are all Gateways by "namespace/name".
@@ -91,7 +93,7 @@ type builder struct {
 func newBuilder(c *Config, s *Snapshot) *builder {
 	b := &builder{
 		cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{},
-		authScopes: map[*scope]*authScope{}, destinationScopes: map[*scope]*destinationScope{},
+		authScopes: map[*scope]*authz.Compiler{}, destinationScopes: map[*scope]*destinationScope{},
 		doors: map[doorKey]*door{}, gateways: map[string]*Gateway{},
 		said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
 		nearest: map[string][]*VirtualService{},
@@ -130,7 +132,7 @@ func (b *builder) rank(s *Service) int {
 			b.ranks[s] = i
 		}
 	}
-	return b.ranks[s.whole()]
+	return b.ranks[whole(s)]
 }
 
 // errorf notes an error about the object that ref names.
@@ -214,4 +216,25 @@ func (b *builder) identify(out *Snapshot, had map[string]PolicyID, of []int, i i
 	}
 	out.next++
 	return out.next - 1
+}
+
+// validate notes what Compile could not give a safe meaning to.
+func (b *builder) validate() {
+	for _, s := range b.added { // the others were good before
+		validate.Service(s, b.errorf)
+	}
+	for _, vs := range b.cfg.VirtualServices {
+		validate.VirtualService(vs, b.errorf)
+		for _, r := range vs.HTTP {
+			for _, m := range r.Matches {
+				b.matcher(r, m)
+			}
+		}
+	}
+	for _, a := range b.cfg.Authorizations {
+		authz.Validate(a, b.errorf)
+	}
+	for _, g := range b.cfg.Gateways {
+		validate.Gateway(g, b.errorf)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // server is a GatewayServer together with its Gateway.
@@ -57,7 +58,7 @@ func (b *builder) listeners(out *Snapshot) []*GatewayListener {
 		for i := range g.Servers {
 			s := &g.Servers[i]
 			k := netip.AddrPortFrom(s.Bind, s.Port)
-			byAddress[k] = append(byAddress[k], g.server(s, g.Ref.Namespace))
+			byAddress[k] = append(byAddress[k], serverOf(g, s, g.Ref.Namespace))
 		}
 	}
 	keys := slices.SortedFunc(maps.Keys(byAddress), func(x, y netip.AddrPort) int {
@@ -93,14 +94,14 @@ func shared(all []*GatewayListener, d *door) *GatewayListener {
 	return nil
 }
 
-func (g *Gateway) server(s *GatewayServer, namespace string) server {
+func serverOf(g *Gateway, s *GatewayServer, namespace string) server {
 	return server{s, g.Ref.Namespace + "/" + g.Ref.Name, namespace}
 }
 
 // selects says whether g is for this node's gateway: its selector is empty,
 // or the node carries all of its labels. A node without labels has no gateway.
 func (b *builder) selects(g *Gateway) bool {
-	return len(b.cfg.GatewaySelector) > 0 && selects(g.Selector, b.cfg.GatewaySelector)
+	return len(b.cfg.GatewaySelector) > 0 && match.Labels(g.Selector, b.cfg.GatewaySelector)
 }
 
 // newDoor merges servers that share a port; nil when none is left.
@@ -157,7 +158,7 @@ func (b *builder) merge(servers []server) []server {
 // bound says whether the rules of vs are for a server: it names the Gateway,
 // and is visible to the namespace of the proxy.
 func (b *builder) bound(vs *VirtualService, s *server) bool {
-	return slices.Contains(vs.Gateways, s.gateway) && vs.Export.sees(s.namespace, b.cfg.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+	return slices.Contains(vs.Gateways, s.gateway) && visible(vs.Export, s.namespace, inNamespace(b.cfg.Mesh.DefaultVirtualServiceExport, vs.Ref.Namespace))
 }
 
 // rulesAt is every VirtualService in the order of precedence that a namespace
@@ -166,7 +167,7 @@ func (b *builder) rulesAt(namespace string) []*VirtualService {
 	all, ok := b.nearest[namespace]
 	if !ok {
 		all = slices.Clone(b.cfg.VirtualServices)
-		b.cfg.nearestFirst(all, namespace)
+		nearestFirst(b.cfg, all, namespace)
 		b.nearest[namespace] = all
 	}
 	return all
@@ -182,7 +183,7 @@ func (b *builder) sniRules(servers []server) *hostname.Index[*sniRule] {
 		}
 		for i := range servers {
 			s := &servers[i]
-			if !s.Protocol.IsTLS() || s.terminates() || !b.bound(vs, s) {
+			if !s.Protocol.IsTLS() || s.Terminates() || !b.bound(vs, s) {
 				continue
 			}
 			for _, r := range vs.TLS {
@@ -226,7 +227,7 @@ func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
 	bySNI := map[hostname.Pattern]*gatewayChain{}
 	for i := range d.servers {
 		s := &d.servers[i]
-		if !s.terminates() {
+		if !s.Terminates() {
 			continue
 		}
 		c := b.chain(at, d.servers[i:i+1])
@@ -257,7 +258,7 @@ func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
 // as it comes.
 func (b *builder) chain(at place, servers []server) *gatewayChain {
 	c := &gatewayChain{}
-	if servers[0].servesHTTP() {
+	if servers[0].ServesHTTP() {
 		b.gatewayVhosts(at, c, servers)
 		return c
 	}

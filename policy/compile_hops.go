@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // doorKey is what a door is known by: the Kubernetes Service that stands for
@@ -59,23 +61,23 @@ func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *doo
 	}
 	want := cmp.Or(d.Port, request)
 	for _, g := range all {
-		if want != 0 && g.serves(want, vs) {
+		if want != 0 && gatewayServes(g, want, vs) {
 			return b.door(doorKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
 		}
 	}
 	g := all[0]
 	for i := range g.Servers {
-		if g.serves(g.Servers[i].Port, vs) {
+		if gatewayServes(g, g.Servers[i].Port, vs) {
 			return b.door(doorKey{namespace: namespace, port: g.Servers[i].Port}, []*Gateway{g}, g.Selector)
 		}
 	}
 	return b.door(doorKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
 }
 
-// serves says whether g has a server on a port for hosts of vs.
-func (g *Gateway) serves(port uint16, vs *VirtualService) bool {
+// gatewayServes says whether g has a server on a port for hosts of vs.
+func gatewayServes(g *Gateway, port uint16, vs *VirtualService) bool {
 	for i := range g.Servers {
-		if s := g.server(&g.Servers[i], ""); s.Port == port && len(s.common(vs.Ref.Namespace, vs.Hosts)) > 0 {
+		if s := serverOf(g, &g.Servers[i], ""); s.Port == port && len(s.common(vs.Ref.Namespace, vs.Hosts)) > 0 {
 			return true
 		}
 	}
@@ -93,7 +95,7 @@ func (b *builder) serviceDoor(vs *VirtualService, k *Service, d Destination, req
 		// A Gateway without a selector is for all gateways; that a Service is
 		// one, only the rule that leads there says.
 		named := len(g.Selector) > 0 || slices.Contains(vs.Gateways, g.Ref.Namespace+"/"+g.Ref.Name)
-		if named && selects(g.Selector, k.Selector) {
+		if named && match.Labels(g.Selector, k.Selector) {
 			all = append(all, g)
 		}
 	}
@@ -128,7 +130,7 @@ func (b *builder) door(k doorKey, gateways []*Gateway, labels map[string]string)
 	for _, g := range gateways {
 		for i := range g.Servers {
 			if s := &g.Servers[i]; s.Port == k.port {
-				servers = append(servers, g.server(s, k.namespace))
+				servers = append(servers, serverOf(g, s, k.namespace))
 			}
 		}
 	}
@@ -149,7 +151,7 @@ func (b *builder) goOn(p *Policy, d *door) *GatewayListener {
 		return l
 	}
 	l := &GatewayListener{Name: d.name, Port: d.port, labels: d.labels, namespace: d.namespace}
-	l.guard = b.authScope(p.scope).gatewayGuard(d.namespace, d.labels)
+	l.guard = b.authScope(p.scope).Gateway(d.namespace, d.labels)
 	b.goneOn[d] = l
 	if len(d.servers) > 0 {
 		l.Protocol = d.servers[0].Protocol
@@ -263,20 +265,20 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 // about connections to hp that go on as the gateway's: unless those allow all
 // of them, and mark none.
 func (b *builder) watches(p *Policy, d *door, hp *HostPort) bool {
-	g := b.authScope(p.scope).gatewayGuard(d.namespace, d.labels)
+	g := b.authScope(p.scope).Gateway(d.namespace, d.labels)
 	if g == nil {
 		return false
 	}
 	f := hp.kernelFacts(hp.exactName(), netip.Prefix{})
-	f.atGateway(d.port)
-	return g.access(&f) != open || len(g.audit)+len(g.dryDeny)+len(g.dryAllow) > 0
+	f.AtGateway(d.port)
+	return g.Access(&f) != authz.Open || !g.MarksNone()
 }
 
 // terminates says whether a server that reads TLS has the SNI pattern, or a
 // more specific one that could come in between.
 func (d *door) terminates(p hostname.Pattern) bool {
 	return slices.ContainsFunc(d.servers, func(s server) bool {
-		return s.terminates() && slices.ContainsFunc(s.Hosts, p.Overlaps)
+		return s.Terminates() && slices.ContainsFunc(s.Hosts, p.Overlaps)
 	})
 }
 
@@ -313,7 +315,7 @@ func (l *GatewayListener) all() []*gatewayChain {
 // gatewayScope returns the hosts that a gateway of a namespace can lead to:
 // all that are visible there, whatever Sidecars say to workloads.
 func (b *builder) gatewayScope(out *Snapshot, namespace string) *Policy {
-	sc := b.scopeWith(Identity{Namespace: namespace}, nil, b.ask)
+	sc := b.scopeWith(Identity{Namespace: namespace}, sidecarScope{}, b.ask)
 	if p := out.byKey(sc.key); p != nil {
 		return p
 	}

@@ -86,7 +86,7 @@ func (b *builder) importHost(at place, host hostname.Pattern, shown *Host) *Host
 		}
 		ways := sc.sidecar.ways(at.vs, s.Ref.Namespace, host)
 		one := *s
-		one.Hosts, one.Ports, one.of = []hostname.Pattern{host}, nil, s
+		one.Hosts, one.Ports, one.Derived = []hostname.Pattern{host}, nil, &Derived{Of: s}
 		for _, p := range s.Ports {
 			// A listener for one port imports that alone.
 			way := func(e SidecarEgress) bool { return e.Port == 0 || e.Port == p.Number }
@@ -109,7 +109,7 @@ func (b *builder) declarersOf(host hostname.Pattern) []*Service {
 	if b.declaring == nil {
 		b.declaring = map[hostname.Pattern][]*Service{}
 		for _, vs := range b.cfg.VirtualServices {
-			for _, d := range vs.destinations() {
+			for _, d := range destinationsOf(vs) {
 				b.declaring[hostname.Pattern(d.Destination.Host)] = nil
 			}
 		}
@@ -127,8 +127,8 @@ func (b *builder) declarersOf(host hostname.Pattern) []*Service {
 	return b.declaring[host]
 }
 
-// destinations are those of all rules.
-func (vs *VirtualService) destinations() []*WeightedDestination {
+// destinationsOf are those of all rules.
+func destinationsOf(vs *VirtualService) []*WeightedDestination {
 	var out []*WeightedDestination
 	for _, r := range vs.HTTP {
 		out = append(out, r.Route...)

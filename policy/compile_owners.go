@@ -24,7 +24,7 @@ func (n *base) namedService(host string) *Service {
 }
 
 // serviceNames are the hosts that are names of a Kubernetes Service.
-func (s *Service) serviceNames() []hostname.Pattern {
+func serviceNames(s *Service) []hostname.Pattern {
 	return append(slices.Clone(s.Hosts), hostname.Pattern(s.Ref.Name+"."+s.Ref.Namespace+".svc"))
 }
 
@@ -44,7 +44,7 @@ func (n *base) owner(home string, host hostname.Pattern, s *Service) *Service {
 // ServiceEntry, so that nobody takes its name (pilot/pkg/model SidecarScope).
 func (n *base) mayHave(k *Service, home string, s *Service) bool {
 	ns := s.Ref.Namespace
-	return s.ruled || ns == k.Ref.Namespace || ns == home || ns == n.cfg.rootNamespace()
+	return byRules(s) || ns == k.Ref.Namespace || ns == home || ns == rootNamespace(n.cfg)
 }
 
 // counting leaves out the services that do not count for a host.
@@ -64,7 +64,7 @@ func (h *hostEdit) owners() {
 		if s.External {
 			continue
 		}
-		for _, p := range s.serviceNames() {
+		for _, p := range serviceNames(s) {
 			if h.b.base.contends(p, s.Ref.Namespace) || h.scope.sidecar.limits() {
 				anew[p], h.decls[p] = true, nil
 			}
@@ -100,7 +100,7 @@ func (n *base) covered() map[string]*Service {
 	out := map[string]*Service{}
 	whole := map[string][]string{} // by what is behind the first label
 	for _, k := range n.kube {
-		for _, name := range k.serviceNames() {
+		for _, name := range serviceNames(k) {
 			if name.IsWildcard() {
 				continue
 			}

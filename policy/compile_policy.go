@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // policy compiles what a scope sees, on top of what old (nil: nothing) saw
@@ -70,7 +71,7 @@ type hostEdit struct {
 	// built anew.
 	gone  map[*Service]bool
 	decls map[hostname.Pattern][]*Service
-	auth  *authScope
+	auth  *authz.Compiler
 
 	destinations *destinationScope
 }
@@ -111,7 +112,7 @@ func (h *hostEdit) services() {
 		h.affect(p)
 	}
 	for _, p := range h.affected() {
-		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return s.ruled || h.gone[s.whole()] })
+		h.decls[p] = slices.DeleteFunc(h.decls[p], func(s *Service) bool { return byRules(s) || h.gone[whole(s)] })
 	}
 	for _, v := range fresh {
 		for _, p := range v.Hosts {
@@ -169,7 +170,7 @@ func (h *hostEdit) touch() {
 	var patterns []hostname.Pattern
 	for _, list := range [][]*meshVhost{h.old.vhostList, h.policy.vhostList} {
 		for _, v := range list {
-			if slices.ContainsFunc(v.own, (*VirtualService).hasL4) {
+			if slices.ContainsFunc(v.own, hasL4) {
 				patterns = append(patterns, v.pattern)
 			}
 		}
@@ -268,7 +269,7 @@ func (h *hostEdit) compare(x, y *Service) int {
 // the order of hosts and ports within one. A part of a service has one host
 // only, which may be one that the Sidecar names.
 func (h *hostEdit) compareRules(x, y addressRule) int {
-	at := func(r addressRule) int { return slices.Index(r.service.whole().Hosts, r.rule.host.Pattern) }
+	at := func(r addressRule) int { return slices.Index(whole(r.service).Hosts, r.rule.host.Pattern) }
 	return cmp.Or(h.compare(x.service, y.service), at(x)-at(y),
 		hostname.Compare(x.rule.host.Pattern, y.rule.host.Pattern), cmp.Compare(x.rule.Number, y.rule.Number))
 }

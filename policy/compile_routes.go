@@ -10,10 +10,12 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/config"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // meshGateway is the reserved gateway name that stands for all workloads.
-const meshGateway = "mesh"
+const meshGateway = config.MeshGateway
 
 // rules returns the VirtualServices that act on the workloads of a scope, in
 // order of precedence, as far as their Sidecar imports them: those of the
@@ -27,35 +29,35 @@ func (b *builder) rules(sc *scope) []*VirtualService {
 			out = append(out, vs)
 		}
 	}
-	b.cfg.nearestFirst(out, sc.identity.Namespace)
+	nearestFirst(b.cfg, out, sc.identity.Namespace)
 	return out
 }
 
 // countsFor says whether the rules of a VirtualService are for the workloads
 // of a scope.
 func (b *builder) countsFor(sc *scope, vs *VirtualService) bool {
-	return slices.Contains(vs.Gateways, meshGateway) && b.cfg.seesRules(vs, sc.identity.Namespace) && sc.sidecar.imports(vs)
+	return slices.Contains(vs.Gateways, meshGateway) && seesRules(b.cfg, vs, sc.identity.Namespace) && sc.sidecar.imports(vs)
 }
 
 // nearestFirst brings VirtualServices into the order of precedence that a namespace
 // has them in, and leaves those that are as near as each other in theirs.
-func (c *Config) nearestFirst(all []*VirtualService, namespace string) {
+func nearestFirst(c *Config, all []*VirtualService, namespace string) {
 	slices.SortStableFunc(all, func(x, y *VirtualService) int {
-		return c.nearness(x, namespace) - c.nearness(y, namespace)
+		return nearness(c, x, namespace) - nearness(c, y, namespace)
 	})
 }
 
 // seesRules says whether a VirtualService is visible to a namespace.
-func (c *Config) seesRules(vs *VirtualService, namespace string) bool {
-	return vs.Export.sees(namespace, c.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+func seesRules(c *Config, vs *VirtualService, namespace string) bool {
+	return visible(vs.Export, namespace, inNamespace(c.Mesh.DefaultVirtualServiceExport, vs.Ref.Namespace))
 }
 
 // nearness is less for VirtualServices that come before others: for one's own
 // that nobody else sees (0), one's own (1), and those of others, by name (2)
 // or because everybody sees them (3). HTTPRoutes come after VirtualServices,
 // whoever sees them.
-func (c *Config) nearness(vs *VirtualService, namespace string) int {
-	v := vs.Export.or(c.Mesh.DefaultVirtualServiceExport.in(vs.Ref.Namespace))
+func nearness(c *Config, vs *VirtualService, namespace string) int {
+	v := effective(vs.Export, inNamespace(c.Mesh.DefaultVirtualServiceExport, vs.Ref.Namespace))
 	switch {
 	case vs.Ref.Namespace == namespace && vs.Ref.Kind == "VirtualService" && v.Limited && len(v.Namespaces) == 1:
 		return 0
@@ -102,7 +104,7 @@ func (b *builder) takers() []string {
 		}
 	}
 	for _, k := range b.base.kube {
-		for _, name := range k.serviceNames() {
+		for _, name := range serviceNames(k) {
 			by, _ := b.base.declared.Get(name)
 			add(k, by)
 		}
@@ -216,7 +218,7 @@ func (at *place) meets(m *HTTPMatch) bool {
 	case len(m.Gateways) > 0:
 		return slices.Contains(m.Gateways, at.gateway)
 	}
-	return (m.SourceNamespace == "" || m.SourceNamespace == at.door.namespace) && selects(m.SourceLabels, at.door.labels)
+	return (m.SourceNamespace == "" || m.SourceNamespace == at.door.namespace) && match.Labels(m.SourceLabels, at.door.labels)
 }
 
 // httpRoutes compiles the HTTP rules of a VirtualService; nil when it has none.
@@ -297,12 +299,12 @@ func (b *builder) routes(at place) []route {
 					continue
 				}
 				anyPort := *match
-				anyPort.port = 0
+				anyPort.Port = 0
 				match = &anyPort
 			}
 			r := route{match, action(m)}
 			out = append(out, r)
-			if r.match.matchesAll() {
+			if r.match.MatchesAll() {
 				return out
 			}
 		}
@@ -324,7 +326,7 @@ func (b *builder) rewrite(rule *HTTPRule) *regexp.Regexp {
 }
 
 // matcher compiles m once, however many gateways and ports it serves.
-func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *matcher {
+func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *match.HTTPMatcher {
 	if c := b.base.matchers[m]; c != nil {
 		return c
 	}
@@ -332,7 +334,7 @@ func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *matcher {
 		b.base.matchers[m] = b.old.matchers[m]
 		return b.old.matchers[m]
 	}
-	c, err := newMatcher(m)
+	c, err := match.NewHTTPMatcher(m)
 	if err != nil {
 		b.errorf(rule.Ref, "match: %v", err)
 	}

@@ -63,10 +63,10 @@ func (h *hostEdit) ruledBy(open map[hostname.Pattern]*Service, declared *hostnam
 // addPort adds a port to what a rule opens under a name; s may be nil.
 func addPort(s *Service, vs *VirtualService, r *TLSRule, sni hostname.Pattern, port uint16) *Service {
 	if s == nil {
-		s = &Service{Ref: r.Ref, External: true, Hosts: []hostname.Pattern{sni}, ruled: true}
+		s = &Service{Ref: r.Ref, External: true, Hosts: []hostname.Pattern{sni}, Derived: &Derived{ByRules: true}}
 		s.Ref.Kind, s.Ref.Namespace, s.Ref.Name = vs.Ref.Kind, vs.Ref.Namespace, vs.Ref.Name
 	}
-	if s.declared(TCP, port) == nil {
+	if declaredPort(s, TCP, port) == nil {
 		s.Ports = append(s.Ports, Port{Number: port, Protocol: ProtocolTLS})
 	}
 	return s

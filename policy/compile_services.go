@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 func comparePrefix(x, y netip.Prefix) int {
@@ -33,7 +34,7 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 				continue
 			}
 			part = true
-			if list := b.auth.guardsOf(s); len(list) > 0 {
+			if list := b.auth.Of(s); len(list) > 0 {
 				guards[hp] = append(guards[hp], list...)
 			}
 		}
@@ -53,7 +54,7 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	for _, hp := range h.Ports {
 		e.destinations.direct(hp.Upstream, pattern, hp.Rule.Namespace)
 		hp.routed, hp.proof = hp.ruled || b.routesL4(e.policy, pattern, hp), e.policy.proof
-		if hp.guard = e.auth.guard(guards[hp]); hp.guard != nil {
+		if hp.guard = e.auth.Guard(guards[hp]); hp.guard != nil {
 			h.guarded = true
 		}
 		reaches[hp] = newReach(hp.Upstream)
@@ -73,12 +74,12 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 func (h *Host) joins(s *Service) bool {
 	first := h.services[0]
 	same := s.Ref.Kind == first.Ref.Kind && s.Ref.Name == first.Ref.Name
-	return s.Ref.Namespace == first.Ref.Namespace && (same || s.answers() == first.answers())
+	return s.Ref.Namespace == first.Ref.Namespace && (same || hasAnswers(s) == hasAnswers(first))
 }
 
-// answers says whether egressd answers queries for the service's hosts itself.
-func (s *Service) answers() bool {
-	return s.Resolution == ResolutionStatic || slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return plainPrefix(a).IsSingleIP() })
+// hasAnswers says whether egressd answers queries for the service's hosts itself.
+func hasAnswers(s *Service) bool {
+	return s.Resolution == ResolutionStatic || slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return ipguard.Plain(a).IsSingleIP() })
 }
 
 // answer adds the addresses that s itself names for h, and says which of
@@ -88,7 +89,7 @@ func (s *Service) answers() bool {
 func (h *Host) answer(consent Consent, s *Service, endpoints []Endpoint) {
 	vip := false
 	for _, a := range s.Addresses {
-		a = plainPrefix(a)
+		a = ipguard.Plain(a)
 		h.Literal = append(h.Literal, consent.Literal(a, s.Ports)...)
 		if a.IsSingleIP() {
 			vip = true
@@ -111,14 +112,6 @@ func (h *Host) answer(consent Consent, s *Service, endpoints []Endpoint) {
 		}
 	}
 	h.Own = h.Own || vip || s.Resolution == ResolutionStatic
-}
-
-// plainPrefix returns a prefix masked, and an IPv4-mapped one as IPv4.
-func plainPrefix(p netip.Prefix) netip.Prefix {
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked()
 }
 
 // endpoints returns s's endpoints for one of its hosts. A STATIC service
@@ -185,7 +178,7 @@ func (h *Host) open(consent Consent, s *Service, p *Port, endpoints []Endpoint) 
 	hp := h.Port(p.Protocol.Transport(), p.Number)
 	switch {
 	case hp == nil:
-		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref, host: h, ruled: s.ruled}
+		hp = &HostPort{Number: p.Number, Protocol: p.Protocol, Rule: &s.Ref, host: h, ruled: byRules(s)}
 		hp.Upstream = newUpstream(consent, string(h.Pattern), s, p, endpoints)
 		hp.Upstream.Match = h
 		h.Ports = append(h.Ports, hp)

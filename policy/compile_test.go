@@ -223,15 +223,15 @@ func TestCompileRefusals(t *testing.T) {
 		"upper case":         {service(se("s", 0, "A.b")), `hosts: "A.b" is not normalized`},
 		"bad host":           {service(se("s", 0, "a..b")), "empty label"},
 		"resolution":         {service(se("s", 77, "a.b")), "resolution 77 is unknown"},
-		"port 0":             {service(se("s", 0, "a.b").port(0, ProtocolTCP)), "0 is not a port number"},
-		"port twice":         {service(se("s", 0, "a.b").port(1, ProtocolTCP).port(1, ProtocolHTTP)), "port 1 is there twice"},
-		"protocol":           {service(se("s", 0, "a.b").port(1, 99)), "protocol 99 is unknown"},
-		"NONE and endpoints": {service(se("s", 0, "a.b").endpoint("192.0.2.1")), "resolution NONE has none"},
-		"STATIC and name":    {service(se("s", ResolutionStatic, "a.b").endpoint("c.d")), `"c.d" is not an IP address`},
-		"endpoint name":      {service(se("s", ResolutionDNS, "a.b").endpoint("C.d")), `"C.d" is not a normalized name`},
-		"empty endpoint":     {service(se("s", ResolutionDNS, "a.b").endpoint("")), "one has no address"},
+		"port 0":             {service(with(se("s", 0, "a.b"), svcPort(0, ProtocolTCP))), "0 is not a port number"},
+		"port twice":         {service(with(se("s", 0, "a.b"), svcPort(1, ProtocolTCP), svcPort(1, ProtocolHTTP))), "port 1 is there twice"},
+		"protocol":           {service(with(se("s", 0, "a.b"), svcPort(1, 99))), "protocol 99 is unknown"},
+		"NONE and endpoints": {service(with(se("s", 0, "a.b"), svcEndpoint("192.0.2.1"))), "resolution NONE has none"},
+		"STATIC and name":    {service(with(se("s", ResolutionStatic, "a.b"), svcEndpoint("c.d"))), `"c.d" is not an IP address`},
+		"endpoint name":      {service(with(se("s", ResolutionDNS, "a.b"), svcEndpoint("C.d"))), `"C.d" is not a normalized name`},
+		"empty endpoint":     {service(with(se("s", ResolutionDNS, "a.b"), svcEndpoint(""))), "one has no address"},
 		"zone":               {service(zone), "has a zone"},
-		"mapped prefix":      {service(se("s", 0, "a.b").at("::ffff:0:0/90")), "is not an address or a prefix"},
+		"mapped prefix":      {service(with(se("s", 0, "a.b"), svcAddresses("::ffff:0:0/90"))), "is not an address or a prefix"},
 		"no action":          {rule(&HTTPRule{}), "exactly one of route, redirect and directResponse"},
 		"two actions":        {rule(both), "exactly one of route, redirect and directResponse"},
 		"weights 0":          {rule(weightless), "sum of the weights is 0"},
@@ -253,7 +253,7 @@ func TestCompileRefusals(t *testing.T) {
 			t.Errorf("%s: snapshot %v, error %v; want %q", name, s != nil, err, c.want)
 		}
 	}
-	_, err := Compile(&Config{Services: []*Service{se("s", 0), se("u", 0, "*").port(0, ProtocolTCP)}})
+	_, err := Compile(&Config{Services: []*Service{se("s", 0), with(se("u", 0, "*"), svcPort(0, ProtocolTCP))}})
 	if n := strings.Count(fmt.Sprint(err), "\n"); n != 2 {
 		t.Errorf("want all three errors at once: %v", err)
 	}
@@ -277,11 +277,11 @@ func manyHosts(n int) *Config {
 	c := &Config{}
 	for i := range n {
 		s := se(fmt.Sprintf("s%d", i), ResolutionDNS)
-		s.port(80, ProtocolHTTP).port(443, ProtocolHTTPS)
+		with(s, svcPort(80, ProtocolHTTP), svcPort(443, ProtocolHTTPS))
 		s.Hosts = names(hostPattern(i))
 		if i%100 == 1 {
 			s.Resolution = ResolutionStatic
-			s.endpoint(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}).String())
+			with(s, svcEndpoint(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}).String()))
 		}
 		c.Services = append(c.Services, s)
 	}

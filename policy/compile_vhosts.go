@@ -93,7 +93,7 @@ func redirectHosts(s server, vhost func(hostname.Pattern) *gatewayVhost, all map
 // Istio does when several VirtualServices share a host of a gateway.
 func sortCatchAll(all []route) {
 	slices.SortStableFunc(all, func(a, b route) int {
-		am, bm := a.match.matchesAll(), b.match.matchesAll()
+		am, bm := a.match.MatchesAll(), b.match.MatchesAll()
 		switch {
 		case am == bm:
 			return 0

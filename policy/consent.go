@@ -3,66 +3,12 @@
 package policy
 
 import (
-	"fmt"
 	"net/netip"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/egressd/egressd/internal/ipguard"
 )
-
-// AllowedEndpoint is a place on the node, or one that only the node is meant to
-// reach, that its operator lets policies lead to: a unix socket, or node-local
-// addresses (loopback, link-local, metadata services). An author of policy
-// cannot say so: egressd dials as root and from the node, which is not where
-// the author stands.
-type AllowedEndpoint struct {
-	// Unix is the path of a socket, or "@name" of an abstract one; "" when the
-	// endpoint is an address.
-	Unix   string
-	Prefix netip.Prefix
-	Port   uint16 // 0: every port
-}
-
-const unixScheme = "unix://"
-
-// ParseAllowedEndpoint reads what String writes: unix:///PATH, unix://@NAME,
-// an address or CIDR, or an address with a port.
-func ParseAllowedEndpoint(s string) (AllowedEndpoint, error) {
-	if socket, ok := strings.CutPrefix(s, unixScheme); ok {
-		switch {
-		case len(socket) > 1 && socket[0] == '@':
-		case !path.IsAbs(socket) || path.Clean(socket) != socket || socket == "/":
-			return AllowedEndpoint{}, fmt.Errorf("%q: write unix:///PATH with an absolute path without dots and double slashes, or unix://@NAME", s)
-		}
-		return AllowedEndpoint{Unix: socket}, nil
-	}
-	if ap, err := netip.ParseAddrPort(s); err == nil && ap.Port() != 0 && ap.Addr().Zone() == "" {
-		a := ap.Addr().Unmap()
-		return AllowedEndpoint{Prefix: netip.PrefixFrom(a, a.BitLen()), Port: ap.Port()}, nil
-	}
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		a = a.Unmap()
-		return AllowedEndpoint{Prefix: netip.PrefixFrom(a, a.BitLen())}, nil
-	}
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return AllowedEndpoint{Prefix: plainPrefix(p)}, nil
-	}
-	return AllowedEndpoint{}, fmt.Errorf("%q is not unix:///PATH, ADDRESS, CIDR or ADDRESS:PORT", s)
-}
-
-func (a AllowedEndpoint) String() string {
-	switch {
-	case a.Unix != "":
-		return unixScheme + a.Unix
-	case a.Port != 0:
-		return netip.AddrPortFrom(a.Prefix.Addr(), a.Port).String()
-	case a.Prefix.IsSingleIP():
-		return a.Prefix.Addr().String()
-	}
-	return a.Prefix.String()
-}
 
 // Consent is what the operator of a node lets policies lead to. The zero
 // value is nothing that is node-local.
@@ -90,11 +36,8 @@ func (c Consent) Socket(socket string) bool {
 func (c Consent) Address(a netip.Addr, port uint16) bool {
 	a = a.Unmap().WithZone("")
 	return !slices.ContainsFunc(c.local, func(p netip.Prefix) bool { return p.Contains(a) }) ||
-		slices.ContainsFunc(c.allowed, func(o AllowedEndpoint) bool { return o.Prefix.Contains(a) && o.opens(port) })
+		slices.ContainsFunc(c.allowed, func(o AllowedEndpoint) bool { return o.Prefix.Contains(a) && o.Opens(port) })
 }
-
-// opens says whether the port is among those that are allowed.
-func (a AllowedEndpoint) opens(port uint16) bool { return a.Port == 0 || a.Port == port }
 
 // Endpoint says whether an endpoint may be dialled.
 func (c Consent) Endpoint(e UpstreamEndpoint) bool {
@@ -107,7 +50,7 @@ func (c Consent) Endpoint(e UpstreamEndpoint) bool {
 // place writes the endpoint as an AllowedEndpoint.
 func (e UpstreamEndpoint) place() string {
 	if e.Unix != "" {
-		return unixScheme + e.Unix
+		return AllowedEndpoint{Unix: e.Unix}.String()
 	}
 	return e.Addr.String()
 }
@@ -116,7 +59,7 @@ func (e UpstreamEndpoint) place() string {
 // node-local addresses without consent. Of several prefixes that contain an
 // address the longest counts. Port 0 is for what is allowed on every port.
 func (c Consent) Divide(p netip.Prefix, port uint16) (open, refused []netip.Prefix) {
-	p = plainPrefix(p)
+	p = ipguard.Plain(p)
 	for _, l := range c.local {
 		switch {
 		case !l.Overlaps(p):
@@ -133,7 +76,7 @@ func (c Consent) Divide(p netip.Prefix, port uint16) (open, refused []netip.Pref
 		return open, nil
 	}
 	for _, a := range c.allowed {
-		if !a.Prefix.IsValid() || !a.opens(port) {
+		if !a.Prefix.IsValid() || !a.Opens(port) {
 			continue
 		}
 		refused = slices.DeleteFunc(refused, func(r netip.Prefix) bool {

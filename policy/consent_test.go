@@ -47,11 +47,11 @@ func TestNodeLocalEndpoints(t *testing.T) {
 		one := netip.PrefixFrom(addr, addr.BitLen())
 		for _, pr := range []Protocol{ProtocolUnset, ProtocolHTTP, ProtocolTLS, ProtocolTCP, ProtocolUDP} {
 			for what, s := range map[string]*Service{
-				"endpoint":                  se("s", ResolutionStatic, "s.example.com").port(80, pr).endpoint(c.place),
-				"endpoint behind addresses": se("s", ResolutionStatic, "s.example.com").port(80, pr).at("240.0.0.1/32", "fd00::9/128").endpoint(c.place),
-				"endpoint on another port":  se("s", ResolutionStatic, "s.example.com").port(8080, pr).target(80).endpoint(c.place),
-				"endpoint of a name":        se("s", ResolutionDNS, "s.example.com").port(80, pr).endpoint(c.place),
-				"address":                   se("s", ResolutionNone, "s.example.com").port(80, pr).at(one.String()),
+				"endpoint":                  with(se("s", ResolutionStatic, "s.example.com"), svcPort(80, pr), svcEndpoint(c.place)),
+				"endpoint behind addresses": with(se("s", ResolutionStatic, "s.example.com"), svcPort(80, pr), svcAddresses("240.0.0.1/32", "fd00::9/128"), svcEndpoint(c.place)),
+				"endpoint on another port":  with(se("s", ResolutionStatic, "s.example.com"), svcPort(8080, pr), svcTarget(80), svcEndpoint(c.place)),
+				"endpoint of a name":        with(se("s", ResolutionDNS, "s.example.com"), svcPort(80, pr), svcEndpoint(c.place)),
+				"address":                   with(se("s", ResolutionNone, "s.example.com"), svcPort(80, pr), svcAddresses(one.String())),
 			} {
 				name := fmt.Sprintf("%s %s %v", what, c.place, pr)
 				for _, list := range append([][]string{nil}, c.bad) {
@@ -115,7 +115,7 @@ func leads(p *Policy, s *Service, addr netip.Addr) string {
 
 // TestConsentReason: what is refused says so, and what allows it.
 func TestConsentReason(t *testing.T) {
-	s := se("s", ResolutionStatic, "s.example.com").port(80, ProtocolHTTP).at("240.0.0.1/32").endpoint("127.0.0.1")
+	s := with(se("s", ResolutionStatic, "s.example.com"), svcPort(80, ProtocolHTTP), svcAddresses("240.0.0.1/32"), svcEndpoint("127.0.0.1"))
 	p := allowed(t, s)
 	r := &Request{Method: "GET", Scheme: "http", Host: "s.example.com", Authority: "s.example.com", Path: "/", Port: 80}
 	f := Flow{Transport: TCP, Dst: ap("240.0.0.1:80")}
@@ -130,11 +130,11 @@ func TestConsentReason(t *testing.T) {
 		t.Error(u.Unsupported())
 	}
 	// Of several endpoints the others go on.
-	s.endpoint("192.0.2.1")
+	with(s, svcEndpoint("192.0.2.1"))
 	if d := allowed(t, s).DecideHTTP(f, r); d.Verdict != Proxy || len(d.Upstream.Endpoints) != 1 || d.Upstream.Unsupported() != "" {
 		t.Errorf("%v %s", d.Verdict, d.Reason)
 	}
-	udp := se("s", ResolutionStatic, "s.example.com").port(53, ProtocolUDP).at("240.0.0.1/32").endpoint("::1")
+	udp := with(se("s", ResolutionStatic, "s.example.com"), svcPort(53, ProtocolUDP), svcAddresses("240.0.0.1/32"), svcEndpoint("::1"))
 	if d := allowed(t, udp).Decide(Flow{Transport: UDP, Dst: ap("240.0.0.1:53")}); d.Reason != ReasonEndpoint {
 		t.Errorf("UDP: %v %s", d.Verdict, d.Reason)
 	}
@@ -154,7 +154,7 @@ func TestConsentOfSockets(t *testing.T) {
 		{"@app", []string{"unix://@app"}, true},
 		{"@app", []string{"unix:///app"}, false},
 	} {
-		s := se("s", ResolutionStatic, "s.example.com").port(80, ProtocolTCP).at("240.0.0.1/32")
+		s := with(se("s", ResolutionStatic, "s.example.com"), svcPort(80, ProtocolTCP), svcAddresses("240.0.0.1/32"))
 		s.Endpoints = []Endpoint{{Unix: c.socket}}
 		got := allowed(t, s, c.allow...).Candidates(Flow{Transport: TCP, Dst: ap("240.0.0.1:80")})
 		if (got.Opaque != nil) != c.want || !c.want && got.Reason != ReasonEndpoint {
@@ -165,7 +165,7 @@ func TestConsentOfSockets(t *testing.T) {
 
 // TestWidePrefixes: a prefix around node-local addresses opens the rest.
 func TestWidePrefixes(t *testing.T) {
-	s := se("s", ResolutionNone, "s.example.com").port(80, ProtocolTCP).port(53, ProtocolUDP).at("0.0.0.0/0", "::/0")
+	s := with(se("s", ResolutionNone, "s.example.com"), svcPort(80, ProtocolTCP), svcPort(53, ProtocolUDP), svcAddresses("0.0.0.0/0", "::/0"))
 	p := allowed(t, s, "169.254.169.254:80", "fe80::5")
 	for dst, want := range map[string]Reason{
 		"192.0.2.1:80": ReasonAllowed, "169.254.169.254:80": ReasonAllowed, "169.254.169.253:80": ReasonEndpoint, "127.0.0.1:80": ReasonEndpoint,
@@ -206,7 +206,7 @@ func TestWidePrefixes(t *testing.T) {
 
 // TestConsentChanges: another consent is another policy, by way of Update.
 func TestConsentChanges(t *testing.T) {
-	s := []*Service{se("s", ResolutionStatic, "s.example.com").port(80, ProtocolTCP).endpoint("127.0.0.1")}
+	s := []*Service{with(se("s", ResolutionStatic, "s.example.com"), svcPort(80, ProtocolTCP), svcEndpoint("127.0.0.1"))}
 	without := mustCompile(t, &Config{Services: s})
 	with, err := without.Update(&Config{Services: s, AllowedEndpoints: allowing("127.0.0.1:80")})
 	if err != nil {
@@ -220,13 +220,13 @@ func TestConsentChanges(t *testing.T) {
 
 // TestAddressesForNames: a name that is an address is that address.
 func TestAddressesForNames(t *testing.T) {
-	host := se("s", ResolutionDNS, "127.0.0.1").port(80, ProtocolHTTP)
-	endpoint := se("e", ResolutionDNS, "e.example.com").port(80, ProtocolHTTP)
+	host := with(se("s", ResolutionDNS, "127.0.0.1"), svcPort(80, ProtocolHTTP))
+	endpoint := with(se("e", ResolutionDNS, "e.example.com"), svcPort(80, ProtocolHTTP))
 	endpoint.Endpoints = []Endpoint{{Host: "127.0.0.1"}}
 	external := kube("k")
 	external.Resolution = ResolutionDNS
 	external.Ports, external.Endpoints = []Port{{Number: 80, Protocol: ProtocolHTTP}}, []Endpoint{{Host: "127.0.0.1"}}
-	front := se("f", ResolutionDNS, "f.example.com").port(80, ProtocolHTTP)
+	front := with(se("f", ResolutionDNS, "f.example.com"), svcPort(80, ProtocolHTTP))
 	r := &Request{Method: "GET", Scheme: "http", Host: "f.example.com", Authority: "f.example.com", Path: "/", Port: 80}
 	for _, to := range []*HTTPRule{to("", "127.0.0.1", 80), to("", "e.example.com", 80)} {
 		p := defaultOf(t, []*Service{host, endpoint, front}, vs("v", mesh, names("f.example.com"), to))
@@ -256,7 +256,7 @@ func TestParseAllowedEndpoint(t *testing.T) {
 
 // TestWhyConsent: explain names the remedy.
 func TestWhyConsent(t *testing.T) {
-	s := se("s", ResolutionStatic, "s.example.com").port(80, ProtocolHTTP).endpoint("127.0.0.1")
+	s := with(se("s", ResolutionStatic, "s.example.com"), svcPort(80, ProtocolHTTP), svcEndpoint("127.0.0.1"))
 	p := allowed(t, s)
 	r := &Request{Method: "GET", Scheme: "http", Host: "s.example.com", Authority: "s.example.com", Path: "/", Port: 80}
 	for what, x := range map[string]Account{

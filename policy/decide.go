@@ -172,7 +172,7 @@ func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	facts := hp.flowFacts(&f, f.Host, own, r)
 	if proxied {
 		f.Trace.port(hp, &facts)
-		if r := hp.guard.refuses(&facts, false); r.reason != "" {
+		if r := refusedBy(hp.guard, &facts, false); r.reason != "" {
 			return r.decision()
 		}
 	}
@@ -311,7 +311,7 @@ func (p *Policy) missName(f Flow) Decision {
 // missPort returns ReasonTransport or ReasonPort with the nearest rule when
 // name is allowed, but not on f's port; "" when it is not allowed at all.
 func (p *Policy) missPort(name string, f Flow) (Reason, *Ref) {
-	if _, hp := p.LookupPort(name, f.Transport.other(), f.Dst.Port()); hp != nil {
+	if _, hp := p.LookupPort(name, f.Transport.Other(), f.Dst.Port()); hp != nil {
 		return ReasonTransport, hp.Rule
 	}
 	h, ok := p.lookup(name)

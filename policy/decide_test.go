@@ -22,17 +22,17 @@ func hostPattern(i int) hostname.Pattern {
 // flows is the policy that the tables below ask.
 func flows(t testing.TB) *Policy {
 	return defaultOf(t, []*Service{
-		se("api", ResolutionDNS, "api.example.com").port(80, ProtocolHTTP).port(443, ProtocolHTTPS),
-		se("wild", ResolutionNone, "*.example.com").port(443, ProtocolTLS).port(8443, ProtocolTLS),
-		se("ntp", ResolutionDNS, "time.example.org").port(123, ProtocolUDP),
-		se("db", ResolutionStatic, "db.example.org").port(5432, ProtocolTCP).target(15432).endpoint("192.0.2.10").endpoint("2001:db8::10"),
-		se("nets", ResolutionNone, "nets.example.org").port(25, ProtocolTCP).at("198.51.100.0/24", "2001:db8:25::/48"),
-		se("host25", ResolutionNone, "one.example.org").port(25, ProtocolUDP).at("198.51.100.7/32"),
-		se("vip", ResolutionDNS, "vip.example.org").port(80, ProtocolHTTP).at("240.1.1.1/32", "fd00::80/128"),
-		se("sniff", ResolutionDNS, "any.example.org").port(9000, ProtocolUnset),
-		se("tcp443", ResolutionDNS, "tunnel.example.org").port(443, ProtocolTCP),
+		with(se("api", ResolutionDNS, "api.example.com"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolHTTPS)),
+		with(se("wild", ResolutionNone, "*.example.com"), svcPort(443, ProtocolTLS), svcPort(8443, ProtocolTLS)),
+		with(se("ntp", ResolutionDNS, "time.example.org"), svcPort(123, ProtocolUDP)),
+		with(se("db", ResolutionStatic, "db.example.org"), svcPort(5432, ProtocolTCP), svcTarget(15432), svcEndpoint("192.0.2.10"), svcEndpoint("2001:db8::10")),
+		with(se("nets", ResolutionNone, "nets.example.org"), svcPort(25, ProtocolTCP), svcAddresses("198.51.100.0/24", "2001:db8:25::/48")),
+		with(se("host25", ResolutionNone, "one.example.org"), svcPort(25, ProtocolUDP), svcAddresses("198.51.100.7/32")),
+		with(se("vip", ResolutionDNS, "vip.example.org"), svcPort(80, ProtocolHTTP), svcAddresses("240.1.1.1/32", "fd00::80/128")),
+		with(se("sniff", ResolutionDNS, "any.example.org"), svcPort(9000, ProtocolUnset)),
+		with(se("tcp443", ResolutionDNS, "tunnel.example.org"), svcPort(443, ProtocolTCP)),
 		se("mute", ResolutionDNS, "mute.example.org"),
-		se("wildtcp", ResolutionDNS, "*.tcp.example.org").port(22, ProtocolTCP).target(2222),
+		with(se("wildtcp", ResolutionDNS, "*.tcp.example.org"), svcPort(22, ProtocolTCP), svcTarget(2222)),
 	})
 }
 
@@ -217,8 +217,8 @@ func TestOpeningsAgreeWithDecide(t *testing.T) {
 
 func TestStaticIsForNamedAddressesOnly(t *testing.T) {
 	p := defaultOf(t, []*Service{
-		se("dns", ResolutionDNS, "a.b").port(80, ProtocolHTTP).endpoint("192.0.2.1"),
-		se("static", ResolutionStatic, "c.d").port(81, ProtocolHTTP).endpoint("192.0.2.2").endpoint("192.0.2.3").at("240.0.0.1/32"),
+		with(se("dns", ResolutionDNS, "a.b"), svcPort(80, ProtocolHTTP), svcEndpoint("192.0.2.1")),
+		with(se("static", ResolutionStatic, "c.d"), svcPort(81, ProtocolHTTP), svcEndpoint("192.0.2.2"), svcEndpoint("192.0.2.3"), svcAddresses("240.0.0.1/32")),
 	})
 	var got []string
 	for _, o := range p.Static() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // destinationScope finds the DestinationRules that count for one scope.
@@ -39,9 +40,9 @@ func (b *builder) destinationScope(sc *scope) *destinationScope {
 		ns := dr.Ref.Namespace
 		mine := ns == s.own
 		switch {
-		case len(dr.Selector) > 0 && (!mine || !selects(dr.Selector, sc.identity.Labels)):
+		case len(dr.Selector) > 0 && (!mine || !match.Labels(dr.Selector, sc.identity.Labels)):
 			continue
-		case !mine && !dr.Export.sees(s.own, b.cfg.Mesh.DefaultDestinationRuleExport.in(ns)):
+		case !mine && !visible(dr.Export, s.own, inNamespace(b.cfg.Mesh.DefaultDestinationRuleExport, ns)):
 			continue
 		}
 		if groups[ns] == nil {
@@ -178,26 +179,17 @@ func (s *destinationScope) subset(u *Upstream, host hostname.Pattern, namespace,
 	}
 	out.Endpoints, out.Names, out.labels, out.nameLabels = nil, nil, nil, nil
 	for i, e := range u.Endpoints {
-		if selects(sub.Labels, u.labels[i]) {
+		if match.Labels(sub.Labels, u.labels[i]) {
 			out.Endpoints, out.labels = append(out.Endpoints, e), append(out.labels, u.labels[i])
 		}
 	}
 	for i, n := range u.Names {
-		if i < len(u.nameLabels) && selects(sub.Labels, u.nameLabels[i]) {
+		if i < len(u.nameLabels) && match.Labels(sub.Labels, u.nameLabels[i]) {
 			out.Names, out.nameLabels = append(out.Names, n), append(out.nameLabels, u.nameLabels[i])
 		}
 	}
 	out.empty = len(out.Endpoints)+len(out.Names) == 0
 	return &out
-}
-
-var tlsModeNames = [...]string{"DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"}
-
-func (m ClientTLSMode) name() string {
-	if int(m) < len(tlsModeNames) {
-		return tlsModeNames[m]
-	}
-	return "?"
 }
 
 // Unsupported says what a DestinationRule asks for on the way to u that
@@ -220,7 +212,7 @@ func (u *Upstream) Unsupported() string {
 	case t == nil:
 		return ""
 	case t.TLS != nil && t.TLS.Mode != TLSDisable:
-		return "TLS origination (" + t.TLS.Mode.name() + ")"
+		return "TLS origination (" + t.TLS.Mode.Name() + ")"
 	case t.Tunnel != nil:
 		return "a tunnel through " + t.Tunnel.TargetHost
 	case t.ProxyProtocol != 0:

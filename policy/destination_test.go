@@ -4,7 +4,6 @@ package policy
 
 import (
 	"net/netip"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -50,10 +49,10 @@ func TestEffectiveTraffic(t *testing.T) {
 			pool = p.Pool.MaxConnections
 		}
 		if p.TLS != nil {
-			tls = p.TLS.Mode.name()
+			tls = p.TLS.Mode.Name()
 		}
 		if pool != c.pool || tls != c.tls || p.Tunnel == nil || p.Ports != nil {
-			t.Errorf("subset %q port %d: %s", c.subset, c.port, brief(reflect.ValueOf(p)))
+			t.Errorf("subset %q port %d: %s", c.subset, c.port, p.Describe())
 		}
 	}
 }
@@ -63,8 +62,8 @@ func TestEffectiveTraffic(t *testing.T) {
 func TestNotSupported(t *testing.T) {
 	services := func() []*Service {
 		return []*Service{
-			se("http", ResolutionDNS, "x.example.com").port(80, ProtocolHTTP).port(443, ProtocolTLS).port(5432, ProtocolTCP),
-			se("free", ResolutionDNS, "free.example.com").port(80, ProtocolHTTP).port(443, ProtocolTLS).port(5432, ProtocolTCP),
+			with(se("http", ResolutionDNS, "x.example.com"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS), svcPort(5432, ProtocolTCP)),
+			with(se("free", ResolutionDNS, "free.example.com"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS), svcPort(5432, ProtocolTCP)),
 		}
 	}
 	for name, traffic := range map[string]*TrafficPolicy{
@@ -125,10 +124,9 @@ func httpResult(p *Policy, f Flow, host string) struct {
 
 func TestSubsets(t *testing.T) {
 	label := func(v string) map[string]string { return map[string]string{"version": v} }
-	s := se("s", ResolutionStatic, "s.example.com").port(80, ProtocolHTTP).endpoint("192.0.2.1").labelled(label("v1")).
-		endpoint("192.0.2.2").labelled(label("v2")).endpoint("2001:db8::1").labelled(label("v1"))
-	dns := se("dns", ResolutionDNS, "dns.example.com").port(80, ProtocolHTTP).endpoint("a.example.net").labelled(label("v1")).endpoint("b.example.net")
-	bare := se("bare", ResolutionDNS, "bare.example.com").port(80, ProtocolHTTP)
+	s := with(se("s", ResolutionStatic, "s.example.com"), svcPort(80, ProtocolHTTP), svcEndpoint("192.0.2.1"), svcLabels(label("v1")), svcEndpoint("192.0.2.2"), svcLabels(label("v2")), svcEndpoint("2001:db8::1"), svcLabels(label("v1")))
+	dns := with(se("dns", ResolutionDNS, "dns.example.com"), svcPort(80, ProtocolHTTP), svcEndpoint("a.example.net"), svcLabels(label("v1")), svcEndpoint("b.example.net"))
+	bare := with(se("bare", ResolutionDNS, "bare.example.com"), svcPort(80, ProtocolHTTP))
 	rule := dr("default", "d", "*.example.com", 1)
 	rule.Subsets = []Subset{{Name: "v1", Labels: label("v1")}, {Name: "v3", Labels: label("v3")}, {Name: "all"}}
 	for _, c := range []struct{ host, subset, want string }{
@@ -160,7 +158,7 @@ func TestSubsets(t *testing.T) {
 }
 
 func TestSocketEndpoints(t *testing.T) {
-	s := se("s", ResolutionStatic, "s.example.com").port(5432, ProtocolTCP).at("240.1.1.1/32", "fd00::1/128")
+	s := with(se("s", ResolutionStatic, "s.example.com"), svcPort(5432, ProtocolTCP), svcAddresses("240.1.1.1/32", "fd00::1/128"))
 	s.Endpoints = []Endpoint{{Unix: "/run/db.sock", Weight: 2}}
 	p := mustCompile(t, &Config{Services: []*Service{s}, AllowedEndpoints: allowing("unix:///run/db.sock")}).Policy(DefaultPolicy)
 	for _, a := range []string{"240.1.1.1:5432", "[fd00::1]:5432"} {
@@ -173,7 +171,7 @@ func TestSocketEndpoints(t *testing.T) {
 		}
 	}
 	bad := func(want string, edit func(*Service)) {
-		s := se("s", ResolutionStatic, "s.example.com").port(5432, ProtocolTCP)
+		s := with(se("s", ResolutionStatic, "s.example.com"), svcPort(5432, ProtocolTCP))
 		s.Endpoints = []Endpoint{{Unix: "/run/db.sock"}}
 		edit(s)
 		if _, err := Compile(&Config{Services: []*Service{s}}); err == nil || !strings.Contains(err.Error(), want) {
@@ -182,7 +180,7 @@ func TestSocketEndpoints(t *testing.T) {
 	}
 	bad("needs resolution STATIC", func(s *Service) { s.Resolution = ResolutionDNS })
 	bad("neither an absolute path", func(s *Service) { s.Endpoints[0].Unix = "run" })
-	bad("some are not", func(s *Service) { s.endpoint("192.0.2.1") })
-	bad("cannot serve a UDP port", func(s *Service) { s.port(53, ProtocolUDP) })
+	bad("some are not", func(s *Service) { with(s, svcEndpoint("192.0.2.1")) })
+	bad("cannot serve a UDP port", func(s *Service) { with(s, svcPort(53, ProtocolUDP)) })
 	bad("has an address as well", func(s *Service) { s.Endpoints[0].Addr = netip.MustParseAddr("192.0.2.1") })
 }

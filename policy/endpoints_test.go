@@ -14,21 +14,22 @@ func one(t *testing.T, s *Service) *Policy {
 	return defaultOf(t, []*Service{s})
 }
 
-// on adds the ports of the last endpoint, by name.
-func (s *Service) on(ports map[string]uint16, weight uint32) *Service {
-	e := &s.Endpoints[len(s.Endpoints)-1]
-	e.Ports, e.Weight = ports, weight
-	return s
+// svcEndpointPorts adds the ports of the last endpoint, by name.
+func svcEndpointPorts(ports map[string]uint16, weight uint32) func(*Service) {
+	return func(s *Service) {
+		e := &s.Endpoints[len(s.Endpoints)-1]
+		e.Ports, e.Weight = ports, weight
+	}
 }
 
 // TestWays: what the kernel does with flows to an address of a service, and
 // where they go.
 func TestWays(t *testing.T) {
 	both := func(s *Service) *Service {
-		return s.endpoint("192.0.2.1").endpoint("192.0.2.2").endpoint("2001:db8::1")
+		return with(s, svcEndpoint("192.0.2.1"), svcEndpoint("192.0.2.2"), svcEndpoint("2001:db8::1"))
 	}
 	vip := func(p Protocol) *Service {
-		return se("s", ResolutionStatic, "a.b").at("240.0.0.1/32", "fd00::1/128").port(70, p)
+		return with(se("s", ResolutionStatic, "a.b"), svcAddresses("240.0.0.1/32", "fd00::1/128"), svcPort(70, p))
 	}
 	for _, c := range []struct {
 		name  string
@@ -46,41 +47,41 @@ func TestWays(t *testing.T) {
 		{"vip, http", both(vip(ProtocolHTTP)), TCP, "240.0.0.1:70", nil, "proxy"},
 		{"vip, by its first bytes", both(vip(ProtocolUnset)), TCP, "240.0.0.1:70", nil, "proxy"},
 		{"an endpoint itself", both(vip(ProtocolTCP)), TCP, "192.0.2.2:70", nil, "direct"},
-		{"no endpoint of the family", vip(ProtocolTCP).endpoint("192.0.2.1"), TCP, "[fd00::1]:70", nil, "proxy"},
-		{"no endpoint of the family, tls", vip(ProtocolTLS).endpoint("192.0.2.1"), TCP, "[fd00::1]:70", nil, "proxy"},
-		{"no endpoint of the family, udp", vip(ProtocolUDP).endpoint("192.0.2.1"), UDP, "[fd00::1]:70", nil, "direct"},
+		{"no endpoint of the family", with(vip(ProtocolTCP), svcEndpoint("192.0.2.1")), TCP, "[fd00::1]:70", nil, "proxy"},
+		{"no endpoint of the family, tls", with(vip(ProtocolTLS), svcEndpoint("192.0.2.1")), TCP, "[fd00::1]:70", nil, "proxy"},
+		{"no endpoint of the family, udp", with(vip(ProtocolUDP), svcEndpoint("192.0.2.1")), UDP, "[fd00::1]:70", nil, "direct"},
 		{"no endpoints", vip(ProtocolTCP), TCP, "240.0.0.1:70", nil, "proxy"},
-		{"loopback is the proxy's", vip(ProtocolTCP).endpoint("127.0.0.1").endpoint("192.0.2.1"), TCP, "240.0.0.1:70", nil, "proxy"},
-		{"weights", vip(ProtocolTCP).endpoint("192.0.2.1").on(nil, 20).endpoint("192.0.2.2").on(nil, 10), TCP, "240.0.0.1:70", nil,
+		{"loopback is the proxy's", with(vip(ProtocolTCP), svcEndpoint("127.0.0.1"), svcEndpoint("192.0.2.1")), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"weights", with(vip(ProtocolTCP), svcEndpoint("192.0.2.1"), svcEndpointPorts(nil, 20), svcEndpoint("192.0.2.2"), svcEndpointPorts(nil, 10)), TCP, "240.0.0.1:70", nil,
 			"direct to 192.0.2.1:70*2 192.0.2.2:70"},
-		{"ports", vip(ProtocolTCP).target(7070).endpoint("192.0.2.1").endpoint("192.0.2.2").on(map[string]uint16{"TCP": 71}, 0), TCP, "240.0.0.1:70", nil,
+		{"ports", with(vip(ProtocolTCP), svcTarget(7070), svcEndpoint("192.0.2.1"), svcEndpoint("192.0.2.2"), svcEndpointPorts(map[string]uint16{"TCP": 71}, 0)), TCP, "240.0.0.1:70", nil,
 			"direct to 192.0.2.1:7070 192.0.2.2:71"},
-		{"an endpoint on the service's port", vip(ProtocolTCP).target(7070).endpoint("192.0.2.1").endpoint("192.0.2.2"), TCP, "192.0.2.2:70", nil,
+		{"an endpoint on the service's port", with(vip(ProtocolTCP), svcTarget(7070), svcEndpoint("192.0.2.1"), svcEndpoint("192.0.2.2")), TCP, "192.0.2.2:70", nil,
 			"direct to 192.0.2.2:7070"},
-		{"an endpoint on its own port", vip(ProtocolTCP).target(7070).endpoint("192.0.2.1"), TCP, "192.0.2.1:7070", nil, "direct"},
-		{"an endpoint's own port, tls", vip(ProtocolTLS).target(7070).endpoint("192.0.2.1"), TCP, "192.0.2.1:7070", nil, "inspect"},
-		{"cidr", se("s", ResolutionStatic, "a.b").at("240.0.0.0/8").port(70, ProtocolTCP).endpoint("192.0.2.1"), TCP, "240.9.9.9:70", nil,
+		{"an endpoint on its own port", with(vip(ProtocolTCP), svcTarget(7070), svcEndpoint("192.0.2.1")), TCP, "192.0.2.1:7070", nil, "direct"},
+		{"an endpoint's own port, tls", with(vip(ProtocolTLS), svcTarget(7070), svcEndpoint("192.0.2.1")), TCP, "192.0.2.1:7070", nil, "inspect"},
+		{"cidr", with(se("s", ResolutionStatic, "a.b"), svcAddresses("240.0.0.0/8"), svcPort(70, ProtocolTCP), svcEndpoint("192.0.2.1")), TCP, "240.9.9.9:70", nil,
 			"direct to 192.0.2.1:70"},
-		{"cidr, tls: no name is proved by a prefix", se("s", ResolutionStatic, "a.b").at("240.0.0.0/8").port(70, ProtocolTLS).endpoint("192.0.2.1"), TCP,
+		{"cidr, tls: no name is proved by a prefix", with(se("s", ResolutionStatic, "a.b"), svcAddresses("240.0.0.0/8"), svcPort(70, ProtocolTLS), svcEndpoint("192.0.2.1")), TCP,
 			"240.9.9.9:70", nil, "proxy"},
-		{"wildcard, tls: a pattern is no name", se("s", ResolutionStatic, "*.b").at("240.0.0.1/32").port(70, ProtocolTLS).endpoint("192.0.2.1"), TCP,
+		{"wildcard, tls: a pattern is no name", with(se("s", ResolutionStatic, "*.b"), svcAddresses("240.0.0.1/32"), svcPort(70, ProtocolTLS), svcEndpoint("192.0.2.1")), TCP,
 			"240.0.0.1:70", nil, "proxy"},
-		{"wildcard, tcp", se("s", ResolutionStatic, "*.b").at("240.0.0.1/32").port(70, ProtocolTCP).endpoint("192.0.2.1"), TCP, "240.0.0.1:70", nil,
+		{"wildcard, tcp", with(se("s", ResolutionStatic, "*.b"), svcAddresses("240.0.0.1/32"), svcPort(70, ProtocolTCP), svcEndpoint("192.0.2.1")), TCP, "240.0.0.1:70", nil,
 			"direct to 192.0.2.1:70"},
-		{"names to resolve", se("s", ResolutionDNS, "a.b").at("240.0.0.1/32").port(70, ProtocolTCP).endpoint("c.d"), TCP, "240.0.0.1:70", nil, "proxy"},
-		{"dns behind an address", se("s", ResolutionDNS, "a.b").at("240.0.0.1/32").port(70, ProtocolTCP), TCP, "240.0.0.1:70", nil, "proxy"},
-		{"dns", se("s", ResolutionDNS, "a.b").port(70, ProtocolTCP), TCP, "203.0.113.1:70", []string{"a.b"}, "direct"},
-		{"dns, target port", se("s", ResolutionDNS, "a.b").port(70, ProtocolTCP).target(7070), TCP, "203.0.113.1:70", []string{"a.b"}, "direct to :7070"},
-		{"dns, target port, udp", se("s", ResolutionDNS, "a.b").port(70, ProtocolUDP).target(7070), UDP, "203.0.113.1:70", []string{"a.b"}, "direct to :7070"},
-		{"dns, target port, tls", se("s", ResolutionDNS, "a.b").port(70, ProtocolTLS).target(7070), TCP, "203.0.113.1:70", []string{"a.b"}, "inspect to :7070"},
-		{"dns, target port, wildcard", se("s", ResolutionDNS, "*.b").port(70, ProtocolTLS).target(7070), TCP, "203.0.113.1:70", []string{"a.b"}, "inspect to :7070"},
-		{"dns, foreign endpoints", se("s", ResolutionDNS, "a.b").port(70, ProtocolTCP).endpoint("192.0.2.1"), TCP, "203.0.113.1:70", []string{"a.b"},
+		{"names to resolve", with(se("s", ResolutionDNS, "a.b"), svcAddresses("240.0.0.1/32"), svcPort(70, ProtocolTCP), svcEndpoint("c.d")), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"dns behind an address", with(se("s", ResolutionDNS, "a.b"), svcAddresses("240.0.0.1/32"), svcPort(70, ProtocolTCP)), TCP, "240.0.0.1:70", nil, "proxy"},
+		{"dns", with(se("s", ResolutionDNS, "a.b"), svcPort(70, ProtocolTCP)), TCP, "203.0.113.1:70", []string{"a.b"}, "direct"},
+		{"dns, target port", with(se("s", ResolutionDNS, "a.b"), svcPort(70, ProtocolTCP), svcTarget(7070)), TCP, "203.0.113.1:70", []string{"a.b"}, "direct to :7070"},
+		{"dns, target port, udp", with(se("s", ResolutionDNS, "a.b"), svcPort(70, ProtocolUDP), svcTarget(7070)), UDP, "203.0.113.1:70", []string{"a.b"}, "direct to :7070"},
+		{"dns, target port, tls", with(se("s", ResolutionDNS, "a.b"), svcPort(70, ProtocolTLS), svcTarget(7070)), TCP, "203.0.113.1:70", []string{"a.b"}, "inspect to :7070"},
+		{"dns, target port, wildcard", with(se("s", ResolutionDNS, "*.b"), svcPort(70, ProtocolTLS), svcTarget(7070)), TCP, "203.0.113.1:70", []string{"a.b"}, "inspect to :7070"},
+		{"dns, foreign endpoints", with(se("s", ResolutionDNS, "a.b"), svcPort(70, ProtocolTCP), svcEndpoint("192.0.2.1")), TCP, "203.0.113.1:70", []string{"a.b"},
 			"direct to 192.0.2.1:70"},
-		{"dns, foreign endpoints, tls", se("s", ResolutionDNS, "a.b").port(70, ProtocolTLS).endpoint("2001:db8::1"), TCP, "[2001:db8:1::1]:70", []string{"a.b"},
+		{"dns, foreign endpoints, tls", with(se("s", ResolutionDNS, "a.b"), svcPort(70, ProtocolTLS), svcEndpoint("2001:db8::1")), TCP, "[2001:db8:1::1]:70", []string{"a.b"},
 			"inspect to [2001:db8::1]:70"},
-		{"dns, another name", se("s", ResolutionDNS, "a.b").port(70, ProtocolTCP).endpoint("c.d"), TCP, "203.0.113.1:70", []string{"a.b"}, "proxy"},
-		{"none, target port", se("s", ResolutionNone, "a.b").at("192.0.2.0/24").port(70, ProtocolTCP).target(7070), TCP, "192.0.2.9:70", nil, "direct to :7070"},
-		{"none, an address, tls", se("s", ResolutionNone, "a.b").at("192.0.2.9/32").port(70, ProtocolTLS), TCP, "192.0.2.9:70", nil, "inspect"},
+		{"dns, another name", with(se("s", ResolutionDNS, "a.b"), svcPort(70, ProtocolTCP), svcEndpoint("c.d")), TCP, "203.0.113.1:70", []string{"a.b"}, "proxy"},
+		{"none, target port", with(se("s", ResolutionNone, "a.b"), svcAddresses("192.0.2.0/24"), svcPort(70, ProtocolTCP), svcTarget(7070)), TCP, "192.0.2.9:70", nil, "direct to :7070"},
+		{"none, an address, tls", with(se("s", ResolutionNone, "a.b"), svcAddresses("192.0.2.9/32"), svcPort(70, ProtocolTLS)), TCP, "192.0.2.9:70", nil, "inspect"},
 	} {
 		p := mustCompile(t, &Config{Services: []*Service{c.s}, AllowedEndpoints: allowing("127.0.0.1")}).Policy(DefaultPolicy)
 		d := p.Decide(Flow{Transport: c.tr, Dst: ap(c.dst), Names: c.names})
@@ -148,14 +149,14 @@ func TestEndpoints(t *testing.T) {
 
 // TestManyEndpoints: a list has a bound, behind which the core takes over.
 func TestManyEndpoints(t *testing.T) {
-	s := se("s", ResolutionStatic, "a.b").at("240.0.0.1/32").port(70, ProtocolTCP)
+	s := with(se("s", ResolutionStatic, "a.b"), svcAddresses("240.0.0.1/32"), svcPort(70, ProtocolTCP))
 	for i := range MaxEndpoints {
-		s.endpoint(fmt.Sprintf("10.0.%d.%d", i>>8, i&255))
+		with(s, svcEndpoint(fmt.Sprintf("10.0.%d.%d", i>>8, i&255)))
 	}
 	if d := one(t, s).Decide(Flow{Transport: TCP, Dst: ap("240.0.0.1:70")}); d.Verdict != Direct || len(d.To.List()) != MaxEndpoints {
 		t.Errorf("%d endpoints: %v with %d", MaxEndpoints, d.Verdict, len(d.To.List()))
 	}
-	s.endpoint("10.1.0.0")
+	with(s, svcEndpoint("10.1.0.0"))
 	if d := one(t, s).Decide(Flow{Transport: TCP, Dst: ap("240.0.0.1:70")}); d.Verdict != Proxy {
 		t.Errorf("one more: %v", d.Verdict)
 	}
@@ -164,7 +165,7 @@ func TestManyEndpoints(t *testing.T) {
 // TestStaticNames: what TLS to a service's own addresses must carry.
 func TestStaticNames(t *testing.T) {
 	p := defaultOf(t, []*Service{
-		se("s", ResolutionStatic, "a.b", "c.d").at("240.0.0.1/32", "fd00::1/128").port(443, ProtocolTLS).endpoint("192.0.2.1").endpoint("2001:db8::1"),
+		with(se("s", ResolutionStatic, "a.b", "c.d"), svcAddresses("240.0.0.1/32", "fd00::1/128"), svcPort(443, ProtocolTLS), svcEndpoint("192.0.2.1"), svcEndpoint("2001:db8::1")),
 	})
 	got := map[string][]string{}
 	for _, o := range p.Static() {

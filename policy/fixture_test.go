@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // se returns a ServiceEntry in namespace default. Its line is made of its
@@ -19,36 +20,49 @@ func se(name string, r Resolution, hosts ...hostname.Pattern) *Service {
 	}
 }
 
-func (s *Service) port(n uint16, p Protocol) *Service {
-	s.Ports = append(s.Ports, Port{Number: n, Name: p.String(), Protocol: p})
-	return s
-}
-
-func (s *Service) target(n uint16) *Service {
-	s.Ports[len(s.Ports)-1].TargetPort = n
-	return s
-}
-
-func (s *Service) at(prefixes ...string) *Service {
-	for _, p := range prefixes {
-		s.Addresses = append(s.Addresses, netip.MustParsePrefix(p))
+// with changes an object of a fixture, and returns it.
+func with[T any](x *T, changes ...func(*T)) *T {
+	for _, change := range changes {
+		change(x)
 	}
-	return s
+	return x
 }
 
-func (s *Service) endpoint(addr string) *Service {
-	e := Endpoint{Host: addr}
-	if a, err := netip.ParseAddr(addr); err == nil {
-		e = Endpoint{Addr: a}
+func svcPort(n uint16, p Protocol) func(*Service) {
+	return func(s *Service) {
+		s.Ports = append(s.Ports, Port{Number: n, Name: p.String(), Protocol: p})
 	}
-	s.Endpoints = append(s.Endpoints, e)
-	return s
 }
 
-// labelled gives the last endpoint labels.
-func (s *Service) labelled(labels map[string]string) *Service {
-	s.Endpoints[len(s.Endpoints)-1].Labels = labels
-	return s
+func svcTarget(n uint16) func(*Service) {
+	return func(s *Service) {
+		s.Ports[len(s.Ports)-1].TargetPort = n
+	}
+}
+
+func svcAddresses(prefixes ...string) func(*Service) {
+	return func(s *Service) {
+		for _, p := range prefixes {
+			s.Addresses = append(s.Addresses, netip.MustParsePrefix(p))
+		}
+	}
+}
+
+func svcEndpoint(addr string) func(*Service) {
+	return func(s *Service) {
+		e := Endpoint{Host: addr}
+		if a, err := netip.ParseAddr(addr); err == nil {
+			e = Endpoint{Addr: a}
+		}
+		s.Endpoints = append(s.Endpoints, e)
+	}
+}
+
+// svcLabels gives the last endpoint labels.
+func svcLabels(labels map[string]string) func(*Service) {
+	return func(s *Service) {
+		s.Endpoints[len(s.Endpoints)-1].Labels = labels
+	}
 }
 
 // kube returns a Kubernetes Service in namespace default.
@@ -90,7 +104,7 @@ func answer(name string, matches ...*HTTPMatch) *HTTPRule {
 	return &HTTPRule{Name: name, Matches: matches, DirectResponse: &DirectResponse{Status: 200}}
 }
 
-func uri(k MatchKind, v string) *HTTPMatch { return &HTTPMatch{URI: &StringMatch{k, v}} }
+func uri(k MatchKind, v string) *HTTPMatch { return &HTTPMatch{URI: &StringMatch{Kind: k, Value: v}} }
 
 func mustCompile(t testing.TB, c *Config) *Snapshot {
 	t.Helper()
@@ -135,9 +149,9 @@ func seedConfig() *Config {
 	gateway := Ref{Kind: "Gateway", Namespace: "default", Name: "bookinfo-gateway", File: "gw.yaml", Line: 5}
 	return &Config{
 		Services: []*Service{
-			se("googleapis", ResolutionDNS, "www.googleapis.com").port(80, ProtocolHTTP).port(443, ProtocolHTTPS),
-			se("external-db", ResolutionStatic, "external-db").port(3306, ProtocolTCP),
-			se("external-db-dns", ResolutionDNS, "external-db.xxx.yyy").port(3306, ProtocolTCP),
+			with(se("googleapis", ResolutionDNS, "www.googleapis.com"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolHTTPS)),
+			with(se("external-db", ResolutionStatic, "external-db"), svcPort(3306, ProtocolTCP)),
+			with(se("external-db-dns", ResolutionDNS, "external-db.xxx.yyy"), svcPort(3306, ProtocolTCP)),
 			db, page,
 		},
 		VirtualServices: []*VirtualService{
@@ -157,17 +171,17 @@ func seedConfig() *Config {
 // richConfig uses every field that Config has, with values of its own.
 func richConfig() *Config {
 	match := &HTTPMatch{
-		Name: "all", URI: &StringMatch{MatchPrefix, "/v1"}, IgnoreURICase: true, Scheme: &StringMatch{MatchExact, "http"},
-		Method: &StringMatch{MatchRegex, "GET|HEAD"}, Authority: &StringMatch{MatchPrefix, "api"},
-		Headers:        map[string]StringMatch{"x-a": {MatchExact, "1"}, "x-b": {MatchPresent, ""}},
-		WithoutHeaders: map[string]StringMatch{"x-c": {MatchPrefix, "2"}},
-		QueryParams:    map[string]StringMatch{"q": {MatchRegex, "[a-z]+"}},
+		Name: "all", URI: &StringMatch{Kind: MatchPrefix, Value: "/v1"}, IgnoreURICase: true, Scheme: &StringMatch{Kind: MatchExact, Value: "http"},
+		Method: &StringMatch{Kind: MatchRegex, Value: "GET|HEAD"}, Authority: &StringMatch{Kind: MatchPrefix, Value: "api"},
+		Headers:        map[string]StringMatch{"x-a": {Kind: MatchExact, Value: "1"}, "x-b": {Kind: MatchPresent, Value: ""}},
+		WithoutHeaders: map[string]StringMatch{"x-c": {Kind: MatchPrefix, Value: "2"}},
+		QueryParams:    map[string]StringMatch{"q": {Kind: MatchRegex, Value: "[a-z]+"}},
 		Port:           80, Gateways: []string{"mesh", "default/gw"},
 	}
 	full := &HTTPRule{
 		Name: "full", Matches: []*HTTPMatch{match},
 		Route: []*WeightedDestination{
-			{Destination: Destination{Host: "api.example.com", Port: 8080}, Weight: 3, Headers: &Headers{Request: HeaderOps{Add: []Header{{"x-d", "1"}}}}},
+			{Destination: Destination{Host: "api.example.com", Port: 8080}, Weight: 3, Headers: &Headers{Request: HeaderOps{Add: []Header{{Name: "x-d", Value: "1"}}}}},
 			{Destination: Destination{Host: "x.wild.example.org", Port: 80}, Weight: 1},
 			{Destination: Destination{Host: "inside.default.svc.cluster.local", Port: 0}, Weight: 2},
 			{Destination: Destination{Host: "unknown.example.net", Port: 0}, Weight: 4},
@@ -176,15 +190,14 @@ func richConfig() *Config {
 		Timeout: 3 * time.Second,
 		Retries: &Retries{Attempts: 2, PerTryTimeout: time.Second, On: []string{"5xx"}, Codes: []int{418}, Backoff: time.Millisecond},
 		Fault:   &Fault{Delay: time.Second, DelayPercent: 1, AbortStatus: 500, AbortGRPC: -1, AbortPercent: 2},
-		Headers: &Headers{Request: HeaderOps{Set: []Header{{"x-e", "1"}}}, Response: HeaderOps{Remove: []string{"server"}}},
+		Headers: &Headers{Request: HeaderOps{Set: []Header{{Name: "x-e", Value: "1"}}}, Response: HeaderOps{Remove: []string{"server"}}},
 	}
 	moved := &HTTPRule{Name: "moved", Matches: []*HTTPMatch{uri(MatchExact, "/old")}, Redirect: &Redirect{
 		URI: "/new", PrefixRewrite: "/p", Authority: "new.example.com", Port: 8443, DerivePort: "FROM_REQUEST_PORT", Scheme: "https", Code: 302}}
-	static := se("static", ResolutionStatic, "db.example.com").port(5432, ProtocolTCP).target(15432).
-		at("240.1.1.1/32", "fd00:5::/64").endpoint("192.0.2.10").endpoint("2001:db8::10")
+	static := with(se("static", ResolutionStatic, "db.example.com"), svcPort(5432, ProtocolTCP), svcTarget(15432), svcAddresses("240.1.1.1/32", "fd00:5::/64"), svcEndpoint("192.0.2.10"), svcEndpoint("2001:db8::10"))
 	static.Endpoints[0].Ports = map[string]uint16{"TCP": 25432}
 	static.Endpoints[0].Weight = 5
-	wild := se("wild", ResolutionNone, "*.wild.example.org").port(80, ProtocolHTTP).port(443, ProtocolTLS)
+	wild := with(se("wild", ResolutionNone, "*.wild.example.org"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS))
 	wild.AllowPrivate = true
 	inside := kube("inside")
 	inside.Ports = []Port{{Number: 80, Name: "http", Protocol: ProtocolHTTP}, {Number: 81, Name: "admin", Protocol: ProtocolHTTP, TargetPort: 9081}}
@@ -196,19 +209,18 @@ func richConfig() *Config {
 		{Ref: via.Ref, Matches: []*L4Match{l4on("mesh", 443, "*.wild.example.org")}, Route: toL4(egressHost, 443)},
 		{Ref: via.Ref, Matches: []*L4Match{l4on("default/egress", 443, "*.wild.example.org")}, Route: toL4("x.wild.example.org", 443)},
 	}
-	socket := se("socket", ResolutionStatic, "socket.example.com").port(9001, ProtocolTCP).at("240.1.1.3/32")
+	socket := with(se("socket", ResolutionStatic, "socket.example.com"), svcPort(9001, ProtocolTCP), svcAddresses("240.1.1.3/32"))
 	socket.Endpoints = []Endpoint{{Unix: "/run/socket", Labels: map[string]string{"version": "v1"}}, {Unix: "/run/other"}}
 	full.Route[0].Destination.Subset = "v1"
 	gw := Ref{Kind: "Gateway", Namespace: "default", Name: "gw", File: "gw.yaml", Line: 9, Column: 3}
 	return &Config{
 		Services: []*Service{
-			se("api", ResolutionDNS, "api.example.com").port(80, ProtocolHTTP).port(8080, ProtocolHTTP2).endpoint("a.example.net").endpoint("b.example.net").
-				labelled(map[string]string{"version": "v1"}),
+			with(se("api", ResolutionDNS, "api.example.com"), svcPort(80, ProtocolHTTP), svcPort(8080, ProtocolHTTP2), svcEndpoint("a.example.net"), svcEndpoint("b.example.net"), svcLabels(map[string]string{"version": "v1"})),
 			static, wild, inside,
-			se("ntp", ResolutionDNS, "time.example.com").port(123, ProtocolUDP),
-			se("vip", ResolutionDNS, "vip.example.com").port(9000, ProtocolUnset).at("240.1.1.2/32"),
+			with(se("ntp", ResolutionDNS, "time.example.com"), svcPort(123, ProtocolUDP)),
+			with(se("vip", ResolutionDNS, "vip.example.com"), svcPort(9000, ProtocolUnset), svcAddresses("240.1.1.2/32")),
 			socket,
-			se("nets", ResolutionNone, "nets.example.com").port(25, ProtocolTCP).at("198.51.100.0/24", "2001:db8:25::/48"),
+			with(se("nets", ResolutionNone, "nets.example.com"), svcPort(25, ProtocolTCP), svcAddresses("198.51.100.0/24", "2001:db8:25::/48")),
 		},
 		AllowedEndpoints: []AllowedEndpoint{{Unix: "/run/socket"}, {Unix: "/run/other"}},
 		VirtualServices: []*VirtualService{
@@ -221,7 +233,7 @@ func richConfig() *Config {
 			{Ref: gw, Name: "up", Port: 8081, Protocol: ProtocolHTTP, Hosts: names("secure.example.com"),
 				HostNamespaces: []string{"default"}, HTTPSRedirect: true},
 			{Ref: gw, Name: "tls", Port: 8443, Protocol: ProtocolHTTPS, Hosts: names("api.example.com"), HostNamespaces: []string{"*"}, TLS: &ServerTLS{
-				Mode: ServerMutual, Certificates: []CertificateFiles{{"/c", "/k"}}, CA: "/ca", CRL: "/crl", CredentialNames: []string{"cred"},
+				Mode: ServerMutual, Certificates: []CertificateFiles{{Certificate: "/c", PrivateKey: "/k"}}, CA: "/ca", CRL: "/crl", CredentialNames: []string{"cred"},
 				SubjectAltNames: []string{"san"}, VerifySPKI: []string{"spki"}, VerifyHash: []string{"hash"},
 				MinVersion: 0x303, MaxVersion: 0x304, CipherSuites: []string{"ECDHE"}}},
 		}}, out},
@@ -247,7 +259,7 @@ func richAuthorizations() []*AuthorizationPolicy {
 	ref := func(name string) Ref {
 		return Ref{Kind: "AuthorizationPolicy", Namespace: "default", Name: name, File: "authz.yaml", Line: 3, Column: 1}
 	}
-	match := func(list ...string) []ValueMatch { return valueMatches(list) }
+	match := func(list ...string) []ValueMatch { return match.ParseValues(list) }
 	path := []PathMatch{{ValueMatch: ParseValueMatch("/v1*")}, {ValueMatch: ParseValueMatch("*/v2")}, {Template: "/{*}/{**}"}}
 	net := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	full := &AuthRule{
@@ -263,7 +275,7 @@ func richAuthorizations() []*AuthorizationPolicy {
 		}},
 		When: []*AuthCondition{{Key: "request.headers[x-a]", Values: []string{"*"}, NotValues: []string{"2"}}, {Key: "destination.port", NotValues: []string{"22"}}},
 	}
-	target := func(name string) []AuthTarget { return []AuthTarget{{"ServiceEntry", name}} }
+	target := func(name string) []AuthTarget { return []AuthTarget{{Kind: "ServiceEntry", Name: name}} }
 	return []*AuthorizationPolicy{
 		{Ref: ref("allow"), Targets: target("api"), Rules: []*AuthRule{full}},
 		{Ref: ref("audit"), Action: AuthAudit, Targets: target("nets"), Rules: []*AuthRule{{Ref: ref("any")}}},

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // GatewayListener is one port of a gateway with the servers of all Gateways
@@ -35,7 +36,7 @@ type GatewayListener struct {
 	namespace string
 	// guard is what AuthorizationPolicies say of flows that go on as the
 	// gateway; nil: nothing. Nobody asks it of flows that come from outside.
-	guard *guard
+	guard *authz.Authorizer
 	// retries is the mesh's default.
 	retries *Retries
 }
@@ -67,21 +68,11 @@ func (l *GatewayListener) IsTLS() bool { return l.Protocol.IsTLS() }
 func (l *GatewayListener) Terminates() []*GatewayServer {
 	var out []*GatewayServer
 	for _, s := range l.Servers {
-		if s.terminates() {
+		if s.Terminates() {
 			out = append(out, s)
 		}
 	}
 	return out
-}
-
-// terminates says whether TLS ends at the server.
-func (s *GatewayServer) terminates() bool {
-	return s.Protocol.IsTLS() && s.TLS != nil && s.TLS.Mode != ServerPassthrough && s.TLS.Mode != ServerAutoPassthrough
-}
-
-// servesHTTP says whether the server reads requests.
-func (s *GatewayServer) servesHTTP() bool {
-	return s.Protocol.IsHTTP() || s.Protocol == ProtocolHTTPS && s.terminates()
 }
 
 // chain returns what happens to a connection with an SNI, "" for none: the

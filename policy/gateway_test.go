@@ -33,8 +33,8 @@ func served(servers ...GatewayServer) *Config {
 	return c
 }
 
-// bind adds rules for "default/gw".
-func (c *Config) bind(v *VirtualService) *VirtualService {
+// bindTo adds rules for "default/gw".
+func bindTo(c *Config, v *VirtualService) *VirtualService {
 	v.Gateways = []string{"default/gw"}
 	c.VirtualServices = append(c.VirtualServices, v)
 	return v
@@ -82,7 +82,7 @@ func TestGatewayConflicts(t *testing.T) {
 func TestGatewaySeesItsNamespace(t *testing.T) {
 	c := served(gatewayServer("http", 80, ProtocolHTTP, nil, "*"))
 	c.Gateways[0].Ref.Namespace = "edge"
-	shown, hidden := se("shown", ResolutionDNS, "shown.example.com").port(80, ProtocolHTTP), se("hidden", ResolutionDNS, "hidden.example.com").port(80, ProtocolHTTP)
+	shown, hidden := with(se("shown", ResolutionDNS, "shown.example.com"), svcPort(80, ProtocolHTTP)), with(se("hidden", ResolutionDNS, "hidden.example.com"), svcPort(80, ProtocolHTTP))
 	hidden.Export = Visibility{Limited: true, Namespaces: []string{"default"}}
 	c.Services = append(c.Services, shown, hidden)
 	c.Sidecars = []*Sidecar{{Ref: Ref{Kind: "Sidecar", Namespace: "istio-system", Name: "s"}, Egress: []SidecarEgress{{Hosts: []SidecarHost{{Namespace: "*", Host: "nothing.example.com"}}}}}}

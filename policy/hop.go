@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -64,7 +65,7 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 		if g := d.To.Gateway.guard; g != nil {
 			facts := d.To.Gateway.facts(f, own, next.Host, next)
 			f.Trace.gateway(d.To.Gateway, &facts)
-			if no := g.refuses(&facts, false); no.reason != "" {
+			if no := refusedBy(g, &facts, false); no.reason != "" {
 				return HTTPDecision{Decision: no.decision()}
 			}
 			d.Decision = d.Decision.markedBy(g, &facts)
@@ -145,7 +146,7 @@ func (h *Hop) apply(r *Request) (*Request, bool) {
 		authority = rw.Authority
 	}
 	for _, o := range ops {
-		if o == nil || o.Request.empty() {
+		if o == nil || noHeaderOps(&o.Request) {
 			continue
 		}
 		out.Header = cloneHeader(out.Header)
@@ -168,4 +169,14 @@ func hostOf(authority string) string {
 		host = authority[:i]
 	}
 	return strings.Trim(host, "[]")
+}
+
+func noHeaderOps(o *HeaderOps) bool { return len(o.Set)+len(o.Add)+len(o.Remove) == 0 }
+
+func cloneHeader(h map[string][]string) map[string][]string {
+	out := make(map[string][]string, len(h))
+	for k, v := range h {
+		out[k] = slices.Clone(v)
+	}
+	return out
 }

@@ -3,25 +3,11 @@
 package policy
 
 import (
-	"net/url"
 	"regexp"
 	"time"
-)
 
-// Request is what HTTP rules match on. Path has no query and is as the
-// client sent it (still escaped). Header keys are canonical (net/textproto).
-type Request struct {
-	Method    string
-	Scheme    string // http or https
-	Authority string // Host or :authority, as sent
-	Host      string // Authority, normalized, without port
-	Path      string
-	Query     url.Values
-	Header    map[string][]string
-	Port      uint16 // the port that the workload dialled, or the listener's
-	// Gateway is "namespace/name" on the ingress side, "" for mesh.
-	Gateway string
-}
+	"github.com/egressd/egressd/policy/internal/match"
+)
 
 // HTTPDecision is the answer for one request. When Verdict is Deny nothing
 // else but Reason and Rule (near miss) is set. Otherwise Action says what to
@@ -148,4 +134,26 @@ func (d *RouteDestination) refuses(f *Flow, own *HostPort, name string, r *Reque
 		}
 	}
 	return refusal{}
+}
+
+// RewritePath returns the path (without query) that goes upstream by the
+// action's rewrite.
+func (a *HTTPAction) RewritePath(path string) string {
+	rw := a.Rule.Rewrite
+	switch {
+	case rw == nil:
+		return path
+	case rw.RegexMatch != "":
+		re := a.rewrite
+		if re == nil { // an action that was not compiled here
+			var err error
+			if re, err = regexp.Compile(rw.RegexMatch); err != nil {
+				return path
+			}
+		}
+		return re.ReplaceAllString(path, match.RegexTemplate(rw.RegexRewrite))
+	case rw.URI != "":
+		return a.Match.ReplacePrefix(path, rw.URI)
+	}
+	return path
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // get returns a GET request as the forwarding core hands it in.
@@ -28,7 +29,9 @@ func get(host, target string, header ...string) *Request {
 }
 
 func TestHTTPMatch(t *testing.T) {
-	sm := func(k MatchKind, v string) map[string]StringMatch { return map[string]StringMatch{"x-a": {k, v}} }
+	sm := func(k MatchKind, v string) map[string]StringMatch {
+		return map[string]StringMatch{"x-a": {Kind: k, Value: v}}
+	}
 	post, https, other := get("a.b", "/"), get("a.b", "/"), get("a.b", "/")
 	post.Method, https.Scheme, other.Authority, other.Port = "POST", "https", "a.b:8080", 8080
 	for _, c := range []struct {
@@ -41,42 +44,42 @@ func TestHTTPMatch(t *testing.T) {
 		{"prefix is of the raw text", uri(MatchPrefix, "/foo"), []*Request{get("a.b", "/foo"), get("a.b", "/foobar"), get("a.b", "/foo/x")}, []*Request{get("a.b", "/fo"), get("a.b", "/x/foo"), get("a.b", "/%66oo")}},
 		{"path prefix is of whole segments", uri(MatchPathPrefix, "/foo"), []*Request{get("a.b", "/foo"), get("a.b", "/foo/"), get("a.b", "/foo/x")}, []*Request{get("a.b", "/foobar"), get("a.b", "/fo"), get("a.b", "/Foo"), get("a.b", "/x/foo")}},
 		{"path prefix of all", uri(MatchPathPrefix, "/"), []*Request{get("a.b", "/"), get("a.b", "/x/y"), {Path: "*"}}, nil},
-		{"path prefix, any case", &HTTPMatch{URI: &StringMatch{MatchPathPrefix, "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aB/c")}, []*Request{get("a.b", "/abc")}},
+		{"path prefix, any case", &HTTPMatch{URI: &StringMatch{Kind: MatchPathPrefix, Value: "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aB/c")}, []*Request{get("a.b", "/abc")}},
 		{"regex is of the whole path", uri(MatchRegex, "/v[0-9]"), []*Request{get("a.b", "/v1"), get("a.b", "/v1?x=/v22")}, []*Request{get("a.b", "/v12"), get("a.b", "/x/v1"), get("a.b", "/v1%0A")}},
 		{"alternatives stay within the whole", uri(MatchRegex, "/a|/b"), []*Request{get("a.b", "/a"), get("a.b", "/b")}, []*Request{get("a.b", "/ax"), get("a.b", "/x/b")}},
 		{"empty uri is any", uri(MatchPresent, ""), []*Request{get("a.b", "/x")}, nil},
-		{"exact, any case", &HTTPMatch{URI: &StringMatch{MatchExact, "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aB")}, []*Request{get("a.b", "/abc")}},
-		{"prefix, any case", &HTTPMatch{URI: &StringMatch{MatchPrefix, "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aBc")}, []*Request{get("a.b", "/a"), get("a.b", "/xab")}},
-		{"regex keeps its case", &HTTPMatch{URI: &StringMatch{MatchRegex, "/A"}, IgnoreURICase: true}, []*Request{get("a.b", "/A")}, []*Request{get("a.b", "/a")}},
-		{"method", &HTTPMatch{Method: &StringMatch{MatchExact, "POST"}}, []*Request{post}, []*Request{get("a.b", "/")}},
-		{"scheme", &HTTPMatch{Scheme: &StringMatch{MatchExact, "https"}}, []*Request{https}, []*Request{post}},
-		{"authority as sent", &HTTPMatch{Authority: &StringMatch{MatchExact, "a.b:8080"}}, []*Request{other}, []*Request{post}},
+		{"exact, any case", &HTTPMatch{URI: &StringMatch{Kind: MatchExact, Value: "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aB")}, []*Request{get("a.b", "/abc")}},
+		{"prefix, any case", &HTTPMatch{URI: &StringMatch{Kind: MatchPrefix, Value: "/Ab"}, IgnoreURICase: true}, []*Request{get("a.b", "/aBc")}, []*Request{get("a.b", "/a"), get("a.b", "/xab")}},
+		{"regex keeps its case", &HTTPMatch{URI: &StringMatch{Kind: MatchRegex, Value: "/A"}, IgnoreURICase: true}, []*Request{get("a.b", "/A")}, []*Request{get("a.b", "/a")}},
+		{"method", &HTTPMatch{Method: &StringMatch{Kind: MatchExact, Value: "POST"}}, []*Request{post}, []*Request{get("a.b", "/")}},
+		{"scheme", &HTTPMatch{Scheme: &StringMatch{Kind: MatchExact, Value: "https"}}, []*Request{https}, []*Request{post}},
+		{"authority as sent", &HTTPMatch{Authority: &StringMatch{Kind: MatchExact, Value: "a.b:8080"}}, []*Request{other}, []*Request{post}},
 		{"port", &HTTPMatch{Port: 8080}, []*Request{other}, []*Request{post}},
 		{"header", &HTTPMatch{Headers: sm(MatchExact, "1")}, []*Request{get("a.b", "/", "X-A", "1")}, []*Request{get("a.b", "/"), get("a.b", "/", "X-A", "2"), get("a.b", "/", "X-A", "1", "X-A", "2")}},
 		{"header, several values", &HTTPMatch{Headers: sm(MatchExact, "1,2")}, []*Request{get("a.b", "/", "X-A", "1", "X-A", "2")}, []*Request{get("a.b", "/", "X-A", "1")}},
 		{"header is there", &HTTPMatch{Headers: sm(MatchPresent, "")}, []*Request{get("a.b", "/", "X-A", "")}, []*Request{get("a.b", "/")}},
 		{"header regex * is presence", &HTTPMatch{Headers: sm(MatchRegex, "*")}, []*Request{get("a.b", "/", "X-A", "")}, []*Request{get("a.b", "/")}},
 		{"empty exact needs the header", &HTTPMatch{Headers: sm(MatchExact, "")}, []*Request{get("a.b", "/", "X-A", "")}, []*Request{get("a.b", "/")}},
-		{"host header", &HTTPMatch{Headers: map[string]StringMatch{"host": {MatchExact, "a.b"}}}, []*Request{get("a.b", "/")}, []*Request{other}},
-		{"pseudo-header", &HTTPMatch{Headers: map[string]StringMatch{":method": {MatchExact, "POST"}}}, []*Request{post}, []*Request{other}},
+		{"host header", &HTTPMatch{Headers: map[string]StringMatch{"host": {Kind: MatchExact, Value: "a.b"}}}, []*Request{get("a.b", "/")}, []*Request{other}},
+		{"pseudo-header", &HTTPMatch{Headers: map[string]StringMatch{":method": {Kind: MatchExact, Value: "POST"}}}, []*Request{post}, []*Request{other}},
 		{"without header", &HTTPMatch{WithoutHeaders: sm(MatchExact, "1")}, []*Request{get("a.b", "/"), get("a.b", "/", "X-A", "2")}, []*Request{get("a.b", "/", "X-A", "1")}},
 		{"without any", &HTTPMatch{WithoutHeaders: sm(MatchPresent, "")}, []*Request{get("a.b", "/")}, []*Request{get("a.b", "/", "X-A", "")}},
 		{"without: missing is empty", &HTTPMatch{WithoutHeaders: sm(MatchRegex, ".*")}, nil, []*Request{get("a.b", "/"), get("a.b", "/", "X-A", "1")}},
 		{"query", &HTTPMatch{QueryParams: sm(MatchExact, "1")}, []*Request{get("a.b", "/?x-a=1"), get("a.b", "/?x-a=1&x-a=2")}, []*Request{get("a.b", "/"), get("a.b", "/?x-a=2&x-a=1"), get("a.b", "/?X-A=1")}},
 		{"query is there", &HTTPMatch{QueryParams: sm(MatchPresent, "")}, []*Request{get("a.b", "/?x-a"), get("a.b", "/?x-a=1")}, []*Request{get("a.b", "/?x-b=1")}},
-		{"all conditions", &HTTPMatch{URI: &StringMatch{MatchPrefix, "/"}, Headers: sm(MatchExact, "1"), QueryParams: sm(MatchExact, "1")}, []*Request{get("a.b", "/?x-a=1", "X-A", "1")}, []*Request{get("a.b", "/?x-a=1"), get("a.b", "/", "X-A", "1")}},
+		{"all conditions", &HTTPMatch{URI: &StringMatch{Kind: MatchPrefix, Value: "/"}, Headers: sm(MatchExact, "1"), QueryParams: sm(MatchExact, "1")}, []*Request{get("a.b", "/?x-a=1", "X-A", "1")}, []*Request{get("a.b", "/?x-a=1"), get("a.b", "/", "X-A", "1")}},
 	} {
-		m, err := newMatcher(c.m)
+		m, err := match.NewHTTPMatcher(c.m)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
 		for _, r := range c.yes {
-			if !m.matches(r) {
+			if !m.Matches(r) {
 				t.Errorf("%s: %s %q %v does not match", c.name, r.Method, r.Path, r.Header)
 			}
 		}
 		for _, r := range c.no {
-			if m.matches(r) {
+			if m.Matches(r) {
 				t.Errorf("%s: %s %q %v matches", c.name, r.Method, r.Path, r.Header)
 			}
 		}
@@ -108,7 +111,7 @@ func outcome(d HTTPDecision) string {
 // like, also when it comes to the forwarding core; semantics/requests.txtar has
 // what becomes of requests.
 func TestRequestOnTCPRule(t *testing.T) {
-	p := defaultOf(t, []*Service{se("tcp", ResolutionDNS, "tcp.example.org").port(80, ProtocolTCP)},
+	p := defaultOf(t, []*Service{with(se("tcp", ResolutionDNS, "tcp.example.org"), svcPort(80, ProtocolTCP))},
 		vs("tcp", mesh, names("tcp.example.org"), answer("not on tcp ports")))
 	for host, known := range map[string][]string{"tcp.example.org": nil, "evil.example": {"tcp.example.org"}} {
 		const want = "default tcp.example.org:80"
@@ -124,7 +127,7 @@ func TestPickByWeight(t *testing.T) {
 		{Destination: Destination{Host: "b.example"}, Weight: 0},
 		{Destination: Destination{Host: "c.example"}, Weight: 3},
 	}}
-	p := defaultOf(t, []*Service{se("s", ResolutionDNS, "a.example").port(80, ProtocolHTTP)}, vs("v", mesh, names("a.example"), rule))
+	p := defaultOf(t, []*Service{with(se("s", ResolutionDNS, "a.example"), svcPort(80, ProtocolHTTP))}, vs("v", mesh, names("a.example"), rule))
 	a := p.DecideHTTP(Flow{Dst: ap("203.0.113.1:80")}, get("a.example", "/")).Action
 	got := map[string]int{}
 	for r := range uint64(400) {
@@ -156,7 +159,7 @@ func TestBorrowedEndpoints(t *testing.T) {
 		{"db.example.com", ""},
 		{"other", ""},
 	} {
-		p := defaultOf(t, []*Service{k, se("s", ResolutionStatic, c.host).port(5432, ProtocolTCP)})
+		p := defaultOf(t, []*Service{k, with(se("s", ResolutionStatic, c.host), svcPort(5432, ProtocolTCP))})
 		h := p.Lookup(string(c.host))
 		got := ""
 		for i, e := range h.Ports[0].Upstream.Endpoints {
@@ -176,9 +179,9 @@ func TestBorrowedEndpoints(t *testing.T) {
 
 func TestSharedHosts(t *testing.T) {
 	p := defaultOf(t, []*Service{
-		se("one", ResolutionStatic, "a.b").port(80, ProtocolHTTP).endpoint("192.0.2.1"),
-		se("two", ResolutionStatic, "a.b").port(80, ProtocolHTTP).port(81, ProtocolTCP).endpoint("192.0.2.1").endpoint("192.0.2.2"),
-		se("late", ResolutionDNS, "a.b").port(80, ProtocolTCP),
+		with(se("one", ResolutionStatic, "a.b"), svcPort(80, ProtocolHTTP), svcEndpoint("192.0.2.1")),
+		with(se("two", ResolutionStatic, "a.b"), svcPort(80, ProtocolHTTP), svcPort(81, ProtocolTCP), svcEndpoint("192.0.2.1"), svcEndpoint("192.0.2.2")),
+		with(se("late", ResolutionDNS, "a.b"), svcPort(80, ProtocolTCP)),
 	})
 	h := p.Lookup("a.b")
 	if len(h.Ports) != 2 || h.Ports[0].Rule.Name != "one" || h.Ports[1].Rule.Name != "two" || h.Ports[0].Protocol != ProtocolHTTP {
@@ -191,7 +194,7 @@ func TestSharedHosts(t *testing.T) {
 
 func TestNoListeners(t *testing.T) {
 	c := served(gatewayServer("http", 80, ProtocolHTTP, nil, "*"))
-	c.bind(vs("v", nil, names("*"), answer("all")))
+	bindTo(c, vs("v", nil, names("*"), answer("all")))
 	if ls := mustCompile(t, c).Listeners(); len(ls) != 1 || ls[0].DecideHTTP(get("www.example.com", "/")).Action == nil {
 		t.Errorf("%d listeners", len(ls))
 	}

@@ -63,14 +63,13 @@ const (
 
 func ofNamespaceA() *Config {
 	c := &Config{Workloads: workloads("a", "b"), Services: []*Service{
-		se("web", ResolutionDNS, "web.example.com").port(80, ProtocolHTTP).port(443, ProtocolTLS).port(3306, ProtocolTCP).port(53, ProtocolUDP).in("a"),
-		se("db", ResolutionStatic, "db.example.com").port(3306, ProtocolTCP).port(443, ProtocolTLS).port(53, ProtocolUDP).
-			at(vip4+"/32", vip6+"/128").endpoint("192.0.2.9").endpoint("2001:db8::9").in("a"),
-		se("any", ResolutionNone, "any.example.com").port(8080, ProtocolUnset).in("a"),
-		se("wild", ResolutionNone, "*.wild.example.com").port(80, ProtocolHTTP).port(443, ProtocolTLS).in("a"),
+		with(se("web", ResolutionDNS, "web.example.com"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS), svcPort(3306, ProtocolTCP), svcPort(53, ProtocolUDP), svcNamespace("a")),
+		with(se("db", ResolutionStatic, "db.example.com"), svcPort(3306, ProtocolTCP), svcPort(443, ProtocolTLS), svcPort(53, ProtocolUDP), svcAddresses(vip4+"/32", vip6+"/128"), svcEndpoint("192.0.2.9"), svcEndpoint("2001:db8::9"), svcNamespace("a")),
+		with(se("any", ResolutionNone, "any.example.com"), svcPort(8080, ProtocolUnset), svcNamespace("a")),
+		with(se("wild", ResolutionNone, "*.wild.example.com"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS), svcNamespace("a")),
 	}}
 	for _, h := range []hostname.Pattern{"web.example.com", "db.example.com", "any.example.com", "*.wild.example.com"} {
-		v := vs("rules-"+string(h[len(h)-11:]), mesh, names(h), answer("mine")).in("a")
+		v := with(vs("rules-"+string(h[len(h)-11:]), mesh, names(h), answer("mine")), vsNamespace("a"))
 		v.Ref.Name = string(h)
 		to := Destination{Host: string(h)}
 		if h.IsWildcard() {
@@ -167,21 +166,21 @@ func (g intruder) export() Visibility {
 }
 
 func (g intruder) service() *Service {
-	s := se(fmt.Sprint("b", g.Uint32()), Resolution(g.IntN(4)), g.hosts()...).in("b")
+	s := with(se(fmt.Sprint("b", g.Uint32()), Resolution(g.IntN(4)), g.hosts()...), svcNamespace("b"))
 	seen := map[uint16]bool{}
 	for range 1 + g.IntN(3) {
 		n := []uint16{80, 443, 3306, 53, 8080}[g.IntN(5)]
 		if pr := Protocol(g.IntN(int(ProtocolUDP) + 1)); !seen[n] {
-			s.port(n, pr)
+			with(s, svcPort(n, pr))
 			seen[n] = true
 		}
 	}
 	for range g.IntN(3) {
-		s.at(g.one(vip4+"/32", vip6+"/128", learned4+"/32", learned6+"/128", "192.0.2.9/32", "198.51.100.0/24"))
+		with(s, svcAddresses(g.one(vip4+"/32", vip6+"/128", learned4+"/32", learned6+"/128", "192.0.2.9/32", "198.51.100.0/24")))
 	}
 	if s.Resolution == ResolutionStatic {
 		for range 1 + g.IntN(2) {
-			s.endpoint(g.one("192.0.2.1", "192.0.2.9", "2001:db8::7", vip4, learned4))
+			with(s, svcEndpoint(g.one("192.0.2.1", "192.0.2.9", "2001:db8::7", vip4, learned4)))
 		}
 	}
 	s.AllowPrivate, s.Created, s.Export = g.IntN(2) == 0, int64(g.IntN(3)), g.export()
@@ -189,7 +188,7 @@ func (g intruder) service() *Service {
 }
 
 func (g intruder) rules() *VirtualService {
-	v := vs(fmt.Sprint("b", g.Uint32()), mesh, g.hosts(), to("theirs", g.one("b.example.com", "web.example.com"), 0)).in("b")
+	v := with(vs(fmt.Sprint("b", g.Uint32()), mesh, g.hosts(), to("theirs", g.one("b.example.com", "web.example.com"), 0)), vsNamespace("b"))
 	route := []*WeightedDestination{{Destination: Destination{Host: "b.example.com", Port: 443}}}
 	if g.IntN(2) == 0 {
 		v.TLS = []*TLSRule{{Ref: v.Ref, Matches: []*L4Match{{SNIHosts: v.Hosts}}, Route: route}}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // l4Route is one match of a rule for TLS or TCP, and where it leads.
@@ -29,7 +30,7 @@ func (sc *scope) meets(gateways []string, namespace string, labels map[string]st
 	if len(gateways) > 0 && !slices.Contains(gateways, meshGateway) {
 		return false
 	}
-	return (namespace == "" || namespace == sc.identity.Namespace) && selects(labels, sc.identity.Labels)
+	return (namespace == "" || namespace == sc.identity.Namespace) && match.Labels(labels, sc.identity.Labels)
 }
 
 func (b *builder) tlsRoutes(at place) []l4Route {
@@ -117,7 +118,7 @@ func (b *builder) routesL4(p *Policy, pattern hostname.Pattern, hp *HostPort) bo
 	return false
 }
 
-func (vs *VirtualService) hasL4() bool { return len(vs.TLS)+len(vs.TCP) > 0 }
+func hasL4(vs *VirtualService) bool { return len(vs.TLS)+len(vs.TCP) > 0 }
 
 // routesPort says whether one of the VirtualServices has rules for a port:
 // those for TLS are for TLS, those for TCP for what is neither HTTP nor TLS,
@@ -235,7 +236,7 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 		if g := to.Gateway.guard; g != nil {
 			facts := to.Gateway.facts(&f, d.Port, name, nil)
 			f.Trace.gateway(to.Gateway, &facts)
-			if no := g.refuses(&facts, false); no.reason != "" {
+			if no := refusedBy(g, &facts, false); no.reason != "" {
 				return no.decision(), nil
 			}
 			d = d.markedBy(g, &facts)

@@ -10,16 +10,18 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 )
 
-// tls adds a rule for TLS.
-func (v *VirtualService) tls(to string, m L4Match) *VirtualService {
-	v.TLS = append(v.TLS, &TLSRule{Ref: v.Ref, Matches: []*L4Match{&m}, Route: toL4(to, 0)})
-	return v
+// vsTLS adds a rule for TLS.
+func vsTLS(to string, m L4Match) func(*VirtualService) {
+	return func(v *VirtualService) {
+		v.TLS = append(v.TLS, &TLSRule{Ref: v.Ref, Matches: []*L4Match{&m}, Route: toL4(to, 0)})
+	}
 }
 
-// tcp adds a rule for TCP.
-func (v *VirtualService) tcp(to string, m ...*L4Match) *VirtualService {
-	v.TCP = append(v.TCP, &TCPRule{Ref: v.Ref, Matches: m, Route: toL4(to, 0)})
-	return v
+// vsTCP adds a rule for TCP.
+func vsTCP(to string, m ...*L4Match) func(*VirtualService) {
+	return func(v *VirtualService) {
+		v.TCP = append(v.TCP, &TCPRule{Ref: v.Ref, Matches: m, Route: toL4(to, 0)})
+	}
 }
 
 // landing is the host of the upstream that a flow comes to, the name of the
@@ -75,11 +77,11 @@ func TestSidecarImports(t *testing.T) {
 			p := policyFor(t, &Config{
 				Workloads: workloads("shop"),
 				Services: []*Service{
-					se("s", ResolutionDNS, host).port(80, ProtocolHTTP).port(443, ProtocolTLS).port(3306, ProtocolTCP).in("shop"),
-					se("t", ResolutionDNS, "theirs").port(443, ProtocolTLS).port(3306, ProtocolTCP).in("shop"),
+					with(se("s", ResolutionDNS, host), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS), svcPort(3306, ProtocolTCP), svcNamespace("shop")),
+					with(se("t", ResolutionDNS, "theirs"), svcPort(443, ProtocolTLS), svcPort(3306, ProtocolTCP), svcNamespace("shop")),
 				},
 				VirtualServices: []*VirtualService{
-					vs("v", mesh, names(host), answer("theirs")).tls("theirs", L4Match{SNIHosts: names(host)}).tcp("theirs").in("other"),
+					with(vs("v", mesh, names(host), answer("theirs")), vsTLS("theirs", L4Match{SNIHosts: names(host)}), vsTCP("theirs"), vsNamespace("other")),
 				},
 				Sidecars: []*Sidecar{{Ref: Ref{Kind: "Sidecar", Namespace: "shop", Name: "s"}, Egress: []SidecarEgress{{Hosts: tt.hosts}}}},
 			}, "shop")

@@ -12,18 +12,20 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 )
 
-// in moves an object to a namespace.
-func (s *Service) in(namespace string) *Service {
-	s.Ref.Namespace = namespace
-	return s
+// svcNamespace moves an object to a namespace.
+func svcNamespace(namespace string) func(*Service) {
+	return func(s *Service) {
+		s.Ref.Namespace = namespace
+	}
 }
 
-func (vs *VirtualService) in(namespace string) *VirtualService {
-	vs.Ref.Namespace = namespace
-	for _, r := range vs.HTTP {
-		r.Ref = vs.Ref
+func vsNamespace(namespace string) func(*VirtualService) {
+	return func(vs *VirtualService) {
+		vs.Ref.Namespace = namespace
+		for _, r := range vs.HTTP {
+			r.Ref = vs.Ref
+		}
 	}
-	return vs
 }
 
 func workloads(namespaces ...string) []*Workload {
@@ -52,16 +54,16 @@ func TestHostOfSeveralNamespaces(t *testing.T) {
 	const host = "shop.example.com"
 	for _, ip := range []string{"185.10.10.3", "2001:db8:b::3"} {
 		for name, b := range map[string]*Service{
-			"another port": se("b", ResolutionStatic, host).port(8080, ProtocolHTTP).endpoint(ip),
-			"all ports":    se("b", ResolutionStatic, host).port(80, ProtocolHTTP).port(443, ProtocolTLS).port(3306, ProtocolTCP).endpoint(ip),
-			"addresses":    se("b", ResolutionNone, host).port(8080, ProtocolTCP).at(netip.PrefixFrom(netip.MustParseAddr(ip), netip.MustParseAddr(ip).BitLen()).String()),
-			"private":      private(se("b", ResolutionDNS, host).port(8080, ProtocolHTTP)),
-			"no port":      se("b", ResolutionStatic, host).endpoint(ip),
+			"another port": with(se("b", ResolutionStatic, host), svcPort(8080, ProtocolHTTP), svcEndpoint(ip)),
+			"all ports":    with(se("b", ResolutionStatic, host), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS), svcPort(3306, ProtocolTCP), svcEndpoint(ip)),
+			"addresses":    with(se("b", ResolutionNone, host), svcPort(8080, ProtocolTCP), svcAddresses(netip.PrefixFrom(netip.MustParseAddr(ip), netip.MustParseAddr(ip).BitLen()).String())),
+			"private":      private(with(se("b", ResolutionDNS, host), svcPort(8080, ProtocolHTTP))),
+			"no port":      with(se("b", ResolutionStatic, host), svcEndpoint(ip)),
 		} {
 			a := func() *Service {
-				return se("a", ResolutionDNS, host).port(80, ProtocolHTTP).port(443, ProtocolTLS).port(3306, ProtocolTCP).in("a")
+				return with(se("a", ResolutionDNS, host), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS), svcPort(3306, ProtocolTCP), svcNamespace("a"))
 			}
-			b.in("b").Created = 1 // older
+			with(b, svcNamespace("b")).Created = 1 // older
 			c := &Config{Services: []*Service{b, a()}, Workloads: workloads("a", "b", "c")}
 			alone := policyFor(t, &Config{Services: []*Service{a()}, Workloads: workloads("a")}, "a").Lookup(host)
 			got := policyFor(t, c, "a").Lookup(host)
@@ -97,10 +99,10 @@ var emptyVhosts, _ = meshHosts(nil)
 // queries are answered in one way.
 func TestOneNamespaceJoins(t *testing.T) {
 	dns := func(name string, port uint16) *Service {
-		return se(name, ResolutionDNS, "x.example.com").port(port, ProtocolHTTP).in("a")
+		return with(se(name, ResolutionDNS, "x.example.com"), svcPort(port, ProtocolHTTP), svcNamespace("a"))
 	}
 	static := func(name string) *Service {
-		return se(name, ResolutionStatic, "x.example.com").port(8080, ProtocolHTTP).endpoint("192.0.2.1").in("a")
+		return with(se(name, ResolutionStatic, "x.example.com"), svcPort(8080, ProtocolHTTP), svcEndpoint("192.0.2.1"), svcNamespace("a"))
 	}
 	again := static("one")
 	again.Ref.File = "other.yaml"
@@ -129,8 +131,8 @@ func TestAddressOfSeveralNamespaces(t *testing.T) {
 		vip := netip.MustParsePrefix(v.vip).Addr()
 		for _, pr := range []Protocol{ProtocolTCP, ProtocolUDP, ProtocolUnset, ProtocolTLS, ProtocolHTTP} {
 			for _, other := range []Protocol{ProtocolTCP, ProtocolUDP, ProtocolUnset, ProtocolTLS, ProtocolHTTP} {
-				a := se("a", ResolutionStatic, "a.example.com").port(53, pr).at(v.vip).endpoint(v.mine).in("a")
-				b := se("b", ResolutionStatic, "b.example.com").port(53, other).at(v.vip).endpoint(v.theirs).in("b")
+				a := with(se("a", ResolutionStatic, "a.example.com"), svcPort(53, pr), svcAddresses(v.vip), svcEndpoint(v.mine), svcNamespace("a"))
+				b := with(se("b", ResolutionStatic, "b.example.com"), svcPort(53, other), svcAddresses(v.vip), svcEndpoint(v.theirs), svcNamespace("b"))
 				alone := policyFor(t, &Config{Services: []*Service{a}, Workloads: workloads("a")}, "a")
 				both := policyFor(t, &Config{Services: []*Service{b, a}, Workloads: workloads("a")}, "a")
 				f := Flow{Transport: pr.Transport(), Dst: netip.AddrPortFrom(vip, 53)}
@@ -153,10 +155,10 @@ func TestAddressOfSeveralNamespaces(t *testing.T) {
 // TestWhyNamesTheLoser: explain says what the data path does, and why another
 // namespace's entry has no part in it.
 func TestWhyNamesTheLoser(t *testing.T) {
-	a := se("a", ResolutionDNS, "x.example.com").port(80, ProtocolHTTP).in("a")
-	b := se("b", ResolutionStatic, "x.example.com").port(8080, ProtocolHTTP).endpoint("192.0.2.1").in("b")
+	a := with(se("a", ResolutionDNS, "x.example.com"), svcPort(80, ProtocolHTTP), svcNamespace("a"))
+	b := with(se("b", ResolutionStatic, "x.example.com"), svcPort(8080, ProtocolHTTP), svcEndpoint("192.0.2.1"), svcNamespace("b"))
 	c := &Config{Services: []*Service{b, a}, VirtualServices: []*VirtualService{
-		vs("b", mesh, names("x.example.com"), answer("b")).in("b"), vs("a", mesh, names("x.example.com"), answer("a")).in("a"),
+		with(vs("b", mesh, names("x.example.com"), answer("b")), vsNamespace("b")), with(vs("a", mesh, names("x.example.com"), answer("a")), vsNamespace("a")),
 	}, Workloads: workloads("a", "b")}
 	said := func(x Account, rule Ref) string {
 		for _, c := range x.Considered {

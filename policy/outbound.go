@@ -106,7 +106,7 @@ func (b *builder) proof(sc *scope) Verdict {
 	switch {
 	case sc.outbound != AllowAny:
 		return Inspect
-	case b.auth.guards(len(b.gateways) > 0):
+	case b.auth.Guards(len(b.gateways) > 0):
 		return Proxy
 	}
 	return Direct

@@ -15,10 +15,10 @@ import (
 // why it does not count, and who can open the name; its own workloads have it.
 func TestForeignEntryIsExplained(t *testing.T) {
 	const host = "db.shop.svc.cluster.local"
-	db := kube("db").in("shop")
+	db := with(kube("db"), svcNamespace("shop"))
 	db.Hosts = names(host)
 	for _, declared := range []hostname.Pattern{host, "*.shop.svc.cluster.local", "*b.shop.svc.cluster.local"} {
-		theirs := se("theirs", ResolutionStatic, declared).port(443, ProtocolTLS).endpoint("203.0.113.66").in("apparel")
+		theirs := with(se("theirs", ResolutionStatic, declared), svcPort(443, ProtocolTLS), svcEndpoint("203.0.113.66"), svcNamespace("apparel"))
 		c := &Config{Services: []*Service{db, theirs}, Workloads: workloads("shop", "apparel", "third")}
 		flows := []Flow{{Transport: TCP, Dst: netip.MustParseAddrPort("198.51.100.1:443"), Host: host, HostFrom: EvidenceSNI}}
 		if declared == host { // the address is open for other names of a wildcard

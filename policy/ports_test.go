@@ -12,7 +12,7 @@ import (
 // a rule with a match on a port would refuse.
 func TestRulesOfPorts(t *testing.T) {
 	service := func() *Service {
-		return se("s", ResolutionNone, "a.example.com").port(80, ProtocolHTTP).port(8080, ProtocolHTTP)
+		return with(se("s", ResolutionNone, "a.example.com"), svcPort(80, ProtocolHTTP), svcPort(8080, ProtocolHTTP))
 	}
 	rules := func(ports ...uint16) *VirtualService {
 		v := vs("v", mesh, names("a.example.com"), answer("only", uri(MatchPathPrefix, "/a")))

@@ -25,7 +25,7 @@ func TestPrecedence(t *testing.T) {
 	for range 400 {
 		c := &Config{}
 		for i, h := range []hostname.Pattern{"*.example.com", "*.com"} {
-			c.Services = append(c.Services, se(fmt.Sprint("s", i), ResolutionNone, h).port(80, ProtocolHTTP).port(8080, ProtocolHTTP))
+			c.Services = append(c.Services, with(se(fmt.Sprint("s", i), ResolutionNone, h), svcPort(80, ProtocolHTTP), svcPort(8080, ProtocolHTTP)))
 		}
 		for i := range 1 + r.IntN(6) {
 			v := vs(fmt.Sprint("v", i), mesh, nil)
@@ -36,11 +36,11 @@ func TestPrecedence(t *testing.T) {
 					m := &HTTPMatch{Port: []uint16{0, 0, 80, 8080}[r.IntN(4)]}
 					switch r.IntN(4) {
 					case 0:
-						m.URI = &StringMatch{MatchPrefix, pick("/", "/a", "/a/b")}
+						m.URI = &StringMatch{Kind: MatchPrefix, Value: pick("/", "/a", "/a/b")}
 					case 1:
-						m.URI = &StringMatch{MatchExact, pick("/", "/a", "/a/b")}
+						m.URI = &StringMatch{Kind: MatchExact, Value: pick("/", "/a", "/a/b")}
 					case 2:
-						m.Method = &StringMatch{MatchExact, pick("GET", "POST")}
+						m.Method = &StringMatch{Kind: MatchExact, Value: pick("GET", "POST")}
 					}
 					rule.Matches = append(rule.Matches, m)
 				}

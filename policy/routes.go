@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // Routes are the HTTP rules of one host, in the order in which they are
@@ -21,14 +22,14 @@ type Routes struct {
 
 // route is one rule with one of its matches.
 type route struct {
-	match  *matcher // nil matches everything
+	match  *match.HTTPMatcher // nil matches everything
 	action *HTTPAction
 }
 
 // find returns the action of the first rule that matches, or nil.
 func (rs *Routes) find(r *Request) *HTTPAction {
 	for i := range rs.routes {
-		if rs.routes[i].match.matches(r) {
+		if rs.routes[i].match.Matches(r) {
 			return rs.routes[i].action
 		}
 	}
@@ -129,7 +130,7 @@ func (c *meshRules) routes(port uint16) *Routes {
 	if rs == nil {
 		rs = c.other
 	}
-	if !slices.ContainsFunc(rs.routes, func(r route) bool { return r.match == nil || r.match.port == 0 || r.match.port == port }) {
+	if !slices.ContainsFunc(rs.routes, func(r route) bool { return r.match == nil || r.match.Port == 0 || r.match.Port == port }) {
 		return nil
 	}
 	return rs
@@ -245,7 +246,7 @@ func (p *Policy) decideHost(f Flow, r *Request) Decision {
 		// The name that the address stands for is what rules are about.
 		facts := hp.flowFacts(&f, hp.exactName(), true, r)
 		f.Trace.port(hp, &facts)
-		if no := hp.guard.refuses(&facts, false); no.reason != "" {
+		if no := refusedBy(hp.guard, &facts, false); no.reason != "" {
 			return no.decision()
 		}
 		d = d.marked(&facts)

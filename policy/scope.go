@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/egressd/egressd/policy/internal/authz"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // scope is what a group of workloads has in common: everything that rules ask
@@ -25,7 +28,7 @@ type scope struct {
 	// shares says that home matters where one address is learned for names of
 	// several namespaces.
 	shares   bool
-	sidecar  *Sidecar
+	sidecar  sidecarScope
 	outbound OutboundMode
 	// outboundRule is the object that says outbound; nil: none does.
 	outboundRule *Ref
@@ -136,8 +139,8 @@ func (b *builder) scope(id Identity, q *questions) *scope {
 	return b.scopeWith(id, b.sidecarOf(id), q)
 }
 
-// scopeWith is scope for an identity that has another Sidecar, nil for none.
-func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope {
+// scopeWith is scope for an identity that has another Sidecar, or none.
+func (b *builder) scopeWith(id Identity, sidecar sidecarScope, q *questions) *scope {
 	s := &scope{identity: id, sidecar: sidecar, outbound: b.cfg.Mesh.Outbound, retries: b.cfg.Mesh.Retries}
 	if b.cfg.Mesh.Ref != (Ref{}) {
 		s.outboundRule = &b.cfg.Mesh.Ref
@@ -147,7 +150,7 @@ func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope 
 		s.home, s.shares = id.Namespace, q.sharing[id.Namespace]
 		key.WriteString(id.Namespace)
 	}
-	if s.sidecar != nil {
+	if s.sidecar.Sidecar != nil {
 		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
 		if s.sidecar.local != "" {
 			key.WriteString(" for " + s.sidecar.local)
@@ -165,39 +168,29 @@ func (b *builder) scopeWith(id Identity, sidecar *Sidecar, q *questions) *scope 
 	}
 	key.WriteString(" labels ")
 	for _, l := range q.labels {
-		answer(selects(l, id.Labels))
+		answer(match.Labels(l, id.Labels))
 	}
 	key.WriteString(" sources ")
 	for _, src := range q.sources {
-		answer(src.matchesIdentity(id, b.trustDomain()))
+		answer(authz.SourceIs(src, id, b.trustDomain()))
 	}
 	for _, c := range q.conditions {
-		answer(c.matchesIdentity(id, b.trustDomain()))
+		answer(authz.ConditionIs(c, id, b.trustDomain()))
 	}
 	key.WriteString(" " + strconv.Itoa(int(s.outbound)))
 	s.key = key.String()
 	return s
 }
 
-// selects says whether labels have everything that a selector asks for.
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
-}
-
 // sidecarOf returns the Sidecar that counts for an identity: one of its
 // namespace that selects it, else one of its namespace for all, else that of
-// the root namespace; nil for none.
-func (b *builder) sidecarOf(id Identity) *Sidecar {
+// the root namespace; the zero value for none.
+func (b *builder) sidecarOf(id Identity) sidecarScope {
 	var own, root *Sidecar
 	for _, s := range b.cfg.Sidecars {
 		switch {
 		case s.Ref.Namespace == id.Namespace && len(s.Selector) > 0:
-			if selects(s.Selector, id.Labels) {
+			if match.Labels(s.Selector, id.Labels) {
 				return b.localized(s, id.Namespace)
 			}
 		case s.Ref.Namespace == id.Namespace && own == nil:
@@ -209,7 +202,7 @@ func (b *builder) sidecarOf(id Identity) *Sidecar {
 	return b.localized(cmp.Or(own, root), id.Namespace)
 }
 
-// sidecarIn is a Sidecar as it counts for the workloads of a namespace.
+// sidecarIn is a Sidecar, and a namespace whose workloads it is for.
 type sidecarIn struct {
 	sidecar   *Sidecar
 	namespace string
@@ -217,13 +210,13 @@ type sidecarIn struct {
 
 // localized returns a Sidecar for the workloads of a namespace, whose own "."
 // is theirs. It is made once, so that it is the same in the next snapshot.
-func (b *builder) localized(sc *Sidecar, namespace string) *Sidecar {
+func (b *builder) localized(sc *Sidecar, namespace string) sidecarScope {
 	if sc == nil {
-		return nil
+		return sidecarScope{}
 	}
 	own := func(sh SidecarHost) bool { return sh.Namespace == "." }
 	if !slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return slices.ContainsFunc(e.Hosts, own) }) {
-		return sc
+		return sidecarScope{Sidecar: sc}
 	}
 	k := sidecarIn{sc, namespace}
 	out := b.base.sidecars[k]
@@ -232,7 +225,6 @@ func (b *builder) localized(sc *Sidecar, namespace string) *Sidecar {
 	}
 	if out == nil {
 		one := *sc
-		one.local = namespace
 		one.Egress = slices.Clone(sc.Egress)
 		for i := range one.Egress {
 			e := &one.Egress[i]
@@ -246,31 +238,42 @@ func (b *builder) localized(sc *Sidecar, namespace string) *Sidecar {
 		out = &one
 	}
 	b.base.sidecars[k] = out
-	return out
+	return sidecarScope{out, namespace}
 }
 
-func (c *Config) rootNamespace() string  { return cmp.Or(c.Mesh.RootNamespace, "istio-system") }
-func (b *builder) rootNamespace() string { return b.cfg.rootNamespace() }
+func rootNamespace(c *Config) string { return cmp.Or(c.Mesh.RootNamespace, "istio-system") }
+
+func (b *builder) rootNamespace() string { return rootNamespace(b.cfg) }
 func (b *builder) trustDomain() string   { return cmp.Or(b.cfg.Mesh.TrustDomain, "cluster.local") }
 
-// sees says whether an object of a namespace is visible to another. A nil
+// visible says whether an object of a namespace is visible to another. A nil
 // fallback is everybody; it counts for objects that say nothing themselves.
-func (v Visibility) sees(namespace string, fallback *Visibility) bool {
-	v = v.or(fallback)
+func visible(v Visibility, namespace string, fallback *Visibility) bool {
+	v = effective(v, fallback)
 	return !v.Limited || slices.Contains(v.Namespaces, namespace)
 }
 
-// or is what counts of what an object says and a fallback.
-func (v Visibility) or(fallback *Visibility) Visibility {
+// effective is what counts of what an object says and a fallback.
+func effective(v Visibility, fallback *Visibility) Visibility {
 	if !v.Limited && !v.Everybody && fallback != nil {
 		return *fallback
 	}
 	return v
 }
 
+// authScope returns the Compiler of Authorizers for a scope.
+func (b *builder) authScope(sc *scope) *authz.Compiler {
+	s := b.authScopes[sc]
+	if s == nil {
+		s = b.auth.For(sc.identity)
+		b.authScopes[sc] = s
+	}
+	return s
+}
+
 // sees says whether a service is exported to the workloads of a scope.
 func (b *builder) sees(sc *scope, s *Service) bool {
-	return s.Export.sees(sc.identity.Namespace, b.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace))
+	return visible(s.Export, sc.identity.Namespace, inNamespace(b.cfg.Mesh.DefaultServiceExport, s.Ref.Namespace))
 }
 
 // view returns what a scope sees of a service: the service itself, parts of
@@ -296,7 +299,7 @@ func (b *builder) view(sc *scope, s *Service) []*Service {
 
 // oldView returns what a scope of the snapshot before saw of a service.
 func (b *builder) oldView(sc *scope, s *Service) []*Service {
-	if p, ok := b.base.oldParts[part{sc.sidecar, s}]; ok && sc.sidecar != nil {
+	if p, ok := b.base.oldParts[part{sc.sidecar, s}]; ok && sc.sidecar.Sidecar != nil {
 		return p
 	}
 	return b.view(sc, s)
@@ -304,12 +307,12 @@ func (b *builder) oldView(sc *scope, s *Service) []*Service {
 
 // part is a service as a Sidecar lets it be seen.
 type part struct {
-	sidecar *Sidecar
+	sidecar sidecarScope
 	service *Service
 }
 
-// in reads "." of a default as the namespace of the object it is used for.
-func (v *Visibility) in(namespace string) *Visibility {
+// inNamespace reads "." of a default as the namespace of the object it is used for.
+func inNamespace(v *Visibility, namespace string) *Visibility {
 	if v == nil || !slices.Contains(v.Namespaces, ".") {
 		return v
 	}

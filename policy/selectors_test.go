@@ -48,7 +48,7 @@ func TestGatewaySelectors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := served(gatewayServer("http", 80, ProtocolHTTP, nil, "*.example.com"))
 			for _, v := range tt.rules {
-				c.bind(v)
+				bindTo(c, v)
 			}
 			s := mustCompile(t, c)
 			r := get(string(host), "/")
@@ -86,9 +86,9 @@ func TestGatewayRules(t *testing.T) {
 					m := &HTTPMatch{Port: []uint16{0, 80, 8080}[r.IntN(3)]}
 					switch r.IntN(5) {
 					case 0:
-						m.URI = &StringMatch{MatchPrefix, pick("/", "/a")}
+						m.URI = &StringMatch{Kind: MatchPrefix, Value: pick("/", "/a")}
 					case 1:
-						m.URI = &StringMatch{MatchExact, pick("/", "/a", "/a/b")}
+						m.URI = &StringMatch{Kind: MatchExact, Value: pick("/", "/a", "/a/b")}
 					case 2:
 						m.Gateways = []string{pick("default/gw", "mesh")}
 					case 3:
@@ -98,7 +98,7 @@ func TestGatewayRules(t *testing.T) {
 				}
 				v.HTTP = append(v.HTTP, rule)
 			}
-			c.bind(v)
+			bindTo(c, v)
 		}
 		l := mustCompile(t, c).Listeners()[0]
 		for range 20 {

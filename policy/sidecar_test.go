@@ -50,15 +50,17 @@ func TestSidecarDestinations(t *testing.T) {
 	const a, b = hostname.Pattern("a.example.com"), hostname.Pattern("b.example.net")
 	shown, all := SidecarHost{Namespace: "shop", Host: "a.example.com"}, SidecarHost{Namespace: "*", Host: "*"}
 	behind := func(ns string) *Service {
-		return se("b", ResolutionDNS, b).port(80, ProtocolHTTP).port(8080, ProtocolHTTP).in(ns)
+		return with(se("b", ResolutionDNS, b), svcPort(80, ProtocolHTTP), svcPort(8080, ProtocolHTTP), svcNamespace(ns))
 	}
 	hidden := behind("other")
 	hidden.Export = Visibility{Limited: true, Namespaces: []string{"other"}}
 	old := behind("zoo")
 	old.Created = 1
 	never := &AuthorizationPolicy{Ref: Ref{Kind: "AuthorizationPolicy", Namespace: "other", Name: "never"}, Action: AuthDeny,
-		Targets: []AuthTarget{{"ServiceEntry", "b"}}, Rules: []*AuthRule{{}}}
-	rules := func(port uint16) *VirtualService { return vs("v", mesh, names(a), to("v", string(b), port)).in("shop") }
+		Targets: []AuthTarget{{Kind: "ServiceEntry", Name: "b"}}, Rules: []*AuthRule{{}}}
+	rules := func(port uint16) *VirtualService {
+		return with(vs("v", mesh, names(a), to("v", string(b), port)), vsNamespace("shop"))
+	}
 	for _, tt := range []struct {
 		name     string
 		services []*Service
@@ -79,7 +81,7 @@ func TestSidecarDestinations(t *testing.T) {
 		{"the own namespace's first", []*Service{old, behind("other"), behind("shop")}, []SidecarEgress{listener(0, shown)}, rules(8080), nil, 80, "b.example.net:8080 shop"},
 		{"else the oldest", []*Service{behind("other"), old}, []SidecarEgress{listener(0, shown)}, rules(8080), nil, 80, "b.example.net:8080 zoo"},
 		{"what is named comes before", []*Service{behind("shop"), old}, []SidecarEgress{listener(0, shown, SidecarHost{Namespace: "zoo", Host: b})}, rules(8080), nil, 80, "b.example.net:8080 zoo"},
-		{"and has no more ports for it", []*Service{behind("shop"), se("b", ResolutionDNS, b).port(80, ProtocolHTTP).in("zoo")},
+		{"and has no more ports for it", []*Service{behind("shop"), with(se("b", ResolutionDNS, b), svcPort(80, ProtocolHTTP), svcNamespace("zoo"))},
 			[]SidecarEgress{listener(0, shown, SidecarHost{Namespace: "zoo", Host: b})}, rules(8080), nil, 80, "unknown"},
 		{"guarded", []*Service{behind("other")}, []SidecarEgress{listener(0, shown)}, rules(8080), never, 80, string(ReasonAuthorization)},
 		{"the listener's port alone", []*Service{behind("other")}, []SidecarEgress{listener(80, shown)}, rules(80), nil, 80, "b.example.net:80 other"},
@@ -91,7 +93,7 @@ func TestSidecarDestinations(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &Config{
 				Workloads:       workloads("shop"),
-				Services:        append([]*Service{se("a", ResolutionDNS, a).port(80, ProtocolHTTP).port(8080, ProtocolHTTP).in("shop")}, tt.services...),
+				Services:        append([]*Service{with(se("a", ResolutionDNS, a), svcPort(80, ProtocolHTTP), svcPort(8080, ProtocolHTTP), svcNamespace("shop"))}, tt.services...),
 				VirtualServices: []*VirtualService{tt.rules},
 				Sidecars:        sidecar(tt.egress...),
 			}
@@ -117,10 +119,10 @@ func TestSidecarDestinationsL4(t *testing.T) {
 	c := &Config{
 		Workloads: workloads("shop"),
 		Services: []*Service{
-			se("a", ResolutionDNS, a).port(443, ProtocolTLS).port(3306, ProtocolTCP).in("shop"),
-			se("b", ResolutionDNS, b).port(443, ProtocolTLS).port(3306, ProtocolTCP).in("other"),
+			with(se("a", ResolutionDNS, a), svcPort(443, ProtocolTLS), svcPort(3306, ProtocolTCP), svcNamespace("shop")),
+			with(se("b", ResolutionDNS, b), svcPort(443, ProtocolTLS), svcPort(3306, ProtocolTCP), svcNamespace("other")),
 		},
-		VirtualServices: []*VirtualService{vs("v", mesh, names(a)).tls(string(b), L4Match{SNIHosts: names(a)}).tcp(string(b)).in("rules")},
+		VirtualServices: []*VirtualService{with(vs("v", mesh, names(a)), vsTLS(string(b), L4Match{SNIHosts: names(a)}), vsTCP(string(b)), vsNamespace("rules"))},
 	}
 	own, theirs := SidecarHost{Namespace: "shop", Host: "*"}, SidecarHost{Namespace: "rules", Host: "*"}
 	for _, tt := range []struct {
@@ -154,14 +156,14 @@ func TestSidecarListenersL4(t *testing.T) {
 	const a = hostname.Pattern("a.example.com")
 	name := func(ns string) SidecarHost { return SidecarHost{Namespace: ns, Host: "*"} }
 	s := func(host hostname.Pattern) *Service {
-		return se(string(host), ResolutionDNS, host).port(443, ProtocolTLS).port(3306, ProtocolTCP).in("shop")
+		return with(se(string(host), ResolutionDNS, host), svcPort(443, ProtocolTLS), svcPort(3306, ProtocolTCP), svcNamespace("shop"))
 	}
 	p := policyFor(t, &Config{
 		Workloads: workloads("shop"),
 		Services:  []*Service{s(a), s("old.example.net"), s("young.example.net")},
 		VirtualServices: []*VirtualService{
-			vs("v", mesh, names(a)).tls("old.example.net", L4Match{SNIHosts: names(a)}).tcp("old.example.net").in("old"),
-			vs("v", mesh, names(a)).tls("young.example.net", L4Match{SNIHosts: names(a)}).tcp("young.example.net").in("young"),
+			with(vs("v", mesh, names(a)), vsTLS("old.example.net", L4Match{SNIHosts: names(a)}), vsTCP("old.example.net"), vsNamespace("old")),
+			with(vs("v", mesh, names(a)), vsTLS("young.example.net", L4Match{SNIHosts: names(a)}), vsTCP("young.example.net"), vsNamespace("young")),
 		},
 		Sidecars: sidecar(listener(443, name("shop"), name("old"), name("young")), listener(0, name("shop"), name("young"))),
 	}, "shop")
@@ -197,11 +199,11 @@ func TestSidecarListeners(t *testing.T) {
 		{"within what is named: HTTPRoute", "HTTPRoute", a, []SidecarEgress{listener(0, own, SidecarHost{Namespace: "other", Host: wild})}, "theirs", "theirs"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			v := vs("v", mesh, names(tt.host), answer("theirs")).in("other")
+			v := with(vs("v", mesh, names(tt.host), answer("theirs")), vsNamespace("other"))
 			v.Ref.Kind = tt.kind
 			p := policyFor(t, &Config{
 				Workloads:       workloads("shop"),
-				Services:        []*Service{se("a", ResolutionDNS, a).port(80, ProtocolHTTP).port(8080, ProtocolHTTP).in("shop")},
+				Services:        []*Service{with(se("a", ResolutionDNS, a), svcPort(80, ProtocolHTTP), svcPort(8080, ProtocolHTTP), svcNamespace("shop"))},
 				VirtualServices: []*VirtualService{v},
 				Sidecars:        sidecar(tt.egress...),
 			}, "shop")
@@ -219,7 +221,7 @@ func TestSidecarListeners(t *testing.T) {
 // of each workload.
 func TestSidecarOfRoot(t *testing.T) {
 	service := func(ns string) *Service {
-		return se(ns, ResolutionDNS, hostname.Pattern(ns+".example.com")).port(443, ProtocolTLS).in(ns)
+		return with(se(ns, ResolutionDNS, hostname.Pattern(ns+".example.com")), svcPort(443, ProtocolTLS), svcNamespace(ns))
 	}
 	c := &Config{
 		Workloads: workloads("shop", "other"),
@@ -256,15 +258,15 @@ func TestSidecarListenersTLS(t *testing.T) {
 	const a, wild = hostname.Pattern("a.example.com"), hostname.Pattern("*.example.com")
 	name := func(ns string) SidecarHost { return SidecarHost{Namespace: ns, Host: "*"} }
 	s := func(host hostname.Pattern) *Service {
-		return se(string(host), ResolutionDNS, host).port(443, ProtocolTLS).port(8443, ProtocolTLS).in("shop")
+		return with(se(string(host), ResolutionDNS, host), svcPort(443, ProtocolTLS), svcPort(8443, ProtocolTLS), svcNamespace("shop"))
 	}
 	p := policyFor(t, &Config{
 		Workloads: workloads("shop"),
 		Services:  []*Service{s(a), s("elsewhere.example.net")},
 		VirtualServices: []*VirtualService{
-			vs("v", mesh, names(a)).tls(string(a), L4Match{SNIHosts: names(a)}).in("old"),
-			vs("v", mesh, names(a)).tls("elsewhere.example.net", L4Match{SNIHosts: names(a)}).in("young"),
-			vs("w", mesh, names(wild)).tls(string(a), L4Match{SNIHosts: names(wild)}).in("old"),
+			with(vs("v", mesh, names(a)), vsTLS(string(a), L4Match{SNIHosts: names(a)}), vsNamespace("old")),
+			with(vs("v", mesh, names(a)), vsTLS("elsewhere.example.net", L4Match{SNIHosts: names(a)}), vsNamespace("young")),
+			with(vs("w", mesh, names(wild)), vsTLS(string(a), L4Match{SNIHosts: names(wild)}), vsNamespace("old")),
 		},
 		Sidecars: sidecar(listener(443, name("shop"), name("old"), name("young")), listener(0, name("shop"), name("young"))),
 	}, "shop")

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // PolicyID numbers a policy within the kernel's tables. 0 is no policy.
@@ -65,7 +66,7 @@ type HostPort struct {
 	// that they alone open the port, and what none matches is denied.
 	routed, ruled bool
 	// guard is what AuthorizationPolicies say about the port; nil: nothing.
-	guard *guard
+	guard *authz.Authorizer
 	// proof is what the kernel does where the ClientHello must carry a name:
 	// Inspect, unless other names pass as well.
 	proof Verdict

@@ -9,14 +9,14 @@ import "testing"
 // objects come one after the other or all at once.
 func TestUpdateOfTaken(t *testing.T) {
 	const host = "front.shop.svc.cluster.local"
-	front := kube("front").in("shop")
+	front := with(kube("front"), svcNamespace("shop"))
 	front.Hosts = names(host)
 	front.Ports = []Port{{Number: 80, Protocol: ProtocolHTTP}}
-	claim := se("claim", ResolutionDNS, host).port(80, ProtocolHTTP).in("apparel")
-	wide := se("wide", ResolutionDNS, "*.cluster.local").port(80, ProtocolHTTP).endpoint("w.example.net").in("third")
-	tcp := se("tcp", ResolutionDNS, "a.example.com").port(3306, ProtocolTCP).in("apparel")
-	own := se("own", ResolutionDNS, "pay.example.com").port(80, ProtocolHTTP).port(3306, ProtocolTCP).in("shop")
-	rule := vs("ours", mesh, names("pay.example.com"), to("", host, 80)).in("shop")
+	claim := with(se("claim", ResolutionDNS, host), svcPort(80, ProtocolHTTP), svcNamespace("apparel"))
+	wide := with(se("wide", ResolutionDNS, "*.cluster.local"), svcPort(80, ProtocolHTTP), svcEndpoint("w.example.net"), svcNamespace("third"))
+	tcp := with(se("tcp", ResolutionDNS, "a.example.com"), svcPort(3306, ProtocolTCP), svcNamespace("apparel"))
+	own := with(se("own", ResolutionDNS, "pay.example.com"), svcPort(80, ProtocolHTTP), svcPort(3306, ProtocolTCP), svcNamespace("shop"))
+	rule := with(vs("ours", mesh, names("pay.example.com"), to("", host, 80)), vsNamespace("shop"))
 	root := &Sidecar{Ref: Ref{Kind: "Sidecar", Namespace: "istio-system", Name: "default"},
 		Egress: []SidecarEgress{{Hosts: []SidecarHost{{Namespace: ".", Host: "*"}, {Namespace: "apparel", Host: "a.example.com"}}}}}
 	var was *Snapshot

@@ -6,9 +6,10 @@ import (
 	"bufio"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // Text is the snapshot in its canonical form: what is open, by which rule,
@@ -56,7 +57,7 @@ func (t *text) apart(arg any) any {
 	case Ref:
 		_, _ = t.places.WriteString(r.Position())
 		_ = t.places.WriteByte('\n')
-		return r.object()
+		return r.Object()
 	case *Ref:
 		if r != nil {
 			return t.apart(*r)
@@ -71,6 +72,11 @@ func (t *text) apart(arg any) any {
 		return r.text(t.apart(r.TrafficRule))
 	}
 	return arg
+}
+
+// guard writes what AuthorizationPolicies say about a destination.
+func (t *text) guard(depth int, g *authz.Authorizer) {
+	g.Text(func(below int, format string, args ...any) { t.line(depth+below, format, args...) })
 }
 
 func (t *text) policy(p *Policy) {
@@ -266,34 +272,15 @@ func (u fullUpstream) text(rule any) string {
 		fmt.Fprintf(&b, " without %s", u.refused)
 	}
 	if u.Traffic != nil {
-		fmt.Fprintf(&b, " traffic %s (%v)", brief(reflect.ValueOf(*u.Traffic)), rule)
+		fmt.Fprintf(&b, " traffic %s (%v)", u.Traffic.Describe(), rule)
 	}
 	return b.String()
-}
-
-// brief writes the fields of a struct that are set.
-func brief(v reflect.Value) string {
-	switch v.Kind() {
-	case reflect.Pointer:
-		return brief(v.Elem())
-	case reflect.Struct:
-		var out []string
-		for i := range v.NumField() {
-			if f := v.Field(i); !f.IsZero() {
-				out = append(out, v.Type().Field(i).Name+"="+brief(f))
-			}
-		}
-		return "{" + strings.Join(out, " ") + "}"
-	case reflect.String:
-		return fmt.Sprintf("%q", v.String())
-	}
-	return fmt.Sprint(v.Interface())
 }
 
 func (t *text) routes(rs *Routes) {
 	t.line(2, "of %v", rs.Refs)
 	for _, r := range rs.routes {
-		t.line(2, "if %s", r.match.text(r.action.Match))
+		t.line(2, "if %s", r.match.Text(r.action.Match))
 		t.action(r.action)
 	}
 }
@@ -312,7 +299,7 @@ func (t *text) lines(depth int, all []string) {
 
 func (t *text) retries(depth int, what string, x *Retries) {
 	if x != nil {
-		t.line(depth, "%s: %s", what, x.describe())
+		t.line(depth, "%s: %s", what, x.Describe())
 	}
 }
 
@@ -341,51 +328,18 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 	}
 }
 
-// text writes the conditions of a match, in a fixed order.
-func (m *matcher) text(src *HTTPMatch) string {
-	if m == nil {
-		return "any"
+// Describe says where the destination is: the gateway as which a flow goes on,
+// or the host, port and subset.
+func (d *RouteDestination) Describe() string {
+	switch {
+	case d.Gateway != nil:
+		return "go on as " + d.Gateway.label() + " (" + d.Destination.Describe() + ")"
+	case d.Upstream == nil:
+		return "route to " + d.Destination.Describe()
 	}
-	var out []string
-	if src.Name != "" {
-		out = append(out, fmt.Sprintf("name=%q", src.Name))
-	}
-	for _, f := range [...]struct {
-		name string
-		s    *stringMatcher
-	}{{"uri", m.uri}, {"scheme", m.scheme}, {"method", m.method}, {"authority", m.authority}} {
-		if f.s != nil {
-			out = append(out, f.name+f.s.text())
-		}
-	}
-	for _, h := range m.headers {
-		not := ""
-		if h.invert {
-			not = "!"
-		}
-		out = append(out, fmt.Sprintf("%sheader[%q]%s", not, h.name, h.value.text()))
-	}
-	for _, q := range m.query {
-		out = append(out, fmt.Sprintf("query[%q]%s", q.name, q.value.text()))
-	}
-	if m.port != 0 {
-		out = append(out, fmt.Sprintf("port=%d", m.port))
-	}
-	if len(out) == 0 {
-		return "any"
-	}
-	return strings.Join(out, " ")
-}
-
-var matchSigns = [...]string{MatchPresent: " present", MatchExact: "=", MatchPrefix: "^=", MatchRegex: "~", MatchPathPrefix: "/="}
-
-func (s *stringMatcher) text() string {
-	out := matchSigns[s.kind]
-	if s.kind != MatchPresent {
-		out += fmt.Sprintf("%q", s.value)
-	}
-	if s.fold {
-		out += " (any case)"
+	out := fmt.Sprintf("route to %s port %d", d.Upstream.Host, d.Upstream.Port)
+	if d.Upstream.Subset != "" {
+		out += fmt.Sprintf(" subset %q", d.Upstream.Subset)
 	}
 	return out
 }

@@ -4,15 +4,6 @@ package policy
 
 import "fmt"
 
-var serverTLSNames = [...]string{"PASSTHROUGH", "SIMPLE", "MUTUAL", "AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL"}
-
-func (m ServerTLSMode) String() string {
-	if int(m) < len(serverTLSNames) {
-		return serverTLSNames[m]
-	}
-	return "?"
-}
-
 func (t *text) listener(l *GatewayListener) {
 	bind := "*"
 	if l.Bind.IsValid() {

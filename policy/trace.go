@@ -2,7 +2,11 @@
 
 package policy
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/egressd/egressd/policy/internal/authz"
+)
 
 // Trace is what a decision met on its way, in order, for people who ask why:
 // Flow.Trace asks for it. The functions that decide fill it and never look at
@@ -14,21 +18,21 @@ type Trace struct{ met []any } // of the types below
 // only the kernel's knowledge counted.
 type metPort struct {
 	port   *HostPort
-	facts  authFacts
+	facts  authz.Facts
 	kernel bool
 }
 
 // metGate is the guard of another port, to which a rule leads.
 type metGate struct {
 	port  *HostPort
-	guard *guard
-	facts authFacts
+	guard *authz.Authorizer
+	facts authz.Facts
 }
 
 // metGateway is a gateway that the flow goes on as.
 type metGateway struct {
 	gateway *GatewayListener
-	facts   authFacts
+	facts   authz.Facts
 }
 
 // metRules are HTTP rules of which one matched; nil: none did.
@@ -65,7 +69,7 @@ type metEntry struct {
 type metEnd struct{ upstream *Upstream }
 
 // port notes a port; kernel facts are made only when somebody wants them.
-func (t *Trace) port(hp *HostPort, facts *authFacts) {
+func (t *Trace) port(hp *HostPort, facts *authz.Facts) {
 	if t != nil {
 		t.met = append(t.met, metPort{hp, *facts, false})
 	}
@@ -82,13 +86,13 @@ func (t *Trace) kernelPort(hp *HostPort, name string, a netip.Addr) {
 	t.met = append(t.met, metPort{hp, hp.kernelFacts(name, dst), true})
 }
 
-func (t *Trace) gate(g *gate, facts *authFacts) {
+func (t *Trace) gate(g *gate, facts *authz.Facts) {
 	if t != nil {
 		t.met = append(t.met, metGate{g.port, g.guard, *facts})
 	}
 }
 
-func (t *Trace) gateway(l *GatewayListener, facts *authFacts) {
+func (t *Trace) gateway(l *GatewayListener, facts *authz.Facts) {
 	if t != nil {
 		t.met = append(t.met, metGateway{l, *facts})
 	}

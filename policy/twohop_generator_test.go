@@ -60,7 +60,7 @@ func (g *generator) gatewayAuthorization(i int) *AuthorizationPolicy {
 		r.From = []*AuthSource{{Namespaces: values(g.one("a", "b", "default"))}}
 		a.Rules = append(a.Rules, r)
 	case 2:
-		r.When = []*AuthCondition{{Key: g.one(keyDestinationIP, keySourceIP), Values: []string{"192.0.2.0/24"}}}
+		r.When = []*AuthCondition{{Key: g.one("destination.ip", "source.ip"), Values: []string{"192.0.2.0/24"}}}
 		a.Rules = append(a.Rules, r)
 	default:
 		r.To = []*AuthOperation{{Hosts: values(g.one("x.example.com", "*.example.com", "*.wild.org")), Ports: []uint16{[]uint16{80, 443}[g.r.IntN(2)]}}}

@@ -63,7 +63,7 @@ func twoHopHTTP() *Config {
 	first := to("mesh", egressHost, 80, atGateway("mesh", 80))
 	first.Route[0].Destination.Subset = "cnn"
 	return &Config{
-		Services:        []*Service{se("cnn", ResolutionDNS, "edition.cnn.com").port(80, ProtocolHTTP).port(443, ProtocolHTTPS)},
+		Services:        []*Service{with(se("cnn", ResolutionDNS, "edition.cnn.com"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolHTTPS))},
 		Gateways:        []*Gateway{egressGateway(80, ProtocolHTTP, nil, "edition.cnn.com")},
 		VirtualServices: []*VirtualService{vs("via", both(), names("edition.cnn.com"), first, to("gateway", "edition.cnn.com", 80, atGateway("default/egress", 80)))},
 	}
@@ -77,7 +77,7 @@ func twoHopTLS() *Config {
 		{Ref: v.Ref, Matches: []*L4Match{l4on("default/egress", 443, "edition.cnn.com")}, Route: toL4("edition.cnn.com", 443)},
 	}
 	return &Config{
-		Services:        []*Service{se("cnn", ResolutionDNS, "edition.cnn.com").port(443, ProtocolTLS)},
+		Services:        []*Service{with(se("cnn", ResolutionDNS, "edition.cnn.com"), svcPort(443, ProtocolTLS))},
 		Gateways:        []*Gateway{egressGateway(443, ProtocolTLS, passthrough, "edition.cnn.com")},
 		VirtualServices: []*VirtualService{v},
 	}
@@ -100,7 +100,7 @@ func twoHopWildcard() *Config {
 	}
 	return &Config{
 		Services: []*Service{
-			se("www-wiki", ResolutionDNS, "www.wikipedia.org").port(443, ProtocolTLS),
+			with(se("www-wiki", ResolutionDNS, "www.wikipedia.org"), svcPort(443, ProtocolTLS)),
 		},
 		Gateways:        []*Gateway{egressGateway(443, ProtocolHTTPS, passthrough, "*.wikipedia.org")},
 		VirtualServices: []*VirtualService{v},
@@ -117,7 +117,7 @@ func twoHopTCP() *Config {
 		{Ref: v.Ref, Matches: []*L4Match{l4on("default/egress", 7777)}, Route: toL4("mongo.example.com", 27017)},
 	}
 	return &Config{
-		Services:        []*Service{se("mongo", ResolutionDNS, "mongo.example.com").port(27017, ProtocolTCP).at("240.1.1.1/32")},
+		Services:        []*Service{with(se("mongo", ResolutionDNS, "mongo.example.com"), svcPort(27017, ProtocolTCP), svcAddresses("240.1.1.1/32"))},
 		Gateways:        []*Gateway{egressGateway(7777, ProtocolTLS, istioMutual, "mongo.example.com")},
 		VirtualServices: []*VirtualService{v},
 	}
@@ -226,13 +226,13 @@ func TestTwoHopDenials(t *testing.T) {
 func TestTwoHopRulesOfBoth(t *testing.T) {
 	c := twoHopHTTP()
 	first, second := c.VirtualServices[0].HTTP[0], c.VirtualServices[0].HTTP[1]
-	first.Matches[0].URI = &StringMatch{MatchPrefix, "/a"}
+	first.Matches[0].URI = &StringMatch{Kind: MatchPrefix, Value: "/a"}
 	first.Rewrite = &Rewrite{URI: "/b"}
 	first.Timeout = 2 * time.Second
 	first.Retries = &Retries{Attempts: 1}
-	first.Headers = &Headers{Request: HeaderOps{Set: []Header{{"x-hop", "1"}}}}
-	second.Matches[0].URI = &StringMatch{MatchPrefix, "/b"}
-	second.Matches[0].Headers = map[string]StringMatch{"x-hop": {MatchExact, "1"}}
+	first.Headers = &Headers{Request: HeaderOps{Set: []Header{{Name: "x-hop", Value: "1"}}}}
+	second.Matches[0].URI = &StringMatch{Kind: MatchPrefix, Value: "/b"}
+	second.Matches[0].Headers = map[string]StringMatch{"x-hop": {Kind: MatchExact, Value: "1"}}
 	second.Rewrite = &Rewrite{URI: "/c"}
 	second.Timeout = 5 * time.Second
 	p := mustCompile(t, c).Policy(DefaultPolicy)

@@ -70,7 +70,7 @@ func (p *Policy) withheldNames() (n int) {
 		if s.External {
 			continue
 		}
-		for _, host := range s.serviceNames() {
+		for _, host := range serviceNames(s) {
 			if _, open := p.names.Get(host); !open && p.base.contends(host, s.Ref.Namespace) {
 				n++
 			}
@@ -359,7 +359,7 @@ func (g *generator) authorizations(services []*Service) []*AuthorizationPolicy {
 			continue
 		}
 		a := &AuthorizationPolicy{Ref: Ref{Kind: "AuthorizationPolicy", Namespace: s.Ref.Namespace, Name: "for-" + s.Ref.Name},
-			Action: AuthAction(g.r.IntN(3)), DryRun: some(5), Targets: []AuthTarget{{"ServiceEntry", s.Ref.Name}}}
+			Action: AuthAction(g.r.IntN(3)), DryRun: some(5), Targets: []AuthTarget{{Kind: "ServiceEntry", Name: s.Ref.Name}}}
 		for range g.r.IntN(3) {
 			r := &AuthRule{}
 			if some(3) {
@@ -383,11 +383,11 @@ func (g *generator) authorizations(services []*Service) []*AuthorizationPolicy {
 			}
 			switch g.r.IntN(8) {
 			case 0:
-				r.When = []*AuthCondition{{Key: keyDestinationIP, Values: []string{"192.0.2.0/28", "2001:db8::/64"}}}
+				r.When = []*AuthCondition{{Key: "destination.ip", Values: []string{"192.0.2.0/28", "2001:db8::/64"}}}
 			case 1:
-				r.When = []*AuthCondition{{Key: keySNI, NotValues: []string{"x.example.com"}}}
+				r.When = []*AuthCondition{{Key: "connection.sni", NotValues: []string{"x.example.com"}}}
 			case 2:
-				r.When = []*AuthCondition{{Key: keyHeaders + "x]", Values: []string{"1"}}}
+				r.When = []*AuthCondition{{Key: "request.headers[" + "x]", Values: []string{"1"}}}
 			}
 			a.Rules = append(a.Rules, r)
 		}
@@ -467,7 +467,7 @@ func checkOpening(t *testing.T, seed uint64, p *Policy, o Opening, f Flow) int {
 func manyServices(n int) []*Service {
 	all := make([]*Service, n)
 	for i := range all {
-		all[i] = se(fmt.Sprint("s", i), ResolutionDNS, hostname.Pattern(fmt.Sprintf("h%d.example%d.com", i, i%1000))).port(443, ProtocolTLS)
+		all[i] = with(se(fmt.Sprint("s", i), ResolutionDNS, hostname.Pattern(fmt.Sprintf("h%d.example%d.com", i, i%1000))), svcPort(443, ProtocolTLS))
 	}
 	return all
 }
@@ -486,7 +486,7 @@ func BenchmarkUpdateOneOf100k(b *testing.B) {
 	for b.Loop() {
 		next := *c
 		next.Services = slices.Clone(c.Services)
-		next.Services[50_000] = se("s", ResolutionDNS, hostname.Pattern(fmt.Sprintf("new%d.example.org", i))).port(443, ProtocolTLS)
+		next.Services[50_000] = with(se("s", ResolutionDNS, hostname.Pattern(fmt.Sprintf("new%d.example.org", i))), svcPort(443, ProtocolTLS))
 		i++
 		var err error
 		if s, err = s.Update(&next); err != nil {
@@ -503,12 +503,12 @@ func TestPolicyNumbers(t *testing.T) {
 		return &Workload{Identity: Identity{Name: name, Namespace: ns, Labels: map[string]string{"app": name}}}
 	}
 	limited := func(name, ns, host string) *Service {
-		s := se(name, ResolutionDNS, hostname.Pattern(host)).port(443, ProtocolTLS)
+		s := with(se(name, ResolutionDNS, hostname.Pattern(host)), svcPort(443, ProtocolTLS))
 		s.Ref.Namespace = ns
 		s.Export = Visibility{Limited: true, Namespaces: []string{ns}}
 		return s
 	}
-	common := se("common", ResolutionDNS, "common.example.com").port(443, ProtocolTLS)
+	common := with(se("common", ResolutionDNS, "common.example.com"), svcPort(443, ProtocolTLS))
 	workloads := []*Workload{w("web", "a"), w("job", "a"), w("db", "b"), w("plain", "c")}
 	numbers := func(s *Snapshot) (out [4]PolicyID) {
 		for i, b := range s.Workloads() {
@@ -543,7 +543,7 @@ func TestPolicyNumbers(t *testing.T) {
 func BenchmarkUpdateHundredOf100k(b *testing.B) {
 	c := &Config{}
 	for i := range 1000 {
-		s := se(fmt.Sprint("s", i), ResolutionDNS).port(443, ProtocolTLS)
+		s := with(se(fmt.Sprint("s", i), ResolutionDNS), svcPort(443, ProtocolTLS))
 		for j := range 100 {
 			s.Hosts = append(s.Hosts, hostname.Pattern(fmt.Sprintf("h%d.example%d.com", j, i)))
 		}

@@ -6,7 +6,8 @@
 // The package is pure: no I/O, no clock, no randomness, no goroutines. What
 // changes at run time (learned addresses, percentages, the clock) comes in
 // through arguments. YAML and Istio types live in policy/istio, which
-// translates them into the types declared here.
+// translates them into those of policy/config; they have aliases here. Which
+// file stands on which is in internal/house/stages.go.
 package policy
 
 import "fmt"
@@ -50,62 +51,6 @@ func (v *Verdict) UnmarshalText(text []byte) error {
 		}
 	}
 	return fmt.Errorf("unknown verdict %q", text)
-}
-
-// Mode says what a denial means for a workload. The numbers are shared with
-// the kernel programs (enum egd_mode in bpf/egressd.h).
-type Mode uint8
-
-// The modes. There is no automatic change between them.
-const (
-	// Enforce: deny is deny.
-	Enforce Mode = iota
-	// Audit: a denial is logged as would-deny and then allowed.
-	Audit
-	// Off: nothing is decided.
-	Off
-)
-
-var modeNames = [...]string{"enforce", "audit", "off"}
-
-func (m Mode) String() string {
-	if int(m) < len(modeNames) {
-		return modeNames[m]
-	}
-	return "enforce"
-}
-
-// MarshalText writes the mode's name.
-func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
-
-// UnmarshalText reads what MarshalText writes.
-func (m *Mode) UnmarshalText(text []byte) error {
-	for i, name := range modeNames {
-		if string(text) == name {
-			*m = Mode(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("unknown mode %q", text)
-}
-
-// Transport is an IP protocol number (IANA): TCP 6, UDP 17.
-type Transport uint8
-
-// The transports that policy speaks about. Any other IP protocol is denied.
-const (
-	TCP Transport = 6
-	UDP Transport = 17
-)
-
-func (t Transport) String() string {
-	switch t {
-	case TCP:
-		return "tcp"
-	case UDP:
-		return "udp"
-	}
-	return "ip"
 }
 
 // Reason names why a decision was made. The strings are stable: they appear

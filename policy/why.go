@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy/internal/authz"
 )
 
 // Account is why a flow or request is decided as it is: raw material for
@@ -179,7 +180,7 @@ func (w *why) asks(hp *HostPort) bool {
 		name = hp.exactName()
 	}
 	f := hp.kernelFacts(name, netip.Prefix{})
-	return hp.guard.access(&f) == depends
+	return hp.guard.Access(&f) == authz.Depends
 }
 
 // whyProxy says why the kernel alone cannot send connections to u.

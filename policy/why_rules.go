@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
 // virtualServices goes through the VirtualServices with a host for a name.
@@ -16,26 +17,26 @@ func (w *why) virtualServices(name string) {
 	for _, vs := range w.p.base.cfg.VirtualServices {
 		sc := w.p.scope
 		switch {
-		case vs.hostFor(name) == "":
+		case closestHost(vs, name) == "":
 		case !slices.Contains(vs.Gateways, meshGateway):
 			if !w.hasGateway(vs) {
 				w.say(vs.Ref, false, "is for gateways (%s), not for workloads", strings.Join(vs.Gateways, ", "))
 			}
-		case !w.p.base.cfg.seesRules(vs, sc.identity.Namespace):
+		case !seesRules(w.p.base.cfg, vs, sc.identity.Namespace):
 			w.say(vs.Ref, false, "not visible to namespace %s (exportTo)", sc.identity.Namespace)
 		case !sc.sidecar.imports(vs):
 			w.say(vs.Ref, false, "not imported by Sidecar %s/%s, which names none of its hosts in namespace %s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name, vs.Ref.Namespace)
 		case v == nil: // cannot be: it is visible and has the host
 		case w.r != nil:
 			w.rules(v, vs, name)
-		case w.f.Transport == TCP && !vs.hasL4():
+		case w.f.Transport == TCP && !hasL4(vs):
 			w.say(vs.Ref, false, "has rules for HTTP only")
 		}
 	}
 }
 
-// hostFor is the closest of the hosts that match a name; "" for none.
-func (vs *VirtualService) hostFor(name string) hostname.Pattern {
+// closestHost is the closest of the hosts that match a name; "" for none.
+func closestHost(vs *VirtualService, name string) hostname.Pattern {
 	var h hostname.Pattern
 	for _, p := range vs.Hosts {
 		if p.Matches(name) && (h == "" || hostname.Compare(p, h) < 0) {
@@ -75,11 +76,11 @@ func (w *why) rules(v *meshVhost, vs *VirtualService, name string) {
 // after says why a VirtualService comes after the one that counts.
 func (w *why) after(won, vs *VirtualService, name string) {
 	c, own := w.p.base.cfg, w.p.scope.identity.Namespace
-	h := vs.hostFor(name)
-	switch closer := won.hostFor(name); {
+	h := closestHost(vs, name)
+	switch closer := closestHost(won, name); {
 	case closer != h:
 		w.say(vs.Ref, false, "host %s is less specific than %s of %s %s/%s", h, closer, won.Ref.Kind, won.Ref.Namespace, won.Ref.Name)
-	case vs.Ref.Kind == won.Ref.Kind && c.nearness(vs, own) == c.nearness(won, own):
+	case vs.Ref.Kind == won.Ref.Kind && nearness(c, vs, own) == nearness(c, won, own):
 		w.say(vs.Ref, false, "younger than VirtualService %s/%s for host %s", won.Ref.Namespace, won.Ref.Name, h)
 	case won.Ref.Namespace == own && vs.Ref.Namespace != own:
 		w.say(vs.Ref, false, "comes after %s %s/%s for host %s, which is of the workload's own namespace", won.Ref.Kind, won.Ref.Namespace, won.Ref.Name, h)
@@ -128,7 +129,7 @@ func (w *why) misses(rule *HTTPRule) (out []string, others bool) {
 		text := w.p.scope.misses(m.Gateways, m.SourceNamespace, m.SourceLabels)
 		others = others && text != ""
 		if c := w.p.base.matchers[m]; text == "" && c != nil {
-			text = c.miss(w.r)
+			text = c.Miss(w.r)
 		}
 		if text == "" {
 			return nil, false
@@ -151,7 +152,7 @@ func (w *why) gatewayRules(m metRules) {
 		case late:
 			w.say(route.action.Rule.Ref, false, "%s: comes after a rule that matches", label)
 		default:
-			w.say(route.action.Rule.Ref, false, "%s: %s", label, route.match.miss(m.r))
+			w.say(route.action.Rule.Ref, false, "%s: %s", label, route.match.Miss(m.r))
 		}
 	}
 }
@@ -197,61 +198,8 @@ func (sc *scope) misses(gateways []string, namespace string, labels map[string]s
 		return fmt.Sprintf("is for gateways (%s)", strings.Join(gateways, ", "))
 	case namespace != "" && namespace != sc.identity.Namespace:
 		return fmt.Sprintf("sourceNamespace %s is not %s", namespace, sc.identity.Namespace)
-	case !selects(labels, sc.identity.Labels):
+	case !match.Labels(labels, sc.identity.Labels):
 		return fmt.Sprintf("sourceLabels %v are not those of the workload", labels)
 	}
 	return ""
-}
-
-// miss says which condition of m fails first; "" for none.
-func (m *matcher) miss(r *Request) string {
-	if m == nil {
-		return ""
-	}
-	if m.port != 0 && m.port != r.Port {
-		return fmt.Sprintf("port %d is not %d", r.Port, m.port)
-	}
-	for _, f := range [...]struct {
-		name, value string
-		s           *stringMatcher
-	}{{"uri", r.Path, m.uri}, {"scheme", r.Scheme, m.scheme}, {"method", r.Method, m.method}, {"authority", r.Authority, m.authority}} {
-		if f.s != nil && !f.s.matches(f.value) {
-			return fmt.Sprintf("%s %s does not match %q", f.name, f.s.words(), f.value)
-		}
-	}
-	for i := range m.headers {
-		h := &m.headers[i]
-		if h.matchesHeader(r) {
-			continue
-		}
-		v, ok := r.header(h.name)
-		switch {
-		case h.invert:
-			return fmt.Sprintf("header %s must not be %s", h.name, h.value.words())
-		case !ok:
-			return fmt.Sprintf("header %s is missing", h.name)
-		}
-		return fmt.Sprintf("header %s %s does not match %q", h.name, h.value.words(), v)
-	}
-	for i := range m.query {
-		q := &m.query[i]
-		v, ok := r.Query[q.name]
-		switch {
-		case !ok || len(v) == 0:
-			return fmt.Sprintf("query parameter %s is missing", q.name)
-		case !q.value.matches(v[0]):
-			return fmt.Sprintf("query parameter %s %s does not match %q", q.name, q.value.words(), v[0])
-		}
-	}
-	return ""
-}
-
-var matchWords = [...]string{MatchPresent: "there", MatchExact: "exact", MatchPrefix: "prefix", MatchRegex: "regex", MatchPathPrefix: "path prefix"}
-
-// words is the condition for people.
-func (s *stringMatcher) words() string {
-	if s.kind == MatchPresent {
-		return matchWords[s.kind]
-	}
-	return fmt.Sprintf("%s %q", matchWords[s.kind], s.value)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/internal/ipguard"
 )
 
 // services goes through the services that are about the destination.
@@ -38,7 +39,7 @@ func (w *why) matching(s *Service) (hostname.Pattern, bool) {
 func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern, reason string) {
 	sc := w.p.scope
 	mesh := &w.p.base.cfg.Mesh
-	if !s.Export.sees(sc.identity.Namespace, mesh.DefaultServiceExport.in(s.Ref.Namespace)) {
+	if !visible(s.Export, sc.identity.Namespace, inNamespace(mesh.DefaultServiceExport, s.Ref.Namespace)) {
 		return nil, notVisible(sc.identity.Namespace)
 	}
 	for _, name := range append([]string{string(h)}, w.names...) {
@@ -46,7 +47,7 @@ func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern,
 			return nil, ownedBy(hostname.Pattern(name), s, k)
 		}
 	}
-	if sc.sidecar == nil || len(sc.sidecar.Egress) == 0 {
+	if sc.sidecar.Sidecar == nil || len(sc.sidecar.Egress) == 0 {
 		return []hostname.Pattern{h}, ""
 	}
 	shown = sc.sidecar.shows(s.Ref.Namespace, h, w.f.Dst.Port())
@@ -87,7 +88,7 @@ func (w *why) service(s *Service, h hostname.Pattern) {
 		w.say(s.Ref, false, "a Kubernetes Service opens nothing by itself; a ServiceEntry does")
 		return
 	}
-	port := s.declared(w.f.Transport, w.f.Dst.Port())
+	port := declaredPort(s, w.f.Transport, w.f.Dst.Port())
 	shown, reason := w.visible(s, h)
 	switch {
 	case reason != "":
@@ -103,7 +104,7 @@ func (w *why) service(s *Service, h hostname.Pattern) {
 			w.hidden = &hidden
 		}
 	case port == nil:
-		w.say(s.Ref, false, "%s", s.lacks(w.f.Transport, w.f.Dst.Port()))
+		w.say(s.Ref, false, "%s", lackOf(s, w.f.Transport, w.f.Dst.Port()))
 	default:
 		w.opens(s, shown[0])
 	}
@@ -113,7 +114,7 @@ func (w *why) service(s *Service, h hostname.Pattern) {
 // namespace do, or one that is answered for in another way; "" when it has.
 func (w *why) yields(s *Service, h hostname.Pattern) string {
 	host, ok := w.p.names.Get(h)
-	if !ok || !slices.ContainsFunc(host.services, func(o *Service) bool { return o.whole() == s }) || host.joins(s) {
+	if !ok || !slices.ContainsFunc(host.services, func(o *Service) bool { return whole(o) == s }) || host.joins(s) {
 		return ""
 	}
 	first := host.services[0]
@@ -153,8 +154,8 @@ func (w *why) opens(s *Service, h hostname.Pattern) {
 	}
 }
 
-// declared returns the service's port, nil when it has none like that.
-func (s *Service) declared(t Transport, number uint16) *Port {
+// declaredPort returns the service's port, nil when it has none like that.
+func declaredPort(s *Service, t Transport, number uint16) *Port {
 	for i := range s.Ports {
 		if p := &s.Ports[i]; p.Number == number && p.Protocol.Transport() == t {
 			return p
@@ -163,10 +164,10 @@ func (s *Service) declared(t Transport, number uint16) *Port {
 	return nil
 }
 
-// lacks says which ports there are in the place of one.
-func (s *Service) lacks(t Transport, number uint16) string {
-	if s.declared(t.other(), number) != nil {
-		return fmt.Sprintf("port %d is declared for %v, not for %v", number, t.other(), t)
+// lackOf says which ports there are in the place of one.
+func lackOf(s *Service, t Transport, number uint16) string {
+	if declaredPort(s, t.Other(), number) != nil {
+		return fmt.Sprintf("port %d is declared for %v, not for %v", number, t.Other(), t)
 	}
 	var have []string
 	for _, p := range s.Ports {
@@ -184,7 +185,7 @@ func (w *why) namesAddress(s *Service) bool {
 	if !a.IsValid() || !s.External {
 		return false
 	}
-	return slices.ContainsFunc(s.Addresses, func(n netip.Prefix) bool { return plainPrefix(n).Contains(a) }) ||
+	return slices.ContainsFunc(s.Addresses, func(n netip.Prefix) bool { return ipguard.Plain(n).Contains(a) }) ||
 		s.Resolution == ResolutionStatic && slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr.Unmap() == a })
 }
 
@@ -201,15 +202,15 @@ func (w *why) address(s *Service) {
 		w.say(s.Ref, true, "names the address %v on port %d/%v", w.f.Dst.Addr(), w.f.Dst.Port(), w.f.Transport)
 	case w.Reason == ReasonEndpoint && w.d.Rule != nil && *w.d.Rule == s.Ref:
 		w.say(s.Ref, false, "names the address, which is on the node, or for the node alone; --allow-endpoint %v lets policies lead there", w.f.Dst.Addr().Unmap())
-	case !s.Export.sees(sc.identity.Namespace, w.p.base.cfg.Mesh.DefaultServiceExport.in(s.Ref.Namespace)):
+	case !visible(s.Export, sc.identity.Namespace, inNamespace(w.p.base.cfg.Mesh.DefaultServiceExport, s.Ref.Namespace)):
 		w.say(s.Ref, false, "names the address, but is %s", notVisible(sc.identity.Namespace))
 	case w.owned(s) != "":
 		w.say(s.Ref, false, "names the address, but %s", w.owned(s))
 	case !slices.ContainsFunc(s.Ports, opens):
-		w.say(s.Ref, false, "names the address, but %s", s.lacks(w.f.Transport, w.f.Dst.Port()))
+		w.say(s.Ref, false, "names the address, but %s", lackOf(s, w.f.Transport, w.f.Dst.Port()))
 	case w.f.Host != "":
 		w.say(s.Ref, false, "names the address, but not the name %s", w.f.Host)
-	case sc.sidecar != nil && !slices.ContainsFunc(s.Hosts, func(h hostname.Pattern) bool { return len(sc.sidecar.shows(s.Ref.Namespace, h, w.f.Dst.Port())) > 0 }):
+	case sc.sidecar.Sidecar != nil && !slices.ContainsFunc(s.Hosts, func(h hostname.Pattern) bool { return len(sc.sidecar.shows(s.Ref.Namespace, h, w.f.Dst.Port())) > 0 }):
 		w.say(s.Ref, false, "names the address, but is hidden by Sidecar %s/%s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name)
 	case w.d.Rule != nil && *w.d.Rule != s.Ref:
 		w.say(s.Ref, false, "names the address as well; %s %s/%s comes first", w.d.Rule.Kind, w.d.Rule.Namespace, w.d.Rule.Name)

@@ -11,10 +11,10 @@ import (
 
 // whyConfig has something that loses for each reason there is.
 func whyConfig() *Config {
-	hidden := se("hidden", ResolutionDNS, "hidden.example.com").port(443, ProtocolTLS)
+	hidden := with(se("hidden", ResolutionDNS, "hidden.example.com"), svcPort(443, ProtocolTLS))
 	hidden.Export = Visibility{Limited: true, Namespaces: []string{"prod"}}
 	labels := answer("labels", &HTTPMatch{SourceLabels: map[string]string{"app": "x"}})
-	header := answer("header", &HTTPMatch{Headers: map[string]StringMatch{"x-a": {MatchExact, "1"}}})
+	header := answer("header", &HTTPMatch{Headers: map[string]StringMatch{"x-a": {Kind: MatchExact, Value: "1"}}})
 	l4 := vs("l4", mesh, names("tls.example.com"))
 	l4.TLS = []*TLSRule{
 		{Ref: l4.Ref, Matches: []*L4Match{{SNIHosts: names("tls.example.com"), Port: 444}}, Route: toL4("api.example.com", 443)},
@@ -24,11 +24,11 @@ func whyConfig() *Config {
 	secret.Export = Visibility{Limited: true, Namespaces: []string{"prod"}}
 	return &Config{
 		Services: []*Service{
-			se("api", ResolutionDNS, "api.example.com").port(80, ProtocolHTTP).port(443, ProtocolTLS),
-			se("again", ResolutionDNS, "api.example.com").port(80, ProtocolHTTP),
-			se("wide", ResolutionNone, "*.example.com").port(80, ProtocolHTTP).port(53, ProtocolUDP),
-			se("tls", ResolutionDNS, "tls.example.com").port(443, ProtocolTLS),
-			se("db", ResolutionStatic, "db.example.com").port(5432, ProtocolTCP).endpoint("192.0.2.1"),
+			with(se("api", ResolutionDNS, "api.example.com"), svcPort(80, ProtocolHTTP), svcPort(443, ProtocolTLS)),
+			with(se("again", ResolutionDNS, "api.example.com"), svcPort(80, ProtocolHTTP)),
+			with(se("wide", ResolutionNone, "*.example.com"), svcPort(80, ProtocolHTTP), svcPort(53, ProtocolUDP)),
+			with(se("tls", ResolutionDNS, "tls.example.com"), svcPort(443, ProtocolTLS)),
+			with(se("db", ResolutionStatic, "db.example.com"), svcPort(5432, ProtocolTCP), svcEndpoint("192.0.2.1")),
 			hidden, kube("inside"),
 		},
 		VirtualServices: []*VirtualService{
@@ -118,7 +118,7 @@ func TestWhyTwoHops(t *testing.T) {
 		}
 	}
 	c := twoHopHTTP()
-	c.VirtualServices[0].HTTP[1].Matches[0].URI = &StringMatch{MatchPrefix, "/only"}
+	c.VirtualServices[0].HTTP[1].Matches[0].URI = &StringMatch{Kind: MatchPrefix, Value: "/only"}
 	w = mustCompile(t, c).Policy(DefaultPolicy).Why(f, get("edition.cnn.com", "/"))
 	said = ""
 	for _, c := range w.Considered {

@@ -17,9 +17,9 @@ func (w *why) way(t *Trace) {
 		case metPort:
 			w.port(t, m)
 		case metGate:
-			w.guard(m.port.label(), m.guard, m.facts)
+			m.guard.Explain(m.port.label(), &m.facts, w.tell)
 		case metGateway:
-			w.guard(m.gateway.label(), m.gateway.guard, m.facts)
+			m.gateway.guard.Explain(m.gateway.label(), &m.facts, w.tell)
 		case metDraw:
 			if m.to != nil && m.to.Gateway != nil {
 				w.goesOn(m, t.met[i+1:])
@@ -57,7 +57,7 @@ func (w *why) port(t *Trace, m metPort) {
 	better := false // the same port is known with more
 	each(t, func(o metPort) { better = better || o.port == m.port && m.kernel && !o.kernel })
 	if !better {
-		w.guard(m.port.label(), m.port.guard, m.facts)
+		m.port.guard.Explain(m.port.label(), &m.facts, w.tell)
 	}
 }
 

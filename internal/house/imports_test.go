@@ -23,13 +23,17 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":                              {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
+	"./policy":                              {"./policy/config", "./policy/internal/authz", "./policy/internal/match", "./policy/internal/validate", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
 	"./policy/istio/internal/analyze":       {"./policy", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname"},
 	"./policy/istio/internal/check":         {"./policy", "./policy/istio/internal/strictyaml", "./internal/hostname", "google.golang.org/protobuf/"},
 	"./policy/istio/internal/gwapi":         {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	"./policy/istio/internal/authorization": {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "istio.io/api/"},
 	"./policy/istio/internal/model":         {"./policy"},
 	"./policy/istio/internal/strictyaml":    {"./internal/quote", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy/config":                       {"./internal/hostname", "./internal/ipguard"},
+	"./policy/internal/match":               {"./policy/config"},
+	"./policy/internal/validate":            {"./policy/config", "./policy/internal/match", "./internal/hostname"},
+	"./policy/internal/authz":               {"./policy/config", "./policy/internal/match", "./internal/ipguard"},
 	"./policy/istio":                        {"./policy", "./policy/istio/internal/analyze", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":                    nil, // tests alone
 	"./internal/cow":                        nil,

@@ -20,13 +20,12 @@ type Stage struct{ Name, Files string }
 // Orders are those of the packages that are too big to be read without one.
 var Orders = []Order{
 	{"./policy", 9, []Stage{
-		{"contract", "verdict endpoints snapshot"},
-		{"config", "config* consent"},
-		{"match", "match rewrite authz_path sidecar"},
-		{"authorization", "authz*"},
+		{"config", "aliases"},
+		{"contract", "verdict endpoints snapshot consent"},
+		{"visibility", "sidecar"},
 		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy trace"},
-		{"compile", "compile* classify scope base destination validate changes diff"},
-		{"text", "text* digest authz_text"},
+		{"compile", "compile* classify scope base destination changes diff"},
+		{"text", "text* digest"},
 		{"explain", "branches why*"},
 	}},
 	{"./policy/istio", 7, []Stage{

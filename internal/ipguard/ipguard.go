@@ -257,3 +257,11 @@ func (g Guard) classify(a netip.Addr) Class {
 	}
 	return c
 }
+
+// Plain returns a prefix masked, and an IPv4-mapped one as IPv4.
+func Plain(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked()
+}

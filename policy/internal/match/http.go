@@ -1,24 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+// Package match says whether strings, paths, labels and requests are what a
+// configuration asks for. It knows no policy.
+package match
 
 import (
 	"errors"
 	"fmt"
 	"maps"
 	"net/textproto"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/policy/config"
 )
 
-// matcher is a compiled HTTPMatch. All of its conditions must hold; the zero
-// matcher matches everything.
-type matcher struct {
+// Request is what HTTP rules match on. Path has no query and is as the
+// client sent it (still escaped). Header keys are canonical (net/textproto).
+type Request struct {
+	Method    string
+	Scheme    string // http or https
+	Authority string // Host or :authority, as sent
+	Host      string // Authority, normalized, without port
+	Path      string
+	Query     url.Values
+	Header    map[string][]string
+	Port      uint16 // the port that the workload dialled, or the listener's
+	// Gateway is "namespace/name" on the ingress side, "" for mesh.
+	Gateway string
+}
+
+// HTTPMatcher is a compiled HTTPMatch. All of its conditions must hold; the zero
+// HTTPMatcher matches everything.
+type HTTPMatcher struct {
 	uri, scheme, method, authority *stringMatcher
 	headers                        []fieldMatcher
 	query                          []fieldMatcher
-	port                           uint16
+	Port                           uint16
 }
 
 // fieldMatcher is a condition on a header (canonical name) or query parameter.
@@ -30,14 +50,14 @@ type fieldMatcher struct {
 
 // stringMatcher is a compiled StringMatch.
 type stringMatcher struct {
-	kind  MatchKind
+	kind  config.MatchKind
 	value string
 	fold  bool
 	re    *regexp.Regexp
 }
 
-// fullMatch compiles an RE2 expression that must match the whole text.
-func fullMatch(expr string) (*regexp.Regexp, error) {
+// FullMatch compiles an RE2 expression that must match the whole text.
+func FullMatch(expr string) (*regexp.Regexp, error) {
 	// Compiled alone first: "a)(b" must not become valid within the group.
 	if _, err := regexp.Compile(expr); err != nil {
 		return nil, err
@@ -46,18 +66,18 @@ func fullMatch(expr string) (*regexp.Regexp, error) {
 }
 
 // newStringMatcher returns nil for a nil m.
-func newStringMatcher(m *StringMatch, fold bool) (*stringMatcher, error) {
+func newStringMatcher(m *config.StringMatch, fold bool) (*stringMatcher, error) {
 	if m == nil {
 		return nil, nil
 	}
 	s := &stringMatcher{kind: m.Kind, value: m.Value}
 	switch m.Kind {
-	case MatchPresent, MatchExact, MatchPrefix, MatchPathPrefix:
+	case config.MatchPresent, config.MatchExact, config.MatchPrefix, config.MatchPathPrefix:
 		// Envoy ignores case_sensitive for regular expressions.
 		s.fold = fold
 		return s, nil
-	case MatchRegex:
-		re, err := fullMatch(m.Value)
+	case config.MatchRegex:
+		re, err := FullMatch(m.Value)
 		s.re = re
 		return s, err
 	}
@@ -67,16 +87,16 @@ func newStringMatcher(m *StringMatch, fold bool) (*stringMatcher, error) {
 // matches says whether a present value v matches.
 func (s *stringMatcher) matches(v string) bool {
 	switch s.kind {
-	case MatchPresent:
+	case config.MatchPresent:
 		return true
-	case MatchExact:
+	case config.MatchExact:
 		return v == s.value || s.fold && strings.EqualFold(v, s.value)
-	case MatchPrefix:
+	case config.MatchPrefix:
 		n := len(s.value)
 		return strings.HasPrefix(v, s.value) || s.fold && len(v) >= n && strings.EqualFold(v[:n], s.value)
-	case MatchRegex:
+	case config.MatchRegex:
 		return s.re.MatchString(v)
-	case MatchPathPrefix:
+	case config.MatchPathPrefix:
 		n := len(s.value)
 		if s.value == "/" {
 			return true // also of "*", which OPTIONS asks for
@@ -86,11 +106,11 @@ func (s *stringMatcher) matches(v string) bool {
 	return false
 }
 
-// newMatcher compiles m. Its errors say which field is wrong.
-func newMatcher(m *HTTPMatch) (*matcher, error) {
-	out := &matcher{port: m.Port}
+// NewHTTPMatcher compiles m. Its errors say which field is wrong.
+func NewHTTPMatcher(m *config.HTTPMatch) (*HTTPMatcher, error) {
+	out := &HTTPMatcher{Port: m.Port}
 	var errs []error
-	compile := func(field string, m *StringMatch, fold bool) *stringMatcher {
+	compile := func(field string, m *config.StringMatch, fold bool) *stringMatcher {
 		s, err := newStringMatcher(m, fold)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", field, err))
@@ -101,12 +121,12 @@ func newMatcher(m *HTTPMatch) (*matcher, error) {
 	out.scheme = compile("scheme", m.Scheme, false)
 	out.method = compile("method", m.Method, false)
 	out.authority = compile("authority", m.Authority, false)
-	fields := func(field string, all map[string]StringMatch, name func(string) string, invert bool) []fieldMatcher {
+	fields := func(field string, all map[string]config.StringMatch, name func(string) string, invert bool) []fieldMatcher {
 		var out []fieldMatcher
 		for _, k := range slices.Sorted(maps.Keys(all)) {
 			v := all[k]
-			if v.Kind == MatchRegex && v.Value == "*" {
-				v = StringMatch{} // Istio reads the regex "*" as "is there"
+			if v.Kind == config.MatchRegex && v.Value == "*" {
+				v = config.StringMatch{} // Istio reads the regex "*" as "is there"
 			}
 			out = append(out, fieldMatcher{name(k), compile(field+"["+k+"]", &v, false), invert})
 		}
@@ -118,26 +138,26 @@ func newMatcher(m *HTTPMatch) (*matcher, error) {
 	return out, errors.Join(errs...)
 }
 
-// matchesAll says whether nothing is asked but perhaps a path that every
+// MatchesAll says whether nothing is asked but perhaps a path that every
 // path is: Istio's catch-all, behind which no rule is reachable.
-func (m *matcher) matchesAll() bool {
+func (m *HTTPMatcher) MatchesAll() bool {
 	if m == nil {
 		return true
 	}
-	if m.scheme != nil || m.method != nil || m.authority != nil || m.port != 0 || len(m.headers)+len(m.query) > 0 {
+	if m.scheme != nil || m.method != nil || m.authority != nil || m.Port != 0 || len(m.headers)+len(m.query) > 0 {
 		return false
 	}
 	u := m.uri
-	return u == nil || u.kind == MatchPresent || u.kind == MatchPrefix && (u.value == "/" || u.value == "") ||
-		u.kind == MatchPathPrefix && u.value == "/" || u.kind == MatchRegex && u.value == ".*"
+	return u == nil || u.kind == config.MatchPresent || u.kind == config.MatchPrefix && (u.value == "/" || u.value == "") ||
+		u.kind == config.MatchPathPrefix && u.value == "/" || u.kind == config.MatchRegex && u.value == ".*"
 }
 
-// matches says whether r fulfils all conditions; a nil matcher has none.
-func (m *matcher) matches(r *Request) bool {
+// Matches says whether r fulfils all conditions; a nil matcher has none.
+func (m *HTTPMatcher) Matches(r *Request) bool {
 	if m == nil {
 		return true
 	}
-	if m.port != 0 && m.port != r.Port ||
+	if m.Port != 0 && m.Port != r.Port ||
 		m.uri != nil && !m.uri.matches(r.Path) ||
 		m.scheme != nil && !m.scheme.matches(r.Scheme) ||
 		m.method != nil && !m.method.matches(r.Method) ||
@@ -163,19 +183,19 @@ func (m *matcher) matches(r *Request) bool {
 // header is absent and an empty value would not match (Envoy's invert_match
 // with treat_missing_header_as_empty).
 func (f *fieldMatcher) matchesHeader(r *Request) bool {
-	v, ok := r.header(f.name)
+	v, ok := r.Field(f.name)
 	if !f.invert {
 		return ok && f.value.matches(v)
 	}
-	if f.value.kind == MatchPresent {
+	if f.value.kind == config.MatchPresent {
 		return !ok
 	}
 	return !f.value.matches(v)
 }
 
-// header returns a header's value, several joined by a comma as Envoy does,
+// Field returns a Field's value, several joined by a comma as Envoy does,
 // and whether it is there. The pseudo-headers of HTTP/2 and Host are headers.
-func (r *Request) header(name string) (string, bool) {
+func (r *Request) Field(name string) (string, bool) {
 	switch name {
 	case "Host", ":authority":
 		return r.Authority, true

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package config
 
 import (
 	"time"
@@ -167,4 +167,23 @@ type CORS struct {
 	// IgnorePreflights: preflights that match no origin are answered and not
 	// forwarded (unmatchedPreflights IGNORE).
 	IgnorePreflights bool
+}
+
+var serverTLSNames = [...]string{"PASSTHROUGH", "SIMPLE", "MUTUAL", "AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL"}
+
+func (m ServerTLSMode) String() string {
+	if int(m) < len(serverTLSNames) {
+		return serverTLSNames[m]
+	}
+	return "?"
+}
+
+var tlsModeNames = [...]string{"DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"}
+
+// Name is what Istio calls the mode.
+func (m ClientTLSMode) Name() string {
+	if int(m) < len(tlsModeNames) {
+		return tlsModeNames[m]
+	}
+	return "?"
 }

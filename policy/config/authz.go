@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package config
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // AuthorizationPolicy says which workloads may use which destinations, and
 // how (istio.io/api security/v1beta1). Istio evaluates it at the destination;
@@ -36,8 +39,11 @@ const (
 
 var authActionNames = [...]string{"ALLOW", "DENY", "AUDIT"}
 
+// Valid says whether the action is one of those above.
+func (a AuthAction) Valid() bool { return int(a) < len(authActionNames) }
+
 func (a AuthAction) String() string {
-	if int(a) < len(authActionNames) {
+	if a.Valid() {
 		return authActionNames[a]
 	}
 	return "?"
@@ -109,4 +115,30 @@ const (
 type PathMatch struct {
 	ValueMatch
 	Template string
+}
+
+// ParseValueMatch reads a string of an AuthorizationPolicy.
+func ParseValueMatch(s string) ValueMatch {
+	switch {
+	case s == "*":
+		return ValueMatch{Kind: ValuePresent}
+	case strings.HasSuffix(s, "*"):
+		return ValueMatch{ValuePrefix, s[:len(s)-1]}
+	case strings.HasPrefix(s, "*"):
+		return ValueMatch{ValueSuffix, s[1:]}
+	}
+	return ValueMatch{ValueExact, s}
+}
+
+// String is the ValueMatch as it is written.
+func (m ValueMatch) String() string {
+	switch m.Kind {
+	case ValuePresent:
+		return "*"
+	case ValuePrefix:
+		return m.Value + "*"
+	case ValueSuffix:
+		return "*" + m.Value
+	}
+	return m.Value
 }

@@ -1,27 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package authz
 
 import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/policy/config"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
-// guard says what became of each AuthorizationPolicy that guards of.
-func (w *why) guard(of string, g *guard, f authFacts) {
+// Explain says what became of each policy for a flow to of: by which rule, and
+// whether that counts.
+func (g *Authorizer) Explain(of string, f *Facts, tell func(rule config.Ref, won bool, format string, args ...any)) {
 	if g == nil {
 		return
 	}
 	for _, list := range [...][]*authPolicy{g.deny, g.allow, g.audit, g.dryDeny, g.dryAllow} {
 		for _, p := range list {
-			w.policy(of, p, &f)
+			p.explain(of, f, tell)
 		}
 	}
 }
 
-func (w *why) policy(of string, p *authPolicy, f *authFacts) {
-	denies := p.policy.Action == AuthDeny
+func (p *authPolicy) explain(of string, f *Facts, tell func(config.Ref, bool, string, ...any)) {
+	denies := p.policy.Action == config.AuthDeny
 	kind := fmt.Sprintf("%v policy for %s", p.policy.Action, of)
 	if p.policy.DryRun {
 		kind += ", dry-run"
@@ -30,19 +34,19 @@ func (w *why) policy(of string, p *authPolicy, f *authFacts) {
 	sure, maybe := asking{deny: denies, hope: denies}, asking{deny: denies, hope: !denies}
 	number := func(r *authRule) int { return slices.Index(p.policy.Rules, r.rule) + 1 }
 	if r := p.match(f, sure); r != nil {
-		w.tell(*r.ref, true, "%s: rule %d matches", kind, number(r))
+		tell(*r.ref, true, "%s: rule %d matches", kind, number(r))
 		return
 	}
 	if r := p.match(f, maybe); r != nil {
-		w.tell(*r.ref, true, "%s: the forwarding core will know whether rule %d matches", kind, number(r))
+		tell(*r.ref, true, "%s: the forwarding core will know whether rule %d matches", kind, number(r))
 		return
 	}
-	w.tell(*p.ref, false, "%s: no rule matches%s", kind, p.misses(f, sure))
+	tell(*p.ref, false, "%s: no rule matches%s", kind, p.misses(f, sure))
 }
 
 // misses lists why each rule does not match, in brackets; "" when there is no
 // rule.
-func (p *authPolicy) misses(f *authFacts, q asking) string {
+func (p *authPolicy) misses(f *Facts, q asking) string {
 	var out []string
 	for i, rule := range p.policy.Rules {
 		text := "is not about this workload"
@@ -60,9 +64,9 @@ func (p *authPolicy) misses(f *authFacts, q asking) string {
 }
 
 // miss says which part of the rule fails first.
-func (r *authRule) miss(f *authFacts, q asking) string {
-	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *AuthSource) bool { return f.from(s.IPBlocks, s.NotIPBlocks, q) }) {
-		return "from: " + unknownOr(f.srcIs, "the source address", "is not one of them")
+func (r *authRule) miss(f *Facts, q asking) string {
+	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *config.AuthSource) bool { return f.from(s.IPBlocks, s.NotIPBlocks, q) }) {
+		return "from: " + unknownOr(f.SrcIs, "the source address", "is not one of them")
 	}
 	var ops []string
 	for i := range r.operations {
@@ -85,44 +89,44 @@ func (r *authRule) miss(f *authFacts, q asking) string {
 }
 
 // unknownOr says that something is not known of the flow, or what it is not.
-func unknownOr(k knowledge, what, not string) string {
-	if k != known {
+func unknownOr(k Knowledge, what, not string) string {
+	if k != Known {
 		return what + " is not known of the flow"
 	}
 	return what + " " + not
 }
 
 // knowledge is what is known of what the condition asks for.
-func (c *authCondition) knowledge(f *authFacts) knowledge {
+func (c *authCondition) knowledge(f *Facts) Knowledge {
 	switch c.key {
 	case keyDestinationPort:
-		return known
+		return Known
 	case keyDestinationIP:
-		return f.dstIs
+		return f.DstIs
 	case keySourceIP, keyRemoteIP:
-		return f.srcIs
+		return f.SrcIs
 	case keySNI:
-		return f.sniIs
+		return f.SNIIs
 	}
 	if c.header == "" {
-		return never
+		return Never
 	}
-	return f.requestIs
+	return f.RequestIs
 }
 
 // miss says which part of the operation fails first; "" for none.
-func (o *authOperation) miss(f *authFacts, q asking) string {
+func (o *authOperation) miss(f *Facts, q asking) string {
 	switch {
 	case o.matches(f, q):
 		return ""
-	case len(o.Ports) > 0 && !slices.Contains(o.Ports, f.port), slices.Contains(o.NotPorts, f.port):
-		return fmt.Sprintf("port %d does not match", f.port)
+	case len(o.Ports) > 0 && !slices.Contains(o.Ports, f.Port), slices.Contains(o.NotPorts, f.Port):
+		return fmt.Sprintf("port %d does not match", f.Port)
 	case len(o.Hosts)+len(o.NotHosts) > 0 && !f.onHost(o, q):
-		return unknownOr(f.hostIs, "the host", fmt.Sprintf("%s does not match", f.host))
-	case f.requestIs != known:
+		return unknownOr(f.HostIs, "the host", fmt.Sprintf("%s does not match", f.Host))
+	case f.RequestIs != Known:
 		return "methods and paths are not known of the flow"
-	case !oneOf(o.Methods, o.NotMethods, f.request.Method):
-		return fmt.Sprintf("method %s does not match", f.request.Method)
+	case !match.OneOf(o.Methods, o.NotMethods, f.Request.Method):
+		return fmt.Sprintf("method %s does not match", f.Request.Method)
 	}
-	return fmt.Sprintf("path %s does not match", f.request.Path)
+	return fmt.Sprintf("path %s does not match", f.Request.Path)
 }

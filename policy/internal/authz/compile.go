@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+// Package authz compiles AuthorizationPolicies for groups of workloads and asks
+// them of flows, also of flows of which not everything is known yet.
+package authz
 
 import (
 	"cmp"
@@ -9,13 +11,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/policy/config"
+	"github.com/egressd/egressd/policy/internal/match"
 )
 
-// guard is what AuthorizationPolicies say about one destination to the
+// Authorizer is what AuthorizationPolicies say about one destination to the
 // workloads of one scope. What they ask of the identity is answered already:
 // sources that the scope is not are left out. It is immutable; nil allows
 // everything.
-type guard struct {
+type Authorizer struct {
 	deny, allow, audit []*authPolicy
 	// dryDeny and dryAllow only say what they would do.
 	dryDeny, dryAllow []*authPolicy
@@ -23,16 +29,16 @@ type guard struct {
 
 // authPolicy is an AuthorizationPolicy as one scope meets it.
 type authPolicy struct {
-	ref    *Ref
-	policy *AuthorizationPolicy
+	ref    *config.Ref
+	policy *config.AuthorizationPolicy
 	rules  []authRule // may be none: it matches nothing
 }
 
 type authRule struct {
-	rule *AuthRule
-	ref  *Ref
+	rule *config.AuthRule
+	ref  *config.Ref
 	// sources ask for source addresses; with none, any will do.
-	sources    []*AuthSource
+	sources    []*config.AuthSource
 	operations []authOperation
 	conditions []authCondition
 }
@@ -40,15 +46,15 @@ type authRule struct {
 // authOperation is an AuthOperation with its lists in the form in which they
 // are asked.
 type authOperation struct {
-	*AuthOperation
-	paths, notPaths []pathMatcher
+	*config.AuthOperation
+	paths, notPaths []match.PathMatcher
 }
 
 // authCondition is a condition on something else than the identity.
 type authCondition struct {
 	key               string
 	header            string // canonical; of request.headers[...]
-	values, notValues []ValueMatch
+	values, notValues []config.ValueMatch
 	ports, notPorts   []uint16
 	nets, notNets     []netip.Prefix
 }
@@ -63,16 +69,19 @@ const (
 	keyHeaders         = "request.headers["
 )
 
-// authIndex has the AuthorizationPolicies of a Config by what they guard.
-type authIndex struct {
-	rank     map[*AuthorizationPolicy]int
-	services map[[2]string][]*AuthorizationPolicy // by namespace and name of a ServiceEntry
-	gateways []*AuthorizationPolicy               // with a selector, or for all servers
+// Catalog has the AuthorizationPolicies of a Config by what they guard.
+type Catalog struct {
+	rank     map[*config.AuthorizationPolicy]int
+	services map[[2]string][]*config.AuthorizationPolicy // by namespace and name of a ServiceEntry
+	gateways []*config.AuthorizationPolicy               // with a selector, or for all servers
+	// root is the root namespace, domain the trust domain of all identities.
+	root, domain string
 }
 
-func (b *builder) indexAuthorizations() {
-	x := &authIndex{rank: map[*AuthorizationPolicy]int{}, services: map[[2]string][]*AuthorizationPolicy{}}
-	for i, a := range b.cfg.Authorizations {
+// NewCatalog indexes AuthorizationPolicies, which are in order of precedence.
+func NewCatalog(all []*config.AuthorizationPolicy, root, domain string) *Catalog {
+	x := &Catalog{root: root, domain: domain, rank: map[*config.AuthorizationPolicy]int{}, services: map[[2]string][]*config.AuthorizationPolicy{}}
+	for i, a := range all {
 		x.rank[a] = i
 		if len(a.Targets) == 0 {
 			x.gateways = append(x.gateways, a)
@@ -84,13 +93,13 @@ func (b *builder) indexAuthorizations() {
 			}
 		}
 	}
-	b.auth = x
+	return x
 }
 
-// guards says whether any AuthorizationPolicy that is in force guards a
+// Guards says whether any AuthorizationPolicy that is in force guards a
 // ServiceEntry or, if there are Gateways, may guard one of these.
-func (x *authIndex) guards(gateways bool) bool {
-	inForce := func(a *AuthorizationPolicy) bool { return !a.DryRun && a.Action != AuthAudit }
+func (x *Catalog) Guards(gateways bool) bool {
+	inForce := func(a *config.AuthorizationPolicy) bool { return !a.DryRun && a.Action != config.AuthAudit }
 	for _, list := range x.services {
 		if slices.ContainsFunc(list, inForce) {
 			return true
@@ -99,39 +108,36 @@ func (x *authIndex) guards(gateways bool) bool {
 	return gateways && slices.ContainsFunc(x.gateways, inForce)
 }
 
-// guardsOf returns the AuthorizationPolicies that guard a service.
-func (x *authIndex) guardsOf(s *Service) []*AuthorizationPolicy {
-	if len(x.services) == 0 || s.ruled {
+// Of returns the AuthorizationPolicies that guard a service.
+func (x *Catalog) Of(s *config.Service) []*config.AuthorizationPolicy {
+	if len(x.services) == 0 || s.Derived != nil && s.Derived.ByRules {
 		return nil
 	}
 	return x.services[[2]string{s.Ref.Namespace, s.Ref.Name}]
 }
 
-// authScope compiles guards for one scope, each combination once.
-type authScope struct {
-	b        *builder
-	scope    *scope
-	policies map[*AuthorizationPolicy]*authPolicy
-	guards   map[string]*guard
+// Compiler makes the Authorizers for workloads that rules cannot tell apart, each
+// combination once.
+type Compiler struct {
+	catalog  *Catalog
+	identity config.Identity
+	policies map[*config.AuthorizationPolicy]*authPolicy
+	guards   map[string]*Authorizer
 }
 
-func (b *builder) authScope(sc *scope) *authScope {
-	s := b.authScopes[sc]
-	if s == nil {
-		s = &authScope{b: b, scope: sc, policies: map[*AuthorizationPolicy]*authPolicy{}, guards: map[string]*guard{}}
-		b.authScopes[sc] = s
-	}
-	return s
+// For returns the Compiler for workloads of which id is one.
+func (x *Catalog) For(id config.Identity) *Compiler {
+	return &Compiler{catalog: x, identity: id, policies: map[*config.AuthorizationPolicy]*authPolicy{}, guards: map[string]*Authorizer{}}
 }
 
-// guard compiles what a list of AuthorizationPolicies says; nil for nothing.
-func (s *authScope) guard(list []*AuthorizationPolicy) *guard {
+// Guard compiles what a list of AuthorizationPolicies says; nil for nothing.
+func (s *Compiler) Guard(list []*config.AuthorizationPolicy) *Authorizer {
 	if len(list) == 0 {
 		return nil
 	}
-	rank := s.b.auth.rank
+	rank := s.catalog.rank
 	list = slices.Clone(list)
-	slices.SortFunc(list, func(x, y *AuthorizationPolicy) int { return rank[x] - rank[y] })
+	slices.SortFunc(list, func(x, y *config.AuthorizationPolicy) int { return rank[x] - rank[y] })
 	list = slices.Compact(list)
 	var key strings.Builder
 	for _, a := range list {
@@ -140,17 +146,17 @@ func (s *authScope) guard(list []*AuthorizationPolicy) *guard {
 	if g, ok := s.guards[key.String()]; ok {
 		return g
 	}
-	g := &guard{}
+	g := &Authorizer{}
 	for _, a := range list {
 		p := s.policy(a)
 		switch {
-		case a.DryRun && a.Action == AuthDeny:
+		case a.DryRun && a.Action == config.AuthDeny:
 			g.dryDeny = append(g.dryDeny, p)
-		case a.DryRun && a.Action == AuthAllow:
+		case a.DryRun && a.Action == config.AuthAllow:
 			g.dryAllow = append(g.dryAllow, p)
-		case a.Action == AuthDeny:
+		case a.Action == config.AuthDeny:
 			g.deny = append(g.deny, p)
-		case a.Action == AuthAudit:
+		case a.Action == config.AuthAudit:
 			g.audit = append(g.audit, p)
 		default:
 			g.allow = append(g.allow, p)
@@ -160,25 +166,25 @@ func (s *authScope) guard(list []*AuthorizationPolicy) *guard {
 	return g
 }
 
-// gatewayGuard compiles what guards an egress gateway whose pods are in a
+// Gateway compiles what guards an egress gateway whose pods are in a
 // namespace and carry labels: the AuthorizationPolicies there and in the root
 // namespace that select these labels, and those for all servers of either.
 // Others do not count, or whoever may write in any namespace could open a
 // gateway with an ALLOW policy of his own.
-func (s *authScope) gatewayGuard(namespace string, labels map[string]string) *guard {
-	var list []*AuthorizationPolicy
-	for _, a := range s.b.auth.gateways {
-		if a.Ref.Namespace != namespace && a.Ref.Namespace != s.b.rootNamespace() {
+func (s *Compiler) Gateway(namespace string, labels map[string]string) *Authorizer {
+	var list []*config.AuthorizationPolicy
+	for _, a := range s.catalog.gateways {
+		if a.Ref.Namespace != namespace && a.Ref.Namespace != s.catalog.root {
 			continue
 		}
-		if selects(a.Selector, labels) {
+		if match.Labels(a.Selector, labels) {
 			list = append(list, a)
 		}
 	}
-	return s.guard(list)
+	return s.Guard(list)
 }
 
-func (s *authScope) policy(a *AuthorizationPolicy) *authPolicy {
+func (s *Compiler) policy(a *config.AuthorizationPolicy) *authPolicy {
 	if p := s.policies[a]; p != nil {
 		return p
 	}
@@ -193,28 +199,28 @@ func (s *authScope) policy(a *AuthorizationPolicy) *authPolicy {
 }
 
 // rule compiles a rule; false when the scope is not whom it is about.
-func (s *authScope) rule(a *AuthorizationPolicy, r *AuthRule) (authRule, bool) {
+func (s *Compiler) rule(a *config.AuthorizationPolicy, r *config.AuthRule) (authRule, bool) {
 	out := authRule{rule: r, ref: &r.Ref}
-	if r.Ref == (Ref{}) {
+	if r.Ref == (config.Ref{}) {
 		out.ref = &a.Ref
 	}
-	id, domain := s.scope.identity, s.b.trustDomain()
+	id, domain := s.identity, s.catalog.domain
 	for _, src := range r.From {
-		if src.matchesIdentity(id, domain) {
+		if SourceIs(src, id, domain) {
 			out.sources = append(out.sources, src)
 		}
 	}
 	if len(r.From) > 0 && len(out.sources) == 0 {
 		return out, false
 	}
-	if slices.ContainsFunc(out.sources, func(src *AuthSource) bool { return len(src.IPBlocks)+len(src.NotIPBlocks) == 0 }) {
+	if slices.ContainsFunc(out.sources, func(src *config.AuthSource) bool { return len(src.IPBlocks)+len(src.NotIPBlocks) == 0 }) {
 		out.sources = nil
 	}
 	for _, o := range r.To {
-		out.operations = append(out.operations, authOperation{o, pathMatchers(o.Paths), pathMatchers(o.NotPaths)})
+		out.operations = append(out.operations, authOperation{o, match.PathMatchers(o.Paths), match.PathMatchers(o.NotPaths)})
 	}
 	for _, c := range r.When {
-		if !c.matchesIdentity(id, domain) {
+		if !ConditionIs(c, id, domain) {
 			return out, false
 		}
 		if !strings.HasPrefix(c.Key, "source.") || c.Key == keySourceIP {
@@ -224,8 +230,8 @@ func (s *authScope) rule(a *AuthorizationPolicy, r *AuthRule) (authRule, bool) {
 	return out, true
 }
 
-func newAuthCondition(c *AuthCondition) authCondition {
-	out := authCondition{key: c.Key, values: valueMatches(c.Values), notValues: valueMatches(c.NotValues)}
+func newAuthCondition(c *config.AuthCondition) authCondition {
+	out := authCondition{key: c.Key, values: match.ParseValues(c.Values), notValues: match.ParseValues(c.NotValues)}
 	switch {
 	case c.Key == keyDestinationPort:
 		out.ports, _ = parsePorts(c.Values) // validated
@@ -263,31 +269,31 @@ func parsePrefixes(list []string) ([]netip.Prefix, error) {
 			}
 			p = netip.PrefixFrom(a, a.BitLen())
 		}
-		out = append(out, plainPrefix(p))
+		out = append(out, ipguard.Plain(p))
 	}
 	return out, nil
 }
 
-// validateAuthorization notes what a guard could not be made of.
-func (b *builder) validateAuthorization(a *AuthorizationPolicy) {
-	if int(a.Action) >= len(authActionNames) {
-		b.errorf(a.Ref, "action %d is unknown", a.Action)
+// Validate notes what no Authorizer could be made of.
+func Validate(a *config.AuthorizationPolicy, errorf func(ref config.Ref, format string, args ...any)) {
+	if !a.Action.Valid() {
+		errorf(a.Ref, "action %d is unknown", a.Action)
 	}
 	for _, r := range a.Rules {
 		for _, c := range r.When {
-			b.validateCondition(cmp.Or(r.Ref, a.Ref), c)
+			validateCondition(cmp.Or(r.Ref, a.Ref), c, errorf)
 		}
 		for _, o := range r.To {
 			for _, m := range slices.Concat(o.Paths, o.NotPaths) {
-				if _, err := newPathMatcher(m); err != nil {
-					b.errorf(cmp.Or(r.Ref, a.Ref), "to: %v", err)
+				if _, err := match.NewPathMatcher(m); err != nil {
+					errorf(cmp.Or(r.Ref, a.Ref), "to: %v", err)
 				}
 			}
 		}
 	}
 }
 
-func (b *builder) validateCondition(ref Ref, c *AuthCondition) {
+func validateCondition(ref config.Ref, c *config.AuthCondition, errorf func(config.Ref, string, ...any)) {
 	var err error
 	values := slices.Concat(c.Values, c.NotValues)
 	switch c.Key {
@@ -297,9 +303,9 @@ func (b *builder) validateCondition(ref Ref, c *AuthCondition) {
 		_, err = parsePrefixes(values)
 	}
 	if err != nil {
-		b.errorf(ref, "when: %s: %v", c.Key, err)
+		errorf(ref, "when: %s: %v", c.Key, err)
 	}
 	if len(values) == 0 {
-		b.errorf(ref, "when: %s: there is neither a value nor a notValue", c.Key)
+		errorf(ref, "when: %s: there is neither a value nor a notValue", c.Key)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package config
 
 import "github.com/egressd/egressd/internal/hostname"
 
@@ -90,8 +90,6 @@ type Sidecar struct {
 	Egress []SidecarEgress
 	// Outbound overrides that of the Mesh; nil: it does not.
 	Outbound *OutboundMode
-	// local is the namespace that "." stands for; "": there is none.
-	local string
 }
 
 // SidecarEgress is one listener of a Sidecar: the hosts on a port.

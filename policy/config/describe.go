@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package config
 
 import (
 	"crypto/sha256"
@@ -32,7 +32,7 @@ func (r *HTTPRule) Describe() []string {
 	}
 	out = append(out, r.Headers.Describe()...)
 	for _, m := range r.Mirrors {
-		add("mirror %g%% to %s: egressd does not mirror", m.Percent, m.Destination.describe())
+		add("mirror %g%% to %s: egressd does not mirror", m.Percent, m.Destination.Describe())
 	}
 	if r.UnknownStatus != 0 {
 		add("a destination that nobody declares is answered with %d", r.UnknownStatus)
@@ -41,7 +41,7 @@ func (r *HTTPRule) Describe() []string {
 		add("timeout %s, counted from the request; then 504", r.Timeout)
 	}
 	if r.Retries != nil {
-		out = append(out, r.Retries.describe())
+		out = append(out, r.Retries.Describe())
 	}
 	return out
 }
@@ -114,7 +114,8 @@ func (x *Rewrite) describe() []string {
 	return out
 }
 
-func (x *Retries) describe() string {
+// Describe says what is tried again, and how often.
+func (x *Retries) Describe() string {
 	on := "where it is safe"
 	if x.On != nil {
 		on = "on " + strings.Join(x.On, ",")
@@ -160,8 +161,8 @@ func (o *HeaderOps) describe(side string) []string {
 	return out
 }
 
-// describe is the destination as the rule names it.
-func (d *Destination) describe() string {
+// Describe is the destination as the rule names it.
+func (d *Destination) Describe() string {
 	out := d.Host
 	if d.Port != 0 {
 		out += fmt.Sprintf(" port %d", d.Port)
@@ -172,18 +173,24 @@ func (d *Destination) describe() string {
 	return out
 }
 
-// Describe says where the destination is: the gateway as which a flow goes on,
-// or the host, port and subset.
-func (d *RouteDestination) Describe() string {
-	switch {
-	case d.Gateway != nil:
-		return "go on as " + d.Gateway.label() + " (" + d.Destination.describe() + ")"
-	case d.Upstream == nil:
-		return "route to " + d.Destination.describe()
+// Describe lists what of the policy is set.
+func (t *TrafficPolicy) Describe() string { return brief(reflect.ValueOf(*t)) }
+
+// brief writes the fields of a struct that are set.
+func brief(v reflect.Value) string {
+	switch v.Kind() {
+	case reflect.Pointer:
+		return brief(v.Elem())
+	case reflect.Struct:
+		var out []string
+		for i := range v.NumField() {
+			if f := v.Field(i); !f.IsZero() {
+				out = append(out, v.Type().Field(i).Name+"="+brief(f))
+			}
+		}
+		return "{" + strings.Join(out, " ") + "}"
+	case reflect.String:
+		return fmt.Sprintf("%q", v.String())
 	}
-	out := fmt.Sprintf("route to %s port %d", d.Upstream.Host, d.Upstream.Port)
-	if d.Upstream.Subset != "" {
-		out += fmt.Sprintf(" subset %q", d.Upstream.Subset)
-	}
-	return out
+	return fmt.Sprint(v.Interface())
 }

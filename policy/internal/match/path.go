@@ -1,36 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package match
 
 import (
 	"fmt"
 	"net/url"
 	"path"
 	"strings"
+
+	"github.com/egressd/egressd/policy/config"
 )
 
-// pathMatcher is a PathMatch in the form in which it is asked. A template
+// PathMatcher is a PathMatch in the form in which it is asked. A template
 // has segments, "{*}" for any one, with "{**}" for any number of the rest at
 // most once.
-type pathMatcher struct {
-	ValueMatch
+type PathMatcher struct {
+	config.ValueMatch
 	template bool
 	segments []string
 }
 
-func pathMatchers(list []PathMatch) []pathMatcher {
-	out := make([]pathMatcher, len(list))
+func PathMatchers(list []config.PathMatch) []PathMatcher {
+	out := make([]PathMatcher, len(list))
 	for i, m := range list {
-		out[i], _ = newPathMatcher(m) // validated
+		out[i], _ = NewPathMatcher(m) // validated
 	}
 	return out
 }
 
-func newPathMatcher(m PathMatch) (pathMatcher, error) {
+func NewPathMatcher(m config.PathMatch) (PathMatcher, error) {
 	if m.Template == "" {
-		return pathMatcher{ValueMatch: m.ValueMatch}, nil
+		return PathMatcher{ValueMatch: m.ValueMatch}, nil
 	}
-	out := pathMatcher{template: true, segments: strings.Split(m.Template, "/")}
+	out := PathMatcher{template: true, segments: strings.Split(m.Template, "/")}
 	for i, s := range out.segments {
 		switch {
 		case s == "{*}":
@@ -45,9 +47,9 @@ func newPathMatcher(m PathMatch) (pathMatcher, error) {
 	return out, nil
 }
 
-func (m *pathMatcher) matches(p string) bool {
+func (m *PathMatcher) Matches(p string) bool {
 	if !m.template {
-		return m.Matches(p)
+		return ValueMatches(m.ValueMatch, p)
 	}
 	return matchSegments(m.segments, p)
 }
@@ -92,11 +94,11 @@ func matchRest(template []string, p string) bool {
 	}
 }
 
-// plainPath is a path as servers may read it: without a fragment, percent-
+// PlainPath is a path as servers may read it: without a fragment, percent-
 // decoded, up to a NUL, without parameters, with dot segments resolved and runs
 // of slashes merged. Escapes that are none stay as they are, as lenient servers
 // leave them. It allocates only when something has to change.
-func plainPath(raw string) string {
+func PlainPath(raw string) string {
 	if !strings.ContainsAny(raw, "%\\;#\x00") && !strings.Contains(raw, "//") && !strings.Contains(raw, "/.") {
 		return raw
 	}
@@ -120,8 +122,8 @@ func plainPath(raw string) string {
 	return p + end
 }
 
-// badEscape says whether a path has a "%" that begins no escape (RFC 3986, 2.1).
-func badEscape(p string) bool {
+// BadEscape says whether a path has a "%" that begins no escape (RFC 3986, 2.1).
+func BadEscape(p string) bool {
 	_, err := url.PathUnescape(p)
 	return err != nil
 }
@@ -141,6 +143,26 @@ func unescape(s string) string {
 			b.WriteByte(s[0])
 		}
 		s = s[n:]
+	}
+	return b.String()
+}
+
+// RegexTemplate turns RE2's \1 into Go's ${1}, and keeps every $ as it is.
+func RegexTemplate(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '$':
+			b.WriteString("$$")
+		case c == '\\' && i+1 < len(s) && '0' <= s[i+1] && s[i+1] <= '9':
+			i++
+			b.WriteString("${" + s[i:i+1] + "}")
+		case c == '\\' && i+1 < len(s) && s[i+1] == '\\':
+			i++
+			b.WriteByte('\\')
+		default:
+			b.WriteByte(c)
+		}
 	}
 	return b.String()
 }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+// Package config is what YAML becomes before it is compiled: plain data, with
+// names made absolute and defaults filled in. What it has of methods says what
+// an object is or writes it for people; who may reach what is for package
+// policy to decide.
+package config
 
 import (
 	"net/netip"
@@ -33,12 +37,12 @@ func (r Ref) Position() string {
 	return s
 }
 
-// object is "Kind namespace/name".
-func (r Ref) object() string { return r.Kind + " " + r.Namespace + "/" + r.Name }
+// Object is "Kind namespace/name".
+func (r Ref) Object() string { return r.Kind + " " + r.Namespace + "/" + r.Name }
 
 // String is "Kind namespace/name file:line:column".
 func (r Ref) String() string {
-	s := r.object()
+	s := r.Object()
 	if p := r.Position(); p != "" {
 		s += " " + p
 	}
@@ -64,8 +68,11 @@ const (
 
 var protocolNames = [...]string{"", "HTTP", "HTTP2", "GRPC", "HTTPS", "TLS", "TCP", "UDP"}
 
+// Valid says whether the protocol is one of those above.
+func (p Protocol) Valid() bool { return int(p) < len(protocolNames) }
+
 func (p Protocol) String() string {
-	if int(p) < len(protocolNames) {
+	if p.Valid() {
 		return protocolNames[p]
 	}
 	return "?"
@@ -107,8 +114,11 @@ const (
 
 var resolutionNames = [...]string{"NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"}
 
+// Valid says whether the resolution is one of those above.
+func (r Resolution) Valid() bool { return int(r) < len(resolutionNames) }
+
 func (r Resolution) String() string {
-	if int(r) < len(resolutionNames) {
+	if r.Valid() {
 		return resolutionNames[r]
 	}
 	return "?"
@@ -167,18 +177,17 @@ type Service struct {
 	SubjectAltNames []string
 	// Selector holds the selector of a Kubernetes Service.
 	Selector map[string]string
-	// of is the service that this is a part of; nil: it is whole.
-	of *Service
-	// ruled: no ServiceEntry but a rule for TLS declares the hosts.
-	ruled bool
+	// Derived is set on services that a compiler makes of a configuration, which
+	// itself has none.
+	Derived *Derived
 }
 
-// whole returns the service that s is, or is a part of.
-func (s *Service) whole() *Service {
-	if s.of != nil {
-		return s.of
-	}
-	return s
+// Derived says what a service is made of.
+type Derived struct {
+	// Of is the service that this is a part of; nil: it is a part of none.
+	Of *Service
+	// ByRules: no ServiceEntry but rules for TLS declare the hosts.
+	ByRules bool
 }
 
 // Port is one port of a Service. TargetPort 0 means Number.
@@ -201,11 +210,14 @@ type Endpoint struct {
 	Locality string
 }
 
+// MeshGateway stands among the gateways of rules for the workloads themselves.
+const MeshGateway = "mesh"
+
 // VirtualService holds the rules for hosts. What it delegates is in it.
 type VirtualService struct {
 	Ref   Ref
 	Hosts []hostname.Pattern
-	// Gateways are "mesh" or "namespace/name"; never empty.
+	// Gateways are MeshGateway or "namespace/name"; never empty.
 	Gateways []string
 	// Ports are those that the HTTP rules for workloads act on; requests on
 	// others are forwarded as if there were no rules. None: all ports.
@@ -377,4 +389,14 @@ type GatewayServer struct {
 	HostNamespaces []string
 	HTTPSRedirect  bool
 	TLS            *ServerTLS
+}
+
+// Terminates says whether TLS ends at the server.
+func (s *GatewayServer) Terminates() bool {
+	return s.Protocol.IsTLS() && s.TLS != nil && s.TLS.Mode != ServerPassthrough && s.TLS.Mode != ServerAutoPassthrough
+}
+
+// ServesHTTP says whether the server reads requests.
+func (s *GatewayServer) ServesHTTP() bool {
+	return s.Protocol.IsHTTP() || s.Protocol == ProtocolHTTPS && s.Terminates()
 }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package authz
 
 import (
 	"fmt"
 	"strings"
+
+	"github.com/egressd/egressd/policy/config"
 )
 
-// guard writes what AuthorizationPolicies say about a destination.
-func (t *text) guard(depth int, g *guard) {
+// Text writes what the policies say, line by line; depth counts from 0.
+func (g *Authorizer) Text(line func(depth int, format string, args ...any)) {
 	if g == nil {
 		return
 	}
@@ -18,9 +20,9 @@ func (t *text) guard(depth int, g *guard) {
 			if p.policy.DryRun {
 				dry = " dry-run"
 			}
-			t.line(depth, "%v%s (%v)", p.policy.Action, dry, p.ref)
+			line(0, "%v%s (%v)", p.policy.Action, dry, p.ref)
 			for i := range p.rules {
-				t.line(depth+1, "if %s (%v)", p.rules[i].text(), p.rules[i].ref)
+				line(1, "if %s (%v)", p.rules[i].text(), p.rules[i].ref)
 			}
 		}
 	}
@@ -63,7 +65,7 @@ func (r *authRule) text() string {
 	return strings.Join(out, " ")
 }
 
-func pathTexts(list []PathMatch) []string {
+func pathTexts(list []config.PathMatch) []string {
 	out := make([]string, len(list))
 	for i, m := range list {
 		out[i] = m.ValueMatch.String()
