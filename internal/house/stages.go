@@ -24,7 +24,7 @@ var Orders = []Order{
 		{"config", "config* consent"},
 		{"match", "match rewrite authz_path sidecar"},
 		{"authorization", "authz*"},
-		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy trace"},
+		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy reserved trace"},
 		{"compile", "compile* classify scope base destination validate changes diff"},
 		{"text", "text* digest authz_text"},
 		{"explain", "branches why*"},
