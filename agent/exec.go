@@ -10,7 +10,7 @@ import (
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/explain"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 )
 
 // ExecOptions say what to run under which policy. Options.Cgroups, Workload,
@@ -59,7 +59,7 @@ func (g *gateway) Run(ctx context.Context, ready func()) error {
 	if started {
 		*g.denials = g.denied()
 		if counters, cerr := g.datapath.Counters(); cerr == nil {
-			g.denials.Lost = counters[loader.CounterLost]
+			g.denials.Lost = counters[telemetry.CounterLost]
 		}
 	}
 	return err

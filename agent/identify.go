@@ -12,6 +12,7 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/arrival"
 )
 
 // errNoOrigin: nobody was redirected from this address. Somebody dialled the
@@ -20,7 +21,7 @@ var errNoOrigin = errors.New("no recorded original destination")
 
 // identify finds who is behind a connection that arrived at the proxy.
 func (a *Agent) identify(c *net.TCPConn) (forward.Conn, error) {
-	at, err := loader.ArrivalOf(c)
+	at, err := arrival.Of(c)
 	src := at.Src
 	if err != nil {
 		return forward.Conn{Src: src, Layer: flow.Egress}, err
@@ -52,7 +53,7 @@ func (s origins) OfConn(c net.Conn) (dnsproxy.Client, bool) {
 	if !ok {
 		return dnsproxy.Client{}, false
 	}
-	at, err := loader.ArrivalOf(tcp)
+	at, err := arrival.Of(tcp)
 	if err != nil {
 		return dnsproxy.Client{}, false
 	}
@@ -64,7 +65,7 @@ func (s origins) OfConn(c net.Conn) (dnsproxy.Client, bool) {
 }
 
 func (s origins) OfDatagram(src, local netip.AddrPort, slot int, query []byte) (dnsproxy.Client, bool) {
-	at := loader.Arrival{Src: src, Local: local.Addr(), Slot: slot, Token: loader.QuestionToken(query)}
+	at := arrival.Arrival{Src: src, Local: local.Addr(), Slot: slot, Token: arrival.QuestionToken(query)}
 	o, ok := s.a.datapath.DatagramOrigin(at)
 	if s.a.probe.Is(o, ok, at) {
 		return s.a.probe.Client(probe.DNSUDP, at.Local), true

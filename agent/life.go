@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/sdnotify"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/predecessor"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -43,7 +43,7 @@ func newLife(o Options) life {
 
 // withoutDaemon is what traffic can do while no daemon runs.
 func withoutDaemon(pins string) string {
-	p, err := loader.ReadPinned(pins)
+	p, err := predecessor.Read(pins)
 	switch {
 	case err != nil || !p.AtWork():
 		return trafficOpen

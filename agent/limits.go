@@ -5,25 +5,11 @@ package agent
 import (
 	"log/slog"
 	"math/rand/v2"
-	"time"
 
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/capacity"
-	"github.com/egressd/egressd/internal/flow"
 )
-
-// ConnectionLimits bound what proxied connections may take. A zero value stands for the
-// default beside it.
-type ConnectionLimits struct {
-	// WorkloadConnections is how many proxied connections one workload may have
-	// open, beside its share of descriptors, memory and ports; its share alone.
-	WorkloadConnections int
-	// PeekTimeout is for the first bytes of a connection and the head of a
-	// request, IdleTimeout for connections on which nothing passes, RecycleTimeout
-	// for those when a workload has all that it may have; forward.Options.
-	PeekTimeout, IdleTimeout, RecycleTimeout time.Duration
-}
 
 // limits is who may have how much of what there is for egressd.
 type limits struct {
@@ -53,17 +39,6 @@ func (a *Agent) tellRoom() error {
 		a.limits.forward.Ports.Resize(int64(capacity.LoopbackRoom(n)))
 	}
 	return a.datapath.SetRoom(capacity.LoopbackRoom(a.limits.ports))
-}
-
-func (a *Agent) shareOf(workload uint32) WorkloadShare {
-	s := WorkloadShare{Share: a.outgoing.ShareOf(flow.Egress, workload), Redirected: a.datapath.Conns(workload)}
-	s.Full = s.Share.Full() || s.Redirected.Max > 0 && s.Redirected.Entries >= s.Redirected.Max
-	return s
-}
-
-// timeouts are those of the forwarding cores.
-func (o ConnectionLimits) timeouts() forward.Timeouts {
-	return forward.Timeouts{PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, RecycleTimeout: o.RecycleTimeout}
 }
 
 // outgoing are the options of the egress side's core.

@@ -33,12 +33,12 @@ func sayMemory(log *slog.Logger, d *loader.Datapath) {
 		log.Warn("the limits of memory could not be read: none is kept to", "error", err)
 	}
 	if l, ok := memcg.Least(all); ok {
-		limit = loader.MiB(l.Max) + " in " + l.Dir
+		limit = memcg.MiB(l.Max) + " in " + l.Dir
 		if os.Getenv("GOMEMLIMIT") == "" {
 			debug.SetMemoryLimit(heapLimit(l.Max, tables))
 		}
 	}
-	log.Info("the kernel's tables are made", "memory", loader.MiB(tables), "limit", limit)
+	log.Info("the kernel's tables are made", "memory", memcg.MiB(tables), "limit", limit)
 }
 
 // heapLimit is how much Go may use where a cgroup may have limit bytes and the

@@ -20,16 +20,18 @@ import (
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy"
 )
 
 // Defaults of the daemon's places. Tests and the demo use others.
 const (
 	DefaultStateDir = "/run/egressd"
-	DefaultPinRoot  = loader.BPFFS + "/egressd"
+	DefaultPinRoot  = bpffs.Root + "/egressd"
 	// DefaultLastGood outlives a boot, unlike the state directory.
 	DefaultLastGood = "/var/lib/egressd/" + LastGoodFile
 	// LastGoodFile is the file's name in a state directory of one's own.
@@ -207,3 +209,23 @@ func (o *Options) nodeDNS(loops func(netip.AddrPort) bool) resolve.Options {
 		Given: dnsproxy.Upstreams{Servers: o.DNSServers, Timeout: o.DNSTimeout, Attempts: o.DNSAttempts},
 	}
 }
+
+// ConnectionLimits bound what proxied connections may take. A zero value stands for the
+// default beside it.
+type ConnectionLimits struct {
+	// WorkloadConnections is how many proxied connections one workload may have
+	// open, beside its share of descriptors, memory and ports; its share alone.
+	WorkloadConnections int
+	// PeekTimeout is for the first bytes of a connection and the head of a
+	// request, IdleTimeout for connections on which nothing passes, RecycleTimeout
+	// for those when a workload has all that it may have; forward.Options.
+	PeekTimeout, IdleTimeout, RecycleTimeout time.Duration
+}
+
+// timeouts are those of the forwarding cores.
+func (o ConnectionLimits) timeouts() forward.Timeouts {
+	return forward.Timeouts{PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, RecycleTimeout: o.RecycleTimeout}
+}
+
+// drainTime is the default of Options.DrainTime.
+const drainTime = 5 * time.Second

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -21,13 +21,13 @@ type pins struct {
 // ends with the daemon is no place to enforce a policy from.
 func (a *Agent) preparePins() error {
 	accept := a.opts.VolatilePins || a.opts.Mode != policy.Enforce
-	err := loader.PreparePins(a.opts.PinDir, accept)
-	if v := (*loader.VolatileError)(nil); !errors.As(err, &v) {
+	err := bpffs.Prepare(a.opts.PinDir, accept)
+	if v := (*bpffs.VolatileError)(nil); !errors.As(err, &v) {
 		return err
 	}
 	if !accept {
 		return fmt.Errorf("%w. If egressd were killed, all traffic would be open. Mount a bpf filesystem for the whole node (mount -t bpf bpffs %s; "+
-			"in a container, mount the node's %s into it), or start with --volatile-pins to take the risk", err, loader.BPFFS, loader.BPFFS)
+			"in a container, mount the node's %s into it), or start with --volatile-pins to take the risk", err, bpffs.Root, bpffs.Root)
 	}
 	a.pins.accepted = err
 	a.log.Warn("if egressd ends or is killed, all traffic is open", "error", err)
@@ -40,12 +40,4 @@ func (a *Agent) lasting() error {
 		return a.pins.accepted
 	}
 	return a.datapath.CheckPins()
-}
-
-func (a *Agent) pinStatus() PinStatus {
-	s := PinStatus{Dir: a.opts.PinDir, Lasting: true}
-	if err := a.lasting(); err != nil {
-		s.Lasting, s.Error = false, err.Error()
-	}
-	return s
 }

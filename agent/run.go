@@ -12,9 +12,8 @@ import (
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/teardown"
-	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/gate"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 // Run captures the workload and serves until ctx is done, or another daemon has
@@ -109,7 +108,7 @@ func (a *Agent) notTaken(err error) error {
 		return err
 	}
 	a.letGo()
-	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", loader.ErrInUse, err)
+	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", bpffs.ErrInUse, err)
 }
 
 // finish ends the last shift.
@@ -159,31 +158,4 @@ func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
 		a.log.Error("not all could be removed; \"egressd unload\" says what is left, and removes it", "error", err)
 	}
 	stop()
-}
-
-// drainTime is the default of Options.DrainTime.
-const drainTime = 5 * time.Second
-
-// begin attaches the programs. From here on the workload is under policy. That
-// there is nothing yet to attach them to is no error.
-func (a *Agent) begin() error {
-	if err := a.bind(a.control.Snapshot()); err != nil {
-		return err
-	}
-	a.captures.Store(true)
-	if err := a.datapath.SetReady(true); err != nil {
-		return err
-	}
-	fresh, err := a.capture.Hold(a.datapath.Attach)
-	if err != nil && !errors.Is(err, workload.ErrNotThere) {
-		return err
-	}
-	if err := a.guards.Begin(); err != nil {
-		return err
-	}
-	if fresh {
-		a.earlier.End()
-		a.earlier.TellFreed()
-	}
-	return nil
 }

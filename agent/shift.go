@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/egressd/egressd/agent/workload"
 )
 
 // shift is a time in which this daemon serves: its loops accept, read, and write
@@ -165,4 +167,28 @@ func (a *Agent) shutDown(end time.Time) {
 			a.log.Warn("gateway connections were cut after the drain time", "error", err)
 		}
 	}
+}
+
+// begin attaches the programs. From here on the workload is under policy. That
+// there is nothing yet to attach them to is no error.
+func (a *Agent) begin() error {
+	if err := a.bind(a.control.Snapshot()); err != nil {
+		return err
+	}
+	a.captures.Store(true)
+	if err := a.datapath.SetReady(true); err != nil {
+		return err
+	}
+	fresh, err := a.capture.Hold(a.datapath.Attach)
+	if err != nil && !errors.Is(err, workload.ErrNotThere) {
+		return err
+	}
+	if err := a.guards.Begin(); err != nil {
+		return err
+	}
+	if fresh {
+		a.earlier.End()
+		a.earlier.TellFreed()
+	}
+	return nil
 }

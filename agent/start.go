@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -51,7 +51,7 @@ func NotStarted(o Options, err error) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	if errors.Is(err, loader.ErrInUse) {
+	if errors.Is(err, bpffs.ErrInUse) {
 		log.Error("egressd does not start", "error", err, "traffic", "the egressd that runs decides", "do", "end that one, or leave it be")
 		return err
 	}

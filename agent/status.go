@@ -3,15 +3,14 @@
 package agent
 
 import (
-	"errors"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/egressd/egressd/agent/report"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/selfprobe"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/loader/kernel"
 )
 
 // Parts of what "egressd status -o json" prints.
@@ -24,36 +23,6 @@ type (
 	WorkloadStatus = report.WorkloadStatus
 	WorkloadShare  = report.WorkloadShare
 )
-
-// status is the part of the Status that is not asked from others.
-type status struct {
-	agent   *Agent
-	started time.Time
-
-	mu    sync.Mutex
-	ready bool
-}
-
-// errNotServing says that the agent begins, or ends.
-var errNotServing = errors.New("egressd begins or ends")
-
-func newStatus(a *Agent) *status { return &status{agent: a, started: time.Now()} }
-
-func (s *status) setReady(ready bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ready = ready
-}
-
-// notReady is why the agent is not ready; nil: it is.
-func (s *status) notReady() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ready {
-		return errNotServing
-	}
-	return errors.Join(s.agent.capture.Err(), s.agent.holding.Err(), s.agent.probe.NotReady())
-}
 
 // Status gathers the state of everything. What cannot be read is left out.
 func (a *Agent) Status() Status {
@@ -101,6 +70,20 @@ func (a *Agent) Status() Status {
 		}
 	}
 	st.DenialKinds = a.recorder.Stats()
-	st.Features = loader.Features()
+	st.Features = kernel.Features()
 	return st
+}
+
+func (a *Agent) shareOf(workload uint32) WorkloadShare {
+	s := WorkloadShare{Share: a.outgoing.ShareOf(flow.Egress, workload), Redirected: a.datapath.Conns(workload)}
+	s.Full = s.Share.Full() || s.Redirected.Max > 0 && s.Redirected.Entries >= s.Redirected.Max
+	return s
+}
+
+func (a *Agent) pinStatus() PinStatus {
+	s := PinStatus{Dir: a.opts.PinDir, Lasting: true}
+	if err := a.lasting(); err != nil {
+		s.Lasting, s.Error = false, err.Error()
+	}
+	return s
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/learned"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 // lockPins locks the pin directory, or takes the lock of the daemon that this one
@@ -18,10 +18,10 @@ import (
 func (a *Agent) lockPins() error {
 	var err error
 	if a.holder == nil {
-		a.pinLock, err = loader.LockPins(a.opts.PinDir)
+		a.pinLock, err = bpffs.LockDir(a.opts.PinDir)
 		return err
 	}
-	if a.pinLock, err = loader.TakePinLock(a.opts.PinDir, a.inherited.File(takeover.PinLock, a.opts.PinDir)); err != nil {
+	if a.pinLock, err = bpffs.TakeLock(a.opts.PinDir, a.inherited.File(takeover.PinLock, a.opts.PinDir)); err != nil {
 		return fmt.Errorf("the egressd that runs has its pins elsewhere than in %s; give --pin-dir as it has it: %w", a.opts.PinDir, err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -42,7 +43,7 @@ func TestEveryNumberHasAName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := map[string]bool{}
+	names, counters := map[string]bool{}, telemetry.CounterNames()
 	for _, of := range []string{"egd_reason", "egd_counter"} {
 		var enum *btf.Enum
 		if err := spec.Types.TypeByName(of, &enum); err != nil {
@@ -52,15 +53,15 @@ func TestEveryNumberHasAName(t *testing.T) {
 			if v.Name == "EGD_R_NONE" || v.Name == "EGD_R_MAX" || v.Name == "EGD_C_MAX" {
 				continue
 			}
-			name := counterNames[uint32(v.Value)]
+			name := counters[uint32(v.Value)]
 			if name == "" || names[name] {
 				t.Errorf("%s has no name of its own: %q", v.Name, name)
 			}
 			names[name] = true
 		}
 	}
-	if len(names) != len(counterNames) {
-		t.Errorf("the kernel has %d numbers, user space %d names", len(names), len(counterNames))
+	if len(names) != len(counters) {
+		t.Errorf("the kernel has %d numbers, user space %d names", len(names), len(counters))
 	}
 }
 

@@ -3,105 +3,19 @@
 package loader
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/layout"
+	"github.com/egressd/egressd/loader/predecessor"
 )
-
-// kept are the maps whose entries belong to sockets that are open: whatever
-// they hold is taken over by every version, so their layout never changes.
-var kept = []string{"egd_sockets", "egd_hellos", "egd_recent", "egd_rewrites", "egd_dialled", "egd_kept"}
-
-// renewed are the other maps. Those of one line speak of each other, so that
-// they are taken over together or made anew together; the first line has what
-// the policy says, which the loader fills before the programs see it, and what
-// the programs publish in its numbers.
-var renewed = [...][]string{
-	policyTables: {
-		"egd_config", "egd_workloads", "egd_captured", "egd_beside", "egd_addrs", "egd_known", "egd_cidrs",
-		"egd_endpoints", "egd_names", "egd_ifaces", "egd_origins", "egd_usage", "egd_listeners",
-		"egd_own", "egd_devices",
-	},
-	eventRing:    {"egd_events"},
-	flowTables:   {"egd_flows", "egd_flow_hello", "egd_flow_bytes", "egd_shares"},
-	peerTables:   {"egd_peers"},
-	counterTable: {"egd_counters"},
-}
-
-// The lines of renewed.
-const (
-	policyTables = iota
-	eventRing
-	flowTables
-	peerTables
-	counterTable
-)
-
-// meaning is part of the layout: it is raised when what the maps of renewed
-// hold means something else than before although it looks the same. A build may
-// set it (-ldflags -X), for tests of upgrades.
-var meaning = "1"
-
-// layoutOf is a number for the form of keys and values: two versions with the
-// same one can use each other's maps. Sizes alone don't tell (two fields that
-// changed places).
-func layoutOf(spec *ebpf.CollectionSpec) uint64 {
-	h := fnv.New64a()
-	fmt.Fprintln(h, meaning)
-	for _, names := range renewed {
-		for _, name := range names {
-			if m := spec.Maps[name]; m != nil {
-				fmt.Fprintln(h, name, m.Type, m.KeySize, m.ValueSize)
-				writeType(h, m.Key)
-				writeType(h, m.Value)
-				if in := m.InnerMap; in != nil {
-					fmt.Fprintln(h, in.Type, in.KeySize, in.ValueSize, in.Flags)
-					writeType(h, in.Key)
-					writeType(h, in.Value)
-				}
-			}
-		}
-	}
-	return h.Sum64()
-}
-
-// writeType writes all that the layout of a type depends on, and the names.
-func writeType(w io.Writer, t btf.Type) {
-	switch t := btf.UnderlyingType(t).(type) {
-	case *btf.Struct:
-		writeMembers(w, t.Size, t.Members)
-	case *btf.Union:
-		writeMembers(w, t.Size, t.Members)
-	case *btf.Array:
-		fmt.Fprintln(w, "array", t.Nelems)
-		writeType(w, t.Type)
-	case *btf.Int:
-		fmt.Fprintln(w, "int", t.Size, t.Encoding)
-	default:
-		fmt.Fprintf(w, "%T\n", t)
-	}
-}
-
-func writeMembers(w io.Writer, size uint32, members []btf.Member) {
-	fmt.Fprintln(w, "members", len(members), size)
-	for _, m := range members {
-		fmt.Fprintln(w, m.Name, m.Offset, m.BitfieldSize)
-		writeType(w, m.Type)
-	}
-}
 
 // takeover is what a start finds, and what it makes of it.
 type takeover struct {
@@ -119,7 +33,7 @@ type takeover struct {
 // again.
 func lookAround(o Options, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
 	dir := o.PinDir
-	t := &takeover{old: map[string]*ebpf.Map{}, waiting: map[string]bool{}, layout: layoutOf(spec)}
+	t := &takeover{old: map[string]*ebpf.Map{}, waiting: map[string]bool{}, layout: layout.Of(spec)}
 	defer func() {
 		if err != nil {
 			t.close()
@@ -137,13 +51,13 @@ func lookAround(o Options, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
 			return nil, fmt.Errorf("open the pinned map %s: %w", name, err)
 		}
 	}
-	for _, name := range kept {
+	for _, name := range layout.Kept {
 		if m := t.old[name]; m != nil {
 			// What is open is worth more than the size that was asked for.
 			spec.Maps[name].MaxEntries = m.MaxEntries()
 			if err := spec.Maps[name].Compatible(m); err != nil {
 				return nil, fmt.Errorf("%w: map %s in %s (%s); run \"egressd unload\", which frees the workloads, and start again",
-					ErrABIMismatch, name, dir, err)
+					layout.ErrMismatch, name, dir, err)
 			}
 		}
 	}
@@ -153,12 +67,12 @@ func lookAround(o Options, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
 	}
 	// Pins of a commit that was interrupted are of two versions.
 	fits := len(half) == 0 && t.sameLayout(spec)
-	for group := range renewed {
-		if group != policyTables {
+	for group := range layout.Renewed {
+		if group != layout.PolicyTables {
 			t.take(spec, group, fits)
 		}
 	}
-	t.take(spec, policyTables, fits && t.has(eventRing) && !o.Renew)
+	t.take(spec, layout.PolicyTables, fits && t.has(layout.EventRing) && !o.Renew)
 	return t, nil
 }
 
@@ -179,7 +93,7 @@ func (t *takeover) sameLayout(spec *ebpf.CollectionSpec) bool {
 // take keeps a group of maps if it is whole and fits, and lets go of it
 // otherwise.
 func (t *takeover) take(spec *ebpf.CollectionSpec, group int, fits bool) {
-	names, found := renewed[group], 0
+	names, found := layout.Renewed[group], 0
 	for _, name := range names {
 		if m := t.old[name]; m != nil {
 			found++
@@ -202,7 +116,7 @@ func (t *takeover) take(spec *ebpf.CollectionSpec, group int, fits bool) {
 }
 
 // has says whether a group of maps is used again.
-func (t *takeover) has(group int) bool { return t.old[renewed[group][0]] != nil }
+func (t *takeover) has(group int) bool { return t.old[layout.Renewed[group][0]] != nil }
 
 func (t *takeover) close() {
 	for _, m := range t.old {
@@ -219,7 +133,7 @@ func (t *takeover) close() {
 // policy changes are never nearer to each other (in 2038 and each 13.6 years it
 // begins again at 0, which older numbers are far from).
 func (d *Datapath) beginConfig(t *takeover) error {
-	if t.has(policyTables) {
+	if t.has(layout.PolicyTables) {
 		if err := d.objs.EgdConfig.Lookup(uint32(0), &d.config); err != nil {
 			return fmt.Errorf("read egd_config: %w", err)
 		}
@@ -227,29 +141,10 @@ func (d *Datapath) beginConfig(t *takeover) error {
 	}
 	now := uint32(time.Now().UnixMilli() / 100)
 	d.config = bpf.EgressdEgdConfig{Layout: t.layout, Epoch: now, LastSet: now, Ring: now, Accounts: now}
-	if t.has(eventRing) {
+	if t.has(layout.EventRing) {
 		d.config.Ring = t.ring
 	}
 	return d.writeConfig()
-}
-
-// waitPrefix is of maps that are about to replace pinned ones. Names of pins
-// have no dots.
-const waitPrefix = "new_"
-
-// waitingPins are the pins of a commit that was interrupted.
-func waitingPins(dir string) (map[string]bool, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("read the pin directory: %w", err)
-	}
-	out := map[string]bool{}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), waitPrefix) {
-			out[e.Name()] = true
-		}
-	}
-	return out, nil
 }
 
 // pinMaps pins what is new and in nobody's place.
@@ -266,117 +161,40 @@ func (d *Datapath) pinMaps(t *takeover) error {
 	return nil
 }
 
-// commit makes the maps that the programs use now those that the next start
-// finds, and removes what this version does not have. The programs of all links
-// have been replaced. While it is at work there is a pin with waitPrefix, by
-// which the next start knows that it was interrupted.
-func (d *Datapath) commit() error {
-	names, err := d.pinWaiting()
-	if err != nil {
-		return err
+// keepOrigins keeps the older egd_origins if this version can read it. Its
+// layout alone counts, so a version that means something else by a field must
+// call it something else.
+func (t *takeover) keepOrigins(spec *ebpf.CollectionSpec, m *ebpf.Map) {
+	if t.origins == nil && layout.SameTypes(spec.Maps["egd_origins"], m) {
+		t.origins, _ = m.Clone() // without it those connections are refused
 	}
-	if err := d.putInPlace(names); err != nil {
-		return err
-	}
-	d.waiting = nil
-	return d.dropOthers()
 }
 
-// pinWaiting pins the maps that are to replace others beside these.
-func (d *Datapath) pinWaiting() (names []string, err error) {
-	dir := d.opts.PinDir
-	stale, err := waitingPins(dir)
-	if err != nil {
-		return nil, err
+// Resume makes these programs and tables those at work again, and those that
+// the next start finds, after another process may have put its own in their
+// place and gave up. Attach and Guard do it then.
+func (d *Datapath) Resume() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for index, g := range d.guards {
+		if err := g.close(); err != nil {
+			return err
+		}
+		delete(d.guards, index)
 	}
-	all := pinnable(&d.objs.EgressdMaps)
-	names = slices.Sorted(maps.Keys(d.waiting))
-	// Those whose name is free come first: the stale ones then go one by one.
-	slices.SortStableFunc(names, func(x, y string) int {
-		taken := func(name string) int {
-			if stale[waitPrefix+name] {
-				return 1
-			}
-			return 0
-		}
-		return cmp.Compare(taken(x), taken(y))
-	})
-	for _, name := range names {
-		at := filepath.Join(dir, waitPrefix+name)
-		if stale[waitPrefix+name] {
-			if err := os.Remove(at); err != nil {
-				return nil, fmt.Errorf("replace a pin: %w", err)
-			}
-		}
-		if err := pinClone(all[name], at); err != nil {
-			return nil, fmt.Errorf("pin %s: %w", name, err)
-		}
-	}
-	return names, nil
-}
-
-// pinClone pins a map, which may have been pinned and renamed before: a Map
-// remembers where, and would not pin there again.
-func pinClone(m *ebpf.Map, at string) error {
-	c, err := m.Clone()
-	if err != nil {
-		return err
-	}
-	return errors.Join(c.Pin(at), c.Close())
-}
-
-// putInPlace replaces the pins of older maps.
-func (d *Datapath) putInPlace(names []string) error {
-	dir := d.opts.PinDir
-	for _, name := range names {
-		if err := os.Rename(filepath.Join(dir, waitPrefix+name), filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("replace a pin: %w", err)
-		}
+	d.waiting = map[string]bool{}
+	for name := range pinnable(&d.objs.EgressdMaps) {
+		d.waiting[name] = true
 	}
 	return nil
 }
 
-// dropOthers removes the pins of maps and links of cgroups that another version
-// had and this one has not. Links of interfaces: ForgetOtherInterfaces.
-func (d *Datapath) dropOthers() error {
-	entries, err := os.ReadDir(d.opts.PinDir)
-	if err != nil {
-		return fmt.Errorf("read the pin directory: %w", err)
-	}
-	known := map[string]bool{}
-	for name := range pinnable(&d.objs.EgressdMaps) {
-		known[name] = true
-	}
-	for _, h := range d.hooks() {
-		known[linkPrefix+h.name] = true
-	}
-	var errs []error
-	for _, e := range entries {
-		name := e.Name()
-		ours := strings.HasPrefix(name, "egd_") || strings.HasPrefix(name, waitPrefix) ||
-			strings.HasPrefix(name, linkPrefix) && !strings.HasPrefix(name, linkPrefix+tcPrefix)
-		if ours && !known[name] {
-			errs = append(errs, os.Remove(filepath.Join(d.opts.PinDir, name)))
-		}
-	}
-	return errors.Join(errs...)
-}
+// Adopted says whether Open found programs at work; what they saw: Earlier.
+func (d *Datapath) Adopted() bool { return d.adopted }
 
-// pinAgain pins a program in the place of the one that is pinned there, whose
-// maps would live on with it.
-func pinAgain(p *ebpf.Program, path string) error {
-	next := filepath.Join(filepath.Dir(path), "next_"+filepath.Base(path))
-	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	// A clone, for a Program remembers its pin, and would not pin there again.
-	c, err := p.Clone()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.Pin(next); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
-}
+// AdoptedFlows says whether they saw those of interfaces as well, and what they
+// knew of them was taken over.
+func (d *Datapath) AdoptedFlows() bool { return d.adoptedFlows }
+
+// Earlier is what the programs that Open found were over.
+func (d *Datapath) Earlier() predecessor.EarlierPrograms { return d.earlier }

@@ -13,41 +13,10 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/foreign"
+	"github.com/egressd/egressd/loader/kernel"
 )
-
-// hook is one program and the place where it is attached.
-type hook struct {
-	name   string
-	prog   *ebpf.Program
-	attach ebpf.AttachType
-}
-
-// hooks lists the programs in the order in which they are attached: what
-// publishes and restores comes before what redirects, so that no flow is
-// redirected without its original destination being recorded.
-func (d *Datapath) hooks() []hook {
-	p := &d.objs.EgressdPrograms
-	return []hook{
-		{"egd_sock_ops", p.EgdSockOps, ebpf.AttachCGroupSockOps},
-		{"egd_skb_egress", p.EgdSkbEgress, ebpf.AttachCGroupInetEgress},
-		{"egd_sock_release", p.EgdSockRelease, ebpf.AttachCgroupInetSockRelease},
-		{"egd_recvmsg4", p.EgdRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg},
-		{"egd_recvmsg6", p.EgdRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg},
-		{"egd_peername4", p.EgdPeername4, ebpf.AttachCgroupInet4GetPeername},
-		{"egd_peername6", p.EgdPeername6, ebpf.AttachCgroupInet6GetPeername},
-		{"egd_bind4", p.EgdBind4, ebpf.AttachCGroupInet4Bind},
-		{"egd_bind6", p.EgdBind6, ebpf.AttachCGroupInet6Bind},
-		{"egd_setsockopt", p.EgdSetsockopt, ebpf.AttachCGroupSetsockopt},
-		{"egd_sock_create", p.EgdSockCreate, ebpf.AttachCGroupInetSockCreate},
-		{"egd_sendmsg4", p.EgdSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
-		{"egd_sendmsg6", p.EgdSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},
-		{"egd_connect4", p.EgdConnect4, ebpf.AttachCGroupInet4Connect},
-		{"egd_connect6", p.EgdConnect6, ebpf.AttachCGroupInet6Connect},
-	}
-}
-
-// linkPrefix distinguishes pinned links from pinned maps.
-const linkPrefix = "link_"
 
 // Attach attaches every program to the cgroup at path and pins the links, or
 // leaves all as it was. A link that is pinned already is kept and its program
@@ -58,13 +27,13 @@ func (d *Datapath) Attach(path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.first && !d.committed {
-		if err := mark(d.opts.PinDir, begunMark); err != nil {
+		if err := bpffs.Mark(d.opts.PinDir, bpffs.BegunMark); err != nil {
 			return err
 		}
 	}
 	hooks := d.hooks()
 	if err := d.attach(path, hooks); err != nil {
-		return errors.Join(err, d.unmark(begunMark))
+		return errors.Join(err, bpffs.Unmark(d.opts.PinDir, bpffs.BegunMark))
 	}
 	if err := d.commit(); err != nil {
 		return err
@@ -78,7 +47,7 @@ func (d *Datapath) Attach(path string) error {
 	if c := info.Cgroup(); c != nil { // which may be gone again
 		d.cgroup = c.CgroupId
 	}
-	return d.unmark(begunMark, lockedMark)
+	return bpffs.Unmark(d.opts.PinDir, bpffs.BegunMark, bpffs.LockedMark)
 }
 
 // attach is Attach for some of the programs.
@@ -117,7 +86,7 @@ type attached struct {
 }
 
 func (d *Datapath) attachOne(path string, h hook) (attached, error) {
-	pin := filepath.Join(d.opts.PinDir, linkPrefix+h.name)
+	pin := filepath.Join(d.opts.PinDir, bpffs.LinkPrefix+h.name)
 	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return attachFresh(path, h, pin)
@@ -146,7 +115,7 @@ func (d *Datapath) attachOne(path string, h hook) (attached, error) {
 
 // attachFresh attaches and pins where nothing is.
 func attachFresh(path string, h hook, pin string) (attached, error) {
-	l, err := attachCgroup(path, h)
+	l, err := foreign.AttachCgroup(path, h.prog, h.attach)
 	if err != nil {
 		return attached{}, err
 	}
@@ -176,7 +145,7 @@ func replaceProgram(l link.Link, was ebpf.ProgramID, h hook) (attached, error) {
 
 // replaceLink attaches anew and pins that in the place of a link.
 func replaceLink(old link.Link, path string, h hook, pin string) (attached, error) {
-	l, err := attachCgroup(path, h)
+	l, err := foreign.AttachCgroup(path, h.prog, h.attach)
 	if err != nil {
 		return attached{}, err
 	}
@@ -208,12 +177,20 @@ func (d *Datapath) Attached() map[string]uint32 {
 	}
 	for _, g := range d.guards {
 		for _, p := range d.tcPrograms(g.Kind) {
-			if info, err := p.prog.Info(); err == nil {
+			if info, err := p.Prog.Info(); err == nil {
 				if id, ok := info.ID(); ok {
-					ids[p.name] = uint32(id)
+					ids[p.Name] = uint32(id)
 				}
 			}
 		}
 	}
 	return ids
+}
+
+// explainAttach says what can be done about an error of attaching to a cgroup.
+func explainAttach(err error) error {
+	if errors.Is(err, foreign.ErrInTheWay) { // which says so
+		return err
+	}
+	return kernel.Explain(err)
 }

@@ -3,75 +3,9 @@
 package loader
 
 import (
-	"hash/fnv"
-	"sync"
-
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
-
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/policy"
 )
-
-// before is the egd_origins of the programs that these replace: what those
-// redirected, and nobody accepted, waits in a listening socket that outlives
-// them. The policies and workloads in it have other numbers; who it is says the
-// key that the workload was found under.
-type before struct {
-	mu sync.RWMutex
-	m  *ebpf.Map // nil: none
-}
-
-// keepOrigins keeps the older egd_origins if this version can read it. Its
-// layout alone counts, so a version that means something else by a field must
-// call it something else.
-func (t *takeover) keepOrigins(spec *ebpf.CollectionSpec, m *ebpf.Map) {
-	if t.origins == nil && sameTypes(spec.Maps["egd_origins"], m) {
-		t.origins, _ = m.Clone() // without it those connections are refused
-	}
-}
-
-// sameTypes says whether key and value of a map are what spec says, by their
-// BTF.
-func sameTypes(spec *ebpf.MapSpec, m *ebpf.Map) bool {
-	if spec.Compatible(m) != nil {
-		return false
-	}
-	info, err := m.Info()
-	if err != nil {
-		return false
-	}
-	id, ok := info.BTFID()
-	if !ok {
-		return false
-	}
-	h, err := btf.NewHandleFromID(id)
-	if err != nil {
-		return false
-	}
-	defer h.Close()
-	have, err := h.Spec(nil)
-	if err != nil {
-		return false
-	}
-	for _, want := range []btf.Type{spec.Key, spec.Value} {
-		s, ok := btf.UnderlyingType(want).(*btf.Struct)
-		if !ok {
-			return false
-		}
-		var got *btf.Struct
-		if have.TypeByName(s.Name, &got) != nil || typeSum(got) != typeSum(s) {
-			return false
-		}
-	}
-	return true
-}
-
-func typeSum(t btf.Type) uint64 {
-	h := fnv.New64a()
-	writeType(h, t)
-	return h.Sum64()
-}
 
 // originBefore looks for a flow among those that the programs before redirected,
 // and takes it out if that is what is done with flows of its kind.
@@ -119,23 +53,4 @@ func (d *Datapath) forgetBefore() {
 		d.before.m.Close()
 		d.before.m = nil
 	}
-}
-
-// Resume makes these programs and tables those at work again, and those that
-// the next start finds, after another process may have put its own in their
-// place and gave up. Attach and Guard do it then.
-func (d *Datapath) Resume() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for index, g := range d.guards {
-		if err := g.close(); err != nil {
-			return err
-		}
-		delete(d.guards, index)
-	}
-	d.waiting = map[string]bool{}
-	for name := range pinnable(&d.objs.EgressdMaps) {
-		d.waiting[name] = true
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -79,7 +80,7 @@ func TestShareOfPorts(t *testing.T) {
 		if f := r.dp.Conns(2); f.Entries != room/2 || f.Max != room/2 {
 			t.Errorf("%s: its account says %+v", addr, f)
 		}
-		e := next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonQuota })
+		e := next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonQuota })
 		if e.Workload != 2 || e.Verdict != policy.Deny || e.PID == 0 {
 			t.Errorf("%s: event %+v", addr, e)
 		}

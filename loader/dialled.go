@@ -8,6 +8,7 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/sockdiag"
+	"github.com/egressd/egressd/loader/abi"
 )
 
 // Destroy ends a socket in its network namespace, which is looked for at the
@@ -44,7 +45,7 @@ func (d *Datapath) dialled(f func(netip.AddrPort)) error {
 	var v bpf.EgressdEgdDialled
 	it := d.objs.EgdDialled.Iterate()
 	for it.Next(&cookie, &v) {
-		f(netip.AddrPortFrom(netip.AddrFrom16(v.Addr).Unmap(), htons(v.Port)))
+		f(netip.AddrPortFrom(netip.AddrFrom16(v.Addr).Unmap(), abi.Port(v.Port)))
 	}
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("read egd_dialled: %w", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -225,8 +226,10 @@ func renderReasons(t *testing.T, source string) string {
 		t.Fatal(err)
 	}
 	byKernel := map[policy.Reason]bool{}
-	for _, r := range reasons {
-		byKernel[r] = true
+	for _, counter := range telemetry.CounterNames() {
+		if r, ok := strings.CutPrefix(counter, "deny/"); ok {
+			byKernel[policy.Reason(r)] = true
+		}
 	}
 	var b strings.Builder
 	b.WriteString(`# Reasons

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/foreign"
 )
 
 // TestEnclosing: the nearest cgroup under a policy of its own is the captured
@@ -20,7 +21,7 @@ func TestEnclosing(t *testing.T) {
 	defer leaf.Close()
 	at := func(want string) {
 		t.Helper()
-		if got, err := loader.Enclosing(leaf.Path()); got != want || err != nil {
+		if got, err := foreign.Enclosing(leaf.Path()); got != want || err != nil {
 			t.Errorf("%q, %v; want %q", got, err, want)
 		}
 	}

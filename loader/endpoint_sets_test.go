@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -105,7 +106,7 @@ func TestEndpointRestart(t *testing.T) {
 			if got := goes.goOn(); got.Data != "" {
 				t.Errorf("%s: its endpoint was taken out: %+v", f.name, got)
 			}
-			next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged })
+			next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged })
 			r.waitForSets(2)
 			live, err = r.dp.LiveAddresses(nil)
 			must(t, err)

@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -313,7 +314,7 @@ func TestEndpointChanges(t *testing.T) {
 			if got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
 				t.Errorf("%s: %s: %+v, want a reset", f.name, c.name, got)
 			}
-			e := next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged && !e.Closed })
+			e := next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged && !e.Closed })
 			if e.Dst.String() != c.dial || e.Verdict != policy.Deny {
 				t.Errorf("%s: %s: event %+v", f.name, c.name, e)
 			}
@@ -363,7 +364,7 @@ func TestEndpointEvents(t *testing.T) {
 		r.apply(service(f.vip, policy.Direct, endpoints(end), ""))
 		r.run(true, "tcp", vip)
 		for _, closed := range []bool{false, true} {
-			e := next(t, events, func(e loader.KernelEvent) bool { return e.Closed == closed })
+			e := next(t, events, func(e telemetry.KernelEvent) bool { return e.Closed == closed })
 			if e.Dst.String() != vip || e.Peer.String() != end || e.Reason != policy.ReasonAllowed || e.Verdict != policy.Direct {
 				t.Errorf("%s: event %+v, want %s and %s", f.name, e, vip, end)
 			}
@@ -392,7 +393,7 @@ func TestEndpointInspect(t *testing.T) {
 		if got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
 			t.Errorf("%s: another name: %+v, want a reset", f.name, got)
 		}
-		e := next(t, events, func(e loader.KernelEvent) bool {
+		e := next(t, events, func(e telemetry.KernelEvent) bool {
 			return e.Reason == policy.ReasonName && e.Name == "evil.example" && e.Dst.String() == vip
 		})
 		if e.Peer.String() != end {

@@ -9,13 +9,15 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/predecessor"
 )
 
 // TestExempt: what an earlier run left at work lets a cgroup go, whichever
 // tables its programs go by, and nobody else.
 func TestExempt(t *testing.T) {
 	r := newBareRig(t)
-	if p, err := loader.ReadPinned(r.pins); err != nil || p.AtWork() {
+	if p, err := predecessor.Read(r.pins); err != nil || p.AtWork() {
 		t.Errorf("nothing is pinned: %+v, %v", p, err)
 	}
 	r.open()
@@ -36,7 +38,7 @@ func TestExempt(t *testing.T) {
 	exempt := func(when string) {
 		t.Helper()
 		denied(when+", before", own, "ECONNREFUSED")
-		p, err := loader.ReadPinned(r.pins)
+		p, err := predecessor.Read(r.pins)
 		must(t, err)
 		captured, err := r.cg.ID()
 		must(t, err)
@@ -49,7 +51,7 @@ func TestExempt(t *testing.T) {
 			t.Errorf("%s: the own cgroup is known", when)
 		}
 		must(t, p.Exempt(id, 2, 0))
-		p, err = loader.ReadPinned(r.pins)
+		p, err = predecessor.Read(r.pins)
 		must(t, err)
 		if yes, known := p.Workload(id); yes || !known {
 			t.Errorf("%s: the own cgroup: captured %v, known %v", when, yes, known)
@@ -80,6 +82,6 @@ func TestExempt(t *testing.T) {
 		t.Fatalf("the pinned table is %d and was %d", now, pinned)
 	}
 	exempt("killed while it replaced programs")
-	_, err = loader.Unload(r.pins)
+	_, err = bpffs.Unload(r.pins)
 	must(t, err)
 }

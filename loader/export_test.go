@@ -2,17 +2,16 @@
 
 package loader
 
-import "github.com/cilium/ebpf"
+import (
+	"github.com/cilium/ebpf"
+
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/kernel"
+)
 
 // OpenAs is Open of another version: one whose maps and programs differ in
 // what change does.
 func OpenAs(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) { return open(o, change) }
-
-// Kept and Renewed list the maps that no version changes, and the others.
-func Kept() []string { return kept }
-
-// Renewed is said at Kept.
-func Renewed() [][]string { return renewed[:] }
 
 // Links is how many programs Attach attaches.
 func (d *Datapath) Links() int { return len(d.hooks()) }
@@ -47,28 +46,19 @@ func (d *Datapath) Hooks() (out []Hook) {
 	return out
 }
 
-// TooOld and MemoryLimit are parts of what errors say.
-var (
-	TooOld      = tooOld
-	MemoryLimit = memoryLimit
-)
-
 // KillAttach does of Attach what is done when it is killed after as many links.
 func (d *Datapath) KillAttach(path string, links int) error {
 	if d.first && !d.committed {
-		if err := mark(d.opts.PinDir, begunMark); err != nil {
+		if err := bpffs.Mark(d.opts.PinDir, bpffs.BegunMark); err != nil {
 			return err
 		}
 	}
 	return d.AttachSome(path, links, 0)
 }
 
-// HasTCX says whether the programs on interfaces are links.
-func HasTCX() bool { return hasTCX() }
-
-// WithoutTCX makes them filters, as before kernel 6.6, until restore is called.
+// WithoutTCX makes the programs on interfaces filters, as before kernel 6.6, until restore is called.
 func WithoutTCX() (restore func()) {
-	was := hasTCX
-	hasTCX = func() bool { return false }
-	return func() { hasTCX = was }
+	was := kernel.HasTCX
+	kernel.HasTCX = func() bool { return false }
+	return func() { kernel.HasTCX = was }
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/kernel"
 )
 
 // TestFeatures: the probes say yes to everything on a kernel that loads the
@@ -16,7 +17,7 @@ func TestFeatures(t *testing.T) {
 	dp, err := loader.Open(loader.Options{PinDir: testenv.BPFFS(t)})
 	must(t, err)
 	must(t, dp.Close())
-	features := loader.Features()
+	features := kernel.Features()
 	if len(features) == 0 {
 		t.Error("nothing was probed")
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/abi"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -69,8 +71,8 @@ type flow struct {
 // SweepFlows forgets flows of interfaces that are over, and calls ended for
 // those that went straight to their destination. Each interface's share is
 // counted anew.
-func (d *Datapath) SweepFlows(ended func(KernelEvent)) error {
-	now, err := monotonic()
+func (d *Datapath) SweepFlows(ended func(telemetry.KernelEvent)) error {
+	now, err := abi.Now()
 	if err != nil {
 		return err
 	}
@@ -162,12 +164,12 @@ func (d *Datapath) dropFlow(k *flowKey) error {
 }
 
 // closeOf is the event of a flow's end.
-func closeOf(k *flowKey, f *flowValue, now uint64) KernelEvent {
-	e := KernelEvent{
+func closeOf(k *flowKey, f *flowValue, now uint64) telemetry.KernelEvent {
+	e := telemetry.KernelEvent{
 		Time: time.Now().Add(-time.Duration(now - f.Seen)), Closed: true,
 		Verdict:   policy.Verdict(f.Verdict),
-		Src:       netip.AddrPortFrom(netip.AddrFrom16(k.Src).Unmap(), htons(k.Sport)),
-		Dst:       netip.AddrPortFrom(netip.AddrFrom16(k.Dst).Unmap(), htons(k.Dport)),
+		Src:       netip.AddrPortFrom(netip.AddrFrom16(k.Src).Unmap(), abi.Port(k.Sport)),
+		Dst:       netip.AddrPortFrom(netip.AddrFrom16(k.Dst).Unmap(), abi.Port(k.Dport)),
 		Transport: policy.Transport(k.Proto),
 		Reason:    policy.ReasonAllowed,
 		Workload:  f.Workload,
@@ -185,12 +187,12 @@ func closeOf(k *flowKey, f *flowValue, now uint64) KernelEvent {
 // AddInbound says that somebody else opened a connection to a workload before
 // its interface was guarded: src is the workload's end.
 func (d *Datapath) AddInbound(index int, t policy.Transport, src, dst netip.AddrPort) error {
-	now, err := monotonic()
+	now, err := abi.Now()
 	if err != nil {
 		return err
 	}
 	k := flowKey{
-		Ifindex: uint32(index), Sport: htons(src.Port()), Dport: htons(dst.Port()),
+		Ifindex: uint32(index), Sport: abi.Port(src.Port()), Dport: abi.Port(dst.Port()),
 		Src: src.Addr().As16(), Dst: dst.Addr().As16(), Proto: uint8(t),
 	}
 	v := flowValue{

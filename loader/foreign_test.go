@@ -14,6 +14,8 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/foreign"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -149,15 +151,15 @@ func quiet(count func() int) int {
 // place, and is no fault.
 func TestForeignListed(t *testing.T) {
 	r := newRig(t)
-	lock, err := loader.LockPins(r.pins)
+	lock, err := bpffs.LockDir(r.pins)
 	must(t, err)
 	defer lock.Close()
-	look := func() []loader.ForeignProgram {
+	look := func() []foreign.Program {
 		t.Helper()
 		if faults := r.dp.Hold(loader.HoldOptions{Lock: lock}); len(faults) > 0 {
 			t.Errorf("faults: %v", faults)
 		}
-		var mine []loader.ForeignProgram
+		var mine []foreign.Program
 		for _, p := range r.dp.Foreign() {
 			if p.Name == testenv.Rewriter {
 				mine = append(mine, p)
@@ -185,7 +187,7 @@ func TestForeignListed(t *testing.T) {
 	must(t, r.dp.Close())
 	must(t, lock.Close())
 	r.open()
-	if lock, err = loader.LockPins(r.pins); err != nil {
+	if lock, err = bpffs.LockDir(r.pins); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range look() {

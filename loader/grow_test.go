@@ -12,7 +12,9 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/egressd/egressd/internal/memcg"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/grow"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -144,7 +146,7 @@ func TestGrowthLimit(t *testing.T) {
 	}
 	open := direct(netip.MustParseAddr(families[0].alt))
 	must(t, inForce(r.dp, open))
-	var full *loader.FullError
+	var full *grow.FullError
 	err := r.dp.Tighten(only(static...))
 	if !errors.As(err, &full) || full.Table != "egd_addrs" || full.Need != len(static) || full.Limit != loader.MinAddresses {
 		t.Errorf("a policy that is too big: %v", err)
@@ -208,7 +210,7 @@ func TestKernelMemory(t *testing.T) {
 		t.Log("before Linux 6.4 the kernel tells no more than what a full table may take")
 		return
 	}
-	t.Logf("the kernel counts %s, egressd %s", loader.MiB(sum), loader.MiB(said))
+	t.Logf("the kernel counts %s, egressd %s", memcg.MiB(sum), memcg.MiB(said))
 	if sum < 1<<20 || sum > 16_000_000 {
 		t.Errorf("the tables take %d bytes", sum)
 	}

@@ -15,81 +15,13 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/kernel"
+	"github.com/egressd/egressd/loader/tc"
 )
-
-// InterfaceKind says what is on the other side of an interface.
-type InterfaceKind uint8
-
-// The kinds.
-const (
-	// Workload: what comes in by the interface is a workload's, which has no
-	// sockets in this kernel or is not to be trusted to use them.
-	WorkloadInterface InterfaceKind = iota
-	// Uplink: the interface leads elsewhere. Only frames that did not come from
-	// the IP stack are looked at.
-	Uplink
-)
-
-func (k InterfaceKind) String() string {
-	if k == Uplink {
-		return "uplink"
-	}
-	return "workload"
-}
-
-// Interface is a network interface of the daemon's network namespace that is
-// to be guarded.
-type Interface struct {
-	Index int
-	Name  string
-	Kind  InterfaceKind
-	// L3: its packets have no link-layer header (tun).
-	L3 bool
-	// Workload is who is behind it; not for uplinks.
-	Workload WorkloadState
-	// Share is how many flows it may have; 0: a quarter of the table.
-	Share uint32
-}
-
-// guard is a guarded interface.
-type guard struct {
-	Interface
-	// links are the TCX links by the name of the program; empty where the
-	// programs are filters of the clsact qdisc.
-	links map[string]link.Link
-}
 
 // flowShares is what part of egd_flows one interface may have: a quarter.
 const flowShares = 4
-
-// tcProgram is a program and the direction in which it sees an interface.
-type tcProgram struct {
-	name   string
-	prog   *ebpf.Program
-	attach ebpf.AttachType
-}
-
-// tcPrograms lists the programs of a kind in the order in which they are
-// attached: who answers others is known before what it sends is looked at.
-func (d *Datapath) tcPrograms(k InterfaceKind) []tcProgram {
-	p := &d.objs.EgressdPrograms
-	if k == Uplink {
-		return []tcProgram{{"egd_tc_uplink", p.EgdTcUplink, ebpf.AttachTCXEgress}}
-	}
-	return []tcProgram{
-		{"egd_tc_to", p.EgdTcTo, ebpf.AttachTCXEgress},
-		{"egd_tc_from", p.EgdTcFrom, ebpf.AttachTCXIngress},
-	}
-}
-
-// tcPrefix begins the names of the programs on interfaces.
-const tcPrefix = "egd_tc_"
-
-// tcPin is the name of a pinned TCX link: the interface's index tells two
-// apart whose names are the same, one after the other.
-func tcPin(program string, index int) string {
-	return linkPrefix + program + "_" + strconv.Itoa(index)
-}
 
 // Guard puts an interface under policy, or changes whose it is. Programs of an
 // earlier run are replaced without a gap.
@@ -126,7 +58,7 @@ func (d *Datapath) Guard(i Interface) error {
 	for _, p := range d.tcPrograms(i.Kind) {
 		if err := d.attachTC(g, p); err != nil {
 			g.close()
-			return fmt.Errorf("attach %s to %s: %w", p.name, i.Name, err)
+			return fmt.Errorf("attach %s to %s: %w", p.Name, i.Name, err)
 		}
 	}
 	d.guards[i.Index] = g
@@ -141,18 +73,18 @@ const (
 
 // attachTC attaches a program with a TCX link where the kernel has them (6.6),
 // in front of other programs; else as a filter.
-func (d *Datapath) attachTC(g *guard, p tcProgram) error {
-	if !hasTCX() {
+func (d *Datapath) attachTC(g *guard, p tc.InterfaceProgram) error {
+	if !kernel.HasTCX() {
 		return d.attachFilter(g, p)
 	}
-	pin := filepath.Join(d.opts.PinDir, tcPin(p.name, g.Index))
+	pin := filepath.Join(d.opts.PinDir, tcPin(p.Name, g.Index))
 	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
 		if info, err := l.Info(); err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == g.Index {
-			if err := l.Update(p.prog); err != nil {
+			if err := l.Update(p.Prog); err != nil {
 				l.Close()
 				return fmt.Errorf("replace the program: %w", err)
 			}
-			g.links[p.name] = l
+			g.links[p.Name] = l
 			return nil
 		}
 		// Of an interface that is gone, or that was in another namespace.
@@ -162,7 +94,7 @@ func (d *Datapath) attachTC(g *guard, p tcProgram) error {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("open the pinned link: %w", err)
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: g.Index, Program: p.prog, Attach: p.attach, Anchor: link.Head()})
+	l, err := link.AttachTCX(link.TCXOptions{Interface: g.Index, Program: p.Prog, Attach: p.Attach, Anchor: link.Head()})
 	if err != nil {
 		return err
 	}
@@ -170,16 +102,8 @@ func (d *Datapath) attachTC(g *guard, p tcProgram) error {
 		l.Close()
 		return fmt.Errorf("pin the link: %w", err)
 	}
-	g.links[p.name] = l
+	g.links[p.Name] = l
 	return nil
-}
-
-func (g *guard) close() error {
-	var err error
-	for _, l := range g.links {
-		err = errors.Join(err, l.Close())
-	}
-	return err
 }
 
 // Unguard takes the programs from an interface, which may be gone already.
@@ -196,7 +120,7 @@ func (d *Datapath) Unguard(index int) error {
 		err = errors.Join(err, l.Unpin(), l.Close())
 	}
 	if len(g.links) == 0 {
-		err = errors.Join(err, removeFilters(index))
+		err = errors.Join(err, tc.RemoveFilters(index))
 	}
 	if g.Kind == WorkloadInterface {
 		err = errors.Join(err, d.forgetInterface(index))
@@ -228,7 +152,7 @@ func (d *Datapath) ForgetOtherInterfaces() error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), linkPrefix+tcPrefix) {
+		if !strings.HasPrefix(e.Name(), bpffs.LinkPrefix+tc.Prefix) {
 			continue
 		}
 		index, err := strconv.Atoi(e.Name()[strings.LastIndexByte(e.Name(), '_')+1:])
@@ -257,8 +181,8 @@ func (d *Datapath) ForgetOtherInterfaces() error {
 // this version has.
 func (d *Datapath) hasTC(index int, pin string) bool {
 	g := d.guards[index]
-	return g != nil && slices.ContainsFunc(d.tcPrograms(g.Kind), func(p tcProgram) bool {
-		return pin == tcPin(p.name, index)
+	return g != nil && slices.ContainsFunc(d.tcPrograms(g.Kind), func(p tc.InterfaceProgram) bool {
+		return pin == tcPin(p.Name, index)
 	})
 }
 
@@ -271,4 +195,22 @@ func (d *Datapath) Guarded() []Interface {
 		all = append(all, g.Interface)
 	}
 	return all
+}
+
+// attachFilter is attachTC before kernel 6.6: the programs are filters of the clsact
+// qdisc, which stay when the process ends and go with the interface.
+func (d *Datapath) attachFilter(g *guard, p tc.InterfaceProgram) error {
+	pin := filepath.Join(d.opts.PinDir, tc.FilterPin)
+	if err := bpffs.Replace(p.Prog, pin); err != nil {
+		return fmt.Errorf("pin the program: %w", err)
+	}
+	return tc.AddFilter(g.Index, p)
+}
+
+// removeOtherFilters removes filters from interfaces that are not guarded.
+func (d *Datapath) removeOtherFilters() error {
+	if _, err := os.Stat(filepath.Join(d.opts.PinDir, tc.FilterPin)); err != nil {
+		return nil
+	}
+	return tc.RemoveAllFilters(func(i int) bool { return d.guards[i] != nil })
 }

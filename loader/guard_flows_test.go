@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/internal/machine"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -148,14 +149,14 @@ func TestSweepFlows(t *testing.T) {
 	if how != "" || v.echo(c, []byte("x"), 0) != "echoed" {
 		t.Fatal(how)
 	}
-	must(t, v.dp.SweepFlows(func(e loader.KernelEvent) { t.Errorf("an open one ended: %+v", e) }))
+	must(t, v.dp.SweepFlows(func(e telemetry.KernelEvent) { t.Errorf("an open one ended: %+v", e) }))
 	if n := v.dp.Fills()["egd_flows"].Entries; n != 1 {
 		t.Errorf("%d flows, want 1", n)
 	}
 	must(t, c.Close())
 	must(t, v.rig.world.Node.Do(func() error { return v.dp.Unguard(v.Index) }))
-	var ended []loader.KernelEvent
-	must(t, v.dp.SweepFlows(func(e loader.KernelEvent) { ended = append(ended, e) }))
+	var ended []telemetry.KernelEvent
+	must(t, v.dp.SweepFlows(func(e telemetry.KernelEvent) { ended = append(ended, e) }))
 	if len(ended) != 1 || !ended[0].Closed || ended[0].Sent == 0 || ended[0].Received == 0 || ended[0].Interface != v.Index {
 		t.Errorf("ended: %+v", ended)
 	}
@@ -194,7 +195,7 @@ func TestGuardShare(t *testing.T) {
 			must(t, c.Close())
 		}
 	}
-	next(t, v.events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonQuota })
+	next(t, v.events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonQuota })
 }
 
 // TestAddInbound: a connection that somebody opened before goes on when it is

@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -23,7 +24,7 @@ import (
 type vm struct {
 	*rig
 	*machine.Machine
-	events <-chan loader.KernelEvent
+	events <-chan telemetry.KernelEvent
 }
 
 func newVM(t *testing.T) *vm {
@@ -137,7 +138,7 @@ func TestGuardTCP(t *testing.T) {
 		if n := v.rig.world.Packets(netip.MustParseAddr(a)) - before; n != 0 {
 			t.Errorf("%s: %d packets left", a, n)
 		}
-		e := next(t, v.events, func(e loader.KernelEvent) bool { return !e.Closed })
+		e := next(t, v.events, func(e telemetry.KernelEvent) bool { return !e.Closed })
 		if e.Reason != policy.ReasonNoRule || e.Interface != v.Index || e.Dst.String() != hostport(a, 7) || e.PID != 0 || e.Workload != 1 {
 			t.Errorf("event %+v", e)
 		}
@@ -158,7 +159,7 @@ func TestGuardTCP(t *testing.T) {
 		if got := v.echo(c, []byte("denied now"), 0); got != "reset" {
 			t.Errorf("%s after it was denied: %s", a, got)
 		}
-		next(t, v.events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged })
+		next(t, v.events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged })
 		must(t, c.Close())
 	}
 }
@@ -316,7 +317,7 @@ func TestGuardAudit(t *testing.T) {
 			t.Fatalf("%s: %s", a, how)
 		}
 		must(t, c.Close())
-		e := next(t, v.events, func(loader.KernelEvent) bool { return true })
+		e := next(t, v.events, func(telemetry.KernelEvent) bool { return true })
 		if !e.Audit || e.Reason != policy.ReasonNoRule {
 			t.Errorf("event %+v", e)
 		}

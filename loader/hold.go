@@ -14,6 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/foreign"
+	"github.com/egressd/egressd/loader/tc"
 )
 
 // FaultKind says what the kernel had lost.
@@ -50,8 +53,8 @@ type Loss struct {
 // HoldOptions say how Hold puts things back.
 type HoldOptions struct {
 	// Lock is that of the pin directory.
-	Lock *PinLock
-	// Volatile is that of PreparePins.
+	Lock *bpffs.PinLock
+	// Volatile is that of bpffs.Prepare.
 	Volatile bool
 }
 
@@ -67,7 +70,7 @@ func (d *Datapath) Hold(o HoldOptions) []Loss {
 	}
 	var faults []Loss
 	// The directory first, for what is attached again is pinned at once.
-	renewed, err := o.Lock.keep(o.Volatile)
+	renewed, err := o.Lock.Keep(o.Volatile)
 	if renewed || err != nil {
 		faults = append(faults, Loss{PinFault, "the directory " + d.opts.PinDir, err})
 	}
@@ -75,7 +78,7 @@ func (d *Datapath) Hold(o HoldOptions) []Loss {
 	faults = append(faults, d.holdHooks(pinnable)...)
 	faults = append(faults, d.holdInterfaces(pinnable)...)
 	if d.steers {
-		missing, err := holdSteering()
+		missing, err := tc.HoldSteering()
 		if err != nil && len(missing) == 0 {
 			missing = []string{"the rules for steered packets"}
 		}
@@ -101,7 +104,7 @@ func (d *Datapath) Lasting() []Loss {
 	if d.unloaded {
 		return nil
 	}
-	err := lasting(d.opts.PinDir)
+	err := bpffs.Lasting(d.opts.PinDir)
 	if err == nil || errors.Is(err, os.ErrNotExist) { // which is Hold's
 		return nil
 	}
@@ -121,7 +124,7 @@ func (d *Datapath) holdHooks(pinnable bool) (faults []Loss) {
 	if id, err := cgroup.ID(d.path); err != nil || id != d.cgroup {
 		return nil
 	}
-	var others []ForeignProgram
+	var others []foreign.Program
 	for _, h := range d.hooks() {
 		id, err := d.programID(h.prog)
 		var at []link.AttachedProgram
@@ -135,9 +138,9 @@ func (d *Datapath) holdHooks(pinnable bool) (faults []Loss) {
 		if missing || err != nil {
 			faults = append(faults, Loss{HookFault, h.name, err})
 		}
-		others = append(others, d.foreign.among(at, id, dir.Name(), h.attach)...)
+		others = append(others, d.foreign.Among(at, id, dir.Name(), h.attach)...)
 	}
-	d.foreign.all = others
+	d.foreign.All = others
 	return faults
 }
 
@@ -170,7 +173,7 @@ func (d *Datapath) holdHook(h hook, id ebpf.ProgramID, at []link.AttachedProgram
 			return false, nil
 		}
 	}
-	fresh, err := attachCgroup(d.path, h)
+	fresh, err := foreign.AttachCgroup(d.path, h.prog, h.attach)
 	if err != nil {
 		return true, err
 	}
@@ -180,7 +183,7 @@ func (d *Datapath) holdHook(h hook, id ebpf.ProgramID, at []link.AttachedProgram
 	if !pinnable {
 		return true, nil
 	}
-	pin := filepath.Join(d.opts.PinDir, linkPrefix+h.name)
+	pin := filepath.Join(d.opts.PinDir, bpffs.LinkPrefix+h.name)
 	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return true, fmt.Errorf("replace the pin: %w", err)
 	}
@@ -212,25 +215,25 @@ func (d *Datapath) holdInterfaces(pinnable bool) (faults []Loss) {
 	for _, g := range d.guards {
 		for _, p := range d.tcPrograms(g.Kind) {
 			missing, err := d.holdInterface(g, p, pinnable)
-			if errors.Is(err, unix.ENODEV) || errors.Is(err, errNoInterface) {
+			if errors.Is(err, unix.ENODEV) || errors.Is(err, tc.ErrNoInterface) {
 				continue // it is gone, which Unguard is told of
 			}
 			if missing || err != nil {
-				faults = append(faults, Loss{InterfaceFault, g.Name + " " + p.name, err})
+				faults = append(faults, Loss{InterfaceFault, g.Name + " " + p.Name, err})
 			}
 		}
 	}
 	return faults
 }
 
-func (d *Datapath) holdInterface(g *guard, p tcProgram, pinnable bool) (missing bool, err error) {
-	id, err := d.programID(p.prog)
+func (d *Datapath) holdInterface(g *guard, p tc.InterfaceProgram, pinnable bool) (missing bool, err error) {
+	id, err := d.programID(p.Prog)
 	if err != nil {
 		return false, err
 	}
-	l := g.links[p.name]
+	l := g.links[p.Name]
 	if l == nil {
-		there, err := hasFilter(g.Index, p, uint32(id))
+		there, err := tc.HasFilter(g.Index, p, uint32(id))
 		if there || err != nil {
 			return false, err
 		}
@@ -244,18 +247,18 @@ func (d *Datapath) holdInterface(g *guard, p tcProgram, pinnable bool) (missing 
 		if info.Program == id {
 			return false, nil
 		}
-		return true, l.Update(p.prog)
+		return true, l.Update(p.Prog)
 	}
-	fresh, err := link.AttachTCX(link.TCXOptions{Interface: g.Index, Program: p.prog, Attach: p.attach, Anchor: link.Head()})
+	fresh, err := link.AttachTCX(link.TCXOptions{Interface: g.Index, Program: p.Prog, Attach: p.Attach, Anchor: link.Head()})
 	if err != nil {
 		return true, err
 	}
 	l.Close()
-	g.links[p.name] = fresh
+	g.links[p.Name] = fresh
 	if !pinnable {
 		return true, nil
 	}
-	pin := filepath.Join(d.opts.PinDir, tcPin(p.name, g.Index))
+	pin := filepath.Join(d.opts.PinDir, tcPin(p.Name, g.Index))
 	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return true, fmt.Errorf("replace the pin: %w", err)
 	}
@@ -295,4 +298,11 @@ func (d *Datapath) holdListener(s ListenerSocket) (missing bool, err error) {
 		return missing, fmt.Errorf("write egd_listeners: %w", err)
 	}
 	return missing, nil
+}
+
+// Foreign lists the foreign programs that Hold saw last.
+func (d *Datapath) Foreign() []foreign.Program {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.foreign.All)
 }

@@ -23,20 +23,22 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/policy"
 )
 
 // holder is a rig whose pin directory is locked.
 type holder struct {
 	*rig
-	lock *loader.PinLock
+	lock *bpffs.PinLock
 }
 
 func newHolder(t *testing.T) *holder {
 	t.Helper()
 	h := &holder{rig: newRig(t)}
 	var err error
-	h.lock, err = loader.LockPins(h.pins)
+	h.lock, err = bpffs.LockDir(h.pins)
 	must(t, err)
 	t.Cleanup(func() { h.lock.Close() })
 	h.sees("from the beginning on")
@@ -281,15 +283,15 @@ func TestJudged(t *testing.T) {
 // they are, and who loses it to another one says so.
 func TestPinLock(t *testing.T) {
 	h := newHolder(t)
-	other := func() (l *loader.PinLock, err error) {
+	other := func() (l *bpffs.PinLock, err error) {
 		t.Helper()
 		must(t, h.world.Net.Do(func() error {
-			l, err = loader.LockPins(h.pins)
+			l, err = bpffs.LockDir(h.pins)
 			return nil
 		}))
 		return l, err
 	}
-	if _, err := other(); !errors.Is(err, loader.ErrPinsTaken) {
+	if _, err := other(); !errors.Is(err, bpffs.ErrTaken) {
 		t.Errorf("a second one: %v", err)
 	}
 	must(t, os.RemoveAll(h.pins))
@@ -297,7 +299,7 @@ func TestPinLock(t *testing.T) {
 	must(t, err)
 	for range 2 {
 		faults := h.look()
-		if len(faults) != 1 || !errors.Is(faults[0].Err, loader.ErrPinsTaken) {
+		if len(faults) != 1 || !errors.Is(faults[0].Err, bpffs.ErrTaken) {
 			t.Errorf("another one has the directory: %v", faults)
 		}
 	}
@@ -309,7 +311,7 @@ func TestPinLock(t *testing.T) {
 		t.Errorf("the other one is gone: %v", faults)
 	}
 	h.sees("after that")
-	if _, err := other(); !errors.Is(err, loader.ErrPinsTaken) {
+	if _, err := other(); !errors.Is(err, bpffs.ErrTaken) {
 		t.Errorf("a third one: %v", err)
 	}
 }
@@ -318,7 +320,7 @@ func TestPinLock(t *testing.T) {
 // after a look, whether it is a link or a filter.
 func TestHoldInterfaces(t *testing.T) {
 	t.Run("links", func(t *testing.T) {
-		if !loader.HasTCX() {
+		if !kernel.HasTCX() {
 			return // the filters are what this kernel has
 		}
 		var pins []string
@@ -350,7 +352,7 @@ func holdInterface(t *testing.T, detach func(*holder, *vm), pins func() []string
 	v := newVM(t)
 	h := &holder{rig: v.rig}
 	var err error
-	h.lock, err = loader.LockPins(h.pins)
+	h.lock, err = bpffs.LockDir(h.pins)
 	must(t, err)
 	t.Cleanup(func() { h.lock.Close() })
 	v.addEcho(rewrittenPort)

@@ -21,7 +21,7 @@ import (
 
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/world"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -104,13 +104,13 @@ func hold(addr netip.AddrPort, typ int, mapped bool) result {
 }
 
 // serveEvents ends cut connections, as the daemon does, and keeps the events.
-func (r *rig) serveEvents() <-chan loader.KernelEvent {
+func (r *rig) serveEvents() <-chan telemetry.KernelEvent {
 	r.t.Helper()
-	events := make(chan loader.KernelEvent, 4096)
+	events := make(chan telemetry.KernelEvent, 4096)
 	done := make(chan error, 1)
 	dp := r.dp
 	go func() {
-		done <- dp.Events(func(e loader.KernelEvent) {
+		done <- dp.Events(func(e telemetry.KernelEvent) {
 			if e.Cut() && e.Interface == 0 {
 				rest := func() ([]int, error) { return cgroup.AllProcs(r.cg.Path()) }
 				if err := r.world.Node.Do(func() error { return dp.Destroy(e.Socket(), e.PID, rest) }); err != nil {
@@ -137,7 +137,7 @@ const (
 )
 
 // newInspectRig has an echo server on both families, inspected for goodName.
-func newInspectRig(t *testing.T) (*rig, <-chan loader.KernelEvent) {
+func newInspectRig(t *testing.T) (*rig, <-chan telemetry.KernelEvent) {
 	t.Helper()
 	r := newRig(t)
 	for _, a := range []string{world.StrangerV4, world.StrangerV6} {
@@ -278,7 +278,7 @@ func sendHellos(in io.Reader) []result {
 }
 
 // next returns the next event that f likes.
-func next(t *testing.T, events <-chan loader.KernelEvent, f func(loader.KernelEvent) bool) loader.KernelEvent {
+func next(t *testing.T, events <-chan telemetry.KernelEvent, f func(telemetry.KernelEvent) bool) telemetry.KernelEvent {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
 	for {
@@ -299,16 +299,16 @@ func TestInspectEvents(t *testing.T) {
 	r, events := newInspectRig(t)
 	dst := hostport(world.StrangerV4, inspectPort)
 	r.run(true, "hello", dst, "hello", "evil.example", "0", "0")
-	e := next(t, events, func(e loader.KernelEvent) bool { return !e.Closed })
+	e := next(t, events, func(e telemetry.KernelEvent) bool { return !e.Closed })
 	if e.Name != "evil.example" || e.Reason != policy.ReasonName || e.Verdict != policy.Deny || e.Dst.String() != dst || e.PID == 0 {
 		t.Errorf("denial: %+v", e)
 	}
 	r.run(true, "hello", dst, "hello", goodName, "0", "0")
-	e = next(t, events, func(e loader.KernelEvent) bool { return !e.Closed && e.Reason == policy.ReasonAllowed })
+	e = next(t, events, func(e telemetry.KernelEvent) bool { return !e.Closed && e.Reason == policy.ReasonAllowed })
 	if e.Name != goodName || e.Verdict != policy.Inspect {
 		t.Errorf("decision: %+v", e)
 	}
-	e = next(t, events, func(e loader.KernelEvent) bool { return e.Closed && e.Reason == policy.ReasonAllowed })
+	e = next(t, events, func(e telemetry.KernelEvent) bool { return e.Closed && e.Reason == policy.ReasonAllowed })
 	if e.Sent < 200 || e.Sent-e.Received > 1 || e.Duration <= 0 || e.Duration > time.Minute {
 		t.Errorf("end: %+v", e)
 	}
@@ -383,7 +383,7 @@ func TestEpoch(t *testing.T) {
 		if got := proxied.goOn(); got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
 			t.Errorf("%s: a connection that must be proxied now: %+v, want a reset", a, got)
 		}
-		next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged && !e.Closed })
+		next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged && !e.Closed })
 		open[0].Verdict = policy.Direct
 		must(t, r.dp.SetAddress(testPolicy, addr, open))
 		goes := r.hold(dst)
@@ -392,7 +392,7 @@ func TestEpoch(t *testing.T) {
 		if got := goes.goOn(); got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
 			t.Errorf("%s: a connection that is denied now: %+v, want a reset", a, got)
 		}
-		e := next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged && !e.Closed })
+		e := next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonPolicyChanged && !e.Closed })
 		if e.Dst.String() != dst || e.Verdict != policy.Deny {
 			t.Errorf("event: %+v", e)
 		}

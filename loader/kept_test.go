@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/layout"
 )
 
 // keptLayout says where each field is: name, offset, size.
@@ -57,7 +58,7 @@ func TestKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range kept {
+	for _, name := range layout.Kept {
 		m := spec.Maps[name]
 		if s, ok := m.Value.(*btf.Struct); !ok || s.Name != name && s.Name != strings.TrimSuffix(name, "s") {
 			t.Errorf("%s holds a %v", name, m.Value)
@@ -80,7 +81,7 @@ func TestEveryMapHasItsPlace(t *testing.T) {
 			want = append(want, name)
 		}
 	}
-	got := slices.Concat(append(renewed[:], kept)...)
+	got := slices.Concat(append(layout.Renewed[:], layout.Kept)...)
 	var pinned []string
 	for name := range pinnable(&bpf.EgressdMaps{}) {
 		pinned = append(pinned, name)
@@ -103,8 +104,8 @@ func TestLayout(t *testing.T) {
 		}
 		return spec
 	}
-	was := layoutOf(load())
-	if again := layoutOf(load()); again != was {
+	was := layout.Of(load())
+	if again := layout.Of(load()); again != was {
 		t.Errorf("the same layout is %x and %x", was, again)
 	}
 	for _, name := range []string{"egd_addrs", "egd_flows", "egd_origins", "egd_ifaces", "egd_workloads"} {
@@ -119,13 +120,13 @@ func TestLayout(t *testing.T) {
 		m := swapped.Members
 		m[0].Name, m[1].Name = m[1].Name, m[0].Name
 		of.Value = &swapped
-		if layoutOf(spec) == was {
+		if layout.Of(spec) == was {
 			t.Errorf("%s: two fields changed places, and the layout is the same", name)
 		}
 	}
 	spec := load()
 	spec.Maps["egd_sockets"].ValueSize++
-	if layoutOf(spec) != was {
+	if layout.Of(spec) != was {
 		t.Error("socket storage is part of the layout of the tables")
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/arrival"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -164,7 +166,7 @@ func (r *rig) serveTCP(kind loader.SocketKind) (port uint16) {
 				if err != nil {
 					return
 				}
-				at, err := loader.ArrivalOf(c.(*net.TCPConn))
+				at, err := arrival.Of(c.(*net.TCPConn))
 				o, ok := dp.TakeOrigin(at)
 				ok = ok && err == nil
 				fmt.Fprintf(c, "%s %v", o.Dst, ok)
@@ -185,7 +187,7 @@ func (r *rig) listening(s loader.ListenerSocket) {
 	}
 	raw, err := s.Conn.SyscallConn()
 	must(r.t, err)
-	must(r.t, raw.Control(func(fd uintptr) { err = loader.LocalOnly(fd) }))
+	must(r.t, raw.Control(func(fd uintptr) { err = arrival.LocalOnly(fd) }))
 	must(r.t, err)
 }
 
@@ -193,7 +195,7 @@ func saveSYN(t *testing.T, s syscall.Conn) {
 	t.Helper()
 	raw, err := s.SyscallConn()
 	must(t, err)
-	must(t, raw.Control(func(fd uintptr) { err = loader.SaveSYN(fd) }))
+	must(t, raw.Control(func(fd uintptr) { err = arrival.SaveSYN(fd) }))
 	must(t, err)
 }
 
@@ -234,9 +236,9 @@ func (r *rig) serveUDP(slot int) (port uint16) {
 					return
 				}
 				src := from.(*net.UDPAddr).AddrPort()
-				o, ok := dp.DatagramOrigin(loader.Arrival{
+				o, ok := dp.DatagramOrigin(arrival.Arrival{
 					Src:   netip.AddrPortFrom(src.Addr().Unmap(), src.Port()),
-					Local: lo, Slot: slot, Token: loader.QuestionToken(buf[:n]),
+					Local: lo, Slot: slot, Token: arrival.QuestionToken(buf[:n]),
 				})
 				answer := fmt.Appendf(nil, "%s %v", o.Dst, ok)
 				if o.Interface != 0 {
@@ -467,9 +469,9 @@ func TestOwnPorts(t *testing.T) {
 
 func TestEvents(t *testing.T) {
 	r := newRig(t)
-	events := make(chan loader.KernelEvent, 16)
+	events := make(chan telemetry.KernelEvent, 16)
 	done := make(chan error)
-	go func() { done <- r.dp.Events(func(e loader.KernelEvent) { events <- e }) }()
+	go func() { done <- r.dp.Events(func(e telemetry.KernelEvent) { events <- e }) }()
 	r.run(true, "tcp", hostport(world.StrangerV6, 8443))
 	select {
 	case e := <-events:

@@ -3,15 +3,12 @@
 package loader
 
 import (
-	"errors"
-	"fmt"
-	"math/bits"
-	"os"
 	"slices"
 
 	"github.com/cilium/ebpf"
 
-	"github.com/egressd/egressd/internal/memcg"
+	"github.com/egressd/egressd/loader/grow"
+	"github.com/egressd/egressd/loader/layout"
 )
 
 // Sizes bound the kernel's tables. The zero value of a field is its default.
@@ -63,41 +60,6 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 	spec.Maps["egd_peers"].MaxEntries = uint32(s.Flows / 4)
 }
 
-const pageSize = 4096
-
-// emptySize is how many bytes of kernel memory a map takes before it has
-// entries (kernel/bpf, htab_map_mem_usage and the like). The kernel tells it
-// itself only since Linux 6.4, and only of maps that are there.
-func emptySize(m *ebpf.MapSpec) uint64 {
-	n := uint64(m.MaxEntries)
-	switch m.Type {
-	case ebpf.Hash, ebpf.LRUHash:
-		size := uint64(16) << bits.Len64(n-1) // buckets
-		if m.Flags&noPrealloc == 0 {
-			size += n * entrySize(m)
-		}
-		return size
-	case ebpf.Array:
-		return pages(n * round8(m.ValueSize))
-	case ebpf.PerCPUArray:
-		return n*round8(m.ValueSize)*uint64(ebpf.MustPossibleCPU()) + pageSize
-	case ebpf.RingBuf:
-		return n + 3*pageSize
-	}
-	return pageSize
-}
-
-// noPrealloc is BPF_F_NO_PREALLOC.
-const noPrealloc = 1
-
-// entrySize is how many bytes an entry of a hash map takes: struct htab_elem, the
-// key and the value.
-func entrySize(m *ebpf.MapSpec) uint64 { return 48 + round8(m.KeySize) + round8(m.ValueSize) }
-
-func round8(n uint32) uint64 { return uint64(n+7) / 8 * 8 }
-
-func pages(n uint64) uint64 { return (n + pageSize - 1) / pageSize * pageSize }
-
 // Kernel memory of the programs, in bytes: what verifying them takes for a
 // moment (measured on Linux 6.18, which charges it to the process as older kernels
 // do in part; TestMemoryLimit), and what they take as long as they are there.
@@ -113,7 +75,7 @@ func startNeeds(spec *ebpf.CollectionSpec, old map[string]*ebpf.Map) uint64 {
 	var sum, renewing uint64
 	for name, m := range spec.Maps {
 		size := withTable(m)
-		if slices.Contains(renewed[policyTables], name) {
+		if slices.Contains(layout.Renewed[layout.PolicyTables], name) {
 			renewing += size
 		}
 		if old[name] == nil {
@@ -128,9 +90,9 @@ func startNeeds(spec *ebpf.CollectionSpec, old map[string]*ebpf.Map) uint64 {
 
 func withTable(m *ebpf.MapSpec) uint64 {
 	if m.InnerMap != nil {
-		return emptySize(m) + emptySize(m.InnerMap)
+		return grow.EmptySize(m) + grow.EmptySize(m.InnerMap)
 	}
-	return emptySize(m)
+	return grow.EmptySize(m)
 }
 
 // growthNeeds is how many bytes of kernel memory there must be for a table to take
@@ -141,37 +103,6 @@ func (d *Datapath) growthNeeds(n uint64) uint64 {
 		return n
 	}
 	return n + n + d.grown.bytes() + d.renewing + verifying
-}
-
-// MemoryError says that a memory cgroup leaves too little room for the kernel's
-// tables, whose memory is that of the process that makes them.
-type MemoryError struct {
-	Need  uint64 // bytes
-	Limit memcg.Limit
-}
-
-func (e *MemoryError) Error() string {
-	return fmt.Sprintf("%s of kernel memory are needed and the memory cgroup %s has %s left of its limit of %s; raise the limit to %s or more",
-		MiB(e.Need), e.Limit.Dir, MiB(e.Limit.Left()), MiB(e.Limit.Max), MiB(e.Limit.Used+e.Need))
-}
-
-// MiB writes a number of bytes.
-func MiB(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
-
-// checkMemory returns a MemoryError when the memory cgroups around the process
-// have not as many bytes left.
-func checkMemory(need uint64) error {
-	all, err := memcg.Limits()
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // no cgroups to be seen: the kernel will tell
-	}
-	if err != nil {
-		return fmt.Errorf("read the limits of memory: %w", err)
-	}
-	if l, ok := memcg.Tightest(all); ok && l.Left() < need {
-		return &MemoryError{Need: need, Limit: l}
-	}
-	return nil
 }
 
 // Memory is how many bytes of kernel memory the tables take, by their sizes and

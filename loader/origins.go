@@ -3,20 +3,16 @@
 package loader
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/abi"
+	"github.com/egressd/egressd/loader/arrival"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -38,104 +34,16 @@ type Origin struct {
 	Device int
 }
 
-// Arrival is how a flow came to one of egressd's listeners.
-type Arrival struct {
-	Src netip.AddrPort
-	// Local is the address that an accepted connection has here, or the one
-	// that the UDP socket is bound to. It tells the way: by loopback, by a gate,
-	// or from an interface under the address that was dialled.
-	Local netip.Addr
-	Slot  int // of the UDP port
-	// Token tells the flow from others that bear the same source; see
-	// ArrivalOf and QuestionToken.
-	Token uint32
-}
-
-// ArrivalOf describes an accepted connection. One that came from another network
-// namespace or from an interface is known by the sequence number of its SYN, so
-// its listener must have saved that (SaveSYN).
-func ArrivalOf(c *net.TCPConn) (Arrival, error) {
-	src := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-	local := c.LocalAddr().(*net.TCPAddr).AddrPort()
-	a := Arrival{
-		Src:   netip.AddrPortFrom(src.Addr().Unmap().WithZone(""), src.Port()),
-		Local: local.Addr().Unmap().WithZone(""),
-	}
-	if a.Local.IsLoopback() {
-		return a, nil
-	}
-	var err error
-	a.Token, err = synToken(c)
-	return a, err
-}
-
-// QuestionToken is the token of a datagram: its first four bytes.
-func QuestionToken(datagram []byte) uint32 {
-	if len(datagram) < 4 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(datagram)
-}
-
-// SaveSYN makes a TCP listener keep the SYN of each connection (tcp(7)
-// TCP_SAVE_SYN), for ArrivalOf.
-func SaveSYN(fd uintptr) error {
-	return os.NewSyscallError("setsockopt TCP_SAVE_SYN", unix.SetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_SAVE_SYN, 1))
-}
-
-// synToken is the sequence number of the SYN that opened a connection.
-func synToken(c syscall.Conn) (uint32, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var syn [128]byte // an IPv6 and a TCP header with all options
-	size := uint32(len(syn))
-	var errno unix.Errno
-	cerr := raw.Control(func(fd uintptr) {
-		// unix.GetsockoptString ends at the first zero byte.
-		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_TCP, unix.TCP_SAVED_SYN,
-			uintptr(unsafe.Pointer(&syn)), uintptr(unsafe.Pointer(&size)), 0)
-	})
-	if cerr != nil {
-		return 0, cerr
-	}
-	if errno != 0 {
-		return 0, fmt.Errorf("getsockopt TCP_SAVED_SYN: %w", errno)
-	}
-	return sequenceOf(syn[:min(int(size), len(syn))])
-}
-
-var errSYN = errors.New("the saved SYN has no TCP header where it should be")
-
-// sequenceOf reads the sequence number from the network and transport headers of
-// a SYN.
-func sequenceOf(syn []byte) (uint32, error) {
-	if len(syn) == 0 {
-		return 0, errSYN
-	}
-	at := 40 // IPv6 without extension headers, as the kernel programs want it
-	if syn[0]>>4 == 4 {
-		at = int(syn[0]&0xf) * 4
-	} else if len(syn) <= 6 || syn[6] != unix.IPPROTO_TCP {
-		return 0, errSYN
-	}
-	if len(syn) < at+8 {
-		return 0, errSYN
-	}
-	return binary.BigEndian.Uint32(syn[at+4:]), nil
-}
-
 // TakeOrigin looks up and removes the origin of an accepted TCP connection.
 // False means that nobody was redirected from there: the caller must refuse.
-func (d *Datapath) TakeOrigin(a Arrival) (Origin, bool) {
+func (d *Datapath) TakeOrigin(a arrival.Arrival) (Origin, bool) {
 	return d.takeOrigin(originKey(policy.TCP, a, d.wayOf(a.Local)))
 }
 
 // DatagramOrigin looks up the origin of a datagram that arrived on a UDP listener.
 // The entry of a socket of this network namespace stays until the socket is
 // closed; others are of one datagram and taken out.
-func (d *Datapath) DatagramOrigin(a Arrival) (Origin, bool) {
+func (d *Datapath) DatagramOrigin(a arrival.Arrival) (Origin, bool) {
 	way := d.wayOf(a.Local)
 	if way != byLoopback {
 		return d.takeOrigin(originKey(policy.UDP, a, way))
@@ -185,10 +93,10 @@ func (d *Datapath) wayOf(local netip.Addr) uint8 {
 	return byWire
 }
 
-func originKey(t policy.Transport, a Arrival, way uint8) bpf.EgressdEgdOriginKey {
+func originKey(t policy.Transport, a arrival.Arrival, way uint8) bpf.EgressdEgdOriginKey {
 	k := bpf.EgressdEgdOriginKey{
 		Addr:  a.Src.Addr().As16(),
-		Port:  htons(a.Src.Port()),
+		Port:  abi.Port(a.Src.Port()),
 		Proto: uint8(t),
 		Way:   way,
 	}
@@ -208,14 +116,14 @@ func originOf(v *bpf.EgressdEgdOrigin) Origin {
 		device, by = 0, device
 	}
 	return Origin{
-		Dst:       netip.AddrPortFrom(netip.AddrFrom16(v.Dst).Unmap(), htons(v.Dport)),
+		Dst:       netip.AddrPortFrom(netip.AddrFrom16(v.Dst).Unmap(), abi.Port(v.Dport)),
 		Workload:  v.Workload,
 		Policy:    policy.PolicyID(v.Policy),
 		Mode:      policy.Mode(v.Mode),
 		Cgroup:    v.Cgroup,
 		PID:       int(v.Pid),
 		UID:       int(v.Uid),
-		Command:   command(v.Comm[:]),
+		Command:   abi.Command(v.Comm[:]),
 		Interface: by,
 		Device:    device,
 	}
@@ -233,7 +141,7 @@ func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	now, err := monotonic()
+	now, err := abi.Now()
 	if err != nil {
 		return 0, err
 	}
@@ -264,20 +172,4 @@ func (d *Datapath) SweepOrigins(maxAge time.Duration) (int, error) {
 		}
 	}
 	return len(old), nil
-}
-
-// monotonic is CLOCK_MONOTONIC in nanoseconds, as bpf_ktime_get_ns reads it.
-func monotonic() (uint64, error) {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0, fmt.Errorf("read the monotonic clock: %w", err)
-	}
-	return uint64(ts.Nano()), nil
-}
-
-// htons converts a port between host and network order, both ways.
-func htons(p uint16) uint16 {
-	var b [2]byte
-	binary.BigEndian.PutUint16(b[:], p)
-	return binary.NativeEndian.Uint16(b[:])
 }

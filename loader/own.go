@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/bpf"
 )
@@ -95,20 +93,4 @@ func deleteOthers[K any](m *ebpf.Map, name string, keep func(K) bool) error {
 		}
 	}
 	return nil
-}
-
-// LocalOnly makes a socket deaf to what comes from outside of the machine: a
-// listener at an address of a device is for this machine's sockets, whose packets
-// reach it by loopback (index 1 in every network namespace).
-func LocalOnly(fd uintptr) error {
-	const ifindex = 1<<32 - 0x1000 + 8 // SKF_AD_OFF + SKF_AD_IFINDEX (linux/filter.h)
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: ifindex},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 1, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-	}
-	err := unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
-	return os.NewSyscallError("setsockopt SO_ATTACH_FILTER", err)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 // exclusive attaches a program that lets no other one be at a hook of a cgroup,
@@ -184,7 +185,7 @@ func TestLaterAttachFails(t *testing.T) {
 		}
 		must(t, d.Close())
 	}
-	_, err = loader.Unload(dir)
+	_, err = bpffs.Unload(dir)
 	must(t, err)
 }
 
@@ -195,7 +196,7 @@ func TestKilledFirstAttach(t *testing.T) {
 	cg, dir := testenv.Cgroup(t), filepath.Join(testenv.BPFFS(t), "pins")
 	lock := func() {
 		t.Helper()
-		l, err := loader.LockPins(dir)
+		l, err := bpffs.LockDir(dir)
 		must(t, err)
 		must(t, l.Close())
 	}
@@ -225,20 +226,6 @@ func TestKilledFirstAttach(t *testing.T) {
 	if got := attachedTo(t, cg, hooks); len(got) != len(hooks) {
 		t.Errorf("attached: %v", got)
 	}
-	_, err = loader.Unload(dir)
+	_, err = bpffs.Unload(dir)
 	must(t, err)
-}
-
-// TestRemedies: errors say what to do.
-func TestRemedies(t *testing.T) {
-	for release, want := range map[string]bool{
-		"5.15.0-91-generic": true, "6.0.19": true, "6.1.0-18-amd64": false, "6.12": false, "7.0.0": false, "strange": false,
-	} {
-		if loader.TooOld(release) != want {
-			t.Errorf("%s: too old %t", release, !want)
-		}
-	}
-	if got := loader.MemoryLimit(); !strings.Contains(got, "cgroup") {
-		t.Error(got)
-	}
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/arrival"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -64,7 +66,7 @@ func TestShare(t *testing.T) {
 	if f := r.dp.Origins(2); f.Entries != most || refused != 10 {
 		t.Errorf("it has %+v and %d were refused, want the whole share and 10", f, refused)
 	}
-	e := next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonQuota })
+	e := next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonQuota })
 	if e.Workload != 2 || e.Verdict != policy.Deny || e.PID == 0 {
 		t.Errorf("event: %+v", e)
 	}
@@ -202,7 +204,7 @@ func (r *rig) forgeTCP(t *testing.T, victim, forger *world.Pod, forgers *world.C
 	c, err := ln.Accept()
 	must(t, err)
 	defer c.Close()
-	at, err := loader.ArrivalOf(c.(*net.TCPConn))
+	at, err := arrival.Of(c.(*net.TCPConn))
 	must(t, err)
 	if o, ok := r.dp.TakeOrigin(at); !ok || o.PID != owner.cmd.Process.Pid || o.Dst.String() != dst || o.Workload != 1 {
 		t.Errorf("accepted: %+v %v, want the owner's, %d", o, ok, owner.cmd.Process.Pid)

@@ -3,111 +3,23 @@
 package loader
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
-	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/tc"
 )
-
-// Packets that the programs on interfaces give to egressd's sockets still bear
-// the address that was dialled. The programs mark them, and a rule for the
-// mark makes the stack take them for its own.
-const (
-	steerMark  = uint32(bpf.EgressdEgdMarkEGD_MARK)
-	steerTable = 15001
-	steerPrio  = 50
-)
-
-// steerPin is a pinned program that says that there are rules to remove.
-const steerPin = "prog_egd_steer"
 
 // Steer makes the stack accept what is steered to egressd's sockets, which
 // must be transparent (ip(7) IP_TRANSPARENT). It stays until Unload.
 func (d *Datapath) Steer() error {
-	pin := filepath.Join(d.opts.PinDir, steerPin)
-	if err := pinAgain(d.objs.EgdTcFrom, pin); err != nil {
+	pin := filepath.Join(d.opts.PinDir, tc.SteerPin)
+	if err := bpffs.Replace(d.objs.EgdTcFrom, pin); err != nil {
 		return fmt.Errorf("pin the program: %w", err)
 	}
 	d.mu.Lock()
 	d.steers = true
 	d.mu.Unlock()
-	_, err := holdSteering()
+	_, err := tc.HoldSteering()
 	return err
-}
-
-// holdSteering adds what is missing of rules and routes, and lists it.
-func holdSteering() (missing []string, err error) {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return nil, fmt.Errorf("interface lo: %w", err)
-	}
-	for _, family := range steerFamilies {
-		route := steerRoute(family)
-		route.LinkIndex = lo.Attrs().Index
-		for _, part := range []struct {
-			what string
-			err  error
-		}{
-			{fmt.Sprintf("the route of table %d", steerTable), netlink.RouteAdd(route)},
-			{fmt.Sprintf("the rule of priority %d", steerPrio), netlink.RuleAdd(steerRule(family))},
-		} {
-			if errors.Is(part.err, unix.EEXIST) {
-				continue
-			}
-			if family == netlink.FAMILY_V6 && (errors.Is(part.err, unix.EAFNOSUPPORT) || errors.Is(part.err, unix.EOPNOTSUPP) || errors.Is(part.err, unix.EACCES)) {
-				break // a node without IPv6
-			}
-			what := part.what + " for steered packets, " + steerNames[family]
-			missing = append(missing, what)
-			if part.err != nil {
-				return missing, fmt.Errorf("%s: %w", what, part.err)
-			}
-		}
-	}
-	return missing, nil
-}
-
-var steerNames = map[int]string{netlink.FAMILY_V4: "IPv4", netlink.FAMILY_V6: "IPv6"}
-
-var steerFamilies = [...]int{netlink.FAMILY_V4, netlink.FAMILY_V6}
-
-func steerRule(family int) *netlink.Rule {
-	mask := uint32(0xffffffff)
-	r := netlink.NewRule()
-	r.Family, r.Mark, r.Mask, r.Table, r.Priority = family, steerMark, &mask, steerTable, steerPrio
-	return r
-}
-
-// steerRoute makes every address local.
-func steerRoute(family int) *netlink.Route {
-	all := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
-	if family == netlink.FAMILY_V6 {
-		all = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
-	}
-	return &netlink.Route{
-		Family: family, Dst: all, Table: steerTable,
-		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Protocol: unix.RTPROT_STATIC,
-	}
-}
-
-// removeSteering undoes Steer; what is not there is no error.
-func removeSteering() error {
-	var errs []error
-	for _, family := range steerFamilies {
-		gone := func(err error) bool {
-			return err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EAFNOSUPPORT)
-		}
-		if err := netlink.RuleDel(steerRule(family)); !gone(err) {
-			errs = append(errs, fmt.Errorf("remove the rule for steered packets: %w", err))
-		}
-		if err := netlink.RouteDel(steerRoute(family)); !gone(err) {
-			errs = append(errs, fmt.Errorf("remove the route for steered packets: %w", err))
-		}
-	}
-	return errors.Join(errs...)
 }

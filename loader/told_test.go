@@ -12,6 +12,7 @@ import (
 
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -66,7 +67,7 @@ func TestMartian(t *testing.T) {
 		if got := r.run(true, "bound", dst, world.Uplink); got.Errno != "EPERM" {
 			t.Errorf("%s: %+v, want EPERM", lo, got)
 		}
-		e := next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonMartian })
+		e := next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonMartian })
 		if e.Dst.String() != dst || e.Workload != 1 || e.Policy != testPolicy || e.Transport != policy.UDP || e.Verdict != policy.Deny || e.Cgroup == 0 {
 			t.Errorf("event: %+v", e)
 		}
@@ -75,7 +76,7 @@ func TestMartian(t *testing.T) {
 		}
 		// The next event is of something else: it is told once.
 		r.run(true, "tcp", hostport(world.StrangerV4, 443))
-		if e := next(t, events, func(loader.KernelEvent) bool { return true }); e.Reason != policy.ReasonNoRule {
+		if e := next(t, events, func(telemetry.KernelEvent) bool { return true }); e.Reason != policy.ReasonNoRule {
 			t.Errorf("another event: %+v", e)
 		}
 		if got := r.run(false, "bound", dst, world.Uplink); got.Data != "sent" {
@@ -95,7 +96,7 @@ func TestOptionsAreTold(t *testing.T) {
 		if got := r.run(true, "sendto-routed", hostport(c.to, 443), c.via); got.Errno != "EPERM" {
 			t.Errorf("%+v, want EPERM", got)
 		}
-		e := next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonOptions })
+		e := next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonOptions })
 		if e.Workload != 1 || e.Transport != policy.UDP || !e.Dst.Addr().IsValid() {
 			t.Errorf("event: %+v", e)
 		}
@@ -130,7 +131,7 @@ func TestToldWhenTheRingWasFull(t *testing.T) {
 			if got := c.next(); got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" {
 				t.Errorf("%+v, want a reset", got)
 			}
-			e := next(t, events, func(e loader.KernelEvent) bool { return e.Reason == policy.ReasonName })
+			e := next(t, events, func(e telemetry.KernelEvent) bool { return e.Reason == policy.ReasonName })
 			if e.Name != "evil.example" || e.Peer != dst {
 				t.Errorf("event: %+v", e)
 			}

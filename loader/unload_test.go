@@ -11,7 +11,7 @@ import (
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 // TestUnloadWhileOpen: Unload frees the workload although somebody has the links
@@ -25,13 +25,13 @@ func TestUnloadWhileOpen(t *testing.T) {
 	}
 	id, err := r.cg.ID()
 	must(t, err)
-	if at, err := loader.AttachedTo(r.pins); err != nil || !slices.Equal(at, []uint64{id}) || cgroup.PathOf(id) != r.cg.Path() {
+	if at, err := bpffs.AttachedTo(r.pins); err != nil || !slices.Equal(at, []uint64{id}) || cgroup.PathOf(id) != r.cg.Path() {
 		t.Errorf("attached to %v (%v), want %d", at, err, id)
 	}
 	var all sync.WaitGroup
 	for range 3 {
 		all.Go(func() {
-			if _, err := loader.Unload(r.pins); err != nil {
+			if _, err := bpffs.Unload(r.pins); err != nil {
 				t.Errorf("unload: %v", err)
 			}
 		})
@@ -46,7 +46,7 @@ func TestUnloadWhileOpen(t *testing.T) {
 	if got := r.dp.Attached(); len(got) > 0 {
 		t.Errorf("the one who has the links sees %v attached", got)
 	}
-	if at, err := loader.AttachedTo(filepath.Join(r.pins, "absent")); err != nil || at != nil {
+	if at, err := bpffs.AttachedTo(filepath.Join(r.pins, "absent")); err != nil || at != nil {
 		t.Errorf("nothing is pinned: %v, %v", at, err)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/layout"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -36,7 +38,7 @@ var versions = [...]func(*ebpf.CollectionSpec){
 
 // resized is a version of which every table differs.
 func resized(s *ebpf.CollectionSpec) {
-	for _, names := range loader.Renewed() {
+	for _, names := range layout.Renewed {
 		for _, name := range names {
 			switch m := s.Maps[name]; m.Type {
 			case ebpf.Array, ebpf.PerCPUArray, ebpf.ArrayOfMaps:
@@ -94,7 +96,7 @@ func (u *upgradeRig) begin(version int) {
 	dp := u.dp
 	u.done = make(chan error, 1)
 	go func() {
-		u.done <- dp.Events(func(e loader.KernelEvent) {
+		u.done <- dp.Events(func(e telemetry.KernelEvent) {
 			if e.Cut() && e.Interface == 0 {
 				rest := func() ([]int, error) { return cgroup.AllProcs(u.cg.Path()) }
 				if err := u.world.Node.Do(func() error { return dp.Destroy(e.Socket(), e.PID, rest) }); err != nil {
@@ -248,7 +250,7 @@ func (u *upgradeRig) pinned() map[string]ebpf.MapID {
 		}
 		links++
 	}
-	want := slices.Concat(append(loader.Renewed(), loader.Kept())...)
+	want := slices.Concat(append(layout.Renewed[:], layout.Kept)...)
 	for _, name := range want {
 		if ids[name] == 0 {
 			u.t.Errorf("%s is not pinned", name)
@@ -273,12 +275,12 @@ func (u *upgradeRig) config() (c bpf.EgressdEgdConfig) {
 // gone checks that maps are no more, whose pins and programs were replaced.
 func (u *upgradeRig) gone(before, now map[string]ebpf.MapID) {
 	u.t.Helper()
-	for _, name := range loader.Kept() {
+	for _, name := range layout.Kept {
 		if before[name] != now[name] {
 			u.t.Errorf("%s was not kept", name)
 		}
 	}
-	for _, names := range loader.Renewed() {
+	for _, names := range layout.Renewed {
 		for _, name := range names {
 			await(u.t, name+" of the older version is freed", func() bool {
 				m, err := ebpf.NewMapFromID(before[name])

@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/layout"
 )
 
 // TestUpgrade: another version with other tables takes over what is open,
@@ -168,7 +169,7 @@ func TestUpgradeHalfPinned(t *testing.T) {
 	u.die()
 	u.start(2)
 	now := u.pinned()
-	for i, names := range loader.Renewed() {
+	for i, names := range layout.Renewed {
 		for _, name := range names {
 			// All that was pinned when it was interrupted is made anew, once.
 			if before[name] == now[name] {
@@ -180,7 +181,7 @@ func TestUpgradeHalfPinned(t *testing.T) {
 	u.die()
 	u.start(0)
 	third := u.pinned()
-	for i, names := range loader.Renewed() {
+	for i, names := range layout.Renewed {
 		for _, name := range names {
 			if (third[name] != now[name]) != (i == 0) {
 				t.Errorf("%s, of line %d: %d and now %d", name, i, now[name], third[name])
@@ -243,7 +244,7 @@ func TestKeptLayout(t *testing.T) {
 	u.start(0)
 	before := u.pinned()
 	u.die()
-	for _, name := range loader.Kept() {
+	for _, name := range layout.Kept {
 		err := u.world.Node.Do(func() error {
 			dp, err := loader.OpenAs(loader.Options{PinDir: u.pins}, func(s *ebpf.CollectionSpec) {
 				// The programs don't mind, the pinned map does.
@@ -258,7 +259,7 @@ func TestKeptLayout(t *testing.T) {
 			}
 			return err
 		})
-		if !errors.Is(err, loader.ErrABIMismatch) {
+		if !errors.Is(err, layout.ErrMismatch) {
 			t.Errorf("%s: %v, want ErrABIMismatch", name, err)
 		}
 	}

@@ -140,3 +140,9 @@ func (u *usage) has(workload uint32) bool {
 	defer u.mu.RUnlock()
 	return u.origins(workload) != nil
 }
+
+// Fill is how full a table is: its entries, and how many it may have.
+type Fill struct {
+	Entries int `json:"entries"`
+	Max     int `json:"max"`
+}

@@ -8,43 +8,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
-	"github.com/egressd/egressd/policy"
-)
-
-// MaxWorkloads bounds the numbers of workloads.
-const MaxWorkloads = uint32(bpf.EgressdEgdSizeEGD_MAX_WORKLOADS)
-
-// WorkloadState is what the kernel knows of a workload.
-type WorkloadState struct {
-	ID     uint32 // below MaxWorkloads
-	Policy policy.PolicyID
-	Mode   policy.Mode
-	// Exempt is for egressd's own cgroup only: nothing is decided there.
-	Exempt bool
-	// AllowAny lets what no rule names go straight there
-	// (policy.Policy.AllowsUnknown).
-	AllowAny bool
-	// Outside is for the cgroup that the programs are attached to when it is
-	// captured only in parts (Follow): all else below it is free.
-	Outside bool
-	// Home is the key that sockets remember the workload by, if it is another
-	// than the cgroup's id (NamedKey).
-	Home uint64
-}
-
-// The flags of a workload's entry.
-const (
-	workloadExempt   = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_EXEMPT)
-	workloadAllowAny = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_ALLOW_ANY)
-	workloadOutside  = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_OUTSIDE)
-	workloadFound    = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_FOUND)
+	"github.com/egressd/egressd/loader/predecessor"
 )
 
 // WorkloadsFullError says that egd_workloads has no room for some cgroups. They are
@@ -53,12 +22,6 @@ type WorkloadsFullError struct{ Left, Max int }
 
 func (e *WorkloadsFullError) Error() string {
 	return fmt.Sprintf("%d cgroups have no room in the kernel's table of workloads, which has %d entries", e.Left, e.Max)
-}
-
-// bound is what SetWorkloads has written.
-type bound struct {
-	mu   sync.Mutex
-	have map[uint64]WorkloadState // nil: it is not known what is in the table
 }
 
 // SetWorkload says which workload the processes of a cgroup subtree are.
@@ -80,20 +43,6 @@ func (d *Datapath) setWorkload(cgroup uint64, w WorkloadState) error {
 		d.bound.have[cgroup] = w
 	}
 	return nil
-}
-
-func kernelWorkload(cgroup uint64, w WorkloadState) bpf.EgressdEgdWorkload {
-	v := bpf.EgressdEgdWorkload{Id: w.ID, Policy: uint32(w.Policy), Mode: uint8(w.Mode), Home: cmp.Or(w.Home, cgroup)}
-	if w.Exempt {
-		v.Flags |= workloadExempt
-	}
-	if w.AllowAny {
-		v.Flags |= workloadAllowAny
-	}
-	if w.Outside {
-		v.Flags |= workloadExempt | workloadOutside
-	}
-	return v
 }
 
 // SetWorkloads makes w the only workloads: those of an earlier run that are
@@ -188,7 +137,7 @@ func (d *Datapath) dropWorkload(id uint64) error {
 // cgroups by their names.
 func (d *Datapath) countWorkloads() int {
 	n := 0
-	_ = eachWorkload(d.objs.EgdWorkloads, func(uint64, uint8) { n++ }) // what was read counts
+	_ = predecessor.EachWorkload(d.objs.EgdWorkloads, func(uint64, uint8) { n++ }) // what was read counts
 	return n
 }
 
@@ -202,7 +151,7 @@ func (d *Datapath) DropGone(w map[uint64]WorkloadState) error {
 
 func (d *Datapath) dropStale(is func(id uint64, flags uint8) bool) error {
 	var stale []uint64
-	err := eachWorkload(d.objs.EgdWorkloads, func(id uint64, flags uint8) {
+	err := predecessor.EachWorkload(d.objs.EgdWorkloads, func(id uint64, flags uint8) {
 		if is(id, flags) {
 			stale = append(stale, id)
 		}

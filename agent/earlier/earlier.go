@@ -15,6 +15,7 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/sockdiag"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/predecessor"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -23,7 +24,7 @@ type Datapath interface {
 	// LiveAddresses lists the addresses that processes have connections to.
 	LiveAddresses(pids []int) (map[netip.Addr]bool, error)
 	// Earlier is what the programs of an earlier run were over.
-	Earlier() loader.EarlierPrograms
+	Earlier() predecessor.EarlierPrograms
 	// Judged lists sockets, by their cookies, that the programs saw begin.
 	Judged(pids []int) map[uint64]bool
 	// CutOthers silences sockets that are neither TCP nor UDP, or, with only, finds

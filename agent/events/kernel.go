@@ -10,7 +10,7 @@ import (
 
 	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -37,13 +37,13 @@ type Kernel struct {
 	// sees.
 	Probe uint32
 	// End ends the socket of a connection that the kernel has cut.
-	End func(loader.KernelEvent) error
+	End func(telemetry.KernelEvent) error
 	Log *slog.Logger
 }
 
 // event turns what the kernel tells into an event with what is known
 // besides: the names of the address, and the rule that allows or comes nearest.
-func (r *Kernel) event(k loader.KernelEvent) flow.Event {
+func (r *Kernel) event(k telemetry.KernelEvent) flow.Event {
 	allowed := k.Reason == policy.ReasonAllowed
 	e := flow.Event{
 		Time:      k.Time,
@@ -118,7 +118,7 @@ func (r *Kernel) lately(id policy.PolicyID, addr netip.Addr) string {
 
 // noted are the names that a flow may be for that would be denied: its process
 // asked for one of them.
-func (r *Kernel) noted(k loader.KernelEvent) []string {
+func (r *Kernel) noted(k telemetry.KernelEvent) []string {
 	if !k.Audit {
 		return nil
 	}
@@ -127,7 +127,7 @@ func (r *Kernel) noted(k loader.KernelEvent) []string {
 
 // Record records an event, and ends the socket of a connection that
 // the kernel has cut: without that the application would wait for its timeout.
-func (r *Kernel) Record(k loader.KernelEvent) {
+func (r *Kernel) Record(k telemetry.KernelEvent) {
 	if k.Workload == r.Probe {
 		return
 	}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -48,27 +48,27 @@ func (noPolicies) Policy(policy.PolicyID) *policy.Policy { return nil }
 func TestKernelTells(t *testing.T) {
 	known, other := netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("[2001:db8::1]:443")
 	src := netip.MustParseAddrPort("192.0.2.9:4000")
-	cut := loader.KernelEvent{Dst: known, Peer: known, Src: src, Cookie: 5, Reason: policy.ReasonName, Transport: policy.TCP, Workload: 1}
+	cut := telemetry.KernelEvent{Dst: known, Peer: known, Src: src, Cookie: 5, Reason: policy.ReasonName, Transport: policy.TCP, Workload: 1}
 	wire := cut
 	wire.Interface = 3
 	for _, c := range []struct {
 		name   string
-		event  loader.KernelEvent
+		event  telemetry.KernelEvent
 		err    error
 		ends   bool
 		want   *flow.Event // nil: none
 		detail string
 	}{
-		{"allowed", loader.KernelEvent{Dst: known, Peer: known, Reason: policy.ReasonAllowed, Verdict: policy.Direct, Workload: 1}, nil, false,
+		{"allowed", telemetry.KernelEvent{Dst: known, Peer: known, Reason: policy.ReasonAllowed, Verdict: policy.Direct, Workload: 1}, nil, false,
 			&flow.Event{Allowed: true, Name: "a.example", Workload: "w1"}, ""},
 		{"cut", cut, nil, true, &flow.Event{Name: "a.example", Workload: "w1"}, ""},
 		{"cut, and not ended", cut, errors.New("failed"), true, &flow.Event{Name: "a.example", Workload: "w1"}, ""},
 		{"of an interface", wire, nil, false, &flow.Event{Name: "a.example", Workload: "w1", Interface: "if3"}, ""},
-		{"learned no more", loader.KernelEvent{Dst: other, Peer: other, Reason: policy.ReasonNoRule, Workload: 1}, nil, false,
+		{"learned no more", telemetry.KernelEvent{Dst: other, Peer: other, Reason: policy.ReasonNoRule, Workload: 1}, nil, false,
 			&flow.Event{Workload: "w1"}, "learned for old.example"},
-		{"meant", loader.KernelEvent{Dst: other, Peer: other, Reason: policy.ReasonNoRule, Audit: true, PID: 7, Workload: 1}, nil, false,
+		{"meant", telemetry.KernelEvent{Dst: other, Peer: other, Reason: policy.ReasonNoRule, Audit: true, PID: 7, Workload: 1}, nil, false,
 			&flow.Event{Allowed: true, WouldDeny: true, Name: "wish.example", Names: []string{"wish.example", "other.example"}, Workload: "w1"}, ""},
-		{"the probe's", loader.KernelEvent{Dst: known, Peer: known, Reason: policy.ReasonNoRule, Workload: 4}, nil, false, nil, ""},
+		{"the probe's", telemetry.KernelEvent{Dst: known, Peer: known, Reason: policy.ReasonNoRule, Workload: 4}, nil, false, nil, ""},
 	} {
 		var log bytes.Buffer
 		r := NewRecorder(slog.New(slog.DiscardHandler))
@@ -77,7 +77,7 @@ func TestKernelTells(t *testing.T) {
 			Recorder: r, Names: oneName{known.Addr()}, Policies: noPolicies{}, Probe: 4, Log: slog.New(slog.NewTextHandler(&log, nil)),
 			Workload:  func(id uint32) string { return map[uint32]string{1: "w1"}[id] },
 			Interface: func(i int) string { return map[int]string{3: "if3"}[i] },
-			End:       func(loader.KernelEvent) error { ended++; return c.err },
+			End:       func(telemetry.KernelEvent) error { ended++; return c.err },
 		}
 		k.Record(c.event)
 		var got []flow.Event

@@ -23,7 +23,7 @@ import (
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/job"
 	"github.com/egressd/egressd/internal/securedir"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 // Options say what to run, and where what belongs to it is kept.
@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options, open func(Place) (Gateway, error)) (cod
 		return 0, errors.Join(err, cg.Close())
 	}
 	end := teardown.Teardown{
-		Detach:  func() error { _, err := loader.Unload(p.PinDir); return err },
+		Detach:  func() error { _, err := bpffs.Unload(p.PinDir); return err },
 		State:   func() error { return o.forget(p) },
 		Cgroups: cg.Close,
 	}

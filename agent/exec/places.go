@@ -13,7 +13,8 @@ import (
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/securedir"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/foreign"
 )
 
 const (
@@ -92,7 +93,7 @@ func sweep(stateRoot, pinRoot string) {
 		}
 		free := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 		if free && removeCgroup(dir) {
-			if _, err := loader.Unload(filepath.Join(pinRoot, filepath.Base(dir))); err == nil {
+			if _, err := bpffs.Unload(filepath.Join(pinRoot, filepath.Base(dir))); err == nil {
 				os.RemoveAll(dir)
 			}
 		}
@@ -109,7 +110,7 @@ func sweepPins(stateRoot, pinRoot string) {
 		if _, err := os.Stat(filepath.Join(stateRoot, filepath.Base(dir))); !errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		_ = loader.SweepPins(dir, populated) // what can't be removed stays for the next one
+		_ = bpffs.Sweep(dir, populated) // what can't be removed stays for the next one
 	}
 }
 
@@ -143,7 +144,7 @@ func place() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	around, err := loader.Enclosing(own)
+	around, err := foreign.Enclosing(own)
 	if err != nil {
 		return "", err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/arrival"
 )
 
 // Devices are egressd's sockets at addresses of the node's devices, for
@@ -138,7 +139,7 @@ func (l *Set) listenAt(addr netip.Addr) (_ *DeviceListener, err error) {
 			return err
 		}
 		var err error
-		cerr := c.Control(func(fd uintptr) { err = loader.LocalOnly(fd) })
+		cerr := c.Control(func(fd uintptr) { err = arrival.LocalOnly(fd) })
 		if cerr != nil {
 			return cerr
 		}

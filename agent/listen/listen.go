@@ -22,6 +22,7 @@ import (
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/portholder"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/arrival"
 )
 
 // Ports of the daemon, as Istio's agent has them.
@@ -225,7 +226,7 @@ func (l *Set) control(network, _ string, c syscall.RawConn) error {
 	if cerr := c.Control(func(fd uintptr) {
 		if network == "tcp4" || network == "tcp6" {
 			set(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
-			err = errors.Join(err, loader.SaveSYN(fd))
+			err = errors.Join(err, arrival.SaveSYN(fd))
 		}
 		switch {
 		case !l.transparent:

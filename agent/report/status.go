@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/memcg"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
@@ -121,9 +122,9 @@ type MemoryStatus struct {
 
 // Text says it in words.
 func (m MemoryStatus) Text() string {
-	text := loader.MiB(m.Tables)
+	text := memcg.MiB(m.Tables)
 	if m.Limit > 0 {
-		text += fmt.Sprintf(" (the memory cgroup %s uses %s of its limit of %s)", m.Cgroup, loader.MiB(m.Used), loader.MiB(m.Limit))
+		text += fmt.Sprintf(" (the memory cgroup %s uses %s of its limit of %s)", m.Cgroup, memcg.MiB(m.Used), memcg.MiB(m.Limit))
 	}
 	return text
 }

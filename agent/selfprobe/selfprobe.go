@@ -32,6 +32,7 @@ import (
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/arrival"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -254,7 +255,7 @@ func addrOf(a net.Addr) netip.Addr {
 
 // Is says whether a flow is the probe's: of its workload, or of a socket of this
 // process on loopback.
-func (s *Probe) Is(o loader.Origin, known bool, at loader.Arrival) bool {
+func (s *Probe) Is(o loader.Origin, known bool, at arrival.Arrival) bool {
 	if s == nil {
 		return false
 	}

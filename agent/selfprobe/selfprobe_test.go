@@ -12,6 +12,7 @@ import (
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/arrival"
 )
 
 // TestWaiting: what nobody reads or accepts is seen at the listener, which tells a
@@ -81,8 +82,8 @@ func TestWaiting(t *testing.T) {
 func TestWhoIsTheProbe(t *testing.T) {
 	s := &Probe{}
 	src := netip.MustParseAddrPort("127.0.0.1:4000")
-	at := loader.Arrival{Src: src, Local: netip.MustParseAddr("127.0.0.1")}
-	is := func(what string, want bool, o loader.Origin, known bool, at loader.Arrival) {
+	at := arrival.Arrival{Src: src, Local: netip.MustParseAddr("127.0.0.1")}
+	is := func(what string, want bool, o loader.Origin, known bool, at arrival.Arrival) {
 		t.Helper()
 		if got := s.Is(o, known, at); got != want {
 			t.Errorf("%s: %t", what, got)
@@ -94,7 +95,7 @@ func TestWhoIsTheProbe(t *testing.T) {
 	s.own.Store(src, true)
 	is("announced", true, loader.Origin{}, false, at)
 	is("a workload with the source of one that is announced", false, loader.Origin{Workload: workload.Node}, true, at)
-	is("not on loopback", false, loader.Origin{}, false, loader.Arrival{Src: src, Local: netip.MustParseAddr("169.254.255.151")})
+	is("not on loopback", false, loader.Origin{}, false, arrival.Arrival{Src: src, Local: netip.MustParseAddr("169.254.255.151")})
 	s = nil
 	is("no probe", false, loader.Origin{Workload: workload.Probe}, true, at)
 	if s = New(Options{}, Daemon{}); s != nil || s.NotReady() != nil || s.Alive(t.Context()) != nil || s.Status() != nil {

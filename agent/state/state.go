@@ -16,7 +16,7 @@ import (
 
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/securedir"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 // Files of the state directory.
@@ -45,7 +45,7 @@ const (
 )
 
 // ErrRuns says that another egressd has the state directory. It is an ErrInUse.
-var ErrRuns = fmt.Errorf("the state directory is %w: another egressd runs", loader.ErrInUse)
+var ErrRuns = fmt.Errorf("the state directory is %w: another egressd runs", bpffs.ErrInUse)
 
 // Lock makes this the only egressd on a state directory, for as long as
 // the file is open.

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 // TestOneAtATime: a state directory has one egressd, whose files stay while it runs
@@ -25,7 +25,7 @@ func TestOneAtATime(t *testing.T) {
 	if made := Made(dir); len(made) != 0 {
 		t.Errorf("%v are there", made)
 	}
-	if second, err := Lock(dir); !errors.Is(err, ErrRuns) || !errors.Is(err, loader.ErrInUse) {
+	if second, err := Lock(dir); !errors.Is(err, ErrRuns) || !errors.Is(err, bpffs.ErrInUse) {
 		t.Errorf("a second one: %v, %v", second, err)
 	}
 	theirs := filepath.Join(dir, "theirs")

@@ -14,7 +14,8 @@ import (
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/flock"
 	"github.com/egressd/egressd/internal/securedir"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/foreign"
 )
 
 // Pins are the pin directories below a root: that of the daemon, and one of every
@@ -37,7 +38,7 @@ type kernel struct {
 // OpenPins opens the directories below root, which need not be there. The caller
 // must Close them.
 func OpenPins(root string) (*Pins, error) {
-	p := &Pins{root: root, kernel: kernel{loader.AttachedTo, loader.Unload, removeProbeCgroup}}
+	p := &Pins{root: root, kernel: kernel{bpffs.AttachedTo, bpffs.Unload, removeProbeCgroup}}
 	dirs, err := pinDirs(root)
 	for _, dir := range dirs {
 		if f, err := os.Open(dir); err == nil { // else it is gone meanwhile
@@ -182,7 +183,7 @@ func removeOwnCgroup(captured string) {
 // AttachedTo lists the cgroups where programs of some egressd are, wherever they are
 // pinned. What cannot be read is not in it.
 func AttachedTo() (dirs []string) {
-	ids, _ := loader.AttachedAnywhere()
+	ids, _ := foreign.AttachedAnywhere()
 	for _, id := range ids {
 		if dir := cgroup.PathOf(id); dir != "" {
 			dirs = append(dirs, dir)

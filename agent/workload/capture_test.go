@@ -13,7 +13,7 @@ import (
 
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/testenv"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/kernel"
 )
 
 // TestNewCapture: programs go to the outermost cgroup around what is captured by
@@ -21,7 +21,7 @@ import (
 func TestNewCapture(t *testing.T) {
 	testenv.RequireCgroup2(t)
 	testenv.RequireBPF(t)
-	if err := loader.CanFollow(); err != nil {
+	if err := kernel.CanFollow(); err != nil {
 		t.Fatal(err)
 	}
 	root, err := cgroup.Root()
@@ -47,7 +47,7 @@ func TestNewCapture(t *testing.T) {
 		for _, dir := range strings.Fields(c.dirs) {
 			o.Cgroups = append(o.Cgroups, root+"/"+dir)
 		}
-		got, err := NewCapture(o, loader.CanFollow)
+		got, err := NewCapture(o, kernel.CanFollow)
 		if c.at == "" {
 			if err == nil || !strings.Contains(err.Error(), "captured together") {
 				t.Errorf("%s: %+v, %v", c.dirs, got, err)
@@ -64,7 +64,7 @@ func TestNewCapture(t *testing.T) {
 			t.Errorf("%s: %v at %s, by name: %t", c.dirs, got.Named, got.At, got.ByName)
 		}
 	}
-	if _, err := NewCapture(CaptureOptions{Follow: true, Cgroups: []string{t.TempDir() + "/none"}}, loader.CanFollow); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
+	if _, err := NewCapture(CaptureOptions{Follow: true, Cgroups: []string{t.TempDir() + "/none"}}, kernel.CanFollow); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
 		t.Errorf("a directory that is no cgroup: %v", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/cgroup"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/predecessor"
 )
 
 // ExemptOwn makes egressd free of the policy that it enforces, and of the one
@@ -24,7 +24,7 @@ func ExemptOwn(captured []string, pins string, beside uint64) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find egressd's own cgroup: %w", err)
 	}
-	before, err := loader.ReadPinned(pins)
+	before, err := predecessor.Read(pins)
 	if err != nil {
 		return 0, err
 	}
@@ -68,7 +68,7 @@ func oneAround(own string, dirs []string) (string, error) {
 
 // capturedBefore finds the workload of an earlier run that own is in; "": none,
 // or an exempt one.
-func capturedBefore(own string, before loader.Pinned) (string, error) {
+func capturedBefore(own string, before predecessor.Pinned) (string, error) {
 	if !before.AtWork() {
 		return "", nil
 	}

@@ -21,7 +21,7 @@ import (
 	selfprobe "github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
-	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
 )
 
 const readyPage = "http://127.0.0.1:15021/healthz/ready"
@@ -221,7 +221,7 @@ func TestProbeDetached(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := loader.Unload(n.d.PinDir() + "/node"); err != nil {
+		if _, err := bpffs.Unload(n.d.PinDir() + "/node"); err != nil {
 			t.Fatal(err)
 		}
 		_, detach := testenv.Alone(t, n.d.Root.Path(), "connect4")

@@ -15,6 +15,8 @@ import (
 	"sync"
 
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/loader/foreign"
 )
 
 // State is what the status says.
@@ -22,7 +24,7 @@ type State struct {
 	// Failures are what is missing and could not be put back.
 	Failures []Failure `json:"failures,omitempty"`
 	// Foreign are programs of others at the hooks of the captured cgroup.
-	Foreign []loader.ForeignProgram `json:"foreign,omitempty"`
+	Foreign []foreign.Program `json:"foreign,omitempty"`
 }
 
 // Failure is something that is missing in the kernel.
@@ -42,7 +44,7 @@ type Keeper struct {
 	log     *slog.Logger
 	mu      sync.Mutex
 	failed  map[string]Failure
-	foreign []loader.ForeignProgram
+	foreign []foreign.Program
 	repairs map[loader.FaultKind]uint64
 }
 
@@ -79,7 +81,7 @@ func traffic(k loader.FaultKind, what string) string {
 
 const (
 	fixHook     = "see with bpftool cgroup show that no other program is in its place, and restart egressd; \"egressd unload\" opens"
-	fixPin      = "see that nobody removes pins or unmounts the bpf filesystem, and that no other egressd has the directory; mount it again (mount -t bpf bpffs " + loader.BPFFS + ") or restart egressd"
+	fixPin      = "see that nobody removes pins or unmounts the bpf filesystem, and that no other egressd has the directory; mount it again (mount -t bpf bpffs " + bpffs.Root + ") or restart egressd"
 	fixOther    = "restart egressd"
 	sayMissing  = "egressd does not hold any more, and is not ready"
 	sayRepaired = "something of egressd was missing in the kernel and is back"
@@ -146,7 +148,7 @@ func (k *Keeper) tell(now map[string]Failure) {
 }
 
 // SawForeign takes the foreign programs that are at the hooks now.
-func (k *Keeper) SawForeign(now []loader.ForeignProgram) {
+func (k *Keeper) SawForeign(now []foreign.Program) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, p := range now {

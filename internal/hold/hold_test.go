@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/foreign"
 )
 
 // TestKeeper: a line is written for what changes, not for each look, and it says
@@ -80,18 +81,18 @@ func TestKeeper(t *testing.T) {
 func TestForeignWarnings(t *testing.T) {
 	var log bytes.Buffer
 	k := NewKeeper(slog.New(slog.NewTextHandler(&log, nil)))
-	behind := loader.ForeignProgram{Hook: "connect4", ID: 7, Name: "lb", Cgroup: "/c"}
-	before := loader.ForeignProgram{Hook: "sendmsg6", ID: 8, Name: "lb", Cgroup: "/c", Before: true}
-	for _, p := range []loader.ForeignProgram{
+	behind := foreign.Program{Hook: "connect4", ID: 7, Name: "lb", Cgroup: "/c"}
+	before := foreign.Program{Hook: "sendmsg6", ID: 8, Name: "lb", Cgroup: "/c", Before: true}
+	for _, p := range []foreign.Program{
 		{Hook: "egress", ID: 9, Name: "sd_fw_egress"}, {Hook: "connect4", ID: 10, Name: "egd_connect4"},
 	} {
-		k.SawForeign([]loader.ForeignProgram{p})
+		k.SawForeign([]foreign.Program{p})
 	}
 	if log.Len() > 0 {
 		t.Errorf("who changes no destination: %s", log.String())
 	}
 	for range 2 {
-		k.SawForeign([]loader.ForeignProgram{behind, before})
+		k.SawForeign([]foreign.Program{behind, before})
 	}
 	if got := strings.Count(log.String(), "level=WARN"); got != 2 ||
 		!strings.Contains(log.String(), "bpftool cgroup detach /c connect4 id 7") ||
@@ -102,7 +103,7 @@ func TestForeignWarnings(t *testing.T) {
 		t.Errorf("listed: %v", got)
 	}
 	k.SawForeign(nil)
-	k.SawForeign([]loader.ForeignProgram{behind})
+	k.SawForeign([]foreign.Program{behind})
 	if got := strings.Count(log.String(), "level=WARN"); got != 3 {
 		t.Errorf("one that is back: %d warnings", got)
 	}

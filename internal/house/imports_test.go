@@ -10,10 +10,11 @@ import (
 // Groups of imports, by prefix. A prefix that starts with "./" is a package
 // of this module.
 var (
-	ground = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core   = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
-	rooms  = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
-	parts  = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/report", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
+	ground      = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
+	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
+	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
+	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
+	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/report", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -22,23 +23,29 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":                 {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
-	"./policy/istio":           {"./policy", "./internal/hostname", "./internal/quote", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
-	"./policy/semantics":       nil, // tests alone
-	"./internal/cow":           nil,
-	"./internal/hostname":      {"./internal/cow"},
-	"./internal/hostile":       nil,
-	"./internal/ipguard":       nil,
-	"./internal/peek":          nil,
-	"./internal/peek/peektest": nil,
-	"./internal/quote":         nil,
-	"./internal/cgroup":        {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
-	"./internal/job":           {"golang.org/x/sys/unix"},
-	"./internal/memcg":         nil,
-	"./internal/netns":         {"golang.org/x/sys/unix"},
-	"./internal/gate":          {"./internal/link", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
-	"./internal/sockdiag":      {"./policy", "./internal/link", "./internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
-	"./internal/link":          {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./policy":                              {"./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
+	"./policy/istio/internal/analyze":       {"./policy", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname"},
+	"./policy/istio/internal/check":         {"./policy", "./policy/istio/internal/strictyaml", "./internal/hostname", "google.golang.org/protobuf/"},
+	"./policy/istio/internal/gwapi":         {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
+	"./policy/istio/internal/authorization": {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "istio.io/api/"},
+	"./policy/istio/internal/model":         {"./policy"},
+	"./policy/istio/internal/strictyaml":    {"./internal/quote", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy/istio":                        {"./policy", "./policy/istio/internal/analyze", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy/semantics":                    nil, // tests alone
+	"./internal/cow":                        nil,
+	"./internal/hostname":                   {"./internal/cow"},
+	"./internal/hostile":                    nil,
+	"./internal/ipguard":                    nil,
+	"./internal/peek":                       nil,
+	"./internal/peek/peektest":              nil,
+	"./internal/quote":                      nil,
+	"./internal/cgroup":                     {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
+	"./internal/job":                        {"golang.org/x/sys/unix"},
+	"./internal/memcg":                      nil,
+	"./internal/netns":                      {"golang.org/x/sys/unix"},
+	"./internal/gate":                       {"./internal/link", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/sockdiag":                   {"./policy", "./internal/link", "./internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./internal/link":                       {"github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
 	// Ports and connections to them.
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
@@ -63,9 +70,20 @@ var floors = map[string][]string{
 	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
 	"./forward":          join([]string{"./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	// Parts of the loader: one job each, without its maps.
+	"./loader/abi":         {"golang.org/x/sys/unix"},
+	"./loader/arrival":     {"golang.org/x/sys/unix"},
+	"./loader/kernel":      {"./bpf", "./internal/memcg", "./internal/sockdiag", "./policy", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./loader/grow":        {"./internal/memcg", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./loader/layout":      {"github.com/cilium/ebpf"},
+	"./loader/tc":          {"./bpf", "./internal/link", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"./loader/bpffs":       {"./internal/securedir", "./loader/tc", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./loader/predecessor": {"./bpf", "./loader/bpffs", "./loader/layout", "github.com/cilium/ebpf"},
+	"./loader/foreign":     {"./internal/cgroup", "./loader/predecessor", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./loader/telemetry":   {"./bpf", "./internal/sockdiag", "./loader/abi", "./policy", "github.com/cilium/ebpf"},
+	"./loader/tables":      {"./bpf", "./policy"},
 	// Rooms.
-	"./loader/tables": {"./bpf", "./policy"},
-	"./loader":        join([]string{"./bpf", "./loader/tables", "./internal/cgroup", "./internal/link", "./internal/memcg", "./internal/netns", "./internal/securedir", "./internal/sockdiag", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}, core),
+	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "./internal/sockdiag", "github.com/cilium/ebpf", "golang.org/x/sys/unix"}, loaderParts, core),
 	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":        core,
 	"./ingress":       core,
@@ -74,24 +92,24 @@ var floors = map[string][]string{
 	"./policy/load": {"./policy", "./policy/istio", "./policy/source"},
 	"./explain":     {"./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
 	// What the roof knows of the loader's work.
-	"./internal/hold": {"./loader"},
+	"./internal/hold": {"./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.
 	"./agent/admin":     {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
 	"./agent/control":   {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
-	"./agent/earlier":   {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./policy"},
-	"./agent/events":    {"./explain", "./internal/flow", "./loader", "./policy"},
-	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
+	"./agent/earlier":   {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
+	"./agent/events":    {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
+	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
 	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
-	"./agent/listen":    {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "golang.org/x/sys/unix"},
-	"./agent/report":    {"./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./loader", "./policy", "./policy/istio", "github.com/prometheus/client_golang/"},
+	"./agent/listen":    {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
+	"./agent/report":    {"./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "github.com/prometheus/client_golang/"},
 	"./agent/resolve":   {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
-	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./policy", "golang.org/x/sys/unix"},
-	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader", "golang.org/x/sys/unix"},
+	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
+	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
 	"./agent/takeover":  {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
-	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader"},
-	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./loader", "./policy"},
+	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign"},
+	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./explain", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./agent":       join(parts, []string{"./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join(parts, []string{"./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// What shows and tests the house stands beside it.
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
@@ -117,16 +135,16 @@ var keepers = []struct {
 	inTests []string
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
-	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./internal/testenv", "./hack/bpfcover"}, nil},
-	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
+	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tc", "./loader/telemetry", "./internal/testenv", "./hack/bpfcover"}, nil},
+	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader/tc"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
-	{"istio.io/", []string{"./policy/istio", "./policy/source"}, nil},
-	{"k8s.io/", []string{"./policy/istio", "./policy/source"}, nil},
-	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio"}, nil},
+	{"istio.io/", []string{"./policy/istio", "./policy/istio/internal/authorization", "./policy/source"}, nil},
+	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source"}, nil},
+	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
-	{"./bpf", []string{"./loader", "./loader/tables"}, nil},
+	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},
 	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},

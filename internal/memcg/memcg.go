@@ -226,3 +226,6 @@ func (f files) givenBack(file string) (sum uint64, err error) {
 		}
 	}
 }
+
+// MiB writes a number of bytes.
+func MiB(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

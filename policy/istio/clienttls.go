@@ -6,6 +6,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 var clientTLSModes = map[networking.ClientTLSSettings_TLSmode]policy.ClientTLSMode{
@@ -16,7 +17,7 @@ var clientTLSModes = map[networking.ClientTLSSettings_TLSmode]policy.ClientTLSMo
 }
 
 // clientTLS reads how TLS is originated; nil stays nil.
-func (l *loader) clientTLS(o *object, at *node, t *networking.ClientTLSSettings) *policy.ClientTLS {
+func (l *loader) clientTLS(o *object, at *strictyaml.Node, t *networking.ClientTLSSettings) *policy.ClientTLS {
 	if t == nil {
 		return nil
 	}
@@ -29,16 +30,16 @@ func (l *loader) clientTLS(o *object, at *node, t *networking.ClientTLSSettings)
 	switch out.Mode {
 	case policy.TLSDisable:
 	case policy.TLSIstioMutual:
-		o.warnf(at, "tls mode ISTIO_MUTUAL is nothing between a workload and an egress gateway, which are one node here; what it applies to elsewhere is denied (not-supported)")
+		o.Warnf(at, "tls mode ISTIO_MUTUAL is nothing between a workload and an egress gateway, which are one node here; what it applies to elsewhere is denied (not-supported)")
 	default:
-		o.denied(at, "tls mode "+t.Mode.String())
+		o.Denied(at, "tls mode "+t.Mode.String())
 	}
 	files := t.ClientCertificate != "" || t.PrivateKey != "" || t.CaCertificates != "" || t.CaCrl != ""
-	o.skipVerify(at.at("insecureSkipVerify"), t)
+	o.skipVerify(at.At("insecureSkipVerify"), t)
 	switch t.Mode {
 	case networking.ClientTLSSettings_ISTIO_MUTUAL:
 		if files || t.CredentialName != "" {
-			o.errorf(at, "ISTIO_MUTUAL TLS cannot have associated certificates, keys or credentialName")
+			o.Errorf(at, "ISTIO_MUTUAL TLS cannot have associated certificates, keys or credentialName")
 		}
 		return out
 	case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
@@ -46,22 +47,22 @@ func (l *loader) clientTLS(o *object, at *node, t *networking.ClientTLSSettings)
 			break
 		}
 		if files {
-			o.errorf(at.at("credentialName"), "cannot specify client certificates or CA certificate or CA CRL If credentialName is set")
+			o.Errorf(at.At("credentialName"), "cannot specify client certificates or CA certificate or CA CRL If credentialName is set")
 		}
-		l.credential(o, at.at("credentialName"), t.CredentialName, clientUse(t.Mode))
+		l.credential(o, at.At("credentialName"), t.CredentialName, clientUse(t.Mode))
 		return out
 	}
 	if t.Mode == networking.ClientTLSSettings_MUTUAL {
 		if t.ClientCertificate == "" {
-			o.errorf(at, "client certificate required for mutual tls")
+			o.Errorf(at, "client certificate required for mutual tls")
 		}
 		if t.PrivateKey == "" {
-			o.errorf(at, "private key required for mutual tls")
+			o.Errorf(at, "private key required for mutual tls")
 		}
 	}
 	if out.Mode != policy.TLSDisable {
-		l.pairFiles(o, at.at("clientCertificate"), t.ClientCertificate, at.at("privateKey"), t.PrivateKey)
-		l.caFile(o, at.at("caCertificates"), t.CaCertificates)
+		l.pairFiles(o, at.At("clientCertificate"), t.ClientCertificate, at.At("privateKey"), t.PrivateKey)
+		l.caFile(o, at.At("caCertificates"), t.CaCertificates)
 	}
 	return out
 }
@@ -74,17 +75,17 @@ func clientUse(mode networking.ClientTLSSettings_TLSmode) credentialUse {
 }
 
 // skipVerify checks that what is not verified is not named either.
-func (o *object) skipVerify(at *node, t *networking.ClientTLSSettings) {
+func (o *object) skipVerify(at *strictyaml.Node, t *networking.ClientTLSSettings) {
 	if !t.InsecureSkipVerify.GetValue() {
 		return
 	}
 	named := t.CaCertificates != "" || len(t.SubjectAltNames) > 0
 	switch {
 	case t.Mode == networking.ClientTLSSettings_SIMPLE && (named || t.CredentialName != ""):
-		o.errorf(at, "cannot specify CaCertificates or CredentialName or SubjectAltNames when InsecureSkipVerify is set true")
+		o.Errorf(at, "cannot specify CaCertificates or CredentialName or SubjectAltNames when InsecureSkipVerify is set true")
 	case t.Mode == networking.ClientTLSSettings_MUTUAL && named:
-		o.errorf(at, "cannot specify CaCertificates or SubjectAltNames when InsecureSkipVerify is set true")
+		o.Errorf(at, "cannot specify CaCertificates or SubjectAltNames when InsecureSkipVerify is set true")
 	case t.Mode != networking.ClientTLSSettings_DISABLE:
-		o.warnf(at, "insecureSkipVerify: whoever answers is believed to be the upstream")
+		o.Warnf(at, "insecureSkipVerify: whoever answers is believed to be the upstream")
 	}
 }

@@ -9,25 +9,25 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-var corsMethods = []string{"*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
-
 // cors reads a CorsPolicy; nil stays nil.
-func (o *object) cors(at *node, c *networking.CorsPolicy) *policy.CORS {
+func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.CORS {
 	if c == nil {
 		return nil
 	}
-	o.inert(at.keyOf("corsPolicy"), "corsPolicy")
-	at = at.at("corsPolicy")
+	o.Inert(at.KeyOf("corsPolicy"), "corsPolicy")
+	at = at.At("corsPolicy")
 	out := &policy.CORS{
 		AllowMethods: c.AllowMethods, AllowHeaders: c.AllowHeaders, ExposeHeaders: c.ExposeHeaders,
 		IgnorePreflights: c.UnmatchedPreflights == networking.CorsPolicy_IGNORE,
 	}
 	for i, m := range c.AllowOrigins {
-		n := at.at("allowOrigins", i)
+		n := at.At("allowOrigins", i)
 		if m.GetExact() == "" && m.GetPrefix() == "" && m.GetRegex() == "" {
-			o.errorf(n, "'' is not a valid match type for CORS allow origins")
+			o.Errorf(n, "'' is not a valid match type for CORS allow origins")
 			continue
 		}
 		out.AllowOrigins = append(out.AllowOrigins, *o.stringMatch(n, "corsPolicy.allowOrigins", m))
@@ -37,32 +37,21 @@ func (o *object) cors(at *node, c *networking.CorsPolicy) *policy.CORS {
 		out.AllowOrigins = append(out.AllowOrigins, policy.StringMatch{Kind: policy.MatchExact, Value: s})
 	}
 	for i, m := range c.AllowMethods {
-		if !slices.Contains(corsMethods, m) {
-			o.errorf(at.at("allowMethods", i), "%q is not a supported HTTP method%s", m, didYouMean(m, corsMethods))
+		if !slices.Contains(check.CORSMethods, m) {
+			o.Errorf(at.At("allowMethods", i), "%q is not a supported HTTP method%s", m, strictyaml.DidYouMean(m, check.CORSMethods))
 		}
 	}
-	o.corsHeaders(at.at("allowHeaders"), c.AllowHeaders)
-	o.corsHeaders(at.at("exposeHeaders"), c.ExposeHeaders)
+	o.CORSHeaders(at.At("allowHeaders"), c.AllowHeaders)
+	o.CORSHeaders(at.At("exposeHeaders"), c.ExposeHeaders)
 	if c.MaxAge != nil {
-		n := at.at("maxAge")
-		out.MaxAge = o.duration(n, "maxAge", c.MaxAge)
+		n := at.At("maxAge")
+		out.MaxAge = o.Duration(n, "maxAge", c.MaxAge)
 		if out.MaxAge%time.Second != 0 {
-			o.errorf(n, "max_age duration is accurate only to seconds precision")
+			o.Errorf(n, "max_age duration is accurate only to seconds precision")
 		}
 	}
 	if v := c.AllowCredentials; v != nil {
 		out.AllowCredentials = new(v.Value)
 	}
 	return out
-}
-
-func (o *object) corsHeaders(at *node, names []string) {
-	for i, name := range names {
-		switch {
-		case name == "":
-			o.errorf(at.at(i), "header name cannot be empty")
-		case name != "*" && !isHeaderName(name):
-			o.errorf(at.at(i), "header name %s is not a valid header name", name)
-		}
-	}
 }

@@ -13,6 +13,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // maxCredential is the most that a certificate file may have, in bytes.
@@ -29,29 +31,29 @@ type secret struct {
 func decodeSecret(o *object, d *draft) {
 	s := secret{o, map[string][]byte{}}
 	for _, key := range []string{"data", "stringData"} { // the latter has precedence
-		fields := o.root.get(key)
-		if fields == nil || fields.isNull() {
+		fields := o.root.Get(key)
+		if fields == nil || fields.IsNull() {
 			continue
 		}
-		if fields.kind != mapNode {
-			o.errorf(fields, "%s: expected a mapping", key)
+		if fields.Kind != strictyaml.Mapping {
+			o.Errorf(fields, "%s: expected a mapping", key)
 			continue
 		}
-		for i := range fields.fields {
-			f := &fields.fields[i]
-			if f.value.kind != scalarNode || f.value.tag != "!!str" && !f.value.isNull() {
-				o.errorf(f.value, "%s[%s]: expected a string", key, f.key)
+		for i := range fields.Fields {
+			f := &fields.Fields[i]
+			if f.Value.Kind != strictyaml.Scalar || f.Value.Tag != "!!str" && !f.Value.IsNull() {
+				o.Errorf(f.Value, "%s[%s]: expected a string", key, f.Key)
 				continue
 			}
-			value := []byte(f.value.text)
+			value := []byte(f.Value.Text)
 			if key == "data" {
 				var err error
 				// Line breaks in the text are good, as in Kubernetes.
-				if value, err = base64.StdEncoding.DecodeString(f.value.text); err != nil {
-					o.errorf(f.value, "%s[%s]: expected base64: %s", key, f.key, err)
+				if value, err = base64.StdEncoding.DecodeString(f.Value.Text); err != nil {
+					o.Errorf(f.Value, "%s[%s]: expected base64: %s", key, f.Key, err)
 				}
 			}
-			s.data[f.key] = value
+			s.data[f.Key] = value
 		}
 	}
 	name := o.ref.Namespace + "/" + o.ref.Name
@@ -63,7 +65,7 @@ type credentialUse struct{ pair, ca bool }
 
 // credential checks that the Secret of a credentialName is there and can be
 // used. The runtime may get it from elsewhere, so nothing here is an error.
-func (l *loader) credential(o *object, at *node, name string, use credentialUse) {
+func (l *loader) credential(o *object, at *strictyaml.Node, name string, use credentialUse) {
 	namespace, plain := o.meta.Namespace, name
 	switch scheme, rest, _ := strings.Cut(name, "://"); {
 	case rest == "":
@@ -74,18 +76,18 @@ func (l *loader) credential(o *object, at *node, name string, use credentialUse)
 			namespace, plain = ns, n
 		}
 	default: // ConfigMaps, SDS servers: not Secrets
-		o.inert(at, "a credential of "+scheme)
+		o.Inert(at, "a credential of "+scheme)
 		return
 	}
 	s, ok := l.secrets[namespace+"/"+plain]
 	if !ok {
-		o.warnf(at, "Referenced credentialName not found: %q; there is no Secret %s/%s", name, namespace, plain)
+		o.Warnf(at, "Referenced credentialName not found: %q; there is no Secret %s/%s", name, namespace, plain)
 		return
 	}
 	if use.pair {
 		cert, key := pick(s.data, "tls.crt", "cert"), pick(s.data, "tls.key", "key")
 		if cert == nil || key == nil {
-			o.warnf(at, "Secret %s/%s is missing tls.crt and tls.key (or cert and key)", namespace, plain)
+			o.Warnf(at, "Secret %s/%s is missing tls.crt and tls.key (or cert and key)", namespace, plain)
 		} else {
 			l.pair(o, at, "Secret "+namespace+"/"+plain, cert, key)
 		}
@@ -97,14 +99,14 @@ func (l *loader) credential(o *object, at *node, name string, use credentialUse)
 
 // credentialCA checks the CA certificates of a credential, which may be in a
 // Secret of their own.
-func (l *loader) credentialCA(o *object, at *node, s secret, namespace, name string) {
+func (l *loader) credentialCA(o *object, at *strictyaml.Node, s secret, namespace, name string) {
 	ca := pick(s.data, "ca.crt", "cacert")
 	if ca == nil {
 		own := l.secrets[namespace+"/"+name+"-cacert"]
 		ca = pick(own.data, "ca.crt", "cacert")
 	}
 	if ca == nil {
-		o.warnf(at, "Secret %s/%s is missing ca.crt (or cacert), and there is no Secret %s-cacert with it", namespace, name, name)
+		o.Warnf(at, "Secret %s/%s is missing ca.crt (or cacert), and there is no Secret %s-cacert with it", namespace, name, name)
 		return
 	}
 	l.certificates(o, at, "the CA of Secret "+namespace+"/"+name, ca)
@@ -120,17 +122,17 @@ func pick(data map[string][]byte, names ...string) []byte {
 }
 
 // pair checks a certificate chain and its key.
-func (l *loader) pair(o *object, at *node, what string, cert, key []byte) {
+func (l *loader) pair(o *object, at *strictyaml.Node, what string, cert, key []byte) {
 	if !l.certificates(o, at, what, cert) {
 		return
 	}
 	if _, err := tls.X509KeyPair(cert, key); err != nil {
-		o.warnf(at, "%s cannot be used: %s", what, err)
+		o.Warnf(at, "%s cannot be used: %s", what, err)
 	}
 }
 
 // certificates checks PEM certificates, and says whether all can be read.
-func (l *loader) certificates(o *object, at *node, what string, data []byte) bool {
+func (l *loader) certificates(o *object, at *strictyaml.Node, what string, data []byte) bool {
 	l.outside = true
 	count := 0
 	for {
@@ -143,25 +145,25 @@ func (l *loader) certificates(o *object, at *node, what string, data []byte) boo
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			o.warnf(at, "%s has a certificate that cannot be read: %s", what, err)
+			o.Warnf(at, "%s has a certificate that cannot be read: %s", what, err)
 			return false
 		}
 		count++
 		switch {
 		case l.now.After(c.NotAfter):
-			o.warnf(at, "%s has a certificate that expired at %s", what, c.NotAfter.UTC().Format(time.RFC3339))
+			o.Warnf(at, "%s has a certificate that expired at %s", what, c.NotAfter.UTC().Format(time.RFC3339))
 		case l.now.Before(c.NotBefore):
-			o.warnf(at, "%s has a certificate that is not valid before %s", what, c.NotBefore.UTC().Format(time.RFC3339))
+			o.Warnf(at, "%s has a certificate that is not valid before %s", what, c.NotBefore.UTC().Format(time.RFC3339))
 		}
 	}
 	if count == 0 {
-		o.warnf(at, "%s has no certificate in PEM form", what)
+		o.Warnf(at, "%s has no certificate in PEM form", what)
 	}
 	return count > 0
 }
 
 // pairFiles checks the files of a certificate chain and its key.
-func (l *loader) pairFiles(o *object, certAt *node, cert string, keyAt *node, key string) {
+func (l *loader) pairFiles(o *object, certAt *strictyaml.Node, cert string, keyAt *strictyaml.Node, key string) {
 	c, haveCert := l.file(o, certAt, cert)
 	k, haveKey := l.file(o, keyAt, key)
 	switch {
@@ -173,7 +175,7 @@ func (l *loader) pairFiles(o *object, certAt *node, cert string, keyAt *node, ke
 }
 
 // caFile checks a file of CA certificates.
-func (l *loader) caFile(o *object, at *node, name string) {
+func (l *loader) caFile(o *object, at *strictyaml.Node, name string) {
 	if data, ok := l.file(o, at, name); ok {
 		l.certificates(o, at, name, data)
 	}
@@ -181,7 +183,7 @@ func (l *loader) caFile(o *object, at *node, name string) {
 
 // file reads a file that a rule names; ok is false when it names none or it
 // cannot be read, which is only a warning: the gateway may be elsewhere.
-func (l *loader) file(o *object, at *node, name string) (data []byte, ok bool) {
+func (l *loader) file(o *object, at *strictyaml.Node, name string) (data []byte, ok bool) {
 	if name == "" {
 		return nil, false
 	}
@@ -195,7 +197,7 @@ func (l *loader) file(o *object, at *node, name string) (data []byte, ok bool) {
 	if errors.As(err, &pe) {
 		why = pe.Err.Error()
 	}
-	o.warnf(at, "the file %s cannot be read: %s", name, why)
+	o.Warnf(at, "the file %s cannot be read: %s", name, why)
 	return nil, false
 }
 

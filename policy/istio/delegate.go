@@ -12,17 +12,14 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
-
-// maxMerged bounds the matches that delegation makes in all, where each match
-// of a root rule meets each match of its delegate, and those of HTTPRoutes,
-// whose matches are written once for each set of hosts.
-const maxMerged = 100_000
 
 // httpSource is a rule as it is read, with what tells "unset" from a default.
 type httpSource struct {
 	d    decoded[networking.VirtualService]
-	at   *node
+	at   *strictyaml.Node
 	in   *networking.HTTPRoute
 	rule *policy.HTTPRule
 }
@@ -55,21 +52,21 @@ func (l *loader) readDelegates() {
 func (l *loader) delegateVS(d decoded[networking.VirtualService]) *delegateVS {
 	out := &delegateVS{decoded: d, export: d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)}
 	if len(d.v.Gateways) > 0 {
-		d.errorf(d.spec().keyOf("gateways"), "delegate virtual service must have no gateways specified")
+		d.Errorf(d.spec().KeyOf("gateways"), "delegate virtual service must have no gateways specified")
 	}
 	if len(d.v.Tls) > 0 {
-		d.errorf(d.spec().keyOf("tls"), "delegate virtual service must have no tls route specified")
+		d.Errorf(d.spec().KeyOf("tls"), "delegate virtual service must have no tls route specified")
 	}
 	if len(d.v.Tcp) > 0 {
-		d.errorf(d.spec().keyOf("tcp"), "delegate virtual service must have no tcp route specified")
+		d.Errorf(d.spec().KeyOf("tcp"), "delegate virtual service must have no tcp route specified")
 	}
 	if len(d.v.Http) == 0 {
-		d.errorf(d.spec(), "http, tcp or tls must be provided in virtual service")
+		d.Errorf(d.spec(), "http, tcp or tls must be provided in virtual service")
 	}
 	for i, r := range d.v.Http {
 		at := d.spec("http", i)
 		if r.Delegate != nil {
-			d.errorf(at.keyOf("delegate"), "delegate HTTP route cannot contain delegate")
+			d.Errorf(at.KeyOf("delegate"), "delegate HTTP route cannot contain delegate")
 		}
 		d.claims(at, r, nil)
 		out.rules = append(out.rules, httpSource{d, at, r, l.httpRule(d, at, r)})
@@ -81,7 +78,7 @@ func (l *loader) delegateVS(d decoded[networking.VirtualService]) *delegateVS {
 func (l *loader) unusedDelegates() {
 	for _, name := range slices.Sorted(maps.Keys(l.delegates)) {
 		if v := l.delegates[name]; !v.used {
-			v.warnf(v.spec("hosts"), "virtual service must have at least one host, unless another delegates to it, and none does: it has no effect")
+			v.Warnf(v.spec("hosts"), "virtual service must have at least one host, unless another delegates to it, and none does: it has no effect")
 		}
 	}
 }
@@ -90,41 +87,41 @@ func (l *loader) unusedDelegates() {
 // delegate, each narrowed to what the root rule matches.
 func (l *loader) delegated(root httpSource) []*policy.HTTPRule {
 	to := root.in.Delegate
-	at := root.at.at("delegate")
+	at := root.at.At("delegate")
 	namespace := cmp.Or(to.Namespace, root.d.ref.Namespace)
 	name := namespace + "/" + to.Name
 	v := l.delegates[name]
 	switch {
 	case to.Name == "":
-		root.d.errorf(at, "delegate name cannot be empty")
+		root.d.Errorf(at, "delegate name cannot be empty")
 		return nil
 	case v == nil:
-		root.d.warnf(at, "delegate virtual service %s of %s/%s not found: the rule is left out",
+		root.d.Warnf(at, "delegate virtual service %s of %s/%s not found: the rule is left out",
 			name, root.d.ref.Namespace, root.d.ref.Name)
 		return nil
 	}
 	v.used = true
 	if v.export.Limited && !slices.Contains(v.export.Namespaces, root.d.ref.Namespace) {
-		root.d.warnf(at, "delegate virtual service %s of %s/%s is not exported to %s: the rule is left out",
+		root.d.Warnf(at, "delegate virtual service %s of %s/%s is not exported to %s: the rule is left out",
 			name, root.d.ref.Namespace, root.d.ref.Name, root.d.ref.Namespace)
 		return nil
 	}
 	var out []*policy.HTTPRule
 	for _, leaf := range v.rules {
 		l.merged += max(len(root.rule.Matches), 1) * max(len(leaf.rule.Matches), 1)
-		if l.merged > maxMerged {
-			root.d.errorf(at, "delegation makes more than %d matches of the rules", maxMerged)
+		if l.merged > model.MaxMatches {
+			root.d.Errorf(at, "delegation makes more than %d matches of the rules", model.MaxMatches)
 			return nil
 		}
 		matches, fit := mergeMatches(root.rule.Matches, leaf.rule.Matches)
 		if !fit {
-			leaf.d.warnf(leaf.at, "the rule is left out of VirtualService %s/%s: it has a match that the delegating rule at %s does not cover",
+			leaf.d.Warnf(leaf.at, "the rule is left out of VirtualService %s/%s: it has a match that the delegating rule at %s does not cover",
 				root.d.ref.Namespace, root.d.ref.Name, root.rule.Ref.Position())
 			continue
 		}
 		rule := mergeRules(root, leaf)
 		rule.Matches = matches
-		leaf.d.authorityRewrite(leaf.at, rule)
+		leaf.d.AuthorityRewrite(leaf.at, rule)
 		out = append(out, rule)
 	}
 	return out

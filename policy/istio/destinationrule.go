@@ -10,21 +10,23 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.DestinationRule {
 	out := &policy.DestinationRule{Ref: d.ref}
 	if a, err := netip.ParseAddr(d.v.Host); err == nil {
-		d.errorf(d.spec("host"), "invalid host: %s is an address; name a host of a ServiceEntry", a)
-	} else if h, err := domain(d.v.Host); err != nil {
-		d.errorf(d.spec("host"), "invalid host: %s", err)
+		d.Errorf(d.spec("host"), "invalid host: %s is an address; name a host of a ServiceEntry", a)
+	} else if h, err := check.Domain(d.v.Host); err != nil {
+		d.Errorf(d.spec("host"), "invalid host: %s", err)
 	} else {
 		out.Host = hostname.Pattern(l.absolute(string(h), d.ref.Namespace))
 	}
 	out.Export = d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)
 	if s := d.v.WorkloadSelector; s != nil {
 		out.Selector = s.MatchLabels
-		d.selector(d.spec("workloadSelector"), s.MatchLabels, "workload selector specified without labels")
+		d.Selector(d.spec("workloadSelector"), s.MatchLabels, "workload selector specified without labels")
 		d.selectedExport(out.Export)
 	}
 	out.Traffic = l.trafficPolicy(d.object, d.spec("trafficPolicy"), d.v.TrafficPolicy)
@@ -33,16 +35,16 @@ func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.
 		at := d.spec("subsets", i)
 		switch {
 		case s.Name == "":
-			d.errorf(at.at("name"), "subset name cannot be empty")
-		case !isPortName(s.Name):
-			d.errorf(at.at("name"), "subset name is invalid: %s", s.Name)
+			d.Errorf(at.At("name"), "subset name cannot be empty")
+		case !check.IsPortName(s.Name):
+			d.Errorf(at.At("name"), "subset name is invalid: %s", s.Name)
 		case names[s.Name]:
-			d.errorf(at.at("name"), "duplicate subset names: %s", s.Name)
+			d.Errorf(at.At("name"), "duplicate subset names: %s", s.Name)
 		}
 		names[s.Name] = true
-		d.labels(at.at("labels"), s.Labels)
+		d.Labels(at.At("labels"), s.Labels)
 		out.Subsets = append(out.Subsets, policy.Subset{
-			Name: s.Name, Labels: s.Labels, Traffic: l.trafficPolicy(d.object, at.at("trafficPolicy"), s.TrafficPolicy),
+			Name: s.Name, Labels: s.Labels, Traffic: l.trafficPolicy(d.object, at.At("trafficPolicy"), s.TrafficPolicy),
 		})
 	}
 	return out
@@ -55,66 +57,66 @@ func (o *object) selectedExport(export policy.Visibility) {
 	switch {
 	case at == o.spec(): // it has none
 	case !slices.Contains(export.Namespaces, o.meta.Namespace):
-		o.errorf(at, "destination rule with workload selector cannot have exportTo beyond current namespace")
+		o.Errorf(at, "destination rule with workload selector cannot have exportTo beyond current namespace")
 	case len(export.Namespaces) > 1:
-		o.errorf(at, "destination rule with workload selector cannot have multiple entries in exportTo")
+		o.Errorf(at, "destination rule with workload selector cannot have multiple entries in exportTo")
 	}
 }
 
 // trafficPolicy reads a TrafficPolicy; nil stays nil.
-func (l *loader) trafficPolicy(o *object, at *node, t *networking.TrafficPolicy) *policy.TrafficPolicy {
+func (l *loader) trafficPolicy(o *object, at *strictyaml.Node, t *networking.TrafficPolicy) *policy.TrafficPolicy {
 	if t == nil {
 		return nil
 	}
 	if t.OutlierDetection == nil && t.ConnectionPool == nil && t.LoadBalancer == nil && t.Tls == nil &&
 		len(t.PortLevelSettings) == 0 && t.Tunnel == nil && t.ProxyProtocol == nil && t.RetryBudget == nil {
-		o.errorf(at, "traffic policy must have at least one field")
+		o.Errorf(at, "traffic policy must have at least one field")
 	}
 	if t.Tunnel != nil && t.ProxyProtocol != nil {
-		o.errorf(at.keyOf("proxyProtocol"), "tunnel and proxyProtocol must not be set together")
+		o.Errorf(at.KeyOf("proxyProtocol"), "tunnel and proxyProtocol must not be set together")
 	}
 	out := &policy.TrafficPolicy{
 		LoadBalancer: o.loadBalancer(at, t.LoadBalancer, t.OutlierDetection != nil),
 		Pool:         o.connectionPool(at, t.ConnectionPool),
 		Outlier:      o.outlierDetection(at, t.OutlierDetection),
-		TLS:          l.clientTLS(o, at.at("tls"), t.Tls),
+		TLS:          l.clientTLS(o, at.At("tls"), t.Tls),
 		Tunnel:       o.tunnel(at, t.Tunnel),
 	}
 	if p := t.ProxyProtocol; p != nil {
 		out.ProxyProtocol = int(p.Version) + 1
-		o.denied(at.keyOf("proxyProtocol"), "proxyProtocol")
+		o.Denied(at.KeyOf("proxyProtocol"), "proxyProtocol")
 	}
 	if t.RetryBudget != nil {
 		if p := t.RetryBudget.Percent; p != nil && (p.Value < 0 || p.Value > 100) {
-			o.errorf(at.at("retryBudget", "percent"), "percentage %v is not in range 0..100", p.Value)
+			o.Errorf(at.At("retryBudget", "percent"), "percentage %v is not in range 0..100", p.Value)
 		}
-		o.inert(at.keyOf("retryBudget"), "retryBudget")
+		o.Inert(at.KeyOf("retryBudget"), "retryBudget")
 	}
 	for i, p := range t.PortLevelSettings {
-		l.portTraffic(o, at.at("portLevelSettings", i), p, out)
+		l.portTraffic(o, at.At("portLevelSettings", i), p, out)
 	}
 	return out
 }
 
 // portTraffic reads the settings of a port into t.
-func (l *loader) portTraffic(o *object, at *node, p *networking.TrafficPolicy_PortTrafficPolicy, t *policy.TrafficPolicy) {
+func (l *loader) portTraffic(o *object, at *strictyaml.Node, p *networking.TrafficPolicy_PortTrafficPolicy, t *policy.TrafficPolicy) {
 	if p.OutlierDetection == nil && p.ConnectionPool == nil && p.LoadBalancer == nil && p.Tls == nil {
-		o.errorf(at, "port traffic policy must have at least one field")
+		o.Errorf(at, "port traffic policy must have at least one field")
 	}
 	out := &policy.TrafficPolicy{
 		LoadBalancer: o.loadBalancer(at, p.LoadBalancer, p.OutlierDetection != nil),
 		Pool:         o.connectionPool(at, p.ConnectionPool),
 		Outlier:      o.outlierDetection(at, p.OutlierDetection),
-		TLS:          l.clientTLS(o, at.at("tls"), p.Tls),
+		TLS:          l.clientTLS(o, at.At("tls"), p.Tls),
 	}
 	if p.Port == nil {
-		o.errorf(at, "portTrafficPolicy must have valid port")
+		o.Errorf(at, "portTrafficPolicy must have valid port")
 		return
 	}
-	pn := at.at("port", "number")
-	number := o.port(pn, "portLevelSettings", p.Port.Number)
+	pn := at.At("port", "number")
+	number := o.Port(pn, "portLevelSettings", p.Port.Number)
 	if t.Ports[number] != nil {
-		o.warnf(pn, "portLevelSettings: port %d is listed twice; the first applies", number)
+		o.Warnf(pn, "portLevelSettings: port %d is listed twice; the first applies", number)
 		return
 	}
 	if t.Ports == nil {
@@ -123,27 +125,27 @@ func (l *loader) portTraffic(o *object, at *node, p *networking.TrafficPolicy_Po
 	t.Ports[number] = out
 }
 
-func (o *object) tunnel(at *node, t *networking.TrafficPolicy_TunnelSettings) *policy.Tunnel {
+func (o *object) tunnel(at *strictyaml.Node, t *networking.TrafficPolicy_TunnelSettings) *policy.Tunnel {
 	if t == nil {
 		return nil
 	}
-	o.denied(at.keyOf("tunnel"), "tunnel")
-	at = at.at("tunnel")
+	o.Denied(at.KeyOf("tunnel"), "tunnel")
+	at = at.At("tunnel")
 	out := &policy.Tunnel{Protocol: t.Protocol, TargetHost: t.TargetHost}
 	switch t.Protocol {
 	case "":
 		out.Protocol = "CONNECT"
 	case "CONNECT", "POST":
 	default:
-		o.errorf(at.at("protocol"), `tunnel protocol must be "CONNECT" or "POST"`)
+		o.Errorf(at.At("protocol"), `tunnel protocol must be "CONNECT" or "POST"`)
 	}
 	if a, err := netip.ParseAddr(t.TargetHost); err == nil {
 		out.TargetHost = a.String()
-	} else if h, err := fqdn(t.TargetHost); err == nil {
+	} else if h, err := check.FQDN(t.TargetHost); err == nil {
 		out.TargetHost = h
 	} else {
-		o.errorf(at.at("targetHost"), "tunnel target host must be valid FQDN or IP address: %s", err)
+		o.Errorf(at.At("targetHost"), "tunnel target host must be valid FQDN or IP address: %s", err)
 	}
-	out.TargetPort = o.port(at.at("targetPort"), "tunnel target port is invalid", t.TargetPort)
+	out.TargetPort = o.Port(at.At("targetPort"), "tunnel target port is invalid", t.TargetPort)
 	return out
 }

@@ -12,10 +12,12 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 const (
-	unixPrefix = "unix://"
 	// maxEndpointPort is how long the name of an endpoint's port may be, by
 	// the schemas of ServiceEntry and WorkloadEntry.
 	maxEndpointPort = 62
@@ -30,54 +32,54 @@ func (e *entry) endpoints() {
 	n := len(e.v.Endpoints)
 	list := e.spec("endpoints")
 	switch {
-	case e.unreadable(e.spec("resolution")): // NONE stands for it
-	case n == 0 && e.spec().has("endpoints") && e.out.Resolution == policy.ResolutionNone:
-		e.errorf(list, "no endpoints should be provided for resolution type none, not even an empty list")
+	case e.Unreadable(e.spec("resolution")): // NONE stands for it
+	case n == 0 && e.spec().Has("endpoints") && e.out.Resolution == policy.ResolutionNone:
+		e.Errorf(list, "no endpoints should be provided for resolution type none, not even an empty list")
 	case n > 0 && e.out.Resolution == policy.ResolutionNone:
-		e.errorf(list, "no endpoints should be provided for resolution type none")
+		e.Errorf(list, "no endpoints should be provided for resolution type none")
 	case n > 0 && e.out.Resolution == policy.ResolutionDynamicDNS:
-		e.errorf(list, "no endpoints should be provided for resolution mode DYNAMIC_DNS")
+		e.Errorf(list, "no endpoints should be provided for resolution mode DYNAMIC_DNS")
 	case n > 1 && e.out.Resolution == policy.ResolutionDNSRoundRobin:
-		e.errorf(list, "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN, this service entry has %d", n)
+		e.Errorf(list, "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN, this service entry has %d", n)
 	}
 	for i, we := range e.v.Endpoints {
-		at := list.at(i)
+		at := list.At(i)
 		if out, ok := e.endpoint(at, we); ok && e.endpointPorts(at, we) {
 			e.out.Endpoints = append(e.out.Endpoints, out)
 		}
-		e.labels(at.at("labels"), we.Labels)
+		e.Labels(at.At("labels"), we.Labels)
 	}
 }
 
 // endpoint reads one endpoint of the entry.
-func (e *entry) endpoint(at *node, we *networking.WorkloadEntry) (policy.Endpoint, bool) {
+func (e *entry) endpoint(at *strictyaml.Node, we *networking.WorkloadEntry) (policy.Endpoint, bool) {
 	out := describe(we, we.Labels)
-	address := at.at("address")
+	address := at.At("address")
 	e.endpointDecoration(at, we)
-	if socket, ok := strings.CutPrefix(we.Address, unixPrefix); ok {
+	if socket, ok := strings.CutPrefix(we.Address, model.UnixPrefix); ok {
 		out.Unix = socket
 		return out, e.unixEndpoint(at, we, socket)
 	}
 	a, err := netip.ParseAddr(we.Address)
 	switch {
 	case err == nil && (a.Zone() != "" || a.Is4In6()):
-		e.errorf(address, "endpoint address %q is not a plain IPv4 or IPv6 address", we.Address)
+		e.Errorf(address, "endpoint address %q is not a plain IPv4 or IPv6 address", we.Address)
 		return out, false
 	case err == nil:
 		out.Addr = a
 	case we.Address == "" && we.Network != "" && !e.isDNS():
-		e.warnf(address, "address is unset with network %q: the endpoint is not used", we.Network)
+		e.Warnf(address, "address is unset with network %q: the endpoint is not used", we.Network)
 		return out, false
 	case we.Address == "":
-		e.errorf(address, "address is required")
+		e.Errorf(address, "address is required")
 		return out, false
 	case e.isDNS():
-		if out.Host, err = fqdn(we.Address); err != nil {
-			e.errorf(address, "endpoint address %q is not a valid FQDN or an IP address", we.Address)
+		if out.Host, err = check.FQDN(we.Address); err != nil {
+			e.Errorf(address, "endpoint address %q is not a valid FQDN or an IP address", we.Address)
 			return out, false
 		}
 	default:
-		e.errorf(address, "endpoint address %q is not a valid IP address%s", we.Address, endpointHint(we.Address))
+		e.Errorf(address, "endpoint address %q is not a valid IP address%s", we.Address, check.EndpointHint(we.Address))
 		return out, false
 	}
 	return out, true
@@ -100,54 +102,54 @@ func describe(we *networking.WorkloadEntry, labels map[string]string) policy.End
 
 // endpointDecoration names what has no effect here: all that is reachable
 // is reachable directly, and there is no mutual TLS with accounts.
-func (e *entry) endpointDecoration(at *node, we *networking.WorkloadEntry) {
+func (e *entry) endpointDecoration(at *strictyaml.Node, we *networking.WorkloadEntry) {
 	if we.Network != "" {
-		e.inert(at.at("network"), "endpoint network")
+		e.Inert(at.At("network"), "endpoint network")
 	}
 	if len(we.ServiceAccount) > maxAccount {
-		e.errorf(at.at("serviceAccount"), "serviceAccount: it has %d characters, more than %d", len(we.ServiceAccount), maxAccount)
+		e.Errorf(at.At("serviceAccount"), "serviceAccount: it has %d characters, more than %d", len(we.ServiceAccount), maxAccount)
 	}
 	if we.ServiceAccount != "" {
-		e.inert(at.keyOf("serviceAccount"), "endpoint serviceAccount")
+		e.Inert(at.KeyOf("serviceAccount"), "endpoint serviceAccount")
 	}
 	if we.Locality != "" {
-		e.inert(at.at("locality"), "endpoint locality")
+		e.Inert(at.At("locality"), "endpoint locality")
 	}
 }
 
-func (e *entry) endpointPorts(at *node, we *networking.WorkloadEntry) bool {
+func (e *entry) endpointPorts(at *strictyaml.Node, we *networking.WorkloadEntry) bool {
 	ok := true
 	if len(we.Ports) == 0 {
 		return ok
 	}
-	x := at.at("ports").index()
+	x := strictyaml.EntriesOf(at.At("ports"))
 	for _, name := range slices.Sorted(maps.Keys(we.Ports)) {
-		pn := x.at(name)
+		pn := x.At(name)
 		if !e.names[name] {
-			e.errorf(pn, "endpoint port %q is not defined by the service entry", name)
+			e.Errorf(pn, "endpoint port %q is not defined by the service entry", name)
 			ok = false
 		}
 		if len(name) > maxEndpointPort {
-			e.errorf(x.keyOf(name), "the name of an endpoint's port has at most %d characters", maxEndpointPort)
+			e.Errorf(x.KeyOf(name), "the name of an endpoint's port has at most %d characters", maxEndpointPort)
 		}
-		ok = e.port(pn, "endpoint port "+name, we.Ports[name]) != 0 && ok
+		ok = e.Port(pn, "endpoint port "+name, we.Ports[name]) != 0 && ok
 	}
 	return ok
 }
 
-func (e *entry) unixEndpoint(at *node, we *networking.WorkloadEntry, socket string) bool {
-	address := at.at("address")
+func (e *entry) unixEndpoint(at *strictyaml.Node, we *networking.WorkloadEntry, socket string) bool {
+	address := at.At("address")
 	if err := unixAddress(socket); err != "" {
-		e.errorf(address, "%s", err)
+		e.Errorf(address, "%s", err)
 		return false
 	}
 	switch {
 	case e.out.Resolution != policy.ResolutionStatic:
-		e.errorf(address, "unix endpoint %s needs resolution STATIC", we.Address)
-	case at.has("ports"):
-		e.errorf(at.at("ports"), "unix endpoint %s must not include ports", we.Address)
+		e.Errorf(address, "unix endpoint %s needs resolution STATIC", we.Address)
+	case at.Has("ports"):
+		e.Errorf(at.At("ports"), "unix endpoint %s must not include ports", we.Address)
 	case len(e.v.Ports) != 1:
-		e.errorf(address, "exactly 1 service port required for unix endpoints")
+		e.Errorf(address, "exactly 1 service port required for unix endpoints")
 	default:
 		return true
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // exportAnnotation is a Kubernetes Service's exportTo, separated by commas.
@@ -15,20 +17,20 @@ const exportAnnotation = "networking.istio.io/exportTo"
 // exportTo reads who sees an object: "*" everybody, which is what nothing
 // says as well, "." its own namespace, names, and, where nobody says so, "~"
 // for no one at all.
-func (o *object) exportTo(n *node, values []string, nobody bool) policy.Visibility {
+func (o *object) exportTo(n *strictyaml.Node, values []string, nobody bool) policy.Visibility {
 	if len(values) == 0 {
 		return policy.Visibility{}
 	}
 	out := policy.Visibility{Limited: true}
 	public, first := false, map[string]string{}
 	for i, v := range values {
-		at := n.at(i)
+		at := n.At(i)
 		name := o.exported(v)
 		if before, dup := first[name]; dup {
 			if before != v {
-				o.errorf(at, "duplicate entries in exportTo: . and current namespace %s", name)
+				o.Errorf(at, "duplicate entries in exportTo: . and current namespace %s", name)
 			} else {
-				o.errorf(at, "duplicate entries in exportTo for entry %s", v)
+				o.Errorf(at, "duplicate entries in exportTo for entry %s", v)
 			}
 			continue
 		}
@@ -37,20 +39,20 @@ func (o *object) exportTo(n *node, values []string, nobody bool) policy.Visibili
 		case v == "*":
 			public = true
 		case v == "~" && !nobody:
-			o.errorf(at, "exportTo ~ (none) is not allowed for Istio configuration objects")
+			o.Errorf(at, "exportTo ~ (none) is not allowed for Istio configuration objects")
 		case v == "~":
 			if len(values) > 1 {
-				o.errorf(at, "cannot export service entry to no one (~) and someone")
+				o.Errorf(at, "cannot export service entry to no one (~) and someone")
 			}
-		case !isLabel(name):
-			o.errorf(at, "only .,*, or a valid DNS 1123 label is allowed as exportTo entry, not %q", v)
+		case !check.IsLabel(name):
+			o.Errorf(at, "only .,*, or a valid DNS 1123 label is allowed as exportTo entry, not %q", v)
 		default:
 			out.Namespaces = append(out.Namespaces, name)
 		}
 	}
 	if public {
 		if len(values) > 1 {
-			o.errorf(n, "cannot have both public (*) and non-public exportTo values for a resource")
+			o.Errorf(n, "cannot have both public (*) and non-public exportTo values for a resource")
 		}
 		return policy.Visibility{Everybody: true}
 	}
@@ -77,5 +79,5 @@ func (o *object) annotatedExport() policy.Visibility {
 		values[i] = strings.TrimSpace(values[i])
 	}
 	// All of them are at the annotation: a scalar has no parts.
-	return o.exportTo(o.root.at("metadata", "annotations", exportAnnotation), values, true)
+	return o.exportTo(o.root.At("metadata", "annotations", exportAnnotation), values, true)
 }

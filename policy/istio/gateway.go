@@ -11,22 +11,25 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 func (l *loader) gateway(d decoded[networking.Gateway]) *policy.Gateway {
 	out := &policy.Gateway{Ref: d.ref, Selector: d.v.Selector}
-	if !isLabel(d.ref.Name) {
-		d.errorf(d.root.at("metadata", "name"), "invalid gateway name: %q", d.ref.Name)
+	if !check.IsLabel(d.ref.Name) {
+		d.Errorf(d.root.At("metadata", "name"), "invalid gateway name: %q", d.ref.Name)
 	}
 	if len(d.v.Servers) == 0 {
-		d.errorf(d.spec("servers"), "gateway must have at least one server")
+		d.Errorf(d.spec("servers"), "gateway must have at least one server")
 	}
 	names := map[string]bool{}
 	for i, s := range d.v.Servers {
 		at := d.spec("servers", i)
 		if name := s.GetPort().GetName(); name != "" {
 			if names[name] {
-				d.errorf(at.at("port", "name"), "port names in servers must be unique: duplicate name %s", name)
+				d.Errorf(at.At("port", "name"), "port names in servers must be unique: duplicate name %s", name)
 			}
 			names[name] = true
 		}
@@ -35,69 +38,69 @@ func (l *loader) gateway(d decoded[networking.Gateway]) *policy.Gateway {
 	return out
 }
 
-func (l *loader) server(o *object, at *node, s *networking.Server) policy.GatewayServer {
+func (l *loader) server(o *object, at *strictyaml.Node, s *networking.Server) policy.GatewayServer {
 	out := policy.GatewayServer{Ref: o.ref, Name: s.Name}
-	out.Ref.Line, out.Ref.Column = at.line, at.col
+	out.Ref.Line, out.Ref.Column = at.Line, at.Col
 	o.serverPort(at, s, &out)
-	o.serverBind(at.at("bind"), s, &out)
+	o.serverBind(at.At("bind"), s, &out)
 	if s.DefaultEndpoint != "" {
-		o.warnf(at.keyOf("defaultEndpoint"), "defaultEndpoint has no effect on a Gateway, as in Istio: the routes say where requests go")
+		o.Warnf(at.KeyOf("defaultEndpoint"), "defaultEndpoint has no effect on a Gateway, as in Istio: the routes say where requests go")
 	}
 	l.serverSecurity(o, at, s, &out)
 	if len(s.Hosts) == 0 {
-		o.errorf(at.at("hosts"), "server config must contain at least one host")
+		o.Errorf(at.At("hosts"), "server config must contain at least one host")
 	}
 	for i, h := range s.Hosts {
-		o.serverHost(at.at("hosts", i), h, &out)
+		o.serverHost(at.At("hosts", i), h, &out)
 	}
 	return out
 }
 
-func (o *object) serverBind(at *node, s *networking.Server, out *policy.GatewayServer) {
-	socket, unix := strings.CutPrefix(s.Bind, unixPrefix)
+func (o *object) serverBind(at *strictyaml.Node, s *networking.Server, out *policy.GatewayServer) {
+	socket, unix := strings.CutPrefix(s.Bind, model.UnixPrefix)
 	a, err := netip.ParseAddr(s.Bind)
 	switch {
 	case s.Bind == "":
 	case unix:
 		if err := unixAddress(socket); err != "" {
-			o.errorf(at, "%s", err)
+			o.Errorf(at, "%s", err)
 		}
 		if n := s.GetPort().GetNumber(); n != 0 {
-			o.errorf(at, "port number must be 0 for unix domain socket: %d", n)
+			o.Errorf(at, "port number must be 0 for unix domain socket: %d", n)
 		}
-		o.unsupported(at, "a unix socket to bind to")
+		o.Unsupported(at, "a unix socket to bind to")
 	case err != nil || a.Zone() != "" || a.Is4In6():
-		o.errorf(at, "%q is not a valid IP", s.Bind)
+		o.Errorf(at, "%q is not a valid IP", s.Bind)
 	default:
 		out.Bind = a
 	}
 }
 
-func (o *object) serverPort(at *node, s *networking.Server, out *policy.GatewayServer) {
+func (o *object) serverPort(at *strictyaml.Node, s *networking.Server, out *policy.GatewayServer) {
 	p := s.Port
 	if p == nil {
-		o.errorf(at, "port is required")
+		o.Errorf(at, "port is required")
 		return
 	}
-	pn := at.at("port")
+	pn := at.At("port")
 	if p.Name == "" {
-		o.errorf(pn.at("name"), "port name must be set: number %d", p.Number)
+		o.Errorf(pn.At("name"), "port name must be set: number %d", p.Number)
 	}
 	//lint:ignore SA1019 deprecated, and refused
 	if p.TargetPort != 0 {
-		o.errorf(pn.at("targetPort"), "targetPort has no impact on Gateways")
+		o.Errorf(pn.At("targetPort"), "targetPort has no impact on Gateways")
 	}
-	if p.Number != 0 || !strings.HasPrefix(s.Bind, unixPrefix) {
-		out.Port = o.port(pn.at("number"), "number", p.Number)
+	if p.Number != 0 || !strings.HasPrefix(s.Bind, model.UnixPrefix) {
+		out.Port = o.Port(pn.At("number"), "number", p.Number)
 	}
-	proto, ok := protocolOf(p.Protocol)
+	proto, ok := check.ProtocolOf(p.Protocol)
 	if !ok || p.Protocol == "" || proto == policy.ProtocolUDP {
-		o.errorf(pn.at("protocol"), "invalid protocol %q, supported protocols are HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, MONGO, REDIS, MYSQL, TCP", p.Protocol)
+		o.Errorf(pn.At("protocol"), "invalid protocol %q, supported protocols are HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, MONGO, REDIS, MYSQL, TCP", p.Protocol)
 		return
 	}
 	out.Protocol = proto
 	if proto.IsTLS() && terminates(s.Tls) {
-		o.inert(pn.at("protocol"), "a server of protocol "+p.Protocol)
+		o.Inert(pn.At("protocol"), "a server of protocol "+p.Protocol)
 	}
 }
 
@@ -114,17 +117,17 @@ func terminates(t *networking.ServerTLSSettings) bool {
 
 // serverSecurity checks that a server has the TLS settings that go with its
 // protocol, and reads them.
-func (l *loader) serverSecurity(o *object, at *node, s *networking.Server, out *policy.GatewayServer) {
-	t, tn := s.Tls, at.at("tls")
+func (l *loader) serverSecurity(o *object, at *strictyaml.Node, s *networking.Server, out *policy.GatewayServer) {
+	t, tn := s.Tls, at.At("tls")
 	known := out.Protocol != policy.ProtocolUnset
 	switch {
 	case t == nil && out.Protocol.IsTLS():
-		o.errorf(at, "server must have TLS settings for HTTPS/TLS protocols")
+		o.Errorf(at, "server must have TLS settings for HTTPS/TLS protocols")
 		return
 	case t == nil:
 		return
 	case t.HttpsRedirect && known && !out.Protocol.IsHTTP():
-		o.warnf(tn.keyOf("httpsRedirect"), "tls.httpsRedirect should only be used with http servers")
+		o.Warnf(tn.KeyOf("httpsRedirect"), "tls.httpsRedirect should only be used with http servers")
 	}
 	out.HTTPSRedirect = t.HttpsRedirect && out.Protocol.IsHTTP()
 	settings := l.serverTLS(o, tn, t)
@@ -134,38 +137,38 @@ func (l *loader) serverSecurity(o *object, at *node, s *networking.Server, out *
 	case out.Protocol.IsHTTP():
 		if t.Mode != networking.ServerTLSSettings_PASSTHROUGH || t.CaCertificates != "" ||
 			len(settings.Certificates)+len(settings.CredentialNames) > 0 {
-			o.errorf(tn, "server cannot have TLS settings for plain text HTTP ports")
+			o.Errorf(tn, "server cannot have TLS settings for plain text HTTP ports")
 		}
 	case known:
-		o.errorf(tn, "server cannot have TLS settings for non HTTPS/TLS ports")
+		o.Errorf(tn, "server cannot have TLS settings for non HTTPS/TLS ports")
 	}
 }
 
-func (o *object) serverHost(at *node, s string, out *policy.GatewayServer) {
+func (o *object) serverHost(at *strictyaml.Node, s string, out *policy.GatewayServer) {
 	ns, host, found := strings.Cut(s, "/")
 	if !found {
 		ns, host = "*", s
 	}
 	switch {
 	case ns == "" || host == "":
-		o.errorf(at, "config namespace and dnsName in host entry cannot be empty")
+		o.Errorf(at, "config namespace and dnsName in host entry cannot be empty")
 		return
 	case ns == ".":
 		ns = o.meta.Namespace
-	case ns != "*" && !isLabel(ns):
-		o.errorf(at, "invalid namespace value %q in gateway", ns)
+	case ns != "*" && !check.IsLabel(ns):
+		o.Errorf(at, "invalid namespace value %q in gateway", ns)
 		return
 	}
-	h, err := hostOrIP(host)
+	h, err := check.HostOrIP(host)
 	switch {
 	case err != nil:
-		o.errorf(at, "invalid host: %s", err)
+		o.Errorf(at, "invalid host: %s", err)
 		return
-	case isPartialWildcard(h):
-		o.errorf(at, "partial wildcard %q not allowed", host)
+	case check.IsPartialWildcard(h):
+		o.Errorf(at, "partial wildcard %q not allowed", host)
 		return
 	case h != "*" && !strings.ContainsAny(string(h), ".:"):
-		o.errorf(at, "short names (non FQDN) are not allowed: %q", host)
+		o.Errorf(at, "short names (non FQDN) are not allowed: %q", host)
 		return
 	}
 	out.Hosts = append(out.Hosts, h)
@@ -174,7 +177,7 @@ func (o *object) serverHost(at *node, s string, out *policy.GatewayServer) {
 
 // gatewayName makes the reference of a VirtualService absolute: "mesh" or
 // "namespace/name".
-func (o *object) gatewayName(at *node, s string) (string, error) {
+func (o *object) gatewayName(at *strictyaml.Node, s string) (string, error) {
 	if s == "mesh" {
 		return s, nil
 	}
@@ -184,24 +187,24 @@ func (o *object) gatewayName(at *node, s string) (string, error) {
 			return "", errors.New("config namespace and gateway name cannot be empty")
 		case ns == ".":
 			return "", fmt.Errorf("invalid value for namespace: %q; the name alone is in the VirtualService's own", ns)
-		case !isLabel(ns):
+		case !check.IsLabel(ns):
 			return "", fmt.Errorf("invalid value for namespace: %q", ns)
-		case !isLabel(name):
+		case !check.IsLabel(name):
 			return "", fmt.Errorf("invalid value for gateway name: %q", name)
 		}
 		return ns + "/" + name, nil
 	}
-	if isLabel(s) && !numberForm.MatchString(s) {
+	if check.IsLabel(s) && !check.IsNumber(s) {
 		return o.meta.Namespace + "/" + s, nil
 	}
-	if _, err := fqdn(s); err != nil {
+	if _, err := check.FQDN(s); err != nil {
 		return "", fmt.Errorf("gateway %q is not \"mesh\", a name or namespace/name", s)
 	}
 	// The form from before "ns/name" existed: name.namespace.svc.cluster.local.
 	labels := strings.SplitN(s, ".", 3)
-	if len(labels) < 2 || !isLabel(labels[0]) || !isLabel(labels[1]) {
+	if len(labels) < 2 || !check.IsLabel(labels[0]) || !check.IsLabel(labels[1]) {
 		return "", fmt.Errorf("gateway %q is not \"mesh\", a name or namespace/name", s)
 	}
-	o.warnf(at, "using legacy gatewayName format %q; prefer the <namespace>/<name> format: \"%s/%s\"", s, labels[1], labels[0])
+	o.Warnf(at, "using legacy gatewayName format %q; prefer the <namespace>/<name> format: \"%s/%s\"", s, labels[1], labels[0])
 	return labels[1] + "/" + labels[0], nil
 }

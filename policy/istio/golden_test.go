@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files and the expected findings")
@@ -112,8 +113,8 @@ func addDocuments(f *testing.F, patterns ...string) {
 			if err != nil {
 				f.Fatal(err)
 			}
-			for _, c := range split(data) {
-				f.Add(c.text)
+			for _, c := range strictyaml.Split(data) {
+				f.Add(c.Text)
 			}
 		}
 	}

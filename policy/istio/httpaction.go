@@ -11,9 +11,11 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-func (o *object) redirect(at *node, rule *networking.HTTPRoute) *policy.Redirect {
+func (o *object) redirect(at *strictyaml.Node, rule *networking.HTTPRoute) *policy.Redirect {
 	r := rule.Redirect
 	if r == nil {
 		return nil
@@ -28,27 +30,27 @@ func (o *object) redirect(at *node, rule *networking.HTTPRoute) *policy.Redirect
 	case 301, 302, 303, 307, 308:
 	default:
 		if out.Code < 300 || out.Code > 399 {
-			o.errorf(at.at("redirectCode"), "%d is not a valid redirect code, must be 3xx", out.Code)
+			o.Errorf(at.At("redirectCode"), "%d is not a valid redirect code, must be 3xx", out.Code)
 			break
 		}
-		o.errorf(at.at("redirectCode"), "redirect code %d is not one of 301, 302, 303, 307, 308", out.Code)
+		o.Errorf(at.At("redirectCode"), "redirect code %d is not one of 301, 302, 303, 307, 308", out.Code)
 	}
 	switch p := r.RedirectPort.(type) {
 	case *networking.HTTPRedirect_Port:
-		out.Port = o.port(at.at("port"), "redirect port", p.Port)
+		out.Port = o.Port(at.At("port"), "redirect port", p.Port)
 	case *networking.HTTPRedirect_DerivePort:
 		out.DerivePort = p.DerivePort.String()
 	}
 	if r.Scheme != "" && r.Scheme != "http" && r.Scheme != "https" {
-		o.errorf(at.at("scheme"), `invalid redirect scheme, must be "http" or "https"`)
+		o.Errorf(at.At("scheme"), `invalid redirect scheme, must be "http" or "https"`)
 	}
 	switch {
 	case r.Uri != "" && r.PrefixRewrite != "":
-		o.errorf(at, "redirect cannot contain both uri and prefixRewrite")
+		o.Errorf(at, "redirect cannot contain both uri and prefixRewrite")
 	case r.PrefixRewrite != "" && hasOtherURI(rule):
-		o.errorf(at.at("prefixRewrite"), "redirect prefixRewrite needs matches with a uri prefix")
+		o.Errorf(at.At("prefixRewrite"), "redirect prefixRewrite needs matches with a uri prefix")
 	case r.Uri == "" && r.PrefixRewrite == "" && r.Authority == "" && r.RedirectPort == nil && r.Scheme == "":
-		o.errorf(at, "redirect must specify URI, authority, scheme, or port")
+		o.Errorf(at, "redirect must specify URI, authority, scheme, or port")
 	}
 	return out
 }
@@ -64,12 +66,12 @@ func hasOtherURI(rule *networking.HTTPRoute) bool {
 	})
 }
 
-func (o *object) directResponse(at *node, r *networking.HTTPDirectResponse) *policy.DirectResponse {
+func (o *object) directResponse(at *strictyaml.Node, r *networking.HTTPDirectResponse) *policy.DirectResponse {
 	if r == nil {
 		return nil
 	}
 	if r.Status < 200 || r.Status > 599 {
-		o.errorf(at.at("status"), "HTTP status %d is not in range 200-599", r.Status)
+		o.Errorf(at.At("status"), "HTTP status %d is not in range 200-599", r.Status)
 	}
 	out := &policy.DirectResponse{Status: int(r.Status)}
 	switch b := r.Body.GetSpecifier().(type) {
@@ -80,54 +82,54 @@ func (o *object) directResponse(at *node, r *networking.HTTPDirectResponse) *pol
 	}
 	switch n := len(out.Body); {
 	case n > 1<<20:
-		o.errorf(at.at("body"), "large direct_responses may impact control plane performance, must be less than 1MB (it has %d bytes)", n)
+		o.Errorf(at.At("body"), "large direct_responses may impact control plane performance, must be less than 1MB (it has %d bytes)", n)
 	case n > 100<<10:
-		o.warnf(at.at("body"), "large direct_responses may impact control plane performance (it has %d bytes)", n)
+		o.Warnf(at.At("body"), "large direct_responses may impact control plane performance (it has %d bytes)", n)
 	}
 	return out
 }
 
-func (o *object) rewrite(at *node, r *networking.HTTPRewrite) *policy.Rewrite {
+func (o *object) rewrite(at *strictyaml.Node, r *networking.HTTPRewrite) *policy.Rewrite {
 	if r == nil {
 		return nil
 	}
 	out := &policy.Rewrite{URI: r.Uri, Authority: r.Authority}
 	if x := r.UriRegexRewrite; x != nil {
 		if r.Uri != "" {
-			o.errorf(at, "rewrite may only contain one of URI or UriRegexRewrite")
+			o.Errorf(at, "rewrite may only contain one of URI or UriRegexRewrite")
 		}
 		if x.Match == "" || x.Rewrite == "" {
-			o.errorf(at.at("uriRegexRewrite"), "UriRegexRewrite requires both Rewrite and Match fields to be specified")
+			o.Errorf(at.At("uriRegexRewrite"), "UriRegexRewrite requires both Rewrite and Match fields to be specified")
 		} else {
-			o.regex(at.at("uriRegexRewrite", "match"), "HTTPRewrite.UriRegexRewrite.Match", x.Match)
+			o.Regex(at.At("uriRegexRewrite", "match"), "HTTPRewrite.UriRegexRewrite.Match", x.Match)
 		}
 		out.RegexMatch, out.RegexRewrite = x.Match, x.Rewrite
 	} else if r.Uri == "" && r.Authority == "" {
-		o.errorf(at, "rewrite must specify at least one of URI, UriRegexRewrite, or authority. Only one of URI or UriRegexRewrite may be specified")
+		o.Errorf(at, "rewrite must specify at least one of URI, UriRegexRewrite, or authority. Only one of URI or UriRegexRewrite may be specified")
 	}
 	return out
 }
 
-func (o *object) retries(at *node, r *networking.HTTPRetry) *policy.Retries {
+func (o *object) retries(at *strictyaml.Node, r *networking.HTTPRetry) *policy.Retries {
 	if r == nil {
 		return nil
 	}
 	if r.Attempts < 0 {
-		o.errorf(at.at("attempts"), "attempts cannot be negative")
+		o.Errorf(at.At("attempts"), "attempts cannot be negative")
 	}
 	if r.Attempts == 0 && (r.PerTryTimeout != nil || r.RetryOn != "" || r.RetryRemoteLocalities != nil) {
-		o.errorf(at, "http retry policy configured when attempts are set to 0 (disabled)")
+		o.Errorf(at, "http retry policy configured when attempts are set to 0 (disabled)")
 	}
 	out := &policy.Retries{
 		Attempts:      int(max(r.Attempts, 0)),
-		PerTryTimeout: o.duration(at.at("perTryTimeout"), "perTryTimeout", r.PerTryTimeout),
-		Backoff:       o.duration(at.at("backoff"), "backoff", r.Backoff),
+		PerTryTimeout: o.Duration(at.At("perTryTimeout"), "perTryTimeout", r.PerTryTimeout),
+		Backoff:       o.Duration(at.At("backoff"), "backoff", r.Backoff),
 	}
 	if r.RetryRemoteLocalities != nil {
-		o.inert(at.keyOf("retryRemoteLocalities"), "retryRemoteLocalities")
+		o.Inert(at.KeyOf("retryRemoteLocalities"), "retryRemoteLocalities")
 	}
 	if r.RetryIgnorePreviousHosts != nil {
-		o.inert(at.keyOf("retryIgnorePreviousHosts"), "retryIgnorePreviousHosts")
+		o.Inert(at.KeyOf("retryIgnorePreviousHosts"), "retryIgnorePreviousHosts")
 	}
 	if r.RetryOn == "" {
 		return out
@@ -138,51 +140,49 @@ func (o *object) retries(at *node, r *networking.HTTPRetry) *policy.Retries {
 			continue
 		}
 		if !slices.Contains(retryTokens, token) {
-			o.errorf(at.at("retryOn"), "%q is not a valid retryOn policy%s", token, didYouMean(token, retryTokens))
+			o.Errorf(at.At("retryOn"), "%q is not a valid retryOn policy%s", token, strictyaml.DidYouMean(token, retryTokens))
 			continue
 		}
 		out.On = append(out.On, token)
 	}
-	if len(out.Codes) > 0 && !slices.Contains(out.On, retriableCodes) {
-		out.On = append(out.On, retriableCodes)
+	if len(out.Codes) > 0 && !slices.Contains(out.On, model.RetriableCodes) {
+		out.On = append(out.On, model.RetriableCodes)
 	}
 	return out
 }
-
-const retriableCodes = "retriable-status-codes"
 
 // retryTokens are the conditions that Envoy knows (x-envoy-retry-on and
 // x-envoy-retry-grpc-on).
 var retryTokens = []string{
 	"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "retriable-4xx", "refused-stream",
-	retriableCodes, "retriable-headers", "envoy-ratelimited", "http3-post-connect-failure",
+	model.RetriableCodes, "retriable-headers", "envoy-ratelimited", "http3-post-connect-failure",
 	"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
 }
 
-func (o *object) fault(at *node, f *networking.HTTPFaultInjection) *policy.Fault {
+func (o *object) fault(at *strictyaml.Node, f *networking.HTTPFaultInjection) *policy.Fault {
 	if f == nil {
 		return nil
 	}
 	if f.Abort == nil && f.Delay == nil {
-		o.errorf(at, "HTTP fault injection must have an abort and/or a delay")
+		o.Errorf(at, "HTTP fault injection must have an abort and/or a delay")
 	}
 	out := &policy.Fault{AbortGRPC: -1}
-	o.faultDelay(at.at("delay"), f.Delay, out)
-	o.faultAbort(at.at("abort"), f.Abort, out)
+	o.faultDelay(at.At("delay"), f.Delay, out)
+	o.faultAbort(at.At("abort"), f.Abort, out)
 	return out
 }
 
-func (o *object) faultDelay(at *node, d *networking.HTTPFaultInjection_Delay, out *policy.Fault) {
+func (o *object) faultDelay(at *strictyaml.Node, d *networking.HTTPFaultInjection_Delay, out *policy.Fault) {
 	if d == nil {
 		return
 	}
 	switch t := d.HttpDelayType.(type) {
 	case *networking.HTTPFaultInjection_Delay_FixedDelay:
-		out.Delay = o.duration(at.at("fixedDelay"), "fixedDelay", t.FixedDelay)
+		out.Delay = o.Duration(at.At("fixedDelay"), "fixedDelay", t.FixedDelay)
 	case *networking.HTTPFaultInjection_Delay_ExponentialDelay:
-		o.errorf(at.at("exponentialDelay"), "exponentialDelay not supported yet")
+		o.Errorf(at.At("exponentialDelay"), "exponentialDelay not supported yet")
 	default:
-		o.warnf(at, "delay configured, but fixedDelay not set: it injects nothing")
+		o.Warnf(at, "delay configured, but fixedDelay not set: it injects nothing")
 		if d.Percentage != nil {
 			o.percent(at, "delay", d.Percentage)
 		}
@@ -191,9 +191,9 @@ func (o *object) faultDelay(at *node, d *networking.HTTPFaultInjection_Delay, ou
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	percent := d.Percent
 	if percent != 0 && d.Percentage == nil {
-		o.warnf(at.keyOf("percent"), "percent is deprecated; use percentage.value")
+		o.Warnf(at.KeyOf("percent"), "percent is deprecated; use percentage.value")
 		if percent < 0 || percent > 100 {
-			o.errorf(at.at("percent"), "percent %d is not in range 0..100", percent)
+			o.Errorf(at.At("percent"), "percent %d is not in range 0..100", percent)
 		}
 		out.DelayPercent = float64(percent)
 		return
@@ -201,25 +201,25 @@ func (o *object) faultDelay(at *node, d *networking.HTTPFaultInjection_Delay, ou
 	out.DelayPercent = o.percent(at, "delay", d.Percentage)
 }
 
-func (o *object) faultAbort(at *node, a *networking.HTTPFaultInjection_Abort, out *policy.Fault) {
+func (o *object) faultAbort(at *strictyaml.Node, a *networking.HTTPFaultInjection_Abort, out *policy.Fault) {
 	if a == nil {
 		return
 	}
 	switch t := a.ErrorType.(type) {
 	case *networking.HTTPFaultInjection_Abort_HttpStatus:
 		if t.HttpStatus < 200 || t.HttpStatus > 599 {
-			o.errorf(at.at("httpStatus"), "HTTP status %d is not in range 200-599", t.HttpStatus)
+			o.Errorf(at.At("httpStatus"), "HTTP status %d is not in range 200-599", t.HttpStatus)
 		}
 		out.AbortStatus = int(t.HttpStatus)
 	case *networking.HTTPFaultInjection_Abort_GrpcStatus:
 		out.AbortGRPC = slices.Index(grpcStatus, t.GrpcStatus)
 		if out.AbortGRPC < 0 {
-			o.errorf(at.at("grpcStatus"), "gRPC status %q is not supported%s; see https://github.com/grpc/grpc/blob/master/doc/statuscodes.md", t.GrpcStatus, didYouMean(t.GrpcStatus, grpcStatus))
+			o.Errorf(at.At("grpcStatus"), "gRPC status %q is not supported%s; see https://github.com/grpc/grpc/blob/master/doc/statuscodes.md", t.GrpcStatus, strictyaml.DidYouMean(t.GrpcStatus, grpcStatus))
 		}
 	case *networking.HTTPFaultInjection_Abort_Http2Error:
-		o.errorf(at.at("http2Error"), "HTTP/2 abort fault injection not supported yet")
+		o.Errorf(at.At("http2Error"), "HTTP/2 abort fault injection not supported yet")
 	default:
-		o.warnf(at, "abort configured, but error type not set: it injects nothing")
+		o.Warnf(at, "abort configured, but error type not set: it injects nothing")
 		if a.Percentage != nil {
 			o.percent(at, "abort", a.Percentage)
 		}
@@ -230,13 +230,13 @@ func (o *object) faultAbort(at *node, a *networking.HTTPFaultInjection_Abort, ou
 
 // percent reads a fault's percentage. Without one nothing is injected: that
 // is what Istio does, and it surprises everybody once.
-func (o *object) percent(at *node, what string, p *networking.Percent) float64 {
+func (o *object) percent(at *strictyaml.Node, what string, p *networking.Percent) float64 {
 	if p == nil {
-		o.warnf(at, "%s without percentage: it injects nothing (0%%)", what)
+		o.Warnf(at, "%s without percentage: it injects nothing (0%%)", what)
 		return 0
 	}
 	if p.Value != 0 && (p.Value < 0.0001 || p.Value > 100) {
-		o.errorf(at.at("percentage", "value"), "percentage %v is neither 0.0, nor in range [0.0001, 100.0]", p.Value)
+		o.Errorf(at.At("percentage", "value"), "percentage %v is neither 0.0, nor in range [0.0001, 100.0]", p.Value)
 	}
 	return p.Value
 }

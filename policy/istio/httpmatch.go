@@ -10,34 +10,37 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-func (o *object) httpMatch(at *node, m *networking.HTTPMatchRequest) *policy.HTTPMatch {
+func (o *object) httpMatch(at *strictyaml.Node, m *networking.HTTPMatchRequest) *policy.HTTPMatch {
 	out := &policy.HTTPMatch{
 		Name:          m.Name,
-		URI:           o.stringMatch(at.at("uri"), "uri", m.Uri),
+		URI:           o.stringMatch(at.At("uri"), "uri", m.Uri),
 		IgnoreURICase: m.IgnoreUriCase,
-		Scheme:        o.stringMatch(at.at("scheme"), "scheme", m.Scheme),
-		Method:        o.stringMatch(at.at("method"), "method", m.Method),
-		Authority:     o.stringMatch(at.at("authority"), "authority", m.Authority),
-		Headers:       o.headerMatches(at.at("headers"), "headers", m.Headers),
-		QueryParams:   o.stringMatches(at.at("queryParams"), "queryParams", m.QueryParams),
-		Gateways:      o.gatewayNames(at.at("gateways"), m.Gateways),
+		Scheme:        o.stringMatch(at.At("scheme"), "scheme", m.Scheme),
+		Method:        o.stringMatch(at.At("method"), "method", m.Method),
+		Authority:     o.stringMatch(at.At("authority"), "authority", m.Authority),
+		Headers:       o.headerMatches(at.At("headers"), "headers", m.Headers),
+		QueryParams:   o.stringMatches(at.At("queryParams"), "queryParams", m.QueryParams),
+		Gateways:      o.gatewayNames(at.At("gateways"), m.Gateways),
 	}
-	out.WithoutHeaders = o.headerMatches(at.at("withoutHeaders"), "withoutHeaders", m.WithoutHeaders)
+	out.WithoutHeaders = o.headerMatches(at.At("withoutHeaders"), "withoutHeaders", m.WithoutHeaders)
 	if m.Port != 0 {
-		out.Port = o.port(at.at("port"), "match port", m.Port)
+		out.Port = o.Port(at.At("port"), "match port", m.Port)
 	}
 	out.SourceLabels, out.SourceNamespace, out.StatPrefix = m.SourceLabels, m.SourceNamespace, m.StatPrefix
 	o.source(at, m.SourceLabels, m.SourceNamespace)
 	if m.StatPrefix != "" {
-		o.inert(at.keyOf("statPrefix"), "statPrefix")
+		o.Inert(at.KeyOf("statPrefix"), "statPrefix")
 	}
 	return out
 }
 
 // stringMatch translates a StringMatch; nil stays nil.
-func (o *object) stringMatch(at *node, where string, m *networking.StringMatch) *policy.StringMatch {
+func (o *object) stringMatch(at *strictyaml.Node, where string, m *networking.StringMatch) *policy.StringMatch {
 	if m == nil {
 		return nil
 	}
@@ -46,7 +49,7 @@ func (o *object) stringMatch(at *node, where string, m *networking.StringMatch) 
 		return &policy.StringMatch{Kind: policy.MatchExact, Value: v.Exact}
 	case *networking.StringMatch_Prefix:
 		if v.Prefix == "" && where != "uri" {
-			o.errorf(at.at("prefix"), "%q: prefix string match should not be empty", where)
+			o.Errorf(at.At("prefix"), "%q: prefix string match should not be empty", where)
 		}
 		return &policy.StringMatch{Kind: policy.MatchPrefix, Value: v.Prefix}
 	case *networking.StringMatch_Regex:
@@ -55,52 +58,52 @@ func (o *object) stringMatch(at *node, where string, m *networking.StringMatch) 
 			return &policy.StringMatch{Kind: policy.MatchPresent}
 		}
 		if v.Regex == "*" && (where == "headers" || where == "queryParams") {
-			o.errorf(at.at("regex"), "%q: regex * is no regular expression; for one that is there, whatever its value, write {}", where)
+			o.Errorf(at.At("regex"), "%q: regex * is no regular expression; for one that is there, whatever its value, write {}", where)
 			return &policy.StringMatch{Kind: policy.MatchPresent}
 		}
-		o.regex(at.at("regex"), where, v.Regex)
+		o.Regex(at.At("regex"), where, v.Regex)
 		return &policy.StringMatch{Kind: policy.MatchRegex, Value: v.Regex}
 	}
 	return &policy.StringMatch{Kind: policy.MatchPresent}
 }
 
-func (o *object) stringMatches(at *node, where string, in map[string]*networking.StringMatch) map[string]policy.StringMatch {
+func (o *object) stringMatches(at *strictyaml.Node, where string, in map[string]*networking.StringMatch) map[string]policy.StringMatch {
 	if len(in) == 0 {
 		return nil
 	}
-	out, x := make(map[string]policy.StringMatch, len(in)), at.index()
+	out, x := make(map[string]policy.StringMatch, len(in)), strictyaml.EntriesOf(at)
 	for _, key := range slices.Sorted(maps.Keys(in)) {
-		if m := o.stringMatch(x.at(key), where, in[key]); m != nil {
+		if m := o.stringMatch(x.At(key), where, in[key]); m != nil {
 			out[key] = *m
 		}
 	}
 	return out
 }
 
-func (o *object) headerMatches(at *node, where string, in map[string]*networking.StringMatch) map[string]policy.StringMatch {
+func (o *object) headerMatches(at *strictyaml.Node, where string, in map[string]*networking.StringMatch) map[string]policy.StringMatch {
 	if len(in) == 0 {
 		return nil
 	}
-	out, x := make(map[string]policy.StringMatch, len(in)), at.index()
+	out, x := make(map[string]policy.StringMatch, len(in)), strictyaml.EntriesOf(at)
 	for _, name := range slices.Sorted(maps.Keys(in)) {
-		key := x.keyOf(name)
+		key := x.KeyOf(name)
 		switch {
 		case isClaim(name):
 			continue // claims says it
-		case !isHeaderName(name) && !isPseudoHeader(name):
-			o.errorf(key, "%s: header name %q is not a valid header name", where, name)
+		case !check.IsHeaderName(name) && !isPseudoHeader(name):
+			o.Errorf(key, "%s: header name %q is not a valid header name", where, name)
 			continue
 		}
 		lower := strings.ToLower(name)
 		if _, dup := out[lower]; dup {
-			o.errorf(key, "%s: header %q is listed twice (names ignore case)", where, name)
+			o.Errorf(key, "%s: header %q is listed twice (names ignore case)", where, name)
 			continue
 		}
 		switch lower {
 		case "uri", "scheme", "method", "authority":
-			o.warnf(key, "%s: %q is matched as a header of that name; use the field %s of the match", where, name, lower)
+			o.Warnf(key, "%s: %q is matched as a header of that name; use the field %s of the match", where, name, lower)
 		}
-		if m := o.stringMatch(x.at(name), where, in[name]); m != nil {
+		if m := o.stringMatch(x.At(name), where, in[name]); m != nil {
 			out[lower] = *m
 		}
 	}
@@ -112,7 +115,7 @@ func (o *object) headerMatches(at *node, where string, in map[string]*networking
 func isClaim(name string) bool { return strings.HasPrefix(name, "@") }
 
 // claims refuses matches on the claims of tokens: nothing here verifies them.
-func (o *object) claims(at *node, r *networking.HTTPRoute, gateways []string) {
+func (o *object) claims(at *strictyaml.Node, r *networking.HTTPRoute, gateways []string) {
 	for i, m := range r.Match {
 		for _, where := range []struct {
 			key     string
@@ -121,17 +124,17 @@ func (o *object) claims(at *node, r *networking.HTTPRoute, gateways []string) {
 			if len(where.headers) == 0 {
 				continue
 			}
-			x := at.at("match", i, where.key).index()
+			x := strictyaml.EntriesOf(at.At("match", i, where.key))
 			for _, name := range slices.Sorted(maps.Keys(where.headers)) {
 				if !isClaim(name) {
 					continue
 				}
-				n := x.keyOf(name)
+				n := x.KeyOf(name)
 				switch {
-				case slices.Contains(gateways, mesh):
-					o.errorf(n, "JWT claim based routing (key: %s) is only supported for gateway, found no gateways: %v", name, gateways)
+				case slices.Contains(gateways, model.Mesh):
+					o.Errorf(n, "JWT claim based routing (key: %s) is only supported for gateway, found no gateways: %v", name, gateways)
 				default:
-					o.unsupported(n, "matching on JWT claims")
+					o.Unsupported(n, "matching on JWT claims")
 				}
 			}
 		}
@@ -146,16 +149,4 @@ func isPseudoHeader(s string) bool {
 		return true
 	}
 	return false
-}
-
-// isHeaderName says whether s is a token (RFC 9110, section 5.6.2).
-func isHeaderName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !alnum && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
-			return false
-		}
-	}
-	return s != ""
 }

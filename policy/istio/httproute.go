@@ -11,51 +11,53 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // httpRule reads an entry of `http`. The authority that its headers set is
 // left to authorityRewrite: a rule that delegates may give it away.
-func (l *loader) httpRule(d decoded[networking.VirtualService], at *node, r *networking.HTTPRoute) *policy.HTTPRule {
+func (l *loader) httpRule(d decoded[networking.VirtualService], at *strictyaml.Node, r *networking.HTTPRoute) *policy.HTTPRule {
 	out := &policy.HTTPRule{Ref: d.ref, Name: r.Name}
-	out.Ref.Line, out.Ref.Column = at.line, at.col
+	out.Ref.Line, out.Ref.Column = at.Line, at.Col
 	httpConflicts(d, at, r)
 	for i, m := range r.Match {
-		out.Matches = append(out.Matches, d.httpMatch(at.at("match", i), m))
+		out.Matches = append(out.Matches, d.httpMatch(at.At("match", i), m))
 	}
-	out.Route = l.route(d, at.at("route"), r.Route)
-	out.Redirect = d.redirect(at.at("redirect"), r)
-	out.DirectResponse = d.directResponse(at.at("directResponse"), r.DirectResponse)
-	out.Rewrite = d.rewrite(at.at("rewrite"), r.Rewrite)
-	out.Headers = d.headers(at.at("headers"), r.Headers)
+	out.Route = l.route(d, at.At("route"), r.Route)
+	out.Redirect = d.redirect(at.At("redirect"), r)
+	out.DirectResponse = d.directResponse(at.At("directResponse"), r.DirectResponse)
+	out.Rewrite = d.rewrite(at.At("rewrite"), r.Rewrite)
+	out.Headers = d.headers(at.At("headers"), r.Headers)
 	if r.Timeout != nil && r.Timeout.AsDuration() == 0 {
-		d.errorf(at.at("timeout"), "timeout: 0s is not a timeout, and a cluster refuses it; leave it out, there is none then")
+		d.Errorf(at.At("timeout"), "timeout: 0s is not a timeout, and a cluster refuses it; leave it out, there is none then")
 	} else {
-		out.Timeout = d.duration(at.at("timeout"), "timeout", r.Timeout)
+		out.Timeout = d.Duration(at.At("timeout"), "timeout", r.Timeout)
 	}
-	out.Retries = d.retries(at.at("retries"), r.Retries)
-	out.Fault = d.fault(at.at("fault"), r.Fault)
+	out.Retries = d.retries(at.At("retries"), r.Retries)
+	out.Fault = d.fault(at.At("fault"), r.Fault)
 	out.Mirrors = l.mirrors(d, at, r)
 	out.CORS = d.cors(at, r.CorsPolicy)
 	return out
 }
 
 // httpConflicts checks which actions of a rule go together.
-func httpConflicts(d decoded[networking.VirtualService], at *node, r *networking.HTTPRoute) {
+func httpConflicts(d decoded[networking.VirtualService], at *strictyaml.Node, r *networking.HTTPRoute) {
 	if r.Delegate != nil && !isDelegate(d) {
 		const text = "root HTTP route %q must not specify %s"
 		if r.Redirect != nil {
-			d.errorf(at.keyOf("redirect"), text, r.Name, "redirect")
+			d.Errorf(at.KeyOf("redirect"), text, r.Name, "redirect")
 		}
 		if len(r.Route) > 0 {
-			d.errorf(at.keyOf("route"), text, r.Name, "route")
+			d.Errorf(at.KeyOf("route"), text, r.Name, "route")
 		}
 		if r.DirectResponse != nil {
-			d.errorf(at.keyOf("directResponse"), text, r.Name, "direct_response")
+			d.Errorf(at.KeyOf("directResponse"), text, r.Name, "direct_response")
 		}
 		return
 	}
 	both := func(field, a, b string) {
-		d.errorf(at.keyOf(field), "HTTP route cannot contain both %s and %s", a, b)
+		d.Errorf(at.KeyOf(field), "HTTP route cannot contain both %s and %s", a, b)
 	}
 	action := ""
 	switch {
@@ -67,7 +69,7 @@ func httpConflicts(d decoded[networking.VirtualService], at *node, r *networking
 	case r.DirectResponse != nil:
 		action = "direct_response"
 	case len(r.Route) == 0:
-		d.errorf(at, "HTTP route, redirect or direct_response is required")
+		d.Errorf(at, "HTTP route, redirect or direct_response is required")
 	}
 	if action == "" {
 		return
@@ -85,32 +87,32 @@ func httpConflicts(d decoded[networking.VirtualService], at *node, r *networking
 
 // headers translates header operations. The maps of the source have no order
 // of their own; names are sorted, so that equal configuration is equal.
-func (o *object) headers(at *node, h *networking.Headers) *policy.Headers {
+func (o *object) headers(at *strictyaml.Node, h *networking.Headers) *policy.Headers {
 	if h == nil {
 		return nil
 	}
 	return &policy.Headers{
-		Request:  o.headerOps(at.at("request"), h.Request, true),
-		Response: o.headerOps(at.at("response"), h.Response, false),
+		Request:  o.headerOps(at.At("request"), h.Request, true),
+		Response: o.headerOps(at.At("response"), h.Response, false),
 	}
 }
 
-func (o *object) headerOps(at *node, h *networking.Headers_HeaderOperations, request bool) policy.HeaderOps {
+func (o *object) headerOps(at *strictyaml.Node, h *networking.Headers_HeaderOperations, request bool) policy.HeaderOps {
 	var out policy.HeaderOps
 	if h == nil {
 		return out
 	}
-	out.Set = o.headerValues(at.at("set"), h.Set, request)
-	out.Add = o.headerValues(at.at("add"), h.Add, request)
+	out.Set = o.headerValues(at.At("set"), h.Set, request)
+	out.Add = o.headerValues(at.At("add"), h.Add, request)
 	for i, name := range h.Remove {
-		n := at.at("remove", i)
+		n := at.At("remove", i)
 		switch {
-		case isInternalHeader(name):
-			o.internalHeader(n, name)
+		case check.IsInternalHeader(name):
+			o.InternalHeader(n, name)
 		case name == "":
-			o.errorf(n, "header name cannot be empty")
-		case !isHeaderName(name):
-			o.errorf(n, "invalid header name %q", name)
+			o.Errorf(n, "header name cannot be empty")
+		case !check.IsHeaderName(name):
+			o.Errorf(n, "invalid header name %q", name)
 		default:
 			out.Remove = append(out.Remove, name)
 		}
@@ -118,61 +120,33 @@ func (o *object) headerOps(at *node, h *networking.Headers_HeaderOperations, req
 	return out
 }
 
-func isAuthority(name string) bool {
-	return strings.EqualFold(name, "host") || strings.EqualFold(name, ":authority")
-}
-
-// isInternalHeader finds headers that belong to the HTTP layer itself.
-func isInternalHeader(name string) bool {
-	return strings.HasPrefix(name, ":") || strings.EqualFold(name, "host")
-}
-
-// isFramingHeader finds headers that say where a message ends or belong to one
-// connection (RFC 9112, 6; RFC 9110, 7.6.1). A rule that wrote one would contradict
-// the message.
-func isFramingHeader(name string) bool {
-	switch strings.ToLower(name) {
-	case "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade":
-		return true
-	}
-	return false
-}
-
-func (o *object) internalHeader(at *node, name string) {
-	if strings.EqualFold(name, "host") {
-		o.errorf(at, "invalid header %q: cannot set Host header", name)
-		return
-	}
-	o.errorf(at, `invalid header %q: header cannot have ":" prefix`, name)
-}
-
-func (o *object) headerValues(at *node, in map[string]string, request bool) []policy.Header {
+func (o *object) headerValues(at *strictyaml.Node, in map[string]string, request bool) []policy.Header {
 	if len(in) == 0 {
 		return nil
 	}
 	var out []policy.Header
-	x := at.index()
+	x := strictyaml.EntriesOf(at)
 	for _, key := range slices.Sorted(maps.Keys(in)) {
 		name, value := key, in[key]
 		switch {
-		case request && isAuthority(name):
+		case request && check.IsAuthority(name):
 			name = "Host"
-		case isInternalHeader(name):
-			o.internalHeader(x.keyOf(key), name)
+		case check.IsInternalHeader(name):
+			o.InternalHeader(x.KeyOf(key), name)
 			continue
 		case name == "":
-			o.errorf(x.keyOf(key), "header name cannot be empty")
+			o.Errorf(x.KeyOf(key), "header name cannot be empty")
 			continue
-		case !isHeaderName(name):
-			o.errorf(x.keyOf(key), "invalid header name %q", name)
+		case !check.IsHeaderName(name):
+			o.Errorf(x.KeyOf(key), "invalid header name %q", name)
 			continue
-		case isFramingHeader(name):
-			o.errorf(x.keyOf(key), "header %q frames messages and is egressd's to write, not a rule's", name)
+		case check.IsFramingHeader(name):
+			o.Errorf(x.KeyOf(key), "header %q frames messages and is egressd's to write, not a rule's", name)
 			continue
 		}
 		plain, err := headerValue(value)
 		if err != nil {
-			o.errorf(x.at(key), "header value configuration %q: %s", value, err)
+			o.Errorf(x.At(key), "header value configuration %q: %s", value, err)
 			continue
 		}
 		out = append(out, policy.Header{Name: name, Value: plain})
@@ -201,43 +175,4 @@ func headerValue(s string) (string, error) {
 		}
 	}
 	return b.String(), nil
-}
-
-// authorityRewrite moves a Host header that the rule sets into the rewrite:
-// HTTP/2 has no Host header, and one place decides the authority.
-func (o *object) authorityRewrite(at *node, r *policy.HTTPRule) {
-	current := ""
-	if r.Rewrite != nil {
-		current = r.Rewrite.Authority
-	}
-	if r.Headers == nil {
-		return
-	}
-	take := func(list []policy.Header) []policy.Header {
-		var rest []policy.Header
-		for _, h := range list {
-			switch {
-			case h.Name != "Host":
-				rest = append(rest, h)
-			case current != "":
-				o.errorf(at.at("headers", "request"),
-					"authority header cannot be set multiple times: have %q, attempting to set %q", current, h.Value)
-			default:
-				current = h.Value
-			}
-		}
-		return rest
-	}
-	h := *r.Headers // of delegated rules shared with others
-	h.Request.Set, h.Request.Add = take(h.Request.Set), take(h.Request.Add)
-	r.Headers = &h
-	if current == "" {
-		return
-	}
-	var rewrite policy.Rewrite
-	if r.Rewrite != nil {
-		rewrite = *r.Rewrite
-	}
-	rewrite.Authority = current
-	r.Rewrite = &rewrite
 }

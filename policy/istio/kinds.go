@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -10,21 +11,9 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
-)
 
-// kind is what is done with the objects of one kind.
-type kind struct {
-	group    string
-	versions []string
-	// decode reads an object as far as that needs no other one. What is to be
-	// done when the others are known goes to d. It is called concurrently for
-	// several objects.
-	decode func(o *object, d *draft)
-}
-
-const (
-	networkingGroup = "networking.istio.io"
-	securityGroup   = "security.istio.io"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // kindOf returns what is done with a kind of the Istio groups, or with one of
@@ -32,15 +21,15 @@ const (
 func kindOf(group, name string) (kind, bool) {
 	all := []string{"v1", "v1beta1", "v1alpha3"}
 	switch group + "/" + name {
-	case networkingGroup + "/ServiceEntry":
+	case model.NetworkingGroup + "/ServiceEntry":
 		return kind{group, all, decodeServiceEntry}, true
-	case networkingGroup + "/VirtualService":
+	case model.NetworkingGroup + "/VirtualService":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.VirtualService] { return &l.virtuals })}, true
-	case networkingGroup + "/Gateway":
+	case model.NetworkingGroup + "/Gateway":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.Gateway] { return &l.gateways })}, true
-	case networkingGroup + "/DestinationRule":
+	case model.NetworkingGroup + "/DestinationRule":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.DestinationRule] { return &l.rules })}, true
-	case networkingGroup + "/WorkloadEntry":
+	case model.NetworkingGroup + "/WorkloadEntry":
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.WorkloadEntry] { return &l.workloadEntries })}, true
 	case "/Service":
 		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[core.Service] { return &l.services })}, true
@@ -64,19 +53,19 @@ func kindOf(group, name string) (kind, bool) {
 func inertKind(group, name string) (kind, bool) {
 	warn := func(why string) func(*object, *draft) {
 		return func(o *object, _ *draft) {
-			o.warnf(o.root.keyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
+			o.Warnf(o.root.KeyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
 		}
 	}
 	switch group + "/" + name {
 	case securityGroup + "/RequestAuthentication":
 		return kind{group, nil, func(o *object, _ *draft) {
-			o.unsupported(o.root.keyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
+			o.Unsupported(o.root.KeyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
 		}}, true
-	case networkingGroup + "/WorkloadGroup":
+	case model.NetworkingGroup + "/WorkloadGroup":
 		return kind{group, nil, warn("it is a template for WorkloadEntries that register themselves, which nothing does here")}, true
-	case networkingGroup + "/EnvoyFilter":
+	case model.NetworkingGroup + "/EnvoyFilter":
 		return kind{group, nil, warn("it configures Envoy, which does not run here")}, true
-	case networkingGroup + "/ProxyConfig":
+	case model.NetworkingGroup + "/ProxyConfig":
 		return kind{group, nil, warn("it configures Istio's proxies")}, true
 	case securityGroup + "/PeerAuthentication":
 		return kind{group, nil, warn("it speaks about the mutual TLS of sidecars")}, true
@@ -86,7 +75,7 @@ func inertKind(group, name string) (kind, bool) {
 
 func istioKinds(group string) []string {
 	switch group {
-	case networkingGroup:
+	case model.NetworkingGroup:
 		return []string{"ServiceEntry", "VirtualService", "Gateway", "DestinationRule", "Sidecar",
 			"WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"}
 	case securityGroup:
@@ -98,7 +87,7 @@ func istioKinds(group string) []string {
 }
 
 // findKind finds what to do with a document, and reports when nothing is done.
-func findKind(n *node, apiVersion, name string, p *place) (kind, bool) {
+func findKind(n *strictyaml.Node, apiVersion, name string, p *strictyaml.Reporter) (kind, bool) {
 	group, version, found := strings.Cut(apiVersion, "/")
 	if !found {
 		group, version = "", apiVersion
@@ -106,28 +95,28 @@ func findKind(n *node, apiVersion, name string, p *place) (kind, bool) {
 	k, ok := kindOf(group, name)
 	if ok && isRead(group, name, n) {
 		if k.versions != nil && !slices.Contains(k.versions, version) {
-			p.errorf(n.at("apiVersion"), "apiVersion %s: version %q is not known; %s has %s",
+			p.Errorf(n.At("apiVersion"), "apiVersion %s: version %q is not known; %s has %s",
 				apiVersion, version, name, strings.Join(k.versions, ", "))
 			return k, false
 		}
 		return k, true
 	}
 	if known := istioKinds(group); known != nil {
-		p.errorf(n.at("kind"), "kind %s is not known in %s%s", name, group, didYouMean(name, known))
+		p.Errorf(n.At("kind"), "kind %s is not known in %s%s", name, group, strictyaml.DidYouMean(name, known))
 		return k, false
 	}
 	// A kind of ours under a group that nobody uses for it would be lost.
-	for _, g := range []string{networkingGroup, securityGroup} {
+	for _, g := range []string{model.NetworkingGroup, securityGroup} {
 		if slices.Contains(istioKinds(g), name) && !strings.Contains(group, ".k8s.io") {
-			p.errorf(n.at("apiVersion"), "apiVersion %s: kind %s belongs to %s/v1", apiVersion, name, g)
+			p.Errorf(n.At("apiVersion"), "apiVersion %s: kind %s belongs to %s/v1", apiVersion, name, g)
 			return k, false
 		}
 	}
 	if how := counterpart(group, name); how != "" {
-		p.warnf(n.at("kind"), "%s is not read: it opens nothing and closes nothing here. Write its counterpart: %s", name, how)
+		p.Warnf(n.At("kind"), "%s is not read: it opens nothing and closes nothing here. Write its counterpart: %s", name, how)
 		return k, false
 	}
-	p.say(Note, n, "kind %s of %s is not read by egressd, skipped", name, apiVersion)
+	p.Say(Note, n, "kind %s of %s is not read by egressd, skipped", name, apiVersion)
 	return k, false
 }
 
@@ -135,7 +124,7 @@ func findKind(n *node, apiVersion, name string, p *place) (kind, bool) {
 func whole[T any](into func(*loader) *[]decoded[T]) func(*object, *draft) {
 	return func(o *object, d *draft) {
 		v := new(T)
-		if decodeGo(o.root, v, "", &o.place) {
+		if strictyaml.DecodeGo(o.root, v, "", &o.Reporter) {
 			d.take = appendTo(into, o, v)
 		}
 	}
@@ -149,7 +138,7 @@ func spec[T any, M interface {
 	return func(o *object, d *draft) {
 		v := new(T)
 		o.besideSpec(M(v))
-		if decodeProto(o.spec(), M(v), "spec", &o.place) {
+		if strictyaml.DecodeProto(o.spec(), M(v), "spec", &o.Reporter) {
 			d.take = appendTo(into, o, v)
 		}
 	}
@@ -160,4 +149,14 @@ func appendTo[T any](into func(*loader) *[]decoded[T], o *object, v *T) func(*lo
 		list := into(l)
 		*list = append(*list, decoded[T]{o, v})
 	}
+}
+
+// groupHint says which apiVersion a kind of Istio's has.
+func groupHint(kind string) string {
+	for _, group := range []string{model.NetworkingGroup, securityGroup} {
+		if slices.Contains(istioKinds(group), kind) {
+			return fmt.Sprintf("; kind %s has apiVersion: %s/v1", kind, group)
+		}
+	}
+	return ""
 }

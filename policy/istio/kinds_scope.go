@@ -3,27 +3,20 @@
 package istio
 
 import (
-	"slices"
-
-	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
 
 	"github.com/egressd/egressd/policy"
-)
-
-// The API groups of what says to whom rules apply, besides Istio's own.
-const (
-	// egressdGroup has what Istio has no kind for.
-	egressdGroup = "egressd.dev"
-	// operatorGroup is that of the file that istioctl installs Istio from.
-	operatorGroup = "install.istio.io"
+	"github.com/egressd/egressd/policy/istio/internal/analyze"
+	"github.com/egressd/egressd/policy/istio/internal/authorization"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // scopeKind knows the kinds that say to whom rules apply.
 func scopeKind(group, name string) (kind, bool) {
 	switch group + "/" + name {
-	case networkingGroup + "/Sidecar":
+	case model.NetworkingGroup + "/Sidecar":
 		return kind{group, []string{"v1", "v1beta1", "v1alpha3"}, spec(func(l *loader) *[]decoded[networking.Sidecar] { return &l.sidecars })}, true
 	case securityGroup + "/AuthorizationPolicy":
 		return kind{group, []string{"v1", "v1beta1"}, spec(func(l *loader) *[]decoded[security.AuthorizationPolicy] { return &l.authorizations })}, true
@@ -41,55 +34,14 @@ func scopeKind(group, name string) (kind, bool) {
 
 // isRead says whether an object of a kind that scopeKind knows has something
 // for egressd in it: most ConfigMaps have not.
-func isRead(group, name string, n *node) bool {
+func isRead(group, name string, n *strictyaml.Node) bool {
 	switch {
 	case name == operatorKind && group == operatorGroup:
-		return n.get("spec").field("meshConfig") != nil
+		return n.Get("spec").Field("meshConfig") != nil
 	case name == configMapKind && group == "":
 		return isMeshConfigMap(n)
 	}
 	return true
-}
-
-// topLevel reports what stands beside the spec and is none of an object's
-// fields: a misspelt "spec" would leave all of it out.
-func (o *object) topLevel() { o.besideSpec(nil) }
-
-// besideSpec is topLevel for an object whose spec is a message. What stands
-// beside the spec instead of in it would do nothing, and an exportTo or
-// selector that does nothing opens a host to everybody.
-func (o *object) besideSpec(spec proto.Message) {
-	known := []string{"apiVersion", "kind", "metadata", "spec", "status"}
-	for i := range o.root.fields {
-		f := &o.root.fields[i]
-		switch {
-		case slices.Contains(known, f.key):
-		case spec != nil && spec.ProtoReflect().Descriptor().Fields().ByJSONName(f.key) != nil:
-			o.errorf(f.pos(), "unknown field %q in the object: it is a field of spec, and stands beside it; indent it as deep as the other fields of spec", f.key)
-		default:
-			o.errorf(f.pos(), "unknown field %q in the object%s", f.key, didYouMean(f.key, known))
-		}
-	}
-}
-
-// oldest returns objects in order of precedence.
-func oldest[T any](all []decoded[T]) []decoded[T] {
-	slices.SortStableFunc(all, oldestFirst[T])
-	return all
-}
-
-// objectOf finds the object that a part of the Config came from.
-func (l *loader) objectOf(ref policy.Ref) *object {
-	name := ref.Kind + " " + ref.Namespace + "/" + ref.Name
-	if o := l.seen[name]; o == nil || o.file == ref.File {
-		return o
-	}
-	for _, o := range l.twice[name] { // only ServiceEntries are in force twice
-		if o.ref == ref {
-			return o
-		}
-	}
-	return nil
 }
 
 // scope translates what says to whom rules apply.
@@ -98,13 +50,15 @@ func (l *loader) scope(cfg *policy.Config) {
 		cfg.Sidecars = append(cfg.Sidecars, l.sidecar(d))
 	}
 	for _, d := range oldest(l.authorizations) {
-		cfg.Authorizations = append(cfg.Authorizations, l.authorization(d))
+		cfg.Authorizations = append(cfg.Authorizations, authorization.Translate(authorization.Object{
+			Checker: d.Checker, Ref: d.ref, Annotations: d.meta.Annotations, Root: d.root, Spec: d.spec(), V: d.v,
+		}))
 	}
 	for _, d := range l.workloadEntries {
 		l.workloadEntry(d)
 	}
 	cfg.Workloads = l.workloads
-	l.workloadConflicts()
+	analyze.Workloads(l.workloads, l.written(new([]*batch)))
 	cfg.Mesh = l.meshConfig()
 	l.defaultExports(cfg)
 }

@@ -13,6 +13,9 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // backing is a Kubernetes Service with the endpoints found for it.
@@ -43,7 +46,7 @@ func (l *loader) kubernetesServices() []*policy.Service {
 	for _, d := range l.endpoints {
 		b := byName[d.ref.Namespace+"/"+d.ref.Name]
 		if b == nil {
-			d.warnf(d.root.at("metadata", "name"), "there is no Service of this name; the Endpoints are not used")
+			d.Warnf(d.root.At("metadata", "name"), "there is no Service of this name; the Endpoints are not used")
 			b = newBacking(decoded[core.Service]{})
 		}
 		for i := range d.v.Subsets {
@@ -54,7 +57,7 @@ func (l *loader) kubernetesServices() []*policy.Service {
 		name := d.meta.Labels[discovery.LabelServiceName]
 		b := byName[d.ref.Namespace+"/"+name]
 		if b == nil {
-			d.warnf(d.root.at("metadata", "labels"), "there is no Service %q (label %s); the EndpointSlice is not used", name, discovery.LabelServiceName)
+			d.Warnf(d.root.At("metadata", "labels"), "there is no Service %q (label %s); the EndpointSlice is not used", name, discovery.LabelServiceName)
 			b = newBacking(decoded[core.Service]{})
 		}
 		b.slice(d)
@@ -70,9 +73,9 @@ func (l *loader) kubernetesServices() []*policy.Service {
 func (b *backing) service() {
 	b.out.Ref, b.out.Resolution = b.ref, policy.ResolutionStatic
 	b.out.Selector, b.out.Export = b.v.Spec.Selector, b.annotatedExport()
-	h, err := hostname.ParsePattern(kubernetesName(b.ref.Name, b.ref.Namespace))
-	if err != nil || !isLabel(b.ref.Name) {
-		b.errorf(b.root.at("metadata", "name"), "%q is not a name for a Service (DNS-1123 label)", b.ref.Name)
+	h, err := hostname.ParsePattern(model.KubernetesName(b.ref.Name, b.ref.Namespace))
+	if err != nil || !check.IsLabel(b.ref.Name) {
+		b.Errorf(b.root.At("metadata", "name"), "%q is not a name for a Service (DNS-1123 label)", b.ref.Name)
 		return
 	}
 	b.out.Hosts = []hostname.Pattern{h}
@@ -83,9 +86,9 @@ func (b *backing) service() {
 		return
 	}
 	at := b.spec("externalName")
-	name, err := fqdn(b.v.Spec.ExternalName)
+	name, err := check.FQDN(b.v.Spec.ExternalName)
 	if err != nil {
-		b.errorf(at, "externalName: %s", err)
+		b.Errorf(at, "externalName: %s", err)
 		return
 	}
 	// A name for a name, whose addresses are found when they are needed.
@@ -93,14 +96,14 @@ func (b *backing) service() {
 	b.out.Resolution = policy.ResolutionDNS
 	b.out.Endpoints = []policy.Endpoint{{Host: name}}
 	if len(b.out.Ports) == 0 {
-		b.warnf(at, "an ExternalName Service without ports: routes to it are answered with 503; give it the port of %s", name)
+		b.Warnf(at, "an ExternalName Service without ports: routes to it are answered with 503; give it the port of %s", name)
 	}
 }
 
-func (b *backing) servicePort(at *node, p core.ServicePort) {
+func (b *backing) servicePort(at *strictyaml.Node, p core.ServicePort) {
 	out := policy.Port{Name: p.Name}
 	if p.Port < 1 || p.Port > 65535 {
-		b.errorf(at.at("port"), "port number %d must be in the range 1..65535", p.Port)
+		b.Errorf(at.At("port"), "port number %d must be in the range 1..65535", p.Port)
 		return
 	}
 	out.Number = uint16(p.Port)
@@ -110,12 +113,12 @@ func (b *backing) servicePort(at *node, p core.ServicePort) {
 	case core.ProtocolUDP:
 		out.Protocol = policy.ProtocolUDP
 	default:
-		b.warnf(at.at("protocol"), "protocol %s is not acted on; the port is left out", p.Protocol)
+		b.Warnf(at.At("protocol"), "protocol %s is not acted on; the port is left out", p.Protocol)
 		return
 	}
 	if p.TargetPort.Type == intstr.Int && p.TargetPort.IntVal != 0 {
 		if p.TargetPort.IntVal < 1 || p.TargetPort.IntVal > 65535 {
-			b.errorf(at.at("targetPort"), "targetPort %d must be in the range 1..65535", p.TargetPort.IntVal)
+			b.Errorf(at.At("targetPort"), "targetPort %d must be in the range 1..65535", p.TargetPort.IntVal)
 			return
 		}
 		out.TargetPort = uint16(p.TargetPort.IntVal)
@@ -123,7 +126,7 @@ func (b *backing) servicePort(at *node, p core.ServicePort) {
 	if slices.ContainsFunc(b.out.Ports, func(o policy.Port) bool {
 		return o.Number == out.Number && o.Protocol.Transport() == out.Protocol.Transport()
 	}) {
-		b.errorf(at.at("port"), "port %d/%s is already defined", out.Number, out.Protocol.Transport())
+		b.Errorf(at.At("port"), "port %d/%s is already defined", out.Number, out.Protocol.Transport())
 		return
 	}
 	b.out.Ports = append(b.out.Ports, out)
@@ -141,7 +144,7 @@ func sniffable(p core.ServicePort) policy.Protocol {
 		case "kubernetes.io/wss":
 			return policy.ProtocolHTTPS
 		}
-		if proto, ok := protocolOf(*p.AppProtocol); ok && proto != policy.ProtocolUDP {
+		if proto, ok := check.ProtocolOf(*p.AppProtocol); ok && proto != policy.ProtocolUDP {
 			return proto
 		}
 	}
@@ -150,7 +153,7 @@ func sniffable(p core.ServicePort) policy.Protocol {
 		return policy.ProtocolHTTP
 	}
 	name, _, _ = strings.Cut(name, "-")
-	if proto, ok := protocolOf(name); ok && name != "" && proto != policy.ProtocolUDP {
+	if proto, ok := check.ProtocolOf(name); ok && name != "" && proto != policy.ProtocolUDP {
 		return proto
 	}
 	switch p.Port {
@@ -161,21 +164,21 @@ func sniffable(p core.ServicePort) policy.Protocol {
 }
 
 func (b *backing) subset(d decoded[endpoints], i int) {
-	at := d.root.at("subsets", i)
+	at := d.root.At("subsets", i)
 	ports := map[string]uint16{}
 	for j, p := range d.v.Subsets[i].Ports {
-		if n := d.port(at.at("ports", j, "port"), "port", uint32(max(p.Port, 0))); n != 0 {
+		if n := d.Port(at.At("ports", j, "port"), "port", uint32(max(p.Port, 0))); n != 0 {
 			ports[p.Name] = n
 		}
 	}
 	for j, a := range d.v.Subsets[i].Addresses {
-		b.add(&d.place, at.at("addresses", j, "ip"), a.IP, ports)
+		b.add(&d.Reporter, at.At("addresses", j, "ip"), a.IP, ports)
 	}
 }
 
 func (b *backing) slice(d decoded[discovery.EndpointSlice]) {
 	if d.v.AddressType == discovery.AddressTypeFQDN {
-		d.inert(d.root.at("addressType"), "addressType FQDN")
+		d.Inert(d.root.At("addressType"), "addressType FQDN")
 		return
 	}
 	ports := map[string]uint16{}
@@ -187,7 +190,7 @@ func (b *backing) slice(d decoded[discovery.EndpointSlice]) {
 		if p.Name != nil {
 			name = *p.Name
 		}
-		if n := d.port(d.root.at("ports", i, "port"), "port", uint32(max(*p.Port, 0))); n != 0 {
+		if n := d.Port(d.root.At("ports", i, "port"), "port", uint32(max(*p.Port, 0))); n != 0 {
 			ports[name] = n
 		}
 	}
@@ -196,20 +199,20 @@ func (b *backing) slice(d decoded[discovery.EndpointSlice]) {
 			continue
 		}
 		for j, a := range ep.Addresses {
-			b.add(&d.place, d.root.at("endpoints", i, "addresses", j), a, ports)
+			b.add(&d.Reporter, d.root.At("endpoints", i, "addresses", j), a, ports)
 		}
 	}
 }
 
 // add merges an endpoint address into the service.
-func (b *backing) add(p *place, at *node, address string, ports map[string]uint16) {
+func (b *backing) add(p *strictyaml.Reporter, at *strictyaml.Node, address string, ports map[string]uint16) {
 	a, err := netip.ParseAddr(address)
 	if err != nil || a.Zone() != "" || a.Is4In6() {
-		p.errorf(at, "%q is not a valid IP address", address)
+		p.Errorf(at, "%q is not a valid IP address", address)
 		return
 	}
 	if b.external {
-		p.warnf(at, "the Service is an ExternalName; its endpoints are not used")
+		p.Warnf(at, "the Service is an ExternalName; its endpoints are not used")
 		return
 	}
 	i, known := b.index[a]
@@ -246,6 +249,6 @@ func (b *backing) clusterIP() {
 		if s == core.ClusterIPNone {
 			continue
 		}
-		b.add(&b.place, b.spec("clusterIP"), s, ports)
+		b.add(&b.Reporter, b.spec("clusterIP"), s, ports)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // TestExportTo: who sees an object. The rest of the package's goldens have
@@ -97,7 +98,7 @@ func TestProtoDuration(t *testing.T) {
 		0: "0s", 10 * time.Second: "10s", 1500 * time.Millisecond: "1.5s", -time.Millisecond: "-0.001s",
 		90 * time.Second: "90s", 1: "0.000000001s", -1 << 63: "-9223372036.854775808s",
 	} {
-		if got := protoDuration(d); got != want {
+		if got := strictyaml.ProtoDuration(d); got != want {
 			t.Errorf("protoDuration(%d) = %q, want %q", d, got, want)
 		}
 	}
@@ -109,7 +110,7 @@ func TestDidYouMean(t *testing.T) {
 		"host": "hosts", "prots": "ports", "target_port": "targetPort", "Resolution": "resolution", "spec": "", "x": "",
 		strings.Repeat("hosts", 1000): "",
 	} {
-		got := didYouMean(word, fields)
+		got := strictyaml.DidYouMean(word, fields)
 		if want == "" && got != "" || want != "" && !strings.Contains(got, `"`+want+`"`) {
 			t.Errorf("didYouMean(%.20q) = %q, want %q", word, got, want)
 		}

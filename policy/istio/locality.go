@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // topology are the labels of failoverPriority that stand for localities.
@@ -15,53 +17,53 @@ var topology = []string{"topology.kubernetes.io/region", "topology.kubernetes.io
 
 // locality checks a localityLbSetting. A node is in one place and takes what
 // answers, so it has no effect.
-func (o *object) locality(at *node, lb *networking.LocalityLoadBalancerSetting, outlier bool) {
+func (o *object) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalancerSetting, outlier bool) {
 	if lb == nil {
 		return
 	}
 	if len(lb.Distribute) > 0 && len(lb.Failover) > 0 {
-		o.errorf(at, "can not simultaneously specify 'distribute' and 'failover'")
+		o.Errorf(at, "can not simultaneously specify 'distribute' and 'failover'")
 	}
 	for i, label := range lb.FailoverPriority {
 		if len(lb.Failover) > 0 && slices.Contains(topology, label) {
-			o.errorf(at.at("failoverPriority", i), "can not simultaneously set 'failover' and topology label '%s' in 'failover_priority'", label)
+			o.Errorf(at.At("failoverPriority", i), "can not simultaneously set 'failover' and topology label '%s' in 'failover_priority'", label)
 		}
 	}
 	from := localities{}
 	for i, d := range lb.Distribute {
-		dn := at.at("distribute", i)
-		o.localityOverlap(dn.at("from"), d.From, from)
-		o.distribute(dn.at("to"), d.To)
+		dn := at.At("distribute", i)
+		o.localityOverlap(dn.At("from"), d.From, from)
+		o.distribute(dn.At("to"), d.To)
 	}
 	if len(lb.Failover)+len(lb.FailoverPriority) > 0 && !outlier {
-		o.warnf(at, "outlier detection policy must be provided for failover")
+		o.Warnf(at, "outlier detection policy must be provided for failover")
 	}
 	for i, f := range lb.Failover {
-		fn := at.at("failover", i)
+		fn := at.At("failover", i)
 		if f.From == f.To {
-			o.errorf(fn, "locality lb failover settings must specify different regions")
+			o.Errorf(fn, "locality lb failover settings must specify different regions")
 		}
 		if strings.Contains(f.From+f.To, "/") {
-			o.errorf(fn, "locality lb failover only specify region")
+			o.Errorf(fn, "locality lb failover only specify region")
 		}
 		if strings.Contains(f.From+f.To, "*") {
-			o.errorf(fn, "locality lb failover region should not contain '*' wildcard")
+			o.Errorf(fn, "locality lb failover region should not contain '*' wildcard")
 		}
 	}
 }
 
-func (o *object) distribute(at *node, to map[string]uint32) {
-	total, seen, x := uint64(0), localities{}, at.index()
+func (o *object) distribute(at *strictyaml.Node, to map[string]uint32) {
+	total, seen, x := uint64(0), localities{}, strictyaml.EntriesOf(at)
 	for _, where := range slices.Sorted(maps.Keys(to)) {
 		weight := to[where]
 		if weight < 1 || weight > 100 {
-			o.errorf(x.at(where), "locality weight must be in range [1, 100]")
+			o.Errorf(x.At(where), "locality weight must be in range [1, 100]")
 		}
 		total += uint64(weight)
-		o.localityOverlap(x.keyOf(where), where, seen)
+		o.localityOverlap(x.KeyOf(where), where, seen)
 	}
 	if total != 100 {
-		o.errorf(at, "total locality weight %d != 100", total)
+		o.Errorf(at, "total locality weight %d != 100", total)
 	}
 }
 
@@ -72,14 +74,14 @@ type localities map[string]bool
 // localityOverlap checks "region/zone/subzone" or a beginning of it, with a
 // '*' at the end for everything below, and that the list has no other that
 // means the same place.
-func (o *object) localityOverlap(at *node, locality string, seen localities) {
+func (o *object) localityOverlap(at *strictyaml.Node, locality string, seen localities) {
 	if n := strings.Count(locality, "*"); n > 1 || n == 1 && !strings.HasSuffix(locality, "*") {
-		o.errorf(at, "locality %s wildcard '*' number can not exceed 1 and must be in the end", locality)
+		o.Errorf(at, "locality %s wildcard '*' number can not exceed 1 and must be in the end", locality)
 		return
 	}
 	parts := strings.SplitN(locality, "/", 3)
 	if slices.Contains(parts, "") {
-		o.errorf(at, "locality %s must not contain empty region/zone/subzone info", locality)
+		o.Errorf(at, "locality %s must not contain empty region/zone/subzone info", locality)
 		return
 	}
 	if parts[len(parts)-1] == "*" {
@@ -97,34 +99,34 @@ func (o *object) localityOverlap(at *node, locality string, seen localities) {
 	}
 	seen[where] = true
 	if overlap {
-		o.errorf(at, "locality %s overlap with previous specified ones", locality)
+		o.Errorf(at, "locality %s overlap with previous specified ones", locality)
 	}
 }
 
 // zoneAware checks a zoneAwareLbSetting, which has no effect.
-func (o *object) zoneAware(at *node, z *networking.ZoneAwareLoadBalancerSetting) {
+func (o *object) zoneAware(at *strictyaml.Node, z *networking.ZoneAwareLoadBalancerSetting) {
 	if z == nil {
 		return
 	}
 	if c := z.MinClusterSize; c != nil && c.Value == 0 {
-		o.errorf(at.at("minClusterSize"), "minClusterSize must be 1 or more")
+		o.Errorf(at.At("minClusterSize"), "minClusterSize must be 1 or more")
 	}
 	for i, label := range z.FailoverPriority {
 		switch label {
 		case "topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone":
-			o.errorf(at.at("failoverPriority", i), "'failover_priority' for zone aware lb must not use topology label '%s'", label)
+			o.Errorf(at.At("failoverPriority", i), "'failover_priority' for zone aware lb must not use topology label '%s'", label)
 		}
 	}
 	for i, f := range z.Failover {
-		fn := at.at("failover", i)
+		fn := at.At("failover", i)
 		if f.From == f.To {
-			o.errorf(fn, "zone aware lb failover settings must specify different regions")
+			o.Errorf(fn, "zone aware lb failover settings must specify different regions")
 		}
 		if strings.Contains(f.From+f.To, "/") {
-			o.errorf(fn, "zone aware lb failover only specifies region")
+			o.Errorf(fn, "zone aware lb failover only specifies region")
 		}
 		if strings.Contains(f.From+f.To, "*") {
-			o.errorf(fn, "zone aware lb failover region should not contain '*' wildcard")
+			o.Errorf(fn, "zone aware lb failover region should not contain '*' wildcard")
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	meshapi "istio.io/api/mesh/v1alpha1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // Istio's defaults (istio.io/istio pkg/config/mesh).
@@ -21,7 +23,7 @@ const (
 // object, or in the text that the object holds.
 type meshSource struct {
 	decoded[meshapi.MeshConfig]
-	at *node
+	at *strictyaml.Node
 }
 
 // meshFields are what acts on egressd.
@@ -40,7 +42,7 @@ func (l *loader) meshConfig() policy.Mesh {
 		}
 		mesh, exports := m.translate()
 		if chosen != nil {
-			m.errorf(m.root.keyOf("kind"), "there is a MeshConfig already, at %s; a node has one", chosen.ref.Position())
+			m.Errorf(m.root.KeyOf("kind"), "there is a MeshConfig already, at %s; a node has one", chosen.ref.Position())
 			continue
 		}
 		chosen, out, l.exports = m, mesh, exports
@@ -52,11 +54,11 @@ func (l *loader) meshConfig() policy.Mesh {
 // root namespace, which is none of Istio's.
 func (m *meshSource) foreign() bool {
 	root := cmp.Or(m.v.RootNamespace, defaultRootNamespace)
-	ns := m.root.at("metadata").get("namespace")
-	if m.kind != configMapKind || ns == nil || ns.text == root || ns.text == defaultRootNamespace {
+	ns := m.root.At("metadata").Get("namespace")
+	if m.kind != configMapKind || ns == nil || ns.Text == root || ns.Text == defaultRootNamespace {
 		return false
 	}
-	m.say(Note, m.root.keyOf("kind"), "the ConfigMap is not in the root namespace %s, skipped", root)
+	m.Say(Note, m.root.KeyOf("kind"), "the ConfigMap is not in the root namespace %s, skipped", root)
 	return true
 }
 
@@ -64,14 +66,14 @@ func (m *meshSource) foreign() bool {
 func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 	out := policy.Mesh{Ref: m.ref}
 	m.outbound(&out)
-	out.Retries = m.retries(m.at.at("defaultHttpRetryPolicy"), m.v.DefaultHttpRetryPolicy)
+	out.Retries = m.retries(m.at.At("defaultHttpRetryPolicy"), m.v.DefaultHttpRetryPolicy)
 	out.RootNamespace = cmp.Or(m.v.RootNamespace, defaultRootNamespace)
-	if !isLabel(out.RootNamespace) {
-		m.errorf(m.at.at("rootNamespace"), "rootNamespace: %q is not a DNS-1123 label", out.RootNamespace)
+	if !check.IsLabel(out.RootNamespace) {
+		m.Errorf(m.at.At("rootNamespace"), "rootNamespace: %q is not a DNS-1123 label", out.RootNamespace)
 	}
 	out.TrustDomain = cmp.Or(m.v.TrustDomain, defaultTrustDomain)
-	if _, err := fqdn(out.TrustDomain); err != nil {
-		m.errorf(m.at.at("trustDomain"), "trustDomain: %s", err)
+	if _, err := check.FQDN(out.TrustDomain); err != nil {
+		m.Errorf(m.at.At("trustDomain"), "trustDomain: %s", err)
 	}
 	exports := [...]*visibility{
 		m.defaultExport("defaultServiceExportTo", m.v.DefaultServiceExportTo),
@@ -79,10 +81,10 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 		m.defaultExport("defaultDestinationRuleExportTo", m.v.DefaultDestinationRuleExportTo),
 	}
 	m.hidden()
-	for i := range m.at.fields {
-		f := &m.at.fields[i]
-		if name := camel(f.key); !slices.Contains(meshFields, name) && m.has(name) {
-			m.say(Note, f.pos(), "%s does not act on egressd", f.key)
+	for i := range m.at.Fields {
+		f := &m.at.Fields[i]
+		if name := strictyaml.CamelCase(f.Key); !slices.Contains(meshFields, name) && m.has(name) {
+			m.Say(Note, f.Pos(), "%s does not act on egressd", f.Key)
 		}
 	}
 	return out, exports
@@ -91,26 +93,26 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 // has says whether the MeshConfig has a field: one that is unknown is an
 // error already.
 func (m *meshSource) has(name string) bool {
-	return slices.ContainsFunc(protoNames(m.v.ProtoReflect().Descriptor()), func(n string) bool { return n == name || camel(n) == name })
+	return slices.ContainsFunc(strictyaml.ProtoNames(m.v.ProtoReflect().Descriptor()), func(n string) bool { return n == name || strictyaml.CamelCase(n) == name })
 }
 
 func (m *meshSource) outbound(out *policy.Mesh) {
 	p := m.v.OutboundTrafficPolicy
-	at := m.at.at("outboundTrafficPolicy")
+	at := m.at.At("outboundTrafficPolicy")
 	if p == nil {
-		m.say(Note, m.at, "no outboundTrafficPolicy: Istio's default is ALLOW_ANY, here what no rule names is denied")
+		m.Say(Note, m.at, "no outboundTrafficPolicy: Istio's default is ALLOW_ANY, here what no rule names is denied")
 		return
 	}
 	switch p.Mode {
 	case meshapi.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY:
 	case meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS:
 		out.Outbound = policy.AllowAny
-		m.warnf(at.at("mode"), "outboundTrafficPolicy %s opens the node: what no rule names is allowed", p.Mode)
+		m.Warnf(at.At("mode"), "outboundTrafficPolicy %s opens the node: what no rule names is allowed", p.Mode)
 	default:
-		m.errorf(at.at("mode"), "outboundTrafficPolicy: mode %s is not known", p.Mode)
+		m.Errorf(at.At("mode"), "outboundTrafficPolicy: mode %s is not known", p.Mode)
 	}
 	if p.Tls != nil {
-		m.unsupported(at.keyOf("tls"), "outboundTrafficPolicy.tls")
+		m.Unsupported(at.KeyOf("tls"), "outboundTrafficPolicy.tls")
 	}
 }
 
@@ -123,6 +125,6 @@ func (m *meshSource) hidden() {
 	d := v.DefaultVisibility
 	public := d == meshapi.ServiceEntryVisibility_VISIBILITY_UNSPECIFIED || d == meshapi.ServiceEntryVisibility_PUBLIC
 	if !public || len(v.Policies) > 0 {
-		m.unsupported(m.at.keyOf("serviceEntryVisibility"), "serviceEntryVisibility (write exportTo in the ServiceEntries)")
+		m.Unsupported(m.at.KeyOf("serviceEntryVisibility"), "serviceEntryVisibility (write exportTo in the ServiceEntries)")
 	}
 }

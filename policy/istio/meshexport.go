@@ -6,14 +6,8 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 )
-
-// visibility is a default of exportTo: "." stands for the namespace of the
-// object that it is used for, which own remembers.
-type visibility struct {
-	namespaces []string
-	own, all   bool
-}
 
 // of is the visibility of an object in a namespace.
 func (v *visibility) of(namespace string) policy.Visibility {
@@ -36,9 +30,9 @@ func (m *meshSource) defaultExport(key string, values []string) *visibility {
 	out := &visibility{}
 	seen := map[string]bool{}
 	for i, s := range values {
-		at := m.at.at(key, i)
+		at := m.at.At(key, i)
 		if seen[s] {
-			m.errorf(at, "duplicate entries in %s for entry %s", key, s)
+			m.Errorf(at, "duplicate entries in %s for entry %s", key, s)
 		}
 		seen[s] = true
 		switch s {
@@ -47,15 +41,15 @@ func (m *meshSource) defaultExport(key string, values []string) *visibility {
 		case "*":
 			out.all = true
 			if len(values) > 1 {
-				m.errorf(at, "cannot have both public (*) and non-public exportTo values for a resource")
+				m.Errorf(at, "cannot have both public (*) and non-public exportTo values for a resource")
 			}
 		case "~":
 			if len(values) > 1 {
-				m.errorf(at, "cannot export service entry to no one (~) and someone")
+				m.Errorf(at, "cannot export service entry to no one (~) and someone")
 			}
 		default:
-			if !isLabel(s) {
-				m.errorf(at, "%s: %q is not \".\", \"*\", \"~\" or a namespace", key, s)
+			if !check.IsLabel(s) {
+				m.Errorf(at, "%s: %q is not \".\", \"*\", \"~\" or a namespace", key, s)
 			}
 			out.namespaces = append(out.namespaces, s)
 		}
@@ -136,6 +130,6 @@ func (l *loader) saysExport(ref policy.Ref) bool {
 	if o.kind == "Service" {
 		return o.meta.Annotations[exportAnnotation] != ""
 	}
-	list := o.spec().get("exportTo")
-	return list != nil && len(list.items) > 0
+	list := o.spec().Get("exportTo")
+	return list != nil && len(list.Items) > 0
 }

@@ -6,33 +6,34 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // mirrors reads where copies of the requests go. A share of 0 is written to
 // switch a mirror off.
-func (l *loader) mirrors(d decoded[networking.VirtualService], at *node, r *networking.HTTPRoute) []policy.Mirror {
+func (l *loader) mirrors(d decoded[networking.VirtualService], at *strictyaml.Node, r *networking.HTTPRoute) []policy.Mirror {
 	if r.Mirror != nil && len(r.Mirrors) > 0 {
-		d.errorf(at.keyOf("mirrors"), "HTTP route cannot contain both mirror and mirrors")
+		d.Errorf(at.KeyOf("mirrors"), "HTTP route cannot contain both mirror and mirrors")
 	}
 	var out []policy.Mirror
 	percent := d.mirrorPercent(at, r)
 	if r.Mirror != nil {
-		mn := at.at("mirror")
-		d.inert(at.keyOf("mirror"), "mirror")
+		mn := at.At("mirror")
+		d.Inert(at.KeyOf("mirror"), "mirror")
 		out = append(out, policy.Mirror{Destination: l.destination(d, mn, r.Mirror), Percent: percent})
 	}
 	if len(r.Mirrors) > 0 {
-		d.inert(at.keyOf("mirrors"), "mirrors")
+		d.Inert(at.KeyOf("mirrors"), "mirrors")
 	}
 	for i, m := range r.Mirrors {
-		mn := at.at("mirrors", i)
+		mn := at.At("mirrors", i)
 		if m.Destination == nil {
-			d.errorf(mn, "destination is required for mirrors")
+			d.Errorf(mn, "destination is required for mirrors")
 			continue
 		}
-		mirror := policy.Mirror{Destination: l.destination(d, mn.at("destination"), m.Destination), Percent: 100}
+		mirror := policy.Mirror{Destination: l.destination(d, mn.At("destination"), m.Destination), Percent: 100}
 		if p := m.Percentage; p != nil {
-			mirror.Percent = d.mirrorShare(mn.at("percentage", "value"), "mirror percentage", p.Value)
+			mirror.Percent = d.MirrorShare(mn.At("percentage", "value"), "mirror percentage", p.Value)
 		}
 		out = append(out, mirror)
 	}
@@ -40,27 +41,17 @@ func (l *loader) mirrors(d decoded[networking.VirtualService], at *node, r *netw
 }
 
 // mirrorPercent is the share that `mirror` gets.
-func (o *object) mirrorPercent(at *node, r *networking.HTTPRoute) float64 {
+func (o *object) mirrorPercent(at *strictyaml.Node, r *networking.HTTPRoute) float64 {
 	percent := 100.0
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	if p := r.MirrorPercent; p != nil {
-		o.warnf(at.keyOf("mirrorPercent"), `using deprecated setting "mirrorPercent", use "mirrorPercentage" instead`)
-		percent = o.mirrorShare(at.at("mirrorPercent"), "mirror_percent", float64(p.Value))
+		o.Warnf(at.KeyOf("mirrorPercent"), `using deprecated setting "mirrorPercent", use "mirrorPercentage" instead`)
+		percent = o.MirrorShare(at.At("mirrorPercent"), "mirror_percent", float64(p.Value))
 	}
 	if p := r.MirrorPercentage; p != nil {
-		percent = o.mirrorShare(at.at("mirrorPercentage", "value"), "mirror_percentage", p.Value)
+		percent = o.MirrorShare(at.At("mirrorPercentage", "value"), "mirror_percentage", p.Value)
 	}
 	return percent
-}
-
-func (o *object) mirrorShare(at *node, what string, v float64) float64 {
-	switch {
-	case v > 100:
-		o.errorf(at, "%s must have a max value of 100 (it has %f)", what, v)
-	case v < 0:
-		o.errorf(at, "%s must have a min value of 0 (it has %f)", what, v)
-	}
-	return v
 }
 
 // sets says whether r says anything of mirrors or of their share.

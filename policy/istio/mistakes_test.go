@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 )
 
 // TestMistakes compares what is said about testdata/mistakes/*.yaml, each a
@@ -115,7 +116,7 @@ func TestHostHint(t *testing.T) {
 		"a.example,b.example": "item of its own", " a.example": "no spaces", "a*.example": `write "*.example"`, "a.*.b.*.example": `write "*.example"`,
 		"a.example": "", "*.example": "", "ä.example": "", "": "", "a..b": "", "a.example:http": "", "*": "", "a*": "",
 	} {
-		if got := hostHint(in); !strings.Contains(got, want) || want == "" && got != "" {
+		if got := check.HostHint(in); !strings.Contains(got, want) || want == "" && got != "" {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}

@@ -4,8 +4,9 @@ package istio
 
 import (
 	"bytes"
-	"reflect"
+	"maps"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,66 +14,14 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // batchSize is about how much text is read at a time: enough that starting a
 // decoder costs nothing beside it, and little enough that a change costs
 // little and that one big file keeps all cores busy.
 const batchSize = 8 << 10
-
-// batch is some documents of a file that follow each other, and what came of
-// reading them. That depends on nothing else, so it is good for as long as the
-// file has this text at this line.
-type batch struct {
-	file string
-	chunk
-	findings []Finding // of text that is no document
-	drafts   []draft
-	said     int // findings here and in the drafts
-	errors   int // of them
-	mark     int // that a Reader compares it by
-	// plain says that nothing but names connects the drafts with what is in
-	// other batches.
-	plain bool
-	// services are those of the drafts, in their order.
-	services []*policy.Service
-	// exported are services as they are with a default for exportTo, which is
-	// exportedFor; nil until there is one.
-	exported    []*policy.Service
-	exportedFor *visibility
-}
-
-// draft is one document, read as far as that needs no other one.
-type draft struct {
-	object *object // nil: nothing that is read, or not readable
-	// service is the translation of a ServiceEntry that needs no other object.
-	service *policy.Service
-	// take hands on what needs others; nil: nothing.
-	take func(*loader)
-	said *said // nil: nothing
-}
-
-// said is what there is to say about a draft.
-type said struct {
-	head []Finding // up to and including the metadata
-	body []Finding // of the rest of the object
-	// unread are the values of the body that could not be decoded.
-	unread map[spot]bool
-}
-
-func (d *draft) says() said {
-	if d.said == nil {
-		return said{}
-	}
-	return *d.said
-}
-
-func (d *draft) note() *said {
-	if d.said == nil {
-		d.said = &said{}
-	}
-	return d.said
-}
 
 // batchesOf cuts a file between documents, into batches of at least size bytes.
 func batchesOf(f File, size int) []*batch {
@@ -81,14 +30,14 @@ func batchesOf(f File, size int) []*batch {
 	start, end, line := 0, 0, 0
 	cut := func() {
 		text := data[start:end:end]
-		batches = append(batches, &batch{file: f.Name, chunk: chunk{text, line}})
+		batches = append(batches, &batch{file: f.Name, Chunk: strictyaml.Chunk{Text: text, Line: line}})
 		line += bytes.Count(text, []byte("\n"))
 		start = end
 	}
-	for _, c := range split(data) {
-		end += len(c.text)
+	for _, c := range strictyaml.Split(data) {
+		end += len(c.Text)
 		// A directive at the end of c belongs to the document behind it.
-		if end-start >= size && !bytes.Contains(c.text, []byte("\n%")) {
+		if end-start >= size && !bytes.Contains(c.Text, []byte("\n%")) {
 			cut()
 		}
 	}
@@ -122,12 +71,12 @@ func concurrently(n int, f func(worker, i int)) {
 
 // decode reads batches, several at a time.
 func decode(batches []*batch, namespace string) {
-	types := make([]map[reflect.Type]map[string]reflect.Type, workers(len(batches)))
+	byWorker := make([]strictyaml.Types, workers(len(batches)))
 	concurrently(len(batches), func(worker, i int) {
-		if types[worker] == nil {
-			types[worker] = map[reflect.Type]map[string]reflect.Type{}
+		if byWorker[worker] == nil {
+			byWorker[worker] = strictyaml.Types{}
 		}
-		rd := batchReader{batch: batches[i], namespace: namespace, types: types[worker]}
+		rd := batchReader{batch: batches[i], namespace: namespace, types: byWorker[worker]}
 		rd.read()
 	})
 }
@@ -136,21 +85,21 @@ func decode(batches []*batch, namespace string) {
 type batchReader struct {
 	*batch
 	namespace string // of objects that name none
-	types     map[reflect.Type]map[string]reflect.Type
+	types     strictyaml.Types
 	keep      bool // the trees of all objects
 }
 
 // place starts a report of its own: the findings of one part of a document.
-func (rd *batchReader) place() *place {
-	return &place{r: &report{hint: valueHint, types: rd.types}, file: rd.file}
+func (rd *batchReader) place() *strictyaml.Reporter {
+	return &strictyaml.Reporter{Report: newReport(rd.types), File: rd.file}
 }
 
 func (rd *batchReader) read() {
 	p := rd.place()
-	for _, doc := range documents(rd.chunk, p) {
+	for _, doc := range strictyaml.Documents(rd.Chunk, p) {
 		rd.document(doc)
 	}
-	rd.findings, rd.said, rd.errors, rd.plain = p.r.findings, len(p.r.findings), p.r.errors, true
+	rd.findings, rd.said, rd.errors, rd.plain = p.Report.Findings, len(p.Report.Findings), p.Report.Errors, true
 	for i := range rd.drafts {
 		d := &rd.drafts[i]
 		said := d.says()
@@ -173,8 +122,8 @@ func countErrors(findings []Finding) (n int) {
 }
 
 // document reads one document: an object, or a list of objects.
-func (rd *batchReader) document(n *node) {
-	if n.isNull() {
+func (rd *batchReader) document(n *strictyaml.Node) {
+	if n.IsNull() {
 		return
 	}
 	p := rd.place()
@@ -185,8 +134,8 @@ func (rd *batchReader) document(n *node) {
 		}
 		return
 	}
-	if len(p.r.findings) > 0 {
-		d.note().head = p.r.findings
+	if len(p.Report.Findings) > 0 {
+		d.note().head = p.Report.Findings
 	}
 	if d.object != nil || d.said != nil {
 		rd.drafts = append(rd.drafts, d)
@@ -195,20 +144,20 @@ func (rd *batchReader) document(n *node) {
 
 // head reads what kind of document n is. It fills d for an object, and
 // returns the items of a list.
-func (rd *batchReader) head(n *node, p *place, d *draft) (items []*node) {
-	if n.kind != mapNode {
-		p.errorf(n, "expected a Kubernetes object, got %s", n.what())
+func (rd *batchReader) head(n *strictyaml.Node, p *strictyaml.Reporter, d *draft) (items []*strictyaml.Node) {
+	if n.Kind != strictyaml.Mapping {
+		p.Errorf(n, "expected a Kubernetes object, got %s", n.What())
 		return nil
 	}
 	version, kind := typeMeta(n, p)
 	if kind == "" {
 		return nil
 	}
-	if items := n.get("items"); items != nil && strings.HasSuffix(kind, "List") {
-		if items.kind != listNode && !items.isNull() {
-			p.errorf(items, "items: expected a list, got %s", items.what())
+	if items := n.Get("items"); items != nil && strings.HasSuffix(kind, "List") {
+		if items.Kind != strictyaml.List && !items.IsNull() {
+			p.Errorf(items, "items: expected a list, got %s", items.What())
 		}
-		return items.items
+		return items.Items
 	}
 	k, ok := findKind(n, version, kind, p)
 	if !ok {
@@ -218,33 +167,29 @@ func (rd *batchReader) head(n *node, p *place, d *draft) (items []*node) {
 	if o == nil {
 		return nil
 	}
-	body := &report{hint: valueHint, types: rd.types}
-	o.r, o.batch = body, rd.batch
+	body := newReport(rd.types)
+	o.Report, o.batch = body, rd.batch
 	d.object = o
 	k.decode(o, d)
-	if len(body.findings) > 0 {
-		d.note().body, d.said.unread = body.findings, body.unreadable
+	if len(body.Findings) > 0 {
+		d.note().body, d.said.unread = body.Findings, body.Unreadable
 	}
-	o.r = nil // the report of who takes it comes here
+	o.Report = nil // the report of who takes it comes here
 	if d.service != nil && !rd.keep {
 		o.letGo()
 	}
 	return nil
 }
 
-// letGo forgets what an object was read from. Nearly all of a big policy are
-// ServiceEntries; their trees are several times what they say.
-func (o *object) letGo() { o.root, o.meta, o.r = nil, nil, nil }
-
 // restore reads the trees of the batch's objects again, to find places in
 // them. Findings about them are for l.
 func (b *batch) restore(l *loader) {
-	again := &batch{file: b.file, chunk: b.chunk}
-	rd := batchReader{batch: again, namespace: l.namespace, types: map[reflect.Type]map[string]reflect.Type{}, keep: true}
+	again := &batch{file: b.file, Chunk: b.Chunk}
+	rd := batchReader{batch: again, namespace: l.namespace, types: strictyaml.Types{}, keep: true}
 	rd.read()
 	for i, d := range again.drafts {
 		if o := b.drafts[i].object; o != nil && o.root == nil {
-			o.root, o.meta, o.r = d.object.root, d.object.meta, l.r
+			o.root, o.meta, o.Report = d.object.root, d.object.meta, l.r
 		}
 	}
 }
@@ -259,38 +204,38 @@ func (b *batch) letGo() {
 }
 
 // typeMeta reads apiVersion and kind; kind is "" when there is no object.
-func typeMeta(n *node, p *place) (version, kind string) {
-	v, k := n.get("apiVersion"), n.get("kind")
+func typeMeta(n *strictyaml.Node, p *strictyaml.Reporter) (version, kind string) {
+	v, k := n.Get("apiVersion"), n.Get("kind")
 	switch {
 	case v == nil && k == nil:
-		p.warnf(n, "neither apiVersion nor kind: not a Kubernetes object, skipped; what opens a host is a ServiceEntry (apiVersion: networking.istio.io/v1)")
-	case v == nil || v.tag != "!!str" || v.text == "":
-		p.errorf(n.at("apiVersion"), "apiVersion is missing or not a string%s", groupHint(n.at("kind").text))
-	case k == nil || k.tag != "!!str" || k.text == "":
-		p.errorf(n.at("kind"), "kind is missing or not a string")
+		p.Warnf(n, "neither apiVersion nor kind: not a Kubernetes object, skipped; what opens a host is a ServiceEntry (apiVersion: networking.istio.io/v1)")
+	case v == nil || v.Tag != "!!str" || v.Text == "":
+		p.Errorf(n.At("apiVersion"), "apiVersion is missing or not a string%s", groupHint(n.At("kind").Text))
+	case k == nil || k.Tag != "!!str" || k.Text == "":
+		p.Errorf(n.At("kind"), "kind is missing or not a string")
 	default:
-		return v.text, k.text
+		return v.Text, k.Text
 	}
 	return "", ""
 }
 
 // object reads the metadata. It returns nil after an error.
-func (rd *batchReader) object(n *node, kind string, p *place) *object {
-	o := &object{place: *p, kind: kind, root: n, meta: &meta.ObjectMeta{}}
-	o.object = kind
+func (rd *batchReader) object(n *strictyaml.Node, kind string, p *strictyaml.Reporter) *object {
+	o := &object{Checker: check.Checker{Reporter: *p}, kind: kind, root: n, meta: &meta.ObjectMeta{}}
+	o.Object = kind
 	if kind == operatorKind {
 		n = withOperatorName(n)
 		o.root = n
 	}
-	if m := n.get("metadata"); m == nil || m.kind != mapNode {
-		o.errorf(n, "metadata is missing or not a mapping")
+	if m := n.Get("metadata"); m == nil || m.Kind != strictyaml.Mapping {
+		o.Errorf(n, "metadata is missing or not a mapping")
 		return nil
 	}
-	name := n.at("metadata", "name")
-	if name.kind == scalarNode && name.tag == "!!str" {
-		o.object = kind + " " + rd.namespaceOf(n) + "/" + name.text
+	name := n.At("metadata", "name")
+	if name.Kind == strictyaml.Scalar && name.Tag == "!!str" {
+		o.Object = kind + " " + rd.namespaceOf(n) + "/" + name.Text
 	}
-	if !o.plainMeta() && !decodeGo(n.at("metadata"), o.meta, "metadata", &o.place) {
+	if !o.plainMeta() && !strictyaml.DecodeGo(n.At("metadata"), o.meta, "metadata", &o.Reporter) {
 		return nil
 	}
 	if o.meta.Namespace == "" {
@@ -302,7 +247,7 @@ func (rd *batchReader) object(n *node, kind string, p *place) *object {
 	o.metaLabels()
 	o.ref = policy.Ref{
 		Kind: kind, Namespace: o.meta.Namespace, Name: o.meta.Name,
-		File: p.file, Line: name.line, Column: name.col,
+		File: p.File, Line: name.Line, Column: name.Col,
 	}
 	return o
 }
@@ -311,17 +256,17 @@ func (rd *batchReader) object(n *node, kind string, p *place) *object {
 // most, without the official decoder. It says whether it did.
 func (o *object) plainMeta() bool {
 	var name, namespace string
-	fields := o.root.get("metadata").fields
+	fields := o.root.Get("metadata").Fields
 	for i := range fields {
-		v := fields[i].value
-		if v.kind != scalarNode || v.tag != "!!str" {
+		v := fields[i].Value
+		if v.Kind != strictyaml.Scalar || v.Tag != "!!str" {
 			return false
 		}
-		switch fields[i].key {
+		switch fields[i].Key {
 		case "name":
-			name = v.text
+			name = v.Text
 		case "namespace":
-			namespace = v.text
+			namespace = v.Text
 		default:
 			return false
 		}
@@ -330,29 +275,50 @@ func (o *object) plainMeta() bool {
 	return true
 }
 
-func (rd *batchReader) namespaceOf(n *node) string {
-	if ns := n.at("metadata").get("namespace"); ns != nil && ns.kind == scalarNode && ns.text != "" {
-		return ns.text
+func (rd *batchReader) namespaceOf(n *strictyaml.Node) string {
+	if ns := n.At("metadata").Get("namespace"); ns != nil && ns.Kind == strictyaml.Scalar && ns.Text != "" {
+		return ns.Text
 	}
 	return rd.namespace
 }
 
-func (o *object) validName(name *node) bool {
+// metaLabels checks the labels and the annotations of an object as the API
+// server does.
+func (o *object) metaLabels() {
+	at := o.root.At("metadata", "labels")
+	o.Labels(at, o.meta.Labels)
+	for _, key := range slices.Sorted(maps.Keys(o.meta.Labels)) {
+		if n := len(o.meta.Labels[key]); n > check.MaxLabelValue {
+			o.Errorf(at.At(key), "invalid tag value: it has %d characters, more than %d", n, check.MaxLabelValue)
+		}
+		if prefix, _, found := strings.Cut(key, "/"); found && !check.IsSubdomain(prefix) && check.IsLabelKey(key) {
+			o.Errorf(at.KeyOf(key), "invalid tag key: %q", key)
+		}
+	}
+	at = o.root.At("metadata", "annotations")
+	for _, key := range slices.Sorted(maps.Keys(o.meta.Annotations)) {
+		if !check.IsLabelKey(strings.ToLower(key)) {
+			o.Errorf(at.KeyOf(key), "invalid annotation: %q is not a name, or domain/name", key)
+		}
+	}
+}
+
+func (o *object) validName(name *strictyaml.Node) bool {
 	if o.meta.Name == "" {
-		o.errorf(o.root.at("metadata"), "metadata.name is required")
+		o.Errorf(o.root.At("metadata"), "metadata.name is required")
 		return false
 	}
 	ok := true
 	switch {
 	case len(o.meta.Name) > 253:
-		o.errorf(name, "metadata.name: it has %d characters, more than 253", len(o.meta.Name))
+		o.Errorf(name, "metadata.name: it has %d characters, more than 253", len(o.meta.Name))
 		ok = false
-	case !isSubdomain(o.meta.Name):
-		o.errorf(name, "metadata.name: %q is not a DNS-1123 subdomain (lower-case letters, digits, '-' and '.')", o.meta.Name)
+	case !check.IsSubdomain(o.meta.Name):
+		o.Errorf(name, "metadata.name: %q is not a DNS-1123 subdomain (lower-case letters, digits, '-' and '.')", o.meta.Name)
 		ok = false
 	}
-	if !isLabel(o.meta.Namespace) {
-		o.errorf(o.root.at("metadata", "namespace"), "metadata.namespace: %q is not a DNS-1123 label", o.meta.Namespace)
+	if !check.IsLabel(o.meta.Namespace) {
+		o.Errorf(o.root.At("metadata", "namespace"), "metadata.namespace: %q is not a DNS-1123 label", o.meta.Namespace)
 		ok = false
 	}
 	return ok

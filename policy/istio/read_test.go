@@ -66,10 +66,10 @@ func TestBatchesWhole(t *testing.T) {
 	var back []byte
 	batches := batchesOf(File{Name: "f", Data: data}, batchSize)
 	for _, b := range batches {
-		if b.line != bytes.Count(back, []byte("\n")) {
-			t.Errorf("a batch starts at line %d, want %d", b.line, bytes.Count(back, []byte("\n")))
+		if b.Line != bytes.Count(back, []byte("\n")) {
+			t.Errorf("a batch starts at line %d, want %d", b.Line, bytes.Count(back, []byte("\n")))
 		}
-		back = append(back, b.text...)
+		back = append(back, b.Text...)
 	}
 	if !bytes.Equal(back, data) || len(batches) < 10 {
 		t.Errorf("%d batches have %d bytes, want %d", len(batches), len(back), len(data))

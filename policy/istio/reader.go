@@ -9,6 +9,9 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/analyze"
+	"github.com/egressd/egressd/policy/istio/internal/gwapi"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // Reader reads a configuration again and again. What has not changed since it
@@ -67,12 +70,12 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 	if again {
 		r.translate(order)
 	}
-	r.l.r.files = order
+	r.l.r.Order = order
 	findings, errors := r.findings()
 	cfg := r.assemble()
 	if len(r.l.httpRoutes) > 0 {
 		said, wrong := r.routes(cfg)
-		findings, errors = r.l.r.sorted(append(findings, said...)), errors+wrong
+		findings, errors = r.l.r.Sorted(append(findings, said...)), errors+wrong
 	}
 	r.last = nil
 	if errors == 0 {
@@ -85,17 +88,17 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 // and returns what there is to say about it.
 func (r *Reader) routes(cfg *policy.Config) (said []Finding, errors int) {
 	report := r.l.r
-	findings, before := len(report.findings), report.errors
-	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), r.l.gatewayRoutes(cfg.Services)...)
-	said, errors = slices.Clone(report.findings[findings:]), report.errors-before
-	report.findings, report.errors = report.findings[:findings], before
+	findings, before := len(report.Findings), report.Errors
+	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), gwapi.Translate(r.l.httpRoutes, cfg.Services, r.l.origins, r.l.merged)...)
+	said, errors = slices.Clone(report.Findings[findings:]), report.Errors-before
+	report.Findings, report.Errors = report.Findings[:findings], before
 	return said, errors
 }
 
 // findings are those about all that was read, and how many are Errors.
 func (r *Reader) findings() (all []Finding, errors int) {
-	n := len(r.l.r.findings)
-	errors = r.l.r.errors
+	n := len(r.l.r.Findings)
+	errors = r.l.r.Errors
 	for _, b := range r.batches {
 		if b.plain {
 			n += b.said
@@ -108,7 +111,7 @@ func (r *Reader) findings() (all []Finding, errors int) {
 			all = b.appendTo(all, r.refused)
 		}
 	}
-	return r.l.r.sorted(append(all, r.l.r.findings...)), errors
+	return r.l.r.Sorted(append(all, r.l.r.Findings...)), errors
 }
 
 func plain(batches []*batch) bool {
@@ -169,12 +172,12 @@ func same(a, b []byte) bool {
 func (old parsedFile) update(f File, size int) []*batch {
 	byLine := make(map[int]*batch, len(old.batches))
 	for _, b := range old.batches {
-		byLine[b.line] = b
+		byLine[b.Line] = b
 	}
 	batches := batchesOf(f, size)
 	for i, b := range batches {
-		if was := byLine[b.line]; was != nil && bytes.Equal(was.text, b.text) {
-			was.text = b.text // the old text is let go
+		if was := byLine[b.Line]; was != nil && bytes.Equal(was.Text, b.Text) {
+			was.Text = b.Text // the old text is let go
 			batches[i] = was
 		}
 	}
@@ -199,10 +202,10 @@ func (r *Reader) forget(batches []*batch) bool {
 			if o == nil {
 				continue
 			}
-			if r.twice[o.object] != nil {
+			if r.twice[o.Object] != nil {
 				return false
 			}
-			delete(r.seen, o.object)
+			delete(r.seen, o.Object)
 		}
 	}
 	return true
@@ -216,10 +219,10 @@ func (r *Reader) learn(batches []*batch) bool {
 			if o == nil {
 				continue
 			}
-			if r.seen[o.object] != nil {
+			if r.seen[o.Object] != nil {
 				return false
 			}
-			r.seen[o.object] = o
+			r.seen[o.Object] = o
 		}
 	}
 	return true
@@ -229,46 +232,46 @@ func (r *Reader) learn(batches []*batch) bool {
 func (r *Reader) register(batches []*batch) {
 	r.seen = make(map[string]*object, len(r.seen))
 	r.twice, r.refused = map[string][]*object{}, map[*object]bool{}
-	var said report
+	var said strictyaml.Report
 	for _, b := range batches {
 		for i := range b.drafts {
 			o := b.drafts[i].object
 			if o == nil {
 				continue
 			}
-			first := r.seen[o.object]
+			first := r.seen[o.Object]
 			if first == nil {
-				r.seen[o.object] = o
+				r.seen[o.Object] = o
 				continue
 			}
-			r.twice[o.object] = append(r.twice[o.object], o)
-			at := place{r: &said, file: o.file, object: o.object}
-			name := &node{line: o.ref.Line, col: o.ref.Column}
-			if o.kind == "ServiceEntry" && first.file != o.file {
+			r.twice[o.Object] = append(r.twice[o.Object], o)
+			at := strictyaml.Reporter{Report: &said, File: o.File, Object: o.Object}
+			name := &strictyaml.Node{Line: o.ref.Line, Col: o.ref.Column}
+			if o.kind == "ServiceEntry" && first.File != o.File {
 				// A directory may hold alternatives that a cluster would take one
 				// after the other. An allowlist can hold both.
-				at.warnf(name, "the object is already defined at %s:%d:%d; both are in force here, a cluster keeps the one that was applied last",
-					first.file, first.ref.Line, first.ref.Column)
+				at.Warnf(name, "the object is already defined at %s:%d:%d; both are in force here, a cluster keeps the one that was applied last",
+					first.File, first.ref.Line, first.ref.Column)
 				continue
 			}
-			at.errorf(name, "the object is already defined at %s:%d:%d", first.file, first.ref.Line, first.ref.Column)
+			at.Errorf(name, "the object is already defined at %s:%d:%d", first.File, first.ref.Line, first.ref.Column)
 			r.refused[o] = true
 		}
 	}
-	r.repeats = said.findings
+	r.repeats = said.Findings
 }
 
 // translate translates what is more than independent ServiceEntries.
 func (r *Reader) translate(order map[string]int) {
 	l := newLoader(r.options)
-	l.r.files = order
+	l.r.Order = order
 	l.seen, l.twice = r.seen, r.twice
-	l.r.addAll(r.repeats)
+	l.r.AddAll(r.repeats)
 	for _, b := range r.batches {
 		if b.plain {
 			continue
 		}
-		l.r.addAll(b.findings)
+		l.r.AddAll(b.findings)
 		for i := range b.drafts {
 			l.take(&b.drafts[i], r.refused)
 		}
@@ -284,20 +287,20 @@ func (r *Reader) translate(order map[string]int) {
 
 // take takes a draft after those before it.
 func (l *loader) take(d *draft, refused map[*object]bool) {
-	l.r.addAll(d.says().head)
+	l.r.AddAll(d.says().head)
 	if d.object == nil || refused[d.object] {
 		return
 	}
 	d.object.order = l.count
 	l.count++
-	l.r.addAll(d.says().body)
+	l.r.AddAll(d.says().body)
 	if d.take == nil {
 		return
 	}
 	for s := range d.says().unread {
-		l.r.unreadAt(s)
+		l.r.UnreadAt(s)
 	}
-	d.object.r = l.r
+	d.object.Report = l.r
 	d.take(l)
 }
 
@@ -376,11 +379,32 @@ func (r *Reader) Analyze() []Finding {
 			}
 		}
 	}
-	before := len(l.r.findings)
-	l.analyze(r.last)
-	found := slices.Clone(l.r.findings[before:])
-	l.r.findings = l.r.findings[:before]
-	return l.r.sorted(found)
+	before := len(l.r.Findings)
+	var restored []*batch
+	analyze.Config(r.last, l.written(&restored))
+	for _, b := range restored {
+		b.letGo()
+	}
+	found := slices.Clone(l.r.Findings[before:])
+	l.r.Findings = l.r.Findings[:before]
+	return l.r.Sorted(found)
+}
+
+// written says where the Config is written. Batches whose trees are read again
+// for it go to restored.
+func (l *loader) written(restored *[]*batch) analyze.Files {
+	find := func(ref policy.Ref) (r strictyaml.Reporter, spec *strictyaml.Node) {
+		o := l.objectOf(ref)
+		if o == nil {
+			return r, nil
+		}
+		if o.root == nil {
+			o.batch.restore(l)
+			*restored = append(*restored, o.batch)
+		}
+		return o.Reporter, o.spec()
+	}
+	return analyze.Files{Report: l.r, Object: find, Written: l.origins, Namespaces: l.namespaces}
 }
 
 // appendTo appends the batch's findings but those of refused objects.

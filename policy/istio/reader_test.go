@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // outcome is all that is known of files: the Config, and the findings of Load
@@ -49,9 +50,9 @@ func newEditor(t *testing.T, seed uint64) *editor {
 	e := &editor{Rand: rand.New(rand.NewPCG(seed, 1))}
 	for _, name := range append(glob(t, "testdata/valid/*.yaml"), glob(t, "testdata/invalid/*.yaml")...) {
 		broken := strings.Contains(name, "invalid")
-		for _, c := range split(readFile(t, name).Data) {
+		for _, c := range strictyaml.Split(readFile(t, name).Data) {
 			if !broken || e.IntN(20) == 0 {
-				e.docs = append(e.docs, strings.TrimPrefix(string(c.text), "---\n"))
+				e.docs = append(e.docs, strings.TrimPrefix(string(c.Text), "---\n"))
 			}
 		}
 	}
@@ -81,10 +82,10 @@ func (e *editor) edit() string {
 		return "a new file"
 	}
 	f := &e.files[e.IntN(len(e.files))]
-	docs := split(f.Data)
+	docs := strictyaml.Split(f.Data)
 	i := e.IntN(len(docs))
-	at := bytes.Index(f.Data, docs[i].text)
-	end := at + len(docs[i].text)
+	at := bytes.Index(f.Data, docs[i].Text)
+	end := at + len(docs[i].Text)
 	doc := "---\n" + e.docs[e.IntN(len(e.docs))]
 	switch n := e.IntN(20); {
 	case n < 3:
@@ -173,7 +174,7 @@ func TestReaderGoldens(t *testing.T) {
 	for _, name := range append(names, names...) {
 		f := []File{readFile(t, name)}
 		cfg, findings := r.Load(f)
-		all := r.l.r.sorted(slices.Concat(findings, r.Analyze()))
+		all := r.l.r.Sorted(slices.Concat(findings, r.Analyze()))
 		wantCfg, want := Load(f, goldenOptions)
 		if got, want := outcome(cfg, all), outcome(wantCfg, want); got != want {
 			t.Errorf("%s: got\n%s\nwant\n%s", filepath.Base(name), got, want)

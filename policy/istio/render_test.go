@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // render writes a Config as YAML: a section for each of its lists, objects in
@@ -210,8 +211,8 @@ func pair(key, value string) *yaml.Node {
 func withinDocuments(f File, s string) string {
 	place := regexp.MustCompile(`(^|[\s("'])` + regexp.QuoteMeta(f.Name) + `:(\d+)`)
 	var starts []int
-	for _, c := range split(f.Data) {
-		starts = append(starts, c.line)
+	for _, c := range strictyaml.Split(f.Data) {
+		starts = append(starts, c.Line)
 	}
 	return place.ReplaceAllStringFunc(s, func(found string) string {
 		m := place.FindStringSubmatch(found)

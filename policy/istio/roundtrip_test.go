@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -20,6 +19,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
+
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // specs makes the official type of each kind's spec.
@@ -54,10 +55,10 @@ func rewritten(data []byte) ([]byte, bool) {
 			if err != nil {
 				return nil, false
 			}
-			p := &place{r: &report{types: map[reflect.Type]map[string]reflect.Type{}}}
-			nodes := documents(chunk{text: text}, p)
+			p := &strictyaml.Reporter{Report: newReport(strictyaml.Types{})}
+			nodes := strictyaml.Documents(strictyaml.Chunk{Text: text}, p)
 			m := spec()
-			if len(nodes) != 1 || !decodeProto(nodes[0], m, "spec", p) || p.r.errors > 0 {
+			if len(nodes) != 1 || !strictyaml.DecodeProto(nodes[0], m, "spec", p) || p.Report.Errors > 0 {
 				return nil, false
 			}
 			b, err := protojson.Marshal(m)

@@ -10,6 +10,9 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // workloadIndex finds WorkloadEntries by namespace and labels.
@@ -59,7 +62,7 @@ func (w *workloadIndex) find(namespace string, selector map[string]string) []*se
 	}
 	var out []*selectable
 	for _, s := range candidates {
-		if selects(selector, s.labels) {
+		if model.Selects(selector, s.labels) {
 			out = append(out, s)
 		}
 	}
@@ -72,27 +75,27 @@ func (l *loader) selected(e *entry) {
 	if s == nil {
 		return
 	}
-	at := e.spec().keyOf("workloadSelector")
-	e.selector(e.spec("workloadSelector", "labels"), s.Labels,
+	at := e.spec().KeyOf("workloadSelector")
+	e.Selector(e.spec("workloadSelector", "labels"), s.Labels,
 		"service entry: workload selector specified without labels, will be applied to all services in namespace")
-	if e.spec().has("endpoints") {
-		e.errorf(at, "only one of WorkloadSelector or Endpoints is allowed in Service Entry")
+	if e.spec().Has("endpoints") {
+		e.Errorf(at, "only one of WorkloadSelector or Endpoints is allowed in Service Entry")
 		return
 	}
 	switch e.out.Resolution {
 	case policy.ResolutionStatic:
 	case policy.ResolutionDNS, policy.ResolutionDNSRoundRobin:
-		e.warnf(at, "workloadSelector should not be set when resolution mode is %s", e.out.Resolution)
+		e.Warnf(at, "workloadSelector should not be set when resolution mode is %s", e.out.Resolution)
 	default:
-		e.warnf(at, "workloadSelector should not be set when resolution mode is %s: it selects nothing", e.out.Resolution)
+		e.Warnf(at, "workloadSelector should not be set when resolution mode is %s: it selects nothing", e.out.Resolution)
 		return
 	}
 	found := l.selectable().find(e.ref.Namespace, s.Labels)
 	if len(found) == 0 {
-		e.warnf(at, "workloadSelector selects no WorkloadEntry of namespace %s (Pods are not read)", e.ref.Namespace)
+		e.Warnf(at, "workloadSelector selects no WorkloadEntry of namespace %s (Pods are not read)", e.ref.Namespace)
 	}
 	if len(found) > 1 && e.out.Resolution == policy.ResolutionDNSRoundRobin {
-		e.warnf(at, "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN; of the %d selected the first is used", len(found))
+		e.Warnf(at, "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN; of the %d selected the first is used", len(found))
 		found = found[:1]
 	}
 	for _, w := range found {
@@ -102,13 +105,13 @@ func (l *loader) selected(e *entry) {
 
 // take adds a selected WorkloadEntry. What is wrong with it in itself is said
 // where it is; here it is left out.
-func (e *entry) take(at *node, w *selectable) {
+func (e *entry) take(at *strictyaml.Node, w *selectable) {
 	out := describe(w.v, w.labels)
 	maps.DeleteFunc(out.Ports, func(name string, _ uint16) bool {
 		return !e.names[name] || w.v.Ports[name] < 1 || w.v.Ports[name] > 65535
 	})
 	a, err := netip.ParseAddr(w.v.Address)
-	socket, unix := strings.CutPrefix(w.v.Address, unixPrefix)
+	socket, unix := strings.CutPrefix(w.v.Address, model.UnixPrefix)
 	what := "WorkloadEntry " + w.ref.Namespace + "/" + w.ref.Name
 	switch {
 	case w.v.Address == "":
@@ -117,16 +120,16 @@ func (e *entry) take(at *node, w *selectable) {
 		out.Addr = a
 	case unix && unixAddress(socket) == "" && e.out.Resolution == policy.ResolutionStatic:
 		if len(e.v.Ports) != 1 {
-			e.warnf(at, "%s is not used: exactly 1 service port required for unix endpoints", what)
+			e.Warnf(at, "%s is not used: exactly 1 service port required for unix endpoints", what)
 			return
 		}
 		out.Unix = socket
 	case e.isDNS() && err != nil && !unix:
-		if out.Host, err = fqdn(w.v.Address); err != nil {
+		if out.Host, err = check.FQDN(w.v.Address); err != nil {
 			return
 		}
 	default:
-		e.warnf(at, "%s is not used: its address %q is not a valid IP address, which resolution %s needs", what, w.v.Address, e.out.Resolution)
+		e.Warnf(at, "%s is not used: its address %q is not a valid IP address, which resolution %s needs", what, w.v.Address, e.out.Resolution)
 		return
 	}
 	e.out.Endpoints = append(e.out.Endpoints, out)

@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // cipherSuites are those that Istio passes on
@@ -41,7 +42,7 @@ var tlsVersions = map[networking.ServerTLSSettings_TLSProtocol]uint16{
 type serverTLS struct {
 	*loader
 	*object
-	at  *node
+	at  *strictyaml.Node
 	in  *networking.ServerTLSSettings
 	out *policy.ServerTLS
 	// unread says that certificates in files are not looked at.
@@ -49,13 +50,13 @@ type serverTLS struct {
 }
 
 // serverTLS reads the TLS settings at n.
-func (l *loader) serverTLS(o *object, n *node, t *networking.ServerTLSSettings) *policy.ServerTLS {
+func (l *loader) serverTLS(o *object, n *strictyaml.Node, t *networking.ServerTLSSettings) *policy.ServerTLS {
 	s := newServerTLS(l, o, n, t)
 	s.check()
 	return s.out
 }
 
-func newServerTLS(l *loader, o *object, n *node, t *networking.ServerTLSSettings) *serverTLS {
+func newServerTLS(l *loader, o *object, n *strictyaml.Node, t *networking.ServerTLSSettings) *serverTLS {
 	s := &serverTLS{loader: l, object: o, at: n, in: t, out: &policy.ServerTLS{
 		Mode: serverTLSModes[t.Mode],
 		CA:   t.CaCertificates, CRL: t.CaCrl, SubjectAltNames: t.SubjectAltNames,
@@ -82,17 +83,17 @@ func (s *serverTLS) check() {
 	s.versions()
 	s.ciphers()
 	if t.CaCertCredentialName != "" {
-		s.inert(n.keyOf("caCertCredentialName"), "caCertCredentialName")
+		s.Inert(n.KeyOf("caCertCredentialName"), "caCertCredentialName")
 	}
 	if t.InsecureSkipVerify.GetValue() {
-		s.inert(n.keyOf("insecureSkipVerify"), "insecureSkipVerify")
+		s.Inert(n.KeyOf("insecureSkipVerify"), "insecureSkipVerify")
 	}
 	switch t.Mode {
 	case networking.ServerTLSSettings_ISTIO_MUTUAL:
 		s.istioMutual()
 	case networking.ServerTLSSettings_PASSTHROUGH, networking.ServerTLSSettings_AUTO_PASSTHROUGH:
 		if s.named() || t.CaCertificates != "" || t.CaCrl != "" {
-			s.warnf(n, "%v mode does not use certificates, they will be ignored", t.Mode)
+			s.Warnf(n, "%v mode does not use certificates, they will be ignored", t.Mode)
 		}
 	default:
 		s.terminates()
@@ -112,11 +113,11 @@ func (s *serverTLS) sources() {
 		}
 	}
 	if sources > 1 {
-		s.errorf(s.at, "only one of credential_name, credential_names, server_certificate/private_key, tls_certificates should be specified")
+		s.Errorf(s.at, "only one of credential_name, credential_names, server_certificate/private_key, tls_certificates should be specified")
 	}
 	for key, n := range map[string]int{"credentialNames": len(t.CredentialNames), "tlsCertificates": len(t.TlsCertificates)} {
-		if s.at.has(key) && (n < 1 || n > 2) {
-			s.errorf(s.at.at(key), "%s: there must be 1 or 2 of them, not %d", key, n)
+		if s.at.Has(key) && (n < 1 || n > 2) {
+			s.Errorf(s.at.At(key), "%s: there must be 1 or 2 of them, not %d", key, n)
 		}
 	}
 }
@@ -126,14 +127,14 @@ func (s *serverTLS) named() bool { return len(s.out.Certificates)+len(s.out.Cred
 
 func (s *serverTLS) versions() {
 	if v := s.out.MinVersion; v != 0 && v < tls.VersionTLS12 && len(s.in.CipherSuites) == 0 {
-		s.warnf(s.at.at("minProtocolVersion"), "TLS version below TLSV1_2 require setting compatible ciphers as by default they no longer include compatible ciphers.")
+		s.Warnf(s.at.At("minProtocolVersion"), "TLS version below TLSV1_2 require setting compatible ciphers as by default they no longer include compatible ciphers.")
 	}
 	lowest := s.out.MinVersion
 	if lowest == 0 {
 		lowest = tls.VersionTLS12
 	}
 	if v := s.out.MaxVersion; v != 0 && v < lowest {
-		s.warnf(s.at.at("maxProtocolVersion"), "maxProtocolVersion %s is below the minimum: no client could connect", s.in.MaxProtocolVersion)
+		s.Warnf(s.at.At("maxProtocolVersion"), "maxProtocolVersion %s is below the minimum: no client could connect", s.in.MaxProtocolVersion)
 	}
 }
 
@@ -151,12 +152,12 @@ func (s *serverTLS) ciphers() {
 			s.out.CipherSuites = append(s.out.CipherSuites, c)
 		}
 	}
-	at := s.at.at("cipherSuites")
+	at := s.at.At("cipherSuites")
 	if len(invalid) > 0 {
-		s.warnf(at, "ignoring invalid cipher suites: %v", slices.Compact(sorted(invalid)))
+		s.Warnf(at, "ignoring invalid cipher suites: %v", slices.Compact(slices.Sorted(slices.Values(invalid))))
 	}
 	if len(duplicate) > 0 {
-		s.warnf(at, "ignoring duplicate cipher suites: %v", slices.Compact(sorted(duplicate)))
+		s.Warnf(at, "ignoring duplicate cipher suites: %v", slices.Compact(slices.Sorted(slices.Values(duplicate))))
 	}
 }
 
@@ -184,7 +185,7 @@ func (s *serverTLS) istioMutual() {
 		{len(t.CredentialNames) > 0, "credentialNames", "credentialNames"},
 	} {
 		if f.set {
-			s.errorf(s.at.keyOf(f.key), "ISTIO_MUTUAL TLS cannot have associated %s", f.what)
+			s.Errorf(s.at.KeyOf(f.key), "ISTIO_MUTUAL TLS cannot have associated %s", f.what)
 		}
 	}
 }
@@ -204,41 +205,41 @@ func (s *serverTLS) fromSecrets(mutual bool) {
 	t := s.in
 	use := credentialUse{pair: true, ca: mutual && t.CaCertificates == ""}
 	if t.CredentialName != "" {
-		s.credential(s.object, s.at.at("credentialName"), t.CredentialName, use)
+		s.credential(s.object, s.at.At("credentialName"), t.CredentialName, use)
 	}
 	for i, name := range t.CredentialNames {
-		s.credential(s.object, s.at.at("credentialNames", i), name, use)
+		s.credential(s.object, s.at.At("credentialNames", i), name, use)
 	}
-	s.caFile(s.object, s.at.at("caCertificates"), t.CaCertificates)
+	s.caFile(s.object, s.at.At("caCertificates"), t.CaCertificates)
 }
 
 func (s *serverTLS) fromFiles(mutual bool) {
 	t := s.in
 	if t.CaCrl != "" && !mutual {
-		s.errorf(s.at.keyOf("caCrl"), "CRL is not supported with SIMPLE TLS")
+		s.Errorf(s.at.KeyOf("caCrl"), "CRL is not supported with SIMPLE TLS")
 	}
 	if mutual && t.CaCertificates == "" {
-		s.errorf(s.at, "%s requires a client CA bundle", prefix(mutual))
+		s.Errorf(s.at, "%s requires a client CA bundle", prefix(mutual))
 	}
-	check := func(at *node, cert, key string) {
+	check := func(at *strictyaml.Node, cert, key string) {
 		if cert == "" {
-			s.errorf(at, "%s requires a server certificate", prefix(mutual))
+			s.Errorf(at, "%s requires a server certificate", prefix(mutual))
 		}
 		if key == "" {
-			s.errorf(at, "%s requires a private key", prefix(mutual))
+			s.Errorf(at, "%s requires a private key", prefix(mutual))
 		}
 		if !s.unread {
-			s.pairFiles(s.object, at.at("serverCertificate"), cert, at.at("privateKey"), key)
+			s.pairFiles(s.object, at.At("serverCertificate"), cert, at.At("privateKey"), key)
 		}
 	}
 	if len(t.TlsCertificates) == 0 {
 		check(s.at, t.ServerCertificate, t.PrivateKey)
 	}
 	for i, c := range t.TlsCertificates {
-		check(s.at.at("tlsCertificates", i), c.ServerCertificate, c.PrivateKey)
+		check(s.at.At("tlsCertificates", i), c.ServerCertificate, c.PrivateKey)
 	}
 	if !s.unread {
-		s.caFile(s.object, s.at.at("caCertificates"), t.CaCertificates)
+		s.caFile(s.object, s.at.At("caCertificates"), t.CaCertificates)
 	}
 }
 

@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 const (
@@ -33,7 +34,7 @@ type entry struct {
 func decodeServiceEntry(o *object, d *draft) {
 	v := &networking.ServiceEntry{}
 	o.besideSpec(v)
-	if !decodeProto(o.spec(), v, "spec", &o.place) {
+	if !strictyaml.DecodeProto(o.spec(), v, "spec", &o.Reporter) {
 		return
 	}
 	in := decoded[networking.ServiceEntry]{o, v}
@@ -94,7 +95,7 @@ func (e *entry) resolution() {
 	case networking.ServiceEntry_DYNAMIC_DNS:
 		e.out.Resolution = policy.ResolutionDynamicDNS
 	default:
-		e.errorf(e.spec("resolution"), "unsupported resolution type %s", e.v.Resolution)
+		e.Errorf(e.spec("resolution"), "unsupported resolution type %s", e.v.Resolution)
 	}
 }
 
@@ -104,32 +105,32 @@ func (e *entry) isDNS() bool {
 
 func (e *entry) hosts() {
 	if len(e.v.Hosts) == 0 {
-		e.errorf(e.spec("hosts"), "service entry must have at least one host")
+		e.Errorf(e.spec("hosts"), "service entry must have at least one host")
 	}
 	seen := make(map[hostname.Pattern]bool, len(e.v.Hosts))
 	list := e.spec("hosts")
 	for i, s := range e.v.Hosts {
-		at := list.at(i)
-		h, err := domain(s)
+		at := list.At(i)
+		h, err := check.Domain(s)
 		switch {
 		case s == "*":
-			e.errorf(at, "invalid host %s: it would open every name; list the hosts, or domains as in \"*.example.com\" (a MeshConfig with outboundTrafficPolicy ALLOW_ANY opens the node)", s)
+			e.Errorf(at, "invalid host %s: it would open every name; list the hosts, or domains as in \"*.example.com\" (a MeshConfig with outboundTrafficPolicy ALLOW_ANY opens the node)", s)
 			continue
 		case err != nil:
-			e.errorf(at, "invalid host: %s", err)
+			e.Errorf(at, "invalid host: %s", err)
 			continue
 		}
 		dynamic := e.out.Resolution == policy.ResolutionDynamicDNS
 		switch {
 		case dynamic && !h.IsWildcard():
-			e.errorf(at, "hosts must be wildcard for resolution mode DYNAMIC_DNS")
+			e.Errorf(at, "hosts must be wildcard for resolution mode DYNAMIC_DNS")
 		case e.isDNS() && len(e.v.Endpoints) == 0 && h.IsWildcard():
-			e.errorf(at, "hosts must be FQDN if no endpoints are provided for resolution mode %s: a wildcard has no address to ask for; write resolution: NONE, which opens the addresses that clients get for names under it, or list the names", e.out.Resolution)
-		case isPartialWildcard(h) && !dynamic:
-			e.warnf(at, "partial wildcard %q may not work everywhere that Istio objects do; use \"*.\" and a domain", s)
+			e.Errorf(at, "hosts must be FQDN if no endpoints are provided for resolution mode %s: a wildcard has no address to ask for; write resolution: NONE, which opens the addresses that clients get for names under it, or list the names", e.out.Resolution)
+		case check.IsPartialWildcard(h) && !dynamic:
+			e.Warnf(at, "partial wildcard %q may not work everywhere that Istio objects do; use \"*.\" and a domain", s)
 		}
 		if seen[h] {
-			e.warnf(at, "host %q is listed twice", s)
+			e.Warnf(at, "host %q is listed twice", s)
 			continue
 		}
 		seen[h] = true
@@ -143,11 +144,11 @@ func (e *entry) addresses() {
 		r := e.out.Resolution
 		switch {
 		case r == policy.ResolutionDynamicDNS:
-			e.errorf(at, "addresses are not allowed for resolution mode DYNAMIC_DNS")
+			e.Errorf(at, "addresses are not allowed for resolution mode DYNAMIC_DNS")
 		case strings.Contains(s, "/") && e.isDNS():
-			e.errorf(at, "CIDR addresses are allowed only for NONE/STATIC resolution types")
+			e.Errorf(at, "CIDR addresses are allowed only for NONE/STATIC resolution types")
 		}
-		if p, ok := e.subnet(at, s); ok {
+		if p, ok := e.Subnet(at, s); ok {
 			e.out.Addresses = append(e.out.Addresses, p)
 		}
 	}
@@ -156,30 +157,30 @@ func (e *entry) addresses() {
 func (e *entry) ports() {
 	numbers := map[uint32]bool{}
 	if len(e.v.Ports) == 0 {
-		e.warnf(e.spec("ports"), "no ports: the entry opens nothing")
+		e.Warnf(e.spec("ports"), "no ports: the entry opens nothing")
 	}
 	for i, p := range e.v.Ports {
 		at := e.spec("ports", i)
 		if e.names[p.Name] {
-			e.errorf(at.at("name"), "service entry port name %q already defined", p.Name)
+			e.Errorf(at.At("name"), "service entry port name %q already defined", p.Name)
 		}
 		if numbers[p.Number] {
-			e.errorf(at.at("number"), "service entry port %d already defined", p.Number)
+			e.Errorf(at.At("number"), "service entry port %d already defined", p.Number)
 		}
 		e.names[p.Name], numbers[p.Number] = true, true
-		if !isPortName(p.Name) {
-			e.errorf(at.at("name"), "%s", portNameHint(p.Name, p.Protocol, p.Number))
+		if !check.IsPortName(p.Name) {
+			e.Errorf(at.At("name"), "%s", check.PortNameHint(p.Name, p.Protocol, p.Number))
 		}
-		proto, ok := protocolOf(p.Protocol)
+		proto, ok := check.ProtocolOf(p.Protocol)
 		if !ok {
-			e.errorf(at.at("protocol"), "unsupported protocol: %s%s", p.Protocol, protocolHint(p.Protocol))
+			e.Errorf(at.At("protocol"), "unsupported protocol: %s%s", p.Protocol, check.ProtocolHint(p.Protocol))
 		}
-		out := policy.Port{Name: p.Name, Protocol: proto, Number: e.port(at.at("number"), "number", p.Number)}
-		if at.has("targetPort") {
-			out.TargetPort = e.port(at.at("targetPort"), "targetPort", p.TargetPort)
+		out := policy.Port{Name: p.Name, Protocol: proto, Number: e.Port(at.At("number"), "number", p.Number)}
+		if at.Has("targetPort") {
+			out.TargetPort = e.Port(at.At("targetPort"), "targetPort", p.TargetPort)
 		}
 		if e.out.Resolution == policy.ResolutionDynamicDNS && !dynamicProtocol(p.Protocol) {
-			e.errorf(at.at("protocol"), "protocol %q is not allowed for resolution mode DYNAMIC_DNS (HTTP, HTTP2, GRPC, TLS)", p.Protocol)
+			e.Errorf(at.At("protocol"), "protocol %q is not allowed for resolution mode DYNAMIC_DNS (HTTP, HTTP2, GRPC, TLS)", p.Protocol)
 		}
 		e.out.Ports = append(e.out.Ports, out)
 	}
@@ -203,7 +204,7 @@ func (e *entry) shape() {
 	if unix && !addressed && len(e.out.Addresses) == 0 {
 		// Istio asks for addresses whenever TCP hosts could not be told apart;
 		// here the answers to queries do that, and only a socket has none.
-		e.warnf(e.spec("ports"), "addresses are required for ports serving TCP (or unset) protocol: "+
+		e.Warnf(e.spec("ports"), "addresses are required for ports serving TCP (or unset) protocol: "+
 			"all endpoints are unix sockets, so there is no address to answer queries for the host with")
 	}
 }
@@ -215,30 +216,30 @@ func (e *entry) manyHosts() {
 		return !p.Protocol.IsHTTP() && !p.Protocol.IsTLS()
 	})
 	if nameless >= 0 && e.out.Resolution != policy.ResolutionNone {
-		e.errorf(e.spec("ports", nameless), "multiple hosts provided with non-HTTP, non-TLS ports")
+		e.Errorf(e.spec("ports", nameless), "multiple hosts provided with non-HTTP, non-TLS ports")
 	}
 	tcp := slices.IndexFunc(e.out.Ports, func(p policy.Port) bool {
 		return p.Protocol == policy.ProtocolTCP || p.Protocol.IsTLS()
 	})
 	if tcp >= 0 && e.isDNS() && len(e.v.Addresses) > 0 {
-		e.warnf(e.spec("ports", tcp), "service entry can not have more than one host specified simultaneously with address and tcp port")
+		e.Warnf(e.spec("ports", tcp), "service entry can not have more than one host specified simultaneously with address and tcp port")
 	}
 }
 
 func (e *entry) annotations() {
-	list := e.root.at("metadata", "annotations")
+	list := e.root.At("metadata", "annotations")
 	for _, key := range slices.Sorted(maps.Keys(e.meta.Annotations)) {
 		if !strings.HasPrefix(key, annotationPrefix) {
 			continue
 		}
 		value := e.meta.Annotations[key]
 		if key != annotationPrivate {
-			e.errorf(list.keyOf(key), "unknown annotation %s%s", key, didYouMean(key, []string{annotationPrivate}))
+			e.Errorf(list.KeyOf(key), "unknown annotation %s%s", key, strictyaml.DidYouMean(key, []string{annotationPrivate}))
 			continue
 		}
 		allow, err := strconv.ParseBool(value)
 		if err != nil {
-			e.errorf(list.at(key), "%s: expected \"true\" or \"false\", got %q", key, value)
+			e.Errorf(list.At(key), "%s: expected \"true\" or \"false\", got %q", key, value)
 		}
 		e.out.AllowPrivate = allow
 	}
@@ -248,14 +249,9 @@ func (e *entry) annotations() {
 func (e *entry) decoration() {
 	if len(e.v.SubjectAltNames) > 0 {
 		e.out.SubjectAltNames = e.v.SubjectAltNames
-		e.warnf(e.spec().keyOf("subjectAltNames"), "subjectAltNames is not acted on yet: egressd does not originate TLS")
+		e.Warnf(e.spec().KeyOf("subjectAltNames"), "subjectAltNames is not acted on yet: egressd does not originate TLS")
 	}
 	if e.v.Location == networking.ServiceEntry_MESH_INTERNAL {
-		e.warnf(e.spec("location"), "location MESH_INTERNAL is treated like MESH_EXTERNAL: egressd adds no mutual TLS")
+		e.Warnf(e.spec("location"), "location MESH_INTERNAL is treated like MESH_EXTERNAL: egressd adds no mutual TLS")
 	}
-}
-
-// kubernetesName is the absolute name of a Kubernetes Service.
-func kubernetesName(name, namespace string) string {
-	return fmt.Sprintf("%s.%s.svc.cluster.local", name, namespace)
 }

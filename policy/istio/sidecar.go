@@ -11,10 +11,10 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
-
-// noLabels is what Istio says of a selector that selects everything.
-const noLabels = "workload selector specified without labels"
 
 // nowhere hides everything: everything is taken out again.
 var nowhere = policy.SidecarHost{Namespace: "*", Host: "*", Not: true}
@@ -23,19 +23,19 @@ var nowhere = policy.SidecarHost{Namespace: "*", Host: "*", Not: true}
 func (l *loader) sidecar(d decoded[networking.Sidecar]) *policy.Sidecar {
 	out := &policy.Sidecar{Ref: d.ref}
 	if s := d.v.WorkloadSelector; s != nil {
-		d.selector(d.spec("workloadSelector", "labels"), s.Labels, "sidecar: "+noLabels+", will be applied to all services in namespace")
+		d.Selector(d.spec("workloadSelector", "labels"), s.Labels, "sidecar: "+check.NoLabels+", will be applied to all services in namespace")
 		if len(s.Labels) > 0 {
 			out.Selector = s.Labels
 		}
 	}
 	if len(d.v.Egress) == 0 && len(d.v.Ingress) == 0 && d.v.OutboundTrafficPolicy == nil && d.v.InboundConnectionPool == nil {
-		d.errorf(d.spec(), "sidecar: empty configuration provided")
+		d.Errorf(d.spec(), "sidecar: empty configuration provided")
 		return out
 	}
 	l.sidecarIngress(d.object, d.spec("ingress"), d.v.Ingress)
 	if d.v.InboundConnectionPool != nil {
 		d.pool(d.spec("inboundConnectionPool"), d.v.InboundConnectionPool)
-		d.warnf(d.spec().keyOf("inboundConnectionPool"), "inboundConnectionPool is not acted on: egressd has no part in the way in to a workload")
+		d.Warnf(d.spec().KeyOf("inboundConnectionPool"), "inboundConnectionPool is not acted on: egressd has no part in the way in to a workload")
 	}
 	d.sidecarEgress(out, d.v.Egress)
 	d.sidecarOutbound(out, d.v.OutboundTrafficPolicy)
@@ -47,32 +47,32 @@ func (o *object) sidecarEgress(out *policy.Sidecar, listeners []*networking.Isti
 	socket := false
 	for i, e := range listeners {
 		at := o.spec("egress", i)
-		listener := policy.SidecarEgress{Ref: o.ref, Hosts: o.sidecarHosts(at.at("hosts"), e.Hosts)}
-		listener.Ref.Line, listener.Ref.Column = at.line, at.col
+		listener := policy.SidecarEgress{Ref: o.ref, Hosts: o.sidecarHosts(at.At("hosts"), e.Hosts)}
+		listener.Ref.Line, listener.Ref.Column = at.Line, at.Col
 		switch p := e.Port; {
 		case p == nil:
 			if i < len(listeners)-1 {
-				o.errorf(at, "sidecar: the egress listener with empty port should be the last listener in the list")
+				o.Errorf(at, "sidecar: the egress listener with empty port should be the last listener in the list")
 			}
 			if e.Bind != "" {
-				o.warnf(at.at("bind"), "bind without a port has no effect")
+				o.Warnf(at.At("bind"), "bind without a port has no effect")
 			}
 		case p.Number == 0:
-			o.sidecarPort(at.at("port"), p)
+			o.sidecarPort(at.At("port"), p)
 			o.sidecarSocket(at, e, sockets)
 			socket = true
 			continue
 		default:
-			o.sidecarPort(at.at("port"), p)
-			listener.Port = o.port(at.at("port", "number"), "number", p.Number)
+			o.sidecarPort(at.At("port"), p)
+			listener.Port = o.Port(at.At("port", "number"), "number", p.Number)
 			if ports[p.Number] {
-				o.errorf(at.at("port"), "sidecar: ports on IP bound listeners must be unique")
+				o.Errorf(at.At("port"), "sidecar: ports on IP bound listeners must be unique")
 			}
 			ports[p.Number] = true
 			o.sidecarBind(at, e.Bind)
 		}
 		if e.CaptureMode == networking.CaptureMode_NONE && e.Port != nil {
-			o.warnf(at.at("captureMode"), "captureMode NONE is not acted on: connections are captured whatever it says, and nothing listens for the workload")
+			o.Warnf(at.At("captureMode"), "captureMode NONE is not acted on: connections are captured whatever it says, and nothing listens for the workload")
 		}
 		out.Egress = append(out.Egress, listener)
 	}
@@ -82,55 +82,55 @@ func (o *object) sidecarEgress(out *policy.Sidecar, listeners []*networking.Isti
 	}
 }
 
-func (o *object) sidecarPort(at *node, p *networking.SidecarPort) {
+func (o *object) sidecarPort(at *strictyaml.Node, p *networking.SidecarPort) {
 	//lint:ignore SA1019 deprecated, and refused
 	if p.TargetPort != 0 {
-		o.errorf(at.at("targetPort"), "targetPort has no impact on Sidecars")
+		o.Errorf(at.At("targetPort"), "targetPort has no impact on Sidecars")
 	}
-	if p.Name != "" && !isPortName(p.Name) {
-		o.errorf(at.at("name"), "invalid port name: %s", p.Name)
+	if p.Name != "" && !check.IsPortName(p.Name) {
+		o.Errorf(at.At("name"), "invalid port name: %s", p.Name)
 	}
-	if _, ok := protocolOf(p.Protocol); !ok {
-		o.errorf(at.at("protocol"), "unsupported protocol: %s", p.Protocol)
+	if _, ok := check.ProtocolOf(p.Protocol); !ok {
+		o.Errorf(at.At("protocol"), "unsupported protocol: %s", p.Protocol)
 	}
 }
 
-func (o *object) sidecarBind(at *node, bind string) {
+func (o *object) sidecarBind(at *strictyaml.Node, bind string) {
 	if bind == "" {
 		return
 	}
 	if _, err := netip.ParseAddr(bind); err != nil {
-		o.errorf(at.at("bind"), "%s is not a valid IP", bind)
+		o.Errorf(at.At("bind"), "%s is not a valid IP", bind)
 		return
 	}
-	o.warnf(at.at("bind"), "bind is not acted on: nothing listens for the workload; the hosts and the port count")
+	o.Warnf(at.At("bind"), "bind is not acted on: nothing listens for the workload; the hosts and the port count")
 }
 
 // sidecarSocket checks a listener on a unix socket.
-func (o *object) sidecarSocket(at *node, e *networking.IstioEgressListener, seen map[string]bool) {
-	path, ok := strings.CutPrefix(e.Bind, unixPrefix)
+func (o *object) sidecarSocket(at *strictyaml.Node, e *networking.IstioEgressListener, seen map[string]bool) {
+	path, ok := strings.CutPrefix(e.Bind, model.UnixPrefix)
 	if !ok {
-		o.errorf(at.at("bind"), "sidecar: ports with 0 value must have a unix domain socket bind address")
+		o.Errorf(at.At("bind"), "sidecar: ports with 0 value must have a unix domain socket bind address")
 		return
 	}
 	if wrong := unixAddress(path); wrong != "" {
-		o.errorf(at.at("bind"), "%s", wrong)
+		o.Errorf(at.At("bind"), "%s", wrong)
 	}
 	if e.CaptureMode == networking.CaptureMode_IPTABLES {
-		o.errorf(at.at("captureMode"), "sidecar: captureMode must be DEFAULT/NONE for unix domain socket listeners")
+		o.Errorf(at.At("captureMode"), "sidecar: captureMode must be DEFAULT/NONE for unix domain socket listeners")
 	}
 	if seen[e.Bind] {
-		o.errorf(at.at("bind"), "sidecar: unix domain socket values for listeners must be unique")
+		o.Errorf(at.At("bind"), "sidecar: unix domain socket values for listeners must be unique")
 	}
 	seen[e.Bind] = true
-	o.warnf(at.at("bind"), "a unix socket to listen on is not acted on yet: nothing listens there, and the listener opens nothing")
+	o.Warnf(at.At("bind"), "a unix socket to listen on is not acted on yet: nothing listens there, and the listener opens nothing")
 }
 
 // sidecarHosts reads the hosts of a listener: "namespace/name", and
 // "~namespace/name" for what is taken out again.
-func (o *object) sidecarHosts(at *node, hosts []string) []policy.SidecarHost {
+func (o *object) sidecarHosts(at *strictyaml.Node, hosts []string) []policy.SidecarHost {
 	if len(hosts) == 0 {
-		o.errorf(at, "sidecar: egress listener must contain at least one host")
+		o.Errorf(at, "sidecar: egress listener must contain at least one host")
 	}
 	var out []policy.SidecarHost
 	seen := map[string]map[string]bool{} // names by namespace
@@ -138,7 +138,7 @@ func (o *object) sidecarHosts(at *node, hosts []string) []policy.SidecarHost {
 	for i, s := range hosts {
 		h, err := o.sidecarHost(s)
 		if err != nil {
-			o.errorf(at.at(i), "%s: %q", err, s)
+			o.Errorf(at.At(i), "%s: %q", err, s)
 			continue
 		}
 		out = append(out, h)
@@ -156,12 +156,12 @@ func (o *object) sidecarHosts(at *node, hosts []string) []policy.SidecarHost {
 			seen[ns] = names
 		}
 		if names[string(h.Host)] || names["*"] || h.Host == "*" && len(names) > 0 {
-			o.warnf(at.at(i), "duplicated egress host: %s", s)
+			o.Warnf(at.At(i), "duplicated egress host: %s", s)
 		}
 		names[string(h.Host)] = true
 	}
 	if all && len(seen) > 1 {
-		o.warnf(at, "`*/*` host select all resources, no other hosts can be added")
+		o.Warnf(at, "`*/*` host select all resources, no other hosts can be added")
 	}
 	return out
 }
@@ -183,17 +183,17 @@ func (o *object) sidecarHost(s string) (policy.SidecarHost, error) {
 		}
 	}
 	switch {
-	case ns != "." && ns != "*" && !isLabel(ns):
+	case ns != "." && ns != "*" && !check.IsLabel(ns):
 		return out, fmt.Errorf("invalid namespace value %q in sidecar", ns)
 	}
 	if name != "*" && !strings.Contains(name, ".") {
 		return out, fmt.Errorf("short names (non FQDN) are not allowed")
 	}
-	h, err := domain(name)
+	h, err := check.Domain(name)
 	if err != nil {
 		return out, err
 	}
-	if isPartialWildcard(h) {
+	if check.IsPartialWildcard(h) {
 		return out, fmt.Errorf("partial wildcard %q not allowed", name)
 	}
 	out.Namespace, out.Host = ns, hostname.Pattern(h)
@@ -208,22 +208,22 @@ func (o *object) sidecarOutbound(out *policy.Sidecar, p *networking.OutboundTraf
 	mode := policy.RegistryOnly
 	if p.Mode == networking.OutboundTrafficPolicy_ALLOW_ANY {
 		mode = policy.AllowAny
-		o.warnf(at.at("mode"), "outboundTrafficPolicy ALLOW_ANY opens every destination to these workloads")
+		o.Warnf(at.At("mode"), "outboundTrafficPolicy ALLOW_ANY opens every destination to these workloads")
 	}
 	out.Outbound = &mode
 	if p.EgressProxy == nil {
 		return
 	}
-	at = at.at("egressProxy")
+	at = at.At("egressProxy")
 	if mode != policy.AllowAny {
-		o.errorf(at, "sidecar: egress_proxy must be set only with ALLOW_ANY outbound_traffic_policy mode")
+		o.Errorf(at, "sidecar: egress_proxy must be set only with ALLOW_ANY outbound_traffic_policy mode")
 		return
 	}
-	if _, err := fqdn(p.EgressProxy.Host); err != nil {
-		o.errorf(at.at("host"), "invalid host: %s", err)
+	if _, err := check.FQDN(p.EgressProxy.Host); err != nil {
+		o.Errorf(at.At("host"), "invalid host: %s", err)
 	}
 	if p.EgressProxy.Port == nil {
-		o.errorf(at, "sidecar: egress_proxy port must be non-nil")
+		o.Errorf(at, "sidecar: egress_proxy port must be non-nil")
 	}
-	o.unsupported(at, "egressProxy")
+	o.Unsupported(at, "egressProxy")
 }

@@ -10,64 +10,68 @@ import (
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // sidecarIngress checks the listeners on the way in to a workload, which
 // egressd has no part in.
-func (l *loader) sidecarIngress(o *object, list *node, listeners []*networking.IstioIngressListener) {
+func (l *loader) sidecarIngress(o *object, list *strictyaml.Node, listeners []*networking.IstioIngressListener) {
 	seen := map[uint32]bool{}
 	for i, in := range listeners {
-		at := list.at(i)
+		at := list.At(i)
 		if in.Port == nil {
-			o.errorf(at, "sidecar: port is required for ingress listeners")
+			o.Errorf(at, "sidecar: port is required for ingress listeners")
 			continue
 		}
-		o.sidecarPort(at.at("port"), in.Port)
-		o.port(at.at("port", "number"), "number", in.Port.Number)
+		o.sidecarPort(at.At("port"), in.Port)
+		o.Port(at.At("port", "number"), "number", in.Port.Number)
 		if seen[in.Port.Number] {
-			o.errorf(at.at("port"), "sidecar: ports on IP bound listeners must be unique")
+			o.Errorf(at.At("port"), "sidecar: ports on IP bound listeners must be unique")
 		}
 		seen[in.Port.Number] = true
 		if _, err := netip.ParseAddr(in.Bind); err != nil && in.Bind != "" {
-			o.errorf(at.at("bind"), "%s is not a valid IP", in.Bind)
+			o.Errorf(at.At("bind"), "%s is not a valid IP", in.Bind)
 		}
-		o.ingressEndpoint(at.at("defaultEndpoint"), in.DefaultEndpoint)
+		o.ingressEndpoint(at.At("defaultEndpoint"), in.DefaultEndpoint)
 		l.ingressTLS(o, at, in)
-		o.pool(at.at("connectionPool"), in.ConnectionPool)
+		o.pool(at.At("connectionPool"), in.ConnectionPool)
 	}
 	if len(listeners) > 0 {
-		o.warnf(o.spec().keyOf("ingress"), "ingress is not acted on: egressd has no part in the way in to a workload")
+		o.Warnf(o.spec().KeyOf("ingress"), "ingress is not acted on: egressd has no part in the way in to a workload")
 	}
 }
 
-func (o *object) ingressEndpoint(at *node, s string) {
+func (o *object) ingressEndpoint(at *strictyaml.Node, s string) {
 	if s == "" {
 		return
 	}
-	if path, ok := strings.CutPrefix(s, unixPrefix); ok {
+	if path, ok := strings.CutPrefix(s, model.UnixPrefix); ok {
 		if wrong := unixAddress(path); wrong != "" {
-			o.errorf(at, "%s", wrong)
+			o.Errorf(at, "%s", wrong)
 		}
 		return
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		o.errorf(at, "%s", err)
+		o.Errorf(at, "%s", err)
 		return
 	}
 	if !slices.Contains([]string{"", "127.0.0.1", "0.0.0.0", "::1", "::"}, host) {
-		o.errorf(at, "sidecar: defaultEndpoint must be of form 127.0.0.1:<port>,0.0.0.0:<port>,[::1]:port,[::]:port,unix://filepath or unset")
+		o.Errorf(at, "sidecar: defaultEndpoint must be of form 127.0.0.1:<port>,0.0.0.0:<port>,[::1]:port,[::]:port,unix://filepath or unset")
 	}
 	n, err := strconv.ParseUint(port, 10, 32)
 	if err != nil {
-		o.errorf(at, "sidecar: defaultEndpoint port (%s) is not a number: %v", port, err)
+		o.Errorf(at, "sidecar: defaultEndpoint port (%s) is not a number: %v", port, err)
 		return
 	}
-	o.port(at, "defaultEndpoint", uint32(n))
+	o.Port(at, "defaultEndpoint", uint32(n))
 }
 
-func (l *loader) ingressTLS(o *object, in *node, listener *networking.IstioIngressListener) {
-	t, at := listener.Tls, in.at("tls")
+func (l *loader) ingressTLS(o *object, in *strictyaml.Node, listener *networking.IstioIngressListener) {
+	t, at := listener.Tls, in.At("tls")
 	if t == nil {
 		return
 	}
@@ -79,14 +83,14 @@ func (l *loader) ingressTLS(o *object, in *node, listener *networking.IstioIngre
 		{len(t.CredentialNames) > 0, "credentialNames"}, {len(t.TlsCertificates) > 0, "tlsCertificates"},
 	} {
 		if f.set {
-			o.errorf(at.keyOf(f.key), "sidecar: %s is not supported in ingress tls", f.key)
+			o.Errorf(at.KeyOf(f.key), "sidecar: %s is not supported in ingress tls", f.key)
 		}
 	}
 	if t.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL || t.Mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH {
-		o.errorf(at.at("mode"), "configuration is invalid: cannot set mode to %s in sidecar ingress tls", t.Mode)
+		o.Errorf(at.At("mode"), "configuration is invalid: cannot set mode to %s in sidecar ingress tls", t.Mode)
 	}
-	if proto, ok := protocolOf(listener.Port.Protocol); ok && !proto.IsTLS() {
-		o.errorf(at, "server cannot have TLS settings for non HTTPS/TLS ports")
+	if proto, ok := check.ProtocolOf(listener.Port.Protocol); ok && !proto.IsTLS() {
+		o.Errorf(at, "server cannot have TLS settings for non HTTPS/TLS ports")
 	}
 	s := newServerTLS(l, o, at, t)
 	s.unread = true

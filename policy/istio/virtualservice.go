@@ -11,19 +11,20 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
-
-const mesh = "mesh"
 
 func (l *loader) virtualService(d decoded[networking.VirtualService]) *policy.VirtualService {
 	out := &policy.VirtualService{Ref: d.ref, Export: d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)}
 	out.Gateways = d.gatewayNames(d.spec("gateways"), d.v.Gateways)
 	if len(d.v.Gateways) == 0 {
-		out.Gateways = []string{mesh}
+		out.Gateways = []string{model.Mesh}
 	}
 	written := l.virtualHosts(d, out)
 	if len(d.v.Http)+len(d.v.Tls)+len(d.v.Tcp) == 0 {
-		d.errorf(d.spec(), "http, tcp or tls must be provided in virtual service")
+		d.Errorf(d.spec(), "http, tcp or tls must be provided in virtual service")
 	}
 	l.httpRules(d, out)
 	for i, r := range d.v.Tls {
@@ -36,11 +37,11 @@ func (l *loader) virtualService(d decoded[networking.VirtualService]) *policy.Vi
 }
 
 func (l *loader) httpRules(d decoded[networking.VirtualService], out *policy.VirtualService) {
-	var all *node // the rule that matches everything
+	var all *strictyaml.Node // the rule that matches everything
 	for i, r := range d.v.Http {
 		at := d.spec("http", i)
 		if all != nil {
-			d.warnf(at, "the rule is never reached: the rule at line %d matches everything", all.line)
+			d.Warnf(at, "the rule is never reached: the rule at line %d matches everything", all.Line)
 		}
 		d.claims(at, r, out.Gateways)
 		rule := l.httpRule(d, at, r)
@@ -48,50 +49,34 @@ func (l *loader) httpRules(d decoded[networking.VirtualService], out *policy.Vir
 			out.HTTP = append(out.HTTP, l.delegated(httpSource{d, at, r, rule})...)
 			continue
 		}
-		d.authorityRewrite(at, rule)
+		d.AuthorityRewrite(at, rule)
 		out.HTTP = append(out.HTTP, rule)
-		if all == nil && matchesAll(rule, out) {
+		if all == nil && model.MatchesAll(rule, out) {
 			all = at
 		}
 	}
 }
 
-// matchesAll says whether no request passes the rule by.
-func matchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
-	if len(r.Matches) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(r.Matches, func(m *policy.HTTPMatch) bool {
-		uri := m.URI == nil || m.URI.Kind == policy.MatchPrefix && (m.URI.Value == "/" || m.URI.Value == "")
-		return uri && m.Scheme == nil && m.Method == nil && m.Authority == nil && m.Port == 0 &&
-			len(m.SourceLabels) == 0 && m.SourceNamespace == "" &&
-			len(m.Headers)+len(m.WithoutHeaders)+len(m.QueryParams) == 0 &&
-			!slices.ContainsFunc(vs.Gateways, func(g string) bool {
-				return len(m.Gateways) > 0 && !slices.Contains(m.Gateways, g)
-			})
-	})
-}
-
 // virtualHosts reads the hosts. It returns them as they are written, without
 // the domain that short names get.
-func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.VirtualService) map[hostname.Pattern]*node {
-	written := make(map[hostname.Pattern]*node, len(d.v.Hosts))
-	seen := make(map[hostname.Pattern]*node, len(d.v.Hosts))
+func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.VirtualService) map[hostname.Pattern]*strictyaml.Node {
+	written := make(map[hostname.Pattern]*strictyaml.Node, len(d.v.Hosts))
+	seen := make(map[hostname.Pattern]*strictyaml.Node, len(d.v.Hosts))
 	for i, s := range d.v.Hosts {
 		at := d.spec("hosts", i)
-		h, err := hostOrIP(s)
+		h, err := check.HostOrIP(s)
 		if err != nil {
-			d.errorf(at, "invalid host: %s", err)
+			d.Errorf(at, "invalid host: %s", err)
 			continue
 		}
 		written[h] = at
-		if h == "*" && slices.Contains(out.Gateways, mesh) {
-			d.errorf(at, "wildcard host * is not allowed for virtual services bound to the mesh gateway")
+		if h == "*" && slices.Contains(out.Gateways, model.Mesh) {
+			d.Errorf(at, "wildcard host * is not allowed for virtual services bound to the mesh gateway")
 			continue
 		}
 		h = hostname.Pattern(l.absolute(string(h), d.ref.Namespace))
 		if seen[h] != nil {
-			d.errorf(at, "duplicate hosts in virtual service: %s & %s", h, h)
+			d.Errorf(at, "duplicate hosts in virtual service: %s & %s", h, h)
 			continue
 		}
 		seen[h] = at
@@ -99,7 +84,7 @@ func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.
 	}
 	for _, h := range out.Hosts {
 		if wide := coveredBy(h, seen); wide != "" {
-			d.errorf(seen[h], "duplicate hosts in virtual service: %s & %s", wide, h)
+			d.Errorf(seen[h], "duplicate hosts in virtual service: %s & %s", wide, h)
 		}
 	}
 	return written
@@ -107,7 +92,7 @@ func (l *loader) virtualHosts(d decoded[networking.VirtualService], out *policy.
 
 // coveredBy returns the narrowest wildcard of set that covers h, or "". It
 // asks for each ending of h, so that many hosts cost no more than few.
-func coveredBy(h hostname.Pattern, set map[hostname.Pattern]*node) hostname.Pattern {
+func coveredBy(h hostname.Pattern, set map[hostname.Pattern]*strictyaml.Node) hostname.Pattern {
 	for i := 1; i <= len(h); i++ {
 		if w := "*" + h[i:]; w != h && set[w] != nil {
 			return w
@@ -122,15 +107,15 @@ func (l *loader) absolute(host, namespace string) string {
 	if strings.ContainsAny(host, ".*:") || l.shortHosts[host] {
 		return host
 	}
-	return kubernetesName(host, namespace)
+	return model.KubernetesName(host, namespace)
 }
 
-func (o *object) gatewayNames(at *node, names []string) []string {
+func (o *object) gatewayNames(at *strictyaml.Node, names []string) []string {
 	var out []string
 	for i, s := range names {
-		g, err := o.gatewayName(at.at(i), s)
+		g, err := o.gatewayName(at.At(i), s)
 		if err != nil {
-			o.errorf(at.at(i), "%s", err)
+			o.Errorf(at.At(i), "%s", err)
 			continue
 		}
 		if !slices.Contains(out, g) {
@@ -141,48 +126,48 @@ func (o *object) gatewayNames(at *node, names []string) []string {
 }
 
 // destination checks where a route leads.
-func (l *loader) destination(d decoded[networking.VirtualService], at *node, v *networking.Destination) policy.Destination {
+func (l *loader) destination(d decoded[networking.VirtualService], at *strictyaml.Node, v *networking.Destination) policy.Destination {
 	var out policy.Destination
 	if v == nil {
-		d.errorf(at, "destination is required")
+		d.Errorf(at, "destination is required")
 		return out
 	}
-	hn := at.at("host")
+	hn := at.At("host")
 	if v.Host == "*" {
-		d.errorf(hn, "invalid destination host %s", v.Host)
+		d.Errorf(hn, "invalid destination host %s", v.Host)
 	} else if a, err := netip.ParseAddr(v.Host); err == nil {
-		d.errorf(hn, "invalid destination host: %s is an address; name a host of a ServiceEntry", a)
-	} else if h, err := domain(v.Host); err != nil {
-		d.errorf(hn, "invalid destination host: %s", err)
+		d.Errorf(hn, "invalid destination host: %s is an address; name a host of a ServiceEntry", a)
+	} else if h, err := check.Domain(v.Host); err != nil {
+		d.Errorf(hn, "invalid destination host: %s", err)
 	} else if h.IsWildcard() {
-		d.errorf(hn, "invalid destination host: %q is a wildcard, and a rule leads to one host; requests go on to the hosts that they name where no rule is for them", v.Host)
+		d.Errorf(hn, "invalid destination host: %q is a wildcard, and a rule leads to one host; requests go on to the hosts that they name where no rule is for them", v.Host)
 	} else {
 		out.Host = l.absolute(string(h), d.ref.Namespace)
 	}
 	if v.Port != nil {
-		out.Port = d.port(at.at("port", "number"), "destination port", v.Port.Number)
+		out.Port = d.Port(at.At("port", "number"), "destination port", v.Port.Number)
 	}
-	if out.Subset = v.Subset; v.Subset != "" && !isPortName(v.Subset) {
-		d.errorf(at.at("subset"), "subset name is invalid: %s", v.Subset)
+	if out.Subset = v.Subset; v.Subset != "" && !check.IsPortName(v.Subset) {
+		d.Errorf(at.At("subset"), "subset name is invalid: %s", v.Subset)
 	}
 	return out
 }
 
 // weighted reads one destination of a route, without its weight.
-func (l *loader) weighted(d decoded[networking.VirtualService], rn *node, v *networking.Destination) *policy.WeightedDestination {
-	w := &policy.WeightedDestination{Destination: l.destination(d, rn.at("destination"), v)}
-	l.origins[w] = origin{&d.place, rn.at("destination")}
+func (l *loader) weighted(d decoded[networking.VirtualService], rn *strictyaml.Node, v *networking.Destination) *policy.WeightedDestination {
+	w := &policy.WeightedDestination{Destination: l.destination(d, rn.At("destination"), v)}
+	l.origins[w] = strictyaml.Passage{Reporter: &d.Reporter, Node: rn.At("destination")}
 	return w
 }
 
-func (l *loader) route(d decoded[networking.VirtualService], at *node, routes []*networking.HTTPRouteDestination) []*policy.WeightedDestination {
+func (l *loader) route(d decoded[networking.VirtualService], at *strictyaml.Node, routes []*networking.HTTPRouteDestination) []*policy.WeightedDestination {
 	var out []*policy.WeightedDestination
 	weights := weights{object: d.object, at: at}
 	for i, r := range routes {
-		rn := at.at(i)
+		rn := at.At(i)
 		w := l.weighted(d, rn, r.Destination)
 		w.Weight = weights.add(rn, r.Weight)
-		w.Headers = d.headers(rn.at("headers"), r.Headers)
+		w.Headers = d.headers(rn.At("headers"), r.Headers)
 		out = append(out, w)
 	}
 	weights.check(len(routes))

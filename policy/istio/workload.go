@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // workloadSpec is the spec of a Workload (egressd.dev/v1): what Kubernetes
@@ -18,30 +20,27 @@ type workloadSpec struct {
 	// ServiceAccount is part of the principal that rules ask for.
 	ServiceAccount string `json:"serviceAccount"`
 	// Mode is enforce, audit or off; the node's when it is left out.
-	Mode workloadMode `json:"mode"`
+	Mode strictyaml.Word `json:"mode"`
 }
-
-// workloadMode is a string that may be off, which YAML 1.1 has for a boolean.
-type workloadMode string
 
 func decodeWorkload(o *object, d *draft) {
 	o.topLevel()
 	var spec workloadSpec
-	if !decodeGo(o.spec(), &spec, "spec", &o.place) {
+	if !strictyaml.DecodeGo(o.spec(), &spec, "spec", &o.Reporter) {
 		return
 	}
 	w := &policy.Workload{Ref: o.ref, Identity: policy.Identity{
 		Name: o.meta.Name, Namespace: o.meta.Namespace, ServiceAccount: spec.ServiceAccount, Labels: o.meta.Labels,
 	}}
-	if a := spec.ServiceAccount; a != "" && !isSubdomain(a) {
-		o.errorf(o.spec("serviceAccount"), "serviceAccount: %q is not a DNS-1123 subdomain", a)
+	if a := spec.ServiceAccount; a != "" && !check.IsSubdomain(a) {
+		o.Errorf(o.spec("serviceAccount"), "serviceAccount: %q is not a DNS-1123 subdomain", a)
 	}
 	if len(spec.Cgroups) == 0 {
-		o.errorf(o.spec("cgroups"), "cgroups: name at least one cgroup, such as system.slice/foo.service")
+		o.Errorf(o.spec("cgroups"), "cgroups: name at least one cgroup, such as system.slice/foo.service")
 	}
 	for i, c := range spec.Cgroups {
 		if err := checkCgroup(c); err != nil {
-			o.errorf(o.spec("cgroups", i), "cgroups: %s", err)
+			o.Errorf(o.spec("cgroups", i), "cgroups: %s", err)
 			continue
 		}
 		w.Cgroups = append(w.Cgroups, c)
@@ -54,10 +53,10 @@ func decodeWorkload(o *object, d *draft) {
 	}
 	if w.Mode == nil && spec.Mode != "" {
 		names := []string{"enforce", "audit", "off"}
-		o.errorf(o.spec("mode"), "mode: expected one of %s, got %q%s", strings.Join(names, ", "), spec.Mode, didYouMean(string(spec.Mode), names))
+		o.Errorf(o.spec("mode"), "mode: expected one of %s, got %q%s", strings.Join(names, ", "), spec.Mode, strictyaml.DidYouMean(string(spec.Mode), names))
 	}
 	if w.Mode != nil && *w.Mode == policy.Off {
-		o.warnf(o.spec("mode"), "mode off: nothing is decided for these processes, every destination is open to them")
+		o.Warnf(o.spec("mode"), "mode off: nothing is decided for these processes, every destination is open to them")
 	}
 	d.take = func(l *loader) { l.workloads = append(l.workloads, w) }
 }

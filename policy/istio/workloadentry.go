@@ -9,6 +9,10 @@ import (
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // workloadEntry checks a WorkloadEntry by itself. Whether its ports and its
@@ -16,44 +20,44 @@ import (
 func (l *loader) workloadEntry(d decoded[networking.WorkloadEntry]) {
 	d.workloadAddress(d.spec("address"), d.v)
 	for _, name := range slices.Sorted(maps.Keys(d.v.Ports)) {
-		at := d.spec("ports").keyOf(name)
-		if !isPortName(name) || len(name) > maxEndpointPort {
-			d.errorf(at, "invalid port name: %s", name)
+		at := d.spec("ports").KeyOf(name)
+		if !check.IsPortName(name) || len(name) > maxEndpointPort {
+			d.Errorf(at, "invalid port name: %s", name)
 		}
-		d.port(d.spec("ports", name), "port "+name, d.v.Ports[name])
+		d.Port(d.spec("ports", name), "port "+name, d.v.Ports[name])
 	}
-	d.labels(d.spec("labels"), d.v.Labels)
+	d.Labels(d.spec("labels"), d.v.Labels)
 	if n := len(d.v.ServiceAccount); n > maxAccount {
-		d.errorf(d.spec("serviceAccount"), "serviceAccount: it has %d characters, more than %d", n, maxAccount)
+		d.Errorf(d.spec("serviceAccount"), "serviceAccount: it has %d characters, more than %d", n, maxAccount)
 	}
 }
 
-func (o *object) workloadAddress(at *node, we *networking.WorkloadEntry) {
+func (o *object) workloadAddress(at *strictyaml.Node, we *networking.WorkloadEntry) {
 	if we.Address == "" {
 		if we.Network == "" {
-			o.errorf(at, "address is required")
+			o.Errorf(at, "address is required")
 			return
 		}
-		o.warnf(at, "address is unset with network %q: the entry leads nowhere here", we.Network)
+		o.Warnf(at, "address is unset with network %q: the entry leads nowhere here", we.Network)
 		return
 	}
-	if path, ok := strings.CutPrefix(we.Address, unixPrefix); ok {
+	if path, ok := strings.CutPrefix(we.Address, model.UnixPrefix); ok {
 		if wrong := unixAddress(path); wrong != "" {
-			o.errorf(at, "%s", wrong)
+			o.Errorf(at, "%s", wrong)
 		}
-		if o.spec().has("ports") {
-			o.errorf(o.spec().keyOf("ports"), "unix endpoint %s must not include ports", we.Address)
+		if o.spec().Has("ports") {
+			o.Errorf(o.spec().KeyOf("ports"), "unix endpoint %s must not include ports", we.Address)
 		}
 		return
 	}
 	a, err := netip.ParseAddr(we.Address)
 	switch {
 	case err == nil && (a.Zone() != "" || a.Is4In6()):
-		o.errorf(at, "endpoint address %q is not a plain IPv4 or IPv6 address", we.Address)
+		o.Errorf(at, "endpoint address %q is not a plain IPv4 or IPv6 address", we.Address)
 	case err == nil:
 	default:
-		if _, err := fqdn(we.Address); err != nil {
-			o.errorf(at, "endpoint address %q is not a valid FQDN or an IP address", we.Address)
+		if _, err := check.FQDN(we.Address); err != nil {
+			o.Errorf(at, "endpoint address %q is not a valid FQDN or an IP address", we.Address)
 		}
 	}
 }

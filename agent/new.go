@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/agent/earlier"
+	"github.com/egressd/egressd/agent/events"
+	"github.com/egressd/egressd/agent/exec"
+	"github.com/egressd/egressd/agent/iface"
+	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/selfprobe"
+	"github.com/egressd/egressd/agent/state"
+	"github.com/egressd/egressd/agent/takeover"
+	"github.com/egressd/egressd/agent/workload"
+	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/egress"
+	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/ingress"
+	"github.com/egressd/egressd/internal/handover"
+	"github.com/egressd/egressd/internal/hold"
+	"github.com/egressd/egressd/internal/ipguard"
+	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/loader/kernel"
+	"github.com/egressd/egressd/loader/telemetry"
+	"github.com/egressd/egressd/policy/source"
+)
+
+// New loads the policy, the kernel programs and the listeners, but captures
+// nothing yet. The caller must call Close, unless New fails.
+func New(ctx context.Context, o Options) (*Agent, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	made := state.Made(o.StateDir)
+	lock, h, set, err := takeover.LockOrReach(o.StateDir, o.Version, o.Takeover, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	if h == nil {
+		exec.SweepLeft(o.StateDir, filepath.Dir(o.PinDir))
+	}
+	return newAgent(ctx, o, lock, made, h, set)
+}
+
+// newAgent is New with validated options and the lock of the state directory,
+// which it takes over; made are the parts of that which this start has made. h is
+// the daemon before, which lives, and set what it hands over.
+func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *takeover.Incumbent, set *handover.SocketSet) (_ *Agent, err error) {
+	a := &Agent{
+		opts:     o,
+		log:      o.Log,
+		lock:     lock,
+		recorder: events.NewRecorder(o.Log),
+		unload:   make(chan struct{}),
+		control:  control.New(o.control()),
+		life:     newLife(o),
+		begun:    begun{state: made},
+		holding:  hold.NewKeeper(o.Log),
+
+		holder: h, inherited: set, heirs: make(chan *handover.Channel),
+	}
+	a.devices = listen.NewDevices(o.Log)
+	a.status = newStatus(a)
+	defer func() {
+		if err != nil {
+			err = errors.Join(a.notTaken(err), a.rollBack(), a.Close())
+		}
+	}()
+	if a.capture, err = workload.NewCapture(workload.CaptureOptions{Cgroups: o.Cgroups, Follow: o.Daemon, Delegated: o.Delegated, Log: o.Log}, kernel.CanFollow); err != nil {
+		return nil, err
+	}
+	for _, dir := range a.capture.Named {
+		workload.WarnDelegated(o.Log, dir)
+	}
+	// Watching starts before reading, so that no change falls in between.
+	a.watcher = source.NewWatcher(o.Config, o.Log)
+	a.sayStart()
+	if err := a.begun.look(o.PinDir); err != nil {
+		return nil, err
+	}
+	if err := a.preparePins(); err != nil {
+		return nil, err
+	}
+	if err := a.lockPins(); err != nil {
+		return nil, err
+	}
+	if err := a.begun.adopt(o.PinDir); err != nil {
+		return nil, err
+	}
+	own, err := workload.ExemptOwn(a.capture.Named, o.PinDir, a.before())
+	if err != nil {
+		return nil, err
+	}
+	first, err := a.control.First(a.holder != nil)
+	if err != nil {
+		return nil, err
+	}
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.ByName}); err != nil {
+		return nil, err
+	}
+	sayMemory(o.Log, a.datapath)
+	for name, state := range kernel.Features() {
+		if state != "yes" {
+			o.Log.Warn("the kernel lacks a feature; docs/SECURITY-MODEL.md says what that opens", "feature", name, "probe", state)
+		}
+	}
+	var gates []netip.Addr
+	if o.Daemon {
+		gates = listen.OpenGates(o.Log)
+	}
+	if err := a.fromManager(); err != nil {
+		return nil, err
+	}
+	if a.sockets, err = listen.Open(ctx, listen.Options{
+		Fixed: o.Daemon, Transparent: o.Guard.Workloads(), Gates: gates, From: a.inherited, Admin: o.adminPort(), Log: o.Log,
+	}); err != nil {
+		return nil, err
+	}
+	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
+		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Own: own, Before: a.before(),
+		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
+		Open: a.narrow.Open, Pending: a.narrow.Pending,
+	}); err != nil {
+		return nil, err
+	}
+	a.guards = iface.New(iface.Options{
+		Choice: o.Guard, Workload: func() loader.WorkloadState { return a.workloads.NodeWorkload(a.control.Snapshot()) }, Datapath: a.datapath, Log: o.Log,
+	})
+	if o.Daemon {
+		a.probe = selfprobe.New(o.Probe, selfprobe.Daemon{
+			At: a.capture.At, Sockets: a.sockets, Workloads: a.workloads, Log: o.Log,
+			Bind: a.bindAgain, Well: func() { _ = a.outgoing.Stats() },
+		})
+	}
+	if err := a.wire(); err != nil {
+		return nil, err
+	}
+	if err := a.startPolicy(first); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// wire makes the rooms and connects them.
+func (a *Agent) wire() error {
+	if err := a.readAddresses(); err != nil {
+		return err
+	}
+	var err error
+	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(a.isOwnDNS)); err != nil {
+		return err
+	}
+	guard := ipguard.NewLive(&a.addresses)
+	a.limits = newLimits(a.opts.Limits, a.log)
+	names := learned.Options{
+		Guard: guard, InUse: func() (map[netip.Addr]bool, error) { return a.earlier.LiveAddresses() }, Log: a.log,
+		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
+	}
+	learnedBounds(&names, a.opts.Sizes.Addresses)
+	a.names = learned.New(a.datapath, a.control, names)
+	a.kernel = &events.Kernel{
+		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Interface: a.guards.NameOf,
+		Probe: workload.Probe, Log: a.log,
+		End: func(k telemetry.KernelEvent) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
+	}
+	a.earlier = earlier.New(earlier.Options{
+		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: a.control, Names: a.names, Sink: a.recorder, Log: a.log,
+	})
+	a.dns = dnsproxy.New(dnsproxy.Config{
+		Origins:   origins{a},
+		Policies:  a.control,
+		Names:     a.names,
+		Upstreams: a.nodeDNS.Current(),
+		Stale:     a.opts.DNSStale,
+		SearchOf:  newSearches().of,
+		Serves:    resolve.NewServers(a.addresses.Has).Serves,
+		Denied:    a.opts.DNSDenied,
+		Guard:     guard,
+		Sink:      a.recorder,
+		Log:       a.log,
+
+		MaxInflight: a.limits.Queries, MaxPerWorkload: a.limits.QueriesEach,
+		MaxConns: a.limits.Conns, MaxConnsPerWorkload: a.limits.ConnsEach,
+	})
+	out := egress.New(egress.Options{
+		Policies: a.control,
+		Names:    a.names,
+		Resolver: a.dns,
+		Guard:    guard,
+		Bound:    a.workloads.Of,
+		Rand:     rand.Uint64,
+		Socket:   a.allowsSocket,
+		Own:      a.own,
+	})
+	a.outgoing = forward.New(a.limits.outgoing(a, out))
+	if len(a.opts.GatewaySelector) > 0 {
+		a.incoming = ingress.New(ingress.Options{
+			Snapshot: a.control.Snapshot,
+			Resolver: a.dns,
+			Sink:     a.recorder,
+			Log:      a.log,
+			Limits:   a.limits.forward,
+			Timeouts: a.opts.Limits.timeouts(),
+			Rand:     rand.Uint64,
+			Own:      a.own,
+			Inherited: func(at netip.AddrPort) *net.TCPListener {
+				return a.inherited.Listener(gatewaySocket, at)
+			},
+		})
+	}
+	return errors.Join(a.datapath.SetListeners(a.sockets.Ports()), a.tellRoom())
+}
+
+// startPolicy fills the kernel's tables with the first snapshot. Tables that
+// were adopted from an earlier run keep what is still right: flows of live
+// workloads go on while this happens.
+func (a *Agent) startPolicy(l control.Loaded) error {
+	if n, err := a.restoreNames(); err != nil {
+		a.log.Warn("learned addresses of the last run not restored", "error", err)
+	} else if n > 0 {
+		a.log.Info("learned addresses restored", "count", n)
+	}
+	return a.control.Start(l, a.targets())
+}
+
+// Close releases what New made. Pinned state stays.
+func (a *Agent) Close() error {
+	defer a.life.manager.Close(tellWait)
+	var err error
+	if a.sockets != nil {
+		a.sockets.Close()
+	}
+	a.inherited.Close()
+	if a.datapath != nil {
+		if a.begun.saves() {
+			err = a.saveNames()
+		}
+		err = errors.Join(err, a.datapath.Close())
+	}
+	a.begun.closed(a.opts)
+	if a.holder != nil {
+		a.holder.Close()
+	}
+	return errors.Join(err, a.unlock())
+}
