@@ -81,9 +81,9 @@ func (p *Policy) ChangedHosts(old *Policy) []hostname.Pattern {
 			out = append(out, h)
 		}
 	}
-	for _, list := range [...][2]map[string]*Service{{p.reserved, old.reserved}, {old.reserved, p.reserved}} {
-		for name, k := range list[0] {
-			if other := list[1][name]; other == nil || other.Ref.Namespace != k.Ref.Namespace {
+	for _, list := range [...][2]map[string]*reservedName{{p.reserved, old.reserved}, {old.reserved, p.reserved}} {
+		for name, r := range list[0] {
+			if other := list[1][name]; other == nil || !slices.Equal(other.from, r.from) {
 				out = append(out, hostname.Pattern(name))
 			}
 		}

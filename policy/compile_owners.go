@@ -151,49 +151,18 @@ func isPartial(h hostname.Pattern) bool { return h.IsWildcard() && len(h) > 1 &&
 // those of Kubernetes Services, where the wildcards are of other namespaces.
 func (p *Policy) reserve(covered map[string]*Service) {
 	for name, k := range covered {
+		r := &reservedName{owner: k.Ref.Namespace}
 		w := p.names.Walk(name)
 		for h, ok := w.Next(); ok; h, ok = w.Next() {
-			if p.withholds(k, h) {
-				if p.reserved == nil {
-					p.reserved = map[string]*Service{}
-				}
-				p.reserved[name] = k
-				break
+			if h.Pattern.IsWildcard() && !p.base.mayHave(k, p.scope.home, h.services[0]) {
+				r.from = append(r.from, h.Pattern)
 			}
 		}
-	}
-}
-
-// withholds says whether a host that matches the name of k is a wildcard that
-// does not stand for it.
-func (p *Policy) withholds(k *Service, h *Host) bool {
-	return h.Pattern.IsWildcard() && !p.base.mayHave(k, p.scope.home, h.services[0])
-}
-
-// walk goes through the hosts that stand for a normalized name, most specific
-// first.
-func (p *Policy) walk(name string) hostWalk {
-	return hostWalk{p.names.Walk(name), p, p.reserved[name]}
-}
-
-// lookup returns the first host of walk.
-func (p *Policy) lookup(name string) (*Host, bool) {
-	w := p.walk(name)
-	return w.Next()
-}
-
-type hostWalk struct {
-	matching hostname.Walk[*Host]
-	p        *Policy
-	owner    *Service // whose name it is; nil: wildcards stand for it
-}
-
-// Next returns the next host, and false when there is none.
-func (w *hostWalk) Next() (*Host, bool) {
-	for {
-		h, ok := w.matching.Next()
-		if !ok || w.owner == nil || !w.p.withholds(w.owner, h) {
-			return h, ok
+		if len(r.from) > 0 {
+			if p.reserved == nil {
+				p.reserved = map[string]*reservedName{}
+			}
+			p.reserved[name] = r
 		}
 	}
 }

@@ -102,7 +102,7 @@ type Policy struct {
 	gateways []*GatewayListener
 	// reserved are the names of Kubernetes Services that wildcards of other
 	// namespaces cover and do not stand for.
-	reserved map[string]*Service
+	reserved map[string]*reservedName
 	// ruled are the hosts that only rules for TLS declare.
 	ruled []hostname.Pattern
 	// base has what the policy was compiled from, for explanations.

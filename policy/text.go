@@ -106,7 +106,7 @@ func (t *text) rules(p *Policy) {
 	}
 	t.retries(1, "default retry", p.scope.retries)
 	for _, name := range slices.Sorted(maps.Keys(p.reserved)) {
-		t.line(1, "no name of wildcards: %s, of Service namespace %s", name, p.reserved[name].Ref.Namespace)
+		t.line(1, "%s of namespace %s is no name of %v", name, p.reserved[name].owner, p.reserved[name].from)
 	}
 	for _, v := range p.vhostList {
 		t.line(1, "routes %s", v.pattern)

@@ -23,7 +23,7 @@ var Orders = []Order{
 		{"config", "aliases"},
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
-		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy trace"},
+		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy reserved trace"},
 		{"compile", "compile* classify scope base destination changes diff"},
 		{"text", "text* digest"},
 		{"explain", "branches why*"},
