@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/testenv"
@@ -82,8 +83,13 @@ func TestVolatilePins(t *testing.T) {
 		if !strings.Contains(n.d.Log(), "if egressd ends or is killed, all traffic is open") {
 			t.Errorf("%s: the log doesn't say so", flags)
 		}
-		_ = n.d.Kill()                    // says that it was killed
-		n.isOpen(t, "killed", n.in, true) // which is what the flag accepts
+		_ = n.d.Kill() // says that it was killed
+		// Which is what the flag accepts. The kernel takes the mount down when
+		// the last process of its namespace is gone, and the programs after that.
+		eventually(t, 10*time.Second, flags+": all is open behind a killed daemon", func() bool {
+			return n.probe(t, n.in, "dial", hostPort(world.StrangerV4, 443)).Error == ""
+		})
+		n.isOpen(t, "killed", n.in, true)
 	}
 
 	// The twin: with a bpf filesystem of the machine nothing is said, and the

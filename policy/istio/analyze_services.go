@@ -67,7 +67,7 @@ func (a *analysis) contestedHost(h hostname.Pattern) {
 			said[s.Ref.Namespace] = true
 			at := a.part(s.Ref)
 			at.Warnf(at.spec("ports", i), "%s (%s) of another namespace declares %s, too, and otherwise: workloads of namespace %s have this one, "+
-				"those of %s and of all other namespaces that one alone, so that port %d is not open to them",
+				"those of %s and of all other namespaces that one alone, and what is said here of port %d does not count for them",
 				nameOf(first.Ref), first.Ref.Position(), h, s.Ref.Namespace, first.Ref.Namespace, p.Number)
 			break
 		}
