@@ -105,7 +105,7 @@ func (a *analysis) spoken(s *policy.Service, ruled map[hostname.Pattern]bool) {
 			continue
 		}
 		at := a.part(s.Ref)
-		at.Warnf(at.spec("ports", i, "protocol"), "%s", how)
+		at.SayCode(codeClients, Warning, at.spec("ports", i, "protocol"), "%s", how)
 	}
 }
 

@@ -83,6 +83,6 @@ func (o *object) selector(n *strictyaml.Node, labels map[string]string, without 
 		}
 	}
 	if len(labels) == 0 {
-		o.Warnf(n, "%s", without)
+		o.SayCode(codeNoLabels, Warning, n, "%s", without)
 	}
 }

@@ -91,7 +91,7 @@ type loader struct {
 
 // newReport makes a report about objects of the kinds that are read here.
 func newReport(t strictyaml.Types) *strictyaml.Report {
-	return &strictyaml.Report{Hint: valueHint, ProtoNamed: isProtoNamed, Types: t}
+	return &strictyaml.Report{Hint: valueHint, ProtoNamed: isProtoNamed, Types: t, Code: codeOf}
 }
 
 func newLoader(o Options) *loader {

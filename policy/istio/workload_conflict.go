@@ -84,7 +84,7 @@ func (w writtenIn) claimedTwice(c, first claim) {
 
 func (w writtenIn) claim(s Severity, c claim, format string, args ...any) {
 	at := w.part(c.workload.Ref)
-	at.Say(s, at.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
+	at.SayCode(codeCgroup, s, at.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
 }
 
 // pathOf are the segments of a pattern without a last "**", which stands for
