@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -29,15 +30,19 @@ func checkCommand(e env) *cobra.Command {
 	var gateway string
 	var allow []string
 	var verbose bool
+	var suppress []string
 	cmd := &cobra.Command{
 		Use:   "check PATH...",
 		Short: "Validate a policy; exit 1 on any error",
 		Long: `check reads the policy as run and exec do and prints every error and warning,
-one a line: file:line:col: error|warning: text [object]. A PATH of - is standard
-input. docs/CHECKS.md lists the mistakes that it knows.`,
+one a line: file:line:col: error|warning: text [object] (code). A PATH of - is
+standard input. docs/CHECKS.md lists the mistakes that it knows, docs/CODES.md
+the codes. A warning that is meant so is not printed with --suppress CODE, or
+when its object has the annotation egressd.dev/suppress: CODE.`,
 		Example: `  egressd check policy/
   helm template chart/ | egressd check -
-  egressd check -o json policy.yaml | jq .findings`,
+  egressd check -o json policy.yaml | jq .findings
+  egressd check --suppress EGD0215 policy/`,
 		Args: usageArgs(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			asJSON, err := out.json()
@@ -52,12 +57,15 @@ input. docs/CHECKS.md lists the mistakes that it knows.`,
 			if err != nil {
 				return err
 			}
+			if err := codes(suppress); err != nil {
+				return err
+			}
 			l, err := readPolicy(e, args, selector, consent)
 			if errors.As(err, new(usageError)) {
 				return err
 			}
 			r := checkResult{
-				Valid: err == nil, Findings: l.Findings,
+				Valid: err == nil, Findings: without(l.Findings, suppress),
 				Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
 			}
 			if err == nil {
@@ -82,6 +90,7 @@ input. docs/CHECKS.md lists the mistakes that it knows.`,
 	out.register(cmd)
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
 	registerAllow(cmd, &allow)
+	cmd.Flags().StringSliceVar(&suppress, "suppress", nil, "code of warnings that are not printed, as in EGD0215; may be given several times")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print notes as well, such as kinds that are skipped")
 	return cmd
 }
@@ -118,4 +127,22 @@ func counted(n int, noun string) string {
 		noun += "s"
 	}
 	return fmt.Sprintf("%d %s", n, noun)
+}
+
+// codes checks what is to be suppressed.
+func codes(suppress []string) error {
+	for _, c := range suppress {
+		if !istio.IsCode(c) {
+			return usageError{fmt.Errorf("--suppress %s: there is no such code; a finding shows its own in parentheses, and docs/CODES.md lists all", quote.Line(c))}
+		}
+	}
+	return nil
+}
+
+// without are the findings but the warnings and notes with one of some codes.
+// Errors stay: with one, nothing is loaded.
+func without(findings []istio.Finding, suppress []string) []istio.Finding {
+	return slices.DeleteFunc(slices.Clone(findings), func(f istio.Finding) bool {
+		return f.Severity != istio.Error && slices.Contains(suppress, f.Code)
+	})
 }

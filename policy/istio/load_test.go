@@ -58,7 +58,7 @@ func TestLoadSeveralFiles(t *testing.T) {
 		t.Fatalf("refused: %v", findings)
 	}
 	compareFindings(t, findings, []string{
-		"z.yaml:2:40: warning: no ServiceEntry and no Service declares the host gone.example.com: the rules do not apply to anything [VirtualService prod/z]",
+		"z.yaml:2:40: warning: no ServiceEntry and no Service declares the host gone.example.com: the rules do not apply to anything [VirtualService prod/z] (EGD1205)",
 	})
 	if got := cfg.VirtualServices[1].HTTP[0].Route[0].Destination.Host; got != "db" {
 		t.Errorf("destination = %q; a ServiceEntry has the short name, so it stays", got)

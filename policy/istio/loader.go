@@ -12,6 +12,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/gwapi"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -92,7 +93,7 @@ type loader struct {
 
 // newReport makes a report about objects of the kinds that are read here.
 func newReport(t strictyaml.Types) *strictyaml.Report {
-	return &strictyaml.Report{Hint: check.ValueHint, ProtoNamed: isProtoNamed, Types: t}
+	return &strictyaml.Report{Hint: check.ValueHint, ProtoNamed: isProtoNamed, Types: t, Code: code.Of}
 }
 
 // isProtoNamed knows the one field that the schemas of Istio's kinds have in

@@ -245,6 +245,7 @@ func (rd *batchReader) object(n *strictyaml.Node, kind string, p *strictyaml.Rep
 		return nil
 	}
 	o.metaLabels()
+	o.suppressed()
 	o.ref = policy.Ref{
 		Kind: kind, Namespace: o.meta.Namespace, Name: o.meta.Name,
 		File: p.File, Line: name.Line, Column: name.Col,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/analyze"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/gwapi"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -232,7 +233,7 @@ func (r *Reader) learn(batches []*batch) bool {
 func (r *Reader) register(batches []*batch) {
 	r.seen = make(map[string]*object, len(r.seen))
 	r.twice, r.refused = map[string][]*object{}, map[*object]bool{}
-	var said strictyaml.Report
+	said := strictyaml.Report{Code: code.Of}
 	for _, b := range batches {
 		for i := range b.drafts {
 			o := b.drafts[i].object
@@ -245,7 +246,7 @@ func (r *Reader) register(batches []*batch) {
 				continue
 			}
 			r.twice[o.Object] = append(r.twice[o.Object], o)
-			at := strictyaml.Reporter{Report: &said, File: o.File, Object: o.Object}
+			at := strictyaml.Reporter{Report: &said, File: o.File, Object: o.Object, Suppress: o.Suppress}
 			name := &strictyaml.Node{Line: o.ref.Line, Col: o.ref.Column}
 			if o.kind == "ServiceEntry" && first.File != o.File {
 				// A directory may hold alternatives that a cluster would take one

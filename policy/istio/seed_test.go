@@ -21,7 +21,7 @@ func readFile(t testing.TB, path string) File {
 // all that can be loaded together.
 func TestSeed(t *testing.T) {
 	const dir = "../../examples/seed"
-	timeout := `googleapis.yaml:31:14: warning: spec.http.timeout: a bare number is read as seconds; the standard form is "10s" [VirtualService default/timeout-for-googleapis]`
+	timeout := `googleapis.yaml:31:14: warning: spec.http.timeout: a bare number is read as seconds; the standard form is "10s" [VirtualService default/timeout-for-googleapis] (EGD0102)`
 	tests := map[string]struct {
 		files []string
 		want  []string
@@ -32,7 +32,7 @@ func TestSeed(t *testing.T) {
 		"dns":        {[]string{"external-db-dns.yaml"}, nil},
 		// Two of the examples are alternatives that carry one name.
 		"together": {[]string{"bookinfo-gateway.yaml", "external-db-dns.yaml", "external-db-static.yaml", "googleapis.yaml"}, []string{
-			"external-db-static.yaml:27:9: warning: the object is already defined at external-db-dns.yaml:5:9; both are in force here, a cluster keeps the one that was applied last [ServiceEntry default/external-db]",
+			"external-db-static.yaml:27:9: warning: the object is already defined at external-db-dns.yaml:5:9; both are in force here, a cluster keeps the one that was applied last [ServiceEntry default/external-db] (EGD0109)",
 			timeout}},
 	}
 	for name, tt := range tests {

@@ -232,16 +232,17 @@ func (e *entry) annotations() {
 		if !strings.HasPrefix(key, annotationPrefix) {
 			continue
 		}
-		value := e.meta.Annotations[key]
-		if key != annotationPrivate {
-			e.Errorf(list.KeyOf(key), "unknown annotation %s%s", key, strictyaml.DidYouMean(key, []string{annotationPrivate}))
-			continue
+		switch value := e.meta.Annotations[key]; key {
+		case annotationPrivate:
+			allow, err := strconv.ParseBool(value)
+			if err != nil {
+				e.Errorf(list.At(key), "%s: expected \"true\" or \"false\", got %q", key, value)
+			}
+			e.out.AllowPrivate = allow
+		case annotationSuppress: // read with the metadata of all objects
+		default:
+			e.Errorf(list.KeyOf(key), "unknown annotation %s%s", key, strictyaml.DidYouMean(key, []string{annotationPrivate, annotationSuppress}))
 		}
-		allow, err := strconv.ParseBool(value)
-		if err != nil {
-			e.Errorf(list.At(key), "%s: expected \"true\" or \"false\", got %q", key, value)
-		}
-		e.out.AllowPrivate = allow
 	}
 }
 

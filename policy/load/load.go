@@ -79,7 +79,7 @@ func (l *Result) Compile(config *policy.Config, was *policy.Snapshot) error {
 	for _, w := range s.Warnings() {
 		l.Findings = append(l.Findings, istio.Finding{
 			Severity: istio.Warning, File: w.Ref.File, Line: w.Ref.Line, Col: w.Ref.Column,
-			Object: w.Ref.Kind + " " + w.Ref.Namespace + "/" + w.Ref.Name, Text: w.Text,
+			Object: w.Ref.Kind + " " + w.Ref.Namespace + "/" + w.Ref.Name, Text: w.Text, Code: istio.CodeServer,
 		})
 	}
 	return nil

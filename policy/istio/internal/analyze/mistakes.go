@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -106,7 +107,7 @@ func (a *analysis) spoken(s *policy.Service, ruled map[hostname.Pattern]bool) {
 			continue
 		}
 		at := a.part(s.Ref)
-		at.Warnf(at.spec("ports", i, "protocol"), "%s", how)
+		at.SayCode(code.Clients, strictyaml.Warning, at.spec("ports", i, "protocol"), "%s", how)
 	}
 }
 

@@ -213,11 +213,11 @@ func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o stricty
 	// this node.
 	viaGateway := kubernetes && slices.ContainsFunc(vs.Gateways, func(g string) bool { return g != model.Mesh && a.gateways[g] != nil })
 	if onMesh && !viaGateway && a.undeclared(d.Host) {
-		what := "no ServiceEntry declares the destination %s: %s"
 		if kubernetes {
-			what = "there is no Service for the destination %s: %s"
+			o.Warnf(o.Node.At("host"), "there is no Service for the destination %s: %s", d.Host, end)
+		} else {
+			o.Warnf(o.Node.At("host"), "no ServiceEntry declares the destination %s: %s", d.Host, end)
 		}
-		o.Warnf(o.Node.At("host"), what, d.Host, end)
 	} else if onMesh && !viaGateway {
 		a.onlyKubernetes(o, d.Host)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -85,7 +86,7 @@ func (w Files) claimedTwice(c, first claim) {
 
 func (w Files) claim(s strictyaml.Severity, c claim, format string, args ...any) {
 	at := w.part(c.workload.Ref)
-	at.Say(s, at.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
+	at.SayCode(code.Cgroup, s, at.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
 }
 
 // pathOf are the segments of a pattern without a last "**", which stands for

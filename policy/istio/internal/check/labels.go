@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -65,6 +66,6 @@ func (o *Checker) Selector(n *strictyaml.Node, labels map[string]string, without
 		}
 	}
 	if len(labels) == 0 {
-		o.Warnf(n, "%s", without)
+		o.SayCode(code.NoLabels, strictyaml.Warning, n, "%s", without)
 	}
 }

@@ -48,10 +48,13 @@ type Finding struct {
 	// Object is "Kind namespace/name", or "" outside of objects.
 	Object string `json:"object,omitempty"`
 	Text   string `json:"text"`
+	// Code is the stable name of what it says; "": it has none.
+	Code string `json:"code,omitempty"`
 }
 
 // String is the finding in the form of compilers:
-// file:line:col: severity: text [object]. It is one line, fit for a terminal.
+// file:line:col: severity: text [object] (code). It is one line, fit for a
+// terminal.
 func (f Finding) String() string {
 	var b strings.Builder
 	b.WriteString(f.File)
@@ -64,6 +67,9 @@ func (f Finding) String() string {
 	fmt.Fprintf(&b, ": %s: %s", f.Severity, f.Text)
 	if f.Object != "" {
 		fmt.Fprintf(&b, " [%s]", f.Object)
+	}
+	if f.Code != "" {
+		fmt.Fprintf(&b, " (%s)", f.Code)
 	}
 	return quote.Line(b.String())
 }
@@ -80,6 +86,8 @@ type Report struct {
 	// ProtoNamed says whether a schema has a field in the spelling of the
 	// .proto file, as few do; nil: none is.
 	ProtoNamed func(key string) bool
+	// Code is the code of a finding by the format of its text; nil: none has one.
+	Code func(s Severity, format string) string
 	// Unreadable are the values that could not be decoded.
 	Unreadable map[Spot]bool
 }
@@ -143,6 +151,8 @@ type Reporter struct {
 	Report *Report
 	File   string
 	Object string
+	// Suppress holds the codes of warnings and notes that are not to be reported.
+	Suppress string
 }
 
 // Passage is a place in an object, and who speaks of it.
@@ -160,7 +170,19 @@ func (p *Reporter) Unreadable(n *Node) bool {
 // What args are of a file is quoted and cut, fit for a terminal. Nothing is said
 // of a value that could not be decoded: that has been said.
 func (p *Reporter) Say(s Severity, n *Node, format string, args ...any) {
-	f := Finding{Severity: s, File: p.File, Object: quote.Cut(p.Object), Text: quote.Text(fmt.Sprintf(format, quote.Args(args)...))}
+	code := ""
+	if p.Report.Code != nil {
+		code = p.Report.Code(s, format)
+	}
+	p.SayCode(code, s, n, format, args...)
+}
+
+// SayCode is Say for a text that does not tell the code.
+func (p *Reporter) SayCode(code string, s Severity, n *Node, format string, args ...any) {
+	if s != Error && code != "" && strings.Contains(p.Suppress, code) {
+		return
+	}
+	f := Finding{Severity: s, Code: code, File: p.File, Object: quote.Cut(p.Object), Text: quote.Text(fmt.Sprintf(format, quote.Args(args)...))}
 	if n != nil {
 		f.Line, f.Col = n.Line, n.Col
 	}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"strings"
+
+	"github.com/egressd/egressd/policy/istio/internal/code"
+)
+
+// CodeServer is the code of a warning about a Gateway's server that is left out,
+// which compiling tells.
+const CodeServer = code.Server
+
+// IsCode says whether there is a code of findings, as in EGD0215.
+func IsCode(s string) bool { return code.Known(s) }
+
+// annotationSuppress lists codes of warnings that the author of an object has
+// seen and accepts, separated by commas.
+const annotationSuppress = "egressd.dev/suppress"
+
+// suppressed reads which warnings about the object are not to be reported. What
+// is no code of a warning suppresses nothing, which is reported.
+func (o *object) suppressed() {
+	text := o.meta.Annotations[annotationSuppress]
+	if text == "" {
+		return
+	}
+	for _, c := range strings.Split(text, ",") {
+		if c = strings.TrimSpace(c); !IsCode(c) {
+			o.SayCode(code.Suppress, Warning, o.root.At("metadata", "annotations", annotationSuppress), "annotation %s: %q is no code of a warning", annotationSuppress, c)
+		}
+	}
+	o.Suppress = text
+}
