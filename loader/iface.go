@@ -13,7 +13,7 @@ type InterfaceKind uint8
 
 // The kinds.
 const (
-	// Workload: what comes in by the interface is a workload's, which has no
+	// WorkloadInterface: what comes in by the interface is a workload's, which has no
 	// sockets in this kernel or is not to be trusted to use them.
 	WorkloadInterface InterfaceKind = iota
 	// Uplink: the interface leads elsewhere. Only frames that did not come from

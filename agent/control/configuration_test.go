@@ -3,7 +3,6 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 	"github.com/egressd/egressd/policy/load"
@@ -73,30 +73,12 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
-// syncBuffer is a log that is read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // TestSettle: the first policy is saved at once; later ones are analyzed and
 // saved when no further change comes.
 func TestSettle(t *testing.T) {
 	dir := t.TempDir()
 	file, saved := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "state", "last-good.json")
-	var log syncBuffer
+	var log testenv.Buffer
 	a := New(Options{Config: []string{file}, LastGood: saved, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	writeFile(t, file, serviceEntry("a", "first.example.com"))
 	if _, err := a.First(false); err != nil {

@@ -3,7 +3,6 @@
 package resolve
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,9 +20,9 @@ import (
 func noLoops(netip.AddrPort) bool { return false }
 
 // followed runs a nodeDNS over files, and gives what it applies.
-func followed(t *testing.T, o Options, files ...string) (*Follower, chan dnsproxy.Upstreams, *syncBuffer) {
+func followed(t *testing.T, o Options, files ...string) (*Follower, chan dnsproxy.Upstreams, *testenv.Buffer) {
 	t.Helper()
-	log := new(syncBuffer)
+	log := new(testenv.Buffer)
 	o.Files, o.Loops = files, noLoops
 	o.Log = slog.New(slog.NewTextHandler(log, nil))
 	n, err := Follow(o)
@@ -198,24 +196,6 @@ func TestDegradedDNS(t *testing.T) {
 			t.Errorf("%v: %q", tt.states, got)
 		}
 	}
-}
-
-// syncBuffer is a log that is read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }

@@ -26,13 +26,6 @@ const (
 	scanShare = 100
 )
 
-// Watch calls changed each time the files that paths lead to have changed
-// since Watch was called, until ctx ends; then it returns. To miss nothing
-// between reading the files and watching them, use NewWatcher, Files, Run.
-func Watch(ctx context.Context, paths []string, log *slog.Logger, changed func()) {
-	NewWatcher(paths, log).Run(ctx, changed)
-}
-
 // Watcher tells when configuration files change. It is made by NewWatcher and
 // used for one Run.
 type Watcher struct {
