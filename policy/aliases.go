@@ -79,9 +79,10 @@ type (
 
 // The values of the types above; see package config.
 const (
-	AuthAllow = config.AuthAllow
-	AuthDeny  = config.AuthDeny
-	AuthAudit = config.AuthAudit
+	DefaultRootNamespace = config.DefaultRootNamespace
+	AuthAllow            = config.AuthAllow
+	AuthDeny             = config.AuthDeny
+	AuthAudit            = config.AuthAudit
 
 	ValueExact   = config.ValueExact
 	ValuePrefix  = config.ValuePrefix

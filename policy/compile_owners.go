@@ -23,11 +23,6 @@ func (n *base) namedService(host string) *Service {
 	return nil
 }
 
-// serviceNames are the hosts that are names of a Kubernetes Service.
-func serviceNames(s *Service) []hostname.Pattern {
-	return append(slices.Clone(s.Hosts), hostname.Pattern(s.Ref.Name+"."+s.Ref.Namespace+".svc"))
-}
-
 // owner returns the Kubernetes Service because of whose name a service does not
 // count for a host, nil when it counts; home is the namespace of the workloads.
 func (n *base) owner(home string, host hostname.Pattern, s *Service) *Service {
@@ -44,7 +39,7 @@ func (n *base) owner(home string, host hostname.Pattern, s *Service) *Service {
 // ServiceEntry, so that nobody takes its name (pilot/pkg/model SidecarScope).
 func (n *base) mayHave(k *Service, home string, s *Service) bool {
 	ns := s.Ref.Namespace
-	return byRules(s) || ns == k.Ref.Namespace || ns == home || ns == rootNamespace(n.cfg)
+	return byRules(s) || ns == k.Ref.Namespace || ns == home || ns == n.cfg.Mesh.Root()
 }
 
 // counting leaves out the services that do not count for a host.
@@ -64,7 +59,7 @@ func (h *hostEdit) owners() {
 		if s.External {
 			continue
 		}
-		for _, p := range serviceNames(s) {
+		for _, p := range s.Names() {
 			if h.b.base.contends(p, s.Ref.Namespace) || h.scope.sidecar.limits() {
 				anew[p], h.decls[p] = true, nil
 			}
@@ -100,7 +95,7 @@ func (n *base) covered() map[string]*Service {
 	out := map[string]*Service{}
 	whole := map[string][]string{} // by what is behind the first label
 	for _, k := range n.kube {
-		for _, name := range serviceNames(k) {
+		for _, name := range k.Names() {
 			if name.IsWildcard() {
 				continue
 			}

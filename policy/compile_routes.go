@@ -104,7 +104,7 @@ func (b *builder) takers() []string {
 		}
 	}
 	for _, k := range b.base.kube {
-		for _, name := range serviceNames(k) {
+		for _, name := range k.Names() {
 			by, _ := b.base.declared.Get(name)
 			add(k, by)
 		}

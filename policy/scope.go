@@ -241,9 +241,7 @@ func (b *builder) localized(sc *Sidecar, namespace string) sidecarScope {
 	return sidecarScope{out, namespace}
 }
 
-func rootNamespace(c *Config) string { return cmp.Or(c.Mesh.RootNamespace, "istio-system") }
-
-func (b *builder) rootNamespace() string { return rootNamespace(b.cfg) }
+func (b *builder) rootNamespace() string { return b.cfg.Mesh.Root() }
 func (b *builder) trustDomain() string   { return cmp.Or(b.cfg.Mesh.TrustDomain, "cluster.local") }
 
 // visible says whether an object of a namespace is visible to another. A nil

@@ -70,7 +70,7 @@ func (p *Policy) withheldNames() (n int) {
 		if s.External {
 			continue
 		}
-		for _, host := range serviceNames(s) {
+		for _, host := range s.Names() {
 			if _, open := p.names.Get(host); !open && p.base.contends(host, s.Ref.Namespace) {
 				n++
 			}

@@ -25,7 +25,7 @@ var floors = map[string][]string{
 	// Ground.
 	"./policy":                              {"./policy/config", "./policy/internal/authz", "./policy/internal/match", "./policy/internal/validate", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
 	"./policy/istio/internal/code":          {"./policy/istio/internal/strictyaml"},
-	"./policy/istio/internal/analyze":       {"./policy", "./policy/istio/internal/code", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname"},
+	"./policy/istio/internal/analyze":       {"./policy", "./policy/internal/match", "./policy/istio/internal/code", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname"},
 	"./policy/istio/internal/check":         {"./policy", "./policy/istio/internal/code", "./policy/istio/internal/strictyaml", "./internal/hostname", "google.golang.org/protobuf/"},
 	"./policy/istio/internal/gwapi":         {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	"./policy/istio/internal/authorization": {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "istio.io/api/"},
@@ -35,7 +35,7 @@ var floors = map[string][]string{
 	"./policy/internal/match":               {"./policy/config"},
 	"./policy/internal/validate":            {"./policy/config", "./policy/internal/match", "./internal/hostname"},
 	"./policy/internal/authz":               {"./policy/config", "./policy/internal/match", "./internal/ipguard"},
-	"./policy/istio":                        {"./policy", "./policy/istio/internal/analyze", "./policy/istio/internal/code", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy/istio":                        {"./policy", "./policy/internal/match", "./policy/istio/internal/analyze", "./policy/istio/internal/code", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":                    nil, // tests alone
 	"./internal/cow":                        nil,
 	"./internal/hostname":                   {"./internal/cow"},

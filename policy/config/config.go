@@ -8,6 +8,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -180,6 +181,12 @@ type Service struct {
 	// Derived is set on services that a compiler makes of a configuration, which
 	// itself has none.
 	Derived *Derived
+}
+
+// Names are the hosts of a Kubernetes Service, and the name that is short of
+// the cluster's domain.
+func (s *Service) Names() []hostname.Pattern {
+	return append(slices.Clone(s.Hosts), hostname.Pattern(s.Ref.Name+"."+s.Ref.Namespace+".svc"))
 }
 
 // Derived says what a service is made of.

@@ -2,7 +2,11 @@
 
 package config
 
-import "github.com/egressd/egressd/internal/hostname"
+import (
+	"cmp"
+
+	"github.com/egressd/egressd/internal/hostname"
+)
 
 // Identity is what rules can ask of a workload. The zero Identity is that of
 // processes which nobody described: they are in the namespace "default" and
@@ -72,13 +76,19 @@ type Mesh struct {
 	// Retries is defaultHttpRetryPolicy: for rules that say nothing of
 	// retries; nil: the safe default.
 	Retries *Retries
-	// RootNamespace has the objects that count for every namespace.
+	// RootNamespace has the objects that count for every namespace; see Root.
 	RootNamespace string
 	// TrustDomain begins every principal: TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT.
 	TrustDomain string
 	// The visibility of objects without exportTo.
 	DefaultServiceExport, DefaultVirtualServiceExport, DefaultDestinationRuleExport *Visibility
 }
+
+// DefaultRootNamespace is the root namespace of a mesh that names none.
+const DefaultRootNamespace = "istio-system"
+
+// Root is the root namespace: the one that is named, or Istio's default.
+func (m *Mesh) Root() string { return cmp.Or(m.RootNamespace, DefaultRootNamespace) }
 
 // Sidecar limits what the workloads of its namespace see, all of them or
 // those that Selector selects (Istio Sidecar.egress). What a workload does

@@ -13,11 +13,8 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// Istio's defaults (istio.io/istio pkg/config/mesh).
-const (
-	defaultRootNamespace = "istio-system"
-	defaultTrustDomain   = "cluster.local"
-)
+// defaultTrustDomain is Istio's (istio.io/istio pkg/config/mesh).
+const defaultTrustDomain = "cluster.local"
 
 // meshSource is a MeshConfig, and where it is written: at is its node in the
 // object, or in the text that the object holds.
@@ -33,7 +30,7 @@ var meshFields = []string{"outboundTrafficPolicy", "defaultHttpRetryPolicy", "ro
 // meshConfig translates the MeshConfig: the first that there is. What is wrong
 // with the others is said as well.
 func (l *loader) meshConfig() policy.Mesh {
-	out := policy.Mesh{RootNamespace: defaultRootNamespace, TrustDomain: defaultTrustDomain}
+	out := policy.Mesh{RootNamespace: policy.DefaultRootNamespace, TrustDomain: defaultTrustDomain}
 	var chosen *meshSource
 	for i := range l.meshes {
 		m := &l.meshes[i]
@@ -53,9 +50,9 @@ func (l *loader) meshConfig() policy.Mesh {
 // foreign says whether the MeshConfig is that of a ConfigMap outside of the
 // root namespace, which is none of Istio's.
 func (m *meshSource) foreign() bool {
-	root := cmp.Or(m.v.RootNamespace, defaultRootNamespace)
+	root := cmp.Or(m.v.RootNamespace, policy.DefaultRootNamespace)
 	ns := m.root.At("metadata").Get("namespace")
-	if m.kind != configMapKind || ns == nil || ns.Text == root || ns.Text == defaultRootNamespace {
+	if m.kind != configMapKind || ns == nil || ns.Text == root || ns.Text == policy.DefaultRootNamespace {
 		return false
 	}
 	m.Say(Note, m.root.KeyOf("kind"), "the ConfigMap is not in the root namespace %s, skipped", root)
@@ -67,7 +64,7 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 	out := policy.Mesh{Ref: m.ref}
 	m.outbound(&out)
 	out.Retries = m.retries(m.at.At("defaultHttpRetryPolicy"), m.v.DefaultHttpRetryPolicy)
-	out.RootNamespace = cmp.Or(m.v.RootNamespace, defaultRootNamespace)
+	out.RootNamespace = cmp.Or(m.v.RootNamespace, policy.DefaultRootNamespace)
 	if !check.IsLabel(out.RootNamespace) {
 		m.Errorf(m.at.At("rootNamespace"), "rootNamespace: %q is not a DNS-1123 label", out.RootNamespace)
 	}

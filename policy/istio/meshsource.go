@@ -10,6 +10,7 @@ import (
 	meshapi "istio.io/api/mesh/v1alpha1"
 	core "k8s.io/api/core/v1"
 
+	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -46,7 +47,7 @@ func withOperatorName(n *strictyaml.Node) *strictyaml.Node {
 		m.Fields = append(m.Fields, given.Fields...)
 	}
 	if m.Get("namespace") == nil {
-		m.Fields = append(m.Fields, strictyaml.Field{Key: "namespace", Value: text(defaultRootNamespace)})
+		m.Fields = append(m.Fields, strictyaml.Field{Key: "namespace", Value: text(policy.DefaultRootNamespace)})
 	}
 	named := *n
 	named.Fields = []strictyaml.Field{{Key: "metadata", Value: m}}

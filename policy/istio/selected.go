@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/internal/match"
 	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
@@ -62,7 +63,7 @@ func (w *workloadIndex) find(namespace string, selector map[string]string) []*se
 	}
 	var out []*selectable
 	for _, s := range candidates {
-		if model.Selects(selector, s.labels) {
+		if match.Labels(selector, s.labels) {
 			out = append(out, s)
 		}
 	}

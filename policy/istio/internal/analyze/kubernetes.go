@@ -7,7 +7,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
-	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/internal/match"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -28,5 +28,5 @@ func (a *analysis) onlyKubernetes(o strictyaml.Passage, host string) {
 
 // ofGateway says whether a Kubernetes Service is that of a Gateway.
 func (a *analysis) ofGateway(s *policy.Service) bool {
-	return len(s.Selector) > 0 && slices.ContainsFunc(a.cfg.Gateways, func(g *policy.Gateway) bool { return model.Selects(g.Selector, s.Selector) })
+	return len(s.Selector) > 0 && slices.ContainsFunc(a.cfg.Gateways, func(g *policy.Gateway) bool { return match.Labels(g.Selector, s.Selector) })
 }

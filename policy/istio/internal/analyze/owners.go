@@ -3,7 +3,6 @@
 package analyze
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -37,7 +36,7 @@ func (a *analysis) owner(h hostname.Pattern, s *policy.Service) *policy.Service 
 			if k.External {
 				continue
 			}
-			for _, h := range append(slices.Clone(k.Hosts), hostname.Pattern(k.Ref.Name+"."+k.Ref.Namespace+".svc")) {
+			for _, h := range k.Names() {
 				if a.named[h] == nil {
 					a.named[h] = k
 				}
@@ -45,7 +44,7 @@ func (a *analysis) owner(h hostname.Pattern, s *policy.Service) *policy.Service 
 		}
 	}
 	k := a.named[h]
-	if k == nil || s.Ref.Namespace == k.Ref.Namespace || s.Ref.Namespace == cmp.Or(a.cfg.Mesh.RootNamespace, "istio-system") {
+	if k == nil || s.Ref.Namespace == k.Ref.Namespace || s.Ref.Namespace == a.cfg.Mesh.Root() {
 		return nil
 	}
 	return k

@@ -3,13 +3,13 @@
 package analyze
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/internal/match"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -103,7 +103,7 @@ func (a *analysis) meant(sc *policy.Sidecar, namespace string) string {
 	switch {
 	case namespace != ".":
 		return namespace
-	case sc.Ref.Namespace == cmp.Or(a.cfg.Mesh.RootNamespace, "istio-system"):
+	case sc.Ref.Namespace == a.cfg.Mesh.Root():
 		return "*"
 	}
 	return sc.Ref.Namespace
@@ -140,7 +140,7 @@ func (a *analysis) selectedTwice(w *policy.Workload, byLabel map[[3]string][]*po
 	var names []string
 	for _, k := range slices.Sorted(maps.Keys(w.Labels)) {
 		for _, sc := range byLabel[[3]string{w.Namespace, k, w.Labels[k]}] {
-			if model.Selects(sc.Selector, w.Labels) {
+			if match.Labels(sc.Selector, w.Labels) {
 				names = append(names, sc.Ref.Name)
 			}
 		}
@@ -221,11 +221,11 @@ func (a *analysis) attributes(p *policy.AuthorizationPolicy, target *policy.Serv
 
 // guarded checks that some gateway has the labels of a policy.
 func (a *analysis) guarded(s part, p *policy.AuthorizationPolicy) {
-	if model.Selects(p.Selector, a.cfg.GatewaySelector) {
+	if match.Labels(p.Selector, a.cfg.GatewaySelector) {
 		return
 	}
 	for _, g := range a.cfg.Gateways {
-		if model.Selects(p.Selector, g.Selector) {
+		if match.Labels(p.Selector, g.Selector) {
 			return
 		}
 	}

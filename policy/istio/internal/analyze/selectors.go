@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/internal/match"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 )
 
@@ -105,7 +106,7 @@ func (a *analysis) nobody(vs *policy.VirtualService, m asked) string {
 		}
 	}
 	if slices.ContainsFunc(a.labelled[first], func(w *policy.Workload) bool {
-		return (m.sourceNamespace == "" || w.Namespace == m.sourceNamespace) && model.Selects(m.sourceLabels, w.Labels)
+		return (m.sourceNamespace == "" || w.Namespace == m.sourceNamespace) && match.Labels(m.sourceLabels, w.Labels)
 	}) {
 		return ""
 	}

@@ -51,16 +51,6 @@ func AsksHTTP(o *policy.AuthOperation) bool {
 	return len(o.Methods)+len(o.NotMethods)+len(o.Paths)+len(o.NotPaths) > 0
 }
 
-// Selects says whether labels has all of selector.
-func Selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
-}
-
 // KeyOf is a text that is the same for the same values: map keys are sorted.
 func KeyOf(v any) string {
 	b, err := json.Marshal(v)
