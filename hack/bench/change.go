@@ -146,7 +146,7 @@ func lookup(server, name string) error {
 			}
 			fmt.Println(now.UnixNano())
 			return nil
-		case err == nil && rcode == "REFUSED" && !refused:
+		case err == nil && rcode == "NXDOMAIN" && !refused: // the default of --dns-denied-rcode
 			refused = true
 			fmt.Println("refused")
 		}
