@@ -17,7 +17,7 @@ import (
 
 const (
 	// ControllerName is that of the GatewayClasses whose Gateways egressd serves.
-	ControllerName = "egressd.dev/gateway-controller"
+	ControllerName = "egressd.dev/gateway"
 	// defaultClass is such a class, too, when there is no object of that name.
 	defaultClass = "egressd"
 	// GatewayKind tells the Gateway API's Gateways from Istio's, as kubectl does.
