@@ -69,7 +69,7 @@ type builder struct {
 	authScopes        map[*scope]*authz.Compiler
 	destinationScopes map[*scope]*destinationScope
 	// doors are the ports of gateways that rules lead to, by the services that
-	// stand for them; gateways are all Gateways by "namespace/name".
+	// stand for them; gateways are all Gateways by their keys.
 	doors    map[doorKey]*door
 	gateways map[string]*Gateway
 	// goneOn are the doors of the policy that is being compiled.
@@ -100,7 +100,7 @@ func newBuilder(c *Config, s *Snapshot) *builder {
 		consent: NewConsent(c.AllowedEndpoints),
 	}
 	for _, g := range c.Gateways {
-		b.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
+		b.gateways[g.Key()] = g
 	}
 	b.base = newBase(c, s.base)
 	var before []*Service

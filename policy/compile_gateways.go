@@ -20,6 +20,9 @@ type server struct {
 	// namespace is that of the proxy which serves the Gateway: what is
 	// visible there counts.
 	namespace string
+	// isolated says that what others on the port have for its hosts, or for wider
+	// ones, is not for it, as the Gateway API has it ("listener isolation").
+	isolated bool
 }
 
 // door is one port of a gateway as far as it is the same for whoever comes
@@ -95,7 +98,7 @@ func shared(all []*GatewayListener, d *door) *GatewayListener {
 }
 
 func serverOf(g *Gateway, s *GatewayServer, namespace string) server {
-	return server{s, g.Ref.Namespace + "/" + g.Ref.Name, namespace}
+	return server{s, g.Key(), namespace, g.Listener != ""}
 }
 
 // selects says whether g is for this node's gateway: its selector is empty,

@@ -94,7 +94,7 @@ func (b *builder) serviceDoor(vs *VirtualService, k *Service, d Destination, req
 	for _, g := range b.cfg.Gateways {
 		// A Gateway without a selector is for all gateways; that a Service is
 		// one, only the rule that leads there says.
-		named := len(g.Selector) > 0 || slices.Contains(vs.Gateways, g.Ref.Namespace+"/"+g.Ref.Name)
+		named := len(g.Selector) > 0 || slices.Contains(vs.Gateways, g.Key())
 		if named && match.Labels(g.Selector, k.Selector) {
 			all = append(all, g)
 		}
@@ -121,7 +121,7 @@ func (b *builder) serviceDoor(vs *VirtualService, k *Service, d Destination, req
 // door makes the door that the servers of Gateways on a port are together.
 func (b *builder) door(k doorKey, gateways []*Gateway, labels map[string]string) *door {
 	for _, g := range gateways {
-		k.gateways += g.Ref.Namespace + "/" + g.Ref.Name + ","
+		k.gateways += g.Key() + ","
 	}
 	if d, ok := b.doors[k]; ok {
 		return d
@@ -138,7 +138,7 @@ func (b *builder) door(k doorKey, gateways []*Gateway, labels map[string]string)
 	if d == nil {
 		// Nothing listens there: who comes is refused.
 		g := gateways[0]
-		d = &door{name: g.Ref.Namespace + "/" + g.Ref.Name, port: k.port, namespace: k.namespace, labels: labels}
+		d = &door{name: g.Key(), port: k.port, namespace: k.namespace, labels: labels}
 	}
 	b.doors[k] = d
 	return d

@@ -55,6 +55,14 @@ func (b *builder) gatewayVhosts(at place, c *gatewayChain, servers []server) {
 	for _, v := range byHost {
 		sortCatchAll(v.routes.routes)
 	}
+	for _, s := range servers {
+		for _, h := range s.Hosts {
+			// Without a rule nothing is found, whatever wider hosts have.
+			if s.isolated && byHost[h] == nil {
+				vhost(h).routes.Refs = []*Ref{&s.Ref}
+			}
+		}
+	}
 	// A server that only redirects does so for its hosts whatever rules
 	// there are, and for hosts without any.
 	for _, s := range servers {

@@ -224,7 +224,7 @@ const MeshGateway = "mesh"
 type VirtualService struct {
 	Ref   Ref
 	Hosts []hostname.Pattern
-	// Gateways are MeshGateway or "namespace/name"; never empty.
+	// Gateways are MeshGateway or keys of Gateways (Gateway.Key); never empty.
 	Gateways []string
 	// Ports are those that the HTTP rules for workloads act on; requests on
 	// others are forwarded as if there were no rules. None: all ports.
@@ -377,11 +377,23 @@ type HeaderOps struct {
 // Header is one name and value.
 type Header struct{ Name, Value string }
 
-// Gateway is an Istio Gateway.
+// Gateway is an Istio Gateway, or one listener of a Gateway of the Gateway API: what
+// attaches to one of its listeners is not for the others.
 type Gateway struct {
 	Ref      Ref
+	Listener string // its name; "" for Istio's
 	Selector map[string]string
 	Servers  []GatewayServer
+}
+
+// Key is the name by which VirtualServices are bound to the Gateway:
+// "namespace/name", and "/listener" behind it.
+func (g *Gateway) Key() string {
+	key := g.Ref.Namespace + "/" + g.Ref.Name
+	if g.Listener != "" {
+		key += "/" + g.Listener
+	}
+	return key
 }
 
 // GatewayServer is one listener of a Gateway. Hosts are patterns; a host's

@@ -33,6 +33,8 @@ func kindOf(group, name string) (kind, bool) {
 		return kind{group, all, spec(func(l *loader) *[]decoded[networking.WorkloadEntry] { return &l.workloadEntries })}, true
 	case "/Service":
 		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[core.Service] { return &l.services })}, true
+	case "/" + namespaceKind:
+		return kind{group, []string{"v1"}, decodeNamespace}, true
 	case "/Secret":
 		return kind{group, []string{"v1"}, decodeSecret}, true
 	case "/Endpoints":

@@ -5,6 +5,7 @@ package istio
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -13,23 +14,13 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// The Gateway API: HTTPRoutes whose parents are ServiceEntries are rules for
-// what leaves the node. Nothing here serves its Gateways.
-const (
-	waypointClass = "istio-waypoint"
-)
+// waypointClass is that of Gateways for which egressd needs none.
+const waypointClass = "istio-waypoint"
 
-// gatewayKinds are the kinds of the group, and why those that are not acted
-// on are not.
-var gatewayKinds = map[string]string{
-	model.HTTPRoute:    "",
-	"Gateway":          gwapi.NotServed,
-	"GatewayClass":     gwapi.NotServed,
-	"ListenerSet":      gwapi.NotServed,
-	"ReferenceGrant":   "it grants Gateways something, and routes of ServiceEntries need no grant",
-	"GRPCRoute":        "an HTTPRoute can match the path /service/method",
-	"TLSRoute":         "a VirtualService can have the rules as tls",
-	"TCPRoute":         "a VirtualService can have the rules as tcp",
+// inertGatewayKinds are the kinds of the Gateway API that are not acted on, and
+// why.
+var inertGatewayKinds = map[string]string{
+	"ListenerSet":      "the listeners of a Gateway are those that it has itself",
 	"UDPRoute":         "UDP goes where the application sends it",
 	"BackendTLSPolicy": "a DestinationRule says how TLS is originated",
 }
@@ -39,46 +30,192 @@ func gatewayKind(group, name string) (kind, bool) {
 	if group != gwapi.Group {
 		return kind{}, false
 	}
-	switch name {
-	case model.HTTPRoute:
-		return kind{group, []string{"v1", "v1beta1"}, decodeHTTPRoute}, true
-	case "Gateway":
-		return kind{group, nil, func(o *object, _ *draft) { o.gateway() }}, true
+	both, alpha := []string{"v1", "v1beta1"}, []string{"v1", "v1alpha2", "v1alpha3"}
+	acted := map[string]kind{
+		"Gateway":        {group, both, lateSpec[gateway.GatewaySpec]},
+		"GatewayClass":   {group, both, decodeGatewayClass},
+		"ReferenceGrant": {group, append(both, "v1alpha2"), decodeGrant},
+		model.HTTPRoute:  {group, both, decodeHTTPRoute},
+		gwapi.GRPCRoute:  {group, alpha, lateSpec[gateway.GRPCRouteSpec]},
+		gwapi.TLSRoute:   {group, alpha, lateSpec[gateway.TLSRouteSpec]},
+		gwapi.TCPRoute:   {group, alpha, lateSpec[gateway.TCPRouteSpec]},
+	}
+	if k, ok := acted[name]; ok {
+		return k, true
 	}
 	return kind{group, nil, func(o *object, _ *draft) {
 		at := o.root.KeyOf("kind")
-		if why, ok := gatewayKinds[name]; ok {
+		if why, ok := inertGatewayKinds[name]; ok {
 			o.Warnf(at, "%s is not acted on: %s", name, why)
 			return
 		}
-		known := slices.Sorted(maps.Keys(gatewayKinds))
+		known := slices.Sorted(maps.Keys(inertGatewayKinds))
+		known = append(known, slices.Sorted(maps.Keys(acted))...)
 		o.Warnf(at, "kind %s of %s is not known, and not acted on%s", name, group, strictyaml.DidYouMean(name, known))
 	}}, true
 }
 
-// gateway says what becomes of a Gateway.
-func (o *object) gateway() {
-	if class := o.spec().Get("gatewayClassName"); class != nil && class.Text == waypointClass {
-		o.Say(Note, o.root.KeyOf("kind"), "egressd does on the node what the waypoint would do for ServiceEntries")
-		return
-	}
-	o.Warnf(o.root.KeyOf("kind"), "Gateway is not acted on: %s", gwapi.NotServed)
+// late is an object of the Gateway API whose findings count only if it is found to
+// be for something that egressd serves. What others serve may be newer than we
+// are, and is not ours to judge.
+type late struct {
+	*object
+	v    any // pointer to its spec; nil: not readable
+	said *strictyaml.Report
 }
 
-// decodeHTTPRoute decodes an HTTPRoute. One that is for Gateways alone is not
-// ours to judge: what it has in it may be newer than we are.
+// lateSpec decodes a spec of type T.
+func lateSpec[T any](o *object, d *draft) {
+	of := o.Report
+	said := newReport(of.Types)
+	o.Report = said
+	o.topLevel()
+	l := late{object: o, said: said}
+	if v := new(T); strictyaml.DecodeGo(o.spec(), v, "spec", &o.Reporter) {
+		l.v = v
+	}
+	o.Report = of
+	d.take = func(to *loader) { to.api.late = append(to.api.late, l) }
+}
+
+// decodeHTTPRoute decodes an HTTPRoute, strictly if a parent is none of the Gateways'.
 func decodeHTTPRoute(o *object, d *draft) {
 	if gwapi.ForGateways(o.spec()) {
-		for i := range o.spec("parentRefs").Items {
-			gwapi.NoGateway(&o.Reporter, o.spec("parentRefs", i), "Gateway")
-		}
+		lateSpec[gateway.HTTPRouteSpec](o, d)
 		return
 	}
 	o.topLevel()
 	v := new(gateway.HTTPRouteSpec)
 	if strictyaml.DecodeGo(o.spec(), v, "spec", &o.Reporter) {
-		d.take = func(l *loader) {
-			l.httpRoutes = append(l.httpRoutes, gwapi.HTTPRoute{Checker: o.Checker, Ref: o.ref, Created: o.meta.CreationTimestamp, Node: o.spec(), V: v})
+		d.take = func(l *loader) { l.api.routes = append(l.api.routes, o.httpRoute(v)) }
+	}
+}
+
+func (o *object) httpRoute(v *gateway.HTTPRouteSpec) gwapi.HTTPRoute {
+	return gwapi.HTTPRoute{Checker: o.Checker, Ref: o.ref, Created: o.meta.CreationTimestamp, Node: o.spec(), V: v}
+}
+
+func decodeGatewayClass(o *object, d *draft) {
+	controller := o.spec().Get("controllerName")
+	if controller == nil || controller.Kind != strictyaml.Scalar {
+		return // the API server refuses it
+	}
+	d.take = func(l *loader) { l.api.classes[o.ref.Name] = controller.Text }
+}
+
+func decodeGrant(o *object, d *draft) {
+	o.topLevel()
+	v := new(gateway.ReferenceGrantSpec)
+	if strictyaml.DecodeGo(o.spec(), v, "spec", &o.Reporter) {
+		d.take = func(l *loader) { l.api.grants = append(l.api.grants, gwapi.Grant{Namespace: o.ref.Namespace, V: v}) }
+	}
+}
+
+// namespaceKind is no policy by itself.
+const namespaceKind = "Namespace"
+
+// nameOfKind is what objects of a kind are called, where another group has a kind of
+// that name.
+func nameOfKind(apiVersion, kind string) string {
+	if kind == "Gateway" && strings.HasPrefix(apiVersion, gwapi.Group+"/") {
+		return gwapi.GatewayKind
+	}
+	return kind
+}
+
+// decodeNamespace takes the labels of a namespace, which a Gateway's listeners may
+// ask for.
+func decodeNamespace(o *object, d *draft) {
+	d.take = func(l *loader) { l.api.namespaces[o.ref.Name] = o.meta.Labels }
+}
+
+// gatewayAPI are the objects of the Gateway API as they were read.
+type gatewayAPI struct {
+	routes     []gwapi.HTTPRoute // that have a ServiceEntry as a parent
+	late       []late
+	classes    map[string]string
+	grants     []gwapi.Grant
+	namespaces map[string]map[string]string
+}
+
+func newGatewayAPI() gatewayAPI {
+	return gatewayAPI{classes: map[string]string{}, namespaces: map[string]map[string]string{}}
+}
+
+// some says whether there is anything to translate.
+func (a *gatewayAPI) some() bool { return len(a.routes)+len(a.late) > 0 }
+
+// objects are those that are for what egressd serves. The others are told so.
+func (a *gatewayAPI) objects(r *strictyaml.Report) gwapi.Objects {
+	out := gwapi.Objects{Routes: slices.Clone(a.routes), Classes: a.classes, Grants: a.grants, Namespaces: a.namespaces}
+	served := map[string]bool{}
+	for _, l := range a.late {
+		if l.kind == gwapi.GatewayKind {
+			l.gateway(&out, served, r)
 		}
 	}
+	for _, l := range a.late {
+		if l.kind != gwapi.GatewayKind {
+			l.route(&out, served, r)
+		}
+	}
+	return out
+}
+
+// gateway adds a Gateway that is served.
+func (l late) gateway(out *gwapi.Objects, served map[string]bool, r *strictyaml.Report) {
+	class := l.spec().Get("gatewayClassName")
+	switch {
+	case class != nil && out.Served(class.Text):
+		served[l.ref.Namespace+"/"+l.ref.Name] = true
+		if l.surface(r) {
+			out.Gateways = append(out.Gateways, gwapi.APIGateway{
+				Checker: l.Checker, Ref: l.ref, Created: l.meta.CreationTimestamp, Node: l.spec(), V: l.v.(*gateway.GatewaySpec),
+			})
+		}
+	case class != nil && class.Text == waypointClass:
+		l.Say(Note, l.root.KeyOf("kind"), "egressd does on the node what the waypoint would do for ServiceEntries")
+	default:
+		l.Warnf(l.root.KeyOf("kind"), "Gateway is not acted on: %s", gwapi.NotServed)
+	}
+}
+
+// route adds a route that is for a Gateway that is served.
+func (l late) route(out *gwapi.Objects, served map[string]bool, r *strictyaml.Report) {
+	parents := l.spec("parentRefs").List()
+	ours := slices.ContainsFunc(parents, func(p *strictyaml.Node) bool { return served[gwapi.ParentName(p, l.ref.Namespace)] })
+	if !ours {
+		if len(parents) == 0 {
+			l.Warnf(l.spec(), "no parentRefs: the route is for nothing")
+		}
+		for i := range parents {
+			gwapi.NoGateway(&l.Reporter, l.spec("parentRefs", i), "Gateway")
+		}
+		return
+	}
+	if !l.surface(r) {
+		return
+	}
+	l4 := func(v *gateway.TLSRouteSpec) gwapi.L4Route {
+		return gwapi.L4Route{Checker: l.Checker, Ref: l.ref, Created: l.meta.CreationTimestamp, Node: l.spec(), V: v}
+	}
+	switch v := l.v.(type) {
+	case *gateway.HTTPRouteSpec:
+		out.Routes = append(out.Routes, l.httpRoute(v))
+	case *gateway.GRPCRouteSpec:
+		out.Routes = append(out.Routes, l.httpRoute(gwapi.HTTPOf(v)))
+	case *gateway.TLSRouteSpec:
+		out.L4Routes = append(out.L4Routes, l4(v))
+	case *gateway.TCPRouteSpec:
+		out.L4Routes = append(out.L4Routes, l4(gwapi.TLSOf(v)))
+	}
+}
+
+// surface makes the findings of an object count, and says whether it can be used.
+func (l late) surface(r *strictyaml.Report) bool {
+	r.AddAll(l.said.Findings)
+	for s := range l.said.Unreadable {
+		r.UnreadAt(s)
+	}
+	return l.v != nil
 }

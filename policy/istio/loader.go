@@ -13,7 +13,6 @@ import (
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/code"
-	"github.com/egressd/egressd/policy/istio/internal/gwapi"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -78,7 +77,7 @@ type loader struct {
 	// the clock, a certificate.
 	outside bool
 
-	httpRoutes []gwapi.HTTPRoute
+	api gatewayAPI
 
 	sidecars       []decoded[networking.Sidecar]
 	authorizations []decoded[security.AuthorizationPolicy]
@@ -112,6 +111,7 @@ func newLoader(o Options) *loader {
 		seen:       map[string]*object{},
 		shortHosts: map[string]bool{},
 		origins:    map[*policy.WeightedDestination]strictyaml.Passage{},
+		api:        newGatewayAPI(),
 	}
 	l.credentials(o)
 	return l

@@ -163,7 +163,7 @@ func (rd *batchReader) head(n *strictyaml.Node, p *strictyaml.Reporter, d *draft
 	if !ok {
 		return nil
 	}
-	o := rd.object(n, kind, p)
+	o := rd.object(n, nameOfKind(version, kind), p)
 	if o == nil {
 		return nil
 	}

@@ -74,7 +74,7 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 	r.l.r.Order = order
 	findings, errors := r.findings()
 	cfg := r.assemble()
-	if len(r.l.httpRoutes) > 0 {
+	if r.l.api.some() {
 		said, wrong := r.routes(cfg)
 		findings, errors = r.l.r.Sorted(append(findings, said...)), errors+wrong
 	}
@@ -85,12 +85,14 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 	return r.last, findings
 }
 
-// routes adds what HTTPRoutes say, which are about ServiceEntries of any kind,
-// and returns what there is to say about it.
+// routes adds what the Gateway API's objects say, whose routes may be about
+// ServiceEntries of any kind, and returns what there is to say about it.
 func (r *Reader) routes(cfg *policy.Config) (said []Finding, errors int) {
 	report := r.l.r
 	findings, before := len(report.Findings), report.Errors
-	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), gwapi.Translate(r.l.httpRoutes, cfg.Services, r.l.origins, r.l.merged)...)
+	gateways, rules := gwapi.Translate(r.l.api.objects(report), cfg.Services, r.l.origins, r.l.merged)
+	cfg.Gateways = append(slices.Clone(cfg.Gateways), gateways...)
+	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), rules...)
 	said, errors = slices.Clone(report.Findings[findings:]), report.Errors-before
 	report.Findings, report.Errors = report.Findings[:findings], before
 	return said, errors
@@ -355,7 +357,7 @@ func (r *Reader) assemble() *policy.Config {
 func (r *Reader) Empty() bool {
 	for _, b := range r.batches {
 		for i := range b.drafts {
-			if d := &b.drafts[i]; d.object != nil || d.service != nil {
+			if d := &b.drafts[i]; d.object != nil && d.object.kind != namespaceKind || d.service != nil {
 				return false
 			}
 		}

@@ -94,8 +94,8 @@ func parseQuestion(text string) (*question, error) {
 
 func (q *question) parseGateway(s string) error {
 	name, port, ok := cutPort(s)
-	if !ok || strings.Count(name, "/") != 1 {
-		return fmt.Errorf("%q: want gateway NAMESPACE/NAME:PORT", s)
+	if !ok || (strings.Count(name, "/") != 1 && strings.Count(name, "/") != 2) {
+		return fmt.Errorf("%q: want gateway NAMESPACE/NAME:PORT, or NAMESPACE/NAME/LISTENER:PORT", s)
 	}
 	q.gateway, q.port = name, port
 	return nil

@@ -20,7 +20,7 @@ func Config(cfg *policy.Config, from Files) {
 		gateways: map[string]*policy.Gateway{}, rules: map[*strictyaml.Node]map[[2]int]*strictyaml.Node{},
 	}
 	for _, g := range cfg.Gateways {
-		a.gateways[g.Ref.Namespace+"/"+g.Ref.Name] = g
+		a.gateways[g.Key()] = g
 	}
 	a.sharedHosts()
 	a.foreignNames()

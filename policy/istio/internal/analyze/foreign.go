@@ -42,7 +42,7 @@ func (a *analysis) foreignRules() {
 		}
 	}
 	for _, vs := range a.cfg.VirtualServices {
-		if !slices.Contains(vs.Gateways, model.Mesh) || vs.Ref.Kind == model.HTTPRoute {
+		if !slices.Contains(vs.Gateways, model.Mesh) || model.FromGatewayAPI(vs.Ref.Kind) {
 			continue
 		}
 		for j, h := range vs.Hosts {

@@ -136,7 +136,7 @@ func (a *analysis) shadowed() {
 		s.Warnf(n, "%s (%s) comes before and matches all that this does: this never applies", nameOf(k.ref), k.ref.Position())
 	}
 	for _, vs := range a.cfg.VirtualServices {
-		if vs.Ref.Kind == model.HTTPRoute || len(vs.TLS)+len(vs.TCP) == 0 {
+		if model.FromGatewayAPI(vs.Ref.Kind) || len(vs.TLS)+len(vs.TCP) == 0 {
 			continue
 		}
 		hosts := slices.Sorted(slices.Values(vs.Hosts))

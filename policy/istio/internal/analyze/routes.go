@@ -35,7 +35,7 @@ func (a *analysis) virtualServices() {
 			}
 		}
 		a.destinations(vs, onMesh)
-		if vs.Ref.Kind != model.HTTPRoute { // what is not used is said where they are put in order
+		if !model.FromGatewayAPI(vs.Ref.Kind) { // what is not used is said where they are put in order
 			a.unreachable(vs)
 			in := a.arrivals(vs)
 			a.never(vs, in)
@@ -75,7 +75,7 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 			continue
 		}
 		if older.Ref.Namespace != vs.Ref.Namespace {
-			if older.Ref.Kind != model.HTTPRoute && vs.Ref.Kind != model.HTTPRoute && !keptHome(older) && !keptHome(vs) && overlap(older.Export, vs.Export) {
+			if !model.FromGatewayAPI(older.Ref.Kind) && !model.FromGatewayAPI(vs.Ref.Kind) && !keptHome(older) && !keptHome(vs) && overlap(older.Export, vs.Export) {
 				s.Warnf(s.spec("hosts", j), "VirtualService %s/%s of another namespace already has HTTP rules for the host %s; "+
 					"each counts for workloads of its own namespace, and the oldest that all see for those of others",
 					older.Ref.Namespace, older.Ref.Name, h)
@@ -84,9 +84,9 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 		}
 		if overlap(older.Export, vs.Export) {
 			switch {
-			case vs.Ref.Kind == model.HTTPRoute && older.Ref.Kind == model.HTTPRoute:
+			case model.FromGatewayAPI(vs.Ref.Kind) && model.FromGatewayAPI(older.Ref.Kind):
 				continue // a consumer's route takes the place of the producer's
-			case vs.Ref.Kind == model.HTTPRoute:
+			case model.FromGatewayAPI(vs.Ref.Kind):
 				s.Warnf(s.spec("parentRefs"), "%s already has rules for the host %s, which come before those of HTTPRoutes", nameOf(older.Ref), h)
 				continue
 			}
@@ -98,7 +98,7 @@ func (a *analysis) meshHosts(s part, vs *policy.VirtualService, first map[hostna
 
 func (a *analysis) meshHost(s part, vs *policy.VirtualService, j int, h hostname.Pattern) {
 	at := s.spec("hosts", j)
-	if vs.Ref.Kind == model.HTTPRoute {
+	if model.FromGatewayAPI(vs.Ref.Kind) {
 		at = s.spec("parentRefs")
 	}
 	found := a.hosts.find(h)

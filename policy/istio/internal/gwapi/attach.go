@@ -5,16 +5,14 @@ package gwapi
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
-	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
-	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -26,31 +24,69 @@ type gatewayRoute struct {
 	matches []routeMatch
 }
 
+// parent is what routes attach to: a ServiceEntry, or a listener of a Gateway.
+type parent struct {
+	ref   policy.Ref
+	name  string // for texts
+	hosts []hostname.Pattern
+	// narrower are the hosts of other listeners on the port that hosts cover: they
+	// have their names for themselves.
+	narrower []hostname.Pattern
+}
+
+// has returns which of names are the parent's; all of its own if all are asked for.
+func (p *parent) has(names []hostname.Pattern, all bool) []hostname.Pattern {
+	out := p.hosts
+	if !all {
+		out = common(p.hosts, names)
+	}
+	return slices.DeleteFunc(slices.Clone(out), func(h hostname.Pattern) bool {
+		return slices.ContainsFunc(p.narrower, func(n hostname.Pattern) bool { return n.Covers(h) })
+	})
+}
+
 // attached is a route at a host.
 type attached struct {
-	route   *gatewayRoute
-	service *policy.Service
-	ports   []uint16 // sorted; nil: all
+	route  *gatewayRoute
+	parent *parent
+	ports  []uint16 // sorted; nil: all
 	// width is 0 where the route names the host, and otherwise grows with
 	// how much wider the pattern is that it names.
 	width int
 }
 
-// routedHosts are the routes of each host, as one kind of workload sees them.
+// routedHosts are the routes of each host, as one kind of workload or one
+// listener of a gateway sees them.
 type routedHosts struct {
-	export policy.Visibility
-	hosts  []hostname.Pattern // in the order in which they are found
-	routes map[hostname.Pattern][]attached
+	gateway string // model.Mesh, or the key of a listener
+	export  policy.Visibility
+	hosts   []hostname.Pattern // in the order in which they are found
+	routes  map[hostname.Pattern][]attached
 }
 
-// translator translates HTTPRoutes.
+func newRoutedHosts(gateway string, export policy.Visibility) *routedHosts {
+	return &routedHosts{gateway: gateway, export: export, routes: map[hostname.Pattern][]attached{}}
+}
+
+// translator translates the objects of the Gateway API.
 type translator struct {
 	origins map[*policy.WeightedDestination]strictyaml.Passage
 	merged  int // matches that were made
+	// entries are the ServiceEntries, and listeners those of the Gateways that are
+	// served, by namespace/name.
+	entries   map[string][]*entry
+	listeners map[string][]*listener
+	grants    []Grant
 }
 
-// Translate translates the HTTPRoutes. The routes of a host make one
-// VirtualService, whose rules are in the order of the Gateway API's precedence.
+// entry is a ServiceEntry as a parent.
+type entry struct {
+	parent
+	ports []policy.Port
+}
+
+// Translate translates the objects of the Gateway API. The HTTPRoutes of a host make
+// one VirtualService, whose rules are in the order of the Gateway API's precedence.
 //
 // A route in the namespace of its ServiceEntry (the producer's) is for all
 // workloads; one in another namespace (a consumer's) for those of its own,
@@ -58,45 +94,61 @@ type translator struct {
 //
 // Where destinations are written goes to origins. merged are the matches that
 // delegation made; both together have one bound.
-func Translate(routes []HTTPRoute, services []*policy.Service, origins map[*policy.WeightedDestination]strictyaml.Passage, merged int) []*policy.VirtualService {
-	l := &translator{origins, merged}
-	byName := map[string][]*policy.Service{}
+func Translate(o Objects, services []*policy.Service, origins map[*policy.WeightedDestination]strictyaml.Passage, merged int) ([]*policy.Gateway, []*policy.VirtualService) {
+	t := &translator{origins: origins, merged: merged, entries: map[string][]*entry{}, listeners: map[string][]*listener{}, grants: o.Grants}
 	for _, s := range services {
 		if s.External {
 			name := s.Ref.Namespace + "/" + s.Ref.Name
-			byName[name] = append(byName[name], s)
+			t.entries[name] = append(t.entries[name], &entry{parent{ref: s.Ref, name: "ServiceEntry " + name, hosts: s.Hosts}, s.Ports})
 		}
 	}
-	slices.SortStableFunc(routes, routePrecedence)
-	producers := &routedHosts{routes: map[hostname.Pattern][]attached{}, export: policy.Visibility{Everybody: true}}
+	gateways := t.translateGateways(&o)
+	var out []*policy.VirtualService
+	for _, h := range t.attachAll(o.Routes) {
+		out = append(out, t.routedServices(h)...)
+	}
+	return gateways, append(out, t.l4Routes(o.L4Routes)...)
+}
+
+// attachAll attaches the HTTPRoutes to their parents: the consumers' first, then the
+// producers', then those of listeners.
+func (t *translator) attachAll(routes []HTTPRoute) (all []*routedHosts) {
+	slices.SortStableFunc(routes, func(a, b HTTPRoute) int { return older(a.Created, b.Created, a.Ref, b.Ref) })
+	producers := newRoutedHosts(model.Mesh, policy.Visibility{Everybody: true})
 	consumers := map[string]*routedHosts{}
-	var all []*routedHosts
+	byListener := map[string]*routedHosts{}
+	var behind []*routedHosts
 	for i, d := range routes {
 		r := &gatewayRoute{HTTPRoute: d, index: i}
-		l.translateRoute(r)
-		hostnames := r.hostnames()
-		for _, a := range r.parents(byName) {
+		t.translateRoute(r)
+		hostnames := r.route().hostnames(d.V.Hostnames)
+		entries, listeners := r.parents(t)
+		for _, a := range entries {
 			to := producers
-			if ns := d.Ref.Namespace; ns != a.service.Ref.Namespace {
+			if ns := d.Ref.Namespace; ns != a.parent.ref.Namespace {
 				if to = consumers[ns]; to == nil {
-					to = &routedHosts{routes: map[hostname.Pattern][]attached{}, export: policy.Visibility{Limited: true, Namespaces: []string{ns}}}
+					to = newRoutedHosts(model.Mesh, policy.Visibility{Limited: true, Namespaces: []string{ns}})
 					consumers[ns] = to
 					all = append(all, to)
 				}
 			}
 			to.attach(a, hostnames)
 		}
+		for _, l := range listeners {
+			to := byListener[l.key()]
+			if to == nil {
+				to = newRoutedHosts(l.key(), policy.Visibility{Everybody: true})
+				byListener[l.key()] = to
+				behind = append(behind, to)
+			}
+			to.attach(attached{route: r, parent: l.parent}, hostnames)
+		}
 	}
-	var out []*policy.VirtualService
-	for _, h := range append(all, producers) {
-		out = append(out, l.routedServices(h)...)
-	}
-	return out
+	return append(append(all, producers), behind...)
 }
 
-// routePrecedence orders routes: the oldest first, then by namespace and name.
-func routePrecedence(a, b HTTPRoute) int {
-	at, bt := a.Created, b.Created
+// older orders objects: the oldest first, then by namespace and name.
+func older(at, bt meta.Time, a, b policy.Ref) int {
 	switch {
 	case at.IsZero() != bt.IsZero():
 		if at.IsZero() {
@@ -106,137 +158,15 @@ func routePrecedence(a, b HTTPRoute) int {
 	case !at.Equal(&bt):
 		return at.Compare(bt.Time)
 	}
-	return strings.Compare(a.Ref.Namespace+"/"+a.Ref.Name, b.Ref.Namespace+"/"+b.Ref.Name)
-}
-
-// hostnames reads the names that the route is restricted to.
-func (r *gatewayRoute) hostnames() []hostname.Pattern {
-	var out []hostname.Pattern
-	for i, s := range r.V.Hostnames {
-		at := r.spec("hostnames", i)
-		if _, err := netip.ParseAddr(string(s)); err == nil {
-			r.Errorf(at, "hostnames: %q is an IP address, which a route cannot have", s)
-			continue
-		}
-		h, err := check.Domain(string(s))
-		switch {
-		case err != nil:
-			r.Errorf(at, "invalid hostname: %s", err)
-			continue
-		case h == "*" || check.IsPartialWildcard(h):
-			r.Errorf(at, "hostname %q: a wildcard is a label by itself, as in *.example.com", s)
-			continue
-		}
-		out = append(out, h)
-	}
-	return out
-}
-
-// parents finds the ServiceEntries that the route is for.
-func (r *gatewayRoute) parents(byName map[string][]*policy.Service) []attached {
-	var out []attached
-	found := map[*policy.Service]int{}
-	seen := map[string]bool{}
-	if len(r.V.ParentRefs) == 0 {
-		r.Warnf(r.spec(), "no parentRefs: the route is for nothing")
-	}
-	for i, p := range r.V.ParentRefs {
-		at := r.spec("parentRefs", i)
-		if !r.isEntry(at, p) {
-			continue
-		}
-		name := string(value(p.Namespace, gateway.Namespace(r.Ref.Namespace))) + "/" + string(p.Name)
-		key := fmt.Sprint(name, " ", value(p.SectionName, ""), " ", value(p.Port, 0))
-		if seen[key] {
-			r.Errorf(at, "sectionName or port must be unique when parentRefs includes 2 or more references to the same parent")
-			continue
-		}
-		seen[key] = true
-		if len(byName[name]) == 0 {
-			r.Warnf(at.At("name"), "there is no ServiceEntry %s: the route is not acted on for it", name)
-		}
-		for _, s := range byName[name] {
-			ports, ok := r.section(at, p, s)
-			if !ok {
-				continue
-			}
-			if j, again := found[s]; !again {
-				found[s] = len(out)
-				out = append(out, attached{route: r, service: s, ports: ports})
-			} else if out[j].ports != nil {
-				if ports != nil {
-					ports = append(ports, out[j].ports...)
-					slices.Sort(ports)
-				}
-				out[j].ports = slices.Compact(ports)
-			}
-		}
-	}
-	return out
-}
-
-// isEntry says whether a parent is a ServiceEntry, and what becomes of it
-// otherwise.
-func (r *gatewayRoute) isEntry(at *strictyaml.Node, p gateway.ParentReference) bool {
-	group, kind := value(p.Group, Group), value(p.Kind, "Gateway")
-	switch {
-	case kind == "ServiceEntry" && group == model.NetworkingGroup:
-		return true
-	case kind == "ServiceEntry":
-		r.Errorf(at.At("group"), "parentRefs: a ServiceEntry is of group %s, not %q", model.NetworkingGroup, group)
-	case kind == "Service" && group == "":
-		r.Say(strictyaml.Note, at, "the route is not acted on for the Service %s: egressd acts on what ServiceEntries open", p.Name)
-	case group == Group && slices.Contains([]gateway.Kind{"Gateway", "ListenerSet"}, kind):
-		NoGateway(&r.Reporter, at, string(kind))
-	default:
-		r.Warnf(at.At("kind"), "the route is not acted on for the %s %s%s", kind, p.Name,
-			strictyaml.DidYouMean(string(kind), []string{"Gateway", "ListenerSet", "Service", "ServiceEntry"}))
-	}
-	return false
-}
-
-// section finds the ports that a parentRef restricts the route to; nil: all.
-func (r *gatewayRoute) section(at *strictyaml.Node, p gateway.ParentReference, s *policy.Service) ([]uint16, bool) {
-	if p.SectionName == nil && p.Port == nil {
-		return nil, true
-	}
-	for _, port := range s.Ports {
-		if value(p.SectionName, gateway.SectionName(port.Name)) == gateway.SectionName(port.Name) &&
-			value(p.Port, int32(port.Number)) == int32(port.Number) {
-			return []uint16{port.Number}, true
-		}
-	}
-	r.Warnf(at, "ServiceEntry %s/%s has no such port: the route is not acted on for it", s.Ref.Namespace, s.Ref.Name)
-	return nil, false
+	return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
 }
 
 // attach puts a route at the hosts that its ServiceEntry and its hostnames
 // have in common.
 func (t *routedHosts) attach(a attached, hostnames []hostname.Pattern) {
-	var hosts []hostname.Pattern
-	seen := map[hostname.Pattern]bool{}
-	add := func(h hostname.Pattern) {
-		if !seen[h] {
-			seen[h] = true
-			hosts = append(hosts, h)
-		}
-	}
-	if len(a.route.V.Hostnames) == 0 {
-		hosts = a.service.Hosts
-	}
-	for _, name := range hostnames {
-		for _, h := range a.service.Hosts {
-			switch {
-			case h.Covers(name):
-				add(name)
-			case name.Covers(h):
-				add(h)
-			}
-		}
-	}
+	hosts := a.parent.has(hostnames, len(a.route.V.Hostnames) == 0)
 	if len(hosts) == 0 {
-		a.route.Warnf(a.route.spec("hostnames"), "none of the hostnames is a host of ServiceEntry %s/%s: the route is not acted on for it",
-			a.service.Ref.Namespace, a.service.Ref.Name)
+		a.route.route().noHost(a.parent)
 	}
 	for _, h := range hosts {
 		if t.routes[h] == nil {
@@ -250,13 +180,13 @@ func (t *routedHosts) attach(a attached, hostnames []hostname.Pattern) {
 // name it by a wider pattern only.
 func (t *routedHosts) of(h hostname.Pattern) []attached {
 	type at struct {
-		route   *gatewayRoute // nil: any
-		service *policy.Service
+		route  *gatewayRoute // nil: any
+		parent *parent
 	}
 	out := slices.Clone(t.routes[h])
 	known := map[at]bool{}
 	for _, a := range out {
-		known[at{a.route, a.service}], known[at{nil, a.service}] = true, true
+		known[at{a.route, a.parent}], known[at{nil, a.parent}] = true, true
 	}
 	for i := 1; i <= len(h); i++ {
 		wide := "*" + h[i:]
@@ -264,8 +194,8 @@ func (t *routedHosts) of(h hostname.Pattern) []attached {
 			continue
 		}
 		for _, a := range t.routes[wide] {
-			if known[at{nil, a.service}] && !known[at{a.route, a.service}] {
-				known[at{a.route, a.service}] = true
+			if known[at{nil, a.parent}] && !known[at{a.route, a.parent}] {
+				known[at{a.route, a.parent}] = true
 				a.width = i
 				out = append(out, a)
 			}
@@ -290,7 +220,7 @@ func (l *translator) routedServices(t *routedHosts) []*policy.VirtualService {
 		vs := byRoutes[key.String()]
 		if vs == nil {
 			first := slices.MinFunc(routes, func(x, y attached) int { return cmp.Compare(x.route.index, y.route.index) })
-			vs = &policy.VirtualService{Ref: first.route.Ref, Gateways: []string{model.Mesh}, Export: t.export}
+			vs = &policy.VirtualService{Ref: first.route.Ref, Gateways: []string{t.gateway}, Export: t.export}
 			if l.merged += matches; l.merged > model.MaxMatches {
 				first.route.Errorf(first.route.spec("parentRefs"), "the HTTPRoutes make more than %d matches of the hosts that they share", model.MaxMatches)
 				return out

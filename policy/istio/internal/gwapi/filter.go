@@ -288,7 +288,7 @@ func (o *HTTPRoute) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewrite
 func (l *translator) mirrorFilter(o *HTTPRoute, at *strictyaml.Node, f *gateway.HTTPRequestMirrorFilter) policy.Mirror {
 	o.Inert(at.At("type"), "RequestMirror")
 	at = at.At("requestMirror")
-	out := policy.Mirror{Destination: l.backend(o, at.At("backendRef"), f.BackendRef), Percent: 100}
+	out := policy.Mirror{Destination: l.backend(o.route(), at.At("backendRef"), f.BackendRef), Percent: 100}
 	if p := f.Percent; p != nil {
 		out.Percent = o.MirrorShare(at.At("percent"), "percent", float64(*p))
 	}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gwapi translates the Gateway API's HTTPRoutes whose parents are
-// ServiceEntries: they are rules for what leaves the node. Nothing serves its
-// Gateways.
+// Package gwapi translates the Gateway API: routes whose parents are ServiceEntries
+// are rules for what leaves the node; Gateways of egressd's class, and the routes
+// that attach to their listeners, are the entrance.
 package gwapi
 
 import (
@@ -21,7 +21,7 @@ import (
 const Group = "gateway.networking.k8s.io"
 
 // NotServed says why a Gateway is not acted on.
-const NotServed = "no Gateway of the Gateway API is served here"
+const NotServed = "egressd serves those of class egressd, and of GatewayClasses whose controllerName is " + ControllerName
 
 // HTTPRoute is an HTTPRoute as it was read.
 type HTTPRoute struct {
@@ -54,5 +54,18 @@ func NoGateway(o *strictyaml.Reporter, at *strictyaml.Node, kind string) {
 	if n := at.Get("name"); n != nil {
 		name = " " + n.Text
 	}
-	o.Warnf(at, "the route is not acted on for the %s%s: %s (parents can be ServiceEntries)", cmp.Or(kind, "Gateway"), name, NotServed)
+	o.Warnf(at, "the route is not acted on for the %s%s: %s", cmp.Or(kind, "Gateway"), name, NotServed)
+}
+
+// ParentName is "namespace/name" of the parent at a node, of a route in a
+// namespace.
+func ParentName(p *strictyaml.Node, namespace string) string {
+	if ns := p.Get("namespace"); ns != nil && ns.Text != "" {
+		namespace = ns.Text
+	}
+	name := ""
+	if n := p.Get("name"); n != nil {
+		name = n.Text
+	}
+	return namespace + "/" + name
 }

@@ -68,8 +68,8 @@ func (l *translator) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in
 		b := &in.BackendRefs[j]
 		bn := at.At("backendRefs", j)
 		w := &policy.WeightedDestination{
-			Destination: l.backend(&r.HTTPRoute, bn, b.BackendObjectReference),
-			Weight:      r.backendWeight(bn, b.Weight),
+			Destination: l.backend(r.route(), bn, b.BackendObjectReference),
+			Weight:      r.route().backendWeight(bn, b.Weight),
 			Headers:     r.backendFilters(bn, b.Filters),
 		}
 		total += int64(w.Weight)
@@ -96,7 +96,7 @@ func (l *translator) gatewayRule(r *gatewayRoute, at *strictyaml.Node, i int, in
 	return out
 }
 
-func (r *gatewayRoute) backendWeight(at *strictyaml.Node, w *int32) uint32 {
+func (r *route) backendWeight(at *strictyaml.Node, w *int32) uint32 {
 	v := value(w, 1)
 	if v < 0 || v > 1_000_000 {
 		r.Errorf(at.At("weight"), "weight %d is not in the range 0 to 1000000", v)
@@ -105,7 +105,7 @@ func (r *gatewayRoute) backendWeight(at *strictyaml.Node, w *int32) uint32 {
 }
 
 // backend finds the host that a reference stands for.
-func (l *translator) backend(o *HTTPRoute, at *strictyaml.Node, ref gateway.BackendObjectReference) policy.Destination {
+func (l *translator) backend(o *route, at *strictyaml.Node, ref gateway.BackendObjectReference) policy.Destination {
 	var out policy.Destination
 	group, kind := value(ref.Group, ""), value(ref.Kind, "Service")
 	switch {
@@ -122,7 +122,12 @@ func (l *translator) backend(o *HTTPRoute, at *strictyaml.Node, ref gateway.Back
 		if !check.IsLabel(string(ref.Name)) {
 			o.Errorf(at.At("name"), "service name invalid; the name of the Service must be used, not the hostname.")
 		}
-		out.Host = model.KubernetesName(string(ref.Name), string(value(ref.Namespace, gateway.Namespace(o.Ref.Namespace))))
+		namespace := string(value(ref.Namespace, gateway.Namespace(o.ref.Namespace)))
+		if !l.granted(o, namespace, string(ref.Name)) {
+			o.Warnf(at, "no ReferenceGrant of namespace %s lets a %s of namespace %s refer to the Service %s: what would go there is answered with 500", namespace, o.kind, o.ref.Namespace, ref.Name)
+			return out
+		}
+		out.Host = model.KubernetesName(string(ref.Name), namespace)
 	case kind == "Hostname" || kind == "ServiceEntry":
 		o.Errorf(at.At("kind"), "referencing unsupported backendRef: group %q kind %q; write group: %s, kind: Hostname and the host as name",
 			group, kind, model.NetworkingGroup)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/egressd/egressd/policy"
 )
@@ -29,6 +30,10 @@ const (
 	// UnixPrefix is what the address of a socket begins with.
 	UnixPrefix = "unix://"
 )
+
+// FromGatewayAPI says whether the VirtualServices of a kind were made of objects of
+// the Gateway API.
+func FromGatewayAPI(kind string) bool { return strings.HasSuffix(kind, "Route") }
 
 // MatchesAll says whether no request passes the rule by.
 func MatchesAll(r *policy.HTTPRule, vs *policy.VirtualService) bool {
