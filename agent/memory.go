@@ -65,5 +65,5 @@ func learnedBounds(o *learned.Options, addresses int) {
 	}
 	names := addresses / 4 // which egd_names has
 	o.MaxOpenings, o.MaxNodeOpenings = addresses/8, addresses/2
-	o.MaxProofs, o.MaxNodeProofs = names/8, names/2
+	o.MaxServerNames, o.MaxNodeServerNames = names/8, names/2
 }

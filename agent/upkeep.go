@@ -54,9 +54,9 @@ func (a *Agent) housekeep(ctx context.Context) {
 // time before.
 func (a *Agent) bind(s *policy.Snapshot) error { return a.workloads.Bind(s) }
 
-// regard tells the kernel of guarded interfaces that their workload has another
+// updatePolicy tells the kernel of guarded interfaces that their workload has another
 // policy.
-func (a *Agent) regard() { a.guards.Regard() }
+func (a *Agent) updatePolicy() { a.guards.UpdatePolicy() }
 
 // bindAgain looks for cgroups that came.
 func (a *Agent) bindAgain() error {

@@ -78,7 +78,7 @@ func (d *Datapath) SweepFlows(ended func(telemetry.KernelEvent)) error {
 	}
 	shares := map[uint32]*bpf.EgressdEgdShare{}
 	d.mu.Lock()
-	for index, g := range d.guards {
+	for index, g := range d.guarded {
 		if g.Kind == WorkloadInterface {
 			shares[uint32(index)] = &bpf.EgressdEgdShare{}
 		}
@@ -144,7 +144,7 @@ func (d *Datapath) writeShares(shares map[uint32]*bpf.EgressdEgdShare) error {
 	d.flowCount = 0
 	for index, s := range shares {
 		d.flowCount += int(s.Flows)
-		if d.guards[int(index)] == nil {
+		if d.guarded[int(index)] == nil {
 			continue // it went in between
 		}
 		if err := d.objs.EgdShares.Put(index, s); err != nil {

@@ -132,7 +132,7 @@ func (e *Earlier) endUnseen(unseen map[string]workload.Bound, judged func(pids [
 		}
 		pids = append(pids, inside...)
 	}
-	e.cutOthers(whose, pids)
+	e.blockOthers(whose, pids)
 	open, err := sockdiag.List(pids)
 	if err != nil {
 		e.log.Error("connections that were open before could not be checked; they go on until they end", "error", err)
@@ -144,7 +144,7 @@ func (e *Earlier) endUnseen(unseen map[string]workload.Bound, judged func(pids [
 		}
 		w, ok := captured[s.Cgroup]
 		if ok && s.Cgroup != e.workloads.Own() && !s.Inbound && !s.Dst.Addr().IsLoopback() {
-			e.judgeEarlier(w, s)
+			e.recheck(w, s)
 		}
 	}
 }
@@ -180,9 +180,9 @@ func (e *Earlier) TellFreed() {
 	}
 }
 
-// cutOthers silences raw and ping sockets and the like of some processes, which are
+// blockOthers silences raw and ping sockets and the like of some processes, which are
 // refused at birth, when they are older than that.
-func (e *Earlier) cutOthers(whose map[int]workload.Bound, pids []int) {
+func (e *Earlier) blockOthers(whose map[int]workload.Bound, pids []int) {
 	byMode := map[policy.Mode][]int{}
 	for _, pid := range pids {
 		if w, ok := whose[pid]; ok {
@@ -206,7 +206,7 @@ func (e *Earlier) cutOthers(whose map[int]workload.Bound, pids []int) {
 	}
 }
 
-func (e *Earlier) judgeEarlier(w workload.Bound, s sockdiag.Socket) {
+func (e *Earlier) recheck(w workload.Bound, s sockdiag.Socket) {
 	p := e.policies.Policy(w.Policy)
 	if p == nil || w.Mode == policy.Off {
 		return

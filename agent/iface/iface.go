@@ -187,9 +187,9 @@ func (g *Guards) look() {
 	g.failed = failed
 }
 
-// Regard tells the kernel of guarded interfaces that their workload has another
+// UpdatePolicy tells the kernel of guarded interfaces that their workload has another
 // policy.
-func (g *Guards) Regard() {
+func (g *Guards) UpdatePolicy() {
 	node := g.Workload()
 	for _, i := range g.Datapath.Guarded() {
 		if i.Kind != loader.WorkloadInterface || i.Workload == node {
@@ -203,7 +203,7 @@ func (g *Guards) Regard() {
 }
 
 // Shut takes what its policy does not know from each guarded workload that shut says,
-// until the next Regard.
+// until the next UpdatePolicy.
 func (g *Guards) Shut(shut func(loader.WorkloadState) bool) error {
 	var errs []error
 	for _, i := range g.Datapath.Guarded() {

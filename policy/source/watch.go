@@ -40,9 +40,9 @@ type Watcher struct {
 	// real are the files and directories that links among paths lead to.
 	// direct are the directories of paths.
 	real, direct map[string]bool
-	// told says that inotify tells everything, cost how long the last scan took.
-	told bool
-	cost time.Duration
+	// reported says that inotify tells everything, cost how long the last scan took.
+	reported bool
+	cost     time.Duration
 	// writers are those of the configuration's files.
 	writers writers
 }
@@ -108,7 +108,7 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 			return
 		case e, ok := <-events:
 			if !ok {
-				events, w.told = nil, false
+				events, w.reported = nil, false
 				continue
 			}
 			if e.lost {
@@ -161,7 +161,7 @@ func (w *Watcher) look(p *pending) bool {
 
 // interval is the time until the next fallback scan.
 func (w *Watcher) interval() time.Duration {
-	if w.told && w.notify != nil {
+	if w.reported && w.notify != nil {
 		return scanSeldom
 	}
 	return min(max(scanEvery, scanShare*w.cost), scanSeldom)
@@ -201,7 +201,7 @@ func (w *Watcher) scan() map[string]stamp {
 	w.stuck = false
 	w.real = s.real
 	watched := w.follow(s.dirs)
-	w.told = watched && s.local && !s.links
+	w.reported = watched && s.local && !s.links
 	return s.stamps
 }
 
