@@ -311,7 +311,7 @@ func (n *Names) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 			if err := n.Expire(); err != nil {
-				n.o.Log.Error("learned addresses could not be expired", "error", err)
+				n.o.Log.Error("some learned addresses that have expired could not be closed in the kernel; they stay open until it works; egressd tries again", "error", err)
 			}
 		}
 	}

@@ -244,7 +244,7 @@ func (n *Names) evict(t *table, id policy.PolicyID, all []candidate, workload *s
 	for addr := range touched {
 		a := t.addrs[addr]
 		if err := n.settle(t, id, addr, a, n.wanted(p, addr, a)); err != nil {
-			n.o.Log.Error("an evicted name could not be closed; it is tried again", "error", err)
+			n.o.Log.Error("the address of a name that made room for others could not be closed in the kernel; it stays open until it works; egressd tries again", "error", err)
 		}
 	}
 	n.evicted.Add(uint64(freed))

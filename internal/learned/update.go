@@ -66,7 +66,7 @@ func (n *Names) inUseNow() func(netip.Addr) bool {
 	}
 	used, err := n.o.InUse()
 	if err != nil {
-		n.o.Log.Warn("connections could not be listed", "error", err)
+		n.o.Log.Warn("open connections could not be listed; no learned address is closed until they can", "error", err)
 	}
 	return func(a netip.Addr) bool { return used == nil || used[a] }
 }

@@ -58,7 +58,7 @@ func NewWatcher(paths []string, log *slog.Logger) *Watcher {
 	}
 	var err error
 	if w.notify, err = newNotifier(); err != nil {
-		log.Warn("no file notifications, scanning", "error", err)
+		log.Warn("file notifications are not available; the policy's files are scanned instead, and changes count a little later", "error", err)
 		w.notify = nil
 	}
 	w.last = w.scan()
@@ -112,7 +112,7 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 				continue
 			}
 			if e.lost {
-				w.log.Warn("file notifications were lost, scanning")
+				w.log.Warn("file notifications were lost; the policy's files are scanned again")
 				w.writers.forget()
 				p.add(partial, time.Now())
 				break
@@ -315,7 +315,7 @@ func (w *Watcher) follow(dirs map[string]bool) bool {
 	for name, err := range failed {
 		// One that is not there has nothing to watch, and is looked for.
 		if !w.warned[name] && !errors.Is(err, fs.ErrNotExist) {
-			w.log.Warn("directory cannot be watched, scanning it", "path", name, "error", err)
+			w.log.Warn("a directory cannot be watched; it is scanned instead, and changes there count a little later", "path", name, "error", err)
 			w.warned[name] = true // said once
 		}
 	}
