@@ -59,7 +59,7 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 bpf-coverage: ## branches of the kernel programs that no test reaches; minutes
 	hack/bpf-coverage
 
-lint: ## gofmt, go vet, golangci-lint (.golangci.yaml), shellcheck
+lint: ## gofmt, go vet, golangci-lint, clang-format, shellcheck
 	hack/install-test-deps.sh lint
 	hack/lint/run
 

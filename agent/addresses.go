@@ -35,7 +35,7 @@ func (a *Agent) watchAddresses(ctx context.Context, serve, answer func(func() er
 	}
 	for ctx.Err() == nil {
 		if err := link.WatchOwn(ctx, look); err != nil {
-			a.log.Error("addresses that the node gets are not noticed at once, but within seconds", "error", err)
+			a.log.Error("the node's addresses cannot be watched; egressd reads them every few seconds instead", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -52,26 +52,26 @@ func (a *Agent) watchAddresses(ctx context.Context, serve, answer func(func() er
 func (a *Agent) lookAtAddresses() {
 	own, err := link.Own()
 	if err != nil {
-		a.log.Warn("the node's addresses could not be listed; the ones known are refused as before", "error", err)
+		a.log.Warn("the node's addresses could not be listed; egressd goes on with those that it knows", "error", err)
 		return
 	}
 	more := a.addresses.Set(own)
 	if err := a.datapath.SetOwn(own); err != nil {
-		a.log.Error("the kernel was not told of the node's addresses; what processes of the node dial there may be refused", "error", err)
+		a.log.Error("the kernel could not be told of the node's addresses; connections of the node's processes to new ones may be refused", "error", err)
 	}
 	if !more {
 		return
 	}
 	closed, err := a.names.Recheck()
 	if err != nil {
-		a.log.Error("a learned address that is the node's own now is still open; it is tried again", "error", err)
+		a.log.Error("a learned address that belongs to the node now could not be closed; workloads may still reach it; egressd tries again", "error", err)
 	}
 	if closed == 0 {
 		return
 	}
-	a.log.Warn("learned addresses are the node's own now; they are closed", "count", closed)
+	a.log.Warn("learned addresses belong to the node now; workloads may not reach them any more", "count", closed)
 	if err := a.datapath.RaiseEpoch(); err != nil {
-		a.log.Error("connections to an address that is the node's own now go on", "error", err)
+		a.log.Error("open connections to an address that belongs to the node now could not be checked again; they continue", "error", err)
 	}
 	a.outgoing.Recheck()
 }
@@ -82,7 +82,7 @@ func (a *Agent) lookAtAddresses() {
 func (a *Agent) followDevices(ctx context.Context, run, answer func(func() error)) {
 	devices, err := link.Devices()
 	if err != nil {
-		a.log.Warn("the network devices could not be listed; egressd goes on listening on those that it knows", "error", err)
+		a.log.Warn("the network devices could not be listed; egressd goes on listening on those that it knows, and sockets bound to new ones are refused", "error", err)
 		return
 	}
 	listening, closeOld := a.devices.Follow(a.sockets, devices, func(dl *listen.DeviceListener) {
@@ -90,19 +90,19 @@ func (a *Agent) followDevices(ctx context.Context, run, answer func(func() error
 		dl.Stop = cancel
 		run(func() error {
 			if err := a.outgoing.Serve(ctx, dl.Proxy, a.identify); err != nil {
-				a.log.Error("a listener on a network device failed; sockets that are bound to the device are reset", "address", dl.Proxy.Addr(), "error", err)
+				a.log.Error("a proxy listener on a network device failed; proxied connections of sockets bound to the device are reset", "address", dl.Proxy.Addr(), "error", err)
 			}
 			return nil
 		})
 		answer(func() error {
 			if err := a.dns.Serve(ctx, dl.DNSUDP, []net.Listener{dl.DNSTCP}); err != nil {
-				a.log.Error("a DNS listener on a network device failed; sockets that are bound to the device have no DNS", "address", dl.DNSTCP.Addr(), "error", err)
+				a.log.Error("a DNS listener on a network device failed; sockets bound to the device get no DNS answers", "address", dl.DNSTCP.Addr(), "error", err)
 			}
 			return nil
 		})
 	})
 	if err := a.datapath.SetDevices(listening); err != nil {
-		a.log.Error("the kernel was not told where egressd listens for sockets that are bound to a device; they are refused", "error", err)
+		a.log.Error("the kernel could not be told where egressd listens for sockets that are bound to a device; their proxied traffic and DNS are refused", "error", err)
 	}
 	closeOld()
 }

@@ -29,7 +29,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials explain.DenialS
 	o.VolatilePins = true
 	o.Run.Prepare = func() {
 		if err := resolve.Hide(resolve.Beside("/")); err != nil {
-			o.Log.Warn("the command may have names resolved without DNS, and is refused at their addresses then", "error", err)
+			o.Log.Warn("the resolver sockets could not be hidden from the command; names that it resolves through them are not learned, and their addresses are refused", "error", err)
 		}
 	}
 	code, err = exec.Run(ctx, o.Run, func(p exec.Place) (exec.Gateway, error) {

@@ -51,7 +51,7 @@ func (l life) store(a *Agent) {
 	}
 	set, err := a.descriptors()
 	if err != nil {
-		a.log.Warn("the service manager does not get the sockets; a restart refuses for a moment", "error", err)
+		a.log.Warn("the sockets could not be given to the service manager; DNS and proxied connections are refused for a moment when egressd restarts", "error", err)
 		return
 	}
 	defer set.Close()

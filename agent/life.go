@@ -86,7 +86,7 @@ func (a *Agent) sayStop(unload bool) {
 		traffic = "when egressd has ended, " + trafficOpen
 	}
 	if a.opts.Daemon {
-		a.log.Info("egressd stops; requests in flight may end", "within", a.opts.DrainTime, "traffic", traffic)
+		a.log.Info("egressd stops; open requests may finish", "within", a.opts.DrainTime, "traffic", traffic)
 	}
 	a.life.manager.Stopping("Stopping: " + traffic)
 }
@@ -118,7 +118,7 @@ func (a *Agent) reloadAsked(ctx context.Context) {
 		case <-a.life.reloads:
 			a.life.manager.Reloading()
 			a.watcher.WaitWritten(ctx) // half of a file is no policy that was asked for
-			a.log.Info("the policy is read again, as was asked")
+			a.log.Info("the policy is read again, because a reload was requested")
 			a.nodeDNS.Read(a.dns.SetUpstreams)
 			a.readAgain()
 			a.life.manager.Ready(a.summary())
@@ -140,7 +140,7 @@ func (a *Agent) readAgain() {
 	switch {
 	case now.Error != "":
 	case before.Error != "":
-		a.log.Info("the policy's files are good again and in force", "hash", now.Hash[:12])
+		a.log.Info("the policy's files are good again; their policy is in force", "hash", now.Hash[:12])
 	case before.Hash == now.Hash:
 		a.log.Info("the policy has not changed", "hash", now.Hash[:12])
 	}
@@ -167,7 +167,7 @@ func (a *Agent) watch(ctx, serving context.Context) {
 			if err == nil {
 				a.life.manager.Alive()
 			} else if serving.Err() == nil {
-				a.log.Error("the daemon does not answer itself; the service manager will restart it if that goes on", "error", err)
+				a.log.Error("a loop of the daemon does not answer; the service manager restarts egressd if that lasts", "error", err)
 			}
 		case <-tick.C:
 			if serving.Err() != nil {

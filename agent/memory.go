@@ -30,7 +30,7 @@ func sayMemory(log *slog.Logger, d *loader.Datapath) {
 	limit := "none"
 	all, err := memcg.Limits()
 	if err != nil {
-		log.Warn("the limits of memory could not be read: none is kept to", "error", err)
+		log.Warn("the memory limits of egressd's cgroups could not all be read; its heap may grow beyond them", "error", err)
 	}
 	if l, ok := memcg.Least(all); ok {
 		limit = memcg.MiB(l.Max) + " in " + l.Dir
@@ -38,7 +38,7 @@ func sayMemory(log *slog.Logger, d *loader.Datapath) {
 			debug.SetMemoryLimit(heapLimit(l.Max, tables))
 		}
 	}
-	log.Info("the kernel's tables are made", "memory", memcg.MiB(tables), "limit", limit)
+	log.Info("kernel tables created", "memory", memcg.MiB(tables), "limit", limit)
 }
 
 // heapLimit is how much Go may use where a cgroup may have limit bytes and the
@@ -65,5 +65,5 @@ func learnedBounds(o *learned.Options, addresses int) {
 	}
 	names := addresses / 4 // which egd_names has
 	o.MaxOpenings, o.MaxNodeOpenings = addresses/8, addresses/2
-	o.MaxProofs, o.MaxNodeProofs = names/8, names/2
+	o.MaxServerNames, o.MaxNodeServerNames = names/8, names/2
 }

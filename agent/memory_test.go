@@ -25,13 +25,13 @@ func TestHeapLimit(t *testing.T) {
 // tables have smaller ones.
 func TestLearnedBounds(t *testing.T) {
 	for addresses, want := range map[int]learned.Options{
-		0:                   {MaxOpenings: 1 << 17, MaxNodeOpenings: 1 << 19, MaxProofs: 1 << 15, MaxNodeProofs: 1 << 17},
-		loader.MinAddresses: {MaxOpenings: 512, MaxNodeOpenings: 2048, MaxProofs: 128, MaxNodeProofs: 512},
+		0:                   {MaxOpenings: 1 << 17, MaxNodeOpenings: 1 << 19, MaxServerNames: 1 << 15, MaxNodeServerNames: 1 << 17},
+		loader.MinAddresses: {MaxOpenings: 512, MaxNodeOpenings: 2048, MaxServerNames: 128, MaxNodeServerNames: 512},
 	} {
 		var got learned.Options
 		learnedBounds(&got, addresses)
 		if got.MaxOpenings != want.MaxOpenings || got.MaxNodeOpenings != want.MaxNodeOpenings ||
-			got.MaxProofs != want.MaxProofs || got.MaxNodeProofs != want.MaxNodeProofs {
+			got.MaxServerNames != want.MaxServerNames || got.MaxNodeServerNames != want.MaxNodeServerNames {
 			t.Errorf("of %d addresses: %+v, want %+v", addresses, got, want)
 		}
 	}

@@ -112,7 +112,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	sayMemory(o.Log, a.datapath)
 	for name, state := range kernel.Features() {
 		if state != "yes" {
-			o.Log.Warn("the kernel lacks a feature; docs/SECURITY-MODEL.md says what that opens", "feature", name, "probe", state)
+			o.Log.Warn("the kernel lacks a feature that egressd uses; docs/SECURITY-MODEL.md says what is not enforced without it", "feature", name, "probe", state)
 		}
 	}
 	var gates []netip.Addr
@@ -227,7 +227,7 @@ func (a *Agent) wire() error {
 // workloads go on while this happens.
 func (a *Agent) startPolicy(l control.Loaded) error {
 	if n, err := a.restoreNames(); err != nil {
-		a.log.Warn("learned addresses of the last run not restored", "error", err)
+		a.log.Warn("the learned addresses of the last run could not be restored; they are refused until their names are resolved again", "error", err)
 	} else if n > 0 {
 		a.log.Info("learned addresses restored", "count", n)
 	}

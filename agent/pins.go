@@ -30,7 +30,7 @@ func (a *Agent) preparePins() error {
 			"in a container, mount the node's %s into it), or start with --volatile-pins to take the risk", err, bpffs.Root, bpffs.Root)
 	}
 	a.pins.accepted = err
-	a.log.Warn("if egressd ends or is killed, all traffic is open", "error", err)
+	a.log.Warn("the pins end with the daemon; if egressd ends or is killed, all traffic is open", "error", err)
 	return nil
 }
 

@@ -155,7 +155,7 @@ func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
 		Gates:  gate.Remove,
 	}.Run()
 	if err != nil {
-		a.log.Error("not all could be removed; \"egressd unload\" says what is left, and removes it", "error", err)
+		a.log.Error("not everything could be removed from the kernel; run \"egressd unload\", which says what is left and removes it", "error", err)
 	}
 	stop()
 }

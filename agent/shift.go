@@ -160,11 +160,11 @@ func (a *Agent) shutDown(end time.Time) {
 	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
 	if err := a.outgoing.Shutdown(ctx); err != nil {
-		a.log.Warn("connections were cut after the drain time", "error", err)
+		a.log.Warn("proxied connections were still open after the drain time and were closed", "error", err)
 	}
 	if a.incoming != nil {
 		if err := a.incoming.Shutdown(ctx); err != nil {
-			a.log.Warn("gateway connections were cut after the drain time", "error", err)
+			a.log.Warn("gateway connections were still open after the drain time and were closed", "error", err)
 		}
 	}
 }

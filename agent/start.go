@@ -60,7 +60,7 @@ func NotStarted(o Options, err error) error {
 	switch {
 	case traffic == trafficOpen && o.LockOnFailure:
 		if lerr := lock(o); lerr != nil {
-			log.Error("traffic could not be locked", "error", lerr)
+			log.Error("traffic could not be locked (--on-failure lock); captured processes are NOT filtered", "error", lerr)
 			do = "mend that and start again"
 		} else {
 			traffic = trafficShut

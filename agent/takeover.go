@@ -36,9 +36,9 @@ func (a *Agent) quiesce() error {
 		return err
 	}
 	if n, err := a.restoreNames(); err != nil {
-		a.log.Warn("the addresses that the other egressd learned last are not known here", "error", err)
+		a.log.Warn("the addresses that the other egressd learned last could not be read; they are refused until their names are resolved again", "error", err)
 	} else {
-		a.log.Info("the egressd before has stopped; what arrives waits", "version", a.holder.Version(), "learned", n)
+		a.log.Info("the other egressd has stopped accepting; new connections wait until this one is ready", "version", a.holder.Version(), "learned", n)
 	}
 	return nil
 }
@@ -84,9 +84,9 @@ func (a *Agent) before() uint64 {
 // release gives up what one daemon has alone: another one has it now.
 func (a *Agent) release() {
 	a.letGo()
-	a.log.Info("another egressd has taken over; this one ends when its connections have", "within", a.opts.DrainTime, "traffic", trafficOn)
+	a.log.Info("another egressd has taken over; this one exits when its connections have ended", "within", a.opts.DrainTime, "traffic", trafficOn)
 	if err := errors.Join(a.unlock(), a.datapath.CloseLinks()); err != nil {
-		a.log.Warn("what the other egressd has now could not be let go of; \"egressd unload\" opens only when this one has ended", "error", err)
+		a.log.Warn("this egressd could not close its locks and links after the takeover; \"egressd unload\" detaches the programs only when this one has ended", "error", err)
 	}
 }
 
@@ -128,7 +128,7 @@ func (a *Agent) awaitHeirs(ctx context.Context, serve func(func() error)) error 
 func (a *Agent) handOver(ctx context.Context, c *handover.Channel, s *shift, fail context.CancelCauseFunc) (*shift, *takeover.Heir, error) {
 	kept, err := a.descriptors()
 	if err != nil {
-		a.log.Error("nothing is handed over; this egressd goes on", "error", err)
+		a.log.Error("the sockets could not be collected for a takeover; this egressd goes on serving", "error", err)
 		_ = c.Send(handover.Message{Kind: handover.Withdrawn, Error: err.Error()}, nil) // it sees the end
 		c.Close()
 		return s, nil, a.awaitHeirs(s.ctx, func(f func() error) { s.loops.Go(func() { _ = f() }) })
@@ -136,7 +136,7 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Channel, s *shift, fai
 	h := takeover.NewHeir(c, a.log)
 	a.names.SetHeir(func(workload, name string, answers []learned.Record) {
 		if err := h.Learn(workload, name, answers); err != nil {
-			a.log.Debug("an answer was not learned by the egressd that takes over", "name", name, "error", err)
+			a.log.Debug("an answer was not passed to the egressd that takes over", "name", name, "error", err)
 		}
 	})
 	a.endShift(s)
@@ -148,7 +148,7 @@ func (a *Agent) handOver(ctx context.Context, c *handover.Channel, s *shift, fai
 		h.Release()
 		return nil, h, nil
 	}
-	a.log.Error("another egressd was to take over and did not; this one goes on", "error", err)
+	a.log.Error("another egressd failed to take over; this one goes on serving", "error", err)
 	a.names.SetHeir(nil)
 	h.Withdraw(err)
 	s.answering.Wait()

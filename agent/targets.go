@@ -66,7 +66,7 @@ func (b binding) Loosen(c policy.Change) error {
 	}
 	err := b.bind(c.Next)
 	if b.opts.Daemon {
-		b.regard()
+		b.updatePolicy()
 	}
 	return err
 }

@@ -33,15 +33,15 @@ func (a *Agent) housekeep(ctx context.Context) {
 		case <-a.life.beats:
 		case <-sweep.C:
 			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
-				a.log.Warn("sweep of original destinations", "error", err)
+				a.log.Warn("stale entries of egd_origins could not be removed; no traffic is affected until the table is full", "error", err)
 			}
 			if err := a.tellRoom(); err != nil {
-				a.log.Warn("the kernel was not told of the range of ports", "error", err)
+				a.log.Warn("the kernel could not be told how many loopback ports there are for redirected connections; the last known number counts", "error", err)
 			}
 			a.sockets.KeepGates(listen.NodeGates{}, a.datapath.SetListeners)
 			a.control.Keep()
 			if err := a.datapath.SweepFlows(a.kernel.Record); err != nil {
-				a.log.Warn("sweep of the interfaces' flows", "error", err)
+				a.log.Warn("ended flows of guarded interfaces could not be removed; no traffic is affected until the table is full", "error", err)
 			}
 		case <-save.C:
 			a.recorder.Flush(false)
@@ -54,9 +54,9 @@ func (a *Agent) housekeep(ctx context.Context) {
 // time before.
 func (a *Agent) bind(s *policy.Snapshot) error { return a.workloads.Bind(s) }
 
-// regard tells the kernel of guarded interfaces that their workload has another
+// updatePolicy tells the kernel of guarded interfaces that their workload has another
 // policy.
-func (a *Agent) regard() { a.guards.Regard() }
+func (a *Agent) updatePolicy() { a.guards.UpdatePolicy() }
 
 // bindAgain looks for cgroups that came.
 func (a *Agent) bindAgain() error {
@@ -74,7 +74,7 @@ func (a *Agent) rebind() {
 	}
 	err := a.bind(nil)
 	if was := a.bindFailed; err != nil && (was == nil || !control.SameCause(was, err)) {
-		a.log.Error("workloads could not be told apart; new ones are under the policy of the node; it is tried again every two seconds", "error", err)
+		a.log.Error("workload cgroups could not be resolved; new cgroups use the node's policy; egressd tries again every two seconds", "error", err)
 	}
 	a.bindFailed = err
 	if fresh, _ := a.capture.Hold(a.datapath.Attach); fresh { // an error is said there, and by the status

@@ -27,13 +27,13 @@ static __always_inline __u32 tuple_of(const struct packet *p, struct bpf_sock_tu
 }
 
 /* Whom the listener will find behind the packet. Returns an enum egd_reason. */
-static __always_inline __u8 publish_wire(struct __sk_buff *skb, const struct pkt_ctx *w,
-					 const struct egd_iface *in)
+static __always_inline __u8 publish_packet(struct __sk_buff *skb, const struct pkt_ctx *w,
+					   const struct egd_iface *in)
 {
 	struct egd_origin_key key = {
 		.port = w->p.sport,
 		.proto = w->p.to.proto,
-		.way = EGD_BY_WIRE,
+		.way = EGD_BY_INTERFACE,
 		.token = w->p.seq,
 	};
 	struct egd_origin o = {
@@ -56,8 +56,8 @@ static __always_inline __u8 publish_wire(struct __sk_buff *skb, const struct pkt
 /* Gives the packet to one of egressd's sockets without changing it; the mark
  * makes the stack take it for local (ip rule, see loader). Returns an enum
  * egd_reason. */
-static __noinline int steer(struct __sk_buff *skb, const struct pkt_ctx *w,
-			    const struct egd_iface *in, const struct egd_config *cfg)
+static __noinline int assign_listener(struct __sk_buff *skb, const struct pkt_ctx *w,
+				      const struct egd_iface *in, const struct egd_config *cfg)
 {
 	struct bpf_sock_tuple t = {};
 	struct bpf_sock *sk;
@@ -78,7 +78,7 @@ static __noinline int steer(struct __sk_buff *skb, const struct pkt_ctx *w,
 		if ((w->p.flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 			return EGD_R_NO_STATE;
 	}
-	reason = publish_wire(skb, w, in);
+	reason = publish_packet(skb, w, in);
 	if (reason)
 		return reason;
 	key = w->p.to.port == PORT_DNS ? EGD_L_DNS_TCP : EGD_L_PROXY;

@@ -26,9 +26,9 @@ struct flow {
 	__u8 family;
 };
 
-static __always_inline void count(__u32 what)
+static __always_inline void count(__u32 counter)
 {
-	__u64 *n = bpf_map_lookup_elem(&egd_counters, &what);
+	__u64 *n = bpf_map_lookup_elem(&egd_counters, &counter);
 
 	if (n)
 		*n += 1;
@@ -59,8 +59,7 @@ static __always_inline bool is_loopback(const __u8 *addr)
 
 	if (is_mapped(addr))
 		return addr[12] == 127 || w[3] == 0;
-	return w[0] == 0 && w[1] == 0 && w[2] == 0 &&
-	       (w[3] == 0 || w[3] == bpf_htonl(1));
+	return w[0] == 0 && w[1] == 0 && w[2] == 0 && (w[3] == 0 || w[3] == bpf_htonl(1));
 }
 
 /* Whether the node receives what goes to an address. Of a socket in another

@@ -117,7 +117,8 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct bpf_s
 		if (egd_was_rewritten(bpf_sk_storage_get(&egd_rewrites, sk, 0, 0), to, wl->policy))
 			return true;
 	}
-	return egd_is_reply(bpf_sk_storage_get(&egd_recent, sk, 0, 0), bpf_get_socket_cookie(skb), to);
+	return egd_is_reply(bpf_sk_storage_get(&egd_recent, sk, 0, 0), bpf_get_socket_cookie(skb),
+			    to);
 }
 
 /* The workload whose datagram it is: that of who called last, else that of the

@@ -84,13 +84,13 @@ int egd_peername6(struct bpf_sock_addr *ctx)
 SEC("cgroup/bind4")
 int egd_bind4(struct bpf_sock_addr *ctx)
 {
-	return guard_bind(ctx, false);
+	return check_bind(ctx, false);
 }
 
 SEC("cgroup/bind6")
 int egd_bind6(struct bpf_sock_addr *ctx)
 {
-	return guard_bind(ctx, true);
+	return check_bind(ctx, true);
 }
 
 /* A socket that would be refused in enforce mode: skb_egress silences it as soon
@@ -154,7 +154,7 @@ int egd_sock_release(struct bpf_sock *ctx)
 		return PROCEED;
 	for (i = 0; i < EGD_DNS_SLOTS; i++)
 		if (st->published[i].port)
-			withdraw(st, i);
+			unpublish(st, i);
 	return PROCEED;
 }
 
@@ -170,10 +170,10 @@ int egd_sock_ops(struct bpf_sock_ops *ctx)
 {
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		opening_tcp(ctx);
+		on_tcp_connect(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		closed_tcp(ctx);
+		on_tcp_close(ctx);
 		break;
 	}
 	return PROCEED;

@@ -43,27 +43,27 @@ enum egd_reason {
 	EGD_R_NO_WORKLOAD = 6,
 	EGD_R_NO_CONFIG = 7,
 	EGD_R_STORAGE = 8,
-	EGD_R_TRANSPORT = 9,  /* the address is known, but no rule of UDP's */
-	EGD_R_NAME = 10,      /* the SNI is not one that this address was learned for */
-	EGD_R_NO_NAME = 11,   /* a ClientHello without SNI */
-	EGD_R_NOT_TLS = 12,   /* the first bytes are no ClientHello */
-	EGD_R_MALFORMED = 13, /* a ClientHello that does not add up, or a bad packet */
-	EGD_R_CHANGED = 14,   /* the policy changed and denies an open connection */
-	EGD_R_OPTIONS = 15,   /* a source route or another IP option */
-	EGD_R_MARTIAN = 16,   /* a packet for loopback that is not loopback's */
-	EGD_R_QUOTA = 17,     /* the workload or interface has used up its share of a table */
-	EGD_R_SOURCE = 18,    /* the source address is another namespace's */
+	EGD_R_TRANSPORT = 9,    /* the address is known, but no rule of UDP's */
+	EGD_R_NAME = 10,        /* the SNI is not one that this address was learned for */
+	EGD_R_NO_NAME = 11,     /* a ClientHello without SNI */
+	EGD_R_NOT_TLS = 12,     /* the first bytes are no ClientHello */
+	EGD_R_MALFORMED = 13,   /* a ClientHello that does not add up, or a bad packet */
+	EGD_R_CHANGED = 14,     /* the policy changed and denies an open connection */
+	EGD_R_OPTIONS = 15,     /* a source route or another IP option */
+	EGD_R_MARTIAN = 16,     /* a packet for loopback that is not loopback's */
+	EGD_R_QUOTA = 17,       /* the workload or interface has used up its share of a table */
+	EGD_R_SOURCE = 18,      /* the source address is another namespace's */
 	EGD_R_NO_ENDPOINT = 19, /* the set of endpoints has not the one that was chosen */
-	EGD_R_GROUP = 20,     /* a multicast group that the kernel would tell the link of */
-	EGD_R_DEVICE = 21,    /* the socket is bound to a device, where no listener is */
+	EGD_R_GROUP = 20,       /* a multicast group that the kernel would tell the link of */
+	EGD_R_DEVICE = 21,      /* the socket is bound to a device, where no listener is */
 	/* Of packets on interfaces (packet.h, tc.h): */
 	EGD_R_ETHERTYPE = 24, /* a frame that is not IP and not what IP needs; a VLAN tag */
 	EGD_R_FRAGMENT = 25,
-	EGD_R_NO_STATE = 26,  /* the middle of a connection whose beginning nobody saw */
+	EGD_R_NO_STATE = 26, /* the middle of a connection whose beginning nobody saw */
 	/* 27 was EGD_R_QUOTA of interfaces. */
-	EGD_R_FRAME = 28,     /* a frame that did not come from the IP stack */
-	EGD_R_SEQUENCE = 29,  /* a segment that does not fit those before it; counted only */
-	EGD_R_LISTENER = 30,  /* nobody listens: the daemon is down */
+	EGD_R_FRAME = 28,    /* a frame that did not come from the IP stack */
+	EGD_R_SEQUENCE = 29, /* a segment that does not fit those before it; counted only */
+	EGD_R_LISTENER = 30, /* nobody listens: the daemon is down */
 	EGD_R_MAX = 32,
 };
 
@@ -77,10 +77,10 @@ enum egd_counter {
 	EGD_C_EVENT_LOST,
 	EGD_C_AUDIT,
 	EGD_C_INSPECT,
-	EGD_C_REPLY, /* datagrams that answer somebody */
-	EGD_C_BY_SOCKET, /* packets of interfaces whose socket was decided about */
-	EGD_C_INBOUND,   /* connections that others opened by an interface */
-	EGD_C_CONTROL,   /* ARP, neighbour discovery, DHCP */
+	EGD_C_REPLY,        /* datagrams that answer somebody */
+	EGD_C_BY_SOCKET,    /* packets of interfaces whose socket was decided about */
+	EGD_C_INBOUND,      /* connections that others opened by an interface */
+	EGD_C_CONTROL,      /* ARP, neighbour discovery, DHCP */
 	EGD_C_PASS_OUTSIDE, /* of cgroups beside the captured ones */
 	EGD_C_MAX = 64,
 };
@@ -123,7 +123,8 @@ enum egd_listener {
 	EGD_L_PROXY = 0,
 	EGD_L_DNS_TCP = 1,
 	EGD_L_DNS_UDP = 2, /* and the slot */
-	EGD_KINDS = EGD_L_DNS_UDP + EGD_DNS_SLOTS + 2, /* a power of 2 */
+	/* A power of 2. */
+	EGD_KINDS = EGD_L_DNS_UDP + EGD_DNS_SLOTS + 2,
 };
 
 enum egd_place {
@@ -179,18 +180,18 @@ struct egd_config {
 	/* Says by which layout the maps were written; at this place in every
 	 * version (loader's layoutOf). */
 	__u64 layout;
-	__u64 netns_cookie; /* of the network namespace with the listeners */
-	__u16 proxy_port;   /* network order; on 127.0.0.1, ::1 and the gate */
-	__u16 dns_tcp_port; /* network order */
+	__u64 netns_cookie;            /* of the network namespace with the listeners */
+	__u16 proxy_port;              /* network order; on 127.0.0.1, ::1 and the gate */
+	__u16 dns_tcp_port;            /* network order */
 	__u16 dns_port[EGD_DNS_SLOTS]; /* network order, UDP */
-	__u16 admin_port;   /* network order; refused to workloads; 0: none */
-	__u16 room;         /* host order; how many connections from sockets of that
+	__u16 admin_port;              /* network order; refused to workloads; 0: none */
+	__u16 room;                    /* host order; how many connections from sockets of that
 			     * namespace may be redirected at a time; 0: any number */
-	__u32 epoch;        /* raised by every policy change */
-	__u32 ready;        /* 0: deny everything (tables are being filled) */
-	__u32 last_set;     /* the highest id that a set of endpoints ever had */
-	__u32 ring;         /* which egd_events this is: a new one has a new number */
-	__u32 accounts;     /* which egd_usage this is, likewise */
+	__u32 epoch;                   /* raised by every policy change */
+	__u32 ready;                   /* 0: deny everything (tables are being filled) */
+	__u32 last_set;                /* the highest id that a set of endpoints ever had */
+	__u32 ring;                    /* which egd_events this is: a new one has a new number */
+	__u32 accounts;                /* which egd_usage this is, likewise */
 	__u32 pad;
 	/* Where sockets of other network namespaces find the listeners; zero:
 	 * nowhere, they are refused. */
@@ -225,10 +226,10 @@ struct egd_addr_key {
 
 /* Read in one piece, as 8 bytes: the three belong together. */
 struct egd_addr_val {
-	__u8 verdict; /* enum egd_verdict */
+	__u8 verdict;  /* enum egd_verdict */
 	__u8 straight; /* of EGD_PROXY: one of the rules that meet here says EGD_DIRECT */
-	__u16 slots; /* how many slots the set has; 0: the flow goes where it was dialled */
-	__u32 set;   /* the endpoints to choose from */
+	__u16 slots;   /* how many slots the set has; 0: the flow goes where it was dialled */
+	__u32 set;     /* the endpoints to choose from */
 };
 
 /* egd_endpoints: where connections to an address of a service go. A set has
@@ -290,9 +291,9 @@ struct egd_origin_key {
 
 /* How a flow comes to a listener. */
 enum egd_way {
-	EGD_BY_LOOPBACK = 0, /* redirected in the listeners' network namespace */
-	EGD_BY_GATE = 1,     /* redirected in another one */
-	EGD_BY_WIRE = 2,     /* from an interface, to the address that was dialled */
+	EGD_BY_LOOPBACK = 0,  /* redirected in the listeners' network namespace */
+	EGD_BY_GATE = 1,      /* redirected in another one */
+	EGD_BY_INTERFACE = 2, /* from an interface, to the address that was dialled */
 };
 
 struct egd_origin {
@@ -369,28 +370,28 @@ struct egd_socket {
 	struct egd_origin origin; /* of the last decided connect or send */
 	struct egd_published published[EGD_DNS_SLOTS];
 	struct egd_dst dns[EGD_DNS_SLOTS]; /* servers by slot */
-	__u32 epoch;    /* of the verdict */
-	__u8 verdict;   /* enum egd_verdict */
-	__u8 redirected; /* getpeername must show origin.dst */
-	__u8 udp_blocked; /* UDP: connected to an address without a UDP rule */
-	__u8 next_slot; /* to be reused when all are taken */
+	__u32 epoch;                       /* of the verdict */
+	__u8 verdict;                      /* enum egd_verdict */
+	__u8 redirected;                   /* getpeername must show origin.dst */
+	__u8 udp_blocked;                  /* UDP: connected to an address without a UDP rule */
+	__u8 next_slot;                    /* to be reused when all are taken */
 	/* Of connections that go straight to their destination: */
-	__u8 watched; /* 1: skb_egress decides again when the epoch rises */
-	__u8 proved;  /* 1: the SNI was allowed */
-	__u8 blocked;   /* enum egd_reason: nothing leaves any more */
-	__u8 rewritten; /* the peer is not origin.dst, which getpeername must show */
-	__u8 reported;  /* 1: user space was told of that, by the ring below */
+	__u8 watched;       /* 1: skb_egress decides again when the epoch rises */
+	__u8 proved;        /* 1: the SNI was allowed */
+	__u8 blocked;       /* enum egd_reason: nothing leaves any more */
+	__u8 rewritten;     /* the peer is not origin.dst, which getpeername must show */
+	__u8 reported;      /* 1: user space was told of that, by the ring below */
 	__u8 drop_reported; /* 1: it was told of a packet that was dropped */
-	__u16 peer_port; /* network order */
-	__u32 ring;     /* egd_config's, when it was reported */
+	__u16 peer_port;    /* network order */
+	__u32 ring;         /* egd_config's, when it was reported */
 	__u32 pad;
-	__u8 peer[16];  /* where the connection really goes: TCP's packets bear it */
-	__u8 unjudged;  /* 1: it passed because its workload was not in enforce mode */
-	__u8 local;     /* 1: it was let pass as loopback's */
-	__u8 other;     /* 1: neither TCP nor UDP, made where that was not refused */
-	__u8 reading;   /* 1: proved, and skb_egress still compares and reads on */
+	__u8 peer[16]; /* where the connection really goes: TCP's packets bear it */
+	__u8 unjudged; /* 1: it passed because its workload was not in enforce mode */
+	__u8 local;    /* 1: it was let pass as loopback's */
+	__u8 other;    /* 1: neither TCP nor UDP, made where that was not refused */
+	__u8 reading;  /* 1: the SNI was allowed, and skb_egress still compares and reads on */
 	__u32 token[EGD_DNS_SLOTS]; /* of published */
-	__u8 by_gate;   /* 1: of published, EGD_BY_GATE */
+	__u8 by_gate;               /* 1: of published, EGD_BY_GATE */
 	__u8 pad2[3];
 	/* What IP_UNICAST_IF and IPV6_UNICAST_IF chose: interface indexes. */
 	__u32 unicast4;
@@ -420,8 +421,8 @@ struct egd_rewrites {
 	__u8 reserved[40];
 };
 
-/* egd_names: the names that an address proves on a port: a connection whose
- * ClientHello carries one of them may go on. */
+/* egd_names: the server names that are allowed at an address on a port: a connection
+ * whose ClientHello carries one of them may go on. */
 struct egd_name_key {
 	__u32 policy;
 	__u16 port; /* network order */
@@ -446,21 +447,21 @@ struct egd_hello {
 	__u16 ext_type;
 	__u8 field;
 	__u8 record_pos;
-	__u8 started; /* a whole record header was read */
-	__u8 named;   /* a server_name was seen */
-	__u8 synced;  /* next_seq is set */
+	__u8 started;    /* a whole record header was read */
+	__u8 named;      /* a server_name was seen */
+	__u8 synced;     /* next_seq is set */
 	__u8 record_len; /* high byte of the length in a record header */
 	/* The name so far, in the form in which it is looked up: a key anywhere
 	 * else than in the socket's own storage could change under the lookup,
 	 * since the programs can be preempted. */
 	struct egd_name_key key;
-	__u32 base;     /* sequence number of the first byte, host order */
-	__u16 again;    /* bytes of the second hello's name so far, all as in the first */
-	__u8 phase;     /* enum egd_phase */
-	__u8 early;     /* the hello announces early data (RFC 8446 section 4.2.10) */
-	__u8 ccs;       /* a change_cipher_spec came after the hello */
-	__u8 opaque;    /* the record is not a handshake's: it is skipped */
-	__u8 settled;   /* nothing behind next_seq can be a ClientHello */
+	__u32 base;   /* sequence number of the first byte, host order */
+	__u16 again;  /* bytes of the second hello's name so far, all as in the first */
+	__u8 phase;   /* enum egd_phase */
+	__u8 early;   /* the hello announces early data (RFC 8446 section 4.2.10) */
+	__u8 ccs;     /* a change_cipher_spec came after the hello */
+	__u8 opaque;  /* the record is not a handshake's: it is skipped */
+	__u8 settled; /* nothing behind next_seq can be a ClientHello */
 	__u8 reserved[9];
 };
 

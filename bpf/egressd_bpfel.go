@@ -180,12 +180,12 @@ type EgressdEgdFlowBytes struct {
 type EgressdEgdFlowFlag uint32
 
 const (
-	EgressdEgdFlowFlagEGD_F_INBOUND  EgressdEgdFlowFlag = 1
-	EgressdEgdFlowFlagEGD_F_PROVED   EgressdEgdFlowFlag = 2
-	EgressdEgdFlowFlagEGD_F_FIN      EgressdEgdFlowFlag = 4
-	EgressdEgdFlowFlagEGD_F_RESET    EgressdEgdFlowFlag = 8
-	EgressdEgdFlowFlagEGD_F_REPORTED EgressdEgdFlowFlag = 16
-	EgressdEgdFlowFlagEGD_F_SETTLED  EgressdEgdFlowFlag = 32
+	EgressdEgdFlowFlagEGD_F_INBOUND     EgressdEgdFlowFlag = 1
+	EgressdEgdFlowFlagEGD_F_SNI_ALLOWED EgressdEgdFlowFlag = 2
+	EgressdEgdFlowFlagEGD_F_FIN         EgressdEgdFlowFlag = 4
+	EgressdEgdFlowFlagEGD_F_RESET       EgressdEgdFlowFlag = 8
+	EgressdEgdFlowFlagEGD_F_REPORTED    EgressdEgdFlowFlag = 16
+	EgressdEgdFlowFlagEGD_F_SETTLED     EgressdEgdFlowFlag = 32
 )
 
 type EgressdEgdFlowKey struct {
@@ -532,9 +532,9 @@ const (
 type EgressdEgdWay uint32
 
 const (
-	EgressdEgdWayEGD_BY_LOOPBACK EgressdEgdWay = 0
-	EgressdEgdWayEGD_BY_GATE     EgressdEgdWay = 1
-	EgressdEgdWayEGD_BY_WIRE     EgressdEgdWay = 2
+	EgressdEgdWayEGD_BY_LOOPBACK  EgressdEgdWay = 0
+	EgressdEgdWayEGD_BY_GATE      EgressdEgdWay = 1
+	EgressdEgdWayEGD_BY_INTERFACE EgressdEgdWay = 2
 )
 
 type EgressdEgdWorkload struct {

@@ -19,7 +19,7 @@ struct egd_event {
 	__u8 dst[16];
 	__u16 dport; /* network order */
 	__u8 family;
-	__u8 proto; /* IPPROTO_* */
+	__u8 proto;  /* IPPROTO_* */
 	__u8 reason; /* enum egd_reason */
 	__u8 verdict;
 	__u8 audit; /* 1: would deny, was allowed */
@@ -29,19 +29,19 @@ struct egd_event {
 	__u32 pid;
 	__u32 uid;
 	char comm[16];
-	__u8 src[16];   /* of a connection that is to be ended; else zero */
-	__u8 peer[16];  /* whom it is connected to, if not dst: an endpoint, or a listener of egressd */
-	__u16 sport;    /* network order */
+	__u8 src[16];    /* of a connection that is to be ended; else zero */
+	__u8 peer[16];   /* whom it is connected to, if not dst: an endpoint or a listener */
+	__u16 sport;     /* network order */
 	__u16 peer_port; /* network order */
-	__u16 name_len; /* of the SNI */
+	__u16 name_len;  /* of the SNI */
 	__u16 pad;
-	__u32 ifindex;  /* of the interface that it came by; 0: from a socket here */
+	__u32 ifindex; /* of the interface that it came by; 0: from a socket here */
 	__u32 pad2;
-	__u64 cookie;   /* of the socket */
-	__u64 sent;     /* EGD_E_CLOSE: payload bytes */
+	__u64 cookie; /* of the socket */
+	__u64 sent;   /* EGD_E_CLOSE: payload bytes */
 	__u64 received;
-	__u64 opened;   /* EGD_E_CLOSE: time of the connect */
-	__u64 netns;    /* cookie of the socket's network namespace; 0: not said */
+	__u64 opened; /* EGD_E_CLOSE: time of the connect */
+	__u64 netns;  /* cookie of the socket's network namespace; 0: not said */
 	__u8 name[EGD_MAX_NAME];
 };
 

@@ -12,7 +12,7 @@ struct pkt_ctx {
 	struct packet p;
 	struct egd_flow_key key;
 	__u64 now;
-	__u32 at; /* WIRE_RESET: the sequence number that the server expects */
+	__u32 reset_seq; /* TC_RESET: the sequence number that the server expects */
 };
 
 static __always_inline void set_key(struct pkt_ctx *w, __u32 ifindex, bool outward)
@@ -59,7 +59,8 @@ static __always_inline __u8 expect_hello(const struct egd_flow_key *k)
 	}
 	return bpf_map_update_elem(&egd_flow_bytes, k, egd_no_bytes, BPF_ANY) ||
 			       bpf_map_update_elem(&egd_flow_hello, k, &egd_no_hello, BPF_ANY) ?
-		       EGD_R_MAP_FULL : EGD_R_NONE;
+		       EGD_R_MAP_FULL :
+		       EGD_R_NONE;
 }
 
 /* Nobody needs the bytes of the hello any more. */
@@ -75,9 +76,9 @@ static __always_inline void forget_bytes(const struct egd_flow_key *k)
 }
 
 /* Reports a decision about a flow, or about a packet that has none. */
-static __always_inline void report_wire(const struct pkt_ctx *w, const struct egd_iface *in,
-					const struct egd_hello *h, __u8 reason, __u8 verdict,
-					bool audit)
+static __always_inline void report_packet(const struct pkt_ctx *w, const struct egd_iface *in,
+					  const struct egd_hello *h, __u8 reason, __u8 verdict,
+					  bool audit)
 {
 	struct egd_event *e = new_event(EGD_E_DECISION, verdict, reason);
 
@@ -92,7 +93,7 @@ static __always_inline void report_wire(const struct pkt_ctx *w, const struct eg
 	e->audit = audit;
 	if (h)
 		set_name(e, h);
-	bpf_ringbuf_submit(e, reason == EGD_R_NONE ? no_hurry() : 0);
+	bpf_ringbuf_submit(e, reason == EGD_R_NONE ? wakeup_flags() : 0);
 }
 
 /* A packet is denied: counts and reports it. False: the mode is audit, and it passes. */
@@ -101,7 +102,7 @@ static __always_inline bool deny_packet(const struct pkt_ctx *w, const struct eg
 {
 	bool deny = enforced(in->mode, reason);
 
-	report_wire(w, in, h, reason, EGD_DENY, !deny);
+	report_packet(w, in, h, reason, EGD_DENY, !deny);
 	return deny;
 }
 
@@ -110,32 +111,32 @@ static __always_inline bool deny_packet(const struct pkt_ctx *w, const struct eg
 static __always_inline int drop_segment(const struct egd_iface *in)
 {
 	count(EGD_R_SEQUENCE);
-	return in->mode == EGD_AUDIT ? WIRE_PASS : WIRE_DROP;
+	return in->mode == EGD_AUDIT ? TC_PASS : TC_DROP;
 }
 
 /* A flow that went on until now. */
 static __always_inline int block_flow(struct pkt_ctx *w, const struct egd_iface *in,
-				      struct egd_flow *f, const struct egd_hello *h,
-				      __u8 reason, __u32 at)
+				      struct egd_flow *f, const struct egd_hello *h, __u8 reason,
+				      __u32 at)
 {
 	if (!deny_packet(w, in, h, reason)) {
 		f->verdict = EGD_DIRECT;
-		return WIRE_PASS;
+		return TC_PASS;
 	}
 	f->cut = reason;
-	w->at = at;
-	return WIRE_RESET;
+	w->reset_seq = at;
+	return TC_RESET;
 }
 
 /* What a segment of an inspected flow is. */
 enum {
-	SEG_PASS = 0,  /* nothing new before the end of the hello */
-	SEG_DROP,      /* does not fit: the sender sends it again */
-	SEG_CUT,       /* and the reason */
+	SEG_PASS = 0, /* nothing new before the end of the hello */
+	SEG_DROP,     /* does not fit: the sender sends it again */
+	SEG_BLOCK,    /* and the reason */
 };
 
-/* Whether the flow's hello carries a name that its address proves. */
-static __always_inline bool wire_name_allowed(const struct egd_flow_key *k, struct egd_hello *h,
+/* Whether the flow's hello carries a name that is allowed at its address. */
+static __always_inline bool flow_name_allowed(const struct egd_flow_key *k, struct egd_hello *h,
 					      __u32 policy)
 {
 	h->key.policy = policy;
@@ -146,9 +147,9 @@ static __always_inline bool wire_name_allowed(const struct egd_flow_key *k, stru
 
 /* Reads a segment at position at of the stream. The caller has the flow's hello
  * for itself. */
-static __always_inline int read_stream(struct __sk_buff *skb, struct pkt_ctx *w,
-				       struct egd_flow *f, struct egd_hello *h,
-				       struct egd_flow_bytes *kept, __u32 at, __u8 *why)
+static __always_inline int read_stream(struct __sk_buff *skb, struct pkt_ctx *w, struct egd_flow *f,
+				       struct egd_hello *h, struct egd_flow_bytes *kept, __u32 at,
+				       __u8 *why)
 {
 	bool settled = f->flags & EGD_F_SETTLED;
 	__u32 have = settled ? f->hello : h->next_seq - f->base;
@@ -169,27 +170,28 @@ static __always_inline int read_stream(struct __sk_buff *skb, struct pkt_ctx *w,
 		return SEG_PASS;
 	start = off;
 	got = HELLO_SETTLED;
-	if (!(f->flags & EGD_F_PROVED)) {
+	if (!(f->flags & EGD_F_SNI_ALLOWED)) {
 		got = read_hello(skb, h, &off, end);
 		if (got == HELLO_DONE) {
 			*why = h->named ? EGD_R_NAME : EGD_R_NO_NAME;
-			if (!h->named || !wire_name_allowed(&w->key, h, f->policy))
-				return SEG_CUT;
-			f->flags |= EGD_F_PROVED;
+			if (!h->named || !flow_name_allowed(&w->key, h, f->policy))
+				return SEG_BLOCK;
+			f->flags |= EGD_F_SNI_ALLOWED;
 			expect_second(h);
 			got = HELLO_MORE;
 		}
 	}
-	if (f->flags & EGD_F_PROVED && (off < end || got == HELLO_SETTLED))
+	if (f->flags & EGD_F_SNI_ALLOWED && (off < end || got == HELLO_SETTLED))
 		got = read_second(skb, h, have, &off, end);
-	*why = got == HELLO_NOT_TLS ? EGD_R_NOT_TLS :
-	       got == HELLO_OTHER_NAME ? EGD_R_NAME : EGD_R_MALFORMED;
+	*why = got == HELLO_NOT_TLS    ? EGD_R_NOT_TLS :
+	       got == HELLO_OTHER_NAME ? EGD_R_NAME :
+					 EGD_R_MALFORMED;
 	if (got != HELLO_MORE && got != HELLO_SETTLED)
-		return SEG_CUT;
+		return SEG_BLOCK;
 	/* Early data may be more than is kept: then it passes once. */
-	if (!(f->flags & EGD_F_PROVED && h->early && have + (off - start) > EGD_MAX_KEPT) &&
+	if (!(f->flags & EGD_F_SNI_ALLOWED && h->early && have + (off - start) > EGD_MAX_KEPT) &&
 	    !keep_bytes(skb, kept->data, have, start, off))
-		return SEG_CUT;
+		return SEG_BLOCK;
 	h->next_seq = f->base + have + (off - start);
 	if (got == HELLO_SETTLED) {
 		f->hello = have + (off - start);
@@ -205,7 +207,7 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct pkt_ctx
 	struct egd_flow_bytes *kept;
 	struct egd_hello *h;
 	__u32 at = w->p.seq - f->base, before;
-	bool mine = false, proved = f->flags & EGD_F_PROVED;
+	bool mine = false, had_name = f->flags & EGD_F_SNI_ALLOWED;
 	__u8 why = EGD_R_STORAGE;
 	int got = SEG_DROP; /* another segment of the flow, on another CPU */
 
@@ -227,32 +229,32 @@ static __always_inline int inspect_segment(struct __sk_buff *skb, struct pkt_ctx
 			got = read_stream(skb, w, f, h, kept, at, &why);
 		kept->busy = 0;
 	}
-	if (!proved && f->flags & EGD_F_PROVED && got == SEG_PASS) {
+	if (!had_name && f->flags & EGD_F_SNI_ALLOWED && got == SEG_PASS) {
 		count(EGD_C_INSPECT);
-		report_wire(w, in, h, EGD_R_NONE, EGD_INSPECT, false);
+		report_packet(w, in, h, EGD_R_NONE, EGD_INSPECT, false);
 	}
 	switch (got) {
 	case SEG_PASS:
-		return WIRE_PASS;
-	case SEG_CUT:
+		return TC_PASS;
+	case SEG_BLOCK:
 		return block_flow(w, in, f, h, why, before);
 	}
 	return drop_segment(in);
 }
 
 /* A segment of an inspected flow. */
-static __always_inline int inspect_wire(struct __sk_buff *skb, struct pkt_ctx *w,
+static __always_inline int inspect_flow(struct __sk_buff *skb, struct pkt_ctx *w,
 					const struct egd_iface *in, struct egd_flow *f)
 {
 	__u32 at = w->p.seq - f->base;
 
 	if (w->p.off == w->p.end)
-		return WIRE_PASS; /* no payload */
+		return TC_PASS; /* no payload */
 	if (f->heard & EGD_H_ACKED) {
 		/* Nobody needs the hello's bytes again, so nobody gets others.
 		 * hello is 0 once the stream is so long that numbers repeat. */
 		if (!f->hello || ((__s32)at >= 0 && at >= f->hello))
-			return WIRE_PASS;
+			return TC_PASS;
 	} else if (f->heard & EGD_H_SYNCED) {
 		return inspect_segment(skb, w, in, f);
 	}

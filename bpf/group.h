@@ -19,7 +19,7 @@
 /* Whether an option changes the memberships of its socket: 35 joins; 36 to 41
  * leave, and filter sources; 42 to 48 do the same for both families (uapi/linux/in.h,
  * in6.h). */
-static __always_inline bool tells_the_link(__u32 level, __u32 option)
+static __always_inline bool changes_membership(__u32 level, __u32 option)
 {
 	if (level == SOL_IPV6 && (option == IPV6_JOIN_GROUP || option == IPV6_JOIN_ANYCAST))
 		return true;
@@ -80,8 +80,7 @@ static __always_inline void note_unicast_if(struct bpf_sockopt *ctx)
 	if (value + 4 > (__u8 *)ctx->optval_end || !ctx->sk)
 		return;
 	device = bpf_ntohl(*(__u32 *)value);
-	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0,
-				device ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, device ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 	if (st && v6)
 		st->unicast6 = device;
 	else if (st)
@@ -96,7 +95,7 @@ static __always_inline int join_group(struct bpf_sockopt *ctx)
 	bool plain;
 
 	if ((ctx->level != SOL_IP && ctx->level != SOL_IPV6) ||
-	    !tells_the_link(ctx->level, ctx->optname))
+	    !changes_membership(ctx->level, ctx->optname))
 		return PROCEED;
 	wl = find_workload(&cgroup);
 	if (wl && ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF))
@@ -104,7 +103,9 @@ static __always_inline int join_group(struct bpf_sockopt *ctx)
 	plain = read_group(ctx, &f);
 	if (plain && (is_common_group(f.addr) || (wl && is_known(&f, wl->policy))))
 		return PROCEED;
-	return deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_GROUP) ? REFUSE : PROCEED;
+	if (deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_GROUP))
+		return REFUSE;
+	return PROCEED;
 }
 
 #endif

@@ -29,11 +29,11 @@
 #include "kept.h"
 
 /* What the bytes so far are. */
-#define HELLO_MORE 0      /* a beginning of a hello */
-#define HELLO_DONE 1      /* a whole hello; the name is in the state */
-#define HELLO_NOT_TLS 2   /* not a TLS handshake */
-#define HELLO_MALFORMED 3 /* a handshake, but no good ClientHello */
-#define HELLO_SETTLED 4   /* behind a whole hello: no second one can come */
+#define HELLO_MORE 0       /* a beginning of a hello */
+#define HELLO_DONE 1       /* a whole hello; the name is in the state */
+#define HELLO_NOT_TLS 2    /* not a TLS handshake */
+#define HELLO_MALFORMED 3  /* a handshake, but no good ClientHello */
+#define HELLO_SETTLED 4    /* behind a whole hello: no second one can come */
 #define HELLO_OTHER_NAME 5 /* the second hello's name is not the first one's */
 
 #define MAX_RECORD 16384
@@ -150,7 +150,8 @@ static __always_inline int field_done(struct egd_hello *h)
 		 * client_key_exchange (RFC 5246 section 7.4). */
 		if (v != 1) /* client_hello */
 			return h->phase != EGD_FIRST && (h->ccs || v == 11 || v == 16) ?
-				       HELLO_SETTLED : HELLO_MALFORMED;
+				       HELLO_SETTLED :
+				       HELLO_MALFORMED;
 		if (h->phase == EGD_BETWEEN)
 			h->phase = EGD_SECOND;
 		want(h, F_HS_LEN, 3);
@@ -370,8 +371,8 @@ __noinline int egd_read_hello(struct __sk_buff *skb, struct egd_hello *h, struct
 	return w.result;
 }
 
-static __always_inline int read_hello(struct __sk_buff *skb, struct egd_hello *h,
-				      __u32 *off, __u32 end)
+static __always_inline int read_hello(struct __sk_buff *skb, struct egd_hello *h, __u32 *off,
+				      __u32 end)
 {
 	struct hello_span s = { .off = *off, .end = end };
 	int r = egd_read_hello(skb, h, &s);

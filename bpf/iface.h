@@ -49,8 +49,8 @@ struct egd_flow_key {
 
 /* egd_flow.flags, set by what comes from the workload. */
 enum egd_flow_flag {
-	EGD_F_INBOUND = 1, /* the other end began it */
-	EGD_F_PROVED = 2,  /* the SNI was allowed */
+	EGD_F_INBOUND = 1,     /* the other end began it */
+	EGD_F_SNI_ALLOWED = 2, /* the SNI was allowed */
 	EGD_F_FIN = 4,
 	EGD_F_RESET = 8,
 	EGD_F_REPORTED = 16, /* audit: it would have been denied */
@@ -82,8 +82,8 @@ struct egd_flow {
 	/* enum egd_reason: blocked, nothing passes any more. (The name is part of the
 	 * layout, by which the next version knows the table again.) */
 	__u8 cut;
-	__u8 flags;   /* enum egd_flow_flag */
-	__u8 heard;   /* enum egd_heard_flag */
+	__u8 flags; /* enum egd_flow_flag */
+	__u8 heard; /* enum egd_heard_flag */
 	__u8 pad[3];
 };
 
@@ -93,7 +93,7 @@ struct egd_flow {
  * first version passes, and a hello that does not fit in here is refused. */
 struct egd_flow_bytes {
 	struct bpf_spin_lock lock;
-	__u32 busy; /* a CPU is at work on the flow's hello */
+	__u32 busy;                   /* a CPU is at work on the flow's hello */
 	__u8 data[EGD_MAX_KEPT + 64]; /* room for the last step */
 };
 

@@ -17,7 +17,8 @@ static __always_inline __u32 this_ring(void)
 
 /* Reports a connection that is denied now to user space. False: the ring is full. */
 static __always_inline bool report_blocked(struct egd_socket *st, const struct packet *p,
-				 const struct egd_hello *h, __u8 proto, __u8 reason, bool audit)
+					   const struct egd_hello *h, __u8 proto, __u8 reason,
+					   bool audit)
 {
 	struct egd_event *e = socket_event(st, EGD_E_DECISION, proto, reason);
 
@@ -38,7 +39,7 @@ static __always_inline bool report_blocked(struct egd_socket *st, const struct p
  * (SOCK_DESTROY), which resets it at both ends. In audit mode it is only said.
  * Returns what the hook returns. */
 static __noinline int block(struct egd_socket *st, const struct packet *p,
-			  const struct egd_hello *h, __u8 proto, __u8 reason)
+			    const struct egd_hello *h, __u8 proto, __u8 reason)
 {
 	bool deny = enforced(st->origin.mode, reason);
 
@@ -58,7 +59,7 @@ static __noinline int block(struct egd_socket *st, const struct packet *p,
  * the socket, and its owner waits in vain: what a full ring lost is reported again,
  * and so is what is in the ring of an older version, which nobody reads. */
 static __noinline int stay_blocked(struct __sk_buff *skb, struct bpf_sock *sk,
-				struct egd_socket *st, struct packet *p)
+				   struct egd_socket *st, struct packet *p)
 {
 	bool tcp = sk->protocol == IPPROTO_TCP && read_segment(skb, p);
 
@@ -70,14 +71,14 @@ static __noinline int stay_blocked(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (!st->reported || st->ring != this_ring()) {
 		if (!tcp)
 			__builtin_memset(p, 0, sizeof(*p));
-		st->reported = report_blocked(st, p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0), sk->protocol,
-				st->blocked, false);
+		st->reported = report_blocked(st, p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0),
+					      sk->protocol, st->blocked, false);
 		st->ring = this_ring();
 	}
 	return 0;
 }
 
-/* Whether the name that the hello carries is one that the address proves. The
+/* Whether the name that the hello carries is allowed at the address. The
  * state starts zeroed and the name is written once, so the key is clean. */
 static __always_inline bool name_allowed(const struct egd_socket *st, struct egd_hello *h)
 {
@@ -90,7 +91,7 @@ static __always_inline bool name_allowed(const struct egd_socket *st, struct egd
 /* Nothing is read any more once it is settled that no other hello comes, and the
  * server has all that was read: then TCP does not send it again. */
 static __always_inline int finish_reading(struct bpf_sock *sk, struct egd_socket *st,
-					 const struct egd_hello *h)
+					  const struct egd_hello *h)
 {
 	struct bpf_tcp_sock *tp;
 
@@ -261,9 +262,9 @@ static __always_inline bool still_allowed(struct __sk_buff *skb, struct bpf_sock
 }
 
 /* Returns 1 to pass, 0 to drop. */
-static __always_inline int watch(struct __sk_buff *skb, struct bpf_sock *sk,
-				 struct egd_socket *st, struct packet *p,
-				 const struct egd_config *cfg)
+static __always_inline int check_watched(struct __sk_buff *skb, struct bpf_sock *sk,
+					 struct egd_socket *st, struct packet *p,
+					 const struct egd_config *cfg)
 {
 	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || (st->proved && !st->reading)))
 		return 1;

@@ -9,7 +9,7 @@
 
 struct keep_walk {
 	struct __sk_buff *skb;
-	__u8 *data; /* EGD_MAX_KEPT bytes and room for the last step */
+	__u8 *data;     /* EGD_MAX_KEPT bytes and room for the last step */
 	__u32 off, end; /* in skb */
 	__u32 pos;      /* in the stream */
 	__u64 differs;
@@ -74,8 +74,8 @@ NOT_COVERED static long compare_step(__u32 i, struct keep_walk *w)
 
 /* Keeps the bytes from off to end of the packet at pos of the stream, below
  * EGD_MAX_KEPT. False: they don't fit. */
-static __always_inline bool keep_bytes(struct __sk_buff *skb, __u8 *data, __u32 pos,
-				       __u32 off, __u32 end)
+static __always_inline bool keep_bytes(struct __sk_buff *skb, __u8 *data, __u32 pos, __u32 off,
+				       __u32 end)
 {
 	struct keep_walk k = { .skb = skb, .data = data, .off = off, .end = end, .pos = pos };
 
@@ -84,8 +84,8 @@ static __always_inline bool keep_bytes(struct __sk_buff *skb, __u8 *data, __u32 
 }
 
 /* Whether they are what was kept there. */
-static __always_inline bool same_bytes(struct __sk_buff *skb, __u8 *data, __u32 pos,
-				       __u32 off, __u32 end)
+static __always_inline bool same_bytes(struct __sk_buff *skb, __u8 *data, __u32 pos, __u32 off,
+				       __u32 end)
 {
 	struct keep_walk k = { .skb = skb, .data = data, .off = off, .end = end, .pos = pos };
 

@@ -12,6 +12,7 @@
 /* A table of the policy, which only the loader writes: the array has one element,
  * the table, and when that fills up a bigger copy takes its place. What a bucket
  * of a hash map takes is taken when the map is made, whether it is used or not. */
+/* clang-format off */
 #define EGD_TABLE(key_type, value_type)                   \
 	struct {                                          \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS); \
@@ -25,6 +26,7 @@
 			__type(value, value_type);        \
 		});                                       \
 	}
+/* clang-format on */
 
 static const __u32 egd_only; /* where the array has the table */
 
@@ -213,7 +215,7 @@ struct {
 	__type(value, struct egd_kept);
 } egd_kept SEC(".maps");
 
-/* The names that learned addresses prove. Written by the loader. */
+/* The server names that are allowed at learned addresses. Written by the loader. */
 EGD_TABLE(struct egd_name_key, __u32) egd_names SEC(".maps");
 
 /* ifindex -> whose it is. Written by the loader. */

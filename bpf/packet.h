@@ -24,7 +24,7 @@
 #define OPTION_JUMBO 0xc2
 
 struct packet {
-	struct flow to;  /* the destination; family and protocol */
+	struct flow to; /* the destination; family and protocol */
 	__u8 src[16];
 	__u16 sport;     /* network order */
 	__u16 ethertype; /* network order */
@@ -280,15 +280,20 @@ static __always_inline bool is_control(const struct packet *p)
 		return true;
 	if (p->to.family == AF_INET6 && p->to.proto == IPPROTO_ICMPV6)
 		switch (p->type) {
-		case 133: case 135: case 136: /* RFC 4861: never from behind a router */
+		case 133:
+		case 135:
+		case 136: /* RFC 4861: never from behind a router */
 			return p->hops == 255;
-		case 131: case 132: case 143:
+		case 131:
+		case 132:
+		case 143:
 			return p->hops == 1 && p->to.addr[0] == 0xff && p->to.addr[1] == 2;
 		}
 	if (!p->parsed || p->to.proto != IPPROTO_UDP)
 		return false;
 	if (p->to.family == AF_INET)
-		return p->sport == bpf_htons(68) && p->to.port == bpf_htons(67) && d[3] == 0xffffffff;
+		return p->sport == bpf_htons(68) && p->to.port == bpf_htons(67) &&
+		       d[3] == 0xffffffff;
 	return p->sport == bpf_htons(546) && p->to.port == bpf_htons(547) &&
 	       d[0] == bpf_htonl(0xff020000) && !d[1] && !d[2] && d[3] == bpf_htonl(0x00010002);
 }

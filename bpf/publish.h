@@ -42,7 +42,7 @@ static __always_inline void note_published(struct egd_socket *st, const struct e
 }
 
 /* Takes out what a socket published, unless it is another's by now. */
-static __always_inline void withdraw(const struct egd_socket *st, __u32 slot)
+static __always_inline void unpublish(const struct egd_socket *st, __u32 slot)
 {
 	struct egd_origin_key key;
 	struct egd_origin *o;
@@ -75,7 +75,8 @@ static __always_inline __u8 publish(const struct egd_origin_key *key, const stru
 		workload = old->workload;
 		if (old->netns != o->netns || interface_of(old) != interface_of(o))
 			return EGD_R_SOURCE;
-		if (workload == o->workload && !bpf_map_update_elem(&egd_origins, key, o, BPF_EXIST))
+		if (workload == o->workload &&
+		    !bpf_map_update_elem(&egd_origins, key, o, BPF_EXIST))
 			return EGD_R_NONE;
 		if (workload != o->workload && !bpf_map_delete_elem(&egd_origins, key))
 			account(workload, -1);
@@ -147,7 +148,7 @@ static __always_inline void uncount_conn(struct egd_socket *st)
 }
 
 /* An active open: its end is to be seen. */
-static __always_inline void opening_tcp(struct bpf_sock_ops *ctx)
+static __always_inline void on_tcp_connect(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct egd_socket *st;
@@ -190,7 +191,7 @@ static __always_inline __u8 publish_tcp(struct egd_socket *st, const __u8 *src, 
 /* The end of a connection. A connect() that nobody answered leaves no entry behind.
  * Later states must not delete: a client may have sent and closed before the listener
  * accepts. */
-static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
+static __always_inline void on_tcp_close(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct egd_socket *st;
@@ -214,11 +215,11 @@ static __always_inline void closed_tcp(struct bpf_sock_ops *ctx)
 		/* The SYN counts as a byte, and so does an acknowledged FIN. */
 		e->sent = ctx->bytes_acked ? ctx->bytes_acked - 1 : 0;
 		e->received = ctx->bytes_received;
-		bpf_ringbuf_submit(e, no_hurry());
+		bpf_ringbuf_submit(e, wakeup_flags());
 		return;
 	}
 	if (ctx->args[0] == STATE_SYN_SENT && st->redirected && st->published[0].port)
-		withdraw(st, 0);
+		unpublish(st, 0);
 }
 
 /* A datagram on a socket that is blocked for UDP: refused; in audit mode reported
@@ -241,7 +242,7 @@ static __always_inline int report_udp_blocked(struct egd_socket *st)
 /* A DNS datagram that was dropped, reported once for a socket, with the server that it
  * was for. */
 static __always_inline void report_drop(struct egd_socket *st, const struct egd_dst *server,
-				      __u8 reason)
+					__u8 reason)
 {
 	struct egd_event *e;
 
@@ -281,8 +282,7 @@ static __always_inline __u32 question_token(struct __sk_buff *skb, __u32 payload
 /* A datagram to the DNS proxy: only here is the source address final. Returns 1
  * to pass, 0 to drop (EPERM). */
 static __noinline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
-				  const struct packet *p, const struct egd_config *cfg,
-				  __u32 slot)
+				  const struct packet *p, const struct egd_config *cfg, __u32 slot)
 {
 	struct egd_origin_key key = { .proto = IPPROTO_UDP, .port = p->sport };
 	bool gate = is_gate(cfg, &p->to);

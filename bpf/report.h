@@ -59,10 +59,11 @@ static __always_inline void set_name(struct egd_event *e, const struct egd_hello
 /* Events that nobody waits for don't wake user space, which looks at the ring
  * by itself ten times a second: a wake-up for each connection would cost more
  * than all the rest. Unless the ring fills up. */
-static __always_inline __u64 no_hurry(void)
+static __always_inline __u64 wakeup_flags(void)
 {
 	return bpf_ringbuf_query(&egd_events, BPF_RB_AVAIL_DATA) > EGD_EVENT_RING / 4 ?
-		       0 : BPF_RB_NO_WAKEUP;
+		       0 :
+		       BPF_RB_NO_WAKEUP;
 }
 
 /* An event about a socket, outside of its owner's context: who it was is in
@@ -91,7 +92,7 @@ static __always_inline struct egd_event *socket_event(const struct egd_socket *s
 	return e;
 }
 
-/* A connection that may go on; with a name if a hello proved it. */
+/* A connection that may go on; with the name of its hello, if one was read. */
 static __always_inline void report_allowed(const struct egd_socket *st, const struct egd_hello *h,
 					   __u8 proto)
 {
@@ -101,7 +102,7 @@ static __always_inline void report_allowed(const struct egd_socket *st, const st
 		return;
 	if (h)
 		set_name(e, h);
-	bpf_ringbuf_submit(e, no_hurry());
+	bpf_ringbuf_submit(e, wakeup_flags());
 }
 
 /* Whether one more denial of a workload may be reported now; if not it is counted as

@@ -7,12 +7,12 @@
 
 /* What a TC program returns. The next program, or the stack: never
  * TC_ACT_OK, behind which programs of others would not be asked. */
-#define WIRE_PASS (-1) /* TC_ACT_UNSPEC, TCX_NEXT */
-#define WIRE_DROP 2    /* TC_ACT_SHOT */
+#define TC_PASS (-1) /* TC_ACT_UNSPEC, TCX_NEXT */
+#define TC_DROP 2    /* TC_ACT_SHOT */
 /* What a decision comes to besides; done where the stack has room for it. */
-#define WIRE_STEER 100  /* give it to one of egressd's sockets */
-#define WIRE_REFUSE 101 /* answer it with a reset */
-#define WIRE_RESET 102  /* reset both ends */
+#define TC_ASSIGN 100 /* give it to one of egressd's sockets */
+#define TC_REFUSE 101 /* answer it with a reset */
+#define TC_RESET 102  /* reset both ends */
 
 static __always_inline __u16 fold(__s64 sum)
 {
@@ -122,7 +122,7 @@ static __noinline long write_reset(struct __sk_buff *skb, const struct packet *p
 }
 
 /* How many sequence numbers a segment takes. */
-static __always_inline __u32 takes(const struct packet *p)
+static __always_inline __u32 seq_len(const struct packet *p)
 {
 	return p->end - p->off + !!(p->flags & TCP_SYN) + !!(p->flags & TCP_FIN);
 }
@@ -134,12 +134,12 @@ static __noinline int refuse_packet(struct __sk_buff *skb, const struct packet *
 	struct reset r = { .back = true, .flags = TCP_RST | TCP_ACK };
 
 	if (!p || p->to.proto != IPPROTO_TCP || !p->parsed || (p->flags & TCP_RST))
-		return WIRE_DROP;
-	r.ack = p->seq + takes(p);
+		return TC_DROP;
+	r.ack = p->seq + seq_len(p);
 	if (p->flags & TCP_ACK)
 		r.seq = p->ack;
 	if (write_reset(skb, p, &r))
-		return WIRE_DROP;
+		return TC_DROP;
 	return bpf_redirect(skb->ifindex, 0);
 }
 
@@ -151,22 +151,22 @@ static __noinline int reset_both(struct __sk_buff *skb, const struct packet *p, 
 	struct reset r = { .back = true, .flags = TCP_RST | TCP_ACK };
 
 	if (!p || p->to.proto != IPPROTO_TCP || (p->flags & TCP_RST))
-		return WIRE_DROP;
+		return TC_DROP;
 	r.seq = p->ack;
-	r.ack = p->seq + takes(p);
+	r.ack = p->seq + seq_len(p);
 	if (write_reset(skb, p, &r) || bpf_clone_redirect(skb, skb->ifindex, 0))
-		return WIRE_DROP;
+		return TC_DROP;
 	if (p->l2) { /* the way back was written into the frame */
 		__u8 mac[12];
 
 		if (bpf_skb_load_bytes(skb, 0, mac + 6, 6) || bpf_skb_load_bytes(skb, 6, mac, 6) ||
 		    bpf_skb_store_bytes(skb, 0, mac, 12, 0))
-			return WIRE_DROP;
+			return TC_DROP;
 	}
 	r.back = false;
 	r.seq = at;
 	r.ack = p->ack;
-	return write_reset(skb, p, &r) ? WIRE_DROP : WIRE_PASS;
+	return write_reset(skb, p, &r) ? TC_DROP : TC_PASS;
 }
 
 #endif

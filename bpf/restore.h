@@ -90,7 +90,7 @@ static __always_inline int restore_peer(struct bpf_sock_addr *ctx, bool v6)
 
 /* Only egressd itself may stand at egressd's ports: whoever took one while the
  * daemon is down would be handed the other workloads' connections. */
-static __always_inline int guard_bind(struct bpf_sock_addr *ctx, bool v6)
+static __always_inline int check_bind(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct egd_config *cfg = get_config();
 	struct egd_workload *wl;

@@ -18,10 +18,10 @@ static __always_inline bool is_martian(struct __sk_buff *skb, const __u8 *dst)
  * privilege; IP_TRANSPARENT) would make that stranger a peer who may be
  * answered; the node's own addresses are sources there of what goes to
  * themselves. */
-static __always_inline bool is_forged(struct __sk_buff *skb, const struct packet *p, bool home)
+static __always_inline bool is_forged(struct __sk_buff *skb, const struct packet *p, bool own_netns)
 {
 	return skb->ifindex == LOOPBACK_IFINDEX && !is_loopback(p->src) &&
-	       !same_addr(p->src, p->to.addr) && !(home && is_own(p->src));
+	       !same_addr(p->src, p->to.addr) && !(own_netns && is_own(p->src));
 }
 
 /* A packet that no hook decided about. It is dropped, and reported once for a
@@ -94,8 +94,8 @@ static __always_inline int off_loopback(struct __sk_buff *skb, struct bpf_sock *
 }
 
 /* A segment of a captured socket. */
-static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
-				 struct egd_socket *st, struct packet *p)
+static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk, struct egd_socket *st,
+				 struct packet *p)
 {
 	struct egd_config *cfg = get_config();
 
@@ -125,12 +125,12 @@ static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
 	}
 	if (!st->watched)
 		return 1;
-	return cfg ? watch(skb, sk, st, p, cfg) : 0;
+	return cfg ? check_watched(skb, sk, st, p, cfg) : 0;
 }
 
 /* The server that a datagram to one of egressd's ports is for; NULL: it is no question
  * of this socket. */
-static __always_inline const struct egd_dst *asked(const struct egd_socket *st, __u32 slot)
+static __always_inline const struct egd_dst *dns_server_of(const struct egd_socket *st, __u32 slot)
 {
 	const struct egd_dst *server;
 
@@ -158,7 +158,8 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct bpf_sock
 		return 1;
 	if (st)
 		st->origin.mode = wl->mode;
-	if (st && st->udp_blocked && same_addr(st->origin.dst, to->addr) && st->origin.dport == to->port)
+	if (st && st->udp_blocked && same_addr(st->origin.dst, to->addr) &&
+	    st->origin.dport == to->port)
 		return report_udp_blocked(st);
 	if (wl->mode == EGD_AUDIT)
 		return 1; /* sendto() said so already */
@@ -169,18 +170,18 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct bpf_sock
 }
 
 /* A datagram of a captured socket. */
-static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
-				 struct egd_socket *st, struct packet *p)
+static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk, struct egd_socket *st,
+				 struct packet *p)
 {
 	struct egd_config *cfg = get_config();
 	const struct egd_dst *server;
-	bool gate, home, local;
+	bool gate, own_netns, local;
 	__u32 slot;
 
 	if (!cfg || !read_datagram(skb, p))
 		return drop(skb, sk, st, p, cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG);
 	slot = slot_of(cfg, p->to.port);
-	server = asked(st, slot);
+	server = dns_server_of(st, slot);
 	if (is_martian(skb, p->to.addr)) {
 		if (!server)
 			return drop(skb, sk, st, p, EGD_R_MARTIAN);
@@ -190,9 +191,9 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 		return 0;
 	}
 	gate = is_gate(cfg, &p->to);
-	home = st && st->origin.netns == cfg->netns_cookie;
+	own_netns = st && st->origin.netns == cfg->netns_cookie;
 	local = !gate && (is_loopback(p->to.addr) ||
-			  (home && skb->ifindex == LOOPBACK_IFINDEX && is_own(p->to.addr)));
+			  (own_netns && skb->ifindex == LOOPBACK_IFINDEX && is_own(p->to.addr)));
 	if (gate || local) {
 		/* A question may bear an address of the node as its source. */
 		if (server)
@@ -201,7 +202,7 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk,
 		if (slot == EGD_DNS_SLOTS && st && st->redirected && st->peer_port == p->to.port)
 			return drop(skb, sk, st, p, EGD_R_LISTENER);
 	}
-	if (is_forged(skb, p, home))
+	if (is_forged(skb, p, own_netns))
 		return drop(skb, sk, st, p, EGD_R_MARTIAN);
 	return local ? 1 : judge_datagram(skb, sk, st, cfg, p, gate);
 }

@@ -21,8 +21,8 @@ struct attempt {
 	struct egd_config *cfg;  /* may be NULL */
 	struct egd_workload *wl; /* who */
 	__u64 cgroup;
-	struct egd_socket *st;   /* NULL: nothing was decided about the socket */
-	struct egd_addr_val v;   /* what the tables say; DNS is EGD_PROXY */
+	struct egd_socket *st; /* NULL: nothing was decided about the socket */
+	struct egd_addr_val v; /* what the tables say; DNS is EGD_PROXY */
 	bool dns;
 	bool foreign;            /* of another network namespace than the listeners' */
 	__u32 device;            /* see device_of */
@@ -50,8 +50,8 @@ static __always_inline void read_flow(struct bpf_sock_addr *ctx, bool v6, struct
 		f->proto = 255;
 }
 
-static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6,
-				       const __u8 *addr, __u16 port)
+static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6, const __u8 *addr,
+				       __u16 port)
 {
 	const __u32 *w = (const __u32 *)addr;
 
@@ -114,7 +114,7 @@ static __always_inline __u8 find_listener(const struct attempt *a)
 
 /* Finds the listener, its address in to. Returns why a flow cannot be served there,
  * or 0. */
-static __always_inline __u8 to_proxy(const struct attempt *a)
+static __always_inline __u8 find_proxy_listener(const struct attempt *a)
 {
 	__u32 kind = a->dns ? EGD_L_DNS_TCP : EGD_L_PROXY;
 	bool udp = a->f->proto == IPPROTO_UDP;
@@ -219,7 +219,7 @@ static __always_inline void note_dialled(struct bpf_sock_addr *ctx, const struct
 }
 
 /* The socket is connected anew: nothing that was decided before counts. */
-static __always_inline void begin_anew(struct egd_socket *st)
+static __always_inline void clear_decision(struct egd_socket *st)
 {
 	forget_peer(st);
 	st->redirected = 0;
@@ -266,25 +266,26 @@ static __always_inline struct egd_socket *make_storage(const struct attempt *a)
 /* A parser for the ClientHello; false: there is no memory for it. */
 static __always_inline bool make_hello(const struct attempt *a)
 {
-	struct egd_hello *h = bpf_sk_storage_get(&egd_hellos, a->ctx->sk, 0,
-						 BPF_SK_STORAGE_GET_F_CREATE);
+	struct egd_hello *h =
+		bpf_sk_storage_get(&egd_hellos, a->ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (!h)
 		return false;
-	__builtin_memset(h, 0, sizeof(*h)); /* of an earlier connect() */
-	h->need = 1; /* the handshake type */
+	/* It may be of an earlier connect(). A hello begins with the handshake type. */
+	__builtin_memset(h, 0, sizeof(*h));
+	h->need = 1;
 	return true;
 }
 
 /* The connection goes straight to its destination or to the endpoint that was
  * chosen for it, and is watched there. */
-static __always_inline int go_straight(const struct attempt *a)
+static __always_inline int connect_direct(const struct attempt *a)
 {
 	struct egd_socket *st = make_storage(a);
 
 	if (!st || (a->v.verdict == EGD_INSPECT && !make_hello(a)))
 		return refuse(a, EGD_R_STORAGE);
-	begin_anew(st);
+	clear_decision(st);
 	fill_origin(&st->origin, a);
 	if (!set_peer(st, a->f, &a->v, a->to))
 		return refuse(a, EGD_R_MAP_FULL);
@@ -317,14 +318,14 @@ static __always_inline int let_pass(const struct attempt *a)
 
 	if (a->f->proto != IPPROTO_TCP) {
 		if (a->connect && st)
-			begin_anew(st);
+			clear_decision(st);
 		note_caller(st, a->wl);
 		return PROCEED;
 	}
 	st = make_storage(a);
 	if (!st) /* of two wrongs, breaking what is not enforced is the greater */
 		return PROCEED;
-	begin_anew(st);
+	clear_decision(st);
 	fill_origin(&st->origin, a);
 	set_unjudged(st, a->f);
 	st->epoch = a->cfg ? a->cfg->epoch : 0;
@@ -335,7 +336,7 @@ static __always_inline int let_pass(const struct attempt *a)
 
 /* What goes to the node itself is not judged: by loopback, or to another address of
  * its own. What is let pass as that has to stay there, which skb_egress sees to. */
-static __always_inline int stay_local(const struct attempt *a, bool own)
+static __always_inline int pass_local(const struct attempt *a, bool own)
 {
 	struct egd_socket *st = a->st;
 
@@ -349,7 +350,7 @@ static __always_inline int stay_local(const struct attempt *a, bool own)
 		st->origin.netns = bpf_get_netns_cookie(a->ctx);
 	if (!a->connect)
 		return PROCEED;
-	begin_anew(st);
+	clear_decision(st);
 	if (own)
 		fill_origin(&st->origin, a);
 	set_unjudged(st, a->f);
@@ -365,13 +366,13 @@ static __always_inline int exempt(const struct attempt *a)
 	if (flags & EGD_WL_EXEMPT) {
 		count(flags & EGD_WL_OUTSIDE ? EGD_C_PASS_OUTSIDE : EGD_C_PASS_OWN);
 		if (a->connect && a->st)
-			begin_anew(a->st);
+			clear_decision(a->st);
 		note_caller(a->st, a->wl);
 		return PROCEED;
 	}
 	if (a->wl->mode == EGD_OFF) {
 		count(EGD_C_PASS_OWN);
-		return is_loopback(a->f->addr) ? stay_local(a, false) : let_pass(a);
+		return is_loopback(a->f->addr) ? pass_local(a, false) : let_pass(a);
 	}
 	if (!a->cfg || !a->cfg->ready)
 		return refuse(a, EGD_R_NO_CONFIG);
@@ -408,7 +409,7 @@ static __always_inline int exempt_local(struct attempt *a)
 	 * nothing else. */
 	if (at_gate || is_own_port(a->cfg, a->f))
 		return refuse(a, EGD_R_OWN_PORT);
-	return stay_local(a, own);
+	return pass_local(a, own);
 }
 
 /* Why the flow is denied, or EGD_R_NONE: then it goes the way of v, and to is filled. */
@@ -424,7 +425,7 @@ static __always_inline __u8 classify(struct attempt *a)
 	if (udp && !a->dns && a->v.verdict != EGD_DIRECT)
 		return EGD_R_NO_RULE; /* only TCP has a forwarding core or a hello */
 	if (a->v.verdict == EGD_PROXY)
-		return to_proxy(a);
+		return find_proxy_listener(a);
 	if (!a->v.slots)
 		return EGD_R_NONE;
 	return a->connect ? choose(a->f, &a->v, a->to) :
@@ -433,7 +434,7 @@ static __always_inline __u8 classify(struct attempt *a)
 
 /* UDP without a rule is let pass all the same where nothing is sent by that, and
  * where it answers somebody. */
-static __always_inline int excuse_udp(const struct attempt *a)
+static __always_inline int udp_exception(const struct attempt *a)
 {
 	struct egd_socket *st;
 
@@ -444,7 +445,7 @@ static __always_inline int excuse_udp(const struct attempt *a)
 		st = make_storage(a);
 		if (!st)
 			return refuse(a, EGD_R_STORAGE);
-		begin_anew(st);
+		clear_decision(st);
 		fill_origin(&st->origin, a);
 		st->udp_blocked = 1;
 		return PROCEED;
@@ -466,7 +467,7 @@ static __always_inline int pass(const struct attempt *a)
 	if (a->f->proto == IPPROTO_UDP)
 		note_dialled(a->ctx, a->f);
 	if (a->connect)
-		return go_straight(a);
+		return connect_direct(a);
 	/* skb_egress decides again, by the caller's policy. */
 	st = make_storage(a);
 	if (!st)
@@ -488,7 +489,7 @@ static __always_inline int redirect(const struct attempt *a)
 	if (!st)
 		return refuse(a, EGD_R_STORAGE);
 	if (a->connect) {
-		begin_anew(st);
+		clear_decision(st);
 		fill_origin(&st->origin, a);
 		st->verdict = EGD_PROXY;
 		st->redirected = 1;
@@ -516,13 +517,14 @@ static __always_inline int act(const struct attempt *a, __u8 reason)
 	int excused;
 
 	if (reason == EGD_R_NO_RULE && a->f->proto == IPPROTO_UDP) {
-		excused = excuse_udp(a);
+		excused = udp_exception(a);
 		if (excused != UNDECIDED)
 			return excused;
 	}
+	if (reason != EGD_R_NONE && deny_call(a->f, a->wl, a->cgroup, a->wl->mode, reason))
+		return fail(a->connect);
 	if (reason != EGD_R_NONE)
-		return deny_call(a->f, a->wl, a->cgroup, a->wl->mode, reason) ?
-			       fail(a->connect) : let_pass(a);
+		return let_pass(a);
 	return a->v.verdict == EGD_PROXY ? redirect(a) : pass(a);
 }
 

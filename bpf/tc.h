@@ -15,9 +15,6 @@
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
 
-/* How long after a datagram that came in its sender may be answered. */
-#define WIRE_REPLY_TIME (120ULL * 1000000000ULL)
-
 /* Whether skb_egress has decided about the packet: it is one of a connected,
  * captured socket of this kernel. It must also be that socket's own, with its
  * addresses: a tunnel's packet still carries the socket of what is inside, and
@@ -82,7 +79,7 @@ static __always_inline bool is_redirected(struct __sk_buff *skb, const struct pk
 }
 
 /* Why the first packet of a flow with this verdict is not let pass, or EGD_R_NONE. */
-static __always_inline __u8 refusal(const struct packet *p, __u8 verdict)
+static __always_inline __u8 denial_reason(const struct packet *p, __u8 verdict)
 {
 	bool tcp = p->to.proto == IPPROTO_TCP, syn = tcp && (p->flags & TCP_SYN);
 
@@ -100,10 +97,10 @@ static __always_inline __u8 refusal(const struct packet *p, __u8 verdict)
 
 /* The first packet of a flow, or one of a flow that nobody knows. */
 static __noinline int new_flow(struct pkt_ctx *w, const struct egd_iface *in,
-			    const struct egd_config *cfg)
+			       const struct egd_config *cfg)
 {
 	if (!w || !in || !cfg)
-		return WIRE_DROP;
+		return TC_DROP;
 
 	bool tcp = w->p.to.proto == IPPROTO_TCP, syn = tcp && (w->p.flags & TCP_SYN);
 	struct egd_flow f = {
@@ -115,27 +112,27 @@ static __noinline int new_flow(struct pkt_ctx *w, const struct egd_iface *in,
 		.workload = in->workload,
 		.mode = in->mode,
 	};
-	int how = WIRE_REFUSE;
+	int outcome = TC_REFUSE;
 	__u8 reason;
 
 	f.verdict = verdict_of(w, in);
-	reason = refusal(&w->p, f.verdict);
+	reason = denial_reason(&w->p, f.verdict);
 	/* Who may not be reached gets no reset either: it would carry numbers
 	 * that the workload chose. */
 	if (tcp && !syn)
-		how = reason == EGD_R_NO_RULE ? WIRE_REFUSE : WIRE_RESET;
+		outcome = reason == EGD_R_NO_RULE ? TC_REFUSE : TC_RESET;
 	/* The end of what is over: nothing to say. */
 	if (reason != EGD_R_NONE && tcp && !syn && w->p.off == w->p.end && in->mode != EGD_AUDIT) {
 		count(reason);
-		return w->p.flags & (TCP_RST | TCP_FIN) ? WIRE_DROP : how;
+		return w->p.flags & (TCP_RST | TCP_FIN) ? TC_DROP : outcome;
 	}
 	if (reason == EGD_R_SEQUENCE) {
 		count(reason);
-		return WIRE_DROP;
+		return TC_DROP;
 	}
 	if (reason != EGD_R_NONE) {
 		if (deny_packet(w, in, NULL, reason))
-			return how;
+			return outcome;
 		f.verdict = EGD_DIRECT;
 		f.flags |= EGD_F_REPORTED;
 	}
@@ -145,17 +142,17 @@ static __noinline int new_flow(struct pkt_ctx *w, const struct egd_iface *in,
 		reason = add_flow(&w->key, in, &f);
 	if (reason != EGD_R_NONE) {
 		deny_packet(w, in, NULL, reason); /* also in audit mode: it cannot be watched */
-		return WIRE_REFUSE;
+		return TC_REFUSE;
 	}
 	if (f.verdict == EGD_PROXY) {
 		count(w->p.to.port == PORT_DNS ? EGD_C_DNS : EGD_C_PROXY);
-		return WIRE_STEER;
+		return TC_ASSIGN;
 	}
 	if (f.verdict == EGD_DIRECT && !(f.flags & EGD_F_REPORTED)) {
 		count(EGD_C_DIRECT);
-		report_wire(w, in, NULL, EGD_R_NONE, EGD_DIRECT, false);
+		report_packet(w, in, NULL, EGD_R_NONE, EGD_DIRECT, false);
 	}
-	return WIRE_PASS;
+	return TC_PASS;
 }
 
 /* The policy has changed since the verdict: ask the tables again. */
@@ -174,26 +171,27 @@ static __always_inline bool flow_allowed(struct pkt_ctx *w, const struct egd_ifa
 	case EGD_INSPECT:
 		if (f->verdict != EGD_INSPECT)
 			return f->verdict == EGD_PROXY;
-		if (!(f->flags & EGD_F_PROVED))
+		if (!(f->flags & EGD_F_SNI_ALLOWED))
 			return true;
 		h = bpf_map_lookup_elem(&egd_flow_hello, &w->key);
-		return h && wire_name_allowed(&w->key, h, f->policy);
+		return h && flow_name_allowed(&w->key, h, f->policy);
 	}
 	return f->verdict == EGD_PROXY;
 }
 
 /* A packet of a known flow. */
 static __noinline int known_flow(struct __sk_buff *skb, struct pkt_ctx *w,
-				 const struct egd_iface *in, const struct egd_config *cfg, struct egd_flow *f)
+				 const struct egd_iface *in, const struct egd_config *cfg,
+				 struct egd_flow *f)
 {
 	if (!w || !in || !cfg || !f)
-		return WIRE_DROP;
+		return TC_DROP;
 
 	bool tcp = w->p.to.proto == IPPROTO_TCP;
 
 	if (f->cut) {
 		count(f->cut);
-		return WIRE_REFUSE;
+		return TC_REFUSE;
 	}
 	if (tcp || !(f->flags & EGD_F_INBOUND))
 		f->seen = w->now;
@@ -203,7 +201,7 @@ static __noinline int known_flow(struct __sk_buff *skb, struct pkt_ctx *w,
 	if (tcp && (w->p.flags & TCP_RST))
 		f->flags |= EGD_F_RESET;
 	if (f->flags & EGD_F_INBOUND)
-		return WIRE_PASS;
+		return TC_PASS;
 	if (f->epoch != cfg->epoch && !(f->flags & EGD_F_REPORTED)) {
 		if (!flow_allowed(w, in, f))
 			return block_flow(w, in, f, NULL, EGD_R_CHANGED, w->p.seq);
@@ -211,35 +209,36 @@ static __noinline int known_flow(struct __sk_buff *skb, struct pkt_ctx *w,
 	}
 	switch (f->verdict) {
 	case EGD_DIRECT:
-		return WIRE_PASS;
+		return TC_PASS;
 	case EGD_INSPECT:
-		return inspect_wire(skb, w, in, f);
+		return inspect_flow(skb, w, in, f);
 	case EGD_PROXY:
-		return WIRE_STEER;
+		return TC_ASSIGN;
 	}
-	return WIRE_DROP;
+	return TC_DROP;
 }
 
 /* Does what a decision comes to. */
 static __always_inline int apply(struct __sk_buff *skb, struct pkt_ctx *w,
-			       const struct egd_iface *in, const struct egd_config *cfg, int what)
+				 const struct egd_iface *in, const struct egd_config *cfg,
+				 int outcome)
 {
 	int reason;
 
-	switch (what) {
-	case WIRE_STEER:
-		reason = steer(skb, w, in, cfg);
+	switch (outcome) {
+	case TC_ASSIGN:
+		reason = assign_listener(skb, w, in, cfg);
 		if (reason == EGD_R_NONE)
-			return WIRE_PASS;
+			return TC_PASS;
 		count(reason & (EGD_R_MAX - 1));
-		report_wire(w, in, NULL, reason, EGD_DENY, false);
+		report_packet(w, in, NULL, reason, EGD_DENY, false);
 		return refuse_packet(skb, &w->p);
-	case WIRE_REFUSE:
+	case TC_REFUSE:
 		return refuse_packet(skb, &w->p);
-	case WIRE_RESET:
-		return reset_both(skb, &w->p, w->at);
+	case TC_RESET:
+		return reset_both(skb, &w->p, w->reset_seq);
 	}
-	return what;
+	return outcome;
 }
 
 /* Why nobody can say whose packet this is and where to, or EGD_R_NONE. */
@@ -263,12 +262,11 @@ static __always_inline int by_socket(struct __sk_buff *skb, struct pkt_ctx *w,
 	struct egd_flow *f = inspected ? bpf_map_lookup_elem(&egd_flows, &w->key) : NULL;
 
 	if (f && f->cut)
-		return apply(skb, w, in, cfg, WIRE_REFUSE);
+		return apply(skb, w, in, cfg, TC_REFUSE);
 	if (f && !(f->flags & EGD_F_INBOUND))
-		return apply(skb, w, in, cfg,
-			     block_flow(w, in, f, NULL, EGD_R_SEQUENCE, w->p.seq));
+		return apply(skb, w, in, cfg, block_flow(w, in, f, NULL, EGD_R_SEQUENCE, w->p.seq));
 	count(EGD_C_BY_SOCKET);
-	return WIRE_PASS;
+	return TC_PASS;
 }
 
 /* The flow that a packet belongs to; NULL: it is the first of one. */
@@ -282,7 +280,7 @@ static __always_inline struct egd_flow *find_flow(const struct pkt_ctx *w)
 	if (f && w->p.to.proto == IPPROTO_TCP && (w->p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
 	    (f->verdict != EGD_PROXY || inbound || f->cut))
 		return NULL;
-	if (inbound && w->p.to.proto == IPPROTO_UDP && w->now - f->seen > WIRE_REPLY_TIME)
+	if (inbound && w->p.to.proto == IPPROTO_UDP && w->now - f->seen > REPLY_TIME)
 		return NULL;
 	return f;
 }
@@ -300,38 +298,39 @@ static __always_inline int from_workload(struct __sk_buff *skb)
 
 	if (!in || !cfg) {
 		count(in ? EGD_R_NO_CONFIG : EGD_R_NO_WORKLOAD);
-		return WIRE_DROP;
+		return TC_DROP;
 	}
 	if (in->mode == EGD_OFF)
-		return WIRE_PASS;
+		return TC_PASS;
 	bad = read_frame(skb, in->flags & EGD_IF_L3, &w.p);
 	w.key.ifindex = ifindex;
 	if (bad == EGD_R_NONE && is_control(&w.p)) {
 		count(EGD_C_CONTROL);
-		return WIRE_PASS;
+		return TC_PASS;
 	}
 	bad = unreadable(&w.p, bad, cfg);
 	if (bad != EGD_R_NONE)
-		return deny_packet(&w, in, NULL, bad) ? WIRE_DROP : WIRE_PASS;
+		return deny_packet(&w, in, NULL, bad) ? TC_DROP : TC_PASS;
 	w.now = bpf_ktime_get_ns();
 	set_key(&w, ifindex, true);
-	w.at = w.p.seq;
+	w.reset_seq = w.p.seq;
 	if (socket_decided(skb, &w.p, &inspected))
 		return by_socket(skb, &w, in, cfg, inspected);
 	if (is_gate(cfg, &w.p.to)) {
 		if (is_redirected(skb, &w, cfg)) {
 			count(EGD_C_BY_SOCKET);
-			return WIRE_PASS;
+			return TC_PASS;
 		}
-		return deny_packet(&w, in, NULL, EGD_R_OWN_PORT) ?
-			       apply(skb, &w, in, cfg, WIRE_REFUSE) : WIRE_DROP;
+		if (!deny_packet(&w, in, NULL, EGD_R_OWN_PORT))
+			return TC_DROP;
+		return apply(skb, &w, in, cfg, TC_REFUSE);
 	}
 	f = find_flow(&w);
 	return apply(skb, &w, in, cfg, f ? known_flow(skb, &w, in, cfg, f) : new_flow(&w, in, cfg));
 }
 
 /* Puts the port of DNS servers into a datagram of the DNS proxy. */
-static __always_inline void from_port_53(struct __sk_buff *skb, const struct packet *p, __u16 own)
+static __always_inline void set_port_53(struct __sk_buff *skb, const struct packet *p, __u16 own)
 {
 	__u16 port = PORT_DNS;
 
@@ -364,26 +363,26 @@ static __noinline int uplink(struct __sk_buff *skb)
 	struct pkt_ctx w = {};
 
 	if (!sk || skb->ingress_ifindex)
-		return WIRE_PASS;
+		return TC_PASS;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->family != AF_PACKET)
-		return WIRE_PASS;
+		return TC_PASS;
 	wl = find_skb_workload(skb);
 	/* Nobody's: not everything on the node is captured. */
 	if (!wl || (wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
-		return WIRE_PASS;
+		return TC_PASS;
 	read_frame(skb, false, &w.p);
 	if (!skb->vlan_present &&
 	    (is_control(&w.p) || w.p.ethertype == bpf_htons(ETHERTYPE_EAPOL) ||
 	     w.p.ethertype == bpf_htons(ETHERTYPE_LLDP))) {
 		count(EGD_C_CONTROL);
-		return WIRE_PASS;
+		return TC_PASS;
 	}
 	who.workload = wl->id;
 	who.policy = wl->policy;
 	who.mode = wl->mode;
 	w.key.ifindex = skb->ifindex;
-	return deny_packet(&w, &who, NULL, EGD_R_FRAME) ? WIRE_DROP : WIRE_PASS;
+	return deny_packet(&w, &who, NULL, EGD_R_FRAME) ? TC_DROP : TC_PASS;
 }
 
 /* What goes into a workload's interface passes, but for frames of packet sockets:
@@ -397,11 +396,11 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	struct pkt_ctx w = {};
 	bool tcp, opens, over, dns;
 
-	if (uplink(skb) == WIRE_DROP)
-		return WIRE_DROP;
-	if (!in || in->mode == EGD_OFF ||
-	    read_frame(skb, in->flags & EGD_IF_L3, &w.p) || !w.p.parsed)
-		return WIRE_PASS;
+	if (uplink(skb) == TC_DROP)
+		return TC_DROP;
+	if (!in || in->mode == EGD_OFF || read_frame(skb, in->flags & EGD_IF_L3, &w.p) ||
+	    !w.p.parsed)
+		return TC_PASS;
 	w.now = bpf_ktime_get_ns();
 	/* The DNS proxy answers with the address of the server that was asked,
 	 * which it can choose, and with its own port, which it can't. */
@@ -426,13 +425,13 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 		if (tcp && f->verdict == EGD_INSPECT && !(f->flags & EGD_F_INBOUND))
 			track_ack(&w, f);
 		if (dns && f->verdict == EGD_PROXY)
-			from_port_53(skb, &w.p, cfg->dns_port[0]);
-		return WIRE_PASS;
+			set_port_53(skb, &w.p, cfg->dns_port[0]);
+		return TC_PASS;
 	}
 	/* A datagram from a DNS server answers a question that went to the
 	 * proxy: it must not open the way to that server. */
 	if (!opens && (tcp || w.p.sport == PORT_DNS))
-		return WIRE_PASS;
+		return TC_PASS;
 	inbound.opened = inbound.seen = w.now;
 	inbound.received = w.p.end - w.p.l2;
 	inbound.policy = in->policy;
@@ -444,7 +443,7 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 		count(EGD_R_QUOTA); /* its replies will not pass */
 	else
 		count(EGD_C_INBOUND);
-	return WIRE_PASS;
+	return TC_PASS;
 }
 
 #endif

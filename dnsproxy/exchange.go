@@ -270,17 +270,17 @@ func (u *upstream) recovered(ctx context.Context, q *dns.Msg, s *server) (rep *d
 	cause := context.Cause(ctx)
 	switch {
 	case err == nil:
-		u.health.came(s, took)
+		u.health.markUp(s, took)
 	case errors.Is(err, errTCP):
 	case localFailure(err):
 		u.local(err)
 	case errors.Is(cause, errOvertaken):
 		if took >= s.hedge() {
-			u.health.went(s, errSilent)
+			u.health.markDown(s, errSilent)
 		}
 	case errors.Is(cause, context.Canceled): // nobody waits any more
 	default:
-		u.health.went(s, err)
+		u.health.markDown(s, err)
 	}
 	return rep, err
 }

@@ -34,7 +34,7 @@ func (s *Server) reply(ctx context.Context, c Client, t policy.Transport, raw []
 		// one query and not the node's gateway.
 		if r := recover(); r != nil {
 			s.stats.add(cPanic)
-			s.log.Error("query handler panicked", "panic", r, "stack", string(debug.Stack()))
+			s.log.Error("the handler of a DNS query panicked; this query gets no answer", "panic", r, "stack", string(debug.Stack()))
 			out = nil
 		}
 	}()
@@ -258,7 +258,7 @@ func (s *Server) learn(c Client, t policy.Transport, d decision, addrs []learned
 		s.stats.add(cLearnChanged) // the policy changed while the query was under way
 	default:
 		s.stats.add(cLearnKernel)
-		s.log.Error("answer withheld: its addresses could not be opened", "name", d.name, "error", err)
+		s.log.Error("the addresses of a DNS answer could not be opened in the kernel; the client gets SERVFAIL and may ask again", "name", d.name, "error", err)
 	}
 	return err
 }

@@ -187,8 +187,8 @@ func order(servers []*server) []*server {
 	return out
 }
 
-// came notes that the server answered, after a time.
-func (h *health) came(s *server, took time.Duration) {
+// markUp notes that the server answered, after a time.
+func (h *health) markUp(s *server, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answered++
@@ -207,8 +207,8 @@ func (h *health) came(s *server, took time.Duration) {
 	s.down, s.since = false, h.now()
 }
 
-// went notes that the server did not answer.
-func (h *health) went(s *server, err error) {
+// markDown notes that the server did not answer.
+func (h *health) markDown(s *server, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := h.now()
@@ -267,11 +267,11 @@ func (u *upstream) probe(s *server, timeout time.Duration) {
 	_, err := u.ask(ctx, q, s.addr)
 	switch {
 	case err == nil || errors.Is(err, errTCP):
-		u.health.came(s, time.Since(began))
+		u.health.markUp(s, time.Since(began))
 	case localFailure(err):
 		u.local(err)
 	default:
-		u.health.went(s, err)
+		u.health.markDown(s, err)
 	}
 }
 

@@ -70,7 +70,7 @@ func (s *Server) pack(req, m *dns.Msg, t policy.Transport) []byte {
 	if err == nil && len(out) <= size {
 		return out
 	}
-	s.log.Error("reply could not be packed", "error", err, "bytes", len(out))
+	s.log.Error("a DNS reply could not be encoded; the client gets SERVFAIL", "error", err, "bytes", len(out))
 	out, err = answerTo(req, dns.RcodeServerFailure).Pack()
 	if err != nil {
 		return nil

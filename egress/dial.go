@@ -119,7 +119,7 @@ func (e *Egress) guarded(addrs []netip.Addr, u *policy.Upstream) ([]netip.Addr, 
 		return !ok
 	})
 	if len(good) == 0 {
-		return nil, fmt.Errorf("%w: every address of %s is one that no answer may name", dial.ErrAddress, u.Host)
+		return nil, fmt.Errorf("%w: all addresses of %s are reserved (loopback, link-local, the node, metadata services), which no answer may name", dial.ErrAddress, u.Host)
 	}
 	return good, nil
 }

@@ -15,11 +15,11 @@ import (
 
 // Denial sums up the denials of one destination.
 type Denial struct {
-	Wish   `json:"-"`
-	Target string        `json:"target"`
-	Reason policy.Reason `json:"reason"`
-	Rule   *policy.Ref   `json:"rule,omitempty"`
-	Count  int           `json:"count"`
+	DeniedTarget `json:"-"`
+	Target       string        `json:"target"`
+	Reason       policy.Reason `json:"reason"`
+	Rule         *policy.Ref   `json:"rule,omitempty"`
+	Count        int           `json:"count"`
 	// Commands are the processes that tried.
 	Commands []string `json:"commands"`
 }
@@ -59,7 +59,7 @@ func Summarize(kinds []flow.Event) DenialSummary {
 			out.Others += n
 			continue
 		}
-		w := Wish{Name: e.Name, Names: e.Names, Port: e.Dst.Port(), Transport: e.Transport, Speaks: spoken(e)}
+		w := DeniedTarget{Name: e.Name, Names: e.Names, Port: e.Dst.Port(), Transport: e.Transport, Speaks: spoken(e)}
 		if e.Kind == flow.Query {
 			w.Port, w.Transport = 0, policy.TCP
 		} else if e.Dst.IsValid() {
@@ -70,7 +70,7 @@ func Summarize(kinds []flow.Event) DenialSummary {
 		if !known {
 			i = len(out.List)
 			at[key] = i
-			out.List = append(out.List, Denial{Wish: w, Target: targetOf(e, w), Reason: e.Reason, Rule: e.Rule})
+			out.List = append(out.List, Denial{DeniedTarget: w, Target: targetOf(e, w), Reason: e.Reason, Rule: e.Rule})
 		}
 		d := &out.List[i]
 		d.Count += n
@@ -89,7 +89,7 @@ func firstOf(e flow.Event) time.Time {
 	return e.First
 }
 
-func targetOf(e flow.Event, w Wish) string {
+func targetOf(e flow.Event, w DeniedTarget) string {
 	switch {
 	case e.Kind == flow.Query:
 		return e.Name + " (dns)"
@@ -103,8 +103,8 @@ func targetOf(e flow.Event, w Wish) string {
 	return cmp.Or(w.Name, e.Transport.String()+" socket")
 }
 
-// wishable says whether a ServiceEntry could allow what was denied for r.
-func wishable(r policy.Reason) bool {
+// suggestable says whether a ServiceEntry could allow what was denied for r.
+func suggestable(r policy.Reason) bool {
 	switch r {
 	case policy.ReasonNoRule, policy.ReasonPort, policy.ReasonTransport, policy.ReasonName:
 		return true

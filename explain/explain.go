@@ -93,7 +93,7 @@ func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, erro
 	if !x.undecided {
 		x.why()
 	}
-	if !x.Allowed && wishable(x.Reason) {
+	if !x.Allowed && suggestable(x.Reason) {
 		x.suggest()
 	}
 	return x.Explanation, nil

@@ -101,7 +101,7 @@ func TestExplain(t *testing.T) {
 				c.target, x.Allowed, x.Reason, steps, c.allowed, c.reason, c.says)
 		}
 		// A port of another protocol is not opened by one more ServiceEntry.
-		if want := !x.Allowed && wishable(x.Reason); (x.Suggestion != "") != want {
+		if want := !x.Allowed && suggestable(x.Reason); (x.Suggestion != "") != want {
 			t.Errorf("%s: says what would allow it: %t, want %t", c.target, !want, want)
 		}
 	}
@@ -301,7 +301,7 @@ func TestSuggestedProtocol(t *testing.T) {
 		{"tcp", "192.0.2.1:25", "TCP"}, {"tcp", "192.0.2.1:465", "TLS"}, {"tcp", "192.0.2.1:80", "HTTP"},
 	} {
 		sum := Summarize([]flow.Event{{Kind: flow.Decision, Name: "a.example", Dst: netip.MustParseAddrPort(c.dst), Proto: c.proto, Transport: policy.TCP, Reason: policy.ReasonPort}})
-		got := Suggest(sum.List[0].Wish)
+		got := Suggest(sum.List[0].DeniedTarget)
 		if !strings.Contains(got, "protocol: "+c.want+"\n") {
 			t.Errorf("%s to %s: want %s in\n%s", c.proto, c.dst, c.want, got)
 		}
@@ -311,12 +311,12 @@ func TestSuggestedProtocol(t *testing.T) {
 // TestSuggestions: one ServiceEntry for a destination, with all its ports.
 func TestSuggestions(t *testing.T) {
 	denial := func(name, dst string, tr policy.Transport) Denial {
-		w := Wish{Name: name, Transport: tr}
+		w := DeniedTarget{Name: name, Transport: tr}
 		if dst != "" {
 			a := netip.MustParseAddrPort(dst)
 			w.Addr, w.Port = a.Addr(), a.Port()
 		}
-		return Denial{Wish: w, Reason: policy.ReasonNoRule}
+		return Denial{DeniedTarget: w, Reason: policy.ReasonNoRule}
 	}
 	got := SuggestAll([]Denial{
 		denial("a.example", "", policy.TCP),

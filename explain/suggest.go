@@ -14,8 +14,8 @@ import (
 	"github.com/egressd/egressd/policy/istio"
 )
 
-// Wish is a destination that was denied.
-type Wish struct {
+// DeniedTarget is a destination that was denied.
+type DeniedTarget struct {
 	Name string // "" when only the address is known
 	// Names are all that may be meant when it is not known which; Name is one.
 	Names     []string
@@ -28,21 +28,21 @@ type Wish struct {
 	Namespace string
 }
 
-// Suggest writes the ServiceEntry that would allow wishes, which are all for
+// Suggest writes the ServiceEntry that would allow what was denied, all of it for
 // one destination. A port that is not known is guessed, and the object says so.
-func Suggest(wishes ...Wish) string {
-	ports := portsOf(wishes)
+func Suggest(denied ...DeniedTarget) string {
+	ports := portsOf(denied)
 	guessed := len(ports) == 0
 	if guessed {
-		w := wishes[0]
+		w := denied[0]
 		w.Port = 443
-		ports = portsOf([]Wish{w})
+		ports = portsOf([]DeniedTarget{w})
 	}
-	return suggestion(wishes, ports, guessed)
+	return suggestion(denied, ports, guessed)
 }
 
-func suggestion(wishes []Wish, ports []istio.SuggestedPort, guessed bool) string {
-	w := wishes[0]
+func suggestion(denied []DeniedTarget, ports []istio.SuggestedPort, guessed bool) string {
+	w := denied[0]
 	var b strings.Builder
 	host, label := w.Name, w.Name
 	if host == "" {
@@ -50,7 +50,7 @@ func suggestion(wishes []Wish, ports []istio.SuggestedPort, guessed bool) string
 		host = label + ".address.internal"
 		label = "address-" + label
 	}
-	if shared := sharedBy(wishes); len(shared) > 0 {
+	if shared := sharedBy(denied); len(shared) > 0 {
 		fmt.Fprintf(&b, "# Which one was meant is not known; they have an address in common: %s\n", strings.Join(shared, ", "))
 	}
 	fmt.Fprintf(&b, "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: %s\n", objectName(label))
@@ -77,16 +77,16 @@ func suggestion(wishes []Wish, ports []istio.SuggestedPort, guessed bool) string
 	return b.String()
 }
 
-// portsOf are the ports of wishes, each number once, as ServiceEntries have
+// portsOf are the ports of what was denied, each number once, as ServiceEntries have
 // them. TCP comes first: a UDP socket is connected to where TCP will be, to
 // find out which addresses can be reached (RFC 6724), and sends nothing.
-func portsOf(wishes []Wish) []istio.SuggestedPort {
-	wishes = slices.Clone(wishes)
-	slices.SortStableFunc(wishes, func(a, b Wish) int {
+func portsOf(denied []DeniedTarget) []istio.SuggestedPort {
+	denied = slices.Clone(denied)
+	slices.SortStableFunc(denied, func(a, b DeniedTarget) int {
 		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Transport, b.Transport))
 	})
 	var out []istio.SuggestedPort
-	for _, w := range wishes {
+	for _, w := range denied {
 		if w.Port != 0 && (len(out) == 0 || out[len(out)-1].Number != w.Port) {
 			out = append(out, suggestedPort(w))
 		}
@@ -94,10 +94,10 @@ func portsOf(wishes []Wish) []istio.SuggestedPort {
 	return out
 }
 
-// sharedBy are the names of wishes of which only one was meant.
-func sharedBy(wishes []Wish) []string {
+// sharedBy are the names of what was denied of which only one was meant.
+func sharedBy(denied []DeniedTarget) []string {
 	var out []string
-	for _, w := range wishes {
+	for _, w := range denied {
 		for _, n := range w.Names {
 			if !slices.Contains(out, n) {
 				out = append(out, n)
@@ -139,10 +139,10 @@ func (s Suggestions) YAML() string {
 // stands for is never opened by itself. In a mode where connections are let
 // pass no port is guessed: each that is needed was seen.
 func SuggestAll(denials []Denial, mode policy.Mode, p *policy.Policy, files []istio.File) Suggestions {
-	byHost := map[string][]Wish{}
+	byHost := map[string][]DeniedTarget{}
 	var order []string
 	for _, d := range denials {
-		if !wishable(d.Reason) || d.Name == "" && !d.Addr.IsValid() || isTechnical(d.Name) {
+		if !suggestable(d.Reason) || d.Name == "" && !d.Addr.IsValid() || isTechnical(d.Name) {
 			continue
 		}
 		hosts := d.Names
@@ -150,7 +150,7 @@ func SuggestAll(denials []Denial, mode policy.Mode, p *policy.Policy, files []is
 			hosts = []string{cmp.Or(d.Name, d.Addr.String())}
 		}
 		for _, host := range hosts {
-			w := d.Wish
+			w := d.DeniedTarget
 			if len(d.Names) > 0 {
 				w.Name = host
 			}
@@ -162,13 +162,13 @@ func SuggestAll(denials []Denial, mode policy.Mode, p *policy.Policy, files []is
 	}
 	out := Suggestions{Objects: []string{}}
 	for _, host := range order {
-		wishes := byHost[host]
-		ports := portsOf(wishes)
-		switch merged := addTo(p, files, wishes, ports); {
+		denied := byHost[host]
+		ports := portsOf(denied)
+		switch merged := addTo(p, files, denied, ports); {
 		case merged != "":
 			out.Objects = append(out.Objects, merged)
 		case len(ports) > 0 || mode == policy.Enforce:
-			out.Objects = append(out.Objects, Suggest(wishes...))
+			out.Objects = append(out.Objects, Suggest(denied...))
 		default:
 			out.Unknown = append(out.Unknown, host)
 		}
@@ -176,17 +176,17 @@ func SuggestAll(denials []Denial, mode policy.Mode, p *policy.Policy, files []is
 	return out
 }
 
-// addTo writes the object that names the host of wishes with their ports; ""
+// addTo writes the object that names the host of what was denied with its ports; ""
 // when there is none.
-func addTo(p *policy.Policy, files []istio.File, wishes []Wish, ports []istio.SuggestedPort) string {
-	if p == nil || wishes[0].Name == "" || len(ports) == 0 {
+func addTo(p *policy.Policy, files []istio.File, denied []DeniedTarget, ports []istio.SuggestedPort) string {
+	if p == nil || denied[0].Name == "" || len(ports) == 0 {
 		return ""
 	}
-	h := p.Lookup(wishes[0].Name)
-	if h == nil || h.Rule == nil || string(h.Pattern) != wishes[0].Name {
+	h := p.Lookup(denied[0].Name)
+	if h == nil || h.Rule == nil || string(h.Pattern) != denied[0].Name {
 		return ""
 	}
-	return istio.AddPorts(files, *h.Rule, wishes[0].Name, ports)
+	return istio.AddPorts(files, *h.Rule, denied[0].Name, ports)
 }
 
 // isTechnical says whether a name is none of a host: reverse lookups, and those
@@ -228,7 +228,7 @@ func spoken(e flow.Event) policy.Protocol {
 }
 
 // suggestedPort is the port of a wish.
-func suggestedPort(w Wish) istio.SuggestedPort {
+func suggestedPort(w DeniedTarget) istio.SuggestedPort {
 	protocol := w.Speaks
 	switch {
 	case w.Transport == policy.UDP:

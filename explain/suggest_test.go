@@ -19,12 +19,12 @@ import (
 // reverse lookups are no hosts.
 func TestLearnedSuggestions(t *testing.T) {
 	denial := func(name, dst string, names ...string) Denial {
-		w := Wish{Name: name, Names: names, Transport: policy.TCP}
+		w := DeniedTarget{Name: name, Names: names, Transport: policy.TCP}
 		if dst != "" {
 			a := netip.MustParseAddrPort(dst)
 			w.Addr, w.Port = a.Addr(), a.Port()
 		}
-		return Denial{Wish: w, Reason: policy.ReasonNoRule}
+		return Denial{DeniedTarget: w, Reason: policy.ReasonNoRule}
 	}
 	got := SuggestAll([]Denial{
 		denial("asked.example", ""),
@@ -89,7 +89,7 @@ spec:
 		t.Fatal(err)
 	}
 	wish := func(name string) Denial {
-		return Denial{Reason: policy.ReasonPort, Wish: Wish{Name: name, Addr: netip.MustParseAddr("192.0.2.1"), Port: 5432, Transport: policy.TCP}}
+		return Denial{Reason: policy.ReasonPort, DeniedTarget: DeniedTarget{Name: name, Addr: netip.MustParseAddr("192.0.2.1"), Port: 5432, Transport: policy.TCP}}
 	}
 	got := SuggestAll([]Denial{wish("one.example"), wish("two.example")}, policy.Audit,
 		l.Snapshot.Policy(policy.DefaultPolicy), []istio.File{{Name: file, Data: data}})

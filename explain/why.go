@@ -132,7 +132,7 @@ func (x *explainer) why() {
 
 // suggest says what would allow the target.
 func (x *explainer) suggest() {
-	w := Wish{Name: x.t.host, Addr: x.t.addr, Port: x.t.port, Transport: x.t.transport, Speaks: x.t.speaks, Namespace: x.namespace}
+	w := DeniedTarget{Name: x.t.host, Addr: x.t.addr, Port: x.t.port, Transport: x.t.transport, Speaks: x.t.speaks, Namespace: x.namespace}
 	if h := x.host; x.Reason == policy.ReasonPort && h != nil && h.Rule.Kind == "ServiceEntry" && !h.Pattern.IsWildcard() {
 		x.Suggestion = fmt.Sprintf("# add to spec.ports of %s\n%s", h.Rule, portItem(suggestedPort(w)))
 		return

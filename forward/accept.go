@@ -48,7 +48,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 			return err
 		default:
 			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
-			c.o.Log.Warn("accept failed", "listener", ln.Addr(), "error", err, "pause", pause)
+			c.o.Log.Warn("a connection could not be accepted; it waits, and egressd tries again", "listener", ln.Addr(), "error", err, "pause", pause)
 			if !sleep(ctx, pause) {
 				return nil
 			}

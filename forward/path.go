@@ -8,7 +8,7 @@ import "strings"
 // when there is no such reason.
 func unclear(path string) string {
 	switch {
-	case climbs(path):
+	case hasDotDot(path):
 		return `".." in the path`
 	case badEscape(path):
 		return `a "%" in the path that begins no escape`
@@ -28,12 +28,12 @@ func badEscape(path string) bool {
 	return false
 }
 
-// climbs says whether a path has a ".." segment (RFC 3986, 5.2.4), in any of
+// hasDotDot says whether a path has a ".." segment (RFC 3986, 5.2.4), in any of
 // the forms in which servers recognize one: percent-encoded, parted by
 // backslashes or encoded slashes, with a parameter. Such a path would be
 // matched as one place and served as another. Clients resolve these segments
 // themselves; "." is left alone, for it stays in place and apt sends it.
-func climbs(path string) bool {
+func hasDotDot(path string) bool {
 	if !strings.Contains(path, "..") && !strings.Contains(path, "%2") {
 		return false
 	}

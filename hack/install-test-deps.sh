@@ -45,6 +45,7 @@ for set in "${@:-test}"; do
 		;;
 	lint)
 		need_command shellcheck shellcheck
+		need_command clang-format clang-format
 		;;
 	bench)
 		need_command nginx nginx-light

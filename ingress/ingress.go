@@ -126,7 +126,7 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 		for _, server := range l.Terminates() {
 			text := fmt.Sprintf("port %d: server %q of gateway %s is not served: terminating TLS is not supported", l.Port, server.Name, l.Name)
 			in.skipped = append(in.skipped, text)
-			in.o.Log.Warn("gateway server left out", "server", text, "at", server.Ref.String())
+			in.o.Log.Warn("a Gateway server is not served", "server", text, "at", server.Ref.String())
 		}
 	}
 	in.core.Recheck()
@@ -177,7 +177,7 @@ func (in *Ingress) serve(ctx context.Context, cancel context.CancelFunc, a netip
 	in.listeners[a] = &listener{ln: ln, cancel: cancel}
 	in.serving.Go(func() {
 		if err := in.core.Serve(ctx, ln, identify); err != nil && ctx.Err() == nil {
-			in.o.Log.Error("gateway listener failed", "address", a.String(), "error", err)
+			in.o.Log.Error("a gateway listener failed; its port is closed until the policy changes or egressd restarts", "address", a.String(), "error", err)
 		}
 	})
 	in.o.Log.Info("gateway listener open", "address", ln.Addr().String())

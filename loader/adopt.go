@@ -17,23 +17,23 @@ import (
 	"github.com/egressd/egressd/loader/predecessor"
 )
 
-// takeover is what a start finds, and what it makes of it.
-type takeover struct {
+// upgrade is what a start finds, and what it makes of it.
+type upgrade struct {
 	// old are the maps that are used again.
 	old map[string]*ebpf.Map
-	// waiting are the maps that are made anew although older ones are pinned:
+	// staged are the maps that are made anew although older ones are pinned:
 	// these stay pinned until all programs are replaced (see commit).
-	waiting map[string]bool
+	staged  map[string]bool
 	layout  uint64
 	ring    uint32    // egd_config's, of the ring that is used again
 	origins *ebpf.Map // see before
 }
 
-// lookAround opens the maps that are pinned in dir and decides which are used
+// openPinned opens the maps that are pinned in dir and decides which are used
 // again.
-func lookAround(o Options, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
+func openPinned(o Options, spec *ebpf.CollectionSpec) (_ *upgrade, err error) {
 	dir := o.PinDir
-	t := &takeover{old: map[string]*ebpf.Map{}, waiting: map[string]bool{}, layout: layout.Of(spec)}
+	t := &upgrade{old: map[string]*ebpf.Map{}, staged: map[string]bool{}, layout: layout.Of(spec)}
 	defer func() {
 		if err != nil {
 			t.close()
@@ -61,7 +61,7 @@ func lookAround(o Options, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
 			}
 		}
 	}
-	half, err := waitingPins(dir)
+	half, err := stagedPins(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -69,15 +69,15 @@ func lookAround(o Options, spec *ebpf.CollectionSpec) (_ *takeover, err error) {
 	fits := len(half) == 0 && t.sameLayout(spec)
 	for group := range layout.Renewed {
 		if group != layout.PolicyTables {
-			t.take(spec, group, fits)
+			t.reuse(spec, group, fits)
 		}
 	}
-	t.take(spec, layout.PolicyTables, fits && t.has(layout.EventRing) && !o.Renew)
+	t.reuse(spec, layout.PolicyTables, fits && t.has(layout.EventRing) && !o.Renew)
 	return t, nil
 }
 
 // sameLayout says whether egd_config was written by this layout.
-func (t *takeover) sameLayout(spec *ebpf.CollectionSpec) bool {
+func (t *upgrade) sameLayout(spec *ebpf.CollectionSpec) bool {
 	m := t.old["egd_config"]
 	if m == nil || spec.Maps["egd_config"].Compatible(m) != nil {
 		return false
@@ -90,9 +90,9 @@ func (t *takeover) sameLayout(spec *ebpf.CollectionSpec) bool {
 	return true
 }
 
-// take keeps a group of maps if it is whole and fits, and lets go of it
+// reuse keeps a group of maps if it is whole and fits, and lets go of it
 // otherwise.
-func (t *takeover) take(spec *ebpf.CollectionSpec, group int, fits bool) {
+func (t *upgrade) reuse(spec *ebpf.CollectionSpec, group int, fits bool) {
 	names, found := layout.Renewed[group], 0
 	for _, name := range names {
 		if m := t.old[name]; m != nil {
@@ -104,7 +104,7 @@ func (t *takeover) take(spec *ebpf.CollectionSpec, group int, fits bool) {
 		return
 	}
 	for _, name := range names {
-		t.waiting[name] = found > 0
+		t.staged[name] = found > 0
 		if m := t.old[name]; m != nil {
 			if name == "egd_origins" {
 				t.keepOrigins(spec, m)
@@ -116,9 +116,9 @@ func (t *takeover) take(spec *ebpf.CollectionSpec, group int, fits bool) {
 }
 
 // has says whether a group of maps is used again.
-func (t *takeover) has(group int) bool { return t.old[layout.Renewed[group][0]] != nil }
+func (t *upgrade) has(group int) bool { return t.old[layout.Renewed[group][0]] != nil }
 
-func (t *takeover) close() {
+func (t *upgrade) close() {
 	for _, m := range t.old {
 		m.Close()
 	}
@@ -132,7 +132,7 @@ func (t *takeover) close() {
 // nothing had changed. So it begins with the time in tenths of a second, for
 // policy changes are never nearer to each other (in 2038 and each 13.6 years it
 // begins again at 0, which older numbers are far from).
-func (d *Datapath) beginConfig(t *takeover) error {
+func (d *Datapath) beginConfig(t *upgrade) error {
 	if t.has(layout.PolicyTables) {
 		if err := d.objs.EgdConfig.Lookup(uint32(0), &d.config); err != nil {
 			return fmt.Errorf("read egd_config: %w", err)
@@ -148,9 +148,9 @@ func (d *Datapath) beginConfig(t *takeover) error {
 }
 
 // pinMaps pins what is new and in nobody's place.
-func (d *Datapath) pinMaps(t *takeover) error {
+func (d *Datapath) pinMaps(t *upgrade) error {
 	for name, m := range pinnable(&d.objs.EgressdMaps) {
-		if t.old[name] != nil || t.waiting[name] {
+		if t.old[name] != nil || t.staged[name] {
 			continue
 		}
 		if err := m.Pin(filepath.Join(d.opts.PinDir, name)); err != nil {
@@ -164,7 +164,7 @@ func (d *Datapath) pinMaps(t *takeover) error {
 // keepOrigins keeps the older egd_origins if this version can read it. Its
 // layout alone counts, so a version that means something else by a field must
 // call it something else.
-func (t *takeover) keepOrigins(spec *ebpf.CollectionSpec, m *ebpf.Map) {
+func (t *upgrade) keepOrigins(spec *ebpf.CollectionSpec, m *ebpf.Map) {
 	if t.origins == nil && layout.SameTypes(spec.Maps["egd_origins"], m) {
 		t.origins, _ = m.Clone() // without it those connections are refused
 	}
@@ -176,15 +176,15 @@ func (t *takeover) keepOrigins(spec *ebpf.CollectionSpec, m *ebpf.Map) {
 func (d *Datapath) Resume() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for index, g := range d.guards {
+	for index, g := range d.guarded {
 		if err := g.close(); err != nil {
 			return err
 		}
-		delete(d.guards, index)
+		delete(d.guarded, index)
 	}
-	d.waiting = map[string]bool{}
+	d.staged = map[string]bool{}
 	for name := range pinnable(&d.objs.EgressdMaps) {
-		d.waiting[name] = true
+		d.staged[name] = true
 	}
 	return nil
 }

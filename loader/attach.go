@@ -175,7 +175,7 @@ func (d *Datapath) Attached() map[string]uint32 {
 			ids[name] = uint32(info.Program)
 		}
 	}
-	for _, g := range d.guards {
+	for _, g := range d.guarded {
 		for _, p := range d.tcPrograms(g.Kind) {
 			if info, err := p.Prog.Info(); err == nil {
 				if id, ok := info.ID(); ok {

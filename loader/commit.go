@@ -16,19 +16,19 @@ import (
 	"github.com/egressd/egressd/loader/tc"
 )
 
-// waitPrefix is of maps that are about to replace pinned ones. Names of pins
+// stagedPrefix is of maps that are about to replace pinned ones. Names of pins
 // have no dots.
-const waitPrefix = "new_"
+const stagedPrefix = "new_"
 
-// waitingPins are the pins of a commit that was interrupted.
-func waitingPins(dir string) (map[string]bool, error) {
+// stagedPins are the pins of a commit that was interrupted.
+func stagedPins(dir string) (map[string]bool, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read the pin directory: %w", err)
 	}
 	out := map[string]bool{}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), waitPrefix) {
+		if strings.HasPrefix(e.Name(), stagedPrefix) {
 			out[e.Name()] = true
 		}
 	}
@@ -37,33 +37,33 @@ func waitingPins(dir string) (map[string]bool, error) {
 
 // commit makes the maps that the programs use now those that the next start
 // finds, and removes what this version does not have. The programs of all links
-// have been replaced. While it is at work there is a pin with waitPrefix, by
+// have been replaced. While it is at work there is a pin with stagedPrefix, by
 // which the next start knows that it was interrupted.
 func (d *Datapath) commit() error {
-	names, err := d.pinWaiting()
+	names, err := d.pinStaged()
 	if err != nil {
 		return err
 	}
-	if err := d.putInPlace(names); err != nil {
+	if err := d.publish(names); err != nil {
 		return err
 	}
-	d.waiting = nil
-	return d.dropOthers()
+	d.staged = nil
+	return d.removeStale()
 }
 
-// pinWaiting pins the maps that are to replace others beside these.
-func (d *Datapath) pinWaiting() (names []string, err error) {
+// pinStaged pins the maps that are to replace others beside these.
+func (d *Datapath) pinStaged() (names []string, err error) {
 	dir := d.opts.PinDir
-	stale, err := waitingPins(dir)
+	stale, err := stagedPins(dir)
 	if err != nil {
 		return nil, err
 	}
 	all := pinnable(&d.objs.EgressdMaps)
-	names = slices.Sorted(maps.Keys(d.waiting))
+	names = slices.Sorted(maps.Keys(d.staged))
 	// Those whose name is free come first: the stale ones then go one by one.
 	slices.SortStableFunc(names, func(x, y string) int {
 		taken := func(name string) int {
-			if stale[waitPrefix+name] {
+			if stale[stagedPrefix+name] {
 				return 1
 			}
 			return 0
@@ -71,8 +71,8 @@ func (d *Datapath) pinWaiting() (names []string, err error) {
 		return cmp.Compare(taken(x), taken(y))
 	})
 	for _, name := range names {
-		at := filepath.Join(dir, waitPrefix+name)
-		if stale[waitPrefix+name] {
+		at := filepath.Join(dir, stagedPrefix+name)
+		if stale[stagedPrefix+name] {
 			if err := os.Remove(at); err != nil {
 				return nil, fmt.Errorf("replace a pin: %w", err)
 			}
@@ -84,20 +84,20 @@ func (d *Datapath) pinWaiting() (names []string, err error) {
 	return names, nil
 }
 
-// putInPlace replaces the pins of older maps.
-func (d *Datapath) putInPlace(names []string) error {
+// publish replaces the pins of older maps.
+func (d *Datapath) publish(names []string) error {
 	dir := d.opts.PinDir
 	for _, name := range names {
-		if err := os.Rename(filepath.Join(dir, waitPrefix+name), filepath.Join(dir, name)); err != nil {
+		if err := os.Rename(filepath.Join(dir, stagedPrefix+name), filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("replace a pin: %w", err)
 		}
 	}
 	return nil
 }
 
-// dropOthers removes the pins of maps and links of cgroups that another version
+// removeStale removes the pins of maps and links of cgroups that another version
 // had and this one has not. Links of interfaces: ForgetOtherInterfaces.
-func (d *Datapath) dropOthers() error {
+func (d *Datapath) removeStale() error {
 	entries, err := os.ReadDir(d.opts.PinDir)
 	if err != nil {
 		return fmt.Errorf("read the pin directory: %w", err)
@@ -112,7 +112,7 @@ func (d *Datapath) dropOthers() error {
 	var errs []error
 	for _, e := range entries {
 		name := e.Name()
-		ours := strings.HasPrefix(name, "egd_") || strings.HasPrefix(name, waitPrefix) ||
+		ours := strings.HasPrefix(name, "egd_") || strings.HasPrefix(name, stagedPrefix) ||
 			strings.HasPrefix(name, bpffs.LinkPrefix) && !strings.HasPrefix(name, bpffs.LinkPrefix+tc.Prefix)
 		if ours && !known[name] {
 			errs = append(errs, os.Remove(filepath.Join(d.opts.PinDir, name)))

@@ -48,8 +48,8 @@ type Datapath struct {
 	// adoptedFlows that the flows of interfaces were taken over.
 	adopted, adoptedFlows bool
 	earlier               predecessor.EarlierPrograms
-	// waiting are the maps that Attach will pin over older ones.
-	waiting map[string]bool
+	// staged are the maps that Attach will pin over older ones.
+	staged map[string]bool
 	// first says that nothing was attached when it was opened, pinned are the
 	// maps that were pinned since.
 	first  bool
@@ -65,7 +65,7 @@ type Datapath struct {
 	fixed, renewing uint64
 	usage           *usage
 	bound           bound
-	guards          map[int]*guard // by interface index
+	guarded         map[int]*guardedInterface // by interface index
 	// committed says that all programs are attached, and the pins theirs.
 	committed bool
 	// path is the cgroup that the programs were attached to, cgroup its id then.

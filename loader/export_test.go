@@ -24,11 +24,11 @@ func (d *Datapath) AttachSome(path string, links, pins int) error {
 	if err := d.attach(path, d.hooks()[:links]); err != nil || pins == 0 {
 		return err
 	}
-	names, err := d.pinWaiting()
+	names, err := d.pinStaged()
 	if err != nil {
 		return err
 	}
-	return d.putInPlace(names[:min(pins, len(names))])
+	return d.publish(names[:min(pins, len(names))])
 }
 
 // Hook is a program and its place.

@@ -24,11 +24,11 @@ type (
 // The flags of a flow, as far as user space reads them; those of its two ends have
 // the same numbers (enum egd_heard_flag).
 const (
-	flowInbound  = uint8(bpf.EgressdEgdFlowFlagEGD_F_INBOUND)
-	flowProved   = uint8(bpf.EgressdEgdFlowFlagEGD_F_PROVED)
-	flowFin      = uint8(bpf.EgressdEgdFlowFlagEGD_F_FIN)
-	flowReset    = uint8(bpf.EgressdEgdFlowFlagEGD_F_RESET)
-	flowReported = uint8(bpf.EgressdEgdFlowFlagEGD_F_REPORTED)
+	flowInbound    = uint8(bpf.EgressdEgdFlowFlagEGD_F_INBOUND)
+	flowSNIAllowed = uint8(bpf.EgressdEgdFlowFlagEGD_F_SNI_ALLOWED)
+	flowFin        = uint8(bpf.EgressdEgdFlowFlagEGD_F_FIN)
+	flowReset      = uint8(bpf.EgressdEgdFlowFlagEGD_F_RESET)
+	flowReported   = uint8(bpf.EgressdEgdFlowFlagEGD_F_REPORTED)
 )
 
 // How long a flow of an interface may be silent before it is forgotten.
@@ -56,7 +56,7 @@ func limitOf(k *flowKey, f *flowValue) time.Duration {
 	case f.Cut != 0 || (f.Flags|f.Heard)&flowReset != 0 || f.Flags&f.Heard&flowFin != 0:
 		return endedIdle
 	case f.Received == 0 || f.Sent == 0,
-		policy.Verdict(f.Verdict) == policy.Inspect && f.Flags&(flowProved|flowInbound) == 0:
+		policy.Verdict(f.Verdict) == policy.Inspect && f.Flags&(flowSNIAllowed|flowInbound) == 0:
 		return openingIdle
 	}
 	return tcpIdle
@@ -78,7 +78,7 @@ func (d *Datapath) SweepFlows(ended func(telemetry.KernelEvent)) error {
 	}
 	shares := map[uint32]*bpf.EgressdEgdShare{}
 	d.mu.Lock()
-	for index, g := range d.guards {
+	for index, g := range d.guarded {
 		if g.Kind == WorkloadInterface {
 			shares[uint32(index)] = &bpf.EgressdEgdShare{}
 		}
@@ -144,7 +144,7 @@ func (d *Datapath) writeShares(shares map[uint32]*bpf.EgressdEgdShare) error {
 	d.flowCount = 0
 	for index, s := range shares {
 		d.flowCount += int(s.Flows)
-		if d.guards[int(index)] == nil {
+		if d.guarded[int(index)] == nil {
 			continue // it went in between
 		}
 		if err := d.objs.EgdShares.Put(index, s); err != nil {

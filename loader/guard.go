@@ -50,18 +50,18 @@ func (d *Datapath) Guard(i Interface) error {
 			return fmt.Errorf("write egd_shares: %w", err)
 		}
 	}
-	if g := d.guards[i.Index]; g != nil {
+	if g := d.guarded[i.Index]; g != nil {
 		g.Interface = i
 		return nil
 	}
-	g := &guard{Interface: i, links: map[string]link.Link{}}
+	g := &guardedInterface{Interface: i, links: map[string]link.Link{}}
 	for _, p := range d.tcPrograms(i.Kind) {
 		if err := d.attachTC(g, p); err != nil {
 			g.close()
 			return fmt.Errorf("attach %s to %s: %w", p.Name, i.Name, err)
 		}
 	}
-	d.guards[i.Index] = g
+	d.guarded[i.Index] = g
 	return nil
 }
 
@@ -73,7 +73,7 @@ const (
 
 // attachTC attaches a program with a TCX link where the kernel has them (6.6),
 // in front of other programs; else as a filter.
-func (d *Datapath) attachTC(g *guard, p tc.InterfaceProgram) error {
+func (d *Datapath) attachTC(g *guardedInterface, p tc.InterfaceProgram) error {
 	if !kernel.HasTCX() {
 		return d.attachFilter(g, p)
 	}
@@ -110,11 +110,11 @@ func (d *Datapath) attachTC(g *guard, p tc.InterfaceProgram) error {
 func (d *Datapath) Unguard(index int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	g := d.guards[index]
+	g := d.guarded[index]
 	if g == nil {
 		return nil
 	}
-	delete(d.guards, index)
+	delete(d.guarded, index)
 	var err error
 	for _, l := range g.links {
 		err = errors.Join(err, l.Unpin(), l.Close())
@@ -166,7 +166,7 @@ func (d *Datapath) ForgetOtherInterfaces() error {
 	var v bpf.EgressdEgdIface
 	it := d.objs.EgdIfaces.Iterate()
 	for it.Next(&index, &v) {
-		if d.guards[int(index)] == nil {
+		if d.guarded[int(index)] == nil {
 			stale = append(stale, int(index))
 		}
 	}
@@ -180,7 +180,7 @@ func (d *Datapath) ForgetOtherInterfaces() error {
 // hasTC says whether a pin is one of a guarded interface and of a program that
 // this version has.
 func (d *Datapath) hasTC(index int, pin string) bool {
-	g := d.guards[index]
+	g := d.guarded[index]
 	return g != nil && slices.ContainsFunc(d.tcPrograms(g.Kind), func(p tc.InterfaceProgram) bool {
 		return pin == tcPin(p.Name, index)
 	})
@@ -191,7 +191,7 @@ func (d *Datapath) Guarded() []Interface {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var all []Interface
-	for _, g := range d.guards {
+	for _, g := range d.guarded {
 		all = append(all, g.Interface)
 	}
 	return all
@@ -199,7 +199,7 @@ func (d *Datapath) Guarded() []Interface {
 
 // attachFilter is attachTC before kernel 6.6: the programs are filters of the clsact
 // qdisc, which stay when the process ends and go with the interface.
-func (d *Datapath) attachFilter(g *guard, p tc.InterfaceProgram) error {
+func (d *Datapath) attachFilter(g *guardedInterface, p tc.InterfaceProgram) error {
 	pin := filepath.Join(d.opts.PinDir, tc.FilterPin)
 	if err := bpffs.Replace(p.Prog, pin); err != nil {
 		return fmt.Errorf("pin the program: %w", err)
@@ -212,5 +212,5 @@ func (d *Datapath) removeOtherFilters() error {
 	if _, err := os.Stat(filepath.Join(d.opts.PinDir, tc.FilterPin)); err != nil {
 		return nil
 	}
-	return tc.RemoveAllFilters(func(i int) bool { return d.guards[i] != nil })
+	return tc.RemoveAllFilters(func(i int) bool { return d.guarded[i] != nil })
 }

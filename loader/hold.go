@@ -212,7 +212,7 @@ func (d *Datapath) programID(p *ebpf.Program) (ebpf.ProgramID, error) {
 
 // holdInterfaces sees that the programs are on the guarded interfaces.
 func (d *Datapath) holdInterfaces(pinnable bool) (faults []Loss) {
-	for _, g := range d.guards {
+	for _, g := range d.guarded {
 		for _, p := range d.tcPrograms(g.Kind) {
 			missing, err := d.holdInterface(g, p, pinnable)
 			if errors.Is(err, unix.ENODEV) || errors.Is(err, tc.ErrNoInterface) {
@@ -226,7 +226,7 @@ func (d *Datapath) holdInterfaces(pinnable bool) (faults []Loss) {
 	return faults
 }
 
-func (d *Datapath) holdInterface(g *guard, p tc.InterfaceProgram, pinnable bool) (missing bool, err error) {
+func (d *Datapath) holdInterface(g *guardedInterface, p tc.InterfaceProgram, pinnable bool) (missing bool, err error) {
 	id, err := d.programID(p.Prog)
 	if err != nil {
 		return false, err

@@ -24,7 +24,7 @@ func (d *Datapath) holdPins() (faults []Loss) {
 		}
 	}
 	filters := false
-	for index, g := range d.guards {
+	for index, g := range d.guarded {
 		filters = filters || len(g.links) == 0
 		for name, l := range g.links {
 			all = append(all, bpffs.PinOfLink(tcPin(name, index), l))

@@ -42,15 +42,15 @@ type Interface struct {
 	Share uint32
 }
 
-// guard is a guarded interface.
-type guard struct {
+// guardedInterface is a guarded interface.
+type guardedInterface struct {
 	Interface
 	// links are the TCX links by the name of the program; empty where the
 	// programs are filters of the clsact qdisc.
 	links map[string]link.Link
 }
 
-func (g *guard) close() error {
+func (g *guardedInterface) close() error {
 	var err error
 	for _, l := range g.links {
 		err = errors.Join(err, l.Close())

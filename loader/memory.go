@@ -99,7 +99,7 @@ func withTable(m *ebpf.MapSpec) uint64 {
 // n: a restart makes the policy's tables a second time. While one is at work
 // those that it replaces are there already.
 func (d *Datapath) growthNeeds(n uint64) uint64 {
-	if d.waiting != nil {
+	if d.staged != nil {
 		return n
 	}
 	return n + n + d.grown.bytes() + d.renewing + verifying

@@ -50,16 +50,16 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 			return nil, fmt.Errorf("capture by name: %w", err)
 		}
 	}
-	t, err := lookAround(o, spec)
+	t, err := openPinned(o, spec)
 	if err != nil {
 		return nil, err
 	}
 	defer t.close()
 
-	d := &Datapath{opts: o, links: map[string]link.Link{}, guards: map[int]*guard{}, waiting: map[string]bool{}, pins: bpffs.NewPinKeeper(o.PinDir), ids: map[*ebpf.Program]ebpf.ProgramID{}}
-	for name, waits := range t.waiting {
+	d := &Datapath{opts: o, links: map[string]link.Link{}, guarded: map[int]*guardedInterface{}, staged: map[string]bool{}, pins: bpffs.NewPinKeeper(o.PinDir), ids: map[*ebpf.Program]ebpf.ProgramID{}}
+	for name, waits := range t.staged {
 		if waits {
-			d.waiting[name] = true
+			d.staged[name] = true
 		}
 	}
 	before, err := predecessor.Read(o.PinDir)
@@ -100,7 +100,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	return d, nil
 }
 
-func (d *Datapath) start(t *takeover, spec *ebpf.CollectionSpec) error {
+func (d *Datapath) start(t *upgrade, spec *ebpf.CollectionSpec) error {
 	if err := d.beginConfig(t); err != nil {
 		return err
 	}
@@ -148,9 +148,9 @@ func (d *Datapath) CloseLinks() error {
 		err = errors.Join(err, l.Close())
 		delete(d.links, name)
 	}
-	for index, g := range d.guards {
+	for index, g := range d.guarded {
 		err = errors.Join(err, g.close())
-		delete(d.guards, index)
+		delete(d.guarded, index)
 	}
 	return err
 }

@@ -52,7 +52,7 @@ func (d *Datapath) DatagramOrigin(a arrival.Arrival) (Origin, bool) {
 	// first: a machine may bear an address of the node, but who sent it is then
 	// in its own entry.
 	if a.Local.IsLoopback() && !a.Src.Addr().IsLoopback() {
-		if o, ok := d.takeOrigin(originKey(policy.UDP, a, byWire)); ok {
+		if o, ok := d.takeOrigin(originKey(policy.UDP, a, byInterface)); ok {
 			return o, ok
 		}
 	}
@@ -75,9 +75,9 @@ func (d *Datapath) takeOrigin(key bpf.EgressdEgdOriginKey) (Origin, bool) {
 
 // The ways of enum egd_way.
 const (
-	byLoopback = uint8(bpf.EgressdEgdWayEGD_BY_LOOPBACK)
-	byGate     = uint8(bpf.EgressdEgdWayEGD_BY_GATE)
-	byWire     = uint8(bpf.EgressdEgdWayEGD_BY_WIRE)
+	byLoopback  = uint8(bpf.EgressdEgdWayEGD_BY_LOOPBACK)
+	byGate      = uint8(bpf.EgressdEgdWayEGD_BY_GATE)
+	byInterface = uint8(bpf.EgressdEgdWayEGD_BY_INTERFACE)
 )
 
 func (d *Datapath) wayOf(local netip.Addr) uint8 {
@@ -90,7 +90,7 @@ func (d *Datapath) wayOf(local netip.Addr) uint8 {
 	if g := d.gates.Load(); g != nil && (local == g[0] || local == g[1]) {
 		return byGate
 	}
-	return byWire
+	return byInterface
 }
 
 func originKey(t policy.Transport, a arrival.Arrival, way uint8) bpf.EgressdEgdOriginKey {
@@ -100,7 +100,7 @@ func originKey(t policy.Transport, a arrival.Arrival, way uint8) bpf.EgressdEgdO
 		Proto: uint8(t),
 		Way:   way,
 	}
-	if t == policy.UDP && way != byWire {
+	if t == policy.UDP && way != byInterface {
 		k.Slot = uint8(a.Slot)
 	}
 	if way != byLoopback {

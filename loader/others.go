@@ -32,7 +32,7 @@ func (d *Datapath) CutOthers(pids []int, only bool) ([]OtherSocket, error) {
 	var errs []error
 	seen := map[uint64]bool{} // one socket may have many descriptors
 	for _, pid := range pids {
-		found, err := d.cutOthersOf(pid, only, seen)
+		found, err := d.blockOthersOf(pid, only, seen)
 		out = append(out, found...)
 		if err != nil && !sockdiag.Gone(err) {
 			errs = append(errs, fmt.Errorf("sockets of process %d: %w", pid, err))
@@ -41,10 +41,10 @@ func (d *Datapath) CutOthers(pids []int, only bool) ([]OtherSocket, error) {
 	return out, errors.Join(errs...)
 }
 
-func (d *Datapath) cutOthersOf(pid int, only bool, seen map[uint64]bool) ([]OtherSocket, error) {
+func (d *Datapath) blockOthersOf(pid int, only bool, seen map[uint64]bool) ([]OtherSocket, error) {
 	var out []OtherSocket
 	err := sockdiag.OfProcess(pid, func(fd, n int) error {
-		s, err := d.cutOther(fd, n, only, seen)
+		s, err := d.blockOther(fd, n, only, seen)
 		if s != nil && (err == nil || sockdiag.Gone(err)) {
 			s.PID = pid
 			out = append(out, *s)
@@ -54,8 +54,8 @@ func (d *Datapath) cutOthersOf(pid int, only bool, seen map[uint64]bool) ([]Othe
 	return out, err
 }
 
-// cutOther silences one socket; nil when it is of another kind.
-func (d *Datapath) cutOther(fd, n int, only bool, seen map[uint64]bool) (*OtherSocket, error) {
+// blockOther silences one socket; nil when it is of another kind.
+func (d *Datapath) blockOther(fd, n int, only bool, seen map[uint64]bool) (*OtherSocket, error) {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil || domain != unix.AF_INET && domain != unix.AF_INET6 {
 		return nil, err

@@ -9,12 +9,12 @@ import (
 	"github.com/egressd/egressd/policy/internal/authz"
 )
 
-// limit is the way of flows that a rule opens and a guard watches.
+// limit is the way of flows that a rule opens and AuthorizationPolicies guard.
 func (w Way) limit(a authz.Access, t Transport) Way {
 	switch {
-	case a == authz.Open:
+	case a == authz.AllowAll:
 		return w
-	case a == authz.Depends && t == TCP:
+	case a == authz.Undecided && t == TCP:
 		return Way{Verdict: Proxy}
 	}
 	return Way{} // for UDP there is nobody who could look
@@ -26,15 +26,15 @@ func (w Way) limit(a authz.Access, t Transport) Way {
 func (hp *HostPort) kernelFacts(name string, dst netip.Prefix) authz.Facts {
 	f := authz.Facts{Port: hp.Number, Host: name, HostIs: authz.Known, Dst: dst, DstIs: authz.Known}
 	pr := hp.Protocol
-	unread := authz.Never // what is read of a flow
+	unread := authz.Unavailable // what is read of a flow
 	if pr != ProtocolTCP && pr != ProtocolUDP {
-		unread = authz.Later
+		unread = authz.Deferred
 	}
 	if name == "" {
 		f.HostIs = unread
 	}
 	if pr.Transport() == TCP {
-		f.SrcIs = authz.Later
+		f.SrcIs = authz.Deferred
 	}
 	if !dst.IsValid() {
 		f.DstIs = f.SrcIs
@@ -43,9 +43,9 @@ func (hp *HostPort) kernelFacts(name string, dst netip.Prefix) authz.Facts {
 	case pr.IsTLS():
 		f.SNI, f.SNIIs = name, f.HostIs
 	case pr.IsHTTP():
-		f.SNIIs, f.RequestIs = authz.Known, authz.Later // there is none
+		f.SNIIs, f.RequestIs = authz.Known, authz.Deferred // there is none
 	case pr == ProtocolUnset:
-		f.SNIIs, f.RequestIs = authz.Later, authz.Later
+		f.SNIIs, f.RequestIs = authz.Deferred, authz.Deferred
 	}
 	return f
 }
@@ -89,7 +89,7 @@ func (hp *HostPort) exactName() string {
 // a name of the host; without an address, what it does with any.
 func (hp *HostPort) wayOf(name string, a netip.Addr) Way {
 	w := hp.Way(a)
-	if hp.guard == nil {
+	if hp.authorizer == nil {
 		return w
 	}
 	var dst netip.Prefix
@@ -97,13 +97,13 @@ func (hp *HostPort) wayOf(name string, a netip.Addr) Way {
 		dst = netip.PrefixFrom(a, a.BitLen())
 	}
 	f := hp.kernelFacts(name, dst)
-	return w.limit(hp.guard.Access(&f), hp.Protocol.Transport())
+	return w.limit(hp.authorizer.Access(&f), hp.Protocol.Transport())
 }
 
 // refusesOpaque says why a flow whose bytes are not read is denied; it was
 // found by name, or by address when name is "".
 func (hp *HostPort) refusesOpaque(f *Flow, name string) refusal {
-	if hp.guard == nil {
+	if hp.authorizer == nil {
 		return refusal{}
 	}
 	if name == "" {
@@ -111,7 +111,7 @@ func (hp *HostPort) refusesOpaque(f *Flow, name string) refusal {
 	}
 	facts := hp.flowFacts(f, name, true, nil)
 	f.Trace.port(hp, &facts)
-	return refusedBy(hp.guard, &facts, false)
+	return refusedBy(hp.authorizer, &facts, false)
 }
 
 // refusal says why nothing of what may come is allowed.
@@ -124,20 +124,20 @@ func (hp *HostPort) refusal(name string, a netip.Addr) refusal {
 		dst = netip.PrefixFrom(a, a.BitLen())
 	}
 	f := hp.kernelFacts(name, dst)
-	// For UDP nothing is known later: hope changes nothing.
-	if r := refusedBy(hp.guard, &f, true); r.reason != "" || hp.Protocol.Transport() == TCP {
+	// For UDP nothing is known later: optimism changes nothing.
+	if r := refusedBy(hp.authorizer, &f, true); r.reason != "" || hp.Protocol.Transport() == TCP {
 		return r
 	}
-	return refusedBy(hp.guard, &f, false)
+	return refusedBy(hp.authorizer, &f, false)
 }
 
-// marked adds the marks that the guard of an allowed flow makes.
+// marked adds the marks that the authorizer of an allowed flow makes.
 func (d Decision) marked(f *authz.Facts) Decision {
-	d.Audited, d.DryRun = d.Port.guard.Marks(f)
+	d.Audited, d.DryRun = d.Port.authorizer.Marks(f)
 	return d
 }
 
-// markedBy adds the marks that another guard on the flow's way makes.
+// markedBy adds the marks that another authorizer on the flow's way makes.
 func (d Decision) markedBy(g *authz.Authorizer, f *authz.Facts) Decision {
 	audited, dryRun := g.Marks(f)
 	d.Audited, d.DryRun = cmp.Or(d.Audited, audited), cmp.Or(d.DryRun, dryRun)
@@ -151,33 +151,33 @@ func (l *GatewayListener) facts(f *Flow, own *HostPort, name string, r *Request)
 	out := own.flowFacts(f, name, false, r)
 	out.AtGateway(l.Port)
 	if r != nil && l.IsTLS() {
-		out.SNIIs = authz.Never // the TLS between workload and gateway is not there
+		out.SNIIs = authz.Unavailable // the TLS between workload and gateway is not there
 	}
 	return out
 }
 
-// gate is the guard of another destination than the one that a flow asked for.
-type gate struct {
-	guard *authz.Authorizer
-	port  *HostPort
-	host  string
+// destinationAuthorizer is the authorizer of another destination than the one that a flow asked for.
+type destinationAuthorizer struct {
+	authorizer *authz.Authorizer
+	port       *HostPort
+	host       string
 }
 
 // facts are what is known of a flow that is allowed as own under a name and
-// goes to the gate's destination. The address that was dialled says something
+// goes to the authorizer's destination. The address that was dialled says something
 // of that only when it is the one that the flow asked for.
-func (g *gate) facts(f *Flow, own *HostPort, name string, r *Request) authz.Facts {
+func (g *destinationAuthorizer) facts(f *Flow, own *HostPort, name string, r *Request) authz.Facts {
 	// Where the protocols differ, what was read of the flow counts.
 	out := own.flowFacts(f, g.host, g.port == own && g.host == name, r)
 	out.Port = g.port.Number
 	return out
 }
 
-// refuses says why the gate denies a flow that is allowed as own.
-func (g *gate) refuses(f *Flow, own *HostPort, name string, r *Request) refusal {
+// refuses says why the authorizer denies a flow that is allowed as own.
+func (g *destinationAuthorizer) refuses(f *Flow, own *HostPort, name string, r *Request) refusal {
 	facts := g.facts(f, own, name, r)
-	f.Trace.gate(g, &facts)
-	return refusedBy(g.guard, &facts, false)
+	f.Trace.authorizer(g, &facts)
+	return refusedBy(g.authorizer, &facts, false)
 }
 
 // refusal is why a flow is denied, and by which rule; no reason: it is not.
@@ -189,9 +189,9 @@ type refusal struct {
 func (r refusal) decision() Decision { return deny(r.reason, r.rule) }
 
 // refusedBy says whether an Authorizer, which may be nil, denies a flow. With
-// hope, only what cannot be allowed any more is refused.
-func refusedBy(g *authz.Authorizer, f *authz.Facts, hope bool) refusal {
-	switch ruling, rule := g.Refuses(f, hope); ruling {
+// optimistic, only what cannot be allowed any more is refused.
+func refusedBy(g *authz.Authorizer, f *authz.Facts, optimistic bool) refusal {
+	switch ruling, rule := g.Refuses(f, optimistic); ruling {
 	case authz.Denied:
 		return refusal{ReasonAuthorization, rule}
 	case authz.NotAllowed:

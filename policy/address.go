@@ -80,7 +80,7 @@ func (hp *HostPort) named() bool { return hp.Protocol.IsHTTP() || hp.Protocol.Is
 // prefix.
 func (r addressRule) access() authz.Access {
 	if r.refused || r.way.Verdict == Deny {
-		return authz.Shut
+		return authz.DenyAll
 	}
 	return r.rule.staticAccess(r.prefix)
 }
@@ -205,7 +205,7 @@ func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addres
 	blind := slices.ContainsFunc(rules, func(r addressRule) bool { return r.of(rules[0]) && !r.rule.named() })
 	lost := func(r addressRule) bool { return !r.of(rules[0]) && (blind || !r.rule.named()) }
 	if slices.ContainsFunc(rules, func(r addressRule) bool {
-		return r.refused || r.rule.guard != nil || r.way.Verdict == Deny || lost(r)
+		return r.refused || r.rule.authorizer != nil || r.way.Verdict == Deny || lost(r)
 	}) {
 		e.access = make([]authz.Access, len(rules))
 	}
@@ -213,7 +213,7 @@ func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addres
 		way := r.way
 		if e.access != nil {
 			if e.access[i] = r.access(); lost(r) {
-				e.access[i] = authz.Shut
+				e.access[i] = authz.DenyAll
 			}
 			way = way.limit(e.access[i], k.transport)
 		}

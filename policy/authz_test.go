@@ -73,7 +73,7 @@ func TestAuthorizationOfClaims(t *testing.T) {
 			t.Errorf("%s: opens %v", fam, got)
 		}
 	}
-	if d := p.DecideQuery("http.example.com"); d.Verdict != Deny || !d.byGuard() || d.Host != nil || p.Lookup("http.example.com") != nil {
+	if d := p.DecideQuery("http.example.com"); d.Verdict != Deny || !d.byAuthorizer() || d.Host != nil || p.Lookup("http.example.com") != nil {
 		t.Errorf("the name may be asked for: %+v", d)
 	}
 }

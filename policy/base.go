@@ -14,17 +14,17 @@ import (
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
-// base is what a Snapshot keeps for the next one to build on.
-type base struct {
+// index is what a Snapshot keeps for the next one to build on.
+type index struct {
 	cfg *Config
 	// declared has the namespaces of the services that declare a host, and,
 	// under the text of a prefix, which is no host, of those that name it.
 	declared cow.Map[hostname.Pattern, []string]
 	// partial counts the wildcards among them that begin within a label.
 	partial int
-	// contested counts the hosts and prefixes that a namespace declares and
+	// overlaps counts the hosts and prefixes that a namespace declares and
 	// another does, too: there the namespace of the workload matters.
-	contested map[string]int
+	overlaps map[string]int
 	// limited counts the services that are not visible to everybody, by the
 	// namespaces that see them.
 	limited map[string]int
@@ -35,9 +35,9 @@ type base struct {
 	kube     map[string]*Service
 	borrow   map[[2]string]*Service
 	matchers map[*HTTPMatch]*match.HTTPMatcher
-	// parts are services as Sidecars let them be seen; oldParts are those of
+	// projections are services as Sidecars let them be seen; oldProjections are those of
 	// the snapshot before, while a new one is built.
-	parts, oldParts map[part][]*Service
+	projections, oldProjections map[projection][]*Service
 	// sidecars are those that mean something else in each namespace.
 	sidecars map[sidecarIn]*Sidecar
 }
@@ -46,28 +46,28 @@ var seed = maphash.MakeSeed()
 
 func hashPattern(p hostname.Pattern) uint64 { return maphash.String(seed, string(p)) }
 
-func newBase(c *Config, old *base) *base {
-	n := &base{
+func newIndex(c *Config, old *index) *index {
+	n := &index{
 		cfg: c, declared: cow.New[hostname.Pattern, []string](hashPattern),
-		contested: map[string]int{}, limited: map[string]int{}, opaque: map[uint16]map[string]int{},
+		overlaps: map[string]int{}, limited: map[string]int{}, opaque: map[uint16]map[string]int{},
 		kube: map[string]*Service{}, borrow: map[[2]string]*Service{},
-		matchers: map[*HTTPMatch]*match.HTTPMatcher{}, parts: map[part][]*Service{}, sidecars: map[sidecarIn]*Sidecar{},
+		matchers: map[*HTTPMatch]*match.HTTPMatcher{}, projections: map[projection][]*Service{}, sidecars: map[sidecarIn]*Sidecar{},
 	}
 	if old != nil {
-		n.declared, n.contested, n.limited = old.declared, maps.Clone(old.contested), maps.Clone(old.limited)
+		n.declared, n.overlaps, n.limited = old.declared, maps.Clone(old.overlaps), maps.Clone(old.limited)
 		for port, by := range old.opaque {
 			n.opaque[port] = maps.Clone(by)
 		}
-		n.oldParts, n.partial = old.parts, old.partial
+		n.oldProjections, n.partial = old.projections, old.partial
 	}
 	return n
 }
 
 // distinguished returns the namespaces whose workloads see other services, or
 // see them in another order, than those of other namespaces.
-func (n *base) distinguished() map[string]bool {
+func (n *index) distinguished() map[string]bool {
 	out := map[string]bool{}
-	for _, m := range []map[string]int{n.contested, n.limited} {
+	for _, m := range []map[string]int{n.overlaps, n.limited} {
 		for name := range m {
 			out[name] = true
 		}
@@ -77,7 +77,7 @@ func (n *base) distinguished() map[string]bool {
 }
 
 // sharing returns the namespaces that have an opaque port which another has.
-func (n *base) sharing() map[string]bool {
+func (n *index) sharing() map[string]bool {
 	out := map[string]bool{}
 	for _, by := range n.opaque {
 		if len(by) < 2 {
@@ -90,8 +90,8 @@ func (n *base) sharing() map[string]bool {
 	return out
 }
 
-// tallyPorts brings the opaque ports of a service to by more, or less.
-func (n *base) tallyPorts(s *Service, by int) {
+// countPorts brings the opaque ports of a service to by more, or less.
+func (n *index) countPorts(s *Service, by int) {
 	for _, p := range s.Ports {
 		if p.Protocol != ProtocolTCP && p.Protocol != ProtocolUnset {
 			continue
@@ -101,17 +101,17 @@ func (n *base) tallyPorts(s *Service, by int) {
 			m = map[string]int{}
 			n.opaque[p.Number] = m
 		}
-		if tally(m, s.Ref.Namespace, by); len(m) == 0 {
+		if addCount(m, s.Ref.Namespace, by); len(m) == 0 {
 			delete(n.opaque, p.Number)
 		}
 	}
 }
 
-// index brings the base to the new services.
-func (b *builder) index() {
-	n := b.base
+// update brings the index to the new services.
+func (b *builder) update() {
+	n := b.index
 	edit := n.declared.Edit()
-	for c, by := range claimed(b.removed, b.added) {
+	for c, by := range netDeclarations(b.removed, b.added) {
 		n.count(edit, c, by)
 	}
 	for _, list := range [...]struct {
@@ -120,11 +120,11 @@ func (b *builder) index() {
 	}{{b.removed, -1}, {b.added, 1}} {
 		for _, s := range list.services {
 			if s.External {
-				n.tallyPorts(s, list.by)
+				n.countPorts(s, list.by)
 			}
 			if s.External && s.Export.Limited {
 				for _, name := range s.Export.Namespaces {
-					tally(n.limited, name, list.by)
+					addCount(n.limited, name, list.by)
 				}
 			}
 		}
@@ -143,23 +143,23 @@ func (b *builder) index() {
 	}
 }
 
-// claim is a host or prefix that a namespace declares.
-type claim struct {
+// declaration is a host or prefix that a namespace declares.
+type declaration struct {
 	host      hostname.Pattern
 	namespace string
 }
 
-// claimed counts the claims that came, less those that went; what a service
+// netDeclarations counts the claims that came, less those that went; what a service
 // and the version of it before both declare is none.
-func claimed(removed, added []*Service) map[claim]int {
-	out := map[claim]int{}
+func netDeclarations(removed, added []*Service) map[declaration]int {
+	out := map[declaration]int{}
 	add := func(list []*Service, by int) {
 		for _, s := range list {
 			if !s.External {
 				continue
 			}
-			for _, h := range claimsOf(s) {
-				c := claim{h, s.Ref.Namespace}
+			for _, h := range declarationsOf(s) {
+				c := declaration{h, s.Ref.Namespace}
 				if out[c] += by; out[c] == 0 {
 					delete(out, c)
 				}
@@ -172,7 +172,7 @@ func claimed(removed, added []*Service) map[claim]int {
 }
 
 // count brings the declarations of a host to by more of a namespace, or less.
-func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], c claim, by int) {
+func (n *index) count(edit *cow.Edit[hostname.Pattern, []string], c declaration, by int) {
 	before, _ := edit.Get(c.host)
 	after := slices.Clone(before)
 	for ; by > 0; by-- {
@@ -183,11 +183,11 @@ func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], c claim, by int
 			after = slices.Delete(after, i, i+1)
 		}
 	}
-	for _, name := range contestants(before) {
-		tally(n.contested, name, -1)
+	for _, name := range overlapping(before) {
+		addCount(n.overlaps, name, -1)
 	}
-	for _, name := range contestants(after) {
-		tally(n.contested, name, 1)
+	for _, name := range overlapping(after) {
+		addCount(n.overlaps, name, 1)
 	}
 	if isPartial(c.host) {
 		n.partial += len(after) - len(before)
@@ -199,9 +199,9 @@ func (n *base) count(edit *cow.Edit[hostname.Pattern, []string], c claim, by int
 	}
 }
 
-// claimsOf lists what a service declares: its hosts, and the prefixes that it
+// declarationsOf lists what a service declares: its hosts, and the prefixes that it
 // names.
-func claimsOf(s *Service) []hostname.Pattern {
+func declarationsOf(s *Service) []hostname.Pattern {
 	if len(s.Addresses)+len(s.Endpoints) == 0 {
 		return s.Hosts
 	}
@@ -218,9 +218,9 @@ func claimsOf(s *Service) []hostname.Pattern {
 	return slices.Compact(out)
 }
 
-// contestants returns the different namespaces of a list when there are
+// overlapping returns the different namespaces of a list when there are
 // several.
-func contestants(list []string) []string {
+func overlapping(list []string) []string {
 	if len(list) < 2 {
 		return nil
 	}
@@ -231,7 +231,7 @@ func contestants(list []string) []string {
 	return names
 }
 
-func tally(m map[string]int, name string, by int) {
+func addCount(m map[string]int, name string, by int) {
 	if m[name] += by; m[name] == 0 {
 		delete(m, name)
 	}

@@ -152,22 +152,22 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 // DefaultRetries says how often requests are tried again that no rule says it
 // of; "": the mesh says nothing either, and it is done where it is safe.
 func (p *Policy) DefaultRetries() string {
-	if p.scope.retries == nil {
+	if p.class.retries == nil {
 		return ""
 	}
-	return p.scope.retries.Describe() + ", the mesh's default (defaultHttpRetryPolicy)"
+	return p.class.retries.Describe() + ", the mesh's default (defaultHttpRetryPolicy)"
 }
 
 // imported says that a destination is visible to rules that lead there alone;
 // "" when it is to all.
 func (p *Policy) imported(u *Upstream) string {
-	if u == nil || u.Match == nil || p.scope.sidecar.Sidecar == nil {
+	if u == nil || u.Match == nil || p.class.sidecar.Sidecar == nil {
 		return ""
 	}
 	if h, _ := p.names.Get(u.Match.Pattern); h == u.Match {
 		return ""
 	}
-	sc := p.scope.sidecar.Ref
+	sc := p.class.sidecar.Ref
 	return fmt.Sprintf("Sidecar %s/%s does not show it: it is imported with the rule, and nothing but the rule leads there", sc.Namespace, sc.Name)
 }
 

@@ -18,7 +18,7 @@ type candidates struct {
 	way  Way
 	// names are proved by an entry of the address table.
 	names []string
-	// refused is why a guard denies what is not among the rules for that.
+	// refused is why an authorizer denies what is not among the rules for that.
 	refused refusal
 }
 
@@ -51,7 +51,7 @@ func (c *candidates) note(f *Flow, hp *HostPort, name string) {
 	if hp.Protocol != ProtocolTCP && !unset {
 		return
 	}
-	if f != nil && hp.guard != nil {
+	if f != nil && hp.authorizer != nil {
 		if r := hp.refusesOpaque(f, name); r.reason != "" {
 			c.refuse(r)
 			return
@@ -105,7 +105,7 @@ func (c *candidates) merge(f *Flow, e *addressEntry, around bool) {
 	}
 	for i, a := range e.access {
 		hp := e.rules[i].rule
-		if a == authz.Shut || a == authz.Depends && f.Transport == UDP {
+		if a == authz.DenyAll || a == authz.Undecided && f.Transport == UDP {
 			c.refuse(e.rules[i].refusal(f.Dst.Addr()))
 			continue
 		}
@@ -122,7 +122,7 @@ func (c *candidates) merge(f *Flow, e *addressEntry, around bool) {
 // candidates collects what may apply to f before its name is known. Names
 // that the address was learned for have precedence over the address itself.
 func (p *Policy) candidates(f Flow) candidates {
-	c := candidates{home: p.scope.home}
+	c := candidates{home: p.class.home}
 	for _, n := range f.Names {
 		_, hp := p.LookupPort(n, f.Transport, f.Dst.Port())
 		if hp == nil {

@@ -24,10 +24,10 @@ func (hp *HostPort) classify(to Endpoints, kernel, named bool) Way {
 		return Way{Verdict: Proxy}
 	case !pr.IsTLS():
 		return Way{Verdict: Direct, To: to}
-	case named && hp.proof == Proxy:
+	case named && hp.sniVerdict == Proxy:
 		return Way{Verdict: Proxy}
 	case named:
-		return Way{Verdict: hp.proof, To: to}
+		return Way{Verdict: hp.sniVerdict, To: to}
 	}
 	return Way{Verdict: Proxy}
 }
@@ -54,20 +54,20 @@ func (hp *HostPort) settle(h *Host, r *reach) {
 	if hp.Verdict == Proxy {
 		hp.Verdict = hp.learned[ipv6].Verdict
 	}
-	if hp.guard != nil {
+	if hp.authorizer != nil {
 		f := hp.kernelFacts(hp.exactName(), netip.Prefix{})
-		hp.Verdict = Way{Verdict: hp.Verdict}.limit(hp.guard.Access(&f), hp.Protocol.Transport()).Verdict
+		hp.Verdict = Way{Verdict: hp.Verdict}.limit(hp.authorizer.Access(&f), hp.Protocol.Transport()).Verdict
 	}
 }
 
-// staticAccess is what the guard says of flows to a prefix that the service
+// staticAccess is what the authorizer says of flows to a prefix that the service
 // itself names.
 func (hp *HostPort) staticAccess(prefix netip.Prefix) authz.Access {
-	if hp.guard == nil {
-		return authz.Open
+	if hp.authorizer == nil {
+		return authz.AllowAll
 	}
 	f := hp.kernelFacts(hp.exactName(), prefix)
-	return hp.guard.Access(&f)
+	return hp.authorizer.Access(&f)
 }
 
 // Indices by family.

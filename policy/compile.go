@@ -33,10 +33,10 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	b.index()
-	b.covered = b.base.covered()
+	b.update()
+	b.covered = b.index.covered()
 	b.auth = authz.NewCatalog(b.cfg.Authorizations, b.rootNamespace(), b.trustDomain())
-	out := &Snapshot{base: b.base}
+	out := &Snapshot{index: b.index}
 	b.policies(out)
 	out.listeners = b.listeners(out)
 	out.warnings = b.warnings
@@ -49,11 +49,11 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 
 // builder holds what a compilation has come to so far.
 type builder struct {
-	cfg  *Config
-	old  *base // of the snapshot before; nil: there is none
-	was  *Snapshot
-	base *base
-	errs []error
+	cfg   *Config
+	old   *index // of the snapshot before; nil: there is none
+	was   *Snapshot
+	index *index
+	errs  []error
 	// removed and added are the external services that differ from those of
 	// the snapshot before, each in its order.
 	removed, added []*Service
@@ -65,15 +65,15 @@ type builder struct {
 	// upstreams are those of Kubernetes Services, by host and chosen port.
 	upstreams map[Destination]*Upstream
 	auth      *authz.Catalog
-	// authScopes and destinationScopes are made once for each scope.
-	authScopes        map[*scope]*authz.Compiler
-	destinationScopes map[*scope]*destinationScope
-	// doors are the ports of gateways that rules lead to, by the services that
+	// authScopes and destinationScopes are made once for each class.
+	authScopes        map[*identityClass]*authz.Compiler
+	destinationScopes map[*identityClass]*destinationScope
+	// gatewayPorts are those that rules lead to, by the services that
 	// stand for them; gateways are all Gateways by their keys.
-	doors    map[doorKey]*door
-	gateways map[string]*Gateway
-	// goneOn are the doors of the policy that is being compiled.
-	goneOn map[*door]*GatewayListener
+	gatewayPorts map[gatewayPortKey]*gatewayPort
+	gateways     map[string]*Gateway
+	// nextHops are the gateway ports of the policy that is being compiled.
+	nextHops map[*gatewayPort]*GatewayListener
 	// imports are the hosts that rules lead to in the policy that is being
 	// compiled, and that its Sidecar does not show; declaring has the services
 	// that declare each destination, once somebody has asked.
@@ -81,28 +81,28 @@ type builder struct {
 	declaring map[hostname.Pattern][]*Service
 	// consent says which node-local places services may lead to.
 	consent Consent
-	// said are the errors and warnings there are, each once.
-	said     map[string]bool
-	warnings []Warning
-	ask      *questions
-	rewrites map[*HTTPRule]*regexp.Regexp
+	// reported are the errors and warnings there are, each once.
+	reported  map[string]bool
+	warnings  []Warning
+	selectors *selectorsInUse
+	rewrites  map[*HTTPRule]*regexp.Regexp
 	// nearest are the VirtualServices in a namespace's order.
 	nearest map[string][]*VirtualService
 }
 
 func newBuilder(c *Config, s *Snapshot) *builder {
 	b := &builder{
-		cfg: c, was: s, old: s.base, upstreams: map[Destination]*Upstream{},
-		authScopes: map[*scope]*authz.Compiler{}, destinationScopes: map[*scope]*destinationScope{},
-		doors: map[doorKey]*door{}, gateways: map[string]*Gateway{},
-		said: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
+		cfg: c, was: s, old: s.index, upstreams: map[Destination]*Upstream{},
+		authScopes: map[*identityClass]*authz.Compiler{}, destinationScopes: map[*identityClass]*destinationScope{},
+		gatewayPorts: map[gatewayPortKey]*gatewayPort{}, gateways: map[string]*Gateway{},
+		reported: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
 		nearest: map[string][]*VirtualService{},
 		consent: NewConsent(c.AllowedEndpoints),
 	}
 	for _, g := range c.Gateways {
 		b.gateways[g.Key()] = g
 	}
-	b.base = newBase(c, s.base)
+	b.index = newIndex(c, s.index)
 	var before []*Service
 	if b.old != nil {
 		before = b.old.cfg.Services
@@ -139,10 +139,10 @@ func (b *builder) rank(s *Service) int {
 func (b *builder) errorf(ref Ref, format string, args ...any) {
 	text := quote.Text(fmt.Sprintf(format, quote.Args(args)...))
 	if key := "error " + ref.String() + " " + text; ref != (Ref{}) {
-		if b.said[key] {
+		if b.reported[key] {
 			return
 		}
-		b.said[key] = true
+		b.reported[key] = true
 	}
 	object := ref.Kind + " " + ref.Namespace + "/" + ref.Name
 	if p := ref.Position(); p != "" {
@@ -162,8 +162,8 @@ type Warning struct {
 // warnf notes a warning about the object that ref names, once.
 func (b *builder) warnf(ref Ref, format string, args ...any) {
 	w := Warning{ref, quote.Text(fmt.Sprintf(format, quote.Args(args)...))}
-	if key := "warning " + ref.String() + " " + w.Text; !b.said[key] {
-		b.said[key] = true
+	if key := "warning " + ref.String() + " " + w.Text; !b.reported[key] {
+		b.reported[key] = true
 		b.warnings = append(b.warnings, w)
 	}
 }
@@ -171,7 +171,7 @@ func (b *builder) warnf(ref Ref, format string, args ...any) {
 // policies compiles one policy for each group of workloads. Groups that are
 // told apart and come to the same share one.
 func (b *builder) policies(out *Snapshot) {
-	scopes, of := b.scopes()
+	scopes, of := b.identityClasses()
 	ids := make([]PolicyID, len(scopes))
 	out.ids, out.next = map[string]PolicyID{}, max(b.was.next, DefaultPolicy+1)
 	had := map[string]PolicyID{} // by workload

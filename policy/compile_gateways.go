@@ -25,9 +25,9 @@ type server struct {
 	isolated bool
 }
 
-// door is one port of a gateway as far as it is the same for whoever comes
+// gatewayPort is one port of a gateway as far as it is the same for whoever comes
 // through it.
-type door struct {
+type gatewayPort struct {
 	name      string // of the Gateways
 	port      uint16
 	bind      netip.Addr
@@ -69,7 +69,7 @@ func (b *builder) listeners(out *Snapshot) []*GatewayListener {
 	})
 	var all []*GatewayListener
 	for _, k := range keys {
-		d := b.newDoor(byAddress[k], b.cfg.GatewaySelector)
+		d := b.newGatewayPort(byAddress[k], b.cfg.GatewaySelector)
 		if d == nil {
 			continue
 		}
@@ -83,9 +83,9 @@ func (b *builder) listeners(out *Snapshot) []*GatewayListener {
 	return all
 }
 
-// shared returns a listener on the same port with an address of the door's:
+// shared returns a listener on the same port with one of its addresses:
 // two sockets cannot both have it.
-func shared(all []*GatewayListener, d *door) *GatewayListener {
+func shared(all []*GatewayListener, d *gatewayPort) *GatewayListener {
 	covers := func(x, y netip.Addr) bool {
 		return !x.IsValid() || x.IsUnspecified() && (x.Is6() || y.Is4())
 	}
@@ -107,13 +107,13 @@ func (b *builder) selects(g *Gateway) bool {
 	return len(b.cfg.GatewaySelector) > 0 && match.Labels(g.Selector, b.cfg.GatewaySelector)
 }
 
-// newDoor merges servers that share a port; nil when none is left.
-func (b *builder) newDoor(servers []server, labels map[string]string) *door {
+// newGatewayPort merges servers that share a port; nil when none is left.
+func (b *builder) newGatewayPort(servers []server, labels map[string]string) *gatewayPort {
 	servers = b.merge(servers)
 	if len(servers) == 0 {
 		return nil
 	}
-	d := &door{port: servers[0].Port, namespace: servers[0].namespace, labels: labels, servers: servers}
+	d := &gatewayPort{port: servers[0].Port, namespace: servers[0].namespace, labels: labels, servers: servers}
 	var names []string
 	for _, s := range servers {
 		names = append(names, s.gateway)
@@ -206,9 +206,9 @@ func (b *builder) sniRules(servers []server) *hostname.Index[*sniRule] {
 	return hostname.NewIndex(maps.All(all))
 }
 
-// listener compiles what a door does with what comes through. Its
+// listener compiles what a gateway port does with what comes through. Its
 // destinations are the hosts of p; those of workloads must be allowed.
-func (b *builder) listener(p *Policy, d *door, workload bool) *GatewayListener {
+func (b *builder) listener(p *Policy, d *gatewayPort, workload bool) *GatewayListener {
 	l := &GatewayListener{
 		Name: d.name, Port: d.port, Bind: d.bind, Protocol: d.servers[0].Protocol,
 		labels: d.labels, namespace: d.namespace, retries: b.cfg.Mesh.Retries,
@@ -218,11 +218,11 @@ func (b *builder) listener(p *Policy, d *door, workload bool) *GatewayListener {
 }
 
 // fill compiles the rules of l, which rules may lead to already.
-func (b *builder) fill(l *GatewayListener, p *Policy, d *door, workload bool) {
+func (b *builder) fill(l *GatewayListener, p *Policy, d *gatewayPort, workload bool) {
 	for _, s := range d.servers {
 		l.Servers = append(l.Servers, s.GatewayServer)
 	}
-	at := place{p: p, door: d, port: d.port, workload: workload, rules: b.destinationsBehind(d)}
+	at := place{p: p, gatewayPort: d, port: d.port, workload: workload, rules: b.destinationsBehind(d)}
 	if !l.IsTLS() {
 		l.plain = b.chain(at, d.servers)
 		return

@@ -14,16 +14,16 @@ import (
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
-// doorKey is what a door is known by: the Kubernetes Service that stands for
+// gatewayPortKey is what a gateway port is known by: the Kubernetes Service that stands for
 // it, if any, its Gateways, the namespace that they are in, and the port.
-type doorKey struct {
+type gatewayPortKey struct {
 	service   *Service
 	gateways  string
 	namespace string
 	port      uint16
 }
 
-// doorOf returns the door of the gateway that a destination of vs stands for,
+// gatewayPortOf returns the port of the gateway that a destination of vs stands for,
 // nil when it stands for none; request is the port that a connection came in
 // on, 0: any. A gateway is
 //
@@ -35,11 +35,11 @@ type doorKey struct {
 //
 // What it is not: a host that a ServiceEntry declares which may take the
 // Service's place.
-func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *door {
+func (b *builder) gatewayPortOf(vs *VirtualService, d Destination, request uint16) *gatewayPort {
 	if len(b.gateways) == 0 {
 		return nil
 	}
-	k := b.base.kube[d.Host]
+	k := b.index.kube[d.Host]
 	namespace, ok := b.serviceNamespace(vs, d.Host)
 	if k != nil {
 		namespace, ok = k.Ref.Namespace, true
@@ -48,7 +48,7 @@ func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *doo
 	case !ok || b.declares(d.Host, func(by string) bool { return b.mayTake(namespace, vs, by) }):
 		return nil
 	case k != nil:
-		return b.serviceDoor(vs, k, d, request)
+		return b.serviceGatewayPort(vs, k, d, request)
 	}
 	var all []*Gateway
 	for _, name := range vs.Gateways {
@@ -62,16 +62,16 @@ func (b *builder) doorOf(vs *VirtualService, d Destination, request uint16) *doo
 	want := cmp.Or(d.Port, request)
 	for _, g := range all {
 		if want != 0 && gatewayServes(g, want, vs) {
-			return b.door(doorKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
+			return b.gatewayPort(gatewayPortKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
 		}
 	}
 	g := all[0]
 	for i := range g.Servers {
 		if gatewayServes(g, g.Servers[i].Port, vs) {
-			return b.door(doorKey{namespace: namespace, port: g.Servers[i].Port}, []*Gateway{g}, g.Selector)
+			return b.gatewayPort(gatewayPortKey{namespace: namespace, port: g.Servers[i].Port}, []*Gateway{g}, g.Selector)
 		}
 	}
-	return b.door(doorKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
+	return b.gatewayPort(gatewayPortKey{namespace: namespace, port: want}, []*Gateway{g}, g.Selector)
 }
 
 // gatewayServes says whether g has a server on a port for hosts of vs.
@@ -84,9 +84,9 @@ func gatewayServes(g *Gateway, port uint16, vs *VirtualService) bool {
 	return false
 }
 
-// serviceDoor returns the door that a port of a Kubernetes Service leads to:
+// serviceGatewayPort returns the gateway port that a port of a Kubernetes Service leads to:
 // Gateways name the Service's port, or the one behind it.
-func (b *builder) serviceDoor(vs *VirtualService, k *Service, d Destination, request uint16) *door {
+func (b *builder) serviceGatewayPort(vs *VirtualService, k *Service, d Destination, request uint16) *gatewayPort {
 	if len(k.Selector) == 0 {
 		return nil
 	}
@@ -115,15 +115,15 @@ func (b *builder) serviceDoor(vs *VirtualService, k *Service, d Destination, req
 			number = t
 		}
 	}
-	return b.door(doorKey{service: k, namespace: k.Ref.Namespace, port: number}, all, k.Selector)
+	return b.gatewayPort(gatewayPortKey{service: k, namespace: k.Ref.Namespace, port: number}, all, k.Selector)
 }
 
-// door makes the door that the servers of Gateways on a port are together.
-func (b *builder) door(k doorKey, gateways []*Gateway, labels map[string]string) *door {
+// gatewayPort makes one of the servers that Gateways have on a port.
+func (b *builder) gatewayPort(k gatewayPortKey, gateways []*Gateway, labels map[string]string) *gatewayPort {
 	for _, g := range gateways {
 		k.gateways += g.Key() + ","
 	}
-	if d, ok := b.doors[k]; ok {
+	if d, ok := b.gatewayPorts[k]; ok {
 		return d
 	}
 	var servers []server
@@ -134,25 +134,25 @@ func (b *builder) door(k doorKey, gateways []*Gateway, labels map[string]string)
 			}
 		}
 	}
-	d := b.newDoor(servers, labels)
+	d := b.newGatewayPort(servers, labels)
 	if d == nil {
 		// Nothing listens there: who comes is refused.
 		g := gateways[0]
-		d = &door{name: g.Key(), port: k.port, namespace: k.namespace, labels: labels}
+		d = &gatewayPort{name: g.Key(), port: k.port, namespace: k.namespace, labels: labels}
 	}
-	b.doors[k] = d
+	b.gatewayPorts[k] = d
 	return d
 }
 
-// goOn compiles a door for the policy that is being compiled. Its rules may
+// nextHop compiles a gateway port for the policy that is being compiled. Its rules may
 // lead back to it.
-func (b *builder) goOn(p *Policy, d *door) *GatewayListener {
-	if l := b.goneOn[d]; l != nil {
+func (b *builder) nextHop(p *Policy, d *gatewayPort) *GatewayListener {
+	if l := b.nextHops[d]; l != nil {
 		return l
 	}
 	l := &GatewayListener{Name: d.name, Port: d.port, labels: d.labels, namespace: d.namespace}
-	l.guard = b.authScope(p.scope).Gateway(d.namespace, d.labels)
-	b.goneOn[d] = l
+	l.authorizer = b.authScope(p.class).Gateway(d.namespace, d.labels)
+	b.nextHops[d] = l
 	if len(d.servers) > 0 {
 		l.Protocol = d.servers[0].Protocol
 		b.fill(l, p, d, true)
@@ -162,16 +162,16 @@ func (b *builder) goOn(p *Policy, d *door) *GatewayListener {
 
 // destinationsBehind finds the DestinationRules that count for what leaves the
 // gateway.
-func (b *builder) destinationsBehind(d *door) *destinationScope {
+func (b *builder) destinationsBehind(d *gatewayPort) *destinationScope {
 	if d.rules == nil {
-		d.rules = b.destinationScope(&scope{identity: Identity{Namespace: d.namespace, Labels: d.labels}})
+		d.rules = b.destinationScope(&identityClass{identity: Identity{Namespace: d.namespace, Labels: d.labels}})
 	}
 	return d.rules
 }
 
-// goneOnAs lists the doors of the policy that is being compiled.
-func (b *builder) goneOnAs() []*GatewayListener {
-	return slices.SortedFunc(maps.Values(b.goneOn), func(x, y *GatewayListener) int {
+// sortedNextHops lists the gateway ports of the policy that is being compiled.
+func (b *builder) sortedNextHops() []*GatewayListener {
+	return slices.SortedFunc(maps.Values(b.nextHops), func(x, y *GatewayListener) int {
 		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.namespace, y.namespace), cmp.Compare(x.Port, y.Port))
 	})
 }
@@ -179,11 +179,11 @@ func (b *builder) goneOnAs() []*GatewayListener {
 // declares says whether a ServiceEntry of one of the namespaces that may has a
 // host that matches a name.
 func (b *builder) declares(host string, may func(namespace string) bool) bool {
-	if by, _ := b.base.declared.Get(hostname.Pattern(host)); slices.ContainsFunc(by, may) {
+	if by, _ := b.index.declared.Get(hostname.Pattern(host)); slices.ContainsFunc(by, may) {
 		return true
 	}
 	for i := 1; i < len(host); i++ {
-		if by, _ := b.base.declared.Get(hostname.Pattern("*" + host[i:])); slices.ContainsFunc(by, may) {
+		if by, _ := b.index.declared.Get(hostname.Pattern("*" + host[i:])); slices.ContainsFunc(by, may) {
 			return true
 		}
 	}
@@ -218,12 +218,12 @@ func (b *builder) leadsHome(p *Policy, all []*VirtualService, hp *HostPort) bool
 	}
 	name := string(hp.host.Pattern)
 	for _, vs := range all {
-		if !p.scope.sidecar.actsOn(vs).has(hp.Number) {
+		if !p.class.sidecar.actsOn(vs).has(hp.Number) {
 			continue
 		}
 		for _, r := range vs.TLS {
 			for _, m := range r.Matches {
-				if !p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) || m.Port != 0 && m.Port != hp.Number {
+				if !p.class.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) || m.Port != 0 && m.Port != hp.Number {
 					continue
 				}
 				if !slices.ContainsFunc(m.SNIHosts, func(h hostname.Pattern) bool { return h.Matches(name) }) {
@@ -247,8 +247,8 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 		if to.Host == name {
 			return cmp.Or(to.Port, port, hp.Number) == hp.Number && to.Subset == "" && !as.unsupported() && !hp.Upstream.unsupported()
 		}
-		d := b.doorOf(vs, to, port)
-		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.watches(p, d, hp) || !h.goOn() {
+		d := b.gatewayPortOf(vs, to, port)
+		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.watches(p, d, hp) || !h.takeHop() {
 			return false
 		}
 		next, ok := d.sni.Lookup(name)
@@ -264,19 +264,19 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 // watches says whether the forwarding core must ask AuthorizationPolicies
 // about connections to hp that go on as the gateway's: unless those allow all
 // of them, and mark none.
-func (b *builder) watches(p *Policy, d *door, hp *HostPort) bool {
-	g := b.authScope(p.scope).Gateway(d.namespace, d.labels)
+func (b *builder) watches(p *Policy, d *gatewayPort, hp *HostPort) bool {
+	g := b.authScope(p.class).Gateway(d.namespace, d.labels)
 	if g == nil {
 		return false
 	}
 	f := hp.kernelFacts(hp.exactName(), netip.Prefix{})
 	f.AtGateway(d.port)
-	return g.Access(&f) != authz.Open || !g.MarksNone()
+	return g.Access(&f) != authz.AllowAll || !g.MarksNone()
 }
 
 // terminates says whether a server that reads TLS has the SNI pattern, or a
 // more specific one that could come in between.
-func (d *door) terminates(p hostname.Pattern) bool {
+func (d *gatewayPort) terminates(p hostname.Pattern) bool {
 	return slices.ContainsFunc(d.servers, func(s server) bool {
 		return s.Terminates() && slices.ContainsFunc(s.Hosts, p.Overlaps)
 	})
@@ -315,7 +315,7 @@ func (l *GatewayListener) all() []*gatewayChain {
 // gatewayScope returns the hosts that a gateway of a namespace can lead to:
 // all that are visible there, whatever Sidecars say to workloads.
 func (b *builder) gatewayScope(out *Snapshot, namespace string) *Policy {
-	sc := b.scopeWith(Identity{Namespace: namespace}, sidecarScope{}, b.ask)
+	sc := b.classWith(Identity{Namespace: namespace}, sidecarScope{}, b.selectors)
 	if p := out.byKey(sc.key); p != nil {
 		return p
 	}

@@ -56,7 +56,7 @@ func (h *Host) tcpPorts() []*HostPort {
 // nothing. What it shows of another namespace is not added to, and what it
 // takes out stays out.
 func (b *builder) imported(at place, host string, shown *Host) []*HostPort {
-	sc := at.p.scope
+	sc := at.p.class
 	if !at.workload || !sc.sidecar.limits() || !b.countsFor(sc, at.vs) {
 		return nil
 	}
@@ -73,10 +73,10 @@ func (b *builder) imported(at place, host string, shown *Host) []*HostPort {
 }
 
 func (b *builder) importHost(at place, host hostname.Pattern, shown *Host) *Host {
-	sc := at.p.scope
+	sc := at.p.class
 	edit := &hostEdit{b: b, scope: sc, policy: at.p, auth: b.authScope(sc), destinations: b.destinationScope(sc)}
 	visible := slices.DeleteFunc(slices.Clone(b.declarersOf(host)), func(s *Service) bool {
-		return !b.sees(sc, s) || b.base.owner(sc.home, host, s) != nil || len(sc.sidecar.ways(at.vs, s.Ref.Namespace, host)) == 0
+		return !b.sees(sc, s) || b.index.owner(sc.home, host, s) != nil || len(sc.sidecar.ways(at.vs, s.Ref.Namespace, host)) == 0
 	})
 	slices.SortStableFunc(visible, edit.compare)
 	var parts []*Service

@@ -12,7 +12,7 @@ import (
 // namedService returns the Kubernetes Service whose name a host is: its
 // absolute name, or that without the cluster's domain; nil for none. What is
 // shorter is no more than a guess: "web.dev" is a name of the internet, too.
-func (n *base) namedService(host string) *Service {
+func (n *index) namedService(host string) *Service {
 	if k := n.kube[host]; k != nil {
 		return k
 	}
@@ -25,7 +25,7 @@ func (n *base) namedService(host string) *Service {
 
 // owner returns the Kubernetes Service because of whose name a service does not
 // count for a host, nil when it counts; home is the namespace of the workloads.
-func (n *base) owner(home string, host hostname.Pattern, s *Service) *Service {
+func (n *index) owner(home string, host hostname.Pattern, s *Service) *Service {
 	if k := n.namedService(string(host)); k != nil && !n.mayHave(k, home, s) {
 		return k
 	}
@@ -37,14 +37,14 @@ func (n *base) owner(home string, host hostname.Pattern, s *Service) *Service {
 // ServiceEntries of others count for their own workloads alone, but those of
 // the root namespace for all. Istio is as strict: a Service comes before any
 // ServiceEntry, so that nobody takes its name (pilot/pkg/model SidecarScope).
-func (n *base) mayHave(k *Service, home string, s *Service) bool {
+func (n *index) mayHave(k *Service, home string, s *Service) bool {
 	ns := s.Ref.Namespace
 	return byRules(s) || ns == k.Ref.Namespace || ns == home || ns == n.cfg.Mesh.Root()
 }
 
 // counting leaves out the services that do not count for a host.
 func (h *hostEdit) counting(host hostname.Pattern, services []*Service) []*Service {
-	return slices.DeleteFunc(services, func(s *Service) bool { return h.b.base.owner(h.scope.home, host, s) != nil })
+	return slices.DeleteFunc(services, func(s *Service) bool { return h.b.index.owner(h.scope.home, host, s) != nil })
 }
 
 // owners has the names built anew of the Kubernetes Services that came and
@@ -60,7 +60,7 @@ func (h *hostEdit) owners() {
 			continue
 		}
 		for _, p := range s.Names() {
-			if h.b.base.contends(p, s.Ref.Namespace) || h.scope.sidecar.limits() {
+			if h.b.index.contends(p, s.Ref.Namespace) || h.scope.sidecar.limits() {
 				anew[p], h.decls[p] = true, nil
 			}
 		}
@@ -84,14 +84,14 @@ func (h *hostEdit) owners() {
 
 // contends says whether ServiceEntries of other namespaces than one declare
 // exactly a host.
-func (n *base) contends(host hostname.Pattern, namespace string) bool {
+func (n *index) contends(host hostname.Pattern, namespace string) bool {
 	by, _ := n.declared.Get(host)
 	return slices.ContainsFunc(by, func(other string) bool { return other != namespace })
 }
 
 // covered finds the names of Kubernetes Services that wildcards of other
 // namespaces cover.
-func (n *base) covered() map[string]*Service {
+func (n *index) covered() map[string]*Service {
 	out := map[string]*Service{}
 	whole := map[string][]string{} // by what is behind the first label
 	for _, k := range n.kube {
@@ -117,7 +117,7 @@ func (n *base) covered() map[string]*Service {
 
 // covering lists the namespaces that declare a wildcard which covers all hosts
 // of a domain.
-func (n *base) covering(domain string) []string {
+func (n *index) covering(domain string) []string {
 	var out []string
 	for domain != "" {
 		by, _ := n.declared.Get(hostname.Pattern("*." + domain))
@@ -128,7 +128,7 @@ func (n *base) covering(domain string) []string {
 }
 
 // coveringPart is covering for wildcards that begin within a label.
-func (n *base) coveringPart(name string) []string {
+func (n *index) coveringPart(name string) []string {
 	var out []string
 	for i := 1; i < len(name); i++ {
 		if name[i] != '.' {
@@ -149,7 +149,7 @@ func (p *Policy) reserve(covered map[string]*Service) {
 		r := &reservedName{owner: k.Ref.Namespace}
 		w := p.names.Walk(name)
 		for h, ok := w.Next(); ok; h, ok = w.Next() {
-			if h.Pattern.IsWildcard() && !p.base.mayHave(k, p.scope.home, h.services[0]) {
+			if h.Pattern.IsWildcard() && !p.index.mayHave(k, p.class.home, h.services[0]) {
 				r.from = append(r.from, h.Pattern)
 			}
 		}

@@ -12,15 +12,15 @@ import (
 	"github.com/egressd/egressd/policy/internal/authz"
 )
 
-// policy compiles what a scope sees, on top of what old (nil: nothing) saw
+// policy compiles what a class of workloads sees, on top of what old (nil: nothing) saw
 // under the same key.
-func (b *builder) policy(sc *scope, old *Policy) *Policy {
-	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) {
+func (b *builder) policy(sc *identityClass, old *Policy) *Policy {
+	if old == nil || old.class.sidecar != sc.sidecar || b.visibilityChanged() || old.sniVerdict != b.sniVerdict(sc) {
 		old = emptyPolicy
 	}
-	p := &Policy{scope: sc, base: b.base, proof: b.proof(sc)}
+	p := &Policy{class: sc, index: b.index, sniVerdict: b.sniVerdict(sc)}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
-	b.goneOn, b.imports = map[*door]*GatewayListener{}, map[importKey]*Host{}
+	b.nextHops, b.imports = map[*gatewayPort]*GatewayListener{}, map[importKey]*Host{}
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
 		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{},
 		auth: b.authScope(sc), destinations: b.destinationScope(sc)}
@@ -34,13 +34,13 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	p.addrs.unknown = p.AllowsUnknown()
 	p.hostSum = h.sum
 	b.meshRoutes(p)
-	p.gateways = b.goneOnAs()
+	p.gateways = b.sortedNextHops()
 	b.checkLoops(p)
 	p.sum = p.digest()
 	return p
 }
 
-var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
+var emptyPolicy = &Policy{class: &identityClass{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
 
 // visibilityChanged says whether the defaults by which services are visible,
 // what the node lets them lead to, or which namespace is the root, are others
@@ -61,7 +61,7 @@ func (b *builder) visibilityChanged() bool {
 // next.
 type hostEdit struct {
 	b           *builder
-	scope       *scope
+	scope       *identityClass
 	policy, old *Policy
 	names       *hostname.IndexEdit[*Host]
 	addrs       *addressEdit
@@ -89,7 +89,7 @@ func (h *hostEdit) services() {
 			continue
 		}
 		h.gone[s] = true
-		for _, v := range h.b.oldView(h.old.scope, s) {
+		for _, v := range h.b.oldView(h.old.class, s) {
 			for _, p := range v.Hosts {
 				h.affect(p)
 			}

@@ -17,12 +17,12 @@ import (
 // meshGateway is the reserved gateway name that stands for all workloads.
 const meshGateway = config.MeshGateway
 
-// rules returns the VirtualServices that act on the workloads of a scope, in
+// rules returns the VirtualServices that act on the workloads of a class, in
 // order of precedence, as far as their Sidecar imports them: those of the
 // workloads' own namespace, those that are exported to it by name, those that
 // everybody sees; within each the oldest first. Age alone would let any
 // namespace take a host from the one that has rules for it.
-func (b *builder) rules(sc *scope) []*VirtualService {
+func (b *builder) rules(sc *identityClass) []*VirtualService {
 	var out []*VirtualService
 	for _, vs := range b.cfg.VirtualServices {
 		if b.countsFor(sc, vs) {
@@ -34,8 +34,8 @@ func (b *builder) rules(sc *scope) []*VirtualService {
 }
 
 // countsFor says whether the rules of a VirtualService are for the workloads
-// of a scope.
-func (b *builder) countsFor(sc *scope, vs *VirtualService) bool {
+// of a class.
+func (b *builder) countsFor(sc *identityClass, vs *VirtualService) bool {
 	return slices.Contains(vs.Gateways, meshGateway) && seesRules(b.cfg, vs, sc.identity.Namespace) && sc.sidecar.imports(vs)
 }
 
@@ -103,17 +103,17 @@ func (b *builder) takers() []string {
 			}
 		}
 	}
-	for _, k := range b.base.kube {
+	for _, k := range b.index.kube {
 		for _, name := range k.Names() {
-			by, _ := b.base.declared.Get(name)
+			by, _ := b.index.declared.Get(name)
 			add(k, by)
 		}
 	}
 	for name, k := range b.covered {
 		_, parent, _ := strings.Cut(name, ".")
-		add(k, b.base.covering(parent))
-		if b.base.partial > 0 {
-			add(k, b.base.coveringPart(name))
+		add(k, b.index.covering(parent))
+		if b.index.partial > 0 {
+			add(k, b.index.coveringPart(name))
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
@@ -167,9 +167,9 @@ func (b *builder) meshRoutes(p *Policy) {
 	compile := func(vs *VirtualService) *compiled {
 		c := done[vs]
 		if c == nil {
-			at := place{p: p, gateway: meshGateway, vs: vs, workload: true, rules: b.destinationScope(p.scope)}
+			at := place{p: p, gateway: meshGateway, vs: vs, workload: true, rules: b.destinationScope(p.class)}
 			c = &compiled{tls: b.tlsRoutes(at), tcp: b.tcpRoutes(at)}
-			on := p.scope.sidecar.actsOn(vs)
+			on := p.class.sidecar.actsOn(vs)
 			if byPort, other := b.httpRoutes(at); other != nil && len(other.routes) > 0 {
 				c.http = &meshRules{vs: vs, on: on, byPort: byPort, other: other}
 			}
@@ -192,10 +192,10 @@ func (b *builder) meshRoutes(p *Policy) {
 type place struct {
 	// p has the hosts that can be destinations.
 	p *Policy
-	// gateway is "mesh", or "namespace/name" of one of the door's.
-	gateway string
-	door    *door
-	vs      *VirtualService
+	// gateway is "mesh", or "namespace/name" of one of the Gateways of the port.
+	gateway     string
+	gatewayPort *gatewayPort
+	vs          *VirtualService
 	// port is the one that connections come in on; 0: any.
 	port uint16
 	// workload says that it is a workload whose connections come here, at
@@ -214,11 +214,11 @@ type place struct {
 func (at *place) meets(m *HTTPMatch) bool {
 	switch {
 	case at.gateway == meshGateway:
-		return at.p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
+		return at.p.class.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
 	case len(m.Gateways) > 0:
 		return slices.Contains(m.Gateways, at.gateway)
 	}
-	return (m.SourceNamespace == "" || m.SourceNamespace == at.door.namespace) && match.Labels(m.SourceLabels, at.door.labels)
+	return (m.SourceNamespace == "" || m.SourceNamespace == at.gatewayPort.namespace) && match.Labels(m.SourceLabels, at.gatewayPort.labels)
 }
 
 // httpRoutes compiles the HTTP rules of a VirtualService; nil when it has none.
@@ -327,18 +327,18 @@ func (b *builder) rewrite(rule *HTTPRule) *regexp.Regexp {
 
 // matcher compiles m once, however many gateways and ports it serves.
 func (b *builder) matcher(rule *HTTPRule, m *HTTPMatch) *match.HTTPMatcher {
-	if c := b.base.matchers[m]; c != nil {
+	if c := b.index.matchers[m]; c != nil {
 		return c
 	}
 	if b.old != nil && b.old.matchers[m] != nil {
-		b.base.matchers[m] = b.old.matchers[m]
+		b.index.matchers[m] = b.old.matchers[m]
 		return b.old.matchers[m]
 	}
 	c, err := match.NewHTTPMatcher(m)
 	if err != nil {
 		b.errorf(rule.Ref, "match: %v", err)
 	}
-	b.base.matchers[m] = c
+	b.index.matchers[m] = c
 	return c
 }
 
@@ -358,8 +358,8 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 		d := RouteDestination{Destination: wd.Destination, Weight: weight, Headers: wd.Headers}
 		total += weight
 		if at.workload {
-			if door := b.doorOf(at.vs, wd.Destination, at.port); door != nil {
-				d.Gateway = b.goOn(at.p, door)
+			if door := b.gatewayPortOf(at.vs, wd.Destination, at.port); door != nil {
+				d.Gateway = b.nextHop(at.p, door)
 				out = append(out, d)
 				continue
 			}
@@ -369,8 +369,8 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 		// Workloads reach what ServiceEntries open, by whatever gateway; one
 		// that serves others is told by its rules what it may reach.
 		d.Denied = at.workload && d.Upstream != nil && hp == nil
-		if at.workload && hp != nil && hp.guard != nil {
-			d.gates = append(d.gates, gate{hp.guard, hp, wd.Destination.Host})
+		if at.workload && hp != nil && hp.authorizer != nil {
+			d.authorizers = append(d.authorizers, destinationAuthorizer{hp.authorizer, hp, wd.Destination.Host})
 		}
 		out = append(out, d)
 	}
@@ -394,7 +394,7 @@ func (b *builder) upstream(at place, d Destination) (*Upstream, *HostPort) {
 	if len(hosts) > 0 {
 		return nil, nil
 	}
-	k := b.base.kube[d.Host]
+	k := b.index.kube[d.Host]
 	if k == nil {
 		return nil, nil
 	}
@@ -472,7 +472,7 @@ func (b *builder) portsOf(at place, host string) []uint16 {
 		for _, hp := range hosts[0] {
 			out = append(out, hp.Number)
 		}
-	} else if k := b.base.kube[host]; k != nil {
+	} else if k := b.index.kube[host]; k != nil {
 		for _, p := range tcpPorts(k) {
 			out = append(out, p.Number)
 		}
@@ -484,9 +484,9 @@ func (b *builder) portsOf(at place, host string) []uint16 {
 // names a Kubernetes Service is that Service for all but those who may say
 // otherwise (see mayTake).
 func (b *builder) takes(at place, name string) func(namespace string) bool {
-	k := b.base.kube[name]
+	k := b.index.kube[name]
 	return func(namespace string) bool {
-		return k == nil || namespace == at.p.scope.home || b.mayTake(k.Ref.Namespace, at.vs, namespace)
+		return k == nil || namespace == at.p.class.home || b.mayTake(k.Ref.Namespace, at.vs, namespace)
 	}
 }
 

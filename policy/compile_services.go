@@ -53,8 +53,8 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 	reaches := make(map[*HostPort]*reach, len(h.Ports))
 	for _, hp := range h.Ports {
 		e.destinations.direct(hp.Upstream, pattern, hp.Rule.Namespace)
-		hp.routed, hp.proof = hp.ruled || b.routesL4(e.policy, pattern, hp), e.policy.proof
-		if hp.guard = e.auth.Guard(guards[hp]); hp.guard != nil {
+		hp.routed, hp.sniVerdict = hp.ruled || b.routesL4(e.policy, pattern, hp), e.policy.sniVerdict
+		if hp.authorizer = e.auth.Guard(guards[hp]); hp.authorizer != nil {
 			h.guarded = true
 		}
 		reaches[hp] = newReach(hp.Upstream)
@@ -121,7 +121,7 @@ func (b *builder) endpoints(s *Service, pattern hostname.Pattern) []Endpoint {
 	if s.Resolution != ResolutionStatic || len(s.Endpoints) > 0 {
 		return s.Endpoints
 	}
-	k := b.base.borrow[[2]string{s.Ref.Namespace, kubeName(string(pattern), s.Ref.Namespace)}]
+	k := b.index.borrow[[2]string{s.Ref.Namespace, kubeName(string(pattern), s.Ref.Namespace)}]
 	if k == nil {
 		return nil
 	}

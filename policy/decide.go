@@ -45,7 +45,7 @@ func (p *Policy) Decide(f Flow) Decision {
 		return p.miss(f, &c)
 	}
 	d := allow(c.way, c.first)
-	if c.first.guard != nil {
+	if c.first.authorizer != nil {
 		facts := c.first.flowFacts(&f, c.firstName(), true, nil)
 		d = d.marked(&facts)
 	}
@@ -87,7 +87,7 @@ func (p *Policy) Candidates(f Flow) Candidates {
 	out := Candidates{Decision: allow(c.way, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
 	hp, name := c.unread()
 	if hp == nil {
-		if !out.HTTP && !out.TLS { // an opaque flow that a guard denies
+		if !out.HTTP && !out.TLS { // an opaque flow that an authorizer denies
 			out.Decision = c.refused.decision()
 		}
 		return p.passesOpaque(f, out, &c)
@@ -106,7 +106,7 @@ func (p *Policy) opaque(f Flow, d Decision, hp *HostPort, name string) (Decision
 		name = string(hp.host.Pattern)
 	}
 	d.Port = hp
-	if hp.guard != nil || f.Trace != nil {
+	if hp.authorizer != nil || f.Trace != nil {
 		facts := hp.flowFacts(&f, name, true, nil)
 		f.Trace.port(hp, &facts)
 		d = d.marked(&facts)
@@ -142,7 +142,7 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 			return d, dialledUpstream(f.Dst)
 		}
 		return p.l4Target(f, d, d.Port.Upstream, sni, true)
-	case d.byGuard():
+	case d.byAuthorizer():
 		return d, nil // whatever else is open there
 	case c.opaque != nil:
 		return p.opaque(f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
@@ -152,8 +152,8 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	return d, nil
 }
 
-// byGuard says whether an AuthorizationPolicy made the decision.
-func (d *Decision) byGuard() bool {
+// byAuthorizer says whether an AuthorizationPolicy made the decision.
+func (d *Decision) byAuthorizer() bool {
 	return d.Reason == ReasonAuthorization || d.Reason == ReasonNoAllow
 }
 
@@ -172,7 +172,7 @@ func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	facts := hp.flowFacts(&f, f.Host, own, r)
 	if proxied {
 		f.Trace.port(hp, &facts)
-		if r := refusedBy(hp.guard, &facts, false); r.reason != "" {
+		if r := refusedBy(hp.authorizer, &facts, false); r.reason != "" {
 			return r.decision()
 		}
 	}
@@ -184,7 +184,7 @@ func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	case proxied:
 	case f.Dst.Addr().IsValid():
 		w = p.wayAt(hp, f)
-	case hp.guard == nil:
+	case hp.authorizer == nil:
 		w = Way{Verdict: hp.Verdict}
 	default:
 		w = hp.wayOf(f.Host, netip.Addr{})
@@ -197,7 +197,7 @@ func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	}
 	d := allow(w, hp)
 	d.Host = h
-	if hp.guard != nil {
+	if hp.authorizer != nil {
 		d = d.marked(&facts)
 	}
 	return d

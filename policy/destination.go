@@ -13,7 +13,7 @@ import (
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
-// destinationScope finds the DestinationRules that count for one scope.
+// destinationScope finds the DestinationRules that count for one class.
 type destinationScope struct {
 	own, root string
 	rules     map[string]*hostname.Index[*destinationGroup] // by namespace
@@ -30,7 +30,7 @@ type destinationGroup struct {
 	selected bool // they select the workload
 }
 
-func (b *builder) destinationScope(sc *scope) *destinationScope {
+func (b *builder) destinationScope(sc *identityClass) *destinationScope {
 	if s := b.destinationScopes[sc]; s != nil {
 		return s
 	}

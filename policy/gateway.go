@@ -34,9 +34,9 @@ type GatewayListener struct {
 	// labels are those of the gateway that the listener is of.
 	labels    map[string]string
 	namespace string
-	// guard is what AuthorizationPolicies say of flows that go on as the
+	// authorizer is what AuthorizationPolicies say of flows that go on as the
 	// gateway; nil: nothing. Nobody asks it of flows that come from outside.
-	guard *authz.Authorizer
+	authorizer *authz.Authorizer
 	// retries is the mesh's default.
 	retries *Retries
 }

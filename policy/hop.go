@@ -23,8 +23,8 @@ type hops struct {
 	trace *Trace
 }
 
-// goOn says whether the flow may go on as a Gateway once more.
-func (h *hops) goOn() bool {
+// takeHop says whether the flow may go on as a Gateway once more.
+func (h *hops) takeHop() bool {
 	h.n++
 	return h.n <= maxHops
 }
@@ -36,7 +36,7 @@ func (h *hops) next(rule *Ref, all []RouteDestination, total uint32) (*RouteDest
 	h.trace.draw(rule, all, total, to)
 	if to != nil && to.Gateway != nil {
 		h.draw /= uint64(total)
-		if !h.goOn() {
+		if !h.takeHop() {
 			return nil, ReasonGatewayLoop
 		}
 	}
@@ -62,7 +62,7 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 		if !ok {
 			return HTTPDecision{Decision: deny(ReasonMalformed, &a.Rule.Ref)}
 		}
-		if g := d.To.Gateway.guard; g != nil {
+		if g := d.To.Gateway.authorizer; g != nil {
 			facts := d.To.Gateway.facts(f, own, next.Host, next)
 			f.Trace.gateway(d.To.Gateway, &facts)
 			if no := refusedBy(g, &facts, false); no.reason != "" {

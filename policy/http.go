@@ -119,17 +119,17 @@ type RouteDestination struct {
 	Headers     *Headers
 	// Denied says that the workload may not reach the destination.
 	Denied bool
-	// gates are the guards on the way there.
-	gates []gate
+	// authorizers are those on the way there.
+	authorizers []destinationAuthorizer
 	// Gateway is set when the destination is a gateway as which the request
 	// goes on at this place; Upstream is nil then.
 	Gateway *GatewayListener
 }
 
-// refuses says which of the gates denies a flow that is allowed as own.
+// refuses says which of the authorizers denies a flow that is allowed as own.
 func (d *RouteDestination) refuses(f *Flow, own *HostPort, name string, r *Request) refusal {
-	for i := range d.gates {
-		if no := d.gates[i].refuses(f, own, name, r); no.reason != "" {
+	for i := range d.authorizers {
+		if no := d.authorizers[i].refuses(f, own, name, r); no.reason != "" {
 			return no
 		}
 	}

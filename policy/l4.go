@@ -26,7 +26,7 @@ func (r *l4Route) about(port uint16) bool {
 }
 
 // meets says whether what a match of a rule for workloads asks of them holds.
-func (sc *scope) meets(gateways []string, namespace string, labels map[string]string) bool {
+func (sc *identityClass) meets(gateways []string, namespace string, labels map[string]string) bool {
 	if len(gateways) > 0 && !slices.Contains(gateways, meshGateway) {
 		return false
 	}
@@ -53,14 +53,14 @@ func (b *builder) tcpRoutes(at place) []l4Route {
 // match, else the one that was dialled: then there is a route for each port
 // that they have.
 func (b *builder) l4Routes(out []l4Route, at place, ref *Ref, matches []*L4Match, list []*WeightedDestination) []l4Route {
-	on := at.p.scope.sidecar.actsOn(at.vs)
+	on := at.p.class.sidecar.actsOn(at.vs)
 	add := func(m *L4Match, port uint16) {
 		at.port = port
 		to, total := b.destinations(at, list)
 		out = append(out, l4Route{m, ref, to, total, on})
 	}
 	for _, m := range matches {
-		if !at.p.scope.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) {
+		if !at.p.class.meets(m.Gateways, m.SourceNamespace, m.SourceLabels) {
 			continue
 		}
 		if m.Port == 0 {
@@ -108,10 +108,10 @@ func (b *builder) routesL4(p *Policy, pattern hostname.Pattern, hp *HostPort) bo
 		// Connections that hp allows have this name; only the rules of the
 		// most specific host are asked.
 		v, ok := p.vhosts.Lookup(string(pattern))
-		return ok && p.scope.routesPort(v.all, hp) && !b.leadsHome(p, v.all, hp)
+		return ok && p.class.routesPort(v.all, hp) && !b.leadsHome(p, v.all, hp)
 	}
 	for _, v := range p.vhostList {
-		if v.pattern.Overlaps(pattern) && p.scope.routesPort(v.own, hp) {
+		if v.pattern.Overlaps(pattern) && p.class.routesPort(v.own, hp) {
 			return true
 		}
 	}
@@ -123,7 +123,7 @@ func hasL4(vs *VirtualService) bool { return len(vs.TLS)+len(vs.TCP) > 0 }
 // routesPort says whether one of the VirtualServices has rules for a port:
 // those for TLS are for TLS, those for TCP for what is neither HTTP nor TLS,
 // and where no protocol is declared both may be.
-func (sc *scope) routesPort(all []*VirtualService, hp *HostPort) bool {
+func (sc *identityClass) routesPort(all []*VirtualService, hp *HostPort) bool {
 	about := func(m *L4Match) bool {
 		return (m.Port == 0 || m.Port == hp.Number) && sc.meets(m.Gateways, m.SourceNamespace, m.SourceLabels)
 	}
@@ -233,7 +233,7 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 			f.Trace.end(to.Upstream)
 			return d.supported(to.Upstream)
 		}
-		if g := to.Gateway.guard; g != nil {
+		if g := to.Gateway.authorizer; g != nil {
 			facts := to.Gateway.facts(&f, d.Port, name, nil)
 			f.Trace.gateway(to.Gateway, &facts)
 			if no := refusedBy(g, &facts, false); no.reason != "" {

@@ -10,7 +10,7 @@ import "net/netip"
 // names that Lookup does not have. What rules and AuthorizationPolicies deny
 // stays denied where it can be recognized: by its name, or by an address that
 // is known to be the name's.
-func (p *Policy) AllowsUnknown() bool { return p.scope.outbound == AllowAny }
+func (p *Policy) AllowsUnknown() bool { return p.class.outbound == AllowAny }
 
 // DecideQuery says whether a normalized name may be asked for in DNS. Host is
 // nil when no rule names it and unknown names pass: nothing is to be learned
@@ -33,7 +33,7 @@ func (p *Policy) closed(name string) refusal {
 	w := p.walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
-			if hp.guard == nil {
+			if hp.authorizer == nil {
 				continue
 			}
 			if r := hp.refusal(name, netip.Addr{}); r.reason != "" {
@@ -46,7 +46,7 @@ func (p *Policy) closed(name string) refusal {
 
 // passing is the Decision for what no rule names under ALLOW_ANY.
 func (p *Policy) passing(v Verdict) Decision {
-	return Decision{Verdict: v, Reason: ReasonAllowed, Rule: p.scope.outboundRule}
+	return Decision{Verdict: v, Reason: ReasonAllowed, Rule: p.class.outboundRule}
 }
 
 // dialledUpstream is exactly the address that was dialled; nil for none.
@@ -70,7 +70,7 @@ func (p *Policy) passes(f Flow, d Decision) Candidates {
 }
 
 // passesOpaque lets a flow pass that is neither of what rules at its address
-// are about, under ALLOW_ANY and when no guard has anything against it.
+// are about, under ALLOW_ANY and when no authorizer has anything against it.
 func (p *Policy) passesOpaque(f Flow, out Candidates, c *candidates) Candidates {
 	if out.Verdict != Deny && p.AllowsUnknown() && c.refused.reason == "" {
 		out.Opaque = dialledUpstream(f.Dst)
@@ -99,10 +99,10 @@ func (p *Policy) unknownName(f Flow, proxied bool) Decision {
 	return d
 }
 
-// proof says what the kernel does where the ClientHello must carry a name.
+// sniVerdict says what the kernel does where the ClientHello must carry a name.
 // Where unknown names pass, nothing has to be proved, unless an
 // AuthorizationPolicy denies one.
-func (b *builder) proof(sc *scope) Verdict {
+func (b *builder) sniVerdict(sc *identityClass) Verdict {
 	switch {
 	case sc.outbound != AllowAny:
 		return Inspect

@@ -18,11 +18,11 @@ type Snapshot struct {
 	warnings  []Warning
 	hash      string // what of sum is no place, in hexadecimal
 	sum       digest
-	base      *base
+	index     *index
 	// gateways are the policies of the gateways that serve others, by the
-	// keys of their scopes, where no workload has the same.
+	// keys of their classes, where no workload has the same.
 	gateways map[string]*Policy
-	// ids are the policies' numbers by the keys of their scopes; next is one
+	// ids are the policies' numbers by the keys of their classes; next is one
 	// that was never given away.
 	ids  map[string]PolicyID
 	next PolicyID
@@ -43,7 +43,7 @@ func (s *Snapshot) byKey(key string) *Policy {
 	if !ok {
 		return nil
 	}
-	if p := s.Policy(id); p != nil && p.scope.key == key {
+	if p := s.Policy(id); p != nil && p.class.key == key {
 		return p
 	}
 	return nil
@@ -88,11 +88,11 @@ func (s *Snapshot) Listeners() []*GatewayListener { return s.listeners }
 
 // Policy is what one workload may reach. It is immutable.
 type Policy struct {
-	id    PolicyID
-	scope *scope
-	names *hostname.Index[*Host]
-	proof Verdict // see HostPort
-	addrs addressTable
+	id         PolicyID
+	class      *identityClass
+	names      *hostname.Index[*Host]
+	sniVerdict Verdict // see HostPort
+	addrs      addressTable
 	// hostSum covers the hosts, sum all but the id.
 	hostSum, sum digest
 	// vhosts are the rules of the gateway "mesh".
@@ -105,8 +105,8 @@ type Policy struct {
 	reserved map[string]*reservedName
 	// ruled are the hosts that only rules for TLS declare.
 	ruled []hostname.Pattern
-	// base has what the policy was compiled from, for explanations.
-	base *base
+	// index has what the policy was compiled from, for explanations.
+	index *index
 }
 
 // ID returns the policy's number in the kernel's tables.

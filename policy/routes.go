@@ -152,7 +152,7 @@ func (c *meshRules) routes(port uint16) *Routes {
 // whole request; what they deny no other rule allows.
 func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
 	d := p.decideHTTP(f, r)
-	d.Retries = p.scope.retries
+	d.Retries = p.class.retries
 	return d
 }
 
@@ -160,7 +160,7 @@ func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
 	f.Transport, f.Host, f.HostFrom = TCP, r.Host, EvidenceHTTP
 	d := p.decideHost(f, r)
 	switch {
-	case d.Verdict == Deny && d.byGuard():
+	case d.Verdict == Deny && d.byAuthorizer():
 		return HTTPDecision{Decision: d}
 	case d.Verdict == Deny:
 		if c := p.candidates(f); c.opaque != nil {
@@ -187,7 +187,7 @@ func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
 }
 
 // through denies a request to a destination that the workload may not reach,
-// or that a guard denies. That nobody declares the destination is for the
+// or that an authorizer denies. That nobody declares the destination is for the
 // forwarding core to answer: it denies nothing.
 func (d HTTPDecision) through(f *Flow, own *HostPort, r *Request) HTTPDecision {
 	to := d.To
@@ -242,11 +242,11 @@ func (p *Policy) decideHost(f Flow, r *Request) Decision {
 		return deny(ReasonNotTLS, c.first.Rule)
 	}
 	d := allow(Way{Verdict: Proxy}, c.http)
-	if hp := c.http; hp.guard != nil {
+	if hp := c.http; hp.authorizer != nil {
 		// The name that the address stands for is what rules are about.
 		facts := hp.flowFacts(&f, hp.exactName(), true, r)
 		f.Trace.port(hp, &facts)
-		if no := refusedBy(hp.guard, &facts, false); no.reason != "" {
+		if no := refusedBy(hp.authorizer, &facts, false); no.reason != "" {
 			return no.decision()
 		}
 		d = d.marked(&facts)

@@ -12,11 +12,11 @@ import (
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
-// scope is what a group of workloads has in common: everything that rules ask
+// identityClass is what a group of workloads has in common: everything that rules ask
 // of an identity has the same answer for all of them, so that one policy
 // serves the group.
-type scope struct {
-	// key names the answers. Equal keys have equal scopes within one Config,
+type identityClass struct {
+	// key names the answers. Equal keys have equal classes within one Config,
 	// and the same key in the next Config is the same group.
 	key string
 	// identity is one of the group; whoever asks it what the key does not
@@ -36,13 +36,13 @@ type scope struct {
 	retries *Retries
 }
 
-// scopes finds the groups of all workloads: the group of the zero Identity
+// identityClasses finds the groups of all workloads: the group of the zero Identity
 // first, then in order of the workloads. of has each workload's index.
-func (b *builder) scopes() (all []*scope, of []int) {
-	b.ask = b.questions()
+func (b *builder) identityClasses() (all []*identityClass, of []int) {
+	b.selectors = b.selectorsInUse()
 	index := map[string]int{}
 	add := func(id Identity) int {
-		s := b.scope(id, b.ask)
+		s := b.identityClass(id, b.selectors)
 		i, ok := index[s.key]
 		if !ok {
 			i = len(all)
@@ -58,19 +58,19 @@ func (b *builder) scopes() (all []*scope, of []int) {
 	return all, of
 }
 
-// questions are what the rules of a Config ask of identities.
-type questions struct {
+// selectorsInUse are what the rules of a Config ask of identities.
+type selectorsInUse struct {
 	// namespaces are those that see or mean something else than others do.
 	namespaces map[string]bool
-	// sharing are those among them that base.sharing has.
+	// sharing are those among them that index.sharing has.
 	sharing    map[string]bool
 	labels     []map[string]string // selectors of rules
 	sources    []*AuthSource
 	conditions []*AuthCondition
 }
 
-func (b *builder) questions() *questions {
-	q := &questions{namespaces: b.base.distinguished(), sharing: b.base.sharing()}
+func (b *builder) selectorsInUse() *selectorsInUse {
+	q := &selectorsInUse{namespaces: b.index.distinguished(), sharing: b.index.sharing()}
 	sees := func(v Visibility) {
 		for _, n := range v.Namespaces {
 			q.namespaces[n] = true
@@ -133,15 +133,15 @@ func (b *builder) questions() *questions {
 	return q
 }
 
-// scope answers the questions for one identity.
-func (b *builder) scope(id Identity, q *questions) *scope {
+// identityClass says which class an identity is of.
+func (b *builder) identityClass(id Identity, q *selectorsInUse) *identityClass {
 	id.Namespace = cmp.Or(id.Namespace, DefaultNamespace)
-	return b.scopeWith(id, b.sidecarOf(id), q)
+	return b.classWith(id, b.sidecarOf(id), q)
 }
 
-// scopeWith is scope for an identity that has another Sidecar, or none.
-func (b *builder) scopeWith(id Identity, sidecar sidecarScope, q *questions) *scope {
-	s := &scope{identity: id, sidecar: sidecar, outbound: b.cfg.Mesh.Outbound, retries: b.cfg.Mesh.Retries}
+// classWith is the class for an identity that has another Sidecar, or none.
+func (b *builder) classWith(id Identity, sidecar sidecarScope, q *selectorsInUse) *identityClass {
+	s := &identityClass{identity: id, sidecar: sidecar, outbound: b.cfg.Mesh.Outbound, retries: b.cfg.Mesh.Retries}
 	if b.cfg.Mesh.Ref != (Ref{}) {
 		s.outboundRule = &b.cfg.Mesh.Ref
 	}
@@ -219,7 +219,7 @@ func (b *builder) localized(sc *Sidecar, namespace string) sidecarScope {
 		return sidecarScope{Sidecar: sc}
 	}
 	k := sidecarIn{sc, namespace}
-	out := b.base.sidecars[k]
+	out := b.index.sidecars[k]
 	if out == nil && b.old != nil {
 		out = b.old.sidecars[k]
 	}
@@ -237,7 +237,7 @@ func (b *builder) localized(sc *Sidecar, namespace string) sidecarScope {
 		}
 		out = &one
 	}
-	b.base.sidecars[k] = out
+	b.index.sidecars[k] = out
 	return sidecarScope{out, namespace}
 }
 
@@ -259,8 +259,8 @@ func effective(v Visibility, fallback *Visibility) Visibility {
 	return v
 }
 
-// authScope returns the Compiler of Authorizers for a scope.
-func (b *builder) authScope(sc *scope) *authz.Compiler {
+// authScope returns the Compiler of Authorizers for a class.
+func (b *builder) authScope(sc *identityClass) *authz.Compiler {
 	s := b.authScopes[sc]
 	if s == nil {
 		s = b.auth.For(sc.identity)
@@ -269,42 +269,42 @@ func (b *builder) authScope(sc *scope) *authz.Compiler {
 	return s
 }
 
-// sees says whether a service is exported to the workloads of a scope.
-func (b *builder) sees(sc *scope, s *Service) bool {
+// sees says whether a service is exported to the workloads of a class.
+func (b *builder) sees(sc *identityClass, s *Service) bool {
 	return visible(s.Export, sc.identity.Namespace, inNamespace(b.cfg.Mesh.DefaultServiceExport, s.Ref.Namespace))
 }
 
-// view returns what a scope sees of a service: the service itself, parts of
+// view returns what a class sees of a service: the service itself, parts of
 // it, or nothing. Parts are made once, so that the same part of the same
 // service is the same pointer in the next snapshot.
-func (b *builder) view(sc *scope, s *Service) []*Service {
+func (b *builder) view(sc *identityClass, s *Service) []*Service {
 	if !b.sees(sc, s) {
 		return nil
 	}
 	if !sc.sidecar.limits() {
 		return []*Service{s}
 	}
-	k := part{sc.sidecar, s}
-	p, ok := b.base.parts[k]
+	k := projection{sc.sidecar, s}
+	p, ok := b.index.projections[k]
 	if !ok {
-		if p, ok = b.base.oldParts[k]; !ok {
+		if p, ok = b.index.oldProjections[k]; !ok {
 			p = sc.sidecar.narrow(s)
 		}
-		b.base.parts[k] = p
+		b.index.projections[k] = p
 	}
 	return p
 }
 
-// oldView returns what a scope of the snapshot before saw of a service.
-func (b *builder) oldView(sc *scope, s *Service) []*Service {
-	if p, ok := b.base.oldParts[part{sc.sidecar, s}]; ok && sc.sidecar.Sidecar != nil {
+// oldView returns what a class of the snapshot before saw of a service.
+func (b *builder) oldView(sc *identityClass, s *Service) []*Service {
+	if p, ok := b.index.oldProjections[projection{sc.sidecar, s}]; ok && sc.sidecar.Sidecar != nil {
 		return p
 	}
 	return b.view(sc, s)
 }
 
-// part is a service as a Sidecar lets it be seen.
-type part struct {
+// projection is a service as a Sidecar lets it be seen.
+type projection struct {
 	sidecar sidecarScope
 	service *Service
 }

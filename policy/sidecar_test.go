@@ -247,7 +247,7 @@ func TestSidecarOfRoot(t *testing.T) {
 			}
 		}
 	}
-	if x, y := s.Policy(s.Workloads()[0].Policy).scope.sidecar, updated.Policy(updated.Workloads()[0].Policy).scope.sidecar; x != y {
+	if x, y := s.Policy(s.Workloads()[0].Policy).class.sidecar, updated.Policy(updated.Workloads()[0].Policy).class.sidecar; x != y {
 		t.Error("the Sidecar is another one after an update that left it alone")
 	}
 }

@@ -65,11 +65,11 @@ type HostPort struct {
 	// routed says that rules for TLS or TCP choose where connections go; ruled
 	// that they alone open the port, and what none matches is denied.
 	routed, ruled bool
-	// guard is what AuthorizationPolicies say about the port; nil: nothing.
-	guard *authz.Authorizer
-	// proof is what the kernel does where the ClientHello must carry a name:
+	// authorizer is what AuthorizationPolicies say about the port; nil: nothing.
+	authorizer *authz.Authorizer
+	// sniVerdict is what the kernel does where the ClientHello must carry a name:
 	// Inspect, unless other names pass as well.
-	proof Verdict
+	sniVerdict Verdict
 	// learned is what happens at learned addresses, IPv6 and IPv4.
 	learned [2]Way
 }

@@ -98,13 +98,13 @@ func (t *text) policy(p *Policy) {
 
 // rules writes what of a policy is not about single hosts.
 func (t *text) rules(p *Policy) {
-	if p.scope.outbound != RegistryOnly || p.scope.outboundRule != nil {
-		t.line(1, "outbound %v (%v)", p.scope.outbound, p.scope.outboundRule)
+	if p.class.outbound != RegistryOnly || p.class.outboundRule != nil {
+		t.line(1, "outbound %v (%v)", p.class.outbound, p.class.outboundRule)
 	}
-	if p.scope.shares {
-		t.line(1, "at an address of several: %s first", p.scope.home)
+	if p.class.shares {
+		t.line(1, "at an address of several: %s first", p.class.home)
 	}
-	t.retries(1, "default retry", p.scope.retries)
+	t.retries(1, "default retry", p.class.retries)
 	for _, name := range slices.Sorted(maps.Keys(p.reserved)) {
 		t.line(1, "%s of namespace %s is no name of %v", name, p.reserved[name].owner, p.reserved[name].from)
 	}
@@ -126,7 +126,7 @@ func (t *text) rules(p *Policy) {
 	}
 	for _, l := range p.gateways {
 		t.line(1, "on as gateway %s port %d %s", l.Name, l.Port, protocolText(l.Protocol))
-		t.guard(2, l.guard)
+		t.guard(2, l.authorizer)
 		t.chains(2, l)
 	}
 }
@@ -218,7 +218,7 @@ func (t *text) host(h *Host) {
 			t.line(3, "by rules alone")
 		}
 		t.line(3, "upstream %v", fullUpstream{hp.Upstream})
-		t.guard(3, hp.guard)
+		t.guard(3, hp.authorizer)
 		for i, family := range [...]string{"ipv6", "ipv4"} {
 			if w := hp.learned[i]; w != (Way{Verdict: hp.Verdict}) {
 				t.line(3, "learned %s %v", family, w)
@@ -321,8 +321,8 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 			subset = " subset " + s
 		}
 		t.line(depth, "to %s:%d%s %d/%d: %s%v", d.Destination.Host, d.Destination.Port, subset, d.Weight, total, denied, to)
-		for _, g := range d.gates {
-			t.guard(depth+1, g.guard)
+		for _, g := range d.authorizers {
+			t.guard(depth+1, g.authorizer)
 		}
 		t.lines(depth+1, d.Headers.Describe())
 	}

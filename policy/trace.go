@@ -14,7 +14,7 @@ import (
 type Trace struct{ met []any } // of the types below
 
 // metPort is a port that the flow may be allowed by, and the name that it was
-// found by. The facts are what its guard was asked about; kernel says that
+// found by. The facts are what its authorizer was asked about; kernel says that
 // only the kernel's knowledge counted.
 type metPort struct {
 	port   *HostPort
@@ -22,11 +22,11 @@ type metPort struct {
 	kernel bool
 }
 
-// metGate is the guard of another port, to which a rule leads.
-type metGate struct {
-	port  *HostPort
-	guard *authz.Authorizer
-	facts authz.Facts
+// metAuthorizer is the authorizer of another port, to which a rule leads.
+type metAuthorizer struct {
+	port       *HostPort
+	authorizer *authz.Authorizer
+	facts      authz.Facts
 }
 
 // metGateway is a gateway that the flow goes on as.
@@ -86,9 +86,9 @@ func (t *Trace) kernelPort(hp *HostPort, name string, a netip.Addr) {
 	t.met = append(t.met, metPort{hp, hp.kernelFacts(name, dst), true})
 }
 
-func (t *Trace) gate(g *gate, facts *authz.Facts) {
+func (t *Trace) authorizer(g *destinationAuthorizer, facts *authz.Facts) {
 	if t != nil {
-		t.met = append(t.met, metGate{g.port, g.guard, *facts})
+		t.met = append(t.met, metAuthorizer{g.port, g.authorizer, *facts})
 	}
 }
 

@@ -66,12 +66,12 @@ func TestUpdateEqualsCompile(t *testing.T) {
 // withheldNames counts the names of Kubernetes Services that ServiceEntries of
 // other namespaces declare in vain.
 func (p *Policy) withheldNames() (n int) {
-	for _, s := range p.base.cfg.Services {
+	for _, s := range p.index.cfg.Services {
 		if s.External {
 			continue
 		}
 		for _, host := range s.Names() {
-			if _, open := p.names.Get(host); !open && p.base.contends(host, s.Ref.Namespace) {
+			if _, open := p.names.Get(host); !open && p.index.contends(host, s.Ref.Namespace) {
 				n++
 			}
 		}

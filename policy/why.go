@@ -162,7 +162,7 @@ func (w *why) class() {
 		w.Class = "what a DestinationRule asks for is not done, and only the forwarding core can say so"
 	case w.asks(hp):
 		w.Class = "AuthorizationPolicies ask for what only the forwarding core sees"
-	case hp.proof == Proxy && pr.IsTLS():
+	case hp.sniVerdict == Proxy && pr.IsTLS():
 		w.Class = "unknown names may pass, but AuthorizationPolicies deny some names: each is read"
 	default:
 		w.Class = hp.Upstream.whyProxy(pr)
@@ -172,7 +172,7 @@ func (w *why) class() {
 // asks says whether what guards the port leaves something open that the kernel
 // cannot know.
 func (w *why) asks(hp *HostPort) bool {
-	if hp.guard == nil {
+	if hp.authorizer == nil {
 		return false
 	}
 	name := w.f.Host
@@ -180,7 +180,7 @@ func (w *why) asks(hp *HostPort) bool {
 		name = hp.exactName()
 	}
 	f := hp.kernelFacts(name, netip.Prefix{})
-	return hp.guard.Access(&f) == authz.Depends
+	return hp.authorizer.Access(&f) == authz.Undecided
 }
 
 // whyProxy says why the kernel alone cannot send connections to u.
@@ -210,7 +210,7 @@ func (u *Upstream) whyProxy(pr Protocol) string {
 // were visible, else what the decision met, else the host with the most
 // similar name.
 func (w *why) nearest() {
-	final := w.d.byGuard() || w.d.Reason == ReasonNotSupported || w.d.Reason == ReasonEndpoint // no other rule would help
+	final := w.d.byAuthorizer() || w.d.Reason == ReasonNotSupported || w.d.Reason == ReasonEndpoint // no other rule would help
 	if w.hidden != nil && !final {
 		w.Nearest = w.hidden
 		return

@@ -14,15 +14,15 @@ import (
 // virtualServices goes through the VirtualServices with a host for a name.
 func (w *why) virtualServices(name string) {
 	v, _ := w.p.vhosts.Lookup(name)
-	for _, vs := range w.p.base.cfg.VirtualServices {
-		sc := w.p.scope
+	for _, vs := range w.p.index.cfg.VirtualServices {
+		sc := w.p.class
 		switch {
 		case closestHost(vs, name) == "":
 		case !slices.Contains(vs.Gateways, meshGateway):
 			if !w.hasGateway(vs) {
 				w.say(vs.Ref, false, "is for gateways (%s), not for workloads", strings.Join(vs.Gateways, ", "))
 			}
-		case !seesRules(w.p.base.cfg, vs, sc.identity.Namespace):
+		case !seesRules(w.p.index.cfg, vs, sc.identity.Namespace):
 			w.say(vs.Ref, false, "not visible to namespace %s (exportTo)", sc.identity.Namespace)
 		case !sc.sidecar.imports(vs):
 			w.say(vs.Ref, false, "not imported by Sidecar %s/%s, which names none of its hosts in namespace %s", sc.sidecar.Ref.Namespace, sc.sidecar.Ref.Name, vs.Ref.Namespace)
@@ -62,8 +62,8 @@ func (w *why) rules(v *meshVhost, vs *VirtualService, name string) {
 		w.say(vs.Ref, false, "has no rules for HTTP")
 	case won == vs:
 		w.httpRules(vs)
-	case !w.p.scope.sidecar.actsOn(vs).has(port):
-		w.say(vs.Ref, false, "not imported by the listener of Sidecar %s/%s for port %d", w.p.scope.sidecar.Ref.Namespace, w.p.scope.sidecar.Ref.Name, port)
+	case !w.p.class.sidecar.actsOn(vs).has(port):
+		w.say(vs.Ref, false, "not imported by the listener of Sidecar %s/%s for port %d", w.p.class.sidecar.Ref.Namespace, w.p.class.sidecar.Ref.Name, port)
 	case len(vs.Ports) > 0 && !slices.Contains(vs.Ports, port):
 		w.say(vs.Ref, false, "has rules for the ports %v, not for %d", vs.Ports, port)
 	case won != nil && slices.Index(v.all, won) < slices.Index(v.all, vs):
@@ -75,7 +75,7 @@ func (w *why) rules(v *meshVhost, vs *VirtualService, name string) {
 
 // after says why a VirtualService comes after the one that counts.
 func (w *why) after(won, vs *VirtualService, name string) {
-	c, own := w.p.base.cfg, w.p.scope.identity.Namespace
+	c, own := w.p.index.cfg, w.p.class.identity.Namespace
 	h := closestHost(vs, name)
 	switch closer := closestHost(won, name); {
 	case closer != h:
@@ -126,9 +126,9 @@ func (w *why) met() *metRules {
 func (w *why) misses(rule *HTTPRule) (out []string, others bool) {
 	others = len(rule.Matches) > 0
 	for _, m := range rule.Matches {
-		text := w.p.scope.misses(m.Gateways, m.SourceNamespace, m.SourceLabels)
+		text := w.p.class.misses(m.Gateways, m.SourceNamespace, m.SourceLabels)
 		others = others && text != ""
-		if c := w.p.base.matchers[m]; text == "" && c != nil {
+		if c := w.p.index.matchers[m]; text == "" && c != nil {
 			text = c.Miss(w.r)
 		}
 		if text == "" {
@@ -192,7 +192,7 @@ func (w *why) l4Rules(m metL4) {
 
 // misses says what a match asks of the workload that it is not; "" for
 // nothing.
-func (sc *scope) misses(gateways []string, namespace string, labels map[string]string) string {
+func (sc *identityClass) misses(gateways []string, namespace string, labels map[string]string) string {
 	switch {
 	case len(gateways) > 0 && !slices.Contains(gateways, meshGateway):
 		return fmt.Sprintf("is for gateways (%s)", strings.Join(gateways, ", "))

@@ -14,7 +14,7 @@ import (
 
 // services goes through the services that are about the destination.
 func (w *why) services() {
-	for _, s := range w.p.base.cfg.Services {
+	for _, s := range w.p.index.cfg.Services {
 		if h, ok := w.matching(s); ok {
 			w.service(s, h)
 		} else if w.namesAddress(s) {
@@ -37,13 +37,13 @@ func (w *why) matching(s *Service) (hostname.Pattern, bool) {
 
 // visible says whether the workload sees a service, and if not, why.
 func (w *why) visible(s *Service, h hostname.Pattern) (shown []hostname.Pattern, reason string) {
-	sc := w.p.scope
-	mesh := &w.p.base.cfg.Mesh
+	sc := w.p.class
+	mesh := &w.p.index.cfg.Mesh
 	if !visible(s.Export, sc.identity.Namespace, inNamespace(mesh.DefaultServiceExport, s.Ref.Namespace)) {
 		return nil, notVisible(sc.identity.Namespace)
 	}
 	for _, name := range append([]string{string(h)}, w.names...) {
-		if k := w.p.base.owner(sc.home, hostname.Pattern(name), s); k != nil {
+		if k := w.p.index.owner(sc.home, hostname.Pattern(name), s); k != nil {
 			return nil, ownedBy(hostname.Pattern(name), s, k)
 		}
 	}
@@ -73,7 +73,7 @@ func ownedBy(h hostname.Pattern, s, k *Service) string {
 func (w *why) owned(s *Service) string {
 	said := ""
 	for _, h := range s.Hosts {
-		k := w.p.base.owner(w.p.scope.home, h, s)
+		k := w.p.index.owner(w.p.class.home, h, s)
 		if k == nil {
 			return ""
 		}
@@ -123,7 +123,7 @@ func (w *why) yields(s *Service, h hostname.Pattern) string {
 			first.Ref.Namespace, first.Ref.Name, h, first.Resolution, s.Resolution)
 	}
 	why := "which is older"
-	if first.Ref.Namespace == w.p.scope.identity.Namespace {
+	if first.Ref.Namespace == w.p.class.identity.Namespace {
 		why = "which is of the workload's own namespace"
 	}
 	return fmt.Sprintf("ServiceEntry %s/%s declares host %s, too, %s: what other namespaces say of the host does not count, whatever its ports", first.Ref.Namespace, first.Ref.Name, h, why)
@@ -196,13 +196,13 @@ func (w *why) address(s *Service) {
 			return e.Addr.Unmap() == w.f.Dst.Addr().Unmap() && endpointPort(p, e) == w.f.Dst.Port()
 		}))
 	}
-	sc := w.p.scope
+	sc := w.p.class
 	switch {
 	case w.Allowed && (w.d.Rule != nil && *w.d.Rule == s.Ref || w.d.Port != nil && *w.d.Port.Rule == s.Ref):
 		w.say(s.Ref, true, "names the address %v on port %d/%v", w.f.Dst.Addr(), w.f.Dst.Port(), w.f.Transport)
 	case w.Reason == ReasonEndpoint && w.d.Rule != nil && *w.d.Rule == s.Ref:
 		w.say(s.Ref, false, "names the address, which is on the node, or for the node alone; --allow-endpoint %v lets policies lead there", w.f.Dst.Addr().Unmap())
-	case !visible(s.Export, sc.identity.Namespace, inNamespace(w.p.base.cfg.Mesh.DefaultServiceExport, s.Ref.Namespace)):
+	case !visible(s.Export, sc.identity.Namespace, inNamespace(w.p.index.cfg.Mesh.DefaultServiceExport, s.Ref.Namespace)):
 		w.say(s.Ref, false, "names the address, but is %s", notVisible(sc.identity.Namespace))
 	case w.owned(s) != "":
 		w.say(s.Ref, false, "names the address, but %s", w.owned(s))

@@ -16,13 +16,13 @@ func (w *why) way(t *Trace) {
 		switch m := m.(type) {
 		case metPort:
 			w.port(t, m)
-		case metGate:
-			m.guard.Explain(m.port.label(), &m.facts, w.tell)
+		case metAuthorizer:
+			m.authorizer.Explain(m.port.label(), &m.facts, w.tell)
 		case metGateway:
-			m.gateway.guard.Explain(m.gateway.label(), &m.facts, w.tell)
+			m.gateway.authorizer.Explain(m.gateway.label(), &m.facts, w.tell)
 		case metDraw:
 			if m.to != nil && m.to.Gateway != nil {
-				w.goesOn(m, t.met[i+1:])
+				w.nextHop(m, t.met[i+1:])
 			}
 		case metRules:
 			if !first {
@@ -51,19 +51,19 @@ func (l *GatewayListener) label() string { return fmt.Sprintf("gateway %s port %
 // when the kernel decides, or denies.
 func (w *why) port(t *Trace, m metPort) {
 	read := w.r != nil || w.f.HostFrom == EvidenceSNI && w.f.Host != ""
-	if m.kernel && read && !(w.d.byGuard() && w.d.Port == nil) {
+	if m.kernel && read && !(w.d.byAuthorizer() && w.d.Port == nil) {
 		return
 	}
 	better := false // the same port is known with more
 	each(t, func(o metPort) { better = better || o.port == m.port && m.kernel && !o.kernel })
 	if !better {
-		m.port.guard.Explain(m.port.label(), &m.facts, w.tell)
+		m.port.authorizer.Explain(m.port.label(), &m.facts, w.tell)
 	}
 }
 
-// goesOn says what becomes of a flow that goes on as a gateway, by what was met
+// nextHop says what becomes of a flow that goes on as a gateway, by what was met
 // after that.
-func (w *why) goesOn(m metDraw, then []any) {
+func (w *why) nextHop(m metDraw, then []any) {
 	l := m.to.Gateway
 	for _, next := range then {
 		switch next := next.(type) {

@@ -157,7 +157,7 @@ func (o *Options) letIn(group int) {
 		}
 	}
 	if err != nil {
-		o.Log.Warn("the admin group does not reach the admin socket", "directory", o.StateDir, "error", err)
+		o.Log.Warn("the state directory could not be opened to the admin group; its members cannot use the admin socket", "directory", o.StateDir, "error", err)
 	}
 }
 
@@ -170,7 +170,7 @@ func (s *Surfaces) serveAt(ctx context.Context, serve func(func() error), log *s
 		return fmt.Errorf("open the %s interface: %w", name, err)
 	}
 	if ln == nil {
-		log.Warn("an interface is not there, because somebody else has its port; it comes when the port is free",
+		log.Warn("an HTTP interface is not available, because another process has its port; traffic is not affected, and egressd listens there as soon as the port is free",
 			"interface", name, "address", addr, "holder", portholder.Name("tcp", Port(addr)))
 	}
 	serve(func() error {

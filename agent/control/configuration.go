@@ -116,11 +116,11 @@ func (c *configuration) later(l Loaded, unseen bool) {
 }
 
 const (
-	// quiet is how long the policy must not have changed before it is analyzed
+	// debounce is how long the policy must not have changed before it is analyzed
 	// and saved: both take longer than a change, which must not wait for them.
-	quiet = time.Second
-	// restless is how long that is put off when it changes all the time.
-	restless = 10 * time.Second
+	debounce = time.Second
+	// maxDebounce is how long that is put off when it changes all the time.
+	maxDebounce = 10 * time.Second
 	// bigFiles is how many bytes of files are worth to clean up behind.
 	bigFiles = 4 << 20
 )
@@ -128,7 +128,7 @@ const (
 // Settle saves the first policy, and analyzes and saves the one in force when
 // no further change comes, until ctx ends.
 func (c *Control) Settle(ctx context.Context) {
-	timer := time.NewTimer(quiet)
+	timer := time.NewTimer(debounce)
 	timer.Stop()
 	defer timer.Stop()
 	release(c.took)
@@ -143,7 +143,7 @@ func (c *Control) Settle(ctx context.Context) {
 			if since.IsZero() {
 				since = now
 			}
-			timer.Reset(min(quiet, restless-now.Sub(since)))
+			timer.Reset(min(debounce, maxDebounce-now.Sub(since)))
 		case <-timer.C:
 			since = time.Time{}
 			c.analyze()

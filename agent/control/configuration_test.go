@@ -108,8 +108,8 @@ func TestSettle(t *testing.T) {
 	change("second.example.com")
 	change("third.example.com")
 	await(t, "the third policy is saved", func() bool { return has("third.example.com") })
-	if took := time.Since(start); took < quiet {
-		t.Errorf("saved after %v, want no earlier than %v", took, quiet)
+	if took := time.Since(start); took < debounce {
+		t.Errorf("saved after %v, want no earlier than %v", took, debounce)
 	}
 	if n := strings.Count(log.String(), "declares the host nobody.example.com"); n != 1 {
 		t.Errorf("warned %d times about nobody.example.com, want once:\n%s", n, log.String())

@@ -137,7 +137,7 @@ func (c *Control) retry() {
 		return // it is said in the status, and was logged
 	}
 	c.empty = l.Empty
-	c.o.Log.Info("the policy is in force now, after an earlier attempt had failed", "hash", l.Snapshot.Hash()[:12])
+	c.o.Log.Info("policy applied, after an earlier attempt failed", "hash", l.Snapshot.Hash()[:12])
 	c.report.loaded(l, nil, time.Now())
 	c.config.later(l, true)
 }
@@ -148,7 +148,7 @@ func (c *Control) logNotApplied(err error) {
 	case errors.Is(err, errEmpty):
 		c.o.Log.Warn("policy not applied; the previous one stays in force, also for new connections", "error", err)
 	case errors.As(err, &step) && step.InForce:
-		c.o.Log.Error("policy applied in part; nothing is open that it or the previous one does not allow, and some of what it allows may be denied; it is tried again every ten seconds", "error", err)
+		c.o.Log.Error("policy applied in part; some of what it allows may be denied, and nothing is allowed that neither it nor the previous one allows; egressd tries again every ten seconds", "error", err)
 	default:
 		c.o.Log.Error("policy not applied; the previous one stays in force, also for new connections", "error", err)
 	}

@@ -148,7 +148,7 @@ func (c *Control) first(fresh bool) (Loaded, error) {
 			c.config.later(l, false)
 			c.empty = l.Empty
 			if l.Empty && !c.config.allowEmpty {
-				c.o.Log.Warn("the policy's files hold no policy objects: everything is denied", "config", c.o.Config)
+				c.o.Log.Warn("the policy's files contain no policy objects; everything is denied", "config", c.o.Config)
 			}
 			return l, nil
 		}
@@ -162,14 +162,14 @@ func (c *Control) first(fresh bool) (Loaded, error) {
 	}
 	g, gerr := readLastGood(c.o.LastGood, c.o)
 	if gerr != nil {
-		c.o.Log.Warn("the last good policy cannot be used", "error", gerr)
+		c.o.Log.Warn("the last good policy could not be read; it is not used", "error", gerr)
 	}
 	if g == nil {
 		return first()
 	}
 	old, gerr := c.config.compile(g.Files, nil)
 	if gerr != nil {
-		c.o.Log.Warn("the last good policy is not good any more", "file", c.o.LastGood, "error", gerr)
+		c.o.Log.Warn("the last good policy has errors by now; it is not used", "file", c.o.LastGood, "error", gerr)
 		return first()
 	}
 	if old.Empty && usable {

@@ -132,10 +132,10 @@ func (e *Earlier) endUnseen(unseen map[string]workload.Bound, judged func(pids [
 		}
 		pids = append(pids, inside...)
 	}
-	e.cutOthers(whose, pids)
+	e.blockOthers(whose, pids)
 	open, err := sockdiag.List(pids)
 	if err != nil {
-		e.log.Error("connections that were open before could not be checked; they go on until they end", "error", err)
+		e.log.Error("connections that were open before egressd could not be listed or checked; they continue whatever the policy says, until they end; restart the captured processes to end them", "error", err)
 	}
 	known := judged(pids)
 	for _, s := range open {
@@ -144,7 +144,7 @@ func (e *Earlier) endUnseen(unseen map[string]workload.Bound, judged func(pids [
 		}
 		w, ok := captured[s.Cgroup]
 		if ok && s.Cgroup != e.workloads.Own() && !s.Inbound && !s.Dst.Addr().IsLoopback() {
-			e.judgeEarlier(w, s)
+			e.recheck(w, s)
 		}
 	}
 }
@@ -165,7 +165,7 @@ func (e *Earlier) unseen(saw func(ids []uint64) bool) map[string]workload.Bound 
 			}
 		})
 		if err != nil {
-			e.log.Warn("captured cgroups could not all be listed", "error", err)
+			e.log.Warn("some captured cgroups could not be listed; connections that their processes opened before egressd continue until they end", "error", err)
 		}
 	})
 	return out
@@ -175,14 +175,14 @@ func (e *Earlier) unseen(saw func(ids []uint64) bool) map[string]workload.Bound 
 func (e *Earlier) TellFreed() {
 	for _, id := range e.datapath.Earlier().Captured() {
 		if dir := cgroup.PathOf(id); dir != "" && !e.capture.Holds(dir) {
-			e.log.Warn("a cgroup that egressd had captured before this start is free now, because it is not among those to capture any more", "cgroup", dir)
+			e.log.Warn("a cgroup that an earlier egressd captured is not among those to capture any more; its traffic is NOT filtered", "cgroup", dir)
 		}
 	}
 }
 
-// cutOthers silences raw and ping sockets and the like of some processes, which are
+// blockOthers silences raw and ping sockets and the like of some processes, which are
 // refused at birth, when they are older than that.
-func (e *Earlier) cutOthers(whose map[int]workload.Bound, pids []int) {
+func (e *Earlier) blockOthers(whose map[int]workload.Bound, pids []int) {
 	byMode := map[policy.Mode][]int{}
 	for _, pid := range pids {
 		if w, ok := whose[pid]; ok {
@@ -192,7 +192,7 @@ func (e *Earlier) cutOthers(whose map[int]workload.Bound, pids []int) {
 	for _, mode := range []policy.Mode{policy.Enforce, policy.Audit} {
 		found, err := e.datapath.CutOthers(byMode[mode], mode == policy.Audit)
 		if err != nil {
-			e.log.Error("sockets that are neither TCP nor UDP and older than egressd could not all be silenced", "error", err)
+			e.log.Error("some raw, ping or similar sockets that are older than egressd could not be blocked; they may still send; restart their processes", "error", err)
 		}
 		for _, s := range found {
 			e.sink.Record(flow.Event{
@@ -206,7 +206,7 @@ func (e *Earlier) cutOthers(whose map[int]workload.Bound, pids []int) {
 	}
 }
 
-func (e *Earlier) judgeEarlier(w workload.Bound, s sockdiag.Socket) {
+func (e *Earlier) recheck(w workload.Bound, s sockdiag.Socket) {
 	p := e.policies.Policy(w.Policy)
 	if p == nil || w.Mode == policy.Off {
 		return
@@ -219,7 +219,7 @@ func (e *Earlier) judgeEarlier(w workload.Bound, s sockdiag.Socket) {
 	audit := w.Mode != policy.Enforce
 	if !audit {
 		if err := e.datapath.Destroy(s, 0, e.capture.Processes); err != nil {
-			e.log.Error("a connection that was open before could not be ended", "error", err)
+			e.log.Error("a connection that was open before egressd is denied by the policy, but could not be reset; it continues until it ends; restart its process", "error", err)
 			return
 		}
 	}

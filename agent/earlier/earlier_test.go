@@ -76,7 +76,7 @@ spec:
 		e := New(Options{Datapath: k, Policies: s, Names: noNames{}, Sink: told, Log: slog.New(slog.DiscardHandler)})
 		w := workload.Bound{WorkloadState: loader.WorkloadState{ID: workload.Node, Policy: policy.DefaultPolicy, Mode: c.mode}, Name: "node"}
 		dst := netip.MustParseAddrPort(c.dst)
-		e.judgeEarlier(w, sockdiag.Socket{Transport: policy.TCP, Dst: dst})
+		e.recheck(w, sockdiag.Socket{Transport: policy.TCP, Dst: dst})
 		if slices.Contains(k.ended, dst) != c.ended || (len(told.events) == 1) != c.told {
 			t.Errorf("%+v: ended %v, told %+v", c, k.ended, told.events)
 		}

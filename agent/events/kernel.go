@@ -133,7 +133,7 @@ func (r *Kernel) Record(k telemetry.KernelEvent) {
 	}
 	if k.Cut() && k.Interface == 0 {
 		if err := r.End(k); err != nil {
-			r.Log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
+			r.Log.Warn("a denied connection could not be reset (SOCK_DESTROY); its packets are dropped, and the client will time out", "error", err)
 		}
 	}
 	if k.Closed || k.Reason == policy.ReasonAllowed {

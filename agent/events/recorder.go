@@ -56,7 +56,7 @@ func (r *Recorder) Flush(all bool) {
 	now := time.Now()
 	r.denials.Flush(now, all, r.tell)
 	for _, s := range r.lines.Due(now, all) {
-		r.log.Info("denials have no line here, to keep the log small; \"egressd flows\" has them", "workload", s.Workload,
+		r.log.Info("denials were not logged one by one, to keep the log small; \"egressd flows\" shows them", "workload", s.Workload,
 			"suppressed", s.Count, "within", s.Within.Round(time.Second))
 	}
 }

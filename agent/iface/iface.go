@@ -104,7 +104,7 @@ func (g *Guards) Watch(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		if err := link.Watch(ctx, g.look); err != nil {
-			g.Log.Error("new interfaces are not noticed at once", "error", err)
+			g.Log.Error("the network interfaces cannot be watched (netlink); egressd lists them every 5 seconds, and a new one is NOT filtered until then", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -146,7 +146,7 @@ func (g *Guards) wanted() (map[int]loader.Interface, error) {
 func (g *Guards) look() {
 	want, err := g.wanted()
 	if err != nil {
-		g.Log.Warn("interfaces could not be listed; they stay guarded as they are", "error", err)
+		g.Log.Warn("the network interfaces could not be listed; those that are guarded stay so, and new ones are NOT filtered", "error", err)
 		return
 	}
 	for _, i := range g.Datapath.Guarded() {
@@ -154,9 +154,9 @@ func (g *Guards) look() {
 			continue
 		}
 		if err := g.Datapath.Unguard(i.Index); err != nil {
-			g.Log.Warn("an interface that is gone", "interface", i.Name, "error", err)
+			g.Log.Warn("the programs could not be detached from an interface", "interface", i.Name, "error", err)
 		}
-		g.Log.Info("no longer guarded", "interface", i.Name)
+		g.Log.Info("interface no longer guarded", "interface", i.Name)
 	}
 	guarded := map[int]bool{}
 	for _, i := range g.Datapath.Guarded() {
@@ -180,16 +180,16 @@ func (g *Guards) look() {
 		default:
 			failed[i.Name] = err.Error()
 			if g.failed[i.Name] == "" {
-				g.Log.Error("an interface could not be guarded; what comes by it passes", "interface", i.Name, "error", err)
+				g.Log.Error("the programs could not be attached to an interface; its traffic is NOT filtered; see the error", "interface", i.Name, "error", err)
 			}
 		}
 	}
 	g.failed = failed
 }
 
-// Regard tells the kernel of guarded interfaces that their workload has another
+// UpdatePolicy tells the kernel of guarded interfaces that their workload has another
 // policy.
-func (g *Guards) Regard() {
+func (g *Guards) UpdatePolicy() {
 	node := g.Workload()
 	for _, i := range g.Datapath.Guarded() {
 		if i.Kind != loader.WorkloadInterface || i.Workload == node {
@@ -197,13 +197,13 @@ func (g *Guards) Regard() {
 		}
 		i.Workload = node
 		if err := g.Datapath.Guard(i); err != nil {
-			g.Log.Error("an interface keeps its earlier policy", "interface", i.Name, "error", err)
+			g.Log.Error("the policy of an interface could not be updated; its earlier policy stays in force there", "interface", i.Name, "error", err)
 		}
 	}
 }
 
 // Shut takes what its policy does not know from each guarded workload that shut says,
-// until the next Regard.
+// until the next UpdatePolicy.
 func (g *Guards) Shut(shut func(loader.WorkloadState) bool) error {
 	var errs []error
 	for _, i := range g.Datapath.Guarded() {
@@ -235,11 +235,11 @@ func (g *Guards) admitInbound() {
 	}
 	open, err := g.inbound(behind)
 	if err != nil {
-		g.Log.Info("no connection tracking: connections that others opened to workloads before are judged by their addresses", "error", err)
+		g.Log.Info("the connection tracking table could not be read; connections that others opened to workloads before egressd are decided by their addresses, and may be reset", "error", err)
 	}
 	for _, c := range open {
 		if err := g.Datapath.AddInbound(c.Index, policy.Transport(c.Protocol), c.Src, c.Dst); err != nil {
-			g.Log.Warn("a connection that was open before is judged by its address", "from", c.Dst.String(), "error", err)
+			g.Log.Warn("a connection that was opened to a workload before egressd could not be entered; it is decided by its address, and may be reset", "from", c.Dst.String(), "error", err)
 		}
 	}
 }

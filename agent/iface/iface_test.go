@@ -193,23 +193,23 @@ func TestUnguarded(t *testing.T) {
 	}
 }
 
-// TestRegard: a changed policy reaches the interfaces with workloads, and no uplink; one
+// TestUpdatePolicy: a changed policy reaches the interfaces with workloads, and no uplink; one
 // that keeps the earlier one is said, and is told again.
-func TestRegard(t *testing.T) {
+func TestUpdatePolicy(t *testing.T) {
 	r := newRig(t, "auto")
 	r.links = []link.Link{pod, tap, uplink}
 	r.look()
 	r.did()
-	if r.Regard(); r.did() != "" {
+	if r.UpdatePolicy(); r.did() != "" {
 		t.Error("nothing has changed")
 	}
 	r.as.AllowAny = true
 	r.k.guard["veth7"] = errors.New("failed")
-	if r.Regard(); r.did() != "guard veth7, guard tap8" || !strings.Contains(r.said.String(), "earlier policy") {
+	if r.UpdatePolicy(); r.did() != "guard veth7, guard tap8" || !strings.Contains(r.said.String(), "earlier policy") {
 		t.Errorf("said: %s", &r.said)
 	}
 	clear(r.k.guard)
-	if r.Regard(); r.did() != "guard veth7" || !r.k.guarded[pod.Index].Workload.AllowAny {
+	if r.UpdatePolicy(); r.did() != "guard veth7" || !r.k.guarded[pod.Index].Workload.AllowAny {
 		t.Error("the one that failed is not told again")
 	}
 }
@@ -247,7 +247,7 @@ func TestShut(t *testing.T) {
 	if err := r.Shut(open); err != nil || r.did() != "" {
 		t.Errorf("it is shut twice: %v", err)
 	}
-	if r.Regard(); !r.k.guarded[pod.Index].Workload.AllowAny {
+	if r.UpdatePolicy(); !r.k.guarded[pod.Index].Workload.AllowAny {
 		t.Error("it stays shut")
 	}
 	failed := errors.New("failed")

@@ -25,7 +25,7 @@ func OpenGates(log *slog.Logger) []netip.Addr {
 		}
 		addr, err := gate.Ensure(family)
 		if err != nil {
-			log.Warn("no gate: what pods and containers with a network namespace of their own send to the proxy and to DNS is refused",
+			log.Warn("no listener address can be reached from pods and containers; their proxied traffic and DNS are refused, and what goes straight is not affected",
 				"ipv6", lo.Is6(), "error", err)
 			continue
 		}
@@ -63,13 +63,13 @@ func (l *Set) KeepGates(at Gatekeeper, tell func(loader.Listeners) error) {
 			continue
 		}
 		if err == nil {
-			l.log.Warn("a gate address was removed; it is put back", "address", g)
+			l.log.Warn("the address at which pods and containers reach egressd was removed from lo; egressd adds it again", "address", g)
 			err = at.Restore(g)
 		}
 		if err != nil {
-			l.log.Error("a gate address could not be kept; other network namespaces are refused", "address", g, "error", err)
+			l.log.Error("the address at which pods and containers reach egressd could not be kept on lo; their proxied traffic and DNS are refused", "address", g, "error", err)
 			if err := tell(l.without(g)); err != nil {
-				l.log.Error("the gate could not be closed", "error", err)
+				l.log.Error("the kernel could not be told that a listener address is gone; proxied traffic and DNS of pods and containers may time out", "error", err)
 			}
 		}
 	}

@@ -135,7 +135,7 @@ func orAnother(log *slog.Logger, network string, port uint16, bind func(uint16) 
 	if got, err = bind(0); err != nil {
 		return 0, fmt.Errorf("port %d is taken by %s, and no other could be had: %w", port, holder, err)
 	}
-	log.Warn("somebody else has a port of egressd; another one takes what is redirected. End that process and restart egressd to have the port again, and let firewalls between pods and the node pass the other one until then",
+	log.Warn("another process has a port of egressd, so egressd listens on another one; end that process and restart egressd to have the port again, and until then let firewalls between pods and the node pass the other one",
 		"network", network, "port", port, "instead", got, "holder", holder)
 	return got, nil
 }

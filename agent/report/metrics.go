@@ -57,7 +57,7 @@ var (
 		"Decisions by layer, kind, result and reason.",
 		[]string{"layer", "kind", "allowed", "reason"}, nil)
 	dnsDesc = prometheus.NewDesc("egressd_dns_total",
-		"What the DNS proxy did.", []string{"what"}, nil)
+		"Queries and answers of the DNS proxy, by what happened to them.", []string{"event"}, nil)
 	mapDesc = prometheus.NewDesc("egressd_map_entries",
 		"Entries of a kernel table.", []string{"map"}, nil)
 	mapMaxDesc = prometheus.NewDesc("egressd_map_max_entries",
@@ -67,15 +67,15 @@ var (
 	shareMaxDesc = prometheus.NewDesc("egressd_workload_max_pending_redirects",
 		"How many of them a workload may have; more are refused (quota).", []string{"workload"}, nil)
 	learnedDesc = prometheus.NewDesc("egressd_learned",
-		"What the DNS proxy learned and its room in the kernel's tables, over all policies.", []string{"what"}, nil)
+		"Names and addresses that the DNS proxy learned, and the openings (address table) and server names (name table) that they take in the kernel, over all policies.", []string{"kind"}, nil)
 	learnedMaxDesc = prometheus.NewDesc("egressd_learned_max",
-		"How much of it one policy may have; more is refused (quota).", []string{"what"}, nil)
+		"How many of each kind one policy may have; more are refused (quota).", []string{"kind"}, nil)
 	openDesc = prometheus.NewDesc("egressd_connections_open",
 		"Downstream connections that are open in the proxy.", []string{"side"}, nil)
 	limitDesc = prometheus.NewDesc("egressd_forward_used",
-		"Proxied connections, the file descriptors, bytes at the most and ports of loopback that they take.", []string{"what"}, nil)
+		"Proxied connections, and the file descriptors, memory (bytes, at the most) and ports of loopback that they take.", []string{"resource"}, nil)
 	limitMaxDesc = prometheus.NewDesc("egressd_forward_max",
-		"How much of them there is for all; no workload may have more than it leaves free (quota).", []string{"what"}, nil)
+		"How much of the resource all workloads together may use; no workload may use more than it leaves free (quota).", []string{"resource"}, nil)
 	closedDesc = prometheus.NewDesc("egressd_interface_closed_total",
 		"Connections to the admin, status and readiness interfaces that were closed to make room for newer ones.", []string{"interface"}, nil)
 	droppedDesc = prometheus.NewDesc("egressd_followers_dropped_total",
@@ -147,15 +147,15 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(d, float64(n.Names), "names")
 		gauge(d, float64(n.Addresses), "addresses")
 		gauge(d, float64(n.Openings), "openings")
-		gauge(d, float64(n.Proofs), "proofs")
+		gauge(d, float64(n.ServerNames), "server_names")
 	}
 	gauge(openDesc, float64(s.Connections.Open), "egress")
 	if s.GatewayConnections != nil {
 		gauge(openDesc, float64(s.GatewayConnections.Open), "ingress")
 	}
-	for what, u := range forwardParts(s.Connections.Connections, s.Connections.Descriptors, s.Connections.Memory, s.Connections.Ports) {
-		gauge(limitDesc, float64(u.Used), what)
-		gauge(limitMaxDesc, float64(u.Max), what)
+	for resource, u := range forwardParts(s.Connections.Connections, s.Connections.Descriptors, s.Connections.Memory, s.Connections.Ports) {
+		gauge(limitDesc, float64(u.Used), resource)
+		gauge(limitMaxDesc, float64(u.Max), resource)
 	}
 	for name, n := range m.from.Closed() {
 		counter(closedDesc, n, name)

@@ -11,13 +11,13 @@ import (
 // What each workload has of what all share.
 var (
 	usedDesc = prometheus.NewDesc("egressd_workload_used",
-		"What a workload has of what all share: connections, descriptors, memory (bytes), ports of the node's loopback in the proxy, redirected connections in the kernel.", []string{"workload", "what"}, nil)
+		"How much a workload uses of a resource that all share: connections, descriptors, memory (bytes) and ports of the node's loopback in the proxy, redirected connections in the kernel.", []string{"workload", "resource"}, nil)
 	usedMaxDesc = prometheus.NewDesc("egressd_workload_max",
-		"How much of it the workload could have at this moment; more is refused (quota).", []string{"workload", "what"}, nil)
+		"How much of the resource the workload could use at this moment; more is refused (quota).", []string{"workload", "resource"}, nil)
 	fullDesc = prometheus.NewDesc("egressd_workload_full",
-		"1 when the workload has all that it may have of something, so that its next proxied connection is refused (quota).", []string{"workload"}, nil)
+		"1 when the workload uses all that it may of a resource, so that its next proxied connection is refused (quota).", []string{"workload"}, nil)
 	recycledDesc = prometheus.NewDesc("egressd_connections_recycled_total",
-		"Quiet proxied connections that were closed because a workload had all that it may have.", nil, nil)
+		"Idle proxied connections that were closed because their workload used all that it may.", nil, nil)
 )
 
 func forwardParts(connections, descriptors, memory, ports forward.Use) map[string]forward.Use {
@@ -28,9 +28,9 @@ func shareMetrics(gauge func(*prometheus.Desc, float64, ...string), s Status) {
 	for _, w := range s.Workloads {
 		parts := forwardParts(w.Share.Connections, w.Share.Descriptors, w.Share.Memory, w.Share.Ports)
 		parts["redirected"] = forward.Use{Used: int64(w.Share.Redirected.Entries), Max: int64(w.Share.Redirected.Max)}
-		for what, u := range parts {
-			gauge(usedDesc, float64(u.Used), w.Name, what)
-			gauge(usedMaxDesc, float64(u.Max), w.Name, what)
+		for resource, u := range parts {
+			gauge(usedDesc, float64(u.Used), w.Name, resource)
+			gauge(usedMaxDesc, float64(u.Max), w.Name, resource)
 		}
 		gauge(fullDesc, truth(w.Share.Full), w.Name)
 	}

@@ -11,7 +11,9 @@ import (
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
+	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
 )
@@ -49,7 +51,11 @@ func TestMetrics(t *testing.T) {
 		Maps:      map[string]loader.Fill{"egd_addrs": {Entries: 1, Max: 5}},
 		Workloads: []WorkloadStatus{{Name: "w", Origins: loader.Fill{Entries: 2, Max: 7}}},
 		Unsaved:   map[string]string{"x.json": "no space"},
+		DNS:       map[string]uint64{"denied": 8},
+		Learned:   learned.Size{Names: 9, ServerNames: 10}, LearnedMax: learned.Size{Openings: 11},
+		Connections: forward.Stats{Memory: forward.Use{Used: 12, Max: 13}},
 	}
+	status.Workloads[0].Share.Redirected = loader.Fill{Entries: 14, Max: 15}
 	s := Source{
 		Status:  func() Status { return status },
 		Events:  func() map[flow.CountKey]uint64 { return nil },
@@ -70,6 +76,10 @@ func TestMetrics(t *testing.T) {
 		"egressd_map_entries{map=egd_addrs}":                     1, "egressd_map_max_entries{map=egd_addrs}": 5,
 		"egressd_state_unsaved{file=x.json}": 1, "egressd_state_unsaved{file=y.json}": 0,
 		"egressd_followers_dropped_total{}": 4, "egressd_interface_closed_total{interface=socket}": 5, "egressd_cgroups_unbound{}": 6,
+		"egressd_dns_total{event=denied}": 8,
+		"egressd_learned{kind=names}":     9, "egressd_learned{kind=server_names}": 10, "egressd_learned_max{kind=openings}": 11,
+		"egressd_forward_used{resource=memory}": 12, "egressd_forward_max{resource=memory}": 13,
+		"egressd_workload_used{resource=redirected,workload=w}": 14, "egressd_workload_max{resource=redirected,workload=w}": 15,
 		"egressd_dns_server_up{server=192.0.2.53:53}":                              0,
 		"egressd_dns_server_questions_total{result=answered,server=192.0.2.53:53}": 8,
 	} {

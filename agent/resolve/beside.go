@@ -53,7 +53,7 @@ func WarnBeside(log *slog.Logger, found []ResolverSocket) {
 	for i, s := range found {
 		paths[i], remedies[i] = s.path, s.remedy
 	}
-	log.Warn("programs can have names resolved through a socket in place of DNS; who listens there asks for them: where that is not captured, any name is asked outside, and where it has another policy, the program is refused at the address",
+	log.Warn("programs can resolve names through a local socket instead of DNS; the service behind it asks for them: if it is not captured, it asks for any name, and if it has another policy, the program is refused at the address",
 		"sockets", strings.Join(paths, " "), "remedy", strings.Join(remedies, "; "))
 }
 

@@ -65,7 +65,7 @@ func Follow(o Options) (*Follower, error) {
 			n.Stop()
 			return nil, err
 		}
-		o.Log.Warn("not all that the node says about its DNS servers can be used; the rest counts", "error", err)
+		o.Log.Warn("some of the node's resolver configuration cannot be used; the rest is used", "error", err)
 	}
 	n.now = now
 	return n, nil
@@ -111,7 +111,7 @@ func (n *Follower) Read(apply func(dnsproxy.Upstreams)) {
 	u, err := n.look()
 	if err != nil {
 		if n.err != err.Error() {
-			n.log.Warn("what the node says about its DNS servers can't be used; those from before are asked until it is mended",
+			n.log.Warn("the node's resolver configuration cannot be used; the servers from before are asked until it is corrected",
 				"error", err, "servers", serverList(n.now.Servers))
 		}
 		n.err = err.Error()
@@ -121,11 +121,11 @@ func (n *Follower) Read(apply func(dnsproxy.Upstreams)) {
 	n.err = ""
 	switch {
 	case !reflect.DeepEqual(u, n.now):
-		n.log.Info("the node's resolv.conf has changed and counts", "servers", serverList(u.Servers), "search", u.Search)
+		n.log.Info("the node's resolver configuration has changed and is in use", "servers", serverList(u.Servers), "search", u.Search)
 		n.now = u
 		apply(u)
 	case mended:
-		n.log.Info("the node's resolv.conf is good again, and as it was", "servers", serverList(u.Servers))
+		n.log.Info("the node's resolver configuration is good again, and as it was", "servers", serverList(u.Servers))
 	}
 }
 

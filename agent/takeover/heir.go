@@ -48,7 +48,7 @@ func (a Await) Open(ctx context.Context, stateDir string, serve func(func() erro
 			case errors.Is(err, net.ErrClosed):
 				return nil
 			default:
-				a.Log.Warn("somebody reached for the takeover socket", "error", err)
+				a.Log.Warn("a connection to the takeover socket was refused", "error", err)
 				if !sleep(ctx, time.Second) {
 					return nil
 				}
@@ -84,7 +84,7 @@ func (a Await) prepare(ctx context.Context, c *handover.Channel) bool {
 	if !stop() || err != nil {
 		c.Close()
 		if ctx.Err() == nil {
-			a.Log.Warn("another egressd wanted to take over and did not; this one goes on", "version", m.Version, "error", err)
+			a.Log.Warn("another egressd failed to take over; this one goes on serving", "version", m.Version, "error", err)
 		}
 		return false
 	}
@@ -226,9 +226,9 @@ func (h *Heir) Withdraw(why error) {
 	case <-time.After(switchWait):
 		// It could wake up.
 		if err := h.conn.Kill(); err != nil {
-			h.log.Error("the egressd that was to take over hangs, and could not be ended: DNS and proxied connections wait until it is", "error", err, "do", "kill -9 it")
+			h.log.Error("the egressd that was to take over hangs, and could not be killed; DNS and proxied connections wait until it is", "error", err, "do", "kill -9 it")
 		} else {
-			h.log.Error("the egressd that was to take over hung, and was ended with SIGKILL")
+			h.log.Error("the egressd that was to take over did not answer, and was killed; this one goes on serving")
 		}
 		<-h.ended
 	}

@@ -119,7 +119,7 @@ func (h *Incumbent) Quiesce(learn func(handover.LearnedAnswer) error) error {
 		return err
 	case err != nil:
 		// It is dead: its locks and sockets are this one's alone.
-		h.log.Warn("the egressd that was taken over from ended meanwhile; this one goes on with its sockets", "error", err)
+		h.log.Warn("the other egressd ended during the takeover; this one goes on with its sockets", "error", err)
 		close(h.ended)
 		h.released <- nil
 	default:

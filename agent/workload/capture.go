@@ -100,7 +100,7 @@ func NewCapture(o CaptureOptions, canFollow func() error) (*Capture, error) {
 		if len(c.Named) > 1 {
 			return nil, fmt.Errorf("this kernel lets one cgroup be captured, not several: %w", err)
 		}
-		o.Log.Warn("the cgroup cannot be captured by its name; when it is made anew its processes are free until egressd has attached its programs again",
+		o.Log.Warn("the cgroup cannot be captured by its name; when it is created again, its traffic is NOT filtered until egressd has attached its programs again",
 			"cgroup", c.At, "error", err)
 		return c, nil
 	}
@@ -175,7 +175,7 @@ func (c *Capture) look(log *slog.Logger, attach func() error, held func(dir stri
 	c.lost = err
 	switch {
 	case err != nil && (was == nil || was.Error() != err.Error()):
-		log.Error("the captured cgroup is not held: its processes may be free, and egressd is not ready", "cgroup", c.At, "error", err)
+		log.Error("the captured cgroup is not held; its traffic may NOT be filtered, and egressd is not ready", "cgroup", c.At, "error", err)
 	case err == nil && was != nil && !errors.Is(was, errNotYet):
 		log.Warn("the captured cgroup is held again", "cgroup", c.At)
 	}
@@ -207,7 +207,7 @@ func (c *Capture) Hold(attach func(dir string) error) (fresh bool, err error) {
 	if first && err == nil {
 		for _, dir := range c.Named {
 			if _, err := cgroup.ID(dir); err != nil {
-				c.log.Warn("the captured cgroup is not there; it is under the policy as soon as somebody makes it", "cgroup", dir)
+				c.log.Warn("the captured cgroup does not exist yet; it is under the policy as soon as it is created", "cgroup", dir)
 			}
 		}
 	}

@@ -31,7 +31,7 @@ func CheckHeld(dir string, delegated bool) error {
 func WarnDelegated(log *slog.Logger, dir string) {
 	loose := (*cgroup.LooseError)(nil)
 	if errors.As(cgroup.Held(dir), &loose) {
-		log.Warn("the captured cgroup is part of a delegated tree; whoever owns that can move processes out of it, and they are free then",
+		log.Warn("the captured cgroup is part of a delegated tree; its owner can move processes out of it, and their traffic is NOT filtered then",
 			"cgroup", dir, "delegated", loose.Cgroup, "uid", loose.UID)
 	}
 }
@@ -49,7 +49,7 @@ func (w *Binding) mayBeLax(dir, workload string) bool {
 	}
 	if !w.told[dir] {
 		w.told[dir] = true
-		w.log.Warn("a cgroup stays in the mode of the node, because processes can be moved there from others; give the cgroups above it to root",
+		w.log.Warn("a cgroup keeps the node's mode, because processes of other cgroups can be moved into it; make root the owner of the cgroups above it",
 			"workload", workload, "cgroup", dir, "error", err)
 	}
 	return false

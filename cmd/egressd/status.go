@@ -105,8 +105,8 @@ func printStatus(w io.Writer, s agent.Status) {
 	}
 	row("dns servers", "%s", strings.Join(s.DNSServers, ", "))
 	dnsRows(row, s)
-	row("learned", "%d names and %d addresses; %d openings and %d proofs of at most %d and %d for a policy", s.Learned.Names, s.Learned.Addresses,
-		s.Learned.Openings, s.Learned.Proofs, s.LearnedMax.Openings, s.LearnedMax.Proofs)
+	row("learned", "%d names and %d addresses; %d openings and %d server names of at most %d and %d for a policy", s.Learned.Names, s.Learned.Addresses,
+		s.Learned.Openings, s.Learned.ServerNames, s.LearnedMax.Openings, s.LearnedMax.ServerNames)
 	row("connections", "%d open, %d accepted, %d refused, %d requests",
 		s.Connections.Open, s.Connections.Accepted, s.Connections.Refused, s.Connections.Requests)
 	row("programs", "%d attached: %s", len(s.Programs), strings.Join(sortedKeys(s.Programs), " "))

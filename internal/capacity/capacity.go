@@ -83,13 +83,13 @@ func Measure(log *slog.Logger) Capacity {
 func descriptorLimit(log *slog.Logger) uint64 {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		log.Warn("the limit of descriptors is not known; 1024 are taken to be there", "error", err)
+		log.Warn("the limit of open files could not be read; egressd serves as many connections as 1,024 files allow", "error", err)
 		return 1024
 	}
 	if l.Cur < l.Max {
 		raised := unix.Rlimit{Cur: l.Max, Max: l.Max}
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &raised); err != nil {
-			log.Warn("the limit of descriptors could not be raised", "limit", l.Cur, "error", err)
+			log.Warn("the limit of open files could not be raised; fewer proxied connections are possible; set LimitNOFILE=", "limit", l.Cur, "error", err)
 			return l.Cur
 		}
 	}

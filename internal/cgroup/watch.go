@@ -30,7 +30,7 @@ type TreeWatcher struct {
 func NewWatcher(log *slog.Logger) *TreeWatcher {
 	n, err := fsnotify.NewWatcher()
 	if err != nil {
-		log.Warn("no notifications of new cgroups, looking every two seconds", "error", err)
+		log.Warn("new cgroups cannot be watched; egressd looks for them every two seconds, and until then they use the policy around them", "error", err)
 		n = nil
 	}
 	return &TreeWatcher{log: log, notify: n}
@@ -93,7 +93,7 @@ func (w *TreeWatcher) Run(ctx context.Context, changed func()) {
 				continue
 			}
 			if !errors.Is(err, fsnotify.ErrEventOverflow) { // which a look makes good
-				w.log.Warn("notifications of new cgroups failed", "error", err)
+				w.log.Warn("the notification of new cgroups failed; egressd lists them now and every two seconds", "error", err)
 			}
 			look = true
 		case <-tick.C:

@@ -368,7 +368,7 @@ func TestOtherCgroup(t *testing.T) {
 			t.Errorf("%s: %+v", next.Path(), p)
 		}
 		n.free(t, "captured before", first)
-		if log := n.d.Log(); !strings.Contains(log, "is free now") || !strings.Contains(log, "cgroup="+first.Path()) {
+		if log := n.d.Log(); !strings.Contains(log, "its traffic is NOT filtered") || !strings.Contains(log, "cgroup="+first.Path()) {
 			t.Errorf("nothing was said about %s", first.Path())
 		}
 		first = next

@@ -168,7 +168,7 @@ func TestLaxWorkloadInDelegatedCgroup(t *testing.T) {
 	if p := n.probe(t, good, "dial", hostPort(world.StrangerV4, 443)); p.Error != "" {
 		t.Errorf("the twin, where only root moves processes: %+v", p)
 	}
-	if !strings.Contains(n.d.Log(), "stays in the mode of the node") {
+	if !strings.Contains(n.d.Log(), "keeps the node's mode") {
 		t.Error("nothing was said")
 	}
 }

@@ -115,7 +115,7 @@ func TestHoarders(t *testing.T) {
 	n.unhurt(t, "nobody hoards") // and the caches of the daemon are warm
 	http := []string{hostPort(n.GoogleAPIs.V4.String(), 80), hostPort(n.GoogleAPIs.V6.String(), 80)}
 	dns := []string{hostPort(world.ResolverV4, 53), hostPort(world.ResolverV6, 53)}
-	const used = `egressd_workload_used{what="descriptors",workload="default/hog"}`
+	const used = `egressd_workload_used{resource="descriptors",workload="default/hog"}`
 	idle := map[string]float64{}
 	var end func()
 	for _, name := range []string{"process_open_fds", "go_goroutines", "process_resident_memory_bytes"} {
@@ -175,8 +175,8 @@ func TestHoardersOfPorts(t *testing.T) {
 			n.unhurt(t, kind+" by "+addr)
 			end()
 			eventually(t, 4*soon, kind+": all is given back", func() bool {
-				return n.gauge(t, `egressd_workload_used{what="redirected",workload="default/hog"}`) == 0 &&
-					n.gauge(t, `egressd_workload_used{what="ports",workload="default/hog"}`) == 0
+				return n.gauge(t, `egressd_workload_used{resource="redirected",workload="default/hog"}`) == 0 &&
+					n.gauge(t, `egressd_workload_used{resource="ports",workload="default/hog"}`) == 0
 			})
 		}
 	}
@@ -190,7 +190,7 @@ func TestWorkloadConnections(t *testing.T) {
 	dest := hostPort(n.GoogleAPIs.V4.String(), 80)
 	end := n.hoarding(t, hog, "keep", 8, dest)
 	defer func() { end() }()
-	const used = `egressd_workload_used{what="connections",workload="default/hog"}`
+	const used = `egressd_workload_used{resource="connections",workload="default/hog"}`
 	eventually(t, soon, "it has its 8", func() bool { return n.gauge(t, used) == 8 })
 	if a := n.curl(t, n.in, "http://"+world.GoogleAPIs); a.status != 200 {
 		t.Errorf("another workload: %+v", a)

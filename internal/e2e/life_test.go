@@ -185,7 +185,7 @@ func TestSignals(t *testing.T) {
 	m.next(t, "repaired file", "^STATUS=Ready: ")
 	n.signal(t, syscall.SIGHUP)
 	m.next(t, "SIGHUP with a repaired file", reloading, unchanged)
-	at = n.logs(t, at, "the policy's files are good again and in force")
+	at = n.logs(t, at, "the policy's files are good again; their policy is in force")
 	works("SIGHUP with a repaired file")
 
 	// Both at once: the last signal is answered by a reload that began after it.
@@ -252,7 +252,7 @@ func TestWatchdog(t *testing.T) {
 	alive("without loopback", soon)
 	loopback("up")
 	n.logs(t, 0, "probe of itself succeeds again") // IPv6 addresses of loopback are put back now and then
-	if strings.Contains(n.d.Log(), "the daemon does not answer itself") {
-		t.Error("the daemon does not answer itself")
+	if strings.Contains(n.d.Log(), "a loop of the daemon does not answer") {
+		t.Error("a loop of the daemon does not answer")
 	}
 }

@@ -80,7 +80,7 @@ func TestVolatilePins(t *testing.T) {
 		if m := n.metric(t, "egressd_pins_lasting"); m != "0" {
 			t.Errorf("%s: egressd_pins_lasting %s", flags, m)
 		}
-		if !strings.Contains(n.d.Log(), "if egressd ends or is killed, all traffic is open") {
+		if !strings.Contains(n.d.Log(), "the pins end with the daemon; if egressd ends or is killed, all traffic is open") {
 			t.Errorf("%s: the log doesn't say so", flags)
 		}
 		_ = n.d.Kill() // says that it was killed

@@ -239,7 +239,7 @@ func TestResolvConfChanges(t *testing.T) {
 	if err := os.WriteFile(conf, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, soon, "an empty file is warned of", func() bool { return strings.Contains(n.d.Log(), "those from before are asked") })
+	eventually(t, soon, "an empty file is warned of", func() bool { return strings.Contains(n.d.Log(), "the servers from before are asked") })
 	if a := ask(); len(a.Addrs) != 1 {
 		t.Errorf("after an empty file: %+v", a)
 	}

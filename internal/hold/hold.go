@@ -160,7 +160,7 @@ func (k *Keeper) SawForeign(now []foreign.Program) {
 		if !p.Before {
 			means = "a connection or datagram that this program sends to another address than the one that the policy allowed is refused"
 		}
-		k.log.Warn("a program of somebody else stands beside egressd's and may change destinations",
+		k.log.Warn("another BPF program is attached at egressd's hook and may change destinations",
 			"hook", p.Hook, "id", p.ID, "name", p.Name, "cgroup", p.Cgroup, "before", p.Before, "traffic", means, "remove", p.Detach())
 	}
 	k.foreign = slices.Clone(now)

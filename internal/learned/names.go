@@ -63,14 +63,14 @@ type Options struct {
 	Interval time.Duration
 	// MaxAddrs and MaxNames bound a policy's addresses and names (65536 each),
 	// MaxAddrsPerName (1024) and MaxNamesPerAddr (1024) one entry. MaxOpenings
-	// (131072) and MaxProofs (32768) bound what a policy has of the kernel's
+	// (131072) and MaxServerNames (32768) bound what a policy has of the kernel's
 	// tables of addresses and of names, which all policies share: an eighth of
 	// each. The names that only a wildcard allows are counted apart from the
 	// hosts that are named exactly, so that neither takes the other's room.
-	MaxAddrs, MaxNames, MaxAddrsPerName, MaxNamesPerAddr, MaxOpenings, MaxProofs int
-	// MaxNodeOpenings (524288) and MaxNodeProofs (131072) bound what the names
+	MaxAddrs, MaxNames, MaxAddrsPerName, MaxNamesPerAddr, MaxOpenings, MaxServerNames int
+	// MaxNodeOpenings (524288) and MaxNodeServerNames (131072) bound what the names
 	// under the wildcards of all policies have of these tables: a half of each.
-	MaxNodeOpenings, MaxNodeProofs int
+	MaxNodeOpenings, MaxNodeServerNames int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// InUse lists the addresses that open connections go to. An address is
@@ -91,9 +91,9 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxAddrsPerName, 1024)
 	setDefault(&o.MaxNamesPerAddr, 1024)
 	setDefault(&o.MaxOpenings, 1<<17)
-	setDefault(&o.MaxProofs, 1<<15)
+	setDefault(&o.MaxServerNames, 1<<15)
 	setDefault(&o.MaxNodeOpenings, 1<<19)
-	setDefault(&o.MaxNodeProofs, 1<<17)
+	setDefault(&o.MaxNodeServerNames, 1<<17)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -166,7 +166,7 @@ func (n *Names) Learn(id policy.PolicyID, workload, name string, answers []Recor
 	}
 	now := n.o.Now()
 	for _, a := range answers {
-		err := n.answer(id, wish{
+		err := n.answer(id, request{
 			name: name, addr: a.Addr, by: []string{workload},
 			until: now.Add(min(max(a.TTL, n.o.Floor), n.o.Cap)), now: now,
 		})
@@ -180,8 +180,8 @@ func (n *Names) Learn(id policy.PolicyID, workload, name string, answers []Recor
 	return nil
 }
 
-// wish is one pair of name and address that is to be learned.
-type wish struct {
+// request is one pair of name and address that is to be learned.
+type request struct {
 	name       string
 	addr       netip.Addr
 	by         []string // the workloads that know it; the first asks
@@ -191,7 +191,7 @@ type wish struct {
 // answer is Learn for one address. When the node's tables are full of other
 // policies' names it makes room there, without a lock of its own, and tries
 // again.
-func (n *Names) answer(id policy.PolicyID, w wish) error {
+func (n *Names) answer(id policy.PolicyID, w request) error {
 	for again := true; ; again = false {
 		err := n.answerOnce(id, w)
 		if !again || !errors.Is(err, errNodeFull) || !n.relieve(w) {
@@ -200,7 +200,7 @@ func (n *Names) answer(id policy.PolicyID, w wish) error {
 	}
 }
 
-func (n *Names) answerOnce(id policy.PolicyID, w wish) error {
+func (n *Names) answerOnce(id policy.PolicyID, w request) error {
 	t := n.table(id)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -217,7 +217,7 @@ func (n *Names) answerOnce(id policy.PolicyID, w wish) error {
 	return n.learn(t, id, p, host, w)
 }
 
-func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, host *policy.Host, w wish) error {
+func (n *Names) learn(t *table, id policy.PolicyID, p *policy.Policy, host *policy.Host, w request) error {
 	a := t.addrs[w.addr]
 	if a != nil && a.pairs[w.name] != nil && !a.dirty {
 		t.renew(a.pairs[w.name], w)
@@ -311,7 +311,7 @@ func (n *Names) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 			if err := n.Expire(); err != nil {
-				n.o.Log.Error("learned addresses could not be expired", "error", err)
+				n.o.Log.Error("some learned addresses that have expired could not be closed in the kernel; they stay open until it works; egressd tries again", "error", err)
 			}
 		}
 	}

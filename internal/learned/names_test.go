@@ -69,7 +69,7 @@ func TestLearnOpensAndRemembers(t *testing.T) {
 	}
 	for _, a := range []string{"203.0.113.1", "2001:4860::1"} {
 		o := r.kernel.Opens(a)
-		// One opening for each name that the address proves.
+		// One opening for each name that is allowed at the address.
 		if len(o) != len(r.NamesOf(id, netip.MustParseAddr(a))) {
 			t.Errorf("openings of %s = %v", a, o)
 		}
@@ -87,7 +87,7 @@ func TestLearnOpensAndRemembers(t *testing.T) {
 	if r.kernel.Written() != before {
 		t.Error("an answer that changes nothing wrote the kernel")
 	}
-	if got, want := r.Size(), (Size{Policies: 1, Names: 2, Addresses: 2, Openings: 3, Proofs: 3}); got != want {
+	if got, want := r.Size(), (Size{Policies: 1, Names: 2, Addresses: 2, Openings: 3, ServerNames: 3}); got != want {
 		t.Errorf("Size = %+v, want %+v", got, want)
 	}
 }
@@ -210,7 +210,7 @@ func TestBounds(t *testing.T) {
 		{"openings", Options{MaxOpenings: 3}, func(r namesRig, i int) error {
 			return r.Learn(id, "w", "www.example.com", answers(time.Minute, addr(i)))
 		}, 3},
-		{"proofs", Options{MaxProofs: 4}, func(r namesRig, i int) error {
+		{"proofs", Options{MaxServerNames: 4}, func(r namesRig, i int) error {
 			return r.Learn(id, "w", fmt.Sprintf("n%d.wild.test", i), answers(time.Minute, addr(1)))
 		}, 3},
 	}

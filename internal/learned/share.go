@@ -40,7 +40,7 @@ var (
 
 // node sums over all policies what names under wildcards take.
 type node struct {
-	openings, proofs atomic.Int64
+	openings, serverNames atomic.Int64
 
 	mu    sync.Mutex // guards stuck
 	stuck stuck
@@ -65,14 +65,14 @@ func (n *Names) account(t *table, a *address, want opened) {
 	t.exact = t.exact.minus(useOf(a.exact)).plus(useOf(want.exact))
 	change := t.used.beyond(t.exact).minus(before)
 	n.node.openings.Add(int64(change.openings))
-	n.node.proofs.Add(int64(change.proofs))
+	n.node.serverNames.Add(int64(change.serverNames))
 }
 
 // Floors of a workload: what it may have of the last quarter, in names of one
 // address and in pairs of a policy.
 func (n *Names) addressFloor() int { return n.o.MaxNamesPerAddr / 32 }
 func (n *Names) policyFloor() int {
-	return min(n.o.MaxNames, n.o.MaxAddrs, n.o.MaxOpenings, n.o.MaxProofs) / 64
+	return min(n.o.MaxNames, n.o.MaxAddrs, n.o.MaxOpenings, n.o.MaxServerNames) / 64
 }
 
 // pool is what of a bound the names under wildcards may have.
@@ -84,7 +84,7 @@ func pool(bound int, little bool) int {
 }
 
 // full says which bound keeps a pair out, nil when none does.
-func (n *Names) full(t *table, w wish, openings []policy.Opening, wild bool) error {
+func (n *Names) full(t *table, w request, openings []policy.Opening, wild bool) error {
 	a, addrs := t.addrs[w.addr], t.names[w.name]
 	if a == nil {
 		a = &address{}
@@ -100,7 +100,7 @@ func (n *Names) full(t *table, w wish, openings []policy.Opening, wild bool) err
 		case a.onlyWild() && len(t.addrs)-t.wildAddrs >= n.o.MaxAddrs,
 			addrs == nil && len(t.names)-t.wildNames >= n.o.MaxNames,
 			more.openings > t.exact.openings && more.openings > n.o.MaxOpenings,
-			more.proofs > t.exact.proofs && more.proofs > n.o.MaxProofs:
+			more.serverNames > t.exact.serverNames && more.serverNames > n.o.MaxServerNames:
 			return errPolicyFull
 		}
 		return nil
@@ -117,12 +117,12 @@ func (n *Names) full(t *table, w wish, openings []policy.Opening, wild bool) err
 	case t.addrs[w.addr] == nil && t.wildAddrs >= pool(n.o.MaxAddrs, little),
 		addrs == nil && t.wildNames >= pool(n.o.MaxNames, little),
 		more.openings > had.openings && more.openings > pool(n.o.MaxOpenings, little),
-		more.proofs > had.proofs && more.proofs > pool(n.o.MaxProofs, little):
+		more.serverNames > had.serverNames && more.serverNames > pool(n.o.MaxServerNames, little):
 		return errPolicyFull
 	}
 	more = more.minus(had)
 	if more.openings > 0 && int(n.node.openings.Load())+more.openings > pool(n.o.MaxNodeOpenings, little) ||
-		more.proofs > 0 && int(n.node.proofs.Load())+more.proofs > pool(n.o.MaxNodeProofs, little) {
+		more.serverNames > 0 && int(n.node.serverNames.Load())+more.serverNames > pool(n.o.MaxNodeServerNames, little) {
 		return errNodeFull
 	}
 	return nil
@@ -132,8 +132,8 @@ func (n *Names) full(t *table, w wish, openings []policy.Opening, wild bool) err
 // bound it is counted exactly, which costs what the address has.
 func (n *Names) after(used use, has, more []policy.Opening) use {
 	all := used.plus(useOf(more))
-	if all.openings < n.o.MaxOpenings/2 && all.proofs < n.o.MaxProofs/2 &&
-		int(n.node.openings.Load()) < n.o.MaxNodeOpenings/2 && int(n.node.proofs.Load()) < n.o.MaxNodeProofs/2 {
+	if all.openings < n.o.MaxOpenings/2 && all.serverNames < n.o.MaxServerNames/2 &&
+		int(n.node.openings.Load()) < n.o.MaxNodeOpenings/2 && int(n.node.serverNames.Load()) < n.o.MaxNodeServerNames/2 {
 		return all
 	}
 	return used.minus(useOf(has)).plus(useOf(merge(has, more)))
@@ -141,7 +141,7 @@ func (n *Names) after(used use, has, more []policy.Opening) use {
 
 // room makes room for one more pair, or says what is full. It sweeps the
 // table at most once a second, so that a full one costs little.
-func (n *Names) room(t *table, id policy.PolicyID, w wish, openings []policy.Opening, wild bool) error {
+func (n *Names) room(t *table, id policy.PolicyID, w request, openings []policy.Opening, wild bool) error {
 	err := n.full(t, w, openings, wild)
 	if err != nil && w.now.Sub(t.swept) >= time.Second {
 		_ = n.expire(t, id, w.now) // its errors stay dirty and are tried again
@@ -182,7 +182,7 @@ type candidate struct {
 // whether these may go on after a policy change is decided by it. It leaves
 // out as well what is part of the same answer, or newer: an answer that is
 // sent is open as a whole.
-func (n *Names) idle(all []candidate, w wish) []candidate {
+func (n *Names) idle(all []candidate, w request) []candidate {
 	inUse := n.using.of(n, n.o.Now())
 	return slices.DeleteFunc(all, func(c candidate) bool { return !c.asked.Before(w.now) || inUse(c.addr) })
 }
@@ -190,7 +190,7 @@ func (n *Names) idle(all []candidate, w wish) []candidate {
 // evictHeaviest evicts of those workloads that hold most of the candidates,
 // all of which are under wildcards, until something is free. Those that hold
 // no more than who asks are left alone, itself excepted.
-func (n *Names) evictHeaviest(t *table, id policy.PolicyID, w wish, held map[string]int, all []candidate) bool {
+func (n *Names) evictHeaviest(t *table, id policy.PolicyID, w request, held map[string]int, all []candidate) bool {
 	by := map[string][]candidate{}
 	for _, c := range n.idle(all, w) {
 		for _, workload := range c.by {
@@ -244,7 +244,7 @@ func (n *Names) evict(t *table, id policy.PolicyID, all []candidate, workload *s
 	for addr := range touched {
 		a := t.addrs[addr]
 		if err := n.settle(t, id, addr, a, n.wanted(p, addr, a)); err != nil {
-			n.o.Log.Error("an evicted name could not be closed; it is tried again", "error", err)
+			n.o.Log.Error("the address of a name that made room for others could not be closed in the kernel; it stays open until it works; egressd tries again", "error", err)
 		}
 	}
 	n.evicted.Add(uint64(freed))
@@ -253,7 +253,7 @@ func (n *Names) evict(t *table, id policy.PolicyID, all []candidate, workload *s
 
 // relieve makes room in the kernel's tables for w: of all policies' workloads
 // the one that has most gives some up. No table's lock may be held.
-func (n *Names) relieve(w wish) bool {
+func (n *Names) relieve(w request) bool {
 	type holder struct {
 		id       policy.PolicyID
 		workload string

@@ -131,8 +131,8 @@ func TestPolicyFlooded(t *testing.T) {
 		"names":     {MaxNames: 256},
 		"addresses": {MaxAddrs: 256},
 		"openings":  {MaxOpenings: 256},
-		"proofs":    {MaxProofs: 256},
-		"node":      {MaxNodeProofs: 256, MaxProofs: 1 << 12},
+		"proofs":    {MaxServerNames: 256},
+		"node":      {MaxNodeServerNames: 256, MaxServerNames: 1 << 12},
 	} {
 		for _, pinned := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/pinned=%v", name, pinned), func(t *testing.T) {
@@ -238,7 +238,7 @@ func FuzzAccounts(f *testing.F) {
 
 // accounts does what steps say, four bytes each, and counts every so many.
 func accounts(t *testing.T, steps []byte, every int) {
-	r := newNamesRig(t, Options{MaxNames: 40, MaxAddrs: 30, MaxNamesPerAddr: 12, MaxProofs: 60, MaxAddrsPerName: 6, MaxNodeProofs: 50})
+	r := newNamesRig(t, Options{MaxNames: 40, MaxAddrs: 30, MaxNamesPerAddr: 12, MaxServerNames: 60, MaxAddrsPerName: 6, MaxNodeServerNames: 50})
 	wide := append(learnedtest.ExactServices(0), learnedtest.Service("n1.wild.test"), learnedtest.Service("n2.wild.test"))
 	snapshots := []*policy.Snapshot{learnedtest.Compile(t, learnedtest.ExactServices(5)...), learnedtest.Compile(t, wide...)}
 	r.pol.Store(snapshots[0])
@@ -319,7 +319,7 @@ func checkAccounts(t *testing.T, n *Names) {
 		}
 		wild = wild.plus(used.beyond(exact))
 	}
-	if got := (use{int(n.node.openings.Load()), int(n.node.proofs.Load())}); got != wild {
+	if got := (use{int(n.node.openings.Load()), int(n.node.serverNames.Load())}); got != wild {
 		t.Errorf("the node has %+v under wildcards and says %+v", wild, got)
 	}
 }

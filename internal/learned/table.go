@@ -70,24 +70,24 @@ func (p *pair) learned(id policy.PolicyID, name string, addr netip.Addr) Saved {
 }
 
 // use is what openings take in the kernel's tables.
-type use struct{ openings, proofs int }
+type use struct{ openings, serverNames int }
 
 func useOf(open []policy.Opening) use {
 	u := use{openings: len(open)}
 	for _, o := range open {
 		if o.Name != "" {
-			u.proofs++
+			u.serverNames++
 		}
 	}
 	return u
 }
 
-func (u use) plus(b use) use  { return use{u.openings + b.openings, u.proofs + b.proofs} }
-func (u use) minus(b use) use { return use{u.openings - b.openings, u.proofs - b.proofs} }
+func (u use) plus(b use) use  { return use{u.openings + b.openings, u.serverNames + b.serverNames} }
+func (u use) minus(b use) use { return use{u.openings - b.openings, u.serverNames - b.serverNames} }
 
 // beyond is what of u is more than b.
 func (u use) beyond(b use) use {
-	return use{max(0, u.openings-b.openings), max(0, u.proofs-b.proofs)}
+	return use{max(0, u.openings-b.openings), max(0, u.serverNames-b.serverNames)}
 }
 
 func newTable() *table {
@@ -195,7 +195,7 @@ func (t *table) recount(was bool, a *address) {
 }
 
 // renew lets p count for at least as long as w wants, for w's workloads too.
-func (t *table) renew(p *pair, w wish) {
+func (t *table) renew(p *pair, w request) {
 	if w.until.After(p.until) {
 		p.until = w.until
 		t.changes++

@@ -66,7 +66,7 @@ func (n *Names) inUseNow() func(netip.Addr) bool {
 	}
 	used, err := n.o.InUse()
 	if err != nil {
-		n.o.Log.Warn("connections could not be listed", "error", err)
+		n.o.Log.Warn("open connections could not be listed; no learned address is closed until they can", "error", err)
 	}
 	return func(a netip.Addr) bool { return used == nil || used[a] }
 }
@@ -380,7 +380,7 @@ func (n *Names) restore(l Saved, until, now time.Time) error {
 	if len(by) == 0 {
 		by = []string{""} // an account of its own: written by an older version
 	}
-	return n.answer(l.Policy, wish{name: l.Name, addr: l.Addr, by: by, until: until, now: now})
+	return n.answer(l.Policy, request{name: l.Name, addr: l.Addr, by: by, until: until, now: now})
 }
 
 // all is a copy of the tables' index, so that no lock is held over the loop.
@@ -395,16 +395,16 @@ type Size struct {
 	Policies  int `json:"policies"`
 	Names     int `json:"names"`
 	Addresses int `json:"addresses"`
-	// Openings and Proofs are what they take in the kernel's tables.
-	Openings int `json:"openings"`
-	Proofs   int `json:"proofs"`
+	// Openings and ServerNames are what they take in the kernel's tables.
+	Openings    int `json:"openings"`
+	ServerNames int `json:"serverNames"`
 }
 
 // Bounds is how much one policy may have, for hosts that are named exactly.
 func (n *Names) Bounds() Size {
 	return Size{
 		Policies: 1, Names: n.o.MaxNames, Addresses: n.o.MaxAddrs,
-		Openings: n.o.MaxOpenings, Proofs: n.o.MaxProofs,
+		Openings: n.o.MaxOpenings, ServerNames: n.o.MaxServerNames,
 	}
 }
 
@@ -417,7 +417,7 @@ func (n *Names) Size() Size {
 		s.Names += len(t.names)
 		s.Addresses += len(t.addrs)
 		s.Openings += t.used.openings
-		s.Proofs += t.used.proofs
+		s.ServerNames += t.used.serverNames
 		t.mu.RUnlock()
 	}
 	return s

@@ -84,7 +84,7 @@ func (m *Manager) WatchdogInterval() time.Duration {
 	}
 	d, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		m.log.Warn("the service manager's watchdog is not served", "error", err)
+		m.log.Warn("the service manager's watchdog setting could not be read; if it is on, egressd will be restarted; see WatchdogSec= of the unit", "error", err)
 	}
 	return d / 2
 }
@@ -112,7 +112,7 @@ func (s *socket) Write(b []byte) (int, error) {
 		err = send(b)
 	}
 	if err != nil && !s.failed {
-		s.log.Warn("the service manager could not be told; this is not said again until it can", "error", err)
+		s.log.Warn("the service manager could not be notified; traffic is not affected; this is logged once until it works again", "error", err)
 	}
 	s.failed = err != nil
 	return len(b), err
@@ -169,7 +169,7 @@ func (m *Manager) each(set *handover.SocketSet, f func(name string, fd int) erro
 		return
 	}
 	if err := set.Each(f); err != nil {
-		m.log.Warn("the service manager could not be told of the sockets; a restart refuses for a moment", "error", err)
+		m.log.Warn("the sockets could not be given to the service manager; DNS and proxied connections are refused for a moment when egressd restarts", "error", err)
 	}
 }
 

@@ -57,7 +57,7 @@ func TestMessages(t *testing.T) {
 	m.Status("one")
 	m.Status("two")
 	m.Close(patience)
-	if n := strings.Count(log.String(), "could not be told"); n != 1 {
+	if n := strings.Count(log.String(), "could not be notified"); n != 1 {
 		t.Errorf("nobody listens: said %d times: %q", n, &log)
 	}
 	t.Setenv("NOTIFY_SOCKET", "")

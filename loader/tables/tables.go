@@ -72,18 +72,18 @@ type Tables struct {
 	setIDs map[uint32]*endpointSet
 	// known holds the keys of haveAdr by address.
 	known map[KnownKey][]AddrKey
-	// proofs holds the names that each address proves in the kernel; wanted
+	// serverNames has those that are allowed at each address in the kernel; wanted
 	// those that it should by what was learned, named by the static openings.
-	proofs, wanted, named map[KnownKey]map[proof]bool
+	serverNames, wanted, named map[KnownKey]map[serverName]bool
 }
 
 // New returns the tables with what is in them. It stays, and what is learned is
 // joined with it, until a change says what is to be there.
 func New(s Stores) (*Tables, error) {
-	t := &Tables{stores: s, learned: map[AddrKey]policy.Way{}, wanted: map[KnownKey]map[proof]bool{}}
+	t := &Tables{stores: s, learned: map[AddrKey]policy.Way{}, wanted: map[KnownKey]map[serverName]bool{}}
 	err := t.read()
-	t.static, t.named = maps.Clone(t.haveAdr), map[KnownKey]map[proof]bool{}
-	for k, names := range t.proofs {
+	t.static, t.named = maps.Clone(t.haveAdr), map[KnownKey]map[serverName]bool{}
+	for k, names := range t.serverNames {
 		t.named[k] = maps.Clone(names)
 	}
 	return t, err
@@ -93,7 +93,7 @@ func New(s Stores) (*Tables, error) {
 func (t *Tables) read() error {
 	t.haveAdr, t.haveNet = map[AddrKey]policy.Way{}, map[CidrKey]policy.Way{}
 	t.sets, t.setIDs = map[policy.Endpoints]*endpointSet{}, map[uint32]*endpointSet{}
-	t.known, t.proofs = map[KnownKey][]AddrKey{}, map[KnownKey]map[proof]bool{}
+	t.known, t.serverNames = map[KnownKey][]AddrKey{}, map[KnownKey]map[serverName]bool{}
 	if err := t.readSets(); err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (t *Tables) read() error {
 	}
 	return t.stores.Names.Each(func(nk *NameKey, _ *uint32) {
 		k := KnownKey{Policy: nk.Policy, Addr: nk.Addr}
-		add(t.proofs, k, proof{nk.Port, string(nk.Name[:min(int(nk.Len), len(nk.Name))])})
+		add(t.serverNames, k, serverName{nk.Port, string(nk.Name[:min(int(nk.Len), len(nk.Name))])})
 	})
 }
 
@@ -181,17 +181,17 @@ func join(a, b policy.Way, k AddrKey) policy.Way { return a.Join(b, policy.Trans
 func (t *Tables) SetAddress(p policy.PolicyID, addr netip.Addr, openings []policy.Opening) error {
 	known := KnownKey{Policy: uint32(p), Addr: addr.As16()}
 	want := map[AddrKey]policy.Way{}
-	names := map[proof]bool{}
+	names := map[serverName]bool{}
 	for _, o := range openings {
 		o.Prefix = netip.PrefixFrom(addr, addr.BitLen())
 		k := keyOf(p, o.Prefix, o.Transport, o.Port)
 		want[k] = join(want[k], wayOf(o), k)
 		if o.Verdict == policy.Inspect && o.Name != "" {
-			names[proof{k.Port, o.Name}] = true
+			names[serverName{k.Port, o.Name}] = true
 		}
 	}
 	// A name is there before a connection can be judged by it.
-	if err := t.addProofs(known, names); err != nil {
+	if err := t.addServerNames(known, names); err != nil {
 		return err
 	}
 	delete(t.wanted, known)
@@ -222,7 +222,7 @@ func (t *Tables) SetAddress(p policy.PolicyID, addr netip.Addr, openings []polic
 			}
 		}
 	}
-	return t.dropProofs(known, func(p proof) bool { return names[p] || t.named[known][p] })
+	return t.dropServerNames(known, func(p serverName) bool { return names[p] || t.named[known][p] })
 }
 
 func (t *Tables) putAddr(k AddrKey, w policy.Way) error {

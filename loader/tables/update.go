@@ -17,7 +17,7 @@ type entry struct {
 	net   CidrKey
 	isNet bool
 	way   policy.Way
-	names map[proof]bool
+	names map[serverName]bool
 	// unknown says that without an entry it is open.
 	unknown bool
 }
@@ -114,9 +114,9 @@ func entryOf(p policy.PolicyChange, s policy.StaticChange) entry {
 		e.way = e.way.Join(wayOf(o), s.Transport)
 		if o.Verdict == policy.Inspect && o.Name != "" {
 			if e.names == nil {
-				e.names = map[proof]bool{}
+				e.names = map[serverName]bool{}
 			}
-			e.names[proof{NetworkOrder(o.Port), o.Name}] = true
+			e.names[serverName{NetworkOrder(o.Port), o.Name}] = true
 		}
 	}
 	return e
@@ -144,7 +144,7 @@ func (t *Tables) found(of func(policy.PolicyID) bool, beside []entry) (out []ent
 			addr(k)
 		}
 	}
-	for _, by := range []map[KnownKey]map[proof]bool{t.proofs, t.named} {
+	for _, by := range []map[KnownKey]map[serverName]bool{t.serverNames, t.named} {
 		for k, names := range by {
 			for p := range names {
 				addr(AddrKey{Policy: k.Policy, Port: p.port, Proto: uint8(policy.TCP), Addr: k.Addr})
@@ -190,11 +190,11 @@ func (t *Tables) reserve(list []entry) error {
 			fresh[known] = len(t.known[known]) == 0
 		}
 		for p := range e.names {
-			if !t.proofs[known][p] {
+			if !t.serverNames[known][p] {
 				names++
 			}
 		}
-		for p := range t.proofs[known] {
+		for p := range t.serverNames[known] {
 			if p.port == k.Port && !e.names[p] && !t.wanted[known][p] {
 				names--
 			}
@@ -247,14 +247,14 @@ func (t *Tables) tighten(e entry) error {
 		}
 	case closer(have, ok, want):
 		// A name is there before a connection can be judged by it.
-		if err := t.addProofs(known, e.names); err != nil {
+		if err := t.addServerNames(known, e.names); err != nil {
 			return err
 		}
 		if err := t.putAddr(k, want.way); err != nil {
 			return err
 		}
 	}
-	return t.dropOthers(known, k.Port, e.names)
+	return t.removeStaleNames(known, k.Port, e.names)
 }
 
 // closer says whether an entry looks more closely than what there is.
@@ -284,8 +284,8 @@ func (t *Tables) loosen(e entry) error {
 		t.static[k] = e.way
 	}
 	t.name(known, k.Port, e.names)
-	for _, names := range []map[proof]bool{e.names, t.wanted[known]} { // the table may have lost what was learned
-		if err := t.addProofs(known, names); err != nil {
+	for _, names := range []map[serverName]bool{e.names, t.wanted[known]} { // the table may have lost what was learned
+		if err := t.addServerNames(known, names); err != nil {
 			return err
 		}
 	}
@@ -301,16 +301,16 @@ func (t *Tables) loosen(e entry) error {
 			return err
 		}
 	}
-	return t.dropOthers(known, k.Port, e.names)
+	return t.removeStaleNames(known, k.Port, e.names)
 }
 
-// name replaces the names that the static openings of an address prove on a
+// name replaces the names that the static openings of an address allow on a
 // port (network order).
-func (t *Tables) name(known KnownKey, port uint16, names map[proof]bool) {
+func (t *Tables) name(known KnownKey, port uint16, names map[serverName]bool) {
 	all := t.named[known]
-	maps.DeleteFunc(all, func(p proof, _ bool) bool { return p.port == port })
+	maps.DeleteFunc(all, func(p serverName, _ bool) bool { return p.port == port })
 	if all == nil && len(names) > 0 {
-		all = map[proof]bool{}
+		all = map[serverName]bool{}
 		t.named[known] = all
 	}
 	maps.Copy(all, names)
@@ -319,8 +319,8 @@ func (t *Tables) name(known KnownKey, port uint16, names map[proof]bool) {
 	}
 }
 
-// dropOthers removes the names that an address proves on a port, but these and
+// removeStaleNames removes the names that are allowed at an address on a port, but these and
 // those that were learned.
-func (t *Tables) dropOthers(known KnownKey, port uint16, names map[proof]bool) error {
-	return t.dropProofs(known, func(p proof) bool { return p.port != port || names[p] || t.wanted[known][p] })
+func (t *Tables) removeStaleNames(known KnownKey, port uint16, names map[serverName]bool) error {
+	return t.dropServerNames(known, func(p serverName) bool { return p.port != port || names[p] || t.wanted[known][p] })
 }

@@ -22,7 +22,7 @@ func reads(t *testing.T, name string, without bool) <-chan string {
 	w := NewWatcher([]string{filepath.Dir(name)}, slog.New(slog.DiscardHandler))
 	if without {
 		w.close()
-		w.notify, w.told = nil, false
+		w.notify, w.reported = nil, false
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	out, done := make(chan string, 1000), make(chan struct{})
@@ -191,13 +191,13 @@ func TestInterval(t *testing.T) {
 	write(t, filepath.Join(dir, "a.yaml"), "1")
 	w := NewWatcher([]string{dir}, slog.New(slog.DiscardHandler))
 	defer w.close()
-	if isLocal(dir) != w.told || w.told && w.interval() != scanSeldom {
-		t.Errorf("told %t, the next scan in %v", w.told, w.interval())
+	if isLocal(dir) != w.reported || w.reported && w.interval() != scanSeldom {
+		t.Errorf("told %t, the next scan in %v", w.reported, w.interval())
 	}
 	must(t, os.Symlink("a.yaml", filepath.Join(dir, "b.yaml")))
 	w.scan()
-	if w.cost = 0; w.told || w.interval() != scanEvery {
-		t.Errorf("with a link: told %t, the next scan in %v", w.told, w.interval())
+	if w.cost = 0; w.reported || w.interval() != scanEvery {
+		t.Errorf("with a link: told %t, the next scan in %v", w.reported, w.interval())
 	}
 	for cost, want := range map[time.Duration]time.Duration{
 		time.Millisecond: scanEvery, 100 * time.Millisecond: 10 * time.Second, time.Second: scanSeldom,

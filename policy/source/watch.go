@@ -40,9 +40,9 @@ type Watcher struct {
 	// real are the files and directories that links among paths lead to.
 	// direct are the directories of paths.
 	real, direct map[string]bool
-	// told says that inotify tells everything, cost how long the last scan took.
-	told bool
-	cost time.Duration
+	// reported says that inotify tells everything, cost how long the last scan took.
+	reported bool
+	cost     time.Duration
 	// writers are those of the configuration's files.
 	writers writers
 }
@@ -58,7 +58,7 @@ func NewWatcher(paths []string, log *slog.Logger) *Watcher {
 	}
 	var err error
 	if w.notify, err = newNotifier(); err != nil {
-		log.Warn("no file notifications, scanning", "error", err)
+		log.Warn("file notifications are not available; the policy's files are scanned instead, and changes count a little later", "error", err)
 		w.notify = nil
 	}
 	w.last = w.scan()
@@ -108,11 +108,11 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 			return
 		case e, ok := <-events:
 			if !ok {
-				events, w.told = nil, false
+				events, w.reported = nil, false
 				continue
 			}
 			if e.lost {
-				w.log.Warn("file notifications were lost, scanning")
+				w.log.Warn("file notifications were lost; the policy's files are scanned again")
 				w.writers.forget()
 				p.add(partial, time.Now())
 				break
@@ -161,7 +161,7 @@ func (w *Watcher) look(p *pending) bool {
 
 // interval is the time until the next fallback scan.
 func (w *Watcher) interval() time.Duration {
-	if w.told && w.notify != nil {
+	if w.reported && w.notify != nil {
 		return scanSeldom
 	}
 	return min(max(scanEvery, scanShare*w.cost), scanSeldom)
@@ -201,7 +201,7 @@ func (w *Watcher) scan() map[string]stamp {
 	w.stuck = false
 	w.real = s.real
 	watched := w.follow(s.dirs)
-	w.told = watched && s.local && !s.links
+	w.reported = watched && s.local && !s.links
 	return s.stamps
 }
 
@@ -315,7 +315,7 @@ func (w *Watcher) follow(dirs map[string]bool) bool {
 	for name, err := range failed {
 		// One that is not there has nothing to watch, and is looked for.
 		if !w.warned[name] && !errors.Is(err, fs.ErrNotExist) {
-			w.log.Warn("directory cannot be watched, scanning it", "path", name, "error", err)
+			w.log.Warn("a directory cannot be watched; it is scanned instead, and changes there count a little later", "path", name, "error", err)
 			w.warned[name] = true // said once
 		}
 	}

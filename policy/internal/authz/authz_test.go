@@ -28,19 +28,19 @@ func TestAccess(t *testing.T) {
 		later, never Access
 		get, post    Ruling
 	}{
-		"nothing is asked":       {nil, Open, Open, Passes, Passes},
-		"DENY asks for a method": {authorizer(config.AuthDeny, method("GET")), Depends, Shut, Denied, Passes},
-		"ALLOW asks for one":     {authorizer(config.AuthAllow, method("GET")), Depends, Shut, Passes, NotAllowed},
-		"ALLOW without rules":    {authorizer(config.AuthAllow), Shut, Shut, NotAllowed, NotAllowed},
-		"DENY for others":        {authorizer(config.AuthDeny, only("other")), Open, Open, Passes, Passes},
-		"DENY for the workload":  {authorizer(config.AuthDeny, only("shop")), Shut, Shut, Denied, Denied},
-		"ALLOW for others":       {authorizer(config.AuthAllow, only("other")), Shut, Shut, NotAllowed, NotAllowed},
-		"AUDIT denies nothing":   {authorizer(config.AuthAudit, method("GET")), Open, Open, Passes, Passes},
+		"nothing is asked":       {nil, AllowAll, AllowAll, Passes, Passes},
+		"DENY asks for a method": {authorizer(config.AuthDeny, method("GET")), Undecided, DenyAll, Denied, Passes},
+		"ALLOW asks for one":     {authorizer(config.AuthAllow, method("GET")), Undecided, DenyAll, Passes, NotAllowed},
+		"ALLOW without rules":    {authorizer(config.AuthAllow), DenyAll, DenyAll, NotAllowed, NotAllowed},
+		"DENY for others":        {authorizer(config.AuthDeny, only("other")), AllowAll, AllowAll, Passes, Passes},
+		"DENY for the workload":  {authorizer(config.AuthDeny, only("shop")), DenyAll, DenyAll, Denied, Denied},
+		"ALLOW for others":       {authorizer(config.AuthAllow, only("other")), DenyAll, DenyAll, NotAllowed, NotAllowed},
+		"AUDIT denies nothing":   {authorizer(config.AuthAudit, method("GET")), AllowAll, AllowAll, Passes, Passes},
 	} {
-		if got := c.g.Access(&Facts{RequestIs: Later}); got != c.later {
+		if got := c.g.Access(&Facts{RequestIs: Deferred}); got != c.later {
 			t.Errorf("%s: access %d while the request may come, want %d", name, got, c.later)
 		}
-		if got := c.g.Access(&Facts{RequestIs: Never}); got != c.never {
+		if got := c.g.Access(&Facts{RequestIs: Unavailable}); got != c.never {
 			t.Errorf("%s: access %d without a request, want %d", name, got, c.never)
 		}
 		for r, want := range map[*match.Request]Ruling{get: c.get, post: c.post} {

@@ -18,11 +18,11 @@ type Knowledge uint8
 
 // The kinds of Knowledge.
 const (
-	// Never: nobody will know it. What asks for it does not match in ALLOW
+	// Unavailable: nobody will know it. What asks for it does not match in ALLOW
 	// rules, and is left out of DENY rules, which deny more for that.
-	Never Knowledge = iota
-	// Later: the forwarding core will know it.
-	Later
+	Unavailable Knowledge = iota
+	// Deferred: the forwarding core will know it.
+	Deferred
 	// Known: the fact is there.
 	Known
 )
@@ -39,15 +39,15 @@ type Facts struct {
 	RequestIs     Knowledge
 }
 
-// asking is how a fact that is not known counts.
-type asking struct {
-	deny bool // in a DENY rule
-	hope bool // what will be known later is taken to be for the flow
+// assumption is how a fact that is not known counts.
+type assumption struct {
+	deny       bool // in a DENY rule
+	optimistic bool // what will be known later is taken to be for the flow
 }
 
 // unknown is the answer of a question about a fact that is not known.
-func (q asking) unknown(k Knowledge) bool {
-	if k == Later && q.hope {
+func (q assumption) unknown(k Knowledge) bool {
+	if k == Deferred && q.optimistic {
 		return !q.deny
 	}
 	return q.deny
@@ -68,13 +68,13 @@ const (
 
 // Refuses says whether the Authorizer denies a flow, and by which rule: DENY policies first, then
 // there must be an ALLOW rule that matches, if there is an ALLOW policy. With
-// hope, only what cannot be allowed any more is refused.
-func (g *Authorizer) Refuses(f *Facts, hope bool) (Ruling, *config.Ref) {
+// optimistic, only what cannot be allowed any more is refused.
+func (g *Authorizer) Refuses(f *Facts, optimistic bool) (Ruling, *config.Ref) {
 	if g == nil {
 		return Passes, nil
 	}
 	for _, p := range g.deny {
-		if r := p.match(f, asking{deny: true, hope: hope}); r != nil {
+		if r := p.match(f, assumption{deny: true, optimistic: optimistic}); r != nil {
 			return Denied, r.ref
 		}
 	}
@@ -82,7 +82,7 @@ func (g *Authorizer) Refuses(f *Facts, hope bool) (Ruling, *config.Ref) {
 		return Passes, nil
 	}
 	for _, p := range g.allow {
-		if p.match(f, asking{hope: hope}) != nil {
+		if p.match(f, assumption{optimistic: optimistic}) != nil {
 			return Passes, nil
 		}
 	}
@@ -96,18 +96,18 @@ func (g *Authorizer) Marks(f *Facts) (audited, dryRun *config.Ref) {
 		return nil, nil
 	}
 	for _, p := range g.audit {
-		if p.match(f, asking{}) != nil {
+		if p.match(f, assumption{}) != nil {
 			audited = p.ref
 			break
 		}
 	}
 	for _, p := range g.dryDeny {
-		if p.match(f, asking{deny: true}) != nil {
+		if p.match(f, assumption{deny: true}) != nil {
 			return audited, p.ref
 		}
 	}
 	for _, p := range g.dryAllow {
-		if p.match(f, asking{}) != nil {
+		if p.match(f, assumption{}) != nil {
 			return audited, nil
 		}
 	}
@@ -118,7 +118,7 @@ func (g *Authorizer) Marks(f *Facts) (audited, dryRun *config.Ref) {
 }
 
 // match returns the first rule that matches, or nil.
-func (p *authPolicy) match(f *Facts, q asking) *authRule {
+func (p *authPolicy) match(f *Facts, q assumption) *authRule {
 	for i := range p.rules {
 		if p.rules[i].matches(f, q) {
 			return &p.rules[i]
@@ -127,7 +127,7 @@ func (p *authPolicy) match(f *Facts, q asking) *authRule {
 	return nil
 }
 
-func (r *authRule) matches(f *Facts, q asking) bool {
+func (r *authRule) matches(f *Facts, q assumption) bool {
 	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *config.AuthSource) bool { return f.from(s.IPBlocks, s.NotIPBlocks, q) }) {
 		return false
 	}
@@ -148,7 +148,7 @@ func (r *authRule) matches(f *Facts, q asking) bool {
 	return true
 }
 
-func (f *Facts) from(nets, not []netip.Prefix, q asking) bool {
+func (f *Facts) from(nets, not []netip.Prefix, q assumption) bool {
 	if f.SrcIs != Known {
 		return q.unknown(f.SrcIs)
 	}
@@ -158,7 +158,7 @@ func (f *Facts) from(nets, not []netip.Prefix, q asking) bool {
 }
 
 // to is from for the destination, which may be many addresses.
-func (f *Facts) to(nets, not []netip.Prefix, q asking) bool {
+func (f *Facts) to(nets, not []netip.Prefix, q assumption) bool {
 	if f.DstIs != Known {
 		return q.unknown(f.DstIs)
 	}
@@ -177,10 +177,10 @@ func (f *Facts) to(nets, not []netip.Prefix, q asking) bool {
 	case (len(nets) == 0 || all) && !notSome:
 		return true
 	}
-	return q.unknown(Later) // some of the addresses: the one that is dialled tells
+	return q.unknown(Deferred) // some of the addresses: the one that is dialled tells
 }
 
-func (o *authOperation) matches(f *Facts, q asking) bool {
+func (o *authOperation) matches(f *Facts, q assumption) bool {
 	if len(o.Ports) > 0 && !slices.Contains(o.Ports, f.Port) || slices.Contains(o.NotPorts, f.Port) {
 		return false
 	}
@@ -200,7 +200,7 @@ func (o *authOperation) matches(f *Facts, q asking) bool {
 // denied in either form is denied, what is to be allowed must be in both. A path
 // with an escape that is none ("%u0061") has forms that nobody knows: it may be
 // what is denied, and is not what is allowed.
-func (o *authOperation) onPath(raw string, q asking) bool {
+func (o *authOperation) onPath(raw string, q assumption) bool {
 	if len(o.paths)+len(o.notPaths) == 0 {
 		return true
 	}
@@ -231,7 +231,7 @@ func (o *authOperation) isPath(p string) bool {
 }
 
 // onHost matches names with and without the port behind them.
-func (f *Facts) onHost(o *authOperation, q asking) bool {
+func (f *Facts) onHost(o *authOperation, q assumption) bool {
 	if f.HostIs != Known {
 		return q.unknown(f.HostIs)
 	}
@@ -249,7 +249,7 @@ func (f *Facts) onHost(o *authOperation, q asking) bool {
 	return (len(o.Hosts) == 0 || has(o.Hosts)) && !has(o.NotHosts)
 }
 
-func (c *authCondition) matches(f *Facts, q asking) bool {
+func (c *authCondition) matches(f *Facts, q assumption) bool {
 	switch c.key {
 	case keyDestinationPort:
 		return (len(c.ports) == 0 || slices.Contains(c.ports, f.Port)) && !slices.Contains(c.notPorts, f.Port)
@@ -264,7 +264,7 @@ func (c *authCondition) matches(f *Facts, q asking) bool {
 		return match.OneOf(c.values, c.notValues, f.SNI)
 	}
 	if c.header == "" {
-		return q.unknown(Never) // tokens and the like, which nothing here has
+		return q.unknown(Unavailable) // tokens and the like, which nothing here has
 	}
 	if f.RequestIs != Known {
 		return q.unknown(f.RequestIs)
@@ -276,7 +276,7 @@ func (c *authCondition) matches(f *Facts, q asking) bool {
 // them, and at each alone, which is how a server may that takes the first or the
 // last: what is denied in any form is denied, what is to be allowed must be in
 // all. A comma within a line parts values as a line end does (RFC 9110, 5.3).
-func (c *authCondition) onHeader(r *match.Request, q asking) bool {
+func (c *authCondition) onHeader(r *match.Request, q assumption) bool {
 	joined, _ := r.Field(c.header)
 	has := func(v string) bool { return match.OneOf(c.values, c.notValues, v) }
 	is := has(joined)
@@ -298,28 +298,28 @@ type Access uint8
 
 // The kinds of Access.
 const (
-	// Open: whatever comes, it is allowed.
-	Open Access = iota
-	// Depends: the forwarding core must look.
-	Depends
-	// Shut: whatever comes, it is denied.
-	Shut
+	// AllowAll: whatever comes, it is allowed.
+	AllowAll Access = iota
+	// Undecided: the forwarding core must look.
+	Undecided
+	// DenyAll: whatever comes, it is denied.
+	DenyAll
 )
 
 // Access says what the kernel can know.
 func (g *Authorizer) Access(f *Facts) Access {
 	if r, _ := g.Refuses(f, false); r == Passes {
-		return Open
+		return AllowAll
 	}
 	if r, _ := g.Refuses(f, true); r != Passes {
-		return Shut
+		return DenyAll
 	}
-	return Depends
+	return Undecided
 }
 
 // AtGateway turns the facts to a port of a gateway. The address that would be
 // dialled there is its own.
-func (f *Facts) AtGateway(port uint16) { f.Port, f.Dst, f.DstIs = port, netip.Prefix{}, Never }
+func (f *Facts) AtGateway(port uint16) { f.Port, f.Dst, f.DstIs = port, netip.Prefix{}, Unavailable }
 
 // MarksNone says whether the Authorizer marks no flow, whatever it allows.
 func (g *Authorizer) MarksNone() bool { return len(g.audit)+len(g.dryDeny)+len(g.dryAllow) == 0 }

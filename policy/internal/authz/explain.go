@@ -31,7 +31,7 @@ func (p *authPolicy) explain(of string, f *Facts, tell func(config.Ref, bool, st
 		kind += ", dry-run"
 	}
 	// What will be known later decides against a flow at worst, for it at best.
-	sure, maybe := asking{deny: denies, hope: denies}, asking{deny: denies, hope: !denies}
+	sure, maybe := assumption{deny: denies, optimistic: denies}, assumption{deny: denies, optimistic: !denies}
 	number := func(r *authRule) int { return slices.Index(p.policy.Rules, r.rule) + 1 }
 	if r := p.match(f, sure); r != nil {
 		tell(*r.ref, true, "%s: rule %d matches", kind, number(r))
@@ -46,7 +46,7 @@ func (p *authPolicy) explain(of string, f *Facts, tell func(config.Ref, bool, st
 
 // misses lists why each rule does not match, in brackets; "" when there is no
 // rule.
-func (p *authPolicy) misses(f *Facts, q asking) string {
+func (p *authPolicy) misses(f *Facts, q assumption) string {
 	var out []string
 	for i, rule := range p.policy.Rules {
 		text := "is not about this workload"
@@ -64,7 +64,7 @@ func (p *authPolicy) misses(f *Facts, q asking) string {
 }
 
 // miss says which part of the rule fails first.
-func (r *authRule) miss(f *Facts, q asking) string {
+func (r *authRule) miss(f *Facts, q assumption) string {
 	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *config.AuthSource) bool { return f.from(s.IPBlocks, s.NotIPBlocks, q) }) {
 		return "from: " + unknownOr(f.SrcIs, "the source address", "is not one of them")
 	}
@@ -109,13 +109,13 @@ func (c *authCondition) knowledge(f *Facts) Knowledge {
 		return f.SNIIs
 	}
 	if c.header == "" {
-		return Never
+		return Unavailable
 	}
 	return f.RequestIs
 }
 
 // miss says which part of the operation fails first; "" for none.
-func (o *authOperation) miss(f *Facts, q asking) string {
+func (o *authOperation) miss(f *Facts, q assumption) string {
 	switch {
 	case o.matches(f, q):
 		return ""

@@ -8,8 +8,8 @@ import (
 	"maps"
 )
 
-// proof is a name that an address proves on a port (network order).
-type proof struct {
+// serverName is a name that is allowed at an address on a port (network order).
+type serverName struct {
 	port uint16
 	name string
 }
@@ -17,7 +17,7 @@ type proof struct {
 // errNameLength: a name that cannot be in a ClientHello either.
 var errNameLength = errors.New("name too long")
 
-func (p proof) key(k KnownKey) (NameKey, error) {
+func (p serverName) key(k KnownKey) (NameKey, error) {
 	out := NameKey{Policy: k.Policy, Port: p.port, Len: uint16(len(p.name)), Addr: k.Addr}
 	if len(p.name) >= len(out.Name) {
 		return out, fmt.Errorf("%w: %d bytes", errNameLength, len(p.name))
@@ -26,18 +26,18 @@ func (p proof) key(k KnownKey) (NameKey, error) {
 	return out, nil
 }
 
-func add(m map[KnownKey]map[proof]bool, k KnownKey, p proof) {
+func add(m map[KnownKey]map[serverName]bool, k KnownKey, p serverName) {
 	if m[k] == nil {
-		m[k] = map[proof]bool{}
+		m[k] = map[serverName]bool{}
 	}
 	m[k][p] = true
 }
 
-// addProofs writes the names that address k proves; those that it proved
-// before stay until dropProofs.
-func (t *Tables) addProofs(k KnownKey, names map[proof]bool) error {
+// addServerNames writes the names that address k allows; those that it allowed
+// before stay until dropServerNames.
+func (t *Tables) addServerNames(k KnownKey, names map[serverName]bool) error {
 	for p := range names {
-		if t.proofs[k][p] {
+		if t.serverNames[k][p] {
 			continue
 		}
 		key, err := p.key(k)
@@ -48,14 +48,14 @@ func (t *Tables) addProofs(k KnownKey, names map[proof]bool) error {
 		if err := t.stores.Names.Put(&key, &one); err != nil {
 			return err
 		}
-		add(t.proofs, k, p)
+		add(t.serverNames, k, p)
 	}
 	return nil
 }
 
-// dropProofs removes the names of address k that are not to be kept.
-func (t *Tables) dropProofs(k KnownKey, keep func(proof) bool) error {
-	for p := range maps.Clone(t.proofs[k]) {
+// dropServerNames removes the names of address k that are not to be kept.
+func (t *Tables) dropServerNames(k KnownKey, keep func(serverName) bool) error {
+	for p := range maps.Clone(t.serverNames[k]) {
 		if keep(p) {
 			continue
 		}
@@ -66,10 +66,10 @@ func (t *Tables) dropProofs(k KnownKey, keep func(proof) bool) error {
 		if err := t.stores.Names.Remove(&key); err != nil {
 			return err
 		}
-		delete(t.proofs[k], p)
+		delete(t.serverNames[k], p)
 	}
-	if len(t.proofs[k]) == 0 {
-		delete(t.proofs, k)
+	if len(t.serverNames[k]) == 0 {
+		delete(t.serverNames, k)
 	}
 	return nil
 }
