@@ -86,6 +86,8 @@ type builder struct {
 	warnings  []Warning
 	selectors *selectorsInUse
 	rewrites  map[*HTTPRule]*regexp.Regexp
+	// unchanged is what is as it was, once somebody has asked.
+	unchanged *unchanged
 	// nearest are the VirtualServices in a namespace's order.
 	nearest map[string][]*VirtualService
 }
@@ -179,8 +181,12 @@ func (b *builder) policies(out *Snapshot) {
 		had[w.Key()] = w.Policy
 	}
 	bySum := map[digest]*Policy{}
+	byView := map[string]*Policy{}
 	for i, sc := range scopes {
-		p := b.policy(sc, b.was.byKey(sc.key))
+		p := b.policy(sc, b.was.byKey(sc.key), byView[sc.view])
+		if byView[sc.view] == nil {
+			byView[sc.view] = p
+		}
 		if same := bySum[p.sum]; same != nil {
 			ids[i] = same.id
 			out.ids[sc.key] = same.id

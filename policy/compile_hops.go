@@ -322,7 +322,7 @@ func (b *builder) gatewayScope(out *Snapshot, namespace string) *Policy {
 	if p := out.gateways[sc.key]; p != nil {
 		return p
 	}
-	p := b.policy(sc, b.was.gateways[sc.key])
+	p := b.policy(sc, b.was.gateways[sc.key], nil)
 	if out.gateways == nil {
 		out.gateways = map[string]*Policy{}
 	}

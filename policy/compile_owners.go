@@ -51,11 +51,11 @@ func (h *hostEdit) counting(host hostname.Pattern, services []*Service) []*Servi
 // went: ServiceEntries that did not count, and are not known of the host before,
 // may do so now.
 func (h *hostEdit) owners() {
-	if h.old == emptyPolicy {
-		return // all of them are to come
+	if h.old == emptyPolicy || h.sibling {
+		return // all of them are to come, or none
 	}
 	anew := map[hostname.Pattern]bool{}
-	for _, s := range slices.Concat(h.b.removed, h.b.added) {
+	for _, s := range slices.Concat(h.removed, h.added) {
 		if s.External {
 			continue
 		}

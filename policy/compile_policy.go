@@ -5,7 +5,6 @@ package policy
 import (
 	"cmp"
 	"maps"
-	"reflect"
 	"slices"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -13,17 +12,27 @@ import (
 )
 
 // policy compiles what a class of workloads sees, on top of what old (nil: nothing) saw
-// under the same key.
-func (b *builder) policy(sc *identityClass, old *Policy) *Policy {
+// under the same key in the snapshot before, or else on top of like (nil:
+// none), the policy of a class of this one that sees the same.
+func (b *builder) policy(sc *identityClass, old, like *Policy) *Policy {
 	if old == nil || old.class.sidecar != sc.sidecar || b.visibilityChanged() || old.sniVerdict != b.sniVerdict(sc) {
 		old = emptyPolicy
+	} else if p := b.kept(sc, old); p != nil {
+		return p
 	}
 	p := &Policy{class: sc, index: b.index, sniVerdict: b.sniVerdict(sc)}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
 	b.nextHops, b.imports = map[*gatewayPort]*GatewayListener{}, map[importKey]*Host{}
-	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
+	h := &hostEdit{b: b, scope: sc, policy: p, old: old, removed: b.removed, added: b.added,
 		gone: map[*Service]bool{}, decls: map[hostname.Pattern][]*Service{},
 		auth: b.authScope(sc), destinations: b.destinationScope(sc)}
+	switch {
+	case old == emptyPolicy && like != nil:
+		h.old, h.sibling, h.removed, h.added = like, true, nil, nil
+	case old == emptyPolicy:
+		h.removed, h.added = nil, b.cfg.Services
+	}
+	h.names, h.addrs, h.sum = h.old.names.Edit(), h.old.addrs.edit(), h.old.hostSum
 	h.services()
 	h.touch()
 	h.build()
@@ -74,16 +83,17 @@ type hostEdit struct {
 	auth  *authz.Compiler
 
 	destinations *destinationScope
+	// removed and added are the services that are not those of old.
+	removed, added []*Service
+	// sibling says that old is of this Config, and of a class that sees the
+	// same and answers otherwise what rules ask.
+	sibling bool
 }
 
 // services finds the hosts that the services which came and went declare. A
 // policy without a past has all services to come.
 func (h *hostEdit) services() {
-	removed, added := h.b.removed, h.b.added
-	if h.old == emptyPolicy {
-		removed, added = nil, h.b.cfg.Services
-	}
-	for _, s := range removed {
+	for _, s := range h.removed {
 		if !s.External {
 			h.borrowers(s)
 			continue
@@ -96,7 +106,7 @@ func (h *hostEdit) services() {
 		}
 	}
 	var fresh []*Service
-	for _, s := range added {
+	for _, s := range h.added {
 		if !s.External {
 			h.borrowers(s)
 			continue
@@ -165,8 +175,7 @@ func (h *hostEdit) touch() {
 		return
 	}
 	h.touchGuarded()
-	was, now := h.b.old.cfg, h.b.cfg
-	h.touchDestinations(was.Mesh.RootNamespace != now.Mesh.RootNamespace || !reflect.DeepEqual(was.DestinationRules, now.DestinationRules))
+	h.touchDestinations()
 	var patterns []hostname.Pattern
 	for _, list := range [][]*meshVhost{h.old.vhostList, h.policy.vhostList} {
 		for _, v := range list {
@@ -206,13 +215,16 @@ func (h *hostEdit) affectOld(p hostname.Pattern) {
 }
 
 func (h *hostEdit) touchGuarded() {
-	was, now := h.b.old.cfg, h.b.cfg
-	if was.Mesh.TrustDomain == now.Mesh.TrustDomain && was.Mesh.RootNamespace == now.Mesh.RootNamespace &&
-		reflect.DeepEqual(was.Authorizations, now.Authorizations) {
-		return
+	now := h.b.cfg.Authorizations
+	was := now
+	if !h.sibling {
+		if h.b.same().guards {
+			return
+		}
+		was = h.b.old.cfg.Authorizations
 	}
 	guarded := map[[2]string]bool{}
-	for _, a := range slices.Concat(was.Authorizations, now.Authorizations) {
+	for _, a := range slices.Concat(was, now) {
 		for _, t := range a.Targets {
 			guarded[[2]string{a.Ref.Namespace, t.Name}] = true
 		}

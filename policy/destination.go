@@ -273,14 +273,25 @@ func (d Decision) supported(u *Upstream) (Decision, *Upstream) {
 }
 
 // touchDestinations has the hosts built anew that DestinationRules are about
-// when these have changed.
-func (h *hostEdit) touchDestinations(changed bool) {
-	if !changed {
-		return
-	}
+// when these have changed, or ask for labels that the scope before did not have.
+func (h *hostEdit) touchDestinations() {
 	var patterns []hostname.Pattern
-	for _, dr := range slices.Concat(h.b.old.cfg.DestinationRules, h.b.cfg.DestinationRules) {
-		patterns = append(patterns, dr.Host)
+	switch {
+	case h.sibling:
+		for _, dr := range h.b.cfg.DestinationRules {
+			if len(dr.Selector) > 0 {
+				patterns = append(patterns, dr.Host)
+			}
+		}
+	case h.b.same().destinations:
+		return
+	default:
+		for _, dr := range h.b.same().destinationsChanged {
+			patterns = append(patterns, dr.Host)
+		}
+	}
+	if len(patterns) == 0 {
+		return
 	}
 	slices.Sort(patterns)
 	patterns = slices.Compact(patterns)

@@ -62,7 +62,7 @@ func Diff(old, next *Snapshot) Change {
 		if old != nil {
 			was = old.Policy(p.id)
 		}
-		if was == p {
+		if was == p || was != nil && was.names == p.names && was.sum == p.sum {
 			continue
 		}
 		one := PolicyChange{ID: p.id, Old: was, Next: p, Static: p.StaticChanges(was), Hosts: p.ChangedHosts(was)}

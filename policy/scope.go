@@ -19,6 +19,9 @@ type identityClass struct {
 	// key names the answers. Equal keys have equal classes within one Config,
 	// and the same key in the next Config is the same group.
 	key string
+	// view is the part of the key that says what is visible: classes with one
+	// view see the same services and rules, and differ in what these ask.
+	view string
 	// identity is one of the group; whoever asks it what the key does not
 	// hold asks something that the group does not agree on.
 	identity Identity
@@ -58,81 +61,6 @@ func (b *builder) identityClasses() (all []*identityClass, of []int) {
 	return all, of
 }
 
-// selectorsInUse are what the rules of a Config ask of identities.
-type selectorsInUse struct {
-	// namespaces are those that see or mean something else than others do.
-	namespaces map[string]bool
-	// sharing are those among them that index.sharing has.
-	sharing    map[string]bool
-	labels     []map[string]string // selectors of rules
-	sources    []*AuthSource
-	conditions []*AuthCondition
-}
-
-func (b *builder) selectorsInUse() *selectorsInUse {
-	q := &selectorsInUse{namespaces: b.index.distinguished(), sharing: b.index.sharing()}
-	sees := func(v Visibility) {
-		for _, n := range v.Namespaces {
-			q.namespaces[n] = true
-		}
-	}
-	for _, v := range []*Visibility{b.cfg.Mesh.DefaultServiceExport, b.cfg.Mesh.DefaultVirtualServiceExport, b.cfg.Mesh.DefaultDestinationRuleExport} {
-		if v != nil && v.Limited { // every namespace may see its own
-			for _, w := range b.cfg.Workloads {
-				q.namespaces[cmp.Or(w.Namespace, DefaultNamespace)] = true
-			}
-			for _, g := range b.cfg.Gateways {
-				q.namespaces[g.Ref.Namespace] = true
-			}
-		}
-	}
-	for _, n := range append(b.disputed(), b.takers()...) {
-		q.namespaces[n] = true
-	}
-	source := func(namespace string, labels map[string]string) {
-		if namespace != "" {
-			q.namespaces[namespace] = true
-		}
-		if len(labels) > 0 {
-			q.labels = append(q.labels, labels)
-		}
-	}
-	for _, vs := range b.cfg.VirtualServices {
-		sees(vs.Export)
-		for _, r := range vs.HTTP {
-			for _, m := range r.Matches {
-				source(m.SourceNamespace, m.SourceLabels)
-			}
-		}
-		for _, r := range vs.TLS {
-			for _, m := range r.Matches {
-				source(m.SourceNamespace, m.SourceLabels)
-			}
-		}
-		for _, r := range vs.TCP {
-			for _, m := range r.Matches {
-				source(m.SourceNamespace, m.SourceLabels)
-			}
-		}
-	}
-	for _, dr := range b.cfg.DestinationRules {
-		sees(dr.Export)
-		// Rules of the client's own namespace come first.
-		source(dr.Ref.Namespace, dr.Selector)
-	}
-	for _, a := range b.cfg.Authorizations {
-		for _, r := range a.Rules {
-			q.sources = append(q.sources, r.From...)
-			for _, c := range r.When {
-				if strings.HasPrefix(c.Key, "source.") && c.Key != "source.ip" {
-					q.conditions = append(q.conditions, c)
-				}
-			}
-		}
-	}
-	return q
-}
-
 // identityClass says which class an identity is of.
 func (b *builder) identityClass(id Identity, q *selectorsInUse) *identityClass {
 	id.Namespace = cmp.Or(id.Namespace, DefaultNamespace)
@@ -145,40 +73,23 @@ func (b *builder) classWith(id Identity, sidecar sidecarScope, q *selectorsInUse
 	if b.cfg.Mesh.Ref != (Ref{}) {
 		s.outboundRule = &b.cfg.Mesh.Ref
 	}
-	var key strings.Builder
+	var view strings.Builder
 	if q.namespaces[id.Namespace] {
 		s.home, s.shares = id.Namespace, q.sharing[id.Namespace]
-		key.WriteString(id.Namespace)
+		view.WriteString(id.Namespace)
 	}
 	if s.sidecar.Sidecar != nil {
-		key.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
+		view.WriteString(" sidecar " + s.sidecar.Ref.Namespace + "/" + s.sidecar.Ref.Name)
 		if s.sidecar.local != "" {
-			key.WriteString(" for " + s.sidecar.local)
+			view.WriteString(" for " + s.sidecar.local)
 		}
 		if s.sidecar.Outbound != nil {
 			s.outbound, s.outboundRule = *s.sidecar.Outbound, &s.sidecar.Ref
 		}
 	}
-	answer := func(yes bool) {
-		bit := byte('0')
-		if yes {
-			bit = '1'
-		}
-		key.WriteByte(bit)
-	}
-	key.WriteString(" labels ")
-	for _, l := range q.labels {
-		answer(match.Labels(l, id.Labels))
-	}
-	key.WriteString(" sources ")
-	for _, src := range q.sources {
-		answer(authz.SourceIs(src, id, b.trustDomain()))
-	}
-	for _, c := range q.conditions {
-		answer(authz.ConditionIs(c, id, b.trustDomain()))
-	}
-	key.WriteString(" " + strconv.Itoa(int(s.outbound)))
-	s.key = key.String()
+	view.WriteString(" " + strconv.Itoa(int(s.outbound)))
+	s.view = view.String()
+	s.key = s.view + q.answers(b, s)
 	return s
 }
 

@@ -18,7 +18,7 @@ import (
 // to date decides like one that was compiled from nothing, and what it says
 // has changed leads from the old openings to the new ones.
 func TestUpdateEqualsCompile(t *testing.T) {
-	imported, withheld, covered := 0, 0, 0
+	imported, withheld, covered, kept := 0, 0, 0, 0
 	for seed := range uint64(750) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		g := generator{r: r}
@@ -50,10 +50,16 @@ func TestUpdateEqualsCompile(t *testing.T) {
 				if old == nil {
 					continue
 				}
+				if p.names == old.names && edited.VirtualServices != nil {
+					kept++
+				}
 				checkChanges(t, old, p)
 			}
 			s = next
 		}
+	}
+	if kept < 500 {
+		t.Errorf("only %d policies were taken over", kept)
 	}
 	if imported < 100 {
 		t.Errorf("only %d destinations were imported by Sidecars with the rules that lead there", imported)
@@ -246,7 +252,11 @@ func (g *generator) edit(c *Config) *Config {
 	next := *c
 	next.Services = slices.Clone(c.Services)
 	at := func(n int) int { return g.r.IntN(n) }
-	switch n := len(next.Services); g.r.IntN(20) {
+	switch n := len(next.Services); g.r.IntN(24) {
+	case 20, 21, 22: // some rules more, or less
+		g.editRules(&next)
+	case 23:
+		next.Workloads = g.editWorkloads(c.Workloads)
 	case 0, 1:
 		next.Services = slices.Insert(next.Services, at(n+1), g.service())
 	case 2, 3:
@@ -310,6 +320,49 @@ func (g *generator) edit(c *Config) *Config {
 		next.Mesh.RootNamespace = g.one("", "a")
 	}
 	return &next
+}
+
+// editRules adds or removes a VirtualService or a DestinationRule, and leaves
+// the others what they are.
+func (g *generator) editRules(c *Config) {
+	if n := len(c.DestinationRules); g.r.IntN(2) == 0 {
+		c.DestinationRules = slices.Clone(c.DestinationRules)
+		if n > 3 {
+			i := g.r.IntN(n)
+			c.DestinationRules = slices.Delete(c.DestinationRules, i, i+1)
+			return
+		}
+		c.DestinationRules = slices.Insert(c.DestinationRules, g.r.IntN(n+1), g.destinationRules()...)
+		return
+	}
+	c.VirtualServices = slices.Clone(c.VirtualServices)
+	n := len(c.VirtualServices)
+	if n > 4 {
+		i := g.r.IntN(n)
+		c.VirtualServices = slices.Delete(c.VirtualServices, i, i+1)
+		return
+	}
+	v := vs(fmt.Sprint("more", n), mesh, names(hostname.Pattern(g.one("x.example.com", "*.example.com", "z.example.com"))))
+	v.Ref.Namespace = g.one("a", "b", "default")
+	if g.r.IntN(2) == 0 {
+		v.Export = Visibility{Limited: true, Namespaces: []string{v.Ref.Namespace}}
+	}
+	v.HTTP = []*HTTPRule{to("", g.one("x.example.com", "y.example.com", "kube.a.svc.cluster.local"), 0)}
+	v.HTTP[0].Matches = []*HTTPMatch{{SourceLabels: map[string]string{"app": g.one("x", "y")}}}
+	c.VirtualServices = slices.Insert(c.VirtualServices, g.r.IntN(n+1), v)
+}
+
+// editWorkloads changes the labels of a workload.
+func (g *generator) editWorkloads(all []*Workload) []*Workload {
+	if len(all) == 0 {
+		return all
+	}
+	all = slices.Clone(all)
+	i := g.r.IntN(len(all))
+	w := *all[i]
+	w.Labels = map[string]string{"app": g.one("x", "y", "z"), "version": g.one("1", "2")}
+	all[i] = &w
+	return all
 }
 
 func (g *generator) sidecar() *Sidecar {

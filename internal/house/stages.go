@@ -29,7 +29,7 @@ var Orders = []Order{
 		{"explain", "branches why*"},
 	}},
 	{"./policy/istio", 7, []Stage{
-		{"objects", "object loader finding suppress"},
+		{"objects", "object loader memo finding suppress"},
 		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource"},
 		{"traffic", "httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},

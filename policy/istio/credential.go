@@ -79,6 +79,7 @@ func (l *loader) credential(o *object, at *strictyaml.Node, name string, use cre
 		o.Inert(at, "a credential of "+scheme)
 		return
 	}
+	l.leans = true
 	s, ok := l.secrets[namespace+"/"+plain]
 	if !ok {
 		o.Warnf(at, "Referenced credentialName not found: %q; there is no Secret %s/%s", name, namespace, plain)
@@ -133,7 +134,7 @@ func (l *loader) pair(o *object, at *strictyaml.Node, what string, cert, key []b
 
 // certificates checks PEM certificates, and says whether all can be read.
 func (l *loader) certificates(o *object, at *strictyaml.Node, what string, data []byte) bool {
-	l.outside = true
+	l.outside, l.leans = true, true
 	count := 0
 	for {
 		var block *pem.Block
@@ -187,7 +188,7 @@ func (l *loader) file(o *object, at *strictyaml.Node, name string) (data []byte,
 	if name == "" {
 		return nil, false
 	}
-	l.outside = true
+	l.outside, l.leans = true, true
 	data, err := l.readFile(name)
 	if err == nil {
 		return data, true

@@ -86,6 +86,7 @@ func (l *loader) unusedDelegates() {
 // delegated returns the rules that a root rule stands for: those of its
 // delegate, each narrowed to what the root rule matches.
 func (l *loader) delegated(root httpSource) []*policy.HTTPRule {
+	l.leans = true
 	to := root.in.Delegate
 	at := root.at.At("delegate")
 	namespace := cmp.Or(to.Namespace, root.d.ref.Namespace)

@@ -30,6 +30,9 @@ func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.
 		d.selectedExport(out.Export)
 	}
 	out.Traffic = l.trafficPolicy(d.object, d.spec("trafficPolicy"), d.v.TrafficPolicy)
+	if len(d.v.ExportTo) == 0 && l.exports[2] != nil {
+		out.Export = l.exports[2].of(d.ref.Namespace)
+	}
 	names := map[string]bool{}
 	for i, s := range d.v.Subsets {
 		at := d.spec("subsets", i)

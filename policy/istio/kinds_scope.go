@@ -47,18 +47,19 @@ func isRead(group, name string, n *strictyaml.Node) bool {
 // scope translates what says to whom rules apply.
 func (l *loader) scope(cfg *policy.Config) {
 	for _, d := range oldest(l.sidecars) {
-		cfg.Sidecars = append(cfg.Sidecars, l.sidecar(d))
+		cfg.Sidecars = append(cfg.Sidecars, once(l, d.object, nil, func() *policy.Sidecar { return l.sidecar(d) }))
 	}
 	for _, d := range oldest(l.authorizations) {
-		cfg.Authorizations = append(cfg.Authorizations, authorization.Translate(authorization.Object{
-			Checker: d.Checker, Ref: d.ref, Annotations: d.meta.Annotations, Root: d.root, Spec: d.spec(), V: d.v,
+		cfg.Authorizations = append(cfg.Authorizations, once(l, d.object, nil, func() *policy.AuthorizationPolicy {
+			return authorization.Translate(authorization.Object{
+				Checker: d.Checker, Ref: d.ref, Annotations: d.meta.Annotations, Root: d.root, Spec: d.spec(), V: d.v,
+			})
 		}))
 	}
 	for _, d := range l.workloadEntries {
-		l.workloadEntry(d)
+		once(l, d.object, nil, func() any { l.workloadEntry(d); return nil })
 	}
 	cfg.Workloads = l.workloads
-	analyze.Workloads(l.workloads, l.written(new([]*batch)))
-	cfg.Mesh = l.meshConfig()
-	l.defaultExports(cfg)
+	analyze.Workloads(l.workloads, l.files(new([]*batch)))
+	l.defaultExports()
 }

@@ -27,6 +27,10 @@ type backing struct {
 	index map[netip.Addr]int
 	// external says that it is an ExternalName, which has no other endpoints.
 	external bool
+	// endpoints and slices are those of the Service, parts their objects.
+	endpoints []decoded[endpoints]
+	slices    []decoded[discovery.EndpointSlice]
+	parts     []*object
 }
 
 func newBacking(d decoded[core.Service]) *backing {
@@ -35,11 +39,10 @@ func newBacking(d decoded[core.Service]) *backing {
 
 // kubernetesServices joins Services with their Endpoints and EndpointSlices.
 func (l *loader) kubernetesServices() []*policy.Service {
-	byName := map[string]*backing{}
-	var all []*backing
+	byName := make(map[string]*backing, len(l.services))
+	all := make([]*backing, 0, len(l.services))
 	for _, d := range l.services {
 		b := newBacking(d)
-		b.service()
 		byName[d.ref.Namespace+"/"+d.ref.Name] = b
 		all = append(all, b)
 	}
@@ -48,10 +51,10 @@ func (l *loader) kubernetesServices() []*policy.Service {
 		if b == nil {
 			d.Warnf(d.root.At("metadata", "name"), "there is no Service of this name; the Endpoints are not used")
 			b = newBacking(decoded[core.Service]{})
+			b.subsets(d)
+			continue
 		}
-		for i := range d.v.Subsets {
-			b.subset(d, i)
-		}
+		b.endpoints, b.parts = append(b.endpoints, d), append(b.parts, d.object)
 	}
 	for _, d := range l.slices {
 		name := d.meta.Labels[discovery.LabelServiceName]
@@ -59,15 +62,33 @@ func (l *loader) kubernetesServices() []*policy.Service {
 		if b == nil {
 			d.Warnf(d.root.At("metadata", "labels"), "there is no Service %q (label %s); the EndpointSlice is not used", name, discovery.LabelServiceName)
 			b = newBacking(decoded[core.Service]{})
+			b.slice(d)
+			continue
 		}
-		b.slice(d)
+		b.slices, b.parts = append(b.slices, d), append(b.parts, d.object)
 	}
-	var out []*policy.Service
+	out := make([]*policy.Service, 0, len(all))
 	for _, b := range all {
-		b.clusterIP()
-		out = append(out, b.out)
+		out = append(out, once(l, b.object, b.parts, func() *policy.Service { return b.join(l.exports[0]) }))
 	}
 	return out
+}
+
+// join translates a Service with its endpoints; export is the default for
+// exportTo, nil: there is none.
+func (b *backing) join(export *visibility) *policy.Service {
+	b.service()
+	if export != nil && b.meta.Annotations[exportAnnotation] == "" {
+		b.out.Export = export.of(b.ref.Namespace)
+	}
+	for _, d := range b.endpoints {
+		b.subsets(d)
+	}
+	for _, d := range b.slices {
+		b.slice(d)
+	}
+	b.clusterIP()
+	return b.out
 }
 
 func (b *backing) service() {
@@ -161,6 +182,12 @@ func sniffable(p core.ServicePort) policy.Protocol {
 		return policy.ProtocolTCP
 	}
 	return policy.ProtocolUnset
+}
+
+func (b *backing) subsets(d decoded[endpoints]) {
+	for i := range d.v.Subsets {
+		b.subset(d, i)
+	}
 }
 
 func (b *backing) subset(d decoded[endpoints], i int) {

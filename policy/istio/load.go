@@ -13,8 +13,6 @@ import (
 	"maps"
 	"slices"
 
-	networking "istio.io/api/networking/v1alpha3"
-
 	"github.com/egressd/egressd/policy"
 )
 
@@ -33,25 +31,25 @@ func Load(files []File, o Options) (*policy.Config, []Finding) {
 }
 
 // translate builds the Config from what was decoded, but for the ServiceEntries
-// that need no other object.
-func (l *loader) translate() *policy.Config {
+// that need no other object. was is the loader before; nil: there is none.
+func (l *loader) translate(was *loader) *policy.Config {
 	cfg := &policy.Config{GatewaySelector: maps.Clone(l.selector), AllowedEndpoints: l.allowed}
+	cfg.Mesh = l.meshConfig()
+	l.remember(was)
 	for _, se := range l.entries {
 		l.dependent = append(l.dependent, l.serviceEntry(se))
 	}
 	cfg.Services = l.kubernetesServices()
-	slices.SortStableFunc(l.gateways, oldestFirst[networking.Gateway])
-	for _, gw := range l.gateways {
-		cfg.Gateways = append(cfg.Gateways, l.gateway(gw))
+	for _, d := range oldest(l.gateways) {
+		cfg.Gateways = append(cfg.Gateways, once(l, d.object, nil, func() *policy.Gateway { return l.gateway(d) }))
 	}
-	slices.SortStableFunc(l.rules, oldestFirst[networking.DestinationRule])
-	for _, dr := range l.rules {
-		cfg.DestinationRules = append(cfg.DestinationRules, l.destinationRule(dr))
+	for _, d := range oldest(l.rules) {
+		cfg.DestinationRules = append(cfg.DestinationRules, once(l, d.object, nil, func() *policy.DestinationRule { return l.destinationRule(d) }))
 	}
-	slices.SortStableFunc(l.virtuals, oldestFirst[networking.VirtualService])
+	l.virtuals = oldest(l.virtuals)
 	l.readDelegates()
-	for _, vs := range l.virtuals {
-		cfg.VirtualServices = append(cfg.VirtualServices, l.virtualService(vs))
+	for _, d := range l.virtuals {
+		cfg.VirtualServices = append(cfg.VirtualServices, once(l, d.object, nil, func() *policy.VirtualService { return l.virtualService(d) }))
 	}
 	l.unusedDelegates()
 	l.scope(cfg)

@@ -66,6 +66,8 @@ type loader struct {
 	// origins is where the destinations of routes are written: what is
 	// delegated is in another object.
 	origins map[*policy.WeightedDestination]strictyaml.Passage
+	// written are the origins of the object that is being translated.
+	written []origin
 
 	delegates map[string]*delegateVS // by namespace/name
 	merged    int                    // matches that delegation made
@@ -76,6 +78,10 @@ type loader struct {
 	// outside says that something was looked at that is in none of the files:
 	// the clock, a certificate.
 	outside bool
+	// leans says that the object which is being translated needed another one,
+	// or something outside.
+	leans bool
+	memo  memo
 
 	api gatewayAPI
 

@@ -57,35 +57,13 @@ func (m *meshSource) defaultExport(key string, values []string) *visibility {
 	return out
 }
 
-// defaultExports gives the objects without exportTo the visibility that the
-// MeshConfig has for their kind. For the ServiceEntries that need no other
-// object batch.visible does so.
-func (l *loader) defaultExports(cfg *policy.Config) {
-	services, virtuals, rules := l.exports[0], l.exports[1], l.exports[2]
-	if services != nil {
-		for _, s := range l.dependent {
-			if !saysExport(s) {
-				s.Export = services.of(s.Ref.Namespace)
-			}
-		}
-		for _, s := range cfg.Services { // of Kubernetes
-			if !l.saysExport(s.Ref) {
-				s.Export = services.of(s.Ref.Namespace)
-			}
-		}
-	}
-	if virtuals != nil {
-		for _, vs := range cfg.VirtualServices {
-			if !l.saysExport(vs.Ref) {
-				vs.Export = virtuals.of(vs.Ref.Namespace)
-			}
-		}
-	}
-	if rules != nil {
-		for _, r := range cfg.DestinationRules {
-			if !l.saysExport(r.Ref) {
-				r.Export = rules.of(r.Ref.Namespace)
-			}
+// defaultExports gives the ServiceEntries without exportTo that needed other
+// objects the visibility that the MeshConfig has for services. For those that
+// needed none batch.visible does so, other kinds have it from their translation.
+func (l *loader) defaultExports() {
+	for _, s := range l.dependent {
+		if l.exports[0] != nil && !saysExport(s) {
+			s.Export = l.exports[0].of(s.Ref.Namespace)
 		}
 	}
 }
@@ -119,17 +97,4 @@ func (b *batch) visible(v *visibility) []*policy.Service {
 		}
 	}
 	return b.exported
-}
-
-// saysExport says whether an object has its own exportTo.
-func (l *loader) saysExport(ref policy.Ref) bool {
-	o := l.objectOf(ref)
-	if o == nil {
-		return false
-	}
-	if o.kind == "Service" {
-		return o.meta.Annotations[exportAnnotation] != ""
-	}
-	list := o.spec().Get("exportTo")
-	return list != nil && len(list.Items) > 0
 }

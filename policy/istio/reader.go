@@ -4,8 +4,8 @@ package istio
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 
 	"github.com/egressd/egressd/policy"
@@ -39,6 +39,9 @@ type Reader struct {
 	l      *loader
 	config *policy.Config
 	last   *policy.Config // as Load returned it
+	// listeners and routed are what Gateways of the Gateway API and their routes became.
+	listeners []*policy.Gateway
+	routed []*policy.VirtualService
 }
 
 // parsedFile is a file as it was read.
@@ -74,7 +77,7 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 	r.l.r.Order = order
 	findings, errors := r.findings()
 	cfg := r.assemble()
-	if r.l.api.some() {
+	if r.l.api.some() || len(r.routed) > 0 {
 		said, wrong := r.routes(cfg)
 		findings, errors = r.l.r.Sorted(append(findings, said...)), errors+wrong
 	}
@@ -88,14 +91,38 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 // routes adds what the Gateway API's objects say, whose routes may be about
 // ServiceEntries of any kind, and returns what there is to say about it.
 func (r *Reader) routes(cfg *policy.Config) (said []Finding, errors int) {
-	report := r.l.r
+	report, origins := r.l.r, map[*policy.WeightedDestination]strictyaml.Passage{}
 	findings, before := len(report.Findings), report.Errors
-	gateways, rules := gwapi.Translate(r.l.api.objects(report), cfg.Services, r.l.origins, r.l.merged)
-	cfg.Gateways = append(slices.Clone(cfg.Gateways), gateways...)
-	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), rules...)
+	gateways, now := gwapi.Translate(r.l.api.objects(report), cfg.Services, origins, r.l.merged)
+	keep(gateways, r.listeners, (*policy.Gateway).Key)
+	r.listeners = gateways
+	cfg.Gateways = slices.Concat(cfg.Gateways, gateways)
 	said, errors = slices.Clone(report.Findings[findings:]), report.Errors-before
 	report.Findings, report.Errors = report.Findings[:findings], before
+	for _, vs := range r.routed {
+		for _, w := range destinationsOf(vs) {
+			delete(r.l.origins, w)
+		}
+	}
+	made := slices.Clone(now)
+	keep(now, r.routed, func(vs *policy.VirtualService) string { return fmt.Sprint(vs.Ref, vs.Hosts, vs.Ports, vs.Gateways) })
+	for i, vs := range now {
+		written := destinationsOf(made[i])
+		for j, w := range destinationsOf(vs) { // the same or equal ones
+			r.l.origins[w] = origins[written[j]]
+		}
+	}
+	r.routed = now
+	cfg.VirtualServices = slices.Concat(cfg.VirtualServices, now)
 	return said, errors
+}
+
+// destinationsOf are those of the HTTP rules.
+func destinationsOf(vs *policy.VirtualService) (out []*policy.WeightedDestination) {
+	for _, r := range vs.HTTP {
+		out = append(out, r.Route...)
+	}
+	return out
 }
 
 // findings are those about all that was read, and how many are Errors.
@@ -280,10 +307,10 @@ func (r *Reader) translate(order map[string]int) {
 		}
 	}
 	was := r.l
-	r.l, r.config = l, l.translate()
+	r.l, r.config = l, l.translate(was)
 	if was != nil {
-		keep(l.dependent, was.dependent)
-		keep(r.config.Services, was.kubernetes)
+		keep(l.dependent, was.dependent, serviceRef)
+		keep(r.config.Services, was.kubernetes, serviceRef)
 	}
 	l.kubernetes = r.config.Services
 }
@@ -305,19 +332,6 @@ func (l *loader) take(d *draft, refused map[*object]bool) {
 	}
 	d.object.Report = l.r
 	d.take(l)
-}
-
-// keep replaces those of services that are as they were by what they were.
-func keep(services, before []*policy.Service) {
-	was := make(map[policy.Ref]*policy.Service, len(before))
-	for _, s := range before {
-		was[s.Ref] = s
-	}
-	for i, s := range services {
-		if old := was[s.Ref]; old != nil && reflect.DeepEqual(old, s) {
-			services[i] = old
-		}
-	}
 }
 
 // assemble makes a Config of what was translated. After errors something may
@@ -384,7 +398,7 @@ func (r *Reader) Analyze() []Finding {
 	}
 	before := len(l.r.Findings)
 	var restored []*batch
-	analyze.Config(r.last, l.written(&restored))
+	analyze.Config(r.last, l.files(&restored))
 	for _, b := range restored {
 		b.letGo()
 	}
@@ -393,9 +407,9 @@ func (r *Reader) Analyze() []Finding {
 	return l.r.Sorted(found)
 }
 
-// written says where the Config is written. Batches whose trees are read again
+// files says where the Config is written. Batches whose trees are read again
 // for it go to restored.
-func (l *loader) written(restored *[]*batch) analyze.Files {
+func (l *loader) files(restored *[]*batch) analyze.Files {
 	find := func(ref policy.Ref) (r strictyaml.Reporter, spec *strictyaml.Node) {
 		o := l.objectOf(ref)
 		if o == nil {

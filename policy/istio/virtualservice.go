@@ -18,6 +18,9 @@ import (
 
 func (l *loader) virtualService(d decoded[networking.VirtualService]) *policy.VirtualService {
 	out := &policy.VirtualService{Ref: d.ref, Export: d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)}
+	if len(d.v.ExportTo) == 0 && l.exports[1] != nil {
+		out.Export = l.exports[1].of(d.ref.Namespace)
+	}
 	out.Gateways = d.gatewayNames(d.spec("gateways"), d.v.Gateways)
 	if len(d.v.Gateways) == 0 {
 		out.Gateways = []string{model.Mesh}
@@ -156,7 +159,7 @@ func (l *loader) destination(d decoded[networking.VirtualService], at *strictyam
 // weighted reads one destination of a route, without its weight.
 func (l *loader) weighted(d decoded[networking.VirtualService], rn *strictyaml.Node, v *networking.Destination) *policy.WeightedDestination {
 	w := &policy.WeightedDestination{Destination: l.destination(d, rn.At("destination"), v)}
-	l.origins[w] = strictyaml.Passage{Reporter: &d.Reporter, Node: rn.At("destination")}
+	l.write(w, strictyaml.Passage{Reporter: &d.Reporter, Node: rn.At("destination")})
 	return w
 }
 
