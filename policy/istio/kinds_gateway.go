@@ -3,13 +3,9 @@
 package istio
 
 import (
-	"maps"
-	"slices"
-
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy/istio/internal/gwapi"
-	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -19,45 +15,16 @@ const (
 	waypointClass = "istio-waypoint"
 )
 
-// gatewayKinds are the kinds of the group, and why those that are not acted
-// on are not.
-var gatewayKinds = map[string]string{
-	model.HTTPRoute:    "",
-	"Gateway":          gwapi.NotServed,
-	"GatewayClass":     gwapi.NotServed,
-	"ListenerSet":      gwapi.NotServed,
-	"ReferenceGrant":   "it grants Gateways something, and routes of ServiceEntries need no grant",
-	"GRPCRoute":        "an HTTPRoute can match the path /service/method",
-	"TLSRoute":         "a VirtualService can have the rules as tls",
-	"TCPRoute":         "a VirtualService can have the rules as tcp",
-	"UDPRoute":         "UDP goes where the application sends it",
-	"BackendTLSPolicy": "a DestinationRule says how TLS is originated",
+// decodeUnknownGateway says what becomes of a kind of the group that is not
+// known: it may be newer than we are.
+func decodeUnknownGateway(known []string) func(*object, *draft) {
+	return func(o *object, _ *draft) {
+		o.Warnf(o.root.KeyOf("kind"), "kind %s of %s is not known, and not acted on%s", o.kind, gwapi.Group, strictyaml.DidYouMean(o.kind, known))
+	}
 }
 
-// gatewayKind knows all kinds of the Gateway API.
-func gatewayKind(group, name string) (kind, bool) {
-	if group != gwapi.Group {
-		return kind{}, false
-	}
-	switch name {
-	case model.HTTPRoute:
-		return kind{group, []string{"v1", "v1beta1"}, decodeHTTPRoute}, true
-	case "Gateway":
-		return kind{group, nil, func(o *object, _ *draft) { o.gateway() }}, true
-	}
-	return kind{group, nil, func(o *object, _ *draft) {
-		at := o.root.KeyOf("kind")
-		if why, ok := gatewayKinds[name]; ok {
-			o.Warnf(at, "%s is not acted on: %s", name, why)
-			return
-		}
-		known := slices.Sorted(maps.Keys(gatewayKinds))
-		o.Warnf(at, "kind %s of %s is not known, and not acted on%s", name, group, strictyaml.DidYouMean(name, known))
-	}}, true
-}
-
-// gateway says what becomes of a Gateway.
-func (o *object) gateway() {
+// decodeServedGateway says what becomes of a Gateway.
+func decodeServedGateway(o *object, _ *draft) {
 	if class := o.spec().Get("gatewayClassName"); class != nil && class.Text == waypointClass {
 		o.Say(Note, o.root.KeyOf("kind"), "egressd does on the node what the waypoint would do for ServiceEntries")
 		return
