@@ -29,7 +29,7 @@ func (d *digest) toggle(part digest) {
 // text sets d to the digest of what write writes.
 func (d *digest) text(write func(*text)) {
 	what, where := sha256.New(), sha256.New()
-	t := &text{w: bufio.NewWriter(what), places: bufio.NewWriterSize(where, 256)}
+	t := &text{w: bufio.NewWriterSize(what, 512), places: bufio.NewWriterSize(where, 128)}
 	write(t)
 	_ = t.w.Flush() // a hash takes everything
 	_ = t.places.Flush()

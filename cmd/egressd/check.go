@@ -132,8 +132,8 @@ func counted(n int, noun string) string {
 // codes checks what is to be suppressed.
 func codes(suppress []string) error {
 	for _, c := range suppress {
-		if !istio.IsCode(c) {
-			return usageError{fmt.Errorf("--suppress %s: there is no such code; a finding shows its own in parentheses, and docs/CODES.md lists all", quote.Line(c))}
+		if !istio.CanSuppress(c) {
+			return usageError{fmt.Errorf("--suppress %s: it is no code of a warning (errors cannot be suppressed); a finding shows its own in parentheses, and docs/CODES.md lists all", quote.Line(c))}
 		}
 	}
 	return nil

@@ -28,7 +28,7 @@ var floors = map[string][]string{
 	"./policy/istio/internal/analyze":       {"./policy", "./policy/internal/match", "./policy/istio/internal/code", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname"},
 	"./policy/istio/internal/check":         {"./policy", "./policy/istio/internal/code", "./policy/istio/internal/strictyaml", "./internal/hostname", "google.golang.org/protobuf/"},
 	"./policy/istio/internal/gwapi":         {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
-	"./policy/istio/internal/authorization": {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "istio.io/api/"},
+	"./policy/istio/internal/authorization": {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/code", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "istio.io/api/"},
 	"./policy/istio/internal/model":         {"./policy"},
 	"./policy/istio/internal/strictyaml":    {"./internal/quote", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/config":                       {"./internal/hostname", "./internal/ipguard"},

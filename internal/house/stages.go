@@ -19,7 +19,7 @@ type Stage struct{ Name, Files string }
 
 // Orders are those of the packages that are too big to be read without one.
 var Orders = []Order{
-	{"./policy", 9, []Stage{
+	{"./policy", 8, []Stage{
 		{"config", "aliases"},
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
@@ -33,7 +33,7 @@ var Orders = []Order{
 		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource"},
 		{"traffic", "httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
-		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes"},
+		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorizationpolicy"},
 		{"reader", "kinds* read load reader"},
 	}},
 	{"./loader", 2, []Stage{

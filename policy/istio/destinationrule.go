@@ -14,6 +14,12 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
+func translateDestinationRules(l *loader, cfg *policy.Config) {
+	for _, d := range oldest(l.rules) {
+		cfg.DestinationRules = append(cfg.DestinationRules, once(l, d.object, nil, func() *policy.DestinationRule { return l.destinationRule(d) }))
+	}
+}
+
 func (l *loader) destinationRule(d decoded[networking.DestinationRule]) *policy.DestinationRule {
 	out := &policy.DestinationRule{Ref: d.ref}
 	if a, err := netip.ParseAddr(d.v.Host); err == nil {

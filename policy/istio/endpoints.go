@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -140,7 +141,7 @@ func (e *entry) endpointPorts(at *strictyaml.Node, we *networking.WorkloadEntry)
 func (e *entry) unixEndpoint(at *strictyaml.Node, we *networking.WorkloadEntry, socket string) bool {
 	address := at.At("address")
 	if err := unixAddress(socket); err != "" {
-		e.Errorf(address, "%s", err)
+		e.SayCode(code.FormServiceEntry, strictyaml.Error, address, "%s", err)
 		return false
 	}
 	switch {

@@ -12,9 +12,16 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
+
+func translateGateways(l *loader, cfg *policy.Config) {
+	for _, d := range oldest(l.gateways) {
+		cfg.Gateways = append(cfg.Gateways, once(l, d.object, nil, func() *policy.Gateway { return l.gateway(d) }))
+	}
+}
 
 func (l *loader) gateway(d decoded[networking.Gateway]) *policy.Gateway {
 	out := &policy.Gateway{Ref: d.ref, Selector: d.v.Selector}
@@ -63,7 +70,7 @@ func (o *object) serverBind(at *strictyaml.Node, s *networking.Server, out *poli
 	case s.Bind == "":
 	case unix:
 		if err := unixAddress(socket); err != "" {
-			o.Errorf(at, "%s", err)
+			o.SayCode(code.FormGateway, strictyaml.Error, at, "%s", err)
 		}
 		if n := s.GetPort().GetNumber(); n != 0 {
 			o.Errorf(at, "port number must be 0 for unix domain socket: %d", n)

@@ -3,162 +3,104 @@
 package istio
 
 import (
-	"fmt"
-	"slices"
-	"strings"
-
-	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
+	security "istio.io/api/security/v1beta1"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/egressd/egressd/policy/istio/internal/gwapi"
 	"github.com/egressd/egressd/policy/istio/internal/model"
-	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// kindOf returns what is done with a kind of the Istio groups, or with one of
-// the Kubernetes kinds that we read.
-func kindOf(group, name string) (kind, bool) {
-	all := []string{"v1", "v1beta1", "v1alpha3"}
-	switch group + "/" + name {
-	case model.NetworkingGroup + "/ServiceEntry":
-		return kind{group, all, decodeServiceEntry}, true
-	case model.NetworkingGroup + "/VirtualService":
-		return kind{group, all, spec(func(l *loader) *[]decoded[networking.VirtualService] { return &l.virtuals })}, true
-	case model.NetworkingGroup + "/Gateway":
-		return kind{group, all, spec(func(l *loader) *[]decoded[networking.Gateway] { return &l.gateways })}, true
-	case model.NetworkingGroup + "/DestinationRule":
-		return kind{group, all, spec(func(l *loader) *[]decoded[networking.DestinationRule] { return &l.rules })}, true
-	case model.NetworkingGroup + "/WorkloadEntry":
-		return kind{group, all, spec(func(l *loader) *[]decoded[networking.WorkloadEntry] { return &l.workloadEntries })}, true
-	case "/Service":
-		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[core.Service] { return &l.services })}, true
-	case "/" + namespaceKind:
-		return kind{group, []string{"v1"}, decodeNamespace}, true
-	case "/Secret":
-		return kind{group, []string{"v1"}, decodeSecret}, true
-	case "/Endpoints":
-		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[endpoints] { return &l.endpoints })}, true
-	case "discovery.k8s.io/EndpointSlice":
-		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[discovery.EndpointSlice] { return &l.slices })}, true
-	}
-	if k, ok := scopeKind(group, name); ok {
-		return k, true
-	}
-	if k, ok := gatewayKind(group, name); ok {
-		return k, true
-	}
-	return inertKind(group, name)
-}
+// newKinds are all kinds that are known, in the order in which they are
+// translated: a kind comes behind those that it needs.
+func newKinds() []kind {
+	all, k8s := []string{"v1", "v1beta1", "v1alpha3"}, []string{"v1"}
+	both, alpha := []string{"v1", "v1beta1"}, []string{"v1", "v1alpha2", "v1alpha3"}
+	return []kind{
+		{group: egressdGroup, name: "MeshConfig", versions: k8s, decode: decodeMeshConfig, translate: translateMesh,
+			codes: []string{"EGD0801", "EGD0802", "EGD0803", "EGD0804", "EGD085", "EGD035"}, files: []string{"meshconfig", "meshsource", "meshexport"}},
+		{group: operatorGroup, name: operatorKind, versions: []string{"v1alpha1"}, has: hasMeshConfig, decode: decodeOperator,
+			codes: []string{"EGD0802", "EGD0803", "EGD0804", "EGD085", "EGD035"}, files: []string{"meshsource"}},
+		{name: configMapKind, versions: k8s, has: isMeshConfigMap, decode: decodeConfigMap,
+			codes: []string{"EGD0801", "EGD0802", "EGD0803", "EGD0804", "EGD085", "EGD035"}, files: []string{"meshsource"}},
 
-// inertKind knows the Istio kinds that are not acted on.
-func inertKind(group, name string) (kind, bool) {
-	warn := func(why string) func(*object, *draft) {
-		return func(o *object, _ *draft) {
-			o.Warnf(o.root.KeyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
-		}
-	}
-	switch group + "/" + name {
-	case securityGroup + "/RequestAuthentication":
-		return kind{group, nil, func(o *object, _ *draft) {
-			o.Unsupported(o.root.KeyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
-		}}, true
-	case model.NetworkingGroup + "/WorkloadGroup":
-		return kind{group, nil, warn("it is a template for WorkloadEntries that register themselves, which nothing does here")}, true
-	case model.NetworkingGroup + "/EnvoyFilter":
-		return kind{group, nil, warn("it configures Envoy, which does not run here")}, true
-	case model.NetworkingGroup + "/ProxyConfig":
-		return kind{group, nil, warn("it configures Istio's proxies")}, true
-	case securityGroup + "/PeerAuthentication":
-		return kind{group, nil, warn("it speaks about the mutual TLS of sidecars")}, true
-	}
-	return kind{}, false
-}
+		{group: model.NetworkingGroup, name: "WorkloadEntry", versions: all,
+			decode:    spec(func(l *loader) *[]decoded[networking.WorkloadEntry] { return &l.workloadEntries }),
+			translate: translateWorkloadEntries, codes: []string{"EGD0216", "EGD025"}, files: []string{"workloadentry"}},
+		{group: model.NetworkingGroup, name: "ServiceEntry", versions: all, decode: decodeServiceEntry, translate: translateServiceEntries,
+			codes: []string{"EGD02", "EGD0312"}, files: []string{"serviceentry", "endpoints", "selected", "addports"}},
+		{name: "Service", versions: k8s, decode: whole(func(l *loader) *[]decoded[core.Service] { return &l.services }),
+			translate: translateServices, codes: []string{"EGD1003", "EGD1004", "EGD105"}, files: []string{"kubernetes"}},
+		{name: "Endpoints", versions: k8s, decode: whole(func(l *loader) *[]decoded[endpoints] { return &l.endpoints }),
+			codes: []string{"EGD1001", "EGD1005", "EGD105"}, files: []string{"kubernetes"}},
+		{group: "discovery.k8s.io", name: "EndpointSlice", versions: k8s,
+			decode: whole(func(l *loader) *[]decoded[discovery.EndpointSlice] { return &l.slices }),
+			codes:  []string{"EGD1002", "EGD1005", "EGD105"}, files: []string{"kubernetes"}},
+		{name: "Secret", versions: k8s, decode: decodeSecret, codes: []string{"EGD0456"}, files: []string{"credential"}},
+		{group: model.NetworkingGroup, name: "Gateway", versions: all,
+			decode:    spec(func(l *loader) *[]decoded[networking.Gateway] { return &l.gateways }),
+			translate: translateGateways, codes: []string{"EGD0112", "EGD04"}, files: []string{"gateway", "servertls", "credential"}},
+		{group: model.NetworkingGroup, name: "DestinationRule", versions: all,
+			decode:    spec(func(l *loader) *[]decoded[networking.DestinationRule] { return &l.rules }),
+			translate: translateDestinationRules, codes: []string{"EGD05", "EGD04"},
+			files: []string{"destinationrule", "trafficpolicy", "loadbalancer", "locality", "clienttls"}},
+		{group: model.NetworkingGroup, name: "VirtualService", versions: all,
+			decode:    spec(func(l *loader) *[]decoded[networking.VirtualService] { return &l.virtuals }),
+			translate: translateVirtualServices, codes: []string{"EGD03", "EGD0414"},
+			files: []string{"virtualservice", "delegate", "httproute", "httpaction", "httpmatch", "l4route", "mirror", "cors"}},
+		{group: model.NetworkingGroup, name: "Sidecar", versions: all,
+			decode:    spec(func(l *loader) *[]decoded[networking.Sidecar] { return &l.sidecars }),
+			translate: translateSidecars, codes: []string{"EGD06", "EGD04", "EGD055"}, files: []string{"sidecar", "sidecar_ingress"}},
+		{group: securityGroup, name: "AuthorizationPolicy", versions: []string{"v1", "v1beta1"},
+			decode:    spec(func(l *loader) *[]decoded[security.AuthorizationPolicy] { return &l.authorizations }),
+			translate: translateAuthorizations, codes: []string{"EGD07", "EGD0312"},
+			files: []string{"internal/authorization/authorization", "internal/authorization/operation", "internal/authorization/source"}},
+		{group: egressdGroup, name: "Workload", versions: k8s, decode: decodeWorkload, translate: translateWorkloads,
+			codes: []string{"EGD0805", "EGD0806", "EGD085"}, files: []string{"workload"}},
+		// HTTPRoutes are translated when all ServiceEntries are; see Reader.routes.
+		{group: gwapi.Group, name: model.HTTPRoute, versions: both, decode: decodeHTTPRoute,
+			codes: []string{"EGD0905", "EGD0906", "EGD0907", "EGD0908", "EGD0909", "EGD091", "EGD0920", "EGD0921", "EGD095"},
+			files: []string{"kinds_gateway", "internal/gwapi/route", "internal/gwapi/parent", "internal/gwapi/attach", "internal/gwapi/rule", "internal/gwapi/match", "internal/gwapi/filter"}},
+		{group: gwapi.Group, name: "Gateway", versions: both, decode: lateSpec[gateway.GatewaySpec],
+			codes: []string{"EGD0903", "EGD0904", "EGD0917", "EGD0918", "EGD095"}, files: []string{"kinds_gateway", "internal/gwapi/gateway"}},
+		{group: gwapi.Group, name: gwapi.GRPCRoute, versions: alpha, decode: lateSpec[gateway.GRPCRouteSpec],
+			codes: []string{"EGD0905", "EGD0906", "EGD0919", "EGD0920", "EGD0921"}, files: []string{"kinds_gateway", "internal/gwapi/grpc"}},
+		{group: gwapi.Group, name: gwapi.TLSRoute, versions: alpha, decode: lateSpec[gateway.TLSRouteSpec],
+			codes: []string{"EGD0905", "EGD0906", "EGD0919", "EGD0920", "EGD0921", "EGD0922", "EGD095"}, files: []string{"kinds_gateway", "internal/gwapi/l4"}},
+		{group: gwapi.Group, name: gwapi.TCPRoute, versions: alpha, decode: lateSpec[gateway.TCPRouteSpec],
+			codes: []string{"EGD0905", "EGD0906", "EGD0919", "EGD0920", "EGD0921", "EGD0922", "EGD095"}, files: []string{"kinds_gateway", "internal/gwapi/l4"}},
+		{group: gwapi.Group, name: "GatewayClass", versions: both, decode: decodeGatewayClass, files: []string{"kinds_gateway"}},
+		{group: gwapi.Group, name: "ReferenceGrant", versions: append(both, "v1alpha2"), decode: decodeGrant, files: []string{"kinds_gateway", "internal/gwapi/parent"}},
+		{name: namespaceKind, versions: k8s, decode: decodeNamespace, files: []string{"kinds_gateway"}},
 
-func istioKinds(group string) []string {
-	switch group {
-	case model.NetworkingGroup:
-		return []string{"ServiceEntry", "VirtualService", "Gateway", "DestinationRule", "Sidecar",
-			"WorkloadEntry", "WorkloadGroup", "EnvoyFilter", "ProxyConfig"}
-	case securityGroup:
-		return []string{"AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication"}
-	case egressdGroup:
-		return []string{"Workload", "MeshConfig"}
-	}
-	return nil
-}
-
-// findKind finds what to do with a document, and reports when nothing is done.
-func findKind(n *strictyaml.Node, apiVersion, name string, p *strictyaml.Reporter) (kind, bool) {
-	group, version, found := strings.Cut(apiVersion, "/")
-	if !found {
-		group, version = "", apiVersion
-	}
-	k, ok := kindOf(group, name)
-	if ok && isRead(group, name, n) {
-		if k.versions != nil && !slices.Contains(k.versions, version) {
-			p.Errorf(n.At("apiVersion"), "apiVersion %s: version %q is not known; %s has %s",
-				apiVersion, version, name, strings.Join(k.versions, ", "))
-			return k, false
-		}
-		return k, true
-	}
-	if known := istioKinds(group); known != nil {
-		p.Errorf(n.At("kind"), "kind %s is not known in %s%s", name, group, strictyaml.DidYouMean(name, known))
-		return k, false
-	}
-	// A kind of ours under a group that nobody uses for it would be lost.
-	for _, g := range []string{model.NetworkingGroup, securityGroup} {
-		if slices.Contains(istioKinds(g), name) && !strings.Contains(group, ".k8s.io") {
-			p.Errorf(n.At("apiVersion"), "apiVersion %s: kind %s belongs to %s/v1", apiVersion, name, g)
-			return k, false
-		}
-	}
-	if how := counterpart(group, name); how != "" {
-		p.Warnf(n.At("kind"), "%s is not read: it opens nothing and closes nothing here. Write its counterpart: %s", name, how)
-		return k, false
-	}
-	p.Say(Note, n, "kind %s of %s is not read by egressd, skipped", name, apiVersion)
-	return k, false
-}
-
-// whole decodes a whole Kubernetes object for one of the loader's lists.
-func whole[T any](into func(*loader) *[]decoded[T]) func(*object, *draft) {
-	return func(o *object, d *draft) {
-		v := new(T)
-		if strictyaml.DecodeGo(o.root, v, "", &o.Reporter) {
-			d.take = appendTo(into, o, v)
-		}
+		{group: securityGroup, name: "RequestAuthentication", inert: "egressd does not look into JSON web tokens", decode: refused, codes: []string{"EGD0005"}},
+		inert(model.NetworkingGroup, "WorkloadGroup", "it is a template for WorkloadEntries that register themselves, which nothing does here"),
+		inert(model.NetworkingGroup, "EnvoyFilter", "it configures Envoy, which does not run here"),
+		inert(model.NetworkingGroup, "ProxyConfig", "it configures Istio's proxies"),
+		inert(securityGroup, "PeerAuthentication", "it speaks about the mutual TLS of sidecars"),
+		inertGateway("ListenerSet", "the listeners of a Gateway are those that it has itself"),
+		inertGateway("UDPRoute", "UDP goes where the application sends it"),
+		inertGateway("BackendTLSPolicy", "a DestinationRule says how TLS is originated"),
 	}
 }
 
-// spec decodes the spec of an object for one of the loader's lists.
-func spec[T any, M interface {
-	*T
-	proto.Message
-}](into func(*loader) *[]decoded[T]) func(*object, *draft) {
-	return func(o *object, d *draft) {
-		v := new(T)
-		o.besideSpec(M(v))
-		if strictyaml.DecodeProto(o.spec(), M(v), "spec", &o.Reporter) {
-			d.take = appendTo(into, o, v)
-		}
-	}
+// inert is a kind that is not acted on.
+func inert(group, name, why string) kind {
+	return kind{group: group, name: name, inert: why, codes: []string{"EGD0105"}, decode: func(o *object, _ *draft) {
+		o.Warnf(o.root.KeyOf("kind"), "%s is not acted on yet: %s", o.kind, why)
+	}}
 }
 
-func appendTo[T any](into func(*loader) *[]decoded[T], o *object, v *T) func(*loader) {
-	return func(l *loader) {
-		list := into(l)
-		*list = append(*list, decoded[T]{o, v})
-	}
+// inertGateway is a kind of the Gateway API that is not acted on.
+func inertGateway(name, why string) kind {
+	return kind{group: gwapi.Group, name: name, inert: why, codes: []string{"EGD0901"}, decode: func(o *object, _ *draft) {
+		o.Warnf(o.root.KeyOf("kind"), "%s is not acted on: %s", name, why)
+	}}
 }
 
-// groupHint says which apiVersion a kind of Istio's has.
-func groupHint(kind string) string {
-	for _, group := range []string{model.NetworkingGroup, securityGroup} {
-		if slices.Contains(istioKinds(group), kind) {
-			return fmt.Sprintf("; kind %s has apiVersion: %s/v1", kind, group)
-		}
-	}
-	return ""
+// refused reads an object that restricts what egressd does not know.
+func refused(o *object, _ *draft) {
+	o.Unsupported(o.root.KeyOf("kind"), "RequestAuthentication (egressd does not look into JSON web tokens)")
 }

@@ -3,56 +3,24 @@
 package istio
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy/istio/internal/gwapi"
-	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // waypointClass is that of Gateways for which egressd needs none.
 const waypointClass = "istio-waypoint"
 
-// inertGatewayKinds are the kinds of the Gateway API that are not acted on, and
-// why.
-var inertGatewayKinds = map[string]string{
-	"ListenerSet":      "the listeners of a Gateway are those that it has itself",
-	"UDPRoute":         "UDP goes where the application sends it",
-	"BackendTLSPolicy": "a DestinationRule says how TLS is originated",
-}
-
-// gatewayKind knows all kinds of the Gateway API.
-func gatewayKind(group, name string) (kind, bool) {
-	if group != gwapi.Group {
-		return kind{}, false
+// decodeUnknownGateway says what becomes of a kind of the group that is not
+// known: it may be newer than we are.
+func decodeUnknownGateway(known []string) func(*object, *draft) {
+	return func(o *object, _ *draft) {
+		o.Warnf(o.root.KeyOf("kind"), "kind %s of %s is not known, and not acted on%s", o.kind, gwapi.Group, strictyaml.DidYouMean(o.kind, known))
 	}
-	both, alpha := []string{"v1", "v1beta1"}, []string{"v1", "v1alpha2", "v1alpha3"}
-	acted := map[string]kind{
-		"Gateway":        {group, both, lateSpec[gateway.GatewaySpec]},
-		"GatewayClass":   {group, both, decodeGatewayClass},
-		"ReferenceGrant": {group, append(both, "v1alpha2"), decodeGrant},
-		model.HTTPRoute:  {group, both, decodeHTTPRoute},
-		gwapi.GRPCRoute:  {group, alpha, lateSpec[gateway.GRPCRouteSpec]},
-		gwapi.TLSRoute:   {group, alpha, lateSpec[gateway.TLSRouteSpec]},
-		gwapi.TCPRoute:   {group, alpha, lateSpec[gateway.TCPRouteSpec]},
-	}
-	if k, ok := acted[name]; ok {
-		return k, true
-	}
-	return kind{group, nil, func(o *object, _ *draft) {
-		at := o.root.KeyOf("kind")
-		if why, ok := inertGatewayKinds[name]; ok {
-			o.Warnf(at, "%s is not acted on: %s", name, why)
-			return
-		}
-		known := slices.Sorted(maps.Keys(inertGatewayKinds))
-		known = append(known, slices.Sorted(maps.Keys(acted))...)
-		o.Warnf(at, "kind %s of %s is not known, and not acted on%s", name, group, strictyaml.DidYouMean(name, known))
-	}}, true
 }
 
 // late is an object of the Gateway API whose findings count only if it is found to

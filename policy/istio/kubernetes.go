@@ -34,15 +34,21 @@ type backing struct {
 }
 
 func newBacking(d decoded[core.Service]) *backing {
-	return &backing{decoded: d, out: &policy.Service{}, index: map[netip.Addr]int{}}
+	b := &backing{decoded: d}
+	b.begin()
+	return b
 }
+
+func (b *backing) begin() { b.out, b.index = &policy.Service{}, map[netip.Addr]int{} }
+
+func translateServices(l *loader, cfg *policy.Config) { cfg.Services = l.kubernetesServices() }
 
 // kubernetesServices joins Services with their Endpoints and EndpointSlices.
 func (l *loader) kubernetesServices() []*policy.Service {
 	byName := make(map[string]*backing, len(l.services))
 	all := make([]*backing, 0, len(l.services))
 	for _, d := range l.services {
-		b := newBacking(d)
+		b := &backing{decoded: d}
 		byName[d.ref.Namespace+"/"+d.ref.Name] = b
 		all = append(all, b)
 	}
@@ -77,6 +83,7 @@ func (l *loader) kubernetesServices() []*policy.Service {
 // join translates a Service with its endpoints; export is the default for
 // exportTo, nil: there is none.
 func (b *backing) join(export *visibility) *policy.Service {
+	b.begin()
 	b.service()
 	if export != nil && b.meta.Annotations[exportAnnotation] == "" {
 		b.out.Export = export.of(b.ref.Namespace)

@@ -34,24 +34,11 @@ func Load(files []File, o Options) (*policy.Config, []Finding) {
 // that need no other object. was is the loader before; nil: there is none.
 func (l *loader) translate(was *loader) *policy.Config {
 	cfg := &policy.Config{GatewaySelector: maps.Clone(l.selector), AllowedEndpoints: l.allowed}
-	cfg.Mesh = l.meshConfig()
-	l.remember(was)
-	for _, se := range l.entries {
-		l.dependent = append(l.dependent, l.serviceEntry(se))
+	l.was = was
+	for _, k := range l.kinds.all {
+		if k.translate != nil {
+			k.translate(l, cfg)
+		}
 	}
-	cfg.Services = l.kubernetesServices()
-	for _, d := range oldest(l.gateways) {
-		cfg.Gateways = append(cfg.Gateways, once(l, d.object, nil, func() *policy.Gateway { return l.gateway(d) }))
-	}
-	for _, d := range oldest(l.rules) {
-		cfg.DestinationRules = append(cfg.DestinationRules, once(l, d.object, nil, func() *policy.DestinationRule { return l.destinationRule(d) }))
-	}
-	l.virtuals = oldest(l.virtuals)
-	l.readDelegates()
-	for _, d := range l.virtuals {
-		cfg.VirtualServices = append(cfg.VirtualServices, once(l, d.object, nil, func() *policy.VirtualService { return l.virtualService(d) }))
-	}
-	l.unusedDelegates()
-	l.scope(cfg)
 	return cfg
 }

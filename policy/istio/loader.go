@@ -39,6 +39,8 @@ type Options struct {
 }
 
 type loader struct {
+	kinds      *kindTable
+	was        *loader // the one before; nil: none
 	r          *strictyaml.Report
 	namespace  string
 	selector   map[string]string
@@ -105,11 +107,12 @@ func newReport(t strictyaml.Types) *strictyaml.Report {
 // the spelling of the .proto file.
 func isProtoNamed(key string) bool { return key == "mirror_percent" }
 
-func newLoader(o Options) *loader {
+func newLoader(o Options, kinds *kindTable) *loader {
 	if o.Namespace == "" {
 		o.Namespace = "default"
 	}
 	l := &loader{
+		kinds:      kinds,
 		r:          newReport(strictyaml.Types{}),
 		namespace:  o.Namespace,
 		selector:   o.GatewaySelector,

@@ -27,6 +27,12 @@ type meshSource struct {
 var meshFields = []string{"outboundTrafficPolicy", "defaultHttpRetryPolicy", "rootNamespace", "trustDomain",
 	"defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"}
 
+// translateMesh translates the MeshConfig, whatever kind of object it is in.
+func translateMesh(l *loader, cfg *policy.Config) {
+	cfg.Mesh = l.meshConfig()
+	l.remember(l.was)
+}
+
 // meshConfig translates the MeshConfig: the first that there is. What is wrong
 // with the others is said as well.
 func (l *loader) meshConfig() policy.Mesh {

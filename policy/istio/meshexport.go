@@ -57,28 +57,9 @@ func (m *meshSource) defaultExport(key string, values []string) *visibility {
 	return out
 }
 
-// defaultExports gives the ServiceEntries without exportTo that needed other
-// objects the visibility that the MeshConfig has for services. For those that
-// needed none batch.visible does so, other kinds have it from their translation.
-func (l *loader) defaultExports() {
-	for _, s := range l.dependent {
-		if l.exports[0] != nil && !saysExport(s) {
-			s.Export = l.exports[0].of(s.Ref.Namespace)
-		}
-	}
-}
-
 // saysExport says whether a ServiceEntry has its own exportTo, which is never
 // the zero Visibility.
 func saysExport(s *policy.Service) bool { return s.Export.Limited || s.Export.Everybody }
-
-// equal says whether two defaults are the same; nil is none.
-func (v *visibility) equal(w *visibility) bool {
-	if v == nil || w == nil {
-		return v == w
-	}
-	return v.own == w.own && v.all == w.all && slices.Equal(v.namespaces, w.namespaces)
-}
 
 // visible returns the batch's services with a default for exportTo; nil is
 // none. They are the same as long as the default is.

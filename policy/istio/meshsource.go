@@ -59,6 +59,9 @@ func withOperatorName(n *strictyaml.Node) *strictyaml.Node {
 	return &named
 }
 
+// hasMeshConfig says whether an IstioOperator has a MeshConfig.
+func hasMeshConfig(n *strictyaml.Node) bool { return n.Get("spec").Field("meshConfig") != nil }
+
 // isMeshConfigMap says whether a ConfigMap is the one with the MeshConfig:
 // "istio", or "istio-REVISION", with the key "mesh".
 func isMeshConfigMap(n *strictyaml.Node) bool {

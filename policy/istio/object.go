@@ -120,14 +120,33 @@ func oldest[T any](all []decoded[T]) []decoded[T] {
 //lint:ignore SA1019 deprecated in Kubernetes 1.33, and in wide use
 type endpoints = core.Endpoints
 
-// kind is what is done with the objects of one kind.
+// kind is what is known of one kind of objects. What compares its objects with
+// others is in package analyze, whose table says so by the name of the kind.
 type kind struct {
-	group    string
-	versions []string
+	group, name string
+	versions    []string // nil: any
+	// has says whether an object has something for egressd in it; nil: always.
+	has func(*strictyaml.Node) bool
 	// decode reads an object as far as that needs no other one. What is to be
-	// done when the others are known goes to d. It is called concurrently for
-	// several objects.
-	decode func(o *object, d *draft)
+	// done when the others are known goes to the draft. It is called
+	// concurrently for several objects.
+	decode func(*object, *draft)
+	// translate puts all objects of the kind into the Config; nil: another kind
+	// does, or none.
+	translate func(*loader, *policy.Config)
+	// inert says why objects are not acted on; "": they are.
+	inert string
+	// codes are those of what is said of an object by itself: codes, or what
+	// several begin with.
+	codes []string
+	// files are those of the kind, without ".go", below policy/istio.
+	files []string
+}
+
+// kindTable finds kinds.
+type kindTable struct {
+	all    []kind
+	byName map[string]*kind // by "group/name"
 }
 
 // draft is one document, read as far as that needs no other one.
@@ -189,4 +208,12 @@ type batch struct {
 type visibility struct {
 	namespaces []string
 	own, all   bool
+}
+
+// equal says whether two defaults are the same; nil is none.
+func (v *visibility) equal(w *visibility) bool {
+	if v == nil || w == nil {
+		return v == w
+	}
+	return v.own == w.own && v.all == w.all && slices.Equal(v.namespaces, w.namespaces)
 }

@@ -70,13 +70,13 @@ func concurrently(n int, f func(worker, i int)) {
 }
 
 // decode reads batches, several at a time.
-func decode(batches []*batch, namespace string) {
+func decode(batches []*batch, namespace string, kinds *kindTable) {
 	byWorker := make([]strictyaml.Types, workers(len(batches)))
 	concurrently(len(batches), func(worker, i int) {
 		if byWorker[worker] == nil {
 			byWorker[worker] = strictyaml.Types{}
 		}
-		rd := batchReader{batch: batches[i], namespace: namespace, types: byWorker[worker]}
+		rd := batchReader{batch: batches[i], namespace: namespace, kinds: kinds, types: byWorker[worker]}
 		rd.read()
 	})
 }
@@ -85,6 +85,7 @@ func decode(batches []*batch, namespace string) {
 type batchReader struct {
 	*batch
 	namespace string // of objects that name none
+	kinds     *kindTable
 	types     strictyaml.Types
 	keep      bool // the trees of all objects
 }
@@ -149,7 +150,7 @@ func (rd *batchReader) head(n *strictyaml.Node, p *strictyaml.Reporter, d *draft
 		p.Errorf(n, "expected a Kubernetes object, got %s", n.What())
 		return nil
 	}
-	version, kind := typeMeta(n, p)
+	version, kind := rd.typeMeta(n, p)
 	if kind == "" {
 		return nil
 	}
@@ -159,7 +160,7 @@ func (rd *batchReader) head(n *strictyaml.Node, p *strictyaml.Reporter, d *draft
 		}
 		return items.Items
 	}
-	k, ok := findKind(n, version, kind, p)
+	k, ok := rd.kinds.find(n, version, kind, p)
 	if !ok {
 		return nil
 	}
@@ -185,7 +186,7 @@ func (rd *batchReader) head(n *strictyaml.Node, p *strictyaml.Reporter, d *draft
 // them. Findings about them are for l.
 func (b *batch) restore(l *loader) {
 	again := &batch{file: b.file, Chunk: b.Chunk}
-	rd := batchReader{batch: again, namespace: l.namespace, types: strictyaml.Types{}, keep: true}
+	rd := batchReader{batch: again, namespace: l.namespace, kinds: l.kinds, types: strictyaml.Types{}, keep: true}
 	rd.read()
 	for i, d := range again.drafts {
 		if o := b.drafts[i].object; o != nil && o.root == nil {
@@ -204,13 +205,13 @@ func (b *batch) letGo() {
 }
 
 // typeMeta reads apiVersion and kind; kind is "" when there is no object.
-func typeMeta(n *strictyaml.Node, p *strictyaml.Reporter) (version, kind string) {
+func (rd *batchReader) typeMeta(n *strictyaml.Node, p *strictyaml.Reporter) (version, kind string) {
 	v, k := n.Get("apiVersion"), n.Get("kind")
 	switch {
 	case v == nil && k == nil:
 		p.Warnf(n, "neither apiVersion nor kind: not a Kubernetes object, skipped; what opens a host is a ServiceEntry (apiVersion: networking.istio.io/v1)")
 	case v == nil || v.Tag != "!!str" || v.Text == "":
-		p.Errorf(n.At("apiVersion"), "apiVersion is missing or not a string%s", groupHint(n.At("kind").Text))
+		p.Errorf(n.At("apiVersion"), "apiVersion is missing or not a string%s", rd.kinds.groupHint(n.At("kind").Text))
 	case k == nil || k.Tag != "!!str" || k.Text == "":
 		p.Errorf(n.At("kind"), "kind is missing or not a string")
 	default:

@@ -23,6 +23,7 @@ import (
 // A Reader is used by one goroutine. It keeps the files that it was given.
 type Reader struct {
 	options Options
+	kinds   *kindTable
 	size    int                   // of batches
 	files   map[string]parsedFile // by name
 	batches []*batch              // of all files, in reading order
@@ -41,7 +42,7 @@ type Reader struct {
 	last   *policy.Config // as Load returned it
 	// listeners and routed are what Gateways of the Gateway API and their routes became.
 	listeners []*policy.Gateway
-	routed []*policy.VirtualService
+	routed    []*policy.VirtualService
 }
 
 // parsedFile is a file as it was read.
@@ -55,7 +56,7 @@ func NewReader(o Options) *Reader {
 	if o.Namespace == "" {
 		o.Namespace = "default"
 	}
-	return &Reader{options: o, size: batchSize}
+	return &Reader{options: o, kinds: newKindTable(), size: batchSize}
 }
 
 // Load translates files as the function Load does, but for the warnings about
@@ -168,7 +169,7 @@ func (r *Reader) read(files []File) (batches, removed, added []*batch) {
 	r.files = known
 	removed, stayed := r.without(r.batches, batches)
 	added, still := r.without(batches, r.batches)
-	decode(added, r.options.Namespace)
+	decode(added, r.options.Namespace, r.kinds)
 	if !slices.Equal(stayed, still) {
 		return batches, r.batches, batches
 	}
@@ -293,7 +294,7 @@ func (r *Reader) register(batches []*batch) {
 
 // translate translates what is more than independent ServiceEntries.
 func (r *Reader) translate(order map[string]int) {
-	l := newLoader(r.options)
+	l := newLoader(r.options, r.kinds)
 	l.r.Order = order
 	l.seen, l.twice = r.seen, r.twice
 	l.r.AddAll(r.repeats)

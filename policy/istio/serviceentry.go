@@ -13,6 +13,7 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -57,6 +58,17 @@ func decodeServiceEntry(o *object, d *draft) {
 		if v.WorkloadSelector != nil {
 			l.entries = append(l.entries, in)
 		}
+	}
+}
+
+// translateServiceEntries translates those that need other objects.
+func translateServiceEntries(l *loader, _ *policy.Config) {
+	for _, d := range l.entries {
+		s := l.serviceEntry(d)
+		if l.exports[0] != nil && !saysExport(s) {
+			s.Export = l.exports[0].of(s.Ref.Namespace)
+		}
+		l.dependent = append(l.dependent, s)
 	}
 }
 
@@ -169,7 +181,7 @@ func (e *entry) ports() {
 		}
 		e.names[p.Name], numbers[p.Number] = true, true
 		if !check.IsPortName(p.Name) {
-			e.Errorf(at.At("name"), "%s", check.PortNameHint(p.Name, p.Protocol, p.Number))
+			e.SayCode(code.FormServiceEntry, strictyaml.Error, at.At("name"), "%s", check.PortNameHint(p.Name, p.Protocol, p.Number))
 		}
 		proto, ok := check.ProtocolOf(p.Protocol)
 		if !ok {

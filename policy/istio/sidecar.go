@@ -12,12 +12,19 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // nowhere hides everything: everything is taken out again.
 var nowhere = policy.SidecarHost{Namespace: "*", Host: "*", Not: true}
+
+func translateSidecars(l *loader, cfg *policy.Config) {
+	for _, d := range oldest(l.sidecars) {
+		cfg.Sidecars = append(cfg.Sidecars, once(l, d.object, nil, func() *policy.Sidecar { return l.sidecar(d) }))
+	}
+}
 
 // sidecar translates a Sidecar. What it says of the way in has no effect.
 func (l *loader) sidecar(d decoded[networking.Sidecar]) *policy.Sidecar {
@@ -114,7 +121,7 @@ func (o *object) sidecarSocket(at *strictyaml.Node, e *networking.IstioEgressLis
 		return
 	}
 	if wrong := unixAddress(path); wrong != "" {
-		o.Errorf(at.At("bind"), "%s", wrong)
+		o.SayCode(code.FormSidecar, strictyaml.Error, at.At("bind"), "%s", wrong)
 	}
 	if e.CaptureMode == networking.CaptureMode_IPTABLES {
 		o.Errorf(at.At("captureMode"), "sidecar: captureMode must be DEFAULT/NONE for unix domain socket listeners")

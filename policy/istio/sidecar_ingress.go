@@ -12,6 +12,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -50,13 +51,13 @@ func (o *object) ingressEndpoint(at *strictyaml.Node, s string) {
 	}
 	if path, ok := strings.CutPrefix(s, model.UnixPrefix); ok {
 		if wrong := unixAddress(path); wrong != "" {
-			o.Errorf(at, "%s", wrong)
+			o.SayCode(code.FormSidecar, strictyaml.Error, at, "%s", wrong)
 		}
 		return
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		o.Errorf(at, "%s", err)
+		o.SayCode(code.FormSidecar, strictyaml.Error, at, "%s", err)
 		return
 	}
 	if !slices.Contains([]string{"", "127.0.0.1", "0.0.0.0", "::1", "::"}, host) {

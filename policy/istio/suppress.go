@@ -12,8 +12,9 @@ import (
 // which compiling tells.
 const CodeServer = code.Server
 
-// IsCode says whether there is a code of findings, as in EGD0215.
-func IsCode(s string) bool { return code.Known(s) }
+// CanSuppress says whether a code is one of warnings or notes, as EGD0215 is.
+// Errors cannot be suppressed.
+func CanSuppress(s string) bool { return code.CanSuppress(s) }
 
 // annotationSuppress lists codes of warnings that the author of an object has
 // seen and accepts, separated by commas.
@@ -27,7 +28,7 @@ func (o *object) suppressed() {
 		return
 	}
 	for _, c := range strings.Split(text, ",") {
-		if c = strings.TrimSpace(c); !IsCode(c) {
+		if c = strings.TrimSpace(c); !CanSuppress(c) {
 			o.SayCode(code.Suppress, Warning, o.root.At("metadata", "annotations", annotationSuppress), "annotation %s: %q is no code of a warning", annotationSuppress, c)
 		}
 	}

@@ -12,9 +12,19 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
+
+func translateVirtualServices(l *loader, cfg *policy.Config) {
+	l.virtuals = oldest(l.virtuals)
+	l.readDelegates()
+	for _, d := range l.virtuals {
+		cfg.VirtualServices = append(cfg.VirtualServices, once(l, d.object, nil, func() *policy.VirtualService { return l.virtualService(d) }))
+	}
+	l.unusedDelegates()
+}
 
 func (l *loader) virtualService(d decoded[networking.VirtualService]) *policy.VirtualService {
 	out := &policy.VirtualService{Ref: d.ref, Export: d.exportTo(d.spec("exportTo"), d.v.ExportTo, false)}
@@ -118,7 +128,7 @@ func (o *object) gatewayNames(at *strictyaml.Node, names []string) []string {
 	for i, s := range names {
 		g, err := o.gatewayName(at.At(i), s)
 		if err != nil {
-			o.Errorf(at.At(i), "%s", err)
+			o.SayCode(code.FormVirtualService, strictyaml.Error, at.At(i), "%s", err)
 			continue
 		}
 		if !slices.Contains(out, g) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/analyze"
 	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -59,6 +60,13 @@ func decodeWorkload(o *object, d *draft) {
 		o.Warnf(o.spec("mode"), "mode off: nothing is decided for these processes, every destination is open to them")
 	}
 	d.take = func(l *loader) { l.workloads = append(l.workloads, w) }
+}
+
+// translateWorkloads looks at them together as well: some of what is wrong then
+// is an error.
+func translateWorkloads(l *loader, cfg *policy.Config) {
+	cfg.Workloads = l.workloads
+	analyze.Workloads(l.workloads, l.files(new([]*batch)))
 }
 
 // cgroupMount is where the tree is on nearly every node, for people who

@@ -10,10 +10,18 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
+
+func translateWorkloadEntries(l *loader, _ *policy.Config) {
+	for _, d := range l.workloadEntries {
+		once(l, d.object, nil, func() any { l.workloadEntry(d); return nil })
+	}
+}
 
 // workloadEntry checks a WorkloadEntry by itself. Whether its ports and its
 // kind of address are good for a ServiceEntry is known where one selects it.
@@ -43,7 +51,7 @@ func (o *object) workloadAddress(at *strictyaml.Node, we *networking.WorkloadEnt
 	}
 	if path, ok := strings.CutPrefix(we.Address, model.UnixPrefix); ok {
 		if wrong := unixAddress(path); wrong != "" {
-			o.Errorf(at, "%s", wrong)
+			o.SayCode(code.FormServiceEntry, strictyaml.Error, at, "%s", wrong)
 		}
 		if o.spec().Has("ports") {
 			o.Errorf(o.spec().KeyOf("ports"), "unix endpoint %s must not include ports", we.Address)

@@ -6,6 +6,8 @@
 package analyze
 
 import (
+	"slices"
+
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
@@ -22,18 +24,39 @@ func Config(cfg *policy.Config, from Files) {
 	for _, g := range cfg.Gateways {
 		a.gateways[g.Key()] = g
 	}
-	a.sharedHosts()
-	a.foreignNames()
-	a.virtualServices()
-	a.destinationRules()
-	a.sidecars()
-	a.authorizations()
-	a.workloads()
-	a.exports()
-	a.conflicts()
-	a.consents()
-	a.mistakes()
+	for _, one := range analyzers {
+		one.run(a)
+	}
 }
+
+// Analyzer looks at what objects of some kinds mean together.
+type Analyzer struct {
+	Name string
+	// Kinds are those whose objects the findings are about.
+	Kinds []string
+	// Codes are those of the findings.
+	Codes []string
+	run   func(*analysis)
+}
+
+// analyzers are all of them, in the order in which they look. Another one is a
+// row here, and a file.
+var analyzers = []Analyzer{
+	{"shared hosts", []string{"ServiceEntry", "Service"}, []string{"EGD1101", "EGD1102", "EGD1103"}, (*analysis).sharedHosts},
+	{"names of Services", []string{"ServiceEntry"}, []string{"EGD1105"}, (*analysis).foreignNames},
+	{"routes", []string{"VirtualService", "HTTPRoute"}, []string{"EGD12", "EGD13", "EGD14", "EGD15", "EGD16", "EGD21", "EGD22"}, (*analysis).virtualServices},
+	{"destination rules", []string{"DestinationRule"}, []string{"EGD17"}, (*analysis).destinationRules},
+	{"sidecars", []string{"Sidecar", "Workload"}, []string{"EGD1801", "EGD1802", "EGD1803", "EGD1804", "EGD1805"}, (*analysis).sidecars},
+	{"authorization", []string{"AuthorizationPolicy"}, []string{"EGD1806", "EGD1807", "EGD1808", "EGD1809", "EGD181"}, (*analysis).authorizations},
+	{"cgroups", []string{"Workload"}, []string{"EGD23"}, (*analysis).workloads},
+	{"exports", []string{"ServiceEntry", "Service", "VirtualService", "DestinationRule"}, []string{"EGD1104"}, (*analysis).exports},
+	{"conflicts", []string{"ServiceEntry"}, []string{"EGD0201"}, (*analysis).conflicts},
+	{"consent", []string{"ServiceEntry", "Service"}, []string{"EGD19"}, (*analysis).consents},
+	{"mistakes", []string{"ServiceEntry"}, []string{"EGD20"}, (*analysis).mistakes},
+}
+
+// Analyzers are all that look at a Config.
+func Analyzers() []Analyzer { return slices.Clone(analyzers) }
 
 // Files is what a Config was read from.
 type Files struct {

@@ -10,6 +10,7 @@ import (
 	security "istio.io/api/security/v1beta1"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -43,7 +44,7 @@ func (a *auth) ports(at *strictyaml.Node, key string, values []string) []uint16 
 	for i, s := range values {
 		n, err := authPort(s)
 		if err != nil {
-			a.Errorf(at.At(key, i), "%s", err)
+			a.SayCode(code.FormAuthorization, strictyaml.Error, at.At(key, i), "%s", err)
 			continue
 		}
 		out = append(out, n)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -151,7 +152,7 @@ func (a *auth) accounts(at *strictyaml.Node, key, label string, values []string)
 	for i, s := range values {
 		account, err := a.account(label, s)
 		if err != nil {
-			a.Errorf(at.At(key, i), "%s", err)
+			a.SayCode(code.FormAuthorization, strictyaml.Error, at.At(key, i), "%s", err)
 			continue
 		}
 		out = append(out, policy.ValueMatch{Kind: policy.ValueExact, Value: account})
@@ -182,7 +183,7 @@ func (a *auth) blocks(at *strictyaml.Node, key string, values []string) []netip.
 	for i, s := range values {
 		p, err := ipBlock(s)
 		if err != nil {
-			a.Errorf(at.At(key, i), "%s", err)
+			a.SayCode(code.FormAuthorization, strictyaml.Error, at.At(key, i), "%s", err)
 			continue
 		}
 		if p != p.Masked() {

@@ -5,6 +5,7 @@ package code
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
@@ -19,6 +20,12 @@ type Code struct {
 	// Text is the finding's text as a format of package fmt, by which a finding
 	// has its code, or a description where the text is made elsewhere.
 	Text string
+}
+
+// IsFault says whether what has the code is an error: it has that of a fault,
+// or one of those that errors had before there were any.
+func (c Code) IsFault() bool {
+	return c.Code <= "EGD0005" || c.Code[5:] >= Missing && c.Code[5:] <= Form
 }
 
 // Codes of findings whose text does not tell.
@@ -50,13 +57,17 @@ var byText = func() map[string]string {
 	return m
 }()
 
-// All are all codes, ascending; one has a row for each of its texts. The
-// first two digits say what a finding is about: 01 objects and YAML, 02
+// All are all codes, ascending; one has a row for each of its texts. Errors
+// have the codes of faults. The first two digits say what a finding is about: 01 objects and YAML, 02
 // ServiceEntries, 03 VirtualServices, 04 Gateways and TLS, 05 DestinationRules,
 // 06 Sidecars, 07 AuthorizationPolicies, 08 the mesh and Workloads, 09 the
 // Gateway API, 10 Kubernetes Services; from 11 on objects that are right by
 // themselves and wrong together.
-var All = []Code{
+var All = slices.SortedStableFunc(slices.Values(slices.Concat(notes, faults)), func(a, b Code) int { return strings.Compare(a.Code, b.Code) })
+
+// notes are the codes of warnings and notes, and those that errors of all kinds
+// of objects have.
+var notes = []Code{
 	{"EGD0001", "IST0106", "a value that is not valid; the text says what is"},
 	{"EGD0002", "IST0106", "invalid YAML: %s"},
 	{"EGD0003", "IST0106", "unknown field %q in %s%s"},
@@ -256,7 +267,7 @@ var All = []Code{
 	{"EGD2303", "", "some cgroups are also those of %s in %s (%s), which is as specific; of several the first applies"},
 }
 
-// Known says whether a code is one of All.
-func Known(code string) bool {
-	return slices.ContainsFunc(All, func(c Code) bool { return c.Code == code })
+// CanSuppress says whether a code is one of warnings or notes.
+func CanSuppress(code string) bool {
+	return slices.ContainsFunc(All, func(c Code) bool { return c.Code == code && !c.IsFault() })
 }
