@@ -67,6 +67,9 @@ type loader struct {
 	// origins is where the destinations of routes are written: what is
 	// delegated is in another object.
 	origins map[*policy.WeightedDestination]strictyaml.Passage
+	// routed are those of origins that HTTPRoutes made, which are made anew at each
+	// Load.
+	routed map[*policy.WeightedDestination]strictyaml.Passage
 
 	delegates map[string]*delegateVS // by namespace/name
 	merged    int                    // matches that delegation made

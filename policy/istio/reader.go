@@ -90,7 +90,12 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 func (r *Reader) routes(cfg *policy.Config) (said []Finding, errors int) {
 	report := r.l.r
 	findings, before := len(report.Findings), report.Errors
-	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), gwapi.Translate(r.l.httpRoutes, cfg.Services, r.l.origins, r.l.merged)...)
+	for w := range r.l.routed {
+		delete(r.l.origins, w)
+	}
+	r.l.routed = map[*policy.WeightedDestination]strictyaml.Passage{}
+	cfg.VirtualServices = append(slices.Clone(cfg.VirtualServices), gwapi.Translate(r.l.httpRoutes, cfg.Services, r.l.routed, r.l.merged)...)
+	maps.Copy(r.l.origins, r.l.routed)
 	said, errors = slices.Clone(report.Findings[findings:]), report.Errors-before
 	report.Findings, report.Errors = report.Findings[:findings], before
 	return said, errors
