@@ -76,7 +76,7 @@ func (a *Agent) sayReady() {
 
 // sayStop is for an end after which the kernel goes on, or does not.
 func (a *Agent) sayStop(unload bool) {
-	traffic := "the policy stays in force; what needs the proxy or DNS is refused until egressd is back, and \"egressd unload\" opens"
+	traffic := "the policy stays in force; what needs the proxy or DNS is refused until egressd is back; \"egressd unload\" opens all traffic"
 	switch {
 	case unload:
 		traffic = trafficOpen

@@ -18,7 +18,7 @@ type status struct {
 }
 
 // errNotServing says that the agent begins, or ends.
-var errNotServing = errors.New("egressd begins or ends")
+var errNotServing = errors.New("egressd is starting or stopping")
 
 func newStatus(a *Agent) *status { return &status{agent: a, started: time.Now()} }
 

@@ -108,7 +108,7 @@ func (a *Agent) notTaken(err error) error {
 		return err
 	}
 	a.letGo()
-	return fmt.Errorf("no takeover, and the egressd that runs goes on, with what is %w: %w", bpffs.ErrInUse, err)
+	return fmt.Errorf("no takeover: the running egressd goes on serving, and what it has is %w: %w", bpffs.ErrInUse, err)
 }
 
 // finish ends the last shift.

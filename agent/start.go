@@ -52,21 +52,21 @@ func NotStarted(o Options, err error) error {
 		log = slog.New(slog.DiscardHandler)
 	}
 	if errors.Is(err, bpffs.ErrInUse) {
-		log.Error("egressd does not start", "error", err, "traffic", "the egressd that runs decides", "do", "end that one, or leave it be")
+		log.Error("egressd does not start", "error", err, "traffic", "the egressd that runs decides", "do", "stop the other egressd, or let it run")
 		return err
 	}
 	traffic := withoutDaemon(o.PinDir)
-	do := "mend that and start again; \"egressd unload\" opens"
+	do := "correct that and start egressd again; \"egressd unload\" opens all traffic"
 	switch {
 	case traffic == trafficOpen && o.LockOnFailure:
 		if lerr := lock(o); lerr != nil {
 			log.Error("traffic could not be locked (--on-failure lock); captured processes are NOT filtered", "error", lerr)
-			do = "mend that and start again"
+			do = "correct that and start egressd again"
 		} else {
 			traffic = trafficShut
 		}
 	case traffic == trafficOpen:
-		do = "mend that and start again; with --on-failure lock nothing gets out until a start succeeds"
+		do = "correct that and start egressd again; with --on-failure lock nothing gets out until a start succeeds"
 	}
 	log.Error("egressd does not start", "error", err, "traffic", traffic, "do", do)
 	return &StartError{Err: err, Held: traffic != trafficOpen}

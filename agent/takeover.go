@@ -22,7 +22,7 @@ func (a *Agent) lockPins() error {
 		return err
 	}
 	if a.pinLock, err = bpffs.TakeLock(a.opts.PinDir, a.inherited.File(takeover.PinLock, a.opts.PinDir)); err != nil {
-		return fmt.Errorf("the egressd that runs has its pins elsewhere than in %s; give --pin-dir as it has it: %w", a.opts.PinDir, err)
+		return fmt.Errorf("the running egressd has its pins in another directory than %s; start with the same --pin-dir: %w", a.opts.PinDir, err)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func parse(raw []byte) (req, refusal *dns.Msg, err error) {
 	count := func(i int) uint16 { return binary.BigEndian.Uint16(raw[4+2*i:]) }
 	// One question, no records but OPT and a signature.
 	if count(0) != 1 || count(1) != 0 || count(2) != 0 || count(3) > 2 {
-		return nil, refuse(dns.RcodeFormatError), errors.New("counts of a query")
+		return nil, refuse(dns.RcodeFormatError), errors.New("a query has other section counts")
 	}
 	req = new(dns.Msg)
 	if err := req.Unpack(raw); err != nil || len(req.Question) != 1 {

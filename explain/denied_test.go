@@ -47,8 +47,8 @@ func TestExplainForwardingCore(t *testing.T) {
 		{"gateway, http", "http", forProd, "http://news.example.com/", "deny authorization-no-allow", "http: GET / is refused", "AuthorizationPolicy istio-system/for-prod"},
 		{"gateway, tls, none", "https", "", "https://news.example.com/", "inspect allowed", "its SNI must be news.example.com", ""},
 		{"not done", "tls-origination", "", "http://news.example.com/", "deny not-supported", "is refused (not-supported)", "DestinationRule default/originate-tls-for-news"},
-		{"no port left", "https", closed, "https://news.example.com/", "deny authorization-denied", "dns: no port of news.example.com is left", "AuthorizationPolicy default/closed"},
-		{"unknown name", "https", anything, "https://www.example.org/", "direct allowed", "what none names may pass", ""},
+		{"no port left", "https", closed, "https://news.example.com/", "deny authorization-denied", "dns: no port of news.example.com may be reached", "AuthorizationPolicy default/closed"},
+		{"unknown name", "https", anything, "https://www.example.org/", "direct allowed", "outboundTrafficPolicy ALLOW_ANY allows it", ""},
 		{"unknown address", "https", anything, "192.0.2.1:22", "direct allowed", "connect: verdict direct", ""},
 	} {
 		more := filepath.Join(t.TempDir(), "more.yaml")

@@ -167,7 +167,7 @@ func (x *explainer) loopback() {
 	if what == "" {
 		what = x.t.addr.String()
 	}
-	x.step("connect: %s is loopback; it never leaves the node and is not decided", what)
+	x.step("connect: %s is loopback; it never leaves the node, and no policy decides about it", what)
 	x.Verdict, x.Reason = policy.Direct, policy.ReasonAllowed
 }
 
@@ -195,12 +195,12 @@ func (x *explainer) address() {
 	d := x.p.Decide(f)
 	x.take(d)
 	if d.Verdict == policy.Deny {
-		x.step("connect: refused (%s): nothing opens %s port %d/%s", d.Reason, x.t.addr, x.t.port, x.t.transport)
+		x.step("connect: refused (%s): no rule allows %s port %d/%s", d.Reason, x.t.addr, x.t.port, x.t.transport)
 		x.nearest(d.Rule)
 		return
 	}
 	if d.Rule == nil {
-		x.step("connect: verdict %s: no rule names the destination, and what none names may pass", d.Verdict)
+		x.step("connect: verdict %s: no rule matches; outboundTrafficPolicy ALLOW_ANY allows it", d.Verdict)
 	} else {
 		x.step("connect: verdict %s by %s", d.Verdict, d.Rule)
 	}
@@ -233,12 +233,12 @@ func (x *explainer) resolves() bool {
 		x.Reason = policy.ReasonName
 		return false
 	case q.Verdict == policy.Deny:
-		x.step("dns: no port of %s is left (%s); the query is denied and not forwarded", x.t.host, q.Reason)
+		x.step("dns: no port of %s may be reached (%s); the query is denied and not forwarded", x.t.host, q.Reason)
 		x.take(q)
 		x.nearest(q.Rule)
 		return false
 	case h == nil:
-		x.step("dns: no rule names %s, and what none names may pass; the query is forwarded, nothing is learned", x.t.host)
+		x.step("dns: no rule names %s; outboundTrafficPolicy ALLOW_ANY allows it: the query is forwarded, and nothing is learned", x.t.host)
 		x.take(q)
 		return false
 	}
@@ -304,10 +304,10 @@ func (x *explainer) protocol(port *policy.HostPort) {
 	case pr.IsHTTP() && x.t.speaks != policy.ProtocolUnset && !x.t.speaks.IsHTTP():
 		x.mismatch(port, policy.ReasonNotHTTP, "plain HTTP", "request")
 	case x.Verdict == policy.Inspect:
-		x.step("kernel: straight there; the ClientHello is read on the way, and its SNI must be %s", x.t.host)
+		x.step("kernel: straight to the destination; the ClientHello is read on the way, and its SNI must be %s", x.t.host)
 		x.ways("tls", "a connection to "+x.t.host, named, nil)
 	case x.Verdict == policy.Direct:
-		x.step("kernel: straight there; nothing else is looked at")
+		x.step("kernel: straight to the destination; nothing else is checked")
 	case pr.IsTLS() || tls:
 		if x.ways("tls", "a connection to "+x.t.host, named, nil) {
 			answer := "it"
@@ -320,7 +320,7 @@ func (x *explainer) protocol(port *policy.HostPort) {
 		x.http(f)
 	case pr == policy.ProtocolTCP || x.t.speaks == policy.ProtocolTCP:
 		if x.ways("tcp", "a connection", f, nil) {
-			x.step("proxy: opaque bytes to egressd's choice of endpoint")
+			x.step("proxy: the bytes are passed unread to an endpoint that egressd chooses")
 		}
 	default:
 		x.step("proxy: the first bytes tell: TLS needs the SNI %s, HTTP its Host; ask with https:// or http:// for more", x.t.host)

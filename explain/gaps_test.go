@@ -14,7 +14,7 @@ func TestExplainUnsaid(t *testing.T) {
 	const (
 		retries  = "4 retries on retriable-status-codes of [503], 3s per try, the mesh's default (defaultHttpRetryPolicy)"
 		imported = "Sidecar default/default does not show it: it is imported with the rule, and nothing but the rule leads there"
-		cut      = "kernel: connect() succeeds; the ClientHello of a connection without SNI is dropped on its way, and the connection is cut"
+		cut      = "kernel: connect() succeeds; the ClientHello of a connection without SNI is dropped on its way, and the connection is reset"
 	)
 	for _, c := range []struct {
 		target    string
@@ -29,7 +29,7 @@ func TestExplainUnsaid(t *testing.T) {
 		}, nil},
 		{"https://192.0.2.7/", []string{cut, "ECONNABORTED", "carries no name (SNI)"}, []string{"proxy:"}},
 		{"https://[2001:db8::7]/", []string{cut, "ECONNABORTED", "carries no name (SNI)"}, []string{"proxy:"}},
-		{"https://api.example.com/", []string{"kernel: straight there"}, []string{"is dropped", "proxy:"}},
+		{"https://api.example.com/", []string{"kernel: straight to the destination"}, []string{"is dropped", "proxy:"}},
 	} {
 		steps := strings.Join(asked(t, s, "GET", c.target).Steps, "\n") + "\n"
 		for _, say := range c.says {

@@ -81,8 +81,8 @@ func TestExplainRules(t *testing.T) {
 // TestExplainGateways: each gateway on the way is named, with its rule.
 func TestExplainGateways(t *testing.T) {
 	for example, says := range map[string][]string{
-		"http":  {"go on as gateway default/istio-egressgateway port 80", "what goes there is matched by", "route to news.example.com port 80, 100 of 100"},
-		"https": {"tls: go on as gateway default/istio-egressgateway port 443", "tls: what goes there is matched by", "tls: route to"},
+		"http":  {"go on through gateway default/istio-egressgateway port 80", "what goes there is matched by", "route to news.example.com port 80, 100 of 100"},
+		"https": {"tls: go on through gateway default/istio-egressgateway port 443", "tls: what goes there is matched by", "tls: route to"},
 	} {
 		s := loadFile(t, "../examples/istio/egress-gateway-"+example+".yaml")
 		x := asked(t, s, "GET", example+"://news.example.com/")

@@ -30,7 +30,7 @@ func (x *explainer) ways(kind, what string, f policy.Flow, r *policy.Request) bo
 	case kind == "http":
 		x.step("http: %s is refused (%s)", what, d.Reason)
 	case kind == "tls" && before == policy.Inspect:
-		x.step("kernel: connect() succeeds; the ClientHello of %s is dropped on its way, and the connection is cut: the client has an error (ECONNABORTED) at once (%s)", what, d.Reason)
+		x.step("kernel: connect() succeeds; the ClientHello of %s is dropped on its way, and the connection is reset: the client gets an error (ECONNABORTED) at once (%s)", what, d.Reason)
 	default:
 		x.step("proxy: refused (%s)", d.Reason)
 	}

@@ -164,7 +164,7 @@ func (d *Datapath) holdHook(h hook, id ebpf.ProgramID, at []link.AttachedProgram
 	if c := info.Cgroup(); c != nil && c.CgroupId == d.cgroup {
 		if info.Program != id { // somebody updated the link
 			if err := l.Update(h.prog); err != nil {
-				return true, fmt.Errorf("replace the program of somebody else: %w", err)
+				return true, fmt.Errorf("replace another program at the hook: %w", err)
 			}
 			return true, nil
 		}

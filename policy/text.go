@@ -333,7 +333,7 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 func (d *RouteDestination) Describe() string {
 	switch {
 	case d.Gateway != nil:
-		return "go on as " + d.Gateway.label() + " (" + d.Destination.Describe() + ")"
+		return "go on through " + d.Gateway.label() + " (" + d.Destination.Describe() + ")"
 	case d.Upstream == nil:
 		return "route to " + d.Destination.Describe()
 	}

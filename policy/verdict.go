@@ -70,7 +70,7 @@ const (
 	ReasonTransport Reason = "transport-not-allowed"
 	// ReasonSocketType: raw, ping, SCTP and other sockets that no rule can allow.
 	ReasonSocketType Reason = "socket-type"
-	// ReasonNetns: the socket lives in another network namespace than egressd, which has no gate for it.
+	// ReasonNetns: the socket is in another network namespace, from which no listener of egressd can be reached.
 	ReasonNetns Reason = "foreign-netns"
 	// ReasonOwnPort: a workload dialled one of egressd's own listeners.
 	ReasonOwnPort Reason = "own-port"
@@ -78,7 +78,7 @@ const (
 	ReasonMapFull Reason = "map-full"
 	// ReasonQuota: the workload, interface or policy has used up its share of a table that all use.
 	ReasonQuota Reason = "quota"
-	// ReasonGroup: joining a multicast group would make the kernel tell the link, with the group as data.
+	// ReasonGroup: the multicast group is in no rule; joining it would announce the group, and data with it, on the link.
 	ReasonGroup Reason = "multicast-group"
 	// ReasonSource: the source address and port is in use in another network namespace.
 	ReasonSource Reason = "foreign-source"
@@ -92,22 +92,22 @@ const (
 	ReasonNoWorkload Reason = "no-workload"
 	// ReasonNoConfig: the kernel programs found no configuration.
 	ReasonNoConfig Reason = "no-config"
-	// ReasonNoEndpoint: the kernel's tables do not have the endpoint that was chosen for the address.
+	// ReasonNoEndpoint: the kernel's tables do not have the endpoint that was drawn for the address.
 	ReasonNoEndpoint Reason = "no-endpoint"
-	// ReasonStorage: no socket storage could be had for the socket.
+	// ReasonStorage: the kernel had no memory for what must be kept about the socket.
 	ReasonStorage Reason = "no-socket-storage"
 
 	// ReasonEthertype: a frame that is not IP, or has a VLAN tag.
 	ReasonEthertype Reason = "not-ip"
 	// ReasonFragment: a fragment, whose ports or first bytes are elsewhere.
 	ReasonFragment Reason = "fragment"
-	// ReasonNoState: the middle of a connection whose beginning nobody saw, where an address does not decide alone.
+	// ReasonNoState: a packet from the middle of a connection whose beginning egressd did not see, where the address alone does not decide.
 	ReasonNoState Reason = "no-connection"
 	// ReasonFrame: a frame that went past the IP stack (AF_PACKET).
 	ReasonFrame Reason = "raw-frame"
 	// ReasonSequence: a segment that does not fit those before it.
 	ReasonSequence Reason = "out-of-sequence"
-	// ReasonNoListener: the proxy that the flow has to go to is not there.
+	// ReasonNoListener: no daemon listens for the flow, which must pass the proxy.
 	ReasonNoListener Reason = "no-listener"
 
 	// ReasonNoOrigin: a connection reached a listener without a recorded original destination.
@@ -126,7 +126,7 @@ const (
 	ReasonMalformed Reason = "malformed"
 	// ReasonPeekTimeout: the first bytes did not arrive in time.
 	ReasonPeekTimeout Reason = "peek-timeout"
-	// ReasonAddress: the address is one that no answer may name (loopback, metadata, ...).
+	// ReasonAddress: the address is reserved (loopback, link-local, metadata, ...), and no DNS answer may name it.
 	ReasonAddress Reason = "address-not-allowed"
 	// ReasonEndpoint: the endpoint is the node's own or node-local, and the node's operator has not allowed it.
 	ReasonEndpoint Reason = "endpoint-not-allowed"
@@ -137,7 +137,7 @@ const (
 	ReasonAuthorization Reason = "authorization-denied"
 	// ReasonNoAllow: AuthorizationPolicies guard the destination, and none of them allows the flow.
 	ReasonNoAllow Reason = "authorization-no-allow"
-	// ReasonNotSupported: the flow would have to leave in a way that egressd does not know.
+	// ReasonNotSupported: a DestinationRule asks for something that egressd does not support.
 	ReasonNotSupported Reason = "not-supported"
 
 	// ReasonNoRoute: the host is allowed, but no HTTP rule matches the request.

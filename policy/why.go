@@ -139,7 +139,7 @@ func (w *why) class() {
 	hp := w.d.Port
 	if hp == nil {
 		if w.Allowed {
-			w.Class = "no rule names the destination, and what none names may pass"
+			w.Class = "no rule matches; outboundTrafficPolicy ALLOW_ANY allows it"
 		}
 		return
 	}
@@ -147,7 +147,7 @@ func (w *why) class() {
 	case w.Verdict == Direct && hp.Protocol.Transport() == UDP:
 		w.Class = "UDP: address and port decide"
 	case w.Verdict == Direct && hp.Protocol != ProtocolTCP:
-		w.Class = "unknown names may pass, so that nothing need be read of TLS"
+		w.Class = "outboundTrafficPolicy ALLOW_ANY allows unknown names, so the ClientHello is not read"
 	case w.Verdict == Direct:
 		w.Class = "the protocol is TCP: address and port decide, nothing is read"
 	case w.Verdict == Inspect:
@@ -155,15 +155,15 @@ func (w *why) class() {
 	case pr.IsHTTP():
 		w.Class = fmt.Sprintf("the protocol is %v: requests are read one by one", pr)
 	case pr == ProtocolUnset:
-		w.Class = "the port has no protocol: the first bytes must tell"
+		w.Class = "the port has no protocol: the first bytes of a connection decide"
 	case hp.routed:
 		w.Class = "rules for TLS or TCP choose where connections go"
 	case hp.Upstream.unsupported():
-		w.Class = "what a DestinationRule asks for is not done, and only the forwarding core can say so"
+		w.Class = "a DestinationRule asks for something that egressd does not support, and only the forwarding core can report that"
 	case w.asks(hp):
-		w.Class = "AuthorizationPolicies ask for what only the forwarding core sees"
+		w.Class = "AuthorizationPolicies ask for what only the forwarding core can read"
 	case hp.sniVerdict == Proxy && pr.IsTLS():
-		w.Class = "unknown names may pass, but AuthorizationPolicies deny some names: each is read"
+		w.Class = "outboundTrafficPolicy ALLOW_ANY allows unknown names, but AuthorizationPolicies deny some, so each name is read"
 	default:
 		w.Class = hp.Upstream.whyProxy(pr)
 	}
@@ -201,7 +201,7 @@ func (u *Upstream) whyProxy(pr Protocol) string {
 	case u.Resolution == ResolutionStatic && len(u.Endpoints) == 0:
 		return "the service has no endpoint"
 	case pr.IsTLS():
-		return "the address does not prove one name"
+		return "the address may belong to several names"
 	}
 	return "the service has no endpoint of the address family"
 }

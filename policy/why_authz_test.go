@@ -40,7 +40,7 @@ func TestWhyAuthorization(t *testing.T) {
 			"192.0.2.1:80", http, "/", ReasonNoAllow, "",
 			"no rule matches (rule 1: is not about this workload; rule 2: to: method GET does not match; rule 3: when: source.ip is not known of the flow)", nil},
 		{"the kernel", guarded(authorize(AuthAllow, "tls", when("source.ip", "10.0.0.1"))), "192.0.2.1:443", tls, "-", ReasonAllowed,
-			"AuthorizationPolicies ask for what only the forwarding core sees", "", []string{"the forwarding core will know whether rule 1 matches"}},
+			"AuthorizationPolicies ask for what only the forwarding core can read", "", []string{"the forwarding core will know whether rule 1 matches"}},
 		{"dry-run", guarded(dry), "192.0.2.1:80", http, "/", ReasonAllowed, "", "", []string{"DENY policy for ServiceEntry default/http, dry-run: rule 1 matches"}},
 		{"where a rule leads", led, "192.0.2.1:9000", "any.example.com", "/", ReasonAuthorization, "", "DENY policy for ServiceEntry default/http: rule 1 matches", nil},
 		{"gateway, http", guardGateway(twoHopHTTP(), AuthDeny, closed), "192.0.2.1:80", cnn, "/closed", ReasonAuthorization, "",

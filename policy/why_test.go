@@ -112,7 +112,7 @@ func TestWhyTwoHops(t *testing.T) {
 	for _, c := range w.Considered {
 		said += c.String() + "\n"
 	}
-	for _, s := range []string{`rule "mesh": matches`, "goes on as gateway default/egress port 80", `rule "gateway": is for gateways (default/egress)`, `gateway rule "gateway": matches`} {
+	for _, s := range []string{`rule "mesh": matches`, "goes on through gateway default/egress port 80", `rule "gateway": is for gateways (default/egress)`, `gateway rule "gateway": matches`} {
 		if !strings.Contains(said, s) {
 			t.Errorf("does not say %q:\n%s", s, said)
 		}

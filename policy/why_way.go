@@ -70,18 +70,18 @@ func (w *why) nextHop(m metDraw, then []any) {
 		case metEntry:
 			switch {
 			case next.route != nil:
-				w.tell(*next.route.ref, w.Allowed, "is the rule of %s, which connections to %s go on as", l.label(), m.to.Destination.Host)
+				w.tell(*next.route.ref, w.Allowed, "is the rule of %s, which connections to %s go through", l.label(), m.to.Destination.Host)
 			case next.reason == ReasonAllowed:
-				w.tell(*m.rule, true, "goes on as %s (%s)", l.label(), m.to.Destination.Host)
+				w.tell(*m.rule, true, "goes on through %s (%s)", l.label(), m.to.Destination.Host)
 			default:
-				w.tell(*m.rule, false, "goes on as %s (%s), which has no rule for it (%s)", l.label(), m.to.Destination.Host, next.reason)
+				w.tell(*m.rule, false, "goes on through %s (%s), which has no rule for it (%s)", l.label(), m.to.Destination.Host, next.reason)
 			}
 			return
 		case metDraw:
 			return
 		}
 	}
-	w.tell(*m.rule, false, "goes on as %s (%s), and is denied on the way (%s)", l.label(), m.to.Destination.Host, w.Reason)
+	w.tell(*m.rule, false, "goes on through %s (%s), and is denied on the way (%s)", l.label(), m.to.Destination.Host, w.Reason)
 }
 
 // tell is say unless it is said already.

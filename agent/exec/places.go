@@ -156,8 +156,8 @@ func place() (string, error) {
 	case !errors.As(err, &loose):
 		return "", err
 	case around == "":
-		return "", fmt.Errorf("no cgroup from %s upwards holds a command: %w; give the cgroups back to root", own, loose)
+		return "", fmt.Errorf("no cgroup from %s upwards can hold the command: %w; make root the owner of these cgroups", own, loose)
 	}
-	return "", fmt.Errorf("no cgroup holds a command and is under the policy that exec is under, which begins at %s: %w; "+
+	return "", fmt.Errorf("no cgroup can hold the command under the policy that exec itself is under, which begins at %s: %w; "+
 		"run exec from a cgroup of root, or let that policy begin above %s", around, loose, loose.Cgroup)
 }

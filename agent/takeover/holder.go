@@ -57,7 +57,7 @@ type Incumbent struct {
 func reach(stateDir, version string, log *slog.Logger) (_ *Incumbent, _ *handover.SocketSet, err error) {
 	conn, err := handover.Dial(filepath.Join(stateDir, handover.SocketName))
 	if err != nil {
-		return nil, nil, fmt.Errorf("the egressd that runs on %s can't be taken over from, as it is of a version that hands nothing over, or is about to end; end it, and start again: %w", stateDir, err)
+		return nil, nil, fmt.Errorf("cannot take over from the egressd that runs on %s, because its version has no takeover or it is stopping; stop it and start again: %w", stateDir, err)
 	}
 	defer func() {
 		if err != nil {

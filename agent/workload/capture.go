@@ -48,7 +48,7 @@ func (c *Capture) beside() (ids []uint64, err error) {
 }
 
 // ErrNotThere says that the cgroup that the programs belong at is missing.
-var ErrNotThere = errors.New("the cgroup is not there; egressd attaches its programs as soon as it is, and ends what was opened before that and is not allowed")
+var ErrNotThere = errors.New("the cgroup does not exist; egressd attaches its programs as soon as it does, and resets connections that are older and not allowed")
 
 // errNotYet is the state before the first look.
 var errNotYet = errors.New("the programs are not attached yet")

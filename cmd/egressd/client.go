@@ -57,7 +57,7 @@ type client struct {
 // register adds the flags that say which daemon is asked, and for how long.
 func (c *client) register(cmd *cobra.Command) {
 	registerDirs(cmd, &c.stateDir, nil)
-	cmd.Flags().DurationVar(&c.wait, "timeout", answerWait, "how long the daemon may take to answer, or with -f to begin")
+	cmd.Flags().DurationVar(&c.wait, "timeout", answerWait, "how long to wait for the daemon's answer, or with -f for its beginning")
 }
 
 func (c client) socket() string { return filepath.Join(c.stateDir, agent.AdminSocket) }

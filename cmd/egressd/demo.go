@@ -16,10 +16,10 @@ func demoCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the policy at work in a little internet of its own",
-		Long: `demo makes network namespaces with a DNS server, web sites, a database and a
-stranger in them, puts a workload under the example policy, lets real programs
-try what is allowed and what is not, and prints what happened and why. Nothing
-outside these namespaces is touched, and nothing is left behind.`,
+		Long: `demo makes network namespaces with a DNS server, web sites, a database and a site
+that nobody may reach. It puts a workload under the example policy, lets real
+programs try what is allowed and what is not, and prints what happened and why. It
+touches nothing outside these namespaces, and leaves nothing behind.`,
 		Example: "  sudo egressd demo",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -34,13 +34,13 @@ const maxDNSTime = 24 * time.Hour
 
 func (f *dnsFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.denied, "dns-denied-rcode", dnsproxy.DenyAbsent.String(), "how DNS answers for a name that is not allowed: NXDOMAIN, REFUSED (musl waits 5 s at it) or NOERROR")
-	fs.DurationVar(&f.min, "dns-min-ttl", learned.DefaultFloor, "the least time that a DNS answer counts, whatever its TTL")
-	fs.DurationVar(&f.max, "dns-max-ttl", learned.DefaultCap, "the most time that a DNS answer counts, and that programs are told")
-	fs.DurationVar(&f.over, "dns-grace", learned.DefaultGrace, "how long an address stays open after its answer's time")
-	fs.DurationVar(&f.timeout, "dns-timeout", 0, "how long a DNS server may be silent before it is asked again (default: resolv.conf's option timeout, or 2s)")
-	fs.IntVar(&f.attempts, "dns-attempts", 0, "how often a silent DNS server is asked (default: resolv.conf's option attempts, or 2)")
-	fs.DurationVar(&f.stale, "dns-stale", dnsproxy.DefaultStale, "how long after its time the last answer for an exactly named host is given while no DNS server answers; 0: not at all")
+	fs.StringVar(&f.denied, "dns-denied-rcode", dnsproxy.DenyAbsent.String(), "DNS response code for a name that is not allowed: NXDOMAIN, REFUSED (musl waits 5 s then) or NOERROR")
+	fs.DurationVar(&f.min, "dns-min-ttl", learned.DefaultFloor, "shortest time that a DNS answer counts, whatever its TTL")
+	fs.DurationVar(&f.max, "dns-max-ttl", learned.DefaultCap, "longest time that a DNS answer counts, and longest TTL that programs get")
+	fs.DurationVar(&f.over, "dns-grace", learned.DefaultGrace, "how long an address stays open after its answer has expired")
+	fs.DurationVar(&f.timeout, "dns-timeout", 0, "how long egressd waits for a DNS server before it asks again (default: resolv.conf's option timeout, or 2s)")
+	fs.IntVar(&f.attempts, "dns-attempts", 0, "how often a DNS server that does not answer is asked (default: resolv.conf's option attempts, or 2)")
+	fs.DurationVar(&f.stale, "dns-stale", dnsproxy.DefaultStale, "how long the last answer for a host that is named exactly is used after it has expired, while no DNS server answers; 0: not at all")
 }
 
 func (f *dnsFlags) options(o *agent.Options) (err error) {

@@ -29,20 +29,20 @@ func execCommand(e env) *cobra.Command {
 		DisableFlagsInUseLine: true,
 		Short:                 "Run one command under the policy",
 		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed.
-The cgroup is made where only root can move processes out again, and inside the
+exec makes the cgroup where only root can move processes out again, and below the
 policy that exec itself is under, if any.
 
-Called by sudo, the command runs as the user who called sudo; --user says who
-else. It cannot become another user then (sudo, su and other setuid programs
+If sudo starts exec, the command runs as the user who called sudo; --user names
+another one. It cannot become another user then (sudo, su and other setuid programs
 give it no privileges), unless --allow-new-privileges is given. A command that
-runs as root (--user root) can leave.
+runs as root (--user root) can leave the policy.
 
 The output is the command's own, and so is the exit code: 128+n when signal n
 ended it, 127 when it was not found, 126 when it cannot be executed, 125 when
-egressd failed or was called wrongly. What was denied is listed on standard
-error at the end, each with the ServiceEntry that would allow it.
+egressd failed or was called wrongly. At the end exec lists on standard error what
+was denied, each with the ServiceEntry that would allow it.
 
-Signals go to the command. Processes that it leaves behind are killed.`,
+exec passes signals to the command, and kills processes that it leaves behind.`,
 		Example: `  sudo egressd exec --config policy/ -- curl https://www.googleapis.com/
   sudo egressd exec --config policy/ --user build:docker -- npm ci
   sudo egressd exec --config policy/ --user root -- apt-get update

@@ -29,9 +29,9 @@ func explainCommand(e env) *cobra.Command {
 		Long: `explain gives the decision, the verdict class, the rule with its place in the
 files, and each step that led to it. With --config it reads policy files;
 without, it asks the running daemon, which also knows what was learned.
-The exit code is 1 when the policy denies the connection, in the modes audit
-and off as well, where it passes all the same. When rules spread it over several
-destinations it is denied if all of them are; else the answer says which part is.
+The exit code is 1 when the policy denies the connection, also in the modes audit
+and off, which let it pass. When rules spread it over several destinations, it
+counts as denied if all of them are; else the answer says which part is.
 
 A URL may have the scheme of any usual protocol; it says which port is meant
 and what the client sends first. HOST:PORT is explained by what the policy

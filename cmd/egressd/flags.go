@@ -36,8 +36,8 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs := cmd.Flags()
 	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
 	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
-	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, which is followed)")
-	fs.BoolVar(&f.empty, "allow-empty-policy", false, "let policy files that hold no objects any more, or an empty directory, take the place of a policy: everything is denied (default: the last policy stays)")
+	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, whose changes take effect)")
+	fs.BoolVar(&f.empty, "allow-empty-policy", false, "let policy files without objects, or an empty directory, replace a policy, so that everything is denied (default: the last policy stays)")
 	f.dns.register(cmd)
 	f.limits.register(cmd)
 	f.tables.register(cmd)
@@ -69,10 +69,10 @@ func allowed(list []string) ([]policy.AllowedEndpoint, error) {
 // that talk to it must agree on.
 func registerDirs(cmd *cobra.Command, state, pins *string) {
 	if state != nil {
-		cmd.Flags().StringVar(state, "state-dir", agent.DefaultStateDir, "where the admin socket and the state are")
+		cmd.Flags().StringVar(state, "state-dir", agent.DefaultStateDir, "directory of the admin socket and the state")
 	}
 	if pins != nil {
-		cmd.Flags().StringVar(pins, "pin-dir", agent.DefaultPinRoot, "where programs and tables are pinned, on a bpf filesystem")
+		cmd.Flags().StringVar(pins, "pin-dir", agent.DefaultPinRoot, "directory for the pins of programs and tables, on a bpf filesystem")
 	}
 }
 

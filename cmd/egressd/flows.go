@@ -34,8 +34,8 @@ func flowsCommand(e env) *cobra.Command {
 the newest of the other events, by time. What is denied is kept apart from what
 is allowed, and each workload has a share of both.
 
-With -f it goes on. When the daemon ends, or this reader was too slow for it,
-flows says so on standard error and connects again.`,
+With -f it goes on with new events. When the daemon ends, or this reader is too slow
+for it, flows says so on standard error and connects again.`,
 		Example: `  sudo egressd flows
   sudo egressd flows -f --verdict deny
   sudo egressd flows -o json | jq 'select(.allowed == false)'`,
@@ -58,7 +58,7 @@ flows says so on standard error and connects again.`,
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new events")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "show new events as they come")
 	cmd.Flags().StringVar(&verdict, "verdict", "", "only deny (with what audit mode would deny), direct, inspect or proxy")
 	daemon.register(cmd)
 	return cmd

@@ -40,44 +40,43 @@ func runCommand(e env) *cobra.Command {
 		Use:   runName + " --config PATH...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
-serves until it gets SIGTERM or SIGINT. Policy files are watched: what is moved to
-its place is in force at once, what is written there a second after the last write;
-a file with errors changes nothing, nor do files without policy objects. SIGHUP
-reads them again.
+serves until it gets SIGTERM or SIGINT. It watches the policy files: a file that is
+moved into its place takes effect at once, one that is written there a second after
+the last write. Files with errors, or without policy objects, change nothing. SIGHUP
+makes it read them again.
 
---unit and --cgroup name what is captured, which need not be there yet. What goes
-and comes back (a unit that is restarted, a container that is made anew) is under
-the policy from its first instruction on, whether the daemon runs or not. That
-takes programs at the outermost cgroup around it, such as system.slice; what is
-beside it there stays free. An outermost cgroup itself that goes is captured again
-as soon as it is back; until then egressd is not ready.
+--unit and --cgroup name what is captured. It need not exist yet. If it goes and
+comes back (a unit that is restarted, a container that is created again), it is
+under the policy from its first instruction, whether the daemon runs or not. For
+that the programs are attached to the outermost cgroup around it, such as
+system.slice; what else is there is not captured. If the outermost cgroup itself
+goes, egressd captures it again as soon as it is back, and is not ready until then.
 
-With --takeover a daemon takes the place of one that runs on the same
---state-dir and --pin-dir, which may be of another version: it gets the
-sockets, serves when it is prepared, and what is open in the other one may go
-on there for that one's --drain-time. If it fails, or its policy has errors,
-the other one goes on. Where no daemon runs it just starts.
+With --takeover a daemon takes over from one that runs on the same --state-dir and
+--pin-dir, which may be of another version. It gets the sockets, and serves when it
+is prepared; connections that are open in the other daemon may continue there for
+that one's --drain-time. If the new daemon fails, or its policy has errors, the
+other one goes on serving. Where no daemon runs, this one just starts.
 
-When the daemon ends, the kernel goes on with the last policy: proxied
-connections and DNS are refused until it is back. "egressd unload" opens.
+When the daemon ends, the kernel goes on with the last policy: proxied connections
+and DNS are refused until a daemon is back. "egressd unload" opens all traffic.
 
-A start whose policy has errors, or cannot be read, takes the last one that
-was in force (/var/lib/egressd/last-good.json, or in a --state-dir of your
-own), says so, and takes the new one as soon as it is good.
+If the policy has errors at the start, or cannot be read, the daemon uses the last
+one that was in force (/var/lib/egressd/last-good.json, or in a --state-dir of your
+own), logs that, and takes the new one as soon as it is good.
 
-A start that fails leaves the kernel as it was: under the policy of the last run,
-or, when there was none (after a boot), open. With --on-failure lock nothing gets
-out then but loopback, the node's own addresses and answers to who connects to it.
+If a start fails, the kernel stays as it was: under the policy of the last run, or
+open if there was none (after a boot). With --on-failure lock nothing gets out then
+but loopback, the node's own addresses and answers to clients that connect to it.
 The exit code is 3 when the start failed and all is open, 4 when traffic is held.
 
-Ports, all on loopback: 15001 and 15053 take redirected traffic, 15020 has
-status and metrics, 15021 readiness; the last two can be put elsewhere. If
-somebody else has 15001 or 15053, others are taken.
+Ports, all on loopback: 15001 and 15053 take redirected traffic, 15020 has status
+and metrics, 15021 readiness; the last two can be put elsewhere. If another process
+has 15001 or 15053, the daemon uses other ports.
 
 flows, explain, status and unload talk to the daemon by a unix socket in
---state-dir. Only root may, and the members of --admin-group may read. With
---admin-address the same can be read by TCP, by every process that is not
-captured.`,
+--state-dir. Only root may use it; the members of --admin-group may read. With
+--admin-address every process that is not captured may read the same by TCP.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
   sudo egressd run --config policy/ --unit build.service
@@ -142,22 +141,22 @@ captured.`,
 		},
 	}
 	f.register(cmd, "info")
-	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which may come later (default: the whole node); may be given several times")
+	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which need not exist yet (default: the whole node); may be given several times")
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
-	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")
-	cmd.Flags().BoolVar(&volatilePins, "volatile-pins", false, "enforce although the bpf filesystem ends with egressd (a container's or unit's own): all traffic is open when it is killed")
-	cmd.Flags().StringVar(&onFailure, "on-failure", "open", "what a start that fails while no policy is in force leaves: open, or lock: everything is denied until a start succeeds, or \"egressd unload\"")
+	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although a cgroup above it has another owner than root, who can move processes out")
+	cmd.Flags().BoolVar(&volatilePins, "volatile-pins", false, "enforce although the bpf filesystem ends with egressd (a container's or unit's own): all traffic is open when egressd is killed")
+	cmd.Flags().StringVar(&onFailure, "on-failure", "open", "what a failed start leaves when no policy is in force: open, or lock, which denies everything until a start succeeds or \"egressd unload\" is run")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
-	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long what is open may go on when the daemon is stopped or another one has taken over")
-	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the place of a daemon that runs on --state-dir, without a gap, when this one is prepared")
-	cmd.Flags().DurationVar(&every, "probe-interval", selfprobe.DefaultInterval, "how often the daemon tries DNS and the proxy as a workload does, and is not ready when it gets no answer three times; 0: never")
+	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long open connections may continue when the daemon is stopped or another one has taken over")
+	cmd.Flags().BoolVar(&takeover, "takeover", false, "take over from the daemon that runs on --state-dir, without a gap")
+	cmd.Flags().DurationVar(&every, "probe-interval", selfprobe.DefaultInterval, "how often the daemon tries DNS and the proxy as a workload does; after three rounds without an answer it is not ready; 0: never")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
-	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served, likewise")
+	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served: as for --status-address")
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")
-	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain and the policy by TCP as well, as in localhost:15000: whoever is not captured may read them")
-	cmd.Flags().BoolVar(&adminRemote, "admin-remote", false, "let --admin-address be on the network: everybody who reaches it reads, without authentication")
+	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain and the policy by TCP as well, as in localhost:15000: every process that is not captured may read them")
+	cmd.Flags().BoolVar(&adminRemote, "admin-remote", false, "allow an --admin-address that is not on loopback: everybody who reaches it can read, without authentication")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
 }

@@ -16,10 +16,10 @@ type limitFlags struct{ agent.ConnectionLimits }
 
 func (f *limitFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.IntVar(&f.WorkloadConnections, "workload-connections", 0, "how many proxied connections one workload may have open; 0: its share of descriptors, memory and ports alone bounds it")
+	fs.IntVar(&f.WorkloadConnections, "workload-connections", 0, "how many proxied connections one workload may have open; 0: as many as its share of descriptors, memory and ports allows")
 	fs.DurationVar(&f.PeekTimeout, "peek-timeout", 10*time.Second, "how long the first bytes of a proxied connection, and the head of a request, may take")
-	fs.DurationVar(&f.IdleTimeout, "idle-timeout", time.Hour, "when a proxied connection on which nothing passes is closed, half-closed ones as well")
-	fs.DurationVar(&f.RecycleTimeout, "recycle-timeout", time.Minute, "for how long nothing must have passed on a proxied connection that is closed to make room when a workload has all that it may have")
+	fs.DurationVar(&f.IdleTimeout, "idle-timeout", time.Hour, "after how long without traffic a proxied connection is closed, also a half-closed one")
+	fs.DurationVar(&f.RecycleTimeout, "recycle-timeout", time.Minute, "how long a proxied connection must be idle to be closed for a new one of its workload, when the workload uses all that it may")
 }
 
 func (f *limitFlags) options(o *agent.Options) error {

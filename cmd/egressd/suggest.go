@@ -22,12 +22,12 @@ func suggestCommand(e env) *cobra.Command {
 		Short: "Print the ServiceEntries that would allow what was denied",
 		Long: `suggest prints the policy that would allow what the running daemon has denied
 since it started, or in audit mode would have denied. Read it before it is put
-in force: it is what programs wanted, not what they should have.
+in force: it allows what programs tried, which may be more than they should have.
 
 Learn a policy with "egressd run --mode audit", which needs no --config, or with
 "egressd exec --mode audit --suggest FILE -- COMMAND". In audit mode the ports are
 those that were connected to. An object that has the name of one of the policy's
-takes the place of that one: ports were added to it.`,
+replaces that one: suggest has added ports to it.`,
 		Example: `  sudo egressd suggest > /etc/egressd/learned.yaml
   sudo egressd suggest -o json | jq .unknown   # asked for, never connected to`,
 		Args: usageArgs(cobra.NoArgs),

@@ -17,7 +17,7 @@ type tableFlags struct{ addresses, flows int }
 func (f *tableFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.IntVar(&f.addresses, "max-addresses", loader.DefaultAddresses, "how many addresses the kernel's tables may grow to, of the policy and learned by DNS; names and endpoints: a quarter of it")
-	fs.IntVar(&f.flows, "max-flows", loader.DefaultFlows, "how many flows of interfaces, and connections to endpoints of services, the kernel's tables have room for; changing it forgets the flows of interfaces")
+	fs.IntVar(&f.flows, "max-flows", loader.DefaultFlows, "how many flows of interfaces, and connections to endpoints of services, the kernel's tables have room for; a change drops what is known of open flows of interfaces")
 }
 
 func (f *tableFlags) options(o *agent.Options) error {

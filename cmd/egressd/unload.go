@@ -24,11 +24,12 @@ func unloadCommand(e env) *cobra.Command {
 		Use:   "unload",
 		Short: "Detach and remove everything from the kernel: the node is open again",
 		Long: `unload stops a running daemon and removes all programs, tables and links of
-egressd from the kernel. Traffic is open at once, also while the daemon still
-lets requests in flight end, and when it is stuck. What an "egressd exec" that was
-killed locked in is freed, too. An egressd that runs and is not reached, because it
-has another --state-dir or its own was removed, or is an exec, would put back what
-is removed: it is named and left alone, and the exit code is 1.`,
+egressd from the kernel. All traffic is open at once, also while the daemon still
+finishes open requests, and when it is stuck. Processes that an "egressd exec" left
+under its policy when it was killed are free, too. unload cannot stop an egressd
+that it does not reach (one with another --state-dir, one whose own was removed, an
+exec), and that one would put back what is removed: unload names it, leaves its
+part alone, and the exit code is 1.`,
 		Example: "  sudo egressd unload",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -56,15 +56,15 @@ func TestMedian(t *testing.T) {
 
 func TestResult(t *testing.T) {
 	b := &bench{options: options{rounds: 2, duration: time.Second}}
-	b.contestants = []contestant{{name: "direct"}, {name: "nginx"}, {name: "broken"}}
+	b.subjects = []subject{{name: "direct"}, {name: "nginx"}, {name: "broken"}}
 	res := newResult(b.options)
 	res.contest(b)
-	d := disciplines()[0]
+	d := benchmarks()[0]
 	for _, v := range []float64{100, 200} {
-		res.add(d, b.contestants[0], sample{value: v})
-		res.add(d, b.contestants[1], sample{value: v / 2, cpu: 20e-6})
+		res.add(d, b.subjects[0], sample{value: v})
+		res.add(d, b.subjects[1], sample{value: v / 2, cpu: 20e-6})
 	}
-	res.fail(d, b.contestants[2], errors.New("refused"))
+	res.fail(d, b.subjects[2], errors.New("refused"))
 	var text, doc bytes.Buffer
 	if err := errors.Join(res.writeText(&text), res.writeJSON(&doc)); err != nil {
 		t.Fatal(err)

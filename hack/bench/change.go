@@ -86,7 +86,7 @@ func (b *bench) change(ctx context.Context, path string, content []byte, added s
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupWait)
 	defer cancel()
-	cmd := b.w.Client(ctx, b.contestants[1].cg, self, lookupVerb, net.JoinHostPort(world.ResolverV4, "53"), added)
+	cmd := b.w.Client(ctx, b.subjects[1].cg, self, lookupVerb, net.JoinHostPort(world.ResolverV4, "53"), added)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return 0, err

@@ -23,7 +23,7 @@ const (
 	dialWarm = 100
 )
 
-// errNoPart: the contestant has no part in what is measured.
+// errNoPart: the subject has no part in what is measured.
 var errNoPart = errors.New("not applicable")
 
 // dial measures one connect() after the other to a port of the origin, for
@@ -32,7 +32,7 @@ var errNoPart = errors.New("not applicable")
 // value is the median in microseconds. Where nothing is in between, a refusal
 // is the origin's and takes the way there and back. nginx and HAProxy are left
 // out: they have no part in the client's connect().
-func (b *bench) dial(ctx context.Context, c contestant, vip string, port uint16) (sample, error) {
+func (b *bench) dial(ctx context.Context, c subject, vip string, port uint16) (sample, error) {
 	if c.addr != "" && c.addr != originV4 {
 		return sample{}, errNoPart
 	}

@@ -2,14 +2,14 @@
 
 // Command bench measures egressd against no proxy at all, nginx with and without
 // keep-alive to the origin, HAProxy and sniproxy, side by side in one run on one machine: the same client, the same origin
-// and the same wire, the contestants taking turns round by round. Only the
+// and the same wire, the subjects taking turns round by round. Only the
 // ratios mean something; the numbers behind them are this machine's.
 //
 // Then it measures egressd alone with a big policy: loading it, changing it,
 // its memory, and that connect() costs what it does with a small one.
 //
 // It needs root and wrk and nginx (for the origin). Of the
-// contestants, those that are not installed are left out.
+// subjects, those that are not installed are left out.
 package main
 
 import (
@@ -45,7 +45,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each is measured; the median counts")
 	flag.StringVar(&o.output, "o", "text", "output format: text or json")
 	flag.StringVar(&o.egressd, "egressd", "", "the egressd binary; built from ./cmd/egressd if empty")
-	flag.StringVar(&o.only, "only", "", "comma-separated contestants; all if empty")
+	flag.StringVar(&o.only, "only", "", "comma-separated subjects; all if empty")
 	flag.IntVar(&o.conns, "c", 32, "concurrent connections of the HTTP client")
 	flag.StringVar(&o.what, "what", "", "comma-separated measurements, of "+strings.Join(keys(), ", ")+"; all if empty")
 	if len(os.Args) > 1 && verbs[os.Args[1]] != nil {
@@ -89,7 +89,7 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	res := newResult(o)
-	if err := measureContestants(ctx, o, res); err != nil {
+	if err := measureSubjects(ctx, o, res); err != nil {
 		return err
 	}
 	if err := measureScale(ctx, o, res); err != nil {
@@ -101,9 +101,9 @@ func run(ctx context.Context, o options) (err error) {
 	return res.writeText(os.Stdout)
 }
 
-// measureContestants compares egressd with the others.
-func measureContestants(ctx context.Context, o options, res *result) (err error) {
-	if len(o.disciplines()) == 0 {
+// measureSubjects compares egressd with the others.
+func measureSubjects(ctx context.Context, o options, res *result) (err error) {
+	if len(o.benchmarks()) == 0 {
 		return nil
 	}
 	b, err := newBench(ctx, o, nil)
@@ -130,15 +130,15 @@ func split(list string) []string {
 // keys are the names of all measurements.
 func keys() []string {
 	var out []string
-	for _, d := range disciplines() {
+	for _, d := range benchmarks() {
 		out = append(out, d.key)
 	}
 	return append(out, scaleKeys...)
 }
 
-// disciplines are those that were asked for.
-func (o options) disciplines() []discipline {
-	return slices.DeleteFunc(disciplines(), func(d discipline) bool { return !o.measures(d.key) })
+// benchmarks are those that were asked for.
+func (o options) benchmarks() []benchmark {
+	return slices.DeleteFunc(benchmarks(), func(d benchmark) bool { return !o.measures(d.key) })
 }
 
 // measures says whether a measurement was asked for.
@@ -146,7 +146,7 @@ func (o options) measures(key string) bool {
 	return o.what == "" || slices.Contains(split(o.what), key)
 }
 
-// wanted says whether a contestant was asked for.
+// wanted says whether a subject was asked for.
 func (o options) wanted(name string) bool {
 	return o.only == "" || slices.Contains(split(o.only), name)
 }

@@ -15,39 +15,39 @@ import (
 
 // sample is one measurement.
 type sample struct {
-	// value is in the discipline's unit.
+	// value is in the benchmark's unit.
 	value float64
 	// cpu is the proxy's processor time per request in seconds, or per
 	// gigabyte for throughput; 0 without a proxy.
 	cpu float64
 }
 
-// discipline is one thing that is measured.
-type discipline struct {
+// benchmark is one thing that is measured.
+type benchmark struct {
 	// key is what -what calls it.
 	key, name, unit, cpuUnit string
 	// cpuScale converts sample.cpu to cpuUnit.
 	cpuScale float64
-	run      func(*bench, context.Context, contestant) (sample, error)
+	run      func(*bench, context.Context, subject) (sample, error)
 }
 
-func disciplines() []discipline {
-	http := func(key, name, unit, cpuUnit, url string, closing bool) discipline {
-		return discipline{key, name, unit, cpuUnit, 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+func benchmarks() []benchmark {
+	http := func(key, name, unit, cpuUnit, url string, closing bool) benchmark {
+		return benchmark{key, name, unit, cpuUnit, 1e6, func(b *bench, ctx context.Context, c subject) (sample, error) {
 			return b.wrk(ctx, c, url, closing)
 		}}
 	}
-	streams := func(key, name string, port uint16, n int, hello bool) discipline {
-		return discipline{key, name, "Gbit/s", "ms CPU/GB", 1e3, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+	streams := func(key, name string, port uint16, n int, hello bool) benchmark {
+		return benchmark{key, name, "Gbit/s", "ms CPU/GB", 1e3, func(b *bench, ctx context.Context, c subject) (sample, error) {
 			return b.streams(ctx, c, port, n, hello)
 		}}
 	}
-	dial := func(key, name, vip string, port uint16) discipline {
-		return discipline{key, name, "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c contestant) (sample, error) {
+	dial := func(key, name, vip string, port uint16) benchmark {
+		return benchmark{key, name, "µs", "µs CPU/conn", 1e6, func(b *bench, ctx context.Context, c subject) (sample, error) {
 			return b.dial(ctx, c, vip, port)
 		}}
 	}
-	return []discipline{
+	return []benchmark{
 		http("http", "HTTP keep-alive", "req/s", "µs CPU/req", "http://"+host+"/", false),
 		http("http-new", "HTTP new connections", "conn/s", "µs CPU/req", "http://"+host+"/", true),
 		http("tls-new", "TLS new connections", "conn/s", "µs CPU/conn", "https://"+host+"/", true),
@@ -61,15 +61,15 @@ func disciplines() []discipline {
 	}
 }
 
-// measure runs all rounds; in each, the contestants take turns in every
-// discipline, so that whatever else the machine does hits all alike.
+// measure runs all rounds; in each, the subjects take turns in every
+// benchmark, so that whatever else the machine does hits all alike.
 func (b *bench) measure(ctx context.Context, res *result) error {
 	res.contest(b)
 	for round := range b.rounds {
-		for _, d := range b.disciplines() {
-			for i := range b.contestants {
+		for _, d := range b.benchmarks() {
+			for i := range b.subjects {
 				// Each round another one goes first.
-				c := b.contestants[(i+round)%len(b.contestants)]
+				c := b.subjects[(i+round)%len(b.subjects)]
 				fmt.Fprintf(os.Stderr, "round %d/%d: %s, %s\n", round+1, b.rounds, d.name, c.name)
 				s, err := d.run(b, ctx, c)
 				if ctx.Err() != nil {
@@ -87,7 +87,7 @@ func (b *bench) measure(ctx context.Context, res *result) error {
 }
 
 // cpuTime is the proxy's processor time so far.
-func (c contestant) cpuTime() (time.Duration, error) {
+func (c subject) cpuTime() (time.Duration, error) {
 	if c.cpu == nil {
 		return 0, nil
 	}
@@ -97,7 +97,7 @@ func (c contestant) cpuTime() (time.Duration, error) {
 var wrkLine = regexp.MustCompile(`(?m)^\s*(\d+) requests in ([0-9.]+)(ms|s|m),`)
 
 // wrk measures requests; with closing, each on a connection of its own.
-func (b *bench) wrk(ctx context.Context, c contestant, url string, closing bool) (sample, error) {
+func (b *bench) wrk(ctx context.Context, c subject, url string, closing bool) (sample, error) {
 	if c.httpOnly && strings.HasPrefix(url, "https:") {
 		return sample{}, errNoPart
 	}

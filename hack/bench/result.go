@@ -18,11 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cell is one contestant in one discipline.
+// cell is one subject in one benchmark.
 type cell struct {
-	Contestant string    `json:"contestant"`
-	Values     []float64 `json:"values"`
-	Median     float64   `json:"median"`
+	Subject string    `json:"subject"`
+	Values  []float64 `json:"values"`
+	Median  float64   `json:"median"`
 	// Ratio is the median over that of direct.
 	Ratio float64 `json:"ratio"`
 	// CPU is the proxy's median processor time, in the row's CPUUnit.
@@ -31,12 +31,12 @@ type cell struct {
 	cpus  []float64
 }
 
-// row is one discipline.
+// row is one benchmark.
 type row struct {
-	Discipline string  `json:"discipline"`
-	Unit       string  `json:"unit"`
-	CPUUnit    string  `json:"cpuUnit"`
-	Cells      []*cell `json:"cells"`
+	Benchmark string  `json:"benchmark"`
+	Unit      string  `json:"unit"`
+	CPUUnit   string  `json:"cpuUnit"`
+	Cells     []*cell `json:"cells"`
 }
 
 // result is all that was measured.
@@ -68,14 +68,14 @@ func newResult(o options) *result {
 	return res
 }
 
-// contest makes the rows of b's contestants.
+// contest makes the rows of b's subjects.
 func (res *result) contest(b *bench) {
 	res.Notes = append(res.Notes, b.notes...)
 	res.Peers = peers(b)
-	for _, d := range b.disciplines() {
-		r := &row{Discipline: d.name, Unit: d.unit, CPUUnit: d.cpuUnit}
-		for _, c := range b.contestants {
-			r.Cells = append(r.Cells, &cell{Contestant: c.name})
+	for _, d := range b.benchmarks() {
+		r := &row{Benchmark: d.name, Unit: d.unit, CPUUnit: d.cpuUnit}
+		for _, c := range b.subjects {
+			r.Cells = append(r.Cells, &cell{Subject: c.name})
 		}
 		res.Rows = append(res.Rows, r)
 	}
@@ -84,7 +84,7 @@ func (res *result) contest(b *bench) {
 // peers are the versions of the programs beside egressd, by their own words.
 func peers(b *bench) []string {
 	var out []string
-	for _, c := range b.contestants {
+	for _, c := range b.subjects {
 		flag := map[string]string{"nginx": "-v", "haproxy": "-v", "sniproxy": "-V"}[c.name]
 		if flag == "" {
 			continue
@@ -99,10 +99,10 @@ func peers(b *bench) []string {
 	return out
 }
 
-func (res *result) cell(d discipline, c contestant) *cell {
+func (res *result) cell(d benchmark, c subject) *cell {
 	for _, r := range res.Rows {
 		for _, cl := range r.Cells {
-			if r.Discipline == d.name && cl.Contestant == c.name {
+			if r.Benchmark == d.name && cl.Subject == c.name {
 				return cl
 			}
 		}
@@ -110,14 +110,14 @@ func (res *result) cell(d discipline, c contestant) *cell {
 	panic("bench: no cell for " + d.name + " and " + c.name) // newResult makes all
 }
 
-func (res *result) add(d discipline, c contestant, s sample) {
+func (res *result) add(d benchmark, c subject, s sample) {
 	cl := res.cell(d, c)
 	cl.Values = append(cl.Values, s.value)
 	cl.cpus = append(cl.cpus, s.cpu*d.cpuScale)
 	cl.Median, cl.CPU = median(cl.Values), median(cl.cpus)
 }
 
-func (res *result) fail(d discipline, c contestant, err error) {
+func (res *result) fail(d benchmark, c subject, err error) {
 	res.cell(d, c).Error = err.Error()
 	if errors.Is(err, errNoPart) {
 		return
@@ -125,7 +125,7 @@ func (res *result) fail(d discipline, c contestant, err error) {
 	fmt.Fprintf(os.Stderr, "%s, %s: %v\n", d.name, c.name, err)
 }
 
-// ratios fills in each cell's relation to the first contestant, direct.
+// ratios fills in each cell's relation to the first subject, direct.
 func (res *result) ratios() {
 	for _, r := range res.Rows {
 		for _, cl := range r.Cells {
@@ -163,7 +163,7 @@ func (res *result) writeText(w io.Writer) error {
 		fmt.Fprintln(w, "note:", note)
 	}
 	for _, r := range res.Rows {
-		fmt.Fprintf(w, "\n%s\n", r.Discipline)
+		fmt.Fprintf(w, "\n%s\n", r.Benchmark)
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintf(tw, "\t%s\tof direct\t%s\tspread\t\n", r.Unit, r.CPUUnit)
 		for _, cl := range r.Cells {
@@ -171,14 +171,14 @@ func (res *result) writeText(w io.Writer) error {
 				continue
 			}
 			if len(cl.Values) == 0 {
-				fmt.Fprintf(tw, "%s\tfailed\t\t\t\t\n", cl.Contestant)
+				fmt.Fprintf(tw, "%s\tfailed\t\t\t\t\n", cl.Subject)
 				continue
 			}
 			cpu := "-"
 			if cl.CPU > 0 {
 				cpu = fmt.Sprintf("%.1f", cl.CPU)
 			}
-			fmt.Fprintf(tw, "%s\t%s\t%.2f\t%s\t%s\t\n", cl.Contestant, number(cl.Median), cl.Ratio, cpu, spread(cl.Values))
+			fmt.Fprintf(tw, "%s\t%s\t%.2f\t%s\t%s\t\n", cl.Subject, number(cl.Median), cl.Ratio, cpu, spread(cl.Values))
 		}
 		if err := tw.Flush(); err != nil {
 			return err

@@ -154,14 +154,14 @@ func (b *bench) loadAlone(ctx context.Context, sc *scale) error {
 // flat measures connect() in turns: without egressd, with the small policy,
 // with this one.
 func (b *bench) flat(ctx context.Context, small *bench) (*flat, error) {
-	var medians [2][3]float64 // by port, then by contestant
+	var medians [2][3]float64 // by port, then by subject
 	for p, port := range []uint16{closedPort, tcpPort} {
 		var values [3][]float64
 		for round := range 2*b.rounds + 1 {
 			for i := range values {
 				turn := (i + round) % len(values)
 				on := [3]*bench{b, small, b}[turn]
-				s, err := on.dial(ctx, on.contestants[min(turn, 1)], "", port)
+				s, err := on.dial(ctx, on.subjects[min(turn, 1)], "", port)
 				if err != nil {
 					return nil, err
 				}

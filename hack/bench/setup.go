@@ -39,8 +39,8 @@ const (
 	startWait = 10 * time.Second
 )
 
-// contestant is one way from the client to the origin.
-type contestant struct {
+// subject is one way from the client to the origin.
+type subject struct {
 	name string
 	// addr is where the host's name leads the client: the origin itself, or a
 	// proxy on the node.
@@ -56,17 +56,17 @@ type contestant struct {
 // bench is the laid-out track.
 type bench struct {
 	options
-	w           *world.World
-	dir         string
-	contestants []contestant
-	notes       []string          // who is left out, and why
-	policy      map[string][]byte // egressd's further configuration, by file name
-	daemon      *world.Daemon
-	started     time.Duration // what the daemon took to be ready
-	closers     []func() error
+	w        *world.World
+	dir      string
+	subjects []subject
+	notes    []string          // who is left out, and why
+	policy   map[string][]byte // egressd's further configuration, by file name
+	daemon   *world.Daemon
+	started  time.Duration // what the daemon took to be ready
+	closers  []func() error
 }
 
-// newBench builds the world, the origin and the contestants.
+// newBench builds the world, the origin and the subjects.
 func newBench(ctx context.Context, o options, policy map[string][]byte) (b *bench, err error) {
 	b = &bench{options: o, policy: policy}
 	defer func() {
@@ -90,7 +90,7 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 	if err := b.origin(ctx); err != nil {
 		return b, fmt.Errorf("origin: %w", err)
 	}
-	b.contestants = append(b.contestants, contestant{name: "direct", addr: originV4})
+	b.subjects = append(b.subjects, subject{name: "direct", addr: originV4})
 	for _, c := range []struct {
 		name string
 		add  func(context.Context) error
@@ -102,7 +102,7 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 			b.notes = append(b.notes, fmt.Sprintf("%s is left out: %v", c.name, err))
 		}
 	}
-	if len(b.contestants) == 1 {
+	if len(b.subjects) == 1 {
 		return b, fmt.Errorf("nobody to compare with: %v", b.notes)
 	}
 	return b, nil
@@ -211,7 +211,7 @@ func (b *bench) proxy(ctx context.Context, name, addr string, line ...string) er
 	if err != nil {
 		return err
 	}
-	b.contestants = append(b.contestants, contestant{name: name, addr: addr, cpu: cg.CPU})
+	b.subjects = append(b.subjects, subject{name: name, addr: addr, cpu: cg.CPU})
 	return nil
 }
 
@@ -231,7 +231,7 @@ func (b *bench) nginxClose(ctx context.Context) error {
 	if err := b.proxy(ctx, "nginx-close", "127.0.0.5", "nginx", "-c", conf, "-e", "stderr"); err != nil {
 		return err
 	}
-	b.contestants[len(b.contestants)-1].httpOnly = true
+	b.subjects[len(b.subjects)-1].httpOnly = true
 	return nil
 }
 
@@ -251,7 +251,7 @@ func (b *bench) sniproxy(ctx context.Context) error {
 	if err := b.proxy(ctx, "sniproxy", "127.0.0.4", "sniproxy", "-f", "-c", conf); err != nil {
 		return err
 	}
-	b.contestants[len(b.contestants)-1].tlsOnly = true
+	b.subjects[len(b.subjects)-1].tlsOnly = true
 	return nil
 }
 
@@ -277,14 +277,14 @@ func (b *bench) egress(ctx context.Context) error {
 		return err
 	}
 	b.closers = append(b.closers, cg.Close)
-	b.contestants = append(b.contestants, contestant{name: "egressd", cg: cg, cpu: d.CPU})
+	b.subjects = append(b.subjects, subject{name: "egressd", cg: cg, cpu: d.CPU})
 	return nil
 }
 
-// client prepares a load generator for a contestant. All use the same URL;
+// client prepares a load generator for a subject. All use the same URL;
 // /etc/hosts says where it leads. With egressd there is no such line: the
 // name is resolved, as egressd demands.
-func (b *bench) client(ctx context.Context, c contestant, line ...string) *world.Cmd {
+func (b *bench) client(ctx context.Context, c subject, line ...string) *world.Cmd {
 	line = pin("client", line...)
 	if c.addr == "" {
 		return b.w.Client(ctx, c.cg, line[0], line[1:]...)

@@ -34,7 +34,7 @@ const (
 // Gbit/s as the origin receives them. With hello, each starts with a
 // ClientHello, as whoever reads SNI wants it; what follows is not encrypted,
 // which would cost more than everything that is compared here.
-func (b *bench) streams(ctx context.Context, c contestant, port uint16, n int, hello bool) (_ sample, err error) {
+func (b *bench) streams(ctx context.Context, c subject, port uint16, n int, hello bool) (_ sample, err error) {
 	if c.httpOnly || c.tlsOnly && !hello {
 		return sample{}, errNoPart
 	}
@@ -70,7 +70,7 @@ func (b *bench) streams(ctx context.Context, c contestant, port uint16, n int, h
 	return b.window(ctx, c, n)
 }
 
-// idle waits until the streams of the contestant before are closed: a proxy
+// idle waits until the streams of the subject before are closed: a proxy
 // may still have some of their bytes.
 func (b *bench) idle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
@@ -90,7 +90,7 @@ func (b *bench) idle(ctx context.Context) error {
 }
 
 // window measures what the origin receives and the proxy uses for a while.
-func (b *bench) window(ctx context.Context, c contestant, n int) (sample, error) {
+func (b *bench) window(ctx context.Context, c subject, n int) (sample, error) {
 	cpu, err := c.cpuTime()
 	if err != nil {
 		return sample{}, err

@@ -109,7 +109,7 @@ func TestHoldDetached(t *testing.T) {
 		}
 	}
 	n.isReady(t, "put back", true, "")
-	if log := n.d.Log(); strings.Count(log, "is back") != 1 || !strings.Contains(log, "egd_connect4, egd_connect6") {
+	if log := n.d.Log(); strings.Count(log, "was put back") != 1 || !strings.Contains(log, "egd_connect4, egd_connect6") {
 		t.Error("the log does not say it in one line")
 	}
 	if err := n.d.Kill(); err != nil {
@@ -208,7 +208,7 @@ func TestHoldMount(t *testing.T) {
 		return errors.Join(unix.Unmount(bpffs, unix.MNT_DETACH), unix.MoveMount(node, "", unix.AT_FDCWD, bpffs, unix.MOVE_MOUNT_F_EMPTY_PATH))
 	})
 	n.isReady(t, "the node's again", true, "")
-	if got := strings.Count(n.d.Log(), "egressd holds again"); got != 1 {
+	if got := strings.Count(n.d.Log(), "everything of egressd is in place in the kernel again"); got != 1 {
 		t.Errorf("mounted again: the log says it %d times", got)
 	}
 	if err := n.d.Kill(); err != nil {

@@ -62,30 +62,30 @@ func traffic(k loader.FaultKind, what string) string {
 		return "what is redirected to this listener is refused"
 	case loader.InterfaceFault:
 		if strings.Contains(what, "steered packets") {
-			return "what comes by a guarded interface for the proxy or DNS may be routed on to where it was dialled"
+			return "proxied traffic and DNS of guarded interfaces may be routed to where they were sent, and are NOT filtered then"
 		}
-		return "what comes by this interface, or leaves by it as a frame, passes without a check"
+		return "traffic that comes in by this interface, or leaves by it as raw frames, is NOT filtered"
 	}
 	switch {
 	case strings.HasPrefix(what, "egd_connect"):
-		return "connections of the captured processes to any address are open"
+		return "captured processes may connect to any address"
 	case what == "egd_skb_egress":
 		return "datagrams of the captured processes, and names of TLS connections, are not checked"
 	case what == "egd_sock_create":
-		return "captured processes may open raw sockets and send by them whatever they want"
+		return "captured processes may open raw sockets and send anything by them"
 	case strings.HasPrefix(what, "egd_bind"):
-		return "captured processes may take the ports of egressd when it is not there"
+		return "captured processes may take the ports of egressd when it does not run"
 	}
-	return "what needs this program is refused or shown under another address"
+	return "connections that need this program are refused, or show another address of their peer"
 }
 
 const (
-	fixHook     = "see with bpftool cgroup show that no other program is in its place, and restart egressd; \"egressd unload\" opens"
-	fixPin      = "see that nobody removes pins or unmounts the bpf filesystem, and that no other egressd has the directory; mount it again (mount -t bpf bpffs " + bpffs.Root + ") or restart egressd"
+	fixHook     = "check with \"bpftool cgroup show\" that no other program took its place, and restart egressd; \"egressd unload\" opens all traffic"
+	fixPin      = "check that nobody removes pins or unmounts the bpf filesystem, and that no other egressd has the directory; mount it again (mount -t bpf bpffs " + bpffs.Root + ") or restart egressd"
 	fixOther    = "restart egressd"
-	sayMissing  = "egressd does not hold any more, and is not ready"
-	sayRepaired = "something of egressd was missing in the kernel and is back"
-	sayAgain    = "egressd holds again"
+	sayMissing  = "something of egressd is missing in the kernel and could not be put back; egressd is not ready"
+	sayRepaired = "something of egressd was missing in the kernel and was put back"
+	sayAgain    = "everything of egressd is in place in the kernel again"
 )
 
 func fix(k loader.FaultKind) string {
@@ -116,7 +116,7 @@ func (k *Keeper) Saw(faults []loader.Loss) (rehooked bool) {
 		repaired[f.Kind] = append(repaired[f.Kind], f.What)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(repaired)) {
-		k.log.Warn(sayRepaired+"; somebody else took it away", "kind", kind, "what", strings.Join(repaired[kind], ", "),
+		k.log.Warn(sayRepaired+"; another process had removed it", "kind", kind, "what", strings.Join(repaired[kind], ", "),
 			"traffic", "until now: "+traffic(kind, repaired[kind][len(repaired[kind])-1]))
 	}
 	k.tell(now)

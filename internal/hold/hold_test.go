@@ -33,16 +33,16 @@ func TestKeeper(t *testing.T) {
 	}{
 		{what: "nothing", holds: true},
 		{what: "repaired", faults: []loader.Loss{hook("egd_connect4", nil), hook("egd_connect6", nil)},
-			lines: []string{"level=WARN|egd_connect4, egd_connect6|any address are open"}, rehooked: true, holds: true},
+			lines: []string{"level=WARN|egd_connect4, egd_connect6|may connect to any address"}, rehooked: true, holds: true},
 		{what: "fails", faults: []loader.Loss{hook("egd_connect4", gone)},
-			lines: []string{"level=ERROR|egd_connect4|any address are open|restart egressd|gone"}, failures: 1},
+			lines: []string{"level=ERROR|egd_connect4|may connect to any address|restart egressd|gone"}, failures: 1},
 		{what: "fails still", faults: []loader.Loss{hook("egd_connect4", gone)}, failures: 1},
 		{what: "fails otherwise", faults: []loader.Loss{hook("egd_connect4", errors.New("refused"))},
 			lines: []string{"level=ERROR|refused"}, failures: 1},
 		{what: "and a pin", faults: []loader.Loss{hook("egd_connect4", errors.New("refused")), pin},
 			lines: []string{"level=ERROR|link_egd_bind4|killed all traffic is open"}, failures: 1},
 		{what: "the pin alone", faults: []loader.Loss{pin}},
-		{what: "all well", lines: []string{"level=INFO|holds again"}, holds: true},
+		{what: "all well", lines: []string{"level=INFO|in place in the kernel again"}, holds: true},
 		{what: "and stays so", holds: true},
 	} {
 		log.Reset()

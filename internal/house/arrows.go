@@ -94,10 +94,18 @@ func arrowsOf(fset *token.FileSet, path string, files []*ast.File, imp types.Imp
 func (o Order) Up(arrows []Arrow) ([]Arrow, error) {
 	var up []Arrow
 	var errs []error
+	stages := map[string]int{}
+	stage := func(file string) int {
+		s, known := stages[file]
+		if !known {
+			var err error
+			s, err = o.stageOf(file)
+			stages[file], errs = s, append(errs, err) // said once for a file
+		}
+		return s
+	}
 	for _, a := range arrows {
-		from, err := o.stageOf(a.From)
-		to, err2 := o.stageOf(a.To)
-		if errs = append(errs, err, err2); from < to {
+		if stage(a.From) < stage(a.To) {
 			up = append(up, a)
 		}
 	}

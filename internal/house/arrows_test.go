@@ -85,8 +85,15 @@ func TestArrowsOf(t *testing.T) {
 		!strings.Contains(err.Error(), "high.go is in no stage") || !strings.Contains(err.Error(), "no gone.go") || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("a wrong table: %v", err)
 	}
-	if _, err := o.Up(arrows); err == nil {
-		t.Error("an arrow of a file in no stage is counted")
+	all := []Arrow{{From: "low.go", To: "high.go"}, {From: "high.go", To: "low.go"}, {From: "high.go", To: "own.go"}}
+	_, err = o.Up(all)
+	if err == nil {
+		t.Fatal("an arrow of a file in no stage is counted")
+	}
+	for _, file := range []string{"high.go", "own.go"} { // once, however many arrows it has
+		if n := strings.Count(err.Error(), file+" is in no stage"); n != 1 {
+			t.Errorf("%s: said %d times: %v", file, n, err)
+		}
 	}
 }
 

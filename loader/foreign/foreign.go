@@ -139,7 +139,7 @@ func programsAt(dir string, attach ebpf.AttachType) (ids []uint32, flags uint32,
 }
 
 // ErrInTheWay says that somebody else's program is in the way.
-var ErrInTheWay = errors.New("a program of somebody else")
+var ErrInTheWay = errors.New("another BPF program")
 
 // AttachCgroup attaches a program to a cgroup. If another program forbids it, the
 // error says which one, and how to be rid of it.
@@ -149,8 +149,8 @@ func AttachCgroup(path string, prog *ebpf.Program, attach ebpf.AttachType) (link
 		return l, err
 	}
 	if p := forbidding(path, attach); p != nil {
-		return nil, fmt.Errorf("%w, %q (id %d), attached to %s without BPF_F_ALLOW_MULTI, lets no other one beside or below it; "+
-			"detach it (%s) and attach it with \"multi\", or do without it, and start egressd again: %w", ErrInTheWay, p.Name, p.ID, p.Cgroup, p.Detach(), err)
+		return nil, fmt.Errorf("%w, %q (id %d), is attached to %s without BPF_F_ALLOW_MULTI, so no other can be attached there or below; "+
+			"detach it (%s), attach it again with \"multi\" if it is needed, and start egressd again: %w", ErrInTheWay, p.Name, p.ID, p.Cgroup, p.Detach(), err)
 	}
 	return nil, err
 }

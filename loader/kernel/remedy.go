@@ -27,7 +27,7 @@ func Explain(err error) error {
 		return fmt.Errorf("%w; the kernel refused memory for egressd's tables: %s", err, memoryLimit())
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		if missing := missingCapabilities(); len(missing) > 0 {
-			return fmt.Errorf("%w; egressd has not the capabilities %s: run it as root of the node, in a container with securityContext.privileged or with these capabilities added",
+			return fmt.Errorf("%w; egressd lacks the capabilities %s: run it as root of the node, in a container with securityContext.privileged or with these capabilities added",
 				err, strings.Join(missing, ", "))
 		}
 		return fmt.Errorf("%w; the kernel does not let egressd use bpf(2) although it has the capabilities: look for a seccomp filter of the container, a security module, or kernel lockdown", err)

@@ -33,3 +33,39 @@ func TestHTTPRoutesAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestHTTPRouteOriginsAgain: where HTTPRoutes write their destinations is known of
+// the last Load alone. A change elsewhere, which leaves the routes as they are, adds
+// nothing to it.
+func TestHTTPRouteOriginsAgain(t *testing.T) {
+	const route = `---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r}, spec: {
+  parentRefs: [{kind: ServiceEntry, group: networking.istio.io, name: sites}],
+  rules: [{backendRefs: [{kind: Hostname, group: networking.istio.io, name: backend.example.org, port: 80}]}]}}
+`
+	entry := func(name string) []byte {
+		return fmt.Appendf(nil, "---\n{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: %s}, spec: {hosts: [%s.example.org], ports: [{number: 80, name: http}], resolution: DNS}}\n", name, name)
+	}
+	r := NewReader(goldenOptions)
+	routes := File{Name: "routes", Data: []byte(sharedEntry + route)}
+	for i := range 4 {
+		cfg, findings := r.Load([]File{routes, {Name: "entries", Data: slices.Concat(entry("backend"), entry(fmt.Sprintf("other-%d", i)))}})
+		if cfg == nil {
+			t.Fatalf("Load %d: %v", i, findings)
+		}
+		in := 0
+		for _, vs := range cfg.VirtualServices {
+			for _, rule := range vs.HTTP {
+				for _, to := range rule.Route {
+					in++
+					if _, known := r.l.origins[to]; !known {
+						t.Errorf("Load %d: where %v is written is not known", i, to.Destination)
+					}
+				}
+			}
+		}
+		if in == 0 || len(r.l.origins) != in {
+			t.Errorf("Load %d: %d places are known of %d destinations", i, len(r.l.origins), in)
+		}
+	}
+}
