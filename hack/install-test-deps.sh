@@ -62,6 +62,7 @@ for set in "${@:-test}"; do
 		need_command iptables iptables
 		need_command jq jq
 		need_command openssl openssl
+		need_command pgrep procps
 		;;
 	vm)
 		need_command qemu-system-x86_64 qemu-system-x86
