@@ -1,4 +1,4 @@
-# Words: build, image, generate, test, test-vm, attack, demo, bench, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
+# Words: build, image, generate, test, test-vm, test-node, kube-tools, attack, demo, bench, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -8,7 +8,7 @@ IMAGE   ?= egressd:$(VERSION)
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build image generate check-generated test test-vm attack demo bench soak fuzz bpf-coverage lint house clean help
+.PHONY: all build image generate check-generated test test-vm test-node kube-tools attack demo bench soak fuzz bpf-coverage lint house clean help
 all: build
 
 build: ## bin/egressd, static
@@ -35,6 +35,16 @@ test: ## every test; installs through apt-get what they need and is missing
 
 test-vm: ## the kernel's part of the tests, on Debian's Linux 6.1 and 6.12 in QEMU
 	hack/vm/run
+
+test-node: ## egressd on a whole Kubernetes node, in namespaces of its own; NODE_MODES='hybrid unified'
+	hack/install-test-deps.sh node
+	hack/kube/build all >/dev/null
+	for mode in $(or $(NODE_MODES),$(if $(wildcard /sys/fs/cgroup/unified),hybrid) unified); do \
+		$(GO) test -tags node -count=1 -timeout 30m $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./internal/nodetest -args -mode $$mode || exit 1; \
+	done
+
+kube-tools: ## the programs of a Kubernetes node that tests use, built from the Go module proxy; minutes, then cached
+	hack/kube/build all
 
 attack: ## every way out that is known, tried; prints the table, writes docs/ATTACKS.md
 	hack/install-test-deps.sh test

@@ -3,7 +3,7 @@
 # benchmark or the test machines use, and only those that are missing. No
 # service is started, and none that runs is touched.
 #
-#   hack/install-test-deps.sh [test] [generate] [lint] [bench] [vm]     (default: test)
+#   hack/install-test-deps.sh [test] [generate] [lint] [bench] [vm] [node]     (default: test)
 set -euo pipefail
 
 missing=()
@@ -54,11 +54,22 @@ for set in "${@:-test}"; do
 		need_command wrk wrk
 		need_command sniproxy sniproxy
 		;;
+	node)
+		need_command containerd containerd
+		need_command runc runc
+		need_file /usr/lib/cni/bridge containernetworking-plugins
+		need_command ip iproute2
+		need_command nft nftables
+		need_command iptables iptables
+		need_command jq jq
+		need_command openssl openssl
+		need_command pgrep procps
+		;;
 	vm)
 		need_command qemu-system-x86_64 qemu-system-x86
 		;;
 	*)
-		echo "usage: $0 [test] [generate] [lint] [bench] [vm]" >&2
+		echo "usage: $0 [test] [generate] [lint] [bench] [vm] [node]" >&2
 		exit 2
 		;;
 	esac

@@ -120,6 +120,8 @@ var floors = map[string][]string{
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
 	"./internal/machine":             {"./internal/world", "github.com/vishvananda/netlink", "golang.org/x/sys/unix", "gvisor.dev/gvisor/pkg/tcpip"},
+	"./internal/kubetest":            {"./internal/cgroup", "./internal/testenv", "k8s.io/", "golang.org/x/sys/unix"},
+	"./internal/nodetest":            {"./internal/kubetest", "./internal/testenv", "./internal/world"},
 	"./internal/demo":                {"./examples", "./internal/world", "./policy"},
 	"./internal/learned/learnedtest": {"./policy", "./internal/hostname"},
 	"./internal/attack":              nil,
@@ -128,6 +130,7 @@ var floors = map[string][]string{
 	"./hack/house":                   {"./internal/house"},
 	"./hack/bpfcover":                {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
 	"./hack/bench":                   {"./policy/load", "./internal/peek/peektest", "./internal/world", "golang.org/x/sys/unix"},
+	"./hack/kube/tool":               {"github.com/miekg/dns"},
 	"./hack/soak":                    {"./internal/world"},
 	"./examples":                     nil,
 }
@@ -139,22 +142,24 @@ var keepers = []struct {
 	by      []string
 	inTests []string
 }{
-	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world"}, nil},
+	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world", "./hack/kube/tool"}, nil},
 	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tc", "./loader/telemetry", "./internal/testenv", "./hack/bpfcover"}, nil},
 	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader/tc"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/istio/internal/authorization", "./policy/source"}, nil},
-	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source"}, nil},
+	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./internal/kubetest"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},
 	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},
-	{"./internal/testenv", nil, []string{"*"}},
-	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},
+	{"./internal/testenv", []string{"./internal/kubetest", "./internal/nodetest"}, []string{"*"}},
+	{"./internal/kubetest", []string{"./internal/nodetest"}, []string{"*"}},
+	{"./internal/nodetest", nil, nil},
+	{"./internal/world", []string{"./internal/testenv", "./internal/nodetest", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},
 }
 
 func join(lists ...[]string) []string {

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build node
+
+package nodetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/egressd/egressd/internal/world"
+)
+
+// underLoad runs f while a pod asks for what is allowed and another knocks at
+// what is not. No request may fail, and nothing escape.
+func underLoad(t *testing.T, n *Node, ns string, f func()) {
+	t.Helper()
+	n.Apply(t, Pod{Namespace: ns, Name: "load", Once: true, Command: []string{"load", allowed}}.YAML()+
+		Pod{Namespace: ns, Name: "knock", Once: true, Command: append([]string{"knock"}, doors...)}.YAML())
+	n.WaitReady(t, ns, "load", "knock")
+	started(t, n, ns, "load", 20*time.Second)
+	load := n.Container(t, ns, "load")
+	n.nothingEscapes(t, func() {
+		f()
+		before := n.World.GoogleAPIs.Hits()
+		Eventually(t, 20*time.Second, func() error { return more(n.World.GoogleAPIs.Hits(), before) })
+		n.Interrupt(t, load)
+		n.WaitEnded(t, ns, "load")
+		n.MustKubectl(t, "-n", ns, "delete", "pod", "knock", "--grace-period=0", "--force")
+	})
+	if out := n.MustKubectl(t, "-n", ns, "logs", "load"); !strings.Contains(out, ", failed 0") {
+		t.Errorf("the load says %s", out)
+	}
+}
+
+// TestAPIServerAwayEnforced: without the API server what was allowed stays allowed and
+// what was not stays denied, also by an egressd that starts meanwhile. A change
+// that comes when it is back holds.
+func TestAPIServerAwayEnforced(t *testing.T) {
+	n := withEgressd(t)
+	ns := n.Namespace(t, "enforce")
+	n.RunPod(t, Pod{Namespace: ns, Name: "client"})
+	underLoad(t, n, ns, func() {
+		if err := n.Kill("kube-apiserver"); err != nil {
+			t.Fatal(err)
+		}
+		n.killEgressd(t)
+		before := n.World.GoogleAPIs.Hits()
+		Eventually(t, 60*time.Second, func() error { return more(n.World.GoogleAPIs.Hits(), before+100) })
+		if err := n.Start("kube-apiserver"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	n.Apply(t, strings.ReplaceAll(api2, "NAMESPACE", ns))
+	Eventually(t, 30*time.Second, func() error { return n.Get(ns, "client", "http://"+world.API2+"/") })
+}
+
+// killEgressd ends the daemon at once, and waits until the kubelet has started
+// another one.
+func (n *Node) killEgressd(t *testing.T) {
+	t.Helper()
+	before, err := n.egressd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Run("kill", "-9", before); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, 60*time.Second, func() error {
+		now, err := n.egressd()
+		if err == nil && now == before {
+			err = fmt.Errorf("egressd is still process %s", before)
+		}
+		return err
+	})
+}
+
+// egressd is the process of the daemon, by what the runtime says.
+func (n *Node) egressd() (pid string, err error) {
+	out, err := n.Run("ctr", "-n", "k8s.io", "tasks", "ls")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(out) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[2] != "RUNNING" {
+			continue
+		}
+		if comm, err := n.Run("cat", "/proc/"+fields[1]+"/comm"); err == nil && strings.TrimSpace(comm) == "egressd" {
+			return fields[1], nil
+		}
+	}
+	return "", fmt.Errorf("no egressd runs:\n%s", out)
+}
+
+// TestRolledUnderLoad: the DaemonSet is rolled, and its process killed, without
+// one failed request and without one packet that escapes.
+func TestRolledUnderLoad(t *testing.T) {
+	n := withEgressd(t)
+	ns := n.Namespace(t, "enforce")
+	underLoad(t, n, ns, func() {
+		n.MustKubectl(t, "-n", system, "rollout", "restart", "daemonset")
+		if err := n.rollout(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestKilledUnderLoad: a killed daemon is back within the time that the kubelet
+// takes; nothing escapes meanwhile. Requests by way of the daemon fail while it
+// is away, and only then.
+func TestKilledUnderLoad(t *testing.T) {
+	n := withEgressd(t)
+	ns := n.Namespace(t, "enforce")
+	n.RunPod(t, Pod{Namespace: ns, Name: "client"})
+	n.Apply(t, Pod{Namespace: ns, Name: "knock", Command: append([]string{"knock"}, doors...)}.YAML())
+	n.WaitReady(t, ns, "knock")
+	n.nothingEscapes(t, func() {
+		n.killEgressd(t)
+		if err := n.rollout(); err != nil {
+			t.Fatal(err)
+		}
+		Eventually(t, 30*time.Second, func() error { return n.Get(ns, "client", allowed) })
+		n.MustKubectl(t, "-n", ns, "delete", "pod", "knock", "--grace-period=0", "--force")
+	})
+}
+
+// TestRebootEnforced: a node that lost its power becomes ready with egressd, and its pods
+// are held from their first packet.
+func TestRebootEnforced(t *testing.T) {
+	n := withEgressd(t)
+	ns := n.Namespace(t, "enforce")
+	n.Apply(t, Pod{Namespace: ns, Name: "client"}.YAML()+Pod{Namespace: ns, Name: "knock", Command: append([]string{"knock"}, doors...)}.YAML())
+	n.WaitReady(t, ns, "client", "knock")
+	n.nothingEscapes(t, func() {
+		if err := n.Reboot(); err != nil {
+			t.Fatal(err)
+		}
+		Eventually(t, 2*time.Minute, func() error { return n.Get(ns, "client", allowed) })
+		n.WaitReady(t, ns, "knock")
+		n.MustKubectl(t, "-n", ns, "delete", "pod", "knock", "--grace-period=0", "--force")
+	})
+}
+
+// kept is what the kernel keeps for pods.
+type kept struct{ cgroups, pins, entries int }
+
+// mapEntries are the entries of the tables that have some for each workload.
+var mapEntries = regexp.MustCompile(`^egressd_map_entries\{map="egd_(?:workloads|shares|ifaces|devices)"\} (\d+)$`)
+
+// kept counts cgroups below kubepods, what is pinned in the node's BPF file
+// system (programs, links, maps), and the entries of workloads.
+func (n *Node) kept(t *testing.T) (k kept) {
+	t.Helper()
+	root, err := n.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tree := range []string{"sys/fs/cgroup/unified/kubepods", "sys/fs/cgroup/kubepods"} {
+		err := filepath.WalkDir(filepath.Join(root, tree), func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				k.cgroups++
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = filepath.WalkDir(filepath.Join(root, "sys/fs/bpf"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			k.pins++
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(n.metrics(t)) {
+		m := mapEntries.FindStringSubmatch(strings.TrimSpace(line))
+		if m == nil {
+			continue
+		}
+		count, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.entries += count
+	}
+	return k
+}
+
+// metrics are the daemon's.
+func (n *Node) metrics(t *testing.T) string {
+	t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return n.World.Node.Dial(ctx, network, netip.MustParseAddrPort(addr))
+	}}
+	res, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Get("http://127.0.0.1:15020/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("metrics: %s: %v", res.Status, err)
+	}
+	return string(text)
+}
+
+// TestChurn: 200 pods that come and go leave no cgroup, no link and no entry
+// of a map behind.
+func TestChurn(t *testing.T) {
+	const rounds, pods = 5, 40
+	n := withEgressd(t)
+	ns := n.Namespace(t, "enforce")
+	Eventually(t, 60*time.Second, func() error { // pods of earlier tests
+		out, err := n.Kubectl("", "get", "namespaces", "-o", "jsonpath={.items[*].status.phase}")
+		if err == nil && strings.Contains(out, "Terminating") {
+			err = errors.New("namespaces are being removed")
+		}
+		return err
+	})
+	before := n.kept(t)
+	for range rounds {
+		var yaml strings.Builder
+		var names []string
+		for i := range pods {
+			names = append(names, "p"+strconv.Itoa(i))
+			yaml.WriteString(Pod{Namespace: ns, Name: names[i], Label: "churn"}.YAML())
+		}
+		n.Apply(t, yaml.String())
+		n.WaitReady(t, ns, names...)
+		if k := n.kept(t); k.cgroups < before.cgroups+pods || k.entries <= before.entries {
+			t.Fatalf("with %d pods there are %+v, without %+v: they are not counted", pods, k, before)
+		}
+		n.MustKubectl(t, "-n", ns, "delete", "pod", "-l", "app=churn", "--timeout=120s")
+	}
+	Eventually(t, 30*time.Second, func() error {
+		if after := n.kept(t); after != before {
+			return fmt.Errorf("the pods left %+v; before there were %+v", after, before)
+		}
+		return nil
+	})
+}
