@@ -131,6 +131,9 @@ func (r *Kernel) Record(k telemetry.KernelEvent) {
 	if k.Workload == r.Probe {
 		return
 	}
+	if k.Policy == policy.UnknownWorkload && (k.Reason == policy.ReasonNoRule || k.Reason == policy.ReasonTransport) {
+		k.Reason = policy.ReasonUnknownWorkload
+	}
 	if k.Cut() && k.Interface == 0 {
 		if err := r.End(k); err != nil {
 			r.Log.Warn("a denied connection could not be reset; it is silent instead", "error", err)
