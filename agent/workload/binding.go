@@ -104,7 +104,10 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 	at := w.capture.place()
 	node := w.NodeWorkload(s)
 	table, described := map[uint64]loader.WorkloadState{}, map[uint64]loader.WorkloadState{}
-	bound := map[uint32]Bound{Node: {WorkloadState: node, Name: w.opts.Name, Dirs: at.named}}
+	bound := map[uint32]Bound{}
+	if len(at.named) > 0 {
+		bound[Node] = Bound{WorkloadState: node, Name: w.opts.Name, Dirs: at.named}
+	}
 	var errs []error
 	if w.opts.Described {
 		errs = append(errs, w.bindDescribed(at, s, described, bound))
