@@ -196,9 +196,12 @@ func (w *Binding) NodeWorkload(s *policy.Snapshot) loader.WorkloadState {
 func (w *Binding) bindDescribed(at place, s *policy.Snapshot, table map[uint64]loader.WorkloadState, bound map[uint32]Bound) error {
 	var patterns []cgroup.PathPattern
 	var of []int // index of the workload
-	all := s.Workloads()
+	all, root := s.Workloads(), w.capture.podRoot()
 	for i, d := range all {
 		for _, c := range d.Cgroups {
+			if root != "" {
+				c = root.Moved(c)
+			}
 			patterns, of = append(patterns, cgroup.PathPattern(c)), append(of, i)
 		}
 	}

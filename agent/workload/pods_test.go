@@ -58,7 +58,7 @@ func TestBindPods(t *testing.T) {
 			if err := os.Chmod(logs, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			web := "shop/web=" + root.Path(uidA, podcgroup.Burstable)
+			web := "shop/web=" + podcgroup.Path(uidA, podcgroup.Burstable)
 			s := described(t, web, "shop/free="+root.Path(uidB, podcgroup.BestEffort)+"=off", "out/side=system.slice/x")
 			r.mkdir("system.slice/x")
 			r.bind(s)

@@ -22,7 +22,7 @@ import (
 // kubeletScript makes the cgroup $1 the root of a cgroup namespace, as a node's is, with
 // the node's directory of pods' logs at its place, and goes on in the cgroup $3 below it. With
 // $5 it goes on as a container does: in a cgroup namespace of its own, with its own tree
-// mounted there, and the node's as $6 says.
+// mounted there, the node's as $6 says, and beside another process of its container.
 const kubeletScript = `set -e
 root=$1 mnt=$2 unit=$3 logs=$4 own=$5 options=$6; shift 6
 echo 0 >"$root/cgroup.procs"
@@ -36,6 +36,7 @@ mount -t tmpfs -o mode=755 tmpfs /var/log
 mkdir -p /var/log/pods
 mount --bind "$logs" /var/log/pods
 [ -n "$own" ] || exec "$@"
+sleep 300 >/dev/null 2>&1 &
 exec unshare --cgroup sh -c "set -e
 mount -t cgroup2 cgroup2 \"\$0\"
 [ -z \"$options\" ] || mount -o \"$options\" \"$mnt\"
@@ -108,7 +109,7 @@ func (k *kubelet) describe(pods ...string) {
 	for _, p := range pods {
 		f := append(strings.Fields(p), "enforce")
 		fmt.Fprintf(&text, "apiVersion: egressd.dev/v1\nkind: Workload\nmetadata: {name: %s, namespace: shop}\nspec: {cgroups: [%q], mode: %q}\n---\n",
-			f[0], k.root.Path(f[1], f[2]), f[3])
+			f[0], podcgroup.Path(f[1], f[2]), f[3])
 	}
 	k.write(k.t, "workloads.yaml", text.String())
 }
@@ -232,7 +233,7 @@ func TestKubepods(t *testing.T) {
 		if err := k.d.Launch(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, soon, "the daemon says that there are no pods yet", func() bool {
+		eventually(t, clientTimeout, "the daemon says that there are no pods yet", func() bool {
 			e := k.egressd(t, "status")
 			return strings.Contains(e.stdout, "no kubelet has made") && strings.Contains(e.stdout, "ready: false")
 		})
@@ -438,4 +439,77 @@ func TestKubepodsSoon(t *testing.T) {
 		took = append(took, time.Since(begin))
 	}
 	t.Logf("known after, with the time of asking for the status: %v", took)
+	all := time.Duration(0)
+	for _, d := range took {
+		all += d
+	}
+	// Who only looks again each two seconds takes a second on average.
+	if all > 10*time.Second {
+		t.Errorf("%d pods were known after %v in all: nobody was told of them", len(took), all)
+	}
+}
+
+// leaveScript tries to leave the cgroup $1 for each of the others, as who owns it, and to
+// go on in one that it makes there; then it dials.
+const leaveScript = `import os, socket, sys
+own, others, addrs = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
+if sys.argv[0]: os.setuid(65534)
+def enter(at):
+    try:
+        f = os.open(at + "/cgroup.procs", os.O_WRONLY)
+        os.write(f, b"0")
+        return True
+    except OSError: return False
+print("left:", [at for at in others if enter(at)])
+os.makedirs(own + "/kubepods/burstable", exist_ok=True)
+print("inside:", enter(own + "/kubepods/burstable"))
+out = []
+for addr in addrs:
+    try: socket.create_connection((addr, 443), 3); out.append(addr)
+    except OSError: pass
+print("out:", out)`
+
+// TestKubepodsLeave: who owns the cgroup of its container, as in a pod with a user namespace or a
+// privileged one that sees its own tree alone, may make cgroups in it and stays what it is; it
+// neither gets out nor becomes another pod. The twin is a process that is in no pod.
+func TestKubepodsLeave(t *testing.T) {
+	t.Parallel()
+	k := kubeletOf(t, prepare(t, map[string]string{"api.yaml": tcp("api", world.API, "7")}, nil), "kubepods")
+	a, free := k.container(podA, podcgroup.Burstable, 1), k.container(podB, podcgroup.Burstable, 2)
+	k.describe("web "+podA+" Burstable", "free "+podB+" Burstable off")
+	if err := k.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k.isFree("the other pod", free)
+	delegate(t, a.Path())
+	others := strings.Join([]string{free.Path(), filepath.Dir(a.Path()), filepath.Join(k.d.Root.Path(), "kubepods"), k.in.Path(), k.d.Root.Path()}, ",")
+	attempt := func(cg *world.Cgroup, own string) string {
+		t.Helper()
+		e := k.run(t, cg, python(t), "-c", "import sys; sys.argv[0] = 'nobody'\n"+leaveScript, own, others, world.StrangerV4, world.StrangerV6)
+		if e.code != 0 {
+			t.Fatalf("%+v", e)
+		}
+		return e.stdout
+	}
+	k.noWire(t, func() {
+		if got := attempt(a, a.Path()); got != "left: []\ninside: True\nout: []\n" {
+			t.Errorf("the owner of the container's cgroup:\n%s", got)
+		}
+	}, world.StrangerV4, world.StrangerV6)
+	// Root in a container that sees its own tree alone.
+	own := t.TempDir()
+	inner := k.container(podA, podcgroup.Burstable, 3)
+	k.noWire(t, func() {
+		e := k.run(t, inner, "unshare", "--cgroup", "--mount", "sh", "-ec",
+			`mount -t cgroup2 own "$0"; umount -l "$1"; exec "$2" -c "import sys; sys.argv[0] = ''`+"\n"+strings.ReplaceAll(leaveScript, `"`, `\"`)+`" "$0" "$0/..,$1" "$3" "$4"`,
+			own, mount(t), python(t), world.StrangerV4, world.StrangerV6)
+		if e.code != 0 || e.stdout != "left: []\ninside: True\nout: []\n" {
+			t.Errorf("root in a container with its own tree: %+v", e)
+		}
+	}, world.StrangerV4, world.StrangerV6)
+	outside := childOf(t, k.d.Root, "outside")
+	delegate(t, outside.Path())
+	if got := attempt(outside, outside.Path()); !strings.Contains(got, world.StrangerV4+"', '"+world.StrangerV6) {
+		t.Errorf("who is in no pod:\n%s", got)
+	}
 }

@@ -7,6 +7,7 @@ package podcgroup
 
 import (
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -41,6 +42,20 @@ type Root string
 // Usual are the roots of kubelets without --cgroup-root, and with the one that kind
 // gives.
 var Usual = []Root{"kubepods", "kubepods.slice", "kubelet/kubepods", "kubelet.slice/kubelet-kubepods.slice"}
+
+// Path is the cgroup of a pod as a Workload names it, by its UID and its class, whatever
+// driver the kubelet has and wherever its root is (Root.Moved); "" where these are none.
+func Path(uid, qos string) string { return Usual[0].Path(uid, qos) }
+
+// Moved is where a pod's cgroup is that is named by one of the usual roots; any other path
+// stays as it is.
+func (r Root) Moved(dir string) string {
+	p, ok := Of(dir)
+	if !ok || !slices.Contains(Usual, p.Root) || dir != p.Root.Path(p.UID, p.Class) {
+		return dir
+	}
+	return r.Path(p.UID, p.Class)
+}
 
 // isRoot says whether a cgroup of this name may be the one of all pods.
 func isRoot(name string) bool {

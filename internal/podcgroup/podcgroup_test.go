@@ -69,6 +69,30 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// TestMoved: a pod's cgroup is named in one way, whatever the kubelet's is, and nothing else is
+// taken for one.
+func TestMoved(t *testing.T) {
+	t.Parallel()
+	for _, r := range append(slices.Clone(Usual), "a.slice/a-kubepods.slice") {
+		for _, qos := range []string{Guaranteed, Burstable, BestEffort} {
+			want := r.Path(uid, qos)
+			for _, from := range Usual {
+				if got := r.Moved(from.Path(uid, qos)); got != want {
+					t.Errorf("%s moved to %s: %s, want %s", from.Path(uid, qos), r, got, want)
+				}
+			}
+			if got := r.Moved(Path(uid, qos)); got != want {
+				t.Errorf("%s: %s, want %s", r, got, want)
+			}
+		}
+		for _, same := range []string{"", "kubepods", "kubepods/burstable/pod*", "kubepods/**", "kubepods/pod" + uid + "/" + id, "system.slice/x", "b/kubepods/pod" + uid} {
+			if got := r.Moved(same); got != same {
+				t.Errorf("%q moved to %s: %q", same, r, got)
+			}
+		}
+	}
+}
+
 // TestNoPod: what is no pod's is told from it, and nothing that is no UID gets into a path.
 func TestNoPod(t *testing.T) {
 	t.Parallel()
