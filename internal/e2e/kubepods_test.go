@@ -513,3 +513,38 @@ func TestKubepodsLeave(t *testing.T) {
 		t.Errorf("who is in no pod:\n%s", got)
 	}
 }
+
+// TestKubepodsTakeover: the daemon of one pod takes over from that of another, as when a
+// DaemonSet is rolled, and both are free of what they enforce.
+func TestKubepodsTakeover(t *testing.T) {
+	t.Parallel()
+	config := seed(t, "googleapis.yaml")
+	config["api.yaml"] = tcp("api", world.API, "7")
+	k := kubeletOf(t, prepare(t, config, nil, "--drain-time", "1s"), "kubepods.slice")
+	a := k.container(podA, podcgroup.Burstable, 1)
+	k.describe("web " + podA + " Burstable")
+	for i, uid := range []string{podB, podC, podB} {
+		k.place(filepath.Join(k.root.Path(uid, podcgroup.Burstable), strings.Repeat("c", 63)+fmt.Sprint(i)), t.TempDir(), "remount,bind,ro")
+		when := fmt.Sprintf("daemon %d", i)
+		if i == 0 {
+			if err := k.d.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			k.isShop(when, a)
+			continue
+		}
+		open := k.openIn(t, a, k.Echo6.Addr.String())
+		before, err := k.d.Takeover(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		k.isShop(when, a)
+		if err := before.Wait(t.Context()); err != nil {
+			t.Errorf("%s: the one before: %v", when, err)
+		}
+		k.isShop(when+", alone", a)
+		if !open.echo("x") {
+			t.Errorf("%s: a connection was cut", when)
+		}
+	}
+}
