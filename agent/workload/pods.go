@@ -13,7 +13,7 @@ import (
 )
 
 // seekInterval is how long pods' cgroups in another place than the known one may stay unseen.
-const seekInterval = 10 * time.Second
+const seekInterval = 30 * time.Second
 
 // podFinder finds the cgroup that all pods of the node are in. The lock of the Capture
 // guards it.
@@ -28,7 +28,7 @@ type podFinder struct {
 }
 
 func (f *podFinder) missing() error {
-	return fmt.Errorf("no kubelet has made the cgroup of its pods (kubepods, kubepods.slice) below %s yet", f.tree)
+	return fmt.Errorf("no kubelet has made the cgroup of its pods (kubepods, kubepods.slice) below %s yet (in a container that must be the node's cgroup tree)", f.tree)
 }
 
 // findPods makes the pods what is captured; noFollow is why the kernel tells no names.

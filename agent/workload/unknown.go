@@ -33,7 +33,6 @@ type PodOptions struct {
 type unknownPods struct {
 	since map[string]time.Time
 	told  map[string]bool
-	dirs  []string
 	err   error // of the directories of logs, as it was said last
 }
 
@@ -142,7 +141,7 @@ func (w *Binding) noteUnknown(unknown map[string]podcgroup.Pod) {
 				"uid", p.UID, "mode", w.opts.Mode.String(), "cgroup", dir)
 		}
 	}
-	u.since, u.told, u.dirs = since, told, slices.Sorted(maps.Keys(unknown))
+	u.since, u.told = since, told
 	slices.Sort(uids)
 	w.capture.setUnknown(uids)
 }
@@ -150,20 +149,7 @@ func (w *Binding) noteUnknown(unknown map[string]podcgroup.Pod) {
 // PodOf tells of a cgroup by its id which pod and container it is of; "": of none, or it
 // is gone.
 func (w *Binding) PodOf(id uint64) string {
-	path := cgroup.PathOf(id)
-	if path == "" { // it may not be allowed to ask
-		w.mu.Lock()
-		dirs := w.unknown.dirs
-		w.mu.Unlock()
-		for _, dir := range dirs {
-			_ = cgroup.Walk(dir, nil, func(at string, ids []uint64) { // gone meanwhile
-				if ids[0] == id {
-					path = at
-				}
-			})
-		}
-	}
-	rel, err := filepath.Rel(w.root, path)
+	rel, err := filepath.Rel(w.root, cgroup.PathOf(id))
 	if err != nil {
 		return ""
 	}

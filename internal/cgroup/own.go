@@ -156,6 +156,9 @@ func PathOf(id uint64) string {
 	}
 	defer unix.Close(dir)
 	f, err := openByID(dir, id)
+	if errors.Is(err, unix.EPERM) { // which takes CAP_DAC_READ_SEARCH
+		return search(root, id)
+	}
 	if err != nil {
 		return ""
 	}
@@ -165,6 +168,16 @@ func PathOf(id uint64) string {
 		return ""
 	}
 	return path
+}
+
+// search finds a cgroup by its id in the whole tree; "": it is gone.
+func search(root string, id uint64) (found string) {
+	_ = Walk(root, nil, func(dir string, ids []uint64) { // one that cannot be read has nothing
+		if ids[0] == id {
+			found = dir
+		}
+	})
+	return found
 }
 
 // openByID opens a cgroup by the handle that is made of its id

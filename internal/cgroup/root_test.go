@@ -4,9 +4,34 @@ package cgroup
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 )
+
+// TestSearch: who may not open a cgroup by its id finds it in the tree.
+func TestSearch(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	dir := filepath.Join(root, "a", "b")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	id, err := ID(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := search(root, id); got != dir {
+		t.Errorf("%s, want %s", got, dir)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if got := search(root, id); got != "" {
+		t.Errorf("one that is gone: %s", got)
+	}
+}
 
 // TestMounts: of several mounts of cgroup v2 the one that shows most comes first, as
 // mountinfo has them on nodes, hybrid ones, and in containers.

@@ -41,9 +41,12 @@ func Find(dir string) (roots []Root, watch []string) {
 				continue // gone meanwhile
 			}
 			for _, e := range entries {
+				if !e.IsDir() {
+					continue
+				}
 				info, err := e.Info()
 				switch inner := path.Join(at, e.Name()); {
-				case err != nil || !info.IsDir() || !onlyRoots(info):
+				case err != nil || !onlyRoots(info):
 				case isRoot(e.Name()):
 					roots = append(roots, Root(inner))
 				default:
