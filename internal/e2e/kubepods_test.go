@@ -637,3 +637,29 @@ func TestKubepodsFrames(t *testing.T) {
 		t.Errorf("what is allowed: %+v", p)
 	}
 }
+
+// TestKubepodsAudit: in audit mode a pod that is not known passes and is told of; one that is
+// known to be in enforce mode does not.
+func TestKubepodsAudit(t *testing.T) {
+	t.Parallel()
+	k := kubeletOf(t, prepare(t, map[string]string{"api.yaml": tcp("api", world.API, "7")}, nil, "--mode", "audit"), "kubepods.slice")
+	web, unknown := k.container(podA, podcgroup.Burstable, 1), k.container(podB, podcgroup.BestEffort, 2)
+	k.describe("web " + podA + " Burstable")
+	if err := k.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k.isFree("a pod that is not known", unknown)
+	if p := k.probe(t, unknown, "lookup", world.API2); len(p.Addrs) == 0 {
+		t.Errorf("DNS of a pod that is not known: %+v", p)
+	}
+	for _, layer := range []flow.Layer{flow.Kernel, flow.DNS} {
+		k.event(t, "what would be denied", func(e flow.Event) bool {
+			return e.WouldDeny && e.Allowed && e.Reason == policy.ReasonUnknownWorkload && e.Layer == layer
+		})
+	}
+	for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
+		if p := k.probe(t, web, "dial", hostPort(addr, 443)); p.Errno != syscall.ECONNREFUSED {
+			t.Errorf("a pod in enforce mode: %+v", p)
+		}
+	}
+}
