@@ -204,3 +204,11 @@ int egd_tc_uplink(struct __sk_buff *skb)
 	follow_frame(skb);
 	return uplink(skb);
 }
+
+/* At the node's end of a veth, where frames still have the socket that sent them in
+ * the other network namespace. */
+SEC("tc")
+int egd_tc_frames(struct __sk_buff *skb)
+{
+	return frame(skb);
+}

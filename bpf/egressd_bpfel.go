@@ -604,6 +604,7 @@ const (
 	EgressdProgEgdSockCreate      = "egd_sock_create"
 	EgressdProgEgdSockOps         = "egd_sock_ops"
 	EgressdProgEgdSockRelease     = "egd_sock_release"
+	EgressdProgEgdTcFrames        = "egd_tc_frames"
 	EgressdProgEgdTcFrom          = "egd_tc_from"
 	EgressdProgEgdTcTo            = "egd_tc_to"
 	EgressdProgEgdTcUplink        = "egd_tc_uplink"
@@ -683,6 +684,7 @@ type EgressdProgramSpecs struct {
 	EgdSockCreate  *ebpf.ProgramSpec `ebpf:"egd_sock_create"`
 	EgdSockOps     *ebpf.ProgramSpec `ebpf:"egd_sock_ops"`
 	EgdSockRelease *ebpf.ProgramSpec `ebpf:"egd_sock_release"`
+	EgdTcFrames    *ebpf.ProgramSpec `ebpf:"egd_tc_frames"`
 	EgdTcFrom      *ebpf.ProgramSpec `ebpf:"egd_tc_from"`
 	EgdTcTo        *ebpf.ProgramSpec `ebpf:"egd_tc_to"`
 	EgdTcUplink    *ebpf.ProgramSpec `ebpf:"egd_tc_uplink"`
@@ -870,6 +872,7 @@ type EgressdPrograms struct {
 	EgdSockCreate  *ebpf.Program `ebpf:"egd_sock_create"`
 	EgdSockOps     *ebpf.Program `ebpf:"egd_sock_ops"`
 	EgdSockRelease *ebpf.Program `ebpf:"egd_sock_release"`
+	EgdTcFrames    *ebpf.Program `ebpf:"egd_tc_frames"`
 	EgdTcFrom      *ebpf.Program `ebpf:"egd_tc_from"`
 	EgdTcTo        *ebpf.Program `ebpf:"egd_tc_to"`
 	EgdTcUplink    *ebpf.Program `ebpf:"egd_tc_uplink"`
@@ -892,6 +895,7 @@ func (p *EgressdPrograms) Close() error {
 		p.EgdSockCreate,
 		p.EgdSockOps,
 		p.EgdSockRelease,
+		p.EgdTcFrames,
 		p.EgdTcFrom,
 		p.EgdTcTo,
 		p.EgdTcUplink,

@@ -352,17 +352,15 @@ static __always_inline void follow_frame(struct __sk_buff *skb)
 		egd_follow();
 }
 
-/* What leaves by an interface: hooks of sockets have decided about
- * packets of the node's own sockets, the workload's interface about what was
- * forwarded. What is left are frames of packet sockets of this node. */
-static __noinline int uplink(struct __sk_buff *skb)
+/* Frames of packet sockets, which no hook of sockets sees. */
+static __noinline int frame(struct __sk_buff *skb)
 {
 	struct egd_iface who = {};
 	struct bpf_sock *sk = skb->sk;
 	struct egd_workload *wl;
 	struct pkt_ctx w = {};
 
-	if (!sk || skb->ingress_ifindex)
+	if (!sk)
 		return TC_PASS;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->family != AF_PACKET)
@@ -383,6 +381,14 @@ static __noinline int uplink(struct __sk_buff *skb)
 	who.mode = wl->mode;
 	w.key.ifindex = skb->ifindex;
 	return deny_packet(&w, &who, NULL, EGD_R_FRAME) ? TC_DROP : TC_PASS;
+}
+
+/* What leaves by an interface: hooks of sockets have decided about
+ * packets of the node's own sockets, the workload's interface about what was
+ * forwarded. What is left are frames of packet sockets of this node. */
+static __always_inline int uplink(struct __sk_buff *skb)
+{
+	return skb->ingress_ifindex ? TC_PASS : frame(skb);
 }
 
 /* What goes into a workload's interface passes, but for frames of packet sockets:

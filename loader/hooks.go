@@ -46,8 +46,12 @@ func (d *Datapath) hooks() []hook {
 // attached: who answers others is known before what it sends is looked at.
 func (d *Datapath) tcPrograms(k InterfaceKind) []tc.InterfaceProgram {
 	p := &d.objs.EgressdPrograms
-	if k == Uplink {
-		return []tc.InterfaceProgram{{Name: "egd_tc_uplink", Prog: p.EgdTcUplink, Attach: ebpf.AttachTCXEgress}}
+	uplink := tc.InterfaceProgram{Name: "egd_tc_uplink", Prog: p.EgdTcUplink, Attach: ebpf.AttachTCXEgress}
+	switch k {
+	case Uplink:
+		return []tc.InterfaceProgram{uplink}
+	case Peer:
+		return []tc.InterfaceProgram{uplink, {Name: "egd_tc_frames", Prog: p.EgdTcFrames, Attach: ebpf.AttachTCXIngress}}
 	}
 	return []tc.InterfaceProgram{
 		{Name: "egd_tc_to", Prog: p.EgdTcTo, Attach: ebpf.AttachTCXEgress},

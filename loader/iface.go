@@ -19,11 +19,17 @@ const (
 	// Uplink: the interface leads elsewhere. Only frames that did not come from
 	// the IP stack are looked at.
 	Uplink
+	// Peer: the other end is in another network namespace. Frames that come in by it are
+	// looked at as well: they have the packet socket that sent them there.
+	Peer
 )
 
 func (k InterfaceKind) String() string {
-	if k == Uplink {
+	switch k {
+	case Uplink:
 		return "uplink"
+	case Peer:
+		return "peer"
 	}
 	return "workload"
 }

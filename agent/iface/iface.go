@@ -134,6 +134,9 @@ func (g *Guards) wanted() (map[int]loader.Interface, error) {
 			// Not only those with a default route: a second network and the
 			// veth of a pod are ways out for a packet socket as well.
 			i.Kind = loader.Uplink
+			if l.Outside && !l.Uplink {
+				i.Kind = loader.Peer
+			}
 		default:
 			continue
 		}
@@ -254,7 +257,7 @@ func (g *Guards) NameOf(index int) string {
 // InterfaceStatus is one guarded interface.
 type InterfaceStatus struct {
 	Name  string `json:"name"`
-	As    string `json:"as"` // workload or uplink
+	As    string `json:"as"` // workload, uplink or peer
 	Error string `json:"error,omitempty"`
 }
 

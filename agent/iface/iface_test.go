@@ -132,6 +132,23 @@ func TestBegin(t *testing.T) {
 	}
 }
 
+// TestKinds: what comes in by a veth that nobody chose is looked at for frames alone, and
+// by other interfaces not at all.
+func TestKinds(t *testing.T) {
+	r := newRig(t, "none")
+	r.Choice = link.UplinksOnly
+	r.links = []link.Link{pod, uplink, tunnel}
+	r.look()
+	for l, want := range map[link.Link]loader.InterfaceKind{pod: loader.Peer, uplink: loader.Uplink} {
+		if got, ok := r.k.guarded[l.Index]; !ok || got.Kind != want {
+			t.Errorf("%s: %v, %t; want %v", l.Name, got.Kind, ok, want)
+		}
+	}
+	if len(r.k.guarded) != 2 {
+		t.Errorf("guarded: %v", r.k.guarded)
+	}
+}
+
 // TestLook: interfaces are guarded as they come, and left as they go or become
 // something else; what is as it should be is not touched.
 func TestLook(t *testing.T) {

@@ -29,6 +29,7 @@ const runName = "run"
 
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
+	var pods podFlags
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
 	var drain, every time.Duration
@@ -116,6 +117,9 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Daemon = true
 			o.DrainTime = drain
+			if err := pods.set(&o, len(cgroups)+len(units) > 0); err != nil {
+				return err
+			}
 			if err := captureOptions(cmd.Context(), &o, cgroups, units, interfaces, services); err != nil {
 				if errors.As(err, new(usageError)) {
 					return err
@@ -141,6 +145,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 		},
 	}
 	f.register(cmd, "info")
+	pods.register(cmd)
 	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which need not exist yet (default: the whole node); may be given several times")
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although a cgroup above it has another owner than root, who can move processes out")
@@ -163,7 +168,10 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 
 // captureOptions reads the flags that say what is captured.
 func captureOptions(ctx context.Context, o *agent.Options, cgroups, units []string, interfaces, services string) (err error) {
-	if o.Cgroups, err = workload.Named(ctx, cgroups, units); err != nil {
+	if o.Pods == nil {
+		o.Cgroups, err = workload.Named(ctx, cgroups, units)
+	}
+	if err != nil {
 		if errors.As(err, new(*workload.UnitError)) {
 			return usageError{fmt.Errorf("--unit: %w", err)}
 		}

@@ -42,6 +42,14 @@ func pod(function string, args ...string) func(*arena, *world.Cgroup) string {
 	}
 }
 
+// openPod is an attempt by a captured process in the pod whose interface is not guarded; its
+// twin is there as well.
+func openPod(function string, args ...string) func(*arena, *world.Cgroup) string {
+	return func(a *arena, cg *world.Cgroup) string {
+		return a.pythonIn(a.freePod.Netns, cg, true, append([]string{"ways", function}, args...)...)
+	}
+}
+
 // podOutside is an attempt by a process in the pod that is in no captured cgroup.
 func podOutside(function string, args ...string) func(*arena, *world.Cgroup) string {
 	return func(a *arena, cg *world.Cgroup) string {

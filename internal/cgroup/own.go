@@ -15,26 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Own returns the directory of the calling process's cgroup v2.
-func Own() (string, error) {
-	root, err := Root()
-	if err != nil {
-		return "", err
-	}
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(data)) {
-		// cgroups(7): the v2 entry is "0::PATH"; PATH starts with /.. when it
-		// lies outside the cgroup namespace's root.
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			return filepath.Join(root, path), nil
-		}
-	}
-	return "", fmt.Errorf("%w: no entry in /proc/self/cgroup", ErrNone)
-}
-
 // Contains says whether the cgroup directory inner is outer or lies in it.
 func Contains(outer, inner string) bool {
 	rel, err := filepath.Rel(outer, inner)
@@ -176,6 +156,9 @@ func PathOf(id uint64) string {
 	}
 	defer unix.Close(dir)
 	f, err := openByID(dir, id)
+	if errors.Is(err, unix.EPERM) { // which takes CAP_DAC_READ_SEARCH
+		return search(root, id)
+	}
 	if err != nil {
 		return ""
 	}
@@ -185,6 +168,16 @@ func PathOf(id uint64) string {
 		return ""
 	}
 	return path
+}
+
+// search finds a cgroup by its id in the whole tree; "": it is gone.
+func search(root string, id uint64) (found string) {
+	_ = Walk(root, nil, func(dir string, ids []uint64) { // one that cannot be read has nothing
+		if ids[0] == id {
+			found = dir
+		}
+	})
+	return found
 }
 
 // openByID opens a cgroup by the handle that is made of its id

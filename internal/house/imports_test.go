@@ -45,6 +45,7 @@ var floors = map[string][]string{
 	"./internal/peek/peektest":              nil,
 	"./internal/quote":                      nil,
 	"./internal/cgroup":                     {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
+	"./internal/podcgroup":                  nil,
 	"./internal/job":                        {"golang.org/x/sys/unix"},
 	"./internal/memcg":                      nil,
 	"./internal/netns":                      {"golang.org/x/sys/unix"},
@@ -112,7 +113,7 @@ var floors = map[string][]string{
 	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
 	"./agent/takeover":  {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
 	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign"},
-	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./loader", "./loader/predecessor", "./policy"},
+	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join(parts, []string{"./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
