@@ -122,7 +122,7 @@ func (b *builder) index() {
 			if s.External {
 				n.tallyPorts(s, list.by)
 			}
-			if s.External && s.Export.Limited {
+			if s.Export.Limited {
 				for _, name := range s.Export.Namespaces {
 					tally(n.limited, name, list.by)
 				}

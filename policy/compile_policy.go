@@ -18,7 +18,7 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) {
 		old = emptyPolicy
 	}
-	p := &Policy{scope: sc, base: b.base, proof: b.proof(sc)}
+	p := &Policy{scope: sc, base: b.base, proof: b.proof(sc), inside: b.inside}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
 	b.goneOn, b.imports = map[*door]*GatewayListener{}, map[importKey]*Host{}
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,
@@ -31,7 +31,8 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	p.names = h.names.Index()
 	p.reserve(b.covered)
 	p.addrs = h.addrs.finish(h.compareRules)
-	p.addrs.unknown = p.AllowsUnknown()
+	p.addrs.unknown, p.addrs.inside = p.AllowsUnknown(), p.inside
+	p.cluster = h.cluster()
 	p.hostSum = h.sum
 	b.meshRoutes(p)
 	p.gateways = b.goneOnAs()
@@ -40,11 +41,11 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	return p
 }
 
-var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
+var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable(), cluster: newClusterTable()}
 
 // visibilityChanged says whether the defaults by which services are visible,
-// what the node lets them lead to, or which namespace is the root, are others
-// than before.
+// what the node lets them lead to, what is inside of its cluster, or which
+// namespace is the root, are others than before.
 func (b *builder) visibilityChanged() bool {
 	if b.old == nil {
 		return true
@@ -53,7 +54,7 @@ func (b *builder) visibilityChanged() bool {
 		return x == y || x != nil && y != nil && x.Limited == y.Limited && slices.Equal(x.Namespaces, y.Namespaces)
 	}
 	was, now := &b.old.cfg.Mesh, &b.cfg.Mesh
-	return was.RootNamespace != now.RootNamespace || !slices.Equal(b.old.cfg.AllowedEndpoints, b.cfg.AllowedEndpoints) ||
+	return !b.old.cfg.Cluster.Equal(&b.cfg.Cluster) || was.RootNamespace != now.RootNamespace || !slices.Equal(b.old.cfg.AllowedEndpoints, b.cfg.AllowedEndpoints) ||
 		!same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
 }
 

@@ -93,6 +93,10 @@ type Policy struct {
 	names *hostname.Index[*Host]
 	proof Verdict // see HostPort
 	addrs addressTable
+	// cluster is what is open inside of the cluster; inside are its prefixes,
+	// without what is never inside, also where a Sidecar closes them.
+	cluster clusterTable
+	inside  []netip.Prefix
 	// hostSum covers the hosts, sum all but the id.
 	hostSum, sum digest
 	// vhosts are the rules of the gateway "mesh".
@@ -187,7 +191,7 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 		}
 	}
 	for i := range out {
-		if out[i].Verdict == Deny && p.AllowsUnknown() {
+		if out[i].Verdict == Deny && p.opensUnnamed(addr) {
 			out[i].Verdict = Proxy // which denies it; the kernel would let it pass
 		}
 	}

@@ -46,6 +46,9 @@ func kindOf(group, name string) (kind, bool) {
 	if k, ok := gatewayKind(group, name); ok {
 		return k, true
 	}
+	if k, ok := clusterKind(group, name); ok {
+		return k, true
+	}
 	return inertKind(group, name)
 }
 

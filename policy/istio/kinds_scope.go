@@ -5,6 +5,8 @@ package istio
 import (
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
+	core "k8s.io/api/core/v1"
+	kubenet "k8s.io/api/networking/v1"
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/analyze"
@@ -39,7 +41,7 @@ func isRead(group, name string, n *strictyaml.Node) bool {
 	case name == operatorKind && group == operatorGroup:
 		return n.Get("spec").Field("meshConfig") != nil
 	case name == configMapKind && group == "":
-		return isMeshConfigMap(n)
+		return isMeshConfigMap(n) || isKubeadmConfigMap(n)
 	}
 	return true
 }
@@ -60,5 +62,19 @@ func (l *loader) scope(cfg *policy.Config) {
 	cfg.Workloads = l.workloads
 	analyze.Workloads(l.workloads, l.written(new([]*batch)))
 	cfg.Mesh = l.meshConfig()
+	cfg.Cluster = l.cluster()
+	clusterNames(cfg)
 	l.defaultExports(cfg)
+}
+
+// clusterKind knows the kinds that say what is inside of the cluster. They
+// count with Options.FindCluster.
+func clusterKind(group, name string) (kind, bool) {
+	switch group + "/" + name {
+	case "networking.k8s.io/ServiceCIDR":
+		return kind{group, []string{"v1", "v1beta1"}, whole(func(l *loader) *[]decoded[kubenet.ServiceCIDR] { return &l.serviceCIDRs })}, true
+	case "/Node":
+		return kind{group, []string{"v1"}, whole(func(l *loader) *[]decoded[core.Node] { return &l.nodes })}, true
+	}
+	return kind{}, false
 }

@@ -54,8 +54,13 @@ func Paths(paths []string, gateway map[string]string, allow ...policy.AllowedEnd
 
 // Files is Paths for files that have been read.
 func Files(files []istio.File, gateway map[string]string, allow ...policy.AllowedEndpoint) (Result, error) {
+	return With(files, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
+}
+
+// With is Files with everything that can be said beside the files.
+func With(files []istio.File, o istio.Options) (Result, error) {
 	start := time.Now()
-	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
+	config, findings := istio.Load(files, o)
 	l := Result{Findings: findings, Files: files, Took: Took{Decode: time.Since(start)}}
 	err := l.Compile(config, new(policy.Snapshot))
 	return l, err
