@@ -194,7 +194,11 @@ func (x *explainer) address() {
 	}
 	d := x.p.Decide(f)
 	x.take(d)
+	if x.inside(d) {
+		return
+	}
 	if d.Verdict == policy.Deny {
+		x.closedInside()
 		x.step("connect: refused (%s): nothing opens %s port %d/%s", d.Reason, x.t.addr, x.t.port, x.t.transport)
 		x.nearest(d.Rule)
 		return
@@ -227,6 +231,9 @@ func (x *explainer) address() {
 func (x *explainer) resolves() bool {
 	q := x.p.DecideQuery(x.t.host)
 	h := x.p.Lookup(x.t.host)
+	if h == nil && x.clusterName() {
+		return false
+	}
 	switch {
 	case q.Verdict == policy.Deny && q.Rule == nil:
 		x.step("dns: %s is not allowed; the query is denied and not forwarded", x.t.host)

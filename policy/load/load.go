@@ -41,13 +41,18 @@ var ErrPolicy = errors.New("the policy has errors")
 // whose operator allows some node-local endpoints. On ErrPolicy the findings
 // say what is wrong.
 func Paths(paths []string, gateway map[string]string, allow ...policy.AllowedEndpoint) (Result, error) {
+	return PathsWith(paths, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
+}
+
+// PathsWith is Paths with everything that can be said beside the files.
+func PathsWith(paths []string, o istio.Options) (Result, error) {
 	start := time.Now()
 	files, err := source.Files(paths)
 	if err != nil {
 		return Result{}, err
 	}
 	took := time.Since(start)
-	l, err := Files(files, gateway, allow...)
+	l, err := With(files, o)
 	l.Took.Read = took
 	return l, err
 }
