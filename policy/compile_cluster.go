@@ -201,3 +201,46 @@ func (e *clusterEntry) digest(k addressKey) digest {
 	d.text(func(t *text) { t.inside(0, k, e) })
 	return d
 }
+
+// closedTo are the prefixes of the cluster in which the addresses that a service
+// names do not count for the workloads of a scope. They are other tenants'
+// Services and Pods: a rule there would take the traffic to them. So a rule of
+// another namespace than the workload's own and the root's ends where the
+// cluster begins.
+func (b *builder) closedTo(sc *scope, s *Service) []netip.Prefix {
+	if ns := s.Ref.Namespace; ns == sc.home || ns == b.rootNamespace() {
+		return nil
+	}
+	return b.inside
+}
+
+// insiders lists the namespaces whose services name addresses inside of the
+// cluster: for their own workloads these count.
+func (b *builder) insiders() (out []string) {
+	if len(b.inside) == 0 {
+		return nil
+	}
+	seen := map[string]bool{}
+	for _, s := range b.cfg.Services {
+		if s.External && !seen[s.Ref.Namespace] && b.namesInside(s) {
+			seen[s.Ref.Namespace] = true
+			out = append(out, s.Ref.Namespace)
+		}
+	}
+	return out
+}
+
+func (b *builder) namesInside(s *Service) bool {
+	if slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool {
+		return slices.ContainsFunc(b.inside, ipguard.Plain(a).Overlaps)
+	}) {
+		return true
+	}
+	// A STATIC one without endpoints may take those of a Kubernetes Service.
+	return s.Resolution == ResolutionStatic && (len(s.Endpoints) == 0 ||
+		slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return within(b.inside, e.Addr.Unmap()) }))
+}
+
+func within(prefixes []netip.Prefix, a netip.Addr) bool {
+	return a.IsValid() && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}

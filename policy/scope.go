@@ -86,7 +86,7 @@ func (b *builder) questions() *questions {
 			}
 		}
 	}
-	for _, n := range append(b.disputed(), b.takers()...) {
+	for _, n := range slices.Concat(b.disputed(), b.takers(), b.insiders()) {
 		q.namespaces[n] = true
 	}
 	source := func(namespace string, labels map[string]string) {
