@@ -89,6 +89,14 @@ func (p *Policy) opensUnnamed(a netip.Addr) bool {
 // also close: under ALLOW_ANY, or inside of a cluster.
 func (p *Policy) Narrows() bool { return p.AllowsUnknown() || len(p.inside) > 0 }
 
+// sameRest says whether names open what they open by the same means: nothing
+// is closed in one of two policies, or belongs to others, that is not in the
+// other one.
+func (p *Policy) sameRest(o *Policy) bool {
+	return p.AllowsUnknown() == o.AllowsUnknown() && slices.Equal(p.inside, o.inside) &&
+		(len(p.inside) == 0 || p.scope.home == o.scope.home && p.base.cfg.Mesh.Root() == o.base.cfg.Mesh.Root())
+}
+
 // ClusterQuery is what becomes of a DNS query for a name of the cluster's that
 // no rule names.
 type ClusterQuery uint8
@@ -203,6 +211,15 @@ func (p *Policy) ClusterServers() []netip.Addr {
 		return nil
 	}
 	return s.ClusterIPs
+}
+
+// outside says whether a rule that was found by a name does not count at an
+// address: that is inside of the cluster, and the rule is of another namespace
+// than the workload's own and the root's. It would take the traffic to another
+// tenant's Service: anybody of its policy may have asked for the name.
+func (p *Policy) outside(hp *HostPort, a netip.Addr) bool {
+	ns := hp.Rule.Namespace
+	return len(p.inside) > 0 && ns != p.scope.home && ns != p.base.cfg.Mesh.Root() && p.IsInside(a)
 }
 
 // IsInside says whether an address is inside of the cluster, whether it is open

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/internal/cow"
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/ipguard"
 )
 
@@ -215,7 +216,7 @@ func (b *builder) closedTo(sc *scope, s *Service) []netip.Prefix {
 }
 
 // insiders lists the namespaces whose services name addresses inside of the
-// cluster: for their own workloads these count.
+// cluster, or names of it: for their own workloads these count.
 func (b *builder) insiders() (out []string) {
 	if len(b.inside) == 0 {
 		return nil
@@ -235,6 +236,11 @@ func (b *builder) namesInside(s *Service) bool {
 		return slices.ContainsFunc(b.inside, ipguard.Plain(a).Overlaps)
 	}) {
 		return true
+	}
+	for _, domain := range b.cfg.Cluster.Names() { // its names lead inside
+		if slices.ContainsFunc(s.Hosts, func(h hostname.Pattern) bool { return strings.HasSuffix(string(h), "."+domain) }) {
+			return true
+		}
 	}
 	// A STATIC one without endpoints may take those of a Kubernetes Service.
 	return s.Resolution == ResolutionStatic && (len(s.Endpoints) == 0 ||

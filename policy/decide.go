@@ -165,7 +165,7 @@ func (d *Decision) byGuard() bool {
 // r is the request of an HTTP flow when it is there.
 func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	h, hp := p.find(f)
-	if hp == nil {
+	if hp == nil || p.outside(hp, f.Dst.Addr()) {
 		return p.unknownName(f, proxied)
 	}
 	if r := unfit(hp.Protocol, f.HostFrom); r != "" {

@@ -66,7 +66,7 @@ func Diff(old, next *Snapshot) Change {
 			continue
 		}
 		one := PolicyChange{ID: p.id, Old: was, Next: p, Static: p.StaticChanges(was), Hosts: p.ChangedHosts(was)}
-		one.AllHosts = old == nil || was != nil && (was.AllowsUnknown() != p.AllowsUnknown() || !slices.Equal(was.inside, p.inside))
+		one.AllHosts = old == nil || was != nil && !p.sameRest(was)
 		one.Unknown = p.Narrows() && (old == nil || was != nil && was.Narrows())
 		one.Left = old == nil || was != nil &&
 			(regrouped || slices.ContainsFunc(c.Moves, func(m Move) bool { return m.From == p.id }))

@@ -177,6 +177,7 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 	}
 	prefix := netip.PrefixFrom(addr, addr.BitLen())
 	var out []Opening
+	var none []bool // what a rule does not open there, by the index in out
 	w := p.walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
@@ -186,12 +187,14 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 				o.Name = name
 			}
 			if !hasOpening(out, o) {
-				out = append(out, o)
+				out, none = append(out, o), append(none, p.outside(hp, addr))
 			}
 		}
 	}
 	for i := range out {
-		if out[i].Verdict == Deny && p.opensUnnamed(addr) {
+		if none[i] {
+			out[i].Verdict = Deny
+		} else if out[i].Verdict == Deny && p.opensUnnamed(addr) {
 			out[i].Verdict = Proxy // which denies it; the kernel would let it pass
 		}
 	}

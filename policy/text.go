@@ -120,7 +120,7 @@ func (t *text) rules(p *Policy) {
 	}
 	if len(p.inside) > 0 {
 		c := &p.base.cfg.Cluster
-		t.line(1, "cluster %v names %v servers %v", p.inside, c.Names(), p.ClusterServers())
+		t.line(1, "cluster %v names %v servers %v rules of %q and %q", p.inside, c.Names(), p.ClusterServers(), p.scope.home, p.base.cfg.Mesh.Root())
 	}
 	if p.scope.shares {
 		t.line(1, "at an address of several: %s first", p.scope.home)

@@ -172,7 +172,7 @@ func checkChanges(t *testing.T, old, now *Policy) {
 	if len(want) > 0 {
 		t.Fatalf("missing after the changes: %v", want)
 	}
-	if now.AllowsUnknown() != old.AllowsUnknown() || !slices.Equal(now.inside, old.inside) {
+	if !now.sameRest(old) {
 		return // which PolicyChange.AllHosts says
 	}
 	changed := now.ChangedHosts(old)
