@@ -195,3 +195,29 @@ func TestOwnPortsInsideTheCluster(t *testing.T) {
 		}
 	}
 }
+
+// TestInsideFromAnInterface: what comes in by a guarded interface reaches what is
+// inside of the cluster as well, and nothing else.
+func TestInsideFromAnInterface(t *testing.T) {
+	v := newVM(t)
+	places := map[string]bool{"10.244.1.9": true, "fd00:10:244::9": true, "203.0.113.79": false, "2001:db8:bad::79": false}
+	for a := range places {
+		_, err := v.world.AddTCP(netip.AddrPortFrom(netip.MustParseAddr(a), servicePort), "hello")
+		must(t, err)
+	}
+	v.govern(&policy.Config{Cluster: policy.Cluster{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10::/32")}}})
+	for _, guarded := range []bool{false, true} {
+		if guarded {
+			v.guard(policy.Enforce)
+		}
+		for a, inside := range places {
+			c, how := v.dialSoon(hostport(a, servicePort))
+			if c != nil {
+				c.Close()
+			}
+			if open := how == ""; open != (inside || !guarded) {
+				t.Errorf("%s, guarded %v: %q", a, guarded, how)
+			}
+		}
+	}
+}
