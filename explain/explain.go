@@ -152,6 +152,9 @@ func (x *explainer) resolver() {
 	x.undecided = true
 	x.Verdict, x.Reason = policy.Proxy, policy.ReasonAllowed
 	x.step("connect: port 53 is redirected to egressd's DNS proxy, whatever the server's address is; the trusted servers are asked in its place")
+	if x.p.IsInside(x.t.addr) {
+		x.step("dns: names of the cluster are asked at this server, which is inside of the cluster, if it is open to the workload")
+	}
 	x.step("dns: each question is decided by the name in it: explain NAME:PORT says what becomes of a name")
 }
 

@@ -94,6 +94,7 @@ func (p *Policy) Narrows() bool { return p.AllowsUnknown() || len(p.inside) > 0 
 // other one.
 func (p *Policy) sameRest(o *Policy) bool {
 	return p.AllowsUnknown() == o.AllowsUnknown() && slices.Equal(p.inside, o.inside) &&
+		(len(p.inside) == 0 || slices.Equal(p.domains, o.domains)) &&
 		(len(p.inside) == 0 || p.scope.home == o.scope.home && p.base.cfg.Mesh.Root() == o.base.cfg.Mesh.Root())
 }
 
@@ -118,7 +119,7 @@ func (p *Policy) ClusterName(name string) ClusterQuery {
 	if len(p.inside) == 0 {
 		return NotOfCluster
 	}
-	for _, domain := range p.base.cfg.Cluster.Names() {
+	for _, domain := range p.domains {
 		if name == domain {
 			return p.clusterAnswer(nil)
 		}
@@ -211,6 +212,35 @@ func (p *Policy) ClusterServers() []netip.Addr {
 		return nil
 	}
 	return s.ClusterIPs
+}
+
+// clusterNamespace says whose a name under the cluster's domain is, by the name
+// itself: "" for none's.
+func (p *Policy) clusterNamespace(name string) (namespace string, ok bool) {
+	if len(p.inside) == 0 {
+		return "", false
+	}
+	for _, domain := range p.domains {
+		head, of := strings.CutSuffix(name, domain)
+		if !of || head != "" && head[len(head)-1] != '.' {
+			continue
+		}
+		head = strings.TrimSuffix(head, ".")
+		if rest, of := strings.CutSuffix(head, ".svc"); of {
+			head = rest
+		} else if head, of = strings.CutSuffix(head, ".pod"); !of {
+			return "", true
+		}
+		return head[strings.LastIndexByte(head, '.')+1:], true
+	}
+	return "", false
+}
+
+// mayName says whether a host counts for a name of the cluster's that belongs
+// to a namespace: as base.mayHave, whether there is such a Service or not.
+func (p *Policy) mayName(h *Host, namespace string) bool {
+	ns := h.Rule.Namespace
+	return ns == p.scope.home || ns == p.base.cfg.Mesh.Root() || ns == namespace || byRules(h.services[0])
 }
 
 // outside says whether a rule that was found by a name does not count at an

@@ -238,7 +238,7 @@ func (b *builder) namesInside(s *Service) bool {
 		return true
 	}
 	for _, domain := range b.cfg.Cluster.Names() { // its names lead inside
-		if slices.ContainsFunc(s.Hosts, func(h hostname.Pattern) bool { return strings.HasSuffix(string(h), "."+domain) }) {
+		if slices.ContainsFunc(s.Hosts, hostname.Pattern("*."+domain).Overlaps) {
 			return true
 		}
 	}

@@ -18,7 +18,7 @@ func (b *builder) policy(sc *scope, old *Policy) *Policy {
 	if old == nil || old.scope.sidecar != sc.sidecar || b.visibilityChanged() || old.proof != b.proof(sc) {
 		old = emptyPolicy
 	}
-	p := &Policy{scope: sc, base: b.base, proof: b.proof(sc), inside: b.inside}
+	p := &Policy{scope: sc, base: b.base, proof: b.proof(sc), inside: b.inside, domains: b.cfg.Cluster.Names()}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
 	b.goneOn, b.imports = map[*door]*GatewayListener{}, map[importKey]*Host{}
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, names: old.names.Edit(), addrs: old.addrs.edit(), sum: old.hostSum,

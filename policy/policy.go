@@ -94,9 +94,11 @@ type Policy struct {
 	proof Verdict // see HostPort
 	addrs addressTable
 	// cluster is what is open inside of the cluster; inside are its prefixes,
-	// without what is never inside, also where a Sidecar closes them.
+	// without what is never inside, also where a Sidecar closes them; domains
+	// are what names of the cluster end in.
 	cluster clusterTable
 	inside  []netip.Prefix
+	domains []string
 	// hostSum covers the hosts, sum all but the id.
 	hostSum, sum digest
 	// vhosts are the rules of the gateway "mesh".

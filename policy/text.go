@@ -119,8 +119,7 @@ func (t *text) rules(p *Policy) {
 		t.line(1, "outbound %v (%v)", p.scope.outbound, p.scope.outboundRule)
 	}
 	if len(p.inside) > 0 {
-		c := &p.base.cfg.Cluster
-		t.line(1, "cluster %v names %v servers %v rules of %q and %q", p.inside, c.Names(), p.ClusterServers(), p.scope.home, p.base.cfg.Mesh.Root())
+		t.line(1, "cluster %v names %v servers %v rules of %q and %q", p.inside, p.domains, p.ClusterServers(), p.scope.home, p.base.cfg.Mesh.Root())
 	}
 	if p.scope.shares {
 		t.line(1, "at an address of several: %s first", p.scope.home)
