@@ -82,8 +82,8 @@ func TestServiceAddressIsTranslated(t *testing.T) {
 	service := func(s translated, name string, six translated) *policy.Service {
 		return &policy.Service{
 			Ref: policy.Ref{Kind: "Service", Namespace: "default", Name: name}, Resolution: policy.ResolutionStatic,
-			Hosts: []hostname.Pattern{hostname.Pattern(name + ".default.svc.cluster.local")},
-			Ports: []policy.Port{{Number: servicePort, Name: "t", Protocol: policy.ProtocolTCP}, {Number: servicePort, Name: "u", Protocol: policy.ProtocolUDP}},
+			Hosts:      []hostname.Pattern{hostname.Pattern(name + ".default.svc.cluster.local")},
+			Ports:      []policy.Port{{Number: servicePort, Name: "t", Protocol: policy.ProtocolTCP}, {Number: servicePort, Name: "u", Protocol: policy.ProtocolUDP}},
 			ClusterIPs: []netip.Addr{netip.MustParseAddr(s.vip), netip.MustParseAddr(six.vip)},
 			Endpoints: []policy.Endpoint{
 				{Addr: netip.MustParseAddr(s.endpoint), Ports: map[string]uint16{"t": endpointPort, "u": endpointPort}},
