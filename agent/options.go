@@ -105,6 +105,10 @@ type Options struct {
 	DNSMinTTL, DNSMaxTTL, DNSGrace time.Duration
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
 	AllowEndpoints []policy.AllowedEndpoint
+	// Cluster is what is inside of the node's Kubernetes cluster; FindCluster
+	// adds what the policy's objects say of that.
+	Cluster     policy.Cluster
+	FindCluster bool
 	// GatewaySelector are the labels that the ingress side carries.
 	GatewaySelector map[string]string
 	// Daemon is for the daemon of a node (run): it has fixed ports and the admin,

@@ -15,6 +15,7 @@ import (
 func (o Options) control() control.Options {
 	return control.Options{
 		Config: o.Config, GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints,
+		Cluster: o.Cluster, FindCluster: o.FindCluster,
 		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Log: o.Log,
 	}
 }

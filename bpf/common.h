@@ -196,11 +196,45 @@ static __always_inline struct egd_addr_val lookup_verdict(const struct flow *f, 
 	return join(v, read_val(bpf_map_lookup_elem(&egd_cidrs, &prefix)), f->proto);
 }
 
+/* What is open inside of the cluster, where no other entry says anything: a Service
+ * that a Sidecar imports, or the cluster's prefixes on every port. */
+static __always_inline struct egd_addr_val lookup_inside(const struct flow *f, __u32 policy)
+{
+	struct egd_addr_key exact = {
+		.policy = policy,
+		.port = f->port,
+		.proto = f->proto,
+		.inside = 1,
+	};
+	struct egd_cidr_key prefix = {
+		.prefixlen = 64 + 128,
+		.policy = policy,
+		.proto = f->proto,
+		.inside = 1,
+	};
+	struct egd_addr_val v;
+
+	__builtin_memcpy(prefix.addr, f->addr, 16);
+	v = read_val(bpf_map_lookup_elem(&egd_cidrs, &prefix));
+	if (v.verdict != EGD_DENY)
+		return v;
+	__builtin_memcpy(exact.addr, f->addr, 16);
+	return read_val(egd_find(&egd_addrs, &exact));
+}
+
+/* What the tables say of a flow, with what lies behind them. */
+static __always_inline struct egd_addr_val policy_verdict(const struct flow *f, __u32 policy)
+{
+	struct egd_addr_val v = lookup_verdict(f, policy);
+
+	return v.verdict == EGD_DENY ? lookup_inside(f, policy) : v;
+}
+
 /* The verdict for a flow of a workload. */
 static __always_inline struct egd_addr_val workload_verdict(const struct flow *f,
 							    const struct egd_workload *wl)
 {
-	struct egd_addr_val v = lookup_verdict(f, wl->policy);
+	struct egd_addr_val v = policy_verdict(f, wl->policy);
 
 	if (v.verdict == EGD_DENY && (wl->flags & EGD_WL_ALLOW_ANY))
 		v.verdict = EGD_DIRECT;

@@ -220,7 +220,7 @@ struct egd_addr_key {
 	__u32 policy;
 	__u16 port; /* network order */
 	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 pad;
+	__u8 inside; /* 1: it counts where no entry with 0 is found, see lookup_inside */
 	__u8 addr[16];
 };
 
@@ -266,9 +266,9 @@ struct egd_dialled {
 struct egd_cidr_key {
 	__u32 prefixlen;
 	__u32 policy;
-	__u16 port; /* network order */
+	__u16 port; /* network order; with inside 0: every port */
 	__u8 proto;
-	__u8 pad;
+	__u8 inside; /* as of egd_addr_key */
 	__u8 addr[16];
 };
 

@@ -18,7 +18,7 @@ type EgressdEgdAddrKey struct {
 	Policy uint32
 	Port   uint16
 	Proto  uint8
-	Pad    uint8
+	Inside uint8
 	Addr   [16]uint8
 }
 
@@ -36,7 +36,7 @@ type EgressdEgdCidrKey struct {
 	Policy    uint32
 	Port      uint16
 	Proto     uint8
-	Pad       uint8
+	Inside    uint8
 	Addr      [16]uint8
 }
 

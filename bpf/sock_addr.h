@@ -399,6 +399,11 @@ static __always_inline int exempt_local(struct attempt *a)
 		/* What the policy says of an address of the node goes first: NAT may
 		 * stand there, which leads away. */
 		own = a->v.verdict == EGD_DENY && !a->foreign && is_own(a->f->addr);
+		/* Nor does anything that is open lead to egressd itself: the node has
+		 * addresses inside of the cluster, which pods reach as well. */
+		if (a->v.verdict != EGD_DENY && transport && is_own_port(a->cfg, a->f) &&
+		    is_own(a->f->addr))
+			return refuse(a, EGD_R_OWN_PORT);
 	}
 	if (a->dns || !transport || !(at_gate || own || loopback))
 		return UNDECIDED;

@@ -52,7 +52,7 @@ static __always_inline __u8 verdict_of(const struct pkt_ctx *w, const struct egd
 
 	if (w->p.to.port == PORT_DNS)
 		return EGD_PROXY;
-	v = lookup_verdict(&w->p.to, in->policy);
+	v = policy_verdict(&w->p.to, in->policy);
 	if (v.verdict == EGD_DENY && (in->flags & EGD_IF_ALLOW_ANY))
 		return EGD_DIRECT;
 	/* Packets are not sent elsewhere here: the forwarding core knows the

@@ -89,6 +89,8 @@ func (s *Server) handle(ctx context.Context, c Client, t policy.Transport, req *
 	switch d.action {
 	case forward:
 		return s.forward(ctx, c, t, req, d)
+	case cluster:
+		return s.askCluster(ctx, c, t, req, d)
 	case own:
 		s.stats.add(cLocal)
 		s.note(c, d, d.host.Answers)
@@ -124,6 +126,9 @@ func (s *Server) refuse(ctx context.Context, c Client, t policy.Transport, req *
 	}
 	if c.Mode != policy.Enforce {
 		s.denied(c, t, name, d)
+		if d.cluster {
+			return s.askCluster(ctx, c, t, req, d)
+		}
 		return s.forward(ctx, c, t, req, d)
 	}
 	if d.reason == policy.ReasonQueryType {
@@ -153,6 +158,9 @@ func (s *Server) rcode(q dns.Question, d decision) int {
 // then returns it.
 func (s *Server) forward(ctx context.Context, c Client, t policy.Transport, req *dns.Msg, d decision) *dns.Msg {
 	servers := s.route(c)
+	if known := s.clusterOf(c, d); len(known) > 0 {
+		servers = known
+	}
 	if len(servers) == 0 && len(s.servers()) > 0 {
 		return s.looped(c, t, req, d)
 	}

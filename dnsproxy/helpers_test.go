@@ -89,7 +89,7 @@ func newLearningRig(t testing.TB, c Config, o learned.Options, upstreams ...neti
 	r := &rig{t: t, pol: new(learnedtest.Policies), kernel: new(learnedtest.Kernel), events: new(events), origins: new(origins), clock: learnedtest.NewClock(), inUse: map[netip.Addr]bool{}}
 	r.pol.Store(learnedtest.Compile(t, learnedtest.Services()...))
 	r.setClient(Client{Workload: "w", Policy: policy.DefaultPolicy, Server: netip.MustParseAddrPort("192.0.2.53:53")})
-	guard := ipguard.New([]netip.Addr{netip.MustParseAddr("198.51.100.7")})
+	guard := ipguard.New([]netip.Addr{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("169.254.20.10")})
 	o.Guard, o.Now = guard, r.clock.Now
 	o.InUse = func() (map[netip.Addr]bool, error) { return r.inUse, nil }
 	r.names = learned.New(r.kernel, r.pol, o)

@@ -66,6 +66,8 @@ const (
 	minimal
 	// unsupported: NOTIMP.
 	unsupported
+	// cluster: ask the cluster's DNS.
+	cluster
 )
 
 // decision is the answer for one question.
@@ -76,6 +78,8 @@ type decision struct {
 	// unknown: no rule names the name, and such names pass (ALLOW_ANY). The
 	// answer opens nothing.
 	unknown bool
+	// cluster: it is a name of the cluster's, which no rule names.
+	cluster bool
 	reason  policy.Reason
 	rule    *policy.Ref // on a denial, the nearest; may be nil
 	detail  string
@@ -83,7 +87,7 @@ type decision struct {
 
 // unnamed says that no rule names what was asked for.
 func (d *decision) unnamed() bool {
-	return d.action == refuse && d.host == nil && d.name != "" && d.reason == policy.ReasonName
+	return d.action == refuse && d.host == nil && d.name != "" && d.reason == policy.ReasonName && !d.cluster
 }
 
 // canary is the name that Firefox asks for before it turns on DNS over HTTPS
@@ -120,6 +124,9 @@ func decide(q dns.Question, p *policy.Policy, search []string) decision {
 	}
 	host := may.Host
 	if host == nil {
+		if d, ok := decideCluster(q, name, p); ok {
+			return d
+		}
 		// Reverse names end here, too, unless the policy allows them by name:
 		// who owns the address's zone would see every query, which makes
 		// them a channel out like any other name.
@@ -165,7 +172,8 @@ func query(p *policy.Policy, name string) policy.Decision {
 // Kubernetes), and only NXDOMAIN makes them go on to the name itself.
 func searchStep(name string, p *policy.Policy, search []string) bool {
 	for _, suffix := range search {
-		if head, ok := strings.CutSuffix(name, "."+suffix); ok && lookup(p, head) != nil {
+		head, ok := strings.CutSuffix(name, "."+suffix)
+		if ok && (lookup(p, head) != nil || p != nil && p.ClusterName(head) == policy.OfCluster) {
 			return true
 		}
 	}

@@ -279,7 +279,7 @@ func (s *Server) resolveType(ctx context.Context, name string, qtype uint16) (fo
 		}
 	}()
 	q := dns.Question{Name: dns.Fqdn(name), Qtype: qtype, Qclass: dns.ClassINET}
-	rep, err := s.up.exchange(ctx, ownAccount, newQuery(q, nil), s.servers())
+	rep, err := s.up.exchange(ctx, ownAccount, newQuery(q, nil), s.serversFor(name))
 	if err != nil {
 		return nil, err
 	}

@@ -152,6 +152,9 @@ func (x *explainer) resolver() {
 	x.undecided = true
 	x.Verdict, x.Reason = policy.Proxy, policy.ReasonAllowed
 	x.step("connect: port 53 is redirected to egressd's DNS proxy, whatever the server's address is; the trusted servers are asked in its place")
+	if x.p.IsInside(x.t.addr) {
+		x.step("dns: names of the cluster are asked at this server, which is inside of the cluster, if it is open to the workload")
+	}
 	x.step("dns: each question is decided by the name in it: explain NAME:PORT says what becomes of a name")
 }
 
@@ -194,7 +197,11 @@ func (x *explainer) address() {
 	}
 	d := x.p.Decide(f)
 	x.take(d)
+	if x.inside(d) {
+		return
+	}
 	if d.Verdict == policy.Deny {
+		x.closedInside()
 		x.step("connect: refused (%s): no rule allows %s port %d/%s", d.Reason, x.t.addr, x.t.port, x.t.transport)
 		x.nearest(d.Rule)
 		return
@@ -227,6 +234,9 @@ func (x *explainer) address() {
 func (x *explainer) resolves() bool {
 	q := x.p.DecideQuery(x.t.host)
 	h := x.p.Lookup(x.t.host)
+	if h == nil && x.clusterName() {
+		return false
+	}
 	switch {
 	case q.Verdict == policy.Deny && q.Rule == nil:
 		x.step("dns: %s is not allowed; the query is denied and not forwarded", x.t.host)

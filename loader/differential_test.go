@@ -117,7 +117,7 @@ func differential(t *testing.T, r *rig) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(1, 2))
 	seen := map[policy.Verdict]int{}
-	flows, rewritten := 0, 0
+	flows, rewritten, inside := 0, 0, map[bool]int{}
 	var before *policy.Snapshot
 	for n := range randomPolicies {
 		g := &generator{Rand: rnd}
@@ -142,6 +142,9 @@ func differential(t *testing.T, r *rig) {
 			want := p.Decide(f)
 			seen[want.Verdict]++
 			flows++
+			if in, ok := p.Inside(f.Transport, f.Dst); ok && want.Port == nil && want.Verdict == policy.Direct {
+				inside[in.Service != nil]++
+			}
 			if want.Verdict == policy.Proxy || want.Verdict == policy.Deny {
 				got[i].peer = f.Dst // there is none
 			}
@@ -166,6 +169,9 @@ func differential(t *testing.T, r *rig) {
 		if seen[v] < flows/50 {
 			t.Errorf("of %d flows only %d have the verdict %s: the test asks too little", flows, seen[v], v)
 		}
+	}
+	if inside[false] < flows/50 || inside[true] < flows/500 {
+		t.Errorf("of %d flows only %d are open inside of the cluster, and %d to Services: the test asks too little", flows, inside[false], inside[true])
 	}
 	if rewritten < flows/50 {
 		t.Errorf("of %d flows only %d go to an endpoint: the test asks too little", flows, rewritten)
@@ -257,7 +263,33 @@ func (g *generator) config() *policy.Config {
 		g.addresses(s)
 		c.Services = append(c.Services, s)
 	}
+	g.cluster(c)
 	return c
+}
+
+// cluster puts some of the addresses inside of a cluster, and has a Sidecar
+// close it but for a Service.
+func (g *generator) cluster(c *policy.Config) {
+	if g.IntN(2) == 0 {
+		return
+	}
+	c.Cluster.Prefixes = []netip.Prefix{netip.MustParsePrefix("198.18.1.0/29"), netip.MustParsePrefix("2001:db8:1::/120")}
+	if g.IntN(2) == 0 {
+		c.Cluster.Prefixes[0] = netip.MustParsePrefix("198.18.0.3/32")
+	}
+	if g.IntN(2) == 0 {
+		return
+	}
+	c.Services = append(c.Services, &policy.Service{
+		Ref: policy.Ref{Kind: "Service", Namespace: "default", Name: "kube"}, Resolution: policy.ResolutionStatic,
+		Hosts: []hostname.Pattern{"kube.default.svc.cluster.local"}, ClusterIPs: []netip.Addr{g.addr(), g.addr(), g.addr()},
+		Ports:     []policy.Port{{Number: g.port(), Protocol: policy.ProtocolTCP}, {Number: 53123, Protocol: policy.ProtocolTCP}, {Number: g.port(), Protocol: policy.ProtocolUDP}},
+		Endpoints: []policy.Endpoint{{Addr: g.addr(), Ports: map[string]uint16{"": g.port()}}},
+	})
+	c.Sidecars = []*policy.Sidecar{{
+		Ref:    policy.Ref{Kind: "Sidecar", Namespace: "default", Name: "narrow"},
+		Egress: []policy.SidecarEgress{{Hosts: []policy.SidecarHost{{Namespace: pick(g, "*", "default"), Host: pick[hostname.Pattern](g, "*", "*.svc.cluster.local")}}}},
+	}}
 }
 
 func (g *generator) addresses(s *policy.Service) {

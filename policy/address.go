@@ -27,8 +27,10 @@ type addressTable struct {
 	bits4, bits6 []int
 	// sum covers the order of rules that share an entry.
 	sum digest
-	// unknown says that what no rule names is open.
+	// unknown says that what no rule names is open; inside are prefixes where
+	// that is so anyhow.
 	unknown bool
+	inside  []netip.Prefix
 }
 
 // addressKey is a prefix, unmapped and masked, with a transport and a port.
@@ -364,7 +366,7 @@ func (t *addressTable) opening(out []Opening, k addressKey, e *addressEntry) []O
 // closed adds what keeps an entry shut that nothing else in the kernel's
 // tables would: the forwarding core, which denies. UDP has none, and is denied.
 func (t *addressTable) closed(out []Opening, k addressKey) []Opening {
-	covered := t.unknown
+	covered := t.unknown || slices.ContainsFunc(t.inside, k.prefix.Overlaps)
 	for _, bits := range t.lengths(k.prefix.Addr()) {
 		if bits < k.prefix.Bits() && !covered {
 			_, covered = t.entries.Get(addressKey{netip.PrefixFrom(k.prefix.Addr(), bits).Masked(), k.transport, k.port})

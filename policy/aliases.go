@@ -3,6 +3,8 @@
 package policy
 
 import (
+	"net/netip"
+
 	"github.com/egressd/egressd/policy/config"
 	"github.com/egressd/egressd/policy/internal/match"
 )
@@ -18,6 +20,7 @@ type (
 	AuthTarget          = config.AuthTarget
 	AuthorizationPolicy = config.AuthorizationPolicy
 	CORS                = config.CORS
+	Cluster             = config.Cluster
 	CertificateFiles    = config.CertificateFiles
 	ClientTLS           = config.ClientTLS
 	ClientTLSMode       = config.ClientTLSMode
@@ -80,6 +83,7 @@ type (
 // The values of the types above; see package config.
 const (
 	DefaultRootNamespace = config.DefaultRootNamespace
+	DefaultClusterDomain = config.DefaultClusterDomain
 	AuthAllow            = config.AuthAllow
 	AuthDeny             = config.AuthDeny
 	AuthAudit            = config.AuthAudit
@@ -137,6 +141,17 @@ const (
 
 // Request is what HTTP rules match on: match.Request.
 type Request = match.Request
+
+// ParseCluster is config.ParseCluster.
+func ParseCluster(prefixes, domains, servers []string) (c Cluster, find bool, err error) {
+	return config.ParseCluster(prefixes, domains, servers)
+}
+
+// ParseClusterPrefix is config.ParseClusterPrefix.
+func ParseClusterPrefix(s string) (netip.Prefix, error) { return config.ParseClusterPrefix(s) }
+
+// ParseClusterDomain is config.ParseClusterDomain.
+func ParseClusterDomain(s string) (string, error) { return config.ParseClusterDomain(s) }
 
 // ParseAllowedEndpoint is config.ParseAllowedEndpoint.
 func ParseAllowedEndpoint(s string) (AllowedEndpoint, error) { return config.ParseAllowedEndpoint(s) }

@@ -122,7 +122,7 @@ func (b *builder) update() {
 			if s.External {
 				n.countPorts(s, list.by)
 			}
-			if s.External && s.Export.Limited {
+			if s.Export.Limited {
 				for _, name := range s.Export.Namespaces {
 					addCount(n.limited, name, list.by)
 				}

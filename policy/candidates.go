@@ -125,7 +125,7 @@ func (p *Policy) candidates(f Flow) candidates {
 	c := candidates{home: p.class.home}
 	for _, n := range f.Names {
 		_, hp := p.LookupPort(n, f.Transport, f.Dst.Port())
-		if hp == nil {
+		if hp == nil || p.outside(hp, f.Dst.Addr()) {
 			continue
 		}
 		f.Trace.kernelPort(hp, n, f.Dst.Addr())

@@ -14,7 +14,10 @@ import (
 type StaticChange struct {
 	Prefix    netip.Prefix
 	Transport Transport
-	Port      uint16 // host order
+	Port      uint16 // host order; with Inside 0: every port
+	// Inside says that it counts where nothing else names the flow's address and
+	// port.
+	Inside bool
 	// Openings are all that there are, as in Static; none: it is closed.
 	Openings []Opening
 }
@@ -28,7 +31,7 @@ func (p *Policy) StaticChanges(old *Policy) []StaticChange {
 	}
 	was, now := &old.addrs, &p.addrs
 	var keys []addressKey
-	all := now.unknown != was.unknown
+	all := now.unknown != was.unknown || !slices.Equal(now.inside, was.inside)
 	for k, c := range now.entries.Changed(&was.entries) {
 		if c.Old != c.New {
 			keys = append(keys, k)
@@ -43,10 +46,10 @@ func (p *Policy) StaticChanges(old *Policy) []StaticChange {
 	for _, k := range keys {
 		before, after := was.at(k), now.at(k)
 		if !slices.Equal(before, after) {
-			out = append(out, StaticChange{k.prefix, k.transport, k.port, after})
+			out = append(out, StaticChange{Prefix: k.prefix, Transport: k.transport, Port: k.port, Openings: after})
 		}
 	}
-	return out
+	return append(out, p.cluster.changes(&old.cluster)...)
 }
 
 func allKeys(tables ...*addressTable) map[addressKey]bool {

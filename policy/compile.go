@@ -5,6 +5,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 
@@ -79,6 +80,8 @@ type builder struct {
 	// that declare each destination, once somebody has asked.
 	imports   map[importKey]*Host
 	declaring map[hostname.Pattern][]*Service
+	// inside are the cluster's prefixes.
+	inside []netip.Prefix
 	// consent says which node-local places services may lead to.
 	consent Consent
 	// reported are the errors and warnings there are, each once.
@@ -99,7 +102,7 @@ func newBuilder(c *Config, s *Snapshot) *builder {
 		gatewayPorts: map[gatewayPortKey]*gatewayPort{}, gateways: map[string]*Gateway{},
 		reported: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
 		nearest: map[string][]*VirtualService{},
-		consent: NewConsent(c.AllowedEndpoints),
+		consent: NewConsent(c.AllowedEndpoints), inside: insidePrefixes(&c.Cluster),
 	}
 	for _, g := range c.Gateways {
 		b.gateways[g.Key()] = g

@@ -20,7 +20,7 @@ func (b *builder) policy(sc *identityClass, old, like *Policy) *Policy {
 	} else if p := b.kept(sc, old); p != nil {
 		return p
 	}
-	p := &Policy{class: sc, index: b.index, sniVerdict: b.sniVerdict(sc)}
+	p := &Policy{class: sc, index: b.index, sniVerdict: b.sniVerdict(sc), inside: b.inside, domains: b.cfg.Cluster.Names()}
 	p.vhosts, p.vhostList = meshHosts(b.rules(sc))
 	b.nextHops, b.imports = map[*gatewayPort]*GatewayListener{}, map[importKey]*Host{}
 	h := &hostEdit{b: b, scope: sc, policy: p, old: old, removed: b.removed, added: b.added,
@@ -40,7 +40,8 @@ func (b *builder) policy(sc *identityClass, old, like *Policy) *Policy {
 	p.names = h.names.Index()
 	p.reserve(b.covered)
 	p.addrs = h.addrs.finish(h.compareRules)
-	p.addrs.unknown = p.AllowsUnknown()
+	p.addrs.unknown, p.addrs.inside = p.AllowsUnknown(), p.inside
+	p.cluster = h.cluster()
 	p.hostSum = h.sum
 	b.meshRoutes(p)
 	p.gateways = b.sortedNextHops()
@@ -49,11 +50,11 @@ func (b *builder) policy(sc *identityClass, old, like *Policy) *Policy {
 	return p
 }
 
-var emptyPolicy = &Policy{class: &identityClass{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
+var emptyPolicy = &Policy{class: &identityClass{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable(), cluster: newClusterTable()}
 
 // visibilityChanged says whether the defaults by which services are visible,
-// what the node lets them lead to, or which namespace is the root, are others
-// than before.
+// what the node lets them lead to, what is inside of its cluster, or which
+// namespace is the root, are others than before.
 func (b *builder) visibilityChanged() bool {
 	if b.old == nil {
 		return true
@@ -62,7 +63,7 @@ func (b *builder) visibilityChanged() bool {
 		return x == y || x != nil && y != nil && x.Limited == y.Limited && slices.Equal(x.Namespaces, y.Namespaces)
 	}
 	was, now := &b.old.cfg.Mesh, &b.cfg.Mesh
-	return was.RootNamespace != now.RootNamespace || !slices.Equal(b.old.cfg.AllowedEndpoints, b.cfg.AllowedEndpoints) ||
+	return !b.old.cfg.Cluster.Equal(&b.cfg.Cluster) || was.RootNamespace != now.RootNamespace || !slices.Equal(b.old.cfg.AllowedEndpoints, b.cfg.AllowedEndpoints) ||
 		!same(was.DefaultServiceExport, now.DefaultServiceExport) || !same(was.DefaultDestinationRuleExport, now.DefaultDestinationRuleExport)
 }
 

@@ -27,9 +27,10 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 			continue
 		}
 		endpoints := b.endpoints(s, pattern)
+		closed := b.closedTo(e.scope, s)
 		part := s == services[0] // whether it has one in the host
 		for i := range s.Ports {
-			hp := h.open(b.consent, s, &s.Ports[i], endpoints)
+			hp := h.open(b.consent, s, &s.Ports[i], endpoints, closed)
 			if hp == nil {
 				continue
 			}
@@ -40,7 +41,7 @@ func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Servic
 		}
 		if part {
 			h.AllowPrivate = h.AllowPrivate || s.AllowPrivate
-			h.answer(b.consent, s, endpoints)
+			h.answer(b.consent, s, endpoints, closed)
 		}
 	}
 	slices.SortFunc(h.Ports, func(x, y *HostPort) int {
@@ -86,13 +87,19 @@ func hasAnswers(s *Service) bool {
 // them egressd answers queries with: the single addresses of `addresses` if
 // there are any, else the endpoints of a STATIC service. What needs the node's
 // consent and has none is no address of h.
-func (h *Host) answer(consent Consent, s *Service, endpoints []Endpoint) {
+func (h *Host) answer(consent Consent, s *Service, endpoints []Endpoint, closed []netip.Prefix) {
 	vip := false
 	for _, a := range s.Addresses {
 		a = ipguard.Plain(a)
-		h.Literal = append(h.Literal, consent.Literal(a, s.Ports)...)
+		parts := ipguard.Without(a, closed)
+		for _, part := range parts {
+			h.Literal = append(h.Literal, consent.Literal(part, s.Ports)...)
+		}
 		if a.IsSingleIP() {
 			vip = true
+			if len(parts) == 0 {
+				continue
+			}
 			if len(s.Ports) == 0 || slices.ContainsFunc(s.Ports, func(p Port) bool { return consent.Address(a.Addr(), p.Number) }) {
 				h.Answers = append(h.Answers, a.Addr())
 			}
@@ -101,7 +108,7 @@ func (h *Host) answer(consent Consent, s *Service, endpoints []Endpoint) {
 	for _, e := range endpoints {
 		a := e.Addr.Unmap()
 		refused := func(p Port) bool { return !consent.Address(a, endpointPort(p, e)) }
-		if !a.IsValid() || len(s.Ports) > 0 && !slices.ContainsFunc(s.Ports, func(p Port) bool { return !refused(p) }) {
+		if !a.IsValid() || within(closed, a) || len(s.Ports) > 0 && !slices.ContainsFunc(s.Ports, func(p Port) bool { return !refused(p) }) {
 			continue
 		}
 		if !slices.ContainsFunc(s.Ports, refused) {
@@ -174,7 +181,7 @@ func endpointPort(p Port, e Endpoint) uint16 {
 // before, that one has its way; two STATIC services of one protocol share
 // the port and put their endpoints together. It returns the port if s has a
 // part in it.
-func (h *Host) open(consent Consent, s *Service, p *Port, endpoints []Endpoint) *HostPort {
+func (h *Host) open(consent Consent, s *Service, p *Port, endpoints []Endpoint, closed []netip.Prefix) *HostPort {
 	hp := h.Port(p.Protocol.Transport(), p.Number)
 	switch {
 	case hp == nil:
@@ -198,19 +205,21 @@ func (h *Host) open(consent Consent, s *Service, p *Port, endpoints []Endpoint) 
 		h.rules = append(h.rules, addressRule{prefix: prefix, port: port, rule: hp, service: s, refused: refused})
 	}
 	for _, a := range s.Addresses {
-		open, refused := consent.Divide(a, p.Number)
-		for _, prefix := range open {
-			rule(prefix, p.Number, false)
-		}
-		for _, prefix := range refused {
-			rule(prefix, p.Number, true)
+		for _, part := range ipguard.Without(ipguard.Plain(a), closed) {
+			open, refused := consent.Divide(part, p.Number)
+			for _, prefix := range open {
+				rule(prefix, p.Number, false)
+			}
+			for _, prefix := range refused {
+				rule(prefix, p.Number, true)
+			}
 		}
 	}
 	if s.Resolution != ResolutionStatic {
 		return hp
 	}
 	for _, e := range endpoints {
-		if !e.Addr.IsValid() {
+		if !e.Addr.IsValid() || within(closed, e.Addr.Unmap()) {
 			continue
 		}
 		a := e.Addr.Unmap()

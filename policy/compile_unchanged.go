@@ -25,6 +25,8 @@ type unchanged struct {
 	// kube says that no Kubernetes Service that came or went is known to a host
 	// or a rule.
 	kube bool
+	// services says that no Kubernetes Service came or went.
+	services bool
 	// external are the ServiceEntries that came or went, and those among them
 	// that rules may lead to.
 	external []*Service
@@ -96,7 +98,7 @@ func changed[T any](was, now []*T) (other []*T, ordered bool) {
 // compareServices finds the services that came or went, and what they may
 // mean beyond themselves.
 func (b *builder) compareServices(u *unchanged) {
-	u.kube = true
+	u.kube, u.services = true, true
 	moved := map[*Service]int{}
 	for _, s := range b.removed {
 		moved[s]++
@@ -110,6 +112,7 @@ func (b *builder) compareServices(u *unchanged) {
 	led := b.destinationHosts()
 	for s := range moved {
 		if !s.External {
+			u.services = false
 			u.kube = u.kube && !b.known(s, led)
 			continue
 		}
@@ -177,6 +180,9 @@ func (b *builder) kept(sc *identityClass, old *Policy) *Policy {
 	u, was := b.same(), old.class
 	if len(old.gateways) > 0 || !u.mesh || !u.gateways || !u.guards || !u.ordered || !u.kube || was.shares != sc.shares || was.home != sc.home || was.key != sc.key {
 		return nil
+	}
+	if !u.services && len(b.inside) > 0 && sc.sidecar.limits() {
+		return nil // it opens the Services that it imports
 	}
 	if slices.ContainsFunc(u.rules, func(vs *VirtualService) bool { return b.countsFor(sc, vs) }) {
 		return nil

@@ -131,28 +131,7 @@ func (c Consent) literal(p netip.Prefix, port uint16) []netip.Prefix {
 	}
 	var out []netip.Prefix
 	for _, o := range open {
-		out = append(out, without(o, slices.DeleteFunc(slices.Clone(refused), func(r netip.Prefix) bool { return r.Bits() <= o.Bits() }))...)
+		out = append(out, ipguard.Without(o, slices.DeleteFunc(slices.Clone(refused), func(r netip.Prefix) bool { return r.Bits() <= o.Bits() }))...)
 	}
 	return out
-}
-
-// without lists the prefixes that are left of p when holes are taken out.
-func without(p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
-	inside := false
-	for _, h := range holes {
-		if h.Overlaps(p) {
-			if h.Bits() <= p.Bits() {
-				return nil
-			}
-			inside = true
-		}
-	}
-	if !inside {
-		return []netip.Prefix{p}
-	}
-	low := netip.PrefixFrom(p.Addr(), p.Bits()+1)
-	b := p.Addr().AsSlice()
-	b[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
-	high, _ := netip.AddrFromSlice(b) // of the length of an address
-	return append(without(low, holes), without(netip.PrefixFrom(high, p.Bits()+1), holes)...)
 }

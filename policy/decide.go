@@ -57,8 +57,9 @@ func (p *Policy) miss(f Flow, c *candidates) Decision {
 	switch {
 	case c.refused.reason != "":
 		return c.refused.decision()
-	case p.AllowsUnknown():
-		return p.passing(Direct)
+	}
+	if rule, open := p.opensRest(&f); open {
+		return passing(Direct, rule)
 	}
 	return p.missAddress(f)
 }
@@ -146,8 +147,10 @@ func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 		return d, nil // whatever else is open there
 	case c.opaque != nil:
 		return p.opaque(f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
-	case sni == "" && p.AllowsUnknown() && c.refused.reason == "":
-		return p.passing(Proxy), dialledUpstream(f.Dst)
+	case sni == "" && c.refused.reason == "":
+		if rule, open := p.passesUnnamed(&f, &c); open {
+			return passing(Proxy, rule), dialledUpstream(f.Dst)
+		}
 	}
 	return d, nil
 }
@@ -162,7 +165,7 @@ func (d *Decision) byAuthorizer() bool {
 // r is the request of an HTTP flow when it is there.
 func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 	h, hp := p.find(f)
-	if hp == nil {
+	if hp == nil || p.outside(hp, f.Dst.Addr()) {
 		return p.unknownName(f, proxied)
 	}
 	if r := unfit(hp.Protocol, f.HostFrom); r != "" {

@@ -39,8 +39,8 @@ type PolicyChange struct {
 	// Left says that workloads may have the policy now, by the kernel's tables,
 	// and not have it by Next: they must not see what it opens in Next.
 	Left bool
-	// Unknown says that what it does not name is open and stays so: an entry can
-	// close.
+	// Unknown says that what it does not name is open and stays so, at least
+	// inside of the cluster: an entry can close.
 	Unknown bool
 }
 
@@ -66,8 +66,8 @@ func Diff(old, next *Snapshot) Change {
 			continue
 		}
 		one := PolicyChange{ID: p.id, Old: was, Next: p, Static: p.StaticChanges(was), Hosts: p.ChangedHosts(was)}
-		one.AllHosts = old == nil || was != nil && was.AllowsUnknown() != p.AllowsUnknown()
-		one.Unknown = p.AllowsUnknown() && (old == nil || was != nil && was.AllowsUnknown())
+		one.AllHosts = old == nil || was != nil && !p.sameRest(was)
+		one.Unknown = p.Narrows() && (old == nil || was != nil && was.Narrows())
 		one.Left = old == nil || was != nil &&
 			(regrouped || slices.ContainsFunc(c.Moves, func(m Move) bool { return m.From == p.id }))
 		c.Policies = append(c.Policies, one)

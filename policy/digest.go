@@ -60,6 +60,7 @@ func (p *Policy) digest() digest {
 	d.text(func(t *text) {
 		t.sum(p.hostSum)
 		t.sum(p.addrs.sum)
+		t.sum(p.cluster.sum)
 		t.rules(p)
 	})
 	return d

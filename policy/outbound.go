@@ -19,7 +19,7 @@ func (p *Policy) DecideQuery(name string) Decision {
 	h, ok := p.lookup(name)
 	switch {
 	case !ok && p.AllowsUnknown():
-		return p.passing(Direct)
+		return passing(Direct, p.class.outboundRule)
 	case !ok:
 		return deny(ReasonName, nil)
 	case h.guarded && !p.opens(name):
@@ -44,9 +44,20 @@ func (p *Policy) closed(name string) refusal {
 	return refusal{reason: ReasonName}
 }
 
-// passing is the Decision for what no rule names under ALLOW_ANY.
-func (p *Policy) passing(v Verdict) Decision {
-	return Decision{Verdict: v, Reason: ReasonAllowed, Rule: p.class.outboundRule}
+// passing is the Decision for what no rule names and is open; rule is what says
+// so, nil for none.
+func passing(v Verdict, rule *Ref) Decision {
+	return Decision{Verdict: v, Reason: ReasonAllowed, Rule: rule}
+}
+
+// passesUnnamed is opensRest for a flow that shows no name, or one that no rule
+// has: inside of the cluster it passes where no rule speaks of its address and
+// port. A name of one's own choice opens nothing.
+func (p *Policy) passesUnnamed(f *Flow, c *candidates) (rule *Ref, open bool) {
+	if c.first != nil {
+		return p.class.outboundRule, p.AllowsUnknown()
+	}
+	return p.opensRest(f)
 }
 
 // dialledUpstream is exactly the address that was dialled; nil for none.
@@ -80,11 +91,12 @@ func (p *Policy) passesOpaque(f Flow, out Candidates, c *candidates) Candidates 
 
 // unknownName is the answer for a flow whose name has no rule for its port.
 func (p *Policy) unknownName(f Flow, proxied bool) Decision {
-	if !p.AllowsUnknown() {
+	c := p.candidates(f)
+	rule, open := p.passesUnnamed(&f, &c)
+	if !open {
 		return p.missName(f)
 	}
 	w := Way{Verdict: Direct}
-	c := p.candidates(f)
 	switch {
 	case c.refused.reason != "": // a name of one's own choice opens nothing
 		return c.refused.decision()
@@ -94,7 +106,7 @@ func (p *Policy) unknownName(f Flow, proxied bool) Decision {
 	if proxied || w.Verdict == Inspect {
 		w = Way{Verdict: Proxy}
 	}
-	d := p.passing(w.Verdict)
+	d := passing(w.Verdict, rule)
 	d.To = w.To
 	return d
 }

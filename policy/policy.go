@@ -93,6 +93,12 @@ type Policy struct {
 	names      *hostname.Index[*Host]
 	sniVerdict Verdict // see HostPort
 	addrs      addressTable
+	// cluster is what is open inside of the cluster; inside are its prefixes,
+	// without what is never inside, also where a Sidecar closes them; domains
+	// are what names of the cluster end in.
+	cluster clusterTable
+	inside  []netip.Prefix
+	domains []string
 	// hostSum covers the hosts, sum all but the id.
 	hostSum, sum digest
 	// vhosts are the rules of the gateway "mesh".
@@ -173,6 +179,7 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 	}
 	prefix := netip.PrefixFrom(addr, addr.BitLen())
 	var out []Opening
+	var none []bool // what a rule does not open there, by the index in out
 	w := p.walk(name)
 	for h, ok := w.Next(); ok; h, ok = w.Next() {
 		for _, hp := range h.Ports {
@@ -182,12 +189,14 @@ func (p *Policy) Openings(name string, addr netip.Addr) []Opening {
 				o.Name = name
 			}
 			if !hasOpening(out, o) {
-				out = append(out, o)
+				out, none = append(out, o), append(none, p.outside(hp, addr))
 			}
 		}
 	}
 	for i := range out {
-		if out[i].Verdict == Deny && p.AllowsUnknown() {
+		if none[i] {
+			out[i].Verdict = Deny
+		} else if out[i].Verdict == Deny && p.opensUnnamed(addr) {
 			out[i].Verdict = Proxy // which denies it; the kernel would let it pass
 		}
 	}

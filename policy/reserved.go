@@ -18,7 +18,11 @@ type reservedName struct {
 // walk goes through the hosts that stand for a normalized name, most specific
 // first.
 func (p *Policy) walk(name string) hostWalk {
-	return hostWalk{p.names.Walk(name), p.reserved[name]}
+	w := hostWalk{matching: p.names.Walk(name), reserved: p.reserved[name]}
+	if namespace, ok := p.clusterNamespace(name); ok {
+		w.policy, w.namespace = p, namespace
+	}
+	return w
 }
 
 // lookup returns the first host of walk.
@@ -30,12 +34,18 @@ func (p *Policy) lookup(name string) (*Host, bool) {
 type hostWalk struct {
 	matching hostname.Walk[*Host]
 	reserved *reservedName // nil: all wildcards stand for the name
+	// policy is set for a name of the cluster's, and namespace whose it is.
+	policy    *Policy
+	namespace string
 }
 
 // Next returns the next host, and false when there is none.
 func (w *hostWalk) Next() (*Host, bool) {
 	for {
 		h, ok := w.matching.Next()
+		if ok && w.policy != nil && !w.policy.mayName(h, w.namespace) {
+			continue
+		}
 		if !ok || w.reserved == nil || !slices.Contains(w.reserved.from, h.Pattern) {
 			return h, ok
 		}

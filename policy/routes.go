@@ -219,8 +219,8 @@ func (p *Policy) routesFor(f Flow, d Decision) *Routes {
 func (p *Policy) decideHost(f Flow, r *Request) Decision {
 	if f.Host == "" {
 		c := p.candidates(f)
-		if p.AllowsUnknown() && c.refused.reason == "" {
-			return p.passing(Proxy)
+		if rule, open := p.passesUnnamed(&f, &c); open && c.refused.reason == "" {
+			return passing(Proxy, rule)
 		}
 		return deny(ReasonNoName, ruleOf(c.first))
 	}
@@ -234,9 +234,10 @@ func (p *Policy) decideHost(f Flow, r *Request) Decision {
 	switch {
 	case c.refused.reason != "" && c.http == nil:
 		return c.refused.decision()
-	case (other || c.first == nil) && p.AllowsUnknown():
-		return p.passing(Proxy)
 	case other || c.first == nil:
+		if rule, open := p.passesUnnamed(&f, &c); open {
+			return passing(Proxy, rule)
+		}
 		return deny(ReasonName, ruleOf(c.first))
 	case c.http == nil:
 		return deny(ReasonNotTLS, c.first.Rule)

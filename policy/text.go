@@ -93,13 +93,33 @@ func (t *text) policy(p *Policy) {
 		t.line(1, "address %v %v %d %v%s%s%s%s%s%s", o.Prefix, o.Transport, o.Port, o.Way(), proved(o.Name),
 			kind("first", e.first), kind("http", e.http), kind("tls", e.tls), kind("opaque", e.opaque), kind("unset", e.unset))
 	}
+	for _, k := range slices.SortedFunc(maps.Keys(p.cluster.keys()), compareKey) {
+		e, _ := p.cluster.entries.Get(k)
+		t.inside(1, k, e)
+	}
 	t.rules(p)
+}
+
+// inside writes what is open inside of the cluster where no rule says anything.
+func (t *text) inside(depth int, k addressKey, e *clusterEntry) {
+	if len(e.services) == 0 {
+		t.line(depth, "inside %v %v", k.prefix, k.transport)
+		return
+	}
+	var refs []*Ref
+	for _, s := range e.services {
+		refs = append(refs, &s.Ref)
+	}
+	t.line(depth, "inside %v %v %d %v", k.prefix, k.transport, k.port, refs)
 }
 
 // rules writes what of a policy is not about single hosts.
 func (t *text) rules(p *Policy) {
 	if p.class.outbound != RegistryOnly || p.class.outboundRule != nil {
 		t.line(1, "outbound %v (%v)", p.class.outbound, p.class.outboundRule)
+	}
+	if len(p.inside) > 0 {
+		t.line(1, "cluster %v names %v servers %v rules of %q and %q", p.inside, p.domains, p.ClusterServers(), p.class.home, p.index.cfg.Mesh.Root())
 	}
 	if p.class.shares {
 		t.line(1, "at an address of several: %s first", p.class.home)

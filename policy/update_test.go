@@ -18,7 +18,7 @@ import (
 // to date decides like one that was compiled from nothing, and what it says
 // has changed leads from the old openings to the new ones.
 func TestUpdateEqualsCompile(t *testing.T) {
-	imported, withheld, covered, kept := 0, 0, 0, 0
+	imported, withheld, covered, kept, inside := 0, 0, 0, 0, map[bool]int{}
 	for seed := range uint64(750) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		g := generator{r: r}
@@ -46,6 +46,9 @@ func TestUpdateEqualsCompile(t *testing.T) {
 				imported += p.importedDestinations()
 				withheld += p.withheldNames()
 				covered += len(p.reserved)
+				for k := range p.cluster.keys() {
+					inside[k.port != 0]++
+				}
 				old := s.Policy(id)
 				if old == nil {
 					continue
@@ -60,6 +63,9 @@ func TestUpdateEqualsCompile(t *testing.T) {
 	}
 	if kept < 500 {
 		t.Errorf("only %d policies were taken over", kept)
+	}
+	if inside[true] < 100 || inside[false] < 100 {
+		t.Errorf("only %d prefixes of the cluster were open, and %d Services", inside[false], inside[true])
 	}
 	if imported < 100 {
 		t.Errorf("only %d destinations were imported by Sidecars with the rules that lead there", imported)
@@ -141,24 +147,28 @@ func checkChanges(t *testing.T, old, now *Policy) {
 		netip.Prefix
 		Transport
 		uint16
+		inside bool
 	}
-	have := map[key][]Opening{}
-	for _, o := range old.Static() {
-		k := key{o.Prefix, o.Transport, o.Port}
-		have[k] = append(have[k], o)
+	opened := func(p *Policy) map[key][]Opening {
+		out := map[key][]Opening{}
+		for _, o := range p.Static() {
+			k := key{o.Prefix, o.Transport, o.Port, false}
+			out[k] = append(out[k], o)
+		}
+		for k := range p.cluster.keys() {
+			out[key{k.prefix, k.transport, k.port, true}] = p.cluster.openings(k)
+		}
+		return out
 	}
+	have := opened(old)
 	for _, c := range now.StaticChanges(old) {
-		k := key{c.Prefix, c.Transport, c.Port}
+		k := key{c.Prefix, c.Transport, c.Port, c.Inside}
 		if slices.Equal(have[k], c.Openings) {
 			t.Fatalf("%v is said to have changed and has not", c)
 		}
 		have[k] = c.Openings
 	}
-	want := map[key][]Opening{}
-	for _, o := range now.Static() {
-		k := key{o.Prefix, o.Transport, o.Port}
-		want[k] = append(want[k], o)
-	}
+	want := opened(now)
 	for k, list := range have {
 		if !slices.Equal(list, want[k]) {
 			t.Fatalf("%v: after the changes %v, want %v", k, list, want[k])
@@ -168,7 +178,7 @@ func checkChanges(t *testing.T, old, now *Policy) {
 	if len(want) > 0 {
 		t.Fatalf("missing after the changes: %v", want)
 	}
-	if now.AllowsUnknown() != old.AllowsUnknown() {
+	if !now.sameRest(old) {
 		return // which PolicyChange.AllHosts says
 	}
 	changed := now.ChangedHosts(old)
@@ -275,12 +285,20 @@ func (g *generator) edit(c *Config) *Config {
 		k.Ref.Namespace = g.one("a", "default")
 		k.Ports = []Port{{Number: 80, Name: "p0", Protocol: ProtocolTCP}}
 		k.Endpoints = []Endpoint{{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(at(200))})}}
+		if g.r.IntN(3) > 0 {
+			k.ClusterIPs = []netip.Addr{netip.MustParseAddr(g.one("10.0.1.1", "10.0.1.2")), netip.MustParseAddr("fd00:96::1")}
+			k.Export = Visibility{Limited: g.r.IntN(3) == 0, Namespaces: []string{"a"}}
+		}
 		if g.r.IntN(2) == 0 { // a name that ServiceEntries of other namespaces declare
 			k.Hosts = names(hostname.Pattern(g.one("y.example.com", "a.wild.org", "a.wild.org")))
 		}
 		next.Services = slices.DeleteFunc(next.Services, func(s *Service) bool { return !s.External })
 		if g.r.IntN(4) > 0 {
 			next.Services = append(next.Services, k)
+		}
+		next.Cluster = Cluster{}
+		if g.r.IntN(3) > 0 {
+			next.Cluster.Prefixes = []netip.Prefix{netip.MustParsePrefix(g.one("10.0.0.0/16", "10.0.1.0/24", "198.51.100.0/24")), netip.MustParsePrefix("fd00:96::/112")}
 		}
 	case 7, 16, 17:
 		next.VirtualServices = nil

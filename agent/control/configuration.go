@@ -36,8 +36,10 @@ type configuration struct {
 
 func newConfiguration(o Options) *configuration {
 	return &configuration{
-		paths:   o.Config,
-		reader:  istio.NewReader(istio.Options{GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints}),
+		paths: o.Config,
+		reader: istio.NewReader(istio.Options{
+			GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints, Cluster: o.Cluster, FindCluster: o.FindCluster,
+		}),
 		changed: make(chan struct{}, 1),
 
 		allowEmpty: o.AllowEmpty,

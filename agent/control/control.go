@@ -27,6 +27,10 @@ type Options struct {
 	GatewaySelector map[string]string
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
 	AllowEndpoints []policy.AllowedEndpoint
+	// Cluster is what is inside of the node's Kubernetes cluster; FindCluster
+	// adds what the policy's objects say of that.
+	Cluster     policy.Cluster
+	FindCluster bool
 	// AllowEmpty lets files without an object be the policy of no objects.
 	AllowEmpty bool
 	// LastGood is the file of the last good configuration; "": none is kept.

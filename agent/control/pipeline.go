@@ -196,7 +196,7 @@ func (p *Pipeline) change(old, next *policy.Snapshot) policy.Change {
 		c.Moves = policy.Moves(p.bound, next)
 		for i, one := range c.Policies {
 			was := p.bound.Policy(one.ID)
-			c.Policies[i].Unknown = was != nil && was.AllowsUnknown() && one.Next.AllowsUnknown()
+			c.Policies[i].Unknown = was != nil && was.Narrows() && one.Next.Narrows()
 		}
 	}
 	for id, openings := range p.targets.Fixed {

@@ -29,6 +29,7 @@ func checkCommand(e env) *cobra.Command {
 	var out output
 	var gateway string
 	var allow []string
+	var inside clusterFlags
 	var verbose bool
 	var suppress []string
 	cmd := &cobra.Command{
@@ -60,7 +61,11 @@ when its object has the annotation egressd.dev/suppress: CODE.`,
 			if err := codes(suppress); err != nil {
 				return err
 			}
-			l, err := readPolicy(e, args, selector, consent)
+			o := istio.Options{GatewaySelector: selector, AllowEndpoints: consent}
+			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
+				return err
+			}
+			l, err := readPolicy(e, args, o)
 			if errors.As(err, new(usageError)) {
 				return err
 			}
@@ -90,6 +95,7 @@ when its object has the annotation egressd.dev/suppress: CODE.`,
 	out.register(cmd)
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
 	registerAllow(cmd, &allow)
+	inside.register(cmd)
 	cmd.Flags().StringSliceVar(&suppress, "suppress", nil, "code of warnings that are not printed, as in EGD0215; may be given several times")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print notes as well, such as kinds that are skipped")
 	return cmd

@@ -23,6 +23,7 @@ func explainCommand(e env) *cobra.Command {
 	var config, allow, headers []string
 	var method, workload, mode string
 	var daemon client
+	var inside clusterFlags
 	cmd := &cobra.Command{
 		Use:   "explain URL|HOST:PORT|IP:PORT",
 		Short: "Say what would happen to a connection, and why",
@@ -67,8 +68,12 @@ declares for the port.`,
 			if err != nil {
 				return err
 			}
+			o := istio.Options{AllowEndpoints: consent}
+			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
+				return err
+			}
 			if len(config) > 0 {
-				l, err := readPolicy(e, config, nil, consent)
+				l, err := readPolicy(e, config, o)
 				if err != nil {
 					for _, f := range l.Findings {
 						if f.Severity == istio.Error {
@@ -104,6 +109,7 @@ declares for the port.`,
 	out.register(cmd)
 	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline, - for standard input; without it the daemon is asked")
 	registerAllow(cmd, &allow)
+	inside.register(cmd)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
 	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "header of the HTTP request, as 'NAME: VALUE'; may be given several times")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")

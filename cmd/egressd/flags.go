@@ -26,6 +26,7 @@ type policyFlags struct {
 	logLevel  string
 	logFormat string
 	allow     []string
+	cluster   clusterFlags
 	empty     bool
 	dns       dnsFlags
 	limits    limitFlags
@@ -42,6 +43,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	f.limits.register(cmd)
 	f.tables.register(cmd)
 	registerAllow(cmd, &f.allow)
+	f.cluster.register(cmd)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	registerDirs(cmd, &f.stateDir, &f.pinDir)
@@ -90,6 +92,9 @@ func (f *policyFlags) options(e env) (agent.Options, error) {
 		return o, err
 	}
 	if o.AllowEndpoints, err = allowed(f.allow); err != nil {
+		return o, err
+	}
+	if o.Cluster, o.FindCluster, err = f.cluster.read(); err != nil {
 		return o, err
 	}
 	if o.Log, err = f.logger(e); err != nil {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 
-	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 	"github.com/egressd/egressd/policy/load"
 	"github.com/egressd/egressd/policy/source"
@@ -18,10 +17,10 @@ import (
 const stdinName = "<stdin>"
 
 // readPolicy is load.Paths where a path of "-" is standard input.
-func readPolicy(e env, paths []string, gateway map[string]string, allow []policy.AllowedEndpoint) (load.Result, error) {
+func readPolicy(e env, paths []string, o istio.Options) (load.Result, error) {
 	i := slices.Index(paths, "-")
 	if i < 0 {
-		return load.Paths(paths, gateway, allow...)
+		return load.PathsWith(paths, o)
 	}
 	if slices.Contains(paths[i+1:], "-") {
 		return load.Result{}, usageError{errors.New("standard input can be read once only")}
@@ -39,5 +38,5 @@ func readPolicy(e env, paths []string, gateway map[string]string, allow []policy
 			return load.Result{}, err
 		}
 	}
-	return load.Files(append(files, istio.File{Name: stdinName, Data: data}), gateway, allow...)
+	return load.With(append(files, istio.File{Name: stdinName, Data: data}), o)
 }

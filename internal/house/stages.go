@@ -23,7 +23,7 @@ var Orders = []Order{
 		{"config", "aliases"},
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
-		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy reserved trace"},
+		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy reserved trace cluster"},
 		{"compile", "compile* classify scope base destination changes diff"},
 		{"text", "text* digest"},
 		{"explain", "branches why*"},
@@ -31,7 +31,7 @@ var Orders = []Order{
 	{"./policy/istio", 7, []Stage{
 		{"objects", "object loader memo finding suppress"},
 		{"references", "export credential endpoints"},
-		{"mesh", "meshconfig meshexport meshsource"},
+		{"mesh", "meshconfig meshexport meshsource cluster"},
 		{"traffic", "httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
 		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorizationpolicy"},
 		{"reader", "kinds* read load reader"},

@@ -207,6 +207,9 @@ func New(own []netip.Addr) Guard {
 // that own then has.
 func NewLive(own *Addresses) Guard { return Guard{own: own} }
 
+// Owns says whether an address is one of the node's.
+func (g Guard) Owns(a netip.Addr) bool { return g.own.Has(a) }
+
 // WithPrivate returns a copy of g with another rule for private answers.
 func (g Guard) WithPrivate(r PrivateRule) Guard {
 	g.private = r

@@ -42,3 +42,24 @@ func NodeLocal() []netip.Prefix {
 	}
 	return out
 }
+
+// Without lists the prefixes that are left of p when holes are taken out.
+func Without(p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
+	inside := false
+	for _, h := range holes {
+		if h.Overlaps(p) {
+			if h.Bits() <= p.Bits() {
+				return nil
+			}
+			inside = true
+		}
+	}
+	if !inside {
+		return []netip.Prefix{p}
+	}
+	low := netip.PrefixFrom(p.Addr(), p.Bits()+1)
+	b := p.Addr().AsSlice()
+	b[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	high, _ := netip.AddrFromSlice(b) // of the length of an address
+	return append(Without(low, holes), Without(netip.PrefixFrom(high, p.Bits()+1), holes)...)
+}

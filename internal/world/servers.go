@@ -4,6 +4,7 @@ package world
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -131,4 +132,20 @@ func (s *Server) close() {
 	s.conns = nil
 	s.mu.Unlock()
 	s.running.Wait()
+}
+
+// AddDNS starts another DNS server on an address of the internet, which is added
+// if it is new. It has names of its own.
+func (w *World) AddDNS(addrs ...netip.Addr) (*DNS, error) {
+	d := newDNS()
+	w.onClose(d.close)
+	for _, a := range addrs {
+		if err := w.Net.Do(func() error { return addHost(a) }); err != nil {
+			return nil, err
+		}
+		if err := d.listen(w.Net, netip.AddrPortFrom(a, 53)); err != nil {
+			return nil, fmt.Errorf("DNS server: %w", err)
+		}
+	}
+	return d, nil
 }

@@ -105,10 +105,15 @@ func (t *Tables) entries(c policy.Change) []entry {
 
 func entryOf(p policy.PolicyChange, s policy.StaticChange) entry {
 	e := entry{isNet: !s.Prefix.IsSingleIP(), unknown: p.Unknown}
+	// A prefix of one address that is open on every port is looked for among
+	// prefixes.
+	e.isNet = e.isNet || s.Inside && s.Port == 0
 	if e.isNet {
 		e.net = cidrOf(p.ID, s.Prefix, s.Transport, s.Port)
+		e.net.Inside = insideOf(s)
 	} else {
 		e.addr = keyOf(p.ID, s.Prefix, s.Transport, s.Port)
+		e.addr.Inside = insideOf(s)
 	}
 	for _, o := range s.Openings {
 		e.way = e.way.Join(wayOf(o), s.Transport)
@@ -120,6 +125,14 @@ func entryOf(p policy.PolicyChange, s policy.StaticChange) entry {
 		}
 	}
 	return e
+}
+
+// insideOf tells the kernel that an entry stands behind all others.
+func insideOf(s policy.StaticChange) uint8 {
+	if s.Inside {
+		return 1
+	}
+	return 0
 }
 
 // found are the entries of some policies that there are beside those of a
@@ -195,7 +208,7 @@ func (t *Tables) reserve(list []entry) error {
 			}
 		}
 		for p := range t.serverNames[known] {
-			if p.port == k.Port && !e.names[p] && !t.wanted[known][p] {
+			if k.Inside == 0 && p.port == k.Port && !e.names[p] && !t.wanted[known][p] {
 				names--
 			}
 		}
@@ -237,7 +250,9 @@ func (t *Tables) tighten(e entry) error {
 	case closer(was, is, e):
 		t.static[k] = e.way
 	}
-	t.name(known, k.Port, e.names)
+	if k.Inside == 0 {
+		t.name(known, k.Port, e.names)
+	}
 	have, ok := t.haveAdr[k]
 	want := entry{way: join(e.way, t.learned[k], k), unknown: e.unknown}
 	switch {
@@ -253,6 +268,9 @@ func (t *Tables) tighten(e entry) error {
 		if err := t.putAddr(k, want.way); err != nil {
 			return err
 		}
+	}
+	if k.Inside != 0 {
+		return nil // the names are those of the entry before it
 	}
 	return t.removeStaleNames(known, k.Port, e.names)
 }
@@ -283,7 +301,9 @@ func (t *Tables) loosen(e entry) error {
 	} else {
 		t.static[k] = e.way
 	}
-	t.name(known, k.Port, e.names)
+	if k.Inside == 0 {
+		t.name(known, k.Port, e.names)
+	}
 	for _, names := range []map[serverName]bool{e.names, t.wanted[known]} { // the table may have lost what was learned
 		if err := t.addServerNames(known, names); err != nil {
 			return err
@@ -300,6 +320,9 @@ func (t *Tables) loosen(e entry) error {
 		if err := t.putAddr(k, want); err != nil {
 			return err
 		}
+	}
+	if k.Inside != 0 {
+		return nil // the names are those of the entry before it
 	}
 	return t.removeStaleNames(known, k.Port, e.names)
 }

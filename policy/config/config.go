@@ -150,6 +150,8 @@ type Config struct {
 	// zero Identity.
 	Workloads []*Workload
 	Mesh      Mesh
+	// Cluster is what lies inside of the node's Kubernetes cluster.
+	Cluster Cluster
 	// AllowedEndpoints are the node-local places that the node's operator lets
 	// services lead to. They are not the configuration's to say.
 	AllowedEndpoints []AllowedEndpoint
@@ -176,6 +178,9 @@ type Service struct {
 	// SubjectAltNames are whom TLS that egressd originates must lead to,
 	// unless a DestinationRule says so.
 	SubjectAltNames []string
+	// ClusterIPs are the addresses of a Kubernetes Service; none: it is headless
+	// or an ExternalName.
+	ClusterIPs []netip.Addr
 	// Selector holds the selector of a Kubernetes Service.
 	Selector map[string]string
 	// Derived is set on services that a compiler makes of a configuration, which

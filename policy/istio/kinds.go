@@ -7,6 +7,7 @@ import (
 	security "istio.io/api/security/v1beta1"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	kubenet "k8s.io/api/networking/v1"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/egressd/egressd/policy/istio/internal/gwapi"
@@ -23,7 +24,7 @@ func newKinds() []kind {
 			codes: []string{"EGD0801", "EGD0802", "EGD0803", "EGD0804", "EGD085", "EGD035"}, files: []string{"meshconfig", "meshsource", "meshexport"}},
 		{group: operatorGroup, name: operatorKind, versions: []string{"v1alpha1"}, has: hasMeshConfig, decode: decodeOperator,
 			codes: []string{"EGD0802", "EGD0803", "EGD0804", "EGD085", "EGD035"}, files: []string{"meshsource"}},
-		{name: configMapKind, versions: k8s, has: isMeshConfigMap, decode: decodeConfigMap,
+		{name: configMapKind, versions: k8s, has: isReadConfigMap, decode: decodeConfigMap,
 			codes: []string{"EGD0801", "EGD0802", "EGD0803", "EGD0804", "EGD085", "EGD035"}, files: []string{"meshsource"}},
 
 		{group: model.NetworkingGroup, name: "WorkloadEntry", versions: all,
@@ -33,6 +34,13 @@ func newKinds() []kind {
 			codes: []string{"EGD02", "EGD0312"}, files: []string{"serviceentry", "endpoints", "selected", "addports"}},
 		{name: "Service", versions: k8s, decode: whole(func(l *loader) *[]decoded[core.Service] { return &l.services }),
 			translate: translateServices, codes: []string{"EGD1003", "EGD1004", "EGD105"}, files: []string{"kubernetes"}},
+		// Behind Services, which have names under the cluster's domains. These kinds count
+		// with Options.FindCluster.
+		{group: "networking.k8s.io", name: "ServiceCIDR", versions: []string{"v1", "v1beta1"},
+			decode:    whole(func(l *loader) *[]decoded[kubenet.ServiceCIDR] { return &l.serviceCIDRs }),
+			translate: translateCluster, codes: []string{"EGD105"}, files: []string{"cluster"}},
+		{name: "Node", versions: k8s, decode: whole(func(l *loader) *[]decoded[core.Node] { return &l.nodes }),
+			codes: []string{"EGD105"}, files: []string{"cluster"}},
 		{name: "Endpoints", versions: k8s, decode: whole(func(l *loader) *[]decoded[endpoints] { return &l.endpoints }),
 			codes: []string{"EGD1001", "EGD1005", "EGD105"}, files: []string{"kubernetes"}},
 		{group: "discovery.k8s.io", name: "EndpointSlice", versions: k8s,

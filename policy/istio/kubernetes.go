@@ -100,6 +100,7 @@ func (b *backing) join(export *visibility) *policy.Service {
 
 func (b *backing) service() {
 	b.out.Ref, b.out.Resolution = b.ref, policy.ResolutionStatic
+	b.out.ClusterIPs = clusterIPs(b.v)
 	b.out.Selector, b.out.Export = b.v.Spec.Selector, b.annotatedExport()
 	h, err := hostname.ParsePattern(model.KubernetesName(b.ref.Name, b.ref.Namespace))
 	if err != nil || !check.IsLabel(b.ref.Name) {
@@ -285,4 +286,21 @@ func (b *backing) clusterIP() {
 		}
 		b.add(&b.Reporter, b.spec("clusterIP"), s, ports)
 	}
+}
+
+// clusterIPs are the addresses of a Service that are the cluster's to give.
+func clusterIPs(s *core.Service) (out []netip.Addr) {
+	list := s.Spec.ClusterIPs
+	if len(list) == 0 && s.Spec.ClusterIP != "" {
+		list = []string{s.Spec.ClusterIP}
+	}
+	if s.Spec.Type == core.ServiceTypeExternalName {
+		return nil
+	}
+	for _, text := range list {
+		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" && !a.Is4In6() {
+			out = append(out, a)
+		}
+	}
+	return out
 }

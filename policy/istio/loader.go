@@ -9,6 +9,7 @@ import (
 	security "istio.io/api/security/v1beta1"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	kubenet "k8s.io/api/networking/v1"
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
@@ -29,6 +30,12 @@ type Options struct {
 	// AllowEndpoints are the node-local endpoints that the node's operator lets
 	// the policy lead to.
 	AllowEndpoints []policy.AllowedEndpoint
+	// Cluster is what the node's operator says of the cluster that the node is
+	// part of.
+	Cluster policy.Cluster
+	// FindCluster adds to it what ServiceCIDRs, Nodes and kubeadm's ConfigMap
+	// among the files say. Who may write these says what every workload reaches.
+	FindCluster bool
 	// Namespace is that of objects that name none; "" means "default".
 	Namespace string
 	// Now is when certificates must be valid; its zero value means now.
@@ -90,7 +97,14 @@ type loader struct {
 	sidecars       []decoded[networking.Sidecar]
 	authorizations []decoded[security.AuthorizationPolicy]
 	workloads      []*policy.Workload
-	meshes         []meshSource
+	// inside and findCluster are of the Options; the objects are those that
+	// say what is inside of the cluster.
+	inside       policy.Cluster
+	findCluster  bool
+	serviceCIDRs []decoded[kubenet.ServiceCIDR]
+	nodes        []decoded[core.Node]
+	kubeadm      []kubeadm
+	meshes       []meshSource
 	// exports are the MeshConfig's defaults for Services, VirtualServices and
 	// DestinationRules.
 	exports [3]*visibility
@@ -112,11 +126,12 @@ func newLoader(o Options, kinds *kindTable) *loader {
 		o.Namespace = "default"
 	}
 	l := &loader{
-		kinds:      kinds,
-		r:          newReport(strictyaml.Types{}),
-		namespace:  o.Namespace,
-		selector:   o.GatewaySelector,
-		allowed:    o.AllowEndpoints,
+		kinds:     kinds,
+		r:         newReport(strictyaml.Types{}),
+		namespace: o.Namespace,
+		selector:  o.GatewaySelector,
+		allowed:   o.AllowEndpoints,
+		inside:    o.Cluster, findCluster: o.FindCluster,
 		seen:       map[string]*object{},
 		shortHosts: map[string]bool{},
 		origins:    map[*policy.WeightedDestination]strictyaml.Passage{},

@@ -76,6 +76,10 @@ func decodeConfigMap(o *object, d *draft) {
 	if !strictyaml.DecodeGo(o.root, v, "", &o.Reporter) {
 		return
 	}
+	if isKubeadmConfigMap(o.root) {
+		decodeKubeadm(o, d)
+		return
+	}
 	at := o.root.At("data", "mesh")
 	docs, ok := o.within(at)
 	switch {

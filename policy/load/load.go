@@ -41,21 +41,31 @@ var ErrPolicy = errors.New("the policy has errors")
 // whose operator allows some node-local endpoints. On ErrPolicy the findings
 // say what is wrong.
 func Paths(paths []string, gateway map[string]string, allow ...policy.AllowedEndpoint) (Result, error) {
+	return PathsWith(paths, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
+}
+
+// PathsWith is Paths with everything that can be said beside the files.
+func PathsWith(paths []string, o istio.Options) (Result, error) {
 	start := time.Now()
 	files, err := source.Files(paths)
 	if err != nil {
 		return Result{}, err
 	}
 	took := time.Since(start)
-	l, err := Files(files, gateway, allow...)
+	l, err := With(files, o)
 	l.Took.Read = took
 	return l, err
 }
 
 // Files is Paths for files that have been read.
 func Files(files []istio.File, gateway map[string]string, allow ...policy.AllowedEndpoint) (Result, error) {
+	return With(files, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
+}
+
+// With is Files with everything that can be said beside the files.
+func With(files []istio.File, o istio.Options) (Result, error) {
 	start := time.Now()
-	config, findings := istio.Load(files, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
+	config, findings := istio.Load(files, o)
 	l := Result{Findings: findings, Files: files, Took: Took{Decode: time.Since(start)}}
 	err := l.Compile(config, new(policy.Snapshot))
 	return l, err

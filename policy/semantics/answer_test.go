@@ -77,6 +77,14 @@ func (a *asker) policyOf(q *question) (*policy.Policy, error) {
 // query is the answer to a DNS query.
 func query(p *policy.Policy, name string) string {
 	d := p.DecideQuery(name)
+	if d.Host == nil && (d.Verdict != policy.Deny || d.Reason == policy.ReasonName) {
+		switch p.ClusterName(name) {
+		case policy.OfCluster:
+			return "asked in the cluster"
+		case policy.NotInCluster:
+			return "no name of the cluster"
+		}
+	}
 	switch h := d.Host; {
 	case d.Verdict == policy.Deny:
 		return denial(d)

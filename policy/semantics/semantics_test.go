@@ -151,8 +151,21 @@ func parseFlags(o *istio.Options, text string) error {
 				return err
 			}
 			o.AllowEndpoints = append(o.AllowEndpoints, e)
+		case len(f) == 2 && (f[0] == "--cluster-cidr" || f[0] == "--cluster-domain"):
+			var prefixes, domains []string
+			if f[0] == "--cluster-cidr" {
+				prefixes = strings.Split(f[1], ",")
+			} else {
+				domains = strings.Split(f[1], ",")
+			}
+			c, find, err := policy.ParseCluster(prefixes, domains, nil)
+			if err != nil {
+				return err
+			}
+			o.Cluster.Prefixes, o.Cluster.Domains = append(o.Cluster.Prefixes, c.Prefixes...), append(o.Cluster.Domains, c.Domains...)
+			o.FindCluster = o.FindCluster || find
 		default:
-			return fmt.Errorf("flags: %q is none of --gateway-selector LABELS, --allow-endpoint PLACE", strings.TrimSpace(line))
+			return fmt.Errorf("flags: %q is none of --gateway-selector LABELS, --allow-endpoint PLACE, --cluster-cidr CIDR or auto, --cluster-domain DOMAIN", strings.TrimSpace(line))
 		}
 	}
 	return nil

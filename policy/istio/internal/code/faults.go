@@ -401,4 +401,6 @@ var faults = []Code{
 	{"EGD1056", "", "%q is not a name for a Service (DNS-1123 label)"},
 	{"EGD1056", "", "%q is not a valid IP address"},
 	{"EGD1056", "", "externalName: %s"},
+	{"EGD1056", "", "networking.dnsDomain: %s"},
+	{"EGD1056", "", "network of the cluster: %s"},
 }
