@@ -182,14 +182,14 @@ func (c *Control) Failed() *StepFailure {
 // logFindings logs what the policy's reader found.
 func (c *Control) logFindings(findings []istio.Finding) {
 	for _, f := range findings {
-		level := slog.LevelDebug
+		level, msg := slog.LevelDebug, "a note about the policy"
 		switch f.Severity {
 		case istio.Error:
-			level = slog.LevelError
+			level, msg = slog.LevelError, "the policy has an error"
 		case istio.Warning:
-			level = slog.LevelWarn
+			level, msg = slog.LevelWarn, "the policy has a warning"
 		}
-		c.o.Log.Log(context.Background(), level, "policy", "finding", f.String())
+		c.o.Log.Log(context.Background(), level, msg, "finding", f.String())
 	}
 }
 

@@ -20,10 +20,10 @@ const (
 
 // notSaved is what it means when a file cannot be written.
 var notSaved = map[string]string{
-	SavedNames: "learned addresses are not saved: when egressd is started again, programs that do not resolve their names anew are refused; " +
-		"see that the state directory is there and has room, egressd goes on trying",
-	SavedPolicy: "the policy in force is not saved: a start with a broken configuration will take the policy that was saved before, and fail if there is none; " +
-		"see that its directory is there and has room, egressd goes on trying",
+	SavedNames: "learned addresses could not be saved; after a restart of egressd, programs are refused until they resolve their names again; " +
+		"check that the state directory exists and has room; egressd tries again",
+	SavedPolicy: "the policy in force could not be saved; a start with a broken configuration would take the policy that was saved before, and fail if there is none; " +
+		"check that its directory exists and has room; egressd tries again",
 }
 
 // saveAgain is how long after a failure to save the next attempt is made.

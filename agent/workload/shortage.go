@@ -50,7 +50,7 @@ func (s *shortage) say(log *slog.Logger) {
 	}
 }
 
-const shortText = "the kernel's table has no room for all cgroups that Workloads describe; those without room are under the policy of the cgroup around them"
+const shortText = "the kernel's table has no room for all cgroups that Workloads describe; those left out are under the policy of the cgroup around them"
 
 // text says what is short, for the status; "": nothing.
 func (s *shortage) text() string {

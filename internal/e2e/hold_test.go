@@ -192,7 +192,7 @@ func TestHoldMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(node)
-	const line = "egressd does not hold any more"
+	const line = "something of egressd is missing in the kernel"
 	inMounts(t, pid, func() error { return unix.Unmount(bpffs, unix.MNT_DETACH) })
 	n.isReady(t, "unmounted", false, "if egressd ends or is killed all traffic is open")
 	n.isOpen(t, "unmounted", n.in, false)

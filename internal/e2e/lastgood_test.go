@@ -66,7 +66,7 @@ func TestLastGood(t *testing.T) {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.d.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "last good policy cannot be used") {
+	if err := n.d.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "last good policy could not be read") {
 		t.Errorf("a damaged file: %v", err)
 	}
 	if p := n.probe(t, n.in, "dial", refused); p.Errno != syscall.ECONNREFUSED {

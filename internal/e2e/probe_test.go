@@ -309,7 +309,7 @@ func TestProbeStuck(t *testing.T) {
 		t.Fatal(err)
 	}
 	const text = "egressd has it and does not answer: it is stuck"
-	const unheard = "does not answer itself"
+	const unheard = "a loop of the daemon does not answer"
 	eventually(t, 6*soon, "the log says what is stuck", func() bool {
 		return strings.Contains(n.d.Log(), text) && strings.Contains(n.d.Log(), unheard) && strings.Contains(n.d.Log(), "and egressd is not ready")
 	})

@@ -47,7 +47,7 @@ func TestFullStateDirectory(t *testing.T) {
 
 	n.learn(t, world.API)
 	n.write(t, "more.yaml", hosts("more", world.GoogleAPIs))
-	const names, policy = "learned addresses are not saved", "the policy in force is not saved"
+	const names, policy = "learned addresses could not be saved", "the policy in force could not be saved"
 	at := n.logs(t, 0, names)
 	n.logs(t, 0, policy)
 	for _, file := range []string{"learned.json", "last-good.json"} {
