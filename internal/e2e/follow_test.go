@@ -227,7 +227,7 @@ func followOutermost(t *testing.T, inner string) {
 	}
 	lost := func() {
 		t.Helper()
-		eventually(t, soon, "the capture is said to be lost", func() bool {
+		eventually(t, clientTimeout, "the capture is said to be lost", func() bool {
 			e := n.egressd(t, "status")
 			return strings.Contains(e.stdout, "NOT HELD") && strings.Contains(e.stdout, "ready: false")
 		})
