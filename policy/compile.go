@@ -146,12 +146,23 @@ func (b *builder) errorf(ref Ref, format string, args ...any) {
 		}
 		b.said[key] = true
 	}
-	object := ref.Kind + " " + ref.Namespace + "/" + ref.Name
-	if p := ref.Position(); p != "" {
-		b.errs = append(b.errs, fmt.Errorf("%s: %s [%s]", p, text, object))
-		return
+	b.errs = append(b.errs, &ObjectError{ref, text})
+}
+
+// ObjectError is an object that Compile refuses. Without it the rest is good,
+// or refused for other objects.
+type ObjectError struct {
+	Ref  Ref
+	Text string
+}
+
+// Error is the text with the place and the name of the object.
+func (e *ObjectError) Error() string {
+	text := fmt.Sprintf("%s [%s %s/%s]", e.Text, e.Ref.Kind, e.Ref.Namespace, e.Ref.Name)
+	if p := e.Ref.Position(); p != "" {
+		return p + ": " + text
 	}
-	b.errs = append(b.errs, fmt.Errorf("%s [%s]", text, object))
+	return text
 }
 
 // Warning is something about an object that is left out, or does not do what
