@@ -36,20 +36,26 @@ func (b *builder) policy(sc *scope, old, like *Policy) *Policy {
 	h.services()
 	h.touch()
 	h.build()
+	changed := slices.Collect(maps.Keys(h.decls))
 	h.ruled()
 	p.names = h.names.Index()
 	p.reserve(b.covered)
 	p.addrs = h.addrs.finish(h.compareRules)
 	p.addrs.unknown = p.AllowsUnknown()
 	p.hostSum = h.sum
-	b.meshRoutes(p)
+	known := func(*VirtualService) *compiledRules { return nil }
+	if h.old != emptyPolicy && !h.sibling {
+		known = b.knownRules(h.old, append(changed, p.ruled...))
+	}
+	b.meshRoutes(p, known)
 	p.gateways = b.goneOnAs()
 	b.checkLoops(p)
-	p.sum = p.digest()
+	p.sum = p.digest(h.old)
 	return p
 }
 
-var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable()}
+var emptyPolicy = &Policy{scope: &scope{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})),
+	vhosts: hostname.NewIndex(maps.All(map[hostname.Pattern]*meshVhost{})), addrs: newAddressTable()}
 
 // visibilityChanged says whether the defaults by which services are visible,
 // what the node lets them lead to, or which namespace is the root, are others

@@ -54,13 +54,23 @@ func (h *Host) digest() digest {
 	return d
 }
 
-// digest covers everything but the number of the policy.
-func (p *Policy) digest() digest {
+// digest covers everything but the number of the policy. What is as it was in
+// the policy before is not looked at again.
+func (p *Policy) digest(old *Policy) digest {
 	var d digest
 	d.text(func(t *text) {
 		t.sum(p.hostSum)
 		t.sum(p.addrs.sum)
-		t.rules(p)
+		t.terms(p)
+		for _, v := range p.vhostList {
+			if was, ok := old.vhosts.Get(v.pattern); ok && slices.Equal(was.compiled, v.compiled) {
+				v.sum = was.sum
+			} else {
+				v.sum.text(func(t *text) { t.vhost(v) })
+			}
+			t.sum(v.sum)
+		}
+		t.goneOn(p)
 	})
 	return d
 }

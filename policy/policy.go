@@ -98,6 +98,8 @@ type Policy struct {
 	// vhosts are the rules of the gateway "mesh".
 	vhosts    *hostname.Index[*meshVhost]
 	vhostList []*meshVhost // sorted by hostname.Compare
+	// compiled are the rules of vhosts, by their VirtualServices.
+	compiled map[*VirtualService]*compiledRules
 	// gateways are those as which connections go on, sorted by name and port.
 	gateways []*GatewayListener
 	// reserved are the names of Kubernetes Services that wildcards of other
