@@ -34,7 +34,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 		return nil, errors.Join(b.errs...)
 	}
 	b.index()
-	b.covered = b.base.covered()
+	b.covered = b.base.names
 	b.auth = authz.NewCatalog(b.cfg.Authorizations, b.rootNamespace(), b.trustDomain())
 	out := &Snapshot{base: b.base}
 	b.policies(out)
@@ -43,7 +43,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	out.seal()
+	out.seal(s)
 	return out, nil
 }
 
@@ -213,7 +213,7 @@ func (b *builder) policies(out *Snapshot) {
 	}
 	slices.SortFunc(out.policies, func(x, y *Policy) int { return int(x.id) - int(y.id) })
 	for i, w := range b.cfg.Workloads {
-		out.workloads = append(out.workloads, BoundWorkload{w, ids[of[i]]})
+		out.workloads = append(out.workloads, BoundWorkload{Workload: w, Policy: ids[of[i]]})
 	}
 }
 

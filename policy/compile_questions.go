@@ -111,7 +111,7 @@ func (b *builder) questions() *questions {
 			}
 		}
 	}
-	for _, n := range append(b.disputed(), b.takers()...) {
+	for _, n := range slices.Concat(b.disputed(), b.base.takers) {
 		q.namespaces[n] = true
 	}
 	for _, vs := range b.cfg.VirtualServices {

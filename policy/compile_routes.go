@@ -91,29 +91,29 @@ func (b *builder) disputed() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// takers lists the namespaces whose ServiceEntries declare the host of a
+// takersOf lists the namespaces whose ServiceEntries declare the host of a
 // Kubernetes Service of another, or cover it: for their own workloads they have
 // its place.
-func (b *builder) takers() []string {
+func (n *base) takersOf() []string {
 	found := map[string]bool{}
 	add := func(k *Service, by []string) {
-		for _, n := range by {
-			if n != k.Ref.Namespace {
-				found[n] = true
+		for _, namespace := range by {
+			if namespace != k.Ref.Namespace {
+				found[namespace] = true
 			}
 		}
 	}
-	for _, k := range b.base.kube {
+	for _, k := range n.kube {
 		for _, name := range k.Names() {
-			by, _ := b.base.declared.Get(name)
+			by, _ := n.declared.Get(name)
 			add(k, by)
 		}
 	}
-	for name, k := range b.covered {
+	for name, k := range n.names {
 		_, parent, _ := strings.Cut(name, ".")
-		add(k, b.base.covering(parent))
-		if b.base.partial > 0 {
-			add(k, b.base.coveringPart(name))
+		add(k, n.covering(parent))
+		if n.partial > 0 {
+			add(k, n.coveringPart(name))
 		}
 	}
 	return slices.Sorted(maps.Keys(found))

@@ -32,6 +32,9 @@ type Snapshot struct {
 type BoundWorkload struct {
 	*Workload
 	Policy PolicyID
+	// sum is of what the workload is, and of what its policy says, whose sum
+	// was policySum.
+	sum, policySum digest
 }
 
 // Workloads returns the workloads that are described, in their order.
