@@ -31,6 +31,10 @@ type index struct {
 	// opaque counts the ports whose flows only their address tells apart, by
 	// number and namespace: names of two namespaces can have one address.
 	opaque map[uint16]map[string]int
+	// names are the names of Kubernetes Services that wildcards of other
+	// namespaces cover, takers the namespaces that have such names.
+	names  map[string]*Service
+	takers []string
 	// kube has the Kubernetes Services by host, borrow by namespace and name.
 	kube     map[string]*Service
 	borrow   map[[2]string]*Service
@@ -130,6 +134,10 @@ func (b *builder) update() {
 		}
 	}
 	n.declared = edit.Map()
+	if len(b.removed)+len(b.added) == 0 && b.old != nil {
+		n.kube, n.borrow, n.names, n.takers = b.old.kube, b.old.borrow, b.old.names, b.old.takers
+		return
+	}
 	for _, s := range b.cfg.Services {
 		if s.External {
 			continue
@@ -141,6 +149,8 @@ func (b *builder) update() {
 			}
 		}
 	}
+	n.names = n.covered()
+	n.takers = n.takersOf()
 }
 
 // declaration is a host or prefix that a namespace declares.

@@ -35,7 +35,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 		return nil, errors.Join(b.errs...)
 	}
 	b.update()
-	b.covered = b.index.covered()
+	b.covered = b.index.names
 	b.auth = authz.NewCatalog(b.cfg.Authorizations, b.rootNamespace(), b.trustDomain())
 	out := &Snapshot{index: b.index}
 	b.policies(out)
@@ -44,7 +44,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	out.seal()
+	out.seal(s)
 	return out, nil
 }
 
@@ -149,12 +149,23 @@ func (b *builder) errorf(ref Ref, format string, args ...any) {
 		}
 		b.reported[key] = true
 	}
-	object := ref.Kind + " " + ref.Namespace + "/" + ref.Name
-	if p := ref.Position(); p != "" {
-		b.errs = append(b.errs, fmt.Errorf("%s: %s [%s]", p, text, object))
-		return
+	b.errs = append(b.errs, &ObjectError{ref, text})
+}
+
+// ObjectError is an object that Compile refuses. Without it the rest is good,
+// or refused for other objects.
+type ObjectError struct {
+	Ref  Ref
+	Text string
+}
+
+// Error is the text with the place and the name of the object.
+func (e *ObjectError) Error() string {
+	text := fmt.Sprintf("%s [%s %s/%s]", e.Text, e.Ref.Kind, e.Ref.Namespace, e.Ref.Name)
+	if p := e.Ref.Position(); p != "" {
+		return p + ": " + text
 	}
-	b.errs = append(b.errs, fmt.Errorf("%s [%s]", text, object))
+	return text
 }
 
 // Warning is something about an object that is left out, or does not do what
@@ -205,7 +216,7 @@ func (b *builder) policies(out *Snapshot) {
 	}
 	slices.SortFunc(out.policies, func(x, y *Policy) int { return int(x.id) - int(y.id) })
 	for i, w := range b.cfg.Workloads {
-		out.workloads = append(out.workloads, BoundWorkload{w, ids[of[i]]})
+		out.workloads = append(out.workloads, BoundWorkload{Workload: w, Policy: ids[of[i]]})
 	}
 }
 

@@ -36,6 +36,7 @@ func (b *builder) policy(sc *identityClass, old, like *Policy) *Policy {
 	h.services()
 	h.touch()
 	h.build()
+	changed := slices.Collect(maps.Keys(h.decls))
 	h.ruled()
 	p.names = h.names.Index()
 	p.reserve(b.covered)
@@ -43,14 +44,19 @@ func (b *builder) policy(sc *identityClass, old, like *Policy) *Policy {
 	p.addrs.unknown, p.addrs.inside = p.AllowsUnknown(), p.inside
 	p.cluster = h.cluster()
 	p.hostSum = h.sum
-	b.meshRoutes(p)
+	known := func(*VirtualService) *compiledRules { return nil }
+	if h.old != emptyPolicy && !h.sibling {
+		known = b.knownRules(h.old, append(changed, p.ruled...))
+	}
+	b.meshRoutes(p, known)
 	p.gateways = b.sortedNextHops()
 	b.checkLoops(p)
-	p.sum = p.digest()
+	p.sum = p.digest(h.old)
 	return p
 }
 
-var emptyPolicy = &Policy{class: &identityClass{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})), addrs: newAddressTable(), cluster: newClusterTable()}
+var emptyPolicy = &Policy{class: &identityClass{}, names: hostname.NewIndex(maps.All(map[hostname.Pattern]*Host{})),
+	vhosts: hostname.NewIndex(maps.All(map[hostname.Pattern]*meshVhost{})), addrs: newAddressTable(), cluster: newClusterTable()}
 
 // visibilityChanged says whether the defaults by which services are visible,
 // what the node lets them lead to, what is inside of its cluster, or which

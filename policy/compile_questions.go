@@ -111,7 +111,7 @@ func (b *builder) selectorsInUse() *selectorsInUse {
 			}
 		}
 	}
-	for _, n := range slices.Concat(b.disputed(), b.takers(), b.insiders()) {
+	for _, n := range slices.Concat(b.disputed(), b.index.takers, b.insiders()) {
 		q.namespaces[n] = true
 	}
 	for _, vs := range b.cfg.VirtualServices {

@@ -91,29 +91,29 @@ func (b *builder) disputed() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// takers lists the namespaces whose ServiceEntries declare the host of a
+// takersOf lists the namespaces whose ServiceEntries declare the host of a
 // Kubernetes Service of another, or cover it: for their own workloads they have
 // its place.
-func (b *builder) takers() []string {
+func (n *index) takersOf() []string {
 	found := map[string]bool{}
 	add := func(k *Service, by []string) {
-		for _, n := range by {
-			if n != k.Ref.Namespace {
-				found[n] = true
+		for _, namespace := range by {
+			if namespace != k.Ref.Namespace {
+				found[namespace] = true
 			}
 		}
 	}
-	for _, k := range b.index.kube {
+	for _, k := range n.kube {
 		for _, name := range k.Names() {
-			by, _ := b.index.declared.Get(name)
+			by, _ := n.declared.Get(name)
 			add(k, by)
 		}
 	}
-	for name, k := range b.covered {
+	for name, k := range n.names {
 		_, parent, _ := strings.Cut(name, ".")
-		add(k, b.index.covering(parent))
-		if b.index.partial > 0 {
-			add(k, b.index.coveringPart(name))
+		add(k, n.covering(parent))
+		if n.partial > 0 {
+			add(k, n.coveringPart(name))
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
@@ -157,29 +157,53 @@ func meshHosts(rules []*VirtualService) (*hostname.Index[*meshVhost], []*meshVho
 	return hostname.NewIndex(maps.All(byHost)), list
 }
 
-// meshRoutes compiles the rules of a policy whose hosts are known.
-func (b *builder) meshRoutes(p *Policy) {
-	type compiled struct {
-		http     *meshRules // nil: none is for the workload
-		tls, tcp []l4Route
+// compiledRules are the rules of a VirtualService as the workloads of a policy
+// meet them.
+type compiledRules struct {
+	http     *meshRules // nil: none is for the workload
+	tls, tcp []l4Route
+}
+
+// leadsOn says whether a rule leads to a gateway.
+func (c *compiledRules) leadsOn() bool {
+	on := func(all []RouteDestination) bool {
+		return slices.ContainsFunc(all, func(d RouteDestination) bool { return d.Gateway != nil })
 	}
-	done := map[*VirtualService]*compiled{}
-	compile := func(vs *VirtualService) *compiled {
-		c := done[vs]
+	if c.http != nil {
+		for _, rs := range append(slices.Collect(maps.Values(c.http.byPort)), c.http.other) {
+			if slices.ContainsFunc(rs.routes, func(r route) bool { return on(r.action.Destinations) }) {
+				return true
+			}
+		}
+	}
+	l4 := func(r l4Route) bool { return on(r.destinations) }
+	return slices.ContainsFunc(c.tls, l4) || slices.ContainsFunc(c.tcp, l4)
+}
+
+// meshRoutes compiles the rules of a policy whose hosts are known. What is as
+// it was is taken from known.
+func (b *builder) meshRoutes(p *Policy, known func(*VirtualService) *compiledRules) {
+	p.compiled = map[*VirtualService]*compiledRules{}
+	compile := func(vs *VirtualService) *compiledRules {
+		c := p.compiled[vs]
+		if c == nil {
+			c = known(vs)
+		}
 		if c == nil {
 			at := place{p: p, gateway: meshGateway, vs: vs, workload: true, rules: b.destinationScope(p.class)}
-			c = &compiled{tls: b.tlsRoutes(at), tcp: b.tcpRoutes(at)}
+			c = &compiledRules{tls: b.tlsRoutes(at), tcp: b.tcpRoutes(at)}
 			on := p.class.sidecar.actsOn(vs)
 			if byPort, other := b.httpRoutes(at); other != nil && len(other.routes) > 0 {
 				c.http = &meshRules{vs: vs, on: on, byPort: byPort, other: other}
 			}
-			done[vs] = c
 		}
+		p.compiled[vs] = c
 		return c
 	}
 	for _, v := range p.vhostList {
 		for _, vs := range v.all {
 			c := compile(vs)
+			v.compiled = append(v.compiled, c)
 			if c.http != nil {
 				v.http = append(v.http, c.http)
 			}

@@ -207,6 +207,48 @@ func (b *builder) kept(sc *identityClass, old *Policy) *Policy {
 	return &p
 }
 
+// knownRules finds the rules that are as they were in the policy before: those
+// that lead to no gateway, to no host of those that were built anew, and to
+// nothing that other DestinationRules are for.
+func (b *builder) knownRules(old *Policy, changed []hostname.Pattern) func(*VirtualService) *compiledRules {
+	u := b.same()
+	if !u.mesh || !u.gateways || !u.guards || !u.kube {
+		return func(*VirtualService) *compiledRules { return nil }
+	}
+	hosts := map[hostname.Pattern]bool{}
+	for _, p := range changed {
+		hosts[p] = true
+	}
+	for _, dr := range u.destinationsChanged {
+		hosts[dr.Host] = true
+	}
+	for _, s := range u.external {
+		if u.ledTo[s] {
+			for _, p := range s.Hosts {
+				hosts[p] = true
+			}
+		}
+	}
+	return func(vs *VirtualService) *compiledRules {
+		c := old.compiled[vs]
+		if c == nil || c.leadsOn() {
+			return nil
+		}
+		for _, d := range destinationsOf(vs) {
+			h := d.Destination.Host
+			if hosts[hostname.Pattern(h)] {
+				return nil
+			}
+			for i := 0; i <= len(h); i++ {
+				if hosts[hostname.Pattern("*"+h[i:])] {
+					return nil
+				}
+			}
+		}
+		return c
+	}
+}
+
 // destinationsDiffer says whether a DestinationRule that came, went or moved
 // is for the workloads of a class.
 func (b *builder) destinationsDiffer(sc *identityClass) bool {

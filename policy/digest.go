@@ -54,43 +54,71 @@ func (h *Host) digest() digest {
 	return d
 }
 
-// digest covers everything but the number of the policy.
-func (p *Policy) digest() digest {
+// digest covers everything but the number of the policy. What is as it was in
+// the policy before is not looked at again.
+func (p *Policy) digest(old *Policy) digest {
 	var d digest
 	d.text(func(t *text) {
 		t.sum(p.hostSum)
 		t.sum(p.addrs.sum)
 		t.sum(p.cluster.sum)
-		t.rules(p)
+		t.terms(p)
+		for _, v := range p.vhostList {
+			if was, ok := old.vhosts.Get(v.pattern); ok && slices.Equal(was.compiled, v.compiled) {
+				v.sum = was.sum
+			} else {
+				v.sum.text(func(t *text) { t.vhost(v) })
+			}
+			t.sum(v.sum)
+		}
+		t.goneOn(p)
 	})
 	return d
 }
 
 // seal computes the snapshot's hash. The numbers of policies are no part of
-// it: they depend on what was in force before.
-func (s *Snapshot) seal() {
-	s.sum.text(func(t *text) {
-		if p := s.Policy(DefaultPolicy); p != nil {
-			t.sum(p.sum)
-		}
-		var workloads digest // their names are unique
-		claims := map[string][]string{}
-		for _, w := range s.workloads {
-			for _, c := range w.Cgroups {
-				claims[c] = append(claims[c], w.Key())
+// it: they depend on what was in force before. What was says of workloads that
+// are the same is not looked at again.
+func (s *Snapshot) seal(was *Snapshot) {
+	policies := make(map[PolicyID]digest, len(s.policies))
+	for _, p := range s.policies {
+		policies[p.id] = p.sum
+	}
+	before := make(map[*Workload]*BoundWorkload, len(was.workloads))
+	for i := range was.workloads {
+		before[was.workloads[i].Workload] = &was.workloads[i]
+	}
+	var workloads digest // their names are unique
+	first, more := make(map[string]string, len(s.workloads)), map[string][]string{}
+	for i := range s.workloads {
+		w := &s.workloads[i]
+		for _, c := range w.Cgroups {
+			switch one, ok := first[c]; {
+			case !ok:
+				first[c] = w.Key()
+			case more[c] == nil:
+				more[c] = []string{one, w.Key()}
+			default:
+				more[c] = append(more[c], w.Key())
 			}
-			var one digest
-			one.text(func(t *text) {
+		}
+		if w.policySum = policies[w.Policy]; before[w.Workload] != nil && before[w.Workload].policySum == w.policySum {
+			w.sum = before[w.Workload].sum
+		} else {
+			w.sum.text(func(t *text) {
 				t.line(0, "workload %s (%v)", workloadText(w.Workload), w.Ref)
-				t.sum(s.Policy(w.Policy).sum)
+				t.sum(w.policySum)
 			})
-			workloads.toggle(one)
+		}
+		workloads.toggle(w.sum)
+	}
+	s.sum.text(func(t *text) {
+		if sum, ok := policies[DefaultPolicy]; ok {
+			t.sum(sum)
 		}
 		t.sum(workloads)
-		for _, c := range slices.Sorted(maps.Keys(claims)) {
-			if len(claims[c]) > 1 { // the first counts, nothing else has an order
-				t.line(0, "cgroup %q of %q", c, claims[c])
-			}
+		for _, c := range slices.Sorted(maps.Keys(more)) { // the first counts, nothing else has an order
+			t.line(0, "cgroup %q of %q", c, more[c])
 		}
 		for _, l := range s.listeners {
 			t.listener(l)

@@ -32,6 +32,9 @@ type Snapshot struct {
 type BoundWorkload struct {
 	*Workload
 	Policy PolicyID
+	// sum is of what the workload is, and of what its policy says, whose sum
+	// was policySum.
+	sum, policySum digest
 }
 
 // Workloads returns the workloads that are described, in their order.
@@ -104,6 +107,8 @@ type Policy struct {
 	// vhosts are the rules of the gateway "mesh".
 	vhosts    *hostname.Index[*meshVhost]
 	vhostList []*meshVhost // sorted by hostname.Compare
+	// compiled are the rules of vhosts, by their VirtualServices.
+	compiled map[*VirtualService]*compiledRules
 	// gateways are those as which connections go on, sorted by name and port.
 	gateways []*GatewayListener
 	// reserved are the names of Kubernetes Services that wildcards of other

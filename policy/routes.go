@@ -93,6 +93,9 @@ type meshVhost struct {
 	http []*meshRules
 	// tls and tcp are the rules of all of them, one list after the other.
 	tls, tcp []l4Route
+	// compiled are those of all, and sum is of what they say.
+	compiled []*compiledRules
+	sum      digest
 }
 
 // meshRules are the HTTP rules of one VirtualService for workloads. Where a

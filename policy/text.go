@@ -115,6 +115,15 @@ func (t *text) inside(depth int, k addressKey, e *clusterEntry) {
 
 // rules writes what of a policy is not about single hosts.
 func (t *text) rules(p *Policy) {
+	t.terms(p)
+	for _, v := range p.vhostList {
+		t.vhost(v)
+	}
+	t.goneOn(p)
+}
+
+// terms writes what is said of the policy as a whole.
+func (t *text) terms(p *Policy) {
 	if p.class.outbound != RegistryOnly || p.class.outboundRule != nil {
 		t.line(1, "outbound %v (%v)", p.class.outbound, p.class.outboundRule)
 	}
@@ -128,22 +137,28 @@ func (t *text) rules(p *Policy) {
 	for _, name := range slices.Sorted(maps.Keys(p.reserved)) {
 		t.line(1, "%s of namespace %s is no name of %v", name, p.reserved[name].owner, p.reserved[name].from)
 	}
-	for _, v := range p.vhostList {
-		t.line(1, "routes %s", v.pattern)
-		for _, c := range v.http {
-			t.on(c.on)
-			if len(c.vs.Ports) > 0 {
-				t.line(2, "on ports %v alone", c.vs.Ports)
-			}
-			t.routes(c.other)
-			for _, port := range slices.Sorted(maps.Keys(c.byPort)) {
-				t.line(2, "on port %d", port)
-				t.routes(c.byPort[port])
-			}
+}
+
+// vhost writes the rules for a host.
+func (t *text) vhost(v *meshVhost) {
+	t.line(1, "routes %s", v.pattern)
+	for _, c := range v.http {
+		t.on(c.on)
+		if len(c.vs.Ports) > 0 {
+			t.line(2, "on ports %v alone", c.vs.Ports)
 		}
-		t.l4("tls", v.tls)
-		t.l4("tcp", v.tcp)
+		t.routes(c.other)
+		for _, port := range slices.Sorted(maps.Keys(c.byPort)) {
+			t.line(2, "on port %d", port)
+			t.routes(c.byPort[port])
+		}
 	}
+	t.l4("tls", v.tls)
+	t.l4("tcp", v.tcp)
+}
+
+// goneOn writes the gateways as which connections go on.
+func (t *text) goneOn(p *Policy) {
 	for _, l := range p.gateways {
 		t.line(1, "on as gateway %s port %d %s", l.Name, l.Port, protocolText(l.Protocol))
 		t.guard(2, l.authorizer)

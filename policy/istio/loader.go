@@ -90,7 +90,7 @@ type loader struct {
 	// leans says that the object which is being translated needed another one,
 	// or something outside.
 	leans bool
-	memo  memo
+	age   int // see translation
 
 	api gatewayAPI
 

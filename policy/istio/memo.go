@@ -11,16 +11,11 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// memo has what objects were translated to, as long as what it depends on is
-// the same: then it is the same in the next Config, and nobody compiles it
-// again.
-type memo struct {
-	// before is of the loader before; nil where it is no good any more.
-	before, now map[*object]translation
-}
-
 // translation is what an object was translated to.
 type translation struct {
+	// age is the loader's when it was made: what else it depends on was the same
+	// since.
+	age   int
 	value any
 	// parts are the other objects that went into it.
 	parts    []*object
@@ -34,39 +29,40 @@ type origin struct {
 	at          strictyaml.Passage
 }
 
-// remember takes over what the loader before translated, if translations of
-// that depend on nothing which has changed: which hosts have no dot, and the
-// defaults of exportTo.
+// remember says whether what the loader before translated is good: if what
+// translations depend on has not changed, which is which hosts have no dot, and
+// the defaults of exportTo.
 func (l *loader) remember(was *loader) {
-	l.memo = memo{now: map[*object]translation{}}
-	if was == nil || !maps.Equal(l.shortHosts, was.shortHosts) {
+	if was == nil {
 		return
 	}
+	l.age = was.age
+	same := maps.Equal(l.shortHosts, was.shortHosts)
 	for i := range l.exports {
-		if !l.exports[i].equal(was.exports[i]) {
-			return
-		}
+		same = same && l.exports[i].equal(was.exports[i])
 	}
-	l.memo.before = was.memo.now
+	if !same {
+		l.age++
+	}
 }
 
 // once translates an object, which with its parts has all that is needed,
-// unless that has been done before.
+// unless that has been done before: then it is the same in the next Config, and
+// nobody compiles it again.
 func once[T any](l *loader, o *object, parts []*object, translate func() T) T {
-	if t, ok := l.memo.before[o]; ok && slices.Equal(t.parts, parts) {
+	if t := o.done; t != nil && t.age == l.age && slices.Equal(t.parts, parts) {
 		l.r.AddAll(t.findings)
 		for _, w := range t.origins {
 			l.origins[w.destination] = w.at
 		}
-		l.memo.now[o] = t
 		v, _ := t.value.(T) // nil is none
 		return v
 	}
 	findings := len(l.r.Findings)
-	l.leans, l.written = false, nil
+	l.leans, l.written, o.done = false, nil, nil
 	v := translate()
 	if !l.leans {
-		l.memo.now[o] = translation{v, parts, slices.Clone(l.r.Findings[findings:]), l.written}
+		o.done = &translation{l.age, v, parts, slices.Clone(l.r.Findings[findings:]), l.written}
 	}
 	return v
 }
@@ -79,6 +75,9 @@ func (l *loader) write(w *policy.WeightedDestination, at strictyaml.Passage) {
 
 // keep replaces those of a list that are as they were by what they were.
 func keep[T any, K comparable](list, before []*T, key func(*T) K) {
+	if slices.Equal(list, before) {
+		return
+	}
 	was := make(map[K]*T, len(before))
 	for _, x := range before {
 		was[key(x)] = x

@@ -38,6 +38,7 @@ type object struct {
 	meta  *meta.ObjectMeta
 	ref   policy.Ref
 	order int
+	done  *translation // nil: it is still to be translated
 }
 
 // spec returns the node at path in the spec, as far as it exists.

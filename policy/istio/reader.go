@@ -26,6 +26,8 @@ type Reader struct {
 	kinds   *kindTable
 	size    int                   // of batches
 	files   map[string]parsedFile // by name
+	names   []string              // of the files, in reading order
+	order   map[string]int        // of the files by name
 	batches []*batch              // of all files, in reading order
 	mark    int                   // of the last comparison of batches
 	// seen are the objects of the batches by their names; nil: to be found out.
@@ -64,11 +66,8 @@ func NewReader(o Options) *Reader {
 // Analyze has them. The Config is nil when any finding is an Error. It shares
 // parts with those before, so none may be changed.
 func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
-	order := make(map[string]int, len(files))
-	for i, f := range files {
-		order[f.Name] = i
-	}
 	batches, removed, added := r.read(files)
+	order := r.order
 	again := r.l == nil || r.l.outside || !plain(removed) || !plain(added)
 	again = r.rename(batches, removed, added) || again
 	r.batches = batches
@@ -149,14 +148,33 @@ func plain(batches []*batch) bool {
 	return !slices.ContainsFunc(batches, func(b *batch) bool { return !b.plain })
 }
 
+// named says whether files have the names that they had before, in their order.
+func (r *Reader) named(files []File) bool {
+	return len(files) > 0 && len(files) == len(r.files) && slices.EqualFunc(files, r.names, func(f File, name string) bool { return f.Name == name })
+}
+
 // read decodes what is new in files. It returns all batches in reading order,
 // and those that are no more or were not there before. When what is there is
 // in another order than before, all are both.
 func (r *Reader) read(files []File) (batches, removed, added []*batch) {
-	known := make(map[string]parsedFile, len(files))
-	for _, f := range files {
+	known := r.files
+	again := r.named(files) // then each is there once
+	if !again {
+		known = make(map[string]parsedFile, len(files))
+		r.order, r.names = make(map[string]int, len(files)), make([]string, len(files))
+	}
+	batches = make([]*batch, 0, len(r.batches))
+	for i, f := range files {
+		if again {
+			if old := r.files[f.Name]; same(old.data, f.Data) {
+				batches = append(batches, old.batches...)
+				continue
+			}
+		} else {
+			r.order[f.Name], r.names[i] = i, f.Name
+		}
 		old := r.files[f.Name]
-		if _, twice := known[f.Name]; twice {
+		if _, twice := known[f.Name]; twice && !again {
 			old = parsedFile{} // what was is another's by now
 		}
 		now := parsedFile{data: f.Data, batches: old.batches}

@@ -12,6 +12,10 @@ import (
 // which compiling tells.
 const CodeServer = code.Server
 
+// CodeRefused is the code of an object that can be read, and that compiling
+// refuses.
+const CodeRefused = code.Refused
+
 // CanSuppress says whether a code is one of warnings or notes, as EGD0215 is.
 // Errors cannot be suppressed.
 func CanSuppress(s string) bool { return code.CanSuppress(s) }

@@ -29,8 +29,8 @@ func metadata(name, namespace, more string) string {
 		`"creationTimestamp":"2026-01-02T03:04:05Z"%s}`, name, namespace, more)
 }
 
-// clusterObject is the i-th of the objects, version n of it.
-func clusterObject(i, n int) istio.File {
+// clusterObject is the i-th of all objects, version n of it.
+func clusterObject(all, i, n int) istio.File {
 	ns := fmt.Sprintf("team-%d", i%clusterNamespaces)
 	name := fmt.Sprintf("o%d", i)
 	kind, version, rest := "ServiceEntry", "networking.istio.io/v1", ""
@@ -53,7 +53,7 @@ func clusterObject(i, n int) istio.File {
 	case k < 19:
 		kind = "DestinationRule"
 		rest = fmt.Sprintf(`"metadata":%s,"spec":{"host":"h%d.example.com","trafficPolicy":{"connectionPool":{"tcp":{"connectTimeout":"%ds"}}}}`, metadata(name, ns, ""), i%160, n+1)
-	case i >= clusterObjects-clusterNamespaces:
+	case i >= all-clusterNamespaces:
 		kind = "Sidecar"
 		rest = fmt.Sprintf(`"metadata":%s,"spec":{"egress":[{"hosts":["./*","team-%d/*"]}]}`, metadata(name, ns, ""), n%clusterNamespaces)
 	default:
@@ -78,10 +78,11 @@ func clusterWorkload(i, n int) istio.File {
 	}
 }
 
-func clusterFiles() []istio.File {
+// clusterFiles are so many objects, and the Pods.
+func clusterFiles(objects int) []istio.File {
 	var files []istio.File
-	for i := range clusterObjects {
-		files = append(files, clusterObject(i, 0))
+	for i := range objects {
+		files = append(files, clusterObject(objects, i, 0))
 	}
 	for i := range clusterWorkloads {
 		files = append(files, clusterWorkload(i, 0))
@@ -89,13 +90,14 @@ func clusterFiles() []istio.File {
 	return files
 }
 
-// kindAt finds an object of a kind, and gives version n of it.
+// changeOf finds an object of a kind, and gives version n of it.
 func changeOf(files []istio.File, kind string) (int, func(n int) istio.File) {
 	i := slices.IndexFunc(files, func(f istio.File) bool { return strings.HasPrefix(f.Name, "kubernetes:"+kind+"/") })
+	objects := len(files) - clusterWorkloads
 	if kind == "Pod" {
-		return i, func(n int) istio.File { return clusterWorkload(i-clusterObjects, n) }
+		return i, func(n int) istio.File { return clusterWorkload(i-objects, n) }
 	}
-	return i, func(n int) istio.File { return clusterObject(i, n) }
+	return i, func(n int) istio.File { return clusterObject(objects, i, n) }
 }
 
 // clusterReader is who reads the cluster again and again, as the daemon does.
@@ -124,7 +126,7 @@ func newClusterReader() *clusterReader {
 func BenchmarkClusterChange(b *testing.B) {
 	for _, kind := range []string{"ServiceEntry", "Service", "EndpointSlice", "VirtualService", "DestinationRule", "AuthorizationPolicy", "Sidecar", "Pod"} {
 		b.Run(kind, func(b *testing.B) {
-			files := clusterFiles()
+			files := clusterFiles(clusterObjects)
 			c := newClusterReader()
 			c.load(b, files)
 			at, change := changeOf(files, kind)
@@ -147,7 +149,7 @@ func BenchmarkClusterChange(b *testing.B) {
 
 // BenchmarkClusterStart reads all of it for the first time.
 func BenchmarkClusterStart(b *testing.B) {
-	files := clusterFiles()
+	files := clusterFiles(clusterObjects)
 	var read, compile time.Duration
 	var kept uint64
 	n := 0
@@ -168,6 +170,57 @@ func BenchmarkClusterStart(b *testing.B) {
 	b.ReportMetric(float64(read.Milliseconds())/float64(n), "read-cpu-ms/op")
 	b.ReportMetric(float64(compile.Milliseconds())/float64(n), "compile-cpu-ms/op")
 	b.ReportMetric(float64(kept)/(1<<20), "kept-MiB")
+}
+
+// BenchmarkClusterLabels reads it with rules that ask for the labels of 25
+// applications, and of 500 Pods each for its own: that nobody else has does not
+// matter to those that rules do not ask of it.
+func BenchmarkClusterLabels(b *testing.B) {
+	files := clusterFiles(clusterObjects)
+	for i := range 25 {
+		files = append(files, istio.File{Name: fmt.Sprint("labels-", i), Data: fmt.Appendf(nil, `{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"labels-%d","namespace":"team-0"},`+
+			`"spec":{"hosts":["h%d.example.com"],"tls":[{"match":[{"sniHosts":["h%d.example.com"],"sourceLabels":{"app":"a%d"}}],"route":[{"destination":{"host":"h%d.example.com"}}]}]}}`, i, i*400, i*400, i, i*400)})
+	}
+	var compile time.Duration
+	n := 0
+	for b.Loop() {
+		n++
+		before := heap()
+		c := newClusterReader()
+		_, d := c.load(b, files)
+		compile += d
+		if n == 1 {
+			b.Logf("%d policies for %d workloads, %d MiB", len(c.was.Policies()), clusterWorkloads, (heap()-before)>>20)
+		}
+		runtime.KeepAlive(c)
+	}
+	b.ReportMetric(float64(compile.Milliseconds())/float64(n), "compile-cpu-ms/op")
+}
+
+// TestCluster: what the benchmarks change is taken, and costs the policies that
+// it concerns: a Pod that rules tell from no other changes no policy, nor does a
+// Service that no rule leads to, and an equal group shares its policy.
+func TestCluster(t *testing.T) {
+	files := clusterFiles(40 * clusterNamespaces)
+	c := newClusterReader()
+	c.load(t, files)
+	if n := len(c.was.Policies()); n != clusterNamespaces+1 {
+		t.Errorf("%d policies for %d namespaces, each with a Sidecar", n, clusterNamespaces)
+	}
+	for kind, want := range map[string]int{"Pod": 0, "Service": 0, "EndpointSlice": 0, "AuthorizationPolicy": 0, "Sidecar": 1, "VirtualService": clusterNamespaces + 1} {
+		at, change := changeOf(files, kind)
+		files = slices.Clone(files)
+		files[at] = change(1)
+		was := c.was
+		c.load(t, files)
+		if n := len(policy.Diff(was, c.was).Policies); n > want {
+			t.Errorf("a %s changes %d policies, want %d", kind, n, want)
+		}
+		fresh := newClusterReader()
+		if fresh.load(t, files); fresh.was.Hash() != c.was.Hash() {
+			t.Errorf("a %s: the policy is another one when it is read from nothing", kind)
+		}
+	}
 }
 
 // cpu is the time that the process has had so far: that of the clock is no

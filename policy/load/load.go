@@ -71,6 +71,26 @@ func With(files []istio.File, o istio.Options) (Result, error) {
 	return l, err
 }
 
+// refused says which objects compiling has refused.
+func refused(err error) (out []istio.Finding) {
+	var one *policy.ObjectError
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range all.Unwrap() {
+			out = append(out, refused(err)...)
+		}
+	} else if errors.As(err, &one) {
+		out = append(out, finding(istio.Error, istio.CodeRefused, one.Ref, one.Text))
+	}
+	return out
+}
+
+func finding(s istio.Severity, code string, ref policy.Ref, text string) istio.Finding {
+	return istio.Finding{
+		Severity: s, File: ref.File, Line: ref.Line, Col: ref.Column,
+		Object: ref.Kind + " " + ref.Namespace + "/" + ref.Name, Text: text, Code: code,
+	}
+}
+
 // Compile fills l from a Config, and from what was is compiled from. A nil
 // Config is one with errors.
 func (l *Result) Compile(config *policy.Config, was *policy.Snapshot) error {
@@ -83,14 +103,12 @@ func (l *Result) Compile(config *policy.Config, was *policy.Snapshot) error {
 	s, err := was.Update(config)
 	l.Took.Compile = time.Since(start)
 	if err != nil {
+		l.Findings = append(l.Findings, refused(err)...)
 		return fmt.Errorf("%w: %w", ErrPolicy, err)
 	}
 	l.Snapshot = s
 	for _, w := range s.Warnings() {
-		l.Findings = append(l.Findings, istio.Finding{
-			Severity: istio.Warning, File: w.Ref.File, Line: w.Ref.Line, Col: w.Ref.Column,
-			Object: w.Ref.Kind + " " + w.Ref.Namespace + "/" + w.Ref.Name, Text: w.Text, Code: istio.CodeServer,
-		})
+		l.Findings = append(l.Findings, finding(istio.Warning, istio.CodeServer, w.Ref, w.Text))
 	}
 	return nil
 }

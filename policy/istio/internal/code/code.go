@@ -34,6 +34,7 @@ const (
 	NoLabels = "EGD0110"
 	Suppress = "EGD0111"
 	Server   = "EGD0112" // of a Gateway, that compiling leaves out
+	Refused  = "EGD01" + Conflict
 	Cgroup   = "EGD0806"
 	Clients  = "EGD2006"
 )
