@@ -262,10 +262,10 @@ apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: bad, namespace: NAMESPACE}
 spec:
-  hosts: ["*.example.com"]
+  hosts: [bad.example.com]
   resolution: STATIC
-  endpoints: [{address: 203.0.113.66}]
-  ports: [{number: 80, name: http, protocol: HTTP}, {number: 80, name: again, protocol: TLS}]
+  endpoints: [{address: not-an-address}, {address: 203.0.113.66}]
+  ports: [{number: 80, name: http, protocol: HTTP}]
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
