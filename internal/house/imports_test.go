@@ -93,6 +93,7 @@ var floors = map[string][]string{
 	"./egress":        core,
 	"./ingress":       core,
 	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
+	"./policy/source/kube": {"./policy", "./policy/istio", "./policy/source", "k8s.io/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./policy", "./policy/istio", "./policy/source"},
 	"./explain":     {"./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
@@ -146,7 +147,8 @@ var keepers = []struct {
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/istio/internal/authorization", "./policy/source"}, nil},
-	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source"}, nil},
+	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube"}, nil},
+	{"k8s.io/client-go/", []string{"./policy/source/kube"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
