@@ -88,11 +88,11 @@ var floors = map[string][]string{
 	"./loader/telemetry":   {"./bpf", "./internal/sockdiag", "./loader/abi", "./policy", "github.com/cilium/ebpf"},
 	"./loader/tables":      {"./bpf", "./policy"},
 	// Rooms.
-	"./loader":        join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "./internal/sockdiag", "github.com/cilium/ebpf", "golang.org/x/sys/unix"}, loaderParts, core),
-	"./dnsproxy":      join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
-	"./egress":        core,
-	"./ingress":       core,
-	"./policy/source": join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
+	"./loader":             join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "./internal/sockdiag", "github.com/cilium/ebpf", "golang.org/x/sys/unix"}, loaderParts, core),
+	"./dnsproxy":           join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
+	"./egress":             core,
+	"./ingress":            core,
+	"./policy/source":      join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	"./policy/source/kube": {"./policy", "./policy/istio", "./policy/source", "k8s.io/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./policy", "./policy/istio", "./policy/source"},
@@ -107,7 +107,7 @@ var floors = map[string][]string{
 	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
 	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/listen":    {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
-	"./agent/report":    {"./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "github.com/prometheus/client_golang/"},
+	"./agent/report":    {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "github.com/prometheus/client_golang/"},
 	"./agent/resolve":   {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
 	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
 	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
@@ -115,8 +115,8 @@ var floors = map[string][]string{
 	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign"},
 	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./agent":       join(parts, []string{"./policy/source/kube", "./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd": join(parts, []string{"./internal/cgroup", "./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// What shows and tests the house stands beside it.
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},

@@ -156,5 +156,5 @@ func (c clients) served(ctx context.Context, k kind) (schema.GroupVersionResourc
 			return k.version(v), nil
 		}
 	}
-	return schema.GroupVersionResource{}, fmt.Errorf("%s is defined, and not served in one of the versions %v yet", k.definition(), k.versions)
+	return schema.GroupVersionResource{}, fmt.Errorf("%s is %w (%v)", k.definition(), errNotServed, k.versions)
 }

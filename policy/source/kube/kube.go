@@ -24,7 +24,7 @@ import (
 	"github.com/egressd/egressd/policy/istio"
 )
 
-// Options of a Source.
+// Options of an Informer.
 type Options struct {
 	// Config says where the API server is, and who asks it; see Config.
 	Config *rest.Config
@@ -53,8 +53,8 @@ const (
 	patience = 500 * time.Millisecond
 )
 
-// Source watches an API server. It is safe for concurrent use.
-type Source struct {
+// Informer watches an API server. It is safe for concurrent use.
+type Informer struct {
 	o       Options
 	clients clients
 	// running are the goroutines of Run.
@@ -76,8 +76,8 @@ type Source struct {
 	secrets     secrets
 }
 
-// New returns a Source that has read nothing.
-func New(o Options) (*Source, error) {
+// New returns an Informer that has read nothing.
+func New(o Options) (*Informer, error) {
 	if o.Node == "" {
 		return nil, errors.New("no node name: egressd reads the pods of its own node")
 	}
@@ -91,7 +91,7 @@ func New(o Options) (*Source, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{
+	s := &Informer{
 		o: o, clients: c, dirty: make(chan struct{}, 1), complete: make(chan struct{}),
 		tables: map[string]*table{}, changes: map[string][]byte{}, failing: map[string]bool{},
 		secrets: secrets{named: map[string]int{}, watched: map[string]*watchedSecret{}, changed: make(chan struct{}, 1)},
@@ -106,7 +106,7 @@ func New(o Options) (*Source, error) {
 // Run watches until ctx ends. changed is called in its goroutine when all has been
 // read once, and then each time Files have changed: what comes during a call is
 // reported by one more.
-func (s *Source) Run(ctx context.Context, changed func()) error {
+func (s *Informer) Run(ctx context.Context, changed func()) error {
 	defer s.clients.http.CloseIdleConnections()
 	defer s.running.Wait()
 	for _, t := range s.tables {
@@ -154,7 +154,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // Files are the objects that are known now, sorted by name. A file that has not
 // changed has the same Data, the same memory even, which must not be written to.
-func (s *Source) Files() []istio.File {
+func (s *Informer) Files() []istio.File {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.changes) == 0 {
@@ -183,13 +183,13 @@ func (s *Source) Files() []istio.File {
 }
 
 // set changes a file; nil data: it is gone.
-func (s *Source) set(name string, data []byte) {
+func (s *Informer) set(name string, data []byte) {
 	s.changes[name] = data
 	s.tell()
 }
 
 // tell has Run call changed.
-func (s *Source) tell() {
+func (s *Informer) tell() {
 	select {
 	case s.dirty <- struct{}{}:
 	default:
@@ -198,14 +198,14 @@ func (s *Source) tell() {
 
 // Synced says whether everything has been read once. Until then Files are not what
 // the API server has.
-func (s *Source) Synced() bool {
+func (s *Informer) Synced() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.synced
 }
 
 // check notes when everything has been read once.
-func (s *Source) check() {
+func (s *Informer) check() {
 	if s.synced || len(s.awaited()) > 0 {
 		return
 	}
@@ -215,7 +215,7 @@ func (s *Source) check() {
 }
 
 // awaited are the kinds that have not been read, and why.
-func (s *Source) awaited() []string {
+func (s *Informer) awaited() []string {
 	var out []string
 	await := func(t *table) {
 		if t.synced {
@@ -239,7 +239,7 @@ func (s *Source) awaited() []string {
 
 // Await waits until everything has been read once, at most for d. The error says
 // what has not been.
-func (s *Source) Await(ctx context.Context, d time.Duration) error {
+func (s *Informer) Await(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -97,7 +97,7 @@ func isMirror(p *core.Pod) bool {
 
 // workload makes the Workload of a pod. There is none until its namespace is known:
 // what that says of the mode could be stricter than the flag.
-func (s *Source) workload(o *object) (data []byte, problem string) {
+func (s *Informer) workload(o *object) (data []byte, problem string) {
 	ns := s.tables[namespaceKind].objects["/"+o.Namespace]
 	cgroups := s.o.Cgroups(o.pod.uid, o.pod.class)
 	if ns == nil || len(cgroups) == 0 {
@@ -122,7 +122,7 @@ func (s *Source) workload(o *object) (data []byte, problem string) {
 // mode is a pod's: what its label says, else that of its namespace, else off for one of
 // the system's, else the flag's. A label that says no mode means enforce: who wrote it
 // wanted something stricter or weaker than what is usual, and only one is safe.
-func (s *Source) mode(o, namespace *object) (mode policy.Mode, problem string) {
+func (s *Informer) mode(o, namespace *object) (mode policy.Mode, problem string) {
 	for _, by := range []struct {
 		labels map[string]string
 		whose  string
@@ -143,7 +143,7 @@ func (s *Source) mode(o, namespace *object) (mode policy.Mode, problem string) {
 }
 
 // renameModes brings the pods of a namespace up to date with its labels.
-func (s *Source) renameModes(namespace string) {
+func (s *Informer) renameModes(namespace string) {
 	t := s.tables[podKind]
 	for _, o := range t.objects {
 		if o.Namespace == namespace && o.pod != nil {

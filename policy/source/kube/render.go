@@ -205,7 +205,7 @@ func renderSecret(t *table, v any) *object {
 // secretsOf are the Secrets that an object names, sorted, as NAMESPACE/NAME: of its own
 // namespace, or of another one where the Gateway API lets them be (whether that one
 // agrees is judged where they are used).
-func (s *Source) secretsOf(k kind, namespace string, spec map[string]any) []string {
+func (s *Informer) secretsOf(k kind, namespace string, spec map[string]any) []string {
 	found := map[string]bool{}
 	switch {
 	case k.name == gatewayKind && !s.gateway(spec), k.name != gatewayKind && k.name != gatewayAPIKind && k.name != ruleKind:
@@ -248,7 +248,7 @@ func (s *Source) secretsOf(k kind, namespace string, spec map[string]any) []stri
 }
 
 // gateway says whether a Gateway of Istio's is this node's.
-func (s *Source) gateway(spec map[string]any) bool {
+func (s *Informer) gateway(spec map[string]any) bool {
 	selector, _ := spec["selector"].(map[string]any)
 	if len(s.o.GatewaySelector) == 0 {
 		return false

@@ -10,7 +10,7 @@ import (
 
 // secrets are the Secrets that objects name, each of which is watched by itself: so
 // egressd needs no right to read others, and the API server sends no others. Its
-// fields are under the Source's lock.
+// fields are under the Informer's lock.
 type secrets struct {
 	// named counts the objects that name a Secret, by NAMESPACE/NAME.
 	named   map[string]int
@@ -26,7 +26,7 @@ type watchedSecret struct {
 }
 
 // refer notes which Secrets an object names that was old; nil: there is none.
-func (s *Source) refer(old, now *object) {
+func (s *Informer) refer(old, now *object) {
 	var was, is []string
 	if old != nil {
 		was = old.secrets
@@ -53,7 +53,7 @@ func (s *Source) refer(old, now *object) {
 
 // followSecrets watches the Secrets that are named, until ctx ends. That one cannot be
 // read holds nothing up: it is missed where it is named.
-func (s *Source) followSecrets(ctx context.Context) {
+func (s *Informer) followSecrets(ctx context.Context) {
 	for {
 		s.mu.Lock()
 		for name := range s.secrets.named {
@@ -81,7 +81,7 @@ func (s *Source) followSecrets(ctx context.Context) {
 	}
 }
 
-func (s *Source) watchSecret(ctx context.Context, name string) *watchedSecret {
+func (s *Informer) watchSecret(ctx context.Context, name string) *watchedSecret {
 	namespace, name, _ := strings.Cut(name, "/")
 	k := secretKind(namespace, name)
 	w := &watchedSecret{table: newTable(s, k), ended: make(chan struct{})}

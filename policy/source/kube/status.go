@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Status is what a Source knows of itself.
-type Status struct {
+// InformerStatus is what an Informer knows of itself.
+type InformerStatus struct {
 	Server string `json:"server"`
 	Node   string `json:"node"`
 	// Synced says that everything has been read once; Awaited is what has not been,
@@ -33,11 +33,11 @@ type KindStatus struct {
 	ErrorAt time.Time `json:"errorAt,omitzero"`
 }
 
-// Status says how the Source is.
-func (s *Source) Status() Status {
+// Status says how the Informer is.
+func (s *Informer) Status() InformerStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Status{
+	out := InformerStatus{
 		Server: s.clients.server, Node: s.o.Node, Synced: s.synced, LastEvent: s.lastEvent,
 		Kinds: make(map[string]KindStatus, len(s.tables)), Problems: map[string]string{},
 	}

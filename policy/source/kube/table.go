@@ -4,6 +4,7 @@ package kube
 
 import (
 	"bytes"
+	"errors"
 	"time"
 
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,9 +31,9 @@ type object struct {
 func (o *object) key() string { return o.Namespace + "/" + o.Name }
 
 // table has the objects of a kind: the store of a reflector. Its fields are under the
-// Source's lock.
+// Informer's lock.
 type table struct {
-	source  *Source
+	source  *Informer
 	kind    kind
 	objects map[string]*object
 	// synced says that objects are what the API server has, or had when it was
@@ -52,7 +53,7 @@ type table struct {
 	apiVersion string
 }
 
-func newTable(s *Source, k kind) *table {
+func newTable(s *Informer, k kind) *table {
 	return &table{source: s, kind: k, objects: map[string]*object{}, apiVersion: k.apiVersion()}
 }
 
@@ -205,6 +206,10 @@ func (t *table) failed(err error) {
 		if delete(s.failing, name); was > 0 && len(s.failing) == 0 {
 			s.o.Log.Info("the API server answers again", "server", s.clients.server)
 		}
+		return
+	}
+	if errors.Is(err, errNotServed) { // it will be, mostly in a second
+		t.err, t.errAt = err.Error(), time.Now()
 		return
 	}
 	t.errors++

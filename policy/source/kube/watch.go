@@ -98,11 +98,11 @@ func refusesList(o meta.ListOptions, err error) bool {
 // are read are defined.
 type definitions struct {
 	ctx    context.Context
-	source *Source
+	source *Informer
 }
 
 // followDefinitions watches the kinds that the API server has, as they come and go.
-func (s *Source) followDefinitions(ctx context.Context) {
+func (s *Informer) followDefinitions(ctx context.Context) {
 	reflect(ctx, s.clients.definitions(), definitions{ctx, s}, s.definitions.failed)
 }
 
@@ -159,7 +159,7 @@ func (d definitions) Replace(list []any, _ string) error {
 func (d definitions) Resync() error { return nil }
 
 // define begins to watch a kind that is there now, and ends that of one that is not.
-func (s *Source) define(ctx context.Context, definition string, there bool) {
+func (s *Informer) define(ctx context.Context, definition string, there bool) {
 	s.mu.Lock()
 	t := s.byDefinition(definition)
 	if t == nil || t.present == there {
@@ -189,7 +189,7 @@ func (s *Source) define(ctx context.Context, definition string, there bool) {
 	s.o.Log.Warn("the API server has a kind of policy objects no more; what its objects said counts no more", "kind", t.kind.name)
 }
 
-func (s *Source) byDefinition(name string) *table {
+func (s *Informer) byDefinition(name string) *table {
 	for _, t := range s.tables {
 		if t.kind.defined() && t.kind.definition() == name {
 			return t
@@ -198,7 +198,7 @@ func (s *Source) byDefinition(name string) *table {
 	return nil
 }
 
-var errNotServed = errors.New("the version is not served any more")
+var errNotServed = errors.New("defined, and not served in a version that is read")
 
 // watchDefined watches a kind that is defined, in the best version that is served,
 // until ctx ends.
