@@ -61,7 +61,7 @@ func (a *Agent) sayStart() {
 	if a.holder != nil {
 		traffic = "the egressd that runs serves until this one takes over"
 	}
-	a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroups", a.capture.Named, "traffic", traffic)
+	a.log.Info("egressd starts", "version", a.opts.Version, "mode", a.opts.Mode.String(), "cgroups", a.capture.Named(), "traffic", traffic)
 }
 
 func (a *Agent) sayReady() {
@@ -69,7 +69,7 @@ func (a *Agent) sayReady() {
 	if a.opts.Mode == policy.Audit {
 		traffic = "denials are logged and let pass, except for workloads whose own mode is enforce"
 	}
-	a.log.Info("ready", "cgroups", a.capture.Named, "held", a.capture.Err() == nil, "mode", a.opts.Mode.String(),
+	a.log.Info("ready", "cgroups", a.capture.Named(), "held", a.capture.Err() == nil, "mode", a.opts.Mode.String(),
 		"policy", a.control.Snapshot().Hash()[:12], "traffic", traffic)
 	a.life.manager.Ready(a.summary())
 }

@@ -82,10 +82,10 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if unfollowed != nil {
 		return nil, unfollowed
 	}
-	if a.capture, err = workload.NewCapture(workload.CaptureOptions{Cgroups: o.Cgroups, Follow: o.Daemon, Delegated: o.Delegated, Log: o.Log}, kernel.CanFollow); err != nil {
+	if a.capture, err = workload.NewCapture(workload.CaptureOptions{Cgroups: o.Cgroups, Pods: o.Pods != nil, Follow: o.Daemon, Delegated: o.Delegated, Log: o.Log}, kernel.CanFollow); err != nil {
 		return nil, err
 	}
-	for _, dir := range a.capture.Named {
+	for _, dir := range a.capture.Named() {
 		workload.WarnDelegated(o.Log, dir)
 	}
 	// Watching starts before reading, so that no change falls in between.
@@ -103,7 +103,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err := a.begun.adopt(o.PinDir); err != nil {
 		return nil, err
 	}
-	own, err := workload.ExemptOwn(a.capture.Named, o.PinDir, a.before())
+	own, err := workload.ExemptOwn(a.capture, o.PinDir, a.before())
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err != nil {
 		return nil, err
 	}
-	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.ByName}); err != nil {
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.MayFollow()}); err != nil {
 		return nil, err
 	}
 	sayMemory(o.Log, a.datapath)
@@ -133,7 +133,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		return nil, err
 	}
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
-		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Own: own, Before: a.before(),
+		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Own: own, Before: a.before(),
 		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
 		Open: a.narrow.Open, Pending: a.narrow.Pending,
 	}); err != nil {
@@ -175,7 +175,7 @@ func (a *Agent) wire() error {
 	learnedBounds(&names, a.opts.Sizes.Addresses)
 	a.names = learned.New(a.datapath, a.control, names)
 	a.kernel = &events.Kernel{
-		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Interface: a.guards.NameOf,
+		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Pod: a.workloads.PodOf, Interface: a.guards.NameOf,
 		Probe: workload.Probe, Log: a.log,
 		End: func(k telemetry.KernelEvent) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
 	}

@@ -71,6 +71,9 @@ type Options struct {
 	// Cgroups are the cgroup v2 directories whose processes are captured. Run
 	// captures them also if they come later, and when they come back.
 	Cgroups []string
+	// Pods captures the pods of the node instead, wherever the kubelet has their cgroups;
+	// those that no Workload describes may reach nothing. nil: Cgroups are captured.
+	Pods *workload.PodOptions
 	// Delegated captures a cgroup although somebody other than root may take
 	// processes out of it.
 	Delegated bool
@@ -171,7 +174,7 @@ func (o *Options) validate() error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if len(o.Cgroups) == 0 {
+	if len(o.Cgroups) == 0 && o.Pods == nil {
 		return errors.New("no cgroup to capture")
 	}
 	for _, dir := range o.Cgroups {
@@ -183,6 +186,13 @@ func (o *Options) validate() error {
 		}
 	}
 	return nil
+}
+
+func (o *Options) podOptions() workload.PodOptions {
+	if o.Pods == nil {
+		return workload.PodOptions{}
+	}
+	return *o.Pods
 }
 
 // validateAdmin checks where the admin interface is to be.

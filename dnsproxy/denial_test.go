@@ -4,6 +4,7 @@ package dnsproxy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -61,6 +62,34 @@ func TestDenied(t *testing.T) {
 	var zero DeniedAnswer
 	if zero.String() != "NXDOMAIN" {
 		t.Errorf("the default is %s", zero)
+	}
+}
+
+// TestUnknownWorkload: who is not known yet is told to ask again, and in audit mode that it
+// would be denied.
+func TestUnknownWorkload(t *testing.T) {
+	z := newZone(t, internet...)
+	r := newRig(t, Config{}, z.addr).serve()
+	client := Client{Workload: "w", Policy: policy.UnknownWorkload, Server: netip.MustParseAddrPort("192.0.2.53:53")}
+	r.setClient(client)
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+		m := r.ask("udp", r.udp[0], question("www.example.com.", qtype))
+		if m.Rcode != dns.RcodeServerFailure || edeOf(m) != int(dns.ExtendedErrorCodeBlocked) || len(m.Answer) > 0 {
+			t.Errorf("enforce: %v", m)
+		}
+	}
+	if asked := z.takeAsked(); len(asked) > 0 {
+		t.Errorf("the server was asked %v", asked)
+	}
+	client.Mode = policy.Audit
+	r.setClient(client)
+	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)); m.Rcode != dns.RcodeSuccess || len(m.Answer) == 0 {
+		t.Errorf("audit: %v", m)
+	}
+	client.Policy, client.Mode = policy.DefaultPolicy, policy.Enforce
+	r.setClient(client)
+	if m := r.ask("udp", r.udp[0], question("www.example.com.", dns.TypeA)); m.Rcode != dns.RcodeSuccess || len(m.Answer) == 0 {
+		t.Errorf("when it is known: %v", m)
 	}
 }
 

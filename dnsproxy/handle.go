@@ -109,6 +109,9 @@ func (s *Server) handle(ctx context.Context, c Client, t policy.Transport, req *
 		s.report(c, t, q.Name, d, false)
 		return answerTo(req, dns.RcodeNotImplemented)
 	}
+	if d.reason == policy.ReasonName && c.Policy == policy.UnknownWorkload {
+		d.reason = policy.ReasonUnknownWorkload
+	}
 	return s.refuse(ctx, c, t, req, d)
 }
 
@@ -140,6 +143,8 @@ func (s *Server) rcode(q dns.Question, d decision) int {
 		return dns.RcodeRefused // the root is there, at any rate
 	case d.reason == policy.ReasonQueryType:
 		return dns.RcodeSuccess
+	case d.reason == policy.ReasonUnknownWorkload:
+		return dns.RcodeServerFailure // it may be allowed in a moment, so nobody should keep a denial
 	}
 	return s.denial.rcode()
 }

@@ -12,7 +12,7 @@ import (
 func (e *Egress) Open(c *forward.Conn) forward.Admission {
 	p := e.policy(c)
 	if p == nil {
-		return forward.Admission{Protocol: forward.Refuse, Decision: noPolicy}
+		return forward.Admission{Protocol: forward.Refuse, Decision: e.noPolicy(c)}
 	}
 	may := p.Candidates(e.flow(c))
 	may.Decision = e.reachable(c, may.Decision)
@@ -39,7 +39,7 @@ func (e *Egress) Open(c *forward.Conn) forward.Admission {
 func (e *Egress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upstream) {
 	p := e.policy(c)
 	if p == nil {
-		return noPolicy, nil
+		return e.noPolicy(c), nil
 	}
 	d, u := p.DecideTLS(e.flow(c), sni)
 	if d = e.reachable(c, d); d.Verdict == policy.Deny {
@@ -64,7 +64,7 @@ func proxied(d policy.Decision) policy.Decision {
 func (e *Egress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision {
 	p := e.policy(c)
 	if p == nil {
-		return policy.HTTPDecision{Decision: noPolicy}
+		return policy.HTTPDecision{Decision: e.noPolicy(c)}
 	}
 	d := p.DecideHTTP(e.flow(c), r)
 	d.Decision = e.reachable(c, d.Decision)

@@ -116,8 +116,14 @@ func (e *Egress) reachable(c *forward.Conn, d policy.Decision) policy.Decision {
 	return d
 }
 
-// noPolicy is the decision for a workload whose policy is gone.
-var noPolicy = policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonNoWorkload}
+// noPolicy is the decision for a workload whose policy is gone, or that is not known yet.
+func (e *Egress) noPolicy(c *forward.Conn) policy.Decision {
+	d := policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonNoWorkload}
+	if id, _ := e.bound(c); id == policy.UnknownWorkload {
+		d.Reason = policy.ReasonUnknownWorkload
+	}
+	return d
+}
 
 // audited turns a denial into a would-be denial for a workload in audit mode:
 // the connection then goes where the workload dialled.

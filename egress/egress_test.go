@@ -178,6 +178,10 @@ func TestOpen(t *testing.T) {
 	if got := e.Open(gone); got.Protocol != forward.Refuse || got.Reason != policy.ReasonNoWorkload {
 		t.Errorf("an unknown policy: %+v", got)
 	}
+	gone.Policy = policy.UnknownWorkload
+	if got := e.Open(gone); got.Protocol != forward.Refuse || got.Reason != policy.ReasonUnknownWorkload {
+		t.Errorf("a workload of which nothing is known: %+v", got)
+	}
 }
 
 // TestAudit: in audit mode a denial is marked and goes where it was dialled.

@@ -16,6 +16,10 @@ type PolicyID uint32
 // rule gives another one.
 const DefaultPolicy PolicyID = 1
 
+// UnknownWorkload is the policy of workloads of which nothing is known yet, such as a pod
+// that the API has not told of. No snapshot has it: it allows nothing.
+const UnknownWorkload PolicyID = ^PolicyID(0) - 1
+
 // Host is one allowed host pattern of a policy with everything it opens.
 type Host struct {
 	Pattern hostname.Pattern

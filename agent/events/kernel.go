@@ -33,6 +33,8 @@ type Kernel struct {
 	// Workload and Interface name those of the kernel's tables.
 	Workload  func(id uint32) string
 	Interface func(index int) string
+	// Pod tells of which pod a cgroup is; nil: nobody knows.
+	Pod func(cgroup uint64) string
 	// Probe is the workload of which nothing is recorded: it tells by itself what it
 	// sees.
 	Probe uint32
@@ -84,6 +86,9 @@ func (r *Kernel) event(k telemetry.KernelEvent) flow.Event {
 	if !allowed {
 		e.Detail = r.lately(k.Policy, k.Dst.Addr())
 	}
+	if k.Reason == policy.ReasonUnknownWorkload && r.Pod != nil {
+		e.Detail = r.Pod(k.Cgroup)
+	}
 	p := r.Policies.Policy(k.Policy)
 	if p == nil {
 		return e
@@ -130,6 +135,9 @@ func (r *Kernel) noted(k telemetry.KernelEvent) []string {
 func (r *Kernel) Record(k telemetry.KernelEvent) {
 	if k.Workload == r.Probe {
 		return
+	}
+	if k.Policy == policy.UnknownWorkload && (k.Reason == policy.ReasonNoRule || k.Reason == policy.ReasonTransport) {
+		k.Reason = policy.ReasonUnknownWorkload
 	}
 	if k.Cut() && k.Interface == 0 {
 		if err := r.End(k); err != nil {

@@ -60,8 +60,8 @@ type Workloads interface {
 
 // Daemon is what is probed.
 type Daemon struct {
-	// At is the cgroup that the programs are attached to.
-	At        string
+	// At is the cgroup that the programs are attached to; "": they are not yet.
+	At        func() string
 	Sockets   *listen.Set
 	Workloads Workloads
 	// Bind tells the kernel of cgroups that came.
@@ -78,7 +78,6 @@ type Probe struct {
 	daemon   Daemon
 	interval time.Duration
 	command  []string
-	dir      string // its cgroup
 	// own are the sources of a probe that is not captured.
 	own sync.Map
 }
@@ -88,7 +87,7 @@ func New(o Options, d Daemon) *Probe {
 	if o.Interval <= 0 {
 		return nil
 	}
-	s := &Probe{daemon: d, interval: o.Interval, command: o.Command, dir: filepath.Join(d.At, state.ProbeCgroup)}
+	s := &Probe{daemon: d, interval: o.Interval, command: o.Command}
 	var families []probe.Family
 	for _, l := range d.Sockets.Proxy {
 		if addr := addrOf(l.Addr()); addr.IsLoopback() {
@@ -103,6 +102,14 @@ func New(o Options, d Daemon) *Probe {
 		Spent:     capacity.Spent,
 	})
 	return s
+}
+
+// dir is its cgroup; "": there is no place for it yet.
+func (s *Probe) dir() string {
+	if at := s.daemon.At(); at != "" {
+		return filepath.Join(at, state.ProbeCgroup)
+	}
+	return ""
 }
 
 // Openings are what the probe's policy opens.
@@ -121,14 +128,14 @@ func (s *Probe) Bind(table map[uint64]loader.WorkloadState) {
 	if s == nil {
 		return
 	}
-	if id, err := cgroup.ID(s.dir); err == nil {
+	if id, err := cgroup.ID(s.dir()); err == nil {
 		table[id] = loader.WorkloadState{ID: workload.Probe, Policy: Policy, Mode: policy.Enforce}
 	}
 }
 
 // bound says whether the kernel knows the probe's cgroup.
 func (s *Probe) bound() bool {
-	id, err := cgroup.ID(s.dir)
+	id, err := cgroup.ID(s.dir())
 	return err == nil && s.daemon.Workloads.NumberOf(id) == workload.Probe
 }
 
@@ -139,7 +146,11 @@ func (s *Probe) captured(ctx context.Context, families []probe.Family) ([]probe.
 	if len(s.command) == 0 {
 		return nil, errors.New("there is no command for it")
 	}
-	if err := os.Mkdir(s.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	cgroupDir := s.dir()
+	if cgroupDir == "" {
+		return nil, errors.New("there is nothing yet that is captured")
+	}
+	if err := os.Mkdir(cgroupDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make its cgroup: %w", err)
 	}
 	if !s.bound() {
@@ -150,7 +161,7 @@ func (s *Probe) captured(ctx context.Context, families []probe.Family) ([]probe.
 			return nil, errors.New("its cgroup is not known to the kernel programs")
 		}
 	}
-	dir, err := os.Open(s.dir)
+	dir, err := os.Open(cgroupDir)
 	if err != nil {
 		return nil, err
 	}
@@ -312,7 +323,7 @@ func (s *Probe) Alive(ctx context.Context) error {
 // Run probes until ctx ends, and leaves no cgroup behind.
 func (s *Probe) Run(ctx context.Context) {
 	s.Prober.Run(ctx)
-	_ = os.Remove(s.dir) // unless another daemon uses it
+	_ = os.Remove(s.dir()) // unless another daemon uses it
 }
 
 // ProbeStatus is what the probe sees.

@@ -37,9 +37,8 @@ type Binding struct {
 	// before is that of the daemon that this one took over from, until it has
 	// ended; 0: none.
 	before uint64
-	// numbers are those of the described workloads by "namespace/name"; one
-	// that was given is never given to another.
-	numbers map[string]uint32
+	// numbers are those of the described workloads by "namespace/name".
+	numbers numbers
 	// snapshot is the one that they are bound by. It may be older than the
 	// current one for a moment: while its tables are filled.
 	snapshot *policy.Snapshot
@@ -53,6 +52,9 @@ type Binding struct {
 	above    uint64
 	followed []loader.Named
 	short    shortage
+	// heldBelow is what held said of a cgroup in a directory, at this look.
+	heldBelow map[string]error
+	unknown   unknownPods
 }
 
 // Bound is a workload that the kernel knows.
@@ -72,7 +74,7 @@ func NewBinding(c *Capture, d Datapath, o Options) (*Binding, error) {
 	}
 	w := &Binding{
 		capture: c, datapath: d, opts: o, log: o.Log, held: cgroup.Held, own: o.Own, before: o.Before,
-		root: c.At, numbers: map[string]uint32{}, bound: map[uint32]Bound{}, told: map[string]bool{},
+		root: c.At(), numbers: newNumbers(), bound: map[uint32]Bound{}, told: map[string]bool{},
 	}
 	if root, err := cgroup.Root(); err == nil {
 		w.root = root
@@ -97,15 +99,21 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 		return nil // nothing is bound yet
 	}
 	w.snapshot = s
+	w.numbers.round++
+	w.capture.seek()
+	at := w.capture.place()
 	node := w.NodeWorkload(s)
 	table, described := map[uint64]loader.WorkloadState{}, map[uint64]loader.WorkloadState{}
-	bound := map[uint32]Bound{Node: {WorkloadState: node, Name: w.opts.Name, Dirs: w.capture.Named}}
+	bound := map[uint32]Bound{}
+	if len(at.named) > 0 {
+		bound[Node] = Bound{WorkloadState: node, Name: w.opts.Name, Dirs: at.named}
+	}
 	var errs []error
 	if w.opts.Described {
-		errs = append(errs, w.bindDescribed(s, described, bound))
+		errs = append(errs, w.bindDescribed(at, s, described, bound))
 		defer w.short.say(w.log)
 	}
-	for _, dir := range w.capture.Named {
+	for _, dir := range at.named {
 		if id, err := cgroup.ID(dir); err == nil {
 			table[id] = node
 		} else if !errors.Is(err, fs.ErrNotExist) {
@@ -121,7 +129,7 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 	if w.opts.More != nil {
 		w.opts.More(table)
 	}
-	errs = append(errs, w.follow(s, table))
+	errs = append(errs, w.follow(at, s, table))
 	if !maps.Equal(table, w.cgroups) {
 		err := w.datapath.SetWorkloads(table)
 		if err = w.short.room(err); err != nil {
@@ -134,7 +142,7 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 			w.cgroups = nil // the next time does it all again
 			errs = append(errs, err)
 		}
-	} else if w.capture.ByName {
+	} else if at.byName {
 		// Programs enter cgroups by themselves, which may be gone already.
 		errs = append(errs, w.datapath.DropGone(table))
 	}
@@ -174,19 +182,26 @@ func (w *Binding) setBound(bound map[uint32]Bound) {
 	w.bound = bound
 }
 
-// NodeWorkload is everything captured that no other workload is.
+// NodeWorkload is everything captured that no other workload is. Of pods it is those that no
+// Workload describes: they may reach nothing.
 func (w *Binding) NodeWorkload(s *policy.Snapshot) loader.WorkloadState {
+	if w.capture.pods != nil {
+		return loader.WorkloadState{ID: Node, Policy: policy.UnknownWorkload, Mode: w.opts.Mode}
+	}
 	return loader.WorkloadState{ID: Node, Policy: policy.DefaultPolicy, Mode: w.opts.Mode,
 		AllowAny: w.opts.Open(s.Policy(policy.DefaultPolicy))}
 }
 
 // bindDescribed adds the workloads that the policy describes.
-func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.WorkloadState, bound map[uint32]Bound) error {
+func (w *Binding) bindDescribed(at place, s *policy.Snapshot, table map[uint64]loader.WorkloadState, bound map[uint32]Bound) error {
 	var patterns []cgroup.PathPattern
 	var of []int // index of the workload
-	all := s.Workloads()
+	all, root := s.Workloads(), w.capture.podRoot()
 	for i, d := range all {
 		for _, c := range d.Cgroups {
+			if root != "" {
+				c = root.Moved(c)
+			}
 			patterns, of = append(patterns, cgroup.PathPattern(c)), append(of, i)
 		}
 	}
@@ -195,14 +210,14 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 		patterns, of = append(patterns, p), append(of, len(all))
 	}
 	var expected []string
-	if w.capture.ByName {
-		expected = w.capture.Named
+	if at.byName {
+		expected = at.named
 	}
 	dirs, watch, err := cgroup.Assign(w.root, patterns, expected)
 	if err != nil {
 		return fmt.Errorf("find the cgroups of the workloads: %w", err)
 	}
-	watch = append(watch, w.capture.around(w.root)...)
+	watch = slices.Concat(watch, at.around(w.root), w.podDirs())
 	// What came before a directory was watched is found by a second look.
 	if w.watcher != nil && w.watcher.Follow(watch) {
 		if dirs, _, err = cgroup.Assign(w.root, patterns, expected); err != nil {
@@ -211,14 +226,14 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 	}
 	// It is said again of one that was gone.
 	maps.DeleteFunc(w.told, func(dir string, _ bool) bool { return dirs[dir] == nil })
-	w.short.unnumbered = 0
+	w.short.unnumbered, w.heldBelow = 0, map[string]error{}
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
-		if !w.capture.Holds(dir) {
+		if !at.holds(dir) {
 			continue // not captured
 		}
 		var keys []uint64
 		if slices.Contains(expected, dir) {
-			keys = append(keys, loader.NamedKey(w.capture.path(dir))) // for follow
+			keys = append(keys, loader.NamedKey(at.path(dir))) // for follow
 		}
 		if id, err := cgroup.ID(dir); err == nil && id != w.own && id != w.before {
 			keys = append(keys, id)
@@ -250,7 +265,7 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 		if !laxer(mode, one.Mode) || w.mayBeLax(dir, name) {
 			one.Mode = mode
 		}
-		if one.ID = w.number(name); one.ID == 0 {
+		if one.ID = w.numbers.of(name); one.ID == 0 {
 			w.short.unnumbered++
 			continue
 		}
@@ -258,7 +273,7 @@ func (w *Binding) bindDescribed(s *policy.Snapshot, table map[uint64]loader.Work
 		b := bound[one.ID]
 		bound[one.ID] = Bound{WorkloadState: one, Name: name, Dirs: append(b.Dirs, dir)}
 	}
-	return nil
+	return w.bindUnknown(at, dirs, table, bound)
 }
 
 func put(table map[uint64]loader.WorkloadState, keys []uint64, w loader.WorkloadState) {
@@ -289,18 +304,6 @@ func (w *Binding) strictest(d policy.BoundWorkload, dir, root string, claims fun
 		}
 	}
 	return mode
-}
-
-// number returns the number of a workload by its name; 0: there is none left.
-func (w *Binding) number(name string) uint32 {
-	n, ok := w.numbers[name]
-	if !ok {
-		if n = Probe + 1 + uint32(len(w.numbers)); n >= loader.MaxWorkloads {
-			return 0
-		}
-		w.numbers[name] = n
-	}
-	return n
 }
 
 // ModeOf returns the mode that a workload has now, by its name; false: no
@@ -334,12 +337,7 @@ func (w *Binding) NameOf(number uint32) string {
 	if b, ok := w.bound[number]; ok {
 		return b.Name
 	}
-	for name, n := range w.numbers { // it was one
-		if n == number {
-			return name
-		}
-	}
-	return ""
+	return w.numbers.nameOf(number) // it was one
 }
 
 // All lists the bound workloads by number.

@@ -66,7 +66,7 @@ func newRig(t *testing.T, o Options, captured string) *rig {
 	said := new(bytes.Buffer)
 	o.Name, o.Described, o.Log = "node", true, slog.New(slog.NewTextHandler(said, nil))
 	d := &tables{}
-	c := &Capture{Named: []string{filepath.Join(root, captured)}, At: filepath.Join(root, captured), log: o.Log}
+	c := &Capture{where: place{named: []string{filepath.Join(root, captured)}, at: filepath.Join(root, captured)}, log: o.Log}
 	b, err := NewBinding(c, d, o)
 	if err != nil {
 		t.Fatal(err)
@@ -254,7 +254,7 @@ func TestBindLoose(t *testing.T) {
 // is there or not; what the kernel did not take is told again.
 func TestFollow(t *testing.T) {
 	r := newRig(t, Options{Mode: policy.Enforce}, "slice")
-	r.capture.ByName, r.capture.Named = true, []string{filepath.Join(r.root, "slice/shop")}
+	r.capture.where.byName, r.capture.where.named = true, []string{filepath.Join(r.root, "slice/shop")}
 	slice := r.mkdir("slice")
 	failed := errors.New("failed")
 	r.d.fErr = failed

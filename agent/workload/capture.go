@@ -19,28 +19,53 @@ import (
 
 // Capture is what is captured, and whether it is held.
 type Capture struct {
-	// Named are the directories of the captured cgroups. They come and go.
-	Named []string
-	// At is the cgroup that the programs are attached to: the captured one, or, when
-	// what is captured goes by its name, the outermost one around it.
-	At     string
-	ByName bool
-
 	delegated bool
 	log       *slog.Logger
+	// pods finds the cgroups of the node's pods, which are what is captured; nil: it
+	// was said which cgroups are.
+	pods *podFinder
 
-	mu sync.Mutex
+	mu    sync.Mutex
+	where place
 	// attached is the id of the cgroup At that they are attached to; 0: none.
 	attached uint64
+	// unknown are the UIDs of pods that no Workload describes.
+	unknown []string
 	// lost is why what is captured is not held; nil: it is.
 	lost error
 }
 
+// place is what is captured, and where the programs are.
+type place struct {
+	// named are the directories of the captured cgroups. They come and go.
+	named []string
+	// at is the cgroup that the programs are attached to: the captured one, or, when
+	// what is captured goes by its name, the outermost one around it. "": it is not known
+	// yet where the pods are.
+	at     string
+	byName bool
+}
+
+func (c *Capture) place() place {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.where
+}
+
+// Named are the directories of the captured cgroups.
+func (c *Capture) Named() []string { return c.place().named }
+
+// At is the cgroup that the programs belong at; "": none yet.
+func (c *Capture) At() string { return c.place().at }
+
+// MayFollow says whether cgroups are captured by their names, or may come to be.
+func (c *Capture) MayFollow() bool { return c.place().byName || c.pods != nil && c.pods.follow }
+
 // beside are the ids of cgroups below at that are not captured, nor around what is.
-func (c *Capture) beside() (ids []uint64, err error) {
-	err = cgroup.Walk(c.At, nil, func(dir string, up []uint64) {
-		around := slices.ContainsFunc(c.Named, func(named string) bool { return cgroup.Contains(dir, named) })
-		if !around && !c.Holds(dir) {
+func (p place) beside() (ids []uint64, err error) {
+	err = cgroup.Walk(p.at, nil, func(dir string, up []uint64) {
+		around := slices.ContainsFunc(p.named, func(named string) bool { return cgroup.Contains(dir, named) })
+		if !around && !p.holds(dir) {
 			ids = append(ids, up[0])
 		}
 	})
@@ -56,6 +81,8 @@ var errNotYet = errors.New("the programs are not attached yet")
 // CaptureOptions say what to capture.
 type CaptureOptions struct {
 	Cgroups []string
+	// Pods captures the pods of the node instead, wherever their cgroups are, or will be.
+	Pods bool
 	// Follow captures what comes later, and what comes back. Without it they are
 	// there, and nobody else removes them.
 	Follow bool
@@ -71,6 +98,9 @@ type CaptureOptions struct {
 // be over every process of the machine. canFollow says why the kernel has no names.
 func NewCapture(o CaptureOptions, canFollow func() error) (*Capture, error) {
 	c := &Capture{lost: errNotYet, delegated: o.Delegated, log: o.Log}
+	if o.Pods {
+		return c, c.findPods(canFollow())
+	}
 	var dirs []string
 	for _, dir := range o.Cgroups {
 		dir, err := cgroup.Resolve(dir)
@@ -80,31 +110,32 @@ func NewCapture(o CaptureOptions, canFollow func() error) (*Capture, error) {
 		dirs = append(dirs, dir)
 	}
 	slices.Sort(dirs) // what is around another one comes first
+	w := &c.where
 	for _, dir := range dirs {
-		if !c.Holds(dir) {
-			c.Named = append(c.Named, dir)
+		if !w.holds(dir) {
+			w.named = append(w.named, dir)
 		}
 	}
-	c.At = c.Named[0]
+	w.at = w.named[0]
 	if !o.Follow {
 		return c, nil // exec made it, and holds it
 	}
-	top, err := outermost(c.Named)
+	top, err := outermost(w.named)
 	switch {
-	case err != nil && len(c.Named) > 1:
+	case err != nil && len(w.named) > 1:
 		return nil, err
 	case err != nil:
 		return c, nil
 	}
 	if err := canFollow(); err != nil {
-		if len(c.Named) > 1 {
+		if len(w.named) > 1 {
 			return nil, fmt.Errorf("this kernel lets one cgroup be captured, not several: %w", err)
 		}
 		o.Log.Warn("the cgroup cannot be captured by its name; when it is made anew its processes are free until egressd has attached its programs again",
-			"cgroup", c.At, "error", err)
+			"cgroup", w.at, "error", err)
 		return c, nil
 	}
-	c.At, c.ByName = top, true
+	w.at, w.byName = top, true
 	return c, nil
 }
 
@@ -132,14 +163,16 @@ func outermost(dirs []string) (string, error) {
 }
 
 // Holds says whether a cgroup directory is captured.
-func (c *Capture) Holds(dir string) bool {
-	return slices.ContainsFunc(c.Named, func(outer string) bool { return cgroup.Contains(outer, dir) })
+func (c *Capture) Holds(dir string) bool { return c.place().holds(dir) }
+
+func (p place) holds(dir string) bool {
+	return slices.ContainsFunc(p.named, func(outer string) bool { return cgroup.Contains(outer, dir) })
 }
 
 // around lists the directories that have to be watched to learn that a captured
 // cgroup, or one on the way to it, comes or goes.
-func (c *Capture) around(root string) (dirs []string) {
-	for _, dir := range c.Named {
+func (p place) around(root string) (dirs []string) {
+	for _, dir := range p.named {
 		for dir != root && cgroup.Contains(root, dir) {
 			dir = filepath.Dir(dir)
 			dirs = append(dirs, dir)
@@ -149,8 +182,8 @@ func (c *Capture) around(root string) (dirs []string) {
 }
 
 // path are the names from below at to a captured cgroup.
-func (c *Capture) path(dir string) []string {
-	return strings.Split(strings.TrimPrefix(dir, c.At+"/"), "/")
+func (p place) path(dir string) []string {
+	return strings.Split(strings.TrimPrefix(dir, p.at+"/"), "/")
 }
 
 // Err is why what is captured is not held, nil if it is.
@@ -166,27 +199,33 @@ func (c *Capture) look(log *slog.Logger, attach func() error, held func(dir stri
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fresh, err = c.attach(attach)
-	for _, dir := range c.Named {
+	for _, dir := range c.where.named {
 		if err == nil {
 			err = held(dir)
 		}
+	}
+	if err == nil && c.pods != nil {
+		err = c.pods.elsewhere
 	}
 	was := c.lost
 	c.lost = err
 	switch {
 	case err != nil && (was == nil || was.Error() != err.Error()):
-		log.Error("the captured cgroup is not held: its processes may be free, and egressd is not ready", "cgroup", c.At, "error", err)
+		log.Error("the captured cgroup is not held: its processes may be free, and egressd is not ready", "cgroup", c.where.at, "error", err)
 	case err == nil && was != nil && !errors.Is(was, errNotYet):
-		log.Warn("the captured cgroup is held again", "cgroup", c.At)
+		log.Warn("the captured cgroup is held again", "cgroup", c.where.at)
 	}
 	return fresh, err
 }
 
 func (c *Capture) attach(attach func() error) (fresh bool, err error) {
-	id, err := cgroup.ID(c.At)
+	if c.where.at == "" {
+		return false, fmt.Errorf("%w: %w", ErrNotThere, c.pods.missing())
+	}
+	id, err := cgroup.ID(c.where.at)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.attached = 0
-		return false, fmt.Errorf("%w: %s", ErrNotThere, c.At)
+		return false, fmt.Errorf("%w: %s", ErrNotThere, c.where.at)
 	}
 	if err != nil || id == c.attached {
 		return false, err
@@ -203,9 +242,9 @@ func (c *Capture) attach(attach func() error) (fresh bool, err error) {
 func (c *Capture) Hold(attach func(dir string) error) (fresh bool, err error) {
 	first := errors.Is(c.Err(), errNotYet)
 	held := func(dir string) error { return CheckHeld(dir, c.delegated) }
-	fresh, err = c.look(c.log, func() error { return attach(c.At) }, held)
+	fresh, err = c.look(c.log, func() error { return attach(c.where.at) }, held)
 	if first && err == nil {
-		for _, dir := range c.Named {
+		for _, dir := range c.Named() {
 			if _, err := cgroup.ID(dir); err != nil {
 				c.log.Warn("the captured cgroup is not there; it is under the policy as soon as somebody makes it", "cgroup", dir)
 			}
@@ -225,7 +264,7 @@ func (c *Capture) Again() {
 func (c *Capture) Processes() ([]int, error) {
 	var all []int
 	var errs []error
-	for _, dir := range c.Named {
+	for _, dir := range c.Named() {
 		pids, err := cgroup.AllProcs(dir)
 		all, errs = append(all, pids...), append(errs, err)
 	}
@@ -234,12 +273,15 @@ func (c *Capture) Processes() ([]int, error) {
 
 // follow tells the kernel which names are captured, and what a cgroup that gets
 // one is from its first moment on.
-func (w *Binding) follow(s *policy.Snapshot, table map[uint64]loader.WorkloadState) error {
-	c := w.capture
-	if !c.ByName {
-		return nil
+func (w *Binding) follow(c place, s *policy.Snapshot, table map[uint64]loader.WorkloadState) error {
+	if !c.byName {
+		if w.above == 0 {
+			return nil
+		}
+		w.above, w.followed = 0, nil // the pods are elsewhere now
+		return w.datapath.Follow(0, nil)
 	}
-	above, err := cgroup.ID(c.At)
+	above, err := cgroup.ID(c.at)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing is attached
 	}
@@ -247,8 +289,8 @@ func (w *Binding) follow(s *policy.Snapshot, table map[uint64]loader.WorkloadSta
 		return err
 	}
 	table[above] = loader.WorkloadState{Outside: true}
-	named := make([]loader.Named, len(c.Named))
-	for i, dir := range c.Named {
+	named := make([]loader.Named, len(c.named))
+	for i, dir := range c.named {
 		key := loader.NamedKey(c.path(dir))
 		as, ok := table[key]
 		if !ok { // no Workload describes it
@@ -288,15 +330,22 @@ type CaptureStatus struct {
 	// Held says that no process in a captured cgroup is free; Error why not.
 	Held  bool   `json:"held"`
 	Error string `json:"error,omitempty"`
+	// UnknownPods are the UIDs of captured pods that no Workload describes: they may reach
+	// nothing.
+	UnknownPods []string `json:"unknownPods,omitempty"`
 }
 
 // Status says how what is captured is.
 func (c *Capture) Status() CaptureStatus {
-	s := CaptureStatus{Cgroups: map[string]bool{}, Attached: c.At, ByName: c.ByName, Held: true}
-	for _, dir := range c.Named {
+	at := c.place()
+	s := CaptureStatus{Cgroups: map[string]bool{}, Attached: at.at, ByName: at.byName, Held: true}
+	for _, dir := range at.named {
 		_, err := cgroup.ID(dir)
 		s.Cgroups[dir] = err == nil
 	}
+	c.mu.Lock()
+	s.UnknownPods = c.unknown
+	c.mu.Unlock()
 	if err := c.Err(); err != nil {
 		s.Held, s.Error = false, err.Error()
 	}

@@ -60,8 +60,8 @@ func TestNewCapture(t *testing.T) {
 		}
 		if err != nil {
 			t.Errorf("%s: %v", c.dirs, err)
-		} else if !slices.Equal(got.Named, named) || got.At != filepath.Join(root, c.at) || got.ByName != (c.at != c.named && !c.exec) {
-			t.Errorf("%s: %v at %s, by name: %t", c.dirs, got.Named, got.At, got.ByName)
+		} else if !slices.Equal(got.where.named, named) || got.where.at != filepath.Join(root, c.at) || got.where.byName != (c.at != c.named && !c.exec) {
+			t.Errorf("%s: %v at %s, by name: %t", c.dirs, got.where.named, got.where.at, got.where.byName)
 		}
 	}
 	if _, err := NewCapture(CaptureOptions{Follow: true, Cgroups: []string{t.TempDir() + "/none"}}, kernel.CanFollow); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
@@ -81,7 +81,7 @@ func TestCaptureWithoutNames(t *testing.T) {
 	o := CaptureOptions{Follow: true, Cgroups: []string{root + "/x.slice/a.service"}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	no := func() error { return errors.New("locked down") }
 	c, err := NewCapture(o, no)
-	if err != nil || c.ByName || c.At != o.Cgroups[0] || !strings.Contains(log.String(), "locked down") {
+	if err != nil || c.where.byName || c.where.at != o.Cgroups[0] || !strings.Contains(log.String(), "locked down") {
 		t.Errorf("%+v, %v: %s", c, err, log.String())
 	}
 	o.Cgroups = append(o.Cgroups, root+"/x.slice/b.service")

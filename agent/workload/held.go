@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/policy"
@@ -43,7 +44,13 @@ func laxer(m, than policy.Mode) bool { return m > than }
 // when processes of other cgroups can be moved there without root's help.
 // The caller holds the lock of the workloads.
 func (w *Binding) mayBeLax(dir, workload string) bool {
-	err := w.held(dir)
+	// What counts is above it, and the same for all pods of a class.
+	above := filepath.Dir(dir)
+	err, ok := w.heldBelow[above]
+	if !ok {
+		err = w.held(dir)
+		w.heldBelow[above] = err
+	}
 	if err == nil {
 		return true
 	}

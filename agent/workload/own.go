@@ -11,15 +11,17 @@ import (
 
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/podcgroup"
 	"github.com/egressd/egressd/loader/predecessor"
 )
 
 // ExemptOwn makes egressd free of the policy that it enforces, and of the one
 // that an earlier run has left in force, before it binds, asks or dials
 // anything. It returns the id of egressd's cgroup when that lies below one of
-// the captured ones, else 0. beside is the cgroup of an egressd that serves until
+// the captured ones, else 0. In a pod that is its container's cgroup, and nothing is
+// written to the cgroup tree. beside is the cgroup of an egressd that serves until
 // this one does, 0: none.
-func ExemptOwn(captured []string, pins string, beside uint64) (uint64, error) {
+func ExemptOwn(c *Capture, pins string, beside uint64) (uint64, error) {
 	own, err := cgroup.Own()
 	if err != nil {
 		return 0, fmt.Errorf("find egressd's own cgroup: %w", err)
@@ -28,7 +30,7 @@ func ExemptOwn(captured []string, pins string, beside uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	place, err := oneAround(own, captured)
+	place, err := oneAround(own, c.Named())
 	if err != nil {
 		return 0, err
 	}
@@ -39,7 +41,7 @@ func ExemptOwn(captured []string, pins string, beside uint64) (uint64, error) {
 			return 0, err
 		}
 	}
-	id, err := enterOwn(place, own)
+	id, err := c.enterOwn(place, own)
 	if err != nil {
 		return 0, err
 	}
@@ -91,10 +93,27 @@ func capturedBefore(own string, before predecessor.Pinned) (string, error) {
 	return "", nil
 }
 
+// isContainer says whether a cgroup is that of a pod's container, where pods are captured.
+func (c *Capture) isContainer(dir string) bool {
+	if c.pods == nil {
+		return false
+	}
+	rel, err := filepath.Rel(c.pods.tree, dir)
+	if err != nil {
+		return false
+	}
+	p, ok := podcgroup.Of(rel)
+	return ok && p.Container != ""
+}
+
 // enterOwn makes sure that egressd, which is in the cgroup own below the
 // captured one, is in a cgroup that nobody else is in, and returns its id. The
 // exemption is by this cgroup alone: marks and user ids can be forged.
-func enterOwn(captured, own string) (uint64, error) {
+func (c *Capture) enterOwn(captured, own string) (uint64, error) {
+	if c.isContainer(own) && cgroup.Secure(own) == nil {
+		// What else is in there was started in egressd's own container, from its image.
+		return cgroup.ID(own)
+	}
 	procs, err := cgroup.AllProcs(own)
 	if err != nil {
 		return 0, err

@@ -49,6 +49,8 @@ type Options struct {
 	// Pending says whether the core does not yet go by a policy to which workloads
 	// change over; nil: it always does.
 	Pending func(policy.PolicyID) bool
+	// Pods is about pods, when they are what is captured.
+	Pods PodOptions
 	// Own and Before are the ids of the cgroups of this egressd and of the one that
 	// it takes over from; 0: they are not captured.
 	Own, Before uint64

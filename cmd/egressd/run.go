@@ -30,6 +30,7 @@ const runName = "run"
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var k kubernetesFlags
+	var pods podFlags
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
 	var drain, every time.Duration
@@ -97,7 +98,7 @@ captured.`,
 			e := e
 			logs := f.startLogging(&e)
 			defer logs.close()
-			pods, own, err := k.mode(f.mode)
+			podMode, own, err := k.mode(f.mode)
 			if err != nil {
 				return err
 			}
@@ -106,7 +107,7 @@ captured.`,
 			if err != nil {
 				return err
 			}
-			if err := k.options(&o, pods); err != nil {
+			if err := k.options(&o, podMode, pods.system); err != nil {
 				return err
 			}
 			if o.GatewaySelector, err = labels(gateway); err != nil {
@@ -134,10 +135,9 @@ captured.`,
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Daemon = true
 			o.DrainTime = drain
-			if k.on && len(cgroups)+len(units) == 0 {
-				if cgroups, err = podRoots(); err != nil {
-					return err
-				}
+			pods.pods = pods.pods || k.on && len(cgroups)+len(units) == 0
+			if err := pods.set(&o, len(cgroups)+len(units) > 0); err != nil {
+				return err
 			}
 			if err := captureOptions(cmd.Context(), &o, cgroups, units, interfaces, services); err != nil {
 				if errors.As(err, new(usageError)) {
@@ -165,6 +165,7 @@ captured.`,
 	}
 	f.register(cmd, "info")
 	k.register(cmd)
+	pods.register(cmd)
 	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which may come later (default: the whole node); may be given several times")
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")
@@ -187,7 +188,10 @@ captured.`,
 
 // captureOptions reads the flags that say what is captured.
 func captureOptions(ctx context.Context, o *agent.Options, cgroups, units []string, interfaces, services string) (err error) {
-	if o.Cgroups, err = workload.Named(ctx, cgroups, units); err != nil {
+	if o.Pods == nil {
+		o.Cgroups, err = workload.Named(ctx, cgroups, units)
+	}
+	if err != nil {
 		if errors.As(err, new(*workload.UnitError)) {
 			return usageError{fmt.Errorf("--unit: %w", err)}
 		}

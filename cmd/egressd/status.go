@@ -73,6 +73,9 @@ func printStatus(w io.Writer, s agent.Status) {
 	if s.Capture.Error != "" {
 		row("NOT HELD", "%s", s.Capture.Error)
 	}
+	if pods := s.Capture.UnknownPods; len(pods) > 0 {
+		row("UNKNOWN PODS", "%d that no Workload describes, which may reach nothing: %s", len(pods), few(pods))
+	}
 	holdRows(row, s.Holding)
 	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
 		s.Policy.Loaded.Local().Format("15:04:05"), s.Policy.Services, s.Policy.VirtualServices, s.Policy.Gateways)
@@ -184,6 +187,15 @@ func holdRows(row func(k, format string, args ...any), s hold.State) {
 		}
 		row("foreign", "program %s, id %d, at %s of %s, %s egressd's; to remove it: %s", p.Name, p.ID, p.Hook, p.Cgroup, where, p.Detach())
 	}
+}
+
+// few are the first of a list that may be long.
+func few(all []string) string {
+	const most = 10
+	if len(all) <= most {
+		return strings.Join(all, ", ")
+	}
+	return strings.Join(all[:most], ", ") + ", ..."
 }
 
 // presence says how a captured cgroup is there.

@@ -5,7 +5,6 @@
 package cgroup
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,29 +26,6 @@ const makeTries = 5
 // Prefix starts the name of everything that egressd makes for a while in a
 // place that others share; the pid of the maker follows.
 const Prefix = "egd-"
-
-// ErrNone is returned when no cgroup v2 hierarchy is mounted.
-var ErrNone = errors.New("no cgroup2 mount in /proc/self/mountinfo")
-
-// Root finds where cgroup v2 is mounted: /sys/fs/cgroup on most
-// machines, /sys/fs/cgroup/unified on hybrid ones. It returns ErrNone if
-// it is nowhere.
-func Root() (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	for s := bufio.NewScanner(f); s.Scan(); {
-		// proc(5): "36 35 98:0 / MOUNTPOINT opts... - FSTYPE source opts"
-		before, after, ok := strings.Cut(s.Text(), " - ")
-		fields := strings.Fields(before)
-		if ok && len(fields) >= 5 && strings.HasPrefix(after, "cgroup2 ") {
-			return fields[4], nil
-		}
-	}
-	return "", ErrNone
-}
 
 // Cgroup is a cgroup v2 directory that this process made.
 type Cgroup struct {

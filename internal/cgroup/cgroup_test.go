@@ -3,6 +3,7 @@
 package cgroup_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,17 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 )
 
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
+// tellOwn makes the test binary say what its own cgroup is.
+const tellOwn = "EGRESSD_TEST_TELL_OWN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(tellOwn) != "" {
+		own, err := cgroup.Own()
+		fmt.Println(own, err)
+		os.Exit(0)
+	}
+	os.Exit(testenv.Main(m))
+}
 
 func TestContains(t *testing.T) {
 	for _, c := range []struct {
@@ -105,5 +116,60 @@ func TestOwn(t *testing.T) {
 	procs, err := cgroup.Procs(own)
 	if err != nil || !slices.Contains(procs, strconv.Itoa(os.Getpid())) {
 		t.Errorf("%s has %v, %v; want this process %d", own, procs, err, os.Getpid())
+	}
+}
+
+// TestOwnInContainer: a process whose cgroup namespace begins at its own cgroup finds that in
+// the node's tree, wherever that is mounted; without the tree it says what is missing.
+func TestOwnInContainer(t *testing.T) {
+	testenv.RequireCgroup2(t)
+	testenv.RequireTool(t, "unshare")
+	root, err := cgroup.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod, err := cgroup.New("own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pod.Close()
+	container, err := pod.Child("container")
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := t.TempDir()
+	rel, err := filepath.Rel(root, container.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := func(mounts string) string {
+		t.Helper()
+		c := exec.Command("unshare", "--cgroup", "--mount", "sh", "-ec", mounts+"\nexec \"$0\"", os.Args[0])
+		c.Env = append(os.Environ(), tellOwn+"=1", "ROOT="+root, "ELSEWHERE="+elsewhere)
+		c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: container.FD()}
+		out, err := c.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	for _, c := range []struct{ mounts, want string }{
+		{"", container.Path() + " <nil>"},
+		{`mount -t cgroup2 own "$ELSEWHERE"`, container.Path() + " <nil>"},
+		{`mount --bind "$ROOT" "$ELSEWHERE"; umount -l "$ROOT"; mount -t cgroup2 own "$ROOT"`, filepath.Join(elsewhere, rel) + " <nil>"},
+		{`umount -l "$ROOT"; mount -t cgroup2 own "$ROOT"`, root + " <nil>"}, // its own tree is all that it sees
+	} {
+		if got := tell(c.mounts); got != c.want {
+			t.Errorf("%s: %s, want %s", c.mounts, got, c.want)
+		}
+	}
+	other, err := cgroup.New("own-other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	got := tell(`mount --bind "` + other.Path() + `" "$ELSEWHERE"; umount -l "$ROOT"`)
+	if !strings.Contains(got, "has this process") {
+		t.Errorf("another part of the tree: %s", got)
 	}
 }

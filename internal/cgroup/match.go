@@ -6,10 +6,13 @@ import (
 	"cmp"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // PathPattern names cgroups by their paths below a root, without a leading slash:
@@ -30,35 +33,70 @@ func (p PathPattern) segments() []string {
 // Compare orders patterns most specific first: more segments before fewer,
 // then those with fewer wildcards, then longer, then alphabetically.
 func (p PathPattern) Compare(o PathPattern) int {
-	wild := func(p PathPattern) int { return strings.Count(string(p), "*") + strings.Count(string(p), "?") }
-	return cmp.Or(cmp.Compare(len(o.segments()), len(p.segments())), cmp.Compare(wild(p), wild(o)),
-		cmp.Compare(len(o), len(p)), cmp.Compare(p, o))
+	return cmp.Or(p.rank().compare(o.rank()), cmp.Compare(p, o))
+}
+
+// rank is what patterns are ordered by.
+type rank struct{ segments, wild, length int }
+
+func (p PathPattern) rank() rank {
+	return rank{len(p.segments()), strings.Count(string(p), "*") + strings.Count(string(p), "?"), len(p)}
+}
+
+func (r rank) compare(o rank) int {
+	return cmp.Or(cmp.Compare(o.segments, r.segments), cmp.Compare(r.wild, o.wild), cmp.Compare(o.length, r.length))
+}
+
+// listing reads each directory of a tree once.
+type listing map[string]map[string]bool
+
+// children are the names of the cgroups in dir; one that is gone has none.
+func (l listing) children(dir string) (map[string]bool, error) {
+	if names, ok := l[dir]; ok {
+		return names, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		return nil, err
+	}
+	names := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		if e.IsDir() {
+			names[e.Name()] = true
+		}
+	}
+	l[dir] = names
+	return names, nil
 }
 
 // Find returns the directories below root that the pattern names, and the
 // directories that have to be watched to learn of new ones. Cgroups that go
 // away meanwhile are left out.
 func (p PathPattern) Find(root string) (found, watch []string, err error) {
+	return p.find(root, listing{})
+}
+
+func (p PathPattern) find(root string, tree listing) (found, watch []string, err error) {
 	at := []string{root}
 	for _, segment := range p.segments() {
 		watch = append(watch, at...)
 		var next []string
 		for _, dir := range at {
+			names, err := tree.children(dir)
+			if err != nil {
+				return nil, nil, err
+			}
 			if !strings.ContainsAny(segment, "*?[") {
-				if info, err := os.Stat(filepath.Join(dir, segment)); err == nil && info.IsDir() {
-					next = append(next, filepath.Join(dir, segment))
+				if names[segment] {
+					next = append(next, dir+"/"+segment)
 				}
 				continue
 			}
-			entries, err := os.ReadDir(dir)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, nil, err
-			}
-			for _, e := range entries {
-				if ok, err := filepath.Match(segment, e.Name()); err != nil {
+			for _, name := range slices.Sorted(maps.Keys(names)) {
+				if ok, err := filepath.Match(segment, name); err != nil {
 					return nil, nil, err
-				} else if ok && e.IsDir() {
-					next = append(next, filepath.Join(dir, e.Name()))
+				} else if ok {
+					next = append(next, dir+"/"+name)
 				}
 			}
 		}
@@ -85,16 +123,21 @@ func (p PathPattern) Names(path string) bool {
 // Assign finds the cgroups of several patterns. The result has the directories
 // with the indices of the patterns that name them, the most specific first, to
 // which the cgroup goes; and the directories to be watched for new ones. It also has
-// those of expected that are named, be they there or not.
+// those of expected that are named, be they there or not. Each directory is read once,
+// however many patterns lead through it.
 func Assign(root string, patterns []PathPattern, expected []string) (dirs map[string][]int, watch []string, err error) {
-	order := make([]int, len(patterns))
-	for i := range order {
-		order[i] = i
+	root = filepath.Clean(root)
+	order, ranks := make([]int, len(patterns)), make([]rank, len(patterns))
+	for i, p := range patterns {
+		order[i], ranks[i] = i, p.rank()
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return patterns[a].Compare(patterns[b]) })
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Or(ranks[a].compare(ranks[b]), cmp.Compare(patterns[a], patterns[b]))
+	})
 	dirs = map[string][]int{}
+	tree, around := listing{}, map[string]bool{}
 	for _, i := range order {
-		found, around, err := patterns[i].Find(root)
+		found, from, err := patterns[i].find(root, tree)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -107,8 +150,9 @@ func Assign(root string, patterns []PathPattern, expected []string) (dirs map[st
 		for _, dir := range found {
 			dirs[dir] = append(dirs[dir], i)
 		}
-		watch = append(watch, around...)
+		for _, dir := range from {
+			around[dir] = true
+		}
 	}
-	slices.Sort(watch)
-	return dirs, slices.Compact(watch), nil
+	return dirs, slices.Sorted(maps.Keys(around)), nil
 }

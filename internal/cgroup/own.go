@@ -15,26 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Own returns the directory of the calling process's cgroup v2.
-func Own() (string, error) {
-	root, err := Root()
-	if err != nil {
-		return "", err
-	}
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(data)) {
-		// cgroups(7): the v2 entry is "0::PATH"; PATH starts with /.. when it
-		// lies outside the cgroup namespace's root.
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			return filepath.Join(root, path), nil
-		}
-	}
-	return "", fmt.Errorf("%w: no entry in /proc/self/cgroup", ErrNone)
-}
-
 // Contains says whether the cgroup directory inner is outer or lies in it.
 func Contains(outer, inner string) bool {
 	rel, err := filepath.Rel(outer, inner)

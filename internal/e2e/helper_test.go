@@ -246,6 +246,7 @@ type state struct {
 	Capture struct {
 		Held, ByName bool
 		Cgroups      map[string]bool
+		UnknownPods  []string
 	}
 	Kernel   map[string]uint64
 	Programs map[string]uint32

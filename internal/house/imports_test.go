@@ -45,6 +45,7 @@ var floors = map[string][]string{
 	"./internal/peek/peektest":              nil,
 	"./internal/quote":                      nil,
 	"./internal/cgroup":                     {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
+	"./internal/podcgroup":                  nil,
 	"./internal/job":                        {"golang.org/x/sys/unix"},
 	"./internal/memcg":                      nil,
 	"./internal/netns":                      {"golang.org/x/sys/unix"},
@@ -93,7 +94,7 @@ var floors = map[string][]string{
 	"./egress":             core,
 	"./ingress":            core,
 	"./policy/source":      join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
-	"./policy/source/kube": {"./policy", "./policy/istio", "./policy/source", "k8s.io/"},
+	"./policy/source/kube": {"./internal/podcgroup", "./policy", "./policy/istio", "./policy/source", "k8s.io/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./policy", "./policy/istio", "./policy/source"},
 	"./explain":     {"./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
@@ -113,10 +114,10 @@ var floors = map[string][]string{
 	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
 	"./agent/takeover":  {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
 	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign"},
-	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./loader", "./loader/predecessor", "./policy"},
+	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./policy/source/kube", "./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./internal/cgroup", "./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// What shows and tests the house stands beside it.
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},

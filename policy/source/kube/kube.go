@@ -32,7 +32,7 @@ type Options struct {
 	Node string
 	Log  *slog.Logger
 	// Cgroups are the paths, below the root of the cgroup tree, that a pod's cgroup
-	// may have; nil: those of a kubelet without a cgroup root of its own.
+	// may have, nil: there is none; without it those of podcgroup.
 	Cgroups func(uid types.UID, qos core.PodQOSClass) []string
 	// Mode is that of pods that no label says anything of.
 	Mode policy.Mode
@@ -86,7 +86,7 @@ func New(o Options) (*Informer, error) {
 		return nil, err
 	}
 	if o.Cgroups == nil {
-		o.Cgroups = PodCgroups
+		o.Cgroups = podCgroups
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -203,7 +203,7 @@ func TestPods(t *testing.T) {
 	p := c.Pod(t, &core.Pod{ObjectMeta: meta.ObjectMeta{Namespace: ns, Name: "p", Labels: map[string]string{"app": "shop"}}}, "10.244.1.5")
 	has(t, s, name, `"cgroups":["kubepods/besteffort/pod`+string(p.UID)+`"`)
 	data, _ := file(s, name)
-	for _, want := range []string{`"labels":{"app":"shop"}`, `"serviceAccount":"default"`, `"mode":"off"`, strings.ReplaceAll(string(p.UID), "-", "_") + ".slice"} {
+	for _, want := range []string{`"labels":{"app":"shop"}`, `"serviceAccount":"default"`, `"mode":"off"`} {
 		if !strings.Contains(data, want) {
 			t.Errorf("%s is not in %s", want, data)
 		}

@@ -5,15 +5,14 @@ package kube
 import (
 	"encoding/json"
 	"fmt"
-	"path"
 	"regexp"
 	"slices"
-	"strings"
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/egressd/egressd/internal/podcgroup"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -153,22 +152,11 @@ func (s *Informer) renameModes(namespace string) {
 	}
 }
 
-// PodCgroups are the paths that a kubelet without a cgroup root of its own gives a pod,
-// with the driver cgroupfs and with systemd.
-func PodCgroups(uid types.UID, class core.PodQOSClass) []string {
-	dir, slice := "", "kubepods"
-	parent := "kubepods.slice"
-	switch class {
-	case core.PodQOSGuaranteed:
-	case core.PodQOSBurstable, core.PodQOSBestEffort:
-		dir = strings.ToLower(string(class))
-		slice += "-" + dir
-		parent += "/" + slice + ".slice"
-	default:
-		return nil
+// podCgroups are the paths of a pod's cgroup; agent/workload finds out where it is on this
+// node.
+func podCgroups(uid types.UID, class core.PodQOSClass) []string {
+	if path := podcgroup.Path(string(uid), string(class)); path != "" {
+		return []string{path}
 	}
-	return []string{
-		path.Join("kubepods", dir, "pod"+string(uid)),
-		parent + "/" + slice + "-pod" + strings.ReplaceAll(string(uid), "-", "_") + ".slice",
-	}
+	return nil
 }
