@@ -36,7 +36,7 @@ type policyFlags struct {
 func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs := cmd.Flags()
 	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
-	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass; off, with --kubernetes: pods opt in by a label")
+	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
 	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, which is followed)")
 	fs.BoolVar(&f.empty, "allow-empty-policy", false, "let policy files that hold no objects any more, or an empty directory, take the place of a policy: everything is denied (default: the last policy stays)")
 	f.dns.register(cmd)

@@ -25,6 +25,7 @@ type kubernetesFlags struct {
 
 func (f *kubernetesFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
+	fs.Lookup("mode").Usage += "; off, with --kubernetes: only pods that a label says something else of are under policy"
 	fs.BoolVar(&f.on, "kubernetes", false, "take the policy from the API server of a Kubernetes cluster, beside --config, and capture this node's pods alone")
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "how the API server is reached (default: as the service account of egressd's pod)")
 	fs.StringVar(&f.node, "node-name", "", "this node's name in the cluster (default: $NODE_NAME, then the host's name)")

@@ -15,7 +15,11 @@ import (
 	"testing"
 	"time"
 
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/egressd/egressd/internal/kubetest"
+	"github.com/egressd/egressd/internal/podcgroup"
 	"github.com/egressd/egressd/internal/world"
 )
 
@@ -174,4 +178,66 @@ func TestKubernetes(t *testing.T) {
 	}
 	allowed("another daemon has taken over, with a bad version still")
 	base("another daemon has taken over")
+}
+
+// TestKubernetesPods: a pod is locked from its cgroup on, and under its namespace's policy
+// as soon as the API server has told of it; labels say its mode, also while it runs.
+func TestKubernetesPods(t *testing.T) {
+	t.Parallel()
+	c := kubetest.Start(t, kubetest.Options{})
+	c.InstallIstio(t)
+	ns := c.Namespace(t, nil)
+	n := prepare(t, nil, nil, "--kubernetes", "--kubeconfig", c.Kubeconfig(kubetest.Admin), "--node-name", "node1")
+	k := kubeletOf(t, n, "kubepods")
+	n.d.Capture = []string{} // what --kubernetes captures
+	n.relay(t, c)
+	c.Apply(t, strings.ReplaceAll(tcp("api", world.API, "7"), "{name: api}", "{name: api, namespace: "+ns+"}")+
+		strings.ReplaceAll(strings.ReplaceAll(tcp("www", world.GoogleAPIs, "80"), "{name: www}", "{name: www, namespace: "+ns+"}"), "TCP", "HTTP"))
+	// exportTo: what one namespace may reach another one may not.
+	other := c.Namespace(t, nil)
+	c.Kubectl(t, "patch", "serviceentry", "-n", ns, "api", "--type", "merge", "-p", `{"spec":{"exportTo":["."]}}`)
+	k.mkdir("kubepods")
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	early := k.container(podA, podcgroup.BestEffort, 1)
+	k.isUnknown("a pod that the API server has not told of", podA, early)
+
+	pod := func(ns, name string) (*core.Pod, *world.Cgroup) {
+		t.Helper()
+		p := c.Pod(t, &core.Pod{ObjectMeta: meta.ObjectMeta{Namespace: ns, Name: name}})
+		return p, k.container(string(p.UID), string(p.Status.QOSClass), len(name))
+	}
+	_, web := pod(ns, "web")
+	k.await("the pod is known", has(ns+"/web"))
+	k.isShop("a pod", web)
+	_, stranger := pod(other, "stranger")
+	k.await("the other pod is known", has(other+"/stranger"))
+	if p := k.probe(t, stranger, "lookup", world.API); len(p.Addrs) != 0 {
+		t.Errorf("another namespace: %+v", p)
+	}
+	free := func(cg *world.Cgroup) func() bool {
+		return func() bool { return k.probe(t, cg, "dial", hostPort(world.StrangerV6, 443)).Error == "" }
+	}
+	c.Kubectl(t, "label", "ns", other, "egressd.dev/mode=off")
+	eventually(t, soon, "the namespace is in mode off", free(stranger))
+	k.isFree("mode off", stranger)
+	c.Kubectl(t, "label", "pod", "-n", other, "stranger", "egressd.dev/mode=enforce")
+	eventually(t, soon, "the pod is in mode enforce", func() bool { return !free(stranger)() })
+	c.DeletePod(t, other, "stranger")
+	eventually(t, soon, "the pod is not known any more", func() bool { return !has(other + "/stranger")(k.status(t)) })
+	k.isShop("the pod that stays", web)
+
+	// Without an API server a daemon that starts anew knows its pods.
+	eventually(t, 40*time.Second, "what is in force is saved for the next start", func() bool {
+		data, err := os.ReadFile(filepath.Join(n.d.StateDir(), "last-good.json"))
+		return err == nil && strings.Contains(string(data), "kubernetes:Pod/"+ns+"/web") && !strings.Contains(string(data), other+"/stranger")
+	})
+	c.KillAPI()
+	_ = n.d.Kill() // the error says that it was killed
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k.isShop("a start without an API server", web)
+	k.isUnknown("a start without an API server", podA, early)
 }

@@ -170,3 +170,43 @@ func TestRights(t *testing.T) {
 		return strings.Contains(s.Status().Kinds["Secret"].Error, "forbidden")
 	})
 }
+
+// TestRequests: all objects come by watches alone, of which there is one for each kind:
+// an API server that streams lists is asked for none.
+func TestRequests(t *testing.T) {
+	c := cluster(t)
+	synced(t, Options{Config: c.Config()})
+	count := func(verb, resource string) (n float64) {
+		t.Helper()
+		text, err := c.Get("/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "apiserver_request_total{") && strings.Contains(line, `verb="`+verb+`"`) && strings.Contains(line, `resource="`+resource+`"`) {
+				var v float64
+				if _, err := fmt.Sscan(line[strings.LastIndex(line, " ")+1:], &v); err != nil {
+					t.Fatal(err)
+				}
+				n += v
+			}
+		}
+		return n
+	}
+	resources := []string{"serviceentries", "endpointslices", "customresourcedefinitions"}
+	before := map[string]float64{}
+	for _, r := range resources {
+		before[r] = count("LIST", r)
+	}
+	s := synced(t, Options{Config: c.Config()})
+	for _, r := range resources {
+		if n := count("LIST", r) - before[r]; n != 0 {
+			t.Errorf("%s were listed %v times", r, n)
+		}
+	}
+	for _, k := range s.Status().Kinds {
+		if k.Errors != 0 {
+			t.Errorf("requests failed: %+v", k)
+		}
+	}
+}
