@@ -168,11 +168,7 @@ func (c *Control) logRefused(refused []load.Refused) {
 		if c.refused[r.File] == r.Message {
 			continue
 		}
-		inForce := "nothing of it"
-		if r.Older {
-			inForce = "its last good version"
-		}
-		c.o.Log.Error("an object has an error and is left out; all others are in force", "object", r.Object, "error", r.Message, "in_force", inForce)
+		c.o.Log.Error("an object has an error and is left out; all others are in force", "object", r.Object, "error", r.Message, "in_force", r.InForce())
 	}
 	for file := range c.refused {
 		if _, still := now[file]; !still {

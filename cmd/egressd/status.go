@@ -167,11 +167,7 @@ func kubernetesRows(row func(k, format string, args ...any), s agent.Status) {
 		row("kubernetes", "%s: %s", name, k.Problems[name])
 	}
 	for _, r := range s.Policy.Refused {
-		inForce := "nothing of it"
-		if r.Older {
-			inForce = "its last good version"
-		}
-		row("LEFT OUT", "%s, since %s, %s is in force: %s", r.Object, r.Since.Local().Format("15:04:05"), inForce, r.Message)
+		row("LEFT OUT", "%s, since %s, %s is in force: %s", r.Object, r.Since.Local().Format("15:04:05"), r.InForce(), r.Message)
 	}
 }
 

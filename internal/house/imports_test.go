@@ -96,7 +96,7 @@ var floors = map[string][]string{
 	"./policy/source":      join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	"./policy/source/kube": {"./internal/podcgroup", "./policy", "./policy/istio", "./policy/source", "k8s.io/"},
 	// Between files and people: no daemon.
-	"./policy/load": {"./policy", "./policy/istio", "./policy/source"},
+	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
 	"./explain":     {"./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./loader", "./loader/bpffs", "./loader/foreign"},

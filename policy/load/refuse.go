@@ -20,9 +20,22 @@ type Refused struct {
 	// Message says what is wrong with it.
 	Message string `json:"message"`
 	// Since is when it was refused first, Older that the last version of it that
-	// was good is in force.
-	Since time.Time `json:"since"`
-	Older bool      `json:"older"`
+	// was good is in force. Denies says that there is none, and that what it is about
+	// is denied, because it is of a kind that takes something away.
+	Since  time.Time `json:"since"`
+	Older  bool      `json:"older"`
+	Denies bool      `json:"denies,omitempty"`
+}
+
+// InForce says what is in force of it.
+func (r Refused) InForce() string {
+	switch {
+	case r.Older:
+		return "its last good version"
+	case r.Denies:
+		return "a denial of all that it is about"
+	}
+	return "nothing of it"
 }
 
 const (
@@ -36,7 +49,8 @@ const (
 
 // Refusals loads a policy of files, which are good or bad as a whole, and of objects
 // of an API server, which are good or bad each by itself: of one with an error the
-// last version counts that was good, or none. The zero value knows no versions.
+// last version counts that was good; without one, nothing of it, or, where that would
+// open something, a denial. The zero value knows no versions.
 type Refusals struct {
 	good    []istio.File // the objects that were loaded, sorted by name
 	refused map[string]Refused
@@ -45,6 +59,7 @@ type Refusals struct {
 // Restore takes objects for versions that were good.
 func (r *Refusals) Restore(objects []istio.File) {
 	r.good = slices.SortedFunc(slices.Values(objects), byName)
+	r.good = slices.DeleteFunc(r.good, isStandIn)
 }
 
 func byName(a, b istio.File) int { return cmp.Compare(a.Name, b.Name) }
@@ -61,7 +76,7 @@ func find(files []istio.File, name string) (istio.File, bool) {
 // Load loads files and objects, which are sorted by name, by try. Errors of the files
 // are the policy's, unless the files were good before: then objects are to blame.
 func (r *Refusals) Load(files, objects []istio.File, filesGood bool, try func([]istio.File) (Result, error)) (Result, error) {
-	a := attempt{files: files, try: try, left: map[string]istio.Finding{}}
+	a := attempt{files: files, try: try, left: map[string]istio.Finding{}, given: map[string]int{}}
 	now := objects
 	var l Result
 	var err error
@@ -80,7 +95,7 @@ func (r *Refusals) Load(files, objects []istio.File, filesGood bool, try func([]
 		if outside || len(bad) == 0 {
 			break
 		}
-		now = r.without(now, bad, a.left)
+		now = r.without(&a, objects, now, bad)
 	}
 	found, now, ferr := r.search(&a, objects)
 	if ferr != nil {
@@ -96,6 +111,7 @@ type attempt struct {
 	files []istio.File
 	try   func([]istio.File) (Result, error)
 	left  map[string]istio.Finding
+	given map[string]int // how many of its instead an object was given
 	tries int
 }
 
@@ -120,9 +136,8 @@ func blame(findings []istio.Finding) (bad map[string]istio.Finding, outside bool
 	return bad, outside
 }
 
-// without puts the last good versions in the place of objects that are bad, or nothing
-// if there is none, or it is what is bad.
-func (r *Refusals) without(now []istio.File, bad, left map[string]istio.Finding) []istio.File {
+// without puts in the place of objects that are bad what counts instead.
+func (r *Refusals) without(a *attempt, objects, now []istio.File, bad map[string]istio.Finding) []istio.File {
 	out := make([]istio.File, 0, len(now))
 	for _, f := range now {
 		why, isBad := bad[f.Name]
@@ -130,15 +145,25 @@ func (r *Refusals) without(now []istio.File, bad, left map[string]istio.Finding)
 			out = append(out, f)
 			continue
 		}
-		_, again := left[f.Name]
-		if !again {
-			left[f.Name] = why
+		if _, again := a.left[f.Name]; !again {
+			a.left[f.Name] = why
 		}
-		if old, ok := find(r.good, f.Name); ok && !again && !same(old, f) {
-			out = append(out, old)
+		newest, _ := find(objects, f.Name)
+		if next := r.instead(newest); a.given[f.Name] < len(next) {
+			out = append(out, next[a.given[f.Name]])
+			a.given[f.Name]++
 		}
 	}
 	return out
+}
+
+// instead are what may count in the place of an object that is bad, the best first.
+func (r *Refusals) instead(f istio.File) []istio.File {
+	var out []istio.File
+	if old, ok := find(r.good, f.Name); ok && !same(old, f) {
+		out = append(out, old)
+	}
+	return append(out, standIns(f)...)
 }
 
 // same says whether two versions of an object are one. Those that did not change are
@@ -188,6 +213,9 @@ func (r *Refusals) search(a *attempt, objects []istio.File) (l Result, now []ist
 		}
 		if len(more) == 1 || a.tries >= searchTries {
 			for _, f := range more {
+				if _, older := find(now, f.Name); !older {
+					l, now = a.stand(l, now, f)
+				}
 				a.left[f.Name] = istio.Finding{Severity: istio.Error, File: f.Name, Object: source.ObjectOf(f.Name), Text: why.Error()}
 			}
 			return
@@ -199,6 +227,17 @@ func (r *Refusals) search(a *attempt, objects []istio.File) (l Result, now []ist
 	// What was tried last may have been refused: the reader must end with what counts.
 	l, err = a.load(now)
 	return l, now, err
+}
+
+// stand adds what may stand for an object that is bad.
+func (a *attempt) stand(l Result, now []istio.File, f istio.File) (Result, []istio.File) {
+	for _, in := range standIns(f) {
+		with := merge(now, []istio.File{in})
+		if found, err := a.load(with); err == nil {
+			return found, with
+		}
+	}
+	return l, now
 }
 
 // merge puts versions into a sorted list of objects.
@@ -217,13 +256,17 @@ func merge(now, more []istio.File) []istio.File {
 // accept notes what was loaded, and tells the result what was not.
 func (r *Refusals) accept(l *Result, objects, now []istio.File, left map[string]istio.Finding) {
 	r.good = now
+	if slices.ContainsFunc(now, isStandIn) {
+		r.good = slices.DeleteFunc(slices.Clone(now), isStandIn)
+	}
 	refused := make(map[string]Refused, len(left))
 	for name, why := range left {
 		if _, ok := find(objects, name); !ok {
 			continue
 		}
-		_, older := find(now, name)
-		x := Refused{Object: cmp.Or(why.Object, source.ObjectOf(name)), File: name, Message: why.Text, Since: time.Now(), Older: older}
+		inForce, some := find(now, name)
+		denies := some && isStandIn(inForce)
+		x := Refused{Object: cmp.Or(why.Object, source.ObjectOf(name)), File: name, Message: why.Text, Since: time.Now(), Older: some && !denies, Denies: denies}
 		if was, ok := r.refused[name]; ok {
 			x.Since = was.Since
 		}
