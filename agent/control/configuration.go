@@ -32,6 +32,7 @@ type configuration struct {
 	unseen bool
 	// changed has a value when there is something unsaved or unseen.
 	changed chan struct{}
+	objects objects
 }
 
 func newConfiguration(o Options) *configuration {
@@ -43,6 +44,7 @@ func newConfiguration(o Options) *configuration {
 		changed: make(chan struct{}, 1),
 
 		allowEmpty: o.AllowEmpty,
+		objects:    objects{Objects: o.Objects},
 		files:      source.Cache{AllowEmpty: o.AllowEmpty},
 	}
 }
@@ -52,11 +54,15 @@ func newConfiguration(o Options) *configuration {
 func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {
 	start := time.Now()
 	files, err := c.read()
-	if err != nil {
-		return Loaded{}, err
-	}
 	read := time.Since(start)
-	l, err := c.compile(files, was)
+	var l Loaded
+	switch {
+	case c.objects.Objects != nil:
+		c.objects.disk, c.objects.diskErr = files, err
+		l, err = c.combine(was)
+	case err == nil:
+		l, err = c.compile(files, was)
+	}
 	l.Took.Read = read
 	return l, err
 }
@@ -77,10 +83,13 @@ func (c *configuration) compile(files []istio.File, was *policy.Snapshot) (Loade
 	start := time.Now()
 	config, findings := c.reader.Load(files)
 	l := Loaded{Findings: findings, Files: files, Took: load.Took{Decode: time.Since(start)}}
-	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty()
+	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty(onDisk)
 	err := l.Compile(config, was)
 	return l, err
 }
+
+// onDisk says whether a file is no object of an API server.
+func onDisk(name string) bool { return !source.IsObject(name) }
 
 // errEmpty says that files have no policy objects, which is more often an accident
 // (a file cut to nothing, a wrong directory, a template that rendered nothing)
@@ -123,6 +132,10 @@ const (
 	debounce = time.Second
 	// maxDebounce is how long that is put off when it changes all the time.
 	maxDebounce = 10 * time.Second
+	// objectsDebounce and objectsMaxDebounce are the same with an API server, whose
+	// objects change all the time.
+	objectsDebounce    = 2 * time.Second
+	objectsMaxDebounce = 30 * time.Second
 	// bigFiles is how many bytes of files are worth to clean up behind.
 	bigFiles = 4 << 20
 )
@@ -130,7 +143,11 @@ const (
 // Settle saves the first policy, and analyzes and saves the one in force when
 // no further change comes, until ctx ends.
 func (c *Control) Settle(ctx context.Context) {
-	timer := time.NewTimer(debounce)
+	wait, longest := debounce, maxDebounce
+	if c.o.Objects != nil {
+		wait, longest = objectsDebounce, objectsMaxDebounce
+	}
+	timer := time.NewTimer(wait)
 	timer.Stop()
 	defer timer.Stop()
 	release(c.took)
@@ -145,7 +162,7 @@ func (c *Control) Settle(ctx context.Context) {
 			if since.IsZero() {
 				since = now
 			}
-			timer.Reset(min(debounce, maxDebounce-now.Sub(since)))
+			timer.Reset(min(wait, longest-now.Sub(since)))
 		case <-timer.C:
 			since = time.Time{}
 			c.analyze()

@@ -16,6 +16,8 @@ import (
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/probe"
 	"github.com/egressd/egressd/loader"
+	"github.com/egressd/egressd/policy/load"
+	"github.com/egressd/egressd/policy/source/kube"
 )
 
 // gathered has the metrics of a Source, as "name{label=value,...}".
@@ -88,15 +90,19 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	for name := range got {
-		if strings.HasPrefix(name, "egressd_probe") || strings.HasPrefix(name, "egressd_log_dropped") || strings.Contains(name, "side=ingress") {
+		if strings.HasPrefix(name, "egressd_probe") || strings.HasPrefix(name, "egressd_kubernetes") || strings.HasPrefix(name, "egressd_log_dropped") || strings.Contains(name, "side=ingress") {
 			t.Errorf("%s of what is not there", name)
 		}
 	}
+	status.Kubernetes = &kube.InformerStatus{Synced: true, LastEvent: time.UnixMilli(2500), Kinds: map[string]kube.KindStatus{"Pod": {Objects: 7, Errors: 8}}}
+	status.Policy.Refused = []load.Refused{{Object: "Sidecar n/a"}, {Object: "Sidecar n/b"}}
 	status.Probe = &selfprobe.ProbeStatus{ProberStatus: probe.ProberStatus{Captured: true}}
 	status.Probe.Paths = []probe.PathStatus{{Path: probe.DNSUDP, Family: probe.IPv6, OK: true, LastSuccess: time.UnixMilli(1500)}}
 	s.LogDropped = func() uint64 { return 9 }
 	got = gathered(t, s)
 	for name, want := range map[string]float64{
+		"egressd_kubernetes_synced{}": 1, "egressd_kubernetes_objects{kind=Pod}": 7, "egressd_kubernetes_watch_errors_total{kind=Pod}": 8,
+		"egressd_kubernetes_refused_objects{kind=Sidecar}": 2, "egressd_kubernetes_last_event_timestamp_seconds{}": 2.5,
 		"egressd_probe_captured{}": 1, "egressd_log_dropped_total{}": 9,
 		"egressd_probe_success{family=ipv6,path=dns-udp}":                        1,
 		"egressd_probe_last_success_timestamp_seconds{family=ipv6,path=dns-udp}": 1.5,

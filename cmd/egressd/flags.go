@@ -28,6 +28,7 @@ type policyFlags struct {
 	allow     []string
 	cluster   clusterFlags
 	empty     bool
+	noConfig  bool // files are not all of the policy
 	dns       dnsFlags
 	limits    limitFlags
 	tables    tableFlags
@@ -81,7 +82,7 @@ func registerDirs(cmd *cobra.Command, state, pins *string) {
 // options turns the flags into what the agent takes.
 func (f *policyFlags) options(e env) (agent.Options, error) {
 	o := agent.Options{Config: f.config, AllowEmptyPolicy: f.empty, Version: version}
-	if len(f.config) == 0 && f.mode != policy.Audit.String() {
+	if len(f.config) == 0 && !f.noConfig && f.mode != policy.Audit.String() {
 		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY; --mode audit needs none, and learns one")}
 	}
 	if slices.Contains(f.config, "-") {

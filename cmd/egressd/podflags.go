@@ -19,7 +19,7 @@ type podFlags struct {
 
 func (f *podFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.pods, "pods", false, "capture the pods of a Kubernetes node, wherever its kubelet has their cgroups, and nothing else; what no Workload describes may reach nothing")
-	cmd.Flags().StringSliceVar(&f.system, "system-namespaces", []string{"kube-system"}, "with --pods, namespaces whose pods are free until a Workload describes them")
+	cmd.Flags().StringSliceVar(&f.system, "system-namespaces", []string{"kube-system", "egressd-system"}, "with --pods and --kubernetes, namespaces whose pods are free until a Workload describes them, and in mode off unless a label says something else")
 }
 
 // set makes pods what o captures; others says that cgroups or units were named.

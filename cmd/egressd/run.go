@@ -29,6 +29,7 @@ const runName = "run"
 
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
+	var k kubernetesFlags
 	var pods podFlags
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
@@ -52,6 +53,13 @@ under the policy from its first instruction, whether the daemon runs or not. For
 that the programs are attached to the outermost cgroup around it, such as
 system.slice; what else is there is not captured. If the outermost cgroup itself
 goes, egressd captures it again as soon as it is back, and is not ready until then.
+
+With --kubernetes the policy is what the API server has (Istio's objects, the Gateway
+API's, Services), beside files of --config, and this node's pods are the workloads:
+the label egressd.dev/mode of a pod or of its namespace says enforce, audit or off,
+and where none does --mode. An object with an error is left out alone, and its last
+good version stays in force. While the API server is away all stays as it is; a
+start goes on with the last policy that was in force.
 
 With --takeover a daemon takes over from one that runs on the same --state-dir and
 --pin-dir, which may be of another version. It gets the sockets, and serves when it
@@ -81,6 +89,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
   sudo egressd run --config policy/ --unit build.service
+  sudo egressd run --kubernetes --kubeconfig /etc/kubernetes/kubelet.conf --mode off
   sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
   sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
 		Args: usageArgs(cobra.NoArgs),
@@ -88,8 +97,16 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			e := e
 			logs := f.startLogging(&e)
 			defer logs.close()
+			podMode, own, err := k.mode(f.mode)
+			if err != nil {
+				return err
+			}
+			f.mode, f.noConfig = own, k.on
 			o, err := f.options(e)
 			if err != nil {
+				return err
+			}
+			if err := k.options(&o, podMode, pods.system); err != nil {
 				return err
 			}
 			if o.GatewaySelector, err = labels(gateway); err != nil {
@@ -117,6 +134,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Daemon = true
 			o.DrainTime = drain
+			pods.pods = pods.pods || k.on && len(cgroups)+len(units) == 0
 			if err := pods.set(&o, len(cgroups)+len(units) > 0); err != nil {
 				return err
 			}
@@ -145,6 +163,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 		},
 	}
 	f.register(cmd, "info")
+	k.register(cmd)
 	pods.register(cmd)
 	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which need not exist yet (default: the whole node); may be given several times")
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
