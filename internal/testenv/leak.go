@@ -23,7 +23,9 @@ const leakWait = 5 * time.Second
 // pinDirs, BPF pins behind. Use it as
 //
 //	func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
-func Main(m *testing.M, pinDirs ...string) int {
+//
+// m is a *testing.M, or what wraps one to end what its tests share.
+func Main(m interface{ Run() int }, pinDirs ...string) int {
 	if socket := os.Getenv(elsewhere); socket != "" {
 		return serveElsewhere(socket)
 	}
