@@ -293,9 +293,9 @@ func TestRefused(t *testing.T) {
 // eventually waits for a condition.
 func eventually(t *testing.T, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("it did not come to that in 20 s")
+			t.Fatal("it did not come to that in a minute")
 		}
 	}
 }

@@ -83,6 +83,16 @@ func (g *gateways) discover(ctx context.Context) {
 	}
 }
 
+// forget forgets the objects that are not there any more.
+func (g *gateways) forget() {
+	for at, i := range g.watched {
+		g.writer.keep(at, func(namespace, name string) bool {
+			_, ok, _ := i.GetStore().GetByKey(keyOf(namespace, name))
+			return ok
+		})
+	}
+}
+
 func (g *gateways) change() { g.changed.Store(true) }
 
 // sync has the writer write the statuses.
@@ -212,11 +222,7 @@ func (g *gateways) write(s gwstatus.Statuses) {
 // say has a status written if it is another one by what is known.
 func (g *gateways) say(at schema.GroupVersionResource, n types.NamespacedName, want any, change func(status map[string]any, now meta.Time)) {
 	e := statusEdit(change)
-	key := n.Name
-	if n.Namespace != "" {
-		key = n.String()
-	}
-	o, ok, _ := g.watched[at].GetStore().GetByKey(key)
+	o, ok, _ := g.watched[at].GetStore().GetByKey(keyOf(n.Namespace, n.Name))
 	if u, is := o.(*unstructured.Unstructured); ok && is && e(u.DeepCopy(), meta.Now()) {
 		digest, _ := json.Marshal(want)
 		g.writer.insist(target{at, n.Namespace, n.Name}, fmt.Sprintf("%s %d %s", u.GetUID(), u.GetGeneration(), digest), e)

@@ -69,6 +69,8 @@ type Publisher struct {
 	events   *Events
 	election *election
 	statuses *statuses
+	// close closes the connections that nobody uses.
+	close func()
 }
 
 // New makes a Publisher. It asks the API server nothing yet.
@@ -98,7 +100,7 @@ func New(o Options) (*Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Publisher{events: NewEvents(EventsOptions{Client: said, Node: o.Node, Pods: o.Lookups.Pods, Log: o.Log})}
+	p := &Publisher{close: http.CloseIdleConnections, events: NewEvents(EventsOptions{Client: said, Node: o.Node, Pods: o.Lookups.Pods, Log: o.Log})}
 	p.statuses = newStatuses(statusOptions{
 		objects: objects, names: names, findings: o.Lookups.Findings, notServed: istio.GatewayNotServed,
 		refused: p.events.Refused, log: o.Log,
@@ -112,6 +114,7 @@ func (p *Publisher) Record(e flow.Event) { p.events.Record(e) }
 
 // Run tells what there is to tell until ctx is done.
 func (p *Publisher) Run(ctx context.Context) {
+	defer p.close()
 	var parts sync.WaitGroup
 	parts.Go(func() { p.events.Run(ctx) })
 	parts.Go(func() { p.election.run(ctx, p.statuses.run) })

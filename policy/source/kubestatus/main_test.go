@@ -6,7 +6,14 @@ import (
 	"os"
 	"testing"
 
-	"github.com/egressd/egressd/internal/testenv"
+	"github.com/egressd/egressd/internal/kubetest"
 )
 
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
+var shared kubetest.Shared
+
+func TestMain(m *testing.M) {
+	if os.Getenv(helperKubeconfig) != "" {
+		os.Exit(helper())
+	}
+	os.Exit(shared.Main(m))
+}

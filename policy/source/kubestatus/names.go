@@ -61,13 +61,17 @@ func (n *names) synced() bool { return n.informer.HasSynced() }
 
 // get returns an object, or nil.
 func (n *names) get(namespace, name string) *meta.PartialObjectMetadata {
-	key := name
-	if namespace != "" {
-		key = namespace + "/" + name
-	}
-	o, _, _ := n.informer.GetStore().GetByKey(key)
+	o, _, _ := n.informer.GetStore().GetByKey(keyOf(namespace, name))
 	out, _ := o.(*meta.PartialObjectMetadata)
 	return out
+}
+
+// keyOf is the key of an object in the store of an informer.
+func keyOf(namespace, name string) string {
+	if namespace == "" {
+		return name
+	}
+	return namespace + "/" + name
 }
 
 // all returns all objects.

@@ -70,6 +70,8 @@ func (s *statuses) run(ctx context.Context) {
 		if time.Since(looked) >= kindsEvery {
 			objects.discover(ctx)
 			gateways.discover(ctx)
+			objects.forget()
+			gateways.forget()
 			looked = time.Now()
 		}
 		findings := s.o.findings()
@@ -103,6 +105,19 @@ func (i *istioObjects) discover(ctx context.Context) {
 		}
 		if at, ok := served(ctx, i.o.names, k.group, k.resource, istioVersions); ok {
 			i.watched[k.kind] = watchNames(i.o.names, at)
+		}
+	}
+}
+
+// forget forgets the objects that are not there any more.
+func (i *istioObjects) forget() {
+	for _, n := range i.watched {
+		there := func(namespace, name string) bool { return n.get(namespace, name) != nil }
+		i.writer.keep(n.at, there)
+		for t := range i.said {
+			if t.at == n.at && !there(t.namespace, t.name) {
+				delete(i.said, t)
+			}
 		}
 	}
 }

@@ -163,6 +163,17 @@ func (w *writer) forget(t target) {
 	w.mu.Unlock()
 }
 
+// keep forgets the objects of a kind that are not there any more.
+func (w *writer) keep(at schema.GroupVersionResource, there func(namespace, name string) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for t := range w.wishes {
+		if t.at == at && !there(t.namespace, t.name) {
+			delete(w.wishes, t)
+		}
+	}
+}
+
 // write changes the status of an object as it is now.
 func (w *writer) write(ctx context.Context, t target, e edit) error {
 	client := dynamic.ResourceInterface(w.objects.Resource(t.at))
