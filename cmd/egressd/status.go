@@ -87,10 +87,7 @@ func printStatus(w io.Writer, s agent.Status) {
 		row("finding", "%s", f)
 	}
 	printProbe(tw, s.Probe)
-	for _, wl := range s.Workloads {
-		row("workload", "%s, mode %s, cgroup %s, %d of %d pending redirects", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
-		printShare(row, wl.Share)
-	}
+	workloadRows(row, s.Workloads)
 	if s.Unbound != "" {
 		row("NOT BOUND", "%s", s.Unbound)
 	}
