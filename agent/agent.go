@@ -50,6 +50,7 @@ type Agent struct {
 	status     *status
 	watcher    *source.Watcher
 	control    *control.Control
+	kubernetes *kubernetes // nil: there is no API server
 	narrow     control.Narrow
 	guards     *iface.Guards
 	capture    *workload.Capture

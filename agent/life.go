@@ -132,6 +132,12 @@ func (a *Agent) changed() {
 	a.life.manager.Status(a.summary())
 }
 
+// objectsChanged follows a change of the API server's objects.
+func (a *Agent) objectsChanged() {
+	a.control.ReloadObjects()
+	a.life.manager.Status(a.summary())
+}
+
 // readAgain reloads, and says what came of it where that is not said yet.
 func (a *Agent) readAgain() {
 	before, _ := a.control.Report()

@@ -63,13 +63,15 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		lock:     lock,
 		recorder: events.NewRecorder(o.Log),
 		unload:   make(chan struct{}),
-		control:  control.New(o.control()),
 		life:     newLife(o),
 		begun:    begun{state: made},
 		holding:  hold.NewKeeper(o.Log),
 
 		holder: h, inherited: set, heirs: make(chan *handover.Channel),
 	}
+	var unfollowed error
+	a.kubernetes, unfollowed = o.follow(a.objectsChanged)
+	a.control = control.New(o.control(a.kubernetes.objects()))
 	a.devices = listen.NewDevices(o.Log)
 	a.status = newStatus(a)
 	defer func() {
@@ -77,6 +79,9 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 			err = errors.Join(a.notTaken(err), a.rollBack(), a.Close())
 		}
 	}()
+	if unfollowed != nil {
+		return nil, unfollowed
+	}
 	if a.capture, err = workload.NewCapture(workload.CaptureOptions{Cgroups: o.Cgroups, Follow: o.Daemon, Delegated: o.Delegated, Log: o.Log}, kernel.CanFollow); err != nil {
 		return nil, err
 	}
@@ -102,7 +107,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err != nil {
 		return nil, err
 	}
-	first, err := a.control.First(a.holder != nil)
+	first, err := a.kubernetes.first(ctx, o, a.holder != nil, func() (control.Loaded, error) { return a.control.First(a.holder != nil) })
 	if err != nil {
 		return nil, err
 	}
@@ -237,6 +242,7 @@ func (a *Agent) startPolicy(l control.Loaded) error {
 // Close releases what New made. Pinned state stays.
 func (a *Agent) Close() error {
 	defer a.life.manager.Close(tellWait)
+	a.kubernetes.end()
 	var err error
 	if a.sockets != nil {
 		a.sockets.Close()

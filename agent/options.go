@@ -26,6 +26,7 @@ import (
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/source/kube"
 )
 
 // Defaults of the daemon's places. Tests and the demo use others.
@@ -100,6 +101,9 @@ type Options struct {
 	// DNSMinTTL and DNSMaxTTL bound the time that an answer counts, DNSGrace is
 	// how long its addresses stay open after that; 0: the defaults.
 	DNSMinTTL, DNSMaxTTL, DNSGrace time.Duration
+	// Kubernetes is the API server that has the rest of the policy, and this node's
+	// pods; nil: there is none.
+	Kubernetes *kube.Options
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
 	AllowEndpoints []policy.AllowedEndpoint
 	// GatewaySelector are the labels that the ingress side carries.
@@ -148,7 +152,7 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if len(o.Config) == 0 && o.Mode != policy.Audit && !o.locks {
+	if len(o.Config) == 0 && o.Mode != policy.Audit && o.Kubernetes == nil && !o.locks {
 		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit")
 	}
 	if o.DrainTime <= 0 {

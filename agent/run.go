@@ -38,6 +38,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer func() { end(); living.Wait() }()
 	living.Go(func() { a.watch(life, ctx) })
 	living.Go(func() { a.watcher.Run(life, a.changed) })
+	a.kubernetes.begin()
 	living.Go(func() { a.reloadAsked(life) })
 	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })

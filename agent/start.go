@@ -80,7 +80,7 @@ func lock(o Options) (err error) {
 		return fmt.Errorf("mode %s denies nothing", o.Mode)
 	}
 	o.locks = true
-	o.Config, o.LastGood, o.GatewaySelector = nil, "", nil
+	o.Config, o.LastGood, o.GatewaySelector, o.Kubernetes = nil, "", nil, nil
 	o.Log = slog.New(slog.DiscardHandler) // that of a start would be about another one
 	a, err := New(context.Background(), o)
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 )
 
 // control are the options of what brings the policy in force.
-func (o Options) control() control.Options {
+func (o Options) control(objects control.Objects) control.Options {
 	return control.Options{
 		Config: o.Config, GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints,
-		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Log: o.Log,
+		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Objects: objects, Log: o.Log,
 	}
 }
 

@@ -32,6 +32,7 @@ type configuration struct {
 	unseen bool
 	// changed has a value when there is something unsaved or unseen.
 	changed chan struct{}
+	objects objects
 }
 
 func newConfiguration(o Options) *configuration {
@@ -41,6 +42,7 @@ func newConfiguration(o Options) *configuration {
 		changed: make(chan struct{}, 1),
 
 		allowEmpty: o.AllowEmpty,
+		objects:    objects{Objects: o.Objects},
 		files:      source.Cache{AllowEmpty: o.AllowEmpty},
 	}
 }
@@ -50,11 +52,15 @@ func newConfiguration(o Options) *configuration {
 func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {
 	start := time.Now()
 	files, err := c.read()
-	if err != nil {
-		return Loaded{}, err
-	}
 	read := time.Since(start)
-	l, err := c.compile(files, was)
+	var l Loaded
+	switch {
+	case c.objects.Objects != nil:
+		c.objects.disk, c.objects.diskErr = files, err
+		l, err = c.combine(was)
+	case err == nil:
+		l, err = c.compile(files, was)
+	}
 	l.Took.Read = read
 	return l, err
 }
@@ -75,10 +81,13 @@ func (c *configuration) compile(files []istio.File, was *policy.Snapshot) (Loade
 	start := time.Now()
 	config, findings := c.reader.Load(files)
 	l := Loaded{Findings: findings, Files: files, Took: load.Took{Decode: time.Since(start)}}
-	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty()
+	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty(onDisk)
 	err := l.Compile(config, was)
 	return l, err
 }
+
+// onDisk says whether a file is no object of an API server.
+func onDisk(name string) bool { return !source.IsObject(name) }
 
 // errEmpty says that files have no policy objects, which is more often an accident
 // (a file cut to nothing, a wrong directory, a template that rendered nothing)
@@ -121,6 +130,10 @@ const (
 	quiet = time.Second
 	// restless is how long that is put off when it changes all the time.
 	restless = 10 * time.Second
+	// quietObjects and restlessObjects are the same with an API server, whose objects
+	// change all the time.
+	quietObjects    = 2 * time.Second
+	restlessObjects = 30 * time.Second
 	// bigFiles is how many bytes of files are worth to clean up behind.
 	bigFiles = 4 << 20
 )
@@ -128,6 +141,10 @@ const (
 // Settle saves the first policy, and analyzes and saves the one in force when
 // no further change comes, until ctx ends.
 func (c *Control) Settle(ctx context.Context) {
+	quiet, restless := quiet, restless
+	if c.o.Objects != nil {
+		quiet, restless = quietObjects, restlessObjects
+	}
 	timer := time.NewTimer(quiet)
 	timer.Stop()
 	defer timer.Stop()

@@ -6,6 +6,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 	"github.com/egressd/egressd/policy/load"
+	"github.com/egressd/egressd/policy/source"
 )
 
 // Options are what a Control goes by.
@@ -31,7 +33,9 @@ type Options struct {
 	AllowEmpty bool
 	// LastGood is the file of the last good configuration; "": none is kept.
 	LastGood string
-	Log      *slog.Logger
+	// Objects are those of an API server, beside Config; nil: there is none.
+	Objects Objects
+	Log     *slog.Logger
 }
 
 // Control has the policy in force.
@@ -51,6 +55,11 @@ type Control struct {
 	pipeline atomic.Pointer[Pipeline]
 	// wanted is what is to be in force; nil: what is.
 	wanted *Loaded
+	// said are the findings that were logged, and refused the objects that were left
+	// out and why, with an API server.
+	said     map[string]bool
+	refused  map[string]string
+	rejected string // why the newest policy was not applied, as it was logged
 }
 
 // New returns a Control without a policy.
@@ -105,7 +114,11 @@ func (c *Control) apply(l Loaded) error {
 func (c *Control) Reload() {
 	c.config.mu.Lock()
 	defer c.config.mu.Unlock()
-	l, err := c.config.load(c.Snapshot())
+	c.reloaded(c.config.load(c.Snapshot()))
+}
+
+// reloaded applies what was read.
+func (c *Control) reloaded(l Loaded, err error) {
 	if !c.empty {
 		err = c.config.refuses(l, err)
 	}
@@ -115,9 +128,10 @@ func (c *Control) Reload() {
 		}
 	}
 	c.logFindings(l.Findings)
+	c.logRefused(l.Refused)
 	c.report.loaded(l, err, time.Now())
+	c.logRejected(cmp.Or(err, l.Rejected))
 	if err != nil {
-		c.logNotApplied(err)
 		c.config.unseen = false // the reader has gone on to the one with the error
 		return
 	}
@@ -177,15 +191,12 @@ func (c *Control) Failed() *StepFailure {
 
 // logFindings logs what the policy's reader found.
 func (c *Control) logFindings(findings []istio.Finding) {
+	if c.o.Objects != nil {
+		c.logNew(findings)
+		return
+	}
 	for _, f := range findings {
-		level := slog.LevelDebug
-		switch f.Severity {
-		case istio.Error:
-			level = slog.LevelError
-		case istio.Warning:
-			level = slog.LevelWarn
-		}
-		c.o.Log.Log(context.Background(), level, "policy", "finding", f.String())
+		c.o.Log.Log(context.Background(), levelOf(f), "policy", "finding", f.String())
 	}
 }
 
@@ -202,6 +213,8 @@ type PolicyStatus struct {
 	ErrorAt time.Time `json:"errorAt,omitzero"`
 	// Failed is the step that failed when the newest policy was brought in force.
 	Failed *StepFailure `json:"failed,omitempty"`
+	// Refused are the objects of the API server that have errors and are left out.
+	Refused []load.Refused `json:"refused,omitempty"`
 }
 
 // report is what is known of the configuration.
@@ -222,8 +235,11 @@ func (r *report) loaded(l Loaded, err error, now time.Time) {
 	if err == nil || errors.As(err, &step) && step.InForce {
 		r.policy = PolicyStatus{
 			Hash: l.Snapshot.Hash(), Loaded: now,
-			Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways,
+			Services: l.Services, VirtualServices: l.VirtualServices, Gateways: l.Gateways, Refused: l.Refused,
 		}
+	}
+	if err == nil {
+		err = l.Rejected
 	}
 	if err == nil {
 		return
@@ -233,7 +249,7 @@ func (r *report) loaded(l Loaded, err error, now time.Time) {
 		return
 	}
 	for _, f := range r.findings {
-		if f.Severity == istio.Error {
+		if f.Severity == istio.Error && !source.IsObject(f.File) {
 			r.policy.Error = f.String()
 			break
 		}

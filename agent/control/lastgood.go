@@ -21,6 +21,7 @@ import (
 
 	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/source"
 )
 
 // lastGoodFormat is the version of the file's layout; others are not read.
@@ -37,7 +38,10 @@ type lastGood struct {
 	// others it is somebody else's policy.
 	Config          []string          `json:"config"`
 	GatewaySelector map[string]string `json:"gatewaySelector,omitempty"`
-	Files           []istio.File      `json:"files"`
+	// Objects says that there was an API server, whose objects are among Files. Its
+	// Secrets are not: what they hold is on no disk of egressd's.
+	Objects bool         `json:"objects,omitempty"`
+	Files   []istio.File `json:"files"`
 	// Sum is the SHA-256 of everything else, in hexadecimal.
 	Sum string `json:"sum"`
 }
@@ -107,7 +111,7 @@ func readLastGood(path string, o Options) (*lastGood, error) {
 	if g.Sum != want {
 		return nil, fmt.Errorf("%s: damaged: its checksum does not fit", path)
 	}
-	if !slices.Equal(g.Config, absolute(o.Config)) || !maps.Equal(g.GatewaySelector, o.GatewaySelector) {
+	if g.Objects != (o.Objects != nil) || !slices.Equal(g.Config, absolute(o.Config)) || !maps.Equal(g.GatewaySelector, o.GatewaySelector) {
 		return nil, nil
 	}
 	return &g, nil
@@ -137,6 +141,9 @@ func (c *Control) First(fresh bool) (Loaded, error) {
 }
 
 func (c *Control) first(fresh bool) (Loaded, error) {
+	if c.o.Objects != nil {
+		return c.firstOfObjects(fresh)
+	}
 	now := time.Now()
 	l, err := c.config.load(nil)
 	l.Findings = append(l.Findings, c.config.reader.Analyze()...)
@@ -203,7 +210,7 @@ func (c *Control) SaveLastGood() (size int) {
 	}
 	g := lastGood{
 		Format: lastGoodFormat, Saved: time.Now().UTC().Truncate(time.Second),
-		Config: absolute(c.o.Config), GatewaySelector: c.o.GatewaySelector, Files: l.Files,
+		Config: absolute(c.o.Config), GatewaySelector: c.o.GatewaySelector, Files: withoutSecrets(l.Files), Objects: c.o.Objects != nil,
 	}
 	err := g.write(c.o.LastGood)
 	c.Unsaved.Note(c.o.Log, SavedPolicy, err, time.Now())
@@ -215,6 +222,15 @@ func (c *Control) SaveLastGood() (size int) {
 		}
 	}
 	return size
+}
+
+// withoutSecrets are files without the Secrets of an API server.
+func withoutSecrets(files []istio.File) []istio.File {
+	secret := func(f istio.File) bool { return source.IsSecret(f.Name) }
+	if !slices.ContainsFunc(files, secret) {
+		return files
+	}
+	return slices.DeleteFunc(slices.Clone(files), secret)
 }
 
 // write replaces the file at path.

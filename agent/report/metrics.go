@@ -42,6 +42,7 @@ func Registry(s Source) *prometheus.Registry {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		metrics{s},
 		upstreamMetrics{s.Upstreams},
+		kubeMetrics{s.Status},
 	)
 	return r
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/source/kube"
 )
 
 // Status is what "egressd status -o json" prints.
@@ -31,6 +32,8 @@ type Status struct {
 	Ready   bool      `json:"ready"`
 	Mode    string    `json:"mode"`
 	Policy  Policy    `json:"policy"`
+	// Kubernetes is what is known of the API server; nil: there is none.
+	Kubernetes *kube.InformerStatus `json:"kubernetes,omitempty"`
 	// Capture is what is captured, and whether it is held.
 	Capture workload.CaptureStatus `json:"capture"`
 	// Workloads are the captured cgroups.

@@ -27,6 +27,7 @@ type policyFlags struct {
 	logFormat string
 	allow     []string
 	empty     bool
+	noConfig  bool // files are not all of the policy
 	dns       dnsFlags
 	limits    limitFlags
 	tables    tableFlags
@@ -35,7 +36,7 @@ type policyFlags struct {
 func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs := cmd.Flags()
 	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
-	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
+	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass; off, with --kubernetes: pods opt in by a label")
 	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, which is followed)")
 	fs.BoolVar(&f.empty, "allow-empty-policy", false, "let policy files that hold no objects any more, or an empty directory, take the place of a policy: everything is denied (default: the last policy stays)")
 	f.dns.register(cmd)
@@ -79,7 +80,7 @@ func registerDirs(cmd *cobra.Command, state, pins *string) {
 // options turns the flags into what the agent takes.
 func (f *policyFlags) options(e env) (agent.Options, error) {
 	o := agent.Options{Config: f.config, AllowEmptyPolicy: f.empty, Version: version}
-	if len(f.config) == 0 && f.mode != policy.Audit.String() {
+	if len(f.config) == 0 && !f.noConfig && f.mode != policy.Audit.String() {
 		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY; --mode audit needs none, and learns one")}
 	}
 	if slices.Contains(f.config, "-") {

@@ -29,6 +29,7 @@ const runName = "run"
 
 func runCommand(e env) *cobra.Command {
 	var f policyFlags
+	var k kubernetesFlags
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
 	var drain, every time.Duration
@@ -51,6 +52,13 @@ the policy from its first instruction on, whether the daemon runs or not. That
 takes programs at the outermost cgroup around it, such as system.slice; what is
 beside it there stays free. An outermost cgroup itself that goes is captured again
 as soon as it is back; until then egressd is not ready.
+
+With --kubernetes the policy is what the API server has (Istio's objects, the Gateway
+API's, Services), beside files of --config, and this node's pods are the workloads:
+the label egressd.dev/mode of a pod or of its namespace says enforce, audit or off,
+and where none does --mode. An object with an error is left out alone, and its last
+good version stays in force. While the API server is away all stays as it is; a
+start goes on with the last policy that was in force.
 
 With --takeover a daemon takes the place of one that runs on the same
 --state-dir and --pin-dir, which may be of another version: it gets the
@@ -81,6 +89,7 @@ captured.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
   sudo egressd run --config policy/ --unit build.service
+  sudo egressd run --kubernetes --kubeconfig /etc/kubernetes/kubelet.conf --mode off
   sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
   sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
 		Args: usageArgs(cobra.NoArgs),
@@ -88,8 +97,16 @@ captured.`,
 			e := e
 			logs := f.startLogging(&e)
 			defer logs.close()
+			pods, own, err := k.mode(f.mode)
+			if err != nil {
+				return err
+			}
+			f.mode, f.noConfig = own, k.on
 			o, err := f.options(e)
 			if err != nil {
+				return err
+			}
+			if err := k.options(&o, pods); err != nil {
 				return err
 			}
 			if o.GatewaySelector, err = labels(gateway); err != nil {
@@ -117,6 +134,11 @@ captured.`,
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Daemon = true
 			o.DrainTime = drain
+			if k.on && len(cgroups)+len(units) == 0 {
+				if cgroups, err = podRoots(); err != nil {
+					return err
+				}
+			}
 			if err := captureOptions(cmd.Context(), &o, cgroups, units, interfaces, services); err != nil {
 				if errors.As(err, new(usageError)) {
 					return err
@@ -142,6 +164,7 @@ captured.`,
 		},
 	}
 	f.register(cmd, "info")
+	k.register(cmd)
 	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which may come later (default: the whole node); may be given several times")
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although somebody other than root owns a cgroup above it, who can move processes out")

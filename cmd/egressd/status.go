@@ -83,6 +83,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	case s.Policy.Error != "":
 		row("NOT APPLIED", "%s (the policy above stays in force)", s.Policy.Error)
 	}
+	kubernetesRows(row, s)
 	for _, f := range s.Findings {
 		row("finding", "%s", f)
 	}
@@ -134,6 +135,37 @@ func printStatus(w io.Writer, s agent.Status) {
 		if s.Features[name] != "yes" {
 			row("missing", "%s: %s", name, s.Features[name])
 		}
+	}
+}
+
+// kubernetesRows are about the API server.
+func kubernetesRows(row func(k, format string, args ...any), s agent.Status) {
+	k := s.Kubernetes
+	if k == nil {
+		return
+	}
+	objects := 0
+	for _, kind := range k.Kinds {
+		objects += kind.Objects
+	}
+	row("kubernetes", "%s, node %s, %d objects, last event %s", k.Server, k.Node, objects, k.LastEvent.Local().Format("15:04:05"))
+	if !k.Synced {
+		row("NOT SYNCED", "the objects of the last good policy are in force; awaited: %s", strings.Join(k.Awaited, ", "))
+	}
+	for _, name := range sortedKeys(k.Kinds) {
+		if text := k.Kinds[name].Error; text != "" {
+			row("kubernetes", "%s: what was known stays in force: %s", name, text)
+		}
+	}
+	for _, name := range sortedKeys(k.Problems) {
+		row("kubernetes", "%s: %s", name, k.Problems[name])
+	}
+	for _, r := range s.Policy.Refused {
+		inForce := "nothing of it"
+		if r.Older {
+			inForce = "its last good version"
+		}
+		row("LEFT OUT", "%s, since %s, %s is in force: %s", r.Object, r.Since.Local().Format("15:04:05"), inForce, r.Message)
 	}
 }
 

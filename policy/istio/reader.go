@@ -350,10 +350,13 @@ func (r *Reader) assemble() *policy.Config {
 	return &cfg
 }
 
-// Empty says that the files of the last Load held no object that egressd reads:
-// nothing, comments, or other kinds alone.
-func (r *Reader) Empty() bool {
+// Empty says that those files of the last Load that are counted held no object that
+// egressd reads: nothing, comments, or other kinds alone.
+func (r *Reader) Empty(counts func(file string) bool) bool {
 	for _, b := range r.batches {
+		if !counts(b.file) {
+			continue
+		}
 		for i := range b.drafts {
 			if d := &b.drafts[i]; d.object != nil || d.service != nil {
 				return false

@@ -25,6 +25,11 @@ type Result struct {
 	Files []istio.File
 	// Empty says that they hold no object that egressd reads.
 	Empty bool
+	// Refused are the objects of an API server that were left out, sorted by file.
+	Refused []Refused
+	// Rejected is why the newest files on disk are not in it, but older ones; nil:
+	// they are.
+	Rejected error
 }
 
 // Took is how long the steps of reading the configuration took.

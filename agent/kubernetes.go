@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/policy/source/kube"
+)
+
+// firstSync is how long a start waits for the API server before it goes on with the
+// objects of the last good policy, and how often it says what it waits for when there
+// is none.
+const firstSync = 10 * time.Second
+
+// kubernetes follows an API server. Its methods do nothing when it is nil.
+type kubernetes struct {
+	*kube.Informer
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	// begun is closed when changes may be applied.
+	begun chan struct{}
+}
+
+// follow begins to follow the API server; nil: the options name none. reload applies
+// what has changed.
+func (o *Options) follow(reload func()) (*kubernetes, error) {
+	if o.Kubernetes == nil {
+		return nil, nil
+	}
+	of := *o.Kubernetes
+	of.Log, of.GatewaySelector = o.Log, o.GatewaySelector
+	source, err := kube.New(of)
+	if err != nil {
+		return nil, err
+	}
+	k := &kubernetes{Informer: source, begun: make(chan struct{})}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.running.Go(func() {
+		_ = k.Run(k.ctx, func() { // it ends with its context alone
+			select {
+			case <-k.begun:
+				reload()
+			case <-k.ctx.Done():
+			}
+		})
+	})
+	return k, nil
+}
+
+// objects are for the policy's control.
+func (k *kubernetes) objects() control.Objects {
+	if k == nil {
+		return nil
+	}
+	return k
+}
+
+// first reads the first policy. Until the API server has told which objects there are
+// it waits, unless those of the last good policy are known, or the daemon is to take
+// over: nothing is in force that has only a part of them.
+func (k *kubernetes) first(ctx context.Context, o Options, takesOver bool, read func() (control.Loaded, error)) (control.Loaded, error) {
+	if k == nil {
+		return read()
+	}
+	for {
+		waits := k.Await(ctx, firstSync)
+		l, err := read()
+		if !errors.Is(err, control.ErrUnsynced) || takesOver {
+			return l, errors.Join(err, onlyWith(err, waits))
+		}
+		if ctx.Err() != nil {
+			return l, ctx.Err()
+		}
+		o.Log.Warn("egressd is not ready: it knows no policy before the API server has told which objects there are, and no last good policy is kept",
+			"waits_for", waits, "traffic", withoutDaemon(o.PinDir))
+	}
+}
+
+// onlyWith is a reason, where there is an error.
+func onlyWith(err, reason error) error {
+	if err == nil {
+		return nil
+	}
+	return reason
+}
+
+// begin lets changes be applied.
+func (k *kubernetes) begin() {
+	if k != nil {
+		close(k.begun)
+	}
+}
+
+// end stops following the API server.
+func (k *kubernetes) end() {
+	if k != nil {
+		k.cancel()
+		k.running.Wait()
+	}
+}
+
+// report is for the status.
+func (k *kubernetes) report() *kube.InformerStatus {
+	if k == nil {
+		return nil
+	}
+	s := k.Status()
+	return &s
+}

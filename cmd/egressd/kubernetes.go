@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/source/kube"
+)
+
+// kubernetesFlags are those of a node of a Kubernetes cluster.
+type kubernetesFlags struct {
+	on         bool
+	kubeconfig string
+	node       string
+	system     []string
+}
+
+func (f *kubernetesFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.BoolVar(&f.on, "kubernetes", false, "take the policy from the API server of a Kubernetes cluster, beside --config, and capture this node's pods alone")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "how the API server is reached (default: as the service account of egressd's pod)")
+	fs.StringVar(&f.node, "node-name", "", "this node's name in the cluster (default: $NODE_NAME, then the host's name)")
+	fs.StringSliceVar(&f.system, "system-namespaces", []string{"kube-system", "egressd"}, "namespaces whose pods are in mode off unless a label says something else")
+}
+
+// mode takes --mode off, which is for pods alone: egressd's own stays enforce.
+func (f *kubernetesFlags) mode(text string) (pods policy.Mode, own string, err error) {
+	if !f.on {
+		if f.kubeconfig != "" || f.node != "" {
+			return 0, text, usageError{errors.New("--kubeconfig and --node-name are for --kubernetes")}
+		}
+		return 0, text, nil
+	}
+	pods, err = parseMode(text, policy.Enforce, policy.Audit, policy.Off)
+	if pods == policy.Off {
+		return pods, policy.Enforce.String(), err
+	}
+	return pods, text, err
+}
+
+// options fills in what the flags say. Named are the cgroups that were asked for.
+func (f *kubernetesFlags) options(o *agent.Options, pods policy.Mode) error {
+	if !f.on {
+		return nil
+	}
+	config, err := kube.Config(f.kubeconfig, "egressd/"+version)
+	if err != nil {
+		return fmt.Errorf("--kubernetes: the API server cannot be reached: %w", err)
+	}
+	node := cmp.Or(f.node, os.Getenv("NODE_NAME"))
+	if node == "" {
+		if node, err = os.Hostname(); err != nil {
+			return fmt.Errorf("--node-name: %w", err)
+		}
+		node = strings.ToLower(node) // as the kubelet does
+	}
+	o.Kubernetes = &kube.Options{Config: config, Node: node, Mode: pods, SystemNamespaces: f.system}
+	return nil
+}
+
+// podRoots are the cgroups that all pods are in, by the kubelet's two drivers: those
+// that are there, or both.
+func podRoots() ([]string, error) {
+	root, err := cgroup.Root()
+	if err != nil {
+		return nil, err
+	}
+	var all, there []string
+	for _, name := range []string{"kubepods", "kubepods.slice"} {
+		dir := filepath.Join(root, name)
+		all = append(all, dir)
+		if _, err := os.Stat(dir); err == nil {
+			there = append(there, dir)
+		}
+	}
+	if len(there) > 0 {
+		return there, nil
+	}
+	return all, nil
+}

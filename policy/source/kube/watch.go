@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+)
+
+// How long egressd waits before it asks again what the API server did not answer:
+// twice as long each time, and up to as much again by chance, so that the nodes of a
+// cluster do not come all at once.
+const (
+	retryFirst = 200 * time.Millisecond
+	retryMost  = 15 * time.Second
+	// retryReset is how long a watch must have gone well for the next failure to be
+	// the first.
+	retryReset = 2 * time.Minute
+)
+
+func backoff() *wait.Backoff {
+	return &wait.Backoff{Duration: retryFirst, Cap: retryMost, Steps: 64, Factor: 2, Jitter: 1}
+}
+
+func isNotFound(err error) bool { return apierrors.IsNotFound(err) }
+
+// endingClock is the time of a reflector, which waits for nothing any more when its
+// context has ended.
+type endingClock struct {
+	clock.RealClock
+	ctx context.Context
+}
+
+// After fires after d, or when the context ends.
+func (c endingClock) After(d time.Duration) <-chan time.Time {
+	out := make(chan time.Time, 1)
+	go func() {
+		sleep(c.ctx, d)
+		out <- time.Now()
+	}()
+	return out
+}
+
+// watch keeps the table as the API server has it, until ctx ends.
+func (t *table) watch(ctx context.Context, from *cache.ListWatch) {
+	reflect(ctx, from, t, t.failed)
+}
+
+// reflect keeps a store as the API server has it, until ctx ends. note is told how
+// each request ended.
+func reflect(ctx context.Context, from *cache.ListWatch, to cache.ReflectorStore, note func(error)) {
+	told := func(err error) {
+		if ctx.Err() == nil {
+			note(err)
+		}
+	}
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o meta.ListOptions) (runtime.Object, error) {
+			list, err := from.ListWithContext(ctx, o)
+			if err != nil {
+				told(err)
+			}
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o meta.ListOptions) (watch.Interface, error) {
+			w, err := from.WatchWithContext(ctx, o)
+			if !refusesList(o, err) {
+				told(err)
+			}
+			return w, err
+		},
+	}
+	silent := klog.New(nil) // what there is to say note is told
+	r := cache.NewReflectorWithOptions(lw, nil, to, cache.ReflectorOptions{
+		Logger: &silent, Name: "egressd", Backoff: backoff(), Clock: endingClock{ctx: ctx},
+	})
+	r.MaxInternalErrorRetryDuration = retryMost
+	r.RunWithContext(klog.NewContext(ctx, silent))
+}
+
+// refusesList says whether the API server does not know how to stream a list, which is
+// asked for in the old way then.
+func refusesList(o meta.ListOptions, err error) bool {
+	return o.SendInitialEvents != nil && (apierrors.IsInvalid(err) || apierrors.IsBadRequest(err))
+}
+
+// definitions is the store of the CustomResourceDefinitions: which of the kinds that
+// are read are defined.
+type definitions struct {
+	ctx    context.Context
+	source *Informer
+}
+
+// followDefinitions watches the kinds that the API server has, as they come and go.
+func (s *Informer) followDefinitions(ctx context.Context) {
+	reflect(ctx, s.clients.definitions(), definitions{ctx, s}, s.definitions.failed)
+}
+
+func nameOf(v any) string {
+	if d, ok := v.(cache.DeletedFinalStateUnknown); ok {
+		v = d.Obj
+	}
+	o, ok := v.(meta.ObjectMetaAccessor)
+	if !ok {
+		return ""
+	}
+	return o.GetObjectMeta().GetName()
+}
+
+// Transformer keeps the names alone.
+func (d definitions) Transformer() cache.TransformFunc {
+	return func(v any) (any, error) { return &object{ObjectMeta: meta.ObjectMeta{Name: nameOf(v)}}, nil }
+}
+
+// Add is for the reflector, and so are the next four.
+func (d definitions) Add(v any) error {
+	d.source.define(d.ctx, nameOf(v), true)
+	return nil
+}
+
+// Update has nothing to do: a kind looks itself for the version that is served.
+func (d definitions) Update(v any) error { return d.Add(v) }
+
+// Delete is for a kind that is no more.
+func (d definitions) Delete(v any) error {
+	d.source.define(d.ctx, nameOf(v), false)
+	return nil
+}
+
+// Replace is given all definitions that there are.
+func (d definitions) Replace(list []any, _ string) error {
+	there := map[string]bool{}
+	for _, v := range list {
+		there[nameOf(v)] = true
+	}
+	for _, k := range kinds() {
+		if k.defined() {
+			d.source.define(d.ctx, k.definition(), there[k.definition()])
+		}
+	}
+	d.source.mu.Lock()
+	defer d.source.mu.Unlock()
+	d.source.definitions.synced = true
+	d.source.check()
+	return nil
+}
+
+// Resync has nothing to do.
+func (d definitions) Resync() error { return nil }
+
+// define begins to watch a kind that is there now, and ends that of one that is not.
+func (s *Informer) define(ctx context.Context, definition string, there bool) {
+	s.mu.Lock()
+	t := s.byDefinition(definition)
+	if t == nil || t.present == there {
+		s.mu.Unlock()
+		return
+	}
+	t.present = there
+	if there {
+		var of context.Context
+		of, t.cancel = context.WithCancel(ctx)
+		t.ended = make(chan struct{})
+		s.running.Go(func() { defer close(t.ended); t.watchDefined(of) })
+		s.mu.Unlock()
+		s.o.Log.Info("the API server has a kind of policy objects", "kind", t.kind.name)
+		return
+	}
+	t.cancel()
+	ended := t.ended
+	s.mu.Unlock()
+	<-ended // nothing is put into the table any more
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.empty()
+	t.err = ""
+	delete(s.failing, t.kind.name)
+	s.check()
+	s.o.Log.Warn("the API server has a kind of policy objects no more; what its objects said counts no more", "kind", t.kind.name)
+}
+
+func (s *Informer) byDefinition(name string) *table {
+	for _, t := range s.tables {
+		if t.kind.defined() && t.kind.definition() == name {
+			return t
+		}
+	}
+	return nil
+}
+
+var errNotServed = errors.New("defined, and not served in a version that is read")
+
+// watchDefined watches a kind that is defined, in the best version that is served,
+// until ctx ends.
+func (t *table) watchDefined(ctx context.Context) {
+	_ = backoff().DelayWithReset(clock.RealClock{}, retryReset).Until(ctx, true, true, func(ctx context.Context) (bool, error) {
+		resource, err := t.source.clients.served(ctx, t.kind)
+		if err != nil {
+			if ctx.Err() == nil {
+				t.failed(err)
+			}
+			return false, nil
+		}
+		t.source.mu.Lock()
+		t.apiVersion = resource.GroupVersion().String()
+		t.source.mu.Unlock()
+		of, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		reflect(of, t.source.clients.defined(resource), t, func(err error) {
+			t.failed(err)
+			if isNotFound(err) {
+				cancel(errNotServed)
+			}
+		})
+		return false, nil
+	})
+}
