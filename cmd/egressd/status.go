@@ -149,6 +149,13 @@ func kubernetesRows(row func(k, format string, args ...any), s agent.Status) {
 		objects += kind.Objects
 	}
 	row("kubernetes", "%s, node %s, %d objects, last event %s", k.Server, k.Node, objects, k.LastEvent.Local().Format("15:04:05"))
+	if p := s.Published; p != nil {
+		writer := "another daemon writes statuses"
+		if p.Writer {
+			writer = fmt.Sprintf("this daemon writes statuses: %d written, %d failed", p.Statuses.Written, p.Statuses.Failed)
+		}
+		row("kubernetes", "Events: %d written, %d denials without one of their own, %d failed; %s", p.Events.Written, p.Events.Folded+p.Events.Dropped, p.Events.Failed, writer)
+	}
 	if !k.Synced {
 		row("NOT SYNCED", "the objects of the last good policy are in force; awaited: %s", strings.Join(k.Awaited, ", "))
 	}

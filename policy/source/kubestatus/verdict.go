@@ -91,7 +91,7 @@ func verdicts(findings []istio.Finding) map[name]*verdict {
 // text says what was found, and what it means.
 func (v *verdict) text() string {
 	if len(v.errors) > 0 {
-		return "this version of the object is not in force, the last good one stays: " + list(v.errors)
+		return "this version of the object is not in force, its last good one is if there was one: " + list(v.errors)
 	}
 	return "the object is in force; it may not do what is meant: " + list(v.warnings)
 }

@@ -34,7 +34,7 @@ func TestVerdicts(t *testing.T) {
 	if kindOf("Gateway.gateway.networking.k8s.io") != (kind{}) {
 		t.Error("a Gateway of the Gateway API is taken for one of Istio")
 	}
-	if want := "this version of the object is not in force, the last good one stays: e (EGD0001)"; v.text() != want {
+	if want := "this version of the object is not in force, its last good one is if there was one: e (EGD0001)"; v.text() != want {
 		t.Error(v.text())
 	}
 	var many verdict
@@ -68,11 +68,11 @@ func TestEdit(t *testing.T) {
 	}{
 		{nil, false, istiods},
 		{bad, true, `{"addresses":[{"value":"240.240.0.1"}],"conditions":[{"status":"True","type":"Reconciled"},` +
-			`{"lastTransitionTime":"2026-01-01T12:01:00Z","message":"this version of the object is not in force, the last good one stays: e (EGD0001)","observedGeneration":7,"reason":"Invalid","status":"False","type":"egressd.dev/Accepted"}],` +
+			`{"lastTransitionTime":"2026-01-01T12:01:00Z","message":"this version of the object is not in force, its last good one is if there was one: e (EGD0001)","observedGeneration":7,"reason":"Invalid","status":"False","type":"egressd.dev/Accepted"}],` +
 			`"validationMessages":[{"level":"INFO","type":{"code":"IST0118"}},{"level":"ERROR","type":{"code":"EGD0001","name":"egressd"}}]}`},
 		{bad, false, ""},
 		{worse, true, `{"addresses":[{"value":"240.240.0.1"}],"conditions":[{"status":"True","type":"Reconciled"},` + // the same transition
-			`{"lastTransitionTime":"2026-01-01T12:01:00Z","message":"this version of the object is not in force, the last good one stays: e (EGD0001); f (EGD0003)","observedGeneration":7,"reason":"Invalid","status":"False","type":"egressd.dev/Accepted"}],` +
+			`{"lastTransitionTime":"2026-01-01T12:01:00Z","message":"this version of the object is not in force, its last good one is if there was one: e (EGD0001); f (EGD0003)","observedGeneration":7,"reason":"Invalid","status":"False","type":"egressd.dev/Accepted"}],` +
 			`"validationMessages":[{"level":"INFO","type":{"code":"IST0118"}},{"level":"ERROR","type":{"code":"EGD0001","name":"egressd"}},{"level":"ERROR","type":{"code":"EGD0003","name":"egressd"}}]}`},
 		{warned, true, `{"addresses":[{"value":"240.240.0.1"}],"conditions":[{"status":"True","type":"Reconciled"},` +
 			`{"lastTransitionTime":"2026-01-01T12:04:00Z","message":"the object is in force; it may not do what is meant: w (EGD0210)","observedGeneration":7,"reason":"Warnings","status":"True","type":"egressd.dev/Accepted"}],` +
