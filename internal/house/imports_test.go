@@ -159,7 +159,7 @@ var keepers = []struct {
 	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},
 	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},
-	{"./internal/testenv", []string{"./internal/kubetest"}, nil},
+	{"./internal/testenv", []string{"./internal/kubetest"}, []string{"*"}},
 	{"./internal/kubetest", nil, []string{"*"}},
 	{"./internal/world", []string{"./internal/testenv", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},
 }
