@@ -50,6 +50,9 @@ type election struct {
 	// seen is the last holder and renewal, and when that was new.
 	seen   string
 	seenAt time.Time
+	// stood says that this daemon has stood for election, warned that what is
+	// wrong with the Lease was said.
+	stood, warned bool
 }
 
 func newElection(leases coordination.LeasesGetter, namespace, node string, times Election, log *slog.Logger) *election {
@@ -86,7 +89,13 @@ func (e *election) vacant(ctx context.Context) bool {
 	l, err := e.leases.Leases(e.namespace).Get(call, LeaseName, meta.GetOptions{ResourceVersion: "0"})
 	switch {
 	case errors.IsNotFound(err):
+		if e.stood {
+			e.warn("the Lease cannot be made")
+		}
 		return true
+	case errors.IsForbidden(err):
+		e.warn(err.Error())
+		return false
 	case err != nil:
 		e.log.Debug("the Lease of the one that writes statuses could not be read; traffic is not concerned", "error", err)
 		return false
@@ -100,10 +109,20 @@ func (e *election) vacant(ctx context.Context) bool {
 	return time.Since(e.seenAt) >= e.times.Duration
 }
 
+// warn says once that there is no election.
+func (e *election) warn(why string) {
+	if !e.warned {
+		e.warned = true
+		e.log.Warn("this daemon cannot be the one that writes statuses: if that is so for all, objects say nothing of egressd; traffic is not concerned. Is there the namespace, and egressd's Role in it?",
+			"lease", e.namespace+"/"+LeaseName, "error", why)
+	}
+}
+
 // elect stands for election, and works if it wins and for as long as it is the
 // elected one. It returns when another one is, or nobody became it in time.
 func (e *election) elect(ctx context.Context, work func(context.Context)) {
 	var won atomic.Bool
+	e.stood = true
 	// The Lease is released when the work has ended, not before.
 	life, end := context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), logr.Discard()))
 	defer end()

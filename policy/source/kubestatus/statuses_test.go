@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,6 +24,7 @@ import (
 	metadatafake "k8s.io/client-go/metadata/fake"
 	clienttest "k8s.io/client-go/testing"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy/istio"
 )
 
@@ -211,5 +213,34 @@ func TestElection(t *testing.T) {
 	parts.Wait()
 	if worked.Load() != 3 {
 		t.Errorf("%d worked", worked.Load())
+	}
+}
+
+// TestNoLease: where the Lease cannot be had that is said, once, and nobody works.
+func TestNoLease(t *testing.T) {
+	for name, verb := range map[string]string{"no namespace": "create", "no role": "*"} {
+		t.Run(name, func(t *testing.T) {
+			api := fakes.NewClientset()
+			var tries atomic.Int32
+			api.PrependReactor(verb, "leases", func(a clienttest.Action) (bool, runtime.Object, error) {
+				tries.Add(1)
+				if verb == "create" {
+					return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "egressd")
+				}
+				return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "leases"}, LeaseName, nil)
+			})
+			log := &testenv.Buffer{}
+			times := Election{Duration: 20 * time.Millisecond, Renew: 15 * time.Millisecond, Retry: 5 * time.Millisecond, Check: 5 * time.Millisecond}
+			e := newElection(api.CoordinationV1(), "egressd", "node1", times, slog.New(slog.NewTextHandler(log, nil)))
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan bool)
+			go func() { defer close(ended); e.run(ctx, func(context.Context) { t.Error("it works") }) }()
+			eventually(t, func() bool { return tries.Load() > 20 && strings.Contains(log.String(), "egressd's Role") })
+			cancel()
+			<-ended
+			if n := strings.Count(log.String(), "egressd's Role"); n != 1 {
+				t.Errorf("said %d times: %s", n, log)
+			}
+		})
 	}
 }
