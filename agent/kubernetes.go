@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/agent/control"
@@ -23,8 +24,8 @@ type kubernetes struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-	// begun is closed when changes may be applied.
-	begun chan struct{}
+	// begun says that changes may be applied.
+	begun atomic.Bool
 }
 
 // follow begins to follow the API server; nil: the options name none. reload applies
@@ -39,14 +40,12 @@ func (o *Options) follow(reload func()) (*kubernetes, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kubernetes{Informer: source, begun: make(chan struct{})}
+	k := &kubernetes{Informer: source}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.running.Go(func() {
 		_ = k.Run(k.ctx, func() { // it ends with its context alone
-			select {
-			case <-k.begun:
+			if k.begun.Load() {
 				reload()
-			case <-k.ctx.Done():
 			}
 		})
 	})
@@ -90,10 +89,11 @@ func onlyWith(err, reason error) error {
 	return reason
 }
 
-// begin lets changes be applied.
+// begin lets changes be applied, those before as well.
 func (k *kubernetes) begin() {
 	if k != nil {
-		close(k.begun)
+		k.begun.Store(true)
+		k.Again()
 	}
 }
 

@@ -24,8 +24,8 @@ type Objects interface {
 }
 
 // ErrUnsynced says that the API server has not told which objects there are, and that
-// nothing is known of what there were.
-var ErrUnsynced = errors.New("the API server has not told which objects there are, and no last good policy is kept")
+// nothing is known of what there were, or that this is not good enough.
+var ErrUnsynced = errors.New("the API server has not told which objects there are")
 
 // objects are the part of the configuration that an API server has.
 type objects struct {

@@ -188,6 +188,9 @@ func (s *Informer) set(name string, data []byte) {
 	s.tell()
 }
 
+// Again has Run tell of a change once more.
+func (s *Informer) Again() { s.tell() }
+
 // tell has Run call changed.
 func (s *Informer) tell() {
 	select {
