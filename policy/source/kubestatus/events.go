@@ -56,6 +56,8 @@ type Events struct {
 	// quiet is until when nothing is tried, because the API server is away.
 	quiet   time.Time
 	backoff time.Duration
+	// warned says that Events are forbidden, which was said.
+	warned bool
 }
 
 // EventStats count denials and refusals by what became of them.
@@ -287,6 +289,10 @@ func (v *Events) done(err error) bool {
 		return true
 	}
 	v.count.failed.Add(1)
+	if errors.IsForbidden(err) && !v.warned {
+		v.warned = true
+		v.o.Log.Warn("Kubernetes Events may not be written, so pods do not show what they are denied; traffic is not concerned. Is egressd's ClusterRole up to date?", "error", err)
+	}
 	if errors.IsForbidden(err) || errors.IsInvalid(err) || errors.IsNotFound(err) {
 		v.o.Log.Debug("a Kubernetes Event was refused; traffic is not concerned", "error", err)
 		return true // it would be refused again

@@ -15,6 +15,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,7 @@ import (
 	clienttest "k8s.io/client-go/testing"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -231,6 +233,23 @@ func TestAway(t *testing.T) {
 	d.deny(denial("shop/web", "h1.example.com", "192.0.2.1:443"))
 	if got := d.list(); len(got) != 1 || d.Stats().Written != 1 {
 		t.Errorf("%d Events, %+v", len(got), d.Stats())
+	}
+}
+
+// TestForbidden: where Events may not be written that is said once, and is no sign
+// that the API server is away.
+func TestForbidden(t *testing.T) {
+	d := newDesk(t)
+	log := &testenv.Buffer{}
+	d.o.Log = slog.New(slog.NewTextHandler(log, nil))
+	d.api.PrependReactor("create", "events", func(a clienttest.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(a.GetResource().GroupResource(), "", nil)
+	})
+	for i := range 3 {
+		d.deny(denial("shop/web", fmt.Sprintf("h%d.example.com", i), "192.0.2.1:443"))
+	}
+	if n := strings.Count(log.String(), "ClusterRole"); n != 1 || d.Stats().Failed != 3 || d.away() {
+		t.Errorf("said %d times, %+v", n, d.Stats())
 	}
 }
 

@@ -31,6 +31,7 @@ const secretsEvery = 30 * time.Second
 // gateways says what there is to say in objects of the Gateway API.
 type gateways struct {
 	o        statusOptions
+	prober   *prober
 	writer   *writer
 	ctx      context.Context
 	end      context.CancelFunc
@@ -45,8 +46,8 @@ type gateways struct {
 	at      time.Time
 }
 
-func newGateways(o statusOptions, w *writer) *gateways {
-	g := &gateways{o: o, writer: w, watched: map[schema.GroupVersionResource]cache.SharedIndexInformer{}}
+func newGateways(o statusOptions, p *prober, w *writer) *gateways {
+	g := &gateways{o: o, prober: p, writer: w, watched: map[schema.GroupVersionResource]cache.SharedIndexInformer{}}
 	g.ctx, g.end = context.WithCancel(context.Background())
 	return g
 }
@@ -67,7 +68,7 @@ func (g *gateways) discover(ctx context.Context) {
 		if g.watched[at] != nil {
 			continue
 		}
-		if _, ok := served(ctx, g.o.names, at.Group, at.Resource, []string{at.Version}); !ok {
+		if _, ok := g.prober.served(ctx, at.Group, at.Resource, at.Version); !ok {
 			continue
 		}
 		i := dynamicinformer.NewFilteredDynamicInformer(g.o.objects, at, meta.NamespaceAll, 0, cache.Indexers{}, nil).Informer()

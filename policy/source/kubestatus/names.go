@@ -4,8 +4,10 @@ package kubestatus
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/metadata"
@@ -16,15 +18,28 @@ import (
 // oursIndex finds the objects in whose status egressd has written.
 const oursIndex = "ours"
 
+// prober finds out which kinds the API server has.
+type prober struct {
+	names metadata.Interface
+	log   *slog.Logger
+	// warned are the kinds that may not be read, which was said.
+	warned map[string]bool
+}
+
 // served says which version of a kind the API server has, if it has one.
-func served(ctx context.Context, c metadata.Interface, group, resource string, versions []string) (schema.GroupVersionResource, bool) {
+func (p *prober) served(ctx context.Context, group, resource string, versions ...string) (schema.GroupVersionResource, bool) {
 	for _, v := range versions {
 		at := schema.GroupVersionResource{Group: group, Version: v, Resource: resource}
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		_, err := c.Resource(at).List(call, meta.ListOptions{Limit: 1, ResourceVersion: "0"})
+		_, err := p.names.Resource(at).List(call, meta.ListOptions{Limit: 1, ResourceVersion: "0"})
 		cancel()
 		if err == nil {
 			return at, true
+		}
+		if name := at.GroupResource().String(); errors.IsForbidden(err) && !p.warned[name] {
+			p.warned[name] = true
+			p.log.Warn("objects of a kind may not be read to write their statuses, so they say nothing of egressd; traffic is not concerned. Is egressd's ClusterRole up to date?",
+				"kind", name, "error", err)
 		}
 	}
 	return schema.GroupVersionResource{}, false

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	core "k8s.io/api/core/v1"
@@ -53,8 +55,9 @@ func newStatuses(o statusOptions) *statuses {
 // another one may have written since.
 func (s *statuses) run(ctx context.Context) {
 	w := newWriter(s.o.objects, &s.count, s.o.log)
-	objects := newIstioObjects(s.o, w)
-	gateways := newGateways(s.o, w)
+	probe := &prober{names: s.o.names, log: s.o.log, warned: map[string]bool{}}
+	objects := newIstioObjects(s.o, probe, w)
+	gateways := newGateways(s.o, probe, w)
 	var parts sync.WaitGroup
 	parts.Go(func() { w.run(ctx) })
 	defer func() {
@@ -87,14 +90,19 @@ func (s *statuses) run(ctx context.Context) {
 // istioObjects says what there is to say in Istio's objects.
 type istioObjects struct {
 	o       statusOptions
+	prober  *prober
 	writer  *writer
 	watched map[string]*names // by kind
+	// changed says that objects have, since there was something to say of them by
+	// last.
+	changed atomic.Bool
+	last    []istio.Finding
 	// said are the errors that have an Event already.
 	said map[target]string
 }
 
-func newIstioObjects(o statusOptions, w *writer) *istioObjects {
-	return &istioObjects{o: o, writer: w, watched: map[string]*names{}, said: map[target]string{}}
+func newIstioObjects(o statusOptions, p *prober, w *writer) *istioObjects {
+	return &istioObjects{o: o, prober: p, writer: w, watched: map[string]*names{}, said: map[target]string{}}
 }
 
 // discover begins to watch the kinds that the cluster has.
@@ -103,8 +111,8 @@ func (i *istioObjects) discover(ctx context.Context) {
 		if i.watched[k.kind] != nil {
 			continue
 		}
-		if at, ok := served(ctx, i.o.names, k.group, k.resource, istioVersions); ok {
-			i.watched[k.kind] = watchNames(i.o.names, at)
+		if at, ok := i.prober.served(ctx, k.group, k.resource, istioVersions...); ok {
+			i.watched[k.kind] = watchNames(i.o.names, at, func() { i.changed.Store(true) })
 		}
 	}
 }
@@ -131,6 +139,15 @@ func (i *istioObjects) stop() {
 // sync has the writer write what is to be said by findings, and remove what is
 // not true any more.
 func (i *istioObjects) sync(findings []istio.Finding) {
+	if !i.changed.Swap(false) && slices.Equal(findings, i.last) {
+		return
+	}
+	i.last = findings
+	for _, n := range i.watched {
+		if !n.synced() {
+			i.changed.Store(true) // there will be more to say
+		}
+	}
 	all := verdicts(findings)
 	for _, k := range istioKinds {
 		watched := i.watched[k.kind]
