@@ -51,6 +51,7 @@ type Agent struct {
 	watcher    *source.Watcher
 	control    *control.Control
 	kubernetes *kubernetes // nil: there is no API server
+	publisher  *publisher  // likewise
 	narrow     control.Narrow
 	guards     *iface.Guards
 	capture    *workload.Capture

@@ -82,6 +82,9 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if unfollowed != nil {
 		return nil, unfollowed
 	}
+	if a.publisher, err = a.publish(); err != nil {
+		return nil, err
+	}
 	if a.capture, err = workload.NewCapture(workload.CaptureOptions{Cgroups: o.Cgroups, Pods: o.Pods != nil, Follow: o.Daemon, Delegated: o.Delegated, Log: o.Log}, kernel.CanFollow); err != nil {
 		return nil, err
 	}

@@ -107,6 +107,9 @@ type Options struct {
 	// Kubernetes is the API server that has the rest of the policy, and this node's
 	// pods; nil: there is none.
 	Kubernetes *kube.Options
+	// KubernetesNamespace is the namespace of egressd's own pods, which has the Lease of
+	// the daemon that writes statuses.
+	KubernetesNamespace string
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
 	AllowEndpoints []policy.AllowedEndpoint
 	// Cluster is what is inside of the node's Kubernetes cluster; FindCluster

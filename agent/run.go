@@ -42,6 +42,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.reloadAsked(life) })
 	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })
+	living.Go(func() { a.publisher.run(life) })
 	living.Go(func() { a.workloads.Watch(life, a.rebind) })
 	shifts := []*shift{s}
 	var h *takeover.Heir

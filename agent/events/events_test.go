@@ -71,3 +71,33 @@ func TestLookingBack(t *testing.T) {
 		t.Errorf("how many more there were is not said: %s", &log)
 	}
 }
+
+// TestOfPods: what is asked for is of a workload, or of a namespace, and of nobody
+// whose name only begins like it. Who else is to know of denials is told what the
+// log is told.
+func TestOfPods(t *testing.T) {
+	r := NewRecorder(slog.New(slog.DiscardHandler))
+	var told []string
+	r.Tell(sink(func(e flow.Event) { told = append(told, e.Workload) }))
+	for _, w := range []string{"shop/web", "shop/web", "shop/web-2", "shopping/web", "shop", ""} {
+		r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: w, Reason: policy.ReasonNoRule, Workload: w})
+	}
+	r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "allowed", Allowed: true, Workload: "shop/web"})
+	for query, want := range map[string]string{
+		"workload=shop/web": "shop/web allowed", "namespace=shop": "shop/web shop/web-2 allowed", "workload=shop/web&namespace=other": "",
+		"namespace=shop&verdict=deny": "shop/web shop/web-2", "workload=&namespace=": "shop/web shop/web-2 shopping/web shop  allowed",
+	} {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("GET", "/flows?"+query, nil))
+		if got := names(t, w.Body); got != want || w.Code != 200 {
+			t.Errorf("%q: %d %q, want %q", query, w.Code, got, want)
+		}
+	}
+	if got := strings.Join(told, " "); got != "shop/web shop/web-2 shopping/web shop " {
+		t.Errorf("told %q", got)
+	}
+}
+
+type sink func(flow.Event)
+
+func (s sink) Record(e flow.Event) { s(e) }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
@@ -14,7 +15,8 @@ import (
 
 // ServeHTTP writes what was denied, each kind once, and the other events that
 // are kept, one JSON object a line. verdict=deny keeps denials (and would-be
-// denials) only, since=TIME what came later.
+// denials) only, workload=NAMESPACE/NAME and namespace=NAMESPACE what is of these,
+// since=TIME what came later.
 func (r *Recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if write := eventWriter(w, req); write != nil {
 		r.each(write)
@@ -64,9 +66,9 @@ func eventWriter(w http.ResponseWriter, req *http.Request) func(flow.Event) bool
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
-	keep := q.Get("verdict")
+	verdict, workload, namespace := q.Get("verdict"), q.Get("workload"), q.Get("namespace")
 	return func(e flow.Event) bool {
-		return !matches(e, keep) || !since.IsZero() && !e.Time.After(since) || enc.Encode(e) == nil
+		return !matches(e, verdict) || !isOf(e, workload, namespace) || !since.IsZero() && !e.Time.After(since) || enc.Encode(e) == nil
 	}
 }
 
@@ -79,4 +81,14 @@ func matches(e flow.Event, verdict string) bool {
 		return !e.Allowed || e.WouldDeny
 	}
 	return e.Allowed && e.Verdict.String() == verdict
+}
+
+// isOf says whether an event is of a workload, and of a namespace; "": of any.
+// What was lost may be.
+func isOf(e flow.Event, workload, namespace string) bool {
+	if e.Kind == flow.Lost {
+		return true
+	}
+	of, _, described := strings.Cut(e.Workload, "/")
+	return (workload == "" || e.Workload == workload) && (namespace == "" || described && of == namespace)
 }

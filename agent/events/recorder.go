@@ -26,6 +26,8 @@ type Recorder struct {
 	denials *flow.DenialTable
 	lines   *flow.Lines
 	log     *slog.Logger
+	// also is told of denials; nil: nobody.
+	also flow.Sink
 	// dropped counts the followers that did not read.
 	dropped atomic.Uint64
 }
@@ -34,6 +36,10 @@ type Recorder struct {
 func NewRecorder(log *slog.Logger) *Recorder {
 	return &Recorder{events: flow.NewLog(eventsKept), denials: flow.NewDenials(), lines: flow.NewLines(), log: log}
 }
+
+// Tell has somebody else told of denials, as the log is: the first of each kind, and
+// how many more there were. It is for before the first Record.
+func (r *Recorder) Tell(s flow.Sink) { r.also = s }
 
 // Record implements flow.Sink.
 func (r *Recorder) Record(e flow.Event) {
@@ -87,6 +93,9 @@ func (r *Recorder) each(f func(flow.Event) bool) {
 // workload has many lines there.
 func (r *Recorder) tell(e flow.Event) {
 	r.events.Record(e)
+	if r.also != nil {
+		r.also.Record(e)
+	}
 	if !r.lines.Allow(&e, time.Now()) {
 		return
 	}

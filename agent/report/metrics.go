@@ -43,6 +43,7 @@ func Registry(s Source) *prometheus.Registry {
 		metrics{s},
 		upstreamMetrics{s.Upstreams},
 		kubeMetrics{s.Status},
+		publishedMetrics{s.Status},
 	)
 	return r
 }

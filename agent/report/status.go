@@ -22,6 +22,7 @@ import (
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
 	"github.com/egressd/egressd/policy/source/kube"
+	"github.com/egressd/egressd/policy/source/kubestatus"
 )
 
 // Status is what "egressd status -o json" prints.
@@ -34,6 +35,8 @@ type Status struct {
 	Policy  Policy    `json:"policy"`
 	// Kubernetes is what is known of the API server; nil: there is none.
 	Kubernetes *kube.InformerStatus `json:"kubernetes,omitempty"`
+	// Published is what the people of the cluster were told; nil: there is none.
+	Published *kubestatus.Stats `json:"published,omitempty"`
 	// Capture is what is captured, and whether it is held.
 	Capture workload.CaptureStatus `json:"capture"`
 	// Workloads are the captured cgroups.

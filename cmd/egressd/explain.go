@@ -22,6 +22,7 @@ func explainCommand(e env) *cobra.Command {
 	var out output
 	var config, allow, headers []string
 	var method, workload, mode string
+	var pods podFilter
 	var daemon client
 	var inside clusterFlags
 	cmd := &cobra.Command{
@@ -41,7 +42,8 @@ declares for the port.`,
   egressd explain --config policy/ -X POST -H 'x-user: beta' http://api.example.com/v1
   sudo egressd explain 190.64.31.232:3306
   egressd explain --config policy/ postgres://db.example.com/orders
-  sudo egressd explain example.com:443/udp`,
+  sudo egressd explain example.com:443/udp
+  sudo egressd explain --pod shop/web-7d4b9c-x2x9p https://api.example.com/`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			asJSON, err := out.json()
@@ -55,6 +57,9 @@ declares for the port.`,
 			header, err := explain.ParseHeader(headers)
 			if err != nil {
 				return usageError{err}
+			}
+			if workload, err = pods.orWorkload(workload); err != nil {
+				return err
 			}
 			node, err := parseMode(mode, policy.Enforce, policy.Audit, policy.Off)
 			if err != nil {
@@ -113,6 +118,7 @@ declares for the port.`,
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
 	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "header of the HTTP request, as 'NAME: VALUE'; may be given several times")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
+	pods.register(cmd, "the same for a pod: NAMESPACE/NAME, or NAME in --namespace", "namespace of --pod (default \"default\")")
 	cmd.Flags().StringVar(&mode, "mode", "enforce", "with --config: mode of the node: enforce, audit or off")
 	daemon.register(cmd)
 	return cmd

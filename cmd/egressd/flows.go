@@ -26,6 +26,7 @@ func flowsCommand(e env) *cobra.Command {
 	var out output
 	var follow bool
 	var verdict string
+	var pods podFilter
 	var daemon client
 	cmd := &cobra.Command{
 		Use:   "flows",
@@ -38,6 +39,8 @@ With -f it goes on with new events. When the daemon ends, or this reader is too 
 for it, flows says so on standard error and connects again.`,
 		Example: `  sudo egressd flows
   sudo egressd flows -f --verdict deny
+  sudo egressd flows --pod shop/web-7d4b9c-x2x9p
+  sudo egressd flows --namespace shop --verdict deny
   sudo egressd flows -o json | jq 'select(.allowed == false)'`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +51,11 @@ for it, flows says so on standard error and connects again.`,
 			if !slices.Contains([]string{"", "deny", "direct", "inspect", "proxy"}, verdict) {
 				return usageError{fmt.Errorf("--verdict is deny, direct, inspect or proxy, not %q", verdict)}
 			}
-			r := reader{e: e, daemon: daemon, asJSON: asJSON, query: url.Values{"verdict": {verdict}}}
+			workload, err := pods.workload()
+			if err != nil {
+				return err
+			}
+			r := reader{e: e, daemon: daemon, asJSON: asJSON, query: url.Values{"verdict": {verdict}, "workload": {workload}, "namespace": {pods.namespace}}}
 			if follow {
 				r.query.Set("follow", "1")
 				return r.follow(cmd.Context())
@@ -60,6 +67,7 @@ for it, flows says so on standard error and connects again.`,
 	out.register(cmd)
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "show new events as they come")
 	cmd.Flags().StringVar(&verdict, "verdict", "", "only deny (with what audit mode would deny), direct, inspect or proxy")
+	pods.register(cmd, "only this pod or workload, NAMESPACE/NAME, or NAME in --namespace", "only pods and workloads of this namespace")
 	daemon.register(cmd)
 	return cmd
 }
@@ -180,6 +188,9 @@ func eventLine(e flow.Event) string {
 	who := fmt.Sprintf("%s[%d]", orDash(quote.Word(e.Process.Command)), e.Process.PID)
 	if e.Interface != "" && e.Process.PID == 0 {
 		who = "if:" + e.Interface
+	}
+	if strings.Contains(e.Workload, "/") { // one that somebody described, as a pod is
+		who = quote.Word(e.Workload) + " " + who
 	}
 	fmt.Fprintf(&b, "%s %-5s %-7s %s", e.Time.Local().Format("15:04:05.000"), result, e.Layer, who)
 	if e.Proto != "" {

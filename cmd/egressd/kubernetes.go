@@ -63,6 +63,20 @@ func (f *kubernetesFlags) options(o *agent.Options, pods policy.Mode, system []s
 		}
 		node = strings.ToLower(node) // as the kubelet does
 	}
+	o.KubernetesNamespace = ownNamespace(namespaceFile)
 	o.Kubernetes = &kube.Options{Config: config, Node: node, Mode: pods, SystemNamespaces: system}
 	return nil
+}
+
+// namespaceFile is where a pod reads which namespace it is in.
+const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// ownNamespace is egressd's own namespace; outside of a pod it is the one that it is
+// installed in by default.
+func ownNamespace(file string) string {
+	data, err := os.ReadFile(file)
+	if name := strings.TrimSpace(string(data)); err == nil && name != "" {
+		return name
+	}
+	return "egressd"
 }

@@ -91,10 +91,7 @@ func printStatus(w io.Writer, s agent.Status) {
 		row("finding", "%s", f)
 	}
 	printProbe(tw, s.Probe)
-	for _, wl := range s.Workloads {
-		row("workload", "%s, mode %s, cgroup %s, %d of %d pending redirects", wl.Name, wl.Mode, wl.Cgroup, wl.Origins.Entries, wl.Origins.Max)
-		printShare(row, wl.Share)
-	}
+	workloadRows(row, s.Workloads)
 	if s.Unbound != "" {
 		row("NOT BOUND", "%s", s.Unbound)
 	}
@@ -155,6 +152,13 @@ func kubernetesRows(row func(k, format string, args ...any), s agent.Status) {
 		objects += kind.Objects
 	}
 	row("kubernetes", "%s, node %s, %d objects, last event %s", k.Server, k.Node, objects, k.LastEvent.Local().Format("15:04:05"))
+	if p := s.Published; p != nil {
+		writer := "another daemon writes statuses"
+		if p.Writer {
+			writer = fmt.Sprintf("this daemon writes statuses: %d written, %d failed", p.Statuses.Written, p.Statuses.Failed)
+		}
+		row("kubernetes", "Events: %d written, %d denials without one of their own, %d failed; %s", p.Events.Written, p.Events.Folded+p.Events.Dropped, p.Events.Failed, writer)
+	}
 	if !k.Synced {
 		row("NOT SYNCED", "the objects of the last good policy are in force; awaited: %s", strings.Join(k.Awaited, ", "))
 	}

@@ -95,6 +95,9 @@ var floors = map[string][]string{
 	"./ingress":            core,
 	"./policy/source":      join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	"./policy/source/kube": {"./internal/podcgroup", "./policy", "./policy/istio", "./policy/source", "k8s.io/"},
+	// What people of a cluster see.
+	"./policy/source/kubestatus":                   {"./internal/flow", "./internal/quote", "./policy", "./policy/istio", "./policy/source/kubestatus/internal/gwstatus", "github.com/go-logr/logr", "golang.org/x/time/rate", "k8s.io/", "sigs.k8s.io/gateway-api/"},
+	"./policy/source/kubestatus/internal/gwstatus": {"./internal/hostname", "./policy/istio", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
 	"./explain":     {"./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
@@ -108,7 +111,7 @@ var floors = map[string][]string{
 	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
 	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/listen":    {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
-	"./agent/report":    {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "github.com/prometheus/client_golang/"},
+	"./agent/report":    {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
 	"./agent/resolve":   {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
 	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
 	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
@@ -116,7 +119,7 @@ var floors = map[string][]string{
 	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign"},
 	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./policy/source/kube", "./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./agent":       join(parts, []string{"./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// What shows and tests the house stands beside it.
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
@@ -151,9 +154,9 @@ var keepers = []struct {
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/istio/internal/authorization", "./policy/source"}, nil},
-	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./internal/kubetest"}, []string{"./internal/e2e"}},
-	{"k8s.io/client-go/", []string{"./policy/source/kube", "./internal/kubetest"}, nil},
-	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi"}, nil},
+	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest"}, []string{"./internal/e2e"}},
+	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest"}, nil},
+	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},

@@ -47,7 +47,7 @@ var Orders = []Order{
 	}},
 	{"./agent", 0, []Stage{
 		{"options", "options search"},
-		{"agent", "agent begun life limits pins ready kubernetes"},
+		{"agent", "agent begun life limits pins ready kubernetes publish"},
 		{"state", "learned memory holding identify endpoint addresses status"},
 		{"faces", "admin explain"},
 		{"policy", "targets upkeep"},

@@ -2,7 +2,10 @@
 
 package istio
 
-import "github.com/egressd/egressd/policy/istio/internal/strictyaml"
+import (
+	"github.com/egressd/egressd/policy/istio/internal/gwapi"
+	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
+)
 
 type (
 	// Finding is one thing to say about a configuration file.
@@ -17,3 +20,6 @@ const (
 	Warning = strictyaml.Warning
 	Note    = strictyaml.Note
 )
+
+// GatewayNotServed is why Gateways of the Gateway API are not acted on.
+const GatewayNotServed = gwapi.NotServed

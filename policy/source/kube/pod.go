@@ -32,7 +32,8 @@ const (
 
 // pod is what its Workload is made of.
 type pod struct {
-	uid     types.UID
+	uid     types.UID // that its cgroup has
+	named   types.UID // that the API server has
 	class   core.PodQOSClass
 	account string
 	labels  map[string]string
@@ -75,7 +76,7 @@ func renderPod(_ *table, v any) *object {
 	if uid == "" || p.Status.Phase == core.PodSucceeded || p.Status.Phase == core.PodFailed {
 		return o
 	}
-	o.pod = &pod{uid: uid, class: p.Status.QOSClass, account: p.Spec.ServiceAccountName, labels: p.Labels}
+	o.pod = &pod{uid: uid, named: p.UID, class: p.Status.QOSClass, account: p.Spec.ServiceAccountName, labels: p.Labels}
 	return o
 }
 
