@@ -21,6 +21,7 @@ import (
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/workload"
+	"github.com/egressd/egressd/internal/privilege"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy"
 )
@@ -117,6 +118,9 @@ captured.`,
 			o.PinDir = filepath.Join(f.pinDir, agent.NodePins)
 			o.Daemon = true
 			o.DrainTime = drain
+			if err := privilege.Check(privilege.Needed(gateway != "")); err != nil {
+				return notStarted(e, agent.NotStarted(o, err))
+			}
 			if err := captureOptions(cmd.Context(), &o, cgroups, units, interfaces, services); err != nil {
 				if errors.As(err, new(usageError)) {
 					return err
