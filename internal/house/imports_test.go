@@ -118,6 +118,8 @@ var floors = map[string][]string{
 	// Roof.
 	"./agent":       join(parts, []string{"./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join(parts, []string{"./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
+	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
@@ -146,7 +148,7 @@ var keepers = []struct {
 	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader/tc"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
-	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
+	{"github.com/spf13/cobra", []string{"./cmd/egressd", "./cmd/kubectl-egress"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/istio/internal/authorization", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi"}, nil},
