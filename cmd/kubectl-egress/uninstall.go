@@ -189,7 +189,7 @@ func (c *cluster) remove(ctx context.Context, sets []daemonSet) error {
 		{"roles,rolebindings", "--all-namespaces", "--selector", selector},
 		{"clusterroles,clusterrolebindings", "--selector", selector},
 		// The one that the manifests made; another one has not the label.
-		{"namespaces", "--selector", selector},
+		{"namespaces", "--selector", selector, "--wait=false"},
 	} {
 		said, err := c.call(ctx, nil, slices.Concat([]string{"delete"}, args, []string{"--ignore-not-found"})...)
 		if err != nil {
