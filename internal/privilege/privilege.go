@@ -27,7 +27,7 @@ func Needed(gateway bool) []Capability {
 		{"CAP_NET_ADMIN", "attach programs to cgroups, interfaces and routes, and end sockets", unix.CAP_NET_ADMIN},
 		{"CAP_SYS_ADMIN", "load programs, look at those of an earlier run (BPF_PROG_GET_FD_BY_ID), and enter the network namespaces of pods and containers", unix.CAP_SYS_ADMIN},
 		{"CAP_SYS_PTRACE", "see the network namespaces and sockets of other users' processes", unix.CAP_SYS_PTRACE},
-		{"CAP_DAC_READ_SEARCH", "find a cgroup by the id that the kernel knows it by (open_by_handle_at)", unix.CAP_DAC_READ_SEARCH},
+		{"CAP_DAC_READ_SEARCH", "find a cgroup by the id that the kernel knows it by, and see that it is gone (open_by_handle_at)", unix.CAP_DAC_READ_SEARCH},
 	}
 	if gateway {
 		all = append(all, Capability{"CAP_NET_BIND_SERVICE", "listen at ports below 1024 for Gateways", unix.CAP_NET_BIND_SERVICE})

@@ -201,7 +201,8 @@ securityContext:
     - SYS_ADMIN
     # See the network namespaces and sockets of pods' processes, which are other users'.
     - SYS_PTRACE
-    # Find a cgroup by the id that the kernel knows it by (open_by_handle_at(2)).
+    # Find a cgroup by the id that the kernel knows it by, and see that it is gone
+    # (open_by_handle_at(2)).
     - DAC_READ_SEARCH
     {{- if .gateway }}
     # Listen at ports below 1024 for Gateways.
