@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -223,7 +224,7 @@ func (c *cluster) stream(ctx context.Context, n node, p *flowPrinter, args ...st
 	switch {
 	case bad != nil:
 		return bad
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return fmt.Errorf("it has ended")
 	}
 	return err
