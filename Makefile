@@ -1,4 +1,4 @@
-# Words: build, image, generate, test, test-vm, test-node, kube-tools, attack, demo, bench, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
+# Words: build, image, plugin, manifests, generate, test, test-vm, test-node, kube-tools, attack, demo, bench, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -8,7 +8,7 @@ IMAGE   ?= egressd:$(VERSION)
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build image generate check-generated test test-vm test-node kube-tools attack demo bench soak fuzz bpf-coverage lint house clean help
+.PHONY: all build image plugin manifests generate check-generated test test-vm test-node kube-tools attack demo bench soak fuzz bpf-coverage lint house clean help
 all: build
 
 build: ## bin/egressd, static
@@ -24,6 +24,12 @@ image: ## bin/egressd-image.tar, an OCI archive for amd64 and arm64; needs no re
 	done
 	$(GO) build -C hack/image -o ../../bin/image .
 	bin/image -name $(IMAGE) -version $(VERSION) -o bin/egressd-image.tar amd64=bin/egressd-amd64 arm64=bin/egressd-arm64
+
+plugin: ## bin/kubectl-egress, the kubectl plugin; GOOS and GOARCH choose the platform
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/kubectl-egress ./cmd/kubectl-egress
+
+manifests: ## deploy/kubernetes from the Helm chart in deploy/helm
+	$(GO) run -C hack/chart . -top ../.. -write
 
 check-generated: ## do the committed objects come from the committed C?
 	hack/install-test-deps.sh generate

@@ -111,6 +111,7 @@ func (a *Agent) statusHandler() http.Handler {
 func (a *Agent) readyHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz/ready", a.serveReady)
+	mux.Handle("GET /healthz/live", admin.NewLive(a.check))
 	return mux
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/workload"
+	"github.com/egressd/egressd/internal/privilege"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy"
 )
@@ -137,6 +138,9 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			pods.pods = pods.pods || k.on && len(cgroups)+len(units) == 0
 			if err := pods.set(&o, len(cgroups)+len(units) > 0); err != nil {
 				return err
+			}
+			if err := privilege.Check(privilege.Needed(gateway != "")); err != nil {
+				return notStarted(e, agent.NotStarted(o, err))
 			}
 			if err := captureOptions(cmd.Context(), &o, cgroups, units, interfaces, services); err != nil {
 				if errors.As(err, new(usageError)) {

@@ -29,6 +29,7 @@ func orDash(s string) string {
 func statusCommand(e env) *cobra.Command {
 	var out output
 	var daemon client
+	var readyHere bool
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "Show the state of the running daemon",
@@ -43,7 +44,7 @@ func statusCommand(e env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if asJSON && !readyHere {
 				_, err = e.stdout.Write(body)
 				return err
 			}
@@ -51,11 +52,15 @@ func statusCommand(e env) *cobra.Command {
 			if err := json.Unmarshal(body, &s); err != nil {
 				return told(err)
 			}
+			if readyHere {
+				return checkReadyHere(e, s)
+			}
 			printStatus(e.stdout, s)
 			return nil
 		},
 	}
 	out.register(cmd)
+	cmd.Flags().BoolVar(&readyHere, "ready-here", false, "print nothing, and exit with 1 unless the daemon is ready and is that of this container: for a container's startup probe, when another daemon serves until this one has taken over")
 	daemon.register(cmd)
 	return cmd
 }

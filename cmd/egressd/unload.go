@@ -20,6 +20,7 @@ import (
 func unloadCommand(e env) *cobra.Command {
 	var pinDir string
 	var daemon client
+	var stay bool
 	cmd := &cobra.Command{
 		Use:   "unload",
 		Short: "Detach and remove everything from the kernel: the node is open again",
@@ -33,9 +34,14 @@ part alone, and the exit code is 1.`,
 		Example: "  sudo egressd unload",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return unload(cmd.Context(), e, daemon, pinDir)
+			if err := unload(cmd.Context(), e, daemon, pinDir); err != nil || !stay {
+				return err
+			}
+			<-cmd.Context().Done()
+			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&stay, "stay", false, "when everything is removed, go on without doing anything until SIGTERM: for a container that would be started again")
 	daemon.register(cmd)
 	registerDirs(cmd, nil, &pinDir)
 	return cmd

@@ -1,9 +1,12 @@
 // The image builder's own module: what it needs stays out of the product's go.mod.
 module github.com/egressd/egressd/hack/image
 
-go 1.26
+go 1.26.0
 
-require github.com/google/go-containerregistry v0.22.1
+require (
+	github.com/google/go-containerregistry v0.22.1
+	golang.org/x/crypto/x509roots/fallback v0.0.0-20261030153154-30a33513ff6d
+)
 
 require (
 	github.com/google/go-cmp v0.7.0 // indirect

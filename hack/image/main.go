@@ -3,8 +3,8 @@
 // Command image makes the container image of egressd as an OCI archive, from
 // binaries that are built already. It needs no registry, no container runtime
 // and no base image: egressd is a static program, and the image holds it, the
-// directories that it expects, and nothing else. The same binaries make the
-// same bytes.
+// directories that it expects, the root certificates of the web (Mozilla's, as a
+// Go module has them), and nothing else. The same binaries make the same bytes.
 //
 // The archive (OCI Image Layout, image-spec v1.1) is what "ctr images import",
 // "podman load", "docker load" (from version 25) and "skopeo copy
@@ -14,6 +14,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/pem"
 	"flag"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
 // epoch is the time that all files of the image bear.
@@ -42,6 +44,8 @@ var directories = []struct {
 }{
 	{"etc/", 0o755},
 	{"etc/egressd/", 0o755},
+	{"etc/ssl/", 0o755},
+	{"etc/ssl/certs/", 0o755},
 	{"run/", 0o755},
 	{"run/egressd/", 0o700},
 	{"sys/", 0o755},
@@ -175,16 +179,41 @@ func root(binary string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "usr/bin/egressd", Mode: 0o755, Size: int64(len(data)), ModTime: epoch}); err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(data); err != nil {
-		return nil, err
+	for _, f := range []struct {
+		name string
+		mode int64
+		data []byte
+	}{
+		{rootsFile, 0o644, roots()},
+		{"usr/bin/egressd", 0o755, data},
+	} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: epoch}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(f.data); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
 	return buf.Bytes(), nil
+}
+
+// rootsFile is the first place where crypto/x509 looks for the system's roots.
+const rootsFile = "etc/ssl/certs/ca-certificates.crt"
+
+// roots are the certificates that programs trust unless told otherwise, in PEM. Roots
+// that are trusted with constraints, which PEM cannot say, are left out.
+func roots() []byte {
+	var b bytes.Buffer
+	for r := range bundle.Roots() {
+		if r.Constraint == nil {
+			// A bytes.Buffer takes all.
+			_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: r.Certificate})
+		}
+	}
+	return b.Bytes()
 }
 
 // archive writes all files below dir, in the order of their names, to a tar

@@ -5,6 +5,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"io"
 	"os"
@@ -121,19 +122,29 @@ func holds(t *testing.T, img v1.Image, arch string) {
 		t.Fatal(err)
 	}
 	defer r.Close()
+	trusts := false
 	for files := tar.NewReader(r); ; {
 		h, err := files.Next()
 		if err != nil {
 			t.Fatalf("%s: no program in the image: %v", arch, err)
 		}
-		if "/"+h.Name != cfg.Config.Entrypoint[0] {
-			continue
-		}
 		data, err := io.ReadAll(files)
-		if err != nil || string(data) != "program for "+arch || h.Mode != 0o755 {
-			t.Errorf("%s: %q, mode %o, %v", arch, data, h.Mode, err)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return
+		switch "/" + h.Name {
+		case "/etc/ssl/certs/ca-certificates.crt":
+			pool := x509.NewCertPool()
+			trusts = pool.AppendCertsFromPEM(data) && bytes.Count(data, []byte("BEGIN CERTIFICATE")) > 100
+		case cfg.Config.Entrypoint[0]:
+			if string(data) != "program for "+arch || h.Mode != 0o755 {
+				t.Errorf("%s: %q, mode %o", arch, data, h.Mode)
+			}
+			if !trusts {
+				t.Errorf("%s: no root certificates", arch)
+			}
+			return
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/privilege"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )
@@ -88,6 +89,7 @@ s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.
 func TestFollowName(t *testing.T) {
 	t.Parallel()
 	n := prepare(t, map[string]string{"api.yaml": tcp("api", world.API, "7")}, nil)
+	n.d.Prefix = confined(privilege.Needed(false)) // it finds cgroups by their ids
 	shop := filepath.Join(n.d.Root.Path(), "shop.service")
 	beside := childOf(t, n.d.Root, "other.service")
 	alike := childOf(t, n.d.Root, "shop.service2")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/privilege"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/policy"
 )
@@ -47,12 +48,16 @@ func pods(t *testing.T, f func(t *testing.T, n *node, pods []*world.Pod)) {
 			var all []*world.Pod
 			config := seed(t, "googleapis.yaml")
 			config["more.yaml"] = udp("udp", world.API, "7") + tcp("tcp", world.API, "7")
-			n := start(t, config, func(w *world.World) {
+			n := prepare(t, config, func(w *world.World) {
 				var err error
 				if all, err = w.AddPods(2, tt.bridged); err != nil {
 					t.Fatal(err)
 				}
 			}, "--health-address", ":15021", "--status-address", ":15020")
+			n.d.Prefix = confined(privilege.Needed(false)) // it enters network namespaces
+			if err := n.d.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			f(t, n, all)
 		})
 	}

@@ -195,19 +195,6 @@ func TestFailedStartInside(t *testing.T) {
 	n.wholly(t, "after it", true)
 }
 
-// TestMissingCapabilities: an error says which capabilities egressd lacks.
-func TestMissingCapabilities(t *testing.T) {
-	t.Parallel()
-	testenv.RequireTool(t, "setpriv")
-	n := prepare(t, map[string]string{"policy.yaml": tcp("tcp", world.API, "7")}, nil)
-	n.d.Prefix = []string{"setpriv", "--bounding-set", "-bpf,-sys_admin,-perfmon", "--inh-caps", "-bpf,-sys_admin,-perfmon"}
-	n.startFails(t, "3", saysOpen, "CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN")
-	n.d.Prefix = nil
-	if err := n.d.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestLockOnFailure: with --on-failure lock nothing gets out after a first start that
 // failed, until one succeeds, or unload.
 func TestLockOnFailure(t *testing.T) {

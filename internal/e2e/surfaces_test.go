@@ -34,7 +34,7 @@ func TestSurfacesOnLoopback(t *testing.T) {
 			}
 		}
 	}
-	n.onLoopback(t, "127.0.0.1:15020/metrics", "[::1]:15020/metrics", "127.0.0.1:15021/healthz/ready", "[::1]:15021/healthz/ready")
+	n.onLoopback(t, "127.0.0.1:15020/metrics", "[::1]:15020/metrics", "127.0.0.1:15021/healthz/ready", "[::1]:15021/healthz/ready", "127.0.0.1:15021/healthz/live")
 }
 
 // onLoopback checks that interfaces answer, and only to the names of loopback.

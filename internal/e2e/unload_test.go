@@ -257,3 +257,37 @@ func TestUnloadWithoutPins(t *testing.T) {
 		t.Errorf("nothing is left: %+v", e)
 	}
 }
+
+// TestUnloadStays: with --stay unload removes everything, and goes on until it is told
+// to end.
+func TestUnloadStays(t *testing.T) {
+	t.Parallel()
+	n := start(t, seed(t, "googleapis.yaml"), nil)
+	n.isOpen(t, "captured", n.in, false)
+	c := n.Net.Command(t.Context(), nil, egressd, "unload", "--stay", "--state-dir", n.d.StateDir(), "--pin-dir", n.d.PinDir())
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	said, err := bufio.NewReader(out).ReadString('\n')
+	go func() { ended <- c.Wait() }()
+	if err != nil || !strings.HasPrefix(said, "unloaded: ") {
+		t.Errorf("%q, %v", said, err)
+	}
+	n.isOpen(t, "unloaded", n.in, true)
+	select {
+	case err := <-ended:
+		t.Fatalf("it ended by itself: %v", err)
+	default:
+	}
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

@@ -56,6 +56,8 @@ var floors = map[string][]string{
 	"./internal/connlimit":  {"golang.org/x/sys/unix"},
 	"./internal/portholder": {"./internal/quote"},
 	"./internal/capacity":   {"./internal/memcg", "golang.org/x/sys/unix"},
+	// What it may do.
+	"./internal/privilege": {"golang.org/x/sys/unix"},
 	// Who holds a lock.
 	"./internal/flock": {"golang.org/x/sys/unix"},
 	// Egressd as a workload sees it.
@@ -79,7 +81,7 @@ var floors = map[string][]string{
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},
-	"./loader/kernel":      {"./bpf", "./internal/memcg", "./internal/sockdiag", "./policy", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
+	"./loader/kernel":      {"./bpf", "./internal/memcg", "./internal/privilege", "./internal/sockdiag", "./policy", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
 	"./loader/grow":        {"./internal/memcg", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
 	"./loader/layout":      {"github.com/cilium/ebpf"},
 	"./loader/tc":          {"./bpf", "./internal/link", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
@@ -120,7 +122,9 @@ var floors = map[string][]string{
 	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
+	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
 	"./internal/world":               {"./internal/cgroup", "github.com/miekg/dns", "github.com/vishvananda/netlink", "golang.org/x/net/dns/dnsmessage", "golang.org/x/sys/unix"},
 	"./internal/testenv":             {"./internal/world", "./internal/cgroup", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
@@ -152,7 +156,7 @@ var keepers = []struct {
 	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader/tc"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
-	{"github.com/spf13/cobra", []string{"./cmd/egressd"}, nil},
+	{"github.com/spf13/cobra", []string{"./cmd/egressd", "./cmd/kubectl-egress"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/istio/internal/authorization", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest"}, []string{"./internal/e2e"}},
 	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest"}, nil},

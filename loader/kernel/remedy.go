@@ -5,13 +5,13 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/memcg"
+	"github.com/egressd/egressd/internal/privilege"
 )
 
 // Explain says what can be done about an error of loading maps and programs.
@@ -26,9 +26,8 @@ func Explain(err error) error {
 	case errors.Is(err, unix.ENOMEM):
 		return fmt.Errorf("%w; the kernel refused memory for egressd's tables: %s", err, memoryLimit())
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		if missing := missingCapabilities(); len(missing) > 0 {
-			return fmt.Errorf("%w; egressd lacks the capabilities %s: run it as root of the node, in a container with securityContext.privileged or with these capabilities added",
-				err, strings.Join(missing, ", "))
+		if missing := privilege.Check(privilege.Needed(false)); missing != nil {
+			return fmt.Errorf("%w; %w", err, missing)
 		}
 		return fmt.Errorf("%w; the kernel does not let egressd use bpf(2) although it has the capabilities: look for a seccomp filter of the container, a security module, or kernel lockdown", err)
 	case errors.Is(err, unix.ENOSYS):
@@ -60,26 +59,4 @@ func memoryLimit() string {
 		return "no cgroup around egressd limits it, so the node itself has none left"
 	}
 	return fmt.Sprintf("the memory limit of the cgroup %s is %s (MemoryMax= of a unit, limits.memory of a container); raise it", l.Dir, memcg.MiB(l.Max))
-}
-
-// needed are the capabilities that loading and attaching take (capabilities(7)).
-var needed = map[string]int{
-	"CAP_BPF": unix.CAP_BPF, "CAP_NET_ADMIN": unix.CAP_NET_ADMIN,
-	"CAP_PERFMON": unix.CAP_PERFMON, "CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN,
-}
-
-func missingCapabilities() []string {
-	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&h, &data[0]); err != nil {
-		return nil
-	}
-	var out []string
-	for name, c := range needed {
-		if data[c/32].Effective&(1<<(c%32)) == 0 {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
 }
