@@ -35,7 +35,7 @@ func (o *Options) follow(reload func()) (*kubernetes, error) {
 		return nil, nil
 	}
 	of := *o.Kubernetes
-	of.Log, of.GatewaySelector = o.Log, o.GatewaySelector
+	of.Log, of.GatewaySelector, of.FindCluster = o.Log, o.GatewaySelector, o.FindCluster
 	source, err := kube.New(of)
 	if err != nil {
 		return nil, err

@@ -218,8 +218,8 @@ struct egd_workload {
 /* egd_addrs: what an exact address opens. */
 struct egd_addr_key {
 	__u32 policy;
-	__u16 port; /* network order */
-	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u16 port;  /* network order */
+	__u8 proto;  /* IPPROTO_TCP or IPPROTO_UDP */
 	__u8 inside; /* 1: it counts where no entry with 0 is found, see lookup_inside */
 	__u8 addr[16];
 };

@@ -78,5 +78,5 @@ func ownNamespace(file string) string {
 	if name := strings.TrimSpace(string(data)); err == nil && name != "" {
 		return name
 	}
-	return "egressd"
+	return "egressd-system"
 }

@@ -21,7 +21,7 @@ func TestKubernetesTells(t *testing.T) {
 	t.Parallel()
 	c := kubetest.Start(t, kubetest.Options{})
 	c.InstallIstio(t)
-	c.Kubectl(t, "create", "namespace", "egressd") // has the Lease
+	c.Kubectl(t, "create", "namespace", "egressd-system") // has the Lease
 	ns := c.Namespace(t, nil)
 	c.Pod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"}}, "10.244.1.5", "fd00::5")
 	n := prepare(t, map[string]string{"base.yaml": tcp("base", world.API, "7")}, nil,

@@ -11,6 +11,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	kubenet "k8s.io/api/networking/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -55,6 +56,7 @@ type clients struct {
 	http      *http.Client // of them all
 	core      rest.Interface
 	discovery rest.Interface
+	network   rest.Interface
 	custom    dynamic.Interface
 	metadata  metadata.Interface
 }
@@ -71,6 +73,9 @@ func newClients(given *rest.Config) (c clients, err error) {
 		return c, err
 	}
 	if c.discovery, err = groupClient(config, c.http, discovery.SchemeGroupVersion, discovery.AddToScheme); err != nil {
+		return c, err
+	}
+	if c.network, err = groupClient(config, c.http, kubenet.SchemeGroupVersion, kubenet.AddToScheme); err != nil {
 		return c, err
 	}
 	if c.custom, err = dynamic.NewForConfigAndClient(config, c.http); err != nil {
@@ -107,10 +112,7 @@ func (c clients) builtIn(k kind, node string) *cache.ListWatch {
 	case k.name == podKind:
 		only = fields.OneTermEqualSelector("spec.nodeName", node)
 	}
-	client := c.core
-	if k.group != "" {
-		client = c.discovery
-	}
+	client := map[string]rest.Interface{"": c.core, discovery.GroupName: c.discovery, kubenet.GroupName: c.network}[k.group]
 	return cache.NewListWatchFromClient(client, k.resource, k.namespace, only)
 }
 

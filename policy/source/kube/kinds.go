@@ -5,6 +5,7 @@ package kube
 import (
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	kubenet "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/egressd/egressd/policy"
@@ -23,7 +24,10 @@ type kind struct {
 	versions []string
 	// namespace and object are all that is watched; "": all.
 	namespace, object string
-	render            func(*table, any) *object
+	// optional says that egressd does without the kind if it may not read it, or the
+	// API server does not have it: its objects open something and close nothing.
+	optional bool
+	render   func(*table, any) *object
 }
 
 // defined says whether a CustomResourceDefinition defines the kind.
@@ -49,7 +53,17 @@ const (
 	gatewayAPIKind = gatewayKind + "." + gatewayGroup
 )
 
-// kinds are all that are watched, but Secrets, of which single ones are.
+// clusterKinds say what is inside of the cluster: the networks of its Services, of
+// this node's Pods, and what kubeadm made the cluster with.
+func clusterKinds(node string) []kind {
+	return []kind{
+		{name: "ServiceCIDR", kind: "ServiceCIDR", group: kubenet.GroupName, resource: "servicecidrs", optional: true, render: renderServiceCIDR},
+		{name: "Node", kind: "Node", resource: "nodes", object: node, optional: true, render: renderNode},
+		{name: "ConfigMap.kubeadm", kind: "ConfigMap", resource: "configmaps", namespace: "kube-system", object: "kubeadm-config", optional: true, render: renderKubeadm},
+	}
+}
+
+// kinds are all others that are watched, but Secrets, of which single ones are.
 func kinds() []kind {
 	all := []kind{
 		{name: "Service", kind: "Service", resource: "services", render: renderService},
@@ -63,6 +77,8 @@ func kinds() []kind {
 		if group == gatewayGroup && kindName == gatewayKind {
 			k.name = gatewayAPIKind
 		}
+		// An HTTPRoute may be a rule of a ServiceEntry, which restricts it.
+		k.optional = group == gatewayGroup && kindName != "HTTPRoute"
 		all = append(all, k)
 	}
 	for _, k := range [][2]string{

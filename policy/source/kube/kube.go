@@ -39,6 +39,8 @@ type Options struct {
 	// SystemNamespaces are those whose pods are in mode off, unless a label says
 	// something else.
 	SystemNamespaces []string
+	// FindCluster reads what says which networks are inside of the cluster.
+	FindCluster bool
 	// GatewaySelector are the labels of this node's gateway: the Secrets of other
 	// gateways are not read.
 	GatewaySelector map[string]string
@@ -99,6 +101,11 @@ func New(o Options) (*Informer, error) {
 	s.definitions = newTable(s, kind{name: "CustomResourceDefinition"})
 	for _, k := range kinds() {
 		s.tables[k.name] = newTable(s, k)
+	}
+	if o.FindCluster {
+		for _, k := range clusterKinds(o.Node) {
+			s.tables[k.name] = newTable(s, k)
+		}
 	}
 	return s, nil
 }
@@ -221,7 +228,7 @@ func (s *Informer) check() {
 func (s *Informer) awaited() []string {
 	var out []string
 	await := func(t *table) {
-		if t.synced {
+		if t.synced || t.kind.optional && t.refused {
 			return
 		}
 		text := t.kind.name

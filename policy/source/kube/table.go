@@ -7,6 +7,7 @@ import (
 	"errors"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -45,8 +46,11 @@ type table struct {
 	cancel  func()
 	ended   chan struct{}
 	// err is why the newest request failed; "": it did not.
-	err     string
-	errAt   time.Time
+	err   string
+	errAt time.Time
+	// refused says that the newest request is one that is never answered otherwise, as
+	// things are.
+	refused bool
 	errors  uint64
 	changed time.Time
 	// apiVersion is that of the objects.
@@ -201,6 +205,7 @@ func (t *table) failed(err error) {
 	defer s.mu.Unlock()
 	name := t.fullName()
 	was := len(s.failing)
+	t.refused = apierrors.IsForbidden(err) || isNotFound(err) || errors.Is(err, errNotServed)
 	if err == nil {
 		t.err = ""
 		if delete(s.failing, name); was > 0 && len(s.failing) == 0 {
@@ -210,11 +215,20 @@ func (t *table) failed(err error) {
 	}
 	if errors.Is(err, errNotServed) { // it will be, mostly in a second
 		t.err, t.errAt = err.Error(), time.Now()
+		s.check()
 		return
 	}
 	t.errors++
 	first := t.err == ""
 	t.err, t.errAt = err.Error(), time.Now()
+	if t.kind.optional && t.refused {
+		if first {
+			s.o.Log.Warn("the API server does not let egressd read a kind of objects; what they say is not in force, and all else is",
+				"server", s.clients.server, "kind", name, "error", err)
+		}
+		s.check()
+		return
+	}
 	s.failing[name] = true
 	switch {
 	case !first:

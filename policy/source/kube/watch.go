@@ -143,8 +143,8 @@ func (d definitions) Replace(list []any, _ string) error {
 	for _, v := range list {
 		there[nameOf(v)] = true
 	}
-	for _, k := range kinds() {
-		if k.defined() {
+	for _, t := range d.source.tables { // which stay the same
+		if k := t.kind; k.defined() {
 			d.source.define(d.ctx, k.definition(), there[k.definition()])
 		}
 	}
