@@ -176,27 +176,27 @@ func TestRights(t *testing.T) {
 func TestFindCluster(t *testing.T) {
 	c := cluster(t)
 	ns := c.Namespace(t, nil)
-	c.Apply(t, "{apiVersion: v1, kind: Node, metadata: {name: inside, labels: {a: b}}, spec: {podCIDRs: [10.244.3.0/24, 'fd00:3::/64']}}")
+	c.Apply(t, "{apiVersion: v1, kind: Node, metadata: {name: node1, labels: {a: b}}, spec: {podCIDRs: [10.244.3.0/24, 'fd00:3::/64']}}")
 	c.Apply(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: kubeadm-config, namespace: kube-system}, data: {ClusterConfiguration: 'networking: {podSubnet: 10.244.0.0/16}', other: x}}")
-	s := synced(t, Options{Config: c.Config(), Node: "inside", FindCluster: true})
-	has(t, s, "kubernetes:Node/inside", `"podCIDRs":["10.244.3.0/24","fd00:3::/64"]`)
+	s := synced(t, Options{Config: c.Config(), FindCluster: true})
+	has(t, s, "kubernetes:Node/node1", `"podCIDRs":["10.244.3.0/24","fd00:3::/64"]`)
 	has(t, s, "kubernetes:ConfigMap.kubeadm/kube-system/kubeadm-config", "podSubnet")
 	eventually(t, "the Services' network is known", func() bool {
 		return slices.ContainsFunc(s.Files(), func(f istio.File) bool {
 			return strings.HasPrefix(f.Name, "kubernetes:ServiceCIDR/") && strings.Contains(string(f.Data), `"cidrs":[`)
 		})
 	})
-	if text, _ := file(s, "kubernetes:Node/inside"); strings.Contains(text, "labels") || strings.Contains(text, "status") {
+	if text, _ := file(s, "kubernetes:Node/node1"); strings.Contains(text, "labels") || strings.Contains(text, "status") {
 		t.Errorf("more of the Node than its networks: %s", text)
 	}
 	c.Apply(t, "{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}")
 	config, _ := c.ServiceAccount(t, ns, "least")
 	c.Apply(t, fmt.Sprintf(strings.ReplaceAll(strings.ReplaceAll(role, "name: egressd", "name: least"), ", tcproutes", ""), ns))
-	less := run(t, Options{Config: config, Node: "inside", FindCluster: true})
+	less := run(t, Options{Config: config, FindCluster: true})
 	if err := less.Await(t.Context(), testPatience); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := file(less, "kubernetes:Node/inside"); ok {
+	if _, ok := file(less, "kubernetes:Node/node1"); ok {
 		t.Error("a Node is read without the right to")
 	}
 	if st := less.Status().Kinds; !strings.Contains(st["Node"].Error, "forbidden") || !strings.Contains(st["TCPRoute"].Error, "forbidden") || !st["ServiceEntry"].Synced {
@@ -205,7 +205,7 @@ func TestFindCluster(t *testing.T) {
 	c.Apply(t, fmt.Sprintf(`{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: nodes}, rules: [{apiGroups: [''], resources: [nodes], verbs: [list, watch]}]}
 ---
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: nodes}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: nodes}, subjects: [{kind: ServiceAccount, name: least, namespace: %s}]}`, ns))
-	has(t, less, "kubernetes:Node/inside", "podCIDRs")
+	has(t, less, "kubernetes:Node/node1", "podCIDRs")
 }
 
 // TestRequests: all objects come by watches alone, of which there is one for each kind:
