@@ -37,7 +37,7 @@ check-generated: ## do the committed objects come from the committed C?
 
 test: ## every test; installs through apt-get what they need and is missing
 	hack/install-test-deps.sh test
-	$(GO) test -timeout 10m -p 2 $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
+	$(GO) test -timeout 20m -p 2 $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
 
 test-vm: ## the kernel's part of the tests, on Debian's Linux 6.1 and 6.12 in QEMU
 	hack/vm/run

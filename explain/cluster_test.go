@@ -43,7 +43,7 @@ spec: {cgroups: [web]}
 	}{
 		{"10.96.0.20:5432", "", policy.Direct, "cluster-internal by --cluster-cidr (10.96.0.0/16)"},
 		{"10.96.0.20:9", "", policy.Direct, "cluster-internal by --cluster-cidr (10.96.0.0/16)"},
-		{"10.97.0.20:5432", "", policy.Deny, "nothing opens 10.97.0.20"},
+		{"10.97.0.20:5432", "", policy.Deny, "no rule allows 10.97.0.20"},
 		{"10.96.0.20:5432", "shop/web", policy.Direct, "cluster-internal by Service shop/db"},
 		{"10.96.0.21:5432", "shop/web", policy.Deny, "is inside of the cluster, but a Sidecar with egress hosts applies"},
 		{"10.96.0.10:53", "", policy.Proxy, "names of the cluster are asked at this server"},

@@ -125,7 +125,7 @@ var behind = []row{
 	{attack: "frame in a pod", how: "GRE", want: "sent", by: byVeth, do: pod("frame", "gre", "{P4}", "{A4}", "{mac}")},
 	{attack: "frame in a pod", how: "a datagram by a veth that is not guarded, IPv4", want: "sent", by: byVeth, do: openPod("frame", "udp", "{P4}", "{A4}", "{mac}")},
 	{attack: "frame in a pod", how: "the same, IPv6", want: "sent", by: byVeth, do: openPod("frame", "udp", "{P6}", "{A6}", "{mac}")},
-	{attack: "frame in a pod", how: "the same with PACKET_QDISC_BYPASS", want: "sent", by: byVeth, do: openPod("frame", "udp", "{P4}", "{A4}", "{mac}", "1")},
+	{attack: "frame in a pod", how: "the same by that veth with PACKET_QDISC_BYPASS", want: "sent", by: byVeth, do: openPod("frame", "udp", "{P4}", "{A4}", "{mac}", "1")},
 	{attack: "tunnel device in a pod", how: "vxlan to the stranger, with CAP_NET_ADMIN", want: "sent|ENOBUFS", by: byVeth, do: pod("tunnelled", "{A4}")},
 	{attack: "not captured, in a pod", how: "connect() of a socket that no hook saw", want: "ECONNREFUSED", by: byVeth, do: podOutside("connect", "{A4}", "443")},
 	{attack: "machine", how: "connect(), IPv4", want: "refused", by: byVeth, do: machineDial(func(a *arena) netip.AddrPort { return netip.AddrPortFrom(a.stranger().V4, 443) })},

@@ -156,7 +156,7 @@ func TestKubernetes(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, 30*time.Second, "a daemon that knows no objects gives up", func() bool {
-		return strings.Contains(n.d.Log(), "no takeover, and the egressd that runs goes on")
+		return strings.Contains(n.d.Log(), "no takeover: the running egressd goes on")
 	})
 	if err := n.d.Keep(b); err == nil {
 		t.Error("it took over")

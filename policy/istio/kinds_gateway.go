@@ -114,8 +114,8 @@ func newGatewayAPI() gatewayAPI {
 func (a *gatewayAPI) some() bool { return len(a.routes)+len(a.late) > 0 }
 
 // objects are those that are for what egressd serves. The others are told so.
-func (a *gatewayAPI) objects(r *strictyaml.Report) gwapi.Objects {
-	out := gwapi.Objects{Routes: slices.Clone(a.routes), Classes: a.classes, Grants: a.grants, Namespaces: a.namespaces}
+func (a *gatewayAPI) objects(r *strictyaml.Report) gwapi.APIObjects {
+	out := gwapi.APIObjects{Routes: slices.Clone(a.routes), Classes: a.classes, Grants: a.grants, Namespaces: a.namespaces}
 	served := map[string]bool{}
 	for _, l := range a.late {
 		if l.kind == gwapi.GatewayKind {
@@ -131,7 +131,7 @@ func (a *gatewayAPI) objects(r *strictyaml.Report) gwapi.Objects {
 }
 
 // gateway adds a Gateway that is served.
-func (l late) gateway(out *gwapi.Objects, served map[string]bool, r *strictyaml.Report) {
+func (l late) gateway(out *gwapi.APIObjects, served map[string]bool, r *strictyaml.Report) {
 	class := l.spec().Get("gatewayClassName")
 	switch {
 	case class != nil && out.Served(class.Text):
@@ -149,7 +149,7 @@ func (l late) gateway(out *gwapi.Objects, served map[string]bool, r *strictyaml.
 }
 
 // route adds a route that is for a Gateway that is served.
-func (l late) route(out *gwapi.Objects, served map[string]bool, r *strictyaml.Report) {
+func (l late) route(out *gwapi.APIObjects, served map[string]bool, r *strictyaml.Report) {
 	parents := l.spec("parentRefs").List()
 	ours := slices.ContainsFunc(parents, func(p *strictyaml.Node) bool { return served[gwapi.ParentName(p, l.ref.Namespace)] })
 	if !ours {

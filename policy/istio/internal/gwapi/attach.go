@@ -94,7 +94,7 @@ type entry struct {
 //
 // Where destinations are written goes to origins. merged are the matches that
 // delegation made; both together have one bound.
-func Translate(o Objects, services []*policy.Service, origins map[*policy.WeightedDestination]strictyaml.Passage, merged int) ([]*policy.Gateway, []*policy.VirtualService) {
+func Translate(o APIObjects, services []*policy.Service, origins map[*policy.WeightedDestination]strictyaml.Passage, merged int) ([]*policy.Gateway, []*policy.VirtualService) {
 	t := &translator{origins: origins, merged: merged, entries: map[string][]*entry{}, listeners: map[string][]*listener{}, grants: o.Grants}
 	for _, s := range services {
 		if s.External {

@@ -41,8 +41,8 @@ type APIGateway struct {
 // spec returns the node at path in the spec, as far as it exists.
 func (g *APIGateway) spec(path ...any) *strictyaml.Node { return g.Node.At(path...) }
 
-// Objects are those of the Gateway API, and what they refer to.
-type Objects struct {
+// APIObjects are those of the Gateway API, and what they refer to.
+type APIObjects struct {
 	// Routes are for ServiceEntries or for Gateways.
 	Routes   []HTTPRoute
 	L4Routes []L4Route
@@ -55,7 +55,7 @@ type Objects struct {
 }
 
 // Served says whether egressd serves the Gateways of a class.
-func (o *Objects) Served(class string) bool {
+func (o *APIObjects) Served(class string) bool {
 	controller, ok := o.Classes[class]
 	return controller == ControllerName || !ok && class == defaultClass
 }
@@ -78,7 +78,7 @@ func (l *listener) key() string {
 }
 
 // translateGateways translates the Gateways, and finds their listeners.
-func (t *translator) translateGateways(o *Objects) (out []*policy.Gateway) {
+func (t *translator) translateGateways(o *APIObjects) (out []*policy.Gateway) {
 	slices.SortStableFunc(o.Gateways, func(a, b APIGateway) int { return older(a.Created, b.Created, a.Ref, b.Ref) })
 	for i := range o.Gateways {
 		g := &o.Gateways[i]
@@ -151,7 +151,7 @@ func (g *APIGateway) distinct(l *listener, j int) bool {
 }
 
 // server translates a listener; false: it is not served.
-func (t *translator) server(l *listener, o *Objects) (out policy.GatewayServer, ok bool) {
+func (t *translator) server(l *listener, o *APIObjects) (out policy.GatewayServer, ok bool) {
 	g, in := l.gateway, l.in
 	if !check.IsSubdomain(string(in.Name)) {
 		g.Errorf(l.at.At("name"), "listener name %q is not a DNS-1123 subdomain", in.Name)
