@@ -110,20 +110,20 @@ func TestStormInPlace(t *testing.T) {
 		}
 	}()
 	start := time.Now()
-	first := next(t, reports, churnMost+settleTime)
+	first := next(t, reports, 3*churnMost)
 	if took := time.Since(start); took < churnTime-settleTime {
 		t.Errorf("a storm was reported after %v", took)
 	}
 	if first == "" {
 		t.Error("reported while the file was written")
 	}
-	before := next(t, reports, 2*churnMost) // it goes on
+	before := next(t, reports, 3*churnMost) // it goes on
 	close(stop)
 	<-done
 	last, err := os.ReadFile(name)
 	must(t, err)
 	for got := before; got != string(last); {
-		got = next(t, reports, churnMost)
+		got = next(t, reports, 3*churnMost)
 	}
 }
 
