@@ -252,14 +252,14 @@ func (s *served) status() gateway.GatewayStatus {
 	return out
 }
 
-// asks says why a Gateway cannot be served at all.
+// asks says why a Gateway cannot be served as it is written.
 func (s *served) asks() problem {
 	if i := s.Spec.Infrastructure; i != nil && i.ParametersRef != nil {
-		return problem{string(gateway.GatewayReasonInvalidParameters), "infrastructure.parametersRef: egressd has no parameters; leave it out"}
+		return problem{string(gateway.GatewayReasonInvalidParameters), "infrastructure.parametersRef: egressd has no parameters, and serves the listeners without them; leave it out"}
 	}
 	for _, a := range s.Spec.Addresses {
 		if t := value(a.Type, gateway.IPAddressType); t != gateway.IPAddressType && t != gateway.HostnameAddressType {
-			return problem{string(gateway.GatewayReasonUnsupportedAddress), fmt.Sprintf("addresses: type %s: write an IPAddress or a Hostname", t)}
+			return problem{string(gateway.GatewayReasonUnsupportedAddress), fmt.Sprintf("addresses: type %s: write an IPAddress or a Hostname; the listeners are served all the same", t)}
 		}
 	}
 	return s.refused
