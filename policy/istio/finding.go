@@ -2,10 +2,7 @@
 
 package istio
 
-import (
-	"github.com/egressd/egressd/policy/istio/internal/gwapi"
-	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
-)
+import "github.com/egressd/egressd/policy/istio/internal/strictyaml"
 
 type (
 	// Finding is one thing to say about a configuration file.
@@ -20,6 +17,3 @@ const (
 	Warning = strictyaml.Warning
 	Note    = strictyaml.Note
 )
-
-// GatewayNotServed is why Gateways of the Gateway API are not acted on.
-const GatewayNotServed = gwapi.NotServed

@@ -8,13 +8,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -28,15 +29,15 @@ import (
 // secretsEvery is how often Secrets are looked at that nobody watches here.
 const secretsEvery = 30 * time.Second
 
-// gateways says what there is to say in objects of the Gateway API.
-type gateways struct {
+// gatewayObjects says what there is to say in objects of the Gateway API.
+type gatewayObjects struct {
 	o        statusOptions
 	prober   *prober
 	writer   *writer
 	ctx      context.Context
 	end      context.CancelFunc
 	running  sync.WaitGroup
-	watched  map[schema.GroupVersionResource]cache.SharedIndexInformer
+	watched  map[string]*watched // by resource
 	services *names
 	spaces   *names
 	// changed says that something is to be computed anew, said by what findings
@@ -46,13 +47,19 @@ type gateways struct {
 	at      time.Time
 }
 
-func newGateways(o statusOptions, p *prober, w *writer) *gateways {
-	g := &gateways{o: o, prober: p, writer: w, watched: map[schema.GroupVersionResource]cache.SharedIndexInformer{}}
+// watched are the objects of a kind.
+type watched struct {
+	at schema.GroupVersionResource
+	cache.SharedIndexInformer
+}
+
+func newGateways(o statusOptions, p *prober, w *writer) *gatewayObjects {
+	g := &gatewayObjects{o: o, prober: p, writer: w, watched: map[string]*watched{}}
 	g.ctx, g.end = context.WithCancel(context.Background())
 	return g
 }
 
-func (g *gateways) stop() {
+func (g *gatewayObjects) stop() {
 	g.end()
 	g.running.Wait()
 	for _, n := range []*names{g.services, g.spaces} {
@@ -63,12 +70,13 @@ func (g *gateways) stop() {
 }
 
 // discover begins to watch the kinds that the cluster has.
-func (g *gateways) discover(ctx context.Context) {
-	for _, at := range []schema.GroupVersionResource{classesResource, gatewaysResource, routesResource, grantsResource} {
-		if g.watched[at] != nil {
+func (g *gatewayObjects) discover(ctx context.Context) {
+	for _, k := range gatewayKinds {
+		if g.watched[k.resource] != nil {
 			continue
 		}
-		if _, ok := g.prober.served(ctx, at.Group, at.Resource, at.Version); !ok {
+		at, ok := g.prober.served(ctx, gateway.GroupName, k.resource, k.versions...)
+		if !ok {
 			continue
 		}
 		i := dynamicinformer.NewFilteredDynamicInformer(g.o.objects, at, meta.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
@@ -79,39 +87,31 @@ func (g *gateways) discover(ctx context.Context) {
 			return o, nil
 		})
 		_, _ = i.AddEventHandler(anyChange(g.change))
-		g.watched[at] = i
+		g.watched[k.resource] = &watched{at, i}
 		g.running.Go(func() { i.RunWithContext(g.ctx) })
 	}
 }
 
 // forget forgets the objects that are not there any more.
-func (g *gateways) forget() {
-	for at, i := range g.watched {
-		g.writer.keep(at, func(namespace, name string) bool {
+func (g *gatewayObjects) forget() {
+	for _, i := range g.watched {
+		g.writer.keep(i.at, func(namespace, name string) bool {
 			_, ok, _ := i.GetStore().GetByKey(keyOf(namespace, name))
 			return ok
 		})
 	}
 }
 
-func (g *gateways) change() { g.changed.Store(true) }
+func (g *gatewayObjects) change() { g.changed.Store(true) }
 
 // sync has the writer write the statuses.
-func (g *gateways) sync(ctx context.Context, findings []istio.Finding) {
+func (g *gatewayObjects) sync(ctx context.Context, findings []istio.Finding) {
 	for _, i := range g.watched {
 		if !i.HasSynced() {
 			return
 		}
 	}
-	of := map[types.NamespacedName][]istio.Finding{}
-	said := ""
-	for i := range findings {
-		if n, ok := nameOf(&findings[i]); ok && n.kind == "HTTPRoute" {
-			at := types.NamespacedName{Namespace: n.namespace, Name: n.name}
-			of[at] = append(of[at], findings[i])
-			said += findings[i].String() + "\n"
-		}
-	}
+	of, said := gatewayFindings(findings)
 	if !g.changed.Load() && said == g.said && time.Since(g.at) < secretsEvery || !g.ready() {
 		return
 	}
@@ -120,9 +120,27 @@ func (g *gateways) sync(ctx context.Context, findings []istio.Finding) {
 	g.write(gwstatus.Compute(g.objects(ctx, of)))
 }
 
+// gatewayFindings are those of Gateways and routes, and their text.
+func gatewayFindings(all []istio.Finding) (of map[gwstatus.ObjectKey][]istio.Finding, said string) {
+	kinds := map[string]bool{gwstatus.GatewayKind: true}
+	for _, k := range routeKinds {
+		kinds[k.kind] = true
+	}
+	of = map[gwstatus.ObjectKey][]istio.Finding{}
+	var text strings.Builder
+	for i := range all {
+		if n, ok := nameOf(&all[i]); ok && kinds[n.kind] {
+			at := gwstatus.ObjectKey{Kind: n.kind, NamespacedName: types.NamespacedName{Namespace: n.namespace, Name: n.name}}
+			of[at] = append(of[at], all[i])
+			text.WriteString(all[i].String() + "\n")
+		}
+	}
+	return of, text.String()
+}
+
 // ready says whether all is known. Services and Namespaces are watched when there
-// is a class of ours.
-func (g *gateways) ready() bool {
+// are Gateways of ours, or may be.
+func (g *gatewayObjects) ready() bool {
 	if g.services == nil && g.answers() {
 		g.services = watchNames(g.o.names, servicesResource, g.change)
 		g.spaces = watchNames(g.o.names, namespacesResource, g.change)
@@ -130,33 +148,38 @@ func (g *gateways) ready() bool {
 	return g.services == nil || g.services.synced() && g.spaces.synced()
 }
 
-// answers says whether there is a class of ours.
-func (g *gateways) answers() bool {
-	for _, c := range typed[gateway.GatewayClass](g.list(classesResource)) {
+// answers says whether there is a class of ours, or a Gateway that needs none.
+func (g *gatewayObjects) answers() bool {
+	for _, c := range typed[gateway.GatewayClass](g.list(classes)) {
 		if c.Spec.ControllerName == ControllerName {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(typed[gateway.Gateway](g.list(gateways)), func(o *gateway.Gateway) bool {
+		return o.Spec.GatewayClassName == gwstatus.DefaultClass
+	})
 }
 
-func (g *gateways) list(at schema.GroupVersionResource) []any {
-	if i := g.watched[at]; i != nil {
+func (g *gatewayObjects) list(resource string) []any {
+	if i := g.watched[resource]; i != nil {
 		return i.GetStore().List()
 	}
 	return nil
 }
 
 // objects are what statuses are made of.
-func (g *gateways) objects(ctx context.Context, findings map[types.NamespacedName][]istio.Finding) gwstatus.Objects {
-	o := gwstatus.Objects{
-		Controller: ControllerName, NotServed: g.o.notServed, Findings: findings, Namespaces: map[string]map[string]string{},
-		Classes: typed[gateway.GatewayClass](g.list(classesResource)), Gateways: typed[gateway.Gateway](g.list(gatewaysResource)),
-		Routes: typed[gateway.HTTPRoute](g.list(routesResource)), Grants: typed[gateway.ReferenceGrant](g.list(grantsResource)),
+func (g *gatewayObjects) objects(ctx context.Context, findings map[gwstatus.ObjectKey][]istio.Finding) gwstatus.Observed {
+	o := gwstatus.Observed{
+		Controller: ControllerName, Findings: findings, Namespaces: map[string]map[string]string{},
+		Classes: typed[gateway.GatewayClass](g.list(classes)), Gateways: typed[gateway.Gateway](g.list(gateways)),
+		Grants: typed[gateway.ReferenceGrant](g.list(grants)),
 		Service: func(n types.NamespacedName) bool {
 			return g.services != nil && g.services.get(n.Namespace, n.Name) != nil
 		},
 		Certificate: func(n types.NamespacedName) error { return g.certificate(ctx, n) },
+	}
+	for _, k := range routeKinds {
+		o.Routes = append(o.Routes, k.typed(g.list(k.resource))...)
 	}
 	if g.spaces != nil {
 		for _, n := range g.spaces.all() {
@@ -166,22 +189,8 @@ func (g *gateways) objects(ctx context.Context, findings map[types.NamespacedNam
 	return o
 }
 
-// typed converts objects; one that cannot be is of a newer Gateway API, and left
-// out.
-func typed[T any](list []any) []*T {
-	var out []*T
-	for _, o := range list {
-		u, ok := o.(*unstructured.Unstructured)
-		v := new(T)
-		if ok && runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, v) == nil {
-			out = append(out, v)
-		}
-	}
-	return out
-}
-
 // certificate is why a Secret is no certificate with its key.
-func (g *gateways) certificate(ctx context.Context, n types.NamespacedName) error {
+func (g *gatewayObjects) certificate(ctx context.Context, n types.NamespacedName) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	o, err := g.o.objects.Resource(secretsResource).Namespace(n.Namespace).Get(call, n.Name, meta.GetOptions{})
@@ -202,30 +211,32 @@ func (g *gateways) certificate(ctx context.Context, n types.NamespacedName) erro
 }
 
 // write has statuses written where they are others.
-func (g *gateways) write(s gwstatus.Statuses) {
+func (g *gatewayObjects) write(s gwstatus.Statuses) {
 	for name, conditions := range s.Classes {
-		g.say(classesResource, types.NamespacedName{Name: name}, conditions, func(status map[string]any, now meta.Time) {
+		g.say(classes, types.NamespacedName{Name: name}, conditions, func(status map[string]any, now meta.Time) {
 			status["conditions"] = merge(status["conditions"], conditions, now)
 		})
 	}
 	for name, want := range s.Gateways {
-		g.say(gatewaysResource, name, want, func(status map[string]any, now meta.Time) { editGateway(status, want, now) })
+		g.say(gateways, name, want, func(status map[string]any, now meta.Time) { editGateway(status, want, now) })
 	}
-	for _, o := range g.list(routesResource) {
-		if u, ok := o.(*unstructured.Unstructured); ok {
-			name := types.NamespacedName{Namespace: u.GetNamespace(), Name: u.GetName()}
-			want := s.Routes[name]
-			g.say(routesResource, name, want, func(status map[string]any, now meta.Time) { editRoute(status, want, now) })
+	for _, k := range routeKinds {
+		for _, o := range g.list(k.resource) {
+			if u, ok := o.(*unstructured.Unstructured); ok {
+				name := types.NamespacedName{Namespace: u.GetNamespace(), Name: u.GetName()}
+				want := s.Routes[gwstatus.ObjectKey{Kind: k.kind, NamespacedName: name}]
+				g.say(k.resource, name, want, func(status map[string]any, now meta.Time) { editRoute(status, want, now) })
+			}
 		}
 	}
 }
 
 // say has a status written if it is another one by what is known.
-func (g *gateways) say(at schema.GroupVersionResource, n types.NamespacedName, want any, change func(status map[string]any, now meta.Time)) {
-	e := statusEdit(change)
-	o, ok, _ := g.watched[at].GetStore().GetByKey(keyOf(n.Namespace, n.Name))
+func (g *gatewayObjects) say(resource string, n types.NamespacedName, want any, change func(status map[string]any, now meta.Time)) {
+	e, of := statusEdit(change), g.watched[resource]
+	o, ok, _ := of.GetStore().GetByKey(keyOf(n.Namespace, n.Name))
 	if u, is := o.(*unstructured.Unstructured); ok && is && e(u.DeepCopy(), meta.Now()) {
 		digest, _ := json.Marshal(want)
-		g.writer.insist(target{at, n.Namespace, n.Name}, fmt.Sprintf("%s %d %s", u.GetUID(), u.GetGeneration(), digest), e)
+		g.writer.insist(target{of.at, n.Namespace, n.Name}, fmt.Sprintf("%s %d %s", u.GetUID(), u.GetGeneration(), digest), e)
 	}
 }

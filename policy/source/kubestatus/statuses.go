@@ -28,12 +28,11 @@ const (
 )
 
 type statusOptions struct {
-	objects   dynamic.Interface
-	names     metadata.Interface
-	findings  func() []istio.Finding
-	notServed string
-	refused   func(about core.ObjectReference, text string)
-	log       *slog.Logger
+	objects  dynamic.Interface
+	names    metadata.Interface
+	findings func() []istio.Finding
+	refused  func(about core.ObjectReference, text string)
+	log      *slog.Logger
 	// every is syncEvery, if it is 0.
 	every time.Duration
 }

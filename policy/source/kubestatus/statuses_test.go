@@ -100,7 +100,7 @@ func newFakeCluster(t *testing.T, names ...string) *fakeCluster {
 		return false, nil, nil
 	})
 	c.statuses = newStatuses(statusOptions{
-		objects: c.objects, names: known, findings: c.get, notServed: "not yet", every: time.Millisecond,
+		objects: c.objects, names: known, findings: c.get, every: time.Millisecond,
 		refused: func(core.ObjectReference, string) { c.told.Add(1) }, log: slog.New(slog.DiscardHandler),
 	})
 	return c

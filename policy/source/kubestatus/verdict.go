@@ -10,7 +10,6 @@ import (
 
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/egressd/egressd/policy/istio"
 )
@@ -192,17 +191,3 @@ func (v *verdict) messages(list []any) []any {
 	add("WARNING", v.warnings)
 	return list
 }
-
-// resources of the Gateway API.
-const gatewayGroup = "gateway.networking.k8s.io"
-
-var (
-	classesResource  = schema.GroupVersionResource{Group: gatewayGroup, Version: "v1", Resource: "gatewayclasses"}
-	gatewaysResource = schema.GroupVersionResource{Group: gatewayGroup, Version: "v1", Resource: "gateways"}
-	routesResource   = schema.GroupVersionResource{Group: gatewayGroup, Version: "v1", Resource: "httproutes"}
-	// Grants are stored as v1beta1, which every version of the Gateway API has.
-	grantsResource     = schema.GroupVersionResource{Group: gatewayGroup, Version: "v1beta1", Resource: "referencegrants"}
-	servicesResource   = schema.GroupVersionResource{Version: "v1", Resource: "services"}
-	namespacesResource = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
-	secretsResource    = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
-)

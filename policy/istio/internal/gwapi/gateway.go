@@ -3,7 +3,9 @@
 package gwapi
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -88,7 +90,7 @@ func (t *translator) translateGateways(o *APIObjects) (out []*policy.Gateway) {
 		for j := range g.V.Listeners {
 			l := &listener{gateway: g, in: &g.V.Listeners[j], at: g.spec("listeners", j)}
 			server, ok := t.server(l, o)
-			if !ok || !g.distinct(l, j) {
+			if !ok || !g.distinct(l, j) || l.conflicts() {
 				continue
 			}
 			t.listeners[name] = append(t.listeners[name], l)
@@ -148,6 +150,25 @@ func (g *APIGateway) distinct(l *listener, j int) bool {
 		}
 	}
 	return true
+}
+
+// conflicts says whether another listener has the port with another protocol, or
+// the name over TLS: then none of them is served, as the Gateway API has it.
+func (l *listener) conflicts() bool {
+	overTLS := func(in *gateway.Listener) bool {
+		return in.Protocol == gateway.HTTPSProtocolType || in.Protocol == gateway.TLSProtocolType
+	}
+	for i := range l.gateway.V.Listeners {
+		other := &l.gateway.V.Listeners[i]
+		if other.Port != l.in.Port || other.Protocol == l.in.Protocol || other.Protocol == gateway.UDPProtocolType {
+			continue
+		}
+		if !overTLS(other) || !overTLS(l.in) || strings.EqualFold(string(value(other.Hostname, "")), string(value(l.in.Hostname, ""))) {
+			l.unserved(l.at, fmt.Sprintf("listener %s has port %d with protocol %s", other.Name, other.Port, other.Protocol))
+			return true
+		}
+	}
+	return false
 }
 
 // server translates a listener; false: it is not served.

@@ -15,13 +15,13 @@ import (
 	"github.com/egressd/egressd/policy/istio"
 )
 
-// Objects are what statuses are made of.
-type Objects struct {
+// Observed are what statuses are made of.
+type Observed struct {
 	// Controller is the controllerName that is answered for.
 	Controller gateway.GatewayController
 	Classes    []*gateway.GatewayClass
 	Gateways   []*gateway.Gateway
-	Routes     []*gateway.HTTPRoute
+	Routes     []AnyRoute
 	Grants     []*gateway.ReferenceGrant
 	// Namespaces are the labels of each.
 	Namespaces map[string]map[string]string
@@ -29,13 +29,22 @@ type Objects struct {
 	Service func(types.NamespacedName) bool
 	// Certificate is why a Secret is no certificate with its key; nil: it is one.
 	Certificate func(types.NamespacedName) error
-	// Addresses are where Gateways can be reached.
-	Addresses []gateway.GatewayStatusAddress
-	// NotServed is why the data path serves no Gateway; "": it does.
-	NotServed string
-	// Findings are what was found in each HTTPRoute.
-	Findings map[types.NamespacedName][]istio.Finding
+	// Findings are what the policy's reader found in each Gateway and each route.
+	Findings map[ObjectKey][]istio.Finding
 }
+
+// ObjectKey is the name of an object of a kind.
+type ObjectKey struct {
+	Kind string
+	types.NamespacedName
+}
+
+// DefaultClass is the class whose Gateways are served though there is no object of
+// its name.
+const DefaultClass = "egressd"
+
+// GatewayKind is the kind of Gateways, as findings have it.
+const GatewayKind = "Gateway." + gateway.GroupName
 
 // Statuses are those of the objects that are the controller's. Conditions have no
 // time of their last transition: it is that of the writing if they change.
@@ -44,51 +53,56 @@ type Statuses struct {
 	Gateways map[types.NamespacedName]gateway.GatewayStatus
 	// Routes are the parents that the controller answers for; other controllers
 	// may have more. A route of which it answers for none is not here.
-	Routes map[types.NamespacedName][]gateway.RouteParentStatus
+	Routes map[ObjectKey][]gateway.RouteParentStatus
 }
 
 // Compute says what the statuses are.
-func Compute(o Objects) Statuses {
+func Compute(o Observed) Statuses {
 	out := Statuses{
 		Classes:  map[string][]meta.Condition{},
 		Gateways: map[types.NamespacedName]gateway.GatewayStatus{},
-		Routes:   map[types.NamespacedName][]gateway.RouteParentStatus{},
+		Routes:   map[ObjectKey][]gateway.RouteParentStatus{},
 	}
-	accepted := map[gateway.ObjectName]bool{}
 	for _, c := range o.Classes {
-		if c.Spec.ControllerName != o.Controller {
-			continue
+		if c.Spec.ControllerName == o.Controller {
+			out.Classes[c.Name] = []meta.Condition{classCondition(c)}
 		}
-		condition := o.class(c)
-		accepted[gateway.ObjectName(c.Name)] = condition.Status == meta.ConditionTrue
-		out.Classes[c.Name] = []meta.Condition{condition}
 	}
 	gateways := map[types.NamespacedName]*served{}
 	for _, g := range o.Gateways {
-		if accepted[g.Spec.GatewayClassName] {
+		if o.serves(g.Spec.GatewayClassName) {
 			gateways[nameOf(g)] = o.listeners(g)
 		}
 	}
-	for _, r := range o.Routes {
+	for i := range o.Routes {
+		r := &o.Routes[i]
 		if parents := o.route(r, gateways); len(parents) > 0 {
-			out.Routes[nameOf(r)] = parents
+			out.Routes[r.name()] = parents
 		}
 	}
 	for name, g := range gateways { // when their routes are counted
-		out.Gateways[name] = o.gateway(g)
+		out.Gateways[name] = g.status()
 	}
 	return out
 }
 
-// class judges a GatewayClass.
-func (o *Objects) class(c *gateway.GatewayClass) meta.Condition {
-	out := condition(c, string(gateway.GatewayClassConditionStatusAccepted), true, string(gateway.GatewayClassReasonAccepted), "egressd answers for Gateways of this class")
-	switch {
-	case c.Spec.ParametersRef != nil:
+// serves says whether Gateways of a class are served. Those of a class whose
+// parameters are refused are, by what egressd does without parameters.
+func (o *Observed) serves(class gateway.ObjectName) bool {
+	for _, c := range o.Classes {
+		if c.Name == string(class) {
+			return c.Spec.ControllerName == o.Controller
+		}
+	}
+	return class == DefaultClass
+}
+
+// classCondition judges a GatewayClass.
+func classCondition(c *gateway.GatewayClass) meta.Condition {
+	out := condition(c, string(gateway.GatewayClassConditionStatusAccepted), true, string(gateway.GatewayClassReasonAccepted), "egressd serves Gateways of this class")
+	if c.Spec.ParametersRef != nil {
 		out.Status, out.Reason = meta.ConditionFalse, string(gateway.GatewayClassReasonInvalidParameters)
-		out.Message = "parametersRef: egressd has no parameters; leave it out"
-	case o.NotServed != "":
-		out.Message += ", and says in their status what it does not do: " + o.NotServed
+		out.Message = "parametersRef: egressd has no parameters, and serves Gateways of this class without them; leave it out"
 	}
 	return out
 }
@@ -125,7 +139,7 @@ type object struct {
 
 // permits says whether an object of one namespace may refer to another one:
 // in its own namespace, or by a ReferenceGrant of the other's (GEP-709).
-func (o *Objects) permits(group gateway.Group, kind gateway.Kind, namespace string, to object) bool {
+func (o *Observed) permits(group gateway.Group, kind gateway.Kind, namespace string, to object) bool {
 	if namespace == to.Namespace {
 		return true
 	}

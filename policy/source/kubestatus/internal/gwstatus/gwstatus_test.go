@@ -22,7 +22,9 @@ func class() *gateway.GatewayClass {
 }
 
 func gw(listeners ...gateway.Listener) *gateway.Gateway {
-	return &gateway.Gateway{ObjectMeta: meta.ObjectMeta{Namespace: "infra", Name: "gw", Generation: 4}, Spec: gateway.GatewaySpec{GatewayClassName: "egressd", Listeners: listeners}}
+	return &gateway.Gateway{ObjectMeta: meta.ObjectMeta{Namespace: "infra", Name: "gw", Generation: 4}, Spec: gateway.GatewaySpec{
+		GatewayClassName: "egressd", Listeners: listeners, Addresses: []gateway.GatewaySpecAddress{{Value: "192.0.2.1"}, {Value: "2001:db8::1"}},
+	}}
 }
 
 func http(name string, change ...func(*gateway.Listener)) gateway.Listener {
@@ -35,6 +37,10 @@ func http(name string, change ...func(*gateway.Listener)) gateway.Listener {
 
 func https(name string, refs ...gateway.SecretObjectReference) gateway.Listener {
 	return gateway.Listener{Name: gateway.SectionName(name), Port: 443, Protocol: gateway.HTTPSProtocolType, TLS: &gateway.ListenerTLSConfig{CertificateRefs: refs}}
+}
+
+func overTLSMode(name string, mode gateway.TLSModeType) gateway.Listener {
+	return gateway.Listener{Name: gateway.SectionName(name), Port: 443, Protocol: gateway.TLSProtocolType, TLS: &gateway.ListenerTLSConfig{Mode: &mode}}
 }
 
 func from(f gateway.FromNamespaces, selector *meta.LabelSelector) func(*gateway.Listener) {
@@ -109,10 +115,13 @@ func grant(namespace, fromNamespace string, fromKind, toKind gateway.Kind, name 
 	return g
 }
 
-func objects(g *gateway.Gateway, routes ...*gateway.HTTPRoute) Objects {
-	ip := gateway.IPAddressType
-	return Objects{
-		Controller: "egressd.dev/gateway", Classes: []*gateway.GatewayClass{class()}, Gateways: []*gateway.Gateway{g}, Routes: routes,
+func objects(g *gateway.Gateway, routes ...*gateway.HTTPRoute) Observed {
+	var all []AnyRoute
+	for _, r := range routes {
+		all = append(all, OfHTTP(r))
+	}
+	return Observed{
+		Controller: "egressd.dev/gateway", Classes: []*gateway.GatewayClass{class()}, Gateways: []*gateway.Gateway{g}, Routes: all,
 		Namespaces: map[string]map[string]string{"infra": {}, "shop": {"team": "shop"}},
 		Service:    func(n types.NamespacedName) bool { return n.Name == "api" && n.Namespace != "empty" },
 		Certificate: func(n types.NamespacedName) error {
@@ -121,7 +130,6 @@ func objects(g *gateway.Gateway, routes ...*gateway.HTTPRoute) Objects {
 			}
 			return nil
 		},
-		Addresses: []gateway.GatewayStatusAddress{{Type: &ip, Value: "192.0.2.1"}, {Type: &ip, Value: "2001:db8::1"}},
 	}
 }
 
@@ -150,12 +158,13 @@ func TestClass(t *testing.T) {
 	odd := class()
 	odd.Name, odd.Spec.ParametersRef = "odd", &gateway.ParametersReference{Kind: "ConfigMap", Name: "x"}
 	o.Classes = append(o.Classes, other, odd)
-	elsewhere, unaccepted := gw(http("a")), gw(http("a"))
+	elsewhere, served, unknown := gw(http("a")), gw(http("a")), gw(http("a"))
 	elsewhere.Name, elsewhere.Spec.GatewayClassName = "elsewhere", "other"
-	unaccepted.Name, unaccepted.Spec.GatewayClassName = "unaccepted", "odd"
-	o.Gateways = append(o.Gateways, elsewhere, unaccepted)
+	served.Name, served.Spec.GatewayClassName = "served", "odd" // by what there is without its parameters
+	unknown.Name, unknown.Spec.GatewayClassName = "unknown", "none"
+	o.Gateways = append(o.Gateways, elsewhere, served, unknown)
 	got := Compute(o)
-	if len(got.Classes) != 2 || len(got.Gateways) != 1 {
+	if len(got.Classes) != 2 || len(got.Gateways) != 2 || got.Gateways[nameOf(served)].Conditions == nil {
 		t.Errorf("%d classes, %d gateways", len(got.Classes), len(got.Gateways))
 	}
 	if s := said(t, 3, got.Classes["egressd"]); s != "Accepted=True" {
@@ -164,86 +173,99 @@ func TestClass(t *testing.T) {
 	if s := said(t, 3, got.Classes["odd"]); s != "Accepted=False InvalidParameters" {
 		t.Error(s)
 	}
+	o.Classes = nil // that of the default name needs no object
+	if got := Compute(o); len(got.Classes) != 0 || len(got.Gateways) != 1 || got.Gateways[nameOf(o.Gateways[0])].Conditions == nil {
+		t.Errorf("without classes: %v", got)
+	}
+	taken := class()
+	taken.Spec.ControllerName = "example.com/other"
+	o.Classes = []*gateway.GatewayClass{taken}
+	if got := Compute(o); len(got.Gateways) != 0 {
+		t.Errorf("of a class of another controller: %v", got)
+	}
 }
 
 // TestGateway: the documented conditions of Gateways and their listeners.
 func TestGateway(t *testing.T) {
 	infra, other := gateway.Namespace("infra"), gateway.Namespace("other")
 	configMap := gateway.Kind("ConfigMap")
-	passthrough := https("a")
-	mode := gateway.TLSModePassthrough
-	passthrough.TLS.Mode = &mode
 	plain := http("a")
 	plain.TLS = &gateway.ListenerTLSConfig{}
-	bare := https("a")
-	bare.TLS = nil
-	hostnameType, ipType := gateway.HostnameAddressType, gateway.IPAddressType
-	const good = "Accepted=True, Programmed=True, ResolvedRefs=True, Conflicted=False"
+	addresses := func(list ...gateway.GatewaySpecAddress) *gateway.Gateway {
+		g := gw(http("a"))
+		g.Spec.Addresses = list
+		return g
+	}
+	hostnameType, named := gateway.HostnameAddressType, gateway.NamedAddressType
+	const (
+		good    = "Accepted=True, Programmed=True, ResolvedRefs=True, Conflicted=False"
+		well    = "Accepted=True, Programmed=True, ResolvedRefs=True"
+		some    = "Accepted=True ListenersNotValid, Programmed=True, ResolvedRefs=True"
+		none    = "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=True"
+		dangles = "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved"
+		ended   = "Accepted=False UnsupportedProtocol, Programmed=False Invalid, ResolvedRefs=True, Conflicted=False"
+		invalid = "Accepted=False UnsupportedProtocol, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"
+		refuses = "Accepted=False UnsupportedProtocol, Programmed=False Invalid, ResolvedRefs=False RefNotPermitted, Conflicted=False"
+		odd     = "Accepted=False UnsupportedValue, Programmed=False Invalid, ResolvedRefs=True, Conflicted=False"
+		clashes = "Accepted=False ProtocolConflict, Programmed=False Invalid, ResolvedRefs=True, Conflicted=True ProtocolConflict"
+		twice   = "Accepted=False HostnameConflict, Programmed=False Invalid, ResolvedRefs=True, Conflicted=True HostnameConflict"
+	)
 	for name, c := range map[string]struct {
 		g      *gateway.Gateway
-		change func(*Objects)
+		change func(*Observed)
 		// gateway are its conditions, listeners those of each.
 		gateway   string
 		listeners []string
 	}{
-		"all is well":             {g: gw(http("a")), gateway: "Accepted=True, Programmed=True, ResolvedRefs=True", listeners: []string{good}},
-		"a certificate":           {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"})), gateway: "Accepted=True, Programmed=True, ResolvedRefs=True", listeners: []string{good}},
-		"its own namespace named": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &infra})), gateway: "Accepted=True, Programmed=True, ResolvedRefs=True", listeners: []string{good}},
-		"no such Secret": {g: gw(https("a", gateway.SecretObjectReference{Name: "none"})), gateway: "Accepted=True, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved",
-			listeners: []string{"Accepted=True, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"}},
-		"one of two Secrets": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"}, gateway.SecretObjectReference{Name: "none"})), gateway: "Accepted=True, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved",
-			listeners: []string{"Accepted=True, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"}},
-		"no Secret": {g: gw(https("a")), gateway: "Accepted=True, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved",
-			listeners: []string{"Accepted=True, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"}},
-		"another kind": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Kind: &configMap})), gateway: "Accepted=True, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved",
-			listeners: []string{"Accepted=True, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"}},
-		"another namespace": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &other})), gateway: "Accepted=True, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved",
-			listeners: []string{"Accepted=True, Programmed=False Invalid, ResolvedRefs=False RefNotPermitted, Conflicted=False"}},
+		"HTTP":               {g: gw(http("a")), gateway: well, listeners: []string{good}},
+		"TCP":                {g: gw(http("a", protocol("TCP", 3306))), gateway: well, listeners: []string{good}},
+		"TLS passed through": {g: gw(overTLSMode("a", gateway.TLSModePassthrough)), gateway: well, listeners: []string{good}},
+		"TLS terminated, with a certificate": {g: gw(func() gateway.Listener {
+			l := overTLSMode("a", gateway.TLSModeTerminate)
+			l.TLS.CertificateRefs = []gateway.SecretObjectReference{{Name: "cert"}}
+			return l
+		}()), gateway: none, listeners: []string{odd}},
+		"TLS of another mode":     {g: gw(overTLSMode("a", "Other")), gateway: none, listeners: []string{odd}},
+		"HTTPS":                   {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"})), gateway: none, listeners: []string{ended}},
+		"HTTPS beside HTTP":       {g: gw(http("a"), https("b", gateway.SecretObjectReference{Name: "cert"})), gateway: some, listeners: []string{good, ended}},
+		"its own namespace named": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &infra})), gateway: none, listeners: []string{ended}},
+		"no such Secret":          {g: gw(https("a", gateway.SecretObjectReference{Name: "none"})), gateway: dangles, listeners: []string{invalid}},
+		"one of two Secrets": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"}, gateway.SecretObjectReference{Name: "none"})), gateway: dangles,
+			listeners: []string{invalid}},
+		"no Secret":         {g: gw(https("a")), gateway: dangles, listeners: []string{invalid}},
+		"another kind":      {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Kind: &configMap})), gateway: dangles, listeners: []string{invalid}},
+		"another namespace": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &other})), gateway: dangles, listeners: []string{refuses}},
 		"another namespace, granted": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &other})),
-			change: func(o *Objects) {
+			change: func(o *Observed) {
 				o.Grants = []*gateway.ReferenceGrant{grant("other", "infra", "Gateway", "Secret", "cert")}
 			},
-			gateway: "Accepted=True, Programmed=True, ResolvedRefs=True", listeners: []string{good}},
+			gateway: none, listeners: []string{ended}},
 		"granted to routes": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &other})),
-			change: func(o *Objects) {
+			change: func(o *Observed) {
 				o.Grants = []*gateway.ReferenceGrant{grant("other", "infra", "HTTPRoute", "Secret", "")}
 			},
-			gateway:   "Accepted=True, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved",
-			listeners: []string{"Accepted=True, Programmed=False Invalid, ResolvedRefs=False RefNotPermitted, Conflicted=False"}},
-		"TLS passed through": {g: gw(passthrough), gateway: "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=True",
-			listeners: []string{"Accepted=False UnsupportedValue, Programmed=False Invalid, ResolvedRefs=True, Conflicted=False"}},
-		"HTTP with TLS": {g: gw(plain), gateway: "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved",
+			gateway: dangles, listeners: []string{refuses}},
+		"HTTP with TLS": {g: gw(plain), gateway: dangles,
 			listeners: []string{"Accepted=False UnsupportedValue, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"}},
-		"HTTPS without TLS": {g: gw(bare), gateway: "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=True",
-			listeners: []string{"Accepted=False UnsupportedValue, Programmed=False Invalid, ResolvedRefs=True, Conflicted=False"}},
-		"an unknown protocol beside": {g: gw(http("a"), http("b", protocol("example.com/x", 81))), gateway: "Accepted=True ListenersNotValid, Programmed=True, ResolvedRefs=True",
-			listeners: []string{good, "Accepted=False UnsupportedProtocol, Programmed=False Invalid, ResolvedRefs=True, Conflicted=False"}},
-		"routes that are not read": {g: gw(http("a", kinds("HTTPRoute", "GRPCRoute"))), gateway: "Accepted=True, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved",
-			listeners: []string{"Accepted=True, Programmed=False Invalid, ResolvedRefs=False InvalidRouteKinds, Conflicted=False"}},
-		"one host twice": {g: gw(http("a", host("x.example.com")), http("b", host("X.example.com")), http("c", host("y.example.com"))),
-			gateway: "Accepted=True ListenersNotValid, Programmed=True, ResolvedRefs=True",
-			listeners: []string{
-				"Accepted=False HostnameConflict, Programmed=False Invalid, ResolvedRefs=True, Conflicted=True HostnameConflict",
-				"Accepted=False HostnameConflict, Programmed=False Invalid, ResolvedRefs=True, Conflicted=True HostnameConflict", good,
-			}},
-		"two protocols at a port": {g: gw(http("a"), http("b", protocol("TCP", 80))), gateway: "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=True",
-			listeners: []string{
-				"Accepted=False ProtocolConflict, Programmed=False Invalid, ResolvedRefs=True, Conflicted=True ProtocolConflict",
-				"Accepted=False UnsupportedProtocol, Programmed=False Invalid, ResolvedRefs=True, Conflicted=True ProtocolConflict",
-			}},
-		"not served": {g: gw(http("a")), change: func(o *Objects) { o.NotServed = "not yet" }, gateway: "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=True",
-			listeners: []string{"Accepted=False UnsupportedValue, Programmed=False Invalid, ResolvedRefs=True, Conflicted=False"}},
-		"no address": {g: gw(http("a")), change: func(o *Objects) { o.Addresses = nil }, gateway: "Accepted=True, Programmed=False AddressNotAssigned, ResolvedRefs=True", listeners: []string{good}},
-		"another address": {g: func() *gateway.Gateway {
-			g := gw(http("a"))
-			g.Spec.Addresses = []gateway.GatewaySpecAddress{{Type: &ipType, Value: "203.0.113.1"}}
-			return g
-		}(), gateway: "Accepted=True, Programmed=False AddressNotUsable, ResolvedRefs=True", listeners: []string{good}},
-		"an address by name": {g: func() *gateway.Gateway {
-			g := gw(http("a"))
-			g.Spec.Addresses = []gateway.GatewaySpecAddress{{Type: &hostnameType, Value: "gw.example.com"}}
-			return g
-		}(), gateway: "Accepted=False UnsupportedAddress, Programmed=False Invalid, ResolvedRefs=True", listeners: []string{good}},
+		"UDP":                        {g: gw(http("a", protocol("UDP", 53))), gateway: none, listeners: []string{ended}},
+		"an unknown protocol beside": {g: gw(http("a"), http("b", protocol("example.com/x", 81))), gateway: some, listeners: []string{good, ended}},
+		"routes that it cannot have": {g: gw(http("a", kinds("HTTPRoute", "TCPRoute"))), gateway: "Accepted=True, Programmed=True, ResolvedRefs=False ListenersNotResolved",
+			listeners: []string{"Accepted=True, Programmed=True, ResolvedRefs=False InvalidRouteKinds, Conflicted=False"}},
+		"one host twice": {g: gw(http("a", host("x.example.com")), http("b", host("X.example.com")), http("c", host("y.example.com"))), gateway: some,
+			listeners: []string{twice, twice, good}},
+		"two protocols at a port": {g: gw(http("a"), http("b", protocol("TCP", 80)), http("c", protocol("TCP", 81))), gateway: some,
+			listeners: []string{clashes, clashes, good}},
+		"TCP and UDP at a port": {g: gw(http("a", protocol("TCP", 53)), http("b", protocol("UDP", 53))), gateway: some, listeners: []string{good, ended}},
+		"an error in it": {g: gw(http("a"), https("b", gateway.SecretObjectReference{Name: "cert"})), change: func(o *Observed) {
+			o.Findings = map[ObjectKey][]istio.Finding{{GatewayKind, nameOf(o.Gateways[0])}: {{Severity: istio.Error, Text: "e"}}}
+		}, gateway: "Accepted=False Invalid, Programmed=False Invalid, ResolvedRefs=True", listeners: []string{odd, ended}},
+		"a warning of it": {g: gw(http("a")), change: func(o *Observed) {
+			o.Findings = map[ObjectKey][]istio.Finding{{GatewayKind, nameOf(o.Gateways[0])}: {{Severity: istio.Warning, Text: "w"}}}
+		}, gateway: well, listeners: []string{good}},
+		"no address":           {g: addresses(), gateway: "Accepted=True, Programmed=False AddressNotAssigned, ResolvedRefs=True", listeners: []string{good}},
+		"any address":          {g: addresses(gateway.GatewaySpecAddress{}), gateway: "Accepted=True, Programmed=False AddressNotAssigned, ResolvedRefs=True", listeners: []string{good}},
+		"an address by name":   {g: addresses(gateway.GatewaySpecAddress{Value: "192.0.2.1"}, gateway.GatewaySpecAddress{Type: &hostnameType, Value: "gw.example.com"}), gateway: well, listeners: []string{good}},
+		"an address of others": {g: addresses(gateway.GatewaySpecAddress{Type: &named, Value: "x"}), gateway: "Accepted=False UnsupportedAddress, Programmed=False Invalid, ResolvedRefs=True", listeners: []string{good}},
 		"parameters": {g: func() *gateway.Gateway {
 			g := gw(http("a"))
 			g.Spec.Infrastructure = &gateway.GatewayInfrastructure{ParametersRef: &gateway.LocalParametersReference{Kind: "ConfigMap", Name: "x"}}
@@ -276,18 +298,21 @@ func TestGateway(t *testing.T) {
 
 // TestSupportedKinds: they are those that are read, of those that are asked for.
 func TestSupportedKinds(t *testing.T) {
-	g := gw(http("a"), http("b", protocol("TCP", 81)), http("c", kinds("HTTPRoute", "GRPCRoute"), protocol("HTTP", 82)), http("d", kinds("TCPRoute"), protocol("HTTP", 83)))
+	g := gw(http("http"), http("tcp", protocol("TCP", 81)), overTLSMode("tls", gateway.TLSModePassthrough), https("https"), http("udp", protocol("UDP", 53)),
+		http("one", kinds("GRPCRoute"), protocol("HTTP", 82)), http("some", kinds("HTTPRoute", "TLSRoute"), protocol("HTTP", 83)), http("none", kinds("TCPRoute"), protocol("HTTP", 84)))
 	var got []string
 	for _, l := range Compute(objects(g)).Gateways[nameOf(g)].Listeners {
-		s := string(l.Name) + ":"
+		s := string(l.Name)
 		for _, k := range l.SupportedKinds {
-			s += string(*k.Group) + "/" + string(k.Kind)
+			if *k.Group != gateway.GroupName {
+				t.Error(*k.Group)
+			}
+			s += " " + string(k.Kind)
 		}
 		got = append(got, s)
 	}
-	const http = "gateway.networking.k8s.io/HTTPRoute"
-	if want := []string{"a:" + http, "b:", "c:" + http, "d:"}; !slices.Equal(got, want) {
-		t.Error(got)
+	if want := []string{"http HTTPRoute GRPCRoute", "tcp TCPRoute", "tls TLSRoute", "https", "udp", "one GRPCRoute", "some HTTPRoute", "none"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }
 
@@ -312,7 +337,7 @@ func TestRoute(t *testing.T) {
 	for name, c := range map[string]struct {
 		g        *gateway.Gateway
 		r        *gateway.HTTPRoute
-		change   func(*Objects)
+		change   func(*Observed)
 		want     string
 		attached []int32
 	}{
@@ -331,30 +356,34 @@ func TestRoute(t *testing.T) {
 		"a host of it": {g: gw(http("a", all, host("*.example.com"))), r: hosts(route(to()), "a.b.example.com"), want: good, attached: []int32{1}},
 		"a wider host": {g: gw(http("a", all, host("a.example.com"))), r: hosts(route(to()), "*.example.com"), want: good, attached: []int32{1}},
 		"another host": {g: gw(http("a", all, host("*.example.com"))), r: hosts(route(to()), "example.com"), want: "Accepted=False NoMatchingListenerHostname, ResolvedRefs=True", attached: []int32{0}},
-		"a listener that is not accepted still counts": {g: gw(http("a", all, host("x.example.com")), http("b", all, host("x.example.com"))), r: route(to()), want: good, attached: []int32{1, 1}},
-		"no such Service": {g: two, r: ruled(route(to()), backend("empty", "")), change: func(o *Objects) {
+		"a listener that is not served counts it":   {g: gw(http("a", all), http("b", all, protocol("HTTP", 81)), http("c", all, protocol("TCP", 81))), r: route(to()), want: good, attached: []int32{1, 1, 0}},
+		"listeners that are not served have nobody": {g: gw(http("a", all), http("c", all, protocol("TCP", 80))), r: route(to()), want: "Accepted=False NoMatchingParent, ResolvedRefs=True", attached: []int32{0, 0}},
+		"a listener over TLS":                       {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"})), r: route(to()), want: "Accepted=False NoMatchingParent, ResolvedRefs=True", attached: []int32{0}},
+		"no such Service": {g: two, r: ruled(route(to()), backend("empty", "")), change: func(o *Observed) {
 			o.Grants = []*gateway.ReferenceGrant{grant("empty", "shop", "HTTPRoute", "Service", "")}
 		}, want: "Accepted=True, ResolvedRefs=False BackendNotFound", attached: []int32{1, 1}},
 		"a mirror to none":  {g: two, r: ruled(route(to()), mirror), want: "Accepted=True, ResolvedRefs=False BackendNotFound", attached: []int32{1, 1}},
 		"a kind of others":  {g: two, r: ruled(route(to()), backend("", "Bucket")), want: "Accepted=True, ResolvedRefs=False InvalidKind", attached: []int32{1, 1}},
 		"a host as backend": {g: two, r: ruled(route(to()), backend("", "Hostname")), want: good, attached: []int32{1, 1}},
 		"another namespace": {g: two, r: ruled(route(to()), backend("other", "")), want: "Accepted=True, ResolvedRefs=False RefNotPermitted", attached: []int32{1, 1}},
-		"granted": {g: two, r: ruled(route(to()), backend("other", "")), change: func(o *Objects) {
+		"granted": {g: two, r: ruled(route(to()), backend("other", "")), change: func(o *Observed) {
 			o.Grants = []*gateway.ReferenceGrant{grant("other", "shop", "HTTPRoute", "Service", "api")}
 		}, want: good, attached: []int32{1, 1}},
-		"another is granted": {g: two, r: ruled(route(to()), backend("other", "")), change: func(o *Objects) {
+		"another is granted": {g: two, r: ruled(route(to()), backend("other", "")), change: func(o *Observed) {
 			o.Grants = []*gateway.ReferenceGrant{grant("other", "shop", "HTTPRoute", "Service", "db")}
 		}, want: "Accepted=True, ResolvedRefs=False RefNotPermitted", attached: []int32{1, 1}},
-		"granted to others": {g: two, r: ruled(route(to()), backend("other", "")), change: func(o *Objects) {
+		"granted to others": {g: two, r: ruled(route(to()), backend("other", "")), change: func(o *Observed) {
 			o.Grants = []*gateway.ReferenceGrant{grant("other", "infra", "HTTPRoute", "Service", "")}
 		}, want: "Accepted=True, ResolvedRefs=False RefNotPermitted", attached: []int32{1, 1}},
-		"granted elsewhere": {g: two, r: ruled(route(to()), backend("other", "")), change: func(o *Objects) {
+		"granted elsewhere": {g: two, r: ruled(route(to()), backend("other", "")), change: func(o *Observed) {
 			o.Grants = []*gateway.ReferenceGrant{grant("third", "shop", "HTTPRoute", "Service", "")}
 		}, want: "Accepted=True, ResolvedRefs=False RefNotPermitted", attached: []int32{1, 1}},
-		"an error in it": {g: two, r: route(to()), change: func(o *Objects) {
-			o.Findings = map[types.NamespacedName][]istio.Finding{{Namespace: "shop", Name: "web"}: {{Severity: istio.Warning, Text: "w"}, {Severity: istio.Error, Text: "e"}}}
+		"an error in it": {g: two, r: route(to()), change: func(o *Observed) {
+			o.Findings = map[ObjectKey][]istio.Finding{o.Routes[0].name(): {{Severity: istio.Warning, Text: "w"}, {Severity: istio.Error, Text: "e"}}}
 		}, want: "Accepted=False UnsupportedValue, ResolvedRefs=True", attached: []int32{0, 0}},
-		"not served": {g: two, r: route(to()), change: func(o *Objects) { o.NotServed = "not yet" }, want: "Accepted=False UnsupportedValue, ResolvedRefs=True", attached: []int32{0, 0}},
+		"an error in another kind of its name": {g: two, r: route(to()), change: func(o *Observed) {
+			o.Findings = map[ObjectKey][]istio.Finding{{grpcRoute, o.Routes[0].name().NamespacedName}: {{Severity: istio.Error, Text: "e"}}}
+		}, want: good, attached: []int32{1, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := objects(c.g, c.r)
@@ -362,7 +391,7 @@ func TestRoute(t *testing.T) {
 				c.change(&o)
 			}
 			got := Compute(o)
-			parents := got.Routes[nameOf(c.r)]
+			parents := got.Routes[o.Routes[0].name()]
 			if len(parents) != 1 || parents[0].ControllerName != "egressd.dev/gateway" || fmt.Sprint(parents[0].ParentRef) != fmt.Sprint(c.r.Spec.ParentRefs[0]) {
 				t.Fatalf("%+v", parents)
 			}
@@ -392,7 +421,7 @@ func TestParents(t *testing.T) {
 		t.Fatalf("%+v", got.Routes)
 	}
 	var names []string
-	for _, p := range got.Routes[nameOf(r)] {
+	for _, p := range got.Routes[ObjectKey{httpRoute, nameOf(r)}] {
 		names = append(names, string(p.ParentRef.Name)+" "+said(t, 5, p.Conditions))
 	}
 	if want := []string{"gw Accepted=True, ResolvedRefs=True", "api Accepted=True, ResolvedRefs=True"}; !slices.Equal(names, want) {
@@ -401,7 +430,7 @@ func TestParents(t *testing.T) {
 }
 
 // TestServiceEntry: what becomes of a route of a ServiceEntry is what the
-// policy's reader said. Gateways that are not served are no matter of it.
+// policy's reader said.
 func TestServiceEntry(t *testing.T) {
 	read := func(t *testing.T, yaml string) []istio.Finding {
 		t.Helper()
@@ -424,9 +453,8 @@ func TestServiceEntry(t *testing.T) {
 			name, _, _ := strings.Cut(strings.TrimPrefix(c.parent, "name: "), ",")
 			r := route(entry(gateway.ObjectName(name)))
 			o := objects(gw(http("a")), r)
-			o.NotServed = "not yet"
-			o.Findings = map[types.NamespacedName][]istio.Finding{nameOf(r): slices.DeleteFunc(read(t, yaml), func(f istio.Finding) bool { return !strings.HasPrefix(f.File, "kubernetes:") })}
-			parents := Compute(o).Routes[nameOf(r)]
+			o.Findings = map[ObjectKey][]istio.Finding{o.Routes[0].name(): slices.DeleteFunc(read(t, yaml), func(f istio.Finding) bool { return !strings.HasPrefix(f.File, "kubernetes:") })}
+			parents := Compute(o).Routes[o.Routes[0].name()]
 			if len(parents) != 1 {
 				t.Fatal(parents)
 			}

@@ -11,15 +11,17 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
-)
 
-// httpRoute is the kind of route that is read.
-const httpRoute = "HTTPRoute"
+	"github.com/egressd/egressd/internal/hostname"
+)
 
 // served is a Gateway with what is known of its listeners.
 type served struct {
 	*gateway.Gateway
 	listeners []*listener
+	// refused says that the policy's reader found errors, and that the Gateway is not
+	// acted on as it is.
+	refused problem
 }
 
 // listener is a listener of a Gateway. problem says why a condition of it is
@@ -28,18 +30,21 @@ type listener struct {
 	*gateway.Listener
 	kinds                          []gateway.RouteGroupKind
 	accepted, resolved, conflicted problem
-	attached                       map[types.NamespacedName]bool
+	attached                       map[ObjectKey]bool
+	// narrower are the hosts of others on the port that the listener's host covers:
+	// they have their names for themselves.
+	narrower []hostname.Pattern
 }
 
 // problem is the reason and the message of a condition; its zero value is none.
 type problem struct{ reason, message string }
 
 // listeners judges the listeners of a Gateway.
-func (o *Objects) listeners(g *gateway.Gateway) *served {
+func (o *Observed) listeners(g *gateway.Gateway) *served {
 	out := &served{Gateway: g}
 	for i := range g.Spec.Listeners {
-		l := &listener{Listener: &g.Spec.Listeners[i], attached: map[types.NamespacedName]bool{}}
-		l.accepted = o.accepts(l.Listener)
+		l := &listener{Listener: &g.Spec.Listeners[i], attached: map[ObjectKey]bool{}}
+		l.accepted = accepts(l.Listener)
 		l.kinds, l.resolved = l.routeKinds()
 		if l.resolved == (problem{}) {
 			l.resolved = o.certificates(g, l.Listener)
@@ -47,54 +52,85 @@ func (o *Objects) listeners(g *gateway.Gateway) *served {
 		out.listeners = append(out.listeners, l)
 	}
 	out.conflicts()
+	if out.refused = refused(o.Findings[ObjectKey{GatewayKind, nameOf(g)}]); out.refused != (problem{}) {
+		out.refused.reason = string(gateway.GatewayReasonInvalid)
+		for _, l := range out.listeners { // none is at work as it is written
+			if l.served() {
+				l.accepted = problem{string(gateway.ListenerReasonUnsupportedValue), out.refused.message}
+			}
+		}
+	}
+	out.isolate()
 	return out
 }
 
 // accepts says why a listener can't be.
-func (o *Objects) accepts(l *gateway.Listener) problem {
-	value := string(gateway.ListenerReasonUnsupportedValue)
-	switch {
-	case l.Protocol != gateway.HTTPProtocolType && l.Protocol != gateway.HTTPSProtocolType:
-		return problem{string(gateway.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %s: egressd knows HTTP and HTTPS", l.Protocol)}
-	case o.NotServed != "":
-		return problem{value, "nothing listens here: " + o.NotServed}
-	case l.Protocol == gateway.HTTPSProtocolType && l.TLS == nil:
-		return problem{value, "tls: protocol HTTPS needs it"}
-	case l.Protocol == gateway.HTTPSProtocolType && mode(l.TLS) != gateway.TLSModeTerminate:
-		return problem{value, fmt.Sprintf("tls.mode %s: protocol HTTPS is terminated", mode(l.TLS))}
-	case l.Protocol == gateway.HTTPProtocolType && l.TLS != nil:
-		return problem{value, "tls: protocol HTTP has none"}
+func accepts(l *gateway.Listener) problem {
+	unsupported := string(gateway.ListenerReasonUnsupportedValue)
+	switch l.Protocol {
+	case gateway.HTTPProtocolType, gateway.TCPProtocolType:
+		if l.TLS != nil {
+			return problem{unsupported, fmt.Sprintf("tls: protocol %s has none", l.Protocol)}
+		}
+	case gateway.TLSProtocolType:
+		switch m := mode(l.TLS); m {
+		case gateway.TLSModePassthrough:
+		case gateway.TLSModeTerminate:
+			return problem{unsupported, "tls.mode Terminate: TLS is not terminated yet; Passthrough leads it to the backend as it is"}
+		default:
+			return problem{unsupported, fmt.Sprintf("tls.mode %s: egressd knows Passthrough", m)}
+		}
+	case gateway.HTTPSProtocolType:
+		return problem{string(gateway.ListenerReasonUnsupportedProtocol), "protocol HTTPS: TLS is not terminated yet; protocol TLS with tls.mode Passthrough leads it to the backend as it is"}
+	default:
+		return problem{string(gateway.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %s: egressd serves HTTP, TCP, and TLS with tls.mode Passthrough", l.Protocol)}
 	}
 	return problem{}
 }
 
 func mode(t *gateway.ListenerTLSConfig) gateway.TLSModeType {
+	if t == nil {
+		return gateway.TLSModeTerminate
+	}
 	return value(t.Mode, gateway.TLSModeTerminate)
+}
+
+// kindsOf are the kinds of routes that a protocol can have.
+var kindsOf = map[gateway.ProtocolType][]gateway.Kind{
+	gateway.HTTPProtocolType: {httpRoute, grpcRoute}, gateway.TLSProtocolType: {tlsRoute}, gateway.TCPProtocolType: {tcpRoute},
 }
 
 // routeKinds are the kinds of routes that a listener takes.
 func (l *listener) routeKinds() (out []gateway.RouteGroupKind, p problem) {
 	out = []gateway.RouteGroupKind{}
+	if l.accepted != (problem{}) {
+		return out, p
+	}
+	known := kindsOf[l.Protocol]
 	group := gateway.Group(gateway.GroupName)
-	http := l.Protocol == gateway.HTTPProtocolType || l.Protocol == gateway.HTTPSProtocolType
 	if l.AllowedRoutes == nil || len(l.AllowedRoutes.Kinds) == 0 {
-		if http {
-			out = append(out, gateway.RouteGroupKind{Group: &group, Kind: httpRoute})
+		for _, k := range known {
+			out = append(out, gateway.RouteGroupKind{Group: &group, Kind: k})
 		}
 		return out, p
 	}
 	for _, k := range l.AllowedRoutes.Kinds {
-		if http && value(k.Group, group) == group && k.Kind == httpRoute {
-			out = append(out, gateway.RouteGroupKind{Group: &group, Kind: httpRoute})
+		if value(k.Group, group) == group && slices.Contains(known, k.Kind) {
+			out = append(out, gateway.RouteGroupKind{Group: &group, Kind: k.Kind})
 			continue
 		}
-		p = problem{string(gateway.ListenerReasonInvalidRouteKinds), fmt.Sprintf("allowedRoutes.kinds: %s is not read for protocol %s; HTTPRoute is, for HTTP and HTTPS", k.Kind, l.Protocol)}
+		p = problem{string(gateway.ListenerReasonInvalidRouteKinds), fmt.Sprintf("allowedRoutes.kinds: a listener of protocol %s has no routes of kind %s", l.Protocol, k.Kind)}
 	}
 	return out, p
 }
 
+// takes says whether the listener takes routes of a kind.
+func (l *listener) takes(kind string) bool {
+	return slices.ContainsFunc(l.kinds, func(k gateway.RouteGroupKind) bool { return string(k.Kind) == kind })
+}
+
 // certificates judges the references of a listener to Secrets.
-func (o *Objects) certificates(g *gateway.Gateway, l *gateway.Listener) problem {
+func (o *Observed) certificates(g *gateway.Gateway, l *gateway.Listener) problem {
 	if l.TLS == nil || mode(l.TLS) != gateway.TLSModeTerminate {
 		return problem{}
 	}
@@ -137,9 +173,27 @@ func overTLS(p gateway.ProtocolType) bool {
 	return p == gateway.HTTPSProtocolType || p == gateway.TLSProtocolType
 }
 
-// programmed says whether a listener is at work.
-func (l *listener) programmed() bool {
-	return l.accepted == problem{} && l.resolved == problem{} && l.conflicted == problem{}
+// served says whether a listener is at work: kinds of routes that it cannot have
+// are no matter of the others.
+func (l *listener) served() bool { return l.accepted == problem{} && l.conflicted == problem{} }
+
+// unserved says why a listener is not at work.
+func (l *listener) unserved() string { return cmp.Or(l.accepted.message, l.conflicted.message) }
+
+// host are the names that a listener serves.
+func (l *listener) host() hostname.Pattern {
+	return hostname.Pattern(cmp.Or(strings.ToLower(string(value(l.Hostname, ""))), "*"))
+}
+
+// isolate finds the names that narrower listeners have for themselves.
+func (s *served) isolate() {
+	for _, l := range s.listeners {
+		for _, other := range s.listeners {
+			if other.Port == l.Port && other.served() && other.host() != l.host() && l.host().Covers(other.host()) {
+				l.narrower = append(l.narrower, other.host())
+			}
+		}
+	}
 }
 
 // status is the status of a listener.
@@ -151,12 +205,12 @@ func (l *listener) status(g *gateway.Gateway) gateway.ListenerStatus {
 	if accepted == (problem{}) {
 		accepted = l.conflicted
 	}
-	if !l.programmed() {
-		programmed = problem{string(gateway.ListenerReasonInvalid), cmp.Or(accepted.message, l.resolved.message)}
+	if !l.served() {
+		programmed = problem{string(gateway.ListenerReasonInvalid), l.unserved()}
 	}
 	conditions := []meta.Condition{
 		is(gateway.ListenerConditionAccepted, accepted, gateway.ListenerReasonAccepted, "the listener is valid"),
-		is(gateway.ListenerConditionProgrammed, programmed, gateway.ListenerReasonProgrammed, "the listener is at work"),
+		is(gateway.ListenerConditionProgrammed, programmed, gateway.ListenerReasonProgrammed, "nodes that serve the Gateway listen here"),
 		is(gateway.ListenerConditionResolvedRefs, l.resolved, gateway.ListenerReasonResolvedRefs, "all references are resolved"),
 	}
 	conflicted := condition(g, string(gateway.ListenerConditionConflicted), l.conflicted != problem{}, cmp.Or(l.conflicted.reason, string(gateway.ListenerReasonNoConflicts)),
@@ -165,16 +219,13 @@ func (l *listener) status(g *gateway.Gateway) gateway.ListenerStatus {
 }
 
 // gateway is the status of a Gateway.
-func (o *Objects) gateway(s *served) gateway.GatewayStatus {
+func (s *served) status() gateway.GatewayStatus {
 	var out gateway.GatewayStatus
-	valid, programmed, unresolved := 0, 0, problem{}
+	valid, unresolved := 0, problem{}
 	for _, l := range s.listeners {
 		out.Listeners = append(out.Listeners, l.status(s.Gateway))
-		if l.accepted == (problem{}) && l.conflicted == (problem{}) {
+		if l.served() {
 			valid++
-		}
-		if l.programmed() {
-			programmed++
 		}
 		if l.resolved != (problem{}) && unresolved == (problem{}) {
 			unresolved = problem{string(gateway.GatewayReasonListenersNotResolved), fmt.Sprintf("listener %s: %s", l.Name, l.resolved.message)}
@@ -182,59 +233,57 @@ func (o *Objects) gateway(s *served) gateway.GatewayStatus {
 	}
 	reason, message := string(gateway.GatewayReasonAccepted), "the Gateway is valid"
 	accepted := valid > 0
-	switch p := o.asks(s.Gateway); {
+	switch p := s.asks(); {
 	case p != problem{}:
 		accepted, reason, message = false, p.reason, p.message
 	case valid == 0:
-		reason, message = string(gateway.GatewayReasonListenersNotValid), cmp.Or(o.NotServed, "no listener is valid")
+		reason, message = string(gateway.GatewayReasonListenersNotValid), "no listener is valid"
 	case valid < len(s.listeners):
 		reason, message = string(gateway.GatewayReasonListenersNotValid), "some listeners are not valid, and are left out"
 	}
 	out.Conditions = append(out.Conditions, condition(s.Gateway, string(gateway.GatewayConditionAccepted), accepted, reason, message))
-	p := problem{}
-	switch {
-	case !accepted || programmed == 0:
-		p = problem{string(gateway.GatewayReasonInvalid), "no listener is at work"}
-	default:
-		out.Addresses, p = o.addresses(s.Gateway)
+	p := problem{string(gateway.GatewayReasonInvalid), message}
+	if accepted {
+		out.Addresses, p = addresses(s.Gateway)
 	}
 	out.Conditions = append(out.Conditions,
-		condition(s.Gateway, string(gateway.GatewayConditionProgrammed), p == problem{}, cmp.Or(p.reason, string(gateway.GatewayReasonProgrammed)), cmp.Or(p.message, "the Gateway is at work")),
+		condition(s.Gateway, string(gateway.GatewayConditionProgrammed), p == problem{}, cmp.Or(p.reason, string(gateway.GatewayReasonProgrammed)), cmp.Or(p.message, "nodes with "+selector(s.Gateway)+" serve the Gateway; spec.addresses says where they are reached, and egressd does not look whether that is so")),
 		condition(s.Gateway, string(gateway.GatewayConditionResolvedRefs), unresolved == problem{}, cmp.Or(unresolved.reason, string(gateway.GatewayReasonResolvedRefs)), cmp.Or(unresolved.message, "all references are resolved")))
 	return out
 }
 
-// asks says what a Gateway asks for that it cannot have.
-func (o *Objects) asks(g *gateway.Gateway) problem {
-	if i := g.Spec.Infrastructure; i != nil && i.ParametersRef != nil {
-		return problem{string(gateway.GatewayReasonInvalidParameters), "infrastructure.parametersRef: egressd has no parameters; leave it out"}
+// asks says why a Gateway cannot be served as it is written.
+func (s *served) asks() problem {
+	if i := s.Spec.Infrastructure; i != nil && i.ParametersRef != nil {
+		return problem{string(gateway.GatewayReasonInvalidParameters), "infrastructure.parametersRef: egressd has no parameters, and serves the listeners without them; leave it out"}
 	}
-	for _, a := range g.Spec.Addresses {
-		if t := value(a.Type, gateway.IPAddressType); t != gateway.IPAddressType {
-			return problem{string(gateway.GatewayReasonUnsupportedAddress), fmt.Sprintf("addresses: type %s: only an IPAddress can be asked for", t)}
+	for _, a := range s.Spec.Addresses {
+		if t := value(a.Type, gateway.IPAddressType); t != gateway.IPAddressType && t != gateway.HostnameAddressType {
+			return problem{string(gateway.GatewayReasonUnsupportedAddress), fmt.Sprintf("addresses: type %s: write an IPAddress or a Hostname; the listeners are served all the same", t)}
 		}
 	}
-	return problem{}
+	return s.refused
 }
 
-// addresses are where a Gateway can be reached.
-func (o *Objects) addresses(g *gateway.Gateway) ([]gateway.GatewayStatusAddress, problem) {
-	if len(o.Addresses) == 0 {
-		return nil, problem{string(gateway.GatewayReasonAddressNotAssigned), "there is no address by which it can be reached"}
-	}
-	var out []gateway.GatewayStatusAddress
+// addresses are where a Gateway is reached, by the one who wrote it: nobody else
+// knows which nodes serve it, and what leads to them.
+func addresses(g *gateway.Gateway) (out []gateway.GatewayStatusAddress, p problem) {
 	for _, a := range g.Spec.Addresses {
-		if a.Value == "" {
-			continue
+		if a.Value != "" {
+			t := value(a.Type, gateway.IPAddressType)
+			out = append(out, gateway.GatewayStatusAddress{Type: &t, Value: a.Value})
 		}
-		i := slices.IndexFunc(o.Addresses, func(b gateway.GatewayStatusAddress) bool { return b.Value == a.Value })
-		if i < 0 {
-			return nil, problem{string(gateway.GatewayReasonAddressNotUsable), fmt.Sprintf("addresses: %s is none of those by which it can be reached", a.Value)}
-		}
-		out = append(out, o.Addresses[i])
 	}
 	if len(out) == 0 {
-		out = o.Addresses
+		p = problem{
+			string(gateway.GatewayReasonAddressNotAssigned),
+			"egressd assigns no addresses: run it with " + selector(g) + " on the nodes that are to serve the Gateway, and write into spec.addresses where these are reached",
+		}
 	}
-	return out[:min(len(out), 16)], problem{}
+	return out, p
+}
+
+// selector is the flag of a node that serves a Gateway.
+func selector(g *gateway.Gateway) string {
+	return fmt.Sprintf("--gateway-selector gateway.networking.k8s.io/gateway-name=%s,egressd.dev/gateway-namespace=%s", g.Name, g.Namespace)
 }

@@ -30,13 +30,16 @@ const (
 	noBackend = "EGD1210"
 )
 
+// notInForce says what an error in an object means for traffic.
+const notInForce = "this version of the object is not in force, its last good one is if there was one: "
+
 // route judges a route for each of its parents that the controller answers for.
-func (o *Objects) route(r *gateway.HTTPRoute, gateways map[types.NamespacedName]*served) []gateway.RouteParentStatus {
+func (o *Observed) route(r *AnyRoute, gateways map[types.NamespacedName]*served) []gateway.RouteParentStatus {
 	var out []gateway.RouteParentStatus
-	findings := o.Findings[nameOf(r)]
-	for _, p := range r.Spec.ParentRefs {
+	findings := o.Findings[r.name()]
+	for _, p := range r.parents {
 		group, kind := value(p.Group, gateway.GroupName), value(p.Kind, "Gateway")
-		name := types.NamespacedName{Namespace: string(value(p.Namespace, gateway.Namespace(r.Namespace))), Name: string(p.Name)}
+		name := types.NamespacedName{Namespace: string(value(p.Namespace, gateway.Namespace(r.GetNamespace()))), Name: string(p.Name)}
 		var accepted, resolved problem
 		var message string
 		switch s := gateways[name]; {
@@ -47,10 +50,12 @@ func (o *Objects) route(r *gateway.HTTPRoute, gateways map[types.NamespacedName]
 			}
 			if accepted == (problem{}) {
 				for _, l := range to {
-					l.attached[nameOf(r)] = true
+					l.attached[r.name()] = true
 				}
 			}
-			resolved, message = o.backends(r), "the route is attached"
+			resolved, message = o.resolve(r), "the route is attached"
+		case group == istioGroup && kind == "ServiceEntry" && r.kind != httpRoute:
+			accepted = problem{string(gateway.RouteReasonUnsupportedValue), "the route is not acted on for the ServiceEntry: an HTTPRoute, or a VirtualService, can be"}
 		case group == istioGroup && kind == "ServiceEntry":
 			if accepted = refused(findings); accepted == (problem{}) {
 				accepted = unattached(findings, name)
@@ -70,30 +75,31 @@ func (o *Objects) route(r *gateway.HTTPRoute, gateways map[types.NamespacedName]
 	return out
 }
 
-// attach finds the listeners that a route is for.
-func (o *Objects) attach(r *gateway.HTTPRoute, p gateway.ParentReference, s *served) ([]*listener, problem) {
+// attach finds the listeners that a route is for. Those that are not served count
+// it, too; but it is attached only if one is that is.
+func (o *Observed) attach(r *AnyRoute, p gateway.ParentReference, s *served) ([]*listener, problem) {
 	named := slices.DeleteFunc(slices.Clone(s.listeners), func(l *listener) bool {
 		return value(p.SectionName, l.Name) != l.Name || value(p.Port, l.Port) != l.Port
 	})
 	allowed := slices.DeleteFunc(slices.Clone(named), func(l *listener) bool {
-		return len(l.kinds) == 0 || !o.allows(l, s.Namespace, r.Namespace)
+		return !l.takes(r.kind) || !o.allows(l, s.Namespace, r.GetNamespace())
 	})
-	matching := slices.DeleteFunc(slices.Clone(allowed), func(l *listener) bool { return !l.matches(r.Spec.Hostnames) })
+	matching := slices.DeleteFunc(slices.Clone(allowed), func(l *listener) bool { return !l.matches(r.hostnames) })
 	switch {
 	case len(named) == 0:
 		return nil, problem{string(gateway.RouteReasonNoMatchingParent), "the Gateway has no such listener"}
-	case len(allowed) == 0:
-		return nil, problem{string(gateway.RouteReasonNotAllowedByListeners), fmt.Sprintf("allowedRoutes of the listeners leave out HTTPRoutes of namespace %s", r.Namespace)}
-	case len(matching) == 0:
-		return nil, problem{string(gateway.RouteReasonNoMatchingListenerHostname), "none of the hostnames is one of the listeners'"}
-	case o.NotServed != "":
-		return nil, problem{string(gateway.RouteReasonUnsupportedValue), "the route is not acted on for the Gateway: " + o.NotServed}
+	case !slices.ContainsFunc(named, (*listener).served):
+		return nil, problem{string(gateway.RouteReasonNoMatchingParent), fmt.Sprintf("listener %s is not served: %s", named[0].Name, named[0].unserved())}
+	case !slices.ContainsFunc(allowed, (*listener).served):
+		return nil, problem{string(gateway.RouteReasonNotAllowedByListeners), fmt.Sprintf("no listener lets a %s of namespace %s attach (protocol, allowedRoutes)", r.kind, r.GetNamespace())}
+	case !slices.ContainsFunc(matching, (*listener).served):
+		return nil, problem{string(gateway.RouteReasonNoMatchingListenerHostname), "none of the hostnames is one of the listeners', or a more specific listener of the port has it for itself"}
 	}
 	return matching, problem{}
 }
 
 // allows says whether a listener takes routes of a namespace.
-func (o *Objects) allows(l *listener, own, namespace string) bool {
+func (o *Observed) allows(l *listener, own, namespace string) bool {
 	var n *gateway.RouteNamespaces
 	if l.AllowedRoutes != nil {
 		n = l.AllowedRoutes.Namespaces
@@ -115,35 +121,24 @@ func (o *Objects) allows(l *listener, own, namespace string) bool {
 	return false
 }
 
-// matches says whether a listener serves one of the hostnames; none are all.
-func (l *listener) matches(hostnames []gateway.Hostname) bool {
-	host := strings.ToLower(string(value(l.Hostname, "")))
-	if host == "" || len(hostnames) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(hostnames, func(h gateway.Hostname) bool {
-		return hostname.Pattern(host).Overlaps(hostname.Pattern(strings.ToLower(string(h))))
+// matches says whether a listener serves one of the names; none are all.
+func (l *listener) matches(names []gateway.Hostname) bool {
+	return len(names) == 0 || slices.ContainsFunc(names, func(n gateway.Hostname) bool {
+		host, name := l.host(), hostname.Pattern(strings.ToLower(string(n)))
+		switch {
+		case host.Covers(name):
+		case name.Covers(host):
+			name = host
+		default:
+			return false
+		}
+		return !slices.ContainsFunc(l.narrower, func(h hostname.Pattern) bool { return h.Covers(name) })
 	})
 }
 
-// backends judges the references of a route to backends.
-func (o *Objects) backends(r *gateway.HTTPRoute) problem {
-	var refs []gateway.BackendObjectReference
-	filters := func(list []gateway.HTTPRouteFilter) {
-		for _, f := range list {
-			if f.RequestMirror != nil {
-				refs = append(refs, f.RequestMirror.BackendRef)
-			}
-		}
-	}
-	for _, rule := range r.Spec.Rules {
-		filters(rule.Filters)
-		for _, b := range rule.BackendRefs {
-			refs = append(refs, b.BackendObjectReference)
-			filters(b.Filters)
-		}
-	}
-	for _, ref := range refs {
+// resolve judges the references of a route to backends.
+func (o *Observed) resolve(r *AnyRoute) problem {
+	for _, ref := range r.backends {
 		if p := o.backend(r, ref); p != (problem{}) {
 			return p
 		}
@@ -151,26 +146,27 @@ func (o *Objects) backends(r *gateway.HTTPRoute) problem {
 	return problem{}
 }
 
-func (o *Objects) backend(r *gateway.HTTPRoute, ref gateway.BackendObjectReference) problem {
-	to := object{value(ref.Group, ""), value(ref.Kind, "Service"), types.NamespacedName{Namespace: string(value(ref.Namespace, gateway.Namespace(r.Namespace))), Name: string(ref.Name)}}
+func (o *Observed) backend(r *AnyRoute, ref gateway.BackendObjectReference) problem {
+	from := r.GetNamespace()
+	to := object{value(ref.Group, ""), value(ref.Kind, "Service"), types.NamespacedName{Namespace: string(value(ref.Namespace, gateway.Namespace(from))), Name: string(ref.Name)}}
 	switch {
 	case to.group == istioGroup && to.kind == "Hostname":
 		return problem{} // what it may lead to is the policy's matter
 	case to.group != "" || to.kind != "Service":
 		return problem{string(gateway.RouteReasonInvalidKind), fmt.Sprintf("backendRefs: kind %s of group %q: a backend is a Service, or a Hostname of group %s", to.kind, to.group, istioGroup)}
-	case !o.permits(gateway.GroupName, httpRoute, r.Namespace, to):
-		return problem{string(gateway.RouteReasonRefNotPermitted), fmt.Sprintf("backendRefs: no ReferenceGrant in namespace %s lets HTTPRoutes of namespace %s use Service %s", to.Namespace, r.Namespace, to.Name)}
+	case !o.permits(gateway.GroupName, gateway.Kind(r.kind), from, to):
+		return problem{string(gateway.RouteReasonRefNotPermitted), fmt.Sprintf("backendRefs: no ReferenceGrant in namespace %s lets a %s of namespace %s use Service %s", to.Namespace, r.kind, from, to.Name)}
 	case !o.Service(to.NamespacedName):
 		return problem{string(gateway.RouteReasonBackendNotFound), fmt.Sprintf("backendRefs: there is no Service %s", to.NamespacedName)}
 	}
 	return problem{}
 }
 
-// refused says that a route has errors, and is not acted on.
+// refused says that an object has errors, and is not acted on as it is.
 func refused(findings []istio.Finding) problem {
 	for _, f := range findings {
 		if f.Severity == istio.Error {
-			return problem{string(gateway.RouteReasonUnsupportedValue), f.Text}
+			return problem{string(gateway.RouteReasonUnsupportedValue), notInForce + f.Text}
 		}
 	}
 	return problem{}
