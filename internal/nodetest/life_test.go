@@ -57,29 +57,36 @@ func TestAPIServerAwayEnforced(t *testing.T) {
 		if err := n.Kill("kube-apiserver"); err != nil {
 			t.Fatal(err)
 		}
+		defer n.startAPI(t)
 		before := n.World.GoogleAPIs.Hits()
 		Eventually(t, 60*time.Second, func() error { return more(n.World.GoogleAPIs.Hits(), before+100) })
-		if err := n.Start("kube-apiserver"); err != nil {
-			t.Fatal(err)
-		}
 	})
 	n.Apply(t, Pod{Namespace: ns, Name: "asks", Command: []string{"load", allowed}}.YAML()+
 		Pod{Namespace: ns, Name: "knocks", Command: append([]string{"knock"}, doors...)}.YAML())
 	n.WaitReady(t, ns, "asks", "knocks")
+	// A pod that the last good policy has not would be unknown.
+	Eventually(t, 40*time.Second, func() error { return n.has("var/lib/egressd/last-good.json", "/"+ns+"/asks\"") })
 	n.nothingEscapes(t, func() {
 		if err := n.Kill("kube-apiserver"); err != nil {
 			t.Fatal(err)
 		}
+		defer n.startAPI(t)
 		n.killEgressd(t)
 		before := n.World.GoogleAPIs.Hits()
 		Eventually(t, 60*time.Second, func() error { return more(n.World.GoogleAPIs.Hits(), before+100) })
-		if err := n.Start("kube-apiserver"); err != nil {
-			t.Fatal(err)
-		}
-		n.MustKubectl(t, "-n", ns, "delete", "pod", "knocks", "--grace-period=0", "--force")
 	})
+	n.MustKubectl(t, "-n", ns, "delete", "pod", "knocks", "--grace-period=0", "--force")
 	n.Apply(t, strings.ReplaceAll(api2, "NAMESPACE", ns))
 	Eventually(t, 30*time.Second, func() error { return n.Get(ns, "client", "http://"+world.API2+"/") })
+	n.mayAll(t)
+}
+
+// startAPI starts the API server again, also for the tests after one that failed.
+func (n *Node) startAPI(t *testing.T) {
+	t.Helper()
+	if err := n.Start("kube-apiserver"); err != nil {
+		t.Error(err)
+	}
 }
 
 // killEgressd ends the daemon at once, and waits until the kubelet has started
@@ -118,6 +125,17 @@ func (n *Node) egressd() (pid string, err error) {
 		}
 	}
 	return "", fmt.Errorf("no egressd runs:\n%s", out)
+}
+
+// mayAll fails the test if the API server refuses the daemon something.
+func (n *Node) mayAll(t *testing.T) {
+	t.Helper()
+	log := n.MustKubectl(t, "-n", system, "logs", "-l", "app.kubernetes.io/name=egressd", "--tail=-1")
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "is forbidden") {
+			t.Errorf("its roles are too little: %s", line)
+		}
+	}
 }
 
 // egressds are all processes of egressd on the node, in pods and outside of them.
@@ -169,7 +187,9 @@ func TestKilledUnderLoad(t *testing.T) {
 		started(t, n, ns, name, 20*time.Second)
 	}
 	// What a daemon has learned in its last second is lost when it is killed.
-	Eventually(t, 10*time.Second, func() error { return n.saved(ns+"/straight", ns+"/tls") })
+	Eventually(t, 10*time.Second, func() error {
+		return n.has("run/egressd/learned.json", strconv.Quote(ns+"/straight"), strconv.Quote(ns+"/tls"))
+	})
 	n.nothingEscapes(t, func() {
 		before := n.World.API.Hits()
 		n.killEgressd(t)
@@ -196,18 +216,19 @@ func TestKilledUnderLoad(t *testing.T) {
 	if out := ended("proxied"); strings.Contains(out, ", failed 0") {
 		t.Errorf("by the proxy nothing failed: %s", out)
 	}
+	n.mayAll(t)
 }
 
-// saved is nil if the next daemon will know what these workloads have resolved.
-func (n *Node) saved(workloads ...string) error {
+// has is nil if a file of the node has all these words.
+func (n *Node) has(file string, words ...string) error {
 	root, err := n.Root()
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(filepath.Join(root, "run/egressd/learned.json"))
-	for _, w := range workloads {
-		if err == nil && !strings.Contains(string(text), strconv.Quote(w)) {
-			err = fmt.Errorf("nothing of %s is saved: %s", w, text)
+	text, err := os.ReadFile(filepath.Join(root, file))
+	for _, w := range words {
+		if err == nil && !strings.Contains(string(text), w) {
+			err = fmt.Errorf("%s has no %s", file, w)
 		}
 	}
 	return err
