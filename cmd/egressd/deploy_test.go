@@ -3,8 +3,6 @@
 package main
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,56 +12,50 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
-	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+var (
+	unitCall = regexp.MustCompile(`(?m)^Exec\w+=/usr/local/bin/egressd (.+)$`)
+	listCall = regexp.MustCompile(`(?m)^ *args:\n((?: *- .+\n)+)`)
+	flowCall = regexp.MustCompile(`(?m)^ *args: \[(.+)\]$`)
+	setting  = regexp.MustCompile(`(?m)^  ([A-Z_]+): "(.*)"$`)
+	variable = regexp.MustCompile(`\$\((\w+)\)`)
 )
 
 // commandsOf are the calls of egressd in what is installed: the containers' of manifests,
 // with the values of their ConfigMap, and those that units start.
 func commandsOf(t *testing.T, file string) (calls [][]string) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "..", "deploy", file))
+	data, err := os.ReadFile(filepath.Join("..", "..", "deploy", file))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.HasSuffix(file, ".service") {
-		for _, line := range regexp.MustCompile(`(?m)^Exec\w+=/usr/local/bin/egressd (.+)$`).FindAllStringSubmatch(string(text), -1) {
-			calls = append(calls, strings.Fields(line[1]))
-		}
-		return calls
-	}
+	text := string(data)
 	values := map[string]string{"NODE_NAME": "node1"}
-	for d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096); ; {
-		var o struct {
-			Kind string            `json:"kind"`
-			Data map[string]string `json:"data"`
-			Spec struct {
-				Template core.PodTemplateSpec `json:"template"`
-			} `json:"spec"`
-		}
-		err := d.Decode(&o)
-		if errors.Is(err, io.EOF) {
-			return calls
-		}
-		if err != nil {
-			continue // of another shape than what has containers
-		}
-		if o.Kind == "ConfigMap" {
-			for k, v := range o.Data {
-				values[k] = v
-			}
-		}
-		for _, c := range append(o.Spec.Template.Spec.InitContainers, o.Spec.Template.Spec.Containers...) {
-			if len(c.Args) == 0 {
-				continue
-			}
-			var call []string
-			for _, arg := range c.Args {
-				call = append(call, os.Expand(strings.NewReplacer("$(", "${", ")", "}").Replace(arg), func(k string) string { return values[k] }))
-			}
-			calls = append(calls, call)
-		}
+	for _, m := range setting.FindAllStringSubmatch(text, -1) {
+		values[m[1]] = m[2]
 	}
+	for _, m := range unitCall.FindAllStringSubmatch(text, -1) {
+		calls = append(calls, strings.Fields(m[1]))
+	}
+	for _, m := range flowCall.FindAllStringSubmatch(text, -1) {
+		calls = append(calls, strings.Split(m[1], ", "))
+	}
+	for _, m := range listCall.FindAllStringSubmatch(text, -1) {
+		var call []string
+		for line := range strings.Lines(m[1]) {
+			arg := strings.TrimPrefix(strings.TrimSpace(line), "- ")
+			call = append(call, variable.ReplaceAllStringFunc(arg, func(v string) string {
+				value, ok := values[variable.FindStringSubmatch(v)[1]]
+				if !ok {
+					t.Errorf("%s: no value of %s", file, v)
+				}
+				return value
+			}))
+		}
+		calls = append(calls, call)
+	}
+	return calls
 }
 
 // TestDeployedFlags: egressd knows every flag, with its value, that deploy/ starts it with.
