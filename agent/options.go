@@ -62,7 +62,7 @@ const (
 // Options configure an Agent. They are read once.
 type Options struct {
 	// Config are the files and directories with the policy; none are an empty
-	// policy, which audit mode may have.
+	// policy, which audit mode may have, and AllowEmptyPolicy allows.
 	Config []string
 	Mode   policy.Mode
 	// AllowEmptyPolicy lets Config that has no policy objects any more (an empty
@@ -162,8 +162,8 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if len(o.Config) == 0 && o.Mode != policy.Audit && o.Kubernetes == nil && !o.locks {
-		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit")
+	if len(o.Config) == 0 && o.Mode != policy.Audit && o.Kubernetes == nil && !o.AllowEmptyPolicy && !o.locks {
+		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit, or deny everything with --allow-empty-policy")
 	}
 	if o.DrainTime <= 0 {
 		o.DrainTime = drainTime

@@ -5,6 +5,8 @@ package agent
 import (
 	"strings"
 	"testing"
+
+	"github.com/egressd/egressd/agent/control"
 )
 
 // TestAdminAddress: the admin interface is nowhere by default, and on the
@@ -32,6 +34,24 @@ func TestAdminAddress(t *testing.T) {
 			}
 		case err != nil || o.adminPort() != c.port:
 			t.Errorf("%q: %v, port %d", c.address, err, o.adminPort())
+		}
+	}
+}
+
+// TestLastGoodIsKept: a daemon that reads no policy keeps none, and leaves that of
+// another daemon.
+func TestLastGoodIsKept(t *testing.T) {
+	for _, c := range []struct {
+		o       Options
+		objects control.Objects
+		want    string
+	}{
+		{Options{LastGood: "f"}, nil, ""},
+		{Options{LastGood: "f", Config: []string{"x"}}, nil, "f"},
+		{Options{LastGood: "f"}, &kubernetes{}, "f"},
+	} {
+		if got := c.o.control(c.objects).LastGood; got != c.want {
+			t.Errorf("%+v: %q", c.o.Config, got)
 		}
 	}
 }

@@ -39,7 +39,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
 	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
 	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, whose changes take effect)")
-	fs.BoolVar(&f.empty, "allow-empty-policy", false, "let policy files without objects, or an empty directory, replace a policy, so that everything is denied (default: the last policy stays)")
+	fs.BoolVar(&f.empty, "allow-empty-policy", false, "let policy files without objects, or an empty directory, replace a policy, so that everything is denied (default: the last policy stays); without --config everything is denied")
 	f.dns.register(cmd)
 	f.limits.register(cmd)
 	f.tables.register(cmd)
@@ -82,8 +82,8 @@ func registerDirs(cmd *cobra.Command, state, pins *string) {
 // options turns the flags into what the agent takes.
 func (f *policyFlags) options(e env) (agent.Options, error) {
 	o := agent.Options{Config: f.config, AllowEmptyPolicy: f.empty, Version: version}
-	if len(f.config) == 0 && !f.noConfig && f.mode != policy.Audit.String() {
-		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY; --mode audit needs none, and learns one")}
+	if len(f.config) == 0 && !f.noConfig && !f.empty && f.mode != policy.Audit.String() {
+		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY; --mode audit needs none, and learns one; --allow-empty-policy without one denies everything")}
 	}
 	if slices.Contains(f.config, "-") {
 		return o, usageError{fmt.Errorf("--config - is for check and explain: what puts a policy in force reads it again; name a file or a directory")}

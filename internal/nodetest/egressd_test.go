@@ -277,14 +277,23 @@ spec:
 `
 
 // TestBadObject: an object that the schema takes and egressd does not is left
-// out alone, whatever comes with it.
+// out alone, whatever comes with it. One that could restrict something denies what it
+// is about until somebody corrects it, and nothing else.
 func TestBadObject(t *testing.T) {
 	n := withEgressd(t)
 	ns := n.Namespace(t, "enforce")
 	n.RunPod(t, Pod{Namespace: ns, Name: "client"})
+	Eventually(t, 10*time.Second, func() error { return n.Get(ns, "client", allowed) })
 	n.Apply(t, strings.ReplaceAll(bad+api2, "NAMESPACE", ns))
 	Eventually(t, 10*time.Second, func() error { return n.Get(ns, "client", "http://"+world.API2+"/") })
-	if err := n.Get(ns, "client", allowed); err != nil {
+	Eventually(t, 10*time.Second, func() error {
+		out, err := n.Tool(ns, "client", "get", "-close", allowed)
+		if err == nil && !strings.HasPrefix(out, "503 ") {
+			err = fmt.Errorf("the host of a bad VirtualService says %q", out)
+		}
+		return err
+	})
+	if _, err := n.Tool(ns, "client", "connect", "tcp", world.ExternalDB+":3306"); err != nil {
 		t.Errorf("what was allowed before: %v", err)
 	}
 	n.nothingEscapes(t, func() {
@@ -292,4 +301,6 @@ func TestBadObject(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	n.MustKubectl(t, "-n", ns, "delete", "virtualservice", "bad")
+	Eventually(t, 10*time.Second, func() error { return n.Get(ns, "client", allowed) })
 }

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -75,6 +76,35 @@ func request(ctx context.Context, c *http.Client, url string) (status, body stri
 	return res.Status, string(text), err
 }
 
+// onceResolved dials the addresses that a name had when it was dialled first.
+func onceResolved() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	known := map[string][]string{}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if known[addr] == nil {
+			host, port, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			found, err := net.DefaultResolver.LookupHost(ctx, host)
+			if err != nil {
+				return nil, err
+			}
+			for _, a := range found {
+				known[addr] = append(known[addr], net.JoinHostPort(a, port))
+			}
+		}
+		var errs []error
+		for _, at := range known[addr] {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, at)
+			if err == nil {
+				return conn, nil
+			}
+			errs = append(errs, err)
+		}
+		return nil, errors.Join(errs...)
+	}
+}
+
 // load asks for a URL again and again, by one connection for all requests and
 // by a new one for each, in turn. It prints "started" after the first that was
 // answered with 200, every failure after that, and in the end "requests N,
@@ -82,6 +112,7 @@ func request(ctx context.Context, c *http.Client, url string) (status, body stri
 func load(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("load", flag.ContinueOnError)
 	duration := f.Duration("for", forever, "how long")
+	known := f.Bool("known", false, "ask for the addresses of the name once")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -90,6 +121,11 @@ func load(ctx context.Context, args []string) error {
 	}
 	deadline := time.Now().Add(*duration)
 	clients := []*http.Client{client(false), client(true)}
+	for _, c := range clients {
+		if t, ok := c.Transport.(*http.Transport); ok && *known {
+			t.DialContext = onceResolved()
+		}
+	}
 	var requests, failed int
 	for i := 0; ctx.Err() == nil && time.Now().Before(deadline); i++ {
 		// Not with ctx: a request that a signal interrupts has not failed.

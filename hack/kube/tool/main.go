@@ -8,7 +8,7 @@
 //	tool get [-close] URL            prints an answer's status and its body
 //	tool connect tcp|udp ADDRESS     connects (udp: asks for an echo), and says so
 //	tool knock [-for D] ADDRESS...   connects without a pause; counts who answered
-//	tool load [-for D] URL           requests without a pause; counts those that failed
+//	tool load [-for D] [-known] URL  requests without a pause; counts those that failed
 //	tool lookup NAME                 prints the addresses of a name, as the pod's resolver has them
 //	tool dns ADDRESS                 the cluster's DNS server
 //
