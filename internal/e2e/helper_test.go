@@ -337,18 +337,34 @@ func (n *node) write(t *testing.T, name, text string) {
 // noWire fails the test if packets to an address left the node while f ran.
 func (n *node) noWire(t *testing.T, f func(), addrs ...string) {
 	t.Helper()
-	count := func() int {
-		sum := 0
-		for _, a := range addrs {
-			sum += n.Packets(netip.MustParseAddr(a))
-		}
-		return sum
-	}
-	before := count()
+	before := n.packets(addrs)
 	f()
-	if leaked := count() - before; leaked > 0 {
+	if leaked := n.packets(addrs) - before; leaked > 0 {
 		t.Errorf("%d packets to %v left the node", leaked, addrs)
 	}
+}
+
+// packets is how many went to addresses.
+func (n *node) packets(addrs []string) (sum int) {
+	for _, a := range addrs {
+		sum += n.Packets(netip.MustParseAddr(a))
+	}
+	return sum
+}
+
+// quiet waits until nothing goes to addresses any more: the end of a connection that was
+// free is no leak of what comes next.
+func (n *node) quiet(t *testing.T, addrs ...string) {
+	t.Helper()
+	last, same := -1, 0
+	eventually(t, soon, "the last packet of connections that have ended", func() bool {
+		now := n.packets(addrs)
+		if now != last {
+			last, same = now, 0
+		}
+		same++
+		return same > 10
+	})
 }
 
 // python is a Python without the indirections of version managers.

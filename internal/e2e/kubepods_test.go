@@ -183,6 +183,7 @@ func (k *kubelet) isFree(when string, cg *world.Cgroup) {
 			k.t.Errorf("%s: %s: %+v", when, addr, p)
 		}
 	}
+	k.quiet(k.t, world.StrangerV4, world.StrangerV6)
 }
 
 // awaitBound waits until the daemon has pods of these numbers and unknown ones of these UIDs.
