@@ -117,9 +117,15 @@ func (r *Reader) routes(cfg *policy.Config) (said []Finding, errors int) {
 	return said, errors
 }
 
-// destinationsOf are those of the HTTP rules.
+// destinationsOf are those of all rules.
 func destinationsOf(vs *policy.VirtualService) (out []*policy.WeightedDestination) {
 	for _, r := range vs.HTTP {
+		out = append(out, r.Route...)
+	}
+	for _, r := range vs.TLS {
+		out = append(out, r.Route...)
+	}
+	for _, r := range vs.TCP {
 		out = append(out, r.Route...)
 	}
 	return out

@@ -100,24 +100,23 @@ func (t *translator) translateGateways(o *APIObjects) (out []*policy.Gateway) {
 			})
 		}
 	}
-	for _, l := range t.served() {
-		for _, other := range t.listeners[l.gateway.Ref.Namespace+"/"+l.gateway.Ref.Name] {
-			for _, h := range other.parent.hosts {
-				if other != l && other.in.Port == l.in.Port && l.parent.hosts[0] != h && l.parent.hosts[0].Covers(h) {
-					l.parent.narrower = append(l.parent.narrower, h)
-				}
-			}
-		}
+	for _, of := range t.listeners {
+		isolate(of)
 	}
 	return out
 }
 
-// served are all listeners.
-func (t *translator) served() (all []*listener) {
-	for _, of := range t.listeners {
-		all = append(all, of...)
+// isolate notes the names that each of a Gateway's listeners leaves to another one
+// on its port. A listener has one host.
+func isolate(all []*listener) {
+	for _, l := range all {
+		for _, other := range all {
+			own, h := l.parent.hosts[0], other.parent.hosts[0]
+			if other.in.Port == l.in.Port && own != h && own.Covers(h) {
+				l.parent.narrower = append(l.parent.narrower, h)
+			}
+		}
 	}
-	return all
 }
 
 // unserved says what a Gateway asks for that it does not get.
