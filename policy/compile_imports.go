@@ -109,7 +109,7 @@ func (b *builder) declarersOf(host hostname.Pattern) []*Service {
 	if b.declaring == nil {
 		b.declaring = map[hostname.Pattern][]*Service{}
 		for _, vs := range b.cfg.VirtualServices {
-			for _, d := range destinationsOf(vs) {
+			for _, d := range vs.Destinations() {
 				b.declaring[hostname.Pattern(d.Destination.Host)] = nil
 			}
 		}
@@ -125,19 +125,4 @@ func (b *builder) declarersOf(host hostname.Pattern) []*Service {
 		}
 	}
 	return b.declaring[host]
-}
-
-// destinationsOf are those of all rules.
-func destinationsOf(vs *VirtualService) []*WeightedDestination {
-	var out []*WeightedDestination
-	for _, r := range vs.HTTP {
-		out = append(out, r.Route...)
-	}
-	for _, r := range vs.TLS {
-		out = append(out, r.Route...)
-	}
-	for _, r := range vs.TCP {
-		out = append(out, r.Route...)
-	}
-	return out
 }

@@ -240,6 +240,20 @@ type VirtualService struct {
 	TCP    []*TCPRule
 }
 
+// Destinations are those of the routes of all rules: http, then tls, then tcp.
+func (vs *VirtualService) Destinations() (out []*WeightedDestination) {
+	for _, r := range vs.HTTP {
+		out = append(out, r.Route...)
+	}
+	for _, r := range vs.TLS {
+		out = append(out, r.Route...)
+	}
+	for _, r := range vs.TCP {
+		out = append(out, r.Route...)
+	}
+	return out
+}
+
 // HTTPRule is one entry of VirtualService.http: what to match and what to do.
 // Exactly one of Route, Redirect and DirectResponse is set.
 type HTTPRule struct {

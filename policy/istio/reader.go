@@ -100,35 +100,21 @@ func (r *Reader) routes(cfg *policy.Config) (said []Finding, errors int) {
 	said, errors = slices.Clone(report.Findings[findings:]), report.Errors-before
 	report.Findings, report.Errors = report.Findings[:findings], before
 	for _, vs := range r.routed {
-		for _, w := range destinationsOf(vs) {
+		for _, w := range vs.Destinations() {
 			delete(r.l.origins, w)
 		}
 	}
 	made := slices.Clone(now)
 	keep(now, r.routed, func(vs *policy.VirtualService) string { return fmt.Sprint(vs.Ref, vs.Hosts, vs.Ports, vs.Gateways) })
 	for i, vs := range now {
-		written := destinationsOf(made[i])
-		for j, w := range destinationsOf(vs) { // the same or equal ones
+		written := made[i].Destinations()
+		for j, w := range vs.Destinations() { // the same or equal ones
 			r.l.origins[w] = origins[written[j]]
 		}
 	}
 	r.routed = now
 	cfg.VirtualServices = slices.Concat(cfg.VirtualServices, now)
 	return said, errors
-}
-
-// destinationsOf are those of all rules.
-func destinationsOf(vs *policy.VirtualService) (out []*policy.WeightedDestination) {
-	for _, r := range vs.HTTP {
-		out = append(out, r.Route...)
-	}
-	for _, r := range vs.TLS {
-		out = append(out, r.Route...)
-	}
-	for _, r := range vs.TCP {
-		out = append(out, r.Route...)
-	}
-	return out
 }
 
 // findings are those about all that was read, and how many are Errors.
