@@ -40,7 +40,7 @@ type Manager struct {
 
 // New returns the service manager of this process. The caller must call Close.
 func New(log *slog.Logger) *Manager {
-	s := &socket{log: log}
+	s := &socket{log: log, name: os.Getenv("NOTIFY_SOCKET")}
 	return &Manager{log, logpipe.New(s, bound, nil), s}
 }
 
@@ -68,12 +68,18 @@ func (m *Manager) Stopping(status string) { m.send(daemon.SdNotifyStopping + "\n
 // Status is for people.
 func (m *Manager) Status(status string) { m.send(line(status)) }
 
-// Alive resets the watchdog. A manager that has not read what came before gets no
-// more of these.
+// Alive resets the watchdog. One such message waits at the most for a manager that
+// does not read; behind a message of another kind it is not left out, for the next
+// one would come when the watchdog's time is over.
 func (m *Manager) Alive() {
-	if m != nil && m.out.Idle() {
-		m.send(daemon.SdNotifyWatchdog)
+	if m == nil {
+		return
 	}
+	idle := m.out.Idle() // nothing waits, whatever was dropped
+	if m.sock.alive.Swap(true) && !idle {
+		return
+	}
+	m.send(daemon.SdNotifyWatchdog)
 }
 
 // WatchdogInterval is how often to call Alive: half of the time after which the
@@ -101,29 +107,37 @@ func (m *Manager) send(state string) {
 // socket sends each record as a datagram to NOTIFY_SOCKET, if it is set.
 type socket struct {
 	log     *slog.Logger
+	name    string // "": there is no manager
 	closing atomic.Bool
-	failed  bool // the last one could not be sent
+	alive   atomic.Bool // a message of the watchdog waits
+	failed  bool        // the last one could not be sent
 }
 
-// Write waits while the manager's queue is full.
+// Write waits while the manager's queue is full. Once the Manager is closed nothing
+// is sent.
 func (s *socket) Write(b []byte) (int, error) {
-	err := send(b)
-	for errors.Is(err, os.ErrDeadlineExceeded) && !s.closing.Load() {
-		err = send(b)
+	err := os.ErrDeadlineExceeded
+	for errors.Is(err, os.ErrDeadlineExceeded) {
+		if s.closing.Load() {
+			return 0, net.ErrClosed
+		}
+		err = s.send(b)
 	}
 	if err != nil && !s.failed {
 		s.log.Warn("the service manager could not be notified; traffic is not affected; this is logged once until it works again", "error", err)
 	}
 	s.failed = err != nil
+	if string(b) == daemon.SdNotifyWatchdog {
+		s.alive.Store(false)
+	}
 	return len(b), err
 }
 
-func send(b []byte) error {
-	name := os.Getenv("NOTIFY_SOCKET")
-	if name == "" {
+func (s *socket) send(b []byte) error {
+	if s.name == "" {
 		return nil
 	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: s.name, Net: "unixgram"})
 	if err != nil {
 		return err
 	}
