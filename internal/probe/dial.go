@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,14 +18,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dial tries one target within the timeout, by system calls of its own: what
+// look is how long the end of a context goes unnoticed.
+const look = 50 * time.Millisecond
+
+// Dial tries one target within the timeout and until ctx ends, by system calls of its own: what
 // source address a socket has while its connection is not made tells whether
 // it was redirected. It blocks a thread.
-func Dial(t Attempt, timeout time.Duration) Outcome {
+func Dial(ctx context.Context, t Attempt, timeout time.Duration) Outcome {
 	begin := time.Now()
 	o := Outcome{Path: t.Path, Family: t.Family}
 	o.Stage, o.Redirected = StageSocket, true
-	err := dial(t, begin.Add(timeout), &o)
+	err := dial(ctx, t, begin.Add(timeout), &o)
 	o.Took = time.Since(begin)
 	if err == nil {
 		o.Stage = ""
@@ -38,12 +42,13 @@ func Dial(t Attempt, timeout time.Duration) Outcome {
 	return o
 }
 
-func dial(t Attempt, until time.Time, o *Outcome) error {
+func dial(ctx context.Context, t Attempt, until time.Time, o *Outcome) error {
 	s, err := open(t, until)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(s.fd)
+	s.ctx = ctx
 	if t.Announce != nil {
 		// The listener must know the source before it sees it.
 		src, err := s.bind()
@@ -93,11 +98,12 @@ func isDown(name string) bool {
 	return err == nil && i.Flags&net.FlagUp == 0
 }
 
-// socket is a socket that gives up at a time.
+// socket is a socket that gives up at a time, or when its context ends.
 type socket struct {
 	fd    int
 	v4    bool
 	until time.Time
+	ctx   context.Context
 }
 
 func open(t Attempt, until time.Time) (*socket, error) {
@@ -124,7 +130,7 @@ func open(t Attempt, until time.Time) (*socket, error) {
 			return nil, os.NewSyscallError("setsockopt SO_LINGER", err)
 		}
 	}
-	return &socket{fd, t.Family == IPv4, until}, nil
+	return &socket{fd: fd, v4: t.Family == IPv4, until: until}, nil
 }
 
 func (s *socket) address(a netip.AddrPort) unix.Sockaddr {
@@ -166,11 +172,14 @@ func (s *socket) source() (netip.AddrPort, error) {
 func (s *socket) wait(events int16) error {
 	for {
 		left := time.Until(s.until)
-		if left <= 0 {
+		switch {
+		case left <= 0:
 			return unix.ETIMEDOUT
+		case s.ctx.Err() != nil:
+			return unix.ECANCELED
 		}
 		fds := []unix.PollFd{{Fd: int32(s.fd), Events: events}}
-		n, err := unix.Poll(fds, int(left.Milliseconds())+1)
+		n, err := unix.Poll(fds, int(min(left, look).Milliseconds())+1)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return os.NewSyscallError("poll", err)
 		}

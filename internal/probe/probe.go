@@ -9,6 +9,7 @@
 package probe
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/netip"
@@ -122,12 +123,12 @@ type Outcome struct {
 	Took time.Duration `json:"took"`
 }
 
-// Round tries all targets at once, each within the timeout.
-func Round(targets []Attempt, timeout time.Duration) []Outcome {
+// Round tries all targets at once, each within the timeout and until ctx ends.
+func Round(ctx context.Context, targets []Attempt, timeout time.Duration) []Outcome {
 	out := make([]Outcome, len(targets))
 	var all sync.WaitGroup
 	for i, t := range targets {
-		all.Go(func() { out[i] = Dial(t, timeout) })
+		all.Go(func() { out[i] = Dial(ctx, t, timeout) })
 	}
 	all.Wait()
 	return out
@@ -135,5 +136,5 @@ func Round(targets []Attempt, timeout time.Duration) []Outcome {
 
 // Main is the captured process: it writes what came of one round.
 func Main(families []Family, timeout time.Duration, w io.Writer) error {
-	return json.NewEncoder(w).Encode(Round(Captured(families), timeout))
+	return json.NewEncoder(w).Encode(Round(context.Background(), Captured(families), timeout))
 }

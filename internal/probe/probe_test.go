@@ -58,25 +58,25 @@ func TestDial(t *testing.T) {
 			announced = src
 			return func() {}
 		}}
-		if o := Dial(target, time.Minute); o.Stage != "" || !o.Redirected || FamilyOf(announced.Addr()) != f || announced.Port() == 0 {
+		if o := Dial(t.Context(), target, time.Minute); o.Stage != "" || !o.Redirected || FamilyOf(announced.Addr()) != f || announced.Port() == 0 {
 			t.Errorf("%s: %+v, announced %s", f, o, announced)
 		}
 		target.Announce = nil
 		target.Addr = listen(t, f, func(c net.Conn) { _, _ = c.Write([]byte("somebody")) })
-		if o := Dial(target, time.Minute); o.Stage != StageAnswer || o.Error != errAnswer.Error() {
+		if o := Dial(t.Context(), target, time.Minute); o.Stage != StageAnswer || o.Error != errAnswer.Error() {
 			t.Errorf("%s, somebody else answers: %+v", f, o)
 		}
 		target.Addr = listen(t, f, nil) // the kernel accepts, and nobody else
-		if o := Dial(target, short); o.Stage != StageAnswer || o.Errno != syscall.ETIMEDOUT {
+		if o := Dial(t.Context(), target, short); o.Stage != StageAnswer || o.Errno != syscall.ETIMEDOUT {
 			t.Errorf("%s, nobody accepts: %+v", f, o)
 		}
 		target.Addr = listen(t, f, func(net.Conn) {})
-		if o := Dial(target, time.Minute); cause(o, true, 0, false, false) != CauseOverload {
+		if o := Dial(t.Context(), target, time.Minute); cause(o, true, 0, false, false) != CauseOverload {
 			t.Errorf("%s, turned away: %+v", f, o)
 		}
 		// It is not captured here.
 		for _, target := range Captured([]Family{f}) {
-			if o := Dial(target, short); o.Redirected || cause(o, true, 0, false, false) != CauseHook {
+			if o := Dial(t.Context(), target, short); o.Redirected || cause(o, true, 0, false, false) != CauseHook {
 				t.Errorf("%+v: %+v", target, o)
 			}
 		}
@@ -122,7 +122,7 @@ func TestDNS(t *testing.T) {
 	} {
 		code.Store(tt.code)
 		id.Store(tt.id)
-		if o := Dial(target, time.Minute); o.Error != tt.want {
+		if o := Dial(t.Context(), target, time.Minute); o.Error != tt.want {
 			t.Errorf("%+v: %+v", tt, o)
 		}
 	}
@@ -276,5 +276,45 @@ func TestBeat(t *testing.T) {
 	s.ticks(false)
 	if err := s.Stuck(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRunEndsAtOnce: when ctx ends nobody waits for a round under way, whoever
+// tries: who takes the daemon's place serves nobody until then.
+func TestRunEndsAtOnce(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // and nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	deaf, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	targets := []Attempt{
+		{Path: Proxy, Family: IPv4, Addr: silent.Addr().(*net.TCPAddr).AddrPort()},
+		{Path: DNSUDP, Family: IPv4, Addr: deaf.LocalAddr().(*net.UDPAddr).AddrPort()},
+	}
+	for name, captured := range map[string]func(context.Context) ([]Outcome, error){
+		"captured":  func(ctx context.Context) ([]Outcome, error) { <-ctx.Done(); return nil, ctx.Err() },
+		"listeners": func(context.Context) ([]Outcome, error) { return nil, errors.New("no cgroup") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScripted()
+			trying := make(chan struct{})
+			s.o.Captured = func(ctx context.Context) ([]Outcome, error) { close(trying); return captured(ctx) }
+			s.o.Listeners = func() []Attempt { return targets }
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); s.Run(ctx) }()
+			<-trying
+			cancel()
+			began := time.Now()
+			<-done
+			if took := time.Since(began); took > Timeout/2 {
+				t.Errorf("it took %v", took)
+			}
+		})
 	}
 }

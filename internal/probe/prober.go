@@ -107,7 +107,7 @@ func (p *Prober) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			if running {
-				<-ended // soon: its processes are killed
+				<-ended // soon: its processes are killed, and its sockets give up
 			}
 			return
 		case <-ended:
@@ -192,7 +192,10 @@ func (p *Prober) try(ctx context.Context) ([]Outcome, error) {
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 		return failed(p.o.Families, err), nil
 	}
-	return Round(p.o.Listeners(), Timeout), err
+	if ctx.Err() != nil {
+		return nil, err // nobody serves any more: that is what ended it
+	}
+	return Round(ctx, p.o.Listeners(), Timeout), err
 }
 
 // failed are outcomes of a process that has no descriptors to try with.
