@@ -282,8 +282,9 @@ struct egd_origin_key {
 	/* What only who sent it knows, for another network namespace or machine
 	 * may send, or pretend to, from the same address: of TCP the sequence
 	 * number of the SYN, of UDP the first four bytes of the question, which
-	 * begin with its id. 0 by EGD_BY_LOOPBACK: the kernel gives an address
-	 * and port of the node to one socket at a time. Host order. */
+	 * begin with its id. By EGD_BY_LOOPBACK: of TCP the listener, as
+	 * listener_token has it, for sockets that go to different ones may have
+	 * one source; of UDP 0. Host order. */
 	__u32 token;
 	__u8 way; /* enum egd_way */
 	__u8 pad[3];

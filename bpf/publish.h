@@ -164,23 +164,39 @@ static __always_inline void on_tcp_connect(struct bpf_sock_ops *ctx)
 	count_conn(st);
 }
 
+/* Tells the listeners apart at which connections from one address and port may
+ * arrive: the kernel gives those to several sockets at once that go to different
+ * places, and so may bind() with SO_REUSEADDR. addr has 16 bytes; port is in
+ * network order. listenerToken in loader is the same. */
+static __always_inline __u32 listener_token(const __u8 *addr, __u16 port)
+{
+	const __u32 *words = (const __u32 *)addr;
+	__u32 hash = 0x811c9dc5;
+	int i;
+
+	for (i = 0; i < 4; i++)
+		hash = (hash ^ bpf_ntohl(words[i])) * 0x01000193;
+	return (hash ^ bpf_ntohs(port)) * 0x01000193;
+}
+
 /* The SYN of a connection that connect() redirected; its source is final here.
  * What cannot be published must not leave, for it might be taken for whoever is in
  * the table: skb_egress cuts the socket, and user space ends it, for connect() is
  * past failing. Returns an enum egd_reason. */
-static __always_inline __u8 publish_tcp(struct egd_socket *st, const __u8 *src, __u16 sport,
-					__u32 seq)
+static __always_inline __u8 publish_tcp(struct egd_socket *st, const struct packet *p)
 {
-	struct egd_origin_key key = { .proto = IPPROTO_TCP, .port = sport };
+	struct egd_origin_key key = { .proto = IPPROTO_TCP, .port = p->sport };
 	struct egd_config *cfg = get_config();
 	__u8 reason;
 
 	if (!cfg || !refresh_ids(st))
 		return cfg ? EGD_R_NO_WORKLOAD : EGD_R_NO_CONFIG;
-	__builtin_memcpy(key.addr, src, 16);
+	__builtin_memcpy(key.addr, p->src, 16);
 	if (st->origin.netns != cfg->netns_cookie) {
 		key.way = EGD_BY_GATE;
-		key.token = seq;
+		key.token = p->seq;
+	} else {
+		key.token = listener_token(p->to.addr, p->to.port);
 	}
 	reason = publish(&key, &st->origin);
 	if (reason == EGD_R_NONE)

@@ -119,7 +119,7 @@ static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk, str
 	if (st->redirected && sk->state == STATE_SYN_SENT) {
 		if (!read_segment(skb, p))
 			return drop(skb, sk, st, p, EGD_R_OPTIONS);
-		st->blocked = publish_tcp(st, p->src, p->sport, p->seq);
+		st->blocked = publish_tcp(st, p);
 		st->reported = 0;
 		return st->blocked ? stay_blocked(skb, sk, st, p) : 1;
 	}

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -103,10 +104,24 @@ func originKey(t policy.Transport, a arrival.Arrival, way uint8) bpf.EgressdEgdO
 	if t == policy.UDP && way != byInterface {
 		k.Slot = uint8(a.Slot)
 	}
-	if way != byLoopback {
+	switch {
+	case way != byLoopback:
 		k.Token = a.Token
+	case t == policy.TCP:
+		k.Token = listenerToken(netip.AddrPortFrom(a.Local, a.LocalPort))
 	}
 	return k
+}
+
+// listenerToken is listener_token of the kernel programs: it tells connections
+// apart that come from one address and port to several listeners.
+func listenerToken(at netip.AddrPort) uint32 {
+	const prime = 0x01000193
+	addr, h := at.Addr().As16(), uint32(0x811c9dc5)
+	for i := 0; i < len(addr); i += 4 {
+		h = (h ^ binary.BigEndian.Uint32(addr[i:])) * prime
+	}
+	return (h ^ uint32(at.Port())) * prime
 }
 
 func originOf(v *bpf.EgressdEgdOrigin) Origin {

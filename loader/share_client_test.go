@@ -154,12 +154,15 @@ func hoard(addr netip.AddrPort, args []string) result {
 }
 
 // from sends from a source that args name, whose address need not be one of
-// the client's own; with "-" from any. A connected socket says its own address.
+// the client's own, and may be another's as well; with "-" from any. A connected socket says its own address.
 func from(typ int, addr netip.AddrPort, args []string) result {
 	in := bufio.NewReader(os.Stdin)
 	fd, sa, err := socket(addr, typ, false)
 	if err != nil {
 		return result{Errno: errnoName(err)}
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return result{Errno: "setsockopt " + errnoName(err)}
 	}
 	if args[0] != "-" {
 		src := netip.MustParseAddrPort(args[0])

@@ -25,7 +25,7 @@ func buildVersions(t *testing.T) (binaries [2]string) {
 	dir := t.TempDir()
 	for i, flags := range []string{
 		"-X main.version=v1",
-		"-X main.version=v2 -X github.com/egressd/egressd/loader/layout.meaning=2",
+		"-X main.version=v2 -X github.com/egressd/egressd/loader/layout.meaning=other",
 	} {
 		name := []string{"egressd-v1", "egressd-v2"}[i]
 		var err error

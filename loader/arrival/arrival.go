@@ -23,7 +23,9 @@ type Arrival struct {
 	// that the UDP socket is bound to. It tells the way: by loopback, by a gate,
 	// or from an interface under the address that was dialled.
 	Local netip.Addr
-	Slot  int // of the UDP port
+	// LocalPort is the listener's, of an accepted connection.
+	LocalPort uint16
+	Slot      int // of the UDP port
 	// Token tells the flow from others that bear the same source; see
 	// Of and QuestionToken.
 	Token uint32
@@ -37,7 +39,7 @@ func Of(c *net.TCPConn) (Arrival, error) {
 	local := c.LocalAddr().(*net.TCPAddr).AddrPort()
 	a := Arrival{
 		Src:   netip.AddrPortFrom(src.Addr().Unmap().WithZone(""), src.Port()),
-		Local: local.Addr().Unmap().WithZone(""),
+		Local: local.Addr().Unmap().WithZone(""), LocalPort: local.Port(),
 	}
 	if a.Local.IsLoopback() {
 		return a, nil

@@ -51,7 +51,7 @@ const (
 // meaning is part of the layout: it is raised when what the maps of Renewed
 // hold means something else than before although it looks the same. A build may
 // set it (-ldflags -X), for tests of upgrades.
-var meaning = "1"
+var meaning = "2"
 
 // Of is a number for the form of keys and values: two versions with the
 // same one can use each other's maps. Sizes alone don't tell (two fields that
