@@ -22,12 +22,14 @@ func knock(r *result, open string, others []string) error {
 	}()
 	fmt.Println("open")
 	for ; !stop.Load(); r.Rounds++ {
-		if err := try("tcp", open); err != nil {
+		// A SYN may be lost where the server still has a connection of that port
+		// (RFC 6191), and is sent again after a second.
+		if err := try("tcp", open, 5*time.Second); err != nil {
 			return fmt.Errorf("round %d: %w", r.Rounds, err)
 		}
 		for _, a := range others {
 			for _, network := range []string{"tcp", "udp"} {
-				if try(network, a) == nil {
+				if try(network, a, time.Second) == nil {
 					r.Good++
 				}
 			}
@@ -37,8 +39,8 @@ func knock(r *result, open string, others []string) error {
 }
 
 // try is one attempt; of UDP, sending counts.
-func try(network, addr string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+func try(network, addr string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
 	if err != nil {
