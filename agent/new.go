@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/own"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
@@ -106,7 +107,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err := a.begun.adopt(o.PinDir); err != nil {
 		return nil, err
 	}
-	own, err := workload.ExemptOwn(a.capture, o.PinDir, a.before())
+	exempt, err := workload.ExemptOwn(a.capture, o.PinDir, a.before())
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +137,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		return nil, err
 	}
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
-		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Own: own, Before: a.before(),
+		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Own: exempt, Before: a.before(),
 		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
 		Open: a.narrow.Open, Pending: a.narrow.Pending,
 	}); err != nil {
@@ -162,11 +163,12 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 
 // wire makes the rooms and connects them.
 func (a *Agent) wire() error {
-	if err := a.readAddresses(); err != nil {
+	if err := own.Read(&a.addresses, a.datapath); err != nil {
 		return err
 	}
+	self := a.self()
 	var err error
-	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(a.isOwnDNS)); err != nil {
+	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(self.IsDNS)); err != nil {
 		return err
 	}
 	guard := ipguard.NewLive(&a.addresses)
@@ -191,7 +193,7 @@ func (a *Agent) wire() error {
 		Names:     a.names,
 		Upstreams: a.nodeDNS.Current(),
 		Stale:     a.opts.DNSStale,
-		SearchOf:  newSearches().of,
+		SearchOf:  resolve.NewSearches().Of,
 		Serves:    resolve.NewServers(a.addresses.Has).Serves,
 		Denied:    a.opts.DNSDenied,
 		Guard:     guard,
@@ -208,8 +210,8 @@ func (a *Agent) wire() error {
 		Guard:    guard,
 		Bound:    a.workloads.Of,
 		Rand:     rand.Uint64,
-		Socket:   a.allowsSocket,
-		Own:      a.own,
+		Socket:   self.AllowsSocket,
+		Own:      self.Listens,
 	})
 	a.outgoing = forward.New(a.limits.outgoing(a, out))
 	if len(a.opts.GatewaySelector) > 0 {
@@ -221,7 +223,7 @@ func (a *Agent) wire() error {
 			Limits:   a.limits.forward,
 			Timeouts: a.opts.Limits.timeouts(),
 			Rand:     rand.Uint64,
-			Own:      a.own,
+			Own:      self.Listens,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {
 				return a.inherited.Listener(gatewaySocket, at)
 			},

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent/admin"
-	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
@@ -42,14 +41,6 @@ const (
 	// AdminSocket and LockFile are files of the state directory.
 	AdminSocket = state.AdminSocket
 	LockFile    = state.LockFile
-)
-
-// The daemon's ports, as Istio's agent has them (15000 admin, when it is asked
-// for, 15001 outbound, 15020 status, 15021 readiness, 15053 DNS).
-const (
-	adminPort = 15000
-	proxyPort = listen.ProxyPort
-	dnsPort   = listen.DNSPort
 )
 
 // Where the status and readiness interfaces are by default: loopback of each

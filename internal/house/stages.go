@@ -46,9 +46,9 @@ var Orders = []Order{
 		{"open", "open"},
 	}},
 	{"./agent", 0, []Stage{
-		{"options", "options search"},
+		{"options", "options"},
 		{"agent", "agent begun life limits pins ready kubernetes publish"},
-		{"state", "learned memory holding identify endpoint addresses status"},
+		{"state", "learned memory holding identify addresses status"},
 		{"faces", "admin explain"},
 		{"policy", "targets upkeep"},
 		{"shift", "inherited takeover rollback shift"},
