@@ -4,6 +4,7 @@ package agent
 
 import (
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/agent/iface"
+	"github.com/egressd/egressd/agent/learnedfile"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/selfprobe"
@@ -70,8 +72,10 @@ type Agent struct {
 	fills admin.Recently[map[string]loader.Fill]
 	// captures says that the programs are attached, and by this daemon.
 	captures atomic.Bool
-	// saved is names.Changes as it was when the file was written.
-	saved uint64
+	// remembered keeps what was learned; nil: nothing does.
+	remembered *learnedfile.Store
+	// identify finds who is behind a connection that arrived at the proxy.
+	identify func(*net.TCPConn) (forward.Conn, error)
 	// binding is held while cgroups are looked for.
 	binding sync.Mutex
 	// inherited are sockets of an earlier daemon that nobody took yet.
@@ -90,3 +94,9 @@ type Agent struct {
 
 // Unload removes everything from the kernel: the workload is free again.
 func (a *Agent) Unload() error { return a.datapath.Unload() }
+
+// saveNames saves what was learned.
+func (a *Agent) saveNames() error { return a.remembered.Save() }
+
+// restoreNames learns what was saved.
+func (a *Agent) restoreNames() (int, error) { return a.remembered.Restore() }

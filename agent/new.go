@@ -16,7 +16,9 @@ import (
 	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/iface"
+	"github.com/egressd/egressd/agent/learnedfile"
 	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/origin"
 	"github.com/egressd/egressd/agent/own"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/selfprobe"
@@ -179,6 +181,11 @@ func (a *Agent) wire() error {
 	}
 	learnedBounds(&names, a.opts.Sizes.Addresses)
 	a.names = learned.New(a.datapath, a.control, names)
+	if a.opts.Daemon {
+		a.remembered = learnedfile.New(a.opts.StateDir, a.names, &a.control.Unsaved)
+	}
+	who := origin.Lookup{Datapath: a.datapath, Workloads: a.workloads, Probe: a.probe}
+	a.identify = who.Identify
 	a.kernel = &events.Kernel{
 		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Pod: a.workloads.PodOf, Interface: a.guards.NameOf,
 		Probe: workload.Probe, Log: a.log,
@@ -188,7 +195,7 @@ func (a *Agent) wire() error {
 		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: a.control, Names: a.names, Sink: a.recorder, Log: a.log,
 	})
 	a.dns = dnsproxy.New(dnsproxy.Config{
-		Origins:   origins{a},
+		Origins:   who,
 		Policies:  a.control,
 		Names:     a.names,
 		Upstreams: a.nodeDNS.Current(),

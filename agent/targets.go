@@ -45,6 +45,7 @@ func (a *Agent) targets() control.Targets {
 func (a *Agent) letGo() {
 	a.gone.Store(true)
 	a.control.Release()
+	a.remembered.Release()
 }
 
 // binding binds the workloads to their policies, by their cgroups and by the

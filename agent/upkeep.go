@@ -45,7 +45,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 			}
 		case <-save.C:
 			a.recorder.Flush(false)
-			a.keepNames()
+			a.remembered.Keep(a.log, time.Now())
 		}
 	}
 }

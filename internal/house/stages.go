@@ -48,7 +48,7 @@ var Orders = []Order{
 	{"./agent", 0, []Stage{
 		{"options", "options"},
 		{"agent", "agent begun life limits pins ready kubernetes publish"},
-		{"state", "learned memory holding identify addresses status"},
+		{"state", "memory hold addresses status"},
 		{"faces", "admin explain"},
 		{"policy", "targets upkeep"},
 		{"shift", "inherited takeover rollback shift"},
