@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/agent/learnedfile"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/workload"
@@ -61,7 +62,7 @@ type Agent struct {
 	earlier    *earlier.Earlier
 	bindFailed error // of the last look for cgroups that came or went
 	surfaces   admin.Surfaces
-	limits     *limits
+	limits     *resources.Shares
 	pins       pins
 	holding    *hold.Keeper
 	life       life

@@ -21,6 +21,7 @@ import (
 	"github.com/egressd/egressd/agent/origin"
 	"github.com/egressd/egressd/agent/own"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/takeover"
@@ -120,7 +121,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.MayFollow()}); err != nil {
 		return nil, err
 	}
-	sayMemory(o.Log, a.datapath)
+	resources.LimitHeap(o.Log, a.datapath.Memory())
 	for name, state := range kernel.Features() {
 		if state != "yes" {
 			o.Log.Warn("the kernel lacks a feature that egressd uses; docs/SECURITY-MODEL.md says what is not enforced without it", "feature", name, "probe", state)
@@ -174,12 +175,12 @@ func (a *Agent) wire() error {
 		return err
 	}
 	guard := ipguard.NewLive(&a.addresses)
-	a.limits = newLimits(a.opts.Limits, a.log)
+	a.limits = resources.New(a.opts.Limits, a.log)
 	names := learned.Options{
 		Guard: guard, InUse: func() (map[netip.Addr]bool, error) { return a.earlier.LiveAddresses() }, Log: a.log,
 		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
 	}
-	learnedBounds(&names, a.opts.Sizes.Addresses)
+	resources.LearnedBounds(&names, a.opts.Sizes.Addresses)
 	a.names = learned.New(a.datapath, a.control, names)
 	if a.opts.Daemon {
 		a.remembered = learnedfile.New(a.opts.StateDir, a.names, &a.control.Unsaved)
@@ -220,15 +221,17 @@ func (a *Agent) wire() error {
 		Socket:   self.AllowsSocket,
 		Own:      self.Listens,
 	})
-	a.outgoing = forward.New(a.limits.outgoing(a, out))
+	a.outgoing = forward.New(forward.Options{
+		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64,
+	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
 			Snapshot: a.control.Snapshot,
 			Resolver: a.dns,
 			Sink:     a.recorder,
 			Log:      a.log,
-			Limits:   a.limits.forward,
-			Timeouts: a.opts.Limits.timeouts(),
+			Limits:   a.limits.Forward,
+			Timeouts: a.opts.Limits.Timeouts,
 			Rand:     rand.Uint64,
 			Own:      self.Listens,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {
@@ -236,7 +239,7 @@ func (a *Agent) wire() error {
 			},
 		})
 	}
-	return errors.Join(a.datapath.SetListeners(a.sockets.Ports()), a.tellRoom())
+	return errors.Join(a.datapath.SetListeners(a.sockets.Ports()), a.limits.Tell(a.datapath.SetRoom))
 }
 
 // startPolicy fills the kernel's tables with the first snapshot. Tables that

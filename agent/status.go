@@ -49,7 +49,7 @@ func (a *Agent) Status() Status {
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.guards.Status()
 	st.Maps = a.fills.Get(time.Now(), a.datapath.Fills)
-	st.Memory = memoryStatus(a.datapath)
+	st.Memory = report.Memory(a.datapath.Memory())
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
 	st.Learned, st.LearnedMax = a.names.Size(), a.names.Bounds()

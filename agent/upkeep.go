@@ -35,7 +35,7 @@ func (a *Agent) housekeep(ctx context.Context) {
 			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
 				a.log.Warn("stale entries of egd_origins could not be removed; no traffic is affected until the table is full", "error", err)
 			}
-			if err := a.tellRoom(); err != nil {
+			if err := a.limits.Tell(a.datapath.SetRoom); err != nil {
 				a.log.Warn("the kernel could not be told how many loopback ports there are for redirected connections; the last known number counts", "error", err)
 			}
 			a.sockets.KeepGates(listen.NodeGates{}, a.datapath.SetListeners)

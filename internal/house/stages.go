@@ -47,8 +47,8 @@ var Orders = []Order{
 	}},
 	{"./agent", 0, []Stage{
 		{"options", "options"},
-		{"agent", "agent begun life limits pins ready kubernetes publish"},
-		{"state", "memory hold addresses status"},
+		{"agent", "agent begun life pins ready kubernetes publish"},
+		{"state", "hold addresses status"},
 		{"faces", "admin explain"},
 		{"policy", "targets upkeep"},
 		{"shift", "inherited takeover rollback shift"},
