@@ -20,6 +20,7 @@ import (
 	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/takeover"
+	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
@@ -67,7 +68,7 @@ type Agent struct {
 	holding    *hold.Keeper
 	life       life
 	// begun is what a start that fails takes back.
-	begun begun
+	begun *teardown.Start
 	probe *selfprobe.Probe
 	// fills is how full the kernel's tables are; to count is expensive.
 	fills admin.Recently[map[string]loader.Fill]

@@ -25,6 +25,7 @@ import (
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/takeover"
+	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
@@ -68,7 +69,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		recorder: events.NewRecorder(o.Log),
 		unload:   make(chan struct{}),
 		life:     newLife(o),
-		begun:    begun{state: made},
+		begun:    teardown.Begin(teardown.StartOptions{StateDir: o.StateDir, PinDir: o.PinDir, Made: made, Gates: o.Daemon}),
 		holding:  hold.NewKeeper(o.Log),
 
 		holder: h, inherited: set, heirs: make(chan *handover.Channel),
@@ -98,7 +99,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
 	a.sayStart()
-	if err := a.begun.look(o.PinDir); err != nil {
+	if err := a.begun.Look(); err != nil {
 		return nil, err
 	}
 	if err := a.preparePins(); err != nil {
@@ -107,7 +108,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err := a.lockPins(); err != nil {
 		return nil, err
 	}
-	if err := a.begun.adopt(o.PinDir); err != nil {
+	if err := a.begun.Adopt(); err != nil {
 		return nil, err
 	}
 	exempt, err := workload.ExemptOwn(a.capture, o.PinDir, a.before())
@@ -264,14 +265,23 @@ func (a *Agent) Close() error {
 	}
 	a.inherited.Close()
 	if a.datapath != nil {
-		if a.begun.saves() {
+		if a.begun.Saves() {
 			err = a.saveNames()
 		}
 		err = errors.Join(err, a.datapath.Close())
 	}
-	a.begun.closed(a.opts)
+	a.begun.Closed()
 	if a.holder != nil {
 		a.holder.Close()
 	}
 	return errors.Join(err, a.unlock())
+}
+
+// rollBack takes back what a start did that failed. After it only Close may be
+// called.
+func (a *Agent) rollBack() error {
+	if a.datapath == nil {
+		return a.begun.RollBack(nil)
+	}
+	return a.begun.RollBack(a.datapath.Rollback)
 }

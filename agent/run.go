@@ -26,7 +26,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	a.begun.done = true
+	a.begun.Succeed()
 	if a.opts.Daemon {
 		resolve.WarnBeside(a.log, resolve.Beside("/"))
 	}

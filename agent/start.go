@@ -30,7 +30,7 @@ func Serve(ctx context.Context, o Options, started func(*Agent)) error {
 	a, err := New(ctx, o)
 	if err == nil {
 		started(a)
-		if err = errors.Join(a.Run(ctx, func() {}), a.Close()); a.begun.done {
+		if err = errors.Join(a.Run(ctx, func() {}), a.Close()); a.begun.Succeeded() {
 			return err
 		}
 	}
@@ -98,6 +98,6 @@ func lock(o Options) (err error) {
 	if err := a.datapath.MarkLocked(); err != nil {
 		return err
 	}
-	a.begun.done = true
+	a.begun.Succeed()
 	return nil
 }

@@ -122,7 +122,7 @@ var floors = map[string][]string{
 	"./agent/selfprobe":   {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
 	"./agent/state":       {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
 	"./agent/takeover":    {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
-	"./agent/teardown":    {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign"},
+	"./agent/teardown":    {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "./loader/predecessor"},
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),

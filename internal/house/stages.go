@@ -47,11 +47,11 @@ var Orders = []Order{
 	}},
 	{"./agent", 0, []Stage{
 		{"options", "options"},
-		{"agent", "agent begun life pins ready kubernetes publish"},
+		{"agent", "agent life pins ready kubernetes publish"},
 		{"state", "hold addresses status"},
 		{"faces", "admin explain"},
 		{"policy", "targets upkeep"},
-		{"shift", "inherited takeover rollback shift"},
+		{"shift", "inherited takeover shift"},
 		{"start", "new run start exec"},
 	}},
 	{"./forward", 8, []Stage{
