@@ -14,6 +14,7 @@ import (
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/agent/iface"
+	"github.com/egressd/egressd/agent/kubernetes"
 	"github.com/egressd/egressd/agent/learnedfile"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/resolve"
@@ -32,6 +33,7 @@ import (
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy/source"
+	"github.com/egressd/egressd/policy/source/kubestatus"
 )
 
 // Agent is a running egressd. Make one with New, run it with Run.
@@ -54,8 +56,8 @@ type Agent struct {
 	status     *status
 	watcher    *source.Watcher
 	control    *control.Control
-	kubernetes *kubernetes // nil: there is no API server
-	publisher  *publisher  // likewise
+	kubernetes *kubernetes.APIServer // nil: there is none
+	publisher  *kubestatus.Publisher // likewise
 	narrow     control.Narrow
 	guards     *iface.Guards
 	capture    *workload.Capture

@@ -75,8 +75,8 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		holder: h, inherited: set, heirs: make(chan *handover.Channel),
 	}
 	var unfollowed error
-	a.kubernetes, unfollowed = o.follow(a.objectsChanged)
-	a.control = control.New(o.control(a.kubernetes.objects()))
+	a.kubernetes, unfollowed = a.follow()
+	a.control = control.New(o.control(a.kubernetes.Objects()))
 	a.devices = listen.NewDevices(o.Log)
 	a.status = newStatus(a)
 	defer func() {
@@ -115,7 +115,8 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err != nil {
 		return nil, err
 	}
-	first, err := a.kubernetes.first(ctx, o, a.holder != nil, func() (control.Loaded, error) { return a.control.First(a.holder != nil) })
+	first, err := a.kubernetes.First(ctx, a.holder != nil, func() string { return withoutDaemon(o.PinDir) },
+		func() (control.Loaded, error) { return a.control.First(a.holder != nil) })
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +259,7 @@ func (a *Agent) startPolicy(l control.Loaded) error {
 // Close releases what New made. Pinned state stays.
 func (a *Agent) Close() error {
 	defer a.life.manager.Close(tellWait)
-	a.kubernetes.end()
+	a.kubernetes.End()
 	var err error
 	if a.sockets != nil {
 		a.sockets.Close()

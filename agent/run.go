@@ -38,11 +38,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer func() { end(); living.Wait() }()
 	living.Go(func() { a.watch(life, ctx) })
 	living.Go(func() { a.watcher.Run(life, a.changed) })
-	a.kubernetes.begin()
+	a.kubernetes.Begin()
 	living.Go(func() { a.reloadAsked(life) })
 	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })
-	living.Go(func() { a.publisher.run(life) })
+	living.Go(func() { a.publisher.Run(life) })
 	living.Go(func() { a.workloads.Watch(life, a.rebind) })
 	shifts := []*shift{s}
 	var h *takeover.Heir

@@ -33,7 +33,7 @@ func (a *Agent) Status() Status {
 		Mode: a.opts.Mode.String(),
 	}
 	st.Policy, st.Findings = a.control.Report()
-	st.Kubernetes, st.Published = a.kubernetes.report(), a.publisher.report()
+	st.Kubernetes, st.Published = a.kubernetes.Report(), a.publisher.Report()
 	for _, w := range a.workloads.All() {
 		st.Workloads = append(st.Workloads, WorkloadStatus{
 			Name: w.Name, Cgroup: w.Dirs[0], Cgroups: w.Dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID), Share: a.shareOf(w.ID),

@@ -14,7 +14,7 @@ var (
 	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
-	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/learnedfile", "./agent/listen", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
+	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/listen", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -113,6 +113,7 @@ var floors = map[string][]string{
 	"./agent/exec":        {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
 	"./agent/iface":       {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/listen":      {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
+	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
