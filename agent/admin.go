@@ -116,7 +116,7 @@ func (a *Agent) readyHandler() http.Handler {
 }
 
 func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
-	if err := a.status.notReady(); err != nil {
+	if err := a.ready.Err(); err != nil {
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}

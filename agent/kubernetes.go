@@ -15,7 +15,7 @@ func (a *Agent) follow() (*kubernetes.APIServer, error) {
 	}
 	of := *a.opts.Kubernetes
 	of.Log, of.GatewaySelector, of.FindCluster = a.log, a.opts.GatewaySelector, a.opts.FindCluster
-	return kubernetes.Follow(of, a.objectsChanged)
+	return kubernetes.Follow(of, func() { a.life.ObjectsChanged() })
 }
 
 // publish makes who tells the people of a cluster what this daemon does, and has it

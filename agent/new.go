@@ -10,13 +10,16 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/earlier"
+	"github.com/egressd/egressd/agent/enforce"
 	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/learnedfile"
+	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/origin"
 	"github.com/egressd/egressd/agent/own"
@@ -35,6 +38,7 @@ import (
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/sdnotify"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/loader/telemetry"
@@ -66,9 +70,9 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		opts:     o,
 		log:      o.Log,
 		lock:     lock,
+		started:  time.Now(),
 		recorder: events.NewRecorder(o.Log),
 		unload:   make(chan struct{}),
-		life:     newLife(o),
 		begun:    teardown.Begin(teardown.StartOptions{StateDir: o.StateDir, PinDir: o.PinDir, Made: made, Gates: o.Daemon}),
 		holding:  hold.NewKeeper(o.Log),
 
@@ -77,8 +81,14 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	var unfollowed error
 	a.kubernetes, unfollowed = a.follow()
 	a.control = control.New(o.control(a.kubernetes.Objects()))
+	if o.Daemon {
+		a.manager = sdnotify.New(o.Log)
+	}
+	a.life = lifecycle.New(lifecycle.Options{
+		Daemon: o.Daemon, Version: o.Version, Mode: o.Mode, PinDir: o.PinDir, Manager: a.manager, Policy: a.control, Log: o.Log,
+	})
 	a.devices = listen.NewDevices(o.Log)
-	a.status = newStatus(a)
+	a.ready = lifecycle.NewReadiness(func() error { return a.capture.Err() }, a.holding.Err, func() error { return a.probe.NotReady() })
 	defer func() {
 		if err != nil {
 			err = errors.Join(a.notTaken(err), a.rollBack(), a.Close())
@@ -98,7 +108,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	}
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
-	a.sayStart()
+	a.life.Starts(a.capture, a.holder != nil)
 	if err := a.begun.Look(); err != nil {
 		return nil, err
 	}
@@ -115,7 +125,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err != nil {
 		return nil, err
 	}
-	first, err := a.kubernetes.First(ctx, a.holder != nil, func() string { return withoutDaemon(o.PinDir) },
+	first, err := a.kubernetes.First(ctx, a.holder != nil, func() string { return lifecycle.WithoutDaemon(o.PinDir) },
 		func() (control.Loaded, error) { return a.control.First(a.holder != nil) })
 	if err != nil {
 		return nil, err
@@ -154,7 +164,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if o.Daemon {
 		a.probe = selfprobe.New(o.Probe, selfprobe.Daemon{
 			At: a.capture.At, Sockets: a.sockets, Workloads: a.workloads, Log: o.Log,
-			Bind: a.bindAgain, Well: func() { _ = a.outgoing.Stats() },
+			Bind: func() error { return a.enforcer.Bind() }, Well: func() { _ = a.outgoing.Stats() },
 		})
 	}
 	if err := a.wire(); err != nil {
@@ -197,6 +207,10 @@ func (a *Agent) wire() error {
 	a.earlier = earlier.New(earlier.Options{
 		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: a.control, Names: a.names, Sink: a.recorder, Log: a.log,
 	})
+	a.enforcer = enforce.New(enforce.Options{
+		Workloads: a.workloads, Interfaces: a.guards, Capture: a.capture, Earlier: a.earlier, Datapath: a.datapath, Narrow: &a.narrow, Log: a.log,
+	})
+	a.upkeep = a.keepUp()
 	a.dns = dnsproxy.New(dnsproxy.Config{
 		Origins:   who,
 		Policies:  a.control,
@@ -256,9 +270,12 @@ func (a *Agent) startPolicy(l control.Loaded) error {
 	return a.control.Start(l, a.targets())
 }
 
+// tellWait is how long an end waits for the service manager to take what it is told.
+const tellWait = time.Second
+
 // Close releases what New made. Pinned state stays.
 func (a *Agent) Close() error {
-	defer a.life.manager.Close(tellWait)
+	defer a.manager.Close(tellWait)
 	a.kubernetes.End()
 	var err error
 	if a.sockets != nil {

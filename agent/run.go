@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/teardown"
@@ -30,20 +31,20 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if a.opts.Daemon {
 		resolve.WarnBeside(a.log, resolve.Beside("/"))
 	}
-	a.sayReady()
+	a.life.Ready(a.capture)
 	ready()
 	// Connections are judged by the files until the last has ended.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var living sync.WaitGroup
 	defer func() { end(); living.Wait() }()
-	living.Go(func() { a.watch(life, ctx) })
-	living.Go(func() { a.watcher.Run(life, a.changed) })
+	living.Go(func() { lifecycle.Watch(life, ctx, a.manager, a.check, a.log) })
+	living.Go(func() { a.watcher.Run(life, a.life.FilesChanged) })
 	a.kubernetes.Begin()
-	living.Go(func() { a.reloadAsked(life) })
+	living.Go(func() { a.life.Reloads(life, a.watcher.WaitWritten, func() { a.nodeDNS.Read(a.dns.SetUpstreams) }) })
 	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })
 	living.Go(func() { a.publisher.Run(life) })
-	living.Go(func() { a.workloads.Watch(life, a.rebind) })
+	living.Go(func() { a.workloads.Watch(life, a.enforcer.Rebind) })
 	shifts := []*shift{s}
 	var h *takeover.Heir
 	unload := false
@@ -127,7 +128,7 @@ func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *s
 		a.unloadAll(cancel, s)
 		return
 	default:
-		a.sayStop(false)
+		a.life.Stops(lifecycle.Ending{NotReady: a.ready.Err(), NotLasting: a.lasting(), Within: a.opts.DrainTime})
 	}
 	if err := context.Cause(ctx); err == nil || errors.Is(err, context.Canceled) {
 		a.drain(s)
@@ -138,7 +139,7 @@ func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *s
 
 // stop ends the last shift and what is open, within the drain time.
 func (a *Agent) stop(s *shift) {
-	a.status.setReady(false)
+	a.ready.Serves(false)
 	a.endShift(s)
 	a.shutDown(time.Now().Add(a.opts.DrainTime))
 }
@@ -146,10 +147,10 @@ func (a *Agent) stop(s *shift) {
 // unloadAll opens all traffic, and ends the last shift. What unload, the command,
 // removes when this daemon has ended is left to that.
 func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
-	a.sayStop(true)
+	a.life.Stops(lifecycle.Ending{Unload: true, Within: a.opts.DrainTime})
 	a.surfaces.Release()
 	cancel(nil)
-	a.life.forget(a)
+	a.forget()
 	stop := sync.OnceFunc(func() { a.stop(s) })
 	err := teardown.Teardown{
 		Detach: a.datapath.Unload,

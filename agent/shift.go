@@ -8,8 +8,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"github.com/egressd/egressd/agent/workload"
 )
 
 // shift is a time in which this daemon serves: its loops accept, read, and write
@@ -51,16 +49,16 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	serve(func() error { a.dns.KeepResolved(s.ctx); return nil })
 	a.followDevices(s.ctx, accept, answer)
 	serve(func() error { return a.watchAddresses(s.ctx, accept, answer) })
-	serve(func() error { a.housekeep(s.ctx); return nil })
+	serve(func() error { a.upkeep.Run(s.ctx); return nil })
 	if err := a.open(s, serve); err != nil {
 		a.endShift(s)
 		s.answering.Wait()
 		return nil, err
 	}
 	close(s.begun)
-	a.life.store(a)
+	a.store()
 	a.inherited.Close() // what nobody took
-	a.status.setReady(true)
+	a.ready.Serves(true)
 	serve(func() error { a.control.Settle(s.ctx); return nil })
 	serve(func() error { a.keepHold(s.ctx); return nil })
 	if a.probe != nil {
@@ -83,7 +81,7 @@ func (a *Agent) open(s *shift, serve func(func() error)) error {
 			return err
 		}
 	}
-	return a.begin()
+	return a.enforcer.Begin(a.control.Snapshot())
 }
 
 // wait waits until the programs are in force, or the shift is over.
@@ -98,7 +96,7 @@ func (s *shift) wait() {
 // nothing is written that another daemon could be writing. Sockets are closed;
 // whoever has duplicates has what waits in them.
 func (a *Agent) endShift(s *shift) {
-	a.captures.Store(false)
+	a.enforcer.End()
 	s.cancel()
 	if err := a.datapath.DrainEvents(); err != nil {
 		a.log.Warn("kernel events", "error", err)
@@ -110,8 +108,7 @@ func (a *Agent) endShift(s *shift) {
 	}
 	// Who looked at captures before is done.
 	a.control.WaitIdle()
-	a.binding.Lock()
-	defer a.binding.Unlock()
+	a.enforcer.Wait()
 }
 
 const (
@@ -127,7 +124,7 @@ const (
 // daemon that still lives had better serve than refuse. In its last part it
 // takes nothing new. s is nil when another daemon serves already.
 func (a *Agent) drain(s *shift) {
-	a.status.setReady(false)
+	a.ready.Serves(false)
 	end := time.Now().Add(a.opts.DrainTime)
 	a.outgoing.Linger()
 	if a.incoming != nil {
@@ -167,28 +164,4 @@ func (a *Agent) shutDown(end time.Time) {
 			a.log.Warn("gateway connections were still open after the drain time and were closed", "error", err)
 		}
 	}
-}
-
-// begin attaches the programs. From here on the workload is under policy. That
-// there is nothing yet to attach them to is no error.
-func (a *Agent) begin() error {
-	if err := a.bind(a.control.Snapshot()); err != nil {
-		return err
-	}
-	a.captures.Store(true)
-	if err := a.datapath.SetReady(true); err != nil {
-		return err
-	}
-	fresh, err := a.capture.Hold(a.datapath.Attach)
-	if err != nil && !errors.Is(err, workload.ErrNotThere) {
-		return err
-	}
-	if err := a.guards.Begin(); err != nil {
-		return err
-	}
-	if fresh {
-		a.earlier.End()
-		a.earlier.TellFreed()
-	}
-	return nil
 }

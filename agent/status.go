@@ -26,10 +26,8 @@ type (
 
 // Status gathers the state of everything. What cannot be read is left out.
 func (a *Agent) Status() Status {
-	s := a.status
-	ready := s.notReady() == nil
 	st := Status{
-		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: ready, Capture: a.capture.Status(),
+		Version: a.opts.Version, PID: os.Getpid(), Started: a.started, Ready: a.ready.Err() == nil, Capture: a.capture.Status(),
 		Mode: a.opts.Mode.String(),
 	}
 	st.Policy, st.Findings = a.control.Report()

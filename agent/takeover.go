@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/learned"
@@ -70,7 +71,7 @@ func (a *Agent) followHolder(ctx context.Context) {
 	case <-a.holder.Ended():
 	}
 	a.workloads.EndedBefore()
-	a.rebind()
+	a.enforcer.Rebind()
 }
 
 // before is the cgroup of the daemon that this one takes over from.
@@ -84,7 +85,7 @@ func (a *Agent) before() uint64 {
 // release gives up what one daemon has alone: another one has it now.
 func (a *Agent) release() {
 	a.letGo()
-	a.log.Info("another egressd has taken over; this one exits when its connections have ended", "within", a.opts.DrainTime, "traffic", trafficOn)
+	a.log.Info("another egressd has taken over; this one exits when its connections have ended", "within", a.opts.DrainTime, "traffic", lifecycle.TrafficOn)
 	if err := errors.Join(a.unlock(), a.datapath.CloseLinks()); err != nil {
 		a.log.Warn("this egressd could not close its locks and links after the takeover; \"egressd unload\" detaches the programs only when this one has ended", "error", err)
 	}

@@ -14,7 +14,7 @@ var (
 	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
-	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/listen", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
+	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/enforce", "./agent/events", "./agent/exec", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -109,9 +109,11 @@ var floors = map[string][]string{
 	"./agent/admin":       {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
 	"./agent/control":     {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
 	"./agent/earlier":     {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
+	"./agent/enforce":     {"./agent/control", "./agent/workload", "./loader", "./policy"},
 	"./agent/events":      {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
 	"./agent/exec":        {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
 	"./agent/iface":       {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
+	"./agent/lifecycle":   {"./agent/control", "./loader/bpffs", "./loader/predecessor", "./policy", "./policy/istio"},
 	"./agent/listen":      {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
 	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
@@ -124,6 +126,7 @@ var floors = map[string][]string{
 	"./agent/state":       {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
 	"./agent/takeover":    {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
 	"./agent/teardown":    {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "./loader/predecessor"},
+	"./agent/upkeep":      nil,
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),

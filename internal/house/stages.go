@@ -47,7 +47,7 @@ var Orders = []Order{
 	}},
 	{"./agent", 0, []Stage{
 		{"options", "options"},
-		{"agent", "agent life pins ready kubernetes"},
+		{"agent", "agent pins kubernetes"},
 		{"state", "hold addresses status"},
 		{"faces", "admin explain"},
 		{"policy", "targets upkeep"},
