@@ -8,6 +8,7 @@ import (
 
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/own"
+	"github.com/egressd/egressd/agent/shift"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -19,18 +20,15 @@ func (a *Agent) self() own.Self {
 	}
 }
 
-// watchAddresses follows the node's addresses as they come and go. serve and
-// answer: see followDevices.
-func (a *Agent) watchAddresses(ctx context.Context, serve, answer func(func() error)) error {
-	w := own.NewAddressWatcher(own.Options{Addresses: &a.addresses, Datapath: a.datapath, Names: a.names, Recheck: a.outgoing.Recheck, Log: a.log})
-	w.Run(ctx, func() { a.followDevices(ctx, serve, answer) })
-	return nil
+// addressWatcher follows the node's addresses as they come and go.
+func (a *Agent) addressWatcher() *own.AddressWatcher {
+	return own.NewAddressWatcher(own.Options{Addresses: &a.addresses, Datapath: a.datapath, Names: a.names, Recheck: a.outgoing.Recheck, Log: a.log})
 }
 
 // followDevices makes egressd listen on the node's devices as they are now.
-func (a *Agent) followDevices(ctx context.Context, run, answer func(func() error)) {
-	a.devices.Serve(ctx, a.sockets, listen.DeviceServices{
+func (a *Agent) followDevices(s *shift.Shift) {
+	a.devices.Serve(s.Context, a.sockets, listen.DeviceServices{
 		Proxy: func(ctx context.Context, ln *net.TCPListener) error { return a.outgoing.Serve(ctx, ln, a.identify) },
 		DNS:   a.dns.Serve, Tell: a.datapath.SetDevices,
-	}, run, answer)
+	}, s.Accept, s.Answer)
 }

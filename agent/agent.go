@@ -105,9 +105,3 @@ func (a *Agent) Unload() error { return a.datapath.Unload() }
 
 // Reload reads the policy again, as if its files had changed. It does not wait.
 func (a *Agent) Reload() { a.life.Reload() }
-
-// saveNames saves what was learned.
-func (a *Agent) saveNames() error { return a.remembered.Save() }
-
-// restoreNames learns what was saved.
-func (a *Agent) restoreNames() (int, error) { return a.remembered.Restore() }

@@ -262,7 +262,7 @@ func (a *Agent) wire() error {
 // were adopted from an earlier run keep what is still right: flows of live
 // workloads go on while this happens.
 func (a *Agent) startPolicy(l control.Loaded) error {
-	if n, err := a.restoreNames(); err != nil {
+	if n, err := a.remembered.Restore(); err != nil {
 		a.log.Warn("the learned addresses of the last run could not be restored; they are refused until their names are resolved again", "error", err)
 	} else if n > 0 {
 		a.log.Info("learned addresses restored", "count", n)
@@ -284,7 +284,7 @@ func (a *Agent) Close() error {
 	a.inherited.Close()
 	if a.datapath != nil {
 		if a.begun.Saves() {
-			err = a.saveNames()
+			err = a.remembered.Save()
 		}
 		err = errors.Join(err, a.datapath.Close())
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/shift"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/internal/gate"
@@ -45,7 +46,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.followHolder(life) })
 	living.Go(func() { a.publisher.Run(life) })
 	living.Go(func() { a.workloads.Watch(life, a.enforcer.Rebind) })
-	shifts := []*shift{s}
+	shifts := []*shift.Shift{s}
 	var h *takeover.Heir
 	unload := false
 	for serving := true; serving; {
@@ -66,7 +67,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.finish(ctx, cancel, s, h, unload)
 	for _, s := range shifts {
-		s.answering.Wait()
+		s.WaitAnswered()
 	}
 	if h != nil {
 		h.Leave()
@@ -81,10 +82,10 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 
 // start begins the first shift, in the place of the daemon before if there is
 // one that lives. What a start did that fails is taken back before that one goes on.
-func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift, error) {
+func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift.Shift, error) {
 	err := a.quiesce()
 	if err == nil {
-		var s *shift
+		var s *shift.Shift
 		if s, err = a.beginShift(ctx, fail); err == nil {
 			if a.holder != nil {
 				err = a.holder.Settle()
@@ -93,7 +94,7 @@ func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift
 				return s, nil
 			}
 			a.endShift(s)
-			s.answering.Wait()
+			s.WaitAnswered()
 		}
 	}
 	a.recorder.Flush(true)
@@ -115,14 +116,15 @@ func (a *Agent) notTaken(err error) error {
 }
 
 // finish ends the last shift.
-func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift, h *takeover.Heir, unload bool) {
+func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift.Shift, h *takeover.Heir, unload bool) {
 	switch {
 	case h != nil:
 		a.release()
-		a.drain(nil)
+		a.ready.Serves(false)
+		a.drain().Run(nil)
 		return
 	case s == nil:
-		a.shutDown(time.Now())
+		a.drain().ShutDown(time.Now())
 		return
 	case unload:
 		a.unloadAll(cancel, s)
@@ -131,22 +133,23 @@ func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *s
 		a.life.Stops(lifecycle.Ending{NotReady: a.ready.Err(), NotLasting: a.lasting(), Within: a.opts.DrainTime})
 	}
 	if err := context.Cause(ctx); err == nil || errors.Is(err, context.Canceled) {
-		a.drain(s)
+		a.ready.Serves(false)
+		a.drain().Run(func() { a.endShift(s) })
 		return
 	}
 	a.stop(s)
 }
 
 // stop ends the last shift and what is open, within the drain time.
-func (a *Agent) stop(s *shift) {
+func (a *Agent) stop(s *shift.Shift) {
 	a.ready.Serves(false)
 	a.endShift(s)
-	a.shutDown(time.Now().Add(a.opts.DrainTime))
+	a.drain().ShutDown(time.Now().Add(a.opts.DrainTime))
 }
 
 // unloadAll opens all traffic, and ends the last shift. What unload, the command,
 // removes when this daemon has ended is left to that.
-func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
+func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift.Shift) {
 	a.life.Stops(lifecycle.Ending{Unload: true, Within: a.opts.DrainTime})
 	a.surfaces.Release()
 	cancel(nil)
