@@ -50,7 +50,7 @@ var Orders = []Order{
 		{"agent", "agent pins kubernetes"},
 		{"state", "hold addresses status"},
 		{"policy", "targets upkeep"},
-		{"faces", "admin explain"},
+		{"faces", "admin"},
 		{"shift", "inherited takeover shift"},
 		{"start", "new run start exec"},
 	}},
