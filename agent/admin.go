@@ -22,7 +22,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		Unbound: func() int64 { n, _ := a.workloads.Unbound(); return n },
 		Saved:   []string{control.SavedNames, control.SavedPolicy},
 	})
-	shows := admin.Source{
+	view := admin.View{
 		Status: func() any { return a.Status() }, Flows: a.recorder, Snapshot: a.control.Snapshot,
 		Suggest: func() explain.Suggestions { return a.denied().Suggestions },
 		Explain: func(s *policy.Snapshot, q explain.Question) (any, error) {
@@ -34,10 +34,10 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 	}
 	return a.surfaces.Serve(ctx, serve, admin.Options{
 		StateDir: a.opts.StateDir, Group: a.opts.AdminGroup, Log: a.log,
-		Change: shows.Admin(true),
-		Read:   shows.Admin(false), AdminAddress: a.opts.AdminAddress,
-		Status: shows.StatusPort(), StatusAddress: a.opts.StatusAddress,
-		Health: shows.HealthPort(), HealthAddress: a.opts.HealthAddress,
+		Change: view.Admin(true),
+		Read:   view.Admin(false), AdminAddress: a.opts.AdminAddress,
+		Status: view.StatusPort(), StatusAddress: a.opts.StatusAddress,
+		Health: view.HealthPort(), HealthAddress: a.opts.HealthAddress,
 	})
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/earlier"
-	"github.com/egressd/egressd/agent/enforce"
 	"github.com/egressd/egressd/agent/events"
+	"github.com/egressd/egressd/agent/govern"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/kubernetes"
 	"github.com/egressd/egressd/agent/learnedfile"
@@ -69,7 +69,7 @@ type Agent struct {
 	capture    *workload.Capture
 	workloads  *workload.Binding
 	earlier    *earlier.Earlier
-	enforcer   *enforce.Enforcer
+	governor   *govern.Governor
 	upkeep     *upkeep.Upkeep
 	surfaces   admin.Surfaces
 	limits     *resources.Shares

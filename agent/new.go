@@ -14,9 +14,9 @@ import (
 
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/earlier"
-	"github.com/egressd/egressd/agent/enforce"
 	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/agent/exec"
+	"github.com/egressd/egressd/agent/govern"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/learnedfile"
 	"github.com/egressd/egressd/agent/lifecycle"
@@ -164,7 +164,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if o.Daemon {
 		a.probe = selfprobe.New(o.Probe, selfprobe.Daemon{
 			At: a.capture.At, Sockets: a.sockets, Workloads: a.workloads, Log: o.Log,
-			Bind: func() error { return a.enforcer.Bind() }, Well: func() { _ = a.outgoing.Stats() },
+			Bind: func() error { return a.governor.Bind() }, Well: func() { _ = a.outgoing.Stats() },
 		})
 	}
 	if err := a.wire(); err != nil {
@@ -207,7 +207,7 @@ func (a *Agent) wire() error {
 	a.earlier = earlier.New(earlier.Options{
 		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: a.control, Names: a.names, Sink: a.recorder, Log: a.log,
 	})
-	a.enforcer = enforce.New(enforce.Options{
+	a.governor = govern.New(govern.Options{
 		Workloads: a.workloads, Interfaces: a.guards, Capture: a.capture, Earlier: a.earlier, Datapath: a.datapath, Narrow: &a.narrow, Log: a.log,
 	})
 	a.upkeep = a.keepUp()

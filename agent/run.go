@@ -45,7 +45,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })
 	living.Go(func() { a.publisher.Run(life) })
-	living.Go(func() { a.workloads.Watch(life, a.enforcer.Rebind) })
+	living.Go(func() { a.workloads.Watch(life, a.governor.Rebind) })
 	shifts := []*shift.Shift{s}
 	var h *takeover.Heir
 	unload := false

@@ -59,14 +59,14 @@ func (a *Agent) open(s *shift.Shift) error {
 			return err
 		}
 	}
-	return a.enforcer.Begin(a.control.Snapshot())
+	return a.governor.Begin(a.control.Snapshot())
 }
 
 // endShift stops the loops: when it returns nothing is accepted or read, and
 // nothing is written that another daemon could be writing. Sockets are closed;
 // whoever has duplicates has what waits in them.
 func (a *Agent) endShift(s *shift.Shift) {
-	a.enforcer.End()
+	a.governor.End()
 	s.Stop()
 	if err := a.datapath.DrainEvents(); err != nil {
 		a.log.Warn("kernel events", "error", err)
@@ -78,7 +78,7 @@ func (a *Agent) endShift(s *shift.Shift) {
 	}
 	// Who looked at captures before is done.
 	a.control.WaitIdle()
-	a.enforcer.Wait()
+	a.governor.Wait()
 }
 
 // drain ends what is open.

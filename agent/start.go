@@ -66,7 +66,7 @@ func lock(o Options) (err error) {
 		}
 		err = errors.Join(err, a.Close())
 	}()
-	if err := a.enforcer.Begin(a.control.Snapshot()); err != nil {
+	if err := a.governor.Begin(a.control.Snapshot()); err != nil {
 		return err
 	}
 	if err := a.datapath.MarkLocked(); err != nil {

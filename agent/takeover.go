@@ -72,7 +72,7 @@ func (a *Agent) followHolder(ctx context.Context) {
 	case <-a.holder.Ended():
 	}
 	a.workloads.EndedBefore()
-	a.enforcer.Rebind()
+	a.governor.Rebind()
 }
 
 // before is the cgroup of the daemon that this one takes over from.

@@ -23,7 +23,7 @@ func (o Options) control(objects control.Objects) control.Options {
 // targets are all that follows from the policy.
 func (a *Agent) targets() control.Targets {
 	t := control.Targets{
-		Tables: a.datapath, Learned: a.names, Workloads: a.enforcer,
+		Tables: a.datapath, Learned: a.names, Workloads: a.governor,
 		Epoch: a.datapath.RaiseEpoch, Recheck: a.outgoing.Recheck,
 		Gateway: func(s *policy.Snapshot) error {
 			if a.incoming == nil {

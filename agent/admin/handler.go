@@ -36,8 +36,8 @@ type Flows interface {
 	Follow(w http.ResponseWriter, r *http.Request, wait time.Duration)
 }
 
-// Source is what of a daemon the interfaces show.
-type Source struct {
+// View is what of a daemon the interfaces show.
+type View struct {
 	Status  func() any
 	Flows   Flows
 	Suggest func() explain.Suggestions
@@ -58,7 +58,7 @@ type Source struct {
 // Admin serves the admin interface. The TCP port, which is there only when it was asked
 // for, reads and changes nothing: every process that is not captured can reach it, and
 // a request made by a web page, too.
-func (s Source) Admin(change bool) http.Handler {
+func (s View) Admin(change bool) http.Handler {
 	mux := http.NewServeMux()
 	follow, dump := atMost(maxFollowers), atMost(maxDumps)
 	mux.HandleFunc("GET "+PathStatus, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Status()) })
@@ -102,7 +102,7 @@ func atMost(n int) func(http.ResponseWriter, func()) {
 }
 
 // serveExplain answers "egressd explain" with the live policy.
-func (s Source) serveExplain(w http.ResponseWriter, r *http.Request) {
+func (s View) serveExplain(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	t, err := explain.ParseTarget(q.Get("target"))
 	if err != nil {
@@ -130,7 +130,7 @@ func (s Source) serveExplain(w http.ResponseWriter, r *http.Request) {
 }
 
 // StatusPort serves metrics and readiness.
-func (s Source) StatusPort() http.Handler {
+func (s View) StatusPort() http.Handler {
 	mux := http.NewServeMux()
 	metrics := NewPage(s.Metrics)
 	mux.Handle("GET /metrics", metrics)
@@ -140,14 +140,14 @@ func (s Source) StatusPort() http.Handler {
 }
 
 // HealthPort serves readiness, and whether the daemon is alive.
-func (s Source) HealthPort() http.Handler {
+func (s View) HealthPort() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz/ready", s.serveReady)
 	mux.Handle("GET /healthz/live", NewLive(s.Alive))
 	return mux
 }
 
-func (s Source) serveReady(w http.ResponseWriter, _ *http.Request) {
+func (s View) serveReady(w http.ResponseWriter, _ *http.Request) {
 	if err := s.NotReady(); err != nil {
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 		return

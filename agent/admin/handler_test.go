@@ -29,7 +29,7 @@ import (
 func TestReadersOfFlows(t *testing.T) {
 	recorder := events.NewRecorder(slog.New(slog.DiscardHandler))
 	unloads := 0
-	s := Source{Flows: recorder, Unload: func() { unloads++ }}
+	s := View{Flows: recorder, Unload: func() { unloads++ }}
 	big := strings.Repeat("x", 4<<10)
 	for range 4096 {
 		recorder.Record(flow.Event{Allowed: true, Name: big})
@@ -89,7 +89,7 @@ func TestFollowerThatDoesNotRead(t *testing.T) {
 	for range 4096 {
 		recorder.Record(flow.Event{Allowed: true, Name: strings.Repeat("x", 4<<10)})
 	}
-	s := httptest.NewUnstartedServer(Source{Flows: recorder}.Admin(false))
+	s := httptest.NewUnstartedServer(View{Flows: recorder}.Admin(false))
 	s.Config.WriteTimeout = WriteWait
 	s.Start()
 	defer s.Close()
@@ -124,7 +124,7 @@ func TestAdmin(t *testing.T) {
 	var asked explain.Question
 	var unexplained, notReady error
 	unloads := 0
-	s := Source{
+	s := View{
 		Status: func() any { return map[string]bool{"ready": true} }, Unload: func() { unloads++ }, Snapshot: func() *policy.Snapshot { return now },
 		Suggest: func() explain.Suggestions { return explain.Suggestions{} },
 		Explain: func(_ *policy.Snapshot, q explain.Question) (any, error) {

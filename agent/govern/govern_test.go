@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package enforce
+package govern
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ import (
 
 var errStep = errors.New("this step fails")
 
-// node is all that an Enforcer has to do with: it writes down what it is told, and
+// node is all that a Governor has to do with: it writes down what it is told, and
 // fails where the test says.
 type node struct {
 	mu    sync.Mutex
@@ -95,7 +95,7 @@ func (i interfaces) Begin() error                                 { return i.ste
 func (i interfaces) Shut(f func(loader.WorkloadState) bool) error { return i.shut("shutwire", f) }
 func (i interfaces) UpdatePolicy()                                { _ = i.step("wire") }
 
-func enforcer(n *node) *Enforcer {
+func governor(n *node) *Governor {
 	return New(Options{
 		Workloads: n, Interfaces: interfaces{n}, Capture: n, Earlier: n, Datapath: n, Narrow: &control.Narrow{},
 		Log: slog.New(slog.NewTextHandler(&n.log, nil)),
@@ -135,7 +135,7 @@ func TestBegin(t *testing.T) {
 		{"not guarded", true, "guard", errStep, "bind ready attach hold guard"},
 	} {
 		n := &node{fresh: c.fresh, fails: map[string]error{c.fails: c.err}}
-		err := enforcer(n).Begin(&policy.Snapshot{})
+		err := governor(n).Begin(&policy.Snapshot{})
 		if got := n.did(); got != c.want {
 			t.Errorf("%s: %s, want %s", c.what, got, c.want)
 		}
@@ -150,7 +150,7 @@ func TestBegin(t *testing.T) {
 // their way.
 func TestOnlyBetween(t *testing.T) {
 	n := &node{}
-	e := enforcer(n)
+	e := governor(n)
 	next := compile(t, false)
 	c := policy.Diff(nil, next)
 	change := func() {
@@ -190,7 +190,7 @@ func TestOnlyBetween(t *testing.T) {
 // interfaces too, also when the cgroups cannot be told.
 func TestTighten(t *testing.T) {
 	n := &node{allowAny: []policy.PolicyID{policy.DefaultPolicy}, fails: map[string]error{}}
-	e := enforcer(n)
+	e := governor(n)
 	if err := e.Begin(&policy.Snapshot{}); err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestTighten(t *testing.T) {
 // looked after all the same.
 func TestRebind(t *testing.T) {
 	n := &node{fails: map[string]error{}}
-	e := enforcer(n)
+	e := governor(n)
 	if err := e.Begin(&policy.Snapshot{}); err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestWait(t *testing.T) {
 	looking, goOn := make(chan struct{}), make(chan struct{})
 	var over atomic.Bool
 	n := &node{}
-	e := enforcer(n)
+	e := governor(n)
 	if err := e.Begin(&policy.Snapshot{}); err != nil {
 		t.Fatal(err)
 	}

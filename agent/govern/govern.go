@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package enforce brings what is captured under the policy: it has cgroups and
+// Package govern brings what is captured under the policy: it has cgroups and
 // interfaces bound to their workloads, the programs attached, and workloads change
 // over from one policy to the next.
-package enforce
+package govern
 
 import (
 	"errors"
@@ -50,7 +50,7 @@ type Datapath interface {
 	Attach(dir string) error
 }
 
-// Options of an Enforcer.
+// Options of a Governor.
 type Options struct {
 	Workloads  Workloads
 	Interfaces Interfaces
@@ -62,9 +62,9 @@ type Options struct {
 	Log    *slog.Logger
 }
 
-// Enforcer brings workloads under the policy, between Begin and End. It is a
+// Governor brings workloads under the policy, between Begin and End. It is a
 // control.Target. Make one with New.
-type Enforcer struct {
+type Governor struct {
 	o Options
 	// captures says that the programs are attached, and by this daemon.
 	captures atomic.Bool
@@ -73,12 +73,12 @@ type Enforcer struct {
 	failed error // of the last look for cgroups that came or went
 }
 
-// New makes an Enforcer that has not begun.
-func New(o Options) *Enforcer { return &Enforcer{o: o} }
+// New makes a Governor that has not begun.
+func New(o Options) *Governor { return &Governor{o: o} }
 
 // Begin attaches the programs. From here on the workload is under policy. That there
 // is nothing yet to attach them to is no error.
-func (e *Enforcer) Begin(s *policy.Snapshot) error {
+func (e *Governor) Begin(s *policy.Snapshot) error {
 	if err := e.o.Workloads.Bind(s); err != nil {
 		return err
 	}
@@ -102,24 +102,24 @@ func (e *Enforcer) Begin(s *policy.Snapshot) error {
 
 // End has nothing bound any more: another daemon may be doing it. Who is at it may
 // still be, until Wait returns.
-func (e *Enforcer) End() { e.captures.Store(false) }
+func (e *Governor) End() { e.captures.Store(false) }
 
 // Wait returns when nobody looks for cgroups any more who began before End. Changes of
 // the policy are for the caller to wait for.
-func (e *Enforcer) Wait() {
+func (e *Governor) Wait() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 }
 
 // Bind looks for cgroups that came.
-func (e *Enforcer) Bind() error {
+func (e *Governor) Bind() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.o.Workloads.Bind(nil)
 }
 
 // Rebind looks for cgroups that came or went.
-func (e *Enforcer) Rebind() {
+func (e *Governor) Rebind() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.captures.Load() {
@@ -137,7 +137,7 @@ func (e *Enforcer) Rebind() {
 
 // Tighten lets nobody pass any more where the tables know nothing, unless the next
 // policy does as well.
-func (e *Enforcer) Tighten(c policy.Change) error {
+func (e *Governor) Tighten(c policy.Change) error {
 	e.o.Narrow.Tighten(c)
 	if !e.captures.Load() {
 		return nil
@@ -147,7 +147,7 @@ func (e *Enforcer) Tighten(c policy.Change) error {
 }
 
 // Loosen lets workloads change over once they are captured.
-func (e *Enforcer) Loosen(c policy.Change) error {
+func (e *Governor) Loosen(c policy.Change) error {
 	e.o.Narrow.Loosen(c)
 	if !e.captures.Load() {
 		return nil
