@@ -109,19 +109,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
 	a.life.Starts(a.capture, a.holder != nil)
-	if err := a.begun.Look(); err != nil {
-		return nil, err
-	}
-	if err := a.preparePins(); err != nil {
-		return nil, err
-	}
-	if err := a.lockPins(); err != nil {
-		return nil, err
-	}
-	if err := a.begun.Adopt(); err != nil {
-		return nil, err
-	}
-	exempt, err := workload.ExemptOwn(a.capture, o.PinDir, a.before())
+	exempt, err := a.claim()
 	if err != nil {
 		return nil, err
 	}
@@ -139,24 +127,56 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 			o.Log.Warn("the kernel lacks a feature that egressd uses; docs/SECURITY-MODEL.md says what is not enforced without it", "feature", name, "probe", state)
 		}
 	}
+	if err := a.listen(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.bind(exempt); err != nil {
+		return nil, err
+	}
+	if err := a.wire(); err != nil {
+		return nil, err
+	}
+	if err := a.startPolicy(first); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// claim makes the pins and the cgroup this daemon's, whose id it returns: that is
+// exempt.
+func (a *Agent) claim() (exempt uint64, err error) {
+	for _, step := range []func() error{a.begun.Look, a.preparePins, a.lockPins, a.begun.Adopt} {
+		if err := step(); err != nil {
+			return 0, err
+		}
+	}
+	return workload.ExemptOwn(a.capture, a.opts.PinDir, a.before())
+}
+
+// listen opens the sockets that flows are led to.
+func (a *Agent) listen(ctx context.Context) (err error) {
 	var gates []netip.Addr
-	if o.Daemon {
-		gates = listen.OpenGates(o.Log)
+	if a.opts.Daemon {
+		gates = listen.OpenGates(a.log)
 	}
 	if err := a.fromManager(); err != nil {
-		return nil, err
+		return err
 	}
-	if a.sockets, err = listen.Open(ctx, listen.Options{
-		Fixed: o.Daemon, Transparent: o.Guard.Workloads(), Gates: gates, From: a.inherited, Admin: o.adminPort(), Log: o.Log,
-	}); err != nil {
-		return nil, err
-	}
+	a.sockets, err = listen.Open(ctx, listen.Options{
+		Fixed: a.opts.Daemon, Transparent: a.opts.Guard.Workloads(), Gates: gates, From: a.inherited, Admin: a.opts.adminPort(), Log: a.log,
+	})
+	return err
+}
+
+// bind makes what says whose cgroups and interfaces are whose.
+func (a *Agent) bind(exempt uint64) (err error) {
+	o := a.opts
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
 		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Own: exempt, Before: a.before(),
 		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
 		Open: a.narrow.Open, Pending: a.narrow.Pending,
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	a.guards = iface.New(iface.Options{
 		Choice: o.Guard, Workload: func() loader.WorkloadState { return a.workloads.NodeWorkload(a.control.Snapshot()) }, Datapath: a.datapath, Log: o.Log,
@@ -167,13 +187,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 			Bind: func() error { return a.governor.Bind() }, Well: func() { _ = a.outgoing.Stats() },
 		})
 	}
-	if err := a.wire(); err != nil {
-		return nil, err
-	}
-	if err := a.startPolicy(first); err != nil {
-		return nil, err
-	}
-	return a, nil
+	return nil
 }
 
 // wire makes the rooms and connects them.
