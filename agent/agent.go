@@ -4,19 +4,28 @@ package agent
 
 import (
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/events"
+	"github.com/egressd/egressd/agent/govern"
 	"github.com/egressd/egressd/agent/iface"
+	"github.com/egressd/egressd/agent/kubernetes"
+	"github.com/egressd/egressd/agent/learnedfile"
+	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/takeover"
+	"github.com/egressd/egressd/agent/teardown"
+	"github.com/egressd/egressd/agent/upkeep"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
@@ -25,9 +34,11 @@ import (
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/sdnotify"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy/source"
+	"github.com/egressd/egressd/policy/source/kubestatus"
 )
 
 // Agent is a running egressd. Make one with New, run it with Run.
@@ -47,33 +58,34 @@ type Agent struct {
 	incoming   *ingress.Ingress
 	sockets    *listen.Set
 	devices    *listen.Devices
-	status     *status
+	started    time.Time
+	ready      *lifecycle.Readiness
 	watcher    *source.Watcher
 	control    *control.Control
-	kubernetes *kubernetes // nil: there is no API server
-	publisher  *publisher  // likewise
+	kubernetes *kubernetes.APIServer // nil: there is none
+	publisher  *kubestatus.Publisher // likewise
 	narrow     control.Narrow
 	guards     *iface.Guards
 	capture    *workload.Capture
 	workloads  *workload.Binding
 	earlier    *earlier.Earlier
-	bindFailed error // of the last look for cgroups that came or went
+	governor   *govern.Governor
+	upkeep     *upkeep.Upkeep
 	surfaces   admin.Surfaces
-	limits     *limits
+	limits     *resources.Shares
 	pins       pins
 	holding    *hold.Keeper
-	life       life
+	manager    *sdnotify.Manager // nil: none
+	life       *lifecycle.Lifecycle
 	// begun is what a start that fails takes back.
-	begun begun
+	begun *teardown.Start
 	probe *selfprobe.Probe
 	// fills is how full the kernel's tables are; to count is expensive.
 	fills admin.Recently[map[string]loader.Fill]
-	// captures says that the programs are attached, and by this daemon.
-	captures atomic.Bool
-	// saved is names.Changes as it was when the file was written.
-	saved uint64
-	// binding is held while cgroups are looked for.
-	binding sync.Mutex
+	// remembered keeps what was learned; nil: nothing does.
+	remembered *learnedfile.Store
+	// identify finds who is behind a connection that arrived at the proxy.
+	identify func(*net.TCPConn) (forward.Conn, error)
 	// inherited are sockets of an earlier daemon that nobody took yet.
 	inherited *handover.SocketSet
 	// holder is the daemon that this one takes over from, nil: none. heirs are
@@ -90,3 +102,6 @@ type Agent struct {
 
 // Unload removes everything from the kernel: the workload is free again.
 func (a *Agent) Unload() error { return a.datapath.Unload() }
+
+// Reload reads the policy again, as if its files had changed. It does not wait.
+func (a *Agent) Reload() { a.life.Reload() }

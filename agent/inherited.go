@@ -39,14 +39,14 @@ func (a *Agent) descriptors() (*handover.SocketSet, error) {
 // over its own.
 func (a *Agent) fromManager() (err error) {
 	if a.inherited == nil {
-		a.inherited, err = a.life.manager.Inherited()
+		a.inherited, err = a.manager.Inherited()
 	}
 	return err
 }
 
 // store leaves the sockets with the service manager, for the next start.
-func (l life) store(a *Agent) {
-	if l.manager == nil {
+func (a *Agent) store() {
+	if a.manager == nil {
 		return
 	}
 	set, err := a.descriptors()
@@ -55,17 +55,17 @@ func (l life) store(a *Agent) {
 		return
 	}
 	defer set.Close()
-	l.manager.Forget(a.inherited) // what nobody wants any more
-	l.manager.Store(set)
+	a.manager.Forget(a.inherited) // what nobody wants any more
+	a.manager.Store(set)
 }
 
 // forget takes the sockets back from the service manager.
-func (l life) forget(a *Agent) {
-	if l.manager == nil {
+func (a *Agent) forget() {
+	if a.manager == nil {
 		return
 	}
 	if set, err := a.descriptors(); err == nil {
 		defer set.Close()
-		l.manager.Forget(set)
+		a.manager.Forget(set)
 	}
 }

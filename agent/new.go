@@ -10,17 +10,25 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/agent/exec"
+	"github.com/egressd/egressd/agent/govern"
 	"github.com/egressd/egressd/agent/iface"
+	"github.com/egressd/egressd/agent/learnedfile"
+	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/origin"
+	"github.com/egressd/egressd/agent/own"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/takeover"
+	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
@@ -30,6 +38,7 @@ import (
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/sdnotify"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/loader/telemetry"
@@ -61,19 +70,25 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		opts:     o,
 		log:      o.Log,
 		lock:     lock,
+		started:  time.Now(),
 		recorder: events.NewRecorder(o.Log),
 		unload:   make(chan struct{}),
-		life:     newLife(o),
-		begun:    begun{state: made},
+		begun:    teardown.Begin(teardown.StartOptions{StateDir: o.StateDir, PinDir: o.PinDir, Made: made, Gates: o.Daemon}),
 		holding:  hold.NewKeeper(o.Log),
 
 		holder: h, inherited: set, heirs: make(chan *handover.Channel),
 	}
 	var unfollowed error
-	a.kubernetes, unfollowed = o.follow(a.objectsChanged)
-	a.control = control.New(o.control(a.kubernetes.objects()))
+	a.kubernetes, unfollowed = a.follow()
+	a.control = control.New(o.control(a.kubernetes.Objects()))
+	if o.Daemon {
+		a.manager = sdnotify.New(o.Log)
+	}
+	a.life = lifecycle.New(lifecycle.Options{
+		Daemon: o.Daemon, Version: o.Version, Mode: o.Mode, PinDir: o.PinDir, Manager: a.manager, Policy: a.control, Log: o.Log,
+	})
 	a.devices = listen.NewDevices(o.Log)
-	a.status = newStatus(a)
+	a.ready = lifecycle.NewReadiness(func() error { return a.capture.Err() }, a.holding.Err, func() error { return a.probe.NotReady() })
 	defer func() {
 		if err != nil {
 			err = errors.Join(a.notTaken(err), a.rollBack(), a.Close())
@@ -93,63 +108,30 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	}
 	// Watching starts before reading, so that no change falls in between.
 	a.watcher = source.NewWatcher(o.Config, o.Log)
-	a.sayStart()
-	if err := a.begun.look(o.PinDir); err != nil {
-		return nil, err
-	}
-	if err := a.preparePins(); err != nil {
-		return nil, err
-	}
-	if err := a.lockPins(); err != nil {
-		return nil, err
-	}
-	if err := a.begun.adopt(o.PinDir); err != nil {
-		return nil, err
-	}
-	own, err := workload.ExemptOwn(a.capture, o.PinDir, a.before())
+	a.life.Starts(a.capture, a.holder != nil)
+	exempt, err := a.claim()
 	if err != nil {
 		return nil, err
 	}
-	first, err := a.kubernetes.first(ctx, o, a.holder != nil, func() (control.Loaded, error) { return a.control.First(a.holder != nil) })
+	first, err := a.kubernetes.First(ctx, a.holder != nil, func() string { return lifecycle.WithoutDaemon(o.PinDir) },
+		func() (control.Loaded, error) { return a.control.First(a.holder != nil) })
 	if err != nil {
 		return nil, err
 	}
 	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.MayFollow()}); err != nil {
 		return nil, err
 	}
-	sayMemory(o.Log, a.datapath)
+	resources.LimitHeap(o.Log, a.datapath.Memory())
 	for name, state := range kernel.Features() {
 		if state != "yes" {
 			o.Log.Warn("the kernel lacks a feature that egressd uses; docs/SECURITY-MODEL.md says what is not enforced without it", "feature", name, "probe", state)
 		}
 	}
-	var gates []netip.Addr
-	if o.Daemon {
-		gates = listen.OpenGates(o.Log)
-	}
-	if err := a.fromManager(); err != nil {
+	if err := a.listen(ctx); err != nil {
 		return nil, err
 	}
-	if a.sockets, err = listen.Open(ctx, listen.Options{
-		Fixed: o.Daemon, Transparent: o.Guard.Workloads(), Gates: gates, From: a.inherited, Admin: o.adminPort(), Log: o.Log,
-	}); err != nil {
+	if err := a.bind(exempt); err != nil {
 		return nil, err
-	}
-	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
-		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Own: own, Before: a.before(),
-		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
-		Open: a.narrow.Open, Pending: a.narrow.Pending,
-	}); err != nil {
-		return nil, err
-	}
-	a.guards = iface.New(iface.Options{
-		Choice: o.Guard, Workload: func() loader.WorkloadState { return a.workloads.NodeWorkload(a.control.Snapshot()) }, Datapath: a.datapath, Log: o.Log,
-	})
-	if o.Daemon {
-		a.probe = selfprobe.New(o.Probe, selfprobe.Daemon{
-			At: a.capture.At, Sockets: a.sockets, Workloads: a.workloads, Log: o.Log,
-			Bind: a.bindAgain, Well: func() { _ = a.outgoing.Stats() },
-		})
 	}
 	if err := a.wire(); err != nil {
 		return nil, err
@@ -160,23 +142,77 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	return a, nil
 }
 
-// wire makes the rooms and connects them.
-func (a *Agent) wire() error {
-	if err := a.readAddresses(); err != nil {
+// claim makes the pins and the cgroup this daemon's, whose id it returns: that is
+// exempt.
+func (a *Agent) claim() (exempt uint64, err error) {
+	for _, step := range []func() error{a.begun.Look, a.preparePins, a.lockPins, a.begun.Adopt} {
+		if err := step(); err != nil {
+			return 0, err
+		}
+	}
+	return workload.ExemptOwn(a.capture, a.opts.PinDir, a.before())
+}
+
+// listen opens the sockets that flows are led to.
+func (a *Agent) listen(ctx context.Context) (err error) {
+	var gates []netip.Addr
+	if a.opts.Daemon {
+		gates = listen.OpenGates(a.log)
+	}
+	if err := a.fromManager(); err != nil {
 		return err
 	}
+	a.sockets, err = listen.Open(ctx, listen.Options{
+		Fixed: a.opts.Daemon, Transparent: a.opts.Guard.Workloads(), Gates: gates, From: a.inherited, Admin: a.opts.adminPort(), Log: a.log,
+	})
+	return err
+}
+
+// bind makes what says whose cgroups and interfaces are whose.
+func (a *Agent) bind(exempt uint64) (err error) {
+	o := a.opts
+	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
+		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Own: exempt, Before: a.before(),
+		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
+		Open: a.narrow.Open, Pending: a.narrow.Pending,
+	}); err != nil {
+		return err
+	}
+	a.guards = iface.New(iface.Options{
+		Choice: o.Guard, Workload: func() loader.WorkloadState { return a.workloads.NodeWorkload(a.control.Snapshot()) }, Datapath: a.datapath, Log: o.Log,
+	})
+	if o.Daemon {
+		a.probe = selfprobe.New(o.Probe, selfprobe.Daemon{
+			At: a.capture.At, Sockets: a.sockets, Workloads: a.workloads, Log: o.Log,
+			Bind: func() error { return a.governor.Bind() }, Well: func() { _ = a.outgoing.Stats() },
+		})
+	}
+	return nil
+}
+
+// wire makes the rooms and connects them.
+func (a *Agent) wire() error {
+	if err := own.Read(&a.addresses, a.datapath); err != nil {
+		return err
+	}
+	self := a.self()
 	var err error
-	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(a.isOwnDNS)); err != nil {
+	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(self.IsDNS)); err != nil {
 		return err
 	}
 	guard := ipguard.NewLive(&a.addresses)
-	a.limits = newLimits(a.opts.Limits, a.log)
+	a.limits = resources.New(a.opts.Limits, a.log)
 	names := learned.Options{
 		Guard: guard, InUse: func() (map[netip.Addr]bool, error) { return a.earlier.LiveAddresses() }, Log: a.log,
 		Floor: a.opts.DNSMinTTL, Cap: a.opts.DNSMaxTTL, Grace: a.opts.DNSGrace,
 	}
-	learnedBounds(&names, a.opts.Sizes.Addresses)
+	resources.LearnedBounds(&names, a.opts.Sizes.Addresses)
 	a.names = learned.New(a.datapath, a.control, names)
+	if a.opts.Daemon {
+		a.remembered = learnedfile.New(a.opts.StateDir, a.names, &a.control.Unsaved)
+	}
+	who := origin.Lookup{Datapath: a.datapath, Workloads: a.workloads, Probe: a.probe}
+	a.identify = who.Identify
 	a.kernel = &events.Kernel{
 		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Pod: a.workloads.PodOf, Interface: a.guards.NameOf,
 		Probe: workload.Probe, Log: a.log,
@@ -185,13 +221,17 @@ func (a *Agent) wire() error {
 	a.earlier = earlier.New(earlier.Options{
 		Capture: a.capture, Workloads: a.workloads, Datapath: a.datapath, Policies: a.control, Names: a.names, Sink: a.recorder, Log: a.log,
 	})
+	a.governor = govern.New(govern.Options{
+		Workloads: a.workloads, Interfaces: a.guards, Capture: a.capture, Earlier: a.earlier, Datapath: a.datapath, Narrow: &a.narrow, Log: a.log,
+	})
+	a.upkeep = a.keepUp()
 	a.dns = dnsproxy.New(dnsproxy.Config{
-		Origins:   origins{a},
+		Origins:   who,
 		Policies:  a.control,
 		Names:     a.names,
 		Upstreams: a.nodeDNS.Current(),
 		Stale:     a.opts.DNSStale,
-		SearchOf:  newSearches().of,
+		SearchOf:  resolve.NewSearches().Of,
 		Serves:    resolve.NewServers(a.addresses.Has).Serves,
 		Denied:    a.opts.DNSDenied,
 		Guard:     guard,
@@ -208,33 +248,35 @@ func (a *Agent) wire() error {
 		Guard:    guard,
 		Bound:    a.workloads.Of,
 		Rand:     rand.Uint64,
-		Socket:   a.allowsSocket,
-		Own:      a.own,
+		Socket:   self.AllowsSocket,
+		Own:      self.Listens,
 	})
-	a.outgoing = forward.New(a.limits.outgoing(a, out))
+	a.outgoing = forward.New(forward.Options{
+		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64,
+	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
 			Snapshot: a.control.Snapshot,
 			Resolver: a.dns,
 			Sink:     a.recorder,
 			Log:      a.log,
-			Limits:   a.limits.forward,
-			Timeouts: a.opts.Limits.timeouts(),
+			Limits:   a.limits.Forward,
+			Timeouts: a.opts.Limits.Timeouts,
 			Rand:     rand.Uint64,
-			Own:      a.own,
+			Own:      self.Listens,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {
 				return a.inherited.Listener(gatewaySocket, at)
 			},
 		})
 	}
-	return errors.Join(a.datapath.SetListeners(a.sockets.Ports()), a.tellRoom())
+	return errors.Join(a.datapath.SetListeners(a.sockets.Ports()), a.limits.Tell(a.datapath.SetRoom))
 }
 
 // startPolicy fills the kernel's tables with the first snapshot. Tables that
 // were adopted from an earlier run keep what is still right: flows of live
 // workloads go on while this happens.
 func (a *Agent) startPolicy(l control.Loaded) error {
-	if n, err := a.restoreNames(); err != nil {
+	if n, err := a.remembered.Restore(); err != nil {
 		a.log.Warn("the learned addresses of the last run could not be restored; they are refused until their names are resolved again", "error", err)
 	} else if n > 0 {
 		a.log.Info("learned addresses restored", "count", n)
@@ -242,24 +284,36 @@ func (a *Agent) startPolicy(l control.Loaded) error {
 	return a.control.Start(l, a.targets())
 }
 
+// tellWait is how long an end waits for the service manager to take what it is told.
+const tellWait = time.Second
+
 // Close releases what New made. Pinned state stays.
 func (a *Agent) Close() error {
-	defer a.life.manager.Close(tellWait)
-	a.kubernetes.end()
+	defer a.manager.Close(tellWait)
+	a.kubernetes.End()
 	var err error
 	if a.sockets != nil {
 		a.sockets.Close()
 	}
 	a.inherited.Close()
 	if a.datapath != nil {
-		if a.begun.saves() {
-			err = a.saveNames()
+		if a.begun.Saves() {
+			err = a.remembered.Save()
 		}
 		err = errors.Join(err, a.datapath.Close())
 	}
-	a.begun.closed(a.opts)
+	a.begun.Closed()
 	if a.holder != nil {
 		a.holder.Close()
 	}
 	return errors.Join(err, a.unlock())
+}
+
+// rollBack takes back what a start did that failed. After it only Close may be
+// called.
+func (a *Agent) rollBack() error {
+	if a.datapath == nil {
+		return a.begun.RollBack(nil)
+	}
+	return a.begun.RollBack(a.datapath.Rollback)
 }

@@ -14,13 +14,12 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent/admin"
-	"github.com/egressd/egressd/agent/listen"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
-	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/loader"
@@ -42,14 +41,6 @@ const (
 	// AdminSocket and LockFile are files of the state directory.
 	AdminSocket = state.AdminSocket
 	LockFile    = state.LockFile
-)
-
-// The daemon's ports, as Istio's agent has them (15000 admin, when it is asked
-// for, 15001 outbound, 15020 status, 15021 readiness, 15053 DNS).
-const (
-	adminPort = 15000
-	proxyPort = listen.ProxyPort
-	dnsPort   = listen.DNSPort
 )
 
 // Where the status and readiness interfaces are by default: loopback of each
@@ -231,21 +222,15 @@ func (o *Options) nodeDNS(loops func(netip.AddrPort) bool) resolve.Options {
 	}
 }
 
-// ConnectionLimits bound what proxied connections may take. A zero value stands for the
-// default beside it.
-type ConnectionLimits struct {
-	// WorkloadConnections is how many proxied connections one workload may have
-	// open, beside its share of descriptors, memory and ports; its share alone.
-	WorkloadConnections int
-	// PeekTimeout is for the first bytes of a connection and the head of a
-	// request, IdleTimeout for connections on which nothing passes, RecycleTimeout
-	// for those when a workload has all that it may have; forward.Options.
-	PeekTimeout, IdleTimeout, RecycleTimeout time.Duration
-}
+// ConnectionLimits bound what proxied connections may take.
+type ConnectionLimits = resources.ConnectionLimits
 
-// timeouts are those of the forwarding cores.
-func (o ConnectionLimits) timeouts() forward.Timeouts {
-	return forward.Timeouts{PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, RecycleTimeout: o.RecycleTimeout}
+// tableSizes are the sizes of the tables, of which a daemon that guards no
+// interface has none for their flows.
+func (o *Options) tableSizes() loader.Sizes {
+	s := o.Sizes
+	s.NoInterfaces = !o.Guard.Workloads()
+	return s
 }
 
 // drainTime is the default of Options.DrainTime.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/agent/kubernetes"
 )
 
 // TestAdminAddress: the admin interface is nowhere by default, and on the
@@ -48,7 +49,7 @@ func TestLastGoodIsKept(t *testing.T) {
 	}{
 		{Options{LastGood: "f"}, nil, ""},
 		{Options{LastGood: "f", Config: []string{"x"}}, nil, "f"},
-		{Options{LastGood: "f"}, &kubernetes{}, "f"},
+		{Options{LastGood: "f"}, &kubernetes.APIServer{}, "f"},
 	} {
 		if got := c.o.control(c.objects).LastGood; got != c.want {
 			t.Errorf("%+v: %q", c.o.Config, got)

@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/shift"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/internal/gate"
@@ -26,25 +28,25 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	a.begun.done = true
+	a.begun.Succeed()
 	if a.opts.Daemon {
 		resolve.WarnBeside(a.log, resolve.Beside("/"))
 	}
-	a.sayReady()
+	a.life.Ready(a.capture)
 	ready()
 	// Connections are judged by the files until the last has ended.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var living sync.WaitGroup
 	defer func() { end(); living.Wait() }()
-	living.Go(func() { a.watch(life, ctx) })
-	living.Go(func() { a.watcher.Run(life, a.changed) })
-	a.kubernetes.begin()
-	living.Go(func() { a.reloadAsked(life) })
+	living.Go(func() { lifecycle.Watch(life, ctx, a.manager, a.check, a.log) })
+	living.Go(func() { a.watcher.Run(life, a.life.FilesChanged) })
+	a.kubernetes.Begin()
+	living.Go(func() { a.life.Reloads(life, a.watcher.WaitWritten, func() { a.nodeDNS.Read(a.dns.SetUpstreams) }) })
 	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })
-	living.Go(func() { a.publisher.run(life) })
-	living.Go(func() { a.workloads.Watch(life, a.rebind) })
-	shifts := []*shift{s}
+	living.Go(func() { a.publisher.Run(life) })
+	living.Go(func() { a.workloads.Watch(life, a.governor.Rebind) })
+	shifts := []*shift.Shift{s}
 	var h *takeover.Heir
 	unload := false
 	for serving := true; serving; {
@@ -65,7 +67,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.finish(ctx, cancel, s, h, unload)
 	for _, s := range shifts {
-		s.answering.Wait()
+		s.WaitAnswered()
 	}
 	if h != nil {
 		h.Leave()
@@ -80,10 +82,10 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 
 // start begins the first shift, in the place of the daemon before if there is
 // one that lives. What a start did that fails is taken back before that one goes on.
-func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift, error) {
+func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift.Shift, error) {
 	err := a.quiesce()
 	if err == nil {
-		var s *shift
+		var s *shift.Shift
 		if s, err = a.beginShift(ctx, fail); err == nil {
 			if a.holder != nil {
 				err = a.holder.Settle()
@@ -92,7 +94,7 @@ func (a *Agent) start(ctx context.Context, fail context.CancelCauseFunc) (*shift
 				return s, nil
 			}
 			a.endShift(s)
-			s.answering.Wait()
+			s.WaitAnswered()
 		}
 	}
 	a.recorder.Flush(true)
@@ -114,42 +116,44 @@ func (a *Agent) notTaken(err error) error {
 }
 
 // finish ends the last shift.
-func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift, h *takeover.Heir, unload bool) {
+func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift.Shift, h *takeover.Heir, unload bool) {
 	switch {
 	case h != nil:
 		a.release()
-		a.drain(nil)
+		a.ready.Serves(false)
+		a.drain().Run(nil)
 		return
 	case s == nil:
-		a.shutDown(time.Now())
+		a.drain().ShutDown(time.Now())
 		return
 	case unload:
 		a.unloadAll(cancel, s)
 		return
 	default:
-		a.sayStop(false)
+		a.life.Stops(lifecycle.Ending{NotReady: a.ready.Err(), NotLasting: a.lasting(), Within: a.opts.DrainTime})
 	}
 	if err := context.Cause(ctx); err == nil || errors.Is(err, context.Canceled) {
-		a.drain(s)
+		a.ready.Serves(false)
+		a.drain().Run(func() { a.endShift(s) })
 		return
 	}
 	a.stop(s)
 }
 
 // stop ends the last shift and what is open, within the drain time.
-func (a *Agent) stop(s *shift) {
-	a.status.setReady(false)
+func (a *Agent) stop(s *shift.Shift) {
+	a.ready.Serves(false)
 	a.endShift(s)
-	a.shutDown(time.Now().Add(a.opts.DrainTime))
+	a.drain().ShutDown(time.Now().Add(a.opts.DrainTime))
 }
 
 // unloadAll opens all traffic, and ends the last shift. What unload, the command,
 // removes when this daemon has ended is left to that.
-func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift) {
-	a.sayStop(true)
+func (a *Agent) unloadAll(cancel context.CancelCauseFunc, s *shift.Shift) {
+	a.life.Stops(lifecycle.Ending{Unload: true, Within: a.opts.DrainTime})
 	a.surfaces.Release()
 	cancel(nil)
-	a.life.forget(a)
+	a.forget()
 	stop := sync.OnceFunc(func() { a.stop(s) })
 	err := teardown.Teardown{
 		Detach: a.datapath.Unload,

@@ -8,21 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/policy"
 )
 
 // StartError says that the daemon did not start, and what traffic can do.
-type StartError struct {
-	Err error
-	// Held says that traffic is under the policy of the last run, or denied.
-	Held bool
-}
-
-func (e *StartError) Error() string { return e.Err.Error() }
-
-// Unwrap returns Err.
-func (e *StartError) Unwrap() error { return e.Err }
+type StartError = lifecycle.StartError
 
 // Serve runs a daemon: New, Run and Close. started is called when it is made.
 // When it does not become ready the error is of NotStarted.
@@ -30,7 +21,7 @@ func Serve(ctx context.Context, o Options, started func(*Agent)) error {
 	a, err := New(ctx, o)
 	if err == nil {
 		started(a)
-		if err = errors.Join(a.Run(ctx, func() {}), a.Close()); a.begun.done {
+		if err = errors.Join(a.Run(ctx, func() {}), a.Close()); a.begun.Succeeded() {
 			return err
 		}
 	}
@@ -44,32 +35,15 @@ func Serve(ctx context.Context, o Options, started func(*Agent)) error {
 // everything if the options ask for that and nothing is held, and logs what all that
 // means and what to do. Nil stays nil, and so does that another egressd runs.
 func NotStarted(o Options, err error) error {
-	if err == nil {
-		return nil
-	}
 	log := o.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	if errors.Is(err, bpffs.ErrInUse) {
-		log.Error("egressd does not start", "error", err, "traffic", "the egressd that runs decides", "do", "stop the other egressd, or let it run")
-		return err
+	var deny func() error
+	if o.LockOnFailure {
+		deny = func() error { return lock(o) }
 	}
-	traffic := withoutDaemon(o.PinDir)
-	do := "correct that and start egressd again; \"egressd unload\" opens all traffic"
-	switch {
-	case traffic == trafficOpen && o.LockOnFailure:
-		if lerr := lock(o); lerr != nil {
-			log.Error("traffic could not be locked (--on-failure lock); captured processes are NOT filtered", "error", lerr)
-			do = "correct that and start egressd again"
-		} else {
-			traffic = trafficShut
-		}
-	case traffic == trafficOpen:
-		do = "correct that and start egressd again; with --on-failure lock nothing gets out until a start succeeds"
-	}
-	log.Error("egressd does not start", "error", err, "traffic", traffic, "do", do)
-	return &StartError{Err: err, Held: traffic != trafficOpen}
+	return lifecycle.NotStarted(err, func() string { return lifecycle.WithoutDaemon(o.PinDir) }, deny, log)
 }
 
 // lock denies everything to what o captures, for good: nothing is allowed but
@@ -92,12 +66,12 @@ func lock(o Options) (err error) {
 		}
 		err = errors.Join(err, a.Close())
 	}()
-	if err := a.begin(); err != nil {
+	if err := a.governor.Begin(a.control.Snapshot()); err != nil {
 		return err
 	}
 	if err := a.datapath.MarkLocked(); err != nil {
 		return err
 	}
-	a.begun.done = true
+	a.begun.Succeed()
 	return nil
 }

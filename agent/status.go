@@ -26,14 +26,12 @@ type (
 
 // Status gathers the state of everything. What cannot be read is left out.
 func (a *Agent) Status() Status {
-	s := a.status
-	ready := s.notReady() == nil
 	st := Status{
-		Version: a.opts.Version, PID: os.Getpid(), Started: s.started, Ready: ready, Capture: a.capture.Status(),
+		Version: a.opts.Version, PID: os.Getpid(), Started: a.started, Ready: a.ready.Err() == nil, Capture: a.capture.Status(),
 		Mode: a.opts.Mode.String(),
 	}
 	st.Policy, st.Findings = a.control.Report()
-	st.Kubernetes, st.Published = a.kubernetes.report(), a.publisher.report()
+	st.Kubernetes, st.Published = a.kubernetes.Report(), a.publisher.Report()
 	for _, w := range a.workloads.All() {
 		st.Workloads = append(st.Workloads, WorkloadStatus{
 			Name: w.Name, Cgroup: w.Dirs[0], Cgroups: w.Dirs, Mode: w.Mode.String(), Policy: w.Policy, Origins: a.datapath.Origins(w.ID), Share: a.shareOf(w.ID),
@@ -49,7 +47,7 @@ func (a *Agent) Status() Status {
 	st.Programs = a.datapath.Attached()
 	st.Interfaces = a.guards.Status()
 	st.Maps = a.fills.Get(time.Now(), a.datapath.Fills)
-	st.Memory = memoryStatus(a.datapath)
+	st.Memory = report.Memory(a.datapath.Memory())
 	st.Kernel, _ = a.datapath.Counters()
 	st.DNS = a.dns.Stats()
 	st.Learned, st.LearnedMax = a.names.Size(), a.names.Bounds()

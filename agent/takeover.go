@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/egressd/egressd/agent/lifecycle"
+	"github.com/egressd/egressd/agent/shift"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/learned"
@@ -35,7 +37,7 @@ func (a *Agent) quiesce() error {
 	if err := a.holder.Quiesce(a.learnFrom); err != nil {
 		return err
 	}
-	if n, err := a.restoreNames(); err != nil {
+	if n, err := a.remembered.Restore(); err != nil {
 		a.log.Warn("the addresses that the other egressd learned last could not be read; they are refused until their names are resolved again", "error", err)
 	} else {
 		a.log.Info("the other egressd has stopped accepting; new connections wait until this one is ready", "version", a.holder.Version(), "learned", n)
@@ -70,7 +72,7 @@ func (a *Agent) followHolder(ctx context.Context) {
 	case <-a.holder.Ended():
 	}
 	a.workloads.EndedBefore()
-	a.rebind()
+	a.governor.Rebind()
 }
 
 // before is the cgroup of the daemon that this one takes over from.
@@ -84,7 +86,7 @@ func (a *Agent) before() uint64 {
 // release gives up what one daemon has alone: another one has it now.
 func (a *Agent) release() {
 	a.letGo()
-	a.log.Info("another egressd has taken over; this one exits when its connections have ended", "within", a.opts.DrainTime, "traffic", trafficOn)
+	a.log.Info("another egressd has taken over; this one exits when its connections have ended", "within", a.opts.DrainTime, "traffic", lifecycle.TrafficOn)
 	if err := errors.Join(a.unlock(), a.datapath.CloseLinks()); err != nil {
 		a.log.Warn("this egressd could not close its locks and links after the takeover; \"egressd unload\" detaches the programs only when this one has ended", "error", err)
 	}
@@ -105,7 +107,7 @@ func (a *Agent) unlock() error {
 }
 
 // awaitHeirs waits for a daemon that wants to take over.
-func (a *Agent) awaitHeirs(ctx context.Context, serve func(func() error)) error {
+func (a *Agent) awaitHeirs(s *shift.Shift) error {
 	return takeover.Await{
 		Version: a.opts.Version, Cgroup: a.workloads.Own(), Prepared: a.heirs, Log: a.log,
 		Descriptors: func() (*handover.SocketSet, error) {
@@ -119,45 +121,28 @@ func (a *Agent) awaitHeirs(ctx context.Context, serve func(func() error)) error 
 			}
 			return all, nil
 		},
-	}.Open(ctx, a.opts.StateDir, serve)
+	}.Open(s.Context, a.opts.StateDir, s.Serve)
 }
 
-// handOver ends this daemon's shift for an heir that is prepared, and waits until
-// that one serves. An heir that fails, or dies, leaves all to this one: s is the
-// shift that goes on then, and nil when the heir has it all.
-func (a *Agent) handOver(ctx context.Context, c *handover.Channel, s *shift, fail context.CancelCauseFunc) (*shift, *takeover.Heir, error) {
-	kept, err := a.descriptors()
-	if err != nil {
-		a.log.Error("the sockets could not be collected for a takeover; this egressd goes on serving", "error", err)
-		_ = c.Send(handover.Message{Kind: handover.Withdrawn, Error: err.Error()}, nil) // it sees the end
-		c.Close()
-		return s, nil, a.awaitHeirs(s.ctx, func(f func() error) { s.loops.Go(func() { _ = f() }) })
-	}
-	h := takeover.NewHeir(c, a.log)
-	a.names.SetHeir(func(workload, name string, answers []learned.Record) {
-		if err := h.Learn(workload, name, answers); err != nil {
-			a.log.Debug("an answer was not passed to the egressd that takes over", "name", name, "error", err)
-		}
-	})
-	a.endShift(s)
-	if err = a.saveNames(); err == nil {
-		err = h.Serve()
-	}
-	if err == nil {
-		kept.Close()
-		h.Release()
+// handOver leaves everything to an heir that is prepared: s is the shift that goes on
+// when that fails, and nil when the heir has it all.
+func (a *Agent) handOver(ctx context.Context, c *handover.Channel, s *shift.Shift, fail context.CancelCauseFunc) (*shift.Shift, *takeover.Heir, error) {
+	h, kept := takeover.Handover{
+		Descriptors: a.descriptors, TellHeir: a.names.SetHeir, EndShift: func() { a.endShift(s) },
+		Save: a.remembered.Save, Answered: s.WaitAnswered, Log: a.log,
+	}.To(c)
+	switch {
+	case h != nil:
 		return nil, h, nil
+	case kept == nil:
+		return s, nil, a.awaitHeirs(s)
 	}
-	a.log.Error("another egressd failed to take over; this one goes on serving", "error", err)
-	a.names.SetHeir(nil)
-	h.Withdraw(err)
-	s.answering.Wait()
 	next, err := a.resume(ctx, kept, fail)
 	return next, nil, err
 }
 
 // resume begins another shift with the sockets that were kept.
-func (a *Agent) resume(ctx context.Context, kept *handover.SocketSet, fail context.CancelCauseFunc) (*shift, error) {
+func (a *Agent) resume(ctx context.Context, kept *handover.SocketSet, fail context.CancelCauseFunc) (*shift.Shift, error) {
 	err := a.sockets.Reopen(ctx, kept)
 	if err == nil {
 		a.devices.Forget()

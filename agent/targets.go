@@ -3,11 +3,8 @@
 package agent
 
 import (
-	"errors"
-
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/selfprobe"
-	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -26,7 +23,7 @@ func (o Options) control(objects control.Objects) control.Options {
 // targets are all that follows from the policy.
 func (a *Agent) targets() control.Targets {
 	t := control.Targets{
-		Tables: a.datapath, Learned: a.names, Workloads: binding{a},
+		Tables: a.datapath, Learned: a.names, Workloads: a.governor,
 		Epoch: a.datapath.RaiseEpoch, Recheck: a.outgoing.Recheck,
 		Gateway: func(s *policy.Snapshot) error {
 			if a.incoming == nil {
@@ -45,32 +42,5 @@ func (a *Agent) targets() control.Targets {
 func (a *Agent) letGo() {
 	a.gone.Store(true)
 	a.control.Release()
-}
-
-// binding binds the workloads to their policies, by their cgroups and by the
-// interfaces that they are behind.
-type binding struct{ *Agent }
-
-// Tighten lets nobody pass any more where the tables know nothing, unless the
-// next policy does as well.
-func (b binding) Tighten(c policy.Change) error {
-	b.narrow.Tighten(c)
-	if !b.captures.Load() {
-		return nil
-	}
-	shut := func(w loader.WorkloadState) bool { return w.AllowAny && control.Shuts(c, w.Policy) }
-	return errors.Join(b.workloads.Shut(shut), b.guards.Shut(shut))
-}
-
-// Loosen lets workloads change over once they are captured.
-func (b binding) Loosen(c policy.Change) error {
-	b.narrow.Loosen(c)
-	if !b.captures.Load() {
-		return nil
-	}
-	err := b.bind(c.Next)
-	if b.opts.Daemon {
-		b.updatePolicy()
-	}
-	return err
+	a.remembered.Release()
 }

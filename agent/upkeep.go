@@ -6,78 +6,51 @@ import (
 	"context"
 	"time"
 
-	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/listen"
-	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/agent/upkeep"
 )
 
-// An accepted connection takes its origin at once, so an old one belongs to
+// originAge: an accepted connection takes its origin at once, so an old one belongs to
 // nobody.
-const (
-	sweepInterval = 10 * time.Second
-	originAge     = time.Minute
-	// saveInterval is how much of what was learned a kill -9 may lose.
-	saveInterval = time.Second
-)
+const originAge = time.Minute
 
-// housekeep sweeps original destinations and saves learned addresses.
-func (a *Agent) housekeep(ctx context.Context) {
-	sweep := time.NewTicker(sweepInterval)
-	defer sweep.Stop()
-	save := time.NewTicker(saveInterval)
-	defer save.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-a.life.beats:
-		case <-sweep.C:
-			if _, err := a.datapath.SweepOrigins(originAge); err != nil {
-				a.log.Warn("stale entries of egd_origins could not be removed; no traffic is affected until the table is full", "error", err)
-			}
-			if err := a.tellRoom(); err != nil {
-				a.log.Warn("the kernel could not be told how many loopback ports there are for redirected connections; the last known number counts", "error", err)
-			}
+// keepUp makes what sweeps and saves.
+func (a *Agent) keepUp() *upkeep.Upkeep {
+	save := func() {
+		a.recorder.Flush(false)
+		a.remembered.Keep(a.log, time.Now())
+	}
+	return upkeep.New(a.log, save,
+		upkeep.Sweep{
+			Do:     func() error { _, err := a.datapath.SweepOrigins(originAge); return err },
+			Failed: "stale entries of egd_origins could not be removed; no traffic is affected until the table is full",
+		},
+		upkeep.Sweep{
+			Do:     func() error { return a.limits.Tell(a.datapath.SetRoom) },
+			Failed: "the kernel could not be told how many loopback ports there are for redirected connections; the last known number counts",
+		},
+		upkeep.Sweep{Do: func() error {
 			a.sockets.KeepGates(listen.NodeGates{}, a.datapath.SetListeners)
 			a.control.Keep()
-			if err := a.datapath.SweepFlows(a.kernel.Record); err != nil {
-				a.log.Warn("ended flows of guarded interfaces could not be removed; no traffic is affected until the table is full", "error", err)
-			}
-		case <-save.C:
-			a.recorder.Flush(false)
-			a.keepNames()
-		}
-	}
+			return nil // they say themselves what failed
+		}},
+		upkeep.Sweep{
+			Do:     func() error { return a.datapath.SweepFlows(a.kernel.Record) },
+			Failed: "ended flows of guarded interfaces could not be removed; no traffic is affected until the table is full",
+		},
+	)
 }
 
-// bind tells the kernel which cgroup is which workload; nil: by the snapshot of the
-// time before.
-func (a *Agent) bind(s *policy.Snapshot) error { return a.workloads.Bind(s) }
-
-// updatePolicy tells the kernel of guarded interfaces that their workload has another
-// policy.
-func (a *Agent) updatePolicy() { a.guards.UpdatePolicy() }
-
-// bindAgain looks for cgroups that came.
-func (a *Agent) bindAgain() error {
-	a.binding.Lock()
-	defer a.binding.Unlock()
-	return a.bind(nil)
-}
-
-// rebind looks for cgroups that came or went.
-func (a *Agent) rebind() {
-	a.binding.Lock()
-	defer a.binding.Unlock()
-	if !a.captures.Load() {
-		return
+// check passes by the daemon's loops: upkeep, the policy's updates, and the probe of
+// DNS and the proxy, which must go on and find nobody stuck. What it finds that a start
+// anew would not mend is no error.
+func (a *Agent) check(ctx context.Context) error {
+	if a.gone.Load() {
+		return nil // another daemon serves
 	}
-	err := a.bind(nil)
-	if was := a.bindFailed; err != nil && (was == nil || !control.SameCause(was, err)) {
-		a.log.Error("workload cgroups could not be resolved; new cgroups use the node's policy; egressd tries again every two seconds", "error", err)
+	if err := a.upkeep.Beat(ctx); err != nil {
+		return err
 	}
-	a.bindFailed = err
-	if fresh, _ := a.capture.Hold(a.datapath.Attach); fresh { // an error is said there, and by the status
-		a.earlier.End()
-	}
+	a.control.WaitIdle()
+	return a.probe.Alive(ctx)
 }

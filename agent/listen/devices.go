@@ -29,6 +29,7 @@ type Devices struct {
 	// the error.
 	told map[netip.Addr]string
 	full bool // it was said that there are too many devices
+	list func() ([]link.Device, error)
 }
 
 // DeviceListener are the sockets at an address of a device.
@@ -41,7 +42,46 @@ type DeviceListener struct {
 
 // NewDevices listens nowhere yet.
 func NewDevices(log *slog.Logger) *Devices {
-	return &Devices{log: log, at: map[netip.Addr]*DeviceListener{}, told: map[netip.Addr]string{}}
+	return &Devices{log: log, at: map[netip.Addr]*DeviceListener{}, told: map[netip.Addr]string{}, list: link.Devices}
+}
+
+// DeviceServices are what serves the sockets at addresses of devices.
+type DeviceServices struct {
+	// Proxy and DNS serve until their context ends, and close the sockets.
+	Proxy func(context.Context, *net.TCPListener) error
+	DNS   func(context.Context, []net.PacketConn, []net.Listener) error
+	// Tell tells the kernel where egressd listens.
+	Tell func([]loader.BoundDevice) error
+}
+
+// Serve makes egressd listen on the node's devices as they are now. run starts a
+// function that is waited for at the end, and answer one that may go on longer.
+func (d *Devices) Serve(ctx context.Context, l *Set, by DeviceServices, run, answer func(func() error)) {
+	devices, err := d.list()
+	if err != nil {
+		d.log.Warn("the network devices could not be listed; egressd goes on listening on those that it knows, and sockets bound to new ones are refused", "error", err)
+		return
+	}
+	listening, closeOld := d.Follow(l, devices, func(dl *DeviceListener) {
+		ctx, cancel := context.WithCancel(ctx)
+		dl.Stop = cancel
+		run(func() error {
+			if err := by.Proxy(ctx, dl.Proxy); err != nil {
+				d.log.Error("a proxy listener on a network device failed; proxied connections of sockets bound to the device are reset", "address", dl.Proxy.Addr(), "error", err)
+			}
+			return nil
+		})
+		answer(func() error {
+			if err := by.DNS(ctx, dl.DNSUDP, []net.Listener{dl.DNSTCP}); err != nil {
+				d.log.Error("a DNS listener on a network device failed; sockets bound to the device get no DNS answers", "address", dl.DNSTCP.Addr(), "error", err)
+			}
+			return nil
+		})
+	})
+	if err := by.Tell(listening); err != nil {
+		d.log.Error("the kernel could not be told where egressd listens for sockets that are bound to a device; their proxied traffic and DNS are refused", "error", err)
+	}
+	closeOld()
 }
 
 // Follow opens listeners at the addresses that devices have now, hands each new

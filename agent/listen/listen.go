@@ -25,8 +25,10 @@ import (
 	"github.com/egressd/egressd/loader/arrival"
 )
 
-// Ports of the daemon, as Istio's agent has them.
+// Ports of the daemon, as Istio's agent has them (15000 admin, when it is asked for,
+// 15001 outbound, 15020 status, 15021 readiness, 15053 DNS).
 const (
+	AdminPort = 15000
 	ProxyPort = explain.ProxyPort
 	DNSPort   = explain.DNSPort
 )

@@ -4,6 +4,7 @@ package listen
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -184,5 +185,60 @@ func TestDevices(t *testing.T) {
 		t.Error("it ended before the kernel was told")
 	} else if closeOld(); stopped != 1 {
 		t.Errorf("stopped %d times", stopped)
+	}
+}
+
+// TestServeDevices: the kernel hears where egressd listens before what is gone is
+// closed, also when it refuses; where the devices cannot be listed all stays. A server
+// that fails ends alone.
+func TestServeDevices(t *testing.T) {
+	testenv.RequireRoot(t)
+	l := open(t, nil)
+	defer l.Close()
+	var log bytes.Buffer
+	d := NewDevices(slog.New(slog.NewTextHandler(&log, nil)))
+	here := netip.MustParseAddr("127.0.0.78")
+	failed := errors.New("failed")
+	var unlisted, untold error
+	devices := []link.Device{{Index: 7, Addr4: here}}
+	d.list = func() ([]link.Device, error) { return devices, unlisted }
+	var told [][]loader.BoundDevice
+	var serving []context.Context
+	services := DeviceServices{
+		Proxy: func(ctx context.Context, ln *net.TCPListener) error {
+			serving = append(serving, ctx)
+			return errors.Join(failed, ln.Close())
+		},
+		DNS: func(_ context.Context, udp []net.PacketConn, tcp []net.Listener) error {
+			for _, u := range udp {
+				u.Close()
+			}
+			return tcp[0].Close()
+		},
+		Tell: func(now []loader.BoundDevice) error {
+			if len(serving) > 0 && len(now) == 0 && serving[0].Err() != nil {
+				t.Error("the listener was closed before the kernel was told")
+			}
+			told = append(told, now)
+			return untold
+		},
+	}
+	now := func(f func() error) {
+		if err := f(); err != nil {
+			t.Errorf("a device's server ended the daemon: %v", err)
+		}
+	}
+	look := func() { d.Serve(t.Context(), l, services, now, now) }
+	look()
+	if len(told) != 1 || len(told[0]) != 1 || told[0][0].Addr4 != here || len(serving) != 1 || !strings.Contains(log.String(), "proxied connections of sockets bound to the device are reset") {
+		t.Errorf("told %+v, served %d times, said %s", told, len(serving), &log)
+	}
+	devices, unlisted = nil, failed
+	if look(); len(told) != 1 || serving[0].Err() != nil {
+		t.Errorf("the devices are not known, and it told %+v", told)
+	}
+	unlisted, untold = nil, failed
+	if look(); len(told) != 2 || len(told[1]) != 0 || serving[0].Err() == nil {
+		t.Errorf("the device is gone: told %+v, and it is served: %t", told, serving[0].Err() == nil)
 	}
 }

@@ -126,6 +126,17 @@ type MemoryStatus struct {
 	Cgroup string `json:"cgroup,omitempty"`
 }
 
+// Memory is what tables of so many bytes take of what there is. A limit that cannot be
+// read is left out.
+func Memory(tables uint64) MemoryStatus {
+	m := MemoryStatus{Tables: tables}
+	all, _ := memcg.Limits()
+	if l, ok := memcg.Tightest(all); ok {
+		m.Limit, m.Used, m.Cgroup = l.Max, l.Used, l.Dir
+	}
+	return m
+}
+
 // Text says it in words.
 func (m MemoryStatus) Text() string {
 	text := memcg.MiB(m.Tables)

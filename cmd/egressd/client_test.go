@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/explain"
 )
 
@@ -53,17 +54,17 @@ func TestDaemonDoesNotAnswer(t *testing.T) {
 		<-r.Context().Done()
 	})
 	for name, dir := range map[string]string{"silent": silent, "stuck": stuck} {
-		_, err := client{dir, 50 * time.Millisecond}.ask(t.Context(), http.MethodGet, agent.PathStatus, nil)
+		_, err := client{dir, 50 * time.Millisecond}.ask(t.Context(), http.MethodGet, admin.PathStatus, nil)
 		if err == nil || !strings.Contains(err.Error(), "does not answer on "+dir) || !strings.Contains(err.Error(), "goes on with the policy") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := (client{silent, 50 * time.Millisecond}).follow(t.Context(), agent.PathFlows, nil); err == nil || !strings.Contains(err.Error(), "does not answer") {
+	if _, err := (client{silent, 50 * time.Millisecond}).follow(t.Context(), admin.PathFlows, nil); err == nil || !strings.Contains(err.Error(), "does not answer") {
 		t.Errorf("flows -f: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (client{silent, answerWait}).ask(ctx, http.MethodGet, agent.PathStatus, nil); err == nil || strings.Contains(err.Error(), "does not answer") {
+	if _, err := (client{silent, answerWait}).ask(ctx, http.MethodGet, admin.PathStatus, nil); err == nil || strings.Contains(err.Error(), "does not answer") {
 		t.Errorf("interrupted: %v", err)
 	}
 }
@@ -86,7 +87,7 @@ func TestDaemonWithFullQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_, err = client{dir, 50 * time.Millisecond}.ask(t.Context(), http.MethodGet, agent.PathStatus, nil)
+	_, err = client{dir, 50 * time.Millisecond}.ask(t.Context(), http.MethodGet, admin.PathStatus, nil)
 	if err == nil || !strings.Contains(err.Error(), "does not answer") {
 		t.Error(err)
 	}
@@ -104,7 +105,7 @@ func TestFollowGoesOn(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
-	body, err := client{dir, wait}.follow(t.Context(), agent.PathFlows, nil)
+	body, err := client{dir, wait}.follow(t.Context(), admin.PathFlows, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,9 +142,9 @@ func TestExitCodes(t *testing.T) {
 		switch r.URL.Path {
 		case explain.Path:
 			fmt.Fprintf(w, `{"allowed": %t, "mode": "enforce", "verdict": "deny"}`, !denied.Load())
-		case agent.PathStatus:
+		case admin.PathStatus:
 			fmt.Fprint(w, "{}")
-		case agent.PathFlows:
+		case admin.PathFlows:
 			fmt.Fprintln(w, `{"verdict": "deny"}`) // a denial that is told is no failure of telling
 		}
 	})

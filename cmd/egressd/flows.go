@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/quote"
 )
@@ -105,9 +105,9 @@ func (r *reader) read(ctx context.Context) (answered bool, err error) {
 // openFlows asks for events, once or as they come.
 func openFlows(ctx context.Context, c client, q url.Values) (io.ReadCloser, error) {
 	if q.Has("follow") {
-		return c.follow(ctx, agent.PathFlows, q)
+		return c.follow(ctx, admin.PathFlows, q)
 	}
-	data, err := c.ask(ctx, http.MethodGet, agent.PathFlows, q)
+	data, err := c.ask(ctx, http.MethodGet, admin.PathFlows, q)
 	return io.NopCloser(bytes.NewReader(data)), err
 }
 

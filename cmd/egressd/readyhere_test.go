@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/internal/testenv"
 )
 
@@ -31,7 +31,7 @@ func TestReadyHere(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := fakeDaemon(t, func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == agent.PathStatus {
+				if r.URL.Path == admin.PathStatus {
 					fmt.Fprintf(w, `{"pid": %d, "ready": %t}`, tt.pid, tt.ready)
 				}
 			})

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/quote"
@@ -40,7 +41,7 @@ func statusCommand(e env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			body, err := daemon.ask(cmd.Context(), http.MethodGet, agent.PathStatus, nil)
+			body, err := daemon.ask(cmd.Context(), http.MethodGet, admin.PathStatus, nil)
 			if err != nil {
 				return err
 			}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/quote"
 )
@@ -36,7 +36,7 @@ replaces that one: suggest has added ports to it.`,
 			if err != nil {
 				return err
 			}
-			body, err := daemon.ask(cmd.Context(), http.MethodGet, agent.PathSuggest, nil)
+			body, err := daemon.ask(cmd.Context(), http.MethodGet, admin.PathSuggest, nil)
 			if err != nil {
 				return err
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/teardown"
 )
@@ -56,7 +57,7 @@ func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
 		return err
 	}
 	defer pins.Close()
-	_, err = daemon.ask(ctx, http.MethodPost, agent.PathUnload, nil)
+	_, err = daemon.ask(ctx, http.MethodPost, admin.PathUnload, nil)
 	ends := err == nil
 	silent := (*silentError)(nil)
 	switch {
@@ -103,7 +104,7 @@ func unload(ctx context.Context, e env, daemon client, pinRoot string) error {
 // capturedBy asks the daemon which cgroups it captures; nil: it can't say.
 func capturedBy(ctx context.Context, daemon client) []string {
 	daemon.wait /= 3 // it need not be known
-	body, err := daemon.ask(ctx, http.MethodGet, agent.PathStatus, nil)
+	body, err := daemon.ask(ctx, http.MethodGet, admin.PathStatus, nil)
 	if err != nil {
 		return nil
 	}

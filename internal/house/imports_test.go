@@ -14,7 +14,7 @@ var (
 	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
-	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/iface", "./agent/listen", "./agent/report", "./agent/resolve", "./agent/selfprobe", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/workload"}
+	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -104,24 +104,33 @@ var floors = map[string][]string{
 	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
 	"./explain":     {"./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
 	// What the roof knows of the loader's work.
-	"./internal/hold": {"./loader", "./loader/bpffs", "./loader/foreign"},
+	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.
-	"./agent/admin":     {"./agent/state", "./internal/connlimit", "./internal/link", "./internal/portholder", "golang.org/x/sys/unix"},
-	"./agent/control":   {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
-	"./agent/earlier":   {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
-	"./agent/events":    {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
-	"./agent/exec":      {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
-	"./agent/iface":     {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
-	"./agent/listen":    {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
-	"./agent/report":    {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
-	"./agent/resolve":   {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
-	"./agent/selfprobe": {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
-	"./agent/state":     {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
-	"./agent/takeover":  {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
-	"./agent/teardown":  {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign"},
-	"./agent/workload":  {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
+	"./agent/admin":       {"./agent/state", "./explain", "./internal/connlimit", "./internal/link", "./internal/portholder", "./policy", "golang.org/x/sys/unix"},
+	"./agent/control":     {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
+	"./agent/earlier":     {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
+	"./agent/events":      {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
+	"./agent/exec":        {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
+	"./agent/govern":      {"./agent/control", "./agent/workload", "./loader", "./policy"},
+	"./agent/iface":       {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
+	"./agent/lifecycle":   {"./agent/control", "./loader/bpffs", "./loader/predecessor", "./policy", "./policy/istio"},
+	"./agent/listen":      {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
+	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
+	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
+	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
+	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
+	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
+	"./agent/resolve":     {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
+	"./agent/resources":   {"./forward", "./internal/capacity", "./internal/learned", "./internal/memcg", "./loader"},
+	"./agent/selfprobe":   {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
+	"./agent/shift":       nil,
+	"./agent/state":       {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
+	"./agent/takeover":    {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
+	"./agent/teardown":    {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "./loader/predecessor"},
+	"./agent/upkeep":      nil,
+	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/arrival", "./loader/bpffs", "./loader/kernel", "./loader/predecessor", "./loader/telemetry", "./policy/load", "./internal/hold", "./internal/capacity", "./internal/cgroup", "./internal/gate", "./internal/connlimit", "./internal/handover", "./internal/job", "./internal/link", "./internal/memcg", "./internal/portholder", "./internal/probe", "./internal/sdnotify", "./internal/securedir", "./policy/istio", "golang.org/x/sys/unix", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./agent":       join(parts, []string{"./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},

@@ -46,12 +46,12 @@ var Orders = []Order{
 		{"open", "open"},
 	}},
 	{"./agent", 0, []Stage{
-		{"options", "options search"},
-		{"agent", "agent begun life limits pins ready kubernetes publish"},
-		{"state", "learned memory holding identify endpoint addresses status"},
-		{"faces", "admin explain"},
+		{"options", "options"},
+		{"agent", "agent pins kubernetes"},
+		{"state", "hold addresses status"},
 		{"policy", "targets upkeep"},
-		{"shift", "inherited takeover rollback shift"},
+		{"faces", "admin"},
+		{"shift", "inherited takeover shift"},
 		{"start", "new run start exec"},
 	}},
 	{"./forward", 8, []Stage{

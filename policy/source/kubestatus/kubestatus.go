@@ -114,6 +114,9 @@ func (p *Publisher) Record(e flow.Event) { p.events.Record(e) }
 
 // Run tells what there is to tell until ctx is done.
 func (p *Publisher) Run(ctx context.Context) {
+	if p == nil {
+		return
+	}
 	defer p.close()
 	var parts sync.WaitGroup
 	parts.Go(func() { p.events.Run(ctx) })
@@ -132,4 +135,13 @@ type Stats struct {
 // Stats says what was told and what was not.
 func (p *Publisher) Stats() Stats {
 	return Stats{Events: p.events.Stats(), Statuses: p.statuses.stats(), Writer: p.election.leads.Load()}
+}
+
+// Report is Stats; nil: there is no Publisher.
+func (p *Publisher) Report() *Stats {
+	if p == nil {
+		return nil
+	}
+	s := p.Stats()
+	return &s
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resources
 
 import (
 	"log/slog"
@@ -13,30 +13,25 @@ import (
 	"github.com/egressd/egressd/loader"
 )
 
-// memoryStatus reads it. A limit that cannot be read is left out.
-func memoryStatus(d *loader.Datapath) MemoryStatus {
-	s := MemoryStatus{Tables: d.Memory()}
-	all, _ := memcg.Limits()
-	if l, ok := memcg.Tightest(all); ok {
-		s.Limit, s.Used, s.Cgroup = l.Max, l.Used, l.Dir
-	}
-	return s
+// LimitHeap logs what the kernel's tables take, in bytes, and makes Go's heap stay
+// below what the memory cgroups leave beside them, unless GOMEMLIMIT says otherwise.
+func LimitHeap(log *slog.Logger, tables uint64) {
+	limitHeap(log, tables, memcg.Limits, func(n int64) {
+		if os.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(n)
+		}
+	})
 }
 
-// sayMemory logs what the tables take, and makes Go's heap stay below what the
-// memory cgroups leave beside them, unless GOMEMLIMIT says otherwise.
-func sayMemory(log *slog.Logger, d *loader.Datapath) {
-	tables := d.Memory()
+func limitHeap(log *slog.Logger, tables uint64, limits func() ([]memcg.Limit, error), set func(int64)) {
 	limit := "none"
-	all, err := memcg.Limits()
+	all, err := limits()
 	if err != nil {
 		log.Warn("the memory limits of egressd's cgroups could not all be read; its heap may grow beyond them", "error", err)
 	}
 	if l, ok := memcg.Least(all); ok {
 		limit = memcg.MiB(l.Max) + " in " + l.Dir
-		if os.Getenv("GOMEMLIMIT") == "" {
-			debug.SetMemoryLimit(heapLimit(l.Max, tables))
-		}
+		set(heapLimit(l.Max, tables))
 	}
 	log.Info("kernel tables created", "memory", memcg.MiB(tables), "limit", limit)
 }
@@ -50,16 +45,9 @@ func heapLimit(limit, tables uint64) int64 {
 	return int64(min(max((limit-min(limit, tables))/10*9, least), math.MaxInt64))
 }
 
-// tableSizes are the sizes of the tables, of which a daemon that guards no
-// interface has none for their flows.
-func (o *Options) tableSizes() loader.Sizes {
-	s := o.Sizes
-	s.NoInterfaces = !o.Guard.Workloads()
-	return s
-}
-
-// learnedBounds are the shares of what is learned, by what the tables may have.
-func learnedBounds(o *learned.Options, addresses int) {
+// LearnedBounds are the shares of what is learned, by how many addresses the kernel's
+// table may have; 0: the default.
+func LearnedBounds(o *learned.Options, addresses int) {
 	if addresses == 0 {
 		addresses = loader.DefaultAddresses
 	}

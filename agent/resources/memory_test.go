@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resources
 
 import (
+	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/memcg"
 	"github.com/egressd/egressd/loader"
 )
 
@@ -29,10 +33,36 @@ func TestLearnedBounds(t *testing.T) {
 		loader.MinAddresses: {MaxOpenings: 512, MaxNodeOpenings: 2048, MaxServerNames: 128, MaxNodeServerNames: 512},
 	} {
 		var got learned.Options
-		learnedBounds(&got, addresses)
+		LearnedBounds(&got, addresses)
 		if got.MaxOpenings != want.MaxOpenings || got.MaxNodeOpenings != want.MaxNodeOpenings ||
 			got.MaxServerNames != want.MaxServerNames || got.MaxNodeServerNames != want.MaxNodeServerNames {
 			t.Errorf("of %d addresses: %+v, want %+v", addresses, got, want)
+		}
+	}
+}
+
+// TestLimitHeap: the limit that leaves least is the one that counts, and one that
+// cannot be read takes none of the others away.
+func TestLimitHeap(t *testing.T) {
+	const mb = 1 << 20
+	unread := errors.New("unreadable")
+	for _, c := range []struct {
+		what   string
+		limits []memcg.Limit
+		err    error
+		want   int64 // in MiB; 0: none is set
+		says   string
+	}{
+		{"no limit", nil, nil, 0, "limit=none"},
+		{"the least", []memcg.Limit{{Dir: "/a", Max: 210 * mb}, {Dir: "/a/b", Max: 110 * mb}}, nil, 90, "/a/b"},
+		{"one unread", []memcg.Limit{{Dir: "/a", Max: 110 * mb}}, unread, 90, "its heap may grow beyond them"},
+		{"all unread", nil, unread, 0, "its heap may grow beyond them"},
+	} {
+		var said strings.Builder
+		var got int64
+		limitHeap(slog.New(slog.NewTextHandler(&said, nil)), 10*mb, func() ([]memcg.Limit, error) { return c.limits, c.err }, func(n int64) { got = n })
+		if (got+mb/2)/mb != c.want || !strings.Contains(said.String(), c.says) {
+			t.Errorf("%s: %d MiB, said %s", c.what, got/mb, said.String())
 		}
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resolve
 
 import (
 	"errors"
@@ -29,10 +29,10 @@ const (
 	maxResolvConf = 16 << 10
 )
 
-// searches knows the search suffixes of processes that have a resolv.conf of
+// Searches knows the search suffixes of processes that have a resolv.conf of
 // their own, as those of a container have. A workload may write there what it
 // likes: it is only used to tell search steps from other denied names.
-type searches struct {
+type Searches struct {
 	// read reads the suffixes of a process.
 	read func(pid int) ([]string, error)
 
@@ -46,13 +46,14 @@ type knownSearch struct {
 	suffixes []string
 }
 
-func newSearches() *searches {
-	return &searches{read: readSearch, known: map[int]knownSearch{}, readers: map[string]chan struct{}{}}
+// NewSearches knows nothing yet.
+func NewSearches() *Searches {
+	return &Searches{read: readSearch, known: map[int]knownSearch{}, readers: map[string]chan struct{}{}}
 }
 
-// of returns the suffixes of the process that asks; none when they can't be
+// Of returns the suffixes of the process that asks; none when they can't be
 // known in time.
-func (s *searches) of(c dnsproxy.Client) []string {
+func (s *Searches) Of(c dnsproxy.Client) []string {
 	pid := c.Process.PID
 	if pid <= 0 {
 		return nil // it came by an interface
@@ -75,7 +76,7 @@ func (s *searches) of(c dnsproxy.Client) []string {
 
 // ask returns what is known of a process, or the end of its workload's reading that
 // is under way, which it begins if there is none. Both are missing when too many are.
-func (s *searches) ask(pid int, workload string) (suffixes []string, reading <-chan struct{}, known bool) {
+func (s *Searches) ask(pid int, workload string) (suffixes []string, reading <-chan struct{}, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if k, ok := s.known[pid]; ok && time.Now().Before(k.until) {
@@ -94,7 +95,7 @@ func (s *searches) ask(pid int, workload string) (suffixes []string, reading <-c
 }
 
 // learn reads and remembers the suffixes of a process, and closes end.
-func (s *searches) learn(pid int, workload string, end chan struct{}) {
+func (s *Searches) learn(pid int, workload string, end chan struct{}) {
 	suffixes, _ := s.read(pid) // the process may be gone
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package agent
+package resolve
 
 import (
 	"os"
@@ -130,7 +130,7 @@ func TestReadSearch(t *testing.T) {
 // TestSearches: a reading that hangs costs its workload the suffixes, and
 // nobody else.
 func TestSearches(t *testing.T) {
-	s := newSearches()
+	s := NewSearches()
 	var reads atomic.Int32
 	hang := make(chan struct{})
 	s.read = func(pid int) ([]string, error) {
@@ -141,7 +141,7 @@ func TestSearches(t *testing.T) {
 		return []string{"a.example"}, nil
 	}
 	of := func(workload string, pid int) []string {
-		return s.of(dnsproxy.Client{Workload: workload, Process: flow.Process{PID: pid}})
+		return s.Of(dnsproxy.Client{Workload: workload, Process: flow.Process{PID: pid}})
 	}
 	want := []string{"a.example"}
 	for range 3 {
@@ -179,7 +179,7 @@ func TestSearches(t *testing.T) {
 // TestSearchesAtOnce: questions that come while the first is being read for, of the
 // same process (A and AAAA) or of another one of its workload, have the suffixes.
 func TestSearchesAtOnce(t *testing.T) {
-	s := newSearches()
+	s := NewSearches()
 	begun := make(chan struct{}, 2)
 	s.read = func(int) ([]string, error) {
 		begun <- struct{}{}
@@ -188,7 +188,7 @@ func TestSearchesAtOnce(t *testing.T) {
 	}
 	var asked sync.WaitGroup
 	of := func(pid int) {
-		if got := s.of(dnsproxy.Client{Workload: "w", Process: flow.Process{PID: pid}}); !slices.Equal(got, []string{"a.example"}) {
+		if got := s.Of(dnsproxy.Client{Workload: "w", Process: flow.Process{PID: pid}}); !slices.Equal(got, []string{"a.example"}) {
 			t.Errorf("process %d: suffixes %q", pid, got)
 		}
 	}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package admin
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/egressd/egressd/explain"
+	"github.com/egressd/egressd/policy"
+)
+
+// Paths of the admin interface.
+const (
+	PathStatus  = "/status"
+	PathFlows   = "/flows"
+	PathSuggest = "/suggestions"
+	PathConfig  = "/config_dump"
+	PathUnload  = "/unload"
+)
+
+// Bounds of one admin interface.
+const (
+	maxFollowers = 16
+	maxDumps     = 2 // a dump is made in memory
+)
+
+// Flows are the events of a daemon.
+type Flows interface {
+	http.Handler
+	// Follow writes events as they come; each must be taken within wait.
+	Follow(w http.ResponseWriter, r *http.Request, wait time.Duration)
+}
+
+// View is what of a daemon the interfaces show.
+type View struct {
+	Status  func() any
+	Flows   Flows
+	Suggest func() explain.Suggestions
+	// Explain explains a question by the policy in force; Snapshot is that policy, nil:
+	// there is none yet.
+	Explain  func(*policy.Snapshot, explain.Question) (any, error)
+	Snapshot func() *policy.Snapshot
+	// Unload asks the daemon to remove everything and end. It does not wait.
+	Unload func()
+	// Metrics writes the metrics.
+	Metrics http.Handler
+	// NotReady is why the daemon is not ready, nil: it is. Alive says whether its loops
+	// answer.
+	NotReady func() error
+	Alive    func(context.Context) error
+}
+
+// Admin serves the admin interface. The TCP port, which is there only when it was asked
+// for, reads and changes nothing: every process that is not captured can reach it, and
+// a request made by a web page, too.
+func (s View) Admin(change bool) http.Handler {
+	mux := http.NewServeMux()
+	follow, dump := atMost(maxFollowers), atMost(maxDumps)
+	mux.HandleFunc("GET "+PathStatus, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Status()) })
+	mux.HandleFunc("GET "+PathFlows, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("follow") == "" {
+			s.Flows.ServeHTTP(w, r)
+			return
+		}
+		follow(w, func() { s.Flows.Follow(w, r, WriteWait) })
+	})
+	mux.HandleFunc("GET "+PathSuggest, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Suggest()) })
+	mux.HandleFunc("GET "+explain.Path, s.serveExplain)
+	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
+		dump(w, func() {
+			if s := s.Snapshot(); s != nil {
+				fmt.Fprint(w, s.Text())
+			}
+		})
+	})
+	if change {
+		mux.HandleFunc("POST "+PathUnload, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusAccepted)
+			s.Unload()
+		})
+	}
+	return mux
+}
+
+// atMost bounds how many of a kind of request are served at a time.
+func atMost(n int) func(http.ResponseWriter, func()) {
+	slots := make(chan struct{}, n)
+	return func(w http.ResponseWriter, f func()) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			f()
+		default:
+			http.Error(w, fmt.Sprintf("%d such requests are served already; end one of them", n), http.StatusServiceUnavailable)
+		}
+	}
+}
+
+// serveExplain answers "egressd explain" with the live policy.
+func (s View) serveExplain(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	t, err := explain.ParseTarget(q.Get("target"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	header, err := explain.ParseHeader(q["header"])
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	now := s.Snapshot()
+	if now == nil {
+		http.Error(w, "no policy yet", http.StatusServiceUnavailable)
+		return
+	}
+	x, err := s.Explain(now, explain.Question{
+		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Header: header, Workload: q.Get("workload"),
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	writeJSON(w, x)
+}
+
+// StatusPort serves metrics and readiness.
+func (s View) StatusPort() http.Handler {
+	mux := http.NewServeMux()
+	metrics := NewPage(s.Metrics)
+	mux.Handle("GET /metrics", metrics)
+	mux.Handle("GET /stats/prometheus", metrics)
+	mux.HandleFunc("GET /healthz/ready", s.serveReady)
+	return mux
+}
+
+// HealthPort serves readiness, and whether the daemon is alive.
+func (s View) HealthPort() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz/ready", s.serveReady)
+	mux.Handle("GET /healthz/live", NewLive(s.Alive))
+	return mux
+}
+
+func (s View) serveReady(w http.ResponseWriter, _ *http.Request) {
+	if err := s.NotReady(); err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(v)
+}
