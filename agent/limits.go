@@ -44,6 +44,6 @@ func (a *Agent) tellRoom() error {
 // outgoing are the options of the egress side's core.
 func (l *limits) outgoing(a *Agent, out *egress.Egress) forward.Options {
 	return forward.Options{
-		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: l.forward, Timeouts: a.opts.Limits.timeouts(), Rand: rand.Uint64,
+		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: l.forward, Timeouts: a.opts.Limits.timeouts(), Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
 	}
 }

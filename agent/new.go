@@ -220,6 +220,7 @@ func (a *Agent) wire() error {
 			Log:      a.log,
 			Limits:   a.limits.forward,
 			Timeouts: a.opts.Limits.timeouts(),
+			Locality: a.opts.Limits.Locality,
 			Rand:     rand.Uint64,
 			Own:      a.own,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {

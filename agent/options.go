@@ -241,6 +241,8 @@ type ConnectionLimits struct {
 	// request, IdleTimeout for connections on which nothing passes, RecycleTimeout
 	// for those when a workload has all that it may have; forward.Options.
 	PeekTimeout, IdleTimeout, RecycleTimeout time.Duration
+	// Locality is where the node is; forward.Options.
+	Locality string
 }
 
 // timeouts are those of the forwarding cores.

@@ -64,6 +64,13 @@ func (b *Balancer) wake() {
 	}
 }
 
+// Waiting is how many requests wait for a connection.
+func (b *Balancer) Waiting() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.taken[Pending]
+}
+
 // Freed returns a channel that is closed when a connection is given back, or Wake
 // is called. It is to be asked before Take, so that nothing is missed in between.
 func (b *Balancer) Freed() <-chan struct{} {
