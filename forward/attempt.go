@@ -75,6 +75,9 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 		x.up.key = keyOf(x.on.up, x.wantsHTTP2(u))
 		return nil, outcome{unprocessed: true}, err
 	}
+	if c.key != keyOf(x.on.up, c.key.http2) {
+		x.on.elsewhere() // somebody has authenticated there
+	}
 	x.up.set(c)
 	x.upstream.set(c.RemoteAddr())
 	if authenticates(out.Header) {

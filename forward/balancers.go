@@ -34,6 +34,7 @@ type balancers struct {
 	locality string
 
 	ejections [balance.Causes]atomic.Uint64
+	told      atomic.Int64 // when an ejection was last logged, in nanoseconds since 1970
 
 	mu   sync.Mutex
 	list map[balancedKey]*balanced
@@ -173,9 +174,14 @@ func (b *balancers) close() {
 	}
 }
 
-// ejected counts an ejection, and says so.
+// ejected counts an ejection, and says so, once a second at the most: a rule may have
+// endpoints come and go as fast as there are requests.
 func (b *balancers) ejected(k balancedKey, e balance.Ejection) {
 	b.ejections[e.Cause].Add(1)
+	now, last := b.now().UnixNano(), b.told.Load()
+	if now-last < int64(time.Second) || !b.told.CompareAndSwap(last, now) {
+		return
+	}
 	b.log.Warn("an endpoint fails and gets no requests for a while (outlierDetection)", "host", k.host, "port", k.port,
 		"endpoint", e.Key, "cause", e.Cause.String(), "time", e.For, "layer", k.holder.layer, "workload", k.holder.workload)
 }

@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -521,5 +523,65 @@ func TestDrawIsFree(t *testing.T) {
 		d.end()
 	}); n > 0 || len(r.core.balancers.list) > 0 {
 		t.Errorf("%.0f allocations, %d known", n, len(r.core.balancers.list))
+	}
+}
+
+// TestSilentEndpoints: a connection waits for an endpoint that says nothing no longer
+// than it may, and is then tried at another.
+func TestSilentEndpoints(t *testing.T) {
+	r := newRig(t, Opaque, chance)
+	u := r.servers(&policy.TrafficPolicy{LoadBalancer: &policy.LoadBalancer{Simple: policy.RoundRobin}, Pool: &policy.ConnectionPool{ConnectTimeout: 50 * time.Millisecond}}, says)
+	r.core.o.Dialer = &silentAt{r.fakes, u.Endpoints[1].Addr}
+	for range 6 {
+		if code, _ := say(t, r.dial(), getOf("a.example")); code != 200 {
+			t.Errorf("status %d", code)
+		}
+	}
+	r.core.o.Dialer = &silentAt{r.fakes, netip.AddrPort{}} // all of them
+	dialReset(t, r.addr())
+}
+
+// silentAt is a dialer that gets no answer from an endpoint, or from any.
+type silentAt struct {
+	*fakes
+	at netip.AddrPort
+}
+
+func (s *silentAt) Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error) {
+	if !s.at.IsValid() || u.Endpoints[0].Addr == s.at {
+		<-ctx.Done()
+		return nil, fmt.Errorf("%w: %w", dial.ErrConnect, ctx.Err())
+	}
+	return s.fakes.Dial(ctx, c, u)
+}
+
+// TestPrivateConnection: a request that goes on where its client has authenticated
+// says nothing of the endpoint that was drawn for it.
+func TestPrivateConnection(t *testing.T) {
+	n := uint32(2)
+	r := newRig(t, HTTP, chance)
+	r.servers(&policy.TrafficPolicy{LoadBalancer: &policy.LoadBalancer{Simple: policy.RoundRobin}, Outlier: &policy.OutlierDetection{Consecutive5xx: &n, MaxEjectionPercent: 100}},
+		func(i int) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				if req.Header.Get("Authorization") != "" {
+					w.WriteHeader(500)
+				}
+			}
+		})
+	nc := r.dial()
+	for range 9 { // all on one connection to one endpoint
+		if code, body := say(t, nc, "GET / HTTP/1.1\r\nHost: a.example\r\nAuthorization: NTLM x\r\n\r\n"); code != 500 {
+			t.Fatalf("%d %s", code, body)
+		}
+	}
+	if got := r.dialCount("a.example"); got != 1 {
+		t.Errorf("%d connections", got)
+	}
+	out := uint64(0)
+	for _, n := range r.core.Stats().Ejections {
+		out += n
+	}
+	if out > 1 {
+		t.Errorf("%d endpoints are out", out)
 	}
 }

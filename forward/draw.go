@@ -109,6 +109,13 @@ func (t *conn) pick(d *drawn, u *policy.Upstream, only bool, key func(*policy.Co
 	return nil
 }
 
+// elsewhere says that another endpoint is used than was drawn, of which nothing is
+// learned.
+func (d *drawn) elsewhere() {
+	d.on.End()
+	d.on = balance.Picked{}
+}
+
 // end ends what was drawn.
 func (d *drawn) end() {
 	d.on.End()

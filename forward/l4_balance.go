@@ -16,29 +16,31 @@ import (
 // reached, so the others are tried where a DestinationRule says which one comes
 // first.
 func (t *conn) dialDrawn(u *policy.Upstream) (net.Conn, drawn, error) {
-	ctx, cancel := context.WithTimeout(t.ctx, t.core.connectTimeout(u))
-	defer cancel()
 	var tried []upstreamKey
-	for {
-		d, err := t.draw(ctx, u, t.sourceHash, tried)
+	for silent := 0; ; {
+		d, err := t.draw(t.ctx, u, t.sourceHash, tried)
 		if err != nil {
 			return nil, d, err
 		}
 		key := keyOf(d.up, false)
-		up, err := t.dialOne(ctx, &d)
+		up, late, err := t.dialOne(u, &d)
 		if err == nil {
 			return up, d, nil
 		}
 		d.end()
-		again := u.Balanced() && unreachable(err) && ctx.Err() == nil && len(tried) < maxTried && !triedBefore(key, tried)
+		if late {
+			silent++
+		}
+		again := u.Balanced() && unreachable(err) && t.ctx.Err() == nil && silent <= maxSilent && len(tried) < maxTried && !triedBefore(key, tried)
 		if tried = append(tried, key); !again {
 			return nil, d, err
 		}
 	}
 }
 
-// maxTried is to how many endpoints a connection is tried.
-const maxTried = 8
+// How many more endpoints a connection is tried at: maxTried of those that refuse it,
+// and as few as HTTP is by default of those that say nothing, for which it waits.
+const maxTried, maxSilent = 7, 2
 
 func triedBefore(key upstreamKey, tried []upstreamKey) bool {
 	for _, k := range tried {
@@ -49,22 +51,25 @@ func triedBefore(key upstreamKey, tried []upstreamKey) bool {
 	return false
 }
 
-func (t *conn) dialOne(ctx context.Context, d *drawn) (net.Conn, error) {
+// dialOne connects to what was drawn; late says that the time for it was over.
+func (t *conn) dialOne(u *policy.Upstream, d *drawn) (up net.Conn, late bool, err error) {
 	if err := d.takeConnection(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	up, err := t.core.o.Dialer.Dial(ctx, &t.info, d.up)
+	ctx, cancel := context.WithTimeout(t.ctx, t.core.connectTimeout(u))
+	defer cancel()
+	up, err = t.core.o.Dialer.Dial(ctx, &t.info, d.up)
 	if err != nil {
 		d.giveConnection()
 		if unreachable(err) && t.ctx.Err() == nil {
 			d.on.Report(balance.FailedLocally)
 		}
-		return nil, err
+		return nil, ctx.Err() != nil, err
 	}
 	d.on.Report(balance.Good)
 	d.connected = true
 	keepalive(up, d.up)
-	return up, nil
+	return up, false, nil
 }
 
 // last ends the connection when it has been open for as long as the service's may
