@@ -183,7 +183,7 @@ func (b *balancers) ejected(k balancedKey, e balance.Ejection) {
 		return
 	}
 	b.log.Warn("an endpoint fails and gets no requests for a while (outlierDetection)", "host", k.host, "port", k.port,
-		"endpoint", e.Key, "cause", e.Cause.String(), "time", e.For, "layer", k.holder.layer, "workload", k.holder.workload)
+		"endpoint", e.Key, "cause", e.Cause.String(), "duration", e.For, "layer", k.holder.layer, "workload", k.holder.workload)
 }
 
 // counts are the ejections so far by cause.

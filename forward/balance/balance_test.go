@@ -342,8 +342,10 @@ func TestUpdate(t *testing.T) {
 func TestLimits(t *testing.T) {
 	b, _ := newTest(Settings{CircuitBreakers: CircuitBreakers{Connections: 2, Requests: 1}}, many(1)...)
 	freed := b.Freed()
-	if !b.Take(Connections) || !b.Take(Connections) || b.Take(Connections) {
-		t.Error("not two connections")
+	for i, want := range []bool{true, true, false} {
+		if got := b.Take(Connections); got != want {
+			t.Errorf("connection %d: %v", i, got)
+		}
 	}
 	if !b.Take(Requests) || b.Take(Requests) || !b.Take(Pending) || !b.Take(Pending) {
 		t.Error("limits of another resource")
