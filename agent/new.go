@@ -252,7 +252,7 @@ func (a *Agent) wire() error {
 		Own:      self.Listens,
 	})
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64,
+		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
@@ -262,6 +262,7 @@ func (a *Agent) wire() error {
 			Log:      a.log,
 			Limits:   a.limits.Forward,
 			Timeouts: a.opts.Limits.Timeouts,
+			Locality: a.opts.Limits.Locality,
 			Rand:     rand.Uint64,
 			Own:      self.Listens,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {

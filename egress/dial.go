@@ -37,6 +37,11 @@ func (e *Egress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) 
 	return e.o.Own.Dial(ctx, addrs)
 }
 
+// Resolve returns the addresses of a name of u's, checked as for a dial.
+func (e *Egress) Resolve(ctx context.Context, c *forward.Conn, u *policy.Upstream, name string) ([]netip.Addr, error) {
+	return e.lookup(ctx, c, u, name)
+}
+
 // socket connects to one of the upstream's sockets in egressd's own file
 // system, the first one that can be. Which sockets workloads reach is for the
 // node's operator to say, not for ServiceEntries.

@@ -84,9 +84,22 @@ func fieldsConfig() (*policy.Config, []struct {
 		TCP: []*policy.TCPRule{{Ref: ref("api", 60), Route: l4(),
 			Matches: []*policy.L4Match{{Subnets: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Port: 5432, SourceLabels: map[string]string{"app": "web"}, SourceNamespace: "default", Gateways: []string{"mesh"}}}}},
 	}
+	n := uint32(5)
+	traffic := &policy.TrafficPolicy{
+		LoadBalancer: &policy.LoadBalancer{Simple: policy.RoundRobin, Warmup: &policy.Warmup{Window: time.Second, Least: 20, Aggression: 2},
+			Hash: &policy.ConsistentHash{Header: "x", Query: "q", SourceIP: true, RingSize: 100, Maglev: 101,
+				Cookie: &policy.HashCookie{Name: "c", Path: "/", TTL: new(time.Minute), Attributes: []policy.Header{{Name: "SameSite", Value: "Lax"}}}},
+			Locality: &policy.Locality{Disabled: true, Failover: []policy.Failover{{From: "r", To: "s"}},
+				Distribute: []policy.Distribute{{From: "r/z", To: []policy.LocalityWeight{{Locality: "r/*", Percent: 100}}}}}},
+		Pool: &policy.ConnectionPool{MaxConnections: 1, ConnectTimeout: time.Second, TCPIdleTimeout: time.Minute, MaxConnectionDuration: time.Hour,
+			Keepalive: &policy.Keepalive{Probes: 3, Idle: time.Second, Interval: time.Second}, HTTPIdleTimeout: time.Minute, MaxPendingRequests: 2,
+			MaxRequests: 3, MaxRequestsPerConn: 4, MaxRetries: 5, MaxConcurrentStreams: 6, UpgradeHTTP2: &yes, UseClientProtocol: true},
+		Outlier: &policy.OutlierDetection{Consecutive5xx: &n, ConsecutiveGateway: &n, ConsecutiveLocal: &n, SplitLocal: true, Interval: time.Second,
+			BaseEjection: time.Second, MaxEjectionPercent: 10, MinHealthPercent: 20, Codes: []uint32{500}},
+	}
 	c := &policy.Config{
 		Services: []*policy.Service{api, other}, VirtualServices: []*policy.VirtualService{vs},
-		DestinationRules: []*policy.DestinationRule{{Ref: policy.Ref{Kind: "DestinationRule", Namespace: "default", Name: "api"}, Host: "api.example.com",
+		DestinationRules: []*policy.DestinationRule{{Ref: policy.Ref{Kind: "DestinationRule", Namespace: "default", Name: "api"}, Host: "api.example.com", Traffic: traffic,
 			Subsets: []policy.Subset{{Name: "v1", Labels: map[string]string{"v": "1"}}}}},
 		Workloads: []*policy.Workload{{Identity: policy.Identity{Name: "web", Namespace: "default", Labels: map[string]string{"app": "web"}}}},
 	}
@@ -101,6 +114,9 @@ func fieldsConfig() (*policy.Config, []struct {
 		}{"http://api.example.com/" + r.Name + "?q=3", r})
 	}
 	return c, append(rules, struct {
+		target string
+		rule   any
+	}{"http://api.example.com/route?q=3", traffic}, struct {
 		target string
 		rule   any
 	}{"https://api.example.com/", vs.TLS[0]}, struct {
@@ -154,7 +170,7 @@ func leaves(v reflect.Value, path string) []leaf {
 		return one(func() { v.SetFloat(v.Float() + 1) })
 	case reflect.Int, reflect.Int64:
 		return one(func() { v.SetInt(v.Int() + 1) })
-	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		return one(func() { v.SetUint(v.Uint() + 1) })
 	}
 	return out

@@ -63,12 +63,20 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 		defer timer.Stop()
 	}
 	x.settle()
-	c, err := x.conn.ups.acquire(ctx, draw(&x.conn.info, u, x.core.o.Rand, x.tried), x.wantsHTTP2(u), fresh)
+	defer func() { x.report(u, resp, o, err) }()
+	if x.on, err = x.conn.draw(ctx, u, x.hashKey(out.Header), x.tried); err != nil {
+		return nil, outcome{unprocessed: true}, err
+	}
+	c, err := x.conn.ups.acquire(ctx, &x.on, x.wantsHTTP2(u), fresh)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
+		x.up.key = keyOf(x.on.up, x.wantsHTTP2(u))
 		return nil, outcome{unprocessed: true}, err
+	}
+	if c.key != keyOf(x.on.up, c.key.http2) {
+		x.on.elsewhere() // somebody has authenticated there
 	}
 	x.up.set(c)
 	x.upstream.set(c.RemoteAddr())
@@ -143,6 +151,7 @@ func (x *exchange) settle() {
 		c.request.Store(nil)
 		x.conn.ups.release(c)
 	}
+	x.on.end()
 }
 
 // passClientEnd ends the sending side towards the upstream when the client has
@@ -216,6 +225,16 @@ func boundScheme(values []string) bool {
 func (x *exchange) wantsHTTP2(u *policy.Upstream) bool {
 	if x.r.ProtoMajor == 1 && upgradeType(x.r.Header) != "" {
 		return false
+	}
+	if t := u.Traffic; t != nil && t.Pool != nil {
+		// What a rule says of it, for ports of any protocol (istio pilot
+		// ClusterBuilder.applyH2Upgrade, setUseDownstreamProtocol).
+		switch p := t.Pool; {
+		case p.UseClientProtocol:
+			return x.r.ProtoMajor == 2
+		case p.UpgradeHTTP2 != nil && *p.UpgradeHTTP2:
+			return true
+		}
 	}
 	switch u.Protocol {
 	case policy.ProtocolHTTP2, policy.ProtocolGRPC:

@@ -43,6 +43,8 @@ type conn struct {
 	http1 *httpConn
 	// generation is the core's before the Decider was first asked.
 	generation uint64
+	// idle is how long nothing may pass once bytes are spliced; below 0: for ever.
+	idle time.Duration
 
 	mu       sync.Mutex
 	phase    phase

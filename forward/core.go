@@ -55,6 +55,12 @@ type Options struct {
 	// after the other. It is for the listeners of Gateways, whose visitors the
 	// origin does not know apart by their connections.
 	Share bool
+	// Locality is where the node is ("region/zone/subzone", as far as it is known),
+	// for what DestinationRules say about the localities of endpoints; "": nothing
+	// is known of it, and all endpoints are as near.
+	Locality string
+	// Now is the clock of load balancing and outlier detection. time.Now.
+	Now func() time.Time
 	// Rand draws weights, fault percentages and backoff jitter; it must be
 	// safe for concurrent use. math/rand/v2.Uint64.
 	Rand func() uint64
@@ -85,6 +91,9 @@ func (o *Options) setDefaults() {
 	if o.Rand == nil {
 		o.Rand = rand.Uint64
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 }
 
 // Core forwards connections. It is safe for concurrent use.
@@ -112,6 +121,7 @@ type Core struct {
 
 	transports *transports
 	pool       *pool
+	balancers  *balancers
 	buffers    copyBuffers
 	pipes      *pipePool
 	recycler   recycler
@@ -130,6 +140,8 @@ type Stats struct {
 	Refused  uint64 `json:"refused"`  // connections that were refused, ever
 	Recycled uint64 `json:"recycled"` // quiet ones that were closed for others, ever
 	Requests uint64 `json:"requests"` // HTTP requests, ever
+	// Ejections are those of outlier detection, ever, by Envoy's name of the cause.
+	Ejections map[string]uint64 `json:"ejections,omitempty"`
 	// What is taken of the limits, by all cores that share them.
 	Connections Use `json:"connections"`
 	Ports       Use `json:"ports"`
@@ -148,6 +160,7 @@ func New(o Options) *Core {
 
 		transports: newTransports(),
 		pool:       newPool(o.Limits),
+		balancers:  &balancers{limits: o.Limits, log: o.Log, rand: o.Rand, now: o.Now, locality: o.Locality, list: map[balancedKey]*balanced{}},
 		pipes:      newPipePool(),
 		recycler:   recycler{every: o.RecycleTimeout / 60},
 		fresh:      make(chan struct{}, maxFresh),
@@ -168,11 +181,12 @@ func (c *Core) Stats() Stats {
 	open := len(c.conns)
 	c.mu.Unlock()
 	return Stats{
-		Open:     open,
-		Accepted: c.counters.accepted.Load(),
-		Refused:  c.counters.refused.Load(),
-		Requests: c.counters.requests.Load(),
-		Recycled: c.recycler.closed.Load(),
+		Open:      open,
+		Accepted:  c.counters.accepted.Load(),
+		Refused:   c.counters.refused.Load(),
+		Requests:  c.counters.requests.Load(),
+		Recycled:  c.recycler.closed.Load(),
+		Ejections: c.balancers.counts(),
 
 		Connections: c.o.Limits.Connections.use(),
 		Ports:       c.o.Limits.Ports.use(),
@@ -226,6 +240,7 @@ func (c *Core) open() []*conn {
 func (c *Core) Recheck() {
 	c.generation.Add(1)
 	c.pool.closeIdle(false)
+	c.balancers.sweep()
 	for _, t := range c.open() {
 		t.recheck()
 		// Idle upstream connections may go to addresses that are denied now.
@@ -267,6 +282,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		<-done
 	}
 	c.pool.closeIdle(true)
+	c.balancers.close()
 	c.pipes.close()
 	_ = c.server.Close()
 	<-c.served

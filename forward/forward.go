@@ -86,4 +86,6 @@ type Dialer interface {
 	// dial.ErrEndpoint, one because u asks for what is not there
 	// dial.ErrUnsupported.
 	Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error)
+	// Resolve returns the addresses of a name of u's that Dial would use for it.
+	Resolve(ctx context.Context, c *Conn, u *policy.Upstream, name string) ([]netip.Addr, error)
 }

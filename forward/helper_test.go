@@ -60,6 +60,8 @@ type fakes struct {
 	addrs map[string]netip.AddrPort
 	fails map[string]error
 	dials map[string]int
+	// resolves are the addresses of names.
+	resolves map[string][]netip.Addr
 }
 
 func (f *fakes) Open(c *Conn) Admission {
@@ -95,6 +97,16 @@ func (f *fakes) Dial(ctx context.Context, _ *Conn, u *policy.Upstream) (net.Conn
 		return nil, fmt.Errorf("%w: %s", dial.ErrResolve, u.Host)
 	}
 	return dial.Any(ctx, []netip.AddrPort{addr})
+}
+
+// Resolve finds the addresses of a name in resolves.
+func (f *fakes) Resolve(_ context.Context, _ *Conn, _ *policy.Upstream, name string) ([]netip.Addr, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if found := f.resolves[name]; len(found) > 0 {
+		return found, nil
+	}
+	return nil, fmt.Errorf("%w: %s", dial.ErrResolve, name)
 }
 
 func (f *fakes) dialCount(host string) int {
@@ -163,6 +175,7 @@ type rig struct {
 	core   *Core
 	sink   *events
 	layer  flow.Layer
+	dst    netip.AddrPort // what clients dialled; invalid: some address
 	server net.Listener
 	start  sync.Once
 }
@@ -232,6 +245,9 @@ func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
 		Layer:    r.layer,
 		Workload: "w",
 		Policy:   policy.DefaultPolicy,
+	}
+	if r.dst.IsValid() {
+		info.Dst = r.dst
 	}
 	if info.Src.Addr() == second {
 		info.Workload, info.WorkloadID = "w2", 2

@@ -194,6 +194,7 @@ func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
 		delete(h, "Content-Length") // HTTP/1.1 has trailers in chunked bodies only
 		resp.ContentLength = -1
 	}
+	x.setCookie(h)
 	x.applyResponseHeaders(dest)
 	x.writeResponseStatus(resp)
 	if err := x.copyBody(resp); err != nil {

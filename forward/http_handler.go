@@ -53,6 +53,11 @@ type exchange struct {
 	stall stall
 	up    attempted
 	tried []upstreamKey // by attempts before
+	// on is where the attempt at hand is, retrying the service whose retry this is,
+	// cookie what the client gets to be sent to the same endpoint.
+	on       drawn
+	retrying *balanced
+	cookie   string
 
 	timerMu sync.Mutex
 	timer   *time.Timer // the route's timeout, once the request is complete
@@ -137,6 +142,9 @@ func (x *exchange) keep(n int) bool { return x.held.take(0, int64(n)) == nil }
 // limited answers when a limit is reached.
 func (x *exchange) limited(err error) {
 	x.decision.Verdict, x.reason, x.detail = policy.Deny, dialReason(err), err.Error()
+	if x.reason == policy.ReasonOverflow {
+		x.w.Header().Set("X-Envoy-Overloaded", "true") // Envoy's router says so
+	}
 	x.reply(http.StatusServiceUnavailable, "egressd: "+err.Error()+" ("+string(x.reason)+")")
 }
 
@@ -299,6 +307,7 @@ func (x *exchange) end() {
 	x.conn.removeRequest(x)
 	x.cancel(errDone)
 	x.settle()
+	x.giveRetry()
 	for _, release := range x.releases {
 		release()
 	}

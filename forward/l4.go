@@ -3,7 +3,6 @@
 package forward
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -189,7 +188,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	e.Detail = detail
 	t.core.o.Sink.Record(e)
 
-	up, err := t.dial(u)
+	up, on, err := t.dial(u)
 	if err != nil {
 		reset(t.nc)
 		end := t.closeEvent(d, proto, name)
@@ -199,7 +198,10 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		t.core.o.Sink.Record(end)
 		return
 	}
+	defer on.end()
 	defer up.Close()
+	defer t.last(u)()
+	t.idle = t.idleOf(u)
 	sent, received := t.splice(up, p)
 	end := t.closeEvent(d, proto, name)
 	end.Upstream = addrPort(up.RemoteAddr())
@@ -207,18 +209,16 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	t.core.o.Sink.Record(end)
 }
 
-// dial connects to u and attaches the connection.
-func (t *conn) dial(u *policy.Upstream) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(t.ctx, t.core.connectTimeout(u))
-	defer cancel()
-	up, err := t.core.o.Dialer.Dial(ctx, &t.info, draw(&t.info, u, t.core.o.Rand, nil))
-	if err != nil {
-		return nil, err
+// dial connects to u and attaches the connection; d.end is to be called at its end.
+func (t *conn) dial(u *policy.Upstream) (up net.Conn, d drawn, err error) {
+	if up, d, err = t.dialDrawn(u); err != nil {
+		return nil, d, err
 	}
 	if !t.attach(up) {
-		return nil, errKilled
+		d.end()
+		return nil, d, errKilled
 	}
-	return up, nil
+	return up, d, nil
 }
 
 // dialReason names the reason of a Dialer's error, or of a limit's.

@@ -318,7 +318,7 @@ func TestUserTimeout(t *testing.T) {
 	r.addr()
 	tc := &conn{core: r.core, ctx: t.Context()}
 	tc.held, tc.ups = tc.lease(), newUpstreams(tc)
-	nc, err := tc.ups.acquire(t.Context(), upstream("a.example"), false, false)
+	nc, err := tc.ups.acquire(t.Context(), &drawn{up: upstream("a.example")}, false, false)
 	if err != nil {
 		t.Fatal(err)
 	}

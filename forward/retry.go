@@ -81,6 +81,9 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 		default:
 			return resp, err
 		}
+		if !o.spent && !x.takeRetry() {
+			return resp, err
+		}
 		fresh = fresh || o.spent
 		if resp != nil {
 			_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)

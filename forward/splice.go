@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -152,7 +153,10 @@ func tcpInfo(c net.Conn) (info *unix.TCPInfo, ok bool) {
 // watchIdle kills the connection once no data has passed either side for the
 // idle timeout. It costs one timer and nothing for each byte.
 func (t *conn) watchIdle(up net.Conn) (stop func()) {
-	idle := t.core.o.IdleTimeout
+	idle := cmp.Or(t.idle, t.core.o.IdleTimeout)
+	if idle < 0 {
+		return func() {}
+	}
 	var timer *time.Timer
 	ready := make(chan struct{})
 	timer = time.AfterFunc(idle, func() {

@@ -24,6 +24,12 @@ type upstreamConn struct {
 	sharing time.Duration
 	shared  bool
 	most    int
+	// mostStreams is how many requests of HTTP/2 there may be at once; 0: as many
+	// as the upstream takes.
+	mostStreams int
+	// of is the service that it is a connection of; nil: it is not counted.
+	of   *balanced
+	last *time.Timer // nil: it may be open for ever
 
 	// No method of client is called with mu: net/http closes the connection
 	// with locks of its own.
@@ -101,6 +107,9 @@ func (c *upstreamConn) admits() bool {
 	} else if c.key.http2 {
 		if room = c.allowed(); room == assumedStreams && !c.answered.Load() {
 			room = 1
+		}
+		if c.mostStreams > 0 {
+			room = min(room, c.mostStreams)
 		}
 	}
 	c.mu.Lock() // not before: the transport may close c while it has its own lock
@@ -295,5 +304,6 @@ func (c *upstreamConn) Close() error {
 	held := c.held
 	c.mu.Unlock()
 	held.give(1, c.memory)
+	c.uncount()
 	return err
 }

@@ -70,15 +70,21 @@ func newUpstreams(t *conn) *upstreams { return &upstreams{conn: t} }
 // listeners of Gateways, and where a DestinationRule sets the idle timeout of
 // the connection pool, which connections of one client do not have.
 func (p *upstreams) sharing(u *policy.Upstream) (idle time.Duration, ok bool) {
-	if t := u.Traffic; t != nil && t.Pool != nil && t.Pool.HTTPIdleTimeout > 0 {
-		return t.Pool.HTTPIdleTimeout, true
+	if t := u.Traffic; t != nil && t.Pool != nil {
+		switch p := t.Pool; {
+		case p.HTTPIdleTimeout > 0:
+			return p.HTTPIdleTimeout, true
+		case p.MaxConnections > 0: // or who has one would keep it from others
+			return idleUpstreamTimeout, true
+		}
 	}
 	return idleUpstreamTimeout, p.conn.core.o.Share
 }
 
-// acquire returns a connection for one request to u: one that is there, or a new
-// one. fresh: a new one in any case. It is to be released.
-func (p *upstreams) acquire(ctx context.Context, u *policy.Upstream, http2, fresh bool) (*upstreamConn, error) {
+// acquire returns a connection for one request to where it was drawn: one that is
+// there, or a new one. fresh: a new one in any case. It is to be released.
+func (p *upstreams) acquire(ctx context.Context, d *drawn, http2, fresh bool) (*upstreamConn, error) {
+	u := d.up
 	key := keyOf(u, http2)
 	for {
 		c, wait := p.idle(key, fresh)
@@ -101,6 +107,9 @@ func (p *upstreams) acquire(ctx context.Context, u *policy.Upstream, http2, fres
 		if c := p.conn.core.pool.take(p, key); c != nil {
 			return c, nil
 		}
+	}
+	if d.of != nil {
+		return p.queue(ctx, d, key, fresh)
 	}
 	return p.connect(ctx, u, key)
 }
@@ -162,7 +171,7 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 	}
 	c.sharing, c.shared = p.sharing(u)
 	if u.Traffic != nil && u.Traffic.Pool != nil {
-		c.most = u.Traffic.Pool.MaxRequestsPerConn
+		c.most, c.mostStreams = u.Traffic.Pool.MaxRequestsPerConn, u.Traffic.Pool.MaxConcurrentStreams
 	}
 	if err := c.held.take(1, c.memory); err != nil {
 		return nil, &dialError{err}
@@ -177,6 +186,8 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 		return nil, &dialError{err}
 	}
 	setUserTimeout(c.Conn)
+	keepalive(c.Conn, u)
+	c.lastFor(u)
 	if err := core.transports.speak(ctx, c); err != nil {
 		c.Close()
 		return nil, &dialError{err}
@@ -227,6 +238,7 @@ func (p *upstreams) remove(c *upstreamConn, lost bool) {
 // again is closed; others stay, or go to the pool.
 func (p *upstreams) release(c *upstreamConn) {
 	busy, good := c.done()
+	defer c.freed()
 	switch {
 	case busy:
 	case !good:

@@ -284,7 +284,16 @@ func TestDraw(t *testing.T) {
 	}
 	u := upstream("a.example")
 	u.Endpoints = []policy.UpstreamEndpoint{at("10.0.0.1:80"), at("10.0.0.2:80"), at("[2001:db8::3]:80")}
-	zero := func() uint64 { return 0 }
+	core := newRig(t, HTTP).core
+	draw := func(c Conn, u *policy.Upstream, tried []upstreamKey) *policy.Upstream {
+		d, err := (&conn{core: core, info: c}).draw(t.Context(), u, nil, tried)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := d.up
+		d.end()
+		return out
+	}
 	for _, tt := range []struct {
 		layer flow.Layer
 		dst   string
@@ -299,7 +308,7 @@ func TestDraw(t *testing.T) {
 		{flow.Egress, "10.0.0.2:80", []upstreamKey{{endpoint: u.Endpoints[1].Addr}}, "10.0.0.1:80"},
 		{flow.Egress, "240.0.0.1:80", []upstreamKey{{endpoint: u.Endpoints[0].Addr}, {endpoint: u.Endpoints[1].Addr}, {endpoint: u.Endpoints[2].Addr}}, "10.0.0.1:80"},
 	} {
-		out := draw(&Conn{Layer: tt.layer, Dst: netip.MustParseAddrPort(tt.dst)}, u, zero, tt.tried)
+		out := draw(Conn{Layer: tt.layer, Dst: netip.MustParseAddrPort(tt.dst)}, u, tt.tried)
 		if got := out.Endpoints[0].Addr.String(); got != tt.want || len(out.Endpoints) != 3 {
 			t.Errorf("%+v: %s", tt, got)
 		}
@@ -308,8 +317,8 @@ func TestDraw(t *testing.T) {
 	names.Names = []policy.UpstreamName{{Name: "x", Weight: 3}, {Name: "y", Weight: 1}}
 	count := func(u *policy.Upstream, tried ...upstreamKey) map[string]int {
 		got := map[string]int{}
-		for n := range uint64(60) {
-			if out := draw(&Conn{}, u, func() uint64 { return n }, tried); len(out.Endpoints) > 0 {
+		for range 60 {
+			if out := draw(Conn{}, u, tried); len(out.Endpoints) > 0 {
 				got[out.Endpoints[0].Addr.String()]++
 			} else {
 				got[out.Names[0].Name]++
@@ -323,8 +332,9 @@ func TestDraw(t *testing.T) {
 	if got := count(names, upstreamKey{serviceKey: serviceKey{name: "x"}}); got["y"] != 60 {
 		t.Errorf("names of which one was tried: %v", got)
 	}
-	names.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 2}}
-	if got := count(names); got["10.0.0.1:80"] != 20 || got["x"] != 30 || got["y"] != 10 {
+	mixed := *names
+	mixed.Host, mixed.Endpoints = "b.example", []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 2}}
+	if got := count(&mixed); got["10.0.0.1:80"] != 20 || got["x"] != 30 || got["y"] != 10 {
 		t.Errorf("names and an address: %v", got)
 	}
 }

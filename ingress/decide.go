@@ -84,16 +84,19 @@ func (in *Ingress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision 
 
 // Dial connects to one of u's endpoints, or to what its names resolve to, in
 // their order.
-func (in *Ingress) Dial(ctx context.Context, _ *forward.Conn, u *policy.Upstream) (net.Conn, error) {
-	addrs, err := dial.Addresses(u, func(name string) ([]netip.Addr, error) {
-		found, err := in.o.Resolver.ResolveFor(ctx, policy.DefaultPolicy, name, u.Match)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", dial.ErrResolve, err)
-		}
-		return found, nil
-	})
+func (in *Ingress) Dial(ctx context.Context, c *forward.Conn, u *policy.Upstream) (net.Conn, error) {
+	addrs, err := dial.Addresses(u, func(name string) ([]netip.Addr, error) { return in.Resolve(ctx, c, u, name) })
 	if err != nil {
 		return nil, err
 	}
 	return in.o.Own.Dial(ctx, addrs)
+}
+
+// Resolve returns the addresses of a name of u's.
+func (in *Ingress) Resolve(ctx context.Context, _ *forward.Conn, u *policy.Upstream, name string) ([]netip.Addr, error) {
+	found, err := in.o.Resolver.ResolveFor(ctx, policy.DefaultPolicy, name, u.Match)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", dial.ErrResolve, err)
+	}
+	return found, nil
 }

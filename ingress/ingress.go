@@ -41,6 +41,8 @@ type Options struct {
 	Limits *forward.Limits
 	// Timeouts are the core's.
 	Timeouts forward.Timeouts
+	// Locality is where the node is; forward.Options.
+	Locality string
 	Rand     func() uint64
 	// Own says where egressd itself listens: nothing is dialled there.
 	Own dial.Own
@@ -76,7 +78,7 @@ var (
 // New makes an Ingress without listeners; Apply opens them.
 func New(o Options) *Ingress {
 	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}}
-	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Share: true})
+	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
 	return in
 }
 

@@ -31,7 +31,9 @@ type (
 	Destination         = config.Destination
 	DestinationRule     = config.DestinationRule
 	DirectResponse      = config.DirectResponse
+	Distribute          = config.Distribute
 	Endpoint            = config.Endpoint
+	Failover            = config.Failover
 	Fault               = config.Fault
 	Gateway             = config.Gateway
 	GatewayServer       = config.GatewayServer
@@ -45,6 +47,8 @@ type (
 	Keepalive           = config.Keepalive
 	L4Match             = config.L4Match
 	LoadBalancer        = config.LoadBalancer
+	Locality            = config.Locality
+	LocalityWeight      = config.LocalityWeight
 	MatchKind           = config.MatchKind
 	Mesh                = config.Mesh
 	Mirror              = config.Mirror
@@ -76,6 +80,7 @@ type (
 	ValueMatch          = config.ValueMatch
 	VirtualService      = config.VirtualService
 	Visibility          = config.Visibility
+	Warmup              = config.Warmup
 	WeightedDestination = config.WeightedDestination
 	Workload            = config.Workload
 )
@@ -101,6 +106,11 @@ const (
 	ProtocolTLS   = config.ProtocolTLS
 	ProtocolTCP   = config.ProtocolTCP
 	ProtocolUDP   = config.ProtocolUDP
+
+	LeastRequest = config.LeastRequest
+	RoundRobin   = config.RoundRobin
+	Random       = config.Random
+	Passthrough  = config.Passthrough
 
 	ResolutionNone          = config.ResolutionNone
 	ResolutionStatic        = config.ResolutionStatic

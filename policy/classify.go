@@ -112,6 +112,8 @@ type reach struct {
 	kernel [2]bool
 	// own are the upstream's endpoints.
 	own map[netip.Addr][]UpstreamEndpoint
+	// steered: nothing is for the kernel.
+	steered bool
 }
 
 func newReach(u *Upstream) *reach {
@@ -125,6 +127,7 @@ func newReach(u *Upstream) *reach {
 	for _, f := range [...]int{ipv6, ipv4} {
 		r.to[f], r.kernel[f] = u.reach(f == ipv4)
 	}
+	r.steered = u.steered()
 	return r
 }
 
@@ -132,7 +135,7 @@ func newReach(u *Upstream) *reach {
 // an endpoint of the service gets that one.
 func (r *reach) at(prefix netip.Prefix, port uint16) (to Endpoints, kernel bool) {
 	f := family(prefix.Addr())
-	if prefix.IsSingleIP() {
+	if prefix.IsSingleIP() && !r.steered {
 		own := r.own[prefix.Addr()]
 		for _, e := range own {
 			if e.Addr.Port() == port {
@@ -151,6 +154,8 @@ func (r *reach) at(prefix netip.Prefix, port uint16) (to Endpoints, kernel bool)
 // or when there is no endpoint of the family.
 func (u *Upstream) reach(is4 bool) (to Endpoints, kernel bool) {
 	switch {
+	case u.steered():
+		return Endpoints{}, false
 	case u.Resolution == ResolutionNone:
 	case len(u.Endpoints) > 0:
 		if len(u.Names) > 0 {

@@ -255,15 +255,15 @@ func newUpstream(consent Consent, host string, s *Service, p *Port, endpoints []
 		n := endpointPort(*p, e)
 		switch {
 		case e.Unix != "":
-			add(UpstreamEndpoint{Unix: e.Unix, Weight: max(e.Weight, 1)}, e.Labels)
+			add(UpstreamEndpoint{Unix: e.Unix, Weight: max(e.Weight, 1), Locality: e.Locality}, e.Labels)
 		case e.Addr.IsValid():
-			add(UpstreamEndpoint{Addr: netip.AddrPortFrom(e.Addr.Unmap(), n), Weight: max(e.Weight, 1)}, e.Labels)
+			add(UpstreamEndpoint{Addr: netip.AddrPortFrom(e.Addr.Unmap(), n), Weight: max(e.Weight, 1), Locality: e.Locality}, e.Labels)
 		default:
 			if a, ok := literal(e.Host); ok {
-				add(UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), n), Weight: max(e.Weight, 1)}, e.Labels)
+				add(UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), n), Weight: max(e.Weight, 1), Locality: e.Locality}, e.Labels)
 				continue
 			}
-			u.Names = append(u.Names, UpstreamName{e.Host, n, max(e.Weight, 1)})
+			u.Names = append(u.Names, UpstreamName{e.Host, n, max(e.Weight, 1), e.Locality})
 			u.nameLabels = append(u.nameLabels, e.Labels)
 		}
 	}
@@ -273,7 +273,7 @@ func newUpstream(consent Consent, host string, s *Service, p *Port, endpoints []
 		if a, ok := literal(host); ok {
 			add(UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), u.TargetPort), Weight: 1}, nil)
 		} else {
-			u.Names = []UpstreamName{{host, u.TargetPort, 1}}
+			u.Names = []UpstreamName{{host, u.TargetPort, 1, ""}}
 		}
 	}
 	return u

@@ -230,6 +230,19 @@ func (u *Upstream) unsupported() bool {
 	return u.empty || u.unreachable() || t != nil && (t.TLS != nil && t.TLS.Mode != TLSDisable || t.Tunnel != nil || t.ProxyProtocol != 0)
 }
 
+// Balanced says whether a DestinationRule says how the endpoints of u are used, which
+// it can't where the workload chooses the address, or the name.
+func (u *Upstream) Balanced() bool {
+	t := u.Traffic
+	return t != nil && (t.LoadBalancer != nil || t.Outlier != nil) && u.Resolution != ResolutionNone && u.Resolution != ResolutionDynamicDNS
+}
+
+// steered says whether connections to u must pass the forwarding core, which is
+// where endpoints are chosen and connections are counted.
+func (u *Upstream) steered() bool {
+	return u.Balanced() || u.Traffic != nil && u.Traffic.Pool.OfConnections()
+}
+
 // ConnectTimeout is how long a connection to u may take to be made; 0: as
 // long as any other.
 func (u *Upstream) ConnectTimeout() time.Duration {

@@ -157,6 +157,45 @@ func TestSubsets(t *testing.T) {
 	}
 }
 
+// TestBalancedInTheCore: where a rule says how endpoints or connections are used, the
+// kernel does not choose, whatever was dialled. How long a connection may take to be
+// made changes nothing, and a rule can't balance what the workload chooses.
+func TestBalancedInTheCore(t *testing.T) {
+	for name, tt := range map[string]struct {
+		traffic    *TrafficPolicy
+		resolution Resolution
+		want       Verdict
+	}{
+		"no rule":         {nil, ResolutionStatic, Direct},
+		"connect timeout": {&TrafficPolicy{Pool: &ConnectionPool{ConnectTimeout: time.Second, MaxRequestsPerConn: 1}}, ResolutionStatic, Direct},
+		"load balancer":   {&TrafficPolicy{LoadBalancer: &LoadBalancer{Simple: RoundRobin}}, ResolutionStatic, Proxy},
+		"outlier":         {&TrafficPolicy{Outlier: &OutlierDetection{}}, ResolutionStatic, Proxy},
+		"connections":     {&TrafficPolicy{Pool: &ConnectionPool{MaxConnections: 1}}, ResolutionStatic, Proxy},
+		"idle":            {&TrafficPolicy{Pool: &ConnectionPool{TCPIdleTimeout: -1}}, ResolutionStatic, Proxy},
+		"of nothing":      {&TrafficPolicy{LoadBalancer: &LoadBalancer{Simple: RoundRobin}}, ResolutionNone, Direct},
+		"limit of NONE":   {&TrafficPolicy{Pool: &ConnectionPool{MaxConnections: 1}}, ResolutionNone, Proxy},
+	} {
+		s := with(se("s", tt.resolution, "s.example.com"), svcPort(5432, ProtocolTCP), svcAddresses("240.1.1.1/32", "fd00::1/128"))
+		if tt.resolution == ResolutionStatic {
+			with(s, svcEndpoint("192.0.2.1"), svcEndpoint("2001:db8::1"))
+		}
+		c := &Config{Services: []*Service{s}}
+		if tt.traffic != nil {
+			c.DestinationRules = []*DestinationRule{{Ref: Ref{Kind: "DestinationRule", Namespace: "default", Name: "r"}, Host: "s.example.com", Traffic: tt.traffic}}
+		}
+		p := mustCompile(t, c).Policy(DefaultPolicy)
+		dialled := []string{"240.1.1.1:5432", "[fd00::1]:5432"}
+		if tt.resolution == ResolutionStatic {
+			dialled = append(dialled, "192.0.2.1:5432", "[2001:db8::1]:5432")
+		}
+		for _, a := range dialled {
+			if d := p.Decide(Flow{Transport: TCP, Dst: ap(a)}); d.Verdict != tt.want {
+				t.Errorf("%s: %s: %v, want %v", name, a, d.Verdict, tt.want)
+			}
+		}
+	}
+}
+
 func TestSocketEndpoints(t *testing.T) {
 	s := with(se("s", ResolutionStatic, "s.example.com"), svcPort(5432, ProtocolTCP), svcAddresses("240.1.1.1/32", "fd00::1/128"))
 	s.Endpoints = []Endpoint{{Unix: "/run/db.sock", Weight: 2}}

@@ -210,7 +210,7 @@ func richConfig() *Config {
 		{Ref: via.Ref, Matches: []*L4Match{l4on("default/egress", 443, "*.wild.example.org")}, Route: toL4("x.wild.example.org", 443)},
 	}
 	socket := with(se("socket", ResolutionStatic, "socket.example.com"), svcPort(9001, ProtocolTCP), svcAddresses("240.1.1.3/32"))
-	socket.Endpoints = []Endpoint{{Unix: "/run/socket", Labels: map[string]string{"version": "v1"}}, {Unix: "/run/other"}}
+	socket.Endpoints = []Endpoint{{Unix: "/run/socket", Locality: "r/z", Labels: map[string]string{"version": "v1"}}, {Unix: "/run/other"}}
 	full.Route[0].Destination.Subset = "v1"
 	gw := Ref{Kind: "Gateway", Namespace: "default", Name: "gw", File: "gw.yaml", Line: 9, Column: 3}
 	return &Config{
@@ -243,7 +243,7 @@ func richConfig() *Config {
 			{Ref: Ref{Kind: "DestinationRule", Namespace: "istio-system", Name: "api", File: "dr.yaml", Line: 2, Column: 1},
 				Host: "api.example.com", Traffic: richTraffic(), Subsets: []Subset{
 					{Name: "v1", Labels: map[string]string{"version": "v1"}, Traffic: &TrafficPolicy{
-						LoadBalancer: &LoadBalancer{Hash: &ConsistentHash{Cookie: &HashCookie{Name: "c", Path: "/", TTL: time.Minute}}}}},
+						LoadBalancer: &LoadBalancer{Hash: &ConsistentHash{Cookie: &HashCookie{Name: "c", Path: "/", TTL: new(time.Minute), Attributes: []Header{{Name: "SameSite", Value: "Lax"}}}}}}},
 				}},
 		},
 		Mesh: Mesh{
@@ -288,12 +288,14 @@ func richTraffic() *TrafficPolicy {
 	n := uint32(5)
 	yes := true
 	return &TrafficPolicy{
-		LoadBalancer: &LoadBalancer{Simple: "ROUND_ROBIN", Warmup: time.Second, Hash: &ConsistentHash{Header: "x", Query: "q", SourceIP: true}},
+		LoadBalancer: &LoadBalancer{Simple: "ROUND_ROBIN", Warmup: &Warmup{Window: time.Second, Least: 20, Aggression: 2},
+			Hash:     &ConsistentHash{Header: "x", Query: "q", SourceIP: true, RingSize: 100, Maglev: 101},
+			Locality: &Locality{Disabled: true, Distribute: []Distribute{{From: "r/z", To: []LocalityWeight{{Locality: "r/*", Percent: 100}}}}, Failover: []Failover{{From: "r", To: "s"}}}},
 		Pool: &ConnectionPool{MaxConnections: 1, ConnectTimeout: time.Second, TCPIdleTimeout: time.Minute, MaxConnectionDuration: time.Hour,
 			Keepalive: &Keepalive{Probes: 3, Idle: time.Second, Interval: time.Second}, HTTPIdleTimeout: time.Minute, MaxPendingRequests: 2,
 			MaxRequests: 3, MaxRequestsPerConn: 4, MaxRetries: 5, MaxConcurrentStreams: 6, UpgradeHTTP2: &yes, UseClientProtocol: true},
 		Outlier: &OutlierDetection{Consecutive5xx: &n, ConsecutiveGateway: &n, ConsecutiveLocal: &n, SplitLocal: true, Interval: time.Second,
-			BaseEjection: time.Second, MaxEjectionPercent: 10, MinHealthPercent: 20},
+			BaseEjection: time.Second, MaxEjectionPercent: 10, MinHealthPercent: 20, Codes: []uint32{500}},
 		TLS: &ClientTLS{Mode: TLSMutual, Certificate: "cert", PrivateKey: "key", CA: "ca", CRL: "crl", CredentialName: "name",
 			SubjectAltNames: []string{"san"}, SNI: "sni", InsecureSkipVerify: true},
 		Tunnel:        &Tunnel{Protocol: "CONNECT", TargetHost: "proxy.example.com", TargetPort: 3128},

@@ -130,6 +130,8 @@ type UpstreamEndpoint struct {
 	Addr   netip.AddrPort // invalid when Unix is set
 	Weight uint32
 	Unix   string // the path of a socket, or "@name" of an abstract one
+	// Locality is where it is: "region/zone/subzone", as far as it is known.
+	Locality string
 }
 
 // UpstreamName is a name to resolve and the port to dial. Its weight is that of
@@ -138,6 +140,8 @@ type UpstreamName struct {
 	Name   string
 	Port   uint16
 	Weight uint32 // 1 or more
+	// Locality is where its addresses are, as of an endpoint.
+	Locality string
 }
 
 // WithName returns an Upstream that stands for name where u stands for a

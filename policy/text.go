@@ -293,11 +293,17 @@ func (u fullUpstream) text(rule any) string {
 		if e.Weight != 1 {
 			fmt.Fprintf(&b, "*%d", e.Weight)
 		}
+		if e.Locality != "" {
+			fmt.Fprintf(&b, " in %s", e.Locality)
+		}
 	}
 	for _, n := range u.Names {
 		fmt.Fprintf(&b, " %s:%d", n.Name, n.Port)
 		if n.Weight != 1 {
 			fmt.Fprintf(&b, "*%d", n.Weight)
+		}
+		if n.Locality != "" {
+			fmt.Fprintf(&b, " in %s", n.Locality)
 		}
 	}
 	if u.empty {

@@ -183,6 +183,14 @@ func TestTwoHopDecisions(t *testing.T) {
 	if d, u := p.DecideTLS(flow("192.0.2.1:443", "edition.cnn.com"), "edition.cnn.com"); d.Verdict == Deny || u.Host != "edition.cnn.com" {
 		t.Errorf("tls: %+v %+v", d, u)
 	}
+	for _, ns := range []string{"default", "istio-system"} { // what is seen from the gateway alone counts
+		limited := twoHopTLS()
+		limited.DestinationRules = []*DestinationRule{{Ref: Ref{Kind: "DestinationRule", Namespace: ns, Name: "limit"}, Host: "edition.cnn.com",
+			Export: Visibility{Namespaces: []string{ns}, Limited: true}, Traffic: &TrafficPolicy{Pool: &ConnectionPool{MaxConnections: 1}}}}
+		if _, hp := mustCompile(t, limited).Policy(DefaultPolicy).LookupPort("edition.cnn.com", TCP, 443); hp.Verdict != Proxy {
+			t.Errorf("a limit of namespace %s, and the kernel has %v", ns, hp.Verdict)
+		}
+	}
 	p = policy(twoHopWildcard)
 	if _, hp := p.LookupPort("en.wikipedia.org", TCP, 443); hp.Verdict != Proxy {
 		t.Errorf("what leads elsewhere is %v", hp.Verdict)

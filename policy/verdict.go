@@ -150,6 +150,10 @@ const (
 	ReasonGatewayLoop Reason = "gateway-loop"
 	// ReasonUpstream: the upstream could not be reached.
 	ReasonUpstream Reason = "upstream-unreachable"
+	// ReasonOverflow: a limit of a DestinationRule's connectionPool has no room for the request or connection.
+	ReasonOverflow Reason = "upstream-overflow"
+	// ReasonUnhealthy: outlier detection, or the locality of endpoints, leaves no endpoint to use.
+	ReasonUnhealthy Reason = "no-healthy-upstream"
 	// ReasonResolve: the upstream's name could not be resolved.
 	ReasonResolve Reason = "upstream-unresolved"
 	// ReasonTimeout: the route's timeout ended the request.

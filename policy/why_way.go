@@ -105,5 +105,8 @@ func (w *why) traffic(u *Upstream) {
 		w.tell(*u.TrafficRule, true, "is for %s: %s, which egressd does not do", of, no)
 		return
 	}
+	if u.Traffic != nil {
+		of += ": " + u.Traffic.Describe()
+	}
 	w.tell(*u.TrafficRule, true, "is for %s", of)
 }

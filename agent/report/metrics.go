@@ -107,7 +107,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
-		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, closedDesc, droppedDesc, logDroppedDesc, unsavedDesc, unboundDesc, readyDesc, heldDesc, presentDesc, pinsDesc, holdFailuresDesc, holdRepairsDesc, errorDesc,
+		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, ejectionsDesc, closedDesc, droppedDesc, logDroppedDesc, unsavedDesc, unboundDesc, readyDesc, heldDesc, presentDesc, pinsDesc, holdFailuresDesc, holdRepairsDesc, errorDesc,
 		probeDesc, probeSuccessDesc, probeDurationDesc, probeCapturedDesc,
 	} {
 		ch <- d
@@ -163,6 +163,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(closedDesc, n, name)
 	}
 	counter(recycledDesc, s.Connections.Recycled)
+	ejectionMetrics(counter, s)
 	counter(droppedDesc, m.from.Dropped())
 	if dropped := m.from.LogDropped; dropped != nil {
 		counter(logDroppedDesc, dropped())

@@ -18,10 +18,23 @@ var (
 		"1 when the workload uses all that it may of a resource, so that its next proxied connection is refused (quota).", []string{"workload"}, nil)
 	recycledDesc = prometheus.NewDesc("egressd_connections_recycled_total",
 		"Idle proxied connections that were closed because their workload used all that it may.", nil, nil)
+	ejectionsDesc = prometheus.NewDesc("egressd_endpoint_ejections_total",
+		"Endpoints that the outlierDetection of a DestinationRule has taken out for a while, by side (egress, ingress) and cause.", []string{"side", "cause"}, nil)
 )
 
 func forwardParts(connections, descriptors, memory, ports forward.Use) map[string]forward.Use {
 	return map[string]forward.Use{"connections": connections, "descriptors": descriptors, "memory": memory, "ports": ports}
+}
+
+func ejectionMetrics(counter func(*prometheus.Desc, uint64, ...string), s Status) {
+	for cause, n := range s.Connections.Ejections {
+		counter(ejectionsDesc, n, "egress", cause)
+	}
+	if s.GatewayConnections != nil {
+		for cause, n := range s.GatewayConnections.Ejections {
+			counter(ejectionsDesc, n, "ingress", cause)
+		}
+	}
 }
 
 func shareMetrics(gauge func(*prometheus.Desc, float64, ...string), s Status) {

@@ -18,6 +18,8 @@ type ConnectionLimits struct {
 	// WorkloadConnections is how many proxied connections one workload may have
 	// open, beside its share of descriptors, memory and ports; its share alone.
 	WorkloadConnections int
+	// Locality is where the node is; forward.Options.
+	Locality string
 }
 
 // Shares are who may have how much of what there is for egressd.

@@ -4,6 +4,8 @@ package main
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +21,7 @@ func (f *limitFlags) register(cmd *cobra.Command) {
 	fs.IntVar(&f.WorkloadConnections, "workload-connections", 0, "how many proxied connections one workload may have open; 0: as many as its share of descriptors, memory and ports allows")
 	fs.DurationVar(&f.PeekTimeout, "peek-timeout", 10*time.Second, "how long the first bytes of a proxied connection, and the head of a request, may take")
 	fs.DurationVar(&f.IdleTimeout, "idle-timeout", time.Hour, "after how long without traffic a proxied connection is closed, also a half-closed one")
+	fs.StringVar(&f.Locality, "locality", "", `where the node is, for the locality settings of DestinationRules: "region/zone/subzone" or a beginning of it; empty: they have no effect`)
 	fs.DurationVar(&f.RecycleTimeout, "recycle-timeout", time.Minute, "how long a proxied connection must be idle to be closed for a new one of its workload, when the workload uses all that it may")
 }
 
@@ -28,6 +31,9 @@ func (f *limitFlags) options(o *agent.Options) error {
 	}
 	if f.PeekTimeout <= 0 || f.IdleTimeout <= 0 || f.RecycleTimeout <= 0 {
 		return errors.New("--peek-timeout, --idle-timeout and --recycle-timeout must be more than nothing")
+	}
+	if parts := strings.Split(f.Locality, "/"); f.Locality != "" && (len(parts) > 3 || slices.Contains(parts, "") || strings.Contains(f.Locality, "*")) {
+		return errors.New(`--locality: write "region", "region/zone" or "region/zone/subzone"`)
 	}
 	o.Limits = f.ConnectionLimits
 	return nil

@@ -77,7 +77,8 @@ var floors = map[string][]string{
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
-	"./forward":          join([]string{"./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./forward":          join([]string{"./forward/balance", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./forward/balance":  {"github.com/cespare/xxhash/v2"},
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},

@@ -58,8 +58,8 @@ var Orders = []Order{
 		{"contract", "forward target path authority trailer"},
 		{"connection", "core conn limits accept budget buffers"},
 		{"bytes", "peeked pipes splice idle body"},
-		{"upstreams", "draw heads transport upstreams upstream_conn pool recycle likeness"},
-		{"opaque", "l4"},
+		{"upstreams", "places balancers draw heads transport upstreams queue upstream_conn pool recycle likeness"},
+		{"opaque", "l4 l4_balance"},
 		{"HTTP", "actions rewrite grpc http_* attempt retry upgrade"},
 	}},
 }

@@ -40,26 +40,72 @@ type TrafficPolicy struct {
 	Ports map[uint16]*TrafficPolicy
 }
 
+// Names of Istio's for the ways to choose (LoadBalancerSettings.SimpleLB).
+const (
+	LeastRequest = "LEAST_REQUEST" // the default
+	RoundRobin   = "ROUND_ROBIN"
+	Random       = "RANDOM"
+	Passthrough  = "PASSTHROUGH"
+)
+
 // LoadBalancer chooses among endpoints. Simple is Istio's name for it
 // (LEAST_REQUEST, ROUND_ROBIN, RANDOM, PASSTHROUGH, or "" with a hash).
 type LoadBalancer struct {
-	Simple string
-	Hash   *ConsistentHash
-	Warmup time.Duration // 0: none
+	Simple   string
+	Hash     *ConsistentHash
+	Warmup   *Warmup   // nil: none
+	Locality *Locality // nil: nothing is said
 }
 
-// ConsistentHash says what the endpoint is chosen by; one field is set.
+// Warmup has new endpoints take their share little by little; 0 for Least (a
+// percentage) and Aggression is Envoy's default, 10 and 1.
+type Warmup struct {
+	Window            time.Duration
+	Least, Aggression float64
+}
+
+// ConsistentHash says what the endpoint is chosen by; one of the first fields is
+// set. Maglev is the size of Maglev's table, RingSize the least size of a ring;
+// with neither it is a ring of the default size.
 type ConsistentHash struct {
-	Header, Query string
-	SourceIP      bool
-	Cookie        *HashCookie
+	Header, Query    string
+	SourceIP         bool
+	Cookie           *HashCookie
+	RingSize, Maglev uint64
 }
 
-// HashCookie is made when the request has none; TTL 0: a session cookie.
+// HashCookie is made when the request has none, unless TTL is nil. TTL 0: a session
+// cookie.
 type HashCookie struct {
 	Name, Path string
-	TTL        time.Duration
+	TTL        *time.Duration
+	Attributes []Header
 }
+
+// Locality says how the place of endpoints counts (Istio's localityLbSetting).
+type Locality struct {
+	Disabled   bool
+	Distribute []Distribute
+	Failover   []Failover
+}
+
+// Distribute says how much of the traffic from a place goes to which others, in
+// percent. Places are "region/zone/subzone" or a beginning of it, with "*" at the
+// end for all below.
+type Distribute struct {
+	From string
+	To   []LocalityWeight
+}
+
+// LocalityWeight is a place and its part.
+type LocalityWeight struct {
+	Locality string
+	Percent  uint32
+}
+
+// Failover says to which region traffic of another one goes when there are too few
+// good endpoints in that.
+type Failover struct{ From, To string }
 
 // ConnectionPool bounds connections and requests; 0: Istio's default, which
 // is no bound, 10 s for ConnectTimeout and 1 h for the idle timeouts. A
@@ -80,6 +126,17 @@ type ConnectionPool struct {
 	UseClientProtocol     bool
 }
 
+// Bounded says whether p bounds what is under way.
+func (p *ConnectionPool) Bounded() bool {
+	return p != nil && (p.MaxConnections > 0 || p.MaxPendingRequests > 0 || p.MaxRequests > 0 || p.MaxRetries > 0)
+}
+
+// OfConnections says whether p says anything of a TCP connection but how long it
+// may take to be made.
+func (p *ConnectionPool) OfConnections() bool {
+	return p != nil && (p.MaxConnections > 0 || p.TCPIdleTimeout != 0 || p.MaxConnectionDuration > 0 || p.Keepalive != nil)
+}
+
 // Keepalive is TCP's; 0: the system's.
 type Keepalive struct {
 	Probes         int
@@ -89,9 +146,11 @@ type Keepalive struct {
 // OutlierDetection takes endpoints that fail out for a time. nil: not set.
 type OutlierDetection struct {
 	Consecutive5xx, ConsecutiveGateway, ConsecutiveLocal *uint32
-	SplitLocal                                           bool
-	Interval, BaseEjection                               time.Duration
-	MaxEjectionPercent, MinHealthPercent                 int
+	// Codes are the statuses that count as errors; none: 5xx.
+	Codes                                []uint32
+	SplitLocal                           bool
+	Interval, BaseEjection               time.Duration
+	MaxEjectionPercent, MinHealthPercent int
 }
 
 // ClientTLSMode is how egressd originates TLS.

@@ -113,9 +113,6 @@ func (e *entry) endpointDecoration(at *strictyaml.Node, we *networking.WorkloadE
 	if we.ServiceAccount != "" {
 		e.Inert(at.KeyOf("serviceAccount"), "endpoint serviceAccount")
 	}
-	if we.Locality != "" {
-		e.Inert(at.At("locality"), "endpoint locality")
-	}
 }
 
 func (e *entry) endpointPorts(at *strictyaml.Node, we *networking.WorkloadEntry) bool {

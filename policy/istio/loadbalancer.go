@@ -4,6 +4,7 @@ package istio
 
 import (
 	"math/big"
+	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -13,10 +14,13 @@ import (
 )
 
 const (
-	leastRequest = "LEAST_REQUEST" // Istio's default
+	leastRequest = policy.LeastRequest // Istio's default
+	roundRobin   = policy.RoundRobin
 	// maglevBound is what Envoy's table must stay below
 	// (envoy config.cluster.v3.Cluster.MaglevLbConfig).
 	maglevBound = 5000011
+	// ringBound is Envoy's maximum_ring_size, which no minimum may be above.
+	ringBound = 8 << 20
 )
 
 // loadBalancer reads the loadBalancer in the mapping at; nil stays nil.
@@ -24,7 +28,6 @@ func (o *object) loadBalancer(at *strictyaml.Node, lb *networking.LoadBalancerSe
 	if lb == nil {
 		return nil
 	}
-	o.Inert(at.KeyOf("loadBalancer"), "loadBalancer")
 	at = at.At("loadBalancer")
 	out := &policy.LoadBalancer{Simple: leastRequest}
 	switch p := lb.LbPolicy.(type) {
@@ -43,24 +46,37 @@ func (o *object) loadBalancer(at *strictyaml.Node, lb *networking.LoadBalancerSe
 	if lb.LocalityLbSetting != nil && lb.ZoneAwareLbSetting != nil {
 		o.Errorf(at.KeyOf("zoneAwareLbSetting"), "localityLbSetting and zoneAwareLbSetting must not be set together")
 	}
-	o.locality(at.At("localityLbSetting"), lb.LocalityLbSetting, outlier)
-	o.zoneAware(at.At("zoneAwareLbSetting"), lb.ZoneAwareLbSetting)
+	out.Locality = o.locality(at, lb.LocalityLbSetting, outlier)
+	o.zoneAware(at, lb.ZoneAwareLbSetting)
+	out.Warmup = o.warmup(at, lb)
+	if out.Warmup != nil && out.Simple != leastRequest && out.Simple != roundRobin {
+		o.Warnf(at, "warmup has no effect: it acts with %s and %s only", leastRequest, roundRobin)
+	}
+	return out
+}
+
+// warmup reads how new endpoints get their share; warmup comes before the
+// deprecated field.
+func (o *object) warmup(at *strictyaml.Node, lb *networking.LoadBalancerSettings) *policy.Warmup {
+	var out *policy.Warmup
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	if d := lb.WarmupDurationSecs; d != nil {
-		out.Warmup = o.Duration(at.At("warmupDurationSecs"), "warmupDurationSecs", d)
+		out = &policy.Warmup{Window: o.Duration(at.At("warmupDurationSecs"), "warmupDurationSecs", d)}
 	}
-	if w := lb.Warmup; w != nil {
-		wn := at.At("warmup")
-		if w.Duration == nil {
-			o.Errorf(wn, "duration is required")
-		}
-		out.Warmup = o.Duration(wn.At("duration"), "warmup duration", w.Duration)
-		if w.MinimumPercent.GetValue() > 100 {
-			o.Errorf(wn.At("minimumPercent"), "minimumPercent value should be less than or equal to 100")
-		}
-		if w.Aggression != nil && w.Aggression.GetValue() < 1 {
-			o.Errorf(wn.At("aggression"), "aggression should be greater than or equal to 1")
-		}
+	w := lb.Warmup
+	if w == nil {
+		return out
+	}
+	wn := at.At("warmup")
+	if w.Duration == nil {
+		o.Errorf(wn, "duration is required")
+	}
+	out = &policy.Warmup{Window: o.Duration(wn.At("duration"), "warmup duration", w.Duration), Least: w.MinimumPercent.GetValue(), Aggression: w.Aggression.GetValue()}
+	if p := w.MinimumPercent.GetValue(); p < 0 || p > 100 {
+		o.Errorf(wn.At("minimumPercent"), "minimumPercent value should be less than or equal to 100")
+	}
+	if w.Aggression != nil && w.Aggression.GetValue() < 1 {
+		o.Errorf(wn.At("aggression"), "aggression should be greater than or equal to 1")
 	}
 	return out
 }
@@ -74,10 +90,18 @@ func (o *object) consistentHash(at *strictyaml.Node, h *networking.LoadBalancerS
 			o.Errorf(at.KeyOf("minimumRingSize"), "only one of MinimumRingSize or Maglev/Ringhash can be specified")
 		}
 	}
+	//lint:ignore SA1019 deprecated, but Istio acts on it
+	out := &policy.ConsistentHash{RingSize: h.MinimumRingSize}
+	if r := h.GetRingHash(); r != nil {
+		out.RingSize = r.MinimumRingSize
+	}
+	if out.RingSize > ringBound {
+		o.Errorf(at, "minimumRingSize is at most %d", ringBound)
+	}
 	if m := h.GetMaglev(); m != nil {
 		o.maglev(at.At("maglev"), m.TableSize)
+		out.Maglev = m.TableSize
 	}
-	out := &policy.ConsistentHash{}
 	switch k := h.HashKey.(type) {
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
 		out.Header = k.HttpHeaderName
@@ -94,7 +118,7 @@ func (o *object) consistentHash(at *strictyaml.Node, h *networking.LoadBalancerS
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
 		out.Cookie = o.hashCookie(at.At("httpCookie"), k.HttpCookie)
 	}
-	if *out == (policy.ConsistentHash{}) {
+	if out.Header == "" && out.Query == "" && !out.SourceIP && out.Cookie == nil {
 		o.Warnf(at, "consistentHash says nothing to hash; %s is used", leastRequest)
 		return nil
 	}
@@ -110,19 +134,27 @@ func (o *object) hashCookie(at *strictyaml.Node, c *networking.LoadBalancerSetti
 	out := &policy.HashCookie{Name: c.Name, Path: c.Path}
 	if err := c.Ttl.CheckValid(); c.Ttl != nil && (err != nil || c.Ttl.AsDuration() < 0) {
 		o.Errorf(at.At("ttl"), "ttl must be non-negative")
-	} else {
-		out.TTL = c.Ttl.AsDuration()
+	} else if c.Ttl != nil {
+		out.TTL = new(c.Ttl.AsDuration())
 	}
 	for i, attribute := range c.Attributes {
 		if n := at.At("attributes", i); !n.Has("name") {
 			o.Errorf(n, "httpCookie: attribute %q has no name", attribute.Value)
 		}
+		if strings.ContainsFunc(attribute.Name+attribute.Value, notOfCookie) {
+			o.Errorf(at.At("attributes", i), "httpCookie: %q has characters that no attribute of a cookie may have", attribute.Name+"="+attribute.Value)
+		}
+		out.Attributes = append(out.Attributes, policy.Header{Name: attribute.Name, Value: attribute.Value})
 	}
-	if len(c.Attributes) > 0 {
-		o.Inert(at.KeyOf("attributes"), "httpCookie attributes")
+	if strings.ContainsFunc(c.Path, notOfCookie) {
+		o.Errorf(at.At("path"), "httpCookie: %q has characters that no path of a cookie may have", c.Path)
 	}
 	return out
 }
+
+// notOfCookie says of a character that it may not be in an attribute of a cookie
+// (RFC 6265, section 4.1.1).
+func notOfCookie(r rune) bool { return r < ' ' || r > '~' || r == ';' }
 
 func (o *object) maglev(at *strictyaml.Node, size uint64) {
 	n := at.At("tableSize")

@@ -9,18 +9,20 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
 // topology are the labels of failoverPriority that stand for localities.
 var topology = []string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"}
 
-// locality checks a localityLbSetting. A node is in one place and takes what
-// answers, so it has no effect.
-func (o *object) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalancerSetting, outlier bool) {
+// locality reads the localityLbSetting in the mapping at; nil stays nil.
+func (o *object) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalancerSetting, outlier bool) *policy.Locality {
 	if lb == nil {
-		return
+		return nil
 	}
+	at = at.At("localityLbSetting")
+	out := &policy.Locality{Disabled: lb.Enabled != nil && !lb.Enabled.Value}
 	if len(lb.Distribute) > 0 && len(lb.Failover) > 0 {
 		o.Errorf(at, "can not simultaneously specify 'distribute' and 'failover'")
 	}
@@ -33,7 +35,10 @@ func (o *object) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalanc
 	for i, d := range lb.Distribute {
 		dn := at.At("distribute", i)
 		o.localityOverlap(dn.At("from"), d.From, from)
-		o.distribute(dn.At("to"), d.To)
+		out.Distribute = append(out.Distribute, policy.Distribute{From: d.From, To: o.distribute(dn.At("to"), d.To)})
+	}
+	if len(lb.FailoverPriority) > 0 {
+		o.Inert(at.KeyOf("failoverPriority"), "failoverPriority")
 	}
 	if len(lb.Failover)+len(lb.FailoverPriority) > 0 && !outlier {
 		o.Warnf(at, "outlier detection policy must be provided for failover")
@@ -49,10 +54,12 @@ func (o *object) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalanc
 		if strings.Contains(f.From+f.To, "*") {
 			o.Errorf(fn, "locality lb failover region should not contain '*' wildcard")
 		}
+		out.Failover = append(out.Failover, policy.Failover{From: f.From, To: f.To})
 	}
+	return out
 }
 
-func (o *object) distribute(at *strictyaml.Node, to map[string]uint32) {
+func (o *object) distribute(at *strictyaml.Node, to map[string]uint32) (out []policy.LocalityWeight) {
 	total, seen, x := uint64(0), localities{}, strictyaml.EntriesOf(at)
 	for _, where := range slices.Sorted(maps.Keys(to)) {
 		weight := to[where]
@@ -61,10 +68,12 @@ func (o *object) distribute(at *strictyaml.Node, to map[string]uint32) {
 		}
 		total += uint64(weight)
 		o.localityOverlap(x.KeyOf(where), where, seen)
+		out = append(out, policy.LocalityWeight{Locality: where, Percent: weight})
 	}
 	if total != 100 {
 		o.Errorf(at, "total locality weight %d != 100", total)
 	}
+	return out
 }
 
 // localities are those of a list, each with those that it is part of: true
@@ -108,6 +117,8 @@ func (o *object) zoneAware(at *strictyaml.Node, z *networking.ZoneAwareLoadBalan
 	if z == nil {
 		return
 	}
+	o.Inert(at.KeyOf("zoneAwareLbSetting"), "zoneAwareLbSetting")
+	at = at.At("zoneAwareLbSetting")
 	if c := z.MinClusterSize; c != nil && c.Value == 0 {
 		o.Errorf(at.At("minClusterSize"), "minClusterSize must be 1 or more")
 	}

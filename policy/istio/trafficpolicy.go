@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
@@ -15,12 +14,8 @@ func (o *object) connectionPool(at *strictyaml.Node, p *networking.ConnectionPoo
 	if p == nil {
 		return nil
 	}
-	if acted, rest := poolFields(p); rest {
-		what := "connectionPool"
-		if acted {
-			what += ", but for tcp.connectTimeout, http.idleTimeout and http.maxRequestsPerConnection,"
-		}
-		o.Inert(at.KeyOf("connectionPool"), what)
+	if p.GetHttp().GetHttp2KeepAlive() != nil {
+		o.Inert(at.At("connectionPool", "http").KeyOf("http2KeepAlive"), "http2KeepAlive")
 	}
 	return o.pool(at.At("connectionPool"), p)
 }
@@ -37,27 +32,6 @@ func (o *object) pool(at *strictyaml.Node, p *networking.ConnectionPoolSettings)
 	o.tcpPool(at.At("tcp"), p.Tcp, out)
 	o.httpPool(at.At("http"), p.Http, out)
 	return out
-}
-
-// poolFields says whether p has fields that are acted on, and whether it has
-// others, or none.
-func poolFields(p *networking.ConnectionPoolSettings) (acted, rest bool) {
-	others := proto.CloneOf(p)
-	if t := others.Tcp; t != nil {
-		acted = t.ConnectTimeout != nil
-		t.ConnectTimeout = nil
-		if proto.Equal(t, &networking.ConnectionPoolSettings_TCPSettings{}) {
-			others.Tcp = nil
-		}
-	}
-	if h := others.Http; h != nil {
-		acted = acted || h.IdleTimeout != nil || h.MaxRequestsPerConnection != 0
-		h.IdleTimeout, h.MaxRequestsPerConnection = nil, 0
-		if proto.Equal(h, &networking.ConnectionPoolSettings_HTTPSettings{}) {
-			others.Http = nil
-		}
-	}
-	return acted, !acted || others.Tcp != nil || others.Http != nil
 }
 
 func (o *object) tcpPool(at *strictyaml.Node, p *networking.ConnectionPoolSettings_TCPSettings, out *policy.ConnectionPool) {
@@ -128,7 +102,6 @@ func (o *object) outlierDetection(at *strictyaml.Node, d *networking.OutlierDete
 	if d == nil {
 		return nil
 	}
-	o.Inert(at.KeyOf("outlierDetection"), "outlierDetection")
 	at = at.At("outlierDetection")
 	out := &policy.OutlierDetection{
 		SplitLocal:         d.SplitExternalLocalOriginErrors,
@@ -154,6 +127,7 @@ func (o *object) outlierDetection(at *strictyaml.Node, d *networking.OutlierDete
 		if code < 100 || code > 599 {
 			o.Errorf(at.At("outlierDetectionHttpErrorCodes", i), "HTTP status %d is not in range 100-599", code)
 		}
+		out.Codes = append(out.Codes, code)
 	}
 	//lint:ignore SA1019 deprecated, and warned about
 	if d.ConsecutiveErrors != 0 {

@@ -145,6 +145,7 @@ var notes = []Code{
 	{"EGD0503", "", "consistentHash says nothing to hash; %s is used"},
 	{"EGD0504", "", "outlier detection policy must be provided for failover"},
 	{"EGD0505", "IST0002", "outlier detection consecutive errors is deprecated, use consecutiveGatewayErrors or consecutive5xxErrors instead"},
+	{"EGD0506", "", "warmup has no effect: it acts with %s and %s only"},
 
 	{"EGD0601", "", "inboundConnectionPool is not acted on: egressd has no part in the way in to a workload"},
 	{"EGD0602", "", "bind without a port has no effect"},
