@@ -48,7 +48,8 @@ type conn struct {
 	phase    phase
 	sni      string
 	requests map[*exchange]struct{}
-	up       net.Conn // spliced with nc
+	up       net.Conn      // spliced with nc
+	copies   *mirrorClient // nil: no mirror had a copy yet
 	killed   policy.Reason
 	detail   string // why it was killed
 }
@@ -75,6 +76,7 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 	defer c.unregister(t)
 	defer nc.Close()
 	defer t.ups.close()
+	defer t.closeMirrors(true)
 	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
 	defer stop()
 	c.counters.accepted.Add(1)

@@ -39,6 +39,10 @@ func grpcStatus(status int, denied bool) int {
 // replyGRPC answers with a header-only gRPC response.
 func (x *exchange) replyGRPC(code int, text string) {
 	h := x.w.Header()
+	x.ours(h)
+	if x.routed {
+		x.share(h)
+	}
 	h.Set("Content-Type", "application/grpc")
 	h.Set("Grpc-Status", strconv.Itoa(code))
 	h.Set("Grpc-Message", strings.ReplaceAll(url.QueryEscape(text), "+", "%20"))

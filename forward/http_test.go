@@ -288,7 +288,7 @@ func TestEachRequestIsDecided(t *testing.T) {
 			if resp.StatusCode != want {
 				t.Errorf("http2 %v, %s: %d %s", http2, host, resp.StatusCode, body)
 			}
-			if i == 1 && string(body) != "egressd: evil.example is not allowed (name-not-allowed)\n" {
+			if i == 1 && string(body) != "egressd: evil.example is not allowed (name-not-allowed)" {
 				t.Errorf("body %q", body)
 			}
 		}

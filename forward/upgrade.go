@@ -19,14 +19,14 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 	asked, got := upgradeType(x.r.Header), upgradeType(resp.Header)
 	up, ok := resp.Body.(io.ReadWriteCloser)
 	if asked == "" || !strings.EqualFold(asked, got) || !ok {
-		x.reason, x.detail = policy.ReasonUpstream, "upstream switched to a protocol that was not asked for"
+		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched to a protocol that was not asked for"
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
 	}
 	if x.body != nil && !x.body.complete() {
 		// The rest of the body and the first bytes of the other protocol could
 		// not be told apart.
-		x.reason, x.detail = policy.ReasonUpstream, "upstream switched protocols before it had the request's body"
+		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched protocols before it had the request's body"
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
 	}

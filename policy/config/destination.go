@@ -34,10 +34,19 @@ type TrafficPolicy struct {
 	Outlier      *OutlierDetection
 	TLS          *ClientTLS
 	Tunnel       *Tunnel
+	RetryBudget  *RetryBudget
 	// ProxyProtocol is 0 (none), 1 or 2.
 	ProxyProtocol int
 	// Ports replace all of the above for a port; they inherit nothing.
 	Ports map[uint16]*TrafficPolicy
+}
+
+// RetryBudget bounds how many of the requests to a service may be retries at
+// one time: Percent (0 to 100) of all that are under way, and at least
+// MinConcurrency.
+type RetryBudget struct {
+	Percent        float64
+	MinConcurrency int
 }
 
 // LoadBalancer chooses among endpoints. Simple is Istio's name for it
@@ -162,10 +171,11 @@ type Mirror struct {
 type CORS struct {
 	AllowOrigins                              []StringMatch
 	AllowMethods, AllowHeaders, ExposeHeaders []string
-	MaxAge                                    time.Duration // whole seconds; 0: none
+	MaxAge                                    *time.Duration // whole seconds; nil: none
 	AllowCredentials                          *bool
-	// IgnorePreflights: preflights that match no origin are answered and not
-	// forwarded (unmatchedPreflights IGNORE).
+	// IgnorePreflights: preflights that match no origin are answered, with
+	// nothing that would allow them, and not forwarded (unmatchedPreflights
+	// IGNORE).
 	IgnorePreflights bool
 }
 

@@ -128,8 +128,8 @@ func (o *object) retries(at *strictyaml.Node, r *networking.HTTPRetry) *policy.R
 	if r.RetryRemoteLocalities != nil {
 		o.Inert(at.KeyOf("retryRemoteLocalities"), "retryRemoteLocalities")
 	}
-	if r.RetryIgnorePreviousHosts != nil {
-		o.Inert(at.KeyOf("retryIgnorePreviousHosts"), "retryIgnorePreviousHosts")
+	if v := r.RetryIgnorePreviousHosts; v != nil {
+		out.AnyHost = !v.Value
 	}
 	if r.RetryOn == "" {
 		return out
