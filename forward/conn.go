@@ -52,6 +52,7 @@ type conn struct {
 	copies   *mirrorClient // nil: no mirror had a copy yet
 	killed   policy.Reason
 	detail   string // why it was killed
+	flag     string // the response flag of that, where the reason has none
 }
 
 // ServeConn serves nc, which it closes, and returns when the connection has
@@ -156,6 +157,12 @@ func (t *conn) killReason() (policy.Reason, string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.killed, t.detail
+}
+
+func (t *conn) killFlag() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.flag
 }
 
 // recheck ends what the newest policy denies.
@@ -271,7 +278,7 @@ func (t *conn) closeEvent(d policy.Decision, proto, name string) flow.Event {
 	e := t.event(flow.Close, d, proto, name)
 	e.Duration = e.Time.Sub(t.opened)
 	if reason, detail := t.killReason(); reason != "" {
-		e.Detail = detail
+		e.Detail, e.ResponseFlags = detail, t.killFlag()
 		if reason != policy.ReasonAllowed {
 			e.Reason, e.Allowed, e.WouldDeny = reason, false, false
 		}

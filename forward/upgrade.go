@@ -48,7 +48,7 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 
 	stop := context.AfterFunc(x.ctx, func() { reset(x.conn.nc); up.Close() })
 	defer stop()
-	idle := x.conn.watchIdle(x.conn.nc)
+	idle := x.conn.watchIdle(x.conn.nc, x.core.o.IdleTimeout)
 	defer idle()
 	x.lookLike(x.up.head(resp), nil)
 	if err := writeSwitching(nc, h); err != nil {

@@ -6,13 +6,13 @@ import "github.com/egressd/egressd/policy/internal/match"
 
 // cors compiles the CORS policy of a rule once; nil: it has none that acts. As
 // in Envoy, it acts on what is routed, and not on redirects and direct responses.
-func (b *builder) cors(rule *HTTPRule) *match.CORS {
+func (b *builder) cors(rule *HTTPRule) *match.CORSFilter {
 	if rule.CORS == nil || len(rule.Route) == 0 {
 		return nil
 	}
 	c, ok := b.corses[rule]
 	if !ok {
-		c, _ = match.NewCORS(rule.CORS) // validated
+		c, _ = match.NewCORSFilter(rule.CORS) // validated
 		b.corses[rule] = c
 	}
 	return c

@@ -240,6 +240,24 @@ func (u *Upstream) ConnectTimeout() time.Duration {
 	return u.Traffic.Pool.ConnectTimeout
 }
 
+// IdleTimeout is how long a connection to u whose bytes nobody reads may be
+// without any either way; 0: as long as any other, negative: for ever.
+func (u *Upstream) IdleTimeout() time.Duration {
+	if u.Traffic == nil || u.Traffic.Pool == nil {
+		return 0
+	}
+	return u.Traffic.Pool.TCPIdleTimeout
+}
+
+// MaxDuration is how long a connection to u whose bytes nobody reads may live;
+// 0: for ever.
+func (u *Upstream) MaxDuration() time.Duration {
+	if u.Traffic == nil || u.Traffic.Pool == nil {
+		return 0
+	}
+	return u.Traffic.Pool.MaxConnectionDuration
+}
+
 // unreachable says that u has endpoints, and the node's operator has allowed
 // none of them.
 func (u *Upstream) unreachable() bool {

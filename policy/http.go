@@ -115,7 +115,7 @@ type HTTPAction struct {
 	// mirrors are the rule's, without those that are switched off; cors is its
 	// CORS policy, nil for none.
 	mirrors []mirror
-	cors    *match.CORS
+	cors    *match.CORSFilter
 }
 
 // RouteDestination is one compiled destination. Upstream nil: the host is

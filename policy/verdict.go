@@ -164,8 +164,6 @@ const (
 	ReasonTimeout Reason = "upstream-timeout"
 	// ReasonStreamIdle: nothing moved for too long on a request or connection.
 	ReasonStreamIdle Reason = "stream-idle"
-	// ReasonMaxDuration: the connection was as old as its DestinationRule lets connections become.
-	ReasonMaxDuration Reason = "max-duration"
 	// ReasonRetryBudget: the request failed, and the retry budget of its DestinationRule was used up.
 	ReasonRetryBudget Reason = "retry-budget"
 	// ReasonClientGone: the client ended the request before it had all of the answer.

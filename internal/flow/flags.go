@@ -46,7 +46,6 @@ var flags = map[policy.Reason]string{
 	policy.ReasonNoDestination:    FlagNoCluster,
 	policy.ReasonTimeout:          FlagUpstreamTimeout,
 	policy.ReasonStreamIdle:       FlagStreamIdle,
-	policy.ReasonMaxDuration:      FlagMaxDuration,
 	policy.ReasonFault:            FlagFaultInjected,
 	policy.ReasonClientGone:       FlagClientTermination,
 	policy.ReasonPolicyChanged:    FlagLocalReset,

@@ -41,6 +41,9 @@ func (o *object) redirect(at *strictyaml.Node, rule *networking.HTTPRoute) *poli
 	case *networking.HTTPRedirect_DerivePort:
 		out.DerivePort = p.DerivePort.String()
 	}
+	if strings.Contains(r.Uri, "%PREFIX()%") {
+		o.Warnf(at.At("uri"), "%s stands for the prefix in what is made of HTTPRoutes alone, and is written as it is here; use prefixRewrite", "%PREFIX()%")
+	}
 	if r.Scheme != "" && r.Scheme != "http" && r.Scheme != "https" {
 		o.Errorf(at.At("scheme"), `invalid redirect scheme, must be "http" or "https"`)
 	}

@@ -18,7 +18,7 @@ func (o *object) connectionPool(at *strictyaml.Node, p *networking.ConnectionPoo
 	if acted, rest := poolFields(p); rest {
 		what := "connectionPool"
 		if acted {
-			what += ", but for tcp.connectTimeout, http.idleTimeout and http.maxRequestsPerConnection,"
+			what += ", but for the timeouts of tcp, maxConnectionDuration, http.idleTimeout and http.maxRequestsPerConnection,"
 		}
 		o.Inert(at.KeyOf("connectionPool"), what)
 	}
@@ -44,8 +44,8 @@ func (o *object) pool(at *strictyaml.Node, p *networking.ConnectionPoolSettings)
 func poolFields(p *networking.ConnectionPoolSettings) (acted, rest bool) {
 	others := proto.CloneOf(p)
 	if t := others.Tcp; t != nil {
-		acted = t.ConnectTimeout != nil
-		t.ConnectTimeout = nil
+		acted = t.ConnectTimeout != nil || t.IdleTimeout != nil || t.MaxConnectionDuration != nil
+		t.ConnectTimeout, t.IdleTimeout, t.MaxConnectionDuration = nil, nil, nil
 		if proto.Equal(t, &networking.ConnectionPoolSettings_TCPSettings{}) {
 			others.Tcp = nil
 		}

@@ -11,10 +11,10 @@ import (
 	"github.com/egressd/egressd/policy/config"
 )
 
-// CORS is a compiled CORS policy. It does what Envoy's filter does
+// CORSFilter is a compiled CORS policy. It does what Envoy's filter does
 // (source/extensions/filters/http/cors/cors_filter.cc): which methods and
 // headers a browser may use it only says, and refuses nothing itself.
-type CORS struct {
+type CORSFilter struct {
 	src     *config.CORS
 	origins []*stringMatcher
 	all     bool
@@ -22,9 +22,9 @@ type CORS struct {
 	methods, headers, expose, maxAge string
 }
 
-// NewCORS compiles c. Its errors are those of an origin's expression.
-func NewCORS(c *config.CORS) (*CORS, error) {
-	out := &CORS{
+// NewCORSFilter compiles c. Its errors are those of an origin's expression.
+func NewCORSFilter(c *config.CORS) (*CORSFilter, error) {
+	out := &CORSFilter{
 		src: c, methods: strings.Join(c.AllowMethods, ","), headers: strings.Join(c.AllowHeaders, ","),
 		expose: strings.Join(c.ExposeHeaders, ","),
 	}
@@ -44,7 +44,7 @@ func NewCORS(c *config.CORS) (*CORS, error) {
 
 // allows says whether an origin is one of the policy's. As in Envoy, one that
 // matches "*" stands for all.
-func (c *CORS) allows(origin string) bool {
+func (c *CORSFilter) allows(origin string) bool {
 	if c.all {
 		return true
 	}
@@ -58,7 +58,7 @@ func (c *CORS) allows(origin string) bool {
 
 // Preflight is the answer to r (status 200, no body); false: r is none that is
 // answered without the upstream.
-func (c *CORS) Preflight(r *Request) ([]config.Header, bool) {
+func (c *CORSFilter) Preflight(r *Request) ([]config.Header, bool) {
 	origin, method := first(r, "Origin"), first(r, "Access-Control-Request-Method")
 	if origin == "" || r.Method != http.MethodOptions || method == "" {
 		return nil, false
@@ -80,7 +80,7 @@ func (c *CORS) Preflight(r *Request) ([]config.Header, bool) {
 
 // Response are the fields of the answer to r; those that are there already are
 // replaced.
-func (c *CORS) Response(r *Request) []config.Header {
+func (c *CORSFilter) Response(r *Request) []config.Header {
 	origin := first(r, "Origin")
 	if origin == "" || !c.allows(origin) {
 		return nil
@@ -92,7 +92,7 @@ func (c *CORS) Response(r *Request) []config.Header {
 	return out
 }
 
-func (c *CORS) credentials() string {
+func (c *CORSFilter) credentials() string {
 	if c.src.AllowCredentials != nil && *c.src.AllowCredentials {
 		return "true"
 	}

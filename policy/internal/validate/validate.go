@@ -160,7 +160,7 @@ func (c check) rule(r *config.HTTPRule) {
 		}
 	}
 	if r.CORS != nil {
-		if _, err := match.NewCORS(r.CORS); err != nil {
+		if _, err := match.NewCORSFilter(r.CORS); err != nil {
 			c.errorf(r.Ref, "CORS policy: %v", err)
 		}
 	}
