@@ -71,15 +71,23 @@ func (x *exchange) redirect(r *policy.Redirect, m *policy.HTTPMatch) {
 	h := x.w.Header()
 	h.Set("Location", redirectLocation(r, m, x.decision.Request(&x.req), query))
 	x.applyResponseHeaders(nil)
+	if isGRPC(x.r) {
+		x.replyGRPC(grpcStatus(redirectCode(r), false), "")
+		return
+	}
 	x.ours(h)
 	x.writeStatus(redirectCode(r))
 }
 
 // direct answers with the rule's own response. It is text unless the rule's
-// headers say otherwise (Envoy's source/common/http/utility.cc, prepareLocalReply).
+// headers say otherwise; gRPC clients get a status with it (Envoy's source/common/http/utility.cc, prepareLocalReply).
 func (x *exchange) direct(d *policy.DirectResponse) {
 	h := x.w.Header()
 	x.applyResponseHeaders(nil)
+	if isGRPC(x.r) {
+		x.replyGRPC(grpcStatus(d.Status, false), string(d.Body))
+		return
+	}
 	if _, ok := h["Content-Type"]; !ok && len(d.Body) > 0 {
 		h.Set("Content-Type", "text/plain")
 	}

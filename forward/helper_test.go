@@ -163,6 +163,7 @@ type rig struct {
 	core   *Core
 	sink   *events
 	layer  flow.Layer
+	from   *netip.AddrPort // where clients seem to come from; nil: where they do
 	server net.Listener
 	start  sync.Once
 }
@@ -232,6 +233,9 @@ func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
 		Layer:    r.layer,
 		Workload: "w",
 		Policy:   policy.DefaultPolicy,
+	}
+	if r.from != nil {
+		info.Src = *r.from
 	}
 	if info.Src.Addr() == second {
 		info.Workload, info.WorkloadID = "w2", 2

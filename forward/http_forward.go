@@ -115,6 +115,7 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 	came, persists := header["Connection"], persistenceOf(header)
 	removeHopByHop(header)
 	delete(header, "Host") // HTTP/2 may have both; they are equal
+	x.forwarded(header)
 	var options []string
 	if own {
 		if persists.keepAlive {

@@ -117,6 +117,7 @@ func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *r
 	removeHopByHop(header)
 	delete(header, "Host")
 	delete(header, "Expect") // the body is there
+	x.forwarded(header)
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = nil // or net/http would invent one
 	}

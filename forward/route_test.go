@@ -450,6 +450,7 @@ func TestParseAuthority(t *testing.T) {
 		{"", "", 0, errNoHost},
 		{":80", "", 0, errNoHost},
 		{"a.example:", "a.example", 0, nil},
+		{"[2001:db8::1]:", "2001:db8::1", 0, nil},
 		{"a.example:0", "", 0, errPort},
 		{"a.example:+80", "", 0, errPort},
 		{"a.example:65536", "", 0, errPort},

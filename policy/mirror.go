@@ -2,7 +2,10 @@
 
 package policy
 
-import "cmp"
+import (
+	"cmp"
+	"fmt"
+)
 
 // A mirror is a destination of its own: it is decided as a route's is, and
 // opens nothing that the workload may not reach. What is denied of it denies
@@ -50,6 +53,26 @@ func (a *HTTPAction) mirrored(hop int, f *Flow, own *HostPort, r *Request) (out 
 			}
 		}
 		out = append(out, x)
+	}
+	return out
+}
+
+// unsent says of which mirrors it is known that they get no copies.
+func (a *HTTPAction) unsent() (out []string) {
+	for i := range a.mirrors {
+		to := &a.mirrors[i].to
+		reason, why := to.Upstream.Refusal(), "it can't be reached as it has to be"
+		switch {
+		case to.Gateway != nil:
+			reason, why = ReasonNotSupported, "it is a gateway"
+		case to.Denied:
+			reason, why = ReasonName, "the workload may not reach it"
+		case to.Upstream == nil:
+			reason, why = ReasonNoDestination, "nobody declares it"
+		case reason == "":
+			continue
+		}
+		out = append(out, fmt.Sprintf("no copy goes to %s: %s (%s)", to.Destination.Describe(), why, reason))
 	}
 	return out
 }

@@ -219,6 +219,9 @@ func eventLine(e flow.Event) string {
 	if e.ResponseFlags != "" {
 		b.WriteString(" " + e.ResponseFlags)
 	}
+	if e.StatPrefix != "" {
+		b.WriteString(" statPrefix " + quote.Word(e.StatPrefix))
+	}
 	switch {
 	case e.More > 0:
 		fmt.Fprintf(&b, " %d more in %s", e.More, e.Duration.Round(time.Second))

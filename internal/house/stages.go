@@ -60,6 +60,6 @@ var Orders = []Order{
 		{"bytes", "peeked pipes splice idle body"},
 		{"upstreams", "draw heads transport upstreams upstream_conn pool recycle likeness"},
 		{"opaque", "l4"},
-		{"HTTP", "actions answers rewrite cors mirror grpc http_* attempt retry retrybudget upgrade"},
+		{"HTTP", "actions answers forwarded rewrite cors mirror grpc http_* attempt retry retrybudget upgrade"},
 	}},
 }
