@@ -89,17 +89,30 @@ func TestMirror(t *testing.T) {
 }
 
 // TestMirrorPercent: a share of the requests is copied, none with 0, and upgrades
-// are not.
+// are not. The bounds are five standard deviations (8.7) wide.
 func TestMirrorPercent(t *testing.T) {
-	var n atomic.Uint64
-	r := newRig(t, HTTP, func(o *Options) { o.Rand = func() uint64 { return n.Add(250_000) } })
+	const total, low, high = 400, 56, 144
+	r := newRig(t, HTTP, func(o *Options) { o.Rand = nil })
 	r.httpOrigin("a.example", status(200))
-	got := r.mirrorOrigin("m.example")
-	r.compiled(services("a.example", "m.example"), &policy.HTTPRule{Route: to("a.example"), Mirrors: []policy.Mirror{mirrorTo("m.example", 25), mirrorTo("m.example", 0)}})
+	var some, none atomic.Int32
+	r.httpOrigin("some.example", func(http.ResponseWriter, *http.Request) { some.Add(1) })
+	r.httpOrigin("none.example", func(http.ResponseWriter, *http.Request) { none.Add(1) })
+	rule := func(percent float64) {
+		r.compiled(services("a.example", "some.example", "none.example"), &policy.HTTPRule{
+			Route: to("a.example"), Mirrors: []policy.Mirror{mirrorTo("some.example", percent), mirrorTo("none.example", 0)},
+		})
+	}
+	rule(25)
 	c := r.client(false)
-	for range 40 {
+	for range total {
 		get(t, c, "http://a.example/")
 	}
+	until(t, "copies are under way", func() bool { return r.core.mirrors.copies.use().Used == 0 })
+	if n := some.Load(); n < low || n > high || none.Load() != 0 || len(r.sink.all(flow.Mirror)) != int(n) {
+		t.Errorf("%d and %d copies of %d, %d events; want about 100, none, and as many", n, none.Load(), total, len(r.sink.all(flow.Mirror)))
+	}
+	before := some.Load()
+	rule(100)
 	req, _ := http.NewRequest("GET", "http://a.example/", nil)
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", "x")
@@ -108,14 +121,10 @@ func TestMirrorPercent(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	r.sink.wait(t, flow.Request, 41)
-	copies := n.Load() / 250_000 / 2 / 2 // drawn for each request: the endpoint, the share
-	for range copies / 2 {
-		receive(t, got)
-	}
-	until(t, "copies are under way", func() bool { return r.core.mirrors.copies.use().Used == 0 })
-	if rest := len(got); rest > 20 || len(r.sink.all(flow.Mirror)) >= 40 {
-		t.Errorf("%d more, %d events", rest, len(r.sink.all(flow.Mirror)))
+	get(t, c, "http://a.example/") // is copied
+	until(t, "no copy came", func() bool { return some.Load() > before && r.core.mirrors.copies.use().Used == 0 })
+	if n := some.Load() - before; n != 1 {
+		t.Errorf("%d copies of an upgrade and a request, want one", n)
 	}
 }
 
