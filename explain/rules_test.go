@@ -51,7 +51,7 @@ func TestExplainRules(t *testing.T) {
 			`add request header "x-add": "2"`, `remove request header "x-remove"`, `remove response header "server"`,
 			"timeout 10s", "3 retries on 5xx, 2s per try", "route to api.example.com port 80, 1 of 1", `there: set request header "x-there" to "3"`, `uri^="/v1/"`,
 		}},
-		{"http://api.example.com/regex", 0, []string{`rewrite the path from regex "^/regex" to "/x"`, "mirror 50% to other.example.com", "CORS policy"}},
+		{"http://api.example.com/regex", 0, []string{`rewrite the path from regex "^/regex" to "/x"`, "copy 50% of the requests to other.example.com", "no copy goes to nobody.example.com: nobody declares it (no-destination)", "CORS policy"}},
 		{"http://api.example.com/old", 0, []string{`redirect with 308 to path "/new", authority "other.example.com"`}},
 		{"http://api.example.com/gone", 0, []string{`answer 410 without an upstream: "gone for good"`}},
 		{"http://api.example.com/fault", 0, []string{"delay 5s for 1% of the requests", "abort with 503 for 2% of the requests"}},

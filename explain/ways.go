@@ -76,7 +76,7 @@ func outcome(b *policy.Branch, several bool) string {
 	switch {
 	case b.Next != nil && len(b.Next.To) > 0:
 		return ""
-	case b.Reason == policy.ReasonUpstream:
+	case b.Reason == policy.ReasonNoDestination:
 		out = ": no such service"
 	case !b.Allowed:
 		out = fmt.Sprintf(": denied (%s)", b.Reason)

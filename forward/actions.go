@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -19,26 +20,28 @@ func (x *exchange) act() {
 		x.forward(x.decision.Upstream, nil)
 		return
 	}
-	for _, h := range x.decision.Hops() {
-		if f := h.Action.Rule.Fault; f != nil && x.fault(f) {
+	for i, h := range x.decision.Hops() {
+		if x.injected(h.Action) || x.preflight(h.Action, i) {
 			return
 		}
 	}
-	rule := a.Rule
-	if rule.Fault != nil && x.fault(rule.Fault) {
+	if x.injected(a) || x.preflight(a, len(x.decision.Hops())) {
 		return
 	}
-	switch {
+	switch rule := a.Rule; {
 	case rule.Redirect != nil:
-		_, query, _ := strings.Cut(x.target, "?")
-		x.w.Header().Set("Location", redirectLocation(rule.Redirect, a.Match, x.decision.Request(&x.req), query))
-		x.applyResponseHeaders(nil)
-		x.writeStatus(redirectCode(rule.Redirect))
+		x.redirect(rule.Redirect, a.Match)
 	case rule.DirectResponse != nil:
 		x.direct(rule.DirectResponse)
 	default:
+		x.routed = true
 		x.route()
 	}
+}
+
+// injected does what the rule's fault says; true when the request is answered.
+func (x *exchange) injected(a *policy.HTTPAction) bool {
+	return a.Rule.Fault != nil && x.fault(a.Rule.Fault)
 }
 
 // route forwards to one of the rule's destinations.
@@ -46,7 +49,7 @@ func (x *exchange) route() {
 	dest := x.decision.Destination(x.core.o.Rand())
 	switch {
 	case dest == nil || dest.Upstream == nil && !dest.Denied:
-		x.reason, x.detail = policy.ReasonUpstream, "the route's destination is unknown"
+		x.reason, x.detail = policy.ReasonNoDestination, "the route's destination is unknown"
 		x.reply(cmp.Or(x.decision.Action.Rule.UnknownStatus, http.StatusServiceUnavailable), "egressd: the destination of the route for "+x.req.Host+" is unknown")
 	case dest.Denied:
 		name := "the destination of the route"
@@ -62,20 +65,48 @@ func (x *exchange) route() {
 	}
 }
 
-// direct answers with the rule's own response.
-func (x *exchange) direct(d *policy.DirectResponse) {
-	if len(d.Body) > 0 {
-		x.w.Header().Set("Content-Type", "text/plain")
-	}
+// redirect answers with the rule's redirect, as Envoy does: no body.
+func (x *exchange) redirect(r *policy.Redirect, m *policy.HTTPMatch) {
+	_, query, _ := strings.Cut(x.target, "?")
+	h := x.w.Header()
+	h.Set("Location", redirectLocation(r, m, x.decision.Request(&x.req), query))
 	x.applyResponseHeaders(nil)
+	if isGRPC(x.r) {
+		x.replyGRPC(grpcStatus(redirectCode(r), false), "")
+		return
+	}
+	x.ours(h)
+	x.writeStatus(redirectCode(r))
+}
+
+// direct answers with the rule's own response. It is text unless the rule's
+// headers say otherwise; gRPC clients get a status with it (Envoy's source/common/http/utility.cc, prepareLocalReply).
+func (x *exchange) direct(d *policy.DirectResponse) {
+	h := x.w.Header()
+	x.applyResponseHeaders(nil)
+	if isGRPC(x.r) {
+		x.replyGRPC(grpcStatus(d.Status, false), string(d.Body))
+		return
+	}
+	if _, ok := h["Content-Type"]; !ok && len(d.Body) > 0 {
+		h.Set("Content-Type", "text/plain")
+	}
+	x.ours(h)
 	if bodyAllowed(d.Status) {
-		x.w.Header().Set("Content-Length", strconv.Itoa(len(d.Body))) // for HEAD as well
+		h.Set("Content-Length", strconv.Itoa(len(d.Body))) // for HEAD as well
 	}
 	x.writeStatus(d.Status)
-	if x.r.Method != http.MethodHead {
+	if x.r.Method != http.MethodHead && bodyAllowed(d.Status) {
 		_, _ = x.w.Write(d.Body) // a client that went away
 	}
 }
+
+// serverName is what answers of egressd's own say of who made them; those of
+// upstreams say what these say.
+const serverName = "egressd"
+
+// ours marks an answer that no upstream gave.
+func (x *exchange) ours(h http.Header) { h["Server"] = []string{serverName} }
 
 // bodyAllowed says whether an answer with a status may have a body.
 func bodyAllowed(status int) bool {
@@ -92,6 +123,7 @@ func (x *exchange) percent(p float64) bool {
 func (x *exchange) fault(f *policy.Fault) bool {
 	if f.Delay > 0 && x.percent(f.DelayPercent) {
 		x.detail = "delay injected"
+		x.flag(flow.FlagDelayInjected)
 		if !sleep(x.ctx, f.Delay) {
 			x.aborted(context.Cause(x.ctx))
 		}

@@ -58,7 +58,7 @@ func TestBadStatus(t *testing.T) {
 		if got := r.answers("GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"); len(got) != 1 || got[0] != 502 {
 			t.Errorf("%s: %v", status, got)
 		}
-		if e := r.sink.wait(t, flow.Request, 1); e.Status != 502 || e.Reason != policy.ReasonUpstream {
+		if e := r.sink.wait(t, flow.Request, 1); e.Status != 502 || e.Reason != policy.ReasonUpstreamProtocol || e.ResponseFlags != "UPE" {
 			t.Errorf("event %+v", e)
 		}
 	}

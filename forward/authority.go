@@ -54,7 +54,7 @@ func parseIPv6Authority(s string) (host string, port uint16, err error) {
 	if !found || err != nil || !addr.Is6() || addr.Zone() != "" {
 		return "", 0, errIPv6
 	}
-	if rest != "" {
+	if rest != "" && rest != ":" { // the port may be empty
 		if rest[0] != ':' {
 			return "", 0, errPort
 		}

@@ -10,8 +10,13 @@ import (
 	"sync/atomic"
 )
 
-// maxReplay is how much of a request body is kept for another attempt, in bytes.
-const maxReplay = 64 << 10
+// How much of a request body is kept for another attempt, in bytes: where a
+// rule asks for retries or mirrors as much as Envoy's buffer holds, else what
+// the requests need that an upstream has not looked at.
+const (
+	maxReplay  = 1 << 20
+	safeReplay = 64 << 10
+)
 
 var (
 	errStaleAttempt  = errors.New("a later attempt reads the body")
@@ -27,8 +32,12 @@ type replayBody struct {
 	received func()
 	// moved is called when some of it has come.
 	moved func()
-	// keep is asked before n more bytes are kept.
-	keep func(n int) bool
+	// keep is asked before n more bytes are kept, and forget told of those that
+	// are not any more.
+	keep   func(n int) bool
+	forget func(n int)
+	// limit is how many bytes are kept; set before the first attempt.
+	limit int
 
 	attempt  atomic.Int64 // the one that may read
 	overflow atomic.Bool  // more than may be kept: no further attempt
@@ -43,8 +52,8 @@ type replayBody struct {
 	err     error // of src, io.EOF included
 }
 
-func newReplayBody(src io.Reader, received func(), keep func(n int) bool, moved func()) *replayBody {
-	return &replayBody{src: src, received: received, keep: keep, moved: moved}
+func newReplayBody(src io.Reader, received func(), keep func(n int) bool, forget func(n int), moved func()) *replayBody {
+	return &replayBody{src: src, received: received, keep: keep, forget: forget, moved: moved, limit: safeReplay}
 }
 
 // complete says whether the body was read to its end.
@@ -101,12 +110,13 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 	if !b.overflow.Load() {
 		// Kept even if this attempt went stale meanwhile: the next goes on
 		// from here.
-		if len(b.kept)+n > maxReplay || !b.keep(n) {
+		if len(b.kept)+n > b.limit || !b.keep(n) {
 			b.overflow.Store(true)
 		}
 		b.kept = append(b.kept, p[:n]...)
 		if b.overflow.Load() && attempt == b.attempt.Load() {
 			// This attempt has it all; one that begins meanwhile gets an error.
+			b.forget(len(b.kept) - n)
 			b.base, b.kept = b.total.Load(), nil
 		}
 	}
@@ -118,6 +128,15 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// whole is all of the body, for received; false: it is not kept. Nobody may
+// change it.
+func (b *replayBody) whole() ([]byte, bool) {
+	if b.overflow.Load() {
+		return nil, false
+	}
+	return b.kept[:len(b.kept):len(b.kept)], true
 }
 
 // attemptBody is the body as one attempt sees it.

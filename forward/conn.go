@@ -43,16 +43,16 @@ type conn struct {
 	http1 *httpConn
 	// generation is the core's before the Decider was first asked.
 	generation uint64
-	// idle is how long nothing may pass once bytes are spliced; below 0: for ever.
-	idle time.Duration
 
 	mu       sync.Mutex
 	phase    phase
 	sni      string
 	requests map[*exchange]struct{}
-	up       net.Conn // spliced with nc
+	up       net.Conn      // spliced with nc
+	copies   *mirrorClient // nil: no mirror had a copy yet
 	killed   policy.Reason
 	detail   string // why it was killed
+	flag     string // the response flag of that, where the reason has none
 }
 
 // ServeConn serves nc, which it closes, and returns when the connection has
@@ -77,6 +77,7 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 	defer c.unregister(t)
 	defer nc.Close()
 	defer t.ups.close()
+	defer t.closeMirrors(true)
 	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
 	defer stop()
 	c.counters.accepted.Add(1)
@@ -156,6 +157,12 @@ func (t *conn) killReason() (policy.Reason, string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.killed, t.detail
+}
+
+func (t *conn) killFlag() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.flag
 }
 
 // recheck ends what the newest policy denies.
@@ -271,7 +278,7 @@ func (t *conn) closeEvent(d policy.Decision, proto, name string) flow.Event {
 	e := t.event(flow.Close, d, proto, name)
 	e.Duration = e.Time.Sub(t.opened)
 	if reason, detail := t.killReason(); reason != "" {
-		e.Detail = detail
+		e.Detail, e.ResponseFlags = detail, t.killFlag()
 		if reason != policy.ReasonAllowed {
 			e.Reason, e.Allowed, e.WouldDeny = reason, false, false
 		}

@@ -122,6 +122,8 @@ type Core struct {
 	transports *transports
 	pool       *pool
 	balancers  *balancers
+	mirrors    *mirrors
+	retrying   retryBudgets
 	buffers    copyBuffers
 	pipes      *pipePool
 	recycler   recycler
@@ -152,6 +154,7 @@ type Stats struct {
 // New returns a Core that is ready to serve. Shutdown ends it.
 func New(o Options) *Core {
 	o.setDefaults()
+	o.Sink = flow.FlagSink{Sink: o.Sink}
 	c := &Core{
 		o:       o,
 		conns:   make(map[*conn]struct{}),
@@ -166,6 +169,7 @@ func New(o Options) *Core {
 		fresh:      make(chan struct{}, maxFresh),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.mirrors = newMirrors(c)
 	c.server = newServer(c)
 	go func() {
 		defer close(c.served)
@@ -245,7 +249,9 @@ func (c *Core) Recheck() {
 		t.recheck()
 		// Idle upstream connections may go to addresses that are denied now.
 		t.ups.closeIdle()
+		t.closeMirrors(false)
 	}
+	c.mirrors.recheck()
 }
 
 // Linger lets clients go: a connection ends when it has no request under way
@@ -281,6 +287,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		}
 		<-done
 	}
+	c.mirrors.close()
 	c.pool.closeIdle(true)
 	c.balancers.close()
 	c.pipes.close()

@@ -16,6 +16,7 @@ const (
 	grpcUnimplemented    = 12
 	grpcInternal         = 13
 	grpcUnavailable      = 14
+	grpcUnauthenticated  = 16
 )
 
 // grpcStatus is the gRPC status for an HTTP status of ours, as Envoy maps
@@ -24,6 +25,10 @@ func grpcStatus(status int, denied bool) int {
 	switch status {
 	case http.StatusBadRequest:
 		return grpcInternal
+	case http.StatusUnauthorized:
+		return grpcUnauthenticated
+	case http.StatusForbidden:
+		return grpcPermissionDenied
 	case http.StatusNotFound:
 		return grpcUnimplemented
 	}
@@ -39,6 +44,10 @@ func grpcStatus(status int, denied bool) int {
 // replyGRPC answers with a header-only gRPC response.
 func (x *exchange) replyGRPC(code int, text string) {
 	h := x.w.Header()
+	x.ours(h)
+	if x.routed {
+		x.share(h)
+	}
 	h.Set("Content-Type", "application/grpc")
 	h.Set("Grpc-Status", strconv.Itoa(code))
 	h.Set("Grpc-Message", strings.ReplaceAll(url.QueryEscape(text), "+", "%20"))

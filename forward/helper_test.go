@@ -175,7 +175,8 @@ type rig struct {
 	core   *Core
 	sink   *events
 	layer  flow.Layer
-	dst    netip.AddrPort // what clients dialled; invalid: some address
+	dst    netip.AddrPort  // what clients dialled; invalid: some address
+	from   *netip.AddrPort // where clients seem to come from; nil: where they do
 	server net.Listener
 	start  sync.Once
 }
@@ -248,6 +249,9 @@ func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
 	}
 	if r.dst.IsValid() {
 		info.Dst = r.dst
+	}
+	if r.from != nil {
+		info.Src = *r.from
 	}
 	if info.Src.Addr() == second {
 		info.Workload, info.WorkloadID = "w2", 2

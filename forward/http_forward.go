@@ -51,6 +51,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		x.reply(http.StatusInternalServerError, "egressd: rewrite failed")
 		return
 	}
+	x.pickMirrors(dest)
 	if x.body == nil {
 		x.startTimer()
 	}
@@ -61,7 +62,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode < 100 || resp.StatusCode > 999 {
-		x.reason, x.detail = policy.ReasonUpstream, fmt.Sprintf("the upstream answered with status %d", resp.StatusCode)
+		x.reason, x.detail = policy.ReasonUpstreamProtocol, fmt.Sprintf("the upstream answered with status %d", resp.StatusCode)
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream answered with a bad status")
 		return
 	}
@@ -76,6 +77,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 func (x *exchange) received() {
 	x.body.trailer = x.r.Trailer
 	x.startTimer()
+	x.sendCopies()
 }
 
 // startTimer starts the route's timeout: it counts from the moment the
@@ -113,6 +115,7 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 	came, persists := header["Connection"], persistenceOf(header)
 	removeHopByHop(header)
 	delete(header, "Host") // HTTP/2 may have both; they are equal
+	x.forwarded(header)
 	var options []string
 	if own {
 		if persists.keepAlive {
@@ -201,7 +204,7 @@ func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
 		if cause := context.Cause(x.ctx); cause != nil || errors.Is(err, errDownstream) {
 			x.aborted(cause)
 		}
-		x.reason, x.detail = policy.ReasonUpstream, "response body: "+err.Error()
+		x.reason, x.detail = closedReason(err), "response body: "+err.Error()
 		if x.r.ProtoMajor == 1 && resp.ContentLength < 0 {
 			reset(x.conn.nc) // an orderly end would be the end of a whole body to some clients
 		}

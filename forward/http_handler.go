@@ -5,8 +5,10 @@ package forward
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -58,6 +60,11 @@ type exchange struct {
 	on       drawn
 	retrying *balanced
 	cookie   string
+	// copies are for the mirrors, until the request was received; routed says that
+	// its rule's CORS policy is on the way of its answer.
+	copies []*requestCopy
+	routed bool
+	flags  []string // response flags beside those of the reason
 
 	timerMu sync.Mutex
 	timer   *time.Timer // the route's timeout, once the request is complete
@@ -83,7 +90,7 @@ func newExchange(in *httpConn, w http.ResponseWriter, r *http.Request) *exchange
 	in.serving(x)
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	if r.ContentLength != 0 {
-		x.body = newReplayBody(r.Body, x.received, x.keep, x.stall.moved)
+		x.body = newReplayBody(r.Body, x.received, x.keep, x.forget, x.stall.moved)
 	}
 	return x
 }
@@ -138,6 +145,9 @@ func (x *exchange) takeMemory() error {
 
 // keep says whether n more bytes of the body may be kept for another attempt.
 func (x *exchange) keep(n int) bool { return x.held.take(0, int64(n)) == nil }
+
+// forget gives back what keep has taken.
+func (x *exchange) forget(n int) { x.held.give(0, int64(n)) }
 
 // limited answers when a limit is reached.
 func (x *exchange) limited(err error) {
@@ -209,11 +219,11 @@ func (x *exchange) deny(reason policy.Reason, name string) {
 		x.reply(http.StatusNotFound, "egressd: no route for "+name)
 		return
 	}
-	status := http.StatusBadGateway
 	if reason == policy.ReasonAuthorization || reason == policy.ReasonNoAllow {
-		status = http.StatusForbidden // as Istio's "RBAC: access denied"
+		x.reply(http.StatusForbidden, "RBAC: access denied") // Istio's answer, which people look for
+		return
 	}
-	x.reply(status, "egressd: "+name+" is not allowed ("+string(reason)+")")
+	x.reply(http.StatusBadGateway, "egressd: "+name+" is not allowed ("+string(reason)+")")
 }
 
 // fail answers when no upstream response could be had.
@@ -235,7 +245,8 @@ func (x *exchange) fail(err error) {
 	case isLimit(err):
 		x.limited(err)
 	case isDialError(err):
-		x.reason, x.detail = dialReason(err), err.Error()
+		x.reason = dialReason(err)
+		x.note(err.Error())
 		text := err.Error()
 		if x.conn.info.Layer == flow.Ingress {
 			text = publicText(err) // a visitor is not told of addresses behind the gateway
@@ -244,13 +255,14 @@ func (x *exchange) fail(err error) {
 	case errors.Is(err, errSpent) && x.r.ProtoMajor == 1 && x.in.requests.Load() > 1:
 		// A client knows that this happens to connections that it uses again, and
 		// what it may send once more; an answer of ours would tell it otherwise.
-		x.reason, x.detail = policy.ReasonUpstream, err.Error()
+		x.reason, x.detail = policy.ReasonUpstreamClosed, err.Error()
 		panic(http.ErrAbortHandler)
 	case strings.Contains(err.Error(), "malformed"): // net/http has no type for it
-		x.reason, x.detail = policy.ReasonUpstream, err.Error()
+		x.reason, x.detail = policy.ReasonUpstreamProtocol, err.Error()
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream's answer is not HTTP")
 	default:
-		x.reason, x.detail = policy.ReasonUpstream, err.Error()
+		x.reason = closedReason(err)
+		x.note(err.Error())
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": the upstream closed the connection before it answered")
 	}
 }
@@ -264,15 +276,16 @@ func publicText(err error) string {
 }
 
 // stalled answers a request in which nothing moved: 408 when the client owes the
-// rest of it, 504 when the origin owes the answer (Envoy's codes).
+// rest of it, 504 when the origin owes the answer (Envoy's
+// source/common/http/conn_manager_impl.cc, onIdleTimeout).
 func (x *exchange) stalled() {
-	x.reason, x.detail = policy.ReasonTimeout, errStalled.Error()
+	x.reason, x.detail = policy.ReasonStreamIdle, errStalled.Error()
 	if x.body != nil && !x.body.complete() {
 		x.detail += ": the request's body did not come"
-		x.reply(http.StatusRequestTimeout, "request timeout")
+		x.reply(http.StatusRequestTimeout, "stream timeout")
 		return
 	}
-	x.reply(http.StatusGatewayTimeout, "upstream request timeout")
+	x.reply(http.StatusGatewayTimeout, "stream timeout")
 }
 
 // aborted ends the exchange without an answer: the policy changed, the
@@ -284,11 +297,12 @@ func (x *exchange) aborted(cause error) {
 	case errors.Is(cause, errRouteTimeout):
 		x.reason = policy.ReasonTimeout
 	case errors.Is(cause, errStalled):
-		x.reason, x.detail = policy.ReasonTimeout, errStalled.Error()
-	case x.detail == "":
-		x.detail = "the client went away"
+		x.reason, x.detail = policy.ReasonStreamIdle, errStalled.Error()
+	default:
+		x.reason = policy.ReasonClientGone
+		x.note("the client went away")
 		if reason, detail := x.conn.killReason(); reason != "" {
-			x.detail = detail
+			x.reason, x.detail = policy.ReasonAllowed, detail
 			if reason != policy.ReasonAllowed {
 				x.decision.Verdict, x.reason = policy.Deny, reason
 			}
@@ -321,6 +335,7 @@ func (x *exchange) end() {
 	e.Detail = x.detail
 	e.Method, e.Path = x.r.Method, x.req.Path
 	e.Status, e.Retries = x.status, x.retries
+	e.ResponseFlags, e.StatPrefix = strings.Join(x.flags, ","), x.decision.StatPrefix()
 	e.Upstream = x.upstream.addr()
 	e.BytesReceived = x.upstream.received.Load()
 	e.BytesSent = x.tunnelled
@@ -334,18 +349,26 @@ func (x *exchange) end() {
 // release has f called when the exchange ends.
 func (x *exchange) release(f func()) { x.releases = append(x.releases, f) }
 
-// reply answers from here, with a line of plain text; to gRPC clients it
-// speaks in statuses (as Envoy's local replies do).
+// reply answers from here, with a plain text; to gRPC clients it speaks in
+// statuses (as Envoy's local replies do). No line ends the text: those that
+// Envoy has as well are the same, byte for byte.
 func (x *exchange) reply(status int, text string) {
 	h := x.w.Header()
 	if strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc") {
 		x.replyGRPC(grpcStatus(status, x.decision.Verdict == policy.Deny), text)
 		return
 	}
-	h.Set("Content-Type", "text/plain")
+	x.ours(h)
+	if x.routed {
+		x.share(h) // as Envoy's answers get it
+	}
+	if bodyAllowed(status) {
+		h.Set("Content-Type", "text/plain")
+		h.Set("Content-Length", strconv.Itoa(len(text))) // for HEAD as well
+	}
 	x.writeStatus(status)
-	if x.r.Method != http.MethodHead {
-		_, _ = x.w.Write([]byte(text + "\n")) // a client that went away
+	if x.r.Method != http.MethodHead && bodyAllowed(status) {
+		_, _ = io.WriteString(x.w, text) // a client that went away
 	}
 }
 

@@ -288,7 +288,7 @@ func TestEachRequestIsDecided(t *testing.T) {
 			if resp.StatusCode != want {
 				t.Errorf("http2 %v, %s: %d %s", http2, host, resp.StatusCode, body)
 			}
-			if i == 1 && string(body) != "egressd: evil.example is not allowed (name-not-allowed)\n" {
+			if i == 1 && string(body) != "egressd: evil.example is not allowed (name-not-allowed)" {
 				t.Errorf("body %q", body)
 			}
 		}
@@ -513,5 +513,37 @@ func BenchmarkHTTPKeepAlive(b *testing.B) {
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
+	}
+}
+
+// TestGRPCAnswers: what a rule answers itself is a status for gRPC clients, with
+// the rule's text and headers.
+func TestGRPCAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		rule    *policy.HTTPRule
+		status  string
+		message string
+	}{
+		{&policy.HTTPRule{DirectResponse: &policy.DirectResponse{Status: 503, Body: []byte("in maintenance")}}, "14", "in%20maintenance"},
+		{&policy.HTTPRule{DirectResponse: &policy.DirectResponse{Status: 401}}, "16", ""},
+		{&policy.HTTPRule{DirectResponse: &policy.DirectResponse{Status: 403}}, "7", ""},
+		{&policy.HTTPRule{Redirect: &policy.Redirect{URI: "/n"}}, "2", ""},
+		{&policy.HTTPRule{Route: to("a.example"), Fault: &policy.Fault{AbortStatus: 404, AbortGRPC: -1, AbortPercent: 100}}, "12", "fault%20filter%20abort"},
+	} {
+		r := newRig(t, HTTP)
+		tt.rule.Headers = &policy.Headers{Response: policy.HeaderOps{Set: []policy.Header{{Name: "X-Rule", Value: "1"}}}}
+		r.compiled(services("a.example"), tt.rule)
+		req, _ := http.NewRequest("POST", "http://a.example/x.Y/Z", nil)
+		req.Header.Set("Content-Type", "application/grpc")
+		resp, err := r.client(true).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		h := resp.Header
+		if resp.StatusCode != 200 || h.Get("Grpc-Status") != tt.status || h.Get("Grpc-Message") != tt.message || h.Get("Server") != "egressd" ||
+			(h.Get("X-Rule") == "") != (tt.rule.Fault != nil) {
+			t.Errorf("%+v: %d %v", tt.rule, resp.StatusCode, h)
+		}
 	}
 }

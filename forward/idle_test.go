@@ -34,7 +34,7 @@ func TestStalledBody(t *testing.T) {
 		if got := r.answers(post + body); len(got) != 1 || got[0] != 408 {
 			t.Errorf("%q: answers %v, want 408 and the end", body, got)
 		}
-		if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonTimeout || e.Status != 408 {
+		if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonStreamIdle || e.Status != 408 {
 			t.Errorf("event %+v", e)
 		}
 	}
@@ -74,7 +74,7 @@ func TestStalledAnswer(t *testing.T) {
 	}
 	resp.Body.Close()
 	receive(t, done)
-	if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonTimeout {
+	if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonStreamIdle {
 		t.Errorf("event %+v", e)
 	}
 }
@@ -95,7 +95,7 @@ func TestClientDoesNotRead(t *testing.T) {
 		r.httpOrigin("a.example", big)
 		nc := r.dial()
 		write(t, nc, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
-		if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonTimeout {
+		if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonStreamIdle {
 			t.Errorf("event %+v", e)
 		}
 		r.sink.wait(t, flow.Close, 1)
@@ -120,7 +120,7 @@ func TestClientDoesNotRead(t *testing.T) {
 			_ = enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
 		}
 		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
-		if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonTimeout {
+		if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonStreamIdle {
 			t.Errorf("event %+v", e)
 		}
 	})

@@ -200,9 +200,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	}
 	defer on.end()
 	defer up.Close()
-	defer t.last(u)()
-	t.idle = t.idleOf(u)
-	sent, received := t.splice(up, p)
+	sent, received := t.splice(u, up, p)
 	end := t.closeEvent(d, proto, name)
 	end.Upstream = addrPort(up.RemoteAddr())
 	end.BytesSent, end.BytesReceived = sent, received

@@ -5,7 +5,6 @@ package forward
 import (
 	"context"
 	"net"
-	"time"
 
 	"github.com/egressd/egressd/forward/balance"
 	"github.com/egressd/egressd/internal/dial"
@@ -70,25 +69,6 @@ func (t *conn) dialOne(u *policy.Upstream, d *drawn) (up net.Conn, late bool, er
 	d.connected = true
 	keepalive(up, d.up)
 	return up, false, nil
-}
-
-// last ends the connection when it has been open for as long as the service's may
-// be. The function that it returns stops that.
-func (t *conn) last(u *policy.Upstream) (stop func()) {
-	if u.Traffic == nil || u.Traffic.Pool == nil || u.Traffic.Pool.MaxConnectionDuration <= 0 {
-		return func() {}
-	}
-	d := u.Traffic.Pool.MaxConnectionDuration
-	timer := time.AfterFunc(d, func() { t.kill(policy.ReasonAllowed, "open for "+d.String()+" (maxConnectionDuration)") })
-	return func() { timer.Stop() }
-}
-
-// idleOf is how long nothing may pass on a connection to u.
-func (t *conn) idleOf(u *policy.Upstream) time.Duration {
-	if u == nil || u.Traffic == nil || u.Traffic.Pool == nil || u.Traffic.Pool.TCPIdleTimeout == 0 {
-		return t.core.o.IdleTimeout
-	}
-	return u.Traffic.Pool.TCPIdleTimeout
 }
 
 // unreachable says of an error of dialOne that the endpoint was dialled in vain.

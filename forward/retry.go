@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/dial"
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -30,12 +31,20 @@ func safeRetries() *policy.Retries {
 	return &policy.Retries{Attempts: defaultAttempts, On: []string{"connect-failure"}}
 }
 
+// asked is what is retried where a rule asks for retries and does not say on
+// what (istio pilot/pkg/networking/core/route/retry defaultRetryOn).
+var asked = []string{"connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes"}
+
 // retryPolicy returns the rule's retries, the mesh's, or the safe default.
 func (x *exchange) retryPolicy() *policy.Retries {
-	if p := x.decision.RetryPolicy(); p != nil {
-		return p
+	p := x.decision.RetryPolicy()
+	if p == nil {
+		return safeRetries()
 	}
-	return safeRetries()
+	if x.body != nil && p.Attempts > 0 {
+		x.body.limit = maxReplay
+	}
+	return p
 }
 
 // outcome is what is known of an attempt that failed.
@@ -68,17 +77,35 @@ const maxUnprocessed = 5
 func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Response, error) {
 	p := x.retryPolicy()
 	fresh := x.needsFresh(u)
+	budget := x.core.retrying.enter(u)
+	defer budget.leave()
 	for try, free := 0, 0; ; {
 		resp, o, err := x.attempt(u, out, p.PerTryTimeout, fresh)
-		if x.ctx.Err() != nil || x.body != nil && !x.body.replayable() {
+		budget.give()
+		if x.ctx.Err() != nil {
+			return resp, err
+		}
+		again := retriable(p, resp, o.sent, err)
+		if x.body != nil && !x.body.replayable() {
+			if again && try < p.Attempts && !x.body.failed() {
+				x.note("not tried again: too much of the request's body was sent to be kept")
+			}
 			return resp, err
 		}
 		switch {
-		case try < p.Attempts && retriable(p, resp, o.sent, err):
+		case try < p.Attempts && again:
+			if !budget.take() {
+				x.flag(flow.FlagOverflow)
+				x.note("not tried again: the retry budget is used up")
+				return resp, err
+			}
 			try++
 		case err != nil && free < maxUnprocessed && x.repeatable(u, o, err):
 			free++
 		default:
+			if again && p.Attempts > 0 {
+				x.flag(flow.FlagRetryLimit)
+			}
 			return resp, err
 		}
 		if !o.spent && !x.takeRetry() {
@@ -90,7 +117,9 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 			resp.Body.Close()
 		}
 		x.retries++
-		x.tried = append(x.tried, x.up.key)
+		if !p.AnyHost {
+			x.tried = append(x.tried, x.up.key)
+		}
 		if o.spent {
 			continue // on a connection of its own, at once
 		}
@@ -99,6 +128,17 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 		}
 	}
 }
+
+// note adds to the detail of the event.
+func (x *exchange) note(text string) {
+	if x.detail != "" {
+		text = x.detail + "; " + text
+	}
+	x.detail = text
+}
+
+// flag adds a response flag to the event.
+func (x *exchange) flag(f string) { x.flags = append(x.flags, f) }
 
 // repeatable says whether a request that failed may be sent again whatever the
 // retry policy: nothing has acted on it, or the connection was not its client's
@@ -149,11 +189,14 @@ func retriable(p *policy.Retries, resp *http.Response, sent bool, err error) boo
 	if dial.Refused(err) || isLimit(err) {
 		return false
 	}
-	if len(p.On) == 0 {
-		return err != nil && (isConnectFailure(err) || isRefusedStream(err)) ||
-			err == nil && slices.Contains(p.Codes, resp.StatusCode)
+	on := p.On
+	if len(on) == 0 {
+		on = asked
 	}
-	for _, token := range p.On {
+	if err == nil && len(resp.Header["X-Envoy-Ratelimited"]) > 0 {
+		return slices.Contains(on, "envoy-ratelimited") // whatever else there is
+	}
+	for _, token := range on {
 		if err != nil && retriableError(token, sent, err) || err == nil && retriableResponse(token, p.Codes, resp) {
 			return true
 		}
@@ -186,8 +229,6 @@ func retriableResponse(token string, codes []int, resp *http.Response) bool {
 		return status == http.StatusConflict
 	case "retriable-status-codes":
 		return slices.Contains(codes, status)
-	case "envoy-ratelimited":
-		return resp.Header.Get("X-Envoy-Ratelimited") != ""
 	}
 	code := grpcToken(token)
 	return code != "" && resp.Header.Get("Grpc-Status") == code

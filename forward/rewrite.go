@@ -18,17 +18,21 @@ func (x *exchange) applyResponseHeaders(dest *policy.RouteDestination) {
 }
 
 func (x *exchange) responseHeaders(h http.Header, dest *policy.RouteDestination) {
-	step := func(a *policy.HTTPAction, to *policy.RouteDestination) {
-		if to != nil && to.Headers != nil {
-			to.Headers.Response.Apply(h)
-		}
-		if a != nil && a.Rule.Headers != nil {
-			a.Rule.Headers.Response.Apply(h)
-		}
+	if x.decision.Action == nil {
+		return
 	}
-	step(x.decision.Action, dest)
-	for _, hop := range slices.Backward(x.decision.Hops()) {
-		step(hop.Action, hop.To)
+	x.changeResponse(h, x.decision.Action, dest)
+	x.share(h)
+	x.passBack(h, len(x.decision.Hops()))
+}
+
+// changeResponse does to an answer what a rule and its destination say.
+func (x *exchange) changeResponse(h http.Header, a *policy.HTTPAction, to *policy.RouteDestination) {
+	if to != nil && to.Headers != nil {
+		to.Headers.Response.Apply(h)
+	}
+	if a.Rule.Headers != nil {
+		a.Rule.Headers.Response.Apply(h)
 	}
 }
 

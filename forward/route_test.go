@@ -191,10 +191,10 @@ func TestLocalAnswers(t *testing.T) {
 		{"redirect", &policy.HTTPAction{Rule: &policy.HTTPRule{Redirect: &policy.Redirect{Authority: "n.example", Code: 308}}}, 308, "", policy.ReasonAllowed, "http://n.example/p"},
 		{"redirect default", &policy.HTTPAction{Rule: &policy.HTTPRule{Redirect: &policy.Redirect{URI: "/"}}}, 301, "", policy.ReasonAllowed, "http://a.example/"},
 		{"direct", &policy.HTTPAction{Rule: &policy.HTTPRule{DirectResponse: &policy.DirectResponse{Status: 418, Body: []byte("tea")}}}, 418, "tea", policy.ReasonAllowed, ""},
-		{"unknown destination", unknown, 503, "", policy.ReasonUpstream, ""},
-		{"unknown destination, as the rule says", gone, 500, "", policy.ReasonUpstream, ""},
-		{"denied destination", deniedRoute, 502, "egressd: b.example is not allowed (name-not-allowed)\n", policy.ReasonName, ""},
-		{"abort", fault(policy.Fault{AbortStatus: 555, AbortGRPC: -1, AbortPercent: 100}), 555, "fault filter abort\n", policy.ReasonFault, ""},
+		{"unknown destination", unknown, 503, "", policy.ReasonNoDestination, ""},
+		{"unknown destination, as the rule says", gone, 500, "", policy.ReasonNoDestination, ""},
+		{"denied destination", deniedRoute, 502, "egressd: b.example is not allowed (name-not-allowed)", policy.ReasonName, ""},
+		{"abort", fault(policy.Fault{AbortStatus: 555, AbortGRPC: -1, AbortPercent: 100}), 555, "fault filter abort", policy.ReasonFault, ""},
 		{"abort grpc", fault(policy.Fault{AbortGRPC: 14, AbortPercent: 100}), 200, "", policy.ReasonFault, ""},
 		{"abort at 0 percent", fault(policy.Fault{AbortStatus: 555, AbortGRPC: -1}), 200, "ok", policy.ReasonAllowed, ""},
 		{"delay", fault(policy.Fault{Delay: time.Millisecond, DelayPercent: 100, AbortGRPC: -1}), 200, "ok", policy.ReasonAllowed, ""},
@@ -250,7 +250,7 @@ func TestRouteTimeout(t *testing.T) {
 	r.rule(routeTo(&policy.HTTPRule{Timeout: 50 * time.Millisecond, Retries: &policy.Retries{Attempts: 5, On: []string{"5xx"}}}, "a.example"))
 	c := r.client(false)
 	resp, body := get(t, c, "http://a.example/")
-	if resp.StatusCode != 504 || body != "upstream request timeout\n" {
+	if resp.StatusCode != 504 || body != "upstream request timeout" {
 		t.Errorf("%d %q", resp.StatusCode, body)
 	}
 	if n := seen.Load(); n != 1 {
@@ -450,6 +450,7 @@ func TestParseAuthority(t *testing.T) {
 		{"", "", 0, errNoHost},
 		{":80", "", 0, errNoHost},
 		{"a.example:", "a.example", 0, nil},
+		{"[2001:db8::1]:", "2001:db8::1", 0, nil},
 		{"a.example:0", "", 0, errPort},
 		{"a.example:+80", "", 0, errPort},
 		{"a.example:65536", "", 0, errPort},

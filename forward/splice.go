@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
 )
@@ -21,7 +22,7 @@ import (
 //
 // splice(2) is used between two bare *net.TCPConn, so nothing here wraps a
 // connection, and idleness is read off the kernel's own counters.
-func (t *conn) splice(up net.Conn, p *peeked) (sent, received int64) {
+func (t *conn) splice(u *policy.Upstream, up net.Conn, p *peeked) (sent, received int64) {
 	if p != nil {
 		if err := p.done(); err != nil {
 			return 0, 0
@@ -34,8 +35,10 @@ func (t *conn) splice(up net.Conn, p *peeked) (sent, received int64) {
 		}
 		p.bytes = nil
 	}
-	stop := t.watchIdle(up)
-	defer stop()
+	if idle := cmp.Or(u.IdleTimeout(), t.core.o.IdleTimeout); idle > 0 {
+		defer t.watchIdle(up, idle)()
+	}
+	defer t.watchAge(u)()
 	back := make(chan int64, 1)
 	go func() {
 		n, _ := t.pipe(t.nc, up)
@@ -152,11 +155,7 @@ func tcpInfo(c net.Conn) (info *unix.TCPInfo, ok bool) {
 
 // watchIdle kills the connection once no data has passed either side for the
 // idle timeout. It costs one timer and nothing for each byte.
-func (t *conn) watchIdle(up net.Conn) (stop func()) {
-	idle := cmp.Or(t.idle, t.core.o.IdleTimeout)
-	if idle < 0 {
-		return func() {}
-	}
+func (t *conn) watchIdle(up net.Conn, idle time.Duration) (stop func()) {
 	var timer *time.Timer
 	ready := make(chan struct{})
 	timer = time.AfterFunc(idle, func() {
@@ -176,5 +175,21 @@ func (t *conn) watchIdle(up net.Conn) (stop func()) {
 		timer.Reset(rest)
 	})
 	close(ready)
+	return func() { timer.Stop() }
+}
+
+// watchAge ends the connection when it is as old as a DestinationRule lets those
+// to u become. The time runs from the moment when the upstream was reached.
+func (t *conn) watchAge(u *policy.Upstream) (stop func()) {
+	most := u.MaxDuration()
+	if most <= 0 {
+		return func() {}
+	}
+	timer := time.AfterFunc(most, func() {
+		t.mu.Lock()
+		t.flag = flow.FlagMaxDuration
+		t.mu.Unlock()
+		t.kill(policy.ReasonAllowed, "it was "+most.String()+" old (maxConnectionDuration)")
+	})
 	return func() { timer.Stop() }
 }

@@ -169,7 +169,7 @@ func TestUpstreamBreaksOff(t *testing.T) {
 		t.Errorf("read %v; the client must see that the body is cut", err)
 	}
 	resp.Body.Close()
-	if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonUpstream {
+	if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonUpstreamClosed || e.ResponseFlags != "UC" {
 		t.Errorf("event %+v", e)
 	}
 }

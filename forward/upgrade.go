@@ -19,14 +19,14 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 	asked, got := upgradeType(x.r.Header), upgradeType(resp.Header)
 	up, ok := resp.Body.(io.ReadWriteCloser)
 	if asked == "" || !strings.EqualFold(asked, got) || !ok {
-		x.reason, x.detail = policy.ReasonUpstream, "upstream switched to a protocol that was not asked for"
+		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched to a protocol that was not asked for"
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
 	}
 	if x.body != nil && !x.body.complete() {
 		// The rest of the body and the first bytes of the other protocol could
 		// not be told apart.
-		x.reason, x.detail = policy.ReasonUpstream, "upstream switched protocols before it had the request's body"
+		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched protocols before it had the request's body"
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
 	}
@@ -48,7 +48,7 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 
 	stop := context.AfterFunc(x.ctx, func() { reset(x.conn.nc); up.Close() })
 	defer stop()
-	idle := x.conn.watchIdle(x.conn.nc)
+	idle := x.conn.watchIdle(x.conn.nc, x.core.o.IdleTimeout)
 	defer idle()
 	x.lookLike(x.up.head(resp), nil)
 	if err := writeSwitching(nc, h); err != nil {

@@ -159,7 +159,7 @@ func TestSpentConnection(t *testing.T) {
 		if n := requests.Load(); n != 2 {
 			t.Errorf("%.4s: %d requests came, 2 were sent", request, n)
 		}
-		if e := r.sink.wait(t, flow.Request, 2); e.Reason != policy.ReasonUpstream || e.Status != 0 || e.Detail == "" {
+		if e := r.sink.wait(t, flow.Request, 2); e.Reason != policy.ReasonUpstreamClosed || e.Status != 0 || e.Detail == "" {
 			t.Errorf("event %+v", e)
 		}
 		if status, body := say(t, r.dial(), strings.Replace(request, " /", " /no", 1)); status != 503 || !strings.Contains(body, "closed the connection") {

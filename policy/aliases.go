@@ -62,6 +62,7 @@ type (
 	Ref                 = config.Ref
 	Resolution          = config.Resolution
 	Retries             = config.Retries
+	RetryBudget         = config.RetryBudget
 	Rewrite             = config.Rewrite
 	ServerTLS           = config.ServerTLS
 	ServerTLSMode       = config.ServerTLSMode

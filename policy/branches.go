@@ -71,7 +71,7 @@ func (r *Route) leaves(f func(*Branch)) {
 // does with a name from the SNI, else as Candidates does. The Route is nil when
 // no rule chooses. The decision is that of a way which is allowed, if there is
 // one, and f.Draw = draw leads there. A request to a destination that nobody
-// declares is told as denied (ReasonUpstream): nothing leaves.
+// declares is told as denied (ReasonNoDestination): nothing leaves.
 func (p *Policy) Routes(f Flow, r *Request) (route *Route, d Decision, draw uint64) {
 	e := explorer{p: p, f: f, r: r}
 	route = e.explore(0, 1, 0, 1)
@@ -96,7 +96,7 @@ func (e *explorer) decide(draw uint64, t *Trace) (Decision, *Upstream) {
 	case e.r != nil:
 		d := e.p.DecideHTTP(f, e.r)
 		if d.Verdict != Deny && d.To != nil && d.To.Gateway == nil && d.To.Upstream == nil {
-			return deny(ReasonUpstream, &d.Action.Rule.Ref), nil
+			return deny(ReasonNoDestination, &d.Action.Rule.Ref), nil
 		}
 		if d.To != nil {
 			return d.Decision, d.To.Upstream
@@ -122,7 +122,7 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 	out := &Route{Rule: *rule.rule}
 	a, l4 := t.chosen(at)
 	if a != nil {
-		out.Match, out.Does = a.conditions(), a.Rule.Describe()
+		out.Match, out.Does = a.conditions(), append(a.Rule.Describe(), a.unsent()...)
 		if said := e.p.DefaultRetries(); said != "" && a.Rule.Retries == nil && slices.ContainsFunc(rule.all, func(d RouteDestination) bool { return d.Gateway == nil }) {
 			out.Does = append(out.Does, said)
 		}
@@ -141,7 +141,7 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 			continue // no draw of 64 bits leads there
 		}
 		e.branch(&b, to, next, scale*uint64(rule.total), depth)
-		if b.Reason == ReasonUpstream && a != nil {
+		if b.Reason == ReasonNoDestination && a != nil {
 			b.Note = fmt.Sprintf("nobody declares it, answered with %d", cmp.Or(a.Rule.UnknownStatus, 503))
 		}
 		out.To = append(out.To, b)

@@ -51,7 +51,7 @@ func TestRoutes(t *testing.T) {
 	if r == nil || len(r.To) != 4 || d.Verdict == Deny || draw != 0 {
 		t.Fatalf("%+v %+v", r, d)
 	}
-	for i, want := range []Reason{"", ReasonAuthorization, ReasonName, ReasonUpstream} {
+	for i, want := range []Reason{"", ReasonAuthorization, ReasonName, ReasonNoDestination} {
 		if b := r.To[i]; b.Reason != want || b.Allowed != (want == "") {
 			t.Errorf("%s: %+v, want %q", b.To, b, want)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy/internal/authz"
+	"github.com/egressd/egressd/policy/internal/match"
 	"github.com/egressd/egressd/policy/internal/validate"
 )
 
@@ -89,6 +90,7 @@ type builder struct {
 	warnings  []Warning
 	selectors *selectorsInUse
 	rewrites  map[*HTTPRule]*regexp.Regexp
+	corses    map[*HTTPRule]*match.CORSFilter
 	// unchanged is what is as it was, once somebody has asked.
 	unchanged *unchanged
 	// nearest are the VirtualServices in a namespace's order.
@@ -100,7 +102,7 @@ func newBuilder(c *Config, s *Snapshot) *builder {
 		cfg: c, was: s, old: s.index, upstreams: map[Destination]*Upstream{},
 		authScopes: map[*identityClass]*authz.Compiler{}, destinationScopes: map[*identityClass]*destinationScope{},
 		gatewayPorts: map[gatewayPortKey]*gatewayPort{}, gateways: map[string]*Gateway{},
-		reported: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{},
+		reported: map[string]bool{}, rewrites: map[*HTTPRule]*regexp.Regexp{}, corses: map[*HTTPRule]*match.CORSFilter{},
 		nearest: map[string][]*VirtualService{},
 		consent: NewConsent(c.AllowedEndpoints), inside: insidePrefixes(&c.Cluster),
 	}

@@ -109,8 +109,8 @@ func (b *builder) declarersOf(host hostname.Pattern) []*Service {
 	if b.declaring == nil {
 		b.declaring = map[hostname.Pattern][]*Service{}
 		for _, vs := range b.cfg.VirtualServices {
-			for _, d := range vs.Destinations() {
-				b.declaring[hostname.Pattern(d.Destination.Host)] = nil
+			for _, h := range vs.LedTo() {
+				b.declaring[hostname.Pattern(h)] = nil
 			}
 		}
 		for _, s := range b.cfg.Services {

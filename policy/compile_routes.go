@@ -257,7 +257,7 @@ func (b *builder) httpRoutes(at place) (map[uint16]*Routes, *Routes) {
 	byPort, other := map[uint16]*Routes{}, build(0)
 	var all []*WeightedDestination
 	for _, rule := range at.vs.HTTP {
-		all = append(all, rule.Route...)
+		all = append(append(all, rule.Route...), mirrored(rule)...)
 	}
 	for _, n := range b.choices(at, all) {
 		// Only a request on one of the destination's own ports can choose
@@ -295,6 +295,9 @@ func (rs *Routes) leadsLike(o *Routes) bool {
 				return false
 			}
 		}
+		if !sameMirrors(rs.routes[i].action, o.routes[i].action) {
+			return false
+		}
 	}
 	return true
 }
@@ -306,8 +309,11 @@ func (b *builder) routes(at place) []route {
 	at.http = true
 	for _, rule := range at.vs.HTTP {
 		destinations, total := b.destinations(at, rule.Route)
+		mirrors, cors := b.mirrors(at, rule), b.cors(rule)
 		action := func(m *HTTPMatch) *HTTPAction {
-			return &HTTPAction{Rule: rule, Match: m, Destinations: destinations, TotalWeight: total, rewrite: b.rewrite(rule)}
+			return &HTTPAction{
+				Rule: rule, Match: m, Destinations: destinations, TotalWeight: total, rewrite: b.rewrite(rule), mirrors: mirrors, cors: cors,
+			}
 		}
 		if len(rule.Matches) == 0 {
 			return append(out, route{nil, action(nil)})
@@ -388,17 +394,22 @@ func (b *builder) destinations(at place, list []*WeightedDestination) ([]RouteDe
 				continue
 			}
 		}
-		var hp *HostPort
-		d.Upstream, hp = b.upstream(at, wd.Destination)
-		// Workloads reach what ServiceEntries open, by whatever gateway; one
-		// that serves others is told by its rules what it may reach.
-		d.Denied = at.workload && d.Upstream != nil && hp == nil
-		if at.workload && hp != nil && hp.authorizer != nil {
-			d.authorizers = append(d.authorizers, destinationAuthorizer{hp.authorizer, hp, wd.Destination.Host})
-		}
+		b.lead(at, &d)
 		out = append(out, d)
 	}
 	return out, total
+}
+
+// lead finds where a destination that is no gateway leads, and what guards it.
+func (b *builder) lead(at place, d *RouteDestination) {
+	var hp *HostPort
+	d.Upstream, hp = b.upstream(at, d.Destination)
+	// Workloads reach what ServiceEntries open, by whatever gateway; one
+	// that serves others is told by its rules what it may reach.
+	d.Denied = at.workload && d.Upstream != nil && hp == nil
+	if at.workload && hp != nil && hp.authorizer != nil {
+		d.authorizers = append(d.authorizers, destinationAuthorizer{hp.authorizer, hp, d.Destination.Host})
+	}
 }
 
 // upstream finds a destination: an allowed host, or one that rules may lead to

@@ -135,13 +135,13 @@ func (b *builder) compareServices(u *unchanged) {
 func (b *builder) destinationHosts() map[string]bool {
 	out := map[string]bool{}
 	for _, vs := range b.cfg.VirtualServices {
-		for _, d := range vs.Destinations() {
-			out[d.Destination.Host] = true
+		for _, h := range vs.LedTo() {
+			out[h] = true
 		}
 	}
 	for _, vs := range b.unchangedRules() {
-		for _, d := range vs.Destinations() {
-			out[d.Destination.Host] = true
+		for _, h := range vs.LedTo() {
+			out[h] = true
 		}
 	}
 	return out
@@ -234,8 +234,7 @@ func (b *builder) knownRules(old *Policy, changed []hostname.Pattern) func(*Virt
 		if c == nil || c.leadsOn() {
 			return nil
 		}
-		for _, d := range vs.Destinations() {
-			h := d.Destination.Host
+		for _, h := range vs.LedTo() {
 			if hosts[hostname.Pattern(h)] {
 				return nil
 			}

@@ -132,6 +132,7 @@ func (g *destinationGroup) effective(subset *Subset, port uint16) *TrafficPolicy
 		out.Outlier = cmp.Or(t.Outlier, out.Outlier)
 		out.TLS = cmp.Or(t.TLS, out.TLS)
 		out.Tunnel = cmp.Or(t.Tunnel, out.Tunnel)
+		out.RetryBudget = cmp.Or(t.RetryBudget, out.RetryBudget)
 		out.ProxyProtocol = cmp.Or(t.ProxyProtocol, out.ProxyProtocol)
 		if t.Ports != nil {
 			out.Ports = t.Ports
@@ -143,7 +144,7 @@ func (g *destinationGroup) effective(subset *Subset, port uint16) *TrafficPolicy
 		out.ProxyProtocol = cmp.Or(p.ProxyProtocol, out.ProxyProtocol)
 	}
 	out.Ports = nil
-	if out.LoadBalancer == nil && out.Pool == nil && out.Outlier == nil && out.TLS == nil && out.Tunnel == nil && out.ProxyProtocol == 0 {
+	if out.LoadBalancer == nil && out.Pool == nil && out.Outlier == nil && out.TLS == nil && out.Tunnel == nil && out.RetryBudget == nil && out.ProxyProtocol == 0 {
 		return nil
 	}
 	return &out
@@ -250,6 +251,24 @@ func (u *Upstream) ConnectTimeout() time.Duration {
 		return 0
 	}
 	return u.Traffic.Pool.ConnectTimeout
+}
+
+// IdleTimeout is how long a connection to u whose bytes nobody reads may be
+// without any either way; 0: as long as any other, negative: for ever.
+func (u *Upstream) IdleTimeout() time.Duration {
+	if u.Traffic == nil || u.Traffic.Pool == nil {
+		return 0
+	}
+	return u.Traffic.Pool.TCPIdleTimeout
+}
+
+// MaxDuration is how long a connection to u whose bytes nobody reads may live;
+// 0: for ever.
+func (u *Upstream) MaxDuration() time.Duration {
+	if u.Traffic == nil || u.Traffic.Pool == nil {
+		return 0
+	}
+	return u.Traffic.Pool.MaxConnectionDuration
 }
 
 // unreachable says that u has endpoints, and the node's operator has allowed

@@ -188,8 +188,11 @@ func richConfig() *Config {
 		},
 		Rewrite: &Rewrite{URI: "/v2", Authority: "other", RegexMatch: "a(.)", RegexRewrite: `b\1`},
 		Timeout: 3 * time.Second,
-		Retries: &Retries{Attempts: 2, PerTryTimeout: time.Second, On: []string{"5xx"}, Codes: []int{418}, Backoff: time.Millisecond},
+		Retries: &Retries{Attempts: 2, PerTryTimeout: time.Second, On: []string{"5xx"}, Codes: []int{418}, Backoff: time.Millisecond, AnyHost: true},
 		Fault:   &Fault{Delay: time.Second, DelayPercent: 1, AbortStatus: 500, AbortGRPC: -1, AbortPercent: 2},
+		Mirrors: []Mirror{{Destination: Destination{Host: "api.example.com", Port: 80}, Percent: 5}, {Destination: Destination{Host: "x.wild.example.org", Port: 80}, Percent: 100}},
+		CORS: &CORS{AllowOrigins: []StringMatch{{Kind: MatchExact, Value: "https://a"}, {Kind: MatchRegex, Value: "https://b.*"}}, AllowMethods: []string{"GET"},
+			AllowHeaders: []string{"x-f"}, ExposeHeaders: []string{"x-g"}, MaxAge: new(time.Minute), AllowCredentials: new(true), IgnorePreflights: true},
 		Headers: &Headers{Request: HeaderOps{Set: []Header{{Name: "x-e", Value: "1"}}}, Response: HeaderOps{Remove: []string{"server"}}},
 	}
 	moved := &HTTPRule{Name: "moved", Matches: []*HTTPMatch{uri(MatchExact, "/old")}, Redirect: &Redirect{
@@ -299,8 +302,8 @@ func richTraffic() *TrafficPolicy {
 		TLS: &ClientTLS{Mode: TLSMutual, Certificate: "cert", PrivateKey: "key", CA: "ca", CRL: "crl", CredentialName: "name",
 			SubjectAltNames: []string{"san"}, SNI: "sni", InsecureSkipVerify: true},
 		Tunnel:        &Tunnel{Protocol: "CONNECT", TargetHost: "proxy.example.com", TargetPort: 3128},
-		ProxyProtocol: 2,
-		Ports:         map[uint16]*TrafficPolicy{80: {Pool: &ConnectionPool{MaxConnections: 9}}},
+		ProxyProtocol: 2, RetryBudget: &RetryBudget{Percent: 25, MinConcurrency: 7},
+		Ports: map[uint16]*TrafficPolicy{80: {Pool: &ConnectionPool{MaxConnections: 9}}},
 	}
 }
 

@@ -100,7 +100,7 @@ func (l *GatewayListener) DecideHTTP(r *Request) HTTPDecision {
 	if l.plain == nil {
 		return HTTPDecision{Decision: deny(ReasonNotTLS, nil)}
 	}
-	return l.plain.decideHTTP(r, nil).retried(l.retries)
+	return l.plain.decideHTTP(r, nil).arrived(r, l.retries)
 }
 
 // DecideHTTPS decides one request within TLS that a server terminates; sni is
@@ -110,7 +110,7 @@ func (l *GatewayListener) DecideHTTPS(sni string, r *Request) HTTPDecision {
 	if c == nil || c.server == nil {
 		return HTTPDecision{Decision: deny(ReasonName, nil)}
 	}
-	return c.decideHTTP(r, nil).retried(l.retries)
+	return c.decideHTTP(r, nil).arrived(r, l.retries)
 }
 
 func (c *gatewayChain) decideHTTP(r *Request, t *Trace) HTTPDecision {
@@ -127,8 +127,13 @@ func (c *gatewayChain) decideHTTP(r *Request, t *Trace) HTTPDecision {
 	return v.routes.decide(r, nil, nil, t)
 }
 
-func (d HTTPDecision) retried(by *Retries) HTTPDecision {
+// arrived is d for a request of a visitor: with the retries of the mesh, and
+// the mirrors of its rule.
+func (d HTTPDecision) arrived(r *Request, by *Retries) HTTPDecision {
 	d.Retries = by
+	if d.Action != nil {
+		d.Mirrors = d.Action.mirrored(0, nil, nil, r)
+	}
 	return d
 }
 

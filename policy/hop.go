@@ -48,8 +48,10 @@ func (h *hops) next(rule *Ref, all []RouteDestination, total uint32) (*RouteDest
 // guards of the gateways and of the last destination may deny it.
 func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 	own, h := d.Port, hops{draw: f.Draw, trace: f.Trace}
+	var mirrors []Mirrored
 	for d.Action != nil {
 		a := d.Action
+		mirrors = append(mirrors, a.mirrored(h.n, f, own, r)...)
 		to, reason := h.next(&a.Rule.Ref, a.Destinations, a.TotalWeight)
 		if reason != "" {
 			return HTTPDecision{Decision: deny(reason, &a.Rule.Ref)}
@@ -83,7 +85,10 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 		inner.Via[h.n-1] = hop
 		d, r = inner, next
 	}
-	return d.through(f, own, r)
+	if d = d.through(f, own, r); d.Verdict != Deny {
+		d.Mirrors = mirrors
+	}
+	return d
 }
 
 // enterHTTP decides a request that goes on as the Gateway's. The server is the

@@ -24,6 +24,8 @@ type HTTPDecision struct {
 	// this place, in the order in which they act, before Action. The zero
 	// value is none.
 	Via [maxHops]Hop
+	// Mirrors are where copies of the request may go, in the order of the rules.
+	Mirrors []Mirrored
 	// To is the one of Action's destinations that was drawn; on the ingress side,
 	// where nothing depends on it, the forwarding core draws.
 	To *RouteDestination
@@ -50,8 +52,11 @@ func (d *HTTPDecision) Hops() []Hop {
 }
 
 // Request is r as the rules before Action have changed it: what Action acts on.
-func (d *HTTPDecision) Request(r *Request) *Request {
-	for _, h := range d.Hops() {
+func (d *HTTPDecision) Request(r *Request) *Request { return d.RequestAt(len(d.Hops()), r) }
+
+// RequestAt is r as the first n of Hops have changed it.
+func (d *HTTPDecision) RequestAt(n int, r *Request) *Request {
+	for _, h := range d.Hops()[:n] {
 		r, _ = h.apply(r) // it was good when the request was decided
 	}
 	return r
@@ -107,6 +112,10 @@ type HTTPAction struct {
 	TotalWeight  uint32
 	// rewrite is the compiled expression of the rule's rewrite, if any.
 	rewrite *regexp.Regexp
+	// mirrors are the rule's, without those that are switched off; cors is its
+	// CORS policy, nil for none.
+	mirrors []mirror
+	cors    *match.CORSFilter
 }
 
 // RouteDestination is one compiled destination. Upstream nil: the host is
@@ -156,4 +165,19 @@ func (a *HTTPAction) RewritePath(path string) string {
 		return a.Match.ReplacePrefix(path, rw.URI)
 	}
 	return path
+}
+
+// StatPrefix is that of the last match on the way that has one.
+func (d *HTTPDecision) StatPrefix() string {
+	of := func(a *HTTPAction) string {
+		if a == nil || a.Match == nil {
+			return ""
+		}
+		return a.Match.StatPrefix
+	}
+	out := of(d.Action)
+	for i := len(d.Via) - 1; out == "" && i >= 0; i-- {
+		out = of(d.Via[i].Action)
+	}
+	return out
 }

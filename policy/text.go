@@ -330,6 +330,10 @@ func (t *text) action(a *HTTPAction) {
 	t.line(3, "rule %q (%v)", a.Rule.Name, a.Rule.Ref)
 	t.destinations(3, a.Destinations, a.TotalWeight)
 	t.lines(3, a.Rule.Describe())
+	for i := range a.mirrors {
+		t.line(3, "mirror %g%%", a.mirrors[i].percent)
+		t.destinations(4, []RouteDestination{a.mirrors[i].to}, 1)
+	}
 }
 
 func (t *text) lines(depth int, all []string) {

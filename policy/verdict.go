@@ -148,16 +148,30 @@ const (
 	ReasonGateway Reason = "gateway-mismatch"
 	// ReasonGatewayLoop: rules lead from Gateway to Gateway more than twice.
 	ReasonGatewayLoop Reason = "gateway-loop"
+	// ReasonNoDestination: the rule leads to a destination that nobody declares.
+	ReasonNoDestination Reason = "no-destination"
 	// ReasonUpstream: the upstream could not be reached.
 	ReasonUpstream Reason = "upstream-unreachable"
 	// ReasonOverflow: a limit of a DestinationRule's connectionPool has no room for the request or connection.
 	ReasonOverflow Reason = "upstream-overflow"
 	// ReasonUnhealthy: outlier detection, or the locality of endpoints, leaves no endpoint to use.
 	ReasonUnhealthy Reason = "no-healthy-upstream"
+	// ReasonUpstreamClosed: the upstream ended the connection before its answer was complete.
+	ReasonUpstreamClosed Reason = "upstream-closed"
+	// ReasonUpstreamReset: the upstream reset the HTTP/2 stream before its answer was complete.
+	ReasonUpstreamReset Reason = "upstream-reset"
+	// ReasonUpstreamProtocol: the upstream's answer is not HTTP, or not an answer to the request.
+	ReasonUpstreamProtocol Reason = "upstream-protocol"
 	// ReasonResolve: the upstream's name could not be resolved.
 	ReasonResolve Reason = "upstream-unresolved"
 	// ReasonTimeout: the route's timeout ended the request.
 	ReasonTimeout Reason = "upstream-timeout"
+	// ReasonStreamIdle: nothing moved for too long on a request or connection.
+	ReasonStreamIdle Reason = "stream-idle"
+	// ReasonRetryBudget: the request failed, and the retry budget of its DestinationRule was used up.
+	ReasonRetryBudget Reason = "retry-budget"
+	// ReasonClientGone: the client ended the request before it had all of the answer.
+	ReasonClientGone Reason = "client-gone"
 	// ReasonFault: a fault rule aborted the request.
 	ReasonFault Reason = "fault-injected"
 	// ReasonLoop: a DNS server would have to ask itself.

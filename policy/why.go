@@ -111,7 +111,7 @@ func (w *why) decide() {
 		if a := w.http.Action; a != nil {
 			w.Action = &a.Rule.Ref
 			if to := w.http.To; to != nil && to.Upstream == nil && to.Gateway == nil {
-				w.d = deny(ReasonUpstream, w.Action)
+				w.d = deny(ReasonNoDestination, w.Action)
 				w.say(*w.Action, false, "its destination %s is unknown", to.Destination.Host)
 			}
 		}

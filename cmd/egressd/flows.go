@@ -198,6 +198,9 @@ func eventLine(e flow.Event) string {
 	}
 	if e.Method != "" {
 		fmt.Fprintf(&b, " %s %s%s -> %d", e.Method, quote.Word(e.Name), e.Path, e.Status)
+		if e.Kind == flow.Mirror {
+			b.WriteString(" (copy)")
+		}
 	} else if e.Name != "" {
 		b.WriteString(" " + quote.Word(e.Name))
 	}
@@ -212,6 +215,12 @@ func eventLine(e flow.Event) string {
 	}
 	if !e.Allowed || e.WouldDeny || e.Kind == flow.Decision {
 		fmt.Fprintf(&b, " (%s)", e.Reason)
+	}
+	if e.ResponseFlags != "" {
+		b.WriteString(" " + e.ResponseFlags)
+	}
+	if e.StatPrefix != "" {
+		b.WriteString(" statPrefix " + quote.Word(e.StatPrefix))
 	}
 	switch {
 	case e.More > 0:

@@ -17,12 +17,14 @@ type Moment string
 // The kinds. Each flow has one Decision event; one that was forwarded also
 // has one Close event. A Query is a DNS question, a Request an HTTP request.
 // Lost stands, for a follower, for More events that were pushed out before it
-// had read them.
+// had read them. A Mirror is the copy of a request that a mirror got, or would
+// have got.
 const (
 	Decision Moment = "decision"
 	Close    Moment = "close"
 	Query    Moment = "query"
 	Request  Moment = "request"
+	Mirror   Moment = "mirror"
 	Lost     Moment = "lost"
 )
 
@@ -86,6 +88,11 @@ type Event struct {
 	Path    string `json:"path,omitempty"`
 	Status  int    `json:"status,omitempty"`
 	Retries int    `json:"retries,omitempty"`
+	// ResponseFlags say why an answer is not the upstream's, as Envoy's access
+	// log does: "UF,URX". Empty: there is nothing to say (Envoy's "-").
+	ResponseFlags string `json:"responseFlags,omitempty"`
+	// StatPrefix is that of the match by which a rule acted.
+	StatPrefix string `json:"statPrefix,omitempty"`
 	// BytesSent counts from the workload to the upstream.
 	BytesSent     int64         `json:"bytesSent,omitempty"`
 	BytesReceived int64         `json:"bytesReceived,omitempty"`

@@ -23,7 +23,7 @@ var Orders = []Order{
 		{"config", "aliases"},
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
-		{"engine", "decide candidates address routes http l4 hop gateway access outbound policy reserved trace cluster"},
+		{"engine", "decide candidates address routes http cors mirror l4 hop gateway access outbound policy reserved trace cluster"},
 		{"compile", "compile* classify scope base destination changes diff"},
 		{"text", "text* digest"},
 		{"explain", "branches why*"},
@@ -60,6 +60,6 @@ var Orders = []Order{
 		{"bytes", "peeked pipes splice idle body"},
 		{"upstreams", "places balancers draw heads transport upstreams queue upstream_conn pool recycle likeness"},
 		{"opaque", "l4 l4_balance"},
-		{"HTTP", "actions rewrite grpc http_* attempt retry upgrade"},
+		{"HTTP", "actions answers forwarded rewrite cors mirror grpc http_* attempt retry retrybudget upgrade"},
 	}},
 }

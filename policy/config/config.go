@@ -254,6 +254,19 @@ func (vs *VirtualService) Destinations() (out []*WeightedDestination) {
 	return out
 }
 
+// LedTo are the hosts of Destinations, and of the mirrors.
+func (vs *VirtualService) LedTo() (out []string) {
+	for _, d := range vs.Destinations() {
+		out = append(out, d.Destination.Host)
+	}
+	for _, r := range vs.HTTP {
+		for i := range r.Mirrors {
+			out = append(out, r.Mirrors[i].Destination.Host)
+		}
+	}
+	return out
+}
+
 // HTTPRule is one entry of VirtualService.http: what to match and what to do.
 // Exactly one of Route, Redirect and DirectResponse is set.
 type HTTPRule struct {
@@ -368,6 +381,9 @@ type Retries struct {
 	Codes []int
 	// Backoff is the base interval; 0: 25 ms.
 	Backoff time.Duration
+	// AnyHost: another attempt may go to an endpoint that failed
+	// (retryIgnorePreviousHosts: false).
+	AnyHost bool
 }
 
 // Fault is Istio's HTTPFaultInjection. Percentages are 0 to 100; one that is

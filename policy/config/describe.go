@@ -25,14 +25,14 @@ func (r *HTTPRule) Describe() []string {
 		add("answer %d without an upstream%s", x.Status, bodyText(x.Body))
 	}
 	if x := r.CORS; x != nil {
-		add("CORS policy %s: egressd does not apply it", brief(reflect.ValueOf(*x)))
+		add("CORS policy %s%s", brief(reflect.ValueOf(*x)), r.unrouted())
 	}
 	if x := r.Rewrite; x != nil {
 		out = append(out, x.describe()...)
 	}
 	out = append(out, r.Headers.Describe()...)
 	for _, m := range r.Mirrors {
-		add("mirror %g%% to %s: egressd does not mirror", m.Percent, m.Destination.Describe())
+		add("copy %g%% of the requests to %s%s", m.Percent, m.Destination.Describe(), r.unrouted())
 	}
 	if r.UnknownStatus != 0 {
 		add("a destination that nobody declares is answered with %d", r.UnknownStatus)
@@ -44,6 +44,14 @@ func (r *HTTPRule) Describe() []string {
 		out = append(out, r.Retries.Describe())
 	}
 	return out
+}
+
+// unrouted says that what is about routes does not act.
+func (r *HTTPRule) unrouted() string {
+	if len(r.Route) > 0 {
+		return ""
+	}
+	return ": it does not act, the rule has no route"
 }
 
 func (f *Fault) describe() []string {
@@ -135,6 +143,9 @@ func (x *Retries) Describe() string {
 	}
 	if x.Backoff > 0 {
 		out += fmt.Sprintf(", backoff from %s", x.Backoff)
+	}
+	if x.AnyHost {
+		out += ", to any endpoint"
 	}
 	return out
 }

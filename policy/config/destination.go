@@ -34,6 +34,7 @@ type TrafficPolicy struct {
 	Outlier      *OutlierDetection
 	TLS          *ClientTLS
 	Tunnel       *Tunnel
+	RetryBudget  *RetryBudget
 	// ProxyProtocol is 0 (none), 1 or 2.
 	ProxyProtocol int
 	// Ports replace all of the above for a port; they inherit nothing.
@@ -47,6 +48,14 @@ const (
 	Random       = "RANDOM"
 	Passthrough  = "PASSTHROUGH"
 )
+
+// RetryBudget bounds how many of the requests to a service may be retries at
+// one time: Percent (0 to 100) of all that are under way, and at least
+// MinConcurrency.
+type RetryBudget struct {
+	Percent        float64
+	MinConcurrency int
+}
 
 // LoadBalancer chooses among endpoints. Simple is Istio's name for it
 // (LEAST_REQUEST, ROUND_ROBIN, RANDOM, PASSTHROUGH, or "" with a hash).
@@ -221,10 +230,11 @@ type Mirror struct {
 type CORS struct {
 	AllowOrigins                              []StringMatch
 	AllowMethods, AllowHeaders, ExposeHeaders []string
-	MaxAge                                    time.Duration // whole seconds; 0: none
+	MaxAge                                    *time.Duration // whole seconds; nil: none
 	AllowCredentials                          *bool
-	// IgnorePreflights: preflights that match no origin are answered and not
-	// forwarded (unmatchedPreflights IGNORE).
+	// IgnorePreflights: preflights that match no origin are answered, with
+	// nothing that would allow them, and not forwarded (unmatchedPreflights
+	// IGNORE).
 	IgnorePreflights bool
 }
 

@@ -18,7 +18,6 @@ func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.COR
 	if c == nil {
 		return nil
 	}
-	o.Inert(at.KeyOf("corsPolicy"), "corsPolicy")
 	at = at.At("corsPolicy")
 	out := &policy.CORS{
 		AllowMethods: c.AllowMethods, AllowHeaders: c.AllowHeaders, ExposeHeaders: c.ExposeHeaders,
@@ -32,8 +31,11 @@ func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.COR
 		}
 		out.AllowOrigins = append(out.AllowOrigins, *o.stringMatch(n, "corsPolicy.allowOrigins", m))
 	}
-	//lint:ignore SA1019 deprecated, but Istio acts on it
+	//lint:ignore SA1019 deprecated, but Istio acts on it where the other is not set
 	for _, s := range c.AllowOrigin {
+		if c.AllowOrigins != nil {
+			break
+		}
 		out.AllowOrigins = append(out.AllowOrigins, policy.StringMatch{Kind: policy.MatchExact, Value: s})
 	}
 	for i, m := range c.AllowMethods {
@@ -45,8 +47,8 @@ func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.COR
 	o.CORSHeaders(at.At("exposeHeaders"), c.ExposeHeaders)
 	if c.MaxAge != nil {
 		n := at.At("maxAge")
-		out.MaxAge = o.Duration(n, "maxAge", c.MaxAge)
-		if out.MaxAge%time.Second != 0 {
+		out.MaxAge = new(o.Duration(n, "maxAge", c.MaxAge))
+		if *out.MaxAge%time.Second != 0 {
 			o.Errorf(n, "max_age duration is accurate only to seconds precision")
 		}
 	}

@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 
@@ -95,12 +96,7 @@ func (l *loader) trafficPolicy(o *object, at *strictyaml.Node, t *networking.Tra
 		out.ProxyProtocol = int(p.Version) + 1
 		o.Denied(at.KeyOf("proxyProtocol"), "proxyProtocol")
 	}
-	if t.RetryBudget != nil {
-		if p := t.RetryBudget.Percent; p != nil && (p.Value < 0 || p.Value > 100) {
-			o.Errorf(at.At("retryBudget", "percent"), "percentage %v is not in range 0..100", p.Value)
-		}
-		o.Inert(at.KeyOf("retryBudget"), "retryBudget")
-	}
+	out.RetryBudget = o.retryBudget(at.At("retryBudget"), t.RetryBudget)
 	for i, p := range t.PortLevelSettings {
 		l.portTraffic(o, at.At("portLevelSettings", i), p, out)
 	}
@@ -156,5 +152,32 @@ func (o *object) tunnel(at *strictyaml.Node, t *networking.TrafficPolicy_TunnelS
 		o.Errorf(at.At("targetHost"), "tunnel target host must be valid FQDN or IP address: %s", err)
 	}
 	out.TargetPort = o.Port(at.At("targetPort"), "tunnel target port is invalid", t.TargetPort)
+	return out
+}
+
+// What a retry budget says when it does not (istio applyRetryBudget).
+const (
+	budgetPercent     = 20
+	budgetConcurrency = 3
+)
+
+// retryBudget reads a RetryBudget; nil stays nil.
+func (o *object) retryBudget(at *strictyaml.Node, b *networking.TrafficPolicy_RetryBudget) *policy.RetryBudget {
+	if b == nil {
+		return nil
+	}
+	out := &policy.RetryBudget{Percent: budgetPercent, MinConcurrency: budgetConcurrency}
+	if p := b.Percent; p != nil {
+		out.Percent = p.Value
+		if p.Value < 0 || p.Value > 100 {
+			o.Errorf(at.At("percent"), "percentage %v is not in range 0..100", p.Value)
+		}
+	}
+	if b.MinRetryConcurrency > 0 {
+		out.MinConcurrency = int(min(b.MinRetryConcurrency, math.MaxInt32))
+	}
+	if b.BudgetInterval != nil {
+		o.Inert(at.KeyOf("budgetInterval"), "budgetInterval of a retryBudget")
+	}
 	return out
 }

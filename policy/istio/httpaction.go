@@ -41,6 +41,9 @@ func (o *object) redirect(at *strictyaml.Node, rule *networking.HTTPRoute) *poli
 	case *networking.HTTPRedirect_DerivePort:
 		out.DerivePort = p.DerivePort.String()
 	}
+	if strings.Contains(r.Uri, "%PREFIX()%") {
+		o.Warnf(at.At("uri"), "%s stands for the prefix in what is made of HTTPRoutes alone, and is written as it is here; use prefixRewrite", "%PREFIX()%")
+	}
 	if r.Scheme != "" && r.Scheme != "http" && r.Scheme != "https" {
 		o.Errorf(at.At("scheme"), `invalid redirect scheme, must be "http" or "https"`)
 	}
@@ -128,8 +131,8 @@ func (o *object) retries(at *strictyaml.Node, r *networking.HTTPRetry) *policy.R
 	if r.RetryRemoteLocalities != nil {
 		o.Inert(at.KeyOf("retryRemoteLocalities"), "retryRemoteLocalities")
 	}
-	if r.RetryIgnorePreviousHosts != nil {
-		o.Inert(at.KeyOf("retryIgnorePreviousHosts"), "retryIgnorePreviousHosts")
+	if v := r.RetryIgnorePreviousHosts; v != nil {
+		out.AnyHost = !v.Value
 	}
 	if r.RetryOn == "" {
 		return out

@@ -33,9 +33,6 @@ func (o *object) httpMatch(at *strictyaml.Node, m *networking.HTTPMatchRequest) 
 	}
 	out.SourceLabels, out.SourceNamespace, out.StatPrefix = m.SourceLabels, m.SourceNamespace, m.StatPrefix
 	o.source(at, m.SourceLabels, m.SourceNamespace)
-	if m.StatPrefix != "" {
-		o.Inert(at.KeyOf("statPrefix"), "statPrefix")
-	}
 	return out
 }
 

@@ -38,6 +38,15 @@ func (l *loader) httpRule(d decoded[networking.VirtualService], at *strictyaml.N
 	out.Fault = d.fault(at.At("fault"), r.Fault)
 	out.Mirrors = l.mirrors(d, at, r)
 	out.CORS = d.cors(at, r.CorsPolicy)
+	if r.Redirect == nil && r.DirectResponse == nil {
+		return out
+	}
+	// As in Envoy, whose filter and router look at routes alone.
+	for _, key := range []string{"corsPolicy", "mirror", "mirrors", "retries", "timeout"} {
+		if n := at.Get(key); n != nil {
+			d.Warnf(at.KeyOf(key), "%s acts on routes, and does nothing beside a redirect or directResponse", key)
+		}
+	}
 	return out
 }
 

@@ -19,11 +19,7 @@ func (l *loader) mirrors(d decoded[networking.VirtualService], at *strictyaml.No
 	percent := d.mirrorPercent(at, r)
 	if r.Mirror != nil {
 		mn := at.At("mirror")
-		d.Inert(at.KeyOf("mirror"), "mirror")
 		out = append(out, policy.Mirror{Destination: l.destination(d, mn, r.Mirror), Percent: percent})
-	}
-	if len(r.Mirrors) > 0 {
-		d.Inert(at.KeyOf("mirrors"), "mirrors")
 	}
 	for i, m := range r.Mirrors {
 		mn := at.At("mirrors", i)

@@ -39,6 +39,9 @@ func (m *HTTPMatcher) Text(src *config.HTTPMatch) string {
 	if m.Port != 0 {
 		out = append(out, fmt.Sprintf("port=%d", m.Port))
 	}
+	if src.StatPrefix != "" {
+		out = append(out, fmt.Sprintf("statPrefix=%q", src.StatPrefix))
+	}
 	if len(out) == 0 {
 		return "any"
 	}

@@ -159,6 +159,16 @@ func (c check) rule(r *config.HTTPRule) {
 			c.errorf(r.Ref, "rewrite: %v", err)
 		}
 	}
+	if r.CORS != nil {
+		if _, err := match.NewCORSFilter(r.CORS); err != nil {
+			c.errorf(r.Ref, "CORS policy: %v", err)
+		}
+	}
+	for _, m := range r.Mirrors {
+		if !(m.Percent >= 0 && m.Percent <= 100) {
+			c.errorf(r.Ref, "mirror: %v is no percentage", m.Percent)
+		}
+	}
 }
 
 // Gateway checks a gateway and its servers.

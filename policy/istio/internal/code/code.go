@@ -119,6 +119,8 @@ var notes = []Code{
 	{"EGD0313", "", "using an IP address (%q) goes against SNI spec and most clients do not support this"},
 	{"EGD0314", "IST0002", `using deprecated setting "mirrorPercent", use "mirrorPercentage" instead`},
 	{"EGD0315", "IST0130", "the rule is never reached: the rule at line %d matches everything"},
+	{"EGD0316", "", "%s stands for the prefix in what is made of HTTPRoutes alone, and is written as it is here; use prefixRewrite"},
+	{"EGD0317", "", "%s acts on routes, and does nothing beside a redirect or directResponse"},
 
 	{"EGD0401", "", "tls mode ISTIO_MUTUAL is nothing between a workload and an egress gateway, which are one node here; what it applies to elsewhere is denied (not-supported)"},
 	{"EGD0402", "", "insecureSkipVerify: whoever answers is believed to be the upstream"},

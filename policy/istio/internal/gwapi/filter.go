@@ -286,7 +286,6 @@ func (o *HTTPRoute) rewriteFilter(at *strictyaml.Node, f *gateway.HTTPURLRewrite
 }
 
 func (l *translator) mirrorFilter(o *HTTPRoute, at *strictyaml.Node, f *gateway.HTTPRequestMirrorFilter) policy.Mirror {
-	o.Inert(at.At("type"), "RequestMirror")
 	at = at.At("requestMirror")
 	out := policy.Mirror{Destination: l.backend(o.route(), at.At("backendRef"), f.BackendRef), Percent: 100}
 	if p := f.Percent; p != nil {
@@ -306,18 +305,25 @@ func (l *translator) mirrorFilter(o *HTTPRoute, at *strictyaml.Node, f *gateway.
 	return out
 }
 
+// anyOrigin is what an asterisk alone stands for: everything that is an origin
+// (RFC 6454; istio pilot/pkg/config/kube/gateway createCorsFilter).
+const anyOrigin = `[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s?#]+`
+
 // corsFilter reads a CORS filter. An asterisk stands for anything in the host
-// of an origin, and alone for every origin.
+// of an origin, and alone for every origin. A preflight of another origin is
+// never forwarded.
 func (o *HTTPRoute) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *policy.CORS {
-	o.Inert(at.At("type"), "CORS")
 	at = at.At("cors")
-	out := &policy.CORS{MaxAge: 5 * time.Second, AllowCredentials: f.AllowCredentials}
+	out := &policy.CORS{MaxAge: new(5 * time.Second), AllowCredentials: f.AllowCredentials, IgnorePreflights: true}
 	for i, s := range f.AllowOrigins {
 		m := policy.StringMatch{Kind: policy.MatchExact, Value: string(s)}
 		if s == "" {
 			o.Errorf(at.At("allowOrigins", i), "an origin is a scheme and a host, with a port or without")
 		}
-		if strings.Contains(string(s), "*") {
+		switch {
+		case s == "*":
+			m = policy.StringMatch{Kind: policy.MatchRegex, Value: anyOrigin}
+		case strings.Contains(string(s), "*"):
 			m = policy.StringMatch{Kind: policy.MatchRegex, Value: strings.ReplaceAll(regexp.QuoteMeta(string(s)), `\*`, ".*")}
 		}
 		out.AllowOrigins = append(out.AllowOrigins, m)
@@ -337,7 +343,7 @@ func (o *HTTPRoute) corsFilter(at *strictyaml.Node, f *gateway.HTTPCORSFilter) *
 	o.CORSHeaders(at.At("allowHeaders"), out.AllowHeaders)
 	o.CORSHeaders(at.At("exposeHeaders"), out.ExposeHeaders)
 	if f.MaxAge != 0 {
-		out.MaxAge = time.Duration(f.MaxAge) * time.Second
+		out.MaxAge = new(time.Duration(f.MaxAge) * time.Second)
 	}
 	if f.MaxAge < 0 {
 		o.Errorf(at.At("maxAge"), "maxAge %d must be 1 or more", f.MaxAge)

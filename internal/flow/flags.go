@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flow
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/policy"
+)
+
+// The response flags that events have, as Envoy's access log has them
+// (%RESPONSE_FLAGS%, envoyproxy.io, "Access logging"): why an answer is not the
+// upstream's, or what was done to it.
+const (
+	FlagNoHealthyUpstream   = "UH"  // no endpoint to send it to
+	FlagUpstreamTimeout     = "UT"  // the timeout of the rule or of one attempt
+	FlagLocalReset          = "LR"  // ended from here
+	FlagUpstreamReset       = "UR"  // the upstream reset the stream
+	FlagConnectionFailure   = "UF"  // no connection to the upstream
+	FlagUpstreamTermination = "UC"  // the upstream ended the connection
+	FlagOverflow            = "UO"  // a limit of the upstream's connection pool
+	FlagNoRoute             = "NR"  // no rule matches
+	FlagDelayInjected       = "DI"  // a fault's delay
+	FlagFaultInjected       = "FI"  // a fault's abort
+	FlagClientTermination   = "DC"  // the client went away
+	FlagRetryLimit          = "URX" // the last of the retries failed as well, or of the attempts to connect
+	FlagStreamIdle          = "SI"  // nothing moved for too long
+	FlagClientProtocol      = "DPE" // the request is no HTTP
+	FlagUpstreamProtocol    = "UPE" // the answer is no HTTP
+	FlagNoCluster           = "NC"  // nobody declares the destination
+	FlagOverload            = "OM"  // a limit of egressd's own
+	FlagMaxDuration         = "DT"  // maxConnectionDuration
+	flagOrder               = "UH UT LR UR UF UC UO NR DI FI DC URX SI DPE DT UPE NC OM"
+)
+
+// flags are those that a reason stands for; others have none.
+var flags = map[policy.Reason]string{
+	policy.ReasonNoRoute:          FlagNoRoute,
+	policy.ReasonGateway:          FlagNoRoute,
+	policy.ReasonResolve:          FlagNoHealthyUpstream,
+	policy.ReasonUpstream:         FlagConnectionFailure,
+	policy.ReasonUpstreamClosed:   FlagUpstreamTermination,
+	policy.ReasonUpstreamReset:    FlagUpstreamReset,
+	policy.ReasonUpstreamProtocol: FlagUpstreamProtocol,
+	policy.ReasonNoDestination:    FlagNoCluster,
+	policy.ReasonTimeout:          FlagUpstreamTimeout,
+	policy.ReasonStreamIdle:       FlagStreamIdle,
+	policy.ReasonFault:            FlagFaultInjected,
+	policy.ReasonClientGone:       FlagClientTermination,
+	policy.ReasonPolicyChanged:    FlagLocalReset,
+	policy.ReasonMalformed:        FlagClientProtocol,
+	policy.ReasonOverload:         FlagOverload,
+	policy.ReasonQuota:            FlagOverload,
+	policy.ReasonRetryBudget:      FlagOverflow,
+}
+
+// unread are those of connections that nobody reads requests of: where a mesh
+// lets nothing out, they go to a cluster without endpoints.
+var unread = map[policy.Reason]string{
+	policy.ReasonNoRule:    FlagNoHealthyUpstream,
+	policy.ReasonPort:      FlagNoHealthyUpstream,
+	policy.ReasonName:      FlagNoHealthyUpstream,
+	policy.ReasonNoName:    FlagNoHealthyUpstream,
+	policy.ReasonAddress:   FlagNoHealthyUpstream,
+	policy.ReasonEndpoint:  FlagNoHealthyUpstream,
+	policy.ReasonMalformed: "",
+	// Every address was tried.
+	policy.ReasonUpstream: FlagConnectionFailure + "," + FlagRetryLimit,
+}
+
+// Flagged returns e with the flags of its reason beside those that it has, in
+// Envoy's order. Only what a proxy served has any.
+func Flagged(e Event) Event {
+	if e.Layer != Egress && e.Layer != Ingress {
+		return e
+	}
+	of, ok := "", false
+	if e.Kind == Decision || e.Kind == Close {
+		of, ok = unread[e.Reason]
+	}
+	if !ok {
+		of = flags[e.Reason]
+	}
+	if of == "" {
+		return e
+	}
+	if e.ResponseFlags == "" {
+		e.ResponseFlags = of
+		return e
+	}
+	all := strings.Split(e.ResponseFlags+","+of, ",")
+	order := strings.Fields(flagOrder)
+	slices.SortFunc(all, func(a, b string) int { return slices.Index(order, a) - slices.Index(order, b) })
+	e.ResponseFlags = strings.Join(slices.Compact(all), ",")
+	return e
+}
+
+// FlagSink is a Sink that gives Flagged events to another.
+type FlagSink struct{ Sink }
+
+// Record implements Sink.
+func (s FlagSink) Record(e Event) { s.Sink.Record(Flagged(e)) }
