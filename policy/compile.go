@@ -93,6 +93,8 @@ type builder struct {
 	corses    map[*HTTPRule]*match.CORSFilter
 	// unchanged is what is as it was, once somebody has asked.
 	unchanged *unchanged
+	// made are the policies that are compiled already.
+	made []*Policy
 	// nearest are the VirtualServices in a namespace's order.
 	nearest map[string][]*VirtualService
 }
@@ -215,6 +217,7 @@ func (b *builder) policies(out *Snapshot) {
 		bySum[p.sum] = p
 		ids[i], out.ids[sc.key] = p.id, p.id
 		out.policies = append(out.policies, p)
+		b.made = append(b.made, p)
 	}
 	slices.SortFunc(out.policies, func(x, y *Policy) int { return int(x.id) - int(y.id) })
 	for i, w := range b.cfg.Workloads {

@@ -20,6 +20,9 @@ func comparePrefix(x, y netip.Prefix) int {
 // precedence. Those of one namespace count: what another one's author writes
 // about a host changes neither its answers nor its ports.
 func (b *builder) host(e *hostEdit, pattern hostname.Pattern, services []*Service) *Host {
+	if h := b.shared(e, pattern, services); h != nil {
+		return h
+	}
 	h := &Host{Pattern: pattern, Rule: &services[0].Ref, services: services}
 	guards := map[*HostPort][]*AuthorizationPolicy{}
 	for _, s := range services {

@@ -82,6 +82,14 @@ func (s *Snapshot) Policy(id PolicyID) *Policy {
 	return nil
 }
 
+// Cluster returns what is inside of the node's Kubernetes cluster.
+func (s *Snapshot) Cluster() Cluster {
+	if s.index == nil {
+		return Cluster{}
+	}
+	return s.index.cfg.Cluster
+}
+
 // Warnings returns what of the Config is left out and not refused.
 func (s *Snapshot) Warnings() []Warning { return s.warnings }
 

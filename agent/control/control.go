@@ -64,6 +64,7 @@ type Control struct {
 	said     map[string]bool
 	refused  map[string]string
 	rejected string // why the newest policy was not applied, as it was logged
+	lost     bool   // nothing is known of the cluster, and that was logged
 }
 
 // New returns a Control without a policy.
@@ -109,6 +110,7 @@ func (c *Control) apply(l Loaded) error {
 		c.o.Log.Info("policy applied", "hash", l.Snapshot.Hash()[:12],
 			"services", l.Services, "virtual_services", l.VirtualServices, "gateways", l.Gateways,
 			"read", l.Took.Read, "decode", l.Took.Decode, "compile", l.Took.Compile, "apply", time.Since(start))
+		c.sayCluster()
 	}
 	return err
 }
@@ -220,6 +222,8 @@ type PolicyStatus struct {
 	Failed *StepFailure `json:"failed,omitempty"`
 	// Refused are the objects of the API server that have errors and are left out.
 	Refused []load.Refused `json:"refused,omitempty"`
+	// Cluster is what is inside of the node's cluster; nil: it is part of none.
+	Cluster *ClusterStatus `json:"cluster,omitempty"`
 }
 
 // report is what is known of the configuration.
@@ -274,6 +278,6 @@ func (c *Control) Report() (PolicyStatus, []istio.Finding) {
 	r.mu.Lock()
 	p, findings := r.policy, slices.Clone(r.findings)
 	r.mu.Unlock()
-	p.Failed = c.Failed()
+	p.Failed, p.Cluster = c.Failed(), c.o.clusterStatus(c.Snapshot())
 	return p, findings
 }

@@ -50,6 +50,7 @@ type APIServer struct {
 // Follow begins to follow an API server; End ends it. reload applies what has
 // changed, once Begin was called.
 func Follow(o kube.Options, reload func()) (*APIServer, error) {
+	collectEarly()
 	source, err := kube.New(o)
 	if err != nil {
 		return nil, err

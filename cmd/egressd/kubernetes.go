@@ -64,7 +64,7 @@ func (f *kubernetesFlags) options(o *agent.Options, pods policy.Mode, system []s
 		node = strings.ToLower(node) // as the kubelet does
 	}
 	o.KubernetesNamespace = ownNamespace(namespaceFile)
-	o.Kubernetes = &kube.Options{Config: config, Node: node, Mode: pods, SystemNamespaces: system}
+	o.Kubernetes = &kube.Options{Config: config, Node: node, Mode: pods, SystemNamespaces: system, Spread: kube.DefaultSpread}
 	return nil
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/load"
 	"github.com/egressd/egressd/policy/source/kube"
@@ -86,9 +88,13 @@ func TestKubernetesStatus(t *testing.T) {
 		Problems: map[string]string{"Pod n/p": "label wrong"},
 	}}
 	s.Policy.Refused = []load.Refused{{Object: "Sidecar n/s", Message: "bad", Since: time.Unix(0, 0), Older: true}}
+	s.Policy.Cluster = &control.ClusterStatus{
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.244.3.0/24")},
+		Found:    []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}, Problem: "lost",
+	}
 	printStatus(tw, s)
 	_ = tw.Flush()
-	for _, want := range []string{"https://192.0.2.1:6443, node node1, 3 objects", "NOT SYNCED", "Pod (refused)", "Pod n/p: label wrong", "LEFT OUT", "Sidecar n/s", "its last good version is in force: bad"} {
+	for _, want := range []string{"10.1.0.0/16, 10.244.3.0/24 are inside of it; found by auto: 10.244.3.0/24", "NO CLUSTER", "https://192.0.2.1:6443, node node1, 3 objects", "NOT SYNCED", "Pod (refused)", "Pod n/p: label wrong", "LEFT OUT", "Sidecar n/s", "its last good version is in force: bad"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the status does not say %q:\n%s", want, out.String())
 		}

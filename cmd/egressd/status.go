@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/quote"
@@ -93,6 +95,7 @@ func printStatus(w io.Writer, s agent.Status) {
 		row("NOT APPLIED", "%s (the policy above stays in force)", s.Policy.Error)
 	}
 	kubernetesRows(row, s)
+	clusterRows(row, s.Policy.Cluster)
 	for _, f := range s.Findings {
 		row("finding", "%s", f)
 	}
@@ -144,6 +147,30 @@ func printStatus(w io.Writer, s agent.Status) {
 		if s.Features[name] != "yes" {
 			row("missing", "%s: %s", name, s.Features[name])
 		}
+	}
+}
+
+// clusterRows are about what is inside of the node's cluster.
+func clusterRows(row func(k, format string, args ...any), c *control.ClusterStatus) {
+	if c == nil {
+		return
+	}
+	text := func(all []netip.Prefix) string {
+		var out []string
+		for _, p := range all {
+			out = append(out, p.String())
+		}
+		return strings.Join(out, ", ")
+	}
+	if len(c.Prefixes) > 0 {
+		found := "none of them found by auto"
+		if len(c.Found) > 0 {
+			found = "found by auto: " + text(c.Found)
+		}
+		row("cluster", "%s are inside of it; %s", text(c.Prefixes), found)
+	}
+	if c.Problem != "" {
+		row("NO CLUSTER", "%s", c.Problem)
 	}
 }
 

@@ -134,6 +134,8 @@ func TestStatus(t *testing.T) {
 			[]string{"NODE", "a     true   1.2      enforce  0123456789ab  -\n", "b     true"}, []string{"!node"}},
 		{"one not ready", map[string]answered{onA + "status -o json": good, onB + "status -o json": ill}, nil, 0,
 			[]string{"b     false", "audit", "bad", "!\x1b"}, nil},
+		{"one knows no cluster", map[string]answered{onA + "status -o json": good, onB + "status -o json": {out: `{"ready":true,"policy":{"cluster":{"prefixes":null,"problem":"auto found nothing"}}}`}}, nil, 0,
+			[]string{"a     true   1.2      enforce  0123456789ab  -\n", "auto found nothing"}, nil},
 		{"one fails", map[string]answered{onA + "status -o json": good, onB + "status -o json": {said: "container not found\n", err: errExit}}, nil, 1,
 			[]string{"a     true", "b     unknown", "no answer"}, []string{"node b (pod old-b): container not found", "1 of 2 nodes"}},
 		{"one is silent", map[string]answered{onA + "status -o json": good, onB + "status -o json": {hangs: true}}, []string{"--timeout", "20ms"}, 1,

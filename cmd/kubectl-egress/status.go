@@ -65,8 +65,11 @@ type state struct {
 	Ready   bool   `json:"ready"`
 	Mode    string `json:"mode"`
 	Policy  struct {
-		Hash  string `json:"hash"`
-		Error string `json:"error"`
+		Hash    string `json:"hash"`
+		Error   string `json:"error"`
+		Cluster struct {
+			Problem string `json:"problem"`
+		} `json:"cluster"`
 	} `json:"policy"`
 	Capture struct {
 		Error string `json:"error"`
@@ -89,7 +92,7 @@ func (c *cluster) statusTable(answers []answer) error {
 			fmt.Fprintf(tw, "%s\tunknown\t-\t-\t-\tnot understood\n", a.Name)
 			continue
 		}
-		problem := cmp.Or(s.Capture.Error, s.Policy.Error, s.Unbound, "-")
+		problem := cmp.Or(s.Capture.Error, s.Policy.Error, s.Unbound, s.Policy.Cluster.Problem, "-")
 		fmt.Fprintf(tw, "%s\t%t\t%s\t%s\t%.12s\t%s\n", a.Name, s.Ready, quote.Line(cmp.Or(s.Version, "-")), quote.Line(cmp.Or(s.Mode, "-")),
 			cmp.Or(s.Policy.Hash, "-"), quote.Line(problem))
 	}

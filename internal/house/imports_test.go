@@ -149,6 +149,7 @@ var floors = map[string][]string{
 	"./hack/house":                   {"./internal/house"},
 	"./hack/bpfcover":                {"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/btf"},
 	"./hack/bench":                   {"./policy/load", "./internal/peek/peektest", "./internal/world", "golang.org/x/sys/unix"},
+	"./hack/bench/kubernetes":        {"./internal/kubetest", "./internal/podcgroup", "./internal/world", "./policy/source/kube", "k8s.io/", "golang.org/x/sys/unix"},
 	"./hack/kube/tool":               {"github.com/miekg/dns"},
 	"./hack/soak":                    {"./internal/world"},
 	"./examples":                     nil,
@@ -168,8 +169,8 @@ var keepers = []struct {
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd", "./cmd/kubectl-egress"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/istio/internal/authorization", "./policy/source"}, nil},
-	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest"}, []string{"./internal/e2e"}},
-	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest"}, nil},
+	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest", "./hack/bench/kubernetes"}, []string{"./internal/e2e"}},
+	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest", "./hack/bench/kubernetes"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
@@ -177,9 +178,9 @@ var keepers = []struct {
 	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},
 	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},
 	{"./internal/testenv", []string{"./internal/kubetest", "./internal/nodetest"}, []string{"*"}},
-	{"./internal/kubetest", []string{"./internal/nodetest"}, []string{"*"}},
+	{"./internal/kubetest", []string{"./internal/nodetest", "./hack/bench/kubernetes"}, []string{"*"}},
 	{"./internal/nodetest", nil, nil},
-	{"./internal/world", []string{"./internal/testenv", "./internal/nodetest", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/soak"}, []string{"*"}},
+	{"./internal/world", []string{"./internal/testenv", "./internal/nodetest", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/bench/kubernetes", "./hack/soak"}, []string{"*"}},
 }
 
 func join(lists ...[]string) []string {

@@ -4,10 +4,8 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -61,8 +59,9 @@ type clients struct {
 	metadata  metadata.Interface
 }
 
-func newClients(given *rest.Config) (c clients, err error) {
+func newClients(given *rest.Config, t *turns) (c clients, err error) {
 	config := rest.CopyConfig(given)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return polite{next, t} })
 	config.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(requestRate, requestBurst)
 	config.WarningHandler = rest.NoWarnings{}
 	c.server = config.Host
@@ -137,26 +136,4 @@ func (c clients) definitions() *cache.ListWatch {
 			return client.Watch(ctx, o)
 		},
 	}
-}
-
-// served finds the best version of a kind that the API server serves. None is an
-// error: the definition is not in force yet, or it has no version that is read.
-func (c clients) served(ctx context.Context, k kind) (schema.GroupVersionResource, error) {
-	for _, v := range k.versions {
-		var list meta.APIResourceList
-		data, err := c.core.Get().AbsPath("/apis", k.group, v).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
-		switch {
-		case isNotFound(err):
-			continue
-		case err != nil:
-			return schema.GroupVersionResource{}, err
-		}
-		if err := json.Unmarshal(data, &list); err != nil {
-			return schema.GroupVersionResource{}, err
-		}
-		if slices.ContainsFunc(list.APIResources, func(r meta.APIResource) bool { return r.Name == k.resource }) {
-			return k.version(v), nil
-		}
-	}
-	return schema.GroupVersionResource{}, fmt.Errorf("%s is %w (%v)", k.definition(), errNotServed, k.versions)
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -44,14 +45,20 @@ type Options struct {
 	// GatewaySelector are the labels of this node's gateway: the Secrets of other
 	// gateways are not read.
 	GatewaySelector map[string]string
+	// Spread is over how long first requests are put off by chance, so that nodes that
+	// start at once do not ask all at once; 0: they are not.
+	Spread time.Duration
 }
+
+// DefaultSpread is a Spread that nobody waits for: a node that starts takes longer.
+const DefaultSpread = time.Second
 
 const (
 	// debounce is how long the objects must not have changed for, before who
 	// follows them is told: several events of one change are one.
 	debounce = 3 * time.Millisecond
-	// patience bounds how long that is put off while they change all the time, and
-	// how long it is as long as the last change took.
+	// patience bounds how long that is put off while they change all the time: half of
+	// the time goes into it then, at most.
 	patience = 500 * time.Millisecond
 )
 
@@ -59,6 +66,7 @@ const (
 type Informer struct {
 	o       Options
 	clients clients
+	turns   *turns
 	// running are the goroutines of Run.
 	running sync.WaitGroup
 	// dirty has a value when Files have changed since somebody was told.
@@ -83,7 +91,8 @@ func New(o Options) (*Informer, error) {
 	if o.Node == "" {
 		return nil, errors.New("no node name: egressd reads the pods of its own node")
 	}
-	c, err := newClients(o.Config)
+	t := newTurns()
+	c, err := newClients(o.Config, t)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +103,7 @@ func New(o Options) (*Informer, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Informer{
-		o: o, clients: c, dirty: make(chan struct{}, 1), complete: make(chan struct{}),
+		o: o, clients: c, turns: t, dirty: make(chan struct{}, 1), complete: make(chan struct{}),
 		tables: map[string]*table{}, changes: map[string][]byte{}, failing: map[string]bool{},
 		secrets: secrets{named: map[string]int{}, watched: map[string]*watchedSecret{}, changed: make(chan struct{}, 1)},
 	}
@@ -116,6 +125,9 @@ func New(o Options) (*Informer, error) {
 func (s *Informer) Run(ctx context.Context, changed func()) error {
 	defer s.clients.http.CloseIdleConnections()
 	defer s.running.Wait()
+	if s.o.Spread > 0 && !sleep(ctx, rand.N(s.o.Spread)) {
+		return nil
+	}
 	for _, t := range s.tables {
 		if !t.kind.defined() {
 			s.running.Go(func() { t.watch(ctx, s.clients.builtIn(t.kind, s.o.Node)) })
@@ -128,14 +140,15 @@ func (s *Informer) Run(ctx context.Context, changed func()) error {
 		return nil
 	case <-s.complete:
 	}
-	took := time.Duration(0)
+	var took time.Duration // by the last change
+	var ended time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.dirty:
 		}
-		if !sleep(ctx, min(max(debounce, took), patience)) {
+		if !sleep(ctx, pause(took, time.Since(ended))) {
 			return nil
 		}
 		select { // what came meanwhile is in Files
@@ -144,8 +157,15 @@ func (s *Informer) Run(ctx context.Context, changed func()) error {
 		}
 		start := time.Now()
 		changed()
-		took = time.Since(start)
+		ended = time.Now()
+		took = ended.Sub(start)
 	}
+}
+
+// pause is how long a change is put off: until the last one, which took so long and
+// ended a while ago, is as long ago as it took.
+func pause(took, ago time.Duration) time.Duration {
+	return min(max(debounce, took-ago), patience)
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -3,8 +3,10 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,6 +28,9 @@ const (
 	// retryReset is how long a watch must have gone well for the next failure to be
 	// the first.
 	retryReset = 2 * time.Minute
+	// watchTimeout is how long a watch lasts at least; it ends by chance until twice as
+	// long, and goes on where it was. One that hangs is noticed by its connection.
+	watchTimeout = 30 * time.Minute
 )
 
 func backoff() *wait.Backoff {
@@ -53,19 +58,32 @@ func (c endingClock) After(d time.Duration) <-chan time.Time {
 
 // watch keeps the table as the API server has it, until ctx ends.
 func (t *table) watch(ctx context.Context, from *cache.ListWatch) {
-	reflect(ctx, from, t, t.failed)
+	t.source.reflect(ctx, from, t, t.failed)
 }
 
 // reflect keeps a store as the API server has it, until ctx ends. note is told how
-// each request ended.
-func reflect(ctx context.Context, from *cache.ListWatch, to cache.ReflectorStore, note func(error)) {
+// each request ended. Lists are streamed by watches. Where a watch fails the reflector
+// would ask for a list in the old way, which costs the API server the most at the time
+// when it can afford it the least, as when it starts again: that is only asked for where
+// it does not know how to stream one.
+func (s *Informer) reflect(ctx context.Context, from *cache.ListWatch, to cache.ReflectorStore, note func(error)) {
 	told := func(err error) {
 		if ctx.Err() == nil {
 			note(err)
 		}
 	}
+	var refused error // why the newest watch did not stream a list; nil: it does not know how to
+	store := &readStore{ReflectorStore: to}
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o meta.ListOptions) (runtime.Object, error) {
+			if refused != nil {
+				return nil, refused
+			}
+			done, err := s.turns.take(ctx)
+			if err != nil {
+				return nil, err
+			}
+			defer done()
 			list, err := from.ListWithContext(ctx, o)
 			if err != nil {
 				told(err)
@@ -73,20 +91,42 @@ func reflect(ctx context.Context, from *cache.ListWatch, to cache.ReflectorStore
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o meta.ListOptions) (watch.Interface, error) {
+			done, err := s.turns.take(ctx)
+			if err != nil {
+				return nil, err
+			}
 			w, err := from.WatchWithContext(ctx, o)
-			if !refusesList(o, err) {
+			old := refusesList(o, err)
+			if !old {
 				told(err)
 			}
-			return w, err
+			if o.SendInitialEvents == nil || err != nil {
+				done()
+			}
+			if o.SendInitialEvents == nil {
+				return w, err
+			}
+			refused = cmp.Or(err, errBroken)
+			if old {
+				refused = nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			store.done = done
+			return readOnce{w, done}, nil
 		},
 	}
 	silent := klog.New(nil) // what there is to say note is told
-	r := cache.NewReflectorWithOptions(lw, nil, to, cache.ReflectorOptions{
-		Logger: &silent, Name: "egressd", Backoff: backoff(), Clock: endingClock{ctx: ctx},
+	r := cache.NewReflectorWithOptions(lw, nil, store, cache.ReflectorOptions{
+		Logger: &silent, Name: "egressd", Backoff: backoff(), Clock: endingClock{ctx: ctx}, MinWatchTimeout: watchTimeout,
 	})
 	r.MaxInternalErrorRetryDuration = retryMost
 	r.RunWithContext(klog.NewContext(ctx, silent))
 }
+
+// errBroken says that a list was begun and not ended.
+var errBroken = errors.New("the API server ended a list before it was complete")
 
 // refusesList says whether the API server does not know how to stream a list, which is
 // asked for in the old way then.
@@ -103,7 +143,7 @@ type definitions struct {
 
 // followDefinitions watches the kinds that the API server has, as they come and go.
 func (s *Informer) followDefinitions(ctx context.Context) {
-	reflect(ctx, s.clients.definitions(), definitions{ctx, s}, s.definitions.failed)
+	s.reflect(ctx, s.clients.definitions(), definitions{ctx, s}, s.definitions.failed)
 }
 
 func nameOf(v any) string {
@@ -204,24 +244,31 @@ var errNotServed = errors.New("defined, and not served in a version that is read
 // until ctx ends.
 func (t *table) watchDefined(ctx context.Context) {
 	_ = backoff().DelayWithReset(clock.RealClock{}, retryReset).Until(ctx, true, true, func(ctx context.Context) (bool, error) {
-		resource, err := t.source.clients.served(ctx, t.kind)
-		if err != nil {
-			if ctx.Err() == nil {
-				t.failed(err)
+		for _, v := range t.kind.versions {
+			t.watchVersion(ctx, v)
+			if ctx.Err() != nil {
+				return false, nil
 			}
-			return false, nil
 		}
-		t.source.mu.Lock()
-		t.apiVersion = resource.GroupVersion().String()
-		t.source.mu.Unlock()
-		of, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		reflect(of, t.source.clients.defined(resource), t, func(err error) {
-			t.failed(err)
-			if isNotFound(err) {
-				cancel(errNotServed)
-			}
-		})
+		t.failed(fmt.Errorf("%s is %w (%v)", t.kind.definition(), errNotServed, t.kind.versions))
 		return false, nil
+	})
+}
+
+// watchVersion watches a kind in a version, until ctx ends or the API server says that it
+// does not serve that.
+func (t *table) watchVersion(ctx context.Context, version string) {
+	resource := t.kind.version(version)
+	t.source.mu.Lock()
+	t.apiVersion = resource.GroupVersion().String()
+	t.source.mu.Unlock()
+	of, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t.source.reflect(of, t.source.clients.defined(resource), t, func(err error) {
+		if isNotFound(err) {
+			cancel()
+			return
+		}
+		t.failed(err)
 	})
 }
