@@ -38,7 +38,11 @@ func serviceMachine(t *testing.T, more ...string) *Machine {
 	t.Helper()
 	m := machine(t)
 	m.allow(t, "googleapis", world.GoogleAPIs)
-	must(t, m.Install(unit, append(more, beforeReload...)...), m.Boot())
+	must(t, m.Install(unit, more...), m.Boot())
+	if m.knowsNoReload(t) {
+		must(t, m.Write("systemd/system/"+unit+".d/reload.conf", beforeReload))
+		m.systemctl(t, "daemon-reload")
+	}
 	if kind, err := m.Show(unit, "Type"); err != nil || !strings.HasPrefix(kind, "notify") {
 		t.Fatalf("systemd takes it for one of type %s, and would not wait until it is ready: %v", kind, err)
 	}
@@ -51,7 +55,20 @@ func serviceMachine(t *testing.T, more ...string) *Machine {
 
 // beforeReload is what the unit says that systemd before version 253 needs, which Debian
 // 12 has.
-var beforeReload = []string{"ExecReload=/bin/kill -HUP $MAINPID"}
+const beforeReload = "[Service]\nExecReload=/bin/kill -HUP $MAINPID\n"
+
+// knowsNoReload tells whether systemd is older than Type=notify-reload.
+func (m *Machine) knowsNoReload(t *testing.T) bool {
+	t.Helper()
+	out, err := m.Systemctl("--version")
+	must(t, err)
+	var version int
+	if _, err := fmt.Sscanf(out, "systemd %d ", &version); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	t.Logf("systemd %d", version)
+	return version < 253
+}
 
 // nothingEscapes fails the test if a packet to the stranger leaves while f runs, though a
 // process knocks there all the time.
@@ -151,4 +168,31 @@ func TestWatchdog(t *testing.T) {
 		})
 	}
 	must(t, m.inFile("log", "Watchdog timeout"))
+}
+
+// TestVerify: systemd has nothing to say of the units, but what they say themselves of
+// its older versions.
+func TestVerify(t *testing.T) {
+	const older = "Failed to parse service type, ignoring: notify-reload"
+	m := machine(t)
+	must(t, m.Install(unit), m.Install(bootUnit), m.Unit("broken.service", "[Service]\nExecStart=/usr/local/bin/no-such-program\n"), m.Boot())
+	verify := func(name string) (found []string) {
+		// Its exit status says no more than what it prints.
+		out, err := m.Run("sh", "-c", "systemd-analyze verify --man=no /etc/systemd/system/"+name+" 2>&1 || true")
+		must(t, err)
+		for line := range strings.Lines(out) {
+			if !strings.Contains(line, older) {
+				found = append(found, line)
+			}
+		}
+		return found
+	}
+	for _, name := range []string{unit, bootUnit} {
+		if found := verify(name); len(found) > 0 {
+			t.Errorf("%s: %s", name, found)
+		}
+	}
+	if found := verify("broken.service"); len(found) == 0 {
+		t.Error("a unit that cannot start is fine, too")
+	}
 }
