@@ -222,50 +222,65 @@ func TestGateways(t *testing.T) {
 }
 
 // TestGatewaysRolledUnderLoad: the DaemonSet is rolled without one request from outside
-// that fails, by connections that are kept and by new ones.
+// that fails, by connections that are kept and by new ones. The twin is a daemon that is
+// killed: until the kubelet has started another one, requests fail.
 func TestGatewaysRolledUnderLoad(t *testing.T) {
 	n, _ := shopWithGateways(t)
-	ctx, stop := context.WithCancel(t.Context())
-	var visitors sync.WaitGroup
-	var counts []*visits
-	for _, at := range entrances(istioPort, apiPort) {
-		for _, fresh := range []bool{false, true} {
-			v := &visits{at: fmt.Sprintf("%s (new connections: %t)", at, fresh), client: n.visitor(at, fresh)}
-			counts = append(counts, v)
-			visitors.Go(func() { v.run(ctx) })
+	rolled := n.visited(t, func() {
+		before := n.process(t)
+		n.MustKubectl(t, "-n", system, "rollout", "restart", "daemonset")
+		if err := n.rollout(); err != nil {
+			t.Error(err)
 		}
-	}
-	before := n.process(t)
-	n.MustKubectl(t, "-n", system, "rollout", "restart", "daemonset")
-	err := n.rollout()
-	if after := n.process(t); after == before {
-		t.Error("the daemon is the one of before")
-	}
-	// The one of before has drained.
-	Eventually(t, 60*time.Second, func() error {
-		running, err := n.egressds()
-		if err == nil && len(running) != 1 {
-			err = fmt.Errorf("%d processes of egressd run", len(running))
+		if after := n.process(t); after == before {
+			t.Error("the daemon is the one of before")
 		}
-		return err
+		// The one of before has drained.
+		Eventually(t, 60*time.Second, func() error {
+			running, err := n.egressds()
+			if err == nil && len(running) != 1 {
+				err = fmt.Errorf("%d processes of egressd run", len(running))
+			}
+			return err
+		})
 	})
-	answered := make([]int, len(counts))
-	for i, v := range counts {
-		answered[i] = v.answers()
-	}
-	for i, v := range counts {
-		Eventually(t, 20*time.Second, func() error { return more(v.answers(), answered[i]) })
-	}
-	stop()
-	visitors.Wait()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, v := range counts {
+	for _, v := range rolled {
 		if len(v.failed) > 0 {
 			t.Errorf("%s: of %d requests %d failed, first %s, last %s", v.at, v.ok+len(v.failed), len(v.failed), v.failed[0], v.failed[len(v.failed)-1])
 		}
 	}
+	for _, v := range n.visited(t, func() { n.killEgressd(t) }) {
+		if len(v.failed) == 0 {
+			t.Errorf("%s: the daemon was killed, and none of %d requests failed", v.at, v.ok)
+		}
+	}
+}
+
+// visited runs f while clients outside of the node ask for the shop at all entrances, and
+// then until each has got one more answer.
+func (n *Node) visited(t *testing.T, f func()) (all []*visits) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	var visitors sync.WaitGroup
+	defer visitors.Wait()
+	defer stop()
+	goesOn := func() {
+		for _, v := range all {
+			before := v.answers()
+			Eventually(t, 60*time.Second, func() error { return more(v.answers(), before) })
+		}
+	}
+	for _, at := range entrances(istioPort, apiPort) {
+		for _, fresh := range []bool{false, true} {
+			v := &visits{at: fmt.Sprintf("%s (new connections: %t)", at, fresh), client: n.visitor(at, fresh)}
+			all = append(all, v)
+			visitors.Go(func() { v.run(ctx) })
+		}
+	}
+	goesOn()
+	f()
+	goesOn()
+	return all
 }
 
 // process is that of the daemon.
