@@ -321,6 +321,7 @@ func TestValues(t *testing.T) {
 	t.Run("takeover", func(t *testing.T) {
 		d := get[*apps.DaemonSet](t, objects(t, "{}"), "DaemonSet/egressd")
 		has(t, d.Spec.Template.Spec, "--takeover", true)
+		has(t, d.Spec.Template.Spec, "--stay", true)
 		u := d.Spec.UpdateStrategy.RollingUpdate
 		if u.MaxSurge.IntVal != 1 || u.MaxUnavailable.IntVal != 0 {
 			t.Errorf("%+v", u)

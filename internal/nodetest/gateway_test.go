@@ -244,6 +244,10 @@ func TestGatewaysRolledUnderLoad(t *testing.T) {
 			return err
 		})
 	})
+	// The container of before does not take over back, which would end the new one.
+	if out := n.MustKubectl(t, "-n", system, "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}"); out != "0" {
+		t.Errorf("containers of egressd were started again: %s", out)
+	}
 	for _, v := range rolled {
 		if len(v.failed) > 0 {
 			t.Errorf("%s: of %d requests %d failed, first %s, last %s", v.at, v.ok+len(v.failed), len(v.failed), v.failed[0], v.failed[len(v.failed)-1])
