@@ -64,6 +64,7 @@ for set in "${@:-test}"; do
 		need_command jq jq
 		need_command openssl openssl
 		need_command pgrep procps
+		need_file /lib/systemd/systemd systemd
 		;;
 	vm)
 		need_command qemu-system-x86_64 qemu-system-x86

@@ -23,16 +23,19 @@ var (
 )
 
 // commandsOf are the calls of egressd in what is installed: the containers' of manifests,
-// with the values of their ConfigMap, and those that units start.
+// with the values of the ConfigMap, which is in egressd.yaml, and those that units start.
 func commandsOf(t *testing.T, file string) (calls [][]string) {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "..", "deploy", file))
-	if err != nil {
-		t.Fatal(err)
+	read := func(name string) string {
+		data, err := os.ReadFile(filepath.Join("..", "..", "deploy", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
 	}
-	text := string(data)
+	text := read(file)
 	values := map[string]string{"NODE_NAME": "node1"}
-	for _, m := range setting.FindAllStringSubmatch(text, -1) {
+	for _, m := range setting.FindAllStringSubmatch(read("kubernetes/egressd.yaml"), -1) {
 		values[m[1]] = m[2]
 	}
 	for _, m := range unitCall.FindAllStringSubmatch(text, -1) {
@@ -73,7 +76,7 @@ func TestDeployedFlags(t *testing.T) {
 		}
 		return nil
 	}
-	for _, file := range []string{"kubernetes/egressd.yaml", "kubernetes/uninstall.yaml", "systemd/egressd.service", "systemd/egressd-boot.service"} {
+	for _, file := range []string{"kubernetes/egressd.yaml", "kubernetes/gateway.yaml", "kubernetes/uninstall.yaml", "systemd/egressd.service", "systemd/egressd-boot.service"} {
 		calls := commandsOf(t, file)
 		if len(calls) == 0 {
 			t.Errorf("%s does not call egressd", file)

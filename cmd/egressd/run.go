@@ -35,7 +35,7 @@ func runCommand(e env) *cobra.Command {
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
 	var drain, every time.Duration
-	var delegated, volatilePins, takeover bool
+	var delegated, volatilePins, takeover, stay bool
 	var onFailure string
 	var status, health, admin, adminGroup string
 	var adminRemote bool
@@ -157,13 +157,17 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			signal.Notify(reload, syscall.SIGHUP)
 			defer func() { signal.Stop(reload); close(reload) }()
 			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2)()
-			return notStarted(e, agent.Serve(cmd.Context(), o, func(a *agent.Agent) {
+			err = agent.Serve(cmd.Context(), o, func(a *agent.Agent) {
 				go func() {
 					for range reload {
 						a.Reload()
 					}
 				}()
-			}))
+			})
+			if err == nil && stay {
+				<-cmd.Context().Done()
+			}
+			return notStarted(e, err)
 		},
 	}
 	f.register(cmd, "info")
@@ -179,6 +183,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long open connections may continue when the daemon is stopped or another one has taken over")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take over from the daemon that runs on --state-dir, without a gap")
+	cmd.Flags().BoolVar(&stay, "stay", false, "when another daemon has taken over, go on without doing anything until SIGTERM: for a container that would be started again, and take over in its turn")
 	cmd.Flags().DurationVar(&every, "probe-interval", selfprobe.DefaultInterval, "how often the daemon tries DNS and the proxy as a workload does; after three rounds without an answer it is not ready; 0: never")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served: as for --status-address")

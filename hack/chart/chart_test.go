@@ -72,7 +72,7 @@ func objects(t *testing.T, text string) all {
 		if out[name] != nil && o.namespace == namespace {
 			t.Errorf("%s: there are two", name)
 		}
-		if o.kind == "ServiceMonitor" { // the operator's, of whose API this module has no types
+		if o.kind == "ServiceMonitor" || o.kind == "GatewayClass" { // this module has no types of these APIs
 			out[name] = &runtime.Unknown{Raw: []byte(o.text)}
 			continue
 		}
@@ -116,7 +116,7 @@ var matrix = map[string]string{
 	"read only": "{status: {write: false}}",
 	"secrets":   "{secrets: [{namespace: shop, names: [a, b]}, {namespace: web}]}",
 	"metrics":   "{metrics: {expose: true, serviceMonitor: {enabled: true, labels: {release: prometheus}}}}",
-	"gateway":   "{gateway: {enabled: true, selector: {istio: ingressgateway, zone: edge}, service: {enabled: true, annotations: {a: b}}}}",
+	"gateway":   "{gateway: {enabled: true, selector: {istio: ingressgateway, zone: edge}, class: {create: true}, service: {enabled: true, annotations: {a: b}}}}",
 	"gateways":  "{gateway: {enabled: true, nodeLabel: egressd.dev/gateway, service: {enabled: true, type: ClusterIP}}, affinity: {podAffinity: {}}}",
 	"pods":      "{podLabels: {a: b}, podAnnotations: {c: d}, tolerations: [], serviceAccount: {annotations: {e: f}}, resources: {}, seLinuxOptions: {}}",
 	"bpffs":     "{bpffs: {mount: true}, hostPaths: {run: /srv/egressd}}",
@@ -297,6 +297,17 @@ func TestValues(t *testing.T) {
 			t.Errorf("%v", s.Spec.Selector)
 		}
 	})
+	t.Run("class", func(t *testing.T) {
+		const name = "GatewayClass/egressd"
+		class := get[*runtime.Unknown](t, objects(t, matrix["gateway"]), name)
+		if !strings.Contains(string(class.Raw), "controllerName: egressd.dev/gateway") {
+			t.Errorf("nobody controls it: %s", class.Raw)
+		}
+		// Where the Gateway API is not installed, it would make the whole release fail.
+		if _, there := objects(t, matrix["gateways"])[name]; there {
+			t.Error("there is one that nobody asked for")
+		}
+	})
 	t.Run("unload", func(t *testing.T) {
 		d := get[*apps.DaemonSet](t, objects(t, "{unload: true}"), "DaemonSet/egressd")
 		spec := d.Spec.Template.Spec
@@ -310,6 +321,7 @@ func TestValues(t *testing.T) {
 	t.Run("takeover", func(t *testing.T) {
 		d := get[*apps.DaemonSet](t, objects(t, "{}"), "DaemonSet/egressd")
 		has(t, d.Spec.Template.Spec, "--takeover", true)
+		has(t, d.Spec.Template.Spec, "--stay", true)
 		u := d.Spec.UpdateStrategy.RollingUpdate
 		if u.MaxSurge.IntVal != 1 || u.MaxUnavailable.IntVal != 0 {
 			t.Errorf("%+v", u)
@@ -329,6 +341,7 @@ func TestRefused(t *testing.T) {
 		"{clusterCIDRs: [10.0.0.1]}": "clusterCIDRs",
 		"{metrics: {serviceMonitor: {enabled: true}}}":         "metrics.expose",
 		"{gateway: {service: {enabled: true}}}":                "gateway.enabled",
+		"{gateway: {class: {create: true}}}":                   "gateway.enabled",
 		"{policy: {files: {a: b}}}":                            "a",
 		"{policy: {files: {a.yaml: b}, existingConfigMap: c}}": "exclude each other",
 		"{secrets: [shop]}":                                    "secrets",

@@ -62,22 +62,44 @@ func manifests(chart string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	gateway, err := render(chart, map[string]any{"gateway": map[string]any{
+		"enabled": true, "class": map[string]any{"create": true}, "selector": gatewayLabels,
+	}})
+	if err != nil {
+		return nil, err
+	}
 	remove, err := render(chart, map[string]any{"unload": true})
 	if err != nil {
 		return nil, err
 	}
-	remove = slices.DeleteFunc(remove, func(o object) bool { return o.kind != "DaemonSet" })
 	return map[string][]byte{
 		"egressd.yaml": document(`Everything of egressd on Kubernetes, made from deploy/helm/egressd by "make manifests".
 docs/KUBERNETES.md says how to install, operate and remove it:
   kubectl apply -f egressd.yaml`, install),
+		"gateway.yaml": document(`The way in: egressd's pods with listeners for Gateways, and the GatewayClass egressd, made
+from deploy/helm/egressd by "make manifests". What --gateway-selector has is which Gateways
+they serve: of Istio's those with istio: ingressgateway, of the Gateway API's infra/edge.
+Apply it after egressd.yaml; egressd.yaml once more takes the listeners away:
+  kubectl apply -f gateway.yaml`, only(gateway, "DaemonSet", "GatewayClass")),
 		"uninstall.yaml": document(`What takes egressd out of the kernel of every node, made from deploy/helm/egressd by
 "make manifests": its pods take the places of the daemon's. "kubectl egress uninstall"
 does these steps as well:
   kubectl apply -f uninstall.yaml
   kubectl -n egressd-system rollout status daemonset/egressd
-  kubectl delete -f egressd.yaml`, remove),
+  kubectl delete -f egressd.yaml`, only(remove, "DaemonSet")),
 	}, nil
+}
+
+// gatewayLabels are those of the Gateways that deploy/kubernetes/gateway.yaml serves.
+var gatewayLabels = map[string]any{
+	"istio":                                  "ingressgateway",
+	"gateway.networking.k8s.io/gateway-name": "edge",
+	"egressd.dev/gateway-namespace":          "infra",
+}
+
+// only are the objects of some kinds.
+func only(objects []object, kinds ...string) []object {
+	return slices.DeleteFunc(objects, func(o object) bool { return !slices.Contains(kinds, o.kind) })
 }
 
 // object is one rendered object.

@@ -141,6 +141,7 @@ var floors = map[string][]string{
 	"./internal/machine":             {"./internal/world", "github.com/vishvananda/netlink", "golang.org/x/sys/unix", "gvisor.dev/gvisor/pkg/tcpip"},
 	"./internal/kubetest":            {"./internal/cgroup", "./internal/testenv", "k8s.io/", "golang.org/x/sys/unix"},
 	"./internal/nodetest":            {"./internal/kubetest", "./internal/testenv", "./internal/world"},
+	"./internal/systemdtest":         {"./internal/testenv", "./internal/world"},
 	"./internal/demo":                {"./examples", "./internal/world", "./policy"},
 	"./internal/learned/learnedtest": {"./policy", "./internal/hostname"},
 	"./internal/attack":              nil,
@@ -177,10 +178,11 @@ var keepers = []struct {
 	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},
 	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},
-	{"./internal/testenv", []string{"./internal/kubetest", "./internal/nodetest"}, []string{"*"}},
+	{"./internal/testenv", []string{"./internal/kubetest", "./internal/nodetest", "./internal/systemdtest"}, []string{"*"}},
 	{"./internal/kubetest", []string{"./internal/nodetest", "./hack/bench/kubernetes"}, []string{"*"}},
 	{"./internal/nodetest", nil, nil},
-	{"./internal/world", []string{"./internal/testenv", "./internal/nodetest", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/bench/kubernetes", "./hack/soak"}, []string{"*"}},
+	{"./internal/systemdtest", nil, nil},
+	{"./internal/world", []string{"./internal/testenv", "./internal/nodetest", "./internal/systemdtest", "./internal/machine", "./internal/demo", "./hack/bench", "./hack/bench/kubernetes", "./hack/soak"}, []string{"*"}},
 }
 
 func join(lists ...[]string) []string {

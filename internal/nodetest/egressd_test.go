@@ -49,18 +49,6 @@ func withEgressd(t *testing.T) *Node {
 }
 
 func (n *Node) install() error {
-	root, err := kubetest.Root()
-	if err != nil {
-		return err
-	}
-	text, err := os.ReadFile(filepath.Join(root, manifest))
-	if err != nil {
-		return err
-	}
-	if !imageOf.Match(text) {
-		return fmt.Errorf("%s names no image of egressd", manifest)
-	}
-	yaml := imageOf.ReplaceAllString(string(text), "${1}image: "+EgressdImage+"\n${1}imagePullPolicy: Never")
 	if err := n.LoadEgressd(); err != nil {
 		return err
 	}
@@ -72,18 +60,40 @@ func (n *Node) install() error {
 	if _, err := n.Kubectl("apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n", "apply", "-f", "-"); err != nil {
 		return err
 	}
+	if err := n.deploy(manifest); err != nil {
+		return err
+	}
+	return n.applySeed()
+}
+
+// deploy applies a file of deploy/, with the image of LoadEgressd, and waits until it
+// runs.
+func (n *Node) deploy(file string) error {
+	root, err := kubetest.Root()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		return err
+	}
+	if !imageOf.Match(text) {
+		return fmt.Errorf("%s names no image of egressd", file)
+	}
+	yaml := imageOf.ReplaceAllString(string(text), "${1}image: "+EgressdImage+"\n${1}imagePullPolicy: Never")
 	if _, err := n.Kubectl(yaml, "apply", "-f", "-"); err != nil {
 		return err
 	}
-	if err := n.rollout(); err != nil {
-		return err
-	}
-	return n.applySeed(root)
+	return n.rollout()
 }
 
 // applySeed gives the namespace default, from which they are for all, the
 // examples of the seed.
-func (n *Node) applySeed(root string) error {
+func (n *Node) applySeed() error {
+	root, err := kubetest.Root()
+	if err != nil {
+		return err
+	}
 	for _, name := range []string{"googleapis.yaml", "external-db-dns.yaml"} {
 		text, err := os.ReadFile(filepath.Join(root, "examples/seed", name))
 		if err != nil {

@@ -113,6 +113,8 @@ spec:
         - --kubernetes
         - --node-name=$(NODE_NAME)
         - --takeover
+        # The kubelet would start the container of before again, which would take over back.
+        - --stay
         - --mode=$(MODE)
         - --system-namespaces=$(SYSTEM_NAMESPACES)
         - --cluster-cidr=$(CLUSTER_CIDR)
