@@ -4,7 +4,6 @@ package forward
 
 import (
 	"cmp"
-	"context"
 	"net/http"
 	"strconv"
 	"strings"
@@ -92,8 +91,8 @@ func (x *exchange) percent(p float64) bool {
 func (x *exchange) fault(f *policy.Fault) bool {
 	if f.Delay > 0 && x.percent(f.DelayPercent) {
 		x.detail = "delay injected"
-		if !sleep(x.ctx, f.Delay) {
-			x.aborted(context.Cause(x.ctx))
+		if !sleep(x.context(), f.Delay) {
+			x.aborted(x.life.why())
 		}
 	}
 	if f.AbortStatus == 0 && f.AbortGRPC < 0 || !x.percent(f.AbortPercent) {

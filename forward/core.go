@@ -5,6 +5,7 @@ package forward
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -110,11 +112,16 @@ type Core struct {
 	server  *http.Server
 	served  chan struct{} // closed when server.Serve has returned
 
-	transports *transports
-	pool       *pool
-	buffers    copyBuffers
-	pipes      *pipePool
-	recycler   recycler
+	transport   *http.Transport // of HTTP/2
+	pool        *pool
+	buffers     copyBuffers
+	messages    http1.Buffers
+	watcher     *watcher
+	sweeper     *sweeper
+	lingering   atomic.Bool
+	safeRetries *policy.Retries
+	pipes       *pipePool
+	recycler    recycler
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
 }
@@ -140,19 +147,28 @@ type Stats struct {
 // New returns a Core that is ready to serve. Shutdown ends it.
 func New(o Options) *Core {
 	o.setDefaults()
+	w, err := newWatcher()
+	if err != nil {
+		// Out of descriptors or memory before the first connection.
+		panic(fmt.Errorf("forward: %w", err))
+	}
 	c := &Core{
 		o:       o,
+		watcher: w,
 		conns:   make(map[*conn]struct{}),
 		handoff: newHandoff(),
 		served:  make(chan struct{}),
 
-		transports: newTransports(),
-		pool:       newPool(o.Limits),
-		pipes:      newPipePool(),
-		recycler:   recycler{every: o.RecycleTimeout / 60},
-		fresh:      make(chan struct{}, maxFresh),
+		transport:   newTransport(),
+		safeRetries: safeRetries(),
+		pool:        newPool(o.Limits),
+		pipes:       newPipePool(),
+		recycler:    recycler{every: o.RecycleTimeout / 60},
+		fresh:       make(chan struct{}, maxFresh),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.sweeper = newSweeper(c)
+	c.pool.watcher = c.watcher
 	c.server = newServer(c)
 	go func() {
 		defer close(c.served)
@@ -235,7 +251,13 @@ func (c *Core) Recheck() {
 
 // Linger lets clients go: a connection ends when it has no request under way
 // (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
-func (c *Core) Linger() { c.server.SetKeepAlivesEnabled(false) }
+func (c *Core) Linger() {
+	c.lingering.Store(true)
+	for _, h := range c.sweeper.all() {
+		h.endIdle()
+	}
+	c.server.SetKeepAlivesEnabled(false)
+}
 
 // Idle says whether everything that Serve accepted has ended.
 func (c *Core) Idle() bool { return c.accepting.Load() == 0 }
@@ -253,8 +275,9 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		defer close(done)
 		c.serving.Wait()
 	}()
-	// Keep-alive connections end with their next response; its error is the
-	// context's, which is looked at below.
+	// Keep-alive connections end with their next response; the server's error is
+	// the context's, which is looked at below.
+	c.Linger()
 	_ = c.server.Shutdown(ctx)
 	var err error
 	select {
@@ -268,6 +291,8 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	}
 	c.pool.closeIdle(true)
 	c.pipes.close()
+	c.sweeper.close()
+	c.watcher.close()
 	_ = c.server.Close()
 	<-c.served
 	c.cancel()

@@ -35,7 +35,7 @@ func (x *exchange) retryPolicy() *policy.Retries {
 	if p := x.decision.RetryPolicy(); p != nil {
 		return p
 	}
-	return safeRetries()
+	return x.core.safeRetries
 }
 
 // outcome is what is known of an attempt that failed.
@@ -56,7 +56,7 @@ func (c *upstreamConn) outcome(err error, wrote bool) outcome {
 		return outcome{sent: wrote && !refused, unprocessed: refused || !wrote}
 	}
 	sent := c.sent.Load() > 0
-	return outcome{sent: sent, unprocessed: !sent, spent: c.used() && !c.in.began()}
+	return outcome{sent: sent, unprocessed: !sent, spent: c.used() && !c.http1.answered()}
 }
 
 // maxUnprocessed is how often a request is sent again that no upstream has acted
@@ -65,12 +65,12 @@ const maxUnprocessed = 5
 
 // roundTrip makes attempts until one is good, none is left, or the request
 // can't be sent again.
-func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Response, error) {
+func (x *exchange) roundTrip(u *policy.Upstream, out *outgoing) (*response, error) {
 	p := x.retryPolicy()
 	fresh := x.needsFresh(u)
 	for try, free := 0, 0; ; {
 		resp, o, err := x.attempt(u, out, p.PerTryTimeout, fresh)
-		if x.ctx.Err() != nil || x.body != nil && !x.body.replayable() {
+		if x.life.why() != nil || x.body != nil && !x.body.replayable() {
 			return resp, err
 		}
 		switch {
@@ -84,15 +84,15 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 		fresh = fresh || o.spent
 		if resp != nil {
 			_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
-			resp.Body.Close()
+			resp.Done()
 		}
 		x.retries++
 		x.tried = append(x.tried, x.up.key)
 		if o.spent {
 			continue // on a connection of its own, at once
 		}
-		if !sleep(x.ctx, backoff(p.Backoff, try+free-1, x.core.o.Rand())) {
-			return nil, x.ctx.Err()
+		if !sleep(x.context(), backoff(p.Backoff, try+free-1, x.core.o.Rand())) {
+			return nil, x.life.why()
 		}
 	}
 }
@@ -128,7 +128,7 @@ func (x *exchange) idempotent() bool {
 // connection ends, unless it can be repeated.
 func (x *exchange) needsFresh(u *policy.Upstream) bool {
 	_, shared := x.conn.ups.sharing(u)
-	return shared && x.in.requests.Load() == 1 && !x.idempotent()
+	return shared && x.number == 1 && !x.idempotent()
 }
 
 // backoff is the fully jittered exponential wait after attempt try (0, 1...).
@@ -142,7 +142,7 @@ func backoff(base time.Duration, try int, r uint64) time.Duration {
 
 // retriable says whether the outcome of an attempt is one that p names
 // (Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on).
-func retriable(p *policy.Retries, resp *http.Response, sent bool, err error) bool {
+func retriable(p *policy.Retries, resp *response, sent bool, err error) bool {
 	if dial.Refused(err) || isLimit(err) {
 		return false
 	}
@@ -172,7 +172,7 @@ func retriableError(token string, sent bool, err error) bool {
 	return false
 }
 
-func retriableResponse(token string, codes []int, resp *http.Response) bool {
+func retriableResponse(token string, codes []int, resp *response) bool {
 	status := resp.StatusCode
 	switch token {
 	case "5xx":

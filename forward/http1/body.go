@@ -13,8 +13,8 @@ import (
 // Body is the body of one message. Reading gives what is there, without waiting for
 // more; the last bytes come with io.EOF when the end is known then.
 type Body struct {
-	r      *Reader
-	length int64 // as in Request and Response
+	r      *MessageReader
+	length int64 // as in RequestHead and ResponseHead
 	left   int64 // of the length
 	rest   int64
 	chunks chunks
@@ -24,7 +24,7 @@ type Body struct {
 }
 
 // Begin begins the body behind a head that was read from r.
-func (b *Body) Begin(r *Reader, length int64) {
+func (b *Body) Begin(r *MessageReader, length int64) {
 	trailer := b.chunks.trailer[:0]
 	*b = Body{r: r, length: length, left: max(length, 0)}
 	b.chunks.trailer = trailer
@@ -35,6 +35,21 @@ func (b *Body) Begin(r *Reader, length int64) {
 
 // Ended says whether the body was read to its end.
 func (b *Body) Ended() bool { return b.err == io.EOF } //nolint:errorlint // set here only
+
+// Ready says whether Read would not wait.
+func (b *Body) Ready() bool {
+	switch {
+	case b.err != nil:
+		return true
+	case b.length == Chunked:
+		if err := b.frame(); err != nil {
+			b.err = err
+			return true
+		}
+		return b.chunks.state == inData && len(b.r.Buffered()) > 0
+	}
+	return len(b.r.Buffered()) > 0
+}
 
 // Rest is how much of the same chunk follows what was read last, in bytes.
 func (b *Body) Rest() int64 { return b.rest }

@@ -17,8 +17,8 @@ const (
 	ToTheEnd int64 = -2 // of the connection
 )
 
-// Request is the head of a request.
-type Request struct {
+// RequestHead is the head of a request.
+type RequestHead struct {
 	Method, Target string
 	Minor          int // of the version: 0 or 1
 	Fields         field.List
@@ -31,8 +31,8 @@ type Request struct {
 	Continue bool
 }
 
-// Response is the head of a response.
-type Response struct {
+// ResponseHead is the head of a response.
+type ResponseHead struct {
 	Status int
 	Reason string
 	Minor  int
@@ -57,9 +57,9 @@ type framing struct {
 
 // Parse reads a head, which ends with its empty line. The strings of r are parts
 // of it.
-func (r *Request) Parse(head []byte) error {
+func (r *RequestHead) Parse(head []byte) error {
 	s := view(head)
-	*r = Request{Fields: r.Fields[:0]}
+	*r = RequestHead{Fields: r.Fields[:0]}
 	line, rest, bare := cutLine(s)
 	method, more, ok := strings.Cut(line, " ")
 	target, version, ok2 := strings.Cut(more, " ")
@@ -81,7 +81,7 @@ func (r *Request) Parse(head []byte) error {
 }
 
 // judge says how the request goes on, or why nobody can know.
-func (r *Request) judge(f *framing) (err error) {
+func (r *RequestHead) judge(f *framing) (err error) {
 	switch {
 	case f.folded:
 		return ErrFolded
@@ -110,7 +110,7 @@ func (r *Request) judge(f *framing) (err error) {
 }
 
 // only leaves one of n equal fields.
-func (r *Request) only(name string, n int) {
+func (r *RequestHead) only(name string, n int) {
 	if n > 1 {
 		r.Fields.Set(name, r.Fields.Get(name))
 	}
@@ -119,10 +119,10 @@ func (r *Request) only(name string, n int) {
 // Parse reads the head of a response to a request with the method, which ends with
 // its empty line. The strings of r are parts of it; fields that were folded over
 // lines have blanks in place of the line ends.
-func (r *Response) Parse(head []byte, method string) error {
+func (r *ResponseHead) Parse(head []byte, method string) error {
 	unfold(head)
 	s := view(head)
-	*r = Response{Fields: r.Fields[:0]}
+	*r = ResponseHead{Fields: r.Fields[:0]}
 	line, rest, _ := cutLine(s)
 	version, more, ok := strings.Cut(line, " ")
 	code, reason, _ := strings.Cut(more, " ")
@@ -143,7 +143,7 @@ func (r *Response) Parse(head []byte, method string) error {
 	return r.judge(&f, method)
 }
 
-func (r *Response) judge(f *framing, method string) (err error) {
+func (r *ResponseHead) judge(f *framing, method string) (err error) {
 	r.Close = f.close || r.Minor == 0 && !f.keepAlive
 	if f.lengths > 0 {
 		if r.Length, err = parseLength(f.length); err != nil {
@@ -239,7 +239,7 @@ func parseFields(into *field.List, s string, ends lineEnd, f *framing) error {
 		if !all(value, isText) {
 			return ErrFieldValue
 		}
-		list = append(list, field.Field{Name: name, Value: value, Line: line})
+		list = append(list, field.Entry{Name: name, Value: value, Line: line})
 		*into = list
 		if err := f.note(&list[len(list)-1]); err != nil {
 			return err
@@ -252,7 +252,7 @@ func parseFields(into *field.List, s string, ends lineEnd, f *framing) error {
 
 // note remembers what a field says of framing. Such fields go on in their plain
 // form.
-func (f *framing) note(x *field.Field) error {
+func (f *framing) note(x *field.Entry) error {
 	name, value := x.Name, x.Value
 	switch len(name) {
 	case len("Host"):

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package http1 reads and writes messages of HTTP/1 (RFC 9112). A message has
-// exactly one reading or is refused with an Error that names the reason. What is
+// exactly one reading or is refused with an MalformedError that names the reason. What is
 // read lies in pooled buffers: the strings of a head are good until the next head
-// is read from the same Reader.
+// is read from the same MessageReader.
 package http1
+
+import "github.com/egressd/egressd/internal/field"
 
 // Bounds of what is read, in bytes.
 const (
@@ -21,37 +23,37 @@ const (
 	MaxTrailer = 16 << 10
 )
 
-// Error is why a message is refused. Status is what a client is told.
-type Error struct {
+// MalformedError is why a message is refused. Status is what a client is told.
+type MalformedError struct {
 	Reason string
 	Status int
 }
 
-func (e *Error) Error() string { return e.Reason }
+func (e *MalformedError) Error() string { return e.Reason }
 
 // Why a message is refused.
 var (
-	ErrRequestLine   = &Error{"the request line is malformed", 400}
-	ErrStatusLine    = &Error{"the status line is malformed", 502}
-	ErrVersion       = &Error{"the version of HTTP is not 1.0 or 1.1", 505}
-	ErrHeadTooLarge  = &Error{"the header is too large", 431}
-	ErrLineEnd       = &Error{"lines end in different ways", 400}
-	ErrFieldName     = &Error{"the name of a field is malformed", 400}
-	ErrFieldValue    = &Error{"the value of a field has a control character", 400}
-	ErrFolded        = &Error{"request framing: a field that is folded over lines", 400}
-	ErrHosts         = &Error{"there are several Host fields", 400}
-	ErrNoHost        = &Error{"no host", 400}
-	ErrLength        = &Error{"request framing: Content-Length is no number", 400}
-	ErrLengths       = &Error{"request framing: Content-Length is there with different values", 400}
-	ErrCoding        = &Error{"the Transfer-Encoding is not supported", 501}
-	ErrCodingOld     = &Error{"Transfer-Encoding in HTTP/1.0", 400}
-	ErrLengthCoding  = &Error{"request framing: both Content-Length and Transfer-Encoding", 400}
-	ErrChunkSize     = &Error{"the size of a chunk is malformed", 400}
-	ErrChunkEnd      = &Error{"a chunk does not end where it should", 400}
-	ErrChunkLine     = &Error{"the size of a chunk and its extensions are too long", 400}
-	ErrChunkExcess   = &Error{"a chunked body has too much beside data", 400}
-	ErrTrailerTooBig = &Error{"the trailer is too large", 400}
-	ErrTrailer       = &Error{"the trailer is malformed", 400}
+	ErrRequestLine   = &MalformedError{"the request line is malformed", 400}
+	ErrStatusLine    = &MalformedError{"the status line is malformed", 502}
+	ErrVersion       = &MalformedError{"the version of HTTP is not 1.0 or 1.1", 505}
+	ErrHeadTooLarge  = &MalformedError{"the header is too large", 431}
+	ErrLineEnd       = &MalformedError{"lines end in different ways", 400}
+	ErrFieldName     = &MalformedError{"the name of a field is malformed", 400}
+	ErrFieldValue    = &MalformedError{"the value of a field has a control character", 400}
+	ErrFolded        = &MalformedError{"request framing: a field that is folded over lines", 400}
+	ErrHosts         = &MalformedError{"there are several Host fields", 400}
+	ErrNoHost        = &MalformedError{"no host", 400}
+	ErrLength        = &MalformedError{"request framing: Content-Length is no number", 400}
+	ErrLengths       = &MalformedError{"request framing: Content-Length is there with different values", 400}
+	ErrCoding        = &MalformedError{"the Transfer-Encoding is not supported", 501}
+	ErrCodingOld     = &MalformedError{"Transfer-Encoding in HTTP/1.0", 400}
+	ErrLengthCoding  = &MalformedError{"request framing: both Content-Length and Transfer-Encoding", 400}
+	ErrChunkSize     = &MalformedError{"the size of a chunk is malformed", 400}
+	ErrChunkEnd      = &MalformedError{"a chunk does not end where it should", 400}
+	ErrChunkLine     = &MalformedError{"the size of a chunk and its extensions are too long", 400}
+	ErrChunkExcess   = &MalformedError{"a chunked body has too much beside data", 400}
+	ErrTrailerTooBig = &MalformedError{"the trailer is too large", 400}
+	ErrTrailer       = &MalformedError{"the trailer is malformed", 400}
 )
 
 // What bytes may be.
@@ -80,6 +82,19 @@ var class = func() (t [256]byte) {
 	}
 	return t
 }()
+
+// ValidMethod says whether s may be a method.
+func ValidMethod(s string) bool { return s != "" && all(s, isToken) }
+
+// Valid says whether the fields may be written: nothing in them ends a line.
+func Valid(l field.List) bool {
+	for i := range l {
+		if l[i].Name == "" || !all(l[i].Name, isToken) || !all(l[i].Value, isText) {
+			return false
+		}
+	}
+	return true
+}
 
 func all(s string, what byte) bool {
 	for i := range len(s) {

@@ -29,8 +29,8 @@ func (s source) Await(get func() []byte, put func()) (int, error) {
 	return n, err
 }
 
-func readerOf(r io.Reader, requests bool) *Reader {
-	return NewReader(source{r}, new(Buffers), requests)
+func readerOf(r io.Reader, requests bool) *MessageReader {
+	return NewMessageReader(source{r}, new(Buffers), requests)
 }
 
 // read is what is read of a stream of messages.
@@ -45,7 +45,7 @@ type read struct {
 func readRequests(in io.Reader) (all read) {
 	r := readerOf(in, true)
 	defer r.Free()
-	var q Request
+	var q RequestHead
 	var b Body
 	for {
 		head, err := r.Head(MaxRequestHead)
@@ -180,7 +180,7 @@ func TestResponses(t *testing.T) {
 		{"another coding", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", ErrCoding, 0, false},
 		{"coding in HTTP/1.0", "GET", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", ErrCoding, 0, false},
 	} {
-		var r Response
+		var r ResponseHead
 		err := r.Parse([]byte(tt.raw), tt.method)
 		if !errors.Is(err, tt.err) || err == nil && (r.Length != tt.length || r.Close != tt.close) {
 			t.Errorf("%s: %v, %d, close %t", tt.name, err, r.Length, r.Close)
@@ -230,7 +230,7 @@ func TestAsItComes(t *testing.T) {
 // TestNoBuffers: a Reader without anything in it has none.
 func TestNoBuffers(t *testing.T) {
 	r := readerOf(strings.NewReader(start+"Content-Length: 2\r\n\r\nhi"), true)
-	var q Request
+	var q RequestHead
 	head, err := r.Head(MaxRequestHead)
 	if err != nil || q.Parse(head) != nil {
 		t.Fatal(err)
@@ -247,7 +247,7 @@ func TestNoBuffers(t *testing.T) {
 }
 
 // asHTTP says whether net/http reads the same of a head.
-func asHTTP(t *testing.T, raw []byte, q *Request, h *http.Request) {
+func asHTTP(t *testing.T, raw []byte, q *RequestHead, h *http.Request) {
 	t.Helper()
 	length := map[bool]int64{true: -1, false: max(q.Length, 0)}[q.Length == Chunked]
 	if h.Method != q.Method || h.RequestURI != q.Target || h.ContentLength != length || (len(h.TransferEncoding) > 0) != (q.Length == Chunked) {
@@ -292,7 +292,7 @@ func FuzzRequests(f *testing.F) {
 		r := readerOf(bytes.NewReader(raw), true)
 		defer r.Free()
 		head, err := r.Head(MaxRequestHead)
-		var q Request
+		var q RequestHead
 		if err != nil || q.Parse(head) != nil {
 			return
 		}
@@ -327,7 +327,7 @@ func FuzzResponses(f *testing.F) {
 		r := readerOf(bytes.NewReader(bytes.Clone(raw)), false)
 		defer r.Free()
 		head, err := r.Head(MaxResponseHead)
-		var p Response
+		var p ResponseHead
 		if err != nil || p.Parse(head, method) != nil || p.Status < 200 || bytes.Contains(raw, []byte("\n ")) || bytes.Contains(raw, []byte("\n\t")) {
 			return
 		}
@@ -353,7 +353,7 @@ const usual = "GET /index.html?a=b HTTP/1.1\r\nHost: www.example.com\r\nUser-Age
 	"Accept: text/html,application/xhtml+xml\r\nAccept-Language: en\r\nAccept-Encoding: gzip, br\r\nConnection: keep-alive\r\nCookie: a=b; c=d\r\n\r\n"
 
 func BenchmarkRequest(b *testing.B) {
-	var q Request
+	var q RequestHead
 	head := []byte(usual)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(head)))
@@ -370,7 +370,7 @@ func TestNoAllocations(t *testing.T) {
 	in := bytes.NewReader(nil)
 	r := readerOf(in, true)
 	defer r.Free()
-	var q Request
+	var q RequestHead
 	var b Body
 	raw, out := []byte(usual), make([]byte, 0, 4096)
 	n := testing.AllocsPerRun(100, func() {

@@ -46,7 +46,7 @@ func (b *Buffers) Put(p *[]byte) {
 	}
 }
 
-// Source is where a Reader's bytes come from.
+// Source is where a MessageReader's bytes come from.
 type Source interface {
 	io.Reader
 	// Await is Read with a buffer that get returns when there is something to be
@@ -54,9 +54,9 @@ type Source interface {
 	Await(get func() []byte, put func()) (int, error)
 }
 
-// Reader reads messages of one connection, one after the other. It has no buffer
+// MessageReader reads messages of one connection, one after the other. It has no buffer
 // while there is nothing in it.
-type Reader struct {
+type MessageReader struct {
 	src  Source
 	pool *Buffers
 	// Requests: empty lines before a head are none of it (RFC 9112, 2.2).
@@ -72,15 +72,15 @@ type Reader struct {
 	putFn func()
 }
 
-// NewReader returns a Reader of requests, or of responses.
-func NewReader(src Source, pool *Buffers, requests bool) *Reader {
-	r := &Reader{src: src, pool: pool, requests: requests}
+// NewMessageReader returns a MessageReader of requests, or of responses.
+func NewMessageReader(src Source, pool *Buffers, requests bool) *MessageReader {
+	r := &MessageReader{src: src, pool: pool, requests: requests}
 	r.getFn, r.putFn = r.get, r.put
 	return r
 }
 
 // Unread puts p before what comes.
-func (r *Reader) Unread(p []byte) {
+func (r *MessageReader) Unread(p []byte) {
 	if len(p) == 0 {
 		return
 	}
@@ -91,7 +91,7 @@ func (r *Reader) Unread(p []byte) {
 }
 
 // Buffered is what was received and not yet read.
-func (r *Reader) Buffered() []byte {
+func (r *MessageReader) Buffered() []byte {
 	if r.buf != nil && r.r < r.w {
 		return (*r.buf)[r.r:r.w]
 	}
@@ -102,7 +102,7 @@ func (r *Reader) Buffered() []byte {
 }
 
 // Within says whether a part of a message is there, but for empty lines.
-func (r *Reader) Within() bool {
+func (r *MessageReader) Within() bool {
 	for _, c := range r.Buffered() {
 		if c != '\r' && c != '\n' {
 			return true
@@ -112,7 +112,7 @@ func (r *Reader) Within() bool {
 }
 
 // Free gives the buffers back; what is in them is lost.
-func (r *Reader) Free() {
+func (r *MessageReader) Free() {
 	r.pool.Put(r.buf)
 	r.pool.Put(r.more)
 	r.buf, r.more, r.r, r.w, r.s, r.t, r.seen = nil, nil, 0, 0, 0, 0, 0
@@ -120,7 +120,7 @@ func (r *Reader) Free() {
 
 // Release gives back the buffers that nothing is in. The last head is not to be used
 // any more.
-func (r *Reader) Release() {
+func (r *MessageReader) Release() {
 	if r.more != nil {
 		r.pool.Put(r.buf)
 		r.buf, r.r, r.w = r.more, r.s, r.t
@@ -131,23 +131,26 @@ func (r *Reader) Release() {
 	}
 }
 
-func (r *Reader) get() []byte {
+func (r *MessageReader) get() []byte {
 	if r.buf == nil {
 		r.buf = r.pool.Get(smallBuffer)
 	}
 	return (*r.buf)[r.w:]
 }
 
-func (r *Reader) put() {
+func (r *MessageReader) put() {
 	if r.r == r.w {
 		r.Free()
 	}
 }
 
+// version is what responses begin with.
+const version = "HTTP/1."
+
 // Head returns the next head, with its empty line. It may be called again when
 // the error was one of the source that passes. At the end between two messages it
 // is io.EOF.
-func (r *Reader) Head(limit int) ([]byte, error) {
+func (r *MessageReader) Head(limit int) ([]byte, error) {
 	r.Release()
 	for {
 		if r.requests && r.seen == 0 {
@@ -156,6 +159,9 @@ func (r *Reader) Head(limit int) ([]byte, error) {
 			}
 		}
 		there := r.Buffered()
+		if n := min(len(there), len(version)); !r.requests && string(there[:n]) != version[:n] {
+			return nil, ErrStatusLine
+		}
 		if end := headEnd(there, r.seen); end > limit || end < 0 && len(there) > limit {
 			return nil, ErrHeadTooLarge
 		} else if end >= 0 {
@@ -173,7 +179,7 @@ func (r *Reader) Head(limit int) ([]byte, error) {
 }
 
 // fill reads once, behind what is there.
-func (r *Reader) fill() error {
+func (r *MessageReader) fill() error {
 	if r.r == r.w {
 		r.Free()
 		n, err := r.src.Await(r.getFn, r.putFn)
@@ -193,7 +199,7 @@ func (r *Reader) fill() error {
 	return r.filled(n, err)
 }
 
-func (r *Reader) filled(n int, err error) error {
+func (r *MessageReader) filled(n int, err error) error {
 	r.w += n
 	if n > 0 {
 		return nil
@@ -205,7 +211,7 @@ func (r *Reader) filled(n int, err error) error {
 }
 
 // read reads into p what is there, or else from the source.
-func (r *Reader) read(p []byte) (int, error) {
+func (r *MessageReader) read(p []byte) (int, error) {
 	if there := r.Buffered(); len(there) > 0 {
 		n := copy(p, there)
 		r.took(n)
@@ -215,7 +221,7 @@ func (r *Reader) read(p []byte) (int, error) {
 }
 
 // took says that n bytes of what was Buffered are read.
-func (r *Reader) took(n int) {
+func (r *MessageReader) took(n int) {
 	if r.buf != nil && r.r < r.w {
 		r.r += n
 		return
@@ -226,7 +232,7 @@ func (r *Reader) took(n int) {
 }
 
 // refill reads more behind a head that is still in use, when nothing is Buffered.
-func (r *Reader) refill() error {
+func (r *MessageReader) refill() error {
 	if r.more == nil {
 		r.more, r.s, r.t = r.pool.Get(largeBuffer), 0, 0
 	}

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Field is one field of a header or trailer.
-type Field struct {
+// Entry is one field of a header or trailer.
+type Entry struct {
 	Name, Value string
 	// Line is the field as it came, name, colon and blanks included, without the
 	// end of the line; "" when it was made or changed here.
@@ -20,10 +20,10 @@ type Field struct {
 
 // List is a header or a trailer. Names are compared without regard to case. The
 // zero value is empty and ready to use.
-type List []Field
+type List []Entry
 
 // Append appends f, as it goes on a line, to dst.
-func (f *Field) Append(dst []byte) []byte {
+func (f *Entry) Append(dst []byte) []byte {
 	if f.Line != "" {
 		return append(append(dst, f.Line...), "\r\n"...)
 	}
@@ -102,7 +102,7 @@ func (l *List) Set(name, value string) {
 }
 
 // Add adds a field behind the others.
-func (l *List) Add(name, value string) { *l = append(*l, Field{Name: name, Value: value}) }
+func (l *List) Add(name, value string) { *l = append(*l, Entry{Name: name, Value: value}) }
 
 // Del removes all fields of a name.
 func (l *List) Del(name string) { l.delFrom(name, 0) }
@@ -124,7 +124,7 @@ func (l *List) delFrom(name string, from int) {
 }
 
 // DelFunc removes the fields of which del is true.
-func (l *List) DelFunc(del func(*Field) bool) {
+func (l *List) DelFunc(del func(*Entry) bool) {
 	all, n := *l, 0
 	for i := range all {
 		if !del(&all[i]) {

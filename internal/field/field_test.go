@@ -9,7 +9,7 @@ import (
 
 func of(pairs ...string) (l List) {
 	for i := 0; i < len(pairs); i += 2 {
-		l = append(l, Field{pairs[i], pairs[i+1], pairs[i] + ":" + pairs[i+1]})
+		l = append(l, Entry{pairs[i], pairs[i+1], pairs[i] + ":" + pairs[i+1]})
 	}
 	return l
 }
@@ -36,7 +36,7 @@ func TestChanges(t *testing.T) {
 		"add":            {func(l *List) { l.Add("b", "3") }, "x-A:1\r\nB:2\r\nX-a:3\r\nb: 3\r\n"},
 		"remove":         {func(l *List) { l.Del("X-A") }, "B:2\r\n"},
 		"remove none":    {func(l *List) { l.Del("C") }, "x-A:1\r\nB:2\r\nX-a:3\r\n"},
-		"remove some":    {func(l *List) { l.DelFunc(func(f *Field) bool { return f.Value > "1" }) }, "x-A:1\r\n"},
+		"remove some":    {func(l *List) { l.DelFunc(func(f *Entry) bool { return f.Value > "1" }) }, "x-A:1\r\n"},
 	} {
 		l := of("x-A", "1", "B", "2", "X-a", "3")
 		before := l.Clone()

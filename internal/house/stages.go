@@ -55,11 +55,11 @@ var Orders = []Order{
 		{"start", "new run start exec"},
 	}},
 	{"./forward", 8, []Stage{
-		{"contract", "forward target path authority trailer"},
+		{"contract", "forward target path authority trailer message answer life"},
 		{"connection", "core conn limits accept budget buffers"},
-		{"bytes", "peeked pipes splice idle body"},
-		{"upstreams", "draw heads transport upstreams upstream_conn pool recycle likeness"},
+		{"bytes", "peeked pipes splice source watch"},
+		{"upstreams", "draw transport http1_upstream upstreams upstream_conn parked pool recycle"},
 		{"opaque", "l4"},
-		{"HTTP", "actions rewrite grpc http_* attempt retry upgrade"},
+		{"HTTP", "body idle sweep actions rewrite grpc http_* http1_conn http1_answer http1_send attempt retry upgrade"},
 	}},
 }
