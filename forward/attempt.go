@@ -54,15 +54,15 @@ func (x *exchange) attempt(u *policy.Upstream, out *outgoing, perTry time.Durati
 	if x.body != nil {
 		body = x.body.next()
 	}
-	var wrote atomic.Bool
+	wrote := false
 	if c.http1 != nil {
 		x.moved()
 		resp, err = x.roundTrip1(c, out, body)
 	} else {
-		resp, err = x.roundTrip2(try.context(), c, out, body, &wrote)
+		resp, wrote, err = x.roundTrip2(try.context(), c, out, body)
 	}
 	if err != nil {
-		o = c.outcome(err, wrote.Load())
+		o = c.outcome(err, wrote)
 		if cause := x.stopped(try); cause != nil {
 			return nil, o, cause
 		}
@@ -145,8 +145,9 @@ func (t *try) stop() {
 	}
 }
 
-// roundTrip2 sends a request on c, which speaks HTTP/2.
-func (x *exchange) roundTrip2(ctx context.Context, c *upstreamConn, out *outgoing, body *attemptBody, wrote *atomic.Bool) (*response, error) {
+// roundTrip2 sends a request on c, which speaks HTTP/2. sent: its head was written.
+func (x *exchange) roundTrip2(ctx context.Context, c *upstreamConn, out *outgoing, body *attemptBody) (_ *response, sent bool, err error) {
+	var wrote atomic.Bool
 	ctx, cancel := context.WithCancelCause(ctx)
 	x.release(func() { cancel(errDone) })
 	informational := &informational{x: x}
@@ -162,14 +163,14 @@ func (x *exchange) roundTrip2(ctx context.Context, c *upstreamConn, out *outgoin
 	resp, err := c.client.RoundTrip(req)
 	informational.stop()
 	if err != nil {
-		return nil, err
+		return nil, wrote.Load(), err
 	}
 	answer := responseOf(resp)
 	if !http1.Valid(answer.Header) {
 		answer.Done()
-		return nil, http1.ErrFieldValue
+		return nil, true, http1.ErrFieldValue
 	}
-	return answer, nil
+	return answer, true, nil
 }
 
 // request is the request for net/http. The target keeps its bytes: Opaque is written

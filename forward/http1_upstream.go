@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/field"
 )
@@ -50,10 +48,7 @@ func (u *http1Up) usable() bool {
 
 // quiet says whether the upstream neither ended the connection nor sent what nobody
 // asked for.
-func (u *http1Up) quiet() bool {
-	_, err := u.src.peekAt()
-	return err == unix.EAGAIN //nolint:errorlint // an errno
-}
+func (u *http1Up) quiet() bool { return u.src.quiet() }
 
 func (c *upstreamConn) write(b []byte) error {
 	n, err := c.Conn.Write(b)

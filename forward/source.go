@@ -29,8 +29,10 @@ type source struct {
 	n   int
 	err error
 
-	tryFn func(uintptr) bool
-	ackFn func(uintptr)
+	tryFn  func(uintptr) bool
+	ackFn  func(uintptr)
+	pollFn func(uintptr)
+	poll   [1]unix.PollFd
 }
 
 func (s *source) open(nc net.Conn) {
@@ -38,7 +40,7 @@ func (s *source) open(nc net.Conn) {
 	if sc, ok := nc.(syscall.Conn); ok {
 		s.raw, _ = sc.SyscallConn() // without it there are buffers
 	}
-	s.tryFn, s.ackFn = s.try, quickAck
+	s.tryFn, s.ackFn, s.pollFn = s.try, quickAck, s.pollAt
 }
 
 // Read reads on within a message.
@@ -98,6 +100,21 @@ func (s *source) try(fd uintptr) bool {
 // of a message (RFC 896) waits for nothing.
 func quickAck(fd uintptr) {
 	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
+}
+
+// quiet says whether nothing has come, neither bytes nor the end.
+func (s *source) quiet() bool {
+	if s.raw == nil {
+		return true
+	}
+	return s.raw.Control(s.pollFn) == nil && s.poll[0].Revents == 0
+}
+
+func (s *source) pollAt(fd uintptr) {
+	s.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}
+	if _, err := unix.Poll(s.poll[:], 0); err != nil {
+		s.poll[0].Revents = 0 // the next read tells
+	}
 }
 
 // peekAt says whether there are bytes to be read, or the end (0), without waiting.
