@@ -182,7 +182,10 @@ func (o *outgoing) request() *http.Request {
 	if strings.HasPrefix(o.Path, "//") {
 		target.Opaque = "//" + o.Authority + o.Path
 	}
-	header := http.Header(o.Header.Map(textproto.CanonicalMIMEHeaderKey))
+	header := make(http.Header, len(o.Header))
+	for i := range o.Header { // net/http may use it longer than the exchange lasts
+		header.Add(strings.Clone(o.Header[i].Name), strings.Clone(o.Header[i].Value))
+	}
 	for _, name := range []string{"Host", "Connection", "Content-Length", "Transfer-Encoding", "Trailer"} {
 		delete(header, name)
 	}

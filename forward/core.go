@@ -5,7 +5,6 @@ package forward
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -149,8 +148,7 @@ func New(o Options) *Core {
 	o.setDefaults()
 	w, err := newWatcher()
 	if err != nil {
-		// Out of descriptors or memory before the first connection.
-		panic(fmt.Errorf("forward: %w", err))
+		o.Log.Warn("clients that go away while they wait for an answer are noticed only when it comes: no descriptor was to be had; restart egressd with more", "error", err)
 	}
 	c := &Core{
 		o:       o,

@@ -35,7 +35,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.body.Read(p)
 	if b.body.Ended() {
-		b.h.answer.received.Store(true)
+		b.h.received()
 	}
 	return n, err
 }

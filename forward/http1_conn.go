@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -53,7 +55,9 @@ type http1Conn struct {
 
 	phase atomic.Uint32
 	moves atomic.Uint32 // counts what happens
-	held  atomic.Int64  // src.count when phase began
+	// follows: there was more behind the request at hand when it had been read.
+	follows atomic.Bool
+	held    atomic.Int64 // src.count when phase began
 
 	mu      sync.Mutex
 	lost    bool // the upstream has ended the last of its connections
@@ -77,6 +81,7 @@ type watch struct {
 	active atomic.Bool
 
 	mu     sync.Mutex
+	over   bool   // the connection has ended
 	client uint64 // the numbers of watches
 	ups    []upWatch
 }
@@ -115,6 +120,9 @@ func (h *http1Conn) serve() {
 	for h.next() {
 	}
 	sweeper.remove(h)
+	h.watch.mu.Lock()
+	h.watch.over = true
+	h.watch.mu.Unlock()
 	h.disarm()
 	h.answer.free()
 	h.reader.Free()
@@ -147,6 +155,9 @@ func (h *http1Conn) next() bool {
 
 // enter begins a phase; false: the connection ends instead.
 func (h *http1Conn) enter(p http1Phase) bool {
+	if p == waits {
+		h.trim()
+	}
 	goes := h.phases(p)
 	h.moved() // not with h.mu
 	return goes
@@ -277,6 +288,9 @@ func (h *http1Conn) arm() {
 	ups := h.conn.ups.list()
 	h.watch.mu.Lock()
 	defer h.watch.mu.Unlock()
+	if h.watch.over {
+		return
+	}
 	w := h.conn.core.watcher
 	if http1Phase(h.phase.Load()) == serves {
 		if h.watch.client == 0 && h.src.raw != nil && h.answer.received.Load() {
@@ -326,7 +340,7 @@ func (h *http1Conn) clientEvent(events uint32) {
 			x.cancel(errClientGone)
 			return
 		}
-		if n, err := h.src.peekAt(); n == 0 && err == nil {
+		if n, err := h.src.peekAt(); n == 0 && err == nil && !h.follows.Load() {
 			x.passClientEnd()
 		}
 	})
@@ -365,7 +379,7 @@ func (h *http1Conn) exchange() (ok bool) {
 	defer func() {
 		if v := recover(); v != nil {
 			if v != http.ErrAbortHandler { //nolint:errorlint // a panic's value
-				h.conn.core.o.Log.Error("a request has met a fault in egressd; its connection is closed", "panic", v)
+				h.conn.core.o.Log.Error("a request has met a fault in egressd; its connection is closed", "panic", v, "stack", string(debug.Stack()))
 			}
 			ok = false
 		}
@@ -389,8 +403,29 @@ func (h *http1Conn) take() {
 		ContentLength: q.Length, Close: q.Close, Continue: q.Continue, Body: &h.body, Trailer: h.body.trailerFn,
 	}
 	h.answer.reset(q.Minor)
-	h.answer.received.Store(q.Length == 0)
+	h.answer.received.Store(false)
+	if q.Length == 0 {
+		h.received()
+	}
 	h.answer.head = q.Method == http.MethodHead
+}
+
+// received is called when the request at hand was read to its end.
+func (h *http1Conn) received() {
+	h.follows.Store(h.reader.Within())
+	h.answer.received.Store(true)
+}
+
+// trim lets go of what was big.
+func (h *http1Conn) trim() {
+	for _, l := range []*field.List{&h.head.Fields, &h.scratch.out.Header, &h.answer.header} {
+		if cap(*l) > usual {
+			*l = nil
+		}
+	}
+	if len(h.target) > 4*usual {
+		h.target = ""
+	}
 }
 
 // hostOf is the normalized host of an authority.

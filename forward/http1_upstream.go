@@ -46,6 +46,14 @@ func (u *http1Up) usable() bool {
 	return u.good && u.sent.Load() && u.body.Ended() && len(u.reader.Buffered()) == 0
 }
 
+// release lets go of what the last answer needed.
+func (u *http1Up) release() {
+	u.reader.Release()
+	if cap(u.head.Fields) > usual {
+		u.head.Fields = nil
+	}
+}
+
 // quiet says whether the upstream neither ended the connection nor sent what nobody
 // asked for.
 func (u *http1Up) quiet() bool { return u.src.quiet() }

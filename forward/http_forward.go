@@ -202,6 +202,11 @@ func (x *exchange) respond(resp *response, dest *policy.RouteDestination) {
 		}
 		panic(http.ErrAbortHandler)
 	}
+	if x.h1 != nil && x.body != nil && !x.body.complete() {
+		// The client learns that the answer is complete when nothing more of its
+		// request goes on.
+		x.stopSenders()
+	}
 	if t := resp.Trailer(); len(t) > 0 {
 		x.w.Trailer(t)
 	}

@@ -318,10 +318,10 @@ func (x *exchange) end() {
 	}
 	x.conn.removeRequest(x)
 	x.cancel(errDone)
-	x.settle()
 	if x.body != nil {
 		x.stopSenders()
 	}
+	x.settle()
 	for _, release := range x.releases {
 		release()
 	}
@@ -345,13 +345,27 @@ func (x *exchange) end() {
 	x.core.o.Sink.Record(e)
 }
 
-// stopSenders waits for those that send the request's body, who may be waiting for
-// the rest of it.
+// lastWrite is how long the end of a request's body may take to be sent when its
+// answer is complete already.
+const lastWrite = 100 * time.Millisecond
+
+// stopSenders waits for those that send the request's body. One that waits for the
+// rest of it, or for an upstream that does not take it, waits in vain.
 func (x *exchange) stopSenders() {
+	defer x.senders.Wait()
+	c := x.up.current()
 	if !x.body.complete() {
 		x.w.SetReadDeadline(longAgo)
+		if c != nil {
+			c.interrupt()
+		}
+	} else if c != nil && c.http1 != nil && !c.http1.sent.Load() {
+		timer := time.AfterFunc(lastWrite, c.interrupt)
+		x.senders.Wait()
+		if !timer.Stop() {
+			c.finish()
+		}
 	}
-	x.senders.Wait()
 }
 
 // release has f called when the exchange ends.

@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// usual is how many fields are kept room for between two messages.
+const usual = 256
+
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 

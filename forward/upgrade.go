@@ -39,6 +39,7 @@ func (x *exchange) upgrade(resp *response, dest *policy.RouteDestination) {
 	x.stopTimer()  // Envoy's route timeout ends with an upgrade
 	x.w.Passes(resp)
 	x.writeStatus(resp.StatusCode)
+	x.h1.answer.close = true // there is no HTTP behind it
 	if x.h1.answer.Flush2() == nil {
 		x.tunnel(c)
 	}

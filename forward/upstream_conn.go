@@ -128,7 +128,7 @@ func (c *upstreamConn) used() bool {
 func (c *upstreamConn) done() (busy, good bool) {
 	if c.http1 != nil {
 		if good = c.http1.usable(); good {
-			c.http1.reader.Release()
+			c.http1.release()
 		}
 	} else {
 		// It has room again when it has forgotten the last streams, which may

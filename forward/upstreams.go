@@ -287,6 +287,7 @@ func (p *upstreams) release(c *upstreamConn) {
 		c.Close()
 	case p.conn.multiplexed:
 		c.expireAfter(idleUpstreamTimeout) // of many requests at once, few may follow
+		c.park(p.conn.core.watcher)
 	}
 }
 

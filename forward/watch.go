@@ -38,20 +38,23 @@ type watcher struct {
 	calls  map[uint64]func(events uint32)
 }
 
+// newWatcher returns a watcher, which has the error of one that watches nothing.
 func newWatcher() (*watcher, error) {
+	w := &watcher{done: make(chan struct{}), calls: map[uint64]func(uint32){}, closed: true}
+	close(w.done)
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return nil, err
+		return w, err
 	}
 	if err := unix.SetNonblock(fd, true); err != nil { // os.NewFile has it polled
 		unix.Close(fd)
-		return nil, err
+		return w, err
 	}
-	w := &watcher{epoll: os.NewFile(uintptr(fd), "epoll"), done: make(chan struct{}), calls: map[uint64]func(uint32){}}
+	w.epoll = os.NewFile(uintptr(fd), "epoll")
 	if w.raw, err = w.epoll.SyscallConn(); err != nil {
-		w.epoll.Close()
-		return nil, err
+		return w, err
 	}
+	w.closed, w.done = false, make(chan struct{})
 	go w.run()
 	return w, nil
 }
@@ -63,7 +66,9 @@ func (w *watcher) close() {
 		w.timer.Stop()
 	}
 	w.mu.Unlock()
-	w.epoll.Close()
+	if w.epoll != nil {
+		w.epoll.Close()
+	}
 	<-w.done
 }
 

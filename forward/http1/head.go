@@ -239,6 +239,9 @@ func parseFields(into *field.List, s string, ends lineEnd, f *framing) error {
 		if !all(value, isText) {
 			return ErrFieldValue
 		}
+		if len(list) == MaxFields {
+			return ErrFields
+		}
 		list = append(list, field.Entry{Name: name, Value: value, Line: line})
 		*into = list
 		if err := f.note(&list[len(list)-1]); err != nil {

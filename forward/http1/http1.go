@@ -19,6 +19,8 @@ const (
 	// MaxChunkExcess bounds what a chunked body has beside data: extensions, zeros
 	// before a size, and the sizes of chunks that hold next to nothing.
 	MaxChunkExcess = 16 << 10
+	// MaxFields bounds how many fields a head or a trailer has.
+	MaxFields = 1000
 	// MaxTrailer bounds the fields behind a chunked body.
 	MaxTrailer = 16 << 10
 )
@@ -37,6 +39,7 @@ var (
 	ErrStatusLine    = &MalformedError{"the status line is malformed", 502}
 	ErrVersion       = &MalformedError{"the version of HTTP is not 1.0 or 1.1", 505}
 	ErrHeadTooLarge  = &MalformedError{"the header is too large", 431}
+	ErrFields        = &MalformedError{"there are too many fields", 431}
 	ErrLineEnd       = &MalformedError{"lines end in different ways", 400}
 	ErrFieldName     = &MalformedError{"the name of a field is malformed", 400}
 	ErrFieldValue    = &MalformedError{"the value of a field has a control character", 400}

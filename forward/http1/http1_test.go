@@ -121,6 +121,8 @@ func TestRequests(t *testing.T) {
 		{"too much", "GET / HTTP/1.1\r\nX: " + strings.Repeat("x", MaxRequestHead), ErrHeadTooLarge, ""},
 		{"as much as there may be", start + "X: " + strings.Repeat("x", MaxRequestHead-len(start)-7) + "\r\n\r\n", io.EOF, ""},
 
+		{"too many fields", "GET / HTTP/1.1\r\n" + strings.Repeat("x:\r\n", MaxFields+1) + "\r\n", ErrFields, ""},
+
 		{"a size that is none", start + "Transfer-Encoding: chunked\r\n\r\n2x\r\nhi\r\n0\r\n\r\n", ErrChunkSize, ""},
 		{"a size and a blank", start + "Transfer-Encoding: chunked\r\n\r\n2 2\r\nhi\r\n0\r\n\r\n", ErrChunkSize, ""},
 		{"a size that overflows", start + "Transfer-Encoding: chunked\r\n\r\n8000000000000000\r\nhi", ErrChunkSize, ""},
