@@ -239,6 +239,8 @@ func denied(reason policy.Reason, rule *policy.Ref) policy.Decision {
 }
 
 // refuse records the denial d and resets the connection.
+//
+//go:noinline
 func (t *conn) refuse(d policy.Decision, proto, name, detail string) {
 	if reason, why := t.killReason(); reason != "" {
 		d, detail = denied(reason, d.Rule), why

@@ -452,11 +452,26 @@ func kept(have, s string) string {
 func (t *conn) serveHTTP1(op Admission, p *peeked) {
 	h := newHTTP1Conn(t, p.request())
 	p.bytes = nil
-	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
+	t.opened1(op)
 	h.serve()
 	if h.unread {
 		t.linger()
 	}
+	t.closed1(op, h)
+}
+
+// opened1 records the connection's decision. It stands alone, as closed1 does: an
+// event takes much of the stack, and connections wait here.
+//
+//go:noinline
+func (t *conn) opened1(op Admission) {
+	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
+}
+
+// closed1 records the connection's end.
+//
+//go:noinline
+func (t *conn) closed1(op Admission, h *http1Conn) {
 	e := t.closeEvent(op.Decision, "http", "")
 	e.BytesSent, e.BytesReceived = h.src.count.Load(), h.answer.sentBytes
 	switch {

@@ -119,6 +119,13 @@ func (t *conn) http(op Admission, p *peeked) {
 		t.serveHTTP1(op, p)
 		return
 	}
+	t.serveHTTP2(op, p)
+}
+
+// serveHTTP2 has the http.Server serve the connection, and waits for its end.
+//
+//go:noinline
+func (t *conn) serveHTTP2(op Admission, p *peeked) {
 	h := newHTTPConn(t, p.request())
 	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
