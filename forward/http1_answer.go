@@ -288,6 +288,11 @@ func (a *http1Answer) passFrom(x *exchange, resp *response) error {
 		a.Flush() // the head may be long before the first byte
 	}
 	for {
+		if own {
+			if ok, err := a.splice(x, body); ok || err != nil {
+				return err
+			}
+		}
 		room := a.room(32 << 10)
 		n, err := resp.Body.Read(room)
 		x.upstream.received.Add(int64(n))

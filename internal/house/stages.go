@@ -60,6 +60,6 @@ var Orders = []Order{
 		{"bytes", "peeked pipes splice source watch"},
 		{"upstreams", "draw transport http1_upstream upstreams upstream_conn parked pool recycle"},
 		{"opaque", "l4"},
-		{"HTTP", "body idle sweep actions rewrite grpc http_* http1_conn http1_answer http1_send attempt retry upgrade"},
+		{"HTTP", "body idle sweep actions rewrite grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry upgrade"},
 	}},
 }
