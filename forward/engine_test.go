@@ -128,8 +128,35 @@ func TestReasonOfMalformed(t *testing.T) {
 		if got := r.answers(raw + last); !slices.Equal(got, []int{want.Status}) {
 			t.Errorf("%.60q: %v, want %d", raw, got, want.Status)
 		}
+		if e := r.sink.wait(t, flow.Request, 1); e.Reason != policy.ReasonMalformed || e.Detail != want.Reason || e.Status != want.Status || !e.Denied() {
+			t.Errorf("%.60q: event %+v", raw, e)
+		}
 		if e := r.sink.wait(t, flow.Close, 1); e.Reason != policy.ReasonMalformed || e.Detail != want.Reason {
 			t.Errorf("%.60q: event %+v", raw, e)
+		}
+	}
+}
+
+// TestBigHeads: heads that fit no buffer go on whole, both ways.
+func TestBigHeads(t *testing.T) {
+	for _, n := range []int{7900, 8100, 8192, 9000, 33000, 60000} {
+		r := newRig(t, HTTP)
+		value := strings.Repeat("x", n)
+		r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("X-Back", req.Header.Get("X-There"))
+			_, _ = io.WriteString(w, "body")
+		})
+		nc := r.dial()
+		for range 2 {
+			write(t, nc, "GET / HTTP/1.1\r\nHost: a.example\r\nX-There: "+value+"\r\n\r\n")
+			resp, err := http.ReadResponse(bufio.NewReaderSize(nc, 1<<17), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			if resp.Header.Get("X-Back") != value || string(body) != "body" {
+				t.Errorf("%d: %d bytes came back, and %q", n, len(resp.Header.Get("X-Back")), body)
+			}
 		}
 	}
 }

@@ -140,6 +140,8 @@ func (h *http1Conn) next() bool {
 		}
 		if err == nil {
 			err = h.head.Parse(head)
+		} else {
+			h.head = http1.RequestHead{Fields: h.head.Fields[:0]} // of the request before
 		}
 		if err != nil {
 			h.refuse(err)
@@ -365,7 +367,20 @@ func (h *http1Conn) refuse(err error) {
 	h.answer.WriteHeader(e.Status)
 	_, _ = h.answer.Write([]byte(text))
 	h.answer.finish()
+	h.malformed(e)
 }
+
+// malformed records a request that is none.
+func (h *http1Conn) malformed(why *http1.MalformedError) {
+	e := h.conn.event(flow.Request, denied(policy.ReasonMalformed, nil), "http", "")
+	e.Detail, e.Status, e.Method = why.Reason, why.Status, strings.Clone(h.head.Method)
+	path, _, _ := strings.Cut(h.head.Target, "?")
+	e.Path = strings.Clone(path[:min(len(path), maxMalformedPath)])
+	h.conn.core.o.Sink.Record(e)
+}
+
+// maxMalformedPath is how much of a path is told of a request that is none.
+const maxMalformedPath = 1 << 10
 
 // exchange answers the request at hand. False: the connection ends.
 func (h *http1Conn) exchange() (ok bool) {

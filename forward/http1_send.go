@@ -184,8 +184,12 @@ func (s *sender) run() {
 	defer s.x.core.messages.Put(buf)
 	defer s.x.core.messages.Put(out)
 	for {
-		n, err := s.body.Read((*buf)[:len(*buf)-64])
+		n, err := s.body.Read((*buf)[:len(*buf)/2])
 		b := s.append((*out)[:0], (*buf)[:n])
+		for err == nil && len(b) < len(*out)/4 && s.body.ready() { // many small chunks
+			n, err = s.body.Read((*buf)[:len(*buf)/2])
+			b = s.append(b, (*buf)[:n])
+		}
 		ended := errors.Is(err, io.EOF)
 		if ended {
 			b = s.end(b)

@@ -97,11 +97,14 @@ func responseOf(r *http.Response) *response {
 	return out
 }
 
+// maxAnnounced bounds the names of a Trailer field; the others are not known.
+const maxAnnounced = 64
+
 // announced are the names in a Trailer field.
 func announced(h field.List) (names []string) {
 	for i := h.Index("Trailer", 0); i >= 0; i = h.Index("Trailer", i+1) {
 		for name := range strings.SplitSeq(h[i].Value, ",") {
-			if name = strings.Trim(name, " \t"); name != "" {
+			if name = strings.Trim(name, " \t"); name != "" && len(names) < maxAnnounced {
 				names = append(names, name)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
@@ -58,14 +59,17 @@ func removeHopByHop(h *field.List) {
 // removeNamed removes the fields that Connection names, but for those that are hop
 // by hop anyway.
 func removeNamed(h *field.List) {
+	var space [http1.MaxOptions]string
+	names := space[:0]
 	for i := h.Index("Connection", 0); i >= 0; i = h.Index("Connection", i+1) {
 		for name := range strings.SplitSeq((*h)[i].Value, ",") {
-			if name = textproto.TrimString(name); name != "" && !isHopByHop(name) && h.Has(name) {
-				h.Del(name)
-				i = -1 // places have changed
-				break
+			if name = textproto.TrimString(name); name != "" && !isHopByHop(name) && len(names) < cap(names) {
+				names = append(names, name)
 			}
 		}
+	}
+	if len(names) > 0 {
+		h.DelFunc(func(f *field.Entry) bool { return containsName(names, f.Name) })
 	}
 }
 

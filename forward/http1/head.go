@@ -50,6 +50,7 @@ type framing struct {
 	codings           int
 	coding            string
 	close, keepAlive  bool
+	options           int
 	hosts             int
 	host              string
 	continues, folded bool
@@ -267,7 +268,9 @@ func (f *framing) note(x *field.Entry) error {
 		f.continues = f.continues || field.Same(name, "Expect") && field.Same(value, "100-continue")
 	case len("Connection"):
 		if field.Same(name, "Connection") {
-			f.connection(value)
+			if f.connection(value); f.options > MaxOptions {
+				return ErrOptions
+			}
 		}
 	case len("Content-Length"):
 		if field.Same(name, "Content-Length") {
@@ -291,6 +294,9 @@ func (f *framing) connection(value string) {
 	for more := true; more; {
 		var option string
 		option, value, more = strings.Cut(value, ",")
+		if f.options++; f.options > MaxOptions {
+			return
+		}
 		switch option = trim(option); {
 		case field.Same(option, "close"):
 			f.close = true

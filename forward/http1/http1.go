@@ -21,6 +21,9 @@ const (
 	MaxChunkExcess = 16 << 10
 	// MaxFields bounds how many fields a head or a trailer has.
 	MaxFields = 1000
+	// MaxOptions bounds how many options the Connection fields of a head have: each
+	// names fields that end here.
+	MaxOptions = 64
 	// MaxTrailer bounds the fields behind a chunked body.
 	MaxTrailer = 16 << 10
 )
@@ -40,6 +43,7 @@ var (
 	ErrVersion       = &MalformedError{"the version of HTTP is not 1.0 or 1.1", 505}
 	ErrHeadTooLarge  = &MalformedError{"the header is too large", 431}
 	ErrFields        = &MalformedError{"there are too many fields", 431}
+	ErrOptions       = &MalformedError{"there are too many options in Connection", 400}
 	ErrLineEnd       = &MalformedError{"lines end in different ways", 400}
 	ErrFieldName     = &MalformedError{"the name of a field is malformed", 400}
 	ErrFieldValue    = &MalformedError{"the value of a field has a control character", 400}

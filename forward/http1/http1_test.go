@@ -121,6 +121,7 @@ func TestRequests(t *testing.T) {
 		{"too much", "GET / HTTP/1.1\r\nX: " + strings.Repeat("x", MaxRequestHead), ErrHeadTooLarge, ""},
 		{"as much as there may be", start + "X: " + strings.Repeat("x", MaxRequestHead-len(start)-7) + "\r\n\r\n", io.EOF, ""},
 
+		{"too many options", "GET / HTTP/1.1\r\nConnection: " + strings.Repeat("x,", MaxOptions) + "x\r\n\r\n", ErrOptions, ""},
 		{"too many fields", "GET / HTTP/1.1\r\n" + strings.Repeat("x:\r\n", MaxFields+1) + "\r\n", ErrFields, ""},
 
 		{"a size that is none", start + "Transfer-Encoding: chunked\r\n\r\n2x\r\nhi\r\n0\r\n\r\n", ErrChunkSize, ""},
