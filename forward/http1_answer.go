@@ -124,7 +124,7 @@ func (a *http1Answer) send(status int, reason string, l field.List) {
 	buf := a.h.conn.core.messages.Get(1)
 	defer a.h.conn.core.messages.Put(buf)
 	head := http1.AppendFields(http1.AppendStatusLine((*buf)[:0], 1, status, reason), l)
-	n, err := a.h.nc.Write(head)
+	n, err := a.h.src.Write(head)
 	a.sentBytes += int64(n)
 	a.err = errors.Join(a.err, err)
 }
@@ -341,7 +341,7 @@ func (a *http1Answer) flush() {
 	}
 	stall := &a.h.x.stall
 	stall.writing.Store(true)
-	n, err := a.h.nc.Write((*a.out)[:a.n])
+	n, err := a.h.src.Write((*a.out)[:a.n])
 	stall.writing.Store(false)
 	stall.moved()
 	a.sentBytes += int64(n)

@@ -342,7 +342,7 @@ func (h *http1Conn) clientEvent(events uint32) {
 			x.cancel(errClientGone)
 			return
 		}
-		if n, err := h.src.peekAt(); n == 0 && err == nil && !h.follows.Load() {
+		if h.src.ended() && !h.follows.Load() {
 			x.passClientEnd()
 		}
 	})

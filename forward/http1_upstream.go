@@ -59,7 +59,7 @@ func (u *http1Up) release() {
 func (u *http1Up) quiet() bool { return u.src.quiet() }
 
 func (c *upstreamConn) write(b []byte) error {
-	n, err := c.Conn.Write(b)
+	n, err := c.http1.src.Write(b)
 	c.sent.Add(int64(n))
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,24 +19,32 @@ const usual = 256
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// source is a connection as an http1.Source. While it waits for a message it has no
-// buffer.
+// source is a connection as an http1.Source, and what is written to it. While it
+// waits for a message it has no buffer. Its system calls do not wait, so the
+// scheduler is not told of them: that would cost as much as the codec, and has it
+// start threads when the kernel takes a while to send.
 type source struct {
 	nc    net.Conn
 	raw   syscall.RawConn // nil: it has none
 	count atomic.Int64    // bytes received
 	short bool            // the last read took all that there was
 
-	// For one Await.
+	// For one Read or Await.
+	p   []byte
 	get func() []byte
 	put func()
 	n   int
 	err error
+	// For one Write.
+	out   []byte
+	wrote int
+	werr  error
+	// For quiet.
+	peek  [1]byte
+	still bool
 
-	tryFn  func(uintptr) bool
-	ackFn  func(uintptr)
-	pollFn func(uintptr)
-	poll   [1]unix.PollFd
+	readFn, writeFn func(uintptr) bool
+	ackFn, lookFn   func(uintptr)
 }
 
 func (s *source) open(nc net.Conn) {
@@ -43,22 +52,21 @@ func (s *source) open(nc net.Conn) {
 	if sc, ok := nc.(syscall.Conn); ok {
 		s.raw, _ = sc.SyscallConn() // without it there are buffers
 	}
-	s.tryFn, s.ackFn, s.pollFn = s.try, quickAck, s.pollAt
+	s.readFn, s.writeFn, s.ackFn, s.lookFn = s.readAt, s.writeAt, quickAck, s.lookAt
 }
 
 // Read reads on within a message.
 func (s *source) Read(p []byte) (int, error) {
-	if s.short && s.raw != nil {
+	if s.raw == nil {
+		n, err := s.nc.Read(p)
+		s.received(n, len(p))
+		return n, err
+	}
+	if s.short {
 		_ = s.raw.Control(s.ackFn) // the rest may wait for it
 	}
-	n, err := s.nc.Read(p)
-	s.received(n, len(p))
-	return n, err
-}
-
-func (s *source) received(n, room int) {
-	s.short = n < room
-	s.count.Add(int64(n))
+	s.p = p
+	return s.read()
 }
 
 // Await is Read between two messages.
@@ -72,8 +80,15 @@ func (s *source) Await(get func() []byte, put func()) (int, error) {
 		}
 		return n, err
 	}
-	s.get, s.put = get, put
-	if err := s.raw.Read(s.tryFn); err != nil {
+	s.p, s.get, s.put = nil, get, put
+	return s.read()
+}
+
+func (s *source) read() (int, error) {
+	s.n, s.err = 0, nil
+	err := s.raw.Read(s.readFn)
+	s.p = nil
+	if err != nil {
 		return 0, err
 	}
 	if s.n == 0 && s.err == nil {
@@ -82,20 +97,76 @@ func (s *source) Await(get func() []byte, put func()) (int, error) {
 	return s.n, s.err
 }
 
-func (s *source) try(fd uintptr) bool {
-	p := s.get()
-	for {
-		s.n, s.err = unix.Read(int(fd), p)
-		if s.err != unix.EINTR {
-			break
-		}
+func (s *source) received(n, room int) {
+	s.short = n < room
+	s.count.Add(int64(n))
+}
+
+// readAt reads once; false: there is nothing.
+func (s *source) readAt(fd uintptr) bool {
+	p := s.p
+	if p == nil {
+		p = s.get()
 	}
-	if s.n = max(s.n, 0); s.n > 0 {
-		s.received(s.n, len(p))
+	n, e := call(unix.SYS_RECVFROM, fd, p, 0)
+	if n > 0 {
+		s.n = n
+		s.received(n, len(p))
 		return true
 	}
-	s.put()
-	return s.err != unix.EAGAIN
+	if s.p == nil {
+		s.put()
+	}
+	if e == unix.EAGAIN {
+		return false
+	}
+	if e != 0 {
+		s.err = e
+	}
+	return true
+}
+
+// Write writes all of p.
+func (s *source) Write(p []byte) (int, error) {
+	if s.raw == nil {
+		return s.nc.Write(p)
+	}
+	s.out, s.wrote, s.werr = p, 0, nil
+	err := s.raw.Write(s.writeFn)
+	s.out = nil
+	if err == nil {
+		err = s.werr
+	}
+	return s.wrote, err
+}
+
+// writeAt writes what it can; false: there is more.
+func (s *source) writeAt(fd uintptr) bool {
+	for s.wrote < len(s.out) {
+		n, e := call(unix.SYS_SENDTO, fd, s.out[s.wrote:], unix.MSG_NOSIGNAL)
+		if e != 0 {
+			if e != unix.EAGAIN {
+				s.werr = e
+			}
+			return e != unix.EAGAIN
+		}
+		s.wrote += n
+	}
+	return true
+}
+
+// call is recvfrom(2) or sendto(2) on a socket that does not block.
+func call(trap, fd uintptr, p []byte, flags uintptr) (int, syscall.Errno) {
+	for {
+		n, _, e := unix.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags|unix.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
 }
 
 // quickAck sends the acknowledgement that the kernel would put off (by 40 ms and
@@ -110,23 +181,23 @@ func (s *source) quiet() bool {
 	if s.raw == nil {
 		return true
 	}
-	return s.raw.Control(s.pollFn) == nil && s.poll[0].Revents == 0
+	s.still = false
+	return s.raw.Control(s.lookFn) == nil && s.still
 }
 
-func (s *source) pollAt(fd uintptr) {
-	s.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}
-	if _, err := unix.Poll(s.poll[:], 0); err != nil {
-		s.poll[0].Revents = 0 // the next read tells
-	}
+func (s *source) lookAt(fd uintptr) {
+	_, e := call(unix.SYS_RECVFROM, fd, s.peek[:], unix.MSG_PEEK)
+	s.still = e == unix.EAGAIN
 }
 
-// peekAt says whether there are bytes to be read, or the end (0), without waiting.
-func (s *source) peekAt() (n int, err error) {
+// ended says whether the end has come, and nothing before it.
+func (s *source) ended() (yes bool) {
 	if s.raw == nil {
-		return 0, unix.EAGAIN
+		return false
 	}
-	if cerr := s.raw.Control(func(fd uintptr) { n, err = peekable(int(fd)) }); cerr != nil {
-		return 0, cerr
-	}
-	return n, err
+	err := s.raw.Control(func(fd uintptr) {
+		n, err := peekable(int(fd))
+		yes = n == 0 && err == nil
+	})
+	return yes && err == nil
 }

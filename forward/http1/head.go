@@ -124,8 +124,9 @@ func (r *ResponseHead) Parse(head []byte, method string) error {
 	unfold(head)
 	s := view(head)
 	*r = ResponseHead{Fields: r.Fields[:0]}
+	var ok bool
 	line, rest, _ := cutLine(s)
-	version, more, ok := strings.Cut(line, " ")
+	version, more, _ := strings.Cut(line, " ")
 	code, reason, _ := strings.Cut(more, " ")
 	if r.Minor, ok = minorOf(version); !ok || len(code) != 3 || !all(reason, isText) {
 		return ErrStatusLine
