@@ -4,11 +4,11 @@ package explain
 
 import (
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"strings"
 
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
@@ -93,9 +93,8 @@ func (x *explainer) flow() (policy.Flow, *policy.Request) {
 func (x *explainer) request() *policy.Request {
 	r := &policy.Request{
 		Method: x.method, Scheme: "http", Authority: x.t.host, Host: x.t.host, Path: "/",
-		Header: map[string][]string{}, Port: x.t.port,
+		Header: field.FromMap(x.header), Port: x.t.port,
 	}
-	maps.Copy(r.Header, x.header)
 	if x.t.host == "" {
 		r.Host = x.t.addr.String()
 		r.Authority = r.Host
@@ -107,7 +106,7 @@ func (x *explainer) request() *policy.Request {
 		}
 	}
 	if host := x.header.Get("Host"); host != "" {
-		delete(r.Header, "Host")
+		r.Header.Del("Host")
 		r.Authority, r.Host = host, hostOf(host)
 	}
 	return r

@@ -109,23 +109,31 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 		return
 	}
 	if err != nil {
-		c.counters.refused.Add(1)
-		c.o.Sink.Record(flow.Event{
-			Time:      time.Now(),
-			Kind:      flow.Decision,
-			Layer:     info.Layer,
-			Workload:  info.Workload,
-			Process:   info.Process,
-			Transport: policy.TCP,
-			Proto:     "tcp",
-			Dst:       info.Dst,
-			Reason:    policy.ReasonNoOrigin,
-			Detail:    err.Error(),
-		})
+		c.unidentified(info, err)
 		reset(nc)
 		return
 	}
 	c.serveConn(ctx, nc, info, counted)
+}
+
+// unidentified records a connection of nobody. It stands alone for what an event
+// takes of the stack.
+//
+//go:noinline
+func (c *Core) unidentified(info Conn, err error) {
+	c.counters.refused.Add(1)
+	c.o.Sink.Record(flow.Event{
+		Time:      time.Now(),
+		Kind:      flow.Decision,
+		Layer:     info.Layer,
+		Workload:  info.Workload,
+		Process:   info.Process,
+		Transport: policy.TCP,
+		Proto:     "tcp",
+		Dst:       info.Dst,
+		Reason:    policy.ReasonNoOrigin,
+		Detail:    err.Error(),
+	})
 }
 
 // reset closes nc with a RST where it can, so that the other end sees an

@@ -4,11 +4,11 @@ package forward
 
 import (
 	"cmp"
-	"context"
 	"net/http"
 	"strconv"
 	"strings"
 
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -88,7 +88,7 @@ func (x *exchange) direct(d *policy.DirectResponse) {
 		x.replyGRPC(grpcStatus(d.Status, false), string(d.Body))
 		return
 	}
-	if _, ok := h["Content-Type"]; !ok && len(d.Body) > 0 {
+	if !h.Has("Content-Type") && len(d.Body) > 0 {
 		h.Set("Content-Type", "text/plain")
 	}
 	x.ours(h)
@@ -106,7 +106,7 @@ func (x *exchange) direct(d *policy.DirectResponse) {
 const serverName = "egressd"
 
 // ours marks an answer that no upstream gave.
-func (x *exchange) ours(h http.Header) { h["Server"] = []string{serverName} }
+func (x *exchange) ours(h *field.List) { h.Set("Server", serverName) }
 
 // bodyAllowed says whether an answer with a status may have a body.
 func bodyAllowed(status int) bool {
@@ -124,8 +124,8 @@ func (x *exchange) fault(f *policy.Fault) bool {
 	if f.Delay > 0 && x.percent(f.DelayPercent) {
 		x.detail = "delay injected"
 		x.flag(flow.FlagDelayInjected)
-		if !sleep(x.ctx, f.Delay) {
-			x.aborted(context.Cause(x.ctx))
+		if !sleep(x.context(), f.Delay) {
+			x.aborted(x.life.why())
 		}
 	}
 	if f.AbortStatus == 0 && f.AbortGRPC < 0 || !x.percent(f.AbortPercent) {

@@ -8,12 +8,13 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -22,88 +23,54 @@ type attempted struct {
 	mu   sync.Mutex
 	conn *upstreamConn
 	key  upstreamKey
-}
-
-// flushTime is how long net/http may take to write what is in its buffer, if
-// there is anything, before nothing was there.
-const flushTime = time.Second
-
-// outgoingURL keeps the target's bytes as they are: Opaque is written verbatim.
-// After "//" net/url reads a host out of Opaque, and puts the scheme before it;
-// HTTP/2 takes off both, and the request line of HTTP/1 is our own.
-func outgoingURL(authority, path, target string) *url.URL {
-	out := &url.URL{Scheme: "http", Host: authority, Opaque: path}
-	_, query, found := strings.Cut(target, "?")
-	out.RawQuery, out.ForceQuery = query, found && query == ""
-	if strings.HasPrefix(path, "//") {
-		out.Opaque = "//" + authority + path
-	}
-	return out
-}
-
-// requestLine is the first line of an HTTP/1 request.
-func requestLine(r *http.Request) []byte {
-	line := append(make([]byte, 0, 256), r.Method...)
-	line = append(line, ' ')
-	line = append(line, strings.TrimPrefix(r.URL.Opaque, "//"+r.URL.Host)...)
-	if r.URL.ForceQuery || r.URL.RawQuery != "" {
-		line = append(append(line, '?'), r.URL.RawQuery...)
-	}
-	return append(line, " HTTP/1.1"...)
+	// cause is why the attempt was interrupted; over: the exchange was.
+	cause error
+	over  bool
 }
 
 // attempt sends out once.
-func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Duration, fresh bool) (resp *http.Response, o outcome, err error) {
-	ctx, cancel := context.WithCancelCause(x.ctx)
-	x.release(func() { cancel(errDone) })
-	if perTry > 0 {
-		// Ends with the response's header: what has begun is the route
-		// timeout's (as in Envoy).
-		timer := time.AfterFunc(perTry, func() { cancel(errPerTry) })
-		defer timer.Stop()
-	}
+func (x *exchange) attempt(u *policy.Upstream, out *outgoing, perTry time.Duration, fresh bool) (resp *response, o outcome, err error) {
 	x.settle()
+	try := x.begin(perTry)
+	defer try.stop()
 	defer func() { x.report(u, resp, o, err) }()
-	if x.on, err = x.conn.draw(ctx, u, x.hashKey(out.Header), x.tried); err != nil {
+	if x.on, err = x.conn.draw(try.context, u, x.hashKey(u, &out.Header), x.tried); err != nil {
 		return nil, outcome{unprocessed: true}, err
 	}
-	c, err := x.conn.ups.acquire(ctx, &x.on, x.wantsHTTP2(u), fresh)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
+	http2 := x.wantsHTTP2(u)
+	c := x.conn.ups.ready(x.on.up, http2, fresh)
+	if c == nil {
+		if c, err = x.conn.ups.acquire(try.context(), &x.on, http2, fresh); err != nil {
+			if cause := context.Cause(try.context()); cause != nil {
+				err = cause
+			}
+			spent := err == errSpent //nolint:errorlint // as acquire has it
+			x.up.key = keyOf(x.on.up, http2)
+			return nil, outcome{unprocessed: !spent, spent: spent}, err
 		}
-		x.up.key = keyOf(x.on.up, x.wantsHTTP2(u))
-		return nil, outcome{unprocessed: true}, err
 	}
 	if c.key != keyOf(x.on.up, c.key.http2) {
 		x.on.elsewhere() // somebody has authenticated there
 	}
 	x.up.set(c)
-	x.upstream.set(c.RemoteAddr())
+	x.upstream.set(c.peer)
 	if authenticates(out.Header) {
 		c.setPrivate()
 	}
-	var wrote atomic.Bool
-	informational := &informational{x: x, c: c}
-	req := out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteHeaders:   func() { wrote.Store(true) },
-		WroteRequest:   func(i httptrace.WroteRequestInfo) { c.wroteRequest(i.Err) },
-		Got1xxResponse: informational.got,
-		PutIdleConn:    func(error) { c.waiting.Store(false) },
-	}))
+	var body *attemptBody
 	if x.body != nil {
-		body := x.body.next(announcedTrailer(out.Trailer))
-		req.Body, req.Trailer = body, body.trailer
+		body = x.body.next()
 	}
-	if !c.key.http2 {
-		c.begin(x, requestLine(req), x.head.raw)
+	wrote := false
+	if c.http1 != nil {
+		x.moved()
+		resp, err = x.roundTrip1(c, out, body)
+	} else {
+		resp, wrote, err = x.roundTrip2(try.context(), c, out, body)
 	}
-	c.waiting.Store(true)
-	resp, err = c.client.RoundTrip(req)
-	informational.stop()
 	if err != nil {
-		o = c.outcome(err, wrote.Load())
-		if cause := context.Cause(ctx); cause != nil {
+		o = c.outcome(err, wrote)
+		if cause := x.stopped(try); cause != nil {
 			return nil, o, cause
 		}
 		if o.spent {
@@ -118,10 +85,170 @@ func (x *exchange) attempt(u *policy.Upstream, out *http.Request, perTry time.Du
 	return resp, outcome{sent: true}, nil
 }
 
+// stopped is why the exchange, or this attempt of it, was interrupted; nil: it was
+// not.
+func (x *exchange) stopped(try *try) error {
+	if cause := x.life.why(); cause != nil {
+		return cause
+	}
+	if try.ctx != nil {
+		if cause := context.Cause(try.ctx); cause != nil {
+			return cause
+		}
+	}
+	x.up.mu.Lock()
+	defer x.up.mu.Unlock()
+	return x.up.cause
+}
+
+// try is the time that one attempt has. It ends with the answer's header: what has
+// begun is the route timeout's (as in Envoy).
+type try struct {
+	x     *exchange
+	ctx   context.Context // nil: there is no bound
+	bound *tryEnd
+}
+
+// tryEnd is the end of a try's time.
+type tryEnd struct {
+	mu    sync.Mutex
+	over  bool // the try is
+	timer *time.Timer
+}
+
+func (x *exchange) begin(most time.Duration) (t *try) {
+	t = &x.try
+	*t = try{x: x}
+	if most > 0 {
+		ctx, cancel := context.WithCancelCause(x.context())
+		x.release(func() { cancel(errDone) })
+		b := &tryEnd{}
+		t.ctx, t.bound = ctx, b
+		b.timer = time.AfterFunc(most, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if !b.over {
+				cancel(errPerTry)
+				x.up.interrupt(nil, errPerTry)
+			}
+		})
+	}
+	return t
+}
+
+func (t *try) context() context.Context {
+	if t.ctx == nil {
+		return t.x.context()
+	}
+	return t.ctx
+}
+
+func (t *try) stop() {
+	if b := t.bound; b != nil {
+		b.timer.Stop()
+		b.mu.Lock()
+		b.over = true
+		b.mu.Unlock()
+	}
+}
+
+// roundTrip2 sends a request on c, which speaks HTTP/2. sent: its head was written.
+func (x *exchange) roundTrip2(ctx context.Context, c *upstreamConn, out *outgoing, body *attemptBody) (_ *response, sent bool, err error) {
+	var wrote atomic.Bool
+	ctx, cancel := context.WithCancelCause(ctx)
+	x.release(func() { cancel(errDone) })
+	informational := &informational{x: x}
+	trace := &httptrace.ClientTrace{
+		WroteHeaders:   func() { wrote.Store(true) },
+		Got1xxResponse: informational.got,
+	}
+	req := out.request().WithContext(httptrace.WithClientTrace(ctx, trace))
+	if body != nil {
+		body.trailer = req.Trailer
+		req.Body = body
+	}
+	resp, err := c.client.RoundTrip(req)
+	informational.stop()
+	if err != nil {
+		return nil, wrote.Load(), err
+	}
+	answer := responseOf(resp)
+	if !http1.Valid(answer.Header) {
+		answer.Done()
+		return nil, true, http1.ErrFieldValue
+	}
+	return answer, true, nil
+}
+
+// request is the request for net/http. The target keeps its bytes: Opaque is written
+// verbatim, but that net/url reads a host out of it behind "//", which HTTP/2 takes
+// off again.
+func (o *outgoing) request() *http.Request {
+	target := &url.URL{Scheme: "http", Host: o.Authority, Opaque: o.Path}
+	target.RawQuery, target.ForceQuery = strings.TrimPrefix(o.Query, "?"), o.Query == "?"
+	if strings.HasPrefix(o.Path, "//") {
+		target.Opaque = "//" + o.Authority + o.Path
+	}
+	header := make(http.Header, len(o.Header))
+	for i := range o.Header { // net/http may use it longer than the exchange lasts
+		header.Add(strings.Clone(o.Header[i].Name), strings.Clone(o.Header[i].Value))
+	}
+	for _, name := range []string{"Host", "Connection", "Content-Length", "Transfer-Encoding", "Trailer"} {
+		delete(header, name)
+	}
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = nil // or net/http would invent one
+	}
+	r := &http.Request{
+		Method: o.Method, URL: target, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, Host: o.Authority, ContentLength: o.Length,
+	}
+	for _, name := range o.Trailer {
+		if r.Trailer == nil {
+			r.Trailer = make(http.Header)
+		}
+		r.Trailer[textproto.CanonicalMIMEHeaderKey(name)] = nil
+	}
+	return r
+}
+
 func (a *attempted) set(c *upstreamConn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.conn, a.key = c, c.key
+	a.conn, a.key, a.cause = c, c.key, nil
+	if a.over {
+		c.interrupt()
+	}
+}
+
+// interrupt ends what waits for the upstream c, or for any when it is nil.
+func (a *attempted) interrupt(c *upstreamConn, cause error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.conn == nil || c != nil && c != a.conn {
+		return
+	}
+	if a.cause == nil {
+		a.cause = cause
+	}
+	a.conn.interrupt()
+}
+
+// end has every attempt be interrupted, also those to come.
+func (a *attempted) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over = true; a.conn != nil {
+		a.conn.interrupt()
+	}
+}
+
+// interrupt ends what waits for the upstream. The connection is of no use any more.
+func (c *upstreamConn) interrupt() {
+	if c.http1 != nil {
+		c.finish()
+		_ = c.Conn.SetDeadline(longAgo) // fails on a closed connection, which is as good
+	}
 }
 
 // ownHTTP1 says whether it is of HTTP/1, and no other client's after this one's.
@@ -131,14 +258,16 @@ func (a *attempted) ownHTTP1() bool {
 	return a.conn != nil && !a.conn.key.http2 && !a.conn.shares()
 }
 
-// head is the head of an answer as it came; HTTP/2 has none.
-func (a *attempted) head(resp *http.Response) []byte {
+// current is the connection.
+func (a *attempted) current() *upstreamConn {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.conn == nil || resp.ProtoMajor != 1 {
-		return nil
-	}
-	return a.conn.in.take(strconv.Itoa(resp.StatusCode))
+	return a.conn
+}
+
+// ready says whether more of the answer has been received.
+func (a *attempted) ready() bool {
+	return a.conn != nil && a.conn.http1 != nil && len(a.conn.http1.reader.Buffered()) > 0
 }
 
 // settle gives the connection of the latest attempt back.
@@ -148,7 +277,6 @@ func (x *exchange) settle() {
 	x.up.conn = nil
 	x.up.mu.Unlock()
 	if c != nil {
-		c.request.Store(nil)
 		x.conn.ups.release(c)
 	}
 	x.on.end()
@@ -159,24 +287,9 @@ func (x *exchange) settle() {
 // would know without egressd. Whether the client waits for an answer or has gone
 // can't be told apart, and is the upstream's to judge.
 func (x *exchange) passClientEnd() {
-	if !x.in.isLast() {
-		return
-	}
 	x.up.mu.Lock()
 	defer x.up.mu.Unlock()
-	c := x.up.conn
-	if c == nil || c.key.http2 {
-		return
-	}
-	switch c.progress.Load() {
-	case wroteIt:
-		// A write follows, and calls again, unless the buffer was empty.
-		time.AfterFunc(flushTime, func() {
-			if c.progress.CompareAndSwap(wroteIt, flushedIt) {
-				x.passClientEnd()
-			}
-		})
-	case flushedIt:
+	if c := x.up.conn; c != nil && c.http1 != nil && c.http1.sent.Load() {
 		c.finish()
 		_ = c.CloseWrite() // fails on a connection that has ended
 	}
@@ -189,28 +302,21 @@ func (x *exchange) passesClose(u *policy.Upstream) bool {
 	return x.r.ProtoMajor == 1 && x.r.Close && !shared && !x.wantsHTTP2(u)
 }
 
-// lookLike has the head that is written next to the client look like the origin's.
-func (x *exchange) lookLike(head []byte, more http.Header) {
-	if head != nil && x.in.heads != nil {
-		x.in.reply.expect(nil, head, more)
-	}
-}
-
 // authenticates says whether a request has credentials that count for its
 // connection (RFC 4559, 5: NTLM and Negotiate).
-func authenticates(h http.Header) bool {
-	return boundScheme(h["Authorization"]) || len(h["Proxy-Authorization"]) > 0
+func authenticates(h field.List) bool {
+	return boundScheme(h, "Authorization") || h.Has("Proxy-Authorization")
 }
 
 // asksToAuthenticate says whether an answer begins such an authentication.
-func asksToAuthenticate(resp *http.Response) bool {
-	return resp.StatusCode == http.StatusUnauthorized && boundScheme(resp.Header["Www-Authenticate"]) ||
+func asksToAuthenticate(resp *response) bool {
+	return resp.StatusCode == http.StatusUnauthorized && boundScheme(resp.Header, "Www-Authenticate") ||
 		resp.StatusCode == http.StatusProxyAuthRequired
 }
 
-func boundScheme(values []string) bool {
-	for _, v := range values {
-		for part := range strings.SplitSeq(v, ",") {
+func boundScheme(h field.List, name string) bool {
+	for i := h.Index(name, 0); i >= 0; i = h.Index(name, i+1) {
+		for part := range strings.SplitSeq(h[i].Value, ",") {
 			scheme, _, _ := strings.Cut(textproto.TrimString(part), " ")
 			if strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate") || strings.EqualFold(scheme, "Kerberos") {
 				return true
@@ -248,7 +354,6 @@ func (x *exchange) wantsHTTP2(u *policy.Upstream) bool {
 // informational passes 1xx responses on, until the final one was received.
 type informational struct {
 	x    *exchange
-	c    *upstreamConn
 	mu   sync.Mutex
 	over bool
 }
@@ -259,13 +364,7 @@ func (i *informational) got(code int, header textproto.MIMEHeader) error {
 	if i.over || !i.x.r.ProtoAtLeast(1, 1) {
 		return nil
 	}
-	h := i.x.w.Header()
-	for k, vv := range header {
-		h[k] = append([]string(nil), vv...)
-	}
-	i.x.lookLike(i.c.in.take(strconv.Itoa(code)), nil)
-	i.x.w.WriteHeader(code)
-	clear(h) // they are this response's alone
+	i.x.w.Inform(code, http.StatusText(code), field.FromMap(header))
 	return nil
 }
 

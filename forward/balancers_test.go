@@ -454,7 +454,7 @@ func TestBalancersAreForgotten(t *testing.T) {
 		u := upstream(name)
 		u.Resolution, u.Traffic = policy.ResolutionStatic, hashed(policy.ConsistentHash{Header: "x", RingSize: 1 << 16})
 		u.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80")}, {Addr: netip.MustParseAddrPort("10.0.0.2:80")}}
-		d, err := (&conn{core: r.core}).draw(t.Context(), u, nil, nil)
+		d, err := (&conn{core: r.core}).draw(t.Context, u, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -502,7 +502,7 @@ func BenchmarkDraw(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				d, err := t.draw(b.Context(), u, nil, nil)
+				d, err := t.draw(b.Context, u, nil, nil)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -519,7 +519,7 @@ func TestDrawIsFree(t *testing.T) {
 	u.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1}}
 	c := &conn{core: r.core}
 	if n := testing.AllocsPerRun(100, func() {
-		d, _ := c.draw(t.Context(), u, nil, nil)
+		d, _ := c.draw(t.Context, u, nil, nil)
 		d.end()
 	}); n > 0 || len(r.core.balancers.list) > 0 {
 		t.Errorf("%.0f allocations, %d known", n, len(r.core.balancers.list))

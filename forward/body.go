@@ -6,8 +6,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/textproto"
 	"sync"
 	"sync/atomic"
+
+	"github.com/egressd/egressd/internal/field"
 )
 
 // How much of a request body is kept for another attempt, in bytes: where a
@@ -48,7 +51,7 @@ type replayBody struct {
 	kept []byte
 	base int64 // bytes before kept, which nobody can have any more
 	// trailer is the client's, once the body was read to its end.
-	trailer http.Header
+	trailer field.List
 	err     error // of src, io.EOF included
 }
 
@@ -60,9 +63,21 @@ func newReplayBody(src io.Reader, received func(), keep func(n int) bool, forget
 func (b *replayBody) complete() bool { return b.ended.Load() }
 
 // next returns the body for a new attempt; earlier attempts read no more.
-// trailer is the attempt's own and gets its values at the body's end.
-func (b *replayBody) next(trailer http.Header) *attemptBody {
-	return &attemptBody{b: b, attempt: b.attempt.Add(1), trailer: trailer}
+func (b *replayBody) next() *attemptBody {
+	return &attemptBody{b: b, attempt: b.attempt.Add(1)}
+}
+
+// ready says whether some of it, from pos on, can be read without waiting.
+func (b *replayBody) ready(pos int64) bool {
+	if !b.mu.TryLock() { // an attempt before waits for the client
+		return false
+	}
+	defer b.mu.Unlock()
+	if b.err != nil || pos < b.base+int64(len(b.kept)) {
+		return true
+	}
+	r, ok := b.src.(*requestBody)
+	return ok && r.ready()
 }
 
 // replayable says whether a further attempt could read it all.
@@ -82,27 +97,27 @@ func (b *replayBody) failed() bool {
 }
 
 // read reads at offset pos for an attempt.
-func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
+func (b *replayBody) read(attempt, pos int64, p []byte) (n int, rest int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if attempt != b.attempt.Load() {
-		return 0, errStaleAttempt
+		return 0, 0, errStaleAttempt
 	}
 	pos -= b.base
 	if pos < 0 {
-		return 0, errNotReplayable
+		return 0, 0, errNotReplayable
 	}
 	if pos < int64(len(b.kept)) {
 		n := copy(p, b.kept[pos:])
 		if pos+int64(n) == int64(len(b.kept)) && !b.overflow.Load() {
-			return n, b.err
+			return n, 0, b.err
 		}
-		return n, nil
+		return n, 0, nil
 	}
 	if b.err != nil {
-		return 0, b.err
+		return 0, 0, b.err
 	}
-	n, err := b.src.Read(p)
+	n, err = b.src.Read(p)
 	b.total.Add(int64(n))
 	if n > 0 {
 		b.moved()
@@ -127,7 +142,10 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (int, error) {
 			b.ended.Store(true)
 		}
 	}
-	return n, err
+	if r, ok := b.src.(*requestBody); ok {
+		rest = r.Rest()
+	}
+	return n, rest, err
 }
 
 // whole is all of the body, for received; false: it is not kept. Nobody may
@@ -144,19 +162,38 @@ type attemptBody struct {
 	b       *replayBody
 	attempt int64
 	pos     int64
+	rest    int64
 	closed  atomic.Bool
-	trailer http.Header
+	trailer http.Header // of net/http: it gets its values at the body's end
+}
+
+// ready says whether some of it can be read without waiting.
+func (a *attemptBody) ready() bool { return a.b.ready(a.pos) }
+
+// Rest is how much of the chunk in which the client sent it follows what was read.
+func (a *attemptBody) Rest() int64 { return a.rest }
+
+// trailers are the fields of the trailer that go on.
+func (a *attemptBody) trailers(names []string) (l field.List) {
+	for i := range a.b.trailer {
+		if containsName(names, a.b.trailer[i].Name) {
+			l = append(l, a.b.trailer[i])
+		}
+	}
+	return l
 }
 
 func (a *attemptBody) Read(p []byte) (int, error) {
 	if a.closed.Load() {
 		return 0, errStaleAttempt
 	}
-	n, err := a.b.read(a.attempt, a.pos, p)
+	n, rest, err := a.b.read(a.attempt, a.pos, p)
+	a.rest = rest
 	a.pos += int64(n)
 	if errors.Is(err, io.EOF) {
+		values := a.b.trailer.Map(textproto.CanonicalMIMEHeaderKey)
 		for name := range a.trailer {
-			a.trailer[name] = a.b.trailer[name]
+			a.trailer[name] = values[name]
 		}
 	}
 	return n, err

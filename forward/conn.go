@@ -39,20 +39,24 @@ type conn struct {
 	ups    *upstreams
 	// multiplexed: HTTP/2, set before the first request.
 	multiplexed bool
-	// http1 is the connection as one of HTTP/1, set before the first request.
-	http1 *httpConn
+	// http1 is the connection as one of HTTP/1; set with mu.
+	http1 *http1Conn
 	// generation is the core's before the Decider was first asked.
 	generation uint64
 
-	mu       sync.Mutex
-	phase    phase
-	sni      string
-	requests map[*exchange]struct{}
-	up       net.Conn      // spliced with nc
-	copies   *mirrorClient // nil: no mirror had a copy yet
-	killed   policy.Reason
-	detail   string // why it was killed
-	flag     string // the response flag of that, where the reason has none
+	// requestsMu is held while something is done to requests under way.
+	requestsMu sync.Mutex
+	requests   map[*exchange]struct{}
+	request    *exchange // of HTTP/1
+
+	mu     sync.Mutex
+	phase  phase
+	sni    string
+	up     net.Conn      // spliced with nc
+	copies *mirrorClient // nil: no mirror had a copy yet
+	killed policy.Reason
+	detail string // why it was killed
+	flag   string // the response flag of that, where the reason has none
 }
 
 // ServeConn serves nc, which it closes, and returns when the connection has
@@ -109,8 +113,11 @@ func (t *conn) serve() {
 // upstreamLost tells a client of HTTP/1 that its upstream connection has ended, or
 // that there is one again. HTTP/2 has other requests under way.
 func (t *conn) upstreamLost(lost bool) {
-	if t.http1 != nil {
-		t.http1.upstreamLost(lost)
+	t.mu.Lock()
+	h := t.http1
+	t.mu.Unlock()
+	if h != nil {
+		h.upstreamLost(lost)
 	}
 }
 
@@ -143,9 +150,7 @@ func (t *conn) kill(reason policy.Reason, detail string) {
 	up := t.up
 	t.mu.Unlock()
 	t.cancel(errKilled)
-	for _, x := range t.openRequests() {
-		x.cancel(errKilled)
-	}
+	t.eachRequest(func(x *exchange) { x.cancel(errKilled) })
 	reset(t.nc)
 	if up != nil {
 		reset(up)
@@ -190,11 +195,11 @@ func (t *conn) recheck() {
 		t.kill(policy.ReasonPolicyChanged, "")
 		return
 	}
-	for _, x := range t.openRequests() {
+	t.eachRequest(func(x *exchange) {
 		if now := d.HTTP(&t.info, &x.req); now.Verdict == policy.Deny {
 			x.cancel(errPolicyChanged)
 		}
-	}
+	})
 }
 
 // opaqueAllowed says whether op lets bytes pass unread.
@@ -202,20 +207,26 @@ func opaqueAllowed(op Admission) bool {
 	return op.Verdict != policy.Deny && op.Upstream != nil && (op.Protocol == Opaque || op.Protocol == Sniff)
 }
 
-func (t *conn) openRequests() []*exchange {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	list := make([]*exchange, 0, len(t.requests))
-	for x := range t.requests {
-		list = append(list, x)
+// eachRequest calls do for each request under way, which does not end meanwhile.
+func (t *conn) eachRequest(do func(*exchange)) {
+	t.requestsMu.Lock()
+	defer t.requestsMu.Unlock()
+	if t.request != nil {
+		do(t.request)
 	}
-	return list
+	for x := range t.requests {
+		do(x)
+	}
 }
 
 // addRequest makes x known to recheck; call it before x is decided.
 func (t *conn) addRequest(x *exchange) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.requestsMu.Lock()
+	defer t.requestsMu.Unlock()
+	if x.h1 != nil {
+		t.request = x
+		return
+	}
 	if t.requests == nil {
 		t.requests = make(map[*exchange]struct{})
 	}
@@ -223,8 +234,11 @@ func (t *conn) addRequest(x *exchange) {
 }
 
 func (t *conn) removeRequest(x *exchange) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.requestsMu.Lock()
+	defer t.requestsMu.Unlock()
+	if t.request == x {
+		t.request = nil
+	}
 	delete(t.requests, x)
 }
 
@@ -234,6 +248,8 @@ func denied(reason policy.Reason, rule *policy.Ref) policy.Decision {
 }
 
 // refuse records the denial d and resets the connection.
+//
+//go:noinline
 func (t *conn) refuse(d policy.Decision, proto, name, detail string) {
 	if reason, why := t.killReason(); reason != "" {
 		d, detail = denied(reason, d.Rule), why

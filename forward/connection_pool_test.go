@@ -250,7 +250,7 @@ func TestKeepaliveOfARule(t *testing.T) {
 		for _, protocol := range []Handling{HTTP, Opaque} {
 			r := newRig(t, protocol, chance)
 			dialled := make(chan net.Conn, 1)
-			r.core.o.Dialer = &watched{r.fakes, dialled}
+			r.core.o.Dialer = &seenDialled{r.fakes, dialled}
 			r.servers(&policy.TrafficPolicy{Pool: &policy.ConnectionPool{Keepalive: k}}, says)
 			if code, _ := say(t, r.dial(), getOf("a.example")); code != 200 {
 				t.Fatal(code)
@@ -266,13 +266,13 @@ func TestKeepaliveOfARule(t *testing.T) {
 	}
 }
 
-// watched shows the connections that are made.
-type watched struct {
+// seenDialled shows the connections that are made.
+type seenDialled struct {
 	*fakes
 	dialled chan<- net.Conn
 }
 
-func (w *watched) Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error) {
+func (w *seenDialled) Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error) {
 	nc, err := w.fakes.Dial(ctx, c, u)
 	if err == nil {
 		w.dialled <- nc

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -119,14 +120,19 @@ type Core struct {
 	server  *http.Server
 	served  chan struct{} // closed when server.Serve has returned
 
-	transports *transports
-	pool       *pool
-	balancers  *balancers
-	mirrors    *mirrors
-	retrying   retryBudgets
-	buffers    copyBuffers
-	pipes      *pipePool
-	recycler   recycler
+	transport   *http.Transport // of HTTP/2
+	pool        *pool
+	balancers   *balancers
+	mirrors     *mirrors
+	retrying    retryBudgets
+	buffers     copyBuffers
+	messages    http1.Buffers
+	watcher     *watcher
+	sweeper     *sweeper
+	lingering   atomic.Bool
+	safeRetries *policy.Retries
+	pipes       *pipePool
+	recycler    recycler
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
 }
@@ -155,21 +161,29 @@ type Stats struct {
 func New(o Options) *Core {
 	o.setDefaults()
 	o.Sink = flow.FlagSink{Sink: o.Sink}
+	w, err := newWatcher()
+	if err != nil {
+		o.Log.Warn("clients that go away while they wait for an answer are noticed only when it comes: no descriptor was to be had; restart egressd with more", "error", err)
+	}
 	c := &Core{
 		o:       o,
+		watcher: w,
 		conns:   make(map[*conn]struct{}),
 		handoff: newHandoff(),
 		served:  make(chan struct{}),
 
-		transports: newTransports(),
-		pool:       newPool(o.Limits),
-		balancers:  &balancers{limits: o.Limits, log: o.Log, rand: o.Rand, now: o.Now, locality: o.Locality, list: map[balancedKey]*balanced{}},
-		pipes:      newPipePool(),
-		recycler:   recycler{every: o.RecycleTimeout / 60},
-		fresh:      make(chan struct{}, maxFresh),
+		transport:   newTransport(),
+		safeRetries: safeRetries(),
+		pool:        newPool(o.Limits),
+		balancers:   &balancers{limits: o.Limits, log: o.Log, rand: o.Rand, now: o.Now, locality: o.Locality, list: map[balancedKey]*balanced{}},
+		pipes:       newPipePool(),
+		recycler:    recycler{every: o.RecycleTimeout / 60},
+		fresh:       make(chan struct{}, maxFresh),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.mirrors = newMirrors(c)
+	c.sweeper = newSweeper(c)
+	c.pool.watcher = c.watcher
 	c.server = newServer(c)
 	go func() {
 		defer close(c.served)
@@ -256,7 +270,13 @@ func (c *Core) Recheck() {
 
 // Linger lets clients go: a connection ends when it has no request under way
 // (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
-func (c *Core) Linger() { c.server.SetKeepAlivesEnabled(false) }
+func (c *Core) Linger() {
+	c.lingering.Store(true)
+	for _, h := range c.sweeper.all() {
+		h.endIdle()
+	}
+	c.server.SetKeepAlivesEnabled(false)
+}
 
 // Idle says whether everything that Serve accepted has ended.
 func (c *Core) Idle() bool { return c.accepting.Load() == 0 }
@@ -274,8 +294,9 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		defer close(done)
 		c.serving.Wait()
 	}()
-	// Keep-alive connections end with their next response; its error is the
-	// context's, which is looked at below.
+	// Keep-alive connections end with their next response; the server's error is
+	// the context's, which is looked at below.
+	c.Linger()
 	_ = c.server.Shutdown(ctx)
 	var err error
 	select {
@@ -291,6 +312,8 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	c.pool.closeIdle(true)
 	c.balancers.close()
 	c.pipes.close()
+	c.sweeper.close()
+	c.watcher.close()
 	_ = c.server.Close()
 	<-c.served
 	c.cancel()

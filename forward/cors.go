@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -27,7 +28,7 @@ func (x *exchange) preflight(a *policy.HTTPAction, i int) bool {
 
 // passBack does to an answer what the first n rules on the way do to it, the
 // last one first.
-func (x *exchange) passBack(h http.Header, n int) {
+func (x *exchange) passBack(h *field.List, n int) {
 	hops := x.decision.Hops()[:n]
 	for i, hop := range slices.Backward(hops) {
 		x.changeResponse(h, hop.Action, hop.To)
@@ -36,11 +37,11 @@ func (x *exchange) passBack(h http.Header, n int) {
 }
 
 // share sets in an answer the fields of the CORS policy of the last rule.
-func (x *exchange) share(h http.Header) {
+func (x *exchange) share(h *field.List) {
 	setFields(h, x.decision.Action.CORS(x.decision.Request(&x.req)))
 }
 
-func setFields(h http.Header, fields []policy.Header) {
+func setFields(h *field.List, fields []policy.Header) {
 	for _, f := range fields {
 		h.Set(f.Name, f.Value)
 	}

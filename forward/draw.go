@@ -43,7 +43,7 @@ func errUnhealthy(err error) error {
 // says how, as it says; else the one that the workload dialled, if there is one,
 // and the one with fewer requests under way if there is not. key is what there is
 // to hash, and tried the endpoints of the attempts before.
-func (t *conn) draw(ctx context.Context, u *policy.Upstream, key func(*policy.ConsistentHash) balance.Hash, tried []upstreamKey) (d drawn, err error) {
+func (t *conn) draw(ctx func() context.Context, u *policy.Upstream, key func(*policy.ConsistentHash) balance.Hash, tried []upstreamKey) (d drawn, err error) {
 	ruled := u.Balanced()
 	bounded := u.Traffic != nil && u.Traffic.Pool.Bounded()
 	if ruled && u.Traffic.LoadBalancer != nil && u.Traffic.LoadBalancer.Simple == policy.Passthrough {
@@ -63,7 +63,7 @@ func (t *conn) draw(ctx context.Context, u *policy.Upstream, key func(*policy.Co
 		}
 	}
 	if ruled && len(u.Names) > 0 && u.Resolution == policy.ResolutionDNS {
-		if u, err = t.resolved(ctx, u); err != nil {
+		if u, err = t.resolved(ctx(), u); err != nil {
 			return drawn{}, &dialError{err}
 		}
 	}

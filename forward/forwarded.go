@@ -3,10 +3,9 @@
 package forward
 
 import (
-	"net/http"
-	"slices"
 	"strings"
 
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 )
 
@@ -15,7 +14,7 @@ import (
 // use_remote_address and no trusted hop): its address is behind those that it
 // says it comes from, and what only a proxy can know is not the visitor's to
 // say. Requests of workloads go on as they came.
-func (x *exchange) forwarded(h http.Header) {
+func (x *exchange) forwarded(h *field.List) {
 	if x.conn.info.Layer != flow.Ingress {
 		return
 	}
@@ -23,13 +22,13 @@ func (x *exchange) forwarded(h http.Header) {
 	if !src.IsValid() {
 		return
 	}
-	h["X-Forwarded-For"] = []string{strings.Join(append(slices.Clone(h["X-Forwarded-For"]), src.String()), ",")}
-	h["X-Forwarded-Proto"] = []string{x.req.Scheme}
-	delete(h, "X-Envoy-External-Address")
-	delete(h, "X-Envoy-Internal")
+	h.Set("X-Forwarded-For", strings.Join(append(h.Values("X-Forwarded-For"), src.String()), ","))
+	h.Set("X-Forwarded-Proto", x.req.Scheme)
+	h.Del("X-Envoy-External-Address")
+	h.Del("X-Envoy-Internal")
 	if src.IsPrivate() || src.IsLoopback() || src.IsLinkLocalUnicast() {
-		h["X-Envoy-Internal"] = []string{"true"}
+		h.Set("X-Envoy-Internal", "true")
 		return
 	}
-	h["X-Envoy-External-Address"] = []string{src.String()}
+	h.Set("X-Envoy-External-Address", src.String())
 }

@@ -3,28 +3,31 @@
 package forward
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/egressd/egressd/forward/balance"
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
 
 // hashKey is what of a request a consistent hash is made of, as Envoy's hash
 // policies are: nothing when the request does not have it, which leaves the choice
-// to chance.
-func (x *exchange) hashKey(h http.Header) func(*policy.ConsistentHash) balance.Hash {
+// to chance. nil: nothing is hashed.
+func (x *exchange) hashKey(u *policy.Upstream, h *field.List) func(*policy.ConsistentHash) balance.Hash {
+	if t := u.Traffic; t == nil || t.LoadBalancer == nil || t.LoadBalancer.Hash == nil {
+		return nil
+	}
 	return func(c *policy.ConsistentHash) balance.Hash {
 		switch {
 		case c.Header != "":
 			if strings.EqualFold(c.Header, "host") || strings.EqualFold(c.Header, ":authority") {
 				return balance.HashOf(x.req.Authority)
 			}
-			if v := h.Values(c.Header); len(v) > 0 {
-				return balance.HashOf(strings.Join(v, ","))
+			if v, ok := h.Joined(c.Header); ok {
+				return balance.HashOf(v)
 			}
 		case c.Query != "":
 			if v, ok := x.req.Query[c.Query]; ok {
@@ -42,8 +45,8 @@ func (x *exchange) hashKey(h http.Header) func(*policy.ConsistentHash) balance.H
 // cookieHash is the hash of a cookie. One that is missing is made, from the
 // addresses of the connection as in Envoy, so that requests which race on it get
 // the same.
-func (x *exchange) cookieHash(h http.Header, c *policy.HashCookie) balance.Hash {
-	if have, err := (&http.Request{Header: h}).Cookie(c.Name); err == nil {
+func (x *exchange) cookieHash(h *field.List, c *policy.HashCookie) balance.Hash {
+	if have, err := (&http.Request{Header: http.Header{"Cookie": h.Values("Cookie")}}).Cookie(c.Name); err == nil {
 		return balance.HashOf(have.Value)
 	}
 	if c.TTL == nil {
@@ -74,9 +77,9 @@ func cookieText(c *policy.HashCookie, value string) string {
 }
 
 // setCookie adds the cookie that was made for the client.
-func (x *exchange) setCookie(h http.Header) {
+func (x *exchange) setCookie(h *field.List) {
 	if x.cookie != "" {
-		h["Set-Cookie"] = append(h["Set-Cookie"], x.cookie)
+		h.Add("Set-Cookie", x.cookie)
 	}
 }
 
@@ -105,8 +108,8 @@ func (x *exchange) giveRetry() {
 // report tells outlier detection how an attempt went. What the client or egressd
 // ended says nothing of the endpoint, and neither does a connection that had been
 // idle and was closed.
-func (x *exchange) report(u *policy.Upstream, resp *http.Response, o outcome, err error) {
-	switch cause := context.Cause(x.ctx); {
+func (x *exchange) report(u *policy.Upstream, resp *response, o outcome, err error) {
+	switch cause := x.life.why(); {
 	case err == nil:
 		x.on.on.Report(resultOf(u, resp))
 	case errors.Is(err, errRouteTimeout), errors.Is(err, errPerTry), errors.Is(cause, errRouteTimeout):
@@ -119,7 +122,7 @@ func (x *exchange) report(u *policy.Upstream, resp *http.Response, o outcome, er
 
 // resultOf judges an answer; one of gRPC by its status, as far as it is in the head
 // (Envoy: Grpc::Utility::grpcToHttpStatus).
-func resultOf(u *policy.Upstream, resp *http.Response) balance.RequestResult {
+func resultOf(u *policy.Upstream, resp *response) balance.RequestResult {
 	status := resp.StatusCode
 	switch resp.Header.Get("Grpc-Status") {
 	case "2", "13", "15": // unknown, internal, data loss

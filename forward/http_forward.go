@@ -3,17 +3,19 @@
 package forward
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -24,9 +26,9 @@ type upstreamSeen struct {
 	received atomic.Int64 // body bytes
 }
 
-func (u *upstreamSeen) set(a net.Addr) {
+func (u *upstreamSeen) set(a netip.AddrPort) {
 	u.mu.Lock()
-	u.peer = addrPort(a)
+	u.peer = a
 	u.mu.Unlock()
 }
 
@@ -60,7 +62,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		x.fail(err)
 		return
 	}
-	defer resp.Body.Close()
+	defer resp.Done()
 	if resp.StatusCode < 100 || resp.StatusCode > 999 {
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, fmt.Sprintf("the upstream answered with status %d", resp.StatusCode)
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream answered with a bad status")
@@ -75,7 +77,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 
 // received is called when the request's body was read to its end.
 func (x *exchange) received() {
-	x.body.trailer = x.r.Trailer
+	x.body.trailer = x.r.Trailer()
 	x.startTimer()
 	x.sendCopies()
 }
@@ -90,7 +92,8 @@ func (x *exchange) startTimer() {
 	x.timerMu.Lock()
 	defer x.timerMu.Unlock()
 	if x.timer == nil && !x.ended {
-		x.timer = time.AfterFunc(timeout, func() { x.cancel(errRouteTimeout) })
+		life, serial := x.life, x.life.now()
+		x.timer = time.AfterFunc(timeout, func() { life.endIf(serial, errRouteTimeout) })
 	}
 }
 
@@ -105,68 +108,70 @@ func (x *exchange) stopTimer() {
 
 // outgoing builds the request without its body. What the rule doesn't change
 // goes as it came: no field is added that would name us.
-func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (*http.Request, error) {
+func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (*outgoing, error) {
 	r := x.r
 	seen := x.decision.Request(&x.req)
-	header := http.Header(seen.Header).Clone()
-	upgrade := upgradeType(r.Header)
-	trailers := hasToken(r.Header, "Te", "trailers")
-	own := x.own(u) && !x.wantsHTTP2(u)
-	came, persists := header["Connection"], persistenceOf(header)
-	removeHopByHop(header)
-	delete(header, "Host") // HTTP/2 may have both; they are equal
-	x.forwarded(header)
-	var options []string
-	if own {
-		if persists.keepAlive {
-			options = append(options, "keep-alive")
-		}
-		persists.apply(header)
-	}
-	if upgrade != "" {
-		options = append(options, "Upgrade")
-		header["Upgrade"] = []string{upgrade}
-	}
-	if trailers {
-		header["Te"] = []string{"trailers"}
-		if !x.wantsHTTP2(u) && (x.r.ProtoMajor == 2 || hasToken(x.r.Header, "Connection", "te")) {
-			options = append(options, "TE") // RFC 9110, 10.1.4
-		}
-	}
-	if c := connection(came, options...); c != nil {
-		header["Connection"] = c
-	}
 	path, authority := seen.Path, seen.Authority
+	out := &x.scratch.out
+	*out = outgoing{Method: r.Method, Header: append(out.Header[:0], seen.Header...), Length: r.ContentLength}
+	if out.Length < 0 {
+		out.Length = http1.Chunked
+	}
+	if i := strings.IndexByte(x.target, '?'); i >= 0 {
+		out.Query = x.target[i:]
+	}
+	if out.Length == http1.Chunked || x.h1 == nil {
+		out.Trailer = goingOn(announced(r.Header))
+	}
+	http2 := x.wantsHTTP2(u)
+	x.nextHop(&out.Header, x.own(u) && !http2, x.passesClose(u), http2)
+	x.forwarded(&out.Header)
 	if a := x.decision.Action; a != nil {
 		path = a.RewritePath(path)
 		if rw := a.Rule.Rewrite; rw != nil && rw.Authority != "" {
 			authority = rw.Authority
 		}
 		if dest != nil && dest.Headers != nil {
-			authority = or(dest.Headers.Request.Apply(header), authority)
+			authority = or(dest.Headers.Request.Apply(&out.Header), authority)
 		}
 		if a.Rule.Headers != nil {
-			authority = or(a.Rule.Headers.Request.Apply(header), authority)
+			authority = or(a.Rule.Headers.Request.Apply(&out.Header), authority)
 		}
 	}
 	if err := checkPath(path); err != nil {
 		return nil, err // by a rule's rewrite
 	}
-	if _, ok := header["User-Agent"]; !ok {
-		header["User-Agent"] = nil // or net/http would invent one
+	out.Path, out.Authority = path, authority
+	if !http2 {
+		x.frame(out)
 	}
-	return &http.Request{
-		Method:        r.Method,
-		URL:           outgoingURL(authority, path, x.target),
-		Close:         x.passesClose(u),
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
-		Header:        header,
-		Host:          authority,
-		ContentLength: r.ContentLength,
-		Trailer:       announcedTrailer(r.Trailer),
-	}, nil
+	return out, nil
+}
+
+// frame says in the header of a request of HTTP/1 whom it is for and where its body
+// ends.
+func (x *exchange) frame(out *outgoing) {
+	h := &out.Header
+	if h.Has("Host") {
+		h.Set("Host", out.Authority)
+	} else {
+		*h = slices.Insert(*h, 0, field.Entry{Name: "Host", Value: out.Authority})
+	}
+	if out.Length == http1.Chunked {
+		h.Del("Content-Length")
+		h.Set("Transfer-Encoding", "chunked")
+		if len(out.Trailer) == 0 {
+			h.Del("Trailer")
+		} else if h.Index("Trailer", 0) < 0 || len(out.Trailer) != len(announced(*h)) {
+			h.Set("Trailer", strings.Join(out.Trailer, ", "))
+		}
+		return
+	}
+	h.Del("Transfer-Encoding")
+	h.Del("Trailer")
+	if out.Length > 0 || h.Has("Content-Length") || x.h1 == nil && (out.Method == http.MethodPost || out.Method == http.MethodPut || out.Method == http.MethodPatch) {
+		setLength(h, out.Length)
+	}
 }
 
 func or(a, b string) string {
@@ -177,81 +182,55 @@ func or(a, b string) string {
 }
 
 // respond passes the response on.
-func (x *exchange) respond(resp *http.Response, dest *policy.RouteDestination) {
+func (x *exchange) respond(resp *response, dest *policy.RouteDestination) {
 	h := x.w.Header()
 	x.persist(resp)
-	for k, vv := range resp.Header {
-		h[k] = vv
+	*h = append((*h)[:0], resp.Header...)
+	if len(resp.Announced) > 0 && x.h1 != nil && resp.Length >= 0 && bodyAllowed(resp.StatusCode) {
+		resp.Length = http1.Chunked // HTTP/1.1 has trailers in chunked bodies only
 	}
-	// What the origin did not say is not said in its name.
-	for _, k := range []string{"Date", "Content-Type"} {
-		if _, ok := h[k]; !ok {
-			h[k] = nil
-		}
-	}
-	announced := len(resp.Trailer)
-	for k := range resp.Trailer {
-		h.Add("Trailer", k)
-	}
-	if announced > 0 && x.r.ProtoMajor == 1 {
-		delete(h, "Content-Length") // HTTP/1.1 has trailers in chunked bodies only
-		resp.ContentLength = -1
+	if len(resp.Announced) > 0 && x.h1 != nil && !h.Has("Trailer") {
+		h.Set("Trailer", strings.Join(resp.Announced, ", "))
 	}
 	x.setCookie(h)
 	x.applyResponseHeaders(dest)
-	x.writeResponseStatus(resp)
+	x.w.Passes(resp)
+	x.writeStatus(resp.StatusCode)
 	if err := x.copyBody(resp); err != nil {
-		if cause := context.Cause(x.ctx); cause != nil || errors.Is(err, errDownstream) {
+		if cause := x.life.why(); cause != nil || errors.Is(err, errDownstream) {
 			x.aborted(cause)
 		}
 		x.reason, x.detail = closedReason(err), "response body: "+err.Error()
-		if x.r.ProtoMajor == 1 && resp.ContentLength < 0 {
+		if x.h1 != nil && resp.Length < 0 {
 			reset(x.conn.nc) // an orderly end would be the end of a whole body to some clients
 		}
 		panic(http.ErrAbortHandler)
 	}
-	if len(resp.Trailer) == announced {
-		for k, vv := range resp.Trailer {
-			h[k] = vv
-		}
-		return
+	if x.h1 != nil && x.body != nil && !x.body.complete() {
+		// The client learns that the answer is complete when nothing more of its
+		// request goes on.
+		x.stopSenders()
 	}
-	for k, vv := range resp.Trailer { // more than were announced
-		h[http.TrailerPrefix+k] = vv
+	if t := resp.Trailer(); len(t) > 0 {
+		x.w.Trailer(t)
 	}
 }
 
 // persist removes from an answer what is for its own hop, but for what says how
 // long a connection lives that is the client's own on both sides.
-func (x *exchange) persist(resp *http.Response) {
-	persists := persistenceOf(resp.Header)
-	removeHopByHop(resp.Header)
-	if !x.up.ownHTTP1() || x.r.ProtoMajor != 1 {
-		return
+func (x *exchange) persist(resp *response) {
+	h := &resp.Header
+	own := x.up.ownHTTP1() && x.r.ProtoMajor == 1
+	var o options
+	if own {
+		o.keepAlive = h.HasToken("Connection", "keep-alive") && !h.HasToken("Connection", "close")
+		o.close = resp.Close && x.r.ProtoAtLeast(1, 1)
 	}
-	persists.apply(resp.Header)
-	if persists.keepAlive {
-		resp.Header["Connection"] = []string{"keep-alive"}
+	if resp.ProtoMajor == 1 && resp.Length == http1.Chunked {
+		resp.Announced = announced(*h)
 	}
-	if resp.Close && x.r.ProtoAtLeast(1, 1) {
-		resp.Header["Connection"] = []string{"close"}
-	}
-}
-
-// writeResponseStatus writes the status of an origin's answer; what it looks like
-// and where it ends is as the origin has it.
-func (x *exchange) writeResponseStatus(resp *http.Response) {
-	h := x.w.Header()
-	if x.r.ProtoMajor == 1 && resp.ProtoMajor == 1 && resp.ContentLength < 0 && resp.Close && len(resp.TransferEncoding) == 0 {
-		h["Transfer-Encoding"] = []string{"identity"} // up to the connection's end
-	}
-	var more http.Header
-	if resp.StatusCode == http.StatusNotModified {
-		// net/http leaves out what is about the body that there would be.
-		more = http.Header{"Content-Length": h["Content-Length"], "Content-Type": h["Content-Type"]}
-	}
-	x.writeStatus(resp.StatusCode)
-	x.lookLike(x.up.head(resp), more)
+	coding := x.r.ProtoAtLeast(1, 1) && x.r.ProtoMajor == 1 && h.Has("Transfer-Encoding")
+	o.apply(h, own, coding)
 }
 
 // errDownstream: the client can't be written to.
@@ -259,8 +238,11 @@ var errDownstream = errors.New("the client went away")
 
 // copyBody streams the body: whatever is there is written and flushed before
 // more is waited for.
-func (x *exchange) copyBody(resp *http.Response) error {
-	if resp.ContentLength < 0 {
+func (x *exchange) copyBody(resp *response) error {
+	if x.h1 != nil {
+		return x.h1.answer.passFrom(x, resp)
+	}
+	if resp.Length < 0 {
 		x.flush() // the header may be long before the first byte
 	}
 	buf := x.core.buffers.get()
@@ -287,6 +269,4 @@ func (x *exchange) copyBody(resp *http.Response) error {
 	}
 }
 
-func (x *exchange) flush() {
-	_ = http.NewResponseController(x.w).Flush() // the next write shows a failure
-}
+func (x *exchange) flush() { x.w.Flush() }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -25,31 +26,29 @@ var (
 	errPerTry        = errors.New("upstream request timeout (one try)")
 	errStalled       = errors.New("nothing moved for too long")
 	errDone          = errors.New("request ended")
-	// errSpent: the upstream has ended a connection that it served requests on
-	// before it had a byte of this answer on it, as servers do with connections
-	// that are idle for too long.
-	errSpent = errors.New("the upstream ended the connection, which was used before")
 )
 
 // exchange is one HTTP request and its answer.
 type exchange struct {
 	core   *Core
 	conn   *conn
-	in     *httpConn
-	w      http.ResponseWriter
-	r      *http.Request
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	h1     *http1Conn // nil: HTTP/2
+	w      answer
+	r      *request
+	life   *life
 	start  time.Time
+	number int64 // of the request on its connection
 
-	head     requestHead // as it came; HTTP/2 has none
-	target   string      // of the request, as it came
+	target   string // of the request, as it came
+	scratch  *scratch
 	req      policy.Request
 	decision policy.HTTPDecision
-	body     *replayBody // nil: no body
-	answered bool        // a final status was written
-	lingers  bool        // the connection ends with it, whatever is still to be read
-	releases []func()    // of the attempts' contexts
+	body     *replayBody    // nil: no body
+	senders  sync.WaitGroup // of it
+	try      try
+	answered bool     // a final status was written
+	lingers  bool     // the connection ends with it, whatever is still to be read
+	releases []func() // of the attempts' contexts
 	held     *lease
 
 	stall stall
@@ -75,24 +74,49 @@ type exchange struct {
 	detail   string
 	status   int
 	retries  int
-	upstream *upstreamSeen
+	upstream upstreamSeen
 	// tunnelled is what the client sent after a protocol switch, in bytes.
 	tunnelled int64
 }
 
-func newExchange(in *httpConn, w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{core: in.conn.core, conn: in.conn, in: in, w: w, r: r, start: time.Now(), upstream: new(upstreamSeen)}
-	x.target = r.RequestURI
-	if in.heads != nil {
-		x.head = in.heads.take()
-		x.target = x.head.target()
+// newExchange is an exchange of HTTP/2.
+func newExchange(h *httpConn, w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{
+		core: h.conn.core, conn: h.conn, w: newHTTP2Answer(w), r: requestOf(r), life: &life{}, scratch: &scratch{},
+		start: time.Now(), target: r.RequestURI, number: h.requests.Load(),
 	}
-	in.serving(x)
-	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	x.life.ended = x.interrupt
+	x.life.begin(r.Context())
+	x.release(x.stopOnEnd(r.Context()))
 	if r.ContentLength != 0 {
 		x.body = newReplayBody(r.Body, x.received, x.keep, x.forget, x.stall.moved)
 	}
 	return x
+}
+
+// stopOnEnd has the exchange be interrupted when ctx ends.
+func (x *exchange) stopOnEnd(ctx context.Context) (forget func()) {
+	stop := context.AfterFunc(ctx, x.interrupt)
+	return func() { stop() }
+}
+
+// context ends with the exchange.
+func (x *exchange) context() context.Context { return x.life.context() }
+
+// cancel ends the exchange before its time.
+func (x *exchange) cancel(cause error) { x.life.end(cause) }
+
+// interrupt ends what the exchange waits for.
+func (x *exchange) interrupt() {
+	x.up.end()
+	x.stall.unblock()
+}
+
+// moved says that something has happened.
+func (x *exchange) moved() {
+	if x.h1 != nil {
+		x.h1.moved()
+	}
 }
 
 // serve decides about the request and answers it.
@@ -112,9 +136,6 @@ func (x *exchange) serve() {
 		return
 	}
 	x.stall.start(x)
-	if x.body != nil {
-		defer context.AfterFunc(x.ctx, x.stall.unblock)()
-	}
 	x.conn.addRequest(x) // before the decision: Recheck can't miss it
 	x.decision = x.core.o.Decider.HTTP(&x.conn.info, &x.req)
 	if x.decision.Verdict == policy.Deny {
@@ -128,23 +149,26 @@ func (x *exchange) serve() {
 		x.reply(http.StatusBadRequest, "egressd: bad request: "+x.detail)
 		return
 	}
-	// An upstream may answer before it has read all of the request.
-	_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/2 always is
 	x.act()
 }
 
 // takeMemory takes what the request may cost. A connection has paid for the one
 // request at a time that HTTP/1 has.
 func (x *exchange) takeMemory() error {
-	x.held = x.conn.lease()
 	if x.r.ProtoMajor == 1 {
 		return nil
 	}
+	x.held = x.conn.lease()
 	return x.held.take(0, streamMemory)
 }
 
 // keep says whether n more bytes of the body may be kept for another attempt.
-func (x *exchange) keep(n int) bool { return x.held.take(0, int64(n)) == nil }
+func (x *exchange) keep(n int) bool {
+	if x.held == nil {
+		x.held = x.conn.lease()
+	}
+	return x.held.take(0, int64(n)) == nil
+}
 
 // forget gives back what keep has taken.
 func (x *exchange) forget(n int) { x.held.give(0, int64(n)) }
@@ -161,18 +185,18 @@ func (x *exchange) limited(err error) {
 // parse fills x.req, or says why the request is refused.
 func (x *exchange) parse() error {
 	r := x.r
-	if err := x.checkFraming(); err != nil {
-		return err
+	if x.h1 == nil && !(http1.ValidMethod(r.Method) && http1.Valid(r.Header)) {
+		return errors.New("a method or field that HTTP/1 can't say")
 	}
 	if err := checkTarget(r.Method, x.target); err != nil {
 		return err
 	}
-	if hosts, ok := r.Header["Host"]; ok { // HTTP/2 beside :authority
-		if len(hosts) != 1 || !strings.EqualFold(hosts[0], r.Host) {
+	if i := r.Header.Index("Host", 0); x.h1 == nil && i >= 0 { // HTTP/2 beside :authority
+		if r.Header.Index("Host", i+1) >= 0 || !strings.EqualFold(r.Header[i].Value, r.Host) {
 			return errors.New("host and :authority differ")
 		}
 	}
-	host, _, err := parseAuthority(r.Host)
+	host, err := x.host()
 	if err != nil {
 		return err
 	}
@@ -195,19 +219,13 @@ func (x *exchange) parse() error {
 	return nil
 }
 
-// checkFraming refuses an HTTP/1 request whose end others may see elsewhere.
-// net/http has removed what contradicted itself, so the raw head is asked.
-func (x *exchange) checkFraming() error {
-	if x.in.heads == nil {
-		return nil
+// host is the host that the request is for.
+func (x *exchange) host() (string, error) {
+	if x.h1 != nil {
+		return x.h1.hostOf(x.r.Host)
 	}
-	switch f := x.head.framing; {
-	case f == framingCoded && !x.r.ProtoAtLeast(1, 1):
-		return errors.New("Transfer-Encoding in HTTP/1.0")
-	case f != framingGood && f != framingCoded:
-		return errors.New("request framing: " + f.String())
-	}
-	return nil
+	host, _, err := parseAuthority(x.r.Host)
+	return host, err
 }
 
 // deny answers a denial of name.
@@ -228,7 +246,8 @@ func (x *exchange) deny(reason policy.Reason, name string) {
 
 // fail answers when no upstream response could be had.
 func (x *exchange) fail(err error) {
-	switch cause := context.Cause(x.ctx); {
+	var bad *http1.MalformedError
+	switch cause := x.life.why(); {
 	case errors.Is(cause, errRouteTimeout) || errors.Is(err, errRouteTimeout) || errors.Is(err, errPerTry):
 		x.reason = policy.ReasonTimeout
 		x.reply(http.StatusGatewayTimeout, "upstream request timeout")
@@ -252,12 +271,12 @@ func (x *exchange) fail(err error) {
 			text = publicText(err) // a visitor is not told of addresses behind the gateway
 		}
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+text)
-	case errors.Is(err, errSpent) && x.r.ProtoMajor == 1 && x.in.requests.Load() > 1:
+	case errors.Is(err, errSpent) && x.r.ProtoMajor == 1 && x.number > 1:
 		// A client knows that this happens to connections that it uses again, and
 		// what it may send once more; an answer of ours would tell it otherwise.
 		x.reason, x.detail = policy.ReasonUpstreamClosed, err.Error()
 		panic(http.ErrAbortHandler)
-	case strings.Contains(err.Error(), "malformed"): // net/http has no type for it
+	case errors.As(err, &bad):
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, err.Error()
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream's answer is not HTTP")
 	default:
@@ -315,11 +334,14 @@ func (x *exchange) aborted(cause error) {
 func (x *exchange) end() {
 	x.stopTimer()
 	x.stall.stop()
-	if x.lingers {
-		x.in.unread.Store(true)
+	if x.h1 != nil && x.lingers {
+		x.h1.unread = true
 	}
 	x.conn.removeRequest(x)
 	x.cancel(errDone)
+	if x.body != nil {
+		x.stopSenders()
+	}
 	x.settle()
 	x.giveRetry()
 	for _, release := range x.releases {
@@ -344,6 +366,29 @@ func (x *exchange) end() {
 	}
 	e.Duration = e.Time.Sub(x.start)
 	x.core.o.Sink.Record(e)
+}
+
+// lastWrite is how long the end of a request's body may take to be sent when its
+// answer is complete already.
+const lastWrite = 100 * time.Millisecond
+
+// stopSenders waits for those that send the request's body. One that waits for the
+// rest of it, or for an upstream that does not take it, waits in vain.
+func (x *exchange) stopSenders() {
+	defer x.senders.Wait()
+	c := x.up.current()
+	if !x.body.complete() {
+		x.w.SetReadDeadline(longAgo)
+		if c != nil {
+			c.interrupt()
+		}
+	} else if c != nil && c.http1 != nil && !c.http1.sent.Load() {
+		timer := time.AfterFunc(lastWrite, c.interrupt)
+		x.senders.Wait()
+		if !timer.Stop() {
+			c.finish()
+		}
+	}
 }
 
 // release has f called when the exchange ends.
@@ -378,8 +423,6 @@ func (x *exchange) reply(status int, text string) {
 func (x *exchange) writeStatus(status int) {
 	if x.body != nil && !x.body.complete() {
 		x.closes()
-	} else if x.r.ProtoMajor == 1 && x.in.isLost() {
-		x.w.Header().Set("Connection", "close")
 	}
 	x.answered, x.status = true, status
 	x.stall.began.Store(true)

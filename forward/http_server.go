@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
@@ -66,7 +67,6 @@ type connKey struct{}
 
 func newServer(c *Core) *http.Server {
 	var protocols http.Protocols
-	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler:   http.HandlerFunc(c.serveHTTP),
@@ -79,7 +79,7 @@ func newServer(c *Core) *http.Server {
 		},
 		ReadHeaderTimeout: c.o.PeekTimeout,
 		IdleTimeout:       c.o.IdleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    http1.MaxRequestHead,
 		ErrorLog:          slog.NewLogLogger(c.o.Log.Handler(), slog.LevelDebug),
 		// OPTIONS * is a request like any other, and the origin's to answer.
 		DisableGeneralOptionsHandler: true,
@@ -89,7 +89,7 @@ func newServer(c *Core) *http.Server {
 	}
 }
 
-// http hands the connection to the http.Server and waits for its end.
+// http serves the connection: in HTTP/1 itself, in HTTP/2 by the http.Server.
 func (t *conn) http(op Admission, p *peeked) {
 	t.setPhase(phaseHTTP, "")
 	if t.core.generation.Load() != t.generation {
@@ -115,11 +115,21 @@ func (t *conn) http(op Admission, p *peeked) {
 		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
 		return
 	}
+	if !t.multiplexed {
+		t.serveHTTP1(op, p)
+		return
+	}
+	t.serveHTTP2(op, p)
+}
+
+// serveHTTP2 has the http.Server serve the connection, and waits for its end.
+//
+//go:noinline
+func (t *conn) serveHTTP2(op Admission, p *peeked) {
 	h := newHTTPConn(t, p.request())
 	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
 		<-h.closed
-		h.linger()
 	} else {
 		t.kill(policy.ReasonAllowed, "shut down")
 	}
@@ -141,7 +151,6 @@ func (c *Core) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	h.requests.Add(1)
 	c.counters.requests.Add(1)
 	x := newExchange(h, w, r)
-	defer h.answered()
 	defer x.end()
 	x.serve()
 	// What the server has still to write is the client's to take.

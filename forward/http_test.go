@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -318,7 +319,7 @@ func TestBadRequests(t *testing.T) {
 		{"smuggled length", "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc"},
 		{"unknown coding", "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"},
 		{"space before colon", "GET / HTTP/1.1\r\nHost : a.example\r\n\r\n"},
-		{"header too large", "GET / HTTP/1.1\r\nHost: a.example\r\nX: " + strings.Repeat("x", 2*maxHeaderBytes) + "\r\n\r\n"},
+		{"header too large", "GET / HTTP/1.1\r\nHost: a.example\r\nX: " + strings.Repeat("x", 2*http1.MaxRequestHead) + "\r\n\r\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

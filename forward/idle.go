@@ -3,7 +3,6 @@
 package forward
 
 import (
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,14 +26,33 @@ type stall struct {
 }
 
 func (s *stall) start(x *exchange) {
-	s.x = x
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.x = x; x.h1 != nil {
+		return // the sweeper looks
+	}
 	s.timer = time.AfterFunc(s.next(0), s.look)
 }
 
 // moved is called when bytes have passed in either direction.
-func (s *stall) moved() { s.last.Store(int64(time.Since(s.x.start))) }
+func (s *stall) moved() {
+	switch {
+	case s.x == nil:
+	case s.x.h1 != nil:
+		s.x.h1.moved()
+	default:
+		s.last.Store(int64(time.Since(s.x.start)))
+	}
+}
+
+// check is look for HTTP/1, on whose connections nothing has moved for so long.
+func (s *stall) check(quiet time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.x != nil && !s.ended && quiet >= s.limit() {
+		s.expire()
+	}
+}
 
 // stop ends the watch; when it returns, the exchange is not touched any more.
 func (s *stall) stop() {
@@ -74,26 +92,26 @@ func (s *stall) look() {
 		s.timer.Reset(s.next(quiet))
 		return
 	}
+	s.expire()
+}
+
+// expire ends the exchange. s.mu is held.
+func (s *stall) expire() {
 	s.x.cancel(errStalled)
 	if s.began.Load() {
-		// A write that waits for the client would wait on. It fails for a closed
-		// connection, which is as good.
-		_ = http.NewResponseController(s.x.w).SetWriteDeadline(time.Now())
+		s.x.w.SetWriteDeadline(longAgo) // a write that waits for the client would wait on
 	}
 }
 
-// unblock ends a read of the request's body that waits for the client: net/http
-// gives up on an upstream only when its body is let go of.
+// unblock ends a read of the request's body that waits for the client.
 func (s *stall) unblock() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ended && !s.x.body.complete() {
-		_ = http.NewResponseController(s.x.w).SetReadDeadline(time.Now())
+	if x := s.x; x != nil && x.body != nil && !x.body.complete() {
+		x.w.SetReadDeadline(longAgo)
 	}
 }
 
 // isGRPC: its requests are streams that may be silent for long on both sides,
 // before an answer has begun as well.
-func isGRPC(r *http.Request) bool {
+func isGRPC(r *request) bool {
 	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 }

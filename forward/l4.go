@@ -36,6 +36,8 @@ func (t *conn) unused(err error, p *peeked) bool {
 }
 
 // leave ends an unused connection.
+//
+//go:noinline
 func (t *conn) leave(d policy.Decision) {
 	e := t.closeEvent(d, "tcp", "")
 	e.Detail = "closed by the client before its first byte"

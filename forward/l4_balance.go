@@ -17,7 +17,7 @@ import (
 func (t *conn) dialDrawn(u *policy.Upstream) (net.Conn, drawn, error) {
 	var tried []upstreamKey
 	for silent := 0; ; {
-		d, err := t.draw(t.ctx, u, t.sourceHash, tried)
+		d, err := t.draw(func() context.Context { return t.ctx }, u, t.sourceHash, tried)
 		if err != nil {
 			return nil, d, err
 		}

@@ -115,6 +115,9 @@ func outOf(reason policy.Reason, p part) error {
 }
 
 func isLimit(err error) bool {
+	if err == nil {
+		return false
+	}
 	var e *limitError
 	return errors.As(err, &e)
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"net/textproto"
 	"net/url"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/dial"
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -95,9 +97,9 @@ func (x *exchange) pickMirrors(dest *policy.RouteDestination) {
 
 // copyFor builds the copy for m; nil: none is sent, and the event says why.
 func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *requestCopy {
-	c := &requestCopy{conn: x.conn, mirror: m, original: x.req, target: x.target, timeout: x.decision.Timeout(), start: time.Now()}
+	c := &requestCopy{conn: x.conn, mirror: m, original: requestKept(&x.req), target: strings.Clone(x.target), timeout: x.decision.Timeout(), start: time.Now()}
 	c.decision = policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowed, Rule: m.Rule}
-	seen := x.decision.Copied(m, dest, &x.req)
+	seen := x.decision.Copied(m, dest, &c.original)
 	switch {
 	case m.Refused != "":
 		c.decision = denied(m.Refused, m.Rule)
@@ -113,19 +115,38 @@ func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *r
 		return nil
 	}
 	c.to = m.To.Upstream.WithName(seen.Host)
-	header := http.Header(seen.Header).Clone()
-	removeHopByHop(header)
-	delete(header, "Host")
-	delete(header, "Expect") // the body is there
-	x.forwarded(header)
+	fields := seen.Header.Clone()
+	removeHopByHop(&fields)
+	fields.Del("Host")
+	fields.Del("Expect") // the body is there
+	x.forwarded(&fields)
+	header := http.Header(fields.Map(textproto.CanonicalMIMEHeaderKey))
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = nil // or net/http would invent one
 	}
 	c.request = &http.Request{
-		Method: x.r.Method, URL: mirrorURL(seen.Path, x.target), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Method: c.original.Method, URL: mirrorURL(seen.Path, c.target), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: header, Host: shadowHost(seen.Authority), ContentLength: x.r.ContentLength,
 	}
 	return c
+}
+
+// requestKept is a copy of a request that outlives it: what is read of HTTP/1 is in a buffer
+// that the next request uses.
+func requestKept(r *policy.Request) policy.Request {
+	out := *r
+	out.Method, out.Authority, out.Host, out.Path = strings.Clone(r.Method), strings.Clone(r.Authority), strings.Clone(r.Host), strings.Clone(r.Path)
+	out.Header = make(field.List, len(r.Header))
+	for i, f := range r.Header {
+		out.Header[i] = field.Entry{Name: strings.Clone(f.Name), Value: strings.Clone(f.Value)}
+	}
+	out.Query = make(url.Values, len(r.Query))
+	for name, values := range r.Query {
+		for _, v := range values {
+			out.Query.Add(strings.Clone(name), strings.Clone(v))
+		}
+	}
+	return out
 }
 
 // shadowHost is the authority of a copy: Envoy appends "-shadow" to the name,
@@ -171,8 +192,11 @@ func (x *exchange) sendCopies() {
 				continue
 			}
 			c.body = body
-			if len(x.r.Trailer) > 0 {
-				c.request.Trailer = x.r.Trailer.Clone()
+			if len(x.body.trailer) > 0 {
+				c.request.Trailer = http.Header{}
+				for _, f := range x.body.trailer {
+					c.request.Trailer.Add(strings.Clone(f.Name), strings.Clone(f.Value))
+				}
 			}
 		}
 		x.core.mirrors.send(c)
@@ -301,7 +325,9 @@ type mirrorClient struct {
 
 func newMirrorClient(t *conn) *mirrorClient {
 	c := &mirrorClient{conn: t, names: map[upstreamKey]string{}}
-	c.http1, c.http2 = newTransport(false), newTransport(true)
+	c.http1, c.http2 = newTransport(), newTransport()
+	c.http1.Protocols = new(http.Protocols)
+	c.http1.Protocols.SetHTTP1(true)
 	for _, transport := range [...]*http.Transport{c.http1, c.http2} {
 		transport.DialContext = c.dial
 		transport.MaxIdleConnsPerHost, transport.IdleConnTimeout = idleMirrorConns, mirrorIdle
@@ -415,7 +441,7 @@ func (c *mirrorClient) do(r *requestCopy) {
 	if http2 {
 		transport = c.http2
 	}
-	on, err := c.conn.draw(r.ctx, r.to, nil, nil)
+	on, err := c.conn.draw(func() context.Context { return r.ctx }, r.to, nil, nil)
 	if err != nil {
 		r.failed(err)
 		return

@@ -83,7 +83,7 @@ func (t *conn) flow(dst, src *net.TCPConn) (sent int64, err error) {
 		return 0, err
 	}
 	for {
-		q, n, err := t.fill(in)
+		q, n, err := t.fill(in, pipeSize)
 		switch {
 		case err != nil:
 			return sent, err
@@ -106,16 +106,16 @@ func (t *conn) flow(dst, src *net.TCPConn) (sent int64, err error) {
 	}
 }
 
-// fill waits for bytes and takes them into a pipe. Without a pipe: there are some
+// fill waits for bytes and takes some, most at the most, into a pipe. Without a pipe: there are some
 // that no pipe may be had for, or (n is 0) no more will come.
-func (t *conn) fill(in syscall.RawConn) (q *pipePair, n int, err error) {
+func (t *conn) fill(in syscall.RawConn, most int) (q *pipePair, n int, err error) {
 	var failed error
 	err = in.Read(func(fd uintptr) bool {
 		if q = t.acquire(); q == nil {
 			n, failed = peekable(int(fd))
 			return !errors.Is(failed, unix.EAGAIN)
 		}
-		n, failed = spliceOnce(q.w, int(fd), pipeSize)
+		n, failed = spliceOnce(q.w, int(fd), most)
 		if n > 0 {
 			return true
 		}

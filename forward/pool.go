@@ -34,7 +34,8 @@ func (p *upstreams) poolKey(key upstreamKey) poolKey {
 // pool has the upstream connections that several downstream connections may use,
 // one after the other, while none does. Nobody has authenticated on them.
 type pool struct {
-	limits *Limits
+	limits  *Limits
+	watcher *watcher
 
 	mu     sync.Mutex
 	idle   map[poolKey][]*upstreamConn
@@ -104,6 +105,7 @@ func (q *pool) add(at poolKey, c *upstreamConn) bool {
 	c.at = at
 	c.setOwner(nil, q)
 	c.expireAfter(c.sharing)
+	c.park(q.watcher)
 	if c.closed.Load() { // too late for remove to see it
 		return false
 	}

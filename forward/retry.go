@@ -39,7 +39,7 @@ var asked = []string{"connect-failure", "refused-stream", "unavailable", "cancel
 func (x *exchange) retryPolicy() *policy.Retries {
 	p := x.decision.RetryPolicy()
 	if p == nil {
-		return safeRetries()
+		return x.core.safeRetries
 	}
 	if x.body != nil && p.Attempts > 0 {
 		x.body.limit = maxReplay
@@ -65,7 +65,7 @@ func (c *upstreamConn) outcome(err error, wrote bool) outcome {
 		return outcome{sent: wrote && !refused, unprocessed: refused || !wrote}
 	}
 	sent := c.sent.Load() > 0
-	return outcome{sent: sent, unprocessed: !sent, spent: c.used() && !c.in.began()}
+	return outcome{sent: sent, unprocessed: !sent, spent: c.used() && !c.http1.answered()}
 }
 
 // maxUnprocessed is how often a request is sent again that no upstream has acted
@@ -74,7 +74,7 @@ const maxUnprocessed = 5
 
 // roundTrip makes attempts until one is good, none is left, or the request
 // can't be sent again.
-func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Response, error) {
+func (x *exchange) roundTrip(u *policy.Upstream, out *outgoing) (*response, error) {
 	p := x.retryPolicy()
 	fresh := x.needsFresh(u)
 	budget := x.core.retrying.enter(u)
@@ -82,7 +82,7 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 	for try, free := 0, 0; ; {
 		resp, o, err := x.attempt(u, out, p.PerTryTimeout, fresh)
 		budget.give()
-		if x.ctx.Err() != nil {
+		if x.life.why() != nil {
 			return resp, err
 		}
 		again := retriable(p, resp, o.sent, err)
@@ -114,7 +114,7 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 		fresh = fresh || o.spent
 		if resp != nil {
 			_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
-			resp.Body.Close()
+			resp.Done()
 		}
 		x.retries++
 		if !p.AnyHost {
@@ -123,8 +123,8 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *http.Request) (*http.Respo
 		if o.spent {
 			continue // on a connection of its own, at once
 		}
-		if !sleep(x.ctx, backoff(p.Backoff, try+free-1, x.core.o.Rand())) {
-			return nil, x.ctx.Err()
+		if !sleep(x.context(), backoff(p.Backoff, try+free-1, x.core.o.Rand())) {
+			return nil, x.life.why()
 		}
 	}
 }
@@ -171,7 +171,7 @@ func (x *exchange) idempotent() bool {
 // connection ends, unless it can be repeated.
 func (x *exchange) needsFresh(u *policy.Upstream) bool {
 	_, shared := x.conn.ups.sharing(u)
-	return shared && x.in.requests.Load() == 1 && !x.idempotent()
+	return shared && x.number == 1 && !x.idempotent()
 }
 
 // backoff is the fully jittered exponential wait after attempt try (0, 1...).
@@ -185,7 +185,7 @@ func backoff(base time.Duration, try int, r uint64) time.Duration {
 
 // retriable says whether the outcome of an attempt is one that p names
 // (Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on).
-func retriable(p *policy.Retries, resp *http.Response, sent bool, err error) bool {
+func retriable(p *policy.Retries, resp *response, sent bool, err error) bool {
 	if dial.Refused(err) || isLimit(err) {
 		return false
 	}
@@ -193,7 +193,7 @@ func retriable(p *policy.Retries, resp *http.Response, sent bool, err error) boo
 	if len(on) == 0 {
 		on = asked
 	}
-	if err == nil && len(resp.Header["X-Envoy-Ratelimited"]) > 0 {
+	if err == nil && resp.Header.Has("X-Envoy-Ratelimited") {
 		return slices.Contains(on, "envoy-ratelimited") // whatever else there is
 	}
 	for _, token := range on {
@@ -218,7 +218,7 @@ func retriableError(token string, sent bool, err error) bool {
 	return false
 }
 
-func retriableResponse(token string, codes []int, resp *http.Response) bool {
+func retriableResponse(token string, codes []int, resp *response) bool {
 	status := resp.StatusCode
 	switch token {
 	case "5xx":

@@ -90,13 +90,7 @@ func (t *conn) readSecond(up net.Conn, p *peeked) (sent int64, more bool) {
 // pipe copies from src to dst until src ends, and passes the end on. It
 // returns the bytes copied.
 func (t *conn) pipe(dst, src net.Conn) (n int64, err error) {
-	to, ok1 := dst.(*net.TCPConn)
-	from, ok2 := src.(*net.TCPConn)
-	if ok1 && ok2 {
-		n, err = t.flow(to, from)
-	} else {
-		n, err = io.Copy(dst, src)
-	}
+	n, err = t.copy(dst, src)
 	if err == nil {
 		closeWrite(dst)
 		return n, nil
@@ -108,6 +102,16 @@ func (t *conn) pipe(dst, src net.Conn) (n int64, err error) {
 	}
 	reset(dst)
 	return n, err
+}
+
+// copy copies from src to dst until src ends, through a pipe where it can.
+func (t *conn) copy(dst, src net.Conn) (int64, error) {
+	to, ok1 := dst.(*net.TCPConn)
+	from, ok2 := src.(*net.TCPConn)
+	if ok1 && ok2 {
+		return t.flow(to, from)
+	}
+	return io.Copy(dst, src)
 }
 
 // closeWrite ends the sending side of c, or all of c if it has no half-close.

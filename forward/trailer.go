@@ -3,7 +3,7 @@
 package forward
 
 import (
-	"net/http"
+	"net/textproto"
 	"strings"
 )
 
@@ -24,17 +24,13 @@ func mayTrail(name string) bool {
 		!strings.HasPrefix(name, "X-Forwarded-") && !strings.HasPrefix(name, "X-Envoy-")
 }
 
-// announcedTrailer is the trailer of a request as it goes on: the fields that
-// the request announces and that may be there, still without values. nil: none.
-func announcedTrailer(announced http.Header) http.Header {
-	var out http.Header
-	for name := range announced {
-		if mayTrail(name) {
-			if out == nil {
-				out = make(http.Header)
-			}
-			out[name] = nil
+// goingOn are the names of a request's trailer that go on: those that the request
+// announces and that may be there.
+func goingOn(announced []string) (names []string) {
+	for _, name := range announced {
+		if mayTrail(textproto.CanonicalMIMEHeaderKey(name)) {
+			names = append(names, name)
 		}
 	}
-	return out
+	return names
 }

@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/forward/http1"
 )
 
 const (
-	continueTimeout        = time.Second
-	maxResponseHeaderBytes = 256 << 10
+	continueTimeout = time.Second
 	// userTimeout is how long data may be unacknowledged, or a window shut,
 	// before the peer counts as gone (TCP_USER_TIMEOUT); the kernel's own bound
 	// is some 15 minutes.
@@ -33,36 +34,26 @@ const (
 	pingTimeout = 15 * time.Second
 )
 
-// transports speak HTTP on connections that they are given. They dial nothing,
-// keep nothing and repeat nothing of their own accord.
-type transports struct{ http1, http2 *http.Transport }
-
-func newTransports() *transports {
-	return &transports{http1: newTransport(false), http2: newTransport(true)}
-}
-
-// newTransport returns a transport that is as transparent as can be: no proxy
-// of our environment and no compression of our own.
-func newTransport(http2 bool) *http.Transport {
+// newTransport returns a transport that speaks HTTP/2 on connections that it is
+// given. It dials nothing, keeps nothing and repeats nothing of its own accord, and
+// is as transparent as can be: no proxy of our environment and no compression of our
+// own.
+func newTransport() *http.Transport {
 	var protocols http.Protocols
-	protocols.SetHTTP1(!http2)
-	protocols.SetUnencryptedHTTP2(http2)
-	t := &http.Transport{
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Transport{
 		Protocols:              &protocols,
 		DialContext:            carried,
 		DisableCompression:     true,
 		ExpectContinueTimeout:  continueTimeout,
-		MaxResponseHeaderBytes: maxResponseHeaderBytes,
-	}
-	if http2 {
-		t.HTTP2 = &http.HTTP2Config{
+		MaxResponseHeaderBytes: http1.MaxResponseHead,
+		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: upWindow,
 			SendPingTimeout:               pingAfter,
 			PingTimeout:                   pingTimeout,
-		}
+		},
 	}
-	return t
 }
 
 // carriedKey is the context key of the connection that a transport is to use.
@@ -75,15 +66,14 @@ func carried(ctx context.Context, _, _ string) (net.Conn, error) {
 	return nil, errors.New("forward: a transport may not dial")
 }
 
-// speak has the transport for c's protocol speak on it.
-func (t *transports) speak(ctx context.Context, c *upstreamConn) error {
-	transport := t.http1
-	if c.key.http2 {
-		transport = t.http2
+// speak has c speak its version of HTTP.
+func (c *Core) speak(ctx context.Context, up *upstreamConn) (err error) {
+	if !up.key.http2 {
+		up.http1 = newHTTP1Up(up, &c.messages)
+		return nil
 	}
 	// The context is for the making only.
-	client, err := transport.NewClientConn(context.WithValue(ctx, carriedKey{}, c), "http", "upstream:80")
-	c.client = client
+	up.client, err = c.transport.NewClientConn(context.WithValue(ctx, carriedKey{}, up), "http", "upstream:80")
 	return err
 }
 
@@ -102,11 +92,6 @@ func isDialError(err error) bool {
 func setUserTimeout(nc net.Conn) {
 	setTCP(nc, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
 }
-
-// acknowledge sends the acknowledgement that the kernel would put off (by 40 ms
-// and more) to have it travel with an answer: who waits for it before it sends
-// the rest of a message (RFC 896) waits for nothing.
-func acknowledge(nc net.Conn) { setTCP(nc, unix.TCP_QUICKACK, 1) }
 
 // setTCP sets an option of a TCP connection. It fails on a closed one only, of
 // which the next read tells.

@@ -3,10 +3,10 @@
 package forward
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 
@@ -15,10 +15,10 @@ import (
 
 // upgrade passes a 101 response on and then copies both ways (WebSocket and
 // the like; RFC 9110, 7.8).
-func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
+func (x *exchange) upgrade(resp *response, dest *policy.RouteDestination) {
 	asked, got := upgradeType(x.r.Header), upgradeType(resp.Header)
-	up, ok := resp.Body.(io.ReadWriteCloser)
-	if asked == "" || !strings.EqualFold(asked, got) || !ok {
+	c := x.up.current()
+	if asked == "" || !strings.EqualFold(asked, got) || c == nil || c.http1 == nil || x.h1 == nil {
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched to a protocol that was not asked for"
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
@@ -30,47 +30,52 @@ func (x *exchange) upgrade(resp *http.Response, dest *policy.RouteDestination) {
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
 	}
-	h := resp.Header
-	removeHopByHop(h)
-	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{got}
+	h := x.w.Header()
+	*h = append((*h)[:0], resp.Header...)
+	o := options{upgrade: true}
+	o.apply(h, false, false)
 	x.responseHeaders(h, dest)
-	nc, brw, err := http.NewResponseController(x.w).Hijack()
-	if err != nil {
-		x.reason, x.detail = policy.ReasonUpstream, "upgrade: "+err.Error()
-		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": protocol switch is not possible")
-		return
+	x.stall.stop() // watchIdle takes over
+	x.stopTimer()  // Envoy's route timeout ends with an upgrade
+	x.w.Passes(resp)
+	x.writeStatus(resp.StatusCode)
+	x.h1.answer.close = true // there is no HTTP behind it
+	if x.h1.answer.Flush2() == nil {
+		x.tunnel(c)
 	}
-	defer nc.Close()
-	x.in.heads.stop() // upgrades are HTTP/1's
-	x.stall.stop()    // watchIdle takes over
-	x.stopTimer()     // Envoy's route timeout ends with an upgrade
-	x.answered, x.status = true, resp.StatusCode
+	if errors.Is(x.life.why(), errPolicyChanged) {
+		x.decision.Verdict, x.reason = policy.Deny, policy.ReasonPolicyChanged
+	}
+}
 
-	stop := context.AfterFunc(x.ctx, func() { reset(x.conn.nc); up.Close() })
+// tunnel copies both ways, until both ends have ended.
+func (x *exchange) tunnel(c *upstreamConn) {
+	t := x.conn
+	stop := context.AfterFunc(x.context(), func() { reset(t.nc); c.Conn.Close() })
 	defer stop()
-	idle := x.conn.watchIdle(x.conn.nc, x.core.o.IdleTimeout)
-	defer idle()
-	x.lookLike(x.up.head(resp), nil)
-	if err := writeSwitching(nc, h); err != nil {
-		return
-	}
-	// What the client sent right after its request is in the server's buffer.
-	early := make([]byte, brw.Reader.Buffered())
-	_, _ = io.ReadFull(brw.Reader, early) // they are there: Buffered says so
-
+	defer t.watchIdle(t.nc, x.core.o.IdleTimeout)()
+	early, first := x.h1.reader.Buffered(), c.http1.reader.Buffered()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n, err := io.Copy(nc, up)
-		x.upstream.received.Add(n)
-		x.passEnd(nc, err)
+		x.upstream.received.Store(x.carry(t.nc, c.Conn, first))
 	}()
-	x.tunnelled, err = io.Copy(up, io.MultiReader(bytes.NewReader(early), nc))
-	x.passEnd(up, err)
+	x.tunnelled = x.carry(c.Conn, t.nc, early)
 	<-done
-	if errors.Is(context.Cause(x.ctx), errPolicyChanged) {
-		x.decision.Verdict, x.reason = policy.Deny, policy.ReasonPolicyChanged
+}
+
+// carry copies from src to dst, behind what has come of it already, and passes the
+// end on.
+func (x *exchange) carry(dst, src net.Conn, first []byte) (n int64) {
+	m, err := dst.Write(first)
+	n = int64(m)
+	if err == nil {
+		var more int64
+		more, err = x.conn.copy(dst, src)
+		n += more
 	}
+	x.passEnd(dst, err)
+	return n
 }
 
 // passEnd passes the end of one direction on to the other end's reader, or
@@ -82,13 +87,4 @@ func (x *exchange) passEnd(dst io.Closer, err error) {
 		}
 	}
 	x.cancel(errDone)
-}
-
-func writeSwitching(w io.Writer, h http.Header) error {
-	var b bytes.Buffer
-	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	_ = h.Write(&b) // a bytes.Buffer takes everything
-	b.WriteString("\r\n")
-	_, err := w.Write(b.Bytes())
-	return err
 }

@@ -4,19 +4,20 @@ package forward
 
 import (
 	"errors"
-	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// upstreamConn is a connection to an upstream. net/http speaks on it; beside it
-// the heads of messages are kept, and written, as they were sent.
+// upstreamConn is a connection to an upstream.
 type upstreamConn struct {
 	net.Conn
-	client *http.ClientConn
+	client *http.ClientConn // HTTP/2
+	http1  *http1Up         // HTTP/1
+	peer   netip.AddrPort
 	key    upstreamKey
 	memory int64
 	// sharing is how long it may wait in the pool, shared whether it may be
@@ -43,27 +44,14 @@ type upstreamConn struct {
 	private bool // somebody has authenticated on it
 	ended   bool // it serves no more requests
 	expiry  *time.Timer
+	expires bool // expiry runs
 	closed  atomic.Bool
+	watch   parked
 
-	out     headWriter
-	in      headReader
-	sent    atomic.Int64 // bytes
-	short   bool         // the last read took all that there was
-	waiting atomic.Bool  // an answer, or the rest of one, is owed
-	// request is the one of HTTP/1 that is under way, progress how far it is
-	// written.
-	request  atomic.Pointer[exchange]
-	progress atomic.Int32
+	sent atomic.Int64 // bytes of the request of HTTP/1 that is under way
 	// answered: an answer has come, and so have the settings of HTTP/2.
 	answered atomic.Bool
 }
-
-// How far a request is written.
-const (
-	writesIt  = iota
-	wroteIt   // but for what net/http has in its buffer
-	flushedIt // to the end
-)
 
 // fits says whether requests for key may use c. Who has authenticated goes on
 // where this was done.
@@ -79,10 +67,10 @@ func (c *upstreamConn) claim() bool {
 	if c.ended || c.closed.Load() || c.streams > 0 && !c.key.http2 {
 		return false
 	}
-	if c.expiry != nil && !c.expiry.Stop() {
+	if c.expires && !c.expiry.Stop() {
 		return false // it is being closed
 	}
-	c.expiry = nil
+	c.expires = false
 	c.streams++
 	if c.served++; c.served == c.most {
 		c.ended = true
@@ -101,6 +89,10 @@ const assumedStreams = 100
 // before its settings came, it waits for ever. HTTP/1 has one request at a time,
 // which claim has seen to.
 func (c *upstreamConn) admits() bool {
+	c.watch.end()
+	if c.http1 != nil {
+		return c.http1.quiet()
+	}
 	room := 1
 	if c.client.Err() != nil {
 		room = 0
@@ -143,10 +135,15 @@ func (c *upstreamConn) used() bool {
 // done ends a request. busy: there are others; good: there may be. Nobody claims
 // what is neither: it is about to be closed.
 func (c *upstreamConn) done() (busy, good bool) {
-	c.waiting.Store(false)
-	// HTTP/2 has room again when it has forgotten the last streams, which may
-	// take a moment more.
-	good = c.client.Err() == nil && (c.key.http2 || c.client.Available() > 0)
+	if c.http1 != nil {
+		if good = c.http1.usable(); good {
+			c.http1.release()
+		}
+	} else {
+		// It has room again when it has forgotten the last streams, which may
+		// take a moment more.
+		good = c.client.Err() == nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.streams--
@@ -196,7 +193,11 @@ func (c *upstreamConn) expireAfter(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.streams == 0 && !c.closed.Load() {
-		c.expiry = time.AfterFunc(d, func() { c.Close() })
+		if c.expires = true; c.expiry != nil {
+			c.expiry.Reset(d)
+		} else {
+			c.expiry = time.AfterFunc(d, func() { c.Close() })
+		}
 	}
 }
 
@@ -213,30 +214,6 @@ func (c *upstreamConn) move(to *lease) error {
 	return nil
 }
 
-// begin is called before each request of HTTP/1: what is written next is a head,
-// which is to look like head and to begin with line.
-func (c *upstreamConn) begin(x *exchange, line, head []byte) {
-	c.progress.Store(writesIt)
-	c.request.Store(x)
-	c.out.expect(line, head, nil)
-	c.in.expect()
-	c.sent.Store(0)
-}
-
-// wroteRequest is called when all of the request was written, into a buffer.
-func (c *upstreamConn) wroteRequest(err error) {
-	if err == nil {
-		c.progress.CompareAndSwap(writesIt, wroteIt)
-		c.passClientEnd()
-	}
-}
-
-func (c *upstreamConn) passClientEnd() {
-	if x := c.request.Load(); x != nil {
-		x.passClientEnd()
-	}
-}
-
 // CloseWrite ends the sending side.
 func (c *upstreamConn) CloseWrite() error {
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
@@ -245,35 +222,28 @@ func (c *upstreamConn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-func (c *upstreamConn) Write(b []byte) (n int, err error) {
-	if c.key.http2 {
-		return c.Conn.Write(b)
-	}
-	n, err = c.out.write(c.Conn, b)
-	c.sent.Add(int64(n))
-	if c.progress.CompareAndSwap(wroteIt, flushedIt) {
-		c.passClientEnd()
-	}
-	return n, err
-}
-
+// Read is for HTTP/2.
 func (c *upstreamConn) Read(b []byte) (int, error) {
-	if c.short && c.waiting.Load() && c.in.began() {
-		acknowledge(c.Conn) // the rest may wait for it
-	}
 	n, err := c.Conn.Read(b)
-	c.short = n < len(b)
-	switch {
-	case n == 0 || c.key.http2:
-	case !c.busy():
-		n, err = 0, io.EOF // an answer to nothing: no later one can be trusted
-	default:
-		c.in.read(b[:n])
-	}
 	if err != nil && !c.closed.Load() {
 		c.forget(true) // the transport closes it when it has seen this
 	}
 	return n, err
+}
+
+// idleEvent is called when something is to be read while nobody has asked for
+// anything: the end, or an answer to nothing, behind which no later one can be
+// trusted.
+func (c *upstreamConn) idleEvent() {
+	c.mu.Lock()
+	if c.streams > 0 || c.ended || c.http1.quiet() {
+		c.mu.Unlock()
+		return
+	}
+	c.ended = true
+	c.mu.Unlock()
+	c.forget(true)
+	c.Close()
 }
 
 // forget says that c is gone; lost, that the upstream has ended it.
@@ -281,7 +251,7 @@ func (c *upstreamConn) forget(lost bool) {
 	c.mu.Lock()
 	owner, in := c.owner, c.pool
 	c.owner, c.pool, c.ended = nil, nil, true
-	if c.expiry != nil {
+	if c.expires {
 		c.expiry.Stop()
 	}
 	c.mu.Unlock()
@@ -298,6 +268,7 @@ func (c *upstreamConn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
+	c.watch.end()
 	err := c.Conn.Close()
 	c.forget(false)
 	c.mu.Lock()

@@ -4,6 +4,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -19,6 +20,11 @@ const (
 	maxIdle             = 128
 	idleUpstreamTimeout = 90 * time.Second
 )
+
+// errSpent: the upstream has ended a connection that it served requests on before it
+// had a byte of this answer on it, as servers do with connections that are idle for
+// too long.
+var errSpent = errors.New("the upstream ended the connection, which was used before")
 
 // serviceKey names what requests are for, upstreamKey where they are sent:
 // requests of one downstream connection with the same upstreamKey share upstream
@@ -61,6 +67,8 @@ type upstreams struct {
 	open    []*upstreamConn
 	dialing map[upstreamKey]chan struct{} // HTTP/2 connections on their way
 	closed  bool
+	// proved: a connection has ended on which the client had authenticated itself.
+	proved bool
 }
 
 func newUpstreams(t *conn) *upstreams { return &upstreams{conn: t} }
@@ -79,6 +87,42 @@ func (p *upstreams) sharing(u *policy.Upstream) (idle time.Duration, ok bool) {
 		}
 	}
 	return idleUpstreamTimeout, p.conn.core.o.Share
+}
+
+// ready returns a connection for one request to u that is there, nil: it takes some
+// time to have one. It is to be released.
+func (p *upstreams) ready(u *policy.Upstream, http2, fresh bool) *upstreamConn {
+	if fresh {
+		return nil
+	}
+	key := keyOf(u, http2)
+	if c := p.claimed(key); c != nil {
+		return c
+	}
+	if _, ok := p.sharing(u); ok && !http2 {
+		return p.conn.core.pool.take(p, key)
+	}
+	return nil
+}
+
+// claimed returns a connection with room for a request, which it has taken.
+func (p *upstreams) claimed(key upstreamKey) *upstreamConn {
+	for i := 0; ; {
+		var c *upstreamConn
+		if c, i = p.claim(key, i); c == nil || c.admits() {
+			return c
+		}
+		if c.http1 != nil { // it was ended meanwhile
+			if c.isPrivate() {
+				p.mu.Lock()
+				p.proved = true
+				p.mu.Unlock()
+			}
+			c.forget(true)
+			c.Close()
+			i = 0
+		}
+	}
 }
 
 // acquire returns a connection for one request to where it was drawn: one that is
@@ -103,6 +147,9 @@ func (p *upstreams) acquire(ctx context.Context, d *drawn, http2, fresh bool) (*
 	if http2 {
 		defer p.dialled(key)
 	}
+	if p.hasProved() {
+		return nil, errSpent // the client has to know
+	}
 	if _, ok := p.sharing(u); ok && !fresh {
 		if c := p.conn.core.pool.take(p, key); c != nil {
 			return c, nil
@@ -117,11 +164,8 @@ func (p *upstreams) acquire(ctx context.Context, d *drawn, http2, fresh bool) (*
 // idle returns a connection with room for a request. For HTTP/2, wait is closed
 // when one that is on its way has come; nil: the caller is to bring one.
 func (p *upstreams) idle(key upstreamKey, fresh bool) (c *upstreamConn, wait <-chan struct{}) {
-	for i := 0; !fresh; {
-		if c, i = p.claim(key, i); c == nil {
-			break
-		}
-		if c.admits() {
+	if !fresh {
+		if c := p.claimed(key); c != nil {
 			return c, nil
 		}
 	}
@@ -153,6 +197,12 @@ func (p *upstreams) claim(key upstreamKey, i int) (c *upstreamConn, next int) {
 	return nil, i
 }
 
+func (p *upstreams) hasProved() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.proved
+}
+
 // dialled wakes those who wait for what idle had the caller bring.
 func (p *upstreams) dialled(key upstreamKey) {
 	p.mu.Lock()
@@ -165,7 +215,6 @@ func (p *upstreams) dialled(key upstreamKey) {
 func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstreamKey) (_ *upstreamConn, err error) {
 	core := p.conn.core
 	c := &upstreamConn{key: key, held: p.conn.held}
-	c.out.buffers = &core.buffers
 	if key.http2 {
 		c.memory = upWindow
 	}
@@ -188,7 +237,8 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 	setUserTimeout(c.Conn)
 	keepalive(c.Conn, u)
 	c.lastFor(u)
-	if err := core.transports.speak(ctx, c); err != nil {
+	c.peer = addrPort(c.Conn.RemoteAddr())
+	if err := core.speak(ctx, c); err != nil {
 		c.Close()
 		return nil, &dialError{err}
 	}
@@ -249,6 +299,7 @@ func (p *upstreams) release(c *upstreamConn) {
 		c.Close()
 	case p.conn.multiplexed:
 		c.expireAfter(idleUpstreamTimeout) // of many requests at once, few may follow
+		c.park(p.conn.core.watcher)
 	}
 }
 

@@ -286,7 +286,7 @@ func TestDraw(t *testing.T) {
 	u.Endpoints = []policy.UpstreamEndpoint{at("10.0.0.1:80"), at("10.0.0.2:80"), at("[2001:db8::3]:80")}
 	core := newRig(t, HTTP).core
 	draw := func(c Conn, u *policy.Upstream, tried []upstreamKey) *policy.Upstream {
-		d, err := (&conn{core: core, info: c}).draw(t.Context(), u, nil, tried)
+		d, err := (&conn{core: core, info: c}).draw(t.Context, u, nil, tried)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,9 @@ func TestAuthorizationOfForms(t *testing.T) {
 		r := get("http.example.com", "/")
 		r.Path = path
 		if len(env) > 0 {
-			r.Header["X-Env"] = env
+			for _, v := range env {
+				r.Header.Add("X-Env", v)
+			}
 		}
 		return p.DecideHTTP(flow80, r).Reason
 	}

@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -154,8 +153,8 @@ func (h *Hop) apply(r *Request) (*Request, bool) {
 		if o == nil || noHeaderOps(&o.Request) {
 			continue
 		}
-		out.Header = cloneHeader(out.Header)
-		if a := o.Request.Apply(out.Header); a != "" {
+		out.Header = out.Header.Clone()
+		if a := o.Request.Apply(&out.Header); a != "" {
 			authority = a
 		}
 	}
@@ -177,11 +176,3 @@ func hostOf(authority string) string {
 }
 
 func noHeaderOps(o *HeaderOps) bool { return len(o.Set)+len(o.Add)+len(o.Remove) == 0 }
-
-func cloneHeader(h map[string][]string) map[string][]string {
-	out := make(map[string][]string, len(h))
-	for k, v := range h {
-		out[k] = slices.Clone(v)
-	}
-	return out
-}

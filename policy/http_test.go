@@ -20,10 +20,10 @@ func get(host, target string, header ...string) *Request {
 	}
 	r := &Request{
 		Method: "GET", Scheme: "http", Authority: host, Host: host, Path: u.EscapedPath(),
-		Query: u.Query(), Header: map[string][]string{}, Port: 80,
+		Query: u.Query(), Port: 80,
 	}
 	for i := 0; i+1 < len(header); i += 2 {
-		r.Header[header[i]] = append(r.Header[header[i]], header[i+1])
+		r.Header.Add(header[i], header[i+1])
 	}
 	return r
 }

@@ -251,7 +251,7 @@ func TestTwoHopRulesOfBoth(t *testing.T) {
 		t.Fatalf("%+v", d)
 	}
 	seen := d.Request(r)
-	if seen.Path != "/b/x" || seen.Header["X-Hop"][0] != "1" || d.Action.RewritePath(seen.Path) != "/c/x" {
+	if seen.Path != "/b/x" || seen.Header.Get("X-Hop") != "1" || d.Action.RewritePath(seen.Path) != "/c/x" {
 		t.Errorf("the second rule saw %+v", seen)
 	}
 	if len(r.Header) != 0 || r.Path != "/a/x" {

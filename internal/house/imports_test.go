@@ -10,7 +10,7 @@ import (
 // Groups of imports, by prefix. A prefix that starts with "./" is a package
 // of this module.
 var (
-	ground      = []string{"./policy", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
+	ground      = []string{"./policy", "./internal/cow", "./internal/field", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
 	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
@@ -23,7 +23,7 @@ var (
 // by side.
 var floors = map[string][]string{
 	// Ground.
-	"./policy":                              {"./policy/config", "./policy/internal/authz", "./policy/internal/match", "./policy/internal/validate", "./internal/cow", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
+	"./policy":                              {"./policy/config", "./policy/internal/authz", "./policy/internal/match", "./policy/internal/validate", "./internal/cow", "./internal/field", "./internal/hostname", "./internal/ipguard", "./internal/quote"},
 	"./policy/istio/internal/code":          {"./policy/istio/internal/strictyaml"},
 	"./policy/istio/internal/analyze":       {"./policy", "./policy/internal/match", "./policy/istio/internal/code", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname"},
 	"./policy/istio/internal/check":         {"./policy", "./policy/istio/internal/code", "./policy/istio/internal/strictyaml", "./internal/hostname", "google.golang.org/protobuf/"},
@@ -31,13 +31,14 @@ var floors = map[string][]string{
 	"./policy/istio/internal/authorization": {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/code", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "istio.io/api/"},
 	"./policy/istio/internal/model":         {"./policy"},
 	"./policy/istio/internal/strictyaml":    {"./internal/quote", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
-	"./policy/config":                       {"./internal/hostname", "./internal/ipguard"},
-	"./policy/internal/match":               {"./policy/config"},
+	"./policy/config":                       {"./internal/field", "./internal/hostname", "./internal/ipguard"},
+	"./policy/internal/match":               {"./policy/config", "./internal/field"},
 	"./policy/internal/validate":            {"./policy/config", "./policy/internal/match", "./internal/hostname"},
 	"./policy/internal/authz":               {"./policy/config", "./policy/internal/match", "./internal/ipguard"},
 	"./policy/istio":                        {"./policy", "./policy/internal/match", "./policy/istio/internal/analyze", "./policy/istio/internal/code", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":                    nil, // tests alone
 	"./internal/cow":                        nil,
+	"./internal/field":                      nil,
 	"./internal/hostname":                   {"./internal/cow"},
 	"./internal/hostile":                    nil,
 	"./internal/ipguard":                    nil,
@@ -77,8 +78,9 @@ var floors = map[string][]string{
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
-	"./forward":          join([]string{"./forward/balance", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./forward/http1":    {"./internal/field"},
 	"./forward/balance":  {"github.com/cespare/xxhash/v2"},
+	"./forward":          join([]string{"./forward/balance", "./forward/http1", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},
@@ -103,7 +105,7 @@ var floors = map[string][]string{
 	"./policy/source/kubestatus/internal/gwstatus": {"./internal/hostname", "./policy/istio", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
-	"./explain":     {"./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
+	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.

@@ -3,8 +3,9 @@
 package config
 
 import (
-	"net/textproto"
 	"strings"
+
+	"github.com/egressd/egressd/internal/field"
 )
 
 // ReplacePrefix puts with in the place of the prefix that m matched. A match
@@ -36,27 +37,25 @@ func replaceSegments(path, prefix, with string) string {
 	return "/"
 }
 
-// Apply applies the operations to h, whose keys are canonical, in the order
-// remove, set, add. It returns the last value given to Host or :authority, ""
+// Apply applies the operations to h, in the order remove, set, add. It returns the last value given to Host or :authority, ""
 // for none.
-func (o *HeaderOps) Apply(h map[string][]string) (authority string) {
+func (o *HeaderOps) Apply(h *field.List) (authority string) {
 	for _, name := range o.Remove {
-		delete(h, textproto.CanonicalMIMEHeaderKey(name))
+		h.Del(name)
 	}
 	for _, kv := range o.Set {
 		if isAuthority(kv.Name) {
 			authority = kv.Value
 			continue
 		}
-		h[textproto.CanonicalMIMEHeaderKey(kv.Name)] = []string{kv.Value}
+		h.Set(kv.Name, kv.Value)
 	}
 	for _, kv := range o.Add {
 		if isAuthority(kv.Name) {
 			authority = kv.Value
 			continue
 		}
-		k := textproto.CanonicalMIMEHeaderKey(kv.Name)
-		h[k] = append(h[k], kv.Value)
+		h.Add(kv.Name, kv.Value)
 	}
 	return authority
 }

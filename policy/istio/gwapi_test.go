@@ -103,12 +103,12 @@ func decided(t *testing.T, config, workload, method, url string, port uint16, he
 	}
 	rest, query, _ := strings.Cut(url, "?")
 	host, path, _ := strings.Cut(rest, "/")
-	r := &policy.Request{Method: method, Scheme: "http", Authority: host, Host: host, Path: "/" + path, Header: map[string][]string{}, Port: port}
+	r := &policy.Request{Method: method, Scheme: "http", Authority: host, Host: host, Path: "/" + path, Port: port}
 	if k, v, ok := strings.Cut(query, "="); ok {
 		r.Query = map[string][]string{k: {v}}
 	}
 	for _, h := range strings.Fields(headers) {
-		r.Header[h] = []string{"1"}
+		r.Header.Add(h, "1")
 	}
 	d := p.DecideHTTP(policy.Flow{Dst: netip.AddrPortFrom(netip.MustParseAddr("203.0.113.1"), port), Names: []string{host}}, r)
 	switch {

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/textproto"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -245,10 +245,8 @@ func (a *asker) request(p *policy.Policy, q *question, f policy.Flow, k policy.D
 
 func (q *question) request() *policy.Request {
 	r := &policy.Request{Method: q.method, Scheme: "http", Authority: q.hostname, Host: q.hostname, Path: q.target.EscapedPath(),
-		Query: q.target.Query(), Header: map[string][]string{}, Port: q.port}
-	for k, v := range q.header {
-		r.Header[textproto.CanonicalMIMEHeaderKey(k)] = v
-	}
+		Query: q.target.Query(), Port: q.port}
+	r.Header = field.FromMap(q.header)
 	return r
 }
 

@@ -280,7 +280,8 @@ func (c *authCondition) onHeader(r *match.Request, q assumption) bool {
 	joined, _ := r.Field(c.header)
 	has := func(v string) bool { return match.OneOf(c.values, c.notValues, v) }
 	is := has(joined)
-	for _, line := range r.Header[c.header] {
+	for i := r.Header.Index(c.header, 0); i >= 0; i = r.Header.Index(c.header, i+1) {
+		line := r.Header[i].Value
 		if !q.deny {
 			is = is && has(line)
 			continue

@@ -107,12 +107,7 @@ func orAsked(allowed, asked string) string {
 	return allowed
 }
 
-func first(r *Request, name string) string {
-	if v := r.Header[name]; len(v) > 0 {
-		return v[0]
-	}
-	return ""
-}
+func first(r *Request, name string) string { return r.Header.Get(name) }
 
 type fields []config.Header
 

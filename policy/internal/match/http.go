@@ -14,11 +14,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy/config"
 )
 
 // Request is what HTTP rules match on. Path has no query and is as the
-// client sent it (still escaped). Header keys are canonical (net/textproto).
+// client sent it (still escaped).
 type Request struct {
 	Method    string
 	Scheme    string // http or https
@@ -26,7 +27,7 @@ type Request struct {
 	Host      string // Authority, normalized, without port
 	Path      string
 	Query     url.Values
-	Header    map[string][]string
+	Header    field.List
 	Port      uint16 // the port that the workload dialled, or the listener's
 	// Gateway is "namespace/name" on the ingress side, "" for mesh.
 	Gateway string
@@ -206,12 +207,5 @@ func (r *Request) Field(name string) (string, bool) {
 	case ":path":
 		return r.Path, true
 	}
-	switch v := r.Header[name]; len(v) {
-	case 0:
-		return "", false
-	case 1:
-		return v[0], true
-	default:
-		return strings.Join(v, ","), true
-	}
+	return r.Header.Joined(name)
 }

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http1
+
+import (
+	"errors"
+	"io"
+	"sync"
+)
+
+// Sizes of the buffers that are kept for others.
+const (
+	smallBuffer = 8 << 10
+	largeBuffer = 32 << 10
+)
+
+// Buffers has buffers for what is in flight. The zero value is ready to use, by
+// several goroutines.
+type Buffers struct{ small, large sync.Pool }
+
+// Get returns a buffer of at least n bytes.
+func (b *Buffers) Get(n int) *[]byte {
+	pool, size := &b.small, smallBuffer
+	if n > smallBuffer {
+		pool, size = &b.large, max(n, largeBuffer)
+	}
+	if size <= largeBuffer {
+		if p, ok := pool.Get().(*[]byte); ok {
+			return p
+		}
+	}
+	p := make([]byte, size)
+	return &p
+}
+
+// Put takes a buffer back, which may be nil.
+func (b *Buffers) Put(p *[]byte) {
+	if p == nil {
+		return
+	}
+	switch *p = (*p)[:cap(*p)]; len(*p) {
+	case smallBuffer:
+		b.small.Put(p)
+	case largeBuffer:
+		b.large.Put(p)
+	}
+}
+
+// Source is where a MessageReader's bytes come from.
+type Source interface {
+	io.Reader
+	// Await is Read with a buffer that get returns when there is something to be
+	// read, which may be never. put takes it back when there was not.
+	Await(get func() []byte, put func()) (int, error)
+}
+
+// MessageReader reads messages of one connection, one after the other. It has no buffer
+// while there is nothing in it.
+type MessageReader struct {
+	src  Source
+	pool *Buffers
+	// Requests: empty lines before a head are none of it (RFC 9112, 2.2).
+	requests bool
+
+	buf  *[]byte // what is there, and what came before it since the last head
+	r, w int     // buf[r:w] is unread
+	more *[]byte // what follows, when buf is read to its end
+	s, t int
+	seen int // how much of the unread is known to have no end of a head
+
+	getFn func() []byte
+	putFn func()
+}
+
+// NewMessageReader returns a MessageReader of requests, or of responses.
+func NewMessageReader(src Source, pool *Buffers, requests bool) *MessageReader {
+	r := &MessageReader{src: src, pool: pool, requests: requests}
+	r.getFn, r.putFn = r.get, r.put
+	return r
+}
+
+// Unread puts p before what comes.
+func (r *MessageReader) Unread(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	rest := append(append([]byte(nil), p...), r.Buffered()...)
+	r.Free()
+	r.buf = r.pool.Get(len(rest))
+	r.w = copy(*r.buf, rest)
+}
+
+// Buffered is what was received and not yet read.
+func (r *MessageReader) Buffered() []byte {
+	if r.buf != nil && r.r < r.w {
+		return (*r.buf)[r.r:r.w]
+	}
+	if r.more != nil {
+		return (*r.more)[r.s:r.t]
+	}
+	return nil
+}
+
+// Within says whether a part of a message is there, but for empty lines.
+func (r *MessageReader) Within() bool {
+	for _, c := range r.Buffered() {
+		if c != '\r' && c != '\n' {
+			return true
+		}
+	}
+	return false
+}
+
+// Free gives the buffers back; what is in them is lost.
+func (r *MessageReader) Free() {
+	r.pool.Put(r.buf)
+	r.pool.Put(r.more)
+	r.buf, r.more, r.r, r.w, r.s, r.t, r.seen = nil, nil, 0, 0, 0, 0, 0
+}
+
+// Release gives back the buffers that nothing is in. The last head is not to be used
+// any more.
+func (r *MessageReader) Release() {
+	if r.more != nil {
+		r.pool.Put(r.buf)
+		r.buf, r.r, r.w = r.more, r.s, r.t
+		r.more, r.s, r.t = nil, 0, 0
+	}
+	if r.r == r.w {
+		r.Free()
+	}
+}
+
+func (r *MessageReader) get() []byte {
+	if r.buf == nil {
+		r.buf = r.pool.Get(smallBuffer)
+	}
+	return (*r.buf)[r.w:]
+}
+
+func (r *MessageReader) put() {
+	if r.r == r.w {
+		r.Free()
+	}
+}
+
+// version is what responses begin with.
+const version = "HTTP/1."
+
+// Head returns the next head, with its empty line. It may be called again when
+// the error was one of the source that passes. At the end between two messages it
+// is io.EOF.
+func (r *MessageReader) Head(limit int) ([]byte, error) {
+	r.Release()
+	for {
+		if r.requests && r.seen == 0 {
+			for r.r < r.w && ((*r.buf)[r.r] == '\r' || (*r.buf)[r.r] == '\n') {
+				r.r++
+			}
+		}
+		there := r.Buffered()
+		if n := min(len(there), len(version)); !r.requests && string(there[:n]) != version[:n] {
+			return nil, ErrStatusLine
+		}
+		if end := headEnd(there, r.seen); end > limit || end < 0 && len(there) > limit {
+			return nil, ErrHeadTooLarge
+		} else if end >= 0 {
+			r.r, r.seen = r.r+end, 0
+			return there[:end:end], nil
+		}
+		r.seen = len(there)
+		if err := r.fill(); err != nil {
+			if errors.Is(err, io.EOF) && r.seen > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
+}
+
+// fill reads once, behind what is there.
+func (r *MessageReader) fill() error {
+	if r.r == r.w {
+		r.Free()
+		n, err := r.src.Await(r.getFn, r.putFn)
+		return r.filled(n, err)
+	}
+	switch buf := *r.buf; {
+	case r.w < len(buf) && (r.r == 0 || len(buf)-r.w >= len(buf)/8):
+	case r.r > 0:
+		r.w, r.r = copy(buf, buf[r.r:r.w]), 0
+	default:
+		bigger := r.pool.Get(2 * len(buf))
+		copy(*bigger, buf)
+		r.pool.Put(r.buf)
+		r.buf = bigger
+	}
+	n, err := r.src.Read((*r.buf)[r.w:])
+	return r.filled(n, err)
+}
+
+func (r *MessageReader) filled(n int, err error) error {
+	r.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// read reads into p what is there, or else from the source.
+func (r *MessageReader) read(p []byte) (int, error) {
+	if there := r.Buffered(); len(there) > 0 {
+		n := copy(p, there)
+		r.took(n)
+		return n, nil
+	}
+	return r.src.Read(p)
+}
+
+// took says that n bytes of what was Buffered are read.
+func (r *MessageReader) took(n int) {
+	if r.buf != nil && r.r < r.w {
+		r.r += n
+		return
+	}
+	if r.s += n; r.s == r.t {
+		r.s, r.t = 0, 0
+	}
+}
+
+// refill reads more behind a head that is still in use, when nothing is Buffered.
+func (r *MessageReader) refill() error {
+	if r.more == nil {
+		r.more, r.s, r.t = r.pool.Get(largeBuffer), 0, 0
+	}
+	n, err := r.src.Read(*r.more)
+	r.t += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/internal/field"
+)
+
+// request is a request as it came, in either version of HTTP.
+type request struct {
+	Method string
+	// Target is the request target, or :path.
+	Target string
+	// Host is the Host field, or :authority.
+	Host                   string
+	ProtoMajor, ProtoMinor int
+	Header                 field.List // of HTTP/1 with Host
+	// ContentLength is that of the body in bytes; -1: not known.
+	ContentLength int64
+	// Close: it is the connection's last one.
+	Close bool
+	// Continue: the client waits for a 100 before it sends the body.
+	Continue bool
+	Body     io.Reader
+	// Trailer is that of the body, once it was read to its end.
+	Trailer func() field.List
+}
+
+// ProtoAtLeast says whether the version is at least major.minor.
+func (r *request) ProtoAtLeast(major, minor int) bool {
+	return r.ProtoMajor > major || r.ProtoMajor == major && r.ProtoMinor >= minor
+}
+
+// response is an answer of an upstream, in either version of HTTP.
+type response struct {
+	StatusCode int
+	Reason     string // as the upstream has it; "": HTTP/2
+	ProtoMajor int
+	Header     field.List
+	// Length is that of the body: in bytes, http1.Chunked when it is not known, or
+	// http1.ToTheEnd.
+	Length int64
+	// Close: the upstream ends the connection behind it.
+	Close bool
+	// Announced are the names of the trailer's fields, as far as the upstream says.
+	Announced []string
+	Body      io.Reader
+	// Trailer is that of the body, once it was read to its end.
+	Trailer func() field.List
+	// Done says that nothing more of the body is wanted.
+	Done func()
+}
+
+// outgoing is a request as it goes on, without its body.
+type outgoing struct {
+	Method, Authority string
+	// Path has no query; Query has its "?".
+	Path, Query string
+	Header      field.List // for HTTP/1 with Host
+	Length      int64      // of the body: in bytes or http1.Chunked
+	// Trailer are the names of the trailer's fields that go on.
+	Trailer []string
+}
+
+// requestOf takes over a request of net/http's HTTP/2.
+func requestOf(r *http.Request) *request {
+	header := field.FromMap(r.Header)
+	out := &request{
+		Method: r.Method, Target: r.RequestURI, Host: r.Host, ProtoMajor: 2, Header: header,
+		ContentLength: r.ContentLength, Continue: header.HasToken("Expect", "100-continue"), Body: r.Body,
+	}
+	for name := range r.Trailer {
+		out.Header.Add("Trailer", name)
+	}
+	out.Trailer = func() field.List { return field.FromMap(r.Trailer) }
+	return out
+}
+
+// responseOf takes over an answer of net/http's HTTP/2.
+func responseOf(r *http.Response) *response {
+	out := &response{
+		StatusCode: r.StatusCode, ProtoMajor: 2, Header: field.FromMap(r.Header), Length: r.ContentLength,
+		Body: r.Body, Done: func() { r.Body.Close() },
+	}
+	for name := range r.Trailer {
+		out.Announced = append(out.Announced, name)
+	}
+	if out.Length < 0 {
+		out.Length = http1.Chunked
+	}
+	out.Trailer = func() field.List { return field.FromMap(r.Trailer) }
+	return out
+}
+
+// maxAnnounced bounds the names of a Trailer field; the others are not known.
+const maxAnnounced = 64
+
+// announced are the names in a Trailer field.
+func announced(h field.List) (names []string) {
+	for i := h.Index("Trailer", 0); i >= 0; i = h.Index("Trailer", i+1) {
+		for name := range strings.SplitSeq(h[i].Value, ",") {
+			if name = strings.Trim(name, " \t"); name != "" && len(names) < maxAnnounced {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !race
+
+// The race detector has pools forget what they are given.
+
+package forward
+
+import (
+	"io"
+	"net"
+	"testing"
+
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// counter is a Sink that keeps nothing.
+type counter struct{ n int }
+
+func (c *counter) Record(e flow.Event) { c.n++ }
+
+// plain is a client on a connection of whose requests no rule says anything, and an
+// origin that answers each. Neither allocates.
+func plain(t testing.TB) (ask func()) {
+	t.Helper()
+	const request = "GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n"
+	const response = "HTTP/1.1 200 OK\r\nServer: o\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
+	r := newRig(t, HTTP, func(o *Options) { o.Sink = &counter{} })
+	r.origin("a.example", func(nc *net.TCPConn) {
+		b, answer := make([]byte, 4096), []byte(response)
+		for {
+			if n, err := nc.Read(b); err != nil || string(b[:n]) != request {
+				return
+			}
+			if _, err := nc.Write(answer); err != nil {
+				return
+			}
+		}
+	})
+	d := policy.HTTPDecision{Decision: allowed, Upstream: upstream("a.example")}
+	r.http = func(*policy.Request) policy.HTTPDecision { return d }
+	nc := r.dial()
+	b, out := make([]byte, 4096), []byte(request)
+	return func() {
+		if _, err := nc.Write(out); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.ReadAtLeast(nc, b, len(response)); err != nil || string(b[:n]) != response {
+			t.Fatalf("%q, %v", b[:n], err)
+		}
+	}
+}
+
+// TestPlainAllocations: a request of which no rule says anything allocates nothing.
+func TestPlainAllocations(t *testing.T) {
+	ask := plain(t)
+	ask()
+	if n := testing.AllocsPerRun(500, ask); n >= 1 {
+		t.Errorf("%v allocations for each request", n)
+	}
+}
+
+func BenchmarkPlain(b *testing.B) {
+	ask := plain(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		ask()
+	}
+}
