@@ -57,7 +57,7 @@ var Orders = []Order{
 	{"./forward", 8, []Stage{
 		{"contract", "forward target path authority trailer message answer life"},
 		{"connection", "core conn limits accept budget buffers"},
-		{"bytes", "peeked pipes splice source watch"},
+		{"bytes", "peeked pipes splice source* watch"},
 		{"upstreams", "draw transport http1_upstream upstreams upstream_conn parked pool recycle"},
 		{"opaque", "l4"},
 		{"HTTP", "body idle sweep actions rewrite grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry upgrade"},
