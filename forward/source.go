@@ -108,7 +108,7 @@ func (s *source) readAt(fd uintptr) bool {
 	if p == nil {
 		p = s.get()
 	}
-	n, e := call(unix.SYS_RECVFROM, fd, p, 0)
+	n, e := receiveOn(fd, p)
 	if n > 0 {
 		s.n = n
 		s.received(n, len(p))
@@ -143,7 +143,7 @@ func (s *source) Write(p []byte) (int, error) {
 // writeAt writes what it can; false: there is more.
 func (s *source) writeAt(fd uintptr) bool {
 	for s.wrote < len(s.out) {
-		n, e := call(unix.SYS_SENDTO, fd, s.out[s.wrote:], unix.MSG_NOSIGNAL)
+		n, e := sendOn(fd, s.out[s.wrote:])
 		if e != 0 {
 			if e != unix.EAGAIN {
 				s.werr = e

@@ -43,6 +43,7 @@ type upstreamConn struct {
 	served  int  // requests, ever
 	private bool // somebody has authenticated on it
 	ended   bool // it serves no more requests
+	paid    bool // what it has taken was given back
 	expiry  *time.Timer
 	expires bool // expiry runs
 	closed  atomic.Bool
@@ -207,9 +208,15 @@ func (c *upstreamConn) move(to *lease) error {
 		return err
 	}
 	c.mu.Lock()
-	from := c.held
-	c.held = to
+	from, paid := c.held, c.paid
+	if !paid {
+		c.held = to
+	}
 	c.mu.Unlock()
+	if paid {
+		to.give(1, c.memory)
+		return errAtOnce
+	}
 	from.give(1, c.memory)
 	return nil
 }
@@ -273,6 +280,7 @@ func (c *upstreamConn) Close() error {
 	c.forget(false)
 	c.mu.Lock()
 	held := c.held
+	c.paid = true
 	c.mu.Unlock()
 	held.give(1, c.memory)
 	c.uncount()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/egressd/egressd/internal/field"
 )
 
 // asMirror is a mirror of all requests to port 80 of a host.
@@ -17,7 +19,7 @@ func asMirror(host string) Mirror {
 // them.
 func mirroredTo(t *testing.T, s *Snapshot, host string) (out []string) {
 	t.Helper()
-	r := &Request{Method: "GET", Scheme: "http", Authority: host, Host: host, Path: "/", Port: 80, Header: map[string][]string{}}
+	r := &Request{Method: "GET", Scheme: "http", Authority: host, Host: host, Path: "/", Port: 80}
 	d := s.Policy(DefaultPolicy).DecideHTTP(Flow{Dst: netip.MustParseAddrPort("192.0.2.1:80"), Names: []string{host}}, r)
 	if d.Verdict == Deny {
 		t.Fatalf("denied: %+v", d.Decision)
@@ -29,7 +31,7 @@ func mirroredTo(t *testing.T, s *Snapshot, host string) (out []string) {
 		if m.To.Upstream != nil {
 			up = m.To.Upstream.Host
 		}
-		out = append(out, fmt.Sprint(m.To.Destination.Host, " ", up, " ", m.Refused, " ", copied.Header["X-First"], copied.Header["X-Second"]))
+		out = append(out, fmt.Sprint(m.To.Destination.Host, " ", up, " ", m.Refused, " ", copied.Header.Values("X-First"), copied.Header.Values("X-Second")))
 	}
 	return out
 }
@@ -81,7 +83,7 @@ func TestMirrorsOfGateways(t *testing.T) {
 	for _, l := range s.Listeners() {
 		d := l.DecideHTTP(&Request{
 			Method: "GET", Scheme: "http", Authority: "api.example.com", Host: "api.example.com", Path: "/v1/x", Port: 80,
-			Header: map[string][]string{"X-A": {"1"}, "X-B": {"2"}}, Query: map[string][]string{"q": {"a"}},
+			Header: field.List{{Name: "X-A", Value: "1"}, {Name: "X-B", Value: "2"}}, Query: map[string][]string{"q": {"a"}},
 		})
 		for i := range d.Mirrors {
 			if m := &d.Mirrors[i]; m.To.Upstream == nil || m.Percent != [...]float64{5, 100}[i] {
