@@ -34,12 +34,12 @@ func TestTurns(t *testing.T) {
 			t.Fatalf("%d are read after one has ended, at %v", n, time.Since(began))
 		}
 		first() // does nothing
-		time.Sleep(turnLongest - 1)
+		time.Sleep(turnLongest - time.Nanosecond)
 		synctest.Wait()
 		if n := len(took); n != turnsAtOnce {
 			t.Fatalf("%d are read", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if n := len(took); n != turnsAtOnce+1 {
 			t.Errorf("%d were read after those that hang have had their time", n)
