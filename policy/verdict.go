@@ -168,8 +168,6 @@ const (
 	ReasonTimeout Reason = "upstream-timeout"
 	// ReasonStreamIdle: nothing moved for too long on a request or connection.
 	ReasonStreamIdle Reason = "stream-idle"
-	// ReasonRetryBudget: the request failed, and the retry budget of its DestinationRule was used up.
-	ReasonRetryBudget Reason = "retry-budget"
 	// ReasonClientGone: the client ended the request before it had all of the answer.
 	ReasonClientGone Reason = "client-gone"
 	// ReasonFault: a fault rule aborted the request.

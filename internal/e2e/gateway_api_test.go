@@ -52,7 +52,7 @@ func TestWaypoint(t *testing.T) {
 		{[]string{url + "/v1/x"}, 200, `"X-Egress":["node"]`},
 		{[]string{url + "/v1"}, 200, `"X-Egress":["node"]`},
 		{[]string{url + "/v10"}, 404, ""},
-		{[]string{"-X", "POST", url + "/v1/x"}, 403, "authorization-no-allow"},
+		{[]string{"-X", "POST", url + "/v1/x"}, 403, "RBAC: access denied"},
 	} {
 		if a := n.curl(t, n.in, c.args...); a.status != c.status || !strings.Contains(a.body, c.body) {
 			t.Errorf("%v: %+v, want %d with %s", c.args, a, c.status, c.body)

@@ -52,7 +52,6 @@ var flags = map[policy.Reason]string{
 	policy.ReasonMalformed:        FlagClientProtocol,
 	policy.ReasonOverload:         FlagOverload,
 	policy.ReasonQuota:            FlagOverload,
-	policy.ReasonRetryBudget:      FlagOverflow,
 }
 
 // unread are those of connections that nobody reads requests of: where a mesh
