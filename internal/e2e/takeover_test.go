@@ -299,6 +299,42 @@ func TestUnloadAfterTakeover(t *testing.T) {
 	}
 }
 
+// TestTakeoverStays: with --stay a daemon that another has taken over from does
+// nothing more, and ends when it is told to, as a container must that would be
+// started again. The twin: without it, it ends by itself.
+func TestTakeoverStays(t *testing.T) {
+	t.Parallel()
+	n := takeoverNode(t, "--stay")
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.learn(t, world.API)
+	stays, err := n.d.Takeover(t.Context(), "--stay=false")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends, err := n.d.Takeover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	if err := ends.Wait(ctx); err != nil {
+		t.Errorf("without --stay: %v", err)
+	}
+	if stays.Ended() {
+		t.Error("with --stay it ended")
+	}
+	n.isOpen(t, "taken over twice", n.in, false)
+	if err := stays.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stays.Wait(ctx); err != nil {
+		t.Errorf("with --stay, told to end: %v", err)
+	}
+	n.isOpen(t, "the one before has ended", n.in, false)
+}
+
 // TestTakeoverInside: daemons that are captured themselves, one in the place of
 // the other, are free of the policy, both of them.
 func TestTakeoverInside(t *testing.T) {

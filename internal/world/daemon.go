@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -211,6 +212,12 @@ func (b *Before) Wait(ctx context.Context) error {
 		return errors.New("the daemon before did not end")
 	}
 }
+
+// Ended says whether it has ended.
+func (b *Before) Ended() bool { return len(b.done) > 0 }
+
+// Stop asks it to end; Wait waits for it.
+func (b *Before) Stop() error { return b.cmd.Process.Signal(syscall.SIGTERM) }
 
 // Keep makes it the daemon again, when the other one has ended.
 func (d *Daemon) Keep(b *Before) (ended error) {
