@@ -21,6 +21,9 @@ import (
 // of their bodies, in bytes, may wait for upstreams.
 const (
 	maxStreams = 250
+	// maxFrame is RFC 9113's least: larger frames need a larger buffer for each
+	// connection, and net/http would take them of 1 MiB, beyond streamWindow.
+	maxFrame   = 16 << 10
 	downWindow = 512 << 10
 )
 
@@ -73,6 +76,7 @@ func newServer(c *Core) *http.Server {
 		Protocols: &protocols,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              maxFrame,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: downWindow,
 			WriteByteTimeout:              c.o.StallTimeout,
