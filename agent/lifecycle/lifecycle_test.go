@@ -211,8 +211,13 @@ func TestWatch(t *testing.T) {
 		}
 	}
 	stop()
-	tick <- time.Time{}
-	<-alive
+	for told := false; !told; { // the last tick of the loop above may be the one
+		select {
+		case tick <- time.Time{}:
+		case <-alive:
+			told = true
+		}
+	}
 	answers <- errTest // an error of one that stops is none
 	cancel()
 	running.Wait()
