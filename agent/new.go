@@ -34,6 +34,7 @@ import (
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/ingress"
+	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
@@ -80,7 +81,8 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	}
 	var unfollowed error
 	a.kubernetes, unfollowed = a.follow()
-	a.control = control.New(o.control(a.kubernetes.Objects()))
+	a.stock = certs.NewStock(certs.Options{Log: o.Log})
+	a.control = control.New(o.control(a.kubernetes.Objects(), a.stock.SetSecrets))
 	if o.Daemon {
 		a.manager = sdnotify.New(o.Log)
 	}
@@ -265,6 +267,8 @@ func (a *Agent) wire() error {
 			Locality: a.opts.Limits.Locality,
 			Rand:     rand.Uint64,
 			Own:      self.Listens,
+
+			Certificates: a.stock,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {
 				return a.inherited.Listener(gatewaySocket, at)
 			},

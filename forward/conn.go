@@ -21,7 +21,8 @@ var errKilled = errors.New("connection closed by egressd")
 type phase uint8
 
 const (
-	phaseOpening phase = iota // the first bytes are awaited
+	phaseEntering phase = iota // a PROXY header may be awaited: nothing is decided
+	phaseOpening               // the first bytes are awaited
 	phaseOpaque
 	phaseTLS
 	phaseHTTP
@@ -29,14 +30,18 @@ const (
 
 // conn is one downstream connection that is being served.
 type conn struct {
-	core   *Core
-	info   Conn
-	nc     *net.TCPConn
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	opened time.Time
-	held   *lease
-	ups    *upstreams
+	core *Core
+	info Conn
+	nc   *net.TCPConn
+	// stream is nc, or what is within its TLS, whose end here secured is; set with mu
+	// before anything is forwarded.
+	stream  stream
+	secured *secured
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	opened  time.Time
+	held    *lease
+	ups     *upstreams
 	// multiplexed: HTTP/2, set before the first request.
 	multiplexed bool
 	// http1 is the connection as one of HTTP/1; set with mu.
@@ -68,7 +73,7 @@ func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 // serveConn is ServeConn; counted is called when the Limits know the connection, or
 // it was refused.
 func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counted func()) {
-	t := &conn{core: c, info: info, nc: nc, opened: time.Now()}
+	t := &conn{core: c, info: info, nc: nc, stream: nc, opened: time.Now()}
 	t.held, t.ups = t.lease(), newUpstreams(t)
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
@@ -79,7 +84,7 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 	}
 	counted()
 	defer c.unregister(t)
-	defer nc.Close()
+	defer func() { t.stream.Close() }()
 	defer t.ups.close()
 	defer t.closeMirrors(true)
 	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
@@ -90,6 +95,9 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 
 // serve asks for the opening and treats the connection accordingly.
 func (t *conn) serve() {
+	if !t.enter() {
+		return
+	}
 	t.generation = t.core.generation.Load()
 	op := t.core.o.Decider.Open(&t.info)
 	if op.Verdict == policy.Deny {
@@ -173,10 +181,13 @@ func (t *conn) killFlag() string {
 // recheck ends what the newest policy denies.
 func (t *conn) recheck() {
 	d := t.core.o.Decider
-	op := d.Open(&t.info)
 	t.mu.Lock()
-	phase, sni := t.phase, t.sni
+	phase, sni, secured, spliced := t.phase, t.sni, t.secured, t.up != nil
 	t.mu.Unlock()
+	if phase == phaseEntering {
+		return // it asks when it has entered
+	}
+	op := d.Open(&t.info)
 
 	allowed := op.Verdict != policy.Deny && op.Protocol != Refuse
 	switch phase {
@@ -185,11 +196,10 @@ func (t *conn) recheck() {
 	case phaseTLS:
 		allowed = allowed && op.Protocol != HTTP
 		if allowed && op.Protocol != Opaque {
-			now, u := d.TLS(&t.info, sni)
-			allowed = now.Verdict != policy.Deny && u != nil
+			allowed = t.goesOnAsTLS(sni, secured, spliced)
 		}
 	case phaseHTTP:
-		allowed = allowed && op.Protocol != TLS
+		allowed = allowed && t.carriesHTTP(op, secured)
 	}
 	if !allowed {
 		t.kill(policy.ReasonPolicyChanged, "")
@@ -200,6 +210,24 @@ func (t *conn) recheck() {
 			x.cancel(errPolicyChanged)
 		}
 	})
+}
+
+// goesOnAsTLS says whether a connection that began with a ClientHello may go on: its
+// TLS ends here or is passed through as before.
+func (t *conn) goesOnAsTLS(sni string, s *secured, spliced bool) bool {
+	if _, ends := t.termination(sni); ends || s != nil {
+		return s == nil && !spliced || s != nil && t.readmitted(s) // the first: in its handshake
+	}
+	now, u := t.core.o.Decider.TLS(&t.info, sni)
+	return now.Verdict != policy.Deny && u != nil
+}
+
+// carriesHTTP says whether a connection that carries requests may go on.
+func (t *conn) carriesHTTP(op Admission, s *secured) bool {
+	if s != nil {
+		return op.Protocol == TLS && t.readmitted(s)
+	}
+	return op.Protocol != TLS
 }
 
 // opaqueAllowed says whether op lets bytes pass unread.
@@ -254,11 +282,18 @@ func (t *conn) refuse(d policy.Decision, proto, name, detail string) {
 	if reason, why := t.killReason(); reason != "" {
 		d, detail = denied(reason, d.Rule), why
 	}
+	t.refused(d, proto, name, detail)
+	reset(t.nc)
+}
+
+// refused records the denial d.
+//
+//go:noinline
+func (t *conn) refused(d policy.Decision, proto, name, detail string) {
 	t.core.counters.refused.Add(1)
 	e := t.event(flow.Decision, d, proto, name)
 	e.Detail = detail
 	t.core.o.Sink.Record(e)
-	reset(t.nc)
 }
 
 // event returns an Event about this connection and the decision d. A denial

@@ -33,6 +33,12 @@ type Conn struct {
 	Process    flow.Process
 	// Policy is the workload's policy id at accept.
 	Policy policy.PolicyID
+	// TrustedProxies is how many proxies before a gateway say in X-Forwarded-For where
+	// a visitor is (Istio's gatewayTopology.numTrustedProxies).
+	TrustedProxies int
+	// Proxied: the connection begins with a PROXY protocol header, which says where the
+	// visitor is. Src is that of the header once it is read.
+	Proxied bool
 	// Mode is the workload's mode. The Decider acts on it; the core only
 	// reports Decision.WouldDeny.
 	Mode policy.Mode

@@ -4,7 +4,6 @@ package forward
 
 import (
 	"errors"
-	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -34,8 +33,9 @@ const (
 // one after the other, and answers each.
 type http1Conn struct {
 	conn     *conn
-	nc       *net.TCPConn
+	nc       stream
 	src      source
+	raw      syscall.RawConn // of the bare connection, to be watched; nil: it has none
 	reader   *http1.MessageReader
 	requests int64
 	unread   bool   // the last request was not read to its end: nothing more is read
@@ -99,8 +99,9 @@ type swept struct {
 }
 
 func newHTTP1Conn(t *conn, first []byte) *http1Conn {
-	h := &http1Conn{conn: t, nc: t.nc}
-	h.src.open(t.nc)
+	h := &http1Conn{conn: t, nc: t.stream}
+	h.src.open(t.stream)
+	h.raw, _ = t.nc.SyscallConn() // without it nobody watches
 	h.reader = http1.NewMessageReader(&h.src, &t.core.messages, true)
 	h.reader.Unread(first)
 	h.src.count.Store(int64(len(first)))
@@ -295,8 +296,8 @@ func (h *http1Conn) arm() {
 	}
 	w := h.conn.core.watcher
 	if http1Phase(h.phase.Load()) == serves {
-		if h.watch.client == 0 && h.src.raw != nil && h.answer.received.Load() {
-			h.watch.client = w.add(h.src.raw, unix.EPOLLRDHUP, h.clientEvent, false)
+		if h.watch.client == 0 && h.raw != nil && h.answer.received.Load() {
+			h.watch.client = w.add(h.raw, unix.EPOLLRDHUP, h.clientEvent, false)
 		}
 		return
 	}
@@ -313,7 +314,7 @@ func (h *http1Conn) disarm() {
 	h.watch.mu.Lock()
 	defer h.watch.mu.Unlock()
 	w := h.conn.core.watcher
-	w.remove(h.src.raw, h.watch.client)
+	w.remove(h.raw, h.watch.client)
 	for _, u := range h.watch.ups {
 		w.remove(u.c.http1.src.raw, u.id)
 	}
@@ -330,7 +331,7 @@ func (h *http1Conn) clientEvent(events uint32) {
 	id := h.watch.client
 	if id != 0 && events&(unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		// A client that has gone resets the connection (tcp(7), tcp_fin_timeout).
-		h.watch.client = h.conn.core.watcher.add(h.src.raw, 0, h.clientEvent, true)
+		h.watch.client = h.conn.core.watcher.add(h.raw, 0, h.clientEvent, true)
 		h.conn.core.watcher.forget(id)
 	}
 	h.watch.mu.Unlock()
@@ -511,6 +512,9 @@ const (
 // bytes unread is reset, and the reset would overtake the answer. So what comes
 // is read and thrown away for a while (RFC 9112, 9.6).
 func (t *conn) linger() {
+	if t.stream != stream(t.nc) {
+		_ = t.stream.CloseWrite() // the end within TLS comes before that of the connection
+	}
 	nc := t.nc
 	if nc.CloseWrite() != nil {
 		return // closed already

@@ -20,15 +20,16 @@ func (a *http1Answer) splice(x *exchange, body *http1.Body) (ok bool, err error)
 	if c == nil || a.length <= 0 || body.Left() < spliceFrom || a.left != body.Left() || x.up.ready() {
 		return false, nil
 	}
-	src, ok := c.Conn.(*net.TCPConn)
-	if !ok || a.Flush2() != nil {
+	src, bare1 := c.Conn.(*net.TCPConn)
+	to, bare2 := a.h.nc.(*net.TCPConn)
+	if !bare1 || !bare2 || a.Flush2() != nil {
 		return false, a.err
 	}
 	in, err := src.SyscallConn()
 	if err != nil {
 		return false, nil // a closed one, of which the next read tells
 	}
-	out, err := a.h.nc.SyscallConn()
+	out, err := to.SyscallConn()
 	if err != nil {
 		return false, nil
 	}

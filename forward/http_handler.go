@@ -208,13 +208,14 @@ func (x *exchange) parse() error {
 	}
 	x.req = policy.Request{
 		Method:    r.Method,
-		Scheme:    "http",
+		Scheme:    x.conn.scheme(),
 		Authority: r.Host,
 		Host:      host,
 		Path:      path,
 		Query:     query,
 		Header:    r.Header,
 		Port:      x.conn.info.Dst.Port(),
+		Visitor:   x.conn.visitor(r.Header),
 	}
 	return nil
 }
@@ -235,6 +236,10 @@ func (x *exchange) deny(reason policy.Reason, name string) {
 		x.conn.info.Layer == flow.Ingress && (reason == policy.ReasonName || reason == policy.ReasonNoRule)
 	if noRoute {
 		x.reply(http.StatusNotFound, "egressd: no route for "+name)
+		return
+	}
+	if reason == policy.ReasonMisdirected {
+		x.reply(http.StatusMisdirectedRequest, "egressd: "+name+" is not served on this connection; connect again with this name")
 		return
 	}
 	if reason == policy.ReasonAuthorization || reason == policy.ReasonNoAllow {

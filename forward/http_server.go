@@ -97,7 +97,7 @@ func newServer(c *Core) *http.Server {
 func (t *conn) http(op Admission, p *peeked) {
 	t.setPhase(phaseHTTP, "")
 	if t.core.generation.Load() != t.generation {
-		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
+		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || !t.carriesHTTP(op, t.secured) {
 			t.refuse(denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
 			return
 		}

@@ -66,7 +66,7 @@ func (t *conn) peekHTTP(op Admission) {
 		t.leave(op.Decision)
 	case err != nil:
 		t.refuse(denied(peekReason(err, policy.ReasonNotHTTP), op.Rule), "http", "", "no request")
-	case kind != peek.HTTP1 && kind != peek.HTTP2:
+	case !isRequest(kind):
 		t.refuse(denied(policy.ReasonNotHTTP, op.Rule), "tcp", "", kind.String())
 	default:
 		t.http(op, p)
@@ -139,6 +139,10 @@ func (t *conn) tls(op Admission, p *peeked) {
 		return
 	}
 	t.setPhase(phaseTLS, name)
+	if end, ok := t.termination(name); ok {
+		t.terminate(op, end, name, p)
+		return
+	}
 	d, u := t.core.o.Decider.TLS(&t.info, name)
 	if d.Verdict == policy.Deny {
 		t.refuse(d, "tls", name, "")

@@ -16,7 +16,7 @@ const peekChunk = 2048
 
 // peeked are the first bytes of a connection, under one deadline in all.
 type peeked struct {
-	nc       *net.TCPConn
+	nc       net.Conn
 	bytes    []byte
 	deadline time.Time
 	// second reads on behind a ClientHello; nil: it is none.
@@ -35,7 +35,7 @@ func (p *peeked) request() []byte {
 }
 
 func (t *conn) newPeeked() *peeked {
-	return &peeked{nc: t.nc, deadline: t.opened.Add(t.core.o.PeekTimeout)}
+	return &peeked{nc: t.stream, deadline: t.opened.Add(t.core.o.PeekTimeout)}
 }
 
 // more reads once, until the deadline given. At least one byte was read when

@@ -41,13 +41,13 @@ func (t *conn) splice(u *policy.Upstream, up net.Conn, p *peeked) (sent, receive
 	defer t.watchAge(u)()
 	back := make(chan int64, 1)
 	go func() {
-		n, _ := t.pipe(t.nc, up)
+		n, _ := t.pipe(t.stream, up)
 		back <- n
 	}()
 	n, more := t.readSecond(up, p)
 	sent += n
 	if more {
-		n, _ = t.pipe(up, t.nc)
+		n, _ = t.pipe(up, t.stream)
 		sent += n
 	}
 	return sent, <-back
@@ -140,8 +140,8 @@ func quiet(c net.Conn) (d time.Duration, ok bool) {
 }
 
 func tcpInfo(c net.Conn) (info *unix.TCPInfo, ok bool) {
-	tc, ok := c.(*net.TCPConn)
-	if !ok {
+	tc := bare(c)
+	if tc == nil {
 		return nil, false
 	}
 	raw, err := tc.SyscallConn()

@@ -58,9 +58,9 @@ func (x *exchange) tunnel(c *upstreamConn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		x.upstream.received.Store(x.carry(t.nc, c.Conn, first))
+		x.upstream.received.Store(x.carry(t.stream, c.Conn, first))
 	}()
-	x.tunnelled = x.carry(c.Conn, t.nc, early)
+	x.tunnelled = x.carry(c.Conn, t.stream, early)
 	<-done
 }
 

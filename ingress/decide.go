@@ -4,11 +4,13 @@ package ingress
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/ingress/tlsserver"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
 )
@@ -47,31 +49,58 @@ func (in *Ingress) Open(c *forward.Conn) forward.Admission {
 	case l.Protocol.IsHTTP():
 		op.Protocol = forward.HTTP
 	default:
-		if op.Decision, op.Upstream = l.DecideTCP(in.o.Rand()); op.Verdict != policy.Deny {
+		if op.Decision, op.Upstream = l.DecideTCP(visitor(c), in.o.Rand()); op.Verdict != policy.Deny {
 			op.Protocol = forward.Opaque
 		}
 	}
 	return op
 }
 
-// unable is the decision for TLS that a server would have to terminate.
-func unable(s *policy.GatewayServer) policy.Decision {
-	return policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonGateway, Rule: &s.Ref}
+// visitor is who has connected.
+func visitor(c *forward.Conn) *policy.Visitor {
+	a := c.Src.Addr().Unmap().WithZone("")
+	return &policy.Visitor{Src: a, Remote: a}
 }
 
-// TLS passes a connection on by its SNI. Nothing here terminates TLS: what a
-// server would have to is refused.
+// TLS passes a connection on by its SNI.
 func (in *Ingress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upstream) {
 	l := in.listener(c)
 	if l == nil {
 		return gone, nil
 	}
-	d := l.DecideTLS(sni, in.o.Rand())
+	d := l.DecideTLS(visitor(c), sni, in.o.Rand())
 	if d.Verdict != policy.Deny && d.Server != nil {
-		return unable(d.Server), nil
+		return gone, nil // a newer snapshot's server, which terminates what another one passed through
 	}
 	return d.Decision, d.Upstream
 }
+
+// Terminate ends the TLS of a connection whose SNI has chosen a server that does.
+func (in *Ingress) Terminate(c *forward.Conn, sni string) (forward.Termination, bool) {
+	l := in.listener(c)
+	if l == nil || !l.IsTLS() {
+		return forward.Termination{}, false
+	}
+	d := l.DecideTLS(visitor(c), sni, in.o.Rand())
+	if d.Server == nil {
+		return forward.Termination{}, false
+	}
+	out := forward.Termination{Decision: d.Decision, Upstream: d.Upstream, Failure: tlsserver.Reason, Principal: principal}
+	if d.Verdict == policy.Deny {
+		return out, true
+	}
+	config, err := in.servers.Config(d.Server)
+	if err != nil {
+		out.Decision = policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonCertificate, Rule: &d.Server.Ref}
+		out.Detail = err.Error()
+		return out, true
+	}
+	out.Config = config
+	return out, true
+}
+
+// principal is the name of the client's certificate.
+func principal(s tls.ConnectionState) string { return tlsserver.Principal(s.PeerCertificates[0]) }
 
 // HTTP routes one request.
 func (in *Ingress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision {
@@ -79,7 +108,14 @@ func (in *Ingress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision 
 	if l == nil {
 		return policy.HTTPDecision{Decision: gone}
 	}
-	return l.DecideHTTP(r)
+	switch v := r.Visitor; {
+	case !l.IsTLS():
+		return l.DecideHTTP(r)
+	case v == nil || !v.TLS:
+		return policy.HTTPDecision{Decision: gone}
+	default:
+		return l.DecideHTTPS(v.SNI, r)
+	}
 }
 
 // Dial connects to one of u's endpoints, or to what its names resolve to, in

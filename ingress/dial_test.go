@@ -57,6 +57,9 @@ func TestDial(t *testing.T) {
 			if err == nil {
 				conn.Close()
 			}
+			if err := in.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

@@ -13,11 +13,12 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"syscall"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/ingress/tlsserver"
+	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -44,6 +45,8 @@ type Options struct {
 	// Locality is where the node is; forward.Options.
 	Locality string
 	Rand     func() uint64
+	// Certificates has what servers terminate TLS with; nil: there is none.
+	Certificates tlsserver.Materials
 	// Own says where egressd itself listens: nothing is dialled there.
 	Own dial.Own
 	// Inherited returns the listening socket that an earlier daemon left at an
@@ -54,14 +57,15 @@ type Options struct {
 // Ingress is the set of gateway listeners. It implements forward.Decider and
 // forward.Dialer for its core.
 type Ingress struct {
-	o    Options
-	core *forward.Core
+	o       Options
+	core    *forward.Core
+	servers *tlsserver.ServerConfigs
 
 	mu        sync.Mutex
 	listeners map[netip.AddrPort]*listener
 	serving   sync.WaitGroup
 	closed    bool
-	skipped   []string
+	ends      []*policy.GatewayServer // that terminate TLS
 }
 
 // listener is one open gateway port.
@@ -71,13 +75,17 @@ type listener struct {
 }
 
 var (
-	_ forward.Decider = (*Ingress)(nil)
-	_ forward.Dialer  = (*Ingress)(nil)
+	_ forward.Decider    = (*Ingress)(nil)
+	_ forward.Terminator = (*Ingress)(nil)
+	_ forward.Dialer     = (*Ingress)(nil)
 )
 
 // New makes an Ingress without listeners; Apply opens them.
 func New(o Options) *Ingress {
-	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}}
+	if o.Certificates == nil {
+		o.Certificates = none{}
+	}
+	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}, servers: tlsserver.New(o.Certificates)}
 	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
 	return in
 }
@@ -104,9 +112,6 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 	var errs []error
 	for _, l := range s.Listeners() {
 		a := bindOf(l)
-		if skips(l) {
-			continue
-		}
 		want[a] = true
 		if in.listeners[a] != nil {
 			continue
@@ -123,28 +128,41 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 			in.o.Log.Info("gateway listener closed", "address", a.String())
 		}
 	}
-	in.skipped = nil
+	var ends []*policy.GatewayServer
 	for _, l := range s.Listeners() {
-		for _, server := range l.Terminates() {
-			text := fmt.Sprintf("port %d: server %q of gateway %s is not served: terminating TLS is not supported", l.Port, server.Name, l.Name)
-			in.skipped = append(in.skipped, text)
-			in.o.Log.Warn("a Gateway server is not served", "server", text, "at", server.Ref.String())
-		}
+		ends = append(ends, l.Terminates()...)
+	}
+	in.servers.Keep(ends)
+	in.ends = ends
+	for _, text := range in.skipped() {
+		in.o.Log.Warn("a Gateway server has no certificate that can be used; its connections are denied until it has, those of others are not affected", "server", text)
 	}
 	in.core.Recheck()
 	return errors.Join(errs...)
 }
 
-// skips says whether there is nothing on a listener that could be served.
-func skips(l *policy.GatewayListener) bool {
-	return len(l.Terminates()) == len(l.Servers)
+// skipped are the servers that cannot be served, and why. in.mu is held.
+func (in *Ingress) skipped() (out []string) {
+	for _, server := range in.ends {
+		if _, err := in.servers.Config(server); err != nil {
+			out = append(out, fmt.Sprintf("port %d: server %q of gateway %s/%s is not served: %v", server.Port, server.Name, server.Ref.Namespace, server.Ref.Name, err))
+		}
+	}
+	return out
 }
 
 // Skipped says what the policy asks for and is not served, one line each.
 func (in *Ingress) Skipped() []string {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return slices.Clone(in.skipped)
+	return in.skipped()
+}
+
+// none has no certificates.
+type none struct{}
+
+func (none) Material(certs.Where) (*certs.Material, error) {
+	return nil, fmt.Errorf("this node reads no certificates: %w", certs.ErrMissing)
 }
 
 func (in *Ingress) open(a netip.AddrPort) error {
@@ -178,7 +196,7 @@ func (in *Ingress) open(a netip.AddrPort) error {
 func (in *Ingress) serve(ctx context.Context, cancel context.CancelFunc, a netip.AddrPort, ln net.Listener) {
 	in.listeners[a] = &listener{ln: ln, cancel: cancel}
 	in.serving.Go(func() {
-		if err := in.core.Serve(ctx, ln, identify); err != nil && ctx.Err() == nil {
+		if err := in.core.Serve(ctx, ln, in.identify); err != nil && ctx.Err() == nil {
 			in.o.Log.Error("a gateway listener failed; its port is closed until the policy changes or egressd restarts", "address", a.String(), "error", err)
 		}
 	})
@@ -229,16 +247,20 @@ func (in *Ingress) Idle() bool { return in.core.Idle() }
 
 // identify describes a connection from outside: its destination is the
 // listener's own address.
-func identify(c *net.TCPConn) (forward.Conn, error) {
+func (in *Ingress) identify(c *net.TCPConn) (forward.Conn, error) {
 	local := c.LocalAddr().(*net.TCPAddr).AddrPort()
 	remote := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-	return forward.Conn{
+	out := forward.Conn{
 		Dst:      netip.AddrPortFrom(local.Addr().Unmap(), local.Port()),
 		Src:      netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()),
 		Layer:    flow.Ingress,
 		Workload: "gateway",
 		Policy:   policy.DefaultPolicy,
-	}, nil
+	}
+	if l := in.listener(&out); l != nil {
+		out.TrustedProxies, out.Proxied = l.Topology.TrustedProxies, l.Topology.ProxyProtocol
+	}
+	return out, nil
 }
 
 // Shutdown closes the listeners and drains the connections until ctx is done.

@@ -51,6 +51,7 @@ type (
 	LocalityWeight      = config.LocalityWeight
 	MatchKind           = config.MatchKind
 	Mesh                = config.Mesh
+	Topology            = config.Topology
 	Mirror              = config.Mirror
 	Mode                = config.Mode
 	OutboundMode        = config.OutboundMode
@@ -152,6 +153,9 @@ const (
 
 // Request is what HTTP rules match on: match.Request.
 type Request = match.Request
+
+// Visitor is who sent a Request from outside: match.Visitor.
+type Visitor = match.Visitor
 
 // ParseCluster is config.ParseCluster.
 func ParseCluster(prefixes, domains, servers []string) (c Cluster, find bool, err error) {

@@ -23,6 +23,7 @@ type server struct {
 	// isolated says that what others on the port have for its hosts, or for wider
 	// ones, is not for it, as the Gateway API has it ("listener isolation").
 	isolated bool
+	topology *Topology // what the Gateway says of it
 }
 
 // gatewayPort is one port of a gateway as far as it is the same for whoever comes
@@ -78,9 +79,33 @@ func (b *builder) listeners(out *Snapshot) []*GatewayListener {
 			b.warnf(d.servers[0].Ref, "port %d: bind %v and that of gateway %s exclude each other; skipping the server", d.port, d.bind, l.Name)
 			continue
 		}
-		all = append(all, b.listener(b.gatewayScope(out, d.namespace), d, false))
+		l := b.listener(b.gatewayScope(out, d.namespace), d, false)
+		l.authorizer = b.auth.Visitors().Gateway(d.namespace, d.labels)
+		l.Topology = b.topology(d)
+		all = append(all, l)
 	}
 	return all
+}
+
+// topology is where the gateway of a port stands. Gateways that share a port stand at
+// one place.
+func (b *builder) topology(d *gatewayPort) Topology {
+	var first *server
+	for i := range d.servers {
+		s := &d.servers[i]
+		switch {
+		case s.topology == nil:
+		case first == nil:
+			first = s
+		case *s.topology != *first.topology:
+			b.warnf(s.Ref, "port %d: gateway %s says of its gatewayTopology what gateway %s, which has the port as well, does not; that of %s counts",
+				d.port, s.gateway, first.gateway, first.gateway)
+		}
+	}
+	if first == nil {
+		return b.cfg.Mesh.Topology
+	}
+	return *first.topology
 }
 
 // shared returns a listener on the same port with one of its addresses:
@@ -98,7 +123,7 @@ func shared(all []*GatewayListener, d *gatewayPort) *GatewayListener {
 }
 
 func serverOf(g *Gateway, s *GatewayServer, namespace string) server {
-	return server{s, g.Key(), namespace, g.Listener != ""}
+	return server{s, g.Key(), namespace, g.Listener != "", g.Topology}
 }
 
 // selects says whether g is for this node's gateway: its selector is empty,

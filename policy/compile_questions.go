@@ -192,6 +192,7 @@ func (b *builder) askAuthorizations(q *selectorsInUse) {
 			for _, src := range r.From {
 				one := *src
 				one.IPBlocks, one.NotIPBlocks = nil, nil // are not asked of the workload
+				one.RemoteIPBlocks, one.NotRemoteIPBlocks = nil, nil
 				x, known := q.ask(fmt.Sprintf("source %#v", one), func(id Identity) bool { return authz.SourceIs(src, id, b.trustDomain()) })
 				q.guards(x, known, guarded, gateway)
 			}

@@ -26,6 +26,9 @@ type GatewayListener struct {
 	// that cannot share the port are left out.
 	Servers []*GatewayServer
 
+	// Topology is where the gateway stands, which the first of the Gateways says.
+	Topology Topology
+
 	// plain is for connections in plain text, bySNI for those that begin with
 	// a ClientHello; a listener has one of them.
 	plain  *gatewayChain
@@ -35,7 +38,7 @@ type GatewayListener struct {
 	labels    map[string]string
 	namespace string
 	// authorizer is what AuthorizationPolicies say of flows that go on as the
-	// gateway; nil: nothing. Nobody asks it of flows that come from outside.
+	// gateway, or of those that come from outside to it; nil: nothing.
 	authorizer *authz.Authorizer
 	// retries is the mesh's default.
 	retries *Retries
@@ -100,17 +103,22 @@ func (l *GatewayListener) DecideHTTP(r *Request) HTTPDecision {
 	if l.plain == nil {
 		return HTTPDecision{Decision: deny(ReasonNotTLS, nil)}
 	}
-	return l.plain.decideHTTP(r, nil).arrived(r, l.retries)
+	return l.admit(r, l.plain).arrived(r, l.retries)
 }
 
 // DecideHTTPS decides one request within TLS that a server terminates; sni is
-// that of the connection, and chooses the server.
+// that of the connection, and chooses the server. A request for a host of another
+// server is not for this one (ReasonMisdirected, RFC 9110 section 15.5.20): what the
+// other asks of its clients was not asked of this one.
 func (l *GatewayListener) DecideHTTPS(sni string, r *Request) HTTPDecision {
 	c := l.chain(sni)
-	if c == nil || c.server == nil {
+	switch {
+	case c == nil || c.server == nil:
 		return HTTPDecision{Decision: deny(ReasonName, nil)}
+	case r.Host != "" && l.chain(r.Host) != c:
+		return HTTPDecision{Decision: deny(ReasonMisdirected, &c.server.Ref)}
 	}
-	return c.decideHTTP(r, nil).arrived(r, l.retries)
+	return l.admit(r, c).arrived(r, l.retries)
 }
 
 func (c *gatewayChain) decideHTTP(r *Request, t *Trace) HTTPDecision {
@@ -147,10 +155,10 @@ type GatewayTLS struct {
 	Upstream *Upstream
 }
 
-// DecideTLS decides a connection whose ClientHello carries sni, normalized,
-// "" when absent. One that no server is for is denied with ReasonName. draw
-// chooses among weighted destinations.
-func (l *GatewayListener) DecideTLS(sni string, draw uint64) GatewayTLS {
+// DecideTLS decides a connection of a visitor, nil when nothing is known of it, whose
+// ClientHello carries sni, normalized, "" when absent. One that no server is for is
+// denied with ReasonName. draw chooses among weighted destinations.
+func (l *GatewayListener) DecideTLS(v *Visitor, sni string, draw uint64) GatewayTLS {
 	if l.plain != nil {
 		return GatewayTLS{Decision: deny(ReasonNotTLS, nil)}
 	}
@@ -163,16 +171,17 @@ func (l *GatewayListener) DecideTLS(sni string, draw uint64) GatewayTLS {
 		out.Decision = Decision{Verdict: Proxy, Reason: ReasonAllowed, Rule: &c.server.Ref}
 		return out
 	}
-	out.Decision, out.Upstream = c.route.decide(draw)
+	out.Decision, out.Upstream = l.admitConn(v, sni, c.route, draw)
 	return out
 }
 
-// DecideTCP decides a connection to a listener that reads nothing of it.
-func (l *GatewayListener) DecideTCP(draw uint64) (Decision, *Upstream) {
+// DecideTCP decides a connection of a visitor, nil when nothing is known of it, to a
+// listener that reads nothing of it.
+func (l *GatewayListener) DecideTCP(v *Visitor, draw uint64) (Decision, *Upstream) {
 	if l.plain == nil || l.plain.vhosts != nil {
 		return deny(ReasonNotTLS, nil), nil
 	}
-	return l.plain.route.decide(draw)
+	return l.admitConn(v, "", l.plain.route, draw)
 }
 
 // decide is what a gateway's rule says; a nil one says nothing.

@@ -11,6 +11,10 @@ func (t *text) listener(l *GatewayListener) {
 	}
 	t.line(0, "listener %s port %d %s", bind, l.Port, protocolText(l.Protocol))
 	t.retries(1, "default retry", l.retries)
+	if l.Topology != (Topology{}) {
+		t.line(1, "behind %d proxies, PROXY protocol %v", l.Topology.TrustedProxies, l.Topology.ProxyProtocol)
+	}
+	t.guard(1, l.authorizer)
 	t.chains(1, l)
 }
 
@@ -21,6 +25,9 @@ func (t *text) chains(depth int, l *GatewayListener) {
 		if x := s.TLS; x != nil {
 			t.line(depth+1, "tls %v certificates %v credentials %v ca %q crl %q names %v spki %v hash %v versions %#x-%#x ciphers %v", x.Mode,
 				x.Certificates, x.CredentialNames, x.CA, x.CRL, x.SubjectAltNames, x.VerifySPKI, x.VerifyHash, x.MinVersion, x.MaxVersion, x.CipherSuites)
+			if x.CACredentialName != "" {
+				t.line(depth+2, "ca of %q", x.CACredentialName)
+			}
 		}
 	}
 	for _, c := range l.all() {

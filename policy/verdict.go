@@ -146,6 +146,16 @@ const (
 	ReasonNoRoute Reason = "no-route"
 	// ReasonGateway: a rule leads to a Gateway that has no server for the port and protocol.
 	ReasonGateway Reason = "gateway-mismatch"
+	// ReasonMisdirected: the request's host is not one of the Gateway server that the SNI of its connection has chosen.
+	ReasonMisdirected Reason = "misdirected"
+	// ReasonCertificate: the Gateway server that the SNI has chosen has no certificate that can be used.
+	ReasonCertificate Reason = "no-certificate"
+	// ReasonHandshake: a visitor and the Gateway server had no TLS handshake: no version, cipher or protocol that both have, or it was not completed.
+	ReasonHandshake Reason = "tls-handshake"
+	// ReasonClientCertificate: a visitor has no client certificate that the Gateway server accepts.
+	ReasonClientCertificate Reason = "client-certificate"
+	// ReasonProxyProtocol: the connection to a Gateway does not begin with the PROXY protocol header that it must have.
+	ReasonProxyProtocol Reason = "proxy-protocol"
 	// ReasonGatewayLoop: rules lead from Gateway to Gateway more than twice.
 	ReasonGatewayLoop Reason = "gateway-loop"
 	// ReasonNoDestination: the rule leads to a destination that nobody declares.

@@ -38,6 +38,7 @@ const (
 var flags = map[policy.Reason]string{
 	policy.ReasonNoRoute:          FlagNoRoute,
 	policy.ReasonGateway:          FlagNoRoute,
+	policy.ReasonMisdirected:      FlagNoRoute,
 	policy.ReasonResolve:          FlagNoHealthyUpstream,
 	policy.ReasonUpstream:         FlagConnectionFailure,
 	policy.ReasonUpstreamClosed:   FlagUpstreamTermination,

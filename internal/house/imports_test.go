@@ -77,11 +77,12 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
-	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
-	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
-	"./forward/http1":    {"./internal/field"},
-	"./forward/balance":  {"github.com/cespare/xxhash/v2"},
-	"./forward":          join([]string{"./forward/balance", "./forward/http1", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./internal/learned":     {"./policy", "./internal/hostname", "./internal/ipguard"},
+	"./internal/dial":        {"./policy", "golang.org/x/sys/unix"},
+	"./internal/proxyheader": nil,
+	"./forward/http1":        {"./internal/field"},
+	"./forward/balance":      {"github.com/cespare/xxhash/v2"},
+	"./forward":              join([]string{"./forward/balance", "./forward/http1", "./internal/flow", "./internal/dial", "./internal/proxyheader", "golang.org/x/sys/unix"}, ground),
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},
@@ -98,7 +99,8 @@ var floors = map[string][]string{
 	"./loader":             join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "./internal/sockdiag", "github.com/cilium/ebpf", "golang.org/x/sys/unix"}, loaderParts, core),
 	"./dnsproxy":           join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":             core,
-	"./ingress":            core,
+	"./ingress":            join([]string{"./ingress/tlsserver", "./internal/certs"}, core),
+	"./ingress/tlsserver":  {"./internal/certs", "./policy"},
 	"./policy/source":      join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
 	"./policy/source/kube": {"./internal/podcgroup", "./policy", "./policy/istio", "./policy/source", "k8s.io/"},
 	// What people of a cluster see.
@@ -134,7 +136,7 @@ var floors = map[string][]string{
 	"./agent/upkeep":      nil,
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},

@@ -23,7 +23,7 @@ var Orders = []Order{
 		{"config", "aliases"},
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
-		{"engine", "decide candidates address routes http cors mirror l4 hop gateway access outbound policy reserved trace cluster"},
+		{"engine", "decide candidates address routes http cors mirror l4 hop gateway visitor access outbound policy reserved trace cluster"},
 		{"compile", "compile* classify scope base destination changes diff"},
 		{"text", "text* digest"},
 		{"explain", "branches why*"},
@@ -31,7 +31,7 @@ var Orders = []Order{
 	{"./policy/istio", 8, []Stage{
 		{"objects", "object loader memo finding suppress"},
 		{"references", "export credential endpoints"},
-		{"mesh", "meshconfig meshexport meshsource cluster"},
+		{"mesh", "meshconfig meshexport meshsource topology cluster"},
 		{"traffic", "httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
 		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorizationpolicy"},
 		{"reader", "kinds* read load reader"},
@@ -56,10 +56,10 @@ var Orders = []Order{
 	}},
 	{"./forward", 8, []Stage{
 		{"contract", "forward target path authority trailer message answer life"},
-		{"connection", "core conn limits accept budget buffers"},
+		{"connection", "core conn limits accept budget buffers proxyheader terminate clientcert"},
 		{"bytes", "peeked pipes splice source* watch"},
 		{"upstreams", "places balancers draw transport http1_upstream upstreams queue upstream_conn parked pool recycle"},
 		{"opaque", "l4 l4_balance"},
-		{"HTTP", "body idle sweep actions answers forwarded rewrite cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry retrybudget upgrade"},
+		{"HTTP", "body idle sweep actions answers visitor rewrite cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry retrybudget upgrade"},
 	}},
 }

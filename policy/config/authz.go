@@ -70,9 +70,17 @@ type AuthSource struct {
 	TrustDomains, NotTrustDomains       []ValueMatch
 	// IPBlocks are about the source address of the connection.
 	IPBlocks, NotIPBlocks []netip.Prefix
-	// Never says that the source asks for what no workload here can have
-	// (requestPrincipals, remoteIpBlocks): it never matches.
+	// RemoteIPBlocks are about the address of the request: what trusted proxies before
+	// a gateway say it is, else that of the connection.
+	RemoteIPBlocks, NotRemoteIPBlocks []netip.Prefix
+	// Never says that the source asks for what nobody here can have
+	// (requestPrincipals): it never matches.
 	Never bool
+}
+
+// Addresses says whether the source asks for addresses.
+func (s *AuthSource) Addresses() bool {
+	return len(s.IPBlocks)+len(s.NotIPBlocks)+len(s.RemoteIPBlocks)+len(s.NotRemoteIPBlocks) > 0
 }
 
 // AuthOperation is about the request. Methods and paths are known of plain

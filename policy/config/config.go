@@ -419,6 +419,8 @@ type Gateway struct {
 	Listener string // its name; "" for Istio's
 	Selector map[string]string
 	Servers  []GatewayServer
+	// Topology is where it stands; nil: where the mesh says.
+	Topology *Topology
 }
 
 // Key is the name by which VirtualServices are bound to the Gateway:

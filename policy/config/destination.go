@@ -206,10 +206,14 @@ const (
 
 // ServerTLS is the TLS of a gateway server; nil for plain text.
 type ServerTLS struct {
-	Mode                   ServerTLSMode
-	Certificates           []CertificateFiles
-	CA, CRL                string // files
+	Mode         ServerTLSMode
+	Certificates []CertificateFiles
+	CA, CRL      string // files
+	// CredentialNames are Secrets, as in the source: NAME of the Gateway's namespace,
+	// kubernetes://NAME, or kubernetes-gateway://NAMESPACE/NAME. CACredentialName is the
+	// one with the CA of clients; "": CA, or the first of CredentialNames.
 	CredentialNames        []string
+	CACredentialName       string
 	SubjectAltNames        []string
 	VerifySPKI, VerifyHash []string
 	// MinVersion and MaxVersion are crypto/tls numbers; 0: TLS 1.2 and 1.3.

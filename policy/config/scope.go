@@ -80,8 +80,19 @@ type Mesh struct {
 	RootNamespace string
 	// TrustDomain begins every principal: TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT.
 	TrustDomain string
+	// Topology is where gateways stand whose Gateway says nothing of it.
+	Topology Topology
 	// The visibility of objects without exportTo.
 	DefaultServiceExport, DefaultVirtualServiceExport, DefaultDestinationRuleExport *Visibility
+}
+
+// Topology is where a gateway stands (Istio's gatewayTopology).
+type Topology struct {
+	// TrustedProxies is how many proxies before it say in X-Forwarded-For where a
+	// visitor is.
+	TrustedProxies int
+	// ProxyProtocol: each connection begins with a PROXY protocol header.
+	ProxyProtocol bool
 }
 
 // DefaultRootNamespace is the root namespace of a mesh that names none.

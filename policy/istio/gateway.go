@@ -24,7 +24,7 @@ func translateGateways(l *loader, cfg *policy.Config) {
 }
 
 func (l *loader) gateway(d decoded[networking.Gateway]) *policy.Gateway {
-	out := &policy.Gateway{Ref: d.ref, Selector: d.v.Selector}
+	out := &policy.Gateway{Ref: d.ref, Selector: d.v.Selector, Topology: d.ownTopology()}
 	if !check.IsLabel(d.ref.Name) {
 		d.Errorf(d.root.At("metadata", "name"), "invalid gateway name: %q", d.ref.Name)
 	}
@@ -106,20 +106,6 @@ func (o *object) serverPort(at *strictyaml.Node, s *networking.Server, out *poli
 		return
 	}
 	out.Protocol = proto
-	if proto.IsTLS() && terminates(s.Tls) {
-		o.Inert(pn.At("protocol"), "a server of protocol "+p.Protocol)
-	}
-}
-
-// terminates says whether the TLS of a server would have to end here. What is
-// passed through does not, and between a workload and the egress gateway that
-// is this node there is none.
-func terminates(t *networking.ServerTLSSettings) bool {
-	switch t.GetMode() {
-	case networking.ServerTLSSettings_SIMPLE, networking.ServerTLSSettings_MUTUAL, networking.ServerTLSSettings_OPTIONAL_MUTUAL:
-		return true
-	}
-	return false
 }
 
 // serverSecurity checks that a server has the TLS settings that go with its

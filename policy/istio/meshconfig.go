@@ -25,7 +25,7 @@ type meshSource struct {
 
 // meshFields are what acts on egressd.
 var meshFields = []string{"outboundTrafficPolicy", "defaultHttpRetryPolicy", "rootNamespace", "trustDomain",
-	"defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"}
+	"defaultConfig", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"}
 
 // translateMesh translates the MeshConfig, whatever kind of object it is in.
 func translateMesh(l *loader, cfg *policy.Config) {
@@ -83,7 +83,9 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 		m.defaultExport("defaultVirtualServiceExportTo", m.v.DefaultVirtualServiceExportTo),
 		m.defaultExport("defaultDestinationRuleExportTo", m.v.DefaultDestinationRuleExportTo),
 	}
+	out.Topology = m.topology(m.at.At("defaultConfig", "gatewayTopology"), m.v.DefaultConfig.GetGatewayTopology())
 	m.hidden()
+	m.proxies()
 	for i := range m.at.Fields {
 		f := &m.at.Fields[i]
 		if name := strictyaml.CamelCase(f.Key); !slices.Contains(meshFields, name) && m.has(name) {
@@ -91,6 +93,19 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 		}
 	}
 	return out, exports
+}
+
+// proxies says what of a ProxyConfig does not act on egressd.
+func (m *meshSource) proxies() {
+	at := m.at.Get("defaultConfig")
+	if at == nil {
+		return
+	}
+	for i := range at.Fields {
+		if f := &at.Fields[i]; strictyaml.CamelCase(f.Key) != "gatewayTopology" {
+			m.Say(Note, f.Pos(), "%s does not act on egressd", "defaultConfig."+f.Key)
+		}
+	}
 }
 
 // has says whether the MeshConfig has a field: one that is unknown is an

@@ -62,7 +62,7 @@ func newServerTLS(l *loader, o *object, n *strictyaml.Node, t *networking.Server
 		CA:   t.CaCertificates, CRL: t.CaCrl, SubjectAltNames: t.SubjectAltNames,
 		VerifySPKI: t.VerifyCertificateSpki, VerifyHash: t.VerifyCertificateHash,
 		MinVersion: tlsVersions[t.MinProtocolVersion], MaxVersion: tlsVersions[t.MaxProtocolVersion],
-		CredentialNames: slices.Clone(t.CredentialNames),
+		CredentialNames: slices.Clone(t.CredentialNames), CACredentialName: t.CaCertCredentialName,
 	}}
 	if t.CredentialName != "" {
 		s.out.CredentialNames = append([]string{t.CredentialName}, s.out.CredentialNames...)
@@ -82,9 +82,6 @@ func (s *serverTLS) check() {
 	s.sources()
 	s.versions()
 	s.ciphers()
-	if t.CaCertCredentialName != "" {
-		s.Inert(n.KeyOf("caCertCredentialName"), "caCertCredentialName")
-	}
 	if t.InsecureSkipVerify.GetValue() {
 		s.Inert(n.KeyOf("insecureSkipVerify"), "insecureSkipVerify")
 	}
@@ -203,14 +200,22 @@ func (s *serverTLS) terminates() {
 
 func (s *serverTLS) fromSecrets(mutual bool) {
 	t := s.in
-	use := credentialUse{pair: true, ca: mutual && t.CaCertificates == ""}
+	use := credentialUse{pair: true, ca: mutual && t.CaCertificates == "" && t.CaCertCredentialName == ""}
 	if t.CredentialName != "" {
 		s.credential(s.object, s.at.At("credentialName"), t.CredentialName, use)
 	}
 	for i, name := range t.CredentialNames {
 		s.credential(s.object, s.at.At("credentialNames", i), name, use)
 	}
+	s.caCredential(mutual)
 	s.caFile(s.object, s.at.At("caCertificates"), t.CaCertificates)
+}
+
+// caCredential checks a Secret with the CA of clients alone.
+func (s *serverTLS) caCredential(mutual bool) {
+	if name := s.in.CaCertCredentialName; name != "" && mutual {
+		s.credential(s.object, s.at.At("caCertCredentialName"), name, credentialUse{ca: true})
+	}
 }
 
 func (s *serverTLS) fromFiles(mutual bool) {
@@ -218,7 +223,8 @@ func (s *serverTLS) fromFiles(mutual bool) {
 	if t.CaCrl != "" && !mutual {
 		s.Errorf(s.at.KeyOf("caCrl"), "CRL is not supported with SIMPLE TLS")
 	}
-	if mutual && t.CaCertificates == "" {
+	s.caCredential(mutual)
+	if mutual && t.CaCertificates == "" && t.CaCertCredentialName == "" {
 		s.Errorf(s.at, "%s requires a client CA bundle", prefix(mutual))
 	}
 	check := func(at *strictyaml.Node, cert, key string) {

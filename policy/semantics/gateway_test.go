@@ -29,9 +29,9 @@ func (a *asker) gateway(q *question) (string, error) {
 		r.Scheme = "https"
 		return routed(l.DecideHTTPS(*q.sni, r), r), nil
 	case q.sni != nil:
-		return terminated(l.DecideTLS(*q.sni, q.draw)), nil
+		return terminated(l.DecideTLS(nil, *q.sni, q.draw)), nil
 	}
-	d, u := l.DecideTCP(q.draw)
+	d, u := l.DecideTCP(nil, q.draw)
 	if d.Verdict == policy.Deny {
 		return denial(d), nil
 	}

@@ -66,6 +66,9 @@ const (
 	keySNI             = "connection.sni"
 	keySourceIP        = "source.ip"
 	keyRemoteIP        = "remote.ip"
+	keySourcePrincipal = "source.principal"
+	keySourceNamespace = "source.namespace"
+	keySourceAccount   = "source.serviceAccount"
 	keyHeaders         = "request.headers["
 )
 
@@ -123,6 +126,7 @@ type Compiler struct {
 	identity config.Identity
 	policies map[*config.AuthorizationPolicy]*authPolicy
 	guards   map[string]*Authorizer
+	visitors bool // the identity is each flow's
 }
 
 // For returns the Compiler for workloads of which id is one.
@@ -206,24 +210,24 @@ func (s *Compiler) rule(a *config.AuthorizationPolicy, r *config.AuthRule) (auth
 	}
 	id, domain := s.identity, s.catalog.domain
 	for _, src := range r.From {
-		if SourceIs(src, id, domain) {
+		if s.visitors && !src.Never || !s.visitors && SourceIs(src, id, domain) {
 			out.sources = append(out.sources, src)
 		}
 	}
 	if len(r.From) > 0 && len(out.sources) == 0 {
 		return out, false
 	}
-	if slices.ContainsFunc(out.sources, func(src *config.AuthSource) bool { return len(src.IPBlocks)+len(src.NotIPBlocks) == 0 }) {
+	if !s.visitors && slices.ContainsFunc(out.sources, func(src *config.AuthSource) bool { return !src.Addresses() }) {
 		out.sources = nil
 	}
 	for _, o := range r.To {
 		out.operations = append(out.operations, authOperation{o, match.PathMatchers(o.Paths), match.PathMatchers(o.NotPaths)})
 	}
 	for _, c := range r.When {
-		if !ConditionIs(c, id, domain) {
+		if !s.visitors && !ConditionIs(c, id, domain) {
 			return out, false
 		}
-		if !strings.HasPrefix(c.Key, "source.") || c.Key == keySourceIP {
+		if s.visitors || !strings.HasPrefix(c.Key, "source.") || c.Key == keySourceIP {
 			out.conditions = append(out.conditions, newAuthCondition(c))
 		}
 	}

@@ -29,9 +29,13 @@ const (
 
 // Facts are what an Authorizer may ask of a flow.
 type Facts struct {
-	Host, SNI     string
-	Dst           netip.Prefix // one address, or those that an opening is for
-	Src           netip.Addr
+	Host, SNI string
+	Dst       netip.Prefix // one address, or those that an opening is for
+	Src       netip.Addr
+	// Visitor is set of who comes from outside to a gateway; PrincipalIs says what is
+	// known of its Principal. A workload's identity is the scope's.
+	Visitor       *match.Visitor
+	PrincipalIs   Knowledge
 	Request       *match.Request
 	Port          uint16 // of the service
 	HostIs, SNIIs Knowledge
@@ -128,7 +132,7 @@ func (p *authPolicy) match(f *Facts, q assumption) *authRule {
 }
 
 func (r *authRule) matches(f *Facts, q assumption) bool {
-	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *config.AuthSource) bool { return f.from(s.IPBlocks, s.NotIPBlocks, q) }) {
+	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *config.AuthSource) bool { return f.is(s, q) }) {
 		return false
 	}
 	if len(r.operations) > 0 {
@@ -149,10 +153,18 @@ func (r *authRule) matches(f *Facts, q assumption) bool {
 }
 
 func (f *Facts) from(nets, not []netip.Prefix, q assumption) bool {
+	return f.within(f.Src, nets, not, q)
+}
+
+// within says whether an address that is known as well as the source is.
+func (f *Facts) within(a netip.Addr, nets, not []netip.Prefix, q assumption) bool {
+	if len(nets)+len(not) == 0 {
+		return true
+	}
 	if f.SrcIs != Known {
 		return q.unknown(f.SrcIs)
 	}
-	a := f.Src.Unmap().WithZone("")
+	a = a.Unmap().WithZone("")
 	has := func(p netip.Prefix) bool { return ipguard.Plain(p).Contains(a) }
 	return (len(nets) == 0 || slices.ContainsFunc(nets, has)) && !slices.ContainsFunc(not, has)
 }
@@ -255,8 +267,12 @@ func (c *authCondition) matches(f *Facts, q assumption) bool {
 		return (len(c.ports) == 0 || slices.Contains(c.ports, f.Port)) && !slices.Contains(c.notPorts, f.Port)
 	case keyDestinationIP:
 		return f.to(c.nets, c.notNets, q)
-	case keySourceIP, keyRemoteIP:
+	case keySourceIP:
 		return f.from(c.nets, c.notNets, q)
+	case keyRemoteIP:
+		return f.through(c.nets, c.notNets, q)
+	case keySourcePrincipal, keySourceNamespace, keySourceAccount:
+		return f.bears(c, q)
 	case keySNI:
 		if f.SNIIs != Known {
 			return q.unknown(f.SNIIs)

@@ -65,7 +65,7 @@ func (p *authPolicy) misses(f *Facts, q assumption) string {
 
 // miss says which part of the rule fails first.
 func (r *authRule) miss(f *Facts, q assumption) string {
-	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *config.AuthSource) bool { return f.from(s.IPBlocks, s.NotIPBlocks, q) }) {
+	if len(r.sources) > 0 && !slices.ContainsFunc(r.sources, func(s *config.AuthSource) bool { return f.is(s, q) }) {
 		return "from: " + unknownOr(f.SrcIs, "the source address", "is not one of them")
 	}
 	var ops []string

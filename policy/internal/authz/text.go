@@ -44,6 +44,7 @@ func (r *authRule) text() string {
 		add("account", s.ServiceAccounts, s.NotServiceAccounts, len(s.ServiceAccounts)+len(s.NotServiceAccounts))
 		add("domain", s.TrustDomains, s.NotTrustDomains, len(s.TrustDomains)+len(s.NotTrustDomains))
 		add("address", s.IPBlocks, s.NotIPBlocks, len(s.IPBlocks)+len(s.NotIPBlocks))
+		add("remote address", s.RemoteIPBlocks, s.NotRemoteIPBlocks, len(s.RemoteIPBlocks)+len(s.NotRemoteIPBlocks))
 		if s.Never {
 			out = append(out, "never")
 		}

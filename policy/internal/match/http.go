@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/textproto"
 	"net/url"
 	"regexp"
@@ -31,6 +32,21 @@ type Request struct {
 	Port      uint16 // the port that the workload dialled, or the listener's
 	// Gateway is "namespace/name" on the ingress side, "" for mesh.
 	Gateway string
+	// Visitor is who sent it, on the ingress side; nil: a workload.
+	Visitor *Visitor
+}
+
+// Visitor is what is known of who connected to a gateway from outside.
+type Visitor struct {
+	// Src is where the connection is from: what a PROXY header says, where there is one.
+	Src netip.Addr
+	// Remote is where the request is from: what the trusted proxies say, else Src.
+	Remote netip.Addr
+	// TLS says that the connection's TLS has ended here, SNI its name.
+	TLS bool
+	SNI string
+	// Principal is the SPIFFE id of a verified client certificate, without its scheme.
+	Principal string
 }
 
 // HTTPMatcher is a compiled HTTPMatch. All of its conditions must hold; the zero

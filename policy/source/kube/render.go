@@ -219,7 +219,7 @@ func (s *Informer) secretsOf(k kind, namespace string, spec map[string]any) []st
 		case map[string]any:
 			for key, value := range v {
 				switch name, isText := value.(string); {
-				case key == "credentialName" && isText:
+				case (key == "credentialName" || key == "caCertCredentialName") && isText:
 					credential(found, namespace, name)
 				case key == "credentialNames":
 					names, _ := value.([]any)

@@ -112,6 +112,7 @@ const (
 	keyPrincipal   = "source.principal"
 	keyAccount     = "source.serviceAccount"
 	keySourceIP    = "source.ip"
+	keyRemoteIP    = "remote.ip"
 	keyDestination = "destination.ip"
 	keyPort        = "destination.port"
 	keySNI         = "connection.sni"
@@ -147,10 +148,8 @@ func (a *auth) condition(at *strictyaml.Node, c *security.Condition) *policy.Aut
 // conditionKey checks the key of a condition; header names get lower case.
 func (a *auth) conditionKey(c *policy.AuthCondition) error {
 	switch c.Key {
-	case keyNamespace, keyPrincipal, keyAccount, keySourceIP, keyDestination, keyPort, keySNI:
+	case keyNamespace, keyPrincipal, keyAccount, keySourceIP, keyRemoteIP, keyDestination, keyPort, keySNI:
 		return nil
-	case "remote.ip":
-		return fmt.Errorf("not supported: workloads connect without a proxy before egressd; write %s", keySourceIP)
 	case "source.trustDomain":
 		return fmt.Errorf("not supported in `when`; write it as trustDomains in `from`")
 	case "destination.namespace":
@@ -174,7 +173,7 @@ func (a *auth) conditionKey(c *policy.AuthCondition) error {
 	case strings.HasPrefix(c.Key, "destination.labels"):
 		return fmt.Errorf("attribute %s is replaced by the workload selector", c.Key)
 	}
-	known := []string{keyNamespace, keyPrincipal, keyAccount, keySourceIP, keyDestination, keyPort, keySNI, keyHeaders + "[name]"}
+	known := []string{keyNamespace, keyPrincipal, keyAccount, keySourceIP, keyRemoteIP, keyDestination, keyPort, keySNI, keyHeaders + "[name]"}
 	return fmt.Errorf("unknown attribute: %s%s", c.Key, strictyaml.DidYouMean(c.Key, known))
 }
 
@@ -185,7 +184,7 @@ func (a *auth) conditionValue(key string, v *string) error {
 	}
 	var err error
 	switch key {
-	case keySourceIP, keyDestination:
+	case keySourceIP, keyRemoteIP, keyDestination:
 		_, err = ipBlock(*v)
 	case keyPort:
 		_, err = authPort(*v)

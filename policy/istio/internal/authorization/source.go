@@ -39,8 +39,9 @@ func (a *auth) source(at *strictyaml.Node, number int, s *security.Source) *poli
 	out.NotServiceAccounts = a.accounts(at, "notServiceAccounts", "NotServiceAccounts", s.NotServiceAccounts)
 	out.IPBlocks = a.blocks(at, "ipBlocks", s.IpBlocks)
 	out.NotIPBlocks = a.blocks(at, "notIpBlocks", s.NotIpBlocks)
+	out.RemoteIPBlocks = a.blocks(at, "remoteIpBlocks", s.RemoteIpBlocks)
+	out.NotRemoteIPBlocks = a.blocks(at, "notRemoteIpBlocks", s.NotRemoteIpBlocks)
 	a.requests(at, s, out)
-	a.remotes(at, s, out)
 	return out
 }
 
@@ -55,32 +56,6 @@ func (a *auth) requests(at *strictyaml.Node, s *security.Source, out *policy.Aut
 	}
 	if len(s.NotRequestPrincipals) > 0 {
 		a.Warnf(at.KeyOf("notRequestPrincipals"), "notRequestPrincipals: egressd does not look into JSON web tokens, so no request has a principal and this always matches")
-	}
-}
-
-// remotes treats what is about the address of a client behind a proxy, which
-// is not known here. A list that can't be answered must not let anything
-// pass: one that would is an error.
-func (a *auth) remotes(at *strictyaml.Node, s *security.Source, out *policy.AuthSource) {
-	a.blocks(at, "remoteIpBlocks", s.RemoteIpBlocks)
-	a.blocks(at, "notRemoteIpBlocks", s.NotRemoteIpBlocks)
-	denies := a.out.Action == policy.AuthDeny
-	if len(s.RemoteIpBlocks) > 0 {
-		key := at.KeyOf("remoteIpBlocks")
-		out.Never = true
-		if denies {
-			a.Unsupported(key, "remoteIpBlocks in a DENY rule (write ipBlocks: workloads connect without a proxy before egressd)")
-		} else {
-			a.Warnf(key, "remoteIpBlocks: workloads connect without a proxy before egressd, so the source never matches; write ipBlocks")
-		}
-	}
-	if len(s.NotRemoteIpBlocks) > 0 {
-		key := at.KeyOf("notRemoteIpBlocks")
-		if denies {
-			a.Warnf(key, "notRemoteIpBlocks: workloads connect without a proxy before egressd, so this always matches; write notIpBlocks")
-		} else {
-			a.Unsupported(key, "notRemoteIpBlocks (write notIpBlocks: workloads connect without a proxy before egressd)")
-		}
 	}
 }
 

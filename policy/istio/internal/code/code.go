@@ -162,8 +162,6 @@ var notes = []Code{
 	{"EGD0701", "", "configured AuthorizationPolicy will deny all traffic to TCP ports under its scope due to the use of only HTTP attributes in a DENY rule; it is recommended to explicitly specify the port"},
 	{"EGD0702", "", "requestPrincipals: egressd does not look into JSON web tokens, so no request has a principal and the source never matches"},
 	{"EGD0703", "", "notRequestPrincipals: egressd does not look into JSON web tokens, so no request has a principal and this always matches"},
-	{"EGD0704", "", "remoteIpBlocks: workloads connect without a proxy before egressd, so the source never matches; write ipBlocks"},
-	{"EGD0705", "", "notRemoteIpBlocks: workloads connect without a proxy before egressd, so this always matches; write notIpBlocks"},
 	{"EGD0706", "", "%s: only one '*', at the start or the end of %q, stands for other characters"},
 	{"EGD0707", "", `%s: principals are written without "spiffe://"; %q matches nobody`},
 
@@ -196,6 +194,7 @@ var notes = []Code{
 	{"EGD0920", "", "no listener of Gateway %s lets a %s of namespace %s attach (allowedRoutes): the route is not acted on for it"},
 	{"EGD0921", "", "no ReferenceGrant of namespace %s lets a %s of namespace %s refer to the Service %s: what would go there is answered with 500"},
 	{"EGD0922", "", "the route is not acted on for the ServiceEntry %s: an HTTPRoute, or a VirtualService, can be"},
+	{"EGD0923", "", "listener %s has no certificate, and its connections are denied (no-certificate): %s"},
 
 	{"EGD1001", "", "there is no Service of this name; the Endpoints are not used"},
 	{"EGD1002", "", "there is no Service %q (label %s); the EndpointSlice is not used"},

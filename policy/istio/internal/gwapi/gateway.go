@@ -193,7 +193,7 @@ func (t *translator) server(l *listener, o *APIObjects) (out policy.GatewayServe
 		Hosts: []hostname.Pattern{host}, HostNamespaces: []string{"*"}, // allowedRoutes says whose routes attach
 	}
 	out.Ref.Line, out.Ref.Column = l.at.Line, l.at.Col
-	if l.kinds, ok = l.protocol(&out); !ok {
+	if l.kinds, ok = l.protocol(&out, func(ns, name string) bool { return t.grantedSecret(g.Ref.Namespace, ns, name) }); !ok {
 		return out, false
 	}
 	if l.allowed, ok = l.namespaces(o.Namespaces); !ok {
@@ -206,7 +206,7 @@ func (t *translator) server(l *listener, o *APIObjects) (out policy.GatewayServe
 
 // protocol reads the protocol and the TLS settings of a listener, and returns
 // the kinds of routes that it can have.
-func (l *listener) protocol(out *policy.GatewayServer) (kinds []string, ok bool) {
+func (l *listener) protocol(out *policy.GatewayServer, granted func(namespace, secret string) bool) (kinds []string, ok bool) {
 	g, in := l.gateway, l.in
 	mode := gateway.TLSModeTerminate
 	if in.TLS != nil {
@@ -245,8 +245,7 @@ func (l *listener) protocol(out *policy.GatewayServer) (kinds []string, ok bool)
 		g.Errorf(l.at.At("tls", "mode"), "tls mode %q is not Terminate or Passthrough", mode)
 		return nil, false
 	}
-	l.unserved(pn, "TLS is not terminated yet")
-	return nil, false
+	return l.terminates(out, granted)
 }
 
 // unserved says that a listener is not served.

@@ -55,7 +55,7 @@ func (t *translator) l4Routes(routes []L4Route) (out []*policy.VirtualService) {
 				continue
 			}
 			vs := &policy.VirtualService{Ref: d.Ref, Hosts: hosts, Gateways: []string{l.key()}, Export: policy.Visibility{Everybody: true}}
-			if r.kind == TLSRoute {
+			if r.kind == TLSRoute && !l.ends() {
 				vs.TLS = []*policy.TLSRule{{Ref: d.Ref, Matches: []*policy.L4Match{{SNIHosts: hosts}}, Route: to}}
 			} else {
 				vs.TCP = []*policy.TCPRule{{Ref: d.Ref, Route: to}}

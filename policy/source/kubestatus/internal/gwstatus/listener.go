@@ -30,6 +30,7 @@ type listener struct {
 	*gateway.Listener
 	kinds                          []gateway.RouteGroupKind
 	accepted, resolved, conflicted problem
+	certified                      problem // without a certificate it denies all
 	attached                       map[ObjectKey]bool
 	// narrower are the hosts of others on the port that the listener's host covers:
 	// they have their names for themselves.
@@ -46,8 +47,9 @@ func (o *Observed) listeners(g *gateway.Gateway) *served {
 		l := &listener{Listener: &g.Spec.Listeners[i], attached: map[ObjectKey]bool{}}
 		l.accepted = accepts(l.Listener)
 		l.kinds, l.resolved = l.routeKinds()
+		l.certified = o.certificates(g, l.Listener)
 		if l.resolved == (problem{}) {
-			l.resolved = o.certificates(g, l.Listener)
+			l.resolved = l.certified
 		}
 		out.listeners = append(out.listeners, l)
 	}
@@ -73,17 +75,15 @@ func accepts(l *gateway.Listener) problem {
 			return problem{unsupported, fmt.Sprintf("tls: protocol %s has none", l.Protocol)}
 		}
 	case gateway.TLSProtocolType:
-		switch m := mode(l.TLS); m {
-		case gateway.TLSModePassthrough:
-		case gateway.TLSModeTerminate:
-			return problem{unsupported, "tls.mode Terminate: TLS is not terminated yet; Passthrough leads it to the backend as it is"}
-		default:
-			return problem{unsupported, fmt.Sprintf("tls.mode %s: egressd knows Passthrough", m)}
+		if m := mode(l.TLS); m != gateway.TLSModePassthrough && m != gateway.TLSModeTerminate {
+			return problem{unsupported, fmt.Sprintf("tls.mode %s: egressd knows Terminate and Passthrough", m)}
 		}
 	case gateway.HTTPSProtocolType:
-		return problem{string(gateway.ListenerReasonUnsupportedProtocol), "protocol HTTPS: TLS is not terminated yet; protocol TLS with tls.mode Passthrough leads it to the backend as it is"}
+		if m := mode(l.TLS); m != gateway.TLSModeTerminate {
+			return problem{unsupported, fmt.Sprintf("tls.mode %s: protocol HTTPS has Terminate alone", m)}
+		}
 	default:
-		return problem{string(gateway.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %s: egressd serves HTTP, TCP, and TLS with tls.mode Passthrough", l.Protocol)}
+		return problem{string(gateway.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %s: egressd serves HTTP, HTTPS, TLS and TCP", l.Protocol)}
 	}
 	return problem{}
 }
@@ -97,7 +97,7 @@ func mode(t *gateway.ListenerTLSConfig) gateway.TLSModeType {
 
 // kindsOf are the kinds of routes that a protocol can have.
 var kindsOf = map[gateway.ProtocolType][]gateway.Kind{
-	gateway.HTTPProtocolType: {httpRoute, grpcRoute}, gateway.TLSProtocolType: {tlsRoute}, gateway.TCPProtocolType: {tcpRoute},
+	gateway.HTTPProtocolType: {httpRoute, grpcRoute}, gateway.HTTPSProtocolType: {httpRoute, grpcRoute}, gateway.TLSProtocolType: {tlsRoute}, gateway.TCPProtocolType: {tcpRoute},
 }
 
 // routeKinds are the kinds of routes that a listener takes.
@@ -107,6 +107,9 @@ func (l *listener) routeKinds() (out []gateway.RouteGroupKind, p problem) {
 		return out, p
 	}
 	known := kindsOf[l.Protocol]
+	if l.Protocol == gateway.TLSProtocolType && mode(l.TLS) == gateway.TLSModeTerminate {
+		known = []gateway.Kind{tcpRoute, tlsRoute}
+	}
 	group := gateway.Group(gateway.GroupName)
 	if l.AllowedRoutes == nil || len(l.AllowedRoutes.Kinds) == 0 {
 		for _, k := range known {
@@ -207,6 +210,8 @@ func (l *listener) status(g *gateway.Gateway) gateway.ListenerStatus {
 	}
 	if !l.served() {
 		programmed = problem{string(gateway.ListenerReasonInvalid), l.unserved()}
+	} else if l.certified != (problem{}) {
+		programmed = problem{string(gateway.ListenerReasonInvalid), l.certified.message}
 	}
 	conditions := []meta.Condition{
 		is(gateway.ListenerConditionAccepted, accepted, gateway.ListenerReasonAccepted, "the listener is valid"),
