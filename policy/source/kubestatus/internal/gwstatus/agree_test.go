@@ -248,7 +248,7 @@ spec: {clusterIP: 10.96.0.22, ports: [{name: http, port: 80}]}
 // the policy does.
 func TestAgreement(t *testing.T) {
 	working := []string{
-		"infra/edge/bytes", "infra/edge/half", "infra/edge/names", "infra/edge/nobody", "infra/edge/one", "infra/edge/own", "infra/edge/plain", "infra/edge/shop", "shop/default/http",
+		"infra/edge/bytes", "infra/edge/ended", "infra/edge/half", "infra/edge/names", "infra/edge/nobody", "infra/edge/one", "infra/edge/own", "infra/edge/plain", "infra/edge/shop", "shop/default/http",
 	}
 	attachedTo := map[string]bool{} // kinds and listeners
 	for _, kind := range []string{httpRoute, grpcRoute, tlsRoute, tcpRoute} {
@@ -267,7 +267,7 @@ func TestAgreement(t *testing.T) {
 				"parentRefs: [{name: edge, namespace: infra, port: 80}], hostnames: [one.shop.example]",
 				"parentRefs: [{name: edge, namespace: infra}], hostnames: [a.shop.example]",
 				"parentRefs: [{name: edge, namespace: infra}], hostnames: [shop.example]",
-				"parentRefs: [{name: edge, namespace: infra, port: 443}], hostnames: [b.shop.example]", // a listener that is not served does not have it for itself
+				"parentRefs: [{name: edge, namespace: infra, port: 443}], hostnames: [b.shop.example]", // another listener has it for itself
 				"parentRefs: [{name: edge, namespace: infra, port: 443}], hostnames: [else.example]",
 				"parentRefs: [{name: edge, namespace: infra, sectionName: nobody}]",
 				"parentRefs: [{name: edge, namespace: infra, sectionName: ended}]",

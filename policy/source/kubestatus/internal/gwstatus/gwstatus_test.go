@@ -204,8 +204,9 @@ func TestGateway(t *testing.T) {
 		none    = "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=True"
 		dangles = "Accepted=False ListenersNotValid, Programmed=False Invalid, ResolvedRefs=False ListenersNotResolved"
 		ended   = "Accepted=False UnsupportedProtocol, Programmed=False Invalid, ResolvedRefs=True, Conflicted=False"
-		invalid = "Accepted=False UnsupportedProtocol, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"
-		refuses = "Accepted=False UnsupportedProtocol, Programmed=False Invalid, ResolvedRefs=False RefNotPermitted, Conflicted=False"
+		invalid = "Accepted=True, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"
+		refuses = "Accepted=True, Programmed=False Invalid, ResolvedRefs=False RefNotPermitted, Conflicted=False"
+		bare    = "Accepted=True, Programmed=True, ResolvedRefs=False ListenersNotResolved"
 		odd     = "Accepted=False UnsupportedValue, Programmed=False Invalid, ResolvedRefs=True, Conflicted=False"
 		clashes = "Accepted=False ProtocolConflict, Programmed=False Invalid, ResolvedRefs=True, Conflicted=True ProtocolConflict"
 		twice   = "Accepted=False HostnameConflict, Programmed=False Invalid, ResolvedRefs=True, Conflicted=True HostnameConflict"
@@ -224,27 +225,27 @@ func TestGateway(t *testing.T) {
 			l := overTLSMode("a", gateway.TLSModeTerminate)
 			l.TLS.CertificateRefs = []gateway.SecretObjectReference{{Name: "cert"}}
 			return l
-		}()), gateway: none, listeners: []string{odd}},
+		}()), gateway: well, listeners: []string{good}},
 		"TLS of another mode":     {g: gw(overTLSMode("a", "Other")), gateway: none, listeners: []string{odd}},
-		"HTTPS":                   {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"})), gateway: none, listeners: []string{ended}},
-		"HTTPS beside HTTP":       {g: gw(http("a"), https("b", gateway.SecretObjectReference{Name: "cert"})), gateway: some, listeners: []string{good, ended}},
-		"its own namespace named": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &infra})), gateway: none, listeners: []string{ended}},
-		"no such Secret":          {g: gw(https("a", gateway.SecretObjectReference{Name: "none"})), gateway: dangles, listeners: []string{invalid}},
-		"one of two Secrets": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"}, gateway.SecretObjectReference{Name: "none"})), gateway: dangles,
+		"HTTPS":                   {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"})), gateway: well, listeners: []string{good}},
+		"HTTPS beside HTTP":       {g: gw(http("a"), https("b", gateway.SecretObjectReference{Name: "cert"})), gateway: well, listeners: []string{good, good}},
+		"its own namespace named": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &infra})), gateway: well, listeners: []string{good}},
+		"no such Secret":          {g: gw(https("a", gateway.SecretObjectReference{Name: "none"})), gateway: bare, listeners: []string{invalid}},
+		"one of two Secrets": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"}, gateway.SecretObjectReference{Name: "none"})), gateway: bare,
 			listeners: []string{invalid}},
-		"no Secret":         {g: gw(https("a")), gateway: dangles, listeners: []string{invalid}},
-		"another kind":      {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Kind: &configMap})), gateway: dangles, listeners: []string{invalid}},
-		"another namespace": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &other})), gateway: dangles, listeners: []string{refuses}},
+		"no Secret":         {g: gw(https("a")), gateway: bare, listeners: []string{invalid}},
+		"another kind":      {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Kind: &configMap})), gateway: bare, listeners: []string{invalid}},
+		"another namespace": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &other})), gateway: bare, listeners: []string{refuses}},
 		"another namespace, granted": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &other})),
 			change: func(o *Observed) {
 				o.Grants = []*gateway.ReferenceGrant{grant("other", "infra", "Gateway", "Secret", "cert")}
 			},
-			gateway: none, listeners: []string{ended}},
+			gateway: well, listeners: []string{good}},
 		"granted to routes": {g: gw(https("a", gateway.SecretObjectReference{Name: "cert", Namespace: &other})),
 			change: func(o *Observed) {
 				o.Grants = []*gateway.ReferenceGrant{grant("other", "infra", "HTTPRoute", "Secret", "")}
 			},
-			gateway: dangles, listeners: []string{refuses}},
+			gateway: bare, listeners: []string{refuses}},
 		"HTTP with TLS": {g: gw(plain), gateway: dangles,
 			listeners: []string{"Accepted=False UnsupportedValue, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef, Conflicted=False"}},
 		"UDP":                        {g: gw(http("a", protocol("UDP", 53))), gateway: none, listeners: []string{ended}},
@@ -258,7 +259,7 @@ func TestGateway(t *testing.T) {
 		"TCP and UDP at a port": {g: gw(http("a", protocol("TCP", 53)), http("b", protocol("UDP", 53))), gateway: some, listeners: []string{good, ended}},
 		"an error in it": {g: gw(http("a"), https("b", gateway.SecretObjectReference{Name: "cert"})), change: func(o *Observed) {
 			o.Findings = map[ObjectKey][]istio.Finding{{GatewayKind, nameOf(o.Gateways[0])}: {{Severity: istio.Error, Text: "e"}}}
-		}, gateway: "Accepted=False Invalid, Programmed=False Invalid, ResolvedRefs=True", listeners: []string{odd, ended}},
+		}, gateway: "Accepted=False Invalid, Programmed=False Invalid, ResolvedRefs=True", listeners: []string{odd, odd}},
 		"a warning of it": {g: gw(http("a")), change: func(o *Observed) {
 			o.Findings = map[ObjectKey][]istio.Finding{{GatewayKind, nameOf(o.Gateways[0])}: {{Severity: istio.Warning, Text: "w"}}}
 		}, gateway: well, listeners: []string{good}},
@@ -311,7 +312,7 @@ func TestSupportedKinds(t *testing.T) {
 		}
 		got = append(got, s)
 	}
-	if want := []string{"http HTTPRoute GRPCRoute", "tcp TCPRoute", "tls TLSRoute", "https", "udp", "one GRPCRoute", "some HTTPRoute", "none"}; !slices.Equal(got, want) {
+	if want := []string{"http HTTPRoute GRPCRoute", "tcp TCPRoute", "tls TLSRoute", "https HTTPRoute GRPCRoute", "udp", "one GRPCRoute", "some HTTPRoute", "none"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
 }
@@ -358,7 +359,7 @@ func TestRoute(t *testing.T) {
 		"another host": {g: gw(http("a", all, host("*.example.com"))), r: hosts(route(to()), "example.com"), want: "Accepted=False NoMatchingListenerHostname, ResolvedRefs=True", attached: []int32{0}},
 		"a listener that is not served counts it":   {g: gw(http("a", all), http("b", all, protocol("HTTP", 81)), http("c", all, protocol("TCP", 81))), r: route(to()), want: good, attached: []int32{1, 1, 0}},
 		"listeners that are not served have nobody": {g: gw(http("a", all), http("c", all, protocol("TCP", 80))), r: route(to()), want: "Accepted=False NoMatchingParent, ResolvedRefs=True", attached: []int32{0, 0}},
-		"a listener over TLS":                       {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"})), r: route(to()), want: "Accepted=False NoMatchingParent, ResolvedRefs=True", attached: []int32{0}},
+		"a listener over TLS":                       {g: gw(https("a", gateway.SecretObjectReference{Name: "cert"})), r: route(to()), want: "Accepted=False NotAllowedByListeners, ResolvedRefs=True", attached: []int32{0}},
 		"no such Service": {g: two, r: ruled(route(to()), backend("empty", "")), change: func(o *Observed) {
 			o.Grants = []*gateway.ReferenceGrant{grant("empty", "shop", "HTTPRoute", "Service", "")}
 		}, want: "Accepted=True, ResolvedRefs=False BackendNotFound", attached: []int32{1, 1}},
