@@ -36,11 +36,11 @@ func (n *node) visit(t *testing.T, args ...string) answer {
 	testenv.RequireTool(t, "curl")
 	c := n.Net.Command(t.Context(), nil, "curl", append([]string{"-q", "-sS", "--noproxy", "*", "--max-time", "20", "-w", "\n%{http_code}"}, args...)...)
 	e := finish(t, c)
-	body, code, _ := strings.Cut(e.stdout, "\n")
-	if rest, last, ok := strings.Cut(code, "\n"); ok { // the body ends with a line end
-		body, code = body+rest, last
+	body, code := "", e.stdout
+	if i := strings.LastIndexByte(e.stdout, '\n'); i >= 0 {
+		body, code = e.stdout[:i], e.stdout[i+1:]
 	}
-	a := answer{exit: e.code, body: body, stderr: e.stderr}
+	a := answer{exit: e.code, body: strings.TrimSuffix(body, "\n"), stderr: e.stderr}
 	if err := json.Unmarshal([]byte(code), &a.status); err != nil {
 		a.status = 0 // "000": no answer
 	}
