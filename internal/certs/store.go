@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrMissing: what is named is not there.
+var ErrMissing = errors.New("not there")
+
+// Options are what a Store works with; a zero value is the default named beside it.
+type Options struct {
+	Log *slog.Logger // discarded
+	// Every is how often files are looked at. Two seconds.
+	Every time.Duration
+	// Keep is how long material is kept that nobody asked for. Ten minutes.
+	Keep time.Duration
+	// ReadFile reads a file whole. ReadFile of this package.
+	ReadFile func(name string) ([]byte, error)
+}
+
+// Store has the newest material of everything that is asked for. It is safe for
+// concurrent use.
+type Store struct {
+	o Options
+	// secrets are by NAMESPACE/NAME.
+	secrets atomic.Pointer[map[string]Secret]
+
+	mu       sync.Mutex
+	material map[Ref]*entry
+	values   map[ValueRef]*valueEntry
+}
+
+// Secret is the data of a Kubernetes Secret.
+type Secret map[string][]byte
+
+// NewStore makes a Store that has no Secrets yet.
+func NewStore(o Options) *Store {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Every, o.Keep = cmp.Or(o.Every, 2*time.Second), cmp.Or(o.Keep, 10*time.Minute)
+	if o.ReadFile == nil {
+		o.ReadFile = ReadFile
+	}
+	s := &Store{o: o, material: map[Ref]*entry{}, values: map[ValueRef]*valueEntry{}}
+	s.secrets.Store(&map[string]Secret{})
+	return s
+}
+
+// entry is the material of one Ref.
+type entry struct {
+	mu   sync.Mutex
+	now  atomic.Pointer[state]
+	used atomic.Int64 // UnixNano of the last question
+	sum  [sha256.Size]byte
+	read bool
+}
+
+// state is what there is: the last that could be used, and why there is nothing
+// newer.
+type state struct {
+	material *Material
+	err      error
+}
+
+// Material is the newest that can be used; the error says why there is none.
+// Material that was there and cannot be read for the moment stays; that of a Secret
+// that is gone does not.
+func (s *Store) Material(r Ref) (*Material, error) {
+	s.mu.Lock()
+	e := s.material[r]
+	if e == nil {
+		e = &entry{}
+		s.material[r] = e
+	}
+	s.mu.Unlock()
+	e.used.Store(time.Now().UnixNano())
+	now := e.now.Load()
+	if now == nil {
+		now = s.refresh(r, e)
+	}
+	if now.material == nil {
+		return nil, fmt.Errorf("%s: %w", r, now.err)
+	}
+	return now.material, nil
+}
+
+// refresh reads the material of r again.
+func (s *Store) refresh(r Ref, e *entry) *state {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p, err := s.read(r)
+	sum := p.sum()
+	old := e.now.Load()
+	if err == nil && e.read && sum == e.sum {
+		return old
+	}
+	if e.read = err == nil; e.read {
+		e.sum = sum
+	}
+	now := &state{}
+	if err == nil {
+		now.material, err = Parse(p)
+	}
+	if now.err = err; err != nil && old != nil && !(r.Secret != "" && errors.Is(err, ErrMissing)) {
+		now.material = old.material
+	}
+	s.tell(r, old, now)
+	e.now.Store(now)
+	return now
+}
+
+// tell logs what became of material.
+func (s *Store) tell(r Ref, old, now *state) {
+	switch {
+	case now.err == nil:
+		if old != nil {
+			s.o.Log.Info("certificates were read again; new connections use them", "from", r.String())
+		}
+	case old != nil && old.err != nil && old.err.Error() == now.err.Error():
+	case now.material != nil:
+		s.o.Log.Warn("certificates cannot be used; the ones before stay in use", "from", r.String(), "error", now.err)
+	default:
+		s.o.Log.Warn("certificates cannot be used; what needs them is denied", "from", r.String(), "error", now.err)
+	}
+}
+
+func (s *Store) read(r Ref) (p PEM, err error) {
+	if r.Secret != "" {
+		return s.readSecret(r.Secret)
+	}
+	for _, f := range []struct {
+		name string
+		to   *[]byte
+	}{{r.Certificate, &p.Certificate}, {r.Key, &p.Key}, {r.CA, &p.CA}, {r.CRL, &p.CRL}} {
+		if f.name == "" {
+			continue
+		}
+		if *f.to, err = s.file(f.name); err != nil {
+			return PEM{}, err
+		}
+	}
+	return p, nil
+}
+
+// file reads a file; the error has its name.
+func (s *Store) file(name string) ([]byte, error) {
+	data, err := s.o.ReadFile(name)
+	if err == nil {
+		if data == nil {
+			data = []byte{}
+		}
+		return data, nil
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return nil, fmt.Errorf("the file %s cannot be read: %w", name, err)
+}
+
+func (s *Store) readSecret(name string) (p PEM, err error) {
+	all := *s.secrets.Load()
+	own, ok := all[name]
+	if !ok {
+		return PEM{}, fmt.Errorf("there is no such Secret: %w", ErrMissing)
+	}
+	p = PEM{
+		Certificate: own.pick("tls.crt", "cert"), Key: own.pick("tls.key", "key"),
+		CA: own.pick("ca.crt", "cacert"), CRL: own.pick("ca.crl", "crl"),
+	}
+	if p.CA == nil {
+		p.CA = all[name+"-cacert"].pick("ca.crt", "cacert")
+	}
+	if p.CRL == nil {
+		p.CRL = all[name+"-cacert"].pick("ca.crl", "crl")
+	}
+	return p, nil
+}
+
+func (s Secret) pick(keys ...string) []byte {
+	for _, k := range keys {
+		if v := s[k]; len(v) > 0 {
+			return v
+		}
+	}
+	return nil
+}
+
+// SetSecrets replaces the Secrets, by NAMESPACE/NAME. Everything that is made of
+// them counts when it returns. The map is not changed by anybody after it.
+func (s *Store) SetSecrets(secrets map[string]Secret) {
+	old := *s.secrets.Swap(&secrets)
+	if maps.EqualFunc(old, secrets, func(a, b Secret) bool { return maps.EqualFunc(a, b, bytes.Equal) }) {
+		return
+	}
+	s.each(func(r Ref) bool { return r.Secret != "" }, func(r ValueRef) bool { return r.Secret != "" })
+}
+
+// Refresh looks at all files now.
+func (s *Store) Refresh() {
+	s.each(func(r Ref) bool { return r.Secret == "" }, func(r ValueRef) bool { return r.Secret == "" })
+}
+
+// each reads again what is chosen.
+func (s *Store) each(material func(Ref) bool, value func(ValueRef) bool) {
+	s.mu.Lock()
+	certs, values := maps.Clone(s.material), maps.Clone(s.values)
+	s.mu.Unlock()
+	for r, e := range certs {
+		if material(r) {
+			s.refresh(r, e)
+		}
+	}
+	for r, e := range values {
+		if value(r) {
+			s.refreshValue(r, e)
+		}
+	}
+}
+
+// forget drops what nobody asked for since a time.
+func (s *Store) forget(before time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.material, func(_ Ref, e *entry) bool { return e.used.Load() < before.UnixNano() })
+	maps.DeleteFunc(s.values, func(_ ValueRef, e *valueEntry) bool { return e.used.Load() < before.UnixNano() })
+}
+
+// Run looks at files again and again, until ctx ends.
+func (s *Store) Run(ctx context.Context) {
+	t := time.NewTicker(s.o.Every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			s.forget(now.Add(-s.o.Keep))
+			s.Refresh()
+		}
+	}
+}
+
+// Status is what there is to say about material in use.
+type Status struct {
+	From string `json:"from"`
+	// Subject, Issuer, Serial and Expires are of the certificate of a pair.
+	Subject string    `json:"subject,omitempty"`
+	Issuer  string    `json:"issuer,omitempty"`
+	Serial  string    `json:"serial,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
+	// CAs is how many certificates are trusted.
+	CAs int `json:"cas,omitempty"`
+	// Error is why there is nothing newer, or nothing.
+	Error string `json:"error,omitempty"`
+}
+
+// Status lists all material that was asked for, by where it is.
+func (s *Store) Status() []Status {
+	s.mu.Lock()
+	all := maps.Clone(s.material)
+	s.mu.Unlock()
+	out := make([]Status, 0, len(all))
+	for r, e := range all {
+		now := e.now.Load()
+		if now == nil {
+			continue
+		}
+		st := Status{From: r.String()}
+		if m := now.material; m != nil {
+			st.CAs = len(m.CAs)
+			if m.Pair != nil {
+				leaf := m.Pair.Leaf
+				st.Subject, st.Issuer, st.Serial, st.Expires = leaf.Subject.String(), leaf.Issuer.String(), fmt.Sprintf("%x", leaf.SerialNumber), m.Expires()
+			}
+		}
+		if now.err != nil {
+			st.Error = now.err.Error()
+		}
+		out = append(out, st)
+	}
+	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.From, b.From) })
+	return out
+}
