@@ -18,9 +18,9 @@ import (
 	"time"
 )
 
-// Ref names material. It is comparable, and equal ones share what is kept. Either
+// Named names material. It is comparable, and equal ones share what is kept. Either
 // Secret is set, or some of the files are.
-type Ref struct {
+type Named struct {
 	// Certificate and Key are files with a PEM chain, the leaf first, and its key;
 	// CA and CRL have trusted certificates and lists of revoked ones.
 	Certificate, Key, CA, CRL string
@@ -31,7 +31,7 @@ type Ref struct {
 }
 
 // String says where the material is, for people.
-func (r Ref) String() string {
+func (r Named) String() string {
 	if r.Secret != "" {
 		return "Secret " + r.Secret
 	}

@@ -21,7 +21,7 @@ import (
 // ErrMissing: what is named is not there.
 var ErrMissing = errors.New("not there")
 
-// Options are what a Store works with; a zero value is the default named beside it.
+// Options are what a Keeper works with; a zero value is the default named beside it.
 type Options struct {
 	Log *slog.Logger // discarded
 	// Every is how often files are looked at. Two seconds.
@@ -32,23 +32,23 @@ type Options struct {
 	ReadFile func(name string) ([]byte, error)
 }
 
-// Store has the newest material of everything that is asked for. It is safe for
+// Keeper has the newest material of everything that is asked for. It is safe for
 // concurrent use.
-type Store struct {
+type Keeper struct {
 	o Options
 	// secrets are by NAMESPACE/NAME.
 	secrets atomic.Pointer[map[string]Secret]
 
 	mu       sync.Mutex
-	material map[Ref]*entry
-	values   map[ValueRef]*valueEntry
+	material map[Named]*entry
+	values   map[NamedValue]*valueEntry
 }
 
 // Secret is the data of a Kubernetes Secret.
 type Secret map[string][]byte
 
-// NewStore makes a Store that has no Secrets yet.
-func NewStore(o Options) *Store {
+// NewKeeper makes a Keeper that has no Secrets yet.
+func NewKeeper(o Options) *Keeper {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -56,12 +56,12 @@ func NewStore(o Options) *Store {
 	if o.ReadFile == nil {
 		o.ReadFile = ReadFile
 	}
-	s := &Store{o: o, material: map[Ref]*entry{}, values: map[ValueRef]*valueEntry{}}
+	s := &Keeper{o: o, material: map[Named]*entry{}, values: map[NamedValue]*valueEntry{}}
 	s.secrets.Store(&map[string]Secret{})
 	return s
 }
 
-// entry is the material of one Ref.
+// entry is the material of one Named.
 type entry struct {
 	mu   sync.Mutex
 	now  atomic.Pointer[state]
@@ -80,7 +80,7 @@ type state struct {
 // Material is the newest that can be used; the error says why there is none.
 // Material that was there and cannot be read for the moment stays; that of a Secret
 // that is gone does not.
-func (s *Store) Material(r Ref) (*Material, error) {
+func (s *Keeper) Material(r Named) (*Material, error) {
 	s.mu.Lock()
 	e := s.material[r]
 	if e == nil {
@@ -100,7 +100,7 @@ func (s *Store) Material(r Ref) (*Material, error) {
 }
 
 // refresh reads the material of r again.
-func (s *Store) refresh(r Ref, e *entry) *state {
+func (s *Keeper) refresh(r Named, e *entry) *state {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p, err := s.read(r)
@@ -125,7 +125,7 @@ func (s *Store) refresh(r Ref, e *entry) *state {
 }
 
 // tell logs what became of material.
-func (s *Store) tell(r Ref, old, now *state) {
+func (s *Keeper) tell(r Named, old, now *state) {
 	switch {
 	case now.err == nil:
 		if old != nil {
@@ -139,7 +139,7 @@ func (s *Store) tell(r Ref, old, now *state) {
 	}
 }
 
-func (s *Store) read(r Ref) (p PEM, err error) {
+func (s *Keeper) read(r Named) (p PEM, err error) {
 	if r.Secret != "" {
 		return s.readSecret(r.Secret)
 	}
@@ -158,7 +158,7 @@ func (s *Store) read(r Ref) (p PEM, err error) {
 }
 
 // file reads a file; the error has its name.
-func (s *Store) file(name string) ([]byte, error) {
+func (s *Keeper) file(name string) ([]byte, error) {
 	data, err := s.o.ReadFile(name)
 	if err == nil {
 		if data == nil {
@@ -173,7 +173,7 @@ func (s *Store) file(name string) ([]byte, error) {
 	return nil, fmt.Errorf("the file %s cannot be read: %w", name, err)
 }
 
-func (s *Store) readSecret(name string) (p PEM, err error) {
+func (s *Keeper) readSecret(name string) (p PEM, err error) {
 	all := *s.secrets.Load()
 	own, ok := all[name]
 	if !ok {
@@ -203,21 +203,21 @@ func (s Secret) pick(keys ...string) []byte {
 
 // SetSecrets replaces the Secrets, by NAMESPACE/NAME. Everything that is made of
 // them counts when it returns. The map is not changed by anybody after it.
-func (s *Store) SetSecrets(secrets map[string]Secret) {
+func (s *Keeper) SetSecrets(secrets map[string]Secret) {
 	old := *s.secrets.Swap(&secrets)
 	if maps.EqualFunc(old, secrets, func(a, b Secret) bool { return maps.EqualFunc(a, b, bytes.Equal) }) {
 		return
 	}
-	s.each(func(r Ref) bool { return r.Secret != "" }, func(r ValueRef) bool { return r.Secret != "" })
+	s.each(func(r Named) bool { return r.Secret != "" }, func(r NamedValue) bool { return r.Secret != "" })
 }
 
 // Refresh looks at all files now.
-func (s *Store) Refresh() {
-	s.each(func(r Ref) bool { return r.Secret == "" }, func(r ValueRef) bool { return r.Secret == "" })
+func (s *Keeper) Refresh() {
+	s.each(func(r Named) bool { return r.Secret == "" }, func(r NamedValue) bool { return r.Secret == "" })
 }
 
 // each reads again what is chosen.
-func (s *Store) each(material func(Ref) bool, value func(ValueRef) bool) {
+func (s *Keeper) each(material func(Named) bool, value func(NamedValue) bool) {
 	s.mu.Lock()
 	certs, values := maps.Clone(s.material), maps.Clone(s.values)
 	s.mu.Unlock()
@@ -234,15 +234,15 @@ func (s *Store) each(material func(Ref) bool, value func(ValueRef) bool) {
 }
 
 // forget drops what nobody asked for since a time.
-func (s *Store) forget(before time.Time) {
+func (s *Keeper) forget(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.material, func(_ Ref, e *entry) bool { return e.used.Load() < before.UnixNano() })
-	maps.DeleteFunc(s.values, func(_ ValueRef, e *valueEntry) bool { return e.used.Load() < before.UnixNano() })
+	maps.DeleteFunc(s.material, func(_ Named, e *entry) bool { return e.used.Load() < before.UnixNano() })
+	maps.DeleteFunc(s.values, func(_ NamedValue, e *valueEntry) bool { return e.used.Load() < before.UnixNano() })
 }
 
 // Run looks at files again and again, until ctx ends.
-func (s *Store) Run(ctx context.Context) {
+func (s *Keeper) Run(ctx context.Context) {
 	t := time.NewTicker(s.o.Every)
 	defer t.Stop()
 	for {
@@ -256,8 +256,8 @@ func (s *Store) Run(ctx context.Context) {
 	}
 }
 
-// Status is what there is to say about material in use.
-type Status struct {
+// Kept is what there is to say about material in use.
+type Kept struct {
 	From string `json:"from"`
 	// Subject, Issuer, Serial and Expires are of the certificate of a pair.
 	Subject string    `json:"subject,omitempty"`
@@ -271,17 +271,17 @@ type Status struct {
 }
 
 // Status lists all material that was asked for, by where it is.
-func (s *Store) Status() []Status {
+func (s *Keeper) Status() []Kept {
 	s.mu.Lock()
 	all := maps.Clone(s.material)
 	s.mu.Unlock()
-	out := make([]Status, 0, len(all))
+	out := make([]Kept, 0, len(all))
 	for r, e := range all {
 		now := e.now.Load()
 		if now == nil {
 			continue
 		}
-		st := Status{From: r.String()}
+		st := Kept{From: r.String()}
 		if m := now.material; m != nil {
 			st.CAs = len(m.CAs)
 			if m.Pair != nil {
@@ -294,6 +294,6 @@ func (s *Store) Status() []Status {
 		}
 		out = append(out, st)
 	}
-	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.From, b.From) })
+	slices.SortFunc(out, func(a, b Kept) int { return cmp.Compare(a.From, b.From) })
 	return out
 }
