@@ -54,7 +54,7 @@ func write(t *testing.T, name string, data []byte) string {
 	return name
 }
 
-func subject(t *testing.T, s *certs.Keeper, r certs.Named) string {
+func subject(t *testing.T, s *certs.Stock, r certs.Place) string {
 	t.Helper()
 	m, err := s.Material(r)
 	if err != nil {
@@ -67,8 +67,8 @@ func subject(t *testing.T, s *certs.Keeper, r certs.Named) string {
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer
-	s := certs.NewKeeper(certs.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-	r := certs.Named{Certificate: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key"), CA: filepath.Join(dir, "ca")}
+	s := certs.NewStock(certs.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	r := certs.Place{Certificate: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key"), CA: filepath.Join(dir, "ca")}
 	if _, err := s.Material(r); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("without files: %v", err)
 	}
@@ -117,11 +117,11 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestRun: a running Keeper sees changes of files by itself.
+// TestRun: a running Stock sees changes of files by itself.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	s := certs.NewKeeper(certs.Options{Every: 5 * time.Millisecond})
-	r := certs.Named{Certificate: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key")}
+	s := certs.NewStock(certs.Options{Every: 5 * time.Millisecond})
+	r := certs.Place{Certificate: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key")}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Run(ctx) })
@@ -148,8 +148,8 @@ func TestRun(t *testing.T) {
 func TestSecrets(t *testing.T) {
 	cert, key := pair(t, "one")
 	ca, _ := pair(t, "ca")
-	s := certs.NewKeeper(certs.Options{})
-	r := certs.Named{Secret: "ns/a"}
+	s := certs.NewStock(certs.Options{})
+	r := certs.Place{Secret: "ns/a"}
 	if _, err := s.Material(r); !errors.Is(err, certs.ErrMissing) {
 		t.Errorf("%v", err)
 	}
@@ -202,8 +202,8 @@ func TestParse(t *testing.T) {
 // no error and no log.
 func TestValues(t *testing.T) {
 	var log bytes.Buffer
-	s := certs.NewKeeper(certs.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-	file := certs.NamedValue{File: filepath.Join(t.TempDir(), "token")}
+	s := certs.NewStock(certs.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	file := certs.ValuePlace{File: filepath.Join(t.TempDir(), "token")}
 	if _, err := s.Value(file); err == nil {
 		t.Error("a file that is not there has a value")
 	}
@@ -217,7 +217,7 @@ func TestValues(t *testing.T) {
 	if v, err := s.Value(file); v != "Bearer hush-1" || err != nil {
 		t.Errorf("%q, %v", v, err)
 	}
-	secret := certs.NamedValue{Secret: "ns/a", Key: "token"}
+	secret := certs.ValuePlace{Secret: "ns/a", Key: "token"}
 	for _, c := range []struct {
 		in   map[string]certs.Secret
 		want string
@@ -246,8 +246,8 @@ func TestValues(t *testing.T) {
 
 // TestForget: what nobody asks for is not kept for ever.
 func TestForget(t *testing.T) {
-	s := certs.NewKeeper(certs.Options{Every: time.Millisecond, Keep: time.Millisecond})
-	if _, err := s.Material(certs.Named{CA: "/nonexistent/ca"}); err == nil {
+	s := certs.NewStock(certs.Options{Every: time.Millisecond, Keep: time.Millisecond})
+	if _, err := s.Material(certs.Place{CA: "/nonexistent/ca"}); err == nil {
 		t.Fatal("it is there")
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -21,7 +21,7 @@ import (
 // ErrMissing: what is named is not there.
 var ErrMissing = errors.New("not there")
 
-// Options are what a Keeper works with; a zero value is the default named beside it.
+// Options are what a Stock works with; a zero value is the default named beside it.
 type Options struct {
 	Log *slog.Logger // discarded
 	// Every is how often files are looked at. Two seconds.
@@ -32,23 +32,23 @@ type Options struct {
 	ReadFile func(name string) ([]byte, error)
 }
 
-// Keeper has the newest material of everything that is asked for. It is safe for
+// Stock has the newest material of everything that is asked for. It is safe for
 // concurrent use.
-type Keeper struct {
+type Stock struct {
 	o Options
 	// secrets are by NAMESPACE/NAME.
 	secrets atomic.Pointer[map[string]Secret]
 
 	mu       sync.Mutex
-	material map[Named]*entry
-	values   map[NamedValue]*valueEntry
+	material map[Place]*entry
+	values   map[ValuePlace]*valueEntry
 }
 
 // Secret is the data of a Kubernetes Secret.
 type Secret map[string][]byte
 
-// NewKeeper makes a Keeper that has no Secrets yet.
-func NewKeeper(o Options) *Keeper {
+// NewStock makes a Stock that has no Secrets yet.
+func NewStock(o Options) *Stock {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -56,12 +56,12 @@ func NewKeeper(o Options) *Keeper {
 	if o.ReadFile == nil {
 		o.ReadFile = ReadFile
 	}
-	s := &Keeper{o: o, material: map[Named]*entry{}, values: map[NamedValue]*valueEntry{}}
+	s := &Stock{o: o, material: map[Place]*entry{}, values: map[ValuePlace]*valueEntry{}}
 	s.secrets.Store(&map[string]Secret{})
 	return s
 }
 
-// entry is the material of one Named.
+// entry is the material of one Place.
 type entry struct {
 	mu   sync.Mutex
 	now  atomic.Pointer[state]
@@ -80,7 +80,7 @@ type state struct {
 // Material is the newest that can be used; the error says why there is none.
 // Material that was there and cannot be read for the moment stays; that of a Secret
 // that is gone does not.
-func (s *Keeper) Material(r Named) (*Material, error) {
+func (s *Stock) Material(r Place) (*Material, error) {
 	s.mu.Lock()
 	e := s.material[r]
 	if e == nil {
@@ -100,7 +100,7 @@ func (s *Keeper) Material(r Named) (*Material, error) {
 }
 
 // refresh reads the material of r again.
-func (s *Keeper) refresh(r Named, e *entry) *state {
+func (s *Stock) refresh(r Place, e *entry) *state {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p, err := s.read(r)
@@ -125,7 +125,7 @@ func (s *Keeper) refresh(r Named, e *entry) *state {
 }
 
 // tell logs what became of material.
-func (s *Keeper) tell(r Named, old, now *state) {
+func (s *Stock) tell(r Place, old, now *state) {
 	switch {
 	case now.err == nil:
 		if old != nil {
@@ -139,7 +139,7 @@ func (s *Keeper) tell(r Named, old, now *state) {
 	}
 }
 
-func (s *Keeper) read(r Named) (p PEM, err error) {
+func (s *Stock) read(r Place) (p PEM, err error) {
 	if r.Secret != "" {
 		return s.readSecret(r.Secret)
 	}
@@ -158,7 +158,7 @@ func (s *Keeper) read(r Named) (p PEM, err error) {
 }
 
 // file reads a file; the error has its name.
-func (s *Keeper) file(name string) ([]byte, error) {
+func (s *Stock) file(name string) ([]byte, error) {
 	data, err := s.o.ReadFile(name)
 	if err == nil {
 		if data == nil {
@@ -173,7 +173,7 @@ func (s *Keeper) file(name string) ([]byte, error) {
 	return nil, fmt.Errorf("the file %s cannot be read: %w", name, err)
 }
 
-func (s *Keeper) readSecret(name string) (p PEM, err error) {
+func (s *Stock) readSecret(name string) (p PEM, err error) {
 	all := *s.secrets.Load()
 	own, ok := all[name]
 	if !ok {
@@ -203,21 +203,21 @@ func (s Secret) pick(keys ...string) []byte {
 
 // SetSecrets replaces the Secrets, by NAMESPACE/NAME. Everything that is made of
 // them counts when it returns. The map is not changed by anybody after it.
-func (s *Keeper) SetSecrets(secrets map[string]Secret) {
+func (s *Stock) SetSecrets(secrets map[string]Secret) {
 	old := *s.secrets.Swap(&secrets)
 	if maps.EqualFunc(old, secrets, func(a, b Secret) bool { return maps.EqualFunc(a, b, bytes.Equal) }) {
 		return
 	}
-	s.each(func(r Named) bool { return r.Secret != "" }, func(r NamedValue) bool { return r.Secret != "" })
+	s.each(func(r Place) bool { return r.Secret != "" }, func(r ValuePlace) bool { return r.Secret != "" })
 }
 
 // Refresh looks at all files now.
-func (s *Keeper) Refresh() {
-	s.each(func(r Named) bool { return r.Secret == "" }, func(r NamedValue) bool { return r.Secret == "" })
+func (s *Stock) Refresh() {
+	s.each(func(r Place) bool { return r.Secret == "" }, func(r ValuePlace) bool { return r.Secret == "" })
 }
 
 // each reads again what is chosen.
-func (s *Keeper) each(material func(Named) bool, value func(NamedValue) bool) {
+func (s *Stock) each(material func(Place) bool, value func(ValuePlace) bool) {
 	s.mu.Lock()
 	certs, values := maps.Clone(s.material), maps.Clone(s.values)
 	s.mu.Unlock()
@@ -234,15 +234,15 @@ func (s *Keeper) each(material func(Named) bool, value func(NamedValue) bool) {
 }
 
 // forget drops what nobody asked for since a time.
-func (s *Keeper) forget(before time.Time) {
+func (s *Stock) forget(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.material, func(_ Named, e *entry) bool { return e.used.Load() < before.UnixNano() })
-	maps.DeleteFunc(s.values, func(_ NamedValue, e *valueEntry) bool { return e.used.Load() < before.UnixNano() })
+	maps.DeleteFunc(s.material, func(_ Place, e *entry) bool { return e.used.Load() < before.UnixNano() })
+	maps.DeleteFunc(s.values, func(_ ValuePlace, e *valueEntry) bool { return e.used.Load() < before.UnixNano() })
 }
 
 // Run looks at files again and again, until ctx ends.
-func (s *Keeper) Run(ctx context.Context) {
+func (s *Stock) Run(ctx context.Context) {
 	t := time.NewTicker(s.o.Every)
 	defer t.Stop()
 	for {
@@ -271,7 +271,7 @@ type Kept struct {
 }
 
 // Status lists all material that was asked for, by where it is.
-func (s *Keeper) Status() []Kept {
+func (s *Stock) Status() []Kept {
 	s.mu.Lock()
 	all := maps.Clone(s.material)
 	s.mu.Unlock()
