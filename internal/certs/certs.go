@@ -18,9 +18,9 @@ import (
 	"time"
 )
 
-// Place names material. It is comparable, and equal ones share what is kept. Either
+// Where names material. It is comparable, and equal ones share what is kept. Either
 // Secret is set, or some of the files are.
-type Place struct {
+type Where struct {
 	// Certificate and Key are files with a PEM chain, the leaf first, and its key;
 	// CA and CRL have trusted certificates and lists of revoked ones.
 	Certificate, Key, CA, CRL string
@@ -31,7 +31,7 @@ type Place struct {
 }
 
 // String says where the material is, for people.
-func (r Place) String() string {
+func (r Where) String() string {
 	if r.Secret != "" {
 		return "Secret " + r.Secret
 	}

@@ -54,7 +54,7 @@ func write(t *testing.T, name string, data []byte) string {
 	return name
 }
 
-func subject(t *testing.T, s *certs.Stock, r certs.Place) string {
+func subject(t *testing.T, s *certs.Stock, r certs.Where) string {
 	t.Helper()
 	m, err := s.Material(r)
 	if err != nil {
@@ -68,7 +68,7 @@ func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer
 	s := certs.NewStock(certs.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-	r := certs.Place{Certificate: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key"), CA: filepath.Join(dir, "ca")}
+	r := certs.Where{Certificate: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key"), CA: filepath.Join(dir, "ca")}
 	if _, err := s.Material(r); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("without files: %v", err)
 	}
@@ -121,7 +121,7 @@ func TestFiles(t *testing.T) {
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	s := certs.NewStock(certs.Options{Every: 5 * time.Millisecond})
-	r := certs.Place{Certificate: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key")}
+	r := certs.Where{Certificate: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key")}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Run(ctx) })
@@ -149,7 +149,7 @@ func TestSecrets(t *testing.T) {
 	cert, key := pair(t, "one")
 	ca, _ := pair(t, "ca")
 	s := certs.NewStock(certs.Options{})
-	r := certs.Place{Secret: "ns/a"}
+	r := certs.Where{Secret: "ns/a"}
 	if _, err := s.Material(r); !errors.Is(err, certs.ErrMissing) {
 		t.Errorf("%v", err)
 	}
@@ -203,7 +203,7 @@ func TestParse(t *testing.T) {
 func TestValues(t *testing.T) {
 	var log bytes.Buffer
 	s := certs.NewStock(certs.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-	file := certs.ValuePlace{File: filepath.Join(t.TempDir(), "token")}
+	file := certs.ValueWhere{File: filepath.Join(t.TempDir(), "token")}
 	if _, err := s.Value(file); err == nil {
 		t.Error("a file that is not there has a value")
 	}
@@ -217,7 +217,7 @@ func TestValues(t *testing.T) {
 	if v, err := s.Value(file); v != "Bearer hush-1" || err != nil {
 		t.Errorf("%q, %v", v, err)
 	}
-	secret := certs.ValuePlace{Secret: "ns/a", Key: "token"}
+	secret := certs.ValueWhere{Secret: "ns/a", Key: "token"}
 	for _, c := range []struct {
 		in   map[string]certs.Secret
 		want string
@@ -247,7 +247,7 @@ func TestValues(t *testing.T) {
 // TestForget: what nobody asks for is not kept for ever.
 func TestForget(t *testing.T) {
 	s := certs.NewStock(certs.Options{Every: time.Millisecond, Keep: time.Millisecond})
-	if _, err := s.Material(certs.Place{CA: "/nonexistent/ca"}); err == nil {
+	if _, err := s.Material(certs.Where{CA: "/nonexistent/ca"}); err == nil {
 		t.Fatal("it is there")
 	}
 	ctx, cancel := context.WithCancel(t.Context())

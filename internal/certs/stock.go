@@ -40,8 +40,8 @@ type Stock struct {
 	secrets atomic.Pointer[map[string]Secret]
 
 	mu       sync.Mutex
-	material map[Place]*entry
-	values   map[ValuePlace]*valueEntry
+	material map[Where]*entry
+	values   map[ValueWhere]*valueEntry
 }
 
 // Secret is the data of a Kubernetes Secret.
@@ -56,12 +56,12 @@ func NewStock(o Options) *Stock {
 	if o.ReadFile == nil {
 		o.ReadFile = ReadFile
 	}
-	s := &Stock{o: o, material: map[Place]*entry{}, values: map[ValuePlace]*valueEntry{}}
+	s := &Stock{o: o, material: map[Where]*entry{}, values: map[ValueWhere]*valueEntry{}}
 	s.secrets.Store(&map[string]Secret{})
 	return s
 }
 
-// entry is the material of one Place.
+// entry is the material of one Where.
 type entry struct {
 	mu   sync.Mutex
 	now  atomic.Pointer[state]
@@ -80,7 +80,7 @@ type state struct {
 // Material is the newest that can be used; the error says why there is none.
 // Material that was there and cannot be read for the moment stays; that of a Secret
 // that is gone does not.
-func (s *Stock) Material(r Place) (*Material, error) {
+func (s *Stock) Material(r Where) (*Material, error) {
 	s.mu.Lock()
 	e := s.material[r]
 	if e == nil {
@@ -100,7 +100,7 @@ func (s *Stock) Material(r Place) (*Material, error) {
 }
 
 // refresh reads the material of r again.
-func (s *Stock) refresh(r Place, e *entry) *state {
+func (s *Stock) refresh(r Where, e *entry) *state {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p, err := s.read(r)
@@ -125,7 +125,7 @@ func (s *Stock) refresh(r Place, e *entry) *state {
 }
 
 // tell logs what became of material.
-func (s *Stock) tell(r Place, old, now *state) {
+func (s *Stock) tell(r Where, old, now *state) {
 	switch {
 	case now.err == nil:
 		if old != nil {
@@ -139,7 +139,7 @@ func (s *Stock) tell(r Place, old, now *state) {
 	}
 }
 
-func (s *Stock) read(r Place) (p PEM, err error) {
+func (s *Stock) read(r Where) (p PEM, err error) {
 	if r.Secret != "" {
 		return s.readSecret(r.Secret)
 	}
@@ -208,16 +208,16 @@ func (s *Stock) SetSecrets(secrets map[string]Secret) {
 	if maps.EqualFunc(old, secrets, func(a, b Secret) bool { return maps.EqualFunc(a, b, bytes.Equal) }) {
 		return
 	}
-	s.each(func(r Place) bool { return r.Secret != "" }, func(r ValuePlace) bool { return r.Secret != "" })
+	s.each(func(r Where) bool { return r.Secret != "" }, func(r ValueWhere) bool { return r.Secret != "" })
 }
 
 // Refresh looks at all files now.
 func (s *Stock) Refresh() {
-	s.each(func(r Place) bool { return r.Secret == "" }, func(r ValuePlace) bool { return r.Secret == "" })
+	s.each(func(r Where) bool { return r.Secret == "" }, func(r ValueWhere) bool { return r.Secret == "" })
 }
 
 // each reads again what is chosen.
-func (s *Stock) each(material func(Place) bool, value func(ValuePlace) bool) {
+func (s *Stock) each(material func(Where) bool, value func(ValueWhere) bool) {
 	s.mu.Lock()
 	certs, values := maps.Clone(s.material), maps.Clone(s.values)
 	s.mu.Unlock()
@@ -237,8 +237,8 @@ func (s *Stock) each(material func(Place) bool, value func(ValuePlace) bool) {
 func (s *Stock) forget(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.material, func(_ Place, e *entry) bool { return e.used.Load() < before.UnixNano() })
-	maps.DeleteFunc(s.values, func(_ ValuePlace, e *valueEntry) bool { return e.used.Load() < before.UnixNano() })
+	maps.DeleteFunc(s.material, func(_ Where, e *entry) bool { return e.used.Load() < before.UnixNano() })
+	maps.DeleteFunc(s.values, func(_ ValueWhere, e *valueEntry) bool { return e.used.Load() < before.UnixNano() })
 }
 
 // Run looks at files again and again, until ctx ends.

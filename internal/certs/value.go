@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// ValuePlace names one value: a key of a Secret, or a file. It is comparable.
-type ValuePlace struct {
+// ValueWhere names one value: a key of a Secret, or a file. It is comparable.
+type ValueWhere struct {
 	// Secret is NAMESPACE/NAME, Key one of its keys.
 	Secret, Key string
 	File        string
 }
 
 // String says where the value is, for people.
-func (r ValuePlace) String() string {
+func (r ValueWhere) String() string {
 	if r.Secret != "" {
 		return "Secret " + r.Secret + ", key " + r.Key
 	}
@@ -44,7 +44,7 @@ var errValue = errors.New("it is empty, or has characters that no HTTP field has
 // value of an HTTP field (RFC 9110, 5.5). The error says why there is none. A file
 // that cannot be read for the moment stays what it was; a Secret or a key of it that
 // is gone does not.
-func (s *Stock) Value(r ValuePlace) (string, error) {
+func (s *Stock) Value(r ValueWhere) (string, error) {
 	s.mu.Lock()
 	e := s.values[r]
 	if e == nil {
@@ -63,7 +63,7 @@ func (s *Stock) Value(r ValuePlace) (string, error) {
 	return string(now.value), nil
 }
 
-func (s *Stock) refreshValue(r ValuePlace, e *valueEntry) *valueState {
+func (s *Stock) refreshValue(r ValueWhere, e *valueEntry) *valueState {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := &valueState{}
@@ -82,7 +82,7 @@ func (s *Stock) refreshValue(r ValuePlace, e *valueEntry) *valueState {
 	return now
 }
 
-func (s *Stock) readValue(r ValuePlace) ([]byte, error) {
+func (s *Stock) readValue(r ValueWhere) ([]byte, error) {
 	var data []byte
 	if r.Secret != "" {
 		own, ok := (*s.secrets.Load())[r.Secret]
