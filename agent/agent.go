@@ -30,6 +30,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/ingress"
+	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
@@ -74,6 +75,7 @@ type Agent struct {
 	surfaces   admin.Surfaces
 	limits     *resources.Shares
 	pins       pins
+	stock      *certs.Stock
 	holding    *hold.Keeper
 	manager    *sdnotify.Manager // nil: none
 	life       *lifecycle.Lifecycle

@@ -33,7 +33,9 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/originate"
 	"github.com/egressd/egressd/ingress"
+	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
@@ -80,7 +82,8 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	}
 	var unfollowed error
 	a.kubernetes, unfollowed = a.follow()
-	a.control = control.New(o.control(a.kubernetes.Objects()))
+	a.stock = certs.NewStock(certs.Options{Log: o.Log})
+	a.control = control.New(o.control(a.kubernetes.Objects(), a.stock.SetSecrets))
 	if o.Daemon {
 		a.manager = sdnotify.New(o.Log)
 	}
@@ -251,20 +254,22 @@ func (a *Agent) wire() error {
 		Socket:   self.AllowsSocket,
 		Own:      self.Listens,
 	})
+	originator := originate.New(originate.Options{Stock: a.stock, Directories: a.opts.CredentialDirs, Log: a.log})
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
+		Originator: originator, Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
-			Snapshot: a.control.Snapshot,
-			Resolver: a.dns,
-			Sink:     a.recorder,
-			Log:      a.log,
-			Limits:   a.limits.Forward,
-			Timeouts: a.opts.Limits.Timeouts,
-			Locality: a.opts.Limits.Locality,
-			Rand:     rand.Uint64,
-			Own:      self.Listens,
+			Originator: originator,
+			Snapshot:   a.control.Snapshot,
+			Resolver:   a.dns,
+			Sink:       a.recorder,
+			Log:        a.log,
+			Limits:     a.limits.Forward,
+			Timeouts:   a.opts.Limits.Timeouts,
+			Locality:   a.opts.Limits.Locality,
+			Rand:       rand.Uint64,
+			Own:        self.Listens,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {
 				return a.inherited.Listener(gatewaySocket, at)
 			},

@@ -34,6 +34,8 @@ const (
 	DefaultPinRoot  = bpffs.Root + "/egressd"
 	// DefaultLastGood outlives a boot, unlike the state directory.
 	DefaultLastGood = "/var/lib/egressd/" + LastGoodFile
+	// DefaultCredentials has the private keys and tokens that policy files name.
+	DefaultCredentials = "/etc/egressd/credentials"
 	// LastGoodFile is the file's name in a state directory of one's own.
 	LastGoodFile = state.LastGoodFile
 	// NodePins is the daemon's pin directory, below the pin root.
@@ -101,6 +103,8 @@ type Options struct {
 	// KubernetesNamespace is the namespace of egressd's own pods, which has the Lease of
 	// the daemon that writes statuses.
 	KubernetesNamespace string
+	// CredentialDirs are where private keys and tokens may be that policies on disk name.
+	CredentialDirs []string
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
 	AllowEndpoints []policy.AllowedEndpoint
 	// Cluster is what is inside of the node's Kubernetes cluster; FindCluster

@@ -51,7 +51,7 @@ func TestLastGoodIsKept(t *testing.T) {
 		{Options{LastGood: "f", Config: []string{"x"}}, nil, "f"},
 		{Options{LastGood: "f"}, &kubernetes.APIServer{}, "f"},
 	} {
-		if got := c.o.control(c.objects).LastGood; got != c.want {
+		if got := c.o.control(c.objects, nil).LastGood; got != c.want {
 			t.Errorf("%+v: %q", c.o.Config, got)
 		}
 	}

@@ -28,6 +28,7 @@ func (a *Agent) beginShift(ctx context.Context, fail context.CancelCauseFunc) (*
 	a.followDevices(s)
 	until(func(ctx context.Context) { a.addressWatcher().Run(ctx, func() { a.followDevices(s) }) })
 	until(a.upkeep.Run)
+	until(a.stock.Run)
 	if err := a.open(s); err != nil {
 		a.endShift(s)
 		s.WaitAnswered()

@@ -9,14 +9,14 @@ import (
 )
 
 // control are the options of what brings the policy in force.
-func (o Options) control(objects control.Objects) control.Options {
+func (o Options) control(objects control.Objects, secrets func(map[string]map[string][]byte)) control.Options {
 	if len(o.Config) == 0 && objects == nil {
 		o.LastGood = "" // nothing is read that could be bad, and the file may be another daemon's
 	}
 	return control.Options{
 		Config: o.Config, GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints,
 		Cluster: o.Cluster, FindCluster: o.FindCluster,
-		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Objects: objects, Log: o.Log,
+		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Objects: objects, Secrets: secrets, Log: o.Log,
 	}
 }
 

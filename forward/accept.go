@@ -139,7 +139,7 @@ func (c *Core) unidentified(info Conn, err error) {
 // reset closes nc with a RST where it can, so that the other end sees an
 // error at once instead of an orderly end.
 func reset(nc net.Conn) {
-	if tc, ok := nc.(*net.TCPConn); ok {
+	if tc := tcp(nc); tc != nil {
 		_ = tc.SetLinger(0) // fails on a closed socket only
 	}
 	nc.Close()

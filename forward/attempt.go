@@ -163,6 +163,9 @@ func (x *exchange) roundTrip2(ctx context.Context, c *upstreamConn, out *outgoin
 		Got1xxResponse: informational.got,
 	}
 	req := out.request().WithContext(httptrace.WithClientTrace(ctx, trace))
+	if c.secured() {
+		req.URL.Scheme = "https"
+	}
 	if body != nil {
 		body.trailer = req.Trailer
 		req.Body = body

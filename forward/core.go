@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/originate"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -52,6 +53,9 @@ type Options struct {
 	// Limits bound what connections and requests take. Some of its own: 131072
 	// descriptors, 4 GiB.
 	Limits *Limits
+	// Originator makes connections with TLS and the like; nil: upstreams that ask for
+	// it are refused.
+	Originator *originate.Originator
 	// Share: upstream connections may serve several downstream connections, one
 	// after the other. It is for the listeners of Gateways, whose visitors the
 	// origin does not know apart by their connections.

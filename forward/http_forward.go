@@ -48,6 +48,9 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 	}
 	u = u.WithName(x.req.Host)
 	out, err := x.outgoing(u, dest)
+	if err == nil && u.Transport() != "" {
+		u = u.For(hostOf(out.Authority))
+	}
 	if err != nil {
 		x.reason, x.detail = policy.ReasonUpstream, err.Error()
 		x.reply(http.StatusInternalServerError, "egressd: rewrite failed")

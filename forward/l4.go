@@ -11,6 +11,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/egressd/egressd/forward/originate"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
@@ -206,6 +207,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	end := t.closeEvent(d, proto, name)
 	end.Upstream = addrPort(up.RemoteAddr())
 	end.BytesSent, end.BytesReceived = sent, received
+	rejected(&end, up)
 	t.core.o.Sink.Record(end)
 }
 
@@ -224,7 +226,9 @@ func (t *conn) dial(u *policy.Upstream) (up net.Conn, d drawn, err error) {
 // dialReason names the reason of a Dialer's error, or of a limit's.
 func dialReason(err error) policy.Reason {
 	var limit *limitError
-	switch {
+	switch r := originate.ReasonOf(err); {
+	case r != "":
+		return r
 	case errors.As(err, &limit):
 		return limit.reason
 	case errors.Is(err, dial.ErrAddress):

@@ -57,7 +57,7 @@ func (t *conn) dialOne(u *policy.Upstream, d *drawn) (up net.Conn, late bool, er
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, t.core.connectTimeout(u))
 	defer cancel()
-	up, err = t.core.o.Dialer.Dial(ctx, &t.info, d.up)
+	up, err = t.core.dial(ctx, &t.info, d.up, "")
 	if err != nil {
 		d.giveConnection()
 		if unreachable(err) && t.ctx.Err() == nil {

@@ -415,7 +415,7 @@ func (c *mirrorClient) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 	give := func() { own.give(h, 1); core.o.Limits.give(h, one) }
 	ctx, cancel := context.WithTimeout(ctx, core.connectTimeout(u))
 	defer cancel()
-	nc, err := core.o.Dialer.Dial(ctx, &c.conn.info, u)
+	nc, err := core.dial(ctx, &c.conn.info, u, protocolOf(speaksHTTP2(u)))
 	if err != nil {
 		give()
 		return nil, &dialError{err}
@@ -435,9 +435,14 @@ func (c *leasedConn) Close() error {
 	return c.Conn.Close()
 }
 
+// speaksHTTP2 says whether copies go to u in HTTP/2.
+func speaksHTTP2(u *policy.Upstream) bool {
+	return u.Protocol == policy.ProtocolHTTP2 || u.Protocol == policy.ProtocolGRPC
+}
+
 // do sends the copy, and drops the answer.
 func (c *mirrorClient) do(r *requestCopy) {
-	transport, http2 := c.http1, r.to.Protocol == policy.ProtocolHTTP2 || r.to.Protocol == policy.ProtocolGRPC
+	transport, http2 := c.http1, speaksHTTP2(r.to)
 	if http2 {
 		transport = c.http2
 	}

@@ -179,7 +179,8 @@ func quickAck(fd uintptr) {
 // quiet says whether nothing has come, neither bytes nor the end.
 func (s *source) quiet() bool {
 	if s.raw == nil {
-		return true
+		q, ok := s.nc.(interface{ Quiet() bool })
+		return !ok || q.Quiet()
 	}
 	s.still = false
 	return s.raw.Control(s.lookFn) == nil && s.still

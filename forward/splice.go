@@ -140,8 +140,8 @@ func quiet(c net.Conn) (d time.Duration, ok bool) {
 }
 
 func tcpInfo(c net.Conn) (info *unix.TCPInfo, ok bool) {
-	tc, ok := c.(*net.TCPConn)
-	if !ok {
+	tc := tcp(c)
+	if tc == nil {
 		return nil, false
 	}
 	raw, err := tc.SyscallConn()

@@ -96,8 +96,8 @@ func setUserTimeout(nc net.Conn) {
 // setTCP sets an option of a TCP connection. It fails on a closed one only, of
 // which the next read tells.
 func setTCP(nc net.Conn, option, value int) {
-	tc, ok := nc.(*net.TCPConn)
-	if !ok {
+	tc := tcp(nc)
+	if tc == nil {
 		return
 	}
 	raw, err := tc.SyscallConn()

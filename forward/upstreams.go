@@ -35,6 +35,7 @@ type serviceKey struct {
 	http2 bool
 	// name and subset tell parts of one host and port apart.
 	name, subset string
+	secure
 }
 
 type upstreamKey struct {
@@ -44,8 +45,14 @@ type upstreamKey struct {
 	socket   string
 }
 
+// secure is how connections are made beyond TCP, and the name that TLS is for.
+type secure struct{ transport, server string }
+
 func keyOf(u *policy.Upstream, http2 bool) upstreamKey {
 	key := upstreamKey{serviceKey: serviceKey{host: u.Host, port: u.Port, http2: http2, subset: u.Subset}}
+	if key.transport = u.Transport(); key.transport != "" {
+		key.server = u.ServerName
+	}
 	switch {
 	case len(u.Endpoints) > 0:
 		key.endpoint, key.socket = u.Endpoints[0].Addr, u.Endpoints[0].Unix
@@ -78,7 +85,9 @@ func newUpstreams(t *conn) *upstreams { return &upstreams{conn: t} }
 // listeners of Gateways, and where a DestinationRule sets the idle timeout of
 // the connection pool, which connections of one client do not have.
 func (p *upstreams) sharing(u *policy.Upstream) (idle time.Duration, ok bool) {
-	if t := u.Traffic; t != nil && t.Pool != nil {
+	if t := u.Traffic; t != nil && t.ProxyProtocol != 0 {
+		return idleUpstreamTimeout, false // a connection is one client's
+	} else if t != nil && t.Pool != nil {
 		switch p := t.Pool; {
 		case p.HTTPIdleTimeout > 0:
 			return p.HTTPIdleTimeout, true
@@ -227,7 +236,7 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 	}
 	dial, cancel := context.WithTimeout(ctx, core.connectTimeout(u))
 	defer cancel()
-	if c.Conn, err = core.o.Dialer.Dial(dial, &p.conn.info, u); err != nil {
+	if c.Conn, err = core.dial(dial, &p.conn.info, u, protocolOf(key.http2)); err != nil {
 		c.held.give(1, c.memory)
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause

@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/originate"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -34,8 +35,10 @@ type Resolver interface {
 type Options struct {
 	Snapshot func() *policy.Snapshot
 	Resolver Resolver
-	Sink     flow.Sink
-	Log      *slog.Logger
+	// Originator is the core's.
+	Originator *originate.Originator
+	Sink       flow.Sink
+	Log        *slog.Logger
 	// Limits are those of the egress side, which the listeners share; nil:
 	// some of their own.
 	Limits *forward.Limits
@@ -78,7 +81,7 @@ var (
 // New makes an Ingress without listeners; Apply opens them.
 func New(o Options) *Ingress {
 	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}}
-	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
+	in.core = forward.New(forward.Options{Originator: o.Originator, Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
 	return in
 }
 

@@ -256,7 +256,7 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 			return false
 		}
 		vs, r, port = next.vs, next.rule, d.port
-		as.Traffic = nil
+		as.travels(nil)
 		b.destinationsBehind(d).direct(&as, hp.host.Pattern, hp.Rule.Namespace)
 	}
 }

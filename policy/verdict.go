@@ -152,6 +152,18 @@ const (
 	ReasonNoDestination Reason = "no-destination"
 	// ReasonUpstream: the upstream could not be reached.
 	ReasonUpstream Reason = "upstream-unreachable"
+	// ReasonTLSVerify: the upstream's certificate is not of the name, or not of a CA, that a DestinationRule asks for, or it is expired or revoked.
+	ReasonTLSVerify Reason = "upstream-tls-verify"
+	// ReasonTLSHandshake: no TLS could be agreed on with the upstream: it speaks something else, or ended the connection.
+	ReasonTLSHandshake Reason = "upstream-tls-handshake"
+	// ReasonTLSRejected: the upstream refused TLS with an alert, as for a client certificate that it misses or does not trust.
+	ReasonTLSRejected Reason = "upstream-tls-rejected"
+	// ReasonTLSCredential: a certificate, key, CA or CRL that a DestinationRule names cannot be used.
+	ReasonTLSCredential Reason = "upstream-tls-credential"
+	// ReasonTunnel: the proxy that a DestinationRule's tunnel leads through refused it.
+	ReasonTunnel Reason = "upstream-tunnel"
+	// ReasonCredential: a value that a VirtualService takes from a Secret or a file cannot be had, or may not be sent that way.
+	ReasonCredential Reason = "credential-unavailable"
 	// ReasonOverflow: a limit of a DestinationRule's connectionPool has no room for the request or connection.
 	ReasonOverflow Reason = "upstream-overflow"
 	// ReasonUnhealthy: outlier detection, or the locality of endpoints, leaves no endpoint to use.

@@ -85,6 +85,7 @@ func (c *configuration) compile(files []istio.File, was *policy.Snapshot) (Loade
 	l := Loaded{Findings: findings, Files: files, Took: load.Took{Decode: time.Since(start)}}
 	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty(onDisk)
 	err := l.Compile(config, was)
+	l.Secrets = c.reader.Secrets()
 	return l, err
 }
 

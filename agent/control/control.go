@@ -39,6 +39,8 @@ type Options struct {
 	LastGood string
 	// Objects are those of an API server, beside Config; nil: there is none.
 	Objects Objects
+	// Secrets takes the Secrets of a policy before it is in force; nil: nobody does.
+	Secrets func(map[string]map[string][]byte)
 	Log     *slog.Logger
 }
 
@@ -97,6 +99,9 @@ func (c *Control) Files() ([]istio.File, error) {
 
 // apply brings a policy in force.
 func (c *Control) apply(l Loaded) error {
+	if c.o.Secrets != nil {
+		c.o.Secrets(l.Secrets)
+	}
 	if c.pipeline.Load().has(l.Snapshot) {
 		return nil
 	}

@@ -26,6 +26,7 @@ type policyFlags struct {
 	logLevel  string
 	logFormat string
 	allow     []string
+	creds     []string
 	cluster   clusterFlags
 	empty     bool
 	noConfig  bool // files are not all of the policy
@@ -44,6 +45,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	f.limits.register(cmd)
 	f.tables.register(cmd)
 	registerAllow(cmd, &f.allow)
+	fs.StringSliceVar(&f.creds, "credentials-dir", []string{agent.DefaultCredentials}, "directory below which policy files on disk may name private keys and tokens; may be given several times")
 	f.cluster.register(cmd)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -81,7 +83,7 @@ func registerDirs(cmd *cobra.Command, state, pins *string) {
 
 // options turns the flags into what the agent takes.
 func (f *policyFlags) options(e env) (agent.Options, error) {
-	o := agent.Options{Config: f.config, AllowEmptyPolicy: f.empty, Version: version}
+	o := agent.Options{Config: f.config, AllowEmptyPolicy: f.empty, Version: version, CredentialDirs: f.creds}
 	if len(f.config) == 0 && !f.noConfig && !f.empty && f.mode != policy.Audit.String() {
 		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY; --mode audit needs none, and learns one; --allow-empty-policy without one denies everything")}
 	}

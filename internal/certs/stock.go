@@ -45,7 +45,7 @@ type Stock struct {
 }
 
 // Secret is the data of a Kubernetes Secret.
-type Secret map[string][]byte
+type Secret = map[string][]byte
 
 // NewStock makes a Stock that has no Secrets yet.
 func NewStock(o Options) *Stock {
@@ -180,19 +180,19 @@ func (s *Stock) readSecret(name string) (p PEM, err error) {
 		return PEM{}, fmt.Errorf("there is no such Secret: %w", ErrMissing)
 	}
 	p = PEM{
-		Certificate: own.pick("tls.crt", "cert"), Key: own.pick("tls.key", "key"),
-		CA: own.pick("ca.crt", "cacert"), CRL: own.pick("ca.crl", "crl"),
+		Certificate: pick(own, "tls.crt", "cert"), Key: pick(own, "tls.key", "key"),
+		CA: pick(own, "ca.crt", "cacert"), CRL: pick(own, "ca.crl", "crl"),
 	}
 	if p.CA == nil {
-		p.CA = all[name+"-cacert"].pick("ca.crt", "cacert")
+		p.CA = pick(all[name+"-cacert"], "ca.crt", "cacert")
 	}
 	if p.CRL == nil {
-		p.CRL = all[name+"-cacert"].pick("ca.crl", "crl")
+		p.CRL = pick(all[name+"-cacert"], "ca.crl", "crl")
 	}
 	return p, nil
 }
 
-func (s Secret) pick(keys ...string) []byte {
+func pick(s Secret, keys ...string) []byte {
 	for _, k := range keys {
 		if v := s[k]; len(v) > 0 {
 			return v

@@ -11,7 +11,7 @@ import (
 // of this module.
 var (
 	ground      = []string{"./policy", "./internal/cow", "./internal/field", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
+	core        = append([]string{"./forward/originate", "./internal/certs", "./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
 	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
@@ -77,11 +77,12 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
-	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
-	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
-	"./forward/http1":    {"./internal/field"},
-	"./forward/balance":  {"github.com/cespare/xxhash/v2"},
-	"./forward":          join([]string{"./forward/balance", "./forward/http1", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./internal/learned":  {"./policy", "./internal/hostname", "./internal/ipguard"},
+	"./internal/dial":     {"./policy", "golang.org/x/sys/unix"},
+	"./forward/http1":     {"./internal/field"},
+	"./forward/originate": {"./internal/certs", "./policy", "golang.org/x/sys/unix"},
+	"./forward/balance":   {"github.com/cespare/xxhash/v2"},
+	"./forward":           join([]string{"./forward/balance", "./forward/http1", "./forward/originate", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},

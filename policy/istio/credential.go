@@ -60,6 +60,19 @@ func decodeSecret(o *object, d *draft) {
 	d.take = func(l *loader) { l.secrets[name] = s }
 }
 
+// Secrets are the data of the Kubernetes Secrets that were read last, by
+// NAMESPACE/NAME.
+func (r *Reader) Secrets() map[string]map[string][]byte {
+	if r.l == nil {
+		return nil
+	}
+	out := make(map[string]map[string][]byte, len(r.l.secrets))
+	for name, s := range r.l.secrets {
+		out[name] = s.data
+	}
+	return out
+}
+
 // credentialUse says what a credential must have.
 type credentialUse struct{ pair, ca bool }
 

@@ -21,6 +21,9 @@ type Result struct {
 	Took     Took
 	// Objects counts the services, virtual services and gateways.
 	Services, VirtualServices, Gateways int
+	// Secrets are the data of the Kubernetes Secrets, by NAMESPACE/NAME. They go where
+	// they are used, and into nothing that is shown or kept.
+	Secrets map[string]map[string][]byte `json:"-"`
 	// Files are what was read.
 	Files []istio.File
 	// Empty says that they hold no object that egressd reads.
