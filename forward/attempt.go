@@ -57,6 +57,9 @@ func (x *exchange) attempt(u *policy.Upstream, out *outgoing, perTry time.Durati
 	if authenticates(out.Header) {
 		c.setPrivate()
 	}
+	if err = x.authorize(c, u, out); err != nil {
+		return nil, outcome{unprocessed: true}, err
+	}
 	var body *attemptBody
 	if x.body != nil {
 		body = x.body.next()

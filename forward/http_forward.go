@@ -141,6 +141,9 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 			authority = or(a.Rule.Headers.Request.Apply(&out.Header), authority)
 		}
 	}
+	if a := x.decision.Action; a != nil {
+		out.withhold(a.Rule.Credentials)
+	}
 	if err := checkPath(path); err != nil {
 		return nil, err // by a rule's rewrite
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/field"
+	"github.com/egressd/egressd/policy"
 )
 
 // request is a request as it came, in either version of HTTP.
@@ -65,6 +66,9 @@ type outgoing struct {
 	Length      int64      // of the body: in bytes or http1.Chunked
 	// Trailer are the names of the trailer's fields that go on.
 	Trailer []string
+	// Credentials are fields whose values are set when it is known that they go out
+	// by TLS.
+	Credentials []policy.HeaderCredential
 }
 
 // requestOf takes over a request of net/http's HTTP/2.

@@ -84,3 +84,27 @@ func tcp(c net.Conn) *net.TCPConn {
 	tc, _ := c.(*net.TCPConn)
 	return tc
 }
+
+// withhold takes out of a request what credentials are to be set to: a client's own
+// values never go out in their place.
+func (o *outgoing) withhold(list []policy.HeaderCredential) {
+	o.Credentials = list
+	for i := range list {
+		o.Header.Del(list[i].Name)
+	}
+}
+
+// authorize sets the credentials of a request that is about to be sent on c.
+func (x *exchange) authorize(c *upstreamConn, u *policy.Upstream, out *outgoing) error {
+	for i := range out.Credentials {
+		if !c.secured() {
+			return &dialError{&originate.Error{Why: policy.ReasonCredential, Text: "a value from a Secret or a file goes out only by TLS that a DestinationRule has egressd originate, and none does for " + u.Host}}
+		}
+		value, err := x.core.o.Originator.Credential(u, &out.Credentials[i])
+		if err != nil {
+			return &dialError{err}
+		}
+		out.Header.Set(out.Credentials[i].Name, value)
+	}
+	return nil
+}

@@ -23,6 +23,7 @@ type (
 	Cluster             = config.Cluster
 	CertificateFiles    = config.CertificateFiles
 	ClientTLS           = config.ClientTLS
+	HeaderCredential    = config.HeaderCredential
 	ClientTLSMode       = config.ClientTLSMode
 	Config              = config.Config
 	ConnectionPool      = config.ConnectionPool

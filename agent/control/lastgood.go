@@ -16,6 +16,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 
@@ -224,13 +225,39 @@ func (c *Control) SaveLastGood() (size int) {
 	return size
 }
 
-// withoutSecrets are files without the Secrets of an API server.
+// withoutSecrets are files without Secrets: those of an API server, and documents of
+// files on disk. Of these the lines stay, so that the rest is where it was.
 func withoutSecrets(files []istio.File) []istio.File {
-	secret := func(f istio.File) bool { return source.IsSecret(f.Name) }
-	if !slices.ContainsFunc(files, secret) {
-		return files
+	files = slices.DeleteFunc(slices.Clone(files), func(f istio.File) bool { return source.IsSecret(f.Name) })
+	for i, f := range files {
+		if !source.IsObject(f.Name) && secretKind.Match(f.Data) {
+			files[i].Data = blankSecrets(f.Data)
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(files), secret)
+	return files
+}
+
+// secretKind is what every Secret says of itself, in YAML or JSON. A text that says it
+// and is none is left out as well.
+var secretKind = regexp.MustCompile(`\bkind["']?\s*:\s*["']?Secret\b`)
+
+func blankSecrets(data []byte) []byte {
+	var out, document []byte
+	flush := func() {
+		if secretKind.Match(document) {
+			document = bytes.Repeat([]byte{'\n'}, bytes.Count(document, []byte{'\n'}))
+		}
+		out, document = append(out, document...), nil
+	}
+	for line := range bytes.Lines(data) {
+		if bytes.HasPrefix(line, []byte("---")) {
+			flush()
+			out, line = append(out, "---"...), line[len("---"):]
+		}
+		document = append(document, line...)
+	}
+	flush()
+	return out
 }
 
 // write replaces the file at path.

@@ -154,3 +154,21 @@ func (o *Originator) warn(u *policy.Upstream) {
 		o.o.Log.Warn("insecureSkipVerify: whoever answers is believed to be the upstream; remove it and name the CA", "rule", rule, "host", u.Host)
 	}
 }
+
+// Credential is the value of a header for requests to u, as it is now. Errors have
+// nothing of it.
+func (o *Originator) Credential(u *policy.Upstream, c *policy.HeaderCredential) (string, error) {
+	switch t := u.TLS(); {
+	case t == nil:
+		return "", &Error{policy.ReasonCredential, "no TLS is originated to " + u.Host, nil}
+	case t.InsecureSkipVerify:
+		return "", &Error{policy.ReasonCredential, "insecureSkipVerify: whoever answers for " + u.Host + " would get header " + c.Name, nil}
+	case c.File != "" && (c.FromCluster || !within(o.o.Directories, c.File)):
+		return "", &Error{policy.ReasonCredential, "a policy on the node's disk may name files below " + strings.Join(o.o.Directories, " or ") + " (--credentials-dir), not " + c.File, nil}
+	}
+	value, err := o.o.Stock.Value(certs.ValueWhere{Secret: c.Secret, Key: c.Key, File: c.File})
+	if err != nil {
+		return "", &Error{policy.ReasonCredential, "header " + c.Name, err}
+	}
+	return value, nil
+}

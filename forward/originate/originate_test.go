@@ -467,3 +467,34 @@ func TestQuiet(t *testing.T) {
 		}
 	}
 }
+
+// TestCredential: a value is there only for a connection that is verified, from where
+// the policy may take it, and is in no error.
+func TestCredential(t *testing.T) {
+	dir := t.TempDir()
+	stock := certs.NewStock(certs.Options{})
+	stock.SetSecrets(map[string]certs.Secret{"ns/a": {"token": []byte("Bearer hush\n")}})
+	o := originate.New(originate.Options{Stock: stock, Directories: []string{dir}})
+	file := write(t, filepath.Join(dir, "token"), []byte("hush2"))
+	outside := write(t, filepath.Join(t.TempDir(), "token"), []byte("hush3"))
+	simple := &policy.TrafficPolicy{TLS: &policy.ClientTLS{Mode: policy.TLSSimple}}
+	for _, c := range []struct {
+		traffic *policy.TrafficPolicy
+		from    policy.HeaderCredential
+		want    string
+	}{
+		{simple, policy.HeaderCredential{Secret: "ns/a", Key: "token"}, "Bearer hush"},
+		{simple, policy.HeaderCredential{File: file}, "hush2"},
+		{simple, policy.HeaderCredential{File: file, FromCluster: true}, ""},
+		{simple, policy.HeaderCredential{File: outside}, ""},
+		{simple, policy.HeaderCredential{Secret: "ns/a", Key: "none"}, ""},
+		{simple, policy.HeaderCredential{Secret: "other/a", Key: "token"}, ""},
+		{nil, policy.HeaderCredential{Secret: "ns/a", Key: "token"}, ""},
+		{&policy.TrafficPolicy{TLS: &policy.ClientTLS{Mode: policy.TLSSimple, InsecureSkipVerify: true}}, policy.HeaderCredential{Secret: "ns/a", Key: "token"}, ""},
+	} {
+		got, err := o.Credential(&policy.Upstream{Host: "x", Traffic: c.traffic}, &c.from)
+		if got != c.want || (c.want == "") != (originate.ReasonOf(err) == policy.ReasonCredential) || err != nil && strings.Contains(err.Error(), "hush") {
+			t.Errorf("%+v: %q, %v", c.from, got, err)
+		}
+	}
+}

@@ -31,6 +31,13 @@ func (r *HTTPRule) Describe() []string {
 		out = append(out, x.describe()...)
 	}
 	out = append(out, r.Headers.Describe()...)
+	for _, c := range r.Credentials {
+		from := "file " + c.File
+		if c.Secret != "" {
+			from = fmt.Sprintf("Secret %s, key %s", c.Secret, c.Key)
+		}
+		add("set request header %q to what is in %s, where TLS is originated; nowhere else", c.Name, from)
+	}
 	for _, m := range r.Mirrors {
 		add("copy %g%% of the requests to %s%s", m.Percent, m.Destination.Describe(), r.unrouted())
 	}

@@ -12,6 +12,8 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/egressd/egressd/policy/istio"
 )
 
 // document is the file of an object. What changes all the time and says nothing
@@ -114,7 +116,7 @@ func renderCustom(t *table, v any) *object {
 		d.Spec = u.Object["spec"]
 	}
 	o := d.object()
-	o.secrets = t.source.secretsOf(t.kind, o.Namespace, spec)
+	o.secrets = append(t.source.secretsOf(t.kind, o.Namespace, spec), headerSecrets(t.kind, o.Namespace, u.GetAnnotations())...)
 	return o
 }
 
@@ -259,6 +261,21 @@ func (s *Informer) gateway(spec map[string]any) bool {
 		}
 	}
 	return true
+}
+
+// headerSecrets are the Secrets of its own namespace that a VirtualService takes the
+// values of headers from.
+func headerSecrets(k kind, namespace string, annotations map[string]string) []string {
+	if k.name != "VirtualService" {
+		return nil
+	}
+	found := map[string]bool{}
+	for part := range strings.SplitSeq(annotations[istio.AnnotationHeaderFrom], "secret://"+namespace+"/") {
+		if name, _, ok := strings.Cut(part, "/"); ok && !strings.ContainsAny(name, "=:, \n") {
+			found[namespace+"/"+name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // credential adds the Secret of a credentialName, and the one that may have its CA
