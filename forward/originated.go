@@ -60,14 +60,14 @@ func hostOf(authority string) string {
 
 // secured says whether requests are sent by TLS that egressd originates.
 func (c *upstreamConn) secured() bool {
-	_, ok := c.Conn.(*originate.Conn)
+	_, ok := c.Conn.(*originate.Secured)
 	return ok
 }
 
 // rejected has the event of a connection say that the upstream refused TLS, which it
 // may do when the handshake is over for us.
 func rejected(e *flow.Event, up net.Conn) {
-	c, ok := up.(*originate.Conn)
+	c, ok := up.(*originate.Secured)
 	if !ok {
 		return
 	}
@@ -98,7 +98,7 @@ func (o *outgoing) withhold(list []policy.HeaderCredential) {
 func (x *exchange) authorize(c *upstreamConn, u *policy.Upstream, out *outgoing) error {
 	for i := range out.Credentials {
 		if !c.secured() {
-			return &dialError{&originate.Error{Why: policy.ReasonCredential, Text: "a value from a Secret or a file goes out only by TLS that a DestinationRule has egressd originate, and none does for " + u.Host}}
+			return &dialError{&originate.TransportError{Why: policy.ReasonCredential, Text: "a value from a Secret or a file goes out only by TLS that a DestinationRule has egressd originate, and none does for " + u.Host}}
 		}
 		value, err := x.core.o.Originator.Credential(u, &out.Credentials[i])
 		if err != nil {

@@ -10,14 +10,14 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// Error is why a connection could not be made what it was to be.
-type Error struct {
+// TransportError is why a connection could not be made what it was to be.
+type TransportError struct {
 	Why  policy.Reason
 	Text string
 	Err  error
 }
 
-func (e *Error) Error() string {
+func (e *TransportError) Error() string {
 	switch {
 	case e.Err == nil:
 		return e.Text
@@ -27,20 +27,20 @@ func (e *Error) Error() string {
 	return e.Text + ": " + e.Err.Error()
 }
 
-func (e *Error) Unwrap() error { return e.Err }
+func (e *TransportError) Unwrap() error { return e.Err }
 
 // failed is an error of a connection on which something of the kind was under way.
-func failed(r policy.Reason, err error) *Error {
+func failed(r policy.Reason, err error) *TransportError {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return &Error{policy.ReasonUpstream, "it did not answer in time", err}
+		return &TransportError{policy.ReasonUpstream, "it did not answer in time", err}
 	}
-	return &Error{r, "", err}
+	return &TransportError{r, "", err}
 }
 
 // ReasonOf is the reason of an error of this package, or of one of a connection that
 // it made; "": it is of neither.
 func ReasonOf(err error) policy.Reason {
-	if e := (*Error)(nil); errors.As(err, &e) {
+	if e := (*TransportError)(nil); errors.As(err, &e) {
 		return e.Why
 	}
 	if Rejected(err) {

@@ -64,7 +64,7 @@ type Job struct {
 	Src, Dst netip.AddrPort
 }
 
-// Do returns nc as it is to be used, or closes it. Errors are *Error; nothing of the
+// Do returns nc as it is to be used, or closes it. Errors are *TransportError; nothing of the
 // client's was sent.
 func (o *Originator) Do(ctx context.Context, nc net.Conn, j Job) (_ net.Conn, err error) {
 	defer func() {
@@ -119,12 +119,12 @@ func (o *Originator) where(t *policy.ClientTLS) (*certs.Where, error) {
 	}
 	for _, f := range []string{w.Certificate, w.Key} {
 		if f != "" && (t.FromCluster || !within(o.o.Directories, f)) {
-			return nil, &Error{policy.ReasonTLSCredential, "a policy on the node's disk may name keys below " + strings.Join(o.o.Directories, " or ") + " (--credentials-dir), an object of a cluster names a Secret; not " + f, nil}
+			return nil, &TransportError{policy.ReasonTLSCredential, "a policy on the node's disk may name keys below " + strings.Join(o.o.Directories, " or ") + " (--credentials-dir), an object of a cluster names a Secret; not " + f, nil}
 		}
 	}
 	for _, f := range []string{w.CA, w.CRL} {
 		if f != "" && t.FromCluster && !within(publicDirectories, f) {
-			return nil, &Error{policy.ReasonTLSCredential, "an object of a cluster names a Secret, or CAs below " + strings.Join(publicDirectories, " or ") + "; not " + f, nil}
+			return nil, &TransportError{policy.ReasonTLSCredential, "an object of a cluster names a Secret, or CAs below " + strings.Join(publicDirectories, " or ") + "; not " + f, nil}
 		}
 	}
 	return &w, nil
@@ -160,15 +160,15 @@ func (o *Originator) warn(u *policy.Upstream) {
 func (o *Originator) Credential(u *policy.Upstream, c *policy.HeaderCredential) (string, error) {
 	switch t := u.TLS(); {
 	case t == nil:
-		return "", &Error{policy.ReasonCredential, "no TLS is originated to " + u.Host, nil}
+		return "", &TransportError{policy.ReasonCredential, "no TLS is originated to " + u.Host, nil}
 	case t.InsecureSkipVerify:
-		return "", &Error{policy.ReasonCredential, "insecureSkipVerify: whoever answers for " + u.Host + " would get header " + c.Name, nil}
+		return "", &TransportError{policy.ReasonCredential, "insecureSkipVerify: whoever answers for " + u.Host + " would get header " + c.Name, nil}
 	case c.File != "" && (c.FromCluster || !within(o.o.Directories, c.File)):
-		return "", &Error{policy.ReasonCredential, "a policy on the node's disk may name files below " + strings.Join(o.o.Directories, " or ") + " (--credentials-dir), not " + c.File, nil}
+		return "", &TransportError{policy.ReasonCredential, "a policy on the node's disk may name files below " + strings.Join(o.o.Directories, " or ") + " (--credentials-dir), not " + c.File, nil}
 	}
 	value, err := o.o.Stock.Value(certs.ValueWhere{Secret: c.Secret, Key: c.Key, File: c.File})
 	if err != nil {
-		return "", &Error{policy.ReasonCredential, "header " + c.Name, err}
+		return "", &TransportError{policy.ReasonCredential, "header " + c.Name, err}
 	}
 	return value, nil
 }

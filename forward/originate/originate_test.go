@@ -451,7 +451,7 @@ func TestQuiet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		quiet := c.(*originate.Conn).Quiet
+		quiet := c.(*originate.Secured).Quiet
 		if !quiet() {
 			t.Error("after the handshake it is not quiet")
 		}

@@ -26,14 +26,14 @@ func (o *Originator) handshake(ctx context.Context, nc net.Conn, t *policy.Clien
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{Conn: tls.Client(nc, conf)}
+	c := &Secured{Conn: tls.Client(nc, conf)}
 	if err := c.HandshakeContext(ctx); err != nil {
 		var verify *verifyError
 		switch {
 		case errors.As(err, &verify):
-			return nil, &Error{policy.ReasonTLSVerify, "the server's certificate is not accepted", verify.err}
+			return nil, &TransportError{policy.ReasonTLSVerify, "the server's certificate is not accepted", verify.err}
 		case Rejected(err):
-			return nil, &Error{policy.ReasonTLSRejected, "the server refuses the handshake", err}
+			return nil, &TransportError{policy.ReasonTLSRejected, "the server refuses the handshake", err}
 		}
 		e := failed(policy.ReasonTLSHandshake, err)
 		e.Text = "TLS handshake"
@@ -51,7 +51,7 @@ func (o *Originator) config(t *policy.ClientTLS, j Job) (*tls.Config, error) {
 	material := &certs.Material{}
 	if where != nil {
 		if material, err = o.o.Stock.Material(*where); err != nil {
-			return nil, &Error{policy.ReasonTLSCredential, "", err}
+			return nil, &TransportError{policy.ReasonTLSCredential, "", err}
 		}
 	}
 	v := &verifier{names: t.SubjectAltNames, material: material, now: o.o.Now, host: j.Name}
@@ -71,16 +71,16 @@ func (o *Originator) config(t *policy.ClientTLS, j Job) (*tls.Config, error) {
 		o.warn(j.Upstream)
 		conf.VerifyConnection = nil
 	case len(v.names) == 0 && (v.host == "" || strings.HasPrefix(v.host, "*")):
-		return nil, &Error{policy.ReasonTLSVerify, fmt.Sprintf("no name is known that the server's certificate must have: the DestinationRule for %s needs subjectAltNames or sni", j.Upstream.Host), nil}
+		return nil, &TransportError{policy.ReasonTLSVerify, fmt.Sprintf("no name is known that the server's certificate must have: the DestinationRule for %s needs subjectAltNames or sni", j.Upstream.Host), nil}
 	case t.Secret != "" && t.Mode == policy.TLSSimple && material.CA == nil:
-		return nil, &Error{policy.ReasonTLSCredential, where.String() + " has no ca.crt (or cacert)", nil}
+		return nil, &TransportError{policy.ReasonTLSCredential, where.String() + " has no ca.crt (or cacert)", nil}
 	}
 	if strings.HasPrefix(conf.ServerName, "*") {
 		conf.ServerName = ""
 	}
 	if t.Mode == policy.TLSMutual {
 		if material.Pair == nil {
-			return nil, &Error{policy.ReasonTLSCredential, where.String() + " has no certificate with its key", nil}
+			return nil, &TransportError{policy.ReasonTLSCredential, where.String() + " has no certificate with its key", nil}
 		}
 		conf.Certificates = []tls.Certificate{*material.Pair}
 	}
@@ -190,15 +190,15 @@ func (v *verifier) listOf(issuer *x509.Certificate) (*x509.RevocationList, error
 	return nil, fmt.Errorf("there is no list of the certificates that %q revoked", issuer.Subject.String())
 }
 
-// Conn is a connection with TLS.
-type Conn struct {
+// Secured is a connection with TLS.
+type Secured struct {
 	*tls.Conn
 	rejected atomic.Pointer[error]
 }
 
 // Read notes when the peer refuses what was sent, which with TLS 1.3 may be known
 // only now.
-func (c *Conn) Read(b []byte) (int, error) {
+func (c *Secured) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err != nil && Rejected(err) {
 		c.rejected.Store(&err)
@@ -207,7 +207,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 }
 
 // Rejection is the alert that the peer ended the connection by; nil: it did not.
-func (c *Conn) Rejection() error {
+func (c *Secured) Rejection() error {
 	if err := c.rejected.Load(); err != nil {
 		return *err
 	}
@@ -219,7 +219,7 @@ const quietWait = time.Millisecond
 
 // Quiet says whether nothing for the application has come, neither bytes nor the end.
 // Tickets for later sessions come at any time, and are taken. Nobody may be reading.
-func (c *Conn) Quiet() bool {
+func (c *Secured) Quiet() bool {
 	if !pending(c.NetConn()) {
 		return true
 	}

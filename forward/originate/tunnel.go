@@ -21,22 +21,22 @@ const maxAnswer = 16 << 10
 func connect(nc net.Conn, t *policy.Tunnel) (net.Conn, error) {
 	to := net.JoinHostPort(t.TargetHost, strconv.Itoa(int(t.TargetPort)))
 	if _, err := fmt.Fprintf(nc, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", to, to); err != nil {
-		return nil, &Error{policy.ReasonTunnel, "CONNECT " + to, err}
+		return nil, &TransportError{policy.ReasonTunnel, "CONNECT " + to, err}
 	}
 	for {
 		head, err := readHead(nc)
 		if err != nil {
-			return nil, &Error{policy.ReasonTunnel, "CONNECT " + to, err}
+			return nil, &TransportError{policy.ReasonTunnel, "CONNECT " + to, err}
 		}
 		line, _, _ := strings.Cut(head, "\r\n")
 		status, err := statusOf(line)
 		switch {
 		case err != nil:
-			return nil, &Error{policy.ReasonTunnel, "CONNECT " + to, err}
+			return nil, &TransportError{policy.ReasonTunnel, "CONNECT " + to, err}
 		case status >= 100 && status < 200 && status != http.StatusSwitchingProtocols:
 			continue
 		case status < 200 || status > 299:
-			return nil, &Error{policy.ReasonTunnel, fmt.Sprintf("the proxy answers CONNECT %s with status %d", to, status), nil}
+			return nil, &TransportError{policy.ReasonTunnel, fmt.Sprintf("the proxy answers CONNECT %s with status %d", to, status), nil}
 		}
 		return nc, nil
 	}
