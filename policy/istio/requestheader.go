@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ func (l *loader) headerCredentials(d decoded[networking.VirtualService], first b
 	at := d.root.At("metadata", "annotations", AnnotationHeaderFrom)
 	wrong := func(format string, args ...any) {
 		if first {
-			d.Errorf(at, "annotation "+AnnotationHeaderFrom+": "+format, args...)
+			d.Errorf(at, "annotation egressd.dev/request-header-from: %s", fmt.Sprintf(format, args...))
 		}
 	}
 	for _, one := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == '\n' }) {
