@@ -154,9 +154,7 @@ func (r *MessageReader) Head(limit int) ([]byte, error) {
 	r.Release()
 	for {
 		if r.requests && r.seen == 0 {
-			for r.r < r.w && ((*r.buf)[r.r] == '\r' || (*r.buf)[r.r] == '\n') {
-				r.r++
-			}
+			r.skipEmptyLines()
 		}
 		there := r.Buffered()
 		if n := min(len(there), len(version)); !r.requests && string(there[:n]) != version[:n] {
@@ -168,12 +166,28 @@ func (r *MessageReader) Head(limit int) ([]byte, error) {
 			r.r, r.seen = r.r+end, 0
 			return there[:end:end], nil
 		}
-		r.seen = len(there)
+		if !r.requests || string(there) != "\r" { // which may begin an empty line
+			r.seen = len(there)
+		}
 		if err := r.fill(); err != nil {
 			if errors.Is(err, io.EOF) && r.seen > 0 {
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err
+		}
+	}
+}
+
+// skipEmptyLines skips those before a head. A CR that ends no line is none.
+func (r *MessageReader) skipEmptyLines() {
+	for r.r < r.w {
+		switch there := (*r.buf)[r.r:r.w]; {
+		case there[0] == '\n':
+			r.r++
+		case there[0] == '\r' && len(there) > 1 && there[1] == '\n':
+			r.r += 2
+		default:
+			return
 		}
 	}
 }
