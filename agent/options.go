@@ -136,8 +136,8 @@ type Options struct {
 	// Takeover takes the place of a daemon that runs on the state directory,
 	// without a gap. Without one it changes nothing.
 	Takeover bool
-	// DrainTime bounds how long requests in flight may go on when the daemon
-	// ends; 0: 5 s.
+	// DrainTime bounds how long what is open may go on when the daemon ends; 0:
+	// DefaultDrainTime. Exec, whose command has ended before, waits 5 s at most.
 	DrainTime time.Duration
 	// Limits bound what proxied connections may take.
 	Limits ConnectionLimits
@@ -157,7 +157,10 @@ func (o *Options) validate() error {
 		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit, or deny everything with --allow-empty-policy")
 	}
 	if o.DrainTime <= 0 {
-		o.DrainTime = drainTime
+		o.DrainTime = DefaultDrainTime
+		if !o.Daemon {
+			o.DrainTime = execDrainTime
+		}
 	}
 	o.StatusAddress = cmp.Or(o.StatusAddress, DefaultStatusAddress)
 	o.HealthAddress = cmp.Or(o.HealthAddress, DefaultHealthAddress)
@@ -233,5 +236,10 @@ func (o *Options) tableSizes() loader.Sizes {
 	return s
 }
 
-// drainTime is the default of Options.DrainTime.
-const drainTime = 5 * time.Second
+// Defaults of Options.DrainTime: a daemon's (Istio's proxies have as much,
+// drainDuration), and that of exec, where clients have ended and only servers could
+// still want something.
+const (
+	DefaultDrainTime = 45 * time.Second
+	execDrainTime    = 5 * time.Second
+)

@@ -181,7 +181,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
-	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long open connections may continue when the daemon is stopped or another one has taken over")
+	cmd.Flags().DurationVar(&drain, "drain-time", agent.DefaultDrainTime, "how long open connections may continue when the daemon is stopped or another one has taken over")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take over from the daemon that runs on --state-dir, without a gap")
 	cmd.Flags().BoolVar(&stay, "stay", false, "when another daemon has taken over, go on without doing anything until SIGTERM: for a container that would be started again, and take over in its turn")
 	cmd.Flags().DurationVar(&every, "probe-interval", selfprobe.DefaultInterval, "how often the daemon tries DNS and the proxy as a workload does; after three rounds without an answer it is not ready; 0: never")
