@@ -137,9 +137,15 @@ func (t *conn) serveHTTP2(op Admission, p *peeked) {
 	} else {
 		t.kill(policy.ReasonAllowed, "shut down")
 	}
+	flood := h.guard.Flood()
+	if flood != nil {
+		t.linger()
+	}
 	e := t.closeEvent(op.Decision, "http", "")
 	e.BytesSent, e.BytesReceived = h.in.Load(), h.out.Load()
-	if h.requests.Load() == 0 && e.Reason == policy.ReasonAllowed && e.Detail == "" {
+	if flood != nil && e.Reason == policy.ReasonAllowed {
+		e.Reason, e.Detail, e.Allowed, e.WouldDeny = policy.ReasonFlood, flood.Error(), false, false
+	} else if h.requests.Load() == 0 && e.Reason == policy.ReasonAllowed && e.Detail == "" {
 		// net/http answered 400 or gave up on the header by itself.
 		e.Reason, e.Detail = policy.ReasonMalformed, "no complete request"
 	}

@@ -79,8 +79,9 @@ var floors = map[string][]string{
 	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
 	"./forward/http1":    {"./internal/field"},
+	"./forward/frames":   {},
 	"./forward/balance":  {"github.com/cespare/xxhash/v2"},
-	"./forward":          join([]string{"./forward/balance", "./forward/http1", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./forward":          join([]string{"./forward/balance", "./forward/frames", "./forward/http1", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},
