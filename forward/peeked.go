@@ -3,10 +3,10 @@
 package forward
 
 import (
-	"bytes"
 	"net"
 	"time"
 
+	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/peek"
 )
 
@@ -28,10 +28,14 @@ type peeked struct {
 // request is what was read, without the empty lines before a request (RFC 9112,
 // 2.2).
 func (p *peeked) request() []byte {
-	if p.http {
-		return bytes.TrimLeft(p.bytes, "\r\n")
+	if !p.http {
+		return p.bytes
 	}
-	return p.bytes
+	rest := p.bytes[http1.EmptyLines(p.bytes):]
+	if string(rest) == "\r" { // which may begin another one
+		return nil
+	}
+	return rest
 }
 
 func (t *conn) newPeeked() *peeked {

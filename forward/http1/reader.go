@@ -154,7 +154,7 @@ func (r *MessageReader) Head(limit int) ([]byte, error) {
 	r.Release()
 	for {
 		if r.requests && r.seen == 0 {
-			r.skipEmptyLines()
+			r.r += EmptyLines(r.Buffered())
 		}
 		there := r.Buffered()
 		if n := min(len(there), len(version)); !r.requests && string(there[:n]) != version[:n] {
@@ -178,16 +178,17 @@ func (r *MessageReader) Head(limit int) ([]byte, error) {
 	}
 }
 
-// skipEmptyLines skips those before a head. A CR that ends no line is none.
-func (r *MessageReader) skipEmptyLines() {
-	for r.r < r.w {
-		switch there := (*r.buf)[r.r:r.w]; {
-		case there[0] == '\n':
-			r.r++
-		case there[0] == '\r' && len(there) > 1 && there[1] == '\n':
-			r.r += 2
+// EmptyLines is how many bytes of p are empty lines, up to what is none (RFC 9112,
+// 2.2). A CR that ends no line is none.
+func EmptyLines(p []byte) (n int) {
+	for {
+		switch rest := p[n:]; {
+		case len(rest) > 0 && rest[0] == '\n':
+			n++
+		case len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n':
+			n += 2
 		default:
-			return
+			return n
 		}
 	}
 }
