@@ -126,12 +126,15 @@ func (f *fakes) change(fn func()) {
 type events struct {
 	mu   sync.Mutex
 	list []flow.Event
-	news chan struct{}
+	// texts are what the events said when they were recorded.
+	texts []string
+	news  chan struct{}
 }
 
 func (s *events) Record(e flow.Event) {
 	s.mu.Lock()
 	s.list = append(s.list, e)
+	s.texts = append(s.texts, textOf(&e))
 	s.mu.Unlock()
 	select {
 	case s.news <- struct{}{}:
@@ -212,6 +215,7 @@ func newRig(t testing.TB, protocol Handling, options ...rigOption) *rig {
 		option(&o)
 	}
 	r.core = New(o)
+	r.spoil()
 	r.server = listen(t, "127.0.0.1:0")
 	t.Cleanup(func() {
 		gone, stop := context.WithCancel(context.Background())
@@ -219,6 +223,7 @@ func newRig(t testing.TB, protocol Handling, options ...rigOption) *rig {
 		if err := r.core.Shutdown(gone); err != nil && !errors.Is(err, context.Canceled) {
 			t.Errorf("Shutdown: %v", err)
 		}
+		r.unspoilt()
 	})
 	return r
 }

@@ -144,7 +144,10 @@ func TestRulesOfTwoHops(t *testing.T) {
 		t.Errorf("redirected to %q", got)
 	}
 	// A fault of either is injected.
-	r.change(func() { first.Rule.Fault.AbortPercent = 100 })
+	aborts, rule := *first, *first.Rule // what is under way may still read the others
+	rule.Fault = &policy.Fault{AbortStatus: 418, AbortGRPC: -1, AbortPercent: 100}
+	aborts.Rule = &rule
+	r.change(func() { d.Via[0].Action = &aborts })
 	if resp, _ = get(t, r.client(false), "http://a.example/a/p"); resp.StatusCode != 418 {
 		t.Errorf("status %d, want 418", resp.StatusCode)
 	}
