@@ -388,6 +388,7 @@ func (h *http1Conn) exchange() (ok bool) {
 	x := &h.x
 	h.life.begin(h.conn.ctx)
 	*x = exchange{core: h.conn.core, conn: h.conn, h1: h, w: &h.answer, r: &h.r, life: &h.life, scratch: &h.scratch, start: time.Now(), target: h.target, number: h.requests}
+	x.stall.x = x
 	if h.r.ContentLength != 0 {
 		x.body = newReplayBody(&h.body, x.received, x.keep, x.forget, x.stall.moved)
 	}

@@ -85,12 +85,13 @@ func newExchange(h *httpConn, w http.ResponseWriter, r *http.Request) *exchange 
 		core: h.conn.core, conn: h.conn, w: newHTTP2Answer(w), r: requestOf(r), life: &life{}, scratch: &scratch{},
 		start: time.Now(), target: r.RequestURI, number: h.requests.Load(),
 	}
-	x.life.ended = x.interrupt
-	x.life.begin(r.Context())
-	x.release(x.stopOnEnd(r.Context()))
+	x.stall.x = x
 	if r.ContentLength != 0 {
 		x.body = newReplayBody(r.Body, x.received, x.keep, x.forget, x.stall.moved)
 	}
+	x.life.ended = x.interrupt
+	x.life.begin(r.Context())
+	x.release(x.stopOnEnd(r.Context())) // last: it may be interrupted from here on
 	return x
 }
 
@@ -135,7 +136,7 @@ func (x *exchange) serve() {
 		x.limited(err)
 		return
 	}
-	x.stall.start(x)
+	x.stall.start()
 	x.conn.addRequest(x) // before the decision: Recheck can't miss it
 	x.decision = x.core.o.Decider.HTTP(&x.conn.info, &x.req)
 	if x.decision.Verdict == policy.Deny {

@@ -15,7 +15,7 @@ import (
 // does, as between the messages of a stream or while an origin thinks, it is
 // the idle timeout.
 type stall struct {
-	x       *exchange
+	x       *exchange    // from its beginning: it may be interrupted at once
 	last    atomic.Int64 // when something moved, in nanoseconds since x.start
 	writing atomic.Bool  // the answer is waiting for the client
 	began   atomic.Bool  // an answer has begun
@@ -25,10 +25,10 @@ type stall struct {
 	ended bool
 }
 
-func (s *stall) start(x *exchange) {
+func (s *stall) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.x = x; x.h1 != nil {
+	if s.x.h1 != nil {
 		return // the sweeper looks
 	}
 	s.timer = time.AfterFunc(s.next(0), s.look)
@@ -37,7 +37,7 @@ func (s *stall) start(x *exchange) {
 // moved is called when bytes have passed in either direction.
 func (s *stall) moved() {
 	switch {
-	case s.x == nil:
+	case s.x == nil: // an answer to what is no request
 	case s.x.h1 != nil:
 		s.x.h1.moved()
 	default:
@@ -49,7 +49,7 @@ func (s *stall) moved() {
 func (s *stall) check(quiet time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.x != nil && !s.ended && quiet >= s.limit() {
+	if !s.ended && quiet >= s.limit() {
 		s.expire()
 	}
 }

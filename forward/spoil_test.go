@@ -73,11 +73,18 @@ type walker struct {
 	found []string
 }
 
-// notKept are types that have buffers, which nobody reads before writing to them.
-var notKept = []reflect.Type{reflect.TypeFor[http1.Buffers](), reflect.TypeFor[copyBuffers](), reflect.TypeFor[testing.T]()}
+// notKept are types that have buffers, which nobody reads before writing to them, and
+// one that goes on for a moment.
+var notKept = []reflect.Type{reflect.TypeFor[http1.Buffers](), reflect.TypeFor[copyBuffers](), reflect.TypeFor[watcher]()}
+
+// foreign says whether a struct is of another module: it has nothing of ours, and
+// may have goroutines that go on.
+func foreign(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && t.PkgPath() != "" && !strings.HasPrefix(t.PkgPath(), "github.com/egressd/")
+}
 
 func (w *walker) walk(v reflect.Value, path string) {
-	if !v.IsValid() || slices.Contains(notKept, v.Type()) {
+	if !v.IsValid() || slices.Contains(notKept, v.Type()) || foreign(v.Type()) {
 		return
 	}
 	switch v.Kind() {
