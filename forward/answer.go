@@ -5,6 +5,8 @@ package forward
 import (
 	"net/http"
 	"net/textproto"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
@@ -38,7 +40,10 @@ type http2Answer struct {
 	rc     *http.ResponseController
 	header field.List
 	passes bool
-	known  []string // names of announced trailers
+	// borrows: the header is a part of a buffer of HTTP/1, which is another's before
+	// net/http has written it.
+	borrows bool
+	known   []string // names of announced trailers
 }
 
 func newHTTP2Answer(w http.ResponseWriter) *http2Answer {
@@ -50,14 +55,17 @@ func (a *http2Answer) Header() *field.List { return &a.header }
 func (a *http2Answer) Inform(status int, _ string, l field.List) {
 	h := a.w.Header()
 	for i := range l {
-		h.Add(l[i].Name, l[i].Value)
+		h.Add(strings.Clone(l[i].Name), strings.Clone(l[i].Value))
 	}
 	a.w.WriteHeader(status)
 	clear(h) // they are this response's alone
 }
 
 func (a *http2Answer) Passes(resp *response) {
-	a.passes, a.known = true, resp.Announced
+	a.passes, a.known, a.borrows = true, slices.Clone(resp.Announced), resp.ProtoMajor == 1
+	for i := range a.known {
+		a.known[i] = strings.Clone(a.known[i])
+	}
 	if resp.Length == http1.Chunked || resp.Length == http1.ToTheEnd {
 		a.header.Del("Content-Length")
 	}
@@ -66,7 +74,11 @@ func (a *http2Answer) Passes(resp *response) {
 func (a *http2Answer) WriteHeader(status int) {
 	h := a.w.Header()
 	for i := range a.header {
-		h.Add(a.header[i].Name, a.header[i].Value)
+		name, value := a.header[i].Name, a.header[i].Value
+		if a.borrows {
+			name, value = strings.Clone(name), strings.Clone(value)
+		}
+		h.Add(name, value)
 	}
 	if a.passes { // what the origin did not say is not said in its name
 		for _, k := range []string{"Date", "Content-Type"} {

@@ -204,6 +204,9 @@ func TestNothingIsKept(t *testing.T) {
 				}
 				<-mirrored
 			}
+			if e := r.sink.wait(t, flow.Request, 6); !strings.Contains(e.Path, "kept-fails") {
+				t.Errorf("%+v", e)
+			}
 			// A request that is none leaves an event of its own.
 			bad := r.dial()
 			_, _ = io.WriteString(bad, "GET /kept-bad HTTP/1.1\r\nHost: kept.example\r\nX-Bad : 1\r\n\r\n")
@@ -211,9 +214,37 @@ func TestNothingIsKept(t *testing.T) {
 			if fails.Load() != 9 {
 				t.Errorf("%d attempts that failed, want 9", fails.Load())
 			}
-			if e := r.sink.wait(t, flow.Request, 6); !strings.Contains(e.Path, "kept-fails") {
-				t.Errorf("%+v", e)
-			}
 		})
+	}
+}
+
+// TestAnswersAreTheirOwn: what net/http has still to write of an answer, when the
+// exchange has ended, is not a part of a buffer either.
+func TestAnswersAreTheirOwn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, HTTP)
+	r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) {
+		n := req.URL.Query().Get("n")
+		w.Header().Set("X-Answer", n)
+		if req.URL.Path == "/empty" {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		w.Header().Set("Trailer", "X-Sum")
+		_, _ = io.WriteString(w, n)
+		w.Header().Set("X-Sum", n)
+	})
+	c := r.client(true)
+	for i := range 200 {
+		n, path := fmt.Sprint(i), []string{"/empty", "/body"}[i%2]
+		resp, err := c.Get("http://a.example" + path + "?n=" + n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.Header.Get("X-Answer") != n || path == "/body" && (string(body) != n || resp.Trailer.Get("X-Sum") != n) {
+			t.Fatalf("%s %s: %v %q %v, %v", path, n, resp.Header, body, resp.Trailer, err)
+		}
 	}
 }
