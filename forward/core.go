@@ -172,7 +172,7 @@ func New(o Options) *Core {
 		handoff: newHandoff(),
 		served:  make(chan struct{}),
 
-		transport:   newTransport(),
+		transport:   newTransport(usualPing),
 		safeRetries: safeRetries(),
 		pool:        newPool(o.Limits),
 		balancers:   &balancers{limits: o.Limits, log: o.Log, rand: o.Rand, now: o.Now, locality: o.Locality, list: map[balancedKey]*balanced{}},

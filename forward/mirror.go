@@ -325,7 +325,7 @@ type mirrorClient struct {
 
 func newMirrorClient(t *conn) *mirrorClient {
 	c := &mirrorClient{conn: t, names: map[upstreamKey]string{}}
-	c.http1, c.http2 = newTransport(), newTransport()
+	c.http1, c.http2 = newTransport(usualPing), newTransport(usualPing)
 	c.http1.Protocols = new(http.Protocols)
 	c.http1.Protocols.SetHTTP1(true)
 	for _, transport := range [...]*http.Transport{c.http1, c.http2} {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/policy"
 )
 
 const (
@@ -34,11 +35,16 @@ const (
 	pingTimeout = 15 * time.Second
 )
 
+// usualPing is what happens where no DestinationRule says anything.
+var usualPing = policy.HTTP2Keepalive{Interval: pingAfter, Timeout: pingTimeout}
+
 // newTransport returns a transport that speaks HTTP/2 on connections that it is
 // given. It dials nothing, keeps nothing and repeats nothing of its own accord, and
 // is as transparent as can be: no proxy of our environment and no compression of our
 // own.
-func newTransport() *http.Transport {
+// Connections that are silent for ping.Interval are asked, and have ping.Timeout for
+// the answer.
+func newTransport(ping policy.HTTP2Keepalive) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Transport{
@@ -50,8 +56,8 @@ func newTransport() *http.Transport {
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: upWindow,
-			SendPingTimeout:               pingAfter,
-			PingTimeout:                   pingTimeout,
+			SendPingTimeout:               ping.Interval,
+			PingTimeout:                   ping.Timeout,
 		},
 	}
 }
@@ -72,8 +78,12 @@ func (c *Core) speak(ctx context.Context, up *upstreamConn) (err error) {
 		up.http1 = newHTTP1Up(up, &c.messages)
 		return nil
 	}
+	transport := c.transport
+	if up.ping != nil { // has nothing that is not the connection's
+		transport = newTransport(*up.ping)
+	}
 	// The context is for the making only.
-	up.client, err = c.transport.NewClientConn(context.WithValue(ctx, carriedKey{}, up), "http", "upstream:80")
+	up.client, err = transport.NewClientConn(context.WithValue(ctx, carriedKey{}, up), "http", "upstream:80")
 	return err
 }
 

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/egressd/egressd/policy"
 )
 
 // upstreamConn is a connection to an upstream.
@@ -25,6 +27,8 @@ type upstreamConn struct {
 	sharing time.Duration
 	shared  bool
 	most    int
+	// ping is what its DestinationRule says of PINGs; nil: nothing.
+	ping *policy.HTTP2Keepalive
 	// mostStreams is how many requests of HTTP/2 there may be at once; 0: as many
 	// as the upstream takes.
 	mostStreams int

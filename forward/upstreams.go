@@ -221,6 +221,7 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 	c.sharing, c.shared = p.sharing(u)
 	if u.Traffic != nil && u.Traffic.Pool != nil {
 		c.most, c.mostStreams = u.Traffic.Pool.MaxRequestsPerConn, u.Traffic.Pool.MaxConcurrentStreams
+		c.ping = u.Traffic.Pool.HTTP2Keepalive
 	}
 	if err := c.held.take(1, c.memory); err != nil {
 		return nil, &dialError{err}

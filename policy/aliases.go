@@ -45,6 +45,7 @@ type (
 	Headers             = config.Headers
 	Identity            = config.Identity
 	Keepalive           = config.Keepalive
+	HTTP2Keepalive      = config.HTTP2Keepalive
 	L4Match             = config.L4Match
 	LoadBalancer        = config.LoadBalancer
 	Locality            = config.Locality
