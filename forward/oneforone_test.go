@@ -75,7 +75,7 @@ func (o *logOrigin) settle(t *testing.T, r *rig, host string) {
 }
 
 // seen are the requests of all connections, and what no reader takes for one.
-func (o *logOrigin) seen() (all []naivehttp.Message, odd string) {
+func (o *logOrigin) seen() (all []naivehttp.Reading, odd string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, b := range o.got {
@@ -137,7 +137,7 @@ func TestOneForOne(t *testing.T) {
 		// is in order.
 		rest := sent
 		for _, g := range got {
-			i := slices.IndexFunc(rest, func(s naivehttp.Message) bool {
+			i := slices.IndexFunc(rest, func(s naivehttp.Reading) bool {
 				return g.Method == s.Method && g.Target == s.Target && strings.EqualFold(g.Host, s.Host) && (!g.Whole || s.Whole && g.Body == s.Body)
 			})
 			if i < 0 {
@@ -172,7 +172,7 @@ func answeredWith(statuses []int, status int) (n int) {
 	return n
 }
 
-func wholeOf(all []naivehttp.Message) (n int) {
+func wholeOf(all []naivehttp.Reading) (n int) {
 	for _, m := range all {
 		if m.Whole {
 			n++

@@ -41,7 +41,7 @@ func pairs(l field.List) (out [][2]string) {
 }
 
 // readBody reads the body that the head of m announces.
-func readBody(m *naivehttp.Message, r *MessageReader, at func() int) naivehttp.End {
+func readBody(m *naivehttp.Reading, r *MessageReader, at func() int) naivehttp.End {
 	var b Body
 	b.Begin(r, m.Length)
 	body, err := io.ReadAll(&b)
@@ -54,7 +54,7 @@ func readBody(m *naivehttp.Message, r *MessageReader, at func() int) naivehttp.E
 }
 
 // stream is what the codec makes of a stream of requests, in the naive reader's words.
-func stream(raw []byte, wrap func(io.Reader) io.Reader) (all []naivehttp.Message, end naivehttp.End) {
+func stream(raw []byte, wrap func(io.Reader) io.Reader) (all []naivehttp.Reading, end naivehttp.End) {
 	in := bytes.NewReader(bytes.Clone(raw))
 	r := readerOf(wrap(in), true)
 	defer r.Free()
@@ -68,7 +68,7 @@ func stream(raw []byte, wrap func(io.Reader) io.Reader) (all []naivehttp.Message
 		if err != nil {
 			return all, endOf(err)
 		}
-		m := naivehttp.Message{
+		m := naivehttp.Reading{
 			Method: strings.Clone(q.Method), Target: strings.Clone(q.Target), Minor: q.Minor, Fields: pairs(q.Fields),
 			Host: strings.Clone(q.Host), Length: q.Length, Close: q.Close, Continues: q.Continue,
 		}
@@ -83,7 +83,7 @@ func stream(raw []byte, wrap func(io.Reader) io.Reader) (all []naivehttp.Message
 }
 
 // answered is what the codec makes of an answer.
-func answered(raw []byte, method string) (m naivehttp.Message, head, body naivehttp.End) {
+func answered(raw []byte, method string) (m naivehttp.Reading, head, body naivehttp.End) {
 	in := bytes.NewReader(bytes.Clone(raw))
 	r := readerOf(in, false)
 	defer r.Free()
@@ -95,7 +95,7 @@ func answered(raw []byte, method string) (m naivehttp.Message, head, body naiveh
 	if err != nil {
 		return m, endOf(err), ""
 	}
-	m = naivehttp.Message{
+	m = naivehttp.Reading{
 		Status: p.Status, Reason: strings.Clone(p.Reason), Minor: p.Minor, Fields: pairs(p.Fields), Length: p.Length, Close: p.Close,
 	}
 	return m, "", readBody(&m, r, func() int { return len(raw) - in.Len() - len(r.Buffered()) })

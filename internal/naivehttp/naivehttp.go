@@ -42,8 +42,8 @@ const (
 	Refused    End = "Refused"
 )
 
-// Message is what one message says.
-type Message struct {
+// Reading is what one message says, as it was read.
+type Reading struct {
 	Method, Target string
 	Status         int
 	Reason         string
@@ -61,7 +61,7 @@ type Message struct {
 }
 
 // Requests reads requests.
-func Requests(raw []byte) (all []Message, end End) {
+func Requests(raw []byte) (all []Reading, end End) {
 	for at := 0; ; {
 		at = emptyLines(raw, at)
 		if at == len(raw) || string(raw[at:]) == "\r" { // which may begin an empty line
@@ -87,14 +87,14 @@ func Requests(raw []byte) (all []Message, end End) {
 }
 
 // Answer reads one answer to a method.
-func Answer(raw []byte, method string) (m Message, head, body End) {
+func Answer(raw []byte, method string) (m Reading, head, body End) {
 	lines, next, end := cutLines(raw, 0, MaxResponseHead)
 	if end != "" {
 		return m, end, ""
 	}
 	m, ok := parseResponse(lines, method)
 	if !ok {
-		return Message{}, Refused, ""
+		return Reading{}, Refused, ""
 	}
 	body = m.readBody(raw, next)
 	return m, "", body
@@ -146,7 +146,7 @@ func cutLines(raw []byte, at, limit int) (lines []line, next int, end End) {
 
 // parseRequest: RFC 9112, 3: method SP request-target SP HTTP-version, with single
 // spaces. Choice: what the target says is asked by who routes it.
-func parseRequest(lines []line) (m Message, ok bool) {
+func parseRequest(lines []line) (m Reading, ok bool) {
 	// Choice: a head ends all its lines in the same way.
 	for _, l := range lines {
 		if l.end != lines[0].end {
@@ -203,7 +203,7 @@ func parseRequest(lines []line) (m Message, ok bool) {
 
 // parseResponse: RFC 9112, 4: HTTP-version SP status-code SP [ reason-phrase ].
 // Choice: a status line may end behind the code.
-func parseResponse(lines []line, method string) (m Message, ok bool) {
+func parseResponse(lines []line, method string) (m Reading, ok bool) {
 	words := strings.SplitN(lines[0].text, " ", 3)
 	if m.Minor, ok = parseVersion(words[0]); !ok || len(words) < 2 || len(words[1]) != 3 || strings.Trim(words[1], "0123456789") != "" {
 		return m, false
@@ -302,7 +302,7 @@ func lower(s string) string {
 	return string(b)
 }
 
-func (m *Message) values(name string) (values []string) {
+func (m *Reading) values(name string) (values []string) {
 	for _, f := range m.Fields {
 		if lower(f[0]) == name {
 			values = append(values, f[1])
@@ -314,7 +314,7 @@ func (m *Message) values(name string) (values []string) {
 // contentLength: RFC 9110, 8.6: 1*DIGIT. A list of equal values may be taken or
 // Refused; choice: fields that are the same letter by letter are taken as one, a
 // list within a field is Refused.
-func (m *Message) contentLength(values []string) (int64, bool) {
+func (m *Reading) contentLength(values []string) (int64, bool) {
 	if len(slices.Compact(values)) > 1 || values[0] == "" || strings.Trim(values[0], "0123456789") != "" {
 		return 0, false
 	}
@@ -332,7 +332,7 @@ func (m *Message) contentLength(values []string) (int64, bool) {
 }
 
 // connection: RFC 9112, 9.3.
-func (m *Message) connection() bool {
+func (m *Reading) connection() bool {
 	options := map[string]bool{}
 	n := 0
 	for _, v := range m.values("connection") {
@@ -346,7 +346,7 @@ func (m *Message) connection() bool {
 }
 
 // readBody reads the body that begins at at.
-func (m *Message) readBody(raw []byte, at int) End {
+func (m *Reading) readBody(raw []byte, at int) End {
 	rest := raw[at:]
 	switch m.Length {
 	case Chunked:
@@ -366,7 +366,7 @@ func (m *Message) readBody(raw []byte, at int) End {
 
 // readChunked: RFC 9112, 7.1: *chunk last-chunk trailer-section CRLF. Lines end in
 // CRLF and in nothing else; blanks are allowed behind a size (RFC 9112, 7.1.1: BWS).
-func (m *Message) readChunked(raw []byte, at int) (end End) {
+func (m *Reading) readChunked(raw []byte, at int) (end End) {
 	c := &cursor{raw: raw, at: at}
 	defer func() {
 		if c.end != "" {
@@ -409,7 +409,7 @@ func (m *Message) readChunked(raw []byte, at int) (end End) {
 			return Refused
 		}
 	}
-	trailer := Message{}
+	trailer := Reading{}
 	var ok bool
 	if trailer.Fields, ok = parseFields(lines, false); !ok || !trailer.connection() {
 		return Refused
