@@ -73,9 +73,9 @@ type walker struct {
 	found []string
 }
 
-// notKept are types that have buffers, which nobody reads before writing to them, and
-// one that goes on for a moment.
-var notKept = []reflect.Type{reflect.TypeFor[http1.Buffers](), reflect.TypeFor[copyBuffers](), reflect.TypeFor[watcher]()}
+// notKept are types that have buffers, which nobody reads before writing to them, one
+// that goes on for a moment, and one that cores share, which knows numbers alone.
+var notKept = []reflect.Type{reflect.TypeFor[http1.Buffers](), reflect.TypeFor[copyBuffers](), reflect.TypeFor[watcher](), reflect.TypeFor[Budget]()}
 
 // foreign says whether a struct is of another module: it has nothing of ours, and
 // may have goroutines that go on.
