@@ -257,7 +257,7 @@ func (t *conn) refuse(d policy.Decision, proto, name, detail string) {
 	t.core.counters.refused.Add(1)
 	e := t.event(flow.Decision, d, proto, name)
 	e.Detail = detail
-	t.core.o.Sink.Record(e)
+	t.record(e, d, nil)
 	reset(t.nc)
 }
 

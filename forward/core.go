@@ -46,7 +46,10 @@ type Options struct {
 	Decider Decider
 	Dialer  Dialer
 	Sink    flow.Sink
-	Log     *slog.Logger // none: discarded
+	// Observer is told of what has ended, Tracer of requests; nil: nobody.
+	Observer flow.Observer
+	Tracer   Tracer
+	Log      *slog.Logger // none: discarded
 
 	Timeouts
 	// Limits bound what connections and requests take. Some of its own: 131072
@@ -133,6 +136,7 @@ type Core struct {
 	safeRetries *policy.Retries
 	pipes       *pipePool
 	recycler    recycler
+	told        told
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
 }

@@ -53,6 +53,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		x.reply(http.StatusInternalServerError, "egressd: rewrite failed")
 		return
 	}
+	x.goesTo(u, out)
 	x.pickMirrors(dest)
 	if x.body == nil {
 		x.startTimer()
@@ -63,6 +64,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 		return
 	}
 	defer resp.Done()
+	x.answers()
 	if resp.StatusCode < 100 || resp.StatusCode > 999 {
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, fmt.Sprintf("the upstream answered with status %d", resp.StatusCode)
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream answered with a bad status")

@@ -75,6 +75,10 @@ type exchange struct {
 	status   int
 	retries  int
 	upstream upstreamSeen
+	// to is what the request went to, headAt when the head of the answer came.
+	to     *policy.Upstream
+	headAt time.Time
+	span   Span // nil: none
 	// tunnelled is what the client sent after a protocol switch, in bytes.
 	tunnelled int64
 }
@@ -342,6 +346,10 @@ func (x *exchange) end() {
 	if x.body != nil {
 		x.stopSenders()
 	}
+	e := x.event()
+	if x.observed() {
+		x.observe(e) // while the fields are there
+	}
 	x.settle()
 	x.giveRetry()
 	for _, release := range x.releases {
@@ -350,6 +358,11 @@ func (x *exchange) end() {
 	if x.held != nil {
 		x.held.end()
 	}
+	x.core.o.Sink.Record(e)
+}
+
+// event is what the request was, and how it ended.
+func (x *exchange) event() flow.Event {
 	e := x.conn.event(flow.Request, x.decision.Decision, "http", x.req.Host)
 	if x.reason != "" && e.Reason != x.reason {
 		e.Reason, e.WouldDeny = x.reason, e.WouldDeny && x.reason == policy.ReasonAllowed
@@ -365,7 +378,7 @@ func (x *exchange) end() {
 		e.BytesSent += x.body.count()
 	}
 	e.Duration = e.Time.Sub(x.start)
-	x.core.o.Sink.Record(e)
+	return e
 }
 
 // lastWrite is how long the end of a request's body may take to be sent when its

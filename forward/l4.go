@@ -188,7 +188,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	}
 	e := t.event(flow.Decision, d, proto, name)
 	e.Detail = detail
-	t.core.o.Sink.Record(e)
+	t.record(e, d, u)
 
 	up, on, err := t.dial(u)
 	if err != nil {
@@ -197,7 +197,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		if reason, _ := t.killReason(); reason == "" {
 			end.Reason, end.Detail, end.WouldDeny = dialReason(err), err.Error(), false
 		}
-		t.core.o.Sink.Record(end)
+		t.record(end, d, u)
 		return
 	}
 	defer on.end()
@@ -206,7 +206,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	end := t.closeEvent(d, proto, name)
 	end.Upstream = addrPort(up.RemoteAddr())
 	end.BytesSent, end.BytesReceived = sent, received
-	t.core.o.Sink.Record(end)
+	t.record(end, d, u)
 }
 
 // dial connects to u and attaches the connection; d.end is to be called at its end.

@@ -22,11 +22,11 @@ func (c *counter) Record(e flow.Event) { c.n++ }
 
 // plain is a client on a connection of whose requests no rule says anything, and an
 // origin that answers each. Neither allocates.
-func plain(t testing.TB) (ask func()) {
+func plain(t testing.TB, options ...rigOption) (ask func()) {
 	t.Helper()
 	const request = "GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n"
 	const response = "HTTP/1.1 200 OK\r\nServer: o\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
-	r := newRig(t, HTTP, func(o *Options) { o.Sink = &counter{} })
+	r := newRig(t, HTTP, append(options, func(o *Options) { o.Sink = &counter{} })...)
 	r.origin("a.example", func(nc *net.TCPConn) {
 		b, answer := make([]byte, 4096), []byte(response)
 		for {
@@ -58,6 +58,21 @@ func TestPlainAllocations(t *testing.T) {
 	ask()
 	if n := testing.AllocsPerRun(500, ask); n >= 1 {
 		t.Errorf("%v allocations for each request", n)
+	}
+}
+
+// nobody observes, and keeps nothing.
+type nobody struct{ n int }
+
+func (o *nobody) Observe(s *flow.Observation) { o.n += len(s.Request) }
+
+// TestObservedAllocations: neither does one that somebody observes.
+func TestObservedAllocations(t *testing.T) {
+	o := &nobody{}
+	ask := plain(t, func(opts *Options) { opts.Observer = o })
+	ask()
+	if n := testing.AllocsPerRun(500, ask); n >= 1 || o.n == 0 {
+		t.Errorf("%v allocations for each request, %d fields seen", n, o.n)
 	}
 }
 

@@ -75,6 +75,8 @@ var floors = map[string][]string{
 	"./bpf": {"github.com/cilium/ebpf"},
 	// Core.
 	"./internal/flow": ground,
+	// What people read of flows.
+	"./internal/accesslog": {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "golang.org/x/sys/unix"},
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
