@@ -106,7 +106,7 @@ func (m marks) Begin(in field.List, h *field.List, _ time.Time) Span {
 type markSpan marks
 
 func (markSpan) IDs() (trace, span string) { return "t", "s" }
-func (m markSpan) End(s *flow.Observation)        { m.ended <- fmt.Sprint(s.Status, s.TraceID) }
+func (m markSpan) End(s *flow.Observation) { m.ended <- fmt.Sprint(s.Status, s.TraceID) }
 
 // TestTraced: a request goes on with what its span says, once however often it is
 // tried, and the span ends with it.

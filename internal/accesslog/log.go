@@ -88,7 +88,9 @@ type Config struct {
 }
 
 // New makes an AccessLog that writes nothing yet. rand draws 64 bits.
-func New(rand func() uint64) *AccessLog { return &AccessLog{rand: rand, pipes: map[io.Writer]*logpipe.Writer{}} }
+func New(rand func() uint64) *AccessLog {
+	return &AccessLog{rand: rand, pipes: map[io.Writer]*logpipe.Writer{}}
+}
 
 // Set has the log write as c says from now on; nil: nothing.
 func (l *AccessLog) Set(c *Config) {

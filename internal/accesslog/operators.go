@@ -133,7 +133,9 @@ func appendSaid(b []byte, s string) ([]byte, kind) {
 }
 
 func counted(f func(*flow.Observation) int64) func([]byte, *flow.Observation, *part) ([]byte, kind) {
-	return func(b []byte, s *flow.Observation, _ *part) ([]byte, kind) { return strconv.AppendInt(b, f(s), 10), number }
+	return func(b []byte, s *flow.Observation, _ *part) ([]byte, kind) {
+		return strconv.AppendInt(b, f(s), 10), number
+	}
 }
 
 // at is an operator that shows an address with its port, as Envoy does: 192.0.2.1:80,
