@@ -21,7 +21,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		Closed: a.surfaces.Closed, Holding: a.holding.Counts, Upstreams: a.dns.Upstreams,
 		Unbound: func() int64 { n, _ := a.workloads.Unbound(); return n },
 		Saved:   []string{control.SavedNames, control.SavedPolicy},
-	})
+	}, a.observers.Collectors()...)
 	view := admin.View{
 		Status: func() any { return a.Status() }, Flows: a.recorder, Snapshot: a.control.Snapshot,
 		Suggest: func() explain.Suggestions { return a.denied().Suggestions },

@@ -21,6 +21,7 @@ import (
 	"github.com/egressd/egressd/agent/learnedfile"
 	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/observe"
 	"github.com/egressd/egressd/agent/origin"
 	"github.com/egressd/egressd/agent/own"
 	"github.com/egressd/egressd/agent/resolve"
@@ -197,6 +198,11 @@ func (a *Agent) wire() error {
 	}
 	self := a.self()
 	var err error
+	if a.opts.Daemon {
+		if a.observers, err = observe.New(a.opts.observed(a.control.Snapshot)); err != nil {
+			return err
+		}
+	}
 	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(self.IsDNS)); err != nil {
 		return err
 	}
@@ -215,7 +221,7 @@ func (a *Agent) wire() error {
 	a.identify = who.Identify
 	a.kernel = &events.Kernel{
 		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Pod: a.workloads.PodOf, Interface: a.guards.NameOf,
-		Probe: workload.Probe, Log: a.log,
+		Probe: workload.Probe, Observer: a.observers.Observer(), Log: a.log,
 		End: func(k telemetry.KernelEvent) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
 	}
 	a.earlier = earlier.New(earlier.Options{
@@ -252,13 +258,14 @@ func (a *Agent) wire() error {
 		Own:      self.Listens,
 	})
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
+		Decider: out, Dialer: out, Sink: a.recorder, Observer: a.observers.Observer(), Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
 			Snapshot: a.control.Snapshot,
 			Resolver: a.dns,
 			Sink:     a.recorder,
+			Observer: a.observers.Observer(),
 			Log:      a.log,
 			Limits:   a.limits.Forward,
 			Timeouts: a.opts.Limits.Timeouts,
@@ -304,6 +311,7 @@ func (a *Agent) Close() error {
 		err = errors.Join(err, a.datapath.Close())
 	}
 	a.begun.Closed()
+	a.observers.Close()
 	if a.holder != nil {
 		a.holder.Close()
 	}

@@ -10,10 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
 	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/observe"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
@@ -142,7 +144,9 @@ type Options struct {
 	// Limits bound what proxied connections may take.
 	Limits ConnectionLimits
 	// Probe says how run probes itself.
-	Probe   selfprobe.Options
+	Probe selfprobe.Options
+	// Observe says who is told of requests and connections that have ended.
+	Observe observe.Options
 	Version string
 	Log     *slog.Logger
 	// LogDropped is how many lines of the log nobody took; nil: none.
@@ -184,6 +188,13 @@ func (o *Options) validate() error {
 		}
 	}
 	return nil
+}
+
+// observed are the options of who is told of what has ended.
+func (o *Options) observed(snapshot func() *policy.Snapshot) observe.Options {
+	out := o.Observe
+	out.Snapshot, out.Rand, out.Log = snapshot, rand.Uint64, o.Log
+	return out
 }
 
 func (o *Options) podOptions() workload.PodOptions {

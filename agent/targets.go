@@ -26,6 +26,7 @@ func (a *Agent) targets() control.Targets {
 		Tables: a.datapath, Learned: a.names, Workloads: a.governor,
 		Epoch: a.datapath.RaiseEpoch, Recheck: a.outgoing.Recheck,
 		Gateway: func(s *policy.Snapshot) error {
+			a.observers.Follow(s)
 			if a.incoming == nil {
 				return nil
 			}

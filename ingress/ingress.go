@@ -35,6 +35,9 @@ type Options struct {
 	Snapshot func() *policy.Snapshot
 	Resolver Resolver
 	Sink     flow.Sink
+	// Observer and Tracer are the core's.
+	Observer flow.Observer
+	Tracer   forward.Tracer
 	Log      *slog.Logger
 	// Limits are those of the egress side, which the listeners share; nil:
 	// some of their own.
@@ -78,7 +81,7 @@ var (
 // New makes an Ingress without listeners; Apply opens them.
 func New(o Options) *Ingress {
 	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}}
-	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
+	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
 	return in
 }
 

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 )
@@ -76,6 +77,14 @@ func (p *Policy) digest(old *Policy) digest {
 	return d
 }
 
+// beside writes what nothing is decided by, with the positions of objects: it tells
+// configurations apart, and not what they decide.
+func (t *text) beside(m MeshTelemetry) {
+	if t.places != nil && m != (MeshTelemetry{}) {
+		_, _ = fmt.Fprintf(t.places, "%q", m)
+	}
+}
+
 // seal computes the snapshot's hash. The numbers of policies are no part of
 // it: they depend on what was in force before. What was says of workloads that
 // are the same is not looked at again.
@@ -123,6 +132,7 @@ func (s *Snapshot) seal(was *Snapshot) {
 		for _, l := range s.listeners {
 			t.listener(l)
 		}
+		t.beside(s.Telemetry())
 	})
 	s.hash = hex.EncodeToString(s.sum[:sha256.Size])
 }

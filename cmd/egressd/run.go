@@ -32,6 +32,7 @@ func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var k kubernetesFlags
 	var pods podFlags
+	var observed observeFlags
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
 	var drain, every time.Duration
@@ -117,6 +118,9 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			// node is why they have a flag of their own.
 			o.Config = append(slices.Clone(o.Config), workloads...)
 			o.LogDropped = logs.pipe.Dropped
+			if err := observed.options(e, &o); err != nil {
+				return err
+			}
 			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
 			o.AdminAddress, o.AdminRemote = admin, adminRemote
@@ -157,13 +161,16 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			signal.Notify(reload, syscall.SIGHUP)
 			defer func() { signal.Stop(reload); close(reload) }()
 			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2)()
+			unwatch := func() {}
 			err = agent.Serve(cmd.Context(), o, func(a *agent.Agent) {
+				unwatch = onSignal(reopens, a.Reopen)
 				go func() {
 					for range reload {
 						a.Reload()
 					}
 				}()
 			})
+			unwatch()
 			if err == nil && stay {
 				<-cmd.Context().Done()
 			}
@@ -173,6 +180,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	f.register(cmd, "info")
 	k.register(cmd)
 	pods.register(cmd)
+	observed.register(cmd)
 	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which need not exist yet (default: the whole node); may be given several times")
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although a cgroup above it has another owner than root, who can move processes out")

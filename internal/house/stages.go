@@ -31,7 +31,7 @@ var Orders = []Order{
 	{"./policy/istio", 8, []Stage{
 		{"objects", "object loader memo finding suppress"},
 		{"references", "export credential endpoints"},
-		{"mesh", "meshconfig meshexport meshsource cluster"},
+		{"mesh", "meshconfig meshexport meshsource meshtelemetry cluster"},
 		{"traffic", "httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
 		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorizationpolicy"},
 		{"reader", "kinds* read load reader"},
