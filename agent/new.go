@@ -39,6 +39,7 @@ import (
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/internal/sdnotify"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/kernel"
@@ -242,7 +243,7 @@ func (a *Agent) wire() error {
 		Denied:    a.opts.DNSDenied,
 		Guard:     guard,
 		Sink:      a.recorder,
-		Log:       a.log,
+		Log:       loglevel.Scope(a.log, scopeDNS),
 
 		MaxInflight: a.limits.Queries, MaxPerWorkload: a.limits.QueriesEach,
 		MaxConns: a.limits.Conns, MaxConnsPerWorkload: a.limits.ConnsEach,
@@ -258,7 +259,7 @@ func (a *Agent) wire() error {
 		Own:      self.Listens,
 	})
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.recorder, Observer: a.observers.Observer(), Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
+		Decider: out, Dialer: out, Sink: a.recorder, Observer: a.observers.Observer(), Tracer: a.observers.Tracer(), Log: loglevel.Scope(a.log, scopeProxy), Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
@@ -266,7 +267,8 @@ func (a *Agent) wire() error {
 			Resolver: a.dns,
 			Sink:     a.recorder,
 			Observer: a.observers.Observer(),
-			Log:      a.log,
+			Tracer:   a.observers.Tracer(),
+			Log:      loglevel.Scope(a.log, scopeGateway),
 			Limits:   a.limits.Forward,
 			Timeouts: a.opts.Limits.Timeouts,
 			Locality: a.opts.Limits.Locality,

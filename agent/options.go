@@ -24,6 +24,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
+	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy"
@@ -121,8 +122,8 @@ type Options struct {
 	// addresses. Empty: DefaultStatusAddress and DefaultHealthAddress.
 	StatusAddress, HealthAddress string
 	// AdminAddress is where the admin interface is served by TCP as well, to
-	// every process that is not captured; empty: nowhere. It must be on loopback
-	// unless AdminRemote is set.
+	// processes of root and of AdminGroup that are not captured; empty: nowhere. It
+	// must be on loopback unless AdminRemote is set, which serves everybody.
 	AdminAddress string
 	AdminRemote  bool
 	// AdminGroup may read at the admin socket; 0: only root may.
@@ -149,6 +150,10 @@ type Options struct {
 	Observe observe.Options
 	Version string
 	Log     *slog.Logger
+	// Levels are those of Log, which may be changed; nil: they can't.
+	Levels *loglevel.Levels
+	// Profile has the admin interface show profiles of the process.
+	Profile bool
 	// LogDropped is how many lines of the log nobody took; nil: none.
 	LogDropped func() uint64
 
@@ -176,6 +181,9 @@ func (o *Options) validate() error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Levels == nil {
+		o.Levels = loglevel.New(slog.LevelInfo)
+	}
 	if len(o.Cgroups) == 0 && o.Pods == nil {
 		return errors.New("no cgroup to capture")
 	}
@@ -189,6 +197,16 @@ func (o *Options) validate() error {
 	}
 	return nil
 }
+
+// Scopes are the parts of the log with levels of their own.
+func Scopes() []string { return []string{scopeDNS, scopeGateway, scopePolicy, scopeProxy} }
+
+const (
+	scopeDNS     = "dns"
+	scopeGateway = "gateway"
+	scopePolicy  = "policy"
+	scopeProxy   = "proxy"
+)
 
 // observed are the options of who is told of what has ended.
 func (o *Options) observed(snapshot func() *policy.Snapshot) observe.Options {

@@ -5,6 +5,7 @@ package agent
 import (
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/selfprobe"
+	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -16,7 +17,7 @@ func (o Options) control(objects control.Objects) control.Options {
 	return control.Options{
 		Config: o.Config, GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints,
 		Cluster: o.Cluster, FindCluster: o.FindCluster,
-		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Objects: objects, Log: o.Log,
+		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Objects: objects, Log: loglevel.Scope(o.Log, scopePolicy),
 	}
 }
 

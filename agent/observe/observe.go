@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/internal/accesslog"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/meshmetrics"
+	"github.com/egressd/egressd/internal/tracing"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -45,6 +46,8 @@ type LogOptions struct {
 type Options struct {
 	Access         LogOptions
 	Stdout, Stderr io.Writer
+	// Traces say where spans go; without an endpoint the MeshConfig says it.
+	Traces tracing.Options
 	// Series bounds Istio's standard metrics; negative: there are none. 0: the default.
 	Series int
 	// Snapshot is the policy in force, nil before the first.
@@ -61,6 +64,7 @@ type Observers struct {
 	o       Options
 	access  *accesslog.AccessLog
 	metrics *meshmetrics.Metrics // nil: none
+	traces  traces
 
 	mu   sync.Mutex
 	file *accesslog.RotatedFile // nil: none is open
@@ -118,10 +122,13 @@ func (w *Observers) Collectors() []prometheus.Collector {
 	if w == nil {
 		return nil
 	}
-	out := []prometheus.Collector{prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "egressd_access_log_dropped_total",
-		Help: "Lines of the access log that were dropped, because nobody took them or they could not be written.",
-	}, func() float64 { return float64(w.access.Dropped()) })}
+	counter := func(name, help string, n func() uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(n()) })
+	}
+	out := []prometheus.Collector{
+		counter("egressd_access_log_dropped_total", "Lines of the access log that were dropped, because nobody took them or they could not be written.", w.access.Dropped),
+		counter("egressd_trace_spans_failed_total", "Spans that could not be sent to the collector, and are lost.", w.traces.failures),
+	}
 	if w.metrics != nil {
 		out = append(out, w.metrics)
 	}
@@ -141,6 +148,7 @@ func (w *Observers) Follow(s *policy.Snapshot) {
 		return
 	}
 	w.set, w.last = true, mesh
+	w.trace(mesh)
 	c, err := w.config(mesh)
 	if err != nil {
 		w.o.Log.Error("the MeshConfig's access log is not taken over; lines are written as before, and traffic is not affected: correct accessLogFormat", "error", err)
@@ -190,6 +198,7 @@ func (w *Observers) Close() {
 		return
 	}
 	w.access.Close(closeWait)
+	w.traces.close()
 	if w.file != nil {
 		_ = w.file.Close() // every line was written on its own
 	}

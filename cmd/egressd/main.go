@@ -117,7 +117,7 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), unloadCommand(e),
-		checkCommand(e), explainCommand(e), flowsCommand(e), suggestCommand(e), statusCommand(e),
+		checkCommand(e), explainCommand(e), flowsCommand(e), suggestCommand(e), logLevelCommand(e), statusCommand(e),
 		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e),
 	)
 	return cmd

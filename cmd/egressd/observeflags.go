@@ -13,6 +13,7 @@ import (
 	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/agent/observe"
 	"github.com/egressd/egressd/internal/accesslog"
+	"github.com/egressd/egressd/internal/tracing"
 )
 
 // observeFlags say who is told of requests and connections.
@@ -22,6 +23,9 @@ type observeFlags struct {
 	sampling string
 	verdicts string
 	series   int
+	profile  bool
+	traces   tracing.Options
+	traced   string
 }
 
 // megabyte is the unit of --access-log-size.
@@ -37,6 +41,11 @@ func (f *observeFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.sampling, "access-log-sampling", "100", "how many of the requests and connections have a line, in percent")
 	fs.StringVar(&f.verdicts, "access-log-verdicts", "", "which have one: deny, would-deny, direct, inspect, proxy, separated by commas (default: all)")
 	fs.IntVar(&f.series, "mesh-metrics-series", 1000, "how many series Istio's standard metrics may have (istio_requests_total and others); what comes beyond is counted together, with the label value other; 0: there are no such metrics")
+	fs.StringVar(&f.traces.OTLP, "otlp-endpoint", "", "collector that spans of requests are sent to by OTLP: http://ADDRESS:PORT, https://... or grpc://ADDRESS:PORT")
+	fs.StringVar(&f.traces.Zipkin, "zipkin-address", "", "collector that spans are sent to in Zipkin's format: ADDRESS:PORT or a URL (default: what the MeshConfig's defaultConfig.tracing says, else none)")
+	fs.StringVar(&f.traced, "trace-sampling", "1", "how many requests are traced of which nobody before has decided, in percent; for --otlp-endpoint and --zipkin-address")
+	fs.StringVar(&f.traces.Service, "trace-service", "egressd", "the service that spans are of")
+	fs.BoolVar(&f.profile, "admin-profile", false, "have the admin interface show profiles of the process (/debug/pprof/)")
 }
 
 // options says what the flags want.
@@ -46,6 +55,15 @@ func (f *observeFlags) options(e env, o *agent.Options) (err error) {
 	}
 	if f.log.Verdicts, err = accesslog.Verdicts(f.verdicts); err != nil {
 		return usageError{fmt.Errorf("--access-log-verdicts: %w", err)}
+	}
+	if f.traces.Percent, err = accesslog.ParsePercent(f.traced); err != nil {
+		return usageError{fmt.Errorf("--trace-sampling: %w", err)}
+	}
+	if f.traces.OTLP != "" && f.traces.Zipkin != "" {
+		return usageError{fmt.Errorf("--otlp-endpoint and --zipkin-address: name one of them")}
+	}
+	if err := f.traces.Validate(); err != nil {
+		return usageError{fmt.Errorf("--otlp-endpoint, --zipkin-address: %w", err)}
 	}
 	if f.size < 0 || f.log.Kept < 0 || f.series < 0 {
 		return usageError{fmt.Errorf("--access-log-size, --access-log-keep and --mesh-metrics-series are 0 or more")}
@@ -57,7 +75,8 @@ func (f *observeFlags) options(e env, o *agent.Options) (err error) {
 	if f.series == 0 {
 		f.series = -1
 	}
-	o.Observe = observe.Options{Access: f.log, Series: f.series, Stdout: e.stdout, Stderr: e.stderr}
+	o.Profile = f.profile
+	o.Observe = observe.Options{Access: f.log, Traces: f.traces, Series: f.series, Stdout: e.stdout, Stderr: e.stderr}
 	return nil
 }
 

@@ -87,7 +87,7 @@ has 15001 or 15053, the daemon uses other ports.
 
 flows, explain, status and unload talk to the daemon by a unix socket in
 --state-dir. Only root may use it; the members of --admin-group may read. With
---admin-address every process that is not captured may read the same by TCP.`,
+--admin-address they may read the same by TCP.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
   sudo egressd run --config policy/ --unit build.service
@@ -118,6 +118,9 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			// node is why they have a flag of their own.
 			o.Config = append(slices.Clone(o.Config), workloads...)
 			o.LogDropped = logs.pipe.Dropped
+			if o.Log, o.Levels, err = f.levels(e); err != nil {
+				return err
+			}
 			if err := observed.options(e, &o); err != nil {
 				return err
 			}
@@ -196,7 +199,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served: as for --status-address")
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")
-	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain and the policy by TCP as well, as in localhost:15000: every process that is not captured may read them")
+	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain, the policy and what Envoy has at its admin port by TCP as well, as in localhost:15000: processes of root and of --admin-group that are not captured may read them")
 	cmd.Flags().BoolVar(&adminRemote, "admin-remote", false, "allow an --admin-address that is not on loopback: everybody who reaches it can read, without authentication")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
