@@ -31,8 +31,8 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		},
 		Unload:  func() { a.unloadOnce.Do(func() { close(a.unload) }) },
 		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{DisableCompression: true}), NotReady: a.ready.Err, Alive: a.check,
-		Server: func() admin.Server {
-			return admin.Server{Version: a.opts.Version, Started: a.started, Ready: a.ready.Err() == nil}
+		Server: func() admin.About {
+			return admin.About{Version: a.opts.Version, Started: a.started, Ready: a.ready.Err() == nil}
 		},
 		Listeners: a.listeners, Levels: a.opts.Levels, Profile: a.opts.Profile,
 	}

@@ -51,8 +51,8 @@ type Agent struct {
 	datapath   *loader.Datapath
 	recorder   *events.Recorder
 	kernel     *events.Kernel
-	observers  *observe.Observers // nil: none
-	addresses  ipguard.Addresses  // of the node
+	observers  *observe.Audience // nil: none
+	addresses  ipguard.Addresses // of the node
 	names      *learned.Names
 	dns        *dnsproxy.Server
 	nodeDNS    *resolve.Follower

@@ -28,8 +28,8 @@ const (
 	PathProfile    = "/debug/pprof/"
 )
 
-// Server is what a daemon says of itself.
-type Server struct {
+// About is what a daemon says of itself.
+type About struct {
 	Version string
 	Started time.Time
 	Ready   bool

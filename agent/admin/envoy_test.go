@@ -36,7 +36,7 @@ func familiarView(t *testing.T) View {
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, "# HELP a b\n# TYPE a gauge\na{b=\"c d\"} 7\ninf +Inf\n")
 		}),
-		Server:    func() Server { return Server{Version: "v9", Started: time.Now().Add(-time.Hour), Ready: true} },
+		Server:    func() About { return About{Version: "v9", Started: time.Now().Add(-time.Hour), Ready: true} },
 		Listeners: func() []ListenerAt { return []ListenerAt{{"proxy", "127.0.0.1:15001"}, {"proxy", "[::1]:15001"}} },
 		Levels:    loglevel.New(slog.LevelInfo, "dns"),
 	}

@@ -56,7 +56,7 @@ type View struct {
 	// Server, Listeners and Levels are for who knows Envoy's admin interface; Certs are
 	// the certificates in use, without keys, nil: there are none. Profile shows
 	// profiles of the process.
-	Server    func() Server
+	Server    func() About
 	Listeners func() []ListenerAt
 	Levels    Levels
 	Certs     func() any

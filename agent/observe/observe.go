@@ -42,7 +42,7 @@ type LogOptions struct {
 	Verdicts []string
 }
 
-// Options configure Observers.
+// Options configure an Audience.
 type Options struct {
 	Access         LogOptions
 	Stdout, Stderr io.Writer
@@ -59,8 +59,8 @@ type Options struct {
 // closeWait is how long an end waits for who takes the access log.
 const closeWait = time.Second
 
-// Observers are who is told. Use New; nil are none.
-type Observers struct {
+// Audience is who is told. Use New; nil is nobody.
+type Audience struct {
 	o       Options
 	access  *accesslog.AccessLog
 	metrics *meshmetrics.Metrics // nil: none
@@ -88,9 +88,9 @@ func (o *LogOptions) Check() error {
 	return err
 }
 
-// New makes Observers. The error is that of the file of the access log.
-func New(o Options) (*Observers, error) {
-	w := &Observers{o: o, access: accesslog.New(o.Rand)}
+// New makes an Audience. The error is that of the file of the access log.
+func New(o Options) (*Audience, error) {
+	w := &Audience{o: o, access: accesslog.New(o.Rand)}
 	if o.Series >= 0 {
 		w.metrics = meshmetrics.New(meshmetrics.Options{Series: o.Series, Identity: w.identity})
 	}
@@ -107,7 +107,7 @@ func New(o Options) (*Observers, error) {
 }
 
 // Observer is who is told; nil: nobody is.
-func (w *Observers) Observer() flow.Observer {
+func (w *Audience) Observer() flow.Observer {
 	switch {
 	case w == nil:
 		return nil
@@ -118,7 +118,7 @@ func (w *Observers) Observer() flow.Observer {
 }
 
 // Collectors are the metrics of all that.
-func (w *Observers) Collectors() []prometheus.Collector {
+func (w *Audience) Collectors() []prometheus.Collector {
 	if w == nil {
 		return nil
 	}
@@ -137,7 +137,7 @@ func (w *Observers) Collectors() []prometheus.Collector {
 
 // Follow has the access log be as the MeshConfig of a snapshot wants it, as far as the
 // command line leaves that to it. A format with an error changes nothing.
-func (w *Observers) Follow(s *policy.Snapshot) {
+func (w *Audience) Follow(s *policy.Snapshot) {
 	if w == nil {
 		return
 	}
@@ -158,7 +158,7 @@ func (w *Observers) Follow(s *policy.Snapshot) {
 }
 
 // config is what the log does; nil: nothing.
-func (w *Observers) config(mesh policy.MeshTelemetry) (*accesslog.Config, error) {
+func (w *Audience) config(mesh policy.MeshTelemetry) (*accesslog.Config, error) {
 	a := w.o.Access
 	if a.To == "" {
 		a.To = mesh.AccessLogFile
@@ -183,7 +183,7 @@ func (w *Observers) config(mesh policy.MeshTelemetry) (*accesslog.Config, error)
 }
 
 // Reopen opens the file of the access log anew.
-func (w *Observers) Reopen() {
+func (w *Audience) Reopen() {
 	if w == nil || w.file == nil {
 		return
 	}
@@ -193,7 +193,7 @@ func (w *Observers) Reopen() {
 }
 
 // Close writes what waits, and ends the log.
-func (w *Observers) Close() {
+func (w *Audience) Close() {
 	if w == nil {
 		return
 	}
@@ -205,7 +205,7 @@ func (w *Observers) Close() {
 }
 
 // identity is that of a workload that the policy describes.
-func (w *Observers) identity(name string) (policy.Identity, bool) {
+func (w *Audience) identity(name string) (policy.Identity, bool) {
 	s := w.o.Snapshot()
 	if s == nil {
 		return policy.Identity{}, false

@@ -45,7 +45,7 @@ func (t *traces) close() {
 }
 
 // Tracer begins the spans of requests; nil: there is none.
-func (w *Observers) Tracer() forward.Tracer {
+func (w *Audience) Tracer() forward.Tracer {
 	if w == nil {
 		return nil
 	}
@@ -53,7 +53,7 @@ func (w *Observers) Tracer() forward.Tracer {
 }
 
 // trace has spans go where the command line says, or else the MeshConfig.
-func (w *Observers) trace(mesh policy.MeshTelemetry) {
+func (w *Audience) trace(mesh policy.MeshTelemetry) {
 	o := w.o.Traces
 	o.Log = w.o.Log
 	if o.OTLP == "" && o.Zipkin == "" {
