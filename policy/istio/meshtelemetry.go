@@ -57,6 +57,6 @@ func (m *meshSource) tracing(out *policy.MeshTelemetry, t *meshapi.Tracing) {
 		out.TraceSampling = defaultTraceSampling
 	}
 	if out.TraceSampling < 0 || out.TraceSampling > 100 {
-		m.Errorf(config.At("tracing").At("sampling"), "percentage %v is not in range 0..100", out.TraceSampling)
+		m.Errorf(config.At("tracing").At("sampling"), "tracing.sampling: %v is not in percent, 0 to 100", out.TraceSampling)
 	}
 }
