@@ -23,6 +23,7 @@ type configuration struct {
 	mu     sync.Mutex // for all but the channel
 	paths  []string
 	files  source.Cache
+	allow  source.AllowCache
 	reader *istio.Reader
 	// allowEmpty lets files without an object be the policy of no objects.
 	allowEmpty bool
@@ -38,6 +39,7 @@ type configuration struct {
 func newConfiguration(o Options) *configuration {
 	return &configuration{
 		paths: o.Config,
+		allow: source.AllowCache{Allow: o.Allow},
 		reader: istio.NewReader(istio.Options{
 			GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints, Cluster: o.Cluster, FindCluster: o.FindCluster,
 		}),
@@ -67,12 +69,17 @@ func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {
 	return l, err
 }
 
-// read reads the files again that changed. No paths are an empty policy.
+// read reads the files again that changed. None are an empty policy.
 func (c *configuration) read() ([]istio.File, error) {
-	if len(c.paths) == 0 {
-		return nil, nil
+	short, err := c.allow.Files()
+	if err != nil || len(c.paths) == 0 {
+		return short, err
 	}
-	return c.files.Files(c.paths)
+	files, err := c.files.Files(c.paths)
+	if err != nil {
+		return nil, err
+	}
+	return append(short, files...), nil
 }
 
 // compile is load for files that have been read.
@@ -83,7 +90,7 @@ func (c *configuration) compile(files []istio.File, was *policy.Snapshot) (Loade
 	start := time.Now()
 	config, findings := c.reader.Load(files)
 	l := Loaded{Findings: findings, Files: files, Took: load.Took{Decode: time.Since(start)}}
-	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty(onDisk)
+	l.Empty = config != nil && len(c.paths)+len(c.allow.Allow.Paths) > 0 && c.reader.Empty(onDisk)
 	err := l.Compile(config, was)
 	return l, err
 }

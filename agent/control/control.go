@@ -25,6 +25,8 @@ import (
 type Options struct {
 	// Config are the files and directories of the policy; none are an empty one.
 	Config []string
+	// Allow is the part of it in the short form.
+	Allow source.Allow
 	// GatewaySelector are the labels that the ingress side carries.
 	GatewaySelector map[string]string
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.

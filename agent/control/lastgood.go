@@ -111,10 +111,19 @@ func readLastGood(path string, o Options) (*lastGood, error) {
 	if g.Sum != want {
 		return nil, fmt.Errorf("%s: damaged: its checksum does not fit", path)
 	}
-	if g.Objects != (o.Objects != nil) || !slices.Equal(g.Config, absolute(o.Config)) || !maps.Equal(g.GatewaySelector, o.GatewaySelector) {
+	if g.Objects != (o.Objects != nil) || !slices.Equal(g.Config, o.named()) || !maps.Equal(g.GatewaySelector, o.GatewaySelector) {
 		return nil, nil
 	}
 	return &g, nil
+}
+
+// named says what the options name, to compare it between runs.
+func (o Options) named() []string {
+	out := absolute(o.Config)
+	for _, item := range o.Allow.Items {
+		out = append(out, source.AllowFlag+" "+item)
+	}
+	return append(out, absolute(o.Allow.Paths)...)
 }
 
 // absolute makes paths comparable between runs from different directories.
@@ -210,7 +219,7 @@ func (c *Control) SaveLastGood() (size int) {
 	}
 	g := lastGood{
 		Format: lastGoodFormat, Saved: time.Now().UTC().Truncate(time.Second),
-		Config: absolute(c.o.Config), GatewaySelector: c.o.GatewaySelector, Files: withoutSecrets(l.Files), Objects: c.o.Objects != nil,
+		Config: c.o.named(), GatewaySelector: c.o.GatewaySelector, Files: withoutSecrets(l.Files), Objects: c.o.Objects != nil,
 	}
 	err := g.write(c.o.LastGood)
 	c.Unsaved.Note(c.o.Log, SavedPolicy, err, time.Now())

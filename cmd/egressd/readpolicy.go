@@ -16,11 +16,23 @@ import (
 // stdinName is how findings call standard input.
 const stdinName = "<stdin>"
 
-// readPolicy is load.Paths where a path of "-" is standard input.
-func readPolicy(e env, paths []string, o istio.Options) (load.Result, error) {
+// readPolicy is load.Paths where a path of "-" is standard input, with what is allowed
+// in the short form.
+func readPolicy(e env, paths []string, short allowFlags, o istio.Options) (load.Result, error) {
+	files, err := short.read()
+	if err != nil {
+		return load.Result{}, err
+	}
 	i := slices.Index(paths, "-")
 	if i < 0 {
-		return load.PathsWith(paths, o)
+		if len(paths) > 0 {
+			read, err := source.Files(paths)
+			if err != nil {
+				return load.Result{}, err
+			}
+			files = append(files, read...)
+		}
+		return load.With(files, o)
 	}
 	if slices.Contains(paths[i+1:], "-") {
 		return load.Result{}, usageError{errors.New("standard input can be read once only")}
@@ -32,11 +44,12 @@ func readPolicy(e env, paths []string, o istio.Options) (load.Result, error) {
 	case len(data) > source.MaxFileSize:
 		return load.Result{}, fmt.Errorf("standard input is larger than %d bytes", source.MaxFileSize)
 	}
-	var files []istio.File
 	if others := slices.Concat(paths[:i], paths[i+1:]); len(others) > 0 {
-		if files, err = source.Files(others); err != nil {
+		read, err := source.Files(others)
+		if err != nil {
 			return load.Result{}, err
 		}
+		files = append(files, read...)
 	}
 	return load.With(append(files, istio.File{Name: stdinName, Data: data}), o)
 }

@@ -37,6 +37,8 @@ var floors = map[string][]string{
 	"./policy/internal/authz":               {"./policy/config", "./policy/internal/match", "./internal/ipguard"},
 	"./policy/istio":                        {"./policy", "./policy/internal/match", "./policy/istio/internal/analyze", "./policy/istio/internal/code", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":                    nil, // tests alone
+	"./policy/scheme":                       {"./policy"},
+	"./policy/allowlist":                    {"./policy", "./policy/scheme", "./internal/hostname"},
 	"./internal/cow":                        nil,
 	"./internal/field":                      nil,
 	"./internal/hostname":                   {"./internal/cow"},
@@ -98,14 +100,14 @@ var floors = map[string][]string{
 	"./dnsproxy":           join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":             core,
 	"./ingress":            core,
-	"./policy/source":      join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
+	"./policy/source":      join([]string{"./policy/allowlist", "./policy/istio", "istio.io/", "k8s.io/"}, core),
 	"./policy/source/kube": {"./internal/podcgroup", "./policy", "./policy/istio", "./policy/source", "k8s.io/"},
 	// What people of a cluster see.
 	"./policy/source/kubestatus":                   {"./internal/flow", "./internal/quote", "./policy", "./policy/istio", "./policy/source/kubestatus/internal/gwstatus", "github.com/go-logr/logr", "golang.org/x/time/rate", "k8s.io/", "sigs.k8s.io/gateway-api/"},
 	"./policy/source/kubestatus/internal/gwstatus": {"./internal/hostname", "./policy/istio", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
-	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
+	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/istio", "./policy/scheme"},
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.
