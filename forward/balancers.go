@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/balance"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -27,7 +28,7 @@ const (
 // own, as each has a proxy of its own in a mesh: what one does to a service takes
 // no endpoint away from another.
 type balancers struct {
-	limits   *Limits
+	limits   *limits.Limits
 	log      *slog.Logger
 	rand     func() uint64
 	now      func() time.Time
@@ -45,7 +46,7 @@ type balancers struct {
 // balancedKey names a service as a workload sees it, whatever the generation of
 // the policy.
 type balancedKey struct {
-	holder holder
+	holder limits.Owner
 	host   string
 	port   uint16
 	subset string
@@ -56,7 +57,7 @@ type balancedKey struct {
 // balanced is what is known of one service.
 type balanced struct {
 	*balance.Balancer
-	held *lease
+	held *limits.Lease
 	used atomic.Int64 // when it was last asked for, in nanoseconds since 1970
 
 	mu   sync.Mutex
@@ -66,7 +67,7 @@ type balanced struct {
 	index []int
 }
 
-func keyOfService(h holder, u *policy.Upstream) balancedKey {
+func keyOfService(h limits.Owner, u *policy.Upstream) balancedKey {
 	k := balancedKey{holder: h, host: u.Host, port: u.Port, subset: u.Subset}
 	if u.Match != nil {
 		k.host = string(u.Match.Pattern) // a wildcard's names are one service
@@ -82,15 +83,15 @@ func keyOfService(h holder, u *policy.Upstream) balancedKey {
 
 // of returns what is known of u, and knows it from now on. The error is that the
 // workload has no room for it.
-func (b *balancers) of(h holder, u *policy.Upstream) (*balanced, error) {
+func (b *balancers) of(h limits.Owner, u *policy.Upstream) (*balanced, error) {
 	k, now := keyOfService(h, u), b.now()
 	b.mu.Lock()
 	s := b.list[k]
 	if s == nil {
 		b.forget(now)
-		s = &balanced{held: &lease{limits: b.limits, holder: h}}
+		s = &balanced{held: limits.NewLease(b.limits, h)}
 		s.Balancer = balance.New(balance.Options{Now: b.now, Rand: b.rand, Ejected: func(e balance.Ejection) { b.ejected(k, e) }})
-		if err := s.held.take(0, balancedMemory); err != nil {
+		if err := s.held.Take(0, balancedMemory); err != nil {
 			b.mu.Unlock()
 			return nil, err
 		}
@@ -134,7 +135,7 @@ func (b *balancers) update(s *balanced, u *policy.Upstream) error {
 	p := balancePolicy(u)
 	list, index := b.endpoints(u)
 	memory := balancedMemory + endpointMemory*int64(len(list)) + p.TableBytes(len(list))
-	if err := s.held.become(memory); err != nil {
+	if err := s.held.Become(memory); err != nil {
 		return err
 	}
 	s.from, s.index = u, index
@@ -151,7 +152,7 @@ func (b *balancers) forget(now time.Time) {
 	b.swept = now
 	for k, s := range b.list {
 		if now.Sub(time.Unix(0, s.used.Load())) >= forgetAfter && s.Active() == 0 {
-			s.held.end()
+			s.held.End()
 			delete(b.list, k)
 		}
 	}
@@ -169,7 +170,7 @@ func (b *balancers) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for k, s := range b.list {
-		s.held.end()
+		s.held.End()
 		delete(b.list, k)
 	}
 }
@@ -183,7 +184,7 @@ func (b *balancers) ejected(k balancedKey, e balance.Ejection) {
 		return
 	}
 	b.log.Warn("an endpoint fails and gets no requests for a while (outlierDetection)", "host", k.host, "port", k.port,
-		"endpoint", e.Key, "cause", e.Cause.String(), "duration", e.For, "layer", k.holder.layer, "workload", k.holder.workload)
+		"endpoint", e.Key, "cause", e.Cause.String(), "duration", e.For, "layer", k.holder.Layer, "workload", k.holder.Workload)
 }
 
 // counts are the ejections so far by cause.
@@ -193,18 +194,6 @@ func (b *balancers) counts() map[string]uint64 {
 		out[c.String()] = b.ejections[c].Load()
 	}
 	return out
-}
-
-// become has the lease hold so much memory and nothing else.
-func (l *lease) become(memory int64) error {
-	l.mu.Lock()
-	held := l.held.memory
-	l.mu.Unlock()
-	if memory > held {
-		return l.take(0, memory-held)
-	}
-	l.give(0, held-memory)
-	return nil
 }
 
 // endpoints are those of u that may be used, and their places in it.

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -483,7 +484,7 @@ func TestBalancersAreForgotten(t *testing.T) {
 // TestNoRoomForBalancers: a workload that has its share of the memory is refused,
 // rather than balanced without a limit.
 func TestNoRoomForBalancers(t *testing.T) {
-	r := newRig(t, HTTP, chance, func(o *Options) { o.Limits = &Limits{Memory: NewBudget(1 << 20)} })
+	r := newRig(t, HTTP, chance, func(o *Options) { o.Limits = &limits.Limits{Memory: limits.NewBudget(1 << 20)} })
 	r.servers(hashed(policy.ConsistentHash{Header: "x", RingSize: 8 << 20}), says)
 	resp, body := get(t, r.client(false), "http://a.example/")
 	if resp.StatusCode != 503 || !strings.Contains(body, string(policy.ReasonOverload)) && !strings.Contains(body, string(policy.ReasonQuota)) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -35,7 +36,7 @@ type conn struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	opened time.Time
-	held   *lease
+	held   *limits.Lease
 	ups    *upstreams
 	// multiplexed: HTTP/2, set before the first request.
 	multiplexed bool
@@ -86,6 +87,13 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 	defer stop()
 	c.counters.accepted.Add(1)
 	t.serve()
+}
+
+// lease returns a lease of the connection's workload that has nothing yet.
+func (t *conn) lease() *limits.Lease { return limits.NewLease(t.core.o.Limits, t.holder()) }
+
+func (t *conn) holder() limits.Owner {
+	return limits.Owner{Layer: t.info.Layer, Workload: t.info.WorkloadID}
 }
 
 // serve asks for the opening and treats the connection accordingly.

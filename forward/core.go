@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -51,7 +52,7 @@ type Options struct {
 	Timeouts
 	// Limits bound what connections and requests take. Some of its own: 131072
 	// descriptors, 4 GiB.
-	Limits *Limits
+	Limits *limits.Limits
 	// Share: upstream connections may serve several downstream connections, one
 	// after the other. It is for the listeners of Gateways, whose visitors the
 	// origin does not know apart by their connections.
@@ -87,7 +88,7 @@ func (o *Options) setDefaults() {
 		}
 	}
 	if o.Limits == nil {
-		o.Limits = &Limits{Descriptors: NewBudget(128 << 10), Memory: NewBudget(4 << 30)}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(128 << 10), Memory: limits.NewBudget(4 << 30)}
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Uint64
@@ -151,10 +152,10 @@ type Stats struct {
 	// Ejections are those of outlier detection, ever, by Envoy's name of the cause.
 	Ejections map[string]uint64 `json:"ejections,omitempty"`
 	// What is taken of the limits, by all cores that share them.
-	Connections Use `json:"connections"`
-	Ports       Use `json:"ports"`
-	Descriptors Use `json:"descriptors"`
-	Memory      Use `json:"memory"` // bytes, at the most
+	Connections limits.Use `json:"connections"`
+	Ports       limits.Use `json:"ports"`
+	Descriptors limits.Use `json:"descriptors"`
+	Memory      limits.Use `json:"memory"` // bytes, at the most
 }
 
 // New returns a Core that is ready to serve. Shutdown ends it.
@@ -206,15 +207,20 @@ func (c *Core) Stats() Stats {
 		Recycled:  c.recycler.closed.Load(),
 		Ejections: c.balancers.counts(),
 
-		Connections: c.o.Limits.Connections.use(),
-		Ports:       c.o.Limits.Ports.use(),
-		Descriptors: c.o.Limits.Descriptors.use(),
-		Memory:      c.o.Limits.Memory.use(),
+		Connections: c.o.Limits.Connections.Use(),
+		Ports:       c.o.Limits.Ports.Use(),
+		Descriptors: c.o.Limits.Descriptors.Use(),
+		Memory:      c.o.Limits.Memory.Use(),
 	}
 }
 
+// ShareOf is the share of a workload, by its number.
+func (c *Core) ShareOf(layer flow.Layer, workload uint32) limits.Share {
+	return c.o.Limits.ShareOf(limits.Owner{Layer: layer, Workload: workload})
+}
+
 // errDraining: the core takes no more connections.
-var errDraining = &limitError{policy.ReasonOverload, "egressd is shutting down", nil}
+var errDraining = &limits.ExceededError{Reason: policy.ReasonOverload, Text: "egressd is shutting down"}
 
 // register makes t known to Recheck and Shutdown. It fails when there are too
 // many connections or the core is shutting down.
@@ -225,7 +231,7 @@ func (c *Core) register(t *conn) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining {
-		t.held.end()
+		t.held.End()
 		return errDraining
 	}
 	c.conns[t] = struct{}{}
@@ -237,7 +243,7 @@ func (c *Core) unregister(t *conn) {
 	c.mu.Lock()
 	delete(c.conns, t)
 	c.mu.Unlock()
-	t.held.end()
+	t.held.End()
 	c.serving.Done()
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/egressd/egressd/forward/balance"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -31,12 +32,12 @@ type drawn struct {
 // overflow is why a request or connection is refused that a limit of a
 // DestinationRule's connectionPool has no room for (Envoy's circuit breakers, UO).
 func overflow(r balance.Resource) error {
-	return &limitError{policy.ReasonOverflow, "the limit of the DestinationRule's connectionPool on " + r.String() + " is reached", nil}
+	return &limits.ExceededError{Reason: policy.ReasonOverflow, Text: "the limit of the DestinationRule's connectionPool on " + r.String() + " is reached"}
 }
 
 // errUnhealthy: outlier detection has left no endpoint (Envoy's UH).
 func errUnhealthy(err error) error {
-	return &limitError{policy.ReasonUnhealthy, err.Error(), nil}
+	return &limits.ExceededError{Reason: policy.ReasonUnhealthy, Text: err.Error()}
 }
 
 // draw chooses the endpoint for a request or connection: where a DestinationRule

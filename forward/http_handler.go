@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -49,7 +50,7 @@ type exchange struct {
 	answered bool     // a final status was written
 	lingers  bool     // the connection ends with it, whatever is still to be read
 	releases []func() // of the attempts' contexts
-	held     *lease
+	held     *limits.Lease
 
 	stall stall
 	up    attempted
@@ -159,7 +160,7 @@ func (x *exchange) takeMemory() error {
 		return nil
 	}
 	x.held = x.conn.lease()
-	return x.held.take(0, streamMemory)
+	return x.held.Take(0, streamMemory)
 }
 
 // keep says whether n more bytes of the body may be kept for another attempt.
@@ -167,11 +168,11 @@ func (x *exchange) keep(n int) bool {
 	if x.held == nil {
 		x.held = x.conn.lease()
 	}
-	return x.held.take(0, int64(n)) == nil
+	return x.held.Take(0, int64(n)) == nil
 }
 
 // forget gives back what keep has taken.
-func (x *exchange) forget(n int) { x.held.give(0, int64(n)) }
+func (x *exchange) forget(n int) { x.held.Give(0, int64(n)) }
 
 // limited answers when a limit is reached.
 func (x *exchange) limited(err error) {
@@ -261,7 +262,7 @@ func (x *exchange) fail(err error) {
 	case dial.Refused(err):
 		x.detail = err.Error()
 		x.deny(dialReason(err), x.req.Host)
-	case isLimit(err):
+	case limits.IsExceeded(err):
 		x.limited(err)
 	case isDialError(err):
 		x.reason = dialReason(err)
@@ -348,7 +349,7 @@ func (x *exchange) end() {
 		release()
 	}
 	if x.held != nil {
-		x.held.end()
+		x.held.End()
 	}
 	e := x.conn.event(flow.Request, x.decision.Decision, "http", x.req.Host)
 	if x.reason != "" && e.Reason != x.reason {

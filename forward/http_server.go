@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
@@ -25,6 +26,12 @@ const (
 	// connection, and net/http would take them of 1 MiB, beyond streamWindow.
 	maxFrame   = 16 << 10
 	downWindow = 512 << 10
+)
+
+// Costs in bytes.
+const (
+	httpMemory   = 32 << 10 // beside a connection, for HTTP/1: readers, writers, a copy buffer
+	streamMemory = 32 << 10 // a request of HTTP/2
 )
 
 // handoff is the net.Listener through which peeked connections reach the one
@@ -115,7 +122,7 @@ func (t *conn) http(op Admission, p *peeked) {
 	if t.multiplexed {
 		memory += downWindow
 	}
-	if err := t.take(cost{memory: memory}); err != nil {
+	if err := t.take(limits.Cost{Memory: memory}); err != nil {
 		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
@@ -182,7 +183,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		t.refuse(d, proto, name, "")
 		return
 	}
-	if err := t.take(cost{descriptors: spliceDescriptors, memory: spliceMemory}); err != nil {
+	if err := t.take(limits.Cost{Descriptors: limits.SpliceDescriptors, Memory: limits.SpliceMemory}); err != nil {
 		t.refuse(denied(dialReason(err), d.Rule), proto, name, err.Error())
 		return
 	}
@@ -223,10 +224,10 @@ func (t *conn) dial(u *policy.Upstream) (up net.Conn, d drawn, err error) {
 
 // dialReason names the reason of a Dialer's error, or of a limit's.
 func dialReason(err error) policy.Reason {
-	var limit *limitError
+	var limit *limits.ExceededError
 	switch {
 	case errors.As(err, &limit):
-		return limit.reason
+		return limit.Reason
 	case errors.Is(err, dial.ErrAddress):
 		return policy.ReasonAddress
 	case errors.Is(err, dial.ErrResolve):

@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"github.com/egressd/egressd/forward/balance"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
 )
@@ -72,4 +73,4 @@ func (t *conn) dialOne(u *policy.Upstream, d *drawn) (up net.Conn, late bool, er
 }
 
 // unreachable says of an error of dialOne that the endpoint was dialled in vain.
-func unreachable(err error) bool { return !dial.Refused(err) && !isLimit(err) }
+func unreachable(err error) bool { return !dial.Refused(err) && !limits.IsExceeded(err) }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/peek/peektest"
@@ -466,7 +467,7 @@ func TestIdentifyFails(t *testing.T) {
 
 func TestMaxConns(t *testing.T) {
 	r := newRig(t, Opaque, func(o *Options) {
-		o.Limits = &Limits{Descriptors: NewBudget(2 + 2*spliceDescriptors), Memory: NewBudget(1 << 30)}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(2 + 2*limits.SpliceDescriptors), Memory: limits.NewBudget(1 << 30)}
 	})
 	conns := r.accepts("opaque.example")
 	r.dial()

@@ -15,59 +15,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 
-func TestBudget(t *testing.T) {
-	b := NewBudget(12)
-	a, c, d := holder{workload: 1}, holder{workload: 2}, holder{layer: flow.Ingress, workload: 1}
-	count := func(h holder) (n int64, why policy.Reason) {
-		for why = b.take(h, 1); why == ""; why = b.take(h, 1) {
-			n++
-		}
-		return n, why
-	}
-	if n, why := count(a); n != 6 || why != policy.ReasonQuota {
-		t.Errorf("one alone: %d, %s; want half", n, why)
-	}
-	if n, why := count(c); n != 3 || why != policy.ReasonQuota {
-		t.Errorf("the next: %d, %s; want half of the rest", n, why)
-	}
-	if n, why := count(d); n != 1 || why != policy.ReasonQuota {
-		t.Errorf("one more: %d, %s", n, why)
-	}
-	if why := b.take(holder{workload: 9}, 3); why != policy.ReasonOverload {
-		t.Errorf("more than there is: %q", why)
-	}
-	b.give(a, 6)
-	b.give(c, 3)
-	b.give(d, 1)
-	if u := b.use(); u.Used != 0 || len(b.held) != 0 {
-		t.Errorf("%+v, %v", u, b.held)
-	}
-	l := &lease{limits: &Limits{Descriptors: NewBudget(100), Memory: NewBudget(100)}}
-	if err := l.take(1, 51); err == nil || l.limits.Descriptors.use().Used != 0 {
-		t.Errorf("half a lease: %v, %+v", err, l.limits.Descriptors.use())
-	}
-	if err := l.take(2, 20); err != nil {
-		t.Error(err)
-	}
-	l.give(1, 10)
-	l.end()
-	l.end()
-	l.give(1, 10)
-	if err := l.take(1, 1); err == nil {
-		t.Error("taken after the end")
-	}
-	if d, m := l.limits.Descriptors.use(), l.limits.Memory.use(); d.Used != 0 || m.Used != 0 {
-		t.Errorf("left: %+v, %+v", d, m)
-	}
-}
-
 // few is an Options with few descriptors.
 func few(n int64) rigOption {
-	return func(o *Options) { o.Limits = &Limits{Descriptors: NewBudget(n), Memory: NewBudget(1 << 30)} }
+	return func(o *Options) {
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(n), Memory: limits.NewBudget(1 << 30)}
+	}
 }
 
 // second is where the second workload is; all else is the first.
@@ -184,7 +141,7 @@ func TestUpstreamsOfHTTP2AreCounted(t *testing.T) {
 // all requests; beyond it they are forwarded, but not again.
 func TestReplayMemory(t *testing.T) {
 	r := newRig(t, HTTP, func(o *Options) {
-		o.Limits = &Limits{Descriptors: NewBudget(1 << 20), Memory: NewBudget(2 * (connMemory + httpMemory + downWindow + 8*streamMemory + 2*maxReplay))}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(2 * (limits.ConnMemory + httpMemory + downWindow + 8*streamMemory + 2*maxReplay))}
 	})
 	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, On: []string{"5xx"}}}, "a.example"))
 	var seen atomic.Int32
@@ -207,11 +164,11 @@ func TestReplayMemory(t *testing.T) {
 		t.Errorf("%d attempts with room, want 2", n)
 	}
 	// Somebody else has the rest.
-	h := holder{flow.Egress, 0}
-	for r.core.o.Limits.Memory.take(h, 4096) == "" {
+	h := limits.Owner{Layer: flow.Egress, Workload: 0}
+	for r.core.o.Limits.Memory.Take(h, 4096) == "" {
 	}
 	seen.Store(0)
-	r.core.o.Limits.Memory.give(h, streamMemory)
+	r.core.o.Limits.Memory.Give(h, streamMemory)
 	post()
 	if n := seen.Load(); n != 1 {
 		t.Errorf("%d attempts without room, want 1", n)
@@ -289,7 +246,7 @@ func TestUpstreamEndsWithDownstream(t *testing.T) {
 	_, _ = io.Copy(io.Discard, up) // an end or a reset: it is over
 	up.Close()                     // what a server does that has nothing to say
 	e := r.sink.wait(t, flow.Close, 1)
-	if u := r.core.o.Limits.Descriptors.use(); u.Used > 1 {
+	if u := r.core.o.Limits.Descriptors.Use(); u.Used > 1 {
 		t.Errorf("%d descriptors are still taken after %+v", u.Used, e)
 	}
 }

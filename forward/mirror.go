@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
@@ -42,7 +43,7 @@ const (
 // mirrors are the copies that are under way in a Core.
 type mirrors struct {
 	core                  *Core
-	copies, memory, conns *Budget
+	copies, memory, conns *limits.Budget
 
 	mu     sync.Mutex
 	open   map[*requestCopy]struct{}
@@ -52,7 +53,7 @@ type mirrors struct {
 
 func newMirrors(c *Core) *mirrors {
 	return &mirrors{
-		core: c, copies: NewBudget(maxCopies), memory: NewBudget(maxCopyMemory), conns: NewBudget(maxMirrorConns),
+		core: c, copies: limits.NewBudget(maxCopies), memory: limits.NewBudget(maxCopyMemory), conns: limits.NewBudget(maxMirrorConns),
 		open: map[*requestCopy]struct{}{},
 	}
 }
@@ -211,7 +212,7 @@ func (m *mirrors) send(c *requestCopy) {
 		c.record(0, 0, "too many copies are under way")
 		return
 	}
-	give := func() { m.copies.give(h, 1); m.memory.give(h, int64(len(c.body))) }
+	give := func() { m.copies.Give(h, 1); m.memory.Give(h, int64(len(c.body))) }
 	if c.timeout <= 0 {
 		c.timeout = copyTimeout
 	}
@@ -241,13 +242,13 @@ func (m *mirrors) send(c *requestCopy) {
 	})
 }
 
-func (m *mirrors) take(h holder, body int64) policy.Reason {
-	if reason := m.copies.take(h, 1); reason != "" {
+func (m *mirrors) take(h limits.Owner, body int64) policy.Reason {
+	if reason := m.copies.Take(h, 1); reason != "" {
 		return reason
 	}
-	reason := m.memory.take(h, body)
+	reason := m.memory.Take(h, body)
 	if reason != "" {
-		m.copies.give(h, 1)
+		m.copies.Give(h, 1)
 	}
 	return reason
 }
@@ -404,15 +405,15 @@ func (c *mirrorClient) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 	}
 	core, h := c.conn.core, c.conn.holder()
 	own := core.mirrors.conns
-	if reason := own.take(h, 1); reason != "" {
-		return nil, &limitError{reason, "too many connections to mirrors are open", own}
+	if reason := own.Take(h, 1); reason != "" {
+		return nil, &limits.ExceededError{Reason: reason, Text: "too many connections to mirrors are open", Budget: own}
 	}
-	one := cost{descriptors: 1}
-	if err := core.o.Limits.take(h, one); err != nil {
-		own.give(h, 1)
+	one := limits.Cost{Descriptors: 1}
+	if err := core.o.Limits.Take(h, one); err != nil {
+		own.Give(h, 1)
 		return nil, err
 	}
-	give := func() { own.give(h, 1); core.o.Limits.give(h, one) }
+	give := func() { own.Give(h, 1); core.o.Limits.Give(h, one) }
 	ctx, cancel := context.WithTimeout(ctx, core.connectTimeout(u))
 	defer cancel()
 	nc, err := core.o.Dialer.Dial(ctx, &c.conn.info, u)
@@ -476,7 +477,7 @@ func (c *requestCopy) failed(err error) {
 		c.decision = denied(policy.ReasonPolicyChanged, c.decision.Rule)
 	case errors.Is(cause, context.DeadlineExceeded):
 		c.decision.Reason = policy.ReasonTimeout
-	case isDialError(err) || isLimit(err):
+	case isDialError(err) || limits.IsExceeded(err):
 		if c.decision.Reason = dialReason(err); dial.Refused(err) {
 			c.decision.Verdict = policy.Deny
 		}

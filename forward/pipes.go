@@ -149,12 +149,12 @@ func drain(out syscall.RawConn, q *pipePair, n int) (sent int, err error) {
 }
 
 func (t *conn) acquire() *pipePair {
-	if t.held.take(pipeDescriptors, pipeMemory) != nil {
+	if t.held.Take(pipeDescriptors, pipeMemory) != nil {
 		return nil
 	}
 	q, err := t.core.pipes.get()
 	if err != nil {
-		t.held.give(pipeDescriptors, pipeMemory)
+		t.held.Give(pipeDescriptors, pipeMemory)
 		return nil
 	}
 	return q
@@ -167,7 +167,7 @@ func (t *conn) release(q *pipePair, empty bool) {
 	} else {
 		q.close()
 	}
-	t.held.give(pipeDescriptors, pipeMemory)
+	t.held.Give(pipeDescriptors, pipeMemory)
 }
 
 // spliceOnce is splice(2) that does not wait; 0 without an error is the end.

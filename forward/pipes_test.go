@@ -26,7 +26,7 @@ func TestIdleHasNoPipe(t *testing.T) {
 		readN(t, nc, 1)
 	}
 	budget := r.core.o.Limits.Descriptors
-	eventually(t, func() bool { return budget.use().Used == 2*n })
+	eventually(t, func() bool { return budget.Use().Used == 2*n })
 	if open := pipes() - pipesAtStart; open == 0 || open > 2*idlePipes {
 		t.Errorf("%d pipe descriptors are kept", open)
 	}

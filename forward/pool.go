@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -14,7 +15,7 @@ import (
 // poolKey says for whom a connection may be used: one workload, under the policy
 // and for the address that it was made for.
 type poolKey struct {
-	holder holder
+	holder limits.Owner
 	policy policy.PolicyID
 	// dialled is the workload's own choice among the addresses of a name;
 	// clients of a Gateway have none.
@@ -24,7 +25,7 @@ type poolKey struct {
 
 func (p *upstreams) poolKey(key upstreamKey) poolKey {
 	info := &p.conn.info
-	out := poolKey{holder: holder{info.Layer, info.WorkloadID}, policy: info.Policy, upstreamKey: key}
+	out := poolKey{holder: limits.Owner{Layer: info.Layer, Workload: info.WorkloadID}, policy: info.Policy, upstreamKey: key}
 	if info.Layer == flow.Egress {
 		out.dialled = info.Dst.Addr()
 	}
@@ -34,7 +35,7 @@ func (p *upstreams) poolKey(key upstreamKey) poolKey {
 // pool has the upstream connections that several downstream connections may use,
 // one after the other, while none does. Nobody has authenticated on them.
 type pool struct {
-	limits  *Limits
+	limits  *limits.Limits
 	watcher *watcher
 
 	mu     sync.Mutex
@@ -42,7 +43,7 @@ type pool struct {
 	closed bool
 }
 
-func newPool(limits *Limits) *pool {
+func newPool(limits *limits.Limits) *pool {
 	return &pool{limits: limits, idle: map[poolKey][]*upstreamConn{}}
 }
 
@@ -91,7 +92,7 @@ func (q *pool) park(p *upstreams, c *upstreamConn) {
 		}
 		return
 	}
-	if c.move(&lease{limits: q.limits, holder: at.holder}) != nil || !q.add(at, c) {
+	if c.move(limits.NewLease(q.limits, at.holder)) != nil || !q.add(at, c) {
 		c.Close()
 	}
 }

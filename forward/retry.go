@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -145,7 +146,7 @@ func (x *exchange) flag(f string) { x.flags = append(x.flags, f) }
 // own, so that the client can't know what its end means, and the request may be
 // repeated (RFC 9110, 9.2.2).
 func (x *exchange) repeatable(u *policy.Upstream, o outcome, err error) bool {
-	if isDialError(err) || dial.Refused(err) || isLimit(err) {
+	if isDialError(err) || dial.Refused(err) || limits.IsExceeded(err) {
 		return false // the retry policy's
 	}
 	return o.unprocessed || o.spent && !x.own(u) && x.idempotent()
@@ -186,7 +187,7 @@ func backoff(base time.Duration, try int, r uint64) time.Duration {
 // retriable says whether the outcome of an attempt is one that p names
 // (Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on).
 func retriable(p *policy.Retries, resp *response, sent bool, err error) bool {
-	if dial.Refused(err) || isLimit(err) {
+	if dial.Refused(err) || limits.IsExceeded(err) {
 		return false
 	}
 	on := p.On
@@ -252,7 +253,7 @@ func grpcToken(token string) string {
 }
 
 func isConnectFailure(err error) bool {
-	return isDialError(err) && !dial.Refused(err) && !isLimit(err)
+	return isDialError(err) && !dial.Refused(err) && !limits.IsExceeded(err)
 }
 
 // isRefusedStream tells by the text: net/http's type is its own.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -115,7 +116,7 @@ func TestRetrySaysWhyNot(t *testing.T) {
 	if e := r.sink.wait(t, flow.Request, 1); e.Retries != 0 || !strings.Contains(e.Detail, "body") {
 		t.Errorf("event %+v", e)
 	}
-	if used := r.core.o.Limits.Memory.use().Used; used > connMemory+httpMemory+downWindow+safeReplay {
+	if used := r.core.o.Limits.Memory.Use().Used; used > limits.ConnMemory+httpMemory+downWindow+safeReplay {
 		t.Errorf("%d bytes of memory are taken for a body that is not kept", used)
 	}
 }

@@ -65,10 +65,10 @@ func TestManyAtOnce(t *testing.T) {
 			t.Errorf("Shutdown: %v", err)
 		}
 		cancel()
-		if u := r.core.o.Limits.Memory.use(); u.Used != 0 {
+		if u := r.core.o.Limits.Memory.Use(); u.Used != 0 {
 			t.Errorf("%d bytes are taken", u.Used)
 		}
-		if u := r.core.o.Limits.Descriptors.use(); u.Used != 0 {
+		if u := r.core.o.Limits.Descriptors.Use(); u.Used != 0 {
 			t.Errorf("%d descriptors are taken", u.Used)
 		}
 	}

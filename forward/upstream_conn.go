@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/egressd/egressd/forward/limits"
 )
 
 // upstreamConn is a connection to an upstream.
@@ -38,7 +40,7 @@ type upstreamConn struct {
 	owner   *upstreams // nil: in the pool, or gone
 	pool    *pool      // while it is there
 	at      poolKey    // where it is there; the pool's to read and write
-	held    *lease
+	held    *limits.Lease
 	streams int  // requests under way
 	served  int  // requests, ever
 	private bool // somebody has authenticated on it
@@ -203,8 +205,8 @@ func (c *upstreamConn) expireAfter(d time.Duration) {
 }
 
 // move has another lease pay for c.
-func (c *upstreamConn) move(to *lease) error {
-	if err := to.take(1, c.memory); err != nil {
+func (c *upstreamConn) move(to *limits.Lease) error {
+	if err := to.Take(1, c.memory); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -214,10 +216,10 @@ func (c *upstreamConn) move(to *lease) error {
 	}
 	c.mu.Unlock()
 	if paid {
-		to.give(1, c.memory)
+		to.Give(1, c.memory)
 		return errAtOnce
 	}
-	from.give(1, c.memory)
+	from.Give(1, c.memory)
 	return nil
 }
 
@@ -282,7 +284,7 @@ func (c *upstreamConn) Close() error {
 	held := c.held
 	c.paid = true
 	c.mu.Unlock()
-	held.give(1, c.memory)
+	held.Give(1, c.memory)
 	c.uncount()
 	return err
 }

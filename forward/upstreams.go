@@ -222,13 +222,13 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 	if u.Traffic != nil && u.Traffic.Pool != nil {
 		c.most, c.mostStreams = u.Traffic.Pool.MaxRequestsPerConn, u.Traffic.Pool.MaxConcurrentStreams
 	}
-	if err := c.held.take(1, c.memory); err != nil {
+	if err := c.held.Take(1, c.memory); err != nil {
 		return nil, &dialError{err}
 	}
 	dial, cancel := context.WithTimeout(ctx, core.connectTimeout(u))
 	defer cancel()
 	if c.Conn, err = core.o.Dialer.Dial(dial, &p.conn.info, u); err != nil {
-		c.held.give(1, c.memory)
+		c.held.Give(1, c.memory)
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package limits
 
 import (
 	"sync"
@@ -9,10 +9,10 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// holder is who takes from a Budget: one workload, or the gateway.
-type holder struct {
-	layer    flow.Layer
-	workload uint32
+// Owner is who takes from a Budget: one workload, or the gateway.
+type Owner struct {
+	Layer    flow.Layer
+	Workload uint32
 }
 
 // Budget is an amount that is shared. No holder may have more than what it
@@ -23,12 +23,12 @@ type Budget struct {
 	total int64
 	free  int64
 	each  int64 // how much one workload may have at the most; 0: its share
-	held  map[holder]int64
+	held  map[Owner]int64
 }
 
 // NewBudget makes a Budget of n.
 func NewBudget(n int64) *Budget {
-	return &Budget{total: n, free: n, held: map[holder]int64{}}
+	return &Budget{total: n, free: n, held: map[Owner]int64{}}
 }
 
 // Each bounds what one workload may have, beside its share; 0 does not. It returns b.
@@ -48,9 +48,9 @@ func (b *Budget) Resize(n int64) {
 	b.total = n
 }
 
-// take takes n for h. What it returns otherwise says why there is none:
+// Take takes n for h. What it returns otherwise says why there is none:
 // ReasonQuota when others could still have some.
-func (b *Budget) take(h holder, n int64) policy.Reason {
+func (b *Budget) Take(h Owner, n int64) policy.Reason {
 	if b == nil {
 		return ""
 	}
@@ -61,7 +61,7 @@ func (b *Budget) take(h holder, n int64) policy.Reason {
 		return ""
 	case n > b.free:
 		return policy.ReasonOverload
-	case held+n > b.free-n || b.each > 0 && h.layer != flow.Ingress && held+n > b.each:
+	case held+n > b.free-n || b.each > 0 && h.Layer != flow.Ingress && held+n > b.each:
 		return policy.ReasonQuota
 	default:
 		b.held[h], b.free = held+n, b.free-n
@@ -69,8 +69,8 @@ func (b *Budget) take(h holder, n int64) policy.Reason {
 	return ""
 }
 
-// give gives back what h has taken.
-func (b *Budget) give(h holder, n int64) {
+// Give gives back what h has taken.
+func (b *Budget) Give(h Owner, n int64) {
 	if b == nil || n <= 0 {
 		return
 	}
@@ -82,8 +82,8 @@ func (b *Budget) give(h holder, n int64) {
 	}
 }
 
-// most is who has most of it; false: nobody has any.
-func (b *Budget) most() (who holder, ok bool) {
+// Most is who has most of it; false: nobody has any.
+func (b *Budget) Most() (who Owner, ok bool) {
 	if b == nil {
 		return who, false
 	}
@@ -104,7 +104,7 @@ type Use struct {
 	Max  int64 `json:"max"`
 }
 
-func (b *Budget) use() Use {
+func (b *Budget) Use() Use {
 	if b == nil {
 		return Use{}
 	}
@@ -113,15 +113,15 @@ func (b *Budget) use() Use {
 	return Use{b.total - b.free, b.total}
 }
 
-// useOf is what h has, and the most that it could have now.
-func (b *Budget) useOf(h holder) Use {
+// UseOf is what h has, and the most that it could have now.
+func (b *Budget) UseOf(h Owner) Use {
 	if b == nil {
 		return Use{}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	u := Use{Used: b.held[h], Max: max(0, b.free+b.held[h]) / 2}
-	if b.each > 0 && h.layer != flow.Ingress {
+	if b.each > 0 && h.Layer != flow.Ingress {
 		u.Max = min(u.Max, b.each)
 	}
 	return u
