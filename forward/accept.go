@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -110,7 +111,7 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 	}
 	if err != nil {
 		c.unidentified(info, err)
-		reset(nc)
+		relay.Reset(nc)
 		return
 	}
 	c.serveConn(ctx, nc, info, counted)
@@ -134,13 +135,4 @@ func (c *Core) unidentified(info Conn, err error) {
 		Reason:    policy.ReasonNoOrigin,
 		Detail:    err.Error(),
 	})
-}
-
-// reset closes nc with a RST where it can, so that the other end sees an
-// error at once instead of an orderly end.
-func reset(nc net.Conn) {
-	if tc, ok := nc.(*net.TCPConn); ok {
-		_ = tc.SetLinger(0) // fails on a closed socket only
-	}
-	nc.Close()
 }

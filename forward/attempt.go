@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
@@ -247,7 +248,7 @@ func (a *attempted) end() {
 func (c *upstreamConn) interrupt() {
 	if c.http1 != nil {
 		c.finish()
-		_ = c.Conn.SetDeadline(longAgo) // fails on a closed connection, which is as good
+		_ = c.Conn.SetDeadline(relay.LongAgo) // fails on a closed connection, which is as good
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -52,7 +53,7 @@ func (r *rig) servers(traffic *policy.TrafficPolicy, serve func(i int) http.Hand
 		done := make(chan struct{})
 		go func() { defer close(done); _ = s.Serve(ln) }()
 		r.t.Cleanup(func() { s.Close(); <-done })
-		u.Endpoints = append(u.Endpoints, policy.UpstreamEndpoint{Addr: addrPort(ln.Addr()), Weight: 1})
+		u.Endpoints = append(u.Endpoints, policy.UpstreamEndpoint{Addr: relay.AddrPort(ln.Addr()), Weight: 1})
 	}
 	r.serves(u)
 	return u
@@ -162,7 +163,7 @@ func listenOn(t *testing.T, at string, h http.Handler) uint16 {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(ln) }()
 	t.Cleanup(func() { s.Close(); <-done })
-	return addrPort(ln.Addr()).Port()
+	return relay.AddrPort(ln.Addr()).Port()
 }
 
 // TestResolvedNames: with a rule, load is balanced among the addresses of a name.
@@ -340,7 +341,7 @@ func TestOutlierConnections(t *testing.T) {
 			}
 			u := r.servers(&policy.TrafficPolicy{Outlier: o, LoadBalancer: &policy.LoadBalancer{Simple: policy.RoundRobin}}, says)
 			ln := listen(t, "[::1]:0")
-			u.Endpoints[1].Addr = addrPort(ln.Addr())
+			u.Endpoints[1].Addr = relay.AddrPort(ln.Addr())
 			ln.Close()
 			for range 30 {
 				nc := r.dial()

@@ -6,11 +6,11 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -37,6 +37,7 @@ type conn struct {
 	cancel context.CancelCauseFunc
 	opened time.Time
 	held   *limits.Lease
+	relay  relay.Relay
 	ups    *upstreams
 	// multiplexed: HTTP/2, set before the first request.
 	multiplexed bool
@@ -70,7 +71,8 @@ func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 // it was refused.
 func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counted func()) {
 	t := &conn{core: c, info: info, nc: nc, opened: time.Now()}
-	t.held, t.ups = t.lease(), newUpstreams(t)
+	t.held = t.lease()
+	t.relay, t.ups = relay.NewRelay(c.pipes, &c.buffers, t.held), newUpstreams(t)
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
 	// Registered before anything is decided: a policy change can't miss it.
@@ -142,7 +144,7 @@ func (t *conn) attach(up net.Conn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.killed != "" {
-		reset(up)
+		relay.Reset(up)
 		return false
 	}
 	t.up = up
@@ -159,10 +161,21 @@ func (t *conn) kill(reason policy.Reason, detail string) {
 	t.mu.Unlock()
 	t.cancel(errKilled)
 	t.eachRequest(func(x *exchange) { x.cancel(errKilled) })
-	reset(t.nc)
+	relay.Reset(t.nc)
 	if up != nil {
-		reset(up)
+		relay.Reset(up)
 	}
+}
+
+// killFlagged is kill with the response flag of that; "": the reason has one, or there
+// is none.
+func (t *conn) killFlagged(reason policy.Reason, detail, flag string) {
+	if flag != "" {
+		t.mu.Lock()
+		t.flag = flag
+		t.mu.Unlock()
+	}
+	t.kill(reason, detail)
 }
 
 // killReason returns why the connection was killed, "" when it was not.
@@ -266,7 +279,7 @@ func (t *conn) refuse(d policy.Decision, proto, name, detail string) {
 	e := t.event(flow.Decision, d, proto, name)
 	e.Detail = detail
 	t.core.o.Sink.Record(e)
-	reset(t.nc)
+	relay.Reset(t.nc)
 }
 
 // event returns an Event about this connection and the decision d. A denial
@@ -308,13 +321,4 @@ func (t *conn) closeEvent(d policy.Decision, proto, name string) flow.Event {
 		}
 	}
 	return e
-}
-
-// addrPort is the address of an end of a connection, invalid if it has none.
-func addrPort(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		ap := tcp.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	return netip.AddrPort{}
 }

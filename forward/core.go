@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -126,13 +127,13 @@ type Core struct {
 	balancers   *balancers
 	mirrors     *mirrors
 	retrying    retryBudgets
-	buffers     copyBuffers
+	buffers     relay.CopyBuffers
 	messages    http1.Buffers
-	watcher     *watcher
+	watcher     *relay.EndWatcher
 	sweeper     *sweeper
 	lingering   atomic.Bool
 	safeRetries *policy.Retries
-	pipes       *pipePool
+	pipes       *relay.Pipes
 	recycler    recycler
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
@@ -162,7 +163,7 @@ type Stats struct {
 func New(o Options) *Core {
 	o.setDefaults()
 	o.Sink = flow.FlagSink{Sink: o.Sink}
-	w, err := newWatcher()
+	w, err := relay.NewEndWatcher()
 	if err != nil {
 		o.Log.Warn("clients that go away while they wait for an answer are noticed only when it comes: no descriptor was to be had; restart egressd with more", "error", err)
 	}
@@ -177,7 +178,7 @@ func New(o Options) *Core {
 		safeRetries: safeRetries(),
 		pool:        newPool(o.Limits),
 		balancers:   &balancers{limits: o.Limits, log: o.Log, rand: o.Rand, now: o.Now, locality: o.Locality, list: map[balancedKey]*balanced{}},
-		pipes:       newPipePool(),
+		pipes:       relay.NewPipes(),
 		recycler:    recycler{every: o.RecycleTimeout / 60},
 		fresh:       make(chan struct{}, maxFresh),
 	}
@@ -317,9 +318,9 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	c.mirrors.close()
 	c.pool.closeIdle(true)
 	c.balancers.close()
-	c.pipes.close()
+	c.pipes.Close()
 	c.sweeper.close()
-	c.watcher.close()
+	c.watcher.Close()
 	_ = c.server.Close()
 	<-c.served
 	c.cancel()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -87,7 +88,7 @@ func TestEndBehindPipelinedRequests(t *testing.T) {
 				t.Errorf("request %d: %v", n, err)
 				return
 			}
-			time.Sleep(3 * watchTick) // time is what is under test
+			time.Sleep(3 * relay.WatchTick) // time is what is under test
 			_, _ = io.WriteString(nc, okAnswer)
 		}
 		if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {

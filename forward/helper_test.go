@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
@@ -242,7 +243,7 @@ func (r *rig) addr() string {
 func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
 	info := Conn{
 		Dst:      netip.MustParseAddrPort("192.0.2.1:80"),
-		Src:      addrPort(nc.RemoteAddr()),
+		Src:      relay.AddrPort(nc.RemoteAddr()),
 		Layer:    r.layer,
 		Workload: "w",
 		Policy:   policy.DefaultPolicy,
@@ -261,7 +262,7 @@ func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
 
 // at tells the dialer where a host is.
 func (r *rig) at(host string, addr net.Addr) {
-	r.change(func() { r.addrs[host] = addrPort(addr) })
+	r.change(func() { r.addrs[host] = relay.AddrPort(addr) })
 }
 
 // dial connects to the core.

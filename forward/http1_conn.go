@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -35,7 +36,7 @@ const (
 type http1Conn struct {
 	conn     *conn
 	nc       *net.TCPConn
-	src      source
+	src      relay.Stream
 	reader   *http1.MessageReader
 	requests int64
 	unread   bool   // the last request was not read to its end: nothing more is read
@@ -100,10 +101,10 @@ type swept struct {
 
 func newHTTP1Conn(t *conn, first []byte) *http1Conn {
 	h := &http1Conn{conn: t, nc: t.nc}
-	h.src.open(t.nc)
+	h.src.Open(t.nc)
 	h.reader = http1.NewMessageReader(&h.src, &t.core.messages, true)
 	h.reader.Unread(first)
-	h.src.count.Store(int64(len(first)))
+	h.src.Count.Store(int64(len(first)))
 	h.life.ended = h.interrupt
 	h.body.h = h
 	h.answer.h = h
@@ -176,7 +177,7 @@ func (h *http1Conn) phases(p http1Phase) bool {
 		_ = h.nc.SetReadDeadline(time.Time{}) // fails on a closed connection, which is as good
 		h.woken = false
 	}
-	n := h.src.count.Load()
+	n := h.src.Count.Load()
 	if within {
 		n-- // a part of the head has come
 	}
@@ -190,7 +191,7 @@ func (h *http1Conn) phases(p http1Phase) bool {
 func (h *http1Conn) wake() {
 	if http1Phase(h.phase.Load()) == waits {
 		h.woken = true
-		_ = h.nc.SetReadDeadline(longAgo) // fails on a closed connection, which is as good
+		_ = h.nc.SetReadDeadline(relay.LongAgo) // fails on a closed connection, which is as good
 	}
 }
 
@@ -242,7 +243,7 @@ func (h *http1Conn) sweep(now time.Time) {
 		return
 	}
 	limit := o.IdleTimeout
-	if h.src.count.Load() != h.held.Load() { // of the head, whole
+	if h.src.Count.Load() != h.held.Load() { // of the head, whole
 		if !s.head {
 			s.head, s.at = true, now
 			return
@@ -266,13 +267,13 @@ func (h *http1Conn) moved() {
 	if !h.watch.active.Load() {
 		h.disarm()
 		if h.watch.active.CompareAndSwap(false, true) {
-			h.conn.core.watcher.activate(h)
+			h.conn.core.watcher.Activate(h)
 		}
 	}
 }
 
-// tick has the connection watched when nothing has happened since the last tick.
-func (h *http1Conn) tick() bool {
+// Tick has the connection watched when nothing has happened since the last tick.
+func (h *http1Conn) Tick() bool {
 	moves := h.moves.Load()
 	if moves != h.watch.seen {
 		h.watch.seen = moves
@@ -295,14 +296,14 @@ func (h *http1Conn) arm() {
 	}
 	w := h.conn.core.watcher
 	if http1Phase(h.phase.Load()) == serves {
-		if h.watch.client == 0 && h.src.raw != nil && h.answer.received.Load() {
-			h.watch.client = w.add(h.src.raw, unix.EPOLLRDHUP, h.clientEvent, false)
+		if h.watch.client == 0 && h.src.Raw != nil && h.answer.received.Load() {
+			h.watch.client = w.Add(h.src.Raw, unix.EPOLLRDHUP, h.clientEvent, false)
 		}
 		return
 	}
 	for _, c := range ups {
-		if c.http1 != nil && c.http1.src.raw != nil {
-			if id := w.add(c.http1.src.raw, unix.EPOLLIN|unix.EPOLLRDHUP, func(uint32) { c.idleEvent() }, false); id != 0 {
+		if c.http1 != nil && c.http1.src.Raw != nil {
+			if id := w.Add(c.http1.src.Raw, unix.EPOLLIN|unix.EPOLLRDHUP, func(uint32) { c.idleEvent() }, false); id != 0 {
 				h.watch.ups = append(h.watch.ups, upWatch{c, id})
 			}
 		}
@@ -313,9 +314,9 @@ func (h *http1Conn) disarm() {
 	h.watch.mu.Lock()
 	defer h.watch.mu.Unlock()
 	w := h.conn.core.watcher
-	w.remove(h.src.raw, h.watch.client)
+	w.Remove(h.src.Raw, h.watch.client)
 	for _, u := range h.watch.ups {
-		w.remove(u.c.http1.src.raw, u.id)
+		w.Remove(u.c.http1.src.Raw, u.id)
 	}
 	clear(h.watch.ups)
 	h.watch.client, h.watch.ups = 0, h.watch.ups[:0]
@@ -330,8 +331,8 @@ func (h *http1Conn) clientEvent(events uint32) {
 	id := h.watch.client
 	if id != 0 && events&(unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		// A client that has gone resets the connection (tcp(7), tcp_fin_timeout).
-		h.watch.client = h.conn.core.watcher.add(h.src.raw, 0, h.clientEvent, true)
-		h.conn.core.watcher.forget(id)
+		h.watch.client = h.conn.core.watcher.Add(h.src.Raw, 0, h.clientEvent, true)
+		h.conn.core.watcher.Forget(id)
 	}
 	h.watch.mu.Unlock()
 	if id == 0 {
@@ -342,7 +343,7 @@ func (h *http1Conn) clientEvent(events uint32) {
 			x.cancel(errClientGone)
 			return
 		}
-		if h.src.ended() && !h.follows.Load() {
+		if h.src.Ended() && !h.follows.Load() {
 			x.passClientEnd()
 		}
 	})
@@ -434,11 +435,11 @@ func (h *http1Conn) received() {
 // trim lets go of what was big.
 func (h *http1Conn) trim() {
 	for _, l := range []*field.List{&h.head.Fields, &h.scratch.out.Header, &h.answer.header} {
-		if cap(*l) > usual {
+		if cap(*l) > http1.UsualFields {
 			*l = nil
 		}
 	}
-	if len(h.target) > 4*usual {
+	if len(h.target) > 4*http1.UsualFields {
 		h.target = ""
 	}
 }
@@ -464,9 +465,9 @@ func kept(have, s string) string {
 }
 
 // http1 serves the connection in HTTP/1.
-func (t *conn) serveHTTP1(op Admission, p *peeked) {
-	h := newHTTP1Conn(t, p.request())
-	p.bytes = nil
+func (t *conn) serveHTTP1(op Admission, p *relay.Peeked) {
+	h := newHTTP1Conn(t, p.Request())
+	p.Bytes = nil
 	t.opened1(op)
 	h.serve()
 	if h.unread {
@@ -488,7 +489,7 @@ func (t *conn) opened1(op Admission) {
 //go:noinline
 func (t *conn) closed1(op Admission, h *http1Conn) {
 	e := t.closeEvent(op.Decision, "http", "")
-	e.BytesSent, e.BytesReceived = h.src.count.Load(), h.answer.sentBytes
+	e.BytesSent, e.BytesReceived = h.src.Count.Load(), h.answer.sentBytes
 	switch {
 	case e.Reason != policy.ReasonAllowed || e.Detail != "":
 	case h.refused != "":
@@ -515,8 +516,8 @@ func (t *conn) linger() {
 	if nc.CloseWrite() != nil {
 		return // closed already
 	}
-	buf := t.core.buffers.get()
-	defer t.core.buffers.pool.Put(buf)
+	buf := t.core.buffers.Get()
+	defer t.core.buffers.Put(buf)
 	for end := time.Now().Add(lingerTime); ; {
 		wait := min(lingerQuiet, time.Until(end))
 		if wait <= 0 || nc.SetReadDeadline(time.Now().Add(wait)) != nil {

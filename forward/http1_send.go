@@ -18,7 +18,7 @@ const maxInformational = 100
 // body that is not there yet is sent by another goroutine, until the exchange ends.
 func (x *exchange) roundTrip1(c *upstreamConn, out *outgoing, body *attemptBody) (*response, error) {
 	u := c.http1
-	u.begun, u.good = u.src.count.Load(), false
+	u.begun, u.good = u.src.Count.Load(), false
 	u.sent.Store(false)
 	c.sent.Store(0)
 	s, err := x.send1(c, out, body)

@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/relay"
 )
 
 // spliceFrom is how much of a body of known length must be to come for it to go past
@@ -33,7 +34,7 @@ func (a *http1Answer) splice(x *exchange, body *http1.Body) (ok bool, err error)
 		return false, nil
 	}
 	for body.Left() > 0 {
-		q, n, err := x.conn.fill(in, int(min(pipeSize, body.Left())))
+		q, n, err := x.conn.relay.Fill(in, int(min(relay.PipeSize, body.Left())))
 		switch {
 		case err != nil:
 			return true, err
@@ -46,9 +47,9 @@ func (a *http1Answer) splice(x *exchange, body *http1.Body) (ok bool, err error)
 		x.upstream.received.Add(int64(n))
 		x.stall.moved()
 		x.stall.writing.Store(true)
-		n, err = drain(out, q, n)
+		n, err = relay.Drain(out, q, n)
 		x.stall.writing.Store(false)
-		x.conn.release(q, err == nil)
+		x.conn.relay.Release(q, err == nil)
 		x.stall.moved()
 		a.sentBytes += int64(n)
 		a.left -= int64(n)

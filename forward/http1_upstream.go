@@ -7,13 +7,14 @@ import (
 	"sync/atomic"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/field"
 )
 
 // http1Up is HTTP/1 on an upstream connection. The goroutine that serves the client
 // writes the request and reads the answer.
 type http1Up struct {
-	src    source
+	src    relay.Stream
 	reader *http1.MessageReader
 	head   http1.ResponseHead
 	body   http1.Body
@@ -31,7 +32,7 @@ type http1Up struct {
 func newHTTP1Up(c *upstreamConn, buffers *http1.Buffers) *http1Up {
 	u := &http1Up{good: true}
 	u.sent.Store(true)
-	u.src.open(c.Conn)
+	u.src.Open(c.Conn)
 	u.reader = http1.NewMessageReader(&u.src, buffers, false)
 	u.trailerFn = func() field.List { return u.body.Trailer }
 	u.doneFn = func() {}
@@ -39,7 +40,7 @@ func newHTTP1Up(c *upstreamConn, buffers *http1.Buffers) *http1Up {
 }
 
 // answered says whether something of an answer has come.
-func (u *http1Up) answered() bool { return u.src.count.Load() > u.begun }
+func (u *http1Up) answered() bool { return u.src.Count.Load() > u.begun }
 
 // usable says whether another request may follow.
 func (u *http1Up) usable() bool {
@@ -49,14 +50,14 @@ func (u *http1Up) usable() bool {
 // release lets go of what the last answer needed.
 func (u *http1Up) release() {
 	u.reader.Release()
-	if cap(u.head.Fields) > usual {
+	if cap(u.head.Fields) > http1.UsualFields {
 		u.head.Fields = nil
 	}
 }
 
 // quiet says whether the upstream neither ended the connection nor sent what nobody
 // asked for.
-func (u *http1Up) quiet() bool { return u.src.quiet() }
+func (u *http1Up) quiet() bool { return u.src.Quiet() }
 
 func (c *upstreamConn) write(b []byte) error {
 	n, err := c.http1.src.Write(b)

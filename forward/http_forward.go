@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
@@ -202,7 +203,7 @@ func (x *exchange) respond(resp *response, dest *policy.RouteDestination) {
 		}
 		x.reason, x.detail = closedReason(err), "response body: "+err.Error()
 		if x.h1 != nil && resp.Length < 0 {
-			reset(x.conn.nc) // an orderly end would be the end of a whole body to some clients
+			relay.Reset(x.conn.nc) // an orderly end would be the end of a whole body to some clients
 		}
 		panic(http.ErrAbortHandler)
 	}
@@ -245,8 +246,8 @@ func (x *exchange) copyBody(resp *response) error {
 	if resp.Length < 0 {
 		x.flush() // the header may be long before the first byte
 	}
-	buf := x.core.buffers.get()
-	defer x.core.buffers.pool.Put(buf)
+	buf := x.core.buffers.Get()
+	defer x.core.buffers.Put(buf)
 	for {
 		n, err := resp.Body.Read(*buf)
 		x.upstream.received.Add(int64(n))

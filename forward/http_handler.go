@@ -15,6 +15,7 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -379,7 +380,7 @@ func (x *exchange) stopSenders() {
 	defer x.senders.Wait()
 	c := x.up.current()
 	if !x.body.complete() {
-		x.w.SetReadDeadline(longAgo)
+		x.w.SetReadDeadline(relay.LongAgo)
 		if c != nil {
 			c.interrupt()
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
@@ -101,7 +102,7 @@ func newServer(c *Core) *http.Server {
 }
 
 // http serves the connection: in HTTP/1 itself, in HTTP/2 by the http.Server.
-func (t *conn) http(op Admission, p *peeked) {
+func (t *conn) http(op Admission, p *relay.Peeked) {
 	t.setPhase(phaseHTTP, "")
 	if t.core.generation.Load() != t.generation {
 		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
@@ -109,7 +110,7 @@ func (t *conn) http(op Admission, p *peeked) {
 			return
 		}
 	}
-	if err := p.done(); err != nil {
+	if err := p.Done(); err != nil {
 		t.refuse(denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
 		return
 	}
@@ -117,7 +118,7 @@ func (t *conn) http(op Admission, p *peeked) {
 		t.refuse(op.Decision, "http", "", "")
 		return
 	}
-	t.multiplexed = peek.Classify(p.request()) == peek.HTTP2
+	t.multiplexed = peek.Classify(p.Request()) == peek.HTTP2
 	memory := int64(httpMemory)
 	if t.multiplexed {
 		memory += downWindow
@@ -136,8 +137,8 @@ func (t *conn) http(op Admission, p *peeked) {
 // serveHTTP2 has the http.Server serve the connection, and waits for its end.
 //
 //go:noinline
-func (t *conn) serveHTTP2(op Admission, p *peeked) {
-	h := newHTTPConn(t, p.request())
+func (t *conn) serveHTTP2(op Admission, p *relay.Peeked) {
+	h := newHTTPConn(t, p.Request())
 	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
 		<-h.closed

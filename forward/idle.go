@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/egressd/egressd/forward/relay"
 )
 
 // stall ends an exchange in which nothing has moved for too long. Somebody who
@@ -99,14 +101,14 @@ func (s *stall) look() {
 func (s *stall) expire() {
 	s.x.cancel(errStalled)
 	if s.began.Load() {
-		s.x.w.SetWriteDeadline(longAgo) // a write that waits for the client would wait on
+		s.x.w.SetWriteDeadline(relay.LongAgo) // a write that waits for the client would wait on
 	}
 }
 
 // unblock ends a read of the request's body that waits for the client.
 func (s *stall) unblock() {
 	if x := s.x; x != nil && x.body != nil && !x.body.complete() {
-		x.w.SetReadDeadline(longAgo)
+		x.w.SetReadDeadline(relay.LongAgo)
 	}
 }
 

@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
@@ -31,9 +33,9 @@ func peekReason(err error, otherwise policy.Reason) policy.Reason {
 // unused says whether the client ended the connection before its first byte:
 // the loser of a race between addresses (RFC 8305), or a check that a port is
 // open. Nothing was asked for, so nothing is denied.
-func (t *conn) unused(err error, p *peeked) bool {
+func (t *conn) unused(err error, p *relay.Peeked) bool {
 	reason, _ := t.killReason()
-	return reason == "" && len(p.bytes) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
+	return reason == "" && len(p.Bytes) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
 }
 
 // leave ends an unused connection.
@@ -46,8 +48,8 @@ func (t *conn) leave(d policy.Decision) {
 }
 
 func (t *conn) peekTLS(op Admission) {
-	p := t.newPeeked()
-	switch kind, err := p.classify(p.deadline); {
+	p := relay.NewPeeked(t.nc, t.opened.Add(t.core.o.PeekTimeout))
+	switch kind, err := p.Classify(p.Deadline); {
 	case t.unused(err, p):
 		t.leave(op.Decision)
 	case err != nil:
@@ -60,9 +62,9 @@ func (t *conn) peekTLS(op Admission) {
 }
 
 func (t *conn) peekHTTP(op Admission) {
-	p := t.newPeeked()
-	p.http = true
-	switch kind, err := p.classify(p.deadline); {
+	p := relay.NewPeeked(t.nc, t.opened.Add(t.core.o.PeekTimeout))
+	p.HTTPOnly = true
+	switch kind, err := p.Classify(p.Deadline); {
 	case t.unused(err, p):
 		t.leave(op.Decision)
 	case err != nil:
@@ -78,16 +80,16 @@ func (t *conn) peekHTTP(op Admission) {
 // that is silent, or speaks something else, is spliced; one that stopped
 // within what could be a hello or a request is not.
 func (t *conn) sniff(op Admission) {
-	p := t.newPeeked()
-	silence := p.deadline
+	p := relay.NewPeeked(t.nc, t.opened.Add(t.core.o.PeekTimeout))
+	silence := p.Deadline
 	if op.Upstream != nil {
 		silence = t.opened.Add(t.core.o.SniffTimeout)
 	}
-	kind, err := p.classify(silence)
+	kind, err := p.Classify(silence)
 	switch {
 	case errors.Is(err, io.EOF):
 		kind = peek.Other // all that the client had to say
-	case errors.Is(err, os.ErrDeadlineExceeded) && len(p.bytes) == 0 && op.Upstream != nil:
+	case errors.Is(err, os.ErrDeadlineExceeded) && len(p.Bytes) == 0 && op.Upstream != nil:
 		kind = peek.Other
 	case err != nil:
 		t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tcp", "", "no first bytes")
@@ -104,7 +106,7 @@ func (t *conn) sniff(op Admission) {
 }
 
 // opaque forwards without looking at the bytes; p is nil when none were read.
-func (t *conn) opaque(op Admission, p *peeked) {
+func (t *conn) opaque(op Admission, p *relay.Peeked) {
 	t.setPhase(phaseOpaque, "")
 	if t.core.generation.Load() != t.generation {
 		op = t.core.o.Decider.Open(&t.info)
@@ -121,14 +123,14 @@ func (t *conn) opaque(op Admission, p *peeked) {
 }
 
 // tls reads the rest of the ClientHello and forwards by its SNI.
-func (t *conn) tls(op Admission, p *peeked) {
-	hello, status := peek.ClientHello(p.bytes)
+func (t *conn) tls(op Admission, p *relay.Peeked) {
+	hello, status := peek.ClientHello(p.Bytes)
 	for status == peek.More {
-		if err := p.more(p.deadline); err != nil {
+		if err := p.More(p.Deadline); err != nil {
 			t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tls", "", "ClientHello incomplete")
 			return
 		}
-		hello, status = peek.ClientHello(p.bytes)
+		hello, status = peek.ClientHello(p.Bytes)
 	}
 	if status == peek.Malformed {
 		t.refuse(denied(policy.ReasonMalformed, op.Rule), "tls", "", "ClientHello")
@@ -145,9 +147,9 @@ func (t *conn) tls(op Admission, p *peeked) {
 		t.refuse(d, "tls", name, "")
 		return
 	}
-	p.second = peek.NewSecond(hello)
-	if p.second.Read(p.bytes[hello.Wire:]) == peek.Refused {
-		t.refuse(denied(policy.ReasonName, op.Rule), "tls", name, secondName)
+	p.Second = peek.NewSecond(hello)
+	if p.Second.Read(p.Bytes[hello.Wire:]) == peek.Refused {
+		t.refuse(denied(policy.ReasonName, op.Rule), "tls", name, relay.SecondName)
 		return
 	}
 	var detail string
@@ -174,7 +176,7 @@ func sniName(h peek.Hello) (string, error) {
 
 // forward dials u, hands it the peeked bytes and splices until both ends are
 // done.
-func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detail string, p *peeked) {
+func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detail string, p *relay.Peeked) {
 	if u == nil {
 		t.refuse(denied(policy.ReasonUpstream, d.Rule), proto, name, "no upstream")
 		return
@@ -193,7 +195,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 
 	up, on, err := t.dial(u)
 	if err != nil {
-		reset(t.nc)
+		relay.Reset(t.nc)
 		end := t.closeEvent(d, proto, name)
 		if reason, _ := t.killReason(); reason == "" {
 			end.Reason, end.Detail, end.WouldDeny = dialReason(err), err.Error(), false
@@ -203,9 +205,12 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	}
 	defer on.end()
 	defer up.Close()
-	sent, received := t.splice(u, up, p)
+	sent, received := t.relay.Splice(t.nc, up, p, &relay.Splicing{
+		Idle: cmp.Or(u.IdleTimeout(), t.core.o.IdleTimeout), Most: u.MaxDuration(),
+		Enforce: t.info.Mode == policy.Enforce, Kill: t.killFlagged,
+	})
 	end := t.closeEvent(d, proto, name)
-	end.Upstream = addrPort(up.RemoteAddr())
+	end.Upstream = relay.AddrPort(up.RemoteAddr())
 	end.BytesSent, end.BytesReceived = sent, received
 	t.core.o.Sink.Record(end)
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/peek/peektest"
@@ -85,7 +86,7 @@ func TestTLSForwarded(t *testing.T) {
 		if !d.Allowed || d.Name != "a.example" || d.Proto != "tls" || d.Reason != policy.ReasonAllowed || d.Workload != "w" {
 			t.Errorf("decision %+v", d)
 		}
-		if c.BytesSent != int64(len(b)) || c.BytesReceived != 6 || c.Upstream != addrPort(up.LocalAddr()) || c.Duration <= 0 {
+		if c.BytesSent != int64(len(b)) || c.BytesReceived != 6 || c.Upstream != relay.AddrPort(up.LocalAddr()) || c.Duration <= 0 {
 			t.Errorf("close %+v", c)
 		}
 	}
@@ -269,7 +270,7 @@ func TestResetPassedOn(t *testing.T) {
 		if !fromClient {
 			a, b = up, nc
 		}
-		reset(a)
+		relay.Reset(a)
 		expectReset(t, b)
 		r.sink.wait(t, flow.Close, 1)
 	}

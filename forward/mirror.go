@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
@@ -490,7 +491,7 @@ func (c *requestCopy) failed(err error) {
 // traced has the address that is dialled known.
 func (c *requestCopy) traced(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
-		peer := addrPort(i.Conn.RemoteAddr())
+		peer := relay.AddrPort(i.Conn.RemoteAddr())
 		c.peer.Store(&peer)
 	}})
 }

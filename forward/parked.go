@@ -6,12 +6,14 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/forward/relay"
 )
 
 // parked is the watch on a connection that is in the pool.
 type parked struct {
 	mu      sync.Mutex
-	watcher *watcher
+	watcher *relay.EndWatcher
 	c       *upstreamConn
 	active  bool // in the watcher's list
 	is      bool // in the pool
@@ -20,8 +22,8 @@ type parked struct {
 }
 
 // park has the end of a connection in the pool be noticed.
-func (c *upstreamConn) park(w *watcher) {
-	if c.http1 == nil || c.http1.src.raw == nil {
+func (c *upstreamConn) park(w *relay.EndWatcher) {
+	if c.http1 == nil || c.http1.src.Raw == nil {
 		return
 	}
 	p := &c.watch
@@ -31,16 +33,16 @@ func (c *upstreamConn) park(w *watcher) {
 	p.active = true
 	p.mu.Unlock()
 	if add {
-		w.activate(p)
+		w.Activate(p)
 	}
 }
 
-func (p *parked) tick() bool {
+func (p *parked) Tick() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.is || p.ticks > 0 {
 		if p.is && p.id == 0 {
-			p.id = p.watcher.add(p.c.http1.src.raw, unix.EPOLLIN|unix.EPOLLRDHUP, func(uint32) { p.c.idleEvent() }, false)
+			p.id = p.watcher.Add(p.c.http1.src.Raw, unix.EPOLLIN|unix.EPOLLRDHUP, func(uint32) { p.c.idleEvent() }, false)
 		}
 		p.active = false
 		return false
@@ -54,7 +56,7 @@ func (p *parked) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.is = false; p.id != 0 {
-		p.watcher.remove(p.c.http1.src.raw, p.id)
+		p.watcher.Remove(p.c.http1.src.Raw, p.id)
 		p.id = 0
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -36,7 +37,7 @@ func (p *upstreams) poolKey(key upstreamKey) poolKey {
 // one after the other, while none does. Nobody has authenticated on them.
 type pool struct {
 	limits  *limits.Limits
-	watcher *watcher
+	watcher *relay.EndWatcher
 
 	mu     sync.Mutex
 	idle   map[poolKey][]*upstreamConn

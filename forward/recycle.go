@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -88,7 +89,7 @@ func (c *Core) recycle(b *limits.Budget) int {
 			continue
 		}
 		all++
-		if d, ok := quiet(t.nc); ok && d >= c.o.RecycleTimeout {
+		if d, ok := relay.Quiet(t.nc); ok && d >= c.o.RecycleTimeout {
 			list = append(list, idle{t, d})
 		}
 	}

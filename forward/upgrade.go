@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -51,9 +52,9 @@ func (x *exchange) upgrade(resp *response, dest *policy.RouteDestination) {
 // tunnel copies both ways, until both ends have ended.
 func (x *exchange) tunnel(c *upstreamConn) {
 	t := x.conn
-	stop := context.AfterFunc(x.context(), func() { reset(t.nc); c.Conn.Close() })
+	stop := context.AfterFunc(x.context(), func() { relay.Reset(t.nc); c.Conn.Close() })
 	defer stop()
-	defer t.watchIdle(t.nc, x.core.o.IdleTimeout)()
+	defer relay.WatchIdle(t.nc, t.nc, x.core.o.IdleTimeout, t.killFlagged)()
 	early, first := x.h1.reader.Buffered(), c.http1.reader.Buffered()
 	done := make(chan struct{})
 	go func() {
@@ -71,7 +72,7 @@ func (x *exchange) carry(dst, src net.Conn, first []byte) (n int64) {
 	n = int64(m)
 	if err == nil {
 		var more int64
-		more, err = x.conn.copy(dst, src)
+		more, err = x.conn.relay.Copy(dst, src)
 		n += more
 	}
 	x.passEnd(dst, err)

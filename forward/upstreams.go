@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
 )
@@ -237,7 +238,7 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 	setUserTimeout(c.Conn)
 	keepalive(c.Conn, u)
 	c.lastFor(u)
-	c.peer = addrPort(c.Conn.RemoteAddr())
+	c.peer = relay.AddrPort(c.Conn.RemoteAddr())
 	if err := core.speak(ctx, c); err != nil {
 		c.Close()
 		return nil, &dialError{err}

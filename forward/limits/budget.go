@@ -104,6 +104,7 @@ type Use struct {
 	Max  int64 `json:"max"`
 }
 
+// Use is how much is taken of it.
 func (b *Budget) Use() Use {
 	if b == nil {
 		return Use{}

@@ -81,7 +81,8 @@ var floors = map[string][]string{
 	"./forward/http1":    {"./internal/field"},
 	"./forward/balance":  {"github.com/cespare/xxhash/v2"},
 	"./forward/limits":   {"./internal/flow", "./policy"},
-	"./forward":          join([]string{"./forward/balance", "./forward/http1", "./forward/limits", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./forward/relay":    {"./forward/limits", "./internal/flow", "./internal/peek", "./policy", "golang.org/x/sys/unix"},
+	"./forward":          join([]string{"./forward/balance", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},

@@ -56,8 +56,7 @@ var Orders = []Order{
 	}},
 	{"./forward", 8, []Stage{
 		{"contract", "forward target path authority trailer message answer life"},
-		{"connection", "core conn accept buffers"},
-		{"bytes", "peeked pipes splice source* watch"},
+		{"connection", "core conn accept"},
 		{"upstreams", "places balancers draw transport http1_upstream upstreams queue upstream_conn parked pool recycle"},
 		{"opaque", "l4 l4_balance"},
 		{"HTTP", "body idle sweep actions answers forwarded rewrite cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry retrybudget upgrade"},

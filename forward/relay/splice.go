@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package relay
 
 import (
-	"cmp"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,38 +16,50 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// splice copies both ways between the downstream connection and up, after
+// Splicing is how two connections are spliced.
+type Splicing struct {
+	// Idle is for how long no byte must pass either way, most how long it may last;
+	// 0: for ever.
+	Idle, Most time.Duration
+	// Enforce: a second ClientHello without the name of the first ends it.
+	Enforce bool
+	// Kill ends both connections at once; flag is the response flag of that, where the
+	// reason has none.
+	Kill func(reason policy.Reason, detail, flag string)
+}
+
+// Splice copies both ways between the downstream connection and up, after
 // the peeked bytes, until both directions have ended. An orderly end of one
 // direction is passed on as such; an error is passed on as a reset.
 //
 // splice(2) is used between two bare *net.TCPConn, so nothing here wraps a
 // connection, and idleness is read off the kernel's own counters.
-func (t *conn) splice(u *policy.Upstream, up net.Conn, p *peeked) (sent, received int64) {
+func (r *Relay) Splice(down *net.TCPConn, up net.Conn, p *Peeked, o *Splicing) (sent, received int64) {
 	if p != nil {
-		if err := p.done(); err != nil {
+		if err := p.Done(); err != nil {
 			return 0, 0
 		}
-		n, err := up.Write(p.bytes)
+		n, err := up.Write(p.Bytes)
 		sent = int64(n)
 		if err != nil {
-			reset(t.nc)
+			Reset(down)
 			return sent, 0
 		}
-		p.bytes = nil
+		p.Bytes = nil
 	}
-	if idle := cmp.Or(u.IdleTimeout(), t.core.o.IdleTimeout); idle > 0 {
-		defer t.watchIdle(up, idle)()
+	if o.Idle > 0 {
+		defer WatchIdle(down, up, o.Idle, o.Kill)()
 	}
-	defer t.watchAge(u)()
+	defer o.watchAge()()
 	back := make(chan int64, 1)
 	go func() {
-		n, _ := t.pipe(t.nc, up)
+		n, _ := r.pipe(down, up)
 		back <- n
 	}()
-	n, more := t.readSecond(up, p)
+	n, more := readSecond(down, up, p, o)
 	sent += n
 	if more {
-		n, _ = t.pipe(up, t.nc)
+		n, _ = r.pipe(up, down)
 		sent += n
 	}
 	return sent, <-back
@@ -55,21 +67,21 @@ func (t *conn) splice(u *policy.Upstream, up net.Conn, p *peeked) (sent, receive
 
 // readSecond passes on what the client sends, until nothing in it can be a second
 // ClientHello any more. False: that was all.
-func (t *conn) readSecond(up net.Conn, p *peeked) (sent int64, more bool) {
-	if p == nil || p.second == nil {
+func readSecond(down, up net.Conn, p *Peeked, o *Splicing) (sent int64, more bool) {
+	if p == nil || p.Second == nil {
 		return 0, true
 	}
 	for buf := make([]byte, peekChunk); ; {
-		judged := p.second.Read(nil)
-		if judged == peek.Refused && t.info.Mode == policy.Enforce {
-			t.kill(policy.ReasonName, secondName)
+		judged := p.Second.Read(nil)
+		if judged == peek.Refused && o.Enforce {
+			o.Kill(policy.ReasonName, SecondName, "")
 			return sent, false
 		}
 		if judged != peek.Undecided {
 			return sent, true
 		}
-		n, err := t.nc.Read(buf)
-		if p.second.Read(buf[:n]) == peek.Refused && t.info.Mode == policy.Enforce {
+		n, err := down.Read(buf)
+		if p.Second.Read(buf[:n]) == peek.Refused && o.Enforce {
 			continue // the loop's head ends it
 		}
 		w, werr := up.Write(buf[:n])
@@ -80,7 +92,7 @@ func (t *conn) readSecond(up net.Conn, p *peeked) (sent int64, more bool) {
 			return sent, false
 		case err != nil || werr != nil:
 			if !gone(up) {
-				reset(up)
+				Reset(up)
 			}
 			return sent, false
 		}
@@ -89,8 +101,8 @@ func (t *conn) readSecond(up net.Conn, p *peeked) (sent int64, more bool) {
 
 // pipe copies from src to dst until src ends, and passes the end on. It
 // returns the bytes copied.
-func (t *conn) pipe(dst, src net.Conn) (n int64, err error) {
-	n, err = t.copy(dst, src)
+func (r *Relay) pipe(dst, src net.Conn) (n int64, err error) {
+	n, err = r.Copy(dst, src)
 	if err == nil {
 		closeWrite(dst)
 		return n, nil
@@ -100,16 +112,16 @@ func (t *conn) pipe(dst, src net.Conn) (n int64, err error) {
 		// peer would without us in between; then the other pipe ends.
 		return n, err
 	}
-	reset(dst)
+	Reset(dst)
 	return n, err
 }
 
-// copy copies from src to dst until src ends, through a pipe where it can.
-func (t *conn) copy(dst, src net.Conn) (int64, error) {
+// Copy copies from src to dst until src ends, through a pipe where it can.
+func (r *Relay) Copy(dst, src net.Conn) (int64, error) {
 	to, ok1 := dst.(*net.TCPConn)
 	from, ok2 := src.(*net.TCPConn)
 	if ok1 && ok2 {
-		return t.flow(to, from)
+		return r.flow(to, from)
 	}
 	return io.Copy(dst, src)
 }
@@ -129,9 +141,9 @@ func gone(c net.Conn) bool {
 	return ok && info.State == unix.BPF_TCP_CLOSE
 }
 
-// quiet is how long no data has passed c either way; ok is false when the
+// Quiet is how long no data has passed c either way; ok is false when the
 // kernel can't tell.
-func quiet(c net.Conn) (d time.Duration, ok bool) {
+func Quiet(c net.Conn) (d time.Duration, ok bool) {
 	info, ok := tcpInfo(c)
 	if !ok {
 		return 0, false
@@ -157,23 +169,23 @@ func tcpInfo(c net.Conn) (info *unix.TCPInfo, ok bool) {
 	return info, true
 }
 
-// watchIdle kills the connection once no data has passed either side for the
+// WatchIdle kills the connection once no data has passed either side for the
 // idle timeout. It costs one timer and nothing for each byte.
-func (t *conn) watchIdle(up net.Conn, idle time.Duration) (stop func()) {
+func WatchIdle(down *net.TCPConn, up net.Conn, idle time.Duration, kill func(reason policy.Reason, detail, flag string)) (stop func()) {
 	var timer *time.Timer
 	ready := make(chan struct{})
 	timer = time.AfterFunc(idle, func() {
 		<-ready
-		down, ok := quiet(t.nc)
+		d, ok := Quiet(down)
 		if !ok {
 			return // closed
 		}
-		rest := idle - down
-		if other, ok := quiet(up); ok {
+		rest := idle - d
+		if other, ok := Quiet(up); ok {
 			rest = max(rest, idle-other)
 		}
 		if rest <= 0 {
-			t.kill(policy.ReasonAllowed, "idle for "+idle.String())
+			kill(policy.ReasonAllowed, "idle for "+idle.String(), "")
 			return
 		}
 		timer.Reset(rest)
@@ -182,18 +194,32 @@ func (t *conn) watchIdle(up net.Conn, idle time.Duration) (stop func()) {
 	return func() { timer.Stop() }
 }
 
-// watchAge ends the connection when it is as old as a DestinationRule lets those
-// to u become. The time runs from the moment when the upstream was reached.
-func (t *conn) watchAge(u *policy.Upstream) (stop func()) {
-	most := u.MaxDuration()
-	if most <= 0 {
+// watchAge ends the connection when it is as old as a DestinationRule lets it
+// become. The time runs from the moment when the upstream was reached.
+func (o *Splicing) watchAge() (stop func()) {
+	if o.Most <= 0 {
 		return func() {}
 	}
-	timer := time.AfterFunc(most, func() {
-		t.mu.Lock()
-		t.flag = flow.FlagMaxDuration
-		t.mu.Unlock()
-		t.kill(policy.ReasonAllowed, "it was "+most.String()+" old (maxConnectionDuration)")
+	timer := time.AfterFunc(o.Most, func() {
+		o.Kill(policy.ReasonAllowed, "it was "+o.Most.String()+" old (maxConnectionDuration)", flow.FlagMaxDuration)
 	})
 	return func() { timer.Stop() }
+}
+
+// Reset closes nc with a RST where it can, so that the other end sees an
+// error at once instead of an orderly end.
+func Reset(nc net.Conn) {
+	if tc, ok := nc.(*net.TCPConn); ok {
+		_ = tc.SetLinger(0) // fails on a closed socket only
+	}
+	nc.Close()
+}
+
+// AddrPort is the address of an end of a connection, invalid if it has none.
+func AddrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
 }

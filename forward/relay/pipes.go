@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package relay moves the bytes of connections: the first ones, which are peeked,
+// those of messages, and those that are spliced. It decides nothing, and knows
+// nothing of upstreams.
+package relay
 
 import (
 	"errors"
@@ -9,28 +12,32 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/forward/limits"
 )
 
 // What a pipe costs while bytes are in it, and how much goes through at once.
 const (
 	pipeDescriptors = 2
 	pipeMemory      = 16 << 10
-	pipeSize        = 1 << 20
-	// idlePipes is how many are kept for the next bytes.
-	idlePipes = 16
+	PipeSize        = 1 << 20
+	// IdlePipes is how many are kept for the next bytes.
+	IdlePipes = 16
 )
 
-// pipePool has the pipes that splice(2) goes through. A connection has one only
+// Pipes has the pipes that splice(2) goes through. A connection has one only
 // while bytes are on their way: io.Copy would hold one for each direction for as long as
 // the connection is open, which costs an idle one four descriptors of six and most
 // of its memory in the kernel.
-type pipePool struct{ idle chan *pipePair }
+type Pipes struct{ idle chan *Pipe }
 
-type pipePair struct{ r, w int }
+// Pipe is a pipe.
+type Pipe struct{ r, w int }
 
-func newPipePool() *pipePool { return &pipePool{idle: make(chan *pipePair, idlePipes)} }
+// NewPipes has no pipes yet.
+func NewPipes() *Pipes { return &Pipes{idle: make(chan *Pipe, IdlePipes)} }
 
-func (p *pipePool) get() (*pipePair, error) {
+func (p *Pipes) get() (*Pipe, error) {
 	select {
 	case q := <-p.idle:
 		return q, nil
@@ -41,12 +48,12 @@ func (p *pipePool) get() (*pipePair, error) {
 		return nil, err
 	}
 	// A smaller one does as well.
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
-	return &pipePair{fds[0], fds[1]}, nil
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, PipeSize)
+	return &Pipe{fds[0], fds[1]}, nil
 }
 
 // put takes an empty pipe back.
-func (p *pipePool) put(q *pipePair) {
+func (p *Pipes) put(q *Pipe) {
 	select {
 	case p.idle <- q:
 	default:
@@ -54,8 +61,8 @@ func (p *pipePool) put(q *pipePair) {
 	}
 }
 
-// close closes those that nobody has.
-func (p *pipePool) close() {
+// Close closes those that nobody has.
+func (p *Pipes) Close() {
 	for {
 		select {
 		case q := <-p.idle:
@@ -66,14 +73,26 @@ func (p *pipePool) close() {
 	}
 }
 
-func (q *pipePair) close() {
+func (q *Pipe) close() {
 	unix.Close(q.r)
 	unix.Close(q.w)
 }
 
+// Relay copies bytes for one connection.
+type Relay struct {
+	pipes   *Pipes
+	buffers *CopyBuffers
+	held    *limits.Lease // pays for the pipes
+}
+
+// NewRelay is a relay that has pipes of its own workload's.
+func NewRelay(pipes *Pipes, buffers *CopyBuffers, held *limits.Lease) Relay {
+	return Relay{pipes: pipes, buffers: buffers, held: held}
+}
+
 // flow copies from src to dst until src ends. Where the workload may have no pipe,
 // bytes are copied through memory.
-func (t *conn) flow(dst, src *net.TCPConn) (sent int64, err error) {
+func (r *Relay) flow(dst, src *net.TCPConn) (sent int64, err error) {
 	in, err := src.SyscallConn()
 	if err != nil {
 		return 0, err
@@ -83,22 +102,22 @@ func (t *conn) flow(dst, src *net.TCPConn) (sent int64, err error) {
 		return 0, err
 	}
 	for {
-		q, n, err := t.fill(in, pipeSize)
+		q, n, err := r.Fill(in, PipeSize)
 		switch {
 		case err != nil:
 			return sent, err
 		case q == nil && n == 0:
 			return sent, nil
 		case q == nil:
-			n, err = t.copyOnce(dst, src)
+			n, err = r.copyOnce(dst, src)
 			sent += int64(n)
 			if errors.Is(err, io.EOF) {
 				return sent, nil
 			}
 		default:
-			n, err = drain(out, q, n)
+			n, err = Drain(out, q, n)
 			sent += int64(n)
-			t.release(q, err == nil)
+			r.Release(q, err == nil)
 		}
 		if err != nil {
 			return sent, err
@@ -106,12 +125,12 @@ func (t *conn) flow(dst, src *net.TCPConn) (sent int64, err error) {
 	}
 }
 
-// fill waits for bytes and takes some, most at the most, into a pipe. Without a pipe: there are some
+// Fill waits for bytes and takes some, most at the most, into a pipe. Without a pipe: there are some
 // that no pipe may be had for, or (n is 0) no more will come.
-func (t *conn) fill(in syscall.RawConn, most int) (q *pipePair, n int, err error) {
+func (r *Relay) Fill(in syscall.RawConn, most int) (q *Pipe, n int, err error) {
 	var failed error
 	err = in.Read(func(fd uintptr) bool {
-		if q = t.acquire(); q == nil {
+		if q = r.acquire(); q == nil {
 			n, failed = peekable(int(fd))
 			return !errors.Is(failed, unix.EAGAIN)
 		}
@@ -119,7 +138,7 @@ func (t *conn) fill(in syscall.RawConn, most int) (q *pipePair, n int, err error
 		if n > 0 {
 			return true
 		}
-		t.release(q, true)
+		r.Release(q, true)
 		q = nil
 		return !errors.Is(failed, unix.EAGAIN)
 	})
@@ -129,8 +148,8 @@ func (t *conn) fill(in syscall.RawConn, most int) (q *pipePair, n int, err error
 	return q, n, err
 }
 
-// drain moves the n bytes in a pipe on, and says how many went.
-func drain(out syscall.RawConn, q *pipePair, n int) (sent int, err error) {
+// Drain moves the n bytes in a pipe on, and says how many went.
+func Drain(out syscall.RawConn, q *Pipe, n int) (sent int, err error) {
 	var failed error
 	err = out.Write(func(fd uintptr) bool {
 		for sent < n {
@@ -148,26 +167,26 @@ func drain(out syscall.RawConn, q *pipePair, n int) (sent int, err error) {
 	return sent, err
 }
 
-func (t *conn) acquire() *pipePair {
-	if t.held.Take(pipeDescriptors, pipeMemory) != nil {
+func (r *Relay) acquire() *Pipe {
+	if r.held.Take(pipeDescriptors, pipeMemory) != nil {
 		return nil
 	}
-	q, err := t.core.pipes.get()
+	q, err := r.pipes.get()
 	if err != nil {
-		t.held.Give(pipeDescriptors, pipeMemory)
+		r.held.Give(pipeDescriptors, pipeMemory)
 		return nil
 	}
 	return q
 }
 
-// release gives a pipe back; one that is not empty is of no use to others.
-func (t *conn) release(q *pipePair, empty bool) {
+// Release gives a pipe back; one that is not empty is of no use to others.
+func (r *Relay) Release(q *Pipe, empty bool) {
 	if empty {
-		t.core.pipes.put(q)
+		r.pipes.put(q)
 	} else {
 		q.close()
 	}
-	t.held.Give(pipeDescriptors, pipeMemory)
+	r.held.Give(pipeDescriptors, pipeMemory)
 }
 
 // spliceOnce is splice(2) that does not wait; 0 without an error is the end.
@@ -191,9 +210,9 @@ func peekable(fd int) (int, error) {
 }
 
 // copyOnce copies what there is through memory.
-func (t *conn) copyOnce(dst, src net.Conn) (int, error) {
-	buf := t.core.buffers.get()
-	defer t.core.buffers.pool.Put(buf)
+func (r *Relay) copyOnce(dst, src net.Conn) (int, error) {
+	buf := r.buffers.Get()
+	defer r.buffers.Put(buf)
 	n, err := src.Read(*buf)
 	if n > 0 {
 		w, werr := dst.Write((*buf)[:n])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package relay
 
 import (
 	"os"
@@ -11,36 +11,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchTick is how long a connection is left alone before it is watched: the price
+// WatchTick is how long a connection is left alone before it is watched: the price
 // of a watch is paid by those that wait, not by each request.
-const watchTick = 25 * time.Millisecond
+const WatchTick = 25 * time.Millisecond
 
-// watched is a connection that may have to be watched.
-type watched interface {
-	// tick is called each watchTick. False: it is watched, or need not be, and is
+// Watched is a connection that may have to be watched.
+type Watched interface {
+	// Tick is called each watchTick. False: it is watched, or need not be, and is
 	// to be made active again when something moves.
-	tick() bool
+	Tick() bool
 }
 
-// watcher tells of the end of connections that nobody reads: of clients whose
+// EndWatcher tells of the end of connections that nobody reads: of clients whose
 // request is under way, and of upstreams between two requests. One goroutine and one
 // descriptor serve all.
-type watcher struct {
+type EndWatcher struct {
 	epoll *os.File
 	raw   syscall.RawConn
 	done  chan struct{}
 
 	mu     sync.Mutex
-	active []watched
+	active []Watched
 	timer  *time.Timer
 	closed bool
 	last   uint64
 	calls  map[uint64]func(events uint32)
 }
 
-// newWatcher returns a watcher, which has the error of one that watches nothing.
-func newWatcher() (*watcher, error) {
-	w := &watcher{done: make(chan struct{}), calls: map[uint64]func(uint32){}, closed: true}
+// NewEndWatcher returns a watcher, which has the error of one that watches nothing.
+func NewEndWatcher() (*EndWatcher, error) {
+	w := &EndWatcher{done: make(chan struct{}), calls: map[uint64]func(uint32){}, closed: true}
 	close(w.done)
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -59,7 +59,8 @@ func newWatcher() (*watcher, error) {
 	return w, nil
 }
 
-func (w *watcher) close() {
+// Close ends all watches.
+func (w *EndWatcher) Close() {
 	w.mu.Lock()
 	w.closed, w.active = true, nil
 	if w.timer != nil {
@@ -72,7 +73,7 @@ func (w *watcher) close() {
 	<-w.done
 }
 
-func (w *watcher) run() {
+func (w *EndWatcher) run() {
 	defer close(w.done)
 	events := make([]unix.EpollEvent, 64)
 	for {
@@ -96,10 +97,10 @@ func (w *watcher) run() {
 	}
 }
 
-// add has call be called once, when one of the events, or an error, is there on the
+// Add has call be called once, when one of the events, or an error, is there on the
 // connection; more says that there was a watch on it before. The number is for
 // remove; 0: it could not be done.
-func (w *watcher) add(raw syscall.RawConn, events uint32, call func(events uint32), again bool) uint64 {
+func (w *EndWatcher) Add(raw syscall.RawConn, events uint32, call func(events uint32), again bool) uint64 {
 	w.mu.Lock()
 	if w.closed {
 		w.mu.Unlock()
@@ -115,27 +116,28 @@ func (w *watcher) add(raw syscall.RawConn, events uint32, call func(events uint3
 		op = unix.EPOLL_CTL_MOD
 	}
 	if err := w.ctl(raw, op, &e); err != nil {
-		w.forget(id)
+		w.Forget(id)
 		return 0
 	}
 	return id
 }
 
-func (w *watcher) forget(id uint64) {
+// Forget has the call of a watch not be called any more; one may be under way.
+func (w *EndWatcher) Forget(id uint64) {
 	w.mu.Lock()
 	delete(w.calls, id)
 	w.mu.Unlock()
 }
 
-// remove ends a watch. Its call may be under way still.
-func (w *watcher) remove(raw syscall.RawConn, id uint64) {
+// Remove ends a watch. Its call may be under way still.
+func (w *EndWatcher) Remove(raw syscall.RawConn, id uint64) {
 	if id != 0 {
-		w.forget(id)
+		w.Forget(id)
 		_ = w.ctl(raw, unix.EPOLL_CTL_DEL, nil) // a closed connection is none of its own
 	}
 }
 
-func (w *watcher) ctl(raw syscall.RawConn, op int, e *unix.EpollEvent) (err error) {
+func (w *EndWatcher) ctl(raw syscall.RawConn, op int, e *unix.EpollEvent) (err error) {
 	cerr := w.raw.Control(func(epfd uintptr) {
 		err = raw.Control(func(fd uintptr) { err = unix.EpollCtl(int(epfd), op, int(fd), e) })
 	})
@@ -145,8 +147,8 @@ func (w *watcher) ctl(raw syscall.RawConn, op int, e *unix.EpollEvent) (err erro
 	return err
 }
 
-// activate has t be asked each watchTick, until it says no.
-func (w *watcher) activate(t watched) {
+// Activate has t be asked each watchTick, until it says no.
+func (w *EndWatcher) Activate(t Watched) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -158,22 +160,22 @@ func (w *watcher) activate(t watched) {
 	}
 }
 
-func (w *watcher) schedule() {
+func (w *EndWatcher) schedule() {
 	if w.timer == nil {
-		w.timer = time.AfterFunc(watchTick, w.ticks)
+		w.timer = time.AfterFunc(WatchTick, w.ticks)
 	} else {
-		w.timer.Reset(watchTick)
+		w.timer.Reset(WatchTick)
 	}
 }
 
-func (w *watcher) ticks() {
+func (w *EndWatcher) ticks() {
 	w.mu.Lock()
 	list := w.active
 	w.active = nil
 	w.mu.Unlock()
 	n := 0
 	for _, t := range list {
-		if t.tick() {
+		if t.Tick() {
 			list[n] = t
 			n++
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package relay
 
 import (
 	"io"
@@ -13,20 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// usual is how many fields are kept room for between two messages.
-const usual = 256
+// LongAgo is a deadline that has passed.
+var LongAgo = time.Unix(1, 0)
 
-// longAgo is a deadline that has passed.
-var longAgo = time.Unix(1, 0)
-
-// source is a connection as an http1.Source, and what is written to it. While it
+// Stream is a connection as an http1.Source, and what is written to it. While it
 // waits for a message it has no buffer. Its system calls do not wait, so the
 // scheduler is not told of them: that would cost as much as the codec, and has it
 // start threads when the kernel takes a while to send.
-type source struct {
+type Stream struct {
 	nc    net.Conn
-	raw   syscall.RawConn // nil: it has none
-	count atomic.Int64    // bytes received
+	Raw   syscall.RawConn // nil: it has none
+	Count atomic.Int64    // bytes received
 	short bool            // the last read took all that there was
 
 	// For one Read or Await.
@@ -47,31 +44,32 @@ type source struct {
 	ackFn, lookFn   func(uintptr)
 }
 
-func (s *source) open(nc net.Conn) {
+// Open makes it that of nc.
+func (s *Stream) Open(nc net.Conn) {
 	s.nc = nc
 	if sc, ok := nc.(syscall.Conn); ok {
-		s.raw, _ = sc.SyscallConn() // without it there are buffers
+		s.Raw, _ = sc.SyscallConn() // without it there are buffers
 	}
 	s.readFn, s.writeFn, s.ackFn, s.lookFn = s.readAt, s.writeAt, quickAck, s.lookAt
 }
 
 // Read reads on within a message.
-func (s *source) Read(p []byte) (int, error) {
-	if s.raw == nil {
+func (s *Stream) Read(p []byte) (int, error) {
+	if s.Raw == nil {
 		n, err := s.nc.Read(p)
 		s.received(n, len(p))
 		return n, err
 	}
 	if s.short {
-		_ = s.raw.Control(s.ackFn) // the rest may wait for it
+		_ = s.Raw.Control(s.ackFn) // the rest may wait for it
 	}
 	s.p = p
 	return s.read()
 }
 
 // Await is Read between two messages.
-func (s *source) Await(get func() []byte, put func()) (int, error) {
-	if s.raw == nil {
+func (s *Stream) Await(get func() []byte, put func()) (int, error) {
+	if s.Raw == nil {
 		p := get()
 		n, err := s.nc.Read(p)
 		s.received(n, len(p))
@@ -84,9 +82,9 @@ func (s *source) Await(get func() []byte, put func()) (int, error) {
 	return s.read()
 }
 
-func (s *source) read() (int, error) {
+func (s *Stream) read() (int, error) {
 	s.n, s.err = 0, nil
-	err := s.raw.Read(s.readFn)
+	err := s.Raw.Read(s.readFn)
 	s.p = nil
 	if err != nil {
 		return 0, err
@@ -97,13 +95,13 @@ func (s *source) read() (int, error) {
 	return s.n, s.err
 }
 
-func (s *source) received(n, room int) {
+func (s *Stream) received(n, room int) {
 	s.short = n < room
-	s.count.Add(int64(n))
+	s.Count.Add(int64(n))
 }
 
 // readAt reads once; false: there is nothing.
-func (s *source) readAt(fd uintptr) bool {
+func (s *Stream) readAt(fd uintptr) bool {
 	p := s.p
 	if p == nil {
 		p = s.get()
@@ -127,12 +125,12 @@ func (s *source) readAt(fd uintptr) bool {
 }
 
 // Write writes all of p.
-func (s *source) Write(p []byte) (int, error) {
-	if s.raw == nil {
+func (s *Stream) Write(p []byte) (int, error) {
+	if s.Raw == nil {
 		return s.nc.Write(p)
 	}
 	s.out, s.wrote, s.werr = p, 0, nil
-	err := s.raw.Write(s.writeFn)
+	err := s.Raw.Write(s.writeFn)
 	s.out = nil
 	if err == nil {
 		err = s.werr
@@ -141,7 +139,7 @@ func (s *source) Write(p []byte) (int, error) {
 }
 
 // writeAt writes what it can; false: there is more.
-func (s *source) writeAt(fd uintptr) bool {
+func (s *Stream) writeAt(fd uintptr) bool {
 	for s.wrote < len(s.out) {
 		n, e := sendOn(fd, s.out[s.wrote:])
 		if e != 0 {
@@ -176,26 +174,26 @@ func quickAck(fd uintptr) {
 	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
 }
 
-// quiet says whether nothing has come, neither bytes nor the end.
-func (s *source) quiet() bool {
-	if s.raw == nil {
+// Quiet says whether nothing has come, neither bytes nor the end.
+func (s *Stream) Quiet() bool {
+	if s.Raw == nil {
 		return true
 	}
 	s.still = false
-	return s.raw.Control(s.lookFn) == nil && s.still
+	return s.Raw.Control(s.lookFn) == nil && s.still
 }
 
-func (s *source) lookAt(fd uintptr) {
+func (s *Stream) lookAt(fd uintptr) {
 	_, e := call(unix.SYS_RECVFROM, fd, s.peek[:], unix.MSG_PEEK)
 	s.still = e == unix.EAGAIN
 }
 
-// ended says whether the end has come, and nothing before it.
-func (s *source) ended() (yes bool) {
-	if s.raw == nil {
+// Ended says whether the end has come, and nothing before it.
+func (s *Stream) Ended() (yes bool) {
+	if s.Raw == nil {
 		return false
 	}
-	err := s.raw.Control(func(fd uintptr) {
+	err := s.Raw.Control(func(fd uintptr) {
 		n, err := peekable(int(fd))
 		yes = n == 0 && err == nil
 	})
