@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
-	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
@@ -22,8 +22,8 @@ import (
 // attempted is the upstream connection of an exchange's latest attempt.
 type attempted struct {
 	mu   sync.Mutex
-	conn *upstreamConn
-	key  upstreamKey
+	conn *upstream.HTTPConn
+	key  upstream.ConnKey
 	// cause is why the attempt was interrupted; over: the exchange was.
 	cause error
 	over  bool
@@ -35,53 +35,53 @@ func (x *exchange) attempt(u *policy.Upstream, out *outgoing, perTry time.Durati
 	try := x.begin(perTry)
 	defer try.stop()
 	defer func() { x.report(u, resp, o, err) }()
-	if x.on, err = x.conn.draw(try.context, u, x.hashKey(u, &out.Header), x.tried); err != nil {
+	if x.on, err = x.conn.ups.Draw(try.context, u, x.hashKey(u, &out.Header), x.tried); err != nil {
 		return nil, outcome{unprocessed: true}, err
 	}
 	http2 := x.wantsHTTP2(u)
-	c := x.conn.ups.ready(x.on.up, http2, fresh)
+	c := x.conn.ups.Ready(x.on.Upstream, http2, fresh)
 	if c == nil {
-		if c, err = x.conn.ups.acquire(try.context(), &x.on, http2, fresh); err != nil {
+		if c, err = x.conn.ups.Acquire(try.context(), &x.on, http2, fresh); err != nil {
 			if cause := context.Cause(try.context()); cause != nil {
 				err = cause
 			}
-			spent := err == errSpent //nolint:errorlint // as acquire has it
-			x.up.key = keyOf(x.on.up, http2)
+			spent := err == upstream.ErrSpent //nolint:errorlint // as acquire has it
+			x.up.key = upstream.KeyOf(x.on.Upstream, http2)
 			return nil, outcome{unprocessed: !spent, spent: spent}, err
 		}
 	}
-	if c.key != keyOf(x.on.up, c.key.http2) {
-		x.on.elsewhere() // somebody has authenticated there
+	if c.Key != upstream.KeyOf(x.on.Upstream, c.Key.HTTP2) {
+		x.on.Elsewhere() // somebody has authenticated there
 	}
 	x.up.set(c)
-	x.upstream.set(c.peer)
+	x.upstream.set(c.Peer)
 	if authenticates(out.Header) {
-		c.setPrivate()
+		c.SetPrivate()
 	}
 	var body *attemptBody
 	if x.body != nil {
 		body = x.body.next()
 	}
 	wrote := false
-	if c.http1 != nil {
+	if c.HTTP1 != nil {
 		x.moved()
 		resp, err = x.roundTrip1(c, out, body)
 	} else {
 		resp, wrote, err = x.roundTrip2(try.context(), c, out, body)
 	}
 	if err != nil {
-		o = c.outcome(err, wrote)
+		o = outcomeOf(c, err, wrote)
 		if cause := x.stopped(try); cause != nil {
 			return nil, o, cause
 		}
 		if o.spent {
-			err = errSpent
+			err = upstream.ErrSpent
 		}
 		return nil, o, err
 	}
-	c.answered.Store(true)
+	c.Answered.Store(true)
 	if asksToAuthenticate(resp) {
-		c.setPrivate()
+		c.SetPrivate()
 	}
 	return resp, outcome{sent: true}, nil
 }
@@ -154,7 +154,7 @@ func (t *try) stop() {
 }
 
 // roundTrip2 sends a request on c, which speaks HTTP/2. sent: its head was written.
-func (x *exchange) roundTrip2(ctx context.Context, c *upstreamConn, out *outgoing, body *attemptBody) (_ *response, sent bool, err error) {
+func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *outgoing, body *attemptBody) (_ *response, sent bool, err error) {
 	var wrote atomic.Bool
 	ctx, cancel := context.WithCancelCause(ctx)
 	x.release(func() { cancel(errDone) })
@@ -168,7 +168,7 @@ func (x *exchange) roundTrip2(ctx context.Context, c *upstreamConn, out *outgoin
 		body.trailer = req.Trailer
 		req.Body = body
 	}
-	resp, err := c.client.RoundTrip(req)
+	resp, err := c.Client.RoundTrip(req)
 	informational.stop()
 	if err != nil {
 		return nil, wrote.Load(), err
@@ -213,17 +213,17 @@ func (o *outgoing) request() *http.Request {
 	return r
 }
 
-func (a *attempted) set(c *upstreamConn) {
+func (a *attempted) set(c *upstream.HTTPConn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.conn, a.key, a.cause = c, c.key, nil
+	a.conn, a.key, a.cause = c, c.Key, nil
 	if a.over {
-		c.interrupt()
+		c.Interrupt()
 	}
 }
 
 // interrupt ends what waits for the upstream c, or for any when it is nil.
-func (a *attempted) interrupt(c *upstreamConn, cause error) {
+func (a *attempted) interrupt(c *upstream.HTTPConn, cause error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.conn == nil || c != nil && c != a.conn {
@@ -232,7 +232,7 @@ func (a *attempted) interrupt(c *upstreamConn, cause error) {
 	if a.cause == nil {
 		a.cause = cause
 	}
-	a.conn.interrupt()
+	a.conn.Interrupt()
 }
 
 // end has every attempt be interrupted, also those to come.
@@ -240,15 +240,7 @@ func (a *attempted) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.over = true; a.conn != nil {
-		a.conn.interrupt()
-	}
-}
-
-// interrupt ends what waits for the upstream. The connection is of no use any more.
-func (c *upstreamConn) interrupt() {
-	if c.http1 != nil {
-		c.finish()
-		_ = c.Conn.SetDeadline(relay.LongAgo) // fails on a closed connection, which is as good
+		a.conn.Interrupt()
 	}
 }
 
@@ -256,11 +248,11 @@ func (c *upstreamConn) interrupt() {
 func (a *attempted) ownHTTP1() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.conn != nil && !a.conn.key.http2 && !a.conn.shares()
+	return a.conn != nil && !a.conn.Key.HTTP2 && !a.conn.Shares()
 }
 
 // current is the connection.
-func (a *attempted) current() *upstreamConn {
+func (a *attempted) current() *upstream.HTTPConn {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.conn
@@ -268,7 +260,7 @@ func (a *attempted) current() *upstreamConn {
 
 // ready says whether more of the answer has been received.
 func (a *attempted) ready() bool {
-	return a.conn != nil && a.conn.http1 != nil && len(a.conn.http1.reader.Buffered()) > 0
+	return a.conn != nil && a.conn.HTTP1 != nil && len(a.conn.HTTP1.Reader.Buffered()) > 0
 }
 
 // settle gives the connection of the latest attempt back.
@@ -278,9 +270,9 @@ func (x *exchange) settle() {
 	x.up.conn = nil
 	x.up.mu.Unlock()
 	if c != nil {
-		x.conn.ups.release(c)
+		x.conn.ups.Release(c)
 	}
-	x.on.end()
+	x.on.End()
 }
 
 // passClientEnd ends the sending side towards the upstream when the client has
@@ -290,8 +282,8 @@ func (x *exchange) settle() {
 func (x *exchange) passClientEnd() {
 	x.up.mu.Lock()
 	defer x.up.mu.Unlock()
-	if c := x.up.conn; c != nil && c.http1 != nil && c.http1.sent.Load() {
-		c.finish()
+	if c := x.up.conn; c != nil && c.HTTP1 != nil && c.HTTP1.Sent.Load() {
+		c.Finish()
 		_ = c.CloseWrite() // fails on a connection that has ended
 	}
 }
@@ -299,7 +291,7 @@ func (x *exchange) passClientEnd() {
 // passesClose says whether the request's "Connection: close" goes on to u: the
 // connection there is this one's only.
 func (x *exchange) passesClose(u *policy.Upstream) bool {
-	_, shared := x.conn.ups.sharing(u)
+	_, shared := x.conn.ups.Sharing(u)
 	return x.r.ProtoMajor == 1 && x.r.Close && !shared && !x.wantsHTTP2(u)
 }
 

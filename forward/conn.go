@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -38,9 +39,7 @@ type conn struct {
 	opened time.Time
 	held   *limits.Lease
 	relay  relay.Relay
-	ups    *upstreams
-	// multiplexed: HTTP/2, set before the first request.
-	multiplexed bool
+	ups    *upstream.Conns
 	// http1 is the connection as one of HTTP/1; set with mu.
 	http1 *http1Conn
 	// generation is the core's before the Decider was first asked.
@@ -72,7 +71,7 @@ func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counted func()) {
 	t := &conn{core: c, info: info, nc: nc, opened: time.Now()}
 	t.held = t.lease()
-	t.relay, t.ups = relay.NewRelay(c.pipes, &c.buffers, t.held), newUpstreams(t)
+	t.relay, t.ups = relay.NewRelay(c.pipes, &c.buffers, t.held), c.clusters.NewConns(&t.info, t.held, t)
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	defer t.cancel(nil)
 	// Registered before anything is decided: a policy change can't miss it.
@@ -83,7 +82,7 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 	counted()
 	defer c.unregister(t)
 	defer nc.Close()
-	defer t.ups.close()
+	defer t.ups.Close()
 	defer t.closeMirrors(true)
 	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
 	defer stop()
@@ -94,9 +93,7 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 // lease returns a lease of the connection's workload that has nothing yet.
 func (t *conn) lease() *limits.Lease { return limits.NewLease(t.core.o.Limits, t.holder()) }
 
-func (t *conn) holder() limits.Owner {
-	return limits.Owner{Layer: t.info.Layer, Workload: t.info.WorkloadID}
-}
+func (t *conn) holder() limits.Owner { return t.info.Owner() }
 
 // serve asks for the opening and treats the connection accordingly.
 func (t *conn) serve() {
@@ -120,9 +117,9 @@ func (t *conn) serve() {
 	}
 }
 
-// upstreamLost tells a client of HTTP/1 that its upstream connection has ended, or
+// UpstreamLost tells a client of HTTP/1 that its upstream connection has ended, or
 // that there is one again. HTTP/2 has other requests under way.
-func (t *conn) upstreamLost(lost bool) {
+func (t *conn) UpstreamLost(lost bool) {
 	t.mu.Lock()
 	h := t.http1
 	t.mu.Unlock()

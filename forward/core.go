@@ -3,7 +3,6 @@
 package forward
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"math/rand/v2"
@@ -15,6 +14,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -46,7 +46,7 @@ type Timeouts struct {
 // a zero duration or count means the default named beside it.
 type Options struct {
 	Decider Decider
-	Dialer  Dialer
+	Dialer  upstream.Dialer
 	Sink    flow.Sink
 	Log     *slog.Logger // none: discarded
 
@@ -122,9 +122,7 @@ type Core struct {
 	server  *http.Server
 	served  chan struct{} // closed when server.Serve has returned
 
-	transport   *http.Transport // of HTTP/2
-	pool        *pool
-	balancers   *balancers
+	clusters    *upstream.ClusterManager
 	mirrors     *mirrors
 	retrying    retryBudgets
 	buffers     relay.CopyBuffers
@@ -174,18 +172,18 @@ func New(o Options) *Core {
 		handoff: newHandoff(),
 		served:  make(chan struct{}),
 
-		transport:   newTransport(),
 		safeRetries: safeRetries(),
-		pool:        newPool(o.Limits),
-		balancers:   &balancers{limits: o.Limits, log: o.Log, rand: o.Rand, now: o.Now, locality: o.Locality, list: map[balancedKey]*balanced{}},
 		pipes:       relay.NewPipes(),
 		recycler:    recycler{every: o.RecycleTimeout / 60},
 		fresh:       make(chan struct{}, maxFresh),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.clusters = upstream.NewClusterManager(upstream.Options{
+		Dialer: o.Dialer, Limits: o.Limits, ConnectTimeout: o.ConnectTimeout, Share: o.Share, Locality: o.Locality,
+		Log: o.Log, Rand: o.Rand, Now: o.Now, Watcher: c.watcher, Buffers: &c.messages,
+	})
 	c.mirrors = newMirrors(c)
 	c.sweeper = newSweeper(c)
-	c.pool.watcher = c.watcher
 	c.server = newServer(c)
 	go func() {
 		defer close(c.served)
@@ -206,7 +204,7 @@ func (c *Core) Stats() Stats {
 		Refused:   c.counters.refused.Load(),
 		Requests:  c.counters.requests.Load(),
 		Recycled:  c.recycler.closed.Load(),
-		Ejections: c.balancers.counts(),
+		Ejections: c.clusters.Ejections(),
 
 		Connections: c.o.Limits.Connections.Use(),
 		Ports:       c.o.Limits.Ports.Use(),
@@ -264,12 +262,11 @@ func (c *Core) open() []*conn {
 // policy; connections that stay allowed are not touched.
 func (c *Core) Recheck() {
 	c.generation.Add(1)
-	c.pool.closeIdle(false)
-	c.balancers.sweep()
+	c.clusters.Recheck()
 	for _, t := range c.open() {
 		t.recheck()
 		// Idle upstream connections may go to addresses that are denied now.
-		t.ups.closeIdle()
+		t.ups.CloseIdle()
 		t.closeMirrors(false)
 	}
 	c.mirrors.recheck()
@@ -316,8 +313,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		<-done
 	}
 	c.mirrors.close()
-	c.pool.closeIdle(true)
-	c.balancers.close()
+	c.clusters.Close()
 	c.pipes.Close()
 	c.sweeper.close()
 	c.watcher.Close()
@@ -325,9 +321,4 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	<-c.served
 	c.cancel()
 	return err
-}
-
-// connectTimeout is the upstream's own, else the core's.
-func (c *Core) connectTimeout(u *policy.Upstream) time.Duration {
-	return cmp.Or(u.ConnectTimeout(), c.o.ConnectTimeout)
 }

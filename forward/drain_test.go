@@ -64,7 +64,7 @@ func TestShutdownHTTP(t *testing.T) {
 func TestShutdownDeadline(t *testing.T) {
 	r := newRig(t, Sniff)
 	r.open = func(*Conn) Admission {
-		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstreamOf("opaque.example")}
 	}
 	conns := r.accepts("opaque.example")
 	started := make(chan struct{}, 1)
@@ -156,7 +156,7 @@ func TestAudit(t *testing.T) {
 	r := newRig(t, HTTP)
 	would := policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonName}
 	r.http = func(req *policy.Request) policy.HTTPDecision {
-		return policy.HTTPDecision{Decision: would, Upstream: upstream(req.Host)}
+		return policy.HTTPDecision{Decision: would, Upstream: upstreamOf(req.Host)}
 	}
 	r.httpOrigin("evil.example", func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, "ok") })
 	if resp, _ := get(t, r.client(false), "http://evil.example/"); resp.StatusCode != 200 {

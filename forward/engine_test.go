@@ -170,7 +170,7 @@ func TestAnswersOfManySizes(t *testing.T) {
 	for _, up := range []policy.Protocol{policy.ProtocolHTTP, policy.ProtocolHTTP2} {
 		r := newRig(t, HTTP)
 		r.http = func(req *policy.Request) policy.HTTPDecision {
-			u := upstream(req.Host)
+			u := upstreamOf(req.Host)
 			u.Protocol = up
 			return policy.HTTPDecision{Decision: allowed, Upstream: u}
 		}

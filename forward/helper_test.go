@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
@@ -174,6 +175,7 @@ type rig struct {
 	t testing.TB
 	*fakes
 	core   *Core
+	dialer *anyDialer
 	sink   *events
 	layer  flow.Layer
 	dst    netip.AddrPort  // what clients dialled; invalid: some address
@@ -181,6 +183,9 @@ type rig struct {
 	server net.Listener
 	start  sync.Once
 }
+
+// anyDialer is the dialer of a rig, which a test may change before it connects.
+type anyDialer struct{ upstream.Dialer }
 
 type rigOption func(*Options)
 
@@ -194,10 +199,10 @@ func newRig(t testing.TB, protocol Handling, options ...rigOption) *rig {
 			return Admission{Protocol: protocol, Decision: allowed}
 		},
 		tls: func(sni string) (policy.Decision, *policy.Upstream) {
-			return allowed, upstream(sni)
+			return allowed, upstreamOf(sni)
 		},
 		http: func(req *policy.Request) policy.HTTPDecision {
-			return policy.HTTPDecision{Decision: allowed, Upstream: upstream(req.Host)}
+			return policy.HTTPDecision{Decision: allowed, Upstream: upstreamOf(req.Host)}
 		},
 		addrs: map[string]netip.AddrPort{},
 		fails: map[string]error{},
@@ -205,10 +210,11 @@ func newRig(t testing.TB, protocol Handling, options ...rigOption) *rig {
 	}
 	if protocol == Opaque {
 		r.fakes.open = func(*Conn) Admission {
-			return Admission{Protocol: Opaque, Decision: allowed, Upstream: upstream("opaque.example")}
+			return Admission{Protocol: Opaque, Decision: allowed, Upstream: upstreamOf("opaque.example")}
 		}
 	}
-	o := Options{Decider: r.fakes, Dialer: r.fakes, Sink: r.sink, Timeouts: Timeouts{PeekTimeout: patience}, Rand: func() uint64 { return 0 }}
+	r.dialer = &anyDialer{r.fakes}
+	o := Options{Decider: r.fakes, Dialer: r.dialer, Sink: r.sink, Timeouts: Timeouts{PeekTimeout: patience}, Rand: func() uint64 { return 0 }}
 	for _, option := range options {
 		option(&o)
 	}
@@ -310,7 +316,7 @@ func listen(t testing.TB, addr string) net.Listener {
 	return ln
 }
 
-func upstream(host string) *policy.Upstream {
+func upstreamOf(host string) *policy.Upstream {
 	return &policy.Upstream{Host: host, Port: 80, Protocol: policy.ProtocolHTTP}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -88,7 +89,7 @@ type watch struct {
 }
 
 type upWatch struct {
-	c  *upstreamConn
+	c  *upstream.HTTPConn
 	id uint64
 }
 
@@ -288,7 +289,7 @@ func (h *http1Conn) Tick() bool {
 
 // arm watches the upstreams between two requests, and the client within one.
 func (h *http1Conn) arm() {
-	ups := h.conn.ups.list()
+	ups := h.conn.ups.List()
 	h.watch.mu.Lock()
 	defer h.watch.mu.Unlock()
 	if h.watch.over {
@@ -302,8 +303,8 @@ func (h *http1Conn) arm() {
 		return
 	}
 	for _, c := range ups {
-		if c.http1 != nil && c.http1.src.Raw != nil {
-			if id := w.Add(c.http1.src.Raw, unix.EPOLLIN|unix.EPOLLRDHUP, func(uint32) { c.idleEvent() }, false); id != 0 {
+		if c.HTTP1 != nil && c.HTTP1.Stream.Raw != nil {
+			if id := w.Add(c.HTTP1.Stream.Raw, unix.EPOLLIN|unix.EPOLLRDHUP, func(uint32) { c.IdleEvent() }, false); id != 0 {
 				h.watch.ups = append(h.watch.ups, upWatch{c, id})
 			}
 		}
@@ -316,7 +317,7 @@ func (h *http1Conn) disarm() {
 	w := h.conn.core.watcher
 	w.Remove(h.src.Raw, h.watch.client)
 	for _, u := range h.watch.ups {
-		w.Remove(u.c.http1.src.Raw, u.id)
+		w.Remove(u.c.HTTP1.Stream.Raw, u.id)
 	}
 	clear(h.watch.ups)
 	h.watch.client, h.watch.ups = 0, h.watch.ups[:0]

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/upstream"
 )
 
 // maxInformational bounds the informational answers to one request.
@@ -16,13 +17,13 @@ const maxInformational = 100
 
 // roundTrip1 sends a request on c and reads the head of its answer. The rest of a
 // body that is not there yet is sent by another goroutine, until the exchange ends.
-func (x *exchange) roundTrip1(c *upstreamConn, out *outgoing, body *attemptBody) (*response, error) {
-	u := c.http1
-	u.begun, u.good = u.src.Count.Load(), false
-	u.sent.Store(false)
-	c.sent.Store(0)
+func (x *exchange) roundTrip1(c *upstream.HTTPConn, out *outgoing, body *attemptBody) (*response, error) {
+	u := c.HTTP1
+	u.Begun, u.Good = u.Stream.Count.Load(), false
+	u.Sent.Store(false)
+	c.Sent.Store(0)
 	s, err := x.send1(c, out, body)
-	if err != nil && c.sent.Load() == 0 {
+	if err != nil && c.Sent.Load() == 0 {
 		return nil, err
 	}
 	// What the upstream said before it ended the connection counts.
@@ -35,7 +36,7 @@ func (x *exchange) roundTrip1(c *upstreamConn, out *outgoing, body *attemptBody)
 
 // send1 writes the head and what there is of the body. The sender has the rest;
 // nil: there is none.
-func (x *exchange) send1(c *upstreamConn, out *outgoing, body *attemptBody) (s *sender, err error) {
+func (x *exchange) send1(c *upstream.HTTPConn, out *outgoing, body *attemptBody) (s *sender, err error) {
 	buf := x.core.messages.Get(1)
 	defer func() { x.core.messages.Put(buf) }()
 	path := out.Path
@@ -43,8 +44,8 @@ func (x *exchange) send1(c *upstreamConn, out *outgoing, body *attemptBody) (s *
 	b = append(append(append(b, path...), out.Query...), " HTTP/1.1\r\n"...)
 	b = http1.AppendFields(b, out.Header)
 	if body == nil {
-		c.http1.sent.Store(true) // with the write
-		return nil, c.write(b)
+		c.HTTP1.Sent.Store(true) // with the write
+		return nil, c.WriteHTTP1(b)
 	}
 	s = &sender{x: x, c: c, body: body, out: out}
 	if x.r.Continue {
@@ -53,13 +54,13 @@ func (x *exchange) send1(c *upstreamConn, out *outgoing, body *attemptBody) (s *
 		b, s.whole, err = s.gather(b)
 	}
 	if err == nil {
-		err = c.write(b)
+		err = c.WriteHTTP1(b)
 	}
 	switch {
 	case err != nil:
 		return nil, err
 	case s.whole:
-		c.http1.sent.Store(true)
+		c.HTTP1.Sent.Store(true)
 		return nil, nil
 	}
 	x.senders.Add(1)
@@ -68,20 +69,20 @@ func (x *exchange) send1(c *upstreamConn, out *outgoing, body *attemptBody) (s *
 }
 
 // receive1 reads heads up to the final one.
-func (x *exchange) receive1(c *upstreamConn, out *outgoing, s *sender) (*response, error) {
+func (x *exchange) receive1(c *upstream.HTTPConn, out *outgoing, s *sender) (*response, error) {
 	if s != nil && s.final != nil {
 		defer close(s.final)
 	}
-	u := c.http1
+	u := c.HTTP1
 	for n := 0; n < maxInformational; n++ {
-		head, err := u.reader.Head(http1.MaxResponseHead)
+		head, err := u.Reader.Head(http1.MaxResponseHead)
 		if err == nil {
-			err = u.head.Parse(head, out.Method)
+			err = u.Head.Parse(head, out.Method)
 		}
 		if err != nil {
 			return nil, err
 		}
-		h := &u.head
+		h := &u.Head
 		if h.Status < 100 || h.Status > 199 || h.Status == http.StatusSwitchingProtocols {
 			return x.response1(c), nil
 		}
@@ -98,15 +99,15 @@ func (x *exchange) receive1(c *upstreamConn, out *outgoing, s *sender) (*respons
 	return nil, http1.ErrStatusLine
 }
 
-func (x *exchange) response1(c *upstreamConn) *response {
-	u := c.http1
-	h := &u.head
-	u.body.Begin(u.reader, h.Length)
-	u.good = !h.Close && h.Status != http.StatusSwitchingProtocols
+func (x *exchange) response1(c *upstream.HTTPConn) *response {
+	u := c.HTTP1
+	h := &u.Head
+	u.Body.Begin(u.Reader, h.Length)
+	u.Good = !h.Close && h.Status != http.StatusSwitchingProtocols
 	r := &x.scratch.resp
 	*r = response{
 		StatusCode: h.Status, Reason: h.Reason, ProtoMajor: 1, Header: h.Fields, Length: h.Length, Close: h.Close,
-		Body: &u.body, Trailer: u.trailerFn, Done: u.doneFn,
+		Body: &u.Body, Trailer: u.TrailerFn, Done: u.DoneFn,
 	}
 	return r
 }
@@ -114,7 +115,7 @@ func (x *exchange) response1(c *upstreamConn) *response {
 // sender sends what is to come of a request's body.
 type sender struct {
 	x      *exchange
-	c      *upstreamConn
+	c      *upstream.HTTPConn
 	body   *attemptBody
 	out    *outgoing
 	chunks http1.Chunks
@@ -162,7 +163,7 @@ func (s *sender) mayBegin() bool {
 	if s.goOn == nil {
 		return true
 	}
-	timer := time.NewTimer(continueTimeout)
+	timer := time.NewTimer(upstream.ContinueTimeout)
 	defer timer.Stop()
 	select {
 	case <-s.goOn:
@@ -194,13 +195,13 @@ func (s *sender) run() {
 		if ended {
 			b = s.end(b)
 		}
-		if len(b) > 0 && s.c.write(b) != nil {
+		if len(b) > 0 && s.c.WriteHTTP1(b) != nil {
 			return // the answer, or the end, says more
 		}
 		s.x.stall.moved()
 		switch {
 		case ended:
-			s.c.http1.sent.Store(true)
+			s.c.HTTP1.Sent.Store(true)
 			s.x.moved()
 			return
 		case err != nil:

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/forward/balance"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
@@ -36,7 +37,7 @@ func (x *exchange) hashKey(u *policy.Upstream, h *field.List) func(*policy.Consi
 		case c.Cookie != nil:
 			return x.cookieHash(h, c.Cookie)
 		case c.SourceIP:
-			return x.conn.sourceHash(c)
+			return x.conn.ups.SourceHash(c)
 		}
 		return balance.Hash{}
 	}
@@ -86,7 +87,7 @@ func (x *exchange) setCookie(h *field.List) {
 // takeRetry says whether another attempt may be made, as far as the limits of the
 // service go.
 func (x *exchange) takeRetry() bool {
-	of := x.on.of
+	of := x.on.Balanced
 	if of == nil || of == x.retrying {
 		return true
 	}
@@ -111,12 +112,12 @@ func (x *exchange) giveRetry() {
 func (x *exchange) report(u *policy.Upstream, resp *response, o outcome, err error) {
 	switch cause := x.life.why(); {
 	case err == nil:
-		x.on.on.Report(resultOf(u, resp))
+		x.on.Picked.Report(resultOf(u, resp))
 	case errors.Is(err, errRouteTimeout), errors.Is(err, errPerTry), errors.Is(cause, errRouteTimeout):
-		x.on.on.Report(balance.FailedLocally)
-	case cause != nil, o.spent, isDialError(err) && !isConnectFailure(err), x.body != nil && x.body.failed():
+		x.on.Picked.Report(balance.FailedLocally)
+	case cause != nil, o.spent, upstream.IsDialError(err) && !isConnectFailure(err), x.body != nil && x.body.failed():
 	default:
-		x.on.on.Report(balance.FailedLocally)
+		x.on.Picked.Report(balance.FailedLocally)
 	}
 }
 

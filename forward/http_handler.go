@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -55,11 +56,11 @@ type exchange struct {
 
 	stall stall
 	up    attempted
-	tried []upstreamKey // by attempts before
+	tried []upstream.ConnKey // by attempts before
 	// on is where the attempt at hand is, retrying the service whose retry this is,
 	// cookie what the client gets to be sent to the same endpoint.
-	on       drawn
-	retrying *balanced
+	on       upstream.Drawn
+	retrying *upstream.Balanced
 	cookie   string
 	// copies are for the mirrors, until the request was received; routed says that
 	// its rule's CORS policy is on the way of its answer.
@@ -265,7 +266,7 @@ func (x *exchange) fail(err error) {
 		x.deny(dialReason(err), x.req.Host)
 	case limits.IsExceeded(err):
 		x.limited(err)
-	case isDialError(err):
+	case upstream.IsDialError(err):
 		x.reason = dialReason(err)
 		x.note(err.Error())
 		text := err.Error()
@@ -273,7 +274,7 @@ func (x *exchange) fail(err error) {
 			text = publicText(err) // a visitor is not told of addresses behind the gateway
 		}
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+text)
-	case errors.Is(err, errSpent) && x.r.ProtoMajor == 1 && x.number > 1:
+	case errors.Is(err, upstream.ErrSpent) && x.r.ProtoMajor == 1 && x.number > 1:
 		// A client knows that this happens to connections that it uses again, and
 		// what it may send once more; an answer of ours would tell it otherwise.
 		x.reason, x.detail = policy.ReasonUpstreamClosed, err.Error()
@@ -382,13 +383,13 @@ func (x *exchange) stopSenders() {
 	if !x.body.complete() {
 		x.w.SetReadDeadline(relay.LongAgo)
 		if c != nil {
-			c.interrupt()
+			c.Interrupt()
 		}
-	} else if c != nil && c.http1 != nil && !c.http1.sent.Load() {
-		timer := time.AfterFunc(lastWrite, c.interrupt)
+	} else if c != nil && c.HTTP1 != nil && !c.HTTP1.Sent.Load() {
+		timer := time.AfterFunc(lastWrite, c.Interrupt)
 		x.senders.Wait()
 		if !timer.Stop() {
-			c.finish()
+			c.Finish()
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
@@ -85,7 +86,7 @@ func newServer(c *Core) *http.Server {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
 			MaxReadFrameSize:              maxFrame,
-			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerStream:     upstream.StreamWindow,
 			MaxReceiveBufferPerConnection: downWindow,
 			WriteByteTimeout:              c.o.StallTimeout,
 		},
@@ -118,16 +119,16 @@ func (t *conn) http(op Admission, p *relay.Peeked) {
 		t.refuse(op.Decision, "http", "", "")
 		return
 	}
-	t.multiplexed = peek.Classify(p.Request()) == peek.HTTP2
+	t.ups.Multiplexed = peek.Classify(p.Request()) == peek.HTTP2
 	memory := int64(httpMemory)
-	if t.multiplexed {
+	if t.ups.Multiplexed {
 		memory += downWindow
 	}
 	if err := t.take(limits.Cost{Memory: memory}); err != nil {
 		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
 		return
 	}
-	if !t.multiplexed {
+	if !t.ups.Multiplexed {
 		t.serveHTTP1(op, p)
 		return
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
@@ -203,7 +204,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		t.core.o.Sink.Record(end)
 		return
 	}
-	defer on.end()
+	defer on.End()
 	defer up.Close()
 	sent, received := t.relay.Splice(t.nc, up, p, &relay.Splicing{
 		Idle: cmp.Or(u.IdleTimeout(), t.core.o.IdleTimeout), Most: u.MaxDuration(),
@@ -216,12 +217,12 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 }
 
 // dial connects to u and attaches the connection; d.end is to be called at its end.
-func (t *conn) dial(u *policy.Upstream) (up net.Conn, d drawn, err error) {
-	if up, d, err = t.dialDrawn(u); err != nil {
+func (t *conn) dial(u *policy.Upstream) (up net.Conn, d upstream.Drawn, err error) {
+	if up, d, err = t.ups.DialDrawn(t.ctx, u); err != nil {
 		return nil, d, err
 	}
 	if !t.attach(up) {
-		d.end()
+		d.End()
 		return nil, d, errKilled
 	}
 	return up, d, nil

@@ -129,7 +129,7 @@ func TestRefusals(t *testing.T) {
 			if tt.protocol == Refuse {
 				r.open = func(*Conn) Admission { return Admission{Decision: denied(policy.ReasonNoRule, nil)} }
 			}
-			r.tls = func(string) (policy.Decision, *policy.Upstream) { return deny, upstream("evil.example") }
+			r.tls = func(string) (policy.Decision, *policy.Upstream) { return deny, upstreamOf("evil.example") }
 			if tt.protocol == Refuse {
 				dialReset(t, r.addr())
 			} else {
@@ -301,7 +301,7 @@ func TestSniff(t *testing.T) {
 	sniffing := func(t *testing.T, o ...rigOption) *rig {
 		r := newRig(t, Sniff, o...)
 		r.open = func(*Conn) Admission {
-			return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+			return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstreamOf("opaque.example")}
 		}
 		return r
 	}
@@ -349,7 +349,7 @@ func TestNoSNIIsAsked(t *testing.T) {
 		if sni == "" {
 			return denied(policy.ReasonNoName, nil), nil
 		}
-		return allowed, upstream(sni)
+		return allowed, upstreamOf(sni)
 	}
 	nc := r.dial()
 	write(t, nc, string(hello(t, "")))
@@ -387,7 +387,7 @@ func TestRecheck(t *testing.T) {
 				if sni == "bad.example" {
 					return denied(policy.ReasonName, nil), nil
 				}
-				return allowed, upstream(sni)
+				return allowed, upstreamOf(sni)
 			}
 		})
 		r.core.Recheck()
@@ -433,7 +433,7 @@ func TestRecheckDuringSniff(t *testing.T) {
 	opened := make(chan struct{}, 8)
 	r.open = func(*Conn) Admission {
 		opened <- struct{}{}
-		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstreamOf("opaque.example")}
 	}
 	r.accepts("opaque.example")
 	nc := r.dial()

@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -181,7 +179,7 @@ func TestUpstreamBelongsToDownstream(t *testing.T) {
 	for _, proto := range []policy.Protocol{policy.ProtocolHTTP, policy.ProtocolHTTP2} {
 		r := newRig(t, HTTP)
 		r.http = func(req *policy.Request) policy.HTTPDecision {
-			u := upstream(req.Host)
+			u := upstreamOf(req.Host)
 			u.Protocol = proto
 			return policy.HTTPDecision{Decision: allowed, Upstream: u}
 		}
@@ -248,45 +246,5 @@ func TestUpstreamEndsWithDownstream(t *testing.T) {
 	e := r.sink.wait(t, flow.Close, 1)
 	if u := r.core.o.Limits.Descriptors.Use(); u.Used > 1 {
 		t.Errorf("%d descriptors are still taken after %+v", u.Used, e)
-	}
-}
-
-// TestUpstreamKeys: what may share a connection.
-func TestUpstreamKeys(t *testing.T) {
-	u := upstream("x.example")
-	v1, socket, other := *u, *u, *u
-	v1.Subset, socket.Endpoints = "v1", []policy.UpstreamEndpoint{{Unix: "/run/s", Weight: 1}}
-	other.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("192.0.2.1:80"), Weight: 1}}
-	first := keyOf(u, false)
-	for name, same := range map[string]bool{
-		"the same": first == keyOf(upstream("x.example"), false), "HTTP/2": first != keyOf(u, true), "a subset": first != keyOf(&v1, false),
-		"a socket": first != keyOf(&socket, false), "an endpoint": first != keyOf(&other, false),
-	} {
-		if !same {
-			t.Error(name)
-		}
-	}
-}
-
-// TestUserTimeout: the kernel ends upstream connections whose peer is gone.
-func TestUserTimeout(t *testing.T) {
-	r := newRig(t, HTTP)
-	r.accepts("a.example")
-	r.addr()
-	tc := &conn{core: r.core, ctx: t.Context()}
-	tc.held, tc.ups = tc.lease(), newUpstreams(tc)
-	nc, err := tc.ups.acquire(t.Context(), &drawn{up: upstream("a.example")}, false, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tc.ups.close()
-	raw, err := nc.Conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ms int
-	_ = raw.Control(func(fd uintptr) { ms, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) })
-	if err != nil || int64(ms) != userTimeout.Milliseconds() {
-		t.Errorf("%d ms, %v", ms, err)
 	}
 }

@@ -5,6 +5,7 @@ package forward
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/egressd/egressd/forward/http1"
@@ -111,3 +112,13 @@ func announced(h field.List) (names []string) {
 	}
 	return names
 }
+
+// setLength says in a header how long the body is.
+func setLength(h *field.List, n int64) {
+	if have, err := lengthOf(h.Get("Content-Length")); err != nil || have != n {
+		h.Set("Content-Length", strconv.FormatInt(n, 10))
+	}
+}
+
+// lengthOf reads a Content-Length.
+func lengthOf(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
@@ -322,12 +323,12 @@ type mirrorClient struct {
 	mu    sync.Mutex
 	users int
 	ended bool
-	names map[upstreamKey]string
+	names map[upstream.ConnKey]string
 }
 
 func newMirrorClient(t *conn) *mirrorClient {
-	c := &mirrorClient{conn: t, names: map[upstreamKey]string{}}
-	c.http1, c.http2 = newTransport(), newTransport()
+	c := &mirrorClient{conn: t, names: map[upstream.ConnKey]string{}}
+	c.http1, c.http2 = upstream.NewTransport(), upstream.NewTransport()
 	c.http1.Protocols = new(http.Protocols)
 	c.http1.Protocols.SetHTTP1(true)
 	for _, transport := range [...]*http.Transport{c.http1, c.http2} {
@@ -384,7 +385,7 @@ func (c *mirrorClient) release() {
 }
 
 // name stands for where a copy goes in the transports' pools.
-func (c *mirrorClient) name(key upstreamKey) string {
+func (c *mirrorClient) name(key upstream.ConnKey) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name, ok := c.names[key]
@@ -415,14 +416,14 @@ func (c *mirrorClient) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 		return nil, err
 	}
 	give := func() { own.Give(h, 1); core.o.Limits.Give(h, one) }
-	ctx, cancel := context.WithTimeout(ctx, core.connectTimeout(u))
+	ctx, cancel := context.WithTimeout(ctx, core.clusters.ConnectTimeout(u))
 	defer cancel()
 	nc, err := core.o.Dialer.Dial(ctx, &c.conn.info, u)
 	if err != nil {
 		give()
-		return nil, &dialError{err}
+		return nil, &upstream.DialError{Err: err}
 	}
-	setUserTimeout(nc)
+	upstream.SetUserTimeout(nc)
 	return &leasedConn{Conn: nc, give: sync.OnceFunc(give)}, nil
 }
 
@@ -443,16 +444,16 @@ func (c *mirrorClient) do(r *requestCopy) {
 	if http2 {
 		transport = c.http2
 	}
-	on, err := c.conn.draw(func() context.Context { return r.ctx }, r.to, nil, nil)
+	on, err := c.conn.ups.Draw(func() context.Context { return r.ctx }, r.to, nil, nil)
 	if err != nil {
 		r.failed(err)
 		return
 	}
-	defer on.end()
-	ctx := context.WithValue(r.ctx, mirroredTo{}, on.up)
+	defer on.End()
+	ctx := context.WithValue(r.ctx, mirroredTo{}, on.Upstream)
 	ctx = r.traced(ctx)
 	req := r.request.WithContext(ctx)
-	req.URL.Host = c.name(keyOf(on.up, http2))
+	req.URL.Host = c.name(upstream.KeyOf(on.Upstream, http2))
 	if r.body != nil {
 		req.Body = io.NopCloser(bytes.NewReader(r.body))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.body)), nil }
@@ -478,7 +479,7 @@ func (c *requestCopy) failed(err error) {
 		c.decision = denied(policy.ReasonPolicyChanged, c.decision.Rule)
 	case errors.Is(cause, context.DeadlineExceeded):
 		c.decision.Reason = policy.ReasonTimeout
-	case isDialError(err) || limits.IsExceeded(err):
+	case upstream.IsDialError(err) || limits.IsExceeded(err):
 		if c.decision.Reason = dialReason(err); dial.Refused(err) {
 			c.decision.Verdict = policy.Deny
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -59,14 +60,14 @@ type outcome struct {
 	spent bool
 }
 
-// outcome judges how a request on c failed; wrote says that its head was written.
-func (c *upstreamConn) outcome(err error, wrote bool) outcome {
-	if c.key.http2 {
+// outcomeOf judges how a request on c failed; wrote says that its head was written.
+func outcomeOf(c *upstream.HTTPConn, err error, wrote bool) outcome {
+	if c.Key.HTTP2 {
 		refused := isRefusedStream(err) || isGone(err)
 		return outcome{sent: wrote && !refused, unprocessed: refused || !wrote}
 	}
-	sent := c.sent.Load() > 0
-	return outcome{sent: sent, unprocessed: !sent, spent: c.used() && !c.http1.answered()}
+	sent := c.Sent.Load() > 0
+	return outcome{sent: sent, unprocessed: !sent, spent: c.Used() && !c.HTTP1.Answered()}
 }
 
 // maxUnprocessed is how often a request is sent again that no upstream has acted
@@ -146,7 +147,7 @@ func (x *exchange) flag(f string) { x.flags = append(x.flags, f) }
 // own, so that the client can't know what its end means, and the request may be
 // repeated (RFC 9110, 9.2.2).
 func (x *exchange) repeatable(u *policy.Upstream, o outcome, err error) bool {
-	if isDialError(err) || dial.Refused(err) || limits.IsExceeded(err) {
+	if upstream.IsDialError(err) || dial.Refused(err) || limits.IsExceeded(err) {
 		return false // the retry policy's
 	}
 	return o.unprocessed || o.spent && !x.own(u) && x.idempotent()
@@ -155,7 +156,7 @@ func (x *exchange) repeatable(u *policy.Upstream, o outcome, err error) bool {
 // own says whether the upstream connections for u are the client's own, and end
 // with its connection.
 func (x *exchange) own(u *policy.Upstream) bool {
-	_, shared := x.conn.ups.sharing(u)
+	_, shared := x.conn.ups.Sharing(u)
 	return x.r.ProtoMajor == 1 && !shared
 }
 
@@ -171,7 +172,7 @@ func (x *exchange) idempotent() bool {
 // used: the first one of a client, who would not know what it means when such a
 // connection ends, unless it can be repeated.
 func (x *exchange) needsFresh(u *policy.Upstream) bool {
-	_, shared := x.conn.ups.sharing(u)
+	_, shared := x.conn.ups.Sharing(u)
 	return shared && x.number == 1 && !x.idempotent()
 }
 
@@ -253,7 +254,7 @@ func grpcToken(token string) string {
 }
 
 func isConnectFailure(err error) bool {
-	return isDialError(err) && !dial.Refused(err) && !limits.IsExceeded(err)
+	return upstream.IsDialError(err) && !dial.Refused(err) && !limits.IsExceeded(err)
 }
 
 // isRefusedStream tells by the text: net/http's type is its own.

@@ -5,6 +5,7 @@ package forward
 import (
 	"sync"
 
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -13,7 +14,7 @@ import (
 // Envoy (source/common/upstream/resource_manager_impl.h). The zero value is ready.
 type retryBudgets struct {
 	mu sync.Mutex
-	of map[serviceKey]*retryBudget
+	of map[upstream.ServiceKey]*retryBudget
 }
 
 type retryBudget struct{ active, retrying int }
@@ -21,7 +22,7 @@ type retryBudget struct{ active, retrying int }
 // budgeted is a request that counts in a budget; nil: there is none.
 type budgeted struct {
 	all    *retryBudgets
-	key    serviceKey
+	key    upstream.ServiceKey
 	budget policy.RetryBudget
 	retry  bool // it is a retry at the moment
 }
@@ -31,11 +32,11 @@ func (b *retryBudgets) enter(u *policy.Upstream) *budgeted {
 	if u.Traffic == nil || u.Traffic.RetryBudget == nil {
 		return nil
 	}
-	key := serviceKey{host: u.Host, port: u.Port, subset: u.Subset}
+	key := upstream.ServiceKey{Host: u.Host, Port: u.Port, Subset: u.Subset}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.of == nil {
-		b.of = map[serviceKey]*retryBudget{}
+		b.of = map[upstream.ServiceKey]*retryBudget{}
 	}
 	if b.of[key] == nil {
 		b.of[key] = &retryBudget{}

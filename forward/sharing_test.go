@@ -70,7 +70,7 @@ var sharingOf = map[string]struct {
 func (r *rig) sharing(traffic *policy.TrafficPolicy, endpoints ...netip.AddrPort) {
 	r.change(func() {
 		r.http = func(req *policy.Request) policy.HTTPDecision {
-			u := upstream(req.Host)
+			u := upstreamOf(req.Host)
 			u.Traffic = traffic
 			for _, a := range endpoints {
 				u.Endpoints = append(u.Endpoints, policy.UpstreamEndpoint{Addr: a, Weight: 1})

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -19,7 +20,7 @@ import (
 func (x *exchange) upgrade(resp *response, dest *policy.RouteDestination) {
 	asked, got := upgradeType(x.r.Header), upgradeType(resp.Header)
 	c := x.up.current()
-	if asked == "" || !strings.EqualFold(asked, got) || c == nil || c.http1 == nil || x.h1 == nil {
+	if asked == "" || !strings.EqualFold(asked, got) || c == nil || c.HTTP1 == nil || x.h1 == nil {
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched to a protocol that was not asked for"
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
@@ -50,12 +51,12 @@ func (x *exchange) upgrade(resp *response, dest *policy.RouteDestination) {
 }
 
 // tunnel copies both ways, until both ends have ended.
-func (x *exchange) tunnel(c *upstreamConn) {
+func (x *exchange) tunnel(c *upstream.HTTPConn) {
 	t := x.conn
 	stop := context.AfterFunc(x.context(), func() { relay.Reset(t.nc); c.Conn.Close() })
 	defer stop()
 	defer relay.WatchIdle(t.nc, t.nc, x.core.o.IdleTimeout, t.killFlagged)()
-	early, first := x.h1.reader.Buffered(), c.http1.reader.Buffered()
+	early, first := x.h1.reader.Buffered(), c.HTTP1.Reader.Buffered()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -76,13 +76,15 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
-	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
-	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
-	"./forward/http1":    {"./internal/field"},
-	"./forward/balance":  {"github.com/cespare/xxhash/v2"},
-	"./forward/limits":   {"./internal/flow", "./policy"},
-	"./forward/relay":    {"./forward/limits", "./internal/flow", "./internal/peek", "./policy", "golang.org/x/sys/unix"},
-	"./forward":          join([]string{"./forward/balance", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./internal/learned":   {"./policy", "./internal/hostname", "./internal/ipguard"},
+	"./internal/dial":      {"./policy", "golang.org/x/sys/unix"},
+	"./forward/http1":      {"./internal/field"},
+	"./forward/balance":    {"github.com/cespare/xxhash/v2"},
+	"./forward/limits":     {"./internal/flow", "./policy"},
+	"./forward/downstream": {"./forward/limits", "./internal/flow", "./policy"},
+	"./forward/upstream":   {"./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
+	"./forward/relay":      {"./forward/limits", "./internal/flow", "./internal/peek", "./policy", "golang.org/x/sys/unix"},
+	"./forward":            join([]string{"./forward/balance", "./forward/http1", "./forward/downstream", "./forward/limits", "./forward/relay", "./forward/upstream", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},

@@ -54,11 +54,15 @@ var Orders = []Order{
 		{"shift", "inherited takeover shift"},
 		{"start", "new run start exec"},
 	}},
-	{"./forward", 8, []Stage{
+	{"./forward/upstream", 5, []Stage{
+		{"endpoints", "keys places balancers"},
+		{"transport", "transport http1_upstream"},
+		{"connections", "upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
+	}},
+	{"./forward", 7, []Stage{
 		{"contract", "forward target path authority trailer message answer life"},
 		{"connection", "core conn accept"},
-		{"upstreams", "places balancers draw transport http1_upstream upstreams queue upstream_conn parked pool recycle"},
-		{"opaque", "l4 l4_balance"},
+		{"opaque", "recycle l4"},
 		{"HTTP", "body idle sweep actions answers forwarded rewrite cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry retrybudget upgrade"},
 	}},
 }

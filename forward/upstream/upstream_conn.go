@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"errors"
@@ -12,15 +12,16 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 )
 
-// upstreamConn is a connection to an upstream.
-type upstreamConn struct {
+// HTTPConn is a connection to an upstream.
+type HTTPConn struct {
 	net.Conn
-	client *http.ClientConn // HTTP/2
-	http1  *http1Up         // HTTP/1
-	peer   netip.AddrPort
-	key    upstreamKey
+	Client *http.ClientConn // HTTP/2
+	HTTP1  *HTTP1           // HTTP/1
+	Peer   netip.AddrPort
+	Key    ConnKey
 	memory int64
 	// sharing is how long it may wait in the pool, shared whether it may be
 	// there, most how many requests it may serve; 0: any number.
@@ -31,15 +32,15 @@ type upstreamConn struct {
 	// as the upstream takes.
 	mostStreams int
 	// of is the service that it is a connection of; nil: it is not counted.
-	of   *balanced
+	of   *Balanced
 	last *time.Timer // nil: it may be open for ever
 
 	// No method of client is called with mu: net/http closes the connection
 	// with locks of its own.
 	mu      sync.Mutex
-	owner   *upstreams // nil: in the pool, or gone
-	pool    *pool      // while it is there
-	at      poolKey    // where it is there; the pool's to read and write
+	owner   *Conns  // nil: in the pool, or gone
+	pool    *pool   // while it is there
+	at      poolKey // where it is there; the pool's to read and write
 	held    *limits.Lease
 	streams int  // requests under way
 	served  int  // requests, ever
@@ -51,23 +52,23 @@ type upstreamConn struct {
 	closed  atomic.Bool
 	watch   parked
 
-	sent atomic.Int64 // bytes of the request of HTTP/1 that is under way
-	// answered: an answer has come, and so have the settings of HTTP/2.
-	answered atomic.Bool
+	Sent atomic.Int64 // bytes of the request of HTTP/1 that is under way
+	// Answered: an answer has come, and so have the settings of HTTP/2.
+	Answered atomic.Bool
 }
 
 // fits says whether requests for key may use c. Who has authenticated goes on
 // where this was done.
-func (c *upstreamConn) fits(key upstreamKey) bool {
-	return c.key == key || c.isPrivate() && c.key.serviceKey == key.serviceKey
+func (c *HTTPConn) fits(key ConnKey) bool {
+	return c.Key == key || c.isPrivate() && c.Key.ServiceKey == key.ServiceKey
 }
 
 // claim takes the room for one request, as far as is known without asking the
 // transport: see admits.
-func (c *upstreamConn) claim() bool {
+func (c *HTTPConn) claim() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended || c.closed.Load() || c.streams > 0 && !c.key.http2 {
+	if c.ended || c.closed.Load() || c.streams > 0 && !c.Key.HTTP2 {
 		return false
 	}
 	if c.expires && !c.expiry.Stop() {
@@ -91,16 +92,16 @@ const assumedStreams = 100
 // it waits for, and when an upstream turns out to take fewer than were reserved
 // before its settings came, it waits for ever. HTTP/1 has one request at a time,
 // which claim has seen to.
-func (c *upstreamConn) admits() bool {
+func (c *HTTPConn) admits() bool {
 	c.watch.end()
-	if c.http1 != nil {
-		return c.http1.quiet()
+	if c.HTTP1 != nil {
+		return c.HTTP1.quiet()
 	}
 	room := 1
-	if c.client.Err() != nil {
+	if c.Client.Err() != nil {
 		room = 0
-	} else if c.key.http2 {
-		if room = c.allowed(); room == assumedStreams && !c.answered.Load() {
+	} else if c.Key.HTTP2 {
+		if room = c.allowed(); room == assumedStreams && !c.Answered.Load() {
 			room = 1
 		}
 		if c.mostStreams > 0 {
@@ -119,17 +120,17 @@ func (c *upstreamConn) admits() bool {
 
 // allowed is how many requests the transport would have on their way at once. It
 // says so in two numbers that change between one question and the next.
-func (c *upstreamConn) allowed() int {
+func (c *HTTPConn) allowed() int {
 	for {
-		free, under := c.client.Available(), c.client.InFlight()
-		if c.client.Available() == free && c.client.InFlight() == under {
+		free, under := c.Client.Available(), c.Client.InFlight()
+		if c.Client.Available() == free && c.Client.InFlight() == under {
 			return free + under
 		}
 	}
 }
 
-// used says whether c had served requests before the one at hand.
-func (c *upstreamConn) used() bool {
+// Used says whether c had served requests before the one at hand.
+func (c *HTTPConn) Used() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.served > 1
@@ -137,15 +138,15 @@ func (c *upstreamConn) used() bool {
 
 // done ends a request. busy: there are others; good: there may be. Nobody claims
 // what is neither: it is about to be closed.
-func (c *upstreamConn) done() (busy, good bool) {
-	if c.http1 != nil {
-		if good = c.http1.usable(); good {
-			c.http1.release()
+func (c *HTTPConn) done() (busy, good bool) {
+	if c.HTTP1 != nil {
+		if good = c.HTTP1.usable(); good {
+			c.HTTP1.release()
 		}
 	} else {
 		// It has room again when it has forgotten the last streams, which may
 		// take a moment more.
-		good = c.client.Err() == nil
+		good = c.Client.Err() == nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,44 +156,52 @@ func (c *upstreamConn) done() (busy, good bool) {
 	return busy, good
 }
 
-func (c *upstreamConn) busy() bool {
+func (c *HTTPConn) busy() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.streams > 0
 }
 
-// finish says that c serves no more requests.
-func (c *upstreamConn) finish() {
+// Finish says that c serves no more requests.
+func (c *HTTPConn) Finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
 }
 
-// setPrivate says that somebody authenticated on c, or is about to.
-func (c *upstreamConn) setPrivate() {
+// Interrupt ends what waits for the upstream. The connection is of no use any more.
+func (c *HTTPConn) Interrupt() {
+	if c.HTTP1 != nil {
+		c.Finish()
+		_ = c.Conn.SetDeadline(relay.LongAgo) // fails on a closed connection, which is as good
+	}
+}
+
+// SetPrivate says that somebody authenticated on c, or is about to.
+func (c *HTTPConn) SetPrivate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.private = true
 }
 
-func (c *upstreamConn) isPrivate() bool {
+func (c *HTTPConn) isPrivate() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.private
 }
 
-// shares says whether the pool may have c.
-func (c *upstreamConn) shares() bool { return c.shared && !c.isPrivate() }
+// Shares says whether the pool may have c.
+func (c *HTTPConn) Shares() bool { return c.shared && !c.isPrivate() }
 
 // setOwner says whose c is: a downstream connection's, or the pool's.
-func (c *upstreamConn) setOwner(p *upstreams, in *pool) {
+func (c *HTTPConn) setOwner(p *Conns, in *pool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.owner, c.pool = p, in
 }
 
 // expireAfter closes c unless it is reserved before.
-func (c *upstreamConn) expireAfter(d time.Duration) {
+func (c *HTTPConn) expireAfter(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.streams == 0 && !c.closed.Load() {
@@ -205,7 +214,7 @@ func (c *upstreamConn) expireAfter(d time.Duration) {
 }
 
 // move has another lease pay for c.
-func (c *upstreamConn) move(to *limits.Lease) error {
+func (c *HTTPConn) move(to *limits.Lease) error {
 	if err := to.Take(1, c.memory); err != nil {
 		return err
 	}
@@ -224,7 +233,7 @@ func (c *upstreamConn) move(to *limits.Lease) error {
 }
 
 // CloseWrite ends the sending side.
-func (c *upstreamConn) CloseWrite() error {
+func (c *HTTPConn) CloseWrite() error {
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
 	}
@@ -232,7 +241,7 @@ func (c *upstreamConn) CloseWrite() error {
 }
 
 // Read is for HTTP/2.
-func (c *upstreamConn) Read(b []byte) (int, error) {
+func (c *HTTPConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err != nil && !c.closed.Load() {
 		c.forget(true) // the transport closes it when it has seen this
@@ -240,12 +249,12 @@ func (c *upstreamConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// idleEvent is called when something is to be read while nobody has asked for
+// IdleEvent is called when something is to be read while nobody has asked for
 // anything: the end, or an answer to nothing, behind which no later one can be
 // trusted.
-func (c *upstreamConn) idleEvent() {
+func (c *HTTPConn) IdleEvent() {
 	c.mu.Lock()
-	if c.streams > 0 || c.ended || c.http1.quiet() {
+	if c.streams > 0 || c.ended || c.HTTP1.quiet() {
 		c.mu.Unlock()
 		return
 	}
@@ -256,7 +265,7 @@ func (c *upstreamConn) idleEvent() {
 }
 
 // forget says that c is gone; lost, that the upstream has ended it.
-func (c *upstreamConn) forget(lost bool) {
+func (c *HTTPConn) forget(lost bool) {
 	c.mu.Lock()
 	owner, in := c.owner, c.pool
 	c.owner, c.pool, c.ended = nil, nil, true
@@ -273,7 +282,7 @@ func (c *upstreamConn) forget(lost bool) {
 }
 
 // Close closes the connection, and forgets it.
-func (c *upstreamConn) Close() error {
+func (c *HTTPConn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"log/slog"
@@ -38,7 +38,7 @@ type balancers struct {
 	told      atomic.Int64 // when an ejection was last logged, in nanoseconds since 1970
 
 	mu   sync.Mutex
-	list map[balancedKey]*balanced
+	list map[balancedKey]*Balanced
 	// swept is when it was last looked for what can be forgotten.
 	swept time.Time
 }
@@ -54,8 +54,8 @@ type balancedKey struct {
 	rule, traffic [2]string
 }
 
-// balanced is what is known of one service.
-type balanced struct {
+// Balanced is what is known of one service.
+type Balanced struct {
 	*balance.Balancer
 	held *limits.Lease
 	used atomic.Int64 // when it was last asked for, in nanoseconds since 1970
@@ -83,13 +83,13 @@ func keyOfService(h limits.Owner, u *policy.Upstream) balancedKey {
 
 // of returns what is known of u, and knows it from now on. The error is that the
 // workload has no room for it.
-func (b *balancers) of(h limits.Owner, u *policy.Upstream) (*balanced, error) {
+func (b *balancers) of(h limits.Owner, u *policy.Upstream) (*Balanced, error) {
 	k, now := keyOfService(h, u), b.now()
 	b.mu.Lock()
 	s := b.list[k]
 	if s == nil {
 		b.forget(now)
-		s = &balanced{held: limits.NewLease(b.limits, h)}
+		s = &Balanced{held: limits.NewLease(b.limits, h)}
 		s.Balancer = balance.New(balance.Options{Now: b.now, Rand: b.rand, Ejected: func(e balance.Ejection) { b.ejected(k, e) }})
 		if err := s.held.Take(0, balancedMemory); err != nil {
 			b.mu.Unlock()
@@ -105,7 +105,7 @@ func (b *balancers) of(h limits.Owner, u *policy.Upstream) (*balanced, error) {
 }
 
 // pick chooses one of u's endpoints and names, by its place among them.
-func (b *balancers) pick(s *balanced, u *policy.Upstream, hash balance.Hash, tried []upstreamKey) (balance.Picked, int, error) {
+func (b *balancers) pick(s *Balanced, u *policy.Upstream, hash balance.Hash, tried []ConnKey) (balance.Picked, int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := b.update(s, u); err != nil {
@@ -124,7 +124,7 @@ func (b *balancers) pick(s *balanced, u *policy.Upstream, hash balance.Hash, tri
 
 // update tells the balancer of u, if that is not what it knows. It is for callers
 // with s.mu.
-func (b *balancers) update(s *balanced, u *policy.Upstream) error {
+func (b *balancers) update(s *Balanced, u *policy.Upstream) error {
 	if s.from == u {
 		return nil
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	continueTimeout = time.Second
+	ContinueTimeout = time.Second
 	// userTimeout is how long data may be unacknowledged, or a window shut,
 	// before the peer counts as gone (TCP_USER_TIMEOUT); the kernel's own bound
 	// is some 15 minutes.
@@ -25,7 +25,7 @@ const (
 // HTTP/2 with upstreams. The windows are what one stream, and all of a
 // connection, may send before the client has read it.
 const (
-	streamWindow = 256 << 10
+	StreamWindow = 256 << 10
 	upWindow     = 512 << 10
 	// pingAfter is how long an upstream connection may be silent before it is
 	// asked. gRPC servers end connections that ask more often than every five
@@ -34,21 +34,21 @@ const (
 	pingTimeout = 15 * time.Second
 )
 
-// newTransport returns a transport that speaks HTTP/2 on connections that it is
+// NewTransport returns a transport that speaks HTTP/2 on connections that it is
 // given. It dials nothing, keeps nothing and repeats nothing of its own accord, and
 // is as transparent as can be: no proxy of our environment and no compression of our
 // own.
-func newTransport() *http.Transport {
+func NewTransport() *http.Transport {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Transport{
 		Protocols:              &protocols,
 		DialContext:            carried,
 		DisableCompression:     true,
-		ExpectContinueTimeout:  continueTimeout,
+		ExpectContinueTimeout:  ContinueTimeout,
 		MaxResponseHeaderBytes: http1.MaxResponseHead,
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerStream:     StreamWindow,
 			MaxReceiveBufferPerConnection: upWindow,
 			SendPingTimeout:               pingAfter,
 			PingTimeout:                   pingTimeout,
@@ -60,36 +60,26 @@ func newTransport() *http.Transport {
 type carriedKey struct{}
 
 func carried(ctx context.Context, _, _ string) (net.Conn, error) {
-	if c, ok := ctx.Value(carriedKey{}).(*upstreamConn); ok {
+	if c, ok := ctx.Value(carriedKey{}).(*HTTPConn); ok {
 		return c, nil
 	}
 	return nil, errors.New("forward: a transport may not dial")
 }
 
-// speak has c speak its version of HTTP.
-func (c *Core) speak(ctx context.Context, up *upstreamConn) (err error) {
-	if !up.key.http2 {
-		up.http1 = newHTTP1Up(up, &c.messages)
-		return nil
-	}
-	// The context is for the making only.
-	up.client, err = c.transport.NewClientConn(context.WithValue(ctx, carriedKey{}, up), "http", "upstream:80")
-	return err
-}
+// DialError is an error of the Dialer: nothing was sent.
+type DialError struct{ Err error }
 
-// dialError is an error of the Dialer: nothing was sent.
-type dialError struct{ err error }
+func (e *DialError) Error() string { return e.Err.Error() }
+func (e *DialError) Unwrap() error { return e.Err }
 
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
-
-func isDialError(err error) bool {
-	var d *dialError
+// IsDialError says whether an error is one of the Dialer.
+func IsDialError(err error) bool {
+	var d *DialError
 	return errors.As(err, &d)
 }
 
-// setUserTimeout has the kernel give up a TCP connection whose peer is gone.
-func setUserTimeout(nc net.Conn) {
+// SetUserTimeout has the kernel give up a TCP connection whose peer is gone.
+func SetUserTimeout(nc net.Conn) {
 	setTCP(nc, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
 }
 

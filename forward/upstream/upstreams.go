@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/forward/downstream"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
@@ -22,63 +25,64 @@ const (
 	idleUpstreamTimeout = 90 * time.Second
 )
 
-// errSpent: the upstream has ended a connection that it served requests on before it
+// ErrSpent: the upstream has ended a connection that it served requests on before it
 // had a byte of this answer on it, as servers do with connections that are idle for
 // too long.
-var errSpent = errors.New("the upstream ended the connection, which was used before")
+var ErrSpent = errors.New("the upstream ended the connection, which was used before")
 
-// serviceKey names what requests are for, upstreamKey where they are sent:
-// requests of one downstream connection with the same upstreamKey share upstream
-// connections.
-type serviceKey struct {
-	host  string
-	port  uint16
-	http2 bool
-	// name and subset tell parts of one host and port apart.
-	name, subset string
+// Dialer connects to upstreams, at addresses that it resolved and checked
+// itself.
+type Dialer interface {
+	// Dial connects to u for c. u's endpoints and names are tried in their order;
+	// among the addresses of a name, c.Dst's is preferred. Errors for which
+	// nothing was sent wrap dial.ErrConnect or dial.ErrResolve; a refusal by
+	// address rules wraps dial.ErrAddress, one because of where an endpoint is
+	// dial.ErrEndpoint, one because u asks for what is not there
+	// dial.ErrUnsupported.
+	Dial(ctx context.Context, c *downstream.Conn, u *policy.Upstream) (net.Conn, error)
+	// Resolve returns the addresses of a name of u's that Dial would use for it.
+	Resolve(ctx context.Context, c *downstream.Conn, u *policy.Upstream, name string) ([]netip.Addr, error)
 }
 
-type upstreamKey struct {
-	serviceKey
-	// endpoint, or socket, is the one that was drawn.
-	endpoint netip.AddrPort
-	socket   string
-}
-
-func keyOf(u *policy.Upstream, http2 bool) upstreamKey {
-	key := upstreamKey{serviceKey: serviceKey{host: u.Host, port: u.Port, http2: http2, subset: u.Subset}}
-	switch {
-	case len(u.Endpoints) > 0:
-		key.endpoint, key.socket = u.Endpoints[0].Addr, u.Endpoints[0].Unix
-	case len(u.Names) > 0:
-		key.name = u.Names[0].Name
-	}
-	return key
-}
-
-// upstreams are the upstream HTTP connections of one downstream connection. No
+// Conns are the upstream HTTP connections of one downstream connection. No
 // other uses them: who authenticated on a connection, what it has been told and
 // which address it dialled is the client's own. They end with it, and it ends
 // with the last of them. Where sharing is asked for, the pool has those that are
 // not in use.
-type upstreams struct {
-	conn *conn
+type Conns struct {
+	m    *ClusterManager
+	info *downstream.Conn
+	held *limits.Lease
+	down downstreamConn
+	// Multiplexed: the downstream connection is of HTTP/2; set before the first
+	// request.
+	Multiplexed bool
 
 	mu      sync.Mutex
-	open    []*upstreamConn
-	dialing map[upstreamKey]chan struct{} // HTTP/2 connections on their way
+	open    []*HTTPConn
+	dialing map[ConnKey]chan struct{} // HTTP/2 connections on their way
 	closed  bool
 	// proved: a connection has ended on which the client had authenticated itself.
 	proved bool
 }
 
-func newUpstreams(t *conn) *upstreams { return &upstreams{conn: t} }
+// downstreamConn is told of its upstream connections.
+type downstreamConn interface {
+	// UpstreamLost says that the upstream has ended the last connection, or that
+	// there is one again.
+	UpstreamLost(lost bool)
+}
 
-// sharing says whether connections to u may serve other downstream connections
+// NewConns has no connections yet. What they take is held's, which is info's.
+func (m *ClusterManager) NewConns(info *downstream.Conn, held *limits.Lease, down downstreamConn) *Conns {
+	return &Conns{m: m, info: info, held: held, down: down}
+}
+
+// Sharing says whether connections to u may serve other downstream connections
 // when this one does not need them, and how long they may wait for one: on the
 // listeners of Gateways, and where a DestinationRule sets the idle timeout of
 // the connection pool, which connections of one client do not have.
-func (p *upstreams) sharing(u *policy.Upstream) (idle time.Duration, ok bool) {
+func (p *Conns) Sharing(u *policy.Upstream) (idle time.Duration, ok bool) {
 	if t := u.Traffic; t != nil && t.Pool != nil {
 		switch p := t.Pool; {
 		case p.HTTPIdleTimeout > 0:
@@ -87,33 +91,33 @@ func (p *upstreams) sharing(u *policy.Upstream) (idle time.Duration, ok bool) {
 			return idleUpstreamTimeout, true
 		}
 	}
-	return idleUpstreamTimeout, p.conn.core.o.Share
+	return idleUpstreamTimeout, p.m.o.Share
 }
 
-// ready returns a connection for one request to u that is there, nil: it takes some
+// Ready returns a connection for one request to u that is there, nil: it takes some
 // time to have one. It is to be released.
-func (p *upstreams) ready(u *policy.Upstream, http2, fresh bool) *upstreamConn {
+func (p *Conns) Ready(u *policy.Upstream, http2, fresh bool) *HTTPConn {
 	if fresh {
 		return nil
 	}
-	key := keyOf(u, http2)
+	key := KeyOf(u, http2)
 	if c := p.claimed(key); c != nil {
 		return c
 	}
-	if _, ok := p.sharing(u); ok && !http2 {
-		return p.conn.core.pool.take(p, key)
+	if _, ok := p.Sharing(u); ok && !http2 {
+		return p.m.pool.take(p, key)
 	}
 	return nil
 }
 
 // claimed returns a connection with room for a request, which it has taken.
-func (p *upstreams) claimed(key upstreamKey) *upstreamConn {
+func (p *Conns) claimed(key ConnKey) *HTTPConn {
 	for i := 0; ; {
-		var c *upstreamConn
+		var c *HTTPConn
 		if c, i = p.claim(key, i); c == nil || c.admits() {
 			return c
 		}
-		if c.http1 != nil { // it was ended meanwhile
+		if c.HTTP1 != nil { // it was ended meanwhile
 			if c.isPrivate() {
 				p.mu.Lock()
 				p.proved = true
@@ -126,11 +130,11 @@ func (p *upstreams) claimed(key upstreamKey) *upstreamConn {
 	}
 }
 
-// acquire returns a connection for one request to where it was drawn: one that is
+// Acquire returns a connection for one request to where it was drawn: one that is
 // there, or a new one. fresh: a new one in any case. It is to be released.
-func (p *upstreams) acquire(ctx context.Context, d *drawn, http2, fresh bool) (*upstreamConn, error) {
-	u := d.up
-	key := keyOf(u, http2)
+func (p *Conns) Acquire(ctx context.Context, d *Drawn, http2, fresh bool) (*HTTPConn, error) {
+	u := d.Upstream
+	key := KeyOf(u, http2)
 	for {
 		c, wait := p.idle(key, fresh)
 		if c != nil {
@@ -149,14 +153,14 @@ func (p *upstreams) acquire(ctx context.Context, d *drawn, http2, fresh bool) (*
 		defer p.dialled(key)
 	}
 	if p.hasProved() {
-		return nil, errSpent // the client has to know
+		return nil, ErrSpent // the client has to know
 	}
-	if _, ok := p.sharing(u); ok && !fresh {
-		if c := p.conn.core.pool.take(p, key); c != nil {
+	if _, ok := p.Sharing(u); ok && !fresh {
+		if c := p.m.pool.take(p, key); c != nil {
 			return c, nil
 		}
 	}
-	if d.of != nil {
+	if d.Balanced != nil {
 		return p.queue(ctx, d, key, fresh)
 	}
 	return p.connect(ctx, u, key)
@@ -164,13 +168,13 @@ func (p *upstreams) acquire(ctx context.Context, d *drawn, http2, fresh bool) (*
 
 // idle returns a connection with room for a request. For HTTP/2, wait is closed
 // when one that is on its way has come; nil: the caller is to bring one.
-func (p *upstreams) idle(key upstreamKey, fresh bool) (c *upstreamConn, wait <-chan struct{}) {
+func (p *Conns) idle(key ConnKey, fresh bool) (c *HTTPConn, wait <-chan struct{}) {
 	if !fresh {
 		if c := p.claimed(key); c != nil {
 			return c, nil
 		}
 	}
-	if !key.http2 {
+	if !key.HTTP2 {
 		return nil, nil
 	}
 	p.mu.Lock()
@@ -179,7 +183,7 @@ func (p *upstreams) idle(key upstreamKey, fresh bool) (c *upstreamConn, wait <-c
 		return nil, on
 	}
 	if p.dialing == nil {
-		p.dialing = make(map[upstreamKey]chan struct{})
+		p.dialing = make(map[ConnKey]chan struct{})
 	}
 	p.dialing[key] = make(chan struct{})
 	return nil, nil
@@ -187,7 +191,7 @@ func (p *upstreams) idle(key upstreamKey, fresh bool) (c *upstreamConn, wait <-c
 
 // claim takes the first connection for key, from the i-th on; next is where to go
 // on.
-func (p *upstreams) claim(key upstreamKey, i int) (c *upstreamConn, next int) {
+func (p *Conns) claim(key ConnKey, i int) (c *HTTPConn, next int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ; i < len(p.open); i++ {
@@ -198,14 +202,14 @@ func (p *upstreams) claim(key upstreamKey, i int) (c *upstreamConn, next int) {
 	return nil, i
 }
 
-func (p *upstreams) hasProved() bool {
+func (p *Conns) hasProved() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.proved
 }
 
 // dialled wakes those who wait for what idle had the caller bring.
-func (p *upstreams) dialled(key upstreamKey) {
+func (p *Conns) dialled(key ConnKey) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(p.dialing[key])
@@ -213,40 +217,39 @@ func (p *upstreams) dialled(key upstreamKey) {
 }
 
 // connect makes a connection, with room taken for one request.
-func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstreamKey) (_ *upstreamConn, err error) {
-	core := p.conn.core
-	c := &upstreamConn{key: key, held: p.conn.held}
-	if key.http2 {
+func (p *Conns) connect(ctx context.Context, u *policy.Upstream, key ConnKey) (_ *HTTPConn, err error) {
+	c := &HTTPConn{Key: key, held: p.held}
+	if key.HTTP2 {
 		c.memory = upWindow
 	}
-	c.sharing, c.shared = p.sharing(u)
+	c.sharing, c.shared = p.Sharing(u)
 	if u.Traffic != nil && u.Traffic.Pool != nil {
 		c.most, c.mostStreams = u.Traffic.Pool.MaxRequestsPerConn, u.Traffic.Pool.MaxConcurrentStreams
 	}
 	if err := c.held.Take(1, c.memory); err != nil {
-		return nil, &dialError{err}
+		return nil, &DialError{err}
 	}
-	dial, cancel := context.WithTimeout(ctx, core.connectTimeout(u))
+	dial, cancel := context.WithTimeout(ctx, p.m.ConnectTimeout(u))
 	defer cancel()
-	if c.Conn, err = core.o.Dialer.Dial(dial, &p.conn.info, u); err != nil {
+	if c.Conn, err = p.m.o.Dialer.Dial(dial, p.info, u); err != nil {
 		c.held.Give(1, c.memory)
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		return nil, &dialError{err}
+		return nil, &DialError{err}
 	}
-	setUserTimeout(c.Conn)
+	SetUserTimeout(c.Conn)
 	keepalive(c.Conn, u)
 	c.lastFor(u)
-	c.peer = relay.AddrPort(c.Conn.RemoteAddr())
-	if err := core.speak(ctx, c); err != nil {
+	c.Peer = relay.AddrPort(c.Conn.RemoteAddr())
+	if err := p.m.speak(ctx, c); err != nil {
 		c.Close()
-		return nil, &dialError{err}
+		return nil, &DialError{err}
 	}
 	// Others see it when it is added, and it has room for one at first.
 	if !c.claim() || !c.admits() || !p.add(c) {
 		c.Close()
-		return nil, &dialError{errAtOnce}
+		return nil, &DialError{errAtOnce}
 	}
 	return c, nil
 }
@@ -255,7 +258,7 @@ func (p *upstreams) connect(ctx context.Context, u *policy.Upstream, key upstrea
 var errAtOnce = fmt.Errorf("%w: it ended the connection at once", dial.ErrConnect)
 
 // add makes c one of p's; false: p is closed.
-func (p *upstreams) add(c *upstreamConn) bool {
+func (p *Conns) add(c *HTTPConn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -263,13 +266,13 @@ func (p *upstreams) add(c *upstreamConn) bool {
 	}
 	c.setOwner(p, nil)
 	p.open = append(p.open, c)
-	p.conn.upstreamLost(false)
+	p.down.UpstreamLost(false)
 	return true
 }
 
 // remove forgets c. lost says that it was the upstream that ended it: with the
 // last one, the downstream connection ends.
-func (p *upstreams) remove(c *upstreamConn, lost bool) {
+func (p *Conns) remove(c *HTTPConn, lost bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, have := range p.open {
@@ -278,42 +281,42 @@ func (p *upstreams) remove(c *upstreamConn, lost bool) {
 			p.open[i], p.open[last] = p.open[last], nil
 			p.open = p.open[:last]
 			if lost && last == 0 && !p.closed {
-				p.conn.upstreamLost(true)
+				p.down.UpstreamLost(true)
 			}
 			return
 		}
 	}
 }
 
-// release is called when a request on c is over. A connection that can't be used
+// Release is called when a request on c is over. A connection that can't be used
 // again is closed; others stay, or go to the pool.
-func (p *upstreams) release(c *upstreamConn) {
+func (p *Conns) Release(c *HTTPConn) {
 	busy, good := c.done()
 	defer c.freed()
 	switch {
 	case busy:
 	case !good:
 		c.Close()
-	case c.shares():
-		p.conn.core.pool.park(p, c)
+	case c.Shares():
+		p.m.pool.park(p, c)
 	case p.full():
 		c.Close()
-	case p.conn.multiplexed:
+	case p.Multiplexed:
 		c.expireAfter(idleUpstreamTimeout) // of many requests at once, few may follow
-		c.park(p.conn.core.watcher)
+		c.park(p.m.o.Watcher)
 	}
 }
 
-func (p *upstreams) full() bool {
+func (p *Conns) full() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closed || len(p.open) > maxIdle
 }
 
-// closeIdle closes what is not in use. A client that authenticated itself on
+// CloseIdle closes what is not in use. A client that authenticated itself on
 // such a connection has to know.
-func (p *upstreams) closeIdle() {
-	for _, c := range p.list() {
+func (p *Conns) CloseIdle() {
+	for _, c := range p.List() {
 		if c.busy() {
 			continue
 		}
@@ -324,18 +327,19 @@ func (p *upstreams) closeIdle() {
 	}
 }
 
-// close closes all connections, in use or not, and those still to come.
-func (p *upstreams) close() {
+// Close closes all connections, in use or not, and those still to come.
+func (p *Conns) Close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	for _, c := range p.list() {
+	for _, c := range p.List() {
 		c.Close()
 	}
 }
 
-func (p *upstreams) list() []*upstreamConn {
+// List are the connections of this moment.
+func (p *Conns) List() []*HTTPConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]*upstreamConn(nil), p.open...)
+	return append([]*HTTPConn(nil), p.open...)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"sync"
@@ -14,7 +14,7 @@ import (
 type parked struct {
 	mu      sync.Mutex
 	watcher *relay.EndWatcher
-	c       *upstreamConn
+	c       *HTTPConn
 	active  bool // in the watcher's list
 	is      bool // in the pool
 	ticks   int  // since it was put there
@@ -22,8 +22,8 @@ type parked struct {
 }
 
 // park has the end of a connection in the pool be noticed.
-func (c *upstreamConn) park(w *relay.EndWatcher) {
-	if c.http1 == nil || c.http1.src.Raw == nil {
+func (c *HTTPConn) park(w *relay.EndWatcher) {
+	if c.HTTP1 == nil || c.HTTP1.Stream.Raw == nil {
 		return
 	}
 	p := &c.watch
@@ -37,12 +37,13 @@ func (c *upstreamConn) park(w *relay.EndWatcher) {
 	}
 }
 
+// Tick has the connection watched when it has been in the pool for a while.
 func (p *parked) Tick() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.is || p.ticks > 0 {
 		if p.is && p.id == 0 {
-			p.id = p.watcher.Add(p.c.http1.src.Raw, unix.EPOLLIN|unix.EPOLLRDHUP, func(uint32) { p.c.idleEvent() }, false)
+			p.id = p.watcher.Add(p.c.HTTP1.Stream.Raw, unix.EPOLLIN|unix.EPOLLRDHUP, func(uint32) { p.c.IdleEvent() }, false)
 		}
 		p.active = false
 		return false
@@ -56,7 +57,7 @@ func (p *parked) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.is = false; p.id != 0 {
-		p.watcher.Remove(p.c.http1.src.Raw, p.id)
+		p.watcher.Remove(p.c.HTTP1.Stream.Raw, p.id)
 		p.id = 0
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"net/netip"
@@ -21,12 +21,12 @@ type poolKey struct {
 	// dialled is the workload's own choice among the addresses of a name;
 	// clients of a Gateway have none.
 	dialled netip.Addr
-	upstreamKey
+	ConnKey
 }
 
-func (p *upstreams) poolKey(key upstreamKey) poolKey {
-	info := &p.conn.info
-	out := poolKey{holder: limits.Owner{Layer: info.Layer, Workload: info.WorkloadID}, policy: info.Policy, upstreamKey: key}
+func (p *Conns) poolKey(key ConnKey) poolKey {
+	info := p.info
+	out := poolKey{holder: info.Owner(), policy: info.Policy, ConnKey: key}
 	if info.Layer == flow.Egress {
 		out.dialled = info.Dst.Addr()
 	}
@@ -40,30 +40,30 @@ type pool struct {
 	watcher *relay.EndWatcher
 
 	mu     sync.Mutex
-	idle   map[poolKey][]*upstreamConn
+	idle   map[poolKey][]*HTTPConn
 	closed bool
 }
 
-func newPool(limits *limits.Limits) *pool {
-	return &pool{limits: limits, idle: map[poolKey][]*upstreamConn{}}
+func newPool(limits *limits.Limits, w *relay.EndWatcher) *pool {
+	return &pool{limits: limits, watcher: w, idle: map[poolKey][]*HTTPConn{}}
 }
 
 // take returns a connection for one request of p's, nil when there is none. The
 // one that was used last is the least likely to be closed by its upstream.
-func (q *pool) take(p *upstreams, key upstreamKey) *upstreamConn {
+func (q *pool) take(p *Conns, key ConnKey) *HTTPConn {
 	for at := p.poolKey(key); ; {
 		c := q.pop(at)
 		switch {
 		case c == nil:
 			return nil
-		case c.move(p.conn.held) == nil && p.add(c) && c.admits():
+		case c.move(p.held) == nil && p.add(c) && c.admits():
 			return c
 		}
 		c.Close()
 	}
 }
 
-func (q *pool) pop(at poolKey) *upstreamConn {
+func (q *pool) pop(at poolKey) *HTTPConn {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for list := q.idle[at]; len(list) > 0; list = q.idle[at] {
@@ -84,8 +84,8 @@ func (q *pool) drop(at poolKey, i int) {
 }
 
 // park takes c over from p, or closes it when there is no room.
-func (q *pool) park(p *upstreams, c *upstreamConn) {
-	at := p.poolKey(c.key)
+func (q *pool) park(p *Conns, c *HTTPConn) {
+	at := p.poolKey(c.Key)
 	p.remove(c, false)
 	if c.busy() { // another request of p's was faster
 		if !p.add(c) {
@@ -98,7 +98,7 @@ func (q *pool) park(p *upstreams, c *upstreamConn) {
 	}
 }
 
-func (q *pool) add(at poolKey, c *upstreamConn) bool {
+func (q *pool) add(at poolKey, c *HTTPConn) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed || len(q.idle[at]) >= maxIdle {
@@ -116,7 +116,7 @@ func (q *pool) add(at poolKey, c *upstreamConn) bool {
 }
 
 // remove forgets c, which is closed.
-func (q *pool) remove(c *upstreamConn) {
+func (q *pool) remove(c *HTTPConn) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if i := slices.Index(q.idle[c.at], c); i >= 0 {
@@ -129,7 +129,7 @@ func (q *pool) closeIdle(closed bool) {
 	q.mu.Lock()
 	q.closed = q.closed || closed
 	old := q.idle
-	q.idle = map[poolKey][]*upstreamConn{}
+	q.idle = map[poolKey][]*HTTPConn{}
 	q.mu.Unlock()
 	for _, list := range old {
 		for _, c := range list {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"context"
@@ -12,26 +12,26 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// dialDrawn connects to an endpoint of u. Nothing was sent when that can't be
+// DialDrawn connects to an endpoint of u. Nothing was sent when that can't be
 // reached, so the others are tried where a DestinationRule says which one comes
 // first.
-func (t *conn) dialDrawn(u *policy.Upstream) (net.Conn, drawn, error) {
-	var tried []upstreamKey
+func (p *Conns) DialDrawn(ctx context.Context, u *policy.Upstream) (net.Conn, Drawn, error) {
+	var tried []ConnKey
 	for silent := 0; ; {
-		d, err := t.draw(func() context.Context { return t.ctx }, u, t.sourceHash, tried)
+		d, err := p.Draw(func() context.Context { return ctx }, u, p.SourceHash, tried)
 		if err != nil {
 			return nil, d, err
 		}
-		key := keyOf(d.up, false)
-		up, late, err := t.dialOne(u, &d)
+		key := KeyOf(d.Upstream, false)
+		up, late, err := p.dialOne(ctx, u, &d)
 		if err == nil {
 			return up, d, nil
 		}
-		d.end()
+		d.End()
 		if late {
 			silent++
 		}
-		again := u.Balanced() && unreachable(err) && t.ctx.Err() == nil && silent <= maxSilent && len(tried) < maxTried && !triedBefore(key, tried)
+		again := u.Balanced() && unreachable(err) && ctx.Err() == nil && silent <= maxSilent && len(tried) < maxTried && !triedBefore(key, tried)
 		if tried = append(tried, key); !again {
 			return nil, d, err
 		}
@@ -42,7 +42,7 @@ func (t *conn) dialDrawn(u *policy.Upstream) (net.Conn, drawn, error) {
 // and as few as HTTP is by default of those that say nothing, for which it waits.
 const maxTried, maxSilent = 7, 2
 
-func triedBefore(key upstreamKey, tried []upstreamKey) bool {
+func triedBefore(key ConnKey, tried []ConnKey) bool {
 	for _, k := range tried {
 		if k.endpoint == key.endpoint && k.socket == key.socket && k.name == key.name {
 			return true
@@ -52,23 +52,23 @@ func triedBefore(key upstreamKey, tried []upstreamKey) bool {
 }
 
 // dialOne connects to what was drawn; late says that the time for it was over.
-func (t *conn) dialOne(u *policy.Upstream, d *drawn) (up net.Conn, late bool, err error) {
+func (p *Conns) dialOne(within context.Context, u *policy.Upstream, d *Drawn) (up net.Conn, late bool, err error) {
 	if err := d.takeConnection(); err != nil {
 		return nil, false, err
 	}
-	ctx, cancel := context.WithTimeout(t.ctx, t.core.connectTimeout(u))
+	ctx, cancel := context.WithTimeout(within, p.m.ConnectTimeout(u))
 	defer cancel()
-	up, err = t.core.o.Dialer.Dial(ctx, &t.info, d.up)
+	up, err = p.m.o.Dialer.Dial(ctx, p.info, d.Upstream)
 	if err != nil {
 		d.giveConnection()
-		if unreachable(err) && t.ctx.Err() == nil {
-			d.on.Report(balance.FailedLocally)
+		if unreachable(err) && within.Err() == nil {
+			d.Picked.Report(balance.FailedLocally)
 		}
 		return nil, ctx.Err() != nil, err
 	}
-	d.on.Report(balance.Good)
+	d.Picked.Report(balance.Good)
 	d.connected = true
-	keepalive(up, d.up)
+	keepalive(up, d.Upstream)
 	return up, false, nil
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"context"
@@ -16,14 +16,14 @@ import (
 // (Envoy's max_pending_requests). Where the service has all the connections that it
 // may have, it waits for one: one that others have used, if it may be shared, or
 // room for another, for which one is closed that nobody uses.
-func (p *upstreams) queue(ctx context.Context, d *drawn, key upstreamKey, fresh bool) (*upstreamConn, error) {
-	if !d.of.Take(balance.Pending) {
+func (p *Conns) queue(ctx context.Context, d *Drawn, key ConnKey, fresh bool) (*HTTPConn, error) {
+	if !d.Balanced.Take(balance.Pending) {
 		return nil, overflow(balance.Pending)
 	}
-	defer d.of.Give(balance.Pending)
+	defer d.Balanced.Give(balance.Pending)
 	for {
-		freed := d.of.Freed()
-		if d.of.Take(balance.Connections) {
+		freed := d.Balanced.Freed()
+		if d.Balanced.Take(balance.Connections) {
 			return p.counted(ctx, d, key)
 		}
 		if c, _ := p.claim(key, 0); c != nil && !fresh {
@@ -31,12 +31,12 @@ func (p *upstreams) queue(ctx context.Context, d *drawn, key upstreamKey, fresh 
 				return c, nil
 			}
 		}
-		if _, ok := p.sharing(d.up); ok && !fresh {
-			if c := p.conn.core.pool.take(p, key); c != nil {
+		if _, ok := p.Sharing(d.Upstream); ok && !fresh {
+			if c := p.m.pool.take(p, key); c != nil {
 				return c, nil
 			}
 		}
-		if p.closeOne(d.of) || p.conn.core.pool.closeOne(d.of) {
+		if p.closeOne(d.Balanced) || p.m.pool.closeOne(d.Balanced) {
 			continue
 		}
 		select {
@@ -48,18 +48,18 @@ func (p *upstreams) queue(ctx context.Context, d *drawn, key upstreamKey, fresh 
 }
 
 // counted makes a connection for which room was taken.
-func (p *upstreams) counted(ctx context.Context, d *drawn, key upstreamKey) (*upstreamConn, error) {
-	c, err := p.connect(ctx, d.up, key)
+func (p *Conns) counted(ctx context.Context, d *Drawn, key ConnKey) (*HTTPConn, error) {
+	c, err := p.connect(ctx, d.Upstream, key)
 	if err != nil {
-		d.of.Give(balance.Connections)
+		d.Balanced.Give(balance.Connections)
 		return nil, err
 	}
-	c.count(d.of)
+	c.count(d.Balanced)
 	return c, nil
 }
 
 // count makes c one of the connections of a service.
-func (c *upstreamConn) count(of *balanced) {
+func (c *HTTPConn) count(of *Balanced) {
 	c.mu.Lock()
 	c.of = of
 	c.mu.Unlock()
@@ -69,7 +69,7 @@ func (c *upstreamConn) count(of *balanced) {
 }
 
 // uncount gives back the room that c, which is closed, has.
-func (c *upstreamConn) uncount() {
+func (c *HTTPConn) uncount() {
 	c.mu.Lock()
 	of := c.of
 	c.of = nil
@@ -83,14 +83,14 @@ func (c *upstreamConn) uncount() {
 }
 
 // service is whose connection it is; nil: it is not counted.
-func (c *upstreamConn) service() *balanced {
+func (c *HTTPConn) service() *Balanced {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.of
 }
 
 // freed has those look again who wait for a connection.
-func (c *upstreamConn) freed() {
+func (c *HTTPConn) freed() {
 	if of := c.service(); of != nil {
 		of.Wake()
 	}
@@ -98,14 +98,14 @@ func (c *upstreamConn) freed() {
 
 // lastFor has c serve no more requests after the time that a connection to u may
 // be open for.
-func (c *upstreamConn) lastFor(u *policy.Upstream) {
+func (c *HTTPConn) lastFor(u *policy.Upstream) {
 	if u.Traffic == nil || u.Traffic.Pool == nil || u.Traffic.Pool.MaxConnectionDuration <= 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last = time.AfterFunc(u.Traffic.Pool.MaxConnectionDuration, func() {
-		c.finish()
+		c.Finish()
 		if !c.busy() {
 			c.Close()
 		}
@@ -114,8 +114,8 @@ func (c *upstreamConn) lastFor(u *policy.Upstream) {
 
 // closeOne closes a connection of a service that nobody uses, and on which nobody
 // has authenticated.
-func (p *upstreams) closeOne(of *balanced) bool {
-	for _, c := range p.list() {
+func (p *Conns) closeOne(of *Balanced) bool {
+	for _, c := range p.List() {
 		if !c.busy() && !c.isPrivate() && c.service() == of {
 			c.Close()
 			return true
@@ -125,9 +125,9 @@ func (p *upstreams) closeOne(of *balanced) bool {
 }
 
 // closeOne is the same for those in the pool.
-func (q *pool) closeOne(of *balanced) bool {
+func (q *pool) closeOne(of *Balanced) bool {
 	q.mu.Lock()
-	var found *upstreamConn
+	var found *HTTPConn
 	for _, list := range q.idle {
 		for _, c := range list {
 			if c.service() == of {
