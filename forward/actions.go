@@ -4,9 +4,11 @@ package forward
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
@@ -197,4 +199,19 @@ func requestHost(r *policy.Redirect, req *policy.Request, scheme, port string) s
 		return host[:i]
 	}
 	return host
+}
+
+// sleep waits for d and returns false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

@@ -7,11 +7,14 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/downstream"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -19,20 +22,11 @@ import (
 // errKilled is the cause of a context that kill ended.
 var errKilled = errors.New("connection closed by egressd")
 
-// phase is how far a connection is decided; Recheck asks accordingly.
-type phase uint8
-
-const (
-	phaseOpening phase = iota // the first bytes are awaited
-	phaseOpaque
-	phaseTLS
-	phaseHTTP
-)
-
-// conn is one downstream connection that is being served.
-type conn struct {
-	core   *Core
-	info   Conn
+// session is one downstream connection that is being served, whatever is spoken on
+// it: who it belongs to, what it has taken, and how it is ended and recorded.
+type session struct {
+	shared *shared
+	info   downstream.Conn
 	nc     *net.TCPConn
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -40,104 +34,84 @@ type conn struct {
 	held   *limits.Lease
 	relay  relay.Relay
 	ups    *upstream.Conns
-	// http1 is the connection as one of HTTP/1; set with mu.
-	http1 *http1Conn
-	// generation is the core's before the Decider was first asked.
-	generation uint64
 
-	// requestsMu is held while something is done to requests under way.
-	requestsMu sync.Mutex
-	requests   map[*exchange]struct{}
-	request    *exchange // of HTTP/1
-
-	mu     sync.Mutex
-	phase  phase
-	sni    string
-	up     net.Conn      // spliced with nc
-	copies *mirrorClient // nil: no mirror had a copy yet
-	killed policy.Reason
-	detail string // why it was killed
-	flag   string // the response flag of that, where the reason has none
+	mu       sync.Mutex
+	up       net.Conn // spliced with nc
+	requests requests // nil: it is not of HTTP
+	killed   policy.Reason
+	detail   string // why it was killed
+	flag     string // the response flag of that, where the reason has none
 }
 
-// ServeConn serves nc, which it closes, and returns when the connection has
-// ended. The end of ctx ends the connection.
-func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
-	c.serveConn(ctx, nc, info, func() {})
+// shared is what all sessions of a core have in common.
+type shared struct {
+	Sink     flow.Sink
+	Limits   *limits.Limits
+	Clusters *upstream.ClusterManager
+	Pipes    *relay.Pipes
+	Buffers  *relay.CopyBuffers
+	refused  atomic.Uint64 // connections, ever
 }
 
-// serveConn is ServeConn; counted is called when the Limits know the connection, or
-// it was refused.
-func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counted func()) {
-	t := &conn{core: c, info: info, nc: nc, opened: time.Now()}
+// requests are those of HTTP that are under way on a session.
+type requests interface {
+	// Kill ends them.
+	Kill(cause error)
+	// Recheck asks about each again, and ends those that are denied.
+	Recheck()
+	// CloseIdle closes connections for copies of them that nobody uses; end: and the
+	// others when they are idle.
+	CloseIdle(end bool)
+	// UpstreamLost is upstream's.
+	UpstreamLost(lost bool)
+}
+
+// newSession is a session of nc, which ends with ctx. End is to be called.
+func newSession(ctx context.Context, s *shared, nc *net.TCPConn, info downstream.Conn) *session {
+	t := &session{shared: s, info: info, nc: nc, opened: time.Now()}
 	t.held = t.lease()
-	t.relay, t.ups = relay.NewRelay(c.pipes, &c.buffers, t.held), c.clusters.NewConns(&t.info, t.held, t)
+	t.relay, t.ups = relay.NewRelay(s.Pipes, s.Buffers, t.held), s.Clusters.NewConns(&t.info, t.held, t)
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
-	defer t.cancel(nil)
-	// Registered before anything is decided: a policy change can't miss it.
-	if err := c.register(t); err != nil {
-		t.refuse(denied(dialReason(err), nil), "tcp", "", err.Error())
-		return
+	return t
+}
+
+// setRequests says that it is of HTTP.
+func (t *session) setRequests(r requests) {
+	t.mu.Lock()
+	t.requests = r
+	t.mu.Unlock()
+}
+
+// ofHTTP are the requests under way; nil: it is not of HTTP.
+func (t *session) ofHTTP() requests {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.requests
+}
+
+// UpstreamLost tells the client that its upstream connection has ended, or that
+// there is one again.
+func (t *session) UpstreamLost(lost bool) {
+	if r := t.ofHTTP(); r != nil {
+		r.UpstreamLost(lost)
 	}
-	counted()
-	defer c.unregister(t)
-	defer nc.Close()
-	defer t.ups.Close()
-	defer t.closeMirrors(true)
-	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
-	defer stop()
-	c.counters.accepted.Add(1)
-	t.serve()
+}
+
+// closeIdleCopies closes upstream connections that nobody uses: those of copies.
+func (t *session) closeIdleCopies(end bool) {
+	if r := t.ofHTTP(); r != nil {
+		r.CloseIdle(end)
+	}
 }
 
 // lease returns a lease of the connection's workload that has nothing yet.
-func (t *conn) lease() *limits.Lease { return limits.NewLease(t.core.o.Limits, t.holder()) }
+func (t *session) lease() *limits.Lease { return limits.NewLease(t.shared.Limits, t.holder()) }
 
-func (t *conn) holder() limits.Owner { return t.info.Owner() }
-
-// serve asks for the opening and treats the connection accordingly.
-func (t *conn) serve() {
-	t.generation = t.core.generation.Load()
-	op := t.core.o.Decider.Open(&t.info)
-	if op.Verdict == policy.Deny {
-		op.Protocol = Refuse
-	}
-	switch op.Protocol {
-	case Opaque:
-		t.opaque(op, nil)
-	case TLS:
-		t.peekTLS(op)
-	case HTTP:
-		t.peekHTTP(op)
-	case Sniff:
-		t.sniff(op)
-	default:
-		op.Verdict = policy.Deny
-		t.refuse(op.Decision, "tcp", "", "")
-	}
-}
-
-// UpstreamLost tells a client of HTTP/1 that its upstream connection has ended, or
-// that there is one again. HTTP/2 has other requests under way.
-func (t *conn) UpstreamLost(lost bool) {
-	t.mu.Lock()
-	h := t.http1
-	t.mu.Unlock()
-	if h != nil {
-		h.upstreamLost(lost)
-	}
-}
-
-// setPhase records what is about to be decided, so that Recheck asks the same.
-func (t *conn) setPhase(p phase, sni string) {
-	t.mu.Lock()
-	t.phase, t.sni = p, sni
-	t.mu.Unlock()
-}
+func (t *session) holder() limits.Owner { return t.info.Owner() }
 
 // attach makes up part of the connection. It returns false, and closes up,
 // when the connection was killed meanwhile.
-func (t *conn) attach(up net.Conn) bool {
+func (t *session) attach(up net.Conn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.killed != "" {
@@ -149,15 +123,17 @@ func (t *conn) attach(up net.Conn) bool {
 }
 
 // kill ends the connection on both sides at once. The first reason stays.
-func (t *conn) kill(reason policy.Reason, detail string) {
+func (t *session) kill(reason policy.Reason, detail string) {
 	t.mu.Lock()
 	if t.killed == "" {
 		t.killed, t.detail = reason, detail
 	}
-	up := t.up
+	up, requests := t.up, t.requests
 	t.mu.Unlock()
 	t.cancel(errKilled)
-	t.eachRequest(func(x *exchange) { x.cancel(errKilled) })
+	if requests != nil {
+		requests.Kill(errKilled)
+	}
 	relay.Reset(t.nc)
 	if up != nil {
 		relay.Reset(up)
@@ -166,7 +142,7 @@ func (t *conn) kill(reason policy.Reason, detail string) {
 
 // killFlagged is kill with the response flag of that; "": the reason has one, or there
 // is none.
-func (t *conn) killFlagged(reason policy.Reason, detail, flag string) {
+func (t *session) killFlagged(reason policy.Reason, detail, flag string) {
 	if flag != "" {
 		t.mu.Lock()
 		t.flag = flag
@@ -176,88 +152,16 @@ func (t *conn) killFlagged(reason policy.Reason, detail, flag string) {
 }
 
 // killReason returns why the connection was killed, "" when it was not.
-func (t *conn) killReason() (policy.Reason, string) {
+func (t *session) killReason() (policy.Reason, string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.killed, t.detail
 }
 
-func (t *conn) killFlag() string {
+func (t *session) killFlag() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.flag
-}
-
-// recheck ends what the newest policy denies.
-func (t *conn) recheck() {
-	d := t.core.o.Decider
-	op := d.Open(&t.info)
-	t.mu.Lock()
-	phase, sni := t.phase, t.sni
-	t.mu.Unlock()
-
-	allowed := op.Verdict != policy.Deny && op.Protocol != Refuse
-	switch phase {
-	case phaseOpaque:
-		allowed = allowed && opaqueAllowed(op)
-	case phaseTLS:
-		allowed = allowed && op.Protocol != HTTP
-		if allowed && op.Protocol != Opaque {
-			now, u := d.TLS(&t.info, sni)
-			allowed = now.Verdict != policy.Deny && u != nil
-		}
-	case phaseHTTP:
-		allowed = allowed && op.Protocol != TLS
-	}
-	if !allowed {
-		t.kill(policy.ReasonPolicyChanged, "")
-		return
-	}
-	t.eachRequest(func(x *exchange) {
-		if now := d.HTTP(&t.info, &x.req); now.Verdict == policy.Deny {
-			x.cancel(errPolicyChanged)
-		}
-	})
-}
-
-// opaqueAllowed says whether op lets bytes pass unread.
-func opaqueAllowed(op Admission) bool {
-	return op.Verdict != policy.Deny && op.Upstream != nil && (op.Protocol == Opaque || op.Protocol == Sniff)
-}
-
-// eachRequest calls do for each request under way, which does not end meanwhile.
-func (t *conn) eachRequest(do func(*exchange)) {
-	t.requestsMu.Lock()
-	defer t.requestsMu.Unlock()
-	if t.request != nil {
-		do(t.request)
-	}
-	for x := range t.requests {
-		do(x)
-	}
-}
-
-// addRequest makes x known to recheck; call it before x is decided.
-func (t *conn) addRequest(x *exchange) {
-	t.requestsMu.Lock()
-	defer t.requestsMu.Unlock()
-	if x.h1 != nil {
-		t.request = x
-		return
-	}
-	if t.requests == nil {
-		t.requests = make(map[*exchange]struct{})
-	}
-	t.requests[x] = struct{}{}
-}
-
-func (t *conn) removeRequest(x *exchange) {
-	t.requestsMu.Lock()
-	defer t.requestsMu.Unlock()
-	if t.request == x {
-		t.request = nil
-	}
-	delete(t.requests, x)
 }
 
 // denied is a denial that the core itself found; rule is the nearest miss.
@@ -268,21 +172,21 @@ func denied(reason policy.Reason, rule *policy.Ref) policy.Decision {
 // refuse records the denial d and resets the connection.
 //
 //go:noinline
-func (t *conn) refuse(d policy.Decision, proto, name, detail string) {
+func (t *session) refuse(d policy.Decision, proto, name, detail string) {
 	if reason, why := t.killReason(); reason != "" {
 		d, detail = denied(reason, d.Rule), why
 	}
-	t.core.counters.refused.Add(1)
+	t.shared.refused.Add(1)
 	e := t.event(flow.Decision, d, proto, name)
 	e.Detail = detail
-	t.core.o.Sink.Record(e)
+	t.shared.Sink.Record(e)
 	relay.Reset(t.nc)
 }
 
 // event returns an Event about this connection and the decision d. A denial
 // that was let through, as audit mode does, is an allowing verdict with a
 // denial's reason.
-func (t *conn) event(kind flow.Moment, d policy.Decision, proto, name string) flow.Event {
+func (t *session) event(kind flow.Moment, d policy.Decision, proto, name string) flow.Event {
 	reason := d.Reason
 	if reason == "" && d.Verdict != policy.Deny {
 		reason = policy.ReasonAllowed
@@ -308,7 +212,7 @@ func (t *conn) event(kind flow.Moment, d policy.Decision, proto, name string) fl
 }
 
 // closeEvent starts the Close event of a connection that was decided by d.
-func (t *conn) closeEvent(d policy.Decision, proto, name string) flow.Event {
+func (t *session) closeEvent(d policy.Decision, proto, name string) flow.Event {
 	e := t.event(flow.Close, d, proto, name)
 	e.Duration = e.Time.Sub(t.opened)
 	if reason, detail := t.killReason(); reason != "" {
@@ -318,4 +222,22 @@ func (t *conn) closeEvent(d policy.Decision, proto, name string) flow.Event {
 		}
 	}
 	return e
+}
+
+// dialReason names the reason of a Dialer's error, or of a limit's.
+func dialReason(err error) policy.Reason {
+	var limit *limits.ExceededError
+	switch {
+	case errors.As(err, &limit):
+		return limit.Reason
+	case errors.Is(err, dial.ErrAddress):
+		return policy.ReasonAddress
+	case errors.Is(err, dial.ErrResolve):
+		return policy.ReasonResolve
+	case errors.Is(err, dial.ErrEndpoint):
+		return policy.ReasonEndpoint
+	case errors.Is(err, dial.ErrUnsupported):
+		return policy.ReasonNotSupported
+	}
+	return policy.ReasonUpstream
 }

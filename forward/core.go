@@ -6,7 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -103,10 +102,6 @@ func (o *Options) setDefaults() {
 type Core struct {
 	o Options
 
-	// ctx ends when the core has shut down; upstream dials hang on it.
-	ctx    context.Context
-	cancel context.CancelFunc
-
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
 	draining bool
@@ -118,27 +113,20 @@ type Core struct {
 	counters   counters
 	accepting  atomic.Int64 // connections that Serve accepted and that have not ended
 
-	handoff *handoff
-	server  *http.Server
-	served  chan struct{} // closed when server.Serve has returned
-
-	clusters    *upstream.ClusterManager
-	mirrors     *mirrors
-	retrying    retryBudgets
-	buffers     relay.CopyBuffers
-	messages    http1.Buffers
-	watcher     *relay.EndWatcher
-	sweeper     *sweeper
-	lingering   atomic.Bool
-	safeRetries *policy.Retries
-	pipes       *relay.Pipes
-	recycler    recycler
+	clusters *upstream.ClusterManager
+	http     *server
+	shared   *shared
+	buffers  relay.CopyBuffers
+	messages http1.Buffers
+	watcher  *relay.EndWatcher
+	pipes    *relay.Pipes
+	recycler recycler
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
 }
 
 type counters struct {
-	accepted, refused, requests atomic.Uint64
+	accepted atomic.Uint64
 }
 
 // Stats are counts for the status page.
@@ -169,27 +157,21 @@ func New(o Options) *Core {
 		o:       o,
 		watcher: w,
 		conns:   make(map[*conn]struct{}),
-		handoff: newHandoff(),
-		served:  make(chan struct{}),
 
-		safeRetries: safeRetries(),
-		pipes:       relay.NewPipes(),
-		recycler:    recycler{every: o.RecycleTimeout / 60},
-		fresh:       make(chan struct{}, maxFresh),
+		pipes:    relay.NewPipes(),
+		recycler: recycler{every: o.RecycleTimeout / 60},
+		fresh:    make(chan struct{}, maxFresh),
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.clusters = upstream.NewClusterManager(upstream.Options{
 		Dialer: o.Dialer, Limits: o.Limits, ConnectTimeout: o.ConnectTimeout, Share: o.Share, Locality: o.Locality,
 		Log: o.Log, Rand: o.Rand, Now: o.Now, Watcher: c.watcher, Buffers: &c.messages,
 	})
-	c.mirrors = newMirrors(c)
-	c.sweeper = newSweeper(c)
-	c.server = newServer(c)
-	go func() {
-		defer close(c.served)
-		// Serve ends with ErrServerClosed only: handoff.Accept has no other.
-		_ = c.server.Serve(c.handoff)
-	}()
+	c.shared = &shared{Sink: o.Sink, Limits: o.Limits, Clusters: c.clusters, Pipes: c.pipes, Buffers: &c.buffers}
+	c.http = newServer(serverOptions{
+		Decider: o.Decider, Dialer: o.Dialer, Clusters: c.clusters, Limits: o.Limits, Sink: o.Sink, Log: o.Log, Rand: o.Rand,
+		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout,
+		Buffers: &c.buffers, Messages: &c.messages, Watcher: c.watcher,
+	})
 	return c
 }
 
@@ -201,8 +183,8 @@ func (c *Core) Stats() Stats {
 	return Stats{
 		Open:      open,
 		Accepted:  c.counters.accepted.Load(),
-		Refused:   c.counters.refused.Load(),
-		Requests:  c.counters.requests.Load(),
+		Refused:   c.shared.refused.Load(),
+		Requests:  c.http.count(),
 		Recycled:  c.recycler.closed.Load(),
 		Ejections: c.clusters.Ejections(),
 
@@ -267,20 +249,14 @@ func (c *Core) Recheck() {
 		t.recheck()
 		// Idle upstream connections may go to addresses that are denied now.
 		t.ups.CloseIdle()
-		t.closeMirrors(false)
+		t.closeIdleCopies(false)
 	}
-	c.mirrors.recheck()
+	c.http.recheck()
 }
 
 // Linger lets clients go: a connection ends when it has no request under way
 // (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
-func (c *Core) Linger() {
-	c.lingering.Store(true)
-	for _, h := range c.sweeper.all() {
-		h.endIdle()
-	}
-	c.server.SetKeepAlivesEnabled(false)
-}
+func (c *Core) Linger() { c.http.linger() }
 
 // Idle says whether everything that Serve accepted has ended.
 func (c *Core) Idle() bool { return c.accepting.Load() == 0 }
@@ -301,7 +277,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	// Keep-alive connections end with their next response; the server's error is
 	// the context's, which is looked at below.
 	c.Linger()
-	_ = c.server.Shutdown(ctx)
+	_ = c.http.shutdown(ctx)
 	var err error
 	select {
 	case <-done:
@@ -312,13 +288,9 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		}
 		<-done
 	}
-	c.mirrors.close()
+	c.http.close()
 	c.clusters.Close()
 	c.pipes.Close()
-	c.sweeper.close()
 	c.watcher.Close()
-	_ = c.server.Close()
-	<-c.served
-	c.cancel()
 	return err
 }

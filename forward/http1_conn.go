@@ -35,7 +35,7 @@ const (
 // http1Conn is a client's connection of HTTP/1. One goroutine reads its requests,
 // one after the other, and answers each.
 type http1Conn struct {
-	conn     *conn
+	conn     *client
 	nc       *net.TCPConn
 	src      relay.Stream
 	reader   *http1.MessageReader
@@ -100,10 +100,10 @@ type swept struct {
 	at    time.Time
 }
 
-func newHTTP1Conn(t *conn, first []byte) *http1Conn {
+func newHTTP1Conn(t *client, first []byte) *http1Conn {
 	h := &http1Conn{conn: t, nc: t.nc}
 	h.src.Open(t.nc)
-	h.reader = http1.NewMessageReader(&h.src, &t.core.messages, true)
+	h.reader = http1.NewMessageReader(&h.src, t.core.messages, true)
 	h.reader.Unread(first)
 	h.src.Count.Store(int64(len(first)))
 	h.life.ended = h.interrupt
@@ -153,7 +153,7 @@ func (h *http1Conn) next() bool {
 	}
 	h.enter(serves)
 	h.requests++
-	h.conn.core.counters.requests.Add(1)
+	h.conn.core.requests.Add(1)
 	return h.exchange()
 }
 
@@ -466,7 +466,7 @@ func kept(have, s string) string {
 }
 
 // http1 serves the connection in HTTP/1.
-func (t *conn) serveHTTP1(op Admission, p *relay.Peeked) {
+func (t *client) serveHTTP1(op Admission, p *relay.Peeked) {
 	h := newHTTP1Conn(t, p.Request())
 	p.Bytes = nil
 	t.opened1(op)
@@ -481,14 +481,14 @@ func (t *conn) serveHTTP1(op Admission, p *relay.Peeked) {
 // event takes much of the stack, and connections wait here.
 //
 //go:noinline
-func (t *conn) opened1(op Admission) {
+func (t *client) opened1(op Admission) {
 	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
 }
 
 // closed1 records the connection's end.
 //
 //go:noinline
-func (t *conn) closed1(op Admission, h *http1Conn) {
+func (t *client) closed1(op Admission, h *http1Conn) {
 	e := t.closeEvent(op.Decision, "http", "")
 	e.BytesSent, e.BytesReceived = h.src.Count.Load(), h.answer.sentBytes
 	switch {
@@ -512,7 +512,7 @@ const (
 // its end. The client may still be sending; a connection that is closed with
 // bytes unread is reset, and the reset would overtake the answer. So what comes
 // is read and thrown away for a while (RFC 9112, 9.6).
-func (t *conn) linger() {
+func (t *client) linger() {
 	nc := t.nc
 	if nc.CloseWrite() != nil {
 		return // closed already

@@ -12,7 +12,7 @@ import (
 // http.Server sees it.
 type httpConn struct {
 	net.Conn
-	conn     *conn
+	conn     *client
 	first    []byte // peeked, not yet read
 	in, out  atomic.Int64
 	requests atomic.Int64
@@ -20,7 +20,7 @@ type httpConn struct {
 	once     sync.Once
 }
 
-func newHTTPConn(t *conn, first []byte) *httpConn {
+func newHTTPConn(t *client, first []byte) *httpConn {
 	return &httpConn{Conn: t.nc, conn: t, first: first, closed: make(chan struct{})}
 }
 

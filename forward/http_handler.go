@@ -33,8 +33,8 @@ var (
 
 // exchange is one HTTP request and its answer.
 type exchange struct {
-	core   *Core
-	conn   *conn
+	core   *server
+	conn   *client
 	h1     *http1Conn // nil: HTTP/2
 	w      answer
 	r      *request

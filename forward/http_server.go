@@ -12,11 +12,9 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
-	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -77,7 +75,7 @@ func (h *handoff) Addr() net.Addr { return &net.TCPAddr{} }
 // connKey is the context key of the *httpConn that a request came in on.
 type connKey struct{}
 
-func newServer(c *Core) *http.Server {
+func newHTTPServer(c *server) *http.Server {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
@@ -102,43 +100,10 @@ func newServer(c *Core) *http.Server {
 	}
 }
 
-// http serves the connection: in HTTP/1 itself, in HTTP/2 by the http.Server.
-func (t *conn) http(op Admission, p *relay.Peeked) {
-	t.setPhase(phaseHTTP, "")
-	if t.core.generation.Load() != t.generation {
-		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
-			t.refuse(denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
-			return
-		}
-	}
-	if err := p.Done(); err != nil {
-		t.refuse(denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
-		return
-	}
-	if reason, _ := t.killReason(); reason != "" {
-		t.refuse(op.Decision, "http", "", "")
-		return
-	}
-	t.ups.Multiplexed = peek.Classify(p.Request()) == peek.HTTP2
-	memory := int64(httpMemory)
-	if t.ups.Multiplexed {
-		memory += downWindow
-	}
-	if err := t.take(limits.Cost{Memory: memory}); err != nil {
-		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
-		return
-	}
-	if !t.ups.Multiplexed {
-		t.serveHTTP1(op, p)
-		return
-	}
-	t.serveHTTP2(op, p)
-}
-
 // serveHTTP2 has the http.Server serve the connection, and waits for its end.
 //
 //go:noinline
-func (t *conn) serveHTTP2(op Admission, p *relay.Peeked) {
+func (t *client) serveHTTP2(op Admission, p *relay.Peeked) {
 	h := newHTTPConn(t, p.Request())
 	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
@@ -156,13 +121,13 @@ func (t *conn) serveHTTP2(op Admission, p *relay.Peeked) {
 }
 
 // serveHTTP is the http.Server's handler.
-func (c *Core) serveHTTP(w http.ResponseWriter, r *http.Request) {
+func (c *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	h, ok := r.Context().Value(connKey{}).(*httpConn)
 	if !ok {
 		panic(errors.New("forward: request without a connection")) // handoff carries httpConns only
 	}
 	h.requests.Add(1)
-	c.counters.requests.Add(1)
+	c.requests.Add(1)
 	x := newExchange(h, w, r)
 	defer x.end()
 	x.serve()

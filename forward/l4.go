@@ -15,7 +15,6 @@ import (
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
-	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/peek"
@@ -228,20 +227,27 @@ func (t *conn) dial(u *policy.Upstream) (up net.Conn, d upstream.Drawn, err erro
 	return up, d, nil
 }
 
-// dialReason names the reason of a Dialer's error, or of a limit's.
-func dialReason(err error) policy.Reason {
-	var limit *limits.ExceededError
-	switch {
-	case errors.As(err, &limit):
-		return limit.Reason
-	case errors.Is(err, dial.ErrAddress):
-		return policy.ReasonAddress
-	case errors.Is(err, dial.ErrResolve):
-		return policy.ReasonResolve
-	case errors.Is(err, dial.ErrEndpoint):
-		return policy.ReasonEndpoint
-	case errors.Is(err, dial.ErrUnsupported):
-		return policy.ReasonNotSupported
+// http serves the requests of the connection.
+func (t *conn) http(op Admission, p *relay.Peeked) {
+	t.setPhase(phaseHTTP, "")
+	if t.core.generation.Load() != t.generation {
+		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
+			t.refuse(denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
+			return
+		}
 	}
-	return policy.ReasonUpstream
+	if err := p.Done(); err != nil {
+		t.refuse(denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
+		return
+	}
+	if reason, _ := t.killReason(); reason != "" {
+		t.refuse(op.Decision, "http", "", "")
+		return
+	}
+	multiplexed := peek.Classify(p.Request()) == peek.HTTP2
+	if err := t.take(limits.Cost{Memory: memoryOf(multiplexed)}); err != nil {
+		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
+		return
+	}
+	t.core.http.serveSession(t.session, op, p, multiplexed)
 }

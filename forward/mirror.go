@@ -44,7 +44,7 @@ const (
 
 // mirrors are the copies that are under way in a Core.
 type mirrors struct {
-	core                  *Core
+	core                  *server
 	copies, memory, conns *limits.Budget
 
 	mu     sync.Mutex
@@ -53,7 +53,7 @@ type mirrors struct {
 	wg     sync.WaitGroup
 }
 
-func newMirrors(c *Core) *mirrors {
+func newMirrors(c *server) *mirrors {
 	return &mirrors{
 		core: c, copies: limits.NewBudget(maxCopies), memory: limits.NewBudget(maxCopyMemory), conns: limits.NewBudget(maxMirrorConns),
 		open: map[*requestCopy]struct{}{},
@@ -62,7 +62,7 @@ func newMirrors(c *Core) *mirrors {
 
 // requestCopy is the copy of a request that a mirror gets.
 type requestCopy struct {
-	conn     *conn
+	conn     *client
 	to       *policy.Upstream
 	mirror   *policy.Mirrored
 	original policy.Request // as it was decided
@@ -317,7 +317,7 @@ func (c *requestCopy) record(status int, received int64, detail string) {
 // mirrorClient has the connections by which the copies of one downstream
 // connection go: they are the client's own, as those of its requests are.
 type mirrorClient struct {
-	conn         *conn
+	conn         *client
 	http1, http2 *http.Transport
 
 	mu    sync.Mutex
@@ -326,7 +326,7 @@ type mirrorClient struct {
 	names map[upstream.ConnKey]string
 }
 
-func newMirrorClient(t *conn) *mirrorClient {
+func newMirrorClient(t *client) *mirrorClient {
 	c := &mirrorClient{conn: t, names: map[upstream.ConnKey]string{}}
 	c.http1, c.http2 = upstream.NewTransport(), upstream.NewTransport()
 	c.http1.Protocols = new(http.Protocols)
@@ -339,7 +339,7 @@ func newMirrorClient(t *conn) *mirrorClient {
 }
 
 // mirrorClient is the connection's own.
-func (t *conn) mirrorClient() *mirrorClient {
+func (t *client) mirrorClient() *mirrorClient {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.copies == nil {
@@ -348,9 +348,9 @@ func (t *conn) mirrorClient() *mirrorClient {
 	return t.copies
 }
 
-// closeMirrors closes the connections for copies that are idle; end: and the
+// CloseIdle closes the connections for copies that are idle; end: and the
 // others when they are.
-func (t *conn) closeMirrors(end bool) {
+func (t *client) CloseIdle(end bool) {
 	t.mu.Lock()
 	c := t.copies
 	t.mu.Unlock()

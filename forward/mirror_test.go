@@ -108,7 +108,7 @@ func TestMirrorPercent(t *testing.T) {
 	for range total {
 		get(t, c, "http://a.example/")
 	}
-	until(t, "copies are under way", func() bool { return r.core.mirrors.copies.Use().Used == 0 })
+	until(t, "copies are under way", func() bool { return r.core.http.mirrors.copies.Use().Used == 0 })
 	if n := some.Load(); n < low || n > high || none.Load() != 0 || len(r.sink.all(flow.Mirror)) != int(n) {
 		t.Errorf("%d and %d copies of %d, %d events; want about 100, none, and as many", n, none.Load(), total, len(r.sink.all(flow.Mirror)))
 	}
@@ -123,7 +123,7 @@ func TestMirrorPercent(t *testing.T) {
 	}
 	resp.Body.Close()
 	get(t, c, "http://a.example/") // is copied
-	until(t, "no copy came", func() bool { return some.Load() > before && r.core.mirrors.copies.Use().Used == 0 })
+	until(t, "no copy came", func() bool { return some.Load() > before && r.core.http.mirrors.copies.Use().Used == 0 })
 	if n := some.Load() - before; n != 1 {
 		t.Errorf("%d copies of an upgrade and a request, want one", n)
 	}
@@ -193,7 +193,7 @@ func TestSlowMirror(t *testing.T) {
 	mirror := r.accepts("m.example")
 	rule := &policy.HTTPRule{Route: to("a.example"), Mirrors: []policy.Mirror{mirrorTo("m.example", 100)}}
 	r.compiled(services("a.example", "m.example"), rule)
-	r.core.mirrors.conns = limits.NewBudget(8)
+	r.core.http.mirrors.conns = limits.NewBudget(8)
 	c := r.client(false)
 	for range 20 {
 		if resp, _ := get(t, c, "http://a.example/"); resp.StatusCode != 200 {
@@ -218,7 +218,7 @@ func TestSlowMirror(t *testing.T) {
 		t.Errorf("the connection to the mirror: %v", err)
 	}
 	until(t, "mirrors hold something", func() bool {
-		m := r.core.mirrors
+		m := r.core.http.mirrors
 		return m.copies.Use().Used == 0 && m.memory.Use().Used == 0 && m.conns.Use().Used == 0
 	})
 }

@@ -45,6 +45,16 @@ func (b *retryBudgets) enter(u *policy.Upstream) *budgeted {
 	return &budgeted{all: b, key: key, budget: *u.Traffic.RetryBudget}
 }
 
+// active is how many requests count.
+func (b *retryBudgets) active() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, x := range b.of {
+		n += x.active
+	}
+	return n
+}
+
 // take says whether the request may be tried again; it is a retry until given.
 func (r *budgeted) take() bool {
 	if r == nil {

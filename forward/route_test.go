@@ -222,7 +222,7 @@ func TestPercent(t *testing.T) {
 		r    uint64
 		want bool
 	}{{0, 0, false}, {100, 999_999, true}, {50, 499_999, true}, {50, 500_000, false}, {0.0001, 0, true}, {0.0001, 1, false}} {
-		x := &exchange{core: &Core{o: Options{Rand: func() uint64 { return tt.r }}}}
+		x := &exchange{core: &server{o: serverOptions{Rand: func() uint64 { return tt.r }}}}
 		if got := x.percent(tt.p); got != tt.want {
 			t.Errorf("percent(%v) with %d: %v", tt.p, tt.r, got)
 		}

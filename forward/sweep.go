@@ -10,7 +10,7 @@ import (
 // sweeper looks at all connections of HTTP/1 now and then, for those on which
 // nothing has moved for too long. No connection has a timer of its own.
 type sweeper struct {
-	core  *Core
+	core  *server
 	every time.Duration
 
 	mu     sync.Mutex
@@ -19,7 +19,7 @@ type sweeper struct {
 	closed bool
 }
 
-func newSweeper(c *Core) *sweeper {
+func newSweeper(c *server) *sweeper {
 	shortest := min(c.o.PeekTimeout, c.o.IdleTimeout, c.o.StallTimeout)
 	return &sweeper{core: c, every: min(max(shortest/8, time.Millisecond), time.Second), list: map[*http1Conn]struct{}{}}
 }

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/forward/downstream"
+	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// serverOptions are what a Server works with. All must be set.
+type serverOptions struct {
+	Decider  downstream.Decider
+	Dialer   upstream.Dialer
+	Clusters *upstream.ClusterManager
+	Limits   *limits.Limits
+	Sink     flow.Sink
+	Log      *slog.Logger
+	// Rand draws weights, fault percentages and backoff jitter.
+	Rand func() uint64
+	// PeekTimeout bounds the head of a request, IdleTimeout how long nothing passes,
+	// StallTimeout how long a client that owes bytes may be silent.
+	PeekTimeout, IdleTimeout, StallTimeout time.Duration
+
+	Buffers  *relay.CopyBuffers
+	Messages *http1.Buffers
+	Watcher  *relay.EndWatcher
+}
+
+// server serves the requests of HTTP connections. It is safe for concurrent use.
+type server struct {
+	o serverOptions
+
+	// ctx ends when the server has shut down; mirrors' dials hang on it.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	handoff *handoff
+	server  *http.Server
+	served  chan struct{} // closed when server.Serve has returned
+
+	requests    atomic.Uint64 // ever
+	clusters    *upstream.ClusterManager
+	mirrors     *mirrors
+	retrying    retryBudgets
+	buffers     *relay.CopyBuffers
+	messages    *http1.Buffers
+	watcher     *relay.EndWatcher
+	sweeper     *sweeper
+	lingering   atomic.Bool
+	safeRetries *policy.Retries
+}
+
+// newServer is ready to serve. Shutdown and Close end it.
+func newServer(o serverOptions) *server {
+	c := &server{
+		o: o, handoff: newHandoff(), served: make(chan struct{}), clusters: o.Clusters,
+		buffers: o.Buffers, messages: o.Messages, watcher: o.Watcher, safeRetries: safeRetries(),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.mirrors = newMirrors(c)
+	c.sweeper = newSweeper(c)
+	c.server = newHTTPServer(c)
+	go func() {
+		defer close(c.served)
+		// Serve ends with ErrServerClosed only: handoff.Accept has no other.
+		_ = c.server.Serve(c.handoff)
+	}()
+	return c
+}
+
+// count is how many requests there were, ever.
+func (c *server) count() uint64 { return c.requests.Load() }
+
+// recheck asks the Decider again about the copies that mirrors get. Requests are
+// their sessions' to recheck.
+func (c *server) recheck() { c.mirrors.recheck() }
+
+// linger lets clients go: a connection ends when it has no request under way
+// (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
+func (c *server) linger() {
+	c.lingering.Store(true)
+	for _, h := range c.sweeper.all() {
+		h.endIdle()
+	}
+	c.server.SetKeepAlivesEnabled(false)
+}
+
+// shutdown takes no more connections of HTTP/2, and waits until those that there
+// are have ended, or ctx has.
+func (c *server) shutdown(ctx context.Context) error { return c.server.Shutdown(ctx) }
+
+// close ends everything that is left.
+func (c *server) close() {
+	c.mirrors.close()
+	c.sweeper.close()
+	_ = c.server.Close()
+	<-c.served
+	c.cancel()
+}
+
+// memoryOf is what a connection takes of the memory beside its session.
+func memoryOf(multiplexed bool) int64 {
+	memory := int64(httpMemory)
+	if multiplexed {
+		memory += downWindow
+	}
+	return memory
+}
+
+// client is a session whose requests are served.
+type client struct {
+	*session
+	core *server
+
+	// requestsMu is held while something is done to requests under way.
+	requestsMu sync.Mutex
+	requests   map[*exchange]struct{}
+	request    *exchange // of HTTP/1
+
+	mu sync.Mutex
+	// http1 is the connection as one of HTTP/1.
+	http1  *http1Conn
+	copies *mirrorClient // nil: no mirror had a copy yet
+}
+
+// serveSession serves the requests of t, whose opening was decided by op, behind its
+// first bytes: in HTTP/1 itself, in HTTP/2 by the http.Server. It returns at the end
+// of the connection.
+func (c *server) serveSession(s *session, op downstream.Admission, p *relay.Peeked, multiplexed bool) {
+	t := &client{session: s, core: c}
+	t.ups.Multiplexed = multiplexed
+	t.setRequests(t)
+	if !multiplexed {
+		t.serveHTTP1(op, p)
+		return
+	}
+	t.serveHTTP2(op, p)
+}
+
+// UpstreamLost tells a client of HTTP/1 that its upstream connection has ended, or
+// that there is one again. HTTP/2 has other requests under way.
+func (t *client) UpstreamLost(lost bool) {
+	t.mu.Lock()
+	h := t.http1
+	t.mu.Unlock()
+	if h != nil {
+		h.upstreamLost(lost)
+	}
+}
+
+// eachRequest calls do for each request under way, which does not end meanwhile.
+func (t *client) eachRequest(do func(*exchange)) {
+	t.requestsMu.Lock()
+	defer t.requestsMu.Unlock()
+	if t.request != nil {
+		do(t.request)
+	}
+	for x := range t.requests {
+		do(x)
+	}
+}
+
+// addRequest makes x known to recheck; call it before x is decided.
+func (t *client) addRequest(x *exchange) {
+	t.requestsMu.Lock()
+	defer t.requestsMu.Unlock()
+	if x.h1 != nil {
+		t.request = x
+		return
+	}
+	if t.requests == nil {
+		t.requests = make(map[*exchange]struct{})
+	}
+	t.requests[x] = struct{}{}
+}
+
+func (t *client) removeRequest(x *exchange) {
+	t.requestsMu.Lock()
+	defer t.requestsMu.Unlock()
+	if t.request == x {
+		t.request = nil
+	}
+	delete(t.requests, x)
+}
+
+// Kill ends the requests under way.
+func (t *client) Kill(cause error) { t.eachRequest(func(x *exchange) { x.cancel(cause) }) }
+
+// Recheck ends the requests that the newest policy denies.
+func (t *client) Recheck() {
+	t.eachRequest(func(x *exchange) {
+		if now := t.core.o.Decider.HTTP(&t.info, &x.req); now.Verdict == policy.Deny {
+			x.cancel(errPolicyChanged)
+		}
+	})
+}
