@@ -109,7 +109,7 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 //
 //go:noinline
 func (c *Core) unidentified(info Conn, err error) {
-	c.shared.refused.Add(1)
+	c.shared.Refused.Add(1)
 	c.o.Sink.Record(flow.Event{
 		Time:      time.Now(),
 		Kind:      flow.Decision,

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -71,14 +72,14 @@ func (x *exchange) route() {
 func (x *exchange) redirect(r *policy.Redirect, m *policy.HTTPMatch) {
 	_, query, _ := strings.Cut(x.target, "?")
 	h := x.w.Header()
-	h.Set("Location", redirectLocation(r, m, x.decision.Request(&x.req), query))
+	h.Set("Location", message.RedirectLocation(r, m, x.decision.Request(&x.req), query))
 	x.applyResponseHeaders(nil)
 	if isGRPC(x.r) {
-		x.replyGRPC(grpcStatus(redirectCode(r), false), "")
+		x.replyGRPC(grpcStatus(message.RedirectCode(r), false), "")
 		return
 	}
 	x.ours(h)
-	x.writeStatus(redirectCode(r))
+	x.writeStatus(message.RedirectCode(r))
 }
 
 // direct answers with the rule's own response. It is text unless the rule's
@@ -140,65 +141,6 @@ func (x *exchange) fault(f *policy.Fault) bool {
 	}
 	x.reply(f.AbortStatus, "fault filter abort")
 	return true
-}
-
-func redirectCode(r *policy.Redirect) int {
-	if r.Code == 0 {
-		return http.StatusMovedPermanently
-	}
-	return r.Code
-}
-
-// redirectLocation builds the Location of a redirect, as Envoy's newUri does.
-func redirectLocation(r *policy.Redirect, m *policy.HTTPMatch, req *policy.Request, rawQuery string) string {
-	scheme := req.Scheme
-	if r.Scheme != "" {
-		scheme = r.Scheme
-	}
-	port := redirectPort(r, req, scheme)
-	host := r.Authority
-	if host == "" {
-		host = requestHost(r, req, scheme, port)
-	}
-	path := req.Path
-	switch {
-	case r.URI != "":
-		path = r.URI
-	case r.PrefixRewrite != "":
-		path = m.ReplacePrefix(req.Path, r.PrefixRewrite)
-	}
-	// A query of the rule's own takes the place of the request's.
-	if rawQuery != "" && !strings.Contains(r.URI, "?") {
-		path += "?" + rawQuery
-	}
-	return scheme + "://" + host + port + path
-}
-
-// redirectPort is ":n" when the rule sets a port that the scheme doesn't imply.
-func redirectPort(r *policy.Redirect, req *policy.Request, scheme string) string {
-	n := r.Port
-	if r.DerivePort == "FROM_REQUEST_PORT" {
-		n = req.Port
-	}
-	if n == 0 || n == 80 && scheme == "http" || n == 443 && scheme == "https" {
-		return ""
-	}
-	return ":" + strconv.Itoa(int(n))
-}
-
-// requestHost is the request's authority; its port goes when the rule says
-// which one it is, or when it was the old scheme's default and the scheme
-// changes.
-func requestHost(r *policy.Redirect, req *policy.Request, scheme, port string) string {
-	host := req.Authority
-	i := strings.LastIndexByte(host, ':')
-	if i < 0 || strings.HasSuffix(host, "]") {
-		return host
-	}
-	if port != "" || r.Port != 0 || r.DerivePort == "FROM_REQUEST_PORT" || scheme != req.Scheme && host[i:] == ":80" {
-		return host[:i]
-	}
-	return host
 }
 
 // sleep waits for d and returns false when ctx ended first.

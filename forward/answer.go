@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/field"
 )
 
@@ -19,7 +20,7 @@ type answer interface {
 	// Inform passes an informational answer on.
 	Inform(status int, reason string, h field.List)
 	// Passes says that the answer is an upstream's: nothing is added to it.
-	Passes(resp *response)
+	Passes(resp *message.Response)
 	WriteHeader(status int)
 	Write(p []byte) (int, error)
 	// Flush sends what is written. The next Write shows a failure.
@@ -56,7 +57,7 @@ func (a *http2Answer) Inform(status int, _ string, l field.List) {
 	clear(h) // they are this response's alone
 }
 
-func (a *http2Answer) Passes(resp *response) {
+func (a *http2Answer) Passes(resp *message.Response) {
 	a.passes, a.known = true, resp.Announced
 	if resp.Length == http1.Chunked || resp.Length == http1.ToTheEnd {
 		a.header.Del("Content-Length")
@@ -88,20 +89,11 @@ func (a *http2Answer) Flush() { _ = a.rc.Flush() }
 func (a *http2Answer) Trailer(l field.List) {
 	h := a.w.Header()
 	for name, values := range l.Map(textproto.CanonicalMIMEHeaderKey) {
-		if !containsName(a.known, name) {
+		if !message.ContainsName(a.known, name) {
 			name = http.TrailerPrefix + name // more than were announced
 		}
 		h[name] = values
 	}
-}
-
-func containsName(names []string, name string) bool {
-	for _, n := range names {
-		if field.Same(n, name) {
-			return true
-		}
-	}
-	return false
 }
 
 func (a *http2Answer) SetReadDeadline(t time.Time)  { _ = a.rc.SetReadDeadline(t) }

@@ -7,13 +7,13 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
@@ -30,18 +30,18 @@ type attempted struct {
 }
 
 // attempt sends out once.
-func (x *exchange) attempt(u *policy.Upstream, out *outgoing, perTry time.Duration, fresh bool) (resp *response, o outcome, err error) {
+func (x *exchange) attempt(u *policy.Upstream, out *message.Outgoing, perTry time.Duration, fresh bool) (resp *message.Response, o outcome, err error) {
 	x.settle()
 	try := x.begin(perTry)
 	defer try.stop()
 	defer func() { x.report(u, resp, o, err) }()
-	if x.on, err = x.conn.ups.Draw(try.context, u, x.hashKey(u, &out.Header), x.tried); err != nil {
+	if x.on, err = x.conn.Ups.Draw(try.context, u, x.hashKey(u, &out.Header), x.tried); err != nil {
 		return nil, outcome{unprocessed: true}, err
 	}
 	http2 := x.wantsHTTP2(u)
-	c := x.conn.ups.Ready(x.on.Upstream, http2, fresh)
+	c := x.conn.Ups.Ready(x.on.Upstream, http2, fresh)
 	if c == nil {
-		if c, err = x.conn.ups.Acquire(try.context(), &x.on, http2, fresh); err != nil {
+		if c, err = x.conn.Ups.Acquire(try.context(), &x.on, http2, fresh); err != nil {
 			if cause := context.Cause(try.context()); cause != nil {
 				err = cause
 			}
@@ -58,9 +58,9 @@ func (x *exchange) attempt(u *policy.Upstream, out *outgoing, perTry time.Durati
 	if authenticates(out.Header) {
 		c.SetPrivate()
 	}
-	var body *attemptBody
+	var body *message.AttemptBody
 	if x.body != nil {
-		body = x.body.next()
+		body = x.body.Next()
 	}
 	wrote := false
 	if c.HTTP1 != nil {
@@ -154,7 +154,7 @@ func (t *try) stop() {
 }
 
 // roundTrip2 sends a request on c, which speaks HTTP/2. sent: its head was written.
-func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *outgoing, body *attemptBody) (_ *response, sent bool, err error) {
+func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *message.Outgoing, body *message.AttemptBody) (_ *message.Response, sent bool, err error) {
 	var wrote atomic.Bool
 	ctx, cancel := context.WithCancelCause(ctx)
 	x.release(func() { cancel(errDone) })
@@ -163,9 +163,9 @@ func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *ou
 		WroteHeaders:   func() { wrote.Store(true) },
 		Got1xxResponse: informational.got,
 	}
-	req := out.request().WithContext(httptrace.WithClientTrace(ctx, trace))
+	req := out.Request().WithContext(httptrace.WithClientTrace(ctx, trace))
 	if body != nil {
-		body.trailer = req.Trailer
+		body.Trailer = req.Trailer
 		req.Body = body
 	}
 	resp, err := c.Client.RoundTrip(req)
@@ -173,44 +173,12 @@ func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *ou
 	if err != nil {
 		return nil, wrote.Load(), err
 	}
-	answer := responseOf(resp)
+	answer := message.ResponseOf(resp)
 	if !http1.Valid(answer.Header) {
 		answer.Done()
 		return nil, true, http1.ErrFieldValue
 	}
 	return answer, true, nil
-}
-
-// request is the request for net/http. The target keeps its bytes: Opaque is written
-// verbatim, but that net/url reads a host out of it behind "//", which HTTP/2 takes
-// off again.
-func (o *outgoing) request() *http.Request {
-	target := &url.URL{Scheme: "http", Host: o.Authority, Opaque: o.Path}
-	target.RawQuery, target.ForceQuery = strings.TrimPrefix(o.Query, "?"), o.Query == "?"
-	if strings.HasPrefix(o.Path, "//") {
-		target.Opaque = "//" + o.Authority + o.Path
-	}
-	header := make(http.Header, len(o.Header))
-	for i := range o.Header { // net/http may use it longer than the exchange lasts
-		header.Add(strings.Clone(o.Header[i].Name), strings.Clone(o.Header[i].Value))
-	}
-	for _, name := range []string{"Host", "Connection", "Content-Length", "Transfer-Encoding", "Trailer"} {
-		delete(header, name)
-	}
-	if _, ok := header["User-Agent"]; !ok {
-		header["User-Agent"] = nil // or net/http would invent one
-	}
-	r := &http.Request{
-		Method: o.Method, URL: target, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, Host: o.Authority, ContentLength: o.Length,
-	}
-	for _, name := range o.Trailer {
-		if r.Trailer == nil {
-			r.Trailer = make(http.Header)
-		}
-		r.Trailer[textproto.CanonicalMIMEHeaderKey(name)] = nil
-	}
-	return r
 }
 
 func (a *attempted) set(c *upstream.HTTPConn) {
@@ -270,7 +238,7 @@ func (x *exchange) settle() {
 	x.up.conn = nil
 	x.up.mu.Unlock()
 	if c != nil {
-		x.conn.ups.Release(c)
+		x.conn.Ups.Release(c)
 	}
 	x.on.End()
 }
@@ -291,7 +259,7 @@ func (x *exchange) passClientEnd() {
 // passesClose says whether the request's "Connection: close" goes on to u: the
 // connection there is this one's only.
 func (x *exchange) passesClose(u *policy.Upstream) bool {
-	_, shared := x.conn.ups.Sharing(u)
+	_, shared := x.conn.Ups.Sharing(u)
 	return x.r.ProtoMajor == 1 && x.r.Close && !shared && !x.wantsHTTP2(u)
 }
 
@@ -302,7 +270,7 @@ func authenticates(h field.List) bool {
 }
 
 // asksToAuthenticate says whether an answer begins such an authentication.
-func asksToAuthenticate(resp *response) bool {
+func asksToAuthenticate(resp *message.Response) bool {
 	return resp.StatusCode == http.StatusUnauthorized && boundScheme(resp.Header, "Www-Authenticate") ||
 		resp.StatusCode == http.StatusProxyAuthRequired
 }
@@ -322,7 +290,7 @@ func boundScheme(h field.List, name string) bool {
 // wantsHTTP2 says whether u is spoken to in HTTP/2: its protocol decides;
 // without one, the client's. HTTP/1.1 upgrades have no HTTP/2 form here.
 func (x *exchange) wantsHTTP2(u *policy.Upstream) bool {
-	if x.r.ProtoMajor == 1 && upgradeType(x.r.Header) != "" {
+	if x.r.ProtoMajor == 1 && message.UpgradeType(x.r.Header) != "" {
 		return false
 	}
 	if t := u.Traffic; t != nil && t.Pool != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -53,7 +54,7 @@ type server struct {
 	requests    atomic.Uint64 // ever
 	clusters    *upstream.ClusterManager
 	mirrors     *mirrors
-	retrying    retryBudgets
+	retrying    upstream.RetryBudgets
 	buffers     *relay.CopyBuffers
 	messages    *http1.Buffers
 	watcher     *relay.EndWatcher
@@ -121,7 +122,7 @@ func memoryOf(multiplexed bool) int64 {
 
 // client is a session whose requests are served.
 type client struct {
-	*session
+	*session.Session
 	core *server
 
 	// requestsMu is held while something is done to requests under way.
@@ -138,10 +139,10 @@ type client struct {
 // serveSession serves the requests of t, whose opening was decided by op, behind its
 // first bytes: in HTTP/1 itself, in HTTP/2 by the http.Server. It returns at the end
 // of the connection.
-func (c *server) serveSession(s *session, op downstream.Admission, p *relay.Peeked, multiplexed bool) {
-	t := &client{session: s, core: c}
-	t.ups.Multiplexed = multiplexed
-	t.setRequests(t)
+func (c *server) serveSession(s *session.Session, op downstream.Admission, p *relay.Peeked, multiplexed bool) {
+	t := &client{Session: s, core: c}
+	t.Ups.Multiplexed = multiplexed
+	t.SetRequests(t)
 	if !multiplexed {
 		t.serveHTTP1(op, p)
 		return
@@ -195,13 +196,13 @@ func (t *client) removeRequest(x *exchange) {
 	delete(t.requests, x)
 }
 
-// Kill ends the requests under way.
-func (t *client) Kill(cause error) { t.eachRequest(func(x *exchange) { x.cancel(cause) }) }
+// Abort ends the requests under way.
+func (t *client) Abort(cause error) { t.eachRequest(func(x *exchange) { x.cancel(cause) }) }
 
 // Recheck ends the requests that the newest policy denies.
 func (t *client) Recheck() {
 	t.eachRequest(func(x *exchange) {
-		if now := t.core.o.Decider.HTTP(&t.info, &x.req); now.Verdict == policy.Deny {
+		if now := t.core.o.Decider.HTTP(&t.Info, &x.req); now.Verdict == policy.Deny {
 			x.cancel(errPolicyChanged)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -115,7 +116,7 @@ type Core struct {
 
 	clusters *upstream.ClusterManager
 	http     *server
-	shared   *shared
+	shared   *session.Shared
 	buffers  relay.CopyBuffers
 	messages http1.Buffers
 	watcher  *relay.EndWatcher
@@ -166,7 +167,7 @@ func New(o Options) *Core {
 		Dialer: o.Dialer, Limits: o.Limits, ConnectTimeout: o.ConnectTimeout, Share: o.Share, Locality: o.Locality,
 		Log: o.Log, Rand: o.Rand, Now: o.Now, Watcher: c.watcher, Buffers: &c.messages,
 	})
-	c.shared = &shared{Sink: o.Sink, Limits: o.Limits, Clusters: c.clusters, Pipes: c.pipes, Buffers: &c.buffers}
+	c.shared = &session.Shared{Sink: o.Sink, Limits: o.Limits, Clusters: c.clusters, Pipes: c.pipes, Buffers: &c.buffers}
 	c.http = newServer(serverOptions{
 		Decider: o.Decider, Dialer: o.Dialer, Clusters: c.clusters, Limits: o.Limits, Sink: o.Sink, Log: o.Log, Rand: o.Rand,
 		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout,
@@ -183,7 +184,7 @@ func (c *Core) Stats() Stats {
 	return Stats{
 		Open:      open,
 		Accepted:  c.counters.accepted.Load(),
-		Refused:   c.shared.refused.Load(),
+		Refused:   c.shared.Refused.Load(),
 		Requests:  c.http.count(),
 		Recycled:  c.recycler.closed.Load(),
 		Ejections: c.clusters.Ejections(),
@@ -212,7 +213,7 @@ func (c *Core) register(t *conn) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining {
-		t.held.End()
+		t.Held.End()
 		return errDraining
 	}
 	c.conns[t] = struct{}{}
@@ -224,7 +225,7 @@ func (c *Core) unregister(t *conn) {
 	c.mu.Lock()
 	delete(c.conns, t)
 	c.mu.Unlock()
-	t.held.End()
+	t.Held.End()
 	c.serving.Done()
 }
 
@@ -248,8 +249,8 @@ func (c *Core) Recheck() {
 	for _, t := range c.open() {
 		t.recheck()
 		// Idle upstream connections may go to addresses that are denied now.
-		t.ups.CloseIdle()
-		t.closeIdleCopies(false)
+		t.Ups.CloseIdle()
+		t.CloseIdleCopies(false)
 	}
 	c.http.recheck()
 }
@@ -284,7 +285,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 		for _, t := range c.open() {
-			t.kill(policy.ReasonAllowed, "shut down")
+			t.Kill(policy.ReasonAllowed, "shut down")
 		}
 		<-done
 	}

@@ -15,10 +15,10 @@ import (
 // says it comes from, and what only a proxy can know is not the visitor's to
 // say. Requests of workloads go on as they came.
 func (x *exchange) forwarded(h *field.List) {
-	if x.conn.info.Layer != flow.Ingress {
+	if x.conn.Info.Layer != flow.Ingress {
 		return
 	}
-	src := x.conn.info.Src.Addr().Unmap().WithZone("")
+	src := x.conn.Info.Src.Addr().Unmap().WithZone("")
 	if !src.IsValid() {
 		return
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
@@ -50,6 +51,11 @@ const patience = 20 * time.Second
 
 // allowed is an allowing decision.
 var allowed = policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowed}
+
+// denied is a denial.
+func denied(reason policy.Reason, rule *policy.Ref) policy.Decision {
+	return session.Denied(reason, rule)
+}
 
 // fakes decides and dials for a test. The functions may be changed under mu,
 // as a policy update does.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/field"
 )
 
@@ -43,8 +44,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // Rest is how much of the same chunk follows what was read last.
 func (b *requestBody) Rest() int64 { return b.body.Rest() }
 
-// ready says whether some of it can be read without waiting.
-func (b *requestBody) ready() bool { return b.body.Ready() }
+// Ready says whether some of it can be read without waiting.
+func (b *requestBody) Ready() bool { return b.body.Ready() }
 
 // http1Answer is an answer in HTTP/1.
 type http1Answer struct {
@@ -92,7 +93,7 @@ func (a *http1Answer) free() {
 
 func (a *http1Answer) Header() *field.List { return &a.header }
 
-func (a *http1Answer) Passes(resp *response) {
+func (a *http1Answer) Passes(resp *message.Response) {
 	a.passes, a.reason, a.length, a.known = true, resp.Reason, resp.Length, true
 }
 
@@ -187,7 +188,7 @@ func (a *http1Answer) frame() {
 		h.Del("Transfer-Encoding")
 		a.close = true
 	default:
-		setLength(h, a.length)
+		message.SetLength(h, a.length)
 		h.Del("Transfer-Encoding")
 	}
 	if bodiless {
@@ -270,13 +271,13 @@ func (a *http1Answer) takeLength() {
 		return
 	}
 	a.known = true
-	if n, err := lengthOf(a.header.Get("Content-Length")); err == nil {
+	if n, err := message.LengthOf(a.header.Get("Content-Length")); err == nil {
 		a.length = n
 	}
 }
 
 // passFrom passes a body on as it comes.
-func (a *http1Answer) passFrom(x *exchange, resp *response) error {
+func (a *http1Answer) passFrom(x *exchange, resp *message.Response) error {
 	body, own := resp.Body.(*http1.Body)
 	if !a.begun {
 		a.begin()

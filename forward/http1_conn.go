@@ -17,7 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
@@ -45,7 +47,7 @@ type http1Conn struct {
 
 	// Of the request at hand.
 	head    http1.RequestHead
-	r       request
+	r       message.Incoming
 	body    requestBody
 	x       exchange
 	answer  http1Answer
@@ -73,8 +75,8 @@ type http1Conn struct {
 
 // scratch has what an exchange builds, to be used by the next one as well.
 type scratch struct {
-	out  outgoing
-	resp response
+	out  message.Outgoing
+	resp message.Response
 }
 
 // watch is how far a connection is watched.
@@ -101,8 +103,8 @@ type swept struct {
 }
 
 func newHTTP1Conn(t *client, first []byte) *http1Conn {
-	h := &http1Conn{conn: t, nc: t.nc}
-	h.src.Open(t.nc)
+	h := &http1Conn{conn: t, nc: t.NC}
+	h.src.Open(t.NC)
 	h.reader = http1.NewMessageReader(&h.src, t.core.messages, true)
 	h.reader.Unread(first)
 	h.src.Count.Store(int64(len(first)))
@@ -289,7 +291,7 @@ func (h *http1Conn) Tick() bool {
 
 // arm watches the upstreams between two requests, and the client within one.
 func (h *http1Conn) arm() {
-	ups := h.conn.ups.List()
+	ups := h.conn.Ups.List()
 	h.watch.mu.Lock()
 	defer h.watch.mu.Unlock()
 	if h.watch.over {
@@ -374,7 +376,7 @@ func (h *http1Conn) refuse(err error) {
 
 // malformed records a request that is none.
 func (h *http1Conn) malformed(why *http1.MalformedError) {
-	e := h.conn.event(flow.Request, denied(policy.ReasonMalformed, nil), "http", "")
+	e := h.conn.Event(flow.Request, session.Denied(policy.ReasonMalformed, nil), "http", "")
 	e.Detail, e.Status, e.Method = why.Reason, why.Status, strings.Clone(h.head.Method)
 	path, _, _ := strings.Cut(h.head.Target, "?")
 	e.Path = strings.Clone(path[:min(len(path), maxMalformedPath)])
@@ -388,10 +390,10 @@ const maxMalformedPath = 1 << 10
 func (h *http1Conn) exchange() (ok bool) {
 	h.take()
 	x := &h.x
-	h.life.begin(h.conn.ctx)
+	h.life.begin(h.conn.Ctx)
 	*x = exchange{core: h.conn.core, conn: h.conn, h1: h, w: &h.answer, r: &h.r, life: &h.life, scratch: &h.scratch, start: time.Now(), target: h.target, number: h.requests}
 	if h.r.ContentLength != 0 {
-		x.body = newReplayBody(&h.body, x.received, x.keep, x.forget, x.stall.moved)
+		x.body = message.NewReplayBody(&h.body, x.received, x.keep, x.forget, x.stall.moved)
 	}
 	defer func() {
 		if v := recover(); v != nil {
@@ -415,7 +417,7 @@ func (h *http1Conn) take() {
 	h.target = kept(h.target, q.Target)
 	h.authority = kept(h.authority, q.Host)
 	h.body.begin(q)
-	h.r = request{
+	h.r = message.Incoming{
 		Method: h.method, Target: h.target, Host: h.authority, ProtoMajor: 1, ProtoMinor: q.Minor, Header: q.Fields,
 		ContentLength: q.Length, Close: q.Close, Continue: q.Continue, Body: &h.body, Trailer: h.body.trailerFn,
 	}
@@ -450,7 +452,7 @@ func (h *http1Conn) hostOf(authority string) (string, error) {
 	if h.host != "" && authority == h.hostFor {
 		return h.host, nil
 	}
-	host, _, err := parseAuthority(authority)
+	host, _, err := message.ParseAuthority(authority)
 	if err == nil {
 		h.hostFor, h.host = authority, host
 	}
@@ -482,14 +484,14 @@ func (t *client) serveHTTP1(op Admission, p *relay.Peeked) {
 //
 //go:noinline
 func (t *client) opened1(op Admission) {
-	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
+	t.core.o.Sink.Record(t.Event(flow.Decision, op.Decision, "http", ""))
 }
 
 // closed1 records the connection's end.
 //
 //go:noinline
 func (t *client) closed1(op Admission, h *http1Conn) {
-	e := t.closeEvent(op.Decision, "http", "")
+	e := t.CloseEvent(op.Decision, "http", "")
 	e.BytesSent, e.BytesReceived = h.src.Count.Load(), h.answer.sentBytes
 	switch {
 	case e.Reason != policy.ReasonAllowed || e.Detail != "":
@@ -513,7 +515,7 @@ const (
 // bytes unread is reset, and the reset would overtake the answer. So what comes
 // is read and thrown away for a while (RFC 9112, 9.6).
 func (t *client) linger() {
-	nc := t.nc
+	nc := t.NC
 	if nc.CloseWrite() != nil {
 		return // closed already
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/upstream"
 )
 
@@ -17,7 +18,7 @@ const maxInformational = 100
 
 // roundTrip1 sends a request on c and reads the head of its answer. The rest of a
 // body that is not there yet is sent by another goroutine, until the exchange ends.
-func (x *exchange) roundTrip1(c *upstream.HTTPConn, out *outgoing, body *attemptBody) (*response, error) {
+func (x *exchange) roundTrip1(c *upstream.HTTPConn, out *message.Outgoing, body *message.AttemptBody) (*message.Response, error) {
 	u := c.HTTP1
 	u.Begun, u.Good = u.Stream.Count.Load(), false
 	u.Sent.Store(false)
@@ -36,7 +37,7 @@ func (x *exchange) roundTrip1(c *upstream.HTTPConn, out *outgoing, body *attempt
 
 // send1 writes the head and what there is of the body. The sender has the rest;
 // nil: there is none.
-func (x *exchange) send1(c *upstream.HTTPConn, out *outgoing, body *attemptBody) (s *sender, err error) {
+func (x *exchange) send1(c *upstream.HTTPConn, out *message.Outgoing, body *message.AttemptBody) (s *sender, err error) {
 	buf := x.core.messages.Get(1)
 	defer func() { x.core.messages.Put(buf) }()
 	path := out.Path
@@ -69,7 +70,7 @@ func (x *exchange) send1(c *upstream.HTTPConn, out *outgoing, body *attemptBody)
 }
 
 // receive1 reads heads up to the final one.
-func (x *exchange) receive1(c *upstream.HTTPConn, out *outgoing, s *sender) (*response, error) {
+func (x *exchange) receive1(c *upstream.HTTPConn, out *message.Outgoing, s *sender) (*message.Response, error) {
 	if s != nil && s.final != nil {
 		defer close(s.final)
 	}
@@ -87,7 +88,7 @@ func (x *exchange) receive1(c *upstream.HTTPConn, out *outgoing, s *sender) (*re
 			return x.response1(c), nil
 		}
 		if x.r.ProtoAtLeast(1, 1) {
-			removeHopByHop(&h.Fields)
+			message.RemoveHopByHop(&h.Fields)
 			x.w.Inform(h.Status, h.Reason, h.Fields)
 		}
 		if h.Status == http.StatusContinue && s != nil && s.goOn != nil && !s.told {
@@ -99,13 +100,13 @@ func (x *exchange) receive1(c *upstream.HTTPConn, out *outgoing, s *sender) (*re
 	return nil, http1.ErrStatusLine
 }
 
-func (x *exchange) response1(c *upstream.HTTPConn) *response {
+func (x *exchange) response1(c *upstream.HTTPConn) *message.Response {
 	u := c.HTTP1
 	h := &u.Head
 	u.Body.Begin(u.Reader, h.Length)
 	u.Good = !h.Close && h.Status != http.StatusSwitchingProtocols
 	r := &x.scratch.resp
-	*r = response{
+	*r = message.Response{
 		StatusCode: h.Status, Reason: h.Reason, ProtoMajor: 1, Header: h.Fields, Length: h.Length, Close: h.Close,
 		Body: &u.Body, Trailer: u.TrailerFn, Done: u.DoneFn,
 	}
@@ -116,8 +117,8 @@ func (x *exchange) response1(c *upstream.HTTPConn) *response {
 type sender struct {
 	x      *exchange
 	c      *upstream.HTTPConn
-	body   *attemptBody
-	out    *outgoing
+	body   *message.AttemptBody
+	out    *message.Outgoing
 	chunks http1.Chunks
 	whole  bool
 	// goOn is closed when the upstream wants the body, final when it has answered;
@@ -130,7 +131,7 @@ type sender struct {
 func (s *sender) gather(b []byte) (_ []byte, whole bool, err error) {
 	buf := s.x.core.messages.Get(1)
 	defer s.x.core.messages.Put(buf)
-	for len(b) < len(*buf) && s.body.ready() {
+	for len(b) < len(*buf) && s.body.Ready() {
 		n, err := s.body.Read((*buf)[:len(*buf)/2])
 		b = s.append(b, (*buf)[:n])
 		if errors.Is(err, io.EOF) {
@@ -152,7 +153,7 @@ func (s *sender) append(b, data []byte) []byte {
 
 func (s *sender) end(b []byte) []byte {
 	if s.out.Length == http1.Chunked {
-		return s.chunks.End(b, s.body.trailers(s.out.Trailer))
+		return s.chunks.End(b, s.body.Trailers(s.out.Trailer))
 	}
 	return b
 }
@@ -187,7 +188,7 @@ func (s *sender) run() {
 	for {
 		n, err := s.body.Read((*buf)[:len(*buf)/2])
 		b := s.append((*out)[:0], (*buf)[:n])
-		for err == nil && len(b) < len(*out)/4 && s.body.ready() { // many small chunks
+		for err == nil && len(b) < len(*out)/4 && s.body.Ready() { // many small chunks
 			n, err = s.body.Read((*buf)[:len(*buf)/2])
 			b = s.append(b, (*buf)[:n])
 		}

@@ -34,7 +34,7 @@ func (a *http1Answer) splice(x *exchange, body *http1.Body) (ok bool, err error)
 		return false, nil
 	}
 	for body.Left() > 0 {
-		q, n, err := x.conn.relay.Fill(in, int(min(relay.PipeSize, body.Left())))
+		q, n, err := x.conn.Relay.Fill(in, int(min(relay.PipeSize, body.Left())))
 		switch {
 		case err != nil:
 			return true, err
@@ -49,7 +49,7 @@ func (a *http1Answer) splice(x *exchange, body *http1.Body) (ok bool, err error)
 		x.stall.writing.Store(true)
 		n, err = relay.Drain(out, q, n)
 		x.stall.writing.Store(false)
-		x.conn.relay.Release(q, err == nil)
+		x.conn.Relay.Release(q, err == nil)
 		x.stall.moved()
 		a.sentBytes += int64(n)
 		a.left -= int64(n)

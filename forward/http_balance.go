@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/egressd/egressd/forward/balance"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
@@ -37,7 +38,7 @@ func (x *exchange) hashKey(u *policy.Upstream, h *field.List) func(*policy.Consi
 		case c.Cookie != nil:
 			return x.cookieHash(h, c.Cookie)
 		case c.SourceIP:
-			return x.conn.ups.SourceHash(c)
+			return x.conn.Ups.SourceHash(c)
 		}
 		return balance.Hash{}
 	}
@@ -53,7 +54,7 @@ func (x *exchange) cookieHash(h *field.List, c *policy.HashCookie) balance.Hash 
 	if c.TTL == nil {
 		return balance.Hash{}
 	}
-	sum := balance.HashOf(x.conn.info.Src.String() + x.conn.info.Dst.String()).Sum
+	sum := balance.HashOf(x.conn.Info.Src.String() + x.conn.Info.Dst.String()).Sum
 	value := strings.Repeat("0", 16-len(strconv.FormatUint(sum, 16))) + strconv.FormatUint(sum, 16)
 	x.cookie = cookieText(c, value)
 	return balance.HashOf(value)
@@ -109,13 +110,13 @@ func (x *exchange) giveRetry() {
 // report tells outlier detection how an attempt went. What the client or egressd
 // ended says nothing of the endpoint, and neither does a connection that had been
 // idle and was closed.
-func (x *exchange) report(u *policy.Upstream, resp *response, o outcome, err error) {
+func (x *exchange) report(u *policy.Upstream, resp *message.Response, o outcome, err error) {
 	switch cause := x.life.why(); {
 	case err == nil:
 		x.on.Picked.Report(resultOf(u, resp))
 	case errors.Is(err, errRouteTimeout), errors.Is(err, errPerTry), errors.Is(cause, errRouteTimeout):
 		x.on.Picked.Report(balance.FailedLocally)
-	case cause != nil, o.spent, upstream.IsDialError(err) && !isConnectFailure(err), x.body != nil && x.body.failed():
+	case cause != nil, o.spent, upstream.IsDialError(err) && !isConnectFailure(err), x.body != nil && x.body.Failed():
 	default:
 		x.on.Picked.Report(balance.FailedLocally)
 	}
@@ -123,7 +124,7 @@ func (x *exchange) report(u *policy.Upstream, resp *response, o outcome, err err
 
 // resultOf judges an answer; one of gRPC by its status, as far as it is in the head
 // (Envoy: Grpc::Utility::grpcToHttpStatus).
-func resultOf(u *policy.Upstream, resp *response) balance.RequestResult {
+func resultOf(u *policy.Upstream, resp *message.Response) balance.RequestResult {
 	status := resp.StatusCode
 	switch resp.Header.Get("Grpc-Status") {
 	case "2", "13", "15": // unknown, internal, data loss

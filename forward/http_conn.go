@@ -21,7 +21,7 @@ type httpConn struct {
 }
 
 func newHTTPConn(t *client, first []byte) *httpConn {
-	return &httpConn{Conn: t.nc, conn: t, first: first, closed: make(chan struct{})}
+	return &httpConn{Conn: t.NC, conn: t, first: first, closed: make(chan struct{})}
 }
 
 func (h *httpConn) Read(p []byte) (n int, err error) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
@@ -78,7 +79,7 @@ func (x *exchange) forward(u *policy.Upstream, dest *policy.RouteDestination) {
 
 // received is called when the request's body was read to its end.
 func (x *exchange) received() {
-	x.body.trailer = x.r.Trailer()
+	x.body.Trailer = x.r.Trailer()
 	x.startTimer()
 	x.sendCopies()
 }
@@ -109,12 +110,12 @@ func (x *exchange) stopTimer() {
 
 // outgoing builds the request without its body. What the rule doesn't change
 // goes as it came: no field is added that would name us.
-func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (*outgoing, error) {
+func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (*message.Outgoing, error) {
 	r := x.r
 	seen := x.decision.Request(&x.req)
 	path, authority := seen.Path, seen.Authority
 	out := &x.scratch.out
-	*out = outgoing{Method: r.Method, Header: append(out.Header[:0], seen.Header...), Length: r.ContentLength}
+	*out = message.Outgoing{Method: r.Method, Header: append(out.Header[:0], seen.Header...), Length: r.ContentLength}
 	if out.Length < 0 {
 		out.Length = http1.Chunked
 	}
@@ -122,7 +123,7 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 		out.Query = x.target[i:]
 	}
 	if out.Length == http1.Chunked || x.h1 == nil {
-		out.Trailer = goingOn(announced(r.Header))
+		out.Trailer = message.GoingOn(message.Announced(r.Header))
 	}
 	http2 := x.wantsHTTP2(u)
 	x.nextHop(&out.Header, x.own(u) && !http2, x.passesClose(u), http2)
@@ -139,7 +140,7 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 			authority = or(a.Rule.Headers.Request.Apply(&out.Header), authority)
 		}
 	}
-	if err := checkPath(path); err != nil {
+	if err := message.CheckPath(path); err != nil {
 		return nil, err // by a rule's rewrite
 	}
 	out.Path, out.Authority = path, authority
@@ -151,7 +152,7 @@ func (x *exchange) outgoing(u *policy.Upstream, dest *policy.RouteDestination) (
 
 // frame says in the header of a request of HTTP/1 whom it is for and where its body
 // ends.
-func (x *exchange) frame(out *outgoing) {
+func (x *exchange) frame(out *message.Outgoing) {
 	h := &out.Header
 	if h.Has("Host") {
 		h.Set("Host", out.Authority)
@@ -163,7 +164,7 @@ func (x *exchange) frame(out *outgoing) {
 		h.Set("Transfer-Encoding", "chunked")
 		if len(out.Trailer) == 0 {
 			h.Del("Trailer")
-		} else if h.Index("Trailer", 0) < 0 || len(out.Trailer) != len(announced(*h)) {
+		} else if h.Index("Trailer", 0) < 0 || len(out.Trailer) != len(message.Announced(*h)) {
 			h.Set("Trailer", strings.Join(out.Trailer, ", "))
 		}
 		return
@@ -171,7 +172,7 @@ func (x *exchange) frame(out *outgoing) {
 	h.Del("Transfer-Encoding")
 	h.Del("Trailer")
 	if out.Length > 0 || h.Has("Content-Length") || x.h1 == nil && (out.Method == http.MethodPost || out.Method == http.MethodPut || out.Method == http.MethodPatch) {
-		setLength(h, out.Length)
+		message.SetLength(h, out.Length)
 	}
 }
 
@@ -183,7 +184,7 @@ func or(a, b string) string {
 }
 
 // respond passes the response on.
-func (x *exchange) respond(resp *response, dest *policy.RouteDestination) {
+func (x *exchange) respond(resp *message.Response, dest *policy.RouteDestination) {
 	h := x.w.Header()
 	x.persist(resp)
 	*h = append((*h)[:0], resp.Header...)
@@ -203,11 +204,11 @@ func (x *exchange) respond(resp *response, dest *policy.RouteDestination) {
 		}
 		x.reason, x.detail = closedReason(err), "response body: "+err.Error()
 		if x.h1 != nil && resp.Length < 0 {
-			relay.Reset(x.conn.nc) // an orderly end would be the end of a whole body to some clients
+			relay.Reset(x.conn.NC) // an orderly end would be the end of a whole body to some clients
 		}
 		panic(http.ErrAbortHandler)
 	}
-	if x.h1 != nil && x.body != nil && !x.body.complete() {
+	if x.h1 != nil && x.body != nil && !x.body.Complete() {
 		// The client learns that the answer is complete when nothing more of its
 		// request goes on.
 		x.stopSenders()
@@ -219,19 +220,19 @@ func (x *exchange) respond(resp *response, dest *policy.RouteDestination) {
 
 // persist removes from an answer what is for its own hop, but for what says how
 // long a connection lives that is the client's own on both sides.
-func (x *exchange) persist(resp *response) {
+func (x *exchange) persist(resp *message.Response) {
 	h := &resp.Header
 	own := x.up.ownHTTP1() && x.r.ProtoMajor == 1
-	var o options
+	var o message.ConnectionOptions
 	if own {
-		o.keepAlive = h.HasToken("Connection", "keep-alive") && !h.HasToken("Connection", "close")
-		o.close = resp.Close && x.r.ProtoAtLeast(1, 1)
+		o.KeepAlive = h.HasToken("Connection", "keep-alive") && !h.HasToken("Connection", "close")
+		o.Close = resp.Close && x.r.ProtoAtLeast(1, 1)
 	}
 	if resp.ProtoMajor == 1 && resp.Length == http1.Chunked {
-		resp.Announced = announced(*h)
+		resp.Announced = message.Announced(*h)
 	}
 	coding := x.r.ProtoAtLeast(1, 1) && x.r.ProtoMajor == 1 && h.Has("Transfer-Encoding")
-	o.apply(h, own, coding)
+	o.Apply(h, own, coding)
 }
 
 // errDownstream: the client can't be written to.
@@ -239,7 +240,7 @@ var errDownstream = errors.New("the client went away")
 
 // copyBody streams the body: whatever is there is written and flushed before
 // more is waited for.
-func (x *exchange) copyBody(resp *response) error {
+func (x *exchange) copyBody(resp *message.Response) error {
 	if x.h1 != nil {
 		return x.h1.answer.passFrom(x, resp)
 	}

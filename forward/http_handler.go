@@ -15,7 +15,9 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
@@ -37,7 +39,7 @@ type exchange struct {
 	conn   *client
 	h1     *http1Conn // nil: HTTP/2
 	w      answer
-	r      *request
+	r      *message.Incoming
 	life   *life
 	start  time.Time
 	number int64 // of the request on its connection
@@ -46,8 +48,8 @@ type exchange struct {
 	scratch  *scratch
 	req      policy.Request
 	decision policy.HTTPDecision
-	body     *replayBody    // nil: no body
-	senders  sync.WaitGroup // of it
+	body     *message.ReplayBody // nil: no body
+	senders  sync.WaitGroup      // of it
 	try      try
 	answered bool     // a final status was written
 	lingers  bool     // the connection ends with it, whatever is still to be read
@@ -85,14 +87,14 @@ type exchange struct {
 // newExchange is an exchange of HTTP/2.
 func newExchange(h *httpConn, w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{
-		core: h.conn.core, conn: h.conn, w: newHTTP2Answer(w), r: requestOf(r), life: &life{}, scratch: &scratch{},
+		core: h.conn.core, conn: h.conn, w: newHTTP2Answer(w), r: message.RequestOf(r), life: &life{}, scratch: &scratch{},
 		start: time.Now(), target: r.RequestURI, number: h.requests.Load(),
 	}
 	x.life.ended = x.interrupt
 	x.life.begin(r.Context())
 	x.release(x.stopOnEnd(r.Context()))
 	if r.ContentLength != 0 {
-		x.body = newReplayBody(r.Body, x.received, x.keep, x.forget, x.stall.moved)
+		x.body = message.NewReplayBody(r.Body, x.received, x.keep, x.forget, x.stall.moved)
 	}
 	return x
 }
@@ -125,8 +127,8 @@ func (x *exchange) moved() {
 // serve decides about the request and answers it.
 func (x *exchange) serve() {
 	if err := x.parse(); err != nil {
-		x.decision.Decision = denied(policy.ReasonMalformed, nil)
-		if errors.Is(err, errNoHost) {
+		x.decision.Decision = session.Denied(policy.ReasonMalformed, nil)
+		if errors.Is(err, message.ErrNoHost) {
 			x.decision.Reason = policy.ReasonNoName
 		}
 		x.detail = err.Error()
@@ -140,14 +142,14 @@ func (x *exchange) serve() {
 	}
 	x.stall.start(x)
 	x.conn.addRequest(x) // before the decision: Recheck can't miss it
-	x.decision = x.core.o.Decider.HTTP(&x.conn.info, &x.req)
+	x.decision = x.core.o.Decider.HTTP(&x.conn.Info, &x.req)
 	if x.decision.Verdict == policy.Deny {
 		x.deny(x.decision.Reason, x.req.Host)
 		return
 	}
-	if why := unclear(x.req.Path); x.decision.Action != nil && why != "" {
+	if why := message.Unclear(x.req.Path); x.decision.Action != nil && why != "" {
 		// A rule has looked at this path, and the server may serve another.
-		x.decision.Decision = denied(policy.ReasonMalformed, nil)
+		x.decision.Decision = session.Denied(policy.ReasonMalformed, nil)
 		x.detail = why
 		x.reply(http.StatusBadRequest, "egressd: bad request: "+x.detail)
 		return
@@ -161,14 +163,14 @@ func (x *exchange) takeMemory() error {
 	if x.r.ProtoMajor == 1 {
 		return nil
 	}
-	x.held = x.conn.lease()
+	x.held = x.conn.Lease()
 	return x.held.Take(0, streamMemory)
 }
 
 // keep says whether n more bytes of the body may be kept for another attempt.
 func (x *exchange) keep(n int) bool {
 	if x.held == nil {
-		x.held = x.conn.lease()
+		x.held = x.conn.Lease()
 	}
 	return x.held.Take(0, int64(n)) == nil
 }
@@ -178,7 +180,7 @@ func (x *exchange) forget(n int) { x.held.Give(0, int64(n)) }
 
 // limited answers when a limit is reached.
 func (x *exchange) limited(err error) {
-	x.decision.Verdict, x.reason, x.detail = policy.Deny, dialReason(err), err.Error()
+	x.decision.Verdict, x.reason, x.detail = policy.Deny, session.DialReason(err), err.Error()
 	if x.reason == policy.ReasonOverflow {
 		x.w.Header().Set("X-Envoy-Overloaded", "true") // Envoy's router says so
 	}
@@ -191,7 +193,7 @@ func (x *exchange) parse() error {
 	if x.h1 == nil && !(http1.ValidMethod(r.Method) && http1.Valid(r.Header)) {
 		return errors.New("a method or field that HTTP/1 can't say")
 	}
-	if err := checkTarget(r.Method, x.target); err != nil {
+	if err := message.CheckTarget(r.Method, x.target); err != nil {
 		return err
 	}
 	if i := r.Header.Index("Host", 0); x.h1 == nil && i >= 0 { // HTTP/2 beside :authority
@@ -217,7 +219,7 @@ func (x *exchange) parse() error {
 		Path:      path,
 		Query:     query,
 		Header:    r.Header,
-		Port:      x.conn.info.Dst.Port(),
+		Port:      x.conn.Info.Dst.Port(),
 	}
 	return nil
 }
@@ -227,7 +229,7 @@ func (x *exchange) host() (string, error) {
 	if x.h1 != nil {
 		return x.h1.hostOf(x.r.Host)
 	}
-	host, _, err := parseAuthority(x.r.Host)
+	host, _, err := message.ParseAuthority(x.r.Host)
 	return host, err
 }
 
@@ -235,7 +237,7 @@ func (x *exchange) host() (string, error) {
 func (x *exchange) deny(reason policy.Reason, name string) {
 	x.decision.Verdict, x.reason = policy.Deny, reason
 	noRoute := reason == policy.ReasonNoRoute ||
-		x.conn.info.Layer == flow.Ingress && (reason == policy.ReasonName || reason == policy.ReasonNoRule)
+		x.conn.Info.Layer == flow.Ingress && (reason == policy.ReasonName || reason == policy.ReasonNoRule)
 	if noRoute {
 		x.reply(http.StatusNotFound, "egressd: no route for "+name)
 		return
@@ -258,19 +260,19 @@ func (x *exchange) fail(err error) {
 		x.stalled()
 	case cause != nil:
 		x.aborted(cause)
-	case x.body != nil && x.body.failed():
+	case x.body != nil && x.body.Failed():
 		x.reason, x.detail = policy.ReasonMalformed, "request body: "+err.Error()
 		x.reply(http.StatusBadRequest, "egressd: bad request body")
 	case dial.Refused(err):
 		x.detail = err.Error()
-		x.deny(dialReason(err), x.req.Host)
+		x.deny(session.DialReason(err), x.req.Host)
 	case limits.IsExceeded(err):
 		x.limited(err)
 	case upstream.IsDialError(err):
-		x.reason = dialReason(err)
+		x.reason = session.DialReason(err)
 		x.note(err.Error())
 		text := err.Error()
-		if x.conn.info.Layer == flow.Ingress {
+		if x.conn.Info.Layer == flow.Ingress {
 			text = publicText(err) // a visitor is not told of addresses behind the gateway
 		}
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": "+text)
@@ -302,7 +304,7 @@ func publicText(err error) string {
 // source/common/http/conn_manager_impl.cc, onIdleTimeout).
 func (x *exchange) stalled() {
 	x.reason, x.detail = policy.ReasonStreamIdle, errStalled.Error()
-	if x.body != nil && !x.body.complete() {
+	if x.body != nil && !x.body.Complete() {
 		x.detail += ": the request's body did not come"
 		x.reply(http.StatusRequestTimeout, "stream timeout")
 		return
@@ -323,7 +325,7 @@ func (x *exchange) aborted(cause error) {
 	default:
 		x.reason = policy.ReasonClientGone
 		x.note("the client went away")
-		if reason, detail := x.conn.killReason(); reason != "" {
+		if reason, detail := x.conn.KillReason(); reason != "" {
 			x.reason, x.detail = policy.ReasonAllowed, detail
 			if reason != policy.ReasonAllowed {
 				x.decision.Verdict, x.reason = policy.Deny, reason
@@ -353,7 +355,7 @@ func (x *exchange) end() {
 	if x.held != nil {
 		x.held.End()
 	}
-	e := x.conn.event(flow.Request, x.decision.Decision, "http", x.req.Host)
+	e := x.conn.Event(flow.Request, x.decision.Decision, "http", x.req.Host)
 	if x.reason != "" && e.Reason != x.reason {
 		e.Reason, e.WouldDeny = x.reason, e.WouldDeny && x.reason == policy.ReasonAllowed
 	}
@@ -365,7 +367,7 @@ func (x *exchange) end() {
 	e.BytesReceived = x.upstream.received.Load()
 	e.BytesSent = x.tunnelled
 	if x.body != nil {
-		e.BytesSent += x.body.count()
+		e.BytesSent += x.body.Count()
 	}
 	e.Duration = e.Time.Sub(x.start)
 	x.core.o.Sink.Record(e)
@@ -380,7 +382,7 @@ const lastWrite = 100 * time.Millisecond
 func (x *exchange) stopSenders() {
 	defer x.senders.Wait()
 	c := x.up.current()
-	if !x.body.complete() {
+	if !x.body.Complete() {
 		x.w.SetReadDeadline(relay.LongAgo)
 		if c != nil {
 			c.Interrupt()
@@ -424,7 +426,7 @@ func (x *exchange) reply(status int, text string) {
 // to a request that was not received to its end: what is on its way must not be
 // read as another request.
 func (x *exchange) writeStatus(status int) {
-	if x.body != nil && !x.body.complete() {
+	if x.body != nil && !x.body.Complete() {
 		x.closes()
 	}
 	x.answered, x.status = true, status

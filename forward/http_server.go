@@ -105,13 +105,13 @@ func newHTTPServer(c *server) *http.Server {
 //go:noinline
 func (t *client) serveHTTP2(op Admission, p *relay.Peeked) {
 	h := newHTTPConn(t, p.Request())
-	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
+	t.core.o.Sink.Record(t.Event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
 		<-h.closed
 	} else {
-		t.kill(policy.ReasonAllowed, "shut down")
+		t.Kill(policy.ReasonAllowed, "shut down")
 	}
-	e := t.closeEvent(op.Decision, "http", "")
+	e := t.CloseEvent(op.Decision, "http", "")
 	e.BytesSent, e.BytesReceived = h.in.Load(), h.out.Load()
 	if h.requests.Load() == 0 && e.Reason == policy.ReasonAllowed && e.Detail == "" {
 		// net/http answered 400 or gave up on the header by itself.

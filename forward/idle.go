@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/relay"
 )
 
@@ -72,7 +73,7 @@ func (s *stall) limit() time.Duration {
 	switch {
 	case s.writing.Load():
 		return o.StallTimeout
-	case !s.began.Load() && body != nil && !body.complete() && !isGRPC(s.x.r):
+	case !s.began.Load() && body != nil && !body.Complete() && !isGRPC(s.x.r):
 		return o.StallTimeout
 	}
 	return o.IdleTimeout
@@ -107,13 +108,13 @@ func (s *stall) expire() {
 
 // unblock ends a read of the request's body that waits for the client.
 func (s *stall) unblock() {
-	if x := s.x; x != nil && x.body != nil && !x.body.complete() {
+	if x := s.x; x != nil && x.body != nil && !x.body.Complete() {
 		x.w.SetReadDeadline(relay.LongAgo)
 	}
 }
 
 // isGRPC: its requests are streams that may be silent for long on both sides,
 // before an answer has begun as well.
-func isGRPC(r *request) bool {
+func isGRPC(r *message.Incoming) bool {
 	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
@@ -34,7 +35,7 @@ func peekReason(err error, otherwise policy.Reason) policy.Reason {
 // the loser of a race between addresses (RFC 8305), or a check that a port is
 // open. Nothing was asked for, so nothing is denied.
 func (t *conn) unused(err error, p *relay.Peeked) bool {
-	reason, _ := t.killReason()
+	reason, _ := t.KillReason()
 	return reason == "" && len(p.Bytes) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
 }
 
@@ -42,35 +43,35 @@ func (t *conn) unused(err error, p *relay.Peeked) bool {
 //
 //go:noinline
 func (t *conn) leave(d policy.Decision) {
-	e := t.closeEvent(d, "tcp", "")
+	e := t.CloseEvent(d, "tcp", "")
 	e.Detail = "closed by the client before its first byte"
 	t.core.o.Sink.Record(e)
 }
 
 func (t *conn) peekTLS(op Admission) {
-	p := relay.NewPeeked(t.nc, t.opened.Add(t.core.o.PeekTimeout))
+	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout))
 	switch kind, err := p.Classify(p.Deadline); {
 	case t.unused(err, p):
 		t.leave(op.Decision)
 	case err != nil:
-		t.refuse(denied(peekReason(err, policy.ReasonNotTLS), op.Rule), "tls", "", "no ClientHello")
+		t.Refuse(session.Denied(peekReason(err, policy.ReasonNotTLS), op.Rule), "tls", "", "no ClientHello")
 	case kind != peek.TLSHello:
-		t.refuse(denied(policy.ReasonNotTLS, op.Rule), "tcp", "", kind.String())
+		t.Refuse(session.Denied(policy.ReasonNotTLS, op.Rule), "tcp", "", kind.String())
 	default:
 		t.tls(op, p)
 	}
 }
 
 func (t *conn) peekHTTP(op Admission) {
-	p := relay.NewPeeked(t.nc, t.opened.Add(t.core.o.PeekTimeout))
+	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout))
 	p.HTTPOnly = true
 	switch kind, err := p.Classify(p.Deadline); {
 	case t.unused(err, p):
 		t.leave(op.Decision)
 	case err != nil:
-		t.refuse(denied(peekReason(err, policy.ReasonNotHTTP), op.Rule), "http", "", "no request")
+		t.Refuse(session.Denied(peekReason(err, policy.ReasonNotHTTP), op.Rule), "http", "", "no request")
 	case kind != peek.HTTP1 && kind != peek.HTTP2:
-		t.refuse(denied(policy.ReasonNotHTTP, op.Rule), "tcp", "", kind.String())
+		t.Refuse(session.Denied(policy.ReasonNotHTTP, op.Rule), "tcp", "", kind.String())
 	default:
 		t.http(op, p)
 	}
@@ -80,10 +81,10 @@ func (t *conn) peekHTTP(op Admission) {
 // that is silent, or speaks something else, is spliced; one that stopped
 // within what could be a hello or a request is not.
 func (t *conn) sniff(op Admission) {
-	p := relay.NewPeeked(t.nc, t.opened.Add(t.core.o.PeekTimeout))
+	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout))
 	silence := p.Deadline
 	if op.Upstream != nil {
-		silence = t.opened.Add(t.core.o.SniffTimeout)
+		silence = t.Opened.Add(t.core.o.SniffTimeout)
 	}
 	kind, err := p.Classify(silence)
 	switch {
@@ -92,7 +93,7 @@ func (t *conn) sniff(op Admission) {
 	case errors.Is(err, os.ErrDeadlineExceeded) && len(p.Bytes) == 0 && op.Upstream != nil:
 		kind = peek.Other
 	case err != nil:
-		t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tcp", "", "no first bytes")
+		t.Refuse(session.Denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tcp", "", "no first bytes")
 		return
 	}
 	switch kind {
@@ -109,14 +110,14 @@ func (t *conn) sniff(op Admission) {
 func (t *conn) opaque(op Admission, p *relay.Peeked) {
 	t.setPhase(phaseOpaque, "")
 	if t.core.generation.Load() != t.generation {
-		op = t.core.o.Decider.Open(&t.info)
+		op = t.core.o.Decider.Open(&t.Info)
 	}
 	switch {
 	case op.Verdict == policy.Deny || op.Protocol == Refuse:
 		op.Verdict = policy.Deny
-		t.refuse(op.Decision, "tcp", "", "")
+		t.Refuse(op.Decision, "tcp", "", "")
 	case !opaqueAllowed(op):
-		t.refuse(denied(policy.ReasonNoName, op.Rule), "tcp", "", "neither TLS nor HTTP")
+		t.Refuse(session.Denied(policy.ReasonNoName, op.Rule), "tcp", "", "neither TLS nor HTTP")
 	default:
 		t.forward(op.Decision, op.Upstream, "tcp", op.Upstream.Host, "", p)
 	}
@@ -127,29 +128,29 @@ func (t *conn) tls(op Admission, p *relay.Peeked) {
 	hello, status := peek.ClientHello(p.Bytes)
 	for status == peek.More {
 		if err := p.More(p.Deadline); err != nil {
-			t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tls", "", "ClientHello incomplete")
+			t.Refuse(session.Denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tls", "", "ClientHello incomplete")
 			return
 		}
 		hello, status = peek.ClientHello(p.Bytes)
 	}
 	if status == peek.Malformed {
-		t.refuse(denied(policy.ReasonMalformed, op.Rule), "tls", "", "ClientHello")
+		t.Refuse(session.Denied(policy.ReasonMalformed, op.Rule), "tls", "", "ClientHello")
 		return
 	}
 	name, err := sniName(hello)
 	if err != nil {
-		t.refuse(denied(policy.ReasonName, op.Rule), "tls", "", err.Error())
+		t.Refuse(session.Denied(policy.ReasonName, op.Rule), "tls", "", err.Error())
 		return
 	}
 	t.setPhase(phaseTLS, name)
-	d, u := t.core.o.Decider.TLS(&t.info, name)
+	d, u := t.core.o.Decider.TLS(&t.Info, name)
 	if d.Verdict == policy.Deny {
-		t.refuse(d, "tls", name, "")
+		t.Refuse(d, "tls", name, "")
 		return
 	}
 	p.Second = peek.NewSecond(hello)
 	if p.Second.Read(p.Bytes[hello.Wire:]) == peek.Refused {
-		t.refuse(denied(policy.ReasonName, op.Rule), "tls", name, relay.SecondName)
+		t.Refuse(session.Denied(policy.ReasonName, op.Rule), "tls", name, relay.SecondName)
 		return
 	}
 	var detail string
@@ -178,38 +179,38 @@ func sniName(h peek.Hello) (string, error) {
 // done.
 func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detail string, p *relay.Peeked) {
 	if u == nil {
-		t.refuse(denied(policy.ReasonUpstream, d.Rule), proto, name, "no upstream")
+		t.Refuse(session.Denied(policy.ReasonUpstream, d.Rule), proto, name, "no upstream")
 		return
 	}
-	if reason, _ := t.killReason(); reason != "" {
-		t.refuse(d, proto, name, "")
+	if reason, _ := t.KillReason(); reason != "" {
+		t.Refuse(d, proto, name, "")
 		return
 	}
 	if err := t.take(limits.Cost{Descriptors: limits.SpliceDescriptors, Memory: limits.SpliceMemory}); err != nil {
-		t.refuse(denied(dialReason(err), d.Rule), proto, name, err.Error())
+		t.Refuse(session.Denied(session.DialReason(err), d.Rule), proto, name, err.Error())
 		return
 	}
-	e := t.event(flow.Decision, d, proto, name)
+	e := t.Event(flow.Decision, d, proto, name)
 	e.Detail = detail
 	t.core.o.Sink.Record(e)
 
 	up, on, err := t.dial(u)
 	if err != nil {
-		relay.Reset(t.nc)
-		end := t.closeEvent(d, proto, name)
-		if reason, _ := t.killReason(); reason == "" {
-			end.Reason, end.Detail, end.WouldDeny = dialReason(err), err.Error(), false
+		relay.Reset(t.NC)
+		end := t.CloseEvent(d, proto, name)
+		if reason, _ := t.KillReason(); reason == "" {
+			end.Reason, end.Detail, end.WouldDeny = session.DialReason(err), err.Error(), false
 		}
 		t.core.o.Sink.Record(end)
 		return
 	}
 	defer on.End()
 	defer up.Close()
-	sent, received := t.relay.Splice(t.nc, up, p, &relay.Splicing{
+	sent, received := t.Relay.Splice(t.NC, up, p, &relay.Splicing{
 		Idle: cmp.Or(u.IdleTimeout(), t.core.o.IdleTimeout), Most: u.MaxDuration(),
-		Enforce: t.info.Mode == policy.Enforce, Kill: t.killFlagged,
+		Enforce: t.Info.Mode == policy.Enforce, Kill: t.KillFlagged,
 	})
-	end := t.closeEvent(d, proto, name)
+	end := t.CloseEvent(d, proto, name)
 	end.Upstream = relay.AddrPort(up.RemoteAddr())
 	end.BytesSent, end.BytesReceived = sent, received
 	t.core.o.Sink.Record(end)
@@ -217,12 +218,12 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 
 // dial connects to u and attaches the connection; d.end is to be called at its end.
 func (t *conn) dial(u *policy.Upstream) (up net.Conn, d upstream.Drawn, err error) {
-	if up, d, err = t.ups.DialDrawn(t.ctx, u); err != nil {
+	if up, d, err = t.Ups.DialDrawn(t.Ctx, u); err != nil {
 		return nil, d, err
 	}
-	if !t.attach(up) {
+	if !t.Attach(up) {
 		d.End()
-		return nil, d, errKilled
+		return nil, d, session.ErrKilled
 	}
 	return up, d, nil
 }
@@ -231,23 +232,23 @@ func (t *conn) dial(u *policy.Upstream) (up net.Conn, d upstream.Drawn, err erro
 func (t *conn) http(op Admission, p *relay.Peeked) {
 	t.setPhase(phaseHTTP, "")
 	if t.core.generation.Load() != t.generation {
-		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
-			t.refuse(denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
+		if op = t.core.o.Decider.Open(&t.Info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
+			t.Refuse(session.Denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
 			return
 		}
 	}
 	if err := p.Done(); err != nil {
-		t.refuse(denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
+		t.Refuse(session.Denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
 		return
 	}
-	if reason, _ := t.killReason(); reason != "" {
-		t.refuse(op.Decision, "http", "", "")
+	if reason, _ := t.KillReason(); reason != "" {
+		t.Refuse(op.Decision, "http", "", "")
 		return
 	}
 	multiplexed := peek.Classify(p.Request()) == peek.HTTP2
 	if err := t.take(limits.Cost{Memory: memoryOf(multiplexed)}); err != nil {
-		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
+		t.Refuse(session.Denied(session.DialReason(err), op.Rule), "http", "", err.Error())
 		return
 	}
-	t.core.http.serveSession(t.session, op, p, multiplexed)
+	t.core.http.serveSession(t.Session, op, p, multiplexed)
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -139,7 +140,7 @@ func TestUpstreamsOfHTTP2AreCounted(t *testing.T) {
 // all requests; beyond it they are forwarded, but not again.
 func TestReplayMemory(t *testing.T) {
 	r := newRig(t, HTTP, func(o *Options) {
-		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(2 * (limits.ConnMemory + httpMemory + downWindow + 8*streamMemory + 2*maxReplay))}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(2 * (limits.ConnMemory + httpMemory + downWindow + 8*streamMemory + 2*message.MaxReplay))}
 	})
 	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, On: []string{"5xx"}}}, "a.example"))
 	var seen atomic.Int32
@@ -150,7 +151,7 @@ func TestReplayMemory(t *testing.T) {
 	})
 	c := r.client(true)
 	post := func() {
-		resp, err := c.Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", maxReplay)))
+		resp, err := c.Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", message.MaxReplay)))
 		if err != nil {
 			t.Error(err)
 			return

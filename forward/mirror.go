@@ -20,7 +20,9 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/field"
@@ -80,7 +82,7 @@ type requestCopy struct {
 // pickMirrors draws which mirrors get a copy. The body is kept for them as far
 // as it is for retries.
 func (x *exchange) pickMirrors(dest *policy.RouteDestination) {
-	if len(x.decision.Mirrors) == 0 || upgradeType(x.r.Header) != "" {
+	if len(x.decision.Mirrors) == 0 || message.UpgradeType(x.r.Header) != "" {
 		return // an upgrade is no request that could be answered twice
 	}
 	for i := range x.decision.Mirrors {
@@ -94,7 +96,7 @@ func (x *exchange) pickMirrors(dest *policy.RouteDestination) {
 	case x.body == nil:
 		x.sendCopies()
 	case len(x.copies) > 0:
-		x.body.limit = maxReplay
+		x.body.Limit = message.MaxReplay
 	}
 }
 
@@ -105,21 +107,21 @@ func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *r
 	seen := x.decision.Copied(m, dest, &c.original)
 	switch {
 	case m.Refused != "":
-		c.decision = denied(m.Refused, m.Rule)
+		c.decision = session.Denied(m.Refused, m.Rule)
 		c.record(0, 0, "")
 		return nil
 	case m.To.Upstream == nil:
 		c.decision.Reason = policy.ReasonNoDestination
 		c.record(0, 0, "")
 		return nil
-	case seen == nil || checkPath(seen.Path) != nil:
+	case seen == nil || message.CheckPath(seen.Path) != nil:
 		c.decision.Reason = policy.ReasonMalformed
 		c.record(0, 0, "a rule makes it a request that can't be sent")
 		return nil
 	}
 	c.to = m.To.Upstream.WithName(seen.Host)
 	fields := seen.Header.Clone()
-	removeHopByHop(&fields)
+	message.RemoveHopByHop(&fields)
 	fields.Del("Host")
 	fields.Del("Expect") // the body is there
 	x.forwarded(&fields)
@@ -188,16 +190,16 @@ func (x *exchange) sendCopies() {
 	x.copies = nil
 	for _, c := range copies {
 		if x.body != nil {
-			body, ok := x.body.whole()
+			body, ok := x.body.Whole()
 			if !ok {
 				c.decision.Reason = policy.ReasonOverload
-				c.record(0, 0, "the body is larger than what is kept for copies ("+strconv.Itoa(maxReplay>>10)+" KiB), or there was no memory for it")
+				c.record(0, 0, "the body is larger than what is kept for copies ("+strconv.Itoa(message.MaxReplay>>10)+" KiB), or there was no memory for it")
 				continue
 			}
 			c.body = body
-			if len(x.body.trailer) > 0 {
+			if len(x.body.Trailer) > 0 {
 				c.request.Trailer = http.Header{}
-				for _, f := range x.body.trailer {
+				for _, f := range x.body.Trailer {
 					c.request.Trailer.Add(strings.Clone(f.Name), strings.Clone(f.Value))
 				}
 			}
@@ -208,7 +210,7 @@ func (x *exchange) sendCopies() {
 
 // send sends a copy and returns at once. What there is no room for is not sent.
 func (m *mirrors) send(c *requestCopy) {
-	h := c.conn.holder()
+	h := c.conn.Holder()
 	if reason := m.take(h, int64(len(c.body))); reason != "" {
 		c.decision.Reason = reason
 		c.record(0, 0, "too many copies are under way")
@@ -264,7 +266,7 @@ func (m *mirrors) recheck() {
 	}
 	m.mu.Unlock()
 	for _, c := range open {
-		if !c.allowed(m.core.o.Decider.HTTP(&c.conn.info, &c.original)) {
+		if !c.allowed(m.core.o.Decider.HTTP(&c.conn.Info, &c.original)) {
 			c.cancel(errPolicyChanged)
 		}
 	}
@@ -300,7 +302,7 @@ func (c *requestCopy) record(status int, received int64, detail string) {
 	if c.to != nil {
 		name = c.to.Host
 	}
-	e := c.conn.event(flow.Mirror, c.decision, "http", name)
+	e := c.conn.Event(flow.Mirror, c.decision, "http", name)
 	e.Method, e.Path, e.Status, e.BytesReceived = c.original.Method, c.original.Path, status, received
 	e.BytesSent, e.Duration = int64(len(c.body)), e.Time.Sub(c.start)
 	e.WouldDeny = false
@@ -405,7 +407,7 @@ func (c *mirrorClient) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 	if !ok {
 		return nil, errors.New("forward: a copy without an upstream")
 	}
-	core, h := c.conn.core, c.conn.holder()
+	core, h := c.conn.core, c.conn.Holder()
 	own := core.mirrors.conns
 	if reason := own.Take(h, 1); reason != "" {
 		return nil, &limits.ExceededError{Reason: reason, Text: "too many connections to mirrors are open", Budget: own}
@@ -418,7 +420,7 @@ func (c *mirrorClient) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 	give := func() { own.Give(h, 1); core.o.Limits.Give(h, one) }
 	ctx, cancel := context.WithTimeout(ctx, core.clusters.ConnectTimeout(u))
 	defer cancel()
-	nc, err := core.o.Dialer.Dial(ctx, &c.conn.info, u)
+	nc, err := core.o.Dialer.Dial(ctx, &c.conn.Info, u)
 	if err != nil {
 		give()
 		return nil, &upstream.DialError{Err: err}
@@ -444,7 +446,7 @@ func (c *mirrorClient) do(r *requestCopy) {
 	if http2 {
 		transport = c.http2
 	}
-	on, err := c.conn.ups.Draw(func() context.Context { return r.ctx }, r.to, nil, nil)
+	on, err := c.conn.Ups.Draw(func() context.Context { return r.ctx }, r.to, nil, nil)
 	if err != nil {
 		r.failed(err)
 		return
@@ -476,11 +478,11 @@ func (c *mirrorClient) do(r *requestCopy) {
 func (c *requestCopy) failed(err error) {
 	switch cause := context.Cause(c.ctx); {
 	case errors.Is(cause, errPolicyChanged):
-		c.decision = denied(policy.ReasonPolicyChanged, c.decision.Rule)
+		c.decision = session.Denied(policy.ReasonPolicyChanged, c.decision.Rule)
 	case errors.Is(cause, context.DeadlineExceeded):
 		c.decision.Reason = policy.ReasonTimeout
 	case upstream.IsDialError(err) || limits.IsExceeded(err):
-		if c.decision.Reason = dialReason(err); dial.Refused(err) {
+		if c.decision.Reason = session.DialReason(err); dial.Refused(err) {
 			c.decision.Verdict = policy.Deny
 		}
 	default:

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -149,7 +150,7 @@ func TestMirrorOpensNothing(t *testing.T) {
 		"denied":      {"kube.default.svc.cluster.local", policy.ReasonName, false, 0, nil},
 		"guarded":     {"guarded.example", policy.ReasonAuthorization, false, 0, nil},
 		"unknown":     {"nobody.example", policy.ReasonNoDestination, true, 0, nil},
-		"large":       {"m.example", policy.ReasonOverload, true, maxReplay + 1, nil},
+		"large":       {"m.example", policy.ReasonOverload, true, message.MaxReplay + 1, nil},
 		"unreachable": {"m.example", policy.ReasonUpstream, true, 0, dial.ErrConnect},
 		"address":     {"m.example", policy.ReasonAddress, false, 0, dial.ErrAddress},
 	} {

@@ -49,7 +49,7 @@ func (r *recycler) due() bool {
 // share those of another pair of addresses.
 func (t *conn) entry() limits.Cost {
 	c := limits.Cost{Descriptors: 1, Memory: limits.ConnMemory, Connections: 1}
-	if t.info.Layer != flow.Ingress && isLoopback(t.info.Src) {
+	if t.Info.Layer != flow.Ingress && isLoopback(t.Info.Src) {
 		c.Ports = 1
 	}
 	return c
@@ -60,7 +60,7 @@ func isLoopback(a netip.AddrPort) bool { return a.Addr().Unmap().IsLoopback() }
 // take takes c for the connection. When there is none, quiet connections of whoever
 // has most are closed for it.
 func (t *conn) take(c limits.Cost) error {
-	err := t.held.TakeAll(c)
+	err := t.Held.TakeAll(c)
 	var limit *limits.ExceededError
 	if err == nil || !errors.As(err, &limit) || limit.Budget == nil || !t.core.recycler.due() {
 		return err
@@ -68,7 +68,7 @@ func (t *conn) take(c limits.Cost) error {
 	if t.core.recycle(limit.Budget) == 0 {
 		return err
 	}
-	return t.held.TakeAll(c)
+	return t.Held.TakeAll(c)
 }
 
 // recycle closes quiet connections of the workload that has most of b, and says
@@ -85,19 +85,19 @@ func (c *Core) recycle(b *limits.Budget) int {
 	var list []idle
 	all := 0
 	for _, t := range c.open() {
-		if t.holder() != who {
+		if t.Holder() != who {
 			continue
 		}
 		all++
-		if d, ok := relay.Quiet(t.nc); ok && d >= c.o.RecycleTimeout {
+		if d, ok := relay.Quiet(t.NC); ok && d >= c.o.RecycleTimeout {
 			list = append(list, idle{t, d})
 		}
 	}
 	slices.SortFunc(list, func(a, b idle) int { return cmp.Compare(b.quiet, a.quiet) })
 	list = list[:min(len(list), max(2, all/recyclePart))]
 	for _, i := range list {
-		i.t.kill(policy.ReasonQuota, "nothing has passed for "+i.quiet.Round(time.Second).String()+", and others needed the room")
-		i.t.held.End()
+		i.t.Kill(policy.ReasonQuota, "nothing has passed for "+i.quiet.Round(time.Second).String()+", and others needed the room")
+		i.t.Held.End()
 	}
 	c.recycler.closed.Add(uint64(len(list)))
 	return len(list)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -68,7 +69,7 @@ func TestQuietMakeRoom(t *testing.T) {
 // TestPortsAreLoopbacks: only what came by loopback takes one of its ports.
 func TestPortsAreLoopbacks(t *testing.T) {
 	for from, want := range map[string]int64{"127.0.0.1:1": 1, "[::1]:1": 1, "[::ffff:127.0.0.1]:1": 1, "10.0.0.1:1": 0, "[fd00::1]:1": 0} {
-		c := conn{session: &session{info: Conn{Src: netip.MustParseAddrPort(from)}}}
+		c := conn{Session: &session.Session{Info: Conn{Src: netip.MustParseAddrPort(from)}}}
 		if got := c.entry().Ports; got != want {
 			t.Errorf("%s: %d, want %d", from, got, want)
 		}

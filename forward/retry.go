@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
@@ -44,7 +45,7 @@ func (x *exchange) retryPolicy() *policy.Retries {
 		return x.core.safeRetries
 	}
 	if x.body != nil && p.Attempts > 0 {
-		x.body.limit = maxReplay
+		x.body.Limit = message.MaxReplay
 	}
 	return p
 }
@@ -76,27 +77,27 @@ const maxUnprocessed = 5
 
 // roundTrip makes attempts until one is good, none is left, or the request
 // can't be sent again.
-func (x *exchange) roundTrip(u *policy.Upstream, out *outgoing) (*response, error) {
+func (x *exchange) roundTrip(u *policy.Upstream, out *message.Outgoing) (*message.Response, error) {
 	p := x.retryPolicy()
 	fresh := x.needsFresh(u)
-	budget := x.core.retrying.enter(u)
-	defer budget.leave()
+	budget := x.core.retrying.Enter(u)
+	defer budget.Leave()
 	for try, free := 0, 0; ; {
 		resp, o, err := x.attempt(u, out, p.PerTryTimeout, fresh)
-		budget.give()
+		budget.Give()
 		if x.life.why() != nil {
 			return resp, err
 		}
 		again := retriable(p, resp, o.sent, err)
-		if x.body != nil && !x.body.replayable() {
-			if again && try < p.Attempts && !x.body.failed() {
+		if x.body != nil && !x.body.Replayable() {
+			if again && try < p.Attempts && !x.body.Failed() {
 				x.note("not tried again: too much of the request's body was sent to be kept")
 			}
 			return resp, err
 		}
 		switch {
 		case try < p.Attempts && again:
-			if !budget.take() {
+			if !budget.Take() {
 				x.flag(flow.FlagOverflow)
 				x.note("not tried again: the retry budget is used up")
 				return resp, err
@@ -156,7 +157,7 @@ func (x *exchange) repeatable(u *policy.Upstream, o outcome, err error) bool {
 // own says whether the upstream connections for u are the client's own, and end
 // with its connection.
 func (x *exchange) own(u *policy.Upstream) bool {
-	_, shared := x.conn.ups.Sharing(u)
+	_, shared := x.conn.Ups.Sharing(u)
 	return x.r.ProtoMajor == 1 && !shared
 }
 
@@ -172,7 +173,7 @@ func (x *exchange) idempotent() bool {
 // used: the first one of a client, who would not know what it means when such a
 // connection ends, unless it can be repeated.
 func (x *exchange) needsFresh(u *policy.Upstream) bool {
-	_, shared := x.conn.ups.Sharing(u)
+	_, shared := x.conn.Ups.Sharing(u)
 	return shared && x.number == 1 && !x.idempotent()
 }
 
@@ -187,7 +188,7 @@ func backoff(base time.Duration, try int, r uint64) time.Duration {
 
 // retriable says whether the outcome of an attempt is one that p names
 // (Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on).
-func retriable(p *policy.Retries, resp *response, sent bool, err error) bool {
+func retriable(p *policy.Retries, resp *message.Response, sent bool, err error) bool {
 	if dial.Refused(err) || limits.IsExceeded(err) {
 		return false
 	}
@@ -220,7 +221,7 @@ func retriableError(token string, sent bool, err error) bool {
 	return false
 }
 
-func retriableResponse(token string, codes []int, resp *response) bool {
+func retriableResponse(token string, codes []int, resp *message.Response) bool {
 	status := resp.StatusCode
 	switch token {
 	case "5xx":

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -108,7 +109,7 @@ func TestRetrySaysWhyNot(t *testing.T) {
 		w.WriteHeader(503)
 	})
 	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, On: []string{"5xx"}}}, "a.example"))
-	resp, err := r.client(false).Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", maxReplay+1)))
+	resp, err := r.client(false).Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", message.MaxReplay+1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +117,7 @@ func TestRetrySaysWhyNot(t *testing.T) {
 	if e := r.sink.wait(t, flow.Request, 1); e.Retries != 0 || !strings.Contains(e.Detail, "body") {
 		t.Errorf("event %+v", e)
 	}
-	if used := r.core.o.Limits.Memory.Use().Used; used > limits.ConnMemory+httpMemory+downWindow+safeReplay {
+	if used := r.core.o.Limits.Memory.Use().Used; used > limits.ConnMemory+httpMemory+downWindow+message.SafeReplay {
 		t.Errorf("%d bytes of memory are taken for a body that is not kept", used)
 	}
 }
@@ -154,7 +155,7 @@ func TestRetryBudget(t *testing.T) {
 			}
 		})
 	}
-	active := r.core.http.retrying.active
+	active := r.core.http.retrying.Active
 	for i := range 4 {
 		send("slow" + strconv.Itoa(i))
 	}

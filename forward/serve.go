@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -22,7 +23,7 @@ const (
 
 // conn is a session of a Core.
 type conn struct {
-	*session
+	*session.Session
 	core *Core
 	// generation is the core's before the Decider was first asked.
 	generation uint64
@@ -41,19 +42,19 @@ func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 // serveConn is ServeConn; counted is called when the Limits know the connection, or
 // it was refused.
 func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counted func()) {
-	t := &conn{session: newSession(ctx, c.shared, nc, info), core: c}
-	defer t.cancel(nil)
+	t := &conn{Session: session.New(ctx, c.shared, nc, info), core: c}
+	defer t.Cancel(nil)
 	// Registered before anything is decided: a policy change can't miss it.
 	if err := c.register(t); err != nil {
-		t.refuse(denied(dialReason(err), nil), "tcp", "", err.Error())
+		t.Refuse(session.Denied(session.DialReason(err), nil), "tcp", "", err.Error())
 		return
 	}
 	counted()
 	defer c.unregister(t)
 	defer nc.Close()
-	defer t.ups.Close()
-	defer t.closeIdleCopies(true)
-	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
+	defer t.Ups.Close()
+	defer t.CloseIdleCopies(true)
+	stop := context.AfterFunc(ctx, func() { t.Kill(policy.ReasonAllowed, "shut down") })
 	defer stop()
 	c.counters.accepted.Add(1)
 	t.serve()
@@ -62,7 +63,7 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 // serve asks for the opening and treats the connection accordingly.
 func (t *conn) serve() {
 	t.generation = t.core.generation.Load()
-	op := t.core.o.Decider.Open(&t.info)
+	op := t.core.o.Decider.Open(&t.Info)
 	if op.Verdict == policy.Deny {
 		op.Protocol = Refuse
 	}
@@ -77,7 +78,7 @@ func (t *conn) serve() {
 		t.sniff(op)
 	default:
 		op.Verdict = policy.Deny
-		t.refuse(op.Decision, "tcp", "", "")
+		t.Refuse(op.Decision, "tcp", "", "")
 	}
 }
 
@@ -91,7 +92,7 @@ func (t *conn) setPhase(p phase, sni string) {
 // recheck ends what the newest policy denies.
 func (t *conn) recheck() {
 	d := t.core.o.Decider
-	op := d.Open(&t.info)
+	op := d.Open(&t.Info)
 	t.phaseMu.Lock()
 	phase, sni := t.phase, t.sni
 	t.phaseMu.Unlock()
@@ -103,17 +104,17 @@ func (t *conn) recheck() {
 	case phaseTLS:
 		allowed = allowed && op.Protocol != HTTP
 		if allowed && op.Protocol != Opaque {
-			now, u := d.TLS(&t.info, sni)
+			now, u := d.TLS(&t.Info, sni)
 			allowed = now.Verdict != policy.Deny && u != nil
 		}
 	case phaseHTTP:
 		allowed = allowed && op.Protocol != TLS
 	}
 	if !allowed {
-		t.kill(policy.ReasonPolicyChanged, "")
+		t.Kill(policy.ReasonPolicyChanged, "")
 		return
 	}
-	if r := t.ofHTTP(); r != nil {
+	if r := t.OfHTTP(); r != nil {
 		r.Recheck()
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/policy"
@@ -17,15 +18,15 @@ import (
 
 // upgrade passes a 101 response on and then copies both ways (WebSocket and
 // the like; RFC 9110, 7.8).
-func (x *exchange) upgrade(resp *response, dest *policy.RouteDestination) {
-	asked, got := upgradeType(x.r.Header), upgradeType(resp.Header)
+func (x *exchange) upgrade(resp *message.Response, dest *policy.RouteDestination) {
+	asked, got := message.UpgradeType(x.r.Header), message.UpgradeType(resp.Header)
 	c := x.up.current()
 	if asked == "" || !strings.EqualFold(asked, got) || c == nil || c.HTTP1 == nil || x.h1 == nil {
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched to a protocol that was not asked for"
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")
 		return
 	}
-	if x.body != nil && !x.body.complete() {
+	if x.body != nil && !x.body.Complete() {
 		// The rest of the body and the first bytes of the other protocol could
 		// not be told apart.
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched protocols before it had the request's body"
@@ -34,8 +35,8 @@ func (x *exchange) upgrade(resp *response, dest *policy.RouteDestination) {
 	}
 	h := x.w.Header()
 	*h = append((*h)[:0], resp.Header...)
-	o := options{upgrade: true}
-	o.apply(h, false, false)
+	o := message.ConnectionOptions{Upgrade: true}
+	o.Apply(h, false, false)
 	x.responseHeaders(h, dest)
 	x.stall.stop() // watchIdle takes over
 	x.stopTimer()  // Envoy's route timeout ends with an upgrade
@@ -53,16 +54,16 @@ func (x *exchange) upgrade(resp *response, dest *policy.RouteDestination) {
 // tunnel copies both ways, until both ends have ended.
 func (x *exchange) tunnel(c *upstream.HTTPConn) {
 	t := x.conn
-	stop := context.AfterFunc(x.context(), func() { relay.Reset(t.nc); c.Conn.Close() })
+	stop := context.AfterFunc(x.context(), func() { relay.Reset(t.NC); c.Conn.Close() })
 	defer stop()
-	defer relay.WatchIdle(t.nc, t.nc, x.core.o.IdleTimeout, t.killFlagged)()
+	defer relay.WatchIdle(t.NC, t.NC, x.core.o.IdleTimeout, t.KillFlagged)()
 	early, first := x.h1.reader.Buffered(), c.HTTP1.Reader.Buffered()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		x.upstream.received.Store(x.carry(t.nc, c.Conn, first))
+		x.upstream.received.Store(x.carry(t.NC, c.Conn, first))
 	}()
-	x.tunnelled = x.carry(c.Conn, t.nc, early)
+	x.tunnelled = x.carry(c.Conn, t.NC, early)
 	<-done
 }
 
@@ -73,7 +74,7 @@ func (x *exchange) carry(dst, src net.Conn, first []byte) (n int64) {
 	n = int64(m)
 	if err == nil {
 		var more int64
-		more, err = x.conn.relay.Copy(dst, src)
+		more, err = x.conn.Relay.Copy(dst, src)
 		n += more
 	}
 	x.passEnd(dst, err)

@@ -56,13 +56,12 @@ var Orders = []Order{
 	}},
 	{"./forward/upstream", 5, []Stage{
 		{"endpoints", "keys places balancers"},
-		{"transport", "transport http1_upstream"},
+		{"transport", "transport http1_upstream retrybudget"},
 		{"connections", "upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
 	}},
-	{"./forward", 7, []Stage{
-		{"contract", "forward target path authority trailer message answer life"},
-		{"connection", "core conn accept"},
-		{"opaque", "recycle l4"},
-		{"HTTP", "body idle sweep actions answers forwarded rewrite cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry retrybudget upgrade"},
+	{"./forward", 10, []Stage{
+		{"contract", "forward answer life headers"},
+		{"HTTP", "client idle sweep actions answers forwarded cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry upgrade"},
+		{"connection", "core accept serve recycle l4"},
 	}},
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import (
 	"net/textproto"
@@ -8,33 +8,7 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/internal/field"
-	"github.com/egressd/egressd/policy"
 )
-
-// applyResponseHeaders applies the destination's and then the rule's
-// operations to the response, and then those of the rules that led there.
-func (x *exchange) applyResponseHeaders(dest *policy.RouteDestination) {
-	x.responseHeaders(x.w.Header(), dest)
-}
-
-func (x *exchange) responseHeaders(h *field.List, dest *policy.RouteDestination) {
-	if x.decision.Action == nil {
-		return
-	}
-	x.changeResponse(h, x.decision.Action, dest)
-	x.share(h)
-	x.passBack(h, len(x.decision.Hops()))
-}
-
-// changeResponse does to an answer what a rule and its destination say.
-func (x *exchange) changeResponse(h *field.List, a *policy.HTTPAction, to *policy.RouteDestination) {
-	if to != nil && to.Headers != nil {
-		to.Headers.Response.Apply(h)
-	}
-	if a.Rule.Headers != nil {
-		a.Rule.Headers.Response.Apply(h)
-	}
-}
 
 // hopByHop are the fields that end at each hop (RFC 9110, 7.6.1), beside
 // those that Connection names.
@@ -53,8 +27,8 @@ func isHopByHop(name string) bool {
 	return false
 }
 
-// removeHopByHop removes what is not for the next hop from h.
-func removeHopByHop(h *field.List) {
+// RemoveHopByHop removes what is not for the next hop from h.
+func RemoveHopByHop(h *field.List) {
 	removeNamed(h)
 	h.DelFunc(func(f *field.Entry) bool { return isHopByHop(f.Name) })
 }
@@ -72,38 +46,19 @@ func removeNamed(h *field.List) {
 		}
 	}
 	if len(names) > 0 {
-		h.DelFunc(func(f *field.Entry) bool { return containsName(names, f.Name) })
+		h.DelFunc(func(f *field.Entry) bool { return ContainsName(names, f.Name) })
 	}
 }
 
-// options are what goes on of Connection, or is said there by us.
-type options struct {
-	keepAlive, close, upgrade, te bool
+// ConnectionOptions are what goes on of Connection, or is said there by us.
+type ConnectionOptions struct {
+	KeepAlive, Close, Upgrade, TE bool
 }
 
-// nextHop removes from a request what is not for the next hop, but for what says how
-// long a connection lives that is the client's own on both sides, for upgrades and
-// for the wish for trailers. What stays keeps its place.
-func (x *exchange) nextHop(h *field.List, own, closes, http2 bool) {
-	came := x.r.Header
-	upgrade := upgradeType(came)
-	trailers := came.HasToken("Te", "trailers")
-	o := options{
-		keepAlive: own && came.HasToken("Connection", "keep-alive") && !came.HasToken("Connection", "close"),
-		close:     closes,
-		upgrade:   upgrade != "" && !http2,
-		te:        trailers && !http2 && (x.r.ProtoMajor == 2 || came.HasToken("Connection", "te")), // RFC 9110, 10.1.4
-	}
-	o.apply(h, own, !http2)
-	if trailers {
-		h.Set("Te", "trailers")
-	}
-}
-
-// apply removes from h what is not for the next hop. Connection says what o says, in
+// Apply removes from h what is not for the next hop. Connection says what o says, in
 // its old place; own: Keep-Alive stays; coding: Transfer-Encoding and
 // Trailer do.
-func (o *options) apply(h *field.List, own, coding bool) {
+func (o *ConnectionOptions) Apply(h *field.List, own, coding bool) {
 	removeNamed(h)
 	h.DelFunc(func(f *field.Entry) bool {
 		switch {
@@ -116,7 +71,7 @@ func (o *options) apply(h *field.List, own, coding bool) {
 		case field.Same(f.Name, "Transfer-Encoding"), field.Same(f.Name, "Trailer"):
 			return !coding
 		case field.Same(f.Name, "Upgrade"):
-			return !o.upgrade
+			return !o.Upgrade
 		}
 		return true
 	})
@@ -132,11 +87,11 @@ func (o *options) apply(h *field.List, own, coding bool) {
 	}
 }
 
-func (o *options) list(into []string) []string {
+func (o *ConnectionOptions) list(into []string) []string {
 	for _, x := range [...]struct {
 		is   bool
 		name string
-	}{{o.keepAlive, "keep-alive"}, {o.upgrade, "Upgrade"}, {o.te, "TE"}, {o.close, "close"}} {
+	}{{o.KeepAlive, "keep-alive"}, {o.Upgrade, "Upgrade"}, {o.TE, "TE"}, {o.Close, "close"}} {
 		if x.is {
 			into = append(into, x.name)
 		}
@@ -145,18 +100,18 @@ func (o *options) list(into []string) []string {
 }
 
 // are says whether a Connection field says just what o does.
-func (o *options) are(value string) bool {
-	var said options
+func (o *ConnectionOptions) are(value string) bool {
+	var said ConnectionOptions
 	for option := range strings.SplitSeq(value, ",") {
 		switch option = textproto.TrimString(option); {
 		case field.Same(option, "keep-alive"):
-			said.keepAlive = true
+			said.KeepAlive = true
 		case field.Same(option, "close"):
-			said.close = true
+			said.Close = true
 		case field.Same(option, "Upgrade"):
-			said.upgrade = true
+			said.Upgrade = true
 		case field.Same(option, "TE"):
-			said.te = true
+			said.TE = true
 		default:
 			return false
 		}
@@ -164,10 +119,10 @@ func (o *options) are(value string) bool {
 	return said == *o
 }
 
-// upgradeType is the protocol that h asks to upgrade to, "" for none. An
+// UpgradeType is the protocol that h asks to upgrade to, "" for none. An
 // upgrade to another HTTP or to TLS counts as none, which a server may always
 // do (RFC 9110, 7.8): within it requests would pass that nobody decides.
-func upgradeType(h field.List) string {
+func UpgradeType(h field.List) string {
 	i := h.Index("Upgrade", 0)
 	if i < 0 || h.Index("Upgrade", i+1) >= 0 || !h.HasToken("Connection", "upgrade") {
 		return ""
@@ -182,4 +137,14 @@ func upgradeType(h field.List) string {
 		return "" // a choice of several, one of which may be such
 	}
 	return protocol
+}
+
+// ContainsName says whether a name is among some, whatever its case.
+func ContainsName(names []string, name string) bool {
+	for _, n := range names {
+		if field.Same(n, name) {
+			return true
+		}
+	}
+	return false
 }

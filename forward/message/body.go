@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import (
 	"errors"
@@ -17,8 +17,8 @@ import (
 // rule asks for retries or mirrors as much as Envoy's buffer holds, else what
 // the requests need that an upstream has not looked at.
 const (
-	maxReplay  = 1 << 20
-	safeReplay = 64 << 10
+	MaxReplay  = 1 << 20
+	SafeReplay = 64 << 10
 )
 
 var (
@@ -26,10 +26,18 @@ var (
 	errNotReplayable = errors.New("the body is not kept for another attempt")
 )
 
-// replayBody is a request body that several attempts can read, one after the
+// streamed is a body that comes in pieces.
+type streamed interface {
+	// Ready says whether some of it can be read without waiting.
+	Ready() bool
+	// Rest is how much of the same chunk follows what was read last, in bytes.
+	Rest() int64
+}
+
+// ReplayBody is a request body that several attempts can read, one after the
 // other, as long as it has at most maxReplay bytes. Nothing is read ahead of
 // the attempts: bodies stream, and 100-continue works.
-type replayBody struct {
+type ReplayBody struct {
 	src io.Reader
 	// received is called once, when the body has been read to its end.
 	received func()
@@ -39,8 +47,8 @@ type replayBody struct {
 	// are not any more.
 	keep   func(n int) bool
 	forget func(n int)
-	// limit is how many bytes are kept; set before the first attempt.
-	limit int
+	// Limit is how many bytes are kept; set before the first attempt.
+	Limit int
 
 	attempt  atomic.Int64 // the one that may read
 	overflow atomic.Bool  // more than may be kept: no further attempt
@@ -50,25 +58,28 @@ type replayBody struct {
 	mu   sync.Mutex
 	kept []byte
 	base int64 // bytes before kept, which nobody can have any more
-	// trailer is the client's, once the body was read to its end.
-	trailer field.List
+	// Trailer is the client's, once the body was read to its end.
+	Trailer field.List
 	err     error // of src, io.EOF included
 }
 
-func newReplayBody(src io.Reader, received func(), keep func(n int) bool, forget func(n int), moved func()) *replayBody {
-	return &replayBody{src: src, received: received, keep: keep, forget: forget, moved: moved, limit: safeReplay}
+// NewReplayBody is a body that src has. received is called once, at its end, moved
+// when some of it has come; keep is asked before n more bytes are kept, and forget
+// told of those that are not any more.
+func NewReplayBody(src io.Reader, received func(), keep func(n int) bool, forget func(n int), moved func()) *ReplayBody {
+	return &ReplayBody{src: src, received: received, keep: keep, forget: forget, moved: moved, Limit: SafeReplay}
 }
 
-// complete says whether the body was read to its end.
-func (b *replayBody) complete() bool { return b.ended.Load() }
+// Complete says whether the body was read to its end.
+func (b *ReplayBody) Complete() bool { return b.ended.Load() }
 
-// next returns the body for a new attempt; earlier attempts read no more.
-func (b *replayBody) next() *attemptBody {
-	return &attemptBody{b: b, attempt: b.attempt.Add(1)}
+// Next returns the body for a new attempt; earlier attempts read no more.
+func (b *ReplayBody) Next() *AttemptBody {
+	return &AttemptBody{b: b, attempt: b.attempt.Add(1)}
 }
 
 // ready says whether some of it, from pos on, can be read without waiting.
-func (b *replayBody) ready(pos int64) bool {
+func (b *ReplayBody) ready(pos int64) bool {
 	if !b.mu.TryLock() { // an attempt before waits for the client
 		return false
 	}
@@ -76,19 +87,19 @@ func (b *replayBody) ready(pos int64) bool {
 	if b.err != nil || pos < b.base+int64(len(b.kept)) {
 		return true
 	}
-	r, ok := b.src.(*requestBody)
-	return ok && r.ready()
+	r, ok := b.src.(streamed)
+	return ok && r.Ready()
 }
 
-// replayable says whether a further attempt could read it all.
-func (b *replayBody) replayable() bool { return !b.overflow.Load() && !b.failed() }
+// Replayable says whether a further attempt could read it all.
+func (b *ReplayBody) Replayable() bool { return !b.overflow.Load() && !b.Failed() }
 
-// count is the number of bytes read from the client.
-func (b *replayBody) count() int64 { return b.total.Load() }
+// Count is the number of bytes read from the client.
+func (b *ReplayBody) Count() int64 { return b.total.Load() }
 
-// failed says whether the client broke off the body. It does not wait for a
+// Failed says whether the client broke off the body. It does not wait for a
 // read that is under way.
-func (b *replayBody) failed() bool {
+func (b *ReplayBody) Failed() bool {
 	if !b.mu.TryLock() {
 		return false
 	}
@@ -97,7 +108,7 @@ func (b *replayBody) failed() bool {
 }
 
 // read reads at offset pos for an attempt.
-func (b *replayBody) read(attempt, pos int64, p []byte) (n int, rest int64, err error) {
+func (b *ReplayBody) read(attempt, pos int64, p []byte) (n int, rest int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if attempt != b.attempt.Load() {
@@ -125,7 +136,7 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (n int, rest int64, err 
 	if !b.overflow.Load() {
 		// Kept even if this attempt went stale meanwhile: the next goes on
 		// from here.
-		if len(b.kept)+n > b.limit || !b.keep(n) {
+		if len(b.kept)+n > b.Limit || !b.keep(n) {
 			b.overflow.Store(true)
 		}
 		b.kept = append(b.kept, p[:n]...)
@@ -142,48 +153,49 @@ func (b *replayBody) read(attempt, pos int64, p []byte) (n int, rest int64, err 
 			b.ended.Store(true)
 		}
 	}
-	if r, ok := b.src.(*requestBody); ok {
+	if r, ok := b.src.(streamed); ok {
 		rest = r.Rest()
 	}
 	return n, rest, err
 }
 
-// whole is all of the body, for received; false: it is not kept. Nobody may
+// Whole is all of the body, for received; false: it is not kept. Nobody may
 // change it.
-func (b *replayBody) whole() ([]byte, bool) {
+func (b *ReplayBody) Whole() ([]byte, bool) {
 	if b.overflow.Load() {
 		return nil, false
 	}
 	return b.kept[:len(b.kept):len(b.kept)], true
 }
 
-// attemptBody is the body as one attempt sees it.
-type attemptBody struct {
-	b       *replayBody
+// AttemptBody is the body as one attempt sees it.
+type AttemptBody struct {
+	b       *ReplayBody
 	attempt int64
 	pos     int64
 	rest    int64
 	closed  atomic.Bool
-	trailer http.Header // of net/http: it gets its values at the body's end
+	Trailer http.Header // of net/http: it gets its values at the body's end
 }
 
-// ready says whether some of it can be read without waiting.
-func (a *attemptBody) ready() bool { return a.b.ready(a.pos) }
+// Ready says whether some of it can be read without waiting.
+func (a *AttemptBody) Ready() bool { return a.b.ready(a.pos) }
 
 // Rest is how much of the chunk in which the client sent it follows what was read.
-func (a *attemptBody) Rest() int64 { return a.rest }
+func (a *AttemptBody) Rest() int64 { return a.rest }
 
-// trailers are the fields of the trailer that go on.
-func (a *attemptBody) trailers(names []string) (l field.List) {
-	for i := range a.b.trailer {
-		if containsName(names, a.b.trailer[i].Name) {
-			l = append(l, a.b.trailer[i])
+// Trailers are the fields of the trailer that go on.
+func (a *AttemptBody) Trailers(names []string) (l field.List) {
+	for i := range a.b.Trailer {
+		if ContainsName(names, a.b.Trailer[i].Name) {
+			l = append(l, a.b.Trailer[i])
 		}
 	}
 	return l
 }
 
-func (a *attemptBody) Read(p []byte) (int, error) {
+// Read reads from where the attempt is.
+func (a *AttemptBody) Read(p []byte) (int, error) {
 	if a.closed.Load() {
 		return 0, errStaleAttempt
 	}
@@ -191,9 +203,9 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	a.rest = rest
 	a.pos += int64(n)
 	if errors.Is(err, io.EOF) {
-		values := a.b.trailer.Map(textproto.CanonicalMIMEHeaderKey)
-		for name := range a.trailer {
-			a.trailer[name] = values[name]
+		values := a.b.Trailer.Map(textproto.CanonicalMIMEHeaderKey)
+		for name := range a.Trailer {
+			a.Trailer[name] = values[name]
 		}
 	}
 	return n, err
@@ -201,7 +213,7 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 
 // Close leaves the client's body open: a next attempt may read it, and the
 // http.Server closes it.
-func (a *attemptBody) Close() error {
+func (a *AttemptBody) Close() error {
 	a.closed.Store(true)
 	return nil
 }

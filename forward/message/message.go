@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package message is what HTTP messages are in either of its versions, what of them
+// ends at each hop, and what can't be routed or sent on. It sends nothing.
+package message
 
 import (
 	"io"
 	"net/http"
+	"net/textproto"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -12,8 +16,8 @@ import (
 	"github.com/egressd/egressd/internal/field"
 )
 
-// request is a request as it came, in either version of HTTP.
-type request struct {
+// Incoming is a request as it came, in either version of HTTP.
+type Incoming struct {
 	Method string
 	// Target is the request target, or :path.
 	Target string
@@ -33,12 +37,12 @@ type request struct {
 }
 
 // ProtoAtLeast says whether the version is at least major.minor.
-func (r *request) ProtoAtLeast(major, minor int) bool {
+func (r *Incoming) ProtoAtLeast(major, minor int) bool {
 	return r.ProtoMajor > major || r.ProtoMajor == major && r.ProtoMinor >= minor
 }
 
-// response is an answer of an upstream, in either version of HTTP.
-type response struct {
+// Response is an answer of an upstream, in either version of HTTP.
+type Response struct {
 	StatusCode int
 	Reason     string // as the upstream has it; "": HTTP/2
 	ProtoMajor int
@@ -57,8 +61,8 @@ type response struct {
 	Done func()
 }
 
-// outgoing is a request as it goes on, without its body.
-type outgoing struct {
+// Outgoing is a request as it goes on, without its body.
+type Outgoing struct {
 	Method, Authority string
 	// Path has no query; Query has its "?".
 	Path, Query string
@@ -68,10 +72,10 @@ type outgoing struct {
 	Trailer []string
 }
 
-// requestOf takes over a request of net/http's HTTP/2.
-func requestOf(r *http.Request) *request {
+// RequestOf takes over a request of net/http's HTTP/2.
+func RequestOf(r *http.Request) *Incoming {
 	header := field.FromMap(r.Header)
-	out := &request{
+	out := &Incoming{
 		Method: r.Method, Target: r.RequestURI, Host: r.Host, ProtoMajor: 2, Header: header,
 		ContentLength: r.ContentLength, Continue: header.HasToken("Expect", "100-continue"), Body: r.Body,
 	}
@@ -82,9 +86,9 @@ func requestOf(r *http.Request) *request {
 	return out
 }
 
-// responseOf takes over an answer of net/http's HTTP/2.
-func responseOf(r *http.Response) *response {
-	out := &response{
+// ResponseOf takes over an answer of net/http's HTTP/2.
+func ResponseOf(r *http.Response) *Response {
+	out := &Response{
 		StatusCode: r.StatusCode, ProtoMajor: 2, Header: field.FromMap(r.Header), Length: r.ContentLength,
 		Body: r.Body, Done: func() { r.Body.Close() },
 	}
@@ -101,8 +105,8 @@ func responseOf(r *http.Response) *response {
 // maxAnnounced bounds the names of a Trailer field; the others are not known.
 const maxAnnounced = 64
 
-// announced are the names in a Trailer field.
-func announced(h field.List) (names []string) {
+// Announced are the names in a Trailer field.
+func Announced(h field.List) (names []string) {
 	for i := h.Index("Trailer", 0); i >= 0; i = h.Index("Trailer", i+1) {
 		for name := range strings.SplitSeq(h[i].Value, ",") {
 			if name = strings.Trim(name, " \t"); name != "" && len(names) < maxAnnounced {
@@ -113,12 +117,44 @@ func announced(h field.List) (names []string) {
 	return names
 }
 
-// setLength says in a header how long the body is.
-func setLength(h *field.List, n int64) {
-	if have, err := lengthOf(h.Get("Content-Length")); err != nil || have != n {
+// SetLength says in a header how long the body is.
+func SetLength(h *field.List, n int64) {
+	if have, err := LengthOf(h.Get("Content-Length")); err != nil || have != n {
 		h.Set("Content-Length", strconv.FormatInt(n, 10))
 	}
 }
 
-// lengthOf reads a Content-Length.
-func lengthOf(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }
+// LengthOf reads a Content-Length.
+func LengthOf(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }
+
+// Request is the request for net/http. The target keeps its bytes: Opaque is written
+// verbatim, but that net/url reads a host out of it behind "//", which HTTP/2 takes
+// off again.
+func (o *Outgoing) Request() *http.Request {
+	target := &url.URL{Scheme: "http", Host: o.Authority, Opaque: o.Path}
+	target.RawQuery, target.ForceQuery = strings.TrimPrefix(o.Query, "?"), o.Query == "?"
+	if strings.HasPrefix(o.Path, "//") {
+		target.Opaque = "//" + o.Authority + o.Path
+	}
+	header := make(http.Header, len(o.Header))
+	for i := range o.Header { // net/http may use it longer than the exchange lasts
+		header.Add(strings.Clone(o.Header[i].Name), strings.Clone(o.Header[i].Value))
+	}
+	for _, name := range []string{"Host", "Connection", "Content-Length", "Transfer-Encoding", "Trailer"} {
+		delete(header, name)
+	}
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = nil // or net/http would invent one
+	}
+	r := &http.Request{
+		Method: o.Method, URL: target, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, Host: o.Authority, ContentLength: o.Length,
+	}
+	for _, name := range o.Trailer {
+		if r.Trailer == nil {
+			r.Trailer = make(http.Header)
+		}
+		r.Trailer[textproto.CanonicalMIMEHeaderKey(name)] = nil
+	}
+	return r
+}

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import "strings"
 
-// unclear says why a path may be matched as one place and served as another, ""
+// Unclear says why a path may be matched as one place and served as another, ""
 // when there is no such reason.
-func unclear(path string) string {
+func Unclear(path string) string {
 	switch {
 	case hasDotDot(path):
 		return `".." in the path`

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import (
 	"errors"
@@ -13,18 +13,18 @@ import (
 
 // Errors of parseAuthority; hostname's are passed on.
 var (
-	errNoHost   = errors.New("no host")
+	ErrNoHost   = errors.New("no host")
 	errUserinfo = errors.New("host has user information")
 	errPort     = errors.New("host has a bad port")
 	errIPv6     = errors.New("host is a bad IPv6 address")
 )
 
-// parseAuthority takes a Host or :authority field (RFC 9110, 7.2) apart. The
+// ParseAuthority takes a Host or :authority field (RFC 9110, 7.2) apart. The
 // host is normalized: a name as hostname.Normalize has it, an address in
 // netip's form without brackets. The port is 0 when there is none.
-func parseAuthority(s string) (host string, port uint16, err error) {
+func ParseAuthority(s string) (host string, port uint16, err error) {
 	if s == "" {
-		return "", 0, errNoHost
+		return "", 0, ErrNoHost
 	}
 	if strings.IndexByte(s, '@') >= 0 {
 		return "", 0, errUserinfo
@@ -39,7 +39,7 @@ func parseAuthority(s string) (host string, port uint16, err error) {
 		}
 	}
 	if host == "" {
-		return "", 0, errNoHost
+		return "", 0, ErrNoHost
 	}
 	if addr, err := netip.ParseAddr(strings.TrimSuffix(host, ".")); err == nil {
 		return addr.String(), port, nil

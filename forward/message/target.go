@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import (
 	"errors"
@@ -18,14 +18,14 @@ var (
 	errFragment = errors.New("request target with a fragment")
 )
 
-// checkTarget says whether a request target may be routed. The rules are those
+// CheckTarget says whether a request target may be routed. The rules are those
 // of the origin form and the asterisk form (RFC 9112, 3.2.1 and 3.2.4) and hold
 // for every version of HTTP: what HTTP/2 calls :path is written to HTTP/1
 // upstreams as the request target. An absolute target names a host beside
 // Host and :authority, which the server would prefer; a fragment is cut off by
 // servers, so that they would serve another path than was judged; space and
 // control bytes end or break the request line.
-func checkTarget(method, target string) error {
+func CheckTarget(method, target string) error {
 	switch {
 	case method == http.MethodConnect:
 		return errConnect
@@ -42,11 +42,11 @@ func checkTarget(method, target string) error {
 		}
 		return errTarget
 	}
-	return checkPath(target)
+	return CheckPath(target)
 }
 
-// checkPath says whether a path, with its query, may be in a request line.
-func checkPath(path string) error {
+// CheckPath says whether a path, with its query, may be in a request line.
+func CheckPath(path string) error {
 	for i := range len(path) {
 		switch c := path[i]; {
 		case c <= ' ' || c == 0x7f:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import (
 	"net/textproto"
@@ -24,9 +24,9 @@ func mayTrail(name string) bool {
 		!strings.HasPrefix(name, "X-Forwarded-") && !strings.HasPrefix(name, "X-Envoy-")
 }
 
-// goingOn are the names of a request's trailer that go on: those that the request
+// GoingOn are the names of a request's trailer that go on: those that the request
 // announces and that may be there.
-func goingOn(announced []string) (names []string) {
+func GoingOn(announced []string) (names []string) {
 	for _, name := range announced {
 		if mayTrail(textproto.CanonicalMIMEHeaderKey(name)) {
 			names = append(names, name)

@@ -1,42 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package upstream
 
 import (
 	"sync"
 
-	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/policy"
 )
 
-// retryBudgets count the requests to upstreams that have a retry budget, and how
+// RetryBudgets count the requests to upstreams that have a retry budget, and how
 // many of them are retries. They are for all clients together, as a cluster's are in
 // Envoy (source/common/upstream/resource_manager_impl.h). The zero value is ready.
-type retryBudgets struct {
+type RetryBudgets struct {
 	mu sync.Mutex
-	of map[upstream.ServiceKey]*retryBudget
+	of map[ServiceKey]*retryBudget
 }
 
 type retryBudget struct{ active, retrying int }
 
 // budgeted is a request that counts in a budget; nil: there is none.
 type budgeted struct {
-	all    *retryBudgets
-	key    upstream.ServiceKey
+	all    *RetryBudgets
+	key    ServiceKey
 	budget policy.RetryBudget
 	retry  bool // it is a retry at the moment
 }
 
-// enter counts a request to u.
-func (b *retryBudgets) enter(u *policy.Upstream) *budgeted {
+// Enter counts a request to u.
+func (b *RetryBudgets) Enter(u *policy.Upstream) *budgeted {
 	if u.Traffic == nil || u.Traffic.RetryBudget == nil {
 		return nil
 	}
-	key := upstream.ServiceKey{Host: u.Host, Port: u.Port, Subset: u.Subset}
+	key := ServiceKey{Host: u.Host, Port: u.Port, Subset: u.Subset}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.of == nil {
-		b.of = map[upstream.ServiceKey]*retryBudget{}
+		b.of = map[ServiceKey]*retryBudget{}
 	}
 	if b.of[key] == nil {
 		b.of[key] = &retryBudget{}
@@ -45,8 +44,8 @@ func (b *retryBudgets) enter(u *policy.Upstream) *budgeted {
 	return &budgeted{all: b, key: key, budget: *u.Traffic.RetryBudget}
 }
 
-// active is how many requests count.
-func (b *retryBudgets) active() (n int) {
+// Active is how many requests count.
+func (b *RetryBudgets) Active() (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, x := range b.of {
@@ -55,8 +54,8 @@ func (b *retryBudgets) active() (n int) {
 	return n
 }
 
-// take says whether the request may be tried again; it is a retry until given.
-func (r *budgeted) take() bool {
+// Take says whether the request may be tried again; it is a retry until given.
+func (r *budgeted) Take() bool {
 	if r == nil {
 		return true
 	}
@@ -73,8 +72,8 @@ func (r *budgeted) take() bool {
 	return true
 }
 
-// give says that the retry has an answer.
-func (r *budgeted) give() {
+// Give says that the retry has an answer.
+func (r *budgeted) Give() {
 	if r == nil || !r.retry {
 		return
 	}
@@ -84,12 +83,12 @@ func (r *budgeted) give() {
 	r.retry = false
 }
 
-// leave counts the request no more.
-func (r *budgeted) leave() {
+// Leave counts the request no more.
+func (r *budgeted) Leave() {
 	if r == nil {
 		return
 	}
-	r.give()
+	r.Give()
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()
 	if b := r.all.of[r.key]; b.active > 1 {
