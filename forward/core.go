@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/httpproxy"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/session"
@@ -115,7 +116,7 @@ type Core struct {
 	accepting  atomic.Int64 // connections that Serve accepted and that have not ended
 
 	clusters *upstream.ClusterManager
-	http     *server
+	http     *httpproxy.Proxy
 	shared   *session.Shared
 	buffers  relay.CopyBuffers
 	messages http1.Buffers
@@ -168,7 +169,7 @@ func New(o Options) *Core {
 		Log: o.Log, Rand: o.Rand, Now: o.Now, Watcher: c.watcher, Buffers: &c.messages,
 	})
 	c.shared = &session.Shared{Sink: o.Sink, Limits: o.Limits, Clusters: c.clusters, Pipes: c.pipes, Buffers: &c.buffers}
-	c.http = newServer(serverOptions{
+	c.http = httpproxy.New(httpproxy.Options{
 		Decider: o.Decider, Dialer: o.Dialer, Clusters: c.clusters, Limits: o.Limits, Sink: o.Sink, Log: o.Log, Rand: o.Rand,
 		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout,
 		Buffers: &c.buffers, Messages: &c.messages, Watcher: c.watcher,
@@ -185,7 +186,7 @@ func (c *Core) Stats() Stats {
 		Open:      open,
 		Accepted:  c.counters.accepted.Load(),
 		Refused:   c.shared.Refused.Load(),
-		Requests:  c.http.count(),
+		Requests:  c.http.Count(),
 		Recycled:  c.recycler.closed.Load(),
 		Ejections: c.clusters.Ejections(),
 
@@ -252,12 +253,12 @@ func (c *Core) Recheck() {
 		t.Ups.CloseIdle()
 		t.CloseIdleCopies(false)
 	}
-	c.http.recheck()
+	c.http.Recheck()
 }
 
 // Linger lets clients go: a connection ends when it has no request under way
 // (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
-func (c *Core) Linger() { c.http.linger() }
+func (c *Core) Linger() { c.http.Linger() }
 
 // Idle says whether everything that Serve accepted has ended.
 func (c *Core) Idle() bool { return c.accepting.Load() == 0 }
@@ -278,7 +279,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	// Keep-alive connections end with their next response; the server's error is
 	// the context's, which is looked at below.
 	c.Linger()
-	_ = c.http.shutdown(ctx)
+	_ = c.http.Shutdown(ctx)
 	var err error
 	select {
 	case <-done:
@@ -289,7 +290,7 @@ func (c *Core) Shutdown(ctx context.Context) error {
 		}
 		<-done
 	}
-	c.http.close()
+	c.http.Close()
 	c.clusters.Close()
 	c.pipes.Close()
 	c.watcher.Close()

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -164,16 +163,5 @@ func TestAudit(t *testing.T) {
 	}
 	if e := r.sink.wait(t, flow.Request, 1); !e.Allowed || !e.WouldDeny || e.Reason != policy.ReasonName {
 		t.Errorf("event %+v", e)
-	}
-}
-
-func TestSleep(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	if !sleep(ctx, 0) || !sleep(ctx, time.Millisecond) {
-		t.Error("a sleep was cut short")
-	}
-	cancel()
-	if sleep(ctx, 0) || sleep(ctx, time.Hour) {
-		t.Error("a sleep outlived its context")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/egressd/egressd/forward/httpproxy"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/session"
@@ -246,9 +247,9 @@ func (t *conn) http(op Admission, p *relay.Peeked) {
 		return
 	}
 	multiplexed := peek.Classify(p.Request()) == peek.HTTP2
-	if err := t.take(limits.Cost{Memory: memoryOf(multiplexed)}); err != nil {
+	if err := t.take(limits.Cost{Memory: httpproxy.MemoryOf(multiplexed)}); err != nil {
 		t.Refuse(session.Denied(session.DialReason(err), op.Rule), "http", "", err.Error())
 		return
 	}
-	t.core.http.serveSession(t.Session, op, p, multiplexed)
+	t.core.http.Serve(t.Session, op, p, multiplexed)
 }

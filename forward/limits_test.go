@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/egressd/egressd/forward/httpproxy"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/flow"
@@ -140,7 +141,7 @@ func TestUpstreamsOfHTTP2AreCounted(t *testing.T) {
 // all requests; beyond it they are forwarded, but not again.
 func TestReplayMemory(t *testing.T) {
 	r := newRig(t, HTTP, func(o *Options) {
-		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(2 * (limits.ConnMemory + httpMemory + downWindow + 8*streamMemory + 2*message.MaxReplay))}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(2 * (limits.ConnMemory + httpproxy.HTTPMemory + httpproxy.DownWindow + 8*httpproxy.StreamMemory + 2*message.MaxReplay))}
 	})
 	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, On: []string{"5xx"}}}, "a.example"))
 	var seen atomic.Int32
@@ -167,7 +168,7 @@ func TestReplayMemory(t *testing.T) {
 	for r.core.o.Limits.Memory.Take(h, 4096) == "" {
 	}
 	seen.Store(0)
-	r.core.o.Limits.Memory.Give(h, streamMemory)
+	r.core.o.Limits.Memory.Give(h, httpproxy.StreamMemory)
 	post()
 	if n := seen.Load(); n != 1 {
 		t.Errorf("%d attempts without room, want 1", n)

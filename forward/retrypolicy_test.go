@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/httpproxy"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/dial"
@@ -117,7 +118,7 @@ func TestRetrySaysWhyNot(t *testing.T) {
 	if e := r.sink.wait(t, flow.Request, 1); e.Retries != 0 || !strings.Contains(e.Detail, "body") {
 		t.Errorf("event %+v", e)
 	}
-	if used := r.core.o.Limits.Memory.Use().Used; used > limits.ConnMemory+httpMemory+downWindow+message.SafeReplay {
+	if used := r.core.o.Limits.Memory.Use().Used; used > limits.ConnMemory+httpproxy.HTTPMemory+httpproxy.DownWindow+message.SafeReplay {
 		t.Errorf("%d bytes of memory are taken for a body that is not kept", used)
 	}
 }
@@ -155,7 +156,7 @@ func TestRetryBudget(t *testing.T) {
 			}
 		})
 	}
-	active := r.core.http.retrying.Active
+	active := r.core.http.Retrying.Active
 	for i := range 4 {
 		send("slow" + strconv.Itoa(i))
 	}

@@ -176,19 +176,6 @@ func TestLocalAnswers(t *testing.T) {
 	}
 }
 
-func TestPercent(t *testing.T) {
-	for _, tt := range []struct {
-		p    float64
-		r    uint64
-		want bool
-	}{{0, 0, false}, {100, 999_999, true}, {50, 499_999, true}, {50, 500_000, false}, {0.0001, 0, true}, {0.0001, 1, false}} {
-		x := &exchange{core: &server{o: serverOptions{Rand: func() uint64 { return tt.r }}}}
-		if got := x.percent(tt.p); got != tt.want {
-			t.Errorf("percent(%v) with %d: %v", tt.p, tt.r, got)
-		}
-	}
-}
-
 // TestRouteTimeout: the origin is released only after the client has its
 // answer, so the answer is the timeout's.
 func TestRouteTimeout(t *testing.T) {
@@ -373,21 +360,5 @@ func TestPerTryTimeout(t *testing.T) {
 	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, PerTryTimeout: 200 * time.Millisecond, On: []string{"5xx"}}}, "a.example"))
 	if resp, body := get(t, r.client(false), "http://a.example/"); resp.StatusCode != 200 || seen.Load() != 2 {
 		t.Errorf("%d %s after %d requests", resp.StatusCode, body, seen.Load())
-	}
-}
-
-func TestBackoff(t *testing.T) {
-	most := uint64(1<<63 - 1)
-	for try, want := range []time.Duration{25, 50, 100, 200, 250, 250} {
-		if got := backoff(0, try, 0); got != 0 {
-			t.Errorf("least wait %s", got)
-		}
-		limit := want * time.Millisecond
-		if got := backoff(0, try, most); got >= limit {
-			t.Errorf("try %d: %s, want under %s", try, got, limit)
-		}
-		if got := backoff(0, try, uint64(limit-1)); got != limit-1 {
-			t.Errorf("try %d: %s, want %s", try, got, limit-1)
-		}
 	}
 }

@@ -83,10 +83,11 @@ var floors = map[string][]string{
 	"./forward/limits":     {"./internal/flow", "./policy"},
 	"./forward/message":    {"./forward/http1", "./internal/field", "./internal/hostname", "./policy"},
 	"./forward/session":    {"./forward/downstream", "./forward/limits", "./forward/relay", "./forward/upstream", "./internal/dial", "./internal/flow", "./policy"},
+	"./forward/httpproxy":  {"./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/message", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
 	"./forward/downstream": {"./forward/limits", "./internal/flow", "./policy"},
 	"./forward/upstream":   {"./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
 	"./forward/relay":      {"./forward/limits", "./internal/flow", "./internal/peek", "./policy", "golang.org/x/sys/unix"},
-	"./forward":            join([]string{"./forward/balance", "./forward/http1", "./forward/downstream", "./forward/limits", "./forward/message", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./forward":            {"./forward/downstream", "./forward/http1", "./forward/httpproxy", "./forward/limits", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/flow", "./internal/hostname", "./internal/peek", "./policy"},
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},

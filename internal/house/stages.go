@@ -59,9 +59,9 @@ var Orders = []Order{
 		{"transport", "transport http1_upstream retrybudget"},
 		{"connections", "upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
 	}},
-	{"./forward", 10, []Stage{
-		{"contract", "forward answer life headers"},
-		{"HTTP", "client idle sweep actions answers forwarded cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry upgrade"},
-		{"connection", "core accept serve recycle l4"},
+	{"./forward/httpproxy", 7, []Stage{
+		{"answers", "answer answers life"},
+		{"exchange", "http_handler http_conn http_server http1_conn http1_answer http_forward client idle sweep grpc headers forwarded cors actions mirror attempt retry"},
+		{"upstream", "http_balance http1_send http1_splice upgrade"},
 	}},
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package httpproxy
 
 import (
 	"io"
@@ -80,7 +80,7 @@ const maxUnprocessed = 5
 func (x *exchange) roundTrip(u *policy.Upstream, out *message.Outgoing) (*message.Response, error) {
 	p := x.retryPolicy()
 	fresh := x.needsFresh(u)
-	budget := x.core.retrying.Enter(u)
+	budget := x.core.Retrying.Enter(u)
 	defer budget.Leave()
 	for try, free := 0, 0; ; {
 		resp, o, err := x.attempt(u, out, p.PerTryTimeout, fresh)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package httpproxy
 
 import (
 	"context"
@@ -35,7 +35,7 @@ var (
 
 // exchange is one HTTP request and its answer.
 type exchange struct {
-	core   *server
+	core   *Proxy
 	conn   *client
 	h1     *http1Conn // nil: HTTP/2
 	w      answer
@@ -164,7 +164,7 @@ func (x *exchange) takeMemory() error {
 		return nil
 	}
 	x.held = x.conn.Lease()
-	return x.held.Take(0, streamMemory)
+	return x.held.Take(0, StreamMemory)
 }
 
 // keep says whether n more bytes of the body may be kept for another attempt.

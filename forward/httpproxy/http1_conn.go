@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package httpproxy
 
 import (
 	"errors"
@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/forward/downstream"
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/relay"
@@ -468,7 +469,7 @@ func kept(have, s string) string {
 }
 
 // http1 serves the connection in HTTP/1.
-func (t *client) serveHTTP1(op Admission, p *relay.Peeked) {
+func (t *client) serveHTTP1(op downstream.Admission, p *relay.Peeked) {
 	h := newHTTP1Conn(t, p.Request())
 	p.Bytes = nil
 	t.opened1(op)
@@ -483,14 +484,14 @@ func (t *client) serveHTTP1(op Admission, p *relay.Peeked) {
 // event takes much of the stack, and connections wait here.
 //
 //go:noinline
-func (t *client) opened1(op Admission) {
+func (t *client) opened1(op downstream.Admission) {
 	t.core.o.Sink.Record(t.Event(flow.Decision, op.Decision, "http", ""))
 }
 
 // closed1 records the connection's end.
 //
 //go:noinline
-func (t *client) closed1(op Admission, h *http1Conn) {
+func (t *client) closed1(op downstream.Admission, h *http1Conn) {
 	e := t.CloseEvent(op.Decision, "http", "")
 	e.BytesSent, e.BytesReceived = h.src.Count.Load(), h.answer.sentBytes
 	switch {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package httpproxy
 
 import (
 	"sync"
@@ -10,7 +10,7 @@ import (
 // sweeper looks at all connections of HTTP/1 now and then, for those on which
 // nothing has moved for too long. No connection has a timer of its own.
 type sweeper struct {
-	core  *server
+	core  *Proxy
 	every time.Duration
 
 	mu     sync.Mutex
@@ -19,7 +19,7 @@ type sweeper struct {
 	closed bool
 }
 
-func newSweeper(c *server) *sweeper {
+func newSweeper(c *Proxy) *sweeper {
 	shortest := min(c.o.PeekTimeout, c.o.IdleTimeout, c.o.StallTimeout)
 	return &sweeper{core: c, every: min(max(shortest/8, time.Millisecond), time.Second), list: map[*http1Conn]struct{}{}}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package httpproxy
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/forward/downstream"
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
@@ -25,13 +26,13 @@ const (
 	// maxFrame is RFC 9113's least: larger frames need a larger buffer for each
 	// connection, and net/http would take them of 1 MiB, beyond streamWindow.
 	maxFrame   = 16 << 10
-	downWindow = 512 << 10
+	DownWindow = 512 << 10
 )
 
 // Costs in bytes.
 const (
-	httpMemory   = 32 << 10 // beside a connection, for HTTP/1: readers, writers, a copy buffer
-	streamMemory = 32 << 10 // a request of HTTP/2
+	HTTPMemory   = 32 << 10 // beside a connection, for HTTP/1: readers, writers, a copy buffer
+	StreamMemory = 32 << 10 // a request of HTTP/2
 )
 
 // handoff is the net.Listener through which peeked connections reach the one
@@ -75,7 +76,7 @@ func (h *handoff) Addr() net.Addr { return &net.TCPAddr{} }
 // connKey is the context key of the *httpConn that a request came in on.
 type connKey struct{}
 
-func newHTTPServer(c *server) *http.Server {
+func newHTTPServer(c *Proxy) *http.Server {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
@@ -85,7 +86,7 @@ func newHTTPServer(c *server) *http.Server {
 			MaxConcurrentStreams:          maxStreams,
 			MaxReadFrameSize:              maxFrame,
 			MaxReceiveBufferPerStream:     upstream.StreamWindow,
-			MaxReceiveBufferPerConnection: downWindow,
+			MaxReceiveBufferPerConnection: DownWindow,
 			WriteByteTimeout:              c.o.StallTimeout,
 		},
 		ReadHeaderTimeout: c.o.PeekTimeout,
@@ -103,7 +104,7 @@ func newHTTPServer(c *server) *http.Server {
 // serveHTTP2 has the http.Server serve the connection, and waits for its end.
 //
 //go:noinline
-func (t *client) serveHTTP2(op Admission, p *relay.Peeked) {
+func (t *client) serveHTTP2(op downstream.Admission, p *relay.Peeked) {
 	h := newHTTPConn(t, p.Request())
 	t.core.o.Sink.Record(t.Event(flow.Decision, op.Decision, "http", ""))
 	if t.core.handoff.give(h) {
@@ -121,7 +122,7 @@ func (t *client) serveHTTP2(op Admission, p *relay.Peeked) {
 }
 
 // serveHTTP is the http.Server's handler.
-func (c *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+func (c *Proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	h, ok := r.Context().Value(connKey{}).(*httpConn)
 	if !ok {
 		panic(errors.New("forward: request without a connection")) // handoff carries httpConns only

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package httpproxy
 
 import (
 	"bytes"
@@ -44,10 +44,10 @@ const (
 	mirrorIdle      = 10 * time.Second
 )
 
-// mirrors are the copies that are under way in a Core.
-type mirrors struct {
-	core                  *server
-	copies, memory, conns *limits.Budget
+// Mirrors are the copies that are under way in a Core.
+type Mirrors struct {
+	core                  *Proxy
+	Copies, Memory, Conns *limits.Budget
 
 	mu     sync.Mutex
 	open   map[*requestCopy]struct{}
@@ -55,9 +55,9 @@ type mirrors struct {
 	wg     sync.WaitGroup
 }
 
-func newMirrors(c *server) *mirrors {
-	return &mirrors{
-		core: c, copies: limits.NewBudget(maxCopies), memory: limits.NewBudget(maxCopyMemory), conns: limits.NewBudget(maxMirrorConns),
+func newMirrors(c *Proxy) *Mirrors {
+	return &Mirrors{
+		core: c, Copies: limits.NewBudget(maxCopies), Memory: limits.NewBudget(maxCopyMemory), Conns: limits.NewBudget(maxMirrorConns),
 		open: map[*requestCopy]struct{}{},
 	}
 }
@@ -204,19 +204,19 @@ func (x *exchange) sendCopies() {
 				}
 			}
 		}
-		x.core.mirrors.send(c)
+		x.core.Mirrors.send(c)
 	}
 }
 
 // send sends a copy and returns at once. What there is no room for is not sent.
-func (m *mirrors) send(c *requestCopy) {
+func (m *Mirrors) send(c *requestCopy) {
 	h := c.conn.Holder()
 	if reason := m.take(h, int64(len(c.body))); reason != "" {
 		c.decision.Reason = reason
 		c.record(0, 0, "too many copies are under way")
 		return
 	}
-	give := func() { m.copies.Give(h, 1); m.memory.Give(h, int64(len(c.body))) }
+	give := func() { m.Copies.Give(h, 1); m.Memory.Give(h, int64(len(c.body))) }
 	if c.timeout <= 0 {
 		c.timeout = copyTimeout
 	}
@@ -246,19 +246,19 @@ func (m *mirrors) send(c *requestCopy) {
 	})
 }
 
-func (m *mirrors) take(h limits.Owner, body int64) policy.Reason {
-	if reason := m.copies.Take(h, 1); reason != "" {
+func (m *Mirrors) take(h limits.Owner, body int64) policy.Reason {
+	if reason := m.Copies.Take(h, 1); reason != "" {
 		return reason
 	}
-	reason := m.memory.Take(h, body)
+	reason := m.Memory.Take(h, body)
 	if reason != "" {
-		m.copies.Give(h, 1)
+		m.Copies.Give(h, 1)
 	}
 	return reason
 }
 
 // recheck ends the copies that the newest policy does not let go where they go.
-func (m *mirrors) recheck() {
+func (m *Mirrors) recheck() {
 	m.mu.Lock()
 	open := make([]*requestCopy, 0, len(m.open))
 	for c := range m.open {
@@ -286,7 +286,7 @@ func (c *requestCopy) allowed(d policy.HTTPDecision) bool {
 }
 
 // close ends all copies.
-func (m *mirrors) close() {
+func (m *Mirrors) close() {
 	m.mu.Lock()
 	m.closed = true
 	for c := range m.open {
@@ -408,7 +408,7 @@ func (c *mirrorClient) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 		return nil, errors.New("forward: a copy without an upstream")
 	}
 	core, h := c.conn.core, c.conn.Holder()
-	own := core.mirrors.conns
+	own := core.Mirrors.Conns
 	if reason := own.Take(h, 1); reason != "" {
 		return nil, &limits.ExceededError{Reason: reason, Text: "too many connections to mirrors are open", Budget: own}
 	}

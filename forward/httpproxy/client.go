@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package httpproxy serves the requests of HTTP connections: it reads them, has them
+// decided, does what rules say, and passes them on to upstreams and their answers
+// back. HTTP/1 has an engine of its own, HTTP/2 is net/http's.
+package httpproxy
 
 import (
 	"context"
@@ -20,8 +23,8 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// serverOptions are what a Server works with. All must be set.
-type serverOptions struct {
+// Options are what a Server works with. All must be set.
+type Options struct {
 	Decider  downstream.Decider
 	Dialer   upstream.Dialer
 	Clusters *upstream.ClusterManager
@@ -39,9 +42,9 @@ type serverOptions struct {
 	Watcher  *relay.EndWatcher
 }
 
-// server serves the requests of HTTP connections. It is safe for concurrent use.
-type server struct {
-	o serverOptions
+// Proxy serves the requests of HTTP connections. It is safe for concurrent use.
+type Proxy struct {
+	o Options
 
 	// ctx ends when the server has shut down; mirrors' dials hang on it.
 	ctx    context.Context
@@ -53,8 +56,8 @@ type server struct {
 
 	requests    atomic.Uint64 // ever
 	clusters    *upstream.ClusterManager
-	mirrors     *mirrors
-	retrying    upstream.RetryBudgets
+	Mirrors     *Mirrors
+	Retrying    upstream.RetryBudgets
 	buffers     *relay.CopyBuffers
 	messages    *http1.Buffers
 	watcher     *relay.EndWatcher
@@ -63,14 +66,14 @@ type server struct {
 	safeRetries *policy.Retries
 }
 
-// newServer is ready to serve. Shutdown and Close end it.
-func newServer(o serverOptions) *server {
-	c := &server{
+// New is ready to serve. Shutdown and Close end it.
+func New(o Options) *Proxy {
+	c := &Proxy{
 		o: o, handoff: newHandoff(), served: make(chan struct{}), clusters: o.Clusters,
 		buffers: o.Buffers, messages: o.Messages, watcher: o.Watcher, safeRetries: safeRetries(),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.mirrors = newMirrors(c)
+	c.Mirrors = newMirrors(c)
 	c.sweeper = newSweeper(c)
 	c.server = newHTTPServer(c)
 	go func() {
@@ -81,16 +84,16 @@ func newServer(o serverOptions) *server {
 	return c
 }
 
-// count is how many requests there were, ever.
-func (c *server) count() uint64 { return c.requests.Load() }
+// Count is how many requests there were, ever.
+func (c *Proxy) Count() uint64 { return c.requests.Load() }
 
-// recheck asks the Decider again about the copies that mirrors get. Requests are
+// Recheck asks the Decider again about the copies that mirrors get. Requests are
 // their sessions' to recheck.
-func (c *server) recheck() { c.mirrors.recheck() }
+func (c *Proxy) Recheck() { c.Mirrors.recheck() }
 
-// linger lets clients go: a connection ends when it has no request under way
+// Linger lets clients go: a connection ends when it has no request under way
 // (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
-func (c *server) linger() {
+func (c *Proxy) Linger() {
 	c.lingering.Store(true)
 	for _, h := range c.sweeper.all() {
 		h.endIdle()
@@ -98,24 +101,24 @@ func (c *server) linger() {
 	c.server.SetKeepAlivesEnabled(false)
 }
 
-// shutdown takes no more connections of HTTP/2, and waits until those that there
+// Shutdown takes no more connections of HTTP/2, and waits until those that there
 // are have ended, or ctx has.
-func (c *server) shutdown(ctx context.Context) error { return c.server.Shutdown(ctx) }
+func (c *Proxy) Shutdown(ctx context.Context) error { return c.server.Shutdown(ctx) }
 
-// close ends everything that is left.
-func (c *server) close() {
-	c.mirrors.close()
+// Close ends everything that is left.
+func (c *Proxy) Close() {
+	c.Mirrors.close()
 	c.sweeper.close()
 	_ = c.server.Close()
 	<-c.served
 	c.cancel()
 }
 
-// memoryOf is what a connection takes of the memory beside its session.
-func memoryOf(multiplexed bool) int64 {
-	memory := int64(httpMemory)
+// MemoryOf is what a connection takes of the memory beside its session.
+func MemoryOf(multiplexed bool) int64 {
+	memory := int64(HTTPMemory)
 	if multiplexed {
-		memory += downWindow
+		memory += DownWindow
 	}
 	return memory
 }
@@ -123,7 +126,7 @@ func memoryOf(multiplexed bool) int64 {
 // client is a session whose requests are served.
 type client struct {
 	*session.Session
-	core *server
+	core *Proxy
 
 	// requestsMu is held while something is done to requests under way.
 	requestsMu sync.Mutex
@@ -136,10 +139,10 @@ type client struct {
 	copies *mirrorClient // nil: no mirror had a copy yet
 }
 
-// serveSession serves the requests of t, whose opening was decided by op, behind its
+// Serve serves the requests of t, whose opening was decided by op, behind its
 // first bytes: in HTTP/1 itself, in HTTP/2 by the http.Server. It returns at the end
 // of the connection.
-func (c *server) serveSession(s *session.Session, op downstream.Admission, p *relay.Peeked, multiplexed bool) {
+func (c *Proxy) Serve(s *session.Session, op downstream.Admission, p *relay.Peeked, multiplexed bool) {
 	t := &client{Session: s, core: c}
 	t.Ups.Multiplexed = multiplexed
 	t.SetRequests(t)
