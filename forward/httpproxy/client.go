@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/forward/downstream"
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/mirror"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
@@ -46,17 +47,13 @@ type Options struct {
 type Proxy struct {
 	o Options
 
-	// ctx ends when the server has shut down; mirrors' dials hang on it.
-	ctx    context.Context
-	cancel context.CancelFunc
-
 	handoff *handoff
 	server  *http.Server
 	served  chan struct{} // closed when server.Serve has returned
 
 	requests    atomic.Uint64 // ever
 	clusters    *upstream.ClusterManager
-	Mirrors     *Mirrors
+	Mirrors     *mirror.Mirrors
 	Retrying    upstream.RetryBudgets
 	buffers     *relay.CopyBuffers
 	messages    *http1.Buffers
@@ -72,8 +69,7 @@ func New(o Options) *Proxy {
 		o: o, handoff: newHandoff(), served: make(chan struct{}), clusters: o.Clusters,
 		buffers: o.Buffers, messages: o.Messages, watcher: o.Watcher, safeRetries: safeRetries(),
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.Mirrors = newMirrors(c)
+	c.Mirrors = mirror.New(mirror.Options{Decider: o.Decider, Dialer: o.Dialer, Clusters: o.Clusters, Limits: o.Limits, Sink: o.Sink})
 	c.sweeper = newSweeper(c)
 	c.server = newHTTPServer(c)
 	go func() {
@@ -89,7 +85,7 @@ func (c *Proxy) Count() uint64 { return c.requests.Load() }
 
 // Recheck asks the Decider again about the copies that mirrors get. Requests are
 // their sessions' to recheck.
-func (c *Proxy) Recheck() { c.Mirrors.recheck() }
+func (c *Proxy) Recheck() { c.Mirrors.Recheck() }
 
 // Linger lets clients go: a connection ends when it has no request under way
 // (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
@@ -107,11 +103,10 @@ func (c *Proxy) Shutdown(ctx context.Context) error { return c.server.Shutdown(c
 
 // Close ends everything that is left.
 func (c *Proxy) Close() {
-	c.Mirrors.close()
+	c.Mirrors.Close()
 	c.sweeper.close()
 	_ = c.server.Close()
 	<-c.served
-	c.cancel()
 }
 
 // MemoryOf is what a connection takes of the memory beside its session.
@@ -136,7 +131,7 @@ type client struct {
 	mu sync.Mutex
 	// http1 is the connection as one of HTTP/1.
 	http1  *http1Conn
-	copies *mirrorClient // nil: no mirror had a copy yet
+	copies *mirror.ClientConns // nil: no mirror had a copy yet
 }
 
 // Serve serves the requests of t, whose opening was decided by op, behind its

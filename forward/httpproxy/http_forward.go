@@ -17,6 +17,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
@@ -202,7 +203,7 @@ func (x *exchange) respond(resp *message.Response, dest *policy.RouteDestination
 		if cause := x.life.why(); cause != nil || errors.Is(err, errDownstream) {
 			x.aborted(cause)
 		}
-		x.reason, x.detail = closedReason(err), "response body: "+err.Error()
+		x.reason, x.detail = upstream.ClosedReason(err), "response body: "+err.Error()
 		if x.h1 != nil && resp.Length < 0 {
 			relay.Reset(x.conn.NC) // an orderly end would be the end of a whole body to some clients
 		}

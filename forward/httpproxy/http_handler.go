@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/message"
+	"github.com/egressd/egressd/forward/mirror"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/forward/upstream"
@@ -66,7 +67,7 @@ type exchange struct {
 	cookie   string
 	// copies are for the mirrors, until the request was received; routed says that
 	// its rule's CORS policy is on the way of its answer.
-	copies []*requestCopy
+	copies []*mirror.Copy
 	routed bool
 	flags  []string // response flags beside those of the reason
 
@@ -285,7 +286,7 @@ func (x *exchange) fail(err error) {
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, err.Error()
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream's answer is not HTTP")
 	default:
-		x.reason = closedReason(err)
+		x.reason = upstream.ClosedReason(err)
 		x.note(err.Error())
 		x.reply(http.StatusServiceUnavailable, "egressd: "+x.req.Host+": the upstream closed the connection before it answered")
 	}

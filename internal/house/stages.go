@@ -56,12 +56,12 @@ var Orders = []Order{
 	}},
 	{"./forward/upstream", 5, []Stage{
 		{"endpoints", "keys places balancers"},
-		{"transport", "transport http1_upstream retrybudget"},
+		{"transport", "transport http1_upstream retrybudget answers"},
 		{"connections", "upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
 	}},
 	{"./forward/httpproxy", 7, []Stage{
-		{"answers", "answer answers life"},
-		{"exchange", "http_handler http_conn http_server http1_conn http1_answer http_forward client idle sweep grpc headers forwarded cors actions mirror attempt retry"},
+		{"answers", "answer life"},
+		{"exchange", "http_handler http_conn http_server http1_conn http1_answer http_forward client idle sweep grpc headers forwarded cors actions copies attempt retry"},
 		{"upstream", "http_balance http1_send http1_splice upgrade"},
 	}},
 }

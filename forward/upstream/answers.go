@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package httpproxy
+package upstream
 
 import (
 	"strings"
@@ -8,9 +8,9 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// closedReason says how an upstream ended a request that it had: by a reset of
+// ClosedReason says how an upstream ended a request that it had: by a reset of
 // the HTTP/2 stream, or with the connection. net/http's types are its own.
-func closedReason(err error) policy.Reason {
+func ClosedReason(err error) policy.Reason {
 	if strings.Contains(err.Error(), "stream error") || strings.Contains(err.Error(), "RST_STREAM") {
 		return policy.ReasonUpstreamReset
 	}
