@@ -54,8 +54,8 @@ type table struct {
 	errors  uint64
 	// putOff counts requests that the API server had too much to do for; busy is since
 	// when it has, zero: it has not.
-	putOff uint64
-	busy   time.Time
+	putOff  uint64
+	busy    time.Time
 	changed time.Time
 	// apiVersion is that of the objects.
 	apiVersion string
