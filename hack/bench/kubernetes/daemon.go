@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -332,11 +333,28 @@ func (n *oneNode) change(ctx context.Context, count int) error {
 	}
 	report("a ServiceEntry changes: from the watch event until the kernel has it", fromEvent)
 	report("  from the request", fromRequest)
-	all := stepsLine.FindAllStringSubmatch(n.d.Log(), -1)
-	for _, m := range all[max(0, len(all)-5):] {
-		fmt.Println("  one of them:", m[1])
-	}
+	n.slowest(fromEvent)
 	return nil
+}
+
+// slowest prints the steps of the changes that took the longest. Each change is a policy
+// of its own, unless the daemon took two at once.
+func (n *oneNode) slowest(took []time.Duration) {
+	all := stepsLine.FindAllStringSubmatch(n.d.Log(), -1)
+	if len(all) < len(took) {
+		return
+	}
+	all = all[len(all)-len(took):]
+	order := make([]int, len(took))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return cmp.Compare(took[j], took[i]) })
+	for _, i := range order[:min(5, len(order))] {
+		fmt.Printf("  change %d took %v: %s\n", i+1, took[i].Round(time.Millisecond), all[i][1])
+	}
+	middle := order[len(order)/2]
+	fmt.Printf("  and one in the middle %v: %s\n", took[middle].Round(time.Millisecond), all[middle][1])
 }
 
 // events are when changes of objects were seen.
