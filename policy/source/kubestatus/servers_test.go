@@ -22,7 +22,7 @@ func (s *site) ready(t *testing.T, pod *core.Pod, ready core.ConditionStatus) {
 	t.Helper()
 	pod.Status.HostIPs = nil
 	for _, ip := range pod.Status.PodIPs { // in the node's network they are the same
-		pod.Status.HostIPs = append(pod.Status.HostIPs, core.HostIP{IP: ip.IP})
+		pod.Status.HostIPs = append(pod.Status.HostIPs, core.HostIP(ip))
 	}
 	pod.Status.HostIP = pod.Status.PodIP
 	pod.Status.Conditions = []core.PodCondition{{Type: core.PodReady, Status: ready}}
