@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +33,8 @@ type configuration struct {
 	// changed has a value when there is something unsaved or unseen.
 	changed chan struct{}
 	objects objects
+	// released is how many bytes the reader had decoded when memory was given back last.
+	released int64
 }
 
 func newConfiguration(o Options) *configuration {
@@ -143,8 +144,6 @@ const (
 	// objects change all the time.
 	objectsDebounce    = 2 * time.Second
 	objectsMaxDebounce = 30 * time.Second
-	// bigFiles is how many bytes of files are worth to clean up behind.
-	bigFiles = 4 << 20
 )
 
 // Settle saves the first policy, and analyzes and saves the one in force when
@@ -157,8 +156,8 @@ func (c *Control) Settle(ctx context.Context) {
 	timer := time.NewTimer(wait)
 	timer.Stop()
 	defer timer.Stop()
-	release(c.took)
-	c.save()
+	c.release()
+	c.SaveLastGood()
 	var since time.Time // of the first change; zero: none
 	for {
 		select {
@@ -173,16 +172,9 @@ func (c *Control) Settle(ctx context.Context) {
 		case <-timer.C:
 			since = time.Time{}
 			c.analyze()
-			c.save()
+			c.SaveLastGood()
+			c.release()
 		}
-	}
-}
-
-// save saves the policy in force and cleans up behind it: what is written is
-// made in memory, and is several times the files.
-func (c *Control) save() {
-	if c.SaveLastGood() > bigFiles {
-		debug.FreeOSMemory()
 	}
 }
 

@@ -3,6 +3,7 @@
 package control
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -55,8 +56,8 @@ func (g lastGood) sum() (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// encode writes what json.Marshal makes of g, one file at a time: all of a big
-// policy at once would take several times its size, and the encoder keeps that.
+// encode writes what json.Marshal makes of g, one file at a time in the same memory: all
+// of a big policy at once would take several times its size, and the encoder keeps that.
 func (g lastGood) encode(w io.Writer) error {
 	files := g.Files
 	g.Files = nil
@@ -69,19 +70,22 @@ func (g lastGood) encode(w io.Writer) error {
 		_, err = w.Write(frame)
 		return err
 	}
-	_, err = w.Write(append(frame[:i:i], '['))
+	out := bufio.NewWriterSize(w, 64<<10) // its errors are kept for Flush
+	_, _ = out.Write(append(frame[:i:i], '['))
+	var one bytes.Buffer
+	enc := json.NewEncoder(&one)
 	for n, f := range files {
-		data, merr := json.Marshal(f)
+		one.Reset()
 		if n > 0 {
-			data = append([]byte{','}, data...)
+			_ = out.WriteByte(',')
 		}
-		_, werr := w.Write(data)
-		if err = errors.Join(err, merr, werr); err != nil {
+		if err := enc.Encode(f); err != nil {
 			return err
 		}
+		_, _ = out.Write(bytes.TrimSuffix(one.Bytes(), []byte("\n")))
 	}
-	_, werr := w.Write(append([]byte{']'}, frame[i+len("null"):]...))
-	return errors.Join(err, werr)
+	_, _ = out.Write(append([]byte{']'}, frame[i+len("null"):]...))
+	return out.Flush()
 }
 
 // readLastGood reads the file at path. It returns nil where there is none for
@@ -203,19 +207,15 @@ func (c *Control) first(fresh bool) (Loaded, error) {
 	return old, nil
 }
 
-// SaveLastGood writes what is in force, unless it has been written, and says
-// how many bytes of files there were to write. A daemon that cannot save it
-// serves all the same.
-func (c *Control) SaveLastGood() (size int) {
+// SaveLastGood writes what is in force, unless it has been written. A daemon
+// that cannot save it serves all the same.
+func (c *Control) SaveLastGood() {
 	c.config.mu.Lock()
 	l := c.config.unsaved
 	c.config.unsaved = nil
 	c.config.mu.Unlock()
 	if l == nil || c.o.LastGood == "" || c.gone.Load() {
-		return 0
-	}
-	for _, f := range l.Files {
-		size += len(f.Data)
+		return
 	}
 	g := lastGood{
 		Format: lastGoodFormat, Saved: time.Now().UTC().Truncate(time.Second),
@@ -230,7 +230,6 @@ func (c *Control) SaveLastGood() (size int) {
 			c.config.unsaved = l
 		}
 	}
-	return size
 }
 
 // withoutSecrets are files without the Secrets of an API server.
