@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/egressd/egressd/agent/control"
@@ -109,7 +110,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		workload.WarnDelegated(o.Log, dir)
 	}
 	// Watching starts before reading, so that no change falls in between.
-	a.watcher = source.NewWatcher(o.Config, o.Log)
+	a.watcher = source.NewWatcher(slices.Concat(o.Config, o.Allow.Paths), o.Log)
 	a.life.Starts(a.capture, a.holder != nil)
 	exempt, err := a.claim()
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/source"
 	"github.com/egressd/egressd/policy/source/kube"
 )
 
@@ -58,7 +59,9 @@ type Options struct {
 	// Config are the files and directories with the policy; none are an empty
 	// policy, which audit mode may have, and AllowEmptyPolicy allows.
 	Config []string
-	Mode   policy.Mode
+	// Allow is the part of the policy in its short form; it goes with Config.
+	Allow source.Allow
+	Mode  policy.Mode
 	// AllowEmptyPolicy lets Config that has no policy objects any more (an empty
 	// directory, too) take the place of one that had some: all is denied.
 	AllowEmptyPolicy bool
@@ -162,8 +165,8 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if len(o.Config) == 0 && o.Mode != policy.Audit && o.Kubernetes == nil && !o.AllowEmptyPolicy && !o.locks {
-		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit, or deny everything with --allow-empty-policy")
+	if len(o.Config) == 0 && o.Allow.Empty() && o.Mode != policy.Audit && o.Kubernetes == nil && !o.AllowEmptyPolicy && !o.locks {
+		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or name destinations with --allow HOST, or learn one with --mode audit, or deny everything with --allow-empty-policy")
 	}
 	if o.DrainTime <= 0 {
 		o.DrainTime = drainTime

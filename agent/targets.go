@@ -11,11 +11,11 @@ import (
 
 // control are the options of what brings the policy in force.
 func (o Options) control(objects control.Objects) control.Options {
-	if len(o.Config) == 0 && objects == nil {
+	if len(o.Config) == 0 && o.Allow.Empty() && objects == nil {
 		o.LastGood = "" // nothing is read that could be bad, and the file may be another daemon's
 	}
 	return control.Options{
-		Config: o.Config, GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints,
+		Config: o.Config, Allow: o.Allow, GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints,
 		Cluster: o.Cluster, FindCluster: o.FindCluster,
 		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Objects: objects, Log: loglevel.Scope(o.Log, scopePolicy),
 	}

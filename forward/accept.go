@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -49,7 +50,9 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		default:
 			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
 			c.o.Log.Warn("a connection could not be accepted; it waits, and egressd tries again", "listener", ln.Addr(), "error", err, "pause", pause)
-			if !sleep(ctx, pause) {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
 				return nil
 			}
 			continue
@@ -85,21 +88,6 @@ func passing(err error) bool {
 	return false
 }
 
-// sleep waits for d and returns false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net.TCPConn) (Conn, error)) {
 	info, err := identify(nc)
 	counted := sync.OnceFunc(func() { <-c.fresh })
@@ -110,7 +98,7 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 	}
 	if err != nil {
 		c.unidentified(info, err)
-		reset(nc)
+		relay.Reset(nc)
 		return
 	}
 	c.serveConn(ctx, nc, info, counted)
@@ -121,7 +109,7 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 //
 //go:noinline
 func (c *Core) unidentified(info Conn, err error) {
-	c.counters.refused.Add(1)
+	c.shared.Refused.Add(1)
 	c.o.Sink.Record(flow.Event{
 		Time:      time.Now(),
 		Kind:      flow.Decision,
@@ -134,13 +122,4 @@ func (c *Core) unidentified(info Conn, err error) {
 		Reason:    policy.ReasonNoOrigin,
 		Detail:    err.Error(),
 	})
-}
-
-// reset closes nc with a RST where it can, so that the other end sees an
-// error at once instead of an orderly end.
-func reset(nc net.Conn) {
-	if tc, ok := nc.(*net.TCPConn); ok {
-		_ = tc.SetLinger(0) // fails on a closed socket only
-	}
-	nc.Close()
 }

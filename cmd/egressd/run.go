@@ -41,7 +41,7 @@ func runCommand(e env) *cobra.Command {
 	var status, health, admin, adminGroup string
 	var adminRemote bool
 	cmd := &cobra.Command{
-		Use:   runName + " --config PATH...",
+		Use:   runName + " --config PATH...|--allow HOST...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
 serves until it gets SIGTERM or SIGINT. It watches the policy files: a file that is
@@ -90,12 +90,16 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 --admin-address they may read the same by TCP.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
+  sudo egressd run --allow-file /etc/egressd/allowed.txt --unit build.service
   sudo egressd run --config policy/ --unit build.service
   sudo egressd run --kubernetes --kubeconfig /etc/kubernetes/kubelet.conf --mode off
   sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
   sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if printed, err := f.short.printed(e.stdout); printed {
+				return err
+			}
 			e := e
 			logs := f.startLogging(&e)
 			defer logs.close()
