@@ -38,23 +38,49 @@ func (x *exchange) attempt(u *policy.Upstream, out *outgoing, perTry time.Durati
 		return nil, outcome{unprocessed: true}, err
 	}
 	http2 := x.wantsHTTP2(u)
-	c := x.conn.ups.ready(x.on.up, http2, fresh)
-	if c == nil {
-		if c, err = x.conn.ups.acquire(try.context(), &x.on, http2, fresh); err != nil {
-			if cause := context.Cause(try.context()); cause != nil {
-				err = cause
-			}
+	for {
+		c, err := x.connection(try, http2, fresh)
+		if err != nil {
 			spent := err == errSpent //nolint:errorlint // as acquire has it
 			x.up.key = keyOf(x.on.up, http2)
 			return nil, outcome{unprocessed: !spent, spent: spent}, err
 		}
+		resp, o, err := x.attemptOn(try, c, out)
+		if err != errSpoke { //nolint:errorlint // as source has it
+			return resp, o, err
+		}
+		x.conn.ups.spent(c)
+		if !c.used() {
+			return nil, outcome{unprocessed: true}, &dialError{errAtOnce}
+		}
+		x.giveBack()
 	}
+}
+
+// connection is one for the attempt at hand.
+func (x *exchange) connection(try *try, http2, fresh bool) (*upstreamConn, error) {
+	if c := x.conn.ups.ready(x.on.up, http2, fresh); c != nil {
+		return c, nil
+	}
+	c, err := x.conn.ups.acquire(try.context(), &x.on, http2, fresh)
+	if err != nil {
+		if cause := context.Cause(try.context()); cause != nil {
+			err = cause
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// attemptOn sends out on c. The error is errSpoke when c has ended before.
+func (x *exchange) attemptOn(try *try, c *upstreamConn, out *outgoing) (resp *response, o outcome, err error) {
 	if c.key != keyOf(x.on.up, c.key.http2) {
 		x.on.elsewhere() // somebody has authenticated there
 	}
 	x.up.set(c)
 	x.upstream.set(c.peer)
-	if authenticates(out.Header) {
+	private := authenticates(out.Header)
+	if private && c.http1 == nil {
 		c.setPrivate()
 	}
 	var body *attemptBody
@@ -67,6 +93,12 @@ func (x *exchange) attempt(u *policy.Upstream, out *outgoing, perTry time.Durati
 		resp, err = x.roundTrip1(c, out, body)
 	} else {
 		resp, wrote, err = x.roundTrip2(try.context(), c, out, body)
+	}
+	if err == errSpoke { //nolint:errorlint // as source has it
+		return nil, o, err
+	}
+	if private {
+		c.setPrivate() // not what has ended before
 	}
 	if err != nil {
 		o = c.outcome(err, wrote)
@@ -272,6 +304,11 @@ func (a *attempted) ready() bool {
 
 // settle gives the connection of the latest attempt back.
 func (x *exchange) settle() {
+	x.giveBack()
+	x.on.end()
+}
+
+func (x *exchange) giveBack() {
 	x.up.mu.Lock()
 	c := x.up.conn
 	x.up.conn = nil
@@ -279,7 +316,6 @@ func (x *exchange) settle() {
 	if c != nil {
 		x.conn.ups.release(c)
 	}
-	x.on.end()
 }
 
 // passClientEnd ends the sending side towards the upstream when the client has

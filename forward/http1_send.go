@@ -21,31 +21,48 @@ func (x *exchange) roundTrip1(c *upstreamConn, out *outgoing, body *attemptBody)
 	u.begun, u.good = u.src.count.Load(), false
 	u.sent.Store(false)
 	c.sent.Store(0)
-	s, err := x.send1(c, out, body)
-	if err != nil && c.sent.Load() == 0 {
+	var s *sender
+	var err error
+	if body == nil {
+		x.ask1(c, out)
+	} else if s, err = x.send1(c, out, body); err != nil && c.sent.Load() == 0 {
 		return nil, err
 	}
 	// What the upstream said before it ended the connection counts.
 	resp, rerr := x.receive1(c, out, s)
+	if body == nil {
+		c.sent.Store(int64(u.src.told))
+	}
 	if rerr != nil && err != nil && !errors.As(rerr, new(*http1.MalformedError)) {
 		rerr = err
 	}
 	return resp, rerr
 }
 
+// ask1 has a request without a body be written when its answer is awaited.
+func (x *exchange) ask1(c *upstreamConn, out *outgoing) {
+	u := c.http1
+	u.out = x.core.messages.Get(1)
+	u.sent.Store(true) // with the write
+	u.src.ask(out.appendHead((*u.out)[:0]), u.freeFn)
+}
+
+// appendHead appends the head of a request of HTTP/1.
+func (o *outgoing) appendHead(b []byte) []byte {
+	b = append(append(b, o.Method...), ' ')
+	b = append(append(append(b, o.Path...), o.Query...), " HTTP/1.1\r\n"...)
+	return http1.AppendFields(b, o.Header)
+}
+
 // send1 writes the head and what there is of the body. The sender has the rest;
 // nil: there is none.
 func (x *exchange) send1(c *upstreamConn, out *outgoing, body *attemptBody) (s *sender, err error) {
+	if !c.http1.quiet() {
+		return nil, errSpoke
+	}
 	buf := x.core.messages.Get(1)
 	defer func() { x.core.messages.Put(buf) }()
-	path := out.Path
-	b := append(append((*buf)[:0], out.Method...), ' ')
-	b = append(append(append(b, path...), out.Query...), " HTTP/1.1\r\n"...)
-	b = http1.AppendFields(b, out.Header)
-	if body == nil {
-		c.http1.sent.Store(true) // with the write
-		return nil, c.write(b)
-	}
+	b := out.appendHead((*buf)[:0])
 	s = &sender{x: x, c: c, body: body, out: out}
 	if x.r.Continue {
 		s.goOn, s.final = make(chan struct{}), make(chan struct{})

@@ -24,8 +24,11 @@ type http1Up struct {
 	// good: the answer, once it was read to its end, leaves the connection as it was.
 	good bool
 
+	out *[]byte // the head that src is to send
+
 	trailerFn func() field.List
 	doneFn    func()
+	freeFn    func()
 }
 
 func newHTTP1Up(c *upstreamConn, buffers *http1.Buffers) *http1Up {
@@ -35,6 +38,10 @@ func newHTTP1Up(c *upstreamConn, buffers *http1.Buffers) *http1Up {
 	u.reader = http1.NewMessageReader(&u.src, buffers, false)
 	u.trailerFn = func() field.List { return u.body.Trailer }
 	u.doneFn = func() {}
+	u.freeFn = func() {
+		buffers.Put(u.out)
+		u.out = nil
+	}
 	return u
 }
 

@@ -88,11 +88,12 @@ const assumedStreams = 100
 // Nothing is reserved with the transport: it counts reservations as requests that
 // it waits for, and when an upstream turns out to take fewer than were reserved
 // before its settings came, it waits for ever. HTTP/1 has one request at a time,
-// which claim has seen to.
+// which claim has seen to; that its upstream is still there is seen when the request
+// is sent.
 func (c *upstreamConn) admits() bool {
 	c.watch.end()
 	if c.http1 != nil {
-		return c.http1.quiet()
+		return true
 	}
 	room := 1
 	if c.client.Err() != nil {

@@ -112,17 +112,19 @@ func (p *upstreams) claimed(key upstreamKey) *upstreamConn {
 		if c, i = p.claim(key, i); c == nil || c.admits() {
 			return c
 		}
-		if c.http1 != nil { // it was ended meanwhile
-			if c.isPrivate() {
-				p.mu.Lock()
-				p.proved = true
-				p.mu.Unlock()
-			}
-			c.forget(true)
-			c.Close()
-			i = 0
-		}
 	}
+}
+
+// spent closes a connection of which the end is noticed when a request is to be
+// sent on it.
+func (p *upstreams) spent(c *upstreamConn) {
+	if c.isPrivate() {
+		p.mu.Lock()
+		p.proved = true
+		p.mu.Unlock()
+	}
+	c.forget(true)
+	c.Close()
 }
 
 // acquire returns a connection for one request to where it was drawn: one that is
