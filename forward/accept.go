@@ -36,6 +36,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 	defer ln.Close()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
+	outlives := context.WithoutCancel(ctx)
 	var pause time.Duration
 	for {
 		nc, err := ln.Accept()
@@ -63,10 +64,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		// workload would take descriptors that are not its own.
 		c.fresh <- struct{}{}
 		c.accepting.Add(1)
-		go func() {
-			defer c.accepting.Add(-1)
-			c.accepted(context.WithoutCancel(ctx), tc, identify)
-		}()
+		c.workers.serve(accepted{c, outlives, tc, identify})
 	}
 }
 
@@ -100,8 +98,18 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net.TCPConn) (Conn, error)) {
-	info, err := identify(nc)
+// accepted is a connection that is to be served.
+type accepted struct {
+	core     *Core
+	ctx      context.Context
+	nc       *net.TCPConn
+	identify func(*net.TCPConn) (Conn, error)
+}
+
+func (a accepted) serve() {
+	defer a.core.accepting.Add(-1)
+	c, nc := a.core, a.nc
+	info, err := a.identify(nc)
 	counted := sync.OnceFunc(func() { <-c.fresh })
 	defer counted()
 	if errors.Is(err, ErrServed) {
@@ -113,7 +121,7 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 		reset(nc)
 		return
 	}
-	c.serveConn(ctx, nc, info, counted)
+	c.serveConn(a.ctx, nc, info, counted)
 }
 
 // unidentified records a connection of nobody. It stands alone for what an event

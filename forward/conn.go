@@ -82,8 +82,10 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counte
 	defer nc.Close()
 	defer t.ups.close()
 	defer t.closeMirrors(true)
-	stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
-	defer stop()
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
+		defer stop()
+	}
 	c.counters.accepted.Add(1)
 	t.serve()
 }

@@ -133,6 +133,8 @@ type Core struct {
 	safeRetries *policy.Retries
 	pipes       *pipePool
 	recycler    recycler
+	firstBytes  sync.Pool // see peeked
+	workers     workers
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
 }
@@ -181,6 +183,7 @@ func New(o Options) *Core {
 		fresh:       make(chan struct{}, maxFresh),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.workers = workers{jobs: make(chan accepted), ended: c.ctx.Done()}
 	c.mirrors = newMirrors(c)
 	c.sweeper = newSweeper(c)
 	c.pool.watcher = c.watcher

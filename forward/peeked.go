@@ -5,6 +5,7 @@ package forward
 import (
 	"bytes"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/egressd/egressd/internal/peek"
@@ -23,6 +24,9 @@ type peeked struct {
 	second *peek.Second
 	// http: it can be HTTP only, and empty lines may come before it.
 	http bool
+	// from has room for first bytes, and has it again when they are forwarded.
+	from *sync.Pool
+	room *[peekChunk]byte
 }
 
 // request is what was read, without the empty lines before a request (RFC 9112,
@@ -35,14 +39,35 @@ func (p *peeked) request() []byte {
 }
 
 func (t *conn) newPeeked() *peeked {
-	return &peeked{nc: t.nc, deadline: t.opened.Add(t.core.o.PeekTimeout)}
+	return &peeked{nc: t.nc, deadline: t.opened.Add(t.core.o.PeekTimeout), from: &t.core.firstBytes}
+}
+
+// free lets go of the bytes.
+func (p *peeked) free() {
+	if p.bytes = nil; p.room != nil {
+		p.from.Put(p.room)
+		p.room = nil
+	}
+}
+
+// grow makes room for more.
+func (p *peeked) grow() {
+	if cap(p.bytes) > 0 {
+		p.bytes = append(make([]byte, 0, 2*cap(p.bytes)), p.bytes...)
+		return
+	}
+	room, ok := p.from.Get().(*[peekChunk]byte)
+	if !ok {
+		room = new([peekChunk]byte)
+	}
+	p.room, p.bytes = room, room[:0]
 }
 
 // more reads once, until the deadline given. At least one byte was read when
 // the error is nil.
 func (p *peeked) more(deadline time.Time) error {
 	if len(p.bytes) == cap(p.bytes) {
-		p.bytes = append(make([]byte, 0, max(peekChunk, 2*cap(p.bytes))), p.bytes...)
+		p.grow()
 	}
 	if err := p.nc.SetReadDeadline(deadline); err != nil {
 		return err

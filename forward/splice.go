@@ -33,7 +33,7 @@ func (t *conn) splice(u *policy.Upstream, up net.Conn, p *peeked) (sent, receive
 			reset(t.nc)
 			return sent, 0
 		}
-		p.bytes = nil
+		p.free()
 	}
 	if idle := cmp.Or(u.IdleTimeout(), t.core.o.IdleTimeout); idle > 0 {
 		defer t.watchIdle(up, idle)()

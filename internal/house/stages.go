@@ -56,7 +56,7 @@ var Orders = []Order{
 	}},
 	{"./forward", 8, []Stage{
 		{"contract", "forward target path authority trailer message answer life"},
-		{"connection", "core conn limits accept budget buffers"},
+		{"connection", "core conn limits accept workers budget buffers"},
 		{"bytes", "peeked pipes splice source* watch"},
 		{"upstreams", "places balancers draw transport http1_upstream upstreams queue upstream_conn parked pool recycle"},
 		{"opaque", "l4 l4_balance"},
