@@ -106,22 +106,32 @@ type accepted struct {
 	identify func(*net.TCPConn) (Conn, error)
 }
 
-func (a accepted) serve() {
-	defer a.core.accepting.Add(-1)
-	c, nc := a.core, a.nc
-	info, err := a.identify(nc)
-	counted := sync.OnceFunc(func() { <-c.fresh })
-	defer counted()
-	if errors.Is(err, ErrServed) {
-		nc.Close()
-		return
+func (a *accepted) serve() {
+	if info := a.identified(); info != nil {
+		counted := sync.OnceFunc(func() { <-a.core.fresh })
+		a.core.serveConn(a.ctx, a.nc, info, counted)
+		counted()
+	} else {
+		<-a.core.fresh
 	}
-	if err != nil {
-		c.unidentified(info, err)
-		reset(nc)
-		return
+	a.core.accepting.Add(-1)
+}
+
+// identified says whose the connection is; nil: nobody's, or it has been served.
+//
+//go:noinline
+func (a *accepted) identified() *Conn {
+	info, err := a.identify(a.nc)
+	switch {
+	case err == nil:
+		return &info
+	case errors.Is(err, ErrServed):
+		a.nc.Close()
+	default:
+		a.core.unidentified(info, err)
+		reset(a.nc)
 	}
-	c.serveConn(a.ctx, nc, info, counted)
+	return nil
 }
 
 // unidentified records a connection of nobody. It stands alone for what an event

@@ -34,6 +34,7 @@ type conn struct {
 	nc     *net.TCPConn
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	stop   func() bool // has the end of ServeConn's context do nothing; nil: it has no end
 	opened time.Time
 	held   *lease
 	ups    *upstreams
@@ -62,36 +63,62 @@ type conn struct {
 // ServeConn serves nc, which it closes, and returns when the connection has
 // ended. The end of ctx ends the connection.
 func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
-	c.serveConn(ctx, nc, info, func() {})
+	c.serveConn(ctx, nc, &info, func() {})
 }
 
 // serveConn is ServeConn; counted is called when the Limits know the connection, or
-// it was refused.
-func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counted func()) {
-	t := &conn{core: c, info: info, nc: nc, opened: time.Now()}
-	t.held, t.ups = t.lease(), newUpstreams(t)
-	t.ctx, t.cancel = context.WithCancelCause(ctx)
-	defer t.cancel(nil)
-	// Registered before anything is decided: a policy change can't miss it.
-	if err := c.register(t); err != nil {
-		t.refuse(denied(dialReason(err), nil), "tcp", "", err.Error())
+// it was refused. Connections of HTTP/1 wait here for their requests, so that nothing
+// big may be on the stack above: it has 4 KiB as long as half of that is not used.
+func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info *Conn, counted func()) {
+	t := c.begin(ctx, nc, info, counted)
+	if t == nil {
 		return
 	}
-	counted()
-	defer c.unregister(t)
-	defer nc.Close()
-	defer t.ups.close()
-	defer t.closeMirrors(true)
-	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
-		defer stop()
+	if h := t.serve(); h != nil {
+		h.serve()
+		h.close()
 	}
-	c.counters.accepted.Add(1)
-	t.serve()
+	t.close()
 }
 
-// serve asks for the opening and treats the connection accordingly.
-func (t *conn) serve() {
+// begin registers a connection, before anything is decided: a policy change can't
+// miss it. nil: it was refused.
+//
+//go:noinline
+func (c *Core) begin(ctx context.Context, nc *net.TCPConn, info *Conn, counted func()) *conn {
+	t := &conn{core: c, info: *info, nc: nc, opened: time.Now()}
+	t.held, t.ups = t.lease(), newUpstreams(t)
+	t.ctx, t.cancel = context.WithCancelCause(ctx)
+	if err := c.register(t); err != nil {
+		t.refuse(denied(dialReason(err), nil), "tcp", "", err.Error())
+		t.cancel(nil)
+		return nil
+	}
+	counted()
+	if ctx.Done() != nil {
+		t.stop = context.AfterFunc(ctx, func() { t.kill(policy.ReasonAllowed, "shut down") })
+	}
+	c.counters.accepted.Add(1)
+	return t
+}
+
+// close ends the connection.
+func (t *conn) close() {
+	if t.stop != nil {
+		t.stop()
+	}
+	t.closeMirrors(true)
+	t.ups.close()
+	t.nc.Close()
+	t.core.unregister(t)
+	t.cancel(nil)
+}
+
+// serve asks for the opening and treats the connection accordingly. What it returns
+// is to be served still, if anything.
+//
+//go:noinline
+func (t *conn) serve() *http1Conn {
 	t.generation = t.core.generation.Load()
 	op := t.core.o.Decider.Open(&t.info)
 	if op.Verdict == policy.Deny {
@@ -103,13 +130,14 @@ func (t *conn) serve() {
 	case TLS:
 		t.peekTLS(op)
 	case HTTP:
-		t.peekHTTP(op)
+		return t.peekHTTP(op)
 	case Sniff:
-		t.sniff(op)
+		return t.sniff(op)
 	default:
 		op.Verdict = policy.Deny
 		t.refuse(op.Decision, "tcp", "", "")
 	}
+	return nil
 }
 
 // upstreamLost tells a client of HTTP/1 that its upstream connection has ended, or

@@ -35,6 +35,7 @@ const (
 type http1Conn struct {
 	conn     *conn
 	nc       *net.TCPConn
+	opened   policy.Decision // about the connection
 	src      source
 	reader   *http1.MessageReader
 	requests int64
@@ -159,6 +160,7 @@ func (h *http1Conn) next() bool {
 func (h *http1Conn) enter(p http1Phase) bool {
 	if p == waits {
 		h.trim()
+		h.life.rest()
 	}
 	goes := h.phases(p)
 	h.moved() // not with h.mu
@@ -438,6 +440,7 @@ func (h *http1Conn) trim() {
 			*l = nil
 		}
 	}
+	h.x.releases, h.x.try = nil, try{}
 	if len(h.target) > 4*usual {
 		h.target = ""
 	}
@@ -463,31 +466,25 @@ func kept(have, s string) string {
 	return strings.Clone(s)
 }
 
-// http1 serves the connection in HTTP/1.
-func (t *conn) serveHTTP1(op Admission, p *peeked) {
+// openHTTP1 records the connection's decision and returns it as one of HTTP/1, to be
+// served.
+func (t *conn) openHTTP1(op Admission, p *peeked) *http1Conn {
 	h := newHTTP1Conn(t, p.request())
-	p.bytes = nil
-	t.opened1(op)
-	h.serve()
+	h.opened = op.Decision
+	p.free()
+	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
+	return h
+}
+
+// close records the connection's end, when there is nothing to be read any more.
+//
+//go:noinline
+func (h *http1Conn) close() {
+	t := h.conn
 	if h.unread {
 		t.linger()
 	}
-	t.closed1(op, h)
-}
-
-// opened1 records the connection's decision. It stands alone, as closed1 does: an
-// event takes much of the stack, and connections wait here.
-//
-//go:noinline
-func (t *conn) opened1(op Admission) {
-	t.core.o.Sink.Record(t.event(flow.Decision, op.Decision, "http", ""))
-}
-
-// closed1 records the connection's end.
-//
-//go:noinline
-func (t *conn) closed1(op Admission, h *http1Conn) {
-	e := t.closeEvent(op.Decision, "http", "")
+	e := t.closeEvent(h.opened, "http", "")
 	e.BytesSent, e.BytesReceived = h.src.count.Load(), h.answer.sentBytes
 	switch {
 	case e.Reason != policy.ReasonAllowed || e.Detail != "":

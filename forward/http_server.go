@@ -94,21 +94,21 @@ func newServer(c *Core) *http.Server {
 }
 
 // http serves the connection: in HTTP/1 itself, in HTTP/2 by the http.Server.
-func (t *conn) http(op Admission, p *peeked) {
+func (t *conn) http(op Admission, p *peeked) *http1Conn {
 	t.setPhase(phaseHTTP, "")
 	if t.core.generation.Load() != t.generation {
 		if op = t.core.o.Decider.Open(&t.info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
 			t.refuse(denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
-			return
+			return nil
 		}
 	}
 	if err := p.done(); err != nil {
 		t.refuse(denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
-		return
+		return nil
 	}
 	if reason, _ := t.killReason(); reason != "" {
 		t.refuse(op.Decision, "http", "", "")
-		return
+		return nil
 	}
 	t.multiplexed = peek.Classify(p.request()) == peek.HTTP2
 	memory := int64(httpMemory)
@@ -117,13 +117,13 @@ func (t *conn) http(op Admission, p *peeked) {
 	}
 	if err := t.take(cost{memory: memory}); err != nil {
 		t.refuse(denied(dialReason(err), op.Rule), "http", "", err.Error())
-		return
+		return nil
 	}
 	if !t.multiplexed {
-		t.serveHTTP1(op, p)
-		return
+		return t.openHTTP1(op, p)
 	}
 	t.serveHTTP2(op, p)
+	return nil
 }
 
 // serveHTTP2 has the http.Server serve the connection, and waits for its end.

@@ -58,7 +58,7 @@ func (t *conn) peekTLS(op Admission) {
 	}
 }
 
-func (t *conn) peekHTTP(op Admission) {
+func (t *conn) peekHTTP(op Admission) *http1Conn {
 	p := t.newPeeked()
 	p.http = true
 	switch kind, err := p.classify(p.deadline); {
@@ -69,14 +69,15 @@ func (t *conn) peekHTTP(op Admission) {
 	case kind != peek.HTTP1 && kind != peek.HTTP2:
 		t.refuse(denied(policy.ReasonNotHTTP, op.Rule), "tcp", "", kind.String())
 	default:
-		t.http(op, p)
+		return t.http(op, p)
 	}
+	return nil
 }
 
 // sniff lets the first bytes decide. Where op allows opaque bytes a client
 // that is silent, or speaks something else, is spliced; one that stopped
 // within what could be a hello or a request is not.
-func (t *conn) sniff(op Admission) {
+func (t *conn) sniff(op Admission) *http1Conn {
 	p := t.newPeeked()
 	silence := p.deadline
 	if op.Upstream != nil {
@@ -90,16 +91,17 @@ func (t *conn) sniff(op Admission) {
 		kind = peek.Other
 	case err != nil:
 		t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tcp", "", "no first bytes")
-		return
+		return nil
 	}
 	switch kind {
 	case peek.TLSHello:
 		t.tls(op, p)
 	case peek.HTTP1, peek.HTTP2:
-		t.http(op, p)
+		return t.http(op, p)
 	default:
 		t.opaque(op, p)
 	}
+	return nil
 }
 
 // opaque forwards without looking at the bytes; p is nil when none were read.
