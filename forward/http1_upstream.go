@@ -53,9 +53,14 @@ func (u *http1Up) usable() bool {
 	return u.good && u.sent.Load() && u.body.Ended() && len(u.reader.Buffered()) == 0
 }
 
-// release lets go of what the last answer needed.
-func (u *http1Up) release() {
-	u.reader.Release()
+// release lets go of what the last answer needed, and of all that there is when no
+// other follows.
+func (u *http1Up) release(good bool) {
+	if good {
+		u.reader.Release()
+	} else {
+		u.reader.Free()
+	}
 	if cap(u.head.Fields) > usual {
 		u.head.Fields = nil
 	}

@@ -39,8 +39,9 @@ func (b *bareSockets) close() {
 	}
 }
 
-// origin listens; answer accepts one connection and answers one request on it.
-func (b *bareSockets) origin(t testing.TB) (at netip.AddrPort, answer func()) {
+// origin listens; answer accepts one connection and answers one request on it, with
+// further fields.
+func (b *bareSockets) origin(t testing.TB, fields string) (at netip.AddrPort, answer func()) {
 	t.Helper()
 	fd := b.socket(t)
 	if err := unix.Bind(fd, rawAddr(netip.MustParseAddrPort("127.0.0.1:0"))); err != nil {
@@ -53,7 +54,7 @@ func (b *bareSockets) origin(t testing.TB) (at netip.AddrPort, answer func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	buf, response := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nServer: o\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
+	buf, response := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nServer: o\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n" + fields + "\r\nhello")
 	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port)), func() {
 		c, _, err := unix.Accept(fd)
 		if err != nil {
@@ -70,20 +71,20 @@ func (b *bareSockets) origin(t testing.TB) (at netip.AddrPort, answer func()) {
 	}
 }
 
-// idle makes n keep-alive connections, each of which has had one answer, and returns
-// what memory of Go's each takes, in bytes: on the heap and of stacks.
-func idle(t testing.TB, n int) (heap, stack uint64) {
+// bare is a core, and an origin and clients that take none of Go's memory. ask has a
+// client make a connection and ask once on it; fields are further ones of both.
+func bare(t testing.TB, n int, fields string) (ask func()) {
 	t.Helper()
 	r := newRig(t, HTTP, func(o *Options) { o.Sink = &counter{} })
 	sockets := bareSockets{open: make([]int, 0, 2*n+16)}
-	defer sockets.close()
-	at, answer := sockets.origin(t)
+	t.Cleanup(sockets.close)
+	at, answer := sockets.origin(t, fields)
 	r.addrs["a.example"] = at
 	d := policy.HTTPDecision{Decision: allowed, Upstream: upstream("a.example")}
 	r.http = func(*policy.Request) policy.HTTPDecision { return d }
 	to := rawAddr(netip.MustParseAddrPort(r.addr()))
-	b, request := make([]byte, 4096), []byte("GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n")
-	ask := func() {
+	b, request := make([]byte, 4096), []byte("GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: x\r\nAccept: */*\r\n"+fields+"\r\n")
+	return func() {
 		fd := sockets.socket(t)
 		if err := unix.Connect(fd, to); err != nil {
 			t.Fatal(err)
@@ -96,6 +97,32 @@ func idle(t testing.TB, n int) (heap, stack uint64) {
 			t.Fatal(n, err)
 		}
 	}
+}
+
+// TestConnectionAllocations: what a connection with one request and its own upstream
+// connection allocates has no buffer in it.
+func TestConnectionAllocations(t *testing.T) {
+	const n = 200
+	ask := bare(t, n+1, "Connection: close\r\n")
+	ask()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range n {
+		ask()
+	}
+	runtime.ReadMemStats(&after)
+	each := (after.TotalAlloc - before.TotalAlloc) / n
+	t.Logf("%d bytes", each)
+	if each > 14<<10 {
+		t.Errorf("a connection allocates %d bytes", each)
+	}
+}
+
+// idle makes n keep-alive connections, each of which has had one answer, and returns
+// what memory of Go's each takes, in bytes: on the heap and of stacks.
+func idle(t testing.TB, n int) (heap, stack uint64) {
+	t.Helper()
+	ask := bare(t, n+1, "")
 	ask()
 	var before, after runtime.MemStats
 	settle := func(m *runtime.MemStats) {

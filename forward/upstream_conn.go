@@ -138,9 +138,8 @@ func (c *upstreamConn) used() bool {
 // what is neither: it is about to be closed.
 func (c *upstreamConn) done() (busy, good bool) {
 	if c.http1 != nil {
-		if good = c.http1.usable(); good {
-			c.http1.release()
-		}
+		good = c.http1.usable()
+		c.http1.release(good)
 	} else {
 		// It has room again when it has forgotten the last streams, which may
 		// take a moment more.
