@@ -54,7 +54,7 @@ func (b *bareSockets) origin(t testing.TB, fields string) (at netip.AddrPort, an
 	if err != nil {
 		t.Fatal(err)
 	}
-	buf, response := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nServer: o\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n" + fields + "\r\nhello")
+	buf, response := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nServer: o\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n"+fields+"\r\nhello")
 	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port)), func() {
 		c, _, err := unix.Accept(fd)
 		if err != nil {
