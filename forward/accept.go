@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -50,7 +51,9 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		default:
 			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
 			c.o.Log.Warn("a connection could not be accepted; it waits, and egressd tries again", "listener", ln.Addr(), "error", err, "pause", pause)
-			if !sleep(ctx, pause) {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
 				return nil
 			}
 			continue
@@ -81,21 +84,6 @@ func passing(err error) bool {
 		}
 	}
 	return false
-}
-
-// sleep waits for d and returns false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // accepted is a connection that is to be served.
@@ -129,7 +117,7 @@ func (a *accepted) identified() *Conn {
 		a.nc.Close()
 	default:
 		a.core.unidentified(info, err)
-		reset(a.nc)
+		relay.Reset(a.nc)
 	}
 	return nil
 }
@@ -139,7 +127,7 @@ func (a *accepted) identified() *Conn {
 //
 //go:noinline
 func (c *Core) unidentified(info Conn, err error) {
-	c.counters.refused.Add(1)
+	c.shared.Refused.Add(1)
 	c.o.Sink.Record(flow.Event{
 		Time:      time.Now(),
 		Kind:      flow.Decision,
@@ -152,13 +140,4 @@ func (c *Core) unidentified(info Conn, err error) {
 		Reason:    policy.ReasonNoOrigin,
 		Detail:    err.Error(),
 	})
-}
-
-// reset closes nc with a RST where it can, so that the other end sees an
-// error at once instead of an orderly end.
-func reset(nc net.Conn) {
-	if tc, ok := nc.(*net.TCPConn); ok {
-		_ = tc.SetLinger(0) // fails on a closed socket only
-	}
-	nc.Close()
 }

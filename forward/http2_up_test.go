@@ -23,7 +23,7 @@ import (
 // http2Only has requests go upstream in HTTP/2.
 func (r *rig) http2Only() {
 	r.http = func(req *policy.Request) policy.HTTPDecision {
-		u := upstream(req.Host)
+		u := upstreamOf(req.Host)
 		u.Protocol = policy.ProtocolHTTP2
 		return policy.HTTPDecision{Decision: allowed, Upstream: u}
 	}

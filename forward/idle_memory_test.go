@@ -80,7 +80,7 @@ func bare(t testing.TB, n int, fields string) (ask func()) {
 	t.Cleanup(sockets.close)
 	at, answer := sockets.origin(t, fields)
 	r.addrs["a.example"] = at
-	d := policy.HTTPDecision{Decision: allowed, Upstream: upstream("a.example")}
+	d := policy.HTTPDecision{Decision: allowed, Upstream: upstreamOf("a.example")}
 	r.http = func(*policy.Request) policy.HTTPDecision { return d }
 	to := rawAddr(netip.MustParseAddrPort(r.addr()))
 	b, request := make([]byte, 4096), []byte("GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: x\r\nAccept: */*\r\n"+fields+"\r\n")

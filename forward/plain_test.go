@@ -38,7 +38,7 @@ func plain(t testing.TB) (ask, renew func()) {
 			}
 		}
 	})
-	d := policy.HTTPDecision{Decision: allowed, Upstream: upstream("a.example")}
+	d := policy.HTTPDecision{Decision: allowed, Upstream: upstreamOf("a.example")}
 	r.http = func(*policy.Request) policy.HTTPDecision { return d }
 	nc := r.dial()
 	b, out := make([]byte, 4096), []byte(request)

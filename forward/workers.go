@@ -2,7 +2,10 @@
 
 package forward
 
-import "sync/atomic"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // maxWaiting is how many goroutines wait for a connection to serve.
 const maxWaiting = 32
@@ -12,9 +15,13 @@ const maxWaiting = 32
 // until it is as big as a request needs it.
 type workers struct {
 	jobs    chan accepted
-	ended   <-chan struct{} // closed when the core is shut down
+	ended   chan struct{} // closed when the core is shut down
+	over    sync.Once
 	waiting atomic.Int64
 }
+
+// end lets go of those that wait.
+func (w *workers) end() { w.over.Do(func() { close(w.ended) }) }
 
 func (w *workers) serve(a accepted) {
 	select {

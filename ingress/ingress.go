@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -38,7 +39,7 @@ type Options struct {
 	Log      *slog.Logger
 	// Limits are those of the egress side, which the listeners share; nil:
 	// some of their own.
-	Limits *forward.Limits
+	Limits *limits.Limits
 	// Timeouts are the core's.
 	Timeouts forward.Timeouts
 	// Locality is where the node is; forward.Options.

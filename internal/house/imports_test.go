@@ -11,7 +11,7 @@ import (
 // of this module.
 var (
 	ground      = []string{"./policy", "./internal/cow", "./internal/field", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
+	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward", "./forward/limits"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
 	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
@@ -76,11 +76,19 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
-	"./internal/learned": {"./policy", "./internal/hostname", "./internal/ipguard"},
-	"./internal/dial":    {"./policy", "golang.org/x/sys/unix"},
-	"./forward/http1":    {"./internal/field"},
-	"./forward/balance":  {"github.com/cespare/xxhash/v2"},
-	"./forward":          join([]string{"./forward/balance", "./forward/http1", "./internal/flow", "./internal/dial", "golang.org/x/sys/unix"}, ground),
+	"./internal/learned":   {"./policy", "./internal/hostname", "./internal/ipguard"},
+	"./internal/dial":      {"./policy", "golang.org/x/sys/unix"},
+	"./forward/http1":      {"./internal/field"},
+	"./forward/balance":    {"github.com/cespare/xxhash/v2"},
+	"./forward/limits":     {"./internal/flow", "./policy"},
+	"./forward/mirror":     {"./forward/downstream", "./forward/limits", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/flow", "./policy"},
+	"./forward/message":    {"./forward/http1", "./internal/field", "./internal/hostname", "./policy"},
+	"./forward/session":    {"./forward/downstream", "./forward/limits", "./forward/relay", "./forward/upstream", "./internal/dial", "./internal/flow", "./policy"},
+	"./forward/httpproxy":  {"./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/message", "./forward/mirror", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
+	"./forward/downstream": {"./forward/limits", "./internal/flow", "./policy"},
+	"./forward/upstream":   {"./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
+	"./forward/relay":      {"./forward/limits", "./internal/flow", "./internal/peek", "./policy", "golang.org/x/sys/unix"},
+	"./forward":            {"./forward/downstream", "./forward/http1", "./forward/httpproxy", "./forward/limits", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/flow", "./internal/hostname", "./internal/peek", "./policy"},
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},
@@ -122,9 +130,9 @@ var floors = map[string][]string{
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
-	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
+	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
 	"./agent/resolve":     {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
-	"./agent/resources":   {"./forward", "./internal/capacity", "./internal/learned", "./internal/memcg", "./loader"},
+	"./agent/resources":   {"./forward", "./forward/limits", "./internal/capacity", "./internal/learned", "./internal/memcg", "./loader"},
 	"./agent/selfprobe":   {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
 	"./agent/shift":       nil,
 	"./agent/state":       {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},

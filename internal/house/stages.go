@@ -54,12 +54,14 @@ var Orders = []Order{
 		{"shift", "inherited takeover shift"},
 		{"start", "new run start exec"},
 	}},
-	{"./forward", 8, []Stage{
-		{"contract", "forward target path authority trailer message answer life"},
-		{"connection", "core conn limits accept workers budget buffers"},
-		{"bytes", "peeked pipes splice source* watch"},
-		{"upstreams", "places balancers draw transport http1_upstream upstreams queue upstream_conn parked pool recycle"},
-		{"opaque", "l4 l4_balance"},
-		{"HTTP", "body idle sweep actions answers forwarded rewrite cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry retrybudget upgrade"},
+	{"./forward/upstream", 5, []Stage{
+		{"endpoints", "keys places balancers"},
+		{"transport", "transport http1_upstream retrybudget answers"},
+		{"connections", "upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
+	}},
+	{"./forward/httpproxy", 7, []Stage{
+		{"answers", "answer life"},
+		{"exchange", "http_handler http_conn http_server http1_conn http1_answer http_forward client idle sweep grpc headers forwarded cors actions copies attempt retry"},
+		{"upstream", "http_balance http1_send http1_splice upgrade"},
 	}},
 }
