@@ -115,14 +115,16 @@ type Core struct {
 	counters   counters
 	accepting  atomic.Int64 // connections that Serve accepted and that have not ended
 
-	clusters *upstream.ClusterManager
-	http     *httpproxy.Proxy
-	shared   *session.Shared
-	buffers  relay.CopyBuffers
-	messages http1.Buffers
-	watcher  *relay.EndWatcher
-	pipes    *relay.Pipes
-	recycler recycler
+	clusters   *upstream.ClusterManager
+	http       *httpproxy.Proxy
+	shared     *session.Shared
+	buffers    relay.CopyBuffers
+	messages   http1.Buffers
+	watcher    *relay.EndWatcher
+	pipes      *relay.Pipes
+	recycler   recycler
+	firstBytes relay.FirstBytes
+	workers    workers
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
 }
@@ -163,6 +165,7 @@ func New(o Options) *Core {
 		pipes:    relay.NewPipes(),
 		recycler: recycler{every: o.RecycleTimeout / 60},
 		fresh:    make(chan struct{}, maxFresh),
+		workers:  workers{jobs: make(chan accepted), ended: make(chan struct{})},
 	}
 	c.clusters = upstream.NewClusterManager(upstream.Options{
 		Dialer: o.Dialer, Limits: o.Limits, ConnectTimeout: o.ConnectTimeout, Share: o.Share, Locality: o.Locality,
@@ -294,5 +297,6 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	c.clusters.Close()
 	c.pipes.Close()
 	c.watcher.Close()
+	c.workers.end()
 	return err
 }

@@ -161,7 +161,7 @@ func (in *Ingress) open(a netip.AddrPort) error {
 			return nil
 		}
 	}
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: dial.ListenerKeepAlive, KeepAlive: -1}
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", a.String())
 	if err != nil && a.Addr().Is6() && a.Addr().IsUnspecified() {

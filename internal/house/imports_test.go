@@ -128,7 +128,7 @@ var floors = map[string][]string{
 	"./agent/govern":      {"./agent/control", "./agent/workload", "./loader", "./policy"},
 	"./agent/iface":       {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/lifecycle":   {"./agent/control", "./loader/bpffs", "./loader/predecessor", "./policy", "./policy/istio"},
-	"./agent/listen":      {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
+	"./agent/listen":      {"./explain", "./internal/dial", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
 	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
