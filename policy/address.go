@@ -236,7 +236,7 @@ func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addres
 func (e *addressEntry) sum(k addressKey) digest {
 	var d digest
 	if len(e.rules) > 1 {
-		d.text(func(t *text) {
+		d.text(func(t *lines) {
 			t.line(0, "%v %v %d", k.prefix, k.transport, k.port)
 			for _, r := range e.rules {
 				t.line(1, "%v %s %d", r.service.Ref, r.rule.host.Pattern, r.rule.Number)
