@@ -99,10 +99,12 @@ func (r addressRule) key() addressKey {
 	return addressKey{r.prefix, r.rule.Protocol.Transport(), r.port}
 }
 
+var addressSeed = maphash.MakeSeed()
+
 func hashPrefix(p netip.Prefix) uint64 {
 	a := p.Addr().As16()
 	var h maphash.Hash
-	h.SetSeed(seed)
+	h.SetSeed(addressSeed)
 	_, _ = h.Write(a[:]) // never fails
 	_ = h.WriteByte(byte(p.Bits()))
 	return h.Sum64()

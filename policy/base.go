@@ -46,9 +46,9 @@ type index struct {
 	sidecars map[sidecarIn]*Sidecar
 }
 
-var seed = maphash.MakeSeed()
+var patternSeed = maphash.MakeSeed()
 
-func hashPattern(p hostname.Pattern) uint64 { return maphash.String(seed, string(p)) }
+func hashPattern(p hostname.Pattern) uint64 { return maphash.String(patternSeed, string(p)) }
 
 func newIndex(c *Config, old *index) *index {
 	n := &index{

@@ -89,7 +89,7 @@ func hostText(h *Host) string {
 	if h == nil {
 		return "nothing"
 	}
-	s := &Snapshot{policies: []*Policy{{class: &identityClass{}, names: hostname.NewIndex(func(yield func(hostname.Pattern, *Host) bool) { yield(h.Pattern, h) }), addrs: newAddressTable(), vhosts: hostname.NewIndex(func(func(hostname.Pattern, *meshVhost) bool) {})}}}
+	s := &Snapshot{policies: []*Policy{{class: &identityClass{}, names: hostname.NewIndex(func(yield func(hostname.Pattern, *Host) bool) { yield(h.Pattern, h) }), addrs: emptyPolicy.addrs, vhosts: emptyPolicy.vhosts}}}
 	return s.Text()
 }
 
