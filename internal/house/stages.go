@@ -21,11 +21,12 @@ type Stage struct{ Name, Files string }
 var Orders = []Order{
 	{"./policy", 9, []Stage{
 		{"config", "aliases"},
+		{"digest", "digest"},
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
 		{"engine", "decide candidates address routes http cors mirror l4 hop gateway access outbound policy reserved trace cluster"},
 		{"compile", "compile* classify scope base destination changes diff"},
-		{"text", "text* digest"},
+		{"text", "text*"},
 		{"explain", "branches why*"},
 	}},
 	{"./policy/istio", 8, []Stage{
