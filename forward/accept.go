@@ -37,6 +37,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 	defer ln.Close()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
+	outlives := context.WithoutCancel(ctx)
 	var pause time.Duration
 	for {
 		nc, err := ln.Accept()
@@ -66,10 +67,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		// workload would take descriptors that are not its own.
 		c.fresh <- struct{}{}
 		c.accepting.Add(1)
-		go func() {
-			defer c.accepting.Add(-1)
-			c.accepted(context.WithoutCancel(ctx), tc, identify)
-		}()
+		c.workers.serve(accepted{c, outlives, tc, identify})
 	}
 }
 
@@ -88,20 +86,40 @@ func passing(err error) bool {
 	return false
 }
 
-func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net.TCPConn) (Conn, error)) {
-	info, err := identify(nc)
-	counted := sync.OnceFunc(func() { <-c.fresh })
-	defer counted()
-	if errors.Is(err, ErrServed) {
-		nc.Close()
-		return
+// accepted is a connection that is to be served.
+type accepted struct {
+	core     *Core
+	ctx      context.Context
+	nc       *net.TCPConn
+	identify func(*net.TCPConn) (Conn, error)
+}
+
+func (a *accepted) serve() {
+	if info := a.identified(); info != nil {
+		counted := sync.OnceFunc(func() { <-a.core.fresh })
+		a.core.serveConn(a.ctx, a.nc, info, counted)
+		counted()
+	} else {
+		<-a.core.fresh
 	}
-	if err != nil {
-		c.unidentified(info, err)
-		relay.Reset(nc)
-		return
+	a.core.accepting.Add(-1)
+}
+
+// identified says whose the connection is; nil: nobody's, or it has been served.
+//
+//go:noinline
+func (a *accepted) identified() *Conn {
+	info, err := a.identify(a.nc)
+	switch {
+	case err == nil:
+		return &info
+	case errors.Is(err, ErrServed):
+		a.nc.Close()
+	default:
+		a.core.unidentified(info, err)
+		relay.Reset(a.nc)
 	}
-	c.serveConn(ctx, nc, info, counted)
+	return nil
 }
 
 // unidentified records a connection of nobody. It stands alone for what an event

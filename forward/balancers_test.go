@@ -419,24 +419,26 @@ func TestNoRoomForBalancers(t *testing.T) {
 func TestSilentEndpoints(t *testing.T) {
 	r := newRig(t, Opaque, chance)
 	u := r.servers(&policy.TrafficPolicy{LoadBalancer: &policy.LoadBalancer{Simple: policy.RoundRobin}, Pool: &policy.ConnectionPool{ConnectTimeout: 50 * time.Millisecond}}, says)
-	r.dialer.Dialer = &silentAt{r.fakes, u.Endpoints[1].Addr}
+	dialer := &silentAt{fakes: r.fakes, at: u.Endpoints[1].Addr}
+	r.dialer.Dialer = dialer
 	for range 6 {
 		if code, _ := say(t, r.dial(), getOf("a.example")); code != 200 {
 			t.Errorf("status %d", code)
 		}
 	}
-	r.dialer.Dialer = &silentAt{r.fakes, netip.AddrPort{}} // all of them
+	dialer.all.Store(true)
 	dialReset(t, r.addr())
 }
 
 // silentAt is a dialer that gets no answer from an endpoint, or from any.
 type silentAt struct {
 	*fakes
-	at netip.AddrPort
+	at  netip.AddrPort
+	all atomic.Bool
 }
 
 func (s *silentAt) Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error) {
-	if !s.at.IsValid() || u.Endpoints[0].Addr == s.at {
+	if s.all.Load() || u.Endpoints[0].Addr == s.at {
 		<-ctx.Done()
 		return nil, fmt.Errorf("%w: %w", dial.ErrConnect, ctx.Err())
 	}

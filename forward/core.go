@@ -51,7 +51,7 @@ type Options struct {
 	Sink    flow.Sink
 	// Observer is told of what has ended, Tracer of requests; nil: nobody.
 	Observer flow.Observer
-	Tracer   Tracer
+	Tracer   session.Tracer
 	Log      *slog.Logger // none: discarded
 
 	Timeouts
@@ -118,15 +118,16 @@ type Core struct {
 	counters   counters
 	accepting  atomic.Int64 // connections that Serve accepted and that have not ended
 
-	clusters *upstream.ClusterManager
-	http     *httpproxy.Proxy
-	shared   *session.Shared
-	buffers  relay.CopyBuffers
-	messages http1.Buffers
-	watcher  *relay.EndWatcher
-	pipes    *relay.Pipes
-	recycler recycler
-	told        told
+	clusters   *upstream.ClusterManager
+	http       *httpproxy.Proxy
+	shared     *session.Shared
+	buffers    relay.CopyBuffers
+	messages   http1.Buffers
+	watcher    *relay.EndWatcher
+	pipes      *relay.Pipes
+	recycler   recycler
+	firstBytes relay.FirstBytes
+	workers    workers
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
 }
@@ -167,14 +168,16 @@ func New(o Options) *Core {
 		pipes:    relay.NewPipes(),
 		recycler: recycler{every: o.RecycleTimeout / 60},
 		fresh:    make(chan struct{}, maxFresh),
+		workers:  workers{jobs: make(chan accepted), ended: make(chan struct{})},
 	}
 	c.clusters = upstream.NewClusterManager(upstream.Options{
 		Dialer: o.Dialer, Limits: o.Limits, ConnectTimeout: o.ConnectTimeout, Share: o.Share, Locality: o.Locality,
 		Log: o.Log, Rand: o.Rand, Now: o.Now, Watcher: c.watcher, Buffers: &c.messages,
 	})
-	c.shared = &session.Shared{Sink: o.Sink, Limits: o.Limits, Clusters: c.clusters, Pipes: c.pipes, Buffers: &c.buffers}
+	c.shared = &session.Shared{Sink: o.Sink, Observer: o.Observer, Limits: o.Limits, Clusters: c.clusters, Pipes: c.pipes, Buffers: &c.buffers}
 	c.http = httpproxy.New(httpproxy.Options{
-		Decider: o.Decider, Dialer: o.Dialer, Clusters: c.clusters, Limits: o.Limits, Sink: o.Sink, Log: o.Log, Rand: o.Rand,
+		Decider: o.Decider, Dialer: o.Dialer, Clusters: c.clusters, Limits: o.Limits, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer,
+		Observations: &c.shared.Observations, Log: o.Log, Rand: o.Rand,
 		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout,
 		Buffers: &c.buffers, Messages: &c.messages, Watcher: c.watcher,
 	})
@@ -298,5 +301,6 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	c.clusters.Close()
 	c.pipes.Close()
 	c.watcher.Close()
+	c.workers.end()
 	return err
 }

@@ -50,7 +50,7 @@ func (t *conn) leave(d policy.Decision) {
 }
 
 func (t *conn) peekTLS(op Admission) {
-	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout))
+	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout), &t.core.firstBytes)
 	switch kind, err := p.Classify(p.Deadline); {
 	case t.unused(err, p):
 		t.leave(op.Decision)
@@ -63,8 +63,8 @@ func (t *conn) peekTLS(op Admission) {
 	}
 }
 
-func (t *conn) peekHTTP(op Admission) {
-	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout))
+func (t *conn) peekHTTP(op Admission) httpproxy.Pending {
+	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout), &t.core.firstBytes)
 	p.HTTPOnly = true
 	switch kind, err := p.Classify(p.Deadline); {
 	case t.unused(err, p):
@@ -74,15 +74,16 @@ func (t *conn) peekHTTP(op Admission) {
 	case kind != peek.HTTP1 && kind != peek.HTTP2:
 		t.Refuse(session.Denied(policy.ReasonNotHTTP, op.Rule), "tcp", "", kind.String())
 	default:
-		t.http(op, p)
+		return t.http(op, p)
 	}
+	return nil
 }
 
 // sniff lets the first bytes decide. Where op allows opaque bytes a client
 // that is silent, or speaks something else, is spliced; one that stopped
 // within what could be a hello or a request is not.
-func (t *conn) sniff(op Admission) {
-	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout))
+func (t *conn) sniff(op Admission) httpproxy.Pending {
+	p := relay.NewPeeked(t.NC, t.Opened.Add(t.core.o.PeekTimeout), &t.core.firstBytes)
 	silence := p.Deadline
 	if op.Upstream != nil {
 		silence = t.Opened.Add(t.core.o.SniffTimeout)
@@ -95,16 +96,17 @@ func (t *conn) sniff(op Admission) {
 		kind = peek.Other
 	case err != nil:
 		t.Refuse(session.Denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tcp", "", "no first bytes")
-		return
+		return nil
 	}
 	switch kind {
 	case peek.TLSHello:
 		t.tls(op, p)
 	case peek.HTTP1, peek.HTTP2:
-		t.http(op, p)
+		return t.http(op, p)
 	default:
 		t.opaque(op, p)
 	}
+	return nil
 }
 
 // opaque forwards without looking at the bytes; p is nil when none were read.
@@ -193,7 +195,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	}
 	e := t.Event(flow.Decision, d, proto, name)
 	e.Detail = detail
-	t.record(e, d, u)
+	t.Record(e, d, u)
 
 	up, on, err := t.dial(u)
 	if err != nil {
@@ -202,7 +204,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		if reason, _ := t.KillReason(); reason == "" {
 			end.Reason, end.Detail, end.WouldDeny = session.DialReason(err), err.Error(), false
 		}
-		t.record(end, d, u)
+		t.Record(end, d, u)
 		return
 	}
 	defer on.End()
@@ -214,7 +216,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	end := t.CloseEvent(d, proto, name)
 	end.Upstream = relay.AddrPort(up.RemoteAddr())
 	end.BytesSent, end.BytesReceived = sent, received
-	t.record(end, d, u)
+	t.Record(end, d, u)
 }
 
 // dial connects to u and attaches the connection; d.end is to be called at its end.
@@ -230,26 +232,26 @@ func (t *conn) dial(u *policy.Upstream) (up net.Conn, d upstream.Drawn, err erro
 }
 
 // http serves the requests of the connection.
-func (t *conn) http(op Admission, p *relay.Peeked) {
+func (t *conn) http(op Admission, p *relay.Peeked) httpproxy.Pending {
 	t.setPhase(phaseHTTP, "")
 	if t.core.generation.Load() != t.generation {
 		if op = t.core.o.Decider.Open(&t.Info); op.Verdict == policy.Deny || op.Protocol == Refuse || op.Protocol == TLS {
 			t.Refuse(session.Denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
-			return
+			return nil
 		}
 	}
 	if err := p.Done(); err != nil {
 		t.Refuse(session.Denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
-		return
+		return nil
 	}
 	if reason, _ := t.KillReason(); reason != "" {
 		t.Refuse(op.Decision, "http", "", "")
-		return
+		return nil
 	}
 	multiplexed := peek.Classify(p.Request()) == peek.HTTP2
 	if err := t.take(limits.Cost{Memory: httpproxy.MemoryOf(multiplexed)}); err != nil {
 		t.Refuse(session.Denied(session.DialReason(err), op.Rule), "http", "", err.Error())
-		return
+		return nil
 	}
-	t.core.http.Serve(t.Session, op, p, multiplexed)
+	return t.core.http.Open(t.Session, op, p, multiplexed)
 }

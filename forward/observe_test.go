@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 )
@@ -100,7 +101,7 @@ func TestObservedConnections(t *testing.T) {
 // marks is a Tracer that adds a field.
 type marks struct{ ended chan string }
 
-func (m marks) Begin(in field.List, h *field.List, _ time.Time) Span {
+func (m marks) Begin(in field.List, h *field.List, _ time.Time) session.Span {
 	h.Set("Traceparent", "new after "+in.Get("Traceparent"))
 	return markSpan(m)
 }

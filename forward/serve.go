@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/egressd/egressd/forward/httpproxy"
 	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/policy"
 )
@@ -27,6 +28,8 @@ type conn struct {
 	core *Core
 	// generation is the core's before the Decider was first asked.
 	generation uint64
+	// stop has the end of ServeConn's context do nothing; nil: it has no end.
+	stop func() bool
 
 	phaseMu sync.Mutex
 	phase   phase
@@ -36,32 +39,59 @@ type conn struct {
 // ServeConn serves nc, which it closes, and returns when the connection has
 // ended. The end of ctx ends the connection.
 func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
-	c.serveConn(ctx, nc, info, func() {})
+	c.serveConn(ctx, nc, &info, func() {})
 }
 
 // serveConn is ServeConn; counted is called when the Limits know the connection, or
-// it was refused.
-func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info Conn, counted func()) {
-	t := &conn{Session: session.New(ctx, c.shared, nc, info), core: c}
-	defer t.Cancel(nil)
-	// Registered before anything is decided: a policy change can't miss it.
-	if err := c.register(t); err != nil {
-		t.Refuse(session.Denied(session.DialReason(err), nil), "tcp", "", err.Error())
+// it was refused. What is open while a connection of HTTP/1 waits for its requests is
+// no part of its stack.
+func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info *Conn, counted func()) {
+	t := c.begin(ctx, nc, info, counted)
+	if t == nil {
 		return
 	}
-	counted()
-	defer c.unregister(t)
-	defer nc.Close()
-	defer t.Ups.Close()
-	defer t.CloseIdleCopies(true)
-	stop := context.AfterFunc(ctx, func() { t.Kill(policy.ReasonAllowed, "shut down") })
-	defer stop()
-	c.counters.accepted.Add(1)
-	t.serve()
+	if p := t.serve(); p != nil {
+		p.Serve()
+	}
+	t.close()
 }
 
-// serve asks for the opening and treats the connection accordingly.
-func (t *conn) serve() {
+// begin registers a connection, before anything is decided: a policy change can't
+// miss it. nil: it was refused.
+//
+//go:noinline
+func (c *Core) begin(ctx context.Context, nc *net.TCPConn, info *Conn, counted func()) *conn {
+	t := &conn{Session: session.New(ctx, c.shared, nc, *info), core: c}
+	if err := c.register(t); err != nil {
+		t.Refuse(session.Denied(session.DialReason(err), nil), "tcp", "", err.Error())
+		t.Cancel(nil)
+		return nil
+	}
+	counted()
+	if ctx.Done() != nil {
+		t.stop = context.AfterFunc(ctx, func() { t.Kill(policy.ReasonAllowed, "shut down") })
+	}
+	c.counters.accepted.Add(1)
+	return t
+}
+
+// close ends the connection.
+func (t *conn) close() {
+	if t.stop != nil {
+		t.stop()
+	}
+	t.CloseIdleCopies(true)
+	t.Ups.Close()
+	t.NC.Close()
+	t.core.unregister(t)
+	t.Cancel(nil)
+}
+
+// serve asks for the opening and treats the connection accordingly. What it returns
+// is to be served still, if anything.
+//
+//go:noinline
+func (t *conn) serve() httpproxy.Pending {
 	t.generation = t.core.generation.Load()
 	op := t.core.o.Decider.Open(&t.Info)
 	if op.Verdict == policy.Deny {
@@ -73,13 +103,14 @@ func (t *conn) serve() {
 	case TLS:
 		t.peekTLS(op)
 	case HTTP:
-		t.peekHTTP(op)
+		return t.peekHTTP(op)
 	case Sniff:
-		t.sniff(op)
+		return t.sniff(op)
 	default:
 		op.Verdict = policy.Deny
 		t.Refuse(op.Decision, "tcp", "", "")
 	}
+	return nil
 }
 
 // setPhase records what is about to be decided, so that Recheck asks the same.

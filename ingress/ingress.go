@@ -19,6 +19,7 @@ import (
 
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -38,7 +39,7 @@ type Options struct {
 	Sink     flow.Sink
 	// Observer and Tracer are the core's.
 	Observer flow.Observer
-	Tracer   forward.Tracer
+	Tracer   session.Tracer
 	Log      *slog.Logger
 	// Limits are those of the egress side, which the listeners share; nil:
 	// some of their own.
@@ -164,7 +165,7 @@ func (in *Ingress) open(a netip.AddrPort) error {
 			return nil
 		}
 	}
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: dial.ListenerKeepAlive, KeepAlive: -1}
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", a.String())
 	if err != nil && a.Addr().Is6() && a.Addr().IsUnspecified() {

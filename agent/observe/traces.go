@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/tracing"
 	"github.com/egressd/egressd/policy"
@@ -20,8 +20,8 @@ type traces struct {
 	ending sync.WaitGroup
 }
 
-// Begin implements forward.Tracer.
-func (t *traces) Begin(in field.List, h *field.List, start time.Time) forward.Span {
+// Begin implements session.Tracer.
+func (t *traces) Begin(in field.List, h *field.List, start time.Time) session.Span {
 	if now := t.now.Load(); now != nil {
 		return now.Begin(in, h, start)
 	}
@@ -45,7 +45,7 @@ func (t *traces) close() {
 }
 
 // Tracer begins the spans of requests; nil: there is none.
-func (w *Audience) Tracer() forward.Tracer {
+func (w *Audience) Tracer() session.Tracer {
 	if w == nil {
 		return nil
 	}

@@ -5,6 +5,7 @@ package httpproxy
 import (
 	"net/http"
 	"net/textproto"
+	"strings"
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
@@ -50,9 +51,7 @@ func (a *http2Answer) Header() *field.List { return &a.header }
 
 func (a *http2Answer) Inform(status int, _ string, l field.List) {
 	h := a.w.Header()
-	for i := range l {
-		h.Add(l[i].Name, l[i].Value)
-	}
+	keepAll(h, l)
 	a.w.WriteHeader(status)
 	clear(h) // they are this response's alone
 }
@@ -66,9 +65,7 @@ func (a *http2Answer) Passes(resp *message.Response) {
 
 func (a *http2Answer) WriteHeader(status int) {
 	h := a.w.Header()
-	for i := range a.header {
-		h.Add(a.header[i].Name, a.header[i].Value)
-	}
+	keepAll(h, a.header)
 	if a.passes { // what the origin did not say is not said in its name
 		for _, k := range []string{"Date", "Content-Type"} {
 			if _, ok := h[k]; !ok {
@@ -77,9 +74,17 @@ func (a *http2Answer) WriteHeader(status int) {
 		}
 	}
 	for _, name := range a.known {
-		h.Add("Trailer", name)
+		h.Add("Trailer", strings.Clone(name))
 	}
 	a.w.WriteHeader(status)
+}
+
+// keepAll adds copies of l to h: net/http may write them when the exchange has ended,
+// and with it the buffer of an upstream of HTTP/1 that they are in.
+func keepAll(h http.Header, l field.List) {
+	for i := range l {
+		h.Add(strings.Clone(l[i].Name), strings.Clone(l[i].Value))
+	}
 }
 
 func (a *http2Answer) Write(p []byte) (int, error) { return a.w.Write(p) }
@@ -88,6 +93,9 @@ func (a *http2Answer) Flush() { _ = a.rc.Flush() }
 
 func (a *http2Answer) Trailer(l field.List) {
 	h := a.w.Header()
+	for i := range l { // as keepAll has it
+		l[i].Name, l[i].Value = strings.Clone(l[i].Name), strings.Clone(l[i].Value)
+	}
 	for name, values := range l.Map(textproto.CanonicalMIMEHeaderKey) {
 		if !message.ContainsName(a.known, name) {
 			name = http.TrailerPrefix + name // more than were announced

@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/message"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
@@ -39,23 +40,49 @@ func (x *exchange) attempt(u *policy.Upstream, out *message.Outgoing, perTry tim
 		return nil, outcome{unprocessed: true}, err
 	}
 	http2 := x.wantsHTTP2(u)
-	c := x.conn.Ups.Ready(x.on.Upstream, http2, fresh)
-	if c == nil {
-		if c, err = x.conn.Ups.Acquire(try.context(), &x.on, http2, fresh); err != nil {
-			if cause := context.Cause(try.context()); cause != nil {
-				err = cause
-			}
+	for {
+		c, err := x.connection(try, http2, fresh)
+		if err != nil {
 			spent := err == upstream.ErrSpent //nolint:errorlint // as acquire has it
 			x.up.key = upstream.KeyOf(x.on.Upstream, http2)
 			return nil, outcome{unprocessed: !spent, spent: spent}, err
 		}
+		resp, o, err := x.attemptOn(try, c, out)
+		if err != relay.ErrSpoke { //nolint:errorlint // as the stream has it
+			return resp, o, err
+		}
+		x.conn.Ups.Spent(c)
+		if !c.Used() {
+			return nil, outcome{unprocessed: true}, &upstream.DialError{Err: upstream.ErrAtOnce}
+		}
+		x.giveBack()
 	}
+}
+
+// connection is one for the attempt at hand.
+func (x *exchange) connection(try *try, http2, fresh bool) (*upstream.HTTPConn, error) {
+	if c := x.conn.Ups.Ready(x.on.Upstream, http2, fresh); c != nil {
+		return c, nil
+	}
+	c, err := x.conn.Ups.Acquire(try.context(), &x.on, http2, fresh)
+	if err != nil {
+		if cause := context.Cause(try.context()); cause != nil {
+			err = cause
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// attemptOn sends out on c. The error is relay.ErrSpoke when c has ended before.
+func (x *exchange) attemptOn(try *try, c *upstream.HTTPConn, out *message.Outgoing) (resp *message.Response, o outcome, err error) {
 	if c.Key != upstream.KeyOf(x.on.Upstream, c.Key.HTTP2) {
 		x.on.Elsewhere() // somebody has authenticated there
 	}
 	x.up.set(c)
 	x.upstream.set(c.Peer)
-	if authenticates(out.Header) {
+	private := authenticates(out.Header)
+	if private && c.HTTP1 == nil {
 		c.SetPrivate()
 	}
 	var body *message.AttemptBody
@@ -68,6 +95,12 @@ func (x *exchange) attempt(u *policy.Upstream, out *message.Outgoing, perTry tim
 		resp, err = x.roundTrip1(c, out, body)
 	} else {
 		resp, wrote, err = x.roundTrip2(try.context(), c, out, body)
+	}
+	if err == relay.ErrSpoke { //nolint:errorlint // as the stream has it
+		return nil, o, err
+	}
+	if private {
+		c.SetPrivate() // not what has ended before
 	}
 	if err != nil {
 		o = outcomeOf(c, err, wrote)
@@ -233,6 +266,11 @@ func (a *attempted) ready() bool {
 
 // settle gives the connection of the latest attempt back.
 func (x *exchange) settle() {
+	x.giveBack()
+	x.on.End()
+}
+
+func (x *exchange) giveBack() {
 	x.up.mu.Lock()
 	c := x.up.conn
 	x.up.conn = nil
@@ -240,7 +278,6 @@ func (x *exchange) settle() {
 	if c != nil {
 		x.conn.Ups.Release(c)
 	}
-	x.on.End()
 }
 
 // passClientEnd ends the sending side towards the upstream when the client has

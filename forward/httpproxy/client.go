@@ -31,7 +31,11 @@ type Options struct {
 	Clusters *upstream.ClusterManager
 	Limits   *limits.Limits
 	Sink     flow.Sink
-	Log      *slog.Logger
+	// Observer and Tracer may be nil.
+	Observer     flow.Observer
+	Tracer       session.Tracer
+	Observations *session.Observations
+	Log          *slog.Logger
 	// Rand draws weights, fault percentages and backoff jitter.
 	Rand func() uint64
 	// PeekTimeout bounds the head of a request, IdleTimeout how long nothing passes,
@@ -134,18 +138,25 @@ type client struct {
 	copies *mirror.ClientConns // nil: no mirror had a copy yet
 }
 
-// Serve serves the requests of t, whose opening was decided by op, behind its
-// first bytes: in HTTP/1 itself, in HTTP/2 by the http.Server. It returns at the end
-// of the connection.
-func (c *Proxy) Serve(s *session.Session, op downstream.Admission, p *relay.Peeked, multiplexed bool) {
+// Pending is a connection that is still to be served.
+type Pending interface {
+	// Serve returns at the end of the connection.
+	Serve()
+}
+
+// Open takes over a session, whose opening was decided by op, behind its first bytes.
+// A connection of HTTP/2 is served by the http.Server, and is at its end when Open
+// returns nil; one of HTTP/1 is to be served by the caller, who has less on the stack
+// by then.
+func (c *Proxy) Open(s *session.Session, op downstream.Admission, p *relay.Peeked, multiplexed bool) Pending {
 	t := &client{Session: s, core: c}
 	t.Ups.Multiplexed = multiplexed
 	t.SetRequests(t)
 	if !multiplexed {
-		t.serveHTTP1(op, p)
-		return
+		return t.openHTTP1(op, p)
 	}
 	t.serveHTTP2(op, p)
+	return nil
 }
 
 // UpstreamLost tells a client of HTTP/1 that its upstream connection has ended, or

@@ -40,6 +40,7 @@ const (
 type http1Conn struct {
 	conn     *client
 	nc       *net.TCPConn
+	opened   policy.Decision // about the connection
 	src      relay.Stream
 	reader   *http1.MessageReader
 	requests int64
@@ -164,6 +165,7 @@ func (h *http1Conn) next() bool {
 func (h *http1Conn) enter(p http1Phase) bool {
 	if p == waits {
 		h.trim()
+		h.life.rest()
 	}
 	goes := h.phases(p)
 	h.moved() // not with h.mu
@@ -443,6 +445,7 @@ func (h *http1Conn) trim() {
 			*l = nil
 		}
 	}
+	h.x.releases, h.x.try = nil, try{}
 	if len(h.target) > 4*http1.UsualFields {
 		h.target = ""
 	}
@@ -468,31 +471,33 @@ func kept(have, s string) string {
 	return strings.Clone(s)
 }
 
-// http1 serves the connection in HTTP/1.
-func (t *client) serveHTTP1(op downstream.Admission, p *relay.Peeked) {
+// openHTTP1 records the connection's decision and returns it as one of HTTP/1, to be
+// served.
+func (t *client) openHTTP1(op downstream.Admission, p *relay.Peeked) *http1Conn {
 	h := newHTTP1Conn(t, p.Request())
-	p.Bytes = nil
-	t.opened1(op)
+	h.opened = op.Decision
+	p.Free()
+	t.core.o.Sink.Record(t.Event(flow.Decision, op.Decision, "http", ""))
+	return h
+}
+
+// Serve serves requests until the connection's end. Connections wait here for their
+// requests, so that nothing big may be on the stack above: it has 4 KiB as long as
+// little of that is used.
+func (h *http1Conn) Serve() {
 	h.serve()
+	h.close()
+}
+
+// close records the connection's end, when there is nothing to be read any more.
+//
+//go:noinline
+func (h *http1Conn) close() {
+	t := h.conn
 	if h.unread {
 		t.linger()
 	}
-	t.closed1(op, h)
-}
-
-// opened1 records the connection's decision. It stands alone, as closed1 does: an
-// event takes much of the stack, and connections wait here.
-//
-//go:noinline
-func (t *client) opened1(op downstream.Admission) {
-	t.core.o.Sink.Record(t.Event(flow.Decision, op.Decision, "http", ""))
-}
-
-// closed1 records the connection's end.
-//
-//go:noinline
-func (t *client) closed1(op downstream.Admission, h *http1Conn) {
-	e := t.CloseEvent(op.Decision, "http", "")
+	e := t.CloseEvent(h.opened, "http", "")
 	e.BytesSent, e.BytesReceived = h.src.Count.Load(), h.answer.sentBytes
 	switch {
 	case e.Reason != policy.ReasonAllowed || e.Detail != "":

@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/message"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
 )
 
@@ -23,31 +24,41 @@ func (x *exchange) roundTrip1(c *upstream.HTTPConn, out *message.Outgoing, body 
 	u.Begun, u.Good = u.Stream.Count.Load(), false
 	u.Sent.Store(false)
 	c.Sent.Store(0)
-	s, err := x.send1(c, out, body)
-	if err != nil && c.Sent.Load() == 0 {
+	var s *sender
+	var err error
+	if body == nil {
+		buf := x.core.messages.Get(1)
+		u.Ask(appendHead((*buf)[:0], out), buf)
+	} else if s, err = x.send1(c, out, body); err != nil && c.Sent.Load() == 0 {
 		return nil, err
 	}
 	// What the upstream said before it ended the connection counts.
 	resp, rerr := x.receive1(c, out, s)
+	if body == nil {
+		c.Sent.Store(int64(u.Stream.Told()))
+	}
 	if rerr != nil && err != nil && !errors.As(rerr, new(*http1.MalformedError)) {
 		rerr = err
 	}
 	return resp, rerr
 }
 
+// appendHead appends the head of a request of HTTP/1.
+func appendHead(b []byte, o *message.Outgoing) []byte {
+	b = append(append(b, o.Method...), ' ')
+	b = append(append(append(b, o.Path...), o.Query...), " HTTP/1.1\r\n"...)
+	return http1.AppendFields(b, o.Header)
+}
+
 // send1 writes the head and what there is of the body. The sender has the rest;
 // nil: there is none.
 func (x *exchange) send1(c *upstream.HTTPConn, out *message.Outgoing, body *message.AttemptBody) (s *sender, err error) {
+	if !c.HTTP1.Quiet() {
+		return nil, relay.ErrSpoke
+	}
 	buf := x.core.messages.Get(1)
 	defer func() { x.core.messages.Put(buf) }()
-	path := out.Path
-	b := append(append((*buf)[:0], out.Method...), ' ')
-	b = append(append(append(b, path...), out.Query...), " HTTP/1.1\r\n"...)
-	b = http1.AppendFields(b, out.Header)
-	if body == nil {
-		c.HTTP1.Sent.Store(true) // with the write
-		return nil, c.WriteHTTP1(b)
-	}
+	b := appendHead((*buf)[:0], out)
 	s = &sender{x: x, c: c, body: body, out: out}
 	if x.r.Continue {
 		s.goOn, s.final = make(chan struct{}), make(chan struct{})

@@ -84,7 +84,7 @@ type exchange struct {
 	// to is what the request went to, headAt when the head of the answer came.
 	to     *policy.Upstream
 	headAt time.Time
-	span   Span // nil: none
+	span   session.Span // nil: none
 	// tunnelled is what the client sent after a protocol switch, in bytes.
 	tunnelled int64
 }

@@ -41,6 +41,13 @@ func (l *life) context() context.Context {
 	return l.ctx
 }
 
+// rest lets go of the context of an exchange that has ended.
+func (l *life) rest() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ctx, l.cancel = nil, nil
+}
+
 // why is why the exchange has ended; nil: it has not.
 func (l *life) why() error {
 	l.mu.Lock()

@@ -5,6 +5,7 @@ package relay
 import (
 	"bytes"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/egressd/egressd/internal/peek"
@@ -23,7 +24,14 @@ type Peeked struct {
 	Second *peek.Second
 	// HTTPOnly: it can be HTTP only, and empty lines may come before it.
 	HTTPOnly bool
+	// from has room for first bytes, and has it again when they are forwarded.
+	from *FirstBytes
+	room *[peekChunk]byte
 }
+
+// FirstBytes has room for the first bytes of connections. The zero value is ready to
+// use, by several goroutines.
+type FirstBytes struct{ pool sync.Pool }
 
 // Request is what was read, without the empty lines before a request (RFC 9112,
 // 2.2).
@@ -35,15 +43,36 @@ func (p *Peeked) Request() []byte {
 }
 
 // NewPeeked is for the first bytes of nc, which must come until the deadline.
-func NewPeeked(nc *net.TCPConn, deadline time.Time) *Peeked {
-	return &Peeked{nc: nc, Deadline: deadline}
+func NewPeeked(nc *net.TCPConn, deadline time.Time, from *FirstBytes) *Peeked {
+	return &Peeked{nc: nc, Deadline: deadline, from: from}
+}
+
+// Free lets go of the bytes.
+func (p *Peeked) Free() {
+	if p.Bytes = nil; p.room != nil {
+		p.from.pool.Put(p.room)
+		p.room = nil
+	}
+}
+
+// grow makes room for more.
+func (p *Peeked) grow() {
+	if cap(p.Bytes) > 0 {
+		p.Bytes = append(make([]byte, 0, 2*cap(p.Bytes)), p.Bytes...)
+		return
+	}
+	room, ok := p.from.pool.Get().(*[peekChunk]byte)
+	if !ok {
+		room = new([peekChunk]byte)
+	}
+	p.room, p.Bytes = room, room[:0]
 }
 
 // More reads once, until the deadline given. At least one byte was read when
 // the error is nil.
 func (p *Peeked) More(deadline time.Time) error {
 	if len(p.Bytes) == cap(p.Bytes) {
-		p.Bytes = append(make([]byte, 0, max(peekChunk, 2*cap(p.Bytes))), p.Bytes...)
+		p.grow()
 	}
 	if err := p.nc.SetReadDeadline(deadline); err != nil {
 		return err

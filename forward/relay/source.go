@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync/atomic"
@@ -32,6 +33,11 @@ type Stream struct {
 	put func()
 	n   int
 	err error
+	// For one Ask: what is sent before the next Await waits, how much of it was sent,
+	// and what is called with the last of it.
+	asked  []byte
+	told   int
+	freeFn func()
 	// For one Write.
 	out   []byte
 	wrote int
@@ -67,9 +73,59 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return s.read()
 }
 
+// ErrSpoke: something came before anything was asked.
+var ErrSpoke = errors.New("bytes or the end came before a request was sent")
+
+// Ask has the next Await send p before it waits, which costs one visit less of the
+// poller than a Write, and no read that finds nothing. It fails with ErrSpoke, and
+// sends nothing, when something has come already. free is called when p is needed no
+// more.
+func (s *Stream) Ask(p []byte, free func()) { s.asked, s.told, s.freeFn = p, 0, free }
+
+// Told is how much of what was asked has been sent, in bytes.
+func (s *Stream) Told() int { return s.told }
+
+// asks sends what was asked. False: there is nothing to wait for.
+func (s *Stream) asks(fd uintptr) bool {
+	if s.lookAt(fd); !s.still {
+		s.err = ErrSpoke
+		return false
+	}
+	for s.told < len(s.asked) {
+		n, e := sendOn(fd, s.asked[s.told:])
+		if e != 0 {
+			s.err = e
+			return false
+		}
+		s.told += n
+	}
+	s.free()
+	return true
+}
+
+func (s *Stream) free() {
+	if s.asked != nil {
+		s.asked = nil
+		s.freeFn()
+	}
+}
+
+// sendRest sends what asks had no room for.
+func (s *Stream) sendRest() error {
+	n, err := s.Write(s.asked[s.told:])
+	s.told += n
+	s.free()
+	return err
+}
+
 // Await is Read between two messages.
 func (s *Stream) Await(get func() []byte, put func()) (int, error) {
 	if s.Raw == nil {
+		if s.asked != nil {
+			if err := s.sendRest(); err != nil {
+				return 0, err
+			}
+		}
 		p := get()
 		n, err := s.nc.Read(p)
 		s.received(n, len(p))
@@ -79,7 +135,18 @@ func (s *Stream) Await(get func() []byte, put func()) (int, error) {
 		return n, err
 	}
 	s.p, s.get, s.put = nil, get, put
-	return s.read()
+	n, err := s.read()
+	if s.asked == nil {
+		return n, err
+	}
+	if err == unix.EAGAIN { //nolint:errorlint // as asks has it
+		err = s.sendRest()
+	}
+	s.free()
+	if s.told == 0 {
+		return 0, err
+	}
+	return s.read() // also after an error: what the other end said before it counts
 }
 
 func (s *Stream) read() (int, error) {
@@ -102,6 +169,9 @@ func (s *Stream) received(n, room int) {
 
 // readAt reads once; false: there is nothing.
 func (s *Stream) readAt(fd uintptr) bool {
+	if s.asked != nil {
+		return !s.asks(fd)
+	}
 	p := s.p
 	if p == nil {
 		p = s.get()

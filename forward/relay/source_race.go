@@ -2,7 +2,7 @@
 
 //go:build race
 
-package forward
+package relay
 
 import (
 	"errors"

@@ -45,7 +45,7 @@ func (r *Relay) Splice(down *net.TCPConn, up net.Conn, p *Peeked, o *Splicing) (
 			Reset(down)
 			return sent, 0
 		}
-		p.Bytes = nil
+		p.Free()
 	}
 	if o.Idle > 0 {
 		defer WatchIdle(down, up, o.Idle, o.Kill)()

@@ -48,12 +48,15 @@ type Session struct {
 
 // Shared is what all sessions of a core have in common.
 type Shared struct {
-	Sink     flow.Sink
-	Limits   *limits.Limits
-	Clusters *upstream.ClusterManager
-	Pipes    *relay.Pipes
-	Buffers  *relay.CopyBuffers
-	Refused  atomic.Uint64 // connections, ever
+	Sink flow.Sink
+	// Observer is told of what has ended; nil: nobody is.
+	Observer     flow.Observer
+	Observations Observations
+	Limits       *limits.Limits
+	Clusters     *upstream.ClusterManager
+	Pipes        *relay.Pipes
+	Buffers      *relay.CopyBuffers
+	Refused      atomic.Uint64 // connections, ever
 }
 
 // Requests are those of HTTP that are under way on a session.
@@ -183,7 +186,7 @@ func (t *Session) Refuse(d policy.Decision, proto, name, detail string) {
 	t.shared.Refused.Add(1)
 	e := t.Event(flow.Decision, d, proto, name)
 	e.Detail = detail
-	t.shared.Sink.Record(e)
+	t.Record(e, d, nil)
 	relay.Reset(t.NC)
 }
 

@@ -24,8 +24,11 @@ type HTTP1 struct {
 	// Good: the answer, once it was read to its end, leaves the connection as it was.
 	Good bool
 
+	out *[]byte // the head that Stream is to send
+
 	TrailerFn func() field.List
 	DoneFn    func()
+	freeFn    func()
 }
 
 func newHTTP1Up(c *HTTPConn, buffers *http1.Buffers) *HTTP1 {
@@ -35,6 +38,10 @@ func newHTTP1Up(c *HTTPConn, buffers *http1.Buffers) *HTTP1 {
 	u.Reader = http1.NewMessageReader(&u.Stream, buffers, false)
 	u.TrailerFn = func() field.List { return u.Body.Trailer }
 	u.DoneFn = func() {}
+	u.freeFn = func() {
+		buffers.Put(u.out)
+		u.out = nil
+	}
 	return u
 }
 
@@ -46,17 +53,30 @@ func (u *HTTP1) usable() bool {
 	return u.Good && u.Sent.Load() && u.Body.Ended() && len(u.Reader.Buffered()) == 0
 }
 
-// release lets go of what the last answer needed.
-func (u *HTTP1) release() {
-	u.Reader.Release()
+// Ask has b, the head of a request without a body, be written when its answer is
+// awaited. out, which it is in, is given back then.
+func (u *HTTP1) Ask(b []byte, out *[]byte) {
+	u.out = out
+	u.Sent.Store(true) // with the write
+	u.Stream.Ask(b, u.freeFn)
+}
+
+// release lets go of what the last answer needed, and of all that there is when no
+// other follows.
+func (u *HTTP1) release(good bool) {
+	if good {
+		u.Reader.Release()
+	} else {
+		u.Reader.Free()
+	}
 	if cap(u.Head.Fields) > http1.UsualFields {
 		u.Head.Fields = nil
 	}
 }
 
-// quiet says whether the upstream neither ended the connection nor sent what nobody
+// Quiet says whether the upstream neither ended the connection nor sent what nobody
 // asked for.
-func (u *HTTP1) quiet() bool { return u.Stream.Quiet() }
+func (u *HTTP1) Quiet() bool { return u.Stream.Quiet() }
 
 // WriteHTTP1 writes a part of a request of HTTP/1.
 func (c *HTTPConn) WriteHTTP1(b []byte) error {

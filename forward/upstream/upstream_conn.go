@@ -91,11 +91,12 @@ const assumedStreams = 100
 // Nothing is reserved with the transport: it counts reservations as requests that
 // it waits for, and when an upstream turns out to take fewer than were reserved
 // before its settings came, it waits for ever. HTTP/1 has one request at a time,
-// which claim has seen to.
+// which claim has seen to; that its upstream is still there is seen when the request
+// is sent.
 func (c *HTTPConn) admits() bool {
 	c.watch.end()
 	if c.HTTP1 != nil {
-		return c.HTTP1.quiet()
+		return true
 	}
 	room := 1
 	if c.Client.Err() != nil {
@@ -140,9 +141,8 @@ func (c *HTTPConn) Used() bool {
 // what is neither: it is about to be closed.
 func (c *HTTPConn) done() (busy, good bool) {
 	if c.HTTP1 != nil {
-		if good = c.HTTP1.usable(); good {
-			c.HTTP1.release()
-		}
+		good = c.HTTP1.usable()
+		c.HTTP1.release(good)
 	} else {
 		// It has room again when it has forgotten the last streams, which may
 		// take a moment more.
@@ -226,7 +226,7 @@ func (c *HTTPConn) move(to *limits.Lease) error {
 	c.mu.Unlock()
 	if paid {
 		to.Give(1, c.memory)
-		return errAtOnce
+		return ErrAtOnce
 	}
 	from.Give(1, c.memory)
 	return nil
@@ -254,7 +254,7 @@ func (c *HTTPConn) Read(b []byte) (int, error) {
 // trusted.
 func (c *HTTPConn) IdleEvent() {
 	c.mu.Lock()
-	if c.streams > 0 || c.ended || c.HTTP1.quiet() {
+	if c.streams > 0 || c.ended || c.HTTP1.Quiet() {
 		c.mu.Unlock()
 		return
 	}

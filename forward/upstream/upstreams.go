@@ -117,17 +117,19 @@ func (p *Conns) claimed(key ConnKey) *HTTPConn {
 		if c, i = p.claim(key, i); c == nil || c.admits() {
 			return c
 		}
-		if c.HTTP1 != nil { // it was ended meanwhile
-			if c.isPrivate() {
-				p.mu.Lock()
-				p.proved = true
-				p.mu.Unlock()
-			}
-			c.forget(true)
-			c.Close()
-			i = 0
-		}
 	}
+}
+
+// Spent closes a connection of which the end is noticed when a request is to be
+// sent on it.
+func (p *Conns) Spent(c *HTTPConn) {
+	if c.isPrivate() {
+		p.mu.Lock()
+		p.proved = true
+		p.mu.Unlock()
+	}
+	c.forget(true)
+	c.Close()
 }
 
 // Acquire returns a connection for one request to where it was drawn: one that is
@@ -249,13 +251,13 @@ func (p *Conns) connect(ctx context.Context, u *policy.Upstream, key ConnKey) (_
 	// Others see it when it is added, and it has room for one at first.
 	if !c.claim() || !c.admits() || !p.add(c) {
 		c.Close()
-		return nil, &DialError{errAtOnce}
+		return nil, &DialError{ErrAtOnce}
 	}
 	return c, nil
 }
 
-// errAtOnce: a connection ended before a request could be sent.
-var errAtOnce = fmt.Errorf("%w: it ended the connection at once", dial.ErrConnect)
+// ErrAtOnce: a connection ended before a request could be sent.
+var ErrAtOnce = fmt.Errorf("%w: it ended the connection at once", dial.ErrConnect)
 
 // add makes c one of p's; false: p is closed.
 func (p *Conns) add(c *HTTPConn) bool {

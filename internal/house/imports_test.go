@@ -11,7 +11,7 @@ import (
 // of this module.
 var (
 	ground      = []string{"./policy", "./internal/cow", "./internal/field", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward", "./forward/limits"}, ground...)
+	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward", "./forward/limits", "./forward/session"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
 	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/observe", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
@@ -82,7 +82,7 @@ var floors = map[string][]string{
 	// What people read of flows.
 	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "golang.org/x/sys/unix"},
 	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./policy", "github.com/prometheus/client_golang/"},
-	"./internal/tracing":     {"./forward", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
+	"./internal/tracing":     {"./forward/session", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned":   {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":      {"./policy", "golang.org/x/sys/unix"},
@@ -91,7 +91,7 @@ var floors = map[string][]string{
 	"./forward/limits":     {"./internal/flow", "./policy"},
 	"./forward/mirror":     {"./forward/downstream", "./forward/limits", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/flow", "./policy"},
 	"./forward/message":    {"./forward/http1", "./internal/field", "./internal/hostname", "./policy"},
-	"./forward/session":    {"./forward/downstream", "./forward/limits", "./forward/relay", "./forward/upstream", "./internal/dial", "./internal/flow", "./policy"},
+	"./forward/session":    {"./forward/downstream", "./forward/limits", "./forward/relay", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy"},
 	"./forward/httpproxy":  {"./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/message", "./forward/mirror", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
 	"./forward/downstream": {"./forward/limits", "./internal/flow", "./policy"},
 	"./forward/upstream":   {"./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
@@ -133,10 +133,10 @@ var floors = map[string][]string{
 	"./agent/govern":      {"./agent/control", "./agent/workload", "./loader", "./policy"},
 	"./agent/iface":       {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/lifecycle":   {"./agent/control", "./loader/bpffs", "./loader/predecessor", "./policy", "./policy/istio"},
-	"./agent/listen":      {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
+	"./agent/listen":      {"./explain", "./internal/dial", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
 	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
-	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward", "./policy", "github.com/prometheus/client_golang/"},
+	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
 	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},

@@ -21,11 +21,12 @@ type Stage struct{ Name, Files string }
 var Orders = []Order{
 	{"./policy", 9, []Stage{
 		{"config", "aliases"},
+		{"digest", "digest"},
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
 		{"engine", "decide candidates address routes http cors mirror l4 hop gateway access outbound policy reserved trace cluster"},
 		{"compile", "compile* classify scope base destination changes diff"},
-		{"text", "text* digest"},
+		{"text", "text*"},
 		{"explain", "branches why*"},
 	}},
 	{"./policy/istio", 8, []Stage{
@@ -61,7 +62,7 @@ var Orders = []Order{
 	}},
 	{"./forward/httpproxy", 7, []Stage{
 		{"answers", "answer life"},
-		{"exchange", "http_handler http_conn http_server http1_conn http1_answer http_forward client idle sweep grpc headers forwarded cors actions copies attempt retry"},
+		{"exchange", "http_handler http_observe http_conn http_server http1_conn http1_answer http_forward client idle sweep grpc headers forwarded cors actions copies attempt retry"},
 		{"upstream", "http_balance http1_send http1_splice upgrade"},
 	}},
 }

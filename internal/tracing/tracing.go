@@ -27,7 +27,7 @@ import (
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 )
@@ -53,7 +53,7 @@ func (o *Options) Validate() error {
 	return err
 }
 
-// Tracer is a forward.Tracer. Use New, and Close at the end.
+// Tracer is a session.Tracer. Use New, and Close at the end.
 type Tracer struct {
 	provider *sdk.TracerProvider
 	spans    trace.Tracer
@@ -116,8 +116,8 @@ func (c carrier) Keys() []string {
 	return names
 }
 
-// Begin implements forward.Tracer.
-func (t *Tracer) Begin(in field.List, h *field.List, start time.Time) forward.Span {
+// Begin implements session.Tracer.
+func (t *Tracer) Begin(in field.List, h *field.List, start time.Time) session.Span {
 	if !in.Has(requestID) {
 		h.Add(requestID, newID())
 	}
@@ -145,13 +145,13 @@ func (t *Tracer) Begin(in field.List, h *field.List, start time.Time) forward.Sp
 // span is one request.
 type span struct{ trace.Span }
 
-// IDs implements forward.Span.
+// IDs implements session.Span.
 func (s *span) IDs() (traceID, spanID string) {
 	c := s.SpanContext()
 	return c.TraceID().String(), c.SpanID().String()
 }
 
-// End implements forward.Span. Attributes have the names of OpenTelemetry's semantic
+// End implements session.Span. Attributes have the names of OpenTelemetry's semantic
 // conventions for HTTP, and Istio's for what those have not.
 func (s *span) End(o *flow.Observation) {
 	if !s.IsRecording() {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package httpproxy
 
 import (
 	"time"
 
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -13,9 +14,9 @@ import (
 // observe tells the observer of a request that has ended. Its fields, and those of
 // its answer, are still there.
 func (x *exchange) observe(e flow.Event) {
-	s := x.core.told.get()
-	defer x.core.told.put(s)
-	s.Event, s.Src = flow.Flagged(e), x.conn.info.Src
+	s := x.core.o.Observations.Get()
+	defer x.core.o.Observations.Put(s)
+	s.Event, s.Src = flow.Flagged(e), x.conn.Info.Src
 	s.To, s.Host = x.to, x.decision.Host
 	s.Major, s.Minor, s.Scheme, s.Target, s.Authority = x.r.ProtoMajor, x.r.ProtoMinor, x.req.Scheme, x.target, x.r.Host
 	s.Request, s.Response = x.r.Header, *x.w.Header()
@@ -41,7 +42,7 @@ func (x *exchange) observe(e flow.Event) {
 func (x *exchange) observed() bool { return x.core.o.Observer != nil || x.core.o.Tracer != nil }
 
 // goesTo notes where a request goes on to, and begins its span.
-func (x *exchange) goesTo(u *policy.Upstream, out *outgoing) {
+func (x *exchange) goesTo(u *policy.Upstream, out *message.Outgoing) {
 	x.to = u
 	if t := x.core.o.Tracer; t != nil && x.span == nil {
 		x.span = t.Begin(x.r.Header, &out.Header, x.start)

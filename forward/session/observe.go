@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package session
 
 import (
 	"sync"
@@ -11,17 +11,19 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// told has what observers were told in, to be used again.
-type told struct{ pool sync.Pool }
+// Observations are those that observers were told in, to be used again.
+type Observations struct{ pool sync.Pool }
 
-func (t *told) get() *flow.Observation {
+// Get returns an empty one.
+func (t *Observations) Get() *flow.Observation {
 	if s, ok := t.pool.Get().(*flow.Observation); ok {
 		return s
 	}
 	return new(flow.Observation)
 }
 
-func (t *told) put(s *flow.Observation) {
+// Put takes back what nobody reads any more.
+func (t *Observations) Put(s *flow.Observation) {
 	*s = flow.Observation{}
 	t.pool.Put(s)
 }
@@ -41,16 +43,17 @@ type Span interface {
 	End(s *flow.Observation)
 }
 
-// record tells of a connection: whoever keeps events, and who observes.
-func (t *conn) record(e flow.Event, d policy.Decision, u *policy.Upstream) {
-	t.core.o.Sink.Record(e)
-	o := t.core.o.Observer
+// Record tells of the connection, of which d was decided, and u is where it goes; nil:
+// nowhere. Whoever keeps events is told, and who observes.
+func (t *Session) Record(e flow.Event, d policy.Decision, u *policy.Upstream) {
+	t.shared.Sink.Record(e)
+	o := t.shared.Observer
 	if o == nil {
 		return
 	}
-	s := t.core.told.get()
-	defer t.core.told.put(s)
-	s.Event, s.Src, s.To, s.Host = flow.Flagged(e), t.info.Src, u, d.Host
+	s := t.shared.Observations.Get()
+	defer t.shared.Observations.Put(s)
+	s.Event, s.Src, s.To, s.Host = flow.Flagged(e), t.Info.Src, u, d.Host
 	s.Begun = e.Kind == flow.Decision && e.Allowed
 	o.Observe(s)
 }
