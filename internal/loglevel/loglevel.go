@@ -52,8 +52,11 @@ func (l *Levels) Logger(h slog.Handler) *slog.Logger {
 }
 
 // Scope is a log's part for a scope. A log that Levels did not make, and a scope that
-// they do not know, have none: it is the log itself.
+// they do not know, have none: it is the log itself. nil stays nil.
 func Scope(log *slog.Logger, name string) *slog.Logger {
+	if log == nil {
+		return nil
+	}
 	h, ok := log.Handler().(*handler)
 	if !ok || h.of.scopes[name] == nil {
 		return log
