@@ -37,6 +37,7 @@ var floors = map[string][]string{
 	"./policy/internal/authz":               {"./policy/config", "./policy/internal/match", "./internal/ipguard"},
 	"./policy/istio":                        {"./policy", "./policy/internal/match", "./policy/istio/internal/analyze", "./policy/istio/internal/code", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":                    nil, // tests alone
+	"./explain/compare":                     {"./policy"},
 	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
 	"./policy/scheme":                       {"./policy"},
 	"./policy/allowlist":                    {"./policy", "./policy/scheme", "./internal/hostname"},
@@ -151,7 +152,7 @@ var floors = map[string][]string{
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/accesslog", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/accesslog", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
