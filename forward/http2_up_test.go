@@ -25,7 +25,7 @@ import (
 // http2Only has requests go upstream in HTTP/2.
 func (r *rig) http2Only() {
 	r.http = func(req *policy.Request) policy.HTTPDecision {
-		u := upstream(req.Host)
+		u := upstreamOf(req.Host)
 		u.Protocol = policy.ProtocolHTTP2
 		return policy.HTTPDecision{Decision: allowed, Upstream: u}
 	}
@@ -157,7 +157,7 @@ func TestHTTP2Keepalive(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, HTTP)
 			r.http = func(req *policy.Request) policy.HTTPDecision {
-				u := upstream(req.Host)
+				u := upstreamOf(req.Host)
 				u.Protocol, u.Traffic = policy.ProtocolHTTP2, &policy.TrafficPolicy{Pool: tt.pool}
 				return policy.HTTPDecision{Decision: allowed, Upstream: u}
 			}

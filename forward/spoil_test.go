@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -26,8 +28,8 @@ import (
 // spoilt is what buffers that were given back are full of. No test sends it.
 const spoilt = "\xa6"
 
-// marks are as many of them as nobody has by chance.
-var marks = strings.Repeat(spoilt, 3)
+// spoiltMarks are as many of them as nobody has by chance.
+var spoiltMarks = strings.Repeat(spoilt, 3)
 
 func (r *rig) spoil() {
 	r.core.messages.OnPut = func(p []byte) {
@@ -75,7 +77,7 @@ type walker struct {
 
 // notKept are types that have buffers, which nobody reads before writing to them, one
 // that goes on for a moment, and one that cores share, which knows numbers alone.
-var notKept = []reflect.Type{reflect.TypeFor[http1.Buffers](), reflect.TypeFor[copyBuffers](), reflect.TypeFor[watcher](), reflect.TypeFor[Budget]()}
+var notKept = []reflect.Type{reflect.TypeFor[http1.Buffers](), reflect.TypeFor[relay.CopyBuffers](), reflect.TypeFor[relay.EndWatcher](), reflect.TypeFor[limits.Budget]()}
 
 // foreign says whether a struct is of another module: it has nothing of ours, and
 // may have goroutines that go on.
@@ -89,7 +91,7 @@ func (w *walker) walk(v reflect.Value, path string) {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		if strings.Contains(v.String(), marks) {
+		if strings.Contains(v.String(), spoiltMarks) {
 			w.found = append(w.found, path)
 		}
 	case reflect.Pointer:
@@ -137,7 +139,7 @@ func TestSpoiltIsFound(t *testing.T) {
 		m map[string]any
 		p *[]string
 	}
-	kept := "x" + marks
+	kept := "x" + spoiltMarks
 	for name, v := range map[string]any{
 		"key":     &inner{m: map[string]any{kept: 1}},
 		"value":   &inner{m: map[string]any{"a": []any{struct{ s string }{kept}}}},
@@ -189,7 +191,7 @@ func TestNothingIsKept(t *testing.T) {
 				Headers: &policy.Headers{Request: policy.HeaderOps{Add: []policy.Header{{Name: "X-Added", Value: "1"}}}},
 			}, "a.example")
 			a.Destinations[0].Upstream = u
-			mirror := policy.Mirrored{Action: a, To: &policy.RouteDestination{Upstream: upstream("mirror.example")}, Percent: 100}
+			mirror := policy.Mirrored{Action: a, To: &policy.RouteDestination{Upstream: upstreamOf("mirror.example")}, Percent: 100}
 			r.change(func() {
 				r.http = func(*policy.Request) policy.HTTPDecision {
 					return policy.HTTPDecision{Decision: allowed, Action: a, Mirrors: []policy.Mirrored{mirror}}

@@ -52,6 +52,7 @@ type (
 	LocalityWeight      = config.LocalityWeight
 	MatchKind           = config.MatchKind
 	Mesh                = config.Mesh
+	MeshTelemetry       = config.MeshTelemetry
 	Mirror              = config.Mirror
 	Mode                = config.Mode
 	OutboundMode        = config.OutboundMode

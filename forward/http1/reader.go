@@ -94,7 +94,10 @@ func (r *MessageReader) Unread(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	rest := append(append([]byte(nil), p...), r.Buffered()...)
+	rest := p
+	if there := r.Buffered(); len(there) > 0 {
+		rest = append(append([]byte(nil), p...), there...)
+	}
 	r.Free()
 	r.buf = r.pool.Get(len(rest))
 	r.w = copy(*r.buf, rest)
