@@ -46,12 +46,14 @@ type (
 	Headers             = config.Headers
 	Identity            = config.Identity
 	Keepalive           = config.Keepalive
+	HTTP2Keepalive      = config.HTTP2Keepalive
 	L4Match             = config.L4Match
 	LoadBalancer        = config.LoadBalancer
 	Locality            = config.Locality
 	LocalityWeight      = config.LocalityWeight
 	MatchKind           = config.MatchKind
 	Mesh                = config.Mesh
+	MeshTelemetry       = config.MeshTelemetry
 	Mirror              = config.Mirror
 	Mode                = config.Mode
 	OutboundMode        = config.OutboundMode

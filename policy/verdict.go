@@ -126,6 +126,8 @@ const (
 	ReasonNotHTTP Reason = "not-http"
 	// ReasonMalformed: a ClientHello, DNS message or HTTP request that cannot be parsed.
 	ReasonMalformed Reason = "malformed"
+	// ReasonFlood: a client sent more HTTP/2 frames that say nothing than its requests account for.
+	ReasonFlood Reason = "flood"
 	// ReasonPeekTimeout: the first bytes did not arrive in time.
 	ReasonPeekTimeout Reason = "peek-timeout"
 	// ReasonAddress: the address is reserved (loopback, link-local, metadata, ...), and no DNS answer may name it.

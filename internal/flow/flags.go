@@ -56,6 +56,7 @@ var flags = map[policy.Reason]string{
 	policy.ReasonClientGone:       FlagClientTermination,
 	policy.ReasonPolicyChanged:    FlagLocalReset,
 	policy.ReasonMalformed:        FlagClientProtocol,
+	policy.ReasonFlood:            FlagClientProtocol,
 	policy.ReasonOverload:         FlagOverload,
 	policy.ReasonQuota:            FlagOverload,
 }

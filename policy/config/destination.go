@@ -126,6 +126,7 @@ type ConnectionPool struct {
 	MaxConnectionDuration time.Duration
 	Keepalive             *Keepalive
 	HTTPIdleTimeout       time.Duration
+	HTTP2Keepalive        *HTTP2Keepalive
 	MaxPendingRequests    int
 	MaxRequests           int
 	MaxRequestsPerConn    int
@@ -151,6 +152,10 @@ type Keepalive struct {
 	Probes         int
 	Idle, Interval time.Duration
 }
+
+// HTTP2Keepalive asks an HTTP/2 upstream connection whether it lives: a PING when
+// nothing came for Interval, and Timeout for its answer.
+type HTTP2Keepalive struct{ Interval, Timeout time.Duration }
 
 // OutlierDetection takes endpoints that fail out for a time. nil: not set.
 type OutlierDetection struct {

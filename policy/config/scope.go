@@ -82,6 +82,8 @@ type Mesh struct {
 	TrustDomain string
 	// The visibility of objects without exportTo.
 	DefaultServiceExport, DefaultVirtualServiceExport, DefaultDestinationRuleExport *Visibility
+	// Telemetry is for whoever watches.
+	Telemetry MeshTelemetry
 }
 
 // DefaultRootNamespace is the root namespace of a mesh that names none.

@@ -25,7 +25,8 @@ type meshSource struct {
 
 // meshFields are what acts on egressd.
 var meshFields = []string{"outboundTrafficPolicy", "defaultHttpRetryPolicy", "rootNamespace", "trustDomain",
-	"defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"}
+	"defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo",
+	"accessLogFile", "accessLogFormat", "accessLogEncoding", "defaultConfig", "enableTracing"}
 
 // translateMesh translates the MeshConfig, whatever kind of object it is in.
 func translateMesh(l *loader, cfg *policy.Config) {
@@ -84,6 +85,7 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 		m.defaultExport("defaultDestinationRuleExportTo", m.v.DefaultDestinationRuleExportTo),
 	}
 	m.hidden()
+	out.Telemetry = m.telemetry()
 	for i := range m.at.Fields {
 		f := &m.at.Fields[i]
 		if name := strictyaml.CamelCase(f.Key); !slices.Contains(meshFields, name) && m.has(name) {

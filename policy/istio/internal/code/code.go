@@ -86,6 +86,7 @@ var notes = []Code{
 	{"EGD0110", "", "a workload selector without labels"},
 	{"EGD0111", "", "annotation %s: %q is no code of a warning"},
 	{"EGD0112", "IST0145", "a Gateway's server that is left out"},
+	{"EGD0113", "", "kind %s says what is expected of the policy, and is no part of it; \"egressd test\" runs it"},
 
 	{"EGD0201", "", "port %d of %s is opened by ServiceEntry %s/%s (%s) as well, %s, and only the address tells the two apart: the first has its way"},
 	{"EGD0202", "", "address is unset with network %q: the endpoint is not used"},

@@ -334,6 +334,7 @@ var faults = []Code{
 	{"EGD0856", "", "data.mesh: expected one YAML document"},
 	{"EGD0856", "", "rootNamespace: %q is not a DNS-1123 label"},
 	{"EGD0856", "", "serviceAccount: %q is not a DNS-1123 subdomain"},
+	{"EGD0856", "", "tracing.sampling: %v is not in percent, 0 to 100"},
 	{"EGD0856", "", "trustDomain: %s"},
 
 	{"EGD0951", "", "%s: value is required"},
