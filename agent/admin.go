@@ -21,7 +21,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		Closed: a.surfaces.Closed, Holding: a.holding.Counts, Upstreams: a.dns.Upstreams,
 		Unbound: func() int64 { n, _ := a.workloads.Unbound(); return n },
 		Saved:   []string{control.SavedNames, control.SavedPolicy},
-	})
+	}, a.observers.Collectors()...)
 	view := admin.View{
 		Status: func() any { return a.Status() }, Flows: a.recorder, Snapshot: a.control.Snapshot,
 		Suggest: func() explain.Suggestions { return a.denied().Suggestions },
@@ -31,6 +31,10 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		},
 		Unload:  func() { a.unloadOnce.Do(func() { close(a.unload) }) },
 		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{DisableCompression: true}), NotReady: a.ready.Err, Alive: a.check,
+		Server: func() admin.About {
+			return admin.About{Version: a.opts.Version, Started: a.started, Ready: a.ready.Err() == nil}
+		},
+		Listeners: a.listeners, Levels: a.opts.Levels, Profile: a.opts.Profile,
 	}
 	return a.surfaces.Serve(ctx, serve, admin.Options{
 		StateDir: a.opts.StateDir, Group: a.opts.AdminGroup, Log: a.log,
@@ -39,6 +43,30 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		Status: view.StatusPort(), StatusAddress: a.opts.StatusAddress,
 		Health: view.HealthPort(), HealthAddress: a.opts.HealthAddress,
 	})
+}
+
+// listeners are the sockets that the daemon listens on, for traffic and for people.
+func (a *Agent) listeners() (out []admin.ListenerAt) {
+	add := func(name, address string) { out = append(out, admin.ListenerAt{Name: name, Address: address}) }
+	for _, ln := range a.sockets.Proxy {
+		add("proxy", ln.Addr().String())
+	}
+	for i, udp := range a.sockets.DNSUDP {
+		add("dns-udp", udp[0].LocalAddr().String())
+		add("dns-tcp", a.sockets.DNSTCP[i].Addr().String())
+	}
+	if a.incoming != nil {
+		for _, at := range a.incoming.Addresses() {
+			add("gateway", at)
+		}
+	}
+	for _, i := range []struct{ name, at string }{{"admin", a.opts.AdminAddress}, {"status", a.opts.StatusAddress}, {"health", a.opts.HealthAddress}} {
+		addrs, _ := admin.Addresses(i.at) // it was checked; "" has none
+		for _, one := range addrs {
+			add(i.name, one)
+		}
+	}
+	return out
 }
 
 // denied sums up what was denied so far, with what would allow it: by the policy of

@@ -20,6 +20,7 @@ import (
 	"github.com/egressd/egressd/agent/learnedfile"
 	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/observe"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
@@ -51,6 +52,7 @@ type Agent struct {
 	datapath   *loader.Datapath
 	recorder   *events.Recorder
 	kernel     *events.Kernel
+	observers  *observe.Audience // nil: none
 	addresses  ipguard.Addresses // of the node
 	names      *learned.Names
 	dns        *dnsproxy.Server
@@ -104,6 +106,9 @@ type Agent struct {
 
 // Unload removes everything from the kernel: the workload is free again.
 func (a *Agent) Unload() error { return a.datapath.Unload() }
+
+// Reopen opens files that lines are written to anew, after somebody moved them away.
+func (a *Agent) Reopen() { a.observers.Reopen() }
 
 // Reload reads the policy again, as if its files had changed. It does not wait.
 func (a *Agent) Reload() { a.life.Reload() }

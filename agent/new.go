@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/egressd/egressd/agent/control"
@@ -21,6 +22,7 @@ import (
 	"github.com/egressd/egressd/agent/learnedfile"
 	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/listen"
+	"github.com/egressd/egressd/agent/observe"
 	"github.com/egressd/egressd/agent/origin"
 	"github.com/egressd/egressd/agent/own"
 	"github.com/egressd/egressd/agent/resolve"
@@ -33,12 +35,14 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/egress"
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/originate"
 	"github.com/egressd/egressd/ingress"
 	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/internal/sdnotify"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/kernel"
@@ -109,7 +113,7 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		workload.WarnDelegated(o.Log, dir)
 	}
 	// Watching starts before reading, so that no change falls in between.
-	a.watcher = source.NewWatcher(o.Config, o.Log)
+	a.watcher = source.NewWatcher(slices.Concat(o.Config, o.Allow.Paths), o.Log)
 	a.life.Starts(a.capture, a.holder != nil)
 	exempt, err := a.claim()
 	if err != nil {
@@ -199,6 +203,11 @@ func (a *Agent) wire() error {
 	}
 	self := a.self()
 	var err error
+	if a.opts.Daemon {
+		if a.observers, err = observe.New(a.opts.observed(a.control.Snapshot)); err != nil {
+			return err
+		}
+	}
 	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(self.IsDNS)); err != nil {
 		return err
 	}
@@ -217,7 +226,7 @@ func (a *Agent) wire() error {
 	a.identify = who.Identify
 	a.kernel = &events.Kernel{
 		Recorder: a.recorder, Names: a.names, Policies: a.control, Workload: a.workloads.NameOf, Pod: a.workloads.PodOf, Interface: a.guards.NameOf,
-		Probe: workload.Probe, Log: a.log,
+		Probe: workload.Probe, Observer: a.observers.Observer(), Log: a.log,
 		End: func(k telemetry.KernelEvent) error { return a.datapath.Destroy(k.Socket(), k.PID, a.capture.Processes) },
 	}
 	a.earlier = earlier.New(earlier.Options{
@@ -238,7 +247,7 @@ func (a *Agent) wire() error {
 		Denied:    a.opts.DNSDenied,
 		Guard:     guard,
 		Sink:      a.recorder,
-		Log:       a.log,
+		Log:       loglevel.Scope(a.log, scopeDNS),
 
 		MaxInflight: a.limits.Queries, MaxPerWorkload: a.limits.QueriesEach,
 		MaxConns: a.limits.Conns, MaxConnsPerWorkload: a.limits.ConnsEach,
@@ -253,20 +262,24 @@ func (a *Agent) wire() error {
 		Socket:   self.AllowsSocket,
 		Own:      self.Listens,
 	})
+	originator := originate.New(originate.Options{Stock: a.stock, Directories: a.opts.CredentialDirs, Log: a.log})
 	a.outgoing = forward.New(forward.Options{
-		Decider: out, Dialer: out, Sink: a.recorder, Log: a.log, Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
+		Originator: originator, Decider: out, Dialer: out, Sink: a.recorder, Observer: a.observers.Observer(), Tracer: a.observers.Tracer(), Log: loglevel.Scope(a.log, scopeProxy), Limits: a.limits.Forward, Timeouts: a.opts.Limits.Timeouts, Rand: rand.Uint64, Locality: a.opts.Limits.Locality,
 	})
 	if len(a.opts.GatewaySelector) > 0 {
 		a.incoming = ingress.New(ingress.Options{
-			Snapshot: a.control.Snapshot,
-			Resolver: a.dns,
-			Sink:     a.recorder,
-			Log:      a.log,
-			Limits:   a.limits.Forward,
-			Timeouts: a.opts.Limits.Timeouts,
-			Locality: a.opts.Limits.Locality,
-			Rand:     rand.Uint64,
-			Own:      self.Listens,
+			Originator: originator,
+			Snapshot:   a.control.Snapshot,
+			Resolver:   a.dns,
+			Sink:       a.recorder,
+			Observer:   a.observers.Observer(),
+			Tracer:     a.observers.Tracer(),
+			Log:        loglevel.Scope(a.log, scopeGateway),
+			Limits:     a.limits.Forward,
+			Timeouts:   a.opts.Limits.Timeouts,
+			Locality:   a.opts.Limits.Locality,
+			Rand:       rand.Uint64,
+			Own:        self.Listens,
 
 			Certificates: a.stock,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {
@@ -308,6 +321,7 @@ func (a *Agent) Close() error {
 		err = errors.Join(err, a.datapath.Close())
 	}
 	a.begun.Closed()
+	a.observers.Close()
 	if a.holder != nil {
 		a.holder.Close()
 	}

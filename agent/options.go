@@ -10,10 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
 	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/observe"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/selfprobe"
@@ -22,9 +24,11 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/link"
+	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/source"
 	"github.com/egressd/egressd/policy/source/kube"
 )
 
@@ -34,6 +38,8 @@ const (
 	DefaultPinRoot  = bpffs.Root + "/egressd"
 	// DefaultLastGood outlives a boot, unlike the state directory.
 	DefaultLastGood = "/var/lib/egressd/" + LastGoodFile
+	// DefaultCredentials has the private keys and tokens that policy files name.
+	DefaultCredentials = "/etc/egressd/credentials"
 	// LastGoodFile is the file's name in a state directory of one's own.
 	LastGoodFile = state.LastGoodFile
 	// NodePins is the daemon's pin directory, below the pin root.
@@ -55,7 +61,9 @@ type Options struct {
 	// Config are the files and directories with the policy; none are an empty
 	// policy, which audit mode may have, and AllowEmptyPolicy allows.
 	Config []string
-	Mode   policy.Mode
+	// Allow is the part of the policy in its short form; it goes with Config.
+	Allow source.Allow
+	Mode  policy.Mode
 	// AllowEmptyPolicy lets Config that has no policy objects any more (an empty
 	// directory, too) take the place of one that had some: all is denied.
 	AllowEmptyPolicy bool
@@ -101,6 +109,8 @@ type Options struct {
 	// KubernetesNamespace is the namespace of egressd's own pods, which has the Lease of
 	// the daemon that writes statuses.
 	KubernetesNamespace string
+	// CredentialDirs are where private keys and tokens may be that policies on disk name.
+	CredentialDirs []string
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
 	AllowEndpoints []policy.AllowedEndpoint
 	// Cluster is what is inside of the node's Kubernetes cluster; FindCluster
@@ -119,8 +129,8 @@ type Options struct {
 	// addresses. Empty: DefaultStatusAddress and DefaultHealthAddress.
 	StatusAddress, HealthAddress string
 	// AdminAddress is where the admin interface is served by TCP as well, to
-	// every process that is not captured; empty: nowhere. It must be on loopback
-	// unless AdminRemote is set.
+	// processes of root and of AdminGroup that are not captured; empty: nowhere. It
+	// must be on loopback unless AdminRemote is set, which serves everybody.
 	AdminAddress string
 	AdminRemote  bool
 	// AdminGroup may read at the admin socket; 0: only root may.
@@ -136,15 +146,21 @@ type Options struct {
 	// Takeover takes the place of a daemon that runs on the state directory,
 	// without a gap. Without one it changes nothing.
 	Takeover bool
-	// DrainTime bounds how long requests in flight may go on when the daemon
-	// ends; 0: 5 s.
+	// DrainTime bounds how long what is open may go on when the daemon ends; 0:
+	// DefaultDrainTime. Exec, whose command has ended before, waits 5 s at most.
 	DrainTime time.Duration
 	// Limits bound what proxied connections may take.
 	Limits ConnectionLimits
 	// Probe says how run probes itself.
-	Probe   selfprobe.Options
+	Probe selfprobe.Options
+	// Observe says who is told of requests and connections that have ended.
+	Observe observe.Options
 	Version string
 	Log     *slog.Logger
+	// Levels are those of Log, which may be changed; nil: they can't.
+	Levels *loglevel.Levels
+	// Profile has the admin interface show profiles of the process.
+	Profile bool
 	// LogDropped is how many lines of the log nobody took; nil: none.
 	LogDropped func() uint64
 
@@ -153,11 +169,14 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if len(o.Config) == 0 && o.Mode != policy.Audit && o.Kubernetes == nil && !o.AllowEmptyPolicy && !o.locks {
-		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or learn one with --mode audit, or deny everything with --allow-empty-policy")
+	if len(o.Config) == 0 && o.Allow.Empty() && o.Mode != policy.Audit && o.Kubernetes == nil && !o.AllowEmptyPolicy && !o.locks {
+		return errors.New("no policy: give at least one --config FILE or DIRECTORY, or name destinations with --allow HOST, or learn one with --mode audit, or deny everything with --allow-empty-policy")
 	}
 	if o.DrainTime <= 0 {
-		o.DrainTime = drainTime
+		o.DrainTime = DefaultDrainTime
+		if !o.Daemon {
+			o.DrainTime = execDrainTime
+		}
 	}
 	o.StatusAddress = cmp.Or(o.StatusAddress, DefaultStatusAddress)
 	o.HealthAddress = cmp.Or(o.HealthAddress, DefaultHealthAddress)
@@ -172,6 +191,9 @@ func (o *Options) validate() error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Levels == nil {
+		o.Levels = loglevel.New(slog.LevelInfo)
+	}
 	if len(o.Cgroups) == 0 && o.Pods == nil {
 		return errors.New("no cgroup to capture")
 	}
@@ -184,6 +206,23 @@ func (o *Options) validate() error {
 		}
 	}
 	return nil
+}
+
+// Scopes are the parts of the log with levels of their own.
+func Scopes() []string { return []string{scopeDNS, scopeGateway, scopePolicy, scopeProxy} }
+
+const (
+	scopeDNS     = "dns"
+	scopeGateway = "gateway"
+	scopePolicy  = "policy"
+	scopeProxy   = "proxy"
+)
+
+// observed are the options of who is told of what has ended.
+func (o *Options) observed(snapshot func() *policy.Snapshot) observe.Options {
+	out := o.Observe
+	out.Snapshot, out.Rand, out.Log = snapshot, rand.Uint64, o.Log
+	return out
 }
 
 func (o *Options) podOptions() workload.PodOptions {
@@ -233,5 +272,10 @@ func (o *Options) tableSizes() loader.Sizes {
 	return s
 }
 
-// drainTime is the default of Options.DrainTime.
-const drainTime = 5 * time.Second
+// Defaults of Options.DrainTime: a daemon's (Istio's proxies have as much,
+// drainDuration), and that of exec, where clients have ended and only servers could
+// still want something.
+const (
+	DefaultDrainTime = 45 * time.Second
+	execDrainTime    = 5 * time.Second
+)

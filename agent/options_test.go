@@ -8,6 +8,7 @@ import (
 
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/kubernetes"
+	"github.com/egressd/egressd/policy/source"
 )
 
 // TestAdminAddress: the admin interface is nowhere by default, and on the
@@ -49,6 +50,7 @@ func TestLastGoodIsKept(t *testing.T) {
 	}{
 		{Options{LastGood: "f"}, nil, ""},
 		{Options{LastGood: "f", Config: []string{"x"}}, nil, "f"},
+		{Options{LastGood: "f", Allow: source.Allow{Items: []string{"x"}}}, nil, "f"},
 		{Options{LastGood: "f"}, &kubernetes.APIServer{}, "f"},
 	} {
 		if got := c.o.control(c.objects, nil).LastGood; got != c.want {

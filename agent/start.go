@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/source"
 )
 
 // StartError says that the daemon did not start, and what traffic can do.
@@ -54,7 +55,7 @@ func lock(o Options) (err error) {
 		return fmt.Errorf("mode %s denies nothing", o.Mode)
 	}
 	o.locks = true
-	o.Config, o.LastGood, o.GatewaySelector, o.Kubernetes = nil, "", nil, nil
+	o.Allow, o.Config, o.LastGood, o.GatewaySelector, o.Kubernetes = source.Allow{}, nil, "", nil, nil
 	o.Log = slog.New(slog.DiscardHandler) // that of a start would be about another one
 	a, err := New(context.Background(), o)
 	if err != nil {

@@ -5,18 +5,19 @@ package agent
 import (
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/selfprobe"
+	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/policy"
 )
 
 // control are the options of what brings the policy in force.
 func (o Options) control(objects control.Objects, secrets func(map[string]map[string][]byte)) control.Options {
-	if len(o.Config) == 0 && objects == nil {
+	if len(o.Config) == 0 && o.Allow.Empty() && objects == nil {
 		o.LastGood = "" // nothing is read that could be bad, and the file may be another daemon's
 	}
 	return control.Options{
-		Config: o.Config, GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints,
+		Config: o.Config, Allow: o.Allow, GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints,
 		Cluster: o.Cluster, FindCluster: o.FindCluster,
-		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Objects: objects, Secrets: secrets, Log: o.Log,
+		AllowEmpty: o.AllowEmptyPolicy, LastGood: o.LastGood, Objects: objects, Secrets: secrets, Log: loglevel.Scope(o.Log, scopePolicy),
 	}
 }
 
@@ -26,6 +27,7 @@ func (a *Agent) targets() control.Targets {
 		Tables: a.datapath, Learned: a.names, Workloads: a.governor,
 		Epoch: a.datapath.RaiseEpoch, Recheck: a.outgoing.Recheck,
 		Gateway: func(s *policy.Snapshot) error {
+			a.observers.Follow(s)
 			if a.incoming == nil {
 				return nil
 			}

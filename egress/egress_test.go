@@ -300,7 +300,7 @@ func TestSource(t *testing.T) {
 func TestUnsupported(t *testing.T) {
 	e, _ := newTest(t)
 	u := &policy.Upstream{Host: "x", Endpoints: []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("203.0.113.1:1"), Weight: 1}},
-		Traffic: &policy.TrafficPolicy{TLS: &policy.ClientTLS{Mode: policy.TLSSimple}}}
+		Traffic: &policy.TrafficPolicy{TLS: &policy.ClientTLS{Mode: policy.TLSIstioMutual}}}
 	if _, err := e.Dial(t.Context(), conn("203.0.113.1:1"), u); !errors.Is(err, dial.ErrUnsupported) {
 		t.Errorf("dialled: %v", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/scheme"
 )
 
 // DeniedTarget is a destination that was denied.
@@ -217,7 +218,7 @@ func objectName(host string) string {
 // spoken is what a client was seen to begin with, unset when nobody read it or
 // the port says as much.
 func spoken(e flow.Event) policy.Protocol {
-	usual := protocolOfPort(e.Dst.Port())
+	usual := scheme.ProtocolOfPort(e.Dst.Port())
 	switch {
 	case e.Proto == "tls" && !usual.IsTLS():
 		return policy.ProtocolTLS
@@ -236,7 +237,7 @@ func suggestedPort(w DeniedTarget) istio.SuggestedPort {
 	case w.Name == "":
 		protocol = policy.ProtocolTCP // neither SNI nor Host would be the name that is made up
 	case protocol == policy.ProtocolUnset:
-		protocol = protocolOfPort(w.Port)
+		protocol = scheme.ProtocolOfPort(w.Port)
 	}
 	return istio.SuggestedPort{
 		Number: w.Port, Name: fmt.Sprintf("%s-%d", strings.ToLower(protocol.String()), w.Port), Protocol: protocol.String(),

@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/scheme"
 )
 
 // Target is what to explain: a URL, HOST:PORT or IP:PORT.
@@ -27,65 +28,6 @@ type Target struct {
 	// speaks is what the client sends first, as far as the scheme of a URL
 	// says it; unset for HOST:PORT.
 	speaks policy.Protocol
-}
-
-// scheme is what a URL scheme stands for.
-type scheme struct {
-	port     uint16 // where the scheme is served; 0: there is no such port
-	protocol policy.Protocol
-}
-
-// schemeOf knows the schemes whose clients open a connection to the host in
-// the URL. Protocols that begin in clear text, also those that change to TLS
-// later (STARTTLS), are TCP: their first bytes are no ClientHello. The ports
-// are those of IANA's registry or, where that has none, of the programs.
-func schemeOf(name string) (scheme, bool) {
-	switch name {
-	case "http", "ws":
-		return scheme{80, policy.ProtocolHTTP}, true
-	case "https", "wss":
-		return scheme{443, policy.ProtocolHTTPS}, true
-	case "grpc":
-		return scheme{0, policy.ProtocolGRPC}, true
-	case "grpcs":
-		return scheme{443, policy.ProtocolTLS}, true
-	case "tcp":
-		return scheme{0, policy.ProtocolTCP}, true
-	case "tls":
-		return scheme{0, policy.ProtocolTLS}, true
-	case "udp":
-		return scheme{0, policy.ProtocolUDP}, true
-	}
-	opaque := map[string]uint16{
-		"amqp": 5672, "cassandra": 9042, "ftp": 21, "git": 9418, "imap": 143, "irc": 6667, "kafka": 9092, "ldap": 389,
-		"mariadb": 3306, "memcached": 11211, "mongodb": 27017, "mqtt": 1883, "mssql": 1433, "mysql": 3306, "nats": 4222, "oracle": 1521,
-		"pop3": 110, "postgres": 5432, "postgresql": 5432, "rdp": 3389, "redis": 6379, "rsync": 873, "rtmp": 1935, "sftp": 22,
-		"smtp": 25, "sqlserver": 1433, "ssh": 22, "svn": 3690, "telnet": 23, "valkey": 6379, "vnc": 5900, "xmpp": 5222,
-	}
-	if port, ok := opaque[name]; ok {
-		return scheme{port, policy.ProtocolTCP}, true
-	}
-	tls := map[string]uint16{
-		"amqps": 5671, "ftps": 990, "imaps": 993, "ircs": 6697, "ldaps": 636, "mqtts": 8883, "pop3s": 995, "rediss": 6379, "smtps": 465, "valkeys": 6379,
-	}
-	if port, ok := tls[name]; ok {
-		return scheme{port, policy.ProtocolTLS}, true
-	}
-	return scheme{}, false
-}
-
-// protocolOfPort is what is spoken on a port when nothing else tells: TCP
-// unless the port is known for TLS or HTTP from the first byte on.
-func protocolOfPort(port uint16) policy.Protocol {
-	switch port {
-	case 80, 8000, 8080:
-		return policy.ProtocolHTTP
-	case 443, 8443:
-		return policy.ProtocolHTTPS
-	case 465, 636, 853, 990, 993, 995, 5671, 6697, 8883:
-		return policy.ProtocolTLS
-	}
-	return policy.ProtocolTCP
 }
 
 // ParseTarget reads what the user typed. HOST:PORT/udp asks about UDP.
@@ -142,8 +84,8 @@ func example(s string) string {
 
 // readURL returns the HOST:PORT of a URL.
 func (t *Target) readURL(s string) (string, error) {
-	if scheme, _, _ := strings.Cut(s, "://"); strings.HasSuffix(scheme, "+srv") {
-		return "", fmt.Errorf("%s: a %s URL names its servers in DNS (SRV records); ask for one of them as HOST:PORT", t.text, scheme)
+	if name, _, _ := strings.Cut(s, "://"); strings.HasSuffix(name, "+srv") {
+		return "", fmt.Errorf("%s: a %s URL names its servers in DNS (SRV records); ask for one of them as HOST:PORT", t.text, name)
 	}
 	u, err := url.Parse(s)
 	var bad *url.Error
@@ -155,17 +97,17 @@ func (t *Target) readURL(s string) (string, error) {
 	case u.Hostname() == "":
 		return "", fmt.Errorf("%s: the URL has no host; only what goes to a host is decided", t.text)
 	}
-	known, ok := schemeOf(u.Scheme)
+	known, ok := scheme.Of(u.Scheme)
 	port := u.Port()
 	if port == "" {
-		if known.port == 0 {
+		if known.Port == 0 {
 			return "", fmt.Errorf("%s: give a port with the scheme %q, as in %s://%s:9000", t.text, u.Scheme, u.Scheme, u.Host)
 		}
-		port = strconv.Itoa(int(known.port))
+		port = strconv.Itoa(int(known.Port))
 	}
-	t.url, t.speaks = u, known.protocol
+	t.url, t.speaks = u, known.Protocol
 	if ok {
-		t.transport = known.protocol.Transport()
+		t.transport = known.Protocol.Transport()
 	}
 	return net.JoinHostPort(u.Hostname(), port), nil
 }

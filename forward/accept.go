@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -36,6 +37,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 	defer ln.Close()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
+	outlives := context.WithoutCancel(ctx)
 	var pause time.Duration
 	for {
 		nc, err := ln.Accept()
@@ -49,7 +51,9 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		default:
 			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
 			c.o.Log.Warn("a connection could not be accepted; it waits, and egressd tries again", "listener", ln.Addr(), "error", err, "pause", pause)
-			if !sleep(ctx, pause) {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
 				return nil
 			}
 			continue
@@ -63,10 +67,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		// workload would take descriptors that are not its own.
 		c.fresh <- struct{}{}
 		c.accepting.Add(1)
-		go func() {
-			defer c.accepting.Add(-1)
-			c.accepted(context.WithoutCancel(ctx), tc, identify)
-		}()
+		c.workers.serve(accepted{c, outlives, tc, identify})
 	}
 }
 
@@ -85,35 +86,40 @@ func passing(err error) bool {
 	return false
 }
 
-// sleep waits for d and returns false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+// accepted is a connection that is to be served.
+type accepted struct {
+	core     *Core
+	ctx      context.Context
+	nc       *net.TCPConn
+	identify func(*net.TCPConn) (Conn, error)
 }
 
-func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net.TCPConn) (Conn, error)) {
-	info, err := identify(nc)
-	counted := sync.OnceFunc(func() { <-c.fresh })
-	defer counted()
-	if errors.Is(err, ErrServed) {
-		nc.Close()
-		return
+func (a *accepted) serve() {
+	if info := a.identified(); info != nil {
+		counted := sync.OnceFunc(func() { <-a.core.fresh })
+		a.core.serveConn(a.ctx, a.nc, info, counted)
+		counted()
+	} else {
+		<-a.core.fresh
 	}
-	if err != nil {
-		c.unidentified(info, err)
-		reset(nc)
-		return
+	a.core.accepting.Add(-1)
+}
+
+// identified says whose the connection is; nil: nobody's, or it has been served.
+//
+//go:noinline
+func (a *accepted) identified() *Conn {
+	info, err := a.identify(a.nc)
+	switch {
+	case err == nil:
+		return &info
+	case errors.Is(err, ErrServed):
+		a.nc.Close()
+	default:
+		a.core.unidentified(info, err)
+		relay.Reset(a.nc)
 	}
-	c.serveConn(ctx, nc, info, counted)
+	return nil
 }
 
 // unidentified records a connection of nobody. It stands alone for what an event
@@ -121,7 +127,7 @@ func (c *Core) accepted(ctx context.Context, nc *net.TCPConn, identify func(*net
 //
 //go:noinline
 func (c *Core) unidentified(info Conn, err error) {
-	c.counters.refused.Add(1)
+	c.shared.Refused.Add(1)
 	c.o.Sink.Record(flow.Event{
 		Time:      time.Now(),
 		Kind:      flow.Decision,
@@ -134,13 +140,4 @@ func (c *Core) unidentified(info Conn, err error) {
 		Reason:    policy.ReasonNoOrigin,
 		Detail:    err.Error(),
 	})
-}
-
-// reset closes nc with a RST where it can, so that the other end sees an
-// error at once instead of an orderly end.
-func reset(nc net.Conn) {
-	if tc := bare(nc); tc != nil {
-		_ = tc.SetLinger(0) // fails on a closed socket only
-	}
-	nc.Close()
 }

@@ -11,12 +11,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -40,7 +41,7 @@ func chance(o *Options) { o.Rand = rand.Uint64 }
 // of them with a traffic policy.
 func (r *rig) servers(traffic *policy.TrafficPolicy, serve func(i int) http.HandlerFunc) *policy.Upstream {
 	r.t.Helper()
-	u := upstream("a.example")
+	u := upstreamOf("a.example")
 	u.Resolution, u.Traffic = policy.ResolutionStatic, traffic
 	for i, at := range []string{"127.0.0.1:0", "[::1]:0", "127.0.0.1:0"} {
 		var p http.Protocols
@@ -51,7 +52,7 @@ func (r *rig) servers(traffic *policy.TrafficPolicy, serve func(i int) http.Hand
 		done := make(chan struct{})
 		go func() { defer close(done); _ = s.Serve(ln) }()
 		r.t.Cleanup(func() { s.Close(); <-done })
-		u.Endpoints = append(u.Endpoints, policy.UpstreamEndpoint{Addr: addrPort(ln.Addr()), Weight: 1})
+		u.Endpoints = append(u.Endpoints, policy.UpstreamEndpoint{Addr: relay.AddrPort(ln.Addr()), Weight: 1})
 	}
 	r.serves(u)
 	return u
@@ -161,7 +162,7 @@ func listenOn(t *testing.T, at string, h http.Handler) uint16 {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(ln) }()
 	t.Cleanup(func() { s.Close(); <-done })
-	return addrPort(ln.Addr()).Port()
+	return relay.AddrPort(ln.Addr()).Port()
 }
 
 // TestResolvedNames: with a rule, load is balanced among the addresses of a name.
@@ -339,7 +340,7 @@ func TestOutlierConnections(t *testing.T) {
 			}
 			u := r.servers(&policy.TrafficPolicy{Outlier: o, LoadBalancer: &policy.LoadBalancer{Simple: policy.RoundRobin}}, says)
 			ln := listen(t, "[::1]:0")
-			u.Endpoints[1].Addr = addrPort(ln.Addr())
+			u.Endpoints[1].Addr = relay.AddrPort(ln.Addr())
 			ln.Close()
 			for range 30 {
 				nc := r.dial()
@@ -402,127 +403,14 @@ func TestEachWorkloadItsOwn(t *testing.T) {
 	}
 }
 
-// TestPlacesOfEndpoints: distribute and failover, and that nothing counts where the
-// node's own place is not known.
-func TestPlacesOfEndpoints(t *testing.T) {
-	u := upstream("a.example")
-	for i, l := range []string{"eu/west/1", "eu/west/2", "eu/north/1", "us/east/1", "ap/south/1", ""} {
-		u.Endpoints = append(u.Endpoints, policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80), Weight: 1, Locality: l})
-	}
-	outlier := &policy.OutlierDetection{}
-	for _, tt := range []struct {
-		name       string
-		own        string
-		locality   *policy.Locality
-		outlier    *policy.OutlierDetection
-		priorities []uint8
-		shares     []uint32 // nil: none
-	}{
-		{"near first", "eu/west/1", nil, outlier, []uint8{0, 1, 2, 3, 3, 3}, nil},
-		{"without outlier detection", "eu/west/1", nil, nil, []uint8{0, 0, 0, 0, 0, 0}, nil},
-		{"nothing is known of the node", "", nil, outlier, []uint8{0, 0, 0, 0, 0, 0}, nil},
-		{"switched off", "eu/west/1", &policy.Locality{Disabled: true}, outlier, []uint8{0, 0, 0, 0, 0, 0}, nil},
-		{"failover", "eu/west/1", &policy.Locality{Failover: []policy.Failover{{From: "eu", To: "us"}}}, outlier, []uint8{0, 1, 2, 3, 4, 4}, nil},
-		{"of another region", "eu/west/1", &policy.Locality{Failover: []policy.Failover{{From: "us", To: "ap"}}}, outlier, []uint8{0, 1, 2, 3, 3, 3}, nil},
-		{"distribute", "eu/west/1", &policy.Locality{Distribute: []policy.Distribute{{From: "us/*", To: []policy.LocalityWeight{{Locality: "*", Percent: 100}}},
-			{From: "eu/west/*", To: []policy.LocalityWeight{{Locality: "eu/west/*", Percent: 80}, {Locality: "us", Percent: 20}}}}}, outlier, []uint8{0, 0, 0}, []uint32{40, 40, 20}},
-	} {
-		own := *u
-		own.Traffic = &policy.TrafficPolicy{Outlier: tt.outlier, LoadBalancer: &policy.LoadBalancer{Locality: tt.locality}}
-		b := &balancers{locality: tt.own}
-		list, index := b.endpoints(&own)
-		var priorities []uint8
-		var shares []uint32
-		for _, e := range list {
-			priorities, shares = append(priorities, e.Priority), append(shares, e.Share)
-		}
-		if !slices.Equal(priorities, tt.priorities) {
-			t.Errorf("%s: priorities %v, want %v", tt.name, priorities, tt.priorities)
-		}
-		if tt.shares != nil && (!slices.Equal(shares, tt.shares) || !slices.Equal(index, []int{0, 1, 3})) {
-			t.Errorf("%s: shares %v of %v, want %v", tt.name, shares, index, tt.shares)
-		}
-	}
-}
-
-// TestBalancersAreForgotten: what nobody asked for in a long time goes, and its
-// memory with it; what is in use stays.
-func TestBalancersAreForgotten(t *testing.T) {
-	var clock testClock
-	r := newRig(t, HTTP, clock.option)
-	use := func(name string) drawn {
-		u := upstream(name)
-		u.Resolution, u.Traffic = policy.ResolutionStatic, hashed(policy.ConsistentHash{Header: "x", RingSize: 1 << 16})
-		u.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80")}, {Addr: netip.MustParseAddrPort("10.0.0.2:80")}}
-		d, err := (&conn{core: r.core}).draw(t.Context, u, nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	before := r.core.Stats().Memory.Used
-	open := use("open.example")
-	done := use("done.example")
-	done.end()
-	if used := r.core.Stats().Memory.Used - before; used < 2*16<<16 {
-		t.Errorf("two rings of 65536 count for %d bytes", used)
-	}
-	clock.move(forgetAfter)
-	r.core.Recheck()
-	if n := len(r.core.balancers.list); n != 1 {
-		t.Errorf("%d are known, want the one in use", n)
-	}
-	open.end()
-	clock.move(forgetAfter)
-	r.core.Recheck()
-	if n, used := len(r.core.balancers.list), r.core.Stats().Memory.Used-before; n != 0 || used != 0 {
-		t.Errorf("%d are known, %d bytes", n, used)
-	}
-}
-
 // TestNoRoomForBalancers: a workload that has its share of the memory is refused,
 // rather than balanced without a limit.
 func TestNoRoomForBalancers(t *testing.T) {
-	r := newRig(t, HTTP, chance, func(o *Options) { o.Limits = &Limits{Memory: NewBudget(1 << 20)} })
+	r := newRig(t, HTTP, chance, func(o *Options) { o.Limits = &limits.Limits{Memory: limits.NewBudget(1 << 20)} })
 	r.servers(hashed(policy.ConsistentHash{Header: "x", RingSize: 8 << 20}), says)
 	resp, body := get(t, r.client(false), "http://a.example/")
 	if resp.StatusCode != 503 || !strings.Contains(body, string(policy.ReasonOverload)) && !strings.Contains(body, string(policy.ReasonQuota)) {
 		t.Errorf("%d %s", resp.StatusCode, body)
-	}
-}
-
-func BenchmarkDraw(b *testing.B) {
-	r := newRig(b, HTTP, chance)
-	for _, n := range []int{1, 3} {
-		u := upstream("a.example")
-		for i := range n {
-			u.Endpoints = append(u.Endpoints, policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80), Weight: 1})
-		}
-		t := &conn{core: r.core}
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				d, err := t.draw(b.Context, u, nil, nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				d.end()
-			}
-		})
-	}
-}
-
-// TestDrawIsFree: one endpoint costs nothing.
-func TestDrawIsFree(t *testing.T) {
-	r := newRig(t, HTTP, chance)
-	u := upstream("a.example")
-	u.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1}}
-	c := &conn{core: r.core}
-	if n := testing.AllocsPerRun(100, func() {
-		d, _ := c.draw(t.Context, u, nil, nil)
-		d.end()
-	}); n > 0 || len(r.core.balancers.list) > 0 {
-		t.Errorf("%.0f allocations, %d known", n, len(r.core.balancers.list))
 	}
 }
 
@@ -531,24 +419,26 @@ func TestDrawIsFree(t *testing.T) {
 func TestSilentEndpoints(t *testing.T) {
 	r := newRig(t, Opaque, chance)
 	u := r.servers(&policy.TrafficPolicy{LoadBalancer: &policy.LoadBalancer{Simple: policy.RoundRobin}, Pool: &policy.ConnectionPool{ConnectTimeout: 50 * time.Millisecond}}, says)
-	r.core.o.Dialer = &silentAt{r.fakes, u.Endpoints[1].Addr}
+	dialer := &silentAt{fakes: r.fakes, at: u.Endpoints[1].Addr}
+	r.dialer.Dialer = dialer
 	for range 6 {
 		if code, _ := say(t, r.dial(), getOf("a.example")); code != 200 {
 			t.Errorf("status %d", code)
 		}
 	}
-	r.core.o.Dialer = &silentAt{r.fakes, netip.AddrPort{}} // all of them
+	dialer.all.Store(true)
 	dialReset(t, r.addr())
 }
 
 // silentAt is a dialer that gets no answer from an endpoint, or from any.
 type silentAt struct {
 	*fakes
-	at netip.AddrPort
+	at  netip.AddrPort
+	all atomic.Bool
 }
 
 func (s *silentAt) Dial(ctx context.Context, c *Conn, u *policy.Upstream) (net.Conn, error) {
-	if !s.at.IsValid() || u.Endpoints[0].Addr == s.at {
+	if s.all.Load() || u.Endpoints[0].Addr == s.at {
 		<-ctx.Done()
 		return nil, fmt.Errorf("%w: %w", dial.ErrConnect, ctx.Err())
 	}

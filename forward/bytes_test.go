@@ -80,7 +80,9 @@ func TestAnswersByteForByte(t *testing.T) {
 			})
 			r.fails["a.example"] = tt.fail
 			if tt.deny != "" {
-				r.http = func(*policy.Request) policy.HTTPDecision { return policy.HTTPDecision{Decision: denied(tt.deny, nil)} }
+				r.http = func(*policy.Request) policy.HTTPDecision {
+					return policy.HTTPDecision{Decision: denied(tt.deny, nil)}
+				}
 			} else {
 				r.compiled(services("a.example"), tt.rule)
 			}

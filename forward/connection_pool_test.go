@@ -95,12 +95,7 @@ func TestPoolLimits(t *testing.T) {
 func (r *rig) waiting(t *testing.T, n int) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		r.core.balancers.mu.Lock()
-		sum := 0
-		for _, s := range r.core.balancers.list {
-			sum += s.Waiting()
-		}
-		r.core.balancers.mu.Unlock()
+		sum := r.core.clusters.Waiting()
 		if sum >= n {
 			return
 		}
@@ -250,7 +245,7 @@ func TestKeepaliveOfARule(t *testing.T) {
 		for _, protocol := range []Handling{HTTP, Opaque} {
 			r := newRig(t, protocol, chance)
 			dialled := make(chan net.Conn, 1)
-			r.core.o.Dialer = &seenDialled{r.fakes, dialled}
+			r.dialer.Dialer = &seenDialled{r.fakes, dialled}
 			r.servers(&policy.TrafficPolicy{Pool: &policy.ConnectionPool{Keepalive: k}}, says)
 			if code, _ := say(t, r.dial(), getOf("a.example")); code != 200 {
 				t.Fatal(code)

@@ -3,16 +3,20 @@
 package forward
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/httpproxy"
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/originate"
+	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -44,14 +48,20 @@ type Timeouts struct {
 // a zero duration or count means the default named beside it.
 type Options struct {
 	Decider Decider
-	Dialer  Dialer
+	Dialer  upstream.Dialer
 	Sink    flow.Sink
-	Log     *slog.Logger // none: discarded
+	// Observer is told of what has ended, Tracer of requests; nil: nobody.
+	Observer flow.Observer
+	Tracer   session.Tracer
+	Log      *slog.Logger // none: discarded
 
 	Timeouts
 	// Limits bound what connections and requests take. Some of its own: 131072
 	// descriptors, 4 GiB.
-	Limits *Limits
+	Limits *limits.Limits
+	// Originator makes connections with TLS and the like; nil: upstreams that ask for
+	// it are refused.
+	Originator *originate.Originator
 	// Share: upstream connections may serve several downstream connections, one
 	// after the other. It is for the listeners of Gateways, whose visitors the
 	// origin does not know apart by their connections.
@@ -87,7 +97,7 @@ func (o *Options) setDefaults() {
 		}
 	}
 	if o.Limits == nil {
-		o.Limits = &Limits{Descriptors: NewBudget(128 << 10), Memory: NewBudget(4 << 30)}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(128 << 10), Memory: limits.NewBudget(4 << 30)}
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Uint64
@@ -101,10 +111,6 @@ func (o *Options) setDefaults() {
 type Core struct {
 	o Options
 
-	// ctx ends when the core has shut down; upstream dials hang on it.
-	ctx    context.Context
-	cancel context.CancelFunc
-
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
 	draining bool
@@ -116,29 +122,22 @@ type Core struct {
 	counters   counters
 	accepting  atomic.Int64 // connections that Serve accepted and that have not ended
 
-	handoff *handoff
-	server  *http.Server
-	served  chan struct{} // closed when server.Serve has returned
-
-	transport   *http.Transport // of HTTP/2
-	pool        *pool
-	balancers   *balancers
-	mirrors     *mirrors
-	retrying    retryBudgets
-	buffers     copyBuffers
-	messages    http1.Buffers
-	watcher     *watcher
-	sweeper     *sweeper
-	lingering   atomic.Bool
-	safeRetries *policy.Retries
-	pipes       *pipePool
-	recycler    recycler
+	clusters   *upstream.ClusterManager
+	http       *httpproxy.Proxy
+	shared     *session.Shared
+	buffers    relay.CopyBuffers
+	messages   http1.Buffers
+	watcher    *relay.EndWatcher
+	pipes      *relay.Pipes
+	recycler   recycler
+	firstBytes relay.FirstBytes
+	workers    workers
 	// fresh has a place for each connection that is accepted and not yet counted.
 	fresh chan struct{}
 }
 
 type counters struct {
-	accepted, refused, requests atomic.Uint64
+	accepted atomic.Uint64
 }
 
 // Stats are counts for the status page.
@@ -151,17 +150,17 @@ type Stats struct {
 	// Ejections are those of outlier detection, ever, by Envoy's name of the cause.
 	Ejections map[string]uint64 `json:"ejections,omitempty"`
 	// What is taken of the limits, by all cores that share them.
-	Connections Use `json:"connections"`
-	Ports       Use `json:"ports"`
-	Descriptors Use `json:"descriptors"`
-	Memory      Use `json:"memory"` // bytes, at the most
+	Connections limits.Use `json:"connections"`
+	Ports       limits.Use `json:"ports"`
+	Descriptors limits.Use `json:"descriptors"`
+	Memory      limits.Use `json:"memory"` // bytes, at the most
 }
 
 // New returns a Core that is ready to serve. Shutdown ends it.
 func New(o Options) *Core {
 	o.setDefaults()
 	o.Sink = flow.FlagSink{Sink: o.Sink}
-	w, err := newWatcher()
+	w, err := relay.NewEndWatcher()
 	if err != nil {
 		o.Log.Warn("clients that go away while they wait for an answer are noticed only when it comes: no descriptor was to be had; restart egressd with more", "error", err)
 	}
@@ -169,27 +168,23 @@ func New(o Options) *Core {
 		o:       o,
 		watcher: w,
 		conns:   make(map[*conn]struct{}),
-		handoff: newHandoff(),
-		served:  make(chan struct{}),
 
-		transport:   newTransport(),
-		safeRetries: safeRetries(),
-		pool:        newPool(o.Limits),
-		balancers:   &balancers{limits: o.Limits, log: o.Log, rand: o.Rand, now: o.Now, locality: o.Locality, list: map[balancedKey]*balanced{}},
-		pipes:       newPipePool(),
-		recycler:    recycler{every: o.RecycleTimeout / 60},
-		fresh:       make(chan struct{}, maxFresh),
+		pipes:    relay.NewPipes(),
+		recycler: recycler{every: o.RecycleTimeout / 60},
+		fresh:    make(chan struct{}, maxFresh),
+		workers:  workers{jobs: make(chan accepted), ended: make(chan struct{})},
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.mirrors = newMirrors(c)
-	c.sweeper = newSweeper(c)
-	c.pool.watcher = c.watcher
-	c.server = newServer(c)
-	go func() {
-		defer close(c.served)
-		// Serve ends with ErrServerClosed only: handoff.Accept has no other.
-		_ = c.server.Serve(c.handoff)
-	}()
+	c.clusters = upstream.NewClusterManager(upstream.Options{
+		Dialer: o.Dialer, Originator: o.Originator, Limits: o.Limits, ConnectTimeout: o.ConnectTimeout, Share: o.Share, Locality: o.Locality,
+		Log: o.Log, Rand: o.Rand, Now: o.Now, Watcher: c.watcher, Buffers: &c.messages,
+	})
+	c.shared = &session.Shared{Sink: o.Sink, Observer: o.Observer, Limits: o.Limits, Clusters: c.clusters, Pipes: c.pipes, Buffers: &c.buffers}
+	c.http = httpproxy.New(httpproxy.Options{
+		Decider: o.Decider, Dialer: o.Dialer, Clusters: c.clusters, Originator: o.Originator, Limits: o.Limits, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer,
+		Observations: &c.shared.Observations, Log: o.Log, Rand: o.Rand,
+		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout,
+		Buffers: &c.buffers, Messages: &c.messages, Watcher: c.watcher,
+	})
 	return c
 }
 
@@ -201,20 +196,25 @@ func (c *Core) Stats() Stats {
 	return Stats{
 		Open:      open,
 		Accepted:  c.counters.accepted.Load(),
-		Refused:   c.counters.refused.Load(),
-		Requests:  c.counters.requests.Load(),
+		Refused:   c.shared.Refused.Load(),
+		Requests:  c.http.Count(),
 		Recycled:  c.recycler.closed.Load(),
-		Ejections: c.balancers.counts(),
+		Ejections: c.clusters.Ejections(),
 
-		Connections: c.o.Limits.Connections.use(),
-		Ports:       c.o.Limits.Ports.use(),
-		Descriptors: c.o.Limits.Descriptors.use(),
-		Memory:      c.o.Limits.Memory.use(),
+		Connections: c.o.Limits.Connections.Use(),
+		Ports:       c.o.Limits.Ports.Use(),
+		Descriptors: c.o.Limits.Descriptors.Use(),
+		Memory:      c.o.Limits.Memory.Use(),
 	}
 }
 
+// ShareOf is the share of a workload, by its number.
+func (c *Core) ShareOf(layer flow.Layer, workload uint32) limits.Share {
+	return c.o.Limits.ShareOf(limits.Owner{Layer: layer, Workload: workload})
+}
+
 // errDraining: the core takes no more connections.
-var errDraining = &limitError{policy.ReasonOverload, "egressd is shutting down", nil}
+var errDraining = &limits.ExceededError{Reason: policy.ReasonOverload, Text: "egressd is shutting down"}
 
 // register makes t known to Recheck and Shutdown. It fails when there are too
 // many connections or the core is shutting down.
@@ -225,7 +225,7 @@ func (c *Core) register(t *conn) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining {
-		t.held.end()
+		t.Held.End()
 		return errDraining
 	}
 	c.conns[t] = struct{}{}
@@ -237,7 +237,7 @@ func (c *Core) unregister(t *conn) {
 	c.mu.Lock()
 	delete(c.conns, t)
 	c.mu.Unlock()
-	t.held.end()
+	t.Held.End()
 	c.serving.Done()
 }
 
@@ -257,26 +257,19 @@ func (c *Core) open() []*conn {
 // policy; connections that stay allowed are not touched.
 func (c *Core) Recheck() {
 	c.generation.Add(1)
-	c.pool.closeIdle(false)
-	c.balancers.sweep()
+	c.clusters.Recheck()
 	for _, t := range c.open() {
 		t.recheck()
 		// Idle upstream connections may go to addresses that are denied now.
-		t.ups.closeIdle()
-		t.closeMirrors(false)
+		t.Ups.CloseIdle()
+		t.CloseIdleCopies(false)
 	}
-	c.mirrors.recheck()
+	c.http.Recheck()
 }
 
 // Linger lets clients go: a connection ends when it has no request under way
 // (HTTP/1 with the next answer, HTTP/2 by GOAWAY). New ones are served.
-func (c *Core) Linger() {
-	c.lingering.Store(true)
-	for _, h := range c.sweeper.all() {
-		h.endIdle()
-	}
-	c.server.SetKeepAlivesEnabled(false)
-}
+func (c *Core) Linger() { c.http.Linger() }
 
 // Idle says whether everything that Serve accepted has ended.
 func (c *Core) Idle() bool { return c.accepting.Load() == 0 }
@@ -297,30 +290,21 @@ func (c *Core) Shutdown(ctx context.Context) error {
 	// Keep-alive connections end with their next response; the server's error is
 	// the context's, which is looked at below.
 	c.Linger()
-	_ = c.server.Shutdown(ctx)
+	_ = c.http.Shutdown(ctx)
 	var err error
 	select {
 	case <-done:
 	case <-ctx.Done():
 		err = ctx.Err()
 		for _, t := range c.open() {
-			t.kill(policy.ReasonAllowed, "shut down")
+			t.Kill(policy.ReasonAllowed, "shut down")
 		}
 		<-done
 	}
-	c.mirrors.close()
-	c.pool.closeIdle(true)
-	c.balancers.close()
-	c.pipes.close()
-	c.sweeper.close()
-	c.watcher.close()
-	_ = c.server.Close()
-	<-c.served
-	c.cancel()
+	c.http.Close()
+	c.clusters.Close()
+	c.pipes.Close()
+	c.watcher.Close()
+	c.workers.end()
 	return err
-}
-
-// connectTimeout is the upstream's own, else the core's.
-func (c *Core) connectTimeout(u *policy.Upstream) time.Duration {
-	return cmp.Or(u.ConnectTimeout(), c.o.ConnectTimeout)
 }

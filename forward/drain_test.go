@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -64,7 +63,7 @@ func TestShutdownHTTP(t *testing.T) {
 func TestShutdownDeadline(t *testing.T) {
 	r := newRig(t, Sniff)
 	r.open = func(*Conn) Admission {
-		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstreamOf("opaque.example")}
 	}
 	conns := r.accepts("opaque.example")
 	started := make(chan struct{}, 1)
@@ -156,7 +155,7 @@ func TestAudit(t *testing.T) {
 	r := newRig(t, HTTP)
 	would := policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonName}
 	r.http = func(req *policy.Request) policy.HTTPDecision {
-		return policy.HTTPDecision{Decision: would, Upstream: upstream(req.Host)}
+		return policy.HTTPDecision{Decision: would, Upstream: upstreamOf(req.Host)}
 	}
 	r.httpOrigin("evil.example", func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, "ok") })
 	if resp, _ := get(t, r.client(false), "http://evil.example/"); resp.StatusCode != 200 {
@@ -164,16 +163,5 @@ func TestAudit(t *testing.T) {
 	}
 	if e := r.sink.wait(t, flow.Request, 1); !e.Allowed || !e.WouldDeny || e.Reason != policy.ReasonName {
 		t.Errorf("event %+v", e)
-	}
-}
-
-func TestSleep(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	if !sleep(ctx, 0) || !sleep(ctx, time.Millisecond) {
-		t.Error("a sleep was cut short")
-	}
-	cancel()
-	if sleep(ctx, 0) || sleep(ctx, time.Hour) {
-		t.Error("a sleep outlived its context")
 	}
 }

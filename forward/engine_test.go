@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -87,7 +88,7 @@ func TestEndBehindPipelinedRequests(t *testing.T) {
 				t.Errorf("request %d: %v", n, err)
 				return
 			}
-			time.Sleep(3 * watchTick) // time is what is under test
+			time.Sleep(3 * relay.WatchTick) // time is what is under test
 			_, _ = io.WriteString(nc, okAnswer)
 		}
 		if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {
@@ -169,7 +170,7 @@ func TestAnswersOfManySizes(t *testing.T) {
 	for _, up := range []policy.Protocol{policy.ProtocolHTTP, policy.ProtocolHTTP2} {
 		r := newRig(t, HTTP)
 		r.http = func(req *policy.Request) policy.HTTPDecision {
-			u := upstream(req.Host)
+			u := upstreamOf(req.Host)
 			u.Protocol = up
 			return policy.HTTPDecision{Decision: allowed, Upstream: u}
 		}

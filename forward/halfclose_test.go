@@ -39,7 +39,7 @@ func TestHalfCloseOfHTTP(t *testing.T) {
 				what := fmt.Sprintf("%s, %s, late %t", up, name, late)
 				r := newRig(t, HTTP)
 				r.http = func(req *policy.Request) policy.HTTPDecision {
-					u := upstream(req.Host)
+					u := upstreamOf(req.Host)
 					u.Protocol = up
 					return policy.HTTPDecision{Decision: allowed, Upstream: u}
 				}

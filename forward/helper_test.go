@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
@@ -48,6 +51,11 @@ const patience = 20 * time.Second
 
 // allowed is an allowing decision.
 var allowed = policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowed}
+
+// denied is a denial.
+func denied(reason policy.Reason, rule *policy.Ref) policy.Decision {
+	return session.Denied(reason, rule)
+}
 
 // fakes decides and dials for a test. The functions may be changed under mu,
 // as a policy update does.
@@ -126,12 +134,15 @@ func (f *fakes) change(fn func()) {
 type events struct {
 	mu   sync.Mutex
 	list []flow.Event
-	news chan struct{}
+	// texts are what the events said when they were recorded.
+	texts []string
+	news  chan struct{}
 }
 
 func (s *events) Record(e flow.Event) {
 	s.mu.Lock()
 	s.list = append(s.list, e)
+	s.texts = append(s.texts, textOf(&e))
 	s.mu.Unlock()
 	select {
 	case s.news <- struct{}{}:
@@ -173,6 +184,7 @@ type rig struct {
 	t testing.TB
 	*fakes
 	core   *Core
+	dialer *anyDialer
 	sink   *events
 	layer  flow.Layer
 	dst    netip.AddrPort  // what clients dialled; invalid: some address
@@ -180,6 +192,9 @@ type rig struct {
 	server net.Listener
 	start  sync.Once
 }
+
+// anyDialer is the dialer of a rig, which a test may change before it connects.
+type anyDialer struct{ upstream.Dialer }
 
 type rigOption func(*Options)
 
@@ -193,10 +208,10 @@ func newRig(t testing.TB, protocol Handling, options ...rigOption) *rig {
 			return Admission{Protocol: protocol, Decision: allowed}
 		},
 		tls: func(sni string) (policy.Decision, *policy.Upstream) {
-			return allowed, upstream(sni)
+			return allowed, upstreamOf(sni)
 		},
 		http: func(req *policy.Request) policy.HTTPDecision {
-			return policy.HTTPDecision{Decision: allowed, Upstream: upstream(req.Host)}
+			return policy.HTTPDecision{Decision: allowed, Upstream: upstreamOf(req.Host)}
 		},
 		addrs: map[string]netip.AddrPort{},
 		fails: map[string]error{},
@@ -204,14 +219,16 @@ func newRig(t testing.TB, protocol Handling, options ...rigOption) *rig {
 	}
 	if protocol == Opaque {
 		r.fakes.open = func(*Conn) Admission {
-			return Admission{Protocol: Opaque, Decision: allowed, Upstream: upstream("opaque.example")}
+			return Admission{Protocol: Opaque, Decision: allowed, Upstream: upstreamOf("opaque.example")}
 		}
 	}
-	o := Options{Decider: r.fakes, Dialer: r.fakes, Sink: r.sink, Timeouts: Timeouts{PeekTimeout: patience}, Rand: func() uint64 { return 0 }}
+	r.dialer = &anyDialer{r.fakes}
+	o := Options{Decider: r.fakes, Dialer: r.dialer, Sink: r.sink, Timeouts: Timeouts{PeekTimeout: patience}, Rand: func() uint64 { return 0 }}
 	for _, option := range options {
 		option(&o)
 	}
 	r.core = New(o)
+	r.spoil()
 	r.server = listen(t, "127.0.0.1:0")
 	t.Cleanup(func() {
 		gone, stop := context.WithCancel(context.Background())
@@ -219,6 +236,7 @@ func newRig(t testing.TB, protocol Handling, options ...rigOption) *rig {
 		if err := r.core.Shutdown(gone); err != nil && !errors.Is(err, context.Canceled) {
 			t.Errorf("Shutdown: %v", err)
 		}
+		r.unspoilt()
 	})
 	return r
 }
@@ -242,7 +260,7 @@ func (r *rig) addr() string {
 func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
 	info := Conn{
 		Dst:      netip.MustParseAddrPort("192.0.2.1:80"),
-		Src:      addrPort(nc.RemoteAddr()),
+		Src:      relay.AddrPort(nc.RemoteAddr()),
 		Layer:    r.layer,
 		Workload: "w",
 		Policy:   policy.DefaultPolicy,
@@ -261,7 +279,7 @@ func (r *rig) identify(nc *net.TCPConn) (Conn, error) {
 
 // at tells the dialer where a host is.
 func (r *rig) at(host string, addr net.Addr) {
-	r.change(func() { r.addrs[host] = addrPort(addr) })
+	r.change(func() { r.addrs[host] = relay.AddrPort(addr) })
 }
 
 // dial connects to the core.
@@ -309,7 +327,7 @@ func listen(t testing.TB, addr string) net.Listener {
 	return ln
 }
 
-func upstream(host string) *policy.Upstream {
+func upstreamOf(host string) *policy.Upstream {
 	return &policy.Upstream{Host: host, Port: 80, Protocol: policy.ProtocolHTTP}
 }
 

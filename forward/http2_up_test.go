@@ -4,6 +4,8 @@ package forward
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,7 +25,7 @@ import (
 // http2Only has requests go upstream in HTTP/2.
 func (r *rig) http2Only() {
 	r.http = func(req *policy.Request) policy.HTTPDecision {
-		u := upstream(req.Host)
+		u := upstreamOf(req.Host)
 		u.Protocol = policy.ProtocolHTTP2
 		return policy.HTTPDecision{Decision: allowed, Upstream: u}
 	}
@@ -137,4 +139,52 @@ func TestFewStreams(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestHTTP2Keepalive: where a DestinationRule says how often an upstream connection is
+// asked whether it lives, one that is dead is left soon, and its requests with it.
+func TestHTTP2Keepalive(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		pool *policy.ConnectionPool
+		dead bool
+	}{
+		"asked":             {&policy.ConnectionPool{HTTP2Keepalive: &policy.HTTP2Keepalive{Interval: 50 * time.Millisecond, Timeout: 50 * time.Millisecond}}, true},
+		"asked in a minute": {&policy.ConnectionPool{HTTP2Keepalive: &policy.HTTP2Keepalive{Interval: time.Minute, Timeout: time.Minute}}, false},
+		"not asked":         {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, HTTP)
+			r.http = func(req *policy.Request) policy.HTTPDecision {
+				u := upstreamOf(req.Host)
+				u.Protocol, u.Traffic = policy.ProtocolHTTP2, &policy.TrafficPolicy{Pool: tt.pool}
+				return policy.HTTPDecision{Decision: allowed, Upstream: u}
+			}
+			r.origin("a.example", func(nc *net.TCPConn) {
+				serveFrames(nc, func(*http2.Framer, uint32, string) bool { return true }) // says nothing, not to PINGs either
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if !tt.dead {
+				ctx, cancel = context.WithTimeout(ctx, time.Second)
+				defer cancel()
+			}
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://a.example/", strings.NewReader("body"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := r.client(false).Do(req)
+			if err != nil {
+				if tt.dead || !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+				return
+			}
+			resp.Body.Close()
+			if !tt.dead || resp.StatusCode != http.StatusServiceUnavailable {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		})
+	}
 }

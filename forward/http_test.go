@@ -74,7 +74,7 @@ func (r *rig) rule(a *policy.HTTPAction) {
 func routeTo(rule *policy.HTTPRule, hosts ...string) *policy.HTTPAction {
 	a := &policy.HTTPAction{Rule: rule}
 	for _, host := range hosts {
-		a.Destinations = append(a.Destinations, policy.RouteDestination{Upstream: upstream(host), Weight: 1})
+		a.Destinations = append(a.Destinations, policy.RouteDestination{Upstream: upstreamOf(host), Weight: 1})
 		a.TotalWeight++
 	}
 	return a
@@ -224,7 +224,7 @@ func TestHTTPBothVersions(t *testing.T) {
 		for _, proto := range []policy.Protocol{policy.ProtocolHTTP, policy.ProtocolHTTP2, policy.ProtocolUnset} {
 			r := newRig(t, HTTP)
 			r.http = func(req *policy.Request) policy.HTTPDecision {
-				u := upstream(req.Host)
+				u := upstreamOf(req.Host)
 				u.Protocol = proto
 				return policy.HTTPDecision{Decision: allowed, Upstream: u}
 			}
@@ -266,7 +266,7 @@ func TestEachRequestIsDecided(t *testing.T) {
 			if req.Host != "a.example" {
 				return policy.HTTPDecision{Decision: denied(policy.ReasonName, nil)}
 			}
-			return policy.HTTPDecision{Decision: allowed, Upstream: upstream(req.Host)}
+			return policy.HTTPDecision{Decision: allowed, Upstream: upstreamOf(req.Host)}
 		}
 		r.httpOrigin("a.example", func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, "ok") })
 		c := r.client(http2)
@@ -477,7 +477,7 @@ func TestPolicyChangeEndsRequests(t *testing.T) {
 			if req.Host == "bad.example" {
 				return policy.HTTPDecision{Decision: denied(policy.ReasonName, nil)}
 			}
-			return policy.HTTPDecision{Decision: allowed, Upstream: upstream(req.Host)}
+			return policy.HTTPDecision{Decision: allowed, Upstream: upstreamOf(req.Host)}
 		}
 	})
 	r.core.Recheck()

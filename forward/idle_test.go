@@ -159,7 +159,7 @@ func TestQuietStreamsLive(t *testing.T) {
 	t.Run("gRPC", func(t *testing.T) {
 		r := newRig(t, HTTP, stalls)
 		r.http = func(req *policy.Request) policy.HTTPDecision {
-			u := upstream(req.Host)
+			u := upstreamOf(req.Host)
 			u.Protocol = policy.ProtocolGRPC
 			return policy.HTTPDecision{Decision: allowed, Upstream: u}
 		}

@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,11 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/egressd/egressd/internal/dial"
+	"github.com/egressd/egressd/forward/httpproxy"
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
+	"github.com/egressd/egressd/forward/upstream"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/internal/peek"
@@ -30,134 +35,142 @@ func peekReason(err error, otherwise policy.Reason) policy.Reason {
 // unused says whether the client ended the connection before its first byte:
 // the loser of a race between addresses (RFC 8305), or a check that a port is
 // open. Nothing was asked for, so nothing is denied.
-func (t *conn) unused(err error, p *peeked) bool {
-	reason, _ := t.killReason()
-	return reason == "" && len(p.bytes) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
+func (t *conn) unused(err error, p *relay.Peeked) bool {
+	reason, _ := t.KillReason()
+	return reason == "" && len(p.Bytes) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
 }
 
 // leave ends an unused connection.
 //
 //go:noinline
 func (t *conn) leave(d policy.Decision) {
-	e := t.closeEvent(d, "tcp", "")
+	e := t.CloseEvent(d, "tcp", "")
 	e.Detail = "closed by the client before its first byte"
 	t.core.o.Sink.Record(e)
 }
 
-func (t *conn) peekTLS(op Admission) {
-	p := t.newPeeked()
-	switch kind, err := p.classify(p.deadline); {
-	case t.unused(err, p):
-		t.leave(op.Decision)
-	case err != nil:
-		t.refuse(denied(peekReason(err, policy.ReasonNotTLS), op.Rule), "tls", "", "no ClientHello")
-	case kind != peek.TLSHello:
-		t.refuse(denied(policy.ReasonNotTLS, op.Rule), "tcp", "", kind.String())
-	default:
-		t.tls(op, p)
-	}
+// peek is for the first bytes of the connection, or of what is within its TLS.
+func (t *conn) peek() *relay.Peeked {
+	return relay.NewPeeked(t.Stream, t.Opened.Add(t.core.o.PeekTimeout), &t.core.firstBytes)
 }
 
-func (t *conn) peekHTTP(op Admission) {
-	p := t.newPeeked()
-	p.http = true
-	switch kind, err := p.classify(p.deadline); {
+func (t *conn) peekTLS(op Admission) httpproxy.Pending {
+	p := t.peek()
+	switch kind, err := p.Classify(p.Deadline); {
 	case t.unused(err, p):
 		t.leave(op.Decision)
 	case err != nil:
-		t.refuse(denied(peekReason(err, policy.ReasonNotHTTP), op.Rule), "http", "", "no request")
-	case !isRequest(kind):
-		t.refuse(denied(policy.ReasonNotHTTP, op.Rule), "tcp", "", kind.String())
+		t.Refuse(session.Denied(peekReason(err, policy.ReasonNotTLS), op.Rule), "tls", "", "no ClientHello")
+	case kind != peek.TLSHello:
+		t.Refuse(session.Denied(policy.ReasonNotTLS, op.Rule), "tcp", "", kind.String())
 	default:
-		t.http(op, p)
+		return t.tls(op, p)
 	}
+	return nil
+}
+
+func (t *conn) peekHTTP(op Admission) httpproxy.Pending {
+	p := t.peek()
+	p.HTTPOnly = true
+	switch kind, err := p.Classify(p.Deadline); {
+	case t.unused(err, p):
+		t.leave(op.Decision)
+	case err != nil:
+		t.Refuse(session.Denied(peekReason(err, policy.ReasonNotHTTP), op.Rule), "http", "", "no request")
+	case !isRequest(kind):
+		t.Refuse(session.Denied(policy.ReasonNotHTTP, op.Rule), "tcp", "", kind.String())
+	default:
+		return t.http(op, p)
+	}
+	return nil
 }
 
 // sniff lets the first bytes decide. Where op allows opaque bytes a client
 // that is silent, or speaks something else, is spliced; one that stopped
 // within what could be a hello or a request is not.
-func (t *conn) sniff(op Admission) {
-	p := t.newPeeked()
-	silence := p.deadline
+func (t *conn) sniff(op Admission) httpproxy.Pending {
+	p := t.peek()
+	silence := p.Deadline
 	if op.Upstream != nil {
-		silence = t.opened.Add(t.core.o.SniffTimeout)
+		silence = t.Opened.Add(t.core.o.SniffTimeout)
 	}
-	kind, err := p.classify(silence)
+	kind, err := p.Classify(silence)
 	switch {
 	case errors.Is(err, io.EOF):
 		kind = peek.Other // all that the client had to say
-	case errors.Is(err, os.ErrDeadlineExceeded) && len(p.bytes) == 0 && op.Upstream != nil:
+	case errors.Is(err, os.ErrDeadlineExceeded) && len(p.Bytes) == 0 && op.Upstream != nil:
 		kind = peek.Other
 	case err != nil:
-		t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tcp", "", "no first bytes")
-		return
+		t.Refuse(session.Denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tcp", "", "no first bytes")
+		return nil
 	}
 	switch kind {
 	case peek.TLSHello:
-		t.tls(op, p)
+		return t.tls(op, p)
 	case peek.HTTP1, peek.HTTP2:
-		t.http(op, p)
+		return t.http(op, p)
 	default:
 		t.opaque(op, p)
 	}
+	return nil
 }
 
 // opaque forwards without looking at the bytes; p is nil when none were read.
-func (t *conn) opaque(op Admission, p *peeked) {
+func (t *conn) opaque(op Admission, p *relay.Peeked) {
 	t.setPhase(phaseOpaque, "")
 	if t.core.generation.Load() != t.generation {
-		op = t.core.o.Decider.Open(&t.info)
+		op = t.core.o.Decider.Open(&t.Info)
 	}
 	switch {
 	case op.Verdict == policy.Deny || op.Protocol == Refuse:
 		op.Verdict = policy.Deny
-		t.refuse(op.Decision, "tcp", "", "")
+		t.Refuse(op.Decision, "tcp", "", "")
 	case !opaqueAllowed(op):
-		t.refuse(denied(policy.ReasonNoName, op.Rule), "tcp", "", "neither TLS nor HTTP")
+		t.Refuse(session.Denied(policy.ReasonNoName, op.Rule), "tcp", "", "neither TLS nor HTTP")
 	default:
 		t.forward(op.Decision, op.Upstream, "tcp", op.Upstream.Host, "", p)
 	}
 }
 
 // tls reads the rest of the ClientHello and forwards by its SNI.
-func (t *conn) tls(op Admission, p *peeked) {
-	hello, status := peek.ClientHello(p.bytes)
+func (t *conn) tls(op Admission, p *relay.Peeked) httpproxy.Pending {
+	hello, status := peek.ClientHello(p.Bytes)
 	for status == peek.More {
-		if err := p.more(p.deadline); err != nil {
-			t.refuse(denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tls", "", "ClientHello incomplete")
-			return
+		if err := p.More(p.Deadline); err != nil {
+			t.Refuse(session.Denied(peekReason(err, policy.ReasonMalformed), op.Rule), "tls", "", "ClientHello incomplete")
+			return nil
 		}
-		hello, status = peek.ClientHello(p.bytes)
+		hello, status = peek.ClientHello(p.Bytes)
 	}
 	if status == peek.Malformed {
-		t.refuse(denied(policy.ReasonMalformed, op.Rule), "tls", "", "ClientHello")
-		return
+		t.Refuse(session.Denied(policy.ReasonMalformed, op.Rule), "tls", "", "ClientHello")
+		return nil
 	}
 	name, err := sniName(hello)
 	if err != nil {
-		t.refuse(denied(policy.ReasonName, op.Rule), "tls", "", err.Error())
-		return
+		t.Refuse(session.Denied(policy.ReasonName, op.Rule), "tls", "", err.Error())
+		return nil
 	}
 	t.setPhase(phaseTLS, name)
 	if end, ok := t.termination(name); ok {
-		t.terminate(op, end, name, p)
-		return
+		return t.terminate(op, end, name, p)
 	}
-	d, u := t.core.o.Decider.TLS(&t.info, name)
+	d, u := t.core.o.Decider.TLS(&t.Info, name)
 	if d.Verdict == policy.Deny {
-		t.refuse(d, "tls", name, "")
-		return
+		t.Refuse(d, "tls", name, "")
+		return nil
 	}
-	p.second = peek.NewSecond(hello)
-	if p.second.Read(p.bytes[hello.Wire:]) == peek.Refused {
-		t.refuse(denied(policy.ReasonName, op.Rule), "tls", name, secondName)
-		return
+	p.Second = peek.NewSecond(hello)
+	if p.Second.Read(p.Bytes[hello.Wire:]) == peek.Refused {
+		t.Refuse(session.Denied(policy.ReasonName, op.Rule), "tls", name, relay.SecondName)
+		return nil
 	}
 	var detail string
 	if hello.ECH {
 		detail = "encrypted ClientHello present; the outer name decided"
 	}
 	t.forward(d, u, "tls", name, detail, p)
+	return nil
 }
 
 // sniName returns the hello's name, normalized, "" when it has none.
@@ -177,68 +190,81 @@ func sniName(h peek.Hello) (string, error) {
 
 // forward dials u, hands it the peeked bytes and splices until both ends are
 // done.
-func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detail string, p *peeked) {
+func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detail string, p *relay.Peeked) {
 	if u == nil {
-		t.refuse(denied(policy.ReasonUpstream, d.Rule), proto, name, "no upstream")
+		t.Refuse(session.Denied(policy.ReasonUpstream, d.Rule), proto, name, "no upstream")
 		return
 	}
-	if reason, _ := t.killReason(); reason != "" {
-		t.refuse(d, proto, name, "")
+	if reason, _ := t.KillReason(); reason != "" {
+		t.Refuse(d, proto, name, "")
 		return
 	}
-	if err := t.take(cost{descriptors: spliceDescriptors, memory: spliceMemory}); err != nil {
-		t.refuse(denied(dialReason(err), d.Rule), proto, name, err.Error())
+	if err := t.take(limits.Cost{Descriptors: limits.SpliceDescriptors, Memory: limits.SpliceMemory}); err != nil {
+		t.Refuse(session.Denied(session.DialReason(err), d.Rule), proto, name, err.Error())
 		return
 	}
-	e := t.event(flow.Decision, d, proto, name)
+	e := t.Event(flow.Decision, d, proto, name)
 	e.Detail = detail
-	t.core.o.Sink.Record(e)
+	t.Record(e, d, u)
 
 	up, on, err := t.dial(u)
 	if err != nil {
-		reset(t.nc)
-		end := t.closeEvent(d, proto, name)
-		if reason, _ := t.killReason(); reason == "" {
-			end.Reason, end.Detail, end.WouldDeny = dialReason(err), err.Error(), false
+		relay.Reset(t.NC)
+		end := t.CloseEvent(d, proto, name)
+		if reason, _ := t.KillReason(); reason == "" {
+			end.Reason, end.Detail, end.WouldDeny = session.DialReason(err), err.Error(), false
 		}
-		t.core.o.Sink.Record(end)
+		t.Record(end, d, u)
 		return
 	}
-	defer on.end()
+	defer on.End()
 	defer up.Close()
-	sent, received := t.splice(u, up, p)
-	end := t.closeEvent(d, proto, name)
-	end.Upstream = addrPort(up.RemoteAddr())
+	sent, received := t.Relay.Splice(t.Stream, up, p, &relay.Splicing{
+		Idle: cmp.Or(u.IdleTimeout(), t.core.o.IdleTimeout), Most: u.MaxDuration(),
+		Enforce: t.Info.Mode == policy.Enforce, Kill: t.KillFlagged,
+	})
+	end := t.CloseEvent(d, proto, name)
+	end.Upstream = relay.AddrPort(up.RemoteAddr())
 	end.BytesSent, end.BytesReceived = sent, received
-	t.core.o.Sink.Record(end)
+	if err := upstream.Rejection(up); err != nil && end.Reason == policy.ReasonAllowed {
+		end.Reason, end.Detail = policy.ReasonTLSRejected, "the server refuses the connection: "+err.Error()
+	}
+	t.Record(end, d, u)
 }
 
 // dial connects to u and attaches the connection; d.end is to be called at its end.
-func (t *conn) dial(u *policy.Upstream) (up net.Conn, d drawn, err error) {
-	if up, d, err = t.dialDrawn(u); err != nil {
+func (t *conn) dial(u *policy.Upstream) (up net.Conn, d upstream.Drawn, err error) {
+	if up, d, err = t.Ups.DialDrawn(t.Ctx, u); err != nil {
 		return nil, d, err
 	}
-	if !t.attach(up) {
-		d.end()
-		return nil, d, errKilled
+	if !t.Attach(up) {
+		d.End()
+		return nil, d, session.ErrKilled
 	}
 	return up, d, nil
 }
 
-// dialReason names the reason of a Dialer's error, or of a limit's.
-func dialReason(err error) policy.Reason {
-	var limit *limitError
-	switch {
-	case errors.As(err, &limit):
-		return limit.reason
-	case errors.Is(err, dial.ErrAddress):
-		return policy.ReasonAddress
-	case errors.Is(err, dial.ErrResolve):
-		return policy.ReasonResolve
-	case errors.Is(err, dial.ErrEndpoint):
-		return policy.ReasonEndpoint
-	case errors.Is(err, dial.ErrUnsupported):
-		return policy.ReasonNotSupported
+// http serves the requests of the connection.
+func (t *conn) http(op Admission, p *relay.Peeked) httpproxy.Pending {
+	t.setPhase(phaseHTTP, "")
+	if t.core.generation.Load() != t.generation {
+		if op = t.core.o.Decider.Open(&t.Info); op.Verdict == policy.Deny || op.Protocol == Refuse || !t.carriesHTTP(op, t.TLS) {
+			t.Refuse(session.Denied(policy.ReasonPolicyChanged, op.Rule), "http", "", "")
+			return nil
+		}
 	}
-	return policy.ReasonUpstream
+	if err := p.Done(); err != nil {
+		t.Refuse(session.Denied(policy.ReasonPeekTimeout, op.Rule), "http", "", err.Error())
+		return nil
+	}
+	if reason, _ := t.KillReason(); reason != "" {
+		t.Refuse(op.Decision, "http", "", "")
+		return nil
+	}
+	multiplexed := peek.Classify(p.Request()) == peek.HTTP2
+	if err := t.take(limits.Cost{Memory: httpproxy.MemoryOf(multiplexed)}); err != nil {
+		t.Refuse(session.Denied(session.DialReason(err), op.Rule), "http", "", err.Error())
+		return nil
+	}
+	return t.core.http.Open(t.Session, op, p, multiplexed)
 }

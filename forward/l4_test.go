@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/peek/peektest"
@@ -84,7 +86,7 @@ func TestTLSForwarded(t *testing.T) {
 		if !d.Allowed || d.Name != "a.example" || d.Proto != "tls" || d.Reason != policy.ReasonAllowed || d.Workload != "w" {
 			t.Errorf("decision %+v", d)
 		}
-		if c.BytesSent != int64(len(b)) || c.BytesReceived != 6 || c.Upstream != addrPort(up.LocalAddr()) || c.Duration <= 0 {
+		if c.BytesSent != int64(len(b)) || c.BytesReceived != 6 || c.Upstream != relay.AddrPort(up.LocalAddr()) || c.Duration <= 0 {
 			t.Errorf("close %+v", c)
 		}
 	}
@@ -127,7 +129,7 @@ func TestRefusals(t *testing.T) {
 			if tt.protocol == Refuse {
 				r.open = func(*Conn) Admission { return Admission{Decision: denied(policy.ReasonNoRule, nil)} }
 			}
-			r.tls = func(string) (policy.Decision, *policy.Upstream) { return deny, upstream("evil.example") }
+			r.tls = func(string) (policy.Decision, *policy.Upstream) { return deny, upstreamOf("evil.example") }
 			if tt.protocol == Refuse {
 				dialReset(t, r.addr())
 			} else {
@@ -268,7 +270,7 @@ func TestResetPassedOn(t *testing.T) {
 		if !fromClient {
 			a, b = up, nc
 		}
-		reset(a)
+		relay.Reset(a)
 		expectReset(t, b)
 		r.sink.wait(t, flow.Close, 1)
 	}
@@ -299,7 +301,7 @@ func TestSniff(t *testing.T) {
 	sniffing := func(t *testing.T, o ...rigOption) *rig {
 		r := newRig(t, Sniff, o...)
 		r.open = func(*Conn) Admission {
-			return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+			return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstreamOf("opaque.example")}
 		}
 		return r
 	}
@@ -347,7 +349,7 @@ func TestNoSNIIsAsked(t *testing.T) {
 		if sni == "" {
 			return denied(policy.ReasonNoName, nil), nil
 		}
-		return allowed, upstream(sni)
+		return allowed, upstreamOf(sni)
 	}
 	nc := r.dial()
 	write(t, nc, string(hello(t, "")))
@@ -385,7 +387,7 @@ func TestRecheck(t *testing.T) {
 				if sni == "bad.example" {
 					return denied(policy.ReasonName, nil), nil
 				}
-				return allowed, upstream(sni)
+				return allowed, upstreamOf(sni)
 			}
 		})
 		r.core.Recheck()
@@ -431,7 +433,7 @@ func TestRecheckDuringSniff(t *testing.T) {
 	opened := make(chan struct{}, 8)
 	r.open = func(*Conn) Admission {
 		opened <- struct{}{}
-		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstream("opaque.example")}
+		return Admission{Protocol: Sniff, Decision: allowed, Upstream: upstreamOf("opaque.example")}
 	}
 	r.accepts("opaque.example")
 	nc := r.dial()
@@ -466,7 +468,7 @@ func TestIdentifyFails(t *testing.T) {
 
 func TestMaxConns(t *testing.T) {
 	r := newRig(t, Opaque, func(o *Options) {
-		o.Limits = &Limits{Descriptors: NewBudget(2 + 2*spliceDescriptors), Memory: NewBudget(1 << 30)}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(2 + 2*limits.SpliceDescriptors), Memory: limits.NewBudget(1 << 30)}
 	})
 	conns := r.accepts("opaque.example")
 	r.dial()

@@ -29,7 +29,7 @@ func TestPoolTimeouts(t *testing.T) {
 		for _, protocol := range []Handling{Opaque, TLS} {
 			t.Run(name, func(t *testing.T) {
 				r := newRig(t, protocol, tt.options)
-				u := upstream("up.example")
+				u := upstreamOf("up.example")
 				u.Traffic = &policy.TrafficPolicy{Pool: &tt.pool}
 				r.open = func(*Conn) Admission { return Admission{Protocol: protocol, Decision: allowed, Upstream: u} }
 				r.tls = func(string) (policy.Decision, *policy.Upstream) { return allowed, u }

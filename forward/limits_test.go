@@ -13,61 +13,18 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/egressd/egressd/forward/httpproxy"
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 
-func TestBudget(t *testing.T) {
-	b := NewBudget(12)
-	a, c, d := holder{workload: 1}, holder{workload: 2}, holder{layer: flow.Ingress, workload: 1}
-	count := func(h holder) (n int64, why policy.Reason) {
-		for why = b.take(h, 1); why == ""; why = b.take(h, 1) {
-			n++
-		}
-		return n, why
-	}
-	if n, why := count(a); n != 6 || why != policy.ReasonQuota {
-		t.Errorf("one alone: %d, %s; want half", n, why)
-	}
-	if n, why := count(c); n != 3 || why != policy.ReasonQuota {
-		t.Errorf("the next: %d, %s; want half of the rest", n, why)
-	}
-	if n, why := count(d); n != 1 || why != policy.ReasonQuota {
-		t.Errorf("one more: %d, %s", n, why)
-	}
-	if why := b.take(holder{workload: 9}, 3); why != policy.ReasonOverload {
-		t.Errorf("more than there is: %q", why)
-	}
-	b.give(a, 6)
-	b.give(c, 3)
-	b.give(d, 1)
-	if u := b.use(); u.Used != 0 || len(b.held) != 0 {
-		t.Errorf("%+v, %v", u, b.held)
-	}
-	l := &lease{limits: &Limits{Descriptors: NewBudget(100), Memory: NewBudget(100)}}
-	if err := l.take(1, 51); err == nil || l.limits.Descriptors.use().Used != 0 {
-		t.Errorf("half a lease: %v, %+v", err, l.limits.Descriptors.use())
-	}
-	if err := l.take(2, 20); err != nil {
-		t.Error(err)
-	}
-	l.give(1, 10)
-	l.end()
-	l.end()
-	l.give(1, 10)
-	if err := l.take(1, 1); err == nil {
-		t.Error("taken after the end")
-	}
-	if d, m := l.limits.Descriptors.use(), l.limits.Memory.use(); d.Used != 0 || m.Used != 0 {
-		t.Errorf("left: %+v, %+v", d, m)
-	}
-}
-
 // few is an Options with few descriptors.
 func few(n int64) rigOption {
-	return func(o *Options) { o.Limits = &Limits{Descriptors: NewBudget(n), Memory: NewBudget(1 << 30)} }
+	return func(o *Options) {
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(n), Memory: limits.NewBudget(1 << 30)}
+	}
 }
 
 // second is where the second workload is; all else is the first.
@@ -184,7 +141,7 @@ func TestUpstreamsOfHTTP2AreCounted(t *testing.T) {
 // all requests; beyond it they are forwarded, but not again.
 func TestReplayMemory(t *testing.T) {
 	r := newRig(t, HTTP, func(o *Options) {
-		o.Limits = &Limits{Descriptors: NewBudget(1 << 20), Memory: NewBudget(2 * (connMemory + httpMemory + downWindow + 8*streamMemory + 2*maxReplay))}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(2 * (limits.ConnMemory + httpproxy.HTTPMemory + httpproxy.DownWindow + 8*httpproxy.StreamMemory + 2*message.MaxReplay))}
 	})
 	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, On: []string{"5xx"}}}, "a.example"))
 	var seen atomic.Int32
@@ -195,7 +152,7 @@ func TestReplayMemory(t *testing.T) {
 	})
 	c := r.client(true)
 	post := func() {
-		resp, err := c.Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", maxReplay)))
+		resp, err := c.Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", message.MaxReplay)))
 		if err != nil {
 			t.Error(err)
 			return
@@ -207,11 +164,11 @@ func TestReplayMemory(t *testing.T) {
 		t.Errorf("%d attempts with room, want 2", n)
 	}
 	// Somebody else has the rest.
-	h := holder{flow.Egress, 0}
-	for r.core.o.Limits.Memory.take(h, 4096) == "" {
+	h := limits.Owner{Layer: flow.Egress, Workload: 0}
+	for r.core.o.Limits.Memory.Take(h, 4096) == "" {
 	}
 	seen.Store(0)
-	r.core.o.Limits.Memory.give(h, streamMemory)
+	r.core.o.Limits.Memory.Give(h, httpproxy.StreamMemory)
 	post()
 	if n := seen.Load(); n != 1 {
 		t.Errorf("%d attempts without room, want 1", n)
@@ -224,7 +181,7 @@ func TestUpstreamBelongsToDownstream(t *testing.T) {
 	for _, proto := range []policy.Protocol{policy.ProtocolHTTP, policy.ProtocolHTTP2} {
 		r := newRig(t, HTTP)
 		r.http = func(req *policy.Request) policy.HTTPDecision {
-			u := upstream(req.Host)
+			u := upstreamOf(req.Host)
 			u.Protocol = proto
 			return policy.HTTPDecision{Decision: allowed, Upstream: u}
 		}
@@ -289,47 +246,7 @@ func TestUpstreamEndsWithDownstream(t *testing.T) {
 	_, _ = io.Copy(io.Discard, up) // an end or a reset: it is over
 	up.Close()                     // what a server does that has nothing to say
 	e := r.sink.wait(t, flow.Close, 1)
-	if u := r.core.o.Limits.Descriptors.use(); u.Used > 1 {
+	if u := r.core.o.Limits.Descriptors.Use(); u.Used > 1 {
 		t.Errorf("%d descriptors are still taken after %+v", u.Used, e)
-	}
-}
-
-// TestUpstreamKeys: what may share a connection.
-func TestUpstreamKeys(t *testing.T) {
-	u := upstream("x.example")
-	v1, socket, other := *u, *u, *u
-	v1.Subset, socket.Endpoints = "v1", []policy.UpstreamEndpoint{{Unix: "/run/s", Weight: 1}}
-	other.Endpoints = []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("192.0.2.1:80"), Weight: 1}}
-	first := keyOf(u, false)
-	for name, same := range map[string]bool{
-		"the same": first == keyOf(upstream("x.example"), false), "HTTP/2": first != keyOf(u, true), "a subset": first != keyOf(&v1, false),
-		"a socket": first != keyOf(&socket, false), "an endpoint": first != keyOf(&other, false),
-	} {
-		if !same {
-			t.Error(name)
-		}
-	}
-}
-
-// TestUserTimeout: the kernel ends upstream connections whose peer is gone.
-func TestUserTimeout(t *testing.T) {
-	r := newRig(t, HTTP)
-	r.accepts("a.example")
-	r.addr()
-	tc := &conn{core: r.core, ctx: t.Context()}
-	tc.held, tc.ups = tc.lease(), newUpstreams(tc)
-	nc, err := tc.ups.acquire(t.Context(), &drawn{up: upstream("a.example")}, false, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tc.ups.close()
-	raw, err := nc.Conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ms int
-	_ = raw.Control(func(fd uintptr) { ms, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) })
-	if err != nil || int64(ms) != userTimeout.Milliseconds() {
-		t.Errorf("%d ms, %v", ms, err)
 	}
 }

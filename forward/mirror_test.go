@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -107,7 +109,7 @@ func TestMirrorPercent(t *testing.T) {
 	for range total {
 		get(t, c, "http://a.example/")
 	}
-	until(t, "copies are under way", func() bool { return r.core.mirrors.copies.use().Used == 0 })
+	until(t, "copies are under way", func() bool { return r.core.http.Mirrors.Copies.Use().Used == 0 })
 	if n := some.Load(); n < low || n > high || none.Load() != 0 || len(r.sink.all(flow.Mirror)) != int(n) {
 		t.Errorf("%d and %d copies of %d, %d events; want about 100, none, and as many", n, none.Load(), total, len(r.sink.all(flow.Mirror)))
 	}
@@ -122,7 +124,7 @@ func TestMirrorPercent(t *testing.T) {
 	}
 	resp.Body.Close()
 	get(t, c, "http://a.example/") // is copied
-	until(t, "no copy came", func() bool { return some.Load() > before && r.core.mirrors.copies.use().Used == 0 })
+	until(t, "no copy came", func() bool { return some.Load() > before && r.core.http.Mirrors.Copies.Use().Used == 0 })
 	if n := some.Load() - before; n != 1 {
 		t.Errorf("%d copies of an upgrade and a request, want one", n)
 	}
@@ -148,7 +150,7 @@ func TestMirrorOpensNothing(t *testing.T) {
 		"denied":      {"kube.default.svc.cluster.local", policy.ReasonName, false, 0, nil},
 		"guarded":     {"guarded.example", policy.ReasonAuthorization, false, 0, nil},
 		"unknown":     {"nobody.example", policy.ReasonNoDestination, true, 0, nil},
-		"large":       {"m.example", policy.ReasonOverload, true, maxReplay + 1, nil},
+		"large":       {"m.example", policy.ReasonOverload, true, message.MaxReplay + 1, nil},
 		"unreachable": {"m.example", policy.ReasonUpstream, true, 0, dial.ErrConnect},
 		"address":     {"m.example", policy.ReasonAddress, false, 0, dial.ErrAddress},
 	} {
@@ -192,7 +194,7 @@ func TestSlowMirror(t *testing.T) {
 	mirror := r.accepts("m.example")
 	rule := &policy.HTTPRule{Route: to("a.example"), Mirrors: []policy.Mirror{mirrorTo("m.example", 100)}}
 	r.compiled(services("a.example", "m.example"), rule)
-	r.core.mirrors.conns = NewBudget(8)
+	r.core.http.Mirrors.Conns = limits.NewBudget(8)
 	c := r.client(false)
 	for range 20 {
 		if resp, _ := get(t, c, "http://a.example/"); resp.StatusCode != 200 {
@@ -217,18 +219,7 @@ func TestSlowMirror(t *testing.T) {
 		t.Errorf("the connection to the mirror: %v", err)
 	}
 	until(t, "mirrors hold something", func() bool {
-		m := r.core.mirrors
-		return m.copies.use().Used == 0 && m.memory.use().Used == 0 && m.conns.use().Used == 0
+		m := r.core.http.Mirrors
+		return m.Copies.Use().Used == 0 && m.Memory.Use().Used == 0 && m.Conns.Use().Used == 0
 	})
-}
-
-func TestShadowHost(t *testing.T) {
-	for in, want := range map[string]string{
-		"a.example": "a.example-shadow", "a.example:81": "a.example-shadow:81", "192.0.2.1:80": "192.0.2.1-shadow:80",
-		"[2001:db8::1]": "[2001:db8::1]", "[2001:db8::1]:80": "[2001:db8::1]:80",
-	} {
-		if got := shadowHost(in); got != want {
-			t.Errorf("%s: %s, want %s", in, got, want)
-		}
-	}
 }

@@ -9,12 +9,14 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/egressd/egressd/forward/relay"
 )
 
 // TestIdleHasNoPipe: connections that are spliced have a pipe while bytes are on
 // their way, and two descriptors at other times.
 func TestIdleHasNoPipe(t *testing.T) {
-	const n = 3 * idlePipes
+	const n = 3 * relay.IdlePipes
 	r := newRig(t, Opaque)
 	conns := r.accepts("opaque.example")
 	for range n {
@@ -26,8 +28,8 @@ func TestIdleHasNoPipe(t *testing.T) {
 		readN(t, nc, 1)
 	}
 	budget := r.core.o.Limits.Descriptors
-	eventually(t, func() bool { return budget.use().Used == 2*n })
-	if open := pipes() - pipesAtStart; open == 0 || open > 2*idlePipes {
+	eventually(t, func() bool { return budget.Use().Used == 2*n })
+	if open := pipes() - pipesAtStart; open == 0 || open > 2*relay.IdlePipes {
 		t.Errorf("%d pipe descriptors are kept", open)
 	}
 }

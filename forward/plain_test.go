@@ -21,12 +21,12 @@ type counter struct{ n int }
 func (c *counter) Record(e flow.Event) { c.n++ }
 
 // plain is a client on a connection of whose requests no rule says anything, and an
-// origin that answers each. Neither allocates.
-func plain(t testing.TB) (ask func()) {
+// origin that answers each. Neither allocates. renew makes another connection.
+func plain(t testing.TB, options ...rigOption) (ask, renew func()) {
 	t.Helper()
 	const request = "GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n"
 	const response = "HTTP/1.1 200 OK\r\nServer: o\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
-	r := newRig(t, HTTP, func(o *Options) { o.Sink = &counter{} })
+	r := newRig(t, HTTP, append(options, func(o *Options) { o.Sink = &counter{} })...)
 	r.origin("a.example", func(nc *net.TCPConn) {
 		b, answer := make([]byte, 4096), []byte(response)
 		for {
@@ -38,11 +38,11 @@ func plain(t testing.TB) (ask func()) {
 			}
 		}
 	})
-	d := policy.HTTPDecision{Decision: allowed, Upstream: upstream("a.example")}
+	d := policy.HTTPDecision{Decision: allowed, Upstream: upstreamOf("a.example")}
 	r.http = func(*policy.Request) policy.HTTPDecision { return d }
 	nc := r.dial()
 	b, out := make([]byte, 4096), []byte(request)
-	return func() {
+	ask = func() {
 		if _, err := nc.Write(out); err != nil {
 			t.Fatal(err)
 		}
@@ -50,21 +50,50 @@ func plain(t testing.TB) (ask func()) {
 			t.Fatalf("%q, %v", b[:n], err)
 		}
 	}
+	return ask, func() {
+		nc.Close()
+		nc = r.dial()
+	}
 }
 
 // TestPlainAllocations: a request of which no rule says anything allocates nothing.
 func TestPlainAllocations(t *testing.T) {
-	ask := plain(t)
+	ask, _ := plain(t)
 	ask()
 	if n := testing.AllocsPerRun(500, ask); n >= 1 {
 		t.Errorf("%v allocations for each request", n)
 	}
 }
 
+// nobody observes, and keeps nothing.
+type nobody struct{ n int }
+
+func (o *nobody) Observe(s *flow.Observation) { o.n += len(s.Request) }
+
+// TestObservedAllocations: neither does one that somebody observes.
+func TestObservedAllocations(t *testing.T) {
+	o := &nobody{}
+	ask, _ := plain(t, func(opts *Options) { opts.Observer = o })
+	ask()
+	if n := testing.AllocsPerRun(500, ask); n >= 1 || o.n == 0 {
+		t.Errorf("%v allocations for each request, %d fields seen", n, o.n)
+	}
+}
+
 func BenchmarkPlain(b *testing.B) {
-	ask := plain(b)
+	ask, _ := plain(b)
 	b.ReportAllocs()
 	for b.Loop() {
+		ask()
+	}
+}
+
+// BenchmarkConnections has the allocations of the client and the origin as well.
+func BenchmarkConnections(b *testing.B) {
+	ask, renew := plain(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		renew()
 		ask()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/proxyheader"
 	"github.com/egressd/egressd/policy"
 )
@@ -15,31 +16,31 @@ import (
 // enter reads the PROXY header that the connection must begin with, if it must.
 // False: the connection has ended. Until then nobody asks where it is from.
 func (t *conn) enter() bool {
-	if !t.info.Proxied {
+	if !t.Info.Proxied {
 		t.setPhase(phaseOpening, "")
 		return true
 	}
-	err := t.nc.SetReadDeadline(t.opened.Add(t.core.o.PeekTimeout))
-	src := t.info.Src
+	err := t.NC.SetReadDeadline(t.Opened.Add(t.core.o.PeekTimeout))
+	src := t.Info.Src
 	if err == nil {
-		src, err = proxyheader.Read(t.nc)
+		src, err = proxyheader.Read(t.NC)
 	}
 	if err == nil {
-		err = t.nc.SetReadDeadline(time.Time{})
+		err = t.NC.SetReadDeadline(time.Time{})
 	}
-	switch reason, _ := t.killReason(); {
+	switch reason, _ := t.KillReason(); {
 	case err == nil:
 	case reason == "" && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
 		t.leave(policy.Decision{Verdict: policy.Proxy, Reason: policy.ReasonAllowed})
 		return false
 	default:
-		t.refuse(denied(peekReason(err, policy.ReasonProxyProtocol), nil), "tcp", "", err.Error())
+		t.Refuse(session.Denied(peekReason(err, policy.ReasonProxyProtocol), nil), "tcp", "", err.Error())
 		return false
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.phaseMu.Lock()
+	defer t.phaseMu.Unlock()
 	if src.IsValid() {
-		t.info.Src = src
+		t.Info.Src = src
 	}
 	t.phase = phaseOpening
 	return true

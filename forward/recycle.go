@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -45,10 +47,10 @@ func (r *recycler) due() bool {
 // entry is what a connection takes when it comes. One that was redirected on
 // loopback has one of the ports that everybody there shares; visitors of a gateway
 // share those of another pair of addresses.
-func (t *conn) entry() cost {
-	c := cost{descriptors: 1, memory: connMemory, connections: 1}
-	if t.info.Layer != flow.Ingress && isLoopback(t.info.Src) {
-		c.ports = 1
+func (t *conn) entry() limits.Cost {
+	c := limits.Cost{Descriptors: 1, Memory: limits.ConnMemory, Connections: 1}
+	if t.Info.Layer != flow.Ingress && isLoopback(t.Info.Src) {
+		c.Ports = 1
 	}
 	return c
 }
@@ -57,22 +59,22 @@ func isLoopback(a netip.AddrPort) bool { return a.Addr().Unmap().IsLoopback() }
 
 // take takes c for the connection. When there is none, quiet connections of whoever
 // has most are closed for it.
-func (t *conn) take(c cost) error {
-	err := t.held.takeAll(c)
-	var limit *limitError
-	if err == nil || !errors.As(err, &limit) || limit.budget == nil || !t.core.recycler.due() {
+func (t *conn) take(c limits.Cost) error {
+	err := t.Held.TakeAll(c)
+	var limit *limits.ExceededError
+	if err == nil || !errors.As(err, &limit) || limit.Budget == nil || !t.core.recycler.due() {
 		return err
 	}
-	if t.core.recycle(limit.budget) == 0 {
+	if t.core.recycle(limit.Budget) == 0 {
 		return err
 	}
-	return t.held.takeAll(c)
+	return t.Held.TakeAll(c)
 }
 
 // recycle closes quiet connections of the workload that has most of b, and says
 // how many.
-func (c *Core) recycle(b *Budget) int {
-	who, ok := b.most()
+func (c *Core) recycle(b *limits.Budget) int {
+	who, ok := b.Most()
 	if !ok {
 		return 0
 	}
@@ -83,19 +85,19 @@ func (c *Core) recycle(b *Budget) int {
 	var list []idle
 	all := 0
 	for _, t := range c.open() {
-		if t.holder() != who {
+		if t.Holder() != who {
 			continue
 		}
 		all++
-		if d, ok := quiet(t.nc); ok && d >= c.o.RecycleTimeout {
+		if d, ok := relay.Quiet(t.NC); ok && d >= c.o.RecycleTimeout {
 			list = append(list, idle{t, d})
 		}
 	}
 	slices.SortFunc(list, func(a, b idle) int { return cmp.Compare(b.quiet, a.quiet) })
 	list = list[:min(len(list), max(2, all/recyclePart))]
 	for _, i := range list {
-		i.t.kill(policy.ReasonQuota, "nothing has passed for "+i.quiet.Round(time.Second).String()+", and others needed the room")
-		i.t.held.end()
+		i.t.Kill(policy.ReasonQuota, "nothing has passed for "+i.quiet.Round(time.Second).String()+", and others needed the room")
+		i.t.Held.End()
 	}
 	c.recycler.closed.Add(uint64(len(list)))
 	return len(list)

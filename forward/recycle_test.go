@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -18,8 +20,8 @@ func TestQuietMakeRoom(t *testing.T) {
 	const room = 8 // a workload alone may have 4
 	for _, who := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), second} {
 		for quiet, want := range map[time.Duration]bool{time.Hour: false, 300 * time.Millisecond: true} {
-			limits := &Limits{Descriptors: NewBudget(1 << 20), Memory: NewBudget(1 << 30), Ports: NewBudget(room)}
-			r := newRig(t, Opaque, func(o *Options) { o.Limits, o.RecycleTimeout = limits, quiet })
+			bounds := &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(1 << 30), Ports: limits.NewBudget(room)}
+			r := newRig(t, Opaque, func(o *Options) { o.Limits, o.RecycleTimeout = bounds, quiet })
 			ups := r.accepts("opaque.example")
 			var held, far []*net.TCPConn
 			for range room / 2 {
@@ -33,7 +35,7 @@ func TestQuietMakeRoom(t *testing.T) {
 				}
 			}
 			// The second workload has what it may have as well.
-			for limits.Ports.take(holder{r.layer, 2}, 1) == "" {
+			for bounds.Ports.Take(limits.Owner{Layer: r.layer, Workload: 2}, 1) == "" {
 			}
 			decisions, let := room/2, false
 			for deadline := time.Now().Add(5 * time.Second); !let && time.Now().Before(deadline); decisions++ {
@@ -67,8 +69,8 @@ func TestQuietMakeRoom(t *testing.T) {
 // TestPortsAreLoopbacks: only what came by loopback takes one of its ports.
 func TestPortsAreLoopbacks(t *testing.T) {
 	for from, want := range map[string]int64{"127.0.0.1:1": 1, "[::1]:1": 1, "[::ffff:127.0.0.1]:1": 1, "10.0.0.1:1": 0, "[fd00::1]:1": 0} {
-		c := conn{info: Conn{Src: netip.MustParseAddrPort(from)}}
-		if got := c.entry().ports; got != want {
+		c := conn{Session: &session.Session{Info: Conn{Src: netip.MustParseAddrPort(from)}}}
+		if got := c.entry().Ports; got != want {
 			t.Errorf("%s: %d, want %d", from, got, want)
 		}
 	}
@@ -76,25 +78,25 @@ func TestPortsAreLoopbacks(t *testing.T) {
 
 // TestEach: the bound of one holder is beside its share, and the share says both.
 func TestEach(t *testing.T) {
-	b := NewBudget(100).Each(3)
-	h := holder{flow.Egress, 1}
+	b := limits.NewBudget(100).Each(3)
+	h := limits.Owner{Layer: flow.Egress, Workload: 1}
 	for i := range 4 {
-		if why := b.take(h, 1); (why == "") != (i < 3) {
+		if why := b.Take(h, 1); (why == "") != (i < 3) {
 			t.Errorf("%d: %q", i, why)
 		}
 	}
-	if u := b.useOf(h); u != (Use{3, 3}) {
+	if u := b.UseOf(h); u != (limits.Use{Used: 3, Max: 3}) {
 		t.Errorf("%+v", u)
 	}
-	if s := (Share{Connections: b.useOf(h)}); !s.Full() {
+	if s := (limits.Share{Connections: b.UseOf(h)}); !s.Full() {
 		t.Errorf("not full: %+v", s)
 	}
 	b.Each(0).Resize(20)
-	if u := b.useOf(h); u != (Use{3, 10}) || (Share{Ports: u}).Full() {
+	if u := b.UseOf(h); u != (limits.Use{Used: 3, Max: 10}) || (limits.Share{Ports: u}).Full() {
 		t.Errorf("of 20: %+v", u)
 	}
 	b.Resize(2) // less than is taken: nobody gets any
-	if why := b.take(h, 1); why != policy.ReasonOverload || b.useOf(h).Max != 1 {
-		t.Errorf("of 2: %q, %+v", why, b.useOf(h))
+	if why := b.Take(h, 1); why != policy.ReasonOverload || b.UseOf(h).Max != 1 {
+		t.Errorf("of 2: %q, %+v", why, b.UseOf(h))
 	}
 }

@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/httpproxy"
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -107,7 +110,7 @@ func TestRetrySaysWhyNot(t *testing.T) {
 		w.WriteHeader(503)
 	})
 	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, On: []string{"5xx"}}}, "a.example"))
-	resp, err := r.client(false).Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", maxReplay+1)))
+	resp, err := r.client(false).Post("http://a.example/", "x/y", strings.NewReader(strings.Repeat("x", message.MaxReplay+1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +118,7 @@ func TestRetrySaysWhyNot(t *testing.T) {
 	if e := r.sink.wait(t, flow.Request, 1); e.Retries != 0 || !strings.Contains(e.Detail, "body") {
 		t.Errorf("event %+v", e)
 	}
-	if used := r.core.o.Limits.Memory.use().Used; used > connMemory+httpMemory+downWindow+safeReplay {
+	if used := r.core.o.Limits.Memory.Use().Used; used > limits.ConnMemory+httpproxy.HTTPMemory+httpproxy.DownWindow+message.SafeReplay {
 		t.Errorf("%d bytes of memory are taken for a body that is not kept", used)
 	}
 }
@@ -153,16 +156,7 @@ func TestRetryBudget(t *testing.T) {
 			}
 		})
 	}
-	active := func() int {
-		b := &r.core.retrying
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		n := 0
-		for _, x := range b.of {
-			n += x.active
-		}
-		return n
-	}
+	active := r.core.http.Retrying.Active
 	for i := range 4 {
 		send("slow" + strconv.Itoa(i))
 	}
@@ -185,7 +179,7 @@ func TestRetryBudget(t *testing.T) {
 	close(gate)
 	wg.Wait()
 	r.sink.wait(t, flow.Request, 12)
-	if n := active(); n != 0 || len(r.core.retrying.of) != 0 {
+	if n := active(); n != 0 {
 		t.Errorf("%d requests count still", n)
 	}
 }

@@ -4,59 +4,19 @@ package forward
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
-
-func TestRedirectLocation(t *testing.T) {
-	prefix := &policy.HTTPMatch{URI: &policy.StringMatch{Kind: policy.MatchPrefix, Value: "/old"}}
-	tests := []struct {
-		name      string
-		r         policy.Redirect
-		m         *policy.HTTPMatch
-		authority string
-		path      string
-		query     string
-		want      string
-	}{
-		{"authority", policy.Redirect{Authority: "new.example"}, nil, "a.example", "/p", "", "http://new.example/p"},
-		{"uri keeps the query", policy.Redirect{URI: "/new"}, nil, "a.example", "/p", "q=1", "http://a.example/new?q=1"},
-		{"uri with a query", policy.Redirect{URI: "/new?x"}, nil, "a.example", "/p", "q=1", "http://a.example/new?x"},
-		{"prefix", policy.Redirect{PrefixRewrite: "/new"}, prefix, "a.example", "/old/p", "", "http://a.example/new/p"},
-		{"scheme", policy.Redirect{Scheme: "https"}, nil, "a.example", "/p", "", "https://a.example/p"},
-		{"scheme drops the old default port", policy.Redirect{Scheme: "https"}, nil, "a.example:80", "/p", "", "https://a.example/p"},
-		{"scheme keeps another port", policy.Redirect{Scheme: "https"}, nil, "a.example:8080", "/p", "", "https://a.example:8080/p"},
-		{"port", policy.Redirect{Port: 8443}, nil, "a.example:80", "/p", "", "http://a.example:8443/p"},
-		{"port 80 elided", policy.Redirect{Authority: "b.example", Port: 80}, nil, "a.example", "/p", "", "http://b.example/p"},
-		{"port 443 elided", policy.Redirect{Scheme: "https", Port: 443}, nil, "a.example", "/p", "", "https://a.example/p"},
-		{"port 443 with http", policy.Redirect{Port: 443}, nil, "a.example", "/p", "", "http://a.example:443/p"},
-		{"port of the request", policy.Redirect{Authority: "b.example", DerivePort: "FROM_REQUEST_PORT"}, nil, "a.example", "/p", "", "http://b.example:8080/p"},
-		{"port 80 takes the place of another", policy.Redirect{Port: 80}, nil, "a.example:8080", "/p", "", "http://a.example/p"},
-		{"port 443 takes the place of another", policy.Redirect{Scheme: "https", Port: 443}, nil, "[2001:db8::1]:8080", "/p", "", "https://[2001:db8::1]/p"},
-		{"port of the request, once", policy.Redirect{URI: "/x", DerivePort: "FROM_REQUEST_PORT"}, nil, "a.example:8080", "/p", "", "http://a.example:8080/x"},
-		{"port of the protocol", policy.Redirect{Authority: "b.example", DerivePort: "FROM_PROTOCOL_DEFAULT"}, nil, "a.example", "/p", "", "http://b.example/p"},
-		{"IPv6", policy.Redirect{Port: 81}, nil, "[2001:db8::1]:80", "/p", "", "http://[2001:db8::1]:81/p"},
-		{"IPv6 without port", policy.Redirect{URI: "/x"}, nil, "[2001:db8::1]", "/p", "", "http://[2001:db8::1]/x"},
-	}
-	for _, tt := range tests {
-		req := &policy.Request{Scheme: "http", Authority: tt.authority, Path: tt.path, Port: 8080}
-		if got := redirectLocation(&tt.r, tt.m, req, tt.query); got != tt.want {
-			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
-		}
-	}
-}
 
 func TestRouteChangesRequest(t *testing.T) {
 	r := newRig(t, HTTP)
@@ -144,7 +104,10 @@ func TestRulesOfTwoHops(t *testing.T) {
 		t.Errorf("redirected to %q", got)
 	}
 	// A fault of either is injected.
-	r.change(func() { first.Rule.Fault.AbortPercent = 100 })
+	aborts, rule := *first, *first.Rule // what is under way may still read the others
+	rule.Fault = &policy.Fault{AbortStatus: 418, AbortGRPC: -1, AbortPercent: 100}
+	aborts.Rule = &rule
+	r.change(func() { d.Via[0].Action = &aborts })
 	if resp, _ = get(t, r.client(false), "http://a.example/a/p"); resp.StatusCode != 418 {
 		t.Errorf("status %d, want 418", resp.StatusCode)
 	}
@@ -213,19 +176,6 @@ func TestLocalAnswers(t *testing.T) {
 				t.Errorf("event %+v", e)
 			}
 		})
-	}
-}
-
-func TestPercent(t *testing.T) {
-	for _, tt := range []struct {
-		p    float64
-		r    uint64
-		want bool
-	}{{0, 0, false}, {100, 999_999, true}, {50, 499_999, true}, {50, 500_000, false}, {0.0001, 0, true}, {0.0001, 1, false}} {
-		x := &exchange{core: &Core{o: Options{Rand: func() uint64 { return tt.r }}}}
-		if got := x.percent(tt.p); got != tt.want {
-			t.Errorf("percent(%v) with %d: %v", tt.p, tt.r, got)
-		}
 	}
 }
 
@@ -344,8 +294,8 @@ func TestRetries(t *testing.T) {
 			w.Header().Set("Grpc-Status", "14")
 		}, 0, 2, 200},
 		{"connect-failure is not a status", on(1, "connect-failure"), 1, status(503), 0, 1, 503},
-		{"body replayed", on(1, "5xx"), 1, read, maxReplay, 2, 200},
-		{"body too long to replay", on(1, "5xx"), 1, read, maxReplay + 1, 1, 503},
+		{"body replayed", on(1, "5xx"), 1, read, message.MaxReplay, 2, 200},
+		{"body too long to replay", on(1, "5xx"), 1, read, message.MaxReplay + 1, 1, 503},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -414,95 +364,4 @@ func TestPerTryTimeout(t *testing.T) {
 	if resp, body := get(t, r.client(false), "http://a.example/"); resp.StatusCode != 200 || seen.Load() != 2 {
 		t.Errorf("%d %s after %d requests", resp.StatusCode, body, seen.Load())
 	}
-}
-
-func TestBackoff(t *testing.T) {
-	most := uint64(1<<63 - 1)
-	for try, want := range []time.Duration{25, 50, 100, 200, 250, 250} {
-		if got := backoff(0, try, 0); got != 0 {
-			t.Errorf("least wait %s", got)
-		}
-		limit := want * time.Millisecond
-		if got := backoff(0, try, most); got >= limit {
-			t.Errorf("try %d: %s, want under %s", try, got, limit)
-		}
-		if got := backoff(0, try, uint64(limit-1)); got != limit-1 {
-			t.Errorf("try %d: %s, want %s", try, got, limit-1)
-		}
-	}
-}
-
-func TestParseAuthority(t *testing.T) {
-	tests := []struct {
-		in   string
-		host string
-		port uint16
-		err  error
-	}{
-		{"a.example", "a.example", 0, nil},
-		{"A.Example.", "a.example", 0, nil},
-		{"a.example:8080", "a.example", 8080, nil},
-		{"a.example.:80", "a.example", 80, nil},
-		{"192.0.2.1:80", "192.0.2.1", 80, nil},
-		{"[2001:DB8::1]", "2001:db8::1", 0, nil},
-		{"[2001:db8:0::1]:443", "2001:db8::1", 443, nil},
-		{"[::ffff:192.0.2.1]", "192.0.2.1", 0, nil},
-		{"", "", 0, errNoHost},
-		{":80", "", 0, errNoHost},
-		{"a.example:", "a.example", 0, nil},
-		{"[2001:db8::1]:", "2001:db8::1", 0, nil},
-		{"a.example:0", "", 0, errPort},
-		{"a.example:+80", "", 0, errPort},
-		{"a.example:65536", "", 0, errPort},
-		{"a.example:80:80", "", 0, errPort},
-		{"2001:db8::1", "", 0, errPort},
-		{"u@a.example", "", 0, errUserinfo},
-		{"a.example:80@evil.example", "", 0, errUserinfo},
-		{"[fe80::1%eth0]", "", 0, errIPv6},
-		{"[192.0.2.1]", "", 0, errIPv6},
-		{"[::1", "", 0, errIPv6},
-		{"[::1]x", "", 0, errPort},
-	}
-	for _, tt := range tests {
-		host, port, err := parseAuthority(tt.in)
-		if !errors.Is(err, tt.err) || err == nil && (host != tt.host || port != tt.port) {
-			t.Errorf("%q: %q, %d, %v", tt.in, host, port, err)
-		}
-	}
-	for _, in := range []string{"a..b", "a b", "a.example\x00", "a/b", "bücher.example", "*.example", "a,b"} {
-		if host, _, err := parseAuthority(in); err == nil {
-			t.Errorf("%q: %q, want an error", in, host)
-		}
-	}
-}
-
-// FuzzAuthority: what is accepted is normal already, and net/url finds the
-// same host.
-func FuzzAuthority(f *testing.F) {
-	for _, s := range []string{"a.example", "A.example.:80", "[::1]:80", "[::ffff:1.2.3.4]", "u@h", "h:99999", "1.2.3.4."} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		host, port, err := parseAuthority(s)
-		if err != nil {
-			return
-		}
-		in := host
-		if strings.Contains(host, ":") {
-			in = "[" + host + "]"
-		}
-		if again, _, err := parseAuthority(in); err != nil || again != host {
-			t.Fatalf("%q: %q is not normal: %q, %v", s, host, again, err)
-		}
-		u, err := url.Parse("http://" + s + "/")
-		if err != nil {
-			t.Fatalf("%q is good for us, for net/url %v", s, err)
-		}
-		if got, _, err := parseAuthority(net.JoinHostPort(u.Hostname(), "1")); err != nil || got != host {
-			t.Fatalf("%q: %q for us, %q for net/url", s, host, u.Hostname())
-		}
-		if p := u.Port(); (p == "") != (port == 0) {
-			t.Fatalf("%q: port %d for us, %q for net/url", s, port, p)
-		}
-	})
 }

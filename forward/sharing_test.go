@@ -70,7 +70,7 @@ var sharingOf = map[string]struct {
 func (r *rig) sharing(traffic *policy.TrafficPolicy, endpoints ...netip.AddrPort) {
 	r.change(func() {
 		r.http = func(req *policy.Request) policy.HTTPDecision {
-			u := upstream(req.Host)
+			u := upstreamOf(req.Host)
 			u.Traffic = traffic
 			for _, a := range endpoints {
 				u.Endpoints = append(u.Endpoints, policy.UpstreamEndpoint{Addr: a, Weight: 1})
@@ -207,11 +207,11 @@ func TestSharedConnectionsEnd(t *testing.T) {
 			tt.act(r, up)
 		}
 		receive(t, ended)
-		if u := r.core.o.Limits.Descriptors.use(); u.Used != 0 {
+		if u := r.core.o.Limits.Descriptors.Use(); u.Used != 0 {
 			deadline := time.Now().Add(patience) // the last to go gives back when it has closed
 			for u.Used != 0 && time.Now().Before(deadline) {
 				time.Sleep(time.Millisecond)
-				u = r.core.o.Limits.Descriptors.use()
+				u = r.core.o.Limits.Descriptors.Use()
 			}
 			if u.Used != 0 {
 				t.Errorf("%s: %d descriptors are taken", name, u.Used)

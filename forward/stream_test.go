@@ -87,7 +87,7 @@ func TestStreaming(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		r := newRig(t, HTTP)
 		r.http = func(req *policy.Request) policy.HTTPDecision {
-			u := upstream(req.Host)
+			u := upstreamOf(req.Host)
 			u.Protocol = policy.ProtocolUnset
 			return policy.HTTPDecision{Decision: allowed, Upstream: u}
 		}

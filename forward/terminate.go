@@ -3,10 +3,15 @@
 package forward
 
 import (
+	"bytes"
 	"crypto/tls"
 	"net"
 	"time"
 
+	"github.com/egressd/egressd/forward/httpproxy"
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/policy"
 )
@@ -33,23 +38,6 @@ type Termination struct {
 	Principal func(tls.ConnectionState) string
 }
 
-// stream is the client's side of a connection: its bytes, or those within its TLS.
-type stream interface {
-	net.Conn
-	CloseWrite() error
-}
-
-// secured is a connection whose TLS has ended here.
-type secured struct {
-	sni       string
-	principal string
-	http      bool // what is within is read
-	// certified: the client has shown a certificate, which cert says in the form of
-	// the X-Forwarded-Client-Cert header.
-	certified bool
-	cert      string
-}
-
 // tlsMemory is what a connection's TLS takes, in bytes: records of both directions,
 // certificates, keys, and a buffer that waits for a request.
 const tlsMemory = 64 << 10
@@ -73,71 +61,59 @@ func (r *replayed) Read(p []byte) (int, error) {
 // NetConn is the connection itself.
 func (r *replayed) NetConn() net.Conn { return r.TCPConn }
 
-// bare is the TCP connection below c; nil: there is none.
-func bare(c net.Conn) *net.TCPConn {
-	for {
-		switch of := c.(type) {
-		case *net.TCPConn:
-			return of
-		case interface{ NetConn() net.Conn }:
-			c = of.NetConn()
-		default:
-			return nil
-		}
-	}
-}
-
 // termination says how the connection's TLS ends here; false: it does not.
 func (t *conn) termination(sni string) (Termination, bool) {
 	if end, ok := t.core.o.Decider.(Terminator); ok {
-		return end.Terminate(&t.info, sni)
+		return end.Terminate(&t.Info, sni)
 	}
 	return Termination{}, false
 }
 
 // readmitted says whether the newest policy lets a connection whose TLS has ended
 // here go on. A certificate that is gone is for new ones.
-func (t *conn) readmitted(s *secured) bool {
-	end, ok := t.termination(s.sni)
+func (t *conn) readmitted(s *session.Terminated) bool {
+	end, ok := t.termination(s.SNI)
 	if !ok {
 		return false
 	}
 	if end.Verdict == policy.Deny {
 		return end.Decision.Reason == policy.ReasonCertificate
 	}
-	return s.http == (end.Upstream == nil) && (s.certified || end.Config.ClientAuth != tls.RequireAndVerifyClientCert)
+	return s.HTTP == (end.Upstream == nil) && (s.Certified || end.Config.ClientAuth != tls.RequireAndVerifyClientCert)
 }
 
 // terminate ends the connection's TLS, and treats what is within.
-func (t *conn) terminate(op Admission, end Termination, name string, p *peeked) {
+func (t *conn) terminate(op Admission, end Termination, name string, p *relay.Peeked) httpproxy.Pending {
 	if end.Verdict == policy.Deny {
-		t.refuse(end.Decision, "tls", name, end.Detail)
-		return
+		t.Refuse(end.Decision, "tls", name, end.Detail)
+		return nil
 	}
-	if err := t.take(cost{memory: tlsMemory}); err != nil {
-		t.refuse(denied(dialReason(err), op.Rule), "tls", name, err.Error())
-		return
+	if err := t.take(limits.Cost{Memory: tlsMemory}); err != nil {
+		t.Refuse(session.Denied(session.DialReason(err), op.Rule), "tls", name, err.Error())
+		return nil
 	}
 	if !t.handshake(end, name, p) {
-		return
+		return nil
 	}
-	if t.core.generation.Load() != t.generation && !t.readmitted(t.secured) {
-		t.refuse(denied(policy.ReasonPolicyChanged, end.Rule), "tls", name, "")
-		return
+	if t.core.generation.Load() != t.generation && !t.readmitted(t.TLS) {
+		t.Refuse(session.Denied(policy.ReasonPolicyChanged, end.Rule), "tls", name, "")
+		return nil
 	}
 	op = Admission{Protocol: HTTP, Decision: end.Decision}
 	if end.Upstream == nil {
-		t.peekHTTP(op)
-		return
+		return t.peekHTTP(op)
 	}
-	t.forward(end.Decision, end.Upstream, "tls", name, "", t.newPeeked())
+	t.forward(end.Decision, end.Upstream, "tls", name, "", t.peek())
+	return nil
 }
 
 // handshake makes the client's TLS the connection's stream. False: the connection has
 // ended.
-func (t *conn) handshake(end Termination, name string, p *peeked) bool {
-	c := tls.Server(&replayed{TCPConn: t.nc, first: p.bytes}, end.Config)
-	err := c.SetDeadline(p.deadline)
+func (t *conn) handshake(end Termination, name string, p *relay.Peeked) bool {
+	first := bytes.Clone(p.Bytes)
+	p.Free()
+	c := tls.Server(&replayed{TCPConn: t.NC, first: first}, end.Config)
+	err := c.SetDeadline(p.Deadline)
 	if err == nil {
 		err = c.Handshake()
 	}
@@ -149,13 +125,11 @@ func (t *conn) handshake(end Termination, name string, p *peeked) bool {
 		return false
 	}
 	state := c.ConnectionState()
-	s := &secured{sni: name, http: end.Upstream == nil, certified: len(state.PeerCertificates) > 0}
-	if s.certified {
-		s.principal, s.cert = end.Principal(state), clientCert(state.PeerCertificates[0])
+	s := &session.Terminated{SNI: name, HTTP: end.Upstream == nil, Certified: len(state.PeerCertificates) > 0}
+	if s.Certified {
+		s.Principal, s.Cert = end.Principal(state), clientCert(state.PeerCertificates[0])
 	}
-	t.mu.Lock()
-	t.secured, t.stream = s, c
-	t.mu.Unlock()
+	t.EndTLS(c, s)
 	return true
 }
 
@@ -164,21 +138,13 @@ func (t *conn) handshake(end Termination, name string, p *peeked) bool {
 //
 //go:noinline
 func (t *conn) failed(end Termination, name string, err error) {
-	d, detail := denied(end.Failure(err), end.Rule), err.Error()
-	if reason, why := t.killReason(); reason != "" {
-		d, detail = denied(reason, end.Rule), why
+	d, detail := session.Denied(end.Failure(err), end.Rule), err.Error()
+	if reason, why := t.KillReason(); reason != "" {
+		d, detail = session.Denied(reason, end.Rule), why
 	}
-	t.refused(d, "tls", name, detail)
-	t.linger()
+	t.Denied(d, "tls", name, detail)
+	t.Linger()
 }
 
 // isRequest says whether what was sniffed can be a request.
 func isRequest(k peek.Sniffed) bool { return k == peek.HTTP1 || k == peek.HTTP2 }
-
-// scheme is that of the connection's requests.
-func (t *conn) scheme() string {
-	if t.secured != nil {
-		return "https"
-	}
-	return "http"
-}

@@ -32,7 +32,7 @@ func TestManyAtOnce(t *testing.T) {
 					Timeout: 2 * time.Second, Retries: &policy.Retries{Attempts: 2, On: []string{"reset", "5xx"}, PerTryTimeout: time.Second, Backoff: time.Millisecond},
 					Headers: &policy.Headers{Request: policy.HeaderOps{Set: []policy.Header{{Name: "x-set", Value: req.Path}}}},
 				},
-				Destinations: []policy.RouteDestination{{Upstream: upstream("a.example"), Weight: 1}}, TotalWeight: 1,
+				Destinations: []policy.RouteDestination{{Upstream: upstreamOf("a.example"), Weight: 1}}, TotalWeight: 1,
 			}}
 		}
 		r.origin("a.example", oddOrigin)
@@ -65,10 +65,10 @@ func TestManyAtOnce(t *testing.T) {
 			t.Errorf("Shutdown: %v", err)
 		}
 		cancel()
-		if u := r.core.o.Limits.Memory.use(); u.Used != 0 {
+		if u := r.core.o.Limits.Memory.Use(); u.Used != 0 {
 			t.Errorf("%d bytes are taken", u.Used)
 		}
-		if u := r.core.o.Limits.Descriptors.use(); u.Used != 0 {
+		if u := r.core.o.Limits.Descriptors.Use(); u.Used != 0 {
 			t.Errorf("%d descriptors are taken", u.Used)
 		}
 	}

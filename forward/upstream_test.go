@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -28,7 +27,7 @@ func TestDefaultRetries(t *testing.T) {
 		h, seen := unreliable(1, status(500))
 		r.httpOrigin("a.example", h)
 		r.http = func(*policy.Request) policy.HTTPDecision {
-			return policy.HTTPDecision{Decision: allowed, Action: c.action, Upstream: upstream("a.example"), Retries: mesh}
+			return policy.HTTPDecision{Decision: allowed, Action: c.action, Upstream: upstreamOf("a.example"), Retries: mesh}
 		}
 		get(t, r.client(false), "http://a.example/")
 		if seen.Load() != c.seen {
@@ -60,19 +59,6 @@ func TestUnsupportedDestination(t *testing.T) {
 	}
 }
 
-// TestConnectTimeout: an upstream's own is shorter than the core's.
-func TestConnectTimeout(t *testing.T) {
-	core := newRig(t, HTTP, func(o *Options) { o.ConnectTimeout = time.Hour }).core
-	u := upstream("a.example")
-	if d := core.connectTimeout(u); d != time.Hour {
-		t.Errorf("%v", d)
-	}
-	u.Traffic = &policy.TrafficPolicy{Pool: &policy.ConnectionPool{ConnectTimeout: time.Second}}
-	if d := core.connectTimeout(u); d != time.Second {
-		t.Errorf("%v", d)
-	}
-}
-
 // TestMarks: what policies only say is in the event.
 func TestMarks(t *testing.T) {
 	r := newRig(t, HTTP)
@@ -80,7 +66,7 @@ func TestMarks(t *testing.T) {
 	marked := allowed
 	marked.Audited, marked.DryRun = &policy.Ref{Name: "audit"}, &policy.Ref{Name: "dry"}
 	r.http = func(*policy.Request) policy.HTTPDecision {
-		return policy.HTTPDecision{Decision: marked, Upstream: upstream("a.example")}
+		return policy.HTTPDecision{Decision: marked, Upstream: upstreamOf("a.example")}
 	}
 	get(t, r.client(false), "http://a.example/")
 	if e := r.sink.wait(t, flow.Request, 1); e.Audited.Name != "audit" || e.DryRun.Name != "dry" || !e.Allowed || e.WouldDeny {

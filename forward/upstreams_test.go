@@ -11,7 +11,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -239,7 +238,7 @@ func TestEndpoints(t *testing.T) {
 		}
 		r.change(func() {
 			r.http = func(req *policy.Request) policy.HTTPDecision {
-				u := upstream(req.Host)
+				u := upstreamOf(req.Host)
 				u.Endpoints = endpoints
 				return policy.HTTPDecision{Decision: allowed, Upstream: u}
 			}
@@ -273,69 +272,6 @@ func TestRetriesElsewhere(t *testing.T) {
 		if resp, _ := get(t, c, "http://a.example/"); resp.StatusCode != 200 {
 			t.Fatalf("status %d", resp.StatusCode)
 		}
-	}
-}
-
-// TestDraw: the endpoint that the workload dialled, but for visitors of a Gateway;
-// names likewise; none that was tried.
-func TestDraw(t *testing.T) {
-	at := func(s string) policy.UpstreamEndpoint {
-		return policy.UpstreamEndpoint{Addr: netip.MustParseAddrPort(s), Weight: 1}
-	}
-	u := upstream("a.example")
-	u.Endpoints = []policy.UpstreamEndpoint{at("10.0.0.1:80"), at("10.0.0.2:80"), at("[2001:db8::3]:80")}
-	core := newRig(t, HTTP).core
-	draw := func(c Conn, u *policy.Upstream, tried []upstreamKey) *policy.Upstream {
-		d, err := (&conn{core: core, info: c}).draw(t.Context, u, nil, tried)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out := d.up
-		d.end()
-		return out
-	}
-	for _, tt := range []struct {
-		layer flow.Layer
-		dst   string
-		tried []upstreamKey
-		want  string
-	}{
-		{flow.Egress, "10.0.0.2:8080", nil, "10.0.0.2:80"},
-		{flow.Egress, "[2001:db8::3]:80", nil, "[2001:db8::3]:80"},
-		{flow.Egress, "240.0.0.1:80", nil, "10.0.0.1:80"},
-		{flow.Ingress, "10.0.0.2:8080", nil, "10.0.0.1:80"},
-		{flow.Egress, "240.0.0.1:80", []upstreamKey{{endpoint: u.Endpoints[0].Addr}}, "10.0.0.2:80"},
-		{flow.Egress, "10.0.0.2:80", []upstreamKey{{endpoint: u.Endpoints[1].Addr}}, "10.0.0.1:80"},
-		{flow.Egress, "240.0.0.1:80", []upstreamKey{{endpoint: u.Endpoints[0].Addr}, {endpoint: u.Endpoints[1].Addr}, {endpoint: u.Endpoints[2].Addr}}, "10.0.0.1:80"},
-	} {
-		out := draw(Conn{Layer: tt.layer, Dst: netip.MustParseAddrPort(tt.dst)}, u, tt.tried)
-		if got := out.Endpoints[0].Addr.String(); got != tt.want || len(out.Endpoints) != 3 {
-			t.Errorf("%+v: %s", tt, got)
-		}
-	}
-	names := upstream("a.example")
-	names.Names = []policy.UpstreamName{{Name: "x", Weight: 3}, {Name: "y", Weight: 1}}
-	count := func(u *policy.Upstream, tried ...upstreamKey) map[string]int {
-		got := map[string]int{}
-		for range 60 {
-			if out := draw(Conn{}, u, tried); len(out.Endpoints) > 0 {
-				got[out.Endpoints[0].Addr.String()]++
-			} else {
-				got[out.Names[0].Name]++
-			}
-		}
-		return got
-	}
-	if got := count(names); got["x"] != 45 || got["y"] != 15 {
-		t.Errorf("names %v", got)
-	}
-	if got := count(names, upstreamKey{serviceKey: serviceKey{name: "x"}}); got["y"] != 60 {
-		t.Errorf("names of which one was tried: %v", got)
-	}
-	mixed := *names
-	mixed.Host, mixed.Endpoints = "b.example", []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 2}}
-	if got := count(&mixed); got["10.0.0.1:80"] != 20 || got["x"] != 30 || got["y"] != 10 {
-		t.Errorf("names and an address: %v", got)
 	}
 }
 

@@ -28,6 +28,7 @@ for set in "${@:-test}"; do
 		need_file /usr/bin/nc netcat-openbsd
 		need_command ip iproute2
 		need_command nft nftables
+		need_command promtool prometheus
 		need_command strace strace
 		need_command mariadbd mariadb-server
 		need_command mariadb mariadb-client

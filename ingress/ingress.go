@@ -17,6 +17,9 @@ import (
 	"syscall"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/originate"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/ingress/tlsserver"
 	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/dial"
@@ -35,11 +38,16 @@ type Resolver interface {
 type Options struct {
 	Snapshot func() *policy.Snapshot
 	Resolver Resolver
-	Sink     flow.Sink
+	// Originator is the core's.
+	Originator *originate.Originator
+	Sink       flow.Sink
+	// Observer and Tracer are the core's.
+	Observer flow.Observer
+	Tracer   session.Tracer
 	Log      *slog.Logger
 	// Limits are those of the egress side, which the listeners share; nil:
 	// some of their own.
-	Limits *forward.Limits
+	Limits *limits.Limits
 	// Timeouts are the core's.
 	Timeouts forward.Timeouts
 	// Locality is where the node is; forward.Options.
@@ -86,7 +94,7 @@ func New(o Options) *Ingress {
 		o.Certificates = none{}
 	}
 	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}, servers: tlsserver.New(o.Certificates)}
-	in.core = forward.New(forward.Options{Decider: in, Dialer: in, Sink: o.Sink, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
+	in.core = forward.New(forward.Options{Originator: o.Originator, Decider: in, Dialer: in, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
 	return in
 }
 
@@ -178,7 +186,7 @@ func (in *Ingress) open(a netip.AddrPort) error {
 			return nil
 		}
 	}
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: dial.ListenerKeepAlive, KeepAlive: -1}
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", a.String())
 	if err != nil && a.Addr().Is6() && a.Addr().IsUnspecified() {

@@ -99,10 +99,12 @@ func (r addressRule) key() addressKey {
 	return addressKey{r.prefix, r.rule.Protocol.Transport(), r.port}
 }
 
+var addressSeed = maphash.MakeSeed()
+
 func hashPrefix(p netip.Prefix) uint64 {
 	a := p.Addr().As16()
 	var h maphash.Hash
-	h.SetSeed(seed)
+	h.SetSeed(addressSeed)
 	_, _ = h.Write(a[:]) // never fails
 	_ = h.WriteByte(byte(p.Bits()))
 	return h.Sum64()
@@ -236,7 +238,7 @@ func newAddressEntry(k addressKey, rules []addressRule, compare func(x, y addres
 func (e *addressEntry) sum(k addressKey) digest {
 	var d digest
 	if len(e.rules) > 1 {
-		d.text(func(t *text) {
+		d.text(func(t *lines) {
 			t.line(0, "%v %v %d", k.prefix, k.transport, k.port)
 			for _, r := range e.rules {
 				t.line(1, "%v %s %d", r.service.Ref, r.rule.host.Pattern, r.rule.Number)

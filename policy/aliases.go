@@ -23,6 +23,7 @@ type (
 	Cluster             = config.Cluster
 	CertificateFiles    = config.CertificateFiles
 	ClientTLS           = config.ClientTLS
+	HeaderCredential    = config.HeaderCredential
 	ClientTLSMode       = config.ClientTLSMode
 	Config              = config.Config
 	ConnectionPool      = config.ConnectionPool
@@ -45,6 +46,7 @@ type (
 	Headers             = config.Headers
 	Identity            = config.Identity
 	Keepalive           = config.Keepalive
+	HTTP2Keepalive      = config.HTTP2Keepalive
 	L4Match             = config.L4Match
 	LoadBalancer        = config.LoadBalancer
 	Locality            = config.Locality
@@ -52,6 +54,7 @@ type (
 	MatchKind           = config.MatchKind
 	Mesh                = config.Mesh
 	Topology            = config.Topology
+	MeshTelemetry       = config.MeshTelemetry
 	Mirror              = config.Mirror
 	Mode                = config.Mode
 	OutboundMode        = config.OutboundMode

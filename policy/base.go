@@ -46,9 +46,9 @@ type index struct {
 	sidecars map[sidecarIn]*Sidecar
 }
 
-var seed = maphash.MakeSeed()
+var patternSeed = maphash.MakeSeed()
 
-func hashPattern(p hostname.Pattern) uint64 { return maphash.String(seed, string(p)) }
+func hashPattern(p hostname.Pattern) uint64 { return maphash.String(patternSeed, string(p)) }
 
 func newIndex(c *Config, old *index) *index {
 	n := &index{
@@ -111,17 +111,17 @@ func (n *index) countPorts(s *Service, by int) {
 	}
 }
 
-// update brings the index to the new services.
-func (b *builder) update() {
-	n := b.index
+// update brings the index from old, which may be nil, to the new services:
+// removed and added are the external ones that differ.
+func (n *index) update(old *index, removed, added []*Service) {
 	edit := n.declared.Edit()
-	for c, by := range netDeclarations(b.removed, b.added) {
+	for c, by := range netDeclarations(removed, added) {
 		n.count(edit, c, by)
 	}
 	for _, list := range [...]struct {
 		services []*Service
 		by       int
-	}{{b.removed, -1}, {b.added, 1}} {
+	}{{removed, -1}, {added, 1}} {
 		for _, s := range list.services {
 			if s.External {
 				n.countPorts(s, list.by)
@@ -134,11 +134,11 @@ func (b *builder) update() {
 		}
 	}
 	n.declared = edit.Map()
-	if len(b.removed)+len(b.added) == 0 && b.old != nil {
-		n.kube, n.borrow, n.names, n.takers = b.old.kube, b.old.borrow, b.old.names, b.old.takers
+	if len(removed)+len(added) == 0 && old != nil {
+		n.kube, n.borrow, n.names, n.takers = old.kube, old.borrow, old.names, old.takers
 		return
 	}
-	for _, s := range b.cfg.Services {
+	for _, s := range n.cfg.Services {
 		if s.External {
 			continue
 		}
@@ -151,6 +151,77 @@ func (b *builder) update() {
 	}
 	n.names = n.covered()
 	n.takers = n.takersOf()
+}
+
+// sidecarIn is a Sidecar, and a namespace whose workloads it is for.
+type sidecarIn struct {
+	sidecar   *Sidecar
+	namespace string
+}
+
+// localized returns a Sidecar for the workloads of a namespace, whose own "."
+// is theirs. It is made once, so that it is the same in the next snapshot; old
+// is the index before, or nil.
+func (n *index) localized(old *index, sc *Sidecar, namespace string) sidecarScope {
+	if sc == nil {
+		return sidecarScope{}
+	}
+	own := func(sh SidecarHost) bool { return sh.Namespace == "." }
+	if !slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return slices.ContainsFunc(e.Hosts, own) }) {
+		return sidecarScope{Sidecar: sc}
+	}
+	k := sidecarIn{sc, namespace}
+	out := n.sidecars[k]
+	if out == nil && old != nil {
+		out = old.sidecars[k]
+	}
+	if out == nil {
+		one := *sc
+		one.Egress = slices.Clone(sc.Egress)
+		for i := range one.Egress {
+			e := &one.Egress[i]
+			e.Hosts = slices.Clone(e.Hosts)
+			for j := range e.Hosts {
+				if own(e.Hosts[j]) {
+					e.Hosts[j].Namespace = namespace
+				}
+			}
+		}
+		out = &one
+	}
+	n.sidecars[k] = out
+	return sidecarScope{out, namespace}
+}
+
+// projection is a service as a Sidecar lets it be seen.
+type projection struct {
+	sidecar sidecarScope
+	service *Service
+}
+
+// projected returns what a Sidecar shows of a service: the service itself, parts
+// of it, or nothing. Parts are made once, so that the same part of the same
+// service is the same pointer in the next snapshot.
+func (n *index) projected(sc sidecarScope, s *Service) []*Service {
+	if !sc.limits() {
+		return []*Service{s}
+	}
+	k := projection{sc, s}
+	p, ok := n.projections[k]
+	if !ok {
+		if p, ok = n.oldProjections[k]; !ok {
+			p = sc.narrow(s)
+		}
+		n.projections[k] = p
+	}
+	return p
+}
+
+// wasProjected returns what a Sidecar showed of a service in the snapshot before,
+// and false where that is not known.
+func (n *index) wasProjected(sc sidecarScope, s *Service) ([]*Service, bool) {
+	p, ok := n.oldProjections[projection{sc, s}]
+	return p, ok && sc.Sidecar != nil
 }
 
 // declaration is a host or prefix that a namespace declares.
@@ -207,6 +278,20 @@ func (n *index) count(edit *cow.Edit[hostname.Pattern, []string], c declaration,
 	} else {
 		edit.Set(c.host, after)
 	}
+}
+
+// declaredBy says whether a ServiceEntry of one of the namespaces that may has a
+// host that matches a name.
+func (n *index) declaredBy(host string, may func(namespace string) bool) bool {
+	if by, _ := n.declared.Get(hostname.Pattern(host)); slices.ContainsFunc(by, may) {
+		return true
+	}
+	for i := 1; i < len(host); i++ {
+		if by, _ := n.declared.Get(hostname.Pattern("*" + host[i:])); slices.ContainsFunc(by, may) {
+			return true
+		}
+	}
+	return false
 }
 
 // declarationsOf lists what a service declares: its hosts, and the prefixes that it

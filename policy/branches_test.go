@@ -129,17 +129,16 @@ func spreadOut(r *rand.Rand, c *Config) {
 func agrees(t *testing.T, p *Policy, f Flow, r *Request) int {
 	t.Helper()
 	route, first, draw := p.Routes(f, r)
-	e := explorer{p: p, f: f, r: r}
-	if d, _ := e.decide(draw, nil); d.Verdict != first.Verdict || d.Reason != first.Reason {
+	if d := decided(p, f, r, draw); d.Verdict != first.Verdict || d.Reason != first.Reason {
 		t.Fatalf("%+v: told as %+v, decided as %+v", f, first, d)
 	}
 	if route == nil || len(route.To) == 0 {
 		return 0
 	}
 	reasons, ways := map[Reason]bool{}, 0
-	route.leaves(func(b *Branch) { reasons[b.Reason] = true; ways++ })
+	endsOf(route, func(b *Branch) { reasons[b.Reason] = true; ways++ })
 	for draw := range uint64(24) {
-		d, _ := e.decide(draw, nil)
+		d := decided(p, f, r, draw)
 		if d.Verdict != Deny {
 			d.Reason = ""
 		}
@@ -148,6 +147,35 @@ func agrees(t *testing.T, p *Policy, f Flow, r *Request) int {
 		}
 	}
 	return min(ways-1, 1)
+}
+
+// decided is the decision of a flow with a draw. That nobody declares a request's
+// destination is told as a denial.
+func decided(p *Policy, f Flow, r *Request, draw uint64) Decision {
+	f.Draw = draw
+	switch {
+	case r != nil:
+		d := p.DecideHTTP(f, r)
+		if d.Verdict != Deny && d.To != nil && d.To.Gateway == nil && d.To.Upstream == nil {
+			return Decision{Reason: ReasonNoDestination}
+		}
+		return d.Decision
+	case f.HostFrom == EvidenceSNI:
+		d, _ := p.DecideTLS(f, f.Host)
+		return d
+	}
+	return p.Candidates(f).Decision
+}
+
+// endsOf calls f for every way of a route to its end.
+func endsOf(r *Route, f func(*Branch)) {
+	for i := range r.To {
+		if b := &r.To[i]; b.Next != nil && len(b.Next.To) > 0 {
+			endsOf(b.Next, f)
+		} else {
+			f(b)
+		}
+	}
 }
 
 // TestRoutesOfGateways: the ways of a gateway's rule are those of the share that

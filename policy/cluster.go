@@ -37,6 +37,19 @@ func (e *clusterEntry) rule() *Ref {
 	return &e.services[0].Ref
 }
 
+// write writes what is open inside of the cluster where no rule says anything.
+func (e *clusterEntry) write(l *lines, depth int, k addressKey) {
+	if len(e.services) == 0 {
+		l.line(depth, "inside %v %v", k.prefix, k.transport)
+		return
+	}
+	var refs []*Ref
+	for _, s := range e.services {
+		refs = append(refs, &s.Ref)
+	}
+	l.line(depth, "inside %v %v %d %v", k.prefix, k.transport, k.port, refs)
+}
+
 // Inside is what opens a destination inside of the cluster.
 type Inside struct {
 	// Prefix is the cluster's, or the single address of Service.

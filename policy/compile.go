@@ -30,12 +30,23 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	if c == nil {
 		c = &Config{}
 	}
-	b := newBuilder(c, s)
+	return newBuilder(c, s).compile()
+}
+
+// compileUnshared is Compile, but every policy has hosts of its own: a test compares
+// them with those that policies share.
+func compileUnshared(c *Config) (*Snapshot, error) {
+	b := newBuilder(c, new(Snapshot))
+	b.unshared = true
+	return b.compile()
+}
+
+func (b *builder) compile() (*Snapshot, error) {
 	b.validate()
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	b.update()
+	b.index.update(b.old, b.removed, b.added)
 	b.covered = b.index.names
 	b.auth = authz.NewCatalog(b.cfg.Authorizations, b.rootNamespace(), b.trustDomain())
 	out := &Snapshot{index: b.index}
@@ -45,7 +56,7 @@ func (s *Snapshot) Update(c *Config) (*Snapshot, error) {
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	out.seal(s)
+	out.seal(b.was)
 	return out, nil
 }
 
@@ -93,8 +104,10 @@ type builder struct {
 	corses    map[*HTTPRule]*match.CORSFilter
 	// unchanged is what is as it was, once somebody has asked.
 	unchanged *unchanged
-	// made are the policies that are compiled already.
-	made []*Policy
+	// made are the policies that are compiled already, which others may have
+	// hosts from; unshared: none does.
+	made     []*Policy
+	unshared bool
 	// nearest are the VirtualServices in a namespace's order.
 	nearest map[string][]*VirtualService
 }
@@ -217,7 +230,9 @@ func (b *builder) policies(out *Snapshot) {
 		bySum[p.sum] = p
 		ids[i], out.ids[sc.key] = p.id, p.id
 		out.policies = append(out.policies, p)
-		b.made = append(b.made, p)
+		if !b.unshared {
+			b.made = append(b.made, p)
+		}
 	}
 	slices.SortFunc(out.policies, func(x, y *Policy) int { return int(x.id) - int(y.id) })
 	for i, w := range b.cfg.Workloads {

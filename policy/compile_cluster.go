@@ -151,7 +151,7 @@ func (e *clusterEdit) name(sc *identityClass, s *Service) {
 		return
 	}
 	var d digest
-	d.text(func(t *text) { t.line(0, "name %v %v", s.Hosts, s.Export) })
+	d.text(func(t *lines) { t.line(0, "name %v %v", s.Hosts, s.Export) })
 	e.t.sum.toggle(d)
 }
 
@@ -195,7 +195,7 @@ func compareKey(x, y addressKey) int {
 // digest covers the entry, and which Services it is of.
 func (e *clusterEntry) digest(k addressKey) digest {
 	var d digest
-	d.text(func(t *text) { t.inside(0, k, e) })
+	d.text(func(l *lines) { e.write(l, 0, k) })
 	return d
 }
 

@@ -45,7 +45,7 @@ func (b *builder) gatewayPortOf(vs *VirtualService, d Destination, request uint1
 		namespace, ok = k.Ref.Namespace, true
 	}
 	switch {
-	case !ok || b.declares(d.Host, func(by string) bool { return b.mayTake(namespace, vs, by) }):
+	case !ok || b.index.declaredBy(d.Host, func(by string) bool { return b.mayTake(namespace, vs, by) }):
 		return nil
 	case k != nil:
 		return b.serviceGatewayPort(vs, k, d, request)
@@ -176,20 +176,6 @@ func (b *builder) sortedNextHops() []*GatewayListener {
 	})
 }
 
-// declares says whether a ServiceEntry of one of the namespaces that may has a
-// host that matches a name.
-func (b *builder) declares(host string, may func(namespace string) bool) bool {
-	if by, _ := b.index.declared.Get(hostname.Pattern(host)); slices.ContainsFunc(by, may) {
-		return true
-	}
-	for i := 1; i < len(host); i++ {
-		if by, _ := b.index.declared.Get(hostname.Pattern("*" + host[i:])); slices.ContainsFunc(by, may) {
-			return true
-		}
-	}
-	return false
-}
-
 // serviceNamespace returns the namespace of the Service that a name could be
 // of: "name", "name.namespace", "name.namespace.svc" or the latter with a
 // domain. Without "svc" only a namespace that the rule is about counts.
@@ -256,7 +242,7 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 			return false
 		}
 		vs, r, port = next.vs, next.rule, d.port
-		as.Traffic = nil
+		as.travels(nil)
 		b.destinationsBehind(d).direct(&as, hp.host.Pattern, hp.Rule.Namespace)
 	}
 }

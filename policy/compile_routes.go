@@ -464,7 +464,8 @@ func (at *place) traffic(u *Upstream, host hostname.Pattern, namespace string, d
 		return at.rules.subset(u, host, namespace, d.Subset)
 	}
 	own := *u // DestinationRules differ by who asks
-	own.Traffic, own.TrafficRule = nil, nil
+	own.travels(nil)
+	own.TrafficRule = nil
 	at.rules.direct(&own, host, namespace)
 	if own.Traffic == nil && u.Traffic == nil {
 		return u

@@ -243,6 +243,7 @@ func newUpstream(consent Consent, host string, s *Service, p *Port, endpoints []
 		Host: host, Port: p.Number, Protocol: p.Protocol, Resolution: s.Resolution,
 		TargetPort: cmp.Or(p.TargetPort, p.Number), Rule: &s.Ref,
 		virtual: s.Resolution != ResolutionNone && len(s.Addresses) > 0,
+		sans:    s.SubjectAltNames,
 	}
 	if s.Resolution == ResolutionNone {
 		return u

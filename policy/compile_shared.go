@@ -35,6 +35,6 @@ func (b *builder) shared(e *hostEdit, pattern hostname.Pattern, services []*Serv
 // plain says whether a host is what its services say, whoever's policy it is in.
 func (b *builder) plain(e *hostEdit, pattern hostname.Pattern, services []*Service) bool {
 	return e.destinations.find(pattern, services[0].Ref.Namespace) == nil && !slices.ContainsFunc(services, func(s *Service) bool {
-		return len(b.auth.Of(s)) > 0 || len(b.inside) > 0 && b.namesInside(s)
+		return len(b.inside) > 0 && b.namesInside(s)
 	})
 }

@@ -94,8 +94,9 @@ func TestWorkloadOrder(t *testing.T) {
 // objects for one host apart.
 var pending = regexp.MustCompile(`\.(Everybody|Created)\b`)
 
-// position are the fields that say where something is written.
-var position = regexp.MustCompile(`Ref\.(File|Line|Column)$`)
+// position are the fields that say where something is written, and those of logs and
+// traces: nothing is decided by them.
+var position = regexp.MustCompile(`Ref\.(File|Line|Column)$|\.Telemetry\.`)
 
 // inert are fields of richConfig that decide nothing.
 var inert = map[string]bool{

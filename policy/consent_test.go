@@ -223,9 +223,6 @@ func TestAddressesForNames(t *testing.T) {
 	host := with(se("s", ResolutionDNS, "127.0.0.1"), svcPort(80, ProtocolHTTP))
 	endpoint := with(se("e", ResolutionDNS, "e.example.com"), svcPort(80, ProtocolHTTP))
 	endpoint.Endpoints = []Endpoint{{Host: "127.0.0.1"}}
-	external := kube("k")
-	external.Resolution = ResolutionDNS
-	external.Ports, external.Endpoints = []Port{{Number: 80, Protocol: ProtocolHTTP}}, []Endpoint{{Host: "127.0.0.1"}}
 	front := with(se("f", ResolutionDNS, "f.example.com"), svcPort(80, ProtocolHTTP))
 	r := &Request{Method: "GET", Scheme: "http", Host: "f.example.com", Authority: "f.example.com", Path: "/", Port: 80}
 	for _, to := range []*HTTPRule{to("", "127.0.0.1", 80), to("", "e.example.com", 80)} {
@@ -234,9 +231,18 @@ func TestAddressesForNames(t *testing.T) {
 			t.Errorf("%s: %v %s", to.Route[0].Destination.Host, d.Verdict, d.Reason)
 		}
 	}
-	b := newBuilder(&Config{}, new(Snapshot))
-	if u := newUpstream(b.consent, "k", external, &external.Ports[0], external.Endpoints); !u.unreachable() {
+}
+
+// TestExternalNameConsent: what a Kubernetes Service is another name for needs
+// consent as well.
+func TestExternalNameConsent(t *testing.T) {
+	s := &Service{Resolution: ResolutionDNS, Ports: []Port{{Number: 80, Protocol: ProtocolHTTP}}, Endpoints: []Endpoint{{Host: "127.0.0.1"}}}
+	if u := newUpstream(NewConsent(nil), "k", s, &s.Ports[0], s.Endpoints); !u.unreachable() {
 		t.Errorf("an ExternalName: %s", upstreamText(u))
+	}
+	s.Endpoints[0].Host = "192.0.2.1"
+	if u := newUpstream(NewConsent(nil), "k", s, &s.Ports[0], s.Endpoints); u.unreachable() {
+		t.Errorf("an ExternalName elsewhere: %s", upstreamText(u))
 	}
 }
 

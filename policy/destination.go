@@ -156,7 +156,7 @@ func (s *destinationScope) direct(u *Upstream, host hostname.Pattern, namespace 
 		return
 	}
 	if g := s.find(host, namespace); g != nil {
-		if u.Traffic = g.effective(nil, u.Port); u.Traffic != nil {
+		if u.travels(g.effective(nil, u.Port)); u.Traffic != nil {
 			u.TrafficRule = g.ref
 		}
 	}
@@ -174,7 +174,8 @@ func (s *destinationScope) subset(u *Upstream, host hostname.Pattern, namespace,
 		return nil
 	}
 	out := *u
-	out.Subset, out.Traffic, out.TrafficRule = name, g.effective(sub, u.Port), g.ref
+	out.Subset, out.TrafficRule = name, g.ref
+	out.travels(g.effective(sub, u.Port))
 	if len(sub.Labels) == 0 {
 		return &out
 	}
@@ -209,17 +210,7 @@ func (u *Upstream) Unsupported() string {
 	if u.empty {
 		return fmt.Sprintf("subset %q has no endpoint", u.Subset)
 	}
-	switch t := u.Traffic; {
-	case t == nil:
-		return ""
-	case t.TLS != nil && t.TLS.Mode != TLSDisable:
-		return "TLS origination (" + t.TLS.Mode.Name() + ")"
-	case t.Tunnel != nil:
-		return "a tunnel through " + t.Tunnel.TargetHost
-	case t.ProxyProtocol != 0:
-		return "the PROXY protocol"
-	}
-	return ""
+	return u.untransported()
 }
 
 // unsupported is Unsupported as a question, without the words.
@@ -227,8 +218,7 @@ func (u *Upstream) unsupported() bool {
 	if u == nil {
 		return false
 	}
-	t := u.Traffic
-	return u.empty || u.unreachable() || t != nil && (t.TLS != nil && t.TLS.Mode != TLSDisable || t.Tunnel != nil || t.ProxyProtocol != 0)
+	return u.empty || u.unreachable() || u.untransported() != ""
 }
 
 // Balanced says whether a DestinationRule says how the endpoints of u are used, which
@@ -239,9 +229,9 @@ func (u *Upstream) Balanced() bool {
 }
 
 // steered says whether connections to u must pass the forwarding core, which is
-// where endpoints are chosen and connections are counted.
+// where endpoints are chosen, connections are counted and TLS is originated.
 func (u *Upstream) steered() bool {
-	return u.Balanced() || u.Traffic != nil && u.Traffic.Pool.OfConnections()
+	return u.Transport() != "" || u.Balanced() || u.Traffic != nil && u.Traffic.Pool.OfConnections()
 }
 
 // ConnectTimeout is how long a connection to u may take to be made; 0: as

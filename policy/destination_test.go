@@ -49,7 +49,7 @@ func TestEffectiveTraffic(t *testing.T) {
 			pool = p.Pool.MaxConnections
 		}
 		if p.TLS != nil {
-			tls = p.TLS.Mode.Name()
+			tls = p.TLS.Mode.String()
 		}
 		if pool != c.pool || tls != c.tls || p.Tunnel == nil || p.Ports != nil {
 			t.Errorf("subset %q port %d: %s", c.subset, c.port, p.Describe())
@@ -57,8 +57,8 @@ func TestEffectiveTraffic(t *testing.T) {
 	}
 }
 
-// TestNotSupported: what would have to leave otherwise than it came is denied
-// where the forwarding core decides, and does not pass the kernel.
+// TestNotSupported: what would have to leave otherwise than it came does not pass the
+// kernel, and is denied where the forwarding core decides if it cannot be done there.
 func TestNotSupported(t *testing.T) {
 	services := func() []*Service {
 		return []*Service{
@@ -68,16 +68,19 @@ func TestNotSupported(t *testing.T) {
 	}
 	for name, traffic := range map[string]*TrafficPolicy{
 		"simple": {TLS: &ClientTLS{Mode: TLSSimple}}, "mutual": {TLS: &ClientTLS{Mode: TLSMutual}}, "istio": {TLS: &ClientTLS{Mode: TLSIstioMutual}},
-		"tunnel": {Tunnel: &Tunnel{TargetHost: "p"}}, "proxy protocol": {ProxyProtocol: 1}, "disabled": {TLS: &ClientTLS{}},
+		"refused": {TLS: &ClientTLS{Mode: TLSMutual, Refused: "another's credential"}},
+		"tunnel":  {Tunnel: &Tunnel{Protocol: "CONNECT", TargetHost: "p"}}, "post": {Tunnel: &Tunnel{Protocol: "POST", TargetHost: "p"}},
+		"proxy protocol": {ProxyProtocol: 1}, "both": {Tunnel: &Tunnel{TargetHost: "p"}, ProxyProtocol: 2}, "disabled": {TLS: &ClientTLS{}},
 	} {
 		rule := dr("default", "d", "x.example.com", 0)
 		rule.Traffic = traffic
 		v := vs("v", mesh, names("free.example.com"), to("", "x.example.com", 80))
 		v.TLS = []*TLSRule{{Ref: v.Ref, Matches: []*L4Match{{SNIHosts: v.Hosts}}, Route: []*WeightedDestination{{Destination: Destination{Host: "x.example.com", Port: 443}}}}}
 		p := mustCompile(t, &Config{Services: services(), VirtualServices: []*VirtualService{v}, DestinationRules: []*DestinationRule{rule}}).Policy(DefaultPolicy)
-		want := ReasonNotSupported
-		if name == "disabled" {
-			want = ReasonAllowed
+		want := ReasonAllowed
+		switch name {
+		case "istio", "refused", "post", "both":
+			want = ReasonNotSupported
 		}
 		at := func(port uint16, name string) Flow {
 			return Flow{Transport: TCP, Dst: netip.AddrPortFrom(netip.MustParseAddr("203.0.113.1"), port), Names: []string{name}}
@@ -100,7 +103,7 @@ func TestNotSupported(t *testing.T) {
 			}
 		}
 		for _, o := range p.Openings("x.example.com", netip.MustParseAddr("203.0.113.1")) {
-			if (o.Verdict == Proxy) != (want != ReasonAllowed || o.Port == 80) {
+			if (o.Verdict == Proxy) != (name != "disabled" || o.Port == 80) {
 				t.Errorf("%s: the kernel has %+v", name, o)
 			}
 		}

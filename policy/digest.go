@@ -5,9 +5,8 @@ package policy
 import (
 	"bufio"
 	"crypto/sha256"
-	"encoding/hex"
-	"maps"
-	"slices"
+	"fmt"
+	"io"
 )
 
 // digest is the SHA-256 of a canonical text, or of a set of them: toggled
@@ -27,102 +26,87 @@ func (d *digest) toggle(part digest) {
 }
 
 // text sets d to the digest of what write writes.
-func (d *digest) text(write func(*text)) {
+func (d *digest) text(write func(*lines)) {
 	what, where := sha256.New(), sha256.New()
-	t := &text{w: bufio.NewWriterSize(what, 512), places: bufio.NewWriterSize(where, 128)}
-	write(t)
-	_ = t.w.Flush() // a hash takes everything
-	_ = t.places.Flush()
+	l := &lines{w: bufio.NewWriterSize(what, 512), places: bufio.NewWriterSize(where, 128)}
+	write(l)
+	_ = l.w.Flush() // a hash takes everything
+	_ = l.places.Flush()
 	where.Sum(what.Sum(d[:0]))
 }
 
+// decided is the half that says nothing of places.
+func (d *digest) decided() []byte { return d[:sha256.Size] }
+
+// lines writes a canonical text; the bufio.Writer keeps the first error.
+type lines struct {
+	w *bufio.Writer
+	// places takes the positions of objects, apart from the rest; nil: they are
+	// written where the objects are.
+	places *bufio.Writer
+}
+
+// writeLines has write write to w, positions and all, and returns the first
+// error of w.
+func writeLines(w io.Writer, write func(*lines)) error {
+	l := &lines{w: bufio.NewWriter(w)}
+	write(l)
+	return l.w.Flush()
+}
+
+// line writes one line, indented by depth.
+func (l *lines) line(depth int, format string, args ...any) {
+	if l.places != nil {
+		for i := range args {
+			args[i] = l.apart(args[i])
+		}
+	}
+	for range depth {
+		_, _ = l.w.WriteString("  ")
+	}
+	_, _ = fmt.Fprintf(l.w, format, args...)
+	_ = l.w.WriteByte('\n')
+}
+
+// placed is an argument of a line that has positions of objects in it.
+type placed interface {
+	// Apart returns what is to be written when apart takes the positions.
+	Apart(apart func(any) any) any
+}
+
+// apart writes the position of an object, and returns the rest.
+func (l *lines) apart(arg any) any {
+	switch r := arg.(type) {
+	case Ref:
+		_, _ = l.places.WriteString(r.Position())
+		_ = l.places.WriteByte('\n')
+		return r.Object()
+	case *Ref:
+		if r != nil {
+			return l.apart(*r)
+		}
+	case []*Ref:
+		out := make([]any, len(r))
+		for i := range r {
+			out[i] = l.apart(r[i])
+		}
+		return out
+	case placed:
+		return r.Apart(l.apart)
+	}
+	return arg
+}
+
 // sum writes the digest of a part.
-func (t *text) sum(d digest) {
-	_, _ = t.w.Write(d[:sha256.Size])
-	_, _ = t.places.Write(d[sha256.Size:])
+func (l *lines) sum(d digest) {
+	_, _ = l.w.Write(d[:sha256.Size])
+	_, _ = l.places.Write(d[sha256.Size:])
 }
 
-// digest covers everything that a decision about the host depends on.
-func (h *Host) digest() digest {
-	var d digest
-	d.text(func(t *text) {
-		t.host(h)
-		for _, r := range h.rules {
-			t.line(2, "%v %d %d (%v)", r.prefix, r.port, r.rule.Number, r.service.Ref)
-		}
-	})
-	return d
-}
-
-// digest covers everything but the number of the policy. What is as it was in
-// the policy before is not looked at again.
-func (p *Policy) digest(old *Policy) digest {
-	var d digest
-	d.text(func(t *text) {
-		t.sum(p.hostSum)
-		t.sum(p.addrs.sum)
-		t.sum(p.cluster.sum)
-		t.terms(p)
-		for _, v := range p.vhostList {
-			if was, ok := old.vhosts.Get(v.pattern); ok && slices.Equal(was.compiled, v.compiled) {
-				v.sum = was.sum
-			} else {
-				v.sum.text(func(t *text) { t.vhost(v) })
-			}
-			t.sum(v.sum)
-		}
-		t.goneOn(p)
-	})
-	return d
-}
-
-// seal computes the snapshot's hash. The numbers of policies are no part of
-// it: they depend on what was in force before. What was says of workloads that
-// are the same is not looked at again.
-func (s *Snapshot) seal(was *Snapshot) {
-	policies := make(map[PolicyID]digest, len(s.policies))
-	for _, p := range s.policies {
-		policies[p.id] = p.sum
+// beside writes what nothing is decided by, with the positions of objects: it tells
+// configurations apart, and not what they decide.
+func (l *lines) beside(m MeshTelemetry) {
+	if l.places != nil && m != (MeshTelemetry{}) {
+		_, _ = fmt.Fprintf(l.places, "%+v", m)
 	}
-	before := make(map[*Workload]*BoundWorkload, len(was.workloads))
-	for i := range was.workloads {
-		before[was.workloads[i].Workload] = &was.workloads[i]
-	}
-	var workloads digest // their names are unique
-	first, more := make(map[string]string, len(s.workloads)), map[string][]string{}
-	for i := range s.workloads {
-		w := &s.workloads[i]
-		for _, c := range w.Cgroups {
-			switch one, ok := first[c]; {
-			case !ok:
-				first[c] = w.Key()
-			case more[c] == nil:
-				more[c] = []string{one, w.Key()}
-			default:
-				more[c] = append(more[c], w.Key())
-			}
-		}
-		if w.policySum = policies[w.Policy]; before[w.Workload] != nil && before[w.Workload].policySum == w.policySum {
-			w.sum = before[w.Workload].sum
-		} else {
-			w.sum.text(func(t *text) {
-				t.line(0, "workload %s (%v)", workloadText(w.Workload), w.Ref)
-				t.sum(w.policySum)
-			})
-		}
-		workloads.toggle(w.sum)
-	}
-	s.sum.text(func(t *text) {
-		if sum, ok := policies[DefaultPolicy]; ok {
-			t.sum(sum)
-		}
-		t.sum(workloads)
-		for _, c := range slices.Sorted(maps.Keys(more)) { // the first counts, nothing else has an order
-			t.line(0, "cgroup %q of %q", c, more[c])
-		}
-		for _, l := range s.listeners {
-			t.listener(l)
-		}
-	})
-	s.hash = hex.EncodeToString(s.sum[:sha256.Size])
 }

@@ -306,5 +306,3 @@ func richTraffic() *TrafficPolicy {
 		Ports: map[uint16]*TrafficPolicy{80: {Pool: &ConnectionPool{MaxConnections: 9}}},
 	}
 }
-
-func upstreamText(u *Upstream) string { return fullUpstream{u}.String() }

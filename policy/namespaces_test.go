@@ -89,11 +89,9 @@ func hostText(h *Host) string {
 	if h == nil {
 		return "nothing"
 	}
-	s := &Snapshot{policies: []*Policy{{class: &identityClass{}, names: hostname.NewIndex(func(yield func(hostname.Pattern, *Host) bool) { yield(h.Pattern, h) }), addrs: newAddressTable(), vhosts: emptyVhosts}}}
+	s := &Snapshot{policies: []*Policy{{class: &identityClass{}, names: hostname.NewIndex(func(yield func(hostname.Pattern, *Host) bool) { yield(h.Pattern, h) }), addrs: emptyPolicy.addrs, vhosts: emptyPolicy.vhosts}}}
 	return s.Text()
 }
-
-var emptyVhosts, _ = meshHosts(nil)
 
 // TestOneNamespaceJoins: within a namespace ports are put together, as long as
 // queries are answered in one way.
@@ -138,7 +136,7 @@ func TestAddressOfSeveralNamespaces(t *testing.T) {
 				f := Flow{Transport: pr.Transport(), Dst: netip.AddrPortFrom(vip, 53)}
 				x, y := alone.Decide(f), both.Decide(f)
 				// TLS and HTTP say for whom they are, so that names can share.
-				shared := x.Port.named() && other.Transport() == TCP && (other.IsHTTP() || other.IsTLS())
+				shared := (x.Port.Protocol.IsHTTP() || x.Port.Protocol.IsTLS()) && other.Transport() == TCP && (other.IsHTTP() || other.IsTLS())
 				if x.Rule != y.Rule && *x.Rule != *y.Rule || !shared && (x.Verdict != y.Verdict || x.To != y.To) {
 					t.Errorf("%v beside %v: %v %v by %v, alone %v %v", pr, other, y.Verdict, y.To, y.Rule, x.Verdict, x.To)
 				}

@@ -90,6 +90,14 @@ func (s *Snapshot) Cluster() Cluster {
 	return s.index.cfg.Cluster
 }
 
+// Telemetry is what the MeshConfig says of access logs and traces.
+func (s *Snapshot) Telemetry() MeshTelemetry {
+	if s == nil || s.index == nil {
+		return MeshTelemetry{}
+	}
+	return s.index.cfg.Mesh.Telemetry
+}
+
 // Warnings returns what of the Config is left out and not refused.
 func (s *Snapshot) Warnings() []Warning { return s.warnings }
 

@@ -102,7 +102,7 @@ func (b *builder) sidecarOf(id Identity) sidecarScope {
 		switch {
 		case s.Ref.Namespace == id.Namespace && len(s.Selector) > 0:
 			if match.Labels(s.Selector, id.Labels) {
-				return b.localized(s, id.Namespace)
+				return b.index.localized(b.old, s, id.Namespace)
 			}
 		case s.Ref.Namespace == id.Namespace && own == nil:
 			own = s
@@ -110,46 +110,7 @@ func (b *builder) sidecarOf(id Identity) sidecarScope {
 			root = s
 		}
 	}
-	return b.localized(cmp.Or(own, root), id.Namespace)
-}
-
-// sidecarIn is a Sidecar, and a namespace whose workloads it is for.
-type sidecarIn struct {
-	sidecar   *Sidecar
-	namespace string
-}
-
-// localized returns a Sidecar for the workloads of a namespace, whose own "."
-// is theirs. It is made once, so that it is the same in the next snapshot.
-func (b *builder) localized(sc *Sidecar, namespace string) sidecarScope {
-	if sc == nil {
-		return sidecarScope{}
-	}
-	own := func(sh SidecarHost) bool { return sh.Namespace == "." }
-	if !slices.ContainsFunc(sc.Egress, func(e SidecarEgress) bool { return slices.ContainsFunc(e.Hosts, own) }) {
-		return sidecarScope{Sidecar: sc}
-	}
-	k := sidecarIn{sc, namespace}
-	out := b.index.sidecars[k]
-	if out == nil && b.old != nil {
-		out = b.old.sidecars[k]
-	}
-	if out == nil {
-		one := *sc
-		one.Egress = slices.Clone(sc.Egress)
-		for i := range one.Egress {
-			e := &one.Egress[i]
-			e.Hosts = slices.Clone(e.Hosts)
-			for j := range e.Hosts {
-				if own(e.Hosts[j]) {
-					e.Hosts[j].Namespace = namespace
-				}
-			}
-		}
-		out = &one
-	}
-	b.index.sidecars[k] = out
-	return sidecarScope{out, namespace}
+	return b.index.localized(b.old, cmp.Or(own, root), id.Namespace)
 }
 
 func (b *builder) rootNamespace() string { return b.cfg.Mesh.Root() }
@@ -186,38 +147,20 @@ func (b *builder) sees(sc *identityClass, s *Service) bool {
 }
 
 // view returns what a class sees of a service: the service itself, parts of
-// it, or nothing. Parts are made once, so that the same part of the same
-// service is the same pointer in the next snapshot.
+// it, or nothing.
 func (b *builder) view(sc *identityClass, s *Service) []*Service {
 	if !b.sees(sc, s) {
 		return nil
 	}
-	if !sc.sidecar.limits() {
-		return []*Service{s}
-	}
-	k := projection{sc.sidecar, s}
-	p, ok := b.index.projections[k]
-	if !ok {
-		if p, ok = b.index.oldProjections[k]; !ok {
-			p = sc.sidecar.narrow(s)
-		}
-		b.index.projections[k] = p
-	}
-	return p
+	return b.index.projected(sc.sidecar, s)
 }
 
 // oldView returns what a class of the snapshot before saw of a service.
 func (b *builder) oldView(sc *identityClass, s *Service) []*Service {
-	if p, ok := b.index.oldProjections[projection{sc.sidecar, s}]; ok && sc.sidecar.Sidecar != nil {
+	if p, ok := b.index.wasProjected(sc.sidecar, s); ok {
 		return p
 	}
 	return b.view(sc, s)
-}
-
-// projection is a service as a Sidecar lets it be seen.
-type projection struct {
-	sidecar sidecarScope
-	service *Service
 }
 
 // inNamespace reads "." of a default as the namespace of the object it is used for.

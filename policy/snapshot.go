@@ -112,6 +112,13 @@ type Upstream struct {
 	// resolved; nil: nothing. TrafficRule is the one that says so.
 	Traffic     *TrafficPolicy
 	TrafficRule *Ref
+	// ServerName is the name that TLS is originated for where its rule has no SNI:
+	// a request's host, which the forwarding core fills in; "": Host.
+	ServerName string
+	// transport is Traffic's.
+	transport string
+	// sans are whom certificates are for where no DestinationRule says it.
+	sans []string
 	// labels are those of Endpoints, nameLabels those of Names; Names without
 	// any are not from endpoints.
 	labels, nameLabels []map[string]string

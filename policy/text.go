@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"bufio"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,62 +16,21 @@ import (
 // changes a decision changes the text.
 func (s *Snapshot) Text() string {
 	var b strings.Builder
-	t := &text{w: bufio.NewWriter(&b)}
-	for _, p := range s.policies {
-		t.policy(p)
-	}
-	t.workloads(s)
-	for _, l := range s.listeners {
-		t.listener(l)
-	}
-	_ = t.w.Flush() // a strings.Builder does not fail
+	_ = writeLines(&b, func(l *lines) { // a strings.Builder does not fail
+		t := &text{l}
+		for _, p := range s.policies {
+			t.policy(p)
+		}
+		t.workloads(s)
+		for _, l := range s.listeners {
+			t.listener(l)
+		}
+	})
 	return b.String()
 }
 
-// text writes the canonical form; the bufio.Writer keeps the first error.
-type text struct {
-	w *bufio.Writer
-	// places takes the positions of objects, apart from the rest; nil: they are
-	// written where the objects are.
-	places *bufio.Writer
-}
-
-// line writes one line, indented by depth.
-func (t *text) line(depth int, format string, args ...any) {
-	if t.places != nil {
-		for i := range args {
-			args[i] = t.apart(args[i])
-		}
-	}
-	for range depth {
-		_, _ = t.w.WriteString("  ")
-	}
-	_, _ = fmt.Fprintf(t.w, format, args...)
-	_ = t.w.WriteByte('\n')
-}
-
-// apart writes the position of an object, and returns the rest.
-func (t *text) apart(arg any) any {
-	switch r := arg.(type) {
-	case Ref:
-		_, _ = t.places.WriteString(r.Position())
-		_ = t.places.WriteByte('\n')
-		return r.Object()
-	case *Ref:
-		if r != nil {
-			return t.apart(*r)
-		}
-	case []*Ref:
-		out := make([]any, len(r))
-		for i := range r {
-			out[i] = t.apart(r[i])
-		}
-		return out
-	case fullUpstream:
-		return r.text(t.apart(r.TrafficRule))
-	}
-	return arg
-}
+// text writes the canonical form of what is compiled.
+type text struct{ *lines }
 
 // guard writes what AuthorizationPolicies say about a destination.
 func (t *text) guard(depth int, g *authz.Authorizer) {
@@ -95,22 +53,9 @@ func (t *text) policy(p *Policy) {
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(p.cluster.keys()), compareKey) {
 		e, _ := p.cluster.entries.Get(k)
-		t.inside(1, k, e)
+		e.write(t.lines, 1, k)
 	}
 	t.rules(p)
-}
-
-// inside writes what is open inside of the cluster where no rule says anything.
-func (t *text) inside(depth int, k addressKey, e *clusterEntry) {
-	if len(e.services) == 0 {
-		t.line(depth, "inside %v %v", k.prefix, k.transport)
-		return
-	}
-	var refs []*Ref
-	for _, s := range e.services {
-		refs = append(refs, &s.Ref)
-	}
-	t.line(depth, "inside %v %v %d %v", k.prefix, k.transport, k.port, refs)
 }
 
 // rules writes what of a policy is not about single hosts.
@@ -269,10 +214,16 @@ func protocolText(p Protocol) string {
 	return p.String()
 }
 
+// upstreamText writes an Upstream in full.
+func upstreamText(u *Upstream) string { return fullUpstream{u}.String() }
+
 // fullUpstream is an Upstream that is written in full.
 type fullUpstream struct{ *Upstream }
 
 func (u fullUpstream) String() string { return u.text(u.TrafficRule) }
+
+// Apart takes the position of the traffic policy apart.
+func (u fullUpstream) Apart(apart func(any) any) any { return u.text(apart(u.TrafficRule)) }
 
 // text calls the rule of the traffic policy as it is told.
 func (u fullUpstream) text(rule any) string {
@@ -329,14 +280,14 @@ func (t *text) routes(rs *Routes) {
 func (t *text) action(a *HTTPAction) {
 	t.line(3, "rule %q (%v)", a.Rule.Name, a.Rule.Ref)
 	t.destinations(3, a.Destinations, a.TotalWeight)
-	t.lines(3, a.Rule.Describe())
+	t.list(3, a.Rule.Describe())
 	for i := range a.mirrors {
 		t.line(3, "mirror %g%%", a.mirrors[i].percent)
 		t.destinations(4, []RouteDestination{a.mirrors[i].to}, 1)
 	}
 }
 
-func (t *text) lines(depth int, all []string) {
+func (t *text) list(depth int, all []string) {
 	for _, s := range all {
 		t.line(depth, "%s", s)
 	}
@@ -369,7 +320,7 @@ func (t *text) destinations(depth int, all []RouteDestination, total uint32) {
 		for _, g := range d.authorizers {
 			t.guard(depth+1, g.authorizer)
 		}
-		t.lines(depth+1, d.Headers.Describe())
+		t.list(depth+1, d.Headers.Describe())
 	}
 }
 

@@ -355,27 +355,3 @@ func TestTwoHopCosts(t *testing.T) {
 		t.Errorf("DecideTLS allocates %v times", n)
 	}
 }
-
-// TestEgressGatewayNames: what stands for an egress gateway and what does not.
-func TestEgressGatewayNames(t *testing.T) {
-	b := newBuilder(twoHopHTTP(), &Snapshot{})
-	b.update()
-	v := b.cfg.VirtualServices[0]
-	for host, want := range map[string]bool{
-		egressHost: true, "istio-egressgateway": true, "istio-egressgateway.istio-system": true, "gw.default": true,
-		"gw.any.svc": true, "gw.any.svc.example.org": true,
-		"edition.cnn.com": false, "www.cnn.com": false, "cnn.com": false, "a.b.c": false,
-	} {
-		if got := b.gatewayPortOf(v, Destination{Host: host, Port: 80}, 0) != nil; got != want {
-			t.Errorf("%s stands for a gateway: %t", host, got)
-		}
-	}
-	b.cfg.GatewaySelector = map[string]string{"istio": "egressgateway"}
-	if b.gatewayPortOf(v, Destination{Host: egressHost, Port: 80}, 0) != nil {
-		t.Error("a gateway that serves others is gone on as")
-	}
-	v.Gateways = []string{"mesh"}
-	if b.cfg.GatewaySelector = nil; b.gatewayPortOf(v, Destination{Host: egressHost, Port: 80}, 0) != nil {
-		t.Error("a rule that is bound to no gateway goes on as one")
-	}
-}

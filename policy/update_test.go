@@ -43,8 +43,8 @@ func TestUpdateEqualsCompile(t *testing.T) {
 			}
 			for _, id := range next.Policies() {
 				p := next.Policy(id)
-				imported += p.importedDestinations()
-				withheld += p.withheldNames()
+				imported += importedDestinations(p)
+				withheld += withheldNames(p)
 				covered += len(p.reserved)
 				for k := range p.cluster.keys() {
 					inside[k.port != 0]++
@@ -77,7 +77,7 @@ func TestUpdateEqualsCompile(t *testing.T) {
 
 // withheldNames counts the names of Kubernetes Services that ServiceEntries of
 // other namespaces declare in vain.
-func (p *Policy) withheldNames() (n int) {
+func withheldNames(p *Policy) (n int) {
 	for _, s := range p.index.cfg.Services {
 		if s.External {
 			continue
@@ -93,7 +93,7 @@ func (p *Policy) withheldNames() (n int) {
 
 // importedDestinations counts the destinations of rules for workloads that are
 // visible as such alone.
-func (p *Policy) importedDestinations() (n int) {
+func importedDestinations(p *Policy) (n int) {
 	count := func(all []RouteDestination) {
 		for _, d := range all {
 			if u := d.Upstream; u != nil && u.Match != nil {

@@ -126,6 +126,8 @@ const (
 	ReasonNotHTTP Reason = "not-http"
 	// ReasonMalformed: a ClientHello, DNS message or HTTP request that cannot be parsed.
 	ReasonMalformed Reason = "malformed"
+	// ReasonFlood: a client sent more HTTP/2 frames that say nothing than its requests account for.
+	ReasonFlood Reason = "flood"
 	// ReasonPeekTimeout: the first bytes did not arrive in time.
 	ReasonPeekTimeout Reason = "peek-timeout"
 	// ReasonAddress: the address is reserved (loopback, link-local, metadata, ...), and no DNS answer may name it.
@@ -162,6 +164,18 @@ const (
 	ReasonNoDestination Reason = "no-destination"
 	// ReasonUpstream: the upstream could not be reached.
 	ReasonUpstream Reason = "upstream-unreachable"
+	// ReasonTLSVerify: the upstream's certificate is not of the name, or not of a CA, that a DestinationRule asks for, or it is expired or revoked.
+	ReasonTLSVerify Reason = "upstream-tls-verify"
+	// ReasonTLSHandshake: no TLS could be agreed on with the upstream: it speaks something else, or ended the connection.
+	ReasonTLSHandshake Reason = "upstream-tls-handshake"
+	// ReasonTLSRejected: the upstream refused TLS with an alert, as for a client certificate that it misses or does not trust.
+	ReasonTLSRejected Reason = "upstream-tls-rejected"
+	// ReasonTLSCredential: a certificate, key, CA or CRL that a DestinationRule names cannot be used.
+	ReasonTLSCredential Reason = "upstream-tls-credential"
+	// ReasonTunnel: the proxy that a DestinationRule's tunnel leads through refused it.
+	ReasonTunnel Reason = "upstream-tunnel"
+	// ReasonCredential: a value that a VirtualService takes from a Secret or a file cannot be had, or may not be sent that way.
+	ReasonCredential Reason = "credential-unavailable"
 	// ReasonOverflow: a limit of a DestinationRule's connectionPool has no room for the request or connection.
 	ReasonOverflow Reason = "upstream-overflow"
 	// ReasonUnhealthy: outlier detection, or the locality of endpoints, leaves no endpoint to use.

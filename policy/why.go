@@ -190,6 +190,8 @@ func (u *Upstream) whyProxy(pr Protocol) string {
 		return !kernel
 	}
 	switch {
+	case u.Transport() != "":
+		return "a DestinationRule says how the connection is made: " + u.how()
 	case len(u.Names) > 0 && (len(u.Endpoints) > 0 || u.Names[0].Name != u.Host):
 		return "the service's endpoints are names, which are resolved for each connection"
 	case len(u.Endpoints) > MaxEndpoints:

@@ -13,7 +13,7 @@ import (
 func TestWhyAuthorization(t *testing.T) {
 	closed := on(&AuthOperation{Paths: paths("/closed*")})
 	originate := dr("default", "originate", "edition.cnn.com", time.Second)
-	originate.Traffic.TLS = &ClientTLS{Mode: TLSSimple}
+	originate.Traffic.TLS = &ClientTLS{Mode: TLSIstioMutual}
 	withRules := func(c *Config, rules ...*DestinationRule) *Config { c.DestinationRules = rules; return c }
 	dry := authorize(AuthDeny, "http", &AuthRule{})
 	dry.DryRun = true
@@ -51,8 +51,8 @@ func TestWhyAuthorization(t *testing.T) {
 			[]string{"ALLOW policy for gateway default/egress port 443: rule 1 matches"}},
 		{"gateway, tcp", guardGateway(twoHopTCP(), AuthDeny, &AuthRule{}), "240.1.1.1:27017", "", "", ReasonAuthorization, "", "DENY policy for gateway default/egress port 7777: rule 1 matches", nil},
 		{"not done", withRules(twoHopTLS(), originate), "192.0.2.1:443", cnn, "", ReasonNotSupported, "",
-			"is for edition.cnn.com port 443: TLS origination (SIMPLE), which egressd does not do", nil},
-		{"not done, http", withRules(twoHopOrigination(), originate), "192.0.2.1:80", cnn, "/", ReasonNotSupported, "", "TLS origination (SIMPLE)", nil},
+			"is for edition.cnn.com port 443: TLS origination (ISTIO_MUTUAL), which egressd does not do", nil},
+		{"not done, http", withRules(twoHopOrigination(), originate), "192.0.2.1:80", cnn, "/", ReasonNotSupported, "", "TLS origination (ISTIO_MUTUAL)", nil},
 		{"done", withRules(twoHopHTTP(), dr("default", "pool", "edition.cnn.com", time.Second)), "192.0.2.1:80", cnn, "/", ReasonAllowed, "", "",
 			[]string{"DestinationRule default/pool pool.yaml:1 counts: is for edition.cnn.com port 80"}},
 	} {

@@ -108,5 +108,8 @@ func (w *why) traffic(u *Upstream) {
 	if u.Traffic != nil {
 		of += ": " + u.Traffic.Describe()
 	}
+	if u.Transport() != "" {
+		of += "; " + u.how()
+	}
 	w.tell(*u.TrafficRule, true, "is for %s", of)
 }

@@ -117,7 +117,11 @@ func (s *Surfaces) Serve(ctx context.Context, serve func(func() error), o Option
 			return err
 		}
 		for _, addr := range addrs {
-			if err := s.serveAt(ctx, serve, o.Log, i.name, addr, i.handler); err != nil {
+			h := i.handler
+			if i.name == "admin" && OnLoopback([]string{addr}) {
+				h = onlyOwners(o.Group, h)
+			}
+			if err := s.serveAt(ctx, serve, o.Log, i.name, addr, h); err != nil {
 				return err
 			}
 		}

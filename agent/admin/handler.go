@@ -53,11 +53,19 @@ type View struct {
 	// answer.
 	NotReady func() error
 	Alive    func(context.Context) error
+	// Server, Listeners and Levels are for who knows Envoy's admin interface; Certs are
+	// the certificates in use, without keys, nil: there are none. Profile shows
+	// profiles of the process.
+	Server    func() About
+	Listeners func() []ListenerAt
+	Levels    Levels
+	Certs     func() any
+	Profile   bool
 }
 
 // Admin serves the admin interface. The TCP port, which is there only when it was asked
-// for, reads and changes nothing: every process that is not captured can reach it, and
-// a request made by a web page, too.
+// for, reads and changes nothing: every process of root and of the admin group that is
+// not captured gets there, and a request that a web page has such a one make, too.
 func (s View) Admin(change bool) http.Handler {
 	mux := http.NewServeMux()
 	follow, dump := atMost(maxFollowers), atMost(maxDumps)
@@ -78,6 +86,7 @@ func (s View) Admin(change bool) http.Handler {
 			}
 		})
 	})
+	s.familiar(mux, change)
 	if change {
 		mux.HandleFunc("POST "+PathUnload, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusAccepted)

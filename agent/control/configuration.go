@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +22,7 @@ type configuration struct {
 	mu     sync.Mutex // for all but the channel
 	paths  []string
 	files  source.Cache
+	allow  source.AllowCache
 	reader *istio.Reader
 	// allowEmpty lets files without an object be the policy of no objects.
 	allowEmpty bool
@@ -33,11 +33,14 @@ type configuration struct {
 	// changed has a value when there is something unsaved or unseen.
 	changed chan struct{}
 	objects objects
+	// released is how many bytes the reader had decoded when memory was given back last.
+	released int64
 }
 
 func newConfiguration(o Options) *configuration {
 	return &configuration{
 		paths: o.Config,
+		allow: source.AllowCache{Allow: o.Allow},
 		reader: istio.NewReader(istio.Options{
 			GatewaySelector: o.GatewaySelector, AllowEndpoints: o.AllowEndpoints, Cluster: o.Cluster, FindCluster: o.FindCluster,
 		}),
@@ -67,12 +70,17 @@ func (c *configuration) load(was *policy.Snapshot) (Loaded, error) {
 	return l, err
 }
 
-// read reads the files again that changed. No paths are an empty policy.
+// read reads the files again that changed. None are an empty policy.
 func (c *configuration) read() ([]istio.File, error) {
-	if len(c.paths) == 0 {
-		return nil, nil
+	short, err := c.allow.Files()
+	if err != nil || len(c.paths) == 0 {
+		return short, err
 	}
-	return c.files.Files(c.paths)
+	files, err := c.files.Files(c.paths)
+	if err != nil {
+		return nil, err
+	}
+	return append(short, files...), nil
 }
 
 // compile is load for files that have been read.
@@ -83,7 +91,7 @@ func (c *configuration) compile(files []istio.File, was *policy.Snapshot) (Loade
 	start := time.Now()
 	config, findings := c.reader.Load(files)
 	l := Loaded{Findings: findings, Files: files, Took: load.Took{Decode: time.Since(start)}}
-	l.Empty = config != nil && len(c.paths) > 0 && c.reader.Empty(onDisk)
+	l.Empty = config != nil && len(c.paths)+len(c.allow.Allow.Paths) > 0 && c.reader.Empty(onDisk)
 	err := l.Compile(config, was)
 	l.Secrets = c.reader.Secrets()
 	return l, err
@@ -137,8 +145,6 @@ const (
 	// objects change all the time.
 	objectsDebounce    = 2 * time.Second
 	objectsMaxDebounce = 30 * time.Second
-	// bigFiles is how many bytes of files are worth to clean up behind.
-	bigFiles = 4 << 20
 )
 
 // Settle saves the first policy, and analyzes and saves the one in force when
@@ -151,8 +157,8 @@ func (c *Control) Settle(ctx context.Context) {
 	timer := time.NewTimer(wait)
 	timer.Stop()
 	defer timer.Stop()
-	release(c.took)
-	c.save()
+	c.release()
+	c.SaveLastGood()
 	var since time.Time // of the first change; zero: none
 	for {
 		select {
@@ -167,16 +173,9 @@ func (c *Control) Settle(ctx context.Context) {
 		case <-timer.C:
 			since = time.Time{}
 			c.analyze()
-			c.save()
+			c.SaveLastGood()
+			c.release()
 		}
-	}
-}
-
-// save saves the policy in force and cleans up behind it: what is written is
-// made in memory, and is several times the files.
-func (c *Control) save() {
-	if c.SaveLastGood() > bigFiles {
-		debug.FreeOSMemory()
 	}
 }
 

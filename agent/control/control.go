@@ -25,6 +25,8 @@ import (
 type Options struct {
 	// Config are the files and directories of the policy; none are an empty one.
 	Config []string
+	// Allow is the part of it in the short form.
+	Allow source.Allow
 	// GatewaySelector are the labels that the ingress side carries.
 	GatewaySelector map[string]string
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
@@ -53,7 +55,6 @@ type Control struct {
 	o      Options
 	config *configuration
 	report report
-	took   load.Took // by reading the first policy
 	// empty says that the policy in force has no objects.
 	empty bool
 	// gone says that the file of the last good policy is another daemon's now.
@@ -76,7 +77,6 @@ func New(o Options) *Control { return &Control{o: o, config: newConfiguration(o)
 func (c *Control) Start(l Loaded, t Targets) error {
 	c.config.mu.Lock()
 	defer c.config.mu.Unlock()
-	c.took = l.Took
 	c.pipeline.Store(NewPipeline(&c.Current, t))
 	return c.apply(l)
 }
@@ -147,7 +147,6 @@ func (c *Control) reloaded(l Loaded, err error) {
 		return
 	}
 	c.config.later(l, true)
-	release(l.Took)
 }
 
 // retry brings in force what could not be.

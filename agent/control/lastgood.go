@@ -3,6 +3,7 @@
 package control
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -16,6 +17,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 
@@ -55,8 +57,8 @@ func (g lastGood) sum() (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// encode writes what json.Marshal makes of g, one file at a time: all of a big
-// policy at once would take several times its size, and the encoder keeps that.
+// encode writes what json.Marshal makes of g, one file at a time in the same memory: all
+// of a big policy at once would take several times its size, and the encoder keeps that.
 func (g lastGood) encode(w io.Writer) error {
 	files := g.Files
 	g.Files = nil
@@ -69,19 +71,22 @@ func (g lastGood) encode(w io.Writer) error {
 		_, err = w.Write(frame)
 		return err
 	}
-	_, err = w.Write(append(frame[:i:i], '['))
+	out := bufio.NewWriterSize(w, 64<<10) // its errors are kept for Flush
+	_, _ = out.Write(append(frame[:i:i], '['))
+	var one bytes.Buffer
+	enc := json.NewEncoder(&one)
 	for n, f := range files {
-		data, merr := json.Marshal(f)
+		one.Reset()
 		if n > 0 {
-			data = append([]byte{','}, data...)
+			_ = out.WriteByte(',')
 		}
-		_, werr := w.Write(data)
-		if err = errors.Join(err, merr, werr); err != nil {
+		if err := enc.Encode(f); err != nil {
 			return err
 		}
+		_, _ = out.Write(bytes.TrimSuffix(one.Bytes(), []byte("\n")))
 	}
-	_, werr := w.Write(append([]byte{']'}, frame[i+len("null"):]...))
-	return errors.Join(err, werr)
+	_, _ = out.Write(append([]byte{']'}, frame[i+len("null"):]...))
+	return out.Flush()
 }
 
 // readLastGood reads the file at path. It returns nil where there is none for
@@ -111,10 +116,19 @@ func readLastGood(path string, o Options) (*lastGood, error) {
 	if g.Sum != want {
 		return nil, fmt.Errorf("%s: damaged: its checksum does not fit", path)
 	}
-	if g.Objects != (o.Objects != nil) || !slices.Equal(g.Config, absolute(o.Config)) || !maps.Equal(g.GatewaySelector, o.GatewaySelector) {
+	if g.Objects != (o.Objects != nil) || !slices.Equal(g.Config, o.named()) || !maps.Equal(g.GatewaySelector, o.GatewaySelector) {
 		return nil, nil
 	}
 	return &g, nil
+}
+
+// named says what the options name, to compare it between runs.
+func (o Options) named() []string {
+	out := absolute(o.Config)
+	for _, item := range o.Allow.Items {
+		out = append(out, source.AllowFlag+" "+item)
+	}
+	return append(out, absolute(o.Allow.Paths)...)
 }
 
 // absolute makes paths comparable between runs from different directories.
@@ -194,23 +208,19 @@ func (c *Control) first(fresh bool) (Loaded, error) {
 	return old, nil
 }
 
-// SaveLastGood writes what is in force, unless it has been written, and says
-// how many bytes of files there were to write. A daemon that cannot save it
-// serves all the same.
-func (c *Control) SaveLastGood() (size int) {
+// SaveLastGood writes what is in force, unless it has been written. A daemon
+// that cannot save it serves all the same.
+func (c *Control) SaveLastGood() {
 	c.config.mu.Lock()
 	l := c.config.unsaved
 	c.config.unsaved = nil
 	c.config.mu.Unlock()
 	if l == nil || c.o.LastGood == "" || c.gone.Load() {
-		return 0
-	}
-	for _, f := range l.Files {
-		size += len(f.Data)
+		return
 	}
 	g := lastGood{
 		Format: lastGoodFormat, Saved: time.Now().UTC().Truncate(time.Second),
-		Config: absolute(c.o.Config), GatewaySelector: c.o.GatewaySelector, Files: withoutSecrets(l.Files), Objects: c.o.Objects != nil,
+		Config: c.o.named(), GatewaySelector: c.o.GatewaySelector, Files: withoutSecrets(l.Files), Objects: c.o.Objects != nil,
 	}
 	err := g.write(c.o.LastGood)
 	c.Unsaved.Note(c.o.Log, SavedPolicy, err, time.Now())
@@ -221,16 +231,41 @@ func (c *Control) SaveLastGood() (size int) {
 			c.config.unsaved = l
 		}
 	}
-	return size
 }
 
-// withoutSecrets are files without the Secrets of an API server.
+// withoutSecrets are files without Secrets: those of an API server, and documents of
+// files on disk. Of these the lines stay, so that the rest is where it was.
 func withoutSecrets(files []istio.File) []istio.File {
-	secret := func(f istio.File) bool { return source.IsSecret(f.Name) }
-	if !slices.ContainsFunc(files, secret) {
-		return files
+	files = slices.DeleteFunc(slices.Clone(files), func(f istio.File) bool { return source.IsSecret(f.Name) })
+	for i, f := range files {
+		if !source.IsObject(f.Name) && secretKind.Match(f.Data) {
+			files[i].Data = blankSecrets(f.Data)
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(files), secret)
+	return files
+}
+
+// secretKind is what every Secret says of itself, in YAML or JSON. A text that says it
+// and is none is left out as well.
+var secretKind = regexp.MustCompile(`\bkind["']?\s*:\s*["']?Secret\b`)
+
+func blankSecrets(data []byte) []byte {
+	var out, document []byte
+	flush := func() {
+		if secretKind.Match(document) {
+			document = bytes.Repeat([]byte{'\n'}, bytes.Count(document, []byte{'\n'}))
+		}
+		out, document = append(out, document...), nil
+	}
+	for line := range bytes.Lines(data) {
+		if bytes.HasPrefix(line, []byte("---")) {
+			flush()
+			out, line = append(out, "---"...), line[len("---"):]
+		}
+		document = append(document, line...)
+	}
+	flush()
+	return out
 }
 
 // write replaces the file at path.

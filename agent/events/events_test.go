@@ -101,3 +101,16 @@ func TestOfPods(t *testing.T) {
 type sink func(flow.Event)
 
 func (s sink) Record(e flow.Event) { s(e) }
+
+// TestRecordAllocates nothing for what is allowed, once the log is full: there is one
+// event for each request.
+func TestRecordAllocates(t *testing.T) {
+	r := NewRecorder(slog.New(slog.DiscardHandler))
+	e := flow.Event{Time: time.Now(), Kind: flow.Request, Layer: flow.Egress, Workload: "shop/web", Name: "www.example.com", Allowed: true}
+	for range eventsKept {
+		r.Record(e)
+	}
+	if n := testing.AllocsPerRun(1000, func() { r.Record(e) }); n > 0 {
+		t.Errorf("an event allocates %v times", n)
+	}
+}

@@ -38,6 +38,9 @@ type Kernel struct {
 	// Probe is the workload of which nothing is recorded: it tells by itself what it
 	// sees.
 	Probe uint32
+	// Observer is told of what the kernel let pass, and of the denials that are told;
+	// nil: nobody is.
+	Observer flow.Observer
 	// End ends the socket of a connection that the kernel has cut.
 	End func(telemetry.KernelEvent) error
 	Log *slog.Logger
@@ -46,6 +49,7 @@ type Kernel struct {
 // event turns what the kernel tells into an event with what is known
 // besides: the names of the address, and the rule that allows or comes nearest.
 func (r *Kernel) event(k telemetry.KernelEvent) flow.Event {
+	var host *policy.Host
 	allowed := k.Reason == policy.ReasonAllowed
 	e := flow.Event{
 		Time:      k.Time,
@@ -89,6 +93,7 @@ func (r *Kernel) event(k telemetry.KernelEvent) flow.Event {
 	if k.Reason == policy.ReasonUnknownWorkload && r.Pod != nil {
 		e.Detail = r.Pod(k.Cgroup)
 	}
+	defer func() { r.observe(k, e, host) }()
 	p := r.Policies.Policy(k.Policy)
 	if p == nil {
 		return e
@@ -99,7 +104,7 @@ func (r *Kernel) event(k telemetry.KernelEvent) flow.Event {
 	}
 	switch d := p.Decide(f); {
 	case allowed == (d.Verdict != policy.Deny):
-		e.Rule, e.Audited, e.DryRun = d.Rule, d.Audited, d.DryRun
+		e.Rule, e.Audited, e.DryRun, host = d.Rule, d.Audited, d.DryRun, d.Host
 		// The kernel only knows that nothing opens the flow; the snapshot
 		// knows what comes nearest.
 		if k.Reason == policy.ReasonNoRule || k.Reason == policy.ReasonTransport {
@@ -109,6 +114,13 @@ func (r *Kernel) event(k telemetry.KernelEvent) flow.Event {
 		e.Rule = d.Rule // the rule that the first bytes did not fit
 	}
 	return e
+}
+
+// observe tells the observer of an event.
+func (r *Kernel) observe(k telemetry.KernelEvent, e flow.Event, host *policy.Host) {
+	if r.Observer != nil {
+		r.Observer.Observe(&flow.Observation{Event: e, Src: k.Src, Host: host, Begun: !k.Closed && e.Allowed})
+	}
 }
 
 // lately says what an address was learned for that is not learned any more; ""

@@ -43,10 +43,17 @@ func (r *Recorder) Tell(s flow.Sink) { r.also = s }
 
 // Record implements flow.Sink.
 func (r *Recorder) Record(e flow.Event) {
-	if !e.Denied() {
-		r.events.Record(e)
+	if e.Denied() {
+		r.denied(e)
 		return
 	}
+	r.events.Record(e)
+}
+
+// denied stands alone so that other events need not be put on the heap.
+//
+//go:noinline
+func (r *Recorder) denied(e flow.Event) {
 	r.Denied(flow.KeyOf(&e), func() flow.Event { return e })
 }
 

@@ -174,7 +174,7 @@ func (l *Set) listenAt(addr netip.Addr) (_ *DeviceListener, err error) {
 			dl.close()
 		}
 	}()
-	lc := net.ListenConfig{Control: func(network, address string, c syscall.RawConn) error {
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(network, address string, c syscall.RawConn) error {
 		if err := l.control(network, address, c); err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/explain"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/portholder"
@@ -151,7 +152,7 @@ func (l *Set) bindTCP(ctx context.Context, name string, addrs []netip.Addr, port
 		if t := l.from.Listener(name, a); t != nil {
 			return t, a.Port(), l.adopt("tcp", a, t)
 		}
-		lc := net.ListenConfig{Control: l.control}
+		lc := net.ListenConfig{Control: l.control, KeepAlive: -1} // control sets it
 		lc.SetMultipathTCP(false)
 		ln, err := lc.Listen(ctx, "tcp", a.String())
 		if err != nil {
@@ -228,7 +229,7 @@ func (l *Set) control(network, _ string, c syscall.RawConn) error {
 	if cerr := c.Control(func(fd uintptr) {
 		if network == "tcp4" || network == "tcp6" {
 			set(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
-			err = errors.Join(err, arrival.SaveSYN(fd))
+			err = errors.Join(err, arrival.SaveSYN(fd), dial.SetKeepAlive(fd))
 		}
 		switch {
 		case !l.transparent:

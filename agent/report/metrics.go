@@ -33,9 +33,9 @@ type Source struct {
 	Upstreams func() []dnsproxy.UpstreamStatus
 }
 
-// Registry has every metric of the daemon. They are read when they are asked
-// for: the kernel and the rooms keep the counts.
-func Registry(s Source) *prometheus.Registry {
+// Registry has every metric of the daemon, and those of others. They are read when they
+// are asked for: the kernel and the rooms keep the counts.
+func Registry(s Source, more ...prometheus.Collector) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(
 		collectors.NewGoCollector(),
@@ -45,6 +45,7 @@ func Registry(s Source) *prometheus.Registry {
 		kubeMetrics{s.Status},
 		publishedMetrics{s.Status},
 	)
+	r.MustRegister(more...)
 	return r
 }
 

@@ -5,7 +5,7 @@ package report
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/limits"
 )
 
 // What each workload has of what all share.
@@ -22,8 +22,8 @@ var (
 		"Endpoints that the outlierDetection of a DestinationRule has taken out for a while, by side (egress, ingress) and cause.", []string{"side", "cause"}, nil)
 )
 
-func forwardParts(connections, descriptors, memory, ports forward.Use) map[string]forward.Use {
-	return map[string]forward.Use{"connections": connections, "descriptors": descriptors, "memory": memory, "ports": ports}
+func forwardParts(connections, descriptors, memory, ports limits.Use) map[string]limits.Use {
+	return map[string]limits.Use{"connections": connections, "descriptors": descriptors, "memory": memory, "ports": ports}
 }
 
 func ejectionMetrics(counter func(*prometheus.Desc, uint64, ...string), s Status) {
@@ -40,7 +40,7 @@ func ejectionMetrics(counter func(*prometheus.Desc, uint64, ...string), s Status
 func shareMetrics(gauge func(*prometheus.Desc, float64, ...string), s Status) {
 	for _, w := range s.Workloads {
 		parts := forwardParts(w.Share.Connections, w.Share.Descriptors, w.Share.Memory, w.Share.Ports)
-		parts["redirected"] = forward.Use{Used: int64(w.Share.Redirected.Entries), Max: int64(w.Share.Redirected.Max)}
+		parts["redirected"] = limits.Use{Used: int64(w.Share.Redirected.Entries), Max: int64(w.Share.Redirected.Max)}
 		for resource, u := range parts {
 			gauge(usedDesc, float64(u.Used), w.Name, resource)
 			gauge(usedMaxDesc, float64(u.Max), w.Name, resource)

@@ -12,6 +12,7 @@ import (
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/probe"
@@ -55,7 +56,7 @@ func TestMetrics(t *testing.T) {
 		Unsaved:   map[string]string{"x.json": "no space"},
 		DNS:       map[string]uint64{"denied": 8},
 		Learned:   learned.Size{Names: 9, ServerNames: 10}, LearnedMax: learned.Size{Openings: 11},
-		Connections: forward.Stats{Memory: forward.Use{Used: 12, Max: 13}},
+		Connections: forward.Stats{Memory: limits.Use{Used: 12, Max: 13}},
 	}
 	status.Workloads[0].Share.Redirected = loader.Fill{Entries: 14, Max: 15}
 	s := Source{

@@ -14,6 +14,7 @@ import (
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/learned"
@@ -148,7 +149,7 @@ func (m MemoryStatus) Text() string {
 
 // WorkloadShare is what a workload has of what all share.
 type WorkloadShare struct {
-	forward.Share
+	limits.Share
 	// Redirected is how many connections of its sockets in the node's own network
 	// namespace are redirected: each has an ephemeral port.
 	Redirected loader.Fill `json:"redirected"`

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 
 	"github.com/egressd/egressd/forward"
+	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/internal/capacity"
 )
 
@@ -26,7 +27,7 @@ type ConnectionLimits struct {
 type Shares struct {
 	capacity.Plan
 	// Forward is what the forwarding cores share.
-	Forward *forward.Limits
+	Forward *limits.Limits
 
 	ports int
 	count func() int // of the ephemeral ports
@@ -38,12 +39,12 @@ func New(o ConnectionLimits, log *slog.Logger) *Shares { return divide(o, capaci
 func divide(o ConnectionLimits, c capacity.Capacity) *Shares {
 	p := c.Divide()
 	// Only what is open costs a descriptor, so there can be no more of them.
-	conns := forward.NewBudget(p.Descriptors).Each(int64(o.WorkloadConnections))
-	return &Shares{Plan: p, ports: c.Ports, count: capacity.Ports, Forward: &forward.Limits{
-		Descriptors: forward.NewBudget(p.Descriptors),
-		Memory:      forward.NewBudget(p.Memory),
+	conns := limits.NewBudget(p.Descriptors).Each(int64(o.WorkloadConnections))
+	return &Shares{Plan: p, ports: c.Ports, count: capacity.Ports, Forward: &limits.Limits{
+		Descriptors: limits.NewBudget(p.Descriptors),
+		Memory:      limits.NewBudget(p.Memory),
 		Connections: conns,
-		Ports:       forward.NewBudget(p.Ports),
+		Ports:       limits.NewBudget(p.Ports),
 	}}
 }
 

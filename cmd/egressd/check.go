@@ -29,11 +29,12 @@ func checkCommand(e env) *cobra.Command {
 	var out output
 	var gateway string
 	var allow []string
+	var short allowFlags
 	var inside clusterFlags
 	var verbose bool
 	var suppress []string
 	cmd := &cobra.Command{
-		Use:   "check PATH...",
+		Use:   "check [PATH...]",
 		Short: "Validate a policy; exit 1 on any error",
 		Long: `check reads the policy as run and exec do and prints every error and warning,
 one a line: file:line:col: error|warning: text [object] (code). A PATH of - is
@@ -43,9 +44,15 @@ when its object has the annotation egressd.dev/suppress: CODE.`,
 		Example: `  egressd check policy/
   helm template chart/ | egressd check -
   egressd check -o json policy.yaml | jq .findings
+  egressd check --allow '*.pypi.org:443' --print-policy   # the same as YAML
   egressd check --suppress EGD0215 policy/`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if printed, err := short.printed(e.stdout); printed {
+				return err
+			}
+			if len(args) == 0 && short.allow().Empty() {
+				return usageError{errors.New("give a PATH with the policy, - for standard input, or --allow")}
+			}
 			asJSON, err := out.json()
 			if err != nil {
 				return err
@@ -65,7 +72,7 @@ when its object has the annotation egressd.dev/suppress: CODE.`,
 			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
 				return err
 			}
-			l, err := readPolicy(e, args, o)
+			l, err := readPolicy(e, args, short, o)
 			if errors.As(err, new(usageError)) {
 				return err
 			}
@@ -94,6 +101,7 @@ when its object has the annotation egressd.dev/suppress: CODE.`,
 	}
 	out.register(cmd)
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
+	short.register(cmd)
 	registerAllow(cmd, &allow)
 	inside.register(cmd)
 	cmd.Flags().StringSliceVar(&suppress, "suppress", nil, "code of warnings that are not printed, as in EGD0215; may be given several times")

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -88,6 +89,51 @@ func TestDeployedFlags(t *testing.T) {
 			if err := parse(append(call, "--no-such-flag")); err == nil {
 				t.Errorf("%s: egressd %s takes any flag", file, call[0])
 			}
+		}
+	}
+}
+
+// graces are how long what is installed may take to end: lines of manifests and units.
+var graces = regexp.MustCompile(`(?m)^ *(?:terminationGracePeriodSeconds: |TimeoutStopSec=)(\d+)s?$`)
+
+// TestDrainFits: what starts egressd leaves it the time to drain, and ten seconds to
+// end.
+func TestDrainFits(t *testing.T) {
+	for _, file := range []string{"kubernetes/egressd.yaml", "kubernetes/gateway.yaml", "systemd/egressd.service", "systemd/egressd-boot.service"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := graces.FindAllSubmatch(text, -1)
+		if len(found) != 1 {
+			t.Fatalf("%s says %d times how long egressd may take to end", file, len(found))
+		}
+		grace, err := time.ParseDuration(string(found[0][1]) + "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs := 0
+		for _, call := range commandsOf(t, file) {
+			cmd, args, err := root(env{}).Find(call)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cmd.Name() != "run" {
+				continue
+			}
+			if err := cmd.ParseFlags(args); err != nil {
+				t.Fatal(err)
+			}
+			drain, err := cmd.Flags().GetDuration("drain-time")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if runs++; drain+10*time.Second > grace {
+				t.Errorf("%s: it drains for %v and is killed after %v", file, drain, grace)
+			}
+		}
+		if runs == 0 {
+			t.Errorf("%s runs no daemon", file)
 		}
 	}
 }

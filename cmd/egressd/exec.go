@@ -25,10 +25,13 @@ func execCommand(e env) *cobra.Command {
 	var as, suggest string
 	var quiet, privileges bool
 	cmd := &cobra.Command{
-		Use:                   execName + " --config PATH... [flags] -- COMMAND [ARG...]",
+		Use:                   execName + " --allow HOST...|--config PATH... [flags] -- COMMAND [ARG...]",
 		DisableFlagsInUseLine: true,
 		Short:                 "Run one command under the policy",
-		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed.
+		Long: `exec runs a command in a fresh cgroup under the policy. No daemon is needed. The
+policy is what --allow names, or files of Istio's YAML; --print-policy shows the YAML
+that --allow stands for.
+
 exec makes the cgroup where only root can move processes out again, and below the
 policy that exec itself is under, if any.
 
@@ -43,18 +46,23 @@ egressd failed or was called wrongly. At the end exec lists on standard error wh
 was denied, each with the ServiceEntry that would allow it.
 
 exec passes signals to the command, and kills processes that it leaves behind.`,
-		Example: `  sudo egressd exec --config policy/ -- curl https://www.googleapis.com/
+		Example: `  sudo egressd exec --allow api.github.com --allow '*.pypi.org:443' -- make
+  sudo egressd exec --allow-file allowed.txt -- npm ci
+  sudo egressd exec --config policy/ -- curl https://www.googleapis.com/
   sudo egressd exec --config policy/ --user build:docker -- npm ci
   sudo egressd exec --config policy/ --user root -- apt-get update
   sudo egressd exec --config policy/ --mode audit -- make   # what would be denied?
   sudo egressd exec --mode audit --suggest learned.yaml -- make   # learn a policy`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			if len(args) == 0 && !f.short.print {
 				return usageError{errors.New("give the command to run after --")}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if printed, err := f.short.printed(e.stdout); printed {
+				return err
+			}
 			logged := e
 			logs := f.startLogging(&logged)
 			defer logs.close()

@@ -22,6 +22,7 @@ func explainCommand(e env) *cobra.Command {
 	var out output
 	var config, allow, headers []string
 	var method, workload, mode string
+	var short allowFlags
 	var pods podFilter
 	var daemon client
 	var inside clusterFlags
@@ -42,6 +43,7 @@ declares for the port.`,
   egressd explain --config policy/ -X POST -H 'x-user: beta' http://api.example.com/v1
   sudo egressd explain 190.64.31.232:3306
   egressd explain --config policy/ postgres://db.example.com/orders
+  egressd explain --allow '*.example.com:443' https://api.example.com/
   sudo egressd explain example.com:443/udp
   sudo egressd explain --pod shop/web-7d4b9c-x2x9p https://api.example.com/`,
 		Args: usageArgs(cobra.ExactArgs(1)),
@@ -61,12 +63,13 @@ declares for the port.`,
 			if workload, err = pods.orWorkload(workload); err != nil {
 				return err
 			}
+			offline := len(config) > 0 || !short.allow().Empty()
 			node, err := parseMode(mode, policy.Enforce, policy.Audit, policy.Off)
 			if err != nil {
 				return err
 			}
-			if cmd.Flags().Changed("mode") && len(config) == 0 {
-				return usageError{errors.New("--mode goes with --config; a running daemon knows its mode")}
+			if cmd.Flags().Changed("mode") && !offline {
+				return usageError{errors.New("--mode goes with --config or --allow; a running daemon knows its mode")}
 			}
 			var x explain.Explanation
 			consent, err := allowed(allow)
@@ -77,8 +80,8 @@ declares for the port.`,
 			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
 				return err
 			}
-			if len(config) > 0 {
-				l, err := readPolicy(e, config, o)
+			if offline {
+				l, err := readPolicy(e, config, short, o)
 				if err != nil {
 					for _, f := range l.Findings {
 						if f.Severity == istio.Error {
@@ -113,6 +116,7 @@ declares for the port.`,
 	}
 	out.register(cmd)
 	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline, - for standard input; without it the daemon is asked")
+	short.register(cmd)
 	registerAllow(cmd, &allow)
 	inside.register(cmd)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")

@@ -19,6 +19,7 @@ import (
 // policyFlags are the flags of the commands that put a policy in force.
 type policyFlags struct {
 	config    []string
+	short     allowFlags
 	mode      string
 	servers   []string
 	stateDir  string
@@ -26,6 +27,7 @@ type policyFlags struct {
 	logLevel  string
 	logFormat string
 	allow     []string
+	creds     []string
 	cluster   clusterFlags
 	empty     bool
 	noConfig  bool // files are not all of the policy
@@ -43,7 +45,9 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	f.dns.register(cmd)
 	f.limits.register(cmd)
 	f.tables.register(cmd)
+	f.short.register(cmd)
 	registerAllow(cmd, &f.allow)
+	fs.StringSliceVar(&f.creds, "credentials-dir", []string{agent.DefaultCredentials}, "directory below which policy files on disk may name private keys and tokens; may be given several times")
 	f.cluster.register(cmd)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -81,9 +85,12 @@ func registerDirs(cmd *cobra.Command, state, pins *string) {
 
 // options turns the flags into what the agent takes.
 func (f *policyFlags) options(e env) (agent.Options, error) {
-	o := agent.Options{Config: f.config, AllowEmptyPolicy: f.empty, Version: version}
-	if len(f.config) == 0 && !f.noConfig && !f.empty && f.mode != policy.Audit.String() {
-		return o, usageError{fmt.Errorf("give the policy with --config FILE or --config DIRECTORY; --mode audit needs none, and learns one; --allow-empty-policy without one denies everything")}
+	o := agent.Options{Config: f.config, Allow: f.short.allow(), AllowEmptyPolicy: f.empty, Version: version, CredentialDirs: f.creds}
+	if _, err := f.short.read(); err != nil {
+		return o, err
+	}
+	if len(f.config) == 0 && o.Allow.Empty() && !f.noConfig && !f.empty && f.mode != policy.Audit.String() {
+		return o, usageError{fmt.Errorf("say what is allowed with --allow HOST, or give the policy with --config FILE or --config DIRECTORY; --mode audit needs none, and learns one; --allow-empty-policy without one denies everything")}
 	}
 	if slices.Contains(f.config, "-") {
 		return o, usageError{fmt.Errorf("--config - is for check and explain: what puts a policy in force reads it again; name a file or a directory")}

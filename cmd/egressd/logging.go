@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/internal/logpipe"
 )
 
@@ -83,6 +85,20 @@ func (f *policyFlags) logger(e env) (*slog.Logger, error) {
 		return nil, err
 	}
 	return slog.New(h), nil
+}
+
+// levels makes the log of a daemon, whose levels change while it runs.
+func (f *policyFlags) levels(e env) (*slog.Logger, *loglevel.Levels, error) {
+	level, err := loglevel.Parse(f.logLevel)
+	if err != nil {
+		return nil, nil, usageError{fmt.Errorf("--log-level: %w", err)}
+	}
+	h, err := f.handler(e.stderr, slog.LevelDebug)
+	if err != nil {
+		return nil, nil, err
+	}
+	l := loglevel.New(level, agent.Scopes()...)
+	return l.Logger(h), l, nil
 }
 
 // complain writes why a command failed. A daemon must end although nobody reads it.

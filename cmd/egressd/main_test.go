@@ -95,7 +95,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{}, "say what to do"},
 		{[]string{"fly"}, `unknown command "fly"`},
 		{[]string{"--no-such-flag"}, "no-such-flag"},
-		{[]string{"check"}, "requires at least 1 arg"},
+		{[]string{"check"}, "give a PATH with the policy"},
 		{[]string{"check", "-o", "yaml", good}, "-o is text or json"},
 		{[]string{"check", "--gateway-selector", "istio", good}, `"istio" is not a label`},
 		{[]string{"explain"}, "accepts 1 arg(s)"},

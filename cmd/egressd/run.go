@@ -32,6 +32,7 @@ func runCommand(e env) *cobra.Command {
 	var f policyFlags
 	var k kubernetesFlags
 	var pods podFlags
+	var observed observeFlags
 	var gateway, interfaces, services string
 	var cgroups, units, workloads []string
 	var drain, every time.Duration
@@ -40,7 +41,7 @@ func runCommand(e env) *cobra.Command {
 	var status, health, admin, adminGroup string
 	var adminRemote bool
 	cmd := &cobra.Command{
-		Use:   runName + " --config PATH...",
+		Use:   runName + " --config PATH...|--allow HOST...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
 		Long: `run captures every process below a cgroup, by default the whole node, and
 serves until it gets SIGTERM or SIGINT. It watches the policy files: a file that is
@@ -86,15 +87,19 @@ has 15001 or 15053, the daemon uses other ports.
 
 flows, explain, status and unload talk to the daemon by a unix socket in
 --state-dir. Only root may use it; the members of --admin-group may read. With
---admin-address every process that is not captured may read the same by TCP.`,
+--admin-address they may read the same by TCP.`,
 		Example: `  sudo egressd run --config /etc/egressd
   sudo egressd run --config policy.yaml --mode audit
+  sudo egressd run --allow-file /etc/egressd/allowed.txt --unit build.service
   sudo egressd run --config policy/ --unit build.service
   sudo egressd run --kubernetes --kubeconfig /etc/kubernetes/kubelet.conf --mode off
   sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
   sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if printed, err := f.short.printed(e.stdout); printed {
+				return err
+			}
 			e := e
 			logs := f.startLogging(&e)
 			defer logs.close()
@@ -117,6 +122,12 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			// node is why they have a flag of their own.
 			o.Config = append(slices.Clone(o.Config), workloads...)
 			o.LogDropped = logs.pipe.Dropped
+			if o.Log, o.Levels, err = f.levels(e); err != nil {
+				return err
+			}
+			if err := observed.options(e, &o); err != nil {
+				return err
+			}
 			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
 			o.AdminAddress, o.AdminRemote = admin, adminRemote
@@ -157,13 +168,16 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			signal.Notify(reload, syscall.SIGHUP)
 			defer func() { signal.Stop(reload); close(reload) }()
 			defer outlive(syscall.SIGUSR1, syscall.SIGUSR2)()
+			unwatch := func() {}
 			err = agent.Serve(cmd.Context(), o, func(a *agent.Agent) {
+				unwatch = onSignal(reopens, a.Reopen)
 				go func() {
 					for range reload {
 						a.Reload()
 					}
 				}()
 			})
+			unwatch()
 			if err == nil && stay {
 				<-cmd.Context().Done()
 			}
@@ -173,6 +187,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	f.register(cmd, "info")
 	k.register(cmd)
 	pods.register(cmd)
+	observed.register(cmd)
 	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which need not exist yet (default: the whole node); may be given several times")
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although a cgroup above it has another owner than root, who can move processes out")
@@ -181,14 +196,14 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
-	cmd.Flags().DurationVar(&drain, "drain-time", 5*time.Second, "how long open connections may continue when the daemon is stopped or another one has taken over")
+	cmd.Flags().DurationVar(&drain, "drain-time", agent.DefaultDrainTime, "how long open connections may continue when the daemon is stopped or another one has taken over")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take over from the daemon that runs on --state-dir, without a gap")
 	cmd.Flags().BoolVar(&stay, "stay", false, "when another daemon has taken over, go on without doing anything until SIGTERM: for a container that would be started again, and take over in its turn")
 	cmd.Flags().DurationVar(&every, "probe-interval", selfprobe.DefaultInterval, "how often the daemon tries DNS and the proxy as a workload does; after three rounds without an answer it is not ready; 0: never")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served: as for --status-address")
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")
-	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain and the policy by TCP as well, as in localhost:15000: every process that is not captured may read them")
+	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain, the policy and what Envoy has at its admin port by TCP as well, as in localhost:15000: processes of root and of --admin-group that are not captured may read them")
 	cmd.Flags().BoolVar(&adminRemote, "admin-remote", false, "allow an --admin-address that is not on loopback: everybody who reaches it can read, without authentication")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd

@@ -153,12 +153,12 @@ func (c *chunks) readTrailer(p []byte) (n int, err error) {
 	c.trailer = append(c.trailer, p[:min(len(p), MaxTrailer+4)]...)
 	end := headEnd(c.trailer, seen)
 	switch {
+	case end > MaxTrailer || end < 0 && len(c.trailer) > MaxTrailer:
+		return 0, ErrTrailerTooBig
 	case end >= 0:
 		n = end - seen
 		c.trailer, c.state = c.trailer[:end], inEnd
 		return n, nil
-	case len(c.trailer) > MaxTrailer:
-		return 0, ErrTrailerTooBig
 	}
 	return len(p), nil
 }

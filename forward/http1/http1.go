@@ -26,6 +26,8 @@ const (
 	MaxOptions = 64
 	// MaxTrailer bounds the fields behind a chunked body.
 	MaxTrailer = 16 << 10
+	// UsualFields is how many fields are kept room for between two messages.
+	UsualFields = 256
 )
 
 // MalformedError is why a message is refused. Status is what a client is told.

@@ -16,7 +16,13 @@ const (
 
 // Buffers has buffers for what is in flight. The zero value is ready to use, by
 // several goroutines.
-type Buffers struct{ small, large sync.Pool }
+type Buffers struct {
+	// OnPut sees the bytes of each buffer that is given back; nil: nobody does. Tests
+	// spoil them, so that who keeps a string of a head too long is found.
+	OnPut func([]byte)
+
+	small, large sync.Pool
+}
 
 // Get returns a buffer of at least n bytes.
 func (b *Buffers) Get(n int) *[]byte {
@@ -38,7 +44,11 @@ func (b *Buffers) Put(p *[]byte) {
 	if p == nil {
 		return
 	}
-	switch *p = (*p)[:cap(*p)]; len(*p) {
+	*p = (*p)[:cap(*p)]
+	if b.OnPut != nil {
+		b.OnPut(*p)
+	}
+	switch len(*p) {
 	case smallBuffer:
 		b.small.Put(p)
 	case largeBuffer:
@@ -84,7 +94,10 @@ func (r *MessageReader) Unread(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	rest := append(append([]byte(nil), p...), r.Buffered()...)
+	rest := p
+	if there := r.Buffered(); len(there) > 0 {
+		rest = append(append([]byte(nil), p...), there...)
+	}
 	r.Free()
 	r.buf = r.pool.Get(len(rest))
 	r.w = copy(*r.buf, rest)
@@ -154,9 +167,7 @@ func (r *MessageReader) Head(limit int) ([]byte, error) {
 	r.Release()
 	for {
 		if r.requests && r.seen == 0 {
-			for r.r < r.w && ((*r.buf)[r.r] == '\r' || (*r.buf)[r.r] == '\n') {
-				r.r++
-			}
+			r.r += EmptyLines(r.Buffered())
 		}
 		there := r.Buffered()
 		if n := min(len(there), len(version)); !r.requests && string(there[:n]) != version[:n] {
@@ -168,12 +179,29 @@ func (r *MessageReader) Head(limit int) ([]byte, error) {
 			r.r, r.seen = r.r+end, 0
 			return there[:end:end], nil
 		}
-		r.seen = len(there)
+		if !r.requests || string(there) != "\r" { // which may begin an empty line
+			r.seen = len(there)
+		}
 		if err := r.fill(); err != nil {
 			if errors.Is(err, io.EOF) && r.seen > 0 {
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err
+		}
+	}
+}
+
+// EmptyLines is how many bytes of p are empty lines, up to what is none (RFC 9112,
+// 2.2). A CR that ends no line is none.
+func EmptyLines(p []byte) (n int) {
+	for {
+		switch rest := p[n:]; {
+		case len(rest) > 0 && rest[0] == '\n':
+			n++
+		case len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n':
+			n += 2
+		default:
+			return n
 		}
 	}
 }

@@ -155,6 +155,19 @@ spec:
   - address: %[5]s
 `
 
+// sharedConf: host. Connections to the origin that nobody uses are kept for others.
+const sharedConf = `apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata:
+  name: bench
+spec:
+  host: %[1]s
+  trafficPolicy:
+    connectionPool:
+      http:
+        idleTimeout: 300s
+`
+
 const (
 	line64  = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-."
 	line256 = line64 + line64 + line64 + line64

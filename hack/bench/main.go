@@ -37,6 +37,7 @@ type options struct {
 	only     string
 	what     string
 	conns    int
+	shared   bool
 }
 
 func main() {
@@ -47,6 +48,7 @@ func main() {
 	flag.StringVar(&o.egressd, "egressd", "", "the egressd binary; built from ./cmd/egressd if empty")
 	flag.StringVar(&o.only, "only", "", "comma-separated subjects; all if empty")
 	flag.IntVar(&o.conns, "c", 32, "concurrent connections of the HTTP client")
+	flag.BoolVar(&o.shared, "shared", false, "a DestinationRule lets egressd share connections to the origin, as nginx with keepalive does")
 	flag.StringVar(&o.what, "what", "", "comma-separated measurements, of "+strings.Join(keys(), ", ")+"; all if empty")
 	if len(os.Args) > 1 && verbs[os.Args[1]] != nil {
 		if err := verbs[os.Args[1]](os.Args[2:]); err != nil {

@@ -258,6 +258,9 @@ func (b *bench) sniproxy(ctx context.Context) error {
 // egress adds egressd. Its client runs captured and dials the origin.
 func (b *bench) egress(ctx context.Context) error {
 	config := map[string][]byte{"bench.yaml": fmt.Appendf(nil, egressdConf, host, tcpPort, tlsPort, vipV4, originV4)}
+	if b.shared {
+		config["shared.yaml"] = fmt.Appendf(nil, sharedConf, host)
+	}
 	maps.Copy(config, b.policy)
 	d, err := b.w.NewDaemon(b.egressd, config)
 	if err != nil {

@@ -289,6 +289,12 @@ func TestValues(t *testing.T) {
 		plain, gateway := node(t, matrix["gateways"], "egressd"), node(t, matrix["gateways"], "egressd-gateway")
 		has(t, plain, "--gateway-selector=istio=ingressgateway", false)
 		has(t, gateway, "--gateway-selector=istio=ingressgateway", true)
+		labels := func(name string) map[string]string {
+			return get[*apps.DaemonSet](t, objects(t, matrix["gateways"]), "DaemonSet/"+name).Spec.Template.Labels
+		}
+		if labels("egressd")["istio"] != "" || labels("egressd-gateway")["istio"] != "ingressgateway" {
+			t.Errorf("pods do not say what they serve: %v, %v", labels("egressd"), labels("egressd-gateway"))
+		}
 		if gateway.NodeSelector["egressd.dev/gateway"] != "true" || plain.Affinity.NodeAffinity == nil {
 			t.Errorf("a node has both: %v, %v", gateway.NodeSelector, plain.Affinity)
 		}

@@ -71,6 +71,22 @@ func TestAdminByTCP(t *testing.T) {
 	if !n.status(t).Ready {
 		t.Error("egressd is gone")
 	}
+	// Another user of the node, captured or not, reads nothing; root reads what Envoy
+	// has there as well.
+	n.onLoopback(t, "127.0.0.1:15000/clusters", "[::1]:15000/listeners", "127.0.0.1:15000/stats?format=json", "127.0.0.1:15000/server_info", "127.0.0.1:15000/certs", "127.0.0.1:15000/logging")
+	testenv.RequireTool(t, "setpriv")
+	for _, path := range []string{"config_dump", "flows", "status", "clusters", "logging"} {
+		e := n.run(t, nil, "setpriv", "--reuid", "65534", "--clear-groups", "curl", "-q", "-sS", "--noproxy", "*", "http://127.0.0.1:15000/"+path)
+		if !strings.Contains(e.stdout, "only root") || strings.Contains(e.stdout, world.GoogleAPIs) {
+			t.Errorf("another user gets %s: %+v", path, e)
+		}
+	}
+	if a := n.curl(t, nil, "-X", "POST", "http://127.0.0.1:15000/logging?level=debug"); a.status != 405 {
+		t.Errorf("levels changed by TCP: %+v", a)
+	}
+	if e := n.egressd(t, "log-level", "warn", "dns=debug"); e.code != 0 || !strings.Contains(e.stdout, "dns      debug\n") || !strings.Contains(e.stdout, "proxy    warn\n") {
+		t.Errorf("egressd log-level: %+v", e)
+	}
 }
 
 // TestSurfacesElsewhere is the twin of TestSurfacesOnLoopback.

@@ -73,13 +73,18 @@ func (l *Log) Record(e Event) {
 		q = &queue{}
 		l.shares[s] = q
 	}
+	var kept *Event
 	if l.live >= l.size {
-		l.drop(l.victim(s))
+		kept = l.drop(l.victim(s))
 		if l.shares[s] == nil { // it was its only one
 			l.shares[s] = q
 		}
 	}
-	l.kept = append(l.kept, slot{l.next, &e})
+	if kept == nil {
+		kept = new(Event)
+	}
+	*kept = e // readers have copies
+	l.kept = append(l.kept, slot{l.next, kept})
 	q.numbers = append(q.numbers, l.next)
 	l.live++
 	l.next++
@@ -109,17 +114,18 @@ func (l *Log) victim(s share) share {
 	return most
 }
 
-// drop forgets the oldest event of a share.
-func (l *Log) drop(s share) {
+// drop forgets the oldest event of a share, and returns where it was.
+func (l *Log) drop(s share) (was *Event) {
 	q := l.shares[s]
 	if at, ok := l.find(q.numbers[0]); ok {
-		l.kept[at].event = nil
+		was, l.kept[at].event = l.kept[at].event, nil
 		l.live--
 	}
 	// Appending moves what is left to the front of a new array.
 	if q.numbers = q.numbers[1:]; len(q.numbers) == 0 {
 		delete(l.shares, s)
 	}
+	return was
 }
 
 // find returns where the event with a number, or the first one after it, is.

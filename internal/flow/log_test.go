@@ -140,3 +140,25 @@ func TestSlowReader(t *testing.T) {
 		<-follows
 	})
 }
+
+// TestLogReuses: a log that is full keeps an event where the one was that it pushes
+// out, and who has read that one still has it.
+func TestLogReuses(t *testing.T) {
+	l := NewLog(4)
+	for i := range 8 {
+		l.Record(Event{Name: fmt.Sprint(i), Allowed: true})
+	}
+	read := l.Recent()
+	e := Event{Name: "later", Allowed: true}
+	if n := testing.AllocsPerRun(1000, func() { l.Record(e) }); n > 0 {
+		t.Errorf("an event allocates %v times", n)
+	}
+	for i, e := range read {
+		if e.Name != fmt.Sprint(i+4) {
+			t.Errorf("what was read has become %q", e.Name)
+		}
+	}
+	if got := names(l); !slices.Equal(got, []string{"later", "later", "later", "later"}) {
+		t.Errorf("kept %q", got)
+	}
+}

@@ -11,10 +11,10 @@ import (
 // of this module.
 var (
 	ground      = []string{"./policy", "./internal/cow", "./internal/field", "./internal/hostname", "./internal/ipguard", "./internal/peek", "./internal/quote"}
-	core        = append([]string{"./internal/flow", "./internal/learned", "./internal/dial", "./forward"}, ground...)
+	core        = append([]string{"./forward/originate", "./internal/certs", "./internal/flow", "./internal/learned", "./internal/dial", "./forward", "./forward/limits", "./forward/session"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
-	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
+	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/observe", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -38,10 +38,15 @@ var floors = map[string][]string{
 	"./policy/istio":                        {"./policy", "./policy/internal/match", "./policy/istio/internal/analyze", "./policy/istio/internal/code", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":                    nil, // tests alone
 	"./internal/certs":                      nil,
+	"./explain/compare":                     {"./policy"},
+	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
+	"./policy/scheme":                       {"./policy"},
+	"./policy/allowlist":                    {"./policy", "./policy/scheme", "./internal/hostname"},
 	"./internal/cow":                        nil,
 	"./internal/field":                      nil,
 	"./internal/hostname":                   {"./internal/cow"},
 	"./internal/hostile":                    nil,
+	"./internal/naivehttp":                  nil,
 	"./internal/ipguard":                    nil,
 	"./internal/peek":                       nil,
 	"./internal/peek/peektest":              nil,
@@ -68,7 +73,8 @@ var floors = map[string][]string{
 	"./internal/sdnotify": {"./internal/handover", "./internal/logpipe", "./internal/quote", "github.com/coreos/go-systemd/v22/activation", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/unix"},
 	"./internal/handover": {"golang.org/x/sys/unix"},
 	// Who reads what is written.
-	"./internal/logpipe": nil,
+	"./internal/logpipe":  nil,
+	"./internal/loglevel": nil,
 	// Text of others.
 	// Places that nobody else can take.
 	"./internal/securedir": {"golang.org/x/sys/unix"},
@@ -76,13 +82,27 @@ var floors = map[string][]string{
 	"./bpf": {"github.com/cilium/ebpf"},
 	// Core.
 	"./internal/flow": ground,
+	// What people read of flows.
+	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "golang.org/x/sys/unix"},
+	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./policy", "github.com/prometheus/client_golang/"},
+	"./internal/tracing":     {"./forward/session", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned":     {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":        {"./policy", "golang.org/x/sys/unix"},
 	"./internal/proxyheader": nil,
 	"./forward/http1":        {"./internal/field"},
+	"./forward/frames":       {},
+	"./forward/originate":    {"./internal/certs", "./policy", "golang.org/x/sys/unix"},
 	"./forward/balance":      {"github.com/cespare/xxhash/v2"},
-	"./forward":              join([]string{"./forward/balance", "./forward/http1", "./internal/flow", "./internal/dial", "./internal/proxyheader", "golang.org/x/sys/unix"}, ground),
+	"./forward/limits":       {"./internal/flow", "./policy"},
+	"./forward/mirror":       {"./forward/downstream", "./forward/limits", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/flow", "./policy"},
+	"./forward/message":      {"./forward/http1", "./internal/field", "./internal/hostname", "./policy"},
+	"./forward/session":      {"./forward/originate", "./forward/downstream", "./forward/limits", "./forward/relay", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy"},
+	"./forward/httpproxy":    {"./forward/originate", "./forward/balance", "./forward/downstream", "./forward/frames", "./forward/http1", "./forward/limits", "./forward/message", "./forward/mirror", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
+	"./forward/downstream":   {"./forward/limits", "./internal/flow", "./policy"},
+	"./forward/upstream":     {"./forward/originate", "./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
+	"./forward/relay":        {"./forward/http1", "./forward/limits", "./internal/flow", "./internal/peek", "./policy", "golang.org/x/sys/unix"},
+	"./forward":              {"./forward/downstream", "./forward/http1", "./forward/originate", "./forward/httpproxy", "./forward/limits", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/flow", "./internal/hostname", "./internal/proxyheader", "./internal/peek", "./policy"},
 	// Parts of the loader: one job each, without its maps.
 	"./loader/abi":         {"golang.org/x/sys/unix"},
 	"./loader/arrival":     {"golang.org/x/sys/unix"},
@@ -101,18 +121,18 @@ var floors = map[string][]string{
 	"./egress":             core,
 	"./ingress":            join([]string{"./ingress/tlsserver", "./internal/certs"}, core),
 	"./ingress/tlsserver":  {"./internal/certs", "./policy"},
-	"./policy/source":      join([]string{"./policy/istio", "istio.io/", "k8s.io/"}, core),
+	"./policy/source":      join([]string{"./policy/allowlist", "./policy/istio", "istio.io/", "k8s.io/"}, core),
 	"./policy/source/kube": {"./internal/podcgroup", "./policy", "./policy/istio", "./policy/source", "k8s.io/"},
 	// What people of a cluster see.
 	"./policy/source/kubestatus":                   {"./internal/flow", "./internal/quote", "./policy", "./policy/istio", "./policy/source/kubestatus/internal/gwstatus", "github.com/go-logr/logr", "golang.org/x/time/rate", "k8s.io/", "sigs.k8s.io/gateway-api/"},
 	"./policy/source/kubestatus/internal/gwstatus": {"./internal/hostname", "./policy/istio", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
-	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/istio"},
+	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/istio", "./policy/scheme"},
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.
-	"./agent/admin":       {"./agent/state", "./explain", "./internal/connlimit", "./internal/link", "./internal/portholder", "./policy", "golang.org/x/sys/unix"},
+	"./agent/admin":       {"./agent/state", "./explain", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/sockdiag", "./policy", "golang.org/x/sys/unix"},
 	"./agent/control":     {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
 	"./agent/earlier":     {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
 	"./agent/events":      {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
@@ -120,14 +140,15 @@ var floors = map[string][]string{
 	"./agent/govern":      {"./agent/control", "./agent/workload", "./loader", "./policy"},
 	"./agent/iface":       {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
 	"./agent/lifecycle":   {"./agent/control", "./loader/bpffs", "./loader/predecessor", "./policy", "./policy/istio"},
-	"./agent/listen":      {"./explain", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
+	"./agent/listen":      {"./explain", "./internal/dial", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
 	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
+	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
-	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
+	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
 	"./agent/resolve":     {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
-	"./agent/resources":   {"./forward", "./internal/capacity", "./internal/learned", "./internal/memcg", "./loader"},
+	"./agent/resources":   {"./forward", "./forward/limits", "./internal/capacity", "./internal/learned", "./internal/memcg", "./loader"},
 	"./agent/selfprobe":   {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
 	"./agent/shift":       nil,
 	"./agent/state":       {"./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
@@ -136,8 +157,8 @@ var floors = map[string][]string{
 	"./agent/upkeep":      nil,
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/accesslog", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
@@ -179,9 +200,11 @@ var keepers = []struct {
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest", "./hack/bench/kubernetes"}, []string{"./internal/e2e"}},
 	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest", "./hack/bench/kubernetes"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
+	{"go.opentelemetry.io/", []string{"./internal/tracing"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
+	{"./internal/naivehttp", nil, []string{"*"}},
 	{"./internal/peek/peektest", []string{"./hack/bench"}, []string{"*"}},
 	{"./internal/learned/learnedtest", nil, []string{"./internal/learned", "./dnsproxy"}},
 	{"./internal/testenv", []string{"./internal/kubetest", "./internal/nodetest", "./internal/systemdtest"}, []string{"*"}},

@@ -21,18 +21,19 @@ type Stage struct{ Name, Files string }
 var Orders = []Order{
 	{"./policy", 9, []Stage{
 		{"config", "aliases"},
+		{"digest", "digest"},
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
 		{"engine", "decide candidates address routes http cors mirror l4 hop gateway visitor access outbound policy reserved trace cluster"},
-		{"compile", "compile* classify scope base destination changes diff"},
-		{"text", "text* digest"},
+		{"compile", "compile* classify scope base destination transport changes diff"},
+		{"text", "text*"},
 		{"explain", "branches why*"},
 	}},
 	{"./policy/istio", 8, []Stage{
 		{"objects", "object loader memo finding suppress"},
 		{"references", "export credential endpoints"},
-		{"mesh", "meshconfig meshexport meshsource topology cluster"},
-		{"traffic", "httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
+		{"mesh", "meshconfig meshexport meshsource topology meshtelemetry cluster"},
+		{"traffic", "requestheader httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
 		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorizationpolicy"},
 		{"reader", "kinds* read load reader"},
 	}},
@@ -54,12 +55,14 @@ var Orders = []Order{
 		{"shift", "inherited takeover shift"},
 		{"start", "new run start exec"},
 	}},
-	{"./forward", 8, []Stage{
-		{"contract", "forward target path authority trailer message answer life"},
-		{"connection", "core conn limits accept budget buffers proxyheader terminate clientcert"},
-		{"bytes", "peeked pipes splice source* watch"},
-		{"upstreams", "places balancers draw transport http1_upstream upstreams queue upstream_conn parked pool recycle"},
-		{"opaque", "l4 l4_balance"},
-		{"HTTP", "body idle sweep actions answers visitor rewrite cors mirror grpc http_* http1_conn http1_answer http1_splice http1_send attempt retry retrybudget upgrade"},
+	{"./forward/upstream", 5, []Stage{
+		{"endpoints", "keys places balancers"},
+		{"transport", "transport http1_upstream retrybudget answers"},
+		{"connections", "originated upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
+	}},
+	{"./forward/httpproxy", 7, []Stage{
+		{"answers", "answer life"},
+		{"exchange", "http_handler credentials http_observe http_conn http_server http1_conn http1_answer http_forward client idle sweep grpc headers visitor cors actions copies attempt retry"},
+		{"upstream", "http_balance http1_send http1_splice upgrade"},
 	}},
 }

@@ -86,3 +86,22 @@ func TestLately(t *testing.T) {
 		t.Errorf("%d are remembered", n)
 	}
 }
+
+// TestNamesOf: the names of an address are sorted once, and anew when they change.
+func TestNamesOf(t *testing.T) {
+	addr := netip.MustParseAddr("203.0.113.1")
+	r := newNamesRig(t, Options{})
+	for _, want := range [][]string{{"www.example.com"}, {"other.example.com", "www.example.com"}} {
+		mustLearn(t, r.Names, want[0], answers(time.Minute, addr.String()))
+		if got := r.NamesOf(id, addr); !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if n := testing.AllocsPerRun(100, func() { r.NamesOf(id, addr) }); n > 0 {
+			t.Errorf("the names of an address allocate %v times", n)
+		}
+	}
+	r.clock.Advance(10 * time.Minute)
+	if err := r.Expire(); err != nil || len(r.NamesOf(id, addr)) > 0 {
+		t.Errorf("afterwards: %q, %v", r.NamesOf(id, addr), err)
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -267,7 +266,7 @@ func (n *Names) NamesOf(id policy.PolicyID, addr netip.Addr) []string {
 	if a == nil {
 		return nil
 	}
-	return slices.Sorted(maps.Keys(a.pairs))
+	return a.names()
 }
 
 // AddrsOf returns the addresses that name was learned with, sorted; those in

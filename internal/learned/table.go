@@ -3,9 +3,11 @@
 package learned
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/policy"
@@ -47,6 +49,19 @@ type address struct {
 	// so that the kernel may hold something else.
 	open, exact []policy.Opening
 	dirty       bool
+	// sorted are the names of pairs, once somebody has asked; nil: not since they
+	// changed. It is asked for with each request.
+	sorted atomic.Pointer[[]string]
+}
+
+// names are the names of its pairs, sorted and not to be changed. t.mu is held.
+func (a *address) names() []string {
+	if known := a.sorted.Load(); known != nil {
+		return *known
+	}
+	names := slices.Clip(slices.Sorted(maps.Keys(a.pairs)))
+	a.sorted.Store(&names)
+	return names
 }
 
 // opened is what an address opens.
@@ -120,6 +135,7 @@ func (t *table) add(name string, addr netip.Addr, a *address, wild bool) {
 	t.names[name][addr] = struct{}{}
 	was := a.onlyWild()
 	a.pairs[name] = &pair{wild: wild}
+	a.sorted.Store(nil)
 	if wild {
 		a.wild++
 	}
@@ -135,6 +151,7 @@ func (t *table) forget(name string, addr netip.Addr, a *address) {
 		t.release(p, w)
 	}
 	delete(a.pairs, name)
+	a.sorted.Store(nil)
 	if p.wild {
 		a.wild--
 	}

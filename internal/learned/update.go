@@ -274,7 +274,7 @@ func (n *Names) write(t *table, id policy.PolicyID, addr netip.Addr, a *address,
 // refuses, nothing.
 func (n *Names) wanted(p *policy.Policy, addr netip.Addr, a *address) opened {
 	var want opened
-	for _, name := range slices.Sorted(maps.Keys(a.pairs)) {
+	for _, name := range a.names() {
 		host := lookup(p, name)
 		if host == nil {
 			continue

@@ -26,6 +26,8 @@ const (
 	readyWait  = 20 * time.Second
 	readyEvery = 20 * time.Millisecond
 	stopWait   = 3 * time.Second
+	// drainTime is short: tests leave connections open.
+	drainTime = "5s"
 )
 
 // Daemon is egressd as a process of its own on the node.
@@ -125,7 +127,7 @@ func (d *Daemon) Launch(ctx context.Context) error {
 	}
 	defer func() { _ = out.Close() }() // the process has its own descriptor
 	line := append(append([]string{}, d.Prefix...), d.self, "run",
-		"--state-dir", d.StateDir(), "--pin-dir", d.PinDir())
+		"--state-dir", d.StateDir(), "--pin-dir", d.PinDir(), "--drain-time", drainTime)
 	// Without files it has no policy, which the audit mode may do.
 	if files, err := os.ReadDir(d.ConfigDir()); err != nil {
 		return err

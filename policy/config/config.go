@@ -281,6 +281,7 @@ type HTTPRule struct {
 	Retries        *Retries      // nil: the safe default
 	Fault          *Fault
 	Headers        *Headers
+	Credentials    []HeaderCredential
 	Mirrors        []Mirror
 	CORS           *CORS
 	// UnknownStatus answers requests that the rule sends to a destination
@@ -407,6 +408,16 @@ type Headers struct {
 type HeaderOps struct {
 	Set, Add []Header
 	Remove   []string
+}
+
+// HeaderCredential sets a header of requests that go out by TLS that egressd
+// originates. Its value is elsewhere, and is in no configuration.
+type HeaderCredential struct {
+	Name string
+	// Secret is NAMESPACE/NAME and Key one of its keys; or File is a path.
+	Secret, Key, File string
+	// FromCluster: an object of an API server says so.
+	FromCluster bool
 }
 
 // Header is one name and value.

@@ -31,6 +31,13 @@ func (r *HTTPRule) Describe() []string {
 		out = append(out, x.describe()...)
 	}
 	out = append(out, r.Headers.Describe()...)
+	for _, c := range r.Credentials {
+		from := "file " + c.File
+		if c.Secret != "" {
+			from = fmt.Sprintf("Secret %s, key %s", c.Secret, c.Key)
+		}
+		add("set request header %q to what is in %s, where TLS is originated; nowhere else", c.Name, from)
+	}
 	for _, m := range r.Mirrors {
 		add("copy %g%% of the requests to %s%s", m.Percent, m.Destination.Describe(), r.unrouted())
 	}
@@ -186,6 +193,45 @@ func (d *Destination) Describe() string {
 
 // Describe lists what of the policy is set.
 func (t *TrafficPolicy) Describe() string { return brief(reflect.ValueOf(*t)) }
+
+// How says how TLS is originated, for people: whom it trusts, whom it expects and who
+// it says that it is. It names places of keys, and has none.
+func (t *ClientTLS) How() string {
+	from := func(file, what string) string {
+		switch {
+		case t.Secret != "":
+			return what + " of Secret " + t.Secret
+		case file != "":
+			return what + " of " + file
+		}
+		return ""
+	}
+	out := "TLS is originated (" + t.Mode.String() + ")"
+	switch trusted := from(t.CA, "the CA"); {
+	case t.InsecureSkipVerify:
+		out += ", the server is NOT verified (insecureSkipVerify)"
+	case trusted == "":
+		out += ", trusting the system's CAs"
+	default:
+		out += ", trusting " + trusted
+	}
+	switch {
+	case t.InsecureSkipVerify:
+	case len(t.SubjectAltNames) > 0:
+		out += ", for a server that is " + strings.Join(t.SubjectAltNames, " or ")
+	case t.SNI != "":
+		out += ", for a server that is " + t.SNI
+	default:
+		out += ", for a server that is the host that was asked for"
+	}
+	if t.SNI != "" {
+		out += ", SNI " + t.SNI
+	}
+	if cert := from(t.Certificate, "the client certificate"); t.Mode == TLSMutual && cert != "" {
+		out += ", with " + cert
+	}
+	return out
+}
 
 // brief writes the fields of a struct that are set.
 func brief(v reflect.Value) string {

@@ -126,6 +126,7 @@ type ConnectionPool struct {
 	MaxConnectionDuration time.Duration
 	Keepalive             *Keepalive
 	HTTPIdleTimeout       time.Duration
+	HTTP2Keepalive        *HTTP2Keepalive
 	MaxPendingRequests    int
 	MaxRequests           int
 	MaxRequestsPerConn    int
@@ -151,6 +152,10 @@ type Keepalive struct {
 	Probes         int
 	Idle, Interval time.Duration
 }
+
+// HTTP2Keepalive asks an HTTP/2 upstream connection whether it lives: a PING when
+// nothing came for Interval, and Timeout for its answer.
+type HTTP2Keepalive struct{ Interval, Timeout time.Duration }
 
 // OutlierDetection takes endpoints that fail out for a time. nil: not set.
 type OutlierDetection struct {
@@ -179,9 +184,39 @@ type ClientTLS struct {
 	Mode                             ClientTLSMode
 	Certificate, PrivateKey, CA, CRL string // files
 	CredentialName                   string
-	SubjectAltNames                  []string
-	SNI                              string // "": the name that was asked for
-	InsecureSkipVerify               bool
+	// Secret is the Secret of CredentialName, NAMESPACE/NAME; "": there is none.
+	Secret string
+	// SubjectAltNames are whom the certificate may be for; none: the name that the
+	// handshake asks for.
+	SubjectAltNames    []string
+	SNI                string // "": the name that was asked for
+	InsecureSkipVerify bool
+	// FromCluster: an object of an API server says so, whose writers have no files
+	// of the node's.
+	FromCluster bool
+	// Refused says why it cannot be done, in a few words; "": it can.
+	Refused string
+}
+
+// Originated is how TLS is originated; nil: it is not.
+func (t *TrafficPolicy) Originated() *ClientTLS {
+	if t == nil || t.TLS == nil || t.TLS.Mode == TLSDisable {
+		return nil
+	}
+	return t.TLS
+}
+
+// Transport says how connections are made, beyond being made: equal texts are the
+// same way. "" is plain TCP.
+func (t *TrafficPolicy) Transport() string {
+	if t == nil {
+		return ""
+	}
+	only := TrafficPolicy{TLS: t.Originated(), Tunnel: t.Tunnel, ProxyProtocol: t.ProxyProtocol}
+	if only.TLS == nil && only.Tunnel == nil && only.ProxyProtocol == 0 {
+		return ""
+	}
+	return only.Describe()
 }
 
 // Tunnel reaches TCP destinations through an HTTP proxy.
@@ -253,8 +288,8 @@ func (m ServerTLSMode) String() string {
 
 var tlsModeNames = [...]string{"DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"}
 
-// Name is what Istio calls the mode.
-func (m ClientTLSMode) Name() string {
+// String is what Istio calls the mode.
+func (m ClientTLSMode) String() string {
 	if int(m) < len(tlsModeNames) {
 		return tlsModeNames[m]
 	}

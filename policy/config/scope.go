@@ -84,6 +84,8 @@ type Mesh struct {
 	Topology Topology
 	// The visibility of objects without exportTo.
 	DefaultServiceExport, DefaultVirtualServiceExport, DefaultDestinationRuleExport *Visibility
+	// Telemetry is for whoever watches.
+	Telemetry MeshTelemetry
 }
 
 // Topology is where a gateway stands (Istio's gatewayTopology).

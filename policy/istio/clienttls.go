@@ -3,6 +3,8 @@
 package istio
 
 import (
+	"strings"
+
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
@@ -26,13 +28,10 @@ func (l *loader) clientTLS(o *object, at *strictyaml.Node, t *networking.ClientT
 		Certificate: t.ClientCertificate, PrivateKey: t.PrivateKey, CA: t.CaCertificates, CRL: t.CaCrl,
 		CredentialName: t.CredentialName, SubjectAltNames: t.SubjectAltNames, SNI: t.Sni,
 		InsecureSkipVerify: t.InsecureSkipVerify.GetValue(),
+		FromCluster:        strings.HasPrefix(o.ref.File, ObjectPrefix),
 	}
-	switch out.Mode {
-	case policy.TLSDisable:
-	case policy.TLSIstioMutual:
+	if out.Mode == policy.TLSIstioMutual {
 		o.Warnf(at, "tls mode ISTIO_MUTUAL is nothing between a workload and an egress gateway, which are one node here; what it applies to elsewhere is denied (not-supported)")
-	default:
-		o.Denied(at, "tls mode "+t.Mode.String())
 	}
 	files := t.ClientCertificate != "" || t.PrivateKey != "" || t.CaCertificates != "" || t.CaCrl != ""
 	o.skipVerify(at.At("insecureSkipVerify"), t)
@@ -48,6 +47,11 @@ func (l *loader) clientTLS(o *object, at *strictyaml.Node, t *networking.ClientT
 		}
 		if files {
 			o.Errorf(at.At("credentialName"), "cannot specify client certificates or CA certificate or CA CRL If credentialName is set")
+		}
+		out.Secret, out.Refused = clientSecret(o.meta.Namespace, t.CredentialName)
+		if out.Refused != "" {
+			o.Warnf(at.At("credentialName"), "%s: what it applies to is denied (not-supported)", out.Refused)
+			return out
 		}
 		l.credential(o, at.At("credentialName"), t.CredentialName, clientUse(t.Mode))
 		return out
@@ -65,6 +69,28 @@ func (l *loader) clientTLS(o *object, at *strictyaml.Node, t *networking.ClientT
 		l.caFile(o, at.At("caCertificates"), t.CaCertificates)
 	}
 	return out
+}
+
+// clientSecret is the Secret of a credentialName, NAMESPACE/NAME, or why it names none
+// that may be used: those of the rule's own namespace may.
+func clientSecret(namespace, name string) (secret, refused string) {
+	scheme, rest, ok := strings.Cut(name, "://")
+	switch {
+	case !ok:
+		rest = name
+	case scheme == "kubernetes-gateway":
+		own, n, _ := strings.Cut(rest, "/")
+		if own != namespace {
+			return "", "a credential of another namespace"
+		}
+		rest = n
+	case scheme != "kubernetes":
+		return "", "a credential of " + scheme
+	}
+	if rest == "" || strings.Contains(rest, "/") {
+		return "", "a credential of another namespace"
+	}
+	return namespace + "/" + rest, ""
 }
 
 func clientUse(mode networking.ClientTLSSettings_TLSmode) credentialUse {

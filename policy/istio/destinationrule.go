@@ -94,7 +94,6 @@ func (l *loader) trafficPolicy(o *object, at *strictyaml.Node, t *networking.Tra
 	}
 	if p := t.ProxyProtocol; p != nil {
 		out.ProxyProtocol = int(p.Version) + 1
-		o.Denied(at.KeyOf("proxyProtocol"), "proxyProtocol")
 	}
 	out.RetryBudget = o.retryBudget(at.At("retryBudget"), t.RetryBudget)
 	for i, p := range t.PortLevelSettings {
@@ -134,8 +133,10 @@ func (o *object) tunnel(at *strictyaml.Node, t *networking.TrafficPolicy_TunnelS
 	if t == nil {
 		return nil
 	}
-	o.Denied(at.KeyOf("tunnel"), "tunnel")
 	at = at.At("tunnel")
+	if t.Protocol == "POST" {
+		o.Denied(at.At("protocol"), "tunnel protocol POST")
+	}
 	out := &policy.Tunnel{Protocol: t.Protocol, TargetHost: t.TargetHost}
 	switch t.Protocol {
 	case "":

@@ -18,7 +18,7 @@ import (
 // httpRule reads an entry of `http`. The authority that its headers set is
 // left to authorityRewrite: a rule that delegates may give it away.
 func (l *loader) httpRule(d decoded[networking.VirtualService], at *strictyaml.Node, r *networking.HTTPRoute) *policy.HTTPRule {
-	out := &policy.HTTPRule{Ref: d.ref, Name: r.Name}
+	out := &policy.HTTPRule{Ref: d.ref, Name: r.Name, Credentials: l.headerCredentials(d, r == d.v.Http[0])}
 	out.Ref.Line, out.Ref.Column = at.Line, at.Col
 	httpConflicts(d, at, r)
 	for i, m := range r.Match {

@@ -47,6 +47,9 @@ func (t *kindTable) names(group string) (out []string) {
 // istioGroups are the groups of which all kinds are known.
 var istioGroups = []string{model.NetworkingGroup, securityGroup, egressdGroup}
 
+// testKind is the kind that explain/expect reads.
+const testKind = "PolicyTest"
+
 // find finds what to do with a document, and reports when nothing is done.
 func (t *kindTable) find(n *strictyaml.Node, apiVersion, name string, p *strictyaml.Reporter) (kind, bool) {
 	group, version, found := strings.Cut(apiVersion, "/")
@@ -61,6 +64,10 @@ func (t *kindTable) find(n *strictyaml.Node, apiVersion, name string, p *stricty
 			return k, false
 		}
 		return k, true
+	}
+	if group == egressdGroup && name == testKind {
+		p.Say(Note, n, "kind %s says what is expected of the policy, and is no part of it; \"egressd test\" runs it", name)
+		return k, false
 	}
 	if slices.Contains(istioGroups, group) {
 		p.Errorf(n.At("kind"), "kind %s is not known in %s%s", name, group, strictyaml.DidYouMean(name, t.names(group)))

@@ -17,6 +17,9 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
+// ObjectPrefix begins the names of Files that are objects of an API server.
+const ObjectPrefix = "kubernetes:"
+
 // File is a YAML or JSON file: its name for findings, and its content.
 type File struct {
 	Name string

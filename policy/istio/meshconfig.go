@@ -25,7 +25,8 @@ type meshSource struct {
 
 // meshFields are what acts on egressd.
 var meshFields = []string{"outboundTrafficPolicy", "defaultHttpRetryPolicy", "rootNamespace", "trustDomain",
-	"defaultConfig", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"}
+	"defaultConfig", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo",
+	"accessLogFile", "accessLogFormat", "accessLogEncoding", "enableTracing"}
 
 // translateMesh translates the MeshConfig, whatever kind of object it is in.
 func translateMesh(l *loader, cfg *policy.Config) {
@@ -85,7 +86,7 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 	}
 	out.Topology = m.topology(m.at.At("defaultConfig", "gatewayTopology"), m.v.DefaultConfig.GetGatewayTopology())
 	m.hidden()
-	m.proxies()
+	out.Telemetry = m.telemetry()
 	for i := range m.at.Fields {
 		f := &m.at.Fields[i]
 		if name := strictyaml.CamelCase(f.Key); !slices.Contains(meshFields, name) && m.has(name) {
@@ -93,19 +94,6 @@ func (m *meshSource) translate() (policy.Mesh, [3]*visibility) {
 		}
 	}
 	return out, exports
-}
-
-// proxies says what of a ProxyConfig does not act on egressd.
-func (m *meshSource) proxies() {
-	at := m.at.Get("defaultConfig")
-	if at == nil {
-		return
-	}
-	for i := range at.Fields {
-		if f := &at.Fields[i]; strictyaml.CamelCase(f.Key) != "gatewayTopology" {
-			m.Say(Note, f.Pos(), "%s does not act on egressd", "defaultConfig."+f.Key)
-		}
-	}
 }
 
 // has says whether the MeshConfig has a field: one that is unknown is an

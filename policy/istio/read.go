@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -254,27 +255,55 @@ func (rd *batchReader) object(n *strictyaml.Node, kind string, p *strictyaml.Rep
 	return o
 }
 
-// plainMeta reads metadata of nothing but a name and a namespace, which is
-// most, without the official decoder. It says whether it did.
+// plainMeta reads metadata of what most have and nothing else (names, labels,
+// annotations, and when the object was made) without the official decoder. It says
+// whether it did.
 func (o *object) plainMeta() bool {
-	var name, namespace string
+	var m meta.ObjectMeta
 	fields := o.root.Get("metadata").Fields
 	for i := range fields {
-		v := fields[i].Value
-		if v.Kind != strictyaml.Scalar || v.Tag != "!!str" {
-			return false
-		}
+		v, ok := fields[i].Value, true
 		switch fields[i].Key {
 		case "name":
-			name = v.Text
+			m.Name, ok = plainText(v)
 		case "namespace":
-			namespace = v.Text
+			m.Namespace, ok = plainText(v)
+		case "labels":
+			m.Labels, ok = plainTexts(v)
+		case "annotations":
+			m.Annotations, ok = plainTexts(v)
+		case "creationTimestamp":
+			var text string
+			if text, ok = plainText(v); ok {
+				at, err := time.Parse(time.RFC3339, text)
+				m.CreationTimestamp, ok = meta.NewTime(at.Local()), err == nil
+			}
 		default:
 			return false
 		}
+		if !ok {
+			return false
+		}
 	}
-	o.meta.Name, o.meta.Namespace = name, namespace
+	*o.meta = m
 	return true
+}
+
+func plainText(n *strictyaml.Node) (string, bool) {
+	return n.Text, n.Kind == strictyaml.Scalar && n.Tag == "!!str"
+}
+
+func plainTexts(n *strictyaml.Node) (out map[string]string, ok bool) {
+	if n.Kind != strictyaml.Mapping {
+		return nil, false
+	}
+	out = make(map[string]string, len(n.Fields))
+	for i := range n.Fields {
+		if out[n.Fields[i].Key], ok = plainText(n.Fields[i].Value); !ok {
+			return nil, false
+		}
+	}
+	return out, true
 }
 
 func (rd *batchReader) namespaceOf(n *strictyaml.Node) string {

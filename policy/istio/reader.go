@@ -30,6 +30,7 @@ type Reader struct {
 	order   map[string]int        // of the files by name
 	batches []*batch              // of all files, in reading order
 	mark    int                   // of the last comparison of batches
+	decoded int64                 // bytes of batches, so far
 	// seen are the objects of the batches by their names; nil: to be found out.
 	seen map[string]*object
 	// twice are the objects whose name another one had before, what there is
@@ -87,6 +88,9 @@ func (r *Reader) Load(files []File) (*policy.Config, []Finding) {
 	}
 	return r.last, findings
 }
+
+// Decoded is how many bytes of text were decoded so far: what did not change counts once.
+func (r *Reader) Decoded() int64 { return r.decoded }
 
 // routes adds what the Gateway API's objects say, whose routes may be about
 // ServiceEntries of any kind, and returns what there is to say about it.
@@ -180,6 +184,9 @@ func (r *Reader) read(files []File) (batches, removed, added []*batch) {
 	removed, stayed := r.without(r.batches, batches)
 	added, still := r.without(batches, r.batches)
 	decode(added, r.options.Namespace, r.kinds)
+	for _, b := range added {
+		r.decoded += int64(len(b.Text))
+	}
 	if !slices.Equal(stayed, still) {
 		return batches, r.batches, batches
 	}

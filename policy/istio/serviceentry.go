@@ -260,10 +260,7 @@ func (e *entry) annotations() {
 
 // decoration names what is read and has no effect.
 func (e *entry) decoration() {
-	if len(e.v.SubjectAltNames) > 0 {
-		e.out.SubjectAltNames = e.v.SubjectAltNames
-		e.Warnf(e.spec().KeyOf("subjectAltNames"), "subjectAltNames is not acted on yet: egressd does not originate TLS")
-	}
+	e.out.SubjectAltNames = e.v.SubjectAltNames
 	if e.v.Location == networking.ServiceEntry_MESH_INTERNAL {
 		e.Warnf(e.spec("location"), "location MESH_INTERNAL is treated like MESH_EXTERNAL: egressd adds no mutual TLS")
 	}

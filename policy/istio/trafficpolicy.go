@@ -14,9 +14,6 @@ func (o *object) connectionPool(at *strictyaml.Node, p *networking.ConnectionPoo
 	if p == nil {
 		return nil
 	}
-	if p.GetHttp().GetHttp2KeepAlive() != nil {
-		o.Inert(at.At("connectionPool", "http").KeyOf("http2KeepAlive"), "http2KeepAlive")
-	}
 	return o.pool(at.At("connectionPool"), p)
 }
 
@@ -84,8 +81,10 @@ func (o *object) httpPool(at *strictyaml.Node, p *networking.ConnectionPoolSetti
 		if k.Interval == nil || k.Timeout == nil {
 			o.Errorf(kn, "http2KeepAlive must have an interval and a timeout")
 		}
-		o.Duration(kn.At("interval"), "http2KeepAlive interval", k.Interval)
-		o.Duration(kn.At("timeout"), "http2KeepAlive timeout", k.Timeout)
+		out.HTTP2Keepalive = &policy.HTTP2Keepalive{
+			Interval: o.Duration(kn.At("interval"), "http2KeepAlive interval", k.Interval),
+			Timeout:  o.Duration(kn.At("timeout"), "http2KeepAlive timeout", k.Timeout),
+		}
 	}
 }
 

@@ -2,11 +2,15 @@
 
 package source
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/egressd/egressd/policy/istio"
+)
 
 // Files that are objects of an API server begin with ObjectPrefix: each is
 // ObjectPrefix KIND/NAMESPACE/NAME, or ObjectPrefix KIND/NAME where there is no namespace.
-const ObjectPrefix = "kubernetes:"
+const ObjectPrefix = istio.ObjectPrefix
 
 // SecretPrefix begins the names of those that are Secrets.
 const SecretPrefix = ObjectPrefix + "Secret/"

@@ -32,6 +32,10 @@ type size struct {
 // ownNode is the node that is measured; others are node-N.
 const ownNode = "node-0"
 
+// podsOfANode are those of the nodes that are not measured, and sliceEndpoints those that
+// an EndpointSlice has.
+const podsOfANode, sliceEndpoints = 10, 5
+
 // makers is how many requests make objects at once.
 const makers = 16
 
@@ -42,13 +46,15 @@ type cluster struct {
 	config  *rest.Config // of an administrator
 	client  kubernetes.Interface
 	entries dynamic.NamespaceableResourceInterface
+	// fewer are the EndpointSlices that have lost an endpoint.
+	fewer map[int]bool
 }
 
 var entryResource = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "serviceentries"}
 
 // startCluster starts an API server and gives it objects.
 func startCluster(ctx context.Context, s size) (c *cluster, err error) {
-	c = &cluster{size: s}
+	c = &cluster{size: s, fewer: map[int]bool{}}
 	if c.Cluster, err = kubetest.New(kubetest.Options{}); err != nil {
 		return nil, err
 	}
@@ -184,7 +190,7 @@ func (c *cluster) makeService(ctx context.Context, i int) error {
 	if _, err := c.client.CoreV1().Services(ns).Create(ctx, s, meta.CreateOptions{}); err != nil {
 		return err
 	}
-	_, err := c.client.DiscoveryV1().EndpointSlices(ns).Create(ctx, c.slice(i, 5), meta.CreateOptions{})
+	_, err := c.client.DiscoveryV1().EndpointSlices(ns).Create(ctx, c.slice(i, sliceEndpoints), meta.CreateOptions{})
 	return err
 }
 
@@ -211,7 +217,7 @@ func (c *cluster) podNode(i int) string {
 	if i < c.size.own {
 		return ownNode
 	}
-	return fmt.Sprintf("node-%d", 1+i/10)
+	return fmt.Sprintf("node-%d", 1+(i-c.size.own)/podsOfANode)
 }
 
 // podNamespace is the namespace of a pod.

@@ -40,11 +40,16 @@ func (c *cluster) changes(ctx context.Context) []struct {
 		}},
 		{"EndpointSlice", func(i int) error {
 			at := i % c.size.services
-			_, err := c.client.DiscoveryV1().EndpointSlices(c.namespace(at)).Update(ctx, c.slice(at, 4+i/c.size.services%2+i%2), meta.UpdateOptions{})
+			c.fewer[at] = !c.fewer[at] // each is a change
+			n := sliceEndpoints
+			if c.fewer[at] {
+				n--
+			}
+			_, err := c.client.DiscoveryV1().EndpointSlices(c.namespace(at)).Update(ctx, c.slice(at, n), meta.UpdateOptions{})
 			return err
 		}},
 		{"Pod of one node", func(i int) error {
-			i %= 10 // of node-1
+			i = c.size.own + i%podsOfANode // of node-1
 			_, err := c.client.CoreV1().Pods(c.podNamespace(i)).Patch(ctx, podName(i), types.MergePatchType, patch(`{"metadata":{"labels":{"version":%q}}}`, i), meta.PatchOptions{})
 			return err
 		}},
@@ -94,7 +99,7 @@ func (c *cluster) cost(ctx context.Context, o options, count int) (row []string,
 		}
 		received = func() (int64, error) { t, err := n.ask(""); return t.Received, err }
 	}
-	if _, err := quiet(ctx, received); err != nil {
+	if _, err := quiet(ctx, count, received); err != nil {
 		return nil, err
 	}
 	if _, err := c.patientGet("/debug/pprof/heap?gc=1"); err != nil {
@@ -119,7 +124,7 @@ func (c *cluster) cost(ctx context.Context, o options, count int) (row []string,
 		fmt.Sprintf("%.0f", (after.sum(cpu)-before.sum(cpu))/idleFor.Seconds()*1e3),
 	}
 	for _, one := range c.changes(ctx) {
-		began, err := quiet(ctx, received)
+		began, err := quiet(ctx, count, received)
 		if err != nil {
 			return nil, err
 		}
@@ -131,7 +136,7 @@ func (c *cluster) cost(ctx context.Context, o options, count int) (row []string,
 				return nil, err
 			}
 		}
-		ended, err := quiet(ctx, received)
+		ended, err := quiet(ctx, count, received)
 		if err != nil {
 			return nil, err
 		}
@@ -144,18 +149,27 @@ func (c *cluster) cost(ctx context.Context, o options, count int) (row []string,
 	return row, nil
 }
 
-// quiet waits until next to nothing is received any more: bookmarks come now and then.
-func quiet(ctx context.Context, received func() (int64, error)) (int64, error) {
-	const little = 64 << 10
+const (
+	quietEvery = 2 * time.Second
+	// bookmarks is what a node gets in that time when nothing changes, at most: each of
+	// its watches has a bookmark a minute, and some come together.
+	bookmarks = 1 << 10
+	little    = 64 << 10
+	// quietLooks bounds how often is looked: on a busy machine it is never quiet.
+	quietLooks = 30
+)
+
+// quiet waits until nodes receive next to nothing any more.
+func quiet(ctx context.Context, nodes int, received func() (int64, error)) (now int64, err error) {
 	was := int64(-1 << 30)
-	for {
-		now, err := received()
-		if err != nil || now-was < little {
+	for range quietLooks {
+		if now, err = received(); err != nil || now-was < little+bookmarks*int64(nodes) {
 			return now, err
 		}
 		was = now
-		if err := wait(ctx, 2*time.Second); err != nil {
+		if err := wait(ctx, quietEvery); err != nil {
 			return now, err
 		}
 	}
+	return now, nil
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,11 +73,19 @@ func measureDaemon(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, c.Close()) }()
 	n := &oneNode{cluster: c}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if err := n.prepare(ctx, o.egressd); err != nil {
+	programs := strings.Split(o.egressd, ",")
+	if err := n.prepare(ctx, programs[0]); err != nil {
 		return err
 	}
-	if err := n.start(ctx); err != nil {
-		return err
+	for i := range max(o.starts, 1) {
+		if i > 0 {
+			if err := n.reset(ctx, programs[i%len(programs)]); err != nil {
+				return err
+			}
+		}
+		if err := n.start(ctx, programs[i%len(programs)]); err != nil {
+			return err
+		}
 	}
 	if err := n.change(ctx, o.changes); err != nil {
 		return err
@@ -166,10 +175,27 @@ func (n *oneNode) close() error {
 	return errors.Join(errs...)
 }
 
+// reset ends the daemon and opens the kernel, so that the next start, of program, is the
+// first again.
+func (n *oneNode) reset(ctx context.Context, program string) error {
+	program, err := filepath.Abs(program)
+	if err != nil {
+		return err
+	}
+	if err := n.d.Terminate(); err != nil {
+		return err
+	}
+	if out, err := n.d.Command(ctx, "unload", "--state-dir", n.d.StateDir(), "--pin-dir", n.d.PinDir()).CombinedOutput(); err != nil {
+		return fmt.Errorf("egressd unload: %w: %s", err, out)
+	}
+	n.d.Install(program)
+	return errors.Join(os.RemoveAll(n.d.StateDir()), os.Mkdir(n.d.StateDir(), 0o755))
+}
+
 var stepsLine = regexp.MustCompile(`msg="policy applied".* (read=\S+ decode=\S+ compile=\S+ apply=\S+)`)
 
-// start measures a start, and the memory at its end and later.
-func (n *oneNode) start(ctx context.Context) error {
+// start measures a start of program, and the memory at its end and later.
+func (n *oneNode) start(ctx context.Context, program string) error {
 	begin := time.Now()
 	if err := n.d.Launch(ctx); err != nil {
 		return err
@@ -184,15 +210,15 @@ func (n *oneNode) start(ctx context.Context) error {
 		}
 	}
 	took := time.Since(begin)
-	fmt.Printf("from the start to ready, with the policy in force: %v; processor time %v\n", took.Round(time.Millisecond), processorTime(n.d.PID()))
-	if m := stepsLine.FindStringSubmatch(n.d.Log()); m != nil {
-		fmt.Println("  the first policy:", m[1])
+	fmt.Printf("%s, from the start to ready, with the policy in force: %v; processor time %v\n", program, took.Round(time.Millisecond), processorTime(n.d.PID()))
+	if all := stepsLine.FindAllStringSubmatch(n.d.Log(), -1); len(all) > 0 {
+		fmt.Println("  the newest policy:", all[len(all)-1][1])
 	}
 	fmt.Println("  at the start:", n.memory())
 	if err := wait(ctx, steadyAfter); err != nil {
 		return err
 	}
-	fmt.Printf("  %v later: %s\n", steadyAfter, n.memory())
+	fmt.Printf("  %v later: processor time %v, %s\n", steadyAfter, processorTime(n.d.PID()), n.memory())
 	return nil
 }
 
@@ -307,11 +333,28 @@ func (n *oneNode) change(ctx context.Context, count int) error {
 	}
 	report("a ServiceEntry changes: from the watch event until the kernel has it", fromEvent)
 	report("  from the request", fromRequest)
-	all := stepsLine.FindAllStringSubmatch(n.d.Log(), -1)
-	for _, m := range all[max(0, len(all)-5):] {
-		fmt.Println("  one of them:", m[1])
-	}
+	n.slowest(fromEvent)
 	return nil
+}
+
+// slowest prints the steps of the changes that took the longest. Each change is a policy
+// of its own, unless the daemon took two at once.
+func (n *oneNode) slowest(took []time.Duration) {
+	all := stepsLine.FindAllStringSubmatch(n.d.Log(), -1)
+	if len(all) < len(took) {
+		return
+	}
+	all = all[len(all)-len(took):]
+	order := make([]int, len(took))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return cmp.Compare(took[j], took[i]) })
+	for _, i := range order[:min(5, len(order))] {
+		fmt.Printf("  change %d took %v: %s\n", i+1, took[i].Round(time.Millisecond), all[i][1])
+	}
+	middle := order[len(order)/2]
+	fmt.Printf("  and one in the middle %v: %s\n", took[middle].Round(time.Millisecond), all[middle][1])
 }
 
 // events are when changes of objects were seen.

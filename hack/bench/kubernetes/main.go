@@ -32,6 +32,7 @@ type options struct {
 	crash   bool
 	spread  time.Duration
 	changes int
+	starts  int
 	egressd string
 	profile string
 }
@@ -66,7 +67,8 @@ func main() {
 	fs.BoolVar(&o.twin, "twin", true, "measure plain informers, too")
 	fs.BoolVar(&o.crash, "crash", true, "kill the API server under the nodes, too")
 	fs.DurationVar(&o.spread, "spread", -1, "over how long the nodes' first requests are spread; that of egressd run if negative")
-	fs.StringVar(&o.egressd, "egressd", "bin/egressd", "the egressd binary")
+	fs.IntVar(&o.starts, "starts", 1, "starts of the daemon")
+	fs.StringVar(&o.egressd, "egressd", "bin/egressd", "the egressd binary; several, with commas between them, take turns in the starts")
 	fs.StringVar(&o.profile, "profile", "", "a file for a profile of the heap of the simulated nodes")
 	if verbs[verb] == nil {
 		fs.Usage()

@@ -41,8 +41,12 @@ func (c *cluster) metrics() (metrics, error) {
 	return m, nil
 }
 
-// getTries is how often a busy API server is asked.
-const getTries = 5
+// getTries is how often a busy API server is asked, and getAgain how long after it did
+// not answer.
+const (
+	getTries = 20
+	getAgain = time.Second
+)
 
 // patientGet asks the API server for what is no object, again where it has no time.
 func (c *cluster) patientGet(path string) (text string, err error) {
@@ -50,6 +54,7 @@ func (c *cluster) patientGet(path string) (text string, err error) {
 		if text, err = c.Get(path); err == nil {
 			return text, nil
 		}
+		time.Sleep(getAgain)
 	}
 	return "", err
 }

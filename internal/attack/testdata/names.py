@@ -160,14 +160,97 @@ def h2_path(addr, port, authority, path):
     return h2_requests(addr, port, [(authority, path)])
 
 
-def h2_requests(addr, port, requests):
-    def frame(kind, flags, stream, data=b""):
-        return struct.pack("!I", len(data))[1:] + struct.pack("!BBI", kind, flags, stream) + data
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
+
+def frame(kind, flags, stream, data=b""):
+    return struct.pack("!I", len(data))[1:] + struct.pack("!BBI", kind, flags, stream) + data
+
+
+def h2_flood(addr, port, authority, kind):
+    """Frames that say nothing, and then a request."""
+    name = b"\x41" + bytes([len(authority)]) + authority.encode()
+    asks = b"\x82\x86\x84" + name
+    data, stream = frame(4, 0, 0), 1
+    if kind == "continuation":  # within the header of the request
+        data += frame(1, 1, 1, asks) + frame(9, 0, 1) * 20000 + frame(9, 4, 1)
+    elif kind == "reset":
+        for stream in range(1, 10001, 2):
+            data += frame(1, 5, stream, b"\x82\x86\x84\x01" + name[1:]) + frame(3, 0, stream, struct.pack("!I", 8))
+        stream += 2
+    else:
+        data += {
+            "ping": frame(6, 0, 0, b"12345678"),
+            "settings": frame(4, 0, 0),
+            "window": frame(8, 0, 0, struct.pack("!I", 1)),
+            "priority": frame(2, 0, 1, struct.pack("!IB", 3, 1)),
+        }[kind] * 20000
+    if kind != "continuation":
+        data += frame(1, 5, stream, asks)
+    return h2_talk(addr, port, data, stream)
+
+
+def hpack_bomb(addr, port, authority, times):
+    """A large field in the decoder's table, named again and again by its index."""
+    big = b"\x40\x01x" + b"\x7f" + integer(4000 - 127) + b"y" * 4000
+    block = b"\x82\x86\x84\x01" + bytes([len(authority)]) + authority.encode() + big + b"\xbe" * int(times)
+    return h2_talk(addr, port, frame(4, 0, 0) + frame(1, 5, 1, block), 1)
+
+
+def integer(n):
+    """The rest of an integer behind its prefix (RFC 7541, 5.1)."""
+    out = b""
+    while n >= 128:
+        out, n = out + bytes([n % 128 + 128]), n // 128
+    return out + bytes([n])
+
+
+def h2_talk(addr, port, data, stream):
+    """What becomes of a stream: its status, or how the connection ends."""
+    import select, time
+    with socket.create_connection((addr, int(port)), 2) as s:
+        s.setblocking(False)
+        data, got, end = PREFACE + data, b"", time.monotonic() + 15
+        while time.monotonic() < end:
+            readable, writable, _ = select.select([s], [s] if data else [], [], 0.5)
+            try:
+                if writable:
+                    data = data[s.send(data[:65536]):]
+            except OSError:  # ended: what it said before is still to be read
+                data = b""
+            if readable:
+                try:
+                    part = s.recv(65536)
+                except OSError:
+                    part = b""
+                if not part:
+                    return "h2 ended"
+                got += part
+            while len(got) >= 9 and len(got) >= 9 + int.from_bytes(got[:3], "big"):
+                size, kind = int.from_bytes(got[:3], "big"), got[3]
+                payload, got, of = got[9:9 + size], got[9 + size:], int.from_bytes(got[5:9], "big")
+                if kind == 7 and int.from_bytes(payload[4:8], "big"):
+                    return "h2 calm" if int.from_bytes(payload[4:8], "big") == 11 else "h2 GOAWAY"
+                if kind == 3 and of == stream:
+                    return "h2 reset"
+                if kind == 1 and of == stream:
+                    while payload[:1] and payload[0] & 0xe0 == 0x20:  # a table size
+                        payload = payload[1:]
+                    return "h2 200" if payload[:1] == b"\x88" else "h2 no"
+    return "silence"
+
+
+def header_bomb(addr, port, host, count, size):
+    with socket.create_connection((addr, int(port)), 2) as s:
+        s.sendall(b"GET / HTTP/1.1\r\nHost: " + host.encode() + b"\r\n" + (b"X: " + b"y" * int(size) + b"\r\n") * int(count) + b"\r\n")
+        return statuses(received(s))
+
+
+def h2_requests(addr, port, requests):
     def field(index, value):  # a literal with an indexed name, not indexed (RFC 7541, 6.2.2)
         return bytes([index, len(value)]) + value.encode()
     with socket.create_connection((addr, int(port)), 2) as s:
-        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
+        s.sendall(PREFACE + frame(4, 0, 0))
         for i, (a, path) in enumerate(requests):
             s.sendall(frame(1, 5, 2 * i + 1, b"\x82\x86" + (field(4, path) if path else b"\x84") + field(1, a)))
         got = received(s, 2)

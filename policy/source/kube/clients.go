@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -55,7 +54,7 @@ type clients struct {
 	core      rest.Interface
 	discovery rest.Interface
 	network   rest.Interface
-	custom    dynamic.Interface
+	custom    rest.Interface
 	metadata  metadata.Interface
 }
 
@@ -77,7 +76,7 @@ func newClients(given *rest.Config, t *turns) (c clients, err error) {
 	if c.network, err = groupClient(config, c.http, kubenet.SchemeGroupVersion, kubenet.AddToScheme); err != nil {
 		return c, err
 	}
-	if c.custom, err = dynamic.NewForConfigAndClient(config, c.http); err != nil {
+	if c.custom, err = customClient(config, c.http); err != nil {
 		return c, err
 	}
 	c.metadata, err = metadata.NewForConfigAndClient(config, c.http)
@@ -117,11 +116,16 @@ func (c clients) builtIn(k kind, node string) *cache.ListWatch {
 
 // defined asks for the objects of a kind that is defined.
 func (c clients) defined(resource schema.GroupVersionResource) *cache.ListWatch {
-	client := c.custom.Resource(resource)
+	request := func(o meta.ListOptions) *rest.Request {
+		return c.custom.Get().AbsPath("/apis", resource.Group, resource.Version, resource.Resource).SpecificallyVersionedParams(&o, meta.ParameterCodec, coreVersion)
+	}
 	return &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o meta.ListOptions) (runtime.Object, error) { return client.List(ctx, o) },
+		ListWithContextFunc: func(ctx context.Context, o meta.ListOptions) (runtime.Object, error) {
+			return request(o).Do(ctx).Get()
+		},
 		WatchFuncWithContext: func(ctx context.Context, o meta.ListOptions) (watch.Interface, error) {
-			return client.Watch(ctx, o)
+			o.Watch = true
+			return request(o).Watch(ctx)
 		},
 	}
 }

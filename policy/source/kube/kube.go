@@ -252,8 +252,11 @@ func (s *Informer) awaited() []string {
 			return
 		}
 		text := t.kind.name
-		if t.err != "" {
+		switch {
+		case t.err != "":
 			text += " (" + t.err + ")"
+		case !t.busy.IsZero():
+			text += " (the API server has too much to do for it, and is asked again)"
 		}
 		out = append(out, text)
 	}

@@ -11,7 +11,8 @@ import (
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/egressd/egressd/policy/istio"
 )
 
 // document is the file of an object. What changes all the time and says nothing
@@ -104,17 +105,21 @@ func (d document) object() *object {
 
 // renderCustom renders an object of a kind that is defined.
 func renderCustom(t *table, v any) *object {
-	u, ok := v.(*unstructured.Unstructured)
+	c, ok := v.(*custom)
 	if !ok {
 		return nil
 	}
-	d := t.start(u)
-	spec, _ := u.Object["spec"].(map[string]any)
-	if u.Object["spec"] != nil {
-		d.Spec = u.Object["spec"]
+	d := t.start(c)
+	if len(c.spec) > 0 && string(c.spec) != "null" {
+		d.Spec = c.spec
 	}
 	o := d.object()
-	o.secrets = t.source.secretsOf(t.kind, o.Namespace, spec)
+	if namesSecrets(t.kind) {
+		var spec map[string]any
+		_ = json.Unmarshal(c.spec, &spec) // what is no mapping names none
+		o.secrets = t.source.secretsOf(t.kind, o.Namespace, spec)
+	}
+	o.secrets = append(o.secrets, headerSecrets(t.kind, o.Namespace, c.GetAnnotations())...)
 	return o
 }
 
@@ -202,13 +207,18 @@ func renderSecret(t *table, v any) *object {
 	return d.object()
 }
 
+// namesSecrets says whether objects of a kind may name Secrets.
+func namesSecrets(k kind) bool {
+	return k.name == gatewayKind || k.name == gatewayAPIKind || k.name == ruleKind
+}
+
 // secretsOf are the Secrets that an object names, sorted, as NAMESPACE/NAME: of its own
 // namespace, or of another one where the Gateway API lets them be (whether that one
 // agrees is judged where they are used).
 func (s *Informer) secretsOf(k kind, namespace string, spec map[string]any) []string {
 	found := map[string]bool{}
 	switch {
-	case k.name == gatewayKind && !s.gateway(spec), k.name != gatewayKind && k.name != gatewayAPIKind && k.name != ruleKind:
+	case k.name == gatewayKind && !s.gateway(spec):
 		return nil
 	case k.name == gatewayAPIKind && len(s.o.GatewaySelector) == 0:
 		return nil // this node serves no visitors
@@ -259,6 +269,21 @@ func (s *Informer) gateway(spec map[string]any) bool {
 		}
 	}
 	return true
+}
+
+// headerSecrets are the Secrets of its own namespace that a VirtualService takes the
+// values of headers from.
+func headerSecrets(k kind, namespace string, annotations map[string]string) []string {
+	if k.name != "VirtualService" {
+		return nil
+	}
+	found := map[string]bool{}
+	for part := range strings.SplitSeq(annotations[istio.AnnotationHeaderFrom], "secret://"+namespace+"/") {
+		if name, _, ok := strings.Cut(part, "/"); ok && !strings.ContainsAny(name, "=:, \n") {
+			found[namespace+"/"+name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // credential adds the Secret of a credentialName, and the one that may have its CA

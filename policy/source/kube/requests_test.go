@@ -12,8 +12,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 )
 
@@ -145,8 +147,13 @@ func TestNoLists(t *testing.T) {
 	}
 }
 
+// tooMany is the answer of an API server that has too much to do.
+func tooMany(seconds string) *http.Response {
+	return says(http.StatusTooManyRequests, http.Header{"Retry-After": {seconds}}, "Too many requests, please try again later.\n")
+}
+
 // TestManyRequests: a node whose API server has too much to do asks for few kinds at
-// once, and then leaves it alone for as long as it says.
+// once, and for these again after as long as it says.
 func TestManyRequests(t *testing.T) {
 	c := cluster(t)
 	const refusals = 2*turnsAtOnce + 1
@@ -159,9 +166,9 @@ func TestManyRequests(t *testing.T) {
 			return nil, nil
 		}
 		left--
-		return says(http.StatusTooManyRequests, http.Header{"Retry-After": {"1"}}, "Too many requests, please try again later.\n"), nil
+		return tooMany("1"), nil
 	}}
-	synced(t, Options{Config: w.on(c.Config())})
+	s := synced(t, Options{Config: w.on(c.Config())})
 	var refused []asked
 	for _, a := range w.requests() {
 		if a.refused {
@@ -176,6 +183,76 @@ func TestManyRequests(t *testing.T) {
 			t.Errorf("more than %d requests within %v, although the API server asks for a second", turnsAtOnce, d)
 		}
 	}
+	putOff := uint64(0)
+	for name, k := range s.Status().Kinds {
+		if putOff += k.PutOff; k.Errors > 0 || k.Error != "" {
+			t.Errorf("%s has failed: %+v", name, k)
+		}
+	}
+	if putOff != refusals {
+		t.Errorf("the status has %d requests that were put off, not %d", putOff, refusals)
+	}
+}
+
+// TestOneKindPutOff: a kind that the API server has too much to do for waits alone.
+func TestOneKindPutOff(t *testing.T) {
+	c := cluster(t)
+	const resource, pause = "endpointslices", 5 * time.Second
+	w := &wire{instead: times(1, resource, func() (*http.Response, error) { return tooMany("5"), nil })}
+	synced(t, Options{Config: w.on(c.Config())})
+	var of []time.Time
+	for _, a := range w.requests() {
+		if a.resource == resource {
+			of = append(of, a.at)
+		}
+	}
+	if len(of) != 2 || of[1].Sub(of[0]) < pause {
+		t.Fatalf("it was asked for at %v", of)
+	}
+	before := 0
+	for _, a := range w.requests() {
+		if a.resource != resource && a.at.Before(of[1]) {
+			before++
+		}
+	}
+	if before < len(kinds())-1 {
+		t.Errorf("%d requests for other kinds before it was asked for again, want one for each of %d", before, len(kinds())-1)
+	}
+}
+
+// TestPutOffFails: it counts as a failure when it lasts, and not when it comes now and
+// then.
+func TestPutOffFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Options{Config: &rest.Config{Host: "https://127.0.0.1:1"}, Node: "node1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := s.tables["Service"]
+		busy := apierrors.NewTooManyRequests("try again later", 1)
+		status := func() KindStatus { return s.Status().Kinds["Service"] }
+		for range 10 {
+			of.failed(busy)
+			time.Sleep(busyLasts - time.Nanosecond)
+			if of.failed(busy); status().Error != "" || len(s.failing) > 0 {
+				t.Fatalf("it failed: %+v", status())
+			}
+			of.failed(nil)
+		}
+		of.failed(busy)
+		if waits := s.awaited(); !slices.ContainsFunc(waits, func(s string) bool { return strings.HasPrefix(s, "Service (the API server has too much to do") }) {
+			t.Errorf("what it waits for is not told: %q", waits)
+		}
+		time.Sleep(busyLasts)
+		of.failed(busy)
+		if k := status(); !strings.Contains(k.Error, "try again later") || k.Errors != 1 || k.PutOff != 22 {
+			t.Errorf("it lasts, and the status is %+v", k)
+		}
+		if of.failed(nil); status().Error != "" || len(s.failing) > 0 {
+			t.Errorf("after an answer: %+v", status())
+		}
+		s.clients.http.CloseIdleConnections()
+	})
 }
 
 // TestQuietRequests: watches last, and nothing is asked for but watches.

@@ -31,6 +31,9 @@ type KindStatus struct {
 	Errors  uint64    `json:"errors,omitempty"`
 	Error   string    `json:"error,omitempty"`
 	ErrorAt time.Time `json:"errorAt,omitzero"`
+	// PutOff counts requests that the API server had too much to do for (429). They are
+	// done again, and count as failed once that lasts.
+	PutOff uint64 `json:"putOff,omitempty"`
 }
 
 // Status says how the Informer is.
@@ -46,11 +49,12 @@ func (s *Informer) Status() InformerStatus {
 	}
 	out.Kinds[s.definitions.kind.name] = KindStatus{
 		Defined: true, Synced: s.definitions.synced, Errors: s.definitions.errors, Error: s.definitions.err, ErrorAt: s.definitions.errAt,
+		PutOff: s.definitions.putOff,
 	}
 	for _, t := range s.tables {
 		out.Kinds[t.kind.name] = KindStatus{
 			Defined: !t.kind.defined() || t.present, Synced: t.synced, Objects: len(t.objects),
-			Errors: t.errors, Error: t.err, ErrorAt: t.errAt,
+			Errors: t.errors, Error: t.err, ErrorAt: t.errAt, PutOff: t.putOff,
 		}
 		for _, o := range t.objects {
 			if o.problem != "" {
@@ -63,6 +67,7 @@ func (s *Informer) Status() InformerStatus {
 		t := w.table
 		sum.Objects += len(t.objects)
 		sum.Errors += t.errors
+		sum.PutOff += t.putOff
 		sum.Synced = sum.Synced && t.synced
 		if t.err != "" {
 			sum.Error, sum.ErrorAt = t.fullName()+": "+t.err, t.errAt

@@ -52,6 +52,10 @@ type table struct {
 	// things are.
 	refused bool
 	errors  uint64
+	// putOff counts requests that the API server had too much to do for; busy is since
+	// when it has, zero: it has not.
+	putOff  uint64
+	busy    time.Time
 	changed time.Time
 	// apiVersion is that of the objects.
 	apiVersion string
@@ -198,11 +202,31 @@ func (t *table) empty() {
 	t.synced = false
 }
 
+// busyLasts is how long the API server may have too much to do for a kind before that
+// counts as a failure.
+const busyLasts = 30 * time.Second
+
+// putsOff notes that the API server has too much to do for the kind, and says whether
+// that is all there is to say.
+func (t *table) putsOff(err error) bool {
+	if !apierrors.IsTooManyRequests(err) {
+		t.busy = time.Time{}
+		return false
+	}
+	if t.putOff++; t.busy.IsZero() {
+		t.busy = time.Now()
+	}
+	return time.Since(t.busy) < busyLasts
+}
+
 // failed notes the outcome of a request.
 func (t *table) failed(err error) {
 	s := t.source
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if t.putsOff(err) {
+		return
+	}
 	name := t.fullName()
 	was := len(s.failing)
 	t.refused = apierrors.IsForbidden(err) || isNotFound(err) || errors.Is(err, errNotServed)

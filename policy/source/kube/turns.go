@@ -10,26 +10,29 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
 
 const (
 	// turnsAtOnce is how many kinds are read at once: a node asks for two dozen, and
-	// the API server has a few hundred seats for all nodes of a cluster, who are one
-	// user to its Priority and Fairness.
-	turnsAtOnce = 4
-	// turnLongest is how long one that is being read holds up others.
-	turnLongest = 5 * time.Second
+	// the API server's Priority and Fairness has some hundred places for all nodes of a
+	// cluster, which are one user to it, and refuses what comes beyond.
+	turnsAtOnce = 2
+	// turnLongest is how long one that is being read holds up others. That is longer
+	// than a request waits in Priority and Fairness: with less, the nodes of a cluster
+	// would ask for more the longer they wait.
+	turnLongest = 20 * time.Second
 	// pauseMost is how long all wait at most, unless the API server asks for more, and
 	// up to as much again by chance.
 	pauseMost = 5 * time.Second
 )
 
 // turns has the watches of an Informer take turns in asking the API server. When that
-// refuses one because it has too much to do, or does not answer, all of them wait,
-// longer each time: a cluster of nodes that each ask for two dozen kinds again and again
-// would keep it from ever catching up.
+// fails or does not answer, all of them wait, longer each time: a cluster of nodes that
+// each ask for two dozen kinds again and again would keep it from ever catching up. When
+// it has too much to do for one of them, that one waits in its turn, see ask.
 type turns struct {
 	places chan struct{}
 
@@ -104,20 +107,63 @@ func (p polite) RoundTrip(r *http.Request) (*http.Response, error) {
 		if r.Context().Err() == nil {
 			p.turns.refused(0)
 		}
-	case busy(res.StatusCode):
-		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // 0: it says none
+	case res.StatusCode == http.StatusTooManyRequests:
+		if to, ok := r.Context().Value(asksFor{}).(*time.Duration); ok {
+			*to = retryAfter(res)
+		}
 		res.Header.Del("Retry-After")
-		p.turns.refused(time.Duration(min(max(seconds, 0), 60)) * time.Second)
+	case fails(res.StatusCode):
+		p.turns.refused(retryAfter(res))
+		res.Header.Del("Retry-After")
 	default:
 		p.turns.answered()
 	}
 	return res, err
 }
 
-// busy says whether an answer is that of an API server that has too much to do, or that
-// has just started: then it does not know service accounts either.
-func busy(status int) bool {
-	return status == http.StatusTooManyRequests || status == http.StatusUnauthorized || status >= http.StatusInternalServerError
+// retryAfter is for how long an answer asks to be left alone; 0: it does not.
+func retryAfter(res *http.Response) time.Duration {
+	seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
+	return time.Duration(min(max(seconds, 0), 60)) * time.Second
+}
+
+// fails says whether an answer is that of an API server that fails, or that has just
+// started: then it does not know service accounts either.
+func fails(status int) bool {
+	return status == http.StatusUnauthorized || status >= http.StatusInternalServerError
+}
+
+// asksFor is the key of the *time.Duration in a request's context that is told for how
+// long the API server asks to be left alone when it has too much to do.
+type asksFor struct{}
+
+// ask does a request in its turn, which it may keep until done is called, unless there is
+// an error. A request that the API server has too much to do for (429, mostly of its
+// Priority and Fairness) has not failed: it is done again after what Retry-After says, or
+// longer each time, and up to as much again by chance. Meanwhile it keeps its place, so
+// that a node never asks for more than turnsAtOnce, and then it is the turn of the other
+// kinds. note is told how each request ended.
+func (t *turns) ask(ctx context.Context, note func(error), request func(context.Context) error) (done func(), err error) {
+	for again := 0; ; again++ {
+		if done, err = t.take(ctx); err != nil {
+			return nil, err
+		}
+		var asked time.Duration
+		err = request(context.WithValue(ctx, asksFor{}, &asked))
+		note(err)
+		if err == nil {
+			return done, nil
+		}
+		if !apierrors.IsTooManyRequests(err) {
+			done()
+			return nil, err
+		}
+		pause := max(asked, min(retryFirst<<min(again, 16), retryMost))
+		slept := sleep(ctx, pause+rand.N(pause))
+		if done(); !slept {
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // WrappedRoundTripper is for client-go, which closes idle connections by it.

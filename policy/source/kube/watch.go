@@ -79,32 +79,33 @@ func (s *Informer) reflect(ctx context.Context, from *cache.ListWatch, to cache.
 			if refused != nil {
 				return nil, refused
 			}
-			done, err := s.turns.take(ctx)
+			var list runtime.Object
+			done, err := s.turns.ask(ctx, failures(told), func(ctx context.Context) (err error) {
+				list, err = from.ListWithContext(ctx, o)
+				return err
+			})
 			if err != nil {
 				return nil, err
 			}
-			defer done()
-			list, err := from.ListWithContext(ctx, o)
-			if err != nil {
-				told(err)
-			}
-			return list, err
+			done()
+			return list, nil
 		},
-		WatchFuncWithContext: func(ctx context.Context, o meta.ListOptions) (watch.Interface, error) {
-			done, err := s.turns.take(ctx)
-			if err != nil {
-				return nil, err
-			}
-			w, err := from.WatchWithContext(ctx, o)
-			old := refusesList(o, err)
-			if !old {
-				told(err)
-			}
-			if o.SendInitialEvents == nil || err != nil {
-				done()
-			}
+		WatchFuncWithContext: func(ctx context.Context, o meta.ListOptions) (w watch.Interface, err error) {
+			old := false
+			done, err := s.turns.ask(ctx, func(err error) {
+				if old = refusesList(o, err); !old {
+					told(err)
+				}
+			}, func(ctx context.Context) (err error) {
+				w, err = from.WatchWithContext(ctx, o)
+				return err
+			})
 			if o.SendInitialEvents == nil {
-				return w, err
+				if err != nil {
+					return nil, err
+				}
+				done()
+				return w, nil
 			}
 			refused = cmp.Or(err, errBroken)
 			if old {
@@ -123,6 +124,15 @@ func (s *Informer) reflect(ctx context.Context, from *cache.ListWatch, to cache.
 	})
 	r.MaxInternalErrorRetryDuration = retryMost
 	r.RunWithContext(klog.NewContext(ctx, silent))
+}
+
+// failures tells of requests that failed alone.
+func failures(tell func(error)) func(error) {
+	return func(err error) {
+		if err != nil {
+			tell(err)
+		}
+	}
 }
 
 // errBroken says that a list was begun and not ended.

@@ -41,7 +41,7 @@ const role = `
   {apiGroups: [security.istio.io], resources: [authorizationpolicies/status], verbs: [update]},
   {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses, gateways, httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants], verbs: [get, list, watch]},
   {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses/status, gateways/status, httproutes/status, grpcroutes/status, tlsroutes/status, tcproutes/status], verbs: [update]},
-  {apiGroups: [""], resources: [services, namespaces], verbs: [get, list, watch]},
+  {apiGroups: [""], resources: [services, namespaces, pods], verbs: [get, list, watch]},
   {apiGroups: [""], resources: [secrets], verbs: [get]}]}
 ---
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: %[1]s-status}, subjects: [{kind: ServiceAccount, name: egressd, namespace: %[1]s}],

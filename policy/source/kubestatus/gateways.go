@@ -40,6 +40,7 @@ type gatewayObjects struct {
 	watched  map[string]*watched // by resource
 	services *names
 	spaces   *names
+	servers  *servers
 	// changed says that something is to be computed anew, said by what findings
 	// it was last, and at when.
 	changed atomic.Bool
@@ -66,6 +67,9 @@ func (g *gatewayObjects) stop() {
 		if n != nil {
 			n.stop()
 		}
+	}
+	if g.servers != nil {
+		g.servers.stop()
 	}
 }
 
@@ -138,14 +142,15 @@ func gatewayFindings(all []istio.Finding) (of map[gwstatus.ObjectKey][]istio.Fin
 	return of, text.String()
 }
 
-// ready says whether all is known. Services and Namespaces are watched when there
-// are Gateways of ours, or may be.
+// ready says whether all is known. Services, Namespaces and egressd's own pods are
+// watched when there are Gateways of ours, or may be.
 func (g *gatewayObjects) ready() bool {
 	if g.services == nil && g.answers() {
 		g.services = watchNames(g.o.names, servicesResource, g.change)
 		g.spaces = watchNames(g.o.names, namespacesResource, g.change)
+		g.servers = watchServers(g.o.objects, g.o.namespace, g.change)
 	}
-	return g.services == nil || g.services.synced() && g.spaces.synced()
+	return g.services == nil || g.services.synced() && g.spaces.synced() && g.servers.synced()
 }
 
 // answers says whether there is a class of ours, or a Gateway that needs none.
@@ -177,6 +182,10 @@ func (g *gatewayObjects) objects(ctx context.Context, findings map[gwstatus.Obje
 			return g.services != nil && g.services.get(n.Namespace, n.Name) != nil
 		},
 		Certificate: func(n types.NamespacedName) error { return g.certificate(ctx, n) },
+	}
+	if g.servers != nil {
+		all := g.servers.all()
+		o.Serving = func(labels map[string]string) []string { return serving(all, labels) }
 	}
 	for _, k := range routeKinds {
 		o.Routes = append(o.Routes, k.typed(g.list(k.resource))...)

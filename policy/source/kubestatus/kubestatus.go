@@ -102,7 +102,7 @@ func New(o Options) (*Publisher, error) {
 	}
 	p := &Publisher{close: http.CloseIdleConnections, events: NewEvents(EventsOptions{Client: said, Node: o.Node, Pods: o.Lookups.Pods, Log: o.Log})}
 	p.statuses = newStatuses(statusOptions{
-		objects: objects, names: names, findings: o.Lookups.Findings,
+		objects: objects, namespace: o.Namespace, names: names, findings: o.Lookups.Findings,
 		refused: p.events.Refused, log: o.Log,
 	})
 	p.election = newElection(leases, o.Namespace, o.Node, o.Election, o.Log)

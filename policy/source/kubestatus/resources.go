@@ -14,6 +14,7 @@ import (
 var (
 	servicesResource   = schema.GroupVersionResource{Version: "v1", Resource: "services"}
 	namespacesResource = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
+	podsResource       = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 	secretsResource    = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 )
 

@@ -28,11 +28,13 @@ const (
 )
 
 type statusOptions struct {
-	objects  dynamic.Interface
-	names    metadata.Interface
-	findings func() []istio.Finding
-	refused  func(about core.ObjectReference, text string)
-	log      *slog.Logger
+	objects dynamic.Interface
+	// namespace is egressd's own.
+	namespace string
+	names     metadata.Interface
+	findings  func() []istio.Finding
+	refused   func(about core.ObjectReference, text string)
+	log       *slog.Logger
 	// every is syncEvery, if it is 0.
 	every time.Duration
 }

@@ -37,7 +37,8 @@ spec:
       labels:
         {{- include "egressd.labels" .root | nindent 8 }}
         app.kubernetes.io/component: {{ .component }}
-        {{- with $v.podLabels }}
+        {{- /* The labels of a gateway say in its pods which Gateways they serve. */}}
+        {{- with merge (dict) ($v.podLabels | default dict) (ternary $v.gateway.selector dict .gateway | default dict) }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
       annotations:

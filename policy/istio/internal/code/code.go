@@ -86,6 +86,7 @@ var notes = []Code{
 	{"EGD0110", "", "a workload selector without labels"},
 	{"EGD0111", "", "annotation %s: %q is no code of a warning"},
 	{"EGD0112", "IST0145", "a Gateway's server that is left out"},
+	{"EGD0113", "", "kind %s says what is expected of the policy, and is no part of it; \"egressd test\" runs it"},
 
 	{"EGD0201", "", "port %d of %s is opened by ServiceEntry %s/%s (%s) as well, %s, and only the address tells the two apart: the first has its way"},
 	{"EGD0202", "", "address is unset with network %q: the endpoint is not used"},
@@ -100,7 +101,6 @@ var notes = []Code{
 	{"EGD0211", "", "no ports: the entry opens nothing"},
 	{"EGD0212", "IST0134", "addresses are required for ports serving TCP (or unset) protocol: all endpoints are unix sockets, so there is no address to answer queries for the host with"},
 	{"EGD0213", "", "service entry can not have more than one host specified simultaneously with address and tcp port"},
-	{"EGD0214", "", "subjectAltNames is not acted on yet: egressd does not originate TLS"},
 	{"EGD0215", "", "location MESH_INTERNAL is treated like MESH_EXTERNAL: egressd adds no mutual TLS"},
 	{"EGD0216", "", "address is unset with network %q: the entry leads nowhere here"},
 
@@ -140,6 +140,7 @@ var notes = []Code{
 	{"EGD0416", "", "TLS version below TLSV1_2 require setting compatible ciphers as by default they no longer include compatible ciphers."},
 	{"EGD0417", "", "maxProtocolVersion %s is below the minimum: no client could connect"},
 	{"EGD0418", "", "ignoring invalid cipher suites: %v"},
+	{"EGD0420", "", "%s: what it applies to is denied (not-supported)"},
 	{"EGD0419", "", "ignoring duplicate cipher suites: %v"},
 
 	{"EGD0501", "", "portLevelSettings: port %d is listed twice; the first applies"},

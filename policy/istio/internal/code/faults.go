@@ -187,6 +187,7 @@ var faults = []Code{
 	{"EGD0356", "IST0106", `invalid redirect scheme, must be "http" or "https"`},
 	{"EGD0356", "IST0106", "max_age duration is accurate only to seconds precision"},
 	{"EGD0356", "IST0106", "sourceNamespace match %s is invalid"},
+	{"EGD0356", "IST0106", "annotation egressd.dev/request-header-from: %s"},
 
 	{"EGD0451", "IST0106", "%s requires a client CA bundle"},
 	{"EGD0451", "IST0106", "%s requires a private key"},
@@ -333,6 +334,7 @@ var faults = []Code{
 	{"EGD0856", "", "data.mesh: expected one YAML document"},
 	{"EGD0856", "", "rootNamespace: %q is not a DNS-1123 label"},
 	{"EGD0856", "", "serviceAccount: %q is not a DNS-1123 subdomain"},
+	{"EGD0856", "", "tracing.sampling: %v is not in percent, 0 to 100"},
 	{"EGD0856", "", "trustDomain: %s"},
 
 	{"EGD0951", "", "%s: value is required"},

@@ -97,6 +97,14 @@ func Documents(c Chunk, p *Reporter) []*Node {
 // Parse decodes the documents of a chunk and reports what is wrong with them;
 // ok is false after a syntax error, which ends it.
 func Parse(c Chunk, p *Reporter) (docs []*Node, ok bool) {
+	if n, ok := parseJSON(c); ok {
+		return []*Node{n}, true
+	}
+	return parseYAML(c, p)
+}
+
+// parseYAML is Parse for any YAML.
+func parseYAML(c Chunk, p *Reporter) (docs []*Node, ok bool) {
 	dec := yaml.NewDecoder(bytes.NewReader(c.Text))
 	for {
 		var doc yaml.Node

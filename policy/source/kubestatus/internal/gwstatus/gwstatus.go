@@ -29,6 +29,9 @@ type Observed struct {
 	Service func(types.NamespacedName) bool
 	// Certificate is why a Secret is no certificate with its key; nil: it is one.
 	Certificate func(types.NamespacedName) error
+	// Serving are the addresses of the nodes whose egressd has labels, in an order that
+	// stays; nil: nobody knows.
+	Serving func(labels map[string]string) []string
 	// Findings are what the policy's reader found in each Gateway and each route.
 	Findings map[ObjectKey][]istio.Finding
 }
@@ -81,7 +84,11 @@ func Compute(o Observed) Statuses {
 		}
 	}
 	for name, g := range gateways { // when their routes are counted
-		out.Gateways[name] = g.status()
+		var nodes []string
+		if o.Serving != nil {
+			nodes = o.Serving(labelsOf(g.Gateway))
+		}
+		out.Gateways[name] = g.status(nodes)
 	}
 	return out
 }

@@ -297,6 +297,65 @@ func TestGateway(t *testing.T) {
 	}
 }
 
+// TestAddresses: a Gateway is reached at the nodes that serve it, unless it says where.
+func TestAddresses(t *testing.T) {
+	var many []string
+	for i := range 2 * maxAddresses {
+		many = append(many, fmt.Sprintf("192.0.2.%d", i+1))
+	}
+	written := gw(http("a"))
+	silent := gw(http("a"))
+	silent.Spec.Addresses = nil
+	invalid := gw(http("a", protocol("UDP", 53)))
+	invalid.Spec.Addresses = nil
+	for name, c := range map[string]struct {
+		g            *gateway.Gateway
+		nodes        []string
+		programmed   string
+		says, denies string
+		want         []string
+	}{
+		"no node":                       {silent, nil, "False AddressNotAssigned", "gateway-name=gw,egressd.dev/gateway-namespace=infra", "", nil},
+		"nodes":                         {silent, []string{"192.0.2.9", "2001:db8::9"}, "True", "those of the nodes", "", []string{"192.0.2.9", "2001:db8::9"}},
+		"more nodes than there may be":  {silent, many, "True", "those of the nodes", "", many[:maxAddresses]},
+		"nodes behind a load balancer":  {written, []string{"192.0.2.9"}, "True", "spec.addresses", "no ready pod", []string{"192.0.2.1", "2001:db8::1"}},
+		"a load balancer without nodes": {written, nil, "True", "no ready pod", "", []string{"192.0.2.1", "2001:db8::1"}},
+		"one that is not valid":         {invalid, []string{"192.0.2.9"}, "False Invalid", "", "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := objects(c.g)
+			o.Serving = func(labels map[string]string) []string {
+				if len(labels) != 2 || labels["gateway.networking.k8s.io/gateway-name"] != c.g.Name || labels["egressd.dev/gateway-namespace"] != c.g.Namespace {
+					t.Errorf("asked for nodes with %v", labels)
+				}
+				return c.nodes
+			}
+			got := Compute(o).Gateways[nameOf(c.g)]
+			if s := said(t, 4, got.Conditions); !strings.Contains(s, "Programmed="+c.programmed+",") {
+				t.Errorf("it is %s, want Programmed=%s", s, c.programmed)
+			}
+			message := ""
+			for _, one := range got.Conditions {
+				if one.Type == "Programmed" {
+					message = one.Message
+				}
+			}
+			if !strings.Contains(message, c.says) || c.denies != "" && strings.Contains(message, c.denies) {
+				t.Errorf("it says %q", message)
+			}
+			var at []string
+			for _, a := range got.Addresses {
+				if at = append(at, a.Value); *a.Type != gateway.IPAddressType {
+					t.Error(*a.Type)
+				}
+			}
+			if !slices.Equal(at, c.want) {
+				t.Errorf("addresses %v, want %v", at, c.want)
+			}
+		})
+	}
+}
+
 // TestSupportedKinds: they are those that are read, of those that are asked for.
 func TestSupportedKinds(t *testing.T) {
 	g := gw(http("http"), http("tcp", protocol("TCP", 81)), overTLSMode("tls", gateway.TLSModePassthrough), https("https"), http("udp", protocol("UDP", 53)),

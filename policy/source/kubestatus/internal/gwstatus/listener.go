@@ -223,8 +223,8 @@ func (l *listener) status(g *gateway.Gateway) gateway.ListenerStatus {
 	return gateway.ListenerStatus{Name: l.Name, SupportedKinds: l.kinds, AttachedRoutes: int32(len(l.attached)), Conditions: append(conditions, conflicted)}
 }
 
-// gateway is the status of a Gateway.
-func (s *served) status() gateway.GatewayStatus {
+// status is that of the Gateway; nodes are the addresses of those that serve it.
+func (s *served) status(nodes []string) gateway.GatewayStatus {
 	var out gateway.GatewayStatus
 	valid, unresolved := 0, problem{}
 	for _, l := range s.listeners {
@@ -249,10 +249,10 @@ func (s *served) status() gateway.GatewayStatus {
 	out.Conditions = append(out.Conditions, condition(s.Gateway, string(gateway.GatewayConditionAccepted), accepted, reason, message))
 	p := problem{string(gateway.GatewayReasonInvalid), message}
 	if accepted {
-		out.Addresses, p = addresses(s.Gateway)
+		out.Addresses, p = addresses(s.Gateway, nodes)
 	}
 	out.Conditions = append(out.Conditions,
-		condition(s.Gateway, string(gateway.GatewayConditionProgrammed), p == problem{}, cmp.Or(p.reason, string(gateway.GatewayReasonProgrammed)), cmp.Or(p.message, "nodes with "+selector(s.Gateway)+" serve the Gateway; spec.addresses says where they are reached, and egressd does not look whether that is so")),
+		condition(s.Gateway, string(gateway.GatewayConditionProgrammed), p.reason == "", cmp.Or(p.reason, string(gateway.GatewayReasonProgrammed)), p.message),
 		condition(s.Gateway, string(gateway.GatewayConditionResolvedRefs), unresolved == problem{}, cmp.Or(unresolved.reason, string(gateway.GatewayReasonResolvedRefs)), cmp.Or(unresolved.message, "all references are resolved")))
 	return out
 }
@@ -270,25 +270,41 @@ func (s *served) asks() problem {
 	return s.refused
 }
 
-// addresses are where a Gateway is reached, by the one who wrote it: nobody else
-// knows which nodes serve it, and what leads to them.
-func addresses(g *gateway.Gateway) (out []gateway.GatewayStatusAddress, p problem) {
+// maxAddresses is how many addresses a status may have.
+const maxAddresses = 16
+
+// addresses are where a Gateway is reached: what spec.addresses says, as of a load
+// balancer, or else the nodes that serve it. nodes are their addresses.
+func addresses(g *gateway.Gateway, nodes []string) (out []gateway.GatewayStatusAddress, said problem) {
 	for _, a := range g.Spec.Addresses {
 		if a.Value != "" {
 			t := value(a.Type, gateway.IPAddressType)
 			out = append(out, gateway.GatewayStatusAddress{Type: &t, Value: a.Value})
 		}
 	}
-	if len(out) == 0 {
-		p = problem{
+	switch {
+	case len(out) > 0 && len(nodes) > 0:
+		return out, problem{message: "nodes serve the Gateway; spec.addresses says where they are reached, and egressd does not look whether that is so"}
+	case len(out) > 0:
+		return out, problem{message: "spec.addresses says where the Gateway is reached, and egressd does not look whether that is so; no ready pod of egressd's has the labels " + labelsText(g)}
+	case len(nodes) == 0:
+		return nil, problem{
 			string(gateway.GatewayReasonAddressNotAssigned),
-			"egressd assigns no addresses: run it with " + selector(g) + " on the nodes that are to serve the Gateway, and write into spec.addresses where these are reached",
+			"no node serves the Gateway, as no ready pod of egressd's has its labels: run egressd with --gateway-selector " + labelsText(g) + ", and label its pods so, or write into spec.addresses where the Gateway is reached",
 		}
 	}
-	return out, p
+	for _, a := range nodes[:min(len(nodes), maxAddresses)] {
+		t := gateway.IPAddressType
+		out = append(out, gateway.GatewayStatusAddress{Type: &t, Value: a})
+	}
+	return out, problem{message: "the addresses are those of the nodes that serve the Gateway"}
 }
 
-// selector is the flag of a node that serves a Gateway.
-func selector(g *gateway.Gateway) string {
-	return fmt.Sprintf("--gateway-selector gateway.networking.k8s.io/gateway-name=%s,egressd.dev/gateway-namespace=%s", g.Name, g.Namespace)
+// labelsOf are those of the nodes that serve a Gateway.
+func labelsOf(g *gateway.Gateway) map[string]string {
+	return map[string]string{gateway.GroupName + "/gateway-name": g.Name, "egressd.dev/gateway-namespace": g.Namespace}
+}
+
+func labelsText(g *gateway.Gateway) string {
+	return fmt.Sprintf("%s/gateway-name=%s,egressd.dev/gateway-namespace=%s", gateway.GroupName, g.Name, g.Namespace)
 }

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package observe is who is told of what has ended: the access log and Istio's
+// standard metrics, as the command line and the MeshConfig want them.
+package observe
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/egressd/egressd/internal/accesslog"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/meshmetrics"
+	"github.com/egressd/egressd/internal/tracing"
+	"github.com/egressd/egressd/policy"
+)
+
+// Where an access log may go beside a file.
+const (
+	Off    = "off"
+	Stdout = "/dev/stdout"
+	Stderr = "/dev/stderr"
+)
+
+// LogOptions say what the command line wants of the access log.
+type LogOptions struct {
+	// To is a file, Stdout, Stderr or Off; "": what the MeshConfig says.
+	To string
+	// Format and Encoding are accesslog.ParseFormat's; empty ones are the MeshConfig's.
+	Format, Encoding string
+	// A file that has Size bytes is rotated, and Kept old ones stay.
+	Size int64
+	Kept int
+	// Percent and Verdicts say of what there are lines; accesslog.Config.
+	Percent  float64
+	Verdicts []string
+}
+
+// Options configure an Audience.
+type Options struct {
+	Access         LogOptions
+	Stdout, Stderr io.Writer
+	// Traces say where spans go; without an endpoint the MeshConfig says it.
+	Traces tracing.Options
+	// Series bounds Istio's standard metrics; negative: there are none. 0: the default.
+	Series int
+	// Snapshot is the policy in force, nil before the first.
+	Snapshot func() *policy.Snapshot
+	Rand     func() uint64
+	Log      *slog.Logger
+}
+
+// closeWait is how long an end waits for who takes the access log.
+const closeWait = time.Second
+
+// Audience is who is told. Use New; nil is nobody.
+type Audience struct {
+	o       Options
+	access  *accesslog.AccessLog
+	metrics *meshmetrics.Metrics // nil: none
+	traces  traces
+
+	mu   sync.Mutex
+	file *accesslog.RotatedFile // nil: none is open
+	last policy.MeshTelemetry
+	set  bool
+}
+
+// Check says what is wrong with options.
+func (o *LogOptions) Check() error {
+	switch o.To {
+	case "", Off, Stdout, Stderr:
+	default:
+		if !filepath.IsAbs(o.To) {
+			return fmt.Errorf("the access log %q is no absolute path of a file, %s, %s or %s", o.To, Stdout, Stderr, Off)
+		}
+	}
+	if o.Format == "" && o.Encoding == "" {
+		return nil
+	}
+	_, err := accesslog.ParseFormat(o.Format, o.Encoding)
+	return err
+}
+
+// New makes an Audience. The error is that of the file of the access log.
+func New(o Options) (*Audience, error) {
+	w := &Audience{o: o, access: accesslog.New(o.Rand)}
+	if o.Series >= 0 {
+		w.metrics = meshmetrics.New(meshmetrics.Options{Series: o.Series, Identity: w.identity})
+	}
+	if to := o.Access.To; filepath.IsAbs(to) && to != Stdout && to != Stderr {
+		f, err := accesslog.OpenFile(to, o.Access.Size, o.Access.Kept)
+		if err != nil {
+			w.access.Close(0)
+			return nil, fmt.Errorf("open the access log: %w", err)
+		}
+		w.file = f
+	}
+	w.Follow(nil)
+	return w, nil
+}
+
+// Observer is who is told; nil: nobody is.
+func (w *Audience) Observer() flow.Observer {
+	switch {
+	case w == nil:
+		return nil
+	case w.metrics == nil:
+		return w.access
+	}
+	return flow.Observers{w.metrics, w.access}
+}
+
+// Collectors are the metrics of all that.
+func (w *Audience) Collectors() []prometheus.Collector {
+	if w == nil {
+		return nil
+	}
+	counter := func(name, help string, n func() uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(n()) })
+	}
+	out := []prometheus.Collector{
+		counter("egressd_access_log_dropped_total", "Lines of the access log that were dropped, because nobody took them or they could not be written.", w.access.Dropped),
+		counter("egressd_trace_spans_failed_total", "Spans that could not be sent to the collector, and are lost.", w.traces.failures),
+	}
+	if w.metrics != nil {
+		out = append(out, w.metrics)
+	}
+	return out
+}
+
+// Follow has the access log be as the MeshConfig of a snapshot wants it, as far as the
+// command line leaves that to it. A format with an error changes nothing.
+func (w *Audience) Follow(s *policy.Snapshot) {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	mesh := s.Telemetry()
+	if w.set && mesh == w.last {
+		return
+	}
+	w.set, w.last = true, mesh
+	w.trace(mesh)
+	c, err := w.config(mesh)
+	if err != nil {
+		w.o.Log.Error("the MeshConfig's access log is not taken over; lines are written as before, and traffic is not affected: correct accessLogFormat", "error", err)
+		return
+	}
+	w.access.Set(c)
+}
+
+// config is what the log does; nil: nothing.
+func (w *Audience) config(mesh policy.MeshTelemetry) (*accesslog.Config, error) {
+	a := w.o.Access
+	if a.To == "" {
+		a.To = mesh.AccessLogFile
+	}
+	c := &accesslog.Config{Percent: a.Percent, Verdicts: a.Verdicts}
+	switch a.To {
+	case "", Off:
+		return nil, nil
+	case Stdout:
+		c.To = w.o.Stdout
+	case Stderr:
+		c.To = w.o.Stderr
+	default:
+		c.To = w.file
+	}
+	if a.Format == "" && a.Encoding == "" {
+		a.Format, a.Encoding = mesh.AccessLogFormat, mesh.AccessLogEncoding
+	}
+	var err error
+	c.Format, err = accesslog.ParseFormat(a.Format, a.Encoding)
+	return c, err
+}
+
+// Reopen opens the file of the access log anew.
+func (w *Audience) Reopen() {
+	if w == nil || w.file == nil {
+		return
+	}
+	if err := w.file.Reopen(); err != nil {
+		w.o.Log.Error("the access log could not be opened anew; lines go on to the file that was open", "error", err)
+	}
+}
+
+// Close writes what waits, and ends the log.
+func (w *Audience) Close() {
+	if w == nil {
+		return
+	}
+	w.access.Close(closeWait)
+	w.traces.close()
+	if w.file != nil {
+		_ = w.file.Close() // every line was written on its own
+	}
+}
+
+// identity is that of a workload that the policy describes.
+func (w *Audience) identity(name string) (policy.Identity, bool) {
+	s := w.o.Snapshot()
+	if s == nil {
+		return policy.Identity{}, false
+	}
+	for _, b := range s.Workloads() {
+		if b.Key() == name {
+			return b.Identity, true
+		}
+	}
+	return policy.Identity{}, false
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/egressd/egressd/explain/compare"
+	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
+)
+
+func diffCommand(e env) *cobra.Command {
+	var out output
+	var allow []string
+	var gateway string
+	var inside clusterFlags
+	cmd := &cobra.Command{
+		Use:   "diff OLD NEW",
+		Short: "Say what a change of a policy opens, closes and changes",
+		Long: `diff compares two policies, each a file, a directory, or - for standard input. For
+each workload it says what becomes reachable (+), what becomes unreachable (-), and
+what is decided or acted on in another way (~), with the lines that differ. Where
+objects stand, how they are written and in which order is no difference. A workload
+that comes or goes is compared with the processes that no Workload describes.
+
+The exit code is 0 when both decide the same, 1 when they do not, and 2 when one of
+them cannot be read.`,
+		Example: `  egressd diff policy/ policy.new/
+  git show main:policy.yaml | egressd diff - policy.yaml
+  egressd diff -o json old.yaml new.yaml | jq '.[] | select(.kind == "reachable")'`,
+		Args: usageArgs(cobra.ExactArgs(2)),
+		RunE: func(_ *cobra.Command, args []string) error {
+			asJSON, err := out.json()
+			if err != nil {
+				return err
+			}
+			selector, err := labels(gateway)
+			if err != nil {
+				return err
+			}
+			consent, err := allowed(allow)
+			if err != nil {
+				return err
+			}
+			o := istio.Options{GatewaySelector: selector, AllowEndpoints: consent}
+			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
+				return err
+			}
+			var both []*policy.Snapshot
+			for _, path := range args {
+				l, err := readPolicy(e, []string{path}, allowFlags{}, o)
+				if err != nil {
+					for _, f := range l.Findings {
+						if f.Severity == istio.Error {
+							printLine(e.stderr, "%s", f)
+						}
+					}
+					printLine(e.stderr, "egressd: %s: %s", path, quote.Lines(err.Error()))
+					return exitError{exitUsage}
+				}
+				both = append(both, l.Snapshot)
+			}
+			list := compare.Policies(both[0], both[1])
+			if asJSON {
+				if list == nil {
+					list = []compare.Delta{}
+				}
+				writeJSON(e.stdout, list)
+			} else {
+				printDifferences(e, list)
+			}
+			if len(list) > 0 {
+				return exitError{exitFinding}
+			}
+			return nil
+		},
+	}
+	out.register(cmd)
+	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
+	registerAllow(cmd, &allow)
+	inside.register(cmd)
+	return cmd
+}
+
+// printDifferences prints a list that is sorted by workload.
+func printDifferences(e env, list []compare.Delta) {
+	w := quote.Writer(e.stdout)
+	counts := map[compare.DeltaKind]int{}
+	for i, d := range list {
+		counts[d.Kind]++
+		if i == 0 || d.Workload != list[i-1].Workload {
+			name := d.Workload
+			if name == "" {
+				name = "every process that is not described"
+			}
+			printLine(w, "%s:", name)
+		}
+		switch d.Kind {
+		case compare.Reachable:
+			printLine(w, "  + %s becomes reachable: %s", d.What, first(d.New))
+		case compare.Unreachable:
+			printLine(w, "  - %s becomes unreachable; it was: %s", d.What, first(d.Old))
+		default:
+			printLine(w, "  ~ %s:", d.What)
+			printLines(w, "-", d.Old)
+			printLines(w, "+", d.New)
+		}
+	}
+	if len(list) == 0 {
+		fmt.Fprintln(e.stderr, "both policies decide the same")
+		return
+	}
+	fmt.Fprintf(e.stderr, "%d reachable, %d unreachable, %d changed\n", counts[compare.Reachable], counts[compare.Unreachable], counts[compare.Changed])
+}
+
+// first is the line that says what is decided; the rest is how it is done.
+func first(lines []string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	line, _, _ := strings.Cut(lines[0], " first=") // behind it: for what each protocol stands
+	return line
+}
+
+func printLines(w io.Writer, sign string, lines []string) {
+	for _, l := range lines {
+		printLine(w, "      %s %s", sign, l)
+	}
+}

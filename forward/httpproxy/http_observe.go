@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package httpproxy
+
+import (
+	"time"
+
+	"github.com/egressd/egressd/forward/message"
+	"github.com/egressd/egressd/internal/field"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
+)
+
+// observe tells the observer of a request that has ended. Its fields, and those of
+// its answer, are still there.
+func (x *exchange) observe(e flow.Event) {
+	s := x.core.o.Observations.Get()
+	defer x.core.o.Observations.Put(s)
+	s.Event, s.Src = flow.Flagged(e), x.conn.Info.Src
+	s.To, s.Host = x.to, x.decision.Host
+	s.Major, s.Minor, s.Scheme, s.Target, s.Authority = x.r.ProtoMajor, x.r.ProtoMinor, x.req.Scheme, x.target, x.r.Host
+	s.Request, s.Response = x.r.Header, *x.w.Header()
+	if t, ok := x.w.(interface{ trailer() field.List }); ok {
+		s.Trailer = t.trailer()
+	}
+	if a := x.decision.Action; a != nil {
+		s.Route = a.Rule.Name
+	}
+	if !x.headAt.IsZero() {
+		s.Answered = x.headAt.Sub(x.start)
+	}
+	if x.span != nil {
+		s.TraceID, s.SpanID = x.span.IDs()
+		x.span.End(s)
+	}
+	if o := x.core.o.Observer; o != nil {
+		o.Observe(s)
+	}
+}
+
+// observed says whether somebody is told of requests.
+func (x *exchange) observed() bool { return x.core.o.Observer != nil || x.core.o.Tracer != nil }
+
+// goesTo notes where a request goes on to, and begins its span.
+func (x *exchange) goesTo(u *policy.Upstream, out *message.Outgoing) {
+	x.to = u
+	if t := x.core.o.Tracer; t != nil && x.span == nil {
+		x.span = t.Begin(x.r.Header, &out.Header, x.start)
+	}
+}
+
+// answers notes that the head of the upstream's answer has come.
+func (x *exchange) answers() {
+	if x.observed() {
+		x.headAt = time.Now()
+	}
+}
+
+func (a *http1Answer) trailer() field.List { return a.tail }

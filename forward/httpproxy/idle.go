@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package httpproxy
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/forward/message"
+	"github.com/egressd/egressd/forward/relay"
+)
+
+// stall ends an exchange in which nothing has moved for too long. Somebody who
+// owes bytes has the stall timeout: a client that has begun a request and does
+// not send the rest, or does not take an answer that is there. Where nobody
+// does, as between the messages of a stream or while an origin thinks, it is
+// the idle timeout.
+type stall struct {
+	x       *exchange    // from its beginning: it may be interrupted at once
+	last    atomic.Int64 // when something moved, in nanoseconds since x.start
+	writing atomic.Bool  // the answer is waiting for the client
+	began   atomic.Bool  // an answer has begun
+
+	mu    sync.Mutex
+	timer *time.Timer
+	ended bool
+}
+
+func (s *stall) start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.x.h1 != nil {
+		return // the sweeper looks
+	}
+	s.timer = time.AfterFunc(s.next(0), s.look)
+}
+
+// moved is called when bytes have passed in either direction.
+func (s *stall) moved() {
+	switch {
+	case s.x == nil: // an answer to what is no request
+	case s.x.h1 != nil:
+		s.x.h1.moved()
+	default:
+		s.last.Store(int64(time.Since(s.x.start)))
+	}
+}
+
+// check is look for HTTP/1, on whose connections nothing has moved for so long.
+func (s *stall) check(quiet time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended && quiet >= s.limit() {
+		s.expire()
+	}
+}
+
+// stop ends the watch; when it returns, the exchange is not touched any more.
+func (s *stall) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended = true; s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// limit is how long nothing may move in the state of this moment.
+func (s *stall) limit() time.Duration {
+	o := &s.x.core.o
+	body := s.x.body
+	switch {
+	case s.writing.Load():
+		return o.StallTimeout
+	case !s.began.Load() && body != nil && !body.Complete() && !isGRPC(s.x.r):
+		return o.StallTimeout
+	}
+	return o.IdleTimeout
+}
+
+// next is when to look again: states change while nobody looks.
+func (s *stall) next(quiet time.Duration) time.Duration {
+	return max(min(s.limit()-quiet, s.x.core.o.StallTimeout), time.Millisecond)
+}
+
+func (s *stall) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	quiet := time.Since(s.x.start) - time.Duration(s.last.Load())
+	if quiet < s.limit() {
+		s.timer.Reset(s.next(quiet))
+		return
+	}
+	s.expire()
+}
+
+// expire ends the exchange. s.mu is held.
+func (s *stall) expire() {
+	s.x.cancel(errStalled)
+	if s.began.Load() {
+		s.x.w.SetWriteDeadline(relay.LongAgo) // a write that waits for the client would wait on
+	}
+}
+
+// unblock ends a read of the request's body that waits for the client.
+func (s *stall) unblock() {
+	if x := s.x; x != nil && x.body != nil && !x.body.Complete() {
+		x.w.SetReadDeadline(relay.LongAgo)
+	}
+}
+
+// isGRPC: its requests are streams that may be silent for long on both sides,
+// before an answer has begun as well.
+func isGRPC(r *message.Incoming) bool {
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+}

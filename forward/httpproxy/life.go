@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package httpproxy
+
+import (
+	"context"
+	"sync"
+)
+
+// life is how an exchange ends before its time. A context is there for those who
+// need one: most exchanges do not.
+type life struct {
+	mu     sync.Mutex
+	serial uint64 // of the exchange
+	cause  error
+	parent context.Context
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	// ended is called when it ends, but for the end in order.
+	ended func()
+}
+
+// begin begins the life of another exchange.
+func (l *life) begin(parent context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.serial++
+	l.cause, l.parent, l.ctx, l.cancel = nil, parent, nil, nil
+}
+
+// context is one that ends with the exchange.
+func (l *life) context() context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx == nil {
+		l.ctx, l.cancel = context.WithCancelCause(l.parent)
+		if l.cause != nil {
+			l.cancel(l.cause)
+		}
+	}
+	return l.ctx
+}
+
+// rest lets go of the context of an exchange that has ended.
+func (l *life) rest() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ctx, l.cancel = nil, nil
+}
+
+// why is why the exchange has ended; nil: it has not.
+func (l *life) why() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cause == nil && l.parent.Err() != nil {
+		return context.Cause(l.parent)
+	}
+	return l.cause
+}
+
+// now is the serial number of the exchange, for endIf.
+func (l *life) now() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.serial
+}
+
+// end ends the exchange. The first cause stays.
+func (l *life) end(cause error) { l.endIf(0, cause) }
+
+// endIf ends the exchange with the serial number, unless another has begun.
+func (l *life) endIf(serial uint64, cause error) {
+	l.mu.Lock() // to the end: another exchange can't begin meanwhile
+	defer l.mu.Unlock()
+	if l.cause != nil || serial != 0 && serial != l.serial {
+		return
+	}
+	if l.cause = cause; l.cancel != nil {
+		l.cancel(cause)
+	}
+	if cause != errDone { //nolint:errorlint // set here only
+		l.ended()
+	}
+}

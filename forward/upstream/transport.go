@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/policy"
+)
+
+const (
+	ContinueTimeout = time.Second
+	// userTimeout is how long data may be unacknowledged, or a window shut,
+	// before the peer counts as gone (TCP_USER_TIMEOUT); the kernel's own bound
+	// is some 15 minutes.
+	userTimeout = 2 * time.Minute
+)
+
+// HTTP/2 with upstreams. The windows are what one stream, and all of a
+// connection, may send before the client has read it.
+const (
+	StreamWindow = 256 << 10
+	upWindow     = 512 << 10
+	// pingAfter is how long an upstream connection may be silent before it is
+	// asked. gRPC servers end connections that ask more often than every five
+	// minutes.
+	pingAfter   = 6 * time.Minute
+	pingTimeout = 15 * time.Second
+)
+
+// UsualPing is what happens where no DestinationRule says anything.
+var UsualPing = policy.HTTP2Keepalive{Interval: pingAfter, Timeout: pingTimeout}
+
+// NewTransport returns a transport that speaks HTTP/2 on connections that it is
+// given. It dials nothing, keeps nothing and repeats nothing of its own accord, and
+// is as transparent as can be: no proxy of our environment and no compression of our
+// own.
+// Connections that are silent for ping.Interval are asked, and have ping.Timeout for
+// the answer.
+func NewTransport(ping policy.HTTP2Keepalive) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Transport{
+		Protocols:              &protocols,
+		DialContext:            carried,
+		DisableCompression:     true,
+		ExpectContinueTimeout:  ContinueTimeout,
+		MaxResponseHeaderBytes: http1.MaxResponseHead,
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerStream:     StreamWindow,
+			MaxReceiveBufferPerConnection: upWindow,
+			SendPingTimeout:               ping.Interval,
+			PingTimeout:                   ping.Timeout,
+		},
+	}
+}
+
+// carriedKey is the context key of the connection that a transport is to use.
+type carriedKey struct{}
+
+func carried(ctx context.Context, _, _ string) (net.Conn, error) {
+	if c, ok := ctx.Value(carriedKey{}).(*HTTPConn); ok {
+		return c, nil
+	}
+	return nil, errors.New("forward: a transport may not dial")
+}
+
+// DialError is an error of the Dialer: nothing was sent.
+type DialError struct{ Err error }
+
+func (e *DialError) Error() string { return e.Err.Error() }
+func (e *DialError) Unwrap() error { return e.Err }
+
+// IsDialError says whether an error is one of the Dialer.
+func IsDialError(err error) bool {
+	var d *DialError
+	return errors.As(err, &d)
+}
+
+// SetUserTimeout has the kernel give up a TCP connection whose peer is gone.
+func SetUserTimeout(nc net.Conn) {
+	setTCP(nc, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+}
+
+// setTCP sets an option of a TCP connection. It fails on a closed one only, of
+// which the next read tells.
+func setTCP(nc net.Conn, option, value int) {
+	tc := relay.TCP(nc)
+	if tc == nil {
+		return
+	}
+	raw, err := tc.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, option, value)
+	})
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/egressd/egressd/policy"
+
+	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/forward/relay"
+)
+
+// HTTPConn is a connection to an upstream.
+type HTTPConn struct {
+	net.Conn
+	Client *http.ClientConn // HTTP/2
+	HTTP1  *HTTP1           // HTTP/1
+	Peer   netip.AddrPort
+	Key    ConnKey
+	memory int64
+	// sharing is how long it may wait in the pool, shared whether it may be
+	// there, most how many requests it may serve; 0: any number.
+	sharing time.Duration
+	shared  bool
+	most    int
+	// ping is what its DestinationRule says of PINGs; nil: nothing.
+	ping *policy.HTTP2Keepalive
+	// mostStreams is how many requests of HTTP/2 there may be at once; 0: as many
+	// as the upstream takes.
+	mostStreams int
+	// of is the service that it is a connection of; nil: it is not counted.
+	of   *Balanced
+	last *time.Timer // nil: it may be open for ever
+
+	// No method of client is called with mu: net/http closes the connection
+	// with locks of its own.
+	mu      sync.Mutex
+	owner   *Conns  // nil: in the pool, or gone
+	pool    *pool   // while it is there
+	at      poolKey // where it is there; the pool's to read and write
+	held    *limits.Lease
+	streams int  // requests under way
+	served  int  // requests, ever
+	private bool // somebody has authenticated on it
+	ended   bool // it serves no more requests
+	paid    bool // what it has taken was given back
+	expiry  *time.Timer
+	expires bool // expiry runs
+	closed  atomic.Bool
+	watch   parked
+
+	Sent atomic.Int64 // bytes of the request of HTTP/1 that is under way
+	// Answered: an answer has come, and so have the settings of HTTP/2.
+	Answered atomic.Bool
+}
+
+// fits says whether requests for key may use c. Who has authenticated goes on
+// where this was done.
+func (c *HTTPConn) fits(key ConnKey) bool {
+	return c.Key == key || c.isPrivate() && c.Key.ServiceKey == key.ServiceKey
+}
+
+// claim takes the room for one request, as far as is known without asking the
+// transport: see admits.
+func (c *HTTPConn) claim() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended || c.closed.Load() || c.streams > 0 && !c.Key.HTTP2 {
+		return false
+	}
+	if c.expires && !c.expiry.Stop() {
+		return false // it is being closed
+	}
+	c.expires = false
+	c.streams++
+	if c.served++; c.served == c.most {
+		c.ended = true
+	}
+	return true
+}
+
+// assumedStreams is how many requests net/http takes an HTTP/2 upstream to serve at
+// once before the upstream's settings have come. More than it serves in truth must
+// not be on their way: servers refuse them, some as a fault of the client's.
+const assumedStreams = 100
+
+// admits asks the transport about what claim took. False: it is given back.
+// Nothing is reserved with the transport: it counts reservations as requests that
+// it waits for, and when an upstream turns out to take fewer than were reserved
+// before its settings came, it waits for ever. HTTP/1 has one request at a time,
+// which claim has seen to; that its upstream is still there is seen when the request
+// is sent.
+func (c *HTTPConn) admits() bool {
+	c.watch.end()
+	if c.HTTP1 != nil {
+		return true
+	}
+	room := 1
+	if c.Client.Err() != nil {
+		room = 0
+	} else if c.Key.HTTP2 {
+		if room = c.allowed(); room == assumedStreams && !c.Answered.Load() {
+			room = 1
+		}
+		if c.mostStreams > 0 {
+			room = min(room, c.mostStreams)
+		}
+	}
+	c.mu.Lock() // not before: the transport may close c while it has its own lock
+	defer c.mu.Unlock()
+	if c.streams <= room {
+		return true
+	}
+	c.streams--
+	c.served--
+	return false
+}
+
+// allowed is how many requests the transport would have on their way at once. It
+// says so in two numbers that change between one question and the next.
+func (c *HTTPConn) allowed() int {
+	for {
+		free, under := c.Client.Available(), c.Client.InFlight()
+		if c.Client.Available() == free && c.Client.InFlight() == under {
+			return free + under
+		}
+	}
+}
+
+// Used says whether c had served requests before the one at hand.
+func (c *HTTPConn) Used() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.served > 1
+}
+
+// done ends a request. busy: there are others; good: there may be. Nobody claims
+// what is neither: it is about to be closed.
+func (c *HTTPConn) done() (busy, good bool) {
+	if c.HTTP1 != nil {
+		good = c.HTTP1.usable()
+		c.HTTP1.release(good)
+	} else {
+		// It has room again when it has forgotten the last streams, which may
+		// take a moment more.
+		good = c.Client.Err() == nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.streams--
+	busy, good = c.streams > 0, good && !c.ended
+	c.ended = c.ended || !busy && !good
+	return busy, good
+}
+
+func (c *HTTPConn) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.streams > 0
+}
+
+// Finish says that c serves no more requests.
+func (c *HTTPConn) Finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+}
+
+// Interrupt ends what waits for the upstream. The connection is of no use any more.
+func (c *HTTPConn) Interrupt() {
+	if c.HTTP1 != nil {
+		c.Finish()
+		_ = c.Conn.SetDeadline(relay.LongAgo) // fails on a closed connection, which is as good
+	}
+}
+
+// SetPrivate says that somebody authenticated on c, or is about to.
+func (c *HTTPConn) SetPrivate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.private = true
+}
+
+func (c *HTTPConn) isPrivate() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.private
+}
+
+// Shares says whether the pool may have c.
+func (c *HTTPConn) Shares() bool { return c.shared && !c.isPrivate() }
+
+// setOwner says whose c is: a downstream connection's, or the pool's.
+func (c *HTTPConn) setOwner(p *Conns, in *pool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owner, c.pool = p, in
+}
+
+// expireAfter closes c unless it is reserved before.
+func (c *HTTPConn) expireAfter(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.streams == 0 && !c.closed.Load() {
+		if c.expires = true; c.expiry != nil {
+			c.expiry.Reset(d)
+		} else {
+			c.expiry = time.AfterFunc(d, func() { c.Close() })
+		}
+	}
+}
+
+// move has another lease pay for c.
+func (c *HTTPConn) move(to *limits.Lease) error {
+	if err := to.Take(1, c.memory); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	from, paid := c.held, c.paid
+	if !paid {
+		c.held = to
+	}
+	c.mu.Unlock()
+	if paid {
+		to.Give(1, c.memory)
+		return ErrAtOnce
+	}
+	from.Give(1, c.memory)
+	return nil
+}
+
+// CloseWrite ends the sending side.
+func (c *HTTPConn) CloseWrite() error {
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// Read is for HTTP/2.
+func (c *HTTPConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil && !c.closed.Load() {
+		c.forget(true) // the transport closes it when it has seen this
+	}
+	return n, err
+}
+
+// IdleEvent is called when something is to be read while nobody has asked for
+// anything: the end, or an answer to nothing, behind which no later one can be
+// trusted.
+func (c *HTTPConn) IdleEvent() {
+	c.mu.Lock()
+	if c.streams > 0 || c.ended || c.HTTP1.Quiet() {
+		c.mu.Unlock()
+		return
+	}
+	c.ended = true
+	c.mu.Unlock()
+	c.forget(true)
+	c.Close()
+}
+
+// forget says that c is gone; lost, that the upstream has ended it.
+func (c *HTTPConn) forget(lost bool) {
+	c.mu.Lock()
+	owner, in := c.owner, c.pool
+	c.owner, c.pool, c.ended = nil, nil, true
+	if c.expires {
+		c.expiry.Stop()
+	}
+	c.mu.Unlock()
+	if owner != nil {
+		owner.remove(c, lost)
+	}
+	if in != nil {
+		in.remove(c)
+	}
+}
+
+// Close closes the connection, and forgets it.
+func (c *HTTPConn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	c.watch.end()
+	err := c.Conn.Close()
+	c.forget(false)
+	c.mu.Lock()
+	held := c.held
+	c.paid = true
+	c.mu.Unlock()
+	held.Give(1, c.memory)
+	c.uncount()
+	return err
+}
