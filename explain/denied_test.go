@@ -38,6 +38,15 @@ spec:
   rules: [{}]
 `
 
+const tunnel = `
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: tunnel, namespace: istio-system}
+spec:
+  host: news.example.com
+  trafficPolicy: {tunnel: {protocol: POST, targetHost: news.example.com, targetPort: 443}}
+`
+
 // TestExplainForwardingCore: what the kernel leaves to the forwarding core is
 // explained by what that decides, for gateways' policies, DestinationRules and
 // names that no rule has.
@@ -46,7 +55,8 @@ func TestExplainForwardingCore(t *testing.T) {
 		{"gateway, tls", "https", forProd, "https://news.example.com/", "deny authorization-no-allow", "proxy: refused (authorization-no-allow)", "AuthorizationPolicy istio-system/for-prod"},
 		{"gateway, http", "http", forProd, "http://news.example.com/", "deny authorization-no-allow", "http: GET / is refused", "AuthorizationPolicy istio-system/for-prod"},
 		{"gateway, tls, none", "https", "", "https://news.example.com/", "inspect allowed", "its SNI must be news.example.com", ""},
-		{"not done", "tls-origination", "", "http://news.example.com/", "deny not-supported", "is refused (not-supported)", "DestinationRule default/originate-tls-for-news"},
+		{"TLS is originated", "tls-origination", "", "http://news.example.com/", "proxy allowed", "http: route to news.example.com port 443", ""},
+		{"not done", "http", tunnel, "http://news.example.com/", "deny not-supported", "is refused (not-supported)", "DestinationRule istio-system/tunnel"},
 		{"no port left", "https", closed, "https://news.example.com/", "deny authorization-denied", "dns: no port of news.example.com may be reached", "AuthorizationPolicy default/closed"},
 		{"unknown name", "https", anything, "https://www.example.org/", "direct allowed", "outboundTrafficPolicy ALLOW_ANY allows it", ""},
 		{"unknown address", "https", anything, "192.0.2.1:22", "direct allowed", "connect: verdict direct", ""},

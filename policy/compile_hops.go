@@ -231,7 +231,7 @@ func (b *builder) routesHome(p *Policy, vs *VirtualService, r *TLSRule, port uin
 		}
 		to := r.Route[0].Destination
 		if to.Host == name {
-			return cmp.Or(to.Port, port, hp.Number) == hp.Number && to.Subset == "" && !as.unsupported() && !as.steered() && !hp.Upstream.unsupported()
+			return cmp.Or(to.Port, port, hp.Number) == hp.Number && to.Subset == "" && !as.unsupported() && !as.steered() && !hp.Upstream.unsupported() && hp.Upstream.Transport() == ""
 		}
 		d := b.gatewayPortOf(vs, to, port)
 		if d == nil || d.sni == nil || !d.servers[0].Protocol.IsTLS() || b.watches(p, d, hp) || !h.takeHop() {

@@ -8,8 +8,9 @@ package main
 import (
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -55,5 +56,6 @@ func main() {
 		s := &http.Server{Addr: fmt.Sprintf("127.0.0.1:%d", port), Handler: h, ReadHeaderTimeout: 5 * time.Second}
 		go func() { failed <- s.ListenAndServe() }()
 	}
-	log.Fatal(<-failed)
+	slog.Error("bookinfo ends", "error", <-failed)
+	os.Exit(1)
 }

@@ -11,10 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/egressd/egressd/policy"
-
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/policy"
 )
 
 // HTTPConn is a connection to an upstream.

@@ -262,7 +262,8 @@ func (o *object) plainMeta() bool {
 	var m meta.ObjectMeta
 	fields := o.root.Get("metadata").Fields
 	for i := range fields {
-		v, ok := fields[i].Value, true
+		var ok bool
+		v := fields[i].Value
 		switch fields[i].Key {
 		case "name":
 			m.Name, ok = plainText(v)
