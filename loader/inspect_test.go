@@ -223,15 +223,26 @@ func TestInspect(t *testing.T) {
 	for _, a := range tries {
 		lines = append(lines, fmt.Sprintf("%s %s %q %d %d", hostport(a.addr, inspectPort), a.kind, a.name, a.chunk, a.record))
 	}
+	again := 0
 	for i, got := range r.hellos(lines) {
 		a := tries[i]
-		if a.pass && got.Data != "echoed" {
+		switch {
+		case !a.pass || got.Data == "echoed":
+		case a.kind == "long" && got.Errno == "ECONNABORTED":
+			again++
+		default:
 			t.Errorf("%s: %+v, want it to pass", lines[i], got)
 		}
 		// Writes that follow the reset say EPIPE.
 		if !a.pass && got.Errno != "ECONNABORTED" && got.Errno != "ECONNRESET" && got.Errno != "EPIPE" {
 			t.Errorf("%s: %+v, want a reset", lines[i], got)
 		}
+	}
+	// What TCP must send again, on a machine that is too slow for its timers, is compared
+	// with what was read; behind EGD_MAX_KEPT bytes nothing is known of that, and the
+	// connection ends. Only the longest hello has so many.
+	if n := r.counter("deny/out-of-sequence"); uint64(again) > n {
+		t.Errorf("%d of the long hellos were reset, %d of them because a part was sent again", again, n)
 	}
 	// The positive twin: outside the cgroup anything goes.
 	if got := r.run(false, "hello", hostport(world.StrangerV4, inspectPort), "hello", "evil.example", "0", "0"); got.Data != "echoed" {

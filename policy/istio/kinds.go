@@ -72,7 +72,7 @@ func newKinds() []kind {
 			codes: []string{"EGD0905", "EGD0906", "EGD0907", "EGD0908", "EGD0909", "EGD091", "EGD0920", "EGD0921", "EGD095"},
 			files: []string{"kinds_gateway", "internal/gwapi/route", "internal/gwapi/parent", "internal/gwapi/attach", "internal/gwapi/rule", "internal/gwapi/match", "internal/gwapi/filter"}},
 		{group: gwapi.Group, name: "Gateway", versions: both, decode: lateSpec[gateway.GatewaySpec],
-			codes: []string{"EGD0903", "EGD0904", "EGD0917", "EGD0918", "EGD095"}, files: []string{"kinds_gateway", "internal/gwapi/gateway"}},
+			codes: []string{"EGD0903", "EGD0904", "EGD0917", "EGD0918", "EGD0923", "EGD095"}, files: []string{"kinds_gateway", "internal/gwapi/gateway"}},
 		{group: gwapi.Group, name: gwapi.GRPCRoute, versions: alpha, decode: lateSpec[gateway.GRPCRouteSpec],
 			codes: []string{"EGD0905", "EGD0906", "EGD0919", "EGD0920", "EGD0921"}, files: []string{"kinds_gateway", "internal/gwapi/grpc"}},
 		{group: gwapi.Group, name: gwapi.TLSRoute, versions: alpha, decode: lateSpec[gateway.TLSRouteSpec],

@@ -96,9 +96,9 @@ func TestGatewayStatus(t *testing.T) {
 		}()
 		eventually(t, func() bool { got = conditionsOf(s.object(t, kind, name)); return got == want })
 	}
-	says("gateway", "gw", ` Accepted=True(ListenersNotValid) Programmed=False(AddressNotAssigned) ResolvedRefs=False(ListenersNotResolved)
+	says("gateway", "gw", ` Accepted=True(Accepted) Programmed=False(AddressNotAssigned) ResolvedRefs=False(ListenersNotResolved)
 http has 2: Accepted=True(Accepted) Programmed=True(Programmed) ResolvedRefs=True(ResolvedRefs) Conflicted=False(NoConflicts)
-https has 0: Accepted=False(UnsupportedProtocol) Programmed=False(Invalid) ResolvedRefs=False(InvalidCertificateRef) Conflicted=False(NoConflicts)
+https has 2: Accepted=True(Accepted) Programmed=False(Invalid) ResolvedRefs=False(InvalidCertificateRef) Conflicted=False(NoConflicts)
 tls has 1: Accepted=True(Accepted) Programmed=True(Programmed) ResolvedRefs=True(ResolvedRefs) Conflicted=False(NoConflicts)
 tcp has 1: Accepted=True(Accepted) Programmed=True(Programmed) ResolvedRefs=True(ResolvedRefs) Conflicted=False(NoConflicts)
 `)
