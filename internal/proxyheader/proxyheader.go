@@ -117,8 +117,10 @@ func readLine(r io.Reader, line []byte) (src netip.AddrPort, err error) {
 	if err != nil {
 		return src, err
 	}
-	_, err = address(parts[1], parts[3], parts[5])
-	return a, err
+	if _, err = address(parts[1], parts[3], parts[5]); err != nil {
+		return src, err
+	}
+	return a, nil
 }
 
 // address reads an address of a family, and a port.
