@@ -142,7 +142,7 @@ func (t *conn) failed(end Termination, name string, err error) {
 	if reason, why := t.KillReason(); reason != "" {
 		d, detail = session.Denied(reason, end.Rule), why
 	}
-	t.Denied(d, "tls", name, detail)
+	t.RecordDenial(d, "tls", name, detail)
 	t.Linger()
 }
 

@@ -27,10 +27,8 @@ type checkResult struct {
 
 func checkCommand(e env) *cobra.Command {
 	var out output
-	var gateway string
-	var allow []string
 	var short allowFlags
-	var inside clusterFlags
+	var read offlineFlags
 	var verbose bool
 	var suppress []string
 	cmd := &cobra.Command{
@@ -57,19 +55,11 @@ when its object has the annotation egressd.dev/suppress: CODE.`,
 			if err != nil {
 				return err
 			}
-			selector, err := labels(gateway)
-			if err != nil {
-				return err
-			}
-			consent, err := allowed(allow)
+			o, err := read.options()
 			if err != nil {
 				return err
 			}
 			if err := codes(suppress); err != nil {
-				return err
-			}
-			o := istio.Options{GatewaySelector: selector, AllowEndpoints: consent}
-			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
 				return err
 			}
 			l, err := readPolicy(e, args, short, o)
@@ -100,10 +90,8 @@ when its object has the annotation egressd.dev/suppress: CODE.`,
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
 	short.register(cmd)
-	registerAllow(cmd, &allow)
-	inside.register(cmd)
+	read.register(cmd)
 	cmd.Flags().StringSliceVar(&suppress, "suppress", nil, "code of warnings that are not printed, as in EGD0215; may be given several times")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print notes as well, such as kinds that are skipped")
 	return cmd

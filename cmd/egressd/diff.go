@@ -12,14 +12,11 @@ import (
 	"github.com/egressd/egressd/explain/compare"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy"
-	"github.com/egressd/egressd/policy/istio"
 )
 
 func diffCommand(e env) *cobra.Command {
 	var out output
-	var allow []string
-	var gateway string
-	var inside clusterFlags
+	var read offlineFlags
 	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Say what a change of a policy opens, closes and changes",
@@ -40,28 +37,18 @@ them cannot be read.`,
 			if err != nil {
 				return err
 			}
-			selector, err := labels(gateway)
+			o, err := read.options()
 			if err != nil {
 				return err
 			}
-			consent, err := allowed(allow)
-			if err != nil {
-				return err
-			}
-			o := istio.Options{GatewaySelector: selector, AllowEndpoints: consent}
-			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
-				return err
+			if args[0] == "-" && args[1] == "-" {
+				return usageError{errStdinTwice}
 			}
 			var both []*policy.Snapshot
 			for _, path := range args {
-				l, err := readPolicy(e, []string{path}, allowFlags{}, o)
+				l, err := goodPolicy(e, []string{path}, allowFlags{}, o)
 				if err != nil {
-					for _, f := range l.Findings {
-						if f.Severity == istio.Error {
-							printLine(e.stderr, "%s", f)
-						}
-					}
-					printLine(e.stderr, "egressd: %s: %s", path, quote.Lines(err.Error()))
+					fmt.Fprintf(e.stderr, "egressd: %s: %s\n", quote.Line(path), quote.Lines(err.Error()))
 					return exitError{exitUsage}
 				}
 				both = append(both, l.Snapshot)
@@ -82,9 +69,7 @@ them cannot be read.`,
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
-	registerAllow(cmd, &allow)
-	inside.register(cmd)
+	read.register(cmd)
 	return cmd
 }
 

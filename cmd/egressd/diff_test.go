@@ -33,6 +33,7 @@ func TestDiffCommand(t *testing.T) {
 		{[]string{"-o", "json", a, b}, 1, `"kind": "unreachable"`, ""},
 		{[]string{a, broken}, 2, "", "error: "},
 		{[]string{a, filepath.Join(dir, "absent")}, 2, "", "no such file"},
+		{[]string{"-", "-"}, 2, "", "standard input can be read once only"},
 		{[]string{a}, 2, "", "accepts 2 arg(s)"},
 	} {
 		r := call(t, append([]string{"diff"}, c.args...)...)

@@ -15,17 +15,16 @@ import (
 	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy"
-	"github.com/egressd/egressd/policy/istio"
 )
 
 func explainCommand(e env) *cobra.Command {
 	var out output
-	var config, allow, headers []string
+	var config, headers []string
 	var method, workload, mode string
 	var short allowFlags
 	var pods podFilter
 	var daemon client
-	var inside clusterFlags
+	var read offlineFlags
 	cmd := &cobra.Command{
 		Use:   "explain URL|HOST:PORT|IP:PORT",
 		Short: "Say what would happen to a connection, and why",
@@ -72,22 +71,13 @@ declares for the port.`,
 				return usageError{errors.New("--mode goes with --config or --allow; a running daemon knows its mode")}
 			}
 			var x explain.Explanation
-			consent, err := allowed(allow)
+			o, err := read.options()
 			if err != nil {
 				return err
 			}
-			o := istio.Options{AllowEndpoints: consent}
-			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
-				return err
-			}
 			if offline {
-				l, err := readPolicy(e, config, short, o)
+				l, err := goodPolicy(e, config, short, o)
 				if err != nil {
-					for _, f := range l.Findings {
-						if f.Severity == istio.Error {
-							printLine(e.stderr, "%s", f)
-						}
-					}
 					return err
 				}
 				if x, err = explain.Explain(l.Snapshot, nil, explain.Question{Target: t, Method: method, Header: header, Workload: workload, Mode: node}); err != nil {
@@ -117,8 +107,7 @@ declares for the port.`,
 	out.register(cmd)
 	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline, - for standard input; without it the daemon is asked")
 	short.register(cmd)
-	registerAllow(cmd, &allow)
-	inside.register(cmd)
+	read.register(cmd)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")
 	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "header of the HTTP request, as 'NAME: VALUE'; may be given several times")
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")

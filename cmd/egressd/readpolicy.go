@@ -16,6 +16,8 @@ import (
 // stdinName is how findings call standard input.
 const stdinName = "<stdin>"
 
+var errStdinTwice = errors.New("standard input can be read once only: - may stand in one place")
+
 // readPolicy is load.Paths where a path of "-" is standard input, with what is allowed
 // in the short form.
 func readPolicy(e env, paths []string, short allowFlags, o istio.Options) (load.Result, error) {
@@ -41,7 +43,7 @@ func readFiles(e env, paths []string) ([]istio.File, error) {
 		return source.Files(paths)
 	}
 	if slices.Contains(paths[i+1:], "-") {
-		return nil, usageError{errors.New("standard input can be read once only")}
+		return nil, usageError{errStdinTwice}
 	}
 	data, err := io.ReadAll(io.LimitReader(e.stdin, source.MaxFileSize+1))
 	switch {

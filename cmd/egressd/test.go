@@ -10,14 +10,13 @@ import (
 
 	"github.com/egressd/egressd/explain/expect"
 	"github.com/egressd/egressd/internal/quote"
-	"github.com/egressd/egressd/policy/istio"
 )
 
 func testCommand(e env) *cobra.Command {
 	var out output
-	var config, allow []string
+	var config []string
 	var short allowFlags
-	var inside clusterFlags
+	var read offlineFlags
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "test PATH...",
@@ -49,25 +48,16 @@ headers, and ask for more: the reason of a denial, the rule that decides or acts
 			if err != nil {
 				return err
 			}
-			consent, err := allowed(allow)
+			o, err := read.options()
 			if err != nil {
-				return err
-			}
-			o := istio.Options{AllowEndpoints: consent}
-			if o.Cluster, o.FindCluster, err = inside.read(); err != nil {
 				return err
 			}
 			paths := config
 			if len(config) == 0 && short.allow().Empty() {
 				paths = args
 			}
-			l, err := readPolicy(e, paths, short, o)
+			l, err := goodPolicy(e, paths, short, o)
 			if err != nil {
-				for _, f := range l.Findings {
-					if f.Severity == istio.Error {
-						printLine(e.stderr, "%s", f)
-					}
-				}
 				return err
 			}
 			tests := l.Files
@@ -105,8 +95,7 @@ headers, and ask for more: the reason of a denial, the rule that decides or acts
 	out.register(cmd)
 	cmd.Flags().StringSliceVar(&config, "config", nil, "policy that is tested (default: what stands in PATH beside the tests)")
 	short.register(cmd)
-	registerAllow(cmd, &allow)
-	inside.register(cmd)
+	read.register(cmd)
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print the cases that are as expected as well")
 	return cmd
 }

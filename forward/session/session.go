@@ -188,14 +188,14 @@ func (t *Session) Refuse(d policy.Decision, proto, name, detail string) {
 	if reason, why := t.KillReason(); reason != "" {
 		d, detail = Denied(reason, d.Rule), why
 	}
-	t.Denied(d, proto, name, detail)
+	t.RecordDenial(d, proto, name, detail)
 	relay.Reset(t.NC)
 }
 
-// Denied records the denial d.
+// RecordDenial records the denial d.
 //
 //go:noinline
-func (t *Session) Denied(d policy.Decision, proto, name, detail string) {
+func (t *Session) RecordDenial(d policy.Decision, proto, name, detail string) {
 	t.shared.Refused.Add(1)
 	e := t.Event(flow.Decision, d, proto, name)
 	e.Detail = detail
