@@ -173,6 +173,3 @@ func ParseClusterDomain(s string) (string, error) { return config.ParseClusterDo
 
 // ParseAllowedEndpoint is config.ParseAllowedEndpoint.
 func ParseAllowedEndpoint(s string) (AllowedEndpoint, error) { return config.ParseAllowedEndpoint(s) }
-
-// ParseValueMatch is config.ParseValueMatch.
-func ParseValueMatch(s string) ValueMatch { return config.ParseValueMatch(s) }

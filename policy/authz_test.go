@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/egressd/egressd/policy/config"
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
@@ -31,7 +32,7 @@ func paths(list ...string) []PathMatch {
 		if strings.Contains(s, "{") {
 			out = append(out, PathMatch{Template: s})
 		} else {
-			out = append(out, PathMatch{ValueMatch: ParseValueMatch(s)})
+			out = append(out, PathMatch{ValueMatch: config.ParseValueMatch(s)})
 		}
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
+	"github.com/egressd/egressd/policy/config"
 	"github.com/egressd/egressd/policy/internal/match"
 )
 
@@ -263,7 +264,7 @@ func richAuthorizations() []*AuthorizationPolicy {
 		return Ref{Kind: "AuthorizationPolicy", Namespace: "default", Name: name, File: "authz.yaml", Line: 3, Column: 1}
 	}
 	match := func(list ...string) []ValueMatch { return match.ParseValues(list) }
-	path := []PathMatch{{ValueMatch: ParseValueMatch("/v1*")}, {ValueMatch: ParseValueMatch("*/v2")}, {Template: "/{*}/{**}"}}
+	path := []PathMatch{{ValueMatch: config.ParseValueMatch("/v1*")}, {ValueMatch: config.ParseValueMatch("*/v2")}, {Template: "/{*}/{**}"}}
 	net := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	full := &AuthRule{
 		Ref: ref("full"),
@@ -274,7 +275,7 @@ func richAuthorizations() []*AuthorizationPolicy {
 		}},
 		To: []*AuthOperation{{
 			Hosts: match("api.example.com"), NotHosts: match("b.example.com"), Ports: []uint16{80, 8080}, NotPorts: []uint16{81},
-			Methods: match("GET", "P*"), NotMethods: match("PUT"), Paths: path, NotPaths: []PathMatch{{ValueMatch: ParseValueMatch("/x")}},
+			Methods: match("GET", "P*"), NotMethods: match("PUT"), Paths: path, NotPaths: []PathMatch{{ValueMatch: config.ParseValueMatch("/x")}},
 		}},
 		When: []*AuthCondition{{Key: "request.headers[x-a]", Values: []string{"*"}, NotValues: []string{"2"}}, {Key: "destination.port", NotValues: []string{"22"}}},
 	}

@@ -169,12 +169,6 @@ func (c *Chunks) End(dst []byte, trailer field.List) []byte {
 	return AppendFields(dst, trailer)
 }
 
-// AppendRequestLine appends the first line of a request.
-func AppendRequestLine(dst []byte, method, target string) []byte {
-	dst = append(append(dst, method...), ' ')
-	return append(append(dst, target...), " HTTP/1.1\r\n"...)
-}
-
 // AppendStatusLine appends the first line of a response.
 func AppendStatusLine(dst []byte, minor, status int, reason string) []byte {
 	dst = append(dst, "HTTP/1."...)

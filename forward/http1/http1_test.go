@@ -383,7 +383,8 @@ func TestNoAllocations(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.Begin(r, q.Length)
-		out = AppendFields(AppendRequestLine(out[:0], q.Method, q.Target), q.Fields)
+		out = append(append(append(append(out[:0], q.Method...), ' '), q.Target...), " HTTP/1.1\r\n"...)
+		out = AppendFields(out, q.Fields)
 	})
 	if n > 0 || string(out) != usual {
 		t.Errorf("%v allocations; written %q", n, out)

@@ -70,7 +70,7 @@ func TestHashOfLayouts(t *testing.T) {
 				t.Errorf("%s: %s, as %s %s", f.Name, want, path, got)
 			}
 		}
-		l, err := Files([]istio.File{{Name: "<stdin>", Data: append([]byte("# one more line\n"), f.Data...)}}, nil)
+		l, err := With([]istio.File{{Name: "<stdin>", Data: append([]byte("# one more line\n"), f.Data...)}}, istio.Options{})
 		if err != nil || l.Snapshot.Hash() != want {
 			t.Errorf("%s: %s, from standard input %v %v", f.Name, want, l.Snapshot, err)
 		}
@@ -196,12 +196,12 @@ spec:
   resolution: STATIC
   endpoints: [{address: 127.0.0.1}, {address: "::1"}]
 `)}}
-	one, err := Files(f, nil, allowed...)
+	one, err := With(f, istio.Options{AllowEndpoints: allowed})
 	if err != nil {
 		t.Fatal(err, one.Findings)
 	}
 	slices.Reverse(allowed)
-	if other, err := Files(f, nil, allowed...); err != nil || other.Snapshot.Hash() != one.Snapshot.Hash() {
+	if other, err := With(f, istio.Options{AllowEndpoints: allowed}); err != nil || other.Snapshot.Hash() != one.Snapshot.Hash() {
 		t.Errorf("%v: the order of what is allowed counts", err)
 	}
 }

@@ -65,12 +65,7 @@ func PathsWith(paths []string, o istio.Options) (Result, error) {
 	return l, err
 }
 
-// Files is Paths for files that have been read.
-func Files(files []istio.File, gateway map[string]string, allow ...policy.AllowedEndpoint) (Result, error) {
-	return With(files, istio.Options{GatewaySelector: gateway, AllowEndpoints: allow})
-}
-
-// With is Files with everything that can be said beside the files.
+// With is Paths for files that have been read, with everything that can be said beside them.
 func With(files []istio.File, o istio.Options) (Result, error) {
 	start := time.Now()
 	config, findings := istio.Load(files, o)

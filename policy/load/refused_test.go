@@ -39,7 +39,7 @@ spec:
   gateways: [mesh, out]
   tls: [{match: [{sniHosts: [good.example.com]}], route: [{destination: {host: out.default.svc.cluster.local, port: {number: 443}}}]}]
 `)}}
-	l, err := Files(files, nil)
+	l, err := With(files, istio.Options{})
 	if !errors.Is(err, ErrPolicy) {
 		t.Fatalf("accepted: %v", l.Findings)
 	}
@@ -47,7 +47,7 @@ spec:
 	if i < 0 || l.Findings[i].File != "circle" || l.Findings[i].Line == 0 || l.Findings[i].Code != istio.CodeRefused || l.Findings[i].Object != "VirtualService default/circle" {
 		t.Fatalf("%v: %+v", err, l.Findings)
 	}
-	if l, err = Files(files[:1], nil); err != nil {
+	if l, err = With(files[:1], istio.Options{}); err != nil {
 		t.Fatalf("without it: %v %v", err, l.Findings)
 	}
 }
