@@ -44,11 +44,18 @@ static __always_inline void set_mapped(__u8 *addr, __u32 ip4)
 	w[3] = ip4;
 }
 
+/* Addresses are aligned to 4 bytes wherever they are, which the compiler must be told
+ * to copy more than bytes. */
+static __always_inline void copy_addr(__u8 *to, const __u8 *from)
+{
+	__builtin_memcpy(__builtin_assume_aligned(to, 4), __builtin_assume_aligned(from, 4), 16);
+}
+
 static __always_inline bool is_mapped(const __u8 *addr)
 {
 	const __u32 *w = (const __u32 *)addr;
 
-	return w[0] == 0 && w[1] == 0 && w[2] == bpf_htonl(0xffff);
+	return (w[0] | w[1] | (w[2] ^ bpf_htonl(0xffff))) == 0;
 }
 
 /* The kernel takes the unspecified address as loopback in connect() and
@@ -59,17 +66,45 @@ static __always_inline bool is_loopback(const __u8 *addr)
 
 	if (is_mapped(addr))
 		return addr[12] == 127 || w[3] == 0;
-	return w[0] == 0 && w[1] == 0 && w[2] == 0 && (w[3] == 0 || w[3] == bpf_htonl(1));
+	return (w[0] | w[1] | w[2] | (w[3] & ~bpf_htonl(1))) == 0;
+}
+
+struct address {
+	__u8 bytes[16];
+};
+
+/* What is not static, here and below, is a function that the verifier reads once,
+ * whoever calls it and in whatever state: most of a start is the verifier's time. It
+ * takes pointers that may be NULL, and believes nothing of what is returned. */
+__noinline int egd_is_own(const struct address *addr)
+{
+	struct egd_own_key k = { .prefixlen = 128 };
+
+	if (!addr)
+		return 0;
+	copy_addr(k.addr, addr->bytes);
+	return bpf_map_lookup_elem(&egd_own, &k) != NULL;
 }
 
 /* Whether the node receives what goes to an address. Of a socket in another
  * network namespace it says nothing: the address is somebody else's there. */
-static __noinline bool is_own(const __u8 *addr)
+static __always_inline bool is_own(const __u8 *addr)
 {
-	struct egd_own_key k = { .prefixlen = 128 };
+	return egd_is_own((const struct address *)addr) != 0;
+}
 
-	__builtin_memcpy(k.addr, addr, 16);
-	return bpf_map_lookup_elem(&egd_own, &k) != NULL;
+/* The nearest cgroup around the calling process that is a workload's key; 0: none. */
+__noinline __u64 egd_ancestor(void)
+{
+	int level;
+	__u64 id;
+
+	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		if (id && bpf_map_lookup_elem(&egd_workloads, &id))
+			return id;
+	}
+	return 0;
 }
 
 /* The workload of the calling process: its cgroup or the nearest ancestor
@@ -79,7 +114,6 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 {
 	struct egd_workload *wl;
 	__u64 id = bpf_get_current_cgroup_id();
-	int level;
 
 	*cgroup = id;
 	wl = bpf_map_lookup_elem(&egd_workloads, &id);
@@ -87,9 +121,7 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 		wl = find_beside(id);
 		if (wl)
 			return wl;
-	}
-	for (level = MAX_CGROUP_LEVEL; level >= 0 && !wl; level--) {
-		id = bpf_get_current_ancestor_cgroup_id(level);
+		id = egd_ancestor();
 		if (id)
 			wl = bpf_map_lookup_elem(&egd_workloads, &id);
 	}
@@ -100,9 +132,7 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 	return id ? bpf_map_lookup_elem(&egd_workloads, &id) : wl;
 }
 
-/* The key of the workload of the socket that a packet comes from; 0: none. Here
- * and below, what is not static is a function that the verifier reads once,
- * whoever calls it. */
+/* The key of the workload of the socket that a packet comes from; 0: none. */
 __noinline __u64 egd_skb_cgroup(struct __sk_buff *skb)
 {
 	__u64 id = bpf_skb_cgroup_id(skb);
@@ -161,12 +191,15 @@ static __always_inline struct egd_addr_val join(struct egd_addr_val a, struct eg
 	return a.verdict > b.verdict ? a : b;
 }
 
+/* A value as one number, which a function that is not static can take and return. */
+union val {
+	__u64 raw;
+	struct egd_addr_val v;
+};
+
 static __always_inline struct egd_addr_val read_val(const struct egd_addr_val *v)
 {
-	union {
-		__u64 raw;
-		struct egd_addr_val v;
-	} u = {};
+	union val u = {};
 
 	if (v)
 		u.raw = *(const volatile __u64 *)v;
@@ -222,12 +255,24 @@ static __always_inline struct egd_addr_val lookup_inside(const struct flow *f, _
 	return read_val(egd_find(&egd_addrs, &exact));
 }
 
-/* What the tables say of a flow, with what lies behind them. */
+/* What the tables say of a flow, with what lies behind them: a union val. */
+__noinline __u64 egd_verdict(const struct flow *f, __u32 policy)
+{
+	union val u = {};
+
+	if (!f)
+		return 0; /* EGD_DENY */
+	u.v = lookup_verdict(f, policy);
+	if (u.v.verdict == EGD_DENY)
+		u.v = lookup_inside(f, policy);
+	return u.raw;
+}
+
 static __always_inline struct egd_addr_val policy_verdict(const struct flow *f, __u32 policy)
 {
-	struct egd_addr_val v = lookup_verdict(f, policy);
+	union val u = { .raw = egd_verdict(f, policy) };
 
-	return v.verdict == EGD_DENY ? lookup_inside(f, policy) : v;
+	return u.v;
 }
 
 /* The verdict for a flow of a workload. */
@@ -254,7 +299,8 @@ static __always_inline bool same_addr(const __u8 *a, const __u8 *b)
 	const __u32 *v = (const __u32 *)a;
 	const __u32 *w = (const __u32 *)b;
 
-	return v[0] == w[0] && v[1] == w[1] && v[2] == w[2] && v[3] == w[3];
+	/* One comparison: the verifier follows each branch to the end of the program. */
+	return ((v[0] ^ w[0]) | (v[1] ^ w[1]) | (v[2] ^ w[2]) | (v[3] ^ w[3])) == 0;
 }
 
 /* The address of the listeners for sockets of other network namespaces, of the

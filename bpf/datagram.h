@@ -69,6 +69,20 @@ static __always_inline void put_peer(struct egd_recent *r, const struct flow *f,
 	p->at = when;
 }
 
+/* Puts a peer into the socket's list that it sends to; r may be NULL. */
+__noinline int egd_add_dialled(struct egd_recent *r, const struct flow *f)
+{
+	int i;
+
+	if (!r || !f)
+		return 0;
+	for (i = 0; i < EGD_RECENT; i++)
+		if (same_peer(&r->peers[i], f))
+			return 0; /* who came first stays who it was */
+	put_peer(r, f, DIALLED);
+	return 0;
+}
+
 /* Whether what one of the socket's rewrites stands for leads to the endpoint
  * today. Another thread may be writing the entry: two must not lend their halves
  * to a third address, so the tables are asked. */
@@ -112,7 +126,7 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct bpf_s
 		__builtin_memcpy(self.addr, to->addr, 16);
 		if (v.verdict == EGD_DIRECT && is_member(v.set, &self, to))
 			return true; /* an endpoint of its own */
-		if (is_peer(st, to) && leads_to(st, to, wl->policy))
+		if (is_peer(st, to) && egd_leads_to(st, to, wl->policy))
 			return true;
 		if (egd_was_rewritten(bpf_sk_storage_get(&egd_rewrites, sk, 0, 0), to, wl->policy))
 			return true;

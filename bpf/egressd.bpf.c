@@ -133,7 +133,7 @@ int egd_sock_create(struct bpf_sock *ctx)
 	}
 	f.family = (__u8)ctx->family;
 	f.proto = (__u8)ctx->protocol;
-	if (deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_SOCKET_TYPE) || !wl)
+	if (egd_deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_SOCKET_TYPE) || !wl)
 		return REFUSE;
 	return note_other(ctx, wl);
 }

@@ -26,7 +26,7 @@ static __always_inline __u8 choose(const struct flow *f, const struct egd_addr_v
 		return EGD_R_NO_ENDPOINT;
 	__builtin_memcpy(to, e, sizeof(*to));
 	if (is_zero(to->addr))
-		__builtin_memcpy(to->addr, f->addr, 16);
+		copy_addr(to->addr, f->addr);
 	/* A socket reaches endpoints of the family that it dialled. */
 	if (!to->port || is_mapped(to->addr) != is_mapped(f->addr))
 		return EGD_R_NO_ENDPOINT;
@@ -49,24 +49,25 @@ static __always_inline bool is_member(__u32 set, const struct egd_endpoint *to,
  * datagram to that address as long as it is in the set, for a conversation is
  * with one server. What is read here is checked against the set, since another
  * thread may be writing it. */
-static __always_inline __u8 choose_again(struct bpf_sock_addr *ctx, const struct egd_socket *st,
-					 const struct flow *f, const struct egd_addr_val *v,
-					 struct egd_endpoint *to)
+__noinline int egd_choose_again(struct egd_rewrites *all, const struct egd_socket *st,
+				const struct flow *f, __u64 val, struct egd_endpoint *to)
 {
-	struct egd_rewrites *all;
-	struct egd_rewrite *r;
+	const union val u = { .raw = val };
+	const struct egd_addr_val *v = &u.v;
 	__u32 slot = EGD_REWRITES;
+	struct egd_rewrite *r;
 	__u8 reason;
 	int i;
 
+	if (!f || !to)
+		return EGD_R_STORAGE;
 	if (st && st->rewritten && st->origin.dport == f->port &&
 	    same_addr(st->origin.dst, f->addr)) { /* sendto() where connect() went */
-		__builtin_memcpy(to->addr, st->peer, 16);
+		copy_addr(to->addr, st->peer);
 		to->port = st->peer_port;
 		if (is_member(v->set, to, f))
 			return EGD_R_NONE;
 	}
-	all = bpf_sk_storage_get(&egd_rewrites, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!all)
 		return EGD_R_STORAGE;
 	for (i = EGD_REWRITES - 1; i >= 0; i--) {
@@ -78,7 +79,7 @@ static __always_inline __u8 choose_again(struct bpf_sock_addr *ctx, const struct
 		slot = all->next++;
 	r = &all->all[slot & (EGD_REWRITES - 1)];
 	if (r->dport == f->port && same_addr(r->dst, f->addr)) {
-		__builtin_memcpy(to->addr, r->peer, 16);
+		copy_addr(to->addr, r->peer);
 		to->port = r->peer_port;
 		if (is_member(v->set, to, f))
 			return EGD_R_NONE;
@@ -101,13 +102,17 @@ static __always_inline bool is_peer(const struct egd_socket *st, const struct fl
 /* Whether what the socket dialled leads to an endpoint today. The tables are
  * asked, for another thread may be writing the socket's peer: two endpoints
  * must not lend their halves to a third address. */
-static __always_inline bool leads_to(const struct egd_socket *st, const struct flow *endpoint,
-				     __u32 policy)
+__noinline int egd_leads_to(const struct egd_socket *st, const struct flow *endpoint, __u32 policy)
 {
-	struct egd_endpoint to = { .port = endpoint->port };
-	struct flow f = { .port = st->origin.dport, .proto = endpoint->proto };
+	struct egd_endpoint to = {};
 	struct egd_addr_val v;
+	struct flow f = {};
 
+	if (!st || !endpoint)
+		return 0;
+	to.port = endpoint->port;
+	f.port = st->origin.dport;
+	f.proto = endpoint->proto;
 	__builtin_memcpy(f.addr, st->origin.dst, 16);
 	__builtin_memcpy(to.addr, endpoint->addr, 16);
 	v = lookup_verdict(&f, policy);

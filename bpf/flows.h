@@ -158,7 +158,8 @@ static __always_inline int read_stream(struct __sk_buff *skb, struct pkt_ctx *w,
 
 	if (at < have) { /* sent again: it must be what passed before */
 		start = off + (have - at);
-		if (!same_bytes(skb, kept->data, at, off, start < end ? start : end))
+		if (!egd_same_bytes(skb, (struct egd_kept *)kept->data, at, off,
+				    start < end ? start : end))
 			return SEG_DROP;
 		if (start >= end)
 			return SEG_PASS;
@@ -190,7 +191,7 @@ static __always_inline int read_stream(struct __sk_buff *skb, struct pkt_ctx *w,
 		return SEG_BLOCK;
 	/* Early data may be more than is kept: then it passes once. */
 	if (!(f->flags & EGD_F_SNI_ALLOWED && h->early && have + (off - start) > EGD_MAX_KEPT) &&
-	    !keep_bytes(skb, kept->data, have, start, off))
+	    !egd_keep_bytes(skb, (struct egd_kept *)kept->data, have, start, off))
 		return SEG_BLOCK;
 	h->next_seq = f->base + have + (off - start);
 	if (got == HELLO_SETTLED) {

@@ -34,30 +34,31 @@ static __always_inline __u64 peek(__u64 at, __u32 offset)
 	return at && !bpf_probe_read_kernel(&v, sizeof(v), (void *)(at + offset)) ? v : 0;
 }
 
-/* The hash of a name (loader's hashName); false: it cannot be read. */
-static __always_inline bool hash_name(__u64 name, __u64 *hash)
+/* The hash of a name (loader's hashName), which is at an address of the kernel; 0: it
+ * cannot be read. */
+__noinline __u64 egd_hash_name(__u64 name)
 {
 	__u64 w[EGD_NAME_PIECE / 8];
 	__u64 h = 0xcbf29ce484222325;
 	long n;
 	int i, j;
 
+	if (!egd_offsets.task_cgroups)
+		return 0; /* see there */
 	for (i = 0; i < EGD_NAME_PIECES; i++) {
 		__builtin_memset(w, 0, sizeof(w));
 		n = bpf_probe_read_kernel_str(w, sizeof(w), (void *)name);
 		if (n <= 0)
-			return false;
+			return 0;
 		for (j = 0; j < EGD_NAME_PIECE / 8; j++) {
 			h = (h ^ w[j]) * 0x100000001b3;
 			h ^= h >> 32;
 		}
-		if (n < EGD_NAME_PIECE) {
-			*hash = h;
-			return true;
-		}
+		if (n < EGD_NAME_PIECE)
+			return h;
 		name += EGD_NAME_PIECE - 1;
 	}
-	return false;
+	return 0;
 }
 
 /* Enters a cgroup in egd_workloads as what the captured one of its name is. */
@@ -116,7 +117,8 @@ __noinline __u64 egd_follow(void)
 			below = id == cfg->above;
 			continue;
 		}
-		if (!hash_name(peek(node, egd_offsets.node_name), &key.hash))
+		key.hash = egd_hash_name(peek(node, egd_offsets.node_name));
+		if (!key.hash)
 			return EGD_NOBODY;
 		step = bpf_map_lookup_elem(&egd_captured, &key);
 		if (!step) {

@@ -103,7 +103,7 @@ static __always_inline int join_group(struct bpf_sockopt *ctx)
 	plain = read_group(ctx, &f);
 	if (plain && (is_common_group(f.addr) || (wl && is_known(&f, wl->policy))))
 		return PROCEED;
-	if (deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_GROUP))
+	if (egd_deny_call(&f, wl, cgroup, wl ? wl->mode : EGD_ENFORCE, EGD_R_GROUP))
 		return REFUSE;
 	return PROCEED;
 }

@@ -15,16 +15,19 @@ static __always_inline __u32 this_ring(void)
 	return cfg ? cfg->ring : 0;
 }
 
-/* Reports a connection that is denied now to user space. False: the ring is full. */
-static __always_inline bool report_blocked(struct egd_socket *st, const struct packet *p,
-					   const struct egd_hello *h, __u8 proto, __u8 reason,
-					   bool audit)
+/* Reports a connection that is denied now to user space; h may be NULL. 0: the ring is
+ * full. */
+__noinline int egd_report_blocked(const struct egd_socket *st, const struct packet *p,
+				  const struct egd_hello *h, __u8 proto, __u8 reason)
 {
-	struct egd_event *e = socket_event(st, EGD_E_DECISION, proto, reason);
+	struct egd_event *e;
 
+	if (!st || !p)
+		return 0;
+	e = socket_event(st, EGD_E_DECISION, proto, reason);
 	if (!e)
-		return false;
-	e->audit = audit;
+		return 0;
+	e->audit = !st->blocked;
 	__builtin_memcpy(e->src, p->src, 16);
 	__builtin_memcpy(e->peer, p->to.addr, 16);
 	e->sport = p->sport;
@@ -32,7 +35,7 @@ static __always_inline bool report_blocked(struct egd_socket *st, const struct p
 	if (h)
 		set_name(e, h);
 	bpf_ringbuf_submit(e, 0);
-	return true;
+	return 1;
 }
 
 /* Nothing of this connection leaves any more; user space ends the socket
@@ -50,7 +53,7 @@ static __noinline int block(struct egd_socket *st, const struct packet *p,
 		st->verdict = EGD_DIRECT;
 		st->unjudged = 1;
 	}
-	st->reported = report_blocked(st, p, h, proto, reason, !deny);
+	st->reported = egd_report_blocked(st, p, h, proto, reason);
 	st->ring = this_ring();
 	return !deny;
 }
@@ -71,8 +74,8 @@ static __noinline int stay_blocked(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (!st->reported || st->ring != this_ring()) {
 		if (!tcp)
 			__builtin_memset(p, 0, sizeof(*p));
-		st->reported = report_blocked(st, p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0),
-					      sk->protocol, st->blocked, false);
+		st->reported = egd_report_blocked(st, p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0),
+						  sk->protocol, st->blocked);
 		st->ring = this_ring();
 	}
 	return 0;
@@ -183,7 +186,7 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 		if (start > p->end)
 			start = p->end;
 		/* What is beyond the kept bytes is not known, so it is not sent again. */
-		if (!same_bytes(skb, kept->data, at, p->off, start))
+		if (!egd_same_bytes(skb, kept, at, p->off, start))
 			return block(st, p, h, IPPROTO_TCP, EGD_R_SEQUENCE);
 		if (start == p->end || h->settled)
 			return finish_reading(sk, st, h);
@@ -192,7 +195,7 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 	bad = read_hellos(skb, st, h, &off, p->end);
 	if (bad)
 		return block(st, p, h, IPPROTO_TCP, bad);
-	keep_bytes(skb, kept->data, had, start, off);
+	egd_keep_bytes(skb, kept, had, start, off);
 	h->next_seq = h->base + had + (off - start);
 	return finish_reading(sk, st, h);
 }
@@ -261,23 +264,42 @@ static __always_inline bool still_allowed(struct __sk_buff *skb, struct bpf_sock
 	return false;
 }
 
-/* Returns 1 to pass, 0 to drop. */
-static __always_inline int check_watched(struct __sk_buff *skb, struct bpf_sock *sk,
-					 struct egd_socket *st, struct packet *p,
+/* A segment of a connection that is read, or was decided about by another policy.
+ * Returns 1 to pass, 0 to drop. */
+__noinline int egd_judge_segment(struct __sk_buff *skb)
+{
+	struct egd_config *cfg = get_config();
+	struct bpf_sock *sk = skb->sk;
+	struct packet p = {};
+	struct egd_socket *st;
+
+	if (!cfg || !sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 0;
+	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	if (!st)
+		return 0;
+	if (!read_segment(skb, &p))
+		return block(st, &p, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
+	if (st->epoch != cfg->epoch) {
+		if (!still_allowed(skb, sk, st))
+			return block(st, &p, NULL, IPPROTO_TCP, EGD_R_CHANGED);
+		st->epoch = cfg->epoch;
+	}
+	if (st->verdict == EGD_INSPECT && (!st->proved || st->reading))
+		return inspect(skb, sk, st, &p);
+	return 1;
+}
+
+/* Returns 1 to pass, 0 to drop. Most packets need not be read. */
+static __always_inline int check_watched(struct __sk_buff *skb, const struct egd_socket *st,
 					 const struct egd_config *cfg)
 {
 	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || (st->proved && !st->reading)))
 		return 1;
-	if (!read_segment(skb, p))
-		return block(st, p, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
-	if (st->epoch != cfg->epoch) {
-		if (!still_allowed(skb, sk, st))
-			return block(st, p, NULL, IPPROTO_TCP, EGD_R_CHANGED);
-		st->epoch = cfg->epoch;
-	}
-	if (st->verdict == EGD_INSPECT && (!st->proved || st->reading))
-		return inspect(skb, sk, st, p);
-	return 1;
+	return egd_judge_segment(skb) != 0;
 }
 
 #endif

@@ -73,22 +73,28 @@ NOT_COVERED static long compare_step(__u32 i, struct keep_walk *w)
 #define KEEP_STEPS (EGD_MAX_KEPT / 8 + 1)
 
 /* Keeps the bytes from off to end of the packet at pos of the stream, below
- * EGD_MAX_KEPT. False: they don't fit. */
-static __always_inline bool keep_bytes(struct __sk_buff *skb, __u8 *data, __u32 pos, __u32 off,
-				       __u32 end)
+ * EGD_MAX_KEPT. 0: they don't fit. */
+__noinline int egd_keep_bytes(struct __sk_buff *skb, struct egd_kept *kept, __u32 pos, __u32 off,
+			      __u32 end)
 {
-	struct keep_walk k = { .skb = skb, .data = data, .off = off, .end = end, .pos = pos };
+	struct keep_walk k = { .skb = skb, .off = off, .end = end, .pos = pos };
 
+	if (!kept)
+		return 0;
+	k.data = kept->data;
 	bpf_loop(KEEP_STEPS, keep_step, &k, 0);
 	return !k.differs && k.off >= k.end;
 }
 
 /* Whether they are what was kept there. */
-static __always_inline bool same_bytes(struct __sk_buff *skb, __u8 *data, __u32 pos, __u32 off,
-				       __u32 end)
+__noinline int egd_same_bytes(struct __sk_buff *skb, struct egd_kept *kept, __u32 pos, __u32 off,
+			      __u32 end)
 {
-	struct keep_walk k = { .skb = skb, .data = data, .off = off, .end = end, .pos = pos };
+	struct keep_walk k = { .skb = skb, .off = off, .end = end, .pos = pos };
 
+	if (!kept)
+		return 0;
+	k.data = kept->data;
 	bpf_loop(KEEP_STEPS, compare_step, &k, 0);
 	return !k.differs && k.off >= k.end;
 }

@@ -297,14 +297,19 @@ static __always_inline __u32 question_token(struct __sk_buff *skb, __u32 payload
 
 /* A datagram to the DNS proxy: only here is the source address final. Returns 1
  * to pass, 0 to drop (EPERM). */
-static __noinline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
-				  const struct packet *p, const struct egd_config *cfg, __u32 slot)
+__noinline int egd_publish_udp(struct __sk_buff *skb, struct egd_socket *st, const struct packet *p,
+			       __u32 slot)
 {
-	struct egd_origin_key key = { .proto = IPPROTO_UDP, .port = p->sport };
-	bool gate = is_gate(cfg, &p->to);
+	struct egd_origin_key key = { .proto = IPPROTO_UDP };
+	struct egd_config *cfg = get_config();
 	struct egd_origin origin;
 	__u8 reason;
+	bool gate;
 
+	if (!st || !p || !cfg)
+		return 0;
+	gate = is_gate(cfg, &p->to);
+	key.port = p->sport;
 	slot &= EGD_DNS_SLOTS - 1;
 	__builtin_memcpy(key.addr, p->src, 16);
 	key.slot = slot;
@@ -317,7 +322,7 @@ static __noinline int publish_udp(struct __sk_buff *skb, struct egd_socket *st,
 	if (!reason && !gate && st->origin.netns != cfg->netns_cookie)
 		reason = EGD_R_SOURCE;
 	origin = st->origin;
-	__builtin_memcpy(origin.dst, st->dns[slot].addr, 16);
+	copy_addr(origin.dst, st->dns[slot].addr);
 	origin.dport = st->dns[slot].port;
 	origin.family = st->dns[slot].family;
 	origin.created = bpf_ktime_get_ns();

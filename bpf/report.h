@@ -34,12 +34,10 @@ static __always_inline struct egd_event *new_event(__u8 kind, __u8 verdict, __u8
 	return e;
 }
 
-/* Addresses are aligned to 4 bytes wherever they are, which the compiler must be told
- * to copy more than bytes. */
 static __always_inline void set_target(struct egd_event *e, const __u8 *addr, __u16 port,
 				       __u8 family)
 {
-	__builtin_memcpy(e->dst, __builtin_assume_aligned(addr, 4), 16);
+	copy_addr(e->dst, addr);
 	e->dport = port;
 	e->family = family;
 }
@@ -124,15 +122,15 @@ static __always_inline bool may_report(const struct egd_workload *wl)
 	return false;
 }
 
-/* A system call of the current task is denied: counts and reports it. False: the mode
- * is audit, and the caller lets it pass. */
-static __always_inline bool deny_call(const struct flow *f, const struct egd_workload *wl,
-				      __u64 cgroup, __u8 mode, __u8 reason)
+/* A system call of the current task is denied: counts and reports it. 0: the mode is
+ * audit, and the caller lets it pass. */
+__noinline int egd_deny_call(const struct flow *f, const struct egd_workload *wl, __u64 cgroup,
+			     __u8 mode, __u8 reason)
 {
 	bool deny = enforced(mode, reason);
 	struct egd_event *e;
 
-	if (!may_report(wl))
+	if (!f || !may_report(wl))
 		return deny;
 	e = new_event(EGD_E_DECISION, EGD_DENY, reason);
 	if (!e)

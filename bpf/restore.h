@@ -103,7 +103,7 @@ static __always_inline int check_bind(struct bpf_sock_addr *ctx, bool v6)
 		return PROCEED;
 	if (!cfg || !f.port || !is_own_port(cfg, &f))
 		return PROCEED;
-	deny_call(&f, wl, cgroup, EGD_ENFORCE, EGD_R_OWN_PORT);
+	egd_deny_call(&f, wl, cgroup, EGD_ENFORCE, EGD_R_OWN_PORT);
 	return REFUSE;
 }
 

@@ -26,15 +26,21 @@ static __always_inline bool is_forged(struct __sk_buff *skb, const struct packet
 
 /* A packet that no hook decided about. It is dropped, and reported once for a
  * socket: who sends one may send millions. */
-static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk, struct egd_socket *st,
-			   struct packet *p, __u8 reason)
+__noinline int egd_drop(struct __sk_buff *skb, __u8 reason)
 {
+	struct bpf_sock *sk = skb->sk;
 	struct egd_workload *wl;
+	struct packet p = {};
+	struct egd_socket *st;
 	struct egd_event *e;
 
 	count(reason);
-	if (!st)
-		st = bpf_sk_storage_get(&egd_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 0;
+	st = bpf_sk_storage_get(&egd_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st || st->drop_reported)
 		return 0;
 	wl = find_skb_workload(skb);
@@ -45,13 +51,20 @@ static __noinline int drop(struct __sk_buff *skb, struct bpf_sock *sk, struct eg
 		set_workload(e, wl->id, wl->policy);
 	e->cgroup = bpf_skb_cgroup_id(skb);
 	e->cookie = bpf_get_socket_cookie(skb);
-	read_own(skb, p);
+	read_own(skb, &p);
 	/* Behind extension headers there is no port to be found. */
-	if (p->to.proto == sk->protocol)
-		bpf_skb_load_bytes(skb, p->l4 + 2, &p->to.port, 2);
-	set_target(e, p->to.addr, p->to.port, p->to.family);
+	if (p.to.proto == sk->protocol)
+		bpf_skb_load_bytes(skb, p.l4 + 2, &p.to.port, 2);
+	set_target(e, p.to.addr, p.to.port, p.to.family);
 	bpf_ringbuf_submit(e, 0);
 	st->drop_reported = 1;
+	return 0;
+}
+
+/* What the hook returns: the verifier knows nothing of what a function returns. */
+static __always_inline int drop(struct __sk_buff *skb, __u8 reason)
+{
+	egd_drop(skb, reason);
 	return 0;
 }
 
@@ -85,10 +98,10 @@ static __always_inline int off_loopback(struct __sk_buff *skb, struct bpf_sock *
 	__u8 reason = st->redirected ? EGD_R_DEVICE : EGD_R_MARTIAN;
 
 	if (!read_segment(skb, p))
-		return drop(skb, sk, st, p, EGD_R_OPTIONS);
+		return drop(skb, EGD_R_OPTIONS);
 	count(reason);
 	st->blocked = reason;
-	st->reported = report_blocked(st, p, NULL, IPPROTO_TCP, reason, false);
+	st->reported = egd_report_blocked(st, p, NULL, IPPROTO_TCP, reason);
 	st->ring = this_ring();
 	return 0;
 }
@@ -108,24 +121,24 @@ static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk, str
 	 * loopback nothing is a martian: most packets need not be read. */
 	if ((!st || !st->watched) && skb->ifindex != LOOPBACK_IFINDEX &&
 	    (read_own(skb, p) || is_martian(skb, p->to.addr)))
-		return drop(skb, sk, st, p, EGD_R_MARTIAN);
+		return drop(skb, EGD_R_MARTIAN);
 	/* Who listens answers: the socket may have been connected before. */
 	if (!st || sk->state == STATE_LISTEN)
 		return 1;
 	if ((st->watched || st->redirected || st->local) && !at_peer(skb, sk, st))
-		return drop(skb, sk, st, p, EGD_R_MARTIAN);
+		return drop(skb, EGD_R_MARTIAN);
 	if (st->local && skb->ifindex != LOOPBACK_IFINDEX)
-		return drop(skb, sk, st, p, EGD_R_MARTIAN);
+		return drop(skb, EGD_R_MARTIAN);
 	if (st->redirected && sk->state == STATE_SYN_SENT) {
 		if (!read_segment(skb, p))
-			return drop(skb, sk, st, p, EGD_R_OPTIONS);
+			return drop(skb, EGD_R_OPTIONS);
 		st->blocked = publish_tcp(st, p);
 		st->reported = 0;
 		return st->blocked ? stay_blocked(skb, sk, st, p) : 1;
 	}
 	if (!st->watched)
 		return 1;
-	return cfg ? check_watched(skb, sk, st, p, cfg) : 0;
+	return cfg ? check_watched(skb, st, cfg) : 0;
 }
 
 /* The server that a datagram to one of egressd's ports is for; NULL: it is no question
@@ -149,11 +162,11 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct bpf_sock
 	const struct flow *to = &p->to;
 
 	if (!wl)
-		return drop(skb, sk, st, p, EGD_R_NO_WORKLOAD);
+		return drop(skb, EGD_R_NO_WORKLOAD);
 	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode == EGD_OFF)
 		return 1;
 	if (!cfg->ready)
-		return drop(skb, sk, st, p, EGD_R_NO_CONFIG);
+		return drop(skb, EGD_R_NO_CONFIG);
 	if (!gate && datagram_allowed(skb, sk, st, to, wl))
 		return 1;
 	if (st)
@@ -166,7 +179,7 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct bpf_sock
 	/* A flow of a connected socket that was allowed when it was connected. */
 	if (st && st->watched && st->peer_port == to->port && same_addr(st->peer, to->addr))
 		return block(st, p, NULL, IPPROTO_UDP, EGD_R_CHANGED);
-	return drop(skb, sk, st, p, EGD_R_NO_RULE);
+	return drop(skb, EGD_R_NO_RULE);
 }
 
 /* A datagram of a captured socket. */
@@ -179,12 +192,12 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk, str
 	__u32 slot;
 
 	if (!cfg || !read_datagram(skb, p))
-		return drop(skb, sk, st, p, cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG);
+		return drop(skb, cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG);
 	slot = slot_of(cfg, p->to.port);
 	server = dns_server_of(st, slot);
 	if (is_martian(skb, p->to.addr)) {
 		if (!server)
-			return drop(skb, sk, st, p, EGD_R_MARTIAN);
+			return drop(skb, EGD_R_MARTIAN);
 		/* A question to egressd that leaves by a device, which the socket was
 		 * bound to where sendto() could not see it. */
 		report_drop(st, server, EGD_R_DEVICE);
@@ -197,13 +210,13 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk, str
 	if (gate || local) {
 		/* A question may bear an address of the node as its source. */
 		if (server)
-			return publish_udp(skb, st, p, cfg, slot);
+			return egd_publish_udp(skb, st, p, slot) != 0;
 		/* Connected to a listener that has another port now. */
 		if (slot == EGD_DNS_SLOTS && st && st->redirected && st->peer_port == p->to.port)
-			return drop(skb, sk, st, p, EGD_R_LISTENER);
+			return drop(skb, EGD_R_LISTENER);
 	}
 	if (is_forged(skb, p, own_netns))
-		return drop(skb, sk, st, p, EGD_R_MARTIAN);
+		return drop(skb, EGD_R_MARTIAN);
 	return local ? 1 : judge_datagram(skb, sk, st, cfg, p, gate);
 }
 
@@ -218,10 +231,10 @@ static __noinline int egress_other(struct __sk_buff *skb, struct bpf_sock *sk,
 		return 1;
 	wl = sender_of(skb, st);
 	if (!wl)
-		return drop(skb, sk, st, p, EGD_R_NO_WORKLOAD);
+		return drop(skb, EGD_R_NO_WORKLOAD);
 	if ((wl->flags & EGD_WL_EXEMPT) || wl->mode != EGD_ENFORCE)
 		return 1;
-	return drop(skb, sk, st, p, EGD_R_SOCKET_TYPE);
+	return drop(skb, EGD_R_SOCKET_TYPE);
 }
 
 /* Whether a packet comes from beside what is captured: from whoever used the socket
@@ -267,7 +280,7 @@ static __always_inline int egress(struct __sk_buff *skb)
 	if (is_outside(skb, st))
 		return 1;
 	if (type != SOCK_RAW && (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && has_options(skb))
-		return drop(skb, sk, st, &p, EGD_R_OPTIONS);
+		return drop(skb, EGD_R_OPTIONS);
 	if (st && st->blocked)
 		return stay_blocked(skb, sk, st, &p);
 	if (type != SOCK_RAW && proto == IPPROTO_TCP)

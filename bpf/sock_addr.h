@@ -95,12 +95,12 @@ static __always_inline __u8 find_listener(const struct attempt *a)
 		gate = gate_for(a->cfg, a->f);
 		if (!gate)
 			return EGD_R_NETNS;
-		__builtin_memcpy(addr, gate, 16);
+		copy_addr(addr, gate);
 	} else if (device) {
 		d = bpf_map_lookup_elem(&egd_devices, &device);
 		if (!d)
 			return EGD_R_DEVICE;
-		__builtin_memcpy(addr, is_mapped(a->f->addr) ? d->addr4 : d->addr6, 16);
+		copy_addr(addr, is_mapped(a->f->addr) ? d->addr4 : d->addr6);
 		if (!(w[0] | w[1] | w[2] | w[3]))
 			return EGD_R_DEVICE;
 	} else if (is_mapped(a->f->addr)) {
@@ -206,16 +206,8 @@ static __always_inline __u32 dns_slot(struct egd_socket *st, const struct flow *
 /* The socket sends to a peer because a rule lets it. */
 static __always_inline void note_dialled(struct bpf_sock_addr *ctx, const struct flow *f)
 {
-	struct egd_recent *r;
-	int i;
-
-	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!r)
-		return;
-	for (i = 0; i < EGD_RECENT; i++)
-		if (same_peer(&r->peers[i], f))
-			return; /* who came first stays who it was */
-	put_peer(r, f, DIALLED);
+	egd_add_dialled(bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE),
+			f);
 }
 
 /* The socket is connected anew: nothing that was decided before counts. */
@@ -253,7 +245,7 @@ static __always_inline int fail(bool connect)
 /* Refuses what cannot be let pass in audit mode either. */
 static __always_inline int refuse(const struct attempt *a, __u8 reason)
 {
-	deny_call(a->f, a->wl, a->cgroup, EGD_ENFORCE, reason);
+	egd_deny_call(a->f, a->wl, a->cgroup, EGD_ENFORCE, reason);
 	return fail(a->connect);
 }
 
@@ -379,7 +371,7 @@ static __always_inline int exempt(const struct attempt *a)
 	/* Sending on a connected IPv6 socket whose peer is v4-mapped comes through
 	 * sendmsg4 with the address that connect() was rewritten to
 	 * (udpv6_sendmsg hands over to udp_sendmsg with an address). */
-	if (!a->connect && is_peer(a->st, a->f) && leads_to(a->st, a->f, a->wl->policy))
+	if (!a->connect && is_peer(a->st, a->f) && egd_leads_to(a->st, a->f, a->wl->policy))
 		return PROCEED;
 	return UNDECIDED;
 }
@@ -421,6 +413,7 @@ static __always_inline int exempt_local(struct attempt *a)
 static __always_inline __u8 classify(struct attempt *a)
 {
 	bool udp = a->f->proto == IPPROTO_UDP;
+	union val u;
 
 	a->device = a->foreign ? 0 : device_of(a);
 	if (!udp && a->f->proto != IPPROTO_TCP)
@@ -433,8 +426,12 @@ static __always_inline __u8 classify(struct attempt *a)
 		return find_proxy_listener(a);
 	if (!a->v.slots)
 		return EGD_R_NONE;
-	return a->connect ? choose(a->f, &a->v, a->to) :
-			    choose_again(a->ctx, a->st, a->f, &a->v, a->to);
+	if (a->connect)
+		return choose(a->f, &a->v, a->to);
+	u.v = a->v;
+	return egd_choose_again(
+		bpf_sk_storage_get(&egd_rewrites, a->ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE),
+		a->st, a->f, u.raw, a->to);
 }
 
 /* UDP without a rule is let pass all the same where nothing is sent by that, and
@@ -526,7 +523,7 @@ static __always_inline int act(const struct attempt *a, __u8 reason)
 		if (excused != UNDECIDED)
 			return excused;
 	}
-	if (reason != EGD_R_NONE && deny_call(a->f, a->wl, a->cgroup, a->wl->mode, reason))
+	if (reason != EGD_R_NONE && egd_deny_call(a->f, a->wl, a->cgroup, a->wl->mode, reason))
 		return fail(a->connect);
 	if (reason != EGD_R_NONE)
 		return let_pass(a);

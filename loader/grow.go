@@ -4,6 +4,7 @@ package loader
 
 import (
 	"errors"
+	"sync"
 
 	"github.com/cilium/ebpf"
 
@@ -19,20 +20,27 @@ type grown struct {
 	names     *grow.Table[tables.NameKey, uint32]
 }
 
-// openGrown opens them in their arrays.
+// openGrown opens them in their arrays, all at once: the kernel waits after a table
+// is put into its array until no program can have the old one, and it waits once
+// for all of them.
 func openGrown(d *Datapath, spec *ebpf.CollectionSpec) (g grown, err error) {
 	addrs, others := d.opts.Sizes.Addresses, d.opts.Sizes.Addresses/4
-	if g.addrs, err = grow.Open[tables.AddrKey, tables.Verdict]("egd_addrs", d.objs.EgdAddrs, spec, addrs, d.growthNeeds); err != nil {
-		return g, err
-	}
-	if g.known, err = grow.Open[tables.KnownKey, uint32]("egd_known", d.objs.EgdKnown, spec, addrs, d.growthNeeds); err != nil {
-		return g, err
-	}
-	if g.endpoints, err = grow.Open[tables.EndpointKey, tables.Endpoint]("egd_endpoints", d.objs.EgdEndpoints, spec, others, d.growthNeeds); err != nil {
-		return g, err
-	}
-	g.names, err = grow.Open[tables.NameKey, uint32]("egd_names", d.objs.EgdNames, spec, others, d.growthNeeds)
-	return g, err
+	var all sync.WaitGroup
+	var errs [4]error
+	all.Go(func() {
+		g.addrs, errs[0] = grow.Open[tables.AddrKey, tables.Verdict]("egd_addrs", d.objs.EgdAddrs, spec, addrs, d.growthNeeds)
+	})
+	all.Go(func() {
+		g.known, errs[1] = grow.Open[tables.KnownKey, uint32]("egd_known", d.objs.EgdKnown, spec, addrs, d.growthNeeds)
+	})
+	all.Go(func() {
+		g.endpoints, errs[2] = grow.Open[tables.EndpointKey, tables.Endpoint]("egd_endpoints", d.objs.EgdEndpoints, spec, others, d.growthNeeds)
+	})
+	all.Go(func() {
+		g.names, errs[3] = grow.Open[tables.NameKey, uint32]("egd_names", d.objs.EgdNames, spec, others, d.growthNeeds)
+	})
+	all.Wait()
+	return g, errors.Join(errs[:]...)
 }
 
 func (g *grown) bytes() uint64 {

@@ -29,6 +29,9 @@ func (d *Datapath) Guard(i Interface) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if i.Kind == WorkloadInterface {
+		if d.objs.EgdTcFrom == nil {
+			return errors.New("the programs of interfaces with workloads were not loaded (Sizes.NoInterfaces)")
+		}
 		v := bpf.EgressdEgdIface{
 			Workload: i.Workload.ID, Policy: uint32(i.Workload.Policy),
 			Mode: uint8(i.Workload.Mode), Share: i.Share,

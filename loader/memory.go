@@ -20,8 +20,9 @@ type Sizes struct {
 	// Flows is how many entries egd_flows, egd_flow_hello and egd_dialled have
 	// room for (131072); egd_peers has a quarter of it. Their room is made at the start.
 	Flows int
-	// NoInterfaces says that no interface will be guarded: egd_flows and
-	// egd_flow_hello have no room to speak of.
+	// NoInterfaces says that no interface will be guarded that has workloads at its
+	// other end: egd_flows and egd_flow_hello have no room to speak of, and the
+	// programs of such interfaces are not loaded.
 	NoInterfaces bool
 }
 
@@ -46,12 +47,20 @@ func (s Sizes) withDefaults() Sizes {
 	return s
 }
 
-// apply gives the tables that programs fill their sizes. egd_dialled belongs to
-// open sockets: one that is pinned keeps its size.
+// interfacePrograms are those that only interfaces with workloads at their other end
+// have. They are a third of all that the verifier reads.
+var interfacePrograms = []string{"egd_tc_from", "egd_tc_to"}
+
+// apply gives the tables that programs fill their sizes, and takes away the
+// programs that will not be used. egd_dialled belongs to open sockets: one that is
+// pinned keeps its size.
 func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 	spec.Maps["egd_dialled"].MaxEntries = uint32(s.Flows)
 	ofInterfaces := s.Flows
 	if s.NoInterfaces {
+		for _, name := range interfacePrograms {
+			delete(spec.Programs, name)
+		}
 		ofInterfaces = 1
 	}
 	for _, name := range []string{"egd_flows", "egd_flow_hello"} {

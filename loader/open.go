@@ -76,7 +76,8 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		return nil, err
 	}
 	d.adoptedFlows = d.adopted && t.has(layout.FlowTables)
-	if err := grow.CheckMemory(startNeeds(spec, t.old)); err != nil {
+	needs := startNeeds(spec, t.old)
+	if err := grow.CheckMemory(needs); err != nil {
 		return nil, err
 	}
 	for name, m := range spec.Maps {
@@ -85,8 +86,8 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 			d.renewing += grow.EmptySize(m)
 		}
 	}
-	err = spec.LoadAndAssign(&d.objs, &ebpf.CollectionOptions{MapReplacements: t.old})
-	if err != nil {
+	n := loaders(func(n int) bool { return grow.CheckMemory(needs+uint64(n-1)*verifying) == nil })
+	if err := loadObjects(&d.objs, spec, t.old, n); err != nil {
 		var ve *ebpf.VerifierError
 		if errors.As(err, &ve) {
 			return nil, kernel.Explain(fmt.Errorf("the kernel's verifier refused a program: %+v", ve))

@@ -19,7 +19,7 @@ type Stage struct{ Name, Files string }
 
 // Orders are those of the packages that are too big to be read without one.
 var Orders = []Order{
-	{"./policy", 9, []Stage{
+	{"./policy", 7, []Stage{
 		{"config", "aliases"},
 		{"digest", "digest"},
 		{"contract", "verdict endpoints snapshot consent"},
@@ -44,7 +44,7 @@ var Orders = []Order{
 		{"hooks", "attach guard steer"},
 		{"takeover", "adopt rollback"},
 		{"hold", "hold holdpins"},
-		{"open", "open"},
+		{"open", "open programs"},
 	}},
 	{"./agent", 0, []Stage{
 		{"options", "options"},
@@ -55,12 +55,12 @@ var Orders = []Order{
 		{"shift", "inherited takeover shift"},
 		{"start", "new run start exec"},
 	}},
-	{"./forward/upstream", 5, []Stage{
+	{"./forward/upstream", 4, []Stage{
 		{"endpoints", "keys places balancers"},
 		{"transport", "transport http1_upstream retrybudget answers"},
 		{"connections", "originated upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
 	}},
-	{"./forward/httpproxy", 7, []Stage{
+	{"./forward/httpproxy", 6, []Stage{
 		{"answers", "answer life"},
 		{"exchange", "http_handler credentials http_observe http_conn http_server http1_conn http1_answer http_forward client idle sweep grpc headers visitor cors actions copies attempt retry"},
 		{"upstream", "http_balance http1_send http1_splice upgrade"},
