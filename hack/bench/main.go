@@ -94,6 +94,9 @@ func run(ctx context.Context, o options) (err error) {
 	if err := measureSubjects(ctx, o, res); err != nil {
 		return err
 	}
+	if err := measureExec(ctx, o, res); err != nil {
+		return err
+	}
 	if err := measureScale(ctx, o, res); err != nil {
 		return err
 	}
@@ -135,7 +138,7 @@ func keys() []string {
 	for _, d := range benchmarks() {
 		out = append(out, d.key)
 	}
-	return append(out, scaleKeys...)
+	return append(append(out, execKey), scaleKeys...)
 }
 
 // benchmarks are those that were asked for.

@@ -41,14 +41,15 @@ type row struct {
 
 // result is all that was measured.
 type result struct {
-	Kernel   string   `json:"kernel"`
-	Cores    int      `json:"cores"`
-	Rounds   int      `json:"rounds"`
-	Duration string   `json:"duration"`
-	Peers    []string `json:"peers,omitempty"`
-	Notes    []string `json:"notes,omitempty"`
-	Rows     []*row   `json:"rows,omitempty"`
-	Scale    []*scale `json:"scale,omitempty"`
+	Kernel   string    `json:"kernel"`
+	Cores    int       `json:"cores"`
+	Rounds   int       `json:"rounds"`
+	Duration string    `json:"duration"`
+	Peers    []string  `json:"peers,omitempty"`
+	Notes    []string  `json:"notes,omitempty"`
+	Rows     []*row    `json:"rows,omitempty"`
+	Scale    []*scale  `json:"scale,omitempty"`
+	Exec     *execCost `json:"exec,omitempty"`
 }
 
 func newResult(o options) *result {
@@ -184,6 +185,7 @@ func (res *result) writeText(w io.Writer) error {
 			return err
 		}
 	}
+	res.Exec.writeText(w)
 	return res.writeScale(w)
 }
 
