@@ -364,17 +364,26 @@ static __always_inline bool over_conn_quota(const struct egd_config *cfg, __u32 
 	return cfg->room && u->conns + 2 > cfg->room - sum->conns;
 }
 
-static __always_inline bool is_own_port(const struct egd_config *cfg, const struct flow *f)
+/* Whether a port is one of egressd's listeners'. */
+__noinline int egd_is_own_port(const struct flow *f)
 {
+	struct egd_config *cfg = get_config();
 	int i;
 
+	if (!f || !cfg)
+		return 0;
 	if (f->proto == IPPROTO_TCP)
 		return f->port == cfg->proxy_port || f->port == cfg->dns_tcp_port ||
 		       (cfg->admin_port && f->port == cfg->admin_port);
 	for (i = 0; i < EGD_DNS_SLOTS; i++)
 		if (f->port == cfg->dns_port[i])
-			return true;
-	return false;
+			return 1;
+	return 0;
+}
+
+static __always_inline bool is_own_port(const struct flow *f)
+{
+	return egd_is_own_port(f) != 0;
 }
 
 #endif

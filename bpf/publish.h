@@ -274,14 +274,16 @@ static __always_inline void report_drop(struct egd_socket *st, const struct egd_
 }
 
 /* The slot of a port of the DNS proxy; EGD_DNS_SLOTS: it is none. */
-static __always_inline __u32 slot_of(const struct egd_config *cfg, __u16 port)
+__noinline __u32 egd_slot_of(__u16 port)
 {
+	struct egd_config *cfg = get_config();
 	__u32 slot = EGD_DNS_SLOTS;
 	int i;
 
+	if (!cfg)
+		return slot;
 	for (i = 0; i < EGD_DNS_SLOTS; i++)
-		if (port == cfg->dns_port[i])
-			slot = i;
+		slot = port == cfg->dns_port[i] ? i : slot;
 	return slot;
 }
 

@@ -61,7 +61,7 @@ static __always_inline int restore_source(struct bpf_sock_addr *ctx, bool v6)
 		return PROCEED;
 	read_flow(ctx, v6, &f);
 	if (cfg && st) {
-		slot = slot_of(cfg, f.port);
+		slot = egd_slot_of(f.port);
 		if (slot < EGD_DNS_SLOTS && st->dns[slot & (EGD_DNS_SLOTS - 1)].used &&
 		    is_listener(cfg, st, &f)) {
 			slot &= EGD_DNS_SLOTS - 1;
@@ -101,7 +101,7 @@ static __always_inline int check_bind(struct bpf_sock_addr *ctx, bool v6)
 	wl = find_workload(&cgroup);
 	if (wl && (wl->flags & EGD_WL_EXEMPT))
 		return PROCEED;
-	if (!cfg || !f.port || !is_own_port(cfg, &f))
+	if (!cfg || !f.port || !is_own_port(&f))
 		return PROCEED;
 	egd_deny_call(&f, wl, cgroup, EGD_ENFORCE, EGD_R_OWN_PORT);
 	return REFUSE;

@@ -193,7 +193,7 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk, str
 
 	if (!cfg || !read_datagram(skb, p))
 		return drop(skb, cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG);
-	slot = slot_of(cfg, p->to.port);
+	slot = egd_slot_of(p->to.port);
 	server = dns_server_of(st, slot);
 	if (is_martian(skb, p->to.addr)) {
 		if (!server)

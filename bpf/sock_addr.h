@@ -177,11 +177,13 @@ static __always_inline void set_dst(struct egd_dst *d, const struct flow *f)
 /* The slot of the server that a datagram goes to. A connected socket has one
  * server; an unconnected one remembers its last EGD_DNS_SLOTS servers, so that
  * answers can be shown under the right source address. */
-static __always_inline __u32 dns_slot(struct egd_socket *st, const struct flow *f, bool connect)
+__noinline __u32 egd_dns_slot(struct egd_socket *st, const struct flow *f, bool connect)
 {
 	__u32 slot;
 	int i;
 
+	if (!st || !f)
+		return 0;
 	if (connect) {
 		for (i = 0; i < EGD_DNS_SLOTS; i++)
 			st->dns[i].used = 0;
@@ -393,7 +395,7 @@ static __always_inline int exempt_local(struct attempt *a)
 		own = a->v.verdict == EGD_DENY && !a->foreign && is_own(a->f->addr);
 		/* Nor does anything that is open lead to egressd itself: the node has
 		 * addresses inside of the cluster, which pods reach as well. */
-		if (a->v.verdict != EGD_DENY && transport && is_own_port(a->cfg, a->f) &&
+		if (a->v.verdict != EGD_DENY && transport && is_own_port(a->f) &&
 		    is_own(a->f->addr))
 			return refuse(a, EGD_R_OWN_PORT);
 	}
@@ -404,7 +406,7 @@ static __always_inline int exempt_local(struct attempt *a)
 		return PROCEED;
 	/* A listener serves only what was redirected to it, and the gate is for
 	 * nothing else. */
-	if (at_gate || is_own_port(a->cfg, a->f))
+	if (at_gate || is_own_port(a->f))
 		return refuse(a, EGD_R_OWN_PORT);
 	return pass_local(a, own);
 }
@@ -504,7 +506,7 @@ static __always_inline int redirect(const struct attempt *a)
 	if (tcp)
 		port = a->dns ? a->cfg->dns_tcp_port : a->cfg->proxy_port;
 	else
-		port = a->cfg->dns_port[dns_slot(st, a->f, a->connect) & (EGD_DNS_SLOTS - 1)];
+		port = a->cfg->dns_port[egd_dns_slot(st, a->f, a->connect) & (EGD_DNS_SLOTS - 1)];
 	if (a->connect) { /* it is connected there */
 		__builtin_memcpy(st->peer, a->to->addr, 16);
 		st->peer_port = port;

@@ -70,7 +70,7 @@ static __always_inline bool is_redirected(struct __sk_buff *skb, const struct pk
 {
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk || !is_own_port(cfg, &w->p.to))
+	if (!sk || !is_own_port(&w->p.to))
 		return false;
 	sk = bpf_sk_fullsock(sk);
 	return sk && (sk->family == AF_INET || sk->family == AF_INET6) && sk->type == SOCK_DGRAM &&

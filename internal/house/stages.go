@@ -33,7 +33,7 @@ var Orders = []Order{
 		{"objects", "object loader memo finding suppress"},
 		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource topology meshtelemetry cluster"},
-		{"traffic", "requestheader httpaction httpmatch mirror cors loadbalancer locality clienttls servertls trafficpolicy l4route selected addports"},
+		{"traffic", "requestheader httpaction httpmatch mirror clienttls servertls l4route selected addports"},
 		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload sidecar sidecar_ingress kubernetes authorizationpolicy"},
 		{"reader", "kinds* read load reader"},
 	}},

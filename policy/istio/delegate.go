@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/requests"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -68,7 +69,7 @@ func (l *loader) delegateVS(d decoded[networking.VirtualService]) *delegateVS {
 		if r.Delegate != nil {
 			d.Errorf(at.KeyOf("delegate"), "delegate HTTP route cannot contain delegate")
 		}
-		d.claims(at, r, nil)
+		requests.Claims(&d.Checker, at, r, nil)
 		out.rules = append(out.rules, httpSource{d, at, r, l.httpRule(d, at, r)})
 	}
 	return out

@@ -13,6 +13,7 @@ import (
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
+	"github.com/egressd/egressd/policy/istio/internal/traffic"
 )
 
 func translateDestinationRules(l *loader, cfg *policy.Config) {
@@ -86,9 +87,9 @@ func (l *loader) trafficPolicy(o *object, at *strictyaml.Node, t *networking.Tra
 		o.Errorf(at.KeyOf("proxyProtocol"), "tunnel and proxyProtocol must not be set together")
 	}
 	out := &policy.TrafficPolicy{
-		LoadBalancer: o.loadBalancer(at, t.LoadBalancer, t.OutlierDetection != nil),
-		Pool:         o.connectionPool(at, t.ConnectionPool),
-		Outlier:      o.outlierDetection(at, t.OutlierDetection),
+		LoadBalancer: traffic.LoadBalancer(&o.Checker, at, t.LoadBalancer, t.OutlierDetection != nil),
+		Pool:         traffic.ConnectionPool(&o.Checker, at, t.ConnectionPool),
+		Outlier:      traffic.OutlierDetection(&o.Checker, at, t.OutlierDetection),
 		TLS:          l.clientTLS(o, at.At("tls"), t.Tls),
 		Tunnel:       o.tunnel(at, t.Tunnel),
 	}
@@ -108,9 +109,9 @@ func (l *loader) portTraffic(o *object, at *strictyaml.Node, p *networking.Traff
 		o.Errorf(at, "port traffic policy must have at least one field")
 	}
 	out := &policy.TrafficPolicy{
-		LoadBalancer: o.loadBalancer(at, p.LoadBalancer, p.OutlierDetection != nil),
-		Pool:         o.connectionPool(at, p.ConnectionPool),
-		Outlier:      o.outlierDetection(at, p.OutlierDetection),
+		LoadBalancer: traffic.LoadBalancer(&o.Checker, at, p.LoadBalancer, p.OutlierDetection != nil),
+		Pool:         traffic.ConnectionPool(&o.Checker, at, p.ConnectionPool),
+		Outlier:      traffic.OutlierDetection(&o.Checker, at, p.OutlierDetection),
 		TLS:          l.clientTLS(o, at.At("tls"), p.Tls),
 	}
 	if p.Port == nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
+	"github.com/egressd/egressd/policy/istio/internal/requests"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -37,7 +38,7 @@ func (l *loader) httpRule(d decoded[networking.VirtualService], at *strictyaml.N
 	out.Retries = d.retries(at.At("retries"), r.Retries)
 	out.Fault = d.fault(at.At("fault"), r.Fault)
 	out.Mirrors = l.mirrors(d, at, r)
-	out.CORS = d.cors(at, r.CorsPolicy)
+	out.CORS = requests.CORS(&d.Checker, at, r.CorsPolicy)
 	if r.Redirect == nil && r.DirectResponse == nil {
 		return out
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
+	"github.com/egressd/egressd/policy/istio/internal/traffic"
 )
 
 // nowhere hides everything: everything is taken out again.
@@ -41,7 +42,7 @@ func (l *loader) sidecar(d decoded[networking.Sidecar]) *policy.Sidecar {
 	}
 	l.sidecarIngress(d.object, d.spec("ingress"), d.v.Ingress)
 	if d.v.InboundConnectionPool != nil {
-		d.pool(d.spec("inboundConnectionPool"), d.v.InboundConnectionPool)
+		traffic.Pool(&d.Checker, d.spec("inboundConnectionPool"), d.v.InboundConnectionPool)
 		d.Warnf(d.spec().KeyOf("inboundConnectionPool"), "inboundConnectionPool is not acted on: egressd has no part in the way in to a workload")
 	}
 	d.sidecarEgress(out, d.v.Egress)

@@ -15,6 +15,7 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
+	"github.com/egressd/egressd/policy/istio/internal/traffic"
 )
 
 // sidecarIngress checks the listeners on the way in to a workload, which
@@ -38,7 +39,7 @@ func (l *loader) sidecarIngress(o *object, list *strictyaml.Node, listeners []*n
 		}
 		o.ingressEndpoint(at.At("defaultEndpoint"), in.DefaultEndpoint)
 		l.ingressTLS(o, at, in)
-		o.pool(at.At("connectionPool"), in.ConnectionPool)
+		traffic.Pool(&o.Checker, at.At("connectionPool"), in.ConnectionPool)
 	}
 	if len(listeners) > 0 {
 		o.Warnf(o.spec().KeyOf("ingress"), "ingress is not acted on: egressd has no part in the way in to a workload")

@@ -14,6 +14,7 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/code"
 	"github.com/egressd/egressd/policy/istio/internal/model"
+	"github.com/egressd/egressd/policy/istio/internal/requests"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
@@ -56,7 +57,7 @@ func (l *loader) httpRules(d decoded[networking.VirtualService], out *policy.Vir
 		if all != nil {
 			d.Warnf(at, "the rule is never reached: the rule at line %d matches everything", all.Line)
 		}
-		d.claims(at, r, out.Gateways)
+		requests.Claims(&d.Checker, at, r, out.Gateways)
 		rule := l.httpRule(d, at, r)
 		if r.Delegate != nil {
 			out.HTTP = append(out.HTTP, l.delegated(httpSource{d, at, r, rule})...)

@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+// Package traffic reads the parts of DestinationRules' traffic policies that stand for
+// themselves: load balancing, connection pools, outlier detection.
+package traffic
 
 import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// connectionPool reads the connectionPool in the mapping at; nil stays nil.
-func (o *object) connectionPool(at *strictyaml.Node, p *networking.ConnectionPoolSettings) *policy.ConnectionPool {
+// reader reads parts of a traffic policy; what is wrong with them is said to its Checker.
+type reader struct{ *check.Checker }
+
+// ConnectionPool reads the connectionPool in the mapping at; nil stays nil.
+func ConnectionPool(c *check.Checker, at *strictyaml.Node, p *networking.ConnectionPoolSettings) *policy.ConnectionPool {
 	if p == nil {
 		return nil
 	}
-	return o.pool(at.At("connectionPool"), p)
+	return Pool(c, at.At("connectionPool"), p)
 }
 
-// pool reads the settings at n; nil stays nil.
-func (o *object) pool(at *strictyaml.Node, p *networking.ConnectionPoolSettings) *policy.ConnectionPool {
+// Pool reads the settings at a node itself; nil stays nil.
+func Pool(c *check.Checker, at *strictyaml.Node, p *networking.ConnectionPoolSettings) *policy.ConnectionPool {
 	if p == nil {
 		return nil
 	}
+	o := reader{c}
 	if p.Http == nil && p.Tcp == nil {
 		o.Errorf(at, "connection pool must have at least one field")
 	}
@@ -31,7 +38,7 @@ func (o *object) pool(at *strictyaml.Node, p *networking.ConnectionPoolSettings)
 	return out
 }
 
-func (o *object) tcpPool(at *strictyaml.Node, p *networking.ConnectionPoolSettings_TCPSettings, out *policy.ConnectionPool) {
+func (o reader) tcpPool(at *strictyaml.Node, p *networking.ConnectionPoolSettings_TCPSettings, out *policy.ConnectionPool) {
 	if p == nil {
 		return
 	}
@@ -56,7 +63,7 @@ func (o *object) tcpPool(at *strictyaml.Node, p *networking.ConnectionPoolSettin
 	}
 }
 
-func (o *object) httpPool(at *strictyaml.Node, p *networking.ConnectionPoolSettings_HTTPSettings, out *policy.ConnectionPool) {
+func (o reader) httpPool(at *strictyaml.Node, p *networking.ConnectionPoolSettings_HTTPSettings, out *policy.ConnectionPool) {
 	if p == nil {
 		return
 	}
@@ -89,19 +96,19 @@ func (o *object) httpPool(at *strictyaml.Node, p *networking.ConnectionPoolSetti
 }
 
 // bound checks a limit; 0 is none.
-func (o *object) bound(at *strictyaml.Node, what string, v int32) int {
+func (o reader) bound(at *strictyaml.Node, what string, v int32) int {
 	if v < 0 {
 		o.Errorf(at, "%s must be non-negative", what)
 	}
 	return int(v)
 }
 
-// outlierDetection reads the outlierDetection in the mapping at; nil stays nil.
-func (o *object) outlierDetection(at *strictyaml.Node, d *networking.OutlierDetection) *policy.OutlierDetection {
+// OutlierDetection reads the outlierDetection in the mapping at; nil stays nil.
+func OutlierDetection(c *check.Checker, at *strictyaml.Node, d *networking.OutlierDetection) *policy.OutlierDetection {
 	if d == nil {
 		return nil
 	}
-	at = at.At("outlierDetection")
+	o, at := reader{c}, at.At("outlierDetection")
 	out := &policy.OutlierDetection{
 		SplitLocal:         d.SplitExternalLocalOriginErrors,
 		Interval:           o.Duration(at.At("interval"), "interval", d.Interval),
@@ -136,7 +143,7 @@ func (o *object) outlierDetection(at *strictyaml.Node, d *networking.OutlierDete
 	return out
 }
 
-func (o *object) wholePercent(at *strictyaml.Node, v int32) int {
+func (o reader) wholePercent(at *strictyaml.Node, v int32) int {
 	if v < 0 || v > 100 {
 		o.Errorf(at, "percentage %v is not in range 0..100", v)
 	}

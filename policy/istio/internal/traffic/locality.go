@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package traffic
 
 import (
 	"maps"
@@ -17,7 +17,7 @@ import (
 var topology = []string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"}
 
 // locality reads the localityLbSetting in the mapping at; nil stays nil.
-func (o *object) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalancerSetting, outlier bool) *policy.Locality {
+func (o reader) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalancerSetting, outlier bool) *policy.Locality {
 	if lb == nil {
 		return nil
 	}
@@ -59,7 +59,7 @@ func (o *object) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalanc
 	return out
 }
 
-func (o *object) distribute(at *strictyaml.Node, to map[string]uint32) (out []policy.LocalityWeight) {
+func (o reader) distribute(at *strictyaml.Node, to map[string]uint32) (out []policy.LocalityWeight) {
 	total, seen, x := uint64(0), localities{}, strictyaml.EntriesOf(at)
 	for _, where := range slices.Sorted(maps.Keys(to)) {
 		weight := to[where]
@@ -83,7 +83,7 @@ type localities map[string]bool
 // localityOverlap checks "region/zone/subzone" or a beginning of it, with a
 // '*' at the end for everything below, and that the list has no other that
 // means the same place.
-func (o *object) localityOverlap(at *strictyaml.Node, locality string, seen localities) {
+func (o reader) localityOverlap(at *strictyaml.Node, locality string, seen localities) {
 	if n := strings.Count(locality, "*"); n > 1 || n == 1 && !strings.HasSuffix(locality, "*") {
 		o.Errorf(at, "locality %s wildcard '*' number can not exceed 1 and must be in the end", locality)
 		return
@@ -113,7 +113,7 @@ func (o *object) localityOverlap(at *strictyaml.Node, locality string, seen loca
 }
 
 // zoneAware checks a zoneAwareLbSetting, which has no effect.
-func (o *object) zoneAware(at *strictyaml.Node, z *networking.ZoneAwareLoadBalancerSetting) {
+func (o reader) zoneAware(at *strictyaml.Node, z *networking.ZoneAwareLoadBalancerSetting) {
 	if z == nil {
 		return
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package requests
 
 import (
 	"slices"
@@ -13,8 +13,8 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// cors reads a CorsPolicy; nil stays nil.
-func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.CORS {
+// CORS reads the corsPolicy in the mapping at; nil stays nil.
+func CORS(o *check.Checker, at *strictyaml.Node, c *networking.CorsPolicy) *policy.CORS {
 	if c == nil {
 		return nil
 	}
@@ -29,7 +29,7 @@ func (o *object) cors(at *strictyaml.Node, c *networking.CorsPolicy) *policy.COR
 			o.Errorf(n, "'' is not a valid match type for CORS allow origins")
 			continue
 		}
-		out.AllowOrigins = append(out.AllowOrigins, *o.stringMatch(n, "corsPolicy.allowOrigins", m))
+		out.AllowOrigins = append(out.AllowOrigins, *StringMatch(o, n, "corsPolicy.allowOrigins", m))
 	}
 	//lint:ignore SA1019 deprecated, but Istio acts on it where the other is not set
 	for _, s := range c.AllowOrigin {

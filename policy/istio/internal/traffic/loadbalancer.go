@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package istio
+package traffic
 
 import (
 	"math/big"
@@ -23,12 +23,13 @@ const (
 	ringBound = 8 << 20
 )
 
-// loadBalancer reads the loadBalancer in the mapping at; nil stays nil.
-func (o *object) loadBalancer(at *strictyaml.Node, lb *networking.LoadBalancerSettings, outlier bool) *policy.LoadBalancer {
+// LoadBalancer reads the loadBalancer in the mapping at; nil stays nil. outlier says
+// whether there is an outlierDetection beside it.
+func LoadBalancer(c *check.Checker, at *strictyaml.Node, lb *networking.LoadBalancerSettings, outlier bool) *policy.LoadBalancer {
 	if lb == nil {
 		return nil
 	}
-	at = at.At("loadBalancer")
+	o, at := reader{c}, at.At("loadBalancer")
 	out := &policy.LoadBalancer{Simple: leastRequest}
 	switch p := lb.LbPolicy.(type) {
 	case *networking.LoadBalancerSettings_Simple:
@@ -57,7 +58,7 @@ func (o *object) loadBalancer(at *strictyaml.Node, lb *networking.LoadBalancerSe
 
 // warmup reads how new endpoints get their share; warmup comes before the
 // deprecated field.
-func (o *object) warmup(at *strictyaml.Node, lb *networking.LoadBalancerSettings) *policy.Warmup {
+func (o reader) warmup(at *strictyaml.Node, lb *networking.LoadBalancerSettings) *policy.Warmup {
 	var out *policy.Warmup
 	//lint:ignore SA1019 deprecated, but Istio acts on it
 	if d := lb.WarmupDurationSecs; d != nil {
@@ -82,7 +83,7 @@ func (o *object) warmup(at *strictyaml.Node, lb *networking.LoadBalancerSettings
 }
 
 // consistentHash reads what endpoints are chosen by; nil when it is nothing.
-func (o *object) consistentHash(at *strictyaml.Node, h *networking.LoadBalancerSettings_ConsistentHashLB) *policy.ConsistentHash {
+func (o reader) consistentHash(at *strictyaml.Node, h *networking.LoadBalancerSettings_ConsistentHashLB) *policy.ConsistentHash {
 	//lint:ignore SA1019 deprecated, and warned about
 	if h.MinimumRingSize != 0 {
 		o.Warnf(at.KeyOf("minimumRingSize"), "consistent hash MinimumRingSize is deprecated, use ConsistentHashLB's RingHash configuration instead")
@@ -125,7 +126,7 @@ func (o *object) consistentHash(at *strictyaml.Node, h *networking.LoadBalancerS
 	return out
 }
 
-func (o *object) hashCookie(at *strictyaml.Node, c *networking.LoadBalancerSettings_ConsistentHashLB_HTTPCookie) *policy.HashCookie {
+func (o reader) hashCookie(at *strictyaml.Node, c *networking.LoadBalancerSettings_ConsistentHashLB_HTTPCookie) *policy.HashCookie {
 	if c.Name == "" {
 		o.Errorf(at.At("name"), "name required for HttpCookie")
 	} else if !check.IsHeaderName(c.Name) { // a token as well (RFC 6265, section 4.1.1)
@@ -156,7 +157,7 @@ func (o *object) hashCookie(at *strictyaml.Node, c *networking.LoadBalancerSetti
 // (RFC 6265, section 4.1.1).
 func notOfCookie(r rune) bool { return r < ' ' || r > '~' || r == ';' }
 
-func (o *object) maglev(at *strictyaml.Node, size uint64) {
+func (o reader) maglev(at *strictyaml.Node, size uint64) {
 	n := at.At("tableSize")
 	switch {
 	case size == 0:
