@@ -146,13 +146,18 @@ func TestRestart(t *testing.T) {
 func TestRestartWithoutSockets(t *testing.T) {
 	m := serviceMachine(t, "FileDescriptorStoreMax=0")
 	m.nothingEscapes(t, func() {
-		load := m.start(t, "user.slice/load", "load", allowed)
-		m.grows(t, m.World.GoogleAPIs.Hits)
-		m.systemctl(t, "restart", unit)
-		m.grows(t, m.World.GoogleAPIs.Hits)
-		if out := load.end(t); strings.Contains(out, ", failed 0") {
-			t.Errorf("nothing failed: %s", out)
+		// A request that waits for a repeated question to DNS may outlast a restart.
+		var out string
+		for range 5 {
+			load := m.start(t, "user.slice/load", "load", allowed)
+			m.grows(t, m.World.GoogleAPIs.Hits)
+			m.systemctl(t, "restart", unit)
+			m.grows(t, m.World.GoogleAPIs.Hits)
+			if out = load.end(t); !strings.Contains(out, ", failed 0") {
+				return
+			}
 		}
+		t.Errorf("nothing failed: %s", out)
 	})
 }
 
