@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/internal/container"
@@ -42,6 +43,7 @@ type Directory struct {
 	slots map[container.Runtime]chan struct{}
 	log   *slog.Logger
 	wake  chan struct{}
+	fresh atomic.Bool // something else is known, and nobody was told
 
 	mu    sync.Mutex
 	known map[string]*entry // by id
@@ -139,11 +141,14 @@ func (d *Directory) Run(ctx context.Context, changed func()) {
 		case <-d.wake:
 		case <-timer.C:
 		}
+		if d.fresh.Swap(false) { // several answers are one change
+			changed()
+		}
 		due, next := d.due(time.Now())
 		for _, e := range due {
 			asking.Go(func() {
 				if d.ask(ctx, e) {
-					changed()
+					d.fresh.Store(true)
 				}
 				select {
 				case d.wake <- struct{}{}: // it is due again, later
