@@ -42,9 +42,10 @@ test: ## every test; installs through apt-get what they need and is missing
 test-vm: ## the kernel's part of the tests, on Debian's Linux 6.1 and 6.12 in QEMU
 	hack/vm/run
 
-test-node: ## egressd under systemd, and on a whole Kubernetes node, in namespaces of their own; NODE_MODES='hybrid unified'
+test-node: ## egressd under systemd, with podman, and on a whole Kubernetes node, in namespaces of their own; NODE_MODES='hybrid unified'
 	hack/install-test-deps.sh node
 	$(GO) test -tags node -count=1 -timeout 15m $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./internal/systemdtest
+	$(GO) test -tags node -count=1 -timeout 5m $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) -run '^TestPodman$$' ./internal/e2e
 	hack/kube/build all >/dev/null
 	for mode in $(or $(NODE_MODES),$(if $(wildcard /sys/fs/cgroup/unified),hybrid) unified); do \
 		$(GO) test -tags node -count=1 -timeout 30m $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./internal/nodetest -args -mode $$mode || exit 1; \

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/containers"
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/events"
@@ -71,6 +72,7 @@ type Agent struct {
 	guards     *iface.Guards
 	capture    *workload.Capture
 	workloads  *workload.Binding
+	containers *containers.Directory
 	earlier    *earlier.Earlier
 	governor   *govern.Governor
 	upkeep     *upkeep.Upkeep

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/egressd/egressd/agent/containers"
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/earlier"
 	"github.com/egressd/egressd/agent/events"
@@ -177,8 +178,9 @@ func (a *Agent) listen(ctx context.Context) (err error) {
 // bind makes what says whose cgroups and interfaces are whose.
 func (a *Agent) bind(exempt uint64) (err error) {
 	o := a.opts
+	a.containers = containers.New(containers.Clients(o.ContainerSockets), o.Log)
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
-		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Own: exempt, Before: a.before(),
+		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Containers: a.containers, Own: exempt, Before: a.before(),
 		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
 		Open: a.narrow.Open, Pending: a.narrow.Pending,
 	}); err != nil {

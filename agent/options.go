@@ -23,6 +23,7 @@ import (
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/container"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/loader"
@@ -73,6 +74,9 @@ type Options struct {
 	// Pods captures the pods of the node instead, wherever the kubelet has their cgroups;
 	// those that no Workload describes may reach nothing. nil: Cgroups are captured.
 	Pods *workload.PodOptions
+	// ContainerSockets are where the container runtimes listen that are asked what
+	// containers are; Run asks them when a Workload selects containers.
+	ContainerSockets map[container.Runtime]string
 	// Delegated captures a cgroup although somebody other than root may take
 	// processes out of it.
 	Delegated bool

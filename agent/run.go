@@ -46,6 +46,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.followHolder(life) })
 	living.Go(func() { a.publisher.Run(life) })
 	living.Go(func() { a.workloads.Watch(life, a.governor.Rebind) })
+	living.Go(func() { a.containers.Run(life, a.governor.Rebind) })
 	shifts := []*shift.Shift{s}
 	var h *takeover.Heir
 	unload := false

@@ -58,6 +58,7 @@ for set in "${@:-test}"; do
 	node)
 		need_command containerd containerd
 		need_command runc runc
+		need_command podman podman
 		need_file /usr/lib/cni/bridge containernetworking-plugins
 		need_command ip iproute2
 		need_command nft nftables

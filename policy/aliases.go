@@ -88,6 +88,7 @@ type (
 	Warmup              = config.Warmup
 	WeightedDestination = config.WeightedDestination
 	Workload            = config.Workload
+	ContainerSelector   = config.ContainerSelector
 )
 
 // The values of the types above; see package config.

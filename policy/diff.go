@@ -89,11 +89,11 @@ func Moves(old, next *Snapshot) (out []Move) {
 	return out
 }
 
-// sameGroups says whether the same workloads have the same cgroups. Otherwise a
+// sameGroups says whether the same workloads have the same cgroups, containers and units. Otherwise a
 // cgroup may go from any policy to any other.
 func sameGroups(a, b []BoundWorkload) bool {
 	return slices.EqualFunc(a, b, func(x, y BoundWorkload) bool {
-		return x.Key() == y.Key() && slices.Equal(x.Cgroups, y.Cgroups)
+		return x.Key() == y.Key() && slices.Equal(x.Claims(), y.Claims())
 	})
 }
 

@@ -162,7 +162,7 @@ func workloadText(w *Workload) string {
 	if w.Mode != nil {
 		mode = w.Mode.String()
 	}
-	return fmt.Sprintf("%s/%s mode %s cgroups %q", w.Namespace, w.Name, mode, w.Cgroups)
+	return fmt.Sprintf("%s/%s mode %s cgroups %q", w.Namespace, w.Name, mode, w.Claims())
 }
 
 // proved is the name that an address proves.

@@ -60,7 +60,7 @@ func (s *Snapshot) seal(was *Snapshot) {
 	first, more := make(map[string]string, len(s.workloads)), map[string][]string{}
 	for i := range s.workloads {
 		w := &s.workloads[i]
-		for _, c := range w.Cgroups {
+		for _, c := range w.Claims() {
 			switch one, ok := first[c]; {
 			case !ok:
 				first[c] = w.Key()

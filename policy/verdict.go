@@ -90,7 +90,7 @@ const (
 	ReasonOptions Reason = "ip-options"
 	// ReasonNoWorkload: the kernel could not tell which workload the socket belongs to.
 	ReasonNoWorkload Reason = "no-workload"
-	// ReasonUnknownWorkload: no Workload describes the pod yet, so that nothing is known of what it may reach; the kernel counts it as no-rule.
+	// ReasonUnknownWorkload: no Workload describes the pod yet, or no runtime has said what the container is, so that nothing is known of what it may reach; the kernel counts it as no-rule.
 	ReasonUnknownWorkload Reason = "workload-unknown"
 	// ReasonNoConfig: the kernel programs found no configuration.
 	ReasonNoConfig Reason = "no-config"

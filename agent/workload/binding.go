@@ -55,6 +55,7 @@ type Binding struct {
 	// heldBelow is what held said of a cgroup in a directory, at this look.
 	heldBelow map[string]error
 	unknown   unknownPods
+	locked    unknownContainers
 }
 
 // Bound is a workload that the kernel knows.
@@ -194,36 +195,25 @@ func (w *Binding) NodeWorkload(s *policy.Snapshot) loader.WorkloadState {
 
 // bindDescribed adds the workloads that the policy describes.
 func (w *Binding) bindDescribed(at place, s *policy.Snapshot, table map[uint64]loader.WorkloadState, bound map[uint32]Bound) error {
-	var patterns []cgroup.PathPattern
-	var of []int // index of the workload
-	all, root := s.Workloads(), w.capture.podRoot()
-	for i, d := range all {
-		for _, c := range d.Cgroups {
-			if root != "" {
-				c = root.Moved(c)
-			}
-			patterns, of = append(patterns, cgroup.PathPattern(c)), append(of, i)
-		}
-	}
-	// Behind the described ones: of equal patterns the first counts.
-	for _, p := range w.opts.Services {
-		patterns, of = append(patterns, p), append(of, len(all))
-	}
+	all := s.Workloads()
 	var expected []string
 	if at.byName {
 		expected = at.named
 	}
-	dirs, watch, err := cgroup.Assign(w.root, patterns, expected)
+	found := w.look(all, expected)
+	dirs, watch, err := cgroup.Assign(w.root, found.patterns, expected)
 	if err != nil {
 		return fmt.Errorf("find the cgroups of the workloads: %w", err)
 	}
-	watch = slices.Concat(watch, at.around(w.root), w.podDirs())
+	watch = slices.Concat(watch, at.around(w.root), w.podDirs(), found.watch)
 	// What came before a directory was watched is found by a second look.
 	if w.watcher != nil && w.watcher.Follow(watch) {
-		if dirs, _, err = cgroup.Assign(w.root, patterns, expected); err != nil {
+		found = w.look(all, expected)
+		if dirs, _, err = cgroup.Assign(w.root, found.patterns, expected); err != nil {
 			return fmt.Errorf("find the cgroups of the workloads: %w", err)
 		}
 	}
+	of := found.of
 	// It is said again of one that was gone.
 	maps.DeleteFunc(w.told, func(dir string, _ bool) bool { return dirs[dir] == nil })
 	w.short.unnumbered, w.heldBelow = 0, map[string]error{}
@@ -231,13 +221,7 @@ func (w *Binding) bindDescribed(at place, s *policy.Snapshot, table map[uint64]l
 		if !at.holds(dir) {
 			continue // not captured
 		}
-		var keys []uint64
-		if slices.Contains(expected, dir) {
-			keys = append(keys, loader.NamedKey(at.path(dir))) // for follow
-		}
-		if id, err := cgroup.ID(dir); err == nil && id != w.own && id != w.before {
-			keys = append(keys, id)
-		}
+		keys := w.keys(at, dir)
 		if len(keys) == 0 {
 			continue // gone meanwhile, or egressd itself
 		}
@@ -273,7 +257,20 @@ func (w *Binding) bindDescribed(at place, s *policy.Snapshot, table map[uint64]l
 		b := bound[one.ID]
 		bound[one.ID] = Bound{WorkloadState: one, Name: name, Dirs: append(b.Dirs, dir)}
 	}
+	w.lockContainers(at, s, found.containers, dirs, table, bound)
 	return w.bindUnknown(at, dirs, table, bound)
+}
+
+// keys are those of a cgroup in the table: the one of its name, for follow, and its id. There are
+// none of one that is gone, nor of egressd itself.
+func (w *Binding) keys(at place, dir string) (keys []uint64) {
+	if at.byName && slices.Contains(at.named, dir) {
+		keys = append(keys, loader.NamedKey(at.path(dir)))
+	}
+	if id, err := cgroup.ID(dir); err == nil && id != w.own && id != w.before {
+		keys = append(keys, id)
+	}
+	return keys
 }
 
 func put(table map[uint64]loader.WorkloadState, keys []uint64, w loader.WorkloadState) {

@@ -31,6 +31,8 @@ type Capture struct {
 	attached uint64
 	// unknown are the UIDs of pods that no Workload describes.
 	unknown []string
+	// unknownContainers are containers of which nothing is known, with the reasons.
+	unknownContainers map[string]string
 	// lost is why what is captured is not held; nil: it is.
 	lost error
 }
@@ -333,6 +335,9 @@ type CaptureStatus struct {
 	// UnknownPods are the UIDs of captured pods that no Workload describes: they may reach
 	// nothing.
 	UnknownPods []string `json:"unknownPods,omitempty"`
+	// UnknownContainers are the ids of captured containers of which it is not known what they
+	// are, with the reasons: they may reach nothing.
+	UnknownContainers map[string]string `json:"unknownContainers,omitempty"`
 }
 
 // Status says how what is captured is.
@@ -344,7 +349,7 @@ func (c *Capture) Status() CaptureStatus {
 		s.Cgroups[dir] = err == nil
 	}
 	c.mu.Lock()
-	s.UnknownPods = c.unknown
+	s.UnknownPods, s.UnknownContainers = c.unknown, c.unknownContainers
 	c.mu.Unlock()
 	if err := c.Err(); err != nil {
 		s.Held, s.Error = false, err.Error()

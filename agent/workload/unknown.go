@@ -147,7 +147,7 @@ func (w *Binding) noteUnknown(unknown map[string]podcgroup.Pod) {
 }
 
 // PodOf tells of a cgroup by its id which pod and container it is of; "": of none, or it
-// is gone.
+// is gone. Of a container without a pod it tells why nothing is known of it.
 func (w *Binding) PodOf(id uint64) string {
 	rel, err := filepath.Rel(w.root, cgroup.PathOf(id))
 	if err != nil {
@@ -156,7 +156,7 @@ func (w *Binding) PodOf(id uint64) string {
 	p, ok := w.capture.podRoot().Of(rel)
 	switch {
 	case !ok:
-		return ""
+		return w.containerAt(rel)
 	case p.Container == "":
 		return "pod " + p.UID
 	}

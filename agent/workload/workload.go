@@ -49,6 +49,8 @@ type Options struct {
 	// Pending says whether the core does not yet go by a policy to which workloads
 	// change over; nil: it always does.
 	Pending func(policy.PolicyID) bool
+	// Containers says what containers are; nil: nothing is known of any.
+	Containers Containers
 	// Pods is about pods, when they are what is captured.
 	Pods PodOptions
 	// Own and Before are the ids of the cgroups of this egressd and of the one that

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/containers"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/selfprobe"
 	"github.com/egressd/egressd/agent/workload"
@@ -33,7 +34,7 @@ func runCommand(e env) *cobra.Command {
 	var k kubernetesFlags
 	var pods podFlags
 	var observed observeFlags
-	var gateway, interfaces, services string
+	var gateway, interfaces, services, runtimes string
 	var cgroups, units, workloads []string
 	var drain, every time.Duration
 	var delegated, volatilePins, takeover, stay bool
@@ -159,6 +160,9 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 				}
 				return notStarted(e, agent.NotStarted(o, err))
 			}
+			if o.ContainerSockets, err = containers.ParseSockets(runtimes); err != nil {
+				return usageError{fmt.Errorf("--container-runtimes: %w", err)}
+			}
 			o.Takeover = takeover
 			if o.Probe, err = probeOptions(every); err != nil {
 				return err
@@ -195,6 +199,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	cmd.Flags().StringVar(&onFailure, "on-failure", "open", "what a failed start leaves when no policy is in force: open, or lock, which denies everything until a start succeeds or \"egressd unload\" is run")
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
+	cmd.Flags().StringVar(&runtimes, "container-runtimes", "auto", "who is asked what containers are, when a Workload selects some: auto (docker, podman and containerd at their usual sockets), none, or a list as in docker,podman=/run/podman/podman.sock")
 	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", agent.DefaultDrainTime, "how long open connections may continue when the daemon is stopped or another one has taken over")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take over from the daemon that runs on --state-dir, without a gap")

@@ -84,6 +84,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	if pods := s.Capture.UnknownPods; len(pods) > 0 {
 		row("UNKNOWN PODS", "%d that no Workload describes, which may reach nothing: %s", len(pods), few(pods))
 	}
+	containerRow(row, s.Capture.UnknownContainers)
 	holdRows(row, s.Holding)
 	row("policy", "%.12s, loaded %s: %d services, %d virtual services, %d gateways", s.Policy.Hash,
 		s.Policy.Loaded.Local().Format("15:04:05"), s.Policy.Services, s.Policy.VirtualServices, s.Policy.Gateways)
@@ -220,6 +221,19 @@ func holdRows(row func(k, format string, args ...any), s hold.State) {
 		}
 		row("foreign", "program %s, id %d, at %s of %s, %s egressd's; to remove it: %s", p.Name, p.ID, p.Hook, p.Cgroup, where, p.Detach())
 	}
+}
+
+// containerRow tells of containers of which nothing is known, and why of one of them.
+func containerRow(row func(string, string, ...any), unknown map[string]string) {
+	if len(unknown) == 0 {
+		return
+	}
+	ids := sortedKeys(unknown)
+	why := unknown[ids[0]]
+	for i, id := range ids {
+		ids[i] = fmt.Sprintf("%.12s", id)
+	}
+	row("UNKNOWN CONTAINERS", "%d of which it is not known what they are, which may reach nothing: %s; %s", len(ids), few(ids), why)
 }
 
 // few are the first of a list that may be long.

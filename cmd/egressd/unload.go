@@ -109,8 +109,8 @@ func capturedBy(ctx context.Context, daemon client) []string {
 		return nil
 	}
 	var s agent.Status
-	if err := json.Unmarshal(body, &s); err != nil || len(s.Workloads) == 0 {
+	if err := json.Unmarshal(body, &s); err != nil {
 		return nil
 	}
-	return s.Workloads[0].Cgroups
+	return sortedKeys(s.Capture.Cgroups)
 }

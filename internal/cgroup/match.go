@@ -86,7 +86,7 @@ func (p PathPattern) find(root string, tree listing) (found, watch []string, err
 			if err != nil {
 				return nil, nil, err
 			}
-			if !strings.ContainsAny(segment, "*?[") {
+			if !isWild(segment) {
 				if names[segment] {
 					next = append(next, dir+"/"+segment)
 				}
@@ -113,12 +113,35 @@ func (p PathPattern) Names(path string) bool {
 		return false
 	}
 	for i, segment := range segments {
+		if !isWild(segment) {
+			if segment != names[i] {
+				return false
+			}
+			continue
+		}
 		if ok, err := filepath.Match(segment, names[i]); err != nil || !ok {
 			return false
 		}
 	}
 	return true
 }
+
+// isWild says whether a segment stands for several names. In one that does not, a
+// backslash is one: systemd writes it in names.
+func isWild(segment string) bool { return strings.ContainsAny(segment, "*?[") }
+
+// Literal is the pattern that names the cgroup of one path below a root.
+func Literal(path string) PathPattern {
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		if isWild(segment) {
+			segments[i] = wild.Replace(segment)
+		}
+	}
+	return PathPattern(strings.Join(segments, "/"))
+}
+
+var wild = strings.NewReplacer("*", `\*`, "?", `\?`, "[", `\[`, `\`, `\\`)
 
 // Assign finds the cgroups of several patterns. The result has the directories
 // with the indices of the patterns that name them, the most specific first, to

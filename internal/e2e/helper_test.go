@@ -244,9 +244,10 @@ type state struct {
 	Version string
 	PID     int
 	Capture struct {
-		Held, ByName bool
-		Cgroups      map[string]bool
-		UnknownPods  []string
+		Held, ByName      bool
+		Cgroups           map[string]bool
+		UnknownPods       []string
+		UnknownContainers map[string]string
 	}
 	Kernel   map[string]uint64
 	Programs map[string]uint32

@@ -14,7 +14,7 @@ var (
 	core        = append([]string{"./forward/originate", "./internal/certs", "./internal/flow", "./internal/learned", "./internal/dial", "./forward", "./forward/limits", "./forward/session"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
-	parts       = []string{"./agent/admin", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/observe", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
+	parts       = []string{"./agent/admin", "./agent/containers", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/observe", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -55,6 +55,8 @@ var floors = map[string][]string{
 	"./internal/quote":                      nil,
 	"./internal/cgroup":                     {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
 	"./internal/podcgroup":                  nil,
+	"./internal/container":                  {"./internal/podcgroup", "./policy/config"},
+	"./internal/containerapi":               {"./internal/container", "golang.org/x/sys/unix", "google.golang.org/protobuf/"},
 	"./internal/job":                        {"golang.org/x/sys/unix"},
 	"./internal/memcg":                      nil,
 	"./internal/netns":                      {"golang.org/x/sys/unix"},
@@ -157,9 +159,10 @@ var floors = map[string][]string{
 	"./agent/takeover":    {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
 	"./agent/teardown":    {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "./loader/predecessor"},
 	"./agent/upkeep":      nil,
-	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
+	"./agent/containers":  {"./internal/container", "./internal/containerapi"},
+	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/container", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/container", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
 	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/accesslog", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},

@@ -4,6 +4,10 @@ package config
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/egressd/egressd/internal/hostname"
 )
@@ -34,8 +38,53 @@ type Workload struct {
 	// '*' stands for any characters; "**" as the last segment stands for
 	// everything below. The most specific pattern has precedence.
 	Cgroups []string
+	// Containers select containers of Docker, podman and containerd: those that one
+	// of them fits.
+	Containers []ContainerSelector
+	// Units and Slices are names of systemd's units, wherever systemd has their
+	// cgroups; '*' stands for any characters.
+	Units, Slices []string
 	// Mode is nil for the mode of the node.
 	Mode *Mode
+}
+
+// ContainerSelector says what a container runtime tells of a container. What is
+// empty is not asked for; all else must fit.
+type ContainerSelector struct {
+	// Name is the container's; '*' stands for any characters.
+	Name string
+	// Image is what the container was started from, as in "docker.io/library/nginx:1.27";
+	// without a tag and a digest it is any version. '*' stands for any characters but a slash.
+	Image string
+	// Labels are those of the container, with these values.
+	Labels map[string]string
+	// Runtime is docker, podman or containerd.
+	Runtime string
+}
+
+// String is the selector in one line.
+func (c ContainerSelector) String() string {
+	labels := make([]string, 0, len(c.Labels))
+	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
+		labels = append(labels, fmt.Sprintf("%q: %q", k, c.Labels[k]))
+	}
+	return fmt.Sprintf("name %q image %q labels {%s} runtime %q", c.Name, c.Image, strings.Join(labels, ", "), c.Runtime)
+}
+
+// Claims are all that the workload is selected by: of equal ones of several workloads
+// the first counts.
+func (w *Workload) Claims() []string {
+	all := slices.Clone(w.Cgroups)
+	for _, c := range w.Containers {
+		all = append(all, "container "+c.String())
+	}
+	for _, u := range w.Units {
+		all = append(all, "unit "+u)
+	}
+	for _, s := range w.Slices {
+		all = append(all, "slice "+s)
+	}
+	return all
 }
 
 // Visibility says to which namespaces an object is visible (exportTo). The

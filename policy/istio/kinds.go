@@ -66,7 +66,7 @@ func newKinds() []kind {
 			translate: translateAuthorizations, codes: []string{"EGD07", "EGD0312"},
 			files: []string{"internal/authorization/authorization", "internal/authorization/operation", "internal/authorization/source"}},
 		{group: egressdGroup, name: "Workload", versions: k8s, decode: decodeWorkload, translate: translateWorkloads,
-			codes: []string{"EGD0805", "EGD0806", "EGD085"}, files: []string{"workload"}},
+			codes: []string{"EGD0805", "EGD0806", "EGD085"}, files: []string{"workload", "workloadselector"}},
 		// HTTPRoutes are translated when all ServiceEntries are; see Reader.routes.
 		{group: gwapi.Group, name: model.HTTPRoute, versions: both, decode: decodeHTTPRoute,
 			codes: []string{"EGD0905", "EGD0906", "EGD0907", "EGD0908", "EGD0909", "EGD091", "EGD0920", "EGD0921", "EGD095"},

@@ -18,6 +18,11 @@ import (
 type workloadSpec struct {
 	// Cgroups are patterns of paths below the root of the cgroup v2 tree.
 	Cgroups []string `json:"cgroups"`
+	// Containers select containers by what their runtime says of them.
+	Containers []containerSelector `json:"containers"`
+	// SystemdUnits and SystemdSlices are names of units, wherever their cgroups are.
+	SystemdUnits  []string `json:"systemdUnits"`
+	SystemdSlices []string `json:"systemdSlices"`
 	// ServiceAccount is part of the principal that rules ask for.
 	ServiceAccount string `json:"serviceAccount"`
 	// Mode is enforce, audit or off; the node's when it is left out.
@@ -36,8 +41,8 @@ func decodeWorkload(o *object, d *draft) {
 	if a := spec.ServiceAccount; a != "" && !check.IsSubdomain(a) {
 		o.Errorf(o.spec("serviceAccount"), "serviceAccount: %q is not a DNS-1123 subdomain", a)
 	}
-	if len(spec.Cgroups) == 0 {
-		o.Errorf(o.spec("cgroups"), "cgroups: name at least one cgroup, such as system.slice/foo.service")
+	if len(spec.Cgroups)+len(spec.Containers)+len(spec.SystemdUnits)+len(spec.SystemdSlices) == 0 {
+		o.Errorf(o.spec("cgroups"), "name at least one cgroup, such as system.slice/foo.service (cgroups), or a container (containers), a unit (systemdUnits) or a slice (systemdSlices)")
 	}
 	for i, c := range spec.Cgroups {
 		if err := checkCgroup(c); err != nil {
@@ -46,6 +51,7 @@ func decodeWorkload(o *object, d *draft) {
 		}
 		w.Cgroups = append(w.Cgroups, c)
 	}
+	o.selectors(&spec, w)
 	modes := []policy.Mode{policy.Enforce, policy.Audit, policy.Off}
 	for _, m := range modes {
 		if string(spec.Mode) == m.String() {

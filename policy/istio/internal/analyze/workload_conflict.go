@@ -21,23 +21,24 @@ func Workloads(workloads []*policy.Workload, from Files) {
 	var all, weak []claim
 	comparisons := 0
 	for _, w := range workloads {
-		for i, pattern := range w.Cgroups {
-			c := claim{w, i, pattern}
-			all = append(all, c)
-			if modeOf(w) != policy.Enforce {
-				weak = append(weak, c)
+		for _, c := range claims(w) {
+			if c.kind == "cgroup" { // where others are is not known before
+				all = append(all, c)
+				if modeOf(w) != policy.Enforce {
+					weak = append(weak, c)
+				}
 			}
-			form := formOf(pattern)
-			if first, ok := exact[pattern]; ok {
+			form := c.form()
+			if first, ok := exact[c.key()]; ok {
 				from.claimedTwice(c, first)
 				continue
 			}
-			exact[pattern] = c
+			exact[c.key()] = c
 			for _, first := range forms[form] {
 				if comparisons++; comparisons > maxComparisons {
 					break
 				}
-				if samePaths(pattern, first.pattern) {
+				if samePaths(c.pattern, first.pattern) {
 					from.claimedTwice(c, first)
 					break
 				}
@@ -79,14 +80,14 @@ func modeOf(w *policy.Workload) policy.Mode {
 
 func (w Files) claimedTwice(c, first claim) {
 	if c.workload.Ref.Namespace != first.workload.Ref.Namespace {
-		w.claim(strictyaml.Error, c, "is also claimed by %s (%s, mode %s) of another namespace as %s: a process has one identity; give the cgroup to one of them",
+		w.claim(strictyaml.Error, c, "is also claimed by %s (%s, mode %s) of another namespace as %s: a process has one identity; give it to one of them",
 			nameOf(first.workload.Ref), first.workload.Ref.Position(), modeOf(first.workload), first.pattern)
 	}
 }
 
 func (w Files) claim(s strictyaml.Severity, c claim, format string, args ...any) {
 	at := w.part(c.workload.Ref)
-	at.SayCode(code.Cgroup, s, at.spec("cgroups", c.index), "the cgroup %s "+format, slices.Concat([]any{c.pattern}, args)...)
+	at.SayCode(code.Cgroup, s, at.spec(c.field, c.index), "the %s %s "+format, slices.Concat([]any{c.kind, c.pattern}, args)...)
 }
 
 // pathOf are the segments of a pattern without a last "**", which stands for

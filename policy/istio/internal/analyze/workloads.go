@@ -16,32 +16,61 @@ const (
 	maxComparisons = 10_000
 )
 
-// claim is a cgroup pattern of a Workload.
+// claim is a cgroup pattern of a Workload, or another selector of it.
 type claim struct {
 	workload *policy.Workload
+	field    string // of the spec
 	index    int
+	kind     string // what it is called
 	pattern  string
 }
 
-// workloads finds cgroups that two Workloads claim with equal right.
+// claims are all selectors of a Workload.
+func claims(w *policy.Workload) (all []claim) {
+	for i, c := range w.Cgroups {
+		all = append(all, claim{w, "cgroups", i, "cgroup", c})
+	}
+	for i, c := range w.Containers {
+		all = append(all, claim{w, "containers", i, "container", c.String()})
+	}
+	for i, u := range w.Units {
+		all = append(all, claim{w, "systemdUnits", i, "unit", u})
+	}
+	for i, s := range w.Slices {
+		all = append(all, claim{w, "systemdSlices", i, "slice", s})
+	}
+	return all
+}
+
+// key is equal for claims of the same.
+func (c claim) key() string { return c.kind + " " + c.pattern }
+
+// form is formOf for claims that patterns make.
+func (c claim) form() string {
+	if c.kind == "container" {
+		return c.key() // what two of them select is not known before there are containers
+	}
+	return c.kind + " " + formOf(c.pattern)
+}
+
+// workloads finds cgroups, containers and units that two Workloads claim with equal right.
 func (a *analysis) workloads() {
 	exact := map[string]claim{}
 	forms := map[string][]claim{}
 	comparisons := 0
 	for _, w := range a.cfg.Workloads {
-		for i, pattern := range w.Cgroups {
-			c := claim{w, i, pattern}
-			if first, ok := exact[pattern]; ok {
+		for _, c := range claims(w) {
+			if first, ok := exact[c.key()]; ok {
 				a.contested(c, first)
 				continue
 			}
-			exact[pattern] = c
-			form := formOf(pattern)
+			exact[c.key()] = c
+			form := c.form()
 			for _, first := range forms[form] {
 				if comparisons++; comparisons > maxComparisons {
 					break
 				}
-				if samePaths(pattern, first.pattern) {
+				if samePaths(c.pattern, first.pattern) {
 					a.contested(c, first)
 					break
 				}
@@ -55,17 +84,17 @@ func (a *analysis) workloads() {
 
 func (a *analysis) contested(c, first claim) {
 	s := a.part(c.workload.Ref)
-	at := s.spec("cgroups", c.index)
+	at := s.spec(c.field, c.index)
 	switch {
 	case c.workload == first.workload && c.pattern == first.pattern:
-		s.Warnf(at, "the cgroup %s is listed twice", c.pattern)
+		s.Warnf(at, "the %s %s is listed twice", c.kind, c.pattern)
 	case c.workload == first.workload:
 	case c.pattern == first.pattern:
-		s.Warnf(at, "%s (%s) has the cgroup %s already; of several the first applies",
-			nameOf(first.workload.Ref), first.workload.Ref.Position(), c.pattern)
+		s.Warnf(at, "%s (%s) has the %s %s already; of several the first applies",
+			nameOf(first.workload.Ref), first.workload.Ref.Position(), c.kind, c.pattern)
 	default:
-		s.Warnf(at, "some cgroups are also those of %s in %s (%s), which is as specific; of several the first applies",
-			first.pattern, nameOf(first.workload.Ref), first.workload.Ref.Position())
+		s.Warnf(at, "some %ss are also those of %s in %s (%s), which is as specific; of several the first applies",
+			c.kind, first.pattern, nameOf(first.workload.Ref), first.workload.Ref.Position())
 	}
 }
 

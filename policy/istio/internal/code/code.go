@@ -171,7 +171,7 @@ var notes = []Code{
 	{"EGD0803", "", "no outboundTrafficPolicy: Istio's default is ALLOW_ANY, here what no rule names is denied"},
 	{"EGD0804", "", "outboundTrafficPolicy %s opens the node: what no rule names is allowed"},
 	{"EGD0805", "", "mode off: nothing is decided for these processes, every destination is open to them"},
-	{"EGD0806", "", "the cgroup %s is also described elsewhere"},
+	{"EGD0806", "", "the %s %s is also described elsewhere"},
 
 	{"EGD0901", "", "%s is not acted on: %s"},
 	{"EGD0902", "", "kind %s of %s is not known, and not acted on%s"},
@@ -266,9 +266,9 @@ var notes = []Code{
 
 	{"EGD2201", "", "the destination %s is a Kubernetes Service, and a rule does not open one: what comes from workloads is refused (%s); write a ServiceEntry for the host"},
 
-	{"EGD2301", "", "the cgroup %s is listed twice"},
-	{"EGD2302", "", "%s (%s) has the cgroup %s already; of several the first applies"},
-	{"EGD2303", "", "some cgroups are also those of %s in %s (%s), which is as specific; of several the first applies"},
+	{"EGD2301", "", "the %s %s is listed twice"},
+	{"EGD2302", "", "%s (%s) has the %s %s already; of several the first applies"},
+	{"EGD2303", "", "some %ss are also those of %s in %s (%s), which is as specific; of several the first applies"},
 }
 
 // CanSuppress says whether a code is one of warnings or notes.

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package container knows which cgroups Docker, podman and containerd give to containers,
+// and whether a selector of a Workload selects one. Paths are below the root of the cgroup
+// tree, without a leading slash. Pods are another package's, podcgroup.
+package container
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/egressd/egressd/internal/podcgroup"
+)
+
+// Runtime is what runs a container, as the API of a Workload spells it; "": the path of a
+// cgroup does not tell.
+type Runtime string
+
+// The runtimes that are known.
+const (
+	Docker     Runtime = "docker"
+	Podman     Runtime = "podman"
+	Containerd Runtime = "containerd"
+)
+
+// Runtimes are all of them.
+var Runtimes = []Runtime{Docker, Podman, Containerd}
+
+// Instance is a container, as far as the path of its cgroup tells.
+type Instance struct {
+	// Path is that of the container's own cgroup; all below it are the container's too.
+	Path    string
+	ID      string
+	Runtime Runtime
+}
+
+// idLength is that of the ids which Docker, podman, nerdctl and CRI give.
+const idLength = 64
+
+// scopes are the names of cgroups before the id. The driver systemd ends them in ".scope",
+// and podman has the same name without that with cgroupfs.
+var scopes = []struct {
+	prefix  string
+	runtime Runtime
+}{
+	{"docker-", Docker},
+	{"libpod-", Podman},
+	{"cri-containerd-", Containerd},
+	{"nerdctl-", Containerd},
+}
+
+// Of tells which container a cgroup is of. Of containers in containers it is the outer one:
+// what is in there is made by whoever is in there. False: of none, or of a pod.
+func Of(dir string) (Instance, bool) {
+	if dir == "" || path.Clean("/"+dir) != "/"+dir {
+		return Instance{}, false
+	}
+	if _, pod := podcgroup.Of(dir); pod {
+		return Instance{}, false
+	}
+	names := strings.Split(dir, "/")
+	for i, name := range names {
+		parent := ""
+		if i > 0 {
+			parent = names[i-1]
+		}
+		if id, runtime, ok := parse(parent, name); ok {
+			return Instance{Path: strings.Join(names[:i+1], "/"), ID: id, Runtime: runtime}, true
+		}
+	}
+	return Instance{}, false
+}
+
+// parse reads the name of a container's cgroup in the cgroup parent.
+func parse(parent, name string) (id string, runtime Runtime, ok bool) {
+	base, scope := strings.CutSuffix(name, ".scope")
+	for _, s := range scopes {
+		id, ok := strings.CutPrefix(base, s.prefix)
+		if ok && isID(id) && (scope || s.runtime == Podman) {
+			return id, s.runtime, true
+		}
+	}
+	switch {
+	case scope || !isID(name) || parent == podmanParent: // podman's pods have ids as well
+		return "", "", false
+	case parent == "docker":
+		return name, Docker, true
+	}
+	return name, "", true // containerd's namespace, or a parent that somebody chose
+}
+
+func isID(s string) bool {
+	if len(s) != idLength {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// podmanParent is the cgroup of podman's containers with the driver cgroupfs.
+const podmanParent = "libpod_parent"
+
+// places are the names of cgroups in which runtimes put containers and nothing else but
+// what belongs to these: those of the driver cgroupfs, podman's with systemd, and slices
+// that people give to containers (Docker's --cgroup-parent).
+var places = []string{"docker", podmanParent, "machine.slice", "docker.slice", "podman.slice", "containers.slice"}
+
+// isPlace says whether only containers are in a cgroup: one of places, or that of a pod of
+// podman's.
+func isPlace(dir string) bool {
+	name := path.Base(dir)
+	return slices.Contains(places, name) || path.Base(path.Dir(dir)) == podmanParent && isID(name) ||
+		strings.HasPrefix(name, "machine-libpod_pod_") && strings.HasSuffix(name, ".slice")
+}
