@@ -150,10 +150,10 @@ func (n *node) allowed(t *testing.T, target string) {
 	}
 }
 
-// TestDaemon: the page over a daemon shows an allowed, a proxied and a denied flow, and
+// TestPageOverDaemon: the page over a daemon shows an allowed, a proxied and a denied flow, and
 // tells a hostile program's name; what it copies for the denied one, put into the policy,
 // allows it, and the page says so.
-func TestDaemon(t *testing.T) {
+func TestPageOverDaemon(t *testing.T) {
 	n := start(t)
 	denied := "http://" + world.API + "/"
 	for _, c := range []struct{ name, url, want string }{

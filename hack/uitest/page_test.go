@@ -78,9 +78,9 @@ func event(e flow.Event) flow.Event {
 	return e
 }
 
-// TestHostileNames: what workloads call hosts, programs, paths and themselves is shown as
+// TestHostileNamesInBrowser: what workloads call hosts, programs, paths and themselves is shown as
 // text, in the map, the table and the details, and nothing of it runs.
-func TestHostileNames(t *testing.T) {
+func TestHostileNamesInBrowser(t *testing.T) {
 	var events []flow.Event
 	for _, h := range hostile {
 		events = append(events,
@@ -149,9 +149,9 @@ func traffic() []flow.Event {
 		denied("shop/web", "node", "", "[2001:db8:bad::66]:443", 12, policy.ReasonNoRule))
 }
 
-// TestPage: the page says who talked to whom and how that ended, filters, and is used by
+// TestPageInBrowser: the page says who talked to whom and how that ended, filters, and is used by
 // the keyboard alone; it is light and dark, and fits a narrow window.
-func TestPage(t *testing.T) {
+func TestPageInBrowser(t *testing.T) {
 	base := stage(t, traffic())
 	x := open(t, base+"/ui/")
 	x.is(t, "each outcome is counted", `[...document.querySelectorAll('.tile .large')].map(e => e.textContent).slice(0, 3).join() === '44,3,53'`)

@@ -62,9 +62,9 @@ func files(t *testing.T) []string {
 	return list
 }
 
-// TestHeaders: whatever is answered, also an error, tells the browser to run nothing but
+// TestPageHeaders: whatever is answered, also an error, tells the browser to run nothing but
 // the page's own scripts, and is nothing that another page can use.
-func TestHeaders(t *testing.T) {
+func TestPageHeaders(t *testing.T) {
 	h := SameOrigin(New(&record{}, time.Now()))
 	for _, target := range append(files(t), Path, "/ui", pathFlows, pathFlows+"?after=x", Path+"none", Path+"page/app.js", Path+"../ui.go", Path+"app.js/") {
 		w := ask(h, http.MethodGet, target)
@@ -88,9 +88,9 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestFiles: the page has all of its files, nothing of elsewhere, and nothing that the
+// TestPageFiles: the page has all of its files, nothing of elsewhere, and nothing that the
 // policy would refuse.
-func TestFiles(t *testing.T) {
+func TestPageFiles(t *testing.T) {
 	h := New(&record{}, time.Now())
 	if w := ask(h, http.MethodGet, "/ui"); w.Header().Get("Location") != Path {
 		t.Errorf("/ui: %d %v", w.Code, w.Header())
@@ -128,8 +128,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestReadsOnly: nothing but reading is answered.
-func TestReadsOnly(t *testing.T) {
+// TestPageReadsOnly: nothing but reading is answered.
+func TestPageReadsOnly(t *testing.T) {
 	h := New(&record{}, time.Now())
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, "TRACE", "PROPFIND"} {
 		for _, target := range []string{Path, "/ui", pathFlows, Path + "app.js"} {
@@ -221,8 +221,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestHostileNames: what workloads wrote is data of JSON, in which no markup is left.
-func TestHostileNames(t *testing.T) {
+// TestPageHostileNames: what workloads wrote is data of JSON, in which no markup is left.
+func TestPageHostileNames(t *testing.T) {
 	const hostile = "<img src=x onerror=alert(1)></script>\u2028\x1b\""
 	r := &record{denials: []flow.Event{{Name: hostile, Process: flow.Process{Command: hostile}, Path: hostile, Workload: hostile}}}
 	w := ask(New(r, time.Now()), http.MethodGet, pathFlows)

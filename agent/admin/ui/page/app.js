@@ -96,7 +96,7 @@ async function ask() {
     more = a.more;
     model.add(a);
     failures = 0;
-    setText(byId("trouble"), model.gone ? `${count(model.gone)} events came faster than they were read` : model.left ? `${count(model.left)} older kinds of denials are not shown` : "");
+    setText(byId("trouble"), model.gone ? `${count(model.gone)} events were pushed out before this page asked for them` : model.left ? `${count(model.left)} older kinds of denials are not shown` : "");
     if (!first) speak(model.fresh);
     draw();
   } catch (e) {

@@ -66,6 +66,12 @@ function facts(f, now) {
   return el("dl", {}, ...list.filter(([, v]) => v).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, el("bdi", {}, clean(v))))));
 }
 
+/** allowedNow says why something was denied that the policy allows. */
+function allowedNow(f) {
+  if (f.reason.startsWith("upstream-")) return `The policy allows this. What failed was the way to the destination: ${clean(f.reason)}.`;
+  return "The policy in force now allows this: it did not then, or the flow began in another way than its port says.";
+}
+
 async function explained(f, box) {
   const { query, note } = questionOf(f);
   let parts;
@@ -74,12 +80,12 @@ async function explained(f, box) {
     if (!answer.ok) throw new Error((await answer.text()).trim());
     const x = await answer.json();
     parts = [el("h3", {}, "Why, by the policy in force now"), note ? el("p", { class: "note" }, note) : null];
-    if (x.allowed && f.outcome === "denied") parts.push(el("p", { class: "note" }, "The policy in force now allows this; it did not then, or what the connection said was another matter."));
+    if (x.allowed && f.outcome === "denied") parts.push(el("p", { class: "note" }, allowedNow(f)));
     parts.push(el("ol", { class: "steps" }, ...x.steps.map((s) => {
       const cut = s.indexOf(": ");
       return cut > 0 && cut < 12 ? el("li", {}, el("b", {}, clean(s.slice(0, cut))), " " + clean(s.slice(cut + 2))) : el("li", {}, clean(s));
     })));
-    if (x.suggestion) parts.push(suggestion(x.suggestion));
+    if (x.suggestion) parts.push(suggestion(note ? "# The name was refused before a port was dialled: 443 is a guess.\n" + x.suggestion : x.suggestion));
     else if (f.outcome === "denied" && !x.allowed) parts.push(el("p", { class: "note" }, `No ServiceEntry allows this: the reason is ${x.reason}.`));
   } catch (e) {
     parts = [el("h3", {}, "Why"), el("p", { class: "note" }, "This cannot be explained: ", el("bdi", {}, clean(e.message)))];
@@ -91,17 +97,19 @@ async function explained(f, box) {
 /** open shows a flow. The dialog gives the focus back when it is closed. */
 export function open(f, now) {
   const o = OUTCOMES[f.outcome];
+  // Many kinds in one have no destination; a visitor of a Gateway is not on the way out.
+  const asks = !f.rest && f.layer !== "ingress";
   const box = el("section", { "aria-busy": "true", "aria-live": "polite" }, el("p", { class: "quiet" }, "Asking egressd…"));
   dialog.replaceChildren(
     el("div", { class: "bar" }, el("span", { class: "badge " + f.outcome }, el("span", { "aria-hidden": "true" }, o.sign), " " + o.name),
       el("span", { class: "grow" }), el("button", { type: "button", class: "plain", click: () => dialog.close() }, "Close")),
     el("h2", { id: "details-title" }, el("bdi", {}, clean(f.process)), el("span", { class: "quiet" }, " to "), el("bdi", { class: "mono" }, clean(f.where))),
     el("p", { class: "quiet" }, `${f.rest ? "Many kinds of flows were" : "It was"} ${o.says}.`),
-    facts(f, now), f.rest ? "" : box,
+    facts(f, now), asks ? box : "",
     f.samples.length ? el("section", {}, el("h3", {}, "Last requests"), el("ul", { class: "steps" }, ...f.samples.map((s) => el("li", { class: "mono" }, el("bdi", {}, clean(s.text)), el("span", { class: "quiet" }, " " + clock(s.at, now)))))) : "",
   );
   if (!dialog.open) dialog.showModal();
-  if (!f.rest) explained(f, box);
+  if (asks) explained(f, box);
 }
 
 // A click beside it closes it, as Escape does.
