@@ -161,6 +161,7 @@ func TestPageOverDaemon(t *testing.T) {
 		{"allowed", "https://" + world.GoogleAPIs + "/", "200"},
 		{"<img src=x>", "http://" + world.StrangerV4 + "/", "000"},
 		{"stopped", denied, "000"},
+		{"port", "http://" + world.GoogleAPIs + ":81/", "000"},
 	} {
 		if got := n.curl(t, c.name, c.url); got != c.want {
 			t.Fatalf("%s %s: %s", c.name, c.url, got)
@@ -190,6 +191,10 @@ func TestPageOverDaemon(t *testing.T) {
 	if !strings.Contains(copied, "kind: ServiceEntry") || !strings.Contains(copied, world.API) {
 		t.Fatalf("copied: %q", copied)
 	}
+	x.do(t, chromedp.Evaluate("document.querySelector('#details').close()", nil),
+		chromedp.Evaluate(`[...document.querySelectorAll('tr.denied')].find(r => r.textContent.includes(':81')).querySelector('button').click()`, nil))
+	x.is(t, "the port that an object lacks", `document.querySelector('#details pre')?.textContent.includes('number: 81') && document.querySelector('#copy').textContent === 'Copy the port'`)
+	x.look(t, "port", "dark")
 	x.do(t, chromedp.Evaluate("document.querySelector('#details').close()", nil))
 
 	// It was refused before a port was known, so that 443 was guessed.

@@ -30,10 +30,10 @@ function questionOf(f) {
 }
 
 /** copy puts text on the clipboard, which exists on loopback and with TLS alone. */
-async function copy(text, shown, said) {
+async function copy(text, shown, said, then) {
   try {
     await navigator.clipboard.writeText(text);
-    setText(said, "Copied. Put it into a file of --config; egressd takes it up by itself.");
+    setText(said, "Copied. " + then);
   } catch {
     const range = document.createRange();
     range.selectNodeContents(shown);
@@ -46,9 +46,12 @@ async function copy(text, shown, said) {
 function suggestion(yaml) {
   // Only lines and columns that can be seen: what is copied is what is read.
   const text = yaml.split("\n").map(clean).join("\n");
-  const shown = el("pre", { tabindex: "0", "aria-label": "ServiceEntry" }, text);
+  // Of an object that names the host already, only the ports are said that it lacks.
+  const [what, then] = text.includes("kind: ServiceEntry") ? ["ServiceEntry", "Put it into a file of --config; egressd takes it up by itself."]
+    : ["port", "Add it where its first line says; egressd takes it up by itself."];
+  const shown = el("pre", { tabindex: "0", "aria-label": what }, text);
   const said = el("span", { class: "quiet", role: "status" });
-  const button = el("button", { type: "button", class: "main", id: "copy", click: () => copy(text, shown, said) }, "Copy the ServiceEntry");
+  const button = el("button", { type: "button", class: "main", id: "copy", click: () => copy(text, shown, said, then) }, "Copy the " + what);
   return el("section", {}, el("h3", {}, "What allows this"),
     el("p", { class: "quiet" }, "Read it first: it allows what a program tried, which may be more than it should."),
     shown, el("div", { class: "bar" }, button, said));
