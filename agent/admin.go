@@ -23,7 +23,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		Saved:   []string{control.SavedNames, control.SavedPolicy},
 	}, a.observers.Collectors()...)
 	view := admin.View{
-		Status: func() any { return a.Status() }, Flows: a.recorder, Snapshot: a.control.Snapshot,
+		Status: func() any { return a.Status() }, Flows: a.recorder, Events: a.recorder, Snapshot: a.control.Snapshot,
 		Suggest: func() explain.Suggestions { return a.denied().Suggestions },
 		Explain: func(s *policy.Snapshot, q explain.Question) (any, error) {
 			q.Mode, q.Bound = a.opts.Mode, a.workloads.ModeOf

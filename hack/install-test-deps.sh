@@ -3,7 +3,7 @@
 # benchmark or the test machines use, and only those that are missing. No
 # service is started, and none that runs is touched.
 #
-#   hack/install-test-deps.sh [test] [generate] [lint] [bench] [vm] [node]     (default: test)
+#   hack/install-test-deps.sh [test] [generate] [lint] [browser] [bench] [vm] [node]     (default: test)
 set -euo pipefail
 
 missing=()
@@ -48,6 +48,11 @@ for set in "${@:-test}"; do
 		need_command shellcheck shellcheck
 		need_command clang-format clang-format
 		;;
+	browser)
+		need_command chromium chromium
+		need_command curl curl ca-certificates
+		need_file /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core
+		;;
 	bench)
 		need_command nginx nginx-light
 		need_file /usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream
@@ -72,7 +77,7 @@ for set in "${@:-test}"; do
 		need_command qemu-system-x86_64 qemu-system-x86
 		;;
 	*)
-		echo "usage: $0 [test] [generate] [lint] [bench] [vm] [node]" >&2
+		echo "usage: $0 [test] [generate] [lint] [browser] [bench] [vm] [node]" >&2
 		exit 2
 		;;
 	esac

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path"
 	"time"
 
+	"github.com/egressd/egressd/agent/admin/ui"
 	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/policy"
 )
@@ -38,8 +40,10 @@ type Flows interface {
 
 // View is what of a daemon the interfaces show.
 type View struct {
-	Status  func() any
-	Flows   Flows
+	Status func() any
+	Flows  Flows
+	// Events are what the web page shows; nil: there is no page.
+	Events  ui.Events
 	Suggest func() explain.Suggestions
 	// Explain explains a question by the policy in force; Snapshot is that policy, nil:
 	// there is none yet.
@@ -65,7 +69,7 @@ type View struct {
 
 // Admin serves the admin interface. The TCP port, which is there only when it was asked
 // for, reads and changes nothing: every process of root and of the admin group that is
-// not captured gets there, and a request that a web page has such a one make, too.
+// not captured gets there. A web page that such a one shows gets nothing (ui.SameOrigin).
 func (s View) Admin(change bool) http.Handler {
 	mux := http.NewServeMux()
 	follow, dump := atMost(maxFollowers), atMost(maxDumps)
@@ -87,13 +91,19 @@ func (s View) Admin(change bool) http.Handler {
 		})
 	})
 	s.familiar(mux, change)
+	if !change && s.Events != nil {
+		page := ui.New(s.Events, s.Server().Started)
+		mux.Handle("GET "+ui.Path, page)
+		mux.Handle("GET "+path.Clean(ui.Path), page)
+	}
 	if change {
 		mux.HandleFunc("POST "+PathUnload, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusAccepted)
 			s.Unload()
 		})
+		return mux
 	}
-	return mux
+	return ui.SameOrigin(mux)
 }
 
 // atMost bounds how many of a kind of request are served at a time.

@@ -208,7 +208,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served: as for --status-address")
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")
-	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain, the policy and what Envoy has at its admin port by TCP as well, as in localhost:15000: processes of root and of --admin-group that are not captured may read them")
+	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain, the policy, a web page (/ui/) and what Envoy has at its admin port by TCP as well, as in localhost:15000: processes of root and of --admin-group that are not captured may read them")
 	cmd.Flags().BoolVar(&adminRemote, "admin-remote", false, "allow an --admin-address that is not on loopback: everybody who reaches it can read, without authentication")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd

@@ -56,7 +56,7 @@ func (n *node) onLoopback(t *testing.T, urls ...string) {
 func TestAdminByTCP(t *testing.T) {
 	t.Parallel()
 	n := start(t, seed(t, "googleapis.yaml"), nil, "--admin-address", "localhost:15000")
-	n.onLoopback(t, "127.0.0.1:15000/flows", "[::1]:15000/status", "localhost:15000/config_dump")
+	n.onLoopback(t, "127.0.0.1:15000/flows", "[::1]:15000/status", "localhost:15000/config_dump", "localhost:15000/ui/", "[::1]:15000/ui/flows")
 	for _, addr := range []string{"127.0.0.1", "[::1]"} {
 		if a := n.curl(t, nil, "-X", "POST", "http://"+addr+":15000/unload"); a.status < 400 {
 			t.Errorf("unload at %s: %+v", addr, a)
@@ -75,11 +75,19 @@ func TestAdminByTCP(t *testing.T) {
 	// has there as well.
 	n.onLoopback(t, "127.0.0.1:15000/clusters", "[::1]:15000/listeners", "127.0.0.1:15000/stats?format=json", "127.0.0.1:15000/server_info", "127.0.0.1:15000/certs", "127.0.0.1:15000/logging")
 	testenv.RequireTool(t, "setpriv")
-	for _, path := range []string{"config_dump", "flows", "status", "clusters", "logging"} {
+	for _, path := range []string{"config_dump", "flows", "status", "clusters", "logging", "ui/", "ui/flows"} {
 		e := n.run(t, nil, "setpriv", "--reuid", "65534", "--clear-groups", "curl", "-q", "-sS", "--noproxy", "*", "http://127.0.0.1:15000/"+path)
 		if !strings.Contains(e.stdout, "only root") || strings.Contains(e.stdout, world.GoogleAPIs) {
 			t.Errorf("another user gets %s: %+v", path, e)
 		}
+	}
+	for _, path := range []string{"flows", "explain?target=a.example:443", "ui/flows", "ui/app.js"} {
+		if a := n.curl(t, nil, "-H", "Sec-Fetch-Site: cross-site", "http://127.0.0.1:15000/"+path); a.status != 403 {
+			t.Errorf("a page of another site gets %s: %+v", path, a)
+		}
+	}
+	if a := n.curl(t, nil, "-X", "POST", "http://127.0.0.1:15000/ui/flows"); a.status != 405 {
+		t.Errorf("the web page takes changes: %+v", a)
 	}
 	if a := n.curl(t, nil, "-X", "POST", "http://127.0.0.1:15000/logging?level=debug"); a.status != 405 {
 		t.Errorf("levels changed by TCP: %+v", a)

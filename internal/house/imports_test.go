@@ -14,7 +14,7 @@ var (
 	core        = append([]string{"./forward/originate", "./internal/certs", "./internal/flow", "./internal/learned", "./internal/dial", "./forward", "./forward/limits", "./forward/session"}, ground...)
 	rooms       = []string{"./egress", "./ingress", "./dnsproxy", "./loader", "./policy/source"}
 	loaderParts = []string{"./loader/abi", "./loader/arrival", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}
-	parts       = []string{"./agent/admin", "./agent/containers", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/observe", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
+	parts       = []string{"./agent/admin", "./agent/admin/ui", "./agent/containers", "./agent/control", "./agent/earlier", "./agent/events", "./agent/exec", "./agent/govern", "./agent/iface", "./agent/kubernetes", "./agent/learnedfile", "./agent/lifecycle", "./agent/listen", "./agent/observe", "./agent/origin", "./agent/own", "./agent/report", "./agent/resolve", "./agent/resources", "./agent/selfprobe", "./agent/shift", "./agent/state", "./agent/takeover", "./agent/teardown", "./agent/upkeep", "./agent/workload"}
 )
 
 // floors says what each package may import besides the standard library:
@@ -136,7 +136,8 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.
-	"./agent/admin":       {"./agent/state", "./explain", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/sockdiag", "./policy", "golang.org/x/sys/unix"},
+	"./agent/admin/ui":    {"./internal/flow"},
+	"./agent/admin":       {"./agent/admin/ui", "./agent/state", "./explain", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/sockdiag", "./policy", "golang.org/x/sys/unix"},
 	"./agent/control":     {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
 	"./agent/earlier":     {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
 	"./agent/events":      {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
