@@ -95,12 +95,14 @@ static __always_inline bool refresh_ids(struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
 	struct egd_workload *wl;
+	__u64 home;
 
 	if (!cfg)
 		return false;
 	if (st->epoch == cfg->epoch)
 		return true;
-	wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
+	home = st->origin.home; /* what an argument points to is no key before Linux 6.2 */
+	wl = bpf_map_lookup_elem(&egd_workloads, &home);
 	if (!wl)
 		return false;
 	st->origin.workload = wl->id;
