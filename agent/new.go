@@ -208,6 +208,9 @@ func (a *Agent) wire() error {
 			return err
 		}
 	}
+	if err := a.openFlowLog(); err != nil {
+		return err
+	}
 	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(self.IsDNS)); err != nil {
 		return err
 	}
@@ -322,6 +325,7 @@ func (a *Agent) Close() error {
 	}
 	a.begun.Closed()
 	a.observers.Close()
+	a.flowLog.Close(flowLogWait)
 	if a.holder != nil {
 		a.holder.Close()
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/egressd/egressd/agent/workload"
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/flowlog"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/loader"
@@ -155,6 +156,8 @@ type Options struct {
 	Probe selfprobe.Options
 	// Observe says who is told of requests and connections that have ended.
 	Observe observe.Options
+	// FlowLog says where lines of all flows go; its zero value: nowhere.
+	FlowLog flowlog.Options
 	Version string
 	Log     *slog.Logger
 	// Levels are those of Log, which may be changed; nil: they can't.

@@ -36,6 +36,7 @@ type RecordReader struct {
 	in   *bufio.Reader
 	line int
 	long []byte // a line that is longer than the buffer of in
+	text []byte // of the last event
 }
 
 // NewReader reads what r has, compressed by gzip or not; name is for errors.
@@ -72,9 +73,14 @@ func (r *RecordReader) Next() (flow.Event, error) {
 		if err != nil {
 			return flow.Event{}, &RecordError{r.name, r.line, err}
 		}
+		r.text = text
 		return e, nil
 	}
 }
+
+// Text is the line of the event that Next returned last, without its end. It counts until
+// the next Next.
+func (r *RecordReader) Text() []byte { return r.text }
 
 // next is one line with its end. One that is too long is read over.
 func (r *RecordReader) next() ([]byte, error) {
@@ -111,6 +117,12 @@ type Unread struct {
 // long as f returns true. Lines that are none are counted; that a file cannot be read is
 // an error. stdin is read where a path is Stdin, behind all files.
 func Each(paths []string, stdin io.Reader, f func(flow.Event) bool) (Unread, error) {
+	return EachLine(paths, stdin, func(e flow.Event, _ []byte) bool { return f(e) })
+}
+
+// EachLine is Each for who wants the lines as well, as they are there: they may have
+// fields that are not known here. A line counts until f returns.
+func EachLine(paths []string, stdin io.Reader, f func(e flow.Event, line []byte) bool) (Unread, error) {
 	var u Unread
 	sorted, err := byTime(paths)
 	if err != nil {
@@ -141,7 +153,7 @@ func byTime(paths []string) ([]string, error) {
 		b := begin{path: path}
 		if path == Stdin {
 			b.at = time.Unix(1<<40, 0) // behind all others
-		} else if _, err := new(Unread).file(path, nil, func(e flow.Event) bool { b.at = e.Time; return false }); err != nil {
+		} else if _, err := new(Unread).file(path, nil, func(e flow.Event, _ []byte) bool { b.at = e.Time; return false }); err != nil {
 			return nil, err
 		}
 		files = append(files, b)
@@ -155,7 +167,7 @@ func byTime(paths []string) ([]string, error) {
 }
 
 // file reads one file, and says whether f wants more.
-func (u *Unread) file(path string, stdin io.Reader, f func(flow.Event) bool) (bool, error) {
+func (u *Unread) file(path string, stdin io.Reader, f func(flow.Event, []byte) bool) (bool, error) {
 	in, name := stdin, "<stdin>"
 	if path != Stdin {
 		opened, err := os.Open(path)
@@ -174,7 +186,7 @@ func (u *Unread) file(path string, stdin io.Reader, f func(flow.Event) bool) (bo
 		switch bad := (*RecordError)(nil); {
 		case err == nil:
 			u.Read++
-			if !f(e) {
+			if !f(e, r.Text()) {
 				return false, nil
 			}
 		case errors.Is(err, io.EOF):

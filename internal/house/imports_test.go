@@ -39,6 +39,7 @@ var floors = map[string][]string{
 	"./policy/semantics":                    nil, // tests alone
 	"./internal/certs":                      nil,
 	"./explain/compare":                     {"./policy"},
+	"./explain/replay":                      {"./explain", "./internal/flow", "./internal/flowrecord", "./policy"},
 	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
 	"./policy/scheme":                       {"./policy"},
 	"./policy/allowlist":                    {"./policy", "./policy/scheme", "./internal/hostname"},
@@ -84,6 +85,9 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What people read of flows.
+	"./internal/flowfilter":  {"./internal/flow", "./internal/flowrecord"},
+	"./internal/flowsummary": {"./internal/flow", "./internal/flowrecord"},
+	"./internal/flowlog":     {"./internal/collector", "./internal/flow", "./internal/flowrecord", "./internal/logfile", "./internal/logpipe", "go.opentelemetry.io/proto/", "google.golang.org/protobuf/"},
 	"./internal/flowrecord":  {"./internal/flow", "./policy"},
 	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy"},
 	"./internal/collector":   nil,
@@ -131,14 +135,14 @@ var floors = map[string][]string{
 	"./policy/source/kubestatus/internal/gwstatus": {"./internal/hostname", "./policy/istio", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
-	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/istio", "./policy/scheme"},
+	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme"},
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.
 	"./agent/admin":       {"./agent/state", "./explain", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/sockdiag", "./policy", "golang.org/x/sys/unix"},
 	"./agent/control":     {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
 	"./agent/earlier":     {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
-	"./agent/events":      {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
+	"./agent/events":      {"./explain", "./internal/flow", "./internal/flowfilter", "./loader/telemetry", "./policy"},
 	"./agent/exec":        {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
 	"./agent/govern":      {"./agent/control", "./agent/workload", "./loader", "./policy"},
 	"./agent/iface":       {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
@@ -146,7 +150,7 @@ var floors = map[string][]string{
 	"./agent/listen":      {"./explain", "./internal/dial", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
 	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
-	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/logfile", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
+	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/flowlog", "./internal/logfile", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
 	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
@@ -160,8 +164,8 @@ var floors = map[string][]string{
 	"./agent/upkeep":      nil,
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/accesslog", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/flowlog", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
@@ -203,7 +207,7 @@ var keepers = []struct {
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest", "./hack/bench/kubernetes"}, []string{"./internal/e2e"}},
 	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest", "./hack/bench/kubernetes"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
-	{"go.opentelemetry.io/", []string{"./internal/tracing"}, nil},
+	{"go.opentelemetry.io/", []string{"./internal/flowlog", "./internal/tracing"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
