@@ -37,6 +37,9 @@ func (p *against) ask(q asked, r *recorded) (Change, error) {
 		c.Kind = Denied
 		e := r.event
 		e.Allowed, e.Reason = false, x.Reason
+		if e.Kind == flow.Close {
+			e.Kind = flow.Decision // as its beginning was
+		}
 		c.Allow = explain.AllowItem(&e)
 	case !c.Was.Allowed && c.Now.Allowed:
 		c.Kind = Allowed
