@@ -167,7 +167,7 @@ func printReplay(e env, out replay.Outcomes, verbose bool) {
 		out.Count(replay.Denied), out.Count(replay.Allowed), out.Count(replay.Otherwise), out.Same)
 }
 
-func printChange(w io.Writer, c replay.Change, verbose bool) {
+func printChange(w io.Writer, c replay.FlowChange, verbose bool) {
 	printLine(w, "    %s %s", signs[c.Kind], c.Says)
 	when := "at " + second(c.First)
 	if c.Count > 1 {

@@ -86,7 +86,7 @@ func TestFlowsOfFile(t *testing.T) {
 		{[]string{"--file", zipped, "--since", "2026-01-02T03:04:10Z", "-o", "json"}, 0, strings.SplitAfter(flowLines, "\n")[2], ""},
 		{[]string{"--file", plain, zipped, "--verdict", "deny", "--since", "1d"}, 0, "", ""},
 		{[]string{"--file", plain, "--verdict", "deny", "--address", "2001:db8::/64"}, 0, " DENY  kernel  curl[7] tcp [2001:db8::1]:443 (no-rule); allow: --allow [2001:db8::1]:443\n", ""},
-		{[]string{"--file", torn, "--summary"}, 1, "node      2001:db8::1:443    no-rule\n", "1 line could not be read"},
+		{[]string{"--file", torn, "--summary"}, 1, "node      [2001:db8::1]:443  no-rule\n", "1 line could not be read"},
 		{[]string{"--file", plain, "--summary", "--top", "1", "-o", "json"}, 0, `"denied": 5,`, ""},
 		{[]string{"--file", plain, "-f"}, 2, "", "-f goes on for ever"},
 		{[]string{"--file", plain, "--top", "3"}, 2, "", "--top is a number"},

@@ -26,6 +26,9 @@ func printTallies(e env, list []flowsummary.Tally, lost int, asJSON bool) {
 	fmt.Fprintln(w, "DENIED\tALLOWED\tSENT\tRECEIVED\tFIRST\tLAST\tWORKLOAD\tHOST\tREASONS")
 	for _, t := range list {
 		host := quote.Word(t.Host)
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
 		if len(t.Ports) > 0 {
 			host += ":" + strings.Trim(strings.ReplaceAll(fmt.Sprint(t.Ports), " ", ","), "[]")
 		}

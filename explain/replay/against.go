@@ -20,14 +20,14 @@ type against struct {
 }
 
 // ask asks about a flow. A change without a kind is none.
-func (p *against) ask(q asked, r *recorded) (Change, error) {
+func (p *against) ask(q asked, r *recorded) (FlowChange, error) {
 	x, err := p.explain(q)
 	if err != nil {
-		return Change{}, err
+		return FlowChange{}, err
 	}
-	c := Change{
+	c := FlowChange{
 		Workload: q.workload, Host: hostOf(&r.event), Target: q.target, Method: q.method, Count: max(r.count, 1), First: r.first, Last: r.last,
-		Was: q.was, Now: Outcome{Allowed: x.Allowed, Verdict: x.Verdict, Reason: x.Reason}, Steps: x.Steps,
+		Was: q.was, Now: Treatment{Allowed: x.Allowed, Verdict: x.Verdict, Reason: x.Reason}, Steps: x.Steps,
 	}
 	if x.Rule != nil {
 		c.Now.Rule = x.Rule.Object()
@@ -46,7 +46,7 @@ func (p *against) ask(q asked, r *recorded) (Change, error) {
 	case c.Was.Allowed && (differs(q, c.Now) || x.DeniedShare > 0):
 		c.Kind = Otherwise
 	default:
-		return Change{}, nil
+		return FlowChange{}, nil
 	}
 	c.Says = sentence(&c, x)
 	c.Lacks = lacks(q, &r.event)
@@ -74,10 +74,10 @@ func (p *against) explain(q asked) (explain.Explanation, error) {
 // differs says whether what is allowed goes another way than it went. A connection that
 // the kernel passed has the verdict that it was passed by, and one that came to the
 // proxy the proxy's.
-func differs(q asked, now Outcome) bool { return q.was.Verdict != now.Verdict }
+func differs(q asked, now Treatment) bool { return q.was.Verdict != now.Verdict }
 
 // sentence says what changes.
-func sentence(c *Change, x explain.Explanation) string {
+func sentence(c *FlowChange, x explain.Explanation) string {
 	what := c.Target
 	if c.Method != "" {
 		what = c.Method + " " + what
@@ -103,7 +103,7 @@ func sentence(c *Change, x explain.Explanation) string {
 	return fmt.Sprintf("%s was allowed with verdict %s%s, and would be with verdict %s%s", what, c.Was.Verdict, by(c.Was), c.Now.Verdict, by(c.Now))
 }
 
-func by(o Outcome) string {
+func by(o Treatment) string {
 	if o.Rule == "" {
 		return ""
 	}

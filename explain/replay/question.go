@@ -20,7 +20,7 @@ type asked struct {
 	query    bool   // a DNS question, whose target is the name
 	target   string // as explain.ParseTarget reads it
 	method   string
-	was      Outcome
+	was      Treatment
 }
 
 // isPart says whether an event is about something that another one stands for: of a
@@ -72,7 +72,7 @@ func ofPolicy(r policy.Reason) bool {
 
 // question is what a policy is asked about for an event.
 func question(e *flow.Event) asked {
-	q := asked{workload: e.Workload, was: Outcome{Allowed: e.Allowed && !e.WouldDeny, Verdict: e.Verdict, Reason: e.Reason}}
+	q := asked{workload: e.Workload, was: Treatment{Allowed: e.Allowed && !e.WouldDeny, Verdict: e.Verdict, Reason: e.Reason}}
 	if e.Rule != nil {
 		q.was.Rule = e.Rule.Object()
 	}

@@ -29,16 +29,16 @@ const (
 	Otherwise ChangeKind = "otherwise" // it is allowed as it was, and goes another way
 )
 
-// Outcome is what a policy does with a flow.
-type Outcome struct {
+// Treatment is what a policy does with a flow.
+type Treatment struct {
 	Allowed bool           `json:"allowed"`
 	Verdict policy.Verdict `json:"verdict"`
 	Reason  policy.Reason  `json:"reason"`
 	Rule    string         `json:"rule,omitempty"` // KIND NAMESPACE/NAME
 }
 
-// Change is a flow that is decided in another way.
-type Change struct {
+// FlowChange is a flow that is decided in another way.
+type FlowChange struct {
 	Kind ChangeKind `json:"kind"`
 	// Workload and Host are as in the recorded lines; Host is an address where no name
 	// is known.
@@ -51,8 +51,8 @@ type Change struct {
 	Count int       `json:"count"`
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
-	Was   Outcome   `json:"was"`
-	Now   Outcome   `json:"now"`
+	Was   Treatment `json:"was"`
+	Now   Treatment `json:"now"`
 	// Says is a sentence about it. Steps lead to Now.
 	Says  string   `json:"says"`
 	Steps []string `json:"steps,omitempty"`
@@ -73,7 +73,7 @@ type Unasked struct {
 // Outcomes are what a replay found.
 type Outcomes struct {
 	// Changes are sorted by workload, host and kind, those that are denied first.
-	Changes []Change `json:"changes"`
+	Changes []FlowChange `json:"changes"`
 	// Flows is how many different flows were asked about, Same how many of these are
 	// decided as before.
 	Flows   int       `json:"flows"`
@@ -155,7 +155,7 @@ func (f *Flows) Add(e *flow.Event) {
 
 // Run asks a policy about the flows.
 func (f *Flows) Run(s *policy.Snapshot) Outcomes {
-	out := Outcomes{Changes: []Change{}, Missing: f.missing, Overflow: f.overflow}
+	out := Outcomes{Changes: []FlowChange{}, Missing: f.missing, Overflow: f.overflow}
 	p := against{snapshot: s, described: map[string]bool{}}
 	for _, w := range s.Workloads() {
 		p.described[w.Key()] = true
@@ -182,7 +182,7 @@ func (f *Flows) Run(s *policy.Snapshot) Outcomes {
 		out.Unasked = append(out.Unasked, u)
 	}
 	out.Undescribed = slices.Sorted(maps.Keys(undescribed))
-	slices.SortFunc(out.Changes, func(a, b Change) int {
+	slices.SortFunc(out.Changes, func(a, b FlowChange) int {
 		return cmp.Or(cmp.Compare(a.Workload, b.Workload), cmp.Compare(a.Host, b.Host), cmp.Compare(order[a.Kind], order[b.Kind]),
 			cmp.Compare(a.Target, b.Target), cmp.Compare(a.Method, b.Method), cmp.Compare(fmt.Sprint(a.Was), fmt.Sprint(b.Was)))
 	})
