@@ -315,16 +315,15 @@ func TestOTLP(t *testing.T) {
 	<-took
 	l.Record(denied("b\xff"))
 	l.Close(patience)
-	if s := l.Stats(); s.Dropped != batchLines || !strings.Contains(log.String(), "503") {
-		t.Errorf("%+v %s", s, &log)
+	// On a slow machine the batch that failed is a smaller one, by its time.
+	dropped := l.Stats().Dropped
+	if dropped == 0 || dropped > batchLines || !strings.Contains(log.String(), "503") || uint64(len(got)) != batchLines-dropped+2 {
+		t.Fatalf("%d are lost, %d records came: %s", dropped, len(got), &log)
 	}
-	if len(got) != 2 {
-		t.Fatalf("%d records came", len(got))
-	}
-	if e, err := flowrecord.Parse([]byte(got[0].Body.GetStringValue())); err != nil || e.Kind != flow.Lost || e.More != batchLines {
+	if e, err := flowrecord.Parse([]byte(got[0].Body.GetStringValue())); err != nil || e.Kind != flow.Lost || uint64(e.More) != dropped {
 		t.Errorf("%+v, %v", got[0], err)
 	}
-	r := got[1]
+	r := got[len(got)-1]
 	if r.SeverityText != "WARN" || r.EventName != "egressd.decision" || r.TimeUnixNano != uint64(denied("").Time.UnixNano()) || r.Body.GetStringValue()+"\n" != line(denied("b\xff")) {
 		t.Errorf("%+v", r)
 	}
