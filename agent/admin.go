@@ -9,6 +9,7 @@ import (
 
 	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/agent/control"
+	"github.com/egressd/egressd/agent/observe"
 	"github.com/egressd/egressd/agent/report"
 	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/policy"
@@ -21,7 +22,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		Closed: a.surfaces.Closed, Holding: a.holding.Counts, Upstreams: a.dns.Upstreams,
 		Unbound: func() int64 { n, _ := a.workloads.Unbound(); return n },
 		Saved:   []string{control.SavedNames, control.SavedPolicy},
-	}, a.observers.Collectors()...)
+	}, append(a.observers.Collectors(), observe.FlowLog(a.flowLog.Stats)...)...)
 	view := admin.View{
 		Status: func() any { return a.Status() }, Flows: a.recorder, Events: a.recorder, Snapshot: a.control.Snapshot,
 		Suggest: func() explain.Suggestions { return a.denied().Suggestions },

@@ -33,6 +33,7 @@ import (
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/ingress"
 	"github.com/egressd/egressd/internal/certs"
+	"github.com/egressd/egressd/internal/flowlog"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/ipguard"
@@ -54,6 +55,7 @@ type Agent struct {
 	recorder   *events.Recorder
 	kernel     *events.Kernel
 	observers  *observe.Audience // nil: none
+	flowLog    *flowlog.FlowLog  // nil: none
 	addresses  ipguard.Addresses // of the node
 	names      *learned.Names
 	dns        *dnsproxy.Server
@@ -110,7 +112,10 @@ type Agent struct {
 func (a *Agent) Unload() error { return a.datapath.Unload() }
 
 // Reopen opens files that lines are written to anew, after somebody moved them away.
-func (a *Agent) Reopen() { a.observers.Reopen() }
+func (a *Agent) Reopen() {
+	a.observers.Reopen()
+	a.flowLog.Reopen()
+}
 
 // Reload reads the policy again, as if its files had changed. It does not wait.
 func (a *Agent) Reload() { a.life.Reload() }

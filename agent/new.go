@@ -210,6 +210,9 @@ func (a *Agent) wire() error {
 			return err
 		}
 	}
+	if err := a.openFlowLog(); err != nil {
+		return err
+	}
 	if a.nodeDNS, err = resolve.Follow(a.opts.nodeDNS(self.IsDNS)); err != nil {
 		return err
 	}
@@ -324,6 +327,7 @@ func (a *Agent) Close() error {
 	}
 	a.begun.Closed()
 	a.observers.Close()
+	a.flowLog.Close(flowLogWait)
 	if a.holder != nil {
 		a.holder.Close()
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/internal/cgroup"
 	"github.com/egressd/egressd/internal/container"
+	"github.com/egressd/egressd/internal/flowlog"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/loader"
@@ -159,6 +160,8 @@ type Options struct {
 	Probe selfprobe.Options
 	// Observe says who is told of requests and connections that have ended.
 	Observe observe.Options
+	// FlowLog says where lines of all flows go; its zero value: nowhere.
+	FlowLog flowlog.Options
 	Version string
 	Log     *slog.Logger
 	// Levels are those of Log, which may be changed; nil: they can't.

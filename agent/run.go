@@ -74,6 +74,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		h.Leave()
 	}
 	a.recorder.Flush(true)
+	a.tellMissing()
 	a.control.SaveLastGood()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err

@@ -18,6 +18,7 @@ const originAge = time.Minute
 func (a *Agent) keepUp() *upkeep.Upkeep {
 	save := func() {
 		a.recorder.Flush(false)
+		a.tellMissing()
 		a.remembered.Keep(a.log, time.Now())
 	}
 	return upkeep.New(a.log, save,

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
@@ -112,5 +113,41 @@ func TestRecordAllocates(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(1000, func() { r.Record(e) }); n > 0 {
 		t.Errorf("an event allocates %v times", n)
+	}
+}
+
+// kept keeps what it is told.
+type kept struct{ events []flow.Event }
+
+func (k *kept) Record(e flow.Event) { k.events = append(k.events, e) }
+
+// TestTellAll: who is told of all hears of what was allowed, of the first denial of a kind,
+// and how many more there were; who is told of denials, of these alone.
+func TestTellAll(t *testing.T) {
+	r := NewRecorder(slog.New(slog.DiscardHandler))
+	all, denials := &kept{}, &kept{}
+	r.TellAll(all)
+	r.Tell(denials)
+	r.Record(flow.Event{Time: time.Now(), Name: "allowed", Allowed: true, Reason: policy.ReasonAllowed})
+	for range 5 {
+		r.Record(flow.Event{Time: time.Now(), Name: "denied", Reason: policy.ReasonName})
+	}
+	r.Flush(true)
+	var got []string
+	for _, e := range all.events {
+		got = append(got, fmt.Sprint(e.Name, " ", e.More))
+	}
+	if s := strings.Join(got, ", "); s != "allowed 0, denied 0, denied 4" || len(denials.events) != 2 {
+		t.Errorf("%s; %+v", s, denials.events)
+	}
+}
+
+// TestAllowIsLogged: a line about a denial says what would allow it.
+func TestAllowIsLogged(t *testing.T) {
+	var log bytes.Buffer
+	r := NewRecorder(slog.New(slog.NewTextHandler(&log, nil)))
+	r.Record(flow.Event{Time: time.Now(), Kind: flow.Query, Name: "a.example", Transport: policy.UDP, Reason: policy.ReasonName})
+	if !strings.Contains(log.String(), " allow=a.example") {
+		t.Error(log.String())
 	}
 }

@@ -4,19 +4,16 @@ package events
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/internal/flowfilter"
 )
 
 // ServeHTTP writes what was denied, each kind once, and the other events that
-// are kept, one JSON object a line. verdict=deny keeps denials (and would-be
-// denials) only, workload=NAMESPACE/NAME and namespace=NAMESPACE what is of these,
-// since=TIME what came later.
+// are kept, one JSON object a line, as far as the query wants them, which is a
+// flowfilter.
 func (r *Recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if write := eventWriter(w, req); write != nil {
 		r.each(write)
@@ -55,40 +52,12 @@ func (r *Recorder) Follow(w http.ResponseWriter, req *http.Request, wait time.Du
 // eventWriter writes the events that a request asks for, while it can; nil:
 // the request is none, and has been answered.
 func eventWriter(w http.ResponseWriter, req *http.Request) func(flow.Event) bool {
-	q := req.URL.Query()
-	var since time.Time
-	if text := q.Get("since"); text != "" {
-		var err error
-		if since, err = time.Parse(time.RFC3339Nano, text); err != nil {
-			http.Error(w, fmt.Sprintf("since: %v", err), http.StatusBadRequest)
-			return nil
-		}
+	wanted, err := flowfilter.Parse(req.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return nil
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
-	verdict, workload, namespace := q.Get("verdict"), q.Get("workload"), q.Get("namespace")
-	return func(e flow.Event) bool {
-		return !matches(e, verdict) || !isOf(e, workload, namespace) || !since.IsZero() && !e.Time.After(since) || enc.Encode(e) == nil
-	}
-}
-
-// matches says whether an event has the verdict that was asked for.
-func matches(e flow.Event, verdict string) bool {
-	switch {
-	case verdict == "" || e.Kind == flow.Lost:
-		return true
-	case verdict == policy.Deny.String():
-		return !e.Allowed || e.WouldDeny
-	}
-	return e.Allowed && e.Verdict.String() == verdict
-}
-
-// isOf says whether an event is of a workload, and of a namespace; "": of any.
-// What was lost may be.
-func isOf(e flow.Event, workload, namespace string) bool {
-	if e.Kind == flow.Lost {
-		return true
-	}
-	of, _, described := strings.Cut(e.Workload, "/")
-	return (workload == "" || e.Workload == workload) && (namespace == "" || described && of == namespace)
+	return func(e flow.Event) bool { return !wanted.Wants(&e) || enc.Encode(e) == nil }
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/explain"
 	"github.com/egressd/egressd/internal/flow"
 )
 
@@ -26,8 +27,8 @@ type Recorder struct {
 	denials *flow.DenialTable
 	lines   *flow.Lines
 	log     *slog.Logger
-	// also is told of denials; nil: nobody.
-	also flow.Sink
+	// also is told of denials, all of every event; nil: nobody.
+	also, all flow.Sink
 	// dropped counts the followers that did not read.
 	dropped atomic.Uint64
 }
@@ -41,13 +42,25 @@ func NewRecorder(log *slog.Logger) *Recorder {
 // how many more there were. It is for before the first Record.
 func (r *Recorder) Tell(s flow.Sink) { r.also = s }
 
+// TellAll has somebody told of every event as it comes: of denials as Tell has it. It is
+// for before the first Record.
+func (r *Recorder) TellAll(s flow.Sink) { r.all = s }
+
 // Record implements flow.Sink.
 func (r *Recorder) Record(e flow.Event) {
 	if e.Denied() {
 		r.denied(e)
 		return
 	}
+	r.keep(e)
+}
+
+// keep keeps an event for those who look back, and tells it.
+func (r *Recorder) keep(e flow.Event) {
 	r.events.Record(e)
+	if r.all != nil {
+		r.all.Record(e)
+	}
 }
 
 // denied stands alone so that other events need not be put on the heap.
@@ -99,7 +112,7 @@ func (r *Recorder) each(f func(flow.Event) bool) {
 // tell gives a denial to those who follow, and writes it to the log unless its
 // workload has many lines there.
 func (r *Recorder) tell(e flow.Event) {
-	r.events.Record(e)
+	r.keep(e)
 	if r.also != nil {
 		r.also.Record(e)
 	}
@@ -135,6 +148,9 @@ func (r *Recorder) tell(e flow.Event) {
 	}
 	if e.Detail != "" {
 		attrs = append(attrs, slog.String("detail", e.Detail))
+	}
+	if item := explain.AllowItem(&e); item != "" {
+		attrs = append(attrs, slog.String("allow", item))
 	}
 	r.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
 }

@@ -145,7 +145,7 @@ func TestExitCodes(t *testing.T) {
 		case admin.PathStatus:
 			fmt.Fprint(w, "{}")
 		case admin.PathFlows:
-			fmt.Fprintln(w, `{"verdict": "deny"}`) // a denial that is told is no failure of telling
+			fmt.Fprintln(w, `{"time": "2026-01-02T03:04:05Z", "kind": "decision", "verdict": "deny", "allowed": false}`) // a denial that is told is no failure of telling
 		}
 	})
 	confused := fakeDaemon(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "no JSON") })

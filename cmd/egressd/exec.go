@@ -22,6 +22,7 @@ const execName = "exec"
 
 func execCommand(e env) *cobra.Command {
 	var f policyFlags
+	var flowLog flowLogFlags
 	var as, suggest string
 	var quiet, privileges bool
 	cmd := &cobra.Command{
@@ -70,6 +71,9 @@ exec passes signals to the command, and kills processes that it leaves behind.`,
 			if err != nil {
 				return err
 			}
+			if err := flowLog.options(e, "egressd", &o); err != nil {
+				return err
+			}
 			u, err := userOf(as, e.getenv)
 			if err != nil {
 				return usageError{err}
@@ -109,6 +113,7 @@ exec passes signals to the command, and kills processes that it leaves behind.`,
 	}
 	cmd.Flags().SetInterspersed(false)
 	f.register(cmd, "error")
+	flowLog.register(cmd)
 	cmd.Flags().StringVar(&as, "user", "", "run the command as this user: NAME, UID, NAME:GROUP or UID:GID (default: who called sudo, else root)")
 	cmd.Flags().BoolVar(&privileges, "allow-new-privileges", false, "let setuid programs such as sudo give the command privileges, with which it can leave")
 	cmd.Flags().StringVar(&suggest, "suggest", "", "write the ServiceEntries that would allow what was denied to this file, among what is there, when the command has ended")

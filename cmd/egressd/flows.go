@@ -3,249 +3,142 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/egressd/egressd/agent/admin"
 	"github.com/egressd/egressd/internal/flow"
-	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/internal/flowrecord"
+	"github.com/egressd/egressd/internal/flowsummary"
 )
 
 func flowsCommand(e env) *cobra.Command {
-	var out output
-	var follow bool
-	var verdict string
-	var pods podFilter
-	var daemon client
+	var f flows
 	cmd := &cobra.Command{
 		Use:   "flows",
-		Short: "Show what was decided, one line each",
+		Short: "Show what was decided, one line each, or count it",
 		Long: `flows shows what was denied, each kind once with how often and since when, and
 the newest of the other events, by time. What is denied is kept apart from what
-is allowed, and each workload has a share of both.
+is allowed, and each workload has a share of both. At the end of a denial stands
+what would allow it, if --allow can name that.
 
 With -f it goes on with new events. When the daemon ends, or this reader is too slow
-for it, flows says so on standard error and connects again.`,
+for it, flows says so on standard error and connects again.
+
+With --file it reads flow logs that "egressd run --flow-log" has written, also those
+that were rotated or compressed (gzip), and needs no daemon. docs/FLOWS.md says what
+is in a line.
+
+A filter may have several values, separated by commas, of which one is enough. Of
+what has several filters all must hold.`,
 		Example: `  sudo egressd flows
   sudo egressd flows -f --verdict deny
   sudo egressd flows --pod shop/web-7d4b9c-x2x9p
   sudo egressd flows --namespace shop --verdict deny
+  sudo egressd flows --since 1h --host '*.example.com' --port 443
+  sudo egressd flows --summary --top 10
+  egressd flows --file /var/log/egressd/flows.jsonl* --since 2026-01-02T15:04:05Z --address 10.0.0.0/8
   sudo egressd flows -o json | jq 'select(.allowed == false)'`,
-		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			asJSON, err := out.json()
-			if err != nil {
-				return err
+		Args: usageArgs(func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && len(f.files) == 0 {
+				return errors.New("flows takes files with --file alone")
 			}
-			if !slices.Contains([]string{"", "deny", "direct", "inspect", "proxy"}, verdict) {
-				return usageError{fmt.Errorf("--verdict is deny, direct, inspect or proxy, not %q", verdict)}
-			}
-			workload, err := pods.workload()
-			if err != nil {
-				return err
-			}
-			r := reader{e: e, daemon: daemon, asJSON: asJSON, query: url.Values{"verdict": {verdict}, "workload": {workload}, "namespace": {pods.namespace}}}
-			if follow {
-				r.query.Set("follow", "1")
-				return r.follow(cmd.Context())
-			}
-			_, err = r.read(cmd.Context())
-			return err
+			return nil
+		}),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.files = append(f.files, args...) // what the shell made of --file NAME*
+			return f.run(cmd.Context(), e)
 		},
 	}
-	out.register(cmd)
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "show new events as they come")
-	cmd.Flags().StringVar(&verdict, "verdict", "", "only deny (with what audit mode would deny), direct, inspect or proxy")
-	pods.register(cmd, "only this pod or workload, NAMESPACE/NAME, or NAME in --namespace", "only pods and workloads of this namespace")
-	daemon.register(cmd)
+	f.out.register(cmd)
+	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "show new events as they come")
+	f.filter.register(cmd)
+	cmd.Flags().StringSliceVar(&f.files, "file", nil, "flow log to read in place of the daemon's events, - for standard input; may be given several times, and files may follow it")
+	cmd.Flags().BoolVar(&f.summary, "summary", false, "count by workload and host: denied, allowed, bytes, first and last seen; most denied first")
+	cmd.Flags().IntVar(&f.top, "top", 0, "with --summary: this many lines at most; 0: all")
+	f.daemon.register(cmd)
 	return cmd
 }
 
-// reader prints the daemon's events.
-type reader struct {
-	e      env
-	daemon client
-	asJSON bool
-	query  url.Values
-	// last is the time of the newest event that was printed.
-	last time.Time
-	// again says that it was connected before.
-	again bool
+// flows is what the command line asks for.
+type flows struct {
+	out     output
+	follow  bool
+	filter  flowFilterFlags
+	files   []string
+	summary bool
+	top     int
+	daemon  client
 }
 
-// read prints what the daemon answers, until that ends. answered says that
-// there was a daemon.
-func (r *reader) read(ctx context.Context) (answered bool, err error) {
-	if !r.last.IsZero() {
-		r.query.Set("since", r.last.Format(time.RFC3339Nano))
+func (f *flows) run(ctx context.Context, e env) error {
+	asJSON, err := f.out.json()
+	switch {
+	case err != nil:
+		return err
+	case f.follow && (f.summary || len(f.files) > 0):
+		return usageError{errors.New("-f goes on for ever: leave out --summary and --file")}
+	case f.top < 0 || f.top > 0 && !f.summary:
+		return usageError{errors.New("--top is a number of lines of --summary")}
 	}
-	body, err := openFlows(ctx, r.daemon, r.query)
+	query, wanted, err := f.filter.read()
 	if err != nil {
-		return false, err
+		return err
 	}
-	defer body.Close()
-	if r.again {
-		printLine(r.e.stderr, "egressd: connected again")
+	var sum flowsummary.Summary
+	show := showEvent(e, asJSON)
+	if f.summary {
+		show = func(ev flow.Event, _ []byte) { sum.Add(&ev) }
 	}
-	r.again = true
-	return true, r.print(body)
-}
-
-// openFlows asks for events, once or as they come.
-func openFlows(ctx context.Context, c client, q url.Values) (io.ReadCloser, error) {
-	if q.Has("follow") {
-		return c.follow(ctx, admin.PathFlows, q)
+	r := reader{e: e, daemon: f.daemon, query: query, wanted: wanted, show: show}
+	switch {
+	case len(f.files) > 0:
+		err = r.readFiles(f.files)
+	case f.follow:
+		r.query.Set("follow", "1")
+		return r.follow(ctx)
+	default:
+		_, err = r.read(ctx)
 	}
-	data, err := c.ask(ctx, http.MethodGet, admin.PathFlows, q)
-	return io.NopCloser(bytes.NewReader(data)), err
-}
-
-func (r *reader) print(body io.Reader) error {
-	lines := bufio.NewScanner(body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var ev flow.Event
-		if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {
-			return told(err)
-		}
-		if ev.Time.After(r.last) {
-			r.last = ev.Time
-		}
-		if r.asJSON {
-			fmt.Fprintln(r.e.stdout, lines.Text())
-		} else {
-			printLine(r.e.stdout, "%s", eventLine(ev))
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("the daemon ended: %w", err)
-	}
-	return nil
-}
-
-// askAgain is how long a follower waits before it asks for the daemon again.
-const askAgain = 500 * time.Millisecond
-
-// follow reads until ctx is done. Without a daemon at the beginning there is
-// nothing to follow.
-func (r *reader) follow(ctx context.Context) error {
-	answered, err := r.read(ctx)
-	if !answered {
-		return done(ctx, err)
-	}
-	tick := time.NewTicker(askAgain)
-	defer tick.Stop()
-	for waits := false; ctx.Err() == nil; {
-		if answered {
-			printLine(r.e.stderr, "egressd: the daemon has ended, or this reader was too slow for it; connecting again")
-		} else if !waits {
-			printLine(r.e.stderr, "egressd: %v; waiting for it", err)
-		}
-		waits = !answered
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
-		answered, err = r.read(ctx)
-	}
-	return nil
-}
-
-// done is the error of what ended because ctx did: none.
-func done(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if f.summary && (err == nil || errors.As(err, new(exitError))) {
+		printTallies(e, sum.Tallies(f.top), sum.Lost, asJSON)
 	}
 	return err
 }
 
-// eventLine is the human form of an event, to be printed by printLine.
-func eventLine(e flow.Event) string {
-	if e.Kind == flow.Lost {
-		return fmt.Sprintf("%s LOST  %d events that came faster than they were read", e.Time.Local().Format("15:04:05.000"), e.More)
-	}
-	var b strings.Builder
-	result := "ALLOW"
-	switch {
-	case e.WouldDeny:
-		result = "AUDIT"
-	case !e.Allowed:
-		result = "DENY"
-	case e.Kind == flow.Close:
-		result = "CLOSE"
-	}
-	who := fmt.Sprintf("%s[%d]", orDash(quote.Word(e.Process.Command)), e.Process.PID)
-	if e.Interface != "" && e.Process.PID == 0 {
-		who = "if:" + e.Interface
-	}
-	if strings.Contains(e.Workload, "/") { // one that somebody described, as a pod is
-		who = quote.Word(e.Workload) + " " + who
-	}
-	fmt.Fprintf(&b, "%s %-5s %-7s %s", e.Time.Local().Format("15:04:05.000"), result, e.Layer, who)
-	if e.Proto != "" {
-		b.WriteString(" " + e.Proto)
-	}
-	if e.Method != "" {
-		fmt.Fprintf(&b, " %s %s%s -> %d", e.Method, quote.Word(e.Name), e.Path, e.Status)
-		if e.Kind == flow.Mirror {
-			b.WriteString(" (copy)")
+// showEvent prints events, each in a line.
+func showEvent(e env, asJSON bool) func(flow.Event, []byte) {
+	return func(ev flow.Event, line []byte) {
+		if asJSON {
+			fmt.Fprintf(e.stdout, "%s\n", line)
+		} else {
+			printLine(e.stdout, "%s", eventLine(ev))
 		}
-	} else if e.Name != "" {
-		b.WriteString(" " + quote.Word(e.Name))
 	}
-	if e.Dst.IsValid() {
-		fmt.Fprintf(&b, " %s", e.Dst)
-	}
-	if e.Upstream.IsValid() && e.Upstream != e.Dst {
-		fmt.Fprintf(&b, " via %s", e.Upstream)
-	}
-	if e.Kind == flow.Close {
-		fmt.Fprintf(&b, " sent %d received %d in %s", e.BytesSent, e.BytesReceived, e.Duration.Round(1e6))
-	}
-	if !e.Allowed || e.WouldDeny || e.Kind == flow.Decision {
-		fmt.Fprintf(&b, " (%s)", e.Reason)
-	}
-	if e.ResponseFlags != "" {
-		b.WriteString(" " + e.ResponseFlags)
-	}
-	if e.StatPrefix != "" {
-		b.WriteString(" statPrefix " + quote.Word(e.StatPrefix))
-	}
-	switch {
-	case e.More > 0:
-		fmt.Fprintf(&b, " %d more in %s", e.More, e.Duration.Round(time.Second))
-	case e.Count > 1:
-		fmt.Fprintf(&b, " %d times since %s", e.Count, e.First.Local().Format("15:04:05.000"))
-	}
-	if len(e.Names) > 1 {
-		fmt.Fprintf(&b, " it may be any of %s", quote.Word(strings.Join(e.Names, ",")))
-	}
-	if e.Rule != nil {
-		label := "rule"
-		if !e.Allowed {
-			label = "nearest"
+}
+
+// readFiles shows what is wanted of flow logs. Lines that are none are told at the end,
+// and make the exit code one of a finding.
+func (r *reader) readFiles(paths []string) error {
+	u, err := flowrecord.EachLine(paths, r.e.stdin, func(ev flow.Event, line []byte) bool {
+		if r.wanted.Wants(&ev) {
+			r.show(ev, line)
 		}
-		fmt.Fprintf(&b, " %s: %s", label, e.Rule)
+		return true
+	})
+	if err != nil {
+		return err
 	}
-	if e.Audited != nil {
-		fmt.Fprintf(&b, "; audited by %s", e.Audited)
+	return complainUnread(r.e, u)
+}
+
+// complainUnread tells of lines that could not be read.
+func complainUnread(e env, u flowrecord.Unread) error {
+	if u.Bad == 0 {
+		return nil
 	}
-	if e.DryRun != nil {
-		fmt.Fprintf(&b, "; would be denied by %s (dry-run)", e.DryRun)
-	}
-	if e.Detail != "" {
-		b.WriteString("; " + e.Detail)
-	}
-	return b.String()
+	printLine(e.stderr, "egressd: %s could not be read, and what they said is missing; the first: %v", counted(u.Bad, "line"), u.First)
+	return exitError{exitFinding}
 }

@@ -36,7 +36,7 @@ func (f *observeFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.log.To, "access-log", "", "where each request and connection that has ended has a line: a file, /dev/stdout, /dev/stderr or off (default: what the MeshConfig's accessLogFile says, else off)")
 	fs.StringVar(&f.log.Format, "access-log-format", "", "how a line looks, by Envoy's command operators as in '%REQ(:METHOD)% %RESPONSE_CODE%', or a JSON object of such strings (default: the MeshConfig's accessLogFormat, else Istio's)")
 	fs.StringVar(&f.log.Encoding, "access-log-encoding", "", "TEXT or JSON (default: the MeshConfig's accessLogEncoding, else TEXT)")
-	fs.Int64Var(&f.size, "access-log-size", 100, "size in MiB at which a file is renamed to FILE.1 and a new one is begun; 0: never. SIGUSR1 opens the file again that somebody else has moved")
+	fs.Int64Var(&f.size, "access-log-size", 100, "size in MiB at which a file is renamed to FILE.1 and a new one is begun; 0: never. SIGUSR1 opens the files of --access-log and --flow-log again that somebody else has moved")
 	fs.IntVar(&f.log.Kept, "access-log-keep", 5, "how many such old files stay")
 	fs.StringVar(&f.sampling, "access-log-sampling", "100", "how many of the requests and connections have a line, in percent")
 	fs.StringVar(&f.verdicts, "access-log-verdicts", "", "which have one: deny, would-deny, direct, inspect, proxy, separated by commas (default: all)")
@@ -44,7 +44,7 @@ func (f *observeFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.traces.OTLP, "otlp-endpoint", "", "collector that spans of requests are sent to by OTLP: http://ADDRESS:PORT, https://... or grpc://ADDRESS:PORT")
 	fs.StringVar(&f.traces.Zipkin, "zipkin-address", "", "collector that spans are sent to in Zipkin's format: ADDRESS:PORT or a URL (default: what the MeshConfig's defaultConfig.tracing says, else none)")
 	fs.StringVar(&f.traced, "trace-sampling", "1", "how many requests are traced of which nobody before has decided, in percent; for --otlp-endpoint and --zipkin-address")
-	fs.StringVar(&f.traces.Service, "trace-service", "egressd", "the service that spans are of")
+	fs.StringVar(&f.traces.Service, "trace-service", "egressd", "the service that spans, and lines of --flow-log at a collector, are of")
 	fs.BoolVar(&f.profile, "admin-profile", false, "have the admin interface show profiles of the process (/debug/pprof/)")
 }
 

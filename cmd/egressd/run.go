@@ -34,6 +34,7 @@ func runCommand(e env) *cobra.Command {
 	var k kubernetesFlags
 	var pods podFlags
 	var observed observeFlags
+	var flowLog flowLogFlags
 	var gateway, interfaces, services, runtimes string
 	var cgroups, units, workloads []string
 	var drain, every time.Duration
@@ -129,6 +130,9 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			if err := observed.options(e, &o); err != nil {
 				return err
 			}
+			if err := flowLog.options(e, observed.traces.Service, &o); err != nil {
+				return err
+			}
 			o.Delegated, o.VolatilePins = delegated, volatilePins
 			o.StatusAddress, o.HealthAddress = status, health
 			o.AdminAddress, o.AdminRemote = admin, adminRemote
@@ -192,6 +196,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	k.register(cmd)
 	pods.register(cmd)
 	observed.register(cmd)
+	flowLog.register(cmd)
 	cmd.Flags().StringArrayVar(&cgroups, "cgroup", nil, "capture what is below this cgroup v2 directory, which need not exist yet (default: the whole node); may be given several times")
 	cmd.Flags().StringArrayVar(&units, "unit", nil, "capture a systemd unit, as in shop.service; SLICE/UNIT says where it is if it is not where systemd says or puts units; may be given several times")
 	cmd.Flags().BoolVar(&delegated, "delegated-cgroup", false, "capture a cgroup although a cgroup above it has another owner than root, who can move processes out")

@@ -47,6 +47,9 @@ func printDenials(w io.Writer, denials explain.DenialSummary, mode string) {
 		if d.Rule != nil {
 			printLine(w, "    nearest rule: %s", d.Rule)
 		}
+		if item := d.AllowItem(d.Reason); item != "" {
+			printLine(w, "    allow: --allow %s", item)
+		}
 	}
 	if denials.Others > 0 {
 		printLine(w, "  and %d denials of destinations that were too many to tell apart", denials.Others)

@@ -41,6 +41,7 @@ var floors = map[string][]string{
 	"./policy/semantics":                    nil, // tests alone
 	"./internal/certs":                      nil,
 	"./explain/compare":                     {"./policy"},
+	"./explain/replay":                      {"./explain", "./internal/flow", "./internal/flowrecord", "./policy"},
 	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
 	"./policy/scheme":                       {"./policy"},
 	"./policy/allowlist":                    {"./policy", "./policy/scheme", "./internal/hostname"},
@@ -77,6 +78,7 @@ var floors = map[string][]string{
 	"./internal/sdnotify": {"./internal/handover", "./internal/logpipe", "./internal/quote", "github.com/coreos/go-systemd/v22/activation", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/unix"},
 	"./internal/handover": {"golang.org/x/sys/unix"},
 	// Who reads what is written.
+	"./internal/logfile":  {"golang.org/x/sys/unix"},
 	"./internal/logpipe":  nil,
 	"./internal/loglevel": nil,
 	// Text of others.
@@ -87,9 +89,14 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What people read of flows.
-	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "golang.org/x/sys/unix"},
+	"./internal/flowfilter":  {"./internal/flow", "./internal/flowrecord"},
+	"./internal/flowsummary": {"./internal/flow", "./internal/flowrecord"},
+	"./internal/flowlog":     {"./internal/collector", "./internal/flow", "./internal/flowrecord", "./internal/logfile", "./internal/logpipe", "go.opentelemetry.io/proto/", "google.golang.org/protobuf/"},
+	"./internal/flowrecord":  {"./internal/flow", "./policy"},
+	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy"},
+	"./internal/collector":   nil,
 	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./policy", "github.com/prometheus/client_golang/"},
-	"./internal/tracing":     {"./forward/session", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
+	"./internal/tracing":     {"./forward/session", "./internal/collector", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned":     {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":        {"./policy", "golang.org/x/sys/unix"},
@@ -132,7 +139,7 @@ var floors = map[string][]string{
 	"./policy/source/kubestatus/internal/gwstatus": {"./internal/hostname", "./policy/istio", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
-	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/istio", "./policy/scheme"},
+	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme"},
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.
@@ -140,7 +147,7 @@ var floors = map[string][]string{
 	"./agent/admin":       {"./agent/admin/ui", "./agent/state", "./explain", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/sockdiag", "./policy", "golang.org/x/sys/unix"},
 	"./agent/control":     {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
 	"./agent/earlier":     {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
-	"./agent/events":      {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
+	"./agent/events":      {"./explain", "./internal/flow", "./internal/flowfilter", "./loader/telemetry", "./policy"},
 	"./agent/exec":        {"./agent/state", "./agent/takeover", "./agent/teardown", "./internal/cgroup", "./internal/job", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "golang.org/x/sys/unix"},
 	"./agent/govern":      {"./agent/control", "./agent/workload", "./loader", "./policy"},
 	"./agent/iface":       {"./internal/link", "./loader", "./policy", "golang.org/x/sys/unix"},
@@ -148,7 +155,7 @@ var floors = map[string][]string{
 	"./agent/listen":      {"./explain", "./internal/dial", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
 	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
-	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
+	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/flowlog", "./internal/logfile", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
 	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
@@ -163,8 +170,8 @@ var floors = map[string][]string{
 	"./agent/containers":  {"./internal/container", "./internal/containerapi"},
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/container", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
-	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/container", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/accesslog", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/container", "./internal/flowlog", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
@@ -206,7 +213,7 @@ var keepers = []struct {
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest", "./hack/bench/kubernetes"}, []string{"./internal/e2e"}},
 	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest", "./hack/bench/kubernetes"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
-	{"go.opentelemetry.io/", []string{"./internal/tracing"}, nil},
+	{"go.opentelemetry.io/", []string{"./internal/flowlog", "./internal/tracing"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},

@@ -48,7 +48,7 @@ var Orders = []Order{
 	}},
 	{"./agent", 0, []Stage{
 		{"options", "options"},
-		{"agent", "agent pins kubernetes"},
+		{"agent", "agent pins kubernetes flowlog"},
 		{"state", "hold addresses status"},
 		{"policy", "targets upkeep"},
 		{"faces", "admin"},
