@@ -146,7 +146,7 @@ var floors = map[string][]string{
 	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
-	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
+	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/certs", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
 	"./agent/resolve":     {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
 	"./agent/resources":   {"./forward", "./forward/limits", "./internal/capacity", "./internal/learned", "./internal/memcg", "./loader"},
 	"./agent/selfprobe":   {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
@@ -158,7 +158,7 @@ var floors = map[string][]string{
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/accesslog", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./internal/accesslog", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
