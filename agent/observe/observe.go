@@ -16,6 +16,7 @@ import (
 
 	"github.com/egressd/egressd/internal/accesslog"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/logfile"
 	"github.com/egressd/egressd/internal/meshmetrics"
 	"github.com/egressd/egressd/internal/tracing"
 	"github.com/egressd/egressd/policy"
@@ -67,7 +68,7 @@ type Audience struct {
 	traces  traces
 
 	mu   sync.Mutex
-	file *accesslog.RotatedFile // nil: none is open
+	file *logfile.RotatedFile // nil: none is open
 	last policy.MeshTelemetry
 	set  bool
 }
@@ -95,7 +96,7 @@ func New(o Options) (*Audience, error) {
 		w.metrics = meshmetrics.New(meshmetrics.Options{Series: o.Series, Identity: w.identity})
 	}
 	if to := o.Access.To; filepath.IsAbs(to) && to != Stdout && to != Stderr {
-		f, err := accesslog.OpenFile(to, o.Access.Size, o.Access.Kept)
+		f, err := logfile.Open(to, o.Access.Size, o.Access.Kept)
 		if err != nil {
 			w.access.Close(0)
 			return nil, fmt.Errorf("open the access log: %w", err)

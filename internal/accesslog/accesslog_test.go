@@ -5,10 +5,8 @@ package accesslog
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -327,64 +325,6 @@ func TestLog(t *testing.T) {
 	for _, bad := range []string{"", "-1", "101", "NaN", "x"} {
 		if _, err := ParsePercent(bad); err == nil {
 			t.Errorf("%q is no share", bad)
-		}
-	}
-}
-
-// TestFile: a file is rotated by its size, and opened anew after it was moved away.
-func TestFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "access.log")
-	f, err := OpenFile(path, 20, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for i := range 9 {
-		if _, err := fmt.Fprintf(f, "line %04d\n", i); err != nil { // 10 bytes
-			t.Fatal(err)
-		}
-	}
-	want := map[string]string{"": "line 0008\n", ".1": "line 0006\nline 0007\n", ".2": "line 0004\nline 0005\n", ".3": ""}
-	check := func() {
-		t.Helper()
-		for suffix, text := range want {
-			got, err := os.ReadFile(path + suffix)
-			if string(got) != text || (err != nil) != (text == "") {
-				t.Errorf("%s: %q, %v", suffix, got, err)
-			}
-		}
-	}
-	check()
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o007 != 0 {
-		t.Errorf("others may read it: %v, %v", info, err)
-	}
-	if err := os.Rename(path, path+".moved"); err != nil {
-		t.Fatal(err)
-	}
-	_, _ = f.Write([]byte("old\n"))
-	if err := f.Reopen(); err != nil {
-		t.Fatal(err)
-	}
-	_, _ = f.Write([]byte("new\n"))
-	want[""], want[".moved"] = "new\n", "line 0008\nold\n"
-	check()
-}
-
-// TestFileRefused: what is no file of egressd's own is not written to.
-func TestFileRefused(t *testing.T) {
-	dir := t.TempDir()
-	victim := filepath.Join(dir, "victim")
-	if err := os.WriteFile(victim, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	link := filepath.Join(dir, "link")
-	if err := os.Symlink(victim, link); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{link, dir, "/dev/null", filepath.Join(dir, "no", "where")} {
-		if f, err := OpenFile(path, 0, 0); err == nil {
-			f.Close()
-			t.Errorf("%s was opened", path)
 		}
 	}
 }

@@ -73,6 +73,7 @@ var floors = map[string][]string{
 	"./internal/sdnotify": {"./internal/handover", "./internal/logpipe", "./internal/quote", "github.com/coreos/go-systemd/v22/activation", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/unix"},
 	"./internal/handover": {"golang.org/x/sys/unix"},
 	// Who reads what is written.
+	"./internal/logfile":  {"golang.org/x/sys/unix"},
 	"./internal/logpipe":  nil,
 	"./internal/loglevel": nil,
 	// Text of others.
@@ -83,9 +84,10 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What people read of flows.
-	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "golang.org/x/sys/unix"},
+	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy"},
+	"./internal/collector":   nil,
 	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./policy", "github.com/prometheus/client_golang/"},
-	"./internal/tracing":     {"./forward/session", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
+	"./internal/tracing":     {"./forward/session", "./internal/collector", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned":     {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":        {"./policy", "golang.org/x/sys/unix"},
@@ -143,7 +145,7 @@ var floors = map[string][]string{
 	"./agent/listen":      {"./explain", "./internal/dial", "./internal/gate", "./internal/handover", "./internal/link", "./internal/portholder", "./loader", "./loader/arrival", "golang.org/x/sys/unix"},
 	"./agent/kubernetes":  {"./agent/control", "./policy/source/kube", "./policy/source/kubestatus"},
 	"./agent/learnedfile": {"./agent/control", "./agent/state", "./internal/learned", "./internal/securedir"},
-	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
+	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/logfile", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
 	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/certs", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},

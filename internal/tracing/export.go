@@ -3,14 +3,8 @@
 package tracing
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
-	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,62 +14,46 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
-	collector "go.opentelemetry.io/proto/slim/otlp/collector/trace/v1"
+	service "go.opentelemetry.io/proto/slim/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/slim/otlp/common/v1"
 	resource "go.opentelemetry.io/proto/slim/otlp/resource/v1"
 	otlp "go.opentelemetry.io/proto/slim/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/egressd/egressd/internal/collector"
 )
 
-const (
-	// sendWait is how long a collector may take for one batch.
-	sendWait = 10 * time.Second
-	// complainEvery bounds how often the log says that a collector takes nothing.
-	complainEvery = time.Minute
-	// grpcPath is the collector's method (opentelemetry-proto, trace_service.proto).
-	grpcPath = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-)
+// complainEvery bounds how often the log says that a collector takes nothing.
+const complainEvery = time.Minute
 
-// exporter sends batches by POST.
+// otlpTraces are spans (opentelemetry-proto, trace_service.proto).
+var otlpTraces = collector.Signal{Path: "/v1/traces", Method: "/opentelemetry.proto.collector.trace.v1.TraceService/Export"}
+
+// exporter sends batches to a collector.
 type exporter struct {
-	o      Options
-	to     *url.URL
-	client *http.Client
-	// encode makes the body of a batch, of the type content.
-	encode  func([]sdk.ReadOnlySpan) ([]byte, error)
-	content string
-	grpc    bool
-	failed  *atomic.Uint64
+	o  Options
+	to *collector.Collector
+	// encode makes the body of a batch.
+	encode func([]sdk.ReadOnlySpan) ([]byte, error)
+	failed *atomic.Uint64
 
 	mu   sync.Mutex
 	said time.Time
 }
 
 func (o *Options) exporter(failed *atomic.Uint64) (e *exporter, err error) {
-	// The collector is the operator's: no proxy of the environment stands before it.
-	transport := &http.Transport{ResponseHeaderTimeout: sendWait, IdleConnTimeout: time.Minute, MaxIdleConns: 1}
-	e = &exporter{o: *o, failed: failed, client: &http.Client{
-		Timeout: sendWait, Transport: transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	e = &exporter{o: *o, failed: failed}
 	switch {
-	case strings.HasPrefix(o.OTLP, "grpc://"):
-		e.encode, e.content, e.grpc = e.otlpGRPC, "application/grpc", true
-		transport.Protocols = new(http.Protocols)
-		transport.Protocols.SetUnencryptedHTTP2(true)
-		if e.to, err = endpoint(o.OTLP, grpcPath, "grpc"); err == nil {
-			e.to.Scheme = "http"
-		}
 	case o.OTLP != "":
-		e.encode, e.content = e.otlp, "application/x-protobuf"
-		e.to, err = endpoint(o.OTLP, "/v1/traces", "http", "https")
+		e.encode = e.otlp
+		e.to, err = collector.OTLP(o.OTLP, otlpTraces)
 	case o.Zipkin != "":
 		at := o.Zipkin
 		if !strings.Contains(at, "://") {
 			at = "http://" + at
 		}
-		e.encode, e.content = e.zipkin, "application/json"
-		e.to, err = endpoint(at, "/api/v2/spans", "http", "https")
+		e.encode = e.zipkin
+		e.to, err = collector.New(at, "/api/v2/spans", "application/json")
 	}
 	return e, err
 }
@@ -84,7 +62,7 @@ func (o *Options) exporter(failed *atomic.Uint64) (e *exporter, err error) {
 func (e *exporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
 	body, err := e.encode(spans)
 	if err == nil {
-		err = e.post(ctx, body)
+		err = e.to.Send(ctx, body)
 	}
 	if err != nil {
 		e.failed.Add(uint64(len(spans)))
@@ -98,55 +76,14 @@ func (e *exporter) complain(err error) {
 	defer e.mu.Unlock()
 	if now := time.Now(); now.Sub(e.said) >= complainEvery {
 		e.said = now
-		e.o.Log.Warn("spans could not be sent to the collector, and are lost; traffic is not affected", "collector", e.to.Host, "error", err)
+		e.o.Log.Warn("spans could not be sent to the collector, and are lost; traffic is not affected", "collector", e.to.Host(), "error", err)
 	}
-}
-
-func (e *exporter) post(ctx context.Context, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.to.String(), bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", e.content)
-	if e.grpc {
-		req.Header.Set("TE", "trailers")
-	}
-	resp, err := e.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // the status says it
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("the collector answers %s", resp.Status)
-	}
-	if !e.grpc {
-		return nil
-	}
-	status := resp.Trailer.Get("Grpc-Status")
-	if status == "" {
-		status = resp.Header.Get("Grpc-Status")
-	}
-	if status != "0" {
-		return fmt.Errorf("the collector answers with the gRPC status %q", status)
-	}
-	return nil
 }
 
 // Shutdown implements sdk.SpanExporter.
 func (e *exporter) Shutdown(context.Context) error {
-	e.client.CloseIdleConnections()
+	e.to.Close()
 	return nil
-}
-
-// otlpGRPC is a message of gRPC: a byte for compression, a length, and the body.
-func (e *exporter) otlpGRPC(spans []sdk.ReadOnlySpan) ([]byte, error) {
-	body, err := e.otlp(spans)
-	if err != nil {
-		return nil, err
-	}
-	head := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(body)))
-	return append(head, body...), nil
 }
 
 func (e *exporter) otlp(spans []sdk.ReadOnlySpan) ([]byte, error) {
@@ -154,7 +91,7 @@ func (e *exporter) otlp(spans []sdk.ReadOnlySpan) ([]byte, error) {
 	for i, s := range spans {
 		list[i] = otlpSpan(s)
 	}
-	return proto.Marshal(&collector.ExportTraceServiceRequest{ResourceSpans: []*otlp.ResourceSpans{{
+	return proto.Marshal(&service.ExportTraceServiceRequest{ResourceSpans: []*otlp.ResourceSpans{{
 		Resource:   &resource.Resource{Attributes: []*common.KeyValue{text("service.name", e.o.Service)}},
 		ScopeSpans: []*otlp.ScopeSpans{{Scope: &common.InstrumentationScope{Name: "egressd"}, Spans: list}},
 	}}})

@@ -9,12 +9,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	mrand "math/rand/v2"
-	"net"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -195,30 +192,4 @@ func newID() string {
 	}
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// endpoint reads where a collector is.
-func endpoint(text, path string, schemes ...string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err == nil {
-		err = errors.New("there is no port")
-		if _, _, bad := net.SplitHostPort(u.Host); bad == nil || u.Scheme == "https" && u.Host != "" {
-			err = nil
-		}
-	}
-	if err == nil && u.User != nil {
-		err = errors.New("it has credentials, which everybody could see")
-	}
-	for _, s := range schemes {
-		if err == nil && u.Scheme == s {
-			if u.Path == "" || u.Path == "/" {
-				u.Path = path
-			}
-			return u, nil
-		}
-	}
-	if err == nil {
-		err = fmt.Errorf("it begins with none of %s://", strings.Join(schemes, "://, "))
-	}
-	return nil, fmt.Errorf("the collector %q: %w", text, err)
 }

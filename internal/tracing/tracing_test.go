@@ -146,7 +146,7 @@ func TestExport(t *testing.T) {
 		to         func(url string) Options
 	}{
 		{"OTLP over HTTP", "/v1/traces", func(u string) Options { return Options{OTLP: u} }},
-		{"OTLP over gRPC", grpcPath, func(u string) Options { return Options{OTLP: strings.Replace(u, "http:", "grpc:", 1)} }},
+		{"OTLP over gRPC", otlpTraces.Method, func(u string) Options { return Options{OTLP: strings.Replace(u, "http:", "grpc:", 1)} }},
 		{"Zipkin", "/api/v2/spans", func(u string) Options { return Options{Zipkin: strings.TrimPrefix(u, "http://")} }},
 		{"Zipkin by URL", "/other", func(u string) Options { return Options{Zipkin: u + "/other"} }},
 	} {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package accesslog
+// Package logfile is a file that lines are appended to, and that is rotated by its size
+// or by somebody else.
+package logfile
 
 import (
 	"errors"
@@ -12,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RotatedFile is a file that lines are appended to. One that has grown beyond its size is
+// RotatedFile is a file of whole lines. One that has grown beyond its size is
 // renamed to PATH.1, that to PATH.2 and so on, and the last is removed. Its methods
 // are safe for concurrent use.
 type RotatedFile struct {
@@ -25,10 +27,10 @@ type RotatedFile struct {
 	written int64    // of it
 }
 
-// OpenFile opens or makes a file, for root and its group alone. The last element of
+// Open opens or makes a file, for root and its group alone. The last element of
 // the path is no symbolic link: whoever may write to the directory could have egressd
 // write elsewhere.
-func OpenFile(path string, size int64, kept int) (*RotatedFile, error) {
+func Open(path string, size int64, kept int) (*RotatedFile, error) {
 	f := &RotatedFile{path: path, size: size, kept: kept}
 	return f, f.Reopen()
 }
@@ -60,7 +62,8 @@ func (f *RotatedFile) open() error {
 	return nil
 }
 
-// Write appends one line.
+// Write appends one line, wholly or not at all: of one that a full disk has cut nothing
+// stays, so that the next does not go on in its middle.
 func (f *RotatedFile) Write(line []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -73,8 +76,20 @@ func (f *RotatedFile) Write(line []byte) (int, error) {
 		}
 	}
 	n, err := f.file.Write(line)
+	if err != nil && n > 0 {
+		n = f.takeBack(n)
+	}
 	f.written += int64(n)
 	return n, err
+}
+
+// takeBack removes the n bytes that were written last, and returns how many stay.
+func (f *RotatedFile) takeBack(n int) int {
+	info, err := f.file.Stat()
+	if err != nil || f.file.Truncate(info.Size()-int64(n)) != nil {
+		return n
+	}
+	return 0
 }
 
 // rotate moves the old files on and begins a new one.
