@@ -84,7 +84,7 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What people read of flows.
-	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy"},
+	"./internal/accesslog":   {"./internal/collector", "./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
 	"./internal/collector":   nil,
 	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./policy", "github.com/prometheus/client_golang/"},
 	"./internal/tracing":     {"./forward/session", "./internal/collector", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
@@ -202,7 +202,7 @@ var keepers = []struct {
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest", "./hack/bench/kubernetes"}, []string{"./internal/e2e"}},
 	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest", "./hack/bench/kubernetes"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
-	{"go.opentelemetry.io/", []string{"./internal/tracing"}, nil},
+	{"go.opentelemetry.io/", []string{"./internal/accesslog", "./internal/tracing"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
