@@ -10,7 +10,7 @@ http {
   ssl_certificate %[1]s/bench.crt; ssl_certificate_key %[1]s/bench.key; ssl_session_cache off; ssl_session_tickets off;
   server {
     listen %[2]s:80 backlog=8192; listen %[2]s:443 ssl backlog=8192; listen %[2]s:%[3]d ssl backlog=8192;
-    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_ecdh_curve X25519;
+    ssl_protocols TLSv1.2 TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_ecdh_curve X25519;
     location / { default_type text/plain; return 200 "` + payload + `"; }
   }
 }
@@ -33,7 +33,7 @@ http {
   server {
     listen 127.0.0.2:%[6]d ssl backlog=8192;
     ssl_certificate %[1]s/bench.crt; ssl_certificate_key %[1]s/bench.key; ssl_session_cache off;
-    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_ecdh_curve X25519;
+    ssl_protocols TLSv1.2 TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_ecdh_curve X25519;
     location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; }
     location /direct { default_type text/plain; return 200 "` + payload + `"; }
   }

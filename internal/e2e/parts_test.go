@@ -3,12 +3,20 @@
 package e2e
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
@@ -43,19 +51,53 @@ func (i issuer) openssl(t *testing.T, args ...string) {
 	}
 }
 
-// issue makes NAME.crt and NAME.key for a host; with no days it has expired.
+// expired makes NAME.crt and NAME.key of a certificate that expired an hour ago, which
+// openssl does not make.
+func (i issuer) expired(t *testing.T, name, host string) {
+	t.Helper()
+	ca, err := tls.LoadX509KeyPair(i.file("ca.crt"), i.file("ca.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(4711), DNSNames: []string{host}, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, ca.Leaf, key.Public(), ca.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{name + ".crt": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(i.file(file), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// issue makes NAME.crt and NAME.key for a host.
 func (i issuer) issue(t *testing.T, name, host, days string) {
 	t.Helper()
 	i.openssl(t, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN="+host, "-addext", "subjectAltName=DNS:"+host,
 		"-addext", "basicConstraints=critical,CA:FALSE", "-CA", i.file("ca.crt"), "-CAkey", i.file("ca.key"), "-keyout", i.file(name+".key"), "-out", i.file(name+".crt"), "-days", days)
 }
 
-// serveOutside runs a server in the network of the outside until the test ends, and
-// waits until it listens.
+// serveOutside is serveIn for the network of the outside.
 func (n *node) serveOutside(t *testing.T, at netip.AddrPort, name string, args ...string) {
 	t.Helper()
+	n.serveIn(t, n.Net, at, name, args...)
+}
+
+// serveIn runs a server that is not captured until the test ends, and waits until it
+// listens.
+func (n *node) serveIn(t *testing.T, in *world.Netns, at netip.AddrPort, name string, args ...string) {
+	t.Helper()
 	testenv.RequireTool(t, name)
-	c := n.Net.Command(t.Context(), nil, name, args...)
+	c := in.Command(t.Context(), nil, name, args...)
 	// A file: a pipe would be waited for as long as a child of the server has it.
 	log, err := os.CreateTemp(n.Dir(), name+"*.log")
 	if err != nil {
@@ -74,7 +116,7 @@ func (n *node) serveOutside(t *testing.T, at netip.AddrPort, name string, args .
 		}
 	})
 	eventually(t, soon, name+" listens", func() bool {
-		nc, err := n.Net.Dial(t.Context(), "tcp", at)
+		nc, err := in.Dial(t.Context(), "tcp", at)
 		if err != nil {
 			return false
 		}
@@ -100,7 +142,7 @@ func TestOriginateParts(t *testing.T) {
 	n := prepare(t, map[string]string{}, nil)
 	certs := n.newIssuer(t, filepath.Join(n.Dir(), "certs"))
 	certs.issue(t, "good", "good.internal", "2")
-	certs.issue(t, "old", "old.internal", "0")
+	certs.expired(t, "old", "old.internal")
 	four, six := n.Echo.Addr.Addr(), n.Echo6.Addr.Addr()
 	n.serveOutside(t, netip.AddrPortFrom(six, 4433), "nginx", "-e", "stderr", "-c", n.config(t, "nginx.conf", fmt.Sprintf(`daemon off; master_process off; pid %[1]s/nginx.pid; error_log stderr warn;
 events {}
@@ -108,7 +150,7 @@ http {
   access_log off; client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
   server {
     listen %[2]s:4432 ssl http2; listen [%[3]s]:4432 ssl http2;
-    ssl_certificate %[4]s; ssl_certificate_key %[5]s;
+    ssl_certificate %[4]s; ssl_certificate_key %[5]s; ssl_protocols TLSv1.2 TLSv1.3;
     location / { return 200 "$server_protocol $ssl_server_name $ssl_protocol\n"; }
   }
   server {
@@ -139,7 +181,7 @@ frontend proxied
 `, four, six)))
 	n.serveOutside(t, netip.AddrPortFrom(four, 4436), "tinyproxy", "-d", "-c", n.config(t, "tinyproxy.conf", fmt.Sprintf("Port 4436\nListen %s\nTimeout 10\nConnectPort 443\nLogLevel Warning\n", four)))
 
-	tls := func(more string) string {
+	simple := func(more string) string {
 		return "tls: {caCertificates: " + certs.file("ca.crt") + ", mode: SIMPLE" + more + "}"
 	}
 	web := func(name, vip, protocol, target, traffic string, at ...netip.Addr) string {
@@ -150,11 +192,11 @@ frontend proxied
 		return service(name, name+".internal", "{number: 80, name: web, protocol: "+protocol+", targetPort: "+target+"}", vip, strings.Join(list, ", ")) +
 			destinationRule(name, name+".internal", "{"+traffic+"}")
 	}
-	n.write(t, "parts.yaml", web("h2", "240.0.9.2", "HTTP2", "4432", tls(", subjectAltNames: [good.internal], sni: good.internal"), four)+
-		web("h2six", "240.0.9.3", "HTTP2", "4432", tls(", subjectAltNames: [good.internal], sni: good.internal"), six)+
-		web("old", "240.0.9.4", "HTTP", "4434", tls(""), four)+
-		web("wrong", "240.0.9.5", "HTTP", "4432", tls(", subjectAltNames: [another.internal]"), four)+
-		web("downgraded", "240.0.9.6", "HTTP", "4438", tls(", subjectAltNames: [good.internal]"), four)+
+	n.write(t, "parts.yaml", web("h2", "240.0.9.2", "HTTP2", "4432", simple(", subjectAltNames: [good.internal], sni: good.internal"), four)+
+		web("h2six", "240.0.9.3", "HTTP2", "4432", simple(", subjectAltNames: [good.internal], sni: good.internal"), six)+
+		web("old", "240.0.9.4", "HTTP", "4434", simple(""), four)+
+		web("wrong", "240.0.9.5", "HTTP", "4432", simple(", subjectAltNames: [another.internal]"), four)+
+		web("downgraded", "240.0.9.6", "HTTP", "4438", simple(", subjectAltNames: [good.internal]"), four)+
 		web("v1", "240.0.9.7", "HTTP", "4433", "proxyProtocol: {version: V1}", four)+
 		web("v2", "240.0.9.8", "HTTP", "4435", "proxyProtocol: {version: V2}", four)+
 		web("v1six", "240.0.9.9", "HTTP", "4433", "proxyProtocol: {version: V1}", six)+
@@ -201,7 +243,8 @@ frontend proxied
 
 // TestGatewayBehindHAProxy: a balancer in front of the Gateway says by the PROXY
 // protocol whose a connection is, and the origin hears it; a visitor that comes without
-// the header gets nothing, and what it writes into X-Forwarded-For is not believed.
+// the header gets nothing, and what one writes into X-Forwarded-For does not make it
+// somebody else.
 func TestGatewayBehindHAProxy(t *testing.T) {
 	t.Parallel()
 	n := prepare(t, map[string]string{}, nil, "--gateway-selector", "istio=ingressgateway")
@@ -246,8 +289,12 @@ spec:
 			t.Errorf("through %s: %+v", port, a)
 			continue
 		}
-		if e := asked(t, a); strings.Join(e.Header["X-Forwarded-For"], "|") != world.StrangerV4 {
-			t.Errorf("through %s: X-Forwarded-For %q", port, e.Header["X-Forwarded-For"])
+		e := asked(t, a)
+		if by := strings.Join(e.Header["X-Forwarded-For"], "|"); by != "192.0.2.77,"+world.StrangerV4 {
+			t.Errorf("through %s: X-Forwarded-For %q, want the visitor behind what it says", port, by)
+		}
+		if who := strings.Join(e.Header["X-Envoy-External-Address"], "|"); who != world.StrangerV4 {
+			t.Errorf("through %s: X-Envoy-External-Address %q", port, who)
 		}
 	}
 	for _, at := range []string{world.NodeV4, "[" + world.NodeV6 + "]"} {
