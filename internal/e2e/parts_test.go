@@ -209,7 +209,7 @@ frontend proxied
 		t.Fatal(err)
 	}
 	for _, host := range []string{"h2", "h2six"} {
-		if a := n.curl(t, n.in, "http://"+host+".internal/"); a.status != 200 || a.body != "HTTP/2.0 good.internal TLSv1.3" {
+		if a := n.curl(t, n.in, "http://"+host+".internal/"); a.status != 200 || strings.TrimSpace(a.body) != "HTTP/2.0 good.internal TLSv1.3" {
 			t.Errorf("%s: %+v", host, a)
 		}
 	}
