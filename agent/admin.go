@@ -35,7 +35,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		Server: func() admin.About {
 			return admin.About{Version: a.opts.Version, Started: a.started, Ready: a.ready.Err() == nil}
 		},
-		Listeners: a.listeners, Levels: a.opts.Levels, Profile: a.opts.Profile,
+		Listeners: a.listeners, Certs: func() any { return a.stock.Status() }, Levels: a.opts.Levels, Profile: a.opts.Profile,
 	}
 	return a.surfaces.Serve(ctx, serve, admin.Options{
 		StateDir: a.opts.StateDir, Group: a.opts.AdminGroup, Log: a.log,

@@ -287,6 +287,7 @@ func (a *Agent) wire() error {
 			Own:        self.Listens,
 
 			Certificates: a.stock,
+			Directories:  a.opts.CredentialDirs,
 			Inherited: func(at netip.AddrPort) *net.TCPListener {
 				return a.inherited.Listener(gatewaySocket, at)
 			},

@@ -114,7 +114,8 @@ type Options struct {
 	// KubernetesNamespace is the namespace of egressd's own pods, which has the Lease of
 	// the daemon that writes statuses.
 	KubernetesNamespace string
-	// CredentialDirs are where private keys and tokens may be that policies on disk name.
+	// CredentialDirs are where private keys and tokens may be that policies on disk name,
+	// of Gateways as well.
 	CredentialDirs []string
 	// AllowEndpoints are the node-local endpoints that the policy may lead to.
 	AllowEndpoints []policy.AllowedEndpoint

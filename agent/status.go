@@ -62,6 +62,7 @@ func (a *Agent) Status() Status {
 		visitors := a.incoming.Stats()
 		st.GatewayConnections = &visitors
 	}
+	st.Certificates = a.stock.Status()
 	st.Denials = map[string]uint64{}
 	for k, n := range a.recorder.Counts() {
 		if !k.Allowed {

@@ -60,6 +60,8 @@ type Question struct {
 	// Workload is "name" or "namespace/name"; "": every process that nobody
 	// described.
 	Workload string
+	// Visit is set when a visitor of the node's gateway asks; Workload is none then.
+	Visit *Visit
 	// Mode is the node's, for workloads that say none.
 	Mode policy.Mode
 	// Bound returns the mode that a workload ("namespace/name") has on this
@@ -86,14 +88,19 @@ func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, erro
 			}
 		}
 	}
-	x.decide()
-	x.nowhere()
+	if q.Visit != nil {
+		x.Mode = policy.Enforce // Gateways know no other
+		x.visit(s, q.Visit)
+	} else {
+		x.decide()
+		x.nowhere()
+	}
 	x.Allowed = x.Verdict != policy.Deny
 	x.Passes = x.Allowed || x.Mode != policy.Enforce
 	if !x.undecided {
 		x.why()
 	}
-	if !x.Allowed && suggestable(x.Reason) {
+	if q.Visit == nil && !x.Allowed && suggestable(x.Reason) {
 		x.suggest()
 	}
 	return x.Explanation, nil

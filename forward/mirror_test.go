@@ -90,6 +90,38 @@ func TestMirror(t *testing.T) {
 	}
 }
 
+// TestMirrorWithoutCredentials: a copy has neither a credential nor what the client says
+// in its place; other fields it has.
+func TestMirrorWithoutCredentials(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		r := newRig(t, HTTP)
+		r.httpOrigin("a.example", status(200))
+		got := make(chan http.Header, 1)
+		r.httpOrigin("m.example", func(_ http.ResponseWriter, req *http.Request) { got <- req.Header })
+		r.compiled(services("a.example", "m.example"), &policy.HTTPRule{
+			Route: to("a.example"), Mirrors: []policy.Mirror{mirrorTo("m.example", 100)},
+			Credentials: []policy.HeaderCredential{{Name: "authorization", Secret: "default/api", Key: "token"}},
+		})
+		req, err := http.NewRequest("GET", "http://a.example/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "mine")
+		req.Header.Set("X-Other", "stays")
+		resp, err := r.client(http2).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 503 { // no TLS is originated
+			t.Errorf("HTTP/2 %t: %d", http2, resp.StatusCode)
+		}
+		if h := receive(t, got); h.Get("X-Other") != "stays" || len(h["Authorization"]) > 0 {
+			t.Errorf("HTTP/2 %t: the mirror got %v", http2, h)
+		}
+	}
+}
+
 // TestMirrorPercent: a share of the requests is copied, none with 0, and upgrades
 // are not. The bounds are five standard deviations (8.7) wide.
 func TestMirrorPercent(t *testing.T) {

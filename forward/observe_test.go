@@ -12,9 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/forward/frames"
 	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
 )
 
 // seenLog copies what it is told of.
@@ -97,6 +99,54 @@ func TestObservedConnections(t *testing.T) {
 	}
 	l.want(t, "decision tcp begun=false"+strings.Replace(rest, "opaque.example", "-", 1))
 }
+
+// TestObservedRefusals: what is refused before it is a request is seen as one, with
+// what is known of it and Envoy's flag.
+func TestObservedRefusals(t *testing.T) {
+	type refusal struct {
+		status        int
+		reason        policy.Reason
+		method, path  string
+		flags         string
+		major         int
+		kind          flow.Moment
+		allowed, size bool
+	}
+	got := make(chan refusal, 4)
+	r := newRig(t, HTTP, func(o *Options) {
+		o.Observer = observerFunc(func(s *flow.Observation) {
+			got <- refusal{s.Status, s.Reason, s.Method, strings.Clone(s.Target), s.ResponseFlags, s.Major, s.Kind, s.Allowed, s.Src.IsValid()}
+		})
+	})
+	r.httpOrigin("a.example", status(200))
+	for name, c := range map[string]struct {
+		sent string
+		want refusal
+	}{
+		"no field":         {"GET / HTTP/1.1\r\nHost: a.example\r\nnothing\r\n\r\n", refusal{400, policy.ReasonMalformed, "GET", "/", "DPE", 1, flow.Request, false, true}},
+		"two lengths":      {"POST /p?q HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", refusal{400, policy.ReasonMalformed, "POST", "/p?q", "DPE", 1, flow.Request, false, true}},
+		"a head too large": {"GET / HTTP/1.1\r\nHost: a.example\r\nX: " + strings.Repeat("x", 80<<10), refusal{431, policy.ReasonMalformed, "", "", "DPE", 0, flow.Request, false, true}},
+	} {
+		nc := r.dial()
+		_, _ = io.WriteString(nc, c.sent) // it may be refused before its end
+		if x := receive(t, got); x != c.want {
+			t.Errorf("%s: %+v, want %+v", name, x, c.want)
+		}
+	}
+	c := r.frames()
+	for range 20 * frames.Burst {
+		if err := c.WritePing(false, [8]byte{}); err != nil {
+			break
+		}
+	}
+	if x, want := receive(t, got), (refusal{0, policy.ReasonFlood, "", "", "DPE", 2, flow.Request, false, true}); x != want {
+		t.Errorf("a flood: %+v, want %+v", x, want)
+	}
+}
+
+type observerFunc func(*flow.Observation)
+
+func (f observerFunc) Observe(s *flow.Observation) { f(s) }
 
 // marks is a Tracer that adds a field.
 type marks struct{ ended chan string }

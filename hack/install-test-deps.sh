@@ -29,6 +29,10 @@ for set in "${@:-test}"; do
 		need_command ip iproute2
 		need_command nft nftables
 		need_command promtool prometheus
+		need_command nginx nginx-light
+		need_command haproxy haproxy
+		need_command tinyproxy tinyproxy-bin
+		need_command openssl openssl
 		need_command strace strace
 		need_command mariadbd mariadb-server
 		need_command mariadb mariadb-client

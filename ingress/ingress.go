@@ -55,6 +55,8 @@ type Options struct {
 	Rand     func() uint64
 	// Certificates has what servers terminate TLS with; nil: there is none.
 	Certificates tlsserver.Materials
+	// Directories are where files of private keys may be that Gateways name.
+	Directories []string
 	// Own says where egressd itself listens: nothing is dialled there.
 	Own dial.Own
 	// Inherited returns the listening socket that an earlier daemon left at an
@@ -93,7 +95,7 @@ func New(o Options) *Ingress {
 	if o.Certificates == nil {
 		o.Certificates = none{}
 	}
-	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}, servers: tlsserver.New(o.Certificates)}
+	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}, servers: tlsserver.New(o.Certificates, o.Directories)}
 	in.core = forward.New(forward.Options{Originator: o.Originator, Decider: in, Dialer: in, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
 	return in
 }

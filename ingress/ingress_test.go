@@ -27,7 +27,7 @@ func (noResolver) ResolveFor(context.Context, policy.PolicyID, string, *policy.H
 }
 
 // freePort finds a port that is free on both families.
-func freePort(t *testing.T) uint16 {
+func freePort(t testing.TB) uint16 {
 	t.Helper()
 	ln, err := net.Listen("tcp", "[::]:0")
 	if err != nil {

@@ -165,9 +165,15 @@ type rig struct {
 
 func newGateway(t testing.TB, yaml string) *rig {
 	t.Helper()
+	return newGatewayKeys(t, yaml, os.TempDir())
+}
+
+// newGatewayKeys is newGateway with private keys in a directory.
+func newGatewayKeys(t testing.TB, yaml, keys string) *rig {
+	t.Helper()
 	r := &rig{events: flow.NewLog(1024), stock: certs.NewStock(certs.Options{})}
 	r.Ingress = New(Options{
-		Snapshot: r.now.Load, Resolver: noResolver{}, Sink: r.events, Certificates: r.stock,
+		Snapshot: r.now.Load, Resolver: noResolver{}, Sink: r.events, Certificates: r.stock, Directories: []string{keys},
 		Log: slog.New(slog.DiscardHandler), Rand: func() uint64 { return 0 },
 	})
 	t.Cleanup(func() {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -143,6 +144,41 @@ func TestTerminate(t *testing.T) {
 		if kind != want || !strings.Contains(out, "Verify return code: 0 (ok)") {
 			t.Errorf("%s: %s\n%s", suite, kind, out)
 		}
+	}
+}
+
+// TestKeysElsewhere: a Gateway in a file may have keys used that are below a
+// --credentials-dir, and no others of the node; the certificate may be anywhere.
+func TestKeysElsewhere(t *testing.T) {
+	dir, keys := t.TempDir(), t.TempDir()
+	ca := newAuthority(t, "ca", nil)
+	a := ca.issue(t, dir, "a.example.com", nil, false)
+	inside := put(t, keys, "a.key", a.key)
+	port := freePort(t)
+	policyFor := func(key string) string {
+		return yaml(origin(t), "", fmt.Sprintf("  - {port: {number: %d, name: a, protocol: HTTPS}, hosts: [a.example.com], tls: {mode: SIMPLE, serverCertificate: %q, privateKey: %q}}\n", port, a.certAt, key))
+	}
+	r := newGatewayKeys(t, policyFor(a.keyAt), keys)
+	for _, key := range []string{a.keyAt, keys + "/../" + filepath.Base(dir) + "/a.example.com.key"} {
+		r.apply(t, policyFor(key))
+		for _, at := range loopbacks {
+			if _, out, ok := visit(t, at, port, "a.example.com", "--insecure"); ok {
+				t.Errorf("%s at %s: %s", key, at, out)
+			}
+		}
+		if got := strings.Join(r.Skipped(), "\n"); !strings.Contains(got, "--credentials-dir") {
+			t.Errorf("not served: %s", got)
+		}
+	}
+	r.denied(t, policy.ReasonCertificate, "--credentials-dir")
+	r.apply(t, policyFor(inside))
+	for _, at := range loopbacks {
+		if _, out, ok := visit(t, at, port, "a.example.com", "--insecure"); !ok {
+			t.Errorf("below the directory, at %s: %s", at, out)
+		}
+	}
+	if got := r.Skipped(); len(got) > 0 {
+		t.Errorf("not served: %v", got)
 	}
 }
 

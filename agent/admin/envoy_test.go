@@ -47,6 +47,8 @@ func familiarView(t *testing.T) View {
 func TestFamiliar(t *testing.T) {
 	view := familiarView(t)
 	read, change := view.Admin(false), view.Admin(true)
+	withCerts := view
+	withCerts.Certs = func() any { return []map[string]string{{"from": "Secret a/b"}} }
 	view.Profile = true
 	profiled := view.Admin(false)
 	for _, c := range []struct {
@@ -65,6 +67,7 @@ func TestFamiliar(t *testing.T) {
 		{read, "GET", "/server_info", 200, `"state": "LIVE"`},
 		{read, "GET", "/server_info", 200, `"version": "v9"`},
 		{read, "GET", "/certs", 200, `"certificates": []`},
+		{withCerts.Admin(false), "GET", "/certs", 200, `"from": "Secret a/b"`},
 		{read, "GET", "/logging", 200, `"dns": "info"`},
 		{read, "POST", "/logging?level=debug", 405, ""},
 		{read, "GET", "/debug/pprof/", 404, ""},

@@ -133,13 +133,18 @@ func (s View) serveExplain(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	visit, err := explain.ParseVisit(q)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	now := s.Snapshot()
 	if now == nil {
 		http.Error(w, "no policy yet", http.StatusServiceUnavailable)
 		return
 	}
 	x, err := s.Explain(now, explain.Question{
-		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Header: header, Workload: q.Get("workload"),
+		Target: t, Method: cmp.Or(q.Get("method"), http.MethodGet), Header: header, Workload: q.Get("workload"), Visit: visit,
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

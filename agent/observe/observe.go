@@ -31,8 +31,9 @@ const (
 
 // LogOptions say what the command line wants of the access log.
 type LogOptions struct {
-	// To is a file, Stdout, Stderr or Off; "": what the MeshConfig says.
-	To string
+	// To is a file, a collector of OTLP, Stdout, Stderr or Off; "": what the MeshConfig
+	// says. Service is whose lines they are at the collector.
+	To, Service string
 	// Format and Encoding are accesslog.ParseFormat's; empty ones are the MeshConfig's.
 	Format, Encoding string
 	// A file that has Size bytes is rotated, and Kept old ones stay.
@@ -68,7 +69,8 @@ type Audience struct {
 	traces  traces
 
 	mu   sync.Mutex
-	file *logfile.RotatedFile // nil: none is open
+	file *logfile.RotatedFile  // nil: none is open
+	otlp *accesslog.OTLPWriter // nil: lines go to no collector
 	last policy.MeshTelemetry
 	set  bool
 }
@@ -78,8 +80,12 @@ func (o *LogOptions) Check() error {
 	switch o.To {
 	case "", Off, Stdout, Stderr:
 	default:
-		if !filepath.IsAbs(o.To) {
-			return fmt.Errorf("the access log %q is no absolute path of a file, %s, %s or %s", o.To, Stdout, Stderr, Off)
+		if accesslog.IsCollector(o.To) {
+			if _, err := accesslog.NewOTLP(o.To, o.Service, nil); err != nil {
+				return err
+			}
+		} else if !filepath.IsAbs(o.To) {
+			return fmt.Errorf("the access log %q is no absolute path of a file, no http://, https:// or grpc://ADDRESS:PORT of a collector, and none of %s, %s and %s", o.To, Stdout, Stderr, Off)
 		}
 	}
 	if o.Format == "" && o.Encoding == "" {
@@ -95,7 +101,14 @@ func New(o Options) (*Audience, error) {
 	if o.Series >= 0 {
 		w.metrics = meshmetrics.New(meshmetrics.Options{Series: o.Series, Identity: w.identity})
 	}
-	if to := o.Access.To; filepath.IsAbs(to) && to != Stdout && to != Stderr {
+	if to := o.Access.To; accesslog.IsCollector(to) {
+		c, err := accesslog.NewOTLP(to, o.Access.Service, o.Log)
+		if err != nil {
+			w.access.Close(0)
+			return nil, err
+		}
+		w.otlp = c
+	} else if filepath.IsAbs(to) && to != Stdout && to != Stderr {
 		f, err := logfile.Open(to, o.Access.Size, o.Access.Kept)
 		if err != nil {
 			w.access.Close(0)
@@ -127,7 +140,7 @@ func (w *Audience) Collectors() []prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(n()) })
 	}
 	out := []prometheus.Collector{
-		counter("egressd_access_log_dropped_total", "Lines of the access log that were dropped, because nobody took them or they could not be written.", w.access.Dropped),
+		counter("egressd_access_log_dropped_total", "Lines of the access log that were dropped, because nobody took them or they could not be written.", func() uint64 { return w.access.Dropped() + w.otlp.Failed() }),
 		counter("egressd_trace_spans_failed_total", "Spans that could not be sent to the collector, and are lost.", w.traces.failures),
 	}
 	if w.metrics != nil {
@@ -173,7 +186,9 @@ func (w *Audience) config(mesh policy.MeshTelemetry) (*accesslog.Config, error) 
 	case Stderr:
 		c.To = w.o.Stderr
 	default:
-		c.To = w.file
+		if c.To = w.file; w.otlp != nil {
+			c.To = w.otlp
+		}
 	}
 	if a.Format == "" && a.Encoding == "" {
 		a.Format, a.Encoding = mesh.AccessLogFormat, mesh.AccessLogEncoding
@@ -200,6 +215,9 @@ func (w *Audience) Close() {
 	}
 	w.access.Close(closeWait)
 	w.traces.close()
+	if w.otlp != nil {
+		_ = w.otlp.Close() // what could not be sent is counted
+	}
 	if w.file != nil {
 		_ = w.file.Close() // every line was written on its own
 	}

@@ -109,6 +109,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		kernelDesc, eventDesc, dnsDesc, mapDesc, mapMaxDesc, shareDesc, shareMaxDesc,
 		learnedDesc, learnedMaxDesc, openDesc, limitDesc, limitMaxDesc, usedDesc, usedMaxDesc, fullDesc, recycledDesc, ejectionsDesc, closedDesc, droppedDesc, logDroppedDesc, unsavedDesc, unboundDesc, readyDesc, heldDesc, presentDesc, pinsDesc, holdFailuresDesc, holdRepairsDesc, errorDesc,
+		expiresDesc, usableDesc,
 		probeDesc, probeSuccessDesc, probeDurationDesc, probeCapturedDesc,
 	} {
 		ch <- d
@@ -185,6 +186,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(holdRepairsDesc, repairs[kind], string(kind))
 	}
 	gauge(errorDesc, truth(s.Policy.Error != ""))
+	certMetrics(gauge, s)
 	probeMetrics(s.Probe, gauge)
 }
 

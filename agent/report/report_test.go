@@ -13,6 +13,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/probe"
@@ -57,6 +58,10 @@ func TestMetrics(t *testing.T) {
 		DNS:       map[string]uint64{"denied": 8},
 		Learned:   learned.Size{Names: 9, ServerNames: 10}, LearnedMax: learned.Size{Openings: 11},
 		Connections: forward.Stats{Memory: limits.Use{Used: 12, Max: 13}},
+		Certificates: []certs.Kept{
+			{From: "Secret a/b", Loaded: true, Expires: time.Unix(20, 0)}, {From: "Secret a/b", Loaded: true, Expires: time.Unix(19, 0)},
+			{From: "file x", Loaded: true, Error: "broken"}, {From: "file x", Loaded: true},
+		},
 	}
 	status.Workloads[0].Share.Redirected = loader.Fill{Entries: 14, Max: 15}
 	s := Source{
@@ -83,6 +88,7 @@ func TestMetrics(t *testing.T) {
 		"egressd_learned{kind=names}":     9, "egressd_learned{kind=server_names}": 10, "egressd_learned_max{kind=openings}": 11,
 		"egressd_forward_used{resource=memory}": 12, "egressd_forward_max{resource=memory}": 13,
 		"egressd_workload_used{resource=redirected,workload=w}": 14, "egressd_workload_max{resource=redirected,workload=w}": 15,
+		"egressd_certificate_expiry_timestamp_seconds{from=Secret a/b}": 19, "egressd_certificate_usable{from=Secret a/b}": 1, "egressd_certificate_usable{from=file x}": 0,
 		"egressd_dns_server_up{server=192.0.2.53:53}":                              0,
 		"egressd_dns_server_questions_total{result=answered,server=192.0.2.53:53}": 8,
 	} {

@@ -15,6 +15,7 @@ import (
 	"github.com/egressd/egressd/dnsproxy"
 	"github.com/egressd/egressd/forward"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hold"
 	"github.com/egressd/egressd/internal/learned"
@@ -79,6 +80,8 @@ type Status struct {
 	GatewayConnections *forward.Stats `json:"gatewayConnections,omitempty"`
 	// GatewaySkipped says what Gateways ask for and is not served.
 	GatewaySkipped []string `json:"gatewaySkipped,omitempty"`
+	// Certificates are the certificates and credentials in use, without keys.
+	Certificates []certs.Kept `json:"certificates,omitempty"`
 	// Gates are where the listeners stand for sockets of other network
 	// namespaces (pods, containers).
 	Gates   []string          `json:"gates,omitempty"`

@@ -23,6 +23,7 @@ func explainCommand(e env) *cobra.Command {
 	var method, workload, mode string
 	var short allowFlags
 	var pods podFilter
+	var visitor visitorFlags
 	var daemon client
 	var read offlineFlags
 	cmd := &cobra.Command{
@@ -37,14 +38,19 @@ counts as denied if all of them are; else the answer says which part is.
 
 A URL may have the scheme of any usual protocol; it says which port is meant
 and what the client sends first. HOST:PORT is explained by what the policy
-declares for the port.`,
+declares for the port.
+
+With --gateway or --from the connection comes from outside, and what this
+node's gateway does with it is explained.`,
 		Example: `  egressd explain --config policy/ https://www.googleapis.com/storage
   egressd explain --config policy/ -X POST -H 'x-user: beta' http://api.example.com/v1
   sudo egressd explain 190.64.31.232:3306
   egressd explain --config policy/ postgres://db.example.com/orders
   egressd explain --allow '*.example.com:443' https://api.example.com/
   sudo egressd explain example.com:443/udp
-  sudo egressd explain --pod shop/web-7d4b9c-x2x9p https://api.example.com/`,
+  sudo egressd explain --pod shop/web-7d4b9c-x2x9p https://api.example.com/
+  sudo egressd explain --from 203.0.113.7 https://shop.example.com/cart
+  egressd explain --config gateway/ --gateway-selector istio=ingressgateway --gateway shop/edge http://shop.example.com/`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			asJSON, err := out.json()
@@ -60,6 +66,10 @@ declares for the port.`,
 				return usageError{err}
 			}
 			if workload, err = pods.orWorkload(workload); err != nil {
+				return err
+			}
+			visit, err := visitor.visit(workload)
+			if err != nil {
 				return err
 			}
 			offline := len(config) > 0 || !short.allow().Empty()
@@ -80,11 +90,14 @@ declares for the port.`,
 				if err != nil {
 					return err
 				}
-				if x, err = explain.Explain(l.Snapshot, nil, explain.Question{Target: t, Method: method, Header: header, Workload: workload, Mode: node}); err != nil {
+				if x, err = explain.Explain(l.Snapshot, nil, explain.Question{Target: t, Method: method, Header: header, Workload: workload, Visit: visit, Mode: node}); err != nil {
 					return err
 				}
 			} else {
 				q := url.Values{"target": {args[0]}, "method": {method}, "header": headers, "workload": {workload}}
+				if visit != nil {
+					visit.Query(q)
+				}
 				body, err := daemon.ask(cmd.Context(), http.MethodGet, explain.Path, q)
 				if err != nil {
 					return orConfig(err)
@@ -113,8 +126,36 @@ declares for the port.`,
 	cmd.Flags().StringVar(&workload, "workload", "", "workload to explain for, NAME or NAMESPACE/NAME (default every process that is not described)")
 	pods.register(cmd, "the same for a pod: NAMESPACE/NAME, or NAME in --namespace", "namespace of --pod (default \"default\")")
 	cmd.Flags().StringVar(&mode, "mode", "enforce", "with --config: mode of the node: enforce, audit or off")
+	visitor.register(cmd)
 	daemon.register(cmd)
 	return cmd
+}
+
+// visitorFlags say who comes from outside to the node's gateway.
+type visitorFlags struct{ gateway, from, principal string }
+
+func (f *visitorFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.gateway, "gateway", "", "explain what this node's gateway does with a visitor: the Gateway's NAMESPACE/NAME")
+	cmd.Flags().StringVar(&f.from, "from", "", "the same, for a visitor from this address; without --gateway whichever Gateway has the port")
+	cmd.Flags().StringVar(&f.principal, "principal", "", "with --gateway or --from: SPIFFE id of the visitor's client certificate")
+}
+
+// visit is what the flags say; nil: a workload asks.
+func (f *visitorFlags) visit(workload string) (*explain.Visit, error) {
+	if f.gateway == "" && f.from == "" {
+		if f.principal != "" {
+			return nil, usageError{errors.New("--principal goes with --gateway or --from")}
+		}
+		return nil, nil
+	}
+	if workload != "" {
+		return nil, usageError{errors.New("--gateway and --from are about a visitor from outside, --workload and --pod about what runs here: ask for one of them")}
+	}
+	v, err := explain.NewVisit(f.gateway, f.from, f.principal)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return v, nil
 }
 
 func printExplanation(w io.Writer, x explain.Explanation) {

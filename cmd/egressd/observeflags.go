@@ -33,7 +33,7 @@ const megabyte = 1 << 20
 
 func (f *observeFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.log.To, "access-log", "", "where each request and connection that has ended has a line: a file, /dev/stdout, /dev/stderr or off (default: what the MeshConfig's accessLogFile says, else off)")
+	fs.StringVar(&f.log.To, "access-log", "", "where each request and connection that has ended has a line: a file, /dev/stdout, /dev/stderr, off, or a collector that takes lines by OTLP, http://ADDRESS:PORT, https://... or grpc://ADDRESS:PORT (default: what the MeshConfig's accessLogFile says, else off)")
 	fs.StringVar(&f.log.Format, "access-log-format", "", "how a line looks, by Envoy's command operators as in '%REQ(:METHOD)% %RESPONSE_CODE%', or a JSON object of such strings (default: the MeshConfig's accessLogFormat, else Istio's)")
 	fs.StringVar(&f.log.Encoding, "access-log-encoding", "", "TEXT or JSON (default: the MeshConfig's accessLogEncoding, else TEXT)")
 	fs.Int64Var(&f.size, "access-log-size", 100, "size in MiB at which a file is renamed to FILE.1 and a new one is begun; 0: never. SIGUSR1 opens the files of --access-log and --flow-log again that somebody else has moved")
@@ -44,12 +44,13 @@ func (f *observeFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.traces.OTLP, "otlp-endpoint", "", "collector that spans of requests are sent to by OTLP: http://ADDRESS:PORT, https://... or grpc://ADDRESS:PORT")
 	fs.StringVar(&f.traces.Zipkin, "zipkin-address", "", "collector that spans are sent to in Zipkin's format: ADDRESS:PORT or a URL (default: what the MeshConfig's defaultConfig.tracing says, else none)")
 	fs.StringVar(&f.traced, "trace-sampling", "1", "how many requests are traced of which nobody before has decided, in percent; for --otlp-endpoint and --zipkin-address")
-	fs.StringVar(&f.traces.Service, "trace-service", "egressd", "the service that spans, and lines of --flow-log at a collector, are of")
+	fs.StringVar(&f.traces.Service, "trace-service", "egressd", "the service that spans, and lines of logs at a collector, are of")
 	fs.BoolVar(&f.profile, "admin-profile", false, "have the admin interface show profiles of the process (/debug/pprof/)")
 }
 
 // options says what the flags want.
 func (f *observeFlags) options(e env, o *agent.Options) (err error) {
+	f.log.Service = f.traces.Service
 	if f.log.Percent, err = accesslog.ParsePercent(f.sampling); err != nil {
 		return usageError{fmt.Errorf("--access-log-sampling: %w", err)}
 	}

@@ -114,6 +114,7 @@ func printStatus(w io.Writer, s agent.Status) {
 	for _, g := range s.GatewaySkipped {
 		row("gateway", "%s", g)
 	}
+	certificateRows(row, s.Certificates)
 	row("dns servers", "%s", strings.Join(s.DNSServers, ", "))
 	dnsRows(row, s)
 	row("learned", "%d names and %d addresses; %d openings and %d server names of at most %d and %d for a policy", s.Learned.Names, s.Learned.Addresses,

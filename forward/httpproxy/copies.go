@@ -61,6 +61,9 @@ func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *m
 	fields.Del("Host")
 	fields.Del("Expect") // the body is there
 	x.forwarded(&fields)
+	if a := x.decision.Action; a != nil {
+		unset(&fields, a.Rule.Credentials) // a mirror gets neither values nor what stands in their place
+	}
 	header := http.Header(fields.Map(textproto.CanonicalMIMEHeaderKey))
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = nil // or net/http would invent one

@@ -8,6 +8,7 @@ import (
 	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/originate"
 	"github.com/egressd/egressd/forward/upstream"
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -23,8 +24,13 @@ func hostOf(authority string) string {
 // values never go out in their place.
 func withhold(o *message.Outgoing, list []policy.HeaderCredential) {
 	o.Credentials = list
+	unset(&o.Header, list)
+}
+
+// unset takes the fields of credentials out of a message.
+func unset(h *field.List, list []policy.HeaderCredential) {
 	for i := range list {
-		o.Header.Del(list[i].Name)
+		h.Del(list[i].Name)
 	}
 }
 

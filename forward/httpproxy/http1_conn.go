@@ -385,6 +385,11 @@ func (h *http1Conn) malformed(why *http1.MalformedError) {
 	path, _, _ := strings.Cut(h.head.Target, "?")
 	e.Path = strings.Clone(path[:min(len(path), maxMalformedPath)])
 	h.conn.core.o.Sink.Record(e)
+	major := 0
+	if h.head.Target != "" {
+		major = 1
+	}
+	h.conn.observeRefused(e, major, h.head.Minor, h.head.Target[:min(len(h.head.Target), maxMalformedPath)], h.head.Host)
 }
 
 // maxMalformedPath is how much of a path is told of a request that is none.

@@ -38,6 +38,21 @@ func (x *exchange) observe(e flow.Event) {
 	}
 }
 
+// observeRefused tells the observer of what was refused before it was a request: it
+// has what is known of one. major and minor are the version's.
+func (t *client) observeRefused(e flow.Event, major, minor int, target, authority string) {
+	o := t.core.o.Observer
+	if o == nil {
+		return
+	}
+	s := t.core.o.Observations.Get()
+	defer t.core.o.Observations.Put(s)
+	e.Kind = flow.Request
+	s.Event, s.Src = flow.Flagged(e), t.Info.Src
+	s.Major, s.Minor, s.Target, s.Authority = major, minor, target, authority
+	o.Observe(s)
+}
+
 // observed says whether somebody is told of requests.
 func (x *exchange) observed() bool { return x.core.o.Observer != nil || x.core.o.Tracer != nil }
 

@@ -120,9 +120,11 @@ func (t *client) serveHTTP2(op downstream.Admission, p *relay.Peeked) {
 	e.BytesSent, e.BytesReceived = h.in.Load(), h.out.Load()
 	if flood != nil && e.Reason == policy.ReasonAllowed {
 		e.Reason, e.Detail, e.Allowed, e.WouldDeny = policy.ReasonFlood, flood.Error(), false, false
+		t.observeRefused(e, 2, 0, "", "")
 	} else if h.requests.Load() == 0 && e.Reason == policy.ReasonAllowed && e.Detail == "" {
 		// net/http answered 400 or gave up on the header by itself.
 		e.Reason, e.Detail = policy.ReasonMalformed, "no complete request"
+		t.observeRefused(e, 2, 0, "", "")
 	}
 	t.core.o.Sink.Record(e)
 }

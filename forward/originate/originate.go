@@ -10,8 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -118,12 +116,12 @@ func (o *Originator) where(t *policy.ClientTLS) (*certs.Where, error) {
 		return nil, nil
 	}
 	for _, f := range []string{w.Certificate, w.Key} {
-		if f != "" && (t.FromCluster || !within(o.o.Directories, f)) {
+		if f != "" && (t.FromCluster || !certs.Within(o.o.Directories, f)) {
 			return nil, &TransportError{policy.ReasonTLSCredential, "a policy on the node's disk may name keys below " + strings.Join(o.o.Directories, " or ") + " (--credentials-dir), an object of a cluster names a Secret; not " + f, nil}
 		}
 	}
 	for _, f := range []string{w.CA, w.CRL} {
-		if f != "" && t.FromCluster && !within(publicDirectories, f) {
+		if f != "" && t.FromCluster && !certs.Within(publicDirectories, f) {
 			return nil, &TransportError{policy.ReasonTLSCredential, "an object of a cluster names a Secret, or CAs below " + strings.Join(publicDirectories, " or ") + "; not " + f, nil}
 		}
 	}
@@ -132,14 +130,6 @@ func (o *Originator) where(t *policy.ClientTLS) (*certs.Where, error) {
 
 // publicDirectories have what every user of the node may read.
 var publicDirectories = []string{"/etc/ssl/certs", "/etc/pki"}
-
-func within(dirs []string, file string) bool {
-	file = filepath.Clean(file)
-	return slices.ContainsFunc(dirs, func(dir string) bool {
-		rel, err := filepath.Rel(filepath.Clean(dir), file)
-		return err == nil && filepath.IsLocal(rel)
-	})
-}
 
 // warn says once for each rule that nothing is verified.
 func (o *Originator) warn(u *policy.Upstream) {
@@ -163,7 +153,7 @@ func (o *Originator) Credential(u *policy.Upstream, c *policy.HeaderCredential) 
 		return "", &TransportError{policy.ReasonCredential, "no TLS is originated to " + u.Host, nil}
 	case t.InsecureSkipVerify:
 		return "", &TransportError{policy.ReasonCredential, "insecureSkipVerify: whoever answers for " + u.Host + " would get header " + c.Name, nil}
-	case c.File != "" && (c.FromCluster || !within(o.o.Directories, c.File)):
+	case c.File != "" && (c.FromCluster || !certs.Within(o.o.Directories, c.File)):
 		return "", &TransportError{policy.ReasonCredential, "a policy on the node's disk may name files below " + strings.Join(o.o.Directories, " or ") + " (--credentials-dir), not " + c.File, nil}
 	}
 	value, err := o.o.Stock.Value(certs.ValueWhere{Secret: c.Secret, Key: c.Key, File: c.File})

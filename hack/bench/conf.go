@@ -2,21 +2,24 @@
 
 package main
 
-// originConf: directory, address. The answer is 512 bytes.
+// originConf: directory, address, gateway port. The answer is 512 bytes.
 const originConf = `daemon off; user root; worker_processes 1; pid %[1]s/origin.pid; error_log stderr crit;
 events { worker_connections 8192; multi_accept on; }
 http {
   access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; tcp_nodelay on;
   ssl_certificate %[1]s/bench.crt; ssl_certificate_key %[1]s/bench.key; ssl_session_cache off; ssl_session_tickets off;
   server {
-    listen %[2]s:80 backlog=8192; listen %[2]s:443 ssl backlog=8192;
+    listen %[2]s:80 backlog=8192; listen %[2]s:443 ssl backlog=8192; listen %[2]s:%[3]d ssl backlog=8192;
+    ssl_protocols TLSv1.2 TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_ecdh_curve X25519;
     location / { default_type text/plain; return 200 "` + payload + `"; }
   }
 }
 `
 
-// nginxConf: directory, origin, host, TCP port, TLS port. One worker, keep-alive to the
-// origin, TLS by SNI without decryption.
+// nginxConf: directory, origin, host, TCP port, TLS port, gateway port. One worker,
+// keep-alive to the origin, TLS by SNI without decryption; at the gateway port TLS
+// ends, by what egressd agrees on with the same client. Both give out tickets, which
+// the client does not use.
 const nginxConf = `daemon off; user root; worker_processes 1; pid %[1]s/nginx.pid; error_log stderr crit;
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 events { worker_connections 8192; multi_accept on; }
@@ -26,6 +29,13 @@ http {
   server {
     listen 127.0.0.2:80 backlog=8192;
     location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; }
+  }
+  server {
+    listen 127.0.0.2:%[6]d ssl backlog=8192;
+    ssl_certificate %[1]s/bench.crt; ssl_certificate_key %[1]s/bench.key; ssl_session_cache off;
+    ssl_protocols TLSv1.2 TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_ecdh_curve X25519;
+    location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; }
+    location /direct { default_type text/plain; return 200 "` + payload + `"; }
   }
 }
 stream {
@@ -166,6 +176,33 @@ spec:
     connectionPool:
       http:
         idleTimeout: 300s
+`
+
+// gatewayConf: host, address, port, directory. Visitors' TLS ends here; the way to the
+// origin is that of egressdConf.
+const gatewayConf = `apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata:
+  name: bench
+spec:
+  selector: {bench: gateway}
+  servers:
+  - port: {number: %[3]d, name: https, protocol: HTTPS}
+    bind: %[2]s
+    hosts: [%[1]s]
+    tls: {mode: SIMPLE, serverCertificate: %[4]s/bench.crt, privateKey: %[4]s/bench.key}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: gateway
+spec:
+  hosts: [%[1]s]
+  gateways: [bench]
+  http:
+  - match: [{uri: {prefix: /direct}}]
+    directResponse: {status: 200, body: {string: "` + payload + `"}}
+  - route: [{destination: {host: %[1]s, port: {number: 80}}}]
 `
 
 const (

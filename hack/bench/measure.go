@@ -31,7 +31,18 @@ type benchmark struct {
 	run      func(*bench, context.Context, subject) (sample, error)
 }
 
+// The measurements of visitors' TLS.
+const (
+	terminateKey = "tls-terminate"
+	handshakeKey = "tls-handshake"
+)
+
 func benchmarks() []benchmark {
+	visit := func(key, name, unit, cpuUnit, path string, closing bool) benchmark {
+		return benchmark{key, name, unit, cpuUnit, 1e6, func(b *bench, ctx context.Context, c subject) (sample, error) {
+			return b.visit(ctx, c, path, closing)
+		}}
+	}
 	http := func(key, name, unit, cpuUnit, url string, closing bool) benchmark {
 		return benchmark{key, name, unit, cpuUnit, 1e6, func(b *bench, ctx context.Context, c subject) (sample, error) {
 			return b.wrk(ctx, c, url, closing)
@@ -51,6 +62,8 @@ func benchmarks() []benchmark {
 		http("http", "HTTP keep-alive", "req/s", "µs CPU/req", "http://"+host+"/", false),
 		http("http-new", "HTTP new connections", "conn/s", "µs CPU/req", "http://"+host+"/", true),
 		http("tls-new", "TLS new connections", "conn/s", "µs CPU/conn", "https://"+host+"/", true),
+		visit(terminateKey, "TLS that ends here, keep-alive", "req/s", "µs CPU/req", "/", false),
+		visit(handshakeKey, "TLS that ends here, full handshakes", "conn/s", "µs CPU/conn", "/direct", true),
 		streams("tls-1", "TLS one stream", tlsPort, 1, true),
 		streams("tls-32", "TLS 32 streams", tlsPort, 32, true),
 		streams("tcp-1", "TCP one stream", tcpPort, 1, false),
@@ -122,6 +135,16 @@ func (b *bench) wrk(ctx context.Context, c subject, url string, closing bool) (s
 		return sample{}, err
 	}
 	return sample{value: n / d.Seconds(), cpu: (after - before).Seconds() / n}, nil
+}
+
+// visit is wrk by a client from outside, whose TLS the proxy ends; wrk resumes no
+// session.
+func (b *bench) visit(ctx context.Context, c subject, path string, closing bool) (sample, error) {
+	if c.gateway == "" {
+		return sample{}, errNoPart
+	}
+	visitor := subject{name: c.name + "-visitor", addr: c.gateway, cpu: c.cpu}
+	return b.wrk(ctx, visitor, fmt.Sprintf("https://%s:%d%s", host, gatewayPort, path), closing)
 }
 
 // parseWrk reads the number of requests and the time. Answers that are no

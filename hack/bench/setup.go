@@ -35,6 +35,8 @@ const (
 	vipV4    = "240.0.0.1"
 	tlsPort  = 8443
 	sinkPort = 5002
+	// gatewayPort is where visitors' TLS ends.
+	gatewayPort = 9443
 	// startWait bounds how long a server may take to listen.
 	startWait = 10 * time.Second
 )
@@ -47,6 +49,8 @@ type subject struct {
 	addr string
 	// cg is the client's cgroup; nil: the bench's own.
 	cg *world.Cgroup
+	// gateway is where it ends the TLS of visitors; "": nowhere.
+	gateway string
 	// tlsOnly: it cannot forward opaque TCP; httpOnly: nor TLS.
 	tlsOnly, httpOnly bool
 	// cpu is the processor time that the proxy has used; nil: there is none.
@@ -90,7 +94,7 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 	if err := b.origin(ctx); err != nil {
 		return b, fmt.Errorf("origin: %w", err)
 	}
-	b.subjects = append(b.subjects, subject{name: "direct", addr: originV4})
+	b.subjects = append(b.subjects, subject{name: "direct", addr: originV4, gateway: originV4})
 	for _, c := range []struct {
 		name string
 		add  func(context.Context) error
@@ -187,7 +191,7 @@ func (b *bench) origin(ctx context.Context) error {
 	if err := writeCert(b.dir); err != nil {
 		return err
 	}
-	conf, err := b.write("origin.conf", fmt.Sprintf(originConf, b.dir, originV4))
+	conf, err := b.write("origin.conf", fmt.Sprintf(originConf, b.dir, originV4, gatewayPort))
 	if err != nil {
 		return err
 	}
@@ -216,11 +220,15 @@ func (b *bench) proxy(ctx context.Context, name, addr string, line ...string) er
 }
 
 func (b *bench) nginx(ctx context.Context) error {
-	conf, err := b.write("nginx.conf", fmt.Sprintf(nginxConf, b.dir, originV4, host, tcpPort, tlsPort))
+	conf, err := b.write("nginx.conf", fmt.Sprintf(nginxConf, b.dir, originV4, host, tcpPort, tlsPort, gatewayPort))
 	if err != nil {
 		return err
 	}
-	return b.proxy(ctx, "nginx", "127.0.0.2", "nginx", "-c", conf, "-e", "stderr")
+	if err := b.proxy(ctx, "nginx", "127.0.0.2", "nginx", "-c", conf, "-e", "stderr"); err != nil {
+		return err
+	}
+	b.subjects[len(b.subjects)-1].gateway = "127.0.0.2"
+	return nil
 }
 
 func (b *bench) nginxClose(ctx context.Context) error {
@@ -262,7 +270,13 @@ func (b *bench) egress(ctx context.Context) error {
 		config["shared.yaml"] = fmt.Appendf(nil, sharedConf, host)
 	}
 	maps.Copy(config, b.policy)
-	d, err := b.w.NewDaemon(b.egressd, config)
+	var gateway string
+	var flags []string
+	if b.measures(terminateKey) || b.measures(handshakeKey) {
+		gateway, flags = "127.0.0.6", []string{"--gateway-selector", "bench=gateway", "--credentials-dir", b.dir}
+		config["gateway.yaml"] = fmt.Appendf(nil, gatewayConf, host, gateway, gatewayPort, b.dir)
+	}
+	d, err := b.w.NewDaemon(b.egressd, config, flags...)
 	if err != nil {
 		return err
 	}
@@ -280,7 +294,7 @@ func (b *bench) egress(ctx context.Context) error {
 		return err
 	}
 	b.closers = append(b.closers, cg.Close)
-	b.subjects = append(b.subjects, subject{name: "egressd", cg: cg, cpu: d.CPU})
+	b.subjects = append(b.subjects, subject{name: "egressd", cg: cg, cpu: d.CPU, gateway: gateway})
 	return nil
 }
 

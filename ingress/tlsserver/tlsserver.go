@@ -33,6 +33,7 @@ type Materials interface {
 // ServerConfigs has the configurations of Gateway servers. It is safe for concurrent use.
 type ServerConfigs struct {
 	from Materials
+	dirs []string
 	// now is the clock that certificates are verified by.
 	now func() time.Time
 
@@ -41,9 +42,10 @@ type ServerConfigs struct {
 	byKey    map[string]*server
 }
 
-// New makes ServerConfigs that take certificates from materials.
-func New(from Materials) *ServerConfigs {
-	return &ServerConfigs{from: from, now: time.Now, byServer: map[*policy.GatewayServer]*server{}, byKey: map[string]*server{}}
+// New makes ServerConfigs that take certificates from materials. Files of private keys
+// that a Gateway names must be below dirs.
+func New(from Materials, dirs []string) *ServerConfigs {
+	return &ServerConfigs{from: from, dirs: dirs, now: time.Now, byServer: map[*policy.GatewayServer]*server{}, byKey: map[string]*server{}}
 }
 
 // server is one Gateway server, whatever snapshot it is of. A configuration has
@@ -56,6 +58,7 @@ type server struct {
 	mu        sync.Mutex // of those that build
 	built     atomic.Pointer[built]
 	materials Materials
+	dirs      []string
 	now       func() time.Time
 }
 
@@ -85,7 +88,7 @@ func (s *ServerConfigs) Config(of *policy.GatewayServer) (*tls.Config, error) {
 	if x == nil {
 		key := keyOf(of)
 		if x = s.byKey[key]; x == nil {
-			x = &server{settings: of, refs: refsOf(of), materials: s.from, now: s.now}
+			x = &server{settings: of, refs: refsOf(of), materials: s.from, dirs: s.dirs, now: s.now}
 			s.byKey[key] = x
 		}
 		s.byServer[of] = x
@@ -173,6 +176,9 @@ func (x *server) collect() (pairs []tls.Certificate, ca *certs.Material, sums []
 	if x.cluster() {
 		return nil, nil, nil, errors.New("a Gateway of a cluster names Secrets (credentialName), not files of the node")
 	}
+	if file := x.outside(); file != "" {
+		return nil, nil, nil, fmt.Errorf("a Gateway on the node's disk may name private keys below %s (--credentials-dir), not %s: move the key there, or name its directory", strings.Join(x.dirs, " or "), file)
+	}
 	for _, r := range x.refs.pairs {
 		m, err := x.materials.Material(r)
 		switch {
@@ -206,6 +212,17 @@ func (x *server) collect() (pairs []tls.Certificate, ca *certs.Material, sums []
 func (x *server) cluster() bool {
 	ofFiles := func(r certs.Where) bool { return r.Certificate+r.Key+r.CA+r.CRL != "" }
 	return strings.HasPrefix(x.settings.Ref.File, "kubernetes:") && (ofFiles(x.refs.ca) || slices.ContainsFunc(x.refs.pairs, ofFiles))
+}
+
+// outside is a private key that the server may not name; "": there is none. Who may
+// write a policy is not by that one who may have any key of the node used.
+func (x *server) outside() string {
+	for _, r := range x.refs.pairs {
+		if r.Key != "" && !certs.Within(x.dirs, r.Key) {
+			return r.Key
+		}
+	}
+	return ""
 }
 
 // build makes a configuration.

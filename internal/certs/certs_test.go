@@ -8,8 +8,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"log/slog"
@@ -259,5 +263,64 @@ func TestForget(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("it is kept")
 		}
+	}
+}
+
+// TestStatus: it says what is in use and why there is nothing newer, and has no key and
+// no token in it.
+func TestStatus(t *testing.T) {
+	cert, key := pair(t, "one")
+	ca, _ := pair(t, "ca")
+	s := certs.NewStock(certs.Options{})
+	where, token := certs.Where{Secret: "ns/a"}, certs.ValueWhere{Secret: "ns/a", Key: "token"}
+	look := func() (material, value certs.Kept, raw string) {
+		_, _ = s.Material(where) // what is asked for is listed, also what is not there
+		_, _ = s.Value(token)
+		all := s.Status()
+		if len(all) != 2 || all[0].Kind != certs.KindCertificate || all[1].Kind != certs.KindCredential {
+			t.Fatalf("%+v", all)
+		}
+		text, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all[0], all[1], string(text)
+	}
+	if m, v, _ := look(); m.Loaded || v.Loaded || m.Error == "" || v.Error == "" {
+		t.Errorf("nothing is there: %+v %+v", m, v)
+	}
+	s.SetSecrets(map[string]certs.Secret{"ns/a": {"tls.crt": cert, "tls.key": key, "ca.crt": ca, "token": []byte("Bearer hush")}})
+	m, v, raw := look()
+	block, _ := pem.Decode(cert)
+	sum := sha256.Sum256(block.Bytes)
+	if !m.Loaded || m.Subject != "CN=one" || m.Fingerprint != hex.EncodeToString(sum[:]) || m.Expires.IsZero() || !m.Begins.Before(m.Expires) ||
+		len(m.Names) != 1 || len(m.CAs) != 1 || m.CAs[0].Subject != "CN=ca" || m.Error != "" || !v.Loaded || v.Error != "" {
+		t.Errorf("%+v %+v", m, v)
+	}
+	private, _ := pem.Decode(key)
+	for _, secret := range []string{"hush", base64.StdEncoding.EncodeToString(private.Bytes)[:40], strings.Split(string(key), "\n")[1]} {
+		if strings.Contains(raw, secret) {
+			t.Errorf("it says %q", secret)
+		}
+	}
+	s.SetSecrets(map[string]certs.Secret{"ns/a": {"tls.crt": cert, "tls.key": []byte("hush"), "token": []byte("hush\n\nhush")}})
+	if m, v, raw = look(); !m.Loaded || m.Error == "" || m.Subject != "CN=one" || v.Loaded || v.Error == "" || strings.Contains(raw, "hush") {
+		t.Errorf("what is there is broken: %+v %+v", m, v)
+	}
+}
+
+// TestWithin: as it is written, and not by a prefix of the name.
+func TestWithin(t *testing.T) {
+	dirs := []string{"/etc/keys/", "/run/tokens"}
+	for file, want := range map[string]bool{
+		"/etc/keys/a": true, "/run/tokens/x/y": true, "/etc/keys": true, "/etc/keys/../shadow": false, "/etc/keysx/a": false, "/etc/shadow": false,
+		"etc/keys/a": false, "": false,
+	} {
+		if got := certs.Within(dirs, file); got != want {
+			t.Errorf("%s: %t", file, got)
+		}
+	}
+	if certs.Within(nil, "/etc/keys/a") {
+		t.Error("no directory has a file")
 	}
 }

@@ -7,8 +7,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"syscall"
 )
+
+// Within says whether a file is named as one below some of dirs. Links are followed by
+// whoever opens it: who may write in a directory says what is in it.
+func Within(dirs []string, file string) bool {
+	file = filepath.Clean(file)
+	return slices.ContainsFunc(dirs, func(dir string) bool {
+		rel, err := filepath.Rel(filepath.Clean(dir), file)
+		return err == nil && filepath.IsLocal(rel)
+	})
+}
 
 // MaxFile is the most that a file may have, in bytes.
 const MaxFile = 1 << 20

@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,46 +253,4 @@ func (s *Stock) Run(ctx context.Context) {
 			s.Refresh()
 		}
 	}
-}
-
-// Kept is what there is to say about material in use.
-type Kept struct {
-	From string `json:"from"`
-	// Subject, Issuer, Serial and Expires are of the certificate of a pair.
-	Subject string    `json:"subject,omitempty"`
-	Issuer  string    `json:"issuer,omitempty"`
-	Serial  string    `json:"serial,omitempty"`
-	Expires time.Time `json:"expires,omitzero"`
-	// CAs is how many certificates are trusted.
-	CAs int `json:"cas,omitempty"`
-	// Error is why there is nothing newer, or nothing.
-	Error string `json:"error,omitempty"`
-}
-
-// Status lists all material that was asked for, by where it is.
-func (s *Stock) Status() []Kept {
-	s.mu.Lock()
-	all := maps.Clone(s.material)
-	s.mu.Unlock()
-	out := make([]Kept, 0, len(all))
-	for r, e := range all {
-		now := e.now.Load()
-		if now == nil {
-			continue
-		}
-		st := Kept{From: r.String()}
-		if m := now.material; m != nil {
-			st.CAs = len(m.CAs)
-			if m.Pair != nil {
-				leaf := m.Pair.Leaf
-				st.Subject, st.Issuer, st.Serial, st.Expires = leaf.Subject.String(), leaf.Issuer.String(), fmt.Sprintf("%x", leaf.SerialNumber), m.Expires()
-			}
-		}
-		if now.err != nil {
-			st.Error = now.err.Error()
-		}
-		out = append(out, st)
-	}
-	slices.SortFunc(out, func(a, b Kept) int { return cmp.Compare(a.From, b.From) })
-	return out
 }

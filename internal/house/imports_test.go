@@ -93,7 +93,7 @@ var floors = map[string][]string{
 	"./internal/flowsummary": {"./internal/flow", "./internal/flowrecord"},
 	"./internal/flowlog":     {"./internal/collector", "./internal/flow", "./internal/flowrecord", "./internal/logfile", "./internal/logpipe", "go.opentelemetry.io/proto/", "google.golang.org/protobuf/"},
 	"./internal/flowrecord":  {"./internal/flow", "./policy"},
-	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy"},
+	"./internal/accesslog":   {"./internal/collector", "./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
 	"./internal/collector":   nil,
 	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./policy", "github.com/prometheus/client_golang/"},
 	"./internal/tracing":     {"./forward/session", "./internal/collector", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
@@ -158,7 +158,7 @@ var floors = map[string][]string{
 	"./agent/observe":     {"./internal/accesslog", "./internal/flow", "./internal/flowlog", "./internal/logfile", "./internal/meshmetrics", "./internal/tracing", "./internal/field", "./forward/session", "./policy", "github.com/prometheus/client_golang/"},
 	"./agent/origin":      {"./dnsproxy", "./forward", "./internal/flow", "./internal/probe", "./loader", "./loader/arrival"},
 	"./agent/own":         {"./agent/listen", "./agent/state", "./internal/ipguard", "./internal/link", "./loader", "./policy"},
-	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
+	"./agent/report":      {"./policy/source/kube", "./agent/control", "./agent/iface", "./agent/selfprobe", "./agent/workload", "./dnsproxy", "./forward", "./forward/limits", "./internal/certs", "./internal/flow", "./internal/hold", "./internal/learned", "./internal/memcg", "./loader", "./policy", "./policy/istio", "./policy/source/kubestatus", "github.com/prometheus/client_golang/"},
 	"./agent/resolve":     {"./dnsproxy", "./policy/source", "golang.org/x/sys/unix"},
 	"./agent/resources":   {"./forward", "./forward/limits", "./internal/capacity", "./internal/learned", "./internal/memcg", "./loader"},
 	"./agent/selfprobe":   {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
@@ -171,7 +171,7 @@ var floors = map[string][]string{
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/container", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/container", "./internal/flowlog", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
@@ -213,7 +213,7 @@ var keepers = []struct {
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest", "./hack/bench/kubernetes"}, []string{"./internal/e2e"}},
 	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest", "./hack/bench/kubernetes"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
-	{"go.opentelemetry.io/", []string{"./internal/flowlog", "./internal/tracing"}, nil},
+	{"go.opentelemetry.io/", []string{"./internal/flowlog", "./internal/accesslog", "./internal/tracing"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},

@@ -87,6 +87,7 @@ func newKinds() []kind {
 		inert(model.NetworkingGroup, "WorkloadGroup", "it is a template for WorkloadEntries that register themselves, which nothing does here"),
 		inert(model.NetworkingGroup, "EnvoyFilter", "it configures Envoy, which does not run here"),
 		inert(model.NetworkingGroup, "ProxyConfig", "it configures Istio's proxies"),
+		inert("telemetry.istio.io", "Telemetry", "access logs, metrics and traces are as the MeshConfig and the flags of run say (--access-log, --mesh-metrics-series, --otlp-endpoint, --zipkin-address), for all workloads alike"),
 		inert(securityGroup, "PeerAuthentication", "it speaks about the mutual TLS of sidecars"),
 		inertGateway("ListenerSet", "the listeners of a Gateway are those that it has itself"),
 		inertGateway("UDPRoute", "UDP goes where the application sends it"),

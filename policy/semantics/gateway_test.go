@@ -23,19 +23,31 @@ func (a *asker) gateway(q *question) (string, error) {
 	switch {
 	case q.kind == "http" && q.sni == nil:
 		r := q.request()
+		r.Visitor = q.visitor()
 		return routed(l.DecideHTTP(r), r), nil
 	case q.kind == "http":
 		r := q.request()
 		r.Scheme = "https"
+		if r.Visitor = q.visitor(); r.Visitor != nil {
+			r.Visitor.TLS, r.Visitor.SNI = true, *q.sni
+		}
 		return routed(l.DecideHTTPS(*q.sni, r), r), nil
 	case q.sni != nil:
-		return terminated(l.DecideTLS(nil, *q.sni, q.draw)), nil
+		return terminated(l.DecideTLS(q.visitor(), *q.sni, q.draw)), nil
 	}
-	d, u := l.DecideTCP(nil, q.draw)
+	d, u := l.DecideTCP(q.visitor(), q.draw)
 	if d.Verdict == policy.Deny {
 		return denial(d), nil
 	}
 	return join("proxy", to(u), by(d.Rule, "")) + more(d, u), nil
+}
+
+// visitor is who comes from outside; nil: nothing is known.
+func (q *question) visitor() *policy.Visitor {
+	if !q.from.IsValid() {
+		return nil
+	}
+	return &policy.Visitor{Src: q.from, Remote: q.from}
 }
 
 func terminated(t policy.GatewayTLS) string {

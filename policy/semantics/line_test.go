@@ -161,7 +161,7 @@ func (q *question) parseOption(w *words) error {
 		q.sni = &value
 	case key == "at" && q.gateway == "":
 		q.at, err = netip.ParseAddr(value)
-	case key == "src" && q.gateway == "":
+	case key == "src":
 		q.from, err = netip.ParseAddr(value)
 	case key == "draw":
 		q.draw, err = strconv.ParseUint(value, 10, 64)

@@ -44,7 +44,8 @@ type Analyzer struct {
 var analyzers = []Analyzer{
 	{"shared hosts", []string{"ServiceEntry", "Service"}, []string{"EGD1101", "EGD1102", "EGD1103"}, (*analysis).sharedHosts},
 	{"names of Services", []string{"ServiceEntry"}, []string{"EGD1105"}, (*analysis).foreignNames},
-	{"routes", []string{"VirtualService", "HTTPRoute"}, []string{"EGD12", "EGD13", "EGD14", "EGD15", "EGD16", "EGD21", "EGD22"}, (*analysis).virtualServices},
+	{"routes", []string{"VirtualService", "HTTPRoute"}, []string{"EGD12", "EGD13", "EGD1401", "EGD1402", "EGD1403", "EGD15", "EGD16", "EGD21", "EGD22"}, (*analysis).virtualServices},
+	{"credentials", []string{"VirtualService"}, []string{"EGD1404", "EGD1405"}, (*analysis).credentials},
 	{"destination rules", []string{"DestinationRule"}, []string{"EGD17"}, (*analysis).destinationRules},
 	{"sidecars", []string{"Sidecar", "Workload"}, []string{"EGD1801", "EGD1802", "EGD1803", "EGD1804", "EGD1805"}, (*analysis).sidecars},
 	{"authorization", []string{"AuthorizationPolicy"}, []string{"EGD1806", "EGD1807", "EGD1808", "EGD1809", "EGD181"}, (*analysis).authorizations},

@@ -228,6 +228,8 @@ var notes = []Code{
 	{"EGD1401", "", "the destination %s has no port %d for TCP (%s): %s"},
 	{"EGD1402", "IST0112", "the destination %s has the ports %v, and none is named: %s when they come in on a port that is not one of them (%v); write the port"},
 	{"EGD1403", "", "port %d of %s is for TLS, and requests would go there in plain text: %s; lead them to a port for HTTP"},
+	{"EGD1404", "", "no DestinationRule originates TLS to %s, and header %s of egressd.dev/request-header-from goes out by such TLS alone: requests are denied (credential-unavailable); write a DestinationRule with tls mode SIMPLE for it"},
+	{"EGD1405", "", "TLS to %s is not verified (insecureSkipVerify), and header %s of egressd.dev/request-header-from goes to nobody who is not known: requests are denied (credential-unavailable); name the CA in place of insecureSkipVerify"},
 
 	{"EGD1501", "", "connections to names of %s that are not in sniHosts (%s) are denied on port %d: there are tls rules for the port, and what none of them matches is refused; write a rule for the rest"},
 	{"EGD1502", "", "connections to %s are denied on port %d: there are tls rules for the port, none of them has the name in sniHosts (%s), and what none matches is refused; write a rule for it, or leave the host out"},
