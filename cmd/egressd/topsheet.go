@@ -20,8 +20,8 @@ type sheet struct {
 }
 
 type sheetWorkload struct {
-	top.Row
-	Hosts []top.Row `json:"hosts"`
+	top.TableRow
+	Hosts []top.TableRow `json:"hosts"`
 }
 
 // sheetOf is the traffic with the hosts of each workload.
@@ -31,7 +31,7 @@ func sheetOf(t *top.Traffic, q top.Query, now time.Time) sheet {
 	rows := t.Rows(q, now)
 	q.Level = top.Hosts
 	for _, r := range rows {
-		w := sheetWorkload{Row: r, Hosts: []top.Row{}}
+		w := sheetWorkload{TableRow: r, Hosts: []top.TableRow{}}
 		if q.Workload = r.Name; r.Folded == 0 {
 			w.Hosts = t.Rows(q, now)
 		}
@@ -44,13 +44,13 @@ func (s sheet) print(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer tw.Flush()
 	fmt.Fprintln(tw, "WORKLOAD\tHOST\tVERDICT\tFLOWS\tDENIED\tAUDITED\tQUERIES\tREQUESTS\tSENT\tRECEIVED\tLAST")
-	row := func(workload, host string, r top.Row) {
+	row := func(workload, host string, r top.TableRow) {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", orDash(quote.Word(workload)), host, r.Verdict,
 			r.Flows, r.Denied, r.Audited, r.Queries, r.Requests, r.Sent, r.Received, r.Last.Local().Format("15:04:05"))
 	}
 	for _, of := range s.Workloads {
 		if of.Folded > 0 {
-			row(of.Name, "*", of.Row)
+			row(of.Name, "*", of.TableRow)
 		}
 		for _, r := range of.Hosts {
 			row(of.Name, quote.Word(r.Name), r)

@@ -51,8 +51,8 @@ const (
 // Sorts are all keys.
 var Sorts = []Sort{ByLast, ByName, ByFlows, ByDenied, ByBytes, ByRate}
 
-// Row is a line of the table.
-type Row struct {
+// TableRow is a line of the table.
+type TableRow struct {
 	// Name is the workload, the host, or the destination of flows.
 	Name string `json:"name"`
 	// Verdict is that of all, or "mixed".
@@ -72,8 +72,8 @@ type Row struct {
 
 // Rows answers a query. The row of the others, of which nothing is known but sums, is
 // the last one, and is there when there are some and nothing is filtered.
-func (t *Traffic) Rows(q Query, now time.Time) []Row {
-	g := group{rows: map[any]*Row{}, hosts: map[[2]string]bool{}}
+func (t *Traffic) Rows(q Query, now time.Time) []TableRow {
+	g := group{rows: map[any]*TableRow{}, hosts: map[[2]string]bool{}}
 	filter := strings.ToLower(q.Filter)
 	if q.Level == Workloads && filter == "" {
 		for name := range t.byName {
@@ -99,14 +99,14 @@ func (t *Traffic) Rows(q Query, now time.Time) []Row {
 			others = w.others
 		}
 	}
-	out := make([]Row, 0, len(g.rows)+1)
+	out := make([]TableRow, 0, len(g.rows)+1)
 	for _, r := range g.rows {
 		r.EventRate, r.ByteRate = r.Rates(now)
 		out = append(out, *r)
 	}
 	slices.SortFunc(out, q.compare)
 	if others.folded > 0 {
-		r := Row{Name: fmt.Sprintf("(%d others)", others.folded), Totals: others.Totals, Folded: others.folded}
+		r := TableRow{Name: fmt.Sprintf("(%d others)", others.folded), Totals: others.Totals, Folded: others.folded}
 		r.EventRate, r.ByteRate = r.Rates(now)
 		out = append(out, r)
 	}
@@ -120,21 +120,21 @@ func (q Query) wants(k *kind) bool {
 
 // group makes rows of kinds.
 type group struct {
-	rows  map[any]*Row
+	rows  map[any]*TableRow
 	hosts map[[2]string]bool // of workloads
 }
 
-func (g *group) row(key any, name string) *Row {
+func (g *group) row(key any, name string) *TableRow {
 	r := g.rows[key]
 	if r == nil {
-		r = &Row{Name: name}
+		r = &TableRow{Name: name}
 		g.rows[key] = r
 	}
 	return r
 }
 
 func (g *group) put(k *kind, level Level) {
-	var r *Row
+	var r *TableRow
 	switch level {
 	case Workloads:
 		r = g.row(k.Workload, k.Workload)
@@ -163,8 +163,8 @@ func (g *group) put(k *kind, level Level) {
 // word is what was decided about a kind.
 func word(k *kind) string {
 	switch {
-	case k.Outcome != Allow:
-		return string(k.Outcome)
+	case k.Judged != Allow:
+		return string(k.Judged)
 	case k.Query:
 		return "dns"
 	}
@@ -191,7 +191,7 @@ func destination(k *FlowKind) string {
 
 // compare orders rows as the query wants them; equal ones by everything by which they
 // may differ, so that rows stay where they are.
-func (q Query) compare(a, b Row) int {
+func (q Query) compare(a, b TableRow) int {
 	c := 0
 	switch q.Sort {
 	case ByName:
@@ -210,6 +210,6 @@ func (q Query) compare(a, b Row) int {
 	if q.Up {
 		c = -c
 	}
-	return cmp.Or(c, cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind.Command, b.Kind.Command), cmp.Compare(a.Kind.Outcome, b.Kind.Outcome),
+	return cmp.Or(c, cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind.Command, b.Kind.Command), cmp.Compare(a.Kind.Judged, b.Kind.Judged),
 		cmp.Compare(a.Kind.Reason, b.Kind.Reason), cmp.Compare(a.Kind.Verdict, b.Kind.Verdict), cmp.Compare(a.Kind.Interface, b.Kind.Interface))
 }

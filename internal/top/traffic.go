@@ -20,14 +20,14 @@ type Bounds struct {
 	Kinds     int // of flows, of all workloads: 8,192, some KiB each
 }
 
-// Outcome is what was decided, in short.
-type Outcome string
+// Judged is what was decided, in short.
+type Judged string
 
-// The outcomes: audit is a denial that the audit mode let pass.
+// The words: audit is a denial that the audit mode let pass.
 const (
-	Allow Outcome = "allow"
-	Audit Outcome = "audit"
-	Deny  Outcome = "deny"
+	Allow Judged = "allow"
+	Audit Judged = "audit"
+	Deny  Judged = "deny"
 )
 
 // FlowKind says which flows are one row.
@@ -41,7 +41,7 @@ type FlowKind struct {
 	Interface string
 	Method    string // of HTTP requests
 	Query     bool   // it is a DNS query
-	Outcome   Outcome
+	Judged    Judged
 	Verdict   policy.Verdict
 	Reason    policy.Reason // of what was denied
 }
@@ -50,13 +50,13 @@ type FlowKind struct {
 func kindOf(e *flow.Event) FlowKind {
 	k := FlowKind{
 		Workload: e.Workload, Host: e.Name, Dst: e.Dst, UDP: e.Proto == "udp", Command: e.Process.Command,
-		Interface: e.Interface, Method: e.Method, Query: e.Kind == flow.Query, Outcome: Allow, Verdict: e.Verdict,
+		Interface: e.Interface, Method: e.Method, Query: e.Kind == flow.Query, Judged: Allow, Verdict: e.Verdict,
 	}
 	switch {
 	case e.WouldDeny:
-		k.Outcome, k.Reason = Audit, e.Reason
+		k.Judged, k.Reason = Audit, e.Reason
 	case !e.Allowed:
-		k.Outcome, k.Reason = Deny, e.Reason
+		k.Judged, k.Reason = Deny, e.Reason
 	}
 	if k.Host == "" {
 		k.Host = "(unknown)"
@@ -186,7 +186,7 @@ func (t *Traffic) foldWorkload(w *workload) {
 
 // contains says whether a kind has a text in what is shown of it, in lower case.
 func (k *kind) contains(text string) bool {
-	for _, s := range []string{k.Workload, k.Host, k.Command, k.Interface, string(k.Outcome), k.Verdict.String(), string(k.last.Reason), k.Method} {
+	for _, s := range []string{k.Workload, k.Host, k.Command, k.Interface, string(k.Judged), k.Verdict.String(), string(k.last.Reason), k.Method} {
 		if strings.Contains(strings.ToLower(s), text) {
 			return true
 		}

@@ -19,7 +19,7 @@ type column struct {
 	width int // of cells; negative: the text stands at the left
 	// rank says which is left out first when there is no room: the highest.
 	rank int
-	cell func(*top.Row) string
+	cell func(*top.TableRow) string
 }
 
 // columnSet are the columns of a table, behind the one of names.
@@ -49,37 +49,37 @@ func (c column) fit(text string) string {
 }
 
 var (
-	flows  = column{"FLOWS", 6, 2, func(r *top.Row) string { return Amount(float64(r.Flows)) }}
-	denied = column{"DENIED", 6, 0, func(r *top.Row) string { return Amount(float64(r.Denied + r.Audited)) }}
-	reqs   = column{"REQS", 6, 3, func(r *top.Row) string { return Amount(float64(r.Requests)) }}
-	sent   = column{"SENT", 6, 4, func(r *top.Row) string { return Amount(float64(r.Sent)) }}
-	recv   = column{"RECV", 6, 4, func(r *top.Row) string { return Amount(float64(r.Received)) }}
-	rate   = column{"/S", 5, 5, func(r *top.Row) string { return Amount(r.EventRate) }}
-	bps    = column{"B/S", 6, 6, func(r *top.Row) string { return Amount(r.ByteRate) }}
-	last   = column{"LAST", 8, 1, func(r *top.Row) string { return clock(r.Last) }}
+	flows  = column{"FLOWS", 6, 2, func(r *top.TableRow) string { return Amount(float64(r.Flows)) }}
+	denied = column{"DENIED", 6, 0, func(r *top.TableRow) string { return Amount(float64(r.Denied + r.Audited)) }}
+	reqs   = column{"REQS", 6, 3, func(r *top.TableRow) string { return Amount(float64(r.Requests)) }}
+	sent   = column{"SENT", 6, 4, func(r *top.TableRow) string { return Amount(float64(r.Sent)) }}
+	recv   = column{"RECV", 6, 4, func(r *top.TableRow) string { return Amount(float64(r.Received)) }}
+	rate   = column{"/S", 5, 5, func(r *top.TableRow) string { return Amount(r.EventRate) }}
+	bps    = column{"B/S", 6, 6, func(r *top.TableRow) string { return Amount(r.ByteRate) }}
+	last   = column{"LAST", 8, 1, func(r *top.TableRow) string { return clock(r.Last) }}
 )
 
 var columns = map[top.Level]columnSet{
 	top.Workloads: {"WORKLOAD", []column{
-		{"HOSTS", 5, 7, func(r *top.Row) string { return Amount(float64(r.Below)) }},
+		{"HOSTS", 5, 7, func(r *top.TableRow) string { return Amount(float64(r.Below)) }},
 		flows, denied, reqs, sent, recv, rate, bps, last,
 	}},
 	top.Hosts: {"HOST", []column{
-		{"VERDICT", -7, 1, func(r *top.Row) string { return r.Verdict }},
+		{"VERDICT", -7, 1, func(r *top.TableRow) string { return r.Verdict }},
 		flows, denied, reqs, sent, recv, rate, bps, last,
 	}},
 	top.Flows: {"DESTINATION", []column{
-		{"VERDICT", -7, 0, func(r *top.Row) string { return r.Verdict }},
-		{"REASON", -16, 2, func(r *top.Row) string { return string(r.Kind.Reason) }},
-		{"PROCESS", -15, 3, func(r *top.Row) string { return process(r) }},
-		{"COUNT", 6, 1, func(r *top.Row) string { return Amount(float64(r.Events())) }},
-		{"BYTES", 6, 4, func(r *top.Row) string { return Amount(float64(r.Bytes())) }},
+		{"VERDICT", -7, 0, func(r *top.TableRow) string { return r.Verdict }},
+		{"REASON", -16, 2, func(r *top.TableRow) string { return string(r.Kind.Reason) }},
+		{"PROCESS", -15, 3, func(r *top.TableRow) string { return process(r) }},
+		{"COUNT", 6, 1, func(r *top.TableRow) string { return Amount(float64(r.Events())) }},
+		{"BYTES", 6, 4, func(r *top.TableRow) string { return Amount(float64(r.Bytes())) }},
 		last,
 	}},
 }
 
 // process is who opened flows.
-func process(r *top.Row) string {
+func process(r *top.TableRow) string {
 	switch {
 	case r.Kind.Command != "":
 		return quote.Word(r.Kind.Command)

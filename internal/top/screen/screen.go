@@ -49,7 +49,7 @@ type Screen struct {
 	gone    error     // why it is not; nil: it is
 	times   int       // how often it was connected to
 
-	rows          []top.Row
+	rows          []top.TableRow
 	cursor, first int // the row that is selected, and the first one that is shown
 	width, height int
 	typing        bool // a filter
@@ -137,7 +137,7 @@ func (s *Screen) rebuild() {
 }
 
 // selected is the row that the cursor is on; nil: there is none.
-func (s *Screen) selected() *top.Row {
+func (s *Screen) selected() *top.TableRow {
 	if s.cursor >= len(s.rows) {
 		return nil
 	}

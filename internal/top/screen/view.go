@@ -74,7 +74,7 @@ func (s *Screen) head() []string {
 		state = "connected again, " + state
 	}
 	if s.gone != nil {
-		state = yellow.Styled("NO DAEMON: " + quote.Line(s.gone.Error()))
+		state = yellow.Styled("NOT CONNECTED: " + quote.Line(s.gone.Error()))
 	}
 	first := bold.Styled("egressd top") + "  "
 	if s.paused {
@@ -176,7 +176,7 @@ func cut(text string, n int) string {
 
 // wrap breaks a text into lines that fit.
 func wrap(text string, width int) []string {
-	return strings.Split(ansi.Hardwrap(strings.ReplaceAll(strings.TrimRight(text, "\n"), "\t", "  "), max(width, 1), true), "\n")
+	return strings.Split(ansi.Wrap(strings.ReplaceAll(strings.TrimRight(text, "\n"), "\t", "  "), max(width, 1), ""), "\n")
 }
 
 // clock is the time of day, in the zone of the node.
