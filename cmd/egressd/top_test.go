@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -121,12 +122,17 @@ func TestTopReader(t *testing.T) {
 			said = append(said, fmt.Sprintf("%T", m))
 		}
 	}
-	body, err := r.daemon.follow(t.Context(), admin.PathFlows, r.query)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	body, err := r.daemon.follow(ctx, admin.PathFlows, r.query)
 	if err != nil {
 		t.Fatal(err)
 	}
-	go r.follow(t.Context(), body)
+	var reading sync.WaitGroup
+	reading.Go(func() { r.follow(ctx, body) })
 	<-done
+	cancel()
+	reading.Wait()
 	mu.Lock()
 	defer mu.Unlock()
 	once := "screen.Connected;request;decision;gone: it has ended, or this reader was too slow for it; connecting again"
