@@ -15,9 +15,34 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-// terminal starts a command on a terminal of its own, of 80 columns and 24 lines. What
-// it writes is in the text; type writes what a user types.
-func terminal(t *testing.T, cmd *world.Cmd) (*text, func(string)) {
+// tty is a terminal with a command on it.
+type tty struct {
+	t        *testing.T
+	keyboard *os.File
+	text     // what the command wrote
+}
+
+func (y *tty) resize(columns uint16) {
+	y.t.Helper()
+	if err := unix.IoctlSetWinsize(int(y.keyboard.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+		y.t.Fatal(err)
+	}
+}
+
+func (y *tty) types(keys string) {
+	y.t.Helper()
+	if _, err := y.keyboard.WriteString(keys); err != nil {
+		y.t.Fatal(err)
+	}
+}
+
+func (y *tty) sees(what string) {
+	y.t.Helper()
+	eventually(y.t, soon, what, func() bool { return strings.Contains(y.String(), what) })
+}
+
+// startTTY starts a command on a terminal of its own, of 80 columns and 24 lines.
+func startTTY(t *testing.T, cmd *world.Cmd) *tty {
 	t.Helper()
 	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -27,12 +52,11 @@ func terminal(t *testing.T, cmd *world.Cmd) (*text, func(string)) {
 	if err == nil {
 		err = unix.IoctlSetPointerInt(int(keyboard.Fd()), unix.TIOCSPTLCK, 0)
 	}
-	if err == nil {
-		err = unix.IoctlSetWinsize(int(keyboard.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80})
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	y := &tty{t: t, keyboard: keyboard}
+	y.resize(80)
 	screen, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -44,14 +68,13 @@ func terminal(t *testing.T, cmd *world.Cmd) (*text, func(string)) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var shown text
 	ends := make(chan struct{})
 	go func() {
 		defer close(ends)
 		buf := make([]byte, 4096)
 		for {
 			n, err := keyboard.Read(buf)
-			_, _ = shown.Write(buf[:n])
+			_, _ = y.Write(buf[:n])
 			if err != nil {
 				return
 			}
@@ -63,12 +86,7 @@ func terminal(t *testing.T, cmd *world.Cmd) (*text, func(string)) {
 		<-ends
 		keyboard.Close()
 	})
-	return &shown, func(keys string) {
-		t.Helper()
-		if _, err := keyboard.WriteString(keys); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return y
 }
 
 // TestTop: a denial is there as it comes, is explained with what would allow it, and the
@@ -78,35 +96,36 @@ func TestTop(t *testing.T) {
 	n := start(t, seed(t, "googleapis.yaml"), nil)
 	dir := n.d.StateDir()
 	top := n.d.Command(t.Context(), "top", "--state-dir", dir)
-	shown, types := terminal(t, top)
-	sees := func(what string) {
-		t.Helper()
-		eventually(t, soon, what, func() bool { return strings.Contains(shown.String(), what) })
-	}
-	sees("nothing was decided yet")
+	shown := startTTY(t, top)
+	shown.sees("nothing was decided yet")
 	for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
 		n.probe(t, n.in, "dial", hostPort(addr, 1001))
 	}
-	sees("DENIED")
-	types("\r") // the workload
-	sees("VERDICT")
-	sees(world.StrangerV4)
-	sees(world.StrangerV6)
-	types("/" + world.StrangerV4 + "\r\r")
-	sees("no-rule")
-	types("\r")
-	sees("This would allow it")
-	types("\x7f") // back
+	columns := uint16(80)
+	eventually(t, soon, "a workload", func() bool {
+		columns = 161 - columns // all is drawn anew, not only what has changed
+		shown.resize(columns)
+		return strings.Contains(shown.String(), "> ")
+	})
+	shown.types("\r")
+	shown.sees("VERDICT")
+	shown.sees(world.StrangerV4)
+	shown.sees(world.StrangerV6)
+	shown.types("/" + world.StrangerV4 + "\r\r")
+	shown.sees("no-rule")
+	shown.types("\r")
+	shown.sees("This would allow it")
+	shown.types("\x7f") // back
 
 	if err := n.d.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	sees("NOT CONNECTED")
+	shown.sees("NOT CONNECTED")
 	if err := n.d.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	sees("connected again")
-	types("q")
+	shown.sees("connected again")
+	shown.types("q")
 	if err := top.Wait(); err != nil {
 		t.Errorf("%v:\n%q", err, shown.String())
 	}
