@@ -101,10 +101,11 @@ func TestTop(t *testing.T) {
 	for _, addr := range []string{world.StrangerV4, world.StrangerV6} {
 		n.probe(t, n.in, "dial", hostPort(addr, 1001))
 	}
-	columns := uint16(80)
+	looks := uint16(0)
 	eventually(t, soon, "a workload", func() bool {
-		columns = 161 - columns // all is drawn anew, not only what has changed
-		shown.resize(columns)
+		if looks++; looks%20 == 1 { // all is drawn anew, not only what has changed
+			shown.resize(80 + looks%40/20)
+		}
 		return strings.Contains(shown.String(), "> ")
 	})
 	shown.types("\r")
