@@ -41,6 +41,9 @@ func (r *Recorder) Follow(w http.ResponseWriter, req *http.Request, wait time.Du
 		}
 		return false
 	}
+	// What was counted and not told is in the numbers of the past: told now, to those who
+	// follow already, it is not told once more to this one.
+	r.denials.Flush(time.Now(), true, r.tell)
 	// What comes while the past is written is in both, rather than in none.
 	from, reads := r.events.End(), true
 	r.each(func(e flow.Event) bool { reads = in(e); return reads })

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -72,7 +73,7 @@ func objects(t *testing.T, text string) all {
 		if out[name] != nil && o.namespace == namespace {
 			t.Errorf("%s: there are two", name)
 		}
-		if o.kind == "ServiceMonitor" || o.kind == "GatewayClass" { // this module has no types of these APIs
+		if slices.Contains([]string{"ServiceMonitor", "PrometheusRule", "GatewayClass"}, o.kind) { // this module has no types of these APIs
 			out[name] = &runtime.Unknown{Raw: []byte(o.text)}
 			continue
 		}
@@ -116,6 +117,7 @@ var matrix = map[string]string{
 	"read only": "{status: {write: false}}",
 	"secrets":   "{secrets: [{namespace: shop, names: [a, b]}, {namespace: web}]}",
 	"metrics":   "{metrics: {expose: true, serviceMonitor: {enabled: true, labels: {release: prometheus}}}}",
+	"alerts":    "{metrics: {rules: {enabled: true, labels: {release: prometheus}}, dashboard: {enabled: true}}}",
 	"gateway":   "{gateway: {enabled: true, selector: {istio: ingressgateway, zone: edge}, class: {create: true}, service: {enabled: true, annotations: {a: b}}}}",
 	"gateways":  "{gateway: {enabled: true, nodeLabel: egressd.dev/gateway, service: {enabled: true, type: ClusterIP}}, affinity: {podAffinity: {}}}",
 	"pods":      "{podLabels: {a: b}, podAnnotations: {c: d}, tolerations: [], serviceAccount: {annotations: {e: f}}, resources: {}, seLinuxOptions: {}}",
@@ -386,5 +388,41 @@ func TestSchemaKnowsAll(t *testing.T) {
 		if own[name] == nil && name != "global" {
 			t.Errorf("the schema has %s, values.yaml has not", name)
 		}
+	}
+}
+
+// TestMonitoring: the alerts and the dashboard are in the cluster as they are in the
+// files, and not unless they are asked for.
+func TestMonitoring(t *testing.T) {
+	for name, o := range objects(t, "{}") {
+		if strings.Contains(name, "PrometheusRule") || strings.Contains(name, "dashboard") {
+			t.Errorf("%s is there without being asked for: %v", name, o)
+		}
+	}
+	all := objects(t, matrix["alerts"])
+	var rule struct {
+		Metadata struct{ Labels map[string]string }
+		Spec     any
+	}
+	if err := yaml.Unmarshal(get[*runtime.Unknown](t, all, "PrometheusRule/egressd").Raw, &rule); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(top + "/deploy/prometheus/egressd.rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want any
+	if err := yaml.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(rule.Spec, want) || rule.Metadata.Labels["release"] != "prometheus" {
+		t.Errorf("%+v, want %+v", rule, want)
+	}
+	board, err := os.ReadFile(top + "/deploy/grafana/egressd.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := get[*core.ConfigMap](t, all, "ConfigMap/egressd-dashboard"); strings.TrimSpace(m.Data["egressd.json"]) != strings.TrimSpace(string(board)) || m.Labels["grafana_dashboard"] != "1" {
+		t.Errorf("the dashboard is another one: %+v", m.ObjectMeta)
 	}
 }

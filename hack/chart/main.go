@@ -38,20 +38,41 @@ func main() {
 
 // run writes the manifests, or says which are not what the chart makes.
 func run(top string, write bool) error {
+	if err := copies(top, write); err != nil {
+		return err
+	}
 	all, err := manifests(filepath.Join(top, "deploy/helm/egressd"))
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for name, text := range all {
-		path := filepath.Join(top, "deploy/kubernetes", name)
-		if write {
-			errs = append(errs, os.WriteFile(path, text, 0o644))
-			continue
+		errs = append(errs, put(filepath.Join(top, "deploy/kubernetes", name), text, write))
+	}
+	return errors.Join(errs...)
+}
+
+// put writes a file, or says that it is not as it should be.
+func put(path string, text []byte, write bool) error {
+	if write {
+		return os.WriteFile(path, text, 0o644)
+	}
+	if there, err := os.ReadFile(path); err != nil || !bytes.Equal(there, text) {
+		return fmt.Errorf("%s is not what the chart makes of it; write it with: make manifests", path)
+	}
+	return nil
+}
+
+// copies puts into the chart what is outside of it and what it can install: a chart
+// reads no other files than its own.
+func copies(top string, write bool) error {
+	var errs []error
+	for _, path := range []string{"prometheus/egressd.rules.yaml", "grafana/egressd.json"} {
+		text, err := os.ReadFile(filepath.Join(top, "deploy", path))
+		if err != nil {
+			return err
 		}
-		if there, err := os.ReadFile(path); err != nil || !bytes.Equal(there, text) {
-			errs = append(errs, fmt.Errorf("%s is not what the chart makes; write it with: make manifests", path))
-		}
+		errs = append(errs, put(filepath.Join(top, "deploy/helm/egressd/files", filepath.Base(path)), text, write))
 	}
 	return errors.Join(errs...)
 }

@@ -45,6 +45,8 @@ var floors = map[string][]string{
 	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
 	"./policy/scheme":                       {"./policy"},
 	"./policy/allowlist":                    {"./policy", "./policy/scheme", "./internal/hostname"},
+	"./internal/top":                        {"./internal/flow", "./policy"},
+	"./internal/top/screen":                 {"./internal/flow", "./internal/quote", "./internal/top", "charm.land/bubbletea/", "github.com/charmbracelet/x/ansi"},
 	"./internal/cow":                        nil,
 	"./internal/field":                      nil,
 	"./internal/hostname":                   {"./internal/cow"},
@@ -171,7 +173,7 @@ var floors = map[string][]string{
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/container", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/container", "./internal/flowlog", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "./internal/top", "./internal/top/screen", "charm.land/bubbletea/", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
@@ -209,6 +211,7 @@ var keepers = []struct {
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
 	{"github.com/spf13/cobra", []string{"./cmd/egressd", "./cmd/kubectl-egress"}, nil},
+	{"charm.land/", []string{"./cmd/egressd", "./internal/top/screen"}, nil},
 	{"istio.io/", []string{"./policy/istio", "./policy/istio/internal/authorization", "./policy/istio/internal/requests", "./policy/istio/internal/traffic", "./policy/source"}, nil},
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest", "./hack/bench/kubernetes"}, []string{"./internal/e2e"}},
 	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest", "./hack/bench/kubernetes"}, nil},

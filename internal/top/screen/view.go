@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package screen
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+
+	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/internal/top"
+)
+
+// Styles. Where there are no colours, what they say stands in the text as well.
+var (
+	bold    = ansi.Style{}.Bold()
+	faint   = ansi.Style{}.Faint()
+	reverse = ansi.Style{}.Reverse(true)
+	red     = ansi.Style{}.ForegroundColor(ansi.Red)
+	yellow  = ansi.Style{}.ForegroundColor(ansi.Yellow)
+)
+
+// View implements tea.Model.
+func (s *Screen) View() tea.View {
+	v := tea.NewView(strings.Join(s.lines(), "\n"))
+	v.AltScreen = true
+	return v
+}
+
+// lines are those of the whole screen, none wider than it is.
+func (s *Screen) lines() []string {
+	var out []string
+	switch {
+	case s.help:
+		out = append([]string{bold.Styled("egressd top: keys"), ""}, helpText...)
+	case s.text != nil:
+		out = append(out, bold.Styled(s.text.title))
+		last := min(s.text.first+s.height-2, len(s.text.lines))
+		out = append(out, s.text.lines[s.text.first:max(last, s.text.first)]...)
+	default:
+		out = s.table()
+	}
+	bottom := s.height - 1
+	for len(out) < bottom {
+		out = append(out, "")
+	}
+	out = append(out[:bottom], s.foot())
+	for i := range out {
+		out[i] = ansi.Truncate(out[i], s.width, "")
+	}
+	return out
+}
+
+// foot is the line of keys.
+func (s *Screen) foot() string {
+	switch {
+	case s.help:
+		return faint.Styled("any key: back")
+	case s.typing:
+		return "filter: " + quote.Line(s.query.Filter) + "_"
+	case s.text != nil:
+		return faint.Styled("Esc back  up/down read  ? help  q end")
+	}
+	return faint.Styled("Enter look in  Esc back  / filter  s sort  r turn  p pause  ? help  q end")
+}
+
+// head says where one is.
+func (s *Screen) head() []string {
+	state := fmt.Sprintf("since %s", s.since.Format("15:04:05"))
+	if s.times > 1 {
+		state = "connected again, " + state
+	}
+	if s.gone != nil {
+		state = yellow.Styled("NOT CONNECTED: " + quote.Line(s.gone.Error()))
+	}
+	first := bold.Styled("egressd top") + "  "
+	if s.paused {
+		first += yellow.Styled("PAUSED") + "  "
+	}
+	first += state
+	if n := s.traffic.Lost(); n > 0 {
+		first += yellow.Styled(fmt.Sprintf("  %d events lost: they came faster than they were read", n))
+	}
+	where := "all workloads"
+	switch s.query.Level {
+	case top.Hosts:
+		where = shown(s.query.Workload)
+	case top.Flows:
+		where = shown(s.query.Workload) + " > " + shown(s.query.Host)
+	}
+	order := "sorted by " + string(s.query.Sort)
+	if s.query.Up {
+		order += ", turned"
+	}
+	if s.query.Filter != "" {
+		order += ", only " + quote.Word(s.query.Filter)
+	}
+	return []string{first, where + faint.Styled("  ("+order+")")}
+}
+
+// table is the table of rows.
+func (s *Screen) table() []string {
+	cols := columns[s.query.Level]
+	out := s.head()
+	flex := s.flex(&cols)
+	head := "  " + cut(cols.of, flex)
+	for _, c := range cols.list {
+		head += " " + c.fit(c.title)
+	}
+	out = append(out, bold.Styled(head))
+	if len(s.rows) == 0 {
+		return append(out, "  "+s.nothing())
+	}
+	for i := s.first; i < min(s.first+s.body(), len(s.rows)); i++ {
+		r := &s.rows[i]
+		line := "  "
+		if i == s.cursor {
+			line = "> "
+		}
+		line += cut(shown(r.Name), flex)
+		for _, c := range cols.list {
+			line += " " + c.fit(c.cell(r))
+		}
+		switch {
+		case i == s.cursor:
+			line = reverse.Styled(line)
+		case r.Denied > 0:
+			line = red.Styled(line)
+		case r.Audited > 0:
+			line = yellow.Styled(line)
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+// nothing says why there are no rows.
+func (s *Screen) nothing() string {
+	if s.query.Filter != "" {
+		return "nothing has " + quote.Word(s.query.Filter) + " in it"
+	}
+	return "nothing was decided yet"
+}
+
+// flex is how wide the first column is. Columns that leave it too little room are left
+// out, the least important ones first.
+func (s *Screen) flex(t *columnSet) int {
+	for {
+		rest := s.width - 2
+		for _, c := range t.list {
+			rest -= max(c.width, -c.width) + 1
+		}
+		if rest >= 20 || len(t.list) == 0 {
+			return max(rest, 1)
+		}
+		t.list = t.without()
+	}
+}
+
+// shown is a name that others wrote.
+func shown(name string) string {
+	if name == "" {
+		return "-"
+	}
+	return quote.Line(name)
+}
+
+// cut makes a text exactly n cells wide.
+func cut(text string, n int) string {
+	text = ansi.Truncate(text, n, "~")
+	return text + strings.Repeat(" ", max(n-ansi.StringWidth(text), 0))
+}
+
+// wrap breaks a text into lines that fit.
+func wrap(text string, width int) []string {
+	return strings.Split(ansi.Wrap(strings.ReplaceAll(strings.TrimRight(text, "\n"), "\t", "  "), max(width, 1), ""), "\n")
+}
+
+// clock is the time of day, in the zone of the node.
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format("15:04:05")
+}
