@@ -83,6 +83,7 @@ var floors = map[string][]string{
 	// Core.
 	"./internal/flow": ground,
 	// What people read of flows.
+	"./internal/flowrecord":  {"./internal/flow", "./policy"},
 	"./internal/accesslog":   {"./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "golang.org/x/sys/unix"},
 	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./policy", "github.com/prometheus/client_golang/"},
 	"./internal/tracing":     {"./forward/session", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
