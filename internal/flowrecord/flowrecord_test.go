@@ -141,7 +141,7 @@ func TestReader(t *testing.T) {
 			if errors.Is(err, io.EOF) {
 				break
 			}
-			var bad *LineError
+			var bad *RecordError
 			switch {
 			case errors.As(err, &bad):
 				got = append(got, bad.Error()[:4])
@@ -158,7 +158,7 @@ func TestReader(t *testing.T) {
 	cut, _ := io.ReadAll(zipped(t, text))
 	r, err := NewReader(bytes.NewReader(cut[:len(cut)-10]), "f")
 	for err == nil {
-		if _, err = r.Next(); errors.As(err, new(*LineError)) {
+		if _, err = r.Next(); errors.As(err, new(*RecordError)) {
 			err = nil
 		}
 	}
@@ -233,7 +233,7 @@ func FuzzReader(f *testing.F) {
 		for {
 			e, err := r.Next()
 			switch {
-			case errors.As(err, new(*LineError)):
+			case errors.As(err, new(*RecordError)):
 				continue
 			case errors.Is(err, io.EOF):
 				return

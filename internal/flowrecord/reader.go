@@ -18,20 +18,20 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 )
 
-// LineError is about one line; those behind it can be read.
-type LineError struct {
+// RecordError is about one line; those behind it can be read.
+type RecordError struct {
 	File string
 	Line int // from 1
 	Err  error
 }
 
-func (e *LineError) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err) }
+func (e *RecordError) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err) }
 
 // Unwrap returns what is wrong with the line.
-func (e *LineError) Unwrap() error { return e.Err }
+func (e *RecordError) Unwrap() error { return e.Err }
 
-// Reader reads the lines of one log. Use NewReader.
-type Reader struct {
+// RecordReader reads the lines of one log. Use NewReader.
+type RecordReader struct {
 	name string
 	in   *bufio.Reader
 	line int
@@ -39,7 +39,7 @@ type Reader struct {
 }
 
 // NewReader reads what r has, compressed by gzip or not; name is for errors.
-func NewReader(r io.Reader, name string) (*Reader, error) {
+func NewReader(r io.Reader, name string) (*RecordReader, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
 	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b { // RFC 1952
 		z, err := gzip.NewReader(in)
@@ -48,15 +48,15 @@ func NewReader(r io.Reader, name string) (*Reader, error) {
 		}
 		in = bufio.NewReaderSize(z, 64<<10)
 	}
-	return &Reader{name: name, in: in}, nil
+	return &RecordReader{name: name, in: in}, nil
 }
 
-// Next returns the next event. After a *LineError it can be called again; io.EOF is the
+// Next returns the next event. After a *RecordError it can be called again; io.EOF is the
 // end. Empty lines are passed over.
-func (r *Reader) Next() (flow.Event, error) {
+func (r *RecordReader) Next() (flow.Event, error) {
 	for {
 		text, err := r.next()
-		var bad *LineError
+		var bad *RecordError
 		switch {
 		case errors.Is(err, io.EOF) && len(text) == 0:
 			return flow.Event{}, io.EOF
@@ -70,14 +70,14 @@ func (r *Reader) Next() (flow.Event, error) {
 		}
 		e, err := Parse(text)
 		if err != nil {
-			return flow.Event{}, &LineError{r.name, r.line, err}
+			return flow.Event{}, &RecordError{r.name, r.line, err}
 		}
 		return e, nil
 	}
 }
 
 // next is one line with its end. One that is too long is read over.
-func (r *Reader) next() ([]byte, error) {
+func (r *RecordReader) next() ([]byte, error) {
 	r.line++
 	r.long = r.long[:0]
 	for size := 0; ; {
@@ -90,7 +90,7 @@ func (r *Reader) next() ([]byte, error) {
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
 		case size > MaxLine:
-			return nil, &LineError{r.name, r.line, fmt.Errorf("the line has %d bytes, and %d are the most", size, MaxLine)}
+			return nil, &RecordError{r.name, r.line, fmt.Errorf("the line has %d bytes, and %d are the most", size, MaxLine)}
 		default:
 			return part, err
 		}
@@ -171,7 +171,7 @@ func (u *Unread) file(path string, stdin io.Reader, f func(flow.Event) bool) (bo
 	}
 	for {
 		e, err := r.Next()
-		switch bad := (*LineError)(nil); {
+		switch bad := (*RecordError)(nil); {
 		case err == nil:
 			u.Read++
 			if !f(e) {
