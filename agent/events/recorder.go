@@ -24,6 +24,7 @@ const eventsKept = 8192
 type Recorder struct {
 	events  *flow.Log
 	denials *flow.DenialTable
+	seen    seenTable
 	lines   *flow.Lines
 	log     *slog.Logger
 	// also is told of denials; nil: nobody.
@@ -34,7 +35,7 @@ type Recorder struct {
 
 // NewRecorder makes one that writes denials to a log.
 func NewRecorder(log *slog.Logger) *Recorder {
-	return &Recorder{events: flow.NewLog(eventsKept), denials: flow.NewDenials(), lines: flow.NewLines(), log: log}
+	return &Recorder{events: flow.NewLog(eventsKept), seen: seenTable{of: map[string]*seenBy{}}, denials: flow.NewDenials(), lines: flow.NewLines(), log: log}
 }
 
 // Tell has somebody else told of denials, as the log is: the first of each kind, and
@@ -47,6 +48,7 @@ func (r *Recorder) Record(e flow.Event) {
 		r.denied(e)
 		return
 	}
+	r.seen.add(&e)
 	r.events.Record(e)
 }
 

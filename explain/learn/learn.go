@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/flowrecord"
 	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
@@ -138,7 +139,7 @@ func times(e *flow.Event) int {
 	if e.Kind == flow.Close {
 		return 0
 	}
-	return max(e.More, e.Count, 1)
+	return flowrecord.Times(e)
 }
 
 // refuse counts what cannot be learned.
@@ -218,13 +219,10 @@ func (l *Learner) span(e *flow.Event) {
 
 // begin is when the first came of what an event stands for.
 func begin(e *flow.Event) time.Time {
-	switch {
-	case !e.First.IsZero():
-		return e.First
-	case e.More > 0 || e.Kind == flow.Close:
+	if e.Kind == flow.Close {
 		return e.Time.Add(-e.Duration)
 	}
-	return e.Time
+	return flowrecord.Begin(e)
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -38,7 +38,7 @@ var floors = map[string][]string{
 	"./policy/istio":                        {"./policy", "./policy/internal/match", "./policy/istio/internal/analyze", "./policy/istio/internal/code", "./policy/istio/internal/authorization", "./policy/istio/internal/check", "./policy/istio/internal/gwapi", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "./internal/hostname", "istio.io/api/", "k8s.io/api/", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/semantics":                    nil, // tests alone
 	"./internal/certs":                      nil,
-	"./explain/learn":                       {"./internal/flow", "./internal/hostname", "./internal/ipguard", "./internal/quote", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme", "go.yaml.in/yaml/", "golang.org/x/net/publicsuffix"},
+	"./explain/learn":                       {"./internal/flow", "./internal/flowrecord", "./internal/hostname", "./internal/ipguard", "./internal/quote", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme", "go.yaml.in/yaml/", "golang.org/x/net/publicsuffix"},
 	"./explain/compare":                     {"./policy"},
 	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
 	"./policy/scheme":                       {"./policy"},
@@ -134,7 +134,7 @@ var floors = map[string][]string{
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.
-	"./agent/admin":       {"./agent/state", "./explain", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/sockdiag", "./policy", "golang.org/x/sys/unix"},
+	"./agent/admin":       {"./agent/state", "./explain", "./explain/learn", "./internal/connlimit", "./internal/link", "./internal/portholder", "./internal/sockdiag", "./policy", "golang.org/x/sys/unix"},
 	"./agent/control":     {"./internal/securedir", "./policy", "./policy/load", "./policy/istio", "./policy/source"},
 	"./agent/earlier":     {"./agent/workload", "./internal/cgroup", "./internal/flow", "./internal/sockdiag", "./loader", "./loader/predecessor", "./policy"},
 	"./agent/events":      {"./explain", "./internal/flow", "./loader/telemetry", "./policy"},
