@@ -151,7 +151,7 @@ func denies(l *Learner, s *policy.Snapshot) (out []string) {
 // TestAllowsAllAndNoMore: of random flows a policy is made that allows each of them, has
 // no finding, is the same whatever the order, and needs each of its parts.
 func TestAllowsAllAndNoMore(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		events := flows(r)
 		o := Options{Identities: identities}
