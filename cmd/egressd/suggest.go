@@ -203,7 +203,7 @@ func printFindings(e env, l load.Result) {
 // merged prints what is missing in a policy, or writes it.
 func (f *suggestFlags) merged(l *learn.Learner, identities []policy.Identity, asJSON bool) error {
 	files, err := source.Files([]string{f.merge})
-	if err != nil {
+	if err != nil && !errors.As(err, new(*source.EmptyError)) { // all is missing in an empty directory
 		return err
 	}
 	m, err := newMerge(f.e, f.merge, files, identities)

@@ -173,6 +173,22 @@ func TestMerged(t *testing.T) {
 	}
 }
 
+// TestDescribed: workloads that a policy does not describe are described beside it.
+func TestDescribed(t *testing.T) {
+	all := compiled(t, text(t, learnt(t, start, seen("", "a.example", "203.1.113.1:443", policy.TCP)).Propose(Options{})))
+	if f, err := Described(identities, all); err != nil || len(f.Data) > 0 {
+		t.Errorf("all are described: %s, %v", f.Data, err)
+	}
+	f, err := Described(identities, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, findings := istio.Load([]istio.File{f}, istio.Options{})
+	if config == nil || len(config.Workloads) != len(identities) {
+		t.Errorf("%v in\n%s", findings, f.Data)
+	}
+}
+
 // FuzzNames: names and programs are data.
 func FuzzNames(f *testing.F) {
 	f.Add("a.example", "curl", "shop/web")

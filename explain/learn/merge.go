@@ -49,6 +49,9 @@ func orNode(workload string) string {
 	return workload
 }
 
+// daemonFile is how findings call what Described makes.
+const daemonFile = "(workloads of the daemon)"
+
 // Described are workloads as a file of a policy, for one that does not describe them:
 // those that it does describe are left out.
 func Described(identities []policy.Identity, s *policy.Snapshot) (istio.File, error) {
@@ -74,5 +77,8 @@ func Described(identities []policy.Identity, s *policy.Snapshot) (istio.File, er
 			return istio.File{}, fmt.Errorf("write the workload %s: %w", id.Key(), err)
 		}
 	}
-	return istio.File{Name: "(workloads of the daemon)", Data: []byte(b.String())}, enc.Close()
+	if b.Len() == 0 {
+		return istio.File{Name: daemonFile}, nil
+	}
+	return istio.File{Name: daemonFile, Data: []byte(b.String())}, enc.Close()
 }

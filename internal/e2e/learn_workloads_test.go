@@ -150,7 +150,7 @@ func TestLearnWorkloads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if e := first.egressd(t, "check", filepath.Join(dir, "learned.yaml"), filepath.Join(dir, "workloads.yaml")); e.code != 0 || e.stdout != "" {
+	if e := first.run(t, nil, egressd, "check", filepath.Join(dir, "learned.yaml"), filepath.Join(dir, "workloads.yaml")); e.code != 0 || e.stdout != "" {
 		t.Errorf("check: %+v\n%s", e, policy)
 	}
 	lines := first.egressd(t, "suggest", "--from", filepath.Join(dir, "flows.jsonl"), "--workloads", filepath.Join(dir, "workloads.yaml")).stdout
