@@ -228,7 +228,7 @@ func TestExecLearn(t *testing.T) {
 		}
 		return string(text)
 	}
-	one, two := b.fetch("https://"+world.API), b.fetch("http://"+world.API+"; "+b.fetch("http://"+world.GoogleAPIs))
+	one, two := b.fetch("https://"+world.API), b.fetch("http://"+world.API)+"; "+b.fetch("http://"+world.GoogleAPIs)
 	under := func(script string) int {
 		t.Helper()
 		return finish(t, b.client(t, nil, egressd, "exec", "-q", "--config", file, "--user", "root", "--state-dir", b.state, "--pin-dir", b.pins, "--", "sh", "-c", script)).code
