@@ -12,6 +12,8 @@ import (
 	"github.com/egressd/egressd/agent/observe"
 	"github.com/egressd/egressd/agent/report"
 	"github.com/egressd/egressd/explain"
+	"github.com/egressd/egressd/explain/learn"
+	"github.com/egressd/egressd/loader/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -26,6 +28,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 	view := admin.View{
 		Status: func() any { return a.Status() }, Flows: a.recorder, Events: a.recorder, Snapshot: a.control.Snapshot,
 		Suggest: func() explain.Suggestions { return a.denied().Suggestions },
+		Seen:    a.seen,
 		Explain: func(s *policy.Snapshot, q explain.Question) (any, error) {
 			q.Mode, q.Bound = a.opts.Mode, a.workloads.ModeOf
 			return explain.Explain(s, a.names, q)
@@ -80,4 +83,14 @@ func (a *Agent) denied() explain.DenialSummary {
 	}
 	d.Suggestions = explain.SuggestAll(d.List, a.opts.Mode, a.control.Policy(policy.DefaultPolicy), files)
 	return d
+}
+
+// seen is where the workloads went, allowed and denied.
+func (a *Agent) seen() (learn.Recording, error) {
+	events, folded := a.recorder.Seen()
+	lost := 0
+	if counters, err := a.datapath.Counters(); err == nil {
+		lost = int(counters[telemetry.CounterLost])
+	}
+	return learn.Record(a.started, events, folded, lost, a.control.Snapshot())
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/egressd/egressd/agent/exec"
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/explain"
+	"github.com/egressd/egressd/explain/learn"
 	"github.com/egressd/egressd/loader/telemetry"
 )
 
@@ -18,6 +19,8 @@ import (
 type ExecOptions struct {
 	Options
 	Run exec.Options
+	// Seen is told where the command went, when it has ended; nil: nobody asks.
+	Seen func(learn.Recording)
 }
 
 // Exec runs a command in a fresh cgroup under the policy. It returns what exec.Run
@@ -41,7 +44,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials explain.DenialS
 		if err != nil {
 			return nil, err
 		}
-		return &gateway{a, &denials}, nil
+		return &gateway{a, &denials, o.Seen}, nil
 	})
 	return code, denials, err
 }
@@ -50,6 +53,7 @@ func Exec(ctx context.Context, o ExecOptions) (code int, denials explain.DenialS
 type gateway struct {
 	*Agent
 	denials *explain.DenialSummary
+	seen    func(learn.Recording)
 }
 
 // Run implements exec.Gateway.
@@ -60,6 +64,11 @@ func (g *gateway) Run(ctx context.Context, ready func()) error {
 		*g.denials = g.denied()
 		if counters, cerr := g.datapath.Counters(); cerr == nil {
 			g.denials.Lost = counters[telemetry.CounterLost]
+		}
+		if g.seen != nil {
+			seen, serr := g.Agent.seen()
+			err = errors.Join(err, serr)
+			g.seen(seen)
 		}
 	}
 	return err

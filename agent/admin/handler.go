@@ -13,6 +13,7 @@ import (
 
 	"github.com/egressd/egressd/agent/admin/ui"
 	"github.com/egressd/egressd/explain"
+	"github.com/egressd/egressd/explain/learn"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -21,6 +22,7 @@ const (
 	PathStatus  = "/status"
 	PathFlows   = "/flows"
 	PathSuggest = "/suggestions"
+	PathSeen    = "/seen"
 	PathConfig  = "/config_dump"
 	PathUnload  = "/unload"
 )
@@ -45,6 +47,8 @@ type View struct {
 	// Events are what the web page shows; nil: there is no page.
 	Events  ui.Events
 	Suggest func() explain.Suggestions
+	// Seen is where the workloads went, to learn a policy from.
+	Seen func() (learn.Recording, error)
 	// Explain explains a question by the policy in force; Snapshot is that policy, nil:
 	// there is none yet.
 	Explain  func(*policy.Snapshot, explain.Question) (any, error)
@@ -82,6 +86,7 @@ func (s View) Admin(change bool) http.Handler {
 		follow(w, func() { s.Flows.Follow(w, r, WriteWait) })
 	})
 	mux.HandleFunc("GET "+PathSuggest, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Suggest()) })
+	mux.HandleFunc("GET "+PathSeen, func(w http.ResponseWriter, _ *http.Request) { dump(w, func() { s.serveSeen(w) }) })
 	mux.HandleFunc("GET "+explain.Path, s.serveExplain)
 	mux.HandleFunc("GET "+PathConfig, func(w http.ResponseWriter, _ *http.Request) {
 		dump(w, func() {
@@ -118,6 +123,17 @@ func atMost(n int) func(http.ResponseWriter, func()) {
 			http.Error(w, fmt.Sprintf("%d such requests are served already; end one of them", n), http.StatusServiceUnavailable)
 		}
 	}
+}
+
+// serveSeen answers "egressd suggest".
+func (s View) serveSeen(w http.ResponseWriter) {
+	seen, err := s.Seen()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(seen)
 }
 
 // serveExplain answers "egressd explain" with the live policy.

@@ -83,7 +83,7 @@ func (r *Kernel) event(k telemetry.KernelEvent) flow.Event {
 	}
 	if e.Name == "" && len(meant) > 0 {
 		e.Name = meant[0]
-		if k.Audit && len(meant) > 1 {
+		if (k.Audit || allowed) && len(meant) > 1 {
 			e.Names = meant
 		}
 	}

@@ -25,6 +25,7 @@ const eventsKept = 8192
 type Recorder struct {
 	events  *flow.Log
 	denials *flow.DenialTable
+	seen    seenTable
 	lines   *flow.Lines
 	log     *slog.Logger
 	// also is told of denials, all of every event; nil: nobody.
@@ -35,7 +36,7 @@ type Recorder struct {
 
 // NewRecorder makes one that writes denials to a log.
 func NewRecorder(log *slog.Logger) *Recorder {
-	return &Recorder{events: flow.NewLog(eventsKept), denials: flow.NewDenials(), lines: flow.NewLines(), log: log}
+	return &Recorder{events: flow.NewLog(eventsKept), seen: seenTable{of: map[string]*seenBy{}}, denials: flow.NewDenials(), lines: flow.NewLines(), log: log}
 }
 
 // Tell has somebody else told of denials, as the log is: the first of each kind, and
@@ -57,6 +58,7 @@ func (r *Recorder) Record(e flow.Event) {
 
 // keep keeps an event for those who look back, and tells it.
 func (r *Recorder) keep(e flow.Event) {
+	r.seen.add(&e)
 	r.events.Record(e)
 	if r.all != nil {
 		r.all.Record(e)

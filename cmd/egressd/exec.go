@@ -23,7 +23,7 @@ const execName = "exec"
 func execCommand(e env) *cobra.Command {
 	var f policyFlags
 	var flowLog flowLogFlags
-	var as, suggest string
+	var as, suggest, learnTo string
 	var quiet, privileges bool
 	cmd := &cobra.Command{
 		Use:                   execName + " --allow HOST...|--config PATH... [flags] -- COMMAND [ARG...]",
@@ -53,7 +53,7 @@ exec passes signals to the command, and kills processes that it leaves behind.`,
   sudo egressd exec --config policy/ --user build:docker -- npm ci
   sudo egressd exec --config policy/ --user root -- apt-get update
   sudo egressd exec --config policy/ --mode audit -- make   # what would be denied?
-  sudo egressd exec --mode audit --suggest learned.yaml -- make   # learn a policy`,
+  sudo egressd exec --learn policy.yaml -- make   # let all pass, and write the policy that allows it`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 && !f.short.print {
 				return usageError{errors.New("give the command to run after --")}
@@ -63,6 +63,12 @@ exec passes signals to the command, and kills processes that it leaves behind.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if printed, err := f.short.printed(e.stdout); printed {
 				return err
+			}
+			if learnTo != "" {
+				if cmd.Flags().Changed("mode") && f.mode != "audit" || suggest != "" {
+					return usageError{errors.New("--learn lets everything pass, as --mode audit does, and writes what was seen: leave --mode and --suggest out")}
+				}
+				f.mode = "audit"
 			}
 			logged := e
 			logs := f.startLogging(&logged)
@@ -91,18 +97,26 @@ exec passes signals to the command, and kills processes that it leaves behind.`,
 				return err
 			}
 			defer learned.Close()
+			lesson, err := openLesson(e, learnTo)
+			if err != nil {
+				return err
+			}
+			defer lesson.close()
+			if lesson != nil {
+				x.Seen = lesson.take
+			}
 			// Signals go to the command; egressd ends when it has ended.
 			ctx := context.WithoutCancel(cmd.Context())
 			logs.pipe.Flush(logWait) // what is said before the command says something
 			code, denials, err := agent.Exec(ctx, x)
 			logs.pipe.Flush(logWait)
-			if !quiet {
+			if !quiet && learnTo == "" {
 				printDenials(e.stderr, denials, o.Mode.String())
 			}
 			if err != nil {
 				return commandError(e, err)
 			}
-			if err := writeSuggestions(learned, denials.Suggestions); err != nil {
+			if err := errors.Join(writeSuggestions(learned, denials.Suggestions), lesson.write(quiet)); err != nil {
 				return err
 			}
 			if code != 0 {
@@ -117,6 +131,7 @@ exec passes signals to the command, and kills processes that it leaves behind.`,
 	cmd.Flags().StringVar(&as, "user", "", "run the command as this user: NAME, UID, NAME:GROUP or UID:GID (default: who called sudo, else root)")
 	cmd.Flags().BoolVar(&privileges, "allow-new-privileges", false, "let setuid programs such as sudo give the command privileges, with which it can leave")
 	cmd.Flags().StringVar(&suggest, "suggest", "", "write the ServiceEntries that would allow what was denied to this file, among what is there, when the command has ended")
+	cmd.Flags().StringVar(&learnTo, "learn", "", "let everything pass (--mode audit), and when the command has ended write the policy that allows what it did to this file, beside what that allows already")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "don't list what was denied, and say nothing about root")
 	return cmd
 }
@@ -157,13 +172,19 @@ func writeSuggestions(f *os.File, s explain.Suggestions) error {
 			return fmt.Errorf("--suggest: %s is left as it is: %w", f.Name(), err)
 		}
 	}
-	if err := f.Truncate(0); err != nil {
-		return fmt.Errorf("--suggest: %w", err)
-	}
-	if _, err := f.WriteAt(text, 0); err != nil {
+	if err := overwrite(f, text); err != nil {
 		return fmt.Errorf("--suggest: %w", err)
 	}
 	return nil
+}
+
+// overwrite puts text in the place of what a file has.
+func overwrite(f *os.File, text []byte) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(text, 0)
+	return err
 }
 
 // commandError prints why a command was not started, with the exit code for

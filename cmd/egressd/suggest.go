@@ -3,56 +3,234 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent/admin"
-	"github.com/egressd/egressd/explain"
+	"github.com/egressd/egressd/explain/learn"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/flowrecord"
 	"github.com/egressd/egressd/internal/quote"
+	"github.com/egressd/egressd/policy"
+	"github.com/egressd/egressd/policy/istio"
+	"github.com/egressd/egressd/policy/load"
+	"github.com/egressd/egressd/policy/source"
 )
 
+// suggestFlags say what a policy is learned from, and what becomes of it.
+type suggestFlags struct {
+	e         env
+	out       output
+	daemon    client
+	workload  string
+	since     string
+	from      []string
+	workloads []string
+	merge     string
+	write     bool
+	exact     bool
+}
+
 func suggestCommand(e env) *cobra.Command {
-	var out output
-	var daemon client
+	f := suggestFlags{e: e}
 	cmd := &cobra.Command{
 		Use:   "suggest",
-		Short: "Print the ServiceEntries that would allow what was denied",
-		Long: `suggest prints the policy that would allow what the running daemon has denied
-since it started, or in audit mode would have denied. Read it before it is put
-in force: it allows what programs tried, which may be more than they should have.
+		Short: "Print a policy that allows what was seen",
+		Long: `suggest prints the fewest ServiceEntries that allow what workloads did: what was
+allowed, and what was denied, or would have been but for audit mode. It asks the
+running daemon, or reads lines of "egressd flows -o json" with --from. Where
+described workloads of one namespace did different things, each gets a Sidecar.
+Read the policy before it is put in force: programs may have done more than they
+should.
 
-Learn a policy with "egressd run --mode audit", which needs no --config, or with
-"egressd exec --mode audit --suggest FILE -- COMMAND". In audit mode the ports are
-those that were connected to. An object that has the name of one of the policy's
-replaces that one: suggest has added ports to it.`,
-		Example: `  sudo egressd suggest > /etc/egressd/learned.yaml
-  sudo egressd suggest -o json | jq .unknown   # asked for, never connected to`,
+Hosts stand before addresses. A protocol is what was read of the connection, or
+the port's usual one, which is said then. A wildcard is for many names with generated
+labels below one domain that is nobody's in particular. Each port says how often
+and when it was seen. What is not complete is said in the first lines.
+
+With --merge, suggest prints what is missing in a policy, as a difference to its file
+learned.yaml (or to PATH, if that is a file), and writes it with --write. The exit
+code is 1 when something is missing and was not written.`,
+		Example: `  sudo egressd run --mode audit --cgroup /sys/fs/cgroup/build &   # for a day
+  sudo egressd suggest --since 24h > policy/learned.yaml
+  sudo egressd suggest --workload shop/web
+  sudo egressd suggest --merge policy/            # what is missing there?
+  sudo egressd suggest --merge policy/ --write
+  egressd suggest --from flows.jsonl --workloads workloads.yaml
+  sudo egressd suggest -o json | jq .unknown      # asked for, never connected to`,
 		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			asJSON, err := out.json()
-			if err != nil {
-				return err
-			}
-			body, err := daemon.ask(cmd.Context(), http.MethodGet, admin.PathSuggest, nil)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				_, err = e.stdout.Write(body)
-				return err
-			}
-			var s explain.Suggestions
-			if err := json.Unmarshal(body, &s); err != nil {
-				return told(err)
-			}
-			fmt.Fprint(e.stdout, quote.Lines(s.YAML()))
-			return nil
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
 	}
-	out.register(cmd)
-	daemon.register(cmd)
+	f.out.register(cmd)
+	f.daemon.register(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&f.workload, "workload", "", "only of this workload, as flows names it")
+	fs.StringVar(&f.since, "since", "", "only what was seen since: how long ago, as in 1h, or a time, as in 2026-01-02T15:04:05Z")
+	fs.StringSliceVar(&f.from, "from", nil, "file with lines of \"egressd flows -o json\" (- is standard input) instead of the daemon; may be given several times")
+	fs.StringSliceVar(&f.workloads, "workloads", nil, "with --from, file or directory with the Workloads that the flows are of; may be given several times")
+	fs.StringVar(&f.merge, "merge", "", "policy, a file or directory: print what is missing there")
+	fs.BoolVar(&f.write, "write", false, "with --merge, write what is missing")
+	fs.BoolVar(&f.exact, "exact", false, "name each host, without wildcards for generated names")
 	return cmd
+}
+
+// suggested is what "suggest -o json" prints.
+type suggested struct {
+	// Objects are ServiceEntries and Sidecars in YAML.
+	Objects []string `json:"objects"`
+	// Unknown are names that were asked for and never connected to: which port they are
+	// for is not known.
+	Unknown []string `json:"unknown,omitempty"`
+	// Notes say where it is from, and what is not in it.
+	Notes []string `json:"notes,omitempty"`
+}
+
+func (f *suggestFlags) run(ctx context.Context) error {
+	asJSON, err := f.out.json()
+	if err != nil {
+		return err
+	}
+	since, err := f.begin()
+	if err != nil {
+		return err
+	}
+	if f.write && f.merge == "" || len(f.workloads) > 0 && len(f.from) == 0 {
+		return usageError{errors.New("--write goes with --merge, and --workloads with --from")}
+	}
+	l := learn.New(since, f.workload)
+	identities, about, err := f.learn(ctx, l, since)
+	if err != nil {
+		return err
+	}
+	if f.merge != "" {
+		return f.merged(l, identities, asJSON)
+	}
+	p := l.Propose(learn.Options{Identities: identities, Exact: f.exact})
+	if asJSON {
+		objects, err := p.Objects()
+		if err != nil {
+			return err
+		}
+		writeJSON(f.e.stdout, suggested{objects, p.Unknown, append(about, p.Notes...)})
+		return nil
+	}
+	text, err := p.YAML(about...)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(f.e.stdout, quote.Lines(text))
+	return nil
+}
+
+// begin reads --since.
+func (f *suggestFlags) begin() (time.Time, error) {
+	if f.since == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(f.since); err == nil && d > 0 {
+		return time.Now().Add(-d), nil
+	}
+	t, err := time.Parse(time.RFC3339, f.since)
+	if err != nil {
+		return t, usageError{fmt.Errorf("--since is how long ago, as in 90m or 24h, or a time, as in 2026-01-02T15:04:05Z, not %q", f.since)}
+	}
+	return t, nil
+}
+
+// learn fills l, and says which workloads are described and where it is from.
+func (f *suggestFlags) learn(ctx context.Context, l *learn.Learner, since time.Time) ([]policy.Identity, []string, error) {
+	if len(f.from) > 0 {
+		return f.fromFiles(l)
+	}
+	body, err := f.daemon.ask(ctx, http.MethodGet, admin.PathSeen, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	var r learn.Recording
+	if err := json.Unmarshal(body, &r); err != nil {
+		return nil, nil, told(err)
+	}
+	if err := l.AddRecording(r); err != nil {
+		return nil, nil, err
+	}
+	about := []string{"learned from the daemon, which has recorded since " + stamp(r.Started)}
+	if !since.IsZero() && r.Started.After(since) {
+		about = append(about, fmt.Sprintf("not complete: --since asks for what was seen from %s on, and the daemon has recorded since %s", stamp(since), stamp(r.Started)))
+	}
+	return r.Workloads, about, nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func (f *suggestFlags) fromFiles(l *learn.Learner) ([]policy.Identity, []string, error) {
+	unread, err := flowrecord.Each(f.from, f.e.stdin, func(e flow.Event) bool { l.Add(e); return true })
+	if err != nil {
+		return nil, nil, err
+	}
+	about := []string{"learned from " + counted(unread.Read, "line") + " of flow logs"}
+	if first, last := l.Span(); !first.IsZero() {
+		about[0] += ", from " + stamp(first) + " to " + stamp(last)
+	}
+	if unread.Bad > 0 {
+		about = append(about, fmt.Sprintf("not complete: %s could not be read, the first of them %s", counted(unread.Bad, "line"), quote.Line(unread.First.Error())))
+	}
+	if len(f.workloads) == 0 {
+		return nil, about, nil
+	}
+	w, err := load.Paths(f.workloads, nil)
+	if err != nil {
+		printFindings(f.e, w)
+		return nil, nil, fmt.Errorf("--workloads: %w", err)
+	}
+	return learn.IdentitiesOf(w.Snapshot), about, nil
+}
+
+// printFindings prints the errors of a policy.
+func printFindings(e env, l load.Result) {
+	for _, finding := range l.Findings {
+		if finding.Severity == istio.Error {
+			printLine(e.stderr, "%s", finding)
+		}
+	}
+}
+
+// merged prints what is missing in a policy, or writes it.
+func (f *suggestFlags) merged(l *learn.Learner, identities []policy.Identity, asJSON bool) error {
+	files, err := source.Files([]string{f.merge})
+	if err != nil && !errors.As(err, new(*source.EmptyError)) { // all is missing in an empty directory
+		return err
+	}
+	m, err := newMerge(f.e, f.merge, files, identities)
+	if err != nil {
+		return err
+	}
+	p, err := m.add(l, learn.Options{Identities: m.identities, Exact: f.exact, Adds: true})
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		objects, err := p.Objects()
+		if err != nil {
+			return err
+		}
+		writeJSON(f.e.stdout, suggested{objects, p.Unknown, p.Notes})
+	} else {
+		for _, n := range p.Notes {
+			printLine(f.e.stderr, "egressd: %s", n)
+		}
+		fmt.Fprint(f.e.stdout, quote.Lines(m.diff()))
+	}
+	switch {
+	case p.Empty():
+		return nil
+	case !f.write:
+		return exitError{exitFinding}
+	}
+	return m.save()
 }

@@ -128,12 +128,12 @@ func (d *Item) setHost(s string) (err error) {
 	if d.Host == "*" {
 		return errors.New("it would open every name; write the domains that are needed, as in *.example.com")
 	}
-	return hasIstioForm(string(d.Host))
+	return HasIstioForm(string(d.Host))
 }
 
-// hasIstioForm says why a ServiceEntry cannot have a name
+// HasIstioForm says why a ServiceEntry cannot have a name
 // (istio.io/istio pkg/config/labels: labels of names in the internet).
-func hasIstioForm(host string) error {
+func HasIstioForm(host string) error {
 	labels := strings.Split(host, ".")
 	for _, l := range labels {
 		if strings.Contains(l, "_") {

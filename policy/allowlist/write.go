@@ -49,65 +49,80 @@ func (l Items) YAML() string {
 	return b.String()
 }
 
-// serviceEntry is what is written of networking.istio.io/v1 ServiceEntry.
-type serviceEntry struct {
-	APIVersion string   `json:"apiVersion"`
-	Kind       string   `json:"kind"`
-	Metadata   metadata `json:"metadata"`
-	Spec       spec     `json:"spec"`
+// ServiceEntry is what is written of networking.istio.io/v1 ServiceEntry.
+type ServiceEntry struct {
+	APIVersion string           `json:"apiVersion" yaml:"apiVersion"`
+	Kind       string           `json:"kind" yaml:"kind"`
+	Metadata   Metadata         `json:"metadata" yaml:"metadata"`
+	Spec       ServiceEntrySpec `json:"spec" yaml:"spec"`
 }
 
-type metadata struct {
-	Name string `json:"name"`
+// Metadata is what an object is known by. Without a Namespace it is in the default one.
+type Metadata struct {
+	Name      string `json:"name" yaml:"name"`
+	Namespace string `json:"namespace,omitempty" yaml:"namespace,omitempty"`
+
+	Annotations map[string]string `json:"annotations,omitempty" yaml:"annotations,omitempty"`
 }
 
-type spec struct {
-	Hosts      []string      `json:"hosts"`
-	Addresses  []string      `json:"addresses,omitempty"`
-	Ports      []servicePort `json:"ports"`
-	Resolution string        `json:"resolution"`
+// ServiceEntrySpec is the spec of a ServiceEntry.
+type ServiceEntrySpec struct {
+	Hosts      []string           `json:"hosts" yaml:"hosts"`
+	Addresses  []string           `json:"addresses,omitempty" yaml:"addresses,omitempty"`
+	Ports      []ServiceEntryPort `json:"ports" yaml:"ports"`
+	Resolution string             `json:"resolution" yaml:"resolution"`
+	// ExportTo says which namespaces it counts for; nil: what the MeshConfig says,
+	// else all.
+	ExportTo []string `json:"exportTo,omitempty" yaml:"exportTo,omitempty"`
 }
 
-type servicePort struct {
-	Number   uint16 `json:"number"`
-	Name     string `json:"name"`
-	Protocol string `json:"protocol"`
+// ServiceEntryPort is a port of a ServiceEntry.
+type ServiceEntryPort struct {
+	Number   uint16 `json:"number" yaml:"number"`
+	Name     string `json:"name" yaml:"name"`
+	Protocol string `json:"protocol" yaml:"protocol"`
 }
 
-func (o object) serviceEntry() serviceEntry {
-	e := serviceEntry{APIVersion: "networking.istio.io/v1", Kind: "ServiceEntry", Metadata: metadata{o.name}}
+func (o object) serviceEntry() ServiceEntry { return o.Entry(o.name) }
+
+// Entry is the ServiceEntry that an item stands for, under a name. The ports of UDP
+// need one of their own, since a number stands once in each.
+func (d Item) Entry(name string) ServiceEntry {
+	e := ServiceEntry{APIVersion: "networking.istio.io/v1", Kind: "ServiceEntry", Metadata: Metadata{Name: name}}
 	switch {
-	case o.Prefix.IsValid():
-		e.Spec.Addresses = []string{o.Prefix.Addr().String() + bits(o.Prefix)}
+	case d.Prefix.IsValid():
+		e.Spec.Addresses = []string{d.Prefix.Addr().String() + bits(d.Prefix)}
 		// A ServiceEntry has a host. This one is nobody's: .internal is for private use.
-		e.Spec.Hosts, e.Spec.Resolution = []string{o.name + ".address.internal"}, "NONE"
-	case o.Host.IsWildcard():
-		e.Spec.Hosts, e.Spec.Resolution = []string{string(o.Host)}, "NONE"
+		e.Spec.Hosts, e.Spec.Resolution = []string{name + ".address.internal"}, "NONE"
+	case d.Host.IsWildcard():
+		e.Spec.Hosts, e.Spec.Resolution = []string{string(d.Host)}, "NONE"
 	default:
-		e.Spec.Hosts, e.Spec.Resolution = []string{string(o.Host)}, "DNS"
+		e.Spec.Hosts, e.Spec.Resolution = []string{string(d.Host)}, "DNS"
 	}
-	for _, p := range o.Ports {
+	for _, p := range d.Ports {
 		protocol := p.Protocol.String()
-		e.Spec.Ports = append(e.Spec.Ports, servicePort{p.Number, fmt.Sprintf("%s-%d", strings.ToLower(protocol), p.Number), protocol})
+		e.Spec.Ports = append(e.Spec.Ports, ServiceEntryPort{p.Number, fmt.Sprintf("%s-%d", strings.ToLower(protocol), p.Number), protocol})
 	}
 	return e
 }
 
-// name is a name for the object of a destination that no other one has (RFC 1123
-// subdomain; its first letter is none of the destination's).
-func (l *Items) name(d Item, udp bool) string {
+func (l *Items) name(d Item, udp bool) string { return d.Name(l.prefix, udp, l.named) }
+
+// Name is a name for the object of a destination that no other one has, as taken says
+// (RFC 1123 subdomain; its first letter is none of the destination's).
+func (d Item) Name(prefix string, udp bool, taken func(string) bool) string {
 	text := string(d.Host)
 	if d.Prefix.IsValid() {
 		text = d.Prefix.Addr().StringExpanded() + bits(d.Prefix)
 	}
 	text = strings.NewReplacer("*", "any", ".", "-", ":", "-", "/", "-", "_", "-").Replace(text)
-	text = l.prefix + "-" + strings.TrimLeft(text, "-")
+	text = prefix + "-" + strings.TrimLeft(text, "-")
 	text = strings.TrimRight(text[:min(len(text), maxName)], "-")
 	if udp {
 		text += "-udp"
 	}
 	name := text
-	for n := 2; l.named(name); n++ {
+	for n := 2; taken(name); n++ {
 		name = fmt.Sprintf("%s-%d", text, n)
 	}
 	return name

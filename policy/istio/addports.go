@@ -123,6 +123,16 @@ func scalar(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag:
 // the one of the same kind, name and namespace, or behind all. The error is
 // that of a file that is not YAML.
 func Merge(old, add []byte) ([]byte, error) {
+	return merge(old, add, func(_, doc *yaml.Node) *yaml.Node { return doc })
+}
+
+// Widen is Merge where a ServiceEntry that is there keeps its ports, but for those that
+// add has as well: those are as add has them.
+func Widen(old, add []byte) ([]byte, error) { return merge(old, add, widened) }
+
+// merge writes the objects of two files; both says what becomes of an object that is in
+// both.
+func merge(old, add []byte, both func(was, doc *yaml.Node) *yaml.Node) ([]byte, error) {
 	have, err := nodesOf(old)
 	if err != nil {
 		return nil, err
@@ -136,7 +146,7 @@ func Merge(old, add []byte) ([]byte, error) {
 		if at < 0 {
 			have = append(have, doc)
 		} else {
-			have[at] = doc
+			have[at] = both(have[at], doc)
 		}
 	}
 	if len(have) == 0 {
@@ -151,6 +161,32 @@ func Merge(old, add []byte) ([]byte, error) {
 		}
 	}
 	return b.Bytes(), enc.Close()
+}
+
+// widened is was with the ports of doc, in the order of their numbers.
+func widened(was, doc *yaml.Node) *yaml.Node {
+	if len(was.Content) == 0 || len(doc.Content) == 0 {
+		return doc
+	}
+	has, more := valueOf(valueOf(was.Content[0], "spec"), "ports"), valueOf(valueOf(doc.Content[0], "spec"), "ports")
+	if has.Kind != yaml.SequenceNode || more.Kind != yaml.SequenceNode {
+		return doc
+	}
+	for _, p := range more.Content {
+		at, there := slices.BinarySearchFunc(has.Content, portOf(p), func(h *yaml.Node, n int) int { return portOf(h) - n })
+		if there {
+			has.Content[at] = p
+		} else {
+			has.Content = slices.Insert(has.Content, at, p)
+		}
+	}
+	return was
+}
+
+// portOf is the number of an item of spec.ports.
+func portOf(item *yaml.Node) int {
+	n, _ := strconv.Atoi(valueOf(item, "number").Value) // 0: there is none
+	return n
 }
 
 func nodesOf(data []byte) ([]*yaml.Node, error) {
