@@ -155,6 +155,11 @@ func (t *conn) tls(op Admission, p *relay.Peeked) httpproxy.Pending {
 	if end, ok := t.termination(name); ok {
 		return t.terminate(op, end, name, p)
 	}
+	t.setPhase(phasePassed, name)
+	if end, ends := t.termination(name); ends { // since a moment ago
+		t.Refuse(session.Denied(policy.ReasonPolicyChanged, end.Rule), "tls", name, "")
+		return nil
+	}
 	d, u := t.core.o.Decider.TLS(&t.Info, name)
 	if d.Verdict == policy.Deny {
 		t.Refuse(d, "tls", name, "")

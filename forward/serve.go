@@ -19,7 +19,8 @@ const (
 	phaseEntering phase = iota // a PROXY header may be awaited: nothing is decided
 	phaseOpening               // the first bytes are awaited
 	phaseOpaque
-	phaseTLS
+	phaseTLS    // it ends here, or that is being decided
+	phasePassed // TLS is passed through
 	phaseHTTP
 )
 
@@ -133,17 +134,17 @@ func (t *conn) recheck() {
 	if phase == phaseEntering {
 		return // it asks when it has entered
 	}
-	known, spliced := t.State()
+	known := t.State()
 	op := d.Open(&t.Info)
 
 	allowed := op.Verdict != policy.Deny && op.Protocol != Refuse
 	switch phase {
 	case phaseOpaque:
 		allowed = allowed && opaqueAllowed(op)
-	case phaseTLS:
+	case phaseTLS, phasePassed:
 		allowed = allowed && op.Protocol != HTTP
 		if allowed && op.Protocol != Opaque {
-			allowed = t.goesOnAsTLS(sni, known, spliced)
+			allowed = t.goesOnAsTLS(sni, known, phase == phasePassed)
 		}
 	case phaseHTTP:
 		allowed = allowed && t.carriesHTTP(op, known)
@@ -159,9 +160,9 @@ func (t *conn) recheck() {
 
 // goesOnAsTLS says whether a connection that began with a ClientHello may go on: its
 // TLS ends here or is passed through as before.
-func (t *conn) goesOnAsTLS(sni string, s *session.Terminated, spliced bool) bool {
+func (t *conn) goesOnAsTLS(sni string, s *session.Terminated, passed bool) bool {
 	if _, ends := t.termination(sni); ends || s != nil {
-		return s == nil && !spliced || s != nil && t.readmitted(s) // the first: in its handshake
+		return s == nil && !passed || s != nil && t.readmitted(s) // the first: in its handshake
 	}
 	now, u := t.core.o.Decider.TLS(&t.Info, sni)
 	return now.Verdict != policy.Deny && u != nil

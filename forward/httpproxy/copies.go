@@ -40,6 +40,7 @@ func (x *exchange) pickMirrors(dest *policy.RouteDestination) {
 // copyFor builds the copy for m; nil: none is sent, and the event says why.
 func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *mirror.Copy {
 	c := mirror.NewCopy(x.core.Mirrors, x.conn.Session, m, requestKept(&x.req), x.decision.Timeout())
+	c.Generation = x.generation
 	seen := x.decision.Copied(m, dest, &c.Original)
 	switch {
 	case m.Refused != "":

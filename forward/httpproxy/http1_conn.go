@@ -30,8 +30,9 @@ import (
 type http1Phase uint32
 
 const (
-	waits  http1Phase = iota // for a request, or the rest of its head
-	serves                   // a request
+	waits   http1Phase = iota // for a request, or the rest of its head
+	serves                    // a request
+	tunnels                   // bytes, behind an upgrade
 )
 
 // http1Conn is a client's connection of HTTP/1. One goroutine reads its requests,
@@ -245,7 +246,7 @@ func (h *http1Conn) sweep(now time.Time) {
 	}
 	o := &h.conn.core.o
 	quiet := now.Sub(s.at)
-	if http1Phase(h.phase.Load()) == serves {
+	if http1Phase(h.phase.Load()) != waits {
 		h.conn.eachRequest(func(x *exchange) { x.stall.check(quiet) })
 		return
 	}
@@ -302,7 +303,10 @@ func (h *http1Conn) arm() {
 		return
 	}
 	w := h.conn.core.watcher
-	if http1Phase(h.phase.Load()) == serves {
+	switch http1Phase(h.phase.Load()) {
+	case tunnels:
+		return // who copies sees the ends, behind what came before them
+	case serves:
 		if h.watch.client == 0 && h.raw != nil && h.answer.received.Load() {
 			h.watch.client = w.Add(h.raw, unix.EPOLLRDHUP, h.clientEvent, false)
 		}
@@ -329,6 +333,13 @@ func (h *http1Conn) disarm() {
 	h.watch.client, h.watch.ups = 0, h.watch.ups[:0]
 }
 
+// tunnel has nobody watch the connection any more: the client's end is passed on
+// behind what it has sent, of which a part may be on its way in egressd.
+func (h *http1Conn) tunnel() {
+	h.phase.Store(uint32(tunnels))
+	h.disarm()
+}
+
 // clientEvent is called when the client has ended its side, or is gone, while its
 // request is under way. The end of what it sends is no end of the connection: it may
 // wait for its answer (RFC 9112, 9.6), and its upstream is told as it would be
@@ -350,7 +361,7 @@ func (h *http1Conn) clientEvent(events uint32) {
 			x.cancel(errClientGone)
 			return
 		}
-		if h.src.Ended() && !h.follows.Load() {
+		if http1Phase(h.phase.Load()) == serves && h.src.Ended() && !h.follows.Load() {
 			x.passClientEnd()
 		}
 	})

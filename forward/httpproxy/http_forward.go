@@ -217,9 +217,10 @@ func (x *exchange) respond(resp *message.Response, dest *policy.RouteDestination
 		}
 		panic(http.ErrAbortHandler)
 	}
-	if x.h1 != nil && x.body != nil && !x.body.Complete() {
+	if x.body != nil && !x.body.Complete() {
 		// The client learns that the answer is complete when nothing more of its
-		// request goes on.
+		// request goes on. net/http's HTTP/2 ends an answer when whoever sends the
+		// request has ended, who may wait for a client that waits for this end.
 		x.stopSenders()
 	}
 	if t := resp.Trailer(); len(t) > 0 {

@@ -49,13 +49,15 @@ type exchange struct {
 	scratch  *scratch
 	req      policy.Request
 	decision policy.HTTPDecision
-	body     *message.ReplayBody // nil: no body
-	senders  sync.WaitGroup      // of it
-	try      try
-	answered bool     // a final status was written
-	lingers  bool     // the connection ends with it, whatever is still to be read
-	releases []func() // of the attempts' contexts
-	held     *limits.Lease
+	// generation is that of the mirrors before it was decided.
+	generation uint64
+	body       *message.ReplayBody // nil: no body
+	senders    sync.WaitGroup      // of it
+	try        try
+	answered   bool     // a final status was written
+	lingers    bool     // the connection ends with it, whatever is still to be read
+	releases   []func() // of the attempts' contexts
+	held       *limits.Lease
 
 	stall stall
 	up    attempted
@@ -147,7 +149,11 @@ func (x *exchange) serve() {
 		return
 	}
 	x.stall.start()
+	x.generation = x.core.Mirrors.Generation()
 	x.conn.addRequest(x) // before the decision: Recheck can't miss it
+	if cause := x.life.why(); cause != nil {
+		x.aborted(cause) // its connection was ended before, and did not know of it
+	}
 	x.decision = x.core.o.Decider.HTTP(&x.conn.Info, &x.req)
 	if x.decision.Verdict == policy.Deny {
 		x.deny(x.decision.Reason, x.req.Host)

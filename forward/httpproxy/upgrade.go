@@ -54,6 +54,7 @@ func (x *exchange) upgrade(resp *message.Response, dest *policy.RouteDestination
 // tunnel copies both ways, until both ends have ended.
 func (x *exchange) tunnel(c *upstream.HTTPConn) {
 	t := x.conn
+	x.h1.tunnel()
 	stop := context.AfterFunc(x.context(), func() { relay.Reset(t.NC); c.Conn.Close() })
 	defer stop()
 	defer relay.WatchIdle(t.NC, t.NC, x.core.o.IdleTimeout, t.KillFlagged)()

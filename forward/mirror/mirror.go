@@ -66,6 +66,9 @@ type Mirrors struct {
 	ctx                   context.Context // ends with them; dials hang on it
 	end                   context.CancelFunc
 	Copies, Memory, Conns *limits.Budget
+	// generation counts Recheck calls: a copy that was decided under an older one is
+	// decided again before it goes.
+	generation atomic.Uint64
 
 	mu     sync.Mutex
 	open   map[*Copy]struct{}
@@ -99,13 +102,15 @@ type Copy struct {
 	mirror   *policy.Mirrored
 	Original policy.Request // as it was decided
 	Decision policy.Decision
-	Request  *http.Request
-	Body     []byte
-	timeout  time.Duration
-	start    time.Time
-	cancel   context.CancelCauseFunc
-	ctx      context.Context
-	peer     atomic.Pointer[netip.AddrPort]
+	// Generation is that of the Mirrors before the request was decided.
+	Generation uint64
+	Request    *http.Request
+	Body       []byte
+	timeout    time.Duration
+	start      time.Time
+	cancel     context.CancelCauseFunc
+	ctx        context.Context
+	peer       atomic.Pointer[netip.AddrPort]
 }
 
 // Send sends a copy and returns at once. What there is no room for is not sent.
@@ -141,8 +146,22 @@ func (m *Mirrors) Send(c *Copy, client *ClientConns) {
 			delete(m.open, c)
 			m.mu.Unlock()
 		}()
+		// It is known to Recheck, but may have been decided before the last one.
+		if m.generation.Load() != c.Generation && !m.stays(c) {
+			c.cancel(errCopyDenied)
+			c.failed(errCopyDenied)
+			return
+		}
 		client.do(c)
 	})
+}
+
+// Generation is to be read before a request is decided, for its copies.
+func (m *Mirrors) Generation() uint64 { return m.generation.Load() }
+
+// stays says whether the newest policy has a copy go where it goes.
+func (m *Mirrors) stays(c *Copy) bool {
+	return c.allowed(m.o.Decider.HTTP(&c.conn.Info, &c.Original))
 }
 
 func (m *Mirrors) take(h limits.Owner, body int64) policy.Reason {
@@ -158,6 +177,7 @@ func (m *Mirrors) take(h limits.Owner, body int64) policy.Reason {
 
 // Recheck ends the copies that the newest policy does not let go where they go.
 func (m *Mirrors) Recheck() {
+	m.generation.Add(1)
 	m.mu.Lock()
 	open := make([]*Copy, 0, len(m.open))
 	for c := range m.open {
@@ -165,7 +185,7 @@ func (m *Mirrors) Recheck() {
 	}
 	m.mu.Unlock()
 	for _, c := range open {
-		if !c.allowed(m.o.Decider.HTTP(&c.conn.Info, &c.Original)) {
+		if !m.stays(c) {
 			c.cancel(errCopyDenied)
 		}
 	}
@@ -227,6 +247,7 @@ type ClientConns struct {
 	users int
 	ended bool
 	names map[upstream.ConnKey]string
+	last  int // the number of the last name
 }
 
 // NewClientConns has no connections yet.
@@ -242,10 +263,12 @@ func NewClientConns(t *session.Session, m *Mirrors) *ClientConns {
 	return c
 }
 
-// CloseIdle closes those that are idle; end: and the others when they are.
+// CloseIdle closes those that are idle, and has no further copy use the others; end:
+// and closes them when they are idle.
 func (c *ClientConns) CloseIdle(end bool) {
 	c.mu.Lock()
 	c.ended = c.ended || end
+	clear(c.names)
 	c.mu.Unlock()
 	c.closeIdle()
 }
@@ -277,7 +300,8 @@ func (c *ClientConns) name(key upstream.ConnKey) string {
 	defer c.mu.Unlock()
 	name, ok := c.names[key]
 	if !ok {
-		name = "mirror-" + strconv.Itoa(len(c.names)) + ":80"
+		c.last++
+		name = "mirror-" + strconv.Itoa(c.last) + ":80"
 		c.names[key] = name
 	}
 	return name

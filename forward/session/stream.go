@@ -32,12 +32,12 @@ func (t *Session) EndTLS(stream ByteStream, known *Terminated) {
 	t.mu.Unlock()
 }
 
-// State says of a connection that others serve whether its TLS has ended here, nil: it
-// has not, and whether an upstream connection is a part of it.
-func (t *Session) State() (known *Terminated, spliced bool) {
+// State says of a connection that others serve whether its TLS has ended here; nil: it
+// has not.
+func (t *Session) State() *Terminated {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.TLS, t.up != nil
+	return t.TLS
 }
 
 // Scheme is that of the connection's requests.

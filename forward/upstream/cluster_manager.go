@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
@@ -51,6 +52,8 @@ type ClusterManager struct {
 	transport *http.Transport // of HTTP/2
 	pool      *pool
 	balancers *balancers
+	// generation counts Recheck calls.
+	generation atomic.Uint64
 }
 
 // NewClusterManager knows nothing yet. Close ends it.
@@ -61,9 +64,11 @@ func NewClusterManager(o Options) *ClusterManager {
 	}
 }
 
-// Recheck is to be called when the policy has changed: idle connections may go to
-// addresses that are denied now.
+// Recheck is to be called when the policy has changed: connections may go to addresses
+// that are denied now. Idle ones are closed; those in use are when their requests are
+// over.
 func (m *ClusterManager) Recheck() {
+	m.generation.Add(1) // first: what comes to the pool meanwhile is not taken
 	m.pool.closeIdle(false)
 	m.balancers.sweep()
 }

@@ -101,7 +101,7 @@ func (q *pool) park(p *Conns, c *HTTPConn) {
 func (q *pool) add(at poolKey, c *HTTPConn) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed || len(q.idle[at]) >= maxIdle {
+	if q.closed || c.outdated() || len(q.idle[at]) >= maxIdle {
 		return false
 	}
 	c.at = at

@@ -37,6 +37,9 @@ type HTTPConn struct {
 	// of is the service that it is a connection of; nil: it is not counted.
 	of   *Balanced
 	last *time.Timer // nil: it may be open for ever
+	// generation is what now was before it was dialled: see outdated.
+	generation uint64
+	now        *atomic.Uint64
 
 	// No method of client is called with mu: net/http closes the connection
 	// with locks of its own.
@@ -65,6 +68,10 @@ type HTTPConn struct {
 func (c *HTTPConn) fits(key ConnKey) bool {
 	return c.Key == key || c.isPrivate() && c.Key.ServiceKey == key.ServiceKey
 }
+
+// outdated says whether the policy has changed since c was dialled. Where it goes was
+// judged by the one before, so c serves the requests that it has, and no others.
+func (c *HTTPConn) outdated() bool { return c.now != nil && c.now.Load() != c.generation }
 
 // claim takes the room for one request, as far as is known without asking the
 // transport: see admits.
@@ -154,7 +161,8 @@ func (c *HTTPConn) done() (busy, good bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.streams--
-	busy, good = c.streams > 0, good && !c.ended
+	// Asked after the request is over: Recheck closes what is not busy itself.
+	busy, good = c.streams > 0, good && !c.ended && !c.outdated()
 	c.ended = c.ended || !busy && !good
 	return busy, good
 }

@@ -199,7 +199,7 @@ func (p *Conns) claim(key ConnKey, i int) (c *HTTPConn, next int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ; i < len(p.open); i++ {
-		if c := p.open[i]; c.fits(key) && c.claim() {
+		if c := p.open[i]; c.fits(key) && !c.outdated() && c.claim() {
 			return c, i + 1
 		}
 	}
@@ -222,7 +222,7 @@ func (p *Conns) dialled(key ConnKey) {
 
 // connect makes a connection, with room taken for one request.
 func (p *Conns) connect(ctx context.Context, u *policy.Upstream, key ConnKey) (_ *HTTPConn, err error) {
-	c := &HTTPConn{Key: key, held: p.held}
+	c := &HTTPConn{Key: key, held: p.held, generation: p.m.generation.Load(), now: &p.m.generation}
 	if key.HTTP2 {
 		c.memory = upWindow
 	}
@@ -301,6 +301,9 @@ func (p *Conns) Release(c *HTTPConn) {
 	switch {
 	case busy:
 	case !good:
+		if c.outdated() && c.isPrivate() {
+			p.remove(c, true) // as CloseIdle does
+		}
 		c.Close()
 	case c.Shares():
 		p.m.pool.park(p, c)
