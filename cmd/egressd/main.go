@@ -121,7 +121,7 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), unloadCommand(e),
 		checkCommand(e), testCommand(e), diffCommand(e), explainCommand(e), flowsCommand(e), suggestCommand(e), logLevelCommand(e), statusCommand(e),
-		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e),
+		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e), commandTreeCommand(e),
 	)
 	return cmd
 }
