@@ -192,7 +192,7 @@ var keepers = []struct {
 	inTests []string
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world", "./hack/kube/tool"}, nil},
-	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tc", "./loader/telemetry", "./internal/testenv", "./hack/bpfcover"}, nil},
+	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tc", "./loader/telemetry", "./internal/testenv", "./hack/bpfcover"}, []string{"./internal/systemdtest"}},
 	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader/tc"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},
