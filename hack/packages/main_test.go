@@ -253,8 +253,8 @@ func TestManual(t *testing.T) {
 	run.Stdin = strings.NewReader(plain(t, filepath.Join(man, "man1/egressd-run.1.gz")))
 	out, err := run.Output()
 	text := bold.Replace(string(out))
-	for _, want := range []string{`--log-format="auto"`, "--unit=[]", "sudo egressd run --config /etc/egressd", "egressd 0.1.0", "November 2023"} {
-		if !strings.Contains(text, want) && !strings.Contains(strings.ReplaceAll(text, "November", "Nov"), strings.ReplaceAll(want, "November", "Nov")) {
+	for _, want := range []string{`--log-format="auto"`, "--unit=[]", "sudo egressd run --config /etc/egressd", "egressd 0.1.0", "2023-11-14"} {
+		if !strings.Contains(text, want) {
 			t.Errorf("egressd-run(1) has no %s: %v", want, err)
 		}
 	}

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"time"
 
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 	"github.com/spf13/cobra"
@@ -63,7 +65,10 @@ func (r *release) documents(binary, work string) error {
 	if err != nil {
 		return err
 	}
-	if err := compressed(filepath.Join(work, "changelog.gz"), changes); err != nil {
+	if err := compressed(filepath.Join(work, "NEWS.gz"), changes); err != nil {
+		return err
+	}
+	if err := compressed(filepath.Join(work, "changelog.gz"), []byte(r.debian())); err != nil {
 		return err
 	}
 	others, err := licenses(r.top, binary)
@@ -80,6 +85,12 @@ func (r *release) documents(binary, work string) error {
 	// Where packages put programs.
 	unit = bytes.ReplaceAll(unit, []byte("=/usr/local/bin/"), []byte("=/usr/bin/"))
 	return os.WriteFile(filepath.Join(work, "egressd.service"), unit, 0o644)
+}
+
+// debian is a changelog as Debian Policy (4.4) wants one of each package.
+func (r *release) debian() string {
+	return fmt.Sprintf("egressd (%s) unstable; urgency=medium\n\n  * NEWS.gz has what is new.\n\n -- the egressd authors <maintainers@egressd.dev>  %s\n",
+		packageVersion(r.version, r.at, r.newest()), r.at.Format(time.RFC1123Z))
 }
 
 // manual writes the manual pages.
@@ -107,7 +118,7 @@ func (r *release) manual(binary, work string) error {
 	if err != nil {
 		return err
 	}
-	page := strings.NewReplacer("DATE", r.at.Format("Jan 2006"), "VERSION", "egressd "+version).Replace(string(policy))
+	page := strings.NewReplacer("DATE", r.at.Format(time.DateOnly), "VERSION", "egressd "+version).Replace(string(policy))
 	return compressed(filepath.Join(five, "egressd-policy.5.gz"), md2man.Render([]byte(page)))
 }
 
@@ -120,7 +131,7 @@ func pages(cmd *cobra.Command, header *doc.GenManHeader, dir string) error {
 	if err := doc.GenMan(cmd, &own, &page); err != nil {
 		return err
 	}
-	if err := compressed(filepath.Join(dir, name+".1.gz"), page.Bytes()); err != nil {
+	if err := compressed(filepath.Join(dir, name+".1.gz"), tidy(page.Bytes(), own.Date.Format("Jan 2006"), own.Date.Format(time.DateOnly))); err != nil {
 		return err
 	}
 	for _, below := range cmd.Commands() {
@@ -132,6 +143,16 @@ func pages(cmd *cobra.Command, header *doc.GenManHeader, dir string) error {
 		}
 	}
 	return nil
+}
+
+// indented is a line that md2man indents with a tab, which fills no text.
+var indented = regexp.MustCompile(`(?m)^ *\t(.+)$`)
+
+// tidy mends what mandoc has to say of a page: its date, and how a flag's text stands
+// below the flag.
+func tidy(page []byte, old, date string) []byte {
+	page = bytes.Replace(page, []byte(`"`+old+`"`), []byte(`"`+date+`"`), 1)
+	return indented.ReplaceAll(page, []byte(".RS\n$1\n.RE"))
 }
 
 // say is what the program prints.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/goreleaser/nfpm/v2"
 	_ "github.com/goreleaser/nfpm/v2/deb"
@@ -16,16 +17,17 @@ import (
 // pack makes a package, deb or rpm, as deploy/packages/nfpm.yaml describes it, and is
 // its path.
 func (r *release) pack(format, arch, binary, work string) (string, error) {
-	text, err := os.Open(filepath.Join(r.top, "deploy/packages/nfpm.yaml"))
+	text, err := os.ReadFile(filepath.Join(r.top, "deploy/packages/nfpm.yaml"))
 	if err != nil {
 		return "", err
 	}
-	defer text.Close()
 	variables := map[string]string{
 		"ARCH": arch, "BINARY": binary, "OUT": work, "TOP": r.top,
 		"PACKAGE_VERSION": packageVersion(r.version, r.at, r.newest()),
 	}
-	config, err := nfpm.ParseWithEnvMapping(text, func(name string) string { return variables[name] })
+	// nfpm itself does so in some fields alone.
+	filled := os.Expand(string(text), func(name string) string { return variables[name] })
+	config, err := nfpm.Parse(strings.NewReader(filled))
 	if err != nil {
 		return "", err
 	}
