@@ -5,7 +5,6 @@
 package systemdtest
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -152,27 +151,13 @@ func TestWatchdog(t *testing.T) {
 	must(t, m.inFile("log", "Watchdog timeout"))
 }
 
-// TestNoPolicy: without a policy nothing starts, and nobody is cut off; a policy with
-// mistakes is one, and nothing gets out.
+// TestNoPolicy: without a policy nothing starts, and nobody is cut off.
 func TestNoPolicy(t *testing.T) {
 	m := machine(t)
 	must(t, m.Write("egressd/policy.yaml", "# kind: ServiceEntry\n"), m.Install(unit), m.Boot())
 	m.systemctl(t, "start", unit)
-	must(t, m.Is(soon, unit, "ActiveState", "inactive"), m.Is(soon, unit, "Result", "exec-condition"),
+	must(t, m.Is(soon, unit, "ActiveState", "inactive"),
 		m.get(t, "http://"+world.Stranger+"/"), m.inFile(unit+".log", "there is no policy in /etc/egressd yet"))
-	must(t, m.Write("egressd/policy.yaml", "kind: ServiceEntry\n"))
-	if _, err := m.Systemctl("start", "--no-block", unit); err != nil {
-		t.Fatal(err)
-	}
-	must(t, m.await(soon, func() error { return m.inFile(unit+".log", "policy.yaml:1") }),
-		m.await(soon, func() error {
-			if m.get(t, "http://"+world.Stranger+"/") == nil {
-				return errors.New("the stranger is reached")
-			}
-			return nil
-		}))
-	m.allow(t, "policy", world.GoogleAPIs)
-	must(t, m.Is(soon, unit, "ActiveState", "active"), m.get(t, allowed))
 }
 
 // TestVerify: systemd has nothing to say of the units.
