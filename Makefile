@@ -1,4 +1,4 @@
-# Words: build, image, plugin, manifests, generate, test, test-ui, test-vm, test-node, kube-tools, attack, demo, bench, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
+# Words: build, image, packages, release, plugin, manifests, generate, test, test-ui, test-vm, test-node, kube-tools, attack, demo, bench, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -8,7 +8,7 @@ IMAGE   ?= egressd:$(VERSION)
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build image plugin manifests generate check-generated test test-ui test-vm test-node kube-tools attack demo bench soak fuzz bpf-coverage lint house clean help
+.PHONY: all build image packages release plugin manifests generate check-generated test test-ui test-vm test-node kube-tools attack demo bench soak fuzz bpf-coverage lint house clean help
 all: build
 
 build: ## bin/egressd, static
@@ -24,6 +24,20 @@ image: ## bin/egressd-image.tar, an OCI archive for amd64 and arm64; needs no re
 	done
 	$(GO) build -C hack/image -o ../../bin/image .
 	bin/image -name $(IMAGE) -version $(VERSION) -o bin/egressd-image.tar amd64=bin/egressd-amd64 arm64=bin/egressd-arm64
+
+# The time that files of packages bear: that of the commit.
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+
+packages: ## bin/release: static binaries, .deb and .rpm for amd64 and arm64, what is in them (CycloneDX), SHA256SUMS
+	rm -rf bin/release
+	for arch in amd64 arm64; do \
+		CGO_ENABLED=0 GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/egressd-$$arch ./cmd/egressd || exit 1; \
+	done
+	$(GO) build -C hack/packages -o ../../bin/packages .
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) bin/packages -version $(VERSION) -o bin/release amd64=bin/egressd-amd64 arm64=bin/egressd-arm64
+
+release: packages ## the same, and that the sums are right; VERSION=v0.1.0
+	cd bin/release && sha256sum --check --strict SHA256SUMS
 
 plugin: ## bin/kubectl-egress, the kubectl plugin; GOOS and GOARCH choose the platform
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/kubectl-egress ./cmd/kubectl-egress

@@ -3,7 +3,7 @@
 # benchmark or the test machines use, and only those that are missing. No
 # service is started, and none that runs is touched.
 #
-#   hack/install-test-deps.sh [test] [generate] [lint] [browser] [bench] [vm] [node]     (default: test)
+#   hack/install-test-deps.sh [test] [generate] [lint] [browser] [bench] [vm] [node] [packages]     (default: test)
 set -euo pipefail
 
 missing=()
@@ -77,11 +77,19 @@ for set in "${@:-test}"; do
 		need_command pgrep procps
 		need_file /lib/systemd/systemd systemd
 		;;
+	packages)
+		need_command dpkg-deb dpkg
+		need_command rpm rpm
+		need_command mandoc mandoc
+		need_command zsh zsh
+		need_command fish fish
+		need_command logrotate logrotate
+		;;
 	vm)
 		need_command qemu-system-x86_64 qemu-system-x86
 		;;
 	*)
-		echo "usage: $0 [test] [generate] [lint] [browser] [bench] [vm] [node]" >&2
+		echo "usage: $0 [test] [generate] [lint] [browser] [bench] [vm] [node] [packages]" >&2
 		exit 2
 		;;
 	esac

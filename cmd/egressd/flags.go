@@ -26,6 +26,7 @@ type policyFlags struct {
 	pinDir    string
 	logLevel  string
 	logFormat string
+	journal   bool // who reads the log is the journal of systemd
 	allow     []string
 	creds     []string
 	cluster   clusterFlags
@@ -50,7 +51,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs.StringSliceVar(&f.creds, "credentials-dir", []string{agent.DefaultCredentials}, "directory below which policy files on disk may name private keys and tokens; may be given several times")
 	f.cluster.register(cmd)
 	fs.StringVar(&f.logLevel, "log-level", level, "debug, info, warn or error")
-	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	fs.StringVar(&f.logFormat, "log-format", "auto", "text, json, or auto: text, and for the journal of systemd lines with their priority and without time and level, which the journal keeps")
 	registerDirs(cmd, &f.stateDir, &f.pinDir)
 }
 

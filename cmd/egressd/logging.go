@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/internal/journallog"
 	"github.com/egressd/egressd/internal/loglevel"
 	"github.com/egressd/egressd/internal/logpipe"
 )
@@ -37,6 +38,7 @@ type logging struct {
 // startLogging puts a pipe before standard error: what is written to e.stderr
 // afterwards waits for nobody. The caller must call close.
 func (f *policyFlags) startLogging(e *env) *logging {
+	f.journal = e.journal
 	// Whoever reads the log may go away.
 	l := &logging{stop: outlive(syscall.SIGPIPE)}
 	l.pipe = logpipe.New(e.stderr, logBuffer, f.lost)
@@ -66,13 +68,15 @@ func (f *policyFlags) lost(n uint64) []byte {
 // handler formats the log.
 func (f *policyFlags) handler(w io.Writer, level slog.Level) (slog.Handler, error) {
 	ho := &slog.HandlerOptions{Level: level}
-	switch f.logFormat {
-	case "text":
+	switch {
+	case f.logFormat == "auto" && f.journal:
+		return journallog.New(w, level), nil
+	case f.logFormat == "auto", f.logFormat == "text":
 		return slog.NewTextHandler(w, ho), nil
-	case "json":
+	case f.logFormat == "json":
 		return slog.NewJSONHandler(w, ho), nil
 	}
-	return nil, usageError{fmt.Errorf("--log-format is text or json, not %q", f.logFormat)}
+	return nil, usageError{fmt.Errorf("--log-format is auto, text or json, not %q", f.logFormat)}
 }
 
 func (f *policyFlags) logger(e env) (*slog.Logger, error) {
@@ -108,6 +112,14 @@ func complain(e env, failed *cobra.Command, text string) {
 		p := logpipe.New(e.stderr, logBuffer, nil)
 		defer p.Close(logWait)
 		e.stderr = p
+	}
+	e.fail(text)
+}
+
+// fail writes lines that say why a command failed.
+func (e env) fail(text string) {
+	if e.journal {
+		text = journallog.Error(text)
 	}
 	fmt.Fprint(e.stderr, text)
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/quote"
@@ -42,13 +43,15 @@ type env struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	environ        func() []string
+	journal        bool // standard error is read by the journal of systemd
 }
 
 func main() {
 	// What was ignored (nohup, a shell's background) stays ignored.
 	ending := slices.DeleteFunc([]os.Signal{syscall.SIGINT, syscall.SIGTERM}, signal.Ignored)
 	ctx, stop := signal.NotifyContext(context.Background(), ending...)
-	code := run(ctx, env{os.Stdin, os.Stdout, os.Stderr, os.Getenv, os.Environ}, os.Args[1:])
+	journaled, _ := journal.StderrIsJournalStream() // what cannot be known is no journal
+	code := run(ctx, env{os.Stdin, os.Stdout, os.Stderr, os.Getenv, os.Environ, journaled}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
@@ -118,7 +121,7 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), unloadCommand(e),
 		checkCommand(e), testCommand(e), diffCommand(e), replayCommand(e), explainCommand(e), flowsCommand(e), topCommand(e), suggestCommand(e), logLevelCommand(e), statusCommand(e),
-		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e),
+		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e), commandTreeCommand(e),
 	)
 	return cmd
 }

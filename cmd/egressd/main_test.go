@@ -17,7 +17,15 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
+// asEgressd has this test's binary be egressd.
+const asEgressd = "EGRESSD_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asEgressd) != "" {
+		main()
+	}
+	os.Exit(testenv.Main(m))
+}
 
 // outcome is what one call of the program did.
 type outcome struct {
@@ -35,7 +43,7 @@ func callIn(ctx context.Context, args ...string) outcome { return callWith(ctx, 
 // callWith has something on standard input.
 func callWith(ctx context.Context, stdin string, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, env{strings.NewReader(stdin), &stdout, &stderr, func(string) string { return "" }, func() []string { return nil }}, args)
+	code := run(ctx, env{strings.NewReader(stdin), &stdout, &stderr, func(string) string { return "" }, func() []string { return nil }, false}, args)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 

@@ -262,7 +262,7 @@ func notStarted(e env, err error) error {
 	if !errors.As(err, &failed) {
 		return err
 	}
-	fmt.Fprintf(e.stderr, "egressd: %s\n", quote.Lines(err.Error()))
+	e.fail(fmt.Sprintf("egressd: %s\n", quote.Lines(err.Error())))
 	if failed.Held {
 		return exitError{exitNotStartedHeld}
 	}

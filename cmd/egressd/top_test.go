@@ -51,7 +51,7 @@ func TestTopOnce(t *testing.T) {
 	var asked url.Values
 	dir := tells(t, &asked)
 	var out, errs bytes.Buffer
-	e := env{strings.NewReader(""), &out, &errs, os.Getenv, os.Environ}
+	e := env{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, getenv: os.Getenv, environ: os.Environ}
 	if code := run(t.Context(), e, []string{"top", "--once", "--pod", "shop/web", "--sort", "denied", "--state-dir", dir}); code != exitGood {
 		t.Fatalf("code %d: %s", code, errs.String())
 	}
@@ -90,7 +90,7 @@ func TestTopUsage(t *testing.T) {
 		{[]string{"--once", "--pod", "a/b/c"}, "--pod is"},
 	} {
 		var errs bytes.Buffer
-		e := env{strings.NewReader(""), io.Discard, &errs, os.Getenv, os.Environ}
+		e := env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: &errs, getenv: os.Getenv, environ: os.Environ}
 		if code := run(t.Context(), e, append([]string{"top", "--state-dir", t.TempDir()}, c.args...)); code != exitUsage || !strings.Contains(errs.String(), c.want) {
 			t.Errorf("%v: code %d, %s", c.args, code, errs.String())
 		}

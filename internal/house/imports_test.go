@@ -82,8 +82,9 @@ var floors = map[string][]string{
 	"./internal/handover": {"golang.org/x/sys/unix"},
 	// Who reads what is written.
 	"./internal/logfile":  {"golang.org/x/sys/unix"},
-	"./internal/logpipe":  nil,
-	"./internal/loglevel": nil,
+	"./internal/logpipe":    nil,
+	"./internal/loglevel":   nil,
+	"./internal/journallog": nil,
 	// Text of others.
 	// Places that nobody else can take.
 	"./internal/securedir": {"golang.org/x/sys/unix"},
@@ -174,7 +175,7 @@ var floors = map[string][]string{
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/container", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./explain/learn", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/container", "./internal/flowlog", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./explain/learn", "github.com/aymanbagabas/go-udiff", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "./internal/top", "./internal/top/screen", "charm.land/bubbletea/", "github.com/spf13/cobra", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./explain/learn", "github.com/aymanbagabas/go-udiff", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/journallog", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "./internal/top", "./internal/top/screen", "charm.land/bubbletea/", "github.com/coreos/go-systemd/v22/journal", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
@@ -207,7 +208,7 @@ var keepers = []struct {
 	inTests []string
 }{
 	{"github.com/miekg/dns", []string{"./dnsproxy", "./internal/world", "./hack/kube/tool"}, nil},
-	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tc", "./loader/telemetry", "./internal/testenv", "./hack/bpfcover"}, nil},
+	{"github.com/cilium/ebpf", []string{"./bpf", "./loader", "./loader/bpffs", "./loader/foreign", "./loader/grow", "./loader/kernel", "./loader/layout", "./loader/predecessor", "./loader/tc", "./loader/telemetry", "./internal/testenv", "./hack/bpfcover"}, []string{"./internal/systemdtest"}},
 	{"github.com/vishvananda/netlink", []string{"./internal/world", "./internal/machine", "./internal/link", "./internal/sockdiag", "./internal/gate", "./loader/tc"}, []string{"./loader", "./agent", "./internal/testenv", "./internal/gate"}},
 	{"gvisor.dev/gvisor", []string{"./internal/machine"}, nil},
 	{"./internal/machine", nil, []string{"*"}},

@@ -40,6 +40,21 @@ func TestNeeded(t *testing.T) {
 	}
 }
 
+// TestUnit: the unit may have exactly these capabilities, and what --admin-group needs.
+func TestUnit(t *testing.T) {
+	unit, err := os.ReadFile("../../deploy/systemd/egressd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "CapabilityBoundingSet="
+	for _, c := range Needed(true) {
+		want += c.Name + " "
+	}
+	if want += "CAP_CHOWN\n"; !strings.Contains(string(unit), want) {
+		t.Errorf("the unit has no %s", want)
+	}
+}
+
 // TestCheck: what is missing is named with what it is for; what is not needed is not.
 func TestCheck(t *testing.T) {
 	if err := Check(nil); err != nil {
