@@ -81,7 +81,7 @@ var floors = map[string][]string{
 	"./internal/sdnotify": {"./internal/handover", "./internal/logpipe", "./internal/quote", "github.com/coreos/go-systemd/v22/activation", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/unix"},
 	"./internal/handover": {"golang.org/x/sys/unix"},
 	// Who reads what is written.
-	"./internal/logfile":  {"golang.org/x/sys/unix"},
+	"./internal/logfile":    {"golang.org/x/sys/unix"},
 	"./internal/logpipe":    nil,
 	"./internal/loglevel":   nil,
 	"./internal/journallog": nil,
