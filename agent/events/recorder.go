@@ -53,12 +53,12 @@ func (r *Recorder) Record(e flow.Event) {
 		r.denied(e)
 		return
 	}
+	r.seen.add(&e)
 	r.keep(e)
 }
 
 // keep keeps an event for those who look back, and tells it.
 func (r *Recorder) keep(e flow.Event) {
-	r.seen.add(&e)
 	r.events.Record(e)
 	if r.all != nil {
 		r.all.Record(e)
