@@ -34,7 +34,8 @@ func loaders(enough func(n int) bool) int {
 // side by side for who may load them (bpf_check takes its lock for others only).
 // Programs that spec does not have stay nil.
 func loadObjects(objs *bpf.EgressdObjects, spec *ebpf.CollectionSpec, old map[string]*ebpf.Map, n int) error {
-	tables := &ebpf.CollectionSpec{Maps: spec.Maps, Types: spec.Types, ByteOrder: spec.ByteOrder}
+	// The variables are the contents of a map, .rodata, which all programs have.
+	tables := &ebpf.CollectionSpec{Maps: spec.Maps, Variables: spec.Variables, Types: spec.Types, ByteOrder: spec.ByteOrder}
 	made, err := ebpf.NewCollectionWithOptions(tables, ebpf.CollectionOptions{MapReplacements: old})
 	if err != nil {
 		return err
