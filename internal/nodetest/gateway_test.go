@@ -111,15 +111,17 @@ func (n *Node) visitor(at netip.AddrPort, fresh bool) *http.Client {
 
 // visit asks for a host; the error is nil if the answer has the status and, with 200,
 // is the pod's.
-func visit(c *http.Client, host string, want int) error {
-	res, err := c.Get("http://" + host + "/")
+func visit(c *http.Client, host string, want int) error { return get(c, "http://"+host+"/", want) }
+
+func get(c *http.Client, url string, want int) error {
+	res, err := c.Get(url)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err == nil && (res.StatusCode != want || want == http.StatusOK && strings.TrimSpace(string(body)) != "server") {
-		err = fmt.Errorf("%s: %s: %q, want %d", host, res.Status, body, want)
+		err = fmt.Errorf("%s: %s: %q, want %d", url, res.Status, body, want)
 	}
 	return err
 }
