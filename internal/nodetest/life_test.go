@@ -130,7 +130,11 @@ func (n *Node) egressd() (pid string, err error) {
 // mayAll fails the test if the API server refuses the daemon something.
 func (n *Node) mayAll(t *testing.T) {
 	t.Helper()
-	log := n.MustKubectl(t, "-n", system, "logs", "-l", "app.kubernetes.io/name=egressd", "--tail=-1")
+	var log string
+	Eventually(t, 60*time.Second, func() (err error) { // a pod that ends meanwhile is not found any more
+		log, err = n.Kubectl("", "-n", system, "logs", "-l", "app.kubernetes.io/name=egressd", "--tail=-1")
+		return err
+	})
 	for line := range strings.Lines(log) {
 		if strings.Contains(line, "is forbidden") {
 			t.Errorf("its roles are too little: %s", line)
