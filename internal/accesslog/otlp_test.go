@@ -15,6 +15,8 @@ import (
 
 	service "go.opentelemetry.io/proto/slim/otlp/collector/logs/v1"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/egressd/egressd/internal/collector"
 )
 
 // logCollector takes log records by OTLP over HTTP and over gRPC.
@@ -71,7 +73,7 @@ func TestOTLP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for scheme, path := range map[string]string{"http": "/v1/logs", "grpc": otlpLogs.Method} {
+	for scheme, path := range map[string]string{"http": "/v1/logs", "grpc": "/opentelemetry.proto.collector.logs.v1.LogsService/Export"} {
 		c := newLogCollector(t, 0)
 		w, err := NewOTLP(strings.Replace(c.URL, "http", scheme, 1), "edge", slog.New(slog.DiscardHandler))
 		if err != nil {
@@ -102,10 +104,10 @@ func TestOTLP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range batchLines + 1 {
+	for range collector.BatchSize + 1 {
 		_, _ = w.Write([]byte("x\n")) // it never fails
 	}
-	if err := w.Close(); err != nil || w.Failed() != batchLines+1 || strings.Count(said.String(), "could not be sent") != 1 {
+	if err := w.Close(); err != nil || w.Failed() != collector.BatchSize+1 || strings.Count(said.String(), "could not be sent") != 1 {
 		t.Errorf("%v, %d lost, the log says: %s", err, w.Failed(), said.String())
 	}
 	for _, at := range []string{"ftp://a:1", "http://a", "grpc://", "http://u:p@a:1"} {

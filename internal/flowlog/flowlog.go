@@ -70,7 +70,7 @@ func check(to string) error {
 	case to == Stdout, to == Stderr, to == Journal, to == Syslog:
 	case isSyslog && filepath.IsAbs(path):
 	case strings.Contains(to, "://"):
-		_, err := collector.OTLP(to, otlpLogs)
+		_, err := collector.NewLogs(to, collector.RecordOptions{})
 		return err
 	case !filepath.IsAbs(to):
 		return fmt.Errorf("%q is no absolute path of a file, %s, %s, %s, %s, %s:SOCKET or a collector as http://ADDRESS:PORT or grpc://ADDRESS:PORT", to, Stdout, Stderr, Journal, Syslog, Syslog)
@@ -134,11 +134,7 @@ func (l *FlowLog) open(to string, o Options) (io.WriteCloser, error) {
 	case isSyslog:
 		return newSyslog(path), nil
 	case strings.Contains(to, "://"):
-		c, err := collector.OTLP(to, otlpLogs)
-		if err != nil {
-			return nil, err
-		}
-		return newBatches(c, o.Service, &l.failed, o.Log), nil
+		return newRecords(to, o.Service, &l.failed, o.Log)
 	}
 	return logfile.Open(to, o.Size, o.Kept)
 }

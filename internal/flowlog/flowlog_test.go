@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/egressd/egressd/internal/collector"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/flowrecord"
 	"github.com/egressd/egressd/internal/testenv"
@@ -290,7 +291,7 @@ func TestOTLP(t *testing.T) {
 	var mu sync.Mutex
 	var got []*otlp.LogRecord
 	fails, took := true, make(chan bool, 1)
-	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		var in service.ExportLogsServiceRequest
 		if err := proto.Unmarshal(body, &in); err != nil || r.URL.Path != "/v1/logs" || in.ResourceLogs[0].Resource.Attributes[0].Value.GetStringValue() != "node" {
@@ -306,10 +307,10 @@ func TestOTLP(t *testing.T) {
 		}
 		got = append(got, in.ResourceLogs[0].ScopeLogs[0].LogRecords...)
 	}))
-	defer collector.Close()
+	defer server.Close()
 	var log bytes.Buffer
-	l := open(t, &log, Options{Service: "node"}, collector.URL)
-	for range batchLines {
+	l := open(t, &log, Options{Service: "node"}, server.URL)
+	for range collector.BatchSize {
 		l.Record(denied("a"))
 	}
 	<-took
@@ -317,7 +318,7 @@ func TestOTLP(t *testing.T) {
 	l.Close(patience)
 	// On a slow machine the batch that failed is a smaller one, by its time.
 	dropped := l.Stats().Dropped
-	if dropped == 0 || dropped > batchLines || !strings.Contains(log.String(), "503") || uint64(len(got)) != batchLines-dropped+2 {
+	if dropped == 0 || dropped > collector.BatchSize || !strings.Contains(log.String(), "503") || uint64(len(got)) != collector.BatchSize-dropped+2 {
 		t.Fatalf("%d are lost, %d records came: %s", dropped, len(got), &log)
 	}
 	if e, err := flowrecord.Parse([]byte(got[0].Body.GetStringValue())); err != nil || e.Kind != flow.Lost || uint64(e.More) != dropped {

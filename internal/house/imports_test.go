@@ -95,10 +95,10 @@ var floors = map[string][]string{
 	// What people read of flows.
 	"./internal/flowfilter":  {"./internal/flow", "./internal/flowrecord"},
 	"./internal/flowsummary": {"./internal/flow", "./internal/flowrecord"},
-	"./internal/flowlog":     {"./internal/collector", "./internal/flow", "./internal/flowrecord", "./internal/logfile", "./internal/logpipe", "go.opentelemetry.io/proto/", "google.golang.org/protobuf/"},
+	"./internal/flowlog":     {"./internal/collector", "./internal/flow", "./internal/flowrecord", "./internal/logfile", "./internal/logpipe", "go.opentelemetry.io/proto/"},
 	"./internal/flowrecord":  {"./internal/flow", "./policy"},
-	"./internal/accesslog":   {"./internal/collector", "./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
-	"./internal/collector":   nil,
+	"./internal/accesslog":   {"./internal/collector", "./internal/field", "./internal/flow", "./internal/logpipe", "./policy", "go.opentelemetry.io/proto/"},
+	"./internal/collector":   {"go.opentelemetry.io/proto/", "google.golang.org/protobuf/"},
 	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./policy", "github.com/prometheus/client_golang/"},
 	"./internal/tracing":     {"./forward/session", "./internal/collector", "./internal/field", "./internal/flow", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
@@ -220,7 +220,7 @@ var keepers = []struct {
 	{"k8s.io/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source", "./policy/source/kube", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus", "./internal/kubetest", "./hack/bench/kubernetes"}, []string{"./internal/e2e"}},
 	{"k8s.io/client-go/", []string{"./policy/source/kube", "./policy/source/kubestatus", "./internal/kubetest", "./hack/bench/kubernetes"}, nil},
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
-	{"go.opentelemetry.io/", []string{"./internal/flowlog", "./internal/accesslog", "./internal/tracing"}, nil},
+	{"go.opentelemetry.io/", []string{"./internal/flowlog", "./internal/accesslog", "./internal/collector", "./internal/tracing"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
