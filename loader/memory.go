@@ -4,6 +4,7 @@ package loader
 
 import (
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -76,6 +77,10 @@ const (
 	verifying    = 27 << 20
 	programsSize = 4 << 20
 )
+
+// givenBack is how long a start waits for the kernel to give back the memory of a
+// daemon that ended just before.
+const givenBack = 2 * time.Second
 
 // startNeeds is how many bytes of kernel memory a start takes at most beside what
 // is pinned. Where nothing is, what the next one will take is part of it: a limit

@@ -77,7 +77,7 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	}
 	d.adoptedFlows = d.adopted && t.has(layout.FlowTables)
 	needs := startNeeds(spec, t.old)
-	if err := grow.CheckMemory(needs); err != nil {
+	if err := grow.AwaitMemory(needs, givenBack); err != nil {
 		return nil, err
 	}
 	for name, m := range spec.Maps {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -58,6 +59,24 @@ type MemoryError struct {
 func (e *MemoryError) Error() string {
 	return fmt.Sprintf("%s of kernel memory are needed and the memory cgroup %s has %s left of its limit of %s; raise the limit to %s or more",
 		memcg.MiB(e.Need), e.Limit.Dir, memcg.MiB(e.Limit.Left()), memcg.MiB(e.Limit.Max), memcg.MiB(e.Limit.Used+e.Need))
+}
+
+// AwaitMemory is CheckMemory, but lets the kernel have a while: what a process
+// had that ended is given back some time after it, its tables and programs after
+// a grace period (kernel/bpf/syscall.c, bpf_map_put), so that a daemon which
+// comes back at once finds its predecessor's memory still counted.
+func AwaitMemory(need uint64, wait time.Duration) error {
+	return await(CheckMemory, need, wait)
+}
+
+func await(check func(need uint64) error, need uint64, wait time.Duration) error {
+	for end := time.Now().Add(wait); ; time.Sleep(wait / 100) {
+		err := check(need)
+		var short *MemoryError
+		if !errors.As(err, &short) || short.Limit.Max < need || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // CheckMemory returns a MemoryError when the memory cgroups around the process

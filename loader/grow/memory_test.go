@@ -3,9 +3,11 @@
 package grow
 
 import (
+	"errors"
 	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -52,5 +54,34 @@ func TestCheckMemory(t *testing.T) {
 	_, limited := memcg.Tightest(all)
 	if err := CheckMemory(math.MaxUint64); (err != nil) != limited {
 		t.Errorf("limited: %t, %v", limited, err)
+	}
+}
+
+// TestAwaitMemory: what is given back a moment later is waited for, what the limit
+// never has room for is not, and what stays short is an error.
+func TestAwaitMemory(t *testing.T) {
+	const limit = 64
+	for _, c := range []struct {
+		name  string
+		need  uint64
+		given int // how many looks until the memory is given back
+		fails bool
+		looks int // 0: any number
+	}{
+		{"there is enough", 8, 0, false, 1},
+		{"given back", 8, 3, false, 4},
+		{"more than the limit", limit + 1, math.MaxInt, true, 1},
+		{"never given back", 8, math.MaxInt, true, 0},
+	} {
+		looks := 0
+		err := await(func(need uint64) error {
+			if looks++; looks > c.given {
+				return nil
+			}
+			return &MemoryError{Need: need, Limit: memcg.Limit{Max: limit, Used: limit}}
+		}, c.need, 100*time.Millisecond)
+		if short := new(MemoryError); errors.As(err, &short) != c.fails || c.looks != 0 && looks != c.looks {
+			t.Errorf("%s: %v after %d looks", c.name, err, looks)
+		}
 	}
 }
