@@ -28,13 +28,15 @@ func mariadb(t *testing.T, w *world.World) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	install := w.Net.Command(ctx, nil, "mariadb-install-db", "--no-defaults", "--user=root", "--datadir="+data, "--skip-test-db", "--auth-root-authentication-method=normal")
+	// A server that starts removes what others have in its directory for temporary files.
+	temporary := "--tmpdir=" + dir
+	install := w.Net.Command(ctx, nil, "mariadb-install-db", "--no-defaults", "--user=root", "--datadir="+data, temporary, "--skip-test-db", "--auth-root-authentication-method=normal")
 	if out, err := install.CombinedOutput(); err != nil {
 		cancel()
 		t.Fatalf("mariadb-install-db: %v\n%s", err, out)
 	}
 	var log bytes.Buffer
-	server := w.Net.Command(ctx, nil, "mariadbd", "--no-defaults", "--user=root", "--datadir="+data, "--bind-address="+world.DBV4, "--port=3306",
+	server := w.Net.Command(ctx, nil, "mariadbd", "--no-defaults", "--user=root", "--datadir="+data, temporary, "--bind-address="+world.DBV4, "--port=3306",
 		"--socket="+filepath.Join(dir, "socket"), "--pid-file="+filepath.Join(dir, "pid"), "--skip-grant-tables", "--skip-name-resolve", "--innodb-buffer-pool-size=8M")
 	server.Stdout, server.Stderr = &log, &log
 	if err := server.Start(); err != nil {
