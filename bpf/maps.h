@@ -130,8 +130,10 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
 	__uint(max_entries, EGD_LISTENERS);
-	__type(key, __u32);
-	__type(value, __u64);
+	/* Sizes, not types: the kernel refuses a sockmap with types (map_check_btf),
+	 * and waits for a grace period to do so. */
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u64));
 } egd_listeners SEC(".maps");
 
 /* What the node receives itself. Written by the loader. */

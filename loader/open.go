@@ -76,9 +76,21 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		return nil, err
 	}
 	d.adoptedFlows = d.adopted && t.has(layout.FlowTables)
+	if err := d.load(t, spec); err != nil {
+		return nil, err
+	}
+	if err := d.start(t); err != nil {
+		return nil, errors.Join(err, d.grown.close(), d.unpinMaps(), d.objs.Close())
+	}
+	d.before.m, t.origins = t.origins, nil
+	return d, nil
+}
+
+// load makes the tables and loads the programs.
+func (d *Datapath) load(t *upgrade, spec *ebpf.CollectionSpec) error {
 	needs := startNeeds(spec, t.old)
 	if err := grow.AwaitMemory(needs, givenBack); err != nil {
-		return nil, err
+		return err
 	}
 	for name, m := range spec.Maps {
 		d.fixed += grow.EmptySize(m)
@@ -87,21 +99,29 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 		}
 	}
 	n := loaders(func(n int) bool { return grow.CheckMemory(needs+uint64(n-1)*verifying) == nil })
-	if err := loadObjects(&d.objs, spec, t.old, n); err != nil {
+	open := func() (err error) {
+		d.grown, err = openGrown(d, spec)
+		return err
+	}
+	beside, after := open, func() error { return nil }
+	if !d.first || len(t.old) > 0 { // tables of others are not touched until all programs are known to be good
+		beside, after = nil, open
+	}
+	if err := loadObjects(&d.objs, spec, t.old, n, beside); err != nil {
+		err = errors.Join(err, d.grown.close())
 		var ve *ebpf.VerifierError
 		if errors.As(err, &ve) {
-			return nil, kernel.Explain(fmt.Errorf("the kernel's verifier refused a program: %+v", ve))
+			return kernel.Explain(fmt.Errorf("the kernel's verifier refused a program: %+v", ve))
 		}
-		return nil, kernel.Explain(fmt.Errorf("load the kernel programs: %w", err))
+		return kernel.Explain(fmt.Errorf("load the kernel programs: %w", err))
 	}
-	if err := d.start(t, spec); err != nil {
-		return nil, errors.Join(err, d.grown.close(), d.unpinMaps(), d.objs.Close())
+	if err := after(); err != nil {
+		return errors.Join(err, d.grown.close(), d.objs.Close())
 	}
-	d.before.m, t.origins = t.origins, nil
-	return d, nil
+	return nil
 }
 
-func (d *Datapath) start(t *upgrade, spec *ebpf.CollectionSpec) error {
+func (d *Datapath) start(t *upgrade) error {
 	if err := d.beginConfig(t); err != nil {
 		return err
 	}
@@ -113,9 +133,6 @@ func (d *Datapath) start(t *upgrade, spec *ebpf.CollectionSpec) error {
 		return err
 	}
 	d.config.NetnsCookie = cookie
-	if d.grown, err = openGrown(d, spec); err != nil {
-		return err
-	}
 	if d.tables, err = d.openTables(); err != nil {
 		return err
 	}

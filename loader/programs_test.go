@@ -34,7 +34,7 @@ func TestVariables(t *testing.T) {
 			t.Fatal("nothing was told")
 		}
 		var objs bpf.EgressdObjects
-		if err := loadObjects(&objs, spec, nil, n); err != nil {
+		if err := loadObjects(&objs, spec, nil, n, nil); err != nil {
 			t.Fatal(err)
 		}
 		p := &objs.EgressdPrograms
