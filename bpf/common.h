@@ -93,18 +93,29 @@ static __always_inline bool is_own(const __u8 *addr)
 	return egd_is_own((const struct address *)addr) != 0;
 }
 
+/* How cgroups around one are looked through, the nearest first. */
+struct ancestor_walk {
+	void *skb; /* a struct __sk_buff, which BTF would take for one that is only declared */
+	__u64 found;
+};
+
+static long ancestor_step(__u32 i, struct ancestor_walk *w)
+{
+	__u64 id = bpf_get_current_ancestor_cgroup_id(MAX_CGROUP_LEVEL - i);
+
+	if (!id || !bpf_map_lookup_elem(&egd_workloads, &id))
+		return 0;
+	w->found = id;
+	return 1;
+}
+
 /* The nearest cgroup around the calling process that is a workload's key; 0: none. */
 __noinline __u64 egd_ancestor(void)
 {
-	int level;
-	__u64 id;
+	struct ancestor_walk w = {};
 
-	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
-		id = bpf_get_current_ancestor_cgroup_id(level);
-		if (id && bpf_map_lookup_elem(&egd_workloads, &id))
-			return id;
-	}
-	return 0;
+	bpf_loop(MAX_CGROUP_LEVEL + 1, ancestor_step, &w, 0);
+	return w.found;
 }
 
 /* The workload of the calling process: its cgroup or the nearest ancestor
@@ -132,24 +143,30 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 	return id ? bpf_map_lookup_elem(&egd_workloads, &id) : wl;
 }
 
+static long skb_ancestor_step(__u32 i, struct ancestor_walk *w)
+{
+	__u64 id = bpf_skb_ancestor_cgroup_id(w->skb, MAX_CGROUP_LEVEL - i);
+
+	if (!id || !bpf_map_lookup_elem(&egd_workloads, &id))
+		return 0;
+	w->found = id;
+	return 1;
+}
+
 /* The key of the workload of the socket that a packet comes from; 0: none. */
 __noinline __u64 egd_skb_cgroup(struct __sk_buff *skb)
 {
+	struct ancestor_walk w = { .skb = skb };
 	__u64 id = bpf_skb_cgroup_id(skb);
 	struct egd_workload *wl;
-	int level;
 
 	if (bpf_map_lookup_elem(&egd_workloads, &id))
 		return id;
 	wl = find_beside(id);
 	if (wl)
 		return wl->home;
-	for (level = MAX_CGROUP_LEVEL; level >= 0; level--) {
-		id = bpf_skb_ancestor_cgroup_id(skb, level);
-		if (id && bpf_map_lookup_elem(&egd_workloads, &id))
-			return id;
-	}
-	return 0;
+	bpf_loop(MAX_CGROUP_LEVEL + 1, skb_ancestor_step, &w, 0);
+	return w.found;
 }
 
 /* The workload of the socket that a packet comes from. */

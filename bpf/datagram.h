@@ -26,9 +26,24 @@ static __always_inline void peer_key(struct egd_peer_key *k, __u64 cookie, const
 	k->port = f->port;
 }
 
-static __always_inline bool same_peer(const struct egd_peer *p, const struct flow *f)
+/* Where a peer is in the socket's list; EGD_RECENT: nowhere. */
+__noinline __u32 egd_find_peer(const struct egd_recent *r, const struct flow *f)
 {
-	return p->at && p->port == f->port && same_addr(p->addr, f->addr);
+	__u64 addr[2];
+	__u32 i;
+
+	if (!r || !f)
+		return EGD_RECENT;
+	__builtin_memcpy(addr, f->addr, 16);
+	for (i = 0; i < EGD_RECENT; i++) {
+		const struct egd_peer *p = &r->peers[i];
+		const __u64 *w = (const __u64 *)p->addr; /* behind at */
+
+		/* One comparison: the verifier follows each branch. */
+		if (((w[0] ^ addr[0]) | (w[1] ^ addr[1]) | (p->port ^ f->port)) == 0 && p->at)
+			return i;
+	}
+	return EGD_RECENT;
 }
 
 /* Whether a datagram answers somebody; r is the socket's egd_recent, or NULL. */
@@ -36,15 +51,16 @@ __noinline int egd_is_reply(const struct egd_recent *r, __u64 cookie, const stru
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct egd_peer_key k;
-	__u64 *at;
-	int i;
+	__u64 *at, read;
+	__u32 i;
 
 	if (!f)
 		return 0;
-
-	for (i = 0; r && i < EGD_RECENT; i++)
-		if (same_peer(&r->peers[i], f))
-			return r->peers[i].at != DIALLED && now - r->peers[i].at < REPLY_TIME;
+	i = egd_find_peer(r, f);
+	if (r && i < EGD_RECENT) {
+		read = r->peers[i & (EGD_RECENT - 1)].at;
+		return read != DIALLED && now - read < REPLY_TIME;
+	}
 	peer_key(&k, cookie, f);
 	at = bpf_map_lookup_elem(&egd_peers, &k);
 	return at && now - *at < REPLY_TIME;
@@ -52,12 +68,15 @@ __noinline int egd_is_reply(const struct egd_recent *r, __u64 cookie, const stru
 
 /* Puts a peer into the socket's list; dialled ones stay as long as there are
  * others. The caller knows that it is not in there. */
-static __always_inline void put_peer(struct egd_recent *r, const struct flow *f, __u64 when)
+__noinline int egd_put_peer(struct egd_recent *r, const struct flow *f, __u64 when)
 {
 	struct egd_peer *p;
-	__u32 at = r->next;
+	__u32 at;
 	int i;
 
+	if (!r || !f)
+		return 0;
+	at = r->next;
 	for (i = 0; i < EGD_RECENT; i++, at++)
 		if (r->peers[at & (EGD_RECENT - 1)].at != DIALLED)
 			break;
@@ -67,20 +86,15 @@ static __always_inline void put_peer(struct egd_recent *r, const struct flow *f,
 	__builtin_memcpy(p->addr, f->addr, 16);
 	p->port = f->port;
 	p->at = when;
+	return 0;
 }
 
-/* Puts a peer into the socket's list that it sends to; r may be NULL. */
-__noinline int egd_add_dialled(struct egd_recent *r, const struct flow *f)
+/* Puts a peer into the socket's list that it sends to; r may be NULL. Who came first
+ * stays who it was. */
+static __always_inline void add_dialled(struct egd_recent *r, const struct flow *f)
 {
-	int i;
-
-	if (!r || !f)
-		return 0;
-	for (i = 0; i < EGD_RECENT; i++)
-		if (same_peer(&r->peers[i], f))
-			return 0; /* who came first stays who it was */
-	put_peer(r, f, DIALLED);
-	return 0;
+	if (r && egd_find_peer(r, f) == EGD_RECENT)
+		egd_put_peer(r, f, DIALLED);
 }
 
 /* Whether what one of the socket's rewrites stands for leads to the endpoint
@@ -90,7 +104,6 @@ __noinline int egd_was_rewritten(const struct egd_rewrites *all, const struct fl
 				 __u32 policy)
 {
 	struct egd_endpoint peer = {};
-	struct egd_addr_val v;
 	int i;
 
 	if (!all || !to)
@@ -104,8 +117,7 @@ __noinline int egd_was_rewritten(const struct egd_rewrites *all, const struct fl
 		if (!r->dport || r->peer_port != to->port || !same_addr(r->peer, to->addr))
 			continue;
 		__builtin_memcpy(f.addr, r->dst, 16);
-		v = lookup_verdict(&f, policy);
-		if (v.verdict == EGD_DIRECT && v.slots && is_member(v.set, &peer, &f))
+		if (egd_is_endpoint(&f, &peer, policy))
 			return 1;
 	}
 	return 0;
@@ -124,7 +136,7 @@ static __always_inline bool datagram_allowed(struct __sk_buff *skb, struct bpf_s
 		if (v.verdict == EGD_DIRECT && !v.slots)
 			return true;
 		__builtin_memcpy(self.addr, to->addr, 16);
-		if (v.verdict == EGD_DIRECT && is_member(v.set, &self, to))
+		if (v.verdict == EGD_DIRECT && egd_is_member(v.set, &self, to))
 			return true; /* an endpoint of its own */
 		if (is_peer(st, to) && egd_leads_to(st, to, wl->policy))
 			return true;
@@ -141,10 +153,12 @@ static __always_inline struct egd_workload *sender_of(struct __sk_buff *skb,
 						      const struct egd_socket *st)
 {
 	struct egd_workload *wl;
+	__u64 home; /* what an argument points to is no key before Linux 6.2 */
 
 	if (!st || !st->origin.home)
 		return find_skb_workload(skb);
-	wl = bpf_map_lookup_elem(&egd_workloads, &st->origin.home);
+	home = st->origin.home;
+	wl = bpf_map_lookup_elem(&egd_workloads, &home);
 	return wl ? wl : find_around(skb);
 }
 

@@ -13,13 +13,17 @@ static __always_inline bool is_zero(const __u8 *a)
 	return !(w[0] | w[1] | w[2] | w[3]);
 }
 
-/* Draws an endpoint of the set for a flow. Returns EGD_R_NONE or why not. */
-static __always_inline __u8 choose(const struct flow *f, const struct egd_addr_val *v,
-				   struct egd_endpoint *to)
+/* Draws an endpoint of the set of a verdict (union val) for a flow. Returns EGD_R_NONE or
+ * why not. */
+__noinline int egd_choose(const struct flow *f, __u64 val, struct egd_endpoint *to)
 {
+	const union val u = { .raw = val };
+	const struct egd_addr_val *v = &u.v;
 	struct egd_endpoint_key k = { .set = v->set };
 	struct egd_endpoint *e;
 
+	if (!f || !to || !v->slots)
+		return EGD_R_NO_ENDPOINT;
 	k.slot = bpf_get_prandom_u32() % v->slots;
 	e = egd_find(&egd_endpoints, &k);
 	if (!e)
@@ -34,11 +38,13 @@ static __always_inline __u8 choose(const struct flow *f, const struct egd_addr_v
 }
 
 /* Whether a set has an endpoint; f is what was dialled. */
-static __always_inline bool is_member(__u32 set, const struct egd_endpoint *to,
-				      const struct flow *f)
+__noinline int egd_is_member(__u32 set, const struct egd_endpoint *to, const struct flow *f)
 {
-	struct egd_endpoint_key k = { .set = set, .slot = EGD_MEMBER, .port = to->port };
+	struct egd_endpoint_key k = { .set = set, .slot = EGD_MEMBER };
 
+	if (!to || !f)
+		return 0;
+	k.port = to->port;
 	if (same_addr(to->addr, f->addr) && egd_find(&egd_endpoints, &k))
 		return true; /* the address that was dialled, on this port */
 	__builtin_memcpy(k.addr, to->addr, 16);
@@ -65,7 +71,7 @@ __noinline int egd_choose_again(struct egd_rewrites *all, const struct egd_socke
 	    same_addr(st->origin.dst, f->addr)) { /* sendto() where connect() went */
 		copy_addr(to->addr, st->peer);
 		to->port = st->peer_port;
-		if (is_member(v->set, to, f))
+		if (egd_is_member(v->set, to, f))
 			return EGD_R_NONE;
 	}
 	if (!all)
@@ -81,10 +87,10 @@ __noinline int egd_choose_again(struct egd_rewrites *all, const struct egd_socke
 	if (r->dport == f->port && same_addr(r->dst, f->addr)) {
 		copy_addr(to->addr, r->peer);
 		to->port = r->peer_port;
-		if (is_member(v->set, to, f))
+		if (egd_is_member(v->set, to, f))
 			return EGD_R_NONE;
 	}
-	reason = choose(f, v, to);
+	reason = egd_choose(f, val, to);
 	if (reason != EGD_R_NONE)
 		return reason;
 	__builtin_memcpy(r->dst, f->addr, 16);
@@ -99,13 +105,23 @@ static __always_inline bool is_peer(const struct egd_socket *st, const struct fl
 	return st && st->rewritten && st->peer_port == f->port && same_addr(st->peer, f->addr);
 }
 
+/* Whether what was dialled, f, leads to an endpoint today. */
+__noinline int egd_is_endpoint(const struct flow *f, const struct egd_endpoint *to, __u32 policy)
+{
+	struct egd_addr_val v;
+
+	if (!f || !to)
+		return 0;
+	v = lookup_verdict(f, policy);
+	return v.verdict == EGD_DIRECT && v.slots && egd_is_member(v.set, to, f);
+}
+
 /* Whether what the socket dialled leads to an endpoint today. The tables are
  * asked, for another thread may be writing the socket's peer: two endpoints
  * must not lend their halves to a third address. */
 __noinline int egd_leads_to(const struct egd_socket *st, const struct flow *endpoint, __u32 policy)
 {
 	struct egd_endpoint to = {};
-	struct egd_addr_val v;
 	struct flow f = {};
 
 	if (!st || !endpoint)
@@ -115,8 +131,7 @@ __noinline int egd_leads_to(const struct egd_socket *st, const struct flow *endp
 	f.proto = endpoint->proto;
 	__builtin_memcpy(f.addr, st->origin.dst, 16);
 	__builtin_memcpy(to.addr, endpoint->addr, 16);
-	v = lookup_verdict(&f, policy);
-	return v.verdict == EGD_DIRECT && v.slots && is_member(v.set, &to, &f);
+	return egd_is_endpoint(&f, &to, policy);
 }
 
 /* Replaces the sender of a datagram by what the socket dialled; false when it

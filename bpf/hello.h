@@ -273,6 +273,18 @@ static __always_inline int record_byte(struct egd_hello *h, __u8 b)
 	return HELLO_MORE;
 }
 
+/* A byte of a record header or of the handshake. A function of its own, for the
+ * verifier walks through the loop below with each way that it can end. */
+__noinline int egd_hello_byte(struct egd_hello *h, __u8 b)
+{
+	if (!h)
+		return HELLO_MALFORMED;
+	if (!h->record)
+		return record_byte(h, b);
+	h->record--;
+	return hello_byte(h, b);
+}
+
 struct hello_walk {
 	struct __sk_buff *skb;
 	struct egd_hello *h;
@@ -289,7 +301,7 @@ struct hello_span {
 static long hello_step(__u32 i, struct hello_walk *w)
 {
 	struct egd_hello *h = w->h;
-	__u32 n;
+	__u32 n, open;
 	__u8 b;
 
 	if (w->off >= w->end)
@@ -324,14 +336,10 @@ static long hello_step(__u32 i, struct hello_walk *w)
 			return 1;
 		}
 		w->off++;
-		if (!h->record) {
-			w->result = record_byte(h, b);
+		open = h->record;
+		w->result = egd_hello_byte(h, b);
+		if (!open || w->result != HELLO_MORE)
 			return w->result != HELLO_MORE;
-		}
-		h->record--;
-		w->result = hello_byte(h, b);
-		if (w->result != HELLO_MORE)
-			return 1;
 	}
 	/* The end of the message, at the start of what would be an extension, or
 	 * of the extensions' length, which may be missing. */

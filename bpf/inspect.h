@@ -41,11 +41,14 @@ __noinline int egd_report_blocked(const struct egd_socket *st, const struct pack
 /* Nothing of this connection leaves any more; user space ends the socket
  * (SOCK_DESTROY), which resets it at both ends. In audit mode it is only said.
  * Returns what the hook returns. */
-static __noinline int block(struct egd_socket *st, const struct packet *p,
-			    const struct egd_hello *h, __u8 proto, __u8 reason)
+__noinline int egd_block(struct egd_socket *st, const struct packet *p, const struct egd_hello *h,
+			 __u8 proto, __u8 reason)
 {
-	bool deny = enforced(st->origin.mode, reason);
+	bool deny;
 
+	if (!st)
+		return 0;
+	deny = enforced(st->origin.mode, reason);
 	if (deny) {
 		st->blocked = reason;
 	} else {
@@ -61,20 +64,27 @@ static __noinline int block(struct egd_socket *st, const struct packet *p,
 /* A packet of a socket that is blocked. Until user space knows of it nobody ends
  * the socket, and its owner waits in vain: what a full ring lost is reported again,
  * and so is what is in the ring of an older version, which nobody reads. */
-static __noinline int stay_blocked(struct __sk_buff *skb, struct bpf_sock *sk,
-				   struct egd_socket *st, struct packet *p)
+__noinline int egd_stay_blocked(struct __sk_buff *skb, struct egd_socket *st)
 {
-	bool tcp = sk->protocol == IPPROTO_TCP && read_segment(skb, p);
+	struct bpf_sock *sk = skb->sk;
+	struct packet p = {};
+	bool tcp;
 
+	if (!sk || !st)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 0;
+	tcp = sk->protocol == IPPROTO_TCP && egd_read_segment(skb, &p);
 	/* The end of the socket is told to the other side, which would wait for
 	 * ever: a reset has no data. */
-	if (tcp && st->watched && (p->flags & TCP_RST) && p->off == p->end)
+	if (tcp && st->watched && (p.flags & TCP_RST) && p.off == p.end)
 		return 1;
 	count(st->blocked);
 	if (!st->reported || st->ring != this_ring()) {
 		if (!tcp)
-			__builtin_memset(p, 0, sizeof(*p));
-		st->reported = egd_report_blocked(st, p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0),
+			__builtin_memset(&p, 0, sizeof(p));
+		st->reported = egd_report_blocked(st, &p, bpf_sk_storage_get(&egd_hellos, sk, 0, 0),
 						  sk->protocol, st->blocked);
 		st->ring = this_ring();
 	}
@@ -160,7 +170,7 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 
 	h = bpf_sk_storage_get(&egd_hellos, sk, 0, 0);
 	if (!h)
-		return block(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
+		return egd_block(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
 	if (p->off == p->end) /* no payload: handshake, acknowledgement, end */
 		return finish_reading(sk, st, h);
 	if (!h->synced) {
@@ -175,26 +185,26 @@ static __always_inline int inspect(struct __sk_buff *skb, struct bpf_sock *sk,
 	/* An urgent byte (MSG_OOB) is taken out of the stream that the server
 	 * reads, so the server would read another hello than this one. */
 	if (p->flags & TCP_URG)
-		return block(st, p, h, IPPROTO_TCP, EGD_R_MALFORMED);
+		return egd_block(st, p, h, IPPROTO_TCP, EGD_R_MALFORMED);
 	if ((__s32)at < 0 || (__s32)(seq - h->next_seq) > 0)
 		return 0; /* a gap: what fills it comes first */
 	kept = bpf_sk_storage_get(&egd_kept, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!kept)
-		return block(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
+		return egd_block(st, p, h, IPPROTO_TCP, EGD_R_STORAGE);
 	if (at < had) {
 		start = p->off + (had - at);
 		if (start > p->end)
 			start = p->end;
 		/* What is beyond the kept bytes is not known, so it is not sent again. */
 		if (!egd_same_bytes(skb, kept, at, p->off, start))
-			return block(st, p, h, IPPROTO_TCP, EGD_R_SEQUENCE);
+			return egd_block(st, p, h, IPPROTO_TCP, EGD_R_SEQUENCE);
 		if (start == p->end || h->settled)
 			return finish_reading(sk, st, h);
 	}
 	off = start;
 	bad = read_hellos(skb, st, h, &off, p->end);
 	if (bad)
-		return block(st, p, h, IPPROTO_TCP, bad);
+		return egd_block(st, p, h, IPPROTO_TCP, bad);
 	egd_keep_bytes(skb, kept, had, start, off);
 	h->next_seq = h->base + had + (off - start);
 	return finish_reading(sk, st, h);
@@ -211,7 +221,7 @@ static __always_inline bool still_endpoint(const struct egd_socket *st,
 		return !st->rewritten;
 	__builtin_memcpy(peer.addr, st->peer, 16);
 	__builtin_memcpy(f.addr, st->origin.dst, 16);
-	return is_member(v->set, &peer, &f);
+	return egd_is_member(v->set, &peer, &f);
 }
 
 /* The policy has changed since the verdict: ask the tables again. The workload
@@ -281,11 +291,11 @@ __noinline int egd_judge_segment(struct __sk_buff *skb)
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
 	if (!st)
 		return 0;
-	if (!read_segment(skb, &p))
-		return block(st, &p, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
+	if (!egd_read_segment(skb, &p))
+		return egd_block(st, &p, NULL, IPPROTO_TCP, EGD_R_MALFORMED);
 	if (st->epoch != cfg->epoch) {
 		if (!still_allowed(skb, sk, st))
-			return block(st, &p, NULL, IPPROTO_TCP, EGD_R_CHANGED);
+			return egd_block(st, &p, NULL, IPPROTO_TCP, EGD_R_CHANGED);
 		st->epoch = cfg->epoch;
 	}
 	if (st->verdict == EGD_INSPECT && (!st->proved || st->reading))

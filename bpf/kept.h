@@ -62,7 +62,7 @@ NOT_COVERED static long compare_step(__u32 i, struct keep_walk *w)
 	}
 	asm volatile("" : "+r"(pos));
 	pos &= EGD_MAX_KEPT - 1;
-	__builtin_memcpy(&before, &w->data[pos], 8);
+	before = *(const __u64 *)(const void *)&w->data[pos];
 	w->differs |= (now ^ before) << (64 - 8 * n); /* little-endian: the first n */
 	w->off += n;
 	w->pos += n;

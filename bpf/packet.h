@@ -219,16 +219,16 @@ static __always_inline __u8 read_own(struct __sk_buff *skb, struct packet *p)
 /* A segment of a socket. False: not a TCP segment whose headers are where they should
  * be. A socket's own segments never come with extension headers unless the application
  * asks for them, or in fragments: TCP does its own segmentation. */
-static __noinline bool read_segment(struct __sk_buff *skb, struct packet *p)
+__noinline int egd_read_segment(struct __sk_buff *skb, struct packet *p)
 {
-	return !read_own(skb, p) && p->to.proto == IPPROTO_TCP && !read_tcp(skb, p);
+	return p && !read_own(skb, p) && p->to.proto == IPPROTO_TCP && !read_tcp(skb, p);
 }
 
 /* A datagram of a socket. False: no UDP where it should be. IP options and extension
  * headers were refused before. */
-static __noinline bool read_datagram(struct __sk_buff *skb, struct packet *p)
+__noinline int egd_read_datagram(struct __sk_buff *skb, struct packet *p)
 {
-	return !read_own(skb, p) && p->to.proto == IPPROTO_UDP && !read_udp(skb, p);
+	return p && !read_own(skb, p) && p->to.proto == IPPROTO_UDP && !read_udp(skb, p);
 }
 
 /* The number of the first byte of the payload: SYN takes one, and data with it is Fast

@@ -13,21 +13,22 @@ static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struc
 	__u64 now = bpf_ktime_get_ns();
 	struct egd_recent *r;
 	struct egd_peer_key k;
-	int i;
+	struct egd_peer *p;
+	__u32 i;
 
 	r = bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	for (i = 0; r && i < EGD_RECENT; i++) {
-		if (same_peer(&r->peers[i], f)) {
-			if (r->peers[i].at == DIALLED)
-				return;
-			r->peers[i].at = now;
-			r = NULL;
-		}
+	i = egd_find_peer(r, f);
+	if (r && i < EGD_RECENT) {
+		p = &r->peers[i & (EGD_RECENT - 1)];
+		if (p->at == DIALLED)
+			return;
+		p->at = now;
+		r = NULL;
 	}
 	peer_key(&k, bpf_get_socket_cookie(ctx), f);
 	bpf_map_update_elem(&egd_peers, &k, &now, BPF_ANY);
 	if (r)
-		put_peer(r, f, now);
+		egd_put_peer(r, f, now);
 }
 
 /* Whether egressd stands at an address. */

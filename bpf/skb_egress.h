@@ -88,54 +88,71 @@ static __always_inline bool at_peer(struct __sk_buff *skb, struct bpf_sock *sk,
 	       sk->dst_ip6[3] == w[3];
 }
 
-/* A connection to the node itself that leaves it: to a listener of egressd, by a
- * device that the socket was bound to where connect() could not see it; to an
- * address that is not the node's any more, or that NAT leads away. Nobody would
- * answer, so it is ended. */
-static __always_inline int off_loopback(struct __sk_buff *skb, struct bpf_sock *sk,
-					struct egd_socket *st, struct packet *p)
+/* Whether a packet that nobody decided about is a martian, or can't be read. */
+__noinline int egd_strays(struct __sk_buff *skb)
 {
-	__u8 reason = st->redirected ? EGD_R_DEVICE : EGD_R_MARTIAN;
+	struct packet p = {};
 
-	if (!read_segment(skb, p))
+	return read_own(skb, &p) || is_martian(skb, p.to.addr);
+}
+
+/* The SYN of a connection that connect() redirected; or (off) of one to the node itself
+ * that leaves it: to a listener of egressd, by a device that the socket was bound to
+ * where connect() could not see it; to an address that is not the node's any more, or
+ * that NAT leads away. Nobody would answer, so it is ended. */
+__noinline int egd_first_segment(struct __sk_buff *skb, bool off)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct packet p = {};
+	struct egd_socket *st;
+
+	if (!sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 0;
+	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
+	if (!st)
+		return 0;
+	if (!egd_read_segment(skb, &p))
 		return drop(skb, EGD_R_OPTIONS);
-	count(reason);
-	st->blocked = reason;
-	st->reported = egd_report_blocked(st, p, NULL, IPPROTO_TCP, reason);
+	if (!off) {
+		st->blocked = publish_tcp(st, &p);
+		st->reported = 0;
+		return st->blocked ? egd_stay_blocked(skb, st) != 0 : 1;
+	}
+	st->blocked = st->redirected ? EGD_R_DEVICE : EGD_R_MARTIAN;
+	count(st->blocked);
+	st->reported = egd_report_blocked(st, &p, NULL, IPPROTO_TCP, st->blocked);
 	st->ring = this_ring();
 	return 0;
 }
 
 /* A segment of a captured socket. */
-static __noinline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk, struct egd_socket *st,
-				 struct packet *p)
+static __always_inline int egress_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
+				      struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
+	bool local = skb->ifindex == LOOPBACK_IFINDEX;
 
-	if (cfg && st && st->origin.netns == cfg->netns_cookie && sk->state == STATE_SYN_SENT &&
-	    skb->ifindex != LOOPBACK_IFINDEX && (st->redirected || st->local) &&
+	if (cfg && st && !local && st->origin.netns == cfg->netns_cookie &&
+	    sk->state == STATE_SYN_SENT && (st->redirected || st->local) &&
 	    !(st->local && is_loopback(st->peer)))
-		return off_loopback(skb, sk, st, p);
+		return egd_first_segment(skb, true) != 0;
 
 	/* A connection that is watched has been decided about by its address, and over
 	 * loopback nothing is a martian: most packets need not be read. */
-	if ((!st || !st->watched) && skb->ifindex != LOOPBACK_IFINDEX &&
-	    (read_own(skb, p) || is_martian(skb, p->to.addr)))
+	if ((!st || !st->watched) && !local && egd_strays(skb))
 		return drop(skb, EGD_R_MARTIAN);
 	/* Who listens answers: the socket may have been connected before. */
 	if (!st || sk->state == STATE_LISTEN)
 		return 1;
 	if ((st->watched || st->redirected || st->local) && !at_peer(skb, sk, st))
 		return drop(skb, EGD_R_MARTIAN);
-	if (st->local && skb->ifindex != LOOPBACK_IFINDEX)
+	if (st->local && !local)
 		return drop(skb, EGD_R_MARTIAN);
-	if (st->redirected && sk->state == STATE_SYN_SENT) {
-		if (!read_segment(skb, p))
-			return drop(skb, EGD_R_OPTIONS);
-		st->blocked = publish_tcp(st, p);
-		st->reported = 0;
-		return st->blocked ? stay_blocked(skb, sk, st, p) : 1;
-	}
+	if (st->redirected && sk->state == STATE_SYN_SENT)
+		return egd_first_segment(skb, false) != 0;
 	if (!st->watched)
 		return 1;
 	return cfg ? check_watched(skb, st, cfg) : 0;
@@ -178,20 +195,27 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct bpf_sock
 		return 1; /* sendto() said so already */
 	/* A flow of a connected socket that was allowed when it was connected. */
 	if (st && st->watched && st->peer_port == to->port && same_addr(st->peer, to->addr))
-		return block(st, p, NULL, IPPROTO_UDP, EGD_R_CHANGED);
+		return egd_block(st, p, NULL, IPPROTO_UDP, EGD_R_CHANGED) != 0;
 	return drop(skb, EGD_R_NO_RULE);
 }
 
-/* A datagram of a captured socket. */
-static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk, struct egd_socket *st,
-				 struct packet *p)
+/* A datagram of a captured socket; st is the socket's, or NULL. Returns 1 to pass, 0 to
+ * drop. */
+__noinline int egd_egress_udp(struct __sk_buff *skb, struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
+	struct bpf_sock *sk = skb->sk;
 	const struct egd_dst *server;
 	bool gate, own_netns, local;
+	struct packet packet = {}, *p = &packet;
 	__u32 slot;
 
-	if (!cfg || !read_datagram(skb, p))
+	if (!sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 0;
+	if (!cfg || !egd_read_datagram(skb, p))
 		return drop(skb, cfg ? EGD_R_OPTIONS : EGD_R_NO_CONFIG);
 	slot = egd_slot_of(p->to.port);
 	server = dns_server_of(st, slot);
@@ -222,8 +246,7 @@ static __noinline int egress_udp(struct __sk_buff *skb, struct bpf_sock *sk, str
 
 /* A packet of a socket that is refused at birth in enforce mode and was made in
  * another one: raw and ping sockets, SCTP. */
-static __noinline int egress_other(struct __sk_buff *skb, struct bpf_sock *sk,
-				   struct egd_socket *st, struct packet *p)
+static __always_inline int egress_other(struct __sk_buff *skb, const struct egd_socket *st)
 {
 	struct egd_workload *wl;
 
@@ -264,7 +287,6 @@ static __always_inline int egress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct egd_socket *st;
 	__u32 proto, type;
-	struct packet p; /* for whoever reads it: most packets need not be */
 
 	if (!sk)
 		return 1;
@@ -282,12 +304,12 @@ static __always_inline int egress(struct __sk_buff *skb)
 	if (type != SOCK_RAW && (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && has_options(skb))
 		return drop(skb, EGD_R_OPTIONS);
 	if (st && st->blocked)
-		return stay_blocked(skb, sk, st, &p);
+		return egd_stay_blocked(skb, st) != 0;
 	if (type != SOCK_RAW && proto == IPPROTO_TCP)
-		return egress_tcp(skb, sk, st, &p);
+		return egress_tcp(skb, sk, st);
 	if (type != SOCK_RAW && proto == IPPROTO_UDP)
-		return egress_udp(skb, sk, st, &p);
-	return egress_other(skb, sk, st, &p);
+		return egd_egress_udp(skb, st) != 0;
+	return egress_other(skb, st);
 }
 
 #endif

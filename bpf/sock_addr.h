@@ -9,24 +9,23 @@
 #define REFUSE 0
 #define PROCEED 1
 
-/* What a step of the decision comes to when it is for the next one to say. */
+/* What a step of the decision comes to when it is for the next one to say, and when
+ * the call goes on with the address in to. */
 #define UNDECIDED (-1)
+#define REWRITE 2
 
-/* A connect() or sendto() that is decided about. No helper is given an address in
- * here, for then the compiler could not keep the fields in registers. */
+/* A connect() or sendto() that is decided about. It has no pointers: functions that
+ * the verifier reads once take its address, and would not believe them. */
 struct attempt {
-	struct bpf_sock_addr *ctx;
-	bool v6, connect;
-	struct flow *f;          /* where to */
-	struct egd_config *cfg;  /* may be NULL */
-	struct egd_workload *wl; /* who */
+	struct flow f;          /* where to */
+	struct egd_endpoint to; /* where to instead: an endpoint, or a listener's address */
+	union val u;            /* what the tables say; DNS is EGD_PROXY */
 	__u64 cgroup;
-	struct egd_socket *st; /* NULL: nothing was decided about the socket */
-	struct egd_addr_val v; /* what the tables say; DNS is EGD_PROXY */
-	bool dns;
-	bool foreign;            /* of another network namespace than the listeners' */
-	__u32 device;            /* see device_of */
-	struct egd_endpoint *to; /* where to instead: an endpoint, or a listener's address */
+	__u32 device; /* see device_of */
+	__u8 connect;
+	__u8 dns;
+	__u8 foreign; /* of another network namespace than the listeners' */
+	__u8 pad;
 };
 
 static __always_inline void read_flow(struct bpf_sock_addr *ctx, bool v6, struct flow *f)
@@ -69,13 +68,14 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6, const
 /* The device that the kernel will send the socket's packets by, whatever address
  * they bear; 0: the routing table says. What a control message or a scope id
  * chooses is not seen here: skb_egress refuses what it leads astray. */
-static __always_inline __u32 device_of(const struct attempt *a)
+static __always_inline __u32 device_of(struct bpf_sock_addr *ctx, const struct attempt *a,
+				       const struct egd_socket *st)
 {
-	__u32 device = a->ctx->sk->bound_dev_if;
+	__u32 device = ctx->sk->bound_dev_if;
 
 	/* TCP has no unicast interface (ip(7) IP_UNICAST_IF). */
-	if (!device && a->st && a->f->proto == IPPROTO_UDP)
-		device = is_mapped(a->f->addr) ? a->st->unicast4 : a->st->unicast6;
+	if (!device && st && a->f.proto == IPPROTO_UDP)
+		device = is_mapped(a->f.addr) ? st->unicast4 : st->unicast6;
 	return device == LOOPBACK_IFINDEX ? 0 : device;
 }
 
@@ -83,16 +83,16 @@ static __always_inline __u32 device_of(const struct attempt *a)
  * loopback; at an address of the device that the socket is bound to; at the gate for
  * a socket of another network namespace, which has another loopback. Returns why
  * there is none, or 0. */
-static __always_inline __u8 find_listener(const struct attempt *a)
+static __always_inline __u8 find_listener(struct attempt *a, const struct egd_config *cfg)
 {
-	__u32 device = a->device; /* see struct attempt */
+	__u32 device = a->device; /* what an argument points to is no key before Linux 6.2 */
 	const struct egd_device *d;
-	__u8 *addr = a->to->addr;
+	__u8 *addr = a->to.addr;
 	const __u8 *gate;
 	__u32 *w = (__u32 *)addr;
 
 	if (a->foreign) {
-		gate = gate_for(a->cfg, a->f);
+		gate = gate_for(cfg, &a->f);
 		if (!gate)
 			return EGD_R_NETNS;
 		copy_addr(addr, gate);
@@ -100,10 +100,10 @@ static __always_inline __u8 find_listener(const struct attempt *a)
 		d = bpf_map_lookup_elem(&egd_devices, &device);
 		if (!d)
 			return EGD_R_DEVICE;
-		copy_addr(addr, is_mapped(a->f->addr) ? d->addr4 : d->addr6);
+		copy_addr(addr, is_mapped(a->f.addr) ? d->addr4 : d->addr6);
 		if (!(w[0] | w[1] | w[2] | w[3]))
 			return EGD_R_DEVICE;
-	} else if (is_mapped(a->f->addr)) {
+	} else if (is_mapped(a->f.addr)) {
 		set_mapped(addr, bpf_htonl(0x7f000001));
 	} else {
 		__builtin_memset(addr, 0, 16);
@@ -114,48 +114,51 @@ static __always_inline __u8 find_listener(const struct attempt *a)
 
 /* Finds the listener, its address in to. Returns why a flow cannot be served there,
  * or 0. */
-static __always_inline __u8 find_proxy_listener(const struct attempt *a)
+static __always_inline __u8 find_proxy_listener(struct attempt *a, const struct egd_config *cfg,
+						const struct egd_socket *st, __u32 workload)
 {
 	__u32 kind = a->dns ? EGD_L_DNS_TCP : EGD_L_PROXY;
-	bool udp = a->f->proto == IPPROTO_UDP;
-	__u8 reason = find_listener(a);
+	bool udp = a->f.proto == IPPROTO_UDP;
+	__u8 reason = find_listener(a, cfg);
 
 	if (reason)
 		return reason;
 	/* A socket that is in the table already may go on asking. */
-	if (over_quota(a->wl->id) && !(udp && a->st && a->st->published[0].port))
+	if (over_quota(workload) && !(udp && st && st->published[0].port))
 		return EGD_R_QUOTA;
-	if (!udp && !a->foreign && over_conn_quota(a->cfg, a->wl->id))
+	if (!udp && !a->foreign && over_conn_quota(cfg, workload))
 		return EGD_R_QUOTA;
 	if (udp)
 		kind = EGD_L_DNS_UDP;
 	/* All of egressd's sockets live as long as those on loopback. */
-	return is_listening(listener_key(a->f, a->foreign, kind)) ? EGD_R_NONE : EGD_R_LISTENER;
+	return is_listening(listener_key(&a->f, a->foreign, kind)) ? EGD_R_NONE : EGD_R_LISTENER;
 }
 
 /* Who calls. */
-static __always_inline void fill_caller(struct egd_origin *o, const struct attempt *a)
+static __always_inline void fill_caller(struct egd_origin *o, struct bpf_sock_addr *ctx,
+					const struct attempt *a, const struct egd_workload *wl)
 {
 	o->created = bpf_ktime_get_ns();
-	o->cookie = bpf_get_socket_cookie(a->ctx);
+	o->cookie = bpf_get_socket_cookie(ctx);
 	o->cgroup = a->cgroup;
-	o->home = a->wl->home;
-	o->netns = bpf_get_netns_cookie(a->ctx);
-	o->mode = a->wl->mode;
-	o->workload = a->wl->id;
-	o->policy = a->wl->policy;
+	o->home = wl->home;
+	o->netns = bpf_get_netns_cookie(ctx);
+	o->mode = wl->mode;
+	o->workload = wl->id;
+	o->policy = wl->policy;
 	o->pid = bpf_get_current_pid_tgid() >> 32;
 	o->uid = (__u32)bpf_get_current_uid_gid();
 	bpf_get_current_comm(o->comm, sizeof(o->comm));
 }
 
 /* Who calls, and what the socket is connected to from now on. */
-static __always_inline void fill_origin(struct egd_origin *o, const struct attempt *a)
+static __always_inline void fill_origin(struct egd_origin *o, struct bpf_sock_addr *ctx,
+					const struct attempt *a, const struct egd_workload *wl)
 {
-	fill_caller(o, a);
-	__builtin_memcpy(o->dst, a->f->addr, 16);
-	o->dport = a->f->port;
-	o->family = a->f->family;
+	fill_caller(o, ctx, a, wl);
+	__builtin_memcpy(o->dst, a->f.addr, 16);
+	o->dport = a->f.port;
+	o->family = a->f.family;
 }
 
 static __always_inline bool same_dst(const struct egd_dst *d, const struct flow *f)
@@ -208,8 +211,7 @@ __noinline __u32 egd_dns_slot(struct egd_socket *st, const struct flow *f, bool 
 /* The socket sends to a peer because a rule lets it. */
 static __always_inline void note_dialled(struct bpf_sock_addr *ctx, const struct flow *f)
 {
-	egd_add_dialled(bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE),
-			f);
+	add_dialled(bpf_sk_storage_get(&egd_recent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE), f);
 }
 
 /* The socket is connected anew: nothing that was decided before counts. */
@@ -245,23 +247,30 @@ static __always_inline int fail(bool connect)
 }
 
 /* Refuses what cannot be let pass in audit mode either. */
-static __always_inline int refuse(const struct attempt *a, __u8 reason)
+static __always_inline int refuse(const struct attempt *a, const struct egd_workload *wl,
+				  bool connect, __u8 reason)
 {
-	egd_deny_call(a->f, a->wl, a->cgroup, EGD_ENFORCE, reason);
-	return fail(a->connect);
+	egd_deny_call(&a->f, wl, a->cgroup, EGD_ENFORCE, reason);
+	return fail(connect);
 }
 
 /* The socket's storage, made if need be; NULL: there is no memory for it. */
-static __always_inline struct egd_socket *make_storage(const struct attempt *a)
+static __always_inline struct egd_socket *make_storage(struct bpf_sock_addr *ctx)
 {
-	return bpf_sk_storage_get(&egd_sockets, a->ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	return bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* The socket's storage; NULL: nothing was decided about the socket. */
+static __always_inline struct egd_socket *find_storage(struct bpf_sock_addr *ctx)
+{
+	return bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
 }
 
 /* A parser for the ClientHello; false: there is no memory for it. */
-static __always_inline bool make_hello(const struct attempt *a)
+static __always_inline bool make_hello(struct bpf_sock_addr *ctx)
 {
 	struct egd_hello *h =
-		bpf_sk_storage_get(&egd_hellos, a->ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		bpf_sk_storage_get(&egd_hellos, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (!h)
 		return false;
@@ -273,26 +282,26 @@ static __always_inline bool make_hello(const struct attempt *a)
 
 /* The connection goes straight to its destination or to the endpoint that was
  * chosen for it, and is watched there. */
-static __always_inline int connect_direct(const struct attempt *a)
+static __always_inline int connect_direct(struct bpf_sock_addr *ctx, const struct attempt *a,
+					  const struct egd_workload *wl, __u32 epoch)
 {
-	struct egd_socket *st = make_storage(a);
+	struct egd_addr_val v = a->u.v;
+	struct egd_socket *st = make_storage(ctx);
 
-	if (!st || (a->v.verdict == EGD_INSPECT && !make_hello(a)))
-		return refuse(a, EGD_R_STORAGE);
+	if (!st || (v.verdict == EGD_INSPECT && !make_hello(ctx)))
+		return refuse(a, wl, true, EGD_R_STORAGE);
 	clear_decision(st);
-	fill_origin(&st->origin, a);
-	if (!set_peer(st, a->f, &a->v, a->to))
-		return refuse(a, EGD_R_MAP_FULL);
-	if (st->rewritten)
-		write_addr(a->ctx, a->v6, a->to->addr, a->to->port);
-	st->verdict = a->v.verdict;
-	st->epoch = a->cfg->epoch;
+	fill_origin(&st->origin, ctx, a, wl);
+	if (!set_peer(st, &a->f, &v, &a->to))
+		return refuse(a, wl, true, EGD_R_MAP_FULL);
+	st->verdict = v.verdict;
+	st->epoch = epoch;
 	st->watched = 1;
-	if (a->v.verdict == EGD_DIRECT) {
+	if (v.verdict == EGD_DIRECT) {
 		count(EGD_C_DIRECT);
-		report_allowed(st, NULL, a->f->proto);
+		report_allowed(st, NULL, a->f.proto);
 	}
-	return PROCEED;
+	return st->rewritten ? REWRITE : PROCEED;
 }
 
 /* The connection is with whom it was dialled, whatever the policy says. */
@@ -306,238 +315,299 @@ static __always_inline void set_unjudged(struct egd_socket *st, const struct flo
 /* The flow goes where it wants: nobody judges it, for the workload's mode is
  * audit or off. A connection is noted, so that skb_egress judges it as soon as
  * the mode is enforce; datagrams are judged one by one anyway. */
-static __always_inline int let_pass(const struct attempt *a)
+__noinline int egd_let_pass(struct bpf_sock_addr *ctx, const struct attempt *a,
+			    const struct egd_workload *wl)
 {
-	struct egd_socket *st = a->st;
+	struct egd_config *cfg = get_config();
+	struct egd_socket *st;
 
-	if (a->f->proto != IPPROTO_TCP) {
+	if (!a || !wl)
+		return REFUSE;
+	if (a->f.proto != IPPROTO_TCP) {
+		st = find_storage(ctx);
 		if (a->connect && st)
 			clear_decision(st);
-		note_caller(st, a->wl);
+		note_caller(st, wl);
 		return PROCEED;
 	}
-	st = make_storage(a);
+	st = make_storage(ctx);
 	if (!st) /* of two wrongs, breaking what is not enforced is the greater */
 		return PROCEED;
 	clear_decision(st);
-	fill_origin(&st->origin, a);
-	set_unjudged(st, a->f);
-	st->epoch = a->cfg ? a->cfg->epoch : 0;
+	fill_origin(&st->origin, ctx, a, wl);
+	set_unjudged(st, &a->f);
+	st->epoch = cfg ? cfg->epoch : 0;
 	st->unjudged = 1;
 	st->watched = 1;
 	return PROCEED;
 }
 
-/* What goes to the node itself is not judged: by loopback, or to another address of
- * its own. What is let pass as that has to stay there, which skb_egress sees to. */
-static __always_inline int pass_local(const struct attempt *a, bool own)
+/* What goes to the node itself is not judged: by loopback, or (own) to another address
+ * of its own. What is let pass as that has to stay there, which skb_egress sees to. */
+__noinline int egd_pass_local(struct bpf_sock_addr *ctx, const struct attempt *a,
+			      const struct egd_workload *wl, bool own)
 {
-	struct egd_socket *st = a->st;
+	struct egd_socket *st;
 
+	if (!a || !wl)
+		return REFUSE;
 	count(EGD_C_PASS_LOOPBACK);
-	if (a->f->proto == IPPROTO_TCP || own)
-		st = make_storage(a);
-	if (!st)
-		return a->f->proto == IPPROTO_TCP || own ? refuse(a, EGD_R_STORAGE) : PROCEED;
-	note_caller(st, a->wl);
+	if (a->f.proto == IPPROTO_TCP || own) {
+		st = make_storage(ctx);
+		if (!st)
+			return refuse(a, wl, a->connect, EGD_R_STORAGE);
+	} else {
+		st = find_storage(ctx);
+		if (!st)
+			return PROCEED;
+	}
+	note_caller(st, wl);
 	if (own) /* skb_egress asks whose namespace it is */
-		st->origin.netns = bpf_get_netns_cookie(a->ctx);
+		st->origin.netns = bpf_get_netns_cookie(ctx);
 	if (!a->connect)
 		return PROCEED;
 	clear_decision(st);
 	if (own)
-		fill_origin(&st->origin, a);
-	set_unjudged(st, a->f);
+		fill_origin(&st->origin, ctx, a, wl);
+	set_unjudged(st, &a->f);
 	st->local = 1;
 	return PROCEED;
 }
 
 /* What no policy is asked about because of who calls, and what was decided before. */
-static __always_inline int exempt(const struct attempt *a)
+static __always_inline int exempt(struct bpf_sock_addr *ctx, struct attempt *a,
+				  const struct egd_config *cfg, struct egd_workload *wl,
+				  bool connect)
 {
-	__u8 flags = a->wl->flags;
+	struct egd_socket *st = find_storage(ctx);
+	__u8 flags = wl->flags;
 
 	if (flags & EGD_WL_EXEMPT) {
 		count(flags & EGD_WL_OUTSIDE ? EGD_C_PASS_OUTSIDE : EGD_C_PASS_OWN);
-		if (a->connect && a->st)
-			clear_decision(a->st);
-		note_caller(a->st, a->wl);
+		if (connect && st)
+			clear_decision(st);
+		note_caller(st, wl);
 		return PROCEED;
 	}
-	if (a->wl->mode == EGD_OFF) {
+	if (wl->mode == EGD_OFF) {
 		count(EGD_C_PASS_OWN);
-		return is_loopback(a->f->addr) ? pass_local(a, false) : let_pass(a);
+		return is_loopback(a->f.addr) ? egd_pass_local(ctx, a, wl, false) :
+						egd_let_pass(ctx, a, wl);
 	}
-	if (!a->cfg || !a->cfg->ready)
-		return refuse(a, EGD_R_NO_CONFIG);
+	if (!cfg || !cfg->ready)
+		return refuse(a, wl, connect, EGD_R_NO_CONFIG);
 	/* Sending on a connected IPv6 socket whose peer is v4-mapped comes through
 	 * sendmsg4 with the address that connect() was rewritten to
 	 * (udpv6_sendmsg hands over to udp_sendmsg with an address). */
-	if (!a->connect && is_peer(a->st, a->f) && egd_leads_to(a->st, a->f, a->wl->policy))
+	if (!connect && is_peer(st, &a->f) && egd_leads_to(st, &a->f, wl->policy))
 		return PROCEED;
 	return UNDECIDED;
 }
 
-/* What the tables say, in v; and what goes to the node itself, about which nobody
+/* What the tables say, in u; and what goes to the node itself, about which nobody
  * asks them. */
-static __always_inline int exempt_local(struct attempt *a)
+static __always_inline int exempt_local(struct bpf_sock_addr *ctx, struct attempt *a,
+					const struct egd_config *cfg, struct egd_workload *wl,
+					bool connect)
 {
-	bool at_gate = is_gate(a->cfg, a->f), loopback = is_loopback(a->f->addr), own = false;
-	bool transport = a->f->proto == IPPROTO_UDP || a->f->proto == IPPROTO_TCP;
+	bool at_gate = is_gate(cfg, &a->f), loopback = is_loopback(a->f.addr), own = false;
+	bool transport = a->f.proto == IPPROTO_UDP || a->f.proto == IPPROTO_TCP;
+	bool dns = a->f.port == PORT_DNS && transport;
+	union val u = { .v.verdict = EGD_PROXY };
+	struct egd_socket *st;
 
-	a->dns = a->f->port == PORT_DNS && transport;
-	a->foreign = bpf_get_netns_cookie(a->ctx) != a->cfg->netns_cookie;
-	a->v.verdict = EGD_PROXY;
-	if (!a->dns && !at_gate && !loopback) {
-		a->v = workload_verdict(a->f, a->wl);
+	a->dns = dns;
+	a->foreign = bpf_get_netns_cookie(ctx) != cfg->netns_cookie;
+	if (!dns && !at_gate && !loopback) {
+		u.v = workload_verdict(&a->f, wl);
 		/* What the policy says of an address of the node goes first: NAT may
 		 * stand there, which leads away. */
-		own = a->v.verdict == EGD_DENY && !a->foreign && is_own(a->f->addr);
+		own = u.v.verdict == EGD_DENY && !a->foreign && is_own(a->f.addr);
 		/* Nor does anything that is open lead to egressd itself: the node has
 		 * addresses inside of the cluster, which pods reach as well. */
-		if (a->v.verdict != EGD_DENY && transport && is_own_port(a->f) &&
-		    is_own(a->f->addr))
-			return refuse(a, EGD_R_OWN_PORT);
+		if (u.v.verdict != EGD_DENY && transport && is_own_port(&a->f) && is_own(a->f.addr))
+			return refuse(a, wl, connect, EGD_R_OWN_PORT);
 	}
-	if (a->dns || !transport || !(at_gate || own || loopback))
+	a->u = u;
+	if (dns || !transport || !(at_gate || own || loopback))
 		return UNDECIDED;
 	/* As above: a connected v4-mapped socket sends to its DNS listener. */
-	if (!a->connect && a->st && a->st->redirected && a->f->port == a->cfg->dns_port[0])
+	st = find_storage(ctx);
+	if (!connect && st && st->redirected && a->f.port == cfg->dns_port[0])
 		return PROCEED;
 	/* A listener serves only what was redirected to it, and the gate is for
 	 * nothing else. */
-	if (at_gate || is_own_port(a->f))
-		return refuse(a, EGD_R_OWN_PORT);
-	return pass_local(a, own);
+	if (at_gate || is_own_port(&a->f))
+		return refuse(a, wl, connect, EGD_R_OWN_PORT);
+	return egd_pass_local(ctx, a, wl, own);
 }
 
-/* Why the flow is denied, or EGD_R_NONE: then it goes the way of v, and to is filled. */
-static __always_inline __u8 classify(struct attempt *a)
+/* Why the flow is denied, or EGD_R_NONE: then it goes the way of u, and to is filled. */
+__noinline int egd_classify(struct bpf_sock_addr *ctx, struct attempt *a,
+			    const struct egd_workload *wl)
 {
-	bool udp = a->f->proto == IPPROTO_UDP;
-	union val u;
+	struct egd_config *cfg = get_config();
+	struct egd_socket *st;
+	struct egd_addr_val v;
+	bool udp;
 
-	a->device = a->foreign ? 0 : device_of(a);
-	if (!udp && a->f->proto != IPPROTO_TCP)
+	if (!a || !wl || !cfg)
+		return EGD_R_NO_CONFIG;
+	st = find_storage(ctx);
+	v = a->u.v;
+	udp = a->f.proto == IPPROTO_UDP;
+	a->device = a->foreign ? 0 : device_of(ctx, a, st);
+	if (!udp && a->f.proto != IPPROTO_TCP)
 		return EGD_R_SOCKET_TYPE;
-	if (a->v.verdict == EGD_DENY)
+	if (v.verdict == EGD_DENY)
 		return EGD_R_NO_RULE;
-	if (udp && !a->dns && a->v.verdict != EGD_DIRECT)
+	if (udp && !a->dns && v.verdict != EGD_DIRECT)
 		return EGD_R_NO_RULE; /* only TCP has a forwarding core or a hello */
-	if (a->v.verdict == EGD_PROXY)
-		return find_proxy_listener(a);
-	if (!a->v.slots)
+	if (v.verdict == EGD_PROXY)
+		return find_proxy_listener(a, cfg, st, wl->id);
+	if (!v.slots)
 		return EGD_R_NONE;
-	if (a->connect)
-		return choose(a->f, &a->v, a->to);
-	u.v = a->v;
-	return egd_choose_again(
-		bpf_sk_storage_get(&egd_rewrites, a->ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE),
-		a->st, a->f, u.raw, a->to);
+	/* A datagram stays with the endpoint of the last one (choose_again). */
+	return a->connect ? egd_choose(&a->f, a->u.raw, &a->to) : EGD_R_NONE;
 }
 
-/* UDP without a rule is let pass all the same where nothing is sent by that, and
- * where it answers somebody. */
-static __always_inline int udp_exception(const struct attempt *a)
+/* The endpoint for a datagram, in to. */
+static __always_inline int choose_again(struct bpf_sock_addr *ctx, struct attempt *a)
+{
+	struct egd_rewrites *all =
+		bpf_sk_storage_get(&egd_rewrites, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	return egd_choose_again(all, find_storage(ctx), &a->f, a->u.raw, &a->to);
+}
+
+/* A connect() of UDP without a rule is let pass all the same where nothing is sent by
+ * that. */
+static __always_inline int udp_exception(struct bpf_sock_addr *ctx, const struct attempt *a,
+					 const struct egd_workload *wl)
 {
 	struct egd_socket *st;
 
-	if (a->connect && (a->wl->mode == EGD_AUDIT || is_known(a->f, a->wl->policy))) {
-		/* getaddrinfo(3) connects a UDP socket to each answer to learn
-		 * the source address that the kernel would use (RFC 6724), and
-		 * sends nothing. Let it ask; skb_egress refuses what it sends. */
-		st = make_storage(a);
-		if (!st)
-			return refuse(a, EGD_R_STORAGE);
-		clear_decision(st);
-		fill_origin(&st->origin, a);
-		st->udp_blocked = 1;
-		return PROCEED;
-	}
-	if (!a->connect && egd_is_reply(bpf_sk_storage_get(&egd_recent, a->ctx->sk, 0, 0),
-					bpf_get_socket_cookie(a->ctx), a->f)) {
-		count(EGD_C_REPLY);
-		note_caller(a->st, a->wl);
-		return PROCEED;
-	}
-	return UNDECIDED;
+	if (wl->mode != EGD_AUDIT && !is_known(&a->f, wl->policy))
+		return UNDECIDED;
+	/* getaddrinfo(3) connects a UDP socket to each answer to learn the source
+	 * address that the kernel would use (RFC 6724), and sends nothing. Let it
+	 * ask; skb_egress refuses what it sends. */
+	st = make_storage(ctx);
+	if (!st)
+		return refuse(a, wl, true, EGD_R_STORAGE);
+	clear_decision(st);
+	fill_origin(&st->origin, ctx, a, wl);
+	st->udp_blocked = 1;
+	return PROCEED;
+}
+
+/* Whether a datagram without a rule answers somebody; then it is let pass. */
+static __always_inline bool is_answer(struct bpf_sock_addr *ctx, const struct attempt *a,
+				      const struct egd_workload *wl)
+{
+	if (!egd_is_reply(bpf_sk_storage_get(&egd_recent, ctx->sk, 0, 0),
+			  bpf_get_socket_cookie(ctx), &a->f))
+		return false;
+	count(EGD_C_REPLY);
+	note_caller(find_storage(ctx), wl);
+	return true;
 }
 
 /* EGD_DIRECT and EGD_INSPECT. */
-static __always_inline int pass(const struct attempt *a)
+static __always_inline int pass(struct bpf_sock_addr *ctx, const struct attempt *a,
+				const struct egd_workload *wl, __u32 epoch)
 {
 	struct egd_socket *st;
 
-	if (a->f->proto == IPPROTO_UDP)
-		note_dialled(a->ctx, a->f);
+	if (a->f.proto == IPPROTO_UDP)
+		note_dialled(ctx, &a->f);
 	if (a->connect)
-		return connect_direct(a);
+		return connect_direct(ctx, a, wl, epoch);
 	/* skb_egress decides again, by the caller's policy. */
-	st = make_storage(a);
+	st = make_storage(ctx);
 	if (!st)
-		return refuse(a, EGD_R_STORAGE);
-	note_caller(st, a->wl);
-	if (a->v.slots)
-		write_addr(a->ctx, a->v6, a->to->addr, a->to->port);
+		return refuse(a, wl, false, EGD_R_STORAGE);
+	note_caller(st, wl);
 	count(EGD_C_DIRECT);
-	return PROCEED;
+	return a->u.v.slots ? REWRITE : PROCEED;
 }
 
 /* EGD_PROXY: to egressd's listener. */
-static __always_inline int redirect(const struct attempt *a)
+static __always_inline int redirect(struct bpf_sock_addr *ctx, struct attempt *a,
+				    const struct egd_workload *wl, const struct egd_config *cfg)
 {
-	bool tcp = a->f->proto == IPPROTO_TCP;
-	struct egd_socket *st = make_storage(a);
+	bool tcp = a->f.proto == IPPROTO_TCP;
+	struct egd_socket *st = make_storage(ctx);
 	__u16 port;
 
 	if (!st)
-		return refuse(a, EGD_R_STORAGE);
+		return refuse(a, wl, a->connect, EGD_R_STORAGE);
 	if (a->connect) {
 		clear_decision(st);
-		fill_origin(&st->origin, a);
+		fill_origin(&st->origin, ctx, a, wl);
 		st->verdict = EGD_PROXY;
 		st->redirected = 1;
 	} else {
-		fill_caller(&st->origin, a);
+		fill_caller(&st->origin, ctx, a, wl);
 	}
-	st->epoch = a->cfg->epoch;
+	st->epoch = cfg->epoch;
 	st->origin.ifindex = a->device;
 	count(a->dns ? EGD_C_DNS : EGD_C_PROXY);
 	if (tcp)
-		port = a->dns ? a->cfg->dns_tcp_port : a->cfg->proxy_port;
+		port = a->dns ? cfg->dns_tcp_port : cfg->proxy_port;
 	else
-		port = a->cfg->dns_port[egd_dns_slot(st, a->f, a->connect) & (EGD_DNS_SLOTS - 1)];
+		port = cfg->dns_port[egd_dns_slot(st, &a->f, a->connect) & (EGD_DNS_SLOTS - 1)];
 	if (a->connect) { /* it is connected there */
-		__builtin_memcpy(st->peer, a->to->addr, 16);
+		__builtin_memcpy(st->peer, a->to.addr, 16);
 		st->peer_port = port;
 	}
-	write_addr(a->ctx, a->v6, a->to->addr, port);
-	return PROCEED;
+	a->to.port = port;
+	return REWRITE;
 }
 
-/* Does what was decided. */
-static __always_inline int act(const struct attempt *a, __u8 reason)
+/* Does what was decided; reason is classify's. */
+__noinline int egd_act(struct bpf_sock_addr *ctx, struct attempt *a, const struct egd_workload *wl,
+		       __u8 reason)
 {
+	struct egd_config *cfg = get_config();
 	int excused;
 
-	if (reason == EGD_R_NO_RULE && a->f->proto == IPPROTO_UDP) {
-		excused = udp_exception(a);
+	if (!a || !wl || !cfg)
+		return REFUSE;
+	if (reason == EGD_R_NO_RULE && a->f.proto == IPPROTO_UDP && a->connect) {
+		excused = udp_exception(ctx, a, wl);
 		if (excused != UNDECIDED)
 			return excused;
 	}
-	if (reason != EGD_R_NONE && egd_deny_call(a->f, a->wl, a->cgroup, a->wl->mode, reason))
+	if (reason != EGD_R_NONE && egd_deny_call(&a->f, wl, a->cgroup, wl->mode, reason))
 		return fail(a->connect);
 	if (reason != EGD_R_NONE)
-		return let_pass(a);
-	return a->v.verdict == EGD_PROXY ? redirect(a) : pass(a);
+		return egd_let_pass(ctx, a, wl);
+	return a->u.v.verdict == EGD_PROXY ? redirect(ctx, a, wl, cfg) :
+					     pass(ctx, a, wl, cfg->epoch);
+}
+
+/* What no exemption decides; connect is known when the program is compiled, so that a
+ * program has only what its hook needs. */
+static __always_inline int decide(struct bpf_sock_addr *ctx, struct attempt *a,
+				  const struct egd_workload *wl, bool connect)
+{
+	__u8 reason = egd_classify(ctx, a, wl);
+
+	if (!connect && reason == EGD_R_NONE && a->u.v.verdict != EGD_PROXY && a->u.v.slots)
+		reason = choose_again(ctx, a);
+	if (!connect && reason == EGD_R_NO_RULE && a->f.proto == IPPROTO_UDP &&
+	    is_answer(ctx, a, wl))
+		return PROCEED;
+	return egd_act(ctx, a, wl, reason);
 }
 
 /* The one decision for connect4/6 and sendmsg4/6: read, exempt, classify, act. */
 static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect)
 {
-	struct flow f = {};
-	struct egd_endpoint to = {};
-	struct attempt a = { .ctx = ctx, .v6 = v6, .connect = connect, .f = &f, .to = &to };
+	struct attempt a = { .connect = connect };
+	struct egd_workload *wl;
+	struct egd_config *cfg;
 	int done;
 
 	/* The kernel refuses another family than the socket's behind this hook.
@@ -546,18 +616,19 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 		bpf_set_retval(-EAFNOSUPPORT);
 		return REFUSE;
 	}
-	read_flow(ctx, v6, &f);
-	a.cfg = get_config();
-	a.wl = find_workload(&a.cgroup);
-	if (!a.wl)
-		return refuse(&a, EGD_R_NO_WORKLOAD);
-	a.st = bpf_sk_storage_get(&egd_sockets, ctx->sk, 0, 0);
-	done = exempt(&a);
+	read_flow(ctx, v6, &a.f);
+	cfg = get_config();
+	wl = find_workload(&a.cgroup);
+	if (!wl)
+		return refuse(&a, NULL, connect, EGD_R_NO_WORKLOAD);
+	done = exempt(ctx, &a, cfg, wl, connect);
 	if (done == UNDECIDED)
-		done = exempt_local(&a);
-	if (done != UNDECIDED)
-		return done;
-	return act(&a, classify(&a));
+		done = exempt_local(ctx, &a, cfg, wl, connect);
+	if (done == UNDECIDED)
+		done = decide(ctx, &a, wl, connect);
+	if (done == REWRITE)
+		write_addr(ctx, v6, a.to.addr, a.to.port);
+	return done == PROCEED || done == REWRITE;
 }
 
 #endif
