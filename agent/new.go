@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -125,15 +126,12 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	if err != nil {
 		return nil, err
 	}
+	probed := probeFeatures(o.Log)
+	defer func() { <-probed }()
 	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.MayFollow()}); err != nil {
 		return nil, err
 	}
 	resources.LimitHeap(o.Log, a.datapath.Memory())
-	for name, state := range kernel.Features() {
-		if state != "yes" {
-			o.Log.Warn("the kernel lacks a feature that egressd uses; docs/SECURITY-MODEL.md says what is not enforced without it", "feature", name, "probe", state)
-		}
-	}
 	if err := a.listen(ctx); err != nil {
 		return nil, err
 	}
@@ -147,6 +145,21 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 		return nil, err
 	}
 	return a, nil
+}
+
+// probeFeatures probes the kernel beside what takes longer, and says what it lacks; it
+// closes the channel when that is done.
+func probeFeatures(log *slog.Logger) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for name, state := range kernel.Features() {
+			if state != "yes" {
+				log.Warn("the kernel lacks a feature that egressd uses; docs/SECURITY-MODEL.md says what is not enforced without it", "feature", name, "probe", state)
+			}
+		}
+	}()
+	return done
 }
 
 // claim makes the pins and the cgroup this daemon's, whose id it returns: that is
