@@ -95,13 +95,17 @@ static __always_inline bool is_own(const __u8 *addr)
 
 /* How cgroups around one are looked through, the nearest first. */
 struct ancestor_walk {
-	void *skb; /* a struct __sk_buff, which BTF would take for one that is only declared */
+	void *skb;  /* a struct __sk_buff, which BTF would take for one that is only declared */
+	__u32 from; /* the level to begin with */
 	__u64 found;
 };
 
+/* Few cgroups are deeper than this: so deep is looked only if there is something. */
+#define USUAL_LEVEL 7
+
 static long ancestor_step(__u32 i, struct ancestor_walk *w)
 {
-	__u64 id = bpf_get_current_ancestor_cgroup_id(MAX_CGROUP_LEVEL - i);
+	__u64 id = bpf_get_current_ancestor_cgroup_id(w->from - i);
 
 	if (!id || !bpf_map_lookup_elem(&egd_workloads, &id))
 		return 0;
@@ -112,9 +116,11 @@ static long ancestor_step(__u32 i, struct ancestor_walk *w)
 /* The nearest cgroup around the calling process that is a workload's key; 0: none. */
 __noinline __u64 egd_ancestor(void)
 {
-	struct ancestor_walk w = {};
+	struct ancestor_walk w = { .from = USUAL_LEVEL };
 
-	bpf_loop(MAX_CGROUP_LEVEL + 1, ancestor_step, &w, 0);
+	if (bpf_get_current_ancestor_cgroup_id(USUAL_LEVEL + 1))
+		w.from = MAX_CGROUP_LEVEL;
+	bpf_loop(w.from + 1, ancestor_step, &w, 0);
 	return w.found;
 }
 
@@ -145,7 +151,7 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 
 static long skb_ancestor_step(__u32 i, struct ancestor_walk *w)
 {
-	__u64 id = bpf_skb_ancestor_cgroup_id(w->skb, MAX_CGROUP_LEVEL - i);
+	__u64 id = bpf_skb_ancestor_cgroup_id(w->skb, w->from - i);
 
 	if (!id || !bpf_map_lookup_elem(&egd_workloads, &id))
 		return 0;
@@ -156,7 +162,7 @@ static long skb_ancestor_step(__u32 i, struct ancestor_walk *w)
 /* The key of the workload of the socket that a packet comes from; 0: none. */
 __noinline __u64 egd_skb_cgroup(struct __sk_buff *skb)
 {
-	struct ancestor_walk w = { .skb = skb };
+	struct ancestor_walk w = { .skb = skb, .from = USUAL_LEVEL };
 	__u64 id = bpf_skb_cgroup_id(skb);
 	struct egd_workload *wl;
 
@@ -165,7 +171,9 @@ __noinline __u64 egd_skb_cgroup(struct __sk_buff *skb)
 	wl = find_beside(id);
 	if (wl)
 		return wl->home;
-	bpf_loop(MAX_CGROUP_LEVEL + 1, skb_ancestor_step, &w, 0);
+	if (bpf_skb_ancestor_cgroup_id(skb, USUAL_LEVEL + 1))
+		w.from = MAX_CGROUP_LEVEL;
+	bpf_loop(w.from + 1, skb_ancestor_step, &w, 0);
 	return w.found;
 }
 

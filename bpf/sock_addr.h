@@ -377,9 +377,8 @@ __noinline int egd_pass_local(struct bpf_sock_addr *ctx, const struct attempt *a
 /* What no policy is asked about because of who calls, and what was decided before. */
 static __always_inline int exempt(struct bpf_sock_addr *ctx, struct attempt *a,
 				  const struct egd_config *cfg, struct egd_workload *wl,
-				  bool connect)
+				  struct egd_socket *st, bool connect)
 {
-	struct egd_socket *st = find_storage(ctx);
 	__u8 flags = wl->flags;
 
 	if (flags & EGD_WL_EXEMPT) {
@@ -391,8 +390,10 @@ static __always_inline int exempt(struct bpf_sock_addr *ctx, struct attempt *a,
 	}
 	if (wl->mode == EGD_OFF) {
 		count(EGD_C_PASS_OWN);
-		return is_loopback(a->f.addr) ? egd_pass_local(ctx, a, wl, false) :
-						egd_let_pass(ctx, a, wl);
+		/* The verifier knows nothing of what they return. */
+		if (is_loopback(a->f.addr))
+			return egd_pass_local(ctx, a, wl, false) != 0;
+		return egd_let_pass(ctx, a, wl) != 0;
 	}
 	if (!cfg || !cfg->ready)
 		return refuse(a, wl, connect, EGD_R_NO_CONFIG);
@@ -408,13 +409,12 @@ static __always_inline int exempt(struct bpf_sock_addr *ctx, struct attempt *a,
  * asks them. */
 static __always_inline int exempt_local(struct bpf_sock_addr *ctx, struct attempt *a,
 					const struct egd_config *cfg, struct egd_workload *wl,
-					bool connect)
+					const struct egd_socket *st, bool connect)
 {
 	bool at_gate = is_gate(cfg, &a->f), loopback = is_loopback(a->f.addr), own = false;
 	bool transport = a->f.proto == IPPROTO_UDP || a->f.proto == IPPROTO_TCP;
 	bool dns = a->f.port == PORT_DNS && transport;
 	union val u = { .v.verdict = EGD_PROXY };
-	struct egd_socket *st;
 
 	a->dns = dns;
 	a->foreign = bpf_get_netns_cookie(ctx) != cfg->netns_cookie;
@@ -432,28 +432,27 @@ static __always_inline int exempt_local(struct bpf_sock_addr *ctx, struct attemp
 	if (dns || !transport || !(at_gate || own || loopback))
 		return UNDECIDED;
 	/* As above: a connected v4-mapped socket sends to its DNS listener. */
-	st = find_storage(ctx);
+	if (!connect)
+		st = find_storage(ctx);
 	if (!connect && st && st->redirected && a->f.port == cfg->dns_port[0])
 		return PROCEED;
 	/* A listener serves only what was redirected to it, and the gate is for
 	 * nothing else. */
 	if (at_gate || is_own_port(&a->f))
 		return refuse(a, wl, connect, EGD_R_OWN_PORT);
-	return egd_pass_local(ctx, a, wl, own);
+	return egd_pass_local(ctx, a, wl, own) != 0;
 }
 
 /* Why the flow is denied, or EGD_R_NONE: then it goes the way of u, and to is filled. */
 __noinline int egd_classify(struct bpf_sock_addr *ctx, struct attempt *a,
-			    const struct egd_workload *wl)
+			    const struct egd_workload *wl, const struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
-	struct egd_socket *st;
 	struct egd_addr_val v;
 	bool udp;
 
 	if (!a || !wl || !cfg)
 		return EGD_R_NO_CONFIG;
-	st = find_storage(ctx);
 	v = a->u.v;
 	udp = a->f.proto == IPPROTO_UDP;
 	a->device = a->foreign ? 0 : device_of(ctx, a, st);
@@ -590,9 +589,12 @@ __noinline int egd_act(struct bpf_sock_addr *ctx, struct attempt *a, const struc
 /* What no exemption decides; connect is known when the program is compiled, so that a
  * program has only what its hook needs. */
 static __always_inline int decide(struct bpf_sock_addr *ctx, struct attempt *a,
-				  const struct egd_workload *wl, bool connect)
+				  const struct egd_workload *wl, const struct egd_socket *st,
+				  bool connect)
 {
-	__u8 reason = egd_classify(ctx, a, wl);
+	/* Looked for again, where much lies between: the verifier would follow all of it
+	 * with a socket that has storage and with one that has none. */
+	__u8 reason = egd_classify(ctx, a, wl, connect ? st : find_storage(ctx));
 
 	if (!connect && reason == EGD_R_NONE && a->u.v.verdict != EGD_PROXY && a->u.v.slots)
 		reason = choose_again(ctx, a);
@@ -606,6 +608,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct attempt *a,
 static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect)
 {
 	struct attempt a = { .connect = connect };
+	struct egd_socket *st; /* NULL: nothing was decided about the socket */
 	struct egd_workload *wl;
 	struct egd_config *cfg;
 	int done;
@@ -621,11 +624,12 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, bool v6, bool connect
 	wl = find_workload(&a.cgroup);
 	if (!wl)
 		return refuse(&a, NULL, connect, EGD_R_NO_WORKLOAD);
-	done = exempt(ctx, &a, cfg, wl, connect);
+	st = find_storage(ctx);
+	done = exempt(ctx, &a, cfg, wl, st, connect);
 	if (done == UNDECIDED)
-		done = exempt_local(ctx, &a, cfg, wl, connect);
+		done = exempt_local(ctx, &a, cfg, wl, st, connect);
 	if (done == UNDECIDED)
-		done = decide(ctx, &a, wl, connect);
+		done = decide(ctx, &a, wl, st, connect);
 	if (done == REWRITE)
 		write_addr(ctx, v6, a.to.addr, a.to.port);
 	return done == PROCEED || done == REWRITE;
