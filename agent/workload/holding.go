@@ -22,8 +22,8 @@ type holding struct {
 	told bool // it was said that the kernel cannot
 }
 
-// hold decides in which cgroups the kernel holds new containers: slices that have an entry,
-// what is captured, and what containers are in already.
+// hold decides in which cgroups the kernel holds new containers: slices and places of
+// containers that a Workload describes, what is captured, and what containers are in already.
 func (w *Binding) hold(at place, s *policy.Snapshot, there *container.Found, lock loader.WorkloadState, described map[string][]int, table, around map[uint64]loader.WorkloadState) {
 	h := &w.holding
 	if !w.opts.Holds {
@@ -34,15 +34,23 @@ func (w *Binding) hold(at place, s *policy.Snapshot, there *container.Found, loc
 		return
 	}
 	h.on, h.as = true, lock
+	// What is locked as a whole needs nothing more.
+	whole := func(dir string) bool {
+		rel, err := filepath.Rel(w.root, dir)
+		return err != nil || described[dir] == nil && slices.Contains(there.Places, rel)
+	}
 	candidates := slices.Clone(at.named)
 	for dir := range described {
 		if strings.HasSuffix(dir, ".slice") {
 			candidates = append(candidates, dir)
 		}
 	}
+	for _, place := range there.Places {
+		candidates = append(candidates, filepath.Join(w.root, place))
+	}
 	for path := range there.Containers {
 		dir := filepath.Join(w.root, filepath.Dir(path))
-		if slices.Contains(candidates, dir) || slices.Contains(there.Places, filepath.Dir(path)) || !at.holds(dir) {
+		if slices.Contains(candidates, dir) || !at.holds(dir) {
 			continue
 		}
 		if described[dir] == nil {
@@ -52,7 +60,7 @@ func (w *Binding) hold(at place, s *policy.Snapshot, there *container.Found, loc
 	}
 	for _, dir := range candidates {
 		rel, err := filepath.Rel(w.root, dir)
-		if err == nil && at.holds(dir) && !slices.Contains(there.Places, rel) && container.Holds(rel) {
+		if err == nil && at.holds(dir) && !whole(dir) && container.Holds(rel) {
 			h.dirs = append(h.dirs, dir)
 		}
 	}

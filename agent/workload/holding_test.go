@@ -21,7 +21,7 @@ func (r *rig) holds(id uint64) bool { return r.d.table[id].Holds }
 func TestHolds(t *testing.T) {
 	r, c := newContainerRig(t, Options{Mode: policy.Enforce, Holds: true})
 	all := []*policy.Workload{selecting("shop", "web", policy.ContainerSelector{Name: "web"})}
-	for name, path := range map[string]string{"slice": "shop.slice", "service": "system.slice/x.service", "pods": "kubepods.slice", "pod": "kubepods.slice/kubepods-podx.slice", "own": "parent.slice/docker-*.scope"} {
+	for name, path := range map[string]string{"slice": "shop.slice", "service": "system.slice/x.service", "pods": "kubepods.slice", "pod": "kubepods.slice/kubepods-podx.slice", "own": "parent.slice/docker-*.scope", "place": "libpod_parent"} {
 		all = append(all, &policy.Workload{Identity: policy.Identity{Name: name, Namespace: "a"}, Cgroups: []string{path}})
 	}
 	id := func(path string) uint64 { return r.mkdir(strings.ReplaceAll(path, "ID", containerID("a"))) }
@@ -32,6 +32,7 @@ func TestHolds(t *testing.T) {
 		id("default/ID"):                         false,
 		id("system.slice/x.service"):             false,
 		id("kubepods.slice"):                     false,
+		id("libpod_parent"):                      true,
 		id("docker"):                             false, // locked as a whole
 		id("parent.slice/docker-ID.scope"):       false,
 		id("system.slice/docker-ID.scope"):       false,

@@ -149,9 +149,7 @@ func TestContainers(t *testing.T) {
 				t.Errorf("known, without a daemon: %+v", p)
 			}
 			k.isUnknown("unknown, without a daemon", strings.Repeat("3", 64), c)
-			if path == "docker/ID" {
-				k.isUnknown("new, without a daemon", strings.Repeat("4", 64), n.containerCgroup(t, path, "4"))
-			}
+			k.isUnknown("new, without a daemon", strings.Repeat("4", 64), n.containerCgroup(t, path, "4"))
 		})
 	}
 }

@@ -37,13 +37,13 @@ StandardOutput=append:DIR/docker.log
 StandardError=append:DIR/docker.log
 `
 
-// containerPolicy lets the node's services do what they like, and containers named web-*
-// reach the API alone.
+// containerPolicy lets the node's services do what they like, and containers around which nobody
+// says anything else; those that are named web-* reach the API alone.
 const containerPolicy = `apiVersion: egressd.dev/v1
 kind: Workload
 metadata: {name: services, namespace: node}
 spec:
-  cgroups: ["system.slice"]
+  cgroups: ["system.slice", "docker"]
   mode: off
 ---
 apiVersion: egressd.dev/v1
