@@ -128,7 +128,8 @@ func newAgent(ctx context.Context, o Options, lock *os.File, made []string, h *t
 	}
 	probed := probeFeatures(o.Log)
 	defer func() { <-probed }()
-	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), ByName: a.capture.MayFollow()}); err != nil {
+	reads := kernel.Reads{Captured: a.capture.MayFollow(), Containers: a.mayHold()}
+	if a.datapath, err = loader.Open(loader.Options{PinDir: o.PinDir, Renew: true, Sizes: o.tableSizes(), Reads: reads}); err != nil {
 		return nil, err
 	}
 	resources.LimitHeap(o.Log, a.datapath.Memory())
@@ -188,12 +189,15 @@ func (a *Agent) listen(ctx context.Context) (err error) {
 	return err
 }
 
+// mayHold says whether the kernel can hold new containers until it is known what they are.
+func (a *Agent) mayHold() bool { return a.opts.Daemon && a.capture.MayHold(kernel.CanFollow) }
+
 // bind makes what says whose cgroups and interfaces are whose.
 func (a *Agent) bind(exempt uint64) (err error) {
 	o := a.opts
 	a.containers = containers.New(containers.Clients(o.ContainerSockets), o.Log)
 	if a.workloads, err = workload.NewBinding(a.capture, a.datapath, workload.Options{
-		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Containers: a.containers, Own: exempt, Before: a.before(),
+		Name: o.Workload, Mode: o.Mode, Described: o.Daemon, Services: o.NodeServices, Pods: o.podOptions(), Containers: a.containers, Holds: a.mayHold(), Own: exempt, Before: a.before(),
 		More: func(table map[uint64]loader.WorkloadState) { a.probe.Bind(table) }, Log: o.Log,
 		Open: a.narrow.Open, Pending: a.narrow.Pending,
 	}); err != nil {

@@ -4,7 +4,7 @@
 #define EGRESSD_COMMON_H
 
 #include "maps.h"
-#include "follow.h"
+#include "container.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -142,10 +142,15 @@ static __always_inline struct egd_workload *find_workload(__u64 *cgroup)
 		if (id)
 			wl = bpf_map_lookup_elem(&egd_workloads, &id);
 	}
-	if (!wl || !(wl->flags & EGD_WL_OUTSIDE))
-		return wl;
 	/* A cgroup that was made a moment ago is known by its name only. */
-	id = egd_follow();
+	if (wl && (wl->flags & EGD_WL_OUTSIDE)) {
+		id = egd_follow();
+		if (id)
+			wl = bpf_map_lookup_elem(&egd_workloads, &id);
+	}
+	if (!wl || !(wl->flags & EGD_WL_HOLDS))
+		return wl;
+	id = egd_container();
 	return id ? bpf_map_lookup_elem(&egd_workloads, &id) : wl;
 }
 

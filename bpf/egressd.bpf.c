@@ -27,6 +27,8 @@ const enum egd_size egd_keep_size = EGD_DNS_SLOTS;
 const enum egd_slot egd_keep_slot = EGD_MEMBER;
 const enum egd_mark egd_keep_mark = EGD_MARK;
 const enum egd_workload_flag egd_keep_workload_flag = EGD_WL_EXEMPT;
+const enum egd_read egd_keep_read = EGD_READS_CAPTURED;
+const enum egd_beside_what egd_keep_beside_what = EGD_BESIDE_CAPTURED;
 const enum egd_iface_flag egd_keep_iface_flag = EGD_IF_L3;
 const enum egd_flow_flag egd_keep_flow_flag = EGD_F_INBOUND;
 const enum egd_heard_flag egd_keep_heard_flag = EGD_H_SYNCED;
@@ -194,15 +196,13 @@ int egd_tc_from(struct __sk_buff *skb)
 SEC("tc")
 int egd_tc_to(struct __sk_buff *skb)
 {
-	follow_frame(skb);
-	return to_workload(skb);
+	return follow_frame(skb) ? to_workload(skb) : TC_DROP;
 }
 
 SEC("tc")
 int egd_tc_uplink(struct __sk_buff *skb)
 {
-	follow_frame(skb);
-	return uplink(skb);
+	return follow_frame(skb) ? uplink(skb) : TC_DROP;
 }
 
 /* At the node's end of a veth, where frames still have the socket that sent them in

@@ -141,15 +141,33 @@ enum egd_workload_flag {
 	/* Beside what is captured, below the cgroup that the programs are attached to:
 	 * exempt (EGD_WL_EXEMPT is set as well), unless it has a captured name. */
 	EGD_WL_OUTSIDE = 4,
-	EGD_WL_FOUND = 8, /* entered by a program, which knew the cgroup by its name */
+	EGD_WL_FOUND = 8,  /* entered by a program, which knew the cgroup by its name */
+	EGD_WL_HOLDS = 16, /* a new container in it is held: EGD_HELD */
+	EGD_WL_HELD = 32,  /* one that is held: with EGD_WL_FOUND */
+};
+
+/* egd_beside. */
+enum egd_beside_what {
+	EGD_BESIDE_CAPTURED = 1,   /* the cgroup is beside what is captured by name */
+	EGD_BESIDE_CONTAINERS = 2, /* it is in no container that would be held */
 };
 
 /* No key of egd_workloads: a cgroup whose name cannot be read, or that there is no
  * room for. */
 #define EGD_NOBODY (~0ULL)
 
-/* Where the kernel has what a cgroup's name is found by, in bytes; 0 in the first:
- * not known, and nothing is captured by name. */
+/* The key of egd_workloads of what a new container is until user space has said which
+ * workload it is; that of no cgroup, and of no name. */
+#define EGD_HELD (1ULL << 63 | 1)
+
+/* What the names of cgroups are read for. */
+enum egd_read {
+	EGD_READS_CAPTURED = 1,   /* cgroups are captured by their names */
+	EGD_READS_CONTAINERS = 2, /* new containers are held */
+};
+
+/* Where the kernel has what a cgroup's name is found by, in bytes; 0: not known, and names
+ * are read for nothing. */
 struct egd_offsets {
 	__u32 task_cgroups;     /* task_struct.cgroups */
 	__u32 css_set_cgroup;   /* css_set.dfl_cgrp */

@@ -30,6 +30,13 @@ type EgressdEgdAddrVal struct {
 	Set      uint32
 }
 
+type EgressdEgdBesideWhat uint32
+
+const (
+	EgressdEgdBesideWhatEGD_BESIDE_CAPTURED   EgressdEgdBesideWhat = 1
+	EgressdEgdBesideWhatEGD_BESIDE_CONTAINERS EgressdEgdBesideWhat = 2
+)
+
 type EgressdEgdCidrKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
@@ -359,6 +366,13 @@ const (
 	EgressdEgdPlaceEGD_GATE6     EgressdEgdPlace = 3
 )
 
+type EgressdEgdRead uint32
+
+const (
+	EgressdEgdReadEGD_READS_CAPTURED   EgressdEgdRead = 1
+	EgressdEgdReadEGD_READS_CONTAINERS EgressdEgdRead = 2
+)
+
 type EgressdEgdReason uint32
 
 const (
@@ -555,6 +569,8 @@ const (
 	EgressdEgdWorkloadFlagEGD_WL_ALLOW_ANY EgressdEgdWorkloadFlag = 2
 	EgressdEgdWorkloadFlagEGD_WL_OUTSIDE   EgressdEgdWorkloadFlag = 4
 	EgressdEgdWorkloadFlagEGD_WL_FOUND     EgressdEgdWorkloadFlag = 8
+	EgressdEgdWorkloadFlagEGD_WL_HOLDS     EgressdEgdWorkloadFlag = 16
+	EgressdEgdWorkloadFlagEGD_WL_HELD      EgressdEgdWorkloadFlag = 32
 )
 
 // Names of all BPF objects in the ELF.
@@ -608,6 +624,7 @@ const (
 	EgressdProgEgdTcFrom          = "egd_tc_from"
 	EgressdProgEgdTcTo            = "egd_tc_to"
 	EgressdProgEgdTcUplink        = "egd_tc_uplink"
+	EgressdVarEgdKeepBesideWhat   = "egd_keep_beside_what"
 	EgressdVarEgdKeepCounter      = "egd_keep_counter"
 	EgressdVarEgdKeepEvent        = "egd_keep_event"
 	EgressdVarEgdKeepEventKind    = "egd_keep_event_kind"
@@ -618,6 +635,7 @@ const (
 	EgressdVarEgdKeepMark         = "egd_keep_mark"
 	EgressdVarEgdKeepMode         = "egd_keep_mode"
 	EgressdVarEgdKeepPlace        = "egd_keep_place"
+	EgressdVarEgdKeepRead         = "egd_keep_read"
 	EgressdVarEgdKeepReason       = "egd_keep_reason"
 	EgressdVarEgdKeepSize         = "egd_keep_size"
 	EgressdVarEgdKeepSlot         = "egd_keep_slot"
@@ -625,6 +643,7 @@ const (
 	EgressdVarEgdKeepWay          = "egd_keep_way"
 	EgressdVarEgdKeepWorkloadFlag = "egd_keep_workload_flag"
 	EgressdVarEgdOffsets          = "egd_offsets"
+	EgressdVarEgdReads            = "egd_reads"
 )
 
 // LoadEgressd returns the embedded CollectionSpec for Egressd.
@@ -728,6 +747,7 @@ type EgressdMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EgressdVariableSpecs struct {
+	EgdKeepBesideWhat   *ebpf.VariableSpec `ebpf:"egd_keep_beside_what"`
 	EgdKeepCounter      *ebpf.VariableSpec `ebpf:"egd_keep_counter"`
 	EgdKeepEvent        *ebpf.VariableSpec `ebpf:"egd_keep_event"`
 	EgdKeepEventKind    *ebpf.VariableSpec `ebpf:"egd_keep_event_kind"`
@@ -738,6 +758,7 @@ type EgressdVariableSpecs struct {
 	EgdKeepMark         *ebpf.VariableSpec `ebpf:"egd_keep_mark"`
 	EgdKeepMode         *ebpf.VariableSpec `ebpf:"egd_keep_mode"`
 	EgdKeepPlace        *ebpf.VariableSpec `ebpf:"egd_keep_place"`
+	EgdKeepRead         *ebpf.VariableSpec `ebpf:"egd_keep_read"`
 	EgdKeepReason       *ebpf.VariableSpec `ebpf:"egd_keep_reason"`
 	EgdKeepSize         *ebpf.VariableSpec `ebpf:"egd_keep_size"`
 	EgdKeepSlot         *ebpf.VariableSpec `ebpf:"egd_keep_slot"`
@@ -745,6 +766,7 @@ type EgressdVariableSpecs struct {
 	EgdKeepWay          *ebpf.VariableSpec `ebpf:"egd_keep_way"`
 	EgdKeepWorkloadFlag *ebpf.VariableSpec `ebpf:"egd_keep_workload_flag"`
 	EgdOffsets          *ebpf.VariableSpec `ebpf:"egd_offsets"`
+	EgdReads            *ebpf.VariableSpec `ebpf:"egd_reads"`
 }
 
 // EgressdObjects contains all objects after they have been loaded into the kernel.
@@ -834,6 +856,7 @@ func (m *EgressdMaps) Close() error {
 //
 // It can be passed to LoadEgressdObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EgressdVariables struct {
+	EgdKeepBesideWhat   *ebpf.Variable `ebpf:"egd_keep_beside_what"`
 	EgdKeepCounter      *ebpf.Variable `ebpf:"egd_keep_counter"`
 	EgdKeepEvent        *ebpf.Variable `ebpf:"egd_keep_event"`
 	EgdKeepEventKind    *ebpf.Variable `ebpf:"egd_keep_event_kind"`
@@ -844,6 +867,7 @@ type EgressdVariables struct {
 	EgdKeepMark         *ebpf.Variable `ebpf:"egd_keep_mark"`
 	EgdKeepMode         *ebpf.Variable `ebpf:"egd_keep_mode"`
 	EgdKeepPlace        *ebpf.Variable `ebpf:"egd_keep_place"`
+	EgdKeepRead         *ebpf.Variable `ebpf:"egd_keep_read"`
 	EgdKeepReason       *ebpf.Variable `ebpf:"egd_keep_reason"`
 	EgdKeepSize         *ebpf.Variable `ebpf:"egd_keep_size"`
 	EgdKeepSlot         *ebpf.Variable `ebpf:"egd_keep_slot"`
@@ -851,6 +875,7 @@ type EgressdVariables struct {
 	EgdKeepWay          *ebpf.Variable `ebpf:"egd_keep_way"`
 	EgdKeepWorkloadFlag *ebpf.Variable `ebpf:"egd_keep_workload_flag"`
 	EgdOffsets          *ebpf.Variable `ebpf:"egd_offsets"`
+	EgdReads            *ebpf.Variable `ebpf:"egd_reads"`
 }
 
 // EgressdPrograms contains all programs after they have been loaded into the kernel.

@@ -57,7 +57,7 @@ struct {
 } egd_config SEC(".maps");
 
 /* cgroup id -> workload. Written by the loader, and for cgroups that were made a
- * moment ago by egd_follow. Several cgroups may be one workload. */
+ * moment ago by egd_follow and egd_container. Several cgroups may be one workload. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, EGD_MAX_CGROUPS);
@@ -75,8 +75,9 @@ struct {
 	__type(value, struct egd_step);
 } egd_captured SEC(".maps");
 
-/* Ids of cgroups that are beside what is captured by name, which spares reading their
- * names. Written by egd_follow and the loader. An id is never given to another cgroup; what
+/* Ids of cgroups that are beside what is captured by name, or in no new container (enum
+ * egd_beside_what), which spares reading their names. Written by egd_follow, egd_container
+ * and the loader. An id is never given to another cgroup; what
  * is not in here is looked at again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -339,17 +339,23 @@ static __always_inline void set_port_53(struct __sk_buff *skb, const struct pack
 }
 
 /* No hook sees a packet socket being made in a cgroup that is known by its name;
- * its owner is at work now. For uplink, which has no room on the stack. */
-static __always_inline void follow_frame(struct __sk_buff *skb)
+ * its owner is at work now. For uplink, which has no room on the stack. Whether the frame
+ * may go on to what its socket's cgroup is: not when nobody can say whose it is. */
+static __always_inline bool follow_frame(struct __sk_buff *skb)
 {
 	struct egd_config *cfg = get_config();
 	struct bpf_sock *sk = skb->sk;
 
-	if (!cfg || !cfg->above || !sk || skb->ingress_ifindex)
-		return;
+	if (!cfg || !sk || skb->ingress_ifindex)
+		return true;
 	sk = bpf_sk_fullsock(sk);
-	if (sk && sk->family == AF_PACKET)
-		egd_follow();
+	if (!sk || sk->family != AF_PACKET)
+		return true;
+	if ((cfg->above && egd_follow() == EGD_NOBODY) || egd_container() == EGD_NOBODY) {
+		count(EGD_R_NO_WORKLOAD);
+		return false;
+	}
+	return true;
 }
 
 /* Frames of packet sockets, which no hook of sockets sees. */

@@ -68,6 +68,7 @@ for set in "${@:-test}"; do
 		need_command containerd containerd
 		need_command runc runc
 		need_command podman podman
+		need_command dockerd docker.io
 		need_file /usr/lib/cni/bridge containernetworking-plugins
 		need_command ip iproute2
 		need_command nft nftables

@@ -19,6 +19,7 @@ import (
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/loader/bpffs"
 	"github.com/egressd/egressd/loader/foreign"
+	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/loader/predecessor"
 	"github.com/egressd/egressd/loader/tables"
 	"github.com/egressd/egressd/loader/telemetry"
@@ -36,8 +37,9 @@ type Options struct {
 	Renew bool
 	// Sizes bound the tables.
 	Sizes Sizes
-	// ByName lets cgroups be captured by their names (Follow), if kernel.CanFollow.
-	ByName bool
+	// Reads say what the programs read names of cgroups for, if kernel.CanFollow: Follow, and
+	// WorkloadState.Holds.
+	Reads kernel.Reads
 }
 
 // Datapath is the loaded kernel side. Its methods are safe for concurrent use.

@@ -61,7 +61,7 @@ func (d *Datapath) Follow(above uint64, named []Named) error {
 // nor around what is: the programs need not look at their names.
 func (d *Datapath) Beside(ids []uint64) error {
 	for _, id := range ids {
-		if err := d.objs.EgdBeside.Put(id, uint32(1)); err != nil {
+		if err := d.objs.EgdBeside.Put(id, uint32(bpf.EgressdEgdBesideWhatEGD_BESIDE_CAPTURED)); err != nil {
 			return fmt.Errorf("write egd_beside: %w", err)
 		}
 	}
@@ -71,7 +71,7 @@ func (d *Datapath) Beside(ids []uint64) error {
 // NamedKey is the key of egd_workloads for what a captured name stands for, by its
 // path. It is the same after a restart, and no cgroup has such an id.
 func NamedKey(path []string) uint64 {
-	return (hashName(strings.Join(path, "/")) | 1<<63) &^ 1 // not EGD_NOBODY
+	return (hashName(strings.Join(path, "/")) | 1<<63) &^ 1 // neither EGD_NOBODY nor HeldKey
 }
 
 // hashName is hash_name of the kernel programs.

@@ -45,10 +45,8 @@ func open(o Options, change func(*ebpf.CollectionSpec)) (*Datapath, error) {
 	o.Sizes = o.Sizes.withDefaults()
 	o.Sizes.apply(spec)
 	change(spec)
-	if o.ByName {
-		if err := kernel.TellOffsets(spec); err != nil {
-			return nil, fmt.Errorf("capture by name: %w", err)
-		}
+	if err := kernel.TellReads(spec, o.Reads); err != nil {
+		return nil, fmt.Errorf("know cgroups by their names: %w", err)
 	}
 	t, err := openPinned(o, spec)
 	if err != nil {

@@ -26,7 +26,7 @@ func TestVariables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := kernel.TellOffsets(spec); err != nil {
+		if err := kernel.TellReads(spec, kernel.Reads{Captured: true, Containers: true}); err != nil {
 			t.Fatal(err)
 		}
 		told := spec.Variables[bpf.EgressdVarEgdOffsets]

@@ -26,6 +26,9 @@ type WorkloadState struct {
 	// Outside is for the cgroup that the programs are attached to when it is
 	// captured only in parts (Follow): all else below it is free.
 	Outside bool
+	// Holds is for cgroups in which runtimes make containers: a new one, which its name
+	// tells, is what HeldKey says until it has a workload of its own. It needs Options.Reads.
+	Holds bool
 	// Home is the key that sockets remember the workload by, if it is another
 	// than the cgroup's id (NamedKey).
 	Home uint64
@@ -37,7 +40,12 @@ const (
 	workloadAllowAny = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_ALLOW_ANY)
 	workloadOutside  = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_OUTSIDE)
 	workloadFound    = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_FOUND)
+	workloadHolds    = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_HOLDS)
+	workloadHeld     = uint8(bpf.EgressdEgdWorkloadFlagEGD_WL_HELD)
 )
+
+// HeldKey is the key of egd_workloads for what a new container is (WorkloadState.Holds).
+const HeldKey = uint64(1<<63 | 1)
 
 // bound is what SetWorkloads has written.
 type bound struct {
@@ -52,6 +60,9 @@ func kernelWorkload(cgroup uint64, w WorkloadState) bpf.EgressdEgdWorkload {
 	}
 	if w.AllowAny {
 		v.Flags |= workloadAllowAny
+	}
+	if w.Holds {
+		v.Flags |= workloadHolds
 	}
 	if w.Outside {
 		v.Flags |= workloadExempt | workloadOutside

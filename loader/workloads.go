@@ -141,11 +141,13 @@ func (d *Datapath) countWorkloads() int {
 	return n
 }
 
-// DropGone removes what programs entered by name and is gone.
+// DropGone removes what programs entered by name and is gone, and containers that are held
+// if none are any more (HeldKey).
 func (d *Datapath) DropGone(w map[uint64]WorkloadState) error {
+	_, held := w[HeldKey]
 	return d.dropStale(func(id uint64, flags uint8) bool {
 		_, ok := w[id]
-		return !ok && flags&workloadFound != 0 && cgroup.Gone(id)
+		return !ok && flags&workloadFound != 0 && (flags&workloadHeld != 0 && !held || cgroup.Gone(id))
 	})
 }
 

@@ -56,6 +56,7 @@ type Binding struct {
 	heldBelow map[string]error
 	unknown   unknownPods
 	locked    unknownContainers
+	holding   holding
 }
 
 // Bound is a workload that the kernel knows.
@@ -130,6 +131,7 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 	if w.opts.More != nil {
 		w.opts.More(table)
 	}
+	w.markHolding(at, s, table)
 	errs = append(errs, w.follow(at, s, table))
 	if !maps.Equal(table, w.cgroups) {
 		err := w.datapath.SetWorkloads(table)
@@ -143,7 +145,8 @@ func (w *Binding) Bind(s *policy.Snapshot) error {
 			w.cgroups = nil // the next time does it all again
 			errs = append(errs, err)
 		}
-	} else if at.byName {
+	}
+	if at.byName || w.opts.Holds {
 		// Programs enter cgroups by themselves, which may be gone already.
 		errs = append(errs, w.datapath.DropGone(table))
 	}

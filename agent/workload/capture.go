@@ -63,6 +63,10 @@ func (c *Capture) At() string { return c.place().at }
 // MayFollow says whether cgroups are captured by their names, or may come to be.
 func (c *Capture) MayFollow() bool { return c.place().byName || c.pods != nil && c.pods.follow }
 
+// MayHold says whether new containers that are captured can be told by their names. In pods
+// there are none that Workloads select.
+func (c *Capture) MayHold(canFollow func() error) bool { return c.pods == nil && canFollow() == nil }
+
 // beside are the ids of cgroups below at that are not captured, nor around what is.
 func (p place) beside() (ids []uint64, err error) {
 	err = cgroup.Walk(p.at, nil, func(dir string, up []uint64) {

@@ -72,8 +72,10 @@ func (w *Binding) lookForContainers(f *found, all []policy.BoundWorkload) {
 
 // lockContainers adds containers of which nothing is known, and the cgroups in which
 // containers come, so that a new one may reach nothing from its first packet on. What else
-// is in these has the policy around them. described are the directories that have one.
+// is in these has the policy around them. described are the directories that have one. A new
+// container elsewhere is what hold says.
 func (w *Binding) lockContainers(at place, s *policy.Snapshot, there *container.Found, described map[string][]int, table map[uint64]loader.WorkloadState, bound map[uint32]Bound) {
+	w.holding.on, w.holding.dirs = false, nil
 	if there == nil {
 		w.noteContainers(nil)
 		return
@@ -84,6 +86,7 @@ func (w *Binding) lockContainers(at place, s *policy.Snapshot, there *container.
 		return
 	}
 	around := maps.Clone(table) // without what is locked here
+	w.hold(at, s, there, lock, described, table, around)
 	set := func(path string, as loader.WorkloadState) {
 		dir := filepath.Join(w.root, path)
 		if described[dir] == nil && at.holds(dir) {
@@ -112,7 +115,11 @@ func (w *Binding) lockContainers(at place, s *policy.Snapshot, there *container.
 	unknown := map[string]string{}
 	for path, c := range there.Containers {
 		_, err := w.opts.Containers.Describe(c.ID)
-		switch as, ok := free[filepath.Dir(path)]; {
+		as, ok := free[filepath.Dir(path)]
+		if !ok && w.holding.on {
+			as, ok = w.stateAround(at, s, filepath.Join(w.root, filepath.Dir(path)), around), true
+		}
+		switch {
 		case err == nil && ok:
 			set(path, as) // no Workload selects it
 		case err != nil:
@@ -123,7 +130,7 @@ func (w *Binding) lockContainers(at place, s *policy.Snapshot, there *container.
 		}
 	}
 	if there.Incomplete && !w.locked.full {
-		w.log.Warn("the cgroup tree has more containers or cgroups than egressd looks at; those left out have the policy of the cgroup around them")
+		w.log.Warn("the cgroup tree has more containers or cgroups than egressd looks at; new containers that are left out may reach nothing, others have the policy of the cgroup around them")
 	}
 	w.locked.full = there.Incomplete
 	w.noteContainers(unknown)

@@ -51,6 +51,8 @@ type Options struct {
 	Pending func(policy.PolicyID) bool
 	// Containers says what containers are; nil: nothing is known of any.
 	Containers Containers
+	// Holds says that the kernel holds new containers, which it tells by their names.
+	Holds bool
 	// Pods is about pods, when they are what is captured.
 	Pods PodOptions
 	// Own and Before are the ids of the cgroups of this egressd and of the one that

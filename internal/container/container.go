@@ -48,7 +48,7 @@ var scopes = []struct {
 	{"libpod-", Podman},
 	{"cri-containerd-", Containerd},
 	{"nerdctl-", Containerd},
-}
+} // as egd_name_kind of the kernel programs
 
 // Of tells which container a cgroup is of. Of containers in containers it is the outer one:
 // what is in there is made by whoever is in there. False: of none, or of a pod.
@@ -116,4 +116,13 @@ func isPlace(dir string) bool {
 	name := path.Base(dir)
 	return slices.Contains(places, name) || path.Base(path.Dir(dir)) == podmanParent && isID(name) ||
 		strings.HasPrefix(name, "machine-libpod_pod_") && strings.HasSuffix(name, ".slice")
+}
+
+// Holds says whether a new container in a cgroup can be told by its name: in what has not
+// already said what is in it, as a container does, or the cgroup of all pods.
+func Holds(dir string) bool {
+	if _, ok := Of(dir); ok {
+		return false
+	}
+	return !slices.ContainsFunc(strings.Split(dir, "/"), podcgroup.IsRoot)
 }

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// depth is how far below the root of the tree containers are looked for.
+	// depth is how far below the root of the tree containers are looked for. The kernel holds
+	// new ones in slices only, which are looked into however deep they are.
 	depth = 6
 	// maxVisited bounds the cgroups that are looked into, maxFound the containers,
 	// and maxWatch the directories to be watched.
@@ -40,14 +41,18 @@ type Found struct {
 func Find(root string) Found {
 	f := Found{Containers: map[string]Instance{}}
 	level, visited := []string{""}, 0
-	for range depth {
+	for deep := 1; len(level) > 0; deep++ {
 		var next []string
 		for _, at := range level {
 			if visited++; visited > maxVisited {
 				f.Incomplete = true
 				return f
 			}
-			next = append(next, f.look(root, at)...)
+			for _, inner := range f.look(root, at) {
+				if deep < depth || strings.HasSuffix(inner, ".slice") {
+					next = append(next, inner)
+				}
+			}
 		}
 		level = next
 	}

@@ -107,9 +107,7 @@ func TestContainers(t *testing.T) {
 			a := n.containerCgroup(t, path, "1")
 			inner := func(in string) *world.Cgroup { return n.containerCgroup(t, path+"/"+in, "1") }
 			id := strings.Repeat("1", 64)
-			if path == "docker/ID" {
-				k.isUnknown("at once", id, a) // the kernel needs nobody
-			}
+			k.isUnknown("at once", id, a) // the kernel needs nobody
 			k.await("the container is named, with the reason", func(s state) bool { return strings.Contains(s.Capture.UnknownContainers[id], "d.sock") })
 			k.isUnknown("without a runtime", id, a)
 			e := k.event(t, "the denial", func(e flow.Event) bool {
@@ -151,9 +149,7 @@ func TestContainers(t *testing.T) {
 				t.Errorf("known, without a daemon: %+v", p)
 			}
 			k.isUnknown("unknown, without a daemon", strings.Repeat("3", 64), c)
-			if path == "docker/ID" {
-				k.isUnknown("new, without a daemon", strings.Repeat("4", 64), n.containerCgroup(t, path, "4"))
-			}
+			k.isUnknown("new, without a daemon", strings.Repeat("4", 64), n.containerCgroup(t, path, "4"))
 		})
 	}
 }

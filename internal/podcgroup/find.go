@@ -47,7 +47,7 @@ func Find(dir string) (roots []Root, watch []string) {
 				info, err := e.Info()
 				switch inner := path.Join(at, e.Name()); {
 				case err != nil || !onlyRoots(info):
-				case isRoot(e.Name()):
+				case IsRoot(e.Name()):
 					roots = append(roots, Root(inner))
 				default:
 					next = append(next, inner)

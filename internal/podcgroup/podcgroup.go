@@ -57,8 +57,8 @@ func (r Root) Moved(dir string) string {
 	return r.Path(p.UID, p.Class)
 }
 
-// isRoot says whether a cgroup of this name may be the one of all pods.
-func isRoot(name string) bool {
+// IsRoot says whether a cgroup of this name may be the one of all pods.
+func IsRoot(name string) bool {
 	return name == base || name == base+slice || strings.HasSuffix(name, "-"+base+slice)
 }
 
@@ -143,7 +143,7 @@ func Of(dir string) (Pod, bool) {
 	}
 	names := strings.Split(dir, "/")
 	for i, name := range names {
-		if isRoot(name) {
+		if IsRoot(name) {
 			return Root(strings.Join(names[:i+1], "/")).parse(names[i+1:])
 		}
 	}

@@ -84,13 +84,33 @@ func memberOffset(members []btf.Member, name string) (btf.Bits, bool) {
 	return 0, false
 }
 
-// TellOffsets writes the kernel's layout into the programs.
-func TellOffsets(spec *ebpf.CollectionSpec) error {
+// Reads say what the programs read names of cgroups for.
+type Reads struct {
+	// Captured: cgroups are captured by their names. Containers: new containers are held.
+	Captured, Containers bool
+}
+
+// TellReads writes into the programs what they read names for, and the kernel's layout if
+// they read any.
+func TellReads(spec *ebpf.CollectionSpec, n Reads) error {
+	var names uint32
+	if n.Captured {
+		names |= uint32(bpf.EgressdEgdReadEGD_READS_CAPTURED)
+	}
+	if n.Containers {
+		names |= uint32(bpf.EgressdEgdReadEGD_READS_CONTAINERS)
+	}
+	if names == 0 {
+		return nil
+	}
 	if err := CanFollow(); err != nil {
 		return err
 	}
 	o, err := kernelOffsets()
 	if err != nil {
+		return err
+	}
+	if err := spec.Variables[bpf.EgressdVarEgdReads].Set(names); err != nil {
 		return err
 	}
 	return spec.Variables[bpf.EgressdVarEgdOffsets].Set(&o)
