@@ -13,8 +13,12 @@ import (
 )
 
 // OfProcess calls f with a descriptor of each socket of a process, and with the
-// number that it has there. What goes away meanwhile is left out.
+// number that it has there. What goes away meanwhile is left out. Process 0 is
+// ErrHidden.
 func OfProcess(pid int, f func(fd, n int) error) error {
+	if pid == 0 {
+		return ErrHidden
+	}
 	process, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return err
@@ -45,6 +49,10 @@ func OfProcess(pid int, f func(fd, n int) error) error {
 	}
 	return errors.Join(errs...)
 }
+
+// ErrHidden says that a process is in a PID namespace that does not show here, in
+// which case cgroup.procs has 0 for it (cgroups(7)).
+var ErrHidden = errors.New("the process is in another PID namespace, where its sockets cannot be looked into; give egressd the node's (hostPID: true, --pid=host)")
 
 // Gone says whether an error means that a process or a descriptor went away.
 func Gone(err error) bool {

@@ -154,3 +154,12 @@ func TestOfProcess(t *testing.T) {
 		t.Errorf("a process that is not there: %v", err)
 	}
 }
+
+// TestOfHiddenProcess: what cgroup.procs has for a process of another PID namespace is
+// an error that says so, and none that means that the process is gone.
+func TestOfHiddenProcess(t *testing.T) {
+	err := OfProcess(0, func(int, int) error { return nil })
+	if !errors.Is(err, ErrHidden) || Gone(err) {
+		t.Errorf("a process of another PID namespace: %v", err)
+	}
+}
