@@ -196,7 +196,9 @@ int egd_tc_from(struct __sk_buff *skb)
 SEC("tc")
 int egd_tc_to(struct __sk_buff *skb)
 {
-	return follow_frame(skb) ? to_workload(skb) : TC_DROP;
+	if (!follow_frame(skb) || uplink(skb) == TC_DROP)
+		return TC_DROP;
+	return to_workload(skb);
 }
 
 SEC("tc")

@@ -399,7 +399,7 @@ static __always_inline int uplink(struct __sk_buff *skb)
 
 /* What goes into a workload's interface passes, but for frames of packet sockets:
  * it is seen for what it tells about the other direction. */
-static __always_inline int to_workload(struct __sk_buff *skb)
+static __noinline int to_workload(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct egd_iface *in = bpf_map_lookup_elem(&egd_ifaces, &ifindex);
@@ -408,8 +408,6 @@ static __always_inline int to_workload(struct __sk_buff *skb)
 	struct pkt_ctx w = {};
 	bool tcp, opens, over, dns;
 
-	if (uplink(skb) == TC_DROP)
-		return TC_DROP;
 	if (!in || in->mode == EGD_OFF || read_frame(skb, in->flags & EGD_IF_L3, &w.p) ||
 	    !w.p.parsed)
 		return TC_PASS;
