@@ -222,6 +222,7 @@ static __always_inline void clear_decision(struct egd_socket *st)
 	st->proved = 0;
 	st->reading = 0;
 	st->unjudged = 0;
+	st->unread = 0;
 	st->local = 0;
 	st->blocked = 0;
 }
@@ -324,6 +325,7 @@ static __always_inline int let_pass(const struct attempt *a)
 	set_unjudged(st, a->f);
 	st->epoch = a->cfg ? a->cfg->epoch : 0;
 	st->unjudged = 1;
+	st->unread = a->wl->mode == EGD_AUDIT;
 	st->watched = 1;
 	return PROCEED;
 }

@@ -25,10 +25,10 @@ type asked struct {
 
 // isPart says whether an event is about something that another one stands for: of a
 // connection that carries HTTP its requests are decided one by one; a copy of a request,
-// and the end of what was denied or cut, decide nothing.
+// what a connection began with, and the end of what was denied or cut, decide nothing.
 func isPart(e *flow.Event) bool {
 	switch e.Kind {
-	case flow.Mirror:
+	case flow.Mirror, flow.Spoken:
 		return true
 	case flow.Close:
 		return e.Proto == "http" || !e.Allowed || e.WouldDeny

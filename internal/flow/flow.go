@@ -18,13 +18,15 @@ type Moment string
 // has one Close event. A Query is a DNS question, a Request an HTTP request.
 // Lost stands, for a follower, for More events that were pushed out before it
 // had read them. A Mirror is the copy of a request that a mirror got, or would
-// have got.
+// have got. Spoken says, of a connection that audit mode let pass, what its first
+// bytes are.
 const (
 	Decision Moment = "decision"
 	Close    Moment = "close"
 	Query    Moment = "query"
 	Request  Moment = "request"
 	Mirror   Moment = "mirror"
+	Spoken   Moment = "spoken"
 	Lost     Moment = "lost"
 )
 
@@ -108,8 +110,10 @@ type Event struct {
 }
 
 // Denied says whether the event is a denial, or what would be one but for the
-// audit mode. How a denied flow ended is not one.
-func (e *Event) Denied() bool { return (!e.Allowed || e.WouldDeny) && e.Kind != Close }
+// audit mode. How a denied flow ended is not one, nor what it began with.
+func (e *Event) Denied() bool {
+	return (!e.Allowed || e.WouldDeny) && e.Kind != Close && e.Kind != Spoken
+}
 
 // Sink takes events. Record must not block and must be safe for concurrent use.
 type Sink interface {
