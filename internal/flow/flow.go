@@ -19,7 +19,8 @@ type Moment string
 // Lost stands, for a follower, for More events that were pushed out before it
 // had read them. A Mirror is the copy of a request that a mirror got, or would
 // have got. Spoken says, of a connection that audit mode let pass, what its first
-// bytes are.
+// bytes are. A Position tells a follower that asked for it of no event, but how far it
+// is: what came up to Number it has, or did not want.
 const (
 	Decision Moment = "decision"
 	Close    Moment = "close"
@@ -28,6 +29,7 @@ const (
 	Mirror   Moment = "mirror"
 	Spoken   Moment = "spoken"
 	Lost     Moment = "lost"
+	Position Moment = "position"
 )
 
 // Layer says which part of egressd made the decision.
@@ -107,6 +109,8 @@ type Event struct {
 	// several: of these First is the time of the first, Time that of the last.
 	Count int       `json:"count,omitempty"`
 	First time.Time `json:"first,omitzero"`
+	// Number counts the events of a Log, from 1; 0: it is none of a Log.
+	Number uint64 `json:"number,omitempty"`
 }
 
 // Denied says whether the event is a denial, or what would be one but for the
