@@ -81,6 +81,9 @@ func question(e *flow.Event) asked {
 	} else {
 		q.was.Verdict = policy.Deny
 	}
+	if e.Kind == flow.Request && q.was.Allowed {
+		q.was.Way = wayOf(e)
+	}
 	if e.Kind == flow.Query {
 		q.query, q.target = true, e.Name
 		return q

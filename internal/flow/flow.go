@@ -97,6 +97,14 @@ type Event struct {
 	ResponseFlags string `json:"responseFlags,omitempty"`
 	// StatPrefix is that of the match by which a rule acted.
 	StatPrefix string `json:"statPrefix,omitempty"`
+	// Route is the rule of an HTTP route that acted on a request, RouteName the name that
+	// it has there, Timeout the rule's; Destination is the host of the service that the
+	// request went on to, Subset the part of it. All are the policy's own texts.
+	Route       *policy.Ref   `json:"route,omitempty"`
+	RouteName   string        `json:"routeName,omitempty"`
+	Timeout     time.Duration `json:"timeout,omitempty"` // nanoseconds in JSON
+	Destination string        `json:"destination,omitempty"`
+	Subset      string        `json:"subset,omitempty"`
 	// BytesSent counts from the workload to the upstream.
 	BytesSent     int64         `json:"bytesSent,omitempty"`
 	BytesReceived int64         `json:"bytesReceived,omitempty"`
