@@ -78,7 +78,7 @@ func TestAuditReads(t *testing.T) {
 			sni               string
 		}{
 			{"hello", "seen.example", "0", telemetry.SpokenTLS, "seen.example"},
-			{"long", "seen.example", "0", telemetry.SpokenTLS, ""}, // in several segments
+			{"long", "seen.example", "0", telemetry.SpokenTLS, ""},    // in several segments
 			{"hello", "seen.example", "100", telemetry.SpokenTLS, ""}, // a part of it
 			{"nosni", "", "0", telemetry.SpokenOther, ""},
 			{"http", "seen.example", "0", telemetry.SpokenHTTP, ""},

@@ -211,6 +211,22 @@ spec:
 	}
 }
 
+// TestWildcardWay: a request to a wildcard's host is recorded by its own name, and one of
+// which no destination is known failed before it had one.
+func TestWildcardWay(t *testing.T) {
+	rule := func(to string) RouteWay {
+		return RouteWay{Route: "VirtualService default/vs", Timeout: time.Second, Destination: to}
+	}
+	for _, c := range []struct {
+		was, now string
+		want     bool
+	}{{"a.example.com", "*.example.com", true}, {"a.example.net", "*.example.com", false}, {"", "a.example.com", true}, {"a.example.com", "", false}} {
+		if got := rule(c.was).isAmong([]RouteWay{rule(c.now)}); got != c.want {
+			t.Errorf("%q, and now %q: %t", c.was, c.now, got)
+		}
+	}
+}
+
 // TestCounts: lines about one flow are counted together, from the first to the last; what
 // is missing is told, and so is what is not recorded, and what would allow it.
 func TestCounts(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/hostname"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -65,6 +66,9 @@ func (w RouteWay) isAmong(ways []RouteWay) bool {
 	return !w.recorded() || slices.ContainsFunc(ways, func(now RouteWay) bool {
 		if w.Route == "" && now.Route == "" {
 			return true
+		}
+		if p := hostname.Pattern(now.Destination); p.IsWildcard() && p.Matches(w.Destination) {
+			now.Destination = w.Destination // it was recorded by its own name
 		}
 		// One whose destination is not known failed on its way there.
 		return w == now || w.Destination == "" && w.Route == now.Route && w.Name == now.Name && w.Timeout == now.Timeout

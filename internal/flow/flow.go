@@ -99,7 +99,7 @@ type Event struct {
 	StatPrefix string `json:"statPrefix,omitempty"`
 	// Route is the rule of an HTTP route that acted on a request, RouteName the name that
 	// it has there, Timeout the rule's; Destination is the host of the service that the
-	// request went on to, Subset the part of it. All are the policy's own texts.
+	// request went on to, Subset the part of it. None costs a request an allocation.
 	Route       *policy.Ref   `json:"route,omitempty"`
 	RouteName   string        `json:"routeName,omitempty"`
 	Timeout     time.Duration `json:"timeout,omitempty"` // nanoseconds in JSON

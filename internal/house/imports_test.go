@@ -42,7 +42,7 @@ var floors = map[string][]string{
 	"./internal/certs":                      nil,
 	"./explain/learn":                       {"./internal/flow", "./internal/flowrecord", "./internal/hostname", "./internal/ipguard", "./internal/quote", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme", "go.yaml.in/yaml/", "golang.org/x/net/publicsuffix"},
 	"./explain/compare":                     {"./policy"},
-	"./explain/replay":                      {"./explain", "./internal/flow", "./internal/flowrecord", "./policy"},
+	"./explain/replay":                      {"./explain", "./internal/flow", "./internal/flowrecord", "./internal/hostname", "./policy"},
 	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
 	"./policy/scheme":                       {"./policy"},
 	"./policy/allowlist":                    {"./policy", "./policy/scheme", "./internal/hostname"},
