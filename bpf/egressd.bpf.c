@@ -33,6 +33,7 @@ const enum egd_iface_flag egd_keep_iface_flag = EGD_IF_L3;
 const enum egd_flow_flag egd_keep_flow_flag = EGD_F_INBOUND;
 const enum egd_heard_flag egd_keep_heard_flag = EGD_H_SYNCED;
 const enum egd_event_kind egd_keep_event_kind = EGD_E_DECISION;
+const enum egd_first egd_keep_first = EGD_FIRST_OTHER;
 const struct egd_event *const egd_keep_event = NULL;
 
 SEC("cgroup/connect4")

@@ -419,7 +419,8 @@ struct egd_socket {
 	 * in which egd_usage. */
 	__u32 counted;
 	__u32 accounts;
-	__u8 reserved[24];
+	__u8 unread; /* 1: unjudged, and nobody has said what its first bytes are */
+	__u8 reserved[23];
 };
 
 /* egd_rewrites: socket storage of unconnected UDP sockets: the endpoints that

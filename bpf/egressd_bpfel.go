@@ -136,7 +136,7 @@ type EgressdEgdEvent struct {
 	Sport    uint16
 	PeerPort uint16
 	NameLen  uint16
-	Pad      uint16
+	Hello    uint16
 	Ifindex  uint32
 	Pad2     uint32
 	Cookie   uint64
@@ -152,6 +152,15 @@ type EgressdEgdEventKind uint32
 const (
 	EgressdEgdEventKindEGD_E_DECISION EgressdEgdEventKind = 0
 	EgressdEgdEventKindEGD_E_CLOSE    EgressdEgdEventKind = 1
+	EgressdEgdEventKindEGD_E_FIRST    EgressdEgdEventKind = 2
+)
+
+type EgressdEgdFirst uint32
+
+const (
+	EgressdEgdFirstEGD_FIRST_OTHER EgressdEgdFirst = 0
+	EgressdEgdFirstEGD_FIRST_HELLO EgressdEgdFirst = 1
+	EgressdEgdFirstEGD_FIRST_PART  EgressdEgdFirst = 2
 )
 
 type EgressdEgdFlow struct {
@@ -509,7 +518,8 @@ type EgressdEgdSocket struct {
 	Unicast6     uint32
 	Counted      uint32
 	Accounts     uint32
-	Reserved     [24]uint8
+	Unread       uint8
+	Reserved     [23]uint8
 }
 
 type EgressdEgdStep struct {
@@ -628,6 +638,7 @@ const (
 	EgressdVarEgdKeepCounter      = "egd_keep_counter"
 	EgressdVarEgdKeepEvent        = "egd_keep_event"
 	EgressdVarEgdKeepEventKind    = "egd_keep_event_kind"
+	EgressdVarEgdKeepFirst        = "egd_keep_first"
 	EgressdVarEgdKeepFlowFlag     = "egd_keep_flow_flag"
 	EgressdVarEgdKeepHeardFlag    = "egd_keep_heard_flag"
 	EgressdVarEgdKeepIfaceFlag    = "egd_keep_iface_flag"
@@ -751,6 +762,7 @@ type EgressdVariableSpecs struct {
 	EgdKeepCounter      *ebpf.VariableSpec `ebpf:"egd_keep_counter"`
 	EgdKeepEvent        *ebpf.VariableSpec `ebpf:"egd_keep_event"`
 	EgdKeepEventKind    *ebpf.VariableSpec `ebpf:"egd_keep_event_kind"`
+	EgdKeepFirst        *ebpf.VariableSpec `ebpf:"egd_keep_first"`
 	EgdKeepFlowFlag     *ebpf.VariableSpec `ebpf:"egd_keep_flow_flag"`
 	EgdKeepHeardFlag    *ebpf.VariableSpec `ebpf:"egd_keep_heard_flag"`
 	EgdKeepIfaceFlag    *ebpf.VariableSpec `ebpf:"egd_keep_iface_flag"`
@@ -860,6 +872,7 @@ type EgressdVariables struct {
 	EgdKeepCounter      *ebpf.Variable `ebpf:"egd_keep_counter"`
 	EgdKeepEvent        *ebpf.Variable `ebpf:"egd_keep_event"`
 	EgdKeepEventKind    *ebpf.Variable `ebpf:"egd_keep_event_kind"`
+	EgdKeepFirst        *ebpf.Variable `ebpf:"egd_keep_first"`
 	EgdKeepFlowFlag     *ebpf.Variable `ebpf:"egd_keep_flow_flag"`
 	EgdKeepHeardFlag    *ebpf.Variable `ebpf:"egd_keep_heard_flag"`
 	EgdKeepIfaceFlag    *ebpf.Variable `ebpf:"egd_keep_iface_flag"`

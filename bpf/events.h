@@ -9,6 +9,15 @@
 enum egd_event_kind {
 	EGD_E_DECISION = 0,
 	EGD_E_CLOSE = 1,
+	/* The first bytes of a connection that nobody judged, for the mode is audit. */
+	EGD_E_FIRST = 2,
+};
+
+/* What they are. */
+enum egd_first {
+	EGD_FIRST_OTHER = 0,
+	EGD_FIRST_HELLO = 1, /* a whole ClientHello, with its SNI if it has one */
+	EGD_FIRST_PART = 2,  /* the beginning of one */
 };
 
 /* egd_events: ring buffer of decisions and of the ends of connections that
@@ -33,9 +42,9 @@ struct egd_event {
 	__u8 peer[16];   /* whom it is connected to, if not dst: an endpoint or a listener */
 	__u16 sport;     /* network order */
 	__u16 peer_port; /* network order */
-	__u16 name_len;  /* of the SNI */
-	__u16 pad;
-	__u32 ifindex; /* of the interface that it came by; 0: from a socket here */
+	__u16 name_len;  /* of the SNI; EGD_FIRST_OTHER: of the first bytes, at most 32 */
+	__u16 hello;     /* EGD_E_FIRST: enum egd_first */
+	__u32 ifindex;   /* of the interface that it came by; 0: from a socket here */
 	__u32 pad2;
 	__u64 cookie; /* of the socket */
 	__u64 sent;   /* EGD_E_CLOSE: payload bytes */

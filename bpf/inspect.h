@@ -274,6 +274,49 @@ static __always_inline bool still_allowed(struct __sk_buff *skb, struct bpf_sock
 	return false;
 }
 
+/* Tells what the first bytes of a connection are that nobody judged, and how much the
+ * server had said before: a policy that is learned needs to know the protocol. Nothing
+ * is dropped for it, so only the first segment is read. */
+static __always_inline void tell_first(struct __sk_buff *skb, struct bpf_sock *sk,
+				       struct egd_socket *st, const struct packet *p)
+{
+	__u32 off = p->off, len;
+	struct bpf_tcp_sock *tp;
+	struct egd_hello *h;
+	struct egd_event *e;
+	int got;
+
+	st->unread = 0;
+	if (!may_report(st->origin.workload))
+		return;
+	h = bpf_sk_storage_get(&egd_hellos, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!h)
+		return;
+	__builtin_memset(h, 0, sizeof(*h));
+	h->need = 1;
+	got = read_hello(skb, h, &off, p->end);
+	e = socket_event(st, EGD_E_FIRST, IPPROTO_TCP, EGD_R_NO_RULE);
+	if (!e)
+		return;
+	e->audit = 1;
+	tp = bpf_tcp_sock(sk);
+	if (tp)
+		e->received = tp->bytes_received;
+	if (got == HELLO_MORE) {
+		e->hello = EGD_FIRST_PART;
+	} else if (got == HELLO_DONE) {
+		e->hello = EGD_FIRST_HELLO;
+		if (h->named)
+			set_name(e, h);
+	} else {
+		len = step_of(p->end - p->off);
+		e->name_len = len;
+		bpf_skb_load_bytes(skb, p->off, e->name, len);
+	}
+	bpf_sk_storage_delete(&egd_hellos, sk);
+	bpf_ringbuf_submit(e, wakeup_flags());
+}
+
 /* A segment of a connection that is read, or was decided about by another policy.
  * Returns 1 to pass, 0 to drop. */
 __noinline int egd_judge_segment(struct __sk_buff *skb)
@@ -300,6 +343,8 @@ __noinline int egd_judge_segment(struct __sk_buff *skb)
 	}
 	if (st->verdict == EGD_INSPECT && (!st->proved || st->reading))
 		return inspect(skb, sk, st, &p);
+	if (st->unread && p.off < p.end)
+		tell_first(skb, sk, st, &p);
 	return 1;
 }
 
@@ -307,7 +352,8 @@ __noinline int egd_judge_segment(struct __sk_buff *skb)
 static __always_inline int check_watched(struct __sk_buff *skb, const struct egd_socket *st,
 					 const struct egd_config *cfg)
 {
-	if (st->epoch == cfg->epoch && (st->verdict != EGD_INSPECT || (st->proved && !st->reading)))
+	if (st->epoch == cfg->epoch && !st->unread &&
+	    (st->verdict != EGD_INSPECT || (st->proved && !st->reading)))
 		return 1;
 	return egd_judge_segment(skb) != 0;
 }

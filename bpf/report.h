@@ -105,9 +105,9 @@ static __always_inline void report_allowed(const struct egd_socket *st, const st
 
 /* Whether one more denial of a workload may be reported now; if not it is counted as
  * a lost event. Denials of nobody share an account. */
-static __always_inline bool may_report(const struct egd_workload *wl)
+static __always_inline bool may_report(__u32 id)
 {
-	__u32 id = wl ? wl->id : 0, now = bpf_ktime_get_ns() >> 24;
+	__u32 now = bpf_ktime_get_ns() >> 24;
 	struct egd_usage *u = bpf_map_lookup_elem(&egd_usage, &id);
 
 	if (!u)
@@ -130,7 +130,7 @@ __noinline int egd_deny_call(const struct flow *f, const struct egd_workload *wl
 	bool deny = enforced(mode, reason);
 	struct egd_event *e;
 
-	if (!f || !may_report(wl))
+	if (!f || !may_report(wl ? wl->id : 0))
 		return deny;
 	e = new_event(EGD_E_DECISION, EGD_DENY, reason);
 	if (!e)

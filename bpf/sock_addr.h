@@ -224,6 +224,7 @@ static __always_inline void clear_decision(struct egd_socket *st)
 	st->proved = 0;
 	st->reading = 0;
 	st->unjudged = 0;
+	st->unread = 0;
 	st->local = 0;
 	st->blocked = 0;
 }
@@ -338,6 +339,7 @@ __noinline int egd_let_pass(struct bpf_sock_addr *ctx, const struct attempt *a,
 	set_unjudged(st, &a->f);
 	st->epoch = cfg ? cfg->epoch : 0;
 	st->unjudged = 1;
+	st->unread = wl->mode == EGD_AUDIT;
 	st->watched = 1;
 	return PROCEED;
 }

@@ -26,6 +26,7 @@ func TestRouteChangesRequest(t *testing.T) {
 		fmt.Fprintf(w, "%s %s %v %q %q", req.Host, req.RequestURI, req.Header["X-Add"], req.Header.Get("X-Set"), req.Header.Get("X-Gone"))
 	})
 	a := routeTo(&policy.HTTPRule{
+		Name: "moved", Timeout: time.Minute,
 		Rewrite: &policy.Rewrite{URI: "/new"},
 		Headers: &policy.Headers{
 			Request: policy.HeaderOps{
@@ -56,6 +57,9 @@ func TestRouteChangesRequest(t *testing.T) {
 	resp.Body.Close()
 	if want := `rewritten.example /new/p?q [client dest rule] "rule" ""`; string(body) != want {
 		t.Errorf("the origin got\n%s, want\n%s", body, want)
+	}
+	if e := r.sink.wait(t, flow.Request, 1); e.Route != &a.Rule.Ref || e.RouteName != "moved" || e.Timeout != time.Minute || e.Destination != "b.example" {
+		t.Errorf("the event does not say how it went: %+v", e)
 	}
 	if got := fmt.Sprint(resp.Header["X-Order"], resp.Header["X-Drop"]); got != "[origin dest rule] []" {
 		t.Errorf("response header %s", got)

@@ -41,7 +41,7 @@ func (r *rig) spoil() {
 
 // textOf is what an event says.
 func textOf(e *flow.Event) string {
-	return fmt.Sprintf("%q", []any{e.Workload, e.Interface, e.Proto, e.Name, e.Names, e.Detail, e.Method, e.Path, e.ResponseFlags, e.StatPrefix, e.Reason})
+	return fmt.Sprintf("%q", []any{e.Workload, e.Interface, e.Proto, e.Name, e.Names, e.Detail, e.Method, e.Path, e.ResponseFlags, e.StatPrefix, e.Reason, e.RouteName, e.Destination, e.Subset})
 }
 
 func (r *rig) unspoilt() {

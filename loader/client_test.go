@@ -92,6 +92,8 @@ func client(op string, args []string) result {
 		return serveOnce(addr, args[1:])
 	case "hello":
 		return sendHello(addr, args[1:])
+	case "greeted":
+		return sendGreeted(addr)
 	case "bound":
 		return bound(addr, args[1])
 	case "refused-many":

@@ -83,6 +83,8 @@ func firstBytes(kind, name string) []byte {
 		return patchSNI(hello(&tls.Config{ServerName: "some.example"}), func([]byte) []byte { return serverName(name) })
 	case "http":
 		return []byte("GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n")
+	case "ssh":
+		return []byte("SSH-2.0-client\r\n")
 	case "junk":
 		return bytes.Repeat([]byte{0x17}, 64)
 	case "halfjunk":

@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/egressd/egressd/policy/internal/match"
 )
@@ -15,6 +16,9 @@ import (
 // Route is the rule that acts on a flow, and all ways that it may send it.
 type Route struct {
 	Rule Ref `json:"rule"`
+	// Name and Timeout are those of an HTTP rule.
+	Name    string        `json:"-"`
+	Timeout time.Duration `json:"-"`
 	// Match are the conditions that hold; "": it matches everything.
 	Match string `json:"match,omitempty"`
 	// Does is what happens to the flow whichever way it goes.
@@ -26,6 +30,9 @@ type Route struct {
 // Branch is one destination of a rule, with what becomes of flows that it takes.
 type Branch struct {
 	To string `json:"to"`
+	// Host and Subset are of the service that To describes.
+	Host   string `json:"-"`
+	Subset string `json:"-"`
 	// Weight of Of is its share of what comes to the rule; Share is that of all
 	// flows, from 0 to 1.
 	Weight uint32  `json:"weight"`
@@ -122,6 +129,7 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 	out := &Route{Rule: *rule.rule}
 	a, l4 := t.chosen(at)
 	if a != nil {
+		out.Name, out.Timeout = a.Rule.Name, a.Rule.Timeout
 		out.Match, out.Does = a.conditions(), append(a.Rule.Describe(), a.unsent()...)
 		if said := e.p.DefaultRetries(); said != "" && a.Rule.Retries == nil && slices.ContainsFunc(rule.all, func(d RouteDestination) bool { return d.Gateway == nil }) {
 			out.Does = append(out.Does, said)
@@ -137,6 +145,9 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 		high, low := bits.Mul64(offset, scale)
 		next, carry := bits.Add64(draw, low, 0)
 		offset += uint64(to.Weight)
+		if to.Upstream != nil {
+			b.Host, b.Subset = to.Upstream.Host, to.Upstream.Subset
+		}
 		if high != 0 || carry != 0 {
 			continue // no draw of 64 bits leads there
 		}

@@ -5,6 +5,7 @@ package events
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,6 +134,44 @@ func (r *Kernel) lately(id policy.PolicyID, addr netip.Addr) string {
 	return explain.Former(name, until)
 }
 
+// spoken is the event of what a connection began with that audit mode let pass. It has
+// the names that its beginning was recorded with, and of several the one that its
+// ClientHello says. A hello with another name is as good as none: no rule for these
+// names lets it pass.
+func (r *Kernel) spoken(k telemetry.KernelEvent) flow.Event {
+	names := r.noted(k)
+	if len(names) == 0 {
+		names = r.Names.NamesOf(k.Policy, k.Dst.Addr())
+	}
+	e := flow.Event{
+		Time:      k.Time,
+		Kind:      flow.Spoken,
+		Layer:     flow.Kernel,
+		Workload:  r.Workload(k.Workload),
+		Process:   flow.Process{PID: k.PID, UID: k.UID, Command: k.Command},
+		Transport: k.Transport,
+		Proto:     string(k.First),
+		Dst:       k.Dst,
+		Allowed:   true,
+		WouldDeny: true,
+		Reason:    k.Reason,
+	}
+	switch {
+	case k.Name != "" && slices.Contains(names, k.Name):
+		names = []string{k.Name}
+	case k.Name != "":
+		e.Proto = string(telemetry.SpokenOther)
+		e.Detail = "its ClientHello has the name " + k.Name + ", for which it did not ask"
+	}
+	if len(names) > 0 {
+		e.Name = names[0]
+	}
+	if len(names) > 1 {
+		e.Names = names
+	}
+	return e
+}
+
 // noted are the names that a flow may be for that would be denied: its process
 // asked for one of them.
 func (r *Kernel) noted(k telemetry.KernelEvent) []string {
@@ -145,7 +184,11 @@ func (r *Kernel) noted(k telemetry.KernelEvent) []string {
 // Record records an event, and ends the socket of a connection that
 // the kernel has cut: without that the application would wait for its timeout.
 func (r *Kernel) Record(k telemetry.KernelEvent) {
-	if k.Workload == r.Probe {
+	switch {
+	case k.Workload == r.Probe:
+		return
+	case k.First != "":
+		r.Recorder.Record(r.spoken(k))
 		return
 	}
 	if k.Policy == policy.UnknownWorkload && (k.Reason == policy.ReasonNoRule || k.Reason == policy.ReasonTransport) {

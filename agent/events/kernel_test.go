@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +103,43 @@ func TestKernelTells(t *testing.T) {
 		if e.Allowed != c.want.Allowed || e.WouldDeny != c.want.WouldDeny || e.Name != c.want.Name || !slices.Equal(e.Names, c.want.Names) ||
 			e.Workload != c.want.Workload || e.Interface != c.want.Interface || e.Reason != cmp.Or(c.want.Reason, c.event.Reason) || !strings.Contains(e.Detail, c.detail) {
 			t.Errorf("%s: %+v", c.name, e)
+		}
+	}
+}
+
+// TestSpoken: what a connection began with has the name that its ClientHello says if its
+// process asked for that; it is no denial, and is kept for who learns.
+func TestSpoken(t *testing.T) {
+	known, other := netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("[2001:db8::1]:443")
+	for _, c := range []struct {
+		name  string
+		event telemetry.KernelEvent
+		want  flow.Event
+	}{
+		{"the name that was learned", telemetry.KernelEvent{Dst: known, First: telemetry.SpokenTLS, Name: "a.example"}, flow.Event{Proto: "tls", Name: "a.example"}},
+		{"one of two", telemetry.KernelEvent{Dst: other, PID: 7, First: telemetry.SpokenTLS, Name: "other.example"}, flow.Event{Proto: "tls", Name: "other.example"}},
+		{"not the whole hello", telemetry.KernelEvent{Dst: other, PID: 7, First: telemetry.SpokenTLS}, flow.Event{Proto: "tls", Name: "wish.example", Names: []string{"wish.example", "other.example"}}},
+		{"another name", telemetry.KernelEvent{Dst: known, First: telemetry.SpokenTLS, Name: "front.example"}, flow.Event{Proto: "tcp", Name: "a.example", Detail: "its ClientHello has the name front.example, for which it did not ask"}},
+		{"an address", telemetry.KernelEvent{Dst: other, First: telemetry.SpokenTLS, Name: "front.example"}, flow.Event{Proto: "tcp", Detail: "its ClientHello has the name front.example, for which it did not ask"}},
+		{"HTTP", telemetry.KernelEvent{Dst: known, First: telemetry.SpokenHTTP}, flow.Event{Proto: "http", Name: "a.example"}},
+		{"SSH", telemetry.KernelEvent{Dst: known, First: telemetry.SpokenOther}, flow.Event{Proto: "tcp", Name: "a.example"}},
+	} {
+		r := NewRecorder(slog.New(slog.DiscardHandler))
+		k := &Kernel{
+			Recorder: r, Names: oneName{known.Addr()}, Policies: noPolicies{}, Probe: 4, Log: slog.New(slog.DiscardHandler),
+			Workload: func(uint32) string { return "w1" },
+		}
+		c.event.Audit, c.event.Reason, c.event.Transport, c.event.Workload = true, policy.ReasonNoRule, policy.TCP, 1
+		k.Record(c.event)
+		list, _ := r.Seen()
+		if len(list) != 1 || len(r.Denials()) != 0 {
+			t.Errorf("%s: %+v", c.name, list)
+			continue
+		}
+		c.want.Kind, c.want.Layer, c.want.Workload, c.want.Transport, c.want.Dst = flow.Spoken, flow.Kernel, "w1", policy.TCP, c.event.Dst
+		c.want.Process.PID, c.want.Allowed, c.want.WouldDeny, c.want.Reason = c.event.PID, true, true, policy.ReasonNoRule
+		if !reflect.DeepEqual(list[0], c.want) {
+			t.Errorf("%s: %+v, want %+v", c.name, list[0], c.want)
 		}
 	}
 }

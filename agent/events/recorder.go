@@ -6,6 +6,7 @@ package events
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -32,11 +33,14 @@ type Recorder struct {
 	also, all flow.Sink
 	// dropped counts the followers that did not read.
 	dropped atomic.Uint64
+	// instance tells this recorder from that of another daemon, whose numbers mean
+	// other events.
+	instance string
 }
 
 // NewRecorder makes one that writes denials to a log.
 func NewRecorder(log *slog.Logger) *Recorder {
-	return &Recorder{events: flow.NewLog(eventsKept), seen: seenTable{of: map[string]*seenBy{}}, denials: flow.NewDenials(), lines: flow.NewLines(), log: log}
+	return &Recorder{events: flow.NewLog(eventsKept), seen: seenTable{of: map[string]*seenBy{}}, denials: flow.NewDenials(), lines: flow.NewLines(), log: log, instance: rand.Text()}
 }
 
 // Tell has somebody else told of denials, as the log is: the first of each kind, and

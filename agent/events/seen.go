@@ -66,7 +66,7 @@ type seenRow struct {
 // that is known.
 func (t *seenTable) add(e *flow.Event) {
 	switch {
-	case e.Layer == flow.Ingress, e.Kind != flow.Decision && e.Kind != flow.Request:
+	case e.Layer == flow.Ingress, e.Kind != flow.Decision && e.Kind != flow.Request && e.Kind != flow.Spoken:
 		return
 	case e.Kind == flow.Decision && e.Proto == "http": // its requests have the names
 		return

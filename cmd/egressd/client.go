@@ -66,12 +66,12 @@ func (c client) socket() string { return filepath.Join(c.stateDir, agent.AdminSo
 func (c client) ask(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
 	limited, cancel := context.WithTimeout(ctx, c.wait)
 	defer cancel()
-	body, err := c.open(limited, method, path, query)
+	resp, err := c.open(limited, method, path, query)
 	if err != nil {
 		return nil, err
 	}
-	defer body.Close()
-	data, err := io.ReadAll(body)
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, c.failure(fmt.Errorf("read the daemon's answer: %w", err))
 	}
@@ -81,11 +81,16 @@ func (c client) ask(ctx context.Context, method, path string, query url.Values) 
 // follow sends a request whose answer goes on until ctx is done. The caller
 // closes it.
 func (c client) follow(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
-	return c.open(ctx, http.MethodGet, path, query)
+	resp, err := c.open(ctx, http.MethodGet, path, query)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
 }
 
-// open sends a request and waits for the beginning of the answer.
-func (c client) open(ctx context.Context, method, path string, query url.Values) (io.ReadCloser, error) {
+// open sends a request and waits for the beginning of the answer. The caller closes its
+// body.
+func (c client) open(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
 	if c.wait <= 0 {
 		return nil, usageError{fmt.Errorf("--timeout is a time such as 5s, not %s", c.wait)}
 	}
@@ -115,7 +120,7 @@ func (c client) open(ctx context.Context, method, path string, query url.Values)
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // the status says it all the same
 		return nil, fmt.Errorf("the daemon says: %s", bytes.TrimSpace(text))
 	}
-	return resp.Body, nil
+	return resp, nil
 }
 
 // failure says what a failed request means and what to do.

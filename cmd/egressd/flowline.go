@@ -20,6 +20,8 @@ func eventLine(e flow.Event) string {
 	var b strings.Builder
 	result := "ALLOW"
 	switch {
+	case e.Kind == flow.Spoken:
+		result = "SPOKE"
 	case e.WouldDeny:
 		result = "AUDIT"
 	case !e.Allowed:

@@ -10,9 +10,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/egressd/egressd/agent/admin"
+	"github.com/egressd/egressd/agent/events"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/flowfilter"
 	"github.com/egressd/egressd/internal/flowrecord"
@@ -26,37 +28,54 @@ type reader struct {
 	// wanted is what query asks for: a daemon of an earlier version may not know all.
 	wanted flowfilter.Filter
 	show   func(e flow.Event, line []byte)
+	// instance and number are of whom the events are that were read, and how far:
+	// agent/events counts them. Empty: no daemon has said so.
+	instance string
+	number   uint64
 	// last is the time of the newest event that was read.
 	last time.Time
 	// again says that it was connected before.
 	again bool
 }
 
-// read shows what the daemon answers, until that ends. answered says that
-// there was a daemon.
-func (r *reader) read(ctx context.Context) (answered bool, err error) {
-	if !r.last.IsZero() {
-		r.query.Set("since", r.last.Format(time.RFC3339Nano))
+// once shows what the daemon answers.
+func (r *reader) once(ctx context.Context) error {
+	data, err := r.daemon.ask(ctx, http.MethodGet, admin.PathFlows, r.query)
+	if err != nil {
+		return err
 	}
-	body, err := openFlows(ctx, r.daemon, r.query)
+	return r.pass(bytes.NewReader(data))
+}
+
+// read shows events as they come, until the daemon ends. answered says that there was
+// one. The same daemon goes on where it was left, and tells of what it does not keep any
+// more; another one has all that it knows to tell.
+func (r *reader) read(ctx context.Context) (answered bool, err error) {
+	r.query.Set("follow", "1")
+	r.query.Set(events.Positions, "1")
+	r.query.Set(events.Instance, r.instance)
+	r.query.Set(events.After, strconv.FormatUint(r.number, 10))
+	resp, err := r.daemon.open(ctx, http.MethodGet, admin.PathFlows, r.query)
 	if err != nil {
 		return false, err
 	}
-	defer body.Close()
-	if r.again {
-		printLine(r.e.stderr, "egressd: connected again")
+	defer resp.Body.Close()
+	was := r.instance
+	if r.instance = resp.Header.Get(events.InstanceHeader); r.instance != was {
+		r.number = 0
+	}
+	switch {
+	case r.again && r.instance != was:
+		gap := ""
+		if !r.last.IsZero() {
+			gap = "; what the one before it decided after " + r.last.Local().Format("15:04:05.000") + " and was not read is lost, and how much that is nobody knows"
+		}
+		printLine(r.e.stderr, "egressd: connected again, to a daemon that was started anew%s", gap)
+	case r.again:
+		printLine(r.e.stderr, "egressd: connected again, and going on where it was left")
 	}
 	r.again = true
-	return true, r.pass(body)
-}
-
-// openFlows asks for events, once or as they come.
-func openFlows(ctx context.Context, c client, q url.Values) (io.ReadCloser, error) {
-	if q.Has("follow") {
-		return c.follow(ctx, admin.PathFlows, q)
-	}
-	data, err := c.ask(ctx, http.MethodGet, admin.PathFlows, q)
-	return io.NopCloser(bytes.NewReader(data)), err
+	return true, r.pass(resp.Body)
 }
 
 // pass shows the events that are wanted.
@@ -71,7 +90,8 @@ func (r *reader) pass(body io.Reader) error {
 		if ev.Time.After(r.last) {
 			r.last = ev.Time
 		}
-		if r.wanted.Wants(&ev) {
+		r.number = max(r.number, ev.Number)
+		if ev.Kind != flow.Position && r.wanted.Wants(&ev) {
 			r.show(ev, lines.Bytes())
 		}
 	}

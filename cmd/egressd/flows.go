@@ -25,7 +25,9 @@ is allowed, and each workload has a share of both. At the end of a denial stands
 what would allow it, if --allow can name that.
 
 With -f it goes on with new events. When the daemon ends, or this reader is too slow
-for it, flows says so on standard error and connects again.
+for it, flows says so on standard error and connects again. It goes on behind the last
+event that it has read; where the daemon keeps some of what came since then no more, a
+line says how many are lost.
 
 With --file it reads flow logs that "egressd run --flow-log" has written, also those
 that were rotated or compressed (gzip), and needs no daemon. docs/FLOWS.md says what
@@ -97,10 +99,9 @@ func (f *flows) run(ctx context.Context, e env) error {
 	case len(f.files) > 0:
 		err = r.readFiles(f.files)
 	case f.follow:
-		r.query.Set("follow", "1")
 		return r.follow(ctx)
 	default:
-		_, err = r.read(ctx)
+		err = r.once(ctx)
 	}
 	if f.summary && (err == nil || errors.As(err, new(exitError))) {
 		printTallies(e, sum.Tallies(f.top), sum.Lost, asJSON)

@@ -66,7 +66,7 @@ func (l *lesson) write(quiet bool) error {
 	if err != nil {
 		return fmt.Errorf("--learn: %w", err)
 	}
-	m, err := newMerge(l.e, l.file.Name(), []istio.File{{Name: l.file.Name(), Data: old}}, l.seen.Workloads)
+	m, err := newMerge(l.e, l.file.Name(), []istio.File{{Name: l.file.Name(), Data: old}}, istio.Options{}, l.seen.Workloads)
 	if err != nil {
 		return fmt.Errorf("--learn: %s is left as it is: %w", l.file.Name(), err)
 	}

@@ -30,9 +30,10 @@ compressed (gzip), and - is standard input.
 
 Each flow is decided by what was recorded of it: host, address, port, what it speaks,
 of a request the method and the path. The headers and the query of a request are not
-recorded; where that may matter, replay says so. It also says of what it could not ask
-the policy. What a change does to rules of the same flows (timeouts, routes), "egressd
-diff" says.
+recorded; where that may matter, replay says so. Of a request the lines have the route
+that it took (from this version on), so another route, destination or timeout is a
+change as well. It also says of what it could not ask the policy. What a change does to
+flows that were not recorded, "egressd diff" says.
 
 The exit code is 0 when nothing that was allowed would be denied, 1 when something
 would be, or lines could not be read, and 2 when a file or the policy cannot be read.`,
@@ -46,24 +47,21 @@ would be, or lines could not be read, and 2 when a file or the policy cannot be 
 	}
 	r.out.register(cmd)
 	cmd.Flags().StringSliceVar(&r.config, "config", nil, "policy that is asked: a file or a directory of YAML; may be given several times")
-	cmd.Flags().StringVar(&r.gateway, "gateway-selector", "", "labels of the node's gateway, as for run")
 	cmd.Flags().BoolVarP(&r.verbose, "verbose", "v", false, "print the steps that lead to each decision")
 	r.short.register(cmd)
-	registerAllow(cmd, &r.allow)
-	r.inside.register(cmd)
+	r.read.register(cmd)
 	r.filter.register(cmd)
 	return cmd
 }
 
 // replayFlags are what the command line asks for.
 type replayFlags struct {
-	out           output
-	config, allow []string
-	gateway       string
-	short         allowFlags
-	inside        clusterFlags
-	filter        flowFilterFlags
-	verbose       bool
+	out     output
+	config  []string
+	short   allowFlags
+	read    offlineFlags
+	filter  flowFilterFlags
+	verbose bool
 }
 
 func (r *replayFlags) run(e env, paths []string) error {
@@ -83,7 +81,7 @@ func (r *replayFlags) run(e env, paths []string) error {
 	if err != nil {
 		return err
 	}
-	o, err := r.istio()
+	o, err := r.read.options()
 	if err != nil {
 		return err
 	}
@@ -121,18 +119,6 @@ func (r *replayFlags) run(e env, paths []string) error {
 		return exitError{exitFinding}
 	}
 	return nil
-}
-
-// istio are the options of reading the policy.
-func (r *replayFlags) istio() (o istio.Options, err error) {
-	if o.GatewaySelector, err = labels(r.gateway); err != nil {
-		return o, err
-	}
-	if o.AllowEndpoints, err = allowed(r.allow); err != nil {
-		return o, err
-	}
-	o.Cluster, o.FindCluster, err = r.inside.read()
-	return o, err
 }
 
 // signs stand before a change.

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +37,9 @@ type suggestFlags struct {
 	merge     string
 	write     bool
 	exact     bool
+	// beside and read are what the policy of merge stands in.
+	beside []string
+	read   offlineFlags
 }
 
 func suggestCommand(e env) *cobra.Command {
@@ -56,16 +61,27 @@ and when it was seen. What is not complete is said in the first lines.
 
 With --merge, suggest prints what is missing in a policy, as a difference to its file
 learned.yaml (or to PATH, if that is a file), and writes it with --write. The exit
-code is 1 when something is missing and was not written.`,
+code is 1 when something is missing and was not written. What is in force beside that
+policy is named by --config, as objects of a cluster, and by the flags of check that
+say what is the cluster's: that is asked as well, and not changed.`,
 		Example: `  sudo egressd run --mode audit --cgroup /sys/fs/cgroup/build &   # for a day
   sudo egressd suggest --since 24h > policy/learned.yaml
   sudo egressd suggest --workload shop/web
   sudo egressd suggest --merge policy/            # what is missing there?
   sudo egressd suggest --merge policy/ --write
+  kubectl get serviceentries,sidecars,services,servicecidrs -A -o yaml |
+    sudo egressd suggest --merge policy/ --config - --cluster-cidr auto
   egressd suggest --from flows.jsonl --workloads workloads.yaml
   sudo egressd suggest -o json | jq .unknown      # asked for, never connected to`,
 		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range ofMerge {
+				if cmd.Flags().Changed(name) && f.merge == "" {
+					return usageError{fmt.Errorf("--%s goes with --merge", name)}
+				}
+			}
+			return f.run(cmd.Context())
+		},
 	}
 	f.out.register(cmd)
 	f.daemon.register(cmd)
@@ -76,9 +92,14 @@ code is 1 when something is missing and was not written.`,
 	fs.StringSliceVar(&f.workloads, "workloads", nil, "with --from, file or directory with the Workloads that the flows are of; may be given several times")
 	fs.StringVar(&f.merge, "merge", "", "policy, a file or directory: print what is missing there")
 	fs.BoolVar(&f.write, "write", false, "with --merge, write what is missing")
+	fs.StringSliceVar(&f.beside, "config", nil, "with --merge, policy that is in force beside it and is not changed: a file, a directory, or - for standard input; may be given several times")
+	f.read.register(cmd)
 	fs.BoolVar(&f.exact, "exact", false, "name each host, without wildcards for generated names")
 	return cmd
 }
+
+// ofMerge are the flags that say something of the policy of --merge alone.
+var ofMerge = []string{"write", "config", "gateway-selector", "allow-endpoint", "cluster-cidr", "cluster-domain", "cluster-dns"}
 
 // suggested is what "suggest -o json" prints.
 type suggested struct {
@@ -100,8 +121,15 @@ func (f *suggestFlags) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if f.write && f.merge == "" || len(f.workloads) > 0 && len(f.from) == 0 {
-		return usageError{errors.New("--write goes with --merge, and --workloads with --from")}
+	if len(f.workloads) > 0 && len(f.from) == 0 {
+		return usageError{errors.New("--workloads goes with --from")}
+	}
+	if slices.Contains(f.beside, "-") && slices.Contains(f.from, flowrecord.Stdin) {
+		return usageError{errStdinTwice}
+	}
+	o, err := f.read.options()
+	if err != nil {
+		return err
 	}
 	l := learn.New(since, f.workload)
 	identities, about, err := f.learn(ctx, l, since)
@@ -109,7 +137,7 @@ func (f *suggestFlags) run(ctx context.Context) error {
 		return err
 	}
 	if f.merge != "" {
-		return f.merged(l, identities, asJSON)
+		return f.merged(l, identities, o, asJSON)
 	}
 	p := l.Propose(learn.Options{Identities: identities, Exact: f.exact})
 	if asJSON {
@@ -201,12 +229,21 @@ func printFindings(e env, l load.Result) {
 }
 
 // merged prints what is missing in a policy, or writes it.
-func (f *suggestFlags) merged(l *learn.Learner, identities []policy.Identity, asJSON bool) error {
+func (f *suggestFlags) merged(l *learn.Learner, identities []policy.Identity, o istio.Options, asJSON bool) error {
 	files, err := source.Files([]string{f.merge})
 	if err != nil && !errors.As(err, new(*source.EmptyError)) { // all is missing in an empty directory
 		return err
 	}
-	m, err := newMerge(f.e, f.merge, files, identities)
+	beside, err := readFiles(f.e, f.beside)
+	if err != nil {
+		return err
+	}
+	for _, b := range beside { // what is merged into may be among it
+		if !slices.ContainsFunc(files, func(f istio.File) bool { return filepath.Clean(f.Name) == filepath.Clean(b.Name) }) {
+			files = append(files, b)
+		}
+	}
+	m, err := newMerge(f.e, f.merge, files, o, identities)
 	if err != nil {
 		return err
 	}

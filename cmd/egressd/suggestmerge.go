@@ -24,6 +24,7 @@ const learnedFile = "learned.yaml"
 type merge struct {
 	e          env
 	path       string // of the file that is changed
+	o          istio.Options
 	files      []istio.File
 	snapshot   *policy.Snapshot
 	identities []policy.Identity
@@ -32,12 +33,12 @@ type merge struct {
 
 // newMerge reads the policy in files, which were read from a path. Workloads that only
 // the daemon knows are described beside it.
-func newMerge(e env, path string, files []istio.File, identities []policy.Identity) (*merge, error) {
-	m := &merge{e: e, path: path}
+func newMerge(e env, path string, files []istio.File, o istio.Options, identities []policy.Identity) (*merge, error) {
+	m := &merge{e: e, path: path, o: o}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		m.path = filepath.Join(path, learnedFile)
 	}
-	r, err := load.With(files, istio.Options{})
+	r, err := load.With(files, o)
 	if err != nil {
 		printFindings(e, r)
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -60,7 +61,7 @@ func newMerge(e env, path string, files []istio.File, identities []policy.Identi
 }
 
 func (m *merge) compile(files []istio.File) error {
-	r, err := load.With(files, istio.Options{})
+	r, err := load.With(files, m.o)
 	if err != nil {
 		printFindings(m.e, r)
 		return err

@@ -134,9 +134,10 @@ func (l *Learner) Add(e flow.Event) {
 	}
 }
 
-// times is how many an event stands for; how a flow ended is none more.
+// times is how many an event stands for; what a flow began with and how it ended is none
+// more.
 func times(e *flow.Event) int {
-	if e.Kind == flow.Close {
+	if e.Kind == flow.Close || e.Kind == flow.Spoken {
 		return 0
 	}
 	return flowrecord.Times(e)

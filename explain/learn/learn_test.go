@@ -250,3 +250,29 @@ func reductions(t *testing.T, text string) map[string]string {
 	}
 	return out
 }
+
+// TestSpoken: first bytes that audit mode told say the protocol, whatever the port, and
+// count for nothing else.
+func TestSpoken(t *testing.T) {
+	for _, c := range []struct{ dst, proto, want string }{
+		{"203.1.113.1:443", "tcp", "name: tcp-443"},
+		{"203.1.113.1:443", "tls", "name: https-443"},
+		{"203.1.113.1:8443", "tls", "name: https-8443"},
+		{"203.1.113.1:9999", "tls", "name: tls-9999"},
+		{"203.1.113.1:9999", "http", "name: http-9999"},
+		{"203.1.113.1:80", "tls", "name: tls-80"},
+		{"203.1.113.1:80", "tcp", "name: tcp-80"},
+	} {
+		begins := seen("", "a.example", c.dst, policy.TCP)
+		says := begins
+		says.Kind, says.Proto = flow.Spoken, c.proto
+		l := learnt(t, time.Time{}, begins, says)
+		out := text(t, l.Propose(Options{}))
+		if !strings.Contains(out, c.want+"\n") || !strings.Contains(out, "# once at") || strings.Contains(out, "nobody read") {
+			t.Errorf("%s %s: no %q in\n%s", c.dst, c.proto, c.want, out)
+		}
+		if no := denies(l, compiled(t, out)); len(no) > 0 {
+			t.Errorf("%v is denied by\n%s", no, out)
+		}
+	}
+}

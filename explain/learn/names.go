@@ -85,6 +85,8 @@ func (s *spoken) hear(e *flow.Event, refused bool) {
 		s.tls = true
 	case e.Proto == "http":
 		s.http = true
+	case e.Kind == flow.Spoken:
+		s.opaque = true
 	case refused: // nobody read it
 	case e.Layer == flow.Kernel && e.Verdict == policy.Inspect:
 		s.tls = true

@@ -32,6 +32,10 @@ func (p *against) ask(q asked, r *recorded) (FlowChange, error) {
 	if x.Rule != nil {
 		c.Now.Rule = x.Rule.Object()
 	}
+	ways := waysOf(x.Route)
+	if q.was.Way.recorded() && x.Allowed {
+		c.Now.Way = ways[0]
+	}
 	switch {
 	case c.Was.Allowed && !c.Now.Allowed:
 		c.Kind = Denied
@@ -43,7 +47,7 @@ func (p *against) ask(q asked, r *recorded) (FlowChange, error) {
 		c.Allow = explain.AllowItem(&e)
 	case !c.Was.Allowed && c.Now.Allowed:
 		c.Kind = Allowed
-	case c.Was.Allowed && (differs(q, c.Now) || x.DeniedShare > 0):
+	case c.Was.Allowed && (differs(q, c.Now) || x.DeniedShare > 0 || !q.was.Way.isAmong(ways)):
 		c.Kind = Otherwise
 	default:
 		return FlowChange{}, nil
@@ -99,6 +103,9 @@ func sentence(c *FlowChange, x explain.Explanation) string {
 	}
 	if x.DeniedShare > 0 {
 		return fmt.Sprintf("%s was allowed%s, and %.4g%% of it would be denied", what, by(c.Was), 100*x.DeniedShare)
+	}
+	if !differs(asked{was: c.Was}, c.Now) {
+		return fmt.Sprintf("%s was allowed%s, and would be, but %s", what, by(c.Was), c.Was.Way.becomes(c.Now.Way))
 	}
 	return fmt.Sprintf("%s was allowed with verdict %s%s, and would be with verdict %s%s", what, c.Was.Verdict, by(c.Was), c.Now.Verdict, by(c.Now))
 }

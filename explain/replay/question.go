@@ -25,10 +25,10 @@ type asked struct {
 
 // isPart says whether an event is about something that another one stands for: of a
 // connection that carries HTTP its requests are decided one by one; a copy of a request,
-// and the end of what was denied or cut, decide nothing.
+// what a connection began with, and the end of what was denied or cut, decide nothing.
 func isPart(e *flow.Event) bool {
 	switch e.Kind {
-	case flow.Mirror:
+	case flow.Mirror, flow.Spoken:
 		return true
 	case flow.Close:
 		return e.Proto == "http" || !e.Allowed || e.WouldDeny
@@ -80,6 +80,9 @@ func question(e *flow.Event) asked {
 		q.was.Reason = policy.ReasonAllowed // whatever became of it then
 	} else {
 		q.was.Verdict = policy.Deny
+	}
+	if e.Kind == flow.Request && q.was.Allowed {
+		q.was.Way = wayOf(e)
 	}
 	if e.Kind == flow.Query {
 		q.query, q.target = true, e.Name

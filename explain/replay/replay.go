@@ -35,6 +35,8 @@ type Treatment struct {
 	Verdict policy.Verdict `json:"verdict"`
 	Reason  policy.Reason  `json:"reason"`
 	Rule    string         `json:"rule,omitempty"` // KIND NAMESPACE/NAME
+	// Way is how a request went, or may go; of Now the first way that is allowed.
+	Way RouteWay `json:"way,omitzero"`
 }
 
 // FlowChange is a flow that is decided in another way.

@@ -162,6 +162,71 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestWays: a request that was recorded with its route is told when the rule, what it
+// leads to, or its timeout is another one, and not when one of several ways is as it was.
+func TestWays(t *testing.T) {
+	const route = `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: other}
+spec: {hosts: [other.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: %s}
+spec:
+  hosts: [api.example.com]
+  http: [{name: primary, timeout: %s, route: [%s]}]
+`
+	const here, there = "{destination: {host: api.example.com}}", "{destination: {host: other.example.com}}"
+	half := strings.ReplaceAll(here, "}}", "}, weight: 50}") + ", " + strings.ReplaceAll(there, "}}", "}, weight: 50}")
+	went := func(e *flow.Event) {
+		e.Route, e.RouteName, e.Timeout, e.Destination = &policy.Ref{Kind: "VirtualService", Namespace: "default", Name: "vs"}, "primary", 5*time.Second, "api.example.com"
+	}
+	for _, c := range []struct {
+		name, policy string
+		was          func(*flow.Event)
+		want         string
+	}{
+		{"as it was", fmt.Sprintf(route, "vs", "5s", here), went, ""},
+		{"one of two ways", fmt.Sprintf(route, "vs", "5s", half), went, ""},
+		{"nothing is recorded", fmt.Sprintf(route, "vs", "5s", there), func(*flow.Event) {}, ""},
+		{"no rule, then and now", "", func(e *flow.Event) { e.Destination = "api.example.com" }, ""},
+		{"another destination", fmt.Sprintf(route, "vs", "5s", there), went, "but to other.example.com, where it went to api.example.com"},
+		{"another timeout", fmt.Sprintf(route, "vs", "7s", here), went, "but with timeout 7s, where it had timeout 5s"},
+		{"another object", fmt.Sprintf(route, "next", "5s", here), went, `but by route "primary" of VirtualService default/next, where it went by route "primary" of VirtualService default/vs`},
+		{"no rule any more", "", went, "but by no route, where it went by route"},
+		{"a rule where there was none", fmt.Sprintf(route, "vs", "5s", there), func(e *flow.Event) { e.Destination = "api.example.com" }, `but by route "primary" of VirtualService default/vs, where it went by no route; to other.example.com, where it went to api.example.com; with timeout 5s, where it had no timeout`},
+	} {
+		e := with(request("192.0.2.1:80", "api.example.com", "/a"), c.was)
+		var f Flows
+		f.Add(&e)
+		out := f.Run(snapshot(t, policyText+c.policy))
+		says := ""
+		if len(out.Changes) == 1 && out.Changes[0].Kind == Otherwise {
+			says = out.Changes[0].Says
+		}
+		if (c.want == "") != (len(out.Changes) == 0) || !strings.Contains(says, c.want) {
+			t.Errorf("%s: %q, want %q: %+v", c.name, says, c.want, out)
+		}
+	}
+}
+
+// TestWildcardWay: a request to a wildcard's host is recorded by its own name, and one of
+// which no destination is known failed before it had one.
+func TestWildcardWay(t *testing.T) {
+	rule := func(to string) RouteWay {
+		return RouteWay{Route: "VirtualService default/vs", Timeout: time.Second, Destination: to}
+	}
+	for _, c := range []struct {
+		was, now string
+		want     bool
+	}{{"a.example.com", "*.example.com", true}, {"a.example.net", "*.example.com", false}, {"", "a.example.com", true}, {"a.example.com", "", false}} {
+		if got := rule(c.was).isAmong([]RouteWay{rule(c.now)}); got != c.want {
+			t.Errorf("%q, and now %q: %t", c.was, c.now, got)
+		}
+	}
+}
+
 // TestCounts: lines about one flow are counted together, from the first to the last; what
 // is missing is told, and so is what is not recorded, and what would allow it.
 func TestCounts(t *testing.T) {

@@ -389,6 +389,12 @@ func (x *exchange) event() flow.Event {
 	e.Method, e.Path = x.r.Method, x.req.Path
 	e.Status, e.Retries = x.status, x.retries
 	e.ResponseFlags, e.StatPrefix = strings.Join(x.flags, ","), x.decision.StatPrefix()
+	if a := x.decision.Action; a != nil {
+		e.Route, e.RouteName, e.Timeout = &a.Rule.Ref, a.Rule.Name, a.Rule.Timeout
+	}
+	if x.to != nil {
+		e.Destination, e.Subset = x.to.Host, x.to.Subset
+	}
 	e.Upstream = x.upstream.addr()
 	e.BytesReceived = x.upstream.received.Load()
 	e.BytesSent = x.tunnelled

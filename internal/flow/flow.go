@@ -18,14 +18,18 @@ type Moment string
 // has one Close event. A Query is a DNS question, a Request an HTTP request.
 // Lost stands, for a follower, for More events that were pushed out before it
 // had read them. A Mirror is the copy of a request that a mirror got, or would
-// have got.
+// have got. Spoken says, of a connection that audit mode let pass, what its first
+// bytes are. A Position tells a follower that asked for it of no event, but how far it
+// is: what came up to Number it has, or did not want.
 const (
 	Decision Moment = "decision"
 	Close    Moment = "close"
 	Query    Moment = "query"
 	Request  Moment = "request"
 	Mirror   Moment = "mirror"
+	Spoken   Moment = "spoken"
 	Lost     Moment = "lost"
+	Position Moment = "position"
 )
 
 // Layer says which part of egressd made the decision.
@@ -93,6 +97,14 @@ type Event struct {
 	ResponseFlags string `json:"responseFlags,omitempty"`
 	// StatPrefix is that of the match by which a rule acted.
 	StatPrefix string `json:"statPrefix,omitempty"`
+	// Route is the rule of an HTTP route that acted on a request, RouteName the name that
+	// it has there, Timeout the rule's; Destination is the host of the service that the
+	// request went on to, Subset the part of it. None costs a request an allocation.
+	Route       *policy.Ref   `json:"route,omitempty"`
+	RouteName   string        `json:"routeName,omitempty"`
+	Timeout     time.Duration `json:"timeout,omitempty"` // nanoseconds in JSON
+	Destination string        `json:"destination,omitempty"`
+	Subset      string        `json:"subset,omitempty"`
 	// BytesSent counts from the workload to the upstream.
 	BytesSent     int64         `json:"bytesSent,omitempty"`
 	BytesReceived int64         `json:"bytesReceived,omitempty"`
@@ -105,11 +117,15 @@ type Event struct {
 	// several: of these First is the time of the first, Time that of the last.
 	Count int       `json:"count,omitempty"`
 	First time.Time `json:"first,omitzero"`
+	// Number counts the events of a Log, from 1; 0: it is none of a Log.
+	Number uint64 `json:"number,omitempty"`
 }
 
 // Denied says whether the event is a denial, or what would be one but for the
-// audit mode. How a denied flow ended is not one.
-func (e *Event) Denied() bool { return (!e.Allowed || e.WouldDeny) && e.Kind != Close }
+// audit mode. How a denied flow ended is not one, nor what it began with.
+func (e *Event) Denied() bool {
+	return (!e.Allowed || e.WouldDeny) && e.Kind != Close && e.Kind != Spoken
+}
 
 // Sink takes events. Record must not block and must be safe for concurrent use.
 type Sink interface {

@@ -84,6 +84,7 @@ func (l *Log) Record(e Event) {
 		kept = new(Event)
 	}
 	*kept = e // readers have copies
+	kept.Number = l.next + 1
 	l.kept = append(l.kept, slot{l.next, kept})
 	q.numbers = append(q.numbers, l.next)
 	l.live++
@@ -221,7 +222,7 @@ func (l *Log) Follow(ctx context.Context, from uint64, f func(Event) bool) {
 	for {
 		n, next, gone := l.read(from, &buf)
 		from = next
-		if gone > 0 && !f(Event{Time: buf[0].Time, Kind: Lost, More: int(gone)}) {
+		if gone > 0 && !f(Event{Time: buf[0].Time, Kind: Lost, More: int(gone), Number: buf[0].Number - 1}) {
 			return
 		}
 		for _, e := range buf[:n] {

@@ -159,12 +159,14 @@ func named(e *flow.Event, host string) bool {
 // has says whether an event has a verdict of Verdicts.
 func has(e *flow.Event, verdict string) bool {
 	denied := !e.Allowed || e.WouldDeny
-	switch verdict {
-	case "deny":
+	switch {
+	case e.Kind == flow.Spoken: // it says what was sent, and its beginning what was decided
+		return false
+	case verdict == "deny":
 		return denied
-	case "allow":
+	case verdict == "allow":
 		return !denied
-	case "would-deny":
+	case verdict == "would-deny":
 		return e.WouldDeny
 	}
 	return e.Allowed && e.Verdict.String() == verdict

@@ -50,7 +50,7 @@ func fieldsOf(t *testing.T, of reflect.Type, prefix string) (out []string) {
 			out = append(out, prefix+name+": string")
 		case kind.Kind() == reflect.Bool:
 			out = append(out, prefix+name+": boolean")
-		case kind.Kind() == reflect.Int, kind.Kind() == reflect.Int64:
+		case kind.Kind() == reflect.Int, kind.Kind() == reflect.Int64, kind.Kind() == reflect.Uint64:
 			out = append(out, prefix+name+": number")
 		case kind == reflect.TypeFor[[]string]():
 			out = append(out, prefix+name+": array of strings")

@@ -64,7 +64,7 @@ func (s *Summary) Add(e *flow.Event) {
 	}
 	// Of HTTP the requests are counted; a copy of one is none.
 	carries := e.Proto == "http" && !e.Denied() && (e.Kind == flow.Decision || e.Kind == flow.Close)
-	if carries || e.Kind == flow.Mirror {
+	if carries || e.Kind == flow.Mirror || e.Kind == flow.Spoken {
 		return
 	}
 	t := s.of(e)

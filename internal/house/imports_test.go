@@ -42,7 +42,7 @@ var floors = map[string][]string{
 	"./internal/certs":                      nil,
 	"./explain/learn":                       {"./internal/flow", "./internal/flowrecord", "./internal/hostname", "./internal/ipguard", "./internal/quote", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme", "go.yaml.in/yaml/", "golang.org/x/net/publicsuffix"},
 	"./explain/compare":                     {"./policy"},
-	"./explain/replay":                      {"./explain", "./internal/flow", "./internal/flowrecord", "./policy"},
+	"./explain/replay":                      {"./explain", "./internal/flow", "./internal/flowrecord", "./internal/hostname", "./policy"},
 	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
 	"./policy/scheme":                       {"./policy"},
 	"./policy/allowlist":                    {"./policy", "./policy/scheme", "./internal/hostname"},
@@ -128,7 +128,7 @@ var floors = map[string][]string{
 	"./loader/bpffs":       {"./internal/securedir", "./loader/tc", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
 	"./loader/predecessor": {"./bpf", "./loader/bpffs", "./loader/layout", "github.com/cilium/ebpf"},
 	"./loader/foreign":     {"./internal/cgroup", "./loader/predecessor", "github.com/cilium/ebpf", "golang.org/x/sys/unix"},
-	"./loader/telemetry":   {"./bpf", "./internal/sockdiag", "./loader/abi", "./policy", "github.com/cilium/ebpf"},
+	"./loader/telemetry":   {"./bpf", "./internal/peek", "./internal/sockdiag", "./loader/abi", "./policy", "github.com/cilium/ebpf"},
 	"./loader/tables":      {"./bpf", "./policy"},
 	// Rooms.
 	"./loader":             join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "./internal/sockdiag", "github.com/cilium/ebpf", "golang.org/x/sys/unix"}, loaderParts, core),

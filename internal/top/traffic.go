@@ -122,7 +122,7 @@ func (t *Traffic) Add(e flow.Event) {
 	case e.Kind == flow.Lost:
 		t.lost += uint64(max(e.More, 0))
 		return
-	case e.Kind == flow.Mirror, connection && e.Proto == "http" && e.Allowed && !e.WouldDeny:
+	case e.Kind == flow.Mirror, e.Kind == flow.Spoken, connection && e.Proto == "http" && e.Allowed && !e.WouldDeny:
 		return
 	}
 	w := t.workload(e.Workload)

@@ -3,11 +3,13 @@
 package telemetry
 
 import (
+	"bytes"
 	"net/netip"
 	"time"
 	"unsafe"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/internal/peek"
 	"github.com/egressd/egressd/internal/sockdiag"
 	"github.com/egressd/egressd/loader/abi"
 	"github.com/egressd/egressd/policy"
@@ -18,7 +20,10 @@ import (
 type KernelEvent struct {
 	Time time.Time
 	// Closed: the connection is over; Sent, Received and Duration are set.
-	Closed  bool
+	Closed bool
+	// First says what the first bytes are of a connection that audit mode let pass; ""
+	// in all other events. Name is then the SNI, Received what the server had sent before.
+	First   Spoken
 	Verdict policy.Verdict
 	Dst     netip.AddrPort // what was dialled; IPv4 is unmapped; unspecified for sock_create
 	// Peer is where the connection really goes: Dst, or the endpoint that was
@@ -51,6 +56,38 @@ type KernelEvent struct {
 	// and may be one more for the end of the stream.
 	Sent, Received uint64
 	Duration       time.Duration
+}
+
+// Spoken is the protocol of first bytes.
+type Spoken string
+
+// The protocols. What a server begins is none that egressd reads.
+const (
+	SpokenTLS   Spoken = "tls"
+	SpokenHTTP  Spoken = "http"
+	SpokenOther Spoken = "tcp"
+)
+
+// spoken reads first bytes as the forwarding core would. What that could not serve by a
+// name is SpokenOther: a hello without one, what a server begins, and a request to a
+// proxy, whose target is another host than the one that was connected to.
+func spoken(e *bpf.EgressdEgdEvent) Spoken {
+	switch {
+	case e.Received > 0:
+		return SpokenOther
+	case e.Hello == uint16(bpf.EgressdEgdFirstEGD_FIRST_PART), e.Hello != 0 && e.NameLen > 0:
+		return SpokenTLS
+	}
+	b := e.Name[:min(int(e.NameLen), len(e.Name))]
+	switch peek.Classify(b) {
+	case peek.HTTP2:
+		return SpokenHTTP
+	case peek.HTTP1:
+		if _, target, _ := bytes.Cut(b, []byte{' '}); len(target) == 0 || target[0] == '/' || target[0] == '*' {
+			return SpokenHTTP
+		}
+	}
+	return SpokenOther
 }
 
 // reasons maps enum egd_reason.
@@ -136,6 +173,11 @@ func parseEvent(raw []byte) (KernelEvent, bool) {
 		Interface: int(e.Ifindex),
 		Sent:      e.Sent,
 		Received:  e.Received,
+	}
+	if e.Kind == uint8(bpf.EgressdEgdEventKindEGD_E_FIRST) {
+		if out.First = spoken(&e); e.Hello == 0 {
+			out.Name = "" // what was said is data of the application
+		}
 	}
 	if out.Closed && e.Time > e.Opened {
 		out.Duration = time.Duration(e.Time - e.Opened)

@@ -23,6 +23,7 @@ func addr(s string) [16]uint8 { return netip.MustParseAddr(s).As16() }
 
 // TestParseEvent: what becomes of the kernel's events.
 func TestParseEvent(t *testing.T) {
+	const first = uint8(bpf.EgressdEgdEventKindEGD_E_FIRST)
 	const denied, closed = uint8(bpf.EgressdEgdReasonEGD_R_NO_RULE), uint8(bpf.EgressdEgdEventKindEGD_E_CLOSE)
 	at := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 	for _, c := range []struct {
@@ -44,6 +45,8 @@ func TestParseEvent(t *testing.T) {
 			KernelEvent{Dst: at("192.0.2.1:80"), Peer: at("192.0.2.1:80"), Src: at("10.0.0.2:5000"), Transport: policy.TCP, Reason: policy.ReasonNoRule, Audit: true}, false},
 		{"the end", bpf.EgressdEgdEvent{Dst: addr("2001:db8::1"), Dport: abi.Port(80), Src: addr("2001:db8::2"), Sport: abi.Port(5000), Proto: 6, Kind: closed, Sent: 3, Received: 4, Opened: 1},
 			KernelEvent{Dst: at("[2001:db8::1]:80"), Peer: at("[2001:db8::1]:80"), Src: at("[2001:db8::2]:5000"), Transport: policy.TCP, Reason: policy.ReasonAllowed, Closed: true, Sent: 3, Received: 4, Duration: time.Second}, false},
+		{"first bytes, of no protocol", bpf.EgressdEgdEvent{Dst: addr("2001:db8::1"), Dport: abi.Port(443), Proto: 6, Kind: first, Reason: denied, Audit: 1, NameLen: 4, Name: [256]uint8{'S', 'S', 'H', '-'}},
+			KernelEvent{Dst: at("[2001:db8::1]:443"), Peer: at("[2001:db8::1]:443"), Transport: policy.TCP, Reason: policy.ReasonNoRule, Audit: true, First: SpokenOther}, false},
 	} {
 		c.e.Time = uint64(time.Second) + 1
 		got, ok := parseEvent(raw(c.e))
@@ -67,6 +70,39 @@ func TestParseEvent(t *testing.T) {
 	long := bpf.EgressdEgdEvent{NameLen: 1<<16 - 1}
 	if e, ok := parseEvent(raw(long)); !ok || len(e.Name) != len(long.Name) {
 		t.Errorf("a name longer than its place: %d bytes, %t", len(e.Name), ok)
+	}
+}
+
+// TestSpoken: what first bytes are taken for.
+func TestSpoken(t *testing.T) {
+	const hello, part = uint16(bpf.EgressdEgdFirstEGD_FIRST_HELLO), uint16(bpf.EgressdEgdFirstEGD_FIRST_PART)
+	for _, c := range []struct {
+		hello    uint16
+		text     string
+		received uint64
+		want     Spoken
+	}{
+		{hello, "a.example", 0, SpokenTLS},
+		{part, "", 0, SpokenTLS},
+		{hello, "", 0, SpokenOther}, // no name
+		{0, "\x16\x03\x01", 0, SpokenOther},
+		{0, "GET / HTTP/1.1\r\n", 0, SpokenHTTP},
+		{0, "OPTIONS * HTTP/1.1\r\n", 0, SpokenHTTP},
+		{0, "GET ", 0, SpokenHTTP},
+		{0, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0, SpokenHTTP},
+		{0, "GET http://a.example/ HTTP/1.1\r\n", 0, SpokenOther}, // to a proxy
+		{0, "CONNECT a.example:443 HTTP/1.1", 0, SpokenOther},
+		{0, "SSH-2.0-OpenSSH", 0, SpokenOther},
+		{0, "", 0, SpokenOther},
+		{0, "EHLO /", 60, SpokenOther}, // the server began
+		{hello, "a.example", 1, SpokenOther},
+	} {
+		e := bpf.EgressdEgdEvent{Kind: uint8(bpf.EgressdEgdEventKindEGD_E_FIRST), Hello: c.hello, NameLen: uint16(len(c.text)), Received: c.received}
+		copy(e.Name[:], c.text)
+		got, _ := parseEvent(raw(e))
+		if got.First != c.want || got.Name != map[bool]string{true: c.text}[c.hello == hello] {
+			t.Errorf("%d %q %d: %q, name %q", c.hello, c.text, c.received, got.First, got.Name)
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ export class Model {
   }
 
   #event(e) {
-    if (e.kind === "lost" || e.kind === "mirror") return;
+    if (e.kind === "lost" || e.kind === "mirror" || e.kind === "spoken") return;
     const denied = (!e.allowed || e.wouldDeny) && e.kind !== "close";
     if (denied) {
       this.#tick(Date.parse(e.time), outcomeOf(e), e.more || 1);
