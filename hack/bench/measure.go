@@ -84,7 +84,18 @@ func (b *bench) measure(ctx context.Context, res *result) error {
 				// Each round another one goes first.
 				c := b.subjects[(i+round)%len(b.subjects)]
 				fmt.Fprintf(os.Stderr, "round %d/%d: %s, %s\n", round+1, b.rounds, d.name, c.name)
-				s, err := d.run(b, ctx, c)
+				on := b
+				if c.on != nil {
+					on = c.on
+				}
+				measure := func() (sample, error) { return d.run(on, ctx, c) }
+				if on.options.profile != "" && c.name == "egressd" {
+					plain := measure
+					measure = func() (sample, error) {
+						return on.profiled(ctx, fmt.Sprintf("%s-%d", d.key, round+1), plain)
+					}
+				}
+				s, err := measure()
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}

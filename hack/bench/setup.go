@@ -53,6 +53,8 @@ type subject struct {
 	gateway string
 	// tlsOnly: it cannot forward opaque TCP; httpOnly: nor TLS.
 	tlsOnly, httpOnly bool
+	// on is the track of its own that it is on; nil: the one of all others.
+	on *bench
 	// cpu is the processor time that the proxy has used; nil: there is none.
 	cpu func() (time.Duration, error)
 }
@@ -110,6 +112,20 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 		return b, fmt.Errorf("nobody to compare with: %v", b.notes)
 	}
 	return b, nil
+}
+
+// another lays out a track for another binary of egressd, and has it take part as name.
+func (b *bench) another(ctx context.Context, binary, name string) (*bench, error) {
+	o := b.options
+	o.egressd, o.only = binary, "egressd"
+	other, err := newBench(ctx, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	c := other.subjects[len(other.subjects)-1]
+	c.name, c.on = name, other
+	b.subjects = append(b.subjects, c)
+	return other, nil
 }
 
 // close undoes in reverse order.
@@ -275,6 +291,9 @@ func (b *bench) egress(ctx context.Context) error {
 	if b.measures(terminateKey) || b.measures(handshakeKey) {
 		gateway, flags = "127.0.0.6", []string{"--gateway-selector", "bench=gateway", "--credentials-dir", b.dir}
 		config["gateway.yaml"] = fmt.Appendf(nil, gatewayConf, host, gateway, gatewayPort, b.dir)
+	}
+	if b.options.profile != "" {
+		flags = append(flags, "--admin-profile")
 	}
 	d, err := b.w.NewDaemon(b.egressd, config, flags...)
 	if err != nil {
