@@ -12,9 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+)
 
-	"github.com/egressd/egressd/agent"
-	"github.com/egressd/egressd/agent/admin"
+// The daemon's admin socket, in its state directory, and where its profile is there.
+const (
+	adminSocket = "admin.sock"
+	profilePath = "/debug/pprof/profile"
 )
 
 // profiled runs a measurement and has egressd profile itself meanwhile, for as long as
@@ -35,11 +38,11 @@ func (b *bench) profile(ctx context.Context, file string) error {
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(b.daemon.StateDir(), agent.AdminSocket))
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(b.daemon.StateDir(), adminSocket))
 		},
 	}}
 	at := url.URL{
-		Scheme: "http", Host: "egressd", Path: admin.PathProfile + "profile",
+		Scheme: "http", Host: "egressd", Path: profilePath,
 		RawQuery: url.Values{"seconds": {strconv.Itoa(int(b.duration.Seconds()))}}.Encode(),
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
