@@ -137,6 +137,8 @@ var verbs = map[string]func(args []string) error{
 	sinkVerb:   func(a []string) error { return sink(a[0]) },
 	lookupVerb: func(a []string) error { return lookup(a[0], a[1]) },
 	loadVerb:   func(a []string) error { return loadOnce(a) },
+
+	requestsVerb: runPlan,
 }
 
 func split(list string) []string {

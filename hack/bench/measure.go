@@ -68,6 +68,8 @@ func benchmarks() []benchmark {
 		streams("tls-32", "TLS 32 streams", tlsPort, 32, true),
 		streams("tcp-1", "TCP one stream", tcpPort, 1, false),
 		streams("tcp-32", "TCP 32 streams", tcpPort, 32, false),
+		{latencyKey, "HTTP keep-alive at half the load of the slowest, 99th percentile", "µs", "µs CPU/req", 1e6, (*bench).latency},
+		{heldKey, "HTTP keep-alive, 1,000 connections beside idle ones", "req/s", "µs CPU/req", 1e6, (*bench).held},
 		dial("refused", "connect() that is refused", "", closedPort),
 		dial("allowed", "connect() that succeeds", "", tcpPort),
 		dial("endpoint", "connect() to an endpoint", vipV4, tcpPort),

@@ -53,6 +53,8 @@ type subject struct {
 	gateway string
 	// tlsOnly: it cannot forward opaque TCP; httpOnly: nor TLS.
 	tlsOnly, httpOnly bool
+	// few: it is not set up for more than some thousand connections.
+	few bool
 	// on is the track of its own that it is on; nil: the one of all others.
 	on *bench
 	// cpu is the processor time that the proxy has used; nil: there is none.
@@ -69,12 +71,14 @@ type bench struct {
 	policy   map[string][]byte // egressd's further configuration, by file name
 	daemon   *world.Daemon
 	started  time.Duration // what the daemon took to be ready
+	half     *half         // of the measurement of latency
+	idles    int           // connections of the one that holds them
 	closers  []func() error
 }
 
 // newBench builds the world, the origin and the subjects.
 func newBench(ctx context.Context, o options, policy map[string][]byte) (b *bench, err error) {
-	b = &bench{options: o, policy: policy}
+	b = &bench{options: o, policy: policy, half: &half{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -84,6 +88,11 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 		return b, err
 	}
 	b.closers = append(b.closers, b.w.Close)
+	if b.measures(heldKey) {
+		if b.idles = idleConnections(); b.idles < heldIdle {
+			b.notes = append(b.notes, fmt.Sprintf("%d idle connections are held, for there may be no more descriptors", b.idles))
+		}
+	}
 	b.dir = b.w.Dir()
 	for _, ns := range []*world.Netns{b.w.Node, b.w.Net} {
 		if err := ns.Do(tune); err != nil {
@@ -123,7 +132,7 @@ func (b *bench) another(ctx context.Context, binary, name string) (*bench, error
 		return nil, err
 	}
 	c := other.subjects[len(other.subjects)-1]
-	c.name, c.on = name, other
+	c.name, c.on, other.half = name, other, b.half
 	b.subjects = append(b.subjects, c)
 	return other, nil
 }
@@ -264,7 +273,11 @@ func (b *bench) haproxy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.proxy(ctx, "haproxy", "127.0.0.3", "haproxy", "-db", "-f", conf)
+	if err := b.proxy(ctx, "haproxy", "127.0.0.3", "haproxy", "-db", "-f", conf); err != nil {
+		return err
+	}
+	b.subjects[len(b.subjects)-1].few = true
+	return nil
 }
 
 func (b *bench) sniproxy(ctx context.Context) error {
@@ -275,7 +288,7 @@ func (b *bench) sniproxy(ctx context.Context) error {
 	if err := b.proxy(ctx, "sniproxy", "127.0.0.4", "sniproxy", "-f", "-c", conf); err != nil {
 		return err
 	}
-	b.subjects[len(b.subjects)-1].tlsOnly = true
+	b.subjects[len(b.subjects)-1].tlsOnly, b.subjects[len(b.subjects)-1].few = true, true
 	return nil
 }
 
